@@ -1,0 +1,199 @@
+//! The whole contract of the hub on one page: facts in, orders out.
+//!
+//! Knows what can happen and what can be ordered. Does not know why one leads
+//! to the other.
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use serde::{Deserialize, Serialize};
+
+use super::rights::Identity;
+use crate::protocol::worker::InterruptLine;
+use crate::protocol::{
+    Channel, Close, ConnectionId, Frame, InboxMode, Message, Misspoken, Moment, OperationId, Refusal,
+    RequestId, Said, UnixTime, UserId,
+};
+
+/// What time it is, told with every fact.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Now {
+    /// For deadlines.
+    pub moment: Moment,
+    /// For what is shown and for what must survive a reboot.
+    pub wall: UnixTime,
+}
+
+/// Something that happened.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Input {
+    /// A link is up; for a client, the upgrade is done.
+    Opened { conn: ConnectionId, peer: Peer },
+    /// An `auth` request's token was looked at.
+    Identified {
+        conn: ConnectionId,
+        id: Option<RequestId>,
+        inbox: Option<InboxMode>,
+        claim: Result<Identity, TokenFault>,
+    },
+    /// A well-formed request.
+    Said { from: Asker, said: Said },
+    /// A request that could not be read.
+    Misspoke { from: Asker, misspoken: Misspoken },
+    /// A sign of life that says nothing: a pong, a ping, part of a message.
+    Heard { conn: ConnectionId },
+    /// What the link still owes its peer has changed its kind.
+    Outbound { conn: ConnectionId, state: Outbound },
+    /// The peer, which has something queued, took some of it. Told at most once
+    /// a second.
+    Took { conn: ConnectionId },
+    /// The kernel has taken the whole frame of a replayed message.
+    Written { conn: ConnectionId, log: LogKey, seq: u64 },
+    /// What the store has of a log after a position, oldest first; empty when
+    /// there is nothing more.
+    Fetched { conn: ConnectionId, log: LogKey, messages: Vec<Rc<Message>> },
+    /// The link is down; nothing of its queue will arrive any more.
+    Closed { conn: ConnectionId },
+    /// The moment that `Hub::deadline` named has come.
+    Due,
+    /// The daemon ends, or starts again.
+    Stopping { close: Close },
+}
+
+/// Who asks, and is answered.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub enum Asker {
+    /// A WebSocket client or a worker.
+    Connection(ConnectionId),
+    /// One HTTP request, by a number of its own. Its secret was verified.
+    Http(u64),
+}
+
+/// What is at the other end of a new link.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Peer {
+    /// A WebSocket client.
+    Client { claim: Claim, inbox: InboxMode },
+    /// A local process. Who may connect at all was decided before.
+    Worker { uid: u32, admin: bool },
+}
+
+/// What a client's upgrade request said about who it is.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Claim {
+    /// Nothing.
+    Nothing,
+    /// A token, and it holds.
+    Proven(Identity),
+    /// A token that does not hold, from a client that cannot see a 401.
+    Refused(TokenFault),
+}
+
+/// What is wrong with a token.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TokenFault {
+    /// `token_invalid`, `token_expired` or `token_not_yet`.
+    pub code: &'static str,
+    /// For people.
+    pub message: String,
+}
+
+/// How much a link still owes its peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Outbound {
+    /// Nothing: the kernel has it all.
+    #[default]
+    Clear,
+    /// Something waits for the kernel, within the limits.
+    Waiting,
+    /// As much as may wait; messages to it are shed, answers are not.
+    Full,
+}
+
+/// Whose log it is. An inbox is no channel that somebody could spell.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub enum LogKey {
+    Channel(Channel),
+    Inbox(UserId),
+}
+
+/// Places in the table of connections, beside the effects.
+pub type Recipients = Range<u32>;
+
+/// Something to be done. All are carried out in order.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Effect {
+    /// Queue a message for many; what is full was left out already.
+    Deliver { message: Rc<Message>, to: Recipients },
+    /// Queue a kept message for one, and tell when the kernel has taken it.
+    Replay { message: Rc<Message>, conn: ConnectionId, log: LogKey },
+    /// Queue a frame for many; never shed.
+    Tell { frame: Box<Frame<'static>>, to: Recipients },
+    /// Answer a request, or greet; never shed.
+    Answer { to: Asker, id: Option<RequestId>, frame: Box<Frame<'static>> },
+    /// Refuse a request; never shed.
+    Refuse { to: Asker, id: Option<RequestId>, refusal: Box<Refusal> },
+    /// Make the latch between an operation and the worker that owns it.
+    Latch { operation: OperationId, worker: ConnectionId },
+    /// Pull it: ahead of everything queued for the worker.
+    Interrupt { line: Box<InterruptLine> },
+    /// Drop it: the operation is over.
+    Unlatch { operation: OperationId },
+    /// Ask the peer for a sign of life.
+    Ping { conn: ConnectionId },
+    /// Say goodbye after what is queued, and close. `after_ms` tells when to
+    /// come back, where the code says to.
+    Close { conn: ConnectionId, close: Close, after_ms: u64 },
+    /// Keep a message; its `seq` is its place.
+    Keep { log: LogKey, message: Rc<Message> },
+    /// Read from a log what lies after `after`, up to `count` messages or
+    /// `bytes`, at least one if there is one; answered by `Input::Fetched`.
+    Fetch { conn: ConnectionId, log: LogKey, after: u64, count: usize, bytes: usize },
+    /// Drop messages of a log, both ends included.
+    Forget { log: LogKey, from: u64, to: u64 },
+    /// Say in the log what is out of the ordinary.
+    Report(Anomaly),
+}
+
+/// What is worth a line in the log: the closed list of all that is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Anomaly {
+    /// A connection was closed because its peer took nothing.
+    Stalled { conn: ConnectionId, user: Option<UserId> },
+    /// A connection was closed for mistakes or for asking too much.
+    Misbehaved { conn: ConnectionId, user: Option<UserId>, close: Close },
+    /// A worker went away with operations running.
+    OwnerLost { operation: OperationId, channel: Channel },
+    /// An operation did not end in time.
+    Overran { operation: OperationId, channel: Channel },
+    /// All logs together are at their limit.
+    KeptLimit,
+}
+
+/// Orders, and the recipients that they point to. Owned by the caller and used
+/// again for every input.
+#[derive(Default, Debug)]
+pub struct Effects {
+    /// In the order in which they are to be carried out.
+    pub list: Vec<Effect>,
+    /// Slots of connections, for [`Effect::Deliver`] and [`Effect::Tell`].
+    pub recipients: Vec<u32>,
+}
+
+impl Effects {
+    /// Forgets what was ordered, and keeps the memory.
+    pub fn clear(&mut self) {
+        self.list.clear();
+        self.recipients.clear();
+    }
+
+    /// Adds one order.
+    pub fn push(&mut self, effect: Effect) {
+        self.list.push(effect);
+    }
+
+    /// The slots that a range stands for.
+    pub fn slots(&self, to: &Recipients) -> &[u32] {
+        self.recipients.get(to.start as usize..to.end as usize).unwrap_or_default()
+    }
+}

@@ -1,0 +1,113 @@
+//! What a connection may do.
+//!
+//! Knows patterns and how they match. Does not know tokens: the edge verifies
+//! those and makes rights of them.
+
+use std::rc::Rc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::{Channel, UnixTime, UserId};
+
+/// A name with `*` for any run of characters and `{user_id}` for the user's own.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Pattern(Box<str>);
+
+impl Pattern {
+    /// Takes any text; what can match nothing matches nothing.
+    pub fn new(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// The pattern as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether `name` fits. A `*` in front does not reach the daemon's own
+    /// names: those that begin with `@` or `system:` must be named as such.
+    pub fn matches(&self, name: &str, user: Option<&UserId>) -> bool {
+        let guarded = ["@", "system:"].iter().find(|own| name.starts_with(**own));
+        if guarded.is_some_and(|own| !self.0.starts_with(own)) {
+            return false;
+        }
+        fits(&self.0, name, user.map(UserId::as_str))
+    }
+}
+
+/// The placeholder that stands for the asking user's own id.
+const OWN: &str = "{user_id}";
+
+/// Matches piece by piece; after a `*` the rest is tried at every place, from
+/// the last one star only, so that it stays quadratic at worst.
+fn fits(pattern: &str, name: &str, user: Option<&str>) -> bool {
+    let (mut pattern, mut name) = (pattern, name);
+    let mut retry: Option<(&str, &str)> = None;
+    loop {
+        let step = match pattern.chars().next() {
+            None if name.is_empty() => return true,
+            None => None,
+            Some('*') => {
+                pattern = pattern.split_at(1).1;
+                retry = Some((pattern, name));
+                continue;
+            }
+            Some(_) if pattern.starts_with(OWN) => {
+                user.and_then(|id| name.strip_prefix(id)).map(|rest| (pattern.split_at(OWN.len()).1, rest))
+            }
+            Some(c) => name.strip_prefix(c).map(|rest| (pattern.split_at(c.len_utf8()).1, rest)),
+        };
+        match (step, retry) {
+            (Some((after, rest)), _) => (pattern, name) = (after, rest),
+            (None, Some((after, from))) => {
+                let Some(skipped) = from.chars().next() else { return false };
+                let from = from.split_at(skipped.len_utf8()).1;
+                retry = Some((after, from));
+                (pattern, name) = (after, from);
+            }
+            (None, None) => return false,
+        }
+    }
+}
+
+/// Patterns for each thing that one may do; shared by all who have the same.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct Rights {
+    /// Channels that may be heard.
+    pub subscribe: Vec<Pattern>,
+    /// Channels, `@user:<id>` and `@connection:<id>` that may be sent to.
+    pub publish: Vec<Pattern>,
+    /// Channels whose operations may be interrupted, beside one's own.
+    pub interrupt: Vec<Pattern>,
+    /// Whether the daemon's numbers may be seen.
+    pub admin: bool,
+}
+
+/// Who a token says somebody is.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Identity {
+    /// The user.
+    pub user_id: UserId,
+    /// What that user may do.
+    pub rights: Rc<Rights>,
+    /// When the token ends.
+    pub expires_at: Option<UnixTime>,
+}
+
+impl Rights {
+    /// Whether `channel` may be heard.
+    pub fn may_subscribe(&self, channel: &Channel, user: Option<&UserId>) -> bool {
+        self.subscribe.iter().any(|pattern| pattern.matches(channel.as_str(), user))
+    }
+
+    /// Whether `name` may be sent to: a channel, `@user:<id>` or `@connection:<id>`.
+    pub fn may_publish(&self, name: &str, user: Option<&UserId>) -> bool {
+        self.publish.iter().any(|pattern| pattern.matches(name, user))
+    }
+
+    /// Whether operations of `channel` may be interrupted.
+    pub fn may_interrupt(&self, channel: &Channel, user: Option<&UserId>) -> bool {
+        self.interrupt.iter().any(|pattern| pattern.matches(channel.as_str(), user))
+    }
+}

@@ -1,0 +1,128 @@
+//! The numbers and policies that the hub decides by.
+//!
+//! Knows defaults. Does not know files: the configuration fills this in.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::rights::{Pattern, Rights};
+use crate::protocol::Channel;
+
+/// All that the hub can be told to do differently.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Settings {
+    /// Whether connections without a token are let in, as nobody.
+    pub anonymous: bool,
+    /// What anonymous connections may do, and tokens that do not say.
+    pub rights: Rc<Rights>,
+    pub limits: Limits,
+    pub heartbeat: Heartbeat,
+    /// First match wins.
+    pub policies: Vec<(Pattern, Policy)>,
+    /// What applies to channels that no pattern names.
+    pub policy: Policy,
+    /// What applies to the inboxes of users.
+    pub inbox: Policy,
+}
+
+/// Limits on what one peer may ask.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    pub requests_per_second: u32,
+    pub burst: u32,
+    /// Only told to clients; the edge enforces it.
+    pub message_bytes: usize,
+    pub subscriptions: usize,
+    pub connections_per_user: usize,
+    /// Bytes that all logs may hold together.
+    pub kept_bytes: usize,
+    /// How long in-band authentication may take.
+    pub auth: Duration,
+    /// How long a peer may accept no byte.
+    pub stall: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            requests_per_second: 10,
+            burst: 20,
+            message_bytes: 512 << 10,
+            subscriptions: 128,
+            connections_per_user: 1000,
+            kept_bytes: 64 << 20,
+            auth: Duration::from_secs(10),
+            stall: Duration::from_secs(10),
+        }
+    }
+}
+
+/// When silence is asked about, and when it is the end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Heartbeat {
+    pub ping_interval: Duration,
+    pub pong_timeout: Duration,
+}
+
+impl Default for Heartbeat {
+    /// Below the 60 s after which proxies give an idle connection up.
+    fn default() -> Self {
+        Self { ping_interval: Duration::from_secs(54), pong_timeout: Duration::from_secs(60) }
+    }
+}
+
+/// What is kept of a channel's messages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Policy {
+    pub keep: Keep,
+    /// At most so many messages.
+    pub count: usize,
+    /// At most so many bytes.
+    pub bytes: usize,
+    /// For at most so long.
+    pub ttl: Duration,
+}
+
+/// Which messages are kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Keep {
+    /// Those that nobody heard, until somebody does.
+    Undelivered,
+    /// The last ones, heard or not.
+    History,
+    /// None.
+    Never,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { keep: Keep::Undelivered, count: 1000, bytes: 1 << 20, ttl: Duration::from_secs(24 * 3600) }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let rights = Rights {
+            subscribe: vec![Pattern::new("*")],
+            publish: vec![Pattern::new("*"), Pattern::new("@connection:*")],
+            ..Rights::default()
+        };
+        Self {
+            anonymous: false,
+            rights: Rc::new(rights),
+            limits: Limits::default(),
+            heartbeat: Heartbeat::default(),
+            policies: Vec::new(),
+            policy: Policy::default(),
+            inbox: Policy::default(),
+        }
+    }
+}
+
+impl Settings {
+    /// The policy of a channel: the first that names it.
+    pub fn policy_of(&self, channel: &Channel) -> Policy {
+        let named = self.policies.iter().find(|(pattern, _)| pattern.matches(channel.as_str(), None));
+        named.map_or(self.policy, |(_, policy)| *policy)
+    }
+}

@@ -1,0 +1,4 @@
+//! wshubd: a small hub between browsers, scripts and local worker processes.
+
+pub mod hub;
+pub mod protocol;

@@ -1,0 +1,72 @@
+//! What a WebSocket client may say.
+//!
+//! Knows one text frame as one request. Does not know sockets, or who the
+//! client is; what it hears is in [`frame`](super::frame).
+
+use super::fields::{self, Fields, missing};
+use super::read::{self, ToAll};
+use super::refusal::{Code, Refusal};
+use super::say::{InboxMode, Misspoken, Said, Say, Token};
+
+/// Longest token in bytes; refused before anybody looks into it.
+pub const LONGEST_TOKEN: usize = 4096;
+
+/// Reads one frame.
+///
+/// # Errors
+/// `bad_json`, `bad_request`, `unknown_action`, `too_large` or `forbidden`, with
+/// the request's id where it could be read.
+pub fn parse(text: &str) -> Result<Said, Misspoken> {
+    read::request(text, None, |action, fields| match action {
+        "subscribe" => read::subscribe(fields),
+        "unsubscribe" => read::channel(fields).map(Say::Unsubscribe),
+        "send" => read::publication(fields, ToAll::Unknown, None),
+        "whisper" => whisper(fields),
+        "interrupt" => read::interrupt(fields),
+        "operations" => read::channel(fields).map(|channel| Say::Operations(Some(channel))),
+        "presence" => read::channel(fields).map(Say::Presence),
+        "ack" => ack(fields),
+        "auth" => auth(fields),
+        "ping" => Ok(Say::Ping),
+        other => Err(read::unknown_action(other)),
+    })
+}
+
+fn whisper(fields: &Fields<'_>) -> Result<Say, Refusal> {
+    Ok(Say::Whisper {
+        channel: read::channel(fields)?,
+        event: read::event(fields.event, None)?,
+        data: fields::payload(fields.data)?,
+    })
+}
+
+fn ack(fields: &Fields<'_>) -> Result<Say, Refusal> {
+    let position = read::position(fields)?;
+    let read = fields::boolean("read", fields.read)?.unwrap_or(false);
+    Ok(Say::Ack { epoch: position.epoch, seq: position.seq, read })
+}
+
+fn auth(fields: &Fields<'_>) -> Result<Say, Refusal> {
+    let token = fields::string("token", fields.token)?.ok_or_else(|| missing("token"))?;
+    if token.len() > LONGEST_TOKEN {
+        return Err(Refusal::new(Code::TooLarge, format!("`token` is over {LONGEST_TOKEN} bytes")));
+    }
+    let inbox = match fields::string("inbox", fields.inbox)?.as_deref() {
+        None => None,
+        Some(word) => Some(
+            inbox_mode(word)
+                .ok_or_else(|| Refusal::new(Code::BadRequest, "`inbox` must be auto, ack or off"))?,
+        ),
+    };
+    Ok(Say::Auth { token: Token::new(token), inbox })
+}
+
+/// Reads the word for an inbox mode, in `auth` and in the query alike.
+pub fn inbox_mode(word: &str) -> Option<InboxMode> {
+    match word {
+        "auto" => Some(InboxMode::Auto),
+        "ack" => Some(InboxMode::Ack),
+        "off" => Some(InboxMode::Off),
+        _ => None,
+    }
+}

@@ -1,0 +1,234 @@
+//! The fields of a request, each still the JSON text that came.
+//!
+//! Knows every field that any peer may send and how to read each by type, with
+//! an error that names it. Does not know which request wants which field.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::message::Payload;
+use super::name::LONGEST_NAME;
+use super::refusal::{Code, Refusal};
+
+/// How deep `data` may nest: what parsers of clients follow without trouble.
+const DEEPEST: usize = 128;
+
+/// One request as it came. `null` counts as missing, unknown fields are
+/// ignored, a field that comes twice is an error.
+#[derive(Deserialize, Default)]
+#[serde(expecting = "a JSON object")]
+pub(super) struct Fields<'a> {
+    #[serde(borrow)]
+    pub(super) id: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) action: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) channel: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) channels: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) since: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) presence: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) event: Raw<'a>,
+    #[serde(borrow, rename = "type")]
+    pub(super) kind: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) data: Raw<'a>,
+    #[serde(borrow, alias = "connectionId")]
+    pub(super) connection_id: Raw<'a>,
+    #[serde(borrow, alias = "userId")]
+    pub(super) user_id: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) all: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) ttl: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) durable: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) echo: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) message_id: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) receipt: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) operation_id: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) reason: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) epoch: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) seq: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) read: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) token: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) inbox: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) label: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) deadline: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) interrupt_grace: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) state: Raw<'a>,
+}
+
+/// The text of one value, if there is one.
+pub(super) type Raw<'a> = Option<&'a RawValue>;
+
+fn wrong(field: &str, wanted: &str) -> Refusal {
+    Refusal::new(Code::BadRequest, format!("`{field}` must be {wanted}"))
+}
+
+pub(super) fn missing(field: &str) -> Refusal {
+    Refusal::new(Code::BadRequest, format!("`{field}` is missing"))
+}
+
+impl<'a> Fields<'a> {
+    /// Reads one object.
+    ///
+    /// # Errors
+    /// `bad_json` for what is no JSON object, `bad_request` for a field that
+    /// comes twice.
+    pub(super) fn read(text: &'a str) -> Result<Self, Refusal> {
+        serde_json::from_str(text).map_err(|error| {
+            let said = error.to_string();
+            let code = if said.starts_with("duplicate field") { Code::BadRequest } else { Code::BadJson };
+            Refusal::new(code, said)
+        })
+    }
+}
+
+/// A string; without escapes it is not copied.
+pub(super) fn string<'a>(field: &str, raw: Raw<'a>) -> Result<Option<Cow<'a, str>>, Refusal> {
+    let Some(text) = raw.map(RawValue::get) else { return Ok(None) };
+    let Some(inner) = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')) else {
+        return Err(wrong(field, "a string"));
+    };
+    if inner.contains('\\') {
+        // The only strings that are valid JSON and no Rust string: lone surrogates.
+        let whole = serde_json::from_str(text).map_err(|_| wrong(field, "a string of Unicode characters"))?;
+        return Ok(Some(Cow::Owned(whole)));
+    }
+    Ok(Some(Cow::Borrowed(inner)))
+}
+
+pub(super) fn boolean(field: &str, raw: Raw<'_>) -> Result<Option<bool>, Refusal> {
+    match raw.map(RawValue::get) {
+        None => Ok(None),
+        Some("true") => Ok(Some(true)),
+        Some("false") => Ok(Some(false)),
+        Some(_) => Err(wrong(field, "true or false")),
+    }
+}
+
+/// Whole numbers that every JSON parser keeps exactly: below 2^53.
+pub(super) fn number(field: &str, raw: Raw<'_>) -> Result<Option<u64>, Refusal> {
+    let Some(text) = raw.map(RawValue::get) else { return Ok(None) };
+    match text.parse() {
+        Ok(number) if number < 1 << 53 => Ok(Some(number)),
+        _ => Err(wrong(field, "a whole number from 0 to 2^53 - 1")),
+    }
+}
+
+/// Seconds, with or without a fraction.
+pub(super) fn duration(field: &str, raw: Raw<'_>) -> Result<Option<Duration>, Refusal> {
+    let Some(text) = raw.map(RawValue::get) else { return Ok(None) };
+    let seconds = serde_json::from_str::<f64>(text).map_err(|_| wrong(field, "a number of seconds"))?;
+    Duration::try_from_secs_f64(seconds)
+        .map(Some)
+        .map_err(|_| wrong(field, "a number of seconds, not below 0"))
+}
+
+/// An object inside the request.
+pub(super) fn object<'a>(field: &str, raw: Raw<'a>) -> Result<Option<Fields<'a>>, Refusal> {
+    let Some(raw) = raw else { return Ok(None) };
+    if !raw.get().starts_with('{') {
+        return Err(wrong(field, "an object"));
+    }
+    Fields::read(raw.get())
+        .map(Some)
+        .map_err(|refusal| Refusal::new(Code::BadRequest, format!("`{field}`: {}", refusal.message)))
+}
+
+/// A list of objects inside the request.
+pub(super) fn objects<'a>(field: &str, raw: Raw<'a>) -> Result<Option<Vec<Fields<'a>>>, Refusal> {
+    let Some(raw) = raw else { return Ok(None) };
+    let list: Vec<&RawValue> =
+        serde_json::from_str(raw.get()).map_err(|_| wrong(field, "a list of objects"))?;
+    list.into_iter()
+        .map(|raw| object(field, Some(raw))?.ok_or_else(|| wrong(field, "a list of objects")))
+        .collect::<Result<_, _>>()
+        .map(Some)
+}
+
+/// The payload, as the text that came; missing means null.
+pub(super) fn payload(raw: Raw<'_>) -> Result<Payload, Refusal> {
+    let Some(raw) = raw else { return Ok(Payload::null()) };
+    let text = raw.get();
+    // Depth cannot exceed the number of opening brackets, which costs next to
+    // nothing to count; only what has many of them is looked at closely.
+    if memchr::memchr2_iter(b'[', b'{', text.as_bytes()).count() >= DEEPEST && depth(text) > DEEPEST {
+        return Err(Refusal::new(Code::BadRequest, format!("`data` nests deeper than {DEEPEST}")));
+    }
+    if memchr::memchr2(b'\n', b'\r', text.as_bytes()).is_none() {
+        return Ok(Payload::new(raw.to_owned()));
+    }
+    // A raw line break is white space in JSON, and the end of a worker's line.
+    let one_line = text.replace(['\n', '\r'], " ");
+    let raw = RawValue::from_string(one_line).map_err(|_| wrong("data", "JSON"))?;
+    Ok(Payload::new(raw))
+}
+
+/// How deep the brackets nest outside of strings.
+fn depth(json: &str) -> usize {
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0usize, 0, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// What a request's answer echoes: a string or a number, as the text that came.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RequestId(Rc<str>);
+
+impl RequestId {
+    pub(super) fn read(raw: Raw<'_>) -> Result<Option<Self>, Refusal> {
+        let Some(text) = raw.map(RawValue::get) else { return Ok(None) };
+        if let Some(string) = string("id", raw).ok().flatten() {
+            if string.len() > LONGEST_NAME {
+                return Err(Refusal::new(Code::TooLarge, format!("`id` is over {LONGEST_NAME} bytes")));
+            }
+            if string.is_empty() || string.chars().any(char::is_control) {
+                return Err(wrong("id", "a string or number without control characters"));
+            }
+        } else if !text.starts_with(|c: char| c == '-' || c.is_ascii_digit()) || text.len() > LONGEST_NAME {
+            return Err(wrong("id", "a string or a number"));
+        }
+        Ok(Some(Self(text.into())))
+    }
+
+    /// The JSON text of the id.
+    pub fn json(&self) -> &str {
+        &self.0
+    }
+}

@@ -1,0 +1,340 @@
+//! What the daemon says: one JSON object a frame or line, each with a `type`.
+//!
+//! Knows every frame but `message`, which is in [`message`](super::message).
+//! Does not know when one is due.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::fields::RequestId;
+use super::message::Payload;
+use super::name::{Channel, MessageId, OperationId, UserId};
+use super::refusal::Refusal;
+use super::say::Ending;
+use super::time::{UnixTime, rfc3339, rfc3339_if_any, seconds};
+
+/// One thing the daemon says. Absent fields are left out.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Frame<'a> {
+    /// The first frame of a connection that is let in.
+    ConnectionEstablished {
+        connection_id: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        user_id: Option<UserId>,
+        protocol: u32,
+        #[serde(serialize_with = "rfc3339")]
+        server_time: UnixTime,
+        #[serde(serialize_with = "seconds")]
+        ping_interval: Duration,
+        #[serde(serialize_with = "seconds")]
+        pong_timeout: Duration,
+        limits: Limits,
+        #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339_if_any")]
+        expires_at: Option<UnixTime>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        inbox: Option<InboxState>,
+    },
+    /// Answers the first `subscribe` of a connection.
+    ConnectionId { connection_id: String },
+    /// Only `auth` is understood until it succeeds.
+    AuthRequired,
+    /// The token was taken.
+    AuthSuccess {
+        user_id: UserId,
+        #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339_if_any")]
+        expires_at: Option<UnixTime>,
+    },
+    /// It was not; `code` is `token_invalid`, `token_expired` or `token_not_yet`.
+    AuthFailed { code: &'static str, message: String },
+    /// A new token is due before this time.
+    TokenExpiring {
+        #[serde(serialize_with = "rfc3339")]
+        expires_at: UnixTime,
+    },
+    /// The channel is heard from now on.
+    SubscriptionSucceeded {
+        channel: Channel,
+        epoch: String,
+        seq: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        recovered: Option<bool>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        presence: Option<Vec<Present>>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        operations: Vec<OperationEntry>,
+    },
+    /// Nothing of that channel comes after this.
+    UnsubscribeSucceeded { channel: Channel },
+    /// A subscription ended without being asked to: `forbidden`, `ended` or `admin`.
+    Unsubscribed { channel: Channel, reason: &'static str },
+    /// Messages that this peer will not see.
+    Gap {
+        channel: Channel,
+        epoch: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        from_seq: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        to_seq: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        lost: Option<u64>,
+        cause: GapCause,
+    },
+    /// What became of a message.
+    SendSuccess {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        channel: Option<Channel>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        connection_id: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        user_id: Option<UserId>,
+        sent: u64,
+        failed: u64,
+        kept: bool,
+        stored: bool,
+        message_id: MessageId,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        duplicate: bool,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        partial: bool,
+    },
+    /// What became of an interrupt.
+    InterruptResult {
+        operation_id: OperationId,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        channel: Option<Channel>,
+        outcome: Outcome,
+    },
+    /// An operation starts, is asked to stop, or has ended.
+    Operation {
+        operation_id: OperationId,
+        channel: Channel,
+        state: OperationState,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<Ending>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        label: Option<String>,
+        /// The user, connection or kind of peer that asked it to stop.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        data: Option<Payload>,
+    },
+    /// Which operations run.
+    Operations {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        channel: Option<Channel>,
+        operations: Vec<OperationEntry>,
+    },
+    /// Who is on a channel.
+    Presence {
+        channel: Channel,
+        /// Missing where there are more than a thousand.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        presence: Option<Vec<Present>>,
+        count: u64,
+    },
+    /// A user is there.
+    UserJoined { channel: Channel, user_id: UserId },
+    /// A user is there no longer.
+    UserLeft { channel: Channel, user_id: UserId },
+    /// Here.
+    Pong {
+        #[serde(serialize_with = "rfc3339")]
+        server_time: UnixTime,
+    },
+    /// A request was not carried out.
+    Error {
+        code: &'static str,
+        message: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        action: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        channel: Option<&'a Channel>,
+        #[serde(skip_serializing_if = "Option::is_none", serialize_with = "seconds_if_any")]
+        retry_after: Option<Duration>,
+    },
+    /// The connection is about to be closed.
+    Bye { code: u16, reason: &'static str, reconnect: bool, after_ms: u64 },
+    /// The numbers of the daemon (administration).
+    Stats(Box<Statistics>),
+    /// A minted token (administration).
+    Token {
+        token: &'a str,
+        user_id: UserId,
+        #[serde(serialize_with = "rfc3339")]
+        expires_at: UnixTime,
+    },
+    /// Done; there is nothing else to say.
+    Done {},
+}
+
+fn seconds_if_any<S: serde::Serializer>(wait: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+    match wait {
+        Some(wait) => seconds(wait, to),
+        None => to.serialize_none(),
+    }
+}
+
+/// What a connection may do at most.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct Limits {
+    pub message_bytes: u64,
+    pub requests_per_second: u32,
+    pub burst: u32,
+    pub subscriptions: u32,
+}
+
+/// Where a user's inbox stands.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct InboxState {
+    pub epoch: String,
+    pub seq: u64,
+    pub waiting: u64,
+}
+
+/// Why messages are missing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GapCause {
+    Expired,
+    Evicted,
+    Slow,
+    NotKept,
+    Epoch,
+}
+
+/// What became of an interrupt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The owner has been told.
+    Delivered,
+    /// Nobody owns it yet; a second answer follows.
+    Pending,
+    /// It is over.
+    AlreadyEnded,
+    /// Nobody came to own it.
+    NoOwner,
+}
+
+/// Where an operation stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OperationState {
+    Started,
+    Interrupting,
+    Ended,
+}
+
+/// One running operation in a list.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct OperationEntry {
+    pub operation_id: OperationId,
+    pub channel: Channel,
+    pub state: OperationState,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_id: Option<UserId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    #[serde(serialize_with = "rfc3339")]
+    pub started_at: UnixTime,
+}
+
+/// One user on a channel.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Present {
+    pub user_id: UserId,
+    pub connections: u64,
+}
+
+/// The numbers of the daemon. Counters count since it started.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Statistics {
+    /// Users with at least one connection.
+    pub connected_users: u64,
+    /// WebSocket connections.
+    pub total_connections: u64,
+    pub workers: u64,
+    pub channels: u64,
+    pub subscriptions: u64,
+    pub operations: u64,
+    /// Kept and not yet delivered.
+    pub kept_messages: u64,
+    pub kept_bytes: u64,
+    pub uptime_seconds: u64,
+    #[serde(flatten)]
+    pub counters: Counters,
+}
+
+/// What has happened since the daemon started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, serde::Deserialize)]
+pub struct Counters {
+    pub connections_opened: u64,
+    pub connections_closed: u64,
+    /// Messages taken from publishers.
+    pub messages_received: u64,
+    /// Messages queued for a recipient, once for each.
+    pub messages_delivered: u64,
+    /// Messages not queued because a recipient was slow.
+    pub messages_shed: u64,
+    pub whispers_dropped: u64,
+    pub messages_expired: u64,
+    pub messages_evicted: u64,
+    pub interrupts: u64,
+    pub requests_refused: u64,
+    pub rate_limited: u64,
+    pub closed_slow: u64,
+    pub closed_no_pong: u64,
+    pub closed_errors: u64,
+}
+
+impl<'a> From<&'a Refusal> for Frame<'a> {
+    fn from(refusal: &'a Refusal) -> Self {
+        Self::Error {
+            code: refusal.code.word(),
+            message: &refusal.message,
+            action: refusal.action.as_deref(),
+            channel: refusal.channel.as_ref(),
+            retry_after: refusal.retry_after,
+        }
+    }
+}
+
+impl Frame<'_> {
+    /// Appends the JSON, with the `id` of the request that it answers.
+    pub fn encode(&self, id: Option<&RequestId>, to: &mut Vec<u8>) {
+        super::write_json(self, to);
+        if let Some(id) = id {
+            to.pop();
+            to.extend_from_slice(b",\"id\":");
+            to.extend_from_slice(id.json().as_bytes());
+            to.push(b'}');
+        }
+    }
+
+    /// The same under another `type`, as workers hear their answers.
+    pub(super) fn encode_as(&self, kind: &str, id: Option<&RequestId>, to: &mut Vec<u8>) {
+        let from = to.len();
+        self.encode(id, to);
+        // Every frame begins `{"type":"…"`, the type a plain word.
+        const BEFORE: usize = r#"{"type":""#.len();
+        let word = from + BEFORE;
+        let end = to.iter().skip(word).position(|&b| b == b'"').map_or(word, |at| word + at);
+        to.splice(word..end, kind.bytes());
+    }
+
+    /// Whether it only answers a request, so that a worker which gave no id
+    /// does not want it.
+    pub(super) fn is_plain_answer(&self) -> bool {
+        matches!(
+            self,
+            Self::SubscriptionSucceeded { .. }
+                | Self::UnsubscribeSucceeded { .. }
+                | Self::SendSuccess { .. }
+                | Self::InterruptResult { .. }
+                | Self::Done {}
+        )
+    }
+}

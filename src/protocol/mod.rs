@@ -1,0 +1,40 @@
+//! Floor 1: the words. They parse and print, nothing else.
+//!
+//! Knows the wire, both ways, for clients, workers and HTTP callers. Does not
+//! know what any of it leads to.
+#![doc = include_str!("PROTOCOL.md")]
+
+pub mod client;
+pub mod close;
+mod fields;
+pub mod frame;
+pub mod http;
+pub mod message;
+pub mod name;
+mod read;
+pub mod refusal;
+pub mod say;
+pub mod time;
+pub mod worker;
+
+pub use client::parse;
+pub use close::{Close, Return};
+pub use fields::RequestId;
+pub use frame::Frame;
+pub use message::{Delivery, Message, Payload, Sender};
+pub use name::{Channel, ConnectionId, Event, MessageId, OperationId, UserId};
+pub use refusal::{Code, Refusal};
+pub use say::*;
+pub use time::{Moment, UnixTime};
+
+use serde::Serialize;
+
+/// The version that `connection_established` names.
+pub const VERSION: u32 = 1;
+
+/// Appends a value as JSON. Writing to memory cannot fail, and none of our
+/// types refuses to be written.
+fn write_json(value: &impl Serialize, to: &mut Vec<u8>) {
+    let written = serde_json::to_writer(&mut *to, value);
+    debug_assert!(written.is_ok(), "{written:?}");
+}

@@ -1,0 +1,93 @@
+//! What a worker may say and hear: one JSON object a line.
+//!
+//! Knows the lines. Does not know the socket, or which worker may administer.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::fields::{self, missing};
+use super::frame::Frame;
+use super::message::{Sender, spelled};
+use super::name::{Channel, MessageId, OperationId, UserId};
+use super::read::{self, ToAll};
+use super::refusal::{Code, Refusal};
+use super::say::{Misspoken, Said, Say};
+use super::time::{UnixTime, rfc3339};
+
+/// Reads one line, without its end.
+///
+/// # Errors
+/// As [`client::parse`](super::client::parse).
+pub fn parse(line: &[u8]) -> Result<Said, Misspoken> {
+    let line = std::str::from_utf8(line)
+        .map_err(|_| Misspoken { id: None, refusal: Refusal::new(Code::BadJson, "the line is not UTF-8") })?;
+    read::request(line, Some("publish"), |action, fields| match action {
+        "publish" | "send" => read::publication(fields, ToAll::Allowed, fields.kind),
+        "subscribe" => read::subscribe(fields),
+        "unsubscribe" => read::channel(fields).map(Say::Unsubscribe),
+        "operation_start" => read::start(fields),
+        "operation_end" => read::end(fields),
+        "interrupt" => read::interrupt(fields),
+        "operations" => read::optional_channel(fields).map(Say::Operations),
+        "stats" => Ok(Say::Stats),
+        "ping" => Ok(Say::Ping),
+        "token" => Ok(Say::MintToken {
+            user_id: read::user_id(fields)?.ok_or_else(|| missing("user_id"))?,
+            ttl: fields::duration("ttl", fields.ttl)?.unwrap_or(USUAL_TOKEN_LIFE),
+        }),
+        other => Err(read::unknown_action(other)),
+    })
+}
+
+/// How long a minted token lives where nothing is said: a working session.
+const USUAL_TOKEN_LIFE: Duration = Duration::from_secs(3600);
+
+/// A worker is asked to stop one of its operations.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[serde(tag = "type", rename = "interrupt")]
+pub struct InterruptLine {
+    /// Which.
+    pub operation_id: OperationId,
+    /// Where it runs.
+    pub channel: Channel,
+    /// Who asked, if it was a user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_id: Option<UserId>,
+    /// The connection that asked, or the kind of asker.
+    #[serde(serialize_with = "spelled")]
+    pub from: Sender,
+    /// Why, in the asker's words, or `deadline`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// An id of its own.
+    pub message_id: MessageId,
+    /// When it was asked.
+    #[serde(serialize_with = "rfc3339")]
+    pub timestamp: UnixTime,
+}
+
+impl InterruptLine {
+    /// Appends the JSON of the line, without its end.
+    pub fn encode(&self, to: &mut Vec<u8>) {
+        super::write_json(self, to);
+    }
+}
+
+/// Appends what a worker hears of an answer, without the line's end. Answers
+/// are `ok` lines with the fields that a client would get; without an `id`
+/// nothing is said but errors, and lists, which were asked for by their name.
+///
+/// Returns whether anything is to be said.
+pub fn encode(frame: &Frame<'_>, id: Option<&super::RequestId>, to: &mut Vec<u8>) -> bool {
+    let is_answer = frame.is_plain_answer();
+    if is_answer && id.is_none() {
+        return false;
+    }
+    if is_answer {
+        frame.encode_as("ok", id, to)
+    } else {
+        frame.encode(id, to)
+    };
+    true
+}
