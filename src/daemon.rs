@@ -65,7 +65,11 @@ impl fmt::Display for Error {
             }
             Self::Group(name) => write!(f, "there is no group {name:?}, which `[worker]` names"),
             Self::Worker(path, error) => {
-                write!(f, "cannot open the worker socket {}: {error} (`[listen] worker` sets the path)", path.display())
+                write!(
+                    f,
+                    "cannot open the worker socket {}: {error} (`[listen] worker` sets the path)",
+                    path.display()
+                )
             }
             Self::Signals(error) => write!(f, "cannot receive signals: {error}"),
         }

@@ -85,7 +85,11 @@ pub async fn accept_workers(
                 // The kernel's word; a peer that is gone already has none.
                 let Ok(peer) = rustix::net::sockopt::socket_peercred(stream.as_fd()) else { continue };
                 if !peers.admit(peer) {
-                    log::warn!("turned a worker away: uid {}, pid {}", peer.uid.as_raw(), peer.pid.as_raw_nonzero());
+                    log::warn!(
+                        "turned a worker away: uid {}, pid {}",
+                        peer.uid.as_raw(),
+                        peer.pid.as_raw_nonzero()
+                    );
                     continue;
                 }
                 let wire = Rc::new(Wire::Unix(stream));

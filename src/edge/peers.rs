@@ -76,7 +76,8 @@ fn fits(rules: &[Rule], peer: UCred) -> bool {
 
 /// The supplementary groups of a process.
 fn groups(peer: UCred) -> HashSet<u32> {
-    let status = fs::read_to_string(format!("/proc/{}/status", peer.pid.as_raw_nonzero())).unwrap_or_default();
+    let status =
+        fs::read_to_string(format!("/proc/{}/status", peer.pid.as_raw_nonzero())).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
     line.split_whitespace().filter_map(|gid| gid.parse().ok()).collect()
 }

@@ -83,7 +83,11 @@ impl Daemon {
         self.try_client(path, &[]).unwrap()
     }
 
-    pub(crate) fn try_client(&self, path: &str, headers: &[(&'static str, &str)]) -> tungstenite::Result<Client> {
+    pub(crate) fn try_client(
+        &self,
+        path: &str,
+        headers: &[(&'static str, &str)],
+    ) -> tungstenite::Result<Client> {
         let mut request = format!("ws://{}{path}", self.address).into_client_request()?;
         for (name, value) in headers {
             request.headers_mut().append(*name, value.parse().unwrap());
@@ -113,7 +117,8 @@ impl Daemon {
     pub(crate) fn http(&self, head: &str, headers: &[&str], body: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut request = format!("{head} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+        let mut request =
+            format!("{head} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
         if !headers.iter().any(|header| header.starts_with("Host:")) {
             request += "Host: localhost\r\n";
         }

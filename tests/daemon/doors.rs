@@ -39,7 +39,8 @@ fn a_bad_token_is_a_401_and_4001_for_a_page_that_cannot_see_one() {
     let daemon = Daemon::start();
     assert_eq!(status(daemon.try_client("/ws?token=nonsense", &[])), 401);
 
-    let mut page = daemon.try_client("/ws", &[("Sec-WebSocket-Protocol", "wshub.v1, wshub.bearer.nonsense")]).unwrap();
+    let mut page =
+        daemon.try_client("/ws", &[("Sec-WebSocket-Protocol", "wshub.v1, wshub.bearer.nonsense")]).unwrap();
     assert_eq!(page.hear_type("auth_failed")["code"], "token_invalid");
     assert_eq!(page.closed_with(), 4001);
 }
@@ -66,7 +67,13 @@ fn http_says_what_is_wrong() {
         ("POST /broadcast", &[&secret, "Content-Type: text/plain"], "{}", 415, "bad_request"),
         ("POST /broadcast", &[&secret, json], "nonsense", 400, "bad_json"),
         ("POST /broadcast", &[&secret, json], r#"{"event":"e"}"#, 400, "bad_request"),
-        ("POST /broadcast", &[&secret, json], r#"{"event":"e","connection_id":"x"}"#, 404, "unknown_connection"),
+        (
+            "POST /broadcast",
+            &[&secret, json],
+            r#"{"event":"e","connection_id":"x"}"#,
+            404,
+            "unknown_connection",
+        ),
         ("GET /broadcast", &[], "", 405, "bad_request"),
         ("GET /nowhere", &[], "", 404, "not_found"),
         ("GET /ws", &[], "", 426, "bad_request"),

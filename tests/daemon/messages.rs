@@ -52,7 +52,10 @@ fn a_worker_that_gives_an_id_is_answered_and_one_that_errs_is_told() {
     let answers = worker.finish();
     let answers: Vec<serde_json::Value> =
         answers.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!((&answers[0]["type"], &answers[0]["id"], &answers[0]["kept"]), (&json!("ok"), &json!("a"), &json!(true)));
+    assert_eq!(
+        (&answers[0]["type"], &answers[0]["id"], &answers[0]["kept"]),
+        (&json!("ok"), &json!("a"), &json!(true))
+    );
     let codes: Vec<_> = answers[1..].iter().map(|answer| answer["code"].as_str().unwrap()).collect();
     assert_eq!(codes, ["bad_json", "bad_request", "bad_json"]);
 }
@@ -72,7 +75,10 @@ fn what_nobody_heard_waits_for_the_first_who_listens() {
     ada.subscribe("logs");
     for n in 0..300 {
         let heard = ada.hear_type("message");
-        assert_eq!((&heard["data"], &heard["replayed"], &heard["seq"]), (&json!(n), &json!(true), &json!(n + 1)));
+        assert_eq!(
+            (&heard["data"], &heard["replayed"], &heard["seq"]),
+            (&json!(n), &json!(true), &json!(n + 1))
+        );
     }
     worker.say(json!({"channel": "logs", "event": "line", "data": "live"}));
     let live = ada.hear_type("message");
@@ -85,7 +91,8 @@ fn a_back_end_broadcasts_with_the_secret() {
     let mut ada = daemon.client("ada");
     ada.subscribe("logs");
 
-    let (status, answer) = daemon.post("/broadcast", json!({"channel": "logs", "event": "deploy", "data": [1]}));
+    let (status, answer) =
+        daemon.post("/broadcast", json!({"channel": "logs", "event": "deploy", "data": [1]}));
     let to_ada = daemon.post("/api/v1/broadcast", json!({"user_id": "ada", "event": "note", "data": 2}));
     let to_all = daemon.post("/broadcast", json!({"all": true, "event": "note", "data": 3}));
 

@@ -19,7 +19,10 @@ fn stop_reaches_the_worker_and_everybody_sees_one_end() {
     let line = worker.hear();
     worker.say(json!({"action": "operation_end", "operation_id": "op", "state": "interrupted"}));
 
-    assert_eq!((&line["type"], &line["user_id"], &line["reason"]), (&json!("interrupt"), &json!("ada"), &json!("enough")));
+    assert_eq!(
+        (&line["type"], &line["user_id"], &line["reason"]),
+        (&json!("interrupt"), &json!("ada"), &json!("enough"))
+    );
     let mut seen: Vec<String> = Vec::new();
     while seen.last().is_none_or(|last| last != "ended") {
         let frame = ben.hear();
@@ -53,7 +56,8 @@ fn an_interrupt_before_its_operation_waits_for_it() {
     ada.say(json!({"action": "interrupt", "data": {"operation_id": "op"}, "id": 7}));
     assert_eq!(ada.hear_type("interrupt_result")["outcome"], "pending");
 
-    worker.say(json!({"action": "operation_start", "operation_id": "op", "channel": "jobs", "user_id": "ada"}));
+    worker
+        .say(json!({"action": "operation_start", "operation_id": "op", "channel": "jobs", "user_id": "ada"}));
 
     let result = ada.hear_type("interrupt_result");
     assert_eq!((&result["outcome"], &result["id"]), (&json!("delivered"), &json!(7)));
