@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 /// A message to be published; exactly one field says to whom.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct Publication<'a, T> {
+pub struct Publication<'a, T: ?Sized> {
     /// The subscribers of a channel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channel: Option<&'a str>,
@@ -31,7 +31,7 @@ pub struct Publication<'a, T> {
     pub ttl: Option<Duration>,
 }
 
-impl<'a, T> Publication<'a, T> {
+impl<'a, T: ?Sized> Publication<'a, T> {
     /// A message to nobody yet: the caller names one target.
     pub fn new(event: &'a str, data: &'a T) -> Self {
         Self { channel: None, user_id: None, connection_id: None, all: false, event, data, ttl: None }

@@ -119,7 +119,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::request`], and [`Error::Refused`].
-    pub async fn publish(&self, message: &Publication<'_, impl Serialize>) -> Result<Published, Error> {
+    pub async fn publish(&self, message: &Publication<'_, impl Serialize + ?Sized>) -> Result<Published, Error> {
         self.request(message).await?.answer().await?.read()
     }
 
@@ -154,8 +154,8 @@ impl Client {
         self.orders.send(order).await.map_err(|_| self.lost())
     }
 
-    /// Why nothing more comes.
-    fn lost(&self) -> Error {
+    /// Why nothing more comes, once [`Lines`] or an answer has ended.
+    pub fn lost(&self) -> Error {
         let unsaid = || Error::Lost { path: self.path.clone(), why: "its link has ended".into() };
         self.over.get().cloned().unwrap_or_else(unsaid)
     }
