@@ -1,5 +1,6 @@
 //! wshubd: a small hub between browsers, scripts and local worker processes.
 
+pub mod client;
 pub mod config;
 pub mod daemon;
 pub mod edge;
