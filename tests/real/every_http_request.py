@@ -194,7 +194,7 @@ def duplicate(hub):
 
 @story("POST /interrupt waits for the final outcome: delivered, already_ended, no_owner after 10 s")
 def interrupt(hub):
-    with hub.worker() as worker, hub.subscriber("jobs") as ann:
+    with hub.worker() as worker, hub.subscriber("jobs"):
         same(worker.ask({"action": "operation_start", "operation_id": "h1", "channel": "jobs"})["type"], "ok")
         answer = hub.post("/interrupt", {"operation_id": "h1", "reason": "enough"})
         same((answer.status, answer.json()["type"], answer.json()["outcome"], answer.json()["operation_id"]), (200, "interrupt_result", "delivered", "h1"))

@@ -7,7 +7,7 @@ import time
 
 from hub import Hub
 from story import same, story, tell
-from wire import BINARY, CLOSE, PING, PONG, TEXT, Closed, Silence, Wire, frame
+from wire import BINARY, CLOSE, PING, PONG, TEXT, Closed, Silence, frame
 
 
 def closes(hub, code, *frames):
