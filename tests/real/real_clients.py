@@ -3,8 +3,11 @@
 import json
 import subprocess
 
+from hub import BIN
 from story import same, story, tell
 from watchers import Browser, Node, PythonApp, PythonWebsockets, all_of
+
+CTL = BIN / "wshubctl"
 
 
 def talk(hub, watcher):
@@ -76,7 +79,7 @@ def ctl(hub):
         while "pipes" not in json.dumps(worker.ask({"action": "channels"})):
             pass
     same(hub.ctl("pub", "pipes", "hello").returncode, 0)
-    done = subprocess.run(["bash", "-c", f"printf 'one\\ntwo\\n{{\"n\":3}}\\n' | '{hub_ctl()}' pub pipes"], env=hub.environment, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(["bash", "-c", f"printf 'one\\ntwo\\n{{\"n\":3}}\\n' | '{CTL}' pub pipes"], env=hub.environment, capture_output=True, text=True, timeout=20)
     same(done.returncode, 0, done.stderr)
     out, _ = listening.communicate(timeout=20)
     same(listening.returncode, 0)
@@ -102,7 +105,7 @@ def status(hub):
 
 @story("wshubctl sub is quiet on a broken pipe")
 def broken_pipe(hub):
-    script = f"'{hub_ctl()}' sub broken | head -n 1"
+    script = f"'{CTL}' sub broken | head -n 1"
     shell = subprocess.Popen(["bash", "-c", script], env=hub.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
     with hub.worker() as worker:
         while "broken" not in json.dumps(worker.ask({"action": "channels"})):
@@ -112,12 +115,6 @@ def broken_pipe(hub):
     out, err = shell.communicate(timeout=10)
     same(len(out.splitlines()), 1)
     same(err, "", "the standard error of a broken pipe")
-
-
-def hub_ctl():
-    from hub import BIN
-
-    return BIN / "wshubctl"
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ so that "exactly one" can be asked at the end.
 """
 
 import asyncio
+import base64
 import functools
 import http.server
 import json
@@ -191,8 +192,10 @@ class Browser(Watcher):
         return json.loads(result["result"].get("value", "null"))
 
     def find(self, kind, fields):
-        self.frames = self.ask("typeof frames === 'object' ? frames : []") if self.ask("typeof token === 'string'") else []
-        return super().find(kind, fields)
+        """Asked in the page, so that a hundred thousand lines need not come over."""
+        wanted = json.dumps({"type": kind, **fields})
+        return self.ask(f"((w) => typeof frames === 'undefined' ? [] : frames.filter((f) => Object.keys(w).every((k) => "
+                        f"JSON.stringify(f[k]) === JSON.stringify(w[k]))))({wanted})")
 
     def hear(self, kind, within=20, **fields):
         end = time.monotonic() + within
@@ -201,7 +204,7 @@ class Browser(Watcher):
             if found:
                 return found[0]
             time.sleep(0.02)
-        raise AssertionError(f"{self.name}: no {kind} {fields} in {within} s; last came {self.frames[-4:]}")
+        raise AssertionError(f"{self.name}: no {kind} {fields} in {within} s; last came {self.ask('frames.slice(-4)')}")
 
     def press_stop(self):
         """A real click, where the button is; the wall clock at which the page saw it."""
@@ -214,8 +217,6 @@ class Browser(Watcher):
         return pressed / 1000
 
     def screenshot(self, name):
-        import base64
-
         OUT.mkdir(exist_ok=True)
         path = OUT / f"{name}.png"
         path.write_bytes(base64.b64decode(self._call("Page.captureScreenshot", format="png")["data"]))
