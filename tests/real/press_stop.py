@@ -19,17 +19,12 @@ from watchers import Browser, Node, PythonApp, all_of
 
 AIM = 0.1  # from the press to the death of the last child
 
-BUILD = """
-for unit in $(seq 100000); do
-  ( for step in parse check emit; do seq 2000 | sort -r | md5sum >/dev/null; sleep 0.02; done; echo "compiled unit $unit" ) &
-  if (( unit % 4 == 0 )); then wait; fi
-done
-"""
+BUILD = "seq 100000 | xargs -P 4 -I @ bash -c 'for step in parse check emit; do seq 2000 | sort -r | md5sum >/dev/null; sleep 0.02; done; echo compiled unit @'"
 COMMANDS = {
     "find / -type f": ["find", "/", "-type", "f"],
     "a build of many processes at a time": ["bash", "-c", BUILD],
     "a loop of sleep and echo": ["bash", "-c", "n=0; while true; do echo tick $((n++)); sleep 0.05; done"],
-    "a pipeline": ["bash", "-c", "while true; do echo line; sleep 0.01; done | tr a-z A-Z | cat"],
+    "a pipeline": ["bash", "-c", "while true; do echo line; sleep 0.01; done | cat | cat"],
 }
 
 
