@@ -24,7 +24,10 @@ CASES = ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "9.*", "10.*"]
 
 def python2():
     """A CPython 2.7: of the system, or of pyenv."""
-    candidates = [*sorted(Path.home().glob(".pyenv/versions/2.7*/bin/python2.7"), reverse=True), "/usr/bin/python2.7", "/usr/local/bin/python2.7"]
+    roots = {os.environ.get("PYENV_ROOT"), str(Path.home() / ".pyenv"), "/root/.pyenv"} - {None}
+    # Not the shim that PATH shows: it refuses where another version is selected.
+    candidates = [found for root in sorted(roots) for found in Path(root).glob("versions/2.7*/bin/python2.7")]
+    candidates += ["/usr/bin/python2.7", "/usr/local/bin/python2.7"]
     if os.environ.get("PYTHON27"):
         candidates.insert(0, os.environ["PYTHON27"])
     if shutil.which("python2.7"):
