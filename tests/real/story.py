@@ -14,7 +14,7 @@ from hub import Hub
 
 _stories = []
 # Repetitions for the long run; 1 in everyday use.
-TIMES = int(os.environ.get("WSHUBD_REAL_TIMES", "1"))
+TIMES = int(os.environ.get("REAL_TIMES", "1"))
 
 
 def story(sentence):

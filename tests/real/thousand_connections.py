@@ -14,7 +14,7 @@ import websockets
 from hub import Hub
 from story import same, story, tell
 
-CONNECTIONS = int(os.environ.get("WSHUBD_REAL_CONNECTIONS", "1000"))
+CONNECTIONS = int(os.environ.get("REAL_CONNECTIONS", "1000"))
 MESSAGES = 300
 BATCH = 50
 

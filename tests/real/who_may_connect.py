@@ -313,6 +313,7 @@ def ctl_token(hub):
     done = hub.ctl("token", "new", "--user", "zoë", "--ttl", "1h")
     same(done.returncode, 0, done.stderr)
     token = done.stdout.strip()
+    same(token.count("."), 2, f"the output is a token: {done.stdout!r}")
     with hub.connect(token=token) as wire:
         same(wire.hello["user_id"], "zoë")
         left = time.mktime(time.strptime(wire.hello["expires_at"][:19], "%Y-%m-%dT%H:%M:%S")) - time.mktime(time.gmtime())
