@@ -3,15 +3,16 @@
 import json
 import subprocess
 
-from hub import BIN
+from hub import BIN, Hub
 from story import same, story, tell
 from watchers import Browser, Node, PythonApp, PythonWebsockets, all_of
 
 CTL = BIN / "wshubctl"
 
 
-def talk(hub, watcher):
-    with all_of(watcher):
+def talk(make):
+    """On a hub of its own: what a client said to itself alone is kept for the next one."""
+    with Hub() as hub, all_of(make(hub)) as (watcher,):
         connection = watcher.hear("connection_id")["connection_id"]
         for channel in ("logs", "admin"):
             watcher.hear("subscription_succeeded", channel=channel)
@@ -27,32 +28,32 @@ def talk(hub, watcher):
 
 
 @story("Python's websocket-client, a WebSocketApp in a background thread")
-def websocket_client(hub):
-    return talk(hub, PythonApp(hub, hub.token("ann"), "logs", "admin"))
+def websocket_client(_):
+    return talk(lambda hub: PythonApp(hub, hub.token("ann"), "logs", "admin"))
 
 
 @story("Python's websockets on asyncio")
-def websockets(hub):
-    return talk(hub, PythonWebsockets(hub, hub.token("ann"), "logs", "admin"))
+def websockets(_):
+    return talk(lambda hub: PythonWebsockets(hub, hub.token("ann"), "logs", "admin"))
 
 
 @story("Node's ws")
-def node_ws(hub):
-    return talk(hub, Node("ws", hub, hub.token("ann"), "logs", "admin"))
+def node_ws(_):
+    return talk(lambda hub: Node("ws", hub, hub.token("ann"), "logs", "admin"))
 
 
 @story("Node's own WebSocket, with the token in the subprotocol")
-def node_native(hub):
-    return talk(hub, Node("native", hub, hub.token("ann"), "logs", "admin"))
+def node_native(_):
+    return talk(lambda hub: Node("native", hub, hub.token("ann"), "logs", "admin"))
 
 
 @story("Chromium on a page of another port, which shows the lines as they come")
 def chromium(hub):
-    browser = Browser(hub, hub.token("ann"), "logs")
+    browser = Browser(hub, hub.token("ann"), "shown")
     with all_of(browser):
-        browser.hear("subscription_succeeded", channel="logs")
+        browser.hear("subscription_succeeded", channel="shown")
         for n in range(20):
-            hub.post("/broadcast", {"channel": "logs", "event": "line", "data": f"line {n}"})
+            hub.post("/broadcast", {"channel": "shown", "event": "line", "data": f"line {n}"})
         browser.hear("message", data="line 19")
         shown = browser.ask("document.getElementById('lines').textContent")
         same(shown, "".join(f"line {n}\n" for n in range(20)))

@@ -76,7 +76,8 @@ class PythonApp(Watcher):
         self.app.send(json.dumps(request))
 
     def close(self):
-        self.app.close()
+        # It would wait for an answer that its other thread reads.
+        self.app.close(timeout=0)
         self.thread.join(5)
 
 
@@ -106,8 +107,10 @@ class PythonWebsockets(Watcher):
         asyncio.run_coroutine_threadsafe(self.socket.send(json.dumps(request)), self.loop).result(5)
 
     def close(self):
-        asyncio.run_coroutine_threadsafe(self.socket.close(), self.loop).result(5)
+        # The loop ends with the reader, so nobody is left to wait for the closing itself.
+        self.loop.call_soon_threadsafe(lambda: self.loop.create_task(self.socket.close()))
         self.thread.join(5)
+        assert not self.thread.is_alive(), "the close was not answered"
 
 
 class Node(Watcher):
