@@ -164,6 +164,10 @@ impl Hub {
             return;
         }
         let after = reader.sent;
+        // Deadlines are rounded up; what is read is not a moment too old.
+        if log.soonest <= now.moment {
+            return self.expire(now, place, out);
+        }
         if log.first_after(after).is_some() {
             if !connection.full {
                 if let Some(reader) = log.reader_mut(slot) {

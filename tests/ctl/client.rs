@@ -1,17 +1,14 @@
 //! The client library, on its own.
 
-use smol::future;
 use serde_json::json;
+use smol::future;
 use wshubd::client::{self, Connection, Error, Publication, Start};
 use wshubd::protocol::Ending;
 
 use crate::hub::{Peer, Place};
 
 /// Plays a hub on a thread while the story of the worker is told here.
-fn play<T>(
-    hub: impl FnOnce(Peer) + Send + 'static,
-    worker: impl AsyncFnOnce(Connection) -> T,
-) -> T {
+fn play<T>(hub: impl FnOnce(Peer) + Send + 'static, worker: impl AsyncFnOnce(Connection) -> T) -> T {
     let place = Place::new();
     let path = place.path();
     let played = std::thread::spawn(move || hub(place.accept()));
@@ -85,14 +82,20 @@ fn a_listener_that_is_slow_slows_the_hub_down_and_loses_nothing() {
     let hub = |mut peer: Peer| {
         let request = peer.hears();
         peer.grants(&request, json!({}));
-        (0..COUNT).for_each(|number| peer.says(json!({"type": "message", "seq": number, "pad": "x".repeat(100)})));
+        (0..COUNT)
+            .for_each(|number| peer.says(json!({"type": "message", "seq": number, "pad": "x".repeat(100)})));
     };
     play(hub, async |Connection { client, lines, link }| {
         let story = async {
             client.subscribe("a").await.unwrap();
             for number in 0..COUNT {
                 let heard = lines.next().await.unwrap();
-                assert!(heard.json().contains(&format!("\"seq\":{number},")) || heard.json().ends_with(&format!("\"seq\":{number},\"type\":\"message\"}}")), "{number}: {}", heard.json());
+                assert!(
+                    heard.json().contains(&format!("\"seq\":{number},"))
+                        || heard.json().ends_with(&format!("\"seq\":{number},\"type\":\"message\"}}")),
+                    "{number}: {}",
+                    heard.json()
+                );
                 // The link has its turn after every line.
                 future::yield_now().await;
             }

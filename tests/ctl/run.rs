@@ -120,7 +120,8 @@ fn who_left_for_a_session_of_its_own_is_found() {
 fn who_ignores_sigint_and_sigterm_is_killed() {
     let place = Place::new();
     let waits = ["--term-after", "20ms", "--kill-after", "20ms"];
-    let stubborn = "trap '' INT TERM; sh -c 'echo $$; while :; do sleep 3600; done' & echo $$; wait; sleep 3600";
+    let stubborn =
+        "trap '' INT TERM; sh -c 'echo $$; while :; do sleep 3600; done' & echo $$; wait; sleep 3600";
     let (child, mut peer) = script(&place, &waits, stubborn);
     let pids = [pid(&line(&mut peer)["text"]), pid(&line(&mut peer)["text"])];
     interrupt(&mut peer);
@@ -155,7 +156,8 @@ fn a_stopped_command_can_be_interrupted_too() {
 #[test]
 fn signals_to_run_itself_are_passed_on_and_repeating_them_insists() {
     let place = Place::new();
-    let (child, mut peer) = script(&place, &NEVER, "trap 'echo int' INT; echo up; while :; do sleep 3600; done");
+    let (child, mut peer) =
+        script(&place, &NEVER, "trap 'echo int' INT; echo up; while :; do sleep 3600; done");
     line(&mut peer);
     let run = Pid::from_child(&child);
     kill_process(run, Signal::INT).unwrap();
@@ -185,7 +187,8 @@ fn what_is_left_behind_may_finish_its_output() {
 #[test]
 fn a_daemon_outlives_a_command_that_ends_by_itself() {
     let place = Place::new();
-    let (child, mut peer) = script(&place, &NEVER, "setsid sh -c 'echo $$; exec sleep 3600' & wait $!; exit 0");
+    let (child, mut peer) =
+        script(&place, &NEVER, "setsid sh -c 'echo $$; exec sleep 3600' & wait $!; exit 0");
     let daemon = pid(&line(&mut peer)["text"]);
     // `wait` waits for setsid, which became the daemon; so the leader is told.
     let leader = std::fs::read_to_string(format!("/proc/{daemon}/stat")).unwrap();
