@@ -96,10 +96,15 @@ impl Bench {
     }
 
     pub(crate) fn client_with(&mut self, user: &str, rights: Rc<Rights>) -> Seat {
-        let claim = Claim::Proven(Identity { user_id: user_id(user), rights, expires_at: None });
-        let seat = self.link(Peer::Client { claim, inbox: InboxMode::Auto });
+        let seat = self.newcomer(user, rights);
         self.hush(seat);
         seat
+    }
+
+    /// The same, with all that it hears at first still to be heard.
+    pub(crate) fn newcomer(&mut self, user: &str, rights: Rc<Rights>) -> Seat {
+        let claim = Claim::Proven(Identity { user_id: user_id(user), rights, expires_at: None });
+        self.link(Peer::Client { claim, inbox: InboxMode::Auto })
     }
 
     /// A client without a token.

@@ -30,10 +30,7 @@ fn a_refusal_for_rate_says_when_to_come_back() {
     for _ in 0..20 {
         bench.say(alice, json!({"action": "ping"}));
     }
-    let request = wshubd::protocol::parse(r#"{"action":"ping","id":9}"#).unwrap();
-    let from = wshubd::hub::Asker::Connection(alice);
-    bench.handle(wshubd::hub::Input::Said { from, said: request });
-    let frame = bench.frames(alice).pop().unwrap();
+    let frame = bench.ask(alice, json!({"action": "ping", "id": 9})).remove(0);
     assert_eq!(
         (&frame["retry_after"], &frame["action"], &frame["id"]),
         (&json!(0.1), &json!("ping"), &json!(9))

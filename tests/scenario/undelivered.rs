@@ -288,14 +288,7 @@ fn a_message_for_a_user_who_is_away_waits_for_the_first_connection() {
     let sender = bench.client_with("alice", rights(&[], &["@user:bob"], &[]));
     let request = json!({"action": "send", "user_id": "bob", "event": "say", "data": 1});
     assert_eq!(bench.say(sender, request), ["send_success 0 0 kept"]);
-    let bob = bench.link(wshubd::hub::Peer::Client {
-        claim: wshubd::hub::Claim::Proven(wshubd::hub::Identity {
-            user_id: super::bench::user_id("bob"),
-            rights: rights(&[], &[], &[]),
-            expires_at: None,
-        }),
-        inbox: wshubd::protocol::InboxMode::Auto,
-    });
+    let bob = bench.newcomer("bob", rights(&[], &[], &[]));
     assert_eq!(bench.story(bob), ["connection_established", "say 1 replayed"]);
     let bob_too = bench.client("bob");
     assert!(bench.story(bob_too).is_empty());
