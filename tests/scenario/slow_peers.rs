@@ -136,3 +136,17 @@ fn a_stalled_connection_is_worth_a_line_in_the_log() {
         |effect: &Effect| matches!(effect, Effect::Report(Anomaly::Stalled { conn, .. }) if *conn == alice);
     assert!(bench.last.list.iter().any(said));
 }
+
+#[test]
+fn what_was_shed_is_told_before_what_expired_later() {
+    let mut bench = Bench::new();
+    let (worker, alice, bob) = (bench.worker(), bench.client("alice"), bench.client("bob"));
+    bench.say(worker, json!({"action": "operation_start", "operation_id": "op", "channel": "jobs"}));
+    bench.subscribe(worker, "room");
+    bench.subscribe(alice, "room");
+    bench.outbound(worker, Outbound::Full);
+    bench.publish(bob, "room", 1);
+    bench.say(alice, json!({"action": "send", "channel": "room", "event": "say", "ttl": 5}));
+    bench.wait(6.0);
+    assert_eq!(bench.story(worker), ["gap 1 1 1 slow", "gap 2 2 1 expired"]);
+}
