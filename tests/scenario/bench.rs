@@ -15,7 +15,8 @@ use wshubd::hub::{
 };
 use wshubd::protocol::message::Delivery;
 use wshubd::protocol::{
-    self, Close, ConnectionId, InboxMode, Message, Moment, OperationId, Say, UnixTime, UserId, worker,
+    self, Close, ConnectionId, Frame, InboxMode, Message, Moment, OperationId, RequestId, Say, UnixTime,
+    UserId, worker,
 };
 
 /// A client or worker of a story.
@@ -318,25 +319,41 @@ impl Bench {
                     taken.push(Input::Written { conn: *conn, log: log.clone(), seq });
                 }
             }
-            Effect::Answer { to, id, frame } => {
-                let worker = matches!(to, Asker::Connection(conn) if self.is_worker(*conn));
-                let mut bytes = Vec::new();
-                let said = match worker {
-                    true => worker::encode(frame, id.as_ref(), &mut bytes),
-                    false => {
-                        frame.encode(id.as_ref(), &mut bytes);
-                        true
-                    }
-                };
-                if said {
-                    self.answer(*to, serde_json::from_slice(&bytes).unwrap());
-                }
-            }
+            Effect::Answer { to, id, frame } => self.answer_with(*to, id.as_ref(), frame),
             Effect::Refuse { to, id, refusal } => {
-                let frame = protocol::Frame::from(&**refusal);
+                let frame = Frame::from(&**refusal);
                 let json = encoded(|to| frame.encode(id.as_ref(), to));
                 self.answer(*to, json);
             }
+            Effect::Ping { conn } => self.answer(Asker::Connection(*conn), json!({"type": "ping"})),
+            Effect::Close { conn, close, after_ms } => {
+                let json = json!({"type": "closed", "code": close.code(), "after_ms": after_ms});
+                self.answer(Asker::Connection(*conn), json);
+            }
+            Effect::Report(_) => {}
+            Effect::Latch { .. } | Effect::Interrupt { .. } | Effect::Unlatch { .. } => self.latch(effect),
+            Effect::Keep { .. } | Effect::Fetch { .. } | Effect::Forget { .. } => self.ask_store(effect),
+        }
+    }
+
+    /// A worker hears of an answer only what it wants to know.
+    fn answer_with(&mut self, to: Asker, id: Option<&RequestId>, frame: &Frame<'_>) {
+        let worker = matches!(to, Asker::Connection(conn) if self.is_worker(conn));
+        let mut bytes = Vec::new();
+        let said = match worker {
+            true => worker::encode(frame, id, &mut bytes),
+            false => {
+                frame.encode(id, &mut bytes);
+                true
+            }
+        };
+        if said {
+            self.answer(to, serde_json::from_slice(&bytes).unwrap());
+        }
+    }
+
+    fn latch(&mut self, effect: &Effect) {
+        match effect {
             Effect::Latch { operation, worker } => {
                 assert!(self.is_worker(*worker));
                 let known = self.latches.insert(operation.clone(), *worker);
@@ -351,11 +368,12 @@ impl Bench {
             Effect::Unlatch { operation } => {
                 assert!(self.latches.remove(operation).is_some(), "a latch is dropped once");
             }
-            Effect::Ping { conn } => self.answer(Asker::Connection(*conn), json!({"type": "ping"})),
-            Effect::Close { conn, close, after_ms } => {
-                let json = json!({"type": "closed", "code": close.code(), "after_ms": after_ms});
-                self.answer(Asker::Connection(*conn), json);
-            }
+            _ => {}
+        }
+    }
+
+    fn ask_store(&mut self, effect: &Effect) {
+        match effect {
             Effect::Keep { log, message } => {
                 self.note(message, Some(log));
                 let seq = message.seq.unwrap();
@@ -374,7 +392,7 @@ impl Bench {
                     }
                 }
             }
-            Effect::Report(_) => {}
+            _ => {}
         }
     }
 

@@ -104,6 +104,21 @@ struct Session {
     fresh: bool,
 }
 
+impl Session {
+    fn misses(&mut self, gap: &Value) {
+        let number = |field: &str| gap[field].as_u64().unwrap();
+        let (from, to, lost) = (number("from_seq"), number("to_seq"), number("lost"));
+        assert!(from <= to && (1..=to - from + 1).contains(&lost), "{}", brief(gap));
+        let of_the_past = self.fresh && to <= self.start;
+        self.fresh = false;
+        if !of_the_past {
+            assert!(from > self.last, "a gap stands in its place: {from} after {}", self.last);
+            self.last = to;
+            self.accounted.extend(from..=to);
+        }
+    }
+}
+
 #[derive(Default)]
 struct Witness {
     is_worker: bool,
@@ -313,16 +328,7 @@ impl Model {
             },
             "gap" if channel != "@me" => {
                 let session = witness.sessions.get_mut(&channel).expect("only subscribers miss something");
-                let (from, to) = (number("from_seq").unwrap(), number("to_seq").unwrap());
-                let lost = number("lost").unwrap();
-                assert!(from <= to && (1..=to - from + 1).contains(&lost), "{}", brief(frame));
-                if session.fresh && to <= session.start {
-                    session.fresh = false;
-                    return;
-                }
-                assert!(from > session.last, "a gap stands in its place: {from} after {}", session.last);
-                session.last = to;
-                session.accounted.extend(from..=to);
+                session.misses(frame);
             }
             "interrupt_result" if frame["outcome"] != "pending" => {
                 let request = number("id").unwrap();
