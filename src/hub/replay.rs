@@ -183,6 +183,10 @@ impl Hub {
         if let Some(subscriber) = topic.subscriber_mut(slot) {
             subscriber.hearing = Hearing::Live;
         }
+        if holes.as_ref().is_some_and(|holes| !holes.is_empty()) {
+            // What was shed before it began to read lies before that.
+            self.tell_missed(slot, Some(place), out);
+        }
         for hole in holes.iter().flatten() {
             out.push(gap(conn, name.clone(), epoch, hole));
         }
