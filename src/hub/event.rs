@@ -192,6 +192,11 @@ impl Effects {
         self.list.push(effect);
     }
 
+    /// The recipients noted since there were `start` of them.
+    pub(super) fn noted(&self, start: usize) -> Recipients {
+        start as u32..self.recipients.len() as u32
+    }
+
     /// The slots that a range stands for.
     pub fn slots(&self, to: &Recipients) -> &[u32] {
         self.recipients.get(to.start as usize..to.end as usize).unwrap_or_default()

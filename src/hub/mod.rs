@@ -3,38 +3,146 @@
 //! Knows who is connected, who hears what, what is kept and what runs. Does not
 //! know how any of it travels.
 
+mod auth;
+mod channels;
+mod connections;
+mod deadlines;
 pub mod event;
+mod interrupts;
+mod lifetime;
+mod limits;
+mod logs;
+mod operations;
+mod presence;
+mod publish;
+mod random;
+mod recent;
+mod replay;
+mod requests;
 pub mod rights;
 pub mod settings;
+mod state;
+mod subscribe;
 
 pub use event::{
     Anomaly, Asker, Claim, Effect, Effects, Input, LogKey, Now, Outbound, Peer, Recipients, TokenFault,
 };
 pub use rights::{Identity, Pattern, Rights};
 pub use settings::Settings;
+pub use state::StateError;
 
-use crate::protocol::Moment;
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::frame::Counters;
+use crate::protocol::{Close, Frame, Moment, Refusal, RequestId};
+use deadlines::Task;
 
 /// All state worth reasoning about.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Hub {
+    #[serde(skip)]
     settings: Settings,
+    random: random::Random,
+    connections: connections::Connections,
+    channels: channels::Channels,
+    operations: operations::Operations,
+    pending: interrupts::Pending,
+    recent: recent::Recent,
+    deadlines: deadlines::Deadlines,
+    counters: Counters,
+    /// When the first thing happened.
+    started: Option<Moment>,
+    /// How everybody is sent away, once the daemon ends.
+    stopping: Option<Close>,
 }
+
+/// A request as far as answering it goes.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+struct Ask {
+    from: Asker,
+    id: Option<RequestId>,
+}
+
+/// A request is carried out, or refused.
+type Done = Result<(), Refusal>;
 
 impl Hub {
     /// An empty hub. `seed` makes its ids and epochs unlike those of any other.
     pub fn new(settings: Settings, seed: u64) -> Self {
-        let _ = seed;
-        Self { settings }
+        Self {
+            settings,
+            random: random::Random::new(seed),
+            connections: connections::Connections::default(),
+            channels: channels::Channels::default(),
+            operations: operations::Operations::default(),
+            pending: interrupts::Pending::default(),
+            recent: recent::Recent::default(),
+            deadlines: deadlines::Deadlines::default(),
+            counters: Counters::default(),
+            started: None,
+            stopping: None,
+        }
     }
 
     /// Takes one fact in and pushes the orders that follow onto `out`.
     pub fn handle(&mut self, now: Now, input: Input, out: &mut Effects) {
-        let _ = (now, input, out, &self.settings);
+        self.started.get_or_insert(now.moment);
+        match input {
+            Input::Opened { conn, peer } => self.opened(now, conn, peer, out),
+            Input::Identified { conn, id, inbox, claim } => {
+                let ask = Ask { from: Asker::Connection(conn), id };
+                self.identified(now, &ask, conn, auth::Proof { inbox, claim }, out);
+            }
+            Input::Said { from, said } => self.said(now, from, said, out),
+            Input::Misspoke { from, misspoken } => self.misspoke(now, from, misspoken, out),
+            Input::Heard { conn } => self.alive(now, conn),
+            Input::Outbound { conn, state } => self.outbound(now, conn, state, out),
+            Input::Took { conn } => self.took(now, conn),
+            Input::Written { conn, log, seq } => self.written(now, conn, &log, seq, out),
+            Input::Fetched { conn, log, messages } => self.fetched(now, conn, &log, messages, out),
+            Input::Closed { conn } => self.closed(now, conn, out),
+            Input::Due => self.due(now, out),
+            Input::Stopping { close } => self.stop(now, close, out),
+        }
     }
 
     /// The next moment at which something is due, if anything is.
     pub fn deadline(&self) -> Option<Moment> {
-        None
+        let first = [
+            self.deadlines.first(),
+            self.channels.deadline(),
+            self.operations.deadline(),
+            self.recent.deadline(),
+        ];
+        first.into_iter().flatten().min()
+    }
+
+    fn due(&mut self, now: Now, out: &mut Effects) {
+        while let Some(task) = self.deadlines.pop(now.moment) {
+            match task {
+                Task::Connection(slot) => self.attend(now, slot, out),
+                Task::Operation(place) => self.attend_operation(now, place, out),
+                Task::Pending(number) => self.give_up(number, out),
+                Task::Expiry(place) => self.expire(now, place, out),
+                Task::Absence(place) => self.absent(now, place, out),
+            }
+        }
+        self.channels.forget(now.moment);
+        self.operations.forget(now.moment);
+        self.recent.forget(now.moment);
+    }
+
+    fn answer(&self, ask: &Ask, frame: Frame<'static>, out: &mut Effects) {
+        out.push(Effect::Answer { to: ask.from, id: ask.id.clone(), frame: Box::new(frame) });
+    }
+
+    fn refuse(&mut self, now: Now, ask: &Ask, refusal: Refusal, out: &mut Effects) {
+        self.counters.requests_refused += 1;
+        let mistake = refusal.code.is_a_mistake();
+        let refusal = Box::new(refusal);
+        out.push(Effect::Refuse { to: ask.from, id: ask.id.clone(), refusal });
+        if mistake {
+            self.count_mistake(now, ask.from, out);
+        }
     }
 }

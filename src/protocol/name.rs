@@ -115,6 +115,11 @@ impl Channel {
         Self(format!("operation:{operation}").into())
     }
 
+    /// What frames call a user's own inbox. It is no channel to subscribe to.
+    pub fn inbox() -> Self {
+        Self("@me".into())
+    }
+
     /// The operation whose channel this is.
     pub fn operation(&self) -> Option<&str> {
         self.as_str().strip_prefix("operation:")
@@ -134,6 +139,11 @@ impl Channel {
 }
 
 impl Event {
+    /// Somebody asks for an operation to stop.
+    pub fn interrupt() -> Self {
+        Self("system:interrupt".into())
+    }
+
     /// Whether only the daemon emits it: `system:…`.
     pub fn is_reserved(&self) -> bool {
         self.as_str().starts_with("system:")
@@ -155,6 +165,21 @@ const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
 /// 96 bits, five a character.
 const CONNECTION_ID_LENGTH: usize = 20;
+
+impl MessageId {
+    /// One that the hub makes, of a number that it gives out once.
+    pub fn made(number: u64) -> Self {
+        Self(spelled(number).into())
+    }
+}
+
+/// A number as the thirteen letters and digits that ids and epochs are made of.
+pub fn spelled(number: u64) -> String {
+    let text = ConnectionId { slot: 0, tag: number }.text();
+    /// What the slot, which is zero, takes of the text.
+    const LEADING: usize = 7;
+    String::from_utf8_lossy(&text[LEADING..]).into_owned()
+}
 
 impl ConnectionId {
     /// Reads what [`fmt::Display`] wrote; anything else names no connection.

@@ -1,0 +1,130 @@
+//! The daemon's arguments.
+//!
+//! Knows their names and explains them. Does not act on any.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use lexopt::Arg::{Long, Short, Value};
+
+/// What `--help` prints.
+pub(crate) const HELP: &str = "\
+wshubd carries messages between WebSocket clients, scripts and local workers,
+and stops a long-running job the moment somebody presses Stop.
+
+Usage: wshubd [--config FILE] [--check | --show]
+
+It needs no configuration: without one it listens on http://127.0.0.1:8098,
+asks for tokens, and keeps its state and a generated key where only you can
+read them. `wshubctl token new --user NAME` then mints a token to try it with,
+and `wshubctl --help` shows what can be said from a shell.
+
+Options:
+  --config FILE   Read FILE instead of the usual files, which are
+                  /etc/wshubd/wshubd.toml and over it, in order of name,
+                  /etc/wshubd/conf.d/*.toml
+  --check         Say what is wrong with the configuration, its keys and its
+                  secrets, then exit; nothing is started or created
+  --show          Print the configuration in effect as TOML, then exit
+  -V, --version   Print the version, then exit
+  -h, --help      Print this, then exit
+
+Environment:
+  WSHUBD_SECTION__KEY wins over files: WSHUBD_LISTEN__HTTP=127.0.0.1:9000,
+  WSHUBD_AUTH__ANONYMOUS=true, WSHUBD_LIMITS__MESSAGE_BYTES=1MiB. Lists are
+  written as in TOML: WSHUBD_AUTH__SUBSCRIBE='[\"logs:*\", \"chat\"]'.
+  systemd's STATE_, RUNTIME_, CONFIGURATION_ and CREDENTIALS_DIRECTORY are
+  used where they are set, else XDG_STATE_HOME and XDG_RUNTIME_DIR.
+
+Exit status: 0 after a clean stop, 64 for wrong arguments, 78 for a wrong
+configuration, 1 for anything else.
+";
+
+/// What is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Task {
+    Run,
+    Check,
+    Show,
+    Version,
+    Help,
+}
+
+/// All arguments.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Args {
+    pub(crate) task: Task,
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// Reads arguments, without the command's own name.
+pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Args, lexopt::Error> {
+    let mut parser = lexopt::Parser::from_args(args.into_iter().collect::<Vec<_>>());
+    let mut read = Args { task: Task::Run, config: None };
+    while let Some(arg) = parser.next()? {
+        let task = match arg {
+            Long("config") if read.config.is_some() => {
+                return Err("--config can be given only once; drop-ins go into conf.d".into());
+            }
+            Long("config") => {
+                read.config = Some(parser.value()?.into());
+                continue;
+            }
+            Long("check") => Task::Check,
+            Long("show") => Task::Show,
+            // Whatever else was said: who asks for help should get it.
+            Short('V') | Long("version") => return Ok(Args { task: Task::Version, ..read }),
+            Short('h') | Long("help") => return Ok(Args { task: Task::Help, ..read }),
+            Value(_) | Short(_) | Long(_) => return Err(arg.unexpected()),
+        };
+        if read.task != Task::Run && read.task != task {
+            return Err("--check and --show are two different questions".into());
+        }
+        read.task = task;
+    }
+    Ok(read)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Args, Task, parse};
+
+    fn read(args: &[&str]) -> Result<Args, String> {
+        parse(args.iter().map(Into::into)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn no_arguments_start_the_daemon() {
+        assert_eq!(read(&[]), Ok(Args { task: Task::Run, config: None }));
+    }
+
+    #[test]
+    fn a_file_goes_with_any_task() {
+        for (option, task) in [("--check", Task::Check), ("--show", Task::Show)] {
+            let expected = Ok(Args { task, config: Some("a.toml".into()) });
+            assert_eq!(read(&[option, "--config", "a.toml"]), expected);
+            assert_eq!(read(&["--config=a.toml", option]), expected);
+        }
+    }
+
+    #[test]
+    fn help_is_given_whatever_else_is_said() {
+        assert_eq!(read(&["--check", "-h"]).map(|args| args.task), Ok(Task::Help));
+        assert_eq!(read(&["--version", "--nonsense"]).map(|args| args.task), Ok(Task::Version));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused() {
+        let wrong: [&[&str]; 6] = [
+            &["--nonsense"],
+            &["start"],
+            &["--config"],
+            &["--config", "a", "--config", "b"],
+            &["--check", "--show"],
+            &["--check=yes"],
+        ];
+        for args in wrong {
+            assert!(read(args).is_err(), "{args:?}");
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! What the process was started with.
+//!
+//! Knows variables and who we are. Does not know what they lead to, and is
+//! handed around, so that a test can say it all.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+/// The environment of a process.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Environment {
+    variables: BTreeMap<OsString, OsString>,
+    /// The effective user id.
+    pub uid: u32,
+}
+
+impl Environment {
+    /// The one that we are in. `HOME` comes from the list of users where it is
+    /// not set.
+    pub fn of_process() -> Self {
+        let mut variables: BTreeMap<_, _> = std::env::vars_os().collect();
+        if let Some(home) = std::env::home_dir() {
+            variables.insert("HOME".into(), home.into());
+        }
+        Self { variables, uid: rustix::process::geteuid().as_raw() }
+    }
+
+    /// One made of the given variables alone.
+    pub fn new<N: Into<OsString>, T: Into<OsString>>(
+        uid: u32,
+        variables: impl IntoIterator<Item = (N, T)>,
+    ) -> Self {
+        let pairs = variables.into_iter().map(|(name, text)| (name.into(), text.into()));
+        Self { variables: pairs.collect(), uid }
+    }
+
+    /// All variables, by name.
+    pub fn variables(&self) -> impl Iterator<Item = (&OsStr, &OsStr)> {
+        self.variables.iter().map(|(name, text)| (name.as_os_str(), text.as_os_str()))
+    }
+
+    /// The directory that a variable names: absolute, as both systemd and the
+    /// XDG base directories have it; of systemd's lists the first.
+    pub fn directory(&self, name: &str) -> Option<PathBuf> {
+        let text = self.variables.get(OsStr::new(name))?;
+        std::env::split_paths(text).next().filter(|path| path.is_absolute())
+    }
+}

@@ -1,0 +1,93 @@
+//! What is wrong with a configuration, and where.
+//!
+//! Knows how a mistake is told to the person who made it. Does not know what
+//! makes a mistake.
+
+use std::fmt;
+use std::path::Path;
+use std::rc::Rc;
+
+/// Where something was written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// In a file, from line 1.
+    Line { file: Rc<Path>, line: usize },
+    /// In a file as a whole: it cannot be read, or holds what it should not.
+    File(Rc<Path>),
+    /// In a variable of the environment.
+    Variable(Rc<str>),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Line { file, line } => write!(f, "{}:{line}", file.display()),
+            Self::File(file) => write!(f, "{}", file.display()),
+            Self::Variable(name) => write!(f, "{name} in the environment"),
+        }
+    }
+}
+
+/// One mistake.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Problem {
+    pub place: Place,
+    /// Names the key and what is wanted.
+    pub message: String,
+}
+
+impl Problem {
+    /// A mistake in what `place` says.
+    pub fn new(place: Place, message: impl Into<String>) -> Self {
+        Self { place, message: message.into() }
+    }
+
+    /// A mistake of a file as a whole.
+    pub fn in_file(file: &Path, message: impl Into<String>) -> Self {
+        Self::new(Place::File(file.into()), message)
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.message)
+    }
+}
+
+/// Everything that is wrong, so that one attempt shows it all.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ConfigError {
+    /// At least one, in the order in which they were found.
+    pub problems: Vec<Problem>,
+}
+
+impl ConfigError {
+    /// `Ok` where there is nothing to complain about.
+    ///
+    /// # Errors
+    /// All `problems`, if there are any.
+    pub fn unless_empty(problems: Vec<Problem>) -> Result<(), Self> {
+        if problems.is_empty() { Ok(()) } else { Err(Self { problems }) }
+    }
+}
+
+impl From<Problem> for ConfigError {
+    fn from(problem: Problem) -> Self {
+        Self { problems: vec![problem] }
+    }
+}
+
+/// One line for each problem.
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, problem) in self.problems.iter().enumerate() {
+            if i > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}

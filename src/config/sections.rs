@@ -1,0 +1,286 @@
+//! The options: their names, ranges and defaults.
+//!
+//! Knows what each key may be set to, and which two do not go together. Numbers
+//! that the hub decides by have their defaults there.
+
+use std::collections::HashSet;
+use std::ops::RangeInclusive;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::error::Place;
+use super::table::{Problems, Table};
+use super::tree::Entries;
+use super::{
+    Alg, Auth, ChannelPolicy, Config, Disk, Environment, INBOX, KeyFile, Limits, Listen, Principal, State,
+    Store, StoreKind, Worker, places,
+};
+use crate::edge::origin;
+use crate::hub::settings::{self, Heartbeat, Keep, Policy};
+use crate::hub::{Pattern, Rights, Settings};
+use crate::protocol::name::LONGEST_NAME;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// So many of anything fit into the memory of a small machine's big sister;
+/// more is a slip of the keyboard.
+const MANY: RangeInclusive<u64> = 1..=1_000_000;
+
+const fn seconds(low: u64, high: u64) -> RangeInclusive<Duration> {
+    Duration::from_secs(low)..=Duration::from_secs(high)
+}
+
+const HOUR: u64 = 3600;
+const DAY: u64 = 24 * HOUR;
+
+/// Makes a configuration of what was written; `problems` says whether it may
+/// be used.
+pub(super) fn config(entries: Entries, environment: &Environment, problems: &Problems) -> Config {
+    let mut root = Table::root(entries, Rc::clone(problems));
+    let listen = listen(root.table("listen"), environment);
+    let state = state(root.table("state"), environment);
+    let auth = auth(root.table("auth"), environment);
+    let worker = worker(root.table("worker"));
+    let mut limits = limits(root.table("limits"));
+    let heartbeat = heartbeat(root.table("heartbeat"));
+    let channels = channels(root.tables("channel"));
+    let store = store(root.table("store"), &mut limits);
+    root.finish();
+    Config { listen, state, auth, worker, limits, heartbeat, channels, store }
+}
+
+/// The paths that are the daemon's own.
+const TAKEN: [&str; 6] =
+    ["/broadcast", "/api/v1/broadcast", "/interrupt", "/api/v1/ws/stats", "/metrics", "/healthz"];
+
+fn listen(mut table: Table, environment: &Environment) -> Listen {
+    let usual = |paths: [&str; 3]| paths.map(str::to_owned).to_vec();
+    if let Some(place) = table.place_of_nothing("paths") {
+        table.complain(place, "`listen.paths` wants at least one path".into());
+    }
+    let listen = Listen {
+        http: table.list("http", vec![([127, 0, 0, 1], 8098).into()], |text| {
+            text.parse()
+                .map_err(|_| "an address and port, such as \"127.0.0.1:8098\" or \"[::1]:8098\"".into())
+        }),
+        worker: table.path("worker").unwrap_or_else(|| places::worker_socket(environment)),
+        paths: table.list("paths", usual(["/api/v1/ws", "/ws/connect", "/ws"]), |text| {
+            let clean =
+                text.starts_with('/') && text.bytes().all(|b| b.is_ascii_graphic() && b != b'?' && b != b'#');
+            match clean {
+                true if TAKEN.contains(&text) => Err("a path that nothing else answers on".into()),
+                true => Ok(text.to_owned()),
+                false => Err("a path such as \"/ws\", without a query".into()),
+            }
+        }),
+        allowed_origins: table.list("allowed_origins", Vec::new(), |text| {
+            let fits = text == "*" || text == "null" || origin::Origin::parse(text).is_some();
+            let wanted = "\"scheme://host\" or \"scheme://host:port\" without a path, \"null\", or \"*\"";
+            fits.then(|| text.to_owned()).ok_or_else(|| wanted.into())
+        }),
+        allowed_hosts: table.list("allowed_hosts", Vec::new(), |text| {
+            let wanted = "a host name such as \"hub.example.org\"";
+            origin::Host::parse(text).map(|_| text.to_owned()).ok_or_else(|| wanted.into())
+        }),
+        metrics_open: table.boolean("metrics_open", false),
+    };
+    table.finish();
+    listen
+}
+
+fn state(mut table: Table, environment: &Environment) -> State {
+    let state = State {
+        directory: table.path("directory").unwrap_or_else(|| places::state_directory(environment)),
+        store: table.choice("store", StoreKind::Sled, &StoreKind::NAMES),
+    };
+    table.finish();
+    state
+}
+
+impl StoreKind {
+    pub(super) const NAMES: [(&'static str, Self); 2] = [("sled", Self::Sled), ("memory", Self::Memory)];
+}
+
+fn auth(mut table: Table, environment: &Environment) -> Auth {
+    let usual = Settings::default().rights;
+    let keys = keys(table.tables("keys"));
+    let pattern = |text: &str| {
+        let fits = (1..=LONGEST_NAME).contains(&text.len());
+        fits.then(|| Pattern::new(text)).ok_or_else(|| format!("a pattern of 1 to {LONGEST_NAME} bytes"))
+    };
+    let auth = Auth {
+        anonymous: table.boolean("anonymous", Settings::default().anonymous),
+        query_token: table.boolean("query_token", true),
+        keys,
+        broadcast_secrets: table.list("broadcast_secrets", Vec::new(), |text| match text {
+            "" => Err("the path of a file".to_owned()),
+            text => Ok(text.into()),
+        }),
+        rights: Rc::new(Rights {
+            subscribe: table.list("subscribe", usual.subscribe.clone(), pattern),
+            publish: table.list("publish", usual.publish.clone(), pattern),
+            interrupt: table.list("interrupt", usual.interrupt.clone(), pattern),
+            admin: false,
+        }),
+        credentials: environment.directory("CREDENTIALS_DIRECTORY"),
+    };
+    table.finish();
+    auth
+}
+
+/// Keys of tokens. A key id names one key, or an attacker could choose.
+fn keys(tables: Vec<(Place, Table)>) -> Vec<KeyFile> {
+    let mut seen = HashSet::new();
+    let mut keys = Vec::new();
+    for (place, mut table) in tables {
+        let alg = table.place("alg").map(|_| table.choice("alg", Alg::Hs256, &Alg::NAMES));
+        let file = table.path("file");
+        let kid = table.parsed("kid", |text| {
+            let fits = (1..=LONGEST_NAME).contains(&text.len());
+            fits.then(|| text.to_owned()).ok_or_else(|| format!("a key id of 1 to {LONGEST_NAME} bytes"))
+        });
+        if let Some(kid) = kid.as_ref().filter(|kid| !seen.insert((*kid).clone())) {
+            table.complain(place.clone(), format!("two keys have the `kid` {kid:?}"));
+        }
+        match (alg, file) {
+            (Some(alg), Some(file)) => keys.push(KeyFile { alg, file, kid }),
+            _ => table.complain(
+                place,
+                "a key of `auth.keys` wants `alg` and `file`, such as { alg = \"HS256\", file = \"/etc/wshubd/jwt.key\" }"
+                    .into(),
+            ),
+        }
+        table.finish();
+    }
+    keys
+}
+
+fn worker(mut table: Table) -> Worker {
+    let principal = |text: &str| {
+        let named = |name: &str| Some(name.to_owned()).filter(|name| !name.is_empty());
+        let group = text.strip_prefix('@').and_then(named).map(Principal::Group);
+        let unit = || text.strip_prefix("unit:").and_then(named).map(Principal::Unit);
+        let uid = || text.parse().ok().map(Principal::Uid);
+        let wanted = "a user's number, \"@group\" or \"unit:name.service\"";
+        group.or_else(unit).or_else(uid).ok_or_else(|| wanted.to_owned())
+    };
+    let worker = Worker {
+        allow: table.list("allow", Vec::new(), principal),
+        admins: table.list("admins", Vec::new(), principal),
+    };
+    table.finish();
+    worker
+}
+
+fn limits(mut table: Table) -> Limits {
+    let usual = settings::Limits::default();
+    let patience = seconds(1, HOUR);
+    let limits = Limits {
+        hub: settings::Limits {
+            requests_per_second: table.number("requests_per_second", usual.requests_per_second, MANY),
+            burst: table.number("burst", usual.burst, MANY),
+            // Below 1 KiB a token would not fit into an `auth` request of any use.
+            message_bytes: table.size("message_bytes", usual.message_bytes, KIB..=64 * MIB),
+            subscriptions: table.number("subscriptions", usual.subscriptions, MANY),
+            connections_per_user: table.number("connections_per_user", usual.connections_per_user, MANY),
+            auth: table.duration("auth_timeout", usual.auth, patience.clone()),
+            stall: table.duration("stall_timeout", usual.stall, patience.clone()),
+            ..usual
+        },
+        queue_messages: table.number("queue_messages", 256, MANY),
+        queue_bytes: table.size("queue_bytes", 256 << 10, KIB..=GIB),
+        connections: table.number("connections", 10_000, MANY),
+        handshake: table.duration("handshake_timeout", Duration::from_secs(10), patience),
+    };
+    table.finish();
+    limits
+}
+
+fn heartbeat(mut table: Table) -> Heartbeat {
+    let usual = Heartbeat::default();
+    let place = table.place("pong_timeout").or_else(|| table.place("ping_interval"));
+    let heartbeat = Heartbeat {
+        ping_interval: table.duration("ping_interval", usual.ping_interval, seconds(1, DAY)),
+        pong_timeout: table.duration("pong_timeout", usual.pong_timeout, seconds(2, 2 * DAY)),
+    };
+    if let Some(place) = place.filter(|_| heartbeat.pong_timeout <= heartbeat.ping_interval) {
+        let [pong, ping] = [heartbeat.pong_timeout, heartbeat.ping_interval].map(super::show::duration);
+        let message = format!(
+            "`heartbeat.pong_timeout` ({pong}) must be longer than `heartbeat.ping_interval` ({ping}), or \
+             everybody is closed before being asked"
+        );
+        table.complain(place, message);
+    }
+    table.finish();
+    heartbeat
+}
+
+impl Disk {
+    pub(super) const NAMES: [(&'static str, Self); 3] =
+        [("behind", Self::Behind), ("stop", Self::Stop), ("never", Self::Never)];
+}
+
+/// Words for [`Keep`], which is the hub's.
+pub(super) const KEEPS: [(&str, Keep); 3] =
+    [("undelivered", Keep::Undelivered), ("history", Keep::History), ("never", Keep::Never)];
+
+fn channels(tables: Vec<(Place, Table)>) -> Vec<ChannelPolicy> {
+    let mut seen = HashSet::new();
+    let mut channels = Vec::new();
+    for (place, mut table) in tables {
+        if let Some(channel) = channel(&place, &mut table) {
+            let pattern = channel.pattern.as_str().to_owned();
+            if seen.contains(&pattern) {
+                let message = format!("an earlier `[[channel]]` matches {pattern:?} already");
+                table.complain(place, message);
+            }
+            seen.insert(pattern);
+            channels.push(channel);
+        }
+        table.finish();
+    }
+    channels
+}
+
+fn channel(place: &Place, table: &mut Table) -> Option<ChannelPolicy> {
+    let usual = Policy::default();
+    let missing = table.place("match").is_none();
+    let pattern = table.parsed("match", |text| {
+        let own = text.starts_with('@') && text != INBOX;
+        let fits = (1..=LONGEST_NAME).contains(&text.len()) && !own;
+        let wanted = format!("a pattern of 1 to {LONGEST_NAME} bytes for channels, or {INBOX:?} for inboxes");
+        fits.then(|| text.to_owned()).ok_or(wanted)
+    });
+    if missing {
+        table.complain(place.clone(), "a `[[channel]]` wants `match`, such as match = \"orders:*\"".into());
+    }
+    let keep = table.choice("keep", usual.keep, &KEEPS);
+    if keep == Keep::History && pattern.as_deref() == Some(INBOX) {
+        // An inbox goes on until it is acknowledged; there is no past to ask for.
+        let message = format!("the inbox ({INBOX:?}) wants `keep` \"undelivered\" or \"never\"");
+        table.complain(place.clone(), message);
+    }
+    let policy = Policy {
+        keep,
+        count: table.number("count", usual.count, MANY),
+        bytes: table.size("bytes", usual.bytes, KIB..=GIB),
+        ttl: table.duration("ttl", usual.ttl, seconds(1, 3650 * DAY)),
+    };
+    let disk = table.choice("disk", Disk::for_keep(keep), &Disk::NAMES);
+    Some(ChannelPolicy { pattern: Pattern::new(&pattern?), policy, disk })
+}
+
+fn store(mut table: Table, limits: &mut Limits) -> Store {
+    // Addresses of 32 bits are the limit: the hub counts these bytes in memory.
+    limits.hub.kept_bytes = table.size("bytes", limits.hub.kept_bytes, 64 * KIB..=2 * GIB);
+    let write_delay = Duration::ZERO..=Duration::from_secs(HOUR);
+    let store = Store {
+        write_delay: table.duration("write_delay", Duration::from_secs(1), write_delay),
+        flash_budget: Some(table.size("flash_budget", 256 * MIB, 0..=1024 * GIB))
+            .filter(|budget| *budget > 0),
+    };
+    table.finish();
+    store
+}

@@ -1,0 +1,158 @@
+//! A configuration as a file.
+//!
+//! Knows how values are spelled so that they are read as the same again. Does
+//! not know secrets: the configuration holds only the names of their files.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use super::sections::KEEPS;
+use super::{Config, Disk, KeyFile, Principal, StoreKind};
+use crate::hub::Pattern;
+
+/// Spells a size with the largest unit that it is a multiple of.
+pub(super) fn size(bytes: u64) -> String {
+    let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    let whole = units.iter().find(|(_, shift)| bytes > 0 && bytes.is_multiple_of(1 << shift));
+    whole.map_or_else(|| bytes.to_string(), |(unit, shift)| format!("\"{}{unit}\"", bytes >> shift))
+}
+
+/// Spells a duration.
+pub(super) fn duration(duration: Duration) -> String {
+    format!("\"{}\"", humantime::format_duration(duration))
+}
+
+/// Spells text. What cannot stand in quotes is escaped.
+fn text(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            c if c.is_control() => quoted.push_str(&format!("\\U{:08X}", u32::from(c))),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+fn path(path: &Path) -> String {
+    text(&path.to_string_lossy())
+}
+
+fn list<T>(items: &[T], spell: impl Fn(&T) -> String) -> String {
+    let items: Vec<String> = items.iter().map(spell).collect();
+    format!("[{}]", items.join(", "))
+}
+
+fn word<T: PartialEq>(names: &[(&str, T)], of: &T) -> String {
+    text(names.iter().find(|(_, value)| value == of).map_or("", |(name, _)| name))
+}
+
+fn key(key: &KeyFile) -> String {
+    let kid = key.kid.as_ref().map(|kid| format!(", kid = {}", text(kid))).unwrap_or_default();
+    format!("{{ alg = {}, file = {}{kid} }}", text(key.alg.name()), path(&key.file))
+}
+
+fn principal(principal: &Principal) -> String {
+    match principal {
+        Principal::Uid(uid) => uid.to_string(),
+        Principal::Group(group) => text(&format!("@{group}")),
+        Principal::Unit(unit) => text(&format!("unit:{unit}")),
+    }
+}
+
+/// Lines of a file, section by section.
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    fn section(&mut self, head: &str) {
+        let gap = if self.0.is_empty() { "" } else { "\n" };
+        self.line(format_args!("{gap}{head}"));
+    }
+
+    fn set(&mut self, key: &str, value: impl std::fmt::Display) {
+        self.line(format_args!("{key} = {value}"));
+    }
+
+    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        let written = writeln!(self.0, "{line}");
+        debug_assert!(written.is_ok(), "writing to memory cannot fail");
+    }
+}
+
+/// Everything, in the order of the example file.
+pub(super) fn config(config: &Config) -> String {
+    let mut page = Page::default();
+    let Config { listen, state, auth, worker, heartbeat, store, .. } = config;
+    page.section("[listen]");
+    page.set("http", list(&listen.http, |address| text(&address.to_string())));
+    page.set("worker", path(&listen.worker));
+    page.set("paths", list(&listen.paths, |path| text(path)));
+    page.set("allowed_origins", list(&listen.allowed_origins, |origin| text(origin)));
+    page.set("allowed_hosts", list(&listen.allowed_hosts, |host| text(host)));
+    page.set("metrics_open", listen.metrics_open);
+
+    page.section("[state]");
+    page.set("directory", path(&state.directory));
+    page.set("store", word(&StoreKind::NAMES, &state.store));
+
+    let patterns = |patterns: &[Pattern]| list(patterns, |pattern| text(pattern.as_str()));
+    page.section("[auth]");
+    page.set("anonymous", auth.anonymous);
+    page.set("query_token", auth.query_token);
+    page.set("keys", list(&auth.keys, key));
+    page.set("broadcast_secrets", list(&auth.broadcast_secrets, |file| path(file)));
+    page.set("subscribe", patterns(&auth.rights.subscribe));
+    page.set("publish", patterns(&auth.rights.publish));
+    page.set("interrupt", patterns(&auth.rights.interrupt));
+
+    page.section("[worker]");
+    page.set("allow", list(&worker.allow, principal));
+    page.set("admins", list(&worker.admins, principal));
+
+    limits(&mut page, config);
+
+    page.section("[heartbeat]");
+    page.set("ping_interval", duration(heartbeat.ping_interval));
+    page.set("pong_timeout", duration(heartbeat.pong_timeout));
+
+    channels(&mut page, config);
+
+    page.section("[store]");
+    page.set("write_delay", duration(store.write_delay));
+    page.set("bytes", size(config.limits.hub.kept_bytes as u64));
+    page.set("flash_budget", size(store.flash_budget.unwrap_or_default()));
+    page.0
+}
+
+fn limits(page: &mut Page, config: &Config) {
+    let limits = &config.limits;
+    page.section("[limits]");
+    page.set("requests_per_second", limits.hub.requests_per_second);
+    page.set("burst", limits.hub.burst);
+    page.set("message_bytes", size(limits.hub.message_bytes as u64));
+    page.set("queue_messages", limits.queue_messages);
+    page.set("queue_bytes", size(limits.queue_bytes as u64));
+    page.set("subscriptions", limits.hub.subscriptions);
+    page.set("connections", limits.connections);
+    page.set("connections_per_user", limits.hub.connections_per_user);
+    page.set("handshake_timeout", duration(limits.handshake));
+    page.set("auth_timeout", duration(limits.hub.auth));
+    page.set("stall_timeout", duration(limits.hub.stall));
+}
+
+fn channels(page: &mut Page, config: &Config) {
+    for channel in &config.channels {
+        page.section("[[channel]]");
+        page.set("match", text(channel.pattern.as_str()));
+        page.set("keep", word(&KEEPS, &channel.policy.keep));
+        page.set("count", channel.policy.count);
+        page.set("bytes", size(channel.policy.bytes as u64));
+        page.set("ttl", duration(channel.policy.ttl));
+        page.set("disk", word(&Disk::NAMES, &channel.disk));
+    }
+}

@@ -1,0 +1,215 @@
+//! What starts, in which order; it stops in reverse.
+//!
+//! Knows all rooms of the house and the signals. Does not know what goes on in
+//! the rooms.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use async_signal::{Signal, Signals};
+use rustix::fs::{FlockOperation, flock};
+use smol::stream::StreamExt;
+use smol::{LocalExecutor, Timer};
+
+use crate::config::{Config, ConfigError, places};
+use crate::edge::driver::{Driver, Shared};
+use crate::edge::http::Site;
+use crate::edge::listen;
+use crate::edge::origin::Gate;
+use crate::edge::outbox::Bounds;
+use crate::edge::peers::Peers;
+use crate::edge::secret::{Absent, Secrets};
+use crate::edge::token::Verifier;
+use crate::edge::{clock, serve};
+use crate::hub::{Hub, Input};
+use crate::protocol::Close;
+
+/// Why the daemon did not start.
+#[derive(Debug)]
+pub enum Error {
+    /// The configuration, a key or a secret.
+    Config(ConfigError),
+    /// A directory or file of the daemon's own.
+    State(PathBuf, io::Error),
+    /// Another daemon has the state directory.
+    Running(PathBuf),
+    /// A TCP address.
+    Listen(SocketAddr, io::Error),
+    /// A group that the configuration names and the machine does not have.
+    Group(String),
+    /// The workers' socket.
+    Worker(PathBuf, io::Error),
+    /// The signals of the process.
+    Signals(io::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(error) => error.fmt(f),
+            Self::State(path, error) => write!(f, "{}: {error}", path.display()),
+            Self::Running(path) => write!(
+                f,
+                "another wshubd is already running with the state directory {}; give this one another \
+                 (`[state] directory`), or stop that one",
+                path.display()
+            ),
+            Self::Listen(address, error) => {
+                write!(f, "cannot listen on {address}: {error} (`[listen] http` sets the address)")
+            }
+            Self::Group(name) => write!(f, "there is no group {name:?}, which `[worker]` names"),
+            Self::Worker(path, error) => {
+                write!(
+                    f,
+                    "cannot open the worker socket {}: {error} (`[listen] worker` sets the path)",
+                    path.display()
+                )
+            }
+            Self::Signals(error) => write!(f, "cannot receive signals: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<ConfigError> for Error {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(error)
+    }
+}
+
+impl Error {
+    /// What the process exits with, after `sysexits.h`. systemd does not start
+    /// again what ended with 78.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::Group(_) => 78,
+            Self::State(..) => 73,
+            Self::Running(_) | Self::Listen(..) | Self::Worker(..) => 69,
+            Self::Signals(_) => 71,
+        }
+    }
+}
+
+/// How long peers may take to read what they are owed when the daemon stops.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Runs until a signal ends it.
+///
+/// # Errors
+/// Whatever keeps it from starting; once it runs, nothing does.
+pub fn run(config: &Config) -> Result<(), Error> {
+    let directory = &config.state.directory;
+    places::create_directory(directory).map_err(ConfigError::from)?;
+    let _lock = lock(directory)?;
+    let verifier = Rc::new(Verifier::new(&config.auth, directory)?);
+    let secrets = Secrets::open(&config.auth, directory, Absent::Generate)?;
+    let peers = Peers::new(&config.worker).map_err(Error::Group)?;
+    let executor = Rc::new(LocalExecutor::new());
+    // As a task of its own it is polled when a signal comes, not at every turn.
+    let serving = executor.spawn(serve(config.clone(), verifier, secrets, peers, executor.clone()));
+    smol::block_on(executor.run(serving))
+}
+
+async fn serve(
+    config: Config,
+    verifier: Rc<Verifier>,
+    secrets: Secrets,
+    peers: Peers,
+    executor: Rc<LocalExecutor<'static>>,
+) -> Result<(), Error> {
+    let mut signals = Signals::new([Signal::Term, Signal::Int]).map_err(Error::Signals)?;
+    let settings = config.hub_settings();
+    let message_bytes = settings.limits.message_bytes;
+    let bounds = Bounds { messages: config.limits.queue_messages, bytes: config.limits.queue_bytes };
+    let hub = Hub::new(settings, clock::random());
+    let driver: Shared = Rc::new(RefCell::new(Driver::new(hub, verifier.clone(), bounds, message_bytes)));
+    let site = Rc::new(Site {
+        gate: Gate::new(&config.listen, &hostname()),
+        verifier,
+        secrets,
+        paths: config.listen.paths.clone(),
+        query_token: config.auth.query_token,
+        metrics_open: config.listen.metrics_open,
+        message_bytes,
+        connections: config.limits.connections,
+        patience: config.limits.handshake,
+    });
+    executor.spawn(serve::end_turns(driver.clone(), executor.clone())).detach();
+    executor.spawn(serve::keep_time(driver.clone())).detach();
+    // Dropping these is what closes the doors.
+    let mut doors = Vec::new();
+    let mut addresses = Vec::new();
+    for &address in &config.listen.http {
+        let listener = listen::tcp(address).map_err(|error| Error::Listen(address, error))?;
+        // Port 0 asks the kernel to choose; what it chose is what people need.
+        addresses.push(listener.get_ref().local_addr().unwrap_or(address));
+        doors.push(executor.spawn(listen::accept_clients(
+            listener,
+            driver.clone(),
+            executor.clone(),
+            site.clone(),
+        )));
+    }
+    let socket = &config.listen.worker;
+    let listener = open_worker_socket(socket)?;
+    doors.push(executor.spawn(listen::accept_workers(listener, driver.clone(), executor.clone(), peers)));
+    log::info!("started: {}; workers at {}", endpoints(&config, &addresses), socket.display());
+
+    let signal = signals.next().await;
+    drop(doors);
+    driver.borrow_mut().told(Input::Stopping { close: Close::ShuttingDown });
+    let deadline = clock::now().moment + FAREWELL;
+    while !driver.borrow().is_idle() && clock::now().moment < deadline {
+        /// Short beside what a peer takes to hang up; only a stop waits like this.
+        const LOOK_AGAIN: Duration = Duration::from_millis(10);
+        Timer::after(LOOK_AGAIN).await;
+    }
+    // Whoever starts next finds no dead socket; one that is gone already is fine.
+    let _ = std::fs::remove_file(socket);
+    let cause = if matches!(signal, Some(Ok(Signal::Int))) { "SIGINT" } else { "SIGTERM" };
+    log::info!("stopped by {cause}");
+    Ok(())
+}
+
+fn endpoints(config: &Config, addresses: &[SocketAddr]) -> String {
+    let path = config.listen.paths.first().map_or("", String::as_str);
+    let each: Vec<String> = addresses.iter().map(|address| format!("ws://{address}{path}")).collect();
+    each.join(", ")
+}
+
+/// Only the daemon's own user may open a socket that no group was set for.
+const WORKER_SOCKET_MODE: u32 = 0o660;
+
+fn open_worker_socket(path: &Path) -> Result<smol::Async<std::os::unix::net::UnixListener>, Error> {
+    if let Some(directory) = path.parent() {
+        places::create_directory(directory).map_err(ConfigError::from)?;
+    }
+    listen::unix(path, WORKER_SOCKET_MODE).map_err(|error| Error::Worker(path.to_owned(), error))
+}
+
+/// Takes the state directory for this process; the lock ends with it.
+fn lock(directory: &Path) -> Result<File, Error> {
+    let path = directory.join("lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|error| Error::State(path, error))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(_) => Err(Error::Running(directory.to_owned())),
+    }
+}
+
+/// The machine's own name, by which it may be called.
+fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}

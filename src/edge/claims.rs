@@ -1,0 +1,179 @@
+//! What stands in a token.
+//!
+//! Knows the header and the claims as JSON, their types and bounds. Does not
+//! know whether any of it is true: signatures and clocks are next door.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::{self, IgnoredAny};
+use serde::{Deserialize, Deserializer};
+
+use crate::hub::{Pattern, Rights};
+
+/// The last second of the year 9999, the last that a frame can spell.
+pub(super) const LAST_SECOND: u64 = 253_402_300_799;
+
+/// Most patterns that a token may carry, and most bytes of them: they are
+/// matched at every request, and held as long as the connection.
+const MOST_PATTERNS: usize = 32;
+const MOST_PATTERN_BYTES: usize = 1024;
+
+/// Reads a JSON object.
+pub(super) fn read<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, String> {
+    let object: serde_json::Result<Object<T>> = serde_json::from_slice(json);
+    object.map(|object| object.0).map_err(|error| format!("cannot be read: {error}"))
+}
+
+/// A structure that is spelled as an object. serde alone would take an array of
+/// its fields as well.
+pub(super) struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Reader<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> de::Visitor<'de> for Reader<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, fields: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(de::value::MapAccessDeserializer::new(fields)).map(Object)
+            }
+        }
+        from.deserialize_map(Reader(PhantomData))
+    }
+}
+
+/// The header. A field that is there twice is refused, as it is in claims: two
+/// readers might not take the same one.
+#[derive(Deserialize)]
+pub(super) struct Header {
+    pub(super) alg: String,
+    pub(super) kid: Option<String>,
+    #[serde(default)]
+    pub(super) crit: Presence,
+}
+
+/// Whether a field is there, whatever it holds, `null` included.
+#[derive(Default)]
+pub(super) struct Presence(bool);
+
+impl Presence {
+    pub(super) fn is_present(&self) -> bool {
+        self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Presence {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        IgnoredAny::deserialize(from).map(|_| Self(true))
+    }
+}
+
+/// The claims that are looked at.
+#[derive(Deserialize)]
+pub(super) struct Claims {
+    pub(super) exp: NumericDate,
+    pub(super) nbf: Option<NumericDate>,
+    #[serde(alias = "userId")]
+    user_id: Option<Name>,
+    sub: Option<Name>,
+    wshub: Option<Object<Grant>>,
+}
+
+impl Claims {
+    /// The user that the token names.
+    pub(super) fn user(&self) -> Option<String> {
+        self.user_id.as_ref().or(self.sub.as_ref()).map(|name| name.0.clone())
+    }
+
+    /// What the token itself allows, if it says anything of that.
+    pub(super) fn grant(self) -> Option<Grant> {
+        self.wshub.map(|object| object.0)
+    }
+}
+
+/// Whole seconds since 1970 that a calendar can show.
+#[derive(Clone, Copy)]
+pub(super) struct NumericDate(u64);
+
+impl NumericDate {
+    pub(super) fn seconds(self) -> u64 {
+        self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for NumericDate {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let seconds = u64::deserialize(from)?;
+        if seconds > LAST_SECOND {
+            return Err(de::Error::custom("a time beyond the year 9999"));
+        }
+        Ok(Self(seconds))
+    }
+}
+
+/// Text, or a whole number by its digits.
+struct Name(String);
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl de::Visitor<'_> for Reader {
+            type Value = Name;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("text or a whole number")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Name, E> {
+                Ok(Name(text.to_owned()))
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<Name, E> {
+                Ok(Name(number.to_string()))
+            }
+
+            fn visit_i64<E>(self, number: i64) -> Result<Name, E> {
+                Ok(Name(number.to_string()))
+            }
+        }
+        from.deserialize_any(Reader)
+    }
+}
+
+/// The `wshub` claim. What it does not mention, it does not allow.
+#[derive(Deserialize)]
+pub(super) struct Grant {
+    #[serde(default)]
+    subscribe: Vec<String>,
+    #[serde(default)]
+    publish: Vec<String>,
+    #[serde(default)]
+    interrupt: Vec<String>,
+    #[serde(default)]
+    admin: bool,
+}
+
+impl Grant {
+    /// What it allows, if it is not more than will be looked at.
+    pub(super) fn rights(self) -> Result<Rights, &'static str> {
+        let all = || [&self.subscribe, &self.publish, &self.interrupt].into_iter().flatten();
+        if all().count() > MOST_PATTERNS {
+            return Err("the wshub claim has more than 32 patterns");
+        }
+        if all().map(String::len).sum::<usize>() > MOST_PATTERN_BYTES {
+            return Err("the patterns of the wshub claim have more than 1024 bytes");
+        }
+        let patterns = |texts: &[String]| texts.iter().map(|text| Pattern::new(text)).collect();
+        Ok(Rights {
+            subscribe: patterns(&self.subscribe),
+            publish: patterns(&self.publish),
+            interrupt: patterns(&self.interrupt),
+            admin: self.admin,
+        })
+    }
+}

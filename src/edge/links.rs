@@ -1,0 +1,338 @@
+//! The table of links: sockets and what they are owed.
+//!
+//! Knows which links there are and writes to them. What it notices about them
+//! (full, drained, gone) it notes down as facts for the hub. Does not know what
+//! is said on them.
+
+use std::collections::VecDeque;
+use std::net::Shutdown;
+use std::rc::Rc;
+use std::task::Waker;
+use std::time::Duration;
+
+use async_channel::Receiver;
+use slab::Slab;
+
+use super::outbox::{Bounds, Flushed, Mark, Outbox, Piece};
+use super::wire::Wire;
+use super::{lines, ws};
+use crate::hub::{Input, Outbound};
+use crate::protocol::{ConnectionId, Moment};
+
+/// One link.
+pub struct Link {
+    pub id: ConnectionId,
+    pub wire: Rc<Wire>,
+    pub side: Side,
+    /// Only while something waits.
+    outbox: Option<Box<Outbox>>,
+    /// Listed in `dirty`.
+    is_dirty: bool,
+    /// The hub has closed it; what it says is not heard any more.
+    pub leaving: bool,
+    /// The socket is dead.
+    broken: bool,
+    /// The hub knows, or is being told, that the link is down. The slot is free
+    /// for others once the socket is dead and the hub knows.
+    parted: bool,
+    /// When the kernel last took something that had waited.
+    took: Moment,
+}
+
+/// What is at the other end, and what it has begun to say.
+pub enum Side {
+    Client { held: Option<Box<ws::Held>> },
+    Worker(Box<Worker>),
+}
+
+/// What only a worker's link has.
+#[derive(Default)]
+pub struct Worker {
+    pub held: Option<Box<lines::Held>>,
+    /// May ask for what only administrators may.
+    pub admin: bool,
+    /// One per running operation. What is in a latch leaves before the queue.
+    pub latches: Vec<Receiver<Piece>>,
+}
+
+/// All links, by slot.
+pub struct Links {
+    table: Slab<Link>,
+    /// Slots that were given something since the last turn.
+    dirty: Vec<u32>,
+    /// Wakes the task that ends the turn.
+    pub turn: Option<Waker>,
+    /// Links whose kernel buffer is full; each wants a task that waits for it.
+    pub to_drain: Vec<ConnectionId>,
+    /// The time of this call.
+    pub now: Moment,
+    /// What the hub is to be told next.
+    pub facts: VecDeque<Input>,
+    /// Outboxes that are not in use.
+    #[expect(clippy::vec_box, reason = "they move between here and the links as boxes")]
+    spare: Vec<Box<Outbox>>,
+    bounds: Bounds,
+    scratch: Vec<u8>,
+    gone: Vec<Rc<Mark>>,
+}
+
+/// Enough for the turns of a usual day; a burst allocates, and frees again.
+const SPARE_OUTBOXES: usize = 64;
+
+/// How often a slow peer's progress is worth telling.
+const TELL_PROGRESS: Duration = Duration::from_secs(1);
+
+impl Links {
+    /// No links, with these bounds for each.
+    pub fn new(bounds: Bounds) -> Self {
+        Self {
+            table: Slab::new(),
+            dirty: Vec::new(),
+            turn: None,
+            to_drain: Vec::new(),
+            now: Moment::default(),
+            facts: VecDeque::new(),
+            spare: Vec::new(),
+            bounds,
+            scratch: Vec::new(),
+            gone: Vec::new(),
+        }
+    }
+
+    /// Adds a link under a new id.
+    pub fn open(&mut self, wire: Rc<Wire>, side: Side, tag: u64) -> ConnectionId {
+        let place = self.table.vacant_entry();
+        let id = ConnectionId { slot: place.key() as u32, tag };
+        place.insert(Link {
+            id,
+            wire,
+            side,
+            outbox: None,
+            is_dirty: false,
+            leaving: false,
+            broken: false,
+            parted: false,
+            took: Moment::default(),
+        });
+        id
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// The link, unless it is gone.
+    pub fn get(&mut self, id: ConnectionId) -> Option<&mut Link> {
+        self.table.get_mut(id.slot as usize).filter(|link| link.id.tag == id.tag)
+    }
+
+    /// The link at a slot that the hub named.
+    pub fn at(&self, slot: u32) -> Option<&Link> {
+        self.table.get(slot as usize)
+    }
+
+    /// Queues a piece for the end of the turn.
+    pub fn push(&mut self, slot: u32, piece: Piece) {
+        let Some(link) = self.table.get_mut(slot as usize) else { return };
+        if link.broken {
+            return;
+        }
+        let outbox = link.outbox.get_or_insert_with(|| self.spare.pop().unwrap_or_default());
+        outbox.push(piece);
+        let is_over = outbox.told != Outbound::Full && outbox.state(self.bounds) == Outbound::Full;
+        let is_draining = outbox.draining;
+        self.touch(slot);
+        // Only what the kernel refuses counts as full, so it is asked at once
+        // rather than at the end of a long turn.
+        if is_over && !is_draining {
+            self.flush(slot);
+        } else if is_over {
+            self.tell(slot);
+        }
+    }
+
+    /// Has the link written to at the end of the turn.
+    pub fn touch(&mut self, slot: u32) {
+        let Some(link) = self.table.get_mut(slot as usize) else { return };
+        if !link.is_dirty {
+            link.is_dirty = true;
+            self.dirty.push(slot);
+            if let Some(waker) = self.turn.take() {
+                waker.wake();
+            }
+        }
+    }
+
+    /// Whether the turn has something to end.
+    pub fn has_turn(&self) -> bool {
+        !self.dirty.is_empty() || !self.to_drain.is_empty()
+    }
+
+    /// Writes to each link that was given something, once.
+    pub fn end_turn(&mut self) {
+        let dirty = std::mem::take(&mut self.dirty);
+        for &slot in &dirty {
+            if let Some(link) = self.table.get_mut(slot as usize) {
+                link.is_dirty = false;
+                if !link.outbox.as_ref().is_some_and(|outbox| outbox.draining) {
+                    self.flush(slot);
+                }
+            }
+        }
+        // The list keeps its memory; nothing was added meanwhile but by flushes
+        // that broke, which add facts.
+        if self.dirty.is_empty() {
+            self.dirty = dirty;
+            self.dirty.clear();
+        }
+    }
+
+    /// Writes what waits for one link, interrupts first.
+    pub fn flush(&mut self, slot: u32) {
+        let Some(link) = self.table.get_mut(slot as usize) else { return };
+        if let Side::Worker(worker) = &mut link.side {
+            for latch in &worker.latches {
+                while let Ok(piece) = latch.try_recv() {
+                    link.outbox.get_or_insert_with(|| self.spare.pop().unwrap_or_default()).push_ahead(piece);
+                }
+            }
+            worker.latches.retain(|latch| !(latch.is_closed() && latch.is_empty()));
+        }
+        let Some(outbox) = &mut link.outbox else { return };
+        let result = outbox.flush(&link.wire, &mut self.scratch, &mut self.gone);
+        let id = link.id;
+        for mark in self.gone.drain(..) {
+            let (log, seq) = (*mark).clone();
+            self.facts.push_back(Input::Written { conn: id, log, seq });
+        }
+        match result {
+            Flushed::All => {
+                if link.leaving {
+                    link.wire.shutdown(Shutdown::Write);
+                }
+                self.tell(slot);
+            }
+            Flushed::Part { moved } => {
+                if moved && self.now.since(link.took) >= TELL_PROGRESS {
+                    link.took = self.now;
+                    self.facts.push_back(Input::Took { conn: id });
+                }
+                if !std::mem::replace(&mut outbox.draining, true) {
+                    self.to_drain.push(id);
+                    if let Some(waker) = self.turn.take() {
+                        waker.wake();
+                    }
+                }
+                self.tell(slot);
+            }
+            Flushed::Broken => self.lose(id),
+        }
+    }
+
+    /// Goes on with a link whose kernel buffer has room again; whether it has to
+    /// be waited for once more.
+    pub fn drain(&mut self, id: ConnectionId) -> bool {
+        let Some(outbox) = self.get(id).and_then(|link| link.outbox.as_mut()) else { return false };
+        outbox.draining = false;
+        self.flush(id.slot);
+        // The one who asks goes on waiting; no other task is wanted for that.
+        self.to_drain.retain(|&other| other != id);
+        self.get(id).and_then(|link| link.outbox.as_ref()).is_some_and(|outbox| outbox.draining)
+    }
+
+    /// Notes down what has changed about a link's outbox.
+    fn tell(&mut self, slot: u32) {
+        let Some(link) = self.table.get_mut(slot as usize) else { return };
+        let Some(outbox) = &mut link.outbox else { return };
+        let state = outbox.state(self.bounds);
+        if state != outbox.told {
+            outbox.told = state;
+            self.facts.push_back(Input::Outbound { conn: link.id, state });
+        }
+        if state != Outbound::Full
+            && let Some(reader) = outbox.reader.take()
+        {
+            reader.wake();
+        }
+        if outbox.is_empty()
+            && let Some(mut outbox) = link.outbox.take()
+            && self.spare.len() < SPARE_OUTBOXES
+            && outbox.is_small()
+        {
+            outbox.told = Outbound::Clear;
+            outbox.draining = false;
+            self.spare.push(outbox);
+        }
+    }
+
+    /// Whether a link's reader may go on; else it is woken when it may.
+    pub fn has_room(&mut self, id: ConnectionId, reader: &Waker) -> bool {
+        match self.get(id).and_then(|link| link.outbox.as_mut()) {
+            Some(outbox) if outbox.told == Outbound::Full => {
+                outbox.reader = Some(reader.clone());
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// Says the last pieces and hears no more; once they are out, the link's
+    /// sending side is shut.
+    pub fn leave(&mut self, id: ConnectionId, last: impl IntoIterator<Item = Piece>, drop_queue: bool) {
+        let Some(link) = self.get(id) else { return };
+        link.leaving = true;
+        if let (true, Some(outbox)) = (drop_queue, &mut link.outbox) {
+            outbox.clear_unsent();
+        }
+        for piece in last {
+            self.push(id.slot, piece);
+        }
+        self.touch(id.slot);
+        // Without anything to say, the flush would have nothing to end with.
+        if let Some(link) = self.get(id)
+            && link.outbox.is_none()
+        {
+            link.wire.shutdown(Shutdown::Write);
+        }
+    }
+
+    /// The link is down as far as the hub is concerned; it is told once.
+    pub fn part(&mut self, id: ConnectionId) {
+        let Some(link) = self.get(id) else { return };
+        if !std::mem::replace(&mut link.parted, true) {
+            self.facts.push_back(Input::Closed { conn: id });
+        }
+    }
+
+    /// The socket is dead. Once the hub knows, the slot is free.
+    pub fn lose(&mut self, id: ConnectionId) {
+        let Some(link) = self.get(id) else { return };
+        if std::mem::replace(&mut link.broken, true) {
+            return;
+        }
+        link.wire.shutdown(Shutdown::Both);
+        let is_known = link.parted;
+        if let Some(reader) = link.outbox.take().and_then(|outbox| outbox.reader) {
+            reader.wake();
+        }
+        if is_known {
+            self.table.remove(id.slot as usize);
+        } else {
+            self.part(id);
+        }
+    }
+
+    /// The hub has been told that a link is down: frees the slot, unless the
+    /// peer has still to read what was said last.
+    pub fn settle(&mut self, id: ConnectionId) {
+        if self.get(id).is_some_and(|link| link.broken) {
+            self.table.remove(id.slot as usize);
+        }
+    }
+}

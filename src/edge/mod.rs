@@ -1,0 +1,22 @@
+//! Floor 3: the hands. Sockets, HTTP, tokens, the store. They decide nothing.
+//!
+//! Knows how to get bytes in and out. Does not know why.
+
+pub mod claims;
+pub mod clock;
+pub mod driver;
+pub mod http;
+pub mod lines;
+pub mod links;
+pub mod listen;
+pub mod metrics;
+pub mod origin;
+pub mod outbox;
+pub mod peers;
+pub mod secret;
+pub mod serve;
+pub mod store;
+pub mod token;
+pub mod upgrade;
+pub mod wire;
+pub mod ws;

@@ -1,0 +1,182 @@
+//! What a link still owes its peer.
+//!
+//! Knows pieces, how many may wait, and how they leave in few writes. Does not
+//! know what they say. A link has an outbox only while something is in it.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::task::Waker;
+
+use super::wire::{Moved, Wire};
+use super::ws::Packet;
+use crate::hub::{LogKey, Outbound};
+
+/// How much may wait for one peer before messages to it are shed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bounds {
+    pub messages: usize,
+    pub bytes: usize,
+}
+
+/// The place of a replayed message in its log, told when the kernel has it.
+pub type Mark = (LogKey, u64);
+
+/// Part of a shared packet, as one kind of peer reads it.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    bytes: Rc<[u8]>,
+    from: u32,
+    to: u32,
+    mark: Option<Rc<Mark>>,
+}
+
+impl Piece {
+    /// The piece that clients read.
+    pub fn frame(packet: &Packet) -> Self {
+        Self::of(packet.frame())
+    }
+
+    /// The piece that workers read.
+    pub fn line(packet: &Packet) -> Self {
+        Self::of(packet.line())
+    }
+
+    fn of((bytes, from, to): (&Rc<[u8]>, u32, u32)) -> Self {
+        Self { bytes: bytes.clone(), from, to, mark: None }
+    }
+
+    /// The same, to be told of when it has left.
+    #[must_use]
+    pub fn marked(mut self, log: LogKey, seq: u64) -> Self {
+        self.mark = Some(Rc::new((log, seq)));
+        self
+    }
+
+    /// The bytes that go out.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.get(self.from as usize..self.to as usize).unwrap_or_default()
+    }
+}
+
+/// The pieces that wait for one link.
+#[derive(Default, Debug)]
+pub struct Outbox {
+    pieces: VecDeque<Piece>,
+    /// How much of the first piece the kernel has.
+    taken: usize,
+    /// All that waits, `taken` included.
+    bytes: usize,
+    /// What the hub was told last.
+    pub told: Outbound,
+    /// A task waits for the socket to take more.
+    pub draining: bool,
+    /// The link's reader, which waits until there is room again.
+    pub reader: Option<Waker>,
+}
+
+/// What a flush came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Flushed {
+    /// The kernel has all of it.
+    All,
+    /// The kernel takes no more now; whether it took anything.
+    Part { moved: bool },
+    /// The link is broken.
+    Broken,
+}
+
+/// Small pieces are copied together up to this much, so that a burst leaves in
+/// one write; a system call costs more than copying a few kilobytes.
+const TOGETHER: usize = 64 << 10;
+
+/// A piece over this is worth a write of its own.
+const LARGE: usize = 8 << 10;
+
+impl Outbox {
+    /// Queues a piece behind all others.
+    pub fn push(&mut self, piece: Piece) {
+        self.bytes += piece.bytes().len();
+        self.pieces.push_back(piece);
+    }
+
+    /// Queues a piece ahead of all others that have not begun to leave.
+    pub fn push_ahead(&mut self, piece: Piece) {
+        self.bytes += piece.bytes().len();
+        self.pieces.insert(usize::from(self.taken > 0), piece);
+    }
+
+    /// Drops what has not begun to leave.
+    pub fn clear_unsent(&mut self) {
+        self.pieces.truncate(usize::from(self.taken > 0));
+        self.bytes = self.pieces.front().map_or(0, |piece| piece.bytes().len());
+    }
+
+    /// Whether it owes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// Whether it is worth keeping for the next one who needs one.
+    pub fn is_small(&self) -> bool {
+        self.pieces.capacity() <= 8
+    }
+
+    /// How it stands against its bounds. Full stays full until half is gone, so
+    /// that a slow peer does not go to and fro with every message.
+    pub fn state(&self, bounds: Bounds) -> Outbound {
+        let messages = self.pieces.len();
+        let is_over = |part: usize| messages >= bounds.messages / part || self.bytes >= bounds.bytes / part;
+        match self.told {
+            _ if messages == 0 => Outbound::Clear,
+            Outbound::Full if is_over(2) => Outbound::Full,
+            _ if is_over(1) => Outbound::Full,
+            _ => Outbound::Waiting,
+        }
+    }
+
+    /// Writes until all is gone or the kernel takes no more. Marks of pieces
+    /// that are gone as a whole are added to `gone`.
+    pub fn flush(&mut self, wire: &Wire, scratch: &mut Vec<u8>, gone: &mut Vec<Rc<Mark>>) -> Flushed {
+        let mut moved = false;
+        while let Some(first) = self.pieces.front() {
+            let rest = first.bytes().get(self.taken..).unwrap_or_default();
+            let result = if self.pieces.len() == 1 || rest.len() > LARGE {
+                wire.write(rest)
+            } else {
+                scratch.clear();
+                scratch.extend_from_slice(rest);
+                for piece in self.pieces.iter().skip(1) {
+                    if scratch.len() + piece.bytes().len() > TOGETHER {
+                        break;
+                    }
+                    scratch.extend_from_slice(piece.bytes());
+                }
+                wire.write(scratch)
+            };
+            match result {
+                Moved::Bytes(bytes) => {
+                    moved = true;
+                    self.took(bytes, gone);
+                }
+                Moved::NotNow => return Flushed::Part { moved },
+                Moved::Broken => return Flushed::Broken,
+            }
+        }
+        Flushed::All
+    }
+
+    fn took(&mut self, bytes: usize, gone: &mut Vec<Rc<Mark>>) {
+        self.taken += bytes;
+        while let Some(first) = self.pieces.front() {
+            let size = first.bytes().len();
+            if self.taken < size {
+                return;
+            }
+            self.taken -= size;
+            self.bytes -= size;
+            if let Some(mark) = self.pieces.pop_front().and_then(|piece| piece.mark) {
+                gone.push(mark);
+            }
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Secrets: files that only we may read, and comparing without telling.
+//!
+//! Knows modes, first starts and constant time. Does not know what a secret
+//! opens.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use constant_time_eq::constant_time_eq;
+use jsonwebtoken::{Algorithm, EncodingKey, crypto};
+use rustix::fs::OFlags;
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use crate::config::{Auth, ConfigError, Problem};
+
+/// The name of the generated secret, and of the credential, for HTTP callers.
+const BROADCAST: &str = "broadcast.secret";
+
+/// Shortest secret of an HTTP caller: 128 bits, were they random.
+const SHORTEST: usize = 16;
+
+/// No secret or key is longer; a 16,384-bit RSA key has some 3 KiB.
+const LONGEST_FILE: u64 = 16 << 10;
+
+/// What must not be printed.
+pub struct Secret(Vec<u8>);
+
+impl Secret {
+    /// The bytes themselves, for whoever computes with them.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// Who else may be able to open a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Exposure {
+    /// Only its owner.
+    Owner,
+    /// Anybody may read it, only its owner may write it: a public key.
+    Readable,
+    /// Whoever systemd says: it guards the directory of its credentials.
+    Credential,
+}
+
+/// Reads a file whole, without one newline at its end.
+pub(super) fn read(path: &Path, exposure: Exposure) -> Result<Secret, Problem> {
+    let failed = |error: io::Error| Problem::in_file(path, format!("cannot be read: {error}"));
+    // A pipe in the place of a file must not keep us waiting.
+    let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+    let file = File::options().read(true).custom_flags(nonblocking).open(path).map_err(failed)?;
+    // Asked of what was opened, not of what has the name by now.
+    let found = file.metadata().map_err(failed)?;
+    if !found.is_file() {
+        return Err(Problem::in_file(path, "is not a file"));
+    }
+    let mode = found.mode() & 0o777;
+    let (excess, wanted) = match exposure {
+        Exposure::Owner => (mode & 0o077, "0600"),
+        Exposure::Readable => (mode & 0o022, "0644"),
+        Exposure::Credential => (0, ""),
+    };
+    if excess != 0 {
+        let message = format!("has mode {mode:04o}, which lets others in; `chmod {wanted}` it");
+        return Err(Problem::in_file(path, message));
+    }
+    let mut bytes = Vec::new();
+    file.take(LONGEST_FILE + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > LONGEST_FILE {
+        return Err(Problem::in_file(path, format!("is larger than {LONGEST_FILE} bytes")));
+    }
+    // What `echo` and editors add.
+    if bytes.ends_with(b"\n") {
+        bytes.pop();
+        if bytes.ends_with(b"\r") {
+            bytes.pop();
+        }
+    }
+    if bytes.is_empty() {
+        return Err(Problem::in_file(path, "is empty"));
+    }
+    Ok(Secret(bytes))
+}
+
+/// What to do where nothing is configured and nothing is there yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Absent {
+    /// Generate it: the daemon starts for the first time.
+    Generate,
+    /// Leave it so: somebody only looks.
+    Leave,
+}
+
+/// The file that is used without a configured one, and how far it may be open:
+/// a credential of systemd, else one in the state directory.
+pub(super) fn unconfigured(
+    name: &str,
+    auth: &Auth,
+    state: &Path,
+    absent: Absent,
+) -> Result<Option<(PathBuf, Exposure)>, Problem> {
+    let credential = auth.credentials.as_ref().map(|directory| directory.join(name));
+    if let Some(credential) = credential.filter(|path| path.exists()) {
+        return Ok(Some((credential, Exposure::Credential)));
+    }
+    let path = state.join(name);
+    // A link that leads nowhere is there: it should be complained about, not
+    // replaced.
+    if path.symlink_metadata().is_err() {
+        match absent {
+            Absent::Leave => return Ok(None),
+            Absent::Generate => generate(&path)
+                .map_err(|error| Problem::in_file(&path, format!("cannot be created: {error}")))?,
+        }
+    }
+    Ok(Some((path, Exposure::Owner)))
+}
+
+/// Makes a file with 32 random bytes in hexadecimal. It appears whole or not
+/// at all, and never in the place of another.
+fn generate(path: &Path) -> io::Result<()> {
+    let secret = random_hex::<32>()?;
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(format!(".{}", random_hex::<8>()?));
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&draft)?;
+    let written = file
+        .write_all(format!("{secret}\n").as_bytes())
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::hard_link(&draft, path));
+    fs::remove_file(&draft)?;
+    match written {
+        // Somebody else started at the same time; theirs is as good.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all()),
+    }
+}
+
+fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    // Waits until the kernel has gathered enough; up to 256 bytes come whole.
+    getrandom(&mut bytes, GetRandomFlags::empty())?;
+    Ok(bytes)
+}
+
+fn random_hex<const N: usize>() -> io::Result<String> {
+    Ok(random::<N>()?.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The secrets of HTTP callers, several of which may be valid at once.
+///
+/// Only keyed digests are held, under a key of this process: their length says
+/// nothing, and memory that leaks holds nothing that could be presented.
+pub struct Secrets {
+    key: EncodingKey,
+    digests: Vec<String>,
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secrets({})", self.digests.len())
+    }
+}
+
+impl Secrets {
+    /// Reads all that are configured, else systemd's credential, else the one in
+    /// the state directory.
+    ///
+    /// # Errors
+    /// All files that cannot be used, each by its name.
+    pub fn open(auth: &Auth, state: &Path, absent: Absent) -> Result<Self, ConfigError> {
+        let mut problems = Vec::new();
+        let mut files: Vec<_> =
+            auth.broadcast_secrets.iter().map(|path| (path.clone(), Exposure::of(path, auth))).collect();
+        if files.is_empty() {
+            match unconfigured(BROADCAST, auth, state, absent) {
+                Ok(file) => files.extend(file),
+                Err(problem) => problems.push(problem),
+            }
+        }
+        let key =
+            random::<32>().map_err(|error| Problem::in_file(state, format!("no random numbers: {error}")))?;
+        let mut secrets = Self { key: EncodingKey::from_secret(&key), digests: Vec::new() };
+        for (path, exposure) in files {
+            match read(&path, exposure).and_then(|secret| presentable(&path, secret)) {
+                Ok(secret) => secrets.digests.extend(secrets.digest(secret.bytes())),
+                Err(problem) => problems.push(problem),
+            }
+        }
+        ConfigError::unless_empty(problems)?;
+        Ok(secrets)
+    }
+
+    /// Whether `presented` is one of them. Takes as long whichever it is, and
+    /// whatever part of it is right.
+    pub fn matches(&self, presented: &str) -> bool {
+        let Some(presented) = self.digest(presented.as_bytes()) else { return false };
+        self.digests
+            .iter()
+            .fold(false, |found, digest| found | constant_time_eq(digest.as_bytes(), presented.as_bytes()))
+    }
+
+    /// HMAC-SHA256; 43 characters for whatever goes in.
+    fn digest(&self, secret: &[u8]) -> Option<String> {
+        crypto::sign(secret, &self.key, Algorithm::HS256).ok()
+    }
+}
+
+impl Exposure {
+    /// How far a configured secret may be open.
+    pub(super) fn of(path: &Path, auth: &Auth) -> Self {
+        let credential = auth.credentials.as_ref().is_some_and(|directory| path.starts_with(directory));
+        if credential { Self::Credential } else { Self::Owner }
+    }
+}
+
+/// Whether a header could carry the secret, and guessing it would take long.
+fn presentable(path: &Path, secret: Secret) -> Result<Secret, Problem> {
+    if secret.bytes().len() < SHORTEST {
+        return Err(Problem::in_file(path, format!("is shorter than {SHORTEST} bytes")));
+    }
+    if !secret.bytes().iter().all(u8::is_ascii_graphic) {
+        return Err(Problem::in_file(path, "holds more than one line, or what no header can carry"));
+    }
+    Ok(secret)
+}

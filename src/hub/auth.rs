@@ -1,0 +1,170 @@
+//! Who somebody is, from the first moment to the end of a token.
+//!
+//! Knows when a connection is let in, refreshed and warned. Does not know how a
+//! token is verified.
+
+use super::connections::{Connection, Kind};
+use super::deadlines::NEVER;
+use super::event::{Claim, Effects, Now, Peer, TokenFault};
+use super::publish::forbidden;
+use super::rights::Identity;
+use super::{Ask, Hub};
+use crate::protocol::frame::Limits;
+use crate::protocol::{Close, ConnectionId, Frame, InboxMode, Moment, UnixTime, VERSION};
+
+/// What came with an `auth` request.
+pub(super) struct Proof {
+    pub(super) inbox: Option<InboxMode>,
+    pub(super) claim: Result<Identity, TokenFault>,
+}
+
+impl Hub {
+    /// A link is up.
+    pub(super) fn opened(&mut self, now: Now, conn: ConnectionId, peer: Peer, out: &mut Effects) {
+        self.counters.connections_opened += 1;
+        let (kind, claim, inbox) = match peer {
+            Peer::Worker { uid, admin } => (Kind::Worker { uid, admin }, Claim::Nothing, InboxMode::Off),
+            Peer::Client { claim: Claim::Nothing, inbox } if !self.settings.anonymous => {
+                (Kind::Waiting, Claim::Nothing, inbox)
+            }
+            Peer::Client { claim: Claim::Refused(fault), inbox } => {
+                (Kind::Waiting, Claim::Refused(fault), inbox)
+            }
+            Peer::Client { claim, inbox } => (Kind::Client, claim, inbox),
+        };
+        let mut connection = Connection::new(conn.tag, kind, self.settings.rights.clone(), now.moment);
+        connection.inbox = inbox;
+        if kind == Kind::Waiting {
+            connection.rare().auth_by = now.moment + self.settings.limits.auth;
+        }
+        self.connections.insert(conn.slot, connection);
+        if let Some(close) = self.stopping {
+            self.close(now, conn, close, out);
+            return;
+        }
+        match (kind, claim) {
+            (Kind::Worker { .. }, _) => {}
+            (_, Claim::Refused(TokenFault { code, message })) => {
+                out.tell(conn, Frame::AuthFailed { code, message });
+                self.close(now, conn, Close::Unauthenticated, out);
+            }
+            (Kind::Waiting, _) => out.tell(conn, Frame::AuthRequired),
+            (_, Claim::Proven(identity)) => {
+                if self.take_identity(now, conn, identity, out) {
+                    self.greet(now, conn, out);
+                    self.join_inbox(now, conn, out);
+                }
+            }
+            (_, Claim::Nothing) => self.greet(now, conn, out),
+        }
+        self.arm(conn.slot);
+    }
+
+    /// A token was looked at.
+    pub(super) fn identified(
+        &mut self,
+        now: Now,
+        ask: &Ask,
+        conn: ConnectionId,
+        proof: Proof,
+        out: &mut Effects,
+    ) {
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        connection.heard(now.moment);
+        let let_in = connection.is_let_in();
+        let identity = match proof.claim {
+            Ok(identity) => identity,
+            Err(TokenFault { code, message }) => {
+                self.answer(ask, Frame::AuthFailed { code, message }, out);
+                if !let_in {
+                    self.close(now, conn, Close::Unauthenticated, out);
+                }
+                return;
+            }
+        };
+        if connection.user.as_ref().is_some_and(|user| *user != identity.user_id) {
+            let why = "this connection belongs to another user; open a new one";
+            self.refuse(now, ask, forbidden(why).of("auth"), out);
+            return;
+        }
+        let refreshed = connection.user.is_some();
+        let mode = proof.inbox.filter(|mode| *mode != connection.inbox);
+        if let Some(mode) = mode {
+            connection.inbox = mode;
+        }
+        let (user_id, expires_at) = (identity.user_id.clone(), identity.expires_at);
+        if !self.take_identity(now, conn, identity, out) {
+            return;
+        }
+        self.answer(ask, Frame::AuthSuccess { user_id, expires_at }, out);
+        if !let_in {
+            if let Some(connection) = self.connections.get_mut(conn) {
+                connection.kind = Kind::Client;
+                connection.rare().auth_by = NEVER;
+            }
+            self.greet(now, conn, out);
+        }
+        if !refreshed {
+            self.join_inbox(now, conn, out);
+        } else if mode.is_some() {
+            self.change_inbox(now, conn, out);
+        }
+        self.check_subscriptions(now, conn, out);
+        self.arm(conn.slot);
+    }
+
+    /// Makes a connection its user's, with what the token allows; false if the
+    /// user has too many already.
+    fn take_identity(&mut self, now: Now, conn: ConnectionId, identity: Identity, out: &mut Effects) -> bool {
+        let inbox = self.channels.find_inbox(&identity.user_id);
+        let theirs =
+            inbox.and_then(|place| self.channels.at(place)).map_or(0, |topic| topic.subscribers.len());
+        let Some(connection) = self.connections.get_mut(conn) else { return false };
+        let newcomer = connection.user.is_none();
+        if newcomer && theirs >= self.settings.limits.connections_per_user {
+            self.close(now, conn, Close::TooManyConnections, out);
+            return false;
+        }
+        connection.rights = identity.rights;
+        connection.expires_at = identity.expires_at;
+        connection.expires = moment_of(now, identity.expires_at);
+        connection.warned = false;
+        connection.user = Some(identity.user_id.clone());
+        if newcomer {
+            // Not in the inbox yet, so these are channels all of them.
+            for place in connection.topics.clone() {
+                self.arrived(now, place, &identity.user_id, out);
+            }
+        }
+        true
+    }
+
+    /// The first frame of a client that is let in.
+    fn greet(&mut self, now: Now, conn: ConnectionId, out: &mut Effects) {
+        let Some(connection) = self.connections.get(conn) else { return };
+        let limits = &self.settings.limits;
+        let frame = Frame::ConnectionEstablished {
+            connection_id: conn.to_string(),
+            user_id: connection.user.clone(),
+            protocol: VERSION,
+            server_time: now.wall,
+            ping_interval: self.settings.heartbeat.ping_interval,
+            pong_timeout: self.settings.heartbeat.pong_timeout,
+            limits: Limits {
+                message_bytes: limits.message_bytes as u64,
+                requests_per_second: limits.requests_per_second,
+                burst: limits.burst,
+                subscriptions: u32::try_from(limits.subscriptions).unwrap_or(u32::MAX),
+            },
+            expires_at: connection.expires_at,
+            inbox: None,
+        };
+        out.tell(conn, frame);
+    }
+}
+
+/// The moment of a wall-clock time, as far as is known now.
+fn moment_of(now: Now, wall: Option<UnixTime>) -> Moment {
+    let left = |wall: UnixTime| wall.0.saturating_sub(now.wall.0);
+    wall.map_or(NEVER, |wall| Moment(now.moment.0.saturating_add(left(wall)).min(NEVER.0 - 1000)))
+}

@@ -1,0 +1,226 @@
+//! Who is connected.
+//!
+//! Knows each link, who it belongs to and what it still owes its peer. Does not
+//! know what is said over it.
+
+use std::rc::Rc;
+
+use serde::{Deserialize, Serialize};
+
+use super::deadlines::NEVER;
+use super::event::Outbound;
+use super::limits::{Bucket, Mistakes, Refusals};
+use super::rights::Rights;
+use crate::protocol::{ConnectionId, InboxMode, Moment, Sender, UnixTime, UserId};
+
+/// What a connection is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) enum Kind {
+    /// A WebSocket client that has to say who it is.
+    Waiting,
+    /// A WebSocket client that is let in.
+    Client,
+    /// A local process.
+    Worker { uid: u32, admin: bool },
+}
+
+/// One link. There are thousands of these: what few of them need is in
+/// [`Rare`].
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(super) struct Connection {
+    pub(super) tag: u64,
+    pub(super) user: Option<UserId>,
+    /// Shared by all who have the same.
+    pub(super) rights: Rc<Rights>,
+    /// What it hears, by place in the table of topics; with a user, the first
+    /// is that user's inbox.
+    pub(super) topics: Vec<u32>,
+    /// When the peer last gave a sign of life.
+    pub(super) heard: Moment,
+    /// For which moment its one deadline is set.
+    pub(super) armed: Moment,
+    /// When its token ends; never without one.
+    pub(super) expires: Moment,
+    /// The same, as it is told. The moment was computed once, so that a clock
+    /// that is set neither kills nor extends.
+    pub(super) expires_at: Option<UnixTime>,
+    pub(super) requests: Bucket,
+    pub(super) kind: Kind,
+    pub(super) outbound: Outbound,
+    /// Was full and is not clear yet: what it misses meanwhile makes one gap.
+    pub(super) full: bool,
+    /// Was asked for a sign of life, and gave none since.
+    pub(super) pinged: bool,
+    /// Was told that its token ends.
+    pub(super) warned: bool,
+    /// Was told its id, as the first `subscribe` does.
+    pub(super) introduced: bool,
+    pub(super) inbox: InboxMode,
+    pub(super) rare: Option<Box<Rare>>,
+}
+
+/// What few connections need.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(super) struct Rare {
+    /// Until when it has to say who it is.
+    pub(super) auth_by: Moment,
+    /// When it last accepted a byte, while something waits.
+    pub(super) stuck_since: Moment,
+    pub(super) whispers: Bucket,
+    pub(super) interrupts: Bucket,
+    pub(super) refusals: Refusals,
+    pub(super) mistakes: Mistakes,
+    /// What was shed since it is full, once for each topic.
+    pub(super) missed: Vec<Missed>,
+    /// Topics it has left while part of a replay was on its way.
+    pub(super) lingering: Vec<u32>,
+    /// How many of its interrupts wait for their operation.
+    pub(super) pending: u32,
+    /// How many operations it owns.
+    pub(super) operations: u32,
+}
+
+impl Default for Rare {
+    fn default() -> Self {
+        Self {
+            auth_by: NEVER,
+            stuck_since: NEVER,
+            whispers: Bucket::default(),
+            interrupts: Bucket::default(),
+            refusals: Refusals::default(),
+            mistakes: Mistakes::default(),
+            missed: Vec::new(),
+            lingering: Vec::new(),
+            pending: 0,
+            operations: 0,
+        }
+    }
+}
+
+/// Messages of one topic that were shed, told as one gap.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Missed {
+    pub(super) topic: u32,
+    pub(super) from: u64,
+    pub(super) to: u64,
+    pub(super) lost: u64,
+}
+
+impl Connection {
+    pub(super) fn new(tag: u64, kind: Kind, rights: Rc<Rights>, now: Moment) -> Self {
+        Self {
+            tag,
+            user: None,
+            rights,
+            topics: Vec::new(),
+            heard: now,
+            armed: NEVER,
+            expires: NEVER,
+            expires_at: None,
+            requests: Bucket::default(),
+            kind,
+            outbound: Outbound::Clear,
+            full: false,
+            pinged: false,
+            warned: false,
+            introduced: false,
+            inbox: InboxMode::Auto,
+            rare: None,
+        }
+    }
+
+    pub(super) fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    pub(super) fn is_worker(&self) -> bool {
+        matches!(self.kind, Kind::Worker { .. })
+    }
+
+    /// Whether it may hear and say more than `auth`.
+    pub(super) fn is_let_in(&self) -> bool {
+        self.kind != Kind::Waiting
+    }
+
+    pub(super) fn owns_operations(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.operations > 0)
+    }
+
+    /// How many channels it hears; one's own inbox is none.
+    pub(super) fn subscriptions(&self) -> usize {
+        self.topics.len().saturating_sub(usize::from(self.user.is_some()))
+    }
+
+    /// As what its messages come: `from` on the wire.
+    pub(super) fn sender(&self, slot: u32) -> Sender {
+        match self.kind {
+            Kind::Worker { .. } => Sender::Worker,
+            Kind::Client | Kind::Waiting => Sender::Connection(ConnectionId { slot, tag: self.tag }),
+        }
+    }
+}
+
+/// All links, by slot. What was told to close is gone from here: what its link
+/// still says finds nobody.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Connections(Vec<Option<Connection>>);
+
+impl Connections {
+    pub(super) fn get(&self, id: ConnectionId) -> Option<&Connection> {
+        self.at(id.slot).filter(|connection| connection.tag == id.tag)
+    }
+
+    pub(super) fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        self.at_mut(id.slot).filter(|connection| connection.tag == id.tag)
+    }
+
+    pub(super) fn at(&self, slot: u32) -> Option<&Connection> {
+        self.0.get(slot as usize)?.as_ref()
+    }
+
+    pub(super) fn at_mut(&mut self, slot: u32) -> Option<&mut Connection> {
+        self.0.get_mut(slot as usize)?.as_mut()
+    }
+
+    pub(super) fn insert(&mut self, slot: u32, connection: Connection) {
+        let place = slot as usize;
+        if place >= self.0.len() {
+            self.0.resize_with(place + 1, || None);
+        }
+        self.0[place] = Some(connection);
+    }
+
+    pub(super) fn remove(&mut self, slot: u32) -> Option<Connection> {
+        let gone = self.0.get_mut(slot as usize)?.take();
+        while self.0.last().is_some_and(Option::is_none) {
+            self.0.pop();
+        }
+        gone
+    }
+
+    /// With their slots, in their order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Connection)> {
+        (0..).zip(&self.0).filter_map(|(slot, place)| Some((slot, place.as_ref()?)))
+    }
+
+    /// The ids of all that satisfy a condition.
+    pub(super) fn ids(&self, wanted: impl Fn(&Connection) -> bool) -> Vec<ConnectionId> {
+        let wanted = self.iter().filter(|(_, connection)| wanted(connection));
+        wanted.map(|(slot, connection)| ConnectionId { slot, tag: connection.tag }).collect()
+    }
+
+    /// Lets equal rights be one again, after they were read back one by one.
+    pub(super) fn share_rights(&mut self, mut known: Vec<Rc<Rights>>) {
+        for connection in self.0.iter_mut().flatten() {
+            match known.iter().find(|rights| **rights == connection.rights) {
+                Some(rights) => connection.rights = rights.clone(),
+                None => known.push(connection.rights.clone()),
+            }
+        }
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Connection> {
+        self.0.iter_mut().flatten()
+    }
+}

@@ -1,0 +1,282 @@
+//! Stop.
+//!
+//! Knows who may stop what, and what becomes of the wish. Does not know how it
+//! gets ahead of everything else; that is the latch's work.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::connections::Kind;
+use super::deadlines::{NEVER, Task};
+use super::event::{Asker, Effect, Effects, Now};
+use super::publish::{Publisher, forbidden};
+use super::{Ask, Done, Hub};
+use crate::protocol::frame::Outcome;
+use crate::protocol::worker::InterruptLine;
+use crate::protocol::{
+    Channel, Code, ConnectionId, Event, Frame, Interrupt, Message, MessageId, Moment, OperationId, Payload,
+    Refusal, Sender, UserId,
+};
+
+/// For how long an interrupt waits for its operation to register: somebody who
+/// presses Stop at once is faster than a worker that starts.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How many may wait, of one connection and in all.
+const MOST_OF_ONE: u32 = 16;
+const MOST: usize = 1024;
+
+/// An interrupt that waits for its operation to register.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+struct Waiting {
+    ask: Ask,
+    operation: OperationId,
+    channel: Option<Channel>,
+    reason: Option<String>,
+    armed: Moment,
+}
+
+/// All interrupts that wait, in the order in which they came.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Pending(BTreeMap<u32, Waiting>);
+
+/// Who interrupts, and why.
+struct Cause {
+    sender: Sender,
+    user: Option<UserId>,
+    reason: Option<String>,
+}
+
+impl Cause {
+    fn by(&self) -> String {
+        match (&self.user, self.sender) {
+            (Some(user), _) => user.to_string(),
+            (None, Sender::Connection(conn)) => conn.to_string(),
+            (None, other) => other.source().to_owned(),
+        }
+    }
+}
+
+impl Hub {
+    pub(super) fn interrupt(&mut self, now: Now, ask: &Ask, wish: Interrupt, out: &mut Effects) -> Done {
+        self.counters.interrupts += 1;
+        let Some(told) = self.operations.told(&wish.operation_id) else {
+            return self.await_operation(now, ask, wish, out);
+        };
+        if wish.channel.as_ref().is_some_and(|channel| *channel != told.channel) {
+            return Err(Refusal::new(Code::UnknownOperation, "no such operation on that channel"));
+        }
+        self.may_interrupt(ask.from, &told.channel, told.user.as_ref())?;
+        match self.operations.place(&wish.operation_id) {
+            Some(place) => {
+                let cause = self.cause(ask.from, wish.reason);
+                self.pull(now, place, &cause, Some(ask), out);
+            }
+            None => {
+                let channel = Some(told.channel);
+                self.answer(ask, result(wish.operation_id, channel, Outcome::AlreadyEnded), out);
+            }
+        }
+        Ok(())
+    }
+
+    fn cause(&self, from: Asker, reason: Option<String>) -> Cause {
+        let Publisher { sender, user, .. } = self.publisher(from, true);
+        Cause { sender, user, reason }
+    }
+
+    /// Whether somebody may stop what runs on a channel for a user, or for none.
+    fn may_interrupt(&self, from: Asker, channel: &Channel, of: Option<&UserId>) -> Done {
+        let Asker::Connection(conn) = from else { return Ok(()) };
+        let Some(connection) = self.connections.get(conn) else { return Ok(()) };
+        if let Kind::Worker { admin, .. } = connection.kind {
+            return if admin { Ok(()) } else { Err(forbidden("interrupts are for administrators")) };
+        }
+        let user = connection.user.as_ref();
+        let own = user.is_some() && user == of;
+        let nobodys = of.is_none() && connection.rights.may_publish(channel.as_str(), user);
+        if own || nobodys || connection.rights.may_interrupt(channel, user) {
+            return Ok(());
+        }
+        Err(forbidden(format!("the right to interrupt on {channel} is missing")).on(channel))
+    }
+
+    /// Pulls the latch; the worker hears it before anybody hears of it.
+    fn pull(&mut self, now: Now, place: u32, cause: &Cause, ask: Option<&Ask>, out: &mut Effects) {
+        let Some(operation) = self.operations.at(place) else { return };
+        let (id, channel) = (operation.id.clone(), operation.channel.clone());
+        let again = operation.is_interrupted();
+        let line = InterruptLine {
+            operation_id: id.clone(),
+            channel: channel.clone(),
+            user_id: cause.user.clone(),
+            from: cause.sender,
+            reason: cause.reason.clone(),
+            message_id: MessageId::made(self.random.next()),
+            timestamp: now.wall,
+        };
+        let message_id = line.message_id.clone();
+        out.push(Effect::Interrupt { line: Box::new(line) });
+        if let Some(ask) = ask {
+            self.answer(ask, result(id.clone(), Some(channel.clone()), Outcome::Delivered), out);
+        }
+        self.begin_grace(now, place, cause.by());
+        if again {
+            return;
+        }
+        self.tell_of_operation(place, out);
+        let message = Message { message_id, ..interrupt_message(now, &id, channel, cause) };
+        self.message_watchers(place, message, out);
+    }
+
+    /// At its deadline an operation is interrupted by the hub itself.
+    pub(super) fn interrupt_at_deadline(&mut self, now: Now, place: u32, out: &mut Effects) {
+        let cause = Cause { sender: Sender::Hub, user: None, reason: Some("deadline".to_owned()) };
+        self.pull(now, place, &cause, None, out);
+    }
+
+    /// Nobody has registered it: the wish waits, and is told to those who only
+    /// listen.
+    fn await_operation(&mut self, now: Now, ask: &Ask, wish: Interrupt, out: &mut Effects) -> Done {
+        let Interrupt { operation_id, channel, reason } = wish;
+        match &channel {
+            Some(channel) if channel.is_reserved() => {
+                return Err(forbidden(format!("{channel} is the daemon's own")).on(channel));
+            }
+            Some(channel) => self.may_interrupt(ask.from, channel, None)?,
+            None => self.may_ask_at_all(ask.from)?,
+        }
+        let full = || Refusal::new(Code::RateLimited, "too many interrupts wait").after(PATIENCE);
+        if self.pending.0.len() >= MOST {
+            return Err(full());
+        }
+        if let Asker::Connection(conn) = ask.from
+            && let Some(connection) = self.connections.get_mut(conn)
+        {
+            if connection.rare().pending >= MOST_OF_ONE {
+                return Err(full());
+            }
+            connection.rare().pending += 1;
+        }
+        let number = self.pending.0.last_key_value().map_or(0, |(last, _)| last.wrapping_add(1));
+        let mut armed = NEVER;
+        self.deadlines.rearm(Task::Pending(number), &mut armed, now.moment + PATIENCE);
+        self.answer(ask, result(operation_id.clone(), channel.clone(), Outcome::Pending), out);
+        if let Some(channel) = &channel {
+            let cause = self.cause(ask.from, reason.clone());
+            self.announce(now, &operation_id, channel, &cause, out);
+        }
+        let waiting = Waiting { ask: ask.clone(), operation: operation_id, channel, reason, armed };
+        self.pending.0.insert(number, waiting);
+        Ok(())
+    }
+
+    /// Without a channel there is nothing to check yet but who may ask.
+    fn may_ask_at_all(&self, from: Asker) -> Done {
+        let kind = match from {
+            Asker::Connection(conn) => self.connections.get(conn).map(|connection| connection.kind),
+            Asker::Http(_) => None,
+        };
+        match kind {
+            Some(Kind::Worker { admin: false, .. }) => Err(forbidden("interrupts are for administrators")),
+            _ => Ok(()),
+        }
+    }
+
+    /// `system:interrupt` on a channel. It is about now, so it is not kept.
+    fn announce(&mut self, now: Now, id: &OperationId, channel: &Channel, cause: &Cause, out: &mut Effects) {
+        let Some(place) = self.channels.find_channel(channel) else { return };
+        let Some(topic) = self.channels.at(place) else { return };
+        let start = out.recipients.len();
+        let slots = topic.subscribers.iter().map(|subscriber| subscriber.slot);
+        let room = |slot: &u32| self.connections.at(*slot).is_some_and(|connection| !connection.full);
+        out.recipients.extend(slots.filter(room));
+        let message = interrupt_message(now, id, channel.clone(), cause);
+        let message = Message { message_id: MessageId::made(self.random.next()), ..message };
+        self.deliver(Rc::new(message), start, out);
+    }
+
+    /// An operation has registered: those who asked before are answered now,
+    /// where they may.
+    pub(super) fn settle_pending(&mut self, now: Now, id: &OperationId, out: &mut Effects) {
+        let theirs = self.pending.0.iter().filter(|(_, waiting)| waiting.operation == *id);
+        let numbers: Vec<u32> = theirs.map(|(number, _)| *number).collect();
+        for number in numbers {
+            let Some(waiting) = self.take_pending(number) else { continue };
+            let Some(place) = self.operations.place(id) else { continue };
+            let Some(operation) = self.operations.at(place) else { continue };
+            let there = waiting.channel.as_ref().is_none_or(|channel| *channel == operation.channel);
+            let may = self.may_interrupt(waiting.ask.from, &operation.channel, operation.user.as_ref());
+            if there && may.is_ok() {
+                let cause = self.cause(waiting.ask.from, waiting.reason);
+                self.pull(now, place, &cause, Some(&waiting.ask), out);
+            } else {
+                self.answer(&waiting.ask, result(id.clone(), waiting.channel, Outcome::NoOwner), out);
+            }
+        }
+    }
+
+    fn take_pending(&mut self, number: u32) -> Option<Waiting> {
+        let mut waiting = self.pending.0.remove(&number)?;
+        self.deadlines.rearm(Task::Pending(number), &mut waiting.armed, NEVER);
+        if let Asker::Connection(conn) = waiting.ask.from
+            && let Some(connection) = self.connections.get_mut(conn)
+        {
+            let rare = connection.rare();
+            rare.pending = rare.pending.saturating_sub(1);
+        }
+        Some(waiting)
+    }
+
+    /// Nobody came to own it.
+    pub(super) fn give_up(&mut self, number: u32, out: &mut Effects) {
+        if let Some(waiting) = self.take_pending(number) {
+            self.answer(&waiting.ask, result(waiting.operation, waiting.channel, Outcome::NoOwner), out);
+        }
+    }
+
+    /// Nobody will come any more.
+    pub(super) fn give_up_pending(&mut self, out: &mut Effects) {
+        while let Some(number) = self.pending.0.keys().next().copied() {
+            self.give_up(number, out);
+        }
+    }
+
+    /// Who asked is gone; whether it is the operation's user that is asked for
+    /// can be checked no longer.
+    pub(super) fn drop_pending(&mut self, conn: ConnectionId) {
+        let theirs = self.pending.0.iter().filter(|(_, waiting)| waiting.ask.from == Asker::Connection(conn));
+        let numbers: Vec<u32> = theirs.map(|(number, _)| *number).collect();
+        for number in numbers {
+            self.take_pending(number);
+        }
+    }
+}
+
+fn result(operation_id: OperationId, channel: Option<Channel>, outcome: Outcome) -> Frame<'static> {
+    Frame::InterruptResult { operation_id, channel, outcome }
+}
+
+/// What handlers that listen the simple way hear. It has no position: it goes to
+/// two channels at once.
+fn interrupt_message(now: Now, id: &OperationId, channel: Channel, cause: &Cause) -> Message {
+    /// The data of the event.
+    #[derive(Serialize)]
+    struct About<'a> {
+        operation_id: &'a OperationId,
+    }
+    Message {
+        channel: Some(channel),
+        event: Event::interrupt(),
+        data: Payload::of(&About { operation_id: id }),
+        from: cause.sender,
+        user_id: cause.user.clone(),
+        message_id: MessageId::made(0),
+        timestamp: now.wall,
+        seq: None,
+    }
+}

@@ -1,0 +1,245 @@
+//! What is kept of one topic, and who reads it.
+//!
+//! Knows the position, size and age of each kept message. Does not know what it
+//! says: the store has that.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use super::deadlines::NEVER;
+use crate::protocol::Moment;
+use crate::protocol::frame::GapCause;
+
+/// One kept message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Kept {
+    pub(super) seq: u64,
+    pub(super) expires: Moment,
+    /// The tag of the connection that published it, which does not count as
+    /// somebody who heard it; zero for an HTTP caller.
+    pub(super) by: u64,
+    pub(super) size: u32,
+    /// Somebody other than its publisher has it.
+    pub(super) heard: bool,
+    /// Its publisher wants to hear it too.
+    pub(super) echo: bool,
+}
+
+/// A subscriber that reads what is kept.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Reader {
+    pub(super) slot: u32,
+    pub(super) tag: u64,
+    /// The last position that was queued for it, or passed over.
+    pub(super) sent: u64,
+    /// The last position that its socket has taken.
+    pub(super) written: u64,
+    /// How many are queued and not taken.
+    pub(super) in_flight: u32,
+    /// The last position there was when the store was asked; none while it is not.
+    pub(super) asked: Option<u64>,
+    /// It hears the topic no longer; only what is on its way counts.
+    pub(super) left: bool,
+    /// What was lost in front of it, and is told in its place.
+    pub(super) holes: Vec<Hole>,
+}
+
+/// Messages that were lost before a reader came to them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Hole {
+    pub(super) from: u64,
+    pub(super) to: u64,
+    pub(super) lost: u64,
+    pub(super) cause: GapCause,
+}
+
+impl Reader {
+    /// One that has everything up to `after`.
+    pub(super) fn new(slot: u32, tag: u64, after: u64) -> Self {
+        Self {
+            slot,
+            tag,
+            sent: after,
+            written: after,
+            in_flight: 0,
+            asked: None,
+            left: false,
+            holes: Vec::new(),
+        }
+    }
+
+    /// Whether `seq` is still to reach it.
+    fn wants(&self, seq: u64) -> bool {
+        self.written < seq && (!self.left || (self.in_flight > 0 && seq <= self.sent))
+    }
+
+    fn is_over(&self) -> bool {
+        self.left && self.in_flight == 0 && self.asked.is_none()
+    }
+}
+
+/// What is kept of one topic.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Log {
+    /// By position, ascending.
+    pub(super) kept: VecDeque<Kept>,
+    /// Of all kept messages.
+    pub(super) bytes: usize,
+    /// What of that is in the sum over all logs.
+    pub(super) weighed: usize,
+    /// Those that came first are first; one connection may be here again for
+    /// what it has left, before what it hears now.
+    pub(super) readers: Vec<Reader>,
+    /// No kept message expires before this.
+    pub(super) soonest: Moment,
+    /// For which moment the deadline of its oldest is set.
+    pub(super) armed: Moment,
+    /// Why messages went that are missing now.
+    pub(super) last_loss: GapCause,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            kept: VecDeque::new(),
+            bytes: 0,
+            weighed: 0,
+            readers: Vec::new(),
+            soonest: NEVER,
+            armed: NEVER,
+            last_loss: GapCause::NotKept,
+        }
+    }
+}
+
+/// A run of positions, both ends included.
+pub(super) type Run = (u64, u64);
+
+impl Log {
+    pub(super) fn is_unused(&self) -> bool {
+        self.kept.is_empty() && self.readers.is_empty()
+    }
+
+    pub(super) fn push(&mut self, kept: Kept) {
+        self.bytes += kept.size as usize;
+        self.soonest = self.soonest.min(kept.expires);
+        self.kept.push_back(kept);
+    }
+
+    /// The place of the first message after a position.
+    fn place_after(&self, seq: u64) -> usize {
+        self.kept.partition_point(|kept| kept.seq <= seq)
+    }
+
+    pub(super) fn first_after(&self, seq: u64) -> Option<&Kept> {
+        self.kept.get(self.place_after(seq))
+    }
+
+    pub(super) fn find_mut(&mut self, seq: u64) -> Option<&mut Kept> {
+        let place = self.kept.binary_search_by_key(&seq, |kept| kept.seq).ok()?;
+        self.kept.get_mut(place)
+    }
+
+    pub(super) fn contains(&self, seq: u64) -> bool {
+        self.kept.binary_search_by_key(&seq, |kept| kept.seq).is_ok()
+    }
+
+    /// What is missing between two positions: the first, the last, how many.
+    pub(super) fn missing(&self, after: u64, to: u64) -> Option<(u64, u64, u64)> {
+        let (mut first, mut last, mut lost) = (None, 0, 0);
+        let mut expected = after + 1;
+        let kept = self.kept.range(self.place_after(after)..).map(|kept| kept.seq);
+        for seq in kept.chain([to + 1]) {
+            if seq > expected {
+                first = first.or(Some(expected));
+                last = seq - 1;
+                lost += seq - expected;
+            }
+            expected = seq + 1;
+        }
+        first.map(|first| (first, last, lost))
+    }
+
+    /// The first message that nobody heard and no reader is on its way to.
+    pub(super) fn first_unclaimed(&self) -> Option<u64> {
+        let claimed = |kept: &Kept| self.readers.iter().any(|reader| reader.wants(kept.seq));
+        self.kept.iter().find(|kept| !kept.heard && !claimed(kept)).map(|kept| kept.seq)
+    }
+
+    /// The reader that a connection is now.
+    pub(super) fn reader_mut(&mut self, slot: u32) -> Option<&mut Reader> {
+        self.readers.iter_mut().find(|reader| reader.slot == slot && !reader.left)
+    }
+
+    pub(super) fn reader(&self, slot: u32) -> Option<&Reader> {
+        self.readers.iter().find(|reader| reader.slot == slot && !reader.left)
+    }
+
+    /// Drops readers that have nothing on its way any more.
+    pub(super) fn drop_over(&mut self) {
+        self.readers.retain(|reader| !reader.is_over());
+    }
+
+    /// Notes in front of every reader that has not passed it that a message,
+    /// which is here no longer, is lost. Holes with nothing between them are one.
+    pub(super) fn lose(&mut self, seq: u64, cause: GapCause) {
+        self.last_loss = cause;
+        for reader in self.readers.iter_mut().filter(|reader| !reader.left && reader.sent < seq) {
+            let kept = &self.kept;
+            let next_to = |hole: &Hole| {
+                let (low, high) = (hole.from.min(seq), hole.to.max(seq));
+                let place = kept.partition_point(|kept| kept.seq < low);
+                kept.get(place).is_none_or(|kept| kept.seq > high)
+            };
+            match reader.holes.iter_mut().find(|hole| next_to(hole)) {
+                Some(hole) => {
+                    hole.from = hole.from.min(seq);
+                    hole.to = hole.to.max(seq);
+                    hole.lost += 1;
+                }
+                None => {
+                    let place = reader.holes.partition_point(|hole| hole.from < seq);
+                    reader.holes.insert(place, Hole { from: seq, to: seq, lost: 1, cause });
+                }
+            }
+        }
+    }
+
+    /// Takes out what satisfies a condition, and says which positions went.
+    pub(super) fn remove(&mut self, mut gone: impl FnMut(&Kept) -> bool) -> Vec<Run> {
+        let mut runs: Vec<Run> = Vec::new();
+        let mut adjacent = false;
+        let bytes = &mut self.bytes;
+        self.kept.retain(|kept| {
+            let goes = gone(kept);
+            if goes {
+                *bytes -= kept.size as usize;
+                match runs.last_mut() {
+                    Some(run) if adjacent => run.1 = kept.seq,
+                    _ => runs.push((kept.seq, kept.seq)),
+                }
+            }
+            adjacent = goes;
+            !goes
+        });
+        runs
+    }
+
+    /// Takes out what somebody heard and no reader wants any more.
+    pub(super) fn remove_delivered(&mut self) -> Vec<Run> {
+        let readers = std::mem::take(&mut self.readers);
+        let runs = self.remove(|kept| kept.heard && !readers.iter().any(|reader| reader.wants(kept.seq)));
+        self.readers = readers;
+        runs
+    }
+
+    /// Takes one message out, if it is there.
+    pub(super) fn take(&mut self, seq: u64) -> bool {
+        let Ok(place) = self.kept.binary_search_by_key(&seq, |kept| kept.seq) else { return false };
+        if let Some(kept) = self.kept.remove(place) {
+            self.bytes -= kept.size as usize;
+        }
+        true
+    }
+}

@@ -1,0 +1,91 @@
+//! Which messages were seen a moment ago.
+//!
+//! Knows the ids that publishers gave, and for how long. Does not know what the
+//! messages said.
+
+use std::collections::{HashSet, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::deadlines::round_up;
+use crate::protocol::say::Target;
+use crate::protocol::{ConnectionId, MessageId, Moment, UserId};
+
+/// A publisher that repeats itself later than this means it.
+const REMEMBERED: Duration = Duration::from_secs(600);
+
+/// At a few hundred bytes each, a few megabytes at worst.
+const MOST: usize = 10_000;
+
+/// Among whose messages an id is unique.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub(super) enum Scope {
+    User(UserId),
+    Connection(ConnectionId),
+    Worker(u32),
+    Http,
+}
+
+/// One message, as its publisher named it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub(super) struct Key {
+    pub(super) scope: Scope,
+    pub(super) target: Target,
+    pub(super) id: MessageId,
+}
+
+/// The messages seen within the last minutes, oldest first.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(from = "VecDeque<(Moment, Rc<Key>)>", into = "VecDeque<(Moment, Rc<Key>)>")]
+pub(super) struct Recent {
+    order: VecDeque<(Moment, Rc<Key>)>,
+    seen: HashSet<Rc<Key>>,
+}
+
+impl From<VecDeque<(Moment, Rc<Key>)>> for Recent {
+    fn from(order: VecDeque<(Moment, Rc<Key>)>) -> Self {
+        Self { seen: order.iter().map(|(_, key)| key.clone()).collect(), order }
+    }
+}
+
+impl From<Recent> for VecDeque<(Moment, Rc<Key>)> {
+    fn from(recent: Recent) -> Self {
+        recent.order
+    }
+}
+
+impl Recent {
+    pub(super) fn contains(&self, key: &Key) -> bool {
+        self.seen.contains(key)
+    }
+
+    pub(super) fn insert(&mut self, now: Moment, key: Key) {
+        let key = Rc::new(key);
+        if self.seen.insert(key.clone()) {
+            self.order.push_back((now, key));
+        }
+        if self.order.len() > MOST {
+            self.forget_first();
+        }
+    }
+
+    /// When the oldest is to be forgotten.
+    pub(super) fn deadline(&self) -> Option<Moment> {
+        self.order.front().map(|(at, _)| round_up(*at + REMEMBERED))
+    }
+
+    /// Forgets what is old enough.
+    pub(super) fn forget(&mut self, now: Moment) {
+        while self.order.front().is_some_and(|(at, _)| now.since(*at) >= REMEMBERED) {
+            self.forget_first();
+        }
+    }
+
+    fn forget_first(&mut self) {
+        if let Some((_, key)) = self.order.pop_front() {
+            self.seen.remove(&key);
+        }
+    }
+}

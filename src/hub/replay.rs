@@ -1,0 +1,367 @@
+//! Keeping, and reading what is kept.
+//!
+//! Knows when a message is kept, evicted, asked for, replayed and forgotten.
+//! Does not know who publishes or who may hear.
+
+use std::rc::Rc;
+
+use super::channels::Hearing;
+use super::connections::Missed;
+use super::deadlines::{NEVER, Task, round_up};
+use super::event::{Anomaly, Asker, Effect, Effects, LogKey, Now};
+use super::logs::{Hole, Kept, Log, Reader, Run};
+use super::settings::{Keep, Policy};
+use super::{Hub, random};
+use crate::protocol::frame::GapCause;
+use crate::protocol::{ConnectionId, Frame, Message, Moment};
+
+/// How much is read from a log at a time: a quarter of what may wait for a
+/// socket, so that what is live elsewhere still finds room beside it.
+const PAGE_MESSAGES: usize = 64;
+const PAGE_BYTES: usize = 64 << 10;
+
+impl Hub {
+    pub(super) fn policy_of(&self, key: &LogKey) -> Policy {
+        match key {
+            LogKey::Inbox(_) => self.settings.inbox,
+            // Its state is told to whoever comes later; its messages are for
+            // those who watch.
+            LogKey::Channel(channel) if channel.operation().is_some() => {
+                Policy { keep: Keep::Never, ..Policy::default() }
+            }
+            LogKey::Channel(channel) => self.settings.policy_of(channel),
+        }
+    }
+
+    /// Makes the topic of a key, or finds it.
+    pub(super) fn topic(&mut self, key: LogKey) -> u32 {
+        let random: &mut random::Random = &mut self.random;
+        self.channels.make(key, || random.next())
+    }
+
+    /// Brings up to date what follows from the state of a topic.
+    pub(super) fn settle(&mut self, now: Now, place: u32) {
+        if let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) {
+            if log.kept.is_empty() {
+                log.soonest = NEVER;
+            }
+            self.deadlines.rearm(Task::Expiry(place), &mut log.armed, round_up(log.soonest));
+        }
+        self.channels.settle(now.moment, place);
+    }
+
+    /// Puts a message into its log, where the policy has room for one of its
+    /// size. Evicting what is too much is the next step: the readers that are
+    /// to know of it come between.
+    pub(super) fn keep(
+        &mut self,
+        place: u32,
+        policy: &Policy,
+        kept: Kept,
+        message: &Rc<Message>,
+        out: &mut Effects,
+    ) -> bool {
+        let Some(topic) = self.channels.at_mut(place) else { return false };
+        let size = kept.size as usize;
+        let fits = policy.count > 0 && size <= policy.bytes && size <= self.settings.limits.kept_bytes;
+        if policy.keep == Keep::Never || !fits {
+            if let Some(log) = &mut topic.log {
+                log.lose(kept.seq, GapCause::NotKept);
+            }
+            return false;
+        }
+        topic.log.get_or_insert_default().push(kept);
+        out.push(Effect::Keep { log: topic.key.clone(), message: message.clone() });
+        true
+    }
+
+    /// Evicts what is over a log's limits, or over those of all logs together.
+    pub(super) fn trim(&mut self, now: Now, place: u32, policy: &Policy, out: &mut Effects) {
+        let over = |log: &Log| log.kept.len() > policy.count || log.bytes > policy.bytes;
+        while self.channels.at(place).and_then(|topic| topic.log.as_deref()).is_some_and(over) {
+            self.evict(place, out);
+        }
+        self.settle(now, place);
+        let mut short = false;
+        while self.channels.bytes > self.settings.limits.kept_bytes {
+            let Some(heaviest) = self.channels.heaviest() else { break };
+            short = true;
+            self.evict(heaviest, out);
+            self.settle(now, heaviest);
+            if heaviest != place {
+                self.advance_all(now, heaviest, out);
+            }
+        }
+        if short {
+            out.push(Effect::Report(Anomaly::KeptLimit));
+        }
+        self.advance_all(now, place, out);
+    }
+
+    fn evict(&mut self, place: u32, out: &mut Effects) {
+        let Some(topic) = self.channels.at_mut(place) else { return };
+        let Some(log) = &mut topic.log else { return };
+        let Some(first) = log.kept.front().map(|kept| kept.seq) else { return };
+        log.take(first);
+        log.lose(first, GapCause::Evicted);
+        self.counters.messages_evicted += 1;
+        out.push(Effect::Forget { log: topic.key.clone(), from: first, to: first });
+    }
+
+    /// Drops what has grown too old.
+    pub(super) fn expire(&mut self, now: Now, place: u32, out: &mut Effects) {
+        let Some(topic) = self.channels.at_mut(place) else { return };
+        let Some(log) = &mut topic.log else { return };
+        log.armed = NEVER;
+        let mut expired = Vec::new();
+        let runs = log.remove(|kept| {
+            let old = kept.expires <= now.moment;
+            if old {
+                expired.push(kept.seq);
+            }
+            old
+        });
+        for seq in &expired {
+            log.lose(*seq, GapCause::Expired);
+        }
+        log.soonest = log.kept.iter().map(|kept| kept.expires).min().unwrap_or(NEVER);
+        self.counters.messages_expired += expired.len() as u64;
+        forget(&topic.key, &runs, out);
+        self.advance_all(now, place, out);
+        self.settle(now, place);
+    }
+
+    /// Makes a subscriber read what is kept after a position.
+    pub(super) fn read_from(&mut self, place: u32, slot: u32, after: u64) {
+        let Some(tag) = self.connections.at(slot).map(|connection| connection.tag) else { return };
+        let Some(topic) = self.channels.at_mut(place) else { return };
+        if let Some(subscriber) = topic.subscriber_mut(slot) {
+            subscriber.hearing = Hearing::Reading;
+        }
+        topic.log.get_or_insert_default().readers.push(Reader::new(slot, tag, after));
+    }
+
+    /// Goes on with everybody who reads a log.
+    pub(super) fn advance_all(&mut self, now: Now, place: u32, out: &mut Effects) {
+        let Some(log) = self.channels.at(place).and_then(|topic| topic.log.as_ref()) else { return };
+        let reading = log.readers.iter().filter(|reader| !reader.left);
+        let slots: Vec<u32> = reading.map(|reader| reader.slot).collect();
+        for slot in slots {
+            self.advance(now, place, slot, out);
+        }
+    }
+
+    /// The next step of a reader of which nothing is on its way: another page,
+    /// or, when nothing remains, hearing live. There is nothing between the two.
+    pub(super) fn advance(&mut self, now: Now, place: u32, slot: u32, out: &mut Effects) {
+        let Some(connection) = self.connections.at(slot) else { return };
+        let conn = ConnectionId { slot, tag: connection.tag };
+        let Some(topic) = self.channels.at_mut(place) else { return };
+        let (name, epoch) = (topic.name(), topic.epoch);
+        let Some(log) = &mut topic.log else { return };
+        let Some(reader) = log.reader(slot) else { return };
+        if reader.in_flight > 0 || reader.asked.is_some() {
+            return;
+        }
+        let after = reader.sent;
+        if log.first_after(after).is_some() {
+            if !connection.full {
+                if let Some(reader) = log.reader_mut(slot) {
+                    reader.asked = Some(topic.seq);
+                }
+                let log = topic.key.clone();
+                out.push(Effect::Fetch { conn, log, after, count: PAGE_MESSAGES, bytes: PAGE_BYTES });
+            }
+            return;
+        }
+        let holes = log.reader_mut(slot).map(|reader| std::mem::take(&mut reader.holes));
+        log.readers.retain(|reader| reader.left || reader.slot != slot);
+        if let Some(subscriber) = topic.subscriber_mut(slot) {
+            subscriber.hearing = Hearing::Live;
+        }
+        for hole in holes.iter().flatten() {
+            out.push(gap(conn, name.clone(), epoch, hole));
+        }
+        self.sweep(now, place, out);
+    }
+
+    /// Drops what was delivered, where the policy is to keep no more than that.
+    pub(super) fn sweep(&mut self, now: Now, place: u32, out: &mut Effects) {
+        let Some(topic) = self.channels.at(place) else { return };
+        let stays = self.policy_of(&topic.key).keep == Keep::History;
+        let Some(topic) = self.channels.at_mut(place) else { return };
+        if let Some(log) = &mut topic.log {
+            log.drop_over();
+            if !stays {
+                let runs = log.remove_delivered();
+                forget(&topic.key, &runs, out);
+            }
+        }
+        self.settle(now, place);
+    }
+
+    /// The store has answered.
+    pub(super) fn fetched(
+        &mut self,
+        now: Now,
+        conn: ConnectionId,
+        key: &LogKey,
+        messages: Vec<Rc<Message>>,
+        out: &mut Effects,
+    ) {
+        let Some(connection) = self.connections.get(conn) else { return };
+        let full = connection.full;
+        let Some(place) = self.channels.find(key) else { return };
+        let Some(topic) = self.channels.at_mut(place) else { return };
+        let (name, epoch) = (topic.name(), topic.epoch);
+        let Some(log) = &mut topic.log else { return };
+        let asks = |reader: &&mut Reader| {
+            reader.slot == conn.slot && reader.tag == conn.tag && reader.asked.is_some()
+        };
+        let Some(reader) = log.readers.iter_mut().find(asks) else { return };
+        let asked = reader.asked.take().unwrap_or_default();
+        if reader.left || full {
+            // Asked again when there is room: the hub holds no payloads.
+            self.sweep(now, place, out);
+            return;
+        }
+        let after = reader.sent;
+        let last = messages.last().and_then(|message| message.seq).unwrap_or(asked);
+        // What the index has and the store has not is lost.
+        let mut found = messages.iter().filter_map(|message| message.seq).peekable();
+        let mut lost = Vec::new();
+        let runs = log.remove(|kept| {
+            if kept.seq <= after || kept.seq > last {
+                return false;
+            }
+            while found.next_if(|seq| *seq < kept.seq).is_some() {}
+            let gone = found.peek() != Some(&kept.seq);
+            if gone {
+                lost.push(kept.seq);
+            }
+            gone
+        });
+        for seq in lost {
+            log.lose(seq, GapCause::Evicted);
+        }
+        forget(key, &runs, out);
+        replay(log, conn, key, messages, last, |hole| gap(conn, name.clone(), epoch, hole), out);
+        self.advance_all(now, place, out);
+        self.settle(now, place);
+    }
+
+    /// A socket has taken a replayed message whole.
+    pub(super) fn written(
+        &mut self,
+        now: Now,
+        conn: ConnectionId,
+        key: &LogKey,
+        seq: u64,
+        out: &mut Effects,
+    ) {
+        if self.connections.get(conn).is_none() {
+            return;
+        }
+        let Some(place) = self.channels.find(key) else { return };
+        let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) else { return };
+        let waits =
+            |reader: &&mut Reader| reader.slot == conn.slot && reader.tag == conn.tag && reader.in_flight > 0;
+        let Some(reader) = log.readers.iter_mut().find(waits) else { return };
+        reader.in_flight -= 1;
+        reader.written = seq;
+        if reader.in_flight == 0 {
+            // Past what was skipped as well.
+            reader.written = reader.sent;
+        }
+        if let Some(kept) = log.find_mut(seq) {
+            kept.heard |= kept.by != conn.tag;
+        }
+        self.sweep(now, place, out);
+        self.advance(now, place, conn.slot, out);
+    }
+
+    /// Notes what was shed for a connection, to be told as one gap.
+    pub(super) fn miss(&mut self, place: u32, slot: u32, seq: u64) {
+        let Some(connection) = self.connections.at_mut(slot) else { return };
+        let missed = &mut connection.rare().missed;
+        match missed.iter_mut().find(|missed| missed.topic == place) {
+            Some(known) => {
+                known.to = seq;
+                known.lost += 1;
+            }
+            None => missed.push(Missed { topic: place, from: seq, to: seq, lost: 1 }),
+        }
+    }
+
+    /// Tells a connection what it missed of one topic, or of all.
+    pub(super) fn tell_missed(&mut self, slot: u32, only: Option<u32>, out: &mut Effects) {
+        let Some(connection) = self.connections.at_mut(slot) else { return };
+        let conn = ConnectionId { slot, tag: connection.tag };
+        let Some(rare) = &mut connection.rare else { return };
+        let told = rare.missed.extract_if(.., |missed| only.is_none_or(|place| place == missed.topic));
+        for missed in told {
+            let Some(topic) = self.channels.at(missed.topic) else { continue };
+            let hole = Hole { from: missed.from, to: missed.to, lost: missed.lost, cause: GapCause::Slow };
+            out.push(gap(conn, topic.name(), topic.epoch, &hole));
+        }
+    }
+}
+
+/// Queues a page for the reader that asked for it.
+fn replay(
+    log: &mut Log,
+    conn: ConnectionId,
+    key: &LogKey,
+    messages: Vec<Rc<Message>>,
+    last: u64,
+    gap: impl Fn(&Hole) -> Effect,
+    out: &mut Effects,
+) {
+    let Log { kept, readers, .. } = log;
+    let Some(reader) = readers.iter_mut().find(|reader| reader.slot == conn.slot && !reader.left) else {
+        return;
+    };
+    for message in messages {
+        let Some(seq) = message.seq.filter(|seq| *seq > reader.sent) else { continue };
+        // What was evicted since the store was asked is in a hole already.
+        let Ok(at) = kept.binary_search_by_key(&seq, |kept| kept.seq) else { continue };
+        for hole in reader.holes.extract_if(.., |hole| hole.to < seq) {
+            out.push(gap(&hole));
+        }
+        reader.sent = seq;
+        if kept[at].by == reader.tag && !kept[at].echo {
+            continue;
+        }
+        reader.in_flight += 1;
+        out.push(Effect::Replay { message, conn, log: key.clone() });
+    }
+    reader.sent = reader.sent.max(last);
+    if reader.in_flight == 0 {
+        reader.written = reader.sent;
+    }
+}
+
+/// Orders the store to drop runs of a log.
+pub(super) fn forget(key: &LogKey, runs: &[Run], out: &mut Effects) {
+    for (from, to) in runs {
+        out.push(Effect::Forget { log: key.clone(), from: *from, to: *to });
+    }
+}
+
+/// Tells one connection what it will not see.
+pub(super) fn gap(conn: ConnectionId, channel: crate::protocol::Channel, epoch: u64, hole: &Hole) -> Effect {
+    let frame = Frame::Gap {
+        channel,
+        epoch: crate::protocol::name::spelled(epoch),
+        from_seq: Some(hole.from),
+        to_seq: Some(hole.to),
+        lost: Some(hole.lost),
+        cause: hole.cause,
+    };
+    Effect::Answer { to: Asker::Connection(conn), id: None, frame: Box::new(frame) }
+}
+
+/// When a message kept now is too old.
+pub(super) fn expiry(now: Moment, policy: &Policy, ttl: Option<std::time::Duration>) -> Moment {
+    now + ttl.map_or(policy.ttl, |ttl| ttl.min(policy.ttl))
+}

@@ -1,0 +1,183 @@
+//! Requests at the door.
+//!
+//! Knows who may ask at all, how often, and which room each request belongs to.
+//! Does not know what any of them leads to.
+
+use super::connections::{Connection, Kind};
+use super::event::{Asker, Effects, Now};
+use super::limits::{INTERRUPTS, Rate};
+use super::publish::forbidden;
+use super::{Ask, Done, Hub};
+use crate::protocol::{Channel, Close, Code, ConnectionId, Frame, Misspoken, Refusal, Said, Say};
+
+/// Which bucket a request is taken from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Toll {
+    Requests,
+    Interrupts,
+    /// None, or one that is taken from where the request is carried out.
+    Free,
+}
+
+fn toll(say: &Say) -> Toll {
+    match say {
+        Say::Interrupt(_) => Toll::Interrupts,
+        Say::Whisper { .. } | Say::Ack { .. } | Say::Auth { .. } => Toll::Free,
+        _ => Toll::Requests,
+    }
+}
+
+impl Hub {
+    /// A request that could be read.
+    pub(super) fn said(&mut self, now: Now, from: Asker, said: Said, out: &mut Effects) {
+        let ask = Ask { from, id: said.id };
+        let action = said.say.action();
+        if !self.is_there(now, from) {
+            return;
+        }
+        let done = self.admit(now, from, toll(&said.say));
+        let done = done.and_then(|()| self.carry_out(now, &ask, said.say, out));
+        if let Err(refusal) = done {
+            let limited = refusal.code == Code::RateLimited;
+            let refusal = if refusal.action.is_some() { refusal } else { refusal.of(action) };
+            self.refuse(now, &ask, refusal, out);
+            if limited {
+                self.count_refusal(now, from, out);
+            }
+        }
+    }
+
+    /// A request that could not be read.
+    pub(super) fn misspoke(&mut self, now: Now, from: Asker, misspoken: Misspoken, out: &mut Effects) {
+        let ask = Ask { from, id: misspoken.id };
+        if !self.is_there(now, from) {
+            return;
+        }
+        match self.take_toll(now, from, Toll::Requests) {
+            Ok(()) => self.refuse(now, &ask, misspoken.refusal, out),
+            Err(limited) => {
+                self.refuse(now, &ask, limited, out);
+                self.count_refusal(now, from, out);
+            }
+        }
+    }
+
+    /// A sign of life that says nothing.
+    pub(super) fn alive(&mut self, now: Now, conn: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(conn) {
+            connection.heard(now.moment);
+        }
+    }
+
+    /// Whether there is somebody to answer. What a link that is closing still
+    /// says is nobody's.
+    fn is_there(&mut self, now: Now, from: Asker) -> bool {
+        let Asker::Connection(conn) = from else { return true };
+        self.alive(now, conn);
+        self.connections.get(conn).is_some()
+    }
+
+    fn admit(&mut self, now: Now, from: Asker, toll: Toll) -> Done {
+        if self.stopping.is_some() {
+            return Err(Refusal::new(Code::ShuttingDown, "the daemon is about to end"));
+        }
+        self.take_toll(now, from, toll)?;
+        let Asker::Connection(conn) = from else { return Ok(()) };
+        if self.connections.get(conn).is_some_and(|connection| connection.kind == Kind::Waiting) {
+            return Err(Refusal::new(Code::AuthRequired, "say who you are first: action `auth`"));
+        }
+        Ok(())
+    }
+
+    /// Workers and HTTP callers are slowed down by their sockets, not refused.
+    fn take_toll(&mut self, now: Now, from: Asker, toll: Toll) -> Done {
+        let Asker::Connection(conn) = from else { return Ok(()) };
+        let Some(connection) = self.connections.get_mut(conn).filter(|c| !c.is_worker()) else {
+            return Ok(());
+        };
+        let limits = &self.settings.limits;
+        let rate = Rate { per_second: limits.requests_per_second, burst: limits.burst };
+        let taken = match toll {
+            Toll::Free => return Ok(()),
+            Toll::Requests => connection.requests.take(now.moment, rate),
+            Toll::Interrupts => connection.rare().interrupts.take(now.moment, INTERRUPTS),
+        };
+        taken.map_err(|wait| {
+            self.counters.rate_limited += 1;
+            Refusal::new(Code::RateLimited, "too many requests").after(wait)
+        })
+    }
+
+    fn carry_out(&mut self, now: Now, ask: &Ask, say: Say, out: &mut Effects) -> Done {
+        match say {
+            Say::Subscribe(list) => self.subscribe(now, ask, connected(ask)?, list, out),
+            Say::Unsubscribe(channel) => self.unsubscribe(now, ask, connected(ask)?, channel, out),
+            Say::Publish(publication) => self.publish(now, ask, publication, out),
+            Say::Whisper { channel, event, data } => {
+                self.whisper(now, connected(ask)?, (channel, event, data), out)
+            }
+            Say::Interrupt(interrupt) => self.interrupt(now, ask, interrupt, out),
+            Say::Operations(channel) => self.list_operations(ask, channel, out),
+            Say::Presence(channel) => self.presence(ask, channel, out),
+            // The inbox moves its cursor by itself; an `ack` of what was taken
+            // has no effect, as one beyond what was sent has none.
+            Say::Ack { .. } => Ok(()),
+            Say::Ping => {
+                self.answer(ask, Frame::Pong { server_time: now.wall }, out);
+                Ok(())
+            }
+            Say::Start(start) => self.start_operation(now, ask, start, out),
+            Say::End(end) => self.end_operation(now, ask, end, out),
+            Say::Stats => self.stats(now, ask, out),
+            Say::Auth { .. } | Say::MintToken { .. } => {
+                Err(Refusal::new(Code::Internal, "this is answered where tokens are known"))
+            }
+        }
+    }
+
+    fn list_operations(&self, ask: &Ask, channel: Option<Channel>, out: &mut Effects) -> Done {
+        match &channel {
+            Some(channel) => self.may_look(ask.from, channel)?,
+            None => self.may_administer(ask.from)?,
+        }
+        let operations = self.operations.list(channel.as_ref());
+        self.answer(ask, Frame::Operations { channel, operations }, out);
+        Ok(())
+    }
+
+    /// Who may hear a channel may know what is on it.
+    pub(super) fn may_look(&self, from: Asker, channel: &Channel) -> Done {
+        let Asker::Connection(conn) = from else { return Ok(()) };
+        let Some(connection) = self.connections.get(conn) else { return Ok(()) };
+        self.may_subscribe(connection, channel).map_err(|refusal| refusal.on(channel))
+    }
+
+    /// Counts a refusal for rate; one too many ends the connection.
+    fn count_refusal(&mut self, now: Now, from: Asker, out: &mut Effects) {
+        let Some((conn, connection)) = self.client(from) else { return };
+        if connection.rare().refusals.count(now.moment) {
+            self.throw_out(now, conn, Close::TooFast, out);
+        }
+    }
+
+    /// Counts a mistake; one too many ends the connection.
+    pub(super) fn count_mistake(&mut self, now: Now, from: Asker, out: &mut Effects) {
+        let Some((conn, connection)) = self.client(from) else { return };
+        if connection.rare().mistakes.count(now.moment) {
+            self.throw_out(now, conn, Close::TooManyErrors, out);
+        }
+    }
+
+    fn client(&mut self, from: Asker) -> Option<(ConnectionId, &mut Connection)> {
+        let Asker::Connection(conn) = from else { return None };
+        self.connections.get_mut(conn).filter(|c| !c.is_worker()).map(|connection| (conn, connection))
+    }
+}
+
+/// Only who is connected hears anything.
+fn connected(ask: &Ask) -> Result<ConnectionId, Refusal> {
+    match ask.from {
+        Asker::Connection(conn) => Ok(conn),
+        Asker::Http(_) => Err(forbidden("only connections subscribe")),
+    }
+}

@@ -1,0 +1,370 @@
+//! Hearing channels, and ceasing to.
+//!
+//! Knows who may hear what and where each begins. Does not know how what is
+//! kept is read.
+
+use super::channels::{Hearing, Subscriber};
+use super::connections::{Connection, Kind};
+use super::event::{Asker, Effect, Effects, LogKey, Now};
+use super::logs::Hole;
+use super::operations::Told;
+use super::publish::forbidden;
+use super::replay::gap;
+use super::settings::Keep;
+use super::{Ask, Done, Hub};
+use crate::protocol::frame::GapCause;
+use crate::protocol::name::spelled;
+use crate::protocol::{
+    Channel, Code, ConnectionId, Frame, InboxMode, OperationId, Position, Refusal, Subscribe, UserId,
+};
+
+/// How somebody leaves a topic.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Leaving {
+    /// By asking for it, or for lack of a right: the connection stays.
+    Unsubscribed,
+    /// With the connection.
+    Lost,
+}
+
+/// Where a subscription begins.
+struct Start {
+    /// The last position that counts as heard; none for live.
+    after: Option<u64>,
+    /// Whether nothing since the given position is missing, if one was given.
+    recovered: Option<bool>,
+    /// What is missing.
+    lost: Option<Lost>,
+}
+
+enum Lost {
+    Hole(Hole),
+    /// The position is of other numbers: nobody knows how many.
+    Epoch,
+}
+
+impl Hub {
+    pub(super) fn subscribe(
+        &mut self,
+        now: Now,
+        ask: &Ask,
+        conn: ConnectionId,
+        list: Vec<Subscribe>,
+        out: &mut Effects,
+    ) -> Done {
+        let limit = self.settings.limits.subscriptions;
+        let Some(connection) = self.connections.get_mut(conn) else { return Ok(()) };
+        if list.len() > limit {
+            let why = format!("{} channels in one request, at most {limit} are allowed", list.len());
+            return Err(Refusal::new(Code::TooManySubscriptions, why));
+        }
+        if connection.kind == Kind::Client && !connection.introduced {
+            connection.introduced = true;
+            out.tell(conn, Frame::ConnectionId { connection_id: conn.to_string() });
+        }
+        for wish in list {
+            let channel = wish.channel.clone();
+            if let Err(refusal) = self.subscribe_to(now, ask, conn, wish, out) {
+                self.refuse(now, ask, refusal.of("subscribe").on(&channel), out);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a connection may hear a channel.
+    pub(super) fn may_subscribe(&self, connection: &Connection, channel: &Channel) -> Done {
+        let user = connection.user.as_ref();
+        if let Some(id) = channel.operation() {
+            let told = OperationId::new(id).ok().and_then(|id| self.operations.told(&id));
+            let Some(told) = told else {
+                return Err(Refusal::new(Code::UnknownOperation, "no such operation"));
+            };
+            let own = user.is_some() && user == told.user.as_ref();
+            if own || connection.is_worker() || connection.rights.may_subscribe(&told.channel, user) {
+                return Ok(());
+            }
+        } else if channel.as_str().starts_with('@') {
+            return Err(forbidden(format!("{channel} is not a channel to subscribe to")));
+        } else if connection.is_worker() || connection.rights.may_subscribe(channel, user) {
+            return Ok(());
+        }
+        Err(forbidden(format!("the right to subscribe to {channel} is missing")))
+    }
+
+    fn subscribe_to(
+        &mut self,
+        now: Now,
+        ask: &Ask,
+        conn: ConnectionId,
+        wish: Subscribe,
+        out: &mut Effects,
+    ) -> Done {
+        let Some(connection) = self.connections.get(conn) else { return Ok(()) };
+        self.may_subscribe(connection, &wish.channel)?;
+        let key = LogKey::Channel(wish.channel.clone());
+        let known = self.channels.find(&key).filter(|place| connection.topics.contains(place));
+        let limit = self.settings.limits.subscriptions;
+        if known.is_none() && connection.subscriptions() >= limit {
+            let why = format!("a connection may have {limit} subscriptions");
+            return Err(Refusal::new(Code::TooManySubscriptions, why));
+        }
+        let place = self.topic(key);
+        let start = self.start(place, conn, known.is_some(), wish.since);
+        self.join(now, place, conn, wish.presence, out);
+        self.confirm(ask, conn, place, &wish.channel, wish.presence, &start, out);
+        if let Some(after) = start.after {
+            self.restart(now, place, conn, after, out);
+        }
+        self.settle(now, place);
+        if let Some(told) = self.told(&wish.channel) {
+            out.tell(conn, told.clone().frame());
+            if told.is_over() {
+                self.unsubscribe_from(now, conn, place, out);
+                out.tell(conn, Frame::Unsubscribed { channel: wish.channel, reason: "ended" });
+                self.channels.forget_now(place);
+            }
+        }
+        Ok(())
+    }
+
+    /// The operation whose channel this is, running or remembered.
+    fn told(&self, channel: &Channel) -> Option<Told> {
+        let id = OperationId::new(channel.operation()?).ok()?;
+        self.operations.told(&id)
+    }
+
+    /// Where a subscription begins.
+    fn start(&self, place: u32, conn: ConnectionId, known: bool, since: Option<Position>) -> Start {
+        let live = Start { after: None, recovered: None, lost: None };
+        let Some(topic) = self.channels.at(place) else { return live };
+        let policy = self.policy_of(&topic.key);
+        let log = topic.log.as_deref();
+        let Some(since) = since else {
+            // A repeated subscription goes on where it is.
+            let reading = known && log.is_some_and(|log| log.reader(conn.slot).is_some());
+            let unclaimed = log.and_then(super::logs::Log::first_unclaimed);
+            let after = unclaimed.filter(|_| !reading && policy.keep != Keep::History).map(|seq| seq - 1);
+            return Start { after, ..live };
+        };
+        let all = since.epoch.is_empty() && since.seq == 0;
+        let ours = since.epoch == spelled(topic.epoch) && since.seq <= topic.seq;
+        if !all && !ours {
+            return Start { after: Some(0), recovered: Some(false), lost: Some(Lost::Epoch) };
+        }
+        let missing = match log {
+            Some(log) => log.missing(since.seq, topic.seq),
+            None if since.seq < topic.seq => Some((since.seq + 1, topic.seq, topic.seq - since.seq)),
+            None => None,
+        };
+        let cause = log.map_or(GapCause::NotKept, |log| log.last_loss);
+        let lost = missing.map(|(from, to, lost)| Lost::Hole(Hole { from, to, lost, cause }));
+        Start { after: Some(since.seq), recovered: Some(lost.is_none()), lost }
+    }
+
+    /// Makes a connection a subscriber, if it is none.
+    fn join(&mut self, now: Now, place: u32, conn: ConnectionId, watches: bool, out: &mut Effects) {
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        let Some(topic) = self.channels.at_mut(place) else { return };
+        if connection.topics.contains(&place) {
+            if let Some(subscriber) = topic.subscriber_mut(conn.slot) {
+                subscriber.watches = watches;
+            }
+            self.watch(now, place);
+            return;
+        }
+        connection.topics.push(place);
+        let user = connection.user.clone();
+        topic.subscribers.push(Subscriber { slot: conn.slot, hearing: Hearing::Live, watches });
+        if let Some(user) = user {
+            self.arrived(now, place, &user, out);
+        }
+        self.watch(now, place);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "all that one frame tells, and to whom")]
+    fn confirm(
+        &self,
+        ask: &Ask,
+        conn: ConnectionId,
+        place: u32,
+        channel: &Channel,
+        presence: bool,
+        start: &Start,
+        out: &mut Effects,
+    ) {
+        let Some(topic) = self.channels.at(place) else { return };
+        let frame = Frame::SubscriptionSucceeded {
+            channel: channel.clone(),
+            epoch: spelled(topic.epoch),
+            seq: topic.seq,
+            recovered: start.recovered,
+            presence: if presence { self.present(topic).1 } else { None },
+            operations: self.operations.list(Some(channel)),
+        };
+        self.answer(ask, frame, out);
+        match &start.lost {
+            None => {}
+            Some(Lost::Hole(hole)) => out.push(gap(conn, channel.clone(), topic.epoch, hole)),
+            Some(Lost::Epoch) => out.tell(
+                conn,
+                Frame::Gap {
+                    channel: channel.clone(),
+                    epoch: spelled(topic.epoch),
+                    from_seq: None,
+                    to_seq: None,
+                    lost: None,
+                    cause: GapCause::Epoch,
+                },
+            ),
+        }
+    }
+
+    /// Reads anew after a position: what was being read is given up, what is on
+    /// its way arrives before.
+    fn restart(&mut self, now: Now, place: u32, conn: ConnectionId, after: u64, out: &mut Effects) {
+        self.give_up_reading(place, conn);
+        if let Some(rare) = self.connections.get_mut(conn).and_then(|c| c.rare.as_mut()) {
+            rare.missed.retain(|missed| missed.topic != place);
+        }
+        self.read_from(place, conn.slot, after);
+        self.advance(now, place, conn.slot, out);
+    }
+
+    fn give_up_reading(&mut self, place: u32, conn: ConnectionId) {
+        let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) else { return };
+        let Some(reader) = log.reader_mut(conn.slot) else { return };
+        reader.left = true;
+        reader.holes.clear();
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        let lingering = &mut connection.rare().lingering;
+        let channels = &self.channels;
+        lingering.retain(|place| channels.at(*place).is_some_and(|topic| topic.log.is_some()));
+        if !lingering.contains(&place) {
+            lingering.push(place);
+        }
+    }
+
+    pub(super) fn unsubscribe(
+        &mut self,
+        now: Now,
+        ask: &Ask,
+        conn: ConnectionId,
+        channel: Channel,
+        out: &mut Effects,
+    ) -> Done {
+        if let Some(place) = self.channels.find_channel(&channel) {
+            self.unsubscribe_from(now, conn, place, out);
+        }
+        self.answer(ask, Frame::UnsubscribeSucceeded { channel }, out);
+        Ok(())
+    }
+
+    /// Ends one subscription of a connection that stays.
+    pub(super) fn unsubscribe_from(&mut self, now: Now, conn: ConnectionId, place: u32, out: &mut Effects) {
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        let Some(at) = connection.topics.iter().position(|topic| *topic == place) else { return };
+        connection.topics.remove(at);
+        if let Some(rare) = &mut connection.rare {
+            rare.missed.retain(|missed| missed.topic != place);
+        }
+        let user = connection.user.clone();
+        self.give_up_reading(place, conn);
+        self.leave(now, place, conn, user.as_ref(), Leaving::Unsubscribed, out);
+    }
+
+    /// Takes a connection out of a topic.
+    pub(super) fn leave(
+        &mut self,
+        now: Now,
+        place: u32,
+        conn: ConnectionId,
+        user: Option<&UserId>,
+        how: Leaving,
+        out: &mut Effects,
+    ) {
+        let Some(topic) = self.channels.at_mut(place) else { return };
+        if let Some(at) = topic.subscribers.iter().position(|subscriber| subscriber.slot == conn.slot) {
+            topic.subscribers.swap_remove(at);
+            if let Some(user) = user {
+                self.departed(now, place, user, how, out);
+            }
+        }
+        if how == Leaving::Lost {
+            self.drop_readers(place, conn);
+        }
+        self.watch(now, place);
+        self.sweep(now, place, out);
+    }
+
+    /// Nothing that was on its way to a lost connection arrives.
+    pub(super) fn drop_readers(&mut self, place: u32, conn: ConnectionId) {
+        if let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) {
+            log.readers.retain(|reader| reader.slot != conn.slot || reader.tag != conn.tag);
+        }
+    }
+
+    /// Makes a connection one of its user's: it hears the inbox, first what
+    /// waits there.
+    pub(super) fn join_inbox(&mut self, now: Now, conn: ConnectionId, out: &mut Effects) {
+        let Some(connection) = self.connections.get(conn) else { return };
+        let (Some(user), mode) = (connection.user.clone(), connection.inbox) else { return };
+        let place = self.topic(LogKey::Inbox(user));
+        let hearing = if mode == InboxMode::Off { Hearing::Off } else { Hearing::Live };
+        if let Some(topic) = self.channels.at_mut(place) {
+            topic.subscribers.push(Subscriber { slot: conn.slot, hearing, watches: false });
+        }
+        if let Some(connection) = self.connections.get_mut(conn) {
+            connection.topics.insert(0, place);
+        }
+        if hearing == Hearing::Live {
+            let start = self.start(place, conn, false, None);
+            if let Some(after) = start.after {
+                self.restart(now, place, conn, after, out);
+            }
+        }
+        self.settle(now, place);
+    }
+
+    /// Begins or ceases to hear the inbox, as the connection has just said.
+    pub(super) fn change_inbox(&mut self, now: Now, conn: ConnectionId, out: &mut Effects) {
+        let Some(connection) = self.connections.get(conn) else { return };
+        let off = connection.inbox == InboxMode::Off;
+        let Some(place) = connection.topics.first().copied() else { return };
+        let Some(topic) = self.channels.at_mut(place) else { return };
+        let Some(subscriber) = topic.subscriber_mut(conn.slot) else { return };
+        if off == (subscriber.hearing == Hearing::Off) {
+            return;
+        }
+        subscriber.hearing = if off { Hearing::Off } else { Hearing::Live };
+        if off {
+            self.give_up_reading(place, conn);
+            self.sweep(now, place, out);
+        } else if let Some(after) = self.start(place, conn, false, None).after {
+            self.restart(now, place, conn, after, out);
+        }
+    }
+
+    /// Ends the subscriptions that a connection may have no longer.
+    pub(super) fn check_subscriptions(&mut self, now: Now, conn: ConnectionId, out: &mut Effects) {
+        let Some(connection) = self.connections.get(conn) else { return };
+        let mut ended = Vec::new();
+        for place in &connection.topics {
+            let Some(topic) = self.channels.at(*place) else { continue };
+            let LogKey::Channel(channel) = &topic.key else { continue };
+            if self.may_subscribe(connection, channel).is_err() {
+                ended.push((*place, channel.clone()));
+            }
+        }
+        for (place, channel) in ended {
+            self.unsubscribe_from(now, conn, place, out);
+            out.tell(conn, Frame::Unsubscribed { channel, reason: "forbidden" });
+        }
+    }
+}
+
+impl Effects {
+    /// Tells one connection something that it did not ask for.
+    pub(super) fn tell(&mut self, conn: ConnectionId, frame: Frame<'static>) {
+        self.push(Effect::Answer { to: Asker::Connection(conn), id: None, frame: Box::new(frame) });
+    }
+}

@@ -1,0 +1,237 @@
+//! One daemon in a directory of its own, and peers that talk to it.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use async_tungstenite::tungstenite::client::IntoClientRequest;
+use async_tungstenite::tungstenite::{self, Message, WebSocket};
+use serde_json::{Value, json};
+
+/// A test that waits longer has failed.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(crate) struct Daemon {
+    child: Child,
+    pub(crate) directory: PathBuf,
+    pub(crate) address: SocketAddr,
+    log: BufReader<std::process::ChildStderr>,
+}
+
+/// The command for a daemon in `directory`, on a port that the kernel chooses.
+pub(crate) fn command(directory: &PathBuf) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wshubd"));
+    command
+        .env_clear()
+        .env("XDG_STATE_HOME", directory)
+        .env("XDG_RUNTIME_DIR", directory)
+        .env("WSHUBD_LISTEN__HTTP", r#"["127.0.0.1:0"]"#)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// A fresh directory, short enough for the path of a socket in it.
+pub(crate) fn directory() -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("wshubd-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    let directory = std::env::temp_dir().join(name);
+    std::fs::create_dir_all(&directory).unwrap();
+    directory
+}
+
+impl Daemon {
+    pub(crate) fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// Starts with these variables of the configuration.
+    pub(crate) fn with(variables: &[(&str, &str)]) -> Self {
+        let directory = directory();
+        let mut child = command(&directory).envs(variables.iter().copied()).spawn().unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        let address = loop {
+            line.clear();
+            assert_ne!(log.read_line(&mut line).unwrap(), 0, "the daemon ended at once");
+            if let Some((_, rest)) = line.split_once("started: ws://") {
+                break rest.split('/').next().unwrap().parse().unwrap();
+            }
+        };
+        Self { child, directory, address, log }
+    }
+
+    pub(crate) fn token(&self, user: &str) -> String {
+        let mut worker = self.worker();
+        worker.say(json!({"action": "token", "user_id": user, "ttl": 3600, "id": 1}));
+        worker.hear()["token"].as_str().unwrap().to_owned()
+    }
+
+    /// A client of `user`, past its greeting.
+    pub(crate) fn client(&self, user: &str) -> Client {
+        let mut client = self.client_at(&format!("/ws?token={}", self.token(user)));
+        client.hear_type("connection_established");
+        client
+    }
+
+    pub(crate) fn client_at(&self, path: &str) -> Client {
+        self.try_client(path, &[]).unwrap()
+    }
+
+    pub(crate) fn try_client(
+        &self,
+        path: &str,
+        headers: &[(&'static str, &str)],
+    ) -> tungstenite::Result<Client> {
+        let mut request = format!("ws://{}{path}", self.address).into_client_request()?;
+        for (name, value) in headers {
+            request.headers_mut().append(*name, value.parse().unwrap());
+        }
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        match tungstenite::client(request, stream) {
+            Ok((socket, _)) => Ok(Client { socket }),
+            Err(tungstenite::HandshakeError::Failure(error)) => Err(error),
+            Err(tungstenite::HandshakeError::Interrupted(_)) => panic!("the handshake took too long"),
+        }
+    }
+
+    pub(crate) fn worker(&self) -> Worker {
+        let stream = UnixStream::connect(self.directory.join("wshubd/worker.sock")).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Worker { lines: BufReader::new(stream) }
+    }
+
+    pub(crate) fn secret(&self) -> String {
+        let path = self.directory.join("wshubd/broadcast.secret");
+        std::fs::read_to_string(path).unwrap().trim().to_owned()
+    }
+
+    /// One HTTP exchange: the status and the body.
+    pub(crate) fn http(&self, head: &str, headers: &[&str], body: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut request =
+            format!("{head} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+        if !headers.iter().any(|header| header.starts_with("Host:")) {
+            request += "Host: localhost\r\n";
+        }
+        for header in headers {
+            request += &format!("{header}\r\n");
+        }
+        stream.write_all(format!("{request}\r\n{body}").as_bytes()).unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).unwrap();
+        let status = reply.split(' ').nth(1).unwrap().parse().unwrap();
+        let body = reply.split_once("\r\n\r\n").unwrap().1.to_owned();
+        (status, body)
+    }
+
+    pub(crate) fn post(&self, path: &str, body: Value) -> (u16, Value) {
+        let secret = format!("Authorization: Bearer {}", self.secret());
+        let headers = [secret.as_str(), "Content-Type: application/json"];
+        let (status, body) = self.http(&format!("POST {path}"), &headers, &body.to_string());
+        (status, serde_json::from_str(&body).unwrap())
+    }
+
+    /// Sends SIGTERM.
+    pub(crate) fn stop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+
+    /// Waits for the end; the exit code and what was logged since the start.
+    pub(crate) fn ended(&mut self) -> (Option<i32>, String) {
+        let mut log = String::new();
+        self.log.read_to_string(&mut log).unwrap();
+        (self.child.wait().unwrap().code(), log)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// A WebSocket client.
+pub(crate) struct Client {
+    pub(crate) socket: WebSocket<TcpStream>,
+}
+
+impl Client {
+    pub(crate) fn say(&mut self, request: Value) {
+        self.socket.send(Message::text(request.to_string())).unwrap();
+    }
+
+    /// The next frame.
+    pub(crate) fn hear(&mut self) -> Value {
+        loop {
+            match self.socket.read().expect("a frame") {
+                Message::Text(text) => return serde_json::from_str(&text).unwrap(),
+                Message::Ping(_) | Message::Pong(_) => {}
+                other => panic!("heard {other:?}"),
+            }
+        }
+    }
+
+    /// The next frame, which must be of this type.
+    pub(crate) fn hear_type(&mut self, kind: &str) -> Value {
+        let frame = self.hear();
+        assert_eq!(frame["type"], kind, "{frame}");
+        frame
+    }
+
+    /// The code of the close frame that comes after `bye` or nothing.
+    pub(crate) fn closed_with(&mut self) -> u16 {
+        loop {
+            match self.socket.read() {
+                Ok(Message::Close(Some(close))) => return close.code.into(),
+                Ok(_) => {}
+                Err(error) => panic!("no close frame: {error}"),
+            }
+        }
+    }
+
+    pub(crate) fn subscribe(&mut self, channel: &str) {
+        self.say(json!({"action": "subscribe", "channel": channel, "id": "subscribed"}));
+        while self.hear()["type"] != "subscription_succeeded" {}
+    }
+}
+
+/// A worker, by its line protocol.
+pub(crate) struct Worker {
+    lines: BufReader<UnixStream>,
+}
+
+impl Worker {
+    pub(crate) fn say(&mut self, line: Value) {
+        self.write(&format!("{line}\n"));
+    }
+
+    pub(crate) fn write(&mut self, bytes: &str) {
+        self.lines.get_mut().write_all(bytes.as_bytes()).unwrap();
+    }
+
+    pub(crate) fn hear(&mut self) -> Value {
+        let mut line = String::new();
+        assert_ne!(self.lines.read_line(&mut line).unwrap(), 0, "the daemon hung up");
+        serde_json::from_str(&line).unwrap()
+    }
+
+    /// Says no more; what comes until the daemon hangs up.
+    pub(crate) fn finish(mut self) -> String {
+        self.lines.get_mut().shutdown(std::net::Shutdown::Write).unwrap();
+        let mut rest = String::new();
+        self.lines.read_to_string(&mut rest).unwrap();
+        rest
+    }
+}

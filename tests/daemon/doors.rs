@@ -1,0 +1,126 @@
+//! Who is let in, and how others are turned away.
+
+use async_tungstenite::tungstenite::{Error, Message};
+use serde_json::{Value, json};
+
+use crate::bench::Daemon;
+
+fn status(result: Result<crate::bench::Client, Error>) -> u16 {
+    match result {
+        Err(Error::Http(reply)) => reply.status().as_u16(),
+        Err(error) => panic!("{error}"),
+        Ok(_) => 101,
+    }
+}
+
+#[test]
+fn a_token_may_come_by_header_subprotocol_query_or_in_band() {
+    let daemon = Daemon::start();
+    let token = daemon.token("ada");
+
+    let bearer = format!("Bearer {token}");
+    let protocols = format!("wshub.v1, wshub.bearer.{token}");
+    let mut by_header = daemon.try_client("/api/v1/ws", &[("Authorization", &bearer)]).unwrap();
+    let mut by_protocol = daemon.try_client("/ws", &[("Sec-WebSocket-Protocol", &protocols)]).unwrap();
+    let mut by_query = daemon.client_at(&format!("/ws/connect?token={token}"));
+    let mut in_band = daemon.client_at("/ws");
+    in_band.hear_type("auth_required");
+    in_band.say(json!({"action": "auth", "token": token}));
+    assert_eq!(in_band.hear_type("auth_success")["user_id"], "ada");
+
+    for client in [&mut by_header, &mut by_protocol, &mut by_query, &mut in_band] {
+        let established = client.hear_type("connection_established");
+        assert_eq!((&established["user_id"], &established["protocol"]), (&json!("ada"), &json!(1)));
+    }
+}
+
+#[test]
+fn a_bad_token_is_a_401_and_4001_for_a_page_that_cannot_see_one() {
+    let daemon = Daemon::start();
+    assert_eq!(status(daemon.try_client("/ws?token=nonsense", &[])), 401);
+
+    let mut page =
+        daemon.try_client("/ws", &[("Sec-WebSocket-Protocol", "wshub.v1, wshub.bearer.nonsense")]).unwrap();
+    assert_eq!(page.hear_type("auth_failed")["code"], "token_invalid");
+    assert_eq!(page.closed_with(), 4001);
+}
+
+#[test]
+fn a_page_of_another_origin_and_a_rebound_name_are_turned_away() {
+    let daemon = Daemon::start();
+    let path = format!("/ws?token={}", daemon.token("ada"));
+    assert_eq!(status(daemon.try_client(&path, &[("Origin", "https://evil.example")])), 403);
+    assert_eq!(status(daemon.try_client(&path, &[("Origin", "null")])), 403);
+    assert_eq!(status(daemon.try_client(&path, &[("Origin", "http://127.0.0.1:3000")])), 101);
+    assert_eq!(daemon.http("GET /healthz", &["Host: evil.example"], "").0, 403);
+    assert_eq!(daemon.http("GET /healthz", &[], "").0, 200);
+}
+
+#[test]
+fn http_says_what_is_wrong() {
+    let daemon = Daemon::start();
+    let secret = format!("Authorization: Bearer {}", daemon.secret());
+    let json = "Content-Type: application/json";
+    let table: [(&str, &[&str], &str, u16, &str); 9] = [
+        ("POST /broadcast", &[json], "{}", 401, "auth_required"),
+        ("POST /broadcast", &[json, "Authorization: Bearer wrong"], "{}", 401, "auth_required"),
+        ("POST /broadcast", &[&secret, "Content-Type: text/plain"], "{}", 415, "bad_request"),
+        ("POST /broadcast", &[&secret, json], "nonsense", 400, "bad_json"),
+        ("POST /broadcast", &[&secret, json], r#"{"event":"e"}"#, 400, "bad_request"),
+        (
+            "POST /broadcast",
+            &[&secret, json],
+            r#"{"event":"e","connection_id":"x"}"#,
+            404,
+            "unknown_connection",
+        ),
+        ("GET /broadcast", &[], "", 405, "bad_request"),
+        ("GET /nowhere", &[], "", 404, "not_found"),
+        ("GET /ws", &[], "", 426, "bad_request"),
+    ];
+    for (head, headers, body, status, code) in table {
+        let (got, answer) = daemon.http(head, headers, body);
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        assert_eq!((got, answer["code"].as_str().unwrap()), (status, code), "{head} {body}: {answer}");
+        assert_eq!(answer["type"], "error");
+    }
+    let large = format!(r#"{{"channel":"a","event":"e","data":"{}"}}"#, "x".repeat(600 << 10));
+    assert_eq!(daemon.http("POST /broadcast", &[&secret, json], &large).0, 413);
+}
+
+#[test]
+fn statistics_are_two_numbers_for_the_machine_and_all_with_the_secret() {
+    let daemon = Daemon::start();
+    let _ada = (daemon.client("ada"), daemon.client("ada"));
+    let (_, open) = daemon.http("GET /api/v1/ws/stats", &[], "");
+    let open: Value = serde_json::from_str(&open).unwrap();
+    assert_eq!(open, json!({"connected_users": 1, "total_connections": 2}));
+
+    let secret = format!("Authorization: Bearer {}", daemon.secret());
+    let (_, all) = daemon.http("GET /api/v1/ws/stats", &[&secret], "");
+    let all: Value = serde_json::from_str(&all).unwrap();
+    assert_eq!((&all["total_connections"], &all["connections_opened"].is_u64()), (&json!(2), &true));
+    let (status, text) = daemon.http("GET /metrics", &[&secret], "");
+    assert!(status == 200 && text.contains("\nwshubd_total_connections 2\n"), "{text}");
+    assert_eq!(daemon.http("GET /metrics", &[], "").0, 401);
+}
+
+#[test]
+fn binary_frames_and_broken_text_end_with_their_own_codes() {
+    let daemon = Daemon::start();
+    let mut ada = daemon.client("ada");
+    ada.socket.send(Message::binary(vec![1, 2, 3])).unwrap();
+    assert_eq!(ada.closed_with(), 1003);
+}
+
+#[test]
+fn the_fifth_malformed_request_ends_the_connection() {
+    let daemon = Daemon::start();
+    let mut ada = daemon.client("ada");
+    for _ in 0..5 {
+        ada.say(json!({"action": "dance"}));
+        assert_eq!(ada.hear_type("error")["code"], "unknown_action");
+    }
+    assert_eq!(ada.hear_type("bye")["code"], 4009);
+    assert_eq!(ada.closed_with(), 4009);
+}

@@ -1,0 +1,9 @@
+//! Stories of the real program, over real sockets.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a story that cannot go on has failed")]
+
+mod bench;
+mod doors;
+mod messages;
+mod operations;
+mod stopping;

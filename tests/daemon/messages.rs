@@ -1,0 +1,149 @@
+//! Messages between clients, workers and HTTP callers.
+
+use serde_json::json;
+
+use crate::bench::Daemon;
+
+#[test]
+fn a_message_reaches_every_subscriber_and_its_sender_is_told() {
+    let daemon = Daemon::start();
+    let (mut ada, mut ben) = (daemon.client("ada"), daemon.client("ben"));
+    ada.say(json!({"action": "subscribe", "channel": "logs", "id": 1}));
+    let id = ada.hear_type("connection_id");
+    let subscribed = ada.hear_type("subscription_succeeded");
+    ben.subscribe("logs");
+
+    ada.say(json!({"action": "send", "channel": "logs", "event": "line", "data": {"n": 12345678901234567890u64}, "id": 2}));
+
+    assert_eq!(subscribed["id"], 1);
+    let heard = ben.hear_type("message");
+    assert_eq!(heard["from"], id["connection_id"]);
+    assert_eq!(heard["user_id"], "ada");
+    assert_eq!(heard["source"], "client");
+    assert_eq!(heard["seq"], 1);
+    assert_eq!(heard["data"], json!({"n": 12345678901234567890u64}));
+    let own = [ada.hear(), ada.hear()];
+    let answer = own.iter().find(|frame| frame["type"] == "send_success").unwrap();
+    assert_eq!((&answer["sent"], &answer["failed"], &answer["id"]), (&json!(2), &json!(0), &json!(2)));
+}
+
+#[test]
+fn a_worker_publishes_with_one_line_and_no_handshake() {
+    let daemon = Daemon::start();
+    let mut ada = daemon.client("ada");
+    ada.subscribe("logs");
+
+    let mut worker = daemon.worker();
+    worker.write("{\"channel\":\"logs\",\"event\":\"log\",\"data\":\"hi\"}\n");
+    let answers = worker.finish();
+
+    let heard = ada.hear_type("message");
+    assert_eq!((&heard["from"], &heard["data"]), (&json!("worker"), &json!("hi")));
+    assert_eq!(answers, "", "who gives no id wants no answer");
+}
+
+#[test]
+fn a_worker_that_gives_an_id_is_answered_and_one_that_errs_is_told() {
+    let daemon = Daemon::start();
+    let mut worker = daemon.worker();
+    worker.say(json!({"channel": "logs", "type": "log", "id": "a"}));
+    worker.write("nonsense\n{\"channel\":\"logs\"}\n{\"half\":");
+
+    let answers = worker.finish();
+    let answers: Vec<serde_json::Value> =
+        answers.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(
+        (&answers[0]["type"], &answers[0]["id"], &answers[0]["kept"]),
+        (&json!("ok"), &json!("a"), &json!(true))
+    );
+    let codes: Vec<_> = answers[1..].iter().map(|answer| answer["code"].as_str().unwrap()).collect();
+    assert_eq!(codes, ["bad_json", "bad_request", "bad_json"]);
+}
+
+#[test]
+fn what_nobody_heard_waits_for_the_first_who_listens() {
+    let daemon = Daemon::start();
+    let mut worker = daemon.worker();
+    for n in 0..300 {
+        worker.say(json!({"channel": "logs", "event": "line", "data": n, "id": n}));
+    }
+    for _ in 0..300 {
+        assert_eq!(worker.hear()["type"], "ok");
+    }
+
+    let mut ada = daemon.client("ada");
+    ada.subscribe("logs");
+    for n in 0..300 {
+        let heard = ada.hear_type("message");
+        assert_eq!(
+            (&heard["data"], &heard["replayed"], &heard["seq"]),
+            (&json!(n), &json!(true), &json!(n + 1))
+        );
+    }
+    worker.say(json!({"channel": "logs", "event": "line", "data": "live"}));
+    let live = ada.hear_type("message");
+    assert_eq!((&live["data"], &live["replayed"]), (&json!("live"), &json!(null)));
+}
+
+#[test]
+fn a_back_end_broadcasts_with_the_secret() {
+    let daemon = Daemon::start();
+    let mut ada = daemon.client("ada");
+    ada.subscribe("logs");
+
+    let (status, answer) =
+        daemon.post("/broadcast", json!({"channel": "logs", "event": "deploy", "data": [1]}));
+    let to_ada = daemon.post("/api/v1/broadcast", json!({"user_id": "ada", "event": "note", "data": 2}));
+    let to_all = daemon.post("/broadcast", json!({"all": true, "event": "note", "data": 3}));
+
+    assert_eq!((status, &answer["type"], &answer["sent"]), (200, &json!("send_success"), &json!(1)));
+    assert_eq!((to_ada.0, to_all.0), (200, 200));
+    for data in [json!([1]), json!(2), json!(3)] {
+        let heard = ada.hear_type("message");
+        assert_eq!((&heard["data"], &heard["from"]), (&data, &json!("http")));
+    }
+}
+
+#[test]
+fn a_large_message_arrives_whole_and_a_larger_one_closes_with_1009() {
+    let daemon = Daemon::start();
+    let (mut ada, mut ben) = (daemon.client("ada"), daemon.client("ben"));
+    ada.subscribe("logs");
+    let data = "x".repeat(500 << 10);
+
+    ben.say(json!({"action": "send", "channel": "logs", "event": "big", "data": data}));
+    assert_eq!(ada.hear_type("message")["data"], json!(data));
+    ben.hear_type("send_success");
+
+    ben.say(json!({"action": "send", "channel": "logs", "event": "big", "data": "x".repeat(513 << 10)}));
+    assert_eq!(ben.closed_with(), 1009);
+}
+
+#[test]
+fn a_peer_that_does_not_read_delays_nobody_and_is_told_what_it_missed() {
+    let daemon = Daemon::start();
+    let (mut ada, mut stuck) = (daemon.client("ada"), daemon.client("stuck"));
+    ada.subscribe("logs");
+    stuck.subscribe("logs");
+
+    let mut worker = daemon.worker();
+    let data = "x".repeat(10 << 10);
+    let mut last = json!(null);
+    for n in 0..1000 {
+        worker.say(json!({"channel": "logs", "event": "line", "data": [n, data], "id": n}));
+        assert_eq!(ada.hear_type("message")["data"][0], n);
+        last = worker.hear();
+    }
+    assert_eq!((&last["sent"], &last["failed"]), (&json!(1), &json!(1)), "{last}");
+
+    // Ten seconds without a byte taken end it; until then it can still turn.
+    for n in 0.. {
+        let frame = stuck.hear();
+        if frame["type"] == "gap" {
+            assert_eq!((&frame["cause"], &frame["from_seq"]), (&json!("slow"), &json!(n + 1)), "{frame}");
+            assert_eq!(frame["lost"], json!(1000 - n), "heard and lost make up the whole");
+            break;
+        }
+        assert_eq!(frame["data"][0], n);
+    }
+}

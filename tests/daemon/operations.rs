@@ -1,0 +1,96 @@
+//! A long operation and those who stop it.
+
+use serde_json::json;
+
+use crate::bench::Daemon;
+
+#[test]
+fn stop_reaches_the_worker_and_everybody_sees_one_end() {
+    let daemon = Daemon::start();
+    let (mut ada, mut ben, mut worker) = (daemon.client("ada"), daemon.client("ben"), daemon.worker());
+    ada.subscribe("jobs");
+    ben.subscribe("jobs");
+    worker.say(json!({"action": "operation_start", "operation_id": "op", "channel": "jobs", "user_id": "ada", "id": 1}));
+    assert_eq!(worker.hear()["type"], "ok");
+    assert_eq!(ada.hear_type("operation")["state"], "started");
+    ben.hear_type("operation");
+
+    ada.say(json!({"action": "interrupt", "data": {"operation_id": "op"}, "reason": "enough", "id": 2}));
+    let line = worker.hear();
+    worker.say(json!({"action": "operation_end", "operation_id": "op", "state": "interrupted"}));
+
+    assert_eq!(
+        (&line["type"], &line["user_id"], &line["reason"]),
+        (&json!("interrupt"), &json!("ada"), &json!("enough"))
+    );
+    let mut seen: Vec<String> = Vec::new();
+    while seen.last().is_none_or(|last| last != "ended") {
+        let frame = ben.hear();
+        seen.push(frame["state"].as_str().or(frame["event"].as_str()).unwrap().to_owned());
+    }
+    seen.sort();
+    assert_eq!(seen, ["ended", "interrupting", "system:interrupt"]);
+    ben.say(json!({"action": "interrupt", "data": {"operation_id": "op"}}));
+    assert_eq!(ben.hear_type("error")["code"], "forbidden");
+    while ada.hear()["state"] != "ended" {}
+    ada.say(json!({"action": "interrupt", "data": {"operation_id": "op"}}));
+    assert_eq!(ada.hear_type("interrupt_result")["outcome"], "already_ended");
+}
+
+#[test]
+fn an_operation_ends_the_moment_its_worker_dies() {
+    let daemon = Daemon::start();
+    let mut ada = daemon.client("ada");
+    ada.subscribe("jobs");
+    let mut worker = daemon.worker();
+    worker.say(json!({"action": "operation_start", "operation_id": "op", "channel": "jobs"}));
+    assert_eq!(ada.hear_type("operation")["state"], "started");
+
+    drop(worker);
+
+    let ended = ada.hear_type("operation");
+    assert_eq!((&ended["state"], &ended["reason"]), (&json!("ended"), &json!("owner_lost")));
+}
+
+#[test]
+fn an_interrupt_before_its_operation_waits_for_it() {
+    let daemon = Daemon::start();
+    let (mut ada, mut worker) = (daemon.client("ada"), daemon.worker());
+    ada.say(json!({"action": "interrupt", "data": {"operation_id": "op"}, "id": 7}));
+    assert_eq!(ada.hear_type("interrupt_result")["outcome"], "pending");
+
+    worker
+        .say(json!({"action": "operation_start", "operation_id": "op", "channel": "jobs", "user_id": "ada"}));
+
+    let result = ada.hear_type("interrupt_result");
+    assert_eq!((&result["outcome"], &result["id"]), (&json!("delivered"), &json!(7)));
+    assert_eq!(worker.hear()["type"], "interrupt");
+}
+
+#[test]
+fn an_interrupt_overtakes_what_is_queued_for_a_worker_that_does_not_read() {
+    let daemon = Daemon::start();
+    let (mut owner, mut other) = (daemon.worker(), daemon.worker());
+    owner.say(json!({"action": "operation_start", "operation_id": "op", "channel": "jobs", "id": 1}));
+    assert_eq!(owner.hear()["type"], "ok");
+    owner.say(json!({"action": "subscribe", "channel": "noise", "id": 2}));
+    assert_eq!(owner.hear()["type"], "ok");
+    let data = "x".repeat(4 << 10);
+    for n in 0..2000 {
+        other.say(json!({"channel": "noise", "event": "line", "data": [n, data], "id": n}));
+        other.hear();
+    }
+
+    let (status, answer) = daemon.post("/interrupt", json!({"operation_id": "op"}));
+    assert_eq!((status, &answer["outcome"]), (200, &json!("delivered")));
+
+    // What the kernel holds comes first; of what the daemon queued, nothing.
+    let mut before = 0;
+    let mut line = owner.hear();
+    while line["type"] == "message" {
+        before += 1;
+        line = owner.hear();
+    }
+    assert_eq!(line["type"], "interrupt");
+    assert!(owner.hear()["type"] == "message", "{before} lines were in the kernel, the queue came after");
+}

@@ -1,0 +1,62 @@
+//! How the program starts and ends.
+
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use crate::bench::{Daemon, command};
+
+#[test]
+fn a_stop_says_goodbye_and_exits_with_0() {
+    let mut daemon = Daemon::start();
+    let mut ada = daemon.client("ada");
+
+    daemon.stop();
+
+    let bye = ada.hear_type("bye");
+    assert_eq!((bye["code"].as_u64(), bye["reconnect"].as_bool()), (Some(4101), Some(true)), "{bye}");
+    assert_eq!(ada.closed_with(), 4101);
+    drop(ada);
+    let (code, log) = daemon.ended();
+    assert_eq!(code, Some(0));
+    assert_eq!(log.lines().count(), 1, "a healthy life is two lines: {log}");
+    assert!(!daemon.directory.join("wshubd/worker.sock").exists());
+}
+
+#[test]
+fn a_second_daemon_is_told_that_one_is_running() {
+    let daemon = Daemon::start();
+
+    let mut second = command(&daemon.directory).spawn().unwrap();
+    let mut said = String::new();
+    second.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+
+    assert!(said.contains("already running"), "{said}");
+    assert_eq!(second.wait().unwrap().code(), Some(69));
+    assert_eq!(daemon.http("GET /healthz", &[], "").0, 200);
+}
+
+#[test]
+fn a_mistake_in_the_configuration_names_its_line_and_exits_with_78() {
+    let directory = crate::bench::directory();
+    let file = directory.join("wshubd.toml");
+    std::fs::write(&file, "[limits]\nburst = 5\nrequests_per_secnd = 3\n").unwrap();
+
+    let output = Command::new(env!("CARGO_BIN_EXE_wshubd")).arg("--config").arg(&file).output().unwrap();
+
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(78));
+    assert!(said.contains("wshubd.toml:3") && said.contains("requests_per_second"), "{said}");
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn keys_are_generated_once_and_for_the_daemon_alone() {
+    let daemon = Daemon::start();
+    for name in ["jwt.key", "broadcast.secret"] {
+        let path = daemon.directory.join("wshubd").join(name);
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{name}");
+    }
+    let state = daemon.directory.join("wshubd").metadata().unwrap();
+    assert_eq!(state.permissions().mode() & 0o777, 0o700);
+}

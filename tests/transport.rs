@@ -1,0 +1,254 @@
+//! The wire itself, case by case: what a peer may send in frames and lines, and
+//! what comes of it, however the bytes are cut and whoever else is talking.
+
+use wshubd::edge::lines::{self, Line};
+use wshubd::edge::ws::{Decoder, Heard, Held};
+use wshubd::protocol::Close;
+
+/// Small, so that the limits are within reach.
+const LIMIT: usize = 1000;
+
+const TEXT: u8 = 0x1;
+const BINARY: u8 = 0x2;
+const MORE: u8 = 0x0;
+const CLOSE: u8 = 0x8;
+const PING: u8 = 0x9;
+const PONG: u8 = 0xa;
+const FIN: u8 = 0x80;
+
+/// A masked frame; `first` is the byte with FIN, reserved bits and opcode.
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![first];
+    match payload.len() {
+        short @ 0..=125 => frame.push(0x80 | short as u8),
+        long => {
+            frame.push(0x80 | 126);
+            frame.extend_from_slice(&(long as u16).to_be_bytes());
+        }
+    }
+    let mask = [0x37, 0xfa, 0x21, 0x3d];
+    frame.extend_from_slice(&mask);
+    frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    frame
+}
+
+fn text(payload: &str) -> Vec<u8> {
+    frame(FIN | TEXT, payload.as_bytes())
+}
+
+fn joined(frames: &[Vec<u8>]) -> Vec<u8> {
+    frames.concat()
+}
+
+/// What was heard, in words that a table can hold.
+fn spoken(heard: &Heard<'_>) -> String {
+    match heard {
+        Heard::Text(text) => format!("text {text}"),
+        Heard::Binary(bytes) => format!("binary {}", bytes.len()),
+        Heard::Alive => "alive".into(),
+        Heard::Reply(frame) => format!("reply {}", hex(frame)),
+        Heard::Closed => "closed".into(),
+        Heard::Broken(close) => format!("broken {}", close.code()),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[expect(clippy::too_many_lines, reason = "one table")]
+/// The cases: a sentence, what is sent, what is heard.
+fn cases() -> Vec<(&'static str, Vec<u8>, Vec<&'static str>)> {
+    let long = "x".repeat(LIMIT);
+    vec![
+        ("a message in one frame", text("hello"), vec!["text hello"]),
+        ("an empty message", text(""), vec!["text "]),
+        ("two messages in a row", joined(&[text("a"), text("b")]), vec!["text a", "text b"]),
+        ("a binary message", frame(FIN | BINARY, &[0; 300]), vec!["binary 300"]),
+        (
+            "a message in three fragments",
+            joined(&[frame(TEXT, b"one "), frame(MORE, b"two "), frame(FIN | MORE, b"three")]),
+            vec!["text one two three"],
+        ),
+        (
+            "a character cut in two by fragments",
+            joined(&[frame(TEXT, &[0xc3]), frame(FIN | MORE, &[0xa9])]),
+            vec!["text é"],
+        ),
+        (
+            "a ping between fragments is answered at once",
+            joined(&[frame(TEXT, b"be"), frame(FIN | PING, b"!"), frame(FIN | MORE, b"fore")]),
+            vec!["alive", "reply 8a0121", "text before"],
+        ),
+        ("a ping without payload", frame(FIN | PING, b""), vec!["alive", "reply 8a00"]),
+        ("an unasked pong", frame(FIN | PONG, b"?"), vec!["alive"]),
+        ("a close without a code", frame(FIN | CLOSE, b""), vec!["reply 8800", "closed"]),
+        ("a close with a code", frame(FIN | CLOSE, &[0x03, 0xe8]), vec!["reply 880203e8", "closed"]),
+        (
+            "nothing after a close is heard",
+            joined(&[frame(FIN | CLOSE, b""), text("late")]),
+            vec!["reply 8800", "closed"],
+        ),
+        ("a close of one byte", frame(FIN | CLOSE, &[0x03]), vec!["broken 1002"]),
+        (
+            "a close with a reason that is not UTF-8",
+            frame(FIN | CLOSE, &[0x03, 0xe8, 0xff]),
+            vec!["broken 1007"],
+        ),
+        ("text that is not UTF-8", frame(FIN | TEXT, &[0xc0, 0xaf]), vec!["broken 1007"]),
+        ("a surrogate in UTF-8", frame(FIN | TEXT, &[0xed, 0xa0, 0x80]), vec!["broken 1007"]),
+        ("a continuation of nothing", frame(FIN | MORE, b"x"), vec!["broken 1002"]),
+        ("a message inside an unfinished one", joined(&[frame(TEXT, b"a"), text("b")]), vec!["broken 1002"]),
+        ("a reserved bit", frame(FIN | 0x40 | TEXT, b"x"), vec!["broken 1002"]),
+        ("a reserved opcode", frame(FIN | 0x3, b"x"), vec!["broken 1002"]),
+        ("a reserved control opcode", frame(FIN | 0xb, b""), vec!["broken 1002"]),
+        ("a ping in fragments", frame(PING, b"x"), vec!["broken 1002"]),
+        ("a ping of 126 bytes", frame(FIN | PING, &[0; 126]), vec!["broken 1002"]),
+        ("a frame without a mask", vec![FIN | TEXT, 1, b'x'], vec!["broken 1002"]),
+        (
+            "a length in more bytes than it needs",
+            vec![FIN | TEXT, 0xfe, 0, 1, 0, 0, 0, 0, b'x'],
+            vec!["broken 1002"],
+        ),
+        (
+            "what came before a mistake is heard",
+            joined(&[text("a"), frame(FIN | 0x3, b"")]),
+            vec!["text a", "broken 1002"],
+        ),
+        (
+            "an absurd length, before any of it has come",
+            [vec![FIN | TEXT, 0xff], vec![0x7f; 8], vec![0; 4]].concat(),
+            vec!["broken 1009"],
+        ),
+        ("one byte over the limit", frame(FIN | TEXT, &[b'x'; LIMIT + 1]), vec!["broken 1009"]),
+        (
+            "fragments over the limit together",
+            joined(&[frame(TEXT, long.as_bytes()), frame(FIN | MORE, b"x")]),
+            vec!["broken 1009"],
+        ),
+        (
+            "empty fragments without end",
+            joined(&vec![frame(TEXT, b""); 1])
+                .into_iter()
+                .chain(joined(&vec![frame(MORE, b""); 2000]))
+                .collect(),
+            vec!["broken 1009"],
+        ),
+    ]
+}
+
+/// Decodes in pieces of `cut` bytes; `meanwhile` runs between two pieces.
+fn decode(
+    decoder: &mut Decoder,
+    bytes: &[u8],
+    cut: usize,
+    mut meanwhile: impl FnMut(&mut Decoder),
+) -> Vec<String> {
+    let (mut held, mut heard): (Option<Box<Held>>, Vec<String>) = (None, Vec::new());
+    for piece in bytes.chunks(cut) {
+        let is_over = heard.last().is_some_and(|last| last.starts_with("broken") || last == "closed");
+        if is_over {
+            break;
+        }
+        decoder.decode(&mut held, piece, |one| heard.push(spoken(&one)));
+        meanwhile(decoder);
+    }
+    let is_over = heard.last().is_some_and(|last| last.starts_with("broken") || last == "closed");
+    assert!(held.is_none() || !is_over, "an ended connection keeps nothing");
+    heard
+}
+
+#[test]
+fn every_case_is_heard_as_it_should_be_however_it_is_cut() {
+    for (sentence, bytes, wanted) in cases() {
+        for cut in [bytes.len(), 1, 2, 3, 7, 64] {
+            let mut decoder = Decoder::new(LIMIT);
+            let heard = decode(&mut decoder, &bytes, cut, |_| {});
+            assert_eq!(heard, wanted, "{sentence}, in pieces of {cut}");
+        }
+    }
+}
+
+#[test]
+fn peers_that_share_a_decoder_never_hear_of_each_other() {
+    for (sentence, bytes, wanted) in cases() {
+        let mut decoder = Decoder::new(LIMIT);
+        let (mut other, mut turn) = (None, 0usize);
+        let story = joined(&[frame(FIN | PING, b"mine"), frame(TEXT, b"half"), frame(FIN | MORE, b" whole")]);
+        let heard = decode(&mut decoder, &bytes, 3, |decoder| {
+            // A neighbour says its own in pieces of five, over and over.
+            let pieces = story.len().div_ceil(5);
+            let from = turn % pieces * 5;
+            let piece = &story[from..story.len().min(from + 5)];
+            let mut heard = Vec::new();
+            decoder.decode(&mut other, piece, |one| heard.push(spoken(&one)));
+            for one in &heard {
+                assert!(
+                    ["alive", "reply 8a046d696e65", "text half whole"].contains(&one.as_str()),
+                    "{sentence}: {one}"
+                );
+            }
+            turn += 1;
+        });
+        assert_eq!(heard, wanted, "{sentence}, beside a neighbour");
+    }
+}
+
+#[test]
+fn a_connection_with_nothing_unfinished_keeps_nothing() {
+    let mut decoder = Decoder::new(LIMIT);
+    let mut held = None;
+    decoder.decode(&mut held, &joined(&[text("a"), frame(TEXT, b"b"), frame(FIN | MORE, b"c")]), |_| {});
+    assert!(held.is_none());
+    decoder.decode(&mut held, &text("a")[..3], |_| {});
+    assert!(held.is_some());
+}
+
+/// Splits in pieces of `cut` bytes, and ends.
+fn lines_of(bytes: &[u8], cut: usize) -> Vec<String> {
+    let (mut held, mut heard) = (None, Vec::new());
+    let mut tell = |line: Line<'_>| {
+        heard.push(match line {
+            Line::Whole(line) => String::from_utf8_lossy(line).into_owned(),
+            Line::TooLong => "(too long)".into(),
+            Line::Half => "(half)".into(),
+        });
+    };
+    for piece in bytes.chunks(cut) {
+        lines::split(&mut held, piece, 8, &mut tell);
+    }
+    lines::end(held, &mut tell);
+    heard
+}
+
+#[test]
+fn a_line_is_whole_or_it_is_an_error() {
+    let table: [(&str, &[&str]); 9] = [
+        ("one\ntwo\n", &["one", "two"]),
+        ("one\r\n", &["one\r"]),
+        ("\n \n\r\nx\n", &["x"]),
+        ("no end", &["(half)"]),
+        ("12345678\n", &["12345678"]),
+        ("123456789\nok\n", &["(too long)", "ok"]),
+        ("1234567890123456789012345\nok\n", &["(too long)", "ok"]),
+        ("12345678901234567890", &["(too long)"]),
+        ("", &[]),
+    ];
+    for (bytes, wanted) in table {
+        for cut in 1..=bytes.len().max(1) {
+            assert_eq!(lines_of(bytes.as_bytes(), cut), wanted, "{bytes:?} in pieces of {cut}");
+        }
+    }
+}
+
+#[test]
+fn every_close_code_fits_a_close_frame() {
+    for close in [Close::TooBig, Close::TooFast, Close::Unauthenticated] {
+        let packet = wshubd::edge::ws::Packet::close(close);
+        let (bytes, from, to) = packet.frame();
+        let frame = &bytes[from as usize..to as usize];
+        assert_eq!(frame[0], FIN | CLOSE);
+        assert_eq!(usize::from(frame[1]), frame.len() - 2, "a control frame's payload is at most 125 bytes");
+        assert_eq!(u16::from_be_bytes([frame[2], frame[3]]), close.code());
+    }
+}
