@@ -56,6 +56,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+#[expect(clippy::too_many_lines, reason = "one table")]
 /// The cases: a sentence, what is sent, what is heard.
 fn cases() -> Vec<(&'static str, Vec<u8>, Vec<&'static str>)> {
     let long = "x".repeat(LIMIT);

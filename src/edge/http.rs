@@ -4,7 +4,7 @@
 //! leads to: the hub answers it.
 
 use std::cell::RefCell;
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use hyper::header::{self, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use smol::future::FutureExt;
+use smol::io::AsyncReadExt;
 use smol::{Async, LocalExecutor, Timer};
 use smol_hyper::rt::{FuturesIo, SmolTimer};
 
@@ -59,6 +60,26 @@ pub async fn serve(
     site: Rc<Site>,
     stream: Async<TcpStream>,
 ) {
+    // Nothing but the socket is held for a peer that has said nothing yet. A
+    // head that comes in one piece is then read, answered and forgotten at once,
+    // so that a thousand newcomers take the memory of one.
+    let patience = site.patience;
+    let spoken = async { stream.readable().await.is_ok() };
+    let silent = async {
+        Timer::after(patience).await;
+        false
+    };
+    if Box::pin(spoken.or(silent)).await {
+        Box::pin(listen(driver, executor, site, stream)).await;
+    }
+}
+
+async fn listen(
+    driver: Shared,
+    executor: Rc<LocalExecutor<'static>>,
+    site: Rc<Site>,
+    stream: Async<TcpStream>,
+) {
     let is_local = stream.get_ref().local_addr().is_ok_and(|address| address.ip().is_loopback());
     let admission = Rc::new(RefCell::new(None));
     let service = service_fn(|request| {
@@ -75,10 +96,27 @@ pub async fn serve(
         .serve_connection(FuturesIo::new(stream), service);
     // An error here is one peer's broken request; it has its answer, or is gone.
     let Ok(parts) = connection.without_shutdown().await else { return };
-    let Some(Admission { peer }) = admission.borrow_mut().take() else { return };
-    let wire = Rc::new(Wire::client(parts.io.into_inner()));
+    let stream = parts.io.into_inner();
+    let Some(Admission { peer }) = admission.borrow_mut().take() else { return hang_up(&stream).await };
+    let wire = Rc::new(Wire::client(stream));
     let conn = driver.borrow_mut().open(wire.clone(), peer, &parts.read_buf);
     executor.spawn(serve::read(driver, wire, conn)).detach();
+}
+
+/// Lets the peer read its answer although it is still sending: a socket closed
+/// with input unread would take the answer back.
+async fn hang_up(mut stream: &Async<TcpStream>) {
+    /// For a body that is on its way; nobody waits for one that is not.
+    const LONGEST: Duration = Duration::from_secs(2);
+    let _ = stream.get_ref().shutdown(Shutdown::Write);
+    let rest = async {
+        let mut ignored = [0; 4096];
+        while matches!(stream.read(&mut ignored).await, Ok(1..)) {}
+    };
+    let long = async {
+        Timer::after(LONGEST).await;
+    };
+    rest.or(long).await;
 }
 
 async fn answer(

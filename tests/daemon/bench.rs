@@ -68,7 +68,7 @@ impl Daemon {
 
     pub(crate) fn token(&self, user: &str) -> String {
         let mut worker = self.worker();
-        worker.say(json!({"action": "token", "user_id": user, "ttl": 60, "id": 1}));
+        worker.say(json!({"action": "token", "user_id": user, "ttl": 3600, "id": 1}));
         worker.hear()["token"].as_str().unwrap().to_owned()
     }
 

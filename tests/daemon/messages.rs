@@ -120,7 +120,7 @@ fn a_large_message_arrives_whole_and_a_larger_one_closes_with_1009() {
 }
 
 #[test]
-fn a_peer_that_never_reads_delays_nobody_and_is_closed_alone() {
+fn a_peer_that_does_not_read_delays_nobody_and_is_told_what_it_missed() {
     let daemon = Daemon::start();
     let (mut ada, mut stuck) = (daemon.client("ada"), daemon.client("stuck"));
     ada.subscribe("logs");
@@ -128,10 +128,22 @@ fn a_peer_that_never_reads_delays_nobody_and_is_closed_alone() {
 
     let mut worker = daemon.worker();
     let data = "x".repeat(10 << 10);
+    let mut last = json!(null);
     for n in 0..1000 {
         worker.say(json!({"channel": "logs", "event": "line", "data": [n, data], "id": n}));
         assert_eq!(ada.hear_type("message")["data"][0], n);
+        last = worker.hear();
     }
-    let last = (0..1000).map(|_| worker.hear()).last().unwrap();
     assert_eq!((&last["sent"], &last["failed"]), (&json!(1), &json!(1)), "{last}");
+
+    // Ten seconds without a byte taken end it; until then it can still turn.
+    for n in 0.. {
+        let frame = stuck.hear();
+        if frame["type"] == "gap" {
+            assert_eq!((&frame["cause"], &frame["from_seq"]), (&json!("slow"), &json!(n + 1)), "{frame}");
+            assert_eq!(frame["lost"], json!(1000 - n), "heard and lost make up the whole");
+            break;
+        }
+        assert_eq!(frame["data"][0], n);
+    }
 }
