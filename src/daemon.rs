@@ -112,11 +112,13 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let secrets = Secrets::open(&config.auth, directory, Absent::Generate)?;
     let peers = Peers::new(&config.worker).map_err(Error::Group)?;
     let executor = Rc::new(LocalExecutor::new());
-    smol::block_on(executor.run(serve(config, verifier, secrets, peers, executor.clone())))
+    // As a task of its own it is polled when a signal comes, not at every turn.
+    let serving = executor.spawn(serve(config.clone(), verifier, secrets, peers, executor.clone()));
+    smol::block_on(executor.run(serving))
 }
 
 async fn serve(
-    config: &Config,
+    config: Config,
     verifier: Rc<Verifier>,
     secrets: Secrets,
     peers: Peers,
@@ -158,7 +160,7 @@ async fn serve(
     let socket = &config.listen.worker;
     let listener = open_worker_socket(socket)?;
     doors.push(executor.spawn(listen::accept_workers(listener, driver.clone(), executor.clone(), peers)));
-    log::info!("started: {}; workers at {}", endpoints(config, &addresses), socket.display());
+    log::info!("started: {}; workers at {}", endpoints(&config, &addresses), socket.display());
 
     let signal = signals.next().await;
     drop(doors);

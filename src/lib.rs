@@ -65,6 +65,7 @@
 //!
 //! All of this happens on one thread, and nothing in it waits for a peer.
 
+pub mod client;
 pub mod config;
 pub mod daemon;
 pub mod edge;

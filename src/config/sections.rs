@@ -57,7 +57,9 @@ const TAKEN: [&str; 6] =
 
 fn listen(mut table: Table, environment: &Environment) -> Listen {
     let usual = |paths: [&str; 3]| paths.map(str::to_owned).to_vec();
-    let place = table.place("paths");
+    if let Some(place) = table.place_of_nothing("paths") {
+        table.complain(place, "`listen.paths` wants at least one path".into());
+    }
     let listen = Listen {
         http: table.list("http", vec![([127, 0, 0, 1], 8098).into()], |text| {
             text.parse()
@@ -84,9 +86,6 @@ fn listen(mut table: Table, environment: &Environment) -> Listen {
         }),
         metrics_open: table.boolean("metrics_open", false),
     };
-    if let Some(place) = place.filter(|_| listen.paths.is_empty()) {
-        table.complain(place, "`listen.paths` wants at least one path".into());
-    }
     table.finish();
     listen
 }

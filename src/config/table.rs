@@ -54,6 +54,12 @@ impl Table {
         self.entries.get(key).map(|node| node.place.clone())
     }
 
+    /// Where `key` was set to a list of nothing, if it was.
+    pub(super) fn place_of_nothing(&self, key: &str) -> Option<Place> {
+        let empty = |node: &&Node| matches!(&node.value, Value::List(items) if items.is_empty());
+        self.entries.get(key).filter(empty).map(|node| node.place.clone())
+    }
+
     /// Complains about what nobody asked for.
     pub(super) fn finish(self) {
         for (key, node) in &self.entries {
@@ -77,37 +83,38 @@ impl Table {
     /// A table within; empty where it is not there.
     pub(super) fn table(&mut self, key: &'static str) -> Self {
         let node = self.take(key);
-        self.within(key, node)
-    }
-
-    fn within(&self, key: &str, node: Option<Node>) -> Self {
-        let entries = match node {
-            Some(Node { value: Value::Table(entries), .. }) => entries,
-            Some(node) => {
-                self.wanted(key, &node, "a table");
-                Entries::new()
-            }
-            None => Entries::new(),
-        };
-        let prefix = format!("{}{key}.", self.prefix);
-        Self { prefix, entries, asked: Vec::new(), problems: Rc::clone(&self.problems) }
+        let entries = node.and_then(|node| self.entries_of(key, node)).unwrap_or_default();
+        self.within(key, entries)
     }
 
     /// A list of tables, each with its place.
     pub(super) fn tables(&mut self, key: &'static str) -> Vec<(Place, Self)> {
-        let items = self.items(key, "a list of tables").unwrap_or_default();
-        items.into_iter().map(|node| (node.place.clone(), self.within(key, Some(node)))).collect()
+        let items = match self.take(key) {
+            None => Vec::new(),
+            Some(Node { value: Value::List(items), .. }) => items,
+            Some(node) => {
+                self.wanted(key, &node, "a list of tables");
+                Vec::new()
+            }
+        };
+        let table = |node: Node| {
+            let place = node.place.clone();
+            self.entries_of(key, node).map(|entries| (place, self.within(key, entries)))
+        };
+        items.into_iter().filter_map(table).collect()
     }
 
-    /// The items of a list.
-    fn items(&mut self, key: &'static str, wanted: &str) -> Option<Vec<Node>> {
-        match self.take(key)? {
-            Node { value: Value::List(items), .. } => Some(items),
-            node => {
-                self.wanted(key, &node, wanted);
-                None
-            }
+    fn entries_of(&self, key: &str, node: Node) -> Option<Entries> {
+        if let Value::Table(entries) = node.value {
+            return Some(entries);
         }
+        self.wanted(key, &node, "a table");
+        None
+    }
+
+    fn within(&self, key: &str, entries: Entries) -> Self {
+        let prefix = format!("{}{key}.", self.prefix);
+        Self { prefix, entries, asked: Vec::new(), problems: Rc::clone(&self.problems) }
     }
 
     /// `true` or `false`.

@@ -4,9 +4,10 @@
 //! know whether any of it is true: signatures and clocks are next door.
 
 use std::fmt;
+use std::marker::PhantomData;
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny};
-use serde::{Deserialize as Derive, de};
+use serde::de::{self, IgnoredAny};
+use serde::{Deserialize, Deserializer};
 
 use crate::hub::{Pattern, Rights};
 
@@ -18,18 +19,37 @@ pub(super) const LAST_SECOND: u64 = 253_402_300_799;
 const MOST_PATTERNS: usize = 32;
 const MOST_PATTERN_BYTES: usize = 1024;
 
-/// Reads a JSON object. serde would take an array for a structure as well.
-pub(super) fn read<'a, T: Derive<'a>>(json: &'a [u8]) -> Result<T, String> {
-    let first = json.iter().find(|byte| !byte.is_ascii_whitespace());
-    if first != Some(&b'{') {
-        return Err("are no JSON object".to_owned());
+/// Reads a JSON object.
+pub(super) fn read<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, String> {
+    let object: serde_json::Result<Object<T>> = serde_json::from_slice(json);
+    object.map(|object| object.0).map_err(|error| format!("cannot be read: {error}"))
+}
+
+/// A structure that is spelled as an object. serde alone would take an array of
+/// its fields as well.
+pub(super) struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Reader<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> de::Visitor<'de> for Reader<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, fields: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(de::value::MapAccessDeserializer::new(fields)).map(Object)
+            }
+        }
+        from.deserialize_map(Reader(PhantomData))
     }
-    serde_json::from_slice(json).map_err(|error| format!("cannot be read: {error}"))
 }
 
 /// The header. A field that is there twice is refused, as it is in claims: two
 /// readers might not take the same one.
-#[derive(Derive)]
+#[derive(Deserialize)]
 pub(super) struct Header {
     pub(super) alg: String,
     pub(super) kid: Option<String>,
@@ -54,20 +74,25 @@ impl<'de> Deserialize<'de> for Presence {
 }
 
 /// The claims that are looked at.
-#[derive(Derive)]
+#[derive(Deserialize)]
 pub(super) struct Claims {
     pub(super) exp: NumericDate,
     pub(super) nbf: Option<NumericDate>,
     #[serde(alias = "userId")]
     user_id: Option<Name>,
     sub: Option<Name>,
-    pub(super) wshub: Option<Grant>,
+    wshub: Option<Object<Grant>>,
 }
 
 impl Claims {
     /// The user that the token names.
     pub(super) fn user(&self) -> Option<String> {
         self.user_id.as_ref().or(self.sub.as_ref()).map(|name| name.0.clone())
+    }
+
+    /// What the token itself allows, if it says anything of that.
+    pub(super) fn grant(self) -> Option<Grant> {
+        self.wshub.map(|object| object.0)
     }
 }
 
@@ -121,7 +146,7 @@ impl<'de> Deserialize<'de> for Name {
 }
 
 /// The `wshub` claim. What it does not mention, it does not allow.
-#[derive(Derive)]
+#[derive(Deserialize)]
 pub(super) struct Grant {
     #[serde(default)]
     subscribe: Vec<String>,

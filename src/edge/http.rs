@@ -60,6 +60,26 @@ pub async fn serve(
     site: Rc<Site>,
     stream: Async<TcpStream>,
 ) {
+    // Nothing but the socket is held for a peer that has said nothing yet. A
+    // head that comes in one piece is then read, answered and forgotten at once,
+    // so that a thousand newcomers take the memory of one.
+    let patience = site.patience;
+    let spoken = async { stream.readable().await.is_ok() };
+    let silent = async {
+        Timer::after(patience).await;
+        false
+    };
+    if Box::pin(spoken.or(silent)).await {
+        Box::pin(listen(driver, executor, site, stream)).await;
+    }
+}
+
+async fn listen(
+    driver: Shared,
+    executor: Rc<LocalExecutor<'static>>,
+    site: Rc<Site>,
+    stream: Async<TcpStream>,
+) {
     let is_local = stream.get_ref().local_addr().is_ok_and(|address| address.ip().is_loopback());
     let admission = Rc::new(RefCell::new(None));
     let service = service_fn(|request| {

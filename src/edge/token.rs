@@ -139,7 +139,7 @@ impl Verifier {
         let name =
             claims.user().ok_or_else(|| invalid("the claims name no user: `user_id` or `sub`".into()))?;
         let user_id = UserId::new(&name).map_err(|refusal| invalid(refusal.message.to_string()))?;
-        let rights = match claims.wshub {
+        let rights = match claims.grant() {
             Some(grant) => grant.rights().map(Rc::new).map_err(|error| invalid(error.into()))?,
             None => Rc::clone(&self.usual),
         };

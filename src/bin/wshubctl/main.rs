@@ -1,1 +1,61 @@
-fn main() {}
+//! wshubctl: the companion command of wshubd, for people and for scripts.
+//!
+//! Knows which command was asked for and with which status to exit. Does not
+//! know the wire: `wshubd::client` does.
+
+mod args;
+mod failure;
+mod interrupt;
+mod list;
+mod publish;
+mod run;
+mod screen;
+mod session;
+mod socket;
+mod subscribe;
+
+use std::process::ExitCode;
+
+use args::{Args, Command, TokenCommand};
+use clap::Parser;
+use failure::Failure;
+use smol::LocalExecutor;
+use wshubd::client::{self, Client, Lines};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if let Command::Session(command) = args.command {
+        return session::enter(&command);
+    }
+    let executor = LocalExecutor::new();
+    match smol::block_on(executor.run(carry_out(&executor, args))) {
+        Ok(code) => code,
+        Err(failure) => {
+            eprintln!("wshubctl: {failure}");
+            failure.exit.into()
+        }
+    }
+}
+
+async fn carry_out(executor: &LocalExecutor<'_>, args: Args) -> Result<ExitCode, Failure> {
+    let (client, lines) = connect(executor, &args).await?;
+    match args.command {
+        Command::Pub(publish) => publish::publish(&client, publish).await,
+        Command::Sub(subscribe) => subscribe::subscribe(&client, &lines, subscribe).await,
+        Command::Interrupt(interrupt) => interrupt::interrupt(&client, interrupt).await,
+        Command::Operations(operations) => list::operations(&client, operations).await,
+        Command::Status(status) => list::status(&client, status).await,
+        Command::Token(TokenCommand::New(new)) => list::token(&client, new).await,
+        Command::Run(command) => run::run(executor, client, lines, command).await,
+        // It was entered before there was an executor.
+        Command::Session(_) => Ok(ExitCode::SUCCESS),
+    }
+}
+
+async fn connect(executor: &LocalExecutor<'_>, args: &Args) -> Result<(Client, Lines), Failure> {
+    let path = socket::find(args.socket.as_deref())?;
+    let client::Connection { client, lines, link } = client::connect(path).await?;
+    // Whoever waits for an answer learns how it ended.
+    executor.spawn(async { drop(link.run().await) }).detach();
+    Ok((client, lines))
+}

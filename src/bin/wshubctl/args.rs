@@ -1,0 +1,227 @@
+//! What can be asked on the command line.
+//!
+//! Knows options and the help beside them. Does not know how any of it is done.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgGroup, Parser, Subcommand};
+
+/// Publish, listen, and stop long-running jobs through wshubd.
+#[derive(Parser, Debug)]
+#[command(name = "wshubctl", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub(crate) struct Args {
+    /// The worker socket of wshubd [default: the first that exists of
+    /// $WSHUBD_LISTEN__WORKER, $RUNTIME_DIRECTORY/worker.sock,
+    /// $XDG_RUNTIME_DIR/wshubd/worker.sock, /run/user/UID/wshubd/worker.sock,
+    /// /run/wshubd/worker.sock, /tmp/wshubd-UID/worker.sock]
+    #[arg(long, value_name = "PATH", global = true)]
+    pub(crate) socket: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed, or refused by wshubd
+  2  the command line is wrong
+  3  wshubd is not reachable
+  4  not allowed
+  5  timed out
+`wshubctl run` exits as its command does: with its code, or 128 and the number
+of the signal that killed it.
+
+Example, in two terminals:
+  wshubctl sub logs
+  wshubctl run logs -- make test";
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    Pub(Publish),
+    Sub(Subscribe),
+    Interrupt(Interrupt),
+    Operations(Operations),
+    Status(Status),
+    #[command(subcommand)]
+    Token(TokenCommand),
+    Run(Run),
+    #[command(name = "--in-session", hide = true)]
+    Session(Session),
+}
+
+/// Publish messages
+///
+/// A text is sent as a JSON string, or with --json as the JSON that it is.
+/// Without TEXT, each line of the standard input is one message; with `-`, all
+/// of it is one, without its last line end.
+#[derive(clap::Args, Debug)]
+#[command(
+    override_usage = "wshubctl pub [OPTIONS] CHANNEL [TEXT|-]\n       \
+                      wshubctl pub [OPTIONS] <--to USER|--connection ID|--all> [TEXT|-]",
+    group = ArgGroup::new("target"),
+    after_help = "Example:\n  wshubctl pub logs 'the backup is done'\n  \
+                  journalctl -f -o json | wshubctl pub --json --event journal logs"
+)]
+pub(crate) struct Publish {
+    /// What kind of message it is
+    #[arg(long, value_name = "NAME", default_value = "message")]
+    pub(crate) event: String,
+    /// Send to all connections of a user, now or when one comes
+    #[arg(long, value_name = "USER", group = "target")]
+    pub(crate) to: Option<String>,
+    /// Send to one connection
+    #[arg(long, value_name = "ID", group = "target")]
+    pub(crate) connection: Option<String>,
+    /// Send to every connection
+    #[arg(long, group = "target")]
+    pub(crate) all: bool,
+    /// How long it is worth keeping, as in 90s or 1h
+    #[arg(long, value_parser = humantime::parse_duration)]
+    pub(crate) ttl: Option<Duration>,
+    /// The text is JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Send each line of the standard input, also without TEXT the default
+    #[arg(long)]
+    pub(crate) lines: bool,
+    /// Say what became of the messages
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+    /// CHANNEL, unless an option says to whom, and TEXT or `-`
+    #[arg(value_name = "CHANNEL [TEXT|-]", num_args = 0..=2)]
+    pub(crate) words: Vec<String>,
+}
+
+/// Hear channels
+///
+/// On a terminal, a line a message for people to read; else one JSON object a
+/// line, as wshubd says it: messages, and what happens to operations.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  wshubctl sub -n 1 --timeout 10s orders:new | jq .data")]
+pub(crate) struct Subscribe {
+    /// Exit after so many messages
+    #[arg(short = 'n', value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// Exit with 5 after so long, as in 10s
+    #[arg(long, value_parser = humantime::parse_duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// JSON on a terminal too
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[arg(required = true, value_name = "CHANNEL")]
+    pub(crate) channels: Vec<String>,
+}
+
+/// Stop an operation
+///
+/// Prints what became of it: delivered, already_ended or no_owner, the last
+/// with exit code 1. An operation that has not registered yet is waited for.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  wshubctl interrupt --reason 'wrong branch' run-6k2t0h")]
+pub(crate) struct Interrupt {
+    #[arg(value_name = "OPERATION")]
+    pub(crate) operation: String,
+    /// The channel it must run on
+    #[arg(long)]
+    pub(crate) channel: Option<String>,
+    /// Why, for its worker and for people
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+}
+
+/// List what runs
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  wshubctl operations --channel logs")]
+pub(crate) struct Operations {
+    /// Only what runs on one channel; all of them need administration rights
+    #[arg(long)]
+    pub(crate) channel: Option<String>,
+    /// One JSON object a line, as it is in a pipe
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Show the numbers of wshubd
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  wshubctl status --json | jq .total_connections")]
+pub(crate) struct Status {
+    /// One JSON object, as it is in a pipe
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Tokens for clients
+#[derive(Subcommand, Debug)]
+pub(crate) enum TokenCommand {
+    New(NewToken),
+}
+
+/// Make a token and print it, alone on a line
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  wshubctl token new --user alice --ttl 8h")]
+pub(crate) struct NewToken {
+    /// Whom it names
+    #[arg(long)]
+    pub(crate) user: String,
+    /// How long it holds
+    #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
+    pub(crate) ttl: Duration,
+}
+
+/// Run a command that anybody who may can stop
+///
+/// Each line that it prints is published as it comes, as event
+/// `operation:output`, and printed here too. An interrupt sends SIGINT to the
+/// command and all its children, then SIGTERM, then SIGKILL, until none is left;
+/// when the command itself has gone, what it left behind gets SIGTERM at once.
+/// Ctrl-C and SIGTERM do the same, and the next step when repeated.
+///
+/// The command gets a session of its own. What it leaves running when it exits
+/// unasked is given --term-after to finish, unless it has gone into a session
+/// of its own (setsid), as daemons do.
+#[derive(clap::Args, Debug)]
+#[command(
+    override_usage = "wshubctl run [OPTIONS] CHANNEL -- COMMAND...",
+    after_help = "Example:\n  wshubctl run --user alice --label 'nightly build' logs -- make all"
+)]
+pub(crate) struct Run {
+    /// The operation's id [default: run- and something that nobody guesses]
+    #[arg(long, value_name = "ID")]
+    pub(crate) operation: Option<String>,
+    /// The user for whom it runs, who may stop it
+    #[arg(long)]
+    pub(crate) user: Option<String>,
+    /// What people call it [default: the name of the command]
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) label: Option<String>,
+    /// Stop it by itself after so long, as in 1h
+    #[arg(long, value_parser = humantime::parse_duration)]
+    pub(crate) deadline: Option<Duration>,
+    /// Give it a terminal, for programs that hold their output back otherwise
+    #[arg(long)]
+    pub(crate) pty: bool,
+    /// From SIGINT to SIGTERM
+    #[arg(long, value_name = "WAIT", default_value = "5s", value_parser = humantime::parse_duration)]
+    pub(crate) term_after: Duration,
+    /// From SIGTERM to SIGKILL
+    #[arg(long, value_name = "WAIT", default_value = "5s", value_parser = humantime::parse_duration)]
+    pub(crate) kill_after: Duration,
+    /// Do not say how to stop it
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    #[arg(value_name = "CHANNEL")]
+    pub(crate) channel: String,
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// How `run` starts its command: this program again, which becomes it.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Session {
+    #[arg(long)]
+    pub(crate) terminal: bool,
+    #[arg(last = true, required = true)]
+    pub(crate) command: Vec<OsString>,
+}

@@ -1,0 +1,68 @@
+//! Why wshubctl ends without having done what was asked.
+//!
+//! Knows the documented exit codes and which error means which.
+
+use std::fmt;
+use std::io;
+use std::process::ExitCode;
+
+use wshubd::client::Error;
+
+/// The documented exit codes but 0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Exit {
+    Failed = 1,
+    Usage = 2,
+    Unreachable = 3,
+    Denied = 4,
+    TimedOut = 5,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// One line for people, and the exit code for scripts.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) exit: Exit,
+    message: String,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into() }
+    }
+
+    /// Something of our own standard streams or processes went wrong.
+    pub(crate) fn of(what: &str, error: impl fmt::Display) -> Self {
+        Self::new(Exit::Failed, format!("{what}: {error}"))
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// What the hub's answer means for the exit code.
+pub(crate) fn exit_of(error: &Error) -> Exit {
+    match error {
+        Error::Unreachable { why, .. } if why.kind() == io::ErrorKind::PermissionDenied => Exit::Denied,
+        Error::Unreachable { .. } | Error::Lost { .. } => Exit::Unreachable,
+        Error::Refused(refused) => match &*refused.code {
+            "forbidden" | "auth_required" => Exit::Denied,
+            _ => Exit::Failed,
+        },
+        Error::Garbled(_) | Error::Unspeakable(_) => Exit::Failed,
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::new(exit_of(&error), error.to_string())
+    }
+}

@@ -1,0 +1,155 @@
+//! The processes of one command: the one we started and all that came of it.
+//!
+//! Knows who is alive and how to signal all of them. Does not know when.
+//!
+//! This process is their reaper of last resort (`PR_SET_CHILD_SUBREAPER`): an
+//! orphan becomes our child and not init's, so nothing the command started can
+//! get out of sight, and no id of a dead process is used by another before we
+//! have reaped it.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::process::Command;
+
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, kill_process_group, set_child_subreaper,
+    test_kill_process_group, wait,
+};
+
+/// Who is meant by "all".
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Reach {
+    /// The session's first group: what the command left behind without hiding.
+    Group,
+    /// Every descendant, in whatever group or session.
+    Everybody,
+}
+
+pub(super) struct Family {
+    leader: Pid,
+    /// Set once the leader has been reaped.
+    status: Option<WaitStatus>,
+    /// Whether the system knows of no child of ours, and so of no descendant.
+    /// This is exact; looking at all processes misses who is born meanwhile.
+    childless: bool,
+    /// Children we had before: an `exec` passes them on. They are none of ours.
+    strangers: HashSet<i32>,
+}
+
+/// One process of the system, as far as it matters here.
+struct Process {
+    pid: i32,
+    parent: i32,
+    group: i32,
+}
+
+impl Family {
+    /// Starts the command, which leads a group of its own from then on.
+    pub(super) fn start(command: &mut Command) -> io::Result<Self> {
+        // The argument is ignored but for being there.
+        set_child_subreaper(Some(getpid()))?;
+        let us = getpid().as_raw_nonzero().get();
+        let strangers = processes().into_iter().filter(|p| p.parent == us).map(|p| p.pid).collect();
+        let child = command.spawn()?;
+        // It is waited for here, among the orphans, and never through `Child`.
+        let leader = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let leader = leader.ok_or_else(|| io::Error::other("the system gave it no process id"))?;
+        Ok(Self { leader, status: None, childless: false, strangers })
+    }
+
+    /// How the command ended, if it has.
+    pub(super) fn status(&self) -> Option<WaitStatus> {
+        self.status
+    }
+
+    /// Takes note of all that have ended. To be called at each SIGCHLD.
+    pub(super) fn reap(&mut self) {
+        loop {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) if pid == self.leader => self.status = Some(status),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(Errno::INTR) => return,
+                Err(_) => {
+                    self.childless = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Whether nobody within reach is left.
+    pub(super) fn is_gone(&self, reach: Reach) -> bool {
+        let group = || test_kill_process_group(self.leader) == Err(Errno::SRCH);
+        let rest = || !self.strangers.is_empty() && self.descendants().is_empty();
+        self.childless || (self.status.is_some() && group() && (reach == Reach::Group || rest()))
+    }
+
+    /// Signals all within reach. Who has just gone is as good as reached; who
+    /// may not be signalled (a program of another user) is waited for.
+    pub(super) fn signal(&self, reach: Reach, signal: Signal) {
+        // Whoever is stopped has to go on in order to end.
+        let signals = [signal, Signal::CONT];
+        // The group at one stroke, before anybody is looked for.
+        for signal in signals {
+            let grouped = kill_process_group(self.leader, signal);
+            if grouped == Err(Errno::SRCH) && self.status.is_none() {
+                // In its first instant it has no group yet.
+                let _ = kill_process(self.leader, signal);
+            }
+        }
+        if reach == Reach::Everybody {
+            for pid in self.outsiders() {
+                for signal in signals {
+                    let _ = kill_process(pid, signal);
+                }
+            }
+        }
+    }
+
+    /// How many are left that no signal has reached.
+    pub(super) fn count(&self) -> usize {
+        self.descendants().len()
+    }
+
+    /// Descendants that left the group.
+    fn outsiders(&self) -> impl Iterator<Item = Pid> {
+        let group = self.leader.as_raw_nonzero().get();
+        let outside = self.descendants().into_iter().filter(move |process| process.group != group);
+        outside.filter_map(|process| Pid::from_raw(process.pid))
+    }
+
+    fn descendants(&self) -> Vec<Process> {
+        let mut others = processes();
+        let mut found = Vec::new();
+        let mut parents = HashSet::from([getpid().as_raw_nonzero().get()]);
+        loop {
+            let (children, rest): (Vec<_>, Vec<_>) = others
+                .into_iter()
+                .partition(|p| parents.contains(&p.parent) && !self.strangers.contains(&p.pid));
+            if children.is_empty() {
+                return found;
+            }
+            parents = children.iter().map(|process| process.pid).collect();
+            found.extend(children);
+            others = rest;
+        }
+    }
+}
+
+/// All that run. What ends while we look is left out, as are zombies.
+fn processes() -> Vec<Process> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter_map(|pid: i32| parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)).collect()
+}
+
+/// Reads proc_pid_stat(5): the name, in brackets, may itself hold anything.
+fn parse(pid: i32, stat: &str) -> Option<Process> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next()?;
+    let (parent, group) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    (!matches!(state, "Z" | "X")).then_some(Process { pid, parent, group })
+}

@@ -1,0 +1,302 @@
+//! `wshubctl run`: any command as an operation that can be stopped.
+//!
+//! Knows the order: the hub first, then the command, then its output and its
+//! end. Does not know how processes are found and signalled ([`family`],
+//! [`stop`]) or how lines are made ([`output`]).
+
+mod family;
+mod output;
+mod pty;
+mod report;
+mod stop;
+
+use std::cell::Cell;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, IsTerminal};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::rc::Rc;
+use std::time::Duration;
+
+use async_signal::{Signal, Signals};
+use rustix::process::WaitStatus;
+use smol::stream::StreamExt;
+use smol::{Async, LocalExecutor, Task, Timer, Unblock, future};
+use wshubd::client::{Client, Error, Interrupt, Lines, Operation, Start};
+use wshubd::protocol::Ending;
+
+use crate::args;
+use crate::failure::Failure;
+use family::Family;
+use output::Output;
+use report::{Outcome, Report};
+use stop::Stop;
+
+/// How long the last output may take to leave after an interrupt, before the
+/// end is told without it: a reader of ours that stands still must not keep
+/// everybody else waiting for the word that it is over.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+pub(crate) async fn run(
+    executor: &LocalExecutor<'_>,
+    client: Client,
+    lines: Lines,
+    asked: args::Run,
+) -> Result<ExitCode, Failure> {
+    // Before the command is started, which then inherits none of these ignored,
+    // as the jobs of a script in the background would.
+    let signals = Signals::new([Signal::Child, Signal::Int, Signal::Term, Signal::Hup])
+        .map_err(|error| Failure::of("signals", error))?;
+    let operation = start(&client, &asked).await?;
+    let report = Report::new(asked.quiet);
+    report.started(operation.id(), &asked.channel);
+
+    let (family, streams) = match spawn(&asked) {
+        Ok(started) => started,
+        Err(error) => {
+            let message = format!("cannot start the command: {error}");
+            operation.end(Ending::Failed, &serde_json::json!({"error": message, "lines": 0})).await?;
+            return Err(Failure::new(crate::failure::Exit::Failed, message));
+        }
+    };
+    let output = Rc::new(Output {
+        client,
+        channel: asked.channel.clone(),
+        operation_id: operation.id().to_owned(),
+        lines: Cell::new(0),
+        publishing: Cell::new(true),
+    });
+    executor.spawn(complaints(lines, report)).detach();
+    let (over, told) = async_channel::bounded(1);
+    let carrying = carry(executor, &output, streams, told);
+
+    let stop = Stop::new(asked.term_after, asked.kill_after);
+    let mut watch = Watch { family, stop, signals, report, hub: true };
+    let status = watch.until_over(&operation, asked.deadline).await;
+    drop(over);
+    end(watch, operation, &output, carrying, status).await
+}
+
+/// Tells the hub, the readers and the caller.
+async fn end(
+    mut watch: Watch,
+    operation: Operation,
+    output: &Output,
+    mut carrying: Task<()>,
+    status: Option<WaitStatus>,
+) -> Result<ExitCode, Failure> {
+    let asked = watch.stop.was_asked();
+    let patience = async {
+        if !asked {
+            return future::pending().await;
+        }
+        Timer::after(LAST_WORDS).await;
+        false
+    };
+    let carried = future::or(async { carry_on(&mut carrying).await }, patience).await;
+
+    let outcome = Outcome::of(status, output.lines.get());
+    let told = operation.end(outcome.ending(asked), &outcome).await;
+    if let (Err(error), true) = (&told, watch.hub) {
+        watch.report.end_untold(error);
+    }
+    if !carried {
+        // Who presses Ctrl-C now has no use for the rest either.
+        let impatient = async { while watch.next_signal().await == Signal::Child {} };
+        future::or(carrying, impatient).await;
+    }
+    Ok(outcome.exit_code())
+}
+
+async fn carry_on(carrying: &mut Task<()>) -> bool {
+    carrying.await;
+    true
+}
+
+async fn start(client: &Client, asked: &args::Run) -> Result<Operation, Failure> {
+    let id = match &asked.operation {
+        Some(id) => id.clone(),
+        None => unguessable().map_err(|error| Failure::of("no random bytes", error))?,
+    };
+    let label = asked.label.clone().or_else(|| program(&asked.command));
+    let start = Start {
+        user_id: asked.user.as_deref(),
+        label: label.as_deref(),
+        deadline: asked.deadline,
+        // Long enough for all steps; the hub would call it a timeout before.
+        interrupt_grace: Some(asked.term_after + asked.kill_after + stop::LAST_STEP + LAST_WORDS),
+        ..Start::new(&id, &asked.channel)
+    };
+    Ok(client.start(start).await?)
+}
+
+/// The command's name, without its arguments: those may hold what is nobody
+/// else's business.
+fn program(command: &[OsString]) -> Option<String> {
+    let name = Path::new(command.first()?).file_name()?;
+    Some(name.to_string_lossy().chars().filter(|c| !c.is_control()).collect())
+}
+
+fn unguessable() -> rustix::io::Result<String> {
+    /// Letters and digits that are not taken for one another.
+    const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+    // Sixteen of 32 letters: 80 bits.
+    let mut random = [0u8; 16];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+    let letters = random.iter().filter_map(|byte| ALPHABET.get(usize::from(byte & 31)).copied());
+    Ok(letters.fold("run-".to_owned(), |mut id, letter| {
+        id.push(char::from(letter));
+        id
+    }))
+}
+
+/// The streams of a command: its output and, where they are two, its errors.
+struct Streams {
+    output: Async<File>,
+    errors: Option<Async<File>>,
+}
+
+fn spawn(asked: &args::Run) -> io::Result<(Family, Streams)> {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg("--in-session");
+    if asked.pty {
+        command.arg("--terminal");
+    }
+    command.arg("--").args(&asked.command);
+    // A terminal is ours to read; a command in a session of its own would only
+    // get errors from it.
+    command.stdin(if io::stdin().is_terminal() { Stdio::null() } else { Stdio::inherit() });
+    let ours = |end: OwnedFd| Async::new(File::from(end));
+    if asked.pty {
+        let (master, terminal) = pty::open()?;
+        command.stdout(terminal.try_clone()?).stderr(terminal);
+        let family = Family::start(&mut command)?;
+        return Ok((family, Streams { output: ours(master)?, errors: None }));
+    }
+    let (output, its_output) = io::pipe()?;
+    let (errors, its_errors) = io::pipe()?;
+    command.stdout(its_output).stderr(its_errors);
+    let family = Family::start(&mut command)?;
+    Ok((family, Streams { output: ours(output.into())?, errors: Some(ours(errors.into())?) }))
+}
+
+/// Starts to carry both streams; done when both are.
+fn carry(
+    executor: &LocalExecutor<'_>,
+    output: &Rc<Output>,
+    streams: Streams,
+    told: async_channel::Receiver<()>,
+) -> Task<()> {
+    let output = output.clone();
+    executor.spawn(async move {
+        let stdout = output.carry(streams.output, "stdout", Unblock::new(io::stdout()), told.clone());
+        let stderr = async {
+            if let Some(errors) = streams.errors {
+                output.carry(errors, "stderr", Unblock::new(io::stderr()), told).await;
+            }
+        };
+        future::zip(stdout, stderr).await;
+    })
+}
+
+/// Output is sent without waiting for answers; what is wrong with it comes by
+/// itself, and most often for each line, so that the first is enough.
+async fn complaints(lines: Lines, report: Report) {
+    let mut told = false;
+    while let Some(heard) = lines.next().await {
+        if heard.kind() == "error" && !told {
+            told = true;
+            report.complaint(&heard);
+        }
+    }
+}
+
+/// Who may end it, and whether it has ended.
+struct Watch {
+    family: Family,
+    stop: Stop,
+    signals: Signals,
+    report: Report,
+    /// Whether the hub is still there.
+    hub: bool,
+}
+
+enum Happening {
+    Interrupt(Result<Interrupt, Error>),
+    Signal(Signal),
+    StepDue,
+    Deadline,
+}
+
+impl Watch {
+    /// Waits until nothing of the command is left, and stops it when asked.
+    async fn until_over(&mut self, operation: &Operation, deadline: Option<Duration>) -> Option<WaitStatus> {
+        // The hub interrupts at the deadline; this is for when it has gone.
+        let mut deadline = deadline.map(|deadline| Timer::after(deadline + Duration::from_secs(1)));
+        let mut leader_runs = true;
+        loop {
+            self.family.reap();
+            if leader_runs && self.family.status().is_some() {
+                leader_runs = false;
+                self.stop.leader_exited(&self.family);
+            }
+            if self.stop.is_over(&self.family) {
+                self.report.left(self.family.count(), self.stop.was_asked());
+                return self.family.status();
+            }
+            match self.next(operation, &mut deadline).await {
+                Happening::Interrupt(Ok(interrupt)) => {
+                    self.report.interrupted(&interrupt);
+                    self.stop.ask(&self.family);
+                }
+                Happening::Interrupt(Err(error)) => {
+                    self.hub = false;
+                    self.report.hub_lost(&error);
+                }
+                Happening::Signal(Signal::Child) => {}
+                Happening::Signal(_) => self.stop.insist(&self.family),
+                Happening::StepDue => self.stop.next(&self.family),
+                Happening::Deadline => {
+                    deadline = None;
+                    self.stop.ask(&self.family);
+                }
+            }
+        }
+    }
+
+    async fn next(&mut self, operation: &Operation, deadline: &mut Option<Timer>) -> Happening {
+        let interrupt = async {
+            if !self.hub {
+                return future::pending().await;
+            }
+            Happening::Interrupt(operation.interrupted().await)
+        };
+        let late = async {
+            match deadline {
+                Some(deadline) => drop(deadline.await),
+                None => future::pending().await,
+            }
+            Happening::Deadline
+        };
+        let due = async {
+            self.stop.due().await;
+            Happening::StepDue
+        };
+        let signal = async { Happening::Signal(next_signal(&mut self.signals).await) };
+        future::or(future::or(interrupt, signal), future::or(due, late)).await
+    }
+
+    async fn next_signal(&mut self) -> Signal {
+        next_signal(&mut self.signals).await
+    }
+}
+
+async fn next_signal(signals: &mut Signals) -> Signal {
+    match signals.next().await {
+        Some(Ok(signal)) => signal,
+        // The pipe that carries them has broken: nothing more is heard of them.
+        _ => future::pending().await,
+    }
+}

@@ -1,0 +1,137 @@
+//! What `run` says: to people on the standard error, to the hub at the end.
+//!
+//! Knows words, exit codes and the names of signals.
+
+use std::process::ExitCode;
+
+use rustix::process::WaitStatus;
+use serde::Serialize;
+use wshubd::client::{Error, Heard, Interrupt, Refused};
+use wshubd::protocol::Ending;
+
+use crate::screen::plain;
+
+/// How it ended, as it is told to everybody who watches.
+#[derive(Serialize)]
+pub(super) struct Outcome {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_code: Option<i32>,
+    /// The name of the signal that killed it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signal: Option<String>,
+    #[serde(skip)]
+    killed_by: Option<i32>,
+    /// How many lines it printed.
+    lines: u64,
+}
+
+impl Outcome {
+    /// Without a status nothing could end it.
+    pub(super) fn of(status: Option<WaitStatus>, lines: u64) -> Self {
+        let killed_by = status.and_then(WaitStatus::terminating_signal);
+        let exit_code = status.and_then(WaitStatus::exit_status);
+        Self { exit_code, signal: killed_by.map(name), killed_by, lines }
+    }
+
+    pub(super) fn ending(&self, asked: bool) -> Ending {
+        match (asked, self.exit_code) {
+            (true, _) => Ending::Interrupted,
+            (false, Some(0)) => Ending::Completed,
+            (false, _) => Ending::Failed,
+        }
+    }
+
+    /// As a shell has it.
+    pub(super) fn exit_code(&self) -> ExitCode {
+        /// What a shell adds to the number of the signal.
+        const KILLED: i32 = 128;
+        let code = self.exit_code.or(self.killed_by.map(|signal| KILLED + signal));
+        code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)
+    }
+}
+
+/// The name of a signal; its number where it has none that is common.
+fn name(signal: i32) -> String {
+    use rustix::process::Signal;
+    const NAMES: [(Signal, &str); 18] = [
+        (Signal::HUP, "SIGHUP"),
+        (Signal::INT, "SIGINT"),
+        (Signal::QUIT, "SIGQUIT"),
+        (Signal::ILL, "SIGILL"),
+        (Signal::TRAP, "SIGTRAP"),
+        (Signal::ABORT, "SIGABRT"),
+        (Signal::BUS, "SIGBUS"),
+        (Signal::FPE, "SIGFPE"),
+        (Signal::KILL, "SIGKILL"),
+        (Signal::SEGV, "SIGSEGV"),
+        (Signal::PIPE, "SIGPIPE"),
+        (Signal::ALARM, "SIGALRM"),
+        (Signal::TERM, "SIGTERM"),
+        (Signal::SYS, "SIGSYS"),
+        (Signal::XCPU, "SIGXCPU"),
+        (Signal::XFSZ, "SIGXFSZ"),
+        (Signal::USR1, "SIGUSR1"),
+        (Signal::USR2, "SIGUSR2"),
+    ];
+    let named = NAMES.iter().find(|(known, _)| known.as_raw() == signal);
+    named.map_or_else(|| format!("signal {signal}"), |(_, name)| (*name).to_owned())
+}
+
+/// The lines that `run` itself adds to the standard error.
+#[derive(Clone, Copy)]
+pub(super) struct Report {
+    quiet: bool,
+}
+
+impl Report {
+    pub(super) fn new(quiet: bool) -> Self {
+        Self { quiet }
+    }
+
+    pub(super) fn started(self, operation: &str, channel: &str) {
+        if !self.quiet {
+            let operation = plain(operation);
+            let channel = plain(channel);
+            say(&format!(
+                "operation {operation} on {channel}; stop it with: wshubctl interrupt {operation}"
+            ));
+        }
+    }
+
+    pub(super) fn interrupted(self, interrupt: &Interrupt) {
+        if !self.quiet {
+            let by = interrupt.user_id.as_deref().unwrap_or(&interrupt.from);
+            let why = interrupt.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+            say(&plain(&format!("interrupted by {by}{why}")));
+        }
+    }
+
+    /// The command goes on, and who relies on the hub must know.
+    pub(super) fn hub_lost(self, error: &Error) {
+        say(&format!("{error}; the command goes on, its output is only shown here"));
+    }
+
+    pub(super) fn complaint(self, heard: &Heard) {
+        match heard.read::<Refused>() {
+            Ok(Refused { code, message }) => say(&plain(&format!("wshubd does not take this: {message} ({code})"))),
+            Err(_) => say(&plain(heard.json())),
+        }
+    }
+
+    pub(super) fn end_untold(self, error: &Error) {
+        say(&format!("wshubd did not hear of the end: {error}"));
+    }
+
+    /// Nothing more can be done about what is left after SIGKILL.
+    pub(super) fn left(self, count: usize, asked: bool) {
+        if asked && count > 0 {
+            say(&format!("{count} processes cannot be killed: they wait in the kernel, or are not ours"));
+        }
+    }
+}
+
+fn say(text: &str) {
+    // As eprintln, but an error stream that has gone ends nothing.
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "wshubctl: {text}");
+}

@@ -1,0 +1,123 @@
+//! How a command is stopped: SIGINT, SIGTERM, SIGKILL, and how long between.
+//!
+//! Knows the steps. Does not know who asked; `run` and the hub do.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use smol::{Timer, future};
+
+use super::family::{Family, Reach};
+
+/// After SIGKILL: processes may be born while the others are killed.
+const AGAIN: Duration = Duration::from_millis(10);
+
+/// After which many of these what is still there cannot be killed: it waits in
+/// the kernel, for a disk or a network that does not answer, or belongs to
+/// another user.
+const ATTEMPTS: u32 = 500;
+
+/// How long the last step may take, for whoever must know when all is over.
+pub(super) const LAST_STEP: Duration = Duration::from_millis(10 * 500);
+
+/// What has been done to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    /// Nothing.
+    Runs,
+    /// It has exited unasked; what it left behind may finish.
+    Finishes,
+    /// SIGINT.
+    Interrupted,
+    /// SIGTERM.
+    Terminated,
+    /// SIGKILL, so many times.
+    Killed(u32),
+    /// Nothing helps.
+    GivenUp,
+}
+
+pub(super) struct Stop {
+    step: Step,
+    reach: Reach,
+    term_after: Duration,
+    kill_after: Duration,
+    due: Option<Timer>,
+}
+
+impl Stop {
+    pub(super) fn new(term_after: Duration, kill_after: Duration) -> Self {
+        Self { step: Step::Runs, reach: Reach::Group, term_after, kill_after, due: None }
+    }
+
+    /// Whether somebody asked for it.
+    pub(super) fn was_asked(&self) -> bool {
+        self.reach == Reach::Everybody
+    }
+
+    /// Whether all is over.
+    pub(super) fn is_over(&self, family: &Family) -> bool {
+        self.step == Step::GivenUp || family.is_gone(self.reach)
+    }
+
+    /// Somebody wants it to stop. Asking again changes nothing.
+    pub(super) fn ask(&mut self, family: &Family) {
+        self.reach = Reach::Everybody;
+        match self.step {
+            Step::Runs => self.go(Step::Interrupted, family),
+            Step::Finishes => self.go(Step::Terminated, family),
+            _ => {}
+        }
+    }
+
+    /// As [`Stop::ask`]; asking again does not wait for the next step.
+    pub(super) fn insist(&mut self, family: &Family) {
+        if self.was_asked() { self.next(family) } else { self.ask(family) }
+    }
+
+    /// The command itself has exited. If that was asked for, what is left has
+    /// lost who would have waited for it: background jobs of a shell do not even
+    /// hear SIGINT.
+    pub(super) fn leader_exited(&mut self, family: &Family) {
+        match self.step {
+            Step::Runs => self.go(Step::Finishes, family),
+            Step::Interrupted => self.go(Step::Terminated, family),
+            _ => {}
+        }
+    }
+
+    /// Waits until the next step is due.
+    pub(super) async fn due(&mut self) {
+        match &mut self.due {
+            Some(due) => drop(due.await),
+            None => future::pending().await,
+        }
+    }
+
+    /// Takes the next step.
+    pub(super) fn next(&mut self, family: &Family) {
+        let step = match self.step {
+            Step::Runs => Step::Interrupted,
+            Step::Finishes | Step::Interrupted => Step::Terminated,
+            Step::Terminated => Step::Killed(1),
+            Step::Killed(ATTEMPTS..) | Step::GivenUp => Step::GivenUp,
+            Step::Killed(times) => Step::Killed(times + 1),
+        };
+        self.go(step, family);
+    }
+
+    fn go(&mut self, step: Step, family: &Family) {
+        let (signal, wait) = match step {
+            Step::Runs | Step::GivenUp => (None, None),
+            Step::Finishes => (None, Some(self.term_after)),
+            Step::Interrupted => (Some(Signal::INT), Some(self.term_after)),
+            Step::Terminated => (Some(Signal::TERM), Some(self.kill_after)),
+            Step::Killed(_) => (Some(Signal::KILL), Some(AGAIN)),
+        };
+        self.step = step;
+        if let Some(signal) = signal {
+            family.signal(self.reach, signal);
+        }
+        self.due = wait.map(Timer::after);
+    }
+}

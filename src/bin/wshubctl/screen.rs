@@ -1,0 +1,79 @@
+//! What the hub says, for people on a terminal.
+//!
+//! Knows how a line is shown. Shows no control character as itself: a message
+//! must not move the cursor of whoever reads it.
+
+use std::fmt::Write;
+
+use serde_json::Value;
+use wshubd::client::Heard;
+
+/// One line of the hub on one line of the screen.
+pub(crate) fn line(heard: &Heard) -> String {
+    match heard.message() {
+        Some(message) => {
+            let channel = message.channel.as_deref().unwrap_or("-");
+            let user = message.user_id.as_deref().unwrap_or(&message.from);
+            let kept = if message.replayed { " (kept)" } else { "" };
+            let data = data(message.data.get());
+            plain(&format!("{} {channel} {} {user}{kept}: {data}", clock(&message.timestamp), message.event))
+        }
+        None => event(heard),
+    }
+}
+
+/// What is no message: its fields behind its kind, in their order of name.
+fn event(heard: &Heard) -> String {
+    let Ok(Value::Object(fields)) = heard.read::<Value>() else { return plain(heard.json()) };
+    let mut text = format!("* {}", heard.kind());
+    for (name, value) in fields.iter().filter(|(name, _)| *name != "type") {
+        let _ = write!(text, " {name}={}", word(value));
+    }
+    plain(&text)
+}
+
+/// The time of day, in UTC, of an RFC 3339 time.
+fn clock(timestamp: &str) -> &str {
+    timestamp.split_once('T').map_or(timestamp, |(_, time)| time)
+}
+
+/// Strings without their quotes, everything else as the JSON that came.
+fn data(json: &str) -> String {
+    serde_json::from_str::<String>(json).unwrap_or_else(|_| json.to_owned())
+}
+
+/// A value as a word.
+pub(crate) fn word(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// The text with its control characters spelled out, and with them the marks
+/// that turn the direction of writing.
+pub(crate) fn plain(text: &str) -> String {
+    let turns = |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().fold(String::with_capacity(text.len()), |mut shown, c| {
+        match c {
+            c if c.is_control() || turns(c) => shown.extend(c.escape_default()),
+            c => shown.push(c),
+        }
+        shown
+    })
+}
+
+/// Rows in columns as wide as their widest cell, but the last.
+pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    rows.iter().fold(String::new(), |mut text, row| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
+        text
+    })
+}

@@ -1,0 +1,151 @@
+//! `wshubctl sub`: hear channels, on a terminal or in a pipe.
+//!
+//! Knows when it has heard enough. Does not know what the messages mean.
+
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use rustix::fs::FileType;
+use serde::Deserialize;
+use smol::{Async, Timer, future};
+use wshubd::client::{Client, Heard, Lines};
+
+use crate::args;
+use crate::failure::{Exit, Failure};
+use crate::screen;
+
+pub(crate) async fn subscribe(
+    client: &Client,
+    lines: &Lines,
+    asked: args::Subscribe,
+) -> Result<ExitCode, Failure> {
+    let mut listener = Listener {
+        json: asked.json || !io::stdout().is_terminal(),
+        left: asked.count,
+        // A channel that was named twice is heard, and ends, once.
+        channels: asked.channels.iter().fold(Vec::new(), |mut once, channel| {
+            if !once.contains(channel) {
+                once.push(channel.clone());
+            }
+            once
+        }),
+    };
+    let listen = async {
+        let mut answers = Vec::new();
+        for channel in &listener.channels {
+            answers.push(client.request(&Hear { action: "subscribe", channel }).await?);
+        }
+        // Beside each other: what a channel has kept may come before the answer
+        // about the next one.
+        let refused = async {
+            for pending in answers {
+                if let Err(error) = pending.answer().await {
+                    return Err(Failure::from(error));
+                }
+            }
+            future::pending().await
+        };
+        future::or(listener.listen(client, lines), refused).await
+    };
+    future::or(future::or(listen, expired(asked.timeout)), reader_gone()).await
+}
+
+#[derive(serde::Serialize)]
+struct Hear<'a> {
+    action: &'a str,
+    channel: &'a str,
+}
+
+async fn expired(timeout: Option<Duration>) -> Result<ExitCode, Failure> {
+    match timeout {
+        Some(timeout) => Timer::after(timeout).await,
+        None => future::pending().await,
+    };
+    Ok(Exit::TimedOut.into())
+}
+
+/// Waits until whoever reads our output has gone, so that `sub | head -1` ends
+/// with its first message and not only with the attempt to print a second one.
+async fn reader_gone() -> Result<ExitCode, Failure> {
+    let stdout = io::stdout();
+    let is_pipe = rustix::fs::fstat(stdout.as_fd())
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
+    // Without switching it to non-blocking, which its other owners would notice.
+    if let (true, Ok(watched)) = (is_pipe, Async::new_nonblocking(stdout.as_fd())) {
+        // The writing end of a pipe is readable when it is broken, and never else.
+        if watched.readable().await.is_ok() {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+    future::pending().await
+}
+
+struct Listener {
+    json: bool,
+    /// Messages still wanted, if there is a number.
+    left: Option<u64>,
+    /// Channels that are still heard.
+    channels: Vec<String>,
+}
+
+impl Listener {
+    async fn listen(&mut self, client: &Client, lines: &Lines) -> Result<ExitCode, Failure> {
+        while let Some(first) = lines.next().await {
+            // All that has come leaves in one write, and at once.
+            let mut text = String::new();
+            let mut end = self.hear(&first, &mut text);
+            while end.is_none() && text.len() < 64 << 10 {
+                let Some(heard) = lines.try_next() else { break };
+                end = self.hear(&heard, &mut text);
+            }
+            let mut stdout = io::stdout().lock();
+            match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
+                Err(error) => return Err(Failure::of("standard output", error)),
+                Ok(()) => {}
+            }
+            if let Some(end) = end {
+                return end;
+            }
+        }
+        Err(client.lost().into())
+    }
+
+    /// Adds what is to be printed, and tells whether that was all.
+    fn hear(&mut self, heard: &Heard, text: &mut String) -> Option<Result<ExitCode, Failure>> {
+        if self.json {
+            text.push_str(heard.json());
+        } else {
+            text.push_str(&screen::line(heard));
+        }
+        text.push('\n');
+        match heard.kind() {
+            "message" => {
+                let left = self.left.as_mut()?;
+                *left -= 1;
+                (*left == 0).then_some(Ok(ExitCode::SUCCESS))
+            }
+            "unsubscribed" => self.leave(heard),
+            _ => None,
+        }
+    }
+
+    /// The channel of an operation ends with it; any other end is none of ours.
+    fn leave(&mut self, heard: &Heard) -> Option<Result<ExitCode, Failure>> {
+        #[derive(Deserialize)]
+        struct Unsubscribed {
+            channel: String,
+            reason: String,
+        }
+        let Unsubscribed { channel, reason } = heard.read().ok()?;
+        self.channels.retain(|heard| *heard != channel);
+        let all_gone = self.channels.is_empty();
+        all_gone.then(|| match &*reason {
+            "ended" => Ok(ExitCode::SUCCESS),
+            "forbidden" => Err(Failure::new(Exit::Denied, format!("no longer allowed to hear {channel}"))),
+            _ => Err(Failure::new(Exit::Failed, format!("wshubd has ended {channel} ({reason})"))),
+        })
+    }
+}

@@ -1,0 +1,79 @@
+//! What can go wrong between a worker and the hub.
+//!
+//! Knows the words for it, and what to do about it. Does not know exit codes.
+
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Why something did not work.
+#[derive(Clone, Debug)]
+pub enum Error {
+    /// Nobody answers at the socket.
+    Unreachable {
+        /// The socket.
+        path: Arc<Path>,
+        /// What the system says.
+        why: Arc<io::Error>,
+    },
+    /// The connection was there and is there no longer.
+    Lost {
+        /// The socket.
+        path: Arc<Path>,
+        /// What is known of the reason.
+        why: String,
+    },
+    /// The hub says no.
+    Refused(Refused),
+    /// The hub says something that cannot be understood.
+    Garbled(String),
+    /// What was to be said has no JSON form.
+    Unspeakable(String),
+}
+
+/// The hub's `error` line.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Deserialize)]
+pub struct Refused {
+    /// One of the error codes of the protocol.
+    pub code: String,
+    /// For people.
+    pub message: String,
+}
+
+impl Error {
+    /// The hub's error code, where it was the hub that refused.
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Refused(refused) => Some(&refused.code),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable { path, why } => {
+                let advice = match why.kind() {
+                    ErrorKind::PermissionDenied => "its mode and group say who may: `ls -l` shows them",
+                    _ => "is wshubd running? `systemctl status wshubd`, or start `wshubd`",
+                };
+                write!(f, "cannot connect to {}: {why} ({advice})", path.display())
+            }
+            Self::Lost { path, why } => write!(f, "lost the connection to {}: {why}", path.display()),
+            Self::Refused(refused) => write!(f, "{} ({})", refused.message, refused.code),
+            Self::Garbled(what) => write!(f, "cannot understand the answer: {what}"),
+            Self::Unspeakable(what) => write!(f, "cannot be said in JSON: {what}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Unreachable { why, .. } => Some(&**why),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! `wshubctl pub`.
+
+use std::io::Write;
+
+use serde_json::json;
+
+use crate::hub::{Place, end, stderr, stdout};
+
+fn taken() -> serde_json::Value {
+    json!({"channel": "logs", "sent": 2, "failed": 0, "kept": false, "stored": false, "message_id": "m"})
+}
+
+#[test]
+fn a_text_is_published_as_a_string_and_success_is_silent() {
+    let place = Place::new();
+    let (child, mut peer) = place.meet(["pub", "logs", "say \"hi\""]);
+    let request = peer.expects(json!({"channel": "logs", "event": "message", "data": "say \"hi\""}));
+    peer.grants(&request, taken());
+    let output = end(child);
+    assert_eq!((output.status.code(), stdout(&output), stderr(&output)), (Some(0), String::new(), String::new()));
+}
+
+#[test]
+fn json_is_passed_on_as_it_is_spelled() {
+    let place = Place::new();
+    let (child, mut peer) = place.meet(["pub", "--json", "--event", "n", "--ttl", "90s", "logs", "{\"n\": 1}"]);
+    let request = peer.expects(json!({"event": "n", "data": {"n": 1}, "ttl": 90}));
+    peer.grants(&request, taken());
+    assert_eq!(end(child).status.code(), Some(0));
+}
+
+#[test]
+fn what_is_no_json_is_a_mistake_of_the_caller() {
+    let place = Place::new();
+    let output = end(place.start(["pub", "--json", "logs", "{n: 1}"]));
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("not JSON"));
+}
+
+#[test]
+fn a_user_a_connection_or_all_take_the_place_of_the_channel() {
+    let place = Place::new();
+    for (words, fields) in [
+        (vec!["pub", "--to", "alice", "hi"], json!({"user_id": "alice", "data": "hi", "channel": null})),
+        (vec!["pub", "--connection", "c1", "hi"], json!({"connection_id": "c1", "channel": null})),
+        (vec!["pub", "--all", "hi"], json!({"all": true, "channel": null})),
+    ] {
+        let (child, mut peer) = place.meet(words);
+        let request = peer.expects(fields);
+        peer.grants(&request, taken());
+        assert_eq!(end(child).status.code(), Some(0));
+    }
+}
+
+#[test]
+fn a_dash_sends_the_whole_input_without_its_last_line_end() {
+    let place = Place::new();
+    let (mut child, mut peer) = place.meet(["pub", "logs", "-"]);
+    child.stdin.take().unwrap().write_all(b"one\ntwo\n").unwrap();
+    let request = peer.expects(json!({"data": "one\ntwo"}));
+    peer.grants(&request, taken());
+    assert_eq!(end(child).status.code(), Some(0));
+}
+
+#[test]
+fn lines_are_on_their_way_together_and_summed_up() {
+    let place = Place::new();
+    let (mut child, mut peer) = place.meet(["pub", "-v", "logs"]);
+    let mut input = child.stdin.take().unwrap();
+    for number in 0..500 {
+        writeln!(input, "line {number}").unwrap();
+    }
+    drop(input);
+    // None is answered before all have come.
+    let requests: Vec<_> = (0..500).map(|number| peer.expects(json!({"data": format!("line {number}")}))).collect();
+    for request in &requests {
+        peer.grants(request, taken());
+    }
+    let output = end(child);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(stderr(&output), "wshubctl: 500 published, 1000 delivered, 0 shed, 0 kept, 0 refused\n");
+}
+
+#[test]
+fn a_refused_line_does_not_hold_the_others_back_but_shows_in_the_exit_code() {
+    let place = Place::new();
+    let (mut child, mut peer) = place.meet(["pub", "logs"]);
+    child.stdin.take().unwrap().write_all(b"a\nb\n").unwrap();
+    let (first, second) = (peer.hears(), peer.hears());
+    peer.refuses(&first, "rate_limited", "too fast");
+    peer.grants(&second, taken());
+    let output = end(child);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(stderr(&output), "wshubctl: refused: too fast (rate_limited)\n");
+}
+
+#[test]
+fn a_missing_right_has_an_exit_code_of_its_own() {
+    let place = Place::new();
+    let (child, mut peer) = place.meet(["pub", "system:x", "hi"]);
+    let request = peer.hears();
+    peer.refuses(&request, "forbidden", "the channel is the daemon's own");
+    assert_eq!(end(child).status.code(), Some(4));
+}
+
+#[test]
+fn a_line_too_long_for_the_hub_is_refused_though_its_answer_has_no_id() {
+    let place = Place::new();
+    let (mut child, mut peer) = place.meet(["pub", "logs"]);
+    let long = "x".repeat(5000);
+    child.stdin.take().unwrap().write_all(format!("short\n{long}\nend\n").as_bytes()).unwrap();
+    let (first, _, last) = (peer.hears(), peer.hears(), peer.hears());
+    peer.grants(&first, taken());
+    peer.says(json!({"type": "error", "code": "too_large", "message": "the line is over 4096 bytes"}));
+    peer.grants(&last, taken());
+    let output = end(child);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("over 4096 bytes"));
+}
+
+#[test]
+fn a_hub_that_hangs_up_is_told_with_its_last_words() {
+    let place = Place::new();
+    let (child, mut peer) = place.meet(["pub", "logs", "hi"]);
+    peer.hears();
+    peer.says(json!({"type": "bye", "code": 4101, "reason": "shutting down", "reconnect": true, "after_ms": 9}));
+    drop(peer);
+    let output = end(child);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(stderr(&output).contains("shutting down"), "{}", stderr(&output));
+}

@@ -1,0 +1,300 @@
+//! `wshubctl run`, with real processes.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::Child;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use crate::hub::{Peer, Place, end, exists, stderr, stdout};
+
+/// Waits that a test could not outlast: where a story ends, it was not by these.
+const NEVER: [&str; 4] = ["--term-after", "1h", "--kill-after", "1h"];
+
+/// Runs a shell script as operation `op`, and grants its start.
+fn script(place: &Place, options: &[&str], script: &str) -> (Child, Peer) {
+    let words = [&["run", "-q", "--operation", "op"], options, &["logs", "--", "sh", "-c", script]].concat();
+    let (child, mut peer) = place.meet(words);
+    let request = peer.expects(json!({"action": "operation_start", "operation_id": "op", "channel": "logs"}));
+    peer.grants(&request, json!({}));
+    (child, peer)
+}
+
+/// The next line of output that was published.
+fn line(peer: &mut Peer) -> Value {
+    peer.expects(json!({"channel": "logs", "event": "operation:output"}))["data"].clone()
+}
+
+fn interrupt(peer: &mut Peer) {
+    peer.says(json!({
+        "type": "interrupt", "operation_id": "op", "channel": "logs", "from": "c", "user_id": "alice",
+        "reason": "enough", "message_id": "m", "timestamp": "2024-05-06T07:08:09.123Z"
+    }));
+}
+
+/// The word that it is over, granted.
+fn ended(peer: &mut Peer) -> Value {
+    let heard = peer.expects(json!({"action": "operation_end", "operation_id": "op"}));
+    peer.grants(&heard, json!({}));
+    json!({"state": heard["state"], "data": heard["data"]})
+}
+
+fn pid(text: &Value) -> i32 {
+    text.as_str().unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn each_line_is_published_and_passed_through_and_the_status_is_the_commands() {
+    let place = Place::new();
+    let (child, mut peer) = script(&place, &[], "echo one; echo two >&2; printf three; exit 7");
+    let mut lines: Vec<Value> = (0..3).map(|_| line(&mut peer)).collect();
+    // The two streams are two pipes: only within each the order is certain.
+    lines.sort_by_key(|line| line["text"].as_str().unwrap().len());
+    let texts: Vec<_> = lines.iter().map(|line| (line["stream"].clone(), line["text"].clone())).collect();
+    assert!(texts.contains(&(json!("stdout"), json!("one"))));
+    assert!(texts.contains(&(json!("stderr"), json!("two"))));
+    assert_eq!(texts[2], (json!("stdout"), json!("three")));
+    let mut numbers: Vec<_> = lines.iter().map(|line| line["line"].as_u64().unwrap()).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, [1, 2, 3]);
+    assert_eq!(ended(&mut peer), json!({"state": "failed", "data": {"exit_code": 7, "lines": 3}}));
+    let output = end(child);
+    assert_eq!(output.status.code(), Some(7));
+    assert_eq!((stdout(&output), stderr(&output)), ("one\nthree".to_owned(), "two\n".to_owned()));
+}
+
+#[test]
+fn it_says_how_to_stop_it_under_an_id_that_nobody_guesses() {
+    let place = Place::new();
+    let words = ["run", "--user", "alice", "--deadline", "1h", "logs", "--", "true"];
+    let (child, mut peer) = place.meet(words);
+    let request = peer.expects(json!({"user_id": "alice", "label": "true", "deadline": 3600}));
+    let id = request["operation_id"].as_str().unwrap().to_owned();
+    assert!(id.starts_with("run-") && id.len() == 20, "{id}");
+    peer.grants(&request, json!({}));
+    let request = peer.expects(json!({"state": "completed", "data": {"exit_code": 0, "lines": 0}}));
+    peer.grants(&request, json!({}));
+    let output = end(child);
+    assert_eq!(
+        stderr(&output),
+        format!("wshubctl: operation {id} on logs; stop it with: wshubctl interrupt {id}\n")
+    );
+}
+
+#[test]
+fn an_interrupt_kills_a_loop_and_what_it_waits_for() {
+    let place = Place::new();
+    let (child, mut peer) = script(&place, &NEVER, "while :; do echo $$; sleep 3600; done");
+    let shell = pid(&line(&mut peer)["text"]);
+    interrupt(&mut peer);
+    assert_eq!(ended(&mut peer), json!({"state": "interrupted", "data": {"signal": "SIGINT", "lines": 1}}));
+    assert!(!exists(shell));
+    assert_eq!(end(child).status.code(), Some(130));
+}
+
+#[test]
+fn background_jobs_of_a_shell_do_not_hear_sigint_and_die_all_the_same() {
+    let place = Place::new();
+    let (child, mut peer) = script(&place, &NEVER, "sleep 3600 & echo $!; wait");
+    let background = pid(&line(&mut peer)["text"]);
+    interrupt(&mut peer);
+    ended(&mut peer);
+    assert!(!exists(background));
+    assert_eq!(end(child).status.code(), Some(130));
+}
+
+#[test]
+fn who_left_for_a_session_of_its_own_is_found() {
+    let place = Place::new();
+    // The shell that echoes is no child of the first one when it does.
+    let hiding = "(setsid sh -c 'echo $$; exec sleep 3600' &) ; sleep 3600";
+    let (child, mut peer) = script(&place, &NEVER, hiding);
+    let hidden = pid(&line(&mut peer)["text"]);
+    interrupt(&mut peer);
+    ended(&mut peer);
+    assert!(!exists(hidden));
+    end(child);
+}
+
+#[test]
+fn who_ignores_sigint_and_sigterm_is_killed() {
+    let place = Place::new();
+    let waits = ["--term-after", "20ms", "--kill-after", "20ms"];
+    let stubborn = "trap '' INT TERM; sh -c 'echo $$; while :; do sleep 3600; done' & echo $$; wait; sleep 3600";
+    let (child, mut peer) = script(&place, &waits, stubborn);
+    let pids = [pid(&line(&mut peer)["text"]), pid(&line(&mut peer)["text"])];
+    interrupt(&mut peer);
+    assert_eq!(ended(&mut peer)["data"]["signal"], "SIGKILL");
+    assert!(!pids.iter().any(|&pid| exists(pid)));
+    assert_eq!(end(child).status.code(), Some(137));
+}
+
+#[test]
+fn a_command_may_use_the_interrupt_to_end_in_order() {
+    let place = Place::new();
+    let (child, mut peer) = script(&place, &NEVER, "trap 'echo bye; exit 0' INT; echo $$; sleep 3600");
+    line(&mut peer);
+    interrupt(&mut peer);
+    assert_eq!(line(&mut peer)["text"], "bye");
+    assert_eq!(ended(&mut peer), json!({"state": "interrupted", "data": {"exit_code": 0, "lines": 2}}));
+    assert_eq!(end(child).status.code(), Some(0));
+}
+
+#[test]
+fn a_stopped_command_can_be_interrupted_too() {
+    let place = Place::new();
+    let (child, mut peer) = script(&place, &NEVER, "echo $$; kill -STOP $$; echo on; sleep 3600");
+    let shell = pid(&line(&mut peer)["text"]);
+    while !std::fs::read_to_string(format!("/proc/{shell}/stat")).unwrap().contains(") T ") {}
+    interrupt(&mut peer);
+    while peer.hears()["action"] != "operation_end" {}
+    drop(peer);
+    assert_eq!(end(child).status.code(), Some(130));
+}
+
+#[test]
+fn signals_to_run_itself_are_passed_on_and_repeating_them_insists() {
+    let place = Place::new();
+    let (child, mut peer) = script(&place, &NEVER, "trap 'echo int' INT; echo up; while :; do sleep 3600; done");
+    line(&mut peer);
+    let run = Pid::from_child(&child);
+    kill_process(run, Signal::INT).unwrap();
+    assert_eq!(line(&mut peer)["text"], "int");
+    kill_process(run, Signal::TERM).unwrap();
+    assert_eq!(ended(&mut peer), json!({"state": "interrupted", "data": {"signal": "SIGTERM", "lines": 2}}));
+    assert_eq!(end(child).status.code(), Some(143));
+}
+
+#[test]
+fn what_is_left_behind_may_finish_its_output() {
+    let place = Place::new();
+    let fifo = place.file("go");
+    let made = std::process::Command::new("mkfifo").arg(&fifo).status().unwrap();
+    assert!(made.success());
+    // The leader is gone when the background job begins to print.
+    let left = format!("(read x < {0}; echo late) & echo $$", fifo.display());
+    let (child, mut peer) = script(&place, &NEVER, &left);
+    let leader = pid(&line(&mut peer)["text"]);
+    while exists(leader) {}
+    std::fs::write(&fifo, "go\n").unwrap();
+    assert_eq!(line(&mut peer)["text"], "late");
+    assert_eq!(ended(&mut peer), json!({"state": "completed", "data": {"exit_code": 0, "lines": 2}}));
+    assert_eq!(end(child).status.code(), Some(0));
+}
+
+#[test]
+fn a_daemon_outlives_a_command_that_ends_by_itself() {
+    let place = Place::new();
+    let (child, mut peer) = script(&place, &NEVER, "setsid sh -c 'echo $$; exec sleep 3600' & wait $!; exit 0");
+    let daemon = pid(&line(&mut peer)["text"]);
+    // `wait` waits for setsid, which became the daemon; so the leader is told.
+    let leader = std::fs::read_to_string(format!("/proc/{daemon}/stat")).unwrap();
+    let leader: i32 = leader.rsplit(") ").next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    kill_process(Pid::from_raw(leader).unwrap(), Signal::KILL).unwrap();
+    assert_eq!(ended(&mut peer)["state"], "failed");
+    assert!(exists(daemon));
+    kill_process(Pid::from_raw(daemon).unwrap(), Signal::KILL).unwrap();
+    assert_eq!(end(child).status.code(), Some(137));
+}
+
+#[test]
+fn a_pseudo_terminal_makes_programs_print_at_once() {
+    let place = Place::new();
+    let (child, mut peer) = script(&place, &["--pty"], "test -t 1 && test -t 2 && echo tty; echo err >&2");
+    assert_eq!(line(&mut peer), json!({"operation_id": "op", "stream": "stdout", "line": 1, "text": "tty"}));
+    assert_eq!(line(&mut peer)["text"], "err");
+    assert_eq!(ended(&mut peer), json!({"state": "completed", "data": {"exit_code": 0, "lines": 2}}));
+    assert_eq!(stdout(&end(child)), "tty\nerr\n");
+}
+
+#[test]
+fn a_pseudo_terminals_command_is_interrupted_as_any_other() {
+    let place = Place::new();
+    let options: Vec<_> = NEVER.iter().copied().chain(["--pty"]).collect();
+    let (child, mut peer) = script(&place, &options, "echo $$; sleep 3600");
+    line(&mut peer);
+    interrupt(&mut peer);
+    assert_eq!(ended(&mut peer)["state"], "interrupted");
+    assert_eq!(end(child).status.code(), Some(130));
+}
+
+#[test]
+fn bytes_that_are_no_text_are_replaced_and_long_lines_cut() {
+    let place = Place::new();
+    let long = "printf 'a\\377b\\n'; head -c 65533 /dev/zero | tr '\\0' x; printf '\u{e9}\u{e9}y\\n'";
+    let (child, mut peer) = script(&place, &[], long);
+    assert_eq!(line(&mut peer)["text"], "a\u{fffd}b");
+    let first = line(&mut peer);
+    // The character that would not fit whole begins the next piece.
+    assert_eq!((first["text"].as_str().unwrap().len(), &first["continues"]), (65535, &json!(true)));
+    let second = line(&mut peer);
+    assert_eq!((&second["text"], &second["continues"]), (&json!("\u{e9}y"), &Value::Null));
+    ended(&mut peer);
+    assert!(stdout_bytes(child).starts_with(b"a\xffb\n"));
+}
+
+fn stdout_bytes(child: Child) -> Vec<u8> {
+    end(child).stdout
+}
+
+#[test]
+fn a_command_that_is_not_there_fails_as_in_a_shell() {
+    let place = Place::new();
+    let (child, mut peer) = place.meet(["run", "-q", "--operation", "op", "logs", "--", "/no/such"]);
+    let request = peer.hears();
+    peer.grants(&request, json!({}));
+    assert_eq!(line(&mut peer)["stream"], "stderr");
+    assert_eq!(ended(&mut peer)["data"]["exit_code"], 127);
+    assert_eq!(end(child).status.code(), Some(127));
+}
+
+#[test]
+fn an_operation_that_runs_already_starts_no_command() {
+    let place = Place::new();
+    let witness = place.file("ran");
+    let (child, mut peer) = place.meet(["run", "logs", "--", "touch", witness.to_str().unwrap()]);
+    let request = peer.hears();
+    peer.refuses(&request, "conflict", "it runs already");
+    assert_eq!(end(child).status.code(), Some(1));
+    peer.is_left();
+    assert!(!witness.exists());
+}
+
+#[test]
+fn without_a_hub_the_command_is_not_started() {
+    let place = Place::new();
+    let witness = place.file("ran");
+    let mut command = crate::hub::program();
+    command.args(["--socket", "/nonexistent", "run", "logs", "--", "touch"]).arg(&witness);
+    assert_eq!(command.output().unwrap().status.code(), Some(3));
+    assert!(!witness.exists());
+}
+
+#[test]
+fn a_hub_that_goes_away_does_not_take_the_command_with_it() {
+    let place = Place::new();
+    let (mut child, mut peer) = script(&place, &[], "echo one; read go; echo two; exit 3");
+    line(&mut peer);
+    drop(peer);
+    let mut said = String::new();
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    errors.read_line(&mut said).unwrap();
+    assert!(said.contains("the command goes on"), "{said}");
+    child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    let output = end(child);
+    assert_eq!((output.status.code(), stdout(&output)), (Some(3), "one\ntwo\n".to_owned()));
+    said.clear();
+    assert_eq!(errors.read_line(&mut said).unwrap(), 0, "said once, not again: {said}");
+}
+
+#[test]
+fn a_reader_of_ours_that_stands_still_does_not_delay_the_end() {
+    let place = Place::new();
+    let (child, mut peer) = script(&place, &NEVER, "echo $$; exec yes");
+    line(&mut peer);
+    interrupt(&mut peer);
+    // Nobody reads the program's output, and it is full long before.
+    while peer.hears()["action"] != "operation_end" {}
+    drop(peer);
+    assert_eq!(end(child).status.code(), Some(130));
+}

@@ -1,0 +1,111 @@
+//! `wshubctl sub`.
+
+use std::io::{BufRead, BufReader};
+
+use serde_json::{Value, json};
+
+use crate::hub::{Peer, Place, end, stderr, stdout};
+
+fn message(data: Value) -> Value {
+    json!({
+        "type": "message", "channel": "logs", "event": "log", "data": data, "from": "worker",
+        "source": "worker", "message_id": "m", "timestamp": "2024-05-06T07:08:09.123Z"
+    })
+}
+
+fn subscribed(peer: &mut Peer, channel: &str) {
+    let request = peer.expects(json!({"action": "subscribe", "channel": channel}));
+    // Some hubs say this first, under the same id; it is not the answer.
+    peer.says(json!({"type": "connection_id", "id": request["id"], "connection_id": "c"}));
+    peer.grants(&request, json!({"channel": channel, "epoch": "e", "seq": 0}));
+}
+
+#[test]
+fn in_a_pipe_each_line_is_the_hubs_json_and_enough_is_enough() {
+    let place = Place::new();
+    let (child, mut peer) = place.meet(["sub", "-n", "2", "logs"]);
+    subscribed(&mut peer, "logs");
+    let gap = json!({"type": "gap", "channel": "logs", "epoch": "e", "lost": 1, "cause": "slow"});
+    let said = [message(json!("a")), gap, message(json!({"n": 1.5})), message(json!("late"))];
+    said.iter().for_each(|line| peer.says(line.clone()));
+    let output = end(child);
+    assert_eq!(output.status.code(), Some(0));
+    let lines: Vec<Value> = stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines, said[..3]);
+}
+
+#[test]
+fn each_line_is_there_before_the_next_one_comes() {
+    let place = Place::new();
+    let (mut child, mut peer) = place.meet(["sub", "-n", "2", "logs"]);
+    subscribed(&mut peer, "logs");
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    peer.says(message(json!("a")));
+    assert!(lines.next().unwrap().unwrap().contains("\"a\""));
+    peer.says(message(json!("b")));
+    assert!(lines.next().unwrap().unwrap().contains("\"b\""));
+    assert_eq!(end(child).status.code(), Some(0));
+}
+
+#[test]
+fn what_a_channel_kept_comes_before_the_next_channels_answer() {
+    let place = Place::new();
+    let (child, mut peer) = place.meet(["sub", "-n", "3000", "a", "b"]);
+    let first = peer.expects(json!({"channel": "a"}));
+    let second = peer.expects(json!({"channel": "b"}));
+    peer.grants(&first, json!({}));
+    (0..3000).for_each(|number| peer.says(message(json!(number))));
+    peer.grants(&second, json!({}));
+    let output = end(child);
+    assert_eq!((output.status.code(), stdout(&output).lines().count()), (Some(0), 3000));
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_it_in_silence() {
+    let place = Place::new();
+    let (mut child, mut peer) = place.meet(["sub", "logs"]);
+    subscribed(&mut peer, "logs");
+    // Without another message that would find the pipe broken.
+    drop(child.stdout.take());
+    let output = end(child);
+    assert_eq!((output.status.code(), stderr(&output)), (Some(0), String::new()));
+}
+
+#[test]
+fn a_timeout_has_an_exit_code_of_its_own() {
+    let place = Place::new();
+    let (child, mut peer) = place.meet(["sub", "--timeout", "1ms", "logs"]);
+    subscribed(&mut peer, "logs");
+    assert_eq!(end(child).status.code(), Some(5));
+}
+
+#[test]
+fn a_refused_channel_ends_it() {
+    let place = Place::new();
+    let (child, mut peer) = place.meet(["sub", "@me"]);
+    let request = peer.hears();
+    peer.refuses(&request, "forbidden", "no right to hear @me");
+    let output = end(child);
+    assert_eq!(output.status.code(), Some(4));
+    assert_eq!(stderr(&output), "wshubctl: no right to hear @me (forbidden)\n");
+}
+
+#[test]
+fn the_channel_of_an_operation_ends_with_it() {
+    let place = Place::new();
+    let (child, mut peer) = place.meet(["sub", "operation:x"]);
+    subscribed(&mut peer, "operation:x");
+    peer.says(json!({"type": "unsubscribed", "channel": "operation:x", "reason": "ended"}));
+    assert_eq!(end(child).status.code(), Some(0));
+}
+
+#[test]
+fn a_hub_that_hangs_up_ends_it_as_unreachable() {
+    let place = Place::new();
+    let (child, mut peer) = place.meet(["sub", "logs"]);
+    subscribed(&mut peer, "logs");
+    drop(peer);
+    let output = end(child);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(stderr(&output).contains("wshubd closed it"));
+}

@@ -1,0 +1,225 @@
+//! Which `Host` and `Origin` headers are let through.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use hyper::HeaderMap;
+use hyper::header::{HOST, HeaderValue, ORIGIN};
+use wshubd::config::{Config, Environment, Listen};
+use wshubd::edge::origin::Gate;
+
+fn listen(origins: &[&str], hosts: &[&str]) -> Listen {
+    let mut listen = Config::load(None, &Environment::new(1, [("CONFIGURATION_DIRECTORY", "/nonexistent")]))
+        .unwrap()
+        .config
+        .listen;
+    listen.allowed_origins = origins.iter().map(ToString::to_string).collect();
+    listen.allowed_hosts = hosts.iter().map(ToString::to_string).collect();
+    listen
+}
+
+fn headers(hosts: &[&[u8]], origins: &[&[u8]]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, values) in [(HOST, hosts), (ORIGIN, origins)] {
+        for value in values {
+            headers.append(&name, HeaderValue::from_bytes(value).unwrap());
+        }
+    }
+    headers
+}
+
+/// The gate of a machine called `Box.lan`, which also serves two names and
+/// lists some pages.
+fn gate() -> Gate {
+    let origins = ["https://app.example.org", "http://dev.example.org:3000", "chrome-extension://abcdef"];
+    Gate::new(&listen(&origins, &["hub.example.org", "proxy.example.org:8443"]), "Box.lan")
+}
+
+fn admits(gate: &Gate, host: &str, origin: &str) -> bool {
+    let origin = [origin.as_bytes()];
+    gate.admit(&headers(&[host.as_bytes()], &origin)).is_ok()
+}
+
+/// What [`gate`]'s machine may be called.
+const OUR_HOSTS: &[&str] = &[
+    "localhost",
+    "localhost:8098",
+    "LOCALHOST",
+    "127.0.0.1",
+    "127.0.0.1:1",
+    "192.168.7.9:65535",
+    "0.0.0.0:8098",
+    "[::1]",
+    "[::1]:8098",
+    "[2001:DB8::1]:80",
+    "box",
+    "box.lan:8098",
+    "BOX.LOCAL",
+    "hub.example.org",
+    "HUB.example.org:443",
+    "proxy.example.org",
+];
+
+/// What it may not.
+const OTHER_HOSTS: &[&str] = &[
+    "",
+    ":8098",
+    "attacker.example",
+    "localhost.attacker.example",
+    "attacker.localhost",
+    "127.0.0.1.attacker.example",
+    "localhost.",
+    "box.lan.",
+    "box.other",
+    "boxlocal",
+    "sub.hub.example.org",
+    "hub.example.org.attacker.example",
+    "localhost:",
+    "localhost:http",
+    "localhost:99999",
+    "localhost:+80",
+    "localhost:80:80",
+    "localhost/",
+    "user@localhost",
+    "localhost@attacker.example",
+    "localhost localhost",
+    "localhost,attacker.example",
+    "::1",
+    "[::1",
+    "[::1]8098",
+    "[::1%25lo]",
+    "[127.0.0.1]",
+    "[localhost]",
+    "127.1",
+    "0x7f000001",
+    "2130706433",
+    "127.0.0.01",
+    "loc\u{430}lhost",
+    "xn--loclhost-2fg",
+    "*",
+    "..",
+];
+
+#[test]
+fn a_host_is_ours_an_address_or_listed() {
+    let gate = gate();
+    for host in OUR_HOSTS {
+        assert_eq!(gate.admit(&headers(&[host.as_bytes()], &[])), Ok(()), "{host:?}");
+    }
+    for host in OTHER_HOSTS {
+        assert!(gate.admit(&headers(&[host.as_bytes()], &[])).is_err(), "{host:?}");
+    }
+}
+
+/// A host, and an origin that may ask it.
+const OUR_ORIGINS: &[(&str, &str)] = &[
+    ("localhost:8098", "http://localhost:8098"),
+    ("localhost:8098", "http://localhost:3000"),
+    ("localhost:8098", "https://LOCALHOST"),
+    ("localhost", "ws://localhost"),
+    ("127.0.0.1:8098", "http://127.0.0.1"),
+    ("[::1]:8098", "http://[0:0:0:0:0:0:0:1]:5173"),
+    ("box.local", "http://box.local"),
+    ("hub.example.org", "https://hub.example.org"),
+    ("localhost", "https://app.example.org"),
+    ("localhost", "https://app.example.org:443"),
+    ("localhost", "HTTPS://App.Example.ORG"),
+    ("localhost", "http://dev.example.org:3000"),
+    ("localhost", "chrome-extension://abcdef"),
+];
+
+/// A host, and an origin that may not.
+const OTHER_ORIGINS: &[(&str, &str)] = &[
+    ("localhost", ""),
+    ("localhost", "null"),
+    ("localhost", "NULL"),
+    ("localhost", "localhost"),
+    ("localhost", "//localhost"),
+    ("localhost", "://localhost"),
+    ("localhost", "1http://localhost"),
+    ("localhost", "https://evil.example"),
+    ("localhost", "http://localhost.evil.com"),
+    ("localhost", "http://localhost@evil.com"),
+    ("localhost", "http://evil.com@localhost"),
+    ("localhost", "http://localhost."),
+    ("localhost", "http://localhost/"),
+    ("localhost", "http://localhost:80/path"),
+    ("localhost", "http://localhost?"),
+    ("localhost", "http://localhost#"),
+    ("localhost", "http://localhost\\@evil.com"),
+    ("localhost", "http://localhost http://evil.com"),
+    ("localhost", "http://localhost, http://evil.com"),
+    ("localhost", "http://127.0.0.1"),
+    ("127.0.0.1", "http://localhost"),
+    ("127.0.0.1", "http://127.0.0.1:1@x"),
+    ("127.0.0.1", "http://127.0.0.2"),
+    ("127.0.0.1", "http://[::ffff:127.0.0.1]"),
+    ("localhost", "file://"),
+    ("localhost", "file://localhost"),
+    ("localhost", "app://localhost"),
+    ("localhost", "chrome-extension://localhost"),
+    ("localhost", "chrome-extension://abcdefg"),
+    ("localhost", "javascript:alert(1)"),
+    ("localhost", "http://app.example.org"),
+    ("localhost", "https://app.example.org:8443"),
+    ("localhost", "https://sub.app.example.org"),
+    ("localhost", "https://app.example.org.evil.com"),
+    ("localhost", "https://evil-app.example.org"),
+    ("localhost", "http://dev.example.org"),
+    ("localhost", "https://dev.example.org:3000"),
+    ("localhost", "https://hub.example.org"),
+    ("localhost", "http://xn--loclhost-2fg"),
+    ("localhost", "*"),
+    ("evil.example", "http://evil.example"),
+];
+
+#[test]
+fn an_origin_is_the_hosts_own_or_listed() {
+    let gate = gate();
+    for &(host, origin) in OUR_ORIGINS {
+        assert!(admits(&gate, host, origin), "{origin} at {host}");
+    }
+    for &(host, origin) in OTHER_ORIGINS {
+        assert!(!admits(&gate, host, origin), "{origin:?} at {host}");
+    }
+}
+
+#[test]
+fn each_header_stands_once_and_is_text() {
+    let gate = gate();
+    let long = format!("http://{}", "a".repeat(8192));
+    let wrong: [[&[&[u8]]; 2]; 6] = [
+        [&[], &[]],
+        [&[b"localhost", b"localhost"], &[]],
+        [&[b"local\x80host"], &[]],
+        [&[b"localhost"], &[b"http://localhost", b"http://localhost"]],
+        [&[b"localhost"], &[b"http://local\xffhost"]],
+        [&[b"localhost"], &[long.as_bytes()]],
+    ];
+    for [hosts, origins] in wrong {
+        assert!(gate.admit(&headers(hosts, origins)).is_err(), "{hosts:?} {origins:?}");
+    }
+}
+
+#[test]
+fn a_star_lets_every_page_in_but_not_every_host() {
+    let gate = Gate::new(&listen(&["*"], &[]), "box");
+    assert!(admits(&gate, "localhost", "https://evil.example"));
+    assert!(admits(&gate, "localhost", "null"));
+    assert!(!admits(&gate, "evil.example", "https://evil.example"));
+}
+
+#[test]
+fn null_is_an_origin_only_where_it_is_listed() {
+    let gate = Gate::new(&listen(&["null"], &[]), "box");
+    assert!(admits(&gate, "localhost", "null"));
+    assert!(!admits(&gate, "localhost", "https://evil.example"));
+}
+
+#[test]
+fn a_machine_without_a_usable_name_still_answers_to_localhost() {
+    for name in ["", ".", "a name", "local host.lan", "127.0.0.1"] {
+        let gate = Gate::new(&listen(&[], &[]), name);
+        assert_eq!(gate.admit(&headers(&[b"localhost"], &[])), Ok(()), "{name:?}");
+        assert!(gate.admit(&headers(&[b"evil.example"], &[])).is_err(), "{name:?}");
+        assert!(gate.admit(&headers(&[b""], &[])).is_err(), "{name:?}");
+    }
+}

@@ -1,0 +1,263 @@
+"""A daemon of one's own: its directory, its port, its keys, its worker socket.
+
+Knows how `wshubd` is started and where it keeps what; knows nothing of how it is built. Whoever leaves the `with`
+block has stopped it, by SIGTERM, and has checked that it ended with exit code 0 and did not die before.
+"""
+
+import base64
+import hashlib
+import hmac
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from wire import PATIENCE, Silence, Wire
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(os.environ.get("WSHUBD_BIN", ROOT / "target/release"))
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def b64(raw):
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def mint(key, claims, alg="HS256", **header):
+    """A JWT by hand, so that broken ones can be made too. `alg="none"` leaves the signature empty."""
+    head = b64(json.dumps({"typ": "JWT", "alg": alg, **header}).encode())
+    body = b64(json.dumps(claims).encode())
+    digest = {"HS256": hashlib.sha256, "HS384": hashlib.sha384, "HS512": hashlib.sha512}.get(alg)
+    signature = b64(hmac.new(key, f"{head}.{body}".encode(), digest).digest()) if digest else ""
+    return f"{head}.{body}.{signature}"
+
+
+class Answer:
+    def __init__(self, response):
+        self.status = response.status
+        self.headers = {k.lower(): v for k, v in response.getheaders()}
+        self.body = response.read()
+
+    def json(self):
+        try:
+            return json.loads(self.body)
+        except ValueError:
+            raise AssertionError(f"HTTP {self.status} without JSON: {self.body[:200]!r}") from None
+
+    def __repr__(self):
+        return f"HTTP {self.status} {self.body[:200]!r}"
+
+
+class Worker:
+    """A line-speaking client of the worker socket."""
+
+    def __init__(self, path):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(PATIENCE)
+        self.sock.connect(str(path))
+        self.buffer = b""
+
+    def say(self, line):
+        """An object as one line, or bytes exactly as they are."""
+        self.sock.sendall(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n")
+
+    def next(self, within=PATIENCE):
+        """The next line as an object; None at the end of the stream."""
+        self.sock.settimeout(max(0.001, within))
+        while b"\n" not in self.buffer:
+            try:
+                chunk = self.sock.recv(65536)
+            except (TimeoutError, socket.timeout):
+                raise Silence("no line came in time") from None
+            if not chunk:
+                assert not self.buffer, f"the daemon ended with half a line: {self.buffer[:80]!r}"
+                return None
+            self.buffer += chunk
+        line, self.buffer = self.buffer.split(b"\n", 1)
+        return json.loads(line)
+
+    def hear(self, kind, within=PATIENCE, **fields):
+        seen, end = [], time.monotonic() + within
+        while True:
+            try:
+                got = self.next(end - time.monotonic())
+            except Silence as e:
+                raise AssertionError(f"waited for {kind} {fields or ''}: {e}; came before: {seen[-4:]}") from None
+            if got is None:
+                raise AssertionError(f"waited for {kind}; the daemon closed; came before: {seen[-4:]}")
+            if got.get("type") == kind and all(got.get(k) == v for k, v in fields.items()):
+                return got
+            seen.append(got)
+
+    def ask(self, line, mark="w1"):
+        self.say({**line, "id": mark})
+        seen = []
+        while True:
+            try:
+                got = self.next()
+            except Silence as e:
+                raise AssertionError(f"{line} was not answered: {e}; came: {seen[-4:]}") from None
+            if got is None:
+                raise AssertionError(f"{line}: the daemon closed; came: {seen[-4:]}")
+            if got.get("id") == mark:
+                return got
+            seen.append(got)
+
+    def half_close(self):
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def close(self):
+        self.sock.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+class Hub:
+    def __init__(self, config=None, **environment):
+        """`environment`: settings as SECTION__KEY="value"; `config`: the text of a configuration file."""
+        self.directory = Path(tempfile.mkdtemp(prefix="wshub-"))
+        self.port = free_port()
+        self.environment = {
+            # Settings of whoever runs the suite are not those of this daemon, and WSHUBD_BIN is no setting at all.
+            **{name: value for name, value in os.environ.items() if not name.startswith("WSHUBD_")},
+            "XDG_STATE_HOME": str(self.directory),
+            "XDG_RUNTIME_DIR": str(self.directory),
+            "WSHUBD_LISTEN__HTTP": json.dumps([f"127.0.0.1:{self.port}"]),
+            **{f"WSHUBD_{name}": str(value) for name, value in environment.items()},
+        }
+        command = [str(BIN / "wshubd")]
+        if config is not None:
+            (self.directory / "wshubd.toml").write_text(config)
+            command += ["--config", str(self.directory / "wshubd.toml")]
+        self.log = open(self.directory / "log", "w+b")
+        self.process = subprocess.Popen(command, env=self.environment, stdout=self.log, stderr=self.log)
+        self.worker_path = self.directory / "wshubd/worker.sock"
+        self._wait_until_ready()
+        self.key = (self.directory / "wshubd/jwt.key").read_bytes().strip()
+        self.secret = (self.directory / "wshubd/broadcast.secret").read_text().strip()
+
+    def _wait_until_ready(self):
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            if self.process.poll() is not None:
+                raise AssertionError(f"wshubd ended at start with {self.process.returncode}: {self.logged()}")
+            try:
+                if self.http("GET", "/healthz").status == 200 and self.worker_path.exists():
+                    return
+            except OSError:
+                pass
+            time.sleep(0.01)
+        self.process.kill()
+        raise AssertionError(f"wshubd was not ready within 10 s: {self.logged()}")
+
+    def logged(self):
+        self.log.flush()
+        return (self.directory / "log").read_text(errors="replace")[-2000:]
+
+    def token(self, user=None, ttl=3600, alg="HS256", key=None, **claims):
+        """A token by the daemon's own key. `user=None`: without a user; `ttl=None`: without `exp`."""
+        if user is not None:
+            claims.setdefault("user_id", user)
+        if ttl is not None:
+            claims.setdefault("exp", int(time.time() + ttl))
+        return mint(key or self.key, claims, alg)
+
+    def connect(self, user="ann", token=None, established=True, headers=None, **options):
+        """An authenticated connection, by header, with `connection_established` already read."""
+        headers = dict(headers or {})
+        if user is not None or token is not None:
+            headers["Authorization"] = "Bearer " + (token or self.token(user))
+        wire = Wire(self.port, headers=headers, **options)
+        if established:
+            wire.hello = wire.hear("connection_established")
+            wire.id = wire.hello["connection_id"]
+        return wire
+
+    def subscriber(self, *channels, user="ann", **options):
+        wire = self.connect(user, **options)
+        for channel in channels:
+            wire.say({"action": "subscribe", "channel": channel})
+            wire.hear("subscription_succeeded", channel=channel)
+        return wire
+
+    def worker(self):
+        return Worker(self.worker_path)
+
+    def http(self, method, path, body=None, headers=None, secret=None):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=15)
+        headers = dict(headers or {})
+        if isinstance(body, (dict, list)):
+            body = json.dumps(body)
+            headers.setdefault("Content-Type", "application/json")
+        if secret:
+            headers["Authorization"] = f"Bearer {secret}"
+        try:
+            connection.request(method, path, body=body, headers=headers)
+            return Answer(connection.getresponse())
+        finally:
+            connection.close()
+
+    def post(self, path, body, **options):
+        return self.http("POST", path, body, secret=options.pop("secret", self.secret), **options)
+
+    def ctl(self, *arguments, **options):
+        """`wshubctl` to its end: its output, its status."""
+        return subprocess.run(
+            [str(BIN / "wshubctl"), *arguments], env=self.environment, capture_output=True, text=True,
+            timeout=options.pop("timeout", 30), stdin=options.pop("stdin", subprocess.DEVNULL), **options,
+        )
+
+    def start_ctl(self, *arguments, environment=None, **options):
+        return subprocess.Popen(
+            [str(BIN / "wshubctl"), *arguments], env={**self.environment, **(environment or {})},
+            stdin=options.pop("stdin", subprocess.DEVNULL), **options,
+        )
+
+    def memory(self):
+        """Private bytes of the daemon, as the kernel counts them."""
+        for line in Path(f"/proc/{self.process.pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Private_Dirty:"):
+                return int(line.split()[1]) * 1024
+        raise AssertionError("no Private_Dirty in smaps_rollup")
+
+    def stop(self):
+        if self.process.poll() is not None:
+            raise AssertionError(f"wshubd had ended with {self.process.returncode}: {self.logged()}")
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            status = self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise AssertionError(f"wshubd did not stop within 15 s of SIGTERM: {self.logged()}") from None
+        assert status == 0, f"wshubd stopped with {status}: {self.logged()}"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        try:
+            if kind is None:
+                self.stop()
+            elif self.process.poll() is None:
+                self.process.kill()
+                self.process.wait()
+            else:
+                print(f"# wshubd had ended with {self.process.returncode}: {self.logged()}", flush=True)
+        finally:
+            self.log.close()
+            shutil.rmtree(self.directory, ignore_errors=True)

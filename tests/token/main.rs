@@ -1,0 +1,6 @@
+//! Tokens and secrets: what is believed, and what is refused.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
+mod keys;
+mod secrets;
+mod tokens;

@@ -1,0 +1,346 @@
+//! Signatures and claims.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use jsonwebtoken::{Algorithm, EncodingKey};
+use serde_json::json;
+use wshubd::config::Alg;
+use wshubd::edge::token::{MintError, Verifier};
+use wshubd::hub::{Identity, Pattern};
+use wshubd::protocol::{UnixTime, UserId};
+
+use crate::keys::{NOW, SECRET, auth, hs256, now, signed, spelled, token, verifier};
+
+fn code(result: Result<Identity, wshubd::hub::TokenFault>) -> &'static str {
+    result.map_or_else(|fault| fault.code, |_| "fine")
+}
+
+#[test]
+fn what_is_minted_is_believed_until_it_ends() {
+    let verifier = hs256();
+    let user = UserId::new("ada \"é\"").unwrap();
+    let (token, expires_at) = verifier.mint(&user, Duration::from_secs(60), now()).unwrap();
+    assert_eq!(expires_at, UnixTime::from_secs(NOW + 60));
+    let identity = verifier.verify(&token, now()).unwrap();
+    assert_eq!(identity.user_id, user);
+    assert_eq!(identity.expires_at, Some(expires_at));
+    let last = UnixTime(expires_at.0 - 1);
+    assert_eq!(code(verifier.verify(&token, last)), "fine");
+    assert_eq!(code(verifier.verify(&token, expires_at)), "token_expired");
+    assert_eq!(code(verifier.verify(&token, UnixTime(u64::MAX))), "token_expired");
+}
+
+#[test]
+fn a_token_must_live_for_a_while_but_not_for_ever() {
+    let user = UserId::new("ada").unwrap();
+    for ttl in [Duration::ZERO, Duration::from_millis(999), Duration::from_secs(1 << 40), Duration::MAX] {
+        assert_eq!(hs256().mint(&user, ttl, now()), Err(MintError::Ttl), "{ttl:?}");
+    }
+}
+
+/// Who signs, with what, and what verifies it.
+fn pairs() -> Vec<(Alg, Algorithm, EncodingKey, &'static str)> {
+    let secret = || EncodingKey::from_secret(SECRET.as_bytes());
+    let rsa = EncodingKey::from_rsa_pem(include_bytes!("keys/rs256.pem")).unwrap();
+    let ec = EncodingKey::from_ec_pem(include_bytes!("keys/es256.pem")).unwrap();
+    let ed = EncodingKey::from_ed_pem(include_bytes!("keys/eddsa.pem")).unwrap();
+    vec![
+        (Alg::Hs256, Algorithm::HS256, secret(), SECRET),
+        (Alg::Hs384, Algorithm::HS384, secret(), SECRET),
+        (Alg::Hs512, Algorithm::HS512, secret(), SECRET),
+        (Alg::Rs256, Algorithm::RS256, rsa, include_str!("keys/rs256.pub.pem")),
+        (Alg::Es256, Algorithm::ES256, ec, include_str!("keys/es256.pub.pem")),
+        (Alg::EdDsa, Algorithm::EdDSA, ed, include_str!("keys/eddsa.pub.pem")),
+    ]
+}
+
+#[test]
+fn every_algorithm_is_verified_and_none_stands_in_for_another() {
+    let claims = json!({ "sub": "ada", "exp": NOW + 9 }).to_string();
+    for (configured, _, _, public) in pairs() {
+        let verifier = verifier(&[(configured, public, None)]).unwrap();
+        for (alg, algorithm, private, _) in pairs() {
+            let token = signed(&json!({ "alg": alg.name() }).to_string(), &claims, &private, algorithm);
+            let expected = if alg == configured { "fine" } else { "token_invalid" };
+            assert_eq!(code(verifier.verify(&token, now())), expected, "{alg:?} for {configured:?}");
+            // The right name on another's signature.
+            let header = json!({ "alg": configured.name() }).to_string();
+            let token = signed(&header, &claims, &private, algorithm);
+            assert_eq!(code(verifier.verify(&token, now())), expected, "{alg:?} as {configured:?}");
+        }
+        // The public key taken for a secret (algorithm confusion).
+        let public = EncodingKey::from_secret(public.trim_end().as_bytes());
+        if configured.name().starts_with("HS") {
+            continue;
+        }
+        for name in ["HS256", configured.name()] {
+            let header = json!({ "alg": name }).to_string();
+            let token = signed(&header, &claims, &public, Algorithm::HS256);
+            assert_eq!(code(verifier.verify(&token, now())), "token_invalid", "{configured:?} {name}");
+        }
+    }
+}
+
+#[test]
+fn public_keys_mint_nothing() {
+    let (alg, _, _, public) = pairs().remove(5);
+    let verifier = verifier(&[(alg, public, None)]).unwrap();
+    let minted = verifier.mint(&UserId::new("ada").unwrap(), Duration::from_secs(9), now());
+    assert_eq!(minted, Err(MintError::NoSecretKey));
+}
+
+#[test]
+fn a_key_is_chosen_by_its_id_or_tried_in_turn() {
+    let [old, new, other] = ["old", "new", "other"].map(|name| name.repeat(16));
+    let (old, new, other) = (&old[..48], &new[..48], &other[..48]);
+    let verifier = verifier(&[
+        (Alg::Hs256, new, Some("new")),
+        (Alg::Hs256, old, Some("old")),
+        (Alg::Hs384, other, Some("other")),
+    ])
+    .unwrap();
+    let claims = json!({ "sub": "ada", "exp": NOW + 9 }).to_string();
+    let long = "k".repeat(2000);
+    let cases = [
+        (json!({ "alg": "HS256" }), new, "fine"),
+        (json!({ "alg": "HS256" }), old, "fine"),
+        (json!({ "alg": "HS256", "kid": null }), old, "fine"),
+        (json!({ "alg": "HS256" }), other, "token_invalid"),
+        (json!({ "alg": "HS256", "kid": "old" }), old, "fine"),
+        (json!({ "alg": "HS256", "kid": "new" }), old, "token_invalid"),
+        (json!({ "alg": "HS256", "kid": "other" }), other, "token_invalid"),
+        (json!({ "alg": "HS256", "kid": "unknown" }), new, "token_invalid"),
+        (json!({ "alg": "HS256", "kid": "" }), new, "token_invalid"),
+        (json!({ "alg": "HS256", "kid": "../../x" }), new, "token_invalid"),
+        (json!({ "alg": "HS256", "kid": 1 }), new, "token_invalid"),
+        (json!({ "alg": "HS256", "kid": long }), new, "token_invalid"),
+    ];
+    for (header, secret, expected) in cases {
+        let key = EncodingKey::from_secret(secret.as_bytes());
+        let token = signed(&header.to_string(), &claims, &key, Algorithm::HS256);
+        assert_eq!(code(verifier.verify(&token, now())), expected, "{header}");
+    }
+    let (minted, _) = verifier.mint(&UserId::new("ada").unwrap(), Duration::from_secs(9), now()).unwrap();
+    assert_eq!(code(verifier.verify(&minted, now())), "fine");
+}
+
+#[test]
+fn a_key_without_an_id_is_not_found_by_one() {
+    let key = EncodingKey::from_secret(SECRET.as_bytes());
+    let claims = json!({ "sub": "ada", "exp": NOW + 9 }).to_string();
+    let token = signed(r#"{"alg":"HS256","kid":"a"}"#, &claims, &key, Algorithm::HS256);
+    assert_eq!(code(hs256().verify(&token, now())), "token_invalid");
+}
+
+#[test]
+fn what_is_no_token_is_refused() {
+    let verifier = hs256();
+    let good = token(&json!({ "sub": "ada", "exp": NOW + 9 }));
+    let parts: Vec<&str> = good.split('.').collect();
+    let (message, _) = good.rsplit_once('.').unwrap();
+    let none = "eyJhbGciOiJub25lIn0"; // {"alg":"none"}
+    let mut wrong = vec![
+        String::new(),
+        ".".to_owned(),
+        "..".to_owned(),
+        "....".to_owned(),
+        "é.é.é".to_owned(),
+        message.to_owned(),
+        format!("{message}."),
+        format!("{good}."),
+        format!("{good}.x"),
+        format!("{good}="),
+        format!("{good}A"),
+        format!(" {good}"),
+        format!("{good}\n"),
+        format!("{none}.{}.", parts[1]),
+        format!("{none}.{}.{}", parts[1], parts[2]),
+        format!("x.{good}"),
+        good.to_uppercase(),
+        "A".repeat(4097),
+        "A".repeat(1 << 20),
+    ];
+    // One bit of the payload, and of the signature.
+    wrong.push(good.replacen(parts[1], &parts[1].replacen('e', "f", 1), 1));
+    let last = if parts[2].starts_with('A') { "B" } else { "A" };
+    wrong.push(format!("{message}.{last}{}", &parts[2][1..]));
+    for text in wrong {
+        let shown: String = text.chars().take(99).collect();
+        assert_eq!(code(verifier.verify(&text, now())), "token_invalid", "{shown:?}");
+    }
+    assert_eq!(code(verifier.verify(&good, now())), "fine");
+}
+
+#[test]
+fn a_header_that_asks_for_more_is_refused() {
+    let verifier = hs256();
+    let key = EncodingKey::from_secret(SECRET.as_bytes());
+    let claims = json!({ "sub": "ada", "exp": NOW + 9 }).to_string();
+    let nested = format!(r#"{{"alg":"HS256","x":{}{}}}"#, "[".repeat(900), "]".repeat(900));
+    let cases = [
+        (r#"{"alg":"HS256","typ":"JWT","cty":"x","jku":"http://evil.example"}"#, "fine"),
+        (r#"{"alg":"HS256","crit":["b64"]}"#, "token_invalid"),
+        (r#"{"alg":"HS256","crit":[]}"#, "token_invalid"),
+        (r#"{"alg":"HS256","crit":null}"#, "token_invalid"),
+        (r#"{"alg":"HS256","alg":"HS256"}"#, "token_invalid"),
+        (r#"{"alg":"HS256","kid":null,"kid":"a"}"#, "token_invalid"),
+        (r#"{"alg":"hs256"}"#, "token_invalid"),
+        (r#"{"alg":"HS512"}"#, "token_invalid"),
+        (r#"{"alg":null}"#, "token_invalid"),
+        (r#"{"alg":["HS256"]}"#, "token_invalid"),
+        (r#"{}"#, "token_invalid"),
+        (r#"["HS256",null,null]"#, "token_invalid"),
+        (r#""HS256""#, "token_invalid"),
+        ("", "token_invalid"),
+        (r#"{"alg":"HS256"} x"#, "token_invalid"),
+        (&nested, "fine"),
+    ];
+    for (header, expected) in cases {
+        let token = signed(header, &claims, &key, Algorithm::HS256);
+        assert_eq!(code(verifier.verify(&token, now())), expected, "{header}");
+    }
+}
+
+#[test]
+fn the_end_must_be_there_and_be_a_whole_second() {
+    let verifier = hs256();
+    let fine = ["1750000001", "253402300799"];
+    let wrong = [
+        "null",
+        "\"1750000001\"",
+        "-1",
+        "-0.0",
+        "1750000001.0",
+        "1750000001.5",
+        "1.75e9",
+        "1e18",
+        "253402300800",
+        "18446744073709551615",
+        "18446744073709551616",
+        "[1750000001]",
+        "{}",
+        "true",
+    ];
+    for exp in fine {
+        let token = spelled(&format!(r#"{{"sub":"ada","exp":{exp}}}"#));
+        assert_eq!(code(verifier.verify(&token, now())), "fine", "{exp}");
+    }
+    for exp in wrong {
+        let token = spelled(&format!(r#"{{"sub":"ada","exp":{exp}}}"#));
+        assert_eq!(code(verifier.verify(&token, now())), "token_invalid", "{exp}");
+    }
+    assert_eq!(code(verifier.verify(&spelled(r#"{"sub":"ada"}"#), now())), "token_invalid");
+    assert_eq!(code(verifier.verify(&spelled(r#"{"sub":"ada","exp":0}"#), now())), "token_expired");
+}
+
+#[test]
+fn a_beginning_may_be_a_little_ahead() {
+    let verifier = hs256();
+    let cases = [
+        (json!(NOW), "fine"),
+        (json!(NOW + 5), "fine"),
+        (json!(NOW + 6), "token_not_yet"),
+        (json!(253_402_300_799_u64), "token_not_yet"),
+        (json!(null), "fine"),
+        (json!("soon"), "token_invalid"),
+        (json!(1.5), "token_invalid"),
+        (json!(u64::MAX), "token_invalid"),
+    ];
+    for (nbf, expected) in cases {
+        let token = token(&json!({ "sub": "ada", "exp": NOW + 9, "nbf": nbf }));
+        assert_eq!(code(verifier.verify(&token, now())), expected, "{nbf}");
+    }
+}
+
+#[test]
+fn the_user_is_named_by_user_id_or_sub() {
+    let user = |claims: &str| {
+        let token = spelled(&format!(r#"{{"exp":{},{claims}}}"#, NOW + 9));
+        let named = hs256().verify(&token, now()).map(|identity| identity.user_id.to_string());
+        named.map_err(|fault| fault.code)
+    };
+    let long = "u".repeat(129);
+    let cases = [
+        (r#""sub":"ada""#.to_owned(), Ok("ada")),
+        (
+            r#""user_id":"ada","sub":"other","email":"a@b","iss":"i","aud":["x"],"iat":1"#.to_owned(),
+            Ok("ada"),
+        ),
+        (r#""userId":"ada""#.to_owned(), Ok("ada")),
+        (r#""user_id":null,"sub":"ada""#.to_owned(), Ok("ada")),
+        (r#""user_id":42"#.to_owned(), Ok("42")),
+        (r#""sub":18446744073709551615"#.to_owned(), Ok("18446744073709551615")),
+        (r#""sub":-7"#.to_owned(), Ok("-7")),
+        (r#""sub":1.5"#.to_owned(), Err("token_invalid")),
+        (r#""sub":18446744073709551616"#.to_owned(), Err("token_invalid")),
+        (r#""sub":"""#.to_owned(), Err("token_invalid")),
+        (r#""sub":"a\nb""#.to_owned(), Err("token_invalid")),
+        (r#""sub":["ada"]"#.to_owned(), Err("token_invalid")),
+        (r#""sub":true"#.to_owned(), Err("token_invalid")),
+        (r#""sub":null"#.to_owned(), Err("token_invalid")),
+        (r#""name":"ada""#.to_owned(), Err("token_invalid")),
+        (r#""sub":"ada","sub":"bob""#.to_owned(), Err("token_invalid")),
+        (r#""user_id":"ada","userId":"bob""#.to_owned(), Err("token_invalid")),
+        (r#""sub":"ada","exp":1750000099"#.to_owned(), Err("token_invalid")),
+        (format!(r#""sub":"{long}""#), Err("token_invalid")),
+    ];
+    for (claims, expected) in cases {
+        assert_eq!(user(&claims), expected.map(ToOwned::to_owned), "{claims}");
+    }
+    for claims in ["[1750000099]", "null", "\"x\"", "", "{"] {
+        assert_eq!(code(hs256().verify(&spelled(claims), now())), "token_invalid", "{claims}");
+    }
+}
+
+#[test]
+fn a_token_says_what_it_may_or_the_configuration_does() {
+    let verifier = hs256();
+    let rights = |claim: serde_json::Value| {
+        let token = token(&json!({ "sub": "ada", "exp": NOW + 9, "wshub": claim }));
+        verifier.verify(&token, now()).map(|identity| identity.rights)
+    };
+    let bare = token(&json!({ "sub": "ada", "exp": NOW + 9 }));
+    let [one, two] = [(); 2].map(|()| verifier.verify(&bare, now()).unwrap().rights);
+    assert!(Rc::ptr_eq(&one, &two), "all who say nothing share what they may");
+    assert_eq!(one, auth().rights);
+
+    let own = rights(json!({ "subscribe": ["logs:*"], "interrupt": ["a", "b"], "admin": true, "more": 1 }))
+        .unwrap();
+    assert_eq!(own.subscribe, [Pattern::new("logs:*")]);
+    assert_eq!((own.publish.len(), own.interrupt.len(), own.admin), (0, 2, true));
+    let none = rights(json!({})).unwrap();
+    assert_eq!((none.subscribe.len(), none.publish.len(), none.admin), (0, 0, false), "unsaid is forbidden");
+
+    let many = |count: usize| vec!["a"; count];
+    assert!(rights(json!({ "subscribe": many(30), "publish": many(2) })).is_ok());
+    assert!(rights(json!({ "subscribe": many(31), "publish": many(2) })).is_err());
+    assert!(rights(json!({ "interrupt": ["a".repeat(1000), "a".repeat(24)] })).is_ok());
+    assert!(rights(json!({ "interrupt": ["a".repeat(1000), "a".repeat(25)] })).is_err());
+    for wrong in
+        [json!([]), json!("*"), json!({ "subscribe": "*" }), json!({ "publish": [1] }), json!({ "admin": 1 })]
+    {
+        assert_eq!(rights(wrong.clone()).map_err(|fault| fault.code), Err("token_invalid"), "{wrong}");
+    }
+}
+
+#[test]
+fn nothing_unproven_decides_what_is_said() {
+    // Claims that would be refused in other ways, under another's signature.
+    let key = EncodingKey::from_secret(b"somebody else's secret, thirty-two");
+    let said = |claims: serde_json::Value| {
+        let token = signed(r#"{"alg":"HS256"}"#, &claims.to_string(), &key, Algorithm::HS256);
+        hs256().verify(&token, now()).unwrap_err()
+    };
+    let expected = said(json!({ "sub": "ada", "exp": NOW + 9 }));
+    assert_eq!(expected.code, "token_invalid");
+    for claims in [json!({ "sub": "ada", "exp": 1 }), json!({ "exp": NOW + 9, "nbf": NOW + 8 }), json!([])] {
+        assert_eq!(said(claims), expected);
+    }
+}
+
+#[test]
+fn a_verifier_shows_no_key() {
+    let shown = format!("{:?}", Verifier::new(&auth(), &crate::keys::Scratch::new().0).unwrap());
+    assert_eq!(shown, "Verifier(1)");
+}
