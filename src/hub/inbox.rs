@@ -17,6 +17,10 @@ impl Hub {
         let place = self.topic(LogKey::Inbox(user));
         let hearing = if mode == InboxMode::Off { Hearing::Off } else { Hearing::Live };
         if let Some(topic) = self.channels.at_mut(place) {
+            // Most users have one connection, and there are thousands of them.
+            if topic.subscribers.is_empty() {
+                topic.subscribers.reserve_exact(1);
+            }
             topic.subscribers.push(Subscriber { slot: conn.slot, hearing, watches: false });
         }
         if let Some(connection) = self.connections.get_mut(conn) {

@@ -174,7 +174,10 @@ impl Hub {
         for place in lost {
             let Some(operation) = self.operations.at(place as u32) else { continue };
             let (id, channel) = (operation.id.clone(), operation.channel.clone());
-            out.push(Effect::Report(Anomaly::OwnerLost { operation: id, channel }));
+            // When the daemon itself ends, this is no anomaly.
+            if self.stopping.is_none() {
+                out.push(Effect::Report(Anomaly::OwnerLost { operation: id, channel }));
+            }
             self.finish(now, place as u32, Ending::OwnerLost, None, out);
         }
     }

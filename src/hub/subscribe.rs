@@ -110,7 +110,7 @@ impl Hub {
         }
         let place = self.topic(key);
         let start = self.start(place, known.is_some(), wish.since);
-        self.join(now, place, conn, wish.presence, out);
+        self.join(place, conn, wish.presence, out);
         self.confirm(ask, conn, place, &wish.channel, wish.presence, &start, out);
         if let Some(after) = start.after {
             self.restart(now, place, conn, after, out);
@@ -163,23 +163,23 @@ impl Hub {
     }
 
     /// Makes a connection a subscriber, if it is none.
-    fn join(&mut self, now: Now, place: u32, conn: ConnectionId, watches: bool, out: &mut Effects) {
+    fn join(&mut self, place: u32, conn: ConnectionId, watches: bool, out: &mut Effects) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let Some(topic) = self.channels.at_mut(place) else { return };
         if connection.topics.contains(&place) {
             if let Some(subscriber) = topic.subscriber_mut(conn.slot) {
                 subscriber.watches = watches;
             }
-            self.watch(now, place);
+            self.watch(place);
             return;
         }
         connection.topics.push(place);
         let user = connection.user.clone();
         topic.subscribers.push(Subscriber { slot: conn.slot, hearing: Hearing::Live, watches });
         if let Some(user) = user {
-            self.arrived(now, place, &user, out);
+            self.arrived(place, &user, out);
         }
-        self.watch(now, place);
+        self.watch(place);
     }
 
     #[expect(clippy::too_many_arguments, reason = "all that one frame tells, and to whom")]
@@ -300,7 +300,7 @@ impl Hub {
         if how == Leaving::Lost {
             self.drop_readers(place, conn);
         }
-        self.watch(now, place);
+        self.watch(place);
         self.sweep(now, place, out);
     }
 
