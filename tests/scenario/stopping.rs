@@ -52,3 +52,12 @@ fn those_who_wait_are_answered_and_nobody_takes_an_operation_for_lost() {
     assert_eq!(bench.last.list.iter().filter(closed).count(), 2);
     assert!(bench.hub.deadline().is_some(), "ended operations are remembered");
 }
+
+#[test]
+fn what_ends_with_the_daemon_is_no_anomaly() {
+    let mut bench = Bench::new();
+    let worker = bench.worker();
+    bench.say(worker, json!({"action": "operation_start", "operation_id": "op", "channel": "jobs"}));
+    bench.stop(Close::Restarting);
+    assert!(!bench.last.list.iter().any(|effect| matches!(effect, Effect::Report(_))));
+}

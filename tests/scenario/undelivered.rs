@@ -294,3 +294,28 @@ fn a_message_for_a_user_who_is_away_waits_for_the_first_connection() {
     assert!(bench.story(bob_too).is_empty());
     assert_eq!(bench.stored(), 0);
 }
+
+#[test]
+fn what_is_on_its_way_to_one_who_unsubscribed_goes_to_nobody_else() {
+    let mut bench = Bench::new();
+    let (alice, bob, carol) = (bench.client("alice"), bench.client("bob"), bench.client("carol"));
+    bench.publish(alice, "room", 1);
+    bench.clog(bob);
+    bench.subscribe(bob, "room");
+    bench.say(bob, json!({"action": "unsubscribe", "channel": "room"}));
+    assert_eq!(bench.subscribe(carol, "room")[1..], ["subscription_succeeded room 1"]);
+    bench.drain(bob, 1);
+    assert_eq!(bench.stored(), 0);
+}
+
+#[test]
+fn what_was_on_its_way_to_one_who_unsubscribed_and_died_waits_for_the_next() {
+    let mut bench = Bench::new();
+    let (alice, bob, carol) = (bench.client("alice"), bench.client("bob"), bench.client("carol"));
+    bench.publish(alice, "room", 1);
+    bench.clog(bob);
+    bench.subscribe(bob, "room");
+    bench.say(bob, json!({"action": "unsubscribe", "channel": "room"}));
+    bench.leave(bob);
+    assert_eq!(bench.subscribe(carol, "room").last().unwrap(), "say 1 replayed");
+}
