@@ -133,7 +133,7 @@ fn an_operation_cannot_run_twice_on_one_connection() {
     let hub = |mut peer: Peer| {
         let request = peer.hears();
         peer.grants(&request, json!({}));
-        peer.hears_no_more();
+        peer.has_left();
     };
     play(hub, async |Connection { client, lines: _, link }| {
         let story = async {
@@ -150,7 +150,7 @@ fn an_operation_cannot_run_twice_on_one_connection() {
 fn the_link_ends_when_nobody_is_left_and_all_is_said() {
     let hub = |mut peer: Peer| {
         (0..1000).for_each(|number| drop(peer.expects(json!({"data": number}))));
-        peer.hears_no_more();
+        peer.has_left();
     };
     play(hub, async |Connection { client, lines: _, link }| {
         let story = async {

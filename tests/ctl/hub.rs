@@ -113,7 +113,7 @@ impl Peer {
     }
 
     /// Expects that the program says nothing more.
-    pub(crate) fn hears_no_more(mut self) {
+    pub(crate) fn has_left(mut self) {
         let mut line = String::new();
         assert_eq!(self.reader.read_line(&mut line).unwrap(), 0, "still said: {line}");
     }

@@ -267,7 +267,7 @@ fn an_operation_that_runs_already_starts_no_command() {
     let request = peer.hears();
     peer.refuses(&request, "conflict", "it runs already");
     assert_eq!(end(child).status.code(), Some(1));
-    peer.hears_no_more();
+    peer.has_left();
     assert!(!witness.exists());
 }
 

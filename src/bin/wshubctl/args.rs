@@ -202,7 +202,7 @@ pub(crate) struct Run {
     /// Stop it by itself after so long, as in 1h
     #[arg(long, value_parser = humantime::parse_duration)]
     pub(crate) deadline: Option<Duration>,
-    /// Give it a terminal, for programs that hold their output back otherwise
+    /// Give its output a terminal, for programs that hold it back in a pipe
     #[arg(long)]
     pub(crate) pty: bool,
     /// From SIGINT to SIGTERM
