@@ -1,10 +1,12 @@
 //! `wshubctl sub`.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use serde_json::{Value, json};
 
-use crate::hub::{Peer, Place, end, stderr, stdout};
+use crate::hub::{Peer, Place, end, program, stderr, stdout};
 
 fn message(data: Value) -> Value {
     json!({
@@ -111,4 +113,32 @@ fn a_hub_that_hangs_up_ends_it_as_unreachable() {
     let output = end(child);
     assert_eq!(output.status.code(), Some(3));
     assert!(stderr(&output).contains("wshubd closed it"));
+}
+
+#[test]
+fn on_a_terminal_lines_are_for_people_and_nothing_moves_the_cursor() {
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    unlockpt(&ours).unwrap();
+    let terminal = ioctl_tiocgptpeer(&ours, OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    let place = Place::new();
+    let mut command = program();
+    command.arg("--socket").arg(place.path()).args(["sub", "-n", "2", "logs"]).stdout(terminal);
+    let mut child = command.spawn().unwrap();
+    // Its end of the terminal closes with it.
+    drop(command);
+    let mut peer = place.accept();
+    subscribed(&mut peer, "logs");
+    peer.says(message(json!("red: \u{1b}[31m\u{202e}")));
+    peer.says(json!({"type": "operation", "operation_id": "op", "channel": "logs", "state": "started"}));
+    peer.says(message(json!({"n": 1})));
+    assert!(child.wait().unwrap().success());
+    let shown: Vec<_> = BufReader::new(File::from(ours)).lines().map_while(Result::ok).collect();
+    assert_eq!(
+        shown,
+        [
+            r"07:08:09.123Z logs log worker: red: \u{1b}[31m\u{202e}",
+            "* operation channel=logs operation_id=op state=started",
+            r#"07:08:09.123Z logs log worker: {"n":1}"#,
+        ]
+    );
 }
