@@ -282,6 +282,7 @@ impl Driver {
         self.links.flush(conn.slot);
         self.links.lose(conn);
         self.pump();
+        self.arm();
     }
 
     /// Tells the hub that nothing more will come, and lets the peer hang up

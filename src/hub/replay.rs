@@ -164,6 +164,10 @@ impl Hub {
             return;
         }
         let after = reader.sent;
+        // Deadlines are rounded up; what is read is not a moment too old.
+        if log.soonest <= now.moment {
+            return self.expire(now, place, out);
+        }
         if log.first_after(after).is_some() {
             if !connection.full {
                 if let Some(reader) = log.reader_mut(slot) {
@@ -178,6 +182,10 @@ impl Hub {
         log.readers.retain(|reader| reader.left || reader.slot != slot);
         if let Some(subscriber) = topic.subscriber_mut(slot) {
             subscriber.hearing = Hearing::Live;
+        }
+        if holes.as_ref().is_some_and(|holes| !holes.is_empty()) {
+            // What was shed before it began to read lies before that.
+            self.tell_missed(slot, Some(place), out);
         }
         for hole in holes.iter().flatten() {
             out.push(gap(conn, name.clone(), epoch, hole));

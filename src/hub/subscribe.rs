@@ -6,7 +6,7 @@
 use super::channels::{Hearing, Subscriber};
 use super::connections::{Connection, Kind};
 use super::event::{Asker, Effect, Effects, LogKey, Now};
-use super::logs::Hole;
+use super::logs::{Hole, Log};
 use super::operations::Told;
 use super::publish::forbidden;
 use super::replay::gap;
@@ -109,7 +109,7 @@ impl Hub {
             return Err(Refusal::new(Code::TooManySubscriptions, why));
         }
         let place = self.topic(key);
-        let start = self.start(place, conn, known.is_some(), wish.since);
+        let start = self.start(place, known.is_some(), wish.since);
         self.join(now, place, conn, wish.presence, out);
         self.confirm(ask, conn, place, &wish.channel, wish.presence, &start, out);
         if let Some(after) = start.after {
@@ -134,16 +134,17 @@ impl Hub {
     }
 
     /// Where a subscription begins.
-    fn start(&self, place: u32, conn: ConnectionId, known: bool, since: Option<Position>) -> Start {
+    fn start(&self, place: u32, known: bool, since: Option<Position>) -> Start {
         let live = Start { after: None, recovered: None, lost: None };
         let Some(topic) = self.channels.at(place) else { return live };
         let policy = self.policy_of(&topic.key);
         let log = topic.log.as_deref();
         let Some(since) = since else {
-            // A repeated subscription goes on where it is.
-            let reading = known && log.is_some_and(|log| log.reader(conn.slot).is_some());
-            let unclaimed = log.and_then(super::logs::Log::first_unclaimed);
-            let after = unclaimed.filter(|_| !reading && policy.keep != Keep::History).map(|seq| seq - 1);
+            // A repeated subscription goes on where it is: what nobody else has
+            // heard may be what this one said and heard itself.
+            let backlog = !known && policy.keep != Keep::History;
+            let unclaimed = log.filter(|_| backlog).and_then(Log::first_unclaimed);
+            let after = unclaimed.map(|seq| seq - 1);
             return Start { after, ..live };
         };
         let all = since.epoch.is_empty() && since.seq == 0;
@@ -317,7 +318,7 @@ impl Hub {
             connection.topics.insert(0, place);
         }
         if hearing == Hearing::Live {
-            let start = self.start(place, conn, false, None);
+            let start = self.start(place, false, None);
             if let Some(after) = start.after {
                 self.restart(now, place, conn, after, out);
             }
@@ -339,7 +340,7 @@ impl Hub {
         if off {
             self.give_up_reading(place, conn);
             self.sweep(now, place, out);
-        } else if let Some(after) = self.start(place, conn, false, None).after {
+        } else if let Some(after) = self.start(place, false, None).after {
             self.restart(now, place, conn, after, out);
         }
     }

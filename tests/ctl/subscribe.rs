@@ -26,12 +26,12 @@ fn in_a_pipe_each_line_is_the_hubs_json_and_enough_is_enough() {
     let (child, mut peer) = place.meet(["sub", "-n", "2", "logs"]);
     subscribed(&mut peer, "logs");
     let gap = json!({"type": "gap", "channel": "logs", "epoch": "e", "lost": 1, "cause": "slow"});
-    let said = [message(json!("a")), gap, message(json!({"n": 1.5})), message(json!("late"))];
+    let said = [message(json!("a")), gap, message(json!({"n": 1.5}))];
     said.iter().for_each(|line| peer.says(line.clone()));
     let output = end(child);
     assert_eq!(output.status.code(), Some(0));
     let lines: Vec<Value> = stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(lines, said[..3]);
+    assert_eq!(lines, said);
 }
 
 #[test]
@@ -54,8 +54,11 @@ fn what_a_channel_kept_comes_before_the_next_channels_answer() {
     let first = peer.expects(json!({"channel": "a"}));
     let second = peer.expects(json!({"channel": "b"}));
     peer.grants(&first, json!({}));
-    (0..3000).for_each(|number| peer.says(message(json!(number))));
-    peer.grants(&second, json!({}));
+    // On a thread of its own: the pipe that nobody reads yet takes less.
+    std::thread::spawn(move || {
+        (0..3000).for_each(|number| peer.says(message(json!(number))));
+        peer.grants(&second, json!({}));
+    });
     let output = end(child);
     assert_eq!((output.status.code(), stdout(&output).lines().count()), (Some(0), 3000));
 }

@@ -196,8 +196,10 @@ def duplicate(hub):
 def interrupt(hub):
     with hub.worker() as worker, hub.subscriber("jobs"):
         same(worker.ask({"action": "operation_start", "operation_id": "h1", "channel": "jobs"})["type"], "ok")
-        answer = hub.post("/interrupt", {"operation_id": "h1", "reason": "enough"})
-        same((answer.status, answer.json()["type"], answer.json()["outcome"], answer.json()["operation_id"]), (200, "interrupt_result", "delivered", "h1"))
+        status, body = curl(hub, f"http://127.0.0.1:{hub.port}/interrupt", "-H", f"Authorization: Bearer {hub.secret}", "--json",
+                            '{"operation_id":"h1","reason":"enough"}')
+        result = json.loads(body)
+        same((status, result["type"], result["outcome"], result["operation_id"]), (200, "interrupt_result", "delivered", "h1"))
         line = worker.hear("interrupt")
         same((line["operation_id"], line["channel"], line["from"], line.get("reason")), ("h1", "jobs", "http", "enough"))
         same(worker.ask({"action": "operation_end", "operation_id": "h1", "state": "interrupted"})["type"], "ok")
