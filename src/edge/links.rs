@@ -15,7 +15,7 @@ use slab::Slab;
 
 use super::epoll::{Epoll, Interest, Ready};
 use super::outbox::{Bounds, Flushed, Mark, Outbox, Piece};
-use super::wire::Wire;
+use super::wire::{Moved, Wire};
 use super::{lines, ws};
 use crate::hub::{Input, Outbound};
 use crate::protocol::{ConnectionId, Moment};
@@ -29,8 +29,8 @@ pub struct Link {
     interest: Interest,
     /// Only while something waits.
     outbox: Option<Box<Outbox>>,
-    /// Listed in `dirty`.
-    is_dirty: bool,
+    /// Its place in `given`, while it is there.
+    given_at: Option<u32>,
     /// The hub has closed it; what it says is not heard any more.
     pub leaving: bool,
     /// The socket is dead.
@@ -67,8 +67,9 @@ fn key(id: ConnectionId) -> u64 {
 /// All links, by slot.
 pub struct Links {
     table: Slab<Link>,
-    /// Slots that were given something since the last turn.
-    dirty: Vec<u32>,
+    /// Links that were given something since the last turn. A first piece waits
+    /// here: most turns give a link one, and that needs no outbox.
+    given: Vec<Given>,
     pub epoll: Epoll,
     /// The time of this call.
     pub now: Moment,
@@ -82,6 +83,12 @@ pub struct Links {
     gone: Vec<Rc<Mark>>,
 }
 
+/// A link to be written to at the end of the turn.
+struct Given {
+    id: ConnectionId,
+    piece: Option<Piece>,
+}
+
 /// Enough for the turns of a usual day; a burst allocates, and frees again.
 const SPARE_OUTBOXES: usize = 64;
 
@@ -93,7 +100,7 @@ impl Links {
     pub fn new(bounds: Bounds, epoll: Epoll) -> Self {
         Self {
             table: Slab::new(),
-            dirty: Vec::new(),
+            given: Vec::new(),
             epoll,
             now: Moment::default(),
             facts: VecDeque::new(),
@@ -118,7 +125,7 @@ impl Links {
             side,
             interest: Interest::READ,
             outbox: None,
-            is_dirty: false,
+            given_at: None,
             leaving: false,
             broken: false,
             parted: false,
@@ -159,6 +166,13 @@ impl Links {
         if link.broken {
             return;
         }
+        if link.outbox.is_none() && link.given_at.is_none() {
+            link.given_at = Some(self.given.len() as u32);
+            self.given.push(Given { id: link.id, piece: Some(piece) });
+            return;
+        }
+        self.gather(slot);
+        let Some(link) = self.table.get_mut(slot as usize) else { return };
         let outbox = link.outbox.get_or_insert_with(|| self.spare.pop().unwrap_or_default());
         outbox.push(piece);
         let is_over = outbox.told != Outbound::Full && outbox.state(self.bounds) == Outbound::Full;
@@ -176,38 +190,73 @@ impl Links {
     /// Has the link written to at the end of the turn.
     pub fn touch(&mut self, slot: u32) {
         let Some(link) = self.table.get_mut(slot as usize) else { return };
-        if !link.is_dirty {
-            link.is_dirty = true;
-            self.dirty.push(slot);
+        if link.given_at.is_none() {
+            link.given_at = Some(self.given.len() as u32);
+            self.given.push(Given { id: link.id, piece: None });
+        }
+    }
+
+    /// Moves a first piece into the outbox, for it is not the only one.
+    fn gather(&mut self, slot: u32) {
+        let Some(link) = self.table.get_mut(slot as usize) else { return };
+        let given = link.given_at.and_then(|at| self.given.get_mut(at as usize));
+        if let Some(piece) = given.and_then(|given| given.piece.take()) {
+            link.outbox.get_or_insert_with(|| self.spare.pop().unwrap_or_default()).push(piece);
         }
     }
 
     /// Whether a link was given something since the last turn ended.
     pub fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty()
+        !self.given.is_empty()
     }
 
     /// Writes to each link that was given something, once.
     pub fn end_turn(&mut self) {
-        let dirty = std::mem::take(&mut self.dirty);
-        for &slot in &dirty {
-            if let Some(link) = self.table.get_mut(slot as usize) {
-                link.is_dirty = false;
-                if !link.outbox.as_ref().is_some_and(|outbox| outbox.blocked) {
-                    self.flush(slot);
-                }
+        let mut given = std::mem::take(&mut self.given);
+        for Given { id, piece } in given.drain(..) {
+            let Some(link) = self.get(id) else { continue };
+            link.given_at = None;
+            match piece {
+                Some(piece) => self.write_one(id, piece),
+                None if link.outbox.as_ref().is_some_and(|outbox| outbox.blocked) => {}
+                None => self.flush(id.slot),
             }
         }
-        // The list keeps its memory; nothing was added meanwhile but by flushes
-        // that broke, which add facts.
-        if self.dirty.is_empty() {
-            self.dirty = dirty;
-            self.dirty.clear();
+        // The list keeps its memory: writing adds facts, and no pieces.
+        if self.given.is_empty() {
+            self.given = given;
+        }
+    }
+
+    /// Writes the only piece of a turn; what the kernel does not take of it goes
+    /// into an outbox.
+    fn write_one(&mut self, id: ConnectionId, piece: Piece) {
+        let Some(link) = self.get(id) else { return };
+        match link.wire.write(piece.bytes()) {
+            Moved::Bytes(bytes) if bytes == piece.bytes().len() => {
+                if link.leaving {
+                    link.wire.shutdown(Shutdown::Write);
+                }
+                if let Some((log, seq)) = piece.mark() {
+                    self.facts.push_back(Input::Written { conn: id, log: log.clone(), seq: *seq });
+                }
+            }
+            Moved::Broken => self.lose(id),
+            moved => {
+                let taken = if let Moved::Bytes(bytes) = moved { bytes } else { 0 };
+                let mut outbox = self.spare.pop().unwrap_or_default();
+                outbox.begin(piece, taken);
+                if let Some(link) = self.get(id) {
+                    link.outbox = Some(outbox);
+                }
+                self.flush(id.slot);
+            }
         }
     }
 
     /// Writes what waits for one link, interrupts first.
     pub fn flush(&mut self, slot: u32) {
+        self.gather(slot);
         let Some(link) = self.table.get_mut(slot as usize) else { return };
         if let Side::Worker(worker) = &mut link.side {
             for latch in &worker.latches {
@@ -272,6 +321,7 @@ impl Links {
     /// Says the last pieces and hears no more; once they are out, the link's
     /// sending side is shut.
     pub fn leave(&mut self, id: ConnectionId, last: impl IntoIterator<Item = Piece>, drop_queue: bool) {
+        self.gather(id.slot);
         let Some(link) = self.get(id) else { return };
         link.leaving = true;
         if let (true, Some(outbox)) = (drop_queue, &mut link.outbox) {
@@ -280,10 +330,10 @@ impl Links {
         for piece in last {
             self.push(id.slot, piece);
         }
-        self.touch(id.slot);
-        // Without anything to say, the flush would have nothing to end with.
+        // Without anything to say, no flush would end with it.
         if let Some(link) = self.get(id)
             && link.outbox.is_none()
+            && link.given_at.is_none()
         {
             link.wire.shutdown(Shutdown::Write);
         }

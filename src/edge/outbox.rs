@@ -51,6 +51,11 @@ impl Piece {
         self
     }
 
+    /// What is to be told when it has left.
+    pub fn mark(&self) -> Option<&Mark> {
+        self.mark.as_deref()
+    }
+
     /// The bytes that go out.
     pub fn bytes(&self) -> &[u8] {
         self.bytes.get(self.from as usize..self.to as usize).unwrap_or_default()
@@ -90,6 +95,12 @@ const TOGETHER: usize = 64 << 10;
 const LARGE: usize = 8 << 10;
 
 impl Outbox {
+    /// Begins with a piece of which some has left already.
+    pub fn begin(&mut self, piece: Piece, taken: usize) {
+        self.push(piece);
+        self.taken = taken;
+    }
+
     /// Queues a piece behind all others.
     pub fn push(&mut self, piece: Piece) {
         self.bytes += piece.bytes().len();
