@@ -18,9 +18,10 @@ use smol::stream::StreamExt;
 use smol::{LocalExecutor, Timer};
 
 use crate::config::{Config, ConfigError, places};
+use crate::edge::doors::Doors;
 use crate::edge::driver::{Driver, Shared};
+use crate::edge::epoll::Epoll;
 use crate::edge::http::Site;
-use crate::edge::listen;
 use crate::edge::origin::Gate;
 use crate::edge::outbox::Bounds;
 use crate::edge::peers::Peers;
@@ -45,6 +46,8 @@ pub enum Error {
     Group(String),
     /// The workers' socket.
     Worker(PathBuf, io::Error),
+    /// The kernel's word about what is ready.
+    Wait(io::Error),
     /// The signals of the process.
     Signals(io::Error),
 }
@@ -71,6 +74,7 @@ impl fmt::Display for Error {
                     path.display()
                 )
             }
+            Self::Wait(error) => write!(f, "cannot wait for sockets: {error}"),
             Self::Signals(error) => write!(f, "cannot receive signals: {error}"),
         }
     }
@@ -92,7 +96,7 @@ impl Error {
             Self::Config(_) | Self::Group(_) => 78,
             Self::State(..) => 73,
             Self::Running(_) | Self::Listen(..) | Self::Worker(..) => 69,
-            Self::Signals(_) => 71,
+            Self::Wait(_) | Self::Signals(_) => 71,
         }
     }
 }
@@ -111,25 +115,12 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let verifier = Rc::new(Verifier::new(&config.auth, directory)?);
     let secrets = Secrets::open(&config.auth, directory, Absent::Generate)?;
     let peers = Peers::new(&config.worker).map_err(Error::Group)?;
-    let executor = Rc::new(LocalExecutor::new());
-    // As a task of its own it is polled when a signal comes, not at every turn.
-    let serving = executor.spawn(serve(config.clone(), verifier, secrets, peers, executor.clone()));
-    smol::block_on(executor.run(serving))
-}
-
-async fn serve(
-    config: Config,
-    verifier: Rc<Verifier>,
-    secrets: Secrets,
-    peers: Peers,
-    executor: Rc<LocalExecutor<'static>>,
-) -> Result<(), Error> {
-    let mut signals = Signals::new([Signal::Term, Signal::Int]).map_err(Error::Signals)?;
     let settings = config.hub_settings();
     let message_bytes = settings.limits.message_bytes;
     let bounds = Bounds { messages: config.limits.queue_messages, bytes: config.limits.queue_bytes };
     let hub = Hub::new(settings, clock::random());
-    let driver: Shared = Rc::new(RefCell::new(Driver::new(hub, verifier.clone(), bounds, message_bytes)));
+    let epoll = Epoll::new().map_err(Error::Wait)?;
+    let driver = Rc::new(RefCell::new(Driver::new(hub, verifier.clone(), bounds, message_bytes, epoll)));
     let site = Rc::new(Site {
         gate: Gate::new(&config.listen, &hostname()),
         verifier,
@@ -141,29 +132,38 @@ async fn serve(
         connections: config.limits.connections,
         patience: config.limits.handshake,
     });
-    executor.spawn(serve::end_turns(driver.clone(), executor.clone())).detach();
-    executor.spawn(serve::keep_time(driver.clone())).detach();
-    // Dropping these is what closes the doors.
-    let mut doors = Vec::new();
+    let doors = Rc::new(RefCell::new(Doors::new(site, peers)));
+    open(config, &mut doors.borrow_mut(), &driver.borrow().links.epoll)?;
+    let executor = Rc::new(LocalExecutor::new());
+    // As a task of its own it is polled when a signal comes, not at every turn.
+    let stopping = executor.spawn(stop_at_a_signal(driver.clone(), doors.clone()));
+    serve::run(&driver, &doors, &executor, stopping)?;
+    // Whoever starts next finds no dead socket; one that is gone already is fine.
+    let _ = std::fs::remove_file(&config.listen.worker);
+    Ok(())
+}
+
+fn open(config: &Config, doors: &mut Doors, epoll: &Epoll) -> Result<(), Error> {
     let mut addresses = Vec::new();
     for &address in &config.listen.http {
-        let listener = listen::tcp(address).map_err(|error| Error::Listen(address, error))?;
-        // Port 0 asks the kernel to choose; what it chose is what people need.
-        addresses.push(listener.get_ref().local_addr().unwrap_or(address));
-        doors.push(executor.spawn(listen::accept_clients(
-            listener,
-            driver.clone(),
-            executor.clone(),
-            site.clone(),
-        )));
+        let opened = doors.open_tcp(address, epoll).map_err(|error| Error::Listen(address, error))?;
+        addresses.push(opened);
     }
     let socket = &config.listen.worker;
-    let listener = open_worker_socket(socket)?;
-    doors.push(executor.spawn(listen::accept_workers(listener, driver.clone(), executor.clone(), peers)));
-    log::info!("started: {}; workers at {}", endpoints(&config, &addresses), socket.display());
+    if let Some(directory) = socket.parent() {
+        places::create_directory(directory).map_err(ConfigError::from)?;
+    }
+    doors
+        .open_unix(socket, WORKER_SOCKET_MODE, epoll)
+        .map_err(|error| Error::Worker(socket.clone(), error))?;
+    log::info!("started: {}; workers at {}", endpoints(config, &addresses), socket.display());
+    Ok(())
+}
 
+async fn stop_at_a_signal(driver: Shared, doors: Rc<RefCell<Doors>>) -> Result<(), Error> {
+    let mut signals = Signals::new([Signal::Term, Signal::Int]).map_err(Error::Signals)?;
     let signal = signals.next().await;
-    drop(doors);
+    doors.borrow_mut().close();
     driver.borrow_mut().told(Input::Stopping { close: Close::ShuttingDown });
     let deadline = clock::now().moment + FAREWELL;
     while !driver.borrow().is_idle() && clock::now().moment < deadline {
@@ -171,8 +171,6 @@ async fn serve(
         const LOOK_AGAIN: Duration = Duration::from_millis(10);
         Timer::after(LOOK_AGAIN).await;
     }
-    // Whoever starts next finds no dead socket; one that is gone already is fine.
-    let _ = std::fs::remove_file(socket);
     let cause = if matches!(signal, Some(Ok(Signal::Int))) { "SIGINT" } else { "SIGTERM" };
     log::info!("stopped by {cause}");
     Ok(())
@@ -186,13 +184,6 @@ fn endpoints(config: &Config, addresses: &[SocketAddr]) -> String {
 
 /// Only the daemon's own user may open a socket that no group was set for.
 const WORKER_SOCKET_MODE: u32 = 0o660;
-
-fn open_worker_socket(path: &Path) -> Result<smol::Async<std::os::unix::net::UnixListener>, Error> {
-    if let Some(directory) = path.parent() {
-        places::create_directory(directory).map_err(ConfigError::from)?;
-    }
-    listen::unix(path, WORKER_SOCKET_MODE).map_err(|error| Error::Worker(path.to_owned(), error))
-}
 
 /// Takes the state directory for this process; the lock ends with it.
 fn lock(directory: &Path) -> Result<File, Error> {

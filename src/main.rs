@@ -67,7 +67,12 @@ fn run(file: Option<&Path>) -> Done {
 /// Lines go to standard error: the terminal, or the journal, which has its own
 /// clock.
 fn start_logging() {
-    let logger = simple_logger::SimpleLogger::new().with_level(log::LevelFilter::Info).env();
+    let mut logger = simple_logger::SimpleLogger::new().with_level(log::LevelFilter::Info).env();
+    // At their lower levels the libraries print what passes through them: tokens
+    // too.
+    for library in ["tungstenite", "hyper", "jsonwebtoken"] {
+        logger = logger.with_module_level(library, log::LevelFilter::Warn);
+    }
     // Only a logger that is there already would refuse.
     drop(logger.init());
 }

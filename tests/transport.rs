@@ -244,7 +244,7 @@ fn a_line_is_whole_or_it_is_an_error() {
 #[test]
 fn every_close_code_fits_a_close_frame() {
     for close in [Close::TooBig, Close::TooFast, Close::Unauthenticated] {
-        let packet = wshubd::edge::ws::Packet::close(close);
+        let packet = wshubd::edge::packet::Packet::close(close);
         let (bytes, from, to) = packet.frame();
         let frame = &bytes[from as usize..to as usize];
         assert_eq!(frame[0], FIN | CLOSE);

@@ -119,7 +119,10 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::request`], and [`Error::Refused`].
-    pub async fn publish(&self, message: &Publication<'_, impl Serialize + ?Sized>) -> Result<Published, Error> {
+    pub async fn publish(
+        &self,
+        message: &Publication<'_, impl Serialize + ?Sized>,
+    ) -> Result<Published, Error> {
         self.request(message).await?.answer().await?.read()
     }
 

@@ -1,30 +1,29 @@
-//! Owns the hub. Turns what happens into facts and effects into deeds.
+//! Owns the hub. Makes facts of what happens.
 //!
-//! Knows both the hub and the links, and the clock. Does not decide anything.
-//! What arrives is handled at once, in the task that read it; what is to be
-//! written waits for the end of the turn, when everybody who was ready has been
-//! read once, and leaves in one write for each link.
+//! Knows the hub, the links and the clock. Does not decide anything, and leaves
+//! what the hub orders to [`deeds`](super::deeds). What arrives is decided on at
+//! once; what is to be written waits for the end of the turn.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
 
+use super::epoll::{Epoll, Ready};
 use super::links::{Links, Side, Worker};
 use super::outbox::{Bounds, Piece};
-use super::store::{Memory, Store};
+use super::packet::Packet;
+use super::store::Memory;
 use super::token::Verifier;
 use super::wire::{Moved, Wire};
-use super::ws::{Decoder, Heard, Packet};
+use super::ws::{Decoder, Heard};
 use super::{clock, lines};
-use crate::hub::{Anomaly, Asker, Effect, Effects, Hub, Input, Now, Peer, Recipients};
-use crate::protocol::frame::Outcome;
+use crate::hub::{Asker, Effects, Hub, Input, Now, Peer};
 use crate::protocol::{
-    Close, Code, ConnectionId, Delivery, Frame, Message, Misspoken, Moment, OperationId, Refusal, RequestId,
-    Return, Said, Say, worker,
+    Close, Code, ConnectionId, Frame, Misspoken, Moment, OperationId, Refusal, RequestId, Said, Say, UserId,
+    worker,
 };
 
 /// The driver, as every task of the thread shares it. It is borrowed for the
@@ -42,17 +41,6 @@ pub struct HttpAnswer {
     pub body: Vec<u8>,
 }
 
-/// How a link's reader goes on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Next {
-    /// When there is more to read.
-    Read,
-    /// When the link's own queue has room: who asks and does not listen waits.
-    Wait,
-    /// Not at all.
-    End,
-}
-
 /// What reading needs, for all links in turn.
 struct Ears {
     block: Box<[u8]>,
@@ -61,44 +49,41 @@ struct Ears {
 
 /// How much is read from one link in one turn: enough for a burst, little
 /// enough that everybody gets a turn soon.
-const BLOCK: usize = 16 << 10;
+pub(super) const BLOCK: usize = 16 << 10;
 
 /// How long a peer that was told goodbye may take to hang up.
-const LINGER: Duration = Duration::from_secs(2);
+pub(super) const LINGER: Duration = Duration::from_secs(2);
 
 pub struct Driver {
     hub: Hub,
     effects: Effects,
     pub links: Links,
-    store: Memory,
+    pub(super) store: Memory,
     verifier: Rc<Verifier>,
     /// One per running operation, held by this end; the other end is the
     /// worker's writer. Full: somebody asked already. Closed: it is over.
-    latches: HashMap<OperationId, (Sender<Piece>, ConnectionId)>,
+    pub(super) latches: HashMap<OperationId, (Sender<Piece>, ConnectionId)>,
     /// HTTP requests that wait for an answer.
-    tickets: HashMap<u64, Sender<HttpAnswer>>,
+    pub(super) tickets: HashMap<u64, Sender<HttpAnswer>>,
     next_ticket: u64,
     /// Away while something is being read.
     ears: Option<Ears>,
-    scratch: Vec<u8>,
+    pub(super) scratch: Vec<u8>,
     /// The time of this call.
-    now: Now,
-    /// What the timer task waits for, and how to tell it of something earlier.
-    armed: Option<Moment>,
-    timer: Option<Waker>,
+    pub(super) now: Now,
     /// Links that were told goodbye, and when they are cut off; oldest first.
-    lingering: VecDeque<(Moment, ConnectionId)>,
+    pub(super) lingering: VecDeque<(Moment, ConnectionId)>,
     message_bytes: usize,
-    ping: Packet,
+    pub(super) ping: Packet,
 }
 
 impl Driver {
     /// A driver around a hub.
-    pub fn new(hub: Hub, verifier: Rc<Verifier>, bounds: Bounds, message_bytes: usize) -> Self {
+    pub fn new(hub: Hub, verifier: Rc<Verifier>, bounds: Bounds, message_bytes: usize, epoll: Epoll) -> Self {
         Self {
             hub,
             effects: Effects::default(),
-            links: Links::new(bounds),
+            links: Links::new(bounds, epoll),
             store: Memory::default(),
             verifier,
             latches: HashMap::new(),
@@ -107,8 +92,6 @@ impl Driver {
             ears: Some(Ears { block: vec![0; BLOCK].into(), decoder: Decoder::new(message_bytes) }),
             scratch: Vec::new(),
             now: clock::now(),
-            armed: None,
-            timer: None,
             lingering: VecDeque::new(),
             message_bytes,
             ping: Packet::ping(),
@@ -116,44 +99,47 @@ impl Driver {
     }
 
     /// A link is up. `early` is what the peer said before anybody listened.
-    pub fn open(&mut self, wire: Rc<Wire>, peer: Peer, early: &[u8]) -> ConnectionId {
+    pub fn open(&mut self, wire: Wire, peer: Peer, early: &[u8]) {
+        self.look_at_the_clock();
         let side = match &peer {
             Peer::Client { .. } => Side::Client { held: None },
             Peer::Worker { admin, .. } => {
                 Side::Worker(Box::new(Worker { admin: *admin, ..Worker::default() }))
             }
         };
-        self.look_at_the_clock();
-        let conn = self.links.open(wire, side, clock::random());
+        // Without memory in the kernel for one more, the socket closes.
+        let Ok(conn) = self.links.open(wire, side, clock::random()) else { return };
         self.tell(Input::Opened { conn, peer });
         if !early.is_empty() {
             self.heard(conn, early);
         }
-        self.arm();
-        conn
+    }
+
+    /// The kernel has something to tell of a link.
+    pub fn ready(&mut self, ready: Ready) {
+        let Some(conn) = self.links.meant(ready) else { return };
+        self.look_at_the_clock();
+        if ready.write {
+            self.links.flush(conn.slot);
+            self.pump();
+        }
+        if ready.read {
+            self.read(conn);
+        }
     }
 
     /// Reads once from a link that has something.
-    pub fn read(&mut self, conn: ConnectionId) -> Next {
-        let Some(link) = self.links.get(conn) else { return Next::End };
-        let wire = link.wire.clone();
-        let Some(mut ears) = self.ears.take() else { return Next::Read };
-        let moved = wire.read(&mut ears.block);
-        let next = match moved {
-            Moved::NotNow => Next::Read,
-            Moved::Bytes(0) | Moved::Broken => {
-                self.ears = Some(ears);
-                self.hung_up(conn);
-                return Next::End;
-            }
-            Moved::Bytes(bytes) => {
-                let block = ears.block.get(..bytes).unwrap_or_default();
-                self.listen(conn, block, &mut ears.decoder);
-                if self.links.has_room(conn, Waker::noop()) { Next::Read } else { Next::Wait }
-            }
-        };
+    fn read(&mut self, conn: ConnectionId) {
+        let Some(mut ears) = self.ears.take() else { return };
+        let moved = self.links.get(conn).map(|link| link.wire.read(&mut ears.block));
+        if let Some(Moved::Bytes(bytes @ 1..)) = moved {
+            let block = ears.block.get(..bytes).unwrap_or_default();
+            self.listen(conn, block, &mut ears.decoder);
+        }
         self.ears = Some(ears);
-        next
+        if let Some(Moved::Bytes(0) | Moved::Broken) = moved {
+            self.hung_up(conn);
+        }
     }
 
     fn heard(&mut self, conn: ConnectionId, bytes: &[u8]) {
@@ -166,7 +152,6 @@ impl Driver {
     /// Makes requests of bytes. What a link has begun to say is taken from it
     /// for that long, and put back.
     fn listen(&mut self, conn: ConnectionId, bytes: &[u8], decoder: &mut Decoder) {
-        self.look_at_the_clock();
         let Some(link) = self.links.get(conn) else { return };
         if link.leaving {
             return;
@@ -187,7 +172,6 @@ impl Driver {
                 }
             }
         }
-        self.arm();
     }
 
     fn hear(&mut self, conn: ConnectionId, heard: Heard<'_>) {
@@ -240,13 +224,7 @@ impl Driver {
         self.tell(input);
     }
 
-    fn mint(
-        &mut self,
-        conn: ConnectionId,
-        id: Option<&RequestId>,
-        user: &crate::protocol::UserId,
-        ttl: Duration,
-    ) {
+    fn mint(&mut self, conn: ConnectionId, id: Option<&RequestId>, user: &UserId, ttl: Duration) {
         let is_admin =
             matches!(self.links.get(conn).map(|link| &link.side), Some(Side::Worker(w)) if w.admin);
         if !is_admin {
@@ -273,7 +251,6 @@ impl Driver {
 
     /// The socket gives no more.
     fn hung_up(&mut self, conn: ConnectionId) {
-        self.look_at_the_clock();
         let held = match self.links.get(conn).map(|link| &mut link.side) {
             Some(Side::Worker(worker)) => worker.held.take(),
             _ => None,
@@ -302,7 +279,6 @@ impl Driver {
         self.tickets.insert(self.next_ticket, sender);
         let from = Asker::Http(self.next_ticket);
         self.tell(Input::Said { from, said: Said { id: None, say } });
-        self.arm();
         receiver
     }
 
@@ -310,7 +286,6 @@ impl Driver {
     pub fn told(&mut self, input: Input) {
         self.look_at_the_clock();
         self.tell(input);
-        self.arm();
     }
 
     /// Every call from outside begins with it; within one call it stays the same
@@ -345,194 +320,35 @@ impl Driver {
         }
     }
 
-    fn perform(&mut self, effect: Effect, recipients: &[u32]) {
-        match effect {
-            Effect::Deliver { message, to } => {
-                let packet = self.seal_message(&message, Delivery::Live);
-                self.push_all(&packet, recipients, &to);
-            }
-            Effect::Replay { message, conn, log } => {
-                let packet = self.seal_message(&message, Delivery::Replayed);
-                let piece = self.piece(&packet, conn.slot).marked(log, message.seq.unwrap_or_default());
-                self.links.push(conn.slot, piece);
-            }
-            Effect::Tell { frame, to } => {
-                let packet = self.seal(|scratch| frame.encode(None, scratch));
-                self.push_all(&packet, recipients, &to);
-            }
-            Effect::Answer { to, id, frame } => self.answer(to, id.as_ref(), &frame, None),
-            Effect::Refuse { to, id, refusal } => {
-                self.answer(to, id.as_ref(), &Frame::from(&*refusal), Some(&refusal));
-            }
-            Effect::Latch { operation, worker } => self.latch(operation, worker),
-            Effect::Interrupt { line } => {
-                let packet = self.seal(|scratch| line.encode(scratch));
-                if let Some((latch, owner)) = self.latches.get(&line.operation_id) {
-                    // Full or closed, the asker has what it wanted.
-                    let _ = latch.try_send(Piece::line(&packet));
-                    self.links.touch(owner.slot);
-                }
-            }
-            Effect::Unlatch { operation } => drop(self.latches.remove(&operation)),
-            Effect::Ping { conn } => self.links.push(conn.slot, Piece::frame(&self.ping)),
-            Effect::Close { conn, close, after_ms } => self.close(conn, close, after_ms),
-            Effect::Keep { log, message } => self.store.keep(&log, message),
-            Effect::Fetch { conn, log, after, count, bytes } => {
-                let messages = self.store.fetch(&log, after, count, bytes);
-                self.links.facts.push_back(Input::Fetched { conn, log, messages });
-            }
-            Effect::Forget { log, from, to } => self.store.forget(&log, from, to),
-            Effect::Report(anomaly) => report(&anomaly),
-        }
-    }
-
-    fn latch(&mut self, operation: OperationId, conn: ConnectionId) {
-        let (sender, receiver) = async_channel::bounded(1);
-        if let Some(Side::Worker(worker)) = self.links.get(conn).map(|link| &mut link.side) {
-            worker.latches.push(receiver);
-            self.latches.insert(operation, (sender, conn));
-        }
-    }
-
-    fn close(&mut self, conn: ConnectionId, close: Close, after_ms: u64) {
-        let bye = close.says_bye().then(|| {
-            let reconnect = close.returning() != Return::No;
-            let frame = Frame::Bye { code: close.code(), reason: close.reason(), reconnect, after_ms };
-            self.seal(|scratch| frame.encode(None, scratch))
-        });
-        let is_worker = matches!(self.links.get(conn).map(|link| &link.side), Some(Side::Worker(_)));
-        let pieces: Vec<Piece> = if is_worker {
-            bye.iter().map(Piece::line).collect()
-        } else {
-            bye.iter().chain([&Packet::close(close)]).map(Piece::frame).collect()
-        };
-        self.links.leave(conn, pieces, close == Close::TooSlow);
-        self.lingering.push_back((self.now.moment + LINGER, conn));
-    }
-
-    fn answer(&mut self, to: Asker, id: Option<&RequestId>, frame: &Frame<'_>, refusal: Option<&Refusal>) {
-        match to {
-            Asker::Connection(conn) => {
-                let is_worker = matches!(self.links.get(conn).map(|link| &link.side), Some(Side::Worker(_)));
-                let mut is_said = true;
-                let packet = self.seal(|scratch| {
-                    if is_worker {
-                        is_said = worker::encode(frame, id, scratch);
-                    } else {
-                        frame.encode(id, scratch);
-                    }
-                });
-                if is_said && self.links.get(conn).is_some() {
-                    let piece = self.piece(&packet, conn.slot);
-                    self.links.push(conn.slot, piece);
-                }
-            }
-            Asker::Http(ticket) => {
-                if matches!(frame, Frame::InterruptResult { outcome: Outcome::Pending, .. }) {
-                    return;
-                }
-                let mut body = Vec::new();
-                frame.encode(None, &mut body);
-                let refused = refusal.map(|refusal| refusal.code);
-                let retry_after = refusal.and_then(|refusal| refusal.retry_after);
-                if let Some(waiting) = self.tickets.remove(&ticket) {
-                    // Whoever asked may have hung up.
-                    let _ = waiting.try_send(HttpAnswer { refused, retry_after, body });
-                }
-            }
-        }
-    }
-
-    fn seal(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Packet {
-        Packet::room(&mut self.scratch);
-        write(&mut self.scratch);
-        let packet = Packet::seal(&mut self.scratch);
-        // One large message must not cost its size for ever.
-        self.scratch.clear();
-        self.scratch.shrink_to(BLOCK);
-        packet
-    }
-
-    fn seal_message(&mut self, message: &Message, delivery: Delivery) -> Packet {
-        self.seal(|scratch| message.encode(delivery, scratch))
-    }
-
-    fn piece(&self, packet: &Packet, slot: u32) -> Piece {
-        match self.links.at(slot).map(|link| &link.side) {
-            Some(Side::Worker(_)) => Piece::line(packet),
-            _ => Piece::frame(packet),
-        }
-    }
-
-    fn push_all(&mut self, packet: &Packet, recipients: &[u32], to: &Recipients) {
-        for &slot in recipients.get(to.start as usize..to.end as usize).unwrap_or_default() {
-            let piece = self.piece(packet, slot);
-            self.links.push(slot, piece);
-        }
-    }
-
-    /// Whether the turn may end: when everybody who was ready has been read.
-    pub fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.links.has_turn() {
-            return Poll::Ready(());
-        }
-        self.links.turn = Some(cx.waker().clone());
-        Poll::Pending
-    }
-
-    /// Ends the turn: every link that was given something is written to once.
-    /// Returns those whose kernel buffer is full.
-    pub fn end_turn(&mut self) -> Vec<ConnectionId> {
-        self.look_at_the_clock();
-        self.links.end_turn();
-        self.pump();
-        self.arm();
-        std::mem::take(&mut self.links.to_drain)
-    }
-
-    /// The kernel takes more of a link; whether there is still some left.
-    pub fn drain(&mut self, conn: ConnectionId) -> bool {
-        self.look_at_the_clock();
-        let goes_on = self.links.drain(conn);
-        self.pump();
-        self.arm();
-        goes_on
-    }
-
-    /// The next moment at which something is due.
-    fn due(&self) -> Option<Moment> {
-        let cut_off = self.lingering.front().map(|(moment, _)| *moment);
-        [self.hub.deadline(), cut_off].into_iter().flatten().min()
-    }
-
-    /// Tells the timer task where something is due earlier than it knows.
-    fn arm(&mut self) {
-        let due = self.due();
-        if due.is_some() && (self.armed.is_none() || due < self.armed) {
-            self.armed = due;
-            if let Some(waker) = self.timer.take() {
-                waker.wake();
-            }
-        }
-    }
-
-    /// Does what is due; returns how long nothing will be.
-    pub fn tick(&mut self, waker: &Waker) -> Option<Duration> {
+    /// Ends the turn: does what is due, and writes once to every link that was
+    /// given something. Returns how long nothing will be due.
+    pub fn end_turn(&mut self) -> Option<Duration> {
         self.look_at_the_clock();
         while let Some(&(moment, conn)) = self.lingering.front() {
             if moment > self.now.moment {
                 break;
             }
+            // A peer that does not hang up is hung up on.
             self.lingering.pop_front();
             self.links.lose(conn);
         }
         if self.hub.deadline().is_some_and(|due| due <= self.now.moment) {
             self.tell(Input::Due);
         }
+        self.links.end_turn();
         self.pump();
-        self.armed = self.due();
-        self.timer = Some(waker.clone());
-        self.armed.map(|due| due.since(self.now.moment))
+        // What was replayed or closed just now leaves in the next turn.
+        if self.links.is_dirty() {
+            return Some(Duration::ZERO);
+        }
+        let cut_off = self.lingering.front().map(|(moment, _)| *moment);
+        let due = [self.hub.deadline(), cut_off].into_iter().flatten().min();
+        due.map(|due| due.since(self.now.moment))
+    }
+
+    /// The time of this turn.
+    pub fn moment(&self) -> Moment {
+        self.now.moment
     }
 
     /// How many links there are, leaving ones too.
@@ -543,28 +359,6 @@ impl Driver {
     /// Whether every link has what it was owed, or is gone.
     pub fn is_idle(&self) -> bool {
         self.links.is_empty()
-    }
-
-    /// Whether a full link has room again.
-    pub fn poll_room(&mut self, conn: ConnectionId, cx: &mut Context<'_>) -> Poll<()> {
-        if self.links.has_room(conn, cx.waker()) { Poll::Ready(()) } else { Poll::Pending }
-    }
-}
-
-/// The closed list of what is worth a line.
-fn report(anomaly: &Anomaly) {
-    match anomaly {
-        Anomaly::Stalled { conn, user } => log::warn!("closed {conn} of {user:?}: it took nothing"),
-        Anomaly::Misbehaved { conn, user, close } => {
-            log::warn!("closed {conn} of {user:?}: {}", close.reason());
-        }
-        Anomaly::OwnerLost { operation, channel } => {
-            log::warn!("operation {operation:?} on {channel:?}: its worker is gone");
-        }
-        Anomaly::Overran { operation, channel } => {
-            log::warn!("operation {operation:?} on {channel:?} did not end in time");
-        }
-        Anomaly::KeptLimit => log::warn!("kept messages are at their limit; the oldest are dropped"),
     }
 }
 

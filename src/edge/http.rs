@@ -16,16 +16,16 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use smol::future::FutureExt;
 use smol::io::AsyncReadExt;
-use smol::{Async, LocalExecutor, Timer};
+use smol::{Async, Timer};
 use smol_hyper::rt::{FuturesIo, SmolTimer};
 
+use super::clock;
 use super::driver::Shared;
 use super::origin::Gate;
 use super::secret::Secrets;
 use super::token::Verifier;
 use super::upgrade::{self, Admission};
 use super::wire::Wire;
-use super::{clock, serve};
 use crate::protocol::{self, Code, Refusal, Say};
 
 /// What the whole of HTTP needs to know of the configuration.
@@ -53,33 +53,10 @@ const MOST_HEADERS: usize = 64;
 
 type Reply = Response<Full<Bytes>>;
 
-/// Serves one TCP connection: any number of requests, or one upgrade.
-pub async fn serve(
-    driver: Shared,
-    executor: Rc<LocalExecutor<'static>>,
-    site: Rc<Site>,
-    stream: Async<TcpStream>,
-) {
-    // Nothing but the socket is held for a peer that has said nothing yet. A
-    // head that comes in one piece is then read, answered and forgotten at once,
-    // so that a thousand newcomers take the memory of one.
-    let patience = site.patience;
-    let spoken = async { stream.readable().await.is_ok() };
-    let silent = async {
-        Timer::after(patience).await;
-        false
-    };
-    if Box::pin(spoken.or(silent)).await {
-        Box::pin(listen(driver, executor, site, stream)).await;
-    }
-}
-
-async fn listen(
-    driver: Shared,
-    executor: Rc<LocalExecutor<'static>>,
-    site: Rc<Site>,
-    stream: Async<TcpStream>,
-) {
+/// Serves a TCP connection that has begun to speak: any number of requests, or
+/// one upgrade. A head that comes in one piece is read, answered and forgotten at
+/// once, so that a thousand newcomers take the memory of one.
+pub async fn serve(driver: Shared, site: Rc<Site>, stream: Async<TcpStream>) {
     let is_local = stream.get_ref().local_addr().is_ok_and(|address| address.ip().is_loopback());
     let admission = Rc::new(RefCell::new(None));
     let service = service_fn(|request| {
@@ -98,9 +75,9 @@ async fn listen(
     let Ok(parts) = connection.without_shutdown().await else { return };
     let stream = parts.io.into_inner();
     let Some(Admission { peer }) = admission.borrow_mut().take() else { return hang_up(&stream).await };
-    let wire = Rc::new(Wire::client(stream));
-    let conn = driver.borrow_mut().open(wire.clone(), peer, &parts.read_buf);
-    executor.spawn(serve::read(driver, wire, conn)).detach();
+    if let Ok(stream) = stream.into_inner() {
+        driver.borrow_mut().open(Wire::client(stream), peer, &parts.read_buf);
+    }
 }
 
 /// Lets the peer read its answer although it is still sending: a socket closed

@@ -5,14 +5,15 @@
 //! is said on them.
 
 use std::collections::VecDeque;
+use std::io;
 use std::net::Shutdown;
 use std::rc::Rc;
-use std::task::Waker;
 use std::time::Duration;
 
 use async_channel::Receiver;
 use slab::Slab;
 
+use super::epoll::{Epoll, Interest, Ready};
 use super::outbox::{Bounds, Flushed, Mark, Outbox, Piece};
 use super::wire::Wire;
 use super::{lines, ws};
@@ -22,8 +23,10 @@ use crate::protocol::{ConnectionId, Moment};
 /// One link.
 pub struct Link {
     pub id: ConnectionId,
-    pub wire: Rc<Wire>,
+    pub wire: Wire,
     pub side: Side,
+    /// What the kernel was asked to tell of it.
+    interest: Interest,
     /// Only while something waits.
     outbox: Option<Box<Outbox>>,
     /// Listed in `dirty`.
@@ -55,15 +58,18 @@ pub struct Worker {
     pub latches: Vec<Receiver<Piece>>,
 }
 
+/// What events call a link: its slot, and enough of its tag to tell it from those
+/// that had the slot before.
+fn key(id: ConnectionId) -> u64 {
+    (id.tag << 33 >> 1) | u64::from(id.slot)
+}
+
 /// All links, by slot.
 pub struct Links {
     table: Slab<Link>,
     /// Slots that were given something since the last turn.
     dirty: Vec<u32>,
-    /// Wakes the task that ends the turn.
-    pub turn: Option<Waker>,
-    /// Links whose kernel buffer is full; each wants a task that waits for it.
-    pub to_drain: Vec<ConnectionId>,
+    pub epoll: Epoll,
     /// The time of this call.
     pub now: Moment,
     /// What the hub is to be told next.
@@ -84,12 +90,11 @@ const TELL_PROGRESS: Duration = Duration::from_secs(1);
 
 impl Links {
     /// No links, with these bounds for each.
-    pub fn new(bounds: Bounds) -> Self {
+    pub fn new(bounds: Bounds, epoll: Epoll) -> Self {
         Self {
             table: Slab::new(),
             dirty: Vec::new(),
-            turn: None,
-            to_drain: Vec::new(),
+            epoll,
             now: Moment::default(),
             facts: VecDeque::new(),
             spare: Vec::new(),
@@ -100,13 +105,18 @@ impl Links {
     }
 
     /// Adds a link under a new id.
-    pub fn open(&mut self, wire: Rc<Wire>, side: Side, tag: u64) -> ConnectionId {
+    ///
+    /// # Errors
+    /// When the kernel cannot wait for one more.
+    pub fn open(&mut self, wire: Wire, side: Side, tag: u64) -> io::Result<ConnectionId> {
         let place = self.table.vacant_entry();
         let id = ConnectionId { slot: place.key() as u32, tag };
+        self.epoll.add(&wire, key(id), Interest::READ)?;
         place.insert(Link {
             id,
             wire,
             side,
+            interest: Interest::READ,
             outbox: None,
             is_dirty: false,
             leaving: false,
@@ -114,7 +124,13 @@ impl Links {
             parted: false,
             took: Moment::default(),
         });
-        id
+        Ok(id)
+    }
+
+    /// The link that an event is about, unless it is gone meanwhile.
+    pub fn meant(&self, ready: Ready) -> Option<ConnectionId> {
+        let link = self.table.get((ready.key & u64::from(u32::MAX)) as usize)?;
+        (key(link.id) == ready.key).then_some(link.id)
     }
 
     /// How many there are.
@@ -146,11 +162,11 @@ impl Links {
         let outbox = link.outbox.get_or_insert_with(|| self.spare.pop().unwrap_or_default());
         outbox.push(piece);
         let is_over = outbox.told != Outbound::Full && outbox.state(self.bounds) == Outbound::Full;
-        let is_draining = outbox.draining;
+        let is_blocked = outbox.blocked;
         self.touch(slot);
         // Only what the kernel refuses counts as full, so it is asked at once
         // rather than at the end of a long turn.
-        if is_over && !is_draining {
+        if is_over && !is_blocked {
             self.flush(slot);
         } else if is_over {
             self.tell(slot);
@@ -163,15 +179,12 @@ impl Links {
         if !link.is_dirty {
             link.is_dirty = true;
             self.dirty.push(slot);
-            if let Some(waker) = self.turn.take() {
-                waker.wake();
-            }
         }
     }
 
-    /// Whether the turn has something to end.
-    pub fn has_turn(&self) -> bool {
-        !self.dirty.is_empty() || !self.to_drain.is_empty()
+    /// Whether a link was given something since the last turn ended.
+    pub fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
     }
 
     /// Writes to each link that was given something, once.
@@ -180,7 +193,7 @@ impl Links {
         for &slot in &dirty {
             if let Some(link) = self.table.get_mut(slot as usize) {
                 link.is_dirty = false;
-                if !link.outbox.as_ref().is_some_and(|outbox| outbox.draining) {
+                if !link.outbox.as_ref().is_some_and(|outbox| outbox.blocked) {
                     self.flush(slot);
                 }
             }
@@ -213,6 +226,7 @@ impl Links {
         }
         match result {
             Flushed::All => {
+                outbox.blocked = false;
                 if link.leaving {
                     link.wire.shutdown(Shutdown::Write);
                 }
@@ -223,27 +237,11 @@ impl Links {
                     link.took = self.now;
                     self.facts.push_back(Input::Took { conn: id });
                 }
-                if !std::mem::replace(&mut outbox.draining, true) {
-                    self.to_drain.push(id);
-                    if let Some(waker) = self.turn.take() {
-                        waker.wake();
-                    }
-                }
+                outbox.blocked = true;
                 self.tell(slot);
             }
             Flushed::Broken => self.lose(id),
         }
-    }
-
-    /// Goes on with a link whose kernel buffer has room again; whether it has to
-    /// be waited for once more.
-    pub fn drain(&mut self, id: ConnectionId) -> bool {
-        let Some(outbox) = self.get(id).and_then(|link| link.outbox.as_mut()) else { return false };
-        outbox.draining = false;
-        self.flush(id.slot);
-        // The one who asks goes on waiting; no other task is wanted for that.
-        self.to_drain.retain(|&other| other != id);
-        self.get(id).and_then(|link| link.outbox.as_ref()).is_some_and(|outbox| outbox.draining)
     }
 
     /// Notes down what has changed about a link's outbox.
@@ -255,10 +253,10 @@ impl Links {
             outbox.told = state;
             self.facts.push_back(Input::Outbound { conn: link.id, state });
         }
-        if state != Outbound::Full
-            && let Some(reader) = outbox.reader.take()
-        {
-            reader.wake();
+        // Who asks and does not listen is not heard until it does.
+        let interest = Interest { read: state != Outbound::Full || link.leaving, write: outbox.blocked };
+        if interest != std::mem::replace(&mut link.interest, interest) {
+            self.epoll.modify(&link.wire, key(link.id), interest);
         }
         if outbox.is_empty()
             && let Some(mut outbox) = link.outbox.take()
@@ -266,19 +264,8 @@ impl Links {
             && outbox.is_small()
         {
             outbox.told = Outbound::Clear;
-            outbox.draining = false;
+            outbox.blocked = false;
             self.spare.push(outbox);
-        }
-    }
-
-    /// Whether a link's reader may go on; else it is woken when it may.
-    pub fn has_room(&mut self, id: ConnectionId, reader: &Waker) -> bool {
-        match self.get(id).and_then(|link| link.outbox.as_mut()) {
-            Some(outbox) if outbox.told == Outbound::Full => {
-                outbox.reader = Some(reader.clone());
-                false
-            }
-            _ => true,
         }
     }
 
@@ -316,12 +303,8 @@ impl Links {
         if std::mem::replace(&mut link.broken, true) {
             return;
         }
-        link.wire.shutdown(Shutdown::Both);
-        let is_known = link.parted;
-        if let Some(reader) = link.outbox.take().and_then(|outbox| outbox.reader) {
-            reader.wake();
-        }
-        if is_known {
+        link.outbox = None;
+        if link.parted {
             self.table.remove(id.slot as usize);
         } else {
             self.part(id);

@@ -4,14 +4,17 @@
 
 pub mod claims;
 pub mod clock;
+pub mod deeds;
+pub mod doors;
 pub mod driver;
+pub mod epoll;
 pub mod http;
 pub mod lines;
 pub mod links;
-pub mod listen;
 pub mod metrics;
 pub mod origin;
 pub mod outbox;
+pub mod packet;
 pub mod peers;
 pub mod secret;
 pub mod serve;

@@ -5,10 +5,9 @@
 
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::task::Waker;
 
+use super::packet::Packet;
 use super::wire::{Moved, Wire};
-use super::ws::Packet;
 use crate::hub::{LogKey, Outbound};
 
 /// How much may wait for one peer before messages to it are shed.
@@ -68,10 +67,8 @@ pub struct Outbox {
     bytes: usize,
     /// What the hub was told last.
     pub told: Outbound,
-    /// A task waits for the socket to take more.
-    pub draining: bool,
-    /// The link's reader, which waits until there is room again.
-    pub reader: Option<Waker>,
+    /// The kernel's buffer is full: nothing is written until it says otherwise.
+    pub blocked: bool,
 }
 
 /// What a flush came to.

@@ -1,71 +1,53 @@
-//! The tasks: one reads each link, one ends the turns, one keeps time.
+//! The loop: everything that happens, happens in a turn of it.
 //!
-//! Knows what to wait for. Does not know what comes of it.
+//! Knows the order within a turn. Does not know what comes of anything.
+//!
+//! A turn first lets the tasks of HTTP run, then does what is due, then writes
+//! once to every link that was given something; then it waits, and reads once
+//! from everybody who is ready. So a burst leaves in one write for each link, and
+//! nobody is read twice before all others were read.
 
-use std::future::poll_fn;
+use std::cell::RefCell;
+use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 
-use smol::{LocalExecutor, Timer};
+use smol::LocalExecutor;
 
-use super::driver::{Next, Shared};
-use super::wire::Wire;
-use crate::protocol::ConnectionId;
+use super::doors::{self, Doors};
+use super::driver::Shared;
 
-/// Reads a link until it ends. This future is most of what an idle connection
-/// costs, so nothing is kept in it but what says which link it is.
-pub async fn read(driver: Shared, wire: Rc<Wire>, conn: ConnectionId) {
+/// Runs until `main` is done; its tasks and those of `executor` run in between.
+pub fn run<T>(
+    driver: &Shared,
+    doors: &Rc<RefCell<Doors>>,
+    executor: &Rc<LocalExecutor<'static>>,
+    main: impl Future<Output = T>,
+) -> T {
+    let bell = driver.borrow().links.epoll.bell();
+    let waker = Waker::from(bell.clone());
+    let mut tasks = pin!(executor.run(main));
+    let mut ready = Vec::new();
+    let mut is_rung = true;
     loop {
-        if poll_fn(|cx| wire.poll_readable(cx)).await.is_err() {
-            // The reactor is gone, and the program with it.
-            return;
+        if is_rung && let Poll::Ready(result) = tasks.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return result;
         }
-        let next = driver.borrow_mut().read(conn);
-        match next {
-            Next::Read => {}
-            Next::Wait => poll_fn(|cx| driver.borrow_mut().poll_room(conn, cx)).await,
-            Next::End => return,
-        }
-    }
-}
-
-/// Waits for a socket whose kernel buffer is full, until it has taken all.
-async fn drain(driver: Shared, wire: Rc<Wire>, conn: ConnectionId) {
-    while poll_fn(|cx| wire.poll_writable(cx)).await.is_ok() {
-        if !driver.borrow_mut().drain(conn) {
-            return;
-        }
-    }
-}
-
-/// Ends every turn. The executor is fair: this task runs when all that were
-/// ready before it have run, so that what they said leaves together.
-pub async fn end_turns(driver: Shared, executor: Rc<LocalExecutor<'static>>) {
-    loop {
-        poll_fn(|cx| driver.borrow_mut().poll_turn(cx)).await;
-        let full = driver.borrow_mut().end_turn();
-        for conn in full {
-            let wire = driver.borrow_mut().links.get(conn).map(|link| link.wire.clone());
-            if let Some(wire) = wire {
-                executor.spawn(drain(driver.clone(), wire, conn)).detach();
+        let mut working = driver.borrow_mut();
+        let wait = working.end_turn();
+        let wait = [wait, doors.borrow_mut().tick(working.moment(), &working.links.epoll)]
+            .into_iter()
+            .flatten()
+            .min();
+        working.links.epoll.wait(wait, &mut ready);
+        drop(working);
+        for one in ready.drain(..) {
+            if doors::is_meant(one) {
+                doors.borrow_mut().ready(one, driver, executor);
+            } else {
+                driver.borrow_mut().ready(one);
             }
         }
+        is_rung = bell.was_rung();
     }
-}
-
-/// Wakes the driver when something is due, and never otherwise.
-pub async fn keep_time(driver: Shared) {
-    let mut timer = Timer::never();
-    poll_fn(move |cx| {
-        loop {
-            match driver.borrow_mut().tick(cx.waker()) {
-                Some(wait) => timer.set_after(wait),
-                None => timer = Timer::never(),
-            }
-            if std::pin::Pin::new(&mut timer).poll(cx).is_pending() {
-                return Poll::<()>::Pending;
-            }
-        }
-    })
-    .await;
 }

@@ -3,6 +3,8 @@
 //! Knows the handshake, and where a token may come from. Does not know what the
 //! connection is for.
 
+use std::borrow::Cow;
+
 use async_tungstenite::tungstenite::Error;
 use async_tungstenite::tungstenite::error::ProtocolError;
 use async_tungstenite::tungstenite::handshake::server::create_response_with_body;
@@ -10,6 +12,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{self, HeaderValue};
 use hyper::{Request, Response, StatusCode};
+use percent_encoding::percent_decode_str;
 
 use super::clock;
 use super::driver::Shared;
@@ -55,7 +58,7 @@ pub fn upgrade<B>(
     }
     let inbox = match query(request, "inbox") {
         None => InboxMode::default(),
-        Some(word) => inbox_mode(word).ok_or_else(|| {
+        Some(word) => inbox_mode(&word).ok_or_else(|| {
             Box::new(refuse(StatusCode::BAD_REQUEST, "bad_request", "`inbox` must be auto, ack or off"))
         })?,
     };
@@ -113,8 +116,8 @@ fn not_one(error: &Error) -> Box<Reply> {
 
 /// The token: from the header, a subprotocol, or the query where that is allowed.
 fn token<B>(site: &Site, request: &Request<B>) -> Option<Token> {
-    let by_header = || bearer(request);
-    let by_protocol = || offered(request).find_map(|protocol| protocol.strip_prefix(BEARER));
+    let by_header = || bearer(request).map(Cow::from);
+    let by_protocol = || offered(request).find_map(|protocol| protocol.strip_prefix(BEARER)).map(Cow::from);
     let by_query = || query(request, "token").filter(|token| site.query_token && !token.is_empty());
     by_header().or_else(by_protocol).or_else(by_query).map(Token::new)
 }
@@ -125,8 +128,9 @@ fn offered<B>(request: &Request<B>) -> impl Iterator<Item = &str> {
     lists.into_iter().filter_map(|list| list.to_str().ok()).flat_map(|list| list.split(',')).map(str::trim)
 }
 
-/// A value of the query. Tokens and modes need no escapes, so none are undone.
-fn query<'r, B>(request: &'r Request<B>, name: &str) -> Option<&'r str> {
+/// A value of the query, without its escapes.
+fn query<'r, B>(request: &'r Request<B>, name: &str) -> Option<Cow<'r, str>> {
     let pairs = request.uri().query()?.split('&');
-    pairs.filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|(_, value)| value)
+    let value = pairs.filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name)?.1;
+    Some(percent_decode_str(value).decode_utf8_lossy())
 }

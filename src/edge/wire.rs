@@ -1,29 +1,20 @@
 //! A socket, whichever kind it is.
 //!
 //! Knows how to read and write without waiting. Does not know what the bytes
-//! mean.
+//! mean, nor when there are any.
 
-use std::io;
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
-use std::task::{Context, Poll};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{RecvFlags, SendFlags};
-use smol::Async;
 
 /// How much of what was sent may lie unsent in the kernel. The kernel's buffer
 /// is a queue too: without a bound a peer that never reads holds megabytes.
 const UNSENT_IN_KERNEL: u32 = 64 << 10;
 
-/// One link of a client (TCP) or a worker (Unix).
+/// The link of a client (TCP) or a worker (Unix).
 #[derive(Debug)]
-pub enum Wire {
-    /// A WebSocket client.
-    Tcp(Async<TcpStream>),
-    /// A local process.
-    Unix(Async<UnixStream>),
-}
+pub struct Wire(OwnedFd);
 
 /// What a non-blocking read or write came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,20 +39,22 @@ impl From<rustix::io::Result<usize>> for Moved {
 
 impl AsFd for Wire {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Tcp(stream) => stream.as_fd(),
-            Self::Unix(stream) => stream.as_fd(),
-        }
+        self.0.as_fd()
     }
 }
 
 impl Wire {
+    /// Takes a worker's socket over.
+    pub fn worker(stream: impl Into<OwnedFd>) -> Self {
+        Self(stream.into())
+    }
+
     /// Takes a client's socket over from the handshake.
-    pub fn client(stream: Async<TcpStream>) -> Self {
+    pub fn client(stream: TcpStream) -> Self {
         // Both only tune; a kernel without them serves as well.
-        let _ = stream.get_ref().set_nodelay(true);
+        let _ = stream.set_nodelay(true);
         let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_IN_KERNEL);
-        Self::Tcp(stream)
+        Self(stream.into())
     }
 
     /// Reads what is there, up to the block's length.
@@ -74,27 +67,13 @@ impl Wire {
         rustix::net::send(self, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).into()
     }
 
-    /// Waits until there is something to read.
-    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Tcp(stream) => stream.poll_readable(cx),
-            Self::Unix(stream) => stream.poll_readable(cx),
-        }
-    }
-
-    /// Waits until something fits.
-    pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Tcp(stream) => stream.poll_writable(cx),
-            Self::Unix(stream) => stream.poll_writable(cx),
-        }
-    }
-
     /// Ends one direction or both; a link that is gone already is no error.
     pub fn shutdown(&self, how: Shutdown) {
-        let _ = match self {
-            Self::Tcp(stream) => stream.get_ref().shutdown(how),
-            Self::Unix(stream) => stream.get_ref().shutdown(how),
+        let how = match how {
+            Shutdown::Read => rustix::net::Shutdown::Read,
+            Shutdown::Write => rustix::net::Shutdown::Write,
+            Shutdown::Both => rustix::net::Shutdown::Both,
         };
+        let _ = rustix::net::shutdown(self, how);
     }
 }

@@ -21,6 +21,12 @@ pub(super) struct Proof {
 impl Hub {
     /// A link is up.
     pub(super) fn opened(&mut self, now: Now, conn: ConnectionId, peer: Peer, out: &mut Effects) {
+        // A place is given out again only after its link has closed; who was
+        // there, if anybody was, is gone.
+        if let Some(before) = self.connections.at(conn.slot) {
+            let before = ConnectionId { slot: conn.slot, tag: before.tag };
+            self.closed(now, before, out);
+        }
         self.counters.connections_opened += 1;
         let (kind, claim, inbox) = match peer {
             Peer::Worker { uid, admin } => (Kind::Worker { uid, admin }, Claim::Nothing, InboxMode::Off),
@@ -133,7 +139,7 @@ impl Hub {
         if newcomer {
             // Not in the inbox yet, so these are channels all of them.
             for place in connection.topics.clone() {
-                self.arrived(now, place, &identity.user_id, out);
+                self.arrived(place, &identity.user_id, out);
             }
         }
         true

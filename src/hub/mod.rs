@@ -8,12 +8,15 @@ mod channels;
 mod connections;
 mod deadlines;
 pub mod event;
+mod inbox;
 mod interrupts;
+mod keeping;
 mod lifetime;
 mod limits;
 mod logs;
 mod operations;
 mod presence;
+mod progress;
 mod publish;
 mod random;
 mod recent;
@@ -23,6 +26,7 @@ pub mod rights;
 pub mod settings;
 mod state;
 mod subscribe;
+mod whisper;
 
 pub use event::{
     Anomaly, Asker, Claim, Effect, Effects, Input, LogKey, Now, Outbound, Peer, Recipients, TokenFault,

@@ -1,28 +1,18 @@
 //! Long pieces of work, each with an owner and one end.
 //!
-//! Knows which run and which have ended a moment ago. Does not know who may
-//! stop one; that is in [`interrupts`](super::interrupts).
+//! Knows which run and which have ended a moment ago. Does not know what makes
+//! them start and end; that is in [`progress`](super::progress).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::rc::Rc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use slab::Slab;
 
-use super::channels::Hearing;
-use super::deadlines::{NEVER, Task, round_up};
-use super::event::{Anomaly, Asker, Effect, Effects, Now, Recipients};
-use super::publish::forbidden;
-use super::{Ask, Done, Hub};
+use super::deadlines::{NEVER, round_up};
 use crate::protocol::frame::{OperationEntry, OperationState};
-use crate::protocol::say::{End, Ending, Start};
-use crate::protocol::{
-    Channel, Code, ConnectionId, Frame, Message, Moment, OperationId, Payload, Refusal, UnixTime, UserId,
-};
-
-/// How long a worker may take to end an operation after an interrupt.
-const GRACE: Duration = Duration::from_secs(30);
+use crate::protocol::say::Ending;
+use crate::protocol::{Channel, ConnectionId, Frame, Moment, OperationId, Payload, UnixTime, UserId};
 
 /// For how long an ended operation is remembered, and how many are: a page that
 /// was reloaded still learns how it ended.
@@ -32,9 +22,6 @@ const MOST_REMEMBERED: usize = 1024;
 /// Final data above this is told and not remembered.
 const MOST_DATA: usize = 4 << 10;
 
-/// More than any machine works on at once; a worker in a loop stops here.
-const MOST_RUNNING: usize = 10_000;
-
 /// One that runs.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(super) struct Operation {
@@ -42,9 +29,9 @@ pub(super) struct Operation {
     pub(super) owner: ConnectionId,
     pub(super) channel: Channel,
     pub(super) user: Option<UserId>,
-    label: Option<String>,
-    started_at: UnixTime,
-    grace: Duration,
+    pub(super) label: Option<String>,
+    pub(super) started_at: UnixTime,
+    pub(super) grace: Duration,
     /// When it is interrupted by itself.
     pub(super) deadline: Moment,
     /// When it has to be over, once it was interrupted.
@@ -65,14 +52,14 @@ struct Ended {
 /// What somebody who comes later is told.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(super) struct Told {
-    id: OperationId,
+    pub(super) id: OperationId,
     pub(super) channel: Channel,
     pub(super) user: Option<UserId>,
-    state: OperationState,
-    reason: Option<Ending>,
-    label: Option<String>,
-    by: Option<String>,
-    data: Option<Payload>,
+    pub(super) state: OperationState,
+    pub(super) reason: Option<Ending>,
+    pub(super) label: Option<String>,
+    pub(super) by: Option<String>,
+    pub(super) data: Option<Payload>,
 }
 
 impl Told {
@@ -176,7 +163,7 @@ impl Operations {
         here.filter_map(|(_, id)| self.find(id)).map(Operation::entry).collect()
     }
 
-    fn insert(&mut self, operation: Operation) -> u32 {
+    pub(super) fn insert(&mut self, operation: Operation) -> u32 {
         let (id, channel) = (operation.id.clone(), operation.channel.clone());
         // Its name is in use again: how it ended before is of no interest.
         if self.ended.remove(&id).is_some() {
@@ -188,14 +175,14 @@ impl Operations {
         place
     }
 
-    fn remove(&mut self, place: u32) -> Option<Operation> {
+    pub(super) fn remove(&mut self, place: u32) -> Option<Operation> {
         let operation = self.table.try_remove(place as usize)?;
         self.by_id.remove(&operation.id);
         self.by_channel.remove(&(operation.channel.clone(), operation.id.clone()));
         Some(operation)
     }
 
-    fn remember(&mut self, now: Moment, mut told: Told) {
+    pub(super) fn remember(&mut self, now: Moment, mut told: Told) {
         told.data = told.data.filter(|data| data.json().len() <= MOST_DATA);
         self.order.push_back(told.id.clone());
         self.ended.insert(told.id.clone(), Ended { told, at: now });
@@ -220,199 +207,6 @@ impl Operations {
     pub(super) fn forget(&mut self, now: Moment) {
         while self.deadline().is_some_and(|due| due <= now) {
             self.forget_first();
-        }
-    }
-}
-
-impl Hub {
-    /// A worker's long work begins.
-    pub(super) fn start_operation(&mut self, now: Now, ask: &Ask, start: Start, out: &mut Effects) -> Done {
-        let owner = self.worker(ask.from)?;
-        if start.channel.is_reserved() {
-            return Err(forbidden(format!("{} is the daemon's own", start.channel)).on(&start.channel));
-        }
-        if let Some(known) = self.operations.find(&start.operation_id) {
-            if known.owner != owner {
-                return Err(Refusal::new(Code::Conflict, "an operation of this id runs already"));
-            }
-            self.answer(ask, Frame::Done {}, out);
-            return Ok(());
-        }
-        if self.operations.running() >= MOST_RUNNING {
-            let why = format!("{MOST_RUNNING} operations run, which is the most there may be");
-            return Err(Refusal::new(Code::RateLimited, why));
-        }
-        let id = start.operation_id.clone();
-        let place = self.operations.insert(Operation {
-            id: start.operation_id,
-            owner,
-            channel: start.channel,
-            user: start.user_id,
-            label: start.label,
-            started_at: now.wall,
-            grace: start.interrupt_grace.unwrap_or(GRACE),
-            deadline: start.deadline.map_or(NEVER, |wait| now.moment + wait),
-            timeout: NEVER,
-            armed: NEVER,
-            by: None,
-        });
-        if let Some(connection) = self.connections.get_mut(owner) {
-            connection.rare().operations += 1;
-        }
-        out.push(Effect::Latch { operation: id.clone(), worker: owner });
-        self.answer(ask, Frame::Done {}, out);
-        self.arm_operation(place);
-        self.tell_of_operation(place, out);
-        self.settle_pending(now, &id, out);
-        Ok(())
-    }
-
-    /// And ends.
-    pub(super) fn end_operation(&mut self, now: Now, ask: &Ask, end: End, out: &mut Effects) -> Done {
-        let worker = self.worker(ask.from)?;
-        let Some(place) = self.operations.place(&end.operation_id) else {
-            return Err(Refusal::new(Code::UnknownOperation, "no such operation runs"));
-        };
-        if self.operations.at(place).is_some_and(|operation| operation.owner != worker) {
-            return Err(forbidden("only the worker that started an operation ends it"));
-        }
-        self.answer(ask, Frame::Done {}, out);
-        self.finish(now, place, end.state, end.data, out);
-        Ok(())
-    }
-
-    /// Operations are of workers.
-    fn worker(&self, from: Asker) -> Result<ConnectionId, Refusal> {
-        let conn = match from {
-            Asker::Connection(conn) => self.connections.get(conn).filter(|c| c.is_worker()).map(|_| conn),
-            Asker::Http(_) => None,
-        };
-        conn.ok_or_else(|| forbidden("operations are for workers"))
-    }
-
-    /// Who is told of an operation: the subscribers of its channel and of its
-    /// own, each once.
-    fn watchers(&self, operation: &Operation, wants: impl Fn(u32) -> bool, out: &mut Effects) -> Recipients {
-        let start = out.recipients.len();
-        for channel in [&operation.channel, &Channel::of_operation(&operation.id)] {
-            let topic = self.channels.find_channel(channel).and_then(|place| self.channels.at(place));
-            let Some(topic) = topic else { continue };
-            let hear = topic.subscribers.iter().filter(|subscriber| subscriber.hearing != Hearing::Off);
-            out.recipients.extend(hear.map(|subscriber| subscriber.slot).filter(|slot| wants(*slot)));
-        }
-        let noted = &mut out.recipients[start..];
-        noted.sort_unstable();
-        let mut kept = start;
-        for at in start..out.recipients.len() {
-            if kept == start || out.recipients[at] != out.recipients[kept - 1] {
-                out.recipients[kept] = out.recipients[at];
-                kept += 1;
-            }
-        }
-        out.recipients.truncate(kept);
-        out.noted(start)
-    }
-
-    /// Tells those who watch how an operation stands.
-    pub(super) fn tell_of_operation(&self, place: u32, out: &mut Effects) {
-        if let Some(operation) = self.operations.at(place) {
-            self.tell_watchers_of(operation, operation.told(), out);
-        }
-    }
-
-    fn tell_watchers_of(&self, operation: &Operation, told: Told, out: &mut Effects) {
-        let to = self.watchers(operation, |_| true, out);
-        if !to.is_empty() {
-            out.push(Effect::Tell { frame: Box::new(told.frame()), to });
-        }
-    }
-
-    /// A message to those who watch, except to whom it does not fit.
-    pub(super) fn message_watchers(&mut self, place: u32, message: Message, out: &mut Effects) {
-        let Some(operation) = self.operations.at(place) else { return };
-        let room = |slot| self.connections.at(slot).is_some_and(|connection| !connection.full);
-        let start = self.watchers(operation, room, out).start as usize;
-        self.deliver(Rc::new(message), start, out);
-    }
-
-    /// Sets the one deadline of an operation.
-    pub(super) fn arm_operation(&mut self, place: u32) {
-        let Some(operation) = self.operations.at_mut(place) else { return };
-        let due = operation.deadline.min(operation.timeout);
-        self.deadlines.rearm(Task::Operation(place), &mut operation.armed, due);
-    }
-
-    /// Gives an interrupted operation its time to end. Asking again gives none.
-    pub(super) fn begin_grace(&mut self, now: Now, place: u32, by: String) {
-        let Some(operation) = self.operations.at_mut(place) else { return };
-        if !operation.is_interrupted() {
-            operation.timeout = Moment((now.moment + operation.grace).0.min(NEVER.0 - 1));
-            operation.by = Some(by);
-        }
-        self.arm_operation(place);
-    }
-
-    /// The deadline of an operation has come.
-    pub(super) fn attend_operation(&mut self, now: Now, place: u32, out: &mut Effects) {
-        let Some(operation) = self.operations.at_mut(place) else { return };
-        operation.armed = NEVER;
-        if now.moment >= operation.timeout {
-            let (id, channel) = (operation.id.clone(), operation.channel.clone());
-            out.push(Effect::Report(Anomaly::Overran { operation: id, channel }));
-            self.finish(now, place, Ending::Timeout, None, out);
-            return;
-        }
-        if now.moment >= operation.deadline {
-            operation.deadline = NEVER;
-            self.interrupt_at_deadline(now, place, out);
-        }
-        self.arm_operation(place);
-    }
-
-    /// The worker's socket closed.
-    pub(super) fn lose_owner(&mut self, now: Now, owner: ConnectionId, out: &mut Effects) {
-        let lost = self.operations.table.iter().filter(|(_, operation)| operation.owner == owner);
-        let lost: Vec<usize> = lost.map(|(place, _)| place).collect();
-        for place in lost {
-            let Some(operation) = self.operations.at(place as u32) else { continue };
-            let (id, channel) = (operation.id.clone(), operation.channel.clone());
-            out.push(Effect::Report(Anomaly::OwnerLost { operation: id, channel }));
-            self.finish(now, place as u32, Ending::OwnerLost, None, out);
-        }
-    }
-
-    /// The one end of an operation. Taking it from the table makes it the only
-    /// one.
-    fn finish(&mut self, now: Now, place: u32, reason: Ending, data: Option<Payload>, out: &mut Effects) {
-        let Some(mut operation) = self.operations.remove(place) else { return };
-        self.deadlines.rearm(Task::Operation(place), &mut operation.armed, NEVER);
-        if let Some(connection) = self.connections.get_mut(operation.owner) {
-            let rare = connection.rare();
-            rare.operations = rare.operations.saturating_sub(1);
-        }
-        out.push(Effect::Unlatch { operation: operation.id.clone() });
-        let told = Told { state: OperationState::Ended, reason: Some(reason), data, ..operation.told() };
-        self.tell_watchers_of(&operation, told.clone(), out);
-        self.operations.remember(now.moment, told);
-        self.end_channel(now, Channel::of_operation(&operation.id), out);
-    }
-
-    /// The channel of an operation goes with it.
-    fn end_channel(&mut self, now: Now, channel: Channel, out: &mut Effects) {
-        let Some(place) = self.channels.find_channel(&channel) else { return };
-        let Some(topic) = self.channels.at(place) else { return };
-        let slots: Vec<u32> = topic.subscribers.iter().map(|subscriber| subscriber.slot).collect();
-        for slot in &slots {
-            let Some(tag) = self.connections.at(*slot).map(|connection| connection.tag) else { continue };
-            self.tell_missed(*slot, Some(place), out);
-            self.unsubscribe_from(now, ConnectionId { slot: *slot, tag }, place, out);
-        }
-        self.channels.forget_now(place);
-        let start = out.recipients.len();
-        out.recipients.extend(slots);
-        let to = out.noted(start);
-        if !to.is_empty() {
-            out.push(Effect::Tell { frame: Box::new(Frame::Unsubscribed { channel, reason: "ended" }), to });
         }
     }
 }

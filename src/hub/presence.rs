@@ -75,7 +75,7 @@ impl Hub {
     }
 
     /// Begins to keep count where somebody watches, and ceases where nobody does.
-    pub(super) fn watch(&mut self, _now: Now, place: u32) {
+    pub(super) fn watch(&mut self, place: u32) {
         let Some(topic) = self.channels.at(place) else { return };
         let watched = topic.subscribers.iter().any(|subscriber| subscriber.watches);
         let users = (watched && topic.presence.is_none()).then(|| self.count_users(topic));
@@ -88,7 +88,7 @@ impl Hub {
     }
 
     /// A connection of a user subscribes.
-    pub(super) fn arrived(&mut self, _now: Now, place: u32, user: &UserId, out: &mut Effects) {
+    pub(super) fn arrived(&mut self, place: u32, user: &UserId, out: &mut Effects) {
         let Some(topic) = self.channels.at_mut(place) else { return };
         let Some(presence) = &mut topic.presence else { return };
         let mut joins = false;

@@ -8,17 +8,15 @@ use std::time::Duration;
 
 use super::channels::Hearing;
 use super::connections::{Connection, Kind};
-use super::event::{Asker, Effect, Effects, LogKey, Now, Outbound};
-use super::limits::WHISPERS;
+use super::event::{Asker, Effect, Effects, LogKey, Now};
+use super::keeping::expiry;
 use super::logs::Kept;
 use super::recent::{Key, Scope};
-use super::replay::expiry;
 use super::settings::Keep;
 use super::{Ask, Done, Hub};
 use crate::protocol::say::Target;
 use crate::protocol::{
-    Channel, Code, ConnectionId, Event, Frame, Message, MessageId, OperationId, Payload, Publication,
-    Refusal, Sender, UserId,
+    Channel, Code, ConnectionId, Frame, Message, MessageId, OperationId, Publication, Refusal, Sender, UserId,
 };
 
 /// Who publishes.
@@ -324,55 +322,6 @@ impl Hub {
             .filter(|slot| Some(*slot) != from.slot() || from.echo)
             .filter(|slot| self.connections.at(*slot).is_some_and(|connection| connection.full))
             .collect()
-    }
-
-    /// Tells the other subscribers, those whose socket takes it at once.
-    pub(super) fn whisper(
-        &mut self,
-        now: Now,
-        conn: ConnectionId,
-        said: (Channel, Event, Payload),
-        out: &mut Effects,
-    ) -> Done {
-        let (channel, event, data) = said;
-        let Some(connection) = self.connections.get_mut(conn) else { return Ok(()) };
-        let place = self.channels.find_channel(&channel);
-        let place = place.filter(|place| connection.topics.contains(place)).ok_or_else(|| {
-            Refusal::new(Code::NotSubscribed, "a whisper needs a subscription").on(&channel)
-        })?;
-        if channel.is_reserved() {
-            return Err(forbidden(format!("{channel} is the daemon's own")).on(&channel));
-        }
-        may_publish_on(connection, &channel)?;
-        if connection.rare().whispers.take(now.moment, WHISPERS).is_err() {
-            self.counters.whispers_dropped += 1;
-            return Ok(());
-        }
-        let message = Message {
-            channel: Some(channel),
-            event,
-            data,
-            from: connection.sender(conn.slot),
-            user_id: connection.user.clone(),
-            message_id: MessageId::made(self.random.next()),
-            timestamp: now.wall,
-            seq: None,
-        };
-        let start = out.recipients.len();
-        let Some(topic) = self.channels.at(place) else { return Ok(()) };
-        for subscriber in topic.subscribers.iter().filter(|subscriber| subscriber.slot != conn.slot) {
-            let connection = self.connections.at(subscriber.slot);
-            // Nothing overtakes a replay, and a whisper does not wait for one.
-            let takes = subscriber.hearing == Hearing::Live
-                && connection.is_some_and(|connection| connection.outbound == Outbound::Clear);
-            if takes {
-                out.recipients.push(subscriber.slot);
-            } else {
-                self.counters.whispers_dropped += 1;
-            }
-        }
-        self.deliver(Rc::new(message), start, out);
-        Ok(())
     }
 }
 

@@ -1,19 +1,18 @@
-//! Keeping, and reading what is kept.
+//! Reading what is kept, and telling what is missing.
 //!
-//! Knows when a message is kept, evicted, asked for, replayed and forgotten.
-//! Does not know who publishes or who may hear.
+//! Knows how a subscriber catches up, page by page, until it is live. Does not
+//! know what is kept, or for how long; that is in [`keeping`](super::keeping).
 
 use std::rc::Rc;
 
+use super::Hub;
 use super::channels::Hearing;
 use super::connections::Missed;
-use super::deadlines::{NEVER, Task, round_up};
-use super::event::{Anomaly, Asker, Effect, Effects, LogKey, Now};
-use super::logs::{Hole, Kept, Log, Reader, Run};
-use super::settings::{Keep, Policy};
-use super::{Hub, random};
+use super::event::{Asker, Effect, Effects, LogKey, Now};
+use super::keeping::forget;
+use super::logs::{Hole, Log, Reader};
 use crate::protocol::frame::GapCause;
-use crate::protocol::{ConnectionId, Frame, Message, Moment};
+use crate::protocol::{ConnectionId, Frame, Message};
 
 /// How much is read from a log at a time: a quarter of what may wait for a
 /// socket, so that what is live elsewhere still finds room beside it.
@@ -21,116 +20,6 @@ const PAGE_MESSAGES: usize = 64;
 const PAGE_BYTES: usize = 64 << 10;
 
 impl Hub {
-    pub(super) fn policy_of(&self, key: &LogKey) -> Policy {
-        match key {
-            LogKey::Inbox(_) => self.settings.inbox,
-            // Its state is told to whoever comes later; its messages are for
-            // those who watch.
-            LogKey::Channel(channel) if channel.operation().is_some() => {
-                Policy { keep: Keep::Never, ..Policy::default() }
-            }
-            LogKey::Channel(channel) => self.settings.policy_of(channel),
-        }
-    }
-
-    /// Makes the topic of a key, or finds it.
-    pub(super) fn topic(&mut self, key: LogKey) -> u32 {
-        let random: &mut random::Random = &mut self.random;
-        self.channels.make(key, || random.next())
-    }
-
-    /// Brings up to date what follows from the state of a topic.
-    pub(super) fn settle(&mut self, now: Now, place: u32) {
-        if let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) {
-            if log.kept.is_empty() {
-                log.soonest = NEVER;
-            }
-            self.deadlines.rearm(Task::Expiry(place), &mut log.armed, round_up(log.soonest));
-        }
-        self.channels.settle(now.moment, place);
-    }
-
-    /// Puts a message into its log, where the policy has room for one of its
-    /// size. Evicting what is too much is the next step: the readers that are
-    /// to know of it come between.
-    pub(super) fn keep(
-        &mut self,
-        place: u32,
-        policy: &Policy,
-        kept: Kept,
-        message: &Rc<Message>,
-        out: &mut Effects,
-    ) -> bool {
-        let Some(topic) = self.channels.at_mut(place) else { return false };
-        let size = kept.size as usize;
-        let fits = policy.count > 0 && size <= policy.bytes && size <= self.settings.limits.kept_bytes;
-        if policy.keep == Keep::Never || !fits {
-            if let Some(log) = &mut topic.log {
-                log.lose(kept.seq, GapCause::NotKept);
-            }
-            return false;
-        }
-        topic.log.get_or_insert_default().push(kept);
-        out.push(Effect::Keep { log: topic.key.clone(), message: message.clone() });
-        true
-    }
-
-    /// Evicts what is over a log's limits, or over those of all logs together.
-    pub(super) fn trim(&mut self, now: Now, place: u32, policy: &Policy, out: &mut Effects) {
-        let over = |log: &Log| log.kept.len() > policy.count || log.bytes > policy.bytes;
-        while self.channels.at(place).and_then(|topic| topic.log.as_deref()).is_some_and(over) {
-            self.evict(place, out);
-        }
-        self.settle(now, place);
-        let mut short = false;
-        while self.channels.bytes > self.settings.limits.kept_bytes {
-            let Some(heaviest) = self.channels.heaviest() else { break };
-            short = true;
-            self.evict(heaviest, out);
-            self.settle(now, heaviest);
-            if heaviest != place {
-                self.advance_all(now, heaviest, out);
-            }
-        }
-        if short {
-            out.push(Effect::Report(Anomaly::KeptLimit));
-        }
-        self.advance_all(now, place, out);
-    }
-
-    fn evict(&mut self, place: u32, out: &mut Effects) {
-        let Some(topic) = self.channels.at_mut(place) else { return };
-        let Some(log) = &mut topic.log else { return };
-        let Some(first) = log.kept.front().map(|kept| kept.seq) else { return };
-        log.take(first);
-        log.lose(first, GapCause::Evicted);
-        self.counters.messages_evicted += 1;
-        out.push(Effect::Forget { log: topic.key.clone(), from: first, to: first });
-    }
-
-    /// Drops what has grown too old.
-    pub(super) fn expire(&mut self, now: Now, place: u32, out: &mut Effects) {
-        let Some(topic) = self.channels.at_mut(place) else { return };
-        let Some(log) = &mut topic.log else { return };
-        log.armed = NEVER;
-        let mut expired = Vec::new();
-        let runs = log.remove(|kept| {
-            let old = kept.expires <= now.moment;
-            if old {
-                expired.push(kept.seq);
-            }
-            old
-        });
-        for seq in &expired {
-            log.lose(*seq, GapCause::Expired);
-        }
-        log.soonest = log.kept.iter().map(|kept| kept.expires).min().unwrap_or(NEVER);
-        self.counters.messages_expired += expired.len() as u64;
-        forget(&topic.key, &runs, out);
-        self.advance_all(now, place, out);
-        self.settle(now, place);
-    }
-
     /// Makes a subscriber read what is kept after a position.
     pub(super) fn read_from(&mut self, place: u32, slot: u32, after: u64) {
         let Some(tag) = self.connections.at(slot).map(|connection| connection.tag) else { return };
@@ -164,6 +53,10 @@ impl Hub {
             return;
         }
         let after = reader.sent;
+        // Deadlines are rounded up; what is read is not a moment too old.
+        if log.soonest <= now.moment {
+            return self.expire(now, place, out);
+        }
         if log.first_after(after).is_some() {
             if !connection.full {
                 if let Some(reader) = log.reader_mut(slot) {
@@ -179,25 +72,14 @@ impl Hub {
         if let Some(subscriber) = topic.subscriber_mut(slot) {
             subscriber.hearing = Hearing::Live;
         }
+        if holes.as_ref().is_some_and(|holes| !holes.is_empty()) {
+            // What was shed before it began to read lies before that.
+            self.tell_missed(slot, Some(place), out);
+        }
         for hole in holes.iter().flatten() {
             out.push(gap(conn, name.clone(), epoch, hole));
         }
         self.sweep(now, place, out);
-    }
-
-    /// Drops what was delivered, where the policy is to keep no more than that.
-    pub(super) fn sweep(&mut self, now: Now, place: u32, out: &mut Effects) {
-        let Some(topic) = self.channels.at(place) else { return };
-        let stays = self.policy_of(&topic.key).keep == Keep::History;
-        let Some(topic) = self.channels.at_mut(place) else { return };
-        if let Some(log) = &mut topic.log {
-            log.drop_over();
-            if !stays {
-                let runs = log.remove_delivered();
-                forget(&topic.key, &runs, out);
-            }
-        }
-        self.settle(now, place);
     }
 
     /// The store has answered.
@@ -341,13 +223,6 @@ fn replay(
     }
 }
 
-/// Orders the store to drop runs of a log.
-pub(super) fn forget(key: &LogKey, runs: &[Run], out: &mut Effects) {
-    for (from, to) in runs {
-        out.push(Effect::Forget { log: key.clone(), from: *from, to: *to });
-    }
-}
-
 /// Tells one connection what it will not see.
 pub(super) fn gap(conn: ConnectionId, channel: crate::protocol::Channel, epoch: u64, hole: &Hole) -> Effect {
     let frame = Frame::Gap {
@@ -359,9 +234,4 @@ pub(super) fn gap(conn: ConnectionId, channel: crate::protocol::Channel, epoch: 
         cause: hole.cause,
     };
     Effect::Answer { to: Asker::Connection(conn), id: None, frame: Box::new(frame) }
-}
-
-/// When a message kept now is too old.
-pub(super) fn expiry(now: Moment, policy: &Policy, ttl: Option<std::time::Duration>) -> Moment {
-    now + ttl.map_or(policy.ttl, |ttl| ttl.min(policy.ttl))
 }

@@ -6,7 +6,7 @@
 use super::channels::{Hearing, Subscriber};
 use super::connections::{Connection, Kind};
 use super::event::{Asker, Effect, Effects, LogKey, Now};
-use super::logs::Hole;
+use super::logs::{Hole, Log};
 use super::operations::Told;
 use super::publish::forbidden;
 use super::replay::gap;
@@ -15,7 +15,7 @@ use super::{Ask, Done, Hub};
 use crate::protocol::frame::GapCause;
 use crate::protocol::name::spelled;
 use crate::protocol::{
-    Channel, Code, ConnectionId, Frame, InboxMode, OperationId, Position, Refusal, Subscribe, UserId,
+    Channel, Code, ConnectionId, Frame, OperationId, Position, Refusal, Subscribe, UserId,
 };
 
 /// How somebody leaves a topic.
@@ -28,9 +28,9 @@ pub(super) enum Leaving {
 }
 
 /// Where a subscription begins.
-struct Start {
+pub(super) struct Start {
     /// The last position that counts as heard; none for live.
-    after: Option<u64>,
+    pub(super) after: Option<u64>,
     /// Whether nothing since the given position is missing, if one was given.
     recovered: Option<bool>,
     /// What is missing.
@@ -109,8 +109,8 @@ impl Hub {
             return Err(Refusal::new(Code::TooManySubscriptions, why));
         }
         let place = self.topic(key);
-        let start = self.start(place, conn, known.is_some(), wish.since);
-        self.join(now, place, conn, wish.presence, out);
+        let start = self.start(place, known.is_some(), wish.since);
+        self.join(place, conn, wish.presence, out);
         self.confirm(ask, conn, place, &wish.channel, wish.presence, &start, out);
         if let Some(after) = start.after {
             self.restart(now, place, conn, after, out);
@@ -134,16 +134,17 @@ impl Hub {
     }
 
     /// Where a subscription begins.
-    fn start(&self, place: u32, conn: ConnectionId, known: bool, since: Option<Position>) -> Start {
+    pub(super) fn start(&self, place: u32, known: bool, since: Option<Position>) -> Start {
         let live = Start { after: None, recovered: None, lost: None };
         let Some(topic) = self.channels.at(place) else { return live };
         let policy = self.policy_of(&topic.key);
         let log = topic.log.as_deref();
         let Some(since) = since else {
-            // A repeated subscription goes on where it is.
-            let reading = known && log.is_some_and(|log| log.reader(conn.slot).is_some());
-            let unclaimed = log.and_then(super::logs::Log::first_unclaimed);
-            let after = unclaimed.filter(|_| !reading && policy.keep != Keep::History).map(|seq| seq - 1);
+            // A repeated subscription goes on where it is: what nobody else has
+            // heard may be what this one said and heard itself.
+            let backlog = !known && policy.keep != Keep::History;
+            let unclaimed = log.filter(|_| backlog).and_then(Log::first_unclaimed);
+            let after = unclaimed.map(|seq| seq - 1);
             return Start { after, ..live };
         };
         let all = since.epoch.is_empty() && since.seq == 0;
@@ -162,23 +163,23 @@ impl Hub {
     }
 
     /// Makes a connection a subscriber, if it is none.
-    fn join(&mut self, now: Now, place: u32, conn: ConnectionId, watches: bool, out: &mut Effects) {
+    fn join(&mut self, place: u32, conn: ConnectionId, watches: bool, out: &mut Effects) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let Some(topic) = self.channels.at_mut(place) else { return };
         if connection.topics.contains(&place) {
             if let Some(subscriber) = topic.subscriber_mut(conn.slot) {
                 subscriber.watches = watches;
             }
-            self.watch(now, place);
+            self.watch(place);
             return;
         }
         connection.topics.push(place);
         let user = connection.user.clone();
         topic.subscribers.push(Subscriber { slot: conn.slot, hearing: Hearing::Live, watches });
         if let Some(user) = user {
-            self.arrived(now, place, &user, out);
+            self.arrived(place, &user, out);
         }
-        self.watch(now, place);
+        self.watch(place);
     }
 
     #[expect(clippy::too_many_arguments, reason = "all that one frame tells, and to whom")]
@@ -221,7 +222,14 @@ impl Hub {
 
     /// Reads anew after a position: what was being read is given up, what is on
     /// its way arrives before.
-    fn restart(&mut self, now: Now, place: u32, conn: ConnectionId, after: u64, out: &mut Effects) {
+    pub(super) fn restart(
+        &mut self,
+        now: Now,
+        place: u32,
+        conn: ConnectionId,
+        after: u64,
+        out: &mut Effects,
+    ) {
         self.give_up_reading(place, conn);
         if let Some(rare) = self.connections.get_mut(conn).and_then(|c| c.rare.as_mut()) {
             rare.missed.retain(|missed| missed.topic != place);
@@ -230,7 +238,7 @@ impl Hub {
         self.advance(now, place, conn.slot, out);
     }
 
-    fn give_up_reading(&mut self, place: u32, conn: ConnectionId) {
+    pub(super) fn give_up_reading(&mut self, place: u32, conn: ConnectionId) {
         let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) else { return };
         let Some(reader) = log.reader_mut(conn.slot) else { return };
         reader.left = true;
@@ -292,7 +300,7 @@ impl Hub {
         if how == Leaving::Lost {
             self.drop_readers(place, conn);
         }
-        self.watch(now, place);
+        self.watch(place);
         self.sweep(now, place, out);
     }
 
@@ -300,47 +308,6 @@ impl Hub {
     pub(super) fn drop_readers(&mut self, place: u32, conn: ConnectionId) {
         if let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) {
             log.readers.retain(|reader| reader.slot != conn.slot || reader.tag != conn.tag);
-        }
-    }
-
-    /// Makes a connection one of its user's: it hears the inbox, first what
-    /// waits there.
-    pub(super) fn join_inbox(&mut self, now: Now, conn: ConnectionId, out: &mut Effects) {
-        let Some(connection) = self.connections.get(conn) else { return };
-        let (Some(user), mode) = (connection.user.clone(), connection.inbox) else { return };
-        let place = self.topic(LogKey::Inbox(user));
-        let hearing = if mode == InboxMode::Off { Hearing::Off } else { Hearing::Live };
-        if let Some(topic) = self.channels.at_mut(place) {
-            topic.subscribers.push(Subscriber { slot: conn.slot, hearing, watches: false });
-        }
-        if let Some(connection) = self.connections.get_mut(conn) {
-            connection.topics.insert(0, place);
-        }
-        if hearing == Hearing::Live {
-            let start = self.start(place, conn, false, None);
-            if let Some(after) = start.after {
-                self.restart(now, place, conn, after, out);
-            }
-        }
-        self.settle(now, place);
-    }
-
-    /// Begins or ceases to hear the inbox, as the connection has just said.
-    pub(super) fn change_inbox(&mut self, now: Now, conn: ConnectionId, out: &mut Effects) {
-        let Some(connection) = self.connections.get(conn) else { return };
-        let off = connection.inbox == InboxMode::Off;
-        let Some(place) = connection.topics.first().copied() else { return };
-        let Some(topic) = self.channels.at_mut(place) else { return };
-        let Some(subscriber) = topic.subscriber_mut(conn.slot) else { return };
-        if off == (subscriber.hearing == Hearing::Off) {
-            return;
-        }
-        subscriber.hearing = if off { Hearing::Off } else { Hearing::Live };
-        if off {
-            self.give_up_reading(place, conn);
-            self.sweep(now, place, out);
-        } else if let Some(after) = self.start(place, conn, false, None).after {
-            self.restart(now, place, conn, after, out);
         }
     }
 

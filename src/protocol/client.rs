@@ -8,9 +8,6 @@ use super::read::{self, ToAll};
 use super::refusal::{Code, Refusal};
 use super::say::{InboxMode, Misspoken, Said, Say, Token};
 
-/// Longest token in bytes; refused before anybody looks into it.
-pub const LONGEST_TOKEN: usize = 4096;
-
 /// Reads one frame.
 ///
 /// # Errors
@@ -48,9 +45,6 @@ fn ack(fields: &Fields<'_>) -> Result<Say, Refusal> {
 
 fn auth(fields: &Fields<'_>) -> Result<Say, Refusal> {
     let token = fields::string("token", fields.token)?.ok_or_else(|| missing("token"))?;
-    if token.len() > LONGEST_TOKEN {
-        return Err(Refusal::new(Code::TooLarge, format!("`token` is over {LONGEST_TOKEN} bytes")));
-    }
     let inbox = match fields::string("inbox", fields.inbox)?.as_deref() {
         None => None,
         Some(word) => Some(

@@ -227,6 +227,18 @@ impl RequestId {
         Ok(Some(Self(text.into())))
     }
 
+    /// The id of a request that is an object and yet cannot be read, so that who
+    /// waits for its answer gets one.
+    pub(super) fn glean(text: &str) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Only<'a> {
+            #[serde(borrow)]
+            id: Raw<'a>,
+        }
+        let only: Only<'_> = serde_json::from_str(text).ok()?;
+        Self::read(only.id).ok().flatten()
+    }
+
     /// The JSON text of the id.
     pub fn json(&self) -> &str {
         &self.0

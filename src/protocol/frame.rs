@@ -325,9 +325,22 @@ impl Frame<'_> {
         to.splice(word..end, kind.bytes());
     }
 
-    /// Whether it only answers a request, so that a worker which gave no id
-    /// does not want it.
-    pub(super) fn is_plain_answer(&self) -> bool {
+    /// Whether it carries a request out, or tells what was asked for.
+    pub(super) fn is_answer(&self) -> bool {
+        let is_told = matches!(
+            self,
+            Self::Operations { .. }
+                | Self::Presence { .. }
+                | Self::Pong { .. }
+                | Self::Stats(_)
+                | Self::Token { .. }
+        );
+        is_told || self.is_receipt()
+    }
+
+    /// Whether it only says that a request was carried out, which a worker that
+    /// gave no id does not want to hear.
+    pub(super) fn is_receipt(&self) -> bool {
         matches!(
             self,
             Self::SubscriptionSucceeded { .. }

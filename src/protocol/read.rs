@@ -23,7 +23,7 @@ pub(super) fn request(
     unnamed: Option<&'static str>,
     of: impl FnOnce(&str, &Fields<'_>) -> Result<Say, Refusal>,
 ) -> Result<Said, Misspoken> {
-    let fields = Fields::read(text).map_err(|refusal| Misspoken { id: None, refusal })?;
+    let fields = Fields::read(text).map_err(|refusal| Misspoken { id: RequestId::glean(text), refusal })?;
     let id = RequestId::read(fields.id).map_err(|refusal| Misspoken { id: None, refusal })?;
     let said = action(&fields, unnamed).and_then(|action| {
         of(&action, &fields).map_err(|mut refusal| {

@@ -74,20 +74,16 @@ impl InterruptLine {
     }
 }
 
-/// Appends what a worker hears of an answer, without the line's end. Answers
-/// are `ok` lines with the fields that a client would get; without an `id`
-/// nothing is said but errors, and lists, which were asked for by their name.
+/// Appends what a worker hears of an answer, without the line's end: with an
+/// `id` an `ok` line with the fields that a client would get, without one
+/// nothing, but for errors, and for lists and numbers, which say what they are.
 ///
 /// Returns whether anything is to be said.
 pub fn encode(frame: &Frame<'_>, id: Option<&super::RequestId>, to: &mut Vec<u8>) -> bool {
-    let is_answer = frame.is_plain_answer();
-    if is_answer && id.is_none() {
-        return false;
+    match id {
+        Some(_) if frame.is_answer() => frame.encode_as("ok", id, to),
+        None if frame.is_receipt() => return false,
+        _ => frame.encode(id, to),
     }
-    if is_answer {
-        frame.encode_as("ok", id, to)
-    } else {
-        frame.encode(id, to)
-    };
     true
 }

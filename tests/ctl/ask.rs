@@ -102,7 +102,9 @@ fn help_teaches_by_an_example_everywhere() {
 
 #[test]
 fn a_wrong_command_line_exits_with_two() {
-    for words in [vec!["pub"], vec!["sub"], vec!["run", "logs"], vec!["pub", "--to", "u", "a", "b"], vec!["x"]] {
+    for words in
+        [vec!["pub"], vec!["sub"], vec!["run", "logs"], vec!["pub", "--to", "u", "a", "b"], vec!["x"]]
+    {
         let place = Place::new();
         assert_eq!(end(place.start(&words)).status.code(), Some(2), "{words:?}");
     }

@@ -15,18 +15,18 @@ use serde_json::{Value, json};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A socket where a hub might be.
-pub struct Place {
+pub(crate) struct Place {
     listener: UnixListener,
     directory: PathBuf,
 }
 
 /// One connection of the program under test.
-pub struct Peer {
+pub(crate) struct Peer {
     reader: BufReader<UnixStream>,
 }
 
 impl Place {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let directory = std::env::temp_dir().join(format!("wshubctl-{}-{number}", std::process::id()));
@@ -35,31 +35,32 @@ impl Place {
         Self { listener, directory }
     }
 
-    pub fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.directory.join("worker.sock")
     }
 
     /// A file beside the socket.
-    pub fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
 
     /// Starts the program, with its input and outputs in our hands.
-    pub fn start<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Child {
+    pub(crate) fn start<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Child {
         let mut command = program();
         command.arg("--socket").arg(self.path()).args(words);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
     /// Starts it and takes its connection.
-    pub fn meet<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> (Child, Peer) {
+    pub(crate) fn meet<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> (Child, Peer) {
         let child = self.start(words);
         (child, self.accept())
     }
 
-    pub fn accept(&self) -> Peer {
+    pub(crate) fn accept(&self) -> Peer {
         let (stream, _) = self.listener.accept().unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
         Peer { reader: BufReader::new(stream) }
     }
 }
@@ -70,20 +71,20 @@ impl Drop for Place {
     }
 }
 
-pub fn program() -> Command {
+pub(crate) fn program() -> Command {
     Command::new(env!("CARGO_BIN_EXE_wshubctl"))
 }
 
 impl Peer {
     /// The next line.
-    pub fn hears(&mut self) -> Value {
+    pub(crate) fn hears(&mut self) -> Value {
         let mut line = String::new();
         assert_ne!(self.reader.read_line(&mut line).unwrap(), 0, "the program hung up");
         serde_json::from_str(&line).unwrap()
     }
 
     /// The next line, which must have these fields; the others are given back.
-    pub fn expects(&mut self, fields: Value) -> Value {
+    pub(crate) fn expects(&mut self, fields: Value) -> Value {
         let heard = self.hears();
         for (name, value) in fields.as_object().unwrap() {
             assert_eq!(&heard[name], value, "{name} in {heard}");
@@ -91,47 +92,47 @@ impl Peer {
         heard
     }
 
-    pub fn says(&mut self, line: Value) {
+    pub(crate) fn says(&mut self, line: Value) {
         self.says_text(&line.to_string());
     }
 
-    pub fn says_text(&mut self, line: &str) {
+    pub(crate) fn says_text(&mut self, line: &str) {
         writeln!(self.reader.get_mut(), "{line}").unwrap();
     }
 
     /// Answers a request with `ok` and some fields.
-    pub fn grants(&mut self, request: &Value, fields: Value) {
+    pub(crate) fn grants(&mut self, request: &Value, fields: Value) {
         let mut answer = fields;
         answer["type"] = json!("ok");
         answer["id"] = request["id"].clone();
         self.says(answer);
     }
 
-    pub fn refuses(&mut self, request: &Value, code: &str, message: &str) {
+    pub(crate) fn refuses(&mut self, request: &Value, code: &str, message: &str) {
         self.says(json!({"type": "error", "id": request["id"], "code": code, "message": message}));
     }
 
     /// Expects that the program says nothing more.
-    pub fn is_left(mut self) {
+    pub(crate) fn has_left(mut self) {
         let mut line = String::new();
         assert_eq!(self.reader.read_line(&mut line).unwrap(), 0, "still said: {line}");
     }
 }
 
 /// Waits for the end; the program's input is closed first.
-pub fn end(child: Child) -> Output {
+pub(crate) fn end(child: Child) -> Output {
     child.wait_with_output().unwrap()
 }
 
-pub fn stdout(output: &Output) -> String {
+pub(crate) fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-pub fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
 /// Whether a process is there, dead ones that nobody has reaped included.
-pub fn exists(pid: i32) -> bool {
+pub(crate) fn exists(pid: i32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
 }

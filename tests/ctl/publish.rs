@@ -17,13 +17,17 @@ fn a_text_is_published_as_a_string_and_success_is_silent() {
     let request = peer.expects(json!({"channel": "logs", "event": "message", "data": "say \"hi\""}));
     peer.grants(&request, taken());
     let output = end(child);
-    assert_eq!((output.status.code(), stdout(&output), stderr(&output)), (Some(0), String::new(), String::new()));
+    assert_eq!(
+        (output.status.code(), stdout(&output), stderr(&output)),
+        (Some(0), String::new(), String::new())
+    );
 }
 
 #[test]
 fn json_is_passed_on_as_it_is_spelled() {
     let place = Place::new();
-    let (child, mut peer) = place.meet(["pub", "--json", "--event", "n", "--ttl", "90s", "logs", "{\"n\": 1}"]);
+    let (child, mut peer) =
+        place.meet(["pub", "--json", "--event", "n", "--ttl", "90s", "logs", "{\"n\": 1}"]);
     let request = peer.expects(json!({"event": "n", "data": {"n": 1}, "ttl": 90}));
     peer.grants(&request, taken());
     assert_eq!(end(child).status.code(), Some(0));
@@ -72,7 +76,8 @@ fn lines_are_on_their_way_together_and_summed_up() {
     }
     drop(input);
     // None is answered before all have come.
-    let requests: Vec<_> = (0..500).map(|number| peer.expects(json!({"data": format!("line {number}")}))).collect();
+    let requests: Vec<_> =
+        (0..500).map(|number| peer.expects(json!({"data": format!("line {number}")}))).collect();
     for request in &requests {
         peer.grants(request, taken());
     }
@@ -123,7 +128,9 @@ fn a_hub_that_hangs_up_is_told_with_its_last_words() {
     let place = Place::new();
     let (child, mut peer) = place.meet(["pub", "logs", "hi"]);
     peer.hears();
-    peer.says(json!({"type": "bye", "code": 4101, "reason": "shutting down", "reconnect": true, "after_ms": 9}));
+    peer.says(
+        json!({"type": "bye", "code": 4101, "reason": "shutting down", "reconnect": true, "after_ms": 9}),
+    );
     drop(peer);
     let output = end(child);
     assert_eq!(output.status.code(), Some(3));

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a story that cannot go on has failed")]
 
 mod bench;
+mod command;
 mod doors;
 mod messages;
 mod operations;

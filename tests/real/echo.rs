@@ -3,7 +3,6 @@
 
 use std::convert::Infallible;
 use std::error::Error;
-use std::future::poll_fn;
 use std::io::Cursor;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 
@@ -17,8 +16,9 @@ use hyper::{Request, Response, StatusCode};
 use smol::{Async, LocalExecutor};
 use smol_hyper::rt::FuturesIo;
 use wshubd::edge::outbox::{Flushed, Outbox, Piece};
+use wshubd::edge::packet::Packet;
 use wshubd::edge::wire::{Moved, Wire};
-use wshubd::edge::ws::{Decoder, Heard, Packet};
+use wshubd::edge::ws::{Decoder, Heard};
 
 /// What the suite's largest case sends.
 const LARGEST: usize = 16 << 20;
@@ -50,11 +50,12 @@ async fn serve(stream: Async<TcpStream>) {
     let connection =
         hyper::server::conn::http1::Builder::new().serve_connection(FuturesIo::new(stream), service);
     if let Ok(parts) = connection.without_shutdown().await {
-        echo(&Wire::client(parts.io.into_inner()), &parts.read_buf).await;
+        echo(&parts.io.into_inner(), &parts.read_buf).await;
     }
 }
 
-async fn echo(wire: &Wire, early: &[u8]) {
+async fn echo(stream: &Async<TcpStream>, early: &[u8]) {
+    let Ok(wire) = stream.get_ref().try_clone().map(Wire::client) else { return };
     let mut decoder = Decoder::new(LARGEST);
     let (mut held, mut outbox, mut is_over) = (None, Outbox::default(), false);
     let (mut scratch, mut gone, mut block) = (Vec::new(), Vec::new(), vec![0; 16 << 10]);
@@ -76,9 +77,9 @@ async fn echo(wire: &Wire, early: &[u8]) {
             Heard::Alive => {}
         });
         loop {
-            match outbox.flush(wire, &mut scratch, &mut gone) {
+            match outbox.flush(&wire, &mut scratch, &mut gone) {
                 Flushed::All => break,
-                Flushed::Part { .. } if poll_fn(|cx| wire.poll_writable(cx)).await.is_ok() => {}
+                Flushed::Part { .. } if stream.writable().await.is_ok() => {}
                 _ => return,
             }
         }
@@ -86,7 +87,7 @@ async fn echo(wire: &Wire, early: &[u8]) {
             wire.shutdown(Shutdown::Write);
         }
         loop {
-            if poll_fn(|cx| wire.poll_readable(cx)).await.is_err() {
+            if stream.readable().await.is_err() {
                 return;
             }
             match wire.read(&mut block) {

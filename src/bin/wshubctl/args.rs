@@ -10,19 +10,16 @@ use clap::{ArgGroup, Parser, Subcommand};
 
 /// Publish, listen, and stop long-running jobs through wshubd.
 #[derive(Parser, Debug)]
-#[command(name = "wshubctl", version, after_help = EXIT_CODES, max_term_width = 100)]
+#[command(name = "wshubctl", version, after_help = AFTER_HELP, max_term_width = 100)]
 pub(crate) struct Args {
-    /// The worker socket of wshubd [default: the first that exists of
-    /// $WSHUBD_LISTEN__WORKER, $RUNTIME_DIRECTORY/worker.sock,
-    /// $XDG_RUNTIME_DIR/wshubd/worker.sock, /run/user/UID/wshubd/worker.sock,
-    /// /run/wshubd/worker.sock, /tmp/wshubd-UID/worker.sock]
+    /// The worker socket of wshubd [default: where wshubd makes it]
     #[arg(long, value_name = "PATH", global = true)]
     pub(crate) socket: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
-const EXIT_CODES: &str = "\
+const AFTER_HELP: &str = "\
 Exit codes:
   0  done
   1  failed, or refused by wshubd
@@ -32,6 +29,10 @@ Exit codes:
   5  timed out
 `wshubctl run` exits as its command does: with its code, or 128 and the number
 of the signal that killed it.
+
+The worker socket is the first that exists of $WSHUBD_LISTEN__WORKER,
+worker.sock in $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR/wshubd,
+/run/user/UID/wshubd, /run/wshubd and /tmp/wshubd-UID.
 
 Example, in two terminals:
   wshubctl sub logs
@@ -83,7 +84,7 @@ pub(crate) struct Publish {
     /// The text is JSON
     #[arg(long)]
     pub(crate) json: bool,
-    /// Send each line of the standard input, also without TEXT the default
+    /// Send each line of the standard input, as without TEXT
     #[arg(long)]
     pub(crate) lines: bool,
     /// Say what became of the messages
@@ -110,6 +111,7 @@ pub(crate) struct Subscribe {
     /// JSON on a terminal too
     #[arg(long)]
     pub(crate) json: bool,
+    /// What to hear; `operation:ID` until that operation ends
     #[arg(required = true, value_name = "CHANNEL")]
     pub(crate) channels: Vec<String>,
 }
@@ -121,6 +123,7 @@ pub(crate) struct Subscribe {
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example:\n  wshubctl interrupt --reason 'wrong branch' run-6k2t0h")]
 pub(crate) struct Interrupt {
+    /// Its id, as `wshubctl operations` lists it
     #[arg(value_name = "OPERATION")]
     pub(crate) operation: String,
     /// The channel it must run on
@@ -199,7 +202,7 @@ pub(crate) struct Run {
     /// Stop it by itself after so long, as in 1h
     #[arg(long, value_parser = humantime::parse_duration)]
     pub(crate) deadline: Option<Duration>,
-    /// Give it a terminal, for programs that hold their output back otherwise
+    /// Give its output a terminal, for programs that hold it back in a pipe
     #[arg(long)]
     pub(crate) pty: bool,
     /// From SIGINT to SIGTERM
@@ -211,8 +214,10 @@ pub(crate) struct Run {
     /// Do not say how to stop it
     #[arg(short, long)]
     pub(crate) quiet: bool,
+    /// Where its output goes
     #[arg(value_name = "CHANNEL")]
     pub(crate) channel: String,
+    /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
 }

@@ -72,7 +72,10 @@ pub(crate) async fn status(client: &Client, asked: args::Status) -> Result<ExitC
     ];
     let mut rows = Vec::new();
     if let Some(seconds) = numbers.remove("uptime_seconds").and_then(|value| value.as_u64()) {
-        rows.push(vec!["up for".to_owned(), humantime::format_duration(Duration::from_secs(seconds)).to_string()]);
+        rows.push(vec![
+            "up for".to_owned(),
+            humantime::format_duration(Duration::from_secs(seconds)).to_string(),
+        ]);
     }
     let now = NOW.iter().filter_map(|name| numbers.remove(*name).map(|value| (name.to_string(), value)));
     let row = |(name, value): (String, Value)| vec![plain(&name.replace('_', " ")), plain(&word(&value))];

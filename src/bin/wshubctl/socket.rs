@@ -2,8 +2,10 @@
 //!
 //! Knows the places. Does not know whether anybody listens there.
 
-use std::env;
 use std::path::{Path, PathBuf};
+
+use wshubd::config::Environment;
+use wshubd::config::places::worker_socket_candidates;
 
 use crate::failure::{Exit, Failure};
 
@@ -24,24 +26,10 @@ pub(crate) fn find(named: Option<&Path>) -> Result<PathBuf, Failure> {
     })
 }
 
+/// Where the daemon makes it, and before that where its configuration in our
+/// own environment says.
 fn places() -> Vec<PathBuf> {
-    let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let uid = rustix::process::getuid().as_raw();
-    [
-        variable("WSHUBD_LISTEN__WORKER"),
-        variable("RUNTIME_DIRECTORY").map(|directory| directory.join("worker.sock")),
-        variable("XDG_RUNTIME_DIR").map(|directory| directory.join("wshubd/worker.sock")),
-        Some(format!("/run/user/{uid}/wshubd/worker.sock").into()),
-        Some("/run/wshubd/worker.sock".into()),
-        Some(format!("/tmp/wshubd-{uid}/worker.sock").into()),
-    ]
-    .into_iter()
-    .flatten()
-    .fold(Vec::new(), |mut places, place| {
-        // Two of them are often the same directory.
-        if !places.contains(&place) {
-            places.push(place);
-        }
-        places
-    })
+    let environment = Environment::of_process();
+    let named = environment.directory("WSHUBD_LISTEN__WORKER");
+    named.into_iter().chain(worker_socket_candidates(&environment)).collect()
 }

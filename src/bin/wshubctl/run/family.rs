@@ -108,6 +108,18 @@ impl Family {
         }
     }
 
+    /// Signals those again that missed it: born before it and alive, though it
+    /// would have killed them. A shell that has just forked leaves its own
+    /// handler to its child for an instant, and what comes then is lost; the
+    /// shell then waits for a child that never heard of it. Whoever handles the
+    /// signal hears it once, and whoever was started since, to tidy up, never.
+    pub(super) fn remind(&self, last_born: i32, signal: Signal) {
+        let missed = self.descendants().into_iter().filter(|p| p.pid <= last_born && dies_of(p.pid, signal));
+        for pid in missed.filter_map(|process| Pid::from_raw(process.pid)) {
+            let _ = kill_process(pid, signal);
+        }
+    }
+
     /// How many are left that no signal has reached.
     pub(super) fn count(&self) -> usize {
         self.descendants().len()
@@ -143,6 +155,25 @@ fn processes() -> Vec<Process> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     pids.filter_map(|pid: i32| parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)).collect()
+}
+
+/// The process id that was given out last, as proc_loadavg(5) has it: who has a
+/// higher one was born later, until ids begin anew.
+pub(super) fn last_born() -> i32 {
+    let loads = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    // Where it is not told, nobody counts as born before.
+    loads.split_ascii_whitespace().last().and_then(|last| last.parse().ok()).unwrap_or(0)
+}
+
+/// Whether a process neither handles, ignores nor blocks a signal: the masks of
+/// proc_pid_status(5), one bit a signal, from 1.
+fn dies_of(pid: i32, signal: Signal) -> bool {
+    let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { return false };
+    let masks = status.lines().filter_map(|line| {
+        let (name, mask) = line.split_once(':')?;
+        matches!(name, "SigBlk" | "SigIgn" | "SigCgt").then(|| u64::from_str_radix(mask.trim(), 16).ok())?
+    });
+    masks.fold(0, |all, mask| all | mask) & 1 << (signal.as_raw() - 1) == 0
 }
 
 /// Reads proc_pid_stat(5): the name, in brackets, may itself hold anything.

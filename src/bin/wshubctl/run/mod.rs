@@ -257,7 +257,7 @@ impl Watch {
                 }
                 Happening::Signal(Signal::Child) => {}
                 Happening::Signal(_) => self.stop.insist(&self.family),
-                Happening::StepDue => self.stop.next(&self.family),
+                Happening::StepDue => self.stop.go_on(&self.family),
                 Happening::Deadline => {
                     deadline = None;
                     self.stop.ask(&self.family);

@@ -100,13 +100,8 @@ impl Output {
             return;
         }
         let text = String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line));
-        let line = Line {
-            operation_id: &self.operation_id,
-            stream,
-            line: self.lines.get(),
-            text: &text,
-            continues,
-        };
+        let line =
+            Line { operation_id: &self.operation_id, stream, line: self.lines.get(), text: &text, continues };
         let message = Publication::to_channel(&self.channel, EVENT, &line);
         if self.client.send(&message).await.is_err() {
             // Whoever waits for an interrupt says so, once.

@@ -13,8 +13,7 @@ pub(super) fn open() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
     grantpt(&ours)?;
     unlockpt(&ours)?;
     // By descriptor, not by name: the name may mean another one in a container.
-    let theirs =
-        ioctl_tiocgptpeer(&ours, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    let theirs = ioctl_tiocgptpeer(&ours, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
     // Lines end as the program ends them, and nobody types here to be echoed.
     let mut modes = tcgetattr(&theirs)?;
     modes.output_modes.remove(OutputModes::OPOST);

@@ -92,9 +92,7 @@ impl Report {
         if !self.quiet {
             let operation = plain(operation);
             let channel = plain(channel);
-            say(&format!(
-                "operation {operation} on {channel}; stop it with: wshubctl interrupt {operation}"
-            ));
+            say(&format!("operation {operation} on {channel}; stop it with: wshubctl interrupt {operation}"));
         }
     }
 
@@ -113,7 +111,9 @@ impl Report {
 
     pub(super) fn complaint(self, heard: &Heard) {
         match heard.read::<Refused>() {
-            Ok(Refused { code, message }) => say(&plain(&format!("wshubd does not take this: {message} ({code})"))),
+            Ok(Refused { code, message }) => {
+                say(&plain(&format!("wshubd does not take this: {message} ({code})")))
+            }
             Err(_) => say(&plain(heard.json())),
         }
     }

@@ -7,7 +7,13 @@ use std::time::Duration;
 use rustix::process::Signal;
 use smol::{Timer, future};
 
-use super::family::{Family, Reach};
+use super::family::{Family, Reach, last_born};
+
+/// Who missed SIGINT is looked for so often and at these intervals: a shell on
+/// a busy machine takes some milliseconds from fork to exec, and whoever pressed
+/// Stop sees no delay yet.
+const REMINDERS: u32 = 5;
+const REMIND: Duration = Duration::from_millis(20);
 
 /// After SIGKILL: processes may be born while the others are killed.
 const AGAIN: Duration = Duration::from_millis(10);
@@ -27,8 +33,8 @@ enum Step {
     Runs,
     /// It has exited unasked; what it left behind may finish.
     Finishes,
-    /// SIGINT.
-    Interrupted,
+    /// SIGINT, and so many reminders.
+    Interrupted(u32),
     /// SIGTERM.
     Terminated,
     /// SIGKILL, so many times.
@@ -43,11 +49,13 @@ pub(super) struct Stop {
     term_after: Duration,
     kill_after: Duration,
     due: Option<Timer>,
+    /// The process that was born last before SIGINT.
+    last_born: i32,
 }
 
 impl Stop {
     pub(super) fn new(term_after: Duration, kill_after: Duration) -> Self {
-        Self { step: Step::Runs, reach: Reach::Group, term_after, kill_after, due: None }
+        Self { step: Step::Runs, reach: Reach::Group, term_after, kill_after, due: None, last_born: 0 }
     }
 
     /// Whether somebody asked for it.
@@ -64,7 +72,7 @@ impl Stop {
     pub(super) fn ask(&mut self, family: &Family) {
         self.reach = Reach::Everybody;
         match self.step {
-            Step::Runs => self.go(Step::Interrupted, family),
+            Step::Runs => self.go(Step::Interrupted(0), family),
             Step::Finishes => self.go(Step::Terminated, family),
             _ => {}
         }
@@ -81,7 +89,7 @@ impl Stop {
     pub(super) fn leader_exited(&mut self, family: &Family) {
         match self.step {
             Step::Runs => self.go(Step::Finishes, family),
-            Step::Interrupted => self.go(Step::Terminated, family),
+            Step::Interrupted(_) => self.go(Step::Terminated, family),
             _ => {}
         }
     }
@@ -94,11 +102,24 @@ impl Stop {
         }
     }
 
+    /// The wait for the next step is over.
+    pub(super) fn go_on(&mut self, family: &Family) {
+        match self.step {
+            Step::Interrupted(times @ ..REMINDERS) => {
+                family.remind(self.last_born, Signal::INT);
+                self.step = Step::Interrupted(times + 1);
+                let wait = if times + 1 < REMINDERS { REMIND } else { self.term_after };
+                self.due = Some(Timer::after(wait));
+            }
+            _ => self.next(family),
+        }
+    }
+
     /// Takes the next step.
-    pub(super) fn next(&mut self, family: &Family) {
+    fn next(&mut self, family: &Family) {
         let step = match self.step {
-            Step::Runs => Step::Interrupted,
-            Step::Finishes | Step::Interrupted => Step::Terminated,
+            Step::Runs => Step::Interrupted(0),
+            Step::Finishes | Step::Interrupted(_) => Step::Terminated,
             Step::Terminated => Step::Killed(1),
             Step::Killed(ATTEMPTS..) | Step::GivenUp => Step::GivenUp,
             Step::Killed(times) => Step::Killed(times + 1),
@@ -110,13 +131,17 @@ impl Stop {
         let (signal, wait) = match step {
             Step::Runs | Step::GivenUp => (None, None),
             Step::Finishes => (None, Some(self.term_after)),
-            Step::Interrupted => (Some(Signal::INT), Some(self.term_after)),
+            Step::Interrupted(_) => (Some(Signal::INT), Some(REMIND)),
             Step::Terminated => (Some(Signal::TERM), Some(self.kill_after)),
             Step::Killed(_) => (Some(Signal::KILL), Some(AGAIN)),
         };
         self.step = step;
         if let Some(signal) = signal {
             family.signal(self.reach, signal);
+        }
+        if step == Step::Interrupted(0) {
+            // After the signal: nobody who was there before is left out.
+            self.last_born = last_born();
         }
         self.due = wait.map(Timer::after);
     }

@@ -1,0 +1,168 @@
+//! Carries out what the hub orders.
+//!
+//! Knows how each effect is done: what is encoded once and for whom, which latch
+//! is pulled, which log is kept. Does not know why.
+
+use super::driver::{BLOCK, Driver, HttpAnswer, LINGER};
+use super::links::Side;
+use super::outbox::Piece;
+use super::packet::Packet;
+use super::store::Store;
+use crate::hub::{Anomaly, Asker, Effect, Input, Recipients};
+use crate::protocol::frame::Outcome;
+use crate::protocol::{
+    Close, ConnectionId, Delivery, Frame, Message, OperationId, Refusal, RequestId, Return, worker,
+};
+
+impl Driver {
+    /// Carries out one order.
+    pub(super) fn perform(&mut self, effect: Effect, recipients: &[u32]) {
+        match effect {
+            Effect::Deliver { message, to } => {
+                let packet = self.seal_message(&message, Delivery::Live);
+                self.push_all(&packet, recipients, &to);
+            }
+            Effect::Replay { message, conn, log } => {
+                let packet = self.seal_message(&message, Delivery::Replayed);
+                let piece = self.piece(&packet, conn.slot).marked(log, message.seq.unwrap_or_default());
+                self.links.push(conn.slot, piece);
+            }
+            Effect::Tell { frame, to } => {
+                let packet = self.seal(|scratch| frame.encode(None, scratch));
+                self.push_all(&packet, recipients, &to);
+            }
+            Effect::Answer { to, id, frame } => self.answer(to, id.as_ref(), &frame, None),
+            Effect::Refuse { to, id, refusal } => {
+                self.answer(to, id.as_ref(), &Frame::from(&*refusal), Some(&refusal));
+            }
+            Effect::Latch { operation, worker } => self.latch(operation, worker),
+            Effect::Interrupt { line } => {
+                let packet = self.seal(|scratch| line.encode(scratch));
+                if let Some((latch, owner)) = self.latches.get(&line.operation_id) {
+                    // Full or closed, the asker has what it wanted.
+                    let _ = latch.try_send(Piece::line(&packet));
+                    self.links.touch(owner.slot);
+                }
+            }
+            Effect::Unlatch { operation } => drop(self.latches.remove(&operation)),
+            Effect::Ping { conn } => self.links.push(conn.slot, Piece::frame(&self.ping)),
+            Effect::Close { conn, close, after_ms } => self.close(conn, close, after_ms),
+            Effect::Keep { log, message } => self.store.keep(&log, message),
+            Effect::Fetch { conn, log, after, count, bytes } => {
+                let messages = self.store.fetch(&log, after, count, bytes);
+                self.links.facts.push_back(Input::Fetched { conn, log, messages });
+            }
+            Effect::Forget { log, from, to } => self.store.forget(&log, from, to),
+            Effect::Report(anomaly) => report(&anomaly),
+        }
+    }
+
+    fn latch(&mut self, operation: OperationId, conn: ConnectionId) {
+        let (sender, receiver) = async_channel::bounded(1);
+        if let Some(Side::Worker(worker)) = self.links.get(conn).map(|link| &mut link.side) {
+            worker.latches.push(receiver);
+            self.latches.insert(operation, (sender, conn));
+        }
+    }
+
+    fn close(&mut self, conn: ConnectionId, close: Close, after_ms: u64) {
+        let bye = close.says_bye().then(|| {
+            let reconnect = close.returning() != Return::No;
+            let frame = Frame::Bye { code: close.code(), reason: close.reason(), reconnect, after_ms };
+            self.seal(|scratch| frame.encode(None, scratch))
+        });
+        let is_worker = matches!(self.links.get(conn).map(|link| &link.side), Some(Side::Worker(_)));
+        let pieces: Vec<Piece> = if is_worker {
+            bye.iter().map(Piece::line).collect()
+        } else {
+            bye.iter().chain([&Packet::close(close)]).map(Piece::frame).collect()
+        };
+        self.links.leave(conn, pieces, close == Close::TooSlow);
+        self.lingering.push_back((self.now.moment + LINGER, conn));
+    }
+
+    /// Answers whoever asked; nobody, if they are gone.
+    pub(super) fn answer(
+        &mut self,
+        to: Asker,
+        id: Option<&RequestId>,
+        frame: &Frame<'_>,
+        refusal: Option<&Refusal>,
+    ) {
+        match to {
+            Asker::Connection(conn) => {
+                let is_worker = matches!(self.links.get(conn).map(|link| &link.side), Some(Side::Worker(_)));
+                let mut is_said = true;
+                let packet = self.seal(|scratch| {
+                    if is_worker {
+                        is_said = worker::encode(frame, id, scratch);
+                    } else {
+                        frame.encode(id, scratch);
+                    }
+                });
+                if is_said && self.links.get(conn).is_some() {
+                    let piece = self.piece(&packet, conn.slot);
+                    self.links.push(conn.slot, piece);
+                }
+            }
+            Asker::Http(ticket) => {
+                if matches!(frame, Frame::InterruptResult { outcome: Outcome::Pending, .. }) {
+                    return;
+                }
+                let mut body = Vec::new();
+                frame.encode(None, &mut body);
+                let refused = refusal.map(|refusal| refusal.code);
+                let retry_after = refusal.and_then(|refusal| refusal.retry_after);
+                if let Some(waiting) = self.tickets.remove(&ticket) {
+                    // Whoever asked may have hung up.
+                    let _ = waiting.try_send(HttpAnswer { refused, retry_after, body });
+                }
+            }
+        }
+    }
+
+    fn seal(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Packet {
+        Packet::room(&mut self.scratch);
+        write(&mut self.scratch);
+        let packet = Packet::seal(&mut self.scratch);
+        // One large message must not cost its size for ever.
+        self.scratch.clear();
+        self.scratch.shrink_to(BLOCK);
+        packet
+    }
+
+    fn seal_message(&mut self, message: &Message, delivery: Delivery) -> Packet {
+        self.seal(|scratch| message.encode(delivery, scratch))
+    }
+
+    fn piece(&self, packet: &Packet, slot: u32) -> Piece {
+        match self.links.at(slot).map(|link| &link.side) {
+            Some(Side::Worker(_)) => Piece::line(packet),
+            _ => Piece::frame(packet),
+        }
+    }
+
+    fn push_all(&mut self, packet: &Packet, recipients: &[u32], to: &Recipients) {
+        for &slot in recipients.get(to.start as usize..to.end as usize).unwrap_or_default() {
+            let piece = self.piece(packet, slot);
+            self.links.push(slot, piece);
+        }
+    }
+}
+
+/// The closed list of what is worth a line.
+fn report(anomaly: &Anomaly) {
+    match anomaly {
+        Anomaly::Stalled { conn, user } => log::warn!("closed {conn} of {user:?}: it took nothing"),
+        Anomaly::Misbehaved { conn, user, close } => {
+            log::warn!("closed {conn} of {user:?}: {}", close.reason());
+        }
+        Anomaly::OwnerLost { operation, channel } => {
+            log::warn!("operation {operation:?} on {channel:?}: its worker is gone");
+        }
+        Anomaly::Overran { operation, channel } => {
+            log::warn!("operation {operation:?} on {channel:?} did not end in time");
+        }
+        Anomaly::KeptLimit => log::warn!("kept messages are at their limit; the oldest are dropped"),
+    }
+}

@@ -1,0 +1,224 @@
+//! The doors: sockets that others connect to, and who stands in them.
+//!
+//! Knows how to open them, who may come through the workers' one, and how to go
+//! on when descriptors run out. Does not know what is said inside.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
+use slab::Slab;
+use smol::{Async, LocalExecutor};
+
+use super::driver::Shared;
+use super::epoll::{Epoll, Interest, Ready};
+use super::http::{self, Site};
+use super::peers::Peers;
+use super::wire::Wire;
+use crate::hub::Peer;
+use crate::protocol::Moment;
+
+/// How long a door stays shut when no descriptor is left for one more guest.
+/// Asking again at once would only burn a processor.
+const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
+
+/// How many are let in through one door in one turn.
+const AT_ONCE: usize = 64;
+
+/// Keys of doors and newcomers, beside those of links.
+const DOOR: u64 = 1 << 63;
+const NEWCOMER: u64 = DOOR | 1 << 62;
+
+/// Whether an event is about a door, or somebody standing in it.
+pub fn is_meant(ready: Ready) -> bool {
+    ready.key & DOOR != 0
+}
+
+enum Door {
+    Clients(TcpListener),
+    Workers(UnixListener),
+}
+
+impl AsFd for Door {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Clients(listener) => listener.as_fd(),
+            Self::Workers(listener) => listener.as_fd(),
+        }
+    }
+}
+
+/// All doors, and those who came through one and have said nothing yet. Nothing
+/// but the socket is held for them.
+pub struct Doors {
+    doors: Vec<Door>,
+    newcomers: Slab<(u64, TcpStream)>,
+    /// When each newcomer is given up, in the order in which they came; with a
+    /// number, since places are used again.
+    patience: VecDeque<(Moment, usize, u64)>,
+    serial: u64,
+    /// No descriptors are left; until then nobody is let in.
+    shut_until: Option<Moment>,
+    site: Rc<Site>,
+    peers: Peers,
+}
+
+impl Doors {
+    /// No doors yet.
+    pub fn new(site: Rc<Site>, peers: Peers) -> Self {
+        Self {
+            doors: Vec::new(),
+            newcomers: Slab::new(),
+            patience: VecDeque::new(),
+            serial: 0,
+            shut_until: None,
+            site,
+            peers,
+        }
+    }
+
+    /// Opens a door for HTTP callers and WebSocket clients; tells its address,
+    /// which the kernel chose where port 0 was asked for.
+    ///
+    /// # Errors
+    /// Those of `bind`; the caller names the address.
+    pub fn open_tcp(&mut self, address: SocketAddr, epoll: &Epoll) -> io::Result<SocketAddr> {
+        let listener = TcpListener::bind(address)?;
+        let address = listener.local_addr()?;
+        self.add(Door::Clients(listener), epoll)?;
+        Ok(address)
+    }
+
+    /// Opens the workers' door. A dead socket that an earlier daemon left is
+    /// taken away; anything else in that place is left alone.
+    ///
+    /// # Errors
+    /// `AddrInUse` when a daemon listens there, or something that is no socket is
+    /// in the way; else those of the file system.
+    pub fn open_unix(&mut self, path: &Path, mode: u32, epoll: &Epoll) -> io::Result<()> {
+        if let Ok(meta) = path.symlink_metadata() {
+            if !meta.file_type().is_socket() {
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, "there is something else in its place"));
+            }
+            if UnixStream::connect(path).is_ok() {
+                return Err(io::Error::new(
+                    io::ErrorKind::AddrInUse,
+                    "another wshubd is already running there",
+                ));
+            }
+            std::fs::remove_file(path)?;
+        }
+        let listener = UnixListener::bind(path)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+        self.add(Door::Workers(listener), epoll)
+    }
+
+    fn add(&mut self, door: Door, epoll: &Epoll) -> io::Result<()> {
+        match &door {
+            Door::Clients(listener) => listener.set_nonblocking(true)?,
+            Door::Workers(listener) => listener.set_nonblocking(true)?,
+        }
+        epoll.add(&door, DOOR | self.doors.len() as u64, Interest::READ)?;
+        self.doors.push(door);
+        Ok(())
+    }
+
+    /// Shuts all doors; who stands in one is sent away.
+    pub fn close(&mut self) {
+        self.doors.clear();
+        self.newcomers.clear();
+        self.patience.clear();
+    }
+
+    /// Does what is due; tells for how long nothing will be.
+    pub fn tick(&mut self, now: Moment, epoll: &Epoll) -> Option<Duration> {
+        if self.shut_until.is_some_and(|until| until <= now) {
+            self.shut_until = None;
+            self.wait_for_guests(Interest::READ, epoll);
+        }
+        while let Some(&(until, place, serial)) = self.patience.front() {
+            let waits = self.newcomers.get(place).is_some_and(|newcomer| newcomer.0 == serial);
+            if waits && until > now {
+                break;
+            }
+            self.patience.pop_front();
+            if waits {
+                self.newcomers.remove(place);
+            }
+        }
+        let patience = self.patience.front().map(|(until, ..)| *until);
+        [patience, self.shut_until].into_iter().flatten().min().map(|due| due.since(now))
+    }
+
+    fn wait_for_guests(&self, interest: Interest, epoll: &Epoll) {
+        for (place, door) in self.doors.iter().enumerate() {
+            epoll.modify(door, DOOR | place as u64, interest);
+        }
+    }
+
+    /// Somebody is at a door, or has begun to speak.
+    pub fn ready(&mut self, ready: Ready, driver: &Shared, executor: &Rc<LocalExecutor<'static>>) {
+        if ready.key & NEWCOMER == NEWCOMER {
+            return self.show_in(ready.key & !NEWCOMER, driver, executor);
+        }
+        for _ in 0..AT_ONCE {
+            let Some(door) = self.doors.get((ready.key & !DOOR) as usize) else { return };
+            match accept_with(door, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+                Ok(guest) => match door {
+                    Door::Clients(_) => self.greet(guest.into(), driver),
+                    Door::Workers(_) => self.let_in(guest, driver),
+                },
+                Err(Errno::AGAIN) => return,
+                // A guest that left again costs nothing.
+                Err(Errno::CONNABORTED | Errno::INTR) => {}
+                Err(error) => {
+                    log::warn!("cannot accept a connection: {}", io::Error::from(error));
+                    let driver = driver.borrow();
+                    self.shut_until = Some(driver.moment() + OUT_OF_DESCRIPTORS);
+                    return self.wait_for_guests(Interest::default(), &driver.links.epoll);
+                }
+            }
+        }
+    }
+
+    /// A client waits in the door until it speaks.
+    fn greet(&mut self, stream: TcpStream, driver: &Shared) {
+        let driver = driver.borrow();
+        let place = self.newcomers.vacant_key();
+        self.serial += 1;
+        if driver.links.epoll.add(&stream, NEWCOMER | place as u64, Interest::READ).is_ok() {
+            self.newcomers.insert((self.serial, stream));
+            self.patience.push_back((driver.moment() + self.site.patience, place, self.serial));
+        }
+    }
+
+    /// It has begun to speak: HTTP.
+    fn show_in(&mut self, place: u64, driver: &Shared, executor: &Rc<LocalExecutor<'static>>) {
+        let Some((_, stream)) = self.newcomers.try_remove(place as usize) else { return };
+        driver.borrow().links.epoll.remove(&stream);
+        if let Ok(stream) = Async::new_nonblocking(stream) {
+            let serving = http::serve(driver.clone(), self.site.clone(), stream);
+            executor.spawn(serving).detach();
+        }
+    }
+
+    /// A worker speaks its lines at once.
+    fn let_in(&self, guest: OwnedFd, driver: &Shared) {
+        // The kernel's word; a peer that is gone already has none.
+        let Ok(peer) = rustix::net::sockopt::socket_peercred(&guest) else { return };
+        if !self.peers.admit(peer) {
+            let (uid, pid) = (peer.uid.as_raw(), peer.pid.as_raw_nonzero());
+            return log::warn!("turned a worker away: uid {uid}, pid {pid}");
+        }
+        let peer = Peer::Worker { uid: peer.uid.as_raw(), admin: self.peers.administers(peer) };
+        driver.borrow_mut().open(Wire::worker(guest), peer, &[]);
+    }
+}

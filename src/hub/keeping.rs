@@ -1,0 +1,153 @@
+//! What is kept, and for how long.
+//!
+//! Knows policies, limits and ages, and when a message has done its duty. Does
+//! not know who reads; that is in [`replay`](super::replay).
+
+use std::rc::Rc;
+
+use super::deadlines::{NEVER, Task, round_up};
+use super::event::{Anomaly, Effect, Effects, LogKey, Now};
+use super::logs::{Kept, Log, Run};
+use super::settings::{Keep, Policy};
+use super::{Hub, random};
+use crate::protocol::frame::GapCause;
+use crate::protocol::{Message, Moment};
+
+impl Hub {
+    pub(super) fn policy_of(&self, key: &LogKey) -> Policy {
+        match key {
+            LogKey::Inbox(_) => self.settings.inbox,
+            // Its state is told to whoever comes later; its messages are for
+            // those who watch.
+            LogKey::Channel(channel) if channel.operation().is_some() => {
+                Policy { keep: Keep::Never, ..Policy::default() }
+            }
+            LogKey::Channel(channel) => self.settings.policy_of(channel),
+        }
+    }
+
+    /// Makes the topic of a key, or finds it.
+    pub(super) fn topic(&mut self, key: LogKey) -> u32 {
+        let random: &mut random::Random = &mut self.random;
+        self.channels.make(key, || random.next())
+    }
+
+    /// Brings up to date what follows from the state of a topic.
+    pub(super) fn settle(&mut self, now: Now, place: u32) {
+        if let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) {
+            if log.kept.is_empty() {
+                log.soonest = NEVER;
+            }
+            self.deadlines.rearm(Task::Expiry(place), &mut log.armed, round_up(log.soonest));
+        }
+        self.channels.settle(now.moment, place);
+    }
+
+    /// Puts a message into its log, where the policy has room for one of its
+    /// size. Evicting what is too much is the next step: the readers that are
+    /// to know of it come between.
+    pub(super) fn keep(
+        &mut self,
+        place: u32,
+        policy: &Policy,
+        kept: Kept,
+        message: &Rc<Message>,
+        out: &mut Effects,
+    ) -> bool {
+        let Some(topic) = self.channels.at_mut(place) else { return false };
+        let size = kept.size as usize;
+        let fits = policy.count > 0 && size <= policy.bytes && size <= self.settings.limits.kept_bytes;
+        if policy.keep == Keep::Never || !fits {
+            if let Some(log) = &mut topic.log {
+                log.lose(kept.seq, GapCause::NotKept);
+            }
+            return false;
+        }
+        topic.log.get_or_insert_default().push(kept);
+        out.push(Effect::Keep { log: topic.key.clone(), message: message.clone() });
+        true
+    }
+
+    /// Evicts what is over a log's limits, or over those of all logs together.
+    pub(super) fn trim(&mut self, now: Now, place: u32, policy: &Policy, out: &mut Effects) {
+        let over = |log: &Log| log.kept.len() > policy.count || log.bytes > policy.bytes;
+        while self.channels.at(place).and_then(|topic| topic.log.as_deref()).is_some_and(over) {
+            self.evict(place, out);
+        }
+        self.settle(now, place);
+        let mut short = false;
+        while self.channels.bytes > self.settings.limits.kept_bytes {
+            let Some(heaviest) = self.channels.heaviest() else { break };
+            short = true;
+            self.evict(heaviest, out);
+            self.settle(now, heaviest);
+            if heaviest != place {
+                self.advance_all(now, heaviest, out);
+            }
+        }
+        if short {
+            out.push(Effect::Report(Anomaly::KeptLimit));
+        }
+        self.advance_all(now, place, out);
+    }
+
+    fn evict(&mut self, place: u32, out: &mut Effects) {
+        let Some(topic) = self.channels.at_mut(place) else { return };
+        let Some(log) = &mut topic.log else { return };
+        let Some(first) = log.kept.front().map(|kept| kept.seq) else { return };
+        log.take(first);
+        log.lose(first, GapCause::Evicted);
+        self.counters.messages_evicted += 1;
+        out.push(Effect::Forget { log: topic.key.clone(), from: first, to: first });
+    }
+
+    /// Drops what has grown too old.
+    pub(super) fn expire(&mut self, now: Now, place: u32, out: &mut Effects) {
+        let Some(topic) = self.channels.at_mut(place) else { return };
+        let Some(log) = &mut topic.log else { return };
+        log.armed = NEVER;
+        let mut expired = Vec::new();
+        let runs = log.remove(|kept| {
+            let old = kept.expires <= now.moment;
+            if old {
+                expired.push(kept.seq);
+            }
+            old
+        });
+        for seq in &expired {
+            log.lose(*seq, GapCause::Expired);
+        }
+        log.soonest = log.kept.iter().map(|kept| kept.expires).min().unwrap_or(NEVER);
+        self.counters.messages_expired += expired.len() as u64;
+        forget(&topic.key, &runs, out);
+        self.advance_all(now, place, out);
+        self.settle(now, place);
+    }
+
+    /// Drops what was delivered, where the policy is to keep no more than that.
+    pub(super) fn sweep(&mut self, now: Now, place: u32, out: &mut Effects) {
+        let Some(topic) = self.channels.at(place) else { return };
+        let stays = self.policy_of(&topic.key).keep == Keep::History;
+        let Some(topic) = self.channels.at_mut(place) else { return };
+        if let Some(log) = &mut topic.log {
+            log.drop_over();
+            if !stays {
+                let runs = log.remove_delivered();
+                forget(&topic.key, &runs, out);
+            }
+        }
+        self.settle(now, place);
+    }
+}
+
+/// Orders the store to drop runs of a log.
+pub(super) fn forget(key: &LogKey, runs: &[Run], out: &mut Effects) {
+    for (from, to) in runs {
+        out.push(Effect::Forget { log: key.clone(), from: *from, to: *to });
+    }
+}
+
+/// When a message kept now is too old.
+pub(super) fn expiry(now: Moment, policy: &Policy, ttl: Option<std::time::Duration>) -> Moment {
+    now + ttl.map_or(policy.ttl, |ttl| ttl.min(policy.ttl))
+}

@@ -1,0 +1,171 @@
+//! Who somebody is.
+
+use std::rc::Rc;
+
+use serde_json::json;
+use wshubd::hub::{Claim, Identity, Input, Peer, Settings, TokenFault};
+use wshubd::protocol::{InboxMode, UnixTime};
+
+use super::bench::{Bench, Seat, rights, user_id};
+
+fn identity(bench: &Bench, seconds: u64) -> Identity {
+    Identity {
+        user_id: user_id("alice"),
+        rights: bench.settings.rights.clone(),
+        expires_at: Some(UnixTime(bench.now.wall.0 + seconds * 1000)),
+    }
+}
+
+fn client_until(bench: &mut Bench, seconds: u64) -> Seat {
+    let claim = Claim::Proven(identity(bench, seconds));
+    bench.link(Peer::Client { claim, inbox: InboxMode::Auto })
+}
+
+/// Time passes, and the peer is alive.
+fn live(bench: &mut Bench, seat: Seat, seconds: u32) {
+    for _ in 0..seconds {
+        bench.wait(1.0);
+        bench.handle(Input::Heard { conn: seat });
+    }
+}
+
+#[test]
+fn a_proven_token_is_greeted_with_everything_a_client_has_to_know() {
+    let mut bench = Bench::new();
+    let alice = client_until(&mut bench, 3600);
+    let frame = bench.frames(alice).remove(0);
+    assert_eq!(frame["type"], "connection_established");
+    assert_eq!((&frame["user_id"], &frame["protocol"]), (&json!("alice"), &json!(1)));
+    assert_eq!(frame["connection_id"], json!(alice.to_string()));
+    assert_eq!((&frame["ping_interval"], &frame["pong_timeout"]), (&json!(54), &json!(60)));
+    let limits =
+        json!({"message_bytes": 524288, "requests_per_second": 10, "burst": 20, "subscriptions": 128});
+    assert_eq!(frame["limits"], limits);
+    assert_eq!(frame["expires_at"], json!("2027-01-15T09:00:00.000Z"));
+}
+
+#[test]
+fn without_a_token_only_auth_is_understood() {
+    let mut bench = Bench::new();
+    let seat = bench.stranger();
+    assert_eq!(bench.story(seat), ["auth_required"]);
+    assert_eq!(bench.say(seat, json!({"action": "ping"})), ["error auth_required"]);
+    let answer = bench.say(seat, json!({"action": "auth", "token": "alice"}));
+    assert_eq!(answer, ["auth_success alice", "connection_established"]);
+    assert_eq!(bench.say(seat, json!({"action": "ping"})), ["pong"]);
+    live(&mut bench, seat, 20);
+    assert!(bench.story(seat).is_empty());
+}
+
+#[test]
+fn who_does_not_say_who_it_is_within_ten_seconds_is_closed() {
+    let mut bench = Bench::new();
+    let seat = bench.stranger();
+    bench.hush(seat);
+    bench.wait(9.0);
+    assert!(bench.story(seat).is_empty());
+    bench.wait(1.0);
+    assert_eq!(bench.story(seat), ["closed 4001"]);
+}
+
+#[test]
+fn a_bad_token_is_the_end_before_the_greeting_and_a_warning_after_it() {
+    let mut bench = Bench::new();
+    let seat = bench.stranger();
+    bench.hush(seat);
+    let bad = json!({"action": "auth", "token": "bad"});
+    assert_eq!(bench.say(seat, bad.clone()), ["auth_failed token_invalid", "closed 4001"]);
+    let alice = bench.client("alice");
+    assert_eq!(bench.say(alice, bad), ["auth_failed token_invalid"]);
+    assert_eq!(bench.say(alice, json!({"action": "ping"})), ["pong"]);
+}
+
+#[test]
+fn a_refused_upgrade_of_a_page_is_told_and_closed() {
+    let mut bench = Bench::new();
+    let fault = TokenFault { code: "token_expired", message: "it ended".into() };
+    let seat = bench.link(Peer::Client { claim: Claim::Refused(fault), inbox: InboxMode::Auto });
+    assert_eq!(bench.story(seat), ["auth_failed token_expired", "closed 4001"]);
+}
+
+#[test]
+fn an_anonymous_connection_gains_a_user_once() {
+    let mut bench = Bench::open();
+    let seat = bench.stranger();
+    let frame = bench.frames(seat).remove(0);
+    assert_eq!((&frame["type"], frame.get("user_id")), (&json!("connection_established"), None));
+    assert_eq!(bench.say(seat, json!({"action": "auth", "token": "alice"})), ["auth_success alice"]);
+    assert_eq!(bench.say(seat, json!({"action": "auth", "token": "bob"})), ["error forbidden"]);
+    let stats = bench.stats();
+    assert_eq!((&stats["connected_users"], &stats["total_connections"]), (&json!(1), &json!(1)));
+}
+
+#[test]
+fn a_token_is_warned_about_and_then_ends_the_connection() {
+    let mut bench = Bench::new();
+    let alice = client_until(&mut bench, 100);
+    bench.hush(alice);
+    live(&mut bench, alice, 39);
+    assert!(bench.story(alice).is_empty());
+    live(&mut bench, alice, 1);
+    assert_eq!(bench.story(alice), ["token_expiring"]);
+    live(&mut bench, alice, 60);
+    assert_eq!(bench.story(alice), ["closed 4204"]);
+}
+
+#[test]
+fn a_newer_token_lets_the_connection_live_on() {
+    let mut bench = Bench::new();
+    let alice = client_until(&mut bench, 30);
+    live(&mut bench, alice, 5);
+    bench.hush(alice);
+    let claim = Ok(identity(&bench, 3600));
+    bench.handle(Input::Identified { conn: alice, id: None, inbox: None, claim });
+    assert_eq!(bench.story(alice), ["auth_success alice"]);
+    live(&mut bench, alice, 120);
+    assert!(bench.story(alice).is_empty());
+}
+
+#[test]
+fn a_clock_that_is_set_neither_kills_nor_extends() {
+    let mut bench = Bench::new();
+    let alice = client_until(&mut bench, 100);
+    bench.hush(alice);
+    bench.now.wall = UnixTime(0);
+    live(&mut bench, alice, 50);
+    assert_eq!(bench.story(alice), ["token_expiring"]);
+    bench.now.wall = UnixTime(4_000_000_000_000);
+    live(&mut bench, alice, 49);
+    assert!(bench.story(alice).is_empty());
+    live(&mut bench, alice, 1);
+    assert_eq!(bench.story(alice), ["closed 4204"]);
+}
+
+#[test]
+fn subscriptions_that_a_new_token_does_not_allow_end() {
+    let mut bench = Bench::new();
+    let alice = bench.client("alice");
+    bench.subscribe(alice, "open:a");
+    bench.subscribe(alice, "shut:b");
+    let claim = Ok(Identity { rights: rights(&["open:*"], &[], &[]), ..identity(&bench, 3600) });
+    bench.handle(Input::Identified { conn: alice, id: None, inbox: None, claim });
+    assert_eq!(bench.story(alice), ["auth_success alice", "unsubscribed shut:b forbidden"]);
+    let worker = bench.worker();
+    bench.say(worker, json!({"channel": "shut:b", "event": "say", "data": 1}));
+    assert!(bench.story(alice).is_empty());
+}
+
+#[test]
+fn a_connection_that_wants_no_inbox_hears_none_and_is_its_users_all_the_same() {
+    let mut bench = Bench::with(Settings { rights: Rc::new(Default::default()), ..Settings::default() });
+    let claim = Claim::Proven(identity(&bench, 3600));
+    let alice = bench.link(Peer::Client { claim, inbox: InboxMode::Off });
+    bench.hush(alice);
+    let worker = bench.worker();
+    bench.say(worker, json!({"user_id": "alice", "event": "say", "data": 1}));
+    assert!(bench.story(alice).is_empty());
+    assert_eq!(bench.stats()["connected_users"], 1);
+    let claim = Ok(identity(&bench, 3600));
+    bench.handle(Input::Identified { conn: alice, id: None, inbox: Some(InboxMode::Auto), claim });
+    assert_eq!(bench.story(alice), ["auth_success alice", "say 1 replayed"]);
+}

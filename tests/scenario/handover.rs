@@ -1,0 +1,51 @@
+//! Another process takes over.
+
+use serde_json::json;
+use wshubd::hub::{Hub, Settings, StateError};
+
+use super::bench::Bench;
+
+#[test]
+fn a_new_process_goes_on_as_if_nothing_happened() {
+    let mut bench = Bench::new();
+    let (worker, alice, bob) = (bench.worker(), bench.client("alice"), bench.client("bob"));
+    bench.subscribe(alice, "room");
+    bench.publish(alice, "later", 1);
+    bench.say(worker, json!({"action": "operation_start", "operation_id": "op", "channel": "room"}));
+    bench.say(bob, json!({"action": "interrupt", "data": {"operation_id": "none"}}));
+    bench.hush(alice);
+    bench.hush(bob);
+    bench.hand_over();
+    bench.publish(bob, "room", 2);
+    assert_eq!(bench.story(alice), ["say 2"]);
+    assert_eq!(bench.subscribe(bob, "later").last().unwrap(), "say 1 replayed");
+    bench.wait(10.0);
+    assert_eq!(bench.story(bob), ["interrupt_result no_owner"]);
+    bench.leave(worker);
+    assert_eq!(bench.story(alice), ["operation op ended owner_lost"]);
+}
+
+#[test]
+fn a_replay_goes_on_where_it_was() {
+    let mut bench = Bench::new();
+    let (worker, bob) = (bench.worker(), bench.client("bob"));
+    for n in 1..=100 {
+        bench.say(worker, json!({"channel": "logs", "event": "log", "data": n}));
+    }
+    bench.clog(bob);
+    bench.subscribe(bob, "logs");
+    bench.drain(bob, 10);
+    bench.hand_over();
+    bench.hush(bob);
+    bench.unclog(bob);
+    let heard = bench.story(bob);
+    assert_eq!((heard.len(), heard[0].as_str()), (36, "log 65 replayed"));
+}
+
+#[test]
+fn a_state_of_another_version_is_not_taken_over() {
+    let error = Hub::import(Settings::default(), br#"{"version":0,"other":1}"#).unwrap_err();
+    assert!(matches!(error, StateError::Version(0)));
+    assert!(error.to_string().contains("version 0"));
+    assert!(matches!(Hub::import(Settings::default(), b"{"), Err(StateError::Form(_))));
+}

@@ -1,0 +1,58 @@
+//! Signs of life.
+
+use wshubd::hub::Input;
+
+use super::bench::Bench;
+
+#[test]
+fn silence_is_asked_about_and_then_the_end() {
+    let mut bench = Bench::new();
+    let alice = bench.client("alice");
+    bench.wait(53.9);
+    assert!(bench.story(alice).is_empty());
+    bench.wait(0.1);
+    assert_eq!(bench.story(alice), ["ping"]);
+    bench.wait(6.0);
+    assert_eq!(bench.story(alice), ["closed 4203"]);
+    assert_eq!(bench.stats()["closed_no_pong"], 1);
+}
+
+#[test]
+fn any_sign_of_life_counts() {
+    let mut bench = Bench::new();
+    let alice = bench.client("alice");
+    for _ in 0..5 {
+        bench.wait(50.0);
+        bench.handle(Input::Heard { conn: alice });
+    }
+    assert!(bench.story(alice).is_empty());
+    bench.wait(54.0);
+    assert_eq!(bench.story(alice), ["ping"]);
+    bench.handle(Input::Heard { conn: alice });
+    bench.wait(53.0);
+    assert!(bench.story(alice).is_empty());
+}
+
+#[test]
+fn workers_may_be_silent() {
+    let mut bench = Bench::new();
+    let worker = bench.worker();
+    assert_eq!(bench.hub.deadline(), None);
+    bench.wait(86_400.0);
+    assert!(bench.story(worker).is_empty());
+}
+
+#[test]
+fn connections_of_the_same_second_are_pinged_together() {
+    let mut bench = Bench::new();
+    bench.now.moment.0 += 1;
+    for n in 0..1000 {
+        bench.client(&format!("user{n}"));
+        bench.now.moment.0 += u64::from(n % 2 == 0);
+    }
+    let first = bench.hub.deadline().unwrap();
+    bench.now.moment = first;
+    bench.handle(Input::Due);
+    let pings = bench.last.list.iter().filter(|effect| matches!(effect, wshubd::hub::Effect::Ping { .. }));
+    assert_eq!(pings.count(), 1000, "those of one second share their wake-up");
+}

@@ -1,0 +1,208 @@
+//! Stop, in every case.
+
+use serde_json::json;
+use wshubd::protocol::{Interrupt, OperationId, Say};
+
+use super::bench::{Bench, Seat, rights};
+
+fn start_for(bench: &mut Bench, worker: Seat, user: Option<&str>) -> Vec<String> {
+    let line = json!({"action": "operation_start", "operation_id": "op", "channel": "jobs", "user_id": user});
+    bench.say(worker, line)
+}
+
+fn stop(bench: &mut Bench, seat: Seat) -> Vec<String> {
+    bench.say(seat, json!({"action": "interrupt", "data": {"operation_id": "op"}}))
+}
+
+#[test]
+fn an_interrupt_goes_to_the_owner_before_anybody_hears_of_it() {
+    let mut bench = Bench::new();
+    let (worker, alice, bob) = (bench.worker(), bench.client("alice"), bench.client("bob"));
+    start_for(&mut bench, worker, Some("alice"));
+    bench.subscribe(bob, "jobs");
+    bench.hush(bob);
+    let request = json!({"action": "interrupt", "data": {"operation_id": "op"}, "reason": "enough"});
+    assert_eq!(bench.say(alice, request), ["interrupt_result delivered"]);
+    assert!(matches!(bench.last.list[0], wshubd::hub::Effect::Interrupt { .. }));
+    let line = bench.frames(worker).pop().unwrap();
+    assert_eq!((&line["reason"], &line["user_id"]), (&json!("enough"), &json!("alice")));
+    assert_eq!(line["from"], json!(alice.to_string()));
+    let heard = bench.frames(bob);
+    assert_eq!((&heard[0]["state"], &heard[0]["by"]), (&json!("interrupting"), &json!("alice")));
+    assert_eq!(
+        (&heard[1]["event"], &heard[1]["data"]),
+        (&json!("system:interrupt"), &json!({"operation_id": "op"}))
+    );
+    assert_eq!(heard.len(), 2);
+}
+
+#[test]
+fn repeating_an_interrupt_is_harmless_and_shown_once() {
+    let mut bench = Bench::new();
+    let (worker, alice) = (bench.worker(), bench.client("alice"));
+    start_for(&mut bench, worker, Some("alice"));
+    bench.subscribe(alice, "jobs");
+    bench.subscribe(alice, "operation:op");
+    bench.hush(alice);
+    let shown = ["operation op interrupting", r#"system:interrupt {"operation_id":"op"}"#];
+    assert_eq!(stop(&mut bench, alice), [&["interrupt_result delivered"], &shown[..]].concat());
+    assert_eq!(stop(&mut bench, alice), ["interrupt_result delivered"]);
+    assert_eq!(bench.story(worker), ["interrupt op", "interrupt op"]);
+}
+
+#[test]
+fn who_may_stop_an_operation_of_a_user() {
+    let mut bench = Bench::new();
+    let (worker, plain) = (bench.worker(), bench.client("bob"));
+    let warden = bench.client_with("carol", rights(&[], &[], &["jobs"]));
+    start_for(&mut bench, worker, Some("alice"));
+    assert_eq!(stop(&mut bench, plain), ["error forbidden jobs"]);
+    assert!(bench.story(worker).is_empty(), "the worker hears nothing");
+    assert_eq!(stop(&mut bench, warden), ["interrupt_result delivered"]);
+}
+
+#[test]
+fn whoever_may_publish_stops_what_runs_for_nobody() {
+    let mut bench = Bench::new();
+    let (worker, alice) = (bench.worker(), bench.client("alice"));
+    let mute = bench.client_with("bob", rights(&["*"], &[], &[]));
+    start_for(&mut bench, worker, None);
+    assert_eq!(stop(&mut bench, mute), ["error forbidden jobs"]);
+    assert_eq!(stop(&mut bench, alice), ["interrupt_result delivered"]);
+    assert_eq!(stop(&mut bench, worker), ["interrupt op", "error forbidden"]);
+    let admin = bench.admin();
+    let line = json!({"action": "interrupt", "data": {"operation_id": "op"}, "id": 1});
+    assert_eq!(bench.say(admin, line), ["ok"]);
+}
+
+#[test]
+fn an_ended_operation_is_already_ended_and_another_channel_is_unknown() {
+    let mut bench = Bench::new();
+    let (worker, alice) = (bench.worker(), bench.client("alice"));
+    start_for(&mut bench, worker, None);
+    let elsewhere = json!({"action": "interrupt", "channel": "else", "data": {"operation_id": "op"}});
+    assert_eq!(bench.say(alice, elsewhere), ["error unknown_operation"]);
+    bench.say(worker, json!({"action": "operation_end", "operation_id": "op", "state": "failed"}));
+    assert_eq!(stop(&mut bench, alice), ["interrupt_result already_ended"]);
+}
+
+#[test]
+fn an_early_interrupt_waits_for_its_operation() {
+    let mut bench = Bench::new();
+    let (worker, alice) = (bench.worker(), bench.client("alice"));
+    assert_eq!(stop(&mut bench, alice), ["interrupt_result pending"]);
+    bench.wait(9.0);
+    assert_eq!(start_for(&mut bench, worker, Some("alice")), ["interrupt op"]);
+    assert_eq!(bench.story(alice), ["interrupt_result delivered"]);
+    bench.wait(10.0);
+    assert!(bench.story(alice).is_empty(), "it was answered");
+}
+
+#[test]
+fn an_early_interrupt_without_an_operation_has_no_owner() {
+    let mut bench = Bench::new();
+    let alice = bench.client("alice");
+    let request = json!({"action": "interrupt", "data": {"operation_id": "op"}, "id": "x"});
+    bench.say(alice, request);
+    bench.wait(10.0);
+    let answer = bench.frames(alice).pop().unwrap();
+    assert_eq!((&answer["outcome"], &answer["id"]), (&json!("no_owner"), &json!("x")));
+}
+
+#[test]
+fn rights_are_checked_again_when_the_operation_registers() {
+    let mut bench = Bench::new();
+    let (worker, mallory) = (bench.worker(), bench.client("mallory"));
+    stop(&mut bench, mallory);
+    assert!(start_for(&mut bench, worker, Some("alice")).is_empty(), "the worker hears nothing");
+    assert_eq!(bench.story(mallory), ["interrupt_result no_owner"]);
+}
+
+#[test]
+fn workers_that_only_listen_hear_of_an_interrupt_at_once() {
+    let mut bench = Bench::new();
+    let (worker, alice) = (bench.worker(), bench.client("alice"));
+    bench.subscribe(worker, "jobs");
+    let request = json!({"action": "interrupt", "channel": "jobs", "data": {"operation_id": "op"}});
+    assert_eq!(bench.say(alice, request.clone()), ["interrupt_result pending"]);
+    assert_eq!(bench.story(worker), [r#"system:interrupt {"operation_id":"op"}"#]);
+    let mute = bench.client_with("bob", rights(&["*"], &[], &[]));
+    assert_eq!(bench.say(mute, request), ["error forbidden jobs"]);
+}
+
+#[test]
+fn only_so_many_interrupts_wait_for_one_connection() {
+    let mut bench = Bench::new();
+    let alice = bench.client("alice");
+    let ask = |n: u32| json!({"action": "interrupt", "data": {"operation_id": format!("op{n}")}});
+    for n in 0..16 {
+        assert_eq!(bench.say(alice, ask(n)), ["interrupt_result pending"]);
+    }
+    assert_eq!(bench.say(alice, ask(16)), ["error rate_limited"]);
+    bench.wait(11.0);
+    assert_eq!(bench.story(alice).len(), 16);
+    assert_eq!(bench.say(alice, ask(16)), ["interrupt_result pending"]);
+}
+
+#[test]
+fn an_operation_that_does_not_end_in_time_is_ended() {
+    let mut bench = Bench::new();
+    let (worker, alice) = (bench.worker(), bench.client("alice"));
+    bench.subscribe(alice, "jobs");
+    start_for(&mut bench, worker, None);
+    bench.wait(20.0);
+    stop(&mut bench, alice);
+    bench.wait(20.0);
+    stop(&mut bench, alice);
+    bench.wait(9.0);
+    bench.hush(alice);
+    bench.wait(1.0);
+    assert_eq!(bench.story(alice), ["operation op ended timeout"], "asking again gives no more time");
+    let line = json!({"action": "operation_end", "operation_id": "op", "state": "interrupted", "id": 1});
+    assert_eq!(bench.say(worker, line).last().unwrap(), "error unknown_operation");
+}
+
+#[test]
+fn at_its_deadline_an_operation_is_interrupted() {
+    let mut bench = Bench::new();
+    let (worker, alice) = (bench.worker(), bench.client("alice"));
+    bench.subscribe(alice, "jobs");
+    let line = json!({"action": "operation_start", "operation_id": "op", "channel": "jobs",
+        "deadline": 5, "interrupt_grace": 2});
+    bench.say(worker, line);
+    bench.wait(5.0);
+    assert_eq!(bench.story(worker), ["interrupt op deadline"]);
+    bench.hush(alice);
+    bench.wait(2.0);
+    assert_eq!(bench.story(alice), ["operation op ended timeout"]);
+}
+
+#[test]
+fn a_client_that_disconnects_interrupts_nothing() {
+    let mut bench = Bench::new();
+    let (worker, alice) = (bench.worker(), bench.client("alice"));
+    start_for(&mut bench, worker, Some("alice"));
+    bench.leave(alice);
+    bench.wait(60.0);
+    assert!(bench.story(worker).is_empty());
+}
+
+#[test]
+fn who_asked_early_and_left_interrupts_nothing() {
+    let mut bench = Bench::new();
+    let (worker, alice) = (bench.worker(), bench.client("alice"));
+    stop(&mut bench, alice);
+    bench.leave(alice);
+    assert!(start_for(&mut bench, worker, Some("alice")).is_empty());
+}
+
+#[test]
+fn an_http_caller_hears_that_it_waits_and_then_how_it_went() {
+    let mut bench = Bench::new();
+    let worker = bench.worker();
+    let wish = Interrupt { operation_id: OperationId::new("op").unwrap(), channel: None, reason: None };
+    assert_eq!(bench.ask_http(1, Say::Interrupt(wish.clone())), ["interrupt_result pending"]);
+    start_for(&mut bench, worker, Some("alice"));
+    assert_eq!(bench.answers(1), ["interrupt_result delivered"]);
+    assert_eq!(bench.ask_http(2, Say::Interrupt(wish)), ["interrupt_result delivered"]);
+}

@@ -1,0 +1,121 @@
+//! How much one peer may ask.
+
+use serde_json::json;
+use wshubd::hub::Settings;
+
+use super::bench::Bench;
+
+#[test]
+fn a_burst_goes_through_and_the_rest_is_refused_until_the_bucket_fills() {
+    let mut bench = Bench::new();
+    let alice = bench.client("alice");
+    for _ in 0..20 {
+        assert_eq!(bench.say(alice, json!({"action": "ping"})), ["pong"]);
+    }
+    bench.say(alice, json!({"action": "ping"}));
+    bench.say(alice, json!({"action": "ping"}));
+    bench.wait(0.1);
+    assert_eq!(bench.say(alice, json!({"action": "ping"})), ["pong"]);
+    assert_eq!(bench.say(alice, json!({"action": "ping"})), ["error rate_limited"]);
+    bench.wait(2.0);
+    for _ in 0..20 {
+        assert_eq!(bench.say(alice, json!({"action": "ping"})), ["pong"]);
+    }
+}
+
+#[test]
+fn a_refusal_for_rate_says_when_to_come_back() {
+    let mut bench = Bench::new();
+    let alice = bench.client("alice");
+    for _ in 0..20 {
+        bench.say(alice, json!({"action": "ping"}));
+    }
+    let frame = bench.ask(alice, json!({"action": "ping", "id": 9})).remove(0);
+    assert_eq!(
+        (&frame["retry_after"], &frame["action"], &frame["id"]),
+        (&json!(0.1), &json!("ping"), &json!(9))
+    );
+}
+
+#[test]
+fn stopping_and_whispering_have_buckets_of_their_own() {
+    let mut bench = Bench::new();
+    let alice = bench.client("alice");
+    bench.subscribe(alice, "room");
+    for _ in 0..30 {
+        bench.say(alice, json!({"action": "ping"}));
+    }
+    let request = json!({"action": "interrupt", "data": {"operation_id": "op"}});
+    assert_eq!(bench.say(alice, request), ["interrupt_result pending"]);
+    let whisper = json!({"action": "whisper", "channel": "room", "event": "typing"});
+    for _ in 0..100 {
+        assert!(bench.say(alice, whisper.clone()).is_empty(), "too many are dropped, not refused");
+    }
+    assert_eq!(bench.stats()["whispers_dropped"], 60);
+}
+
+#[test]
+fn workers_are_not_limited() {
+    let mut bench = Bench::new();
+    let worker = bench.worker();
+    for _ in 0..1000 {
+        let line = json!({"channel": "logs", "event": "log", "id": 1});
+        assert_eq!(bench.say(worker, line), ["ok"]);
+    }
+}
+
+#[test]
+fn who_does_not_heed_500_refusals_in_a_minute_is_closed() {
+    let mut bench = Bench::new();
+    let alice = bench.client("alice");
+    for _ in 0..519 {
+        bench.say(alice, json!({"action": "ping"}));
+    }
+    assert_eq!(bench.say(alice, json!({"action": "ping"})), ["error rate_limited", "closed 4103"]);
+    assert!(bench.say(alice, json!({"action": "ping"})).is_empty(), "it is nobody now");
+}
+
+#[test]
+fn the_fifth_mistake_within_ten_minutes_is_answered_and_the_last() {
+    let mut bench = Bench::new();
+    let alice = bench.client("alice");
+    let mistakes = [json!({"action": "dance"}), json!([]), json!({"action": "send"}), json!({})];
+    let codes = ["error unknown_action", "error bad_json", "error bad_request", "error bad_request"];
+    for (mistake, code) in mistakes.into_iter().zip(codes) {
+        assert_eq!(bench.say(alice, mistake), [code]);
+    }
+    assert_eq!(bench.say(alice, json!(1)), ["error bad_json", "closed 4009"]);
+}
+
+#[test]
+fn mistakes_are_forgotten_and_other_errors_do_not_count() {
+    let mut bench = Bench::new();
+    let (alice, worker) = (bench.client("alice"), bench.worker());
+    for _ in 0..9 {
+        bench.say(alice, json!({"action": "whisper", "channel": "x", "event": "e"}));
+        assert_eq!(bench.say(worker, json!([])), ["error bad_json"], "a worker has no budget");
+    }
+    for _ in 0..4 {
+        bench.say(alice, json!({}));
+    }
+    for _ in 0..12 {
+        bench.wait(50.0);
+        bench.say(alice, json!({"action": "ping"}));
+    }
+    assert_eq!(bench.say(alice, json!({})), ["error bad_request"]);
+}
+
+#[test]
+fn a_user_has_only_so_many_connections() {
+    let mut settings = Settings::default();
+    settings.limits.connections_per_user = 2;
+    let mut bench = Bench::with(settings);
+    let first = bench.client("alice");
+    bench.client("alice");
+    bench.client("bob");
+    bench.client("alice");
+    assert_eq!(bench.stats()["total_connections"], 3);
+    bench.leave(first);
+    bench.client("alice");
+    assert_eq!(bench.stats()["total_connections"], 3);
+}

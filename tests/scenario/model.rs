@@ -1,0 +1,440 @@
+//! Random histories, with what must be true of all of them.
+//!
+//! Each peer is a witness of what it hears: order, doubles and losses are
+//! judged from the frames alone, as a client would. `PROPTEST_CASES` runs more.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use wshubd::hub::settings::{Keep, Policy};
+use wshubd::hub::{Input, Outbound, Pattern, Settings};
+
+use super::bench::{Bench, Seat, brief};
+
+/// One thing that happens; numbers choose among those who are there.
+#[derive(Clone, Debug)]
+enum Step {
+    Client(u8),
+    Worker,
+    Leave(u8),
+    Subscribe(u8, u8),
+    SubscribeFromTheStart(u8, u8),
+    Unsubscribe(u8, u8),
+    Publish(u8, u8),
+    Fleeting(u8, u8),
+    Whisper(u8, u8),
+    ToUser(u8, u8),
+    Outbound(u8, Outbound),
+    Clog(u8),
+    Drain(u8, u8),
+    Unclog(u8),
+    SlowStore(bool),
+    StoreAnswers,
+    Wait(u8),
+    Start(u8, u8),
+    End(u8, u8),
+    Interrupt(u8, u8),
+    HandOver,
+}
+
+/// One of each policy, small enough that random histories reach their limits.
+const CHANNELS: [&str; 4] = ["undelivered", "history", "never", "brief"];
+
+fn settings() -> Settings {
+    let keep = |keep, count, seconds| Policy {
+        keep,
+        count,
+        ttl: std::time::Duration::from_secs(seconds),
+        ..Policy::default()
+    };
+    let mut settings = Settings {
+        policies: vec![
+            (Pattern::new("undelivered"), keep(Keep::Undelivered, 70, 86_400)),
+            (Pattern::new("history"), keep(Keep::History, 4, 86_400)),
+            (Pattern::new("never"), keep(Keep::Never, 0, 0)),
+            (Pattern::new("brief"), keep(Keep::Undelivered, 3, 10)),
+        ],
+        ..Settings::default()
+    };
+    settings.limits.requests_per_second = 1_000_000;
+    settings.limits.burst = 1_000_000;
+    settings.limits.kept_bytes = 20_000;
+    settings
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let state = prop_oneof![Just(Outbound::Clear), Just(Outbound::Waiting), Just(Outbound::Full)];
+    let two = (any::<u8>(), any::<u8>());
+    prop_oneof![
+        3 => any::<u8>().prop_map(Step::Client),
+        1 => Just(Step::Worker),
+        2 => any::<u8>().prop_map(Step::Leave),
+        6 => two.prop_map(|(a, b)| Step::Subscribe(a, b)),
+        2 => two.prop_map(|(a, b)| Step::SubscribeFromTheStart(a, b)),
+        2 => two.prop_map(|(a, b)| Step::Unsubscribe(a, b)),
+        16 => two.prop_map(|(a, b)| Step::Publish(a, b)),
+        1 => two.prop_map(|(a, b)| Step::Fleeting(a, b)),
+        1 => two.prop_map(|(a, b)| Step::Whisper(a, b)),
+        3 => two.prop_map(|(a, b)| Step::ToUser(a, b)),
+        5 => (any::<u8>(), state).prop_map(|(a, state)| Step::Outbound(a, state)),
+        3 => any::<u8>().prop_map(Step::Clog),
+        4 => (any::<u8>(), 1..80u8).prop_map(|(a, n)| Step::Drain(a, n)),
+        2 => any::<u8>().prop_map(Step::Unclog),
+        1 => any::<bool>().prop_map(Step::SlowStore),
+        2 => Just(Step::StoreAnswers),
+        3 => (0..20u8).prop_map(Step::Wait),
+        3 => two.prop_map(|(a, b)| Step::Start(a, b)),
+        2 => two.prop_map(|(a, b)| Step::End(a, b)),
+        3 => two.prop_map(|(a, b)| Step::Interrupt(a, b)),
+        1 => Just(Step::HandOver),
+    ]
+}
+
+/// What one subscription has told so far.
+#[derive(Default, Debug)]
+struct Session {
+    /// The position at which it began.
+    start: u64,
+    /// The last position heard or told as lost.
+    last: u64,
+    /// All of them.
+    accounted: BTreeSet<u64>,
+    /// A gap now is about what lies before all that follows.
+    fresh: bool,
+}
+
+impl Session {
+    fn misses(&mut self, gap: &Value) {
+        let number = |field: &str| gap[field].as_u64().unwrap();
+        let (from, to, lost) = (number("from_seq"), number("to_seq"), number("lost"));
+        assert!(from <= to && (1..=to - from + 1).contains(&lost), "{}", brief(gap));
+        let of_the_past = self.fresh && to <= self.start;
+        self.fresh = false;
+        if !of_the_past {
+            assert!(from > self.last, "a gap stands in its place: {from} after {}", self.last);
+            self.last = to;
+            self.accounted.extend(from..=to);
+        }
+    }
+}
+
+#[derive(Default)]
+struct Witness {
+    is_worker: bool,
+    sessions: BTreeMap<String, Session>,
+    inbox: u64,
+    /// Interrupts that have no final answer yet, by request id.
+    asked: BTreeSet<u64>,
+}
+
+struct Model {
+    bench: Bench,
+    seats: BTreeMap<Seat, Witness>,
+    /// Hears of every operation, and is always in good health.
+    observer: Seat,
+    /// Those that run, and whether they were interrupted.
+    running: BTreeMap<String, bool>,
+    requests: u64,
+}
+
+impl Model {
+    fn new() -> Self {
+        let mut bench = Bench::with(settings());
+        let observer = bench.client("observer");
+        bench.subscribe(observer, "jobs");
+        Self { bench, seats: BTreeMap::new(), observer, running: BTreeMap::new(), requests: 0 }
+    }
+
+    fn pick(&self, number: u8, wanted: impl Fn(&Witness) -> bool) -> Option<Seat> {
+        let all: Vec<Seat> =
+            self.seats.iter().filter(|(_, witness)| wanted(witness)).map(|(seat, _)| *seat).collect();
+        (!all.is_empty()).then(|| all[usize::from(number) % all.len()])
+    }
+
+    /// Says something, leaving what is heard for the witness.
+    fn say(&mut self, seat: Seat, request: Value) {
+        for frame in self.bench.ask(seat, request) {
+            self.witness(seat, &frame);
+        }
+    }
+
+    fn run(&mut self, step: &Step) {
+        let anybody = |_: &Witness| true;
+        let client = |witness: &Witness| !witness.is_worker;
+        let worker = |witness: &Witness| witness.is_worker;
+        let channel = |number: u8| CHANNELS[usize::from(number) % CHANNELS.len()];
+        match *step {
+            Step::Client(user) => {
+                let rights = self.bench.settings.rights.clone();
+                let seat = self.bench.newcomer(&format!("user{}", user % 3), rights);
+                self.seats.insert(seat, Witness::default());
+            }
+            Step::Worker => {
+                let seat = self.bench.worker();
+                self.seats.insert(seat, Witness { is_worker: true, ..Witness::default() });
+            }
+            Step::Leave(who) => {
+                let Some(seat) = self.pick(who, anybody) else { return };
+                self.bench.leave(seat);
+                self.seats.remove(&seat);
+            }
+            Step::Subscribe(who, what) => {
+                let Some(seat) = self.pick(who, anybody) else { return };
+                self.say(seat, json!({"action": "subscribe", "channel": channel(what), "id": 0}));
+            }
+            Step::SubscribeFromTheStart(who, what) => {
+                let Some(seat) = self.pick(who, client) else { return };
+                let since = json!({"epoch": "", "seq": 0});
+                self.say(seat, json!({"action": "subscribe", "channel": channel(what), "since": since}));
+            }
+            Step::Unsubscribe(who, what) => {
+                let Some(seat) = self.pick(who, anybody) else { return };
+                self.say(seat, json!({"action": "unsubscribe", "channel": channel(what), "id": 0}));
+            }
+            Step::Publish(who, what) => {
+                let Some(seat) = self.pick(who, anybody) else { return };
+                self.say(seat, json!({"action": "send", "channel": channel(what), "event": "e"}));
+            }
+            Step::Fleeting(who, what) => {
+                let Some(seat) = self.pick(who, anybody) else { return };
+                self.say(seat, json!({"action": "send", "channel": channel(what), "event": "e", "ttl": 0}));
+            }
+            Step::Whisper(who, what) => {
+                let Some(seat) = self.pick(who, client) else { return };
+                self.say(seat, json!({"action": "whisper", "channel": channel(what), "event": "w"}));
+            }
+            Step::ToUser(who, user) => {
+                let Some(seat) = self.pick(who, worker) else { return };
+                self.say(seat, json!({"user_id": format!("user{}", user % 3), "event": "e"}));
+            }
+            _ => self.run_beside(step),
+        }
+    }
+
+    /// What happens to sockets, the store, time and operations.
+    fn run_beside(&mut self, step: &Step) {
+        let anybody = |_: &Witness| true;
+        let worker = |witness: &Witness| witness.is_worker;
+        match *step {
+            Step::Outbound(who, state) => {
+                let Some(seat) = self.pick(who, anybody) else { return };
+                self.bench.outbound(seat, state);
+            }
+            Step::Clog(who) => {
+                let Some(seat) = self.pick(who, anybody) else { return };
+                self.bench.clog(seat);
+            }
+            Step::Drain(who, count) => {
+                let Some(seat) = self.pick(who, anybody) else { return };
+                self.bench.drain(seat, usize::from(count));
+            }
+            Step::Unclog(who) => {
+                let Some(seat) = self.pick(who, anybody) else { return };
+                self.bench.unclog(seat);
+            }
+            Step::SlowStore(slow) => {
+                self.bench.slow_store = slow;
+                if !slow {
+                    self.bench.store_answers();
+                }
+            }
+            Step::StoreAnswers => self.bench.store_answers(),
+            Step::Wait(seconds) => {
+                self.bench.handle(Input::Heard { conn: self.observer });
+                self.bench.wait(f64::from(seconds));
+            }
+            Step::Start(who, what) => {
+                let Some(seat) = self.pick(who, worker) else { return };
+                let id = format!("op{}", what % 4);
+                self.say(seat, json!({"action": "operation_start", "operation_id": id, "channel": "jobs"}));
+            }
+            Step::End(who, what) => {
+                let Some(seat) = self.pick(who, worker) else { return };
+                let id = format!("op{}", what % 4);
+                self.say(seat, json!({"action": "operation_end", "operation_id": id, "state": "completed"}));
+            }
+            Step::Interrupt(who, what) => {
+                let Some(seat) = self.pick(who, |witness| !witness.is_worker) else { return };
+                self.requests += 1;
+                let request = self.requests;
+                self.seats.get_mut(&seat).unwrap().asked.insert(request);
+                let data = json!({"operation_id": format!("op{}", what % 4)});
+                self.say(seat, json!({"action": "interrupt", "data": data, "id": request}));
+            }
+            _ => self.bench.hand_over(),
+        }
+    }
+
+    /// Hears everybody out, and compares what is counted with who is there.
+    fn check(&mut self) {
+        for seat in self.seats.keys().copied().collect::<Vec<_>>() {
+            for frame in self.bench.frames(seat) {
+                self.witness(seat, &frame);
+            }
+        }
+        for frame in self.bench.frames(self.observer) {
+            self.observe(&frame);
+        }
+        let stats = self.bench.stats();
+        let workers = self.seats.values().filter(|witness| witness.is_worker).count();
+        assert_eq!(stats["workers"], workers);
+        assert_eq!(stats["total_connections"], self.seats.len() - workers + 1);
+        let subscriptions: usize = self.seats.values().map(|witness| witness.sessions.len()).sum();
+        assert_eq!(stats["subscriptions"], subscriptions + 1);
+        assert_eq!(stats["operations"], self.running.len());
+        assert_eq!(stats["kept_messages"], self.bench.stored(), "the index and the store agree");
+        assert!(stats["kept_bytes"].as_u64().unwrap() <= 20_000);
+    }
+
+    fn witness(&mut self, seat: Seat, frame: &Value) {
+        let Some(witness) = self.seats.get_mut(&seat) else {
+            panic!("{} after the end", brief(frame));
+        };
+        let number = |field: &str| frame[field].as_u64();
+        let channel = frame["channel"].as_str().unwrap_or_default().to_owned();
+        match frame["type"].as_str().unwrap() {
+            "closed" => {
+                self.bench.leave(seat);
+                self.seats.remove(&seat);
+            }
+            // A worker's `ok` carries the fields of the frame that it stands for.
+            "subscription_succeeded" | "ok" if number("seq").is_some() => {
+                let known = witness.sessions.contains_key(&channel) && frame.get("recovered").is_none();
+                if !known {
+                    let start = number("seq").unwrap();
+                    let session = Session { start, fresh: true, ..Session::default() };
+                    witness.sessions.insert(channel, session);
+                }
+            }
+            "unsubscribe_succeeded" | "unsubscribed" => {
+                witness.sessions.remove(&channel);
+            }
+            "ok" if frame.get("epoch").is_none() && frame.get("message_id").is_none() => {
+                witness.sessions.remove(&channel);
+            }
+            "message" => match number("seq") {
+                Some(seq) if channel.is_empty() => {
+                    assert!(seq > witness.inbox, "the inbox has an order");
+                    witness.inbox = seq;
+                }
+                Some(seq) => {
+                    let session = witness.sessions.get_mut(&channel).expect("only subscribers hear");
+                    assert!(seq > session.last, "{channel} {seq} after {}", session.last);
+                    (session.last, session.fresh) = (seq, false);
+                    session.accounted.insert(seq);
+                }
+                None => {}
+            },
+            "gap" if channel != "@me" => {
+                let session = witness.sessions.get_mut(&channel).expect("only subscribers miss something");
+                session.misses(frame);
+            }
+            "interrupt_result" if frame["outcome"] != "pending" => {
+                let request = number("id").unwrap();
+                assert!(witness.asked.remove(&request), "one final answer for each interrupt");
+            }
+            "error" => {
+                if let Some(request) = number("id").filter(|request| *request > 0) {
+                    assert!(witness.asked.remove(&request));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn observe(&mut self, frame: &Value) {
+        if frame["type"] == "closed" {
+            panic!("the observer is in good health");
+        }
+        if frame["type"] != "operation" {
+            return;
+        }
+        let id = frame["operation_id"].as_str().unwrap().to_owned();
+        match frame["state"].as_str().unwrap() {
+            "started" => assert!(self.running.insert(id, false).is_none(), "started once"),
+            "interrupting" => {
+                let interrupted = self.running.get_mut(&id).expect("only what runs is interrupted");
+                assert!(!*interrupted, "shown once");
+                *interrupted = true;
+            }
+            _ => assert!(self.running.remove(&id).is_some(), "exactly one end"),
+        }
+    }
+
+    /// Everybody takes everything; then nothing may be missing.
+    fn settle(&mut self) {
+        self.bench.slow_store = false;
+        self.bench.store_answers();
+        for seat in self.seats.keys().copied().collect::<Vec<_>>() {
+            if self.seats.contains_key(&seat) {
+                self.bench.outbound(seat, Outbound::Clear);
+                self.bench.unclog(seat);
+            }
+        }
+        self.check();
+        for channel in CHANNELS {
+            let probe = self.bench.client("probe");
+            let heard = self.bench.ask(probe, json!({"action": "subscribe", "channel": channel}));
+            let last = heard[1]["seq"].as_u64().unwrap();
+            self.bench.leave(probe);
+            // A worker does not hear itself, so what it misses proves nothing.
+            let clients = self.seats.values().filter(|witness| !witness.is_worker);
+            for session in clients.filter_map(|witness| witness.sessions.get(channel)) {
+                let missing: Vec<u64> =
+                    (session.start + 1..=last).filter(|seq| !session.accounted.contains(seq)).collect();
+                assert!(missing.is_empty(), "{channel} lost {missing:?} of {last}");
+            }
+        }
+        self.bench.handle(Input::Heard { conn: self.observer });
+        self.bench.wait(11.0);
+        self.check();
+        for witness in self.seats.values() {
+            assert!(witness.asked.is_empty(), "every interrupt is answered finally");
+        }
+    }
+
+    /// When all have left and time has passed, nothing remains.
+    fn end(mut self) {
+        for (seat, _) in std::mem::take(&mut self.seats) {
+            self.bench.leave(seat);
+        }
+        self.check();
+        assert!(self.running.is_empty(), "every operation has ended: {:?}", self.running);
+        self.bench.leave(self.observer);
+        self.bench.wait(200_000.0);
+        assert_eq!((self.bench.hub.deadline(), self.bench.stored()), (None, 0));
+        let state: Value = serde_json::from_slice(&self.bench.hub.export()).unwrap();
+        let hub = &state["hub"];
+        assert_eq!(hub["connections"], json!([]));
+        for table in ["channels", "pending"] {
+            assert_eq!(hub[table], json!({}), "{table}");
+        }
+        assert_eq!((&hub["recent"], &hub["deadlines"]), (&json!([]), &json!({"set": []})));
+        let none = json!({"table": {}, "by_id": {}, "by_channel": [], "ended": {}, "order": []});
+        assert_eq!(hub["operations"], none);
+    }
+}
+
+/// Few enough for every day; the environment asks for more.
+fn config() -> ProptestConfig {
+    let asked = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
+    ProptestConfig { cases: asked.unwrap_or(100), failure_persistence: None, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn whatever_happens_order_and_counts_hold_and_nothing_is_lost_in_silence(
+        steps in prop::collection::vec(step(), 1..160)
+    ) {
+        let mut model = Model::new();
+        for step in &steps {
+            model.run(step);
+            model.check();
+        }
+        model.settle();
+        model.end();
+    }
+}

@@ -1,0 +1,141 @@
+//! Operations, from start to their one end.
+
+use serde_json::json;
+use wshubd::hub::Settings;
+
+use super::bench::{Bench, Seat, rights};
+
+fn start(bench: &mut Bench, worker: Seat, id: &str) -> Vec<String> {
+    bench.say(worker, json!({"action": "operation_start", "operation_id": id, "channel": "jobs", "id": 1}))
+}
+
+fn end(bench: &mut Bench, worker: Seat, id: &str) -> Vec<String> {
+    let line =
+        json!({"action": "operation_end", "operation_id": id, "state": "completed", "data": 7, "id": 2});
+    bench.say(worker, line)
+}
+
+#[test]
+fn the_channel_hears_how_an_operation_starts_and_ends() {
+    let mut bench = Bench::new();
+    let (worker, alice) = (bench.worker(), bench.client("alice"));
+    bench.subscribe(alice, "jobs");
+    bench.hush(alice);
+    assert_eq!(start(&mut bench, worker, "op"), ["ok"]);
+    assert_eq!(end(&mut bench, worker, "op"), ["ok"]);
+    assert_eq!(bench.story(alice), ["operation op started", "operation op ended completed"]);
+}
+
+#[test]
+fn a_connection_on_both_channels_hears_each_state_once() {
+    let mut bench = Bench::new();
+    let (worker, alice) = (bench.worker(), bench.client("alice"));
+    start(&mut bench, worker, "op");
+    bench.subscribe(alice, "jobs");
+    assert_eq!(
+        bench.subscribe(alice, "operation:op"),
+        ["subscription_succeeded operation:op 0", "operation op started"]
+    );
+    end(&mut bench, worker, "op");
+    assert_eq!(bench.story(alice), ["operation op ended completed", "unsubscribed operation:op ended"]);
+}
+
+#[test]
+fn an_id_that_runs_is_a_conflict_but_not_from_its_own_connection() {
+    let mut bench = Bench::new();
+    let (worker, other) = (bench.worker(), bench.worker());
+    start(&mut bench, worker, "op");
+    assert_eq!(start(&mut bench, worker, "op"), ["ok"]);
+    assert_eq!(start(&mut bench, other, "op"), ["error conflict"]);
+    assert_eq!(end(&mut bench, other, "op"), ["error forbidden"]);
+    end(&mut bench, worker, "op");
+    assert_eq!(end(&mut bench, worker, "op"), ["error unknown_operation"]);
+    assert_eq!(start(&mut bench, other, "op"), ["ok"], "its name is free again");
+}
+
+#[test]
+fn a_page_that_was_reloaded_finds_what_runs() {
+    let mut bench = Bench::new();
+    let (worker, alice) = (bench.worker(), bench.client("alice"));
+    start(&mut bench, worker, "a");
+    start(&mut bench, worker, "b");
+    end(&mut bench, worker, "a");
+    let heard = bench.ask(alice, json!({"action": "subscribe", "channel": "jobs"}));
+    assert_eq!(heard[1]["operations"][0]["operation_id"], "b");
+    let frame = bench.ask(alice, json!({"action": "operations", "channel": "jobs"})).remove(0);
+    let running = frame["operations"].as_array().unwrap();
+    assert_eq!((running.len(), &running[0]["operation_id"]), (1, &json!("b")));
+}
+
+#[test]
+fn a_lost_owner_ends_its_operations_at_once() {
+    let mut bench = Bench::new();
+    let (worker, alice) = (bench.worker(), bench.client("alice"));
+    bench.subscribe(alice, "jobs");
+    start(&mut bench, worker, "op");
+    bench.hush(alice);
+    bench.leave(worker);
+    assert_eq!(bench.story(alice), ["operation op ended owner_lost"]);
+    assert_eq!(bench.stats()["operations"], 0);
+}
+
+#[test]
+fn an_ended_operation_is_remembered_for_ten_minutes() {
+    let mut bench = Bench::with(Settings::default());
+    let worker = bench.worker();
+    start(&mut bench, worker, "op");
+    end(&mut bench, worker, "op");
+    bench.wait(590.0);
+    let alice = bench.client("alice");
+    let told = ["subscription_succeeded operation:op 0", "operation op ended completed"];
+    assert_eq!(
+        bench.subscribe(alice, "operation:op")[1..],
+        [&told[..], &["unsubscribed operation:op ended"]].concat()
+    );
+    bench.wait(12.0);
+    assert_eq!(bench.subscribe(alice, "operation:op"), ["error unknown_operation operation:op"]);
+}
+
+#[test]
+fn the_channel_of_an_operation_is_for_its_user_and_whoever_hears_its_channel() {
+    let mut bench = Bench::new();
+    let worker = bench.worker();
+    let line =
+        json!({"action": "operation_start", "operation_id": "op", "channel": "jobs", "user_id": "alice"});
+    bench.say(worker, line);
+    let alice = bench.client_with("alice", rights(&[], &[], &[]));
+    let bob = bench.client_with("bob", rights(&["jobs"], &[], &[]));
+    let carol = bench.client_with("carol", rights(&["*"], &[], &[]));
+    let mallory = bench.client_with("mallory", rights(&["other"], &[], &[]));
+    for seat in [alice, bob, carol] {
+        assert_eq!(bench.subscribe(seat, "operation:op")[2], "operation op started");
+    }
+    assert_eq!(bench.subscribe(mallory, "operation:op")[1..], ["error forbidden operation:op"]);
+}
+
+#[test]
+fn only_its_worker_publishes_on_the_channel_of_an_operation() {
+    let mut bench = Bench::new();
+    let (worker, other, alice) = (bench.worker(), bench.worker(), bench.client("alice"));
+    start(&mut bench, worker, "op");
+    bench.subscribe(alice, "operation:op");
+    bench.hush(alice);
+    let line = json!({"channel": "operation:op", "event": "step", "data": 1});
+    assert!(bench.say(worker, line.clone()).is_empty());
+    assert_eq!(bench.say(other, line), ["error forbidden"]);
+    assert_eq!(bench.publish(alice, "operation:op", 1), ["step 1", "error forbidden"]);
+    let line = json!({"channel": "operation:none", "event": "step"});
+    assert_eq!(bench.say(worker, line), ["error unknown_operation"]);
+}
+
+#[test]
+fn all_operations_are_listed_for_administrators_only() {
+    let mut bench = Bench::new();
+    let (worker, admin) = (bench.worker(), bench.admin());
+    start(&mut bench, worker, "op");
+    assert_eq!(bench.say(worker, json!({"action": "operations"})), ["error forbidden"]);
+    let listed = bench.ask(admin, json!({"action": "operations"})).remove(0);
+    assert_eq!(listed["operations"][0]["operation_id"], "op");
+    assert_eq!(bench.ask(admin, json!({"action": "stats"}))[0]["operations"], 1);
+    assert_eq!(bench.say(worker, json!({"action": "stats"})), ["error forbidden"]);
+}

@@ -1,0 +1,63 @@
+//! The end of the daemon.
+
+use serde_json::json;
+use wshubd::hub::Effect;
+use wshubd::protocol::{Close, Interrupt, OperationId, Say};
+
+use super::bench::Bench;
+
+#[test]
+fn everybody_is_told_and_comes_back_spread_over_time() {
+    let mut bench = Bench::new();
+    let seats: Vec<_> = (0..50).map(|n| bench.client(&format!("user{n}"))).collect();
+    bench.stop(Close::ShuttingDown);
+    let waits: Vec<u64> =
+        seats.iter().map(|seat| bench.frames(*seat).pop().unwrap()["after_ms"].as_u64().unwrap()).collect();
+    assert!(waits.iter().all(|wait| *wait <= 5000));
+    assert!(waits.iter().max() > waits.iter().min());
+}
+
+#[test]
+fn a_restart_brings_them_back_within_a_second() {
+    let mut bench = Bench::new();
+    let alice = bench.client("alice");
+    bench.stop(Close::Restarting);
+    let frame = bench.frames(alice).pop().unwrap();
+    assert_eq!(frame["code"], 4200);
+    assert!(frame["after_ms"].as_u64().unwrap() <= 1000);
+}
+
+#[test]
+fn who_comes_or_asks_afterwards_is_sent_away() {
+    let mut bench = Bench::new();
+    bench.stop(Close::ShuttingDown);
+    let alice = bench.stranger();
+    assert_eq!(bench.story(alice), ["closed 4101"]);
+    assert_eq!(bench.ask_http(1, Say::Stats), ["error shutting_down"]);
+}
+
+#[test]
+fn those_who_wait_are_answered_and_nobody_takes_an_operation_for_lost() {
+    let mut bench = Bench::new();
+    let (worker, alice) = (bench.worker(), bench.client("alice"));
+    bench.subscribe(alice, "jobs");
+    bench.say(worker, json!({"action": "operation_start", "operation_id": "op", "channel": "jobs"}));
+    let wish = Interrupt { operation_id: OperationId::new("other").unwrap(), channel: None, reason: None };
+    bench.ask_http(1, Say::Interrupt(wish));
+    bench.hush(alice);
+    bench.stop(Close::Restarting);
+    assert_eq!(bench.answers(1), ["interrupt_result no_owner"]);
+    assert_eq!(bench.story(alice), ["closed 4200"]);
+    let closed = |effect: &&Effect| matches!(effect, Effect::Close { .. });
+    assert_eq!(bench.last.list.iter().filter(closed).count(), 2);
+    assert!(bench.hub.deadline().is_some(), "ended operations are remembered");
+}
+
+#[test]
+fn what_ends_with_the_daemon_is_no_anomaly() {
+    let mut bench = Bench::new();
+    let worker = bench.worker();
+    bench.say(worker, json!({"action": "operation_start", "operation_id": "op", "channel": "jobs"}));
+    bench.stop(Close::Restarting);
+    assert!(!bench.last.list.iter().any(|effect| matches!(effect, Effect::Report(_))));
+}
