@@ -198,7 +198,7 @@ class Browser(Watcher):
     def find(self, kind, fields):
         """Asked in the page, so that a hundred thousand lines need not come over."""
         wanted = json.dumps({"type": kind, **fields})
-        return self.ask(f"((w) => typeof frames === 'undefined' ? [] : frames.filter((f) => Object.keys(w).every((k) => "
+        return self.ask(f"((w) => typeof heard === 'undefined' ? [] : heard.filter((f) => f.type === w.type && Object.keys(w).every((k) => "
                         f"JSON.stringify(f[k]) === JSON.stringify(w[k]))))({wanted})")
 
     def hear(self, kind, within=20, **fields):
@@ -208,7 +208,7 @@ class Browser(Watcher):
             if found:
                 return found[0]
             time.sleep(0.02)
-        raise AssertionError(f"{self.name}: no {kind} {fields} in {within} s; last came {self.ask('frames.slice(-4)')}")
+        raise AssertionError(f"{self.name}: no {kind} {fields} in {within} s; last came {self.ask('heard.slice(-4)')}")
 
     def press_stop(self):
         """A real click, where the button is; the wall clock at which the page saw it."""

@@ -56,7 +56,9 @@ def undelivered(hub):
             hub.post("/broadcast", {"channel": "wait", "event": "e", "data": "live"})
             came = [bob.hear("message") for _ in range(302)]
             same(data(came), [*range(301), "live"])
-            assert all(f.get("replayed") is True for f in came[:301]) and "replayed" not in came[301], "the mark of a replay"
+            marked = [f["data"] for f in came if f.get("replayed") is True]
+            # The last one came live, or behind the backlog while that was still on its way.
+            assert marked in ([*range(301)], [*range(301), "live"]), f"marked as replayed: {marked}"
             same([f["seq"] for f in came], list(range(1, 303)))
             eve.say({"action": "subscribe", "channel": "wait"})
             same(data(eve.until_pong()), [], "the second subscriber")
