@@ -103,25 +103,45 @@ impl Hub {
 
     /// Drops what has grown too old.
     pub(super) fn expire(&mut self, now: Now, place: u32, out: &mut Effects) {
-        let Some(topic) = self.channels.at_mut(place) else { return };
-        let Some(log) = &mut topic.log else { return };
+        let old = |kept: &Kept| kept.expires <= now.moment;
+        self.counters.messages_expired += self.drop_where(now, place, GapCause::Expired, old, out);
+    }
+
+    /// Drops all that is kept of a topic, because an administrator says so.
+    pub(super) fn purge_topic(&mut self, now: Now, place: u32, out: &mut Effects) -> u64 {
+        let purged = self.drop_where(now, place, GapCause::Evicted, |_| true, out);
+        self.counters.messages_evicted += purged;
+        purged
+    }
+
+    /// Drops what satisfies a condition; who was still to read it is told.
+    fn drop_where(
+        &mut self,
+        now: Now,
+        place: u32,
+        cause: GapCause,
+        goes: impl Fn(&Kept) -> bool,
+        out: &mut Effects,
+    ) -> u64 {
+        let Some(topic) = self.channels.at_mut(place) else { return 0 };
+        let Some(log) = &mut topic.log else { return 0 };
         log.armed = NEVER;
-        let mut expired = Vec::new();
+        let mut gone = Vec::new();
         let runs = log.remove(|kept| {
-            let old = kept.expires <= now.moment;
-            if old {
-                expired.push(kept.seq);
+            let goes = goes(kept);
+            if goes {
+                gone.push(kept.seq);
             }
-            old
+            goes
         });
-        for seq in &expired {
-            log.lose(*seq, GapCause::Expired);
+        for seq in &gone {
+            log.lose(*seq, cause);
         }
         log.soonest = log.kept.iter().map(|kept| kept.expires).min().unwrap_or(NEVER);
-        self.counters.messages_expired += expired.len() as u64;
         forget(&topic.key, &runs, out);
         self.advance_all(now, place, out);
         self.settle(now, place);
+        gone.len() as u64
     }
 
     /// Drops what was delivered, where the policy is to keep no more than that.

@@ -3,6 +3,7 @@
 //! Knows who is connected, who hears what, what is kept and what runs. Does not
 //! know how any of it travels.
 
+mod admin;
 mod auth;
 mod channels;
 mod connections;

@@ -1,15 +1,11 @@
-//! The hub as bytes, for a process that takes over; and as numbers.
+//! The hub as bytes, for a process that takes over.
 //!
 //! Knows the version of the form. Does not know how the bytes get there.
 
 use serde::{Deserialize, Serialize};
 
-use super::connections::Kind;
-use super::event::{Asker, Effects, LogKey, Now};
-use super::publish::forbidden;
-use super::{Ask, Done, Hub, Settings};
-use crate::protocol::Frame;
-use crate::protocol::frame::Statistics;
+use super::event::LogKey;
+use super::{Hub, Settings};
 
 /// Raised when a hub could not go on with what an older one wrote.
 const VERSION: u32 = 1;
@@ -85,49 +81,5 @@ impl Hub {
                 connection.user = Some(user.clone());
             }
         }
-    }
-
-    /// Answers with the numbers of the daemon. They are counted when somebody
-    /// asks, so that there is nothing which could be wrong.
-    pub(super) fn stats(&self, now: Now, ask: &Ask, out: &mut Effects) -> Done {
-        self.may_administer(ask.from)?;
-        self.answer(ask, Frame::Stats(Box::new(self.statistics(now))), out);
-        Ok(())
-    }
-
-    pub(super) fn may_administer(&self, from: Asker) -> Done {
-        let kind = match from {
-            Asker::Http(_) => return Ok(()),
-            Asker::Connection(conn) => self.connections.get(conn).map(|connection| connection.kind),
-        };
-        match kind {
-            Some(Kind::Worker { admin: true, .. }) => Ok(()),
-            _ => Err(forbidden("this is for administrators")),
-        }
-    }
-
-    fn statistics(&self, now: Now) -> Statistics {
-        let mut counted = Statistics {
-            operations: self.operations.running() as u64,
-            kept_bytes: self.channels.bytes as u64,
-            uptime_seconds: self.started.map_or(0, |started| now.moment.since(started).as_secs()),
-            counters: self.counters,
-            ..Statistics::default()
-        };
-        for (_, connection) in self.connections.iter() {
-            match connection.kind {
-                Kind::Worker { .. } => counted.workers += 1,
-                Kind::Client | Kind::Waiting => counted.total_connections += 1,
-            }
-            counted.subscriptions += connection.subscriptions() as u64;
-        }
-        for topic in self.channels.iter() {
-            match topic.key {
-                LogKey::Channel(_) => counted.channels += 1,
-                LogKey::Inbox(_) => counted.connected_users += u64::from(!topic.subscribers.is_empty()),
-            }
-            counted.kept_messages += topic.log.as_ref().map_or(0, |log| log.kept.len() as u64);
-        }
-        counted
     }
 }

@@ -159,6 +159,23 @@ pub enum Frame<'a> {
     Bye { code: u16, reason: &'static str, reconnect: bool, after_ms: u64 },
     /// The numbers of the daemon (administration).
     Stats(Box<Statistics>),
+    /// Who is connected (administration).
+    Connections { connections: Vec<ConnectionEntry> },
+    /// Which channels there are (administration).
+    Channels { channels: Vec<ChannelEntry> },
+    /// What waits for a user (administration).
+    Inbox {
+        user_id: UserId,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        epoch: Option<String>,
+        seq: u64,
+        waiting: u64,
+        bytes: u64,
+    },
+    /// How many kept messages were dropped (administration).
+    Purged { purged: u64 },
+    /// How many connections were ended (administration).
+    Disconnected { disconnected: u64 },
     /// A minted token (administration).
     Token {
         token: &'a str,
@@ -247,6 +264,31 @@ pub struct OperationEntry {
 pub struct Present {
     pub user_id: UserId,
     pub connections: u64,
+}
+
+/// One connection in a list.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct ConnectionEntry {
+    pub connection_id: String,
+    /// `client` or `worker`.
+    pub kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_id: Option<UserId>,
+    pub subscriptions: u64,
+    /// That it owns.
+    pub operations: u64,
+}
+
+/// One channel in a list.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct ChannelEntry {
+    pub channel: Channel,
+    pub subscribers: u64,
+    pub epoch: String,
+    pub seq: u64,
+    /// Messages that are kept, and their bytes.
+    pub kept: u64,
+    pub bytes: u64,
 }
 
 /// The numbers of the daemon. Counters count since it started.
@@ -347,6 +389,8 @@ impl Frame<'_> {
                 | Self::UnsubscribeSucceeded { .. }
                 | Self::SendSuccess { .. }
                 | Self::InterruptResult { .. }
+                | Self::Purged { .. }
+                | Self::Disconnected { .. }
                 | Self::Done {}
         )
     }

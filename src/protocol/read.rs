@@ -125,19 +125,43 @@ pub(super) enum ToAll {
 }
 
 fn target(fields: &Fields<'_>, to_all: ToAll) -> Result<Target, Refusal> {
-    let channel = optional_channel(fields)?.map(Target::Channel);
-    let connection = fields::string("connection_id", fields.connection_id)?
-        .map(|id| Target::Connection(id.chars().take(super::name::LONGEST_NAME).collect()));
-    let user = user_id(fields)?.map(Target::User);
     let all = match fields::boolean("all", fields.all)? {
         Some(true) if to_all == ToAll::Allowed => Some(Target::All),
         _ => None,
     };
-    let mut given = [channel, connection, user, all].into_iter().flatten();
     let names = match to_all {
         ToAll::Allowed => "`channel`, `user_id`, `connection_id` and `all`",
         ToAll::Unknown => "`channel`, `user_id` and `connection_id`",
     };
+    only([on_channel(fields)?, to_connection(fields)?, to_user(fields)?, all], names)
+}
+
+/// Whose kept messages are meant.
+pub(super) fn channel_or_user(fields: &Fields<'_>) -> Result<Target, Refusal> {
+    only([on_channel(fields)?, to_user(fields)?], "`channel` and `user_id`")
+}
+
+/// Whose connections are meant.
+pub(super) fn connection_or_user(fields: &Fields<'_>) -> Result<Target, Refusal> {
+    only([to_connection(fields)?, to_user(fields)?], "`connection_id` and `user_id`")
+}
+
+fn on_channel(fields: &Fields<'_>) -> Result<Option<Target>, Refusal> {
+    Ok(optional_channel(fields)?.map(Target::Channel))
+}
+
+fn to_user(fields: &Fields<'_>) -> Result<Option<Target>, Refusal> {
+    Ok(user_id(fields)?.map(Target::User))
+}
+
+/// What is longer than any id names nobody, whatever follows.
+fn to_connection(fields: &Fields<'_>) -> Result<Option<Target>, Refusal> {
+    let id = fields::string("connection_id", fields.connection_id)?;
+    Ok(id.map(|id| Target::Connection(id.chars().take(super::name::LONGEST_NAME).collect())))
+}
+
+fn only<const N: usize>(given: [Option<Target>; N], names: &str) -> Result<Target, Refusal> {
+    let mut given = given.into_iter().flatten();
     match (given.next(), given.next()) {
         (Some(target), None) => Ok(target),
         (None, _) => Err(one_of(names, "none was given")),
@@ -146,7 +170,7 @@ fn target(fields: &Fields<'_>, to_all: ToAll) -> Result<Target, Refusal> {
 }
 
 fn one_of(names: &str, but: impl Display) -> Refusal {
-    Refusal::new(Code::BadRequest, format!("exactly one of {names} says to whom, {but}"))
+    Refusal::new(Code::BadRequest, format!("exactly one of {names} is wanted, {but}"))
 }
 
 /// `operation_id` stands in `data`, or beside it.

@@ -60,6 +60,16 @@ pub enum Say {
     End(End),
     /// Administration: the numbers of the daemon.
     Stats,
+    /// Administration: who is connected.
+    Connections,
+    /// Administration: which channels there are.
+    Channels,
+    /// Administration: what waits for a user.
+    Inbox(UserId),
+    /// Administration: drop what is kept of a channel, or for a user.
+    Purge(Target),
+    /// Administration: end a connection, or all of a user.
+    Disconnect(Target),
     /// Administration: mint a token.
     MintToken { user_id: UserId, ttl: Duration },
 }
@@ -81,6 +91,11 @@ impl Say {
             Self::Start(_) => "operation_start",
             Self::End(_) => "operation_end",
             Self::Stats => "stats",
+            Self::Connections => "connections",
+            Self::Channels => "channels",
+            Self::Inbox(_) => "inbox",
+            Self::Purge(_) => "purge",
+            Self::Disconnect(_) => "disconnect",
             Self::MintToken { .. } => "token",
         }
     }

@@ -31,6 +31,11 @@ pub fn parse(line: &[u8]) -> Result<Said, Misspoken> {
         "interrupt" => read::interrupt(fields),
         "operations" => read::optional_channel(fields).map(Say::Operations),
         "stats" => Ok(Say::Stats),
+        "connections" => Ok(Say::Connections),
+        "channels" => Ok(Say::Channels),
+        "inbox" => read::user_id(fields)?.map(Say::Inbox).ok_or_else(|| missing("user_id")),
+        "purge" => read::channel_or_user(fields).map(Say::Purge),
+        "disconnect" => read::connection_or_user(fields).map(Say::Disconnect),
         "ping" => Ok(Say::Ping),
         "token" => Ok(Say::MintToken {
             user_id: read::user_id(fields)?.ok_or_else(|| missing("user_id"))?,
