@@ -286,6 +286,11 @@ impl Config {
                 "listen.allowed_origins = [\"*\"] lets every web page that a user visits connect".to_owned(),
             );
         }
+        if self.state.store == StoreKind::Sled {
+            warnings.push(
+                "state.store = \"sled\" writes nothing to a disk yet: messages are kept in memory".to_owned(),
+            );
+        }
         warnings
     }
 }

@@ -80,7 +80,7 @@ pub struct Driver {
 impl Driver {
     /// A driver around a hub.
     pub fn new(hub: Hub, verifier: Rc<Verifier>, bounds: Bounds, message_bytes: usize, epoll: Epoll) -> Self {
-        Self {
+        let mut driver = Self {
             hub,
             effects: Effects::default(),
             links: Links::new(bounds, epoll),
@@ -95,7 +95,10 @@ impl Driver {
             lingering: VecDeque::new(),
             message_bytes,
             ping: Packet::ping(),
-        }
+        };
+        // The first thing that the hub hears of is the time at which it began.
+        driver.tell(Input::Due);
+        driver
     }
 
     /// A link is up. `early` is what the peer said before anybody listened.
