@@ -122,7 +122,7 @@ fn on_a_terminal_lines_are_for_people_and_nothing_moves_the_cursor() {
     let terminal = ioctl_tiocgptpeer(&ours, OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     let place = Place::new();
     let mut command = program();
-    command.arg("--socket").arg(place.path()).args(["sub", "-n", "2", "logs"]).stdout(terminal);
+    command.arg("--socket").arg(place.path()).args(["sub", "-n", "3", "logs"]).stdout(terminal);
     let mut child = command.spawn().unwrap();
     // Its end of the terminal closes with it.
     drop(command);
@@ -130,6 +130,10 @@ fn on_a_terminal_lines_are_for_people_and_nothing_moves_the_cursor() {
     subscribed(&mut peer, "logs");
     peer.says(message(json!("red: \u{1b}[31m\u{202e}")));
     peer.says(json!({"type": "operation", "operation_id": "op", "channel": "logs", "state": "started"}));
+    let mut output =
+        message(json!({"operation_id": "op", "stream": "stdout", "line": 1, "text": "ten files"}));
+    output["event"] = json!("operation:output");
+    peer.says(output);
     peer.says(message(json!({"n": 1})));
     assert!(child.wait().unwrap().success());
     let shown: Vec<_> = BufReader::new(File::from(ours)).lines().map_while(Result::ok).collect();
@@ -137,7 +141,8 @@ fn on_a_terminal_lines_are_for_people_and_nothing_moves_the_cursor() {
         shown,
         [
             r"07:08:09.123Z logs log worker: red: \u{1b}[31m\u{202e}",
-            "* operation channel=logs operation_id=op state=started",
+            "* logs operation op started",
+            "07:08:09.123Z logs stdout: ten files",
             r#"07:08:09.123Z logs log worker: {"n":1}"#,
         ]
     );

@@ -5,6 +5,7 @@
 
 use std::fmt::Write;
 
+use serde::Deserialize;
 use serde_json::Value;
 use wshubd::client::Heard;
 
@@ -15,11 +16,60 @@ pub(crate) fn line(heard: &Heard) -> String {
             let channel = message.channel.as_deref().unwrap_or("-");
             let user = message.user_id.as_deref().unwrap_or(&message.from);
             let kept = if message.replayed { " (kept)" } else { "" };
-            let data = data(message.data.get());
-            plain(&format!("{} {channel} {} {user}{kept}: {data}", clock(&message.timestamp), message.event))
+            let time = clock(&message.timestamp);
+            plain(&match output(&message.event, message.data.get()) {
+                Some((stream, text)) => format!("{time} {channel} {stream}{kept}: {text}"),
+                None => {
+                    let data = data(message.data.get());
+                    format!("{time} {channel} {} {user}{kept}: {data}", message.event)
+                }
+            })
+        }
+        None if heard.kind() == "operation" => {
+            plain(&operation(heard).unwrap_or_else(|| heard.json().to_owned()))
         }
         None => event(heard),
     }
+}
+
+/// A line that `wshubctl run` passed on: which stream, and its text.
+fn output(event: &str, json: &str) -> Option<(String, String)> {
+    #[derive(Deserialize)]
+    struct Output {
+        stream: String,
+        text: String,
+    }
+    let said: Output = (event == "operation:output").then(|| serde_json::from_str(json).ok())??;
+    Some((said.stream, said.text))
+}
+
+/// What happens to an operation, as a sentence.
+fn operation(heard: &Heard) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Operation {
+        operation_id: String,
+        channel: String,
+        state: String,
+        reason: Option<String>,
+        label: Option<String>,
+        by: Option<String>,
+        data: Option<Value>,
+    }
+    let it: Operation = heard.read().ok()?;
+    let mut text = format!("* {} operation {}", it.channel, it.operation_id);
+    if let Some(label) = it.label {
+        let _ = write!(text, " ({label})");
+    }
+    let _ = write!(text, " {}", it.state);
+    for (word, value) in [(": ", it.reason), (", interrupted by ", it.by)] {
+        if let Some(value) = value {
+            let _ = write!(text, "{word}{value}");
+        }
+    }
+    if let Some(data) = it.data.filter(|data| !data.is_null()) {
+        let _ = write!(text, " {data}");
+    }
+    Some(text)
 }
 
 /// What is no message: its fields behind its kind, in their order of name.
