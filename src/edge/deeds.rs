@@ -60,6 +60,7 @@ impl Driver {
     fn latch(&mut self, operation: OperationId, conn: ConnectionId) {
         let (sender, receiver) = async_channel::bounded(1);
         if let Some(Side::Worker(worker)) = self.links.get(conn).map(|link| &mut link.side) {
+            worker.latches.retain(|latch| !(latch.is_closed() && latch.is_empty()));
             worker.latches.push(receiver);
             self.latches.insert(operation, (sender, conn));
         }

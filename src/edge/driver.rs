@@ -118,10 +118,15 @@ impl Driver {
         }
     }
 
+    /// Waits until something is ready, and sees how late it has become.
+    pub fn wait(&mut self, time: Option<Duration>, ready: &mut Vec<Ready>) {
+        self.links.epoll.wait(time, ready);
+        self.look_at_the_clock();
+    }
+
     /// The kernel has something to tell of a link.
     pub fn ready(&mut self, ready: Ready) {
         let Some(conn) = self.links.meant(ready) else { return };
-        self.look_at_the_clock();
         if ready.write {
             self.links.flush(conn.slot);
             self.pump();
@@ -259,6 +264,11 @@ impl Driver {
             _ => None,
         };
         lines::end(held, |line| self.hear_line(conn, line));
+        let is_worker = matches!(self.links.get(conn).map(|link| &link.side), Some(Side::Worker(_)));
+        // Who pipes lines in and waits for answers has shut one direction only.
+        if is_worker && self.links.get(conn).is_some_and(|link| !link.leaving) && self.links.end(conn) {
+            return self.part(conn);
+        }
         self.links.flush(conn.slot);
         self.links.lose(conn);
         self.pump();

@@ -35,6 +35,11 @@ pub struct Link {
     pub leaving: bool,
     /// The socket is dead.
     broken: bool,
+    /// The peer, a worker, reads no more; what it has written is still to be
+    /// read.
+    deaf: bool,
+    /// The peer says no more; what it is owed is still to be written.
+    ended: bool,
     /// The hub knows, or is being told, that the link is down. The slot is free
     /// for others once the socket is dead and the hub knows.
     parted: bool,
@@ -128,6 +133,8 @@ impl Links {
             given_at: None,
             leaving: false,
             broken: false,
+            deaf: false,
+            ended: false,
             parted: false,
             took: Moment::default(),
         });
@@ -163,7 +170,7 @@ impl Links {
     /// Queues a piece for the end of the turn.
     pub fn push(&mut self, slot: u32, piece: Piece) {
         let Some(link) = self.table.get_mut(slot as usize) else { return };
-        if link.broken {
+        if link.broken || link.deaf {
             return;
         }
         if link.outbox.is_none() && link.given_at.is_none() {
@@ -171,13 +178,12 @@ impl Links {
             self.given.push(Given { id: link.id, piece: Some(piece) });
             return;
         }
-        self.gather(slot);
+        self.touch(slot);
         let Some(link) = self.table.get_mut(slot as usize) else { return };
         let outbox = link.outbox.get_or_insert_with(|| self.spare.pop().unwrap_or_default());
         outbox.push(piece);
         let is_over = outbox.told != Outbound::Full && outbox.state(self.bounds) == Outbound::Full;
         let is_blocked = outbox.blocked;
-        self.touch(slot);
         // Only what the kernel refuses counts as full, so it is asked at once
         // rather than at the end of a long turn.
         if is_over && !is_blocked {
@@ -187,8 +193,9 @@ impl Links {
         }
     }
 
-    /// Has the link written to at the end of the turn.
+    /// Has the link's outbox and latches looked at, at the end of the turn.
     pub fn touch(&mut self, slot: u32) {
+        self.gather(slot);
         let Some(link) = self.table.get_mut(slot as usize) else { return };
         if link.given_at.is_none() {
             link.given_at = Some(self.given.len() as u32);
@@ -241,7 +248,7 @@ impl Links {
                     self.facts.push_back(Input::Written { conn: id, log: log.clone(), seq: *seq });
                 }
             }
-            Moved::Broken => self.lose(id),
+            Moved::Broken => self.broke(id),
             moved => {
                 let taken = if let Moved::Bytes(bytes) = moved { bytes } else { 0 };
                 let mut outbox = self.spare.pop().unwrap_or_default();
@@ -266,7 +273,12 @@ impl Links {
             }
             worker.latches.retain(|latch| !(latch.is_closed() && latch.is_empty()));
         }
-        let Some(outbox) = &mut link.outbox else { return };
+        let Some(outbox) = &mut link.outbox else {
+            if link.leaving {
+                link.wire.shutdown(Shutdown::Write);
+            }
+            return;
+        };
         let result = outbox.flush(&link.wire, &mut self.scratch, &mut self.gone);
         let id = link.id;
         for mark in self.gone.drain(..) {
@@ -289,7 +301,7 @@ impl Links {
                 outbox.blocked = true;
                 self.tell(slot);
             }
-            Flushed::Broken => self.lose(id),
+            Flushed::Broken => self.broke(id),
         }
     }
 
@@ -303,7 +315,8 @@ impl Links {
             self.facts.push_back(Input::Outbound { conn: link.id, state });
         }
         // Who asks and does not listen is not heard until it does.
-        let interest = Interest { read: state != Outbound::Full || link.leaving, write: outbox.blocked };
+        let hears = !link.ended && (state != Outbound::Full || link.leaving);
+        let interest = Interest { read: hears, write: outbox.blocked };
         if interest != std::mem::replace(&mut link.interest, interest) {
             self.epoll.modify(&link.wire, key(link.id), interest);
         }
@@ -323,19 +336,44 @@ impl Links {
     pub fn leave(&mut self, id: ConnectionId, last: impl IntoIterator<Item = Piece>, drop_queue: bool) {
         self.gather(id.slot);
         let Some(link) = self.get(id) else { return };
-        link.leaving = true;
         if let (true, Some(outbox)) = (drop_queue, &mut link.outbox) {
             outbox.clear_unsent();
         }
         for piece in last {
             self.push(id.slot, piece);
         }
-        // Without anything to say, no flush would end with it.
-        if let Some(link) = self.get(id)
-            && link.outbox.is_none()
-            && link.given_at.is_none()
-        {
-            link.wire.shutdown(Shutdown::Write);
+        // Not before: a flush in between would shut the link too early.
+        if let Some(link) = self.get(id) {
+            link.leaving = true;
+        }
+        self.touch(id.slot);
+    }
+
+    /// The peer says no more. Whether it is still owed something that the kernel
+    /// does not take now; then the link stays until it has.
+    pub fn end(&mut self, id: ConnectionId) -> bool {
+        self.flush(id.slot);
+        let Some(link) = self.get(id) else { return false };
+        if link.outbox.is_none() || link.broken {
+            return false;
+        }
+        link.ended = true;
+        link.leaving = true;
+        self.tell(id.slot);
+        true
+    }
+
+    /// Writing failed. A worker may have said things before it left.
+    fn broke(&mut self, id: ConnectionId) {
+        let Some(link) = self.get(id) else { return };
+        if link.ended || !matches!(link.side, Side::Worker(_)) {
+            return self.lose(id);
+        }
+        link.deaf = true;
+        if let Some(mut outbox) = link.outbox.take() {
+            outbox.clear();
+            link.outbox = Some(outbox);
+            self.tell(id.slot);
         }
     }
 

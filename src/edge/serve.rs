@@ -39,7 +39,7 @@ pub fn run<T>(
             .into_iter()
             .flatten()
             .min();
-        working.links.epoll.wait(wait, &mut ready);
+        working.wait(wait, &mut ready);
         drop(working);
         for one in ready.drain(..) {
             if doors::is_meant(one) {

@@ -192,10 +192,24 @@ impl Hub {
             rare.operations = rare.operations.saturating_sub(1);
         }
         out.push(Effect::Unlatch { operation: operation.id.clone() });
+        // Whoever stops listening at the end has heard of all that was shed.
+        self.tell_missed_on(&operation.channel, out);
         let told = Told { state: OperationState::Ended, reason: Some(reason), data, ..operation.told() };
         self.tell_watchers_of(&operation, told.clone(), out);
         self.operations.remember(now.moment, told);
         self.end_channel(now, Channel::of_operation(&operation.id), out);
+    }
+
+    /// Tells those who missed something of a channel what it was.
+    fn tell_missed_on(&mut self, channel: &Channel, out: &mut Effects) {
+        let Some(place) = self.channels.find_channel(channel) else { return };
+        let Some(topic) = self.channels.at(place) else { return };
+        let full = |slot: &u32| self.connections.at(*slot).is_some_and(|connection| connection.full);
+        let slots: Vec<u32> =
+            topic.subscribers.iter().map(|subscriber| subscriber.slot).filter(full).collect();
+        for slot in slots {
+            self.tell_missed(slot, Some(place), out);
+        }
     }
 
     /// The channel of an operation goes with it.

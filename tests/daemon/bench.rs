@@ -227,6 +227,11 @@ impl Worker {
         serde_json::from_str(&line).unwrap()
     }
 
+    /// The same socket, to write from another thread.
+    pub(crate) fn writer(&self) -> UnixStream {
+        self.lines.get_ref().try_clone().unwrap()
+    }
+
     /// Says no more; what comes until the daemon hangs up.
     pub(crate) fn finish(mut self) -> String {
         self.lines.get_mut().shutdown(std::net::Shutdown::Write).unwrap();

@@ -147,3 +147,48 @@ fn a_peer_that_does_not_read_delays_nobody_and_is_told_what_it_missed() {
         assert_eq!(frame["data"][0], n);
     }
 }
+
+#[test]
+fn what_a_worker_wrote_counts_although_it_left_without_reading() {
+    let daemon = Daemon::start();
+    let mut ada = daemon.client("ada");
+    ada.subscribe("logs");
+
+    let mut worker = daemon.worker();
+    let lines: String = (0..2000)
+        .map(|n| format!("{{\"channel\":\"logs\",\"event\":\"e\",\"data\":{n},\"id\":{n}}}\n"))
+        .collect();
+    worker.write(&lines);
+    drop(worker);
+
+    for n in 0..2000 {
+        assert_eq!(ada.hear_type("message")["data"], n);
+    }
+}
+
+#[test]
+fn a_worker_that_pipes_its_lines_in_gets_every_answer() {
+    let daemon = Daemon::start();
+    let mut worker = daemon.worker();
+    let lines: String =
+        (0..2000).map(|n| format!("{{\"channel\":\"a\",\"event\":\"e\",\"id\":{n}}}\n")).collect();
+    let mut writer = worker.writer();
+    let writing = std::thread::spawn(move || {
+        std::io::Write::write_all(&mut writer, lines.as_bytes()).unwrap();
+        writer.shutdown(std::net::Shutdown::Write).unwrap();
+    });
+    for n in 0..2000 {
+        assert_eq!(worker.hear()["id"], n);
+    }
+    writing.join().unwrap();
+}
+
+#[test]
+fn a_goodbye_is_whole_even_where_hardly_anything_may_wait() {
+    let mut daemon = Daemon::with(&[("WSHUBD_LIMITS__QUEUE_MESSAGES", "2")]);
+    let mut ada = daemon.client("ada");
+    ada.subscribe("logs");
+    daemon.stop();
+    assert_eq!(ada.hear_type("bye")["code"], 4101);
+    assert_eq!(ada.closed_with(), 4101);
+}

@@ -94,3 +94,19 @@ fn an_interrupt_overtakes_what_is_queued_for_a_worker_that_does_not_read() {
     assert_eq!(line["type"], "interrupt");
     assert!(owner.hear()["type"] == "message", "{before} lines were in the kernel, the queue came after");
 }
+
+#[test]
+fn an_interrupt_leaves_with_whatever_else_the_worker_is_told_in_that_turn() {
+    let daemon = Daemon::start();
+    let mut worker = daemon.worker();
+    // One read, one turn: an answer is owed already when the latch is pulled.
+    worker.write(concat!(
+        r#"{"action":"operation_start","operation_id":"op","channel":"jobs","id":1}"#,
+        "\n",
+        r#"{"action":"interrupt","operation_id":"op"}"#,
+        "\n",
+    ));
+    let mut heard = [worker.hear()["type"].clone(), worker.hear()["type"].clone()];
+    heard.sort_by_key(ToString::to_string);
+    assert_eq!(heard, [json!("interrupt"), json!("ok")]);
+}

@@ -1,6 +1,7 @@
 """Tokens in every way they may come, wrong ones, other origins, and what a token lets one do."""
 
 import os
+import socket
 import time
 
 from hub import Hub, mint
@@ -257,6 +258,21 @@ def anonymous(_):
             wire.say({"action": "auth", "token": hub.token("bob")})
             assert wire.next()["type"] in ("auth_failed", "error"), "a user was changed for another"
         refused(401, lambda: Wire(hub.port, headers={"Authorization": "Bearer nonsense"}))
+
+
+@story("who comes after a quiet time has all the time to speak")
+def after_a_quiet_time(_):
+    with Hub(LIMITS__HANDSHAKE_TIMEOUT="1s") as hub:
+        hub.connect("ann").close()
+        time.sleep(1.3)
+        with socket.create_connection(("127.0.0.1", hub.port), timeout=10) as quiet:
+            time.sleep(0.3)
+            quiet.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            same(quiet.recv(12), b"HTTP/1.1 200", "the answer")
+        with socket.create_connection(("127.0.0.1", hub.port), timeout=10) as silent:
+            begun = time.monotonic()
+            same(silent.recv(1), b"", "what a silent peer hears")
+            assert 0.8 < time.monotonic() - begun < 10, "given up after the handshake's time"
 
 
 @story("query_token = false: a token in the URL is not looked at")

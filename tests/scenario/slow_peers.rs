@@ -27,6 +27,20 @@ fn what_is_shed_for_a_full_connection_is_told_as_one_gap_before_anything_newer()
 }
 
 #[test]
+fn what_was_shed_is_told_before_the_end_of_an_operation() {
+    let mut bench = Bench::new();
+    let (worker, alice, bob) = (bench.worker(), bench.client("alice"), bench.client("bob"));
+    bench.subscribe(alice, "logs");
+    bench.subscribe(bob, "logs");
+    bench.say(worker, json!({"action": "operation_start", "operation_id": "op", "channel": "logs"}));
+    bench.hush(bob);
+    bench.outbound(bob, Outbound::Full);
+    bench.say(worker, json!({"channel": "logs", "event": "log", "data": 1}));
+    bench.say(worker, json!({"action": "operation_end", "operation_id": "op", "state": "completed"}));
+    assert_eq!(bench.story(bob), ["gap 1 1 1 slow", "operation op ended completed"]);
+}
+
+#[test]
 fn a_sender_learns_for_how_many_a_message_was_shed() {
     let mut bench = Bench::new();
     let (alice, bob, carol) = (bench.client("alice"), bench.client("bob"), bench.client("carol"));
