@@ -375,6 +375,9 @@ impl Frame<'_> {
                 | Self::Presence { .. }
                 | Self::Pong { .. }
                 | Self::Stats(_)
+                | Self::Connections { .. }
+                | Self::Channels { .. }
+                | Self::Inbox { .. }
                 | Self::Token { .. }
         );
         is_told || self.is_receipt()

@@ -17,6 +17,7 @@ fn an_administrator_sees_who_is_there_and_what_is_kept() {
 
     worker.say(json!({"action": "connections", "id": 3}));
     let answer = worker.hear();
+    assert_eq!((&answer["type"], &answer["id"]), (&json!("ok"), &json!(3)));
     let kinds: Vec<_> =
         answer["connections"].as_array().unwrap().iter().map(|c| (&c["kind"], &c["user_id"])).collect();
     assert!(kinds.contains(&(&json!("client"), &json!("ada"))), "{answer}");
