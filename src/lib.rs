@@ -71,4 +71,5 @@ pub mod config;
 pub mod daemon;
 pub mod edge;
 pub mod hub;
+pub mod logging;
 pub mod protocol;

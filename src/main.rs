@@ -6,7 +6,7 @@
 mod args;
 
 use std::error::Error;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -57,24 +57,12 @@ fn load(file: Option<&Path>) -> Done<Loaded> {
 
 fn run(file: Option<&Path>) -> Done {
     let config = load(file)?.config;
-    start_logging();
+    // systemd names the stream that leads to its journal.
+    wshubd::logging::start(std::io::stderr().is_terminal(), std::env::var_os("JOURNAL_STREAM").is_some());
     for warning in config.warnings() {
         log::warn!("{warning}");
     }
     Ok(daemon::run(&config)?)
-}
-
-/// Lines go to standard error: the terminal, or the journal, which has its own
-/// clock.
-fn start_logging() {
-    let mut logger = simple_logger::SimpleLogger::new().with_level(log::LevelFilter::Info).env();
-    // At their lower levels the libraries print what passes through them: tokens
-    // too.
-    for library in ["tungstenite", "hyper", "jsonwebtoken"] {
-        logger = logger.with_module_level(library, log::LevelFilter::Warn);
-    }
-    // Only a logger that is there already would refuse.
-    drop(logger.init());
 }
 
 /// Reads all that a start would read, and leaves no trace.

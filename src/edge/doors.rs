@@ -67,6 +67,8 @@ pub struct Doors {
     serial: u64,
     /// No descriptors are left; until then nobody is let in.
     shut_until: Option<Moment>,
+    /// That has been said, and nobody was let in since.
+    is_shut: bool,
     site: Rc<Site>,
     peers: Peers,
 }
@@ -80,6 +82,7 @@ impl Doors {
             patience: VecDeque::new(),
             serial: 0,
             shut_until: None,
+            is_shut: false,
             site,
             peers,
         }
@@ -172,15 +175,18 @@ impl Doors {
         for _ in 0..AT_ONCE {
             let Some(door) = self.doors.get((ready.key & !DOOR) as usize) else { return };
             match accept_with(door, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-                Ok(guest) => match door {
-                    Door::Clients(_) => self.greet(guest.into(), driver),
-                    Door::Workers(_) => self.let_in(guest, driver),
-                },
+                Ok(guest) => {
+                    let is_client = matches!(door, Door::Clients(_));
+                    self.is_shut = false;
+                    if is_client { self.greet(guest.into(), driver) } else { self.let_in(guest, driver) }
+                }
                 Err(Errno::AGAIN) => return,
                 // A guest that left again costs nothing.
                 Err(Errno::CONNABORTED | Errno::INTR) => {}
                 Err(error) => {
-                    log::warn!("cannot accept a connection: {}", io::Error::from(error));
+                    if !std::mem::replace(&mut self.is_shut, true) {
+                        log::warn!("cannot accept connections: {}", io::Error::from(error));
+                    }
                     let driver = driver.borrow();
                     self.shut_until = Some(driver.moment() + OUT_OF_DESCRIPTORS);
                     return self.wait_for_guests(Interest::default(), &driver.links.epoll);

@@ -4,13 +4,16 @@
 //! leads to: the hub answers it.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::net::{Shutdown, TcpStream};
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -65,18 +68,60 @@ pub async fn serve(driver: Shared, site: Rc<Site>, stream: Async<TcpStream>) {
             Ok::<_, std::convert::Infallible>(answer(&driver, &site, is_local, request, &admission).await)
         })
     });
-    let connection = hyper::server::conn::http1::Builder::new()
+    let mut connection = hyper::server::conn::http1::Builder::new()
         .timer(SmolTimer::new())
         .header_read_timeout(site.patience)
         .max_headers(MOST_HEADERS)
         .max_buf_size(LARGEST_HEAD)
         .serve_connection(FuturesIo::new(stream), service);
     // An error here is one peer's broken request; it has its answer, or is gone.
-    let Ok(parts) = connection.without_shutdown().await else { return };
+    let mut life = Life::new(site.patience);
+    let served = poll_fn(|cx| match connection.poll_without_shutdown(cx) {
+        Poll::Ready(served) => Poll::Ready(served.is_ok()),
+        Poll::Pending => life.poll(cx, || Pin::new(&mut connection).graceful_shutdown()),
+    });
+    if !served.await {
+        return;
+    }
+    let parts = connection.into_parts();
     let stream = parts.io.into_inner();
     let Some(Admission { peer }) = admission.borrow_mut().take() else { return hang_up(&stream).await };
     if let Ok(stream) = stream.into_inner() {
         driver.borrow_mut().open(Wire::client(stream), peer, &parts.read_buf);
+    }
+}
+
+/// How long one connection may go on with requests: long enough to be worth
+/// keeping, and the end of those who ask and never read.
+const LIFETIME: Duration = Duration::from_secs(60);
+
+/// The time that an HTTP connection has. Whoever becomes a WebSocket at once never
+/// starts it.
+struct Life {
+    timer: Timer,
+    /// Told to finish what it is at; after as much time again it is cut off.
+    is_over: bool,
+    patience: Duration,
+}
+
+impl Life {
+    fn new(patience: Duration) -> Self {
+        Self { timer: Timer::after(LIFETIME), is_over: false, patience }
+    }
+
+    /// False once the connection is to be dropped; `finish` is called before.
+    fn poll(&mut self, cx: &mut Context<'_>, finish: impl FnOnce()) -> Poll<bool> {
+        if Pin::new(&mut self.timer).poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        if std::mem::replace(&mut self.is_over, true) {
+            return Poll::Ready(false);
+        }
+        finish();
+        // An interrupt may be waited for as long as one waits for its operation.
+        self.timer.set_after(2 * self.patience);
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
@@ -124,11 +169,11 @@ async fn answer(
         ("/interrupt" | "/api/v1/interrupt", Method::POST) => {
             publish(driver, site, request, |body| protocol::http::interrupt(body).map(Say::Interrupt)).await
         }
-        ("/api/v1/ws/stats", Method::GET) => stats(driver, site, is_local, &request).await,
-        ("/metrics", Method::GET) => metrics(driver, site, &request).await,
-        ("/healthz", Method::GET) => json(StatusCode::OK, r#"{"status":"ok"}"#.into()),
+        ("/api/v1/ws/stats", Method::GET | Method::HEAD) => stats(driver, site, is_local, &request).await,
+        ("/metrics", Method::GET | Method::HEAD) => metrics(driver, site, &request).await,
+        ("/healthz", Method::GET | Method::HEAD) => json(StatusCode::OK, r#"{"status":"ok"}"#.into()),
         ("/broadcast" | "/api/v1/broadcast" | "/interrupt" | "/api/v1/interrupt", _) => only("POST"),
-        ("/api/v1/ws/stats" | "/metrics" | "/healthz", _) => only("GET"),
+        ("/api/v1/ws/stats" | "/metrics" | "/healthz", _) => only("GET, HEAD"),
         _ => refuse(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path"),
     }
 }
@@ -150,6 +195,11 @@ async fn publish(
             "the body must be application/json",
         );
     }
+    let limit = format!("the body may be {} bytes long", site.message_bytes);
+    // What is announced to be too long is not waited for.
+    if request.body().size_hint().lower() > site.message_bytes as u64 {
+        return refuse(StatusCode::PAYLOAD_TOO_LARGE, "too_large", &limit);
+    }
     let body = Limited::new(request.into_body(), site.message_bytes).collect();
     let in_time = async { Some(body.await) }.or(async {
         Timer::after(site.patience).await;
@@ -158,7 +208,6 @@ async fn publish(
     let body = match in_time.await {
         Some(Ok(body)) => body.to_bytes(),
         Some(Err(error)) if error.is::<LengthLimitError>() => {
-            let limit = format!("the body may be {} bytes long", site.message_bytes);
             return refuse(StatusCode::PAYLOAD_TOO_LARGE, "too_large", &limit);
         }
         Some(Err(_)) => return refuse(StatusCode::BAD_REQUEST, "bad_request", "the body did not come whole"),

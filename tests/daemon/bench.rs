@@ -19,7 +19,7 @@ pub(crate) struct Daemon {
     child: Child,
     pub(crate) directory: PathBuf,
     pub(crate) address: SocketAddr,
-    log: BufReader<std::process::ChildStderr>,
+    log: Option<BufReader<std::process::ChildStderr>>,
 }
 
 /// The command for a daemon in `directory`, on a port that the kernel chooses.
@@ -63,7 +63,7 @@ impl Daemon {
                 break rest.split('/').next().unwrap().parse().unwrap();
             }
         };
-        Self { child, directory, address, log }
+        Self { child, directory, address, log: Some(log) }
     }
 
     pub(crate) fn token(&self, user: &str) -> String {
@@ -140,6 +140,11 @@ impl Daemon {
         (status, serde_json::from_str(&body).unwrap())
     }
 
+    /// Nobody reads what it logs from now on.
+    pub(crate) fn close_log(&mut self) {
+        self.log = None;
+    }
+
     /// Sends SIGTERM.
     pub(crate) fn stop(&mut self) {
         let pid = rustix::process::Pid::from_child(&self.child);
@@ -149,7 +154,7 @@ impl Daemon {
     /// Waits for the end; the exit code and what was logged since the start.
     pub(crate) fn ended(&mut self) -> (Option<i32>, String) {
         let mut log = String::new();
-        self.log.read_to_string(&mut log).unwrap();
+        self.log.as_mut().unwrap().read_to_string(&mut log).unwrap();
         (self.child.wait().unwrap().code(), log)
     }
 }

@@ -60,3 +60,15 @@ fn keys_are_generated_once_and_for_the_daemon_alone() {
     let state = daemon.directory.join("wshubd").metadata().unwrap();
     assert_eq!(state.permissions().mode() & 0o777, 0o700);
 }
+
+#[test]
+fn a_log_that_nobody_reads_ends_nothing() {
+    let mut daemon = Daemon::start();
+    daemon.close_log();
+    let mut ada = daemon.client("ada");
+    for _ in 0..5 {
+        ada.say(serde_json::json!({"action": "dance"}));
+    }
+    assert_eq!(ada.closed_with(), 4009, "which is worth a line");
+    assert_eq!(daemon.http("HEAD /healthz", &[], "").0, 200);
+}
