@@ -4,7 +4,7 @@
 //! is pulled, which log is kept. Does not know why.
 
 use super::driver::{BLOCK, Driver, HttpAnswer, LINGER};
-use super::links::Side;
+use super::link::Side;
 use super::outbox::Piece;
 use super::packet::Packet;
 use super::store::Store;

@@ -18,9 +18,10 @@ use rustix::net::{SocketFlags, accept_with};
 use slab::Slab;
 use smol::{Async, LocalExecutor};
 
+use super::caller;
 use super::driver::Shared;
 use super::epoll::{Epoll, Interest, Ready};
-use super::http::{self, Site};
+use super::http::Site;
 use super::peers::Peers;
 use super::wire::Wire;
 use crate::hub::Peer;
@@ -211,7 +212,7 @@ impl Doors {
         let Some((_, stream)) = self.newcomers.try_remove(place as usize) else { return };
         driver.borrow().links.epoll.remove(&stream);
         if let Ok(stream) = Async::new_nonblocking(stream) {
-            let serving = http::serve(driver.clone(), self.site.clone(), stream);
+            let serving = caller::serve(driver.clone(), self.site.clone(), stream);
             executor.spawn(serving).detach();
         }
     }

@@ -12,7 +12,8 @@ use std::time::Duration;
 use async_channel::{Receiver, Sender};
 
 use super::epoll::{Epoll, Ready};
-use super::links::{Links, Side, Worker};
+use super::link::{Side, Worker};
+use super::links::Links;
 use super::outbox::{Bounds, Piece};
 use super::packet::Packet;
 use super::store::Memory;

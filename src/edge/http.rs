@@ -4,23 +4,16 @@
 //! leads to: the hub answers it.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
-use std::net::{Shutdown, TcpStream};
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderValue};
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
+use smol::Timer;
 use smol::future::FutureExt;
-use smol::io::AsyncReadExt;
-use smol::{Async, Timer};
-use smol_hyper::rt::{FuturesIo, SmolTimer};
 
 use super::clock;
 use super::driver::Shared;
@@ -28,7 +21,6 @@ use super::origin::Gate;
 use super::secret::Secrets;
 use super::token::Verifier;
 use super::upgrade::{self, Admission};
-use super::wire::Wire;
 use crate::protocol::{self, Code, Refusal, Say};
 
 /// What the whole of HTTP needs to know of the configuration.
@@ -48,100 +40,10 @@ pub struct Site {
     pub patience: Duration,
 }
 
-/// A request line and headers with a token in them, and room to spare.
-const LARGEST_HEAD: usize = 16 << 10;
-
-/// More headers than any browser sends.
-const MOST_HEADERS: usize = 64;
-
 type Reply = Response<Full<Bytes>>;
 
-/// Serves a TCP connection that has begun to speak: any number of requests, or
-/// one upgrade. A head that comes in one piece is read, answered and forgotten at
-/// once, so that a thousand newcomers take the memory of one.
-pub async fn serve(driver: Shared, site: Rc<Site>, stream: Async<TcpStream>) {
-    let is_local = stream.get_ref().local_addr().is_ok_and(|address| address.ip().is_loopback());
-    let admission = Rc::new(RefCell::new(None));
-    let service = service_fn(|request| {
-        let (driver, site, admission) = (driver.clone(), site.clone(), admission.clone());
-        Box::pin(async move {
-            Ok::<_, std::convert::Infallible>(answer(&driver, &site, is_local, request, &admission).await)
-        })
-    });
-    let mut connection = hyper::server::conn::http1::Builder::new()
-        .timer(SmolTimer::new())
-        .header_read_timeout(site.patience)
-        .max_headers(MOST_HEADERS)
-        .max_buf_size(LARGEST_HEAD)
-        .serve_connection(FuturesIo::new(stream), service);
-    // An error here is one peer's broken request; it has its answer, or is gone.
-    let mut life = Life::new(site.patience);
-    let served = poll_fn(|cx| match connection.poll_without_shutdown(cx) {
-        Poll::Ready(served) => Poll::Ready(served.is_ok()),
-        Poll::Pending => life.poll(cx, || Pin::new(&mut connection).graceful_shutdown()),
-    });
-    if !served.await {
-        return;
-    }
-    let parts = connection.into_parts();
-    let stream = parts.io.into_inner();
-    let Some(Admission { peer }) = admission.borrow_mut().take() else { return hang_up(&stream).await };
-    if let Ok(stream) = stream.into_inner() {
-        driver.borrow_mut().open(Wire::client(stream), peer, &parts.read_buf);
-    }
-}
-
-/// How long one connection may go on with requests: long enough to be worth
-/// keeping, and the end of those who ask and never read.
-const LIFETIME: Duration = Duration::from_secs(60);
-
-/// The time that an HTTP connection has. Whoever becomes a WebSocket at once never
-/// starts it.
-struct Life {
-    timer: Timer,
-    /// Told to finish what it is at; after as much time again it is cut off.
-    is_over: bool,
-    patience: Duration,
-}
-
-impl Life {
-    fn new(patience: Duration) -> Self {
-        Self { timer: Timer::after(LIFETIME), is_over: false, patience }
-    }
-
-    /// False once the connection is to be dropped; `finish` is called before.
-    fn poll(&mut self, cx: &mut Context<'_>, finish: impl FnOnce()) -> Poll<bool> {
-        if Pin::new(&mut self.timer).poll(cx).is_pending() {
-            return Poll::Pending;
-        }
-        if std::mem::replace(&mut self.is_over, true) {
-            return Poll::Ready(false);
-        }
-        finish();
-        // An interrupt may be waited for as long as one waits for its operation.
-        self.timer.set_after(2 * self.patience);
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    }
-}
-
-/// Lets the peer read its answer although it is still sending: a socket closed
-/// with input unread would take the answer back.
-async fn hang_up(mut stream: &Async<TcpStream>) {
-    /// For a body that is on its way; nobody waits for one that is not.
-    const LONGEST: Duration = Duration::from_secs(2);
-    let _ = stream.get_ref().shutdown(Shutdown::Write);
-    let rest = async {
-        let mut ignored = [0; 4096];
-        while matches!(stream.read(&mut ignored).await, Ok(1..)) {}
-    };
-    let long = async {
-        Timer::after(LONGEST).await;
-    };
-    rest.or(long).await;
-}
-
-async fn answer(
+/// Answers one request; a WebSocket is admitted beside its answer.
+pub(super) async fn answer(
     driver: &Shared,
     site: &Site,
     is_local: bool,

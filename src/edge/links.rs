@@ -10,58 +10,14 @@ use std::net::Shutdown;
 use std::rc::Rc;
 use std::time::Duration;
 
-use async_channel::Receiver;
 use slab::Slab;
 
 use super::epoll::{Epoll, Interest, Ready};
+use super::link::{Link, Side};
 use super::outbox::{Bounds, Flushed, Mark, Outbox, Piece};
 use super::wire::{Moved, Wire};
-use super::{lines, ws};
 use crate::hub::{Input, Outbound};
 use crate::protocol::{ConnectionId, Moment};
-
-/// One link.
-pub struct Link {
-    pub id: ConnectionId,
-    pub wire: Wire,
-    pub side: Side,
-    /// What the kernel was asked to tell of it.
-    interest: Interest,
-    /// Only while something waits.
-    outbox: Option<Box<Outbox>>,
-    /// Its place in `given`, while it is there.
-    given_at: Option<u32>,
-    /// The hub has closed it; what it says is not heard any more.
-    pub leaving: bool,
-    /// The socket is dead.
-    broken: bool,
-    /// The peer, a worker, reads no more; what it has written is still to be
-    /// read.
-    deaf: bool,
-    /// The peer says no more; what it is owed is still to be written.
-    ended: bool,
-    /// The hub knows, or is being told, that the link is down. The slot is free
-    /// for others once the socket is dead and the hub knows.
-    parted: bool,
-    /// When the kernel last took something that had waited.
-    took: Moment,
-}
-
-/// What is at the other end, and what it has begun to say.
-pub enum Side {
-    Client { held: Option<Box<ws::Held>> },
-    Worker(Box<Worker>),
-}
-
-/// What only a worker's link has.
-#[derive(Default)]
-pub struct Worker {
-    pub held: Option<Box<lines::Held>>,
-    /// May ask for what only administrators may.
-    pub admin: bool,
-    /// One per running operation. What is in a latch leaves before the queue.
-    pub latches: Vec<Receiver<Piece>>,
-}
 
 /// What events call a link: its slot, and enough of its tag to tell it from those
 /// that had the slot before.

@@ -5,18 +5,7 @@
 
 use std::fmt::Write;
 
-/// Numbers that go up and down; all others only ever count up.
-const GAUGES: [&str; 9] = [
-    "connected_users",
-    "total_connections",
-    "workers",
-    "channels",
-    "subscriptions",
-    "operations",
-    "kept_messages",
-    "kept_bytes",
-    "uptime_seconds",
-];
+use crate::protocol::frame::GAUGES;
 
 /// Makes the text of the JSON that `stats` answers with.
 pub fn text(statistics: &[u8]) -> String {

@@ -2,6 +2,7 @@
 //!
 //! Knows how to get bytes in and out. Does not know why.
 
+pub mod caller;
 pub mod claims;
 pub mod clock;
 pub mod deeds;
@@ -10,6 +11,7 @@ pub mod driver;
 pub mod epoll;
 pub mod http;
 pub mod lines;
+pub mod link;
 pub mod links;
 pub mod metrics;
 pub mod origin;

@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod close;
+mod entries;
 mod fields;
 pub mod frame;
 pub mod http;

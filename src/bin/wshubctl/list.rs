@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use wshubd::client::Client;
+use wshubd::protocol::frame::GAUGES;
 
 use crate::args;
 use crate::failure::Failure;
@@ -59,17 +60,6 @@ pub(crate) async fn status(client: &Client, asked: args::Status) -> Result<ExitC
     if asked.json || !std::io::stdout().is_terminal() {
         return show(&format!("{}\n", Value::Object(numbers)));
     }
-    /// What is the case now comes first, what has happened so far after it.
-    const NOW: [&str; 8] = [
-        "connected_users",
-        "total_connections",
-        "workers",
-        "channels",
-        "subscriptions",
-        "operations",
-        "kept_messages",
-        "kept_bytes",
-    ];
     let mut rows = Vec::new();
     if let Some(seconds) = numbers.remove("uptime_seconds").and_then(|value| value.as_u64()) {
         rows.push(vec![
@@ -77,7 +67,8 @@ pub(crate) async fn status(client: &Client, asked: args::Status) -> Result<ExitC
             humantime::format_duration(Duration::from_secs(seconds)).to_string(),
         ]);
     }
-    let now = NOW.iter().filter_map(|name| numbers.remove(*name).map(|value| (name.to_string(), value)));
+    // What is the case now comes first, what has happened so far after it.
+    let now = GAUGES.iter().filter_map(|name| numbers.remove(*name).map(|value| (name.to_string(), value)));
     let row = |(name, value): (String, Value)| vec![plain(&name.replace('_', " ")), plain(&word(&value))];
     rows.extend(now.collect::<Vec<_>>().into_iter().map(row));
     rows.extend(numbers.into_iter().map(row));

@@ -1,0 +1,55 @@
+//! One link: a socket, and what is known of its other end.
+//!
+//! Knows what state it is in. Does not know how that changes: that is the table's
+//! business, in [`links`](super::links).
+
+use async_channel::Receiver;
+
+use super::epoll::Interest;
+use super::outbox::{Outbox, Piece};
+use super::wire::Wire;
+use super::{lines, ws};
+use crate::protocol::{ConnectionId, Moment};
+
+/// One link.
+pub struct Link {
+    pub id: ConnectionId,
+    pub wire: Wire,
+    pub side: Side,
+    /// What the kernel was asked to tell of it.
+    pub(super) interest: Interest,
+    /// Only while something waits.
+    pub(super) outbox: Option<Box<Outbox>>,
+    /// Its place in `given`, while it is there.
+    pub(super) given_at: Option<u32>,
+    /// The hub has closed it; what it says is not heard any more.
+    pub leaving: bool,
+    /// The socket is dead.
+    pub(super) broken: bool,
+    /// The peer, a worker, reads no more; what it has written is still to be
+    /// read.
+    pub(super) deaf: bool,
+    /// The peer says no more; what it is owed is still to be written.
+    pub(super) ended: bool,
+    /// The hub knows, or is being told, that the link is down. The slot is free
+    /// for others once the socket is dead and the hub knows.
+    pub(super) parted: bool,
+    /// When the kernel last took something that had waited.
+    pub(super) took: Moment,
+}
+
+/// What is at the other end, and what it has begun to say.
+pub enum Side {
+    Client { held: Option<Box<ws::Held>> },
+    Worker(Box<Worker>),
+}
+
+/// What only a worker's link has.
+#[derive(Default)]
+pub struct Worker {
+    pub held: Option<Box<lines::Held>>,
+    /// May ask for what only administrators may.
+    pub admin: bool,
+    /// One per running operation. What is in a latch leaves before the queue.
+    pub latches: Vec<Receiver<Piece>>,
+}

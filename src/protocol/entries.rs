@@ -1,0 +1,160 @@
+//! What frames carry: the words, lists and numbers in them.
+//!
+//! Knows how each is spelled. Does not know which frame it is in.
+
+use serde::Serialize;
+
+use super::name::{Channel, OperationId, UserId};
+use super::time::{UnixTime, rfc3339};
+
+/// What a connection may do at most.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct Limits {
+    pub message_bytes: u64,
+    pub requests_per_second: u32,
+    pub burst: u32,
+    pub subscriptions: u32,
+}
+
+/// Where a user's inbox stands.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct InboxState {
+    pub epoch: String,
+    pub seq: u64,
+    pub waiting: u64,
+}
+
+/// Why messages are missing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GapCause {
+    Expired,
+    Evicted,
+    Slow,
+    NotKept,
+    Epoch,
+}
+
+/// What became of an interrupt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The owner has been told.
+    Delivered,
+    /// Nobody owns it yet; a second answer follows.
+    Pending,
+    /// It is over.
+    AlreadyEnded,
+    /// Nobody came to own it.
+    NoOwner,
+}
+
+/// Where an operation stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OperationState {
+    Started,
+    Interrupting,
+    Ended,
+}
+
+/// One running operation in a list.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct OperationEntry {
+    pub operation_id: OperationId,
+    pub channel: Channel,
+    pub state: OperationState,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_id: Option<UserId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    #[serde(serialize_with = "rfc3339")]
+    pub started_at: UnixTime,
+}
+
+/// One user on a channel.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Present {
+    pub user_id: UserId,
+    pub connections: u64,
+}
+
+/// One connection in a list.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct ConnectionEntry {
+    pub connection_id: String,
+    /// `client` or `worker`.
+    pub kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_id: Option<UserId>,
+    pub subscriptions: u64,
+    /// That it owns.
+    pub operations: u64,
+}
+
+/// One channel in a list.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct ChannelEntry {
+    pub channel: Channel,
+    pub subscribers: u64,
+    pub epoch: String,
+    pub seq: u64,
+    /// Messages that are kept, and their bytes.
+    pub kept: u64,
+    pub bytes: u64,
+}
+
+/// The numbers of [`Statistics`] that go up and down, in the order in which people
+/// want to see them; all others only ever count up.
+pub const GAUGES: [&str; 9] = [
+    "uptime_seconds",
+    "connected_users",
+    "total_connections",
+    "workers",
+    "channels",
+    "subscriptions",
+    "operations",
+    "kept_messages",
+    "kept_bytes",
+];
+
+/// The numbers of the daemon. Counters count since it started.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Statistics {
+    /// Users with at least one connection.
+    pub connected_users: u64,
+    /// WebSocket connections.
+    pub total_connections: u64,
+    pub workers: u64,
+    pub channels: u64,
+    pub subscriptions: u64,
+    pub operations: u64,
+    /// Kept and not yet delivered.
+    pub kept_messages: u64,
+    pub kept_bytes: u64,
+    pub uptime_seconds: u64,
+    #[serde(flatten)]
+    pub counters: Counters,
+}
+
+/// What has happened since the daemon started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, serde::Deserialize)]
+pub struct Counters {
+    pub connections_opened: u64,
+    pub connections_closed: u64,
+    /// Messages taken from publishers.
+    pub messages_received: u64,
+    /// Messages queued for a recipient, once for each.
+    pub messages_delivered: u64,
+    /// Messages not queued because a recipient was slow.
+    pub messages_shed: u64,
+    pub whispers_dropped: u64,
+    pub messages_expired: u64,
+    pub messages_evicted: u64,
+    pub interrupts: u64,
+    pub requests_refused: u64,
+    pub rate_limited: u64,
+    pub closed_slow: u64,
+    pub closed_no_pong: u64,
+    pub closed_errors: u64,
+}
