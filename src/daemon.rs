@@ -137,10 +137,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let executor = Rc::new(LocalExecutor::new());
     // As a task of its own it is polled when a signal comes, not at every turn.
     let stopping = executor.spawn(stop_at_a_signal(driver.clone(), doors.clone()));
-    serve::run(&driver, &doors, &executor, stopping)?;
-    // Whoever starts next finds no dead socket; one that is gone already is fine.
-    let _ = std::fs::remove_file(&config.listen.worker);
-    Ok(())
+    serve::run(&driver, &doors, &executor, stopping)
 }
 
 fn open(config: &Config, doors: &mut Doors, epoll: &Epoll) -> Result<(), Error> {

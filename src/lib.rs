@@ -12,7 +12,7 @@
 //!                 WebSocket              Unix socket             HTTP
 //!                     │                       │                    │
 //! edge      ┌─────────┴───────────────────────┴────────────────────┴───────┐
-//! hands     │  listen  http  upgrade  ws  lines  token  origin  store      │
+//! hands     │  doors  http  upgrade  ws  lines  token  origin  store       │
 //!           │                                                              │
 //!           │  driver: the one owner of the hub, and the only clock        │
 //!           └───────────────┬─────────────────────────────▲────────────────┘

@@ -7,9 +7,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -70,8 +70,16 @@ pub struct Doors {
     shut_until: Option<Moment>,
     /// That has been said, and nobody was let in since.
     is_shut: bool,
+    /// The workers' socket, and which one it is.
+    socket: Option<(PathBuf, (u64, u64))>,
     site: Rc<Site>,
     peers: Peers,
+}
+
+/// What tells a file from another that took its name.
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let meta = path.symlink_metadata()?;
+    Ok((meta.dev(), meta.ino()))
 }
 
 impl Doors {
@@ -84,6 +92,7 @@ impl Doors {
             serial: 0,
             shut_until: None,
             is_shut: false,
+            socket: None,
             site,
             peers,
         }
@@ -122,6 +131,7 @@ impl Doors {
         }
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+        self.socket = Some((path.to_owned(), identity(path)?));
         self.add(Door::Workers(listener), epoll)
     }
 
@@ -135,8 +145,15 @@ impl Doors {
         Ok(())
     }
 
-    /// Shuts all doors; who stands in one is sent away.
+    /// Shuts all doors; who stands in one is sent away. The workers' socket is
+    /// taken away, so that whoever starts next finds no dead one.
     pub fn close(&mut self) {
+        if let Some((path, socket)) = self.socket.take()
+            && identity(&path).is_ok_and(|found| found == socket)
+        {
+            // Whether it was still there is nobody's concern any more.
+            let _ = std::fs::remove_file(path);
+        }
         self.doors.clear();
         self.newcomers.clear();
         self.patience.clear();

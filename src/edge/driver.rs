@@ -218,6 +218,9 @@ impl Driver {
     /// Passes a request on; what concerns tokens is looked at here, for the hub
     /// knows none.
     fn said(&mut self, conn: ConnectionId, said: Result<Said, Misspoken>) {
+        if self.links.get(conn).is_none_or(|link| link.leaving) {
+            return;
+        }
         let from = Asker::Connection(conn);
         let input = match said {
             Ok(Said { id, say: Say::Auth { token, inbox } }) => {

@@ -126,7 +126,8 @@ impl Links {
     /// Queues a piece for the end of the turn.
     pub fn push(&mut self, slot: u32, piece: Piece) {
         let Some(link) = self.table.get_mut(slot as usize) else { return };
-        if link.broken || link.deaf {
+        // Nothing follows a goodbye.
+        if link.broken || link.deaf || link.leaving {
             return;
         }
         if link.outbox.is_none() && link.given_at.is_none() {
@@ -298,7 +299,8 @@ impl Links {
         for piece in last {
             self.push(id.slot, piece);
         }
-        // Not before: a flush in between would shut the link too early.
+        // Not before: nothing follows a goodbye, and a flush in between would shut
+        // the link too early.
         if let Some(link) = self.get(id) {
             link.leaving = true;
         }
