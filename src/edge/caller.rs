@@ -67,11 +67,15 @@ pub async fn serve(driver: Shared, site: Rc<Site>, stream: Async<TcpStream>) {
 /// keeping, and the end of those who ask and never read.
 const LIFETIME: Duration = Duration::from_secs(60);
 
+/// What a request may take that came in time: an interrupt waits for its operation
+/// for ten seconds.
+const LONGEST_ANSWER: Duration = Duration::from_secs(15);
+
 /// The time that an HTTP connection has. Whoever becomes a WebSocket at once never
 /// starts it.
 struct Life {
     timer: Timer,
-    /// Told to finish what it is at; after as much time again it is cut off.
+    /// Told to finish what it is at; some time later it is cut off.
     is_over: bool,
     patience: Duration,
 }
@@ -90,8 +94,7 @@ impl Life {
             return Poll::Ready(false);
         }
         finish();
-        // An interrupt may be waited for as long as one waits for its operation.
-        self.timer.set_after(2 * self.patience);
+        self.timer.set_after(self.patience + LONGEST_ANSWER);
         cx.waker().wake_by_ref();
         Poll::Pending
     }

@@ -323,16 +323,19 @@ impl Links {
 
     /// Writing failed. A worker may have said things before it left.
     fn broke(&mut self, id: ConnectionId) {
-        let Some(link) = self.get(id) else { return };
+        // Only a link of this table breaks, so its slot is its own.
+        let Some(link) = self.table.get_mut(id.slot as usize) else { return };
         if link.ended || !matches!(link.side, Side::Worker(_)) {
             return self.lose(id);
         }
         link.deaf = true;
-        if let Some(mut outbox) = link.outbox.take() {
-            outbox.clear();
-            link.outbox = Some(outbox);
-            self.tell(id.slot);
+        link.outbox = None;
+        // It is read on, and counts for one to whom nothing can be given.
+        if link.interest != Interest::READ {
+            link.interest = Interest::READ;
+            self.epoll.modify(&link.wire, key(link.id), Interest::READ);
         }
+        self.facts.push_back(Input::Outbound { conn: id, state: Outbound::Full });
     }
 
     /// The link is down as far as the hub is concerned; it is told once.

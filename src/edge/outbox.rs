@@ -119,12 +119,6 @@ impl Outbox {
         self.bytes = self.pieces.front().map_or(0, |piece| piece.bytes().len());
     }
 
-    /// Drops all, for nobody reads it.
-    pub fn clear(&mut self) {
-        self.pieces.clear();
-        (self.taken, self.bytes, self.blocked) = (0, 0, false);
-    }
-
     /// Whether it owes nothing.
     pub fn is_empty(&self) -> bool {
         self.pieces.is_empty()

@@ -72,3 +72,21 @@ fn a_log_that_nobody_reads_ends_nothing() {
     assert_eq!(ada.closed_with(), 4009, "which is worth a line");
     assert_eq!(daemon.http("HEAD /healthz", &[], "").0, 200);
 }
+
+#[test]
+fn a_log_that_is_full_stops_nothing() {
+    let mut daemon = Daemon::start();
+    // Nobody reads the pipe: what does not fit into it is dropped. Each worker that
+    // leaves an operation behind is worth a line.
+    let mut worker = daemon.worker();
+    for n in 0..3000 {
+        worker.say(serde_json::json!({"action": "operation_start", "operation_id": format!("op-{n}"), "channel": "jobs", "id": n}));
+        worker.hear();
+    }
+    drop(worker);
+    assert_eq!(daemon.http("GET /healthz", &[], "").0, 200);
+    daemon.stop();
+    let (code, log) = daemon.ended();
+    assert_eq!(code, Some(0));
+    assert!(log.lines().count() < 3000, "a pipe holds less than that");
+}
