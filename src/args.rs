@@ -37,8 +37,9 @@ Environment:
   used where they are set, else XDG_STATE_HOME and XDG_RUNTIME_DIR.
 
 Exit status: 0 after a clean stop, 64 for wrong arguments, 69 where another
-wshubd runs or an address is taken, 73 where the state cannot be written, 78 for
-a wrong configuration, 1 for anything else.
+wshubd runs or an address is taken, 71 where the system refuses what a daemon
+needs, 73 where the state cannot be written, 78 for a wrong configuration, 1 for
+anything else.
 ";
 
 /// What is asked for.

@@ -133,11 +133,14 @@ pub fn run(config: &Config) -> Result<(), Error> {
         patience: config.limits.handshake,
     });
     let doors = Rc::new(RefCell::new(Doors::new(site, peers)));
+    // Before anybody is told that it runs: whoever stops it then is heard.
+    let signals = Signals::new([Signal::Term, Signal::Int]).map_err(Error::Signals)?;
     open(config, &mut doors.borrow_mut(), &driver.borrow().links.epoll)?;
     let executor = Rc::new(LocalExecutor::new());
     // As a task of its own it is polled when a signal comes, not at every turn.
-    let stopping = executor.spawn(stop_at_a_signal(driver.clone(), doors.clone()));
-    serve::run(&driver, &doors, &executor, stopping)
+    let stopping = executor.spawn(stop_at_a_signal(signals, driver.clone(), doors.clone()));
+    serve::run(&driver, &doors, &executor, stopping);
+    Ok(())
 }
 
 fn open(config: &Config, doors: &mut Doors, epoll: &Epoll) -> Result<(), Error> {
@@ -157,8 +160,7 @@ fn open(config: &Config, doors: &mut Doors, epoll: &Epoll) -> Result<(), Error> 
     Ok(())
 }
 
-async fn stop_at_a_signal(driver: Shared, doors: Rc<RefCell<Doors>>) -> Result<(), Error> {
-    let mut signals = Signals::new([Signal::Term, Signal::Int]).map_err(Error::Signals)?;
+async fn stop_at_a_signal(mut signals: Signals, driver: Shared, doors: Rc<RefCell<Doors>>) {
     let signal = signals.next().await;
     doors.borrow_mut().close();
     driver.borrow_mut().told(Input::Stopping { close: Close::ShuttingDown });
@@ -170,7 +172,6 @@ async fn stop_at_a_signal(driver: Shared, doors: Rc<RefCell<Doors>>) -> Result<(
     }
     let cause = if matches!(signal, Some(Ok(Signal::Int))) { "SIGINT" } else { "SIGTERM" };
     log::info!("stopped by {cause}");
-    Ok(())
 }
 
 fn endpoints(config: &Config, addresses: &[SocketAddr]) -> String {
@@ -179,7 +180,8 @@ fn endpoints(config: &Config, addresses: &[SocketAddr]) -> String {
     each.join(", ")
 }
 
-/// Only the daemon's own user may open a socket that no group was set for.
+/// For the daemon's own user and group; the directory that it makes around the
+/// socket lets in the user alone.
 const WORKER_SOCKET_MODE: u32 = 0o660;
 
 /// Takes the state directory for this process; the lock ends with it.

@@ -46,12 +46,12 @@ pub async fn serve(driver: Shared, site: Rc<Site>, stream: Async<TcpStream>) {
         .max_headers(MOST_HEADERS)
         .max_buf_size(LARGEST_HEAD)
         .serve_connection(FuturesIo::new(stream), service);
-    // An error here is one peer's broken request; it has its answer, or is gone.
     let mut life = Life::new(site.patience);
     let served = poll_fn(|cx| match connection.poll_without_shutdown(cx) {
         Poll::Ready(served) => Poll::Ready(served.is_ok()),
         Poll::Pending => life.poll(cx, || Pin::new(&mut connection).graceful_shutdown()),
     });
+    // If not, one peer's request was broken: it has its answer, or is gone.
     if !served.await {
         return;
     }

@@ -11,7 +11,7 @@ use super::store::Store;
 use crate::hub::{Anomaly, Asker, Effect, Input, Recipients};
 use crate::protocol::frame::Outcome;
 use crate::protocol::{
-    Close, ConnectionId, Delivery, Frame, Message, OperationId, Refusal, RequestId, Return, worker,
+    Close, ConnectionId, Delivery, Frame, Message, OperationId, Refusal, RequestId, Return, UserId, worker,
 };
 
 impl Driver {
@@ -154,9 +154,11 @@ impl Driver {
 /// The closed list of what is worth a line.
 fn report(anomaly: &Anomaly) {
     match anomaly {
-        Anomaly::Stalled { conn, user } => log::warn!("closed {conn} of {user:?}: it took nothing"),
+        Anomaly::Stalled { conn, user } => {
+            log::warn!("closed {conn} of {}: it took nothing", shown(user.as_ref()))
+        }
         Anomaly::Misbehaved { conn, user, close } => {
-            log::warn!("closed {conn} of {user:?}: {}", close.reason());
+            log::warn!("closed {conn} of {}: {}", shown(user.as_ref()), close.reason());
         }
         Anomaly::OwnerLost { operation, channel } => {
             log::warn!("operation {operation:?} on {channel:?}: its worker is gone");
@@ -166,4 +168,9 @@ fn report(anomaly: &Anomaly) {
         }
         Anomaly::KeptLimit => log::warn!("kept messages are at their limit; the oldest are dropped"),
     }
+}
+
+/// A user's id as a log line quotes it.
+fn shown(user: Option<&UserId>) -> String {
+    user.map_or_else(|| "nobody".to_owned(), |user| format!("{user:?}"))
 }

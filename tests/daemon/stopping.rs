@@ -24,6 +24,17 @@ fn a_stop_says_goodbye_and_exits_with_0() {
 }
 
 #[test]
+fn who_stops_it_as_soon_as_it_says_started_is_heard() {
+    for _ in 0..10 {
+        let mut daemon = Daemon::start();
+        daemon.stop();
+        let (code, log) = daemon.ended();
+        assert_eq!(code, Some(0));
+        assert!(log.contains("stopped by SIGTERM"), "{log}");
+    }
+}
+
+#[test]
 fn a_second_daemon_is_told_that_one_is_running() {
     let daemon = Daemon::start();
 
