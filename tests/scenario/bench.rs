@@ -31,6 +31,8 @@ struct Link {
     stuck: bool,
     /// Replays that the socket has not taken.
     unwritten: VecDeque<(LogKey, u64)>,
+    /// The epoch of its user's inbox, as it was greeted.
+    inbox: Option<String>,
 }
 
 pub(crate) struct Bench {
@@ -45,6 +47,8 @@ pub(crate) struct Bench {
     waiting: VecDeque<Input>,
     http: Vec<(u64, Value)>,
     latches: BTreeMap<OperationId, ConnectionId>,
+    /// Those that were made for a story.
+    tokens: BTreeMap<String, Identity>,
     /// Everything that was delivered or kept, by channel and position.
     pub(crate) seen: BTreeMap<(LogKey, u64), Rc<Message>>,
     /// The effects of the last input.
@@ -73,6 +77,7 @@ impl Bench {
             waiting: VecDeque::new(),
             http: Vec::new(),
             latches: BTreeMap::new(),
+            tokens: BTreeMap::new(),
             seen: BTreeMap::new(),
             last: Effects::default(),
         }
@@ -108,6 +113,13 @@ impl Bench {
         self.link(Peer::Client { claim, inbox: InboxMode::Auto })
     }
 
+    /// The same with a say in who moves the cursor of the inbox.
+    pub(crate) fn client_in(&mut self, user: &str, inbox: InboxMode) -> Seat {
+        let rights = self.settings.rights.clone();
+        let claim = Claim::Proven(Identity { user_id: user_id(user), rights, expires_at: None });
+        self.link(Peer::Client { claim, inbox })
+    }
+
     /// A client without a token.
     pub(crate) fn stranger(&mut self) -> Seat {
         self.link(Peer::Client { claim: Claim::Nothing, inbox: InboxMode::Auto })
@@ -136,6 +148,12 @@ impl Bench {
 
     /// The same, whole.
     pub(crate) fn ask(&mut self, seat: Seat, request: Value) -> Vec<Value> {
+        self.tell(seat, &request);
+        self.frames(seat)
+    }
+
+    /// Says something; what is heard is left for later.
+    fn tell(&mut self, seat: Seat, request: &Value) {
         let text = request.to_string();
         let is_worker = self.links.get(&seat).is_some_and(|link| link.is_worker);
         let parsed = if is_worker { worker::parse(text.as_bytes()) } else { protocol::parse(&text) };
@@ -148,18 +166,51 @@ impl Bench {
             Ok(said) => self.handle(Input::Said { from, said }),
             Err(misspoken) => self.handle(Input::Misspoke { from, misspoken }),
         }
-        self.frames(seat)
     }
 
-    /// Tokens of the bench are the name of their user; `bad` is none.
+    /// Makes a token that `auth` takes: with rights of its own, for so many
+    /// seconds from now.
+    pub(crate) fn token(&mut self, user: &str, rights: Rc<Rights>, seconds: u64) -> String {
+        let expires_at = Some(UnixTime(self.now.wall.0 + seconds * 1000));
+        let token = format!("{user}.{}", self.tokens.len());
+        self.tokens.insert(token.clone(), Identity { user_id: user_id(user), rights, expires_at });
+        token
+    }
+
+    /// Tokens that were not made are the name of their user; `bad` is none.
     fn verify(&self, token: &str) -> Result<Identity, TokenFault> {
-        match token {
-            "bad" => Err(TokenFault { code: "token_invalid", message: "not a token".into() }),
-            user => {
+        let fault = |code| Err(TokenFault { code, message: "not a token that holds".into() });
+        match self.tokens.get(token) {
+            Some(made) if made.expires_at.is_some_and(|end| end <= self.now.wall) => fault("token_expired"),
+            Some(made) => Ok(made.clone()),
+            None if token == "bad" => fault("token_invalid"),
+            None => {
                 let rights = self.settings.rights.clone();
-                Ok(Identity { user_id: user_id(user), rights, expires_at: None })
+                Ok(Identity { user_id: user_id(token), rights, expires_at: None })
             }
         }
+    }
+
+    /// Says who one is, as `auth` does.
+    pub(crate) fn auth(&mut self, seat: Seat, token: &str, inbox: Option<&str>) -> Vec<String> {
+        self.say(seat, json!({"action": "auth", "token": token, "inbox": inbox}))
+    }
+
+    /// Says that the inbox has arrived up to a position, of the epoch that the
+    /// greeting told. It has no answer.
+    pub(crate) fn ack(&mut self, seat: Seat, seq: u64) {
+        let epoch = self.inbox_epoch(seat);
+        self.tell(seat, &json!({"action": "ack", "epoch": epoch, "seq": seq}));
+    }
+
+    /// The same, and a person has seen it.
+    pub(crate) fn ack_read(&mut self, seat: Seat, seq: u64) {
+        let epoch = self.inbox_epoch(seat);
+        self.tell(seat, &json!({"action": "ack", "epoch": epoch, "seq": seq, "read": true}));
+    }
+
+    pub(crate) fn inbox_epoch(&self, seat: Seat) -> String {
+        self.links.get(&seat).and_then(|link| link.inbox.clone()).expect("a greeting tells the inbox's epoch")
     }
 
     pub(crate) fn subscribe(&mut self, seat: Seat, channel: &str) -> Vec<String> {
@@ -257,6 +308,17 @@ impl Bench {
             assert!(next.is_none_or(|next| next > self.now.moment), "due again at once: {next:?}");
         }
         self.pass(until.since(self.now.moment));
+    }
+
+    /// Lets time pass in which every client gives signs of life.
+    pub(crate) fn live(&mut self, seconds: u64) {
+        for _ in 0..seconds {
+            self.wait(1.0);
+            let clients = self.links.iter().filter(|(_, link)| !link.is_worker).map(|(seat, _)| *seat);
+            for conn in clients.collect::<Vec<_>>() {
+                self.handle(Input::Heard { conn });
+            }
+        }
     }
 
     fn pass(&mut self, time: Duration) {
@@ -381,7 +443,7 @@ impl Bench {
                 assert!(known.is_none(), "a position is given out once");
             }
             Effect::Fetch { conn, log, after, count, bytes } => {
-                let input = self.read(*conn, log, *after, *count, *bytes);
+                let input = self.fetch(*conn, log, *after, *count, *bytes);
                 self.waiting.push_back(input);
             }
             Effect::Forget { log, from, to } => {
@@ -403,7 +465,7 @@ impl Bench {
         }
     }
 
-    fn read(&self, conn: ConnectionId, log: &LogKey, after: u64, count: usize, bytes: usize) -> Input {
+    fn fetch(&self, conn: ConnectionId, log: &LogKey, after: u64, count: usize, bytes: usize) -> Input {
         let mut left = bytes;
         let kept = self.store.get(log).into_iter().flat_map(|kept| kept.range(after + 1..));
         let fits = |(_, message): &(&u64, &Rc<Message>)| {
@@ -423,7 +485,11 @@ impl Bench {
     fn answer(&mut self, to: Asker, json: Value) {
         match to {
             Asker::Connection(conn) => {
-                self.links.get_mut(&conn).expect("an answer goes to somebody").heard.push(json);
+                let link = self.links.get_mut(&conn).expect("an answer goes to somebody");
+                if let Some(epoch) = json["inbox"]["epoch"].as_str() {
+                    link.inbox = Some(epoch.to_owned());
+                }
+                link.heard.push(json);
             }
             Asker::Http(number) => self.http.push((number, json)),
         }
