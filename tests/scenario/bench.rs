@@ -227,6 +227,14 @@ impl Bench {
         self.answers(number)
     }
 
+    /// What `POST /broadcast` is answered.
+    pub(crate) fn post(&mut self, number: u64, body: &Value) -> Vec<String> {
+        match protocol::http::broadcast(body.to_string().as_bytes()) {
+            Ok(publication) => self.ask_http(number, Say::Publish(publication)),
+            Err(refusal) => vec![format!("error {}", refusal.code.word())],
+        }
+    }
+
     /// What an HTTP caller was answered.
     pub(crate) fn answers(&mut self, number: u64) -> Vec<String> {
         let (his, others) = std::mem::take(&mut self.http).into_iter().partition(|(to, _)| *to == number);
@@ -443,7 +451,7 @@ impl Bench {
                 assert!(known.is_none(), "a position is given out once");
             }
             Effect::Fetch { conn, log, after, count, bytes } => {
-                let input = self.fetch(*conn, log, *after, *count, *bytes);
+                let input = self.read(*conn, log, *after, *count, *bytes);
                 self.waiting.push_back(input);
             }
             Effect::Forget { log, from, to } => {
@@ -465,7 +473,7 @@ impl Bench {
         }
     }
 
-    fn fetch(&self, conn: ConnectionId, log: &LogKey, after: u64, count: usize, bytes: usize) -> Input {
+    fn read(&self, conn: ConnectionId, log: &LogKey, after: u64, count: usize, bytes: usize) -> Input {
         let mut left = bytes;
         let kept = self.store.get(log).into_iter().flat_map(|kept| kept.range(after + 1..));
         let fits = |(_, message): &(&u64, &Rc<Message>)| {

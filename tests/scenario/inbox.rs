@@ -83,7 +83,7 @@ fn every_message_to_a_user_takes_a_place_and_is_kept_heard_or_not() {
     bench.hush(bob);
     assert_eq!(send(&mut bench, alice, 2), ["send_success 1 0 kept"]);
     let heard = bench.frames(bob);
-    assert_eq!((&heard[0]["seq"], heard[0].get("channel")), (&json!(2), None));
+    assert_eq!((&heard[0]["seq"], &heard[0]["channel"]), (&json!(2), &json!("@me")));
     assert_eq!(waits(&mut bench), ["say 1 replayed", "say 2 replayed"]);
 }
 
@@ -194,7 +194,7 @@ fn a_fleeting_message_is_for_those_who_are_here() {
     bench.hush(bob);
     assert_eq!(bench.say(alice, fleeting), ["send_success 1 0 false"]);
     let heard = bench.frames(bob);
-    assert_eq!((heard.len(), heard[0].get("seq"), heard[0].get("channel")), (1, None, None));
+    assert_eq!((heard.len(), heard[0].get("seq"), heard[0].get("replayed")), (1, None, None));
     assert!(waits(&mut bench).is_empty());
 }
 
