@@ -153,6 +153,21 @@ impl Hub {
         gone.len() as u64
     }
 
+    /// Drops one message that was just delivered: looking at all of them for each
+    /// would make a replay quadratic.
+    pub(super) fn sweep_one(&mut self, now: Now, place: u32, seq: u64, out: &mut Effects) {
+        let Some(topic) = self.channels.at(place) else { return };
+        let stays = self.policy_of(&topic.key).keep == Keep::History;
+        let Some(topic) = self.channels.at_mut(place) else { return };
+        if let Some(log) = &mut topic.log
+            && !stays
+            && log.take_delivered(seq)
+        {
+            forget(&topic.key, &[(seq, seq)], out);
+            self.settle(now, place);
+        }
+    }
+
     /// Drops what was delivered, where the policy is to keep no more than that.
     pub(super) fn sweep(&mut self, now: Now, place: u32, out: &mut Effects) {
         let Some(topic) = self.channels.at(place) else { return };

@@ -296,6 +296,13 @@ impl Log {
         runs
     }
 
+    /// Takes one message out, if somebody heard it and no reader wants it any
+    /// more.
+    pub(super) fn take_delivered(&mut self, seq: u64) -> bool {
+        let is_heard = self.find_mut(seq).is_some_and(|kept| kept.heard);
+        is_heard && !self.readers.iter().any(|reader| reader.wants(seq)) && self.take(seq)
+    }
+
     /// Takes one message out, if it is there.
     pub(super) fn take(&mut self, seq: u64) -> bool {
         let Ok(place) = self.kept.binary_search_by_key(&seq, |kept| kept.seq) else { return false };

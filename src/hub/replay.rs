@@ -179,15 +179,20 @@ impl Hub {
         let Some(reader) = log.readers.iter_mut().find(waits) else { return };
         reader.in_flight -= 1;
         reader.written = seq;
-        if reader.in_flight == 0 {
+        let is_page_over = reader.in_flight == 0;
+        if is_page_over {
             // Past what was skipped as well.
             reader.written = reader.sent;
         }
         if let Some(kept) = log.find_mut(seq).filter(|_| matches!(key, LogKey::Channel(_))) {
             kept.heard |= kept.by != conn.tag;
         }
-        self.sweep(now, place, out);
-        self.advance(now, place, conn.slot, out);
+        if is_page_over {
+            self.sweep(now, place, out);
+            self.advance(now, place, conn.slot, out);
+        } else {
+            self.sweep_one(now, place, seq, out);
+        }
     }
 
     /// Notes what was shed for a connection, to be told as one gap.
