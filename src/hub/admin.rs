@@ -102,7 +102,7 @@ impl Hub {
             user_id,
             epoch: topic.map(|topic| spelled(topic.epoch)),
             seq: topic.map_or(0, |topic| topic.seq),
-            waiting: log.map_or(0, |log| log.kept.len() as u64),
+            waiting: topic.map_or(0, |topic| topic.waiting() as u64),
             bytes: log.map_or(0, |log| log.bytes as u64),
         };
         self.answer(ask, frame, out);

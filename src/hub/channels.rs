@@ -13,6 +13,7 @@ use super::deadlines::{NEVER, round_up};
 use super::event::LogKey;
 use super::logs::Log;
 use super::presence::Presence;
+use crate::protocol::frame::GapCause;
 use crate::protocol::{Channel, Moment, UserId};
 
 /// A channel that nobody hears keeps its position for so long, so that who
@@ -50,6 +51,12 @@ pub(super) struct Topic {
     pub(super) epoch: u64,
     /// The last number given out.
     pub(super) seq: u64,
+    /// Of an inbox, the last position that its user has.
+    pub(super) cursor: u64,
+    /// Of an inbox, the last position that some connection was sent.
+    pub(super) sent: u64,
+    /// Why messages went that are missing now.
+    pub(super) last_loss: GapCause,
     /// In no order that means anything.
     pub(super) subscribers: Vec<Subscriber>,
     /// What is kept, and who reads it; none while there is neither.
@@ -63,6 +70,14 @@ pub(super) struct Topic {
 impl Topic {
     pub(super) fn subscriber_mut(&mut self, slot: u32) -> Option<&mut Subscriber> {
         self.subscribers.iter_mut().find(|subscriber| subscriber.slot == slot)
+    }
+
+    /// A message is here no longer: whoever was still to read it will be told.
+    pub(super) fn lose(&mut self, seq: u64, cause: GapCause) {
+        self.last_loss = cause;
+        if let Some(log) = &mut self.log {
+            log.lose(seq, cause);
+        }
     }
 
     /// How frames call it.
@@ -110,6 +125,9 @@ impl Channels {
             key: key.clone(),
             epoch: epoch(),
             seq: 0,
+            cursor: 0,
+            sent: 0,
+            last_loss: GapCause::NotKept,
             subscribers: Vec::new(),
             log: None,
             presence: None,

@@ -90,8 +90,18 @@ pub enum Keep {
     Undelivered,
     /// The last ones, heard or not.
     History,
+    /// Those that their user has not acknowledged: for inboxes.
+    Unacknowledged,
     /// None.
     Never,
+}
+
+impl Keep {
+    /// Whether a message is kept although everybody heard it live, so that who
+    /// was too slow for that can read it.
+    pub fn keeps_all(self) -> bool {
+        matches!(self, Self::History | Self::Unacknowledged)
+    }
 }
 
 impl Default for Policy {
@@ -114,7 +124,7 @@ impl Default for Settings {
             heartbeat: Heartbeat::default(),
             policies: Vec::new(),
             policy: Policy::default(),
-            inbox: Policy::default(),
+            inbox: Policy { keep: Keep::Unacknowledged, ..Policy::default() },
         }
     }
 }
