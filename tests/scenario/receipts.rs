@@ -227,7 +227,7 @@ fn receipts_are_of_messages_from_users_and_workers_to_users() {
         assert!(answer["message"].as_str().unwrap().contains("receipt"), "{answer}");
     }
     let worker = bench.worker();
-    assert_eq!(bench.say(worker, to_channel)[..], ["error bad_request"]);
+    assert_eq!(bench.say(worker, to_channel), ["error bad_request room"]);
     let mut open = bench.settings.clone();
     open.rights = rights(&["*"], &["*", "@user:*"], &[]);
     let mut bench = Bench::with(open);
