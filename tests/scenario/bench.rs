@@ -22,6 +22,9 @@ use wshubd::protocol::{
 /// A client or worker of a story.
 pub(crate) type Seat = ConnectionId;
 
+/// A message that the hub wants to know of when a socket has taken it.
+type Mark = (LogKey, u64, Delivery);
+
 /// What is at the other end of a link.
 #[derive(Default)]
 struct Link {
@@ -30,10 +33,29 @@ struct Link {
     /// Its socket takes nothing of a replay.
     stuck: bool,
     /// Replays that the socket has not taken.
-    unwritten: VecDeque<(LogKey, u64, Delivery)>,
+    unwritten: VecDeque<Mark>,
+    /// A link that carries frames only when it is told to, with those that it
+    /// has not carried.
+    slow: Option<VecDeque<(Value, Option<Mark>)>>,
+    /// How the hub was told that a slow link is doing.
+    state: Outbound,
     /// The epoch of its user's inbox, as it was greeted.
     inbox: Option<String>,
 }
+
+/// What can be seen of one frame at a link.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum Seen {
+    /// The hub has queued it.
+    Queued(Value),
+    /// The socket has taken it, and the hub was told.
+    Taken(LogKey, u64),
+    /// The peer has heard it.
+    Heard(Value),
+}
+
+/// From so many frames on a slow link counts as full.
+const FULL: usize = 5;
 
 pub(crate) struct Bench {
     pub(crate) hub: Hub,
@@ -53,6 +75,8 @@ pub(crate) struct Bench {
     pub(crate) seen: BTreeMap<(LogKey, u64), Rc<Message>>,
     /// The effects of the last input.
     pub(crate) last: Effects,
+    /// What was seen at all links, in order, where somebody wants to know.
+    pub(crate) journal: Option<Vec<(Seat, Seen)>>,
 }
 
 impl Bench {
@@ -80,6 +104,7 @@ impl Bench {
             tokens: BTreeMap::new(),
             seen: BTreeMap::new(),
             last: Effects::default(),
+            journal: None,
         }
     }
 
@@ -153,7 +178,7 @@ impl Bench {
     }
 
     /// Says something; what is heard is left for later.
-    fn tell(&mut self, seat: Seat, request: &Value) {
+    pub(crate) fn tell(&mut self, seat: Seat, request: &Value) {
         let text = request.to_string();
         let is_worker = self.links.get(&seat).is_some_and(|link| link.is_worker);
         let parsed = if is_worker { worker::parse(text.as_bytes()) } else { protocol::parse(&text) };
@@ -294,6 +319,78 @@ impl Bench {
         self.drain(seat, usize::MAX);
     }
 
+    // ---- slow links ----
+
+    /// Makes a link carry nothing until it is told to.
+    pub(crate) fn slow(&mut self, seat: Seat) {
+        self.links.get_mut(&seat).unwrap().slow.get_or_insert_default();
+    }
+
+    /// Has it carry `count` frames.
+    pub(crate) fn carry(&mut self, seat: Seat, count: usize) {
+        for _ in 0..count {
+            let Some((frame, mark)) = self.next_frame(seat) else { break };
+            self.hear(seat, frame);
+            self.write(seat, mark);
+            self.handle(Input::Took { conn: seat });
+        }
+        self.report_links();
+    }
+
+    /// Has its socket take `count` frames, which are lost with it.
+    pub(crate) fn cut(&mut self, seat: Seat, count: usize) {
+        for _ in 0..count {
+            let Some((_, mark)) = self.next_frame(seat) else { break };
+            self.write(seat, mark);
+        }
+        self.leave(seat);
+    }
+
+    /// Has it carry everything from now on.
+    pub(crate) fn fast(&mut self, seat: Seat) {
+        while self.links.get(&seat).is_some_and(|link| link.slow.as_ref().is_some_and(|l| !l.is_empty())) {
+            self.carry(seat, 1);
+        }
+        if let Some(link) = self.links.get_mut(&seat) {
+            link.slow = None;
+        }
+    }
+
+    fn next_frame(&mut self, seat: Seat) -> Option<(Value, Option<Mark>)> {
+        self.links.get_mut(&seat)?.slow.as_mut()?.pop_front()
+    }
+
+    fn write(&mut self, seat: Seat, mark: Option<Mark>) {
+        if let Some((log, seq, how)) = mark {
+            self.handle(Input::Written { conn: seat, log, seq, how });
+        }
+    }
+
+    fn hear(&mut self, seat: Seat, frame: Value) {
+        self.see(seat, || Seen::Heard(frame.clone()));
+        self.links.get_mut(&seat).unwrap().heard.push(frame);
+    }
+
+    fn see(&mut self, seat: Seat, what: impl FnOnce() -> Seen) {
+        if let Some(journal) = &mut self.journal {
+            journal.push((seat, what()));
+        }
+    }
+
+    /// Tells the hub how slow links are doing, as at the end of a turn.
+    pub(crate) fn report_links(&mut self) {
+        let state = |link: &Link| match link.slow.as_ref().map_or(0, VecDeque::len) {
+            0 => Outbound::Clear,
+            FULL.. => Outbound::Full,
+            _ => Outbound::Waiting,
+        };
+        while let Some((seat, link)) = self.links.iter_mut().find(|(_, link)| link.state != state(link)) {
+            link.state = state(link);
+            let input = Input::Outbound { conn: *seat, state: link.state };
+            self.handle(input);
+        }
+    }
+
     /// The store answers what it was asked.
     pub(crate) fn store_answers(&mut self) {
         while let Some(input) = self.waiting.pop_front() {
@@ -357,6 +454,9 @@ impl Bench {
     // ---- carrying out ----
 
     pub(crate) fn handle(&mut self, input: Input) {
+        if let Input::Written { conn, log, seq, .. } = &input {
+            self.see(*conn, || Seen::Taken(log.clone(), *seq));
+        }
         let mut out = Effects::default();
         self.hub.handle(self.now, input, &mut out);
         let mut taken = Vec::new();
@@ -377,23 +477,17 @@ impl Bench {
             Effect::Deliver { message, to, log } => {
                 self.note(message, None);
                 let json = encoded(|to| message.encode(Delivery::Live, to));
-                self.give(out.slots(to), &json);
-                if let Some(log) = log {
-                    for slot in out.slots(to) {
-                        let seat = self.seat(*slot);
-                        self.write(seat, log, message.seq.unwrap(), Delivery::Live, taken);
-                    }
-                }
+                let mark = log.as_ref().map(|log| (log.clone(), message.seq.unwrap(), Delivery::Live));
+                self.give(out.slots(to), &json, mark.as_ref(), taken);
             }
             Effect::Tell { frame, to } => {
                 let json = encoded(|to| frame.encode(None, to));
-                self.give(out.slots(to), &json);
+                self.give(out.slots(to), &json, None, taken);
             }
             Effect::Replay { message, conn, log } => {
                 let json = encoded(|to| message.encode(Delivery::Replayed, to));
-                let link = self.links.get_mut(conn).expect("a replay goes to somebody");
-                link.heard.push(json);
-                self.write(*conn, log, message.seq.unwrap(), Delivery::Replayed, taken);
+                let mark = (log.clone(), message.seq.unwrap(), Delivery::Replayed);
+                self.queue(*conn, json, Some(&mark), taken);
             }
             Effect::Answer { to, id, frame } => self.answer_with(*to, id.as_ref(), frame),
             Effect::Refuse { to, id, refusal } => {
@@ -504,32 +598,37 @@ impl Bench {
                 if let Some(epoch) = json["inbox"]["epoch"].as_str() {
                     link.inbox = Some(epoch.to_owned());
                 }
-                link.heard.push(json);
+                self.queue(conn, json, None, &mut Vec::new());
             }
             Asker::Http(number) => self.http.push((number, json)),
         }
     }
 
-    fn give(&mut self, slots: &[u32], json: &Value) {
+    fn give(&mut self, slots: &[u32], json: &Value, mark: Option<&Mark>, taken: &mut Vec<Input>) {
         for slot in slots {
-            let seat = self.seat(*slot);
-            self.links.get_mut(&seat).unwrap().heard.push(json.clone());
+            let there = self.links.keys().find(|conn| conn.slot == *slot);
+            let seat = *there.expect("only open connections are recipients");
+            self.queue(seat, json.clone(), mark, taken);
         }
     }
 
-    fn seat(&self, slot: u32) -> Seat {
-        let there = self.links.keys().find(|conn| conn.slot == slot);
-        *there.expect("only open connections are recipients")
-    }
-
-    /// A socket takes a message whole, now or when it is unclogged.
-    fn write(&mut self, seat: Seat, log: &LogKey, seq: u64, how: Delivery, taken: &mut Vec<Input>) {
-        let link = self.links.get_mut(&seat).unwrap();
-        if link.stuck {
-            link.unwritten.push_back((log.clone(), seq, how));
-        } else {
-            taken.push(Input::Written { conn: seat, log: log.clone(), seq, how });
+    /// Puts a frame into the queue of a link, which carries it at once unless it
+    /// is slow; the socket takes it at once unless it is clogged.
+    fn queue(&mut self, seat: Seat, json: Value, mark: Option<&Mark>, taken: &mut Vec<Input>) {
+        self.see(seat, || Seen::Queued(json.clone()));
+        let link = self.links.get_mut(&seat).expect("a frame goes to somebody");
+        if let Some(waiting) = &mut link.slow {
+            waiting.push_back((json, mark.cloned()));
+            return;
         }
+        if let Some((log, seq, how)) = mark.cloned() {
+            if link.stuck {
+                link.unwritten.push_back((log, seq, how));
+            } else {
+                taken.push(Input::Written { conn: seat, log, seq, how });
+            }
+        }
+        self.hear(seat, json);
     }
 }
 

@@ -15,6 +15,7 @@ mod heartbeat;
 mod history;
 mod inbox;
 mod interrupts;
+mod invariants;
 mod limits;
 mod model;
 mod operations;
