@@ -29,10 +29,6 @@ impl Hub {
         let hearing = if mode == InboxMode::Off { Hearing::Off } else { Hearing::Live };
         let Some(topic) = self.channels.at_mut(place) else { return };
         let is_first = topic.subscribers.is_empty();
-        if is_first {
-            // Most users have one connection, and there are thousands of them.
-            topic.subscribers.reserve_exact(1);
-        }
         topic.subscribers.push(Subscriber { slot: conn.slot, hearing, watches: false });
         if let Some(connection) = self.connections.get_mut(conn) {
             connection.topics.insert(0, place);
