@@ -4,6 +4,8 @@
 //! inbox.
 
 use serde_json::{Value, json};
+use wshubd::hub::Settings;
+use wshubd::hub::settings::Policy;
 use wshubd::protocol::InboxMode::{Ack, Auto};
 
 use super::bench::{Bench, Seat, brief, rights};
@@ -250,4 +252,17 @@ fn receipts_that_are_owed_go_with_the_hub_into_another_process() {
     bench.hand_over();
     bench.ack_read(bob, 2);
     assert_eq!(receipts(&mut bench, alice), ["m1 read", "m2 read"]);
+}
+
+#[test]
+fn what_was_evicted_before_it_was_acknowledged_has_no_receipt() {
+    let mut bench = super::inbox::with_inbox(Policy { count: 2, ..Settings::default().inbox });
+    let alice = sender(&mut bench);
+    send(&mut bench, alice, "m1");
+    super::inbox::send_all(&mut bench, 2..=3);
+    let bob = bench.client_in("bob", Ack);
+    let told = ["connection_established", "gap 1 1 1 evicted", "say 2 replayed", "say 3 replayed"];
+    assert_eq!(bench.story(bob), told);
+    bench.ack_read(bob, 3);
+    assert!(bench.story(alice).is_empty(), "it never arrived");
 }

@@ -181,6 +181,9 @@ impl Log {
             Keeps::Unheard => session.may = self.lines.iter().map(|line| line.seq).collect(),
             _ => {}
         }
+        // Nor what this connection said and does not want to hear.
+        let own = |line: &Line| line.is_quiet && line.by == Some(seat);
+        session.owed.retain(|seq| !own(&self.lines[*seq as usize - 1]));
         self.leave(seat);
         self.sessions.push((seat, session));
         Ok(())
