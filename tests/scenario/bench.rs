@@ -337,6 +337,11 @@ impl Bench {
         self.report_links();
     }
 
+    /// The frames that it has not carried.
+    pub(crate) fn waiting(&self, seat: Seat) -> Vec<Value> {
+        self.links[&seat].slow.iter().flatten().map(|(frame, _)| frame.clone()).collect()
+    }
+
     /// Has its socket take `count` frames, which are lost with it.
     pub(crate) fn cut(&mut self, seat: Seat, count: usize) {
         for _ in 0..count {

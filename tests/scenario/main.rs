@@ -9,6 +9,7 @@ mod auth;
 mod bench;
 mod channels;
 mod cursor;
+mod cuts;
 mod deduplication;
 mod handover;
 mod heartbeat;
