@@ -288,6 +288,7 @@ impl Hub {
         let kept = Kept {
             seq,
             expires: expiry(now.moment, &policy, rest.ttl),
+            since: now.moment,
             by: from.conn.map_or(0, |conn| conn.tag),
             size: u32::try_from(rest.message.size()).unwrap_or(u32::MAX),
             heard: rest.heard,

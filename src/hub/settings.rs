@@ -94,6 +94,17 @@ pub enum Keep {
     Never,
 }
 
+impl Keep {
+    /// How the configuration spells it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Undelivered => "undelivered",
+            Self::History => "history",
+            Self::Never => "never",
+        }
+    }
+}
+
 impl Default for Policy {
     fn default() -> Self {
         Self { keep: Keep::Undelivered, count: 1000, bytes: 1 << 20, ttl: Duration::from_secs(24 * 3600) }
