@@ -168,8 +168,11 @@ impl Publisher<'_> {
             Ok(taken) => self.taken(taken)?,
             // What must not be lost is not sent on into a store that takes nothing.
             Err(error) if error.code() == Some("store_unavailable") => {
-                let message = format!("{error}; {} stored", count(self.tally.stored, "message"));
-                return Err(Failure::new(Exit::Failed, message));
+                let before = match self.tally.taken {
+                    0 => String::new(),
+                    taken => format!(", after {} that wshubd took", count(taken, "message")),
+                };
+                return Err(Failure::new(Exit::Failed, format!("not stored: {error}{before}")));
             }
             Err(error) if error.code().is_some() => self.tally.refuse(exit_of(&error), &error.to_string()),
             Err(error) => return Err(error.into()),

@@ -11,7 +11,7 @@ use smol::{Timer, future};
 use wshubd::client::{Client, Heard, Lines};
 
 use crate::failure::{Exit, Failure};
-use crate::figures::{count, span};
+use crate::figures::count;
 use crate::screen::plain;
 
 /// Receipts of one user for messages of this command.
@@ -75,7 +75,7 @@ impl<'a> Receipts<'a> {
             1 => "the message was not read".to_owned(),
             _ => format!("{unread} of {} were not read", count(expected as u64, "message")),
         };
-        let within = timeout.map(span).unwrap_or_default();
+        let within = humantime::format_duration(timeout.unwrap_or_default());
         Err(Failure::new(Exit::TimedOut, format!("{which} within {within}")))
     }
 
