@@ -12,8 +12,8 @@ use std::time::Duration;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use wshubd::protocol::frame::{
-    ChannelEntry, ConnectionEntry, GapCause, InboxEntry, Limits, LinkEntry, OperationEntry, OperationState,
-    Outcome, Present, TokenCheck,
+    ChannelEntry, ConnectionEntry, GapCause, InboxEntry, InboxState, Limits, LinkEntry, OperationEntry,
+    OperationState, Outcome, Present, TokenCheck,
 };
 use wshubd::protocol::worker::{self, InterruptLine};
 use wshubd::protocol::{
@@ -53,8 +53,8 @@ fn every_request_on_the_page_is_understood() {
 fn every_action_is_on_the_page() {
     let said: BTreeSet<_> =
         examples("client").iter().map(|line| client::parse(line.get()).unwrap().say.action()).collect();
-    // `ack` is a word without effect yet, and has no section of its own.
     let known = [
+        "ack",
         "auth",
         "interrupt",
         "operations",
@@ -147,6 +147,9 @@ fn every_line_to_a_worker_on_the_page_is_what_the_hub_writes() {
         user_id: user("ada"),
         expires_at: at(3600, 0),
     };
+    let data = r#"{"state": "kept", "message_id": "note-77", "event": "note", "user_id": "grace",
+        "epoch": "3c8w5hn1tj0zr", "seq": 12}"#;
+    let undelivered = own(Channel::undelivered(), Event::undelivered(), data, "0p4s8d1g5j9yt", at(2, 0), 3);
     let mut written = vec![
         answer(&send_success(), 1),
         answer(&Frame::from(&refusal), 1),
@@ -160,6 +163,7 @@ fn every_line_to_a_worker_on_the_page_is_what_the_hub_writes() {
         ..TokenCheck::default()
     };
     written.push(answer(&Frame::TokenCheck(Box::new(check)), 16));
+    written.push(encoded(|to| undelivered.encode(Delivery::Live, to)));
     assert_eq!(shown, written);
 }
 
@@ -253,6 +257,10 @@ fn epoch() -> String {
     "8dz0k2vy3m1qp".into()
 }
 
+fn inbox_epoch() -> String {
+    "3c8w5hn1tj0zr".into()
+}
+
 fn send_success() -> Frame<'static> {
     Frame::SendSuccess {
         channel: Some(channel("logs")),
@@ -297,6 +305,25 @@ fn message(event: &str, data: &str, id: &str, timestamp: UnixTime, seq: Option<u
     }))
 }
 
+fn receipt() -> Message {
+    let data = r#"{"message_id": "note-77", "user_id": "grace", "state": "delivered"}"#;
+    own(Channel::inbox(), Event::receipt(), data, "7m2f9a4v0k6xe", at(5, 0), 13)
+}
+
+/// What the hub itself says.
+fn own(channel: Channel, event: Event, data: &str, id: &str, timestamp: UnixTime, seq: u64) -> Message {
+    Message {
+        channel: Some(channel),
+        event,
+        data: json(data),
+        from: Sender::Hub,
+        user_id: None,
+        message_id: MessageId::new(id).unwrap(),
+        timestamp,
+        seq: Some(seq),
+    }
+}
+
 /// All that the page shows of what a client hears, in the page's order.
 fn frames() -> Vec<Spoken> {
     let mut frames: Vec<Spoken> = Vec::new();
@@ -307,6 +334,7 @@ fn frames() -> Vec<Spoken> {
     for (frame, id) in answers().into_iter().chain(errors()) {
         frames.push(Spoken::Frame(Box::new(frame), id));
     }
+    frames.push(Spoken::Message(Box::new(receipt())));
     let data = r#"{"operation_id": "build-42"}"#;
     frames.push(message("system:interrupt", data, "5n0d3r8y6b2xq", at(9, 0), None));
     frames
@@ -325,7 +353,7 @@ fn greetings() -> Vec<Answer> {
         pong_timeout: Duration::from_secs(60),
         limits: Limits { message_bytes: 512 << 10, requests_per_second: 10, burst: 20, subscriptions: 128 },
         expires_at: Some(expires_at),
-        inbox: None,
+        inbox: Some(InboxState { epoch: inbox_epoch(), seq: 12, waiting: 2 }),
     };
     let failed = Frame::AuthFailed {
         code: "token_expired",

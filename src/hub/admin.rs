@@ -100,14 +100,13 @@ impl Hub {
     ) -> Done {
         self.may_administer(ask.from)?;
         let entry = |user_id: UserId, topic: Option<&Topic>| {
-            let Held { messages, bytes, oldest_at } =
-                topic.map_or_else(Held::default, |topic| held(now, topic));
+            let Held { bytes, oldest_at, .. } = topic.map_or_else(Held::default, |topic| held(now, topic));
             InboxEntry {
                 user_id,
                 connections: topic.map_or(0, |topic| topic.subscribers.len() as u64),
                 epoch: topic.map(|topic| spelled(topic.epoch)),
                 seq: topic.map_or(0, |topic| topic.seq),
-                waiting: messages,
+                waiting: topic.map_or(0, |topic| topic.waiting() as u64),
                 bytes,
                 oldest_at,
             }
@@ -189,7 +188,7 @@ fn entry(now: Now, slot: u32, connection: &Connection) -> ConnectionEntry {
     }
 }
 
-/// What a topic keeps.
+/// What a topic keeps; of an inbox, the oldest is the first that its user has not.
 #[derive(Default)]
 struct Held {
     messages: u64,
@@ -202,7 +201,7 @@ fn held(now: Now, topic: &Topic) -> Held {
     Held {
         messages: log.kept.len() as u64,
         bytes: log.bytes as u64,
-        oldest_at: log.kept.front().map(|oldest| at(now, oldest.since)),
+        oldest_at: log.first_after(topic.cursor).map(|oldest| at(now, oldest.since)),
     }
 }
 

@@ -146,10 +146,13 @@ impl Hub {
     /// The first frame of a client that is let in.
     fn greet(&mut self, now: Now, conn: ConnectionId, out: &mut Effects) {
         let Some(connection) = self.connections.get(conn) else { return };
+        let user_id = connection.user.clone();
+        let inbox = user_id.as_ref().and_then(|user| self.inbox_state(user));
+        let Some(connection) = self.connections.get(conn) else { return };
         let limits = &self.settings.limits;
         let frame = Frame::ConnectionEstablished {
             connection_id: conn.to_string(),
-            user_id: connection.user.clone(),
+            user_id,
             protocol: VERSION,
             server_time: now.wall,
             ping_interval: self.settings.heartbeat.ping_interval,
@@ -161,7 +164,7 @@ impl Hub {
                 subscriptions: u32::try_from(limits.subscriptions).unwrap_or(u32::MAX),
             },
             expires_at: connection.expires_at(),
-            inbox: None,
+            inbox,
         };
         out.tell(conn, frame);
     }

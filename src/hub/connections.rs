@@ -6,6 +6,7 @@
 use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use super::deadlines::NEVER;
 use super::event::Outbound;
@@ -33,8 +34,8 @@ pub(super) struct Connection {
     /// Shared by all who have the same.
     pub(super) rights: Rc<Rights>,
     /// What it hears, by place in the table of topics; with a user, the first
-    /// is that user's inbox.
-    pub(super) topics: Vec<u32>,
+    /// is that user's inbox. A usual page has four.
+    pub(super) topics: SmallVec<[u32; 4]>,
     /// When it began.
     pub(super) opened: Moment,
     /// When the peer last gave a sign of life.
@@ -117,7 +118,7 @@ impl Connection {
             tag,
             user: None,
             rights,
-            topics: Vec::new(),
+            topics: SmallVec::new(),
             opened: now,
             heard: now,
             armed: NEVER,

@@ -9,17 +9,20 @@ mod channels;
 mod connections;
 mod deadlines;
 pub mod event;
+mod fanout;
 mod inbox;
 mod interrupts;
 mod keeping;
 mod lifetime;
 mod limits;
 mod logs;
+mod notices;
 mod operations;
 mod presence;
 mod progress;
 mod publish;
 mod random;
+mod receipts;
 mod recent;
 mod replay;
 mod requests;
@@ -30,7 +33,8 @@ mod subscribe;
 mod whisper;
 
 pub use event::{
-    Anomaly, Asker, Claim, Effect, Effects, Input, LogKey, Now, Outbound, Peer, Recipients, TokenFault,
+    Anomaly, Asker, Claim, Effect, Effects, Input, LogKey, Loss, Now, Outbound, Peer, Purpose, Recipients,
+    TokenFault,
 };
 pub use rights::{Identity, Pattern, Rights};
 pub use settings::Settings;
@@ -53,6 +57,7 @@ pub struct Hub {
     operations: operations::Operations,
     pending: interrupts::Pending,
     recent: recent::Recent,
+    departures: notices::Departures,
     deadlines: deadlines::Deadlines,
     counters: Counters,
     /// When the first thing happened.
@@ -82,6 +87,7 @@ impl Hub {
             operations: operations::Operations::default(),
             pending: interrupts::Pending::default(),
             recent: recent::Recent::default(),
+            departures: notices::Departures::default(),
             deadlines: deadlines::Deadlines::default(),
             counters: Counters::default(),
             started: None,
@@ -103,8 +109,13 @@ impl Hub {
             Input::Heard { conn } => self.alive(now, conn),
             Input::Outbound { conn, state } => self.outbound(now, conn, state, out),
             Input::Took { conn } => self.took(now, conn),
-            Input::Written { conn, log, seq } => self.written(now, conn, &log, seq, out),
-            Input::Fetched { conn, log, messages } => self.fetched(now, conn, &log, messages, out),
+            Input::Written { conn, log, seq, how } => self.written(now, conn, &log, (seq, how), out),
+            Input::Fetched { fetch: Purpose::Replay(conn), log, messages } => {
+                self.fetched(now, conn, &log, messages, out);
+            }
+            Input::Fetched { fetch: Purpose::Notice(loss), log, messages } => {
+                self.tell_lost(now, &log, &messages, loss, out);
+            }
             Input::Closed { conn } => self.closed(now, conn, out),
             Input::Due => self.due(now, out),
             Input::Stopping { close } => self.stop(now, close, out),
@@ -118,6 +129,7 @@ impl Hub {
             self.channels.deadline(),
             self.operations.deadline(),
             self.recent.deadline(),
+            self.departures.deadline(),
         ];
         first.into_iter().flatten().min()
     }
@@ -135,6 +147,7 @@ impl Hub {
         self.channels.forget(now.moment);
         self.operations.forget(now.moment);
         self.recent.forget(now.moment);
+        self.take_leave(now, out);
     }
 
     fn answer(&self, ask: &Ask, frame: Frame<'static>, out: &mut Effects) {

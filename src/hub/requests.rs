@@ -119,9 +119,10 @@ impl Hub {
             Say::Interrupt(interrupt) => self.interrupt(now, ask, interrupt, out),
             Say::Operations(channel) => self.list_operations(ask, channel, out),
             Say::Presence(channel) => self.presence(ask, channel, out),
-            // The inbox moves its cursor by itself; an `ack` of what was taken
-            // has no effect, as one beyond what was sent has none.
-            Say::Ack { .. } => Ok(()),
+            Say::Ack { position, read } => {
+                self.ack(now, connected(ask)?, &position, read, out);
+                Ok(())
+            }
             Say::Ping => {
                 self.answer(ask, Frame::Pong { server_time: now.wall }, out);
                 Ok(())

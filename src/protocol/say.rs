@@ -51,7 +51,7 @@ pub enum Say {
     /// Who is on a channel.
     Presence(Channel),
     /// What of the inbox has arrived.
-    Ack { epoch: String, seq: u64, read: bool },
+    Ack { position: Position, read: bool },
     /// Are you there?
     Ping,
     /// A worker's long work begins.

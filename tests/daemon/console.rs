@@ -1,6 +1,6 @@
 //! wshubctl in the hands of an administrator, against the daemon.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 
 use serde_json::{Value, json};
 
@@ -139,4 +139,22 @@ fn a_message_that_nobody_reads_in_time_exits_with_five_and_stays() {
     let words = ["pub", "--to", "ada", "--wait-read", "--timeout", "1ms", "hi"];
     assert_eq!(complaint(&daemon, &words, 5), "wshubctl: the message was not read within 1ms\n");
     assert_eq!(listed(&daemon, &["inbox", "ada"])[0]["waiting"], 1);
+}
+
+#[test]
+fn a_message_is_waited_for_until_its_user_has_read_it() {
+    let daemon = Daemon::start();
+    let mut ada = daemon.client_at(&format!("/ws?inbox=ack&token={}", daemon.token("ada")));
+    let epoch = ada.hear_type("connection_established")["inbox"]["epoch"].clone();
+    let mut waiting = wshubctl(&daemon, &["pub", "-v", "--to", "ada", "--wait-read", "hi"]);
+    let message = ada.hear_type("message");
+    let mut said = BufReader::new(waiting.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!(said.next().unwrap(), "wshubctl: 1 published, 1 delivered, 0 shed, 1 kept, 0 refused");
+
+    ada.say(json!({"action": "ack", "epoch": epoch, "seq": message["seq"]}));
+    let id = message["message_id"].as_str().unwrap();
+    assert_eq!(said.next().unwrap(), format!("wshubctl: {id}: delivered to ada"));
+    ada.say(json!({"action": "ack", "epoch": epoch, "seq": message["seq"], "read": true}));
+    assert_eq!(said.next().unwrap(), format!("wshubctl: {id}: read by ada"));
+    printed(waiting, 0);
 }
