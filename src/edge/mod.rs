@@ -12,6 +12,7 @@ pub mod driver;
 pub mod epoll;
 mod flaw;
 pub mod http;
+mod key;
 pub mod lines;
 pub mod link;
 pub mod links;

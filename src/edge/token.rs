@@ -1,7 +1,7 @@
 //! Tokens (JWT, RFC 7519): who somebody is, and what for.
 //!
-//! Knows keys, signatures and claims, and makes rights of them. Does not know
-//! what the rights are asked for.
+//! Knows signatures and claims, and makes rights of them. Does not know what a key
+//! is made of, or what the rights are asked for.
 //!
 //! Nothing in a token is believed before its signature holds, and its header
 //! only chooses among keys: the algorithm is the key's own, from the
@@ -15,11 +15,12 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, crypto};
+use jsonwebtoken::crypto;
 
 use super::claims::{self, Claims, Header};
 use super::flaw::{self, Flaw};
-use super::secret::{self, Absent, Exposure, Secret};
+use super::key::{Key, algorithm};
+use super::secret::{self, Absent, Exposure};
 use crate::config::{Alg, Auth, ConfigError, KeyFile, Problem};
 use crate::hub::{Identity, Pattern, Rights, TokenFault};
 use crate::protocol::frame::{RightsEntry, TokenCheck};
@@ -46,14 +47,6 @@ impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Verifier({})", self.keys.len())
     }
-}
-
-struct Key {
-    alg: Alg,
-    kid: Option<String>,
-    verifies: DecodingKey,
-    /// Only where one and the same key does both.
-    signs: Option<EncodingKey>,
 }
 
 /// A token that holds.
@@ -257,79 +250,4 @@ fn spelled(rights: &Rights, granted: Granted) -> RightsEntry {
         interrupt: texts(&rights.interrupt),
         admin: rights.admin,
     }
-}
-
-fn algorithm(alg: Alg) -> Algorithm {
-    match alg {
-        Alg::Hs256 => Algorithm::HS256,
-        Alg::Hs384 => Algorithm::HS384,
-        Alg::Hs512 => Algorithm::HS512,
-        Alg::Rs256 => Algorithm::RS256,
-        Alg::Es256 => Algorithm::ES256,
-        Alg::EdDsa => Algorithm::EdDSA,
-    }
-}
-
-impl Key {
-    fn read(file: &KeyFile, exposure: Exposure) -> Result<Self, Problem> {
-        let secret = secret::read(&file.file, exposure)?;
-        let (verifies, signs) = Self::made_of(file.alg, &secret).map_err(|message| {
-            Problem::in_file(&file.file, format!("cannot be a key for {}: {message}", file.alg.name()))
-        })?;
-        Ok(Self { alg: file.alg, kid: file.kid.clone(), verifies, signs })
-    }
-
-    fn made_of(alg: Alg, secret: &Secret) -> Result<(DecodingKey, Option<EncodingKey>), String> {
-        let bytes = secret.bytes();
-        let shortest = match alg {
-            // RFC 7518, section 3.2: as long as the digest.
-            Alg::Hs256 => 32,
-            Alg::Hs384 => 48,
-            Alg::Hs512 => 64,
-            Alg::Rs256 | Alg::Es256 | Alg::EdDsa => return Ok((public(alg, bytes)?, None)),
-        };
-        if bytes.len() < shortest {
-            return Err(format!("it has {} bytes, at least {shortest} are wanted", bytes.len()));
-        }
-        // A public key taken for a secret would let everybody sign.
-        if bytes.starts_with(b"-----BEGIN") {
-            return Err("it holds a PEM key, and a secret is wanted".into());
-        }
-        Ok((DecodingKey::from_secret(bytes), Some(EncodingKey::from_secret(bytes))))
-    }
-
-    /// Whether a token with this header may have been signed with it.
-    fn fits(&self, header: &Header) -> bool {
-        let called = header.kid.is_none() || header.kid == self.kid;
-        called && header.alg == self.alg.name()
-    }
-}
-
-/// Bytes of the modulus of an RSA key of 2048 bits, the least that RFC 7518,
-/// section 3.3 allows.
-const SHORTEST_RSA: usize = 2048 / 8;
-
-/// Bytes of an Ed25519 public key.
-const ED25519: usize = 32;
-
-/// A public key in PEM, tried once, so that a bad one is found now.
-fn public(alg: Alg, pem: &[u8]) -> Result<DecodingKey, String> {
-    if pem.windows(11).any(|part| part == b"PRIVATE KEY") {
-        return Err("it holds a private key, and the public one is wanted".into());
-    }
-    let key = match alg {
-        Alg::Rs256 => DecodingKey::from_rsa_pem(pem),
-        Alg::Es256 => DecodingKey::from_ec_pem(pem),
-        _ => DecodingKey::from_ed_pem(pem),
-    };
-    let unfit = |_| "it holds no public key of this kind in PEM".to_owned();
-    let key = key.map_err(unfit)?;
-    let length = key.try_get_as_bytes().map_err(unfit)?.len();
-    match alg {
-        Alg::Rs256 if length < SHORTEST_RSA => Err("it has less than 2048 bits".to_owned()),
-        Alg::EdDsa if length != ED25519 => Err("it is no Ed25519 key".to_owned()),
-        _ => Ok(()),
-    }?;
-    crypto::verify("", b"", &key, algorithm(alg)).map_err(unfit)?;
-    Ok(key)
 }

@@ -96,7 +96,7 @@ pub(crate) struct Publish {
     /// Wait until it is on the disk, and fail if it cannot be
     #[arg(long)]
     pub(crate) durable: bool,
-    /// Wait until the user has read it, as that user's client says
+    /// Wait until the user has read it, as that user's client says (`ack` with `read`)
     #[arg(long, requires = "to")]
     pub(crate) wait_read: bool,
     /// With --wait-read: exit with 5 when it is not read so long after it was sent
