@@ -34,7 +34,12 @@ impl Driver {
                 let packet = self.seal(|scratch| frame.encode(None, scratch));
                 self.push_all(&packet, recipients, &to, None);
             }
-            Effect::Answer { to, id, frame } => self.answer(to, id.as_ref(), &frame, None),
+            Effect::Answer { to, id, mut frame } => {
+                if let Frame::Connections { connections } = &mut *frame {
+                    self.describe_links(connections);
+                }
+                self.answer(to, id.as_ref(), &frame, None);
+            }
             Effect::Refuse { to, id, refusal } => {
                 self.answer(to, id.as_ref(), &Frame::from(&*refusal), Some(&refusal));
             }

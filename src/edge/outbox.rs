@@ -130,6 +130,11 @@ impl Outbox {
         self.pieces.is_empty()
     }
 
+    /// How many pieces wait, and how many bytes of them the kernel has not taken.
+    pub fn size(&self) -> (usize, usize) {
+        (self.pieces.len(), self.bytes.saturating_sub(self.taken))
+    }
+
     /// Whether it is worth keeping for the next one who needs one.
     pub fn is_small(&self) -> bool {
         self.pieces.capacity() <= 8

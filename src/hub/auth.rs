@@ -132,9 +132,7 @@ impl Hub {
             return false;
         }
         connection.rights = identity.rights;
-        connection.expires_at = identity.expires_at;
-        connection.expires = moment_of(now, identity.expires_at);
-        connection.warned = false;
+        connection.expire(moment_of(now, identity.expires_at), identity.expires_at);
         connection.user = Some(identity.user_id.clone());
         if newcomer {
             // Not in the inbox yet, so these are channels all of them.
@@ -165,7 +163,7 @@ impl Hub {
                 burst: limits.burst,
                 subscriptions: u32::try_from(limits.subscriptions).unwrap_or(u32::MAX),
             },
-            expires_at: connection.expires_at,
+            expires_at: connection.expires_at(),
             inbox,
         };
         out.tell(conn, frame);

@@ -97,6 +97,16 @@ pub enum Keep {
 }
 
 impl Keep {
+    /// How the configuration spells it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Undelivered => "undelivered",
+            Self::History => "history",
+            Self::Unacknowledged => "unacknowledged",
+            Self::Never => "never",
+        }
+    }
+
     /// Whether a message is kept although everybody heard it live, so that who
     /// was too slow for that can read it.
     pub fn keeps_all(self) -> bool {

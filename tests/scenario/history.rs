@@ -143,10 +143,7 @@ fn what_expired_is_told_and_what_is_kept_follows() {
     bench.wait(5.0);
     let bob = client(&mut bench, "bob");
     let heard = all(&mut bench, bob, "brief");
-    assert_eq!(
-        heard,
-        ["subscription_succeeded brief 3 false", "gap 1 2 2 expired", "new 3 replayed"]
-    );
+    assert_eq!(heard, ["subscription_succeeded brief 3 false", "gap 1 2 2 expired", "new 3 replayed"]);
 }
 
 #[test]
@@ -182,10 +179,7 @@ fn a_message_too_big_for_its_log_is_told_as_not_kept() {
     publish(&mut bench, "orders", 3..=3);
     let bob = client(&mut bench, "bob");
     let told = ["subscription_succeeded orders 3 false", "gap 2 2 1 not_kept"];
-    assert_eq!(
-        all(&mut bench, bob, "orders"),
-        [&told[..], &["new 1 replayed", "new 3 replayed"]].concat()
-    );
+    assert_eq!(all(&mut bench, bob, "orders"), [&told[..], &["new 1 replayed", "new 3 replayed"]].concat());
 }
 
 #[test]

@@ -247,7 +247,8 @@ fn each_way_to_end_is_told_with_what_the_worker_says() {
     for state in ["completed", "failed", "interrupted"] {
         start(&mut bench, worker, "op");
         bench.hush(alice);
-        let line = json!({"action": "operation_end", "operation_id": "op", "state": state, "data": [1, state]});
+        let line =
+            json!({"action": "operation_end", "operation_id": "op", "state": state, "data": [1, state]});
         bench.say(worker, line);
         let told = bench.frames(alice).remove(0);
         assert_eq!((&told["reason"], &told["data"]), (&json!(state), &json!([1, state])));

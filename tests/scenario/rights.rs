@@ -166,10 +166,7 @@ fn a_narrower_token_ends_a_replay_where_it_is() {
     bench.say(alice, json!({"action": "subscribe", "channel": "orders", "since": since}));
     bench.drain(alice, 10);
     let narrow = bench.token("alice", rights(&["other"], &[], &[]), 3600);
-    assert_eq!(
-        bench.auth(alice, &narrow, None),
-        ["auth_success alice", "unsubscribed orders forbidden"]
-    );
+    assert_eq!(bench.auth(alice, &narrow, None), ["auth_success alice", "unsubscribed orders forbidden"]);
     bench.unclog(alice);
     assert!(bench.story(alice).is_empty(), "nothing comes after it");
 }
@@ -205,7 +202,8 @@ fn a_narrower_token_takes_the_channel_of_an_operation_but_not_of_ones_own() {
     let mut bench = Bench::new();
     let (worker, alice) = (bench.worker(), bench.client("alice"));
     for (id, user) in [("own", json!("alice")), ("other", json!("bob"))] {
-        let line = json!({"action": "operation_start", "operation_id": id, "channel": "jobs", "user_id": user});
+        let line =
+            json!({"action": "operation_start", "operation_id": id, "channel": "jobs", "user_id": user});
         bench.say(worker, line);
         bench.subscribe(alice, &format!("operation:{id}"));
     }
@@ -240,7 +238,10 @@ fn a_user_id_in_a_pattern_is_ones_own_and_no_wildcard() {
     assert!(is_forbidden(bench.subscribe(star, "in:bob:x")));
     let to = |user: &str| json!({"action": "send", "user_id": user, "event": "say"});
     assert_eq!(bench.say(star, to("bob")), ["error forbidden"]);
-    assert_eq!(bench.say(star, to("*")), ["say null", "send_success 1 0 kept"].map(|s| s.replace(" null", "")));
+    assert_eq!(
+        bench.say(star, to("*")),
+        ["say null", "send_success 1 0 kept"].map(|s| s.replace(" null", ""))
+    );
     let bob = bench.client_with("bob", own());
     bench.subscribe(bob, "elsewhere");
     assert_eq!(bench.subscribe(bob, "in:bob:x"), ["subscription_succeeded in:bob:x 0"]);

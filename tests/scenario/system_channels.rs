@@ -33,13 +33,17 @@ fn to_room(bench: &mut Bench, worker: Seat, id: &str, ttl: u32) {
 }
 
 #[test]
-fn the_hubs_own_channels_are_for_workers() {
+fn the_hubs_own_channels_are_for_workers_and_for_tokens_that_name_them() {
     let mut bench = Bench::new();
-    let alice = bench.client_with("alice", rights(&["*", "system:*"], &["*", "system:*"], &[]));
+    let alice = bench.client_with("alice", rights(&["*"], &["*", "system:*"], &[]));
+    let carol = bench.client_with("carol", rights(&["system:*"], &["*", "system:*"], &[]));
     bench.subscribe(alice, "room");
     for channel in ["system:presence", "system:undelivered"] {
         assert_eq!(bench.subscribe(alice, channel), [format!("error forbidden {channel}")]);
         assert_eq!(bench.publish(alice, channel, 1), [format!("error forbidden {channel}")]);
+        let heard = bench.subscribe(carol, channel);
+        assert_eq!(heard.last().unwrap(), &format!("subscription_succeeded {channel} 0"));
+        assert_eq!(bench.publish(carol, channel, 1), [format!("error forbidden {channel}")]);
         let worker = listener(&mut bench, channel);
         assert_eq!(bench.publish(worker, channel, 1), [format!("error forbidden {channel}")]);
     }
@@ -114,7 +118,10 @@ fn a_message_for_a_user_who_is_away_is_told_to_have_been_kept() {
     let (worker, sender) = (listener(&mut bench, "system:undelivered"), bench.worker());
     to_bob(&mut bench, sender, "m1", 1000);
     let heard = bench.frames(worker).remove(0);
-    assert_eq!((&heard["channel"], &heard["event"]), (&json!("system:undelivered"), &json!("system:undelivered")));
+    assert_eq!(
+        (&heard["channel"], &heard["event"]),
+        (&json!("system:undelivered"), &json!("system:undelivered"))
+    );
     assert_eq!((&heard["from"], &heard["source"]), (&json!("hub"), &json!("hub")));
     let data = heard["data"].as_object().unwrap();
     let told = |field: &str| data[field].clone();

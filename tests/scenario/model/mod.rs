@@ -63,7 +63,8 @@ const BRIEF: u64 = 10;
 const HISTORY: usize = 4;
 
 fn settings() -> Settings {
-    let keep = |keep, count, seconds| Policy { keep, count, ttl: Duration::from_secs(seconds), ..Policy::default() };
+    let keep =
+        |keep, count, seconds| Policy { keep, count, ttl: Duration::from_secs(seconds), ..Policy::default() };
     let mut settings = Settings {
         policies: vec![
             (Pattern::new("history"), keep(Keep::History, HISTORY, DAY)),
@@ -324,7 +325,11 @@ impl Model {
             return;
         }
         let state = if read { Told::Read } else { Told::Delivered };
-        if read { self.bench.ack_read(seat, seq) } else { self.bench.ack(seat, seq) }
+        if read {
+            self.bench.ack_read(seat, seq)
+        } else {
+            self.bench.ack(seat, seq)
+        }
         if self.peers[who].mode == InboxMode::Off {
             return;
         }
@@ -332,7 +337,16 @@ impl Model {
         let receipts = self.log(&inbox_of(user)).ack(seq, state, now);
         for (to, id) in receipts {
             let expires = now + Duration::from_secs(DAY);
-            let line = Line { seq: 0, id, by: None, is_quiet: false, expires, is_heard: false, gone: None, receipt: None };
+            let line = Line {
+                seq: 0,
+                id,
+                by: None,
+                is_quiet: false,
+                expires,
+                is_heard: false,
+                gone: None,
+                receipt: None,
+            };
             self.log(&inbox_of(&to)).say(line);
         }
     }

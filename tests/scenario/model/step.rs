@@ -105,7 +105,8 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
     let (peer, device) = (0..PEERS.len(), 0..DEVICES);
     let worker = DEVICES..PEERS.len();
     let channel = 0..CHANNELS.len();
-    let mode = || prop_oneof![3 => Just(InboxMode::Auto), 3 => Just(InboxMode::Ack), 1 => Just(InboxMode::Off)];
+    let mode =
+        || prop_oneof![3 => Just(InboxMode::Auto), 3 => Just(InboxMode::Ack), 1 => Just(InboxMode::Off)];
     let ttl = || prop_oneof![4 => Just(None), 1 => Just(Some(0)), 2 => (5..20u64).prop_map(Some)];
     let operation = 0..3usize;
     let sockets = prop_oneof![
@@ -136,8 +137,8 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         .prop_map(|(by, channel, ttl, quiet)| Step::Publish { by, channel, ttl, quiet });
     let send = (peer.clone(), 0..USERS.len(), ttl(), any::<bool>())
         .prop_map(|(by, user, ttl, receipt)| Step::Send { by, user, ttl, receipt });
-    let ack = (device.clone(), 0..3u64, any::<bool>())
-        .prop_map(|(by, back, read)| Step::Ack { by, back, read });
+    let ack =
+        (device.clone(), 0..3u64, any::<bool>()).prop_map(|(by, back, read)| Step::Ack { by, back, read });
     prop_oneof![
         14 => links,
         10 => publish,

@@ -109,7 +109,8 @@ impl Model {
         }
         let state: Value = serde_json::from_slice(&self.bench.hub.export()).unwrap();
         let is_left = |table: &str, empty: Value| state["hub"][table] != empty;
-        if is_left("connections", json!([])) || is_left("channels", json!({})) || is_left("recent", json!([])) {
+        if is_left("connections", json!([])) || is_left("channels", json!({})) || is_left("recent", json!([]))
+        {
             return Err(format!("not forgotten: {state}"));
         }
         Ok(())
@@ -159,9 +160,7 @@ fn try_out(cases: u32, chance: Chance) {
         Chance::Same => TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha)),
         Chance::New => TestRunner::new(config),
     };
-    let tried = quietly(|| {
-        runner.run(&histories, |steps| Model::run(&steps).map_err(TestCaseError::fail))
-    });
+    let tried = quietly(|| runner.run(&histories, |steps| Model::run(&steps).map_err(TestCaseError::fail)));
     if let Err(TestError::Fail(why, steps)) = tried {
         panic!("{}", story(&steps, why.message()));
     }
