@@ -62,7 +62,7 @@ pub(crate) struct Bench {
     pub(crate) now: Now,
     pub(crate) settings: Settings,
     links: BTreeMap<ConnectionId, Link>,
-    next_slot: u32,
+    next_tag: u64,
     store: BTreeMap<LogKey, BTreeMap<u64, Rc<Message>>>,
     /// Whether the store lets the hub wait.
     pub(crate) slow_store: bool,
@@ -95,7 +95,7 @@ impl Bench {
             now: Now { moment: Moment(1_000_000), wall: UnixTime(1_800_000_000_000) },
             settings,
             links: BTreeMap::new(),
-            next_slot: 0,
+            next_tag: 0,
             store: BTreeMap::new(),
             slow_store: false,
             waiting: VecDeque::new(),
@@ -111,9 +111,11 @@ impl Bench {
     // ---- coming and going ----
 
     pub(crate) fn link(&mut self, peer: Peer) -> Seat {
-        let slot = self.next_slot;
-        self.next_slot += 1;
-        let conn = ConnectionId { slot, tag: 1000 + u64::from(slot) };
+        // As the daemon does: the first place that is free, and a new tag.
+        let taken = |slot: &u32| self.links.keys().any(|conn| conn.slot == *slot);
+        let slot = (0..).find(|slot| !taken(slot)).unwrap();
+        self.next_tag += 1;
+        let conn = ConnectionId { slot, tag: 1000 + self.next_tag };
         let is_worker = matches!(peer, Peer::Worker { .. });
         self.links.insert(conn, Link { is_worker, ..Link::default() });
         self.handle(Input::Opened { conn, peer });

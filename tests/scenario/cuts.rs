@@ -76,7 +76,7 @@ impl Cuts {
         match self.chance.below(8) {
             0..3 => self.say(),
             3..6 => {
-                let count = 1 + self.chance.below(4);
+                let count = 1 + self.chance.below(12);
                 self.bench.carry(seat, count);
             }
             6 => self.bench.store_answers(),

@@ -300,7 +300,9 @@ impl Model {
             }
             // A worker's `ok` carries the fields of the frame that it stands for.
             "subscription_succeeded" | "ok" if number("seq").is_some() => {
-                let known = witness.sessions.contains_key(&channel) && frame.get("recovered").is_none();
+                // Without `since` it goes on where it is, but for a history.
+                let goes_on = frame.get("recovered").is_none() && channel != "history";
+                let known = witness.sessions.contains_key(&channel) && goes_on;
                 if !known {
                     let start = number("seq").unwrap();
                     let session = Session { start, fresh: true, ..Session::default() };

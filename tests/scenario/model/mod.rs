@@ -29,8 +29,9 @@ struct Peer {
     mode: InboxMode,
     /// Where it is on each channel: the epoch and the last position it heard.
     positions: BTreeMap<usize, (Value, u64)>,
-    /// The positions that it asked for when it last subscribed.
-    asked: BTreeMap<usize, Option<u64>>,
+    /// The positions that it asked for, of subscriptions that it has not heard
+    /// the answer to; the last one is the newest.
+    asked: Vec<(usize, Option<u64>)>,
     /// The last position of the inbox that it heard.
     inbox: u64,
     /// Its interrupts that have no final answer yet, by request id.
@@ -238,6 +239,7 @@ impl Model {
     fn gone(&mut self, who: usize) {
         let Some(seat) = self.peers[who].seat.take() else { return };
         self.peers[who].interrupts.clear();
+        self.peers[who].asked.clear();
         for log in self.logs.values_mut() {
             log.leave(seat);
         }
@@ -245,7 +247,9 @@ impl Model {
 
     fn subscribe(&mut self, who: usize, channel: usize, since: Option<Value>) {
         let asked = since.as_ref().map(|since| since["seq"].as_u64().unwrap());
-        self.peers[who].asked.insert(channel, asked);
+        if self.peers[who].seat.is_some() {
+            self.peers[who].asked.push((channel, asked));
+        }
         let request = json!({"action": "subscribe", "channel": CHANNELS[channel], "since": since, "id": 0});
         self.ask(who, request);
     }
@@ -417,7 +421,7 @@ impl Model {
                 Ok(())
             }
             "subscription_succeeded" | "ok" if frame.get("epoch").is_some() => {
-                let since = self.peers[who].asked[&known.unwrap()];
+                let since = self.peers[who].asked.last().unwrap().1;
                 self.log(&name).join(seat, since, frame["recovered"].as_bool())
             }
             "unsubscribe_succeeded" | "ok" if known.is_some() && frame.get("message_id").is_none() => {
@@ -480,8 +484,8 @@ impl Model {
         match (frame["type"].as_str().unwrap(), seq) {
             ("message", Some(seq)) if channel == "@me" => peer.inbox = peer.inbox.max(seq),
             ("subscription_succeeded" | "ok", Some(seq)) => {
-                let channel = CHANNELS.iter().position(|name| *name == channel).unwrap();
-                peer.positions.insert(channel, (epoch, peer.asked[&channel].unwrap_or(seq)));
+                let (channel, since) = peer.asked.remove(0);
+                peer.positions.insert(channel, (epoch, since.unwrap_or(seq)));
             }
             ("message", Some(seq)) => {
                 let place = CHANNELS.iter().position(|name| *name == channel).unwrap();
