@@ -112,8 +112,8 @@ impl Bench {
 
     pub(crate) fn link(&mut self, peer: Peer) -> Seat {
         // As the daemon does: the first place that is free, and a new tag.
-        let taken = |slot: &u32| self.links.keys().any(|conn| conn.slot == *slot);
-        let slot = (0..).find(|slot| !taken(slot)).unwrap();
+        let taken = (0..).zip(self.links.keys()).take_while(|(place, conn)| conn.slot == *place);
+        let slot = u32::try_from(taken.count()).unwrap();
         self.next_tag += 1;
         let conn = ConnectionId { slot, tag: 1000 + self.next_tag };
         let is_worker = matches!(peer, Peer::Worker { .. });
@@ -613,8 +613,9 @@ impl Bench {
 
     fn give(&mut self, slots: &[u32], json: &Value, mark: Option<&Mark>, taken: &mut Vec<Input>) {
         for slot in slots {
-            let there = self.links.keys().find(|conn| conn.slot == *slot);
-            let seat = *there.expect("only open connections are recipients");
+            let first = ConnectionId { slot: *slot, tag: 0 };
+            let there = self.links.range(first..).next().map(|(seat, _)| *seat);
+            let seat = there.filter(|seat| seat.slot == *slot).expect("only open connections are recipients");
             self.queue(seat, json.clone(), mark, taken);
         }
     }

@@ -48,8 +48,8 @@ struct Cuts {
 
 impl Cuts {
     fn new(target: Value) -> Self {
-        // As much as can be said between two cuts fits in easily.
-        let history = Policy { keep: Keep::History, ..Policy::default() };
+        // More than the client is ever behind.
+        let history = Policy { keep: Keep::History, count: 200, ..Policy::default() };
         let mut bench = Bench::with(Settings { policy: history, ..Settings::default() });
         let worker = bench.worker();
         Self { bench, chance: Chance::new(), worker, target, said: 0 }
