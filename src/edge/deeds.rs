@@ -8,10 +8,10 @@ use super::link::Side;
 use super::outbox::Piece;
 use super::packet::Packet;
 use super::store::Store;
-use crate::hub::{Anomaly, Asker, Effect, Input, Recipients};
+use crate::hub::{Asker, Effect, Input, Recipients};
 use crate::protocol::frame::Outcome;
 use crate::protocol::{
-    Close, ConnectionId, Delivery, Frame, Message, OperationId, Refusal, RequestId, Return, UserId, worker,
+    Close, ConnectionId, Delivery, Frame, Message, OperationId, Refusal, RequestId, Return, worker,
 };
 
 impl Driver {
@@ -53,7 +53,7 @@ impl Driver {
                 self.links.facts.push_back(Input::Fetched { conn, log, messages });
             }
             Effect::Forget { log, from, to } => self.store.forget(&log, from, to),
-            Effect::Report(anomaly) => report(&anomaly),
+            Effect::Report(anomaly) => self.reports.anomaly(self.now.moment, &anomaly),
         }
     }
 
@@ -78,7 +78,9 @@ impl Driver {
         } else {
             bye.iter().chain([&Packet::close(close)]).map(Piece::frame).collect()
         };
-        self.links.leave(conn, pieces, close == Close::TooSlow);
+        // What such a peer did not take is in the way, its own or others'.
+        let drop_queue = matches!(close, Close::TooSlow | Close::Overloaded);
+        self.links.leave(conn, pieces, drop_queue);
         self.lingering.push_back((self.now.moment + LINGER, conn));
     }
 
@@ -149,28 +151,4 @@ impl Driver {
             self.links.push(slot, piece);
         }
     }
-}
-
-/// The closed list of what is worth a line.
-fn report(anomaly: &Anomaly) {
-    match anomaly {
-        Anomaly::Stalled { conn, user } => {
-            log::warn!("closed {conn} of {}: it took nothing", shown(user.as_ref()))
-        }
-        Anomaly::Misbehaved { conn, user, close } => {
-            log::warn!("closed {conn} of {}: {}", shown(user.as_ref()), close.reason());
-        }
-        Anomaly::OwnerLost { operation, channel } => {
-            log::warn!("operation {operation:?} on {channel:?}: its worker is gone");
-        }
-        Anomaly::Overran { operation, channel } => {
-            log::warn!("operation {operation:?} on {channel:?} did not end in time");
-        }
-        Anomaly::KeptLimit => log::warn!("kept messages are at their limit; the oldest are dropped"),
-    }
-}
-
-/// A user's id as a log line quotes it.
-fn shown(user: Option<&UserId>) -> String {
-    user.map_or_else(|| "nobody".to_owned(), |user| format!("{user:?}"))
 }

@@ -12,16 +12,17 @@ use std::time::Duration;
 use async_channel::{Receiver, Sender};
 
 use super::epoll::{Epoll, Ready};
-use super::link::{Side, Worker};
+use super::link::{Link, Side, Worker};
 use super::links::Links;
 use super::outbox::{Bounds, Piece};
 use super::packet::Packet;
+use super::report::{Kind, Reports};
 use super::store::Memory;
 use super::token::Verifier;
 use super::wire::{Moved, Wire};
 use super::ws::{Decoder, Heard};
 use super::{clock, lines};
-use crate::hub::{Asker, Effects, Hub, Input, Now, Peer};
+use crate::hub::{Asker, Asks, Effects, Hub, Input, Level, Now, Peer, TurnedAway};
 use crate::protocol::{
     Close, Code, ConnectionId, Frame, Misspoken, Moment, OperationId, Refusal, RequestId, Said, Say, UserId,
     worker,
@@ -76,6 +77,7 @@ pub struct Driver {
     pub(super) lingering: VecDeque<(Moment, ConnectionId)>,
     message_bytes: usize,
     pub(super) ping: Packet,
+    pub(super) reports: Reports,
 }
 
 impl Driver {
@@ -96,6 +98,7 @@ impl Driver {
             lingering: VecDeque::new(),
             message_bytes,
             ping: Packet::ping(),
+            reports: Reports::default(),
         };
         // The first thing that the hub hears of is the time at which it began.
         driver.tell(Input::Due);
@@ -169,22 +172,27 @@ impl Driver {
             Side::Client { held } => {
                 let mut held = held.take();
                 decoder.decode(&mut held, bytes, |heard| self.hear(conn, heard));
-                if let Some(Side::Client { held: place }) = self.links.get(conn).map(|link| &mut link.side) {
+                if let Some(Side::Client { held: place }) = self.staying(conn).map(|link| &mut link.side) {
                     *place = held;
                 }
             }
             Side::Worker(worker) => {
                 let (mut held, limit) = (worker.held.take(), self.message_bytes);
                 lines::split(&mut held, bytes, limit, |line| self.hear_line(conn, line));
-                if let Some(Side::Worker(worker)) = self.links.get(conn).map(|link| &mut link.side) {
+                if let Some(Side::Worker(worker)) = self.staying(conn).map(|link| &mut link.side) {
                     worker.held = held;
                 }
             }
         }
     }
 
+    /// The link, unless it was told goodbye.
+    fn staying(&mut self, conn: ConnectionId) -> Option<&mut Link> {
+        self.links.get(conn).filter(|link| !link.leaving)
+    }
+
     fn hear(&mut self, conn: ConnectionId, heard: Heard<'_>) {
-        if self.links.get(conn).is_none_or(|link| link.leaving) {
+        if self.staying(conn).is_none() {
             return;
         }
         match heard {
@@ -218,7 +226,7 @@ impl Driver {
     /// Passes a request on; what concerns tokens is looked at here, for the hub
     /// knows none.
     fn said(&mut self, conn: ConnectionId, said: Result<Said, Misspoken>) {
-        if self.links.get(conn).is_none_or(|link| link.leaving) {
+        if self.staying(conn).is_none() {
             return;
         }
         let from = Asker::Connection(conn);
@@ -259,6 +267,7 @@ impl Driver {
     fn refuse_to_go_on(&mut self, conn: ConnectionId, close: Close) {
         self.links.leave(conn, [Piece::frame(&Packet::close(close))], false);
         self.part(conn);
+        self.tell(Input::TurnedAway(TurnedAway::Malformed));
     }
 
     /// The socket gives no more.
@@ -354,6 +363,7 @@ impl Driver {
         }
         self.links.end_turn();
         self.pump();
+        self.weigh();
         // What was replayed or closed just now leaves in the next turn.
         if self.links.is_dirty() {
             return Some(Duration::ZERO);
@@ -361,6 +371,34 @@ impl Driver {
         let cut_off = self.lingering.front().map(|(moment, _)| *moment);
         let due = [self.hub.deadline(), cut_off].into_iter().flatten().min();
         due.map(|due| due.since(self.now.moment))
+    }
+
+    /// Tells the hub what is held for the links, where it wants to know.
+    fn weigh(&mut self) {
+        let links = self.links.held() as u64;
+        let holders = match self.hub.asks_for_memory(self.now, links) {
+            Asks::Nothing => return,
+            Asks::Total => Vec::new(),
+            Asks::Holders => self.links.holders(),
+        };
+        self.tell(Input::Memory { links, holders });
+        self.links.be_strict(self.hub.memory_level() >= Level::Critical);
+        self.pump();
+    }
+
+    /// How near the ceiling on memory is.
+    pub fn memory_level(&self) -> Level {
+        self.hub.memory_level()
+    }
+
+    /// Somebody was turned away, with a line in the log about it where there is
+    /// something to say.
+    pub fn turned_away(&mut self, why: TurnedAway, line: Option<(Kind, std::fmt::Arguments<'_>)>) {
+        self.look_at_the_clock();
+        if let Some((kind, line)) = line {
+            self.reports.say(self.now.moment, kind, line);
+        }
+        self.tell(Input::TurnedAway(why));
     }
 
     /// The time of this turn.

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::packet::Packet;
+use super::packet::{Packet, Shared};
 use super::wire::{Moved, Wire};
 use crate::hub::{LogKey, Outbound};
 
@@ -23,7 +23,7 @@ pub type Mark = (LogKey, u64);
 /// Part of a shared packet, as one kind of peer reads it.
 #[derive(Clone, Debug)]
 pub struct Piece {
-    bytes: Rc<[u8]>,
+    bytes: Shared,
     from: u32,
     to: u32,
     mark: Option<Rc<Mark>>,
@@ -40,7 +40,7 @@ impl Piece {
         Self::of(packet.line())
     }
 
-    fn of((bytes, from, to): (&Rc<[u8]>, u32, u32)) -> Self {
+    fn of((bytes, from, to): (&Shared, u32, u32)) -> Self {
         Self { bytes: bytes.clone(), from, to, mark: None }
     }
 
@@ -122,6 +122,11 @@ impl Outbox {
     /// Whether it owes nothing.
     pub fn is_empty(&self) -> bool {
         self.pieces.is_empty()
+    }
+
+    /// How many bytes it holds, as one of those who share its pieces.
+    pub fn held(&self) -> usize {
+        self.pieces.iter().map(|piece| piece.bytes.part()).sum()
     }
 
     /// Whether it is worth keeping for the next one who needs one.

@@ -15,6 +15,7 @@ mod keeping;
 mod lifetime;
 mod limits;
 mod logs;
+pub mod memory;
 mod operations;
 mod presence;
 mod progress;
@@ -31,7 +32,9 @@ mod whisper;
 
 pub use event::{
     Anomaly, Asker, Claim, Effect, Effects, Input, LogKey, Now, Outbound, Peer, Recipients, TokenFault,
+    TurnedAway,
 };
+pub use memory::{Asks, Level};
 pub use rights::{Identity, Pattern, Rights};
 pub use settings::Settings;
 pub use state::StateError;
@@ -55,6 +58,9 @@ pub struct Hub {
     recent: recent::Recent,
     deadlines: deadlines::Deadlines,
     counters: Counters,
+    /// Told again by whoever holds it; another process holds something else.
+    #[serde(skip)]
+    memory: memory::Memory,
     /// When the first thing happened.
     started: Option<Moment>,
     /// How everybody is sent away, once the daemon ends.
@@ -84,6 +90,7 @@ impl Hub {
             recent: recent::Recent::default(),
             deadlines: deadlines::Deadlines::default(),
             counters: Counters::default(),
+            memory: memory::Memory::default(),
             started: None,
             stopping: None,
         }
@@ -106,6 +113,8 @@ impl Hub {
             Input::Written { conn, log, seq } => self.written(now, conn, &log, seq, out),
             Input::Fetched { conn, log, messages } => self.fetched(now, conn, &log, messages, out),
             Input::Closed { conn } => self.closed(now, conn, out),
+            Input::Memory { links, holders } => self.weighed(now, links, holders, out),
+            Input::TurnedAway(why) => self.turned_away(why),
             Input::Due => self.due(now, out),
             Input::Stopping { close } => self.stop(now, close, out),
         }

@@ -1,0 +1,200 @@
+//! How much is held for all peers together, and who gives way when that is too
+//! much.
+//!
+//! Knows the ceiling, what the hub itself holds, and the order of shedding. What
+//! the links hold is counted by those who hold it; it comes in as a fact.
+//!
+//! Nobody may be able to bring a small machine down, and those who behave notice
+//! last. So newcomers and whispers go first; then messages to those who are slow
+//! already; and only then, one by one, those who hold most.
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use super::Hub;
+use super::connections::Connection;
+use super::event::{Anomaly, Effect, Effects, Now, Outbound};
+use crate::protocol::{Close, ConnectionId, Moment};
+
+/// How near the ceiling is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub enum Level {
+    /// Far.
+    #[default]
+    Calm,
+    /// Newcomers are turned away, whispers are dropped.
+    High,
+    /// Messages to whoever has something queued are shed, and such a peer is not
+    /// read until it has taken it.
+    Critical,
+    /// Those who hold most are closed.
+    Over,
+}
+
+impl Level {
+    /// In hundredths of the ceiling.
+    fn mark(self) -> u64 {
+        match self {
+            Self::Calm => 0,
+            Self::High => 80,
+            Self::Critical => 90,
+            Self::Over => 100,
+        }
+    }
+}
+
+/// A level is left this many hundredths below the mark at which it begins, so
+/// that nobody is let in and thrown out by turns.
+const SLACK: u64 = 5;
+
+/// What one topic with subscribers takes: its entry in two tables, and its name.
+const TOPIC: u64 = 512;
+
+/// What one subscription takes, on both of its ends.
+const SUBSCRIPTION: u64 = 64;
+
+/// What one running operation takes.
+const OPERATION: u64 = 1024;
+
+/// Closing a connection that holds less than this is not worth its reconnection.
+const LEAST: u64 = 4 << 10;
+
+/// When nobody holds enough to be closed, that is looked at again so much later.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// What is known of the memory of all.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Memory {
+    pub(super) level: Level,
+    /// What the links held when it was told last.
+    links: u64,
+    /// Until then nobody is worth closing.
+    patient_until: Moment,
+}
+
+impl Hub {
+    /// What is to be told with `Input::Memory` now that the links hold so many
+    /// bytes: nothing, that alone, or also who holds them.
+    pub fn asks_for_memory(&self, now: Now, links: u64) -> Asks {
+        match self.level_at(links) {
+            Level::Over if now.moment >= self.memory.patient_until => Asks::Holders,
+            level if level != self.memory.level => Asks::Total,
+            _ => Asks::Nothing,
+        }
+    }
+
+    /// How near the ceiling is, as far as was told.
+    pub fn memory_level(&self) -> Level {
+        self.memory.level
+    }
+
+    /// What is held for all peers, as far as was told.
+    pub(super) fn memory_held(&self) -> u64 {
+        self.memory.links + self.own_memory()
+    }
+
+    /// What the hub holds itself. What has a fixed and small bound (ended
+    /// operations, ids of messages, idle channels) is beside the ceiling.
+    fn own_memory(&self) -> u64 {
+        self.channels.bytes as u64
+            + self.channels.needed() as u64 * TOPIC
+            + self.channels.subscribers as u64 * SUBSCRIPTION
+            + self.operations.running() as u64 * OPERATION
+    }
+
+    fn level_at(&self, links: u64) -> Level {
+        let held = (links + self.own_memory()).saturating_mul(100);
+        let ceiling = self.settings.limits.memory as u64;
+        let is_at = |level: &Level| {
+            let slack = if self.memory.level >= *level { SLACK } else { 0 };
+            held >= ceiling.saturating_mul(level.mark() - slack)
+        };
+        [Level::Over, Level::Critical, Level::High].into_iter().find(is_at).unwrap_or_default()
+    }
+
+    /// The links hold so much.
+    pub(super) fn weighed(
+        &mut self,
+        now: Now,
+        links: u64,
+        holders: Vec<(ConnectionId, u64)>,
+        out: &mut Effects,
+    ) {
+        let (was, level) = (self.memory.level, self.level_at(links));
+        self.memory.level = level;
+        self.memory.links = links;
+        if level > was {
+            let (held, ceiling) = (self.memory_held(), self.settings.limits.memory as u64);
+            out.push(Effect::Report(Anomaly::Memory { level, held, ceiling }));
+        }
+        if level >= Level::Critical && was < Level::Critical {
+            for connection in self.connections.iter_mut() {
+                // As one whose queue is full: what it misses makes one gap, told
+                // once it has taken the rest.
+                connection.full |= connection.outbound != Outbound::Clear;
+            }
+        }
+        if level < Level::Over {
+            self.memory.patient_until = now.moment;
+        } else if !self.make_room(now, holders, out) {
+            self.memory.patient_until = now.moment + AGAIN;
+        }
+    }
+
+    /// Closes those who hold most until what is left is below the ceiling; the
+    /// owners of operations last, for work is lost with them. False if nobody
+    /// holds enough to be worth it.
+    fn make_room(&mut self, now: Now, holders: Vec<(ConnectionId, u64)>, out: &mut Effects) -> bool {
+        let ceiling = self.settings.limits.memory as u64;
+        let goal = ceiling / 100 * (Level::Over.mark() - SLACK);
+        let mut excess = self.memory_held().saturating_sub(goal);
+        let mut ranked = self.rank(holders);
+        ranked.sort_unstable();
+        let found = !ranked.is_empty();
+        for (_, Reverse(held), conn) in ranked {
+            if excess == 0 {
+                break;
+            }
+            let Some(connection) = self.connections.get(conn) else { continue };
+            let user = connection.user.clone();
+            excess = excess.saturating_sub(held);
+            self.counters.closed_overloaded += 1;
+            out.push(Effect::Report(Anomaly::Overloaded { conn, user, held }));
+            self.close(now, conn, Close::Overloaded, out);
+        }
+        found
+    }
+
+    /// All who are worth closing, by whether they own operations, what they hold
+    /// (most first), and their place.
+    fn rank(&self, mut holders: Vec<(ConnectionId, u64)>) -> Vec<(bool, Reverse<u64>, ConnectionId)> {
+        holders.sort_unstable();
+        let entry = |(slot, connection): (u32, &Connection)| {
+            let conn = ConnectionId { slot, tag: connection.tag };
+            let of_its_link = holders.binary_search_by_key(&conn, |(conn, _)| *conn);
+            let of_its_link = of_its_link.ok().and_then(|at| holders.get(at)).map_or(0, |(_, held)| *held);
+            let held = of_its_link + self.subscribed(connection);
+            (held >= LEAST).then_some((connection.owns_operations(), Reverse(held), conn))
+        };
+        self.connections.iter().filter_map(entry).collect()
+    }
+
+    /// What the subscriptions of a connection take. A channel is on its account
+    /// where nobody else hears it.
+    fn subscribed(&self, connection: &Connection) -> u64 {
+        let alone = |place: &u32| {
+            self.channels.at(*place).is_some_and(|topic| topic.subscribers.len() == 1)
+        };
+        connection.topics.iter().map(|place| SUBSCRIPTION + if alone(place) { TOPIC } else { 0 }).sum()
+    }
+}
+
+/// What the hub wants to know of the memory of links.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Asks {
+    Nothing,
+    /// How much it is.
+    Total,
+    /// And who holds how much of it.
+    Holders,
+}
