@@ -12,6 +12,7 @@ mod handover;
 mod heartbeat;
 mod interrupts;
 mod limits;
+mod memory;
 mod model;
 mod operations;
 mod presence;
