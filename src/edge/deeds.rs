@@ -67,6 +67,11 @@ impl Driver {
     }
 
     fn close(&mut self, conn: ConnectionId, close: Close, after_ms: u64) {
+        // Its memory is needed now, and a goodbye would have to wait behind the
+        // rest of what it does not take.
+        if close == Close::Overloaded && self.links.has_begun(conn) {
+            return self.links.lose(conn);
+        }
         let bye = close.says_bye().then(|| {
             let reconnect = close.returning() != Return::No;
             let frame = Frame::Bye { code: close.code(), reason: close.reason(), reconnect, after_ms };

@@ -238,7 +238,10 @@ impl Driver {
             Ok(Said { id, say: Say::MintToken { user_id, ttl } }) => {
                 return self.mint(conn, id.as_ref(), &user_id, ttl);
             }
-            Ok(said) => Input::Said { from, said },
+            Ok(said) => {
+                self.weigh_for(&said.say);
+                Input::Said { from, said }
+            }
             Err(misspoken) => Input::Misspoke { from, misspoken },
         };
         self.tell(input);
@@ -304,6 +307,7 @@ impl Driver {
         self.next_ticket += 1;
         self.tickets.insert(self.next_ticket, sender);
         let from = Asker::Http(self.next_ticket);
+        self.weigh_for(&say);
         self.tell(Input::Said { from, said: Said { id: None, say } });
         receiver
     }
@@ -384,6 +388,14 @@ impl Driver {
         self.tell(Input::Memory { links, holders });
         self.links.be_strict(self.hub.memory_level() >= Level::Critical);
         self.pump();
+    }
+
+    /// Who asks for the numbers is told those of this moment.
+    fn weigh_for(&mut self, say: &Say) {
+        if matches!(say, Say::Stats) {
+            let (links, holders) = (self.links.held() as u64, self.links.holders());
+            self.tell(Input::Memory { links, holders });
+        }
     }
 
     /// How near the ceiling on memory is.

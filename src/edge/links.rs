@@ -317,6 +317,11 @@ impl Links {
         self.touch(id.slot);
     }
 
+    /// Whether the peer has taken part of a piece, and not the rest.
+    pub fn has_begun(&mut self, id: ConnectionId) -> bool {
+        self.get(id).and_then(|link| link.outbox.as_ref()).is_some_and(|outbox| outbox.has_begun())
+    }
+
     /// Whether those who have something queued are read only once they have taken
     /// it, or as long as they have room.
     pub fn be_strict(&mut self, strict: bool) {

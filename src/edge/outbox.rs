@@ -119,6 +119,11 @@ impl Outbox {
         self.bytes = self.pieces.front().map_or(0, |piece| piece.bytes().len());
     }
 
+    /// Whether part of the first piece has left, and not the rest.
+    pub fn has_begun(&self) -> bool {
+        self.taken > 0
+    }
+
     /// Whether it owes nothing.
     pub fn is_empty(&self) -> bool {
         self.pieces.is_empty()

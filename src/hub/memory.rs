@@ -83,7 +83,7 @@ impl Hub {
         }
     }
 
-    /// How near the ceiling is, as far as was told.
+    /// How near the ceiling was when that was told last.
     pub fn memory_level(&self) -> Level {
         self.memory.level
     }
@@ -141,9 +141,8 @@ impl Hub {
         }
     }
 
-    /// Closes those who hold most until what is left is below the ceiling; the
-    /// owners of operations last, for work is lost with them. False if nobody
-    /// holds enough to be worth it.
+    /// Closes those who hold most until what is left is below the ceiling. False
+    /// if nobody holds enough to be worth it.
     fn make_room(&mut self, now: Now, holders: Vec<(ConnectionId, u64)>, out: &mut Effects) -> bool {
         let ceiling = self.settings.limits.memory as u64;
         let goal = ceiling / 100 * (Level::Over.mark() - SLACK);
@@ -165,16 +164,15 @@ impl Hub {
         found
     }
 
-    /// All who are worth closing, by whether they own operations, what they hold
-    /// (most first), and their place.
-    fn rank(&self, mut holders: Vec<(ConnectionId, u64)>) -> Vec<(bool, Reverse<u64>, ConnectionId)> {
+    /// All who are worth closing, in that order.
+    fn rank(&self, mut holders: Vec<(ConnectionId, u64)>) -> Vec<(Turn, Reverse<u64>, ConnectionId)> {
         holders.sort_unstable();
         let entry = |(slot, connection): (u32, &Connection)| {
             let conn = ConnectionId { slot, tag: connection.tag };
             let of_its_link = holders.binary_search_by_key(&conn, |(conn, _)| *conn);
             let of_its_link = of_its_link.ok().and_then(|at| holders.get(at)).map_or(0, |(_, held)| *held);
             let held = of_its_link + self.subscribed(connection);
-            (held >= LEAST).then_some((connection.owns_operations(), Reverse(held), conn))
+            (held >= LEAST).then_some((Turn::of(connection), Reverse(held), conn))
         };
         self.connections.iter().filter_map(entry).collect()
     }
@@ -186,6 +184,27 @@ impl Hub {
             self.channels.at(*place).is_some_and(|topic| topic.subscribers.len() == 1)
         };
         connection.topics.iter().map(|place| SUBSCRIPTION + if alone(place) { TOPIC } else { 0 }).sum()
+    }
+}
+
+/// Who is closed before whom, whatever they hold.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Turn {
+    Client,
+    /// Of this machine, and trusted; a line that a busy one is just saying may well
+    /// be the largest thing there is.
+    Worker,
+    /// Work would be lost with it.
+    Owner,
+}
+
+impl Turn {
+    fn of(connection: &Connection) -> Self {
+        match connection.is_worker() {
+            _ if connection.owns_operations() => Self::Owner,
+            true => Self::Worker,
+            false => Self::Client,
+        }
     }
 }
 

@@ -6,6 +6,7 @@ mod administration;
 mod bench;
 mod command;
 mod doors;
+mod limits;
 mod messages;
 mod operations;
 mod stopping;

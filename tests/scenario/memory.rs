@@ -166,17 +166,18 @@ fn who_is_closed_for_memory_is_told_when_to_come_back_and_not_all_at_once() {
 }
 
 #[test]
-fn the_owner_of_an_operation_is_closed_last() {
+fn workers_are_closed_after_clients_and_the_owner_of_an_operation_last() {
     let mut bench = bench();
     let (owner, idle, alice) = (bench.worker(), bench.worker(), bench.client("alice"));
     bench.say(owner, json!({"action": "operation_start", "operation_id": "op", "channel": "jobs"}));
-    let holders = [(owner, 500_000), (idle, 30_000), (alice, 30_000)];
-    hold(&mut bench, 990_000, &holders);
+    let holders = [(owner, 500_000), (idle, 100_000), (alice, 60_000)];
+    hold(&mut bench, 1_000_000, &holders);
+    assert_eq!(bench.story(alice), ["closed 4102"]);
+    assert!(bench.story(idle).is_empty());
     hold(&mut bench, 1_000_000, &holders);
     assert_eq!(bench.story(idle), ["closed 4102"]);
-    assert_eq!(bench.story(alice), ["closed 4102"]);
     assert!(bench.story(owner).is_empty(), "its work goes on");
-    hold(&mut bench, 1_000_000, &[(owner, 500_000)]);
+    hold(&mut bench, 1_000_000, &holders);
     assert_eq!(bench.story(owner), ["closed 4102"], "nobody else is left");
 }
 
