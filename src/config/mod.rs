@@ -299,7 +299,8 @@ impl Config {
         }
         if self.kept_bytes() < self.limits.hub.kept_bytes {
             warnings.push(
-                "store.bytes is more than half of limits.memory: messages are kept up to that half".to_owned(),
+                "store.bytes is more than half of limits.memory: messages are kept up to that half"
+                    .to_owned(),
             );
         }
         if self.state.store == StoreKind::Sled {

@@ -223,7 +223,7 @@ impl Doors {
             }
         }
         let driver = driver.borrow();
-        let number = guests.next();
+        let number = guests.number();
         if driver.links.epoll.add(&stream, NEWCOMER | number, Interest::READ).is_ok() {
             guests.wait(number, driver.moment() + self.site.patience, stream);
         }

@@ -52,7 +52,7 @@ impl Guests {
     }
 
     /// The number of the next guest.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.last += 1;
         self.last
     }

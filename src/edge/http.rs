@@ -109,17 +109,29 @@ async fn with_body(
         return unauthorized(driver, site, caller, &request, why);
     }
     let _awaited = caller.stay.awaited();
+    let body = match whole_body(site, request).await {
+        Ok(body) => body,
+        Err(refused) => {
+            driver.borrow_mut().turned_away(TurnedAway::Request, None);
+            return *refused;
+        }
+    };
+    match read(&body) {
+        Ok(say) => ask(driver, say).await,
+        Err(refusal) => refuse(status(refusal.code), refusal.code.word(), &refusal.message),
+    }
+}
+
+/// The body, if it is JSON, comes in time and is not too long; else the answer.
+async fn whole_body(site: &Site, request: Request<Incoming>) -> Result<Bytes, Box<Reply>> {
+    let wrong = |status, code, why: &str| Err(Box::new(refuse(status, code, why)));
     if !is_json(&request) {
-        return refuse(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "bad_request",
-            "the body must be application/json",
-        );
+        return wrong(StatusCode::UNSUPPORTED_MEDIA_TYPE, "bad_request", "the body must be application/json");
     }
     let limit = format!("the body may be {} bytes long", site.message_bytes);
     // What is announced to be too long is not waited for.
     if request.body().size_hint().lower() > site.message_bytes as u64 {
-        return refuse(StatusCode::PAYLOAD_TOO_LARGE, "too_large", &limit);
+        return wrong(StatusCode::PAYLOAD_TOO_LARGE, "too_large", &limit);
     }
     let announced = request.body().size_hint().upper().map_or(site.message_bytes, |size| size as usize);
     let _load = Load::of(announced.min(site.message_bytes));
@@ -128,17 +140,13 @@ async fn with_body(
         Timer::after(site.patience).await;
         None
     });
-    let body = match in_time.await {
-        Some(Ok(body)) => body.to_bytes(),
+    match in_time.await {
+        Some(Ok(body)) => Ok(body.to_bytes()),
         Some(Err(error)) if error.is::<LengthLimitError>() => {
-            return refuse(StatusCode::PAYLOAD_TOO_LARGE, "too_large", &limit);
+            wrong(StatusCode::PAYLOAD_TOO_LARGE, "too_large", &limit)
         }
-        Some(Err(_)) => return refuse(StatusCode::BAD_REQUEST, "bad_request", "the body did not come whole"),
-        None => return refuse(StatusCode::REQUEST_TIMEOUT, "bad_request", "the body took too long"),
-    };
-    match read(&body) {
-        Ok(say) => ask(driver, say).await,
-        Err(refusal) => refuse(status(refusal.code), refusal.code.word(), &refusal.message),
+        Some(Err(_)) => wrong(StatusCode::BAD_REQUEST, "bad_request", "the body did not come whole"),
+        None => wrong(StatusCode::REQUEST_TIMEOUT, "bad_request", "the body took too long"),
     }
 }
 

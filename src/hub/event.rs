@@ -75,6 +75,8 @@ pub enum TurnedAway {
     Newcomer,
     /// Who presented a wrong secret or token.
     WrongSecret,
+    /// A request over HTTP whose body was no JSON, too long, or not there in time.
+    Request,
     /// A peer that broke the protocol of the wire, or its limit on sizes.
     Malformed,
 }

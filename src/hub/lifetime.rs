@@ -174,6 +174,7 @@ impl Hub {
             TurnedAway::Crowd => &mut self.counters.connections_refused,
             TurnedAway::Newcomer => &mut self.counters.newcomers_dropped,
             TurnedAway::WrongSecret => &mut self.counters.wrong_secrets,
+            TurnedAway::Request => &mut self.counters.requests_refused,
             TurnedAway::Malformed => &mut self.counters.closed_malformed,
         };
         *count += 1;

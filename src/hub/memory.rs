@@ -180,9 +180,7 @@ impl Hub {
     /// What the subscriptions of a connection take. A channel is on its account
     /// where nobody else hears it.
     fn subscribed(&self, connection: &Connection) -> u64 {
-        let alone = |place: &u32| {
-            self.channels.at(*place).is_some_and(|topic| topic.subscribers.len() == 1)
-        };
+        let alone = |place: &u32| self.channels.at(*place).is_some_and(|topic| topic.subscribers.len() == 1);
         connection.topics.iter().map(|place| SUBSCRIPTION + if alone(place) { TOPIC } else { 0 }).sum()
     }
 }

@@ -161,7 +161,8 @@ fn only_so_many_operations_run_at_once() {
     settings.limits.operations = 1;
     let mut bench = Bench::with(settings);
     let worker = bench.worker();
-    let start = |id: &str| json!({"action": "operation_start", "operation_id": id, "channel": "jobs", "id": 1});
+    let start =
+        |id: &str| json!({"action": "operation_start", "operation_id": id, "channel": "jobs", "id": 1});
     assert_eq!(bench.say(worker, start("a")), ["ok"]);
     assert_eq!(bench.say(worker, start("b")), ["error rate_limited"]);
     bench.say(worker, json!({"action": "operation_end", "operation_id": "a", "state": "completed"}));
@@ -171,15 +172,22 @@ fn only_so_many_operations_run_at_once() {
 #[test]
 fn what_the_edge_turns_away_is_counted() {
     let mut bench = Bench::new();
-    let whys = [TurnedAway::Crowd, TurnedAway::Newcomer, TurnedAway::WrongSecret, TurnedAway::Malformed];
+    let whys = [
+        TurnedAway::Crowd,
+        TurnedAway::Newcomer,
+        TurnedAway::WrongSecret,
+        TurnedAway::Malformed,
+        TurnedAway::Request,
+    ];
     for (times, why) in whys.into_iter().enumerate() {
         for _ in 0..=times {
             bench.handle(Input::TurnedAway(why));
         }
     }
     let stats = bench.stats();
-    let names = ["connections_refused", "newcomers_dropped", "wrong_secrets", "closed_malformed"];
-    assert_eq!(names.map(|name| stats[name].as_u64().unwrap()), [1, 2, 3, 4]);
+    let names =
+        ["connections_refused", "newcomers_dropped", "wrong_secrets", "closed_malformed", "requests_refused"];
+    assert_eq!(names.map(|name| stats[name].as_u64().unwrap()), [1, 2, 3, 4, 5]);
 }
 
 #[test]
@@ -189,4 +197,18 @@ fn who_does_not_say_in_time_who_it_is_is_counted() {
     bench.wait(11.0);
     assert_eq!(bench.story(stranger), ["auth_required", "closed 4001"]);
     assert_eq!(bench.stats()["closed_unauthenticated"], 1);
+}
+
+#[test]
+fn long_names_and_deep_data_are_refused() {
+    let mut bench = Bench::new();
+    let alice = bench.client("alice");
+    let (fits, long) = ("x".repeat(128), "x".repeat(129));
+    assert_eq!(bench.publish(alice, &fits, 1), ["send_success 0 0 kept"]);
+    assert_eq!(bench.publish(alice, &long, 1), ["error too_large"]);
+    let send = json!({"action": "send", "channel": "c", "event": long});
+    assert_eq!(bench.say(alice, send), ["error too_large c"]);
+    let deep = |depth| (1..depth).fold(json!([]), |inner, _| json!([inner]));
+    assert_eq!(bench.publish(alice, "c", deep(128)), ["send_success 0 0 kept"]);
+    assert_eq!(bench.publish(alice, "c", deep(129)), ["error bad_request c"]);
 }

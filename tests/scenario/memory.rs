@@ -99,7 +99,7 @@ fn at_90_per_cent_who_has_something_waiting_loses_messages_and_is_told_by_one_ga
         bench.subscribe(seat, "logs");
         bench.hush(seat);
     }
-    let mut log = |bench: &mut Bench, data: u64| {
+    let log = |bench: &mut Bench, data: u64| {
         bench.say(worker, json!({"channel": "logs", "event": "log", "data": data}));
     };
     bench.outbound(slow, Outbound::Waiting);
