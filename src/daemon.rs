@@ -133,7 +133,8 @@ pub fn run(config: &Config) -> Result<(), Error> {
         connections: config.limits.connections,
         guests: config.limits.http_connections,
         patience: config.limits.handshake,
-        guard: RefCell::new(Guard::new(config.limits.wrong_secrets)),
+        wrong_secrets: RefCell::new(Guard::new(config.limits.wrong_secrets)),
+        wrong_tokens: RefCell::new(Guard::new(config.limits.wrong_tokens)),
     });
     let doors = Rc::new(RefCell::new(Doors::new(site, peers)));
     // Before anybody is told that it runs: whoever stops it then is heard.

@@ -159,8 +159,10 @@ pub struct Limits {
     pub connections: usize,
     /// TCP connections that are no WebSockets, at the same time.
     pub http_connections: usize,
-    /// Wrong secrets and tokens that one address may present in a minute.
+    /// Wrong secrets that one address may present in a minute.
     pub wrong_secrets: u32,
+    /// Tokens that never held.
+    pub wrong_tokens: u32,
     /// How long a request's head and body may take.
     pub handshake: Duration,
 }

@@ -147,6 +147,7 @@ fn limits(page: &mut Page, config: &Config) {
     page.set("http_connections", limits.http_connections);
     page.set("operations", limits.hub.operations);
     page.set("wrong_secrets_per_minute", limits.wrong_secrets);
+    page.set("wrong_tokens_per_minute", limits.wrong_tokens);
     page.set("memory", size(limits.hub.memory as u64));
     page.set("handshake_timeout", duration(limits.handshake));
     page.set("auth_timeout", duration(limits.hub.auth));

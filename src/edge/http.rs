@@ -46,8 +46,10 @@ pub struct Site {
     pub guests: usize,
     /// A request head or body that takes longer is given up.
     pub patience: Duration,
-    /// Borrowed for the length of one call.
-    pub guard: RefCell<Guard>,
+    /// How many wrong secrets and tokens come from where; borrowed for the length
+    /// of one call.
+    pub wrong_secrets: RefCell<Guard>,
+    pub wrong_tokens: RefCell<Guard>,
 }
 
 type Reply = Response<Full<Bytes>>;
@@ -253,7 +255,7 @@ fn unauthorized<B>(
     message: &str,
 ) -> Reply {
     if bearer(request).is_some()
-        && let Some(too_often) = wrong(driver, site, caller.address, "secret")
+        && let Some(too_often) = wrong(driver, &site.wrong_secrets, caller.address, "secret")
     {
         return too_often;
     }
@@ -263,12 +265,12 @@ fn unauthorized<B>(
 }
 
 /// Counts a wrong secret or token; the answer where it was one too many.
-pub fn wrong(driver: &Shared, site: &Site, from: IpAddr, what: &str) -> Option<Reply> {
+pub fn wrong(driver: &Shared, guard: &RefCell<Guard>, from: IpAddr, what: &str) -> Option<Reply> {
     let mut driver = driver.borrow_mut();
     let line = format_args!("a wrong {what} from {from}");
     driver.turned_away(TurnedAway::WrongSecret, Some((Kind::WrongSecret, line)));
-    let wait = site.guard.borrow_mut().wrong(from, driver.moment()).err()?;
-    let message = format!("too many wrong secrets and tokens come from {from}; a right one is taken");
+    let wait = guard.borrow_mut().wrong(from, driver.moment()).err()?;
+    let message = format!("too many wrong {what}s come from {from}; a right one is taken");
     let mut reply = refuse(StatusCode::TOO_MANY_REQUESTS, "rate_limited", &message);
     reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs_f64().ceil() as u64));
     Some(reply)

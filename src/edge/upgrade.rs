@@ -82,14 +82,15 @@ fn claim(
         Err(fault) => fault,
     };
     // One that has ended was right once: whoever presents it does not guess.
-    if fault.code == "token_invalid"
-        && let Some(too_often) = wrong(driver, site, from, "token")
-    {
-        return Err(Box::new(too_often));
-    }
-    // A page cannot see a 401; it is told on the connection instead.
+    let guesses = fault.code == "token_invalid";
+    let too_often = guesses.then(|| wrong(driver, &site.wrong_tokens, from, "token")).flatten();
+    // A page cannot see a 401 or 429; it is told on the connection instead, or
+    // it would not know that it needs another token.
     if knows_us {
         return Ok(Claim::Refused(fault));
+    }
+    if let Some(too_often) = too_often {
+        return Err(Box::new(too_often));
     }
     let mut refused = refuse(StatusCode::UNAUTHORIZED, fault.code, &fault.message);
     refused.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -114,6 +114,7 @@ connections_per_user = 3
 http_connections = 12
 operations = 13
 wrong_secrets_per_minute = 14
+wrong_tokens_per_minute = 15
 memory = "2GiB"
 handshake_timeout = 5
 auth_timeout = "6s"
@@ -156,7 +157,8 @@ fn every_option_is_understood() {
     assert_eq!(config.worker.admins, [Principal::Uid(1001)]);
     assert_eq!((config.limits.queue_messages, config.limits.queue_bytes), (10, 65536));
     assert_eq!((config.limits.connections, config.limits.handshake), (11, Duration::from_secs(5)));
-    assert_eq!((config.limits.http_connections, config.limits.wrong_secrets), (12, 14));
+    assert_eq!(config.limits.http_connections, 12);
+    assert_eq!((config.limits.wrong_secrets, config.limits.wrong_tokens), (14, 15));
     assert_eq!(config.store.write_delay, Duration::from_millis(250));
     assert_eq!(config.store.flash_budget, None);
     let disks: Vec<_> = config.channels.iter().map(|channel| channel.disk).collect();
