@@ -202,7 +202,7 @@ fn limits(mut table: Table) -> Limits {
         queue_messages: table.number("queue_messages", 256, MANY),
         queue_bytes: table.size("queue_bytes", 256 << 10, KIB..=GIB),
         connections: table.number("connections", 10_000, MANY),
-        http_connections: table.number("http_connections", 1024, MANY),
+        http_connections: table.number("http_connections", 2048, MANY),
         wrong_secrets: table.number("wrong_secrets_per_minute", 30, MANY),
         // After a key was changed all users of a proxy bring theirs once more.
         wrong_tokens: table.number("wrong_tokens_per_minute", 100, MANY),

@@ -16,13 +16,13 @@ use super::link::{Link, Side, Worker};
 use super::links::Links;
 use super::outbox::{Bounds, Piece};
 use super::packet::Packet;
-use super::report::{Kind, Reports};
+use super::report::Reports;
 use super::store::Memory;
 use super::token::Verifier;
 use super::wire::{Moved, Wire};
 use super::ws::{Decoder, Heard};
 use super::{clock, lines};
-use crate::hub::{Asker, Asks, Effects, Hub, Input, Level, Now, Peer, TurnedAway};
+use crate::hub::{Asker, Effects, Hub, Input, Now, Peer, TurnedAway};
 use crate::protocol::{
     Close, Code, ConnectionId, Frame, Misspoken, Moment, OperationId, Refusal, RequestId, Said, Say, UserId,
     worker,
@@ -57,7 +57,7 @@ pub(super) const BLOCK: usize = 16 << 10;
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 
 pub struct Driver {
-    hub: Hub,
+    pub(super) hub: Hub,
     effects: Effects,
     pub links: Links,
     pub(super) store: Memory,
@@ -320,12 +320,12 @@ impl Driver {
 
     /// Every call from outside begins with it; within one call it stays the same
     /// time.
-    fn look_at_the_clock(&mut self) {
+    pub(super) fn look_at_the_clock(&mut self) {
         self.now = clock::now();
         self.links.now = self.now.moment;
     }
 
-    fn tell(&mut self, input: Input) {
+    pub(super) fn tell(&mut self, input: Input) {
         self.links.facts.push_back(input);
         self.pump();
     }
@@ -375,42 +375,6 @@ impl Driver {
         let cut_off = self.lingering.front().map(|(moment, _)| *moment);
         let due = [self.hub.deadline(), cut_off].into_iter().flatten().min();
         due.map(|due| due.since(self.now.moment))
-    }
-
-    /// Tells the hub what is held for the links, where it wants to know.
-    fn weigh(&mut self) {
-        let links = self.links.held() as u64;
-        let holders = match self.hub.asks_for_memory(self.now, links) {
-            Asks::Nothing => return,
-            Asks::Total => Vec::new(),
-            Asks::Holders => self.links.holders(),
-        };
-        self.tell(Input::Memory { links, holders });
-        self.links.be_strict(self.hub.memory_level() >= Level::Critical);
-        self.pump();
-    }
-
-    /// Who asks for the numbers is told those of this moment.
-    fn weigh_for(&mut self, say: &Say) {
-        if matches!(say, Say::Stats) {
-            let (links, holders) = (self.links.held() as u64, self.links.holders());
-            self.tell(Input::Memory { links, holders });
-        }
-    }
-
-    /// How near the ceiling on memory is.
-    pub fn memory_level(&self) -> Level {
-        self.hub.memory_level()
-    }
-
-    /// Somebody was turned away, with a line in the log about it where there is
-    /// something to say.
-    pub fn turned_away(&mut self, why: TurnedAway, line: Option<(Kind, std::fmt::Arguments<'_>)>) {
-        self.look_at_the_clock();
-        if let Some((kind, line)) = line {
-            self.reports.say(self.now.moment, kind, line);
-        }
-        self.tell(Input::TurnedAway(why));
     }
 
     /// The time of this turn.

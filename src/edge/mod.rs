@@ -22,6 +22,7 @@ pub mod outbox;
 pub mod packet;
 pub mod peers;
 pub mod report;
+pub mod scales;
 pub mod secret;
 pub mod serve;
 pub mod store;

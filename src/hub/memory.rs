@@ -27,7 +27,7 @@ pub enum Level {
     /// Messages to whoever has something queued are shed, and such a peer is not
     /// read until it has taken it.
     Critical,
-    /// Those who hold most are closed.
+    /// Those who hold most are closed, as they are when a lower level lasts.
     Over,
 }
 
@@ -66,6 +66,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Memory {
     pub(super) level: Level,
+    /// Since when it is high or worse.
+    since: Moment,
     /// What the links held when it was told last.
     links: u64,
     /// Until then nobody is worth closing.
@@ -76,11 +78,26 @@ impl Hub {
     /// What is to be told with `Input::Memory` now that the links hold so many
     /// bytes: nothing, that alone, or also who holds them.
     pub fn asks_for_memory(&self, now: Now, links: u64) -> Asks {
-        match self.level_at(links) {
-            Level::Over if now.moment >= self.memory.patient_until => Asks::Holders,
-            level if level != self.memory.level => Asks::Total,
-            _ => Asks::Nothing,
+        let level = self.level_at(links);
+        if now.moment >= self.memory.patient_until && self.bearable(now, level).is_some() {
+            return Asks::Holders;
         }
+        if level == self.memory.level { Asks::Nothing } else { Asks::Total }
+    }
+
+    /// How much may stay, where somebody has to go: at the ceiling, or when a high
+    /// level lasts longer than a peer may take to read what waits for it. Or some
+    /// who hold on to what they have, just below the ceiling, would lock all
+    /// newcomers out.
+    fn bearable(&self, now: Now, level: Level) -> Option<u64> {
+        let was_high = self.memory.level >= Level::High;
+        let lasts = was_high && now.moment.since(self.memory.since) >= self.settings.limits.stall;
+        let below = match level {
+            Level::Over => Level::Over,
+            Level::High | Level::Critical if lasts => Level::High,
+            _ => return None,
+        };
+        Some(self.settings.limits.memory as u64 / 100 * (below.mark() - SLACK))
     }
 
     /// How near the ceiling was when that was told last.
@@ -121,8 +138,12 @@ impl Hub {
         out: &mut Effects,
     ) {
         let (was, level) = (self.memory.level, self.level_at(links));
+        let bearable = self.bearable(now, level);
         self.memory.level = level;
         self.memory.links = links;
+        if was < Level::High {
+            self.memory.since = now.moment;
+        }
         if level > was {
             let (held, ceiling) = (self.memory_held(), self.settings.limits.memory as u64);
             out.push(Effect::Report(Anomaly::Memory { level, held, ceiling }));
@@ -134,22 +155,20 @@ impl Hub {
                 connection.full |= connection.outbound != Outbound::Clear;
             }
         }
-        if level < Level::Over {
-            self.memory.patient_until = now.moment;
-        } else if !self.make_room(now, holders, out) {
-            self.memory.patient_until = now.moment + AGAIN;
+        self.memory.patient_until = now.moment;
+        if let Some(bearable) = bearable {
+            let excess = self.memory_held().saturating_sub(bearable);
+            let mut ranked = self.rank(holders);
+            ranked.sort_unstable();
+            if ranked.is_empty() {
+                self.memory.patient_until = now.moment + AGAIN;
+            }
+            self.make_room(now, excess, ranked, out);
         }
     }
 
-    /// Closes those who hold most until what is left is below the ceiling. False
-    /// if nobody holds enough to be worth it.
-    fn make_room(&mut self, now: Now, holders: Vec<(ConnectionId, u64)>, out: &mut Effects) -> bool {
-        let ceiling = self.settings.limits.memory as u64;
-        let goal = ceiling / 100 * (Level::Over.mark() - SLACK);
-        let mut excess = self.memory_held().saturating_sub(goal);
-        let mut ranked = self.rank(holders);
-        ranked.sort_unstable();
-        let found = !ranked.is_empty();
+    /// Closes those who come first until so much is free.
+    fn make_room(&mut self, now: Now, mut excess: u64, ranked: Vec<Ranked>, out: &mut Effects) {
         for (_, Reverse(held), conn) in ranked {
             if excess == 0 {
                 break;
@@ -161,11 +180,10 @@ impl Hub {
             out.push(Effect::Report(Anomaly::Overloaded { conn, user, held }));
             self.close(now, conn, Close::Overloaded, out);
         }
-        found
     }
 
-    /// All who are worth closing, in that order.
-    fn rank(&self, mut holders: Vec<(ConnectionId, u64)>) -> Vec<(Turn, Reverse<u64>, ConnectionId)> {
+    /// All who are worth closing.
+    fn rank(&self, mut holders: Vec<(ConnectionId, u64)>) -> Vec<Ranked> {
         holders.sort_unstable();
         let entry = |(slot, connection): (u32, &Connection)| {
             let conn = ConnectionId { slot, tag: connection.tag };
@@ -184,6 +202,9 @@ impl Hub {
         connection.topics.iter().map(|place| SUBSCRIPTION + if alone(place) { TOPIC } else { 0 }).sum()
     }
 }
+
+/// A connection in the order in which they are closed: who holds most first.
+type Ranked = (Turn, Reverse<u64>, ConnectionId);
 
 /// Who is closed before whom, whatever they hold.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

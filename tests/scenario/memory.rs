@@ -153,6 +153,28 @@ fn at_the_ceiling_who_holds_most_is_closed_until_it_is_enough() {
 }
 
 #[test]
+fn nobody_locks_newcomers_out_for_long_by_staying_below_the_ceiling() {
+    let mut bench = bench();
+    let (mallory, alice) = (bench.client("mallory"), bench.client("alice"));
+    let holders = [(mallory, 90_000), (alice, 3000)];
+    hold(&mut bench, 840_000, &holders);
+    bench.wait(9.0);
+    assert_eq!(bench.hub.asks_for_memory(bench.now, 840_000), Asks::Nothing);
+    hold(&mut bench, 840_000, &holders);
+    assert!(bench.story(mallory).is_empty(), "a peer may be slow for a while");
+    bench.wait(1.0);
+    assert_eq!(bench.hub.asks_for_memory(bench.now, 840_000), Asks::Holders);
+    hold(&mut bench, 840_000, &holders);
+    assert_eq!(bench.story(mallory), ["closed 4102"]);
+    assert_eq!(bench.say(alice, json!({"action": "ping"})), ["pong"]);
+    hold(&mut bench, 740_000, &[]);
+    assert_eq!(bench.hub.memory_level(), Level::Calm);
+    hold(&mut bench, 840_000, &holders);
+    bench.wait(9.0);
+    assert_eq!(bench.hub.asks_for_memory(bench.now, 840_000), Asks::Nothing, "it begins anew");
+}
+
+#[test]
 fn who_is_closed_for_memory_is_told_when_to_come_back_and_not_all_at_once() {
     let mut bench = bench();
     let seats: Vec<Seat> = (0..20).map(|n| bench.client(&format!("user{n}"))).collect();
