@@ -18,6 +18,7 @@ mod inbox;
 mod interrupts;
 mod invariants;
 mod limits;
+mod memory;
 mod model;
 mod operations;
 mod presence;
