@@ -11,7 +11,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 use serde_json::value::RawValue;
-use wshubd::protocol::frame::{GapCause, Limits, OperationEntry, OperationState, Outcome, Present};
+use wshubd::protocol::frame::{
+    ChannelEntry, ConnectionEntry, GapCause, InboxEntry, InboxState, Limits, LinkEntry, OperationEntry,
+    OperationState, Outcome, Present, TokenCheck,
+};
 use wshubd::protocol::worker::{self, InterruptLine};
 use wshubd::protocol::{
     Channel, Close, Code, ConnectionId, Delivery, Ending, Event, Frame, Message, MessageId, OperationId,
@@ -50,8 +53,8 @@ fn every_request_on_the_page_is_understood() {
 fn every_action_is_on_the_page() {
     let said: BTreeSet<_> =
         examples("client").iter().map(|line| client::parse(line.get()).unwrap().say.action()).collect();
-    // `ack` is a word without effect yet, and has no section of its own.
     let known = [
+        "ack",
         "auth",
         "interrupt",
         "operations",
@@ -144,13 +147,67 @@ fn every_line_to_a_worker_on_the_page_is_what_the_hub_writes() {
         user_id: user("ada"),
         expires_at: at(3600, 0),
     };
-    let written = [
+    let data = r#"{"state": "kept", "message_id": "note-77", "event": "note", "user_id": "grace",
+        "epoch": "3c8w5hn1tj0zr", "seq": 12}"#;
+    let undelivered = own(Channel::undelivered(), Event::undelivered(), data, "0p4s8d1g5j9yt", at(2, 0), 3);
+    let mut written = vec![
         answer(&send_success(), 1),
         answer(&Frame::from(&refusal), 1),
         encoded(|to| interrupt.encode(to)),
         answer(&token, 10),
     ];
+    written.extend((11..).zip(lists()).map(|(id, list)| answer(&list, id)));
+    let check = TokenCheck {
+        code: Some("token_expired"),
+        message: Some("the token ended at 2026-03-01T11:00:00.000Z, 1h ago".into()),
+        ..TokenCheck::default()
+    };
+    written.push(answer(&Frame::TokenCheck(Box::new(check)), 16));
+    written.push(encoded(|to| undelivered.encode(Delivery::Live, to)));
     assert_eq!(shown, written);
+}
+
+/// What administrators are shown: connections, channels, an inbox.
+fn lists() -> [Frame<'static>; 3] {
+    let connection = ConnectionEntry {
+        connection_id: ConnectionId::parse(CONNECTION).unwrap(),
+        kind: "client",
+        user_id: Some(user("ada")),
+        uid: None,
+        link: LinkEntry { address: Some("192.0.2.7:50312".into()), ..LinkEntry::default() },
+        connected_at: at(0, 0),
+        heard_at: at(9, 0),
+        expires_at: Some(at(3600, 0)),
+        subscriptions: 2,
+        operations: 0,
+        stalled: None,
+        missed: 0,
+    };
+    let channel = ChannelEntry {
+        channel: channel("logs"),
+        subscribers: 1,
+        behind: 0,
+        epoch: epoch(),
+        seq: 42,
+        keep: "undelivered",
+        kept: 1,
+        bytes: 190,
+        oldest_at: Some(at(1, 250)),
+    };
+    let inbox = InboxEntry {
+        user_id: user("ada"),
+        connections: 0,
+        epoch: Some(epoch()),
+        seq: 42,
+        waiting: 1,
+        bytes: 190,
+        oldest_at: Some(at(1, 250)),
+    };
+    [
+        Frame::Connections { connections: vec![connection] },
+        Frame::Channels { channels: vec![channel] },
+        Frame::Inbox(Box::new(inbox)),
+    ]
 }
 
 enum Spoken {
@@ -200,6 +257,10 @@ fn epoch() -> String {
     "8dz0k2vy3m1qp".into()
 }
 
+fn inbox_epoch() -> String {
+    "3c8w5hn1tj0zr".into()
+}
+
 fn send_success() -> Frame<'static> {
     Frame::SendSuccess {
         channel: Some(channel("logs")),
@@ -244,6 +305,25 @@ fn message(event: &str, data: &str, id: &str, timestamp: UnixTime, seq: Option<u
     }))
 }
 
+fn receipt() -> Message {
+    let data = r#"{"message_id": "note-77", "user_id": "grace", "state": "delivered"}"#;
+    own(Channel::inbox(), Event::receipt(), data, "7m2f9a4v0k6xe", at(5, 0), 13)
+}
+
+/// What the hub itself says.
+fn own(channel: Channel, event: Event, data: &str, id: &str, timestamp: UnixTime, seq: u64) -> Message {
+    Message {
+        channel: Some(channel),
+        event,
+        data: json(data),
+        from: Sender::Hub,
+        user_id: None,
+        message_id: MessageId::new(id).unwrap(),
+        timestamp,
+        seq: Some(seq),
+    }
+}
+
 /// All that the page shows of what a client hears, in the page's order.
 fn frames() -> Vec<Spoken> {
     let mut frames: Vec<Spoken> = Vec::new();
@@ -254,6 +334,7 @@ fn frames() -> Vec<Spoken> {
     for (frame, id) in answers().into_iter().chain(errors()) {
         frames.push(Spoken::Frame(Box::new(frame), id));
     }
+    frames.push(Spoken::Message(Box::new(receipt())));
     let data = r#"{"operation_id": "build-42"}"#;
     frames.push(message("system:interrupt", data, "5n0d3r8y6b2xq", at(9, 0), None));
     frames
@@ -272,7 +353,7 @@ fn greetings() -> Vec<Answer> {
         pong_timeout: Duration::from_secs(60),
         limits: Limits { message_bytes: 512 << 10, requests_per_second: 10, burst: 20, subscriptions: 128 },
         expires_at: Some(expires_at),
-        inbox: None,
+        inbox: Some(InboxState { epoch: inbox_epoch(), seq: 12, waiting: 2 }),
     };
     let failed = Frame::AuthFailed {
         code: "token_expired",

@@ -190,7 +190,7 @@ impl Disk {
     /// wears out; what nobody heard is worth writing.
     pub fn for_keep(keep: Keep) -> Self {
         match keep {
-            Keep::Undelivered => Self::Behind,
+            Keep::Undelivered | Keep::Unacknowledged => Self::Behind,
             Keep::History => Self::Stop,
             Keep::Never => Self::Never,
         }

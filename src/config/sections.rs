@@ -236,9 +236,11 @@ impl Disk {
         [("behind", Self::Behind), ("stop", Self::Stop), ("never", Self::Never)];
 }
 
-/// Words for [`Keep`], which is the hub's.
+/// Words for [`Keep`], which is the hub's: those for channels, and for inboxes.
 pub(super) const KEEPS: [(&str, Keep); 3] =
     [("undelivered", Keep::Undelivered), ("history", Keep::History), ("never", Keep::Never)];
+pub(super) const INBOX_KEEPS: [(&str, Keep); 2] =
+    [("unacknowledged", Keep::Unacknowledged), ("never", Keep::Never)];
 
 fn channels(tables: Vec<(Place, Table)>) -> Vec<ChannelPolicy> {
     let mut seen = HashSet::new();
@@ -270,12 +272,11 @@ fn channel(place: &Place, table: &mut Table) -> Option<ChannelPolicy> {
     if missing {
         table.complain(place.clone(), "a `[[channel]]` wants `match`, such as match = \"orders:*\"".into());
     }
-    let keep = table.choice("keep", usual.keep, &KEEPS);
-    if keep == Keep::History && pattern.as_deref() == Some(INBOX) {
-        // An inbox goes on until it is acknowledged; there is no past to ask for.
-        let message = format!("the inbox ({INBOX:?}) wants `keep` \"undelivered\" or \"never\"");
-        table.complain(place.clone(), message);
-    }
+    // An inbox goes on until it is acknowledged; there is no past to ask for.
+    let keep = match pattern.as_deref() {
+        Some(INBOX) => table.choice("keep", Keep::Unacknowledged, &INBOX_KEEPS),
+        _ => table.choice("keep", usual.keep, &KEEPS),
+    };
     let policy = Policy {
         keep,
         count: table.number("count", usual.count, MANY),

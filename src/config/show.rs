@@ -7,7 +7,7 @@ use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use super::sections::KEEPS;
+use super::sections::{INBOX_KEEPS, KEEPS};
 use super::{Config, Disk, KeyFile, Principal, StoreKind};
 use crate::hub::Pattern;
 
@@ -158,7 +158,8 @@ fn channels(page: &mut Page, config: &Config) {
     for channel in &config.channels {
         page.section("[[channel]]");
         page.set("match", text(channel.pattern.as_str()));
-        page.set("keep", word(&KEEPS, &channel.policy.keep));
+        let keeps = [&KEEPS[..], &INBOX_KEEPS].concat();
+        page.set("keep", word(&keeps, &channel.policy.keep));
         page.set("count", channel.policy.count);
         page.set("bytes", size(channel.policy.bytes as u64));
         page.set("ttl", duration(channel.policy.ttl));

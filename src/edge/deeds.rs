@@ -3,12 +3,14 @@
 //! Knows how each effect is done: what is encoded once and for whom, which latch
 //! is pulled, which log is kept. Does not know why.
 
+use std::rc::Rc;
+
 use super::driver::{BLOCK, Driver, HttpAnswer, LINGER};
 use super::link::Side;
-use super::outbox::Piece;
+use super::outbox::{Mark, Piece};
 use super::packet::Packet;
 use super::store::Store;
-use crate::hub::{Asker, Effect, Input, Recipients};
+use crate::hub::{Asker, Effect, Input, LogKey, Recipients};
 use crate::protocol::frame::Outcome;
 use crate::protocol::{
     Close, ConnectionId, Delivery, Frame, Message, OperationId, Refusal, RequestId, Return, worker,
@@ -18,20 +20,26 @@ impl Driver {
     /// Carries out one order.
     pub(super) fn perform(&mut self, effect: Effect, recipients: &[u32]) {
         match effect {
-            Effect::Deliver { message, to } => {
+            Effect::Deliver { message, to, log } => {
                 let packet = self.seal_message(&message, Delivery::Live);
-                self.push_all(&packet, recipients, &to);
+                let mark = log.map(|log| mark(log, &message, Delivery::Live));
+                self.push_all(&packet, recipients, &to, mark.as_ref());
             }
             Effect::Replay { message, conn, log } => {
                 let packet = self.seal_message(&message, Delivery::Replayed);
-                let piece = self.piece(&packet, conn.slot).marked(log, message.seq.unwrap_or_default());
+                let piece = self.piece(&packet, conn.slot).marked(mark(log, &message, Delivery::Replayed));
                 self.links.push(conn.slot, piece);
             }
             Effect::Tell { frame, to } => {
                 let packet = self.seal(|scratch| frame.encode(None, scratch));
-                self.push_all(&packet, recipients, &to);
+                self.push_all(&packet, recipients, &to, None);
             }
-            Effect::Answer { to, id, frame } => self.answer(to, id.as_ref(), &frame, None),
+            Effect::Answer { to, id, mut frame } => {
+                if let Frame::Connections { connections } = &mut *frame {
+                    self.describe_links(connections);
+                }
+                self.answer(to, id.as_ref(), &frame, None);
+            }
             Effect::Refuse { to, id, refusal } => {
                 self.answer(to, id.as_ref(), &Frame::from(&*refusal), Some(&refusal));
             }
@@ -48,9 +56,9 @@ impl Driver {
             Effect::Ping { conn } => self.links.push(conn.slot, Piece::frame(&self.ping)),
             Effect::Close { conn, close, after_ms } => self.close(conn, close, after_ms),
             Effect::Keep { log, message } => self.store.keep(&log, message),
-            Effect::Fetch { conn, log, after, count, bytes } => {
+            Effect::Fetch { fetch, log, after, count, bytes } => {
                 let messages = self.store.fetch(&log, after, count, bytes);
-                self.links.facts.push_back(Input::Fetched { conn, log, messages });
+                self.links.facts.push_back(Input::Fetched { fetch, log, messages });
             }
             Effect::Forget { log, from, to } => self.store.forget(&log, from, to),
             Effect::Report(anomaly) => self.reports.anomaly(self.now.moment, &anomaly),
@@ -150,10 +158,18 @@ impl Driver {
         }
     }
 
-    fn push_all(&mut self, packet: &Packet, recipients: &[u32], to: &Recipients) {
+    fn push_all(&mut self, packet: &Packet, recipients: &[u32], to: &Recipients, mark: Option<&Rc<Mark>>) {
         for &slot in recipients.get(to.start as usize..to.end as usize).unwrap_or_default() {
-            let piece = self.piece(packet, slot);
+            let mut piece = self.piece(packet, slot);
+            if let Some(mark) = mark {
+                piece = piece.marked(mark.clone());
+            }
             self.links.push(slot, piece);
         }
     }
+}
+
+/// Has the hub told when the kernel has taken a message whole.
+fn mark(log: LogKey, message: &Message, how: Delivery) -> Rc<Mark> {
+    Rc::new(Mark { log, seq: message.seq.unwrap_or_default(), how })
 }

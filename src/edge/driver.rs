@@ -24,8 +24,7 @@ use super::ws::{Decoder, Heard};
 use super::{clock, lines};
 use crate::hub::{Asker, Effects, Hub, Input, Now, Peer, TurnedAway};
 use crate::protocol::{
-    Close, Code, ConnectionId, Frame, Misspoken, Moment, OperationId, Refusal, RequestId, Said, Say, UserId,
-    worker,
+    Close, Code, ConnectionId, Misspoken, Moment, OperationId, Refusal, Said, Say, worker,
 };
 
 /// The driver, as every task of the thread shares it. It is borrowed for the
@@ -61,7 +60,7 @@ pub struct Driver {
     effects: Effects,
     pub links: Links,
     pub(super) store: Memory,
-    verifier: Rc<Verifier>,
+    pub(super) verifier: Rc<Verifier>,
     /// One per running operation, held by this end; the other end is the
     /// worker's writer. Full: somebody asked already. Closed: it is over.
     pub(super) latches: HashMap<OperationId, (Sender<Piece>, ConnectionId)>,
@@ -238,6 +237,9 @@ impl Driver {
             Ok(Said { id, say: Say::MintToken { user_id, ttl } }) => {
                 return self.mint(conn, id.as_ref(), &user_id, ttl);
             }
+            Ok(Said { id, say: Say::CheckToken(token) }) => {
+                return self.check_token(conn, id.as_ref(), &token);
+            }
             Ok(said) => {
                 self.weigh_for(&said.say);
                 Input::Said { from, said }
@@ -245,25 +247,6 @@ impl Driver {
             Err(misspoken) => Input::Misspoke { from, misspoken },
         };
         self.tell(input);
-    }
-
-    fn mint(&mut self, conn: ConnectionId, id: Option<&RequestId>, user: &UserId, ttl: Duration) {
-        let is_admin =
-            matches!(self.links.get(conn).map(|link| &link.side), Some(Side::Worker(w)) if w.admin);
-        if !is_admin {
-            let refusal = Refusal::new(Code::Forbidden, "minting tokens needs an administrator").of("token");
-            return self.answer(Asker::Connection(conn), id, &Frame::from(&refusal), None);
-        }
-        match self.verifier.mint(user, ttl, self.now.wall) {
-            Ok((token, expires_at)) => {
-                let frame = Frame::Token { token: &token, user_id: user.clone(), expires_at };
-                self.answer(Asker::Connection(conn), id, &frame, None);
-            }
-            Err(why) => {
-                let refusal = Refusal::new(Code::BadRequest, why.to_string()).of("token");
-                self.answer(Asker::Connection(conn), id, &Frame::from(&refusal), None);
-            }
-        }
     }
 
     /// The peer broke the protocol of the wire itself: no business of the hub's.

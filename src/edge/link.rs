@@ -38,6 +38,13 @@ pub struct Link {
     pub(super) took: Moment,
 }
 
+impl Link {
+    /// How many pieces wait for the socket, and how many bytes.
+    pub fn queued(&self) -> (usize, usize) {
+        self.outbox.as_ref().map_or((0, 0), |outbox| outbox.size())
+    }
+}
+
 /// What is at the other end, and what it has begun to say.
 pub enum Side {
     Client { held: Option<Box<ws::Held>> },

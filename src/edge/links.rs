@@ -53,6 +53,10 @@ struct Given {
     piece: Option<Piece>,
 }
 
+fn written(conn: ConnectionId, mark: &Mark) -> Input {
+    Input::Written { conn, log: mark.log.clone(), seq: mark.seq, how: mark.how }
+}
+
 /// Enough for the turns of a usual day; a burst allocates, and frees again.
 const SPARE_OUTBOXES: usize = 64;
 
@@ -205,9 +209,7 @@ impl Links {
                 if link.leaving {
                     link.wire.shutdown(Shutdown::Write);
                 }
-                if let Some((log, seq)) = piece.mark() {
-                    self.facts.push_back(Input::Written { conn: id, log: log.clone(), seq: *seq });
-                }
+                self.facts.extend(piece.mark().map(|mark| written(id, mark)));
             }
             Moved::Broken => self.broke(id),
             moved => {
@@ -242,10 +244,7 @@ impl Links {
         };
         let result = outbox.flush(&link.wire, &mut self.scratch, &mut self.gone);
         let id = link.id;
-        for mark in self.gone.drain(..) {
-            let (log, seq) = (*mark).clone();
-            self.facts.push_back(Input::Written { conn: id, log, seq });
-        }
+        self.facts.extend(self.gone.drain(..).map(|mark| written(id, &mark)));
         match result {
             Flushed::All => {
                 outbox.blocked = false;

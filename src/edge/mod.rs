@@ -2,6 +2,7 @@
 //!
 //! Knows how to get bytes in and out. Does not know why.
 
+mod admin;
 pub mod caller;
 pub mod claims;
 pub mod clock;
@@ -9,9 +10,11 @@ pub mod deeds;
 pub mod doors;
 pub mod driver;
 pub mod epoll;
+mod flaw;
 pub mod guard;
 pub mod guests;
 pub mod http;
+mod key;
 pub mod lines;
 pub mod link;
 pub mod links;

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use super::packet::{Packet, Shared};
 use super::wire::{Moved, Wire};
 use crate::hub::{LogKey, Outbound};
+use crate::protocol::Delivery;
 
 /// How much may wait for one peer before messages to it are shed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,8 +18,13 @@ pub struct Bounds {
     pub bytes: usize,
 }
 
-/// The place of a replayed message in its log, told when the kernel has it.
-pub type Mark = (LogKey, u64);
+/// The place of a message in its log, told when the kernel has it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mark {
+    pub log: LogKey,
+    pub seq: u64,
+    pub how: Delivery,
+}
 
 /// Part of a shared packet, as one kind of peer reads it.
 #[derive(Clone, Debug)]
@@ -46,8 +52,8 @@ impl Piece {
 
     /// The same, to be told of when it has left.
     #[must_use]
-    pub fn marked(mut self, log: LogKey, seq: u64) -> Self {
-        self.mark = Some(Rc::new((log, seq)));
+    pub fn marked(mut self, mark: Rc<Mark>) -> Self {
+        self.mark = Some(mark);
         self
     }
 
@@ -132,6 +138,11 @@ impl Outbox {
     /// How many bytes it holds, as one of those who share its pieces.
     pub fn held(&self) -> usize {
         self.pieces.iter().map(|piece| piece.bytes.part()).sum()
+    }
+
+    /// How many pieces wait, and how many bytes of them the kernel has not taken.
+    pub fn size(&self) -> (usize, usize) {
+        (self.pieces.len(), self.bytes.saturating_sub(self.taken))
     }
 
     /// Whether it is worth keeping for the next one who needs one.

@@ -133,9 +133,7 @@ impl Hub {
             return false;
         }
         connection.rights = identity.rights;
-        connection.expires_at = identity.expires_at;
-        connection.expires = moment_of(now, identity.expires_at);
-        connection.warned = false;
+        connection.expire(moment_of(now, identity.expires_at), identity.expires_at);
         connection.user = Some(identity.user_id.clone());
         if newcomer {
             // Not in the inbox yet, so these are channels all of them.
@@ -149,10 +147,13 @@ impl Hub {
     /// The first frame of a client that is let in.
     fn greet(&mut self, now: Now, conn: ConnectionId, out: &mut Effects) {
         let Some(connection) = self.connections.get(conn) else { return };
+        let user_id = connection.user.clone();
+        let inbox = user_id.as_ref().and_then(|user| self.inbox_state(user));
+        let Some(connection) = self.connections.get(conn) else { return };
         let limits = &self.settings.limits;
         let frame = Frame::ConnectionEstablished {
             connection_id: conn.to_string(),
-            user_id: connection.user.clone(),
+            user_id,
             protocol: VERSION,
             server_time: now.wall,
             ping_interval: self.settings.heartbeat.ping_interval,
@@ -163,8 +164,8 @@ impl Hub {
                 burst: limits.burst,
                 subscriptions: u32::try_from(limits.subscriptions).unwrap_or(u32::MAX),
             },
-            expires_at: connection.expires_at,
-            inbox: None,
+            expires_at: connection.expires_at(),
+            inbox,
         };
         out.tell(conn, frame);
     }

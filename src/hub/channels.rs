@@ -3,16 +3,20 @@
 //! Knows who hears what, and how far the numbers have come. Does not know what
 //! is kept of it; that is in [`logs`](super::logs).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
+use hashbrown::HashTable;
 use serde::{Deserialize, Serialize};
 use slab::Slab;
+use smallvec::SmallVec;
 
 use super::deadlines::{NEVER, round_up};
 use super::event::LogKey;
 use super::logs::Log;
 use super::presence::Presence;
+use crate::protocol::frame::GapCause;
 use crate::protocol::{Channel, Moment, UserId};
 
 /// A channel that nobody hears keeps its position for so long, so that who
@@ -50,8 +54,15 @@ pub(super) struct Topic {
     pub(super) epoch: u64,
     /// The last number given out.
     pub(super) seq: u64,
-    /// In no order that means anything.
-    pub(super) subscribers: Vec<Subscriber>,
+    /// Of an inbox, the last position that its user has.
+    pub(super) cursor: u64,
+    /// Of an inbox, the last position that some connection was sent.
+    pub(super) sent: u64,
+    /// Why messages went that are missing now.
+    pub(super) last_loss: GapCause,
+    /// In no order that means anything. An inbox has one or two, and so has a
+    /// channel of one's own; there are thousands of both.
+    pub(super) subscribers: SmallVec<[Subscriber; 2]>,
     /// What is kept, and who reads it; none while there is neither.
     pub(super) log: Option<Box<Log>>,
     /// Who is here, while somebody wants to be told.
@@ -67,6 +78,14 @@ impl Topic {
         self.subscribers.iter_mut().find(|subscriber| subscriber.slot == slot)
     }
 
+    /// A message is here no longer: whoever was still to read it will be told.
+    pub(super) fn lose(&mut self, seq: u64, cause: GapCause) {
+        self.last_loss = cause;
+        if let Some(log) = &mut self.log {
+            log.lose(seq, cause);
+        }
+    }
+
     /// How frames call it.
     pub(super) fn name(&self) -> Channel {
         match &self.key {
@@ -80,8 +99,11 @@ impl Topic {
 #[derive(Debug, Default)]
 pub(super) struct Channels {
     table: Slab<Topic>,
-    /// Never iterated: its order is not the same in every process.
-    index: HashMap<LogKey, u32>,
+    /// Places by key; the keys themselves are in the table alone. Never
+    /// iterated: its order is not the same in every process.
+    index: HashTable<u32>,
+    /// Nobody can guess which names fall together.
+    hasher: RandomState,
     /// Those nobody needs, by the moment at which they are forgotten.
     idle: BTreeSet<(Moment, u32)>,
     /// Those that keep something, by the bytes they keep.
@@ -94,7 +116,8 @@ pub(super) struct Channels {
 
 impl Channels {
     pub(super) fn find(&self, key: &LogKey) -> Option<u32> {
-        self.index.get(key).copied()
+        let is_meant = |place: &u32| self.at(*place).is_some_and(|topic| topic.key == *key);
+        self.index.find(self.hasher.hash_one(key), is_meant).copied()
     }
 
     pub(super) fn find_channel(&self, channel: &Channel) -> Option<u32> {
@@ -111,18 +134,39 @@ impl Channels {
             return found;
         }
         let topic = Topic {
-            key: key.clone(),
+            key,
             epoch: epoch(),
             seq: 0,
-            subscribers: Vec::new(),
+            cursor: 0,
+            sent: 0,
+            last_loss: GapCause::NotKept,
+            subscribers: SmallVec::new(),
             log: None,
             presence: None,
             idle_until: NEVER,
             counted: 0,
         };
         let place = self.table.insert(topic) as u32;
-        self.index.insert(key, place);
+        self.enter(place);
         place
+    }
+
+    /// Makes a topic of the table known by its key.
+    fn enter(&mut self, place: u32) {
+        let (table, hasher) = (&self.table, &self.hasher);
+        // Only what is in the table is in the index.
+        let hash = |place: &u32| table.get(*place as usize).map_or(0, |topic| hasher.hash_one(&topic.key));
+        self.index.insert_unique(hash(&place), place, hash);
+    }
+
+    /// Takes a topic out of both.
+    fn remove(&mut self, place: u32) {
+        let Some(topic) = self.table.get(place as usize) else { return };
+        let hash = self.hasher.hash_one(&topic.key);
+        if let Ok(entry) = self.index.find_entry(hash, |found| *found == place) {
+            entry.remove();
+        }
+        self.table.remove(place as usize);
     }
 
     pub(super) fn at(&self, place: u32) -> Option<&Topic> {
@@ -185,8 +229,7 @@ impl Channels {
 
     fn forget_first(&mut self) {
         if let Some((_, place)) = self.idle.pop_first() {
-            let topic = self.table.remove(place as usize);
-            self.index.remove(&topic.key);
+            self.remove(place);
         }
     }
 
@@ -194,8 +237,7 @@ impl Channels {
     pub(super) fn forget_now(&mut self, place: u32) {
         let Some(topic) = self.at(place) else { return };
         if self.idle.remove(&(topic.idle_until, place)) {
-            let topic = self.table.remove(place as usize);
-            self.index.remove(&topic.key);
+            self.remove(place);
         }
     }
 
@@ -219,11 +261,13 @@ impl Serialize for Channels {
 
 impl<'de> Deserialize<'de> for Channels {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let table = Slab::<Topic>::deserialize(from)?;
-        let mut all = Self::default();
-        for (place, topic) in &table {
+        let mut all = Self { table: Slab::deserialize(from)?, ..Self::default() };
+        let places: Vec<u32> = all.table.iter().map(|(place, _)| place as u32).collect();
+        for place in places {
+            all.enter(place);
+        }
+        for (place, topic) in &all.table {
             let place = place as u32;
-            all.index.insert(topic.key.clone(), place);
             if topic.idle_until != NEVER {
                 all.idle.insert((topic.idle_until, place));
             }
@@ -234,7 +278,6 @@ impl<'de> Deserialize<'de> for Channels {
                 all.bytes += bytes;
             }
         }
-        all.table = table;
         Ok(all)
     }
 }

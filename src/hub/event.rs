@@ -12,8 +12,8 @@ use super::memory::Level;
 use super::rights::Identity;
 use crate::protocol::worker::InterruptLine;
 use crate::protocol::{
-    Channel, Close, ConnectionId, Frame, InboxMode, Message, Misspoken, Moment, OperationId, Refusal,
-    RequestId, Said, UnixTime, UserId,
+    Channel, Close, ConnectionId, Delivery, Frame, InboxMode, Message, Misspoken, Moment, OperationId,
+    Refusal, RequestId, Said, UnixTime, UserId,
 };
 
 /// What time it is, told with every fact.
@@ -48,11 +48,11 @@ pub enum Input {
     /// The peer, which has something queued, took some of it. Told at most once
     /// a second.
     Took { conn: ConnectionId },
-    /// The kernel has taken the whole frame of a replayed message.
-    Written { conn: ConnectionId, log: LogKey, seq: u64 },
+    /// The kernel has taken the whole frame of a message that waits for that.
+    Written { conn: ConnectionId, log: LogKey, seq: u64, how: Delivery },
     /// What the store has of a log after a position, oldest first; empty when
     /// there is nothing more.
-    Fetched { conn: ConnectionId, log: LogKey, messages: Vec<Rc<Message>> },
+    Fetched { fetch: Purpose, log: LogKey, messages: Vec<Rc<Message>> },
     /// The link is down; nothing of its queue will arrive any more.
     Closed { conn: ConnectionId },
     /// What the links hold in bytes, and, where the hub asks for that, how much
@@ -138,14 +138,33 @@ pub enum LogKey {
     Inbox(UserId),
 }
 
+/// What a log is read for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Purpose {
+    /// To replay it to a connection.
+    Replay(ConnectionId),
+    /// To tell workers what nobody heard, before it is forgotten.
+    Notice(Loss),
+}
+
+/// How a kept message was lost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Loss {
+    /// It grew too old.
+    Expired,
+    /// Newer ones pushed it out.
+    Evicted,
+}
+
 /// Places in the table of connections, beside the effects.
 pub type Recipients = Range<u32>;
 
 /// Something to be done. All are carried out in order.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Effect {
-    /// Queue a message for many; what is full was left out already.
-    Deliver { message: Rc<Message>, to: Recipients },
+    /// Queue a message for many; what is full was left out already. With a log,
+    /// tell when each kernel has taken it.
+    Deliver { message: Rc<Message>, to: Recipients, log: Option<LogKey> },
     /// Queue a kept message for one, and tell when the kernel has taken it.
     Replay { message: Rc<Message>, conn: ConnectionId, log: LogKey },
     /// Queue a frame for many; never shed.
@@ -169,7 +188,7 @@ pub enum Effect {
     Keep { log: LogKey, message: Rc<Message> },
     /// Read from a log what lies after `after`, up to `count` messages or
     /// `bytes`, at least one if there is one; answered by `Input::Fetched`.
-    Fetch { conn: ConnectionId, log: LogKey, after: u64, count: usize, bytes: usize },
+    Fetch { fetch: Purpose, log: LogKey, after: u64, count: usize, bytes: usize },
     /// Drop messages of a log, both ends included.
     Forget { log: LogKey, from: u64, to: u64 },
     /// Say in the log what is out of the ordinary.

@@ -1,38 +1,45 @@
-//! The inbox of a user, which is heard unasked.
+//! The inbox of a user: heard unasked, and kept until it is acknowledged.
 //!
-//! Knows when a connection begins and ceases to hear it. Does not know how it
-//! is kept or read: it is one more topic.
+//! Knows when a connection begins and ceases to hear it, and what moves the one
+//! cursor that all connections of a user share. Does not know how it is kept or
+//! read: it is one more topic.
 
 use super::Hub;
-use super::channels::{Hearing, Subscriber};
+use super::channels::{Hearing, Subscriber, Topic};
 use super::event::{Effects, LogKey, Now};
-use crate::protocol::{ConnectionId, InboxMode};
+use super::logs::Hole;
+use crate::protocol::frame::InboxState;
+use crate::protocol::name::spelled;
+use crate::protocol::{ConnectionId, InboxMode, Position, UserId};
 
 impl Hub {
+    /// Where the inbox of a user stands, for the first frame of a connection.
+    pub(super) fn inbox_state(&mut self, user: &UserId) -> Option<InboxState> {
+        let place = self.topic(LogKey::Inbox(user.clone()));
+        let topic = self.channels.at(place)?;
+        Some(InboxState { epoch: spelled(topic.epoch), seq: topic.seq, waiting: topic.waiting() as u64 })
+    }
+
     /// Makes a connection one of its user's: it hears the inbox, first what
     /// waits there.
     pub(super) fn join_inbox(&mut self, now: Now, conn: ConnectionId, out: &mut Effects) {
         let Some(connection) = self.connections.get(conn) else { return };
         let (Some(user), mode) = (connection.user.clone(), connection.inbox) else { return };
-        let place = self.topic(LogKey::Inbox(user));
+        let place = self.topic(LogKey::Inbox(user.clone()));
         let hearing = if mode == InboxMode::Off { Hearing::Off } else { Hearing::Live };
-        if let Some(topic) = self.channels.at_mut(place) {
-            // Most users have one connection, and there are thousands of them.
-            if topic.subscribers.is_empty() {
-                topic.subscribers.reserve_exact(1);
-            }
-            topic.subscribers.push(Subscriber { slot: conn.slot, hearing, watches: false });
-        }
+        let Some(topic) = self.channels.at_mut(place) else { return };
+        let is_first = topic.subscribers.is_empty();
+        topic.subscribers.push(Subscriber { slot: conn.slot, hearing, watches: false });
         if let Some(connection) = self.connections.get_mut(conn) {
             connection.topics.insert(0, place);
         }
         if hearing == Hearing::Live {
-            let start = self.start(place, false, None);
-            if let Some(after) = start.after {
-                self.restart(now, place, conn, after, out);
-            }
+            self.read_inbox(now, place, conn, out);
         }
         self.settle(now, place);
+        if is_first {
+            self.user_came(now, user, out);
+        }
     }
 
     /// Begins or ceases to hear the inbox, as the connection has just said.
@@ -47,10 +54,95 @@ impl Hub {
         }
         subscriber.hearing = if off { Hearing::Off } else { Hearing::Live };
         if off {
-            self.give_up_reading(place, conn);
+            self.give_up_reading(place, conn, out);
             self.sweep(now, place, out);
-        } else if let Some(after) = self.start(place, false, None).after {
-            self.restart(now, place, conn, after, out);
+        } else {
+            self.read_inbox(now, place, conn, out);
         }
+    }
+
+    /// Reads what lies after the cursor, if anything does, kept or lost.
+    fn read_inbox(&mut self, now: Now, place: u32, conn: ConnectionId, out: &mut Effects) {
+        let Some(topic) = self.channels.at(place) else { return };
+        let (after, last) = (topic.cursor, topic.seq);
+        if after >= last {
+            return;
+        }
+        let cause = topic.last_loss;
+        let holes = match &topic.log {
+            Some(log) => log.holes(after, last, cause),
+            None => vec![Hole { from: after + 1, to: last, lost: last - after, cause }],
+        };
+        self.restart(now, place, conn, after, holes, out);
+    }
+
+    /// A client says up to where its user has the inbox. Of other numbers, or
+    /// beyond what any connection of that user was sent, it means nothing.
+    pub(super) fn ack(
+        &mut self,
+        now: Now,
+        conn: ConnectionId,
+        position: &Position,
+        read: bool,
+        out: &mut Effects,
+    ) {
+        let Some(connection) = self.connections.get(conn) else { return };
+        if connection.user.is_none() || connection.inbox == InboxMode::Off {
+            return;
+        }
+        let Some(place) = connection.topics.first().copied() else { return };
+        let Some(topic) = self.channels.at(place) else { return };
+        if position.epoch != spelled(topic.epoch) || position.seq > topic.sent {
+            return;
+        }
+        self.move_cursor(place, position.seq);
+        self.sweep(now, place, out);
+        self.tell_receipts(now, place, position.seq, read, out);
+    }
+
+    /// A socket has taken a message of an inbox: where nobody acknowledges, that
+    /// is what counts.
+    pub(super) fn has_taken(&mut self, place: u32, seq: u64) {
+        if self.moves_by_itself(place) {
+            self.move_cursor(place, seq);
+        }
+    }
+
+    /// A connection has heard all there is of an inbox: what was lost in it was
+    /// told as well.
+    pub(super) fn has_caught_up(&mut self, place: u32) {
+        let Some(seq) = self.channels.at(place).map(|topic| topic.seq) else { return };
+        self.has_taken(place, seq);
+    }
+
+    /// Whether a topic is an inbox whose cursor follows the sockets: each of
+    /// them has had all that lies before what it takes now.
+    fn moves_by_itself(&self, place: u32) -> bool {
+        let Some(topic) = self.channels.at(place) else { return false };
+        let acknowledges = |subscriber: &Subscriber| {
+            self.connections.at(subscriber.slot).is_some_and(|connection| connection.inbox == InboxMode::Ack)
+        };
+        matches!(topic.key, LogKey::Inbox(_)) && !topic.subscribers.iter().any(acknowledges)
+    }
+
+    fn move_cursor(&mut self, place: u32, seq: u64) {
+        let Some(topic) = self.channels.at_mut(place) else { return };
+        topic.cursor = topic.cursor.max(seq);
+        let Some(log) = &mut topic.log else { return };
+        for kept in log.kept.iter_mut().take_while(|kept| kept.seq <= seq) {
+            kept.heard = true;
+        }
+    }
+}
+
+impl Topic {
+    /// How many messages of an inbox its user does not have yet.
+    pub(super) fn waiting(&self) -> usize {
+        self.log.as_ref().map_or(0, |log| log.waiting(self.cursor))
+    }
+
+    /// Whether no connection of its user hears an inbox.
+    pub(super) fn is_unheard(&self) -> bool {
+        self.subscribers.iter().all(|subscriber| subscriber.hearing == Hearing::Off)
     }
 }

@@ -197,7 +197,7 @@ impl Hub {
         out.recipients.extend(slots.filter(room));
         let message = interrupt_message(now, id, channel.clone(), cause);
         let message = Message { message_id: MessageId::made(self.random.next()), ..message };
-        self.deliver(Rc::new(message), start, out);
+        self.deliver(Rc::new(message), start, None, out);
     }
 
     /// An operation has registered: those who asked before are answered now,

@@ -6,8 +6,9 @@
 use std::rc::Rc;
 
 use super::deadlines::{NEVER, Task, round_up};
-use super::event::{Anomaly, Effect, Effects, LogKey, Now};
+use super::event::{Anomaly, Effect, Effects, LogKey, Loss, Now};
 use super::logs::{Kept, Log, Run};
+use super::replay::PAGE_MESSAGES;
 use super::settings::{Keep, Policy};
 use super::{Hub, random};
 use crate::protocol::frame::GapCause;
@@ -38,7 +39,8 @@ impl Hub {
             if log.kept.is_empty() {
                 log.soonest = NEVER;
             }
-            self.deadlines.rearm(Task::Expiry(place), &mut log.armed, round_up(log.soonest));
+            let receipt = log.receipts.front().map_or(NEVER, |owed| owed.expires);
+            self.deadlines.rearm(Task::Expiry(place), &mut log.armed, round_up(log.soonest.min(receipt)));
         }
         self.channels.settle(now.moment, place);
     }
@@ -58,9 +60,7 @@ impl Hub {
         let size = kept.size as usize;
         let fits = policy.count > 0 && size <= policy.bytes && size <= self.settings.limits.kept_bytes;
         if policy.keep == Keep::Never || !fits {
-            if let Some(log) = &mut topic.log {
-                log.lose(kept.seq, GapCause::NotKept);
-            }
+            topic.lose(kept.seq, GapCause::NotKept);
             return false;
         }
         topic.log.get_or_insert_default().push(kept);
@@ -92,11 +92,15 @@ impl Hub {
     }
 
     fn evict(&mut self, place: u32, out: &mut Effects) {
+        let Some(log) = self.channels.at(place).and_then(|topic| topic.log.as_ref()) else { return };
+        let Some(Kept { seq: first, heard, .. }) = log.kept.front().copied() else { return };
+        if !heard {
+            self.look_up_lost(place, &[(first, 1)], Loss::Evicted, out);
+        }
         let Some(topic) = self.channels.at_mut(place) else { return };
         let Some(log) = &mut topic.log else { return };
-        let Some(first) = log.kept.front().map(|kept| kept.seq) else { return };
         log.take(first);
-        log.lose(first, GapCause::Evicted);
+        topic.lose(first, GapCause::Evicted);
         self.counters.messages_evicted += 1;
         out.push(Effect::Forget { log: topic.key.clone(), from: first, to: first });
     }
@@ -104,6 +108,11 @@ impl Hub {
     /// Drops what has grown too old.
     pub(super) fn expire(&mut self, now: Now, place: u32, out: &mut Effects) {
         let old = |kept: &Kept| kept.expires <= now.moment;
+        if let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) {
+            log.receipts.retain(|owed| owed.expires > now.moment);
+            let unheard = log.runs(PAGE_MESSAGES, |kept| old(kept) && !kept.heard);
+            self.look_up_lost(place, &unheard, Loss::Expired, out);
+        }
         self.counters.messages_expired += self.drop_where(now, place, GapCause::Expired, old, out);
     }
 
@@ -134,27 +143,44 @@ impl Hub {
             }
             goes
         });
-        for seq in &gone {
-            log.lose(*seq, cause);
-        }
         log.soonest = log.kept.iter().map(|kept| kept.expires).min().unwrap_or(NEVER);
+        for seq in &gone {
+            topic.lose(*seq, cause);
+        }
         forget(&topic.key, &runs, out);
         self.advance_all(now, place, out);
         self.settle(now, place);
         gone.len() as u64
     }
 
-    /// Drops what was delivered, where the policy is to keep no more than that.
-    pub(super) fn sweep(&mut self, now: Now, place: u32, out: &mut Effects) {
+    /// Drops one message that was just delivered: looking at all of them for each
+    /// would make a replay quadratic.
+    pub(super) fn sweep_one(&mut self, now: Now, place: u32, seq: u64, out: &mut Effects) {
         let Some(topic) = self.channels.at(place) else { return };
         let stays = self.policy_of(&topic.key).keep == Keep::History;
         let Some(topic) = self.channels.at_mut(place) else { return };
+        if let Some(log) = &mut topic.log
+            && !stays
+            && log.take_delivered(seq)
+        {
+            forget(&topic.key, &[(seq, seq)], out);
+            self.settle(now, place);
+        }
+    }
+
+    /// Drops what was delivered, where the policy is to keep no more than that.
+    pub(super) fn sweep(&mut self, now: Now, place: u32, out: &mut Effects) {
+        let Some(topic) = self.channels.at(place) else { return };
+        let keep = self.policy_of(&topic.key).keep;
+        let Some(topic) = self.channels.at_mut(place) else { return };
         if let Some(log) = &mut topic.log {
             log.drop_over();
-            if !stays {
-                let runs = log.remove_delivered();
-                forget(&topic.key, &runs, out);
-            }
+            let runs = match keep {
+                Keep::History => Vec::new(),
+                Keep::Unacknowledged => log.remove_first_delivered().into_iter().collect(),
+                Keep::Undelivered | Keep::Never => log.remove_delivered(),
+            };
+            forget(&topic.key, &runs, out);
         }
         self.settle(now, place);
     }

@@ -39,7 +39,7 @@ impl Connection {
         let token = if self.warned { self.expires } else { warning(self.expires) };
         let (auth, stall) = match &self.rare {
             Some(rare) if rare.stuck_since != NEVER => {
-                (rare.auth_by, rare.stuck_since + settings.limits.stall)
+                (rare.auth_by, rare.stuck_since.max(rare.spared) + settings.limits.stall)
             }
             Some(rare) => (rare.auth_by, NEVER),
             None => (NEVER, NEVER),
@@ -84,7 +84,7 @@ impl Hub {
         }
         if !connection.warned && now.moment >= warning(connection.expires) {
             connection.warned = true;
-            if let Some(expires_at) = connection.expires_at {
+            if let Some(expires_at) = connection.expires_at() {
                 out.tell(conn, Frame::TokenExpiring { expires_at });
             }
         }
@@ -99,7 +99,7 @@ impl Hub {
             && now.moment.since(rare.stuck_since) >= self.settings.limits.stall
         {
             // The owner of an operation is not closed; it is looked at again.
-            rare.stuck_since = now.moment;
+            rare.spared = now.moment;
         }
         self.arm(slot);
     }

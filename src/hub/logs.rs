@@ -8,14 +8,18 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::deadlines::NEVER;
-use crate::protocol::Moment;
+use super::operations::Told;
+use super::receipts::Owed;
 use crate::protocol::frame::GapCause;
+use crate::protocol::{Channel, Moment};
 
 /// One kept message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Kept {
     pub(super) seq: u64,
     pub(super) expires: Moment,
+    /// When it was kept; told to administrators.
+    pub(super) since: Moment,
     /// The tag of the connection that published it, which does not count as
     /// somebody who heard it; zero for an HTTP caller.
     pub(super) by: u64,
@@ -27,7 +31,7 @@ pub(super) struct Kept {
 }
 
 /// A subscriber that reads what is kept.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(super) struct Reader {
     pub(super) slot: u32,
     pub(super) tag: u64,
@@ -43,6 +47,17 @@ pub(super) struct Reader {
     pub(super) left: bool,
     /// What was lost in front of it, and is told in its place.
     pub(super) holes: Vec<Hole>,
+    /// What is told behind the messages up to a position.
+    pub(super) words: Vec<(u64, Word)>,
+}
+
+/// What has to wait for the backlog: nobody is told of the end before the lines.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(super) enum Word {
+    /// How an operation stands.
+    Operation(Box<Told>),
+    /// Its channel has ended with it.
+    Unsubscribed(Channel),
 }
 
 /// Messages that were lost before a reader came to them.
@@ -56,7 +71,7 @@ pub(super) struct Hole {
 
 impl Reader {
     /// One that has everything up to `after`.
-    pub(super) fn new(slot: u32, tag: u64, after: u64) -> Self {
+    pub(super) fn new(slot: u32, tag: u64, after: u64, holes: Vec<Hole>) -> Self {
         Self {
             slot,
             tag,
@@ -65,7 +80,8 @@ impl Reader {
             in_flight: 0,
             asked: None,
             left: false,
-            holes: Vec::new(),
+            holes,
+            words: Vec::new(),
         }
     }
 
@@ -80,7 +96,7 @@ impl Reader {
 }
 
 /// What is kept of one topic.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(super) struct Log {
     /// By position, ascending.
     pub(super) kept: VecDeque<Kept>,
@@ -95,8 +111,8 @@ pub(super) struct Log {
     pub(super) soonest: Moment,
     /// For which moment the deadline of its oldest is set.
     pub(super) armed: Moment,
-    /// Why messages went that are missing now.
-    pub(super) last_loss: GapCause,
+    /// Who is to be told that a message has arrived, by position.
+    pub(super) receipts: VecDeque<Owed>,
 }
 
 impl Default for Log {
@@ -108,7 +124,7 @@ impl Default for Log {
             readers: Vec::new(),
             soonest: NEVER,
             armed: NEVER,
-            last_loss: GapCause::NotKept,
+            receipts: VecDeque::new(),
         }
     }
 }
@@ -118,7 +134,7 @@ pub(super) type Run = (u64, u64);
 
 impl Log {
     pub(super) fn is_unused(&self) -> bool {
-        self.kept.is_empty() && self.readers.is_empty()
+        self.kept.is_empty() && self.readers.is_empty() && self.receipts.is_empty()
     }
 
     pub(super) fn push(&mut self, kept: Kept) {
@@ -161,6 +177,22 @@ impl Log {
         first.map(|first| (first, last, lost))
     }
 
+    /// Every run of positions that is missing between two.
+    pub(super) fn holes(&self, after: u64, to: u64, cause: GapCause) -> Vec<Hole> {
+        let mut expected = after + 1;
+        let kept = self.kept.range(self.place_after(after)..).map(|kept| kept.seq);
+        let hole = |seq: u64| {
+            let from = std::mem::replace(&mut expected, seq + 1);
+            (seq > from).then(|| Hole { from, to: seq - 1, lost: seq - from, cause })
+        };
+        kept.chain([to + 1]).filter_map(hole).collect()
+    }
+
+    /// How many are kept after a position.
+    pub(super) fn waiting(&self, after: u64) -> usize {
+        self.kept.len() - self.place_after(after)
+    }
+
     /// The first message that nobody heard and no reader is on its way to.
     pub(super) fn first_unclaimed(&self) -> Option<u64> {
         let claimed = |kept: &Kept| self.readers.iter().any(|reader| reader.wants(kept.seq));
@@ -184,7 +216,7 @@ impl Log {
     /// Notes in front of every reader that has not passed it that a message,
     /// which is here no longer, is lost. Holes with nothing between them are one.
     pub(super) fn lose(&mut self, seq: u64, cause: GapCause) {
-        self.last_loss = cause;
+        self.receipts.retain(|owed| owed.seq != seq || owed.is_delivered);
         for reader in self.readers.iter_mut().filter(|reader| !reader.left && reader.sent < seq) {
             let kept = &self.kept;
             let next_to = |hole: &Hole| {
@@ -204,6 +236,23 @@ impl Log {
                 }
             }
         }
+    }
+
+    /// The runs of messages that satisfy a condition, each by its first position
+    /// and how many it has; none is longer than `most`.
+    pub(super) fn runs(&self, most: usize, wanted: impl Fn(&Kept) -> bool) -> Vec<(u64, usize)> {
+        let mut runs: Vec<(u64, usize)> = Vec::new();
+        let mut adjacent = false;
+        for kept in &self.kept {
+            let is_wanted = wanted(kept);
+            match runs.last_mut() {
+                Some(run) if is_wanted && adjacent && run.1 < most => run.1 += 1,
+                _ if is_wanted => runs.push((kept.seq, 1)),
+                _ => {}
+            }
+            adjacent = is_wanted;
+        }
+        runs
     }
 
     /// Takes out what satisfies a condition, and says which positions went.
@@ -226,12 +275,34 @@ impl Log {
         runs
     }
 
+    /// Takes out of the front what somebody heard and no reader wants any more;
+    /// enough where messages are heard in their order.
+    pub(super) fn remove_first_delivered(&mut self) -> Option<Run> {
+        let mut run: Option<Run> = None;
+        while let Some(first) = self.kept.front().filter(|kept| kept.heard)
+            && !self.readers.iter().any(|reader| reader.wants(first.seq))
+        {
+            let seq = first.seq;
+            self.take(seq);
+            // What is gone between is gone already.
+            run = Some(run.map_or((seq, seq), |(from, _)| (from, seq)));
+        }
+        run
+    }
+
     /// Takes out what somebody heard and no reader wants any more.
     pub(super) fn remove_delivered(&mut self) -> Vec<Run> {
         let readers = std::mem::take(&mut self.readers);
         let runs = self.remove(|kept| kept.heard && !readers.iter().any(|reader| reader.wants(kept.seq)));
         self.readers = readers;
         runs
+    }
+
+    /// Takes one message out, if somebody heard it and no reader wants it any
+    /// more.
+    pub(super) fn take_delivered(&mut self, seq: u64) -> bool {
+        let is_heard = self.find_mut(seq).is_some_and(|kept| kept.heard);
+        is_heard && !self.readers.iter().any(|reader| reader.wants(seq)) && self.take(seq)
     }
 
     /// Takes one message out, if it is there.

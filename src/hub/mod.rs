@@ -9,6 +9,7 @@ mod channels;
 mod connections;
 mod deadlines;
 pub mod event;
+mod fanout;
 mod inbox;
 mod interrupts;
 mod keeping;
@@ -16,11 +17,13 @@ mod lifetime;
 mod limits;
 mod logs;
 pub mod memory;
+mod notices;
 mod operations;
 mod presence;
 mod progress;
 mod publish;
 mod random;
+mod receipts;
 mod recent;
 mod replay;
 mod requests;
@@ -31,8 +34,8 @@ mod subscribe;
 mod whisper;
 
 pub use event::{
-    Anomaly, Asker, Claim, Effect, Effects, Input, LogKey, Now, Outbound, Peer, Recipients, TokenFault,
-    TurnedAway,
+    Anomaly, Asker, Claim, Effect, Effects, Input, LogKey, Loss, Now, Outbound, Peer, Purpose, Recipients,
+    TokenFault, TurnedAway,
 };
 pub use memory::{Asks, Level};
 pub use rights::{Identity, Pattern, Rights};
@@ -56,6 +59,7 @@ pub struct Hub {
     operations: operations::Operations,
     pending: interrupts::Pending,
     recent: recent::Recent,
+    departures: notices::Departures,
     deadlines: deadlines::Deadlines,
     counters: Counters,
     /// Told again by whoever holds it; another process holds something else.
@@ -88,6 +92,7 @@ impl Hub {
             operations: operations::Operations::default(),
             pending: interrupts::Pending::default(),
             recent: recent::Recent::default(),
+            departures: notices::Departures::default(),
             deadlines: deadlines::Deadlines::default(),
             counters: Counters::default(),
             memory: memory::Memory::default(),
@@ -110,8 +115,13 @@ impl Hub {
             Input::Heard { conn } => self.alive(now, conn),
             Input::Outbound { conn, state } => self.outbound(now, conn, state, out),
             Input::Took { conn } => self.took(now, conn),
-            Input::Written { conn, log, seq } => self.written(now, conn, &log, seq, out),
-            Input::Fetched { conn, log, messages } => self.fetched(now, conn, &log, messages, out),
+            Input::Written { conn, log, seq, how } => self.written(now, conn, &log, (seq, how), out),
+            Input::Fetched { fetch: Purpose::Replay(conn), log, messages } => {
+                self.fetched(now, conn, &log, messages, out);
+            }
+            Input::Fetched { fetch: Purpose::Notice(loss), log, messages } => {
+                self.tell_lost(now, &log, &messages, loss, out);
+            }
             Input::Closed { conn } => self.closed(now, conn, out),
             Input::Memory { links, holders } => self.weighed(now, links, holders, out),
             Input::TurnedAway(why) => self.turned_away(why),
@@ -127,6 +137,7 @@ impl Hub {
             self.channels.deadline(),
             self.operations.deadline(),
             self.recent.deadline(),
+            self.departures.deadline(),
         ];
         first.into_iter().flatten().min()
     }
@@ -144,6 +155,7 @@ impl Hub {
         self.channels.forget(now.moment);
         self.operations.forget(now.moment);
         self.recent.forget(now.moment);
+        self.take_leave(now, out);
     }
 
     fn answer(&self, ask: &Ask, frame: Frame<'static>, out: &mut Effects) {

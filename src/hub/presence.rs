@@ -17,7 +17,7 @@ use crate::protocol::frame::Present;
 use crate::protocol::{Channel, Frame, Moment, UserId};
 
 /// A page that is reloaded is back before this.
-const GRACE: Duration = Duration::from_secs(15);
+pub(super) const GRACE: Duration = Duration::from_secs(15);
 
 /// Above this, a list says nothing to people and costs every join.
 const MOST_LISTED: usize = 1000;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::channels::Hearing;
 use super::deadlines::{NEVER, Task};
 use super::event::{Anomaly, Asker, Effect, Effects, Now, Recipients};
+use super::logs::Word;
 use super::operations::{Operation, Told};
 use super::publish::forbidden;
 use super::{Ask, Done, Hub};
@@ -110,17 +111,43 @@ impl Hub {
     }
 
     /// Tells those who watch how an operation stands.
-    pub(super) fn tell_of_operation(&self, place: u32, out: &mut Effects) {
-        if let Some(operation) = self.operations.at(place) {
-            self.tell_watchers_of(operation, operation.told(), out);
+    pub(super) fn tell_of_operation(&mut self, place: u32, out: &mut Effects) {
+        let Some(operation) = self.operations.at(place) else { return };
+        let (told, to) = (operation.told(), self.watchers(operation, |_| true, out));
+        self.tell_in_order(told, to, out);
+    }
+
+    /// Tells how an operation stands: at once, or behind the backlog to those who
+    /// still read that and would hear of the end before the last lines.
+    fn tell_in_order(&mut self, told: Told, to: Recipients, out: &mut Effects) {
+        let channel = told.channel.clone();
+        let word = Word::Operation(Box::new(told));
+        let to = self.those_who_hear_now(&channel, &word, to, out);
+        if !to.is_empty() {
+            out.push(Effect::Tell { frame: Box::new(word.frame()), to });
         }
     }
 
-    fn tell_watchers_of(&self, operation: &Operation, told: Told, out: &mut Effects) {
-        let to = self.watchers(operation, |_| true, out);
-        if !to.is_empty() {
-            out.push(Effect::Tell { frame: Box::new(told.frame()), to });
+    /// The last recipients but those who are told later.
+    fn those_who_hear_now(
+        &mut self,
+        channel: &Channel,
+        word: &Word,
+        to: Recipients,
+        out: &mut Effects,
+    ) -> Recipients {
+        let Some(place) = self.channels.find_channel(channel) else { return to };
+        let start = to.start as usize;
+        let mut kept = start;
+        for at in start..out.recipients.len() {
+            let slot = out.recipients[at];
+            if !self.tell_later(place, slot, word) {
+                out.recipients[kept] = slot;
+                kept += 1;
+            }
         }
+        out.recipients.truncate(kept);
+        out.noted(start)
     }
 
     /// A message to those who watch, except to whom it does not fit.
@@ -128,7 +155,7 @@ impl Hub {
         let Some(operation) = self.operations.at(place) else { return };
         let room = |slot| self.connections.at(slot).is_some_and(|connection| !connection.full);
         let start = self.watchers(operation, room, out).start as usize;
-        self.deliver(Rc::new(message), start, out);
+        self.deliver(Rc::new(message), start, None, out);
     }
 
     /// Sets the one deadline of an operation.
@@ -193,9 +220,10 @@ impl Hub {
         // Whoever stops listening at the end has heard of all that was shed.
         self.tell_missed_on(&operation.channel, out);
         let told = Told { state: OperationState::Ended, reason: Some(reason), data, ..operation.told() };
-        self.tell_watchers_of(&operation, told.clone(), out);
+        let to = self.watchers(&operation, |_| true, out);
+        self.tell_in_order(told.clone(), to, out);
         self.operations.remember(now.moment, told);
-        self.end_channel(now, Channel::of_operation(&operation.id), out);
+        self.end_channel(now, &operation, out);
     }
 
     /// Tells those who missed something of a channel what it was.
@@ -211,7 +239,8 @@ impl Hub {
     }
 
     /// The channel of an operation goes with it.
-    fn end_channel(&mut self, now: Now, channel: Channel, out: &mut Effects) {
+    fn end_channel(&mut self, now: Now, operation: &Operation, out: &mut Effects) {
+        let channel = Channel::of_operation(&operation.id);
         let Some(place) = self.channels.find_channel(&channel) else { return };
         let Some(topic) = self.channels.at(place) else { return };
         let slots: Vec<u32> = topic.subscribers.iter().map(|subscriber| subscriber.slot).collect();
@@ -223,9 +252,10 @@ impl Hub {
         self.channels.forget_now(place);
         let start = out.recipients.len();
         out.recipients.extend(slots);
-        let to = out.noted(start);
+        let word = Word::Unsubscribed(channel);
+        let to = self.those_who_hear_now(&operation.channel, &word, out.noted(start), out);
         if !to.is_empty() {
-            out.push(Effect::Tell { frame: Box::new(Frame::Unsubscribed { channel, reason: "ended" }), to });
+            out.push(Effect::Tell { frame: Box::new(word.frame()), to });
         }
     }
 }

@@ -1,16 +1,12 @@
-//! From one to many: messages and whispers.
+//! A message is to be sent.
 //!
-//! Knows who may publish where, and who is reached. Does not know what becomes
-//! of a kept message afterwards; that is in [`replay`](super::replay).
+//! Knows who may publish where, what was sent before, and how it is answered.
+//! Does not know whom it reaches; that is in [`fanout`](super::fanout).
 
-use std::rc::Rc;
-use std::time::Duration;
-
-use super::channels::Hearing;
 use super::connections::{Connection, Kind};
-use super::event::{Asker, Effect, Effects, LogKey, Now};
-use super::keeping::expiry;
-use super::logs::Kept;
+use super::event::{Asker, Effects, LogKey, Now};
+use super::fanout::Reach;
+use super::receipts::Wants;
 use super::recent::{Key, Scope};
 use super::settings::Keep;
 use super::{Ask, Done, Hub};
@@ -31,17 +27,14 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
+    /// The hub itself.
+    pub(super) fn hub() -> Self {
+        Self { conn: None, sender: Sender::Hub, user: None, echo: false }
+    }
+
     pub(super) fn slot(&self) -> Option<u32> {
         self.conn.map(|conn| conn.slot)
     }
-}
-
-/// Whom a message reaches.
-#[derive(Clone, Copy, Debug, Default)]
-struct Reach {
-    sent: u64,
-    failed: u64,
-    kept: bool,
 }
 
 impl Hub {
@@ -68,6 +61,7 @@ impl Hub {
     ) -> Done {
         self.may_publish(ask.from, &publication.target)?;
         let conn = self.addressed(&publication.target)?;
+        let receipt = if publication.receipt { Some(self.wants_receipt(ask.from)?) } else { None };
         if publication.durable && self.would_keep(&publication.target) {
             let why = "the store is in memory: nothing in it outlives a power cut";
             return Err(Refusal::new(Code::StoreUnavailable, why));
@@ -104,7 +98,13 @@ impl Hub {
             Target::Channel(channel) => {
                 self.publish_on(now, LogKey::Channel(channel.clone()), message, &from, ttl, out)
             }
-            Target::User(user) => self.publish_on(now, LogKey::Inbox(user.clone()), message, &from, ttl, out),
+            Target::User(user) => {
+                let reach = self.publish_on(now, LogKey::Inbox(user.clone()), message, &from, ttl, out);
+                if let Some(wants) = receipt.filter(|_| reach.kept) {
+                    self.owe_receipt(user, &message_id, wants);
+                }
+                reach
+            }
             Target::Connection(_) => {
                 self.send_to(message, |slot, _| Some(slot) == conn.map(|c| c.slot), &from, out)
             }
@@ -162,6 +162,17 @@ impl Hub {
         found.map(Some).ok_or_else(|| Refusal::new(Code::UnknownConnection, "no such connection"))
     }
 
+    /// Who is told that a message has arrived; somebody must be there to tell.
+    fn wants_receipt(&self, from: Asker) -> Result<Wants, Refusal> {
+        let nobody = || Refusal::new(Code::BadRequest, "`receipt` needs a user or a worker who is told");
+        let Asker::Connection(conn) = from else { return Err(nobody()) };
+        let connection = self.connections.get(conn).ok_or_else(nobody)?;
+        if connection.is_worker() {
+            return Ok(Wants::Worker(conn));
+        }
+        connection.user.clone().map(Wants::User).ok_or_else(nobody)
+    }
+
     fn would_keep(&self, target: &Target) -> bool {
         let key = match target {
             Target::Channel(channel) => LogKey::Channel(channel.clone()),
@@ -179,163 +190,6 @@ impl Hub {
             _ => Scope::Connection(conn),
         }
     }
-
-    /// A message to all that a condition names; it has no position.
-    fn send_to(
-        &mut self,
-        message: Message,
-        wanted: impl Fn(u32, &Connection) -> bool,
-        from: &Publisher,
-        out: &mut Effects,
-    ) -> Reach {
-        let mut reach = Reach::default();
-        let start = out.recipients.len();
-        for (slot, connection) in self.connections.iter() {
-            if !wanted(slot, connection) || (Some(slot) == from.slot() && !from.echo) {
-                continue;
-            }
-            if connection.full {
-                reach.failed += 1;
-            } else {
-                out.recipients.push(slot);
-            }
-        }
-        reach.sent = self.deliver(Rc::new(message), start, out);
-        self.counters.messages_shed += reach.failed;
-        reach
-    }
-
-    /// Orders a message to be queued for the recipients noted since `start`.
-    pub(super) fn deliver(&mut self, message: Rc<Message>, start: usize, out: &mut Effects) -> u64 {
-        let to = out.noted(start);
-        let count = u64::from(to.end - to.start);
-        if count > 0 {
-            self.counters.messages_delivered += count;
-            out.push(Effect::Deliver { message, to });
-        }
-        count
-    }
-
-    /// A message to the subscribers of a channel, or to a user's connections.
-    fn publish_on(
-        &mut self,
-        now: Now,
-        key: LogKey,
-        mut message: Message,
-        from: &Publisher,
-        ttl: Option<Duration>,
-        out: &mut Effects,
-    ) -> Reach {
-        let fleeting = ttl.is_some_and(|ttl| ttl.is_zero());
-        if let LogKey::Channel(channel) = &key {
-            message.channel = Some(channel.clone());
-        }
-        let place = match self.channels.find(&key) {
-            None if fleeting => return Reach::default(),
-            None => self.topic(key),
-            Some(place) => place,
-        };
-        let Some(topic) = self.channels.at_mut(place) else { return Reach::default() };
-        if !fleeting {
-            topic.seq += 1;
-            message.seq = Some(topic.seq);
-        }
-        let start = out.recipients.len();
-        let (mut heard, mut reading, mut full) = (false, 0, 0);
-        for subscriber in &topic.subscribers {
-            let own = Some(subscriber.slot) == from.slot();
-            if own && !from.echo {
-                continue;
-            }
-            match subscriber.hearing {
-                Hearing::Live if self.connections.at(subscriber.slot).is_some_and(|c| c.full) => full += 1,
-                Hearing::Live => {
-                    heard |= !own;
-                    out.recipients.push(subscriber.slot);
-                }
-                Hearing::Reading => reading += 1,
-                Hearing::Off => {}
-            }
-        }
-        let message = Rc::new(message);
-        let sent = self.deliver(message.clone(), start, out);
-        let rest = Rest { place, message, ttl, heard, reading, full };
-        let mut reach = self.keep_for(now, &rest, from, out);
-        if sent == 0 {
-            self.settle(now, place);
-        }
-        reach.sent += sent;
-        reach
-    }
-
-    /// Those who did not hear it live read it later, where the policy is so.
-    fn keep_for(&mut self, now: Now, rest: &Rest, from: &Publisher, out: &mut Effects) -> Reach {
-        let late = rest.reading + rest.full;
-        let Some(seq) = rest.message.seq else {
-            self.counters.messages_shed += late;
-            return Reach { sent: 0, failed: late, kept: false };
-        };
-        let Some(topic) = self.channels.at(rest.place) else { return Reach::default() };
-        let policy = self.policy_of(&topic.key);
-        let wanted = match policy.keep {
-            Keep::Never => rest.reading > 0,
-            Keep::History => true,
-            Keep::Undelivered => !rest.heard || rest.reading > 0,
-        };
-        if !wanted && rest.full == 0 {
-            return Reach::default();
-        }
-        let kept = Kept {
-            seq,
-            expires: expiry(now.moment, &policy, rest.ttl),
-            by: from.conn.map_or(0, |conn| conn.tag),
-            size: u32::try_from(rest.message.size()).unwrap_or(u32::MAX),
-            heard: rest.heard,
-            echo: from.echo,
-        };
-        let kept = wanted && self.keep(rest.place, &policy, kept, &rest.message, out);
-        // What others heard is not kept for the sake of one who is slow, unless
-        // it is kept anyway.
-        let behind = kept && (policy.keep == Keep::History || !rest.heard);
-        for slot in self.full_ones(rest, from) {
-            if behind {
-                self.read_from(rest.place, slot, seq - 1);
-            } else {
-                self.miss(rest.place, slot, seq);
-            }
-        }
-        if kept {
-            self.trim(now, rest.place, &policy, out);
-        }
-        let log = self.channels.at(rest.place).and_then(|topic| topic.log.as_ref());
-        let kept = kept && log.is_some_and(|log| log.contains(seq));
-        let sent = if kept { rest.reading } else { 0 } + if kept && behind { rest.full } else { 0 };
-        self.counters.messages_shed += late - sent;
-        Reach { sent, failed: late - sent, kept }
-    }
-
-    /// The subscribers that hear live and have no room.
-    fn full_ones(&self, rest: &Rest, from: &Publisher) -> Vec<u32> {
-        let Some(topic) = self.channels.at(rest.place).filter(|_| rest.full > 0) else { return Vec::new() };
-        let live = topic.subscribers.iter().filter(|subscriber| subscriber.hearing == Hearing::Live);
-        live.map(|subscriber| subscriber.slot)
-            .filter(|slot| Some(*slot) != from.slot() || from.echo)
-            .filter(|slot| self.connections.at(*slot).is_some_and(|connection| connection.full))
-            .collect()
-    }
-}
-
-/// A message, and those whom it did not reach live.
-struct Rest {
-    place: u32,
-    message: Rc<Message>,
-    ttl: Option<Duration>,
-    /// Whether anybody but its publisher heard it.
-    heard: bool,
-    /// How many read what lies before it.
-    reading: u64,
-    /// How many have no room.
-    full: u64,
 }
 
 pub(super) fn forbidden(why: impl Into<std::borrow::Cow<'static, str>>) -> Refusal {

@@ -8,26 +8,27 @@ use std::rc::Rc;
 use super::Hub;
 use super::channels::Hearing;
 use super::connections::Missed;
-use super::event::{Asker, Effect, Effects, LogKey, Now};
+use super::event::{Asker, Effect, Effects, LogKey, Now, Purpose};
 use super::keeping::forget;
-use super::logs::{Hole, Log, Reader};
+use super::logs::{Hole, Log, Reader, Word};
 use crate::protocol::frame::GapCause;
-use crate::protocol::{ConnectionId, Frame, Message};
+use crate::protocol::{ConnectionId, Delivery, Frame, Message};
 
 /// How much is read from a log at a time: a quarter of what may wait for a
 /// socket, so that what is live elsewhere still finds room beside it.
-const PAGE_MESSAGES: usize = 64;
+pub(super) const PAGE_MESSAGES: usize = 64;
 const PAGE_BYTES: usize = 64 << 10;
 
 impl Hub {
-    /// Makes a subscriber read what is kept after a position.
-    pub(super) fn read_from(&mut self, place: u32, slot: u32, after: u64) {
+    /// Makes a subscriber read what is kept after a position, with what it is to
+    /// be told is missing there.
+    pub(super) fn read_from(&mut self, place: u32, slot: u32, after: u64, holes: Vec<Hole>) {
         let Some(tag) = self.connections.at(slot).map(|connection| connection.tag) else { return };
         let Some(topic) = self.channels.at_mut(place) else { return };
         if let Some(subscriber) = topic.subscriber_mut(slot) {
             subscriber.hearing = Hearing::Reading;
         }
-        topic.log.get_or_insert_default().readers.push(Reader::new(slot, tag, after));
+        topic.log.get_or_insert_default().readers.push(Reader::new(slot, tag, after, holes));
     }
 
     /// Goes on with everybody who reads a log.
@@ -63,23 +64,44 @@ impl Hub {
                     reader.asked = Some(topic.seq);
                 }
                 let log = topic.key.clone();
-                out.push(Effect::Fetch { conn, log, after, count: PAGE_MESSAGES, bytes: PAGE_BYTES });
+                let fetch = Purpose::Replay(conn);
+                out.push(Effect::Fetch { fetch, log, after, count: PAGE_MESSAGES, bytes: PAGE_BYTES });
             }
             return;
         }
-        let holes = log.reader_mut(slot).map(|reader| std::mem::take(&mut reader.holes));
-        log.readers.retain(|reader| reader.left || reader.slot != slot);
+        let Some(at) = log.readers.iter().position(|reader| !reader.left && reader.slot == slot) else {
+            return;
+        };
+        let Reader { holes, words, .. } = log.readers.remove(at);
         if let Some(subscriber) = topic.subscriber_mut(slot) {
             subscriber.hearing = Hearing::Live;
         }
-        if holes.as_ref().is_some_and(|holes| !holes.is_empty()) {
+        topic.sent = topic.seq;
+        if !holes.is_empty() {
             // What was shed before it began to read lies before that.
             self.tell_missed(slot, Some(place), out);
         }
-        for hole in holes.iter().flatten() {
+        for hole in &holes {
             out.push(gap(conn, name.clone(), epoch, hole));
         }
+        for (_, word) in words {
+            out.tell(conn, word.frame());
+        }
+        self.has_caught_up(place);
         self.sweep(now, place, out);
+    }
+
+    /// Whether a subscriber that still reads what is kept has to be told
+    /// something behind that; what is not urgent may overtake nothing.
+    pub(super) fn tell_later(&mut self, place: u32, slot: u32, word: &Word) -> bool {
+        let Some(topic) = self.channels.at_mut(place) else { return false };
+        let seq = topic.seq;
+        let Some(reader) = topic.log.as_mut().and_then(|log| log.reader_mut(slot)) else { return false };
+        let waits = !reader.words.is_empty() || (word.is_last() && reader.sent < seq);
+        if waits {
+            reader.words.push((seq, word.clone()));
+        }
+        waits
     }
 
     /// The store has answered.
@@ -124,42 +146,53 @@ impl Hub {
             gone
         });
         for seq in lost {
-            log.lose(seq, GapCause::Evicted);
+            topic.lose(seq, GapCause::Evicted);
         }
         forget(key, &runs, out);
-        replay(log, conn, key, messages, last, |hole| gap(conn, name.clone(), epoch, hole), out);
+        let Some(log) = &mut topic.log else { return };
+        let sent = replay(log, conn, key, messages, last, |hole| gap(conn, name.clone(), epoch, hole), out);
+        topic.sent = topic.sent.max(sent);
         self.advance_all(now, place, out);
         self.settle(now, place);
     }
 
-    /// A socket has taken a replayed message whole.
+    /// A socket has taken a message whole.
     pub(super) fn written(
         &mut self,
         now: Now,
         conn: ConnectionId,
         key: &LogKey,
-        seq: u64,
+        (seq, how): (u64, Delivery),
         out: &mut Effects,
     ) {
         if self.connections.get(conn).is_none() {
             return;
         }
         let Some(place) = self.channels.find(key) else { return };
+        self.has_taken(place, seq);
+        if how == Delivery::Live {
+            return self.sweep(now, place, out);
+        }
         let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) else { return };
         let waits =
             |reader: &&mut Reader| reader.slot == conn.slot && reader.tag == conn.tag && reader.in_flight > 0;
         let Some(reader) = log.readers.iter_mut().find(waits) else { return };
         reader.in_flight -= 1;
         reader.written = seq;
-        if reader.in_flight == 0 {
+        let is_page_over = reader.in_flight == 0;
+        if is_page_over {
             // Past what was skipped as well.
             reader.written = reader.sent;
         }
-        if let Some(kept) = log.find_mut(seq) {
+        if let Some(kept) = log.find_mut(seq).filter(|_| matches!(key, LogKey::Channel(_))) {
             kept.heard |= kept.by != conn.tag;
         }
-        self.sweep(now, place, out);
-        self.advance(now, place, conn.slot, out);
+        if is_page_over {
+            self.sweep(now, place, out);
+            self.advance(now, place, conn.slot, out);
+        } else {
+            self.sweep_one(now, place, seq, out);
+        }
     }
 
     /// Notes what was shed for a connection, to be told as one gap.
@@ -189,7 +222,7 @@ impl Hub {
     }
 }
 
-/// Queues a page for the reader that asked for it.
+/// Queues a page for the reader that asked for it; the position it has come to.
 fn replay(
     log: &mut Log,
     conn: ConnectionId,
@@ -198,10 +231,10 @@ fn replay(
     last: u64,
     gap: impl Fn(&Hole) -> Effect,
     out: &mut Effects,
-) {
+) -> u64 {
     let Log { kept, readers, .. } = log;
     let Some(reader) = readers.iter_mut().find(|reader| reader.slot == conn.slot && !reader.left) else {
-        return;
+        return 0;
     };
     for message in messages {
         let Some(seq) = message.seq.filter(|seq| *seq > reader.sent) else { continue };
@@ -209,6 +242,9 @@ fn replay(
         let Ok(at) = kept.binary_search_by_key(&seq, |kept| kept.seq) else { continue };
         for hole in reader.holes.extract_if(.., |hole| hole.to < seq) {
             out.push(gap(&hole));
+        }
+        for (_, word) in reader.words.extract_if(.., |(after, _)| *after < seq) {
+            out.tell(conn, word.frame());
         }
         reader.sent = seq;
         if kept[at].by == reader.tag && !kept[at].echo {
@@ -220,6 +256,21 @@ fn replay(
     reader.sent = reader.sent.max(last);
     if reader.in_flight == 0 {
         reader.written = reader.sent;
+    }
+    reader.sent
+}
+
+impl Word {
+    /// Whether nothing that was said before may come after it.
+    fn is_last(&self) -> bool {
+        matches!(self, Self::Operation(told) if told.is_over())
+    }
+
+    pub(super) fn frame(self) -> Frame<'static> {
+        match self {
+            Self::Operation(told) => told.frame(),
+            Self::Unsubscribed(channel) => Frame::Unsubscribed { channel, reason: "ended" },
+        }
     }
 }
 

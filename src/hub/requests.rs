@@ -117,9 +117,10 @@ impl Hub {
             Say::Interrupt(interrupt) => self.interrupt(now, ask, interrupt, out),
             Say::Operations(channel) => self.list_operations(ask, channel, out),
             Say::Presence(channel) => self.presence(ask, channel, out),
-            // The inbox moves its cursor by itself; an `ack` of what was taken
-            // has no effect, as one beyond what was sent has none.
-            Say::Ack { .. } => Ok(()),
+            Say::Ack { position, read } => {
+                self.ack(now, connected(ask)?, &position, read, out);
+                Ok(())
+            }
             Say::Ping => {
                 self.answer(ask, Frame::Pong { server_time: now.wall }, out);
                 Ok(())
@@ -127,12 +128,12 @@ impl Hub {
             Say::Start(start) => self.start_operation(now, ask, start, out),
             Say::End(end) => self.end_operation(now, ask, end, out),
             Say::Stats => self.stats(now, ask, out),
-            Say::Connections => self.list_connections(ask, out),
-            Say::Channels => self.list_channels(ask, out),
-            Say::Inbox(user) => self.look_into_inbox(ask, user, out),
+            Say::Connections => self.list_connections(now, ask, out),
+            Say::Channels => self.list_channels(now, ask, out),
+            Say::Inbox(user) => self.look_into_inbox(now, ask, user, out),
             Say::Purge(target) => self.purge(now, ask, &target, out),
             Say::Disconnect(target) => self.disconnect(now, ask, &target, out),
-            Say::Auth { .. } | Say::MintToken { .. } => {
+            Say::Auth { .. } | Say::MintToken { .. } | Say::CheckToken(_) => {
                 Err(Refusal::new(Code::Internal, "this is answered where tokens are known"))
             }
         }

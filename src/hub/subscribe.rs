@@ -113,7 +113,7 @@ impl Hub {
         self.join(place, conn, wish.presence, out);
         self.confirm(ask, conn, place, &wish.channel, wish.presence, &start, out);
         if let Some(after) = start.after {
-            self.restart(now, place, conn, after, out);
+            self.restart(now, place, conn, after, Vec::new(), out);
         }
         self.settle(now, place);
         if let Some(told) = self.told(&wish.channel) {
@@ -157,7 +157,7 @@ impl Hub {
             None if since.seq < topic.seq => Some((since.seq + 1, topic.seq, topic.seq - since.seq)),
             None => None,
         };
-        let cause = log.map_or(GapCause::NotKept, |log| log.last_loss);
+        let cause = topic.last_loss;
         let lost = missing.map(|(from, to, lost)| Lost::Hole(Hole { from, to, lost, cause }));
         Start { after: Some(since.seq), recovered: Some(lost.is_none()), lost }
     }
@@ -228,21 +228,25 @@ impl Hub {
         place: u32,
         conn: ConnectionId,
         after: u64,
+        holes: Vec<Hole>,
         out: &mut Effects,
     ) {
-        self.give_up_reading(place, conn);
+        self.give_up_reading(place, conn, out);
         if let Some(rare) = self.connections.get_mut(conn).and_then(|c| c.rare.as_mut()) {
             rare.missed.retain(|missed| missed.topic != place);
         }
-        self.read_from(place, conn.slot, after);
+        self.read_from(place, conn.slot, after, holes);
         self.advance(now, place, conn.slot, out);
     }
 
-    pub(super) fn give_up_reading(&mut self, place: u32, conn: ConnectionId) {
+    pub(super) fn give_up_reading(&mut self, place: u32, conn: ConnectionId, out: &mut Effects) {
         let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) else { return };
         let Some(reader) = log.reader_mut(conn.slot) else { return };
         reader.left = true;
         reader.holes.clear();
+        for (_, word) in std::mem::take(&mut reader.words) {
+            out.tell(conn, word.frame());
+        }
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let lingering = &mut connection.rare().lingering;
         let channels = &self.channels;
@@ -276,7 +280,7 @@ impl Hub {
             rare.missed.retain(|missed| missed.topic != place);
         }
         let user = connection.user.clone();
-        self.give_up_reading(place, conn);
+        self.give_up_reading(place, conn, out);
         self.leave(now, place, conn, user.as_ref(), Leaving::Unsubscribed, out);
     }
 
@@ -294,7 +298,11 @@ impl Hub {
         if let Some(at) = topic.subscribers.iter().position(|subscriber| subscriber.slot == conn.slot) {
             topic.subscribers.swap_remove(at);
             if let Some(user) = user {
+                let is_gone = matches!(topic.key, LogKey::Inbox(_)) && topic.subscribers.is_empty();
                 self.departed(now, place, user, how, out);
+                if is_gone {
+                    self.user_went(now, user.clone());
+                }
             }
         }
         if how == Leaving::Lost {

@@ -60,7 +60,7 @@ impl Hub {
                 self.counters.whispers_dropped += 1;
             }
         }
-        self.deliver(Rc::new(message), start, out);
+        self.deliver(Rc::new(message), start, None, out);
         Ok(())
     }
 }

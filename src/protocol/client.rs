@@ -40,7 +40,7 @@ fn whisper(fields: &Fields<'_>) -> Result<Say, Refusal> {
 fn ack(fields: &Fields<'_>) -> Result<Say, Refusal> {
     let position = read::position(fields)?;
     let read = fields::boolean("read", fields.read)?.unwrap_or(false);
-    Ok(Say::Ack { epoch: position.epoch, seq: position.seq, read })
+    Ok(Say::Ack { position, read })
 }
 
 fn auth(fields: &Fields<'_>) -> Result<Say, Refusal> {

@@ -142,7 +142,7 @@ struct Spelled<'a> {
 }
 
 /// Whether a message comes as it is published or later.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Delivery {
     /// Now.
     Live,

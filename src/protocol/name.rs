@@ -120,6 +120,16 @@ impl Channel {
         Self("@me".into())
     }
 
+    /// Where workers hear who comes and goes.
+    pub fn presence() -> Self {
+        Self("system:presence".into())
+    }
+
+    /// Where workers hear what was not delivered.
+    pub fn undelivered() -> Self {
+        Self("system:undelivered".into())
+    }
+
     /// The operation whose channel this is.
     pub fn operation(&self) -> Option<&str> {
         self.as_str().strip_prefix("operation:")
@@ -142,6 +152,26 @@ impl Event {
     /// Somebody asks for an operation to stop.
     pub fn interrupt() -> Self {
         Self("system:interrupt".into())
+    }
+
+    /// A message has arrived.
+    pub fn receipt() -> Self {
+        Self("system:receipt".into())
+    }
+
+    /// A message was not delivered.
+    pub fn undelivered() -> Self {
+        Self("system:undelivered".into())
+    }
+
+    /// A user's first connection came.
+    pub fn user_joined() -> Self {
+        Self("system:user_joined".into())
+    }
+
+    /// A user's last connection went.
+    pub fn user_left() -> Self {
+        Self("system:user_left".into())
     }
 
     /// Whether only the daemon emits it: `system:…`.

@@ -105,15 +105,23 @@ pub(super) fn publication(fields: &Fields<'_>, to_all: ToAll, also: Raw<'_>) -> 
     }
     let message_id =
         fields::string("message_id", fields.message_id)?.map(|id| MessageId::new(&id)).transpose()?;
+    let target = target(fields, to_all)?;
+    let receipt = fields::boolean("receipt", fields.receipt)?.unwrap_or(false);
+    if receipt && !matches!(target, Target::User(_)) {
+        return Err(Refusal::new(
+            Code::BadRequest,
+            "`receipt` goes with `user_id`: others acknowledge nothing",
+        ));
+    }
     Ok(Say::Publish(Publication {
-        target: target(fields, to_all)?,
+        target,
         event: event(fields.event, also)?,
         data: fields::payload(fields.data)?,
         ttl,
         durable,
         echo: fields::boolean("echo", fields.echo)?.unwrap_or(true),
         message_id,
-        receipt: fields::boolean("receipt", fields.receipt)?.unwrap_or(false),
+        receipt,
     }))
 }
 

@@ -340,7 +340,10 @@ fn a_mistake_names_its_line_and_what_is_wanted() {
         ("[[channel]]\nkeep = 'never'", "hub.toml:1: a `[[channel]]` wants `match`"),
         ("[[channel]]\nmatch = 'a'\nkep = 'never'", "hub.toml:3: unknown key `channel.kep`"),
         ("[[channel]]\nmatch = '@you'", "hub.toml:2: `channel.match` wants a pattern"),
-        ("[[channel]]\nmatch = '@me'\nkeep = 'history'", "hub.toml:1: the inbox (\"@me\") wants"),
+        (
+            "[[channel]]\nmatch = '@me'\nkeep = 'history'",
+            "hub.toml:3: `channel.keep` wants one of \"unacknowledged\", \"never\", not \"history\"",
+        ),
         ("[[channel]]\nmatch = 'a'\n[[channel]]\nmatch = 'a'", "hub.toml:3: an earlier `[[channel]]`"),
         ("[store]\nbytes = '3GiB'", "hub.toml:2: `store.bytes` wants a size"),
     ];

@@ -5,6 +5,7 @@
 mod administration;
 mod bench;
 mod command;
+mod console;
 mod doors;
 mod limits;
 mod messages;

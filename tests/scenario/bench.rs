@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use wshubd::hub::{
-    Asker, Claim, Effect, Effects, Hub, Identity, Input, LogKey, Now, Outbound, Pattern, Peer, Rights,
-    Settings, TokenFault,
+    Asker, Claim, Effect, Effects, Hub, Identity, Input, LogKey, Now, Outbound, Pattern, Peer, Purpose,
+    Rights, Settings, TokenFault,
 };
 use wshubd::protocol::message::Delivery;
 use wshubd::protocol::{
@@ -30,7 +30,7 @@ struct Link {
     /// Its socket takes nothing of a replay.
     stuck: bool,
     /// Replays that the socket has not taken.
-    unwritten: VecDeque<(LogKey, u64)>,
+    unwritten: VecDeque<(LogKey, u64, Delivery)>,
 }
 
 pub(crate) struct Bench {
@@ -220,8 +220,8 @@ impl Bench {
     pub(crate) fn drain(&mut self, seat: Seat, count: usize) {
         for _ in 0..count {
             let next = self.links.get_mut(&seat).and_then(|link| link.unwritten.pop_front());
-            let Some((log, seq)) = next else { return };
-            self.handle(Input::Written { conn: seat, log, seq });
+            let Some((log, seq, how)) = next else { return };
+            self.handle(Input::Written { conn: seat, log, seq, how });
         }
     }
 
@@ -299,10 +299,16 @@ impl Bench {
 
     fn carry_out(&mut self, effect: &Effect, out: &Effects, taken: &mut Vec<Input>) {
         match effect {
-            Effect::Deliver { message, to } => {
+            Effect::Deliver { message, to, log } => {
                 self.note(message, None);
                 let json = encoded(|to| message.encode(Delivery::Live, to));
                 self.give(out.slots(to), &json);
+                if let Some(log) = log {
+                    for slot in out.slots(to) {
+                        let seat = self.seat(*slot);
+                        self.write(seat, log, message.seq.unwrap(), Delivery::Live, taken);
+                    }
+                }
             }
             Effect::Tell { frame, to } => {
                 let json = encoded(|to| frame.encode(None, to));
@@ -312,12 +318,7 @@ impl Bench {
                 let json = encoded(|to| message.encode(Delivery::Replayed, to));
                 let link = self.links.get_mut(conn).expect("a replay goes to somebody");
                 link.heard.push(json);
-                let seq = message.seq.unwrap();
-                if link.stuck {
-                    link.unwritten.push_back((log.clone(), seq));
-                } else {
-                    taken.push(Input::Written { conn: *conn, log: log.clone(), seq });
-                }
+                self.write(*conn, log, message.seq.unwrap(), Delivery::Replayed, taken);
             }
             Effect::Answer { to, id, frame } => self.answer_with(*to, id.as_ref(), frame),
             Effect::Refuse { to, id, refusal } => {
@@ -380,8 +381,8 @@ impl Bench {
                 let known = self.store.entry(log.clone()).or_default().insert(seq, message.clone());
                 assert!(known.is_none(), "a position is given out once");
             }
-            Effect::Fetch { conn, log, after, count, bytes } => {
-                let input = self.read(*conn, log, *after, *count, *bytes);
+            Effect::Fetch { fetch, log, after, count, bytes } => {
+                let input = self.read(*fetch, log, *after, *count, *bytes);
                 self.waiting.push_back(input);
             }
             Effect::Forget { log, from, to } => {
@@ -397,13 +398,14 @@ impl Bench {
     }
 
     fn note(&mut self, message: &Rc<Message>, log: Option<&LogKey>) {
-        let key = log.cloned().or_else(|| message.channel.clone().map(LogKey::Channel));
+        let channel = message.channel.clone().filter(|channel| channel.as_str() != "@me");
+        let key = log.cloned().or_else(|| channel.map(LogKey::Channel));
         if let (Some(key), Some(seq)) = (key, message.seq) {
             self.seen.insert((key, seq), message.clone());
         }
     }
 
-    fn read(&self, conn: ConnectionId, log: &LogKey, after: u64, count: usize, bytes: usize) -> Input {
+    fn read(&self, fetch: Purpose, log: &LogKey, after: u64, count: usize, bytes: usize) -> Input {
         let mut left = bytes;
         let kept = self.store.get(log).into_iter().flat_map(|kept| kept.range(after + 1..));
         let fits = |(_, message): &(&u64, &Rc<Message>)| {
@@ -413,7 +415,7 @@ impl Bench {
             first || room.is_some()
         };
         let messages = kept.take(count).take_while(fits).map(|(_, message)| message.clone()).collect();
-        Input::Fetched { conn, log: log.clone(), messages }
+        Input::Fetched { fetch, log: log.clone(), messages }
     }
 
     fn is_worker(&self, conn: ConnectionId) -> bool {
@@ -431,9 +433,23 @@ impl Bench {
 
     fn give(&mut self, slots: &[u32], json: &Value) {
         for slot in slots {
-            let mut there = self.links.iter_mut().filter(|(conn, _)| conn.slot == *slot);
-            let (_, link) = there.next().expect("only open connections are recipients");
-            link.heard.push(json.clone());
+            let seat = self.seat(*slot);
+            self.links.get_mut(&seat).unwrap().heard.push(json.clone());
+        }
+    }
+
+    fn seat(&self, slot: u32) -> Seat {
+        let there = self.links.keys().find(|conn| conn.slot == slot);
+        *there.expect("only open connections are recipients")
+    }
+
+    /// A socket takes a message whole, now or when it is unclogged.
+    fn write(&mut self, seat: Seat, log: &LogKey, seq: u64, how: Delivery, taken: &mut Vec<Input>) {
+        let link = self.links.get_mut(&seat).unwrap();
+        if link.stuck {
+            link.unwritten.push_back((log.clone(), seq, how));
+        } else {
+            taken.push(Input::Written { conn: seat, log: log.clone(), seq, how });
         }
     }
 }

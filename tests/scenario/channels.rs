@@ -170,7 +170,7 @@ fn sending_to_a_user_needs_a_right_and_reaches_all_of_the_connections() {
     let request = json!({"action": "send", "user_id": "bob", "event": "say", "data": 1});
     assert_eq!(bench.say(alice, request.clone()), ["error forbidden"]);
     let carol = bench.client_with("carol", rights(&[], &["@user:*"], &[]));
-    assert_eq!(bench.say(carol, request), ["send_success 2 0 false"]);
+    assert_eq!(bench.say(carol, request), ["send_success 2 0 kept"]);
     assert_eq!(bench.story(bob), ["say 1"]);
     assert_eq!(bench.story(bob_too), ["say 1"]);
 }

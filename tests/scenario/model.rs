@@ -322,7 +322,7 @@ impl Model {
                 witness.sessions.remove(&channel);
             }
             "message" => match number("seq") {
-                Some(seq) if channel.is_empty() => {
+                Some(seq) if channel == "@me" => {
                     assert!(seq > witness.inbox, "the inbox has an order");
                     witness.inbox = seq;
                 }

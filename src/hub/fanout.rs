@@ -1,0 +1,204 @@
+//! From one to many.
+//!
+//! Knows whom a message reaches now, and who is to read it later. Does not know
+//! who may publish; that is in [`publish`](super::publish).
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::Hub;
+use super::channels::{Hearing, Topic};
+use super::connections::Connection;
+use super::event::{Effect, Effects, LogKey, Now};
+use super::keeping::expiry;
+use super::logs::Kept;
+use super::publish::Publisher;
+use super::settings::Keep;
+use crate::protocol::{Channel, Message, Sender};
+
+/// Whom a message reaches.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Reach {
+    pub(super) sent: u64,
+    pub(super) failed: u64,
+    pub(super) kept: bool,
+}
+
+/// A message, and those whom it did not reach live.
+struct Rest {
+    place: u32,
+    message: Rc<Message>,
+    ttl: Option<Duration>,
+    /// Whether anybody but its publisher heard it.
+    heard: bool,
+    /// How many read what lies before it.
+    reading: u64,
+    /// How many have no room.
+    full: u64,
+}
+
+impl Hub {
+    /// A message to all that a condition names; it has no position.
+    pub(super) fn send_to(
+        &mut self,
+        message: Message,
+        wanted: impl Fn(u32, &Connection) -> bool,
+        from: &Publisher,
+        out: &mut Effects,
+    ) -> Reach {
+        let mut reach = Reach::default();
+        let start = out.recipients.len();
+        for (slot, connection) in self.connections.iter() {
+            if !wanted(slot, connection) || (Some(slot) == from.slot() && !from.echo) {
+                continue;
+            }
+            if connection.full {
+                reach.failed += 1;
+            } else {
+                out.recipients.push(slot);
+            }
+        }
+        reach.sent = self.deliver(Rc::new(message), start, None, out);
+        self.counters.messages_shed += reach.failed;
+        reach
+    }
+
+    /// Orders a message to be queued for the recipients noted since `start`.
+    /// With a log, the hub is told when they have it.
+    pub(super) fn deliver(
+        &mut self,
+        message: Rc<Message>,
+        start: usize,
+        log: Option<LogKey>,
+        out: &mut Effects,
+    ) -> u64 {
+        let to = out.noted(start);
+        let count = u64::from(to.end - to.start);
+        if count > 0 {
+            self.counters.messages_delivered += count;
+            out.push(Effect::Deliver { message, to, log });
+        }
+        count
+    }
+
+    /// A message to the subscribers of a channel, or to a user's connections.
+    pub(super) fn publish_on(
+        &mut self,
+        now: Now,
+        key: LogKey,
+        mut message: Message,
+        from: &Publisher,
+        ttl: Option<Duration>,
+        out: &mut Effects,
+    ) -> Reach {
+        let fleeting = ttl.is_some_and(|ttl| ttl.is_zero());
+        let (channel, inbox) = match &key {
+            LogKey::Channel(channel) => (channel.clone(), None),
+            LogKey::Inbox(_) => (Channel::inbox(), Some(key.clone())),
+        };
+        message.channel = Some(channel);
+        let place = match self.channels.find(&key) {
+            None if fleeting => return Reach::default(),
+            None => self.topic(key),
+            Some(place) => place,
+        };
+        let Some(topic) = self.channels.at_mut(place) else { return Reach::default() };
+        if !fleeting {
+            topic.seq += 1;
+            message.seq = Some(topic.seq);
+        }
+        let start = out.recipients.len();
+        let (mut heard, mut reading, mut full) = (false, 0, 0);
+        for subscriber in &topic.subscribers {
+            let own = Some(subscriber.slot) == from.slot();
+            if own && !from.echo {
+                continue;
+            }
+            match subscriber.hearing {
+                Hearing::Live if self.connections.at(subscriber.slot).is_some_and(|c| c.full) => full += 1,
+                Hearing::Live => {
+                    heard |= !own;
+                    out.recipients.push(subscriber.slot);
+                }
+                Hearing::Reading => reading += 1,
+                Hearing::Off => {}
+            }
+        }
+        let message = Rc::new(message);
+        let mark = inbox.filter(|_| !fleeting);
+        let sent = self.deliver(message.clone(), start, mark, out);
+        if let Some(topic) = self.channels.at_mut(place).filter(|_| sent > 0) {
+            topic.sent = topic.seq;
+        }
+        let rest = Rest { place, message, ttl, heard, reading, full };
+        let mut reach = self.keep_for(now, &rest, from, out);
+        if sent == 0 {
+            self.settle(now, place);
+        }
+        reach.sent += sent;
+        let away = |topic: &Topic| matches!(topic.key, LogKey::Inbox(_)) && topic.is_unheard();
+        // That somebody has a message is worth no push to anybody.
+        if reach.kept && from.sender != Sender::Hub && self.channels.at(place).is_some_and(away) {
+            self.tell_kept(now, place, &rest.message, out);
+        }
+        reach
+    }
+
+    /// Those who did not hear it live read it later, where the policy is so.
+    fn keep_for(&mut self, now: Now, rest: &Rest, from: &Publisher, out: &mut Effects) -> Reach {
+        let late = rest.reading + rest.full;
+        let Some(seq) = rest.message.seq else {
+            self.counters.messages_shed += late;
+            return Reach { sent: 0, failed: late, kept: false };
+        };
+        let Some(topic) = self.channels.at(rest.place) else { return Reach::default() };
+        let policy = self.policy_of(&topic.key);
+        let wanted = match policy.keep {
+            Keep::Never => rest.reading > 0,
+            Keep::History | Keep::Unacknowledged => true,
+            Keep::Undelivered => !rest.heard || rest.reading > 0,
+        };
+        if !wanted && rest.full == 0 {
+            return Reach::default();
+        }
+        let kept = Kept {
+            seq,
+            expires: expiry(now.moment, &policy, rest.ttl),
+            since: now.moment,
+            by: from.conn.map_or(0, |conn| conn.tag),
+            size: u32::try_from(rest.message.size()).unwrap_or(u32::MAX),
+            // In an inbox it is the cursor that says so.
+            heard: rest.heard && policy.keep != Keep::Unacknowledged,
+            echo: from.echo,
+        };
+        let kept = wanted && self.keep(rest.place, &policy, kept, &rest.message, out);
+        // What others heard is not kept for the sake of one who is slow, unless
+        // it is kept anyway.
+        let behind = kept && (policy.keep.keeps_all() || !rest.heard);
+        for slot in self.full_ones(rest, from) {
+            if behind {
+                self.read_from(rest.place, slot, seq - 1, Vec::new());
+            } else {
+                self.miss(rest.place, slot, seq);
+            }
+        }
+        if kept {
+            self.trim(now, rest.place, &policy, out);
+        }
+        let log = self.channels.at(rest.place).and_then(|topic| topic.log.as_ref());
+        let kept = kept && log.is_some_and(|log| log.contains(seq));
+        let sent = if kept { rest.reading } else { 0 } + if kept && behind { rest.full } else { 0 };
+        self.counters.messages_shed += late - sent;
+        Reach { sent, failed: late - sent, kept }
+    }
+
+    /// The subscribers that hear live and have no room.
+    fn full_ones(&self, rest: &Rest, from: &Publisher) -> Vec<u32> {
+        let Some(topic) = self.channels.at(rest.place).filter(|_| rest.full > 0) else { return Vec::new() };
+        let live = topic.subscribers.iter().filter(|subscriber| subscriber.hearing == Hearing::Live);
+        live.map(|subscriber| subscriber.slot)
+            .filter(|slot| Some(*slot) != from.slot() || from.echo)
+            .filter(|slot| self.connections.at(*slot).is_some_and(|connection| connection.full))
+            .collect()
+    }
+}

@@ -1,0 +1,183 @@
+//! The daemon's own channels: who comes and goes, and what reached nobody.
+//!
+//! Knows what a worker needs that cares for users who are away, and says it to
+//! those that have asked. Does not know who they are: they subscribe as to any
+//! other channel.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Hub;
+use super::deadlines::round_up;
+use super::event::{Effect, Effects, LogKey, Loss, Now, Purpose};
+use super::presence::GRACE;
+use super::publish::Publisher;
+use crate::protocol::name::spelled;
+use crate::protocol::{Channel, Event, Message, MessageId, Moment, Payload, UserId};
+
+/// The users who lost their last connection and may be back in a moment.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Departures {
+    /// When each of them is taken for gone.
+    until: BTreeMap<UserId, Moment>,
+    /// The same, oldest first, with those who came back meanwhile.
+    order: VecDeque<(Moment, UserId)>,
+}
+
+impl Departures {
+    /// When the first of them may be gone.
+    pub(super) fn deadline(&self) -> Option<Moment> {
+        self.order.front().map(|(until, _)| *until)
+    }
+
+    /// The next who has been away for long enough.
+    fn next(&mut self, now: Moment) -> Option<UserId> {
+        while self.deadline().is_some_and(|until| until <= now) {
+            let (until, user) = self.order.pop_front()?;
+            if self.until.get(&user) == Some(&until) {
+                self.until.remove(&user);
+                return Some(user);
+            }
+        }
+        None
+    }
+}
+
+/// What became of a message that did not reach its user, or anybody.
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Fate {
+    /// It waits for a user who is away.
+    Kept,
+    Expired,
+    Evicted,
+}
+
+/// The data of `system:undelivered`: all but the message's own data.
+#[derive(Serialize)]
+struct Undelivered<'a> {
+    state: Fate,
+    message_id: &'a MessageId,
+    event: &'a Event,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channel: Option<&'a Channel>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_id: Option<&'a UserId>,
+    epoch: String,
+    seq: u64,
+}
+
+/// The data of `system:user_joined` and `system:user_left`.
+#[derive(Serialize)]
+struct About<'a> {
+    user_id: &'a UserId,
+}
+
+impl Hub {
+    /// A user's first connection is here.
+    pub(super) fn user_came(&mut self, now: Now, user: UserId, out: &mut Effects) {
+        if self.departures.until.remove(&user).is_none() {
+            self.tell_presence(now, Event::user_joined(), &user, out);
+        }
+    }
+
+    /// A user's last connection is gone; a page that is reloaded is back soon.
+    pub(super) fn user_went(&mut self, now: Now, user: UserId) {
+        if self.stopping.is_some() || self.channels.find_channel(&Channel::presence()).is_none() {
+            return;
+        }
+        let until = round_up(now.moment + GRACE);
+        self.departures.order.push_back((until, user.clone()));
+        self.departures.until.insert(user, until);
+    }
+
+    /// Tells of those who did not come back.
+    pub(super) fn take_leave(&mut self, now: Now, out: &mut Effects) {
+        while let Some(user) = self.departures.next(now.moment) {
+            self.tell_presence(now, Event::user_left(), &user, out);
+        }
+    }
+
+    fn tell_presence(&mut self, now: Now, event: Event, user_id: &UserId, out: &mut Effects) {
+        // It is about now: not kept, and without a position.
+        let ttl = Some(Duration::ZERO);
+        self.tell_workers(now, Channel::presence(), event, &About { user_id }, ttl, out);
+    }
+
+    /// Says something on a channel of the daemon's own, if anybody has ever asked
+    /// for it: what nobody wants to know is not worth keeping.
+    fn tell_workers(
+        &mut self,
+        now: Now,
+        channel: Channel,
+        event: Event,
+        about: &impl Serialize,
+        ttl: Option<Duration>,
+        out: &mut Effects,
+    ) {
+        if self.channels.find_channel(&channel).is_some() {
+            let message = self.own_message(now, event, Payload::of(about));
+            self.publish_on(now, LogKey::Channel(channel), message, &Publisher::hub(), ttl, out);
+        }
+    }
+
+    /// A message waits for a user none of whose connections hears the inbox.
+    pub(super) fn tell_kept(&mut self, now: Now, place: u32, message: &Message, out: &mut Effects) {
+        self.tell_undelivered(now, place, message, Fate::Kept, out);
+    }
+
+    fn tell_undelivered(&mut self, now: Now, place: u32, message: &Message, state: Fate, out: &mut Effects) {
+        let Some(topic) = self.channels.at(place) else { return };
+        let (channel, user_id) = match topic.key.clone() {
+            LogKey::Channel(channel) => (Some(channel), None),
+            LogKey::Inbox(user) => (None, Some(user)),
+        };
+        let about = Undelivered {
+            state,
+            message_id: &message.message_id,
+            event: &message.event,
+            channel: channel.as_ref(),
+            user_id: user_id.as_ref(),
+            epoch: spelled(topic.epoch),
+            seq: message.seq.unwrap_or_default(),
+        };
+        self.tell_workers(now, Channel::undelivered(), Event::undelivered(), &about, None, out);
+    }
+
+    /// Reads messages that are about to be lost and that nobody heard, each run
+    /// by its first position and its length, so that their loss can be told.
+    pub(super) fn look_up_lost(&self, place: u32, runs: &[(u64, usize)], loss: Loss, out: &mut Effects) {
+        let undelivered = Channel::undelivered();
+        let Some(topic) = self.channels.at(place) else { return };
+        let is_own = matches!(&topic.key, LogKey::Channel(channel) if *channel == undelivered);
+        if is_own || self.channels.find_channel(&undelivered).is_none() {
+            return;
+        }
+        for (first, count) in runs {
+            let (fetch, log) = (Purpose::Notice(loss), topic.key.clone());
+            out.push(Effect::Fetch { fetch, log, after: first - 1, count: *count, bytes: usize::MAX });
+        }
+    }
+
+    /// Tells of messages that were lost unheard.
+    pub(super) fn tell_lost(
+        &mut self,
+        now: Now,
+        key: &LogKey,
+        messages: &[Rc<Message>],
+        loss: Loss,
+        out: &mut Effects,
+    ) {
+        let Some(place) = self.channels.find(key) else { return };
+        let state = match loss {
+            Loss::Expired => Fate::Expired,
+            Loss::Evicted => Fate::Evicted,
+        };
+        for message in messages {
+            self.tell_undelivered(now, place, message, state, out);
+        }
+    }
+}

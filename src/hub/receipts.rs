@@ -1,0 +1,121 @@
+//! Telling a sender that its message has arrived, and was read.
+//!
+//! Knows who is to be told of which message. Does not know what moves a cursor;
+//! that is in [`inbox`](super::inbox).
+
+use std::rc::Rc;
+
+use serde::{Deserialize, Serialize};
+
+use super::Hub;
+use super::event::{Effects, LogKey, Now};
+use super::publish::Publisher;
+use crate::protocol::{ConnectionId, Event, Message, MessageId, Moment, Payload, Sender, UserId};
+
+/// Who wants a receipt.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) enum Wants {
+    /// A user, in the inbox.
+    User(UserId),
+    /// A worker, which has none: on its connection, while that is there.
+    Worker(ConnectionId),
+}
+
+/// A receipt that is still to be told.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Owed {
+    pub(super) seq: u64,
+    pub(super) expires: Moment,
+    to: Wants,
+    message_id: MessageId,
+    /// `delivered` was told; `read` is not.
+    pub(super) is_delivered: bool,
+}
+
+/// How far a message has come.
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum State {
+    Delivered,
+    Read,
+}
+
+/// The data of a receipt.
+#[derive(Serialize)]
+struct About<'a> {
+    message_id: &'a MessageId,
+    /// Who has it.
+    user_id: &'a UserId,
+    state: State,
+}
+
+impl Hub {
+    /// Notes that somebody wants a receipt for the message that was just kept for
+    /// a user.
+    pub(super) fn owe_receipt(&mut self, user: &UserId, message_id: &MessageId, to: Wants) {
+        let most = self.settings.inbox.count;
+        let Some(place) = self.channels.find_inbox(user) else { return };
+        let Some(topic) = self.channels.at_mut(place) else { return };
+        let (seq, Some(log)) = (topic.seq, &mut topic.log) else { return };
+        let Some(expires) = log.find_mut(seq).map(|kept| kept.expires) else { return };
+        if log.receipts.len() >= most {
+            log.receipts.pop_front();
+        }
+        let message_id = message_id.clone();
+        log.receipts.push_back(Owed { seq, expires, to, message_id, is_delivered: false });
+    }
+
+    /// A user has acknowledged up to a position.
+    pub(super) fn tell_receipts(&mut self, now: Now, place: u32, seq: u64, read: bool, out: &mut Effects) {
+        let Some(topic) = self.channels.at_mut(place) else { return };
+        let (LogKey::Inbox(user), Some(log)) = (&topic.key, &mut topic.log) else { return };
+        let user = user.clone();
+        let due: Vec<Owed> = if read {
+            let passed = log.receipts.partition_point(|owed| owed.seq <= seq);
+            log.receipts.drain(..passed).collect()
+        } else {
+            let due = log.receipts.iter_mut().filter(|owed| owed.seq <= seq && !owed.is_delivered);
+            due.map(|owed| {
+                owed.is_delivered = true;
+                owed.clone()
+            })
+            .collect()
+        };
+        let state = if read { State::Read } else { State::Delivered };
+        for owed in &due {
+            self.tell_receipt(now, owed, &user, state, out);
+        }
+        self.settle(now, place);
+    }
+
+    fn tell_receipt(&mut self, now: Now, owed: &Owed, user_id: &UserId, state: State, out: &mut Effects) {
+        let about = About { message_id: &owed.message_id, user_id, state };
+        let message = self.own_message(now, Event::receipt(), Payload::of(&about));
+        match &owed.to {
+            Wants::User(user) => {
+                self.publish_on(now, LogKey::Inbox(user.clone()), message, &Publisher::hub(), None, out);
+            }
+            Wants::Worker(conn) => {
+                if self.connections.get(*conn).is_some_and(|connection| !connection.full) {
+                    let start = out.recipients.len();
+                    out.recipients.push(conn.slot);
+                    self.deliver(Rc::new(message), start, None, out);
+                }
+            }
+        }
+    }
+
+    /// What the hub itself says.
+    pub(super) fn own_message(&mut self, now: Now, event: Event, data: Payload) -> Message {
+        Message {
+            channel: None,
+            event,
+            data,
+            from: Sender::Hub,
+            user_id: None,
+            message_id: MessageId::made(self.random.next()),
+            timestamp: now.wall,
+            seq: None,
+        }
+    }
+}
