@@ -308,7 +308,10 @@ impl Model {
             }
             // A worker's `ok` carries the fields of the frame that it stands for.
             "subscription_succeeded" | "ok" if number("seq").is_some() => {
-                let known = witness.sessions.contains_key(&channel) && frame.get("recovered").is_none();
+                // Who subscribes again goes on with what nobody has heard, and
+                // hears a history from now on.
+                let goes_on = frame.get("recovered").is_none() && channel != "history";
+                let known = goes_on && witness.sessions.contains_key(&channel);
                 if !known {
                     let start = number("seq").unwrap();
                     let session = Session { start, fresh: true, ..Session::default() };
