@@ -36,6 +36,8 @@ impl Hub {
         let mut counted = Statistics {
             operations: self.operations.running() as u64,
             kept_bytes: self.channels.bytes as u64,
+            memory_bytes: self.memory_held(),
+            memory_level: self.memory.level as u64,
             uptime_seconds: self.started.map_or(0, |started| now.moment.since(started).as_secs()),
             counters: self.counters,
             ..Statistics::default()

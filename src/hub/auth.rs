@@ -128,6 +128,7 @@ impl Hub {
         let Some(connection) = self.connections.get_mut(conn) else { return false };
         let newcomer = connection.user.is_none();
         if newcomer && theirs >= self.settings.limits.connections_per_user {
+            self.counters.connections_refused += 1;
             self.close(now, conn, Close::TooManyConnections, out);
             return false;
         }

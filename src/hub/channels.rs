@@ -69,6 +69,8 @@ pub(super) struct Topic {
     pub(super) presence: Option<Box<Presence>>,
     /// When it is forgotten, while nobody needs it.
     idle_until: Moment,
+    /// How many of its subscribers are in the sum over all topics.
+    counted: u32,
 }
 
 impl Topic {
@@ -108,6 +110,8 @@ pub(super) struct Channels {
     sizes: BTreeSet<(usize, u32)>,
     /// What all of them keep together.
     pub(super) bytes: usize,
+    /// Subscribers of all of them together.
+    pub(super) subscribers: usize,
 }
 
 impl Channels {
@@ -140,6 +144,7 @@ impl Channels {
             log: None,
             presence: None,
             idle_until: NEVER,
+            counted: 0,
         };
         let place = self.table.insert(topic) as u32;
         self.enter(place);
@@ -180,6 +185,9 @@ impl Channels {
     /// anybody needs it.
     pub(super) fn settle(&mut self, now: Moment, place: u32) {
         let Some(topic) = self.table.get_mut(place as usize) else { return };
+        let counted = topic.subscribers.len() as u32;
+        self.subscribers = self.subscribers - topic.counted as usize + counted as usize;
+        topic.counted = counted;
         if let Some(log) = &mut topic.log {
             let (was, is) = (log.weighed, log.bytes);
             if was != is {
@@ -233,6 +241,11 @@ impl Channels {
         }
     }
 
+    /// How many are needed; the others are few, and forgotten by and by.
+    pub(super) fn needed(&self) -> usize {
+        self.table.len() - self.idle.len()
+    }
+
     /// The one that keeps most bytes.
     pub(super) fn heaviest(&self) -> Option<u32> {
         self.sizes.last().map(|(_, place)| *place)
@@ -258,6 +271,7 @@ impl<'de> Deserialize<'de> for Channels {
             if topic.idle_until != NEVER {
                 all.idle.insert((topic.idle_until, place));
             }
+            all.subscribers += topic.counted as usize;
             let bytes = topic.log.as_ref().map_or(0, |log| log.bytes);
             if bytes > 0 {
                 all.sizes.insert((bytes, place));

@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::Hub;
 use super::connections::Connection;
 use super::deadlines::{NEVER, Task, round_up};
-use super::event::{Anomaly, Effect, Effects, Now, Outbound};
+use super::event::{Anomaly, Effect, Effects, Now, Outbound, TurnedAway};
+use super::memory::Level;
 use super::settings::Settings;
 use super::subscribe::Leaving;
 use crate::protocol::{Close, ConnectionId, Frame, Moment, Return};
@@ -75,6 +76,7 @@ impl Hub {
                     out.push(Effect::Report(Anomaly::Stalled { conn, user }));
                 }
                 Close::NoPong => self.counters.closed_no_pong += 1,
+                Close::Unauthenticated => self.counters.closed_unauthenticated += 1,
                 _ => {}
             }
             self.close(now, conn, close, out);
@@ -114,7 +116,10 @@ impl Hub {
                 }
                 self.catch_up(now, conn, out);
             }
-            Outbound::Waiting => connection.rare().stuck_since = now.moment,
+            Outbound::Waiting => {
+                connection.full |= self.memory.level >= Level::Critical;
+                connection.rare().stuck_since = now.moment;
+            }
             Outbound::Full => {
                 connection.full = true;
                 let rare = connection.rare();
@@ -161,6 +166,18 @@ impl Hub {
         self.counters.closed_errors += 1;
         out.push(Effect::Report(Anomaly::Misbehaved { conn, user: connection.user.clone(), close }));
         self.close(now, conn, close, out);
+    }
+
+    /// Counts whom the edge turned away.
+    pub(super) fn turned_away(&mut self, why: TurnedAway) {
+        let count = match why {
+            TurnedAway::Crowd => &mut self.counters.connections_refused,
+            TurnedAway::Newcomer => &mut self.counters.newcomers_dropped,
+            TurnedAway::WrongSecret => &mut self.counters.wrong_secrets,
+            TurnedAway::Request => &mut self.counters.requests_refused,
+            TurnedAway::Malformed => &mut self.counters.closed_malformed,
+        };
+        *count += 1;
     }
 
     /// A connection is gone, and all that was its own with it.

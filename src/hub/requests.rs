@@ -5,7 +5,6 @@
 
 use super::connections::{Connection, Kind};
 use super::event::{Asker, Effects, Now};
-use super::limits::{INTERRUPTS, Rate};
 use super::publish::forbidden;
 use super::{Ask, Done, Hub};
 use crate::protocol::{Channel, Close, Code, ConnectionId, Frame, Misspoken, Refusal, Said, Say};
@@ -96,11 +95,10 @@ impl Hub {
             return Ok(());
         };
         let limits = &self.settings.limits;
-        let rate = Rate { per_second: limits.requests_per_second, burst: limits.burst };
         let taken = match toll {
             Toll::Free => return Ok(()),
-            Toll::Requests => connection.requests.take(now.moment, rate),
-            Toll::Interrupts => connection.rare().interrupts.take(now.moment, INTERRUPTS),
+            Toll::Requests => connection.requests.take(now.moment, limits.requests()),
+            Toll::Interrupts => connection.rare().interrupts.take(now.moment, limits.interrupts()),
         };
         taken.map_err(|wait| {
             self.counters.rate_limited += 1;

@@ -206,7 +206,7 @@ fn as_text<S: Serializer>(id: &ConnectionId, to: S) -> Result<S::Ok, S::Error> {
 
 /// The numbers of [`Statistics`] that go up and down, in the order in which people
 /// want to see them; all others only ever count up.
-pub const GAUGES: [&str; 9] = [
+pub const GAUGES: [&str; 11] = [
     "uptime_seconds",
     "connected_users",
     "total_connections",
@@ -216,6 +216,8 @@ pub const GAUGES: [&str; 9] = [
     "operations",
     "kept_messages",
     "kept_bytes",
+    "memory_bytes",
+    "memory_level",
 ];
 
 /// The numbers of the daemon. Counters count since it started.
@@ -232,6 +234,10 @@ pub struct Statistics {
     /// Kept and not yet delivered.
     pub kept_messages: u64,
     pub kept_bytes: u64,
+    /// Held for all peers, kept messages included.
+    pub memory_bytes: u64,
+    /// 0 below 80 % of the ceiling, 1 from there, 2 from 90 %, 3 at the ceiling.
+    pub memory_level: u64,
     pub uptime_seconds: u64,
     #[serde(flatten)]
     pub counters: Counters,
@@ -257,4 +263,18 @@ pub struct Counters {
     pub closed_slow: u64,
     pub closed_no_pong: u64,
     pub closed_errors: u64,
+    /// Closed because memory was short.
+    pub closed_overloaded: u64,
+    /// Closed because they did not say in time who they are.
+    pub closed_unauthenticated: u64,
+    /// Closed because a frame was none, or too large.
+    pub closed_malformed: u64,
+    /// WebSockets that were refused because there were too many, of all or of
+    /// one user, or because memory was short.
+    pub connections_refused: u64,
+    /// Others who came to the clients' door and were dropped: they did not ask
+    /// in time, or gave way to somebody else.
+    pub newcomers_dropped: u64,
+    /// Wrong secrets and tokens that were presented over HTTP.
+    pub wrong_secrets: u64,
 }

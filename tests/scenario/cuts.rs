@@ -74,8 +74,8 @@ impl Cuts {
     /// Something happens while the client is there.
     fn happen(&mut self, seat: Seat) {
         match self.chance.below(8) {
-            0..3 => self.say(),
-            3..6 => {
+            0..2 => self.say(),
+            2..6 => {
                 let count = 1 + self.chance.below(12);
                 self.bench.carry(seat, count);
             }
@@ -87,9 +87,9 @@ impl Cuts {
 
     /// The last of it is cut off too; what is said meanwhile it hears later.
     fn cut(&mut self, seat: Seat) {
-        let lost = self.chance.below(4);
+        let lost = self.chance.below(8);
         self.bench.cut(seat, lost);
-        for _ in 0..self.chance.below(3) {
+        for _ in 0..self.chance.below(2) {
             self.say();
         }
     }
@@ -216,7 +216,7 @@ fn in_auto_mode_it_doubles_nothing_and_misses_only_what_its_socket_had_taken() {
             heard.insert(number);
         }
         if cut < CUTS {
-            let count = cuts.chance.below(4);
+            let count = cuts.chance.below(8);
             let behind = cuts.bench.waiting(seat).into_iter().take(count);
             lost.extend(behind.filter_map(|frame| frame["data"].as_u64()));
             cuts.bench.cut(seat, count);

@@ -19,6 +19,7 @@ mod inbox;
 mod interrupts;
 mod invariants;
 mod limits;
+mod memory;
 mod model;
 mod operations;
 mod presence;
