@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
-use wshubd::hub::settings::{Keep, Policy};
 use wshubd::hub::Settings;
+use wshubd::hub::settings::{Keep, Policy};
 use wshubd::protocol::InboxMode::{self, Ack, Auto, Off};
 
 use super::bench::{Bench, Seat};
