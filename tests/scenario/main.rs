@@ -10,6 +10,7 @@ mod auth;
 mod bench;
 mod channels;
 mod cursor;
+mod cuts;
 mod deduplication;
 mod doubts;
 mod handover;

@@ -47,6 +47,8 @@ pub(super) struct Line {
     pub(super) is_heard: bool,
     /// Why it is kept no longer, if it is not.
     pub(super) gone: Option<&'static str>,
+    /// That it is gone was told to its user, who acknowledges nothing.
+    pub(super) is_told: bool,
     /// Who wants to know that it has arrived, and what was told.
     pub(super) receipt: Option<(String, Told)>,
 }
@@ -58,6 +60,9 @@ pub(super) struct Session {
     pub(super) owed: Vec<u64>,
     /// What it may hear as well.
     pub(super) may: Vec<u64>,
+    /// What it said itself and does not want to hear: that this is lost, it may
+    /// be told.
+    pub(super) quiet: Vec<u64>,
     /// The last position that it heard or was told of.
     pub(super) last: u64,
     /// What the very next frame has to tell as lost.
@@ -109,9 +114,8 @@ impl Log {
     pub(super) fn say(&mut self, mut line: Line) -> Vec<String> {
         line.seq = self.seq() + 1;
         for (seat, session) in &mut self.sessions {
-            if !(line.is_quiet && line.by == Some(*seat)) {
-                session.owed.push(line.seq);
-            }
+            let is_own = line.is_quiet && line.by == Some(*seat);
+            if is_own { session.quiet.push(line.seq) } else { session.owed.push(line.seq) }
         }
         line.gone = (self.keeps == Keeps::Nothing).then_some("not_kept");
         self.lines.push(line);
@@ -183,19 +187,26 @@ impl Log {
         }
         // Nor what this connection said and does not want to hear.
         let own = |line: &Line| line.is_quiet && line.by == Some(seat);
-        session.owed.retain(|seq| !own(&self.lines[*seq as usize - 1]));
+        let owed = std::mem::take(&mut session.owed).into_iter();
+        let (quiet, owed): (Vec<u64>, Vec<u64>) = owed.partition(|seq| own(&self.lines[*seq as usize - 1]));
+        session.quiet.extend(quiet);
+        session.owed = owed;
         self.leave(seat);
         self.sessions.push((seat, session));
         Ok(())
     }
 
-    /// A connection hears an inbox from now on: what lies after the cursor.
+    /// A connection hears an inbox from now on: what lies after the cursor. What
+    /// is lost at the end of that, or was told before, need not be told.
     pub(super) fn join_inbox(&mut self, seat: Seat) {
-        let after: Vec<u64> = (self.cursor + 1..=self.seq()).collect();
         let last_kept = self.kept().last().copied().unwrap_or(0);
-        let (owed, may) = after.into_iter().partition(|seq| *seq <= last_kept);
+        let after = self.lines.iter().filter(|line| line.seq > self.cursor);
+        let (owed, may): (Vec<&Line>, Vec<&Line>) =
+            after.partition(|line| line.seq <= last_kept && !(line.gone.is_some() && line.is_told));
+        let seqs = |lines: Vec<&Line>| lines.iter().map(|line| line.seq).collect();
+        let session = Session { owed: seqs(owed), may: seqs(may), ..Session::default() };
         self.leave(seat);
-        self.sessions.push((seat, Session { owed, may, ..Session::default() }));
+        self.sessions.push((seat, session));
     }
 
     /// A message is queued for somebody.
@@ -249,13 +260,17 @@ impl Log {
         };
         let first_told = keeps == Keeps::Unheard && session.last == 0 && cause != "slow";
         if !first_told {
-            let mine = session.owed.iter().chain(&session.may).filter(|seq| told(seq) && is_loss(gone(seq)));
-            let mine: BTreeSet<u64> = mine.copied().collect();
-            let mine: Vec<u64> = mine.into_iter().collect();
-            if from <= session.last || span(&mine) != Some((from, to, lost)) {
+            let lost_of = |lists: &[&Vec<u64>]| {
+                let all: BTreeSet<u64> = lists.iter().flat_map(|list| list.iter().copied()).collect();
+                all.into_iter().filter(|seq| told(seq) && is_loss(gone(seq))).collect::<Vec<u64>>()
+            };
+            let mine = lost_of(&[&session.owed, &session.may]);
+            let with_own = lost_of(&[&session.owed, &session.may, &session.quiet]);
+            let is_told = |list: &[u64]| span(list) == Some((from, to, lost));
+            if from <= session.last || !(is_told(&mine) || is_told(&with_own)) {
                 return Err(format!("{name}: {said}, where {mine:?} are lost after {}", session.last));
             }
-            if cause != "slow" && !mine.iter().any(|seq| gone(seq) == Some(cause)) {
+            if cause != "slow" && !with_own.iter().any(|seq| gone(seq) == Some(cause)) {
                 return Err(format!("{name}: {said}, and nothing there was {cause}"));
             }
         }

@@ -161,10 +161,41 @@ fn try_out(cases: u32, chance: Chance) {
         Chance::New => TestRunner::new(config),
     };
     let tried = quietly(|| runner.run(&histories, |steps| Model::run(&steps).map_err(TestCaseError::fail)));
-    if let Err(TestError::Fail(why, steps)) = tried {
-        panic!("{}", story(&steps, why.message()));
+    if let Err(TestError::Fail(why, mut steps)) = tried {
+        let why = quietly(|| shorten(&mut steps)).unwrap_or_else(|| why.message().to_owned());
+        panic!("{}", story(&steps, &why));
     }
     assert!(tried.is_ok(), "{tried:?}");
+}
+
+/// What goes wrong in a history, if anything does.
+fn wrong(steps: &[Step]) -> Option<String> {
+    match std::panic::catch_unwind(|| Model::run(steps)) {
+        Ok(check) => check.err(),
+        Err(panic) => Some(match panic.downcast::<String>() {
+            Ok(text) => *text,
+            Err(panic) => panic.downcast_ref::<&str>().copied().unwrap_or("a panic").to_owned(),
+        }),
+    }
+}
+
+/// Leaves out every step without which it goes wrong too: where steps have
+/// become simpler, others are of no use any more.
+fn shorten(steps: &mut Vec<Step>) -> Option<String> {
+    let mut why = None;
+    loop {
+        let before = steps.len();
+        for place in (0..steps.len()).rev() {
+            let mut shorter = steps.clone();
+            shorter.remove(place);
+            if let Some(reason) = wrong(&shorter) {
+                (*steps, why) = (shorter, Some(reason));
+            }
+        }
+        if steps.len() == before {
+            return why;
+        }
+    }
 }
 
 fn story(steps: &[Step], why: &str) -> String {

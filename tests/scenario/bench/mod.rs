@@ -1,0 +1,341 @@
+//! One hub on a bench: a virtual clock, a store in memory, and peers that say
+//! and hear JSON.
+//!
+//! Knows who comes, what they say and what they heard. Does not know what should
+//! follow from what; that is in the stories.
+
+mod brief;
+mod hands;
+mod links;
+
+pub(crate) use brief::brief;
+pub(crate) use links::Seen;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use wshubd::hub::{
+    Asker, Claim, Effects, Hub, Identity, Input, LogKey, Now, Pattern, Peer, Rights, Settings, TokenFault,
+};
+use wshubd::protocol::{
+    self, Close, ConnectionId, InboxMode, Message, Moment, OperationId, Say, UnixTime, UserId, worker,
+};
+
+use links::Link;
+
+/// A client or worker of a story.
+pub(crate) type Seat = ConnectionId;
+
+pub(crate) struct Bench {
+    pub(crate) hub: Hub,
+    pub(crate) now: Now,
+    pub(crate) settings: Settings,
+    links: BTreeMap<ConnectionId, Link>,
+    next_tag: u64,
+    store: BTreeMap<LogKey, BTreeMap<u64, Rc<Message>>>,
+    /// Whether the store lets the hub wait.
+    pub(crate) slow_store: bool,
+    waiting: VecDeque<Input>,
+    http: Vec<(u64, Value)>,
+    latches: BTreeMap<OperationId, ConnectionId>,
+    /// Those that were made for a story.
+    tokens: BTreeMap<String, Identity>,
+    /// Everything that was delivered or kept, by channel and position.
+    pub(crate) seen: BTreeMap<(LogKey, u64), Rc<Message>>,
+    /// The effects of the last input.
+    pub(crate) last: Effects,
+    /// What was seen at all links, in order, where somebody wants to know.
+    pub(crate) journal: Option<Vec<(Seat, Seen)>>,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        Self::with(Settings::default())
+    }
+
+    /// A hub in which nobody needs a token.
+    pub(crate) fn open() -> Self {
+        Self::with(Settings { anonymous: true, ..Settings::default() })
+    }
+
+    pub(crate) fn with(settings: Settings) -> Self {
+        Self {
+            hub: Hub::new(settings.clone(), 7),
+            now: Now { moment: Moment(1_000_000), wall: UnixTime(1_800_000_000_000) },
+            settings,
+            links: BTreeMap::new(),
+            next_tag: 0,
+            store: BTreeMap::new(),
+            slow_store: false,
+            waiting: VecDeque::new(),
+            http: Vec::new(),
+            latches: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            last: Effects::default(),
+            journal: None,
+        }
+    }
+
+    // ---- coming and going ----
+
+    pub(crate) fn link(&mut self, peer: Peer) -> Seat {
+        // As the daemon does: the first place that is free, and a new tag.
+        let taken = (0..).zip(self.links.keys()).take_while(|(place, conn)| conn.slot == *place);
+        let slot = u32::try_from(taken.count()).unwrap();
+        self.next_tag += 1;
+        let conn = ConnectionId { slot, tag: 1000 + self.next_tag };
+        let is_worker = matches!(peer, Peer::Worker { .. });
+        self.links.insert(conn, Link { is_worker, ..Link::default() });
+        self.handle(Input::Opened { conn, peer });
+        conn
+    }
+
+    /// A client with a token for `user` and the usual rights.
+    pub(crate) fn client(&mut self, user: &str) -> Seat {
+        let rights = self.settings.rights.clone();
+        self.client_with(user, rights)
+    }
+
+    pub(crate) fn client_with(&mut self, user: &str, rights: Rc<Rights>) -> Seat {
+        let seat = self.newcomer(user, rights);
+        self.hush(seat);
+        seat
+    }
+
+    /// The same, with all that it hears at first still to be heard.
+    pub(crate) fn newcomer(&mut self, user: &str, rights: Rc<Rights>) -> Seat {
+        let claim = Claim::Proven(Identity { user_id: user_id(user), rights, expires_at: None });
+        self.link(Peer::Client { claim, inbox: InboxMode::Auto })
+    }
+
+    /// The same with a say in who moves the cursor of the inbox.
+    pub(crate) fn client_in(&mut self, user: &str, inbox: InboxMode) -> Seat {
+        let rights = self.settings.rights.clone();
+        let claim = Claim::Proven(Identity { user_id: user_id(user), rights, expires_at: None });
+        self.link(Peer::Client { claim, inbox })
+    }
+
+    /// A client without a token.
+    pub(crate) fn stranger(&mut self) -> Seat {
+        self.link(Peer::Client { claim: Claim::Nothing, inbox: InboxMode::Auto })
+    }
+
+    pub(crate) fn worker(&mut self) -> Seat {
+        self.link(Peer::Worker { uid: 1000, admin: false })
+    }
+
+    pub(crate) fn admin(&mut self) -> Seat {
+        self.link(Peer::Worker { uid: 0, admin: true })
+    }
+
+    pub(crate) fn leave(&mut self, seat: Seat) {
+        self.links.remove(&seat);
+        self.handle(Input::Closed { conn: seat });
+    }
+
+    // ---- saying and hearing ----
+
+    /// Says something, and gives what was heard by the one who said it, in a
+    /// few words each.
+    pub(crate) fn say(&mut self, seat: Seat, request: Value) -> Vec<String> {
+        self.ask(seat, request).iter().map(brief).collect()
+    }
+
+    /// The same, whole.
+    pub(crate) fn ask(&mut self, seat: Seat, request: Value) -> Vec<Value> {
+        self.tell(seat, &request);
+        self.frames(seat)
+    }
+
+    /// Says something; what is heard is left for later.
+    pub(crate) fn tell(&mut self, seat: Seat, request: &Value) {
+        let text = request.to_string();
+        let is_worker = self.links.get(&seat).is_some_and(|link| link.is_worker);
+        let parsed = if is_worker { worker::parse(text.as_bytes()) } else { protocol::parse(&text) };
+        let from = Asker::Connection(seat);
+        match parsed {
+            Ok(protocol::Said { id, say: Say::Auth { token, inbox } }) => {
+                let claim = self.verify(token.reveal());
+                self.handle(Input::Identified { conn: seat, id, inbox, claim });
+            }
+            Ok(said) => self.handle(Input::Said { from, said }),
+            Err(misspoken) => self.handle(Input::Misspoke { from, misspoken }),
+        }
+    }
+
+    /// Makes a token that `auth` takes: with rights of its own, for so many
+    /// seconds from now.
+    pub(crate) fn token(&mut self, user: &str, rights: Rc<Rights>, seconds: u64) -> String {
+        let expires_at = Some(UnixTime(self.now.wall.0 + seconds * 1000));
+        let token = format!("{user}.{}", self.tokens.len());
+        self.tokens.insert(token.clone(), Identity { user_id: user_id(user), rights, expires_at });
+        token
+    }
+
+    /// Tokens that were not made are the name of their user; `bad` is none.
+    fn verify(&self, token: &str) -> Result<Identity, TokenFault> {
+        let fault = |code| Err(TokenFault { code, message: "not a token that holds".into() });
+        match self.tokens.get(token) {
+            Some(made) if made.expires_at.is_some_and(|end| end <= self.now.wall) => fault("token_expired"),
+            Some(made) => Ok(made.clone()),
+            None if token == "bad" => fault("token_invalid"),
+            None => {
+                let rights = self.settings.rights.clone();
+                Ok(Identity { user_id: user_id(token), rights, expires_at: None })
+            }
+        }
+    }
+
+    /// Says who one is, as `auth` does.
+    pub(crate) fn auth(&mut self, seat: Seat, token: &str, inbox: Option<&str>) -> Vec<String> {
+        self.say(seat, json!({"action": "auth", "token": token, "inbox": inbox}))
+    }
+
+    /// Says that the inbox has arrived up to a position, of the epoch that the
+    /// greeting told. It has no answer.
+    pub(crate) fn ack(&mut self, seat: Seat, seq: u64) {
+        let epoch = self.inbox_epoch(seat);
+        self.tell(seat, &json!({"action": "ack", "epoch": epoch, "seq": seq}));
+    }
+
+    /// The same, and a person has seen it.
+    pub(crate) fn ack_read(&mut self, seat: Seat, seq: u64) {
+        let epoch = self.inbox_epoch(seat);
+        self.tell(seat, &json!({"action": "ack", "epoch": epoch, "seq": seq, "read": true}));
+    }
+
+    pub(crate) fn inbox_epoch(&self, seat: Seat) -> String {
+        self.links.get(&seat).and_then(|link| link.inbox.clone()).expect("a greeting tells the inbox's epoch")
+    }
+
+    pub(crate) fn subscribe(&mut self, seat: Seat, channel: &str) -> Vec<String> {
+        self.say(seat, json!({"action": "subscribe", "channel": channel}))
+    }
+
+    /// Publishes `data` as event `say`.
+    pub(crate) fn publish(&mut self, seat: Seat, channel: &str, data: impl Into<Value>) -> Vec<String> {
+        self.say(seat, json!({"action": "send", "channel": channel, "event": "say", "data": data.into()}))
+    }
+
+    pub(crate) fn ask_http(&mut self, number: u64, say: Say) -> Vec<String> {
+        self.handle(Input::Said { from: Asker::Http(number), said: protocol::Said { id: None, say } });
+        self.answers(number)
+    }
+
+    /// What `POST /broadcast` is answered.
+    pub(crate) fn post(&mut self, number: u64, body: &Value) -> Vec<String> {
+        match protocol::http::broadcast(body.to_string().as_bytes()) {
+            Ok(publication) => self.ask_http(number, Say::Publish(publication)),
+            Err(refusal) => vec![format!("error {}", refusal.code.word())],
+        }
+    }
+
+    /// What an HTTP caller was answered.
+    pub(crate) fn answers(&mut self, number: u64) -> Vec<String> {
+        let (his, others) = std::mem::take(&mut self.http).into_iter().partition(|(to, _)| *to == number);
+        self.http = others;
+        let his: Vec<(u64, Value)> = his;
+        his.iter().map(|(_, frame)| brief(frame)).collect()
+    }
+
+    pub(crate) fn stats(&mut self) -> Value {
+        let from = Asker::Http(u64::MAX);
+        self.handle(Input::Said { from, said: protocol::Said { id: None, say: Say::Stats } });
+        self.http.pop().map(|(_, frame)| frame).unwrap()
+    }
+
+    /// What a peer heard since it was last asked, whole.
+    pub(crate) fn frames(&mut self, seat: Seat) -> Vec<Value> {
+        self.links.get_mut(&seat).map(|link| std::mem::take(&mut link.heard)).unwrap_or_default()
+    }
+
+    /// The same, in a few words each.
+    pub(crate) fn story(&mut self, seat: Seat) -> Vec<String> {
+        self.frames(seat).iter().map(brief).collect()
+    }
+
+    /// Lets what was heard so far be of no interest.
+    pub(crate) fn hush(&mut self, seat: Seat) {
+        self.frames(seat);
+    }
+
+    // ---- store and time ----
+
+    /// The store answers what it was asked.
+    pub(crate) fn store_answers(&mut self) {
+        while let Some(input) = self.waiting.pop_front() {
+            self.handle(input);
+        }
+    }
+
+    /// The store forgets everything, as a broken disk does.
+    pub(crate) fn lose_store(&mut self) {
+        self.store.clear();
+    }
+
+    pub(crate) fn stored(&self) -> usize {
+        self.store.values().map(BTreeMap::len).sum()
+    }
+
+    /// Lets time pass, with everything that falls due in it.
+    pub(crate) fn wait(&mut self, seconds: f64) {
+        let until = self.now.moment + Duration::from_secs_f64(seconds);
+        while let Some(due) = self.hub.deadline().filter(|due| *due <= until) {
+            let ahead = due.since(self.now.moment);
+            self.pass(ahead);
+            self.handle(Input::Due);
+            let next = self.hub.deadline();
+            assert!(next.is_none_or(|next| next > self.now.moment), "due again at once: {next:?}");
+        }
+        self.pass(until.since(self.now.moment));
+    }
+
+    /// Lets time pass in which every client gives signs of life.
+    pub(crate) fn live(&mut self, seconds: u64) {
+        for _ in 0..seconds {
+            self.wait(1.0);
+            let clients = self.links.iter().filter(|(_, link)| !link.is_worker).map(|(seat, _)| *seat);
+            for conn in clients.collect::<Vec<_>>() {
+                self.handle(Input::Heard { conn });
+            }
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now.moment = self.now.moment + time;
+        self.now.wall.0 += time.as_millis() as u64;
+    }
+
+    pub(crate) fn stop(&mut self, close: Close) {
+        self.handle(Input::Stopping { close });
+    }
+
+    /// Another process takes over.
+    pub(crate) fn hand_over(&mut self) {
+        let bytes = self.hub.export();
+        self.hub = Hub::import(self.settings.clone(), &bytes).unwrap();
+        assert_eq!(
+            String::from_utf8(self.hub.export()),
+            String::from_utf8(bytes),
+            "nothing is lost on the way"
+        );
+    }
+}
+
+pub(crate) fn user_id(name: &str) -> UserId {
+    UserId::new(name).unwrap()
+}
+
+/// Rights to subscribe, to publish and to interrupt.
+pub(crate) fn rights(subscribe: &[&str], publish: &[&str], interrupt: &[&str]) -> Rc<Rights> {
+    let patterns = |list: &[&str]| list.iter().map(|text| Pattern::new(text)).collect();
+    Rc::new(Rights {
+        subscribe: patterns(subscribe),
+        publish: patterns(publish),
+        interrupt: patterns(interrupt),
+        admin: false,
+    })
+}

@@ -1,0 +1,228 @@
+//! A client that is cut off ten thousand times, anywhere.
+//!
+//! Its link is slow, the store sometimes is, and with each cut some frames are
+//! lost that its socket had taken already. `CUTS_SEED` chooses other cuts; the
+//! seed is told when something goes wrong.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+use wshubd::hub::Settings;
+use wshubd::hub::settings::{Keep, Policy};
+use wshubd::protocol::InboxMode::{self, Ack, Auto, Off};
+
+use super::bench::{Bench, Seat};
+
+const CUTS: usize = 10_000;
+
+/// Numbers as if by chance (splitmix64): the same for the same seed.
+struct Chance {
+    seed: u64,
+    state: u64,
+}
+
+impl Chance {
+    fn new() -> Self {
+        let asked = std::env::var("CUTS_SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed = asked.unwrap_or(1);
+        Self { seed, state: seed }
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.state;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ (mixed >> 31)) % bound as u64) as usize
+    }
+}
+
+/// A hub, one who says numbers, and one who is cut off.
+struct Cuts {
+    bench: Bench,
+    chance: Chance,
+    worker: Seat,
+    target: Value,
+    said: u64,
+}
+
+impl Cuts {
+    fn new(target: Value) -> Self {
+        // More than the client is ever behind.
+        let history = Policy { keep: Keep::History, count: 200, ..Policy::default() };
+        let mut bench = Bench::with(Settings { policy: history, ..Settings::default() });
+        let worker = bench.worker();
+        Self { bench, chance: Chance::new(), worker, target, said: 0 }
+    }
+
+    fn say(&mut self) {
+        self.said += 1;
+        let mut line = self.target.clone();
+        line["event"] = json!("say");
+        line["data"] = json!(self.said);
+        line["message_id"] = json!(format!("m{}", self.said));
+        self.bench.tell(self.worker, &line);
+    }
+
+    fn come(&mut self, mode: InboxMode) -> Seat {
+        self.bench.slow_store = self.chance.below(3) == 0;
+        let seat = self.bench.client_in("bob", mode);
+        self.bench.slow(seat);
+        seat
+    }
+
+    /// Something happens while the client is there.
+    fn happen(&mut self, seat: Seat) {
+        match self.chance.below(8) {
+            0..2 => self.say(),
+            2..6 => {
+                let count = 1 + self.chance.below(12);
+                self.bench.carry(seat, count);
+            }
+            6 => self.bench.store_answers(),
+            _ => self.bench.wait(0.1),
+        }
+        self.bench.report_links();
+    }
+
+    /// The last of it is cut off too; what is said meanwhile it hears later.
+    fn cut(&mut self, seat: Seat) {
+        let lost = self.chance.below(8);
+        self.bench.cut(seat, lost);
+        for _ in 0..self.chance.below(2) {
+            self.say();
+        }
+    }
+
+    /// At last a link that holds.
+    fn rest(&mut self, seat: Seat) -> Vec<Value> {
+        self.bench.slow_store = false;
+        self.bench.store_answers();
+        self.bench.fast(seat);
+        self.bench.frames(seat)
+    }
+
+    fn seed(&self) -> String {
+        format!("with CUTS_SEED={}, after {} messages", self.chance.seed, self.said)
+    }
+}
+
+fn messages(frames: &[Value]) -> impl Iterator<Item = &Value> {
+    frames.iter().filter(|frame| frame["type"] == "message")
+}
+
+/// A client of a history that comes back with what it heard last.
+struct Reader {
+    since: Value,
+    heard: u64,
+}
+
+impl Reader {
+    fn hear(&mut self, frames: &[Value], seed: &str) {
+        for frame in frames {
+            match frame["type"].as_str().unwrap() {
+                "subscription_succeeded" => {
+                    assert_eq!(frame["recovered"], true, "{seed}");
+                    self.since["epoch"] = frame["epoch"].clone();
+                }
+                "message" => {
+                    self.heard += 1;
+                    assert_eq!(frame["data"], self.heard, "nothing missing, nothing doubled, {seed}");
+                    self.since["seq"] = frame["seq"].clone();
+                }
+                "gap" => panic!("{frame} {seed}"),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn on_a_history_it_misses_nothing_and_doubles_nothing() {
+    let mut cuts = Cuts::new(json!({"channel": "orders"}));
+    let mut reader = Reader { since: json!({"epoch": "", "seq": 0}), heard: 0 };
+    for cut in 0..=CUTS {
+        let seat = cuts.come(Off);
+        let request = json!({"action": "subscribe", "channel": "orders", "since": reader.since});
+        cuts.bench.tell(seat, &request);
+        cuts.bench.report_links();
+        let frames = if cut == CUTS {
+            cuts.rest(seat)
+        } else {
+            for _ in 0..cuts.chance.below(6) {
+                cuts.happen(seat);
+            }
+            cuts.bench.frames(seat)
+        };
+        reader.hear(&frames, &cuts.seed());
+        if cut < CUTS {
+            cuts.cut(seat);
+        }
+    }
+    assert_eq!(reader.heard, cuts.said, "{}", cuts.seed());
+}
+
+#[test]
+fn in_ack_mode_it_misses_nothing_and_what_it_acknowledged_never_comes_again() {
+    let mut cuts = Cuts::new(json!({"user_id": "bob"}));
+    let (mut heard, mut last, mut acknowledged) = (BTreeMap::new(), 0, 0);
+    for cut in 0..=CUTS {
+        let seat = cuts.come(Ack);
+        let frames = if cut == CUTS {
+            cuts.rest(seat)
+        } else {
+            for _ in 0..cuts.chance.below(6) {
+                cuts.happen(seat);
+            }
+            cuts.bench.frames(seat)
+        };
+        let mut before = acknowledged;
+        for message in messages(&frames) {
+            let seq = message["seq"].as_u64().unwrap();
+            assert_eq!(seq, before + 1, "in order, from the first that is not acknowledged, {}", cuts.seed());
+            let id = message["message_id"].clone();
+            let first = heard.entry(seq).or_insert_with(|| id.clone());
+            assert_eq!(*first, id, "what comes again is the same, {}", cuts.seed());
+            (before, last) = (seq, seq.max(last));
+        }
+        if before > acknowledged && cuts.chance.below(2) == 0 {
+            acknowledged += 1 + cuts.chance.below((before - acknowledged) as usize) as u64;
+            cuts.bench.ack(seat, acknowledged);
+        }
+        if cut < CUTS {
+            cuts.cut(seat);
+        }
+    }
+    assert_eq!((last, heard.len() as u64), (cuts.said, cuts.said), "{}", cuts.seed());
+}
+
+#[test]
+fn in_auto_mode_it_doubles_nothing_and_misses_only_what_its_socket_had_taken() {
+    let mut cuts = Cuts::new(json!({"user_id": "bob"}));
+    let (mut heard, mut lost) = (BTreeSet::new(), BTreeSet::new());
+    for cut in 0..=CUTS {
+        let seat = cuts.come(Auto);
+        let frames = if cut == CUTS {
+            cuts.rest(seat)
+        } else {
+            for _ in 0..cuts.chance.below(6) {
+                cuts.happen(seat);
+            }
+            cuts.bench.frames(seat)
+        };
+        for message in messages(&frames) {
+            let number = message["data"].as_u64().unwrap();
+            assert!(heard.last().is_none_or(|last| *last < number), "once and in order, {}", cuts.seed());
+            heard.insert(number);
+        }
+        if cut < CUTS {
+            let count = cuts.chance.below(8);
+            let behind = cuts.bench.waiting(seat).into_iter().take(count);
+            lost.extend(behind.filter_map(|frame| frame["data"].as_u64()));
+            cuts.bench.cut(seat, count);
+            cuts.say();
+        }
+    }
+    let wanted: BTreeSet<u64> = (1..=cuts.said).filter(|number| !lost.contains(number)).collect();
+    assert_eq!(heard, wanted, "{}", cuts.seed());
+}

@@ -1,0 +1,124 @@
+//! What peers say, to the hub and to the reference.
+//!
+//! Knows which line each request makes. Does not know who hears it.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use wshubd::protocol::InboxMode;
+
+use super::reference::{Check, Line, Told};
+use super::{BRIEF, CHANNELS, DAY, DEVICES, Model, inbox_of};
+use crate::bench::Seen;
+
+impl Model {
+    /// Has a peer publish something; whether it was there to do so, with the
+    /// line that it makes.
+    fn say(&mut self, who: usize, mut request: Value, ttl: Option<u64>, most: u64) -> Option<Line> {
+        let seat = self.peers[who].seat?;
+        self.said += 1;
+        let id = format!("m{}", self.said);
+        request["action"] = json!("send");
+        request["event"] = json!("say");
+        request["message_id"] = json!(id);
+        request["ttl"] = json!(ttl);
+        self.bench.tell(seat, &request);
+        self.peers[who].said = Some(request.clone());
+        let line = Line {
+            seq: 0,
+            id,
+            by: Some(seat),
+            // A worker never hears itself.
+            is_quiet: request["echo"] == false || who >= DEVICES,
+            expires: self.now() + Duration::from_secs(ttl.unwrap_or(most).min(most)),
+            is_heard: false,
+            gone: None,
+            is_told: false,
+            receipt: None,
+        };
+        (ttl != Some(0)).then_some(line)
+    }
+
+    pub(super) fn publish(&mut self, who: usize, channel: usize, ttl: Option<u64>, quiet: bool) {
+        let most = if CHANNELS[channel] == "brief" { BRIEF } else { DAY };
+        let request = json!({"channel": CHANNELS[channel], "echo": !quiet});
+        if let Some(line) = self.say(who, request, ttl, most) {
+            let notices = self.log(CHANNELS[channel]).say(line);
+            self.notices.extend(notices);
+        }
+    }
+
+    pub(super) fn send(&mut self, who: usize, user: &str, ttl: Option<u64>, receipt: bool) {
+        let asker = Self::user(who).filter(|_| receipt);
+        let request = json!({"user_id": user, "receipt": asker.is_some()});
+        if let Some(mut line) = self.say(who, request, ttl, DAY) {
+            line.is_quiet = false;
+            line.receipt = asker.map(|user| (user.to_owned(), Told::Nothing));
+            let kept = format!("kept {}", line.id);
+            let inbox = self.log(&inbox_of(user));
+            let is_away = inbox.sessions.is_empty();
+            inbox.say(line);
+            if is_away {
+                self.notices.push(kept);
+            }
+        }
+    }
+
+    /// The same again: a duplicate, and nobody hears it.
+    pub(super) fn repeat(&mut self, who: usize) -> Check {
+        let (Some(seat), Some(request)) = (self.peers[who].seat, self.peers[who].said.clone()) else {
+            return Ok(());
+        };
+        let mut request = request;
+        request["id"] = json!(0);
+        self.bench.tell(seat, &request);
+        let seen = self.bench.journal.iter().flatten().rev();
+        let answers = seen.filter_map(|(whose, seen)| match seen {
+            Seen::Queued(frame) if *whose == seat => Some(frame),
+            _ => None,
+        });
+        let duplicate = answers.map(|frame| frame["duplicate"] == true).next();
+        if duplicate == Some(true) { Ok(()) } else { Err("what was said twice is sent twice".to_owned()) }
+    }
+
+    pub(super) fn ack(&mut self, who: usize, back: u64, read: bool) {
+        let seq = self.peers[who].inbox.saturating_sub(back);
+        let (Some(seat), Some(user)) = (self.peers[who].seat, Self::user(who)) else { return };
+        if seq == 0 {
+            return;
+        }
+        let state = if read { Told::Read } else { Told::Delivered };
+        if read {
+            self.bench.ack_read(seat, seq)
+        } else {
+            self.bench.ack(seat, seq)
+        }
+        if self.peers[who].mode == InboxMode::Off {
+            return;
+        }
+        let now = self.now();
+        let receipts = self.log(&inbox_of(user)).ack(seq, state, now);
+        for (to, id) in receipts {
+            let expires = now + Duration::from_secs(DAY);
+            let line = Line {
+                seq: 0,
+                id,
+                by: None,
+                is_quiet: false,
+                expires,
+                is_heard: false,
+                gone: None,
+                is_told: false,
+                receipt: None,
+            };
+            self.log(&inbox_of(&to)).say(line);
+        }
+    }
+
+    pub(super) fn ack_nonsense(&mut self, who: usize) {
+        let (Some(seat), Some(user)) = (self.peers[who].seat, Self::user(who)) else { return };
+        let beyond = self.log(&inbox_of(user)).seq() + 1;
+        self.bench.ack(seat, beyond);
+        self.bench.tell(seat, &json!({"action": "ack", "epoch": "other", "seq": 1, "read": true}));
+    }
+}

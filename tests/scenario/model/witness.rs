@@ -1,0 +1,194 @@
+//! What was seen at the links, held against the reference.
+//!
+//! Knows what each frame says about who hears what, and what a client makes of
+//! it. Does not know why it came.
+
+use serde_json::{Value, json};
+use wshubd::hub::LogKey;
+use wshubd::protocol::InboxMode;
+
+use super::reference::{Check, Line};
+use super::{CHANNELS, DEVICES, Model, PEERS, Peer, inbox_of};
+use crate::bench::{Seat, Seen, brief};
+
+impl Model {
+    /// Everything that was seen at the links is held against the reference.
+    pub(super) fn listen(&mut self) -> Check {
+        loop {
+            let journal = self.bench.journal.replace(Vec::new()).unwrap_or_default();
+            if journal.is_empty() {
+                break;
+            }
+            for (seat, seen) in journal {
+                let Some(who) = self.peers.iter().position(|peer| peer.seat == Some(seat)) else { continue };
+                let told = match seen {
+                    Seen::Queued(frame) => self.queued(who, seat, &frame),
+                    Seen::Taken(log, seq) => self.taken(who, seat, &log, seq),
+                    Seen::Heard(frame) => self.heard(who, &frame),
+                };
+                told.map_err(|why| format!("{}: {why}", PEERS[who]))?;
+            }
+        }
+        for frame in self.bench.frames(self.listener) {
+            let data = &frame["data"];
+            if data["event"] == "say" {
+                let (state, id) = (data["state"].as_str(), data["message_id"].as_str());
+                self.told.push(format!("{} {}", state.unwrap(), id.unwrap()));
+            }
+        }
+        self.observed.listen(&mut self.bench)
+    }
+
+    fn queued(&mut self, who: usize, seat: Seat, frame: &Value) -> Check {
+        let channel = frame["channel"].as_str().unwrap_or_default();
+        let known = CHANNELS.iter().position(|name| *name == channel);
+        let inbox = Self::user(who).map(inbox_of).unwrap_or_default();
+        let name = if channel == "@me" { inbox.clone() } else { channel.to_owned() };
+        match frame["type"].as_str().unwrap() {
+            "connection_established" => self.greeted(who, seat, &inbox, frame),
+            "auth_success" => {
+                let mode = self.peers[who].mode;
+                let log = self.log(&inbox);
+                match (mode, log.session(seat).is_some()) {
+                    (InboxMode::Off, _) => log.leave(seat),
+                    (_, false) => log.join_inbox(seat),
+                    _ => {}
+                }
+                Ok(())
+            }
+            "subscription_succeeded" | "ok" if frame.get("epoch").is_some() => {
+                let since = self.peers[who].asked.last().unwrap().1;
+                self.log(&name).join(seat, since, frame["recovered"].as_bool())
+            }
+            "unsubscribe_succeeded" | "ok" if known.is_some() && frame.get("message_id").is_none() => {
+                self.log(&name).leave(seat);
+                Ok(())
+            }
+            "message" if frame["seq"].is_u64() => {
+                let seq = frame["seq"].as_u64().unwrap();
+                let log = self.log(&name);
+                is_the_same(&log.line(seq)?.id, frame)?;
+                log.hears(seat, seq, frame)
+            }
+            "gap" => {
+                let is_automatic = self.is_automatic(who);
+                let log = self.log(&name);
+                log.misses(seat, frame)?;
+                let told = |line: &&mut Line| {
+                    (frame["from_seq"].as_u64()..=frame["to_seq"].as_u64()).contains(&Some(line.seq))
+                };
+                log.lines.iter_mut().filter(told).for_each(|line| line.is_told |= is_automatic);
+                Ok(())
+            }
+            "closed" => {
+                self.bench.leave(seat);
+                self.gone(who);
+                Ok(())
+            }
+            "error" if ["internal", "bad_request"].contains(&frame["code"].as_str().unwrap()) => {
+                Err(brief(frame))
+            }
+            "error" | "interrupt_result" => self.peers[who].answered(frame),
+            _ => Ok(()),
+        }
+    }
+
+    fn greeted(&mut self, who: usize, seat: Seat, inbox: &str, frame: &Value) -> Check {
+        let mode = self.peers[who].mode;
+        let log = self.log(inbox);
+        let state = json!({"epoch": frame["inbox"]["epoch"], "seq": log.seq(), "waiting": log.kept().len()});
+        if frame["inbox"] != state {
+            return Err(format!("greeted with {}, where it is {state}", frame["inbox"]));
+        }
+        if mode != InboxMode::Off {
+            log.join_inbox(seat);
+        }
+        Ok(())
+    }
+
+    fn taken(&mut self, who: usize, seat: Seat, log: &LogKey, seq: u64) -> Check {
+        match log {
+            LogKey::Channel(channel) => self.log(channel.as_str()).takes(seat, seq),
+            LogKey::Inbox(user) => {
+                if self.is_automatic(who) {
+                    self.log(&inbox_of(user.as_str())).pass(seq);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether what the socket of a peer takes moves the cursor of its user.
+    fn is_automatic(&self, who: usize) -> bool {
+        let theirs = (0..DEVICES).filter(|other| Self::user(*other) == Self::user(who));
+        let here = theirs.map(|other| &self.peers[other]).filter(|peer| peer.seat.is_some());
+        let acknowledges = here.map(|peer| peer.mode).any(|mode| mode == InboxMode::Ack);
+        self.peers[who].mode == InboxMode::Auto && !acknowledges
+    }
+
+    /// What a client makes of what it hears: a position to come back with.
+    fn heard(&mut self, who: usize, frame: &Value) -> Check {
+        let channel = frame["channel"].as_str().unwrap_or_default();
+        let (seq, epoch) = (frame["seq"].as_u64(), frame["epoch"].clone());
+        let peer = &mut self.peers[who];
+        match (frame["type"].as_str().unwrap(), seq) {
+            ("message", Some(seq)) if channel == "@me" => peer.inbox = peer.inbox.max(seq),
+            ("subscription_succeeded" | "ok", Some(seq)) => {
+                let (channel, since) = peer.asked.remove(0);
+                peer.positions.insert(channel, (epoch, since.unwrap_or(seq)));
+            }
+            ("message", Some(seq)) => {
+                let place = CHANNELS.iter().position(|name| *name == channel).unwrap();
+                let Some((_, last)) = peer.positions.get_mut(&place) else { return Ok(()) };
+                let before = std::mem::replace(last, seq);
+                if channel == "history" {
+                    return self.is_next(before, seq);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// From one message of a history to the next, nothing is missing but what was
+    /// lost, and nothing comes twice.
+    fn is_next(&mut self, before: u64, seq: u64) -> Check {
+        if seq <= before {
+            return Err(format!("history {seq} is heard after {before}"));
+        }
+        let log = self.log("history");
+        for missed in before + 1..seq {
+            let line = log.line(missed)?;
+            if line.gone.is_none() && !line.is_quiet {
+                return Err(format!("history {missed} was never heard, and {seq} is"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Peer {
+    fn answered(&mut self, frame: &Value) -> Check {
+        let request = frame["id"].as_u64().filter(|request| *request > 0);
+        if frame["outcome"] == "pending" {
+            return Ok(());
+        }
+        match request {
+            Some(request) if !self.interrupts.remove(&request) => {
+                Err(format!("a second final answer: {}", brief(frame)))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether a message is what was said at its position.
+fn is_the_same(id: &str, frame: &Value) -> Check {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let data = &frame["data"];
+    let is = match frame["event"].as_str() {
+        Some("system:receipt") => format!("{} {}", text(&data["message_id"]), text(&data["state"])),
+        _ => text(&frame["message_id"]),
+    };
+    if is == id { Ok(()) } else { Err(format!("heard {is} where {id} was said")) }
+}
