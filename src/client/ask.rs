@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::protocol::Position;
+
 /// A message to be published; exactly one field says to whom.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Publication<'a, T: ?Sized> {
@@ -29,12 +31,16 @@ pub struct Publication<'a, T: ?Sized> {
     /// How long it is worth keeping; the hub's policy can only be shortened.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "seconds_if_any")]
     pub ttl: Option<Duration>,
+    /// By which a repetition is known. A client that comes back names each
+    /// message itself where this is missing, and repeats what it may repeat.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message_id: Option<&'a str>,
 }
 
 impl<'a, T: ?Sized> Publication<'a, T> {
     /// A message to nobody yet: the caller names one target.
     pub fn new(event: &'a str, data: &'a T) -> Self {
-        Self { channel: None, user_id: None, connection_id: None, all: false, event, data, ttl: None }
+        Self { channel: None, user_id: None, connection_id: None, all: false, event, data, ttl: None, message_id: None }
     }
 
     /// A message to the subscribers of a channel.
@@ -101,18 +107,26 @@ pub(super) struct End<'a, T> {
     pub(super) data: &'a T,
 }
 
-/// A channel is to be heard.
+/// A channel is to be heard, from a position on or from now.
 #[derive(Debug, Serialize)]
 #[serde(tag = "action", rename = "subscribe")]
 pub(super) struct Subscribe<'a> {
-    channel: &'a str,
+    pub(super) channel: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) since: Option<&'a Position>,
 }
 
-impl<'a> Subscribe<'a> {
-    pub(super) fn to(channel: &'a str) -> Self {
-        Self { channel }
-    }
+/// A channel is to be heard no more.
+#[derive(Debug, Serialize)]
+#[serde(tag = "action", rename = "unsubscribe")]
+pub(super) struct Unsubscribe<'a> {
+    pub(super) channel: &'a str,
 }
+
+/// Is anybody there?
+#[derive(Debug, Serialize)]
+#[serde(tag = "action", rename = "ping")]
+pub(super) struct Ping {}
 
 fn seconds_if_any<S: Serializer>(wait: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
     match wait {

@@ -24,7 +24,7 @@ use async_signal::{Signal, Signals};
 use rustix::process::WaitStatus;
 use smol::stream::StreamExt;
 use smol::{Async, LocalExecutor, Task, Timer, Unblock, future};
-use wshubd::client::{Client, Error, Interrupt, Lines, Operation, Start};
+use wshubd::client::{Client, Error, Interrupt, Lines, News, Operation, Start};
 use wshubd::protocol::Ending;
 
 use crate::args;
@@ -39,6 +39,9 @@ use stop::Stop;
 /// everybody else waiting for the word that it is over.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// How much output waits for a hub that is away, in bytes as it is published.
+pub(crate) const BUFFER: usize = 1 << 20;
+
 pub(crate) async fn run(
     executor: &LocalExecutor<'_>,
     client: Client,
@@ -51,13 +54,16 @@ pub(crate) async fn run(
         .map_err(|error| Failure::of("signals", error))?;
     let operation = start(&client, &asked).await?;
     let report = Report::new(asked.quiet);
+    let away = Rc::new(Cell::new(false));
     report.started(operation.id(), &asked.channel);
 
     let (family, streams) = match spawn(&asked) {
         Ok(started) => started,
         Err(error) => {
             let message = format!("cannot start the command: {error}");
-            operation.end(Ending::Failed, &serde_json::json!({"error": message, "lines": 0})).await?;
+            let data = serde_json::json!({"error": message, "lines": 0});
+            let late = async { Timer::after(asked.linger).await; Ok(()) };
+            future::or(operation.end(Ending::Failed, &data), late).await?;
             return Err(Failure::new(crate::failure::Exit::Failed, message));
         }
     };
@@ -66,14 +72,17 @@ pub(crate) async fn run(
         channel: asked.channel.clone(),
         operation_id: operation.id().to_owned(),
         lines: Cell::new(0),
+        lost: Cell::new(0),
+        lost_before: Cell::new(0),
         publishing: Cell::new(true),
+        report,
     });
-    executor.spawn(complaints(lines, report)).detach();
+    executor.spawn(listen(lines, report, away.clone())).detach();
     let (over, told) = async_channel::bounded(1);
     let carrying = carry(executor, &output, streams, told);
 
     let stop = Stop::new(asked.term_after, asked.kill_after);
-    let mut watch = Watch { family, stop, signals, report, hub: true };
+    let mut watch = Watch { family, stop, signals, report, hub: true, away, linger: asked.linger };
     let status = watch.until_over(&operation, asked.deadline).await;
     drop(over);
     end(watch, operation, &output, carrying, status).await
@@ -97,11 +106,8 @@ async fn end(
     };
     let carried = future::or(async { carry_on(&mut carrying).await }, patience).await;
 
-    let outcome = Outcome::of(status, output.lines.get());
-    let told = operation.end(outcome.ending(asked), &outcome).await;
-    if let (Err(error), true) = (&told, watch.hub) {
-        watch.report.end_untold(error);
-    }
+    let outcome = Outcome::of(status, output.lines.get(), output.lost.get());
+    watch.tell_the_end(operation, outcome.ending(asked), &outcome).await;
     if !carried {
         // Who presses Ctrl-C now has no use for the rest either.
         let impatient = async { while watch.next_signal().await == Signal::Child {} };
@@ -203,12 +209,23 @@ fn carry(
 
 /// Output is sent without waiting for answers; what is wrong with it comes by
 /// itself, and most often for each line, so that the first is enough.
-async fn complaints(lines: Lines, report: Report) {
+async fn listen(lines: Lines, report: Report, away: Rc<Cell<bool>>) {
     let mut told = false;
-    while let Some(heard) = lines.next().await {
-        if heard.kind() == "error" && !told {
-            told = true;
-            report.complaint(&heard);
+    while let Some(news) = lines.news().await {
+        match news {
+            News::Line(heard) if heard.kind() == "error" && !told => {
+                told = true;
+                report.complaint(&heard);
+            }
+            News::Line(_) => {}
+            News::Away(error) => {
+                away.set(true);
+                report.hub_away(&error);
+            }
+            News::Back => {
+                away.set(false);
+                report.hub_back();
+            }
         }
     }
 }
@@ -219,8 +236,11 @@ struct Watch {
     stop: Stop,
     signals: Signals,
     report: Report,
-    /// Whether the hub is still there.
+    /// Whether anybody can still stop it through the hub.
     hub: bool,
+    /// Whether the hub is away, for as long as nobody knows.
+    away: Rc<Cell<bool>>,
+    linger: Duration,
 }
 
 enum Happening {
@@ -286,6 +306,28 @@ impl Watch {
         };
         let signal = async { Happening::Signal(next_signal(&mut self.signals).await) };
         future::or(future::or(interrupt, signal), future::or(due, late)).await
+    }
+
+    /// Says that it is over, and with it the output before. A hub that does not
+    /// hear it within some time, or before somebody presses Ctrl-C, does not keep
+    /// the caller waiting.
+    async fn tell_the_end(&mut self, operation: Operation, ending: Ending, outcome: &Outcome) {
+        if self.away.get() && !self.linger.is_zero() {
+            self.report.lingers(self.linger);
+        }
+        let linger = self.linger;
+        let told = async { operation.end(ending, outcome).await.err().map(|error| error.to_string()) };
+        let late = async {
+            Timer::after(linger).await;
+            Some("it did not answer in time".to_owned())
+        };
+        let impatient = async {
+            while self.next_signal().await == Signal::Child {}
+            Some("nobody waited for it".to_owned())
+        };
+        if let (Some(why), true) = (future::or(told, future::or(late, impatient)).await, self.hub) {
+            self.report.end_untold(&why);
+        }
     }
 
     async fn next_signal(&mut self) -> Signal {
