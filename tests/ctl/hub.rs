@@ -108,6 +108,13 @@ impl Peer {
         self.says(answer);
     }
 
+    /// As [`Peer::grants`], for what may want no answer.
+    pub(crate) fn grants_if_asked(&mut self, request: &Value) {
+        if !request["id"].is_null() {
+            self.grants(request, json!({}));
+        }
+    }
+
     pub(crate) fn refuses(&mut self, request: &Value, code: &str, message: &str) {
         self.says(json!({"type": "error", "id": request["id"], "code": code, "message": message}));
     }
