@@ -48,7 +48,7 @@ impl Link {
         }
         let answer = match answer {
             Some(waiting) if self.here == Here::LongGone => {
-                let _ = waiting.try_send(Err(Error::Away { path: self.path.clone() }));
+                let _ = waiting.try_send(Err(self.away()));
                 if !matches!(kind, Kind::End(_)) {
                     if let Kind::Start(id) = &kind {
                         self.standing.forget(id);
@@ -91,7 +91,7 @@ impl Link {
             // Tells a worker what only a client needs; it answers nothing, though
             // it may carry the id of the request that caused it.
             ("connection_id", _) => {}
-            (_, Some(About::Greeting)) => self.is_back(),
+            (_, Some(About::Greeting)) => self.is_back(talk),
             (_, Some(About::Again(number))) => self.said_again(talk, number, heard),
             (_, Some(About::Entry(id))) if head.outcome.as_deref() == Some("pending") => {
                 // The final outcome comes under the same id.

@@ -177,8 +177,8 @@ impl Link {
                 },
             };
             let mut talk = Talk::new(stream);
-            if !matches!(self.here, Here::Since(_)) {
-                self.resume(&mut talk);
+            if !self.is_here() {
+                talk.greet();
             }
             let Err(loss) = self.carry(&mut talk).await else { return Ok(()) };
             if loss.is_final || self.memory == Memory::UntilWritten {
@@ -192,14 +192,21 @@ impl Link {
     async fn carry(&mut self, talk: &mut Talk) -> Result<(), Loss> {
         let mut chunk = vec![0; CHUNK];
         loop {
-            self.journal.write(&mut talk.outgoing, FULL);
+            // Whoever listens at the socket may not be a hub yet: until it has
+            // answered, what waits can still be given up.
+            if self.is_here() {
+                self.journal.write(&mut talk.outgoing, FULL);
+            }
             if self.orphaned && self.journal.is_empty() && talk.outgoing.is_empty() {
                 return Ok(());
+            }
+            if self.orphaned && self.here == Here::LongGone {
+                return Err(Loss { error: self.away(), is_final: true, after: None });
             }
             let listens = !self.unasked.is_full()
                 || self.journal.is_unanswered()
                 || self.standing.has_operations()
-                || !matches!(self.here, Here::Since(_));
+                || !self.is_here();
             let read = listens.then_some(&mut *chunk);
             let orders = (!self.orphaned).then_some(&self.orders);
             let turn = turn(talk, orders, read, &self.unasked, &mut self.impatience).await;
@@ -249,7 +256,7 @@ impl Link {
                 return Ok(false);
             }
             if self.orphaned && self.here == Here::LongGone {
-                return Err(Error::Away { path: self.path.clone() });
+                return Err(self.away());
             }
             let over = async {
                 (&mut due).await;
@@ -281,12 +288,26 @@ impl Link {
         }
     }
 
-    /// The hub has answered, after it was away.
-    pub(super) fn is_back(&mut self) {
-        self.here = Here::Since(clock::now().moment);
+    /// The hub has answered, after it was away: first it is told how things stand.
+    pub(super) fn is_back(&mut self, talk: &mut Talk) {
+        let now = clock::now().moment;
+        for answer in self.journal.expire(now) {
+            let _ = answer.try_send(Err(Error::Expired));
+        }
+        self.journal.restate(|id| self.standing.start(id, now));
+        talk.say_again(self.standing.all(), &self.standing, now);
+        self.here = Here::Since(now);
         self.impatience = None;
         self.room.set(Flow::Flows);
         self.unasked.push(News::Back);
+    }
+
+    fn is_here(&self) -> bool {
+        matches!(self.here, Here::Since(_))
+    }
+
+    pub(super) fn away(&self) -> Error {
+        Error::Away { path: self.path.clone() }
     }
 
     /// Nobody is kept waiting any longer.
@@ -297,19 +318,8 @@ impl Link {
             if let Kind::Start(id) = &kind {
                 self.standing.forget(id);
             }
-            let _ = answer.try_send(Err(Error::Away { path: self.path.clone() }));
+            let _ = answer.try_send(Err(self.away()));
         }
-    }
-
-    /// The first lines on a connection after the first.
-    fn resume(&mut self, talk: &mut Talk) {
-        let now = clock::now().moment;
-        for answer in self.journal.expire(now) {
-            let _ = answer.try_send(Err(Error::Expired));
-        }
-        self.journal.restate(|id| self.standing.start(id, now));
-        talk.greet();
-        talk.say_again(self.standing.all(), &self.standing, now);
     }
 
     /// How a connection has ended, as far as it is known.

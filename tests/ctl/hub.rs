@@ -57,6 +57,14 @@ impl Place {
         (child, self.accept())
     }
 
+    /// Takes somebody back, who asks first whether this is a hub.
+    pub(crate) fn welcome(&self) -> Peer {
+        let mut peer = self.accept();
+        let greeting = peer.expects(json!({"action": "ping"}));
+        peer.says(json!({"type": "pong", "id": greeting["id"]}));
+        peer
+    }
+
     pub(crate) fn accept(&self) -> Peer {
         let (stream, _) = self.listener.accept().unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -293,6 +293,126 @@ fn without_a_hub_the_command_is_not_started() {
     assert!(!witness.exists());
 }
 
+/// Reads what the program says of itself until it says this.
+fn said(errors: &mut impl BufRead, what: &str) {
+    let mut line = String::new();
+    while !line.contains(what) {
+        line.clear();
+        assert_ne!(errors.read_line(&mut line).unwrap(), 0, "it never said {what:?}");
+    }
+}
+
+/// The operation comes back with its hub.
+fn back(place: &Place) -> Peer {
+    let mut peer = place.welcome();
+    let again = peer.expects(json!({"action": "operation_start", "operation_id": "op", "channel": "logs"}));
+    peer.grants(&again, json!({}));
+    peer
+}
+
+#[test]
+fn a_command_outlives_its_hub_and_nothing_that_it_printed_is_lost() {
+    let place = Place::new();
+    let (mut child, mut peer) = script(&place, &[], "echo one; read go; echo two; read on; exit 3");
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    let mut output = BufReader::new(child.stdout.take().unwrap()).lines();
+    line(&mut peer);
+    drop(peer);
+    said(&mut errors, "the command goes on");
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"go\n").unwrap();
+    assert_eq!(output.nth(1).unwrap().unwrap(), "two");
+
+    let mut peer = back(&place);
+    said(&mut errors, "wshubd is back");
+    // The first line was never confirmed: under its own id it may come again.
+    let first = line(&mut peer);
+    let second = if first["text"] == "one" { line(&mut peer) } else { first };
+    assert_eq!(second["text"], "two");
+    input.write_all(b"on\n").unwrap();
+    assert_eq!(ended(&mut peer), json!({"state": "failed", "data": {"exit_code": 3, "lines": 2}}));
+    assert_eq!(end(child).status.code(), Some(3));
+}
+
+#[test]
+fn stop_works_again_when_the_hub_is_back() {
+    let place = Place::new();
+    let (child, mut peer) = script(&place, &NEVER, "echo $$; sleep 3600");
+    let shell = pid(&line(&mut peer)["text"]);
+    drop(peer);
+    let mut peer = back(&place);
+    interrupt(&mut peer);
+    assert_eq!(ended(&mut peer)["state"], "interrupted");
+    assert!(!exists(shell));
+    assert_eq!(end(child).status.code(), Some(130));
+}
+
+#[test]
+fn what_the_bound_does_not_hold_is_lost_and_counted() {
+    let place = Place::new();
+    let long = "read go; yes $(printf %0999d 1) | head -n 3000; echo all >&2; read on; echo last; read off";
+    let (mut child, peer) = script(&place, &[], long);
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    let passed = read_along(child.stdout.take().unwrap());
+    drop(peer);
+    said(&mut errors, "the command goes on");
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"go\n").unwrap();
+    said(&mut errors, "is lost to others");
+    said(&mut errors, "all");
+
+    let mut peer = back(&place);
+    said(&mut errors, "wshubd is back");
+    let mut heard = 0;
+    // A hub that is there is waited for: what follows finds room.
+    input.write_all(b"on\n").unwrap();
+    let last = loop {
+        let next = line(&mut peer);
+        if next["text"] == "last" {
+            break next;
+        }
+        heard += 1;
+    };
+    // A megabyte, in lines of one kilobyte and what is around it.
+    assert!((600..1000).contains(&heard), "{heard} lines were kept");
+    assert_eq!(last["lost"].as_u64().unwrap() + heard, 3001);
+    input.write_all(b"off\n").unwrap();
+    let data = ended(&mut peer)["data"].clone();
+    assert_eq!((&data["lines"], &data["lost"]), (&json!(3002), &last["lost"]));
+    end(child);
+    // Here nothing is lost.
+    assert_eq!(passed.join().unwrap().len(), 3_000_005);
+}
+
+#[test]
+fn an_end_that_no_hub_hears_is_told_here_and_the_exit_code_stays() {
+    let place = Place::new();
+    let (mut child, peer) = script(&place, &["--linger", "10ms"], "read go; exit 7");
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    drop(peer);
+    said(&mut errors, "the command goes on");
+    child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    said(&mut errors, "waiting 10ms");
+    said(&mut errors, "did not hear of the end");
+    assert_eq!(end(child).status.code(), Some(7));
+}
+
+#[test]
+fn an_operation_that_the_hub_does_not_take_again_goes_on_without_it() {
+    let place = Place::new();
+    let (mut child, peer) = script(&place, &[], "read go; echo on");
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    drop(peer);
+    let mut peer = place.welcome();
+    let again = peer.expects(json!({"action": "operation_start"}));
+    peer.refuses(&again, "forbidden", "not any more");
+    said(&mut errors, "can only be stopped here");
+    child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    // Its output is still published.
+    assert_eq!(line(&mut peer)["text"], "on");
+    assert_eq!(end(child).status.code(), Some(0));
+}
+
 #[test]
 fn a_reader_of_ours_that_stands_still_does_not_delay_the_end() {
     let place = Place::new();

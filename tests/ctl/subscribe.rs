@@ -114,9 +114,7 @@ fn it_goes_on_where_it_was_when_the_hub_is_started_again() {
     peer.says(first);
     drop(peer);
 
-    let mut peer = place.accept();
-    let greeting = peer.expects(json!({"action": "ping"}));
-    peer.says(json!({"type": "pong", "id": greeting["id"]}));
+    let mut peer = place.welcome();
     let again = peer.expects(json!({"action": "subscribe", "since": {"epoch": "e", "seq": 7}}));
     peer.grants(&again, json!({"channel": "logs", "epoch": "e", "seq": 8, "recovered": true}));
     peer.says(message(json!("b")));
@@ -146,9 +144,7 @@ fn a_channel_that_is_not_granted_again_ends_it() {
     let (child, mut peer) = place.meet(["sub", "logs"]);
     subscribed(&mut peer, "logs");
     drop(peer);
-    let mut peer = place.accept();
-    let greeting = peer.hears();
-    peer.says(json!({"type": "pong", "id": greeting["id"]}));
+    let mut peer = place.welcome();
     let again = peer.expects(json!({"action": "subscribe"}));
     peer.says(json!({"type": "error", "id": again["id"], "code": "forbidden", "message": "no", "channel": "logs"}));
     assert_eq!(end(child).status.code(), Some(4));
