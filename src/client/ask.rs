@@ -40,7 +40,16 @@ pub struct Publication<'a, T: ?Sized> {
 impl<'a, T: ?Sized> Publication<'a, T> {
     /// A message to nobody yet: the caller names one target.
     pub fn new(event: &'a str, data: &'a T) -> Self {
-        Self { channel: None, user_id: None, connection_id: None, all: false, event, data, ttl: None, message_id: None }
+        Self {
+            channel: None,
+            user_id: None,
+            connection_id: None,
+            all: false,
+            event,
+            data,
+            ttl: None,
+            message_id: None,
+        }
     }
 
     /// A message to the subscribers of a channel.

@@ -28,7 +28,9 @@ const CONFIRM: usize = 16 << 10;
 #[derive(Debug)]
 pub(super) enum Kind {
     /// A message, written again until the hub has it.
-    Publish { expires: Option<Moment> },
+    Publish {
+        expires: Option<Moment>,
+    },
     /// An operation begins; its line is made anew, for its deadline comes closer.
     Start(Box<str>),
     /// An operation ends; it must be told whenever the hub comes back.
@@ -194,7 +196,8 @@ impl Journal {
     pub(super) fn expire(&mut self, now: Moment) -> Vec<Sender<Answer>> {
         let mut expired = Vec::new();
         for place in 0..self.entries.len() {
-            let stale = |entry: &Entry| matches!(entry.kind, Kind::Publish { expires: Some(at) } if at <= now);
+            let stale =
+                |entry: &Entry| matches!(entry.kind, Kind::Publish { expires: Some(at) } if at <= now);
             if self.entries.get(place).is_some_and(stale) {
                 expired.extend(self.finish(place).and_then(|(_, answer)| answer));
             }

@@ -3,14 +3,13 @@
 //! Knows when to write, read, wait and come back. Does not know what is asked;
 //! what the hub says is understood in [`hear`](super::hear).
 
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
 use bytes::Buf;
-use smol::io::{AsyncReadExt, AsyncWriteExt};
 use smol::net::unix::UnixStream;
 use smol::{Timer, future};
 
@@ -22,6 +21,7 @@ use super::lines::{News, Unasked};
 use super::room::{Flow, Room};
 use super::standing::{Registration, Standing};
 use super::talk::{Bye, Talk};
+use super::turn::{Turn, impatient, next_order, turn};
 use crate::edge::clock;
 use crate::protocol::Moment;
 
@@ -83,20 +83,6 @@ pub(super) enum Here {
     Away,
     /// For so long that nobody is kept waiting any more.
     LongGone,
-}
-
-/// What happened to the link.
-enum Turn {
-    Read(usize),
-    Room,
-    Wrote(usize),
-    Ordered(Order),
-    /// Nobody is left who could give an order.
-    Orphaned,
-    Retry,
-    Impatient,
-    /// A pause is over.
-    Due,
 }
 
 /// How a connection ended.
@@ -194,10 +180,10 @@ impl Link {
         loop {
             // Whoever listens at the socket may not be a hub yet: until it has
             // answered, what waits can still be given up.
-            if self.is_here() {
+            if self.is_here() && !talk.unheard {
                 self.journal.write(&mut talk.outgoing, FULL);
             }
-            if self.orphaned && self.journal.is_empty() && talk.outgoing.is_empty() {
+            if self.orphaned && self.journal.is_empty() && talk.outgoing.is_empty() && !talk.unheard {
                 return Ok(());
             }
             if self.orphaned && self.here == Here::LongGone {
@@ -206,15 +192,20 @@ impl Link {
             let listens = !self.unasked.is_full()
                 || self.journal.is_unanswered()
                 || self.standing.has_operations()
+                || talk.unheard
                 || !self.is_here();
             let read = listens.then_some(&mut *chunk);
             let orders = (!self.orphaned).then_some(&self.orders);
-            let turn = turn(talk, orders, read, &self.unasked, &mut self.impatience).await;
-            match turn.map_err(|error| self.loss(talk, &error.to_string()))? {
+            let next = turn(talk, orders, read, &self.unasked, &mut self.impatience).await;
+            match next.map_err(|error| self.loss(talk, &error.to_string()))? {
                 Turn::Read(0) => return Err(self.loss(talk, "wshubd closed it")),
                 Turn::Read(count) => self.hear(talk, chunk.get(..count).unwrap_or_default())?,
                 Turn::Room => {}
                 Turn::Wrote(count) => talk.outgoing.advance(count),
+                Turn::Unheard => {
+                    talk.unheard = true;
+                    talk.outgoing.clear();
+                }
                 Turn::Ordered(order) => self.take_all(order),
                 Turn::Retry => talk.retry(&self.standing, clock::now().moment),
                 Turn::Impatient => self.lose_patience(),
@@ -339,60 +330,4 @@ impl Drop for Link {
         self.orders.close();
         self.room.set(Flow::Over);
     }
-}
-
-/// Waits for the next thing that happens on a connection. Each branch may be
-/// dropped half way without losing anything; `race` keeps none of them waiting
-/// for ever. Without a chunk nothing is read before its reader has room.
-async fn turn(
-    talk: &mut Talk,
-    orders: Option<&Receiver<Order>>,
-    chunk: Option<&mut [u8]>,
-    unasked: &Unasked,
-    impatience: &mut Option<Timer>,
-) -> io::Result<Turn> {
-    let (mut reader, mut writer) = (talk.stream.clone(), talk.stream.clone());
-    let (outgoing, retry) = (&talk.outgoing, &mut talk.retry);
-    let read = async {
-        let Some(chunk) = chunk else {
-            unasked.room().await;
-            return Ok(Turn::Room);
-        };
-        reader.read(chunk).await.map(Turn::Read)
-    };
-    let write = async {
-        if outgoing.is_empty() {
-            return future::pending().await;
-        }
-        writer.write(outgoing).await.map(Turn::Wrote)
-    };
-    let order = async { Ok(next_order(orders).await) };
-    let waits = async {
-        let retry = async {
-            match retry {
-                Some(retry) => drop(retry.await),
-                None => future::pending().await,
-            }
-            Turn::Retry
-        };
-        Ok(future::or(retry, impatient(impatience)).await)
-    };
-    future::race(future::race(read, write), future::race(order, waits)).await
-}
-
-/// Waits for an order; without a queue there will be none.
-async fn next_order(orders: Option<&Receiver<Order>>) -> Turn {
-    match orders {
-        Some(orders) => orders.recv().await.map_or(Turn::Orphaned, Turn::Ordered),
-        None => future::pending().await,
-    }
-}
-
-/// Waits until nobody is kept waiting any more.
-async fn impatient(impatience: &mut Option<Timer>) -> Turn {
-    match impatience {
-        Some(timer) => drop(timer.await),
-        None => future::pending().await,
-    }
-    Turn::Impatient
 }

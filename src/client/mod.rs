@@ -68,6 +68,7 @@ mod options;
 mod room;
 mod standing;
 mod talk;
+mod turn;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};

@@ -41,6 +41,8 @@ pub(super) struct Talk {
     /// What the hub said last that might explain why it hung up.
     pub(super) parting: Option<String>,
     pub(super) bye: Option<Bye>,
+    /// Nothing more can be written: it has hung up.
+    pub(super) unheard: bool,
     /// Its first word was that this one may not speak to it.
     pub(super) turned_away: bool,
 }
@@ -100,6 +102,7 @@ impl Talk {
             heard: 0,
             parting: None,
             bye: None,
+            unheard: false,
             turned_away: false,
         }
     }
@@ -111,6 +114,9 @@ impl Talk {
     }
 
     pub(super) fn say_again(&mut self, things: Vec<Again>, standing: &Standing, now: Moment) {
+        if self.unheard {
+            return;
+        }
         for thing in things {
             let Some(mut line) = standing.line(&thing, now) else { continue };
             line.pop();

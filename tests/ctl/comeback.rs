@@ -66,18 +66,22 @@ fn an_operation_is_registered_again_and_can_be_stopped_then() {
         let end = peer.expects(json!({"action": "operation_end", "state": "interrupted"}));
         peer.grants(&end, json!({}));
     };
-    play(hub, |usual| usual, async |client, _| {
-        let start = Start {
-            user_id: Some("ada"),
-            label: Some("nightly"),
-            deadline: Some(Duration::from_secs(3600)),
-            interrupt_grace: Some(Duration::from_secs(7)),
-            ..Start::new("op", "logs")
-        };
-        let operation = client.start(start).await.unwrap();
-        assert_eq!(operation.interrupted().await.unwrap().from, "http");
-        operation.end(Ending::Interrupted, &()).await.unwrap();
-    });
+    play(
+        hub,
+        |usual| usual,
+        async |client, _| {
+            let start = Start {
+                user_id: Some("ada"),
+                label: Some("nightly"),
+                deadline: Some(Duration::from_secs(3600)),
+                interrupt_grace: Some(Duration::from_secs(7)),
+                ..Start::new("op", "logs")
+            };
+            let operation = client.start(start).await.unwrap();
+            assert_eq!(operation.interrupted().await.unwrap().from, "http");
+            operation.end(Ending::Interrupted, &()).await.unwrap();
+        },
+    );
 }
 
 #[test]
@@ -94,12 +98,16 @@ fn an_interrupt_outlives_the_hub_that_passed_it_on() {
         let end = peer.expects(json!({"action": "operation_end"}));
         peer.grants(&end, json!({}));
     };
-    play(hub, |usual| usual, async |client, lines| {
-        let operation = client.start(Start::new("op", "logs")).await.unwrap();
-        back(lines).await;
-        assert!(operation.is_interrupted());
-        operation.end(Ending::Interrupted, &()).await.unwrap();
-    });
+    play(
+        hub,
+        |usual| usual,
+        async |client, lines| {
+            let operation = client.start(Start::new("op", "logs")).await.unwrap();
+            back(lines).await;
+            assert!(operation.is_interrupted());
+            operation.end(Ending::Interrupted, &()).await.unwrap();
+        },
+    );
 }
 
 #[test]
@@ -121,14 +129,18 @@ fn what_is_not_confirmed_comes_again_in_order_and_under_the_same_id() {
             lost.iter().chain([&confirmed]).map(|line| line["message_id"].as_str().unwrap()).collect();
         assert_eq!(names.len(), 4);
     };
-    play(hub, |usual| usual, async |client, lines| {
-        client.publish(&message(&0)).await.unwrap();
-        for data in 1..=3 {
-            client.send(&message(&data)).await.unwrap();
-        }
-        away(lines).await;
-        client.flush().await.unwrap();
-    });
+    play(
+        hub,
+        |usual| usual,
+        async |client, lines| {
+            client.publish(&message(&0)).await.unwrap();
+            for data in 1..=3 {
+                client.send(&message(&data)).await.unwrap();
+            }
+            away(lines).await;
+            client.flush().await.unwrap();
+        },
+    );
 }
 
 #[test]
@@ -152,18 +164,22 @@ fn one_answer_confirms_all_that_was_written_before() {
         let mut peer = place.welcome();
         peer.expects(json!({"action": "ping"}));
     };
-    play(hub, |usual| usual, async |client, lines| {
-        for data in 0..COUNT {
-            client.send(&message(&data)).await.unwrap();
-        }
-        client.flush().await.unwrap();
-        away(lines).await;
-        let _ = future::or(async { client.flush().await.ok() }, async {
-            back(lines).await;
-            None
-        })
-        .await;
-    });
+    play(
+        hub,
+        |usual| usual,
+        async |client, lines| {
+            for data in 0..COUNT {
+                client.send(&message(&data)).await.unwrap();
+            }
+            client.flush().await.unwrap();
+            away(lines).await;
+            let _ = future::or(async { client.flush().await.ok() }, async {
+                back(lines).await;
+                None
+            })
+            .await;
+        },
+    );
 }
 
 #[test]
@@ -180,21 +196,25 @@ fn what_finds_no_room_is_dropped_counted_and_told_at_once() {
         let last = peer.expects(json!({"data": 1000}));
         peer.grants(&last, json!({}));
     };
-    play(hub, |usual| usual.buffer(4096), async |client, lines| {
-        away(lines).await;
-        let mut taken = 0;
-        let error = loop {
-            match client.send(&message(&taken)).await {
-                Ok(()) => taken += 1,
-                Err(error) => break error,
-            }
-        };
-        assert!(matches!(error, Error::Full { bound: 4096 }), "{error}");
-        assert!(taken > 10 && client.dropped() == 1, "{taken} taken, {} dropped", client.dropped());
-        told.send(taken).unwrap();
-        back(lines).await;
-        while client.publish(&message(&1000)).await.is_err() {}
-    });
+    play(
+        hub,
+        |usual| usual.buffer(4096),
+        async |client, lines| {
+            away(lines).await;
+            let mut taken = 0;
+            let error = loop {
+                match client.send(&message(&taken)).await {
+                    Ok(()) => taken += 1,
+                    Err(error) => break error,
+                }
+            };
+            assert!(matches!(error, Error::Full { bound: 4096 }), "{error}");
+            assert!(taken > 10 && client.dropped() == 1, "{taken} taken, {} dropped", client.dropped());
+            told.send(taken).unwrap();
+            back(lines).await;
+            while client.publish(&message(&1000)).await.is_err() {}
+        },
+    );
 }
 
 #[test]
@@ -216,14 +236,18 @@ fn an_end_said_while_the_hub_is_away_is_told_when_it_is_back() {
         let next = peer.expects(json!({"data": 6}));
         peer.grants(&next, json!({}));
     };
-    play(hub, |usual| usual, async |client, lines| {
-        let operation = client.start(Start::new("op", "logs")).await.unwrap();
-        away(lines).await;
-        client.send(&message(&5)).await.unwrap();
-        operation.end(Ending::Completed, &9).await.unwrap();
-        away(lines).await;
-        client.publish(&message(&6)).await.unwrap();
-    });
+    play(
+        hub,
+        |usual| usual,
+        async |client, lines| {
+            let operation = client.start(Start::new("op", "logs")).await.unwrap();
+            away(lines).await;
+            client.send(&message(&5)).await.unwrap();
+            operation.end(Ending::Completed, &9).await.unwrap();
+            away(lines).await;
+            client.publish(&message(&6)).await.unwrap();
+        },
+    );
 }
 
 #[test]
@@ -244,17 +268,21 @@ fn nobody_waits_for_ever_for_a_hub_that_is_away_but_an_end_is_told_all_the_same(
         let flush = peer.expects(json!({"action": "ping"}));
         peer.grants(&flush, json!({}));
     };
-    play(hub, |usual| usual.patience(Duration::from_millis(1)), async |client, lines| {
-        let operation = client.start(Start::new("op", "logs")).await.unwrap();
-        away(lines).await;
-        for _ in 0..2 {
-            assert!(matches!(client.publish(&message(&1)).await, Err(Error::Away { .. })));
-        }
-        assert!(matches!(operation.end(Ending::Failed, &()).await, Err(Error::Away { .. })));
-        told.send(()).unwrap();
-        back(lines).await;
-        client.flush().await.unwrap();
-    });
+    play(
+        hub,
+        |usual| usual.patience(Duration::from_millis(1)),
+        async |client, lines| {
+            let operation = client.start(Start::new("op", "logs")).await.unwrap();
+            away(lines).await;
+            for _ in 0..2 {
+                assert!(matches!(client.publish(&message(&1)).await, Err(Error::Away { .. })));
+            }
+            assert!(matches!(operation.end(Ending::Failed, &()).await, Err(Error::Away { .. })));
+            told.send(()).unwrap();
+            back(lines).await;
+            client.flush().await.unwrap();
+        },
+    );
 }
 
 #[test]
@@ -267,14 +295,18 @@ fn a_message_that_outlived_its_ttl_is_not_sent_late() {
         let last = peer.expects(json!({"data": 2}));
         peer.grants(&last, json!({}));
     };
-    play(hub, |usual| usual, async |client, lines| {
-        away(lines).await;
-        let now_or_never = Publication { ttl: Some(Duration::ZERO), ..message(&1) };
-        let pending = client.begin_publish(&now_or_never).await.unwrap();
-        told.send(()).unwrap();
-        assert!(matches!(pending.answer().await, Err(Error::Expired)));
-        client.publish(&message(&2)).await.unwrap();
-    });
+    play(
+        hub,
+        |usual| usual,
+        async |client, lines| {
+            away(lines).await;
+            let now_or_never = Publication { ttl: Some(Duration::ZERO), ..message(&1) };
+            let pending = client.begin_publish(&now_or_never).await.unwrap();
+            told.send(()).unwrap();
+            assert!(matches!(pending.answer().await, Err(Error::Expired)));
+            client.publish(&message(&2)).await.unwrap();
+        },
+    );
 }
 
 #[test]
@@ -289,11 +321,15 @@ fn an_operation_that_the_hub_will_not_have_again_says_so() {
         peer.refuses(&again, "forbidden", "not any more");
         peer.has_left();
     };
-    play(hub, |usual| usual, async |client, _| {
-        let operation = client.start(Start::new("op", "logs")).await.unwrap();
-        assert_eq!(operation.interrupted().await.unwrap_err().code(), Some("forbidden"));
-        assert_eq!(operation.end(Ending::Failed, &()).await.unwrap_err().code(), Some("forbidden"));
-    });
+    play(
+        hub,
+        |usual| usual,
+        async |client, _| {
+            let operation = client.start(Start::new("op", "logs")).await.unwrap();
+            assert_eq!(operation.interrupted().await.unwrap_err().code(), Some("forbidden"));
+            assert_eq!(operation.end(Ending::Failed, &()).await.unwrap_err().code(), Some("forbidden"));
+        },
+    );
 }
 
 #[test]
@@ -312,11 +348,15 @@ fn a_conflict_with_ones_own_old_connection_passes() {
         let end = peer.expects(json!({"action": "operation_end"}));
         peer.grants(&end, json!({}));
     };
-    play(hub, |usual| usual, async |client, _| {
-        let operation = client.start(Start::new("op", "logs")).await.unwrap();
-        operation.interrupted().await.unwrap();
-        operation.end(Ending::Interrupted, &()).await.unwrap();
-    });
+    play(
+        hub,
+        |usual| usual,
+        async |client, _| {
+            let operation = client.start(Start::new("op", "logs")).await.unwrap();
+            operation.interrupted().await.unwrap();
+            operation.end(Ending::Interrupted, &()).await.unwrap();
+        },
+    );
 }
 
 #[test]
@@ -328,11 +368,15 @@ fn nobody_knows_what_became_of_a_question_that_was_on_its_way() {
         let next = peer.expects(json!({"data": 1}));
         peer.grants(&next, json!({}));
     };
-    play(hub, |usual| usual, async |client, _| {
-        let pending = client.request(&json!({"action": "purge", "channel": "logs"})).await.unwrap();
-        assert!(matches!(pending.answer().await, Err(Error::Lost { .. })));
-        client.publish(&message(&1)).await.unwrap();
-    });
+    play(
+        hub,
+        |usual| usual,
+        async |client, _| {
+            let pending = client.request(&json!({"action": "purge", "channel": "logs"})).await.unwrap();
+            assert!(matches!(pending.answer().await, Err(Error::Lost { .. })));
+            client.publish(&message(&1)).await.unwrap();
+        },
+    );
 }
 
 #[test]
@@ -341,16 +385,19 @@ fn an_operation_that_is_dropped_has_failed() {
         let mut peer = place.accept();
         let start = peer.hears();
         peer.grants(&start, json!({}));
-        let end =
-            peer.expects(json!({"action": "operation_end", "operation_id": "op", "state": "failed"}));
+        let end = peer.expects(json!({"action": "operation_end", "operation_id": "op", "state": "failed"}));
         peer.grants(&end, json!({}));
         let flush = peer.hears();
         peer.grants(&flush, json!({}));
     };
-    play(hub, |usual| usual, async |client, _| {
-        drop(client.start(Start::new("op", "logs")).await.unwrap());
-        client.flush().await.unwrap();
-    });
+    play(
+        hub,
+        |usual| usual,
+        async |client, _| {
+            drop(client.start(Start::new("op", "logs")).await.unwrap());
+            client.flush().await.unwrap();
+        },
+    );
 }
 
 #[test]
@@ -371,14 +418,18 @@ fn a_channel_that_was_left_is_not_heard_again() {
         let mut peer = place.welcome();
         peer.expects(json!({"channel": "b", "since": {"epoch": "f", "seq": 1}}));
     };
-    play(hub, |usual| usual, async |client, lines| {
-        client.subscribe("a").await.unwrap();
-        client.subscribe("b").await.unwrap();
-        client.unsubscribe("a").await.unwrap();
-        back(lines).await;
-        assert!(matches!(lines.news().await, Some(News::Line(gap)) if gap.kind() == "gap"));
-        back(lines).await;
-    });
+    play(
+        hub,
+        |usual| usual,
+        async |client, lines| {
+            client.subscribe("a").await.unwrap();
+            client.subscribe("b").await.unwrap();
+            client.unsubscribe("a").await.unwrap();
+            back(lines).await;
+            assert!(matches!(lines.news().await, Some(News::Line(gap)) if gap.kind() == "gap"));
+            back(lines).await;
+        },
+    );
 }
 
 #[test]

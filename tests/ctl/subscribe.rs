@@ -146,7 +146,9 @@ fn a_channel_that_is_not_granted_again_ends_it() {
     drop(peer);
     let mut peer = place.welcome();
     let again = peer.expects(json!({"action": "subscribe"}));
-    peer.says(json!({"type": "error", "id": again["id"], "code": "forbidden", "message": "no", "channel": "logs"}));
+    peer.says(
+        json!({"type": "error", "id": again["id"], "code": "forbidden", "message": "no", "channel": "logs"}),
+    );
     assert_eq!(end(child).status.code(), Some(4));
 }
 

@@ -2,13 +2,14 @@
 //!
 //! Knows the order: the hub first, then the command, then its output and its
 //! end. Does not know how processes are found and signalled ([`family`],
-//! [`stop`]) or how lines are made ([`output`]).
+//! [`stop`]), whom it listens to ([`watch`]) or how lines are made ([`output`]).
 
 mod family;
 mod output;
 mod pty;
 mod report;
 mod stop;
+mod watch;
 
 use std::cell::Cell;
 use std::ffi::OsString;
@@ -22,9 +23,8 @@ use std::time::Duration;
 
 use async_signal::{Signal, Signals};
 use rustix::process::WaitStatus;
-use smol::stream::StreamExt;
 use smol::{Async, LocalExecutor, Task, Timer, Unblock, future};
-use wshubd::client::{Client, Error, Interrupt, Lines, News, Operation, Start};
+use wshubd::client::{Client, Lines, News, Operation, Start};
 use wshubd::protocol::Ending;
 
 use crate::args;
@@ -33,6 +33,7 @@ use family::Family;
 use output::Output;
 use report::{Outcome, Report};
 use stop::Stop;
+use watch::Watch;
 
 /// How long the last output may take to leave after an interrupt, before the
 /// end is told without it: a reader of ours that stands still must not keep
@@ -62,7 +63,10 @@ pub(crate) async fn run(
         Err(error) => {
             let message = format!("cannot start the command: {error}");
             let data = serde_json::json!({"error": message, "lines": 0});
-            let late = async { Timer::after(asked.linger).await; Ok(()) };
+            let late = async {
+                Timer::after(asked.linger).await;
+                Ok(())
+            };
             future::or(operation.end(Ending::Failed, &data), late).await?;
             return Err(Failure::new(crate::failure::Exit::Failed, message));
         }
@@ -227,118 +231,5 @@ async fn listen(lines: Lines, report: Report, away: Rc<Cell<bool>>) {
                 report.hub_back();
             }
         }
-    }
-}
-
-/// Who may end it, and whether it has ended.
-struct Watch {
-    family: Family,
-    stop: Stop,
-    signals: Signals,
-    report: Report,
-    /// Whether anybody can still stop it through the hub.
-    hub: bool,
-    /// Whether the hub is away, for as long as nobody knows.
-    away: Rc<Cell<bool>>,
-    linger: Duration,
-}
-
-enum Happening {
-    Interrupt(Result<Interrupt, Error>),
-    Signal(Signal),
-    StepDue,
-    Deadline,
-}
-
-impl Watch {
-    /// Waits until nothing of the command is left, and stops it when asked.
-    async fn until_over(&mut self, operation: &Operation, deadline: Option<Duration>) -> Option<WaitStatus> {
-        // The hub interrupts at the deadline; this is for when it has gone.
-        let mut deadline = deadline.map(|deadline| Timer::after(deadline + Duration::from_secs(1)));
-        let mut leader_runs = true;
-        loop {
-            self.family.reap();
-            if leader_runs && self.family.status().is_some() {
-                leader_runs = false;
-                self.stop.leader_exited(&self.family);
-            }
-            if self.stop.is_over(&self.family) {
-                self.report.left(self.family.count(), self.stop.was_asked());
-                return self.family.status();
-            }
-            match self.next(operation, &mut deadline).await {
-                Happening::Interrupt(Ok(interrupt)) => {
-                    self.report.interrupted(&interrupt);
-                    self.stop.ask(&self.family);
-                }
-                Happening::Interrupt(Err(error)) => {
-                    self.hub = false;
-                    self.report.hub_lost(&error);
-                }
-                Happening::Signal(Signal::Child) => {}
-                Happening::Signal(_) => self.stop.insist(&self.family),
-                Happening::StepDue => self.stop.go_on(&self.family),
-                Happening::Deadline => {
-                    deadline = None;
-                    self.stop.ask(&self.family);
-                }
-            }
-        }
-    }
-
-    async fn next(&mut self, operation: &Operation, deadline: &mut Option<Timer>) -> Happening {
-        let interrupt = async {
-            if !self.hub {
-                return future::pending().await;
-            }
-            Happening::Interrupt(operation.interrupted().await)
-        };
-        let late = async {
-            match deadline {
-                Some(deadline) => drop(deadline.await),
-                None => future::pending().await,
-            }
-            Happening::Deadline
-        };
-        let due = async {
-            self.stop.due().await;
-            Happening::StepDue
-        };
-        let signal = async { Happening::Signal(next_signal(&mut self.signals).await) };
-        future::or(future::or(interrupt, signal), future::or(due, late)).await
-    }
-
-    /// Says that it is over, and with it the output before. A hub that does not
-    /// hear it within some time, or before somebody presses Ctrl-C, does not keep
-    /// the caller waiting.
-    async fn tell_the_end(&mut self, operation: Operation, ending: Ending, outcome: &Outcome) {
-        if self.away.get() && !self.linger.is_zero() {
-            self.report.lingers(self.linger);
-        }
-        let linger = self.linger;
-        let told = async { operation.end(ending, outcome).await.err().map(|error| error.to_string()) };
-        let late = async {
-            Timer::after(linger).await;
-            Some("it did not answer in time".to_owned())
-        };
-        let impatient = async {
-            while self.next_signal().await == Signal::Child {}
-            Some("nobody waited for it".to_owned())
-        };
-        if let (Some(why), true) = (future::or(told, future::or(late, impatient)).await, self.hub) {
-            self.report.end_untold(&why);
-        }
-    }
-
-    async fn next_signal(&mut self) -> Signal {
-        next_signal(&mut self.signals).await
-    }
-}
-
-async fn next_signal(signals: &mut Signals) -> Signal {
-    match signals.next().await {
-        Some(Ok(signal)) => signal,
-        // The pipe that carries them has broken: nothing more is heard of them.
-        _ => future::pending().await,
     }
 }
