@@ -115,6 +115,51 @@ fn an_interrupt_kills_a_loop_and_what_it_waits_for() {
     assert_eq!(end(child).status.code(), Some(130));
 }
 
+/// As [`script`], in bash: only here, where it is not missing.
+fn bash(place: &Place, script: &str) -> Option<(Child, Peer)> {
+    let is_there = std::process::Command::new("bash").arg("--version").output().is_ok();
+    let words =
+        [&["run", "-q", "--operation", "op"], &NEVER[..], &["logs", "--", "bash", "-c", script]].concat();
+    is_there.then(|| {
+        let (child, mut peer) = place.meet(words);
+        let request = peer.expects(json!({"action": "operation_start"}));
+        peer.grants(&request, json!({}));
+        (child, peer)
+    })
+}
+
+#[test]
+fn a_shell_does_not_forgive_an_interrupt_whenever_it_comes() {
+    // Most of its time bash is where a signal would be forgiven: after a command
+    // has ended, and before it has taken notice.
+    for script in [
+        "while :; do sleep 0.001; echo x; done",
+        "while :; do true | cat; /bin/true; echo x; done",
+        "while :; do (sleep 0.001; true); x=$(echo a); echo x; done",
+    ] {
+        for _ in 0..6 {
+            let place = Place::new();
+            let Some((child, mut peer)) = bash(&place, script) else { return };
+            line(&mut peer);
+            interrupt(&mut peer);
+            over(&mut peer);
+            assert_eq!(end(child).status.code(), Some(130), "{script}");
+        }
+    }
+}
+
+#[test]
+fn what_a_trap_does_to_tidy_up_is_left_alone() {
+    let place = Place::new();
+    let tidy = "trap 'sleep 0.3 && echo tidied; exit 5' INT; echo up; while :; do sleep 3600; done";
+    let Some((child, mut peer)) = bash(&place, tidy) else { return };
+    line(&mut peer);
+    interrupt(&mut peer);
+    assert_eq!(line(&mut peer)["text"], "tidied");
+    assert_eq!(ended(&mut peer)["data"]["exit_code"], 5);
+    assert_eq!(end(child).status.code(), Some(5));
+}
+
 #[test]
 fn background_jobs_of_a_shell_do_not_hear_sigint_and_die_all_the_same() {
     let place = Place::new();

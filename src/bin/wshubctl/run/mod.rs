@@ -4,6 +4,7 @@
 //! end. Does not know how processes are found and signalled ([`family`],
 //! [`stop`]), whom it listens to ([`watch`]) or how lines are made ([`output`]).
 
+mod aim;
 mod family;
 mod output;
 mod pty;
