@@ -23,9 +23,12 @@ use crate::protocol::{Ending, Position};
 const SHORTEST_LIMIT: usize = 1024;
 
 impl Link {
-    /// Takes all orders that wait.
     pub(super) fn take_all(&mut self, first: Order) {
         self.take(first);
+        self.take_waiting();
+    }
+
+    pub(super) fn take_waiting(&mut self) {
         while let Ok(order) = self.orders.try_recv() {
             self.take(order);
         }

@@ -282,6 +282,8 @@ impl Link {
     /// The hub has answered, after it was away: first it is told how things stand.
     pub(super) fn is_back(&mut self, talk: &mut Talk) {
         let now = clock::now().moment;
+        // What was said until now was said while it was away.
+        self.take_waiting();
         for answer in self.journal.expire(now) {
             let _ = answer.try_send(Err(Error::Expired));
         }

@@ -408,22 +408,22 @@ fn what_the_bound_does_not_hold_is_lost_and_counted() {
 
     let mut peer = back(&place);
     said(&mut errors, "wshubd is back");
-    let mut heard = 0;
+    let (mut heard, mut lost) = (0, 0);
     // A hub that is there is waited for: what follows finds room.
     input.write_all(b"on\n").unwrap();
-    let last = loop {
+    loop {
         let next = line(&mut peer);
+        lost += next["lost"].as_u64().unwrap_or_default();
         if next["text"] == "last" {
-            break next;
+            break;
         }
         heard += 1;
-    };
-    // A megabyte, in lines of one kilobyte and what is around it.
-    assert!((600..1000).contains(&heard), "{heard} lines were kept");
-    assert_eq!(last["lost"].as_u64().unwrap() + heard, 3001);
+    }
+    assert!(lost > 1000, "{lost} lines were lost");
+    assert_eq!(heard + lost, 3001);
     input.write_all(b"off\n").unwrap();
     let data = ended(&mut peer)["data"].clone();
-    assert_eq!((&data["lines"], &data["lost"]), (&json!(3002), &last["lost"]));
+    assert_eq!((&data["lines"], &data["lost"]), (&json!(3002), &json!(lost)));
     end(child);
     // Here nothing is lost.
     assert_eq!(passed.join().unwrap().len(), 3_000_005);
@@ -466,5 +466,6 @@ fn a_reader_of_ours_that_stands_still_does_not_delay_the_end() {
     interrupt(&mut peer);
     // Nobody reads the program's output, and it is full long before.
     over(&mut peer);
+    drop(peer);
     assert_eq!(end(child).status.code(), Some(130));
 }

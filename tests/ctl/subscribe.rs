@@ -79,8 +79,7 @@ fn a_reader_that_goes_away_ends_it_in_silence() {
 #[test]
 fn a_timeout_has_an_exit_code_of_its_own() {
     let place = Place::new();
-    let (child, mut peer) = place.meet(["sub", "--timeout", "1ms", "logs"]);
-    subscribed(&mut peer, "logs");
+    let (child, _peer) = place.meet(["sub", "--timeout", "1ms", "logs"]);
     assert_eq!(end(child).status.code(), Some(5));
 }
 
