@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 use wshubd::hub::settings::{Keep, Policy};
-use wshubd::hub::{Asker, Claim, Effect, Effects, Identity, Input, LogKey, Outbound, Peer, Settings};
-use wshubd::protocol::{ConnectionId, Delivery, InboxMode, worker};
+use wshubd::hub::{Claim, Effect, Identity, Outbound, Peer, Settings};
+use wshubd::protocol::InboxMode;
 
 use super::bench::{Bench, Seat, rights, user_id};
 

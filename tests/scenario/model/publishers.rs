@@ -49,7 +49,8 @@ impl Model {
     }
 
     pub(super) fn send(&mut self, who: usize, user: &str, ttl: Option<u64>, receipt: bool) {
-        let asker = Self::user(who).filter(|_| receipt);
+        // What is kept for no time is acknowledged by nobody.
+        let asker = Self::user(who).filter(|_| receipt && ttl != Some(0));
         let request = json!({"user_id": user, "receipt": asker.is_some()});
         if let Some(mut line) = self.say(who, request, ttl, DAY) {
             line.is_quiet = false;
