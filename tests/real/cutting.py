@@ -136,8 +136,8 @@ class Reader:
 
     def visit(self, seconds):
         """Reads for so long, then is cut."""
-        self.scene.count("cuts")
         if self.rng.random() < 0.05:
+            self.scene.count("handshake")
             return self.cut_in_the_handshake()
         wire = self.arrive()
         self.read(wire, time.monotonic() + min(seconds, 0.5))
