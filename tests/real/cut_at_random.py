@@ -80,9 +80,11 @@ class Publisher:
 
 
 class WorkerPublisher(Publisher):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.worker = self.hub.worker()
+
     def publish(self, requests):
-        if not hasattr(self, "worker"):
-            self.worker = self.hub.worker()
         self.worker.sock.settimeout(PATIENT)
         self.worker.say(b"".join(json.dumps(request).encode() + b"\n" for request in requests))
         for request in requests:

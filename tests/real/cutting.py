@@ -77,13 +77,14 @@ class Room:
         # How many messages back the log reaches where readers may fall behind it; None: they never do.
         self.reach = reach
         self.said, self.bytes, self.sizes, self.times, self.order = 0, 0, {}, {}, {}
-        self.readers, self.stalled = [], 0
+        self.readers, self.stalled, self.last_said = [], 0, 0
 
     def say(self, publisher, number, size):
         """Notes a message before it is sent; gives its id and its text."""
         with self.lock:
             self.said, self.bytes = self.said + 1, self.bytes + size
-            self.sizes[publisher, number], self.times[publisher, number] = size, time.monotonic()
+            self.last_said = time.monotonic()
+            self.sizes[publisher, number], self.times[publisher, number] = size, self.last_said
         return f"{publisher}/{number}", chr(97 + number % 26) * size
 
     def hear(self, got):
@@ -124,10 +125,8 @@ class Reader:
         try:
             while self.scene.take_a_cut():
                 self.visit(self.rng.expovariate(8))
-            while publishing.is_set() or self.done() < self.room.said:
-                self.scene.go_on()
-                with self.arrive() as wire:
-                    self.stay(wire)
+            with self.arrive() as wire:
+                self.stay(wire, publishing)
         finally:
             for wire, _ in self.abandoned:
                 wire.close()
@@ -157,17 +156,20 @@ class Reader:
         self.begin(wire, wire.hear("connection_established", PATIENT))
         return wire
 
-    def stay(self, wire):
+    def stay(self, wire, publishing):
         """Reads, uncut, until nothing is left; a silence with something to wait for is a finding."""
-        while self.done() < self.room.said:
+        while publishing.is_set() or self.done() < self.room.said:
             self.scene.go_on()
-            waited = time.monotonic() - self.heard_at
-            assert waited < PATIENT, f"{self.name} has {self.done()} of {self.room.said} and heard nothing for {waited:.0f} s"
+            waited = time.monotonic() - max(self.heard_at, self.room.last_said)
+            assert waited < PATIENT or self.done() >= self.room.said, f"{self.name} has {self.done()} of {self.room.said} and heard nothing for {waited:.0f} s"
             try:
                 self.frame(wire, wire.next(0.2))
                 self.settle(wire)
             except Silence:  # another device may have done the rest meanwhile
                 pass
+
+    def settle(self, wire):
+        """What a reader has to say where nothing more may come: here nothing."""
 
     def read(self, wire, until):
         while (left := until - time.monotonic()) > 0:
@@ -267,9 +269,6 @@ class HistoryReader(Reader):
     def begin(self, wire, _):
         self.gap_due = False
         wire.say({"action": "subscribe", "channel": self.channel, "since": {"epoch": self.epoch, "seq": self.last}})
-
-    def settle(self, _):
-        pass
 
     def message(self, _, got):
         assert not self.gap_due, f"recovered: false, and no gap before {got['seq']}"
@@ -371,8 +370,8 @@ class InboxReader(Reader):
         wire.say(json.dumps(request))
 
     def settle(self, wire):
-        """All that is there was heard: acknowledges it, and makes sure."""
-        if self.next > self.room.said and not self.asked:
+        """Where all that is there was heard: acknowledges it, and makes sure."""
+        if self.next > self.room.said > self.room.sure and not self.asked:
             self.acknowledge(wire, asking=True)
 
     def other(self, _, got):
