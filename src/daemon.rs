@@ -21,6 +21,7 @@ use crate::config::{Config, ConfigError, places};
 use crate::edge::doors::Doors;
 use crate::edge::driver::{Driver, Shared};
 use crate::edge::epoll::Epoll;
+use crate::edge::guard::Guard;
 use crate::edge::http::Site;
 use crate::edge::origin::Gate;
 use crate::edge::outbox::Bounds;
@@ -130,7 +131,10 @@ pub fn run(config: &Config) -> Result<(), Error> {
         metrics_open: config.listen.metrics_open,
         message_bytes,
         connections: config.limits.connections,
+        guests: config.limits.http_connections,
         patience: config.limits.handshake,
+        wrong_secrets: RefCell::new(Guard::new(config.limits.wrong_secrets)),
+        wrong_tokens: RefCell::new(Guard::new(config.limits.wrong_tokens)),
     });
     let doors = Rc::new(RefCell::new(Doors::new(site, peers)));
     // Before anybody is told that it runs: whoever stops it then is heard.

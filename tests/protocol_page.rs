@@ -12,7 +12,8 @@ use std::time::Duration;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use wshubd::protocol::frame::{
-    GapCause, InboxState, Limits, OperationEntry, OperationState, Outcome, Present,
+    ChannelEntry, ConnectionEntry, GapCause, InboxEntry, InboxState, Limits, LinkEntry, OperationEntry,
+    OperationState, Outcome, Present, TokenCheck,
 };
 use wshubd::protocol::worker::{self, InterruptLine};
 use wshubd::protocol::{
@@ -149,14 +150,64 @@ fn every_line_to_a_worker_on_the_page_is_what_the_hub_writes() {
     let data = r#"{"state": "kept", "message_id": "note-77", "event": "note", "user_id": "grace",
         "epoch": "3c8w5hn1tj0zr", "seq": 12}"#;
     let undelivered = own(Channel::undelivered(), Event::undelivered(), data, "0p4s8d1g5j9yt", at(2, 0), 3);
-    let written = [
+    let mut written = vec![
         answer(&send_success(), 1),
         answer(&Frame::from(&refusal), 1),
         encoded(|to| interrupt.encode(to)),
         answer(&token, 10),
-        encoded(|to| undelivered.encode(Delivery::Live, to)),
     ];
+    written.extend((11..).zip(lists()).map(|(id, list)| answer(&list, id)));
+    let check = TokenCheck {
+        code: Some("token_expired"),
+        message: Some("the token ended at 2026-03-01T11:00:00.000Z, 1h ago".into()),
+        ..TokenCheck::default()
+    };
+    written.push(answer(&Frame::TokenCheck(Box::new(check)), 16));
+    written.push(encoded(|to| undelivered.encode(Delivery::Live, to)));
     assert_eq!(shown, written);
+}
+
+/// What administrators are shown: connections, channels, an inbox.
+fn lists() -> [Frame<'static>; 3] {
+    let connection = ConnectionEntry {
+        connection_id: ConnectionId::parse(CONNECTION).unwrap(),
+        kind: "client",
+        user_id: Some(user("ada")),
+        uid: None,
+        link: LinkEntry { address: Some("192.0.2.7:50312".into()), ..LinkEntry::default() },
+        connected_at: at(0, 0),
+        heard_at: at(9, 0),
+        expires_at: Some(at(3600, 0)),
+        subscriptions: 2,
+        operations: 0,
+        stalled: None,
+        missed: 0,
+    };
+    let channel = ChannelEntry {
+        channel: channel("logs"),
+        subscribers: 1,
+        behind: 0,
+        epoch: epoch(),
+        seq: 42,
+        keep: "undelivered",
+        kept: 1,
+        bytes: 190,
+        oldest_at: Some(at(1, 250)),
+    };
+    let inbox = InboxEntry {
+        user_id: user("ada"),
+        connections: 0,
+        epoch: Some(epoch()),
+        seq: 42,
+        waiting: 1,
+        bytes: 190,
+        oldest_at: Some(at(1, 250)),
+    };
+    [
+        Frame::Connections { connections: vec![connection] },
+        Frame::Channels { channels: vec![channel] },
+        Frame::Inbox(Box::new(inbox)),
+    ]
 }
 
 enum Spoken {

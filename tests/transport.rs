@@ -2,6 +2,9 @@
 //! what comes of it, however the bytes are cut and whoever else is talking.
 
 use wshubd::edge::lines::{self, Line};
+use wshubd::edge::meter;
+use wshubd::edge::outbox::{Outbox, Piece};
+use wshubd::edge::packet::Packet;
 use wshubd::edge::ws::{Decoder, Heard, Held};
 use wshubd::protocol::Close;
 
@@ -244,11 +247,50 @@ fn a_line_is_whole_or_it_is_an_error() {
 #[test]
 fn every_close_code_fits_a_close_frame() {
     for close in [Close::TooBig, Close::TooFast, Close::Unauthenticated] {
-        let packet = wshubd::edge::packet::Packet::close(close);
+        let packet = Packet::close(close);
         let (bytes, from, to) = packet.frame();
         let frame = &bytes[from as usize..to as usize];
         assert_eq!(frame[0], FIN | CLOSE);
         assert_eq!(usize::from(frame[1]), frame.len() - 2, "a control frame's payload is at most 125 bytes");
         assert_eq!(u16::from_be_bytes([frame[2], frame[3]]), close.code());
     }
+}
+
+#[test]
+fn bytes_in_many_queues_are_held_once_and_given_back_with_the_last() {
+    let before = meter::held();
+    let packet = Packet::raw(&[b'x'; 10_000]);
+    let mut queues: Vec<Outbox> = (0..100).map(|_| Outbox::default()).collect();
+    for queue in &mut queues {
+        queue.push(Piece::frame(&packet));
+    }
+    drop(packet);
+    let held = meter::held() - before;
+    assert!((10_000..20_000).contains(&held), "{held}: the bytes once, and a little for each place");
+    let parts: usize = queues.iter().map(Outbox::held).sum();
+    assert!(parts.abs_diff(held) <= queues.len(), "{parts} of {held}: each has its part of them");
+    queues.truncate(1);
+    assert!((10_000..11_000).contains(&queues[0].held()));
+    queues.clear();
+    assert_eq!(meter::held(), before);
+}
+
+#[test]
+fn what_is_half_said_is_held_until_it_is_whole_or_its_link_is_gone() {
+    let before = meter::held();
+    let mut decoder = Decoder::new(1 << 20);
+    let (mut held, mut line) = (None, None);
+    let long = frame(FIN | TEXT, &[b'x'; 60_000]);
+    let (first, rest) = long.split_at(50_000);
+    decoder.decode(&mut held, first, |_| {});
+    let half = meter::held() - before;
+    assert!((50_000..110_000).contains(&half), "{half}");
+    assert_eq!(held.as_ref().map(|held| held.bytes()), Some(half));
+    decoder.decode(&mut held, rest, |_| {});
+    assert_eq!(meter::held(), before);
+
+    lines::split(&mut line, &[b'x'; 50_000], 1 << 20, |_| {});
+    assert!(meter::held() - before >= 50_000);
+    drop(line);
+    assert_eq!(meter::held(), before);
 }

@@ -29,12 +29,28 @@ pub struct Publication<'a, T: ?Sized> {
     /// How long it is worth keeping; the hub's policy can only be shortened.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "seconds_if_any")]
     pub ttl: Option<Duration>,
+    /// Answered only when it is on the disk, if it is kept at all.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub durable: bool,
+    /// Whether the user's acknowledgement is told, as a `system:receipt`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub receipt: bool,
 }
 
 impl<'a, T: ?Sized> Publication<'a, T> {
     /// A message to nobody yet: the caller names one target.
     pub fn new(event: &'a str, data: &'a T) -> Self {
-        Self { channel: None, user_id: None, connection_id: None, all: false, event, data, ttl: None }
+        Self {
+            channel: None,
+            user_id: None,
+            connection_id: None,
+            all: false,
+            event,
+            data,
+            ttl: None,
+            durable: false,
+            receipt: false,
+        }
     }
 
     /// A message to the subscribers of a channel.

@@ -157,6 +157,12 @@ pub struct Limits {
     pub queue_bytes: usize,
     /// Clients at the same time.
     pub connections: usize,
+    /// TCP connections that are no WebSockets, at the same time.
+    pub http_connections: usize,
+    /// Wrong secrets that one address may present in a minute.
+    pub wrong_secrets: u32,
+    /// Tokens that never held.
+    pub wrong_tokens: u32,
     /// How long a request's head and body may take.
     pub handshake: Duration,
 }
@@ -255,12 +261,19 @@ impl Config {
         Settings {
             anonymous: self.auth.anonymous,
             rights: Rc::clone(&self.auth.rights),
-            limits: self.limits.hub,
+            limits: settings::Limits { kept_bytes: self.kept_bytes(), ..self.limits.hub },
             heartbeat: self.heartbeat,
             policies: channels.iter().map(|channel| (channel.pattern.clone(), channel.policy)).collect(),
             policy: usual.policy,
             inbox: inboxes.first().map_or(usual.inbox, |inbox| inbox.policy),
         }
+    }
+
+    /// What all logs may hold together. They are in memory, and half of that is
+    /// for those who are connected: or messages that wait for nobody would throw
+    /// them out.
+    fn kept_bytes(&self) -> usize {
+        self.limits.hub.kept_bytes.min(self.limits.hub.memory / 2)
     }
 
     /// What is allowed but seldom wise.
@@ -284,6 +297,12 @@ impl Config {
         if self.listen.allowed_origins.iter().any(|origin| origin == "*") {
             warnings.push(
                 "listen.allowed_origins = [\"*\"] lets every web page that a user visits connect".to_owned(),
+            );
+        }
+        if self.kept_bytes() < self.limits.hub.kept_bytes {
+            warnings.push(
+                "store.bytes is more than half of limits.memory: messages are kept up to that half"
+                    .to_owned(),
             );
         }
         if self.state.store == StoreKind::Sled {

@@ -28,6 +28,9 @@ const GIB: u64 = 1 << 30;
 /// more is a slip of the keyboard.
 const MANY: RangeInclusive<u64> = 1..=1_000_000;
 
+/// Addresses of 32 bits are the limit: these bytes are counted in memory.
+const MOST_MEMORY: u64 = 2 * GIB;
+
 const fn seconds(low: u64, high: u64) -> RangeInclusive<Duration> {
     Duration::from_secs(low)..=Duration::from_secs(high)
 }
@@ -181,10 +184,17 @@ fn limits(mut table: Table) -> Limits {
         hub: settings::Limits {
             requests_per_second: table.number("requests_per_second", usual.requests_per_second, MANY),
             burst: table.number("burst", usual.burst, MANY),
+            interrupts_per_second: table.number("interrupts_per_second", usual.interrupts_per_second, MANY),
+            interrupt_burst: table.number("interrupt_burst", usual.interrupt_burst, MANY),
+            whispers_per_second: table.number("whispers_per_second", usual.whispers_per_second, MANY),
+            whisper_burst: table.number("whisper_burst", usual.whisper_burst, MANY),
             // Below 1 KiB a token would not fit into an `auth` request of any use.
             message_bytes: table.size("message_bytes", usual.message_bytes, KIB..=64 * MIB),
             subscriptions: table.number("subscriptions", usual.subscriptions, MANY),
             connections_per_user: table.number("connections_per_user", usual.connections_per_user, MANY),
+            operations: table.number("operations", usual.operations, MANY),
+            // Below 1 MiB a few requests would fill it.
+            memory: table.size("memory", usual.memory, MIB..=MOST_MEMORY),
             auth: table.duration("auth_timeout", usual.auth, patience.clone()),
             stall: table.duration("stall_timeout", usual.stall, patience.clone()),
             ..usual
@@ -192,6 +202,10 @@ fn limits(mut table: Table) -> Limits {
         queue_messages: table.number("queue_messages", 256, MANY),
         queue_bytes: table.size("queue_bytes", 256 << 10, KIB..=GIB),
         connections: table.number("connections", 10_000, MANY),
+        http_connections: table.number("http_connections", 2048, MANY),
+        wrong_secrets: table.number("wrong_secrets_per_minute", 30, MANY),
+        // After a key was changed all users of a proxy bring theirs once more.
+        wrong_tokens: table.number("wrong_tokens_per_minute", 100, MANY),
         handshake: table.duration("handshake_timeout", Duration::from_secs(10), patience),
     };
     table.finish();
@@ -274,8 +288,7 @@ fn channel(place: &Place, table: &mut Table) -> Option<ChannelPolicy> {
 }
 
 fn store(mut table: Table, limits: &mut Limits) -> Store {
-    // Addresses of 32 bits are the limit: the hub counts these bytes in memory.
-    limits.hub.kept_bytes = table.size("bytes", limits.hub.kept_bytes, 64 * KIB..=2 * GIB);
+    limits.hub.kept_bytes = table.size("bytes", limits.hub.kept_bytes, 64 * KIB..=MOST_MEMORY);
     let write_delay = Duration::ZERO..=Duration::from_secs(HOUR);
     let store = Store {
         write_delay: table.duration("write_delay", Duration::from_secs(1), write_delay),

@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::net::{Shutdown, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpStream};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -18,9 +18,12 @@ use smol::{Async, Timer};
 use smol_hyper::rt::{FuturesIo, SmolTimer};
 
 use super::driver::Shared;
+use super::guests::Stay;
 use super::http::{Site, answer};
+use super::meter::Load;
 use super::upgrade::Admission;
 use super::wire::Wire;
+use crate::hub::TurnedAway;
 
 /// A request line and headers with a token in them, and room to spare.
 const LARGEST_HEAD: usize = 16 << 10;
@@ -28,16 +31,33 @@ const LARGEST_HEAD: usize = 16 << 10;
 /// More headers than any browser sends.
 const MOST_HEADERS: usize = 64;
 
+/// What a conversation takes in memory: hyper's buffer and state, and the task.
+const CONVERSATION: usize = 10 << 10;
+
+/// Who asks over HTTP.
+pub(super) struct Caller {
+    /// It came through a loopback listener.
+    pub(super) is_local: bool,
+    /// Of whoever is at the other end: a proxy, if there is one.
+    pub(super) address: IpAddr,
+    pub(super) stay: Stay,
+}
+
 /// Serves a TCP connection that has begun to speak: any number of requests, or
 /// one upgrade. A head that comes in one piece is read, answered and forgotten at
 /// once, so that a thousand newcomers take the memory of one.
-pub async fn serve(driver: Shared, site: Rc<Site>, stream: Async<TcpStream>) {
+pub async fn serve(driver: Shared, site: Rc<Site>, stream: Async<TcpStream>, stay: Stay) {
+    // A peer that is gone already has no address.
+    let Ok(address) = stream.get_ref().peer_addr() else { return };
     let is_local = stream.get_ref().local_addr().is_ok_and(|address| address.ip().is_loopback());
+    let caller = Rc::new(Caller { is_local, address: address.ip(), stay });
+    let _load = Load::of(CONVERSATION);
     let admission = Rc::new(RefCell::new(None));
     let service = service_fn(|request| {
         let (driver, site, admission) = (driver.clone(), site.clone(), admission.clone());
+        let caller = caller.clone();
         Box::pin(async move {
-            Ok::<_, std::convert::Infallible>(answer(&driver, &site, is_local, request, &admission).await)
+            Ok::<_, std::convert::Infallible>(answer(&driver, &site, &caller, request, &admission).await)
         })
     });
     let mut connection = hyper::server::conn::http1::Builder::new()
@@ -48,7 +68,13 @@ pub async fn serve(driver: Shared, site: Rc<Site>, stream: Async<TcpStream>) {
         .serve_connection(FuturesIo::new(stream), service);
     let mut life = Life::new(site.patience);
     let served = poll_fn(|cx| match connection.poll_without_shutdown(cx) {
-        Poll::Ready(served) => Poll::Ready(served.is_ok()),
+        Poll::Ready(Err(error)) => {
+            if error.is_timeout() {
+                driver.borrow_mut().turned_away(TurnedAway::Newcomer, None);
+            }
+            Poll::Ready(false)
+        }
+        Poll::Ready(Ok(())) => Poll::Ready(true),
         Poll::Pending => life.poll(cx, || Pin::new(&mut connection).graceful_shutdown()),
     });
     // If not, one peer's request was broken: it has its answer, or is gone.

@@ -16,13 +16,18 @@ pub(super) const LAST_SECOND: u64 = 253_402_300_799;
 
 /// Most patterns that a token may carry, and most bytes of them: they are
 /// matched at every request, and held as long as the connection.
-const MOST_PATTERNS: usize = 32;
-const MOST_PATTERN_BYTES: usize = 1024;
+pub(super) const MOST_PATTERNS: usize = 32;
+pub(super) const MOST_PATTERN_BYTES: usize = 1024;
 
 /// Reads a JSON object.
 pub(super) fn read<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, String> {
     let object: serde_json::Result<Object<T>> = serde_json::from_slice(json);
-    object.map(|object| object.0).map_err(|error| format!("cannot be read: {error}"))
+    object.map(|object| object.0).map_err(|error| {
+        // Where in a text that nobody has in front of them: who makes tokens sees
+        // names and values.
+        let said = error.to_string();
+        said.rsplit_once(" at line ").map_or_else(|| said.clone(), |(what, _)| what.to_owned())
+    })
 }
 
 /// A structure that is spelled as an object. serde alone would take an array of
@@ -76,7 +81,7 @@ impl<'de> Deserialize<'de> for Presence {
 /// The claims that are looked at.
 #[derive(Deserialize)]
 pub(super) struct Claims {
-    pub(super) exp: NumericDate,
+    pub(super) exp: Option<NumericDate>,
     pub(super) nbf: Option<NumericDate>,
     #[serde(alias = "userId")]
     user_id: Option<Name>,
@@ -110,7 +115,8 @@ impl<'de> Deserialize<'de> for NumericDate {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let seconds = u64::deserialize(from)?;
         if seconds > LAST_SECOND {
-            return Err(de::Error::custom("a time beyond the year 9999"));
+            // Most often somebody's milliseconds.
+            return Err(de::Error::custom("a time beyond the year 9999; claims count seconds"));
         }
         Ok(Self(seconds))
     }
@@ -158,15 +164,23 @@ pub(super) struct Grant {
     admin: bool,
 }
 
+/// More than will be looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Excess {
+    Patterns(usize),
+    Bytes(usize),
+}
+
 impl Grant {
     /// What it allows, if it is not more than will be looked at.
-    pub(super) fn rights(self) -> Result<Rights, &'static str> {
+    pub(super) fn rights(self) -> Result<Rights, Excess> {
         let all = || [&self.subscribe, &self.publish, &self.interrupt].into_iter().flatten();
-        if all().count() > MOST_PATTERNS {
-            return Err("the wshub claim has more than 32 patterns");
+        let (count, bytes) = (all().count(), all().map(String::len).sum::<usize>());
+        if count > MOST_PATTERNS {
+            return Err(Excess::Patterns(count));
         }
-        if all().map(String::len).sum::<usize>() > MOST_PATTERN_BYTES {
-            return Err("the patterns of the wshub claim have more than 1024 bytes");
+        if bytes > MOST_PATTERN_BYTES {
+            return Err(Excess::Bytes(bytes));
         }
         let patterns = |texts: &[String]| texts.iter().map(|text| Pattern::new(text)).collect();
         Ok(Rights {

@@ -10,10 +10,10 @@ use super::link::Side;
 use super::outbox::{Mark, Piece};
 use super::packet::Packet;
 use super::store::Store;
-use crate::hub::{Anomaly, Asker, Effect, Input, LogKey, Recipients};
+use crate::hub::{Asker, Effect, Input, LogKey, Recipients};
 use crate::protocol::frame::Outcome;
 use crate::protocol::{
-    Close, ConnectionId, Delivery, Frame, Message, OperationId, Refusal, RequestId, Return, UserId, worker,
+    Close, ConnectionId, Delivery, Frame, Message, OperationId, Refusal, RequestId, Return, worker,
 };
 
 impl Driver {
@@ -34,7 +34,12 @@ impl Driver {
                 let packet = self.seal(|scratch| frame.encode(None, scratch));
                 self.push_all(&packet, recipients, &to, None);
             }
-            Effect::Answer { to, id, frame } => self.answer(to, id.as_ref(), &frame, None),
+            Effect::Answer { to, id, mut frame } => {
+                if let Frame::Connections { connections } = &mut *frame {
+                    self.describe_links(connections);
+                }
+                self.answer(to, id.as_ref(), &frame, None);
+            }
             Effect::Refuse { to, id, refusal } => {
                 self.answer(to, id.as_ref(), &Frame::from(&*refusal), Some(&refusal));
             }
@@ -56,7 +61,7 @@ impl Driver {
                 self.links.facts.push_back(Input::Fetched { fetch, log, messages });
             }
             Effect::Forget { log, from, to } => self.store.forget(&log, from, to),
-            Effect::Report(anomaly) => report(&anomaly),
+            Effect::Report(anomaly) => self.reports.anomaly(self.now.moment, &anomaly),
         }
     }
 
@@ -70,6 +75,11 @@ impl Driver {
     }
 
     fn close(&mut self, conn: ConnectionId, close: Close, after_ms: u64) {
+        // Its memory is needed now, and a goodbye would have to wait behind the
+        // rest of what it does not take.
+        if close == Close::Overloaded && self.links.has_begun(conn) {
+            return self.links.lose(conn);
+        }
         let bye = close.says_bye().then(|| {
             let reconnect = close.returning() != Return::No;
             let frame = Frame::Bye { code: close.code(), reason: close.reason(), reconnect, after_ms };
@@ -81,7 +91,9 @@ impl Driver {
         } else {
             bye.iter().chain([&Packet::close(close)]).map(Piece::frame).collect()
         };
-        self.links.leave(conn, pieces, close == Close::TooSlow);
+        // What such a peer did not take is in the way, its own or others'.
+        let drop_queue = matches!(close, Close::TooSlow | Close::Overloaded);
+        self.links.leave(conn, pieces, drop_queue);
         self.lingering.push_back((self.now.moment + LINGER, conn));
     }
 
@@ -160,28 +172,4 @@ impl Driver {
 /// Has the hub told when the kernel has taken a message whole.
 fn mark(log: LogKey, message: &Message, how: Delivery) -> Rc<Mark> {
     Rc::new(Mark { log, seq: message.seq.unwrap_or_default(), how })
-}
-
-/// The closed list of what is worth a line.
-fn report(anomaly: &Anomaly) {
-    match anomaly {
-        Anomaly::Stalled { conn, user } => {
-            log::warn!("closed {conn} of {}: it took nothing", shown(user.as_ref()))
-        }
-        Anomaly::Misbehaved { conn, user, close } => {
-            log::warn!("closed {conn} of {}: {}", shown(user.as_ref()), close.reason());
-        }
-        Anomaly::OwnerLost { operation, channel } => {
-            log::warn!("operation {operation:?} on {channel:?}: its worker is gone");
-        }
-        Anomaly::Overran { operation, channel } => {
-            log::warn!("operation {operation:?} on {channel:?} did not end in time");
-        }
-        Anomaly::KeptLimit => log::warn!("kept messages are at their limit; the oldest are dropped"),
-    }
-}
-
-/// A user's id as a log line quotes it.
-fn shown(user: Option<&UserId>) -> String {
-    user.map_or_else(|| "nobody".to_owned(), |user| format!("{user:?}"))
 }

@@ -3,7 +3,7 @@
 //! Knows how to open them, who may come through the workers' one, and how to go
 //! on when descriptors run out. Does not know what is said inside.
 
-use std::collections::VecDeque;
+use std::cell::RefCell;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,16 +15,17 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
-use slab::Slab;
 use smol::{Async, LocalExecutor};
 
 use super::caller;
-use super::driver::Shared;
+use super::driver::{Driver, Shared};
 use super::epoll::{Epoll, Interest, Ready};
+use super::guests::{self, Guests, Stay};
 use super::http::Site;
 use super::peers::Peers;
+use super::report::Kind;
 use super::wire::Wire;
-use crate::hub::Peer;
+use crate::hub::{Peer, TurnedAway};
 use crate::protocol::Moment;
 
 /// How long a door stays shut when no descriptor is left for one more guest.
@@ -57,15 +58,11 @@ impl AsFd for Door {
     }
 }
 
-/// All doors, and those who came through one and have said nothing yet. Nothing
-/// but the socket is held for them.
+/// All doors, and those who came through one.
 pub struct Doors {
     doors: Vec<Door>,
-    newcomers: Slab<(u64, TcpStream)>,
-    /// When each newcomer is given up, in the order in which they came; with a
-    /// number, since places are used again.
-    patience: VecDeque<(Moment, usize, u64)>,
-    serial: u64,
+    /// Shared with the tasks that speak with them.
+    guests: Rc<RefCell<Guests>>,
     /// No descriptors are left; until then nobody is let in.
     shut_until: Option<Moment>,
     /// That has been said, and nobody was let in since.
@@ -87,9 +84,7 @@ impl Doors {
     pub fn new(site: Rc<Site>, peers: Peers) -> Self {
         Self {
             doors: Vec::new(),
-            newcomers: Slab::new(),
-            patience: VecDeque::new(),
-            serial: 0,
+            guests: Rc::new(RefCell::new(Guests::new(site.guests))),
             shut_until: None,
             is_shut: false,
             socket: None,
@@ -155,27 +150,21 @@ impl Doors {
             let _ = std::fs::remove_file(path);
         }
         self.doors.clear();
-        self.newcomers.clear();
-        self.patience.clear();
+        self.guests.borrow_mut().close();
     }
 
     /// Does what is due; tells for how long nothing will be.
-    pub fn tick(&mut self, now: Moment, epoll: &Epoll) -> Option<Duration> {
+    pub fn tick(&mut self, driver: &mut Driver) -> Option<Duration> {
+        let now = driver.moment();
         if self.shut_until.is_some_and(|until| until <= now) {
             self.shut_until = None;
-            self.wait_for_guests(Interest::READ, epoll);
+            self.wait_for_guests(Interest::READ, &driver.links.epoll);
         }
-        while let Some(&(until, place, serial)) = self.patience.front() {
-            let waits = self.newcomers.get(place).is_some_and(|newcomer| newcomer.0 == serial);
-            if waits && until > now {
-                break;
-            }
-            self.patience.pop_front();
-            if waits {
-                self.newcomers.remove(place);
-            }
+        let mut guests = self.guests.borrow_mut();
+        for _ in 0..guests.give_up(now) {
+            driver.turned_away(TurnedAway::Newcomer, None);
         }
-        let patience = self.patience.front().map(|(until, ..)| *until);
+        let patience = guests.patience();
         [patience, self.shut_until].into_iter().flatten().min().map(|due| due.since(now))
     }
 
@@ -201,6 +190,11 @@ impl Doors {
                 Err(Errno::AGAIN) => return,
                 // A guest that left again costs nothing.
                 Err(Errno::CONNABORTED | Errno::INTR) => {}
+                // Who waits for nothing makes room; its descriptor is free in the
+                // next turn.
+                Err(Errno::MFILE | Errno::NFILE) if self.guests.borrow_mut().send_one_away() => {
+                    return self.gave_way(driver, "descriptors are short");
+                }
                 Err(error) => {
                     if !std::mem::replace(&mut self.is_shut, true) {
                         log::warn!("cannot accept connections: {}", io::Error::from(error));
@@ -213,24 +207,37 @@ impl Doors {
         }
     }
 
+    fn gave_way(&self, driver: &Shared, why: &str) {
+        let line = format_args!("{why}: the oldest at the clients' door who wait for nothing are sent away");
+        driver.borrow_mut().turned_away(TurnedAway::Newcomer, Some((Kind::GaveWay, line)));
+    }
+
     /// A client waits in the door until it speaks.
     fn greet(&mut self, stream: TcpStream, driver: &Shared) {
+        let mut guests = self.guests.borrow_mut();
+        if guests.is_full() {
+            let made_room = guests.send_one_away();
+            self.gave_way(driver, "`limits.http_connections` is reached");
+            if !made_room {
+                return guests::turn_away(&stream);
+            }
+        }
         let driver = driver.borrow();
-        let place = self.newcomers.vacant_key();
-        self.serial += 1;
-        if driver.links.epoll.add(&stream, NEWCOMER | place as u64, Interest::READ).is_ok() {
-            self.newcomers.insert((self.serial, stream));
-            self.patience.push_back((driver.moment() + self.site.patience, place, self.serial));
+        let number = guests.number();
+        if driver.links.epoll.add(&stream, NEWCOMER | number, Interest::READ).is_ok() {
+            guests.wait(number, driver.moment() + self.site.patience, stream);
         }
     }
 
     /// It has begun to speak: HTTP.
-    fn show_in(&mut self, place: u64, driver: &Shared, executor: &Rc<LocalExecutor<'static>>) {
-        let Some((_, stream)) = self.newcomers.try_remove(place as usize) else { return };
+    fn show_in(&mut self, number: u64, driver: &Shared, executor: &Rc<LocalExecutor<'static>>) {
+        let Some(stream) = self.guests.borrow_mut().speaks(number) else { return };
         driver.borrow().links.epoll.remove(&stream);
         if let Ok(stream) = Async::new_nonblocking(stream) {
-            let serving = caller::serve(driver.clone(), self.site.clone(), stream);
-            executor.spawn(serving).detach();
+            let stay = Stay::new(&self.guests, number);
+            let is_awaited = stay.is_awaited();
+            let serving = caller::serve(driver.clone(), self.site.clone(), stream, stay);
+            self.guests.borrow_mut().serve(number, is_awaited, executor.spawn(serving));
         }
     }
 
@@ -239,8 +246,9 @@ impl Doors {
         // The kernel's word; a peer that is gone already has none.
         let Ok(peer) = rustix::net::sockopt::socket_peercred(&guest) else { return };
         if !self.peers.admit(peer) {
-            let (uid, pid) = (peer.uid.as_raw(), peer.pid.as_raw_nonzero());
-            return log::warn!("turned a worker away: uid {uid}, pid {pid}");
+            let (uid, pid, now) = (peer.uid.as_raw(), peer.pid.as_raw_nonzero(), driver.borrow().moment());
+            let line = format_args!("turned a worker away: uid {uid}, pid {pid}");
+            return driver.borrow_mut().reports.say(now, Kind::Worker, line);
         }
         let peer = Peer::Worker { uid: peer.uid.as_raw(), admin: self.peers.administers(peer) };
         driver.borrow_mut().open(Wire::worker(guest), peer, &[]);

@@ -12,19 +12,19 @@ use std::time::Duration;
 use async_channel::{Receiver, Sender};
 
 use super::epoll::{Epoll, Ready};
-use super::link::{Side, Worker};
+use super::link::{Link, Side, Worker};
 use super::links::Links;
 use super::outbox::{Bounds, Piece};
 use super::packet::Packet;
+use super::report::Reports;
 use super::store::Memory;
 use super::token::Verifier;
 use super::wire::{Moved, Wire};
 use super::ws::{Decoder, Heard};
 use super::{clock, lines};
-use crate::hub::{Asker, Effects, Hub, Input, Now, Peer};
+use crate::hub::{Asker, Effects, Hub, Input, Now, Peer, TurnedAway};
 use crate::protocol::{
-    Close, Code, ConnectionId, Frame, Misspoken, Moment, OperationId, Refusal, RequestId, Said, Say, UserId,
-    worker,
+    Close, Code, ConnectionId, Misspoken, Moment, OperationId, Refusal, Said, Say, worker,
 };
 
 /// The driver, as every task of the thread shares it. It is borrowed for the
@@ -56,11 +56,11 @@ pub(super) const BLOCK: usize = 16 << 10;
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 
 pub struct Driver {
-    hub: Hub,
+    pub(super) hub: Hub,
     effects: Effects,
     pub links: Links,
     pub(super) store: Memory,
-    verifier: Rc<Verifier>,
+    pub(super) verifier: Rc<Verifier>,
     /// One per running operation, held by this end; the other end is the
     /// worker's writer. Full: somebody asked already. Closed: it is over.
     pub(super) latches: HashMap<OperationId, (Sender<Piece>, ConnectionId)>,
@@ -76,6 +76,7 @@ pub struct Driver {
     pub(super) lingering: VecDeque<(Moment, ConnectionId)>,
     message_bytes: usize,
     pub(super) ping: Packet,
+    pub(super) reports: Reports,
 }
 
 impl Driver {
@@ -96,6 +97,7 @@ impl Driver {
             lingering: VecDeque::new(),
             message_bytes,
             ping: Packet::ping(),
+            reports: Reports::default(),
         };
         // The first thing that the hub hears of is the time at which it began.
         driver.tell(Input::Due);
@@ -169,22 +171,27 @@ impl Driver {
             Side::Client { held } => {
                 let mut held = held.take();
                 decoder.decode(&mut held, bytes, |heard| self.hear(conn, heard));
-                if let Some(Side::Client { held: place }) = self.links.get(conn).map(|link| &mut link.side) {
+                if let Some(Side::Client { held: place }) = self.staying(conn).map(|link| &mut link.side) {
                     *place = held;
                 }
             }
             Side::Worker(worker) => {
                 let (mut held, limit) = (worker.held.take(), self.message_bytes);
                 lines::split(&mut held, bytes, limit, |line| self.hear_line(conn, line));
-                if let Some(Side::Worker(worker)) = self.links.get(conn).map(|link| &mut link.side) {
+                if let Some(Side::Worker(worker)) = self.staying(conn).map(|link| &mut link.side) {
                     worker.held = held;
                 }
             }
         }
     }
 
+    /// The link, unless it was told goodbye.
+    fn staying(&mut self, conn: ConnectionId) -> Option<&mut Link> {
+        self.links.get(conn).filter(|link| !link.leaving)
+    }
+
     fn hear(&mut self, conn: ConnectionId, heard: Heard<'_>) {
-        if self.links.get(conn).is_none_or(|link| link.leaving) {
+        if self.staying(conn).is_none() {
             return;
         }
         match heard {
@@ -218,7 +225,7 @@ impl Driver {
     /// Passes a request on; what concerns tokens is looked at here, for the hub
     /// knows none.
     fn said(&mut self, conn: ConnectionId, said: Result<Said, Misspoken>) {
-        if self.links.get(conn).is_none_or(|link| link.leaving) {
+        if self.staying(conn).is_none() {
             return;
         }
         let from = Asker::Connection(conn);
@@ -230,35 +237,23 @@ impl Driver {
             Ok(Said { id, say: Say::MintToken { user_id, ttl } }) => {
                 return self.mint(conn, id.as_ref(), &user_id, ttl);
             }
-            Ok(said) => Input::Said { from, said },
+            Ok(Said { id, say: Say::CheckToken(token) }) => {
+                return self.check_token(conn, id.as_ref(), &token);
+            }
+            Ok(said) => {
+                self.weigh_for(&said.say);
+                Input::Said { from, said }
+            }
             Err(misspoken) => Input::Misspoke { from, misspoken },
         };
         self.tell(input);
-    }
-
-    fn mint(&mut self, conn: ConnectionId, id: Option<&RequestId>, user: &UserId, ttl: Duration) {
-        let is_admin =
-            matches!(self.links.get(conn).map(|link| &link.side), Some(Side::Worker(w)) if w.admin);
-        if !is_admin {
-            let refusal = Refusal::new(Code::Forbidden, "minting tokens needs an administrator").of("token");
-            return self.answer(Asker::Connection(conn), id, &Frame::from(&refusal), None);
-        }
-        match self.verifier.mint(user, ttl, self.now.wall) {
-            Ok((token, expires_at)) => {
-                let frame = Frame::Token { token: &token, user_id: user.clone(), expires_at };
-                self.answer(Asker::Connection(conn), id, &frame, None);
-            }
-            Err(why) => {
-                let refusal = Refusal::new(Code::BadRequest, why.to_string()).of("token");
-                self.answer(Asker::Connection(conn), id, &Frame::from(&refusal), None);
-            }
-        }
     }
 
     /// The peer broke the protocol of the wire itself: no business of the hub's.
     fn refuse_to_go_on(&mut self, conn: ConnectionId, close: Close) {
         self.links.leave(conn, [Piece::frame(&Packet::close(close))], false);
         self.part(conn);
+        self.tell(Input::TurnedAway(TurnedAway::Malformed));
     }
 
     /// The socket gives no more.
@@ -295,6 +290,7 @@ impl Driver {
         self.next_ticket += 1;
         self.tickets.insert(self.next_ticket, sender);
         let from = Asker::Http(self.next_ticket);
+        self.weigh_for(&say);
         self.tell(Input::Said { from, said: Said { id: None, say } });
         receiver
     }
@@ -307,12 +303,12 @@ impl Driver {
 
     /// Every call from outside begins with it; within one call it stays the same
     /// time.
-    fn look_at_the_clock(&mut self) {
+    pub(super) fn look_at_the_clock(&mut self) {
         self.now = clock::now();
         self.links.now = self.now.moment;
     }
 
-    fn tell(&mut self, input: Input) {
+    pub(super) fn tell(&mut self, input: Input) {
         self.links.facts.push_back(input);
         self.pump();
     }
@@ -354,6 +350,7 @@ impl Driver {
         }
         self.links.end_turn();
         self.pump();
+        self.weigh();
         // What was replayed or closed just now leaves in the next turn.
         if self.links.is_dirty() {
             return Some(Duration::ZERO);

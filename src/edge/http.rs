@@ -4,6 +4,7 @@
 //! leads to: the hub answers it.
 
 use std::cell::RefCell;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,12 +16,17 @@ use hyper::{Method, Request, Response, StatusCode};
 use smol::Timer;
 use smol::future::FutureExt;
 
+use super::caller::Caller;
 use super::clock;
 use super::driver::Shared;
+use super::guard::Guard;
+use super::meter::Load;
 use super::origin::Gate;
+use super::report::Kind;
 use super::secret::Secrets;
 use super::token::Verifier;
 use super::upgrade::{self, Admission};
+use crate::hub::{Level, TurnedAway};
 use crate::protocol::{self, Code, Refusal, Say};
 
 /// What the whole of HTTP needs to know of the configuration.
@@ -36,8 +42,14 @@ pub struct Site {
     pub message_bytes: usize,
     /// Most WebSocket connections and workers together.
     pub connections: usize,
+    /// Most HTTP connections, those that have said nothing yet among them.
+    pub guests: usize,
     /// A request head or body that takes longer is given up.
     pub patience: Duration,
+    /// How many wrong secrets and tokens come from where; borrowed for the length
+    /// of one call.
+    pub wrong_secrets: RefCell<Guard>,
+    pub wrong_tokens: RefCell<Guard>,
 }
 
 type Reply = Response<Full<Bytes>>;
@@ -46,7 +58,7 @@ type Reply = Response<Full<Bytes>>;
 pub(super) async fn answer(
     driver: &Shared,
     site: &Site,
-    is_local: bool,
+    caller: &Caller,
     request: Request<Incoming>,
     admission: &RefCell<Option<Admission>>,
 ) -> Reply {
@@ -55,7 +67,7 @@ pub(super) async fn answer(
     }
     let path = request.uri().path();
     if site.paths.iter().any(|known| known == path) {
-        return match upgrade::upgrade(driver, site, &request) {
+        return match upgrade::upgrade(driver, site, caller.address, &request) {
             Ok((reply, admitted)) => {
                 *admission.borrow_mut() = Some(admitted);
                 reply
@@ -66,13 +78,19 @@ pub(super) async fn answer(
     let method = request.method().clone();
     match (path, method) {
         ("/broadcast" | "/api/v1/broadcast", Method::POST) => {
-            publish(driver, site, request, |body| protocol::http::broadcast(body).map(Say::Publish)).await
+            // Who would fill queues waits; who stops something does not.
+            if driver.borrow().memory_level() >= Level::Critical && has_secret(site, &request) {
+                return overloaded("memory is short");
+            }
+            let read = |body: &[u8]| protocol::http::broadcast(body).map(Say::Publish);
+            with_body(driver, site, caller, request, read).await
         }
         ("/interrupt" | "/api/v1/interrupt", Method::POST) => {
-            publish(driver, site, request, |body| protocol::http::interrupt(body).map(Say::Interrupt)).await
+            let read = |body: &[u8]| protocol::http::interrupt(body).map(Say::Interrupt);
+            with_body(driver, site, caller, request, read).await
         }
-        ("/api/v1/ws/stats", Method::GET | Method::HEAD) => stats(driver, site, is_local, &request).await,
-        ("/metrics", Method::GET | Method::HEAD) => metrics(driver, site, &request).await,
+        ("/api/v1/ws/stats", Method::GET | Method::HEAD) => stats(driver, site, caller, &request).await,
+        ("/metrics", Method::GET | Method::HEAD) => metrics(driver, site, caller, &request).await,
         ("/healthz", Method::GET | Method::HEAD) => json(StatusCode::OK, r#"{"status":"ok"}"#.into()),
         ("/broadcast" | "/api/v1/broadcast" | "/interrupt" | "/api/v1/interrupt", _) => only("POST"),
         ("/api/v1/ws/stats" | "/metrics" | "/healthz", _) => only("GET, HEAD"),
@@ -81,43 +99,56 @@ pub(super) async fn answer(
 }
 
 /// A request with a body and the secret: read, asked, answered.
-async fn publish(
+async fn with_body(
     driver: &Shared,
     site: &Site,
+    caller: &Caller,
     request: Request<Incoming>,
     read: impl FnOnce(&[u8]) -> Result<Say, Refusal>,
 ) -> Reply {
     if !has_secret(site, &request) {
-        return unauthorized("this needs `Authorization: Bearer` with the broadcast secret");
+        let why = "this needs `Authorization: Bearer` with the broadcast secret";
+        return unauthorized(driver, site, caller, &request, why);
     }
+    let _awaited = caller.stay.awaited();
+    let body = match whole_body(site, request).await {
+        Ok(body) => body,
+        Err(refused) => {
+            driver.borrow_mut().turned_away(TurnedAway::Request, None);
+            return *refused;
+        }
+    };
+    match read(&body) {
+        Ok(say) => ask(driver, say).await,
+        Err(refusal) => refuse(status(refusal.code), refusal.code.word(), &refusal.message),
+    }
+}
+
+/// The body, if it is JSON, comes in time and is not too long; else the answer.
+async fn whole_body(site: &Site, request: Request<Incoming>) -> Result<Bytes, Box<Reply>> {
+    let wrong = |status, code, why: &str| Err(Box::new(refuse(status, code, why)));
     if !is_json(&request) {
-        return refuse(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "bad_request",
-            "the body must be application/json",
-        );
+        return wrong(StatusCode::UNSUPPORTED_MEDIA_TYPE, "bad_request", "the body must be application/json");
     }
     let limit = format!("the body may be {} bytes long", site.message_bytes);
     // What is announced to be too long is not waited for.
     if request.body().size_hint().lower() > site.message_bytes as u64 {
-        return refuse(StatusCode::PAYLOAD_TOO_LARGE, "too_large", &limit);
+        return wrong(StatusCode::PAYLOAD_TOO_LARGE, "too_large", &limit);
     }
+    let announced = request.body().size_hint().upper().map_or(site.message_bytes, |size| size as usize);
+    let _load = Load::of(announced.min(site.message_bytes));
     let body = Limited::new(request.into_body(), site.message_bytes).collect();
     let in_time = async { Some(body.await) }.or(async {
         Timer::after(site.patience).await;
         None
     });
-    let body = match in_time.await {
-        Some(Ok(body)) => body.to_bytes(),
+    match in_time.await {
+        Some(Ok(body)) => Ok(body.to_bytes()),
         Some(Err(error)) if error.is::<LengthLimitError>() => {
-            return refuse(StatusCode::PAYLOAD_TOO_LARGE, "too_large", &limit);
+            wrong(StatusCode::PAYLOAD_TOO_LARGE, "too_large", &limit)
         }
-        Some(Err(_)) => return refuse(StatusCode::BAD_REQUEST, "bad_request", "the body did not come whole"),
-        None => return refuse(StatusCode::REQUEST_TIMEOUT, "bad_request", "the body took too long"),
-    };
-    match read(&body) {
-        Ok(say) => ask(driver, say).await,
-        Err(refusal) => refuse(status(refusal.code), refusal.code.word(), &refusal.message),
+        Some(Err(_)) => wrong(StatusCode::BAD_REQUEST, "bad_request", "the body did not come whole"),
+        None => wrong(StatusCode::REQUEST_TIMEOUT, "bad_request", "the body took too long"),
     }
 }
 
@@ -135,10 +166,11 @@ async fn ask(driver: &Shared, say: Say) -> Reply {
     reply
 }
 
-async fn stats(driver: &Shared, site: &Site, is_local: bool, request: &Request<Incoming>) -> Reply {
+async fn stats(driver: &Shared, site: &Site, caller: &Caller, request: &Request<Incoming>) -> Reply {
     let knows_all = has_secret(site, request) || is_admin(site, request);
-    if !knows_all && (request.headers().contains_key(header::AUTHORIZATION) || !is_local) {
-        return unauthorized("this needs the broadcast secret or an administrator's token");
+    if !knows_all && (request.headers().contains_key(header::AUTHORIZATION) || !caller.is_local) {
+        let why = "this needs the broadcast secret or an administrator's token";
+        return unauthorized(driver, site, caller, request, why);
     }
     let reply = ask(driver, Say::Stats).await;
     if knows_all {
@@ -156,9 +188,10 @@ async fn stats(driver: &Shared, site: &Site, is_local: bool, request: &Request<I
     json(parts.status, public.unwrap_or_default())
 }
 
-async fn metrics(driver: &Shared, site: &Site, request: &Request<Incoming>) -> Reply {
+async fn metrics(driver: &Shared, site: &Site, caller: &Caller, request: &Request<Incoming>) -> Reply {
     if !(site.metrics_open || has_secret(site, request) || is_admin(site, request)) {
-        return unauthorized("metrics need the broadcast secret, or `metrics_open = true`");
+        let why = "metrics need the broadcast secret, or `metrics_open = true`";
+        return unauthorized(driver, site, caller, request, why);
     }
     let waiting = driver.borrow_mut().ask(Say::Stats);
     let Ok(answer) = waiting.recv().await else {
@@ -213,9 +246,42 @@ pub fn refuse(status: StatusCode, code: &str, message: &str) -> Reply {
     json(status, body.to_string().into_bytes())
 }
 
-fn unauthorized(message: &str) -> Reply {
+/// Refuses whoever has no secret, or a wrong one; a wrong one too often.
+fn unauthorized<B>(
+    driver: &Shared,
+    site: &Site,
+    caller: &Caller,
+    request: &Request<B>,
+    message: &str,
+) -> Reply {
+    if bearer(request).is_some()
+        && let Some(too_often) = wrong(driver, &site.wrong_secrets, caller.address, "secret")
+    {
+        return too_often;
+    }
     let mut reply = refuse(StatusCode::UNAUTHORIZED, "auth_required", message);
     reply.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    reply
+}
+
+/// Counts a wrong secret or token; the answer where it was one too many.
+pub fn wrong(driver: &Shared, guard: &RefCell<Guard>, from: IpAddr, what: &str) -> Option<Reply> {
+    let mut driver = driver.borrow_mut();
+    let line = format_args!("a wrong {what} from {from}");
+    driver.turned_away(TurnedAway::WrongSecret, Some((Kind::WrongSecret, line)));
+    let wait = guard.borrow_mut().wrong(from, driver.moment()).err()?;
+    let message = format!("too many wrong {what}s come from {from}; a right one is taken");
+    let mut reply = refuse(StatusCode::TOO_MANY_REQUESTS, "rate_limited", &message);
+    reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs_f64().ceil() as u64));
+    Some(reply)
+}
+
+/// Refuses for want of room; it is worth trying again.
+pub fn overloaded(message: &str) -> Reply {
+    /// Seconds: long enough for a few others to have left.
+    const RETRY: u64 = 5;
+    let mut reply = refuse(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message);
+    reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY));
     reply
 }
 

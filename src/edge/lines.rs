@@ -2,6 +2,8 @@
 //!
 //! Knows where a line ends and how long one may be. Does not know JSON.
 
+use super::meter::Load;
+
 /// What came.
 #[derive(PartialEq, Eq, Debug)]
 pub enum Line<'a> {
@@ -20,11 +22,17 @@ pub struct Held {
     tail: Vec<u8>,
     /// The rest of a line that was too long is being skipped.
     skips: bool,
+    load: Load,
 }
 
 impl Held {
     fn is_empty(&self) -> bool {
         self.tail.is_empty() && !self.skips
+    }
+
+    /// How much memory it takes.
+    pub fn bytes(&self) -> usize {
+        self.load.bytes()
     }
 }
 
@@ -60,6 +68,7 @@ pub fn split(held: &mut Option<Box<Held>>, block: &[u8], limit: usize, mut hear:
         kept.tail.extend_from_slice(rest);
     }
     if !kept.is_empty() {
+        kept.load.set(size_of::<Held>() + kept.tail.capacity());
         *held = Some(kept);
     }
 }

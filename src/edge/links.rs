@@ -14,6 +14,7 @@ use slab::Slab;
 
 use super::epoll::{Epoll, Interest, Ready};
 use super::link::{Link, Side};
+use super::meter;
 use super::outbox::{Bounds, Flushed, Mark, Outbox, Piece};
 use super::wire::{Moved, Wire};
 use crate::hub::{Input, Outbound};
@@ -40,6 +41,8 @@ pub struct Links {
     #[expect(clippy::vec_box, reason = "they move between here and the links as boxes")]
     spare: Vec<Box<Outbox>>,
     bounds: Bounds,
+    /// Whoever has anything queued is not read.
+    strict: bool,
     scratch: Vec<u8>,
     gone: Vec<Rc<Mark>>,
 }
@@ -71,6 +74,7 @@ impl Links {
             facts: VecDeque::new(),
             spare: Vec::new(),
             bounds,
+            strict: false,
             scratch: Vec::new(),
             gone: Vec::new(),
         }
@@ -271,7 +275,12 @@ impl Links {
             self.facts.push_back(Input::Outbound { conn: link.id, state });
         }
         // Who asks and does not listen is not heard until it does.
-        let hears = !link.ended && (state != Outbound::Full || link.leaving);
+        let listens = match state {
+            Outbound::Clear => true,
+            Outbound::Waiting => !self.strict,
+            Outbound::Full => false,
+        };
+        let hears = !link.ended && (listens || link.leaving);
         let interest = Interest { read: hears, write: outbox.blocked };
         if interest != std::mem::replace(&mut link.interest, interest) {
             self.epoll.modify(&link.wire, key(link.id), interest);
@@ -302,8 +311,38 @@ impl Links {
         // the link too early.
         if let Some(link) = self.get(id) {
             link.leaving = true;
+            link.forget_input();
         }
         self.touch(id.slot);
+    }
+
+    /// Whether the peer has taken part of a piece, and not the rest.
+    pub fn has_begun(&mut self, id: ConnectionId) -> bool {
+        self.get(id).and_then(|link| link.outbox.as_ref()).is_some_and(|outbox| outbox.has_begun())
+    }
+
+    /// Whether those who have something queued are read only once they have taken
+    /// it, or as long as they have room.
+    pub fn be_strict(&mut self, strict: bool) {
+        if std::mem::replace(&mut self.strict, strict) == strict {
+            return;
+        }
+        let waiting = self.table.iter().filter(|(_, link)| link.outbox.is_some());
+        let slots: Vec<u32> = waiting.map(|(slot, _)| slot as u32).collect();
+        for slot in slots {
+            self.tell(slot);
+        }
+    }
+
+    /// How much is held for all of them together.
+    pub fn held(&self) -> usize {
+        meter::held() + self.table.len() * Link::SIZE
+    }
+
+    /// All for whom something is held alone, and how much.
+    pub fn holders(&self) -> Vec<(ConnectionId, u64)> {
+        let staying = self.table.iter().map(|(_, link)| link).filter(|link| !link.leaving && !link.broken);
+        staying.map(|link| (link.id, link.held() as u64)).filter(|(_, held)| *held > 0).collect()
     }
 
     /// The peer says no more. Whether it is still owed something that the kernel

@@ -2,6 +2,7 @@
 //!
 //! Knows how to get bytes in and out. Does not know why.
 
+mod admin;
 pub mod caller;
 pub mod claims;
 pub mod clock;
@@ -9,15 +10,22 @@ pub mod deeds;
 pub mod doors;
 pub mod driver;
 pub mod epoll;
+mod flaw;
+pub mod guard;
+pub mod guests;
 pub mod http;
+mod key;
 pub mod lines;
 pub mod link;
 pub mod links;
+pub mod meter;
 pub mod metrics;
 pub mod origin;
 pub mod outbox;
 pub mod packet;
 pub mod peers;
+pub mod report;
+pub mod scales;
 pub mod secret;
 pub mod serve;
 pub mod store;

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::packet::Packet;
+use super::packet::{Packet, Shared};
 use super::wire::{Moved, Wire};
 use crate::hub::{LogKey, Outbound};
 use crate::protocol::Delivery;
@@ -29,7 +29,7 @@ pub struct Mark {
 /// Part of a shared packet, as one kind of peer reads it.
 #[derive(Clone, Debug)]
 pub struct Piece {
-    bytes: Rc<[u8]>,
+    bytes: Shared,
     from: u32,
     to: u32,
     mark: Option<Rc<Mark>>,
@@ -46,7 +46,7 @@ impl Piece {
         Self::of(packet.line())
     }
 
-    fn of((bytes, from, to): (&Rc<[u8]>, u32, u32)) -> Self {
+    fn of((bytes, from, to): (&Shared, u32, u32)) -> Self {
         Self { bytes: bytes.clone(), from, to, mark: None }
     }
 
@@ -125,9 +125,24 @@ impl Outbox {
         self.bytes = self.pieces.front().map_or(0, |piece| piece.bytes().len());
     }
 
+    /// Whether part of the first piece has left, and not the rest.
+    pub fn has_begun(&self) -> bool {
+        self.taken > 0
+    }
+
     /// Whether it owes nothing.
     pub fn is_empty(&self) -> bool {
         self.pieces.is_empty()
+    }
+
+    /// How many pieces wait, and how many bytes of them the kernel has not taken.
+    pub fn size(&self) -> (usize, usize) {
+        (self.pieces.len(), self.bytes.saturating_sub(self.taken))
+    }
+
+    /// How many bytes it holds, as one of those who share its pieces.
+    pub fn held(&self) -> usize {
+        self.pieces.iter().map(|piece| piece.bytes.part()).sum()
     }
 
     /// Whether it is worth keeping for the next one who needs one.

@@ -4,19 +4,63 @@
 //! know what the JSON in it says.
 
 use std::io::Cursor;
+use std::ops::Deref;
 use std::rc::Rc;
 
 use async_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use async_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
+use super::meter;
 use crate::protocol::Close;
+
+/// Bytes that are there once, however many queues they are in; the meter knows.
+#[derive(Debug)]
+pub struct Shared(Rc<[u8]>);
+
+/// What one place in a queue takes, its mark included.
+pub(super) const PLACE: usize = 64;
+
+impl Shared {
+    fn new(bytes: &[u8]) -> Self {
+        meter::add(PLACE + bytes.len());
+        Self(bytes.into())
+    }
+
+    /// What is held for one of those who share it: its place, and its part of
+    /// the bytes.
+    pub fn part(&self) -> usize {
+        PLACE + self.0.len() / Rc::strong_count(&self.0)
+    }
+}
+
+impl Clone for Shared {
+    fn clone(&self) -> Self {
+        meter::add(PLACE);
+        Self(self.0.clone())
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let is_last = Rc::strong_count(&self.0) == 1;
+        meter::remove(PLACE + if is_last { self.0.len() } else { 0 });
+    }
+}
+
+impl Deref for Shared {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
 
 /// What is written: one piece of shared memory, seen as a frame by clients and
 /// as a line by workers.
 #[derive(Clone, Debug)]
 pub struct Packet {
     /// Frame header, JSON, line break.
-    bytes: Rc<[u8]>,
+    bytes: Shared,
     /// Where the JSON begins.
     body: u32,
 }
@@ -32,7 +76,7 @@ impl Packet {
             place.copy_from_slice(head);
         }
         scratch.push(b'\n');
-        let bytes = scratch.get(from..).unwrap_or_default().into();
+        let bytes = Shared::new(scratch.get(from..).unwrap_or_default());
         Self { bytes, body: written as u32 }
     }
 
@@ -47,7 +91,7 @@ impl Packet {
         let mut bytes = Vec::with_capacity(frame.len() + 1);
         bytes.extend_from_slice(frame);
         bytes.push(b'\n');
-        Self { bytes: bytes.into(), body: 0 }
+        Self { bytes: Shared::new(&bytes), body: 0 }
     }
 
     /// A ping without payload.
@@ -69,12 +113,12 @@ impl Packet {
     }
 
     /// As a client reads it.
-    pub fn frame(&self) -> (&Rc<[u8]>, u32, u32) {
+    pub fn frame(&self) -> (&Shared, u32, u32) {
         (&self.bytes, 0, self.bytes.len() as u32 - 1)
     }
 
     /// As a worker reads it.
-    pub fn line(&self) -> (&Rc<[u8]>, u32, u32) {
+    pub fn line(&self) -> (&Shared, u32, u32) {
         (&self.bytes, self.body, self.bytes.len() as u32)
     }
 }

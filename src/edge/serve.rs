@@ -35,10 +35,7 @@ pub fn run<T>(
         }
         let mut working = driver.borrow_mut();
         let wait = working.end_turn();
-        let wait = [wait, doors.borrow_mut().tick(working.moment(), &working.links.epoll)]
-            .into_iter()
-            .flatten()
-            .min();
+        let wait = [wait, doors.borrow_mut().tick(&mut working)].into_iter().flatten().min();
         working.wait(wait, &mut ready);
         drop(working);
         for one in ready.drain(..) {

@@ -1,7 +1,7 @@
 //! Tokens (JWT, RFC 7519): who somebody is, and what for.
 //!
-//! Knows keys, signatures and claims, and makes rights of them. Does not know
-//! what the rights are asked for.
+//! Knows signatures and claims, and makes rights of them. Does not know what a key
+//! is made of, or what the rights are asked for.
 //!
 //! Nothing in a token is believed before its signature holds, and its header
 //! only chooses among keys: the algorithm is the key's own, from the
@@ -15,12 +15,15 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, crypto};
+use jsonwebtoken::crypto;
 
 use super::claims::{self, Claims, Header};
-use super::secret::{self, Absent, Exposure, Secret};
+use super::flaw::{self, Flaw};
+use super::key::{Key, algorithm};
+use super::secret::{self, Absent, Exposure};
 use crate::config::{Alg, Auth, ConfigError, KeyFile, Problem};
-use crate::hub::{Identity, Rights, TokenFault};
+use crate::hub::{Identity, Pattern, Rights, TokenFault};
+use crate::protocol::frame::{RightsEntry, TokenCheck};
 use crate::protocol::{UnixTime, UserId};
 
 /// Longest token. Headers and URLs of 8 KiB hold it with room to spare.
@@ -46,12 +49,18 @@ impl fmt::Debug for Verifier {
     }
 }
 
-struct Key {
-    alg: Alg,
-    kid: Option<String>,
-    verifies: DecodingKey,
-    /// Only where one and the same key does both.
-    signs: Option<EncodingKey>,
+/// A token that holds.
+struct Proof<'a> {
+    identity: Identity,
+    key: &'a Key,
+    granted: Granted,
+}
+
+/// Who says what its bearer may do.
+#[derive(Clone, Copy)]
+enum Granted {
+    ByToken,
+    ByConfiguration,
 }
 
 /// Why no token was minted.
@@ -118,59 +127,90 @@ impl Verifier {
     /// # Errors
     /// Why it does not hold, as the wire spells it.
     pub fn verify(&self, token: &str, now: UnixTime) -> Result<Identity, TokenFault> {
-        if token.len() > LONGEST_TOKEN {
-            return Err(invalid(format!("the token is longer than {LONGEST_TOKEN} bytes")));
+        self.judge(token, now).map(|proof| proof.identity).map_err(|flaw| flaw.told())
+    }
+
+    /// The same for an administrator, who is told more: what it allows and with
+    /// which key it holds, or what is wrong with it and which keys there are.
+    pub fn check(&self, token: &str, now: UnixTime) -> TokenCheck {
+        match self.judge(token, now) {
+            Ok(Proof { identity, key, granted }) => TokenCheck {
+                valid: true,
+                user_id: Some(identity.user_id),
+                expires_at: identity.expires_at,
+                alg: Some(key.alg.name()),
+                kid: key.kid.clone(),
+                rights: Some(spelled(&identity.rights, granted)),
+                ..TokenCheck::default()
+            },
+            Err(flaw) => TokenCheck {
+                code: Some(flaw.code()),
+                message: Some(flaw.explained(self, now)),
+                ..TokenCheck::default()
+            },
         }
-        let payload = self.proven(token)?;
-        let claims: Claims =
-            claims::read(&payload).map_err(|error| invalid(format!("the claims {error}")))?;
-        let expires_at = UnixTime::from_secs(claims.exp.seconds());
+    }
+
+    fn judge(&self, token: &str, now: UnixTime) -> Result<Proof<'_>, Flaw> {
+        if token.len() > LONGEST_TOKEN {
+            return Err(Flaw::TooLong(token.len()));
+        }
+        let (payload, key) = self.proven(token)?;
+        let claims: Claims = claims::read(&payload).map_err(Flaw::Claims)?;
+        let expires_at = UnixTime::from_secs(claims.exp.ok_or(Flaw::Endless)?.seconds());
         if now >= expires_at {
-            return Err(TokenFault {
-                code: "token_expired",
-                message: format!("the token ended at {expires_at}"),
-            });
+            return Err(Flaw::Ended(expires_at));
         }
         let early = u64::try_from(EARLY.as_millis()).unwrap_or(u64::MAX);
         let from = claims.nbf.map(|nbf| UnixTime::from_secs(nbf.seconds()));
         if let Some(from) = from.filter(|from| from.0 > now.0.saturating_add(early)) {
-            return Err(TokenFault { code: "token_not_yet", message: format!("the token begins at {from}") });
+            return Err(Flaw::Early(from));
         }
-        let name =
-            claims.user().ok_or_else(|| invalid("the claims name no user: `user_id` or `sub`".into()))?;
-        let user_id = UserId::new(&name).map_err(|refusal| invalid(refusal.message.to_string()))?;
-        let rights = match claims.grant() {
-            Some(grant) => grant.rights().map(Rc::new).map_err(|error| invalid(error.into()))?,
-            None => Rc::clone(&self.usual),
+        let name = claims.user().ok_or(Flaw::Nobody)?;
+        let user_id = UserId::new(&name).map_err(Flaw::Misnamed)?;
+        let (rights, granted) = match claims.grant() {
+            Some(grant) => (grant.rights().map(Rc::new).map_err(Flaw::Excessive)?, Granted::ByToken),
+            None => (Rc::clone(&self.usual), Granted::ByConfiguration),
         };
-        Ok(Identity { user_id, rights, expires_at: Some(expires_at) })
+        let identity = Identity { user_id, rights, expires_at: Some(expires_at) };
+        Ok(Proof { identity, key, granted })
     }
 
-    /// The claims, once the signature holds.
-    fn proven(&self, token: &str) -> Result<Vec<u8>, TokenFault> {
-        let broken = || invalid("this is not a token: header.payload.signature".into());
-        let (message, signature) = token.rsplit_once('.').ok_or_else(broken)?;
-        let (header, payload) = message.split_once('.').ok_or_else(broken)?;
+    /// The claims, once the signature holds, and the key that it holds with.
+    fn proven(&self, token: &str) -> Result<(Vec<u8>, &Key), Flaw> {
+        let (message, signature) = token.rsplit_once('.').ok_or(Flaw::Shapeless)?;
+        let (header, payload) = message.split_once('.').ok_or(Flaw::Shapeless)?;
         if payload.contains('.') {
-            return Err(broken());
+            return Err(Flaw::Shapeless);
         }
-        let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| broken())?;
-        let header: Header = claims::read(&header).map_err(|error| invalid(format!("the header {error}")))?;
+        let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| Flaw::Shapeless)?;
+        let header: Header = claims::read(&header).map_err(Flaw::Header)?;
         if header.crit.is_present() {
             // RFC 7515, section 4.1.11: what is not understood must be refused.
-            return Err(invalid("the header has `crit`, of which nothing is understood".into()));
+            return Err(Flaw::Critical);
         }
         let mut fitting = self.keys.iter().filter(|key| key.fits(&header)).peekable();
         if fitting.peek().is_none() {
-            return Err(invalid("no key is configured for the token's `alg` and `kid`".into()));
+            return Err(Flaw::Keyless { alg: header.alg, kid: header.kid });
         }
-        let holds = |key: &Key| {
+        let holds = |key: &&Key| {
             crypto::verify(signature, message.as_bytes(), &key.verifies, algorithm(key.alg)).unwrap_or(false)
         };
-        if !fitting.any(holds) {
-            return Err(invalid("the signature does not hold".into()));
+        let Some(key) = fitting.find(holds) else {
+            return Err(Flaw::Forged { alg: header.alg, kid: header.kid });
+        };
+        let payload = URL_SAFE_NO_PAD.decode(payload).map_err(|_| Flaw::Shapeless)?;
+        Ok((payload, key))
+    }
+
+    /// The configured keys by their names, for administrators.
+    pub(super) fn keys(&self) -> String {
+        let names: Vec<_> =
+            self.keys.iter().map(|key| flaw::named(key.alg.name(), key.kid.as_deref())).collect();
+        match &*names {
+            [] => "no key at all".to_owned(),
+            names => names.join(", "),
         }
-        URL_SAFE_NO_PAD.decode(payload).map_err(|_| broken())
     }
 
     /// A token for `user` that ends after `ttl`, in whole seconds, and when that
@@ -198,81 +238,16 @@ impl Verifier {
     }
 }
 
-fn invalid(message: String) -> TokenFault {
-    TokenFault { code: "token_invalid", message }
-}
-
-fn algorithm(alg: Alg) -> Algorithm {
-    match alg {
-        Alg::Hs256 => Algorithm::HS256,
-        Alg::Hs384 => Algorithm::HS384,
-        Alg::Hs512 => Algorithm::HS512,
-        Alg::Rs256 => Algorithm::RS256,
-        Alg::Es256 => Algorithm::ES256,
-        Alg::EdDsa => Algorithm::EdDSA,
+fn spelled(rights: &Rights, granted: Granted) -> RightsEntry {
+    let texts = |patterns: &[Pattern]| patterns.iter().map(|pattern| pattern.as_str().to_owned()).collect();
+    RightsEntry {
+        from: match granted {
+            Granted::ByToken => "token",
+            Granted::ByConfiguration => "configuration",
+        },
+        subscribe: texts(&rights.subscribe),
+        publish: texts(&rights.publish),
+        interrupt: texts(&rights.interrupt),
+        admin: rights.admin,
     }
-}
-
-impl Key {
-    fn read(file: &KeyFile, exposure: Exposure) -> Result<Self, Problem> {
-        let secret = secret::read(&file.file, exposure)?;
-        let (verifies, signs) = Self::made_of(file.alg, &secret).map_err(|message| {
-            Problem::in_file(&file.file, format!("cannot be a key for {}: {message}", file.alg.name()))
-        })?;
-        Ok(Self { alg: file.alg, kid: file.kid.clone(), verifies, signs })
-    }
-
-    fn made_of(alg: Alg, secret: &Secret) -> Result<(DecodingKey, Option<EncodingKey>), String> {
-        let bytes = secret.bytes();
-        let shortest = match alg {
-            // RFC 7518, section 3.2: as long as the digest.
-            Alg::Hs256 => 32,
-            Alg::Hs384 => 48,
-            Alg::Hs512 => 64,
-            Alg::Rs256 | Alg::Es256 | Alg::EdDsa => return Ok((public(alg, bytes)?, None)),
-        };
-        if bytes.len() < shortest {
-            return Err(format!("it has {} bytes, at least {shortest} are wanted", bytes.len()));
-        }
-        // A public key taken for a secret would let everybody sign.
-        if bytes.starts_with(b"-----BEGIN") {
-            return Err("it holds a PEM key, and a secret is wanted".into());
-        }
-        Ok((DecodingKey::from_secret(bytes), Some(EncodingKey::from_secret(bytes))))
-    }
-
-    /// Whether a token with this header may have been signed with it.
-    fn fits(&self, header: &Header) -> bool {
-        let called = header.kid.is_none() || header.kid == self.kid;
-        called && header.alg == self.alg.name()
-    }
-}
-
-/// Bytes of the modulus of an RSA key of 2048 bits, the least that RFC 7518,
-/// section 3.3 allows.
-const SHORTEST_RSA: usize = 2048 / 8;
-
-/// Bytes of an Ed25519 public key.
-const ED25519: usize = 32;
-
-/// A public key in PEM, tried once, so that a bad one is found now.
-fn public(alg: Alg, pem: &[u8]) -> Result<DecodingKey, String> {
-    if pem.windows(11).any(|part| part == b"PRIVATE KEY") {
-        return Err("it holds a private key, and the public one is wanted".into());
-    }
-    let key = match alg {
-        Alg::Rs256 => DecodingKey::from_rsa_pem(pem),
-        Alg::Es256 => DecodingKey::from_ec_pem(pem),
-        _ => DecodingKey::from_ed_pem(pem),
-    };
-    let unfit = |_| "it holds no public key of this kind in PEM".to_owned();
-    let key = key.map_err(unfit)?;
-    let length = key.try_get_as_bytes().map_err(unfit)?.len();
-    match alg {
-        Alg::Rs256 if length < SHORTEST_RSA => Err("it has less than 2048 bits".to_owned()),
-        Alg::EdDsa if length != ED25519 => Err("it is no Ed25519 key".to_owned()),
-        _ => Ok(()),
-    }?;
-    crypto::verify("", b"", &key, algorithm(alg)).map_err(unfit)?;
-    Ok(key)
 }

@@ -4,6 +4,7 @@
 //! connection is for.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 
 use async_tungstenite::tungstenite::Error;
 use async_tungstenite::tungstenite::error::ProtocolError;
@@ -16,8 +17,8 @@ use percent_encoding::percent_decode_str;
 
 use super::clock;
 use super::driver::Shared;
-use super::http::{Site, bearer, refuse};
-use crate::hub::{Claim, Peer};
+use super::http::{Site, bearer, overloaded, refuse, wrong};
+use crate::hub::{Claim, Level, Peer, TurnedAway};
 use crate::protocol::client::inbox_mode;
 use crate::protocol::{InboxMode, Token};
 
@@ -36,10 +37,6 @@ const PROTOCOL: &str = "wshub.v1";
 /// URLs.
 const BEARER: &str = "wshub.bearer.";
 
-/// Seconds after which a refused client may try again: long enough for a few
-/// others to have left.
-const BUSY_RETRY: u64 = 5;
-
 /// Answers a request for a WebSocket.
 ///
 /// # Errors
@@ -47,14 +44,14 @@ const BUSY_RETRY: u64 = 5;
 pub fn upgrade<B>(
     driver: &Shared,
     site: &Site,
+    from: IpAddr,
     request: &Request<B>,
 ) -> Result<(Reply, Admission), Box<Reply>> {
     let mut reply =
         create_response_with_body(request, Full::<Bytes>::default).map_err(|error| not_one(&error))?;
-    if driver.borrow().connections() >= site.connections {
-        let mut busy = refuse(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "all connections are taken");
-        busy.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(BUSY_RETRY));
-        return Err(Box::new(busy));
+    if let Some(why) = crowded(driver, site) {
+        driver.borrow_mut().turned_away(TurnedAway::Crowd, None);
+        return Err(Box::new(overloaded(why)));
     }
     let inbox = match query(request, "inbox") {
         None => InboxMode::default(),
@@ -63,23 +60,50 @@ pub fn upgrade<B>(
         })?,
     };
     let knows_us = offered(request).any(|protocol| protocol == PROTOCOL);
-    let claim = match token(site, request) {
-        None => Claim::Nothing,
-        Some(token) => match site.verifier.verify(token.reveal(), clock::now().wall) {
-            Ok(identity) => Claim::Proven(identity),
-            // A page cannot see a 401; it is told on the connection instead.
-            Err(fault) if knows_us => Claim::Refused(fault),
-            Err(fault) => {
-                let mut refused = refuse(StatusCode::UNAUTHORIZED, fault.code, &fault.message);
-                refused.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-                return Err(Box::new(refused));
-            }
-        },
-    };
+    let claim = claim(driver, site, from, token(site, request), knows_us)?;
     if knows_us {
         reply.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
     }
     Ok((reply, Admission { peer: Peer::Client { claim, inbox } }))
+}
+
+/// What the token says, if there is one; the answer, where it says nothing that
+/// the client could be told on a connection.
+fn claim(
+    driver: &Shared,
+    site: &Site,
+    from: IpAddr,
+    token: Option<Token>,
+    knows_us: bool,
+) -> Result<Claim, Box<Reply>> {
+    let Some(token) = token else { return Ok(Claim::Nothing) };
+    let fault = match site.verifier.verify(token.reveal(), clock::now().wall) {
+        Ok(identity) => return Ok(Claim::Proven(identity)),
+        Err(fault) => fault,
+    };
+    // One that has ended was right once: whoever presents it does not guess.
+    let guesses = fault.code == "token_invalid";
+    let too_often = guesses.then(|| wrong(driver, &site.wrong_tokens, from, "token")).flatten();
+    // A page cannot see a 401 or 429; it is told on the connection instead, or
+    // it would not know that it needs another token.
+    if knows_us {
+        return Ok(Claim::Refused(fault));
+    }
+    if let Some(too_often) = too_often {
+        return Err(Box::new(too_often));
+    }
+    let mut refused = refuse(StatusCode::UNAUTHORIZED, fault.code, &fault.message);
+    refused.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    Err(Box::new(refused))
+}
+
+/// Why there is no room for one more, if there is none.
+fn crowded(driver: &Shared, site: &Site) -> Option<&'static str> {
+    let driver = driver.borrow();
+    if driver.connections() >= site.connections {
+        return Some("all connections are taken");
+    }
+    (driver.memory_level() >= Level::High).then_some("memory is short")
 }
 
 /// What is wrong with a request that is none for a WebSocket of version 13.

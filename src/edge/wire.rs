@@ -67,6 +67,18 @@ impl Wire {
         rustix::net::send(self, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).into()
     }
 
+    /// Where a client is, as far as the network tells.
+    pub fn address(&self) -> Option<String> {
+        let peer = socket2::SockRef::from(&self.0).peer_addr().ok()?;
+        Some(peer.as_socket()?.to_string())
+    }
+
+    /// Which process a worker was when it connected.
+    pub fn pid(&self) -> Option<u32> {
+        let peer = rustix::net::sockopt::socket_peercred(self).ok()?;
+        u32::try_from(peer.pid.as_raw_nonzero().get()).ok()
+    }
+
     /// Ends one direction or both; a link that is gone already is no error.
     pub fn shutdown(&self, how: Shutdown) {
         let how = match how {

@@ -11,6 +11,7 @@ use async_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpC
 use async_tungstenite::tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 use async_tungstenite::tungstenite::{Error, Message};
 
+use super::meter::Load;
 use crate::protocol::Close;
 
 /// What the peer's bytes came to.
@@ -41,11 +42,17 @@ pub struct Held {
     fragments: Vec<u8>,
     /// The payload in `fragments`.
     fragments_payload: usize,
+    load: Load,
 }
 
 impl Held {
     fn is_empty(&self) -> bool {
         self.tail.is_empty() && self.fragments.is_empty()
+    }
+
+    /// How much memory it takes.
+    pub fn bytes(&self) -> usize {
+        self.load.bytes()
     }
 }
 
@@ -148,6 +155,7 @@ impl Decoder {
             }
         }
         if !kept.is_empty() {
+            kept.load.set(size_of::<Held>() + kept.tail.capacity() + kept.fragments.capacity());
             *held = Some(kept);
         }
     }

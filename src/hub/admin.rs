@@ -3,14 +3,14 @@
 //! Knows how to count and list what the other rooms hold, and how to end and drop
 //! it on demand. Does not know who is an administrator beyond the word of the edge.
 
-use super::channels::Topic;
+use super::channels::{Hearing, Subscriber, Topic};
 use super::connections::{Connection, Kind};
+use super::deadlines::NEVER;
 use super::event::{Asker, Effects, LogKey, Now};
-use super::publish::forbidden;
 use super::{Ask, Done, Hub};
-use crate::protocol::frame::{ChannelEntry, ConnectionEntry, Statistics};
+use crate::protocol::frame::{ChannelEntry, ConnectionEntry, InboxEntry, LinkEntry, Statistics};
 use crate::protocol::name::spelled;
-use crate::protocol::{Close, Code, ConnectionId, Frame, Refusal, Target, UserId};
+use crate::protocol::{Close, Code, ConnectionId, Frame, Moment, Refusal, Target, UnixTime, UserId};
 
 impl Hub {
     /// Answers with the numbers of the daemon. They are counted when somebody
@@ -28,7 +28,7 @@ impl Hub {
         };
         match kind {
             Some(Kind::Worker { admin: true, .. }) => Ok(()),
-            _ => Err(forbidden("this is for administrators")),
+            _ => Err(Refusal::for_administrators()),
         }
     }
 
@@ -36,6 +36,8 @@ impl Hub {
         let mut counted = Statistics {
             operations: self.operations.running() as u64,
             kept_bytes: self.channels.bytes as u64,
+            memory_bytes: self.memory_held(),
+            memory_level: self.memory.level as u64,
             uptime_seconds: self.started.map_or(0, |started| now.moment.since(started).as_secs()),
             counters: self.counters,
             ..Statistics::default()
@@ -58,33 +60,30 @@ impl Hub {
     }
 
     /// Lists who is connected, in the order of their places.
-    pub(super) fn list_connections(&self, ask: &Ask, out: &mut Effects) -> Done {
+    pub(super) fn list_connections(&self, now: Now, ask: &Ask, out: &mut Effects) -> Done {
         self.may_administer(ask.from)?;
-        let entry = |(slot, connection): (u32, &Connection)| ConnectionEntry {
-            connection_id: ConnectionId { slot, tag: connection.tag }.to_string(),
-            kind: if connection.is_worker() { "worker" } else { "client" },
-            user_id: connection.user.clone(),
-            subscriptions: connection.subscriptions() as u64,
-            operations: connection.rare.as_ref().map_or(0, |rare| u64::from(rare.operations)),
-        };
-        let connections = self.connections.iter().map(entry).collect();
-        self.answer(ask, Frame::Connections { connections }, out);
+        let connections = self.connections.iter().map(|(slot, connection)| entry(now, slot, connection));
+        self.answer(ask, Frame::Connections { connections: connections.collect() }, out);
         Ok(())
     }
 
     /// Lists the channels there are, by name.
-    pub(super) fn list_channels(&self, ask: &Ask, out: &mut Effects) -> Done {
+    pub(super) fn list_channels(&self, now: Now, ask: &Ask, out: &mut Effects) -> Done {
         self.may_administer(ask.from)?;
         let entry = |topic: &Topic| {
             let LogKey::Channel(channel) = &topic.key else { return None };
-            let log = topic.log.as_deref();
+            let Held { messages, bytes, oldest_at } = held(now, topic);
+            let behind = |subscriber: &&Subscriber| subscriber.hearing == Hearing::Reading;
             Some(ChannelEntry {
                 channel: channel.clone(),
                 subscribers: topic.subscribers.len() as u64,
+                behind: topic.subscribers.iter().filter(behind).count() as u64,
                 epoch: spelled(topic.epoch),
                 seq: topic.seq,
-                kept: log.map_or(0, |log| log.kept.len() as u64),
-                bytes: log.map_or(0, |log| log.bytes as u64),
+                keep: self.policy_of(&topic.key).keep.word(),
+                kept: messages,
+                bytes,
+                oldest_at,
             })
         };
         let mut channels: Vec<_> = self.channels.iter().filter_map(entry).collect();
@@ -93,17 +92,42 @@ impl Hub {
         Ok(())
     }
 
-    /// Tells what waits for a user.
-    pub(super) fn look_into_inbox(&self, ask: &Ask, user_id: UserId, out: &mut Effects) -> Done {
+    /// Tells what waits for a user, or lists the users for whom something does.
+    pub(super) fn look_into_inbox(
+        &self,
+        now: Now,
+        ask: &Ask,
+        user_id: Option<UserId>,
+        out: &mut Effects,
+    ) -> Done {
         self.may_administer(ask.from)?;
-        let topic = self.channels.find_inbox(&user_id).and_then(|place| self.channels.at(place));
-        let log = topic.and_then(|topic| topic.log.as_deref());
-        let frame = Frame::Inbox {
-            user_id,
-            epoch: topic.map(|topic| spelled(topic.epoch)),
-            seq: topic.map_or(0, |topic| topic.seq),
-            waiting: topic.map_or(0, |topic| topic.waiting() as u64),
-            bytes: log.map_or(0, |log| log.bytes as u64),
+        let entry = |user_id: UserId, topic: Option<&Topic>| {
+            let Held { bytes, oldest_at, .. } = topic.map_or_else(Held::default, |topic| held(now, topic));
+            InboxEntry {
+                user_id,
+                connections: topic.map_or(0, |topic| topic.subscribers.len() as u64),
+                epoch: topic.map(|topic| spelled(topic.epoch)),
+                seq: topic.map_or(0, |topic| topic.seq),
+                waiting: topic.map_or(0, |topic| topic.waiting() as u64),
+                bytes,
+                oldest_at,
+            }
+        };
+        let frame = match user_id {
+            Some(user_id) => {
+                let place = self.channels.find_inbox(&user_id);
+                Frame::Inbox(Box::new(entry(user_id, place.and_then(|place| self.channels.at(place)))))
+            }
+            None => {
+                let entry = |topic: &Topic| match &topic.key {
+                    LogKey::Inbox(user_id) => Some(entry(user_id.clone(), Some(topic))),
+                    LogKey::Channel(_) => None,
+                };
+                let entries = self.channels.iter().filter_map(entry);
+                let mut inboxes: Vec<_> = entries.filter(|inbox| inbox.waiting > 0).collect();
+                inboxes.sort_by(|a, b| a.user_id.cmp(&b.user_id));
+                Frame::Inboxes { inboxes }
+            }
         };
         self.answer(ask, frame, out);
         Ok(())
@@ -141,4 +165,51 @@ impl Hub {
         }
         Ok(())
     }
+}
+
+/// A connection as administrators see it, but for what the link knows.
+fn entry(now: Now, slot: u32, connection: &Connection) -> ConnectionEntry {
+    let rare = connection.rare.as_deref();
+    let stuck = rare.map(|rare| rare.stuck_since).filter(|since| *since != NEVER);
+    ConnectionEntry {
+        connection_id: ConnectionId { slot, tag: connection.tag },
+        kind: if connection.is_worker() { "worker" } else { "client" },
+        user_id: connection.user.clone(),
+        uid: match connection.kind {
+            Kind::Worker { uid, .. } => Some(uid),
+            Kind::Client | Kind::Waiting => None,
+        },
+        link: LinkEntry::default(),
+        connected_at: at(now, connection.opened),
+        heard_at: at(now, connection.heard),
+        expires_at: connection.expires_at(),
+        subscriptions: connection.subscriptions() as u64,
+        operations: rare.map_or(0, |rare| u64::from(rare.operations)),
+        stalled: stuck.map(|since| now.moment.since(since)),
+        missed: rare.map_or(0, |rare| rare.missed.iter().map(|missed| missed.lost).sum()),
+    }
+}
+
+/// What a topic keeps; of an inbox, the oldest is the first that its user has not.
+#[derive(Default)]
+struct Held {
+    messages: u64,
+    bytes: u64,
+    oldest_at: Option<UnixTime>,
+}
+
+fn held(now: Now, topic: &Topic) -> Held {
+    let Some(log) = topic.log.as_deref() else { return Held::default() };
+    Held {
+        messages: log.kept.len() as u64,
+        bytes: log.bytes as u64,
+        oldest_at: log.first_after(topic.cursor).map(|oldest| at(now, oldest.since)),
+    }
+}
+
+/// What the clock on the wall showed at a moment, as far as it is known now: it
+/// may have been set since, and is more likely to be right after that.
+fn at(now: Now, moment: Moment) -> UnixTime {
+    let ago = u64::try_from(now.moment.since(moment).as_millis()).unwrap_or(u64::MAX);
+    UnixTime(now.wall.0.saturating_sub(ago))
 }

@@ -128,13 +128,12 @@ impl Hub {
         let Some(connection) = self.connections.get_mut(conn) else { return false };
         let newcomer = connection.user.is_none();
         if newcomer && theirs >= self.settings.limits.connections_per_user {
+            self.counters.connections_refused += 1;
             self.close(now, conn, Close::TooManyConnections, out);
             return false;
         }
         connection.rights = identity.rights;
-        connection.expires_at = identity.expires_at;
-        connection.expires = moment_of(now, identity.expires_at);
-        connection.warned = false;
+        connection.expire(moment_of(now, identity.expires_at), identity.expires_at);
         connection.user = Some(identity.user_id.clone());
         if newcomer {
             // Not in the inbox yet, so these are channels all of them.
@@ -165,7 +164,7 @@ impl Hub {
                 burst: limits.burst,
                 subscriptions: u32::try_from(limits.subscriptions).unwrap_or(u32::MAX),
             },
-            expires_at: connection.expires_at,
+            expires_at: connection.expires_at(),
             inbox,
         };
         out.tell(conn, frame);

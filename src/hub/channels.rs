@@ -3,11 +3,14 @@
 //! Knows who hears what, and how far the numbers have come. Does not know what
 //! is kept of it; that is in [`logs`](super::logs).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
+use hashbrown::HashTable;
 use serde::{Deserialize, Serialize};
 use slab::Slab;
+use smallvec::SmallVec;
 
 use super::deadlines::{NEVER, round_up};
 use super::event::LogKey;
@@ -57,14 +60,17 @@ pub(super) struct Topic {
     pub(super) sent: u64,
     /// Why messages went that are missing now.
     pub(super) last_loss: GapCause,
-    /// In no order that means anything.
-    pub(super) subscribers: Vec<Subscriber>,
+    /// In no order that means anything. An inbox has one or two, and so has a
+    /// channel of one's own; there are thousands of both.
+    pub(super) subscribers: SmallVec<[Subscriber; 2]>,
     /// What is kept, and who reads it; none while there is neither.
     pub(super) log: Option<Box<Log>>,
     /// Who is here, while somebody wants to be told.
     pub(super) presence: Option<Box<Presence>>,
     /// When it is forgotten, while nobody needs it.
     idle_until: Moment,
+    /// How many of its subscribers are in the sum over all topics.
+    counted: u32,
 }
 
 impl Topic {
@@ -93,19 +99,25 @@ impl Topic {
 #[derive(Debug, Default)]
 pub(super) struct Channels {
     table: Slab<Topic>,
-    /// Never iterated: its order is not the same in every process.
-    index: HashMap<LogKey, u32>,
+    /// Places by key; the keys themselves are in the table alone. Never
+    /// iterated: its order is not the same in every process.
+    index: HashTable<u32>,
+    /// Nobody can guess which names fall together.
+    hasher: RandomState,
     /// Those nobody needs, by the moment at which they are forgotten.
     idle: BTreeSet<(Moment, u32)>,
     /// Those that keep something, by the bytes they keep.
     sizes: BTreeSet<(usize, u32)>,
     /// What all of them keep together.
     pub(super) bytes: usize,
+    /// Subscribers of all of them together.
+    pub(super) subscribers: usize,
 }
 
 impl Channels {
     pub(super) fn find(&self, key: &LogKey) -> Option<u32> {
-        self.index.get(key).copied()
+        let is_meant = |place: &u32| self.at(*place).is_some_and(|topic| topic.key == *key);
+        self.index.find(self.hasher.hash_one(key), is_meant).copied()
     }
 
     pub(super) fn find_channel(&self, channel: &Channel) -> Option<u32> {
@@ -122,20 +134,39 @@ impl Channels {
             return found;
         }
         let topic = Topic {
-            key: key.clone(),
+            key,
             epoch: epoch(),
             seq: 0,
             cursor: 0,
             sent: 0,
             last_loss: GapCause::NotKept,
-            subscribers: Vec::new(),
+            subscribers: SmallVec::new(),
             log: None,
             presence: None,
             idle_until: NEVER,
+            counted: 0,
         };
         let place = self.table.insert(topic) as u32;
-        self.index.insert(key, place);
+        self.enter(place);
         place
+    }
+
+    /// Makes a topic of the table known by its key.
+    fn enter(&mut self, place: u32) {
+        let (table, hasher) = (&self.table, &self.hasher);
+        // Only what is in the table is in the index.
+        let hash = |place: &u32| table.get(*place as usize).map_or(0, |topic| hasher.hash_one(&topic.key));
+        self.index.insert_unique(hash(&place), place, hash);
+    }
+
+    /// Takes a topic out of both.
+    fn remove(&mut self, place: u32) {
+        let Some(topic) = self.table.get(place as usize) else { return };
+        let hash = self.hasher.hash_one(&topic.key);
+        if let Ok(entry) = self.index.find_entry(hash, |found| *found == place) {
+            entry.remove();
+        }
+        self.table.remove(place as usize);
     }
 
     pub(super) fn at(&self, place: u32) -> Option<&Topic> {
@@ -154,6 +185,9 @@ impl Channels {
     /// anybody needs it.
     pub(super) fn settle(&mut self, now: Moment, place: u32) {
         let Some(topic) = self.table.get_mut(place as usize) else { return };
+        let counted = topic.subscribers.len() as u32;
+        self.subscribers = self.subscribers - topic.counted as usize + counted as usize;
+        topic.counted = counted;
         if let Some(log) = &mut topic.log {
             let (was, is) = (log.weighed, log.bytes);
             if was != is {
@@ -195,8 +229,7 @@ impl Channels {
 
     fn forget_first(&mut self) {
         if let Some((_, place)) = self.idle.pop_first() {
-            let topic = self.table.remove(place as usize);
-            self.index.remove(&topic.key);
+            self.remove(place);
         }
     }
 
@@ -204,9 +237,13 @@ impl Channels {
     pub(super) fn forget_now(&mut self, place: u32) {
         let Some(topic) = self.at(place) else { return };
         if self.idle.remove(&(topic.idle_until, place)) {
-            let topic = self.table.remove(place as usize);
-            self.index.remove(&topic.key);
+            self.remove(place);
         }
+    }
+
+    /// How many are needed; the others are few, and forgotten by and by.
+    pub(super) fn needed(&self) -> usize {
+        self.table.len() - self.idle.len()
     }
 
     /// The one that keeps most bytes.
@@ -224,21 +261,23 @@ impl Serialize for Channels {
 
 impl<'de> Deserialize<'de> for Channels {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let table = Slab::<Topic>::deserialize(from)?;
-        let mut all = Self::default();
-        for (place, topic) in &table {
+        let mut all = Self { table: Slab::deserialize(from)?, ..Self::default() };
+        let places: Vec<u32> = all.table.iter().map(|(place, _)| place as u32).collect();
+        for place in places {
+            all.enter(place);
+        }
+        for (place, topic) in &all.table {
             let place = place as u32;
-            all.index.insert(topic.key.clone(), place);
             if topic.idle_until != NEVER {
                 all.idle.insert((topic.idle_until, place));
             }
+            all.subscribers += topic.counted as usize;
             let bytes = topic.log.as_ref().map_or(0, |log| log.bytes);
             if bytes > 0 {
                 all.sizes.insert((bytes, place));
                 all.bytes += bytes;
             }
         }
-        all.table = table;
         Ok(all)
     }
 }

@@ -6,6 +6,7 @@
 use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use super::deadlines::NEVER;
 use super::event::Outbound;
@@ -33,17 +34,19 @@ pub(super) struct Connection {
     /// Shared by all who have the same.
     pub(super) rights: Rc<Rights>,
     /// What it hears, by place in the table of topics; with a user, the first
-    /// is that user's inbox.
-    pub(super) topics: Vec<u32>,
+    /// is that user's inbox. A usual page has four.
+    pub(super) topics: SmallVec<[u32; 4]>,
+    /// When it began.
+    pub(super) opened: Moment,
     /// When the peer last gave a sign of life.
     pub(super) heard: Moment,
     /// For which moment its one deadline is set.
     pub(super) armed: Moment,
     /// When its token ends; never without one.
     pub(super) expires: Moment,
-    /// The same, as it is told. The moment was computed once, so that a clock
-    /// that is set neither kills nor extends.
-    pub(super) expires_at: Option<UnixTime>,
+    /// The same, as it is told where there is such a token. The moment was
+    /// computed once, so that a clock that is set neither kills nor extends.
+    expires_at: UnixTime,
     pub(super) requests: Bucket,
     pub(super) kind: Kind,
     pub(super) outbound: Outbound,
@@ -66,6 +69,8 @@ pub(super) struct Rare {
     pub(super) auth_by: Moment,
     /// When it last accepted a byte, while something waits.
     pub(super) stuck_since: Moment,
+    /// When it was last spared for being stuck, as the owner of an operation.
+    pub(super) spared: Moment,
     pub(super) whispers: Bucket,
     pub(super) interrupts: Bucket,
     pub(super) refusals: Refusals,
@@ -85,6 +90,7 @@ impl Default for Rare {
         Self {
             auth_by: NEVER,
             stuck_since: NEVER,
+            spared: Moment::default(),
             whispers: Bucket::default(),
             interrupts: Bucket::default(),
             refusals: Refusals::default(),
@@ -112,11 +118,12 @@ impl Connection {
             tag,
             user: None,
             rights,
-            topics: Vec::new(),
+            topics: SmallVec::new(),
+            opened: now,
             heard: now,
             armed: NEVER,
             expires: NEVER,
-            expires_at: None,
+            expires_at: UnixTime::default(),
             requests: Bucket::default(),
             kind,
             outbound: Outbound::Clear,
@@ -131,6 +138,18 @@ impl Connection {
 
     pub(super) fn rare(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
+    }
+
+    /// Notes when its token ends, and at which moment that is.
+    pub(super) fn expire(&mut self, expires: Moment, expires_at: Option<UnixTime>) {
+        self.expires = expires;
+        self.expires_at = expires_at.unwrap_or_default();
+        self.warned = false;
+    }
+
+    /// When its token ends, if it has one that does.
+    pub(super) fn expires_at(&self) -> Option<UnixTime> {
+        (self.expires != NEVER).then_some(self.expires_at)
     }
 
     pub(super) fn is_worker(&self) -> bool {

@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
+use super::memory::Level;
 use super::rights::Identity;
 use crate::protocol::worker::InterruptLine;
 use crate::protocol::{
@@ -54,10 +55,30 @@ pub enum Input {
     Fetched { fetch: Purpose, log: LogKey, messages: Vec<Rc<Message>> },
     /// The link is down; nothing of its queue will arrive any more.
     Closed { conn: ConnectionId },
+    /// What the links hold in bytes, and, where the hub asks for that, how much
+    /// would be free without each of those that hold something of their own.
+    Memory { links: u64, holders: Vec<(ConnectionId, u64)> },
+    /// The edge has turned somebody away by itself.
+    TurnedAway(TurnedAway),
     /// The moment that `Hub::deadline` named has come.
     Due,
     /// The daemon ends, or starts again.
     Stopping { close: Close },
+}
+
+/// Whom the edge turns away before the hub hears of them, or without asking it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TurnedAway {
+    /// A request for a WebSocket, for which there is no room.
+    Crowd,
+    /// Somebody who came and asked nothing, or not in time.
+    Newcomer,
+    /// Who presented a wrong secret or token.
+    WrongSecret,
+    /// A request over HTTP whose body was no JSON, too long, or not there in time.
+    Request,
+    /// A peer that broke the protocol of the wire, or its limit on sizes.
+    Malformed,
 }
 
 /// Who asks, and is answered.
@@ -187,6 +208,10 @@ pub enum Anomaly {
     Overran { operation: OperationId, channel: Channel },
     /// All logs together are at their limit.
     KeptLimit,
+    /// What is held for peers, in bytes, comes near the ceiling.
+    Memory { level: Level, held: u64, ceiling: u64 },
+    /// A connection was closed because it held so many bytes.
+    Overloaded { conn: ConnectionId, user: Option<UserId>, held: u64 },
 }
 
 /// Orders, and the recipients that they point to. Owned by the caller and used

@@ -164,6 +164,7 @@ impl Hub {
         let kept = Kept {
             seq,
             expires: expiry(now.moment, &policy, rest.ttl),
+            since: now.moment,
             by: from.conn.map_or(0, |conn| conn.tag),
             size: u32::try_from(rest.message.size()).unwrap_or(u32::MAX),
             // In an inbox it is the cursor that says so.

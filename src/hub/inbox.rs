@@ -29,10 +29,6 @@ impl Hub {
         let hearing = if mode == InboxMode::Off { Hearing::Off } else { Hearing::Live };
         let Some(topic) = self.channels.at_mut(place) else { return };
         let is_first = topic.subscribers.is_empty();
-        if is_first {
-            // Most users have one connection, and there are thousands of them.
-            topic.subscribers.reserve_exact(1);
-        }
         topic.subscribers.push(Subscriber { slot: conn.slot, hearing, watches: false });
         if let Some(connection) = self.connections.get_mut(conn) {
             connection.topics.insert(0, place);
@@ -106,27 +102,30 @@ impl Hub {
 
     /// A socket has taken a message of an inbox: where nobody acknowledges, that
     /// is what counts.
-    pub(super) fn has_taken(&mut self, place: u32, seq: u64) {
-        if self.moves_by_itself(place) {
+    pub(super) fn has_taken(&mut self, place: u32, slot: u32, seq: u64) {
+        if self.moves_cursor(place, slot) {
             self.move_cursor(place, seq);
         }
     }
 
     /// A connection has heard all there is of an inbox: what was lost in it was
     /// told as well.
-    pub(super) fn has_caught_up(&mut self, place: u32) {
+    pub(super) fn has_caught_up(&mut self, place: u32, slot: u32) {
         let Some(seq) = self.channels.at(place).map(|topic| topic.seq) else { return };
-        self.has_taken(place, seq);
+        self.has_taken(place, slot, seq);
     }
 
-    /// Whether a topic is an inbox whose cursor follows the sockets: each of
-    /// them has had all that lies before what it takes now.
-    fn moves_by_itself(&self, place: u32) -> bool {
+    /// Whether the cursor of an inbox follows what one connection takes. Each of
+    /// them has had all that lies before that.
+    fn moves_cursor(&self, place: u32, slot: u32) -> bool {
         let Some(topic) = self.channels.at(place) else { return false };
-        let acknowledges = |subscriber: &Subscriber| {
-            self.connections.at(subscriber.slot).is_some_and(|connection| connection.inbox == InboxMode::Ack)
+        let is_in = |slot: u32, mode: InboxMode| {
+            self.connections.at(slot).is_some_and(|connection| connection.inbox == mode)
         };
-        matches!(topic.key, LogKey::Inbox(_)) && !topic.subscribers.iter().any(acknowledges)
+        let acknowledges = |subscriber: &Subscriber| is_in(subscriber.slot, InboxMode::Ack);
+        matches!(topic.key, LogKey::Inbox(_))
+            && is_in(slot, InboxMode::Auto)
+            && !topic.subscribers.iter().any(acknowledges)
     }
 
     fn move_cursor(&mut self, place: u32, seq: u64) {

@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::Hub;
 use super::connections::Connection;
 use super::deadlines::{NEVER, Task, round_up};
-use super::event::{Anomaly, Effect, Effects, Now, Outbound};
+use super::event::{Anomaly, Effect, Effects, Now, Outbound, TurnedAway};
+use super::memory::Level;
 use super::settings::Settings;
 use super::subscribe::Leaving;
 use crate::protocol::{Close, ConnectionId, Frame, Moment, Return};
@@ -38,7 +39,7 @@ impl Connection {
         let token = if self.warned { self.expires } else { warning(self.expires) };
         let (auth, stall) = match &self.rare {
             Some(rare) if rare.stuck_since != NEVER => {
-                (rare.auth_by, rare.stuck_since + settings.limits.stall)
+                (rare.auth_by, rare.stuck_since.max(rare.spared) + settings.limits.stall)
             }
             Some(rare) => (rare.auth_by, NEVER),
             None => (NEVER, NEVER),
@@ -75,6 +76,7 @@ impl Hub {
                     out.push(Effect::Report(Anomaly::Stalled { conn, user }));
                 }
                 Close::NoPong => self.counters.closed_no_pong += 1,
+                Close::Unauthenticated => self.counters.closed_unauthenticated += 1,
                 _ => {}
             }
             self.close(now, conn, close, out);
@@ -82,7 +84,7 @@ impl Hub {
         }
         if !connection.warned && now.moment >= warning(connection.expires) {
             connection.warned = true;
-            if let Some(expires_at) = connection.expires_at {
+            if let Some(expires_at) = connection.expires_at() {
                 out.tell(conn, Frame::TokenExpiring { expires_at });
             }
         }
@@ -97,7 +99,7 @@ impl Hub {
             && now.moment.since(rare.stuck_since) >= self.settings.limits.stall
         {
             // The owner of an operation is not closed; it is looked at again.
-            rare.stuck_since = now.moment;
+            rare.spared = now.moment;
         }
         self.arm(slot);
     }
@@ -114,7 +116,10 @@ impl Hub {
                 }
                 self.catch_up(now, conn, out);
             }
-            Outbound::Waiting => connection.rare().stuck_since = now.moment,
+            Outbound::Waiting => {
+                connection.full |= self.memory.level >= Level::Critical;
+                connection.rare().stuck_since = now.moment;
+            }
             Outbound::Full => {
                 connection.full = true;
                 let rare = connection.rare();
@@ -161,6 +166,18 @@ impl Hub {
         self.counters.closed_errors += 1;
         out.push(Effect::Report(Anomaly::Misbehaved { conn, user: connection.user.clone(), close }));
         self.close(now, conn, close, out);
+    }
+
+    /// Counts whom the edge turned away.
+    pub(super) fn turned_away(&mut self, why: TurnedAway) {
+        let count = match why {
+            TurnedAway::Crowd => &mut self.counters.connections_refused,
+            TurnedAway::Newcomer => &mut self.counters.newcomers_dropped,
+            TurnedAway::WrongSecret => &mut self.counters.wrong_secrets,
+            TurnedAway::Request => &mut self.counters.requests_refused,
+            TurnedAway::Malformed => &mut self.counters.closed_malformed,
+        };
+        *count += 1;
     }
 
     /// A connection is gone, and all that was its own with it.

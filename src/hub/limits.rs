@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::settings::Limits;
 use crate::protocol::Moment;
 
 /// A rate with a burst, in one number (the generic cell rate algorithm of
@@ -20,11 +21,19 @@ pub(super) struct Rate {
     pub(super) burst: u32,
 }
 
-/// Stopping is not a thing to be done in a hurry ten times over.
-pub(super) const INTERRUPTS: Rate = Rate { per_second: 10, burst: 20 };
+impl Limits {
+    pub(super) fn requests(&self) -> Rate {
+        Rate { per_second: self.requests_per_second, burst: self.burst }
+    }
 
-/// Typing indicators and cursors: as smooth as a screen is, for a moment.
-pub(super) const WHISPERS: Rate = Rate { per_second: 20, burst: 40 };
+    pub(super) fn interrupts(&self) -> Rate {
+        Rate { per_second: self.interrupts_per_second, burst: self.interrupt_burst }
+    }
+
+    pub(super) fn whispers(&self) -> Rate {
+        Rate { per_second: self.whispers_per_second, burst: self.whisper_burst }
+    }
+}
 
 impl Bucket {
     /// Takes one out, or says how long to wait for it.

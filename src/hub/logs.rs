@@ -18,6 +18,8 @@ use crate::protocol::{Channel, Moment};
 pub(super) struct Kept {
     pub(super) seq: u64,
     pub(super) expires: Moment,
+    /// When it was kept; told to administrators.
+    pub(super) since: Moment,
     /// The tag of the connection that published it, which does not count as
     /// somebody who heard it; zero for an HTTP caller.
     pub(super) by: u64,

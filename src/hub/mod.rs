@@ -16,6 +16,7 @@ mod keeping;
 mod lifetime;
 mod limits;
 mod logs;
+pub mod memory;
 mod notices;
 mod operations;
 mod presence;
@@ -34,8 +35,9 @@ mod whisper;
 
 pub use event::{
     Anomaly, Asker, Claim, Effect, Effects, Input, LogKey, Loss, Now, Outbound, Peer, Purpose, Recipients,
-    TokenFault,
+    TokenFault, TurnedAway,
 };
+pub use memory::{Asks, Level};
 pub use rights::{Identity, Pattern, Rights};
 pub use settings::Settings;
 pub use state::StateError;
@@ -60,6 +62,9 @@ pub struct Hub {
     departures: notices::Departures,
     deadlines: deadlines::Deadlines,
     counters: Counters,
+    /// Told again by whoever holds it; another process holds something else.
+    #[serde(skip)]
+    memory: memory::Memory,
     /// When the first thing happened.
     started: Option<Moment>,
     /// How everybody is sent away, once the daemon ends.
@@ -90,6 +95,7 @@ impl Hub {
             departures: notices::Departures::default(),
             deadlines: deadlines::Deadlines::default(),
             counters: Counters::default(),
+            memory: memory::Memory::default(),
             started: None,
             stopping: None,
         }
@@ -117,6 +123,8 @@ impl Hub {
                 self.tell_lost(now, &log, &messages, loss, out);
             }
             Input::Closed { conn } => self.closed(now, conn, out),
+            Input::Memory { links, holders } => self.weighed(now, links, holders, out),
+            Input::TurnedAway(why) => self.turned_away(why),
             Input::Due => self.due(now, out),
             Input::Stopping { close } => self.stop(now, close, out),
         }

@@ -20,9 +20,6 @@ use crate::protocol::{Channel, Code, ConnectionId, Frame, Message, Moment, Paylo
 /// How long a worker may take to end an operation after an interrupt.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// More than any machine works on at once; a worker in a loop stops here.
-const MOST_RUNNING: usize = 10_000;
-
 impl Hub {
     /// A worker's long work begins.
     pub(super) fn start_operation(&mut self, now: Now, ask: &Ask, start: Start, out: &mut Effects) -> Done {
@@ -37,8 +34,9 @@ impl Hub {
             self.answer(ask, Frame::Done {}, out);
             return Ok(());
         }
-        if self.operations.running() >= MOST_RUNNING {
-            let why = format!("{MOST_RUNNING} operations run, which is the most there may be");
+        let most = self.settings.limits.operations;
+        if self.operations.running() >= most {
+            let why = format!("{most} operations run, which is the most there may be");
             return Err(Refusal::new(Code::RateLimited, why));
         }
         let id = start.operation_id.clone();

@@ -87,7 +87,7 @@ impl Hub {
         for (_, word) in words {
             out.tell(conn, word.frame());
         }
-        self.has_caught_up(place);
+        self.has_caught_up(place, slot);
         self.sweep(now, place, out);
     }
 
@@ -169,7 +169,7 @@ impl Hub {
             return;
         }
         let Some(place) = self.channels.find(key) else { return };
-        self.has_taken(place, seq);
+        self.has_taken(place, conn.slot, seq);
         if how == Delivery::Live {
             return self.sweep(now, place, out);
         }

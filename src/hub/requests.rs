@@ -5,7 +5,6 @@
 
 use super::connections::{Connection, Kind};
 use super::event::{Asker, Effects, Now};
-use super::limits::{INTERRUPTS, Rate};
 use super::publish::forbidden;
 use super::{Ask, Done, Hub};
 use crate::protocol::{Channel, Close, Code, ConnectionId, Frame, Misspoken, Refusal, Said, Say};
@@ -96,11 +95,10 @@ impl Hub {
             return Ok(());
         };
         let limits = &self.settings.limits;
-        let rate = Rate { per_second: limits.requests_per_second, burst: limits.burst };
         let taken = match toll {
             Toll::Free => return Ok(()),
-            Toll::Requests => connection.requests.take(now.moment, rate),
-            Toll::Interrupts => connection.rare().interrupts.take(now.moment, INTERRUPTS),
+            Toll::Requests => connection.requests.take(now.moment, limits.requests()),
+            Toll::Interrupts => connection.rare().interrupts.take(now.moment, limits.interrupts()),
         };
         taken.map_err(|wait| {
             self.counters.rate_limited += 1;
@@ -130,12 +128,12 @@ impl Hub {
             Say::Start(start) => self.start_operation(now, ask, start, out),
             Say::End(end) => self.end_operation(now, ask, end, out),
             Say::Stats => self.stats(now, ask, out),
-            Say::Connections => self.list_connections(ask, out),
-            Say::Channels => self.list_channels(ask, out),
-            Say::Inbox(user) => self.look_into_inbox(ask, user, out),
+            Say::Connections => self.list_connections(now, ask, out),
+            Say::Channels => self.list_channels(now, ask, out),
+            Say::Inbox(user) => self.look_into_inbox(now, ask, user, out),
             Say::Purge(target) => self.purge(now, ask, &target, out),
             Say::Disconnect(target) => self.disconnect(now, ask, &target, out),
-            Say::Auth { .. } | Say::MintToken { .. } => {
+            Say::Auth { .. } | Say::MintToken { .. } | Say::CheckToken(_) => {
                 Err(Refusal::new(Code::Internal, "this is answered where tokens are known"))
             }
         }

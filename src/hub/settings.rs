@@ -30,10 +30,18 @@ pub struct Settings {
 pub struct Limits {
     pub requests_per_second: u32,
     pub burst: u32,
+    pub interrupts_per_second: u32,
+    pub interrupt_burst: u32,
+    pub whispers_per_second: u32,
+    pub whisper_burst: u32,
     /// Only told to clients; the edge enforces it.
     pub message_bytes: usize,
     pub subscriptions: usize,
     pub connections_per_user: usize,
+    /// Operations that run at the same time.
+    pub operations: usize,
+    /// Bytes that may be held for all peers together.
+    pub memory: usize,
     /// Bytes that all logs may hold together.
     pub kept_bytes: usize,
     /// How long in-band authentication may take.
@@ -47,9 +55,18 @@ impl Default for Limits {
         Self {
             requests_per_second: 10,
             burst: 20,
+            // Stopping is not a thing to be done in a hurry ten times over.
+            interrupts_per_second: 10,
+            interrupt_burst: 20,
+            // Typing indicators and cursors: as smooth as a screen is, for a moment.
+            whispers_per_second: 20,
+            whisper_burst: 40,
             message_bytes: 512 << 10,
             subscriptions: 128,
             connections_per_user: 1000,
+            // More than any machine works on at once; a worker in a loop stops here.
+            operations: 10_000,
+            memory: 128 << 20,
             kept_bytes: 64 << 20,
             auth: Duration::from_secs(10),
             stall: Duration::from_secs(10),
@@ -97,6 +114,16 @@ pub enum Keep {
 }
 
 impl Keep {
+    /// How the configuration spells it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Undelivered => "undelivered",
+            Self::History => "history",
+            Self::Unacknowledged => "unacknowledged",
+            Self::Never => "never",
+        }
+    }
+
     /// Whether a message is kept although everybody heard it live, so that who
     /// was too slow for that can read it.
     pub fn keeps_all(self) -> bool {

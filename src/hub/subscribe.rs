@@ -112,8 +112,9 @@ impl Hub {
         let start = self.start(place, known.is_some(), wish.since);
         self.join(place, conn, wish.presence, out);
         self.confirm(ask, conn, place, &wish.channel, wish.presence, &start, out);
-        if let Some(after) = start.after {
-            self.restart(now, place, conn, after, Vec::new(), out);
+        match start.after {
+            Some(after) => self.restart(now, place, conn, after, Vec::new(), out),
+            None => self.break_off(place, conn, out),
         }
         self.settle(now, place);
         if let Some(told) = self.told(&wish.channel) {
@@ -237,6 +238,20 @@ impl Hub {
         }
         self.read_from(place, conn.slot, after, holes);
         self.advance(now, place, conn.slot, out);
+    }
+
+    /// Who subscribes again and asks for nothing of a history hears it live. What
+    /// nobody has heard yet is read on: it is owed to somebody.
+    fn break_off(&mut self, place: u32, conn: ConnectionId, out: &mut Effects) {
+        let Some(topic) = self.channels.at(place) else { return };
+        if self.policy_of(&topic.key).keep != Keep::History {
+            return;
+        }
+        self.give_up_reading(place, conn, out);
+        let subscriber = self.channels.at_mut(place).and_then(|topic| topic.subscriber_mut(conn.slot));
+        if let Some(subscriber) = subscriber {
+            subscriber.hearing = Hearing::Live;
+        }
     }
 
     pub(super) fn give_up_reading(&mut self, place: u32, conn: ConnectionId, out: &mut Effects) {

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use super::channels::Hearing;
 use super::event::{Effects, Now, Outbound};
-use super::limits::WHISPERS;
+use super::memory::Level;
 use super::publish::{forbidden, may_publish_on};
 use super::{Done, Hub};
 use crate::protocol::{Channel, Code, ConnectionId, Event, Message, MessageId, Payload, Refusal};
@@ -31,7 +31,9 @@ impl Hub {
             return Err(forbidden(format!("{channel} is the daemon's own")).on(&channel));
         }
         may_publish_on(connection, &channel)?;
-        if connection.rare().whispers.take(now.moment, WHISPERS).is_err() {
+        let rate = self.settings.limits.whispers();
+        let too_many = connection.rare().whispers.take(now.moment, rate).is_err();
+        if too_many || self.memory.level >= Level::High {
             self.counters.whispers_dropped += 1;
             return Ok(());
         }

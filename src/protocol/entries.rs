@@ -2,10 +2,12 @@
 //!
 //! Knows how each is spelled. Does not know which frame it is in.
 
-use serde::Serialize;
+use std::time::Duration;
 
-use super::name::{Channel, OperationId, UserId};
-use super::time::{UnixTime, rfc3339};
+use serde::{Serialize, Serializer};
+
+use super::name::{Channel, ConnectionId, OperationId, UserId};
+use super::time::{UnixTime, rfc3339, rfc3339_if_any, seconds_if_any};
 
 /// What a connection may do at most.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -82,14 +84,48 @@ pub struct Present {
 /// One connection in a list.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct ConnectionEntry {
-    pub connection_id: String,
+    #[serde(serialize_with = "as_text")]
+    pub connection_id: ConnectionId,
     /// `client` or `worker`.
     pub kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_id: Option<UserId>,
+    /// As which user of the machine a worker runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    #[serde(flatten)]
+    pub link: LinkEntry,
+    #[serde(serialize_with = "rfc3339")]
+    pub connected_at: UnixTime,
+    /// When it last gave a sign of life.
+    #[serde(serialize_with = "rfc3339")]
+    pub heard_at: UnixTime,
+    /// When its token ends.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339_if_any")]
+    pub expires_at: Option<UnixTime>,
     pub subscriptions: u64,
     /// That it owns.
     pub operations: u64,
+    /// How long it has taken nothing, while something waits for it.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "seconds_if_any")]
+    pub stalled: Option<Duration>,
+    /// Messages it has lost and was not told of yet.
+    pub missed: u64,
+}
+
+/// What only the link knows of a connection: who is at the other end, and what
+/// waits for the socket.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct LinkEntry {
+    /// Of a client, as far as the socket knows: behind a proxy it is the proxy's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// Of a worker: the process that connected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// Frames or lines that wait, and their bytes.
+    pub queued: u64,
+    pub queued_bytes: u64,
 }
 
 /// One channel in a list.
@@ -97,16 +133,80 @@ pub struct ConnectionEntry {
 pub struct ChannelEntry {
     pub channel: Channel,
     pub subscribers: u64,
+    /// Of those: who still read what is kept.
+    pub behind: u64,
     pub epoch: String,
     pub seq: u64,
+    /// By which policy: `undelivered`, `history` or `never`.
+    pub keep: &'static str,
     /// Messages that are kept, and their bytes.
     pub kept: u64,
     pub bytes: u64,
+    /// Since when the oldest of them is kept.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339_if_any")]
+    pub oldest_at: Option<UnixTime>,
+}
+
+/// The inbox of a user.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct InboxEntry {
+    pub user_id: UserId,
+    /// Of that user, whether they hear the inbox or not.
+    pub connections: u64,
+    /// None where there is no inbox: nobody connected, and nothing waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<String>,
+    pub seq: u64,
+    /// Messages that wait, and their bytes.
+    pub waiting: u64,
+    pub bytes: u64,
+    /// Since when the oldest of them waits.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339_if_any")]
+    pub oldest_at: Option<UnixTime>,
+}
+
+/// What the daemon makes of a token.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct TokenCheck {
+    pub valid: bool,
+    /// What is wrong with it: `token_invalid`, `token_expired` or `token_not_yet`,
+    /// and in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Whom it names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_id: Option<UserId>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339_if_any")]
+    pub expires_at: Option<UnixTime>,
+    /// The key that its signature holds with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alg: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kid: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rights: Option<RightsEntry>,
+}
+
+/// What somebody may do, as patterns.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct RightsEntry {
+    /// Who says so: `token` or `configuration`.
+    pub from: &'static str,
+    pub subscribe: Vec<String>,
+    pub publish: Vec<String>,
+    pub interrupt: Vec<String>,
+    pub admin: bool,
+}
+
+fn as_text<S: Serializer>(id: &ConnectionId, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(id)
 }
 
 /// The numbers of [`Statistics`] that go up and down, in the order in which people
 /// want to see them; all others only ever count up.
-pub const GAUGES: [&str; 9] = [
+pub const GAUGES: [&str; 11] = [
     "uptime_seconds",
     "connected_users",
     "total_connections",
@@ -116,6 +216,8 @@ pub const GAUGES: [&str; 9] = [
     "operations",
     "kept_messages",
     "kept_bytes",
+    "memory_bytes",
+    "memory_level",
 ];
 
 /// The numbers of the daemon. Counters count since it started.
@@ -132,6 +234,10 @@ pub struct Statistics {
     /// Kept and not yet delivered.
     pub kept_messages: u64,
     pub kept_bytes: u64,
+    /// Held for all peers, kept messages included.
+    pub memory_bytes: u64,
+    /// 0 below 80 % of the ceiling, 1 from there, 2 from 90 %, 3 at the ceiling.
+    pub memory_level: u64,
     pub uptime_seconds: u64,
     #[serde(flatten)]
     pub counters: Counters,
@@ -157,4 +263,18 @@ pub struct Counters {
     pub closed_slow: u64,
     pub closed_no_pong: u64,
     pub closed_errors: u64,
+    /// Closed because memory was short.
+    pub closed_overloaded: u64,
+    /// Closed because they did not say in time who they are.
+    pub closed_unauthenticated: u64,
+    /// Closed because a frame was none, or too large.
+    pub closed_malformed: u64,
+    /// WebSockets that were refused because there were too many, of all or of
+    /// one user, or because memory was short.
+    pub connections_refused: u64,
+    /// Others who came to the clients' door and were dropped: they did not ask
+    /// in time, or gave way to somebody else.
+    pub newcomers_dropped: u64,
+    /// Wrong secrets and tokens that were presented over HTTP.
+    pub wrong_secrets: u64,
 }

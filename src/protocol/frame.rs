@@ -13,7 +13,7 @@ use super::message::Payload;
 use super::name::{Channel, MessageId, OperationId, UserId};
 use super::refusal::Refusal;
 use super::say::Ending;
-use super::time::{UnixTime, rfc3339, rfc3339_if_any, seconds};
+use super::time::{UnixTime, rfc3339, rfc3339_if_any, seconds, seconds_if_any};
 
 /// One thing the daemon says. Absent fields are left out.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -165,14 +165,9 @@ pub enum Frame<'a> {
     /// Which channels there are (administration).
     Channels { channels: Vec<ChannelEntry> },
     /// What waits for a user (administration).
-    Inbox {
-        user_id: UserId,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        epoch: Option<String>,
-        seq: u64,
-        waiting: u64,
-        bytes: u64,
-    },
+    Inbox(Box<InboxEntry>),
+    /// The inboxes in which something waits (administration).
+    Inboxes { inboxes: Vec<InboxEntry> },
     /// How many kept messages were dropped (administration).
     Purged { purged: u64 },
     /// How many connections were ended (administration).
@@ -184,15 +179,10 @@ pub enum Frame<'a> {
         #[serde(serialize_with = "rfc3339")]
         expires_at: UnixTime,
     },
+    /// Whether a token holds (administration).
+    TokenCheck(Box<TokenCheck>),
     /// Done; there is nothing else to say.
     Done {},
-}
-
-fn seconds_if_any<S: serde::Serializer>(wait: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
-    match wait {
-        Some(wait) => seconds(wait, to),
-        None => to.serialize_none(),
-    }
 }
 
 impl<'a> From<&'a Refusal> for Frame<'a> {
@@ -240,8 +230,10 @@ impl Frame<'_> {
                 | Self::Stats(_)
                 | Self::Connections { .. }
                 | Self::Channels { .. }
-                | Self::Inbox { .. }
+                | Self::Inbox(_)
+                | Self::Inboxes { .. }
                 | Self::Token { .. }
+                | Self::TokenCheck(_)
         );
         is_told || self.is_receipt()
     }

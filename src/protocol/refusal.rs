@@ -96,6 +96,12 @@ impl Refusal {
         Self { code, message: message.into(), action: None, channel: None, retry_after: None }
     }
 
+    /// Only administrators may; says who they are.
+    pub fn for_administrators() -> Self {
+        let who = "this is for administrators: root, the daemon's own user, and those in `[worker] admins`";
+        Self::new(Code::Forbidden, who)
+    }
+
     /// Adds the action that was refused.
     #[must_use]
     pub fn of(mut self, action: impl Into<Cow<'static, str>>) -> Self {

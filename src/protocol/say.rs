@@ -64,14 +64,16 @@ pub enum Say {
     Connections,
     /// Administration: which channels there are.
     Channels,
-    /// Administration: what waits for a user.
-    Inbox(UserId),
+    /// Administration: what waits for a user, or for all who are waited for.
+    Inbox(Option<UserId>),
     /// Administration: drop what is kept of a channel, or for a user.
     Purge(Target),
     /// Administration: end a connection, or all of a user.
     Disconnect(Target),
     /// Administration: mint a token.
     MintToken { user_id: UserId, ttl: Duration },
+    /// Administration: whether a token holds.
+    CheckToken(Token),
 }
 
 impl Say {
@@ -96,7 +98,7 @@ impl Say {
             Self::Inbox(_) => "inbox",
             Self::Purge(_) => "purge",
             Self::Disconnect(_) => "disconnect",
-            Self::MintToken { .. } => "token",
+            Self::MintToken { .. } | Self::CheckToken(_) => "token",
         }
     }
 }

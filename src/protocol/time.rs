@@ -87,3 +87,14 @@ pub fn seconds<S: Serializer>(wait: &Duration, to: S) -> Result<S::Ok, S::Error>
         to.serialize_f64(wait.as_secs_f64())
     }
 }
+
+/// As [`seconds`], where there may be none.
+///
+/// # Errors
+/// Those of the serializer.
+pub fn seconds_if_any<S: Serializer>(wait: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+    match wait {
+        Some(wait) => seconds(wait, to),
+        None => to.serialize_none(),
+    }
+}

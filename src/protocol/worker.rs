@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::fields::{self, missing};
+use super::fields::{self, Fields};
 use super::frame::Frame;
 use super::message::{Sender, spelled};
 use super::name::{Channel, MessageId, OperationId, UserId};
 use super::read::{self, ToAll};
 use super::refusal::{Code, Refusal};
-use super::say::{Misspoken, Said, Say};
+use super::say::{Misspoken, Said, Say, Token};
 use super::time::{UnixTime, rfc3339};
 
 /// Reads one line, without its end.
@@ -33,20 +33,32 @@ pub fn parse(line: &[u8]) -> Result<Said, Misspoken> {
         "stats" => Ok(Say::Stats),
         "connections" => Ok(Say::Connections),
         "channels" => Ok(Say::Channels),
-        "inbox" => read::user_id(fields)?.map(Say::Inbox).ok_or_else(|| missing("user_id")),
+        "inbox" => read::user_id(fields).map(Say::Inbox),
         "purge" => read::channel_or_user(fields).map(Say::Purge),
         "disconnect" => read::connection_or_user(fields).map(Say::Disconnect),
         "ping" => Ok(Say::Ping),
-        "token" => Ok(Say::MintToken {
-            user_id: read::user_id(fields)?.ok_or_else(|| missing("user_id"))?,
-            ttl: fields::duration("ttl", fields.ttl)?.unwrap_or(USUAL_TOKEN_LIFE),
-        }),
+        "token" => token(fields),
         other => Err(read::unknown_action(other)),
     })
 }
 
 /// How long a minted token lives where nothing is said: a working session.
 const USUAL_TOKEN_LIFE: Duration = Duration::from_secs(3600);
+
+/// A user is to get a token, or one that somebody has is to be looked at.
+fn token(fields: &Fields<'_>) -> Result<Say, Refusal> {
+    match (fields::string("token", fields.token)?, read::user_id(fields)?) {
+        (Some(token), None) => Ok(Say::CheckToken(Token::new(token))),
+        (None, Some(user_id)) => {
+            let ttl = fields::duration("ttl", fields.ttl)?.unwrap_or(USUAL_TOKEN_LIFE);
+            Ok(Say::MintToken { user_id, ttl })
+        }
+        _ => Err(Refusal::new(
+            Code::BadRequest,
+            "exactly one of `user_id`, to make a token, and `token`, to check one, is wanted",
+        )),
+    }
+}
 
 /// A worker is asked to stop one of its operations.
 #[derive(Clone, PartialEq, Debug, Serialize)]

@@ -101,12 +101,21 @@ admins = ["1001"]
 [limits]
 requests_per_second = 100
 burst = 200
+interrupts_per_second = 5
+interrupt_burst = 6
+whispers_per_second = 8
+whisper_burst = 9
 message_bytes = "1MiB"
 queue_messages = 10
 queue_bytes = 65536
 subscriptions = 7
 connections = 11
 connections_per_user = 3
+http_connections = 12
+operations = 13
+wrong_secrets_per_minute = 14
+wrong_tokens_per_minute = 15
+memory = "2GiB"
 handshake_timeout = 5
 auth_timeout = "6s"
 stall_timeout = 1.5
@@ -148,6 +157,8 @@ fn every_option_is_understood() {
     assert_eq!(config.worker.admins, [Principal::Uid(1001)]);
     assert_eq!((config.limits.queue_messages, config.limits.queue_bytes), (10, 65536));
     assert_eq!((config.limits.connections, config.limits.handshake), (11, Duration::from_secs(5)));
+    assert_eq!(config.limits.http_connections, 12);
+    assert_eq!((config.limits.wrong_secrets, config.limits.wrong_tokens), (14, 15));
     assert_eq!(config.store.write_delay, Duration::from_millis(250));
     assert_eq!(config.store.flash_budget, None);
     let disks: Vec<_> = config.channels.iter().map(|channel| channel.disk).collect();
@@ -162,6 +173,9 @@ fn the_hub_is_told_what_concerns_it() {
     assert_eq!((settings.limits.requests_per_second, settings.limits.burst), (100, 200));
     assert_eq!((settings.limits.message_bytes, settings.limits.kept_bytes), (1 << 20, 1 << 30));
     assert_eq!((settings.limits.subscriptions, settings.limits.connections_per_user), (7, 3));
+    assert_eq!((settings.limits.interrupts_per_second, settings.limits.interrupt_burst), (5, 6));
+    assert_eq!((settings.limits.whispers_per_second, settings.limits.whisper_burst), (8, 9));
+    assert_eq!((settings.limits.operations, settings.limits.memory), (13, 2 << 30));
     assert_eq!(settings.limits.auth, Duration::from_secs(6));
     assert_eq!(settings.limits.stall, Duration::from_millis(1500));
     assert_eq!(settings.heartbeat.pong_timeout, Duration::from_secs(65));
@@ -170,6 +184,17 @@ fn the_hub_is_told_what_concerns_it() {
     assert_eq!((orders.keep, orders.count, orders.bytes), (Keep::History, 100, 2 << 20));
     assert_eq!(settings.policy_of(&Channel::new("logs").unwrap()).keep, Keep::Never);
     assert_eq!(settings.policies.len(), 2, "the inbox is no channel");
+}
+
+#[test]
+fn kept_messages_leave_half_of_the_memory_to_those_who_are_connected() {
+    let config = read("[limits]\nmemory = '16MiB'").unwrap();
+    assert_eq!(config.hub_settings().limits.kept_bytes, 8 << 20);
+    assert_eq!(config.limits.hub.kept_bytes, defaults().limits.hub.kept_bytes, "what was asked for is shown");
+    assert!(config.warnings()[0].starts_with("store.bytes is more than half of limits.memory"));
+    let config = read("[limits]\nmemory = '16MiB'\n[store]\nbytes = '4MiB'").unwrap();
+    assert_eq!(config.hub_settings().limits.kept_bytes, 4 << 20);
+    assert_eq!(config.warnings(), [""; 0]);
 }
 
 #[test]
@@ -281,6 +306,7 @@ fn a_mistake_names_its_line_and_what_is_wanted() {
         ("[limits]\nburst = '5'", "hub.toml:2: `limits.burst` wants a whole number"),
         ("[limits]\nburst = 99999999999999999999", "hub.toml:2: `limits.burst` wants a whole number"),
         ("[limits]\nmessage_bytes = '10 parsecs'", "hub.toml:2: `limits.message_bytes` wants a size"),
+        ("[limits]\nmemory = '1KiB'", "hub.toml:2: `limits.memory` wants a size from"),
         ("[limits]\nmessage_bytes = 10", "hub.toml:2: `limits.message_bytes` wants a size from"),
         ("[heartbeat]\nping_interval = '1 age'", "hub.toml:2: `heartbeat.ping_interval` wants a duration"),
         ("[heartbeat]\nping_interval = -1", "hub.toml:2: `heartbeat.ping_interval` wants a duration"),

@@ -91,7 +91,13 @@ fn help_teaches_by_an_example_everywhere() {
         vec!["interrupt", "--help"],
         vec!["operations", "--help"],
         vec!["status", "--help"],
+        vec!["channels", "--help"],
+        vec!["connections", "--help"],
+        vec!["inbox", "--help"],
+        vec!["disconnect", "--help"],
+        vec!["purge", "--help"],
         vec!["token", "new", "--help"],
+        vec!["token", "check", "--help"],
         vec!["run", "--help"],
     ] {
         let output = program().args(&words).output().unwrap();
@@ -102,9 +108,21 @@ fn help_teaches_by_an_example_everywhere() {
 
 #[test]
 fn a_wrong_command_line_exits_with_two() {
-    for words in
-        [vec!["pub"], vec!["sub"], vec!["run", "logs"], vec!["pub", "--to", "u", "a", "b"], vec!["x"]]
-    {
+    for words in [
+        vec!["pub"],
+        vec!["sub"],
+        vec!["run", "logs"],
+        vec!["pub", "--to", "u", "a", "b"],
+        vec!["pub", "--wait-read", "logs", "a"],
+        vec!["pub", "--to", "u", "--timeout", "1s", "a"],
+        vec!["pub", "--to", "u", "--wait-read", "--ttl", "0s", "a"],
+        vec!["disconnect"],
+        vec!["disconnect", "c", "--user", "u"],
+        vec!["purge"],
+        vec!["purge", "c", "--user", "u"],
+        vec!["token"],
+        vec!["x"],
+    ] {
         let place = Place::new();
         assert_eq!(end(place.start(&words)).status.code(), Some(2), "{words:?}");
     }

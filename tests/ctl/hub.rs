@@ -1,14 +1,15 @@
 //! A hub played by the test: it hears what it expects and says what it is told.
 
 use std::ffi::OsStr;
-use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use serde_json::{Value, json};
 
 /// Only for a story that has gone wrong: it ends then, instead of hanging.
@@ -57,11 +58,46 @@ impl Place {
         (child, self.accept())
     }
 
+    /// The same for somebody at a terminal, who sees what it prints there.
+    pub(crate) fn meet_at_terminal<S: AsRef<OsStr>>(
+        &self,
+        words: impl IntoIterator<Item = S>,
+    ) -> (Terminal, Peer) {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let screen = openpt(flags).unwrap();
+        unlockpt(&screen).unwrap();
+        let end = ioctl_tiocgptpeer(&screen, flags).unwrap();
+        let mut command = program();
+        command.arg("--socket").arg(self.path()).args(words);
+        let child = command.stdin(Stdio::null()).stdout(end).stderr(Stdio::piped()).spawn().unwrap();
+        (Terminal { child, screen: screen.into() }, self.accept())
+    }
+
     pub(crate) fn accept(&self) -> Peer {
         let (stream, _) = self.listener.accept().unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         Peer { reader: BufReader::new(stream) }
+    }
+}
+
+/// A program whose standard output is a terminal.
+pub(crate) struct Terminal {
+    child: Child,
+    screen: File,
+}
+
+impl Terminal {
+    /// What is on the screen when it has ended, and its exit code.
+    pub(crate) fn end(mut self) -> (Option<i32>, String) {
+        let code = self.child.wait().unwrap().code();
+        let mut shown = Vec::new();
+        // The end of a terminal that nobody writes to is an error, not an end.
+        let mut block = [0; 4096];
+        while let Ok(read @ 1..) = self.screen.read(&mut block) {
+            shown.extend_from_slice(&block[..read]);
+        }
+        (code, String::from_utf8(shown).unwrap().replace("\r\n", "\n"))
     }
 }
 

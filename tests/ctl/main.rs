@@ -7,6 +7,9 @@
 mod ask;
 mod client;
 mod hub;
+mod lists;
 mod publish;
+mod receipts;
 mod run;
 mod subscribe;
+mod token;

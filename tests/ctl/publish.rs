@@ -136,3 +136,30 @@ fn a_hub_that_hangs_up_is_told_with_its_last_words() {
     assert_eq!(output.status.code(), Some(3));
     assert!(stderr(&output).contains("shutting down"), "{}", stderr(&output));
 }
+
+#[test]
+fn what_must_be_stored_is_marked_and_counted() {
+    let place = Place::new();
+    let (child, mut peer) = place.meet(["pub", "--durable", "-v", "logs", "hi"]);
+    let request = peer.expects(json!({"durable": true, "receipt": null}));
+    let stored = json!({"sent": 1, "failed": 0, "kept": true, "stored": true, "message_id": "m"});
+    peer.grants(&request, stored);
+    let output = end(child);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(stderr(&output), "wshubctl: 1 published, 1 delivered, 0 shed, 1 kept, 1 stored, 0 refused\n");
+}
+
+#[test]
+fn what_cannot_be_stored_ends_it_and_tells_what_came_before() {
+    let place = Place::new();
+    let (mut child, mut peer) = place.meet(["pub", "--durable", "logs"]);
+    child.stdin.take().unwrap().write_all(b"a\nb\nc\n").unwrap();
+    let [first, second, _] = [(); 3].map(|()| peer.expects(json!({"durable": true})));
+    peer.grants(&first, taken());
+    peer.refuses(&second, "store_unavailable", "the disk is full");
+    let output = end(child);
+    assert_eq!(output.status.code(), Some(1));
+    let said =
+        "wshubctl: not stored: the disk is full (store_unavailable), after 1 message that wshubd took\n";
+    assert_eq!(stderr(&output), said);
+}

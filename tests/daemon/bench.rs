@@ -140,6 +140,10 @@ impl Daemon {
         (status, serde_json::from_str(&body).unwrap())
     }
 
+    pub(crate) fn pid(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(&self.child)
+    }
+
     /// Nobody reads what it logs from now on.
     pub(crate) fn close_log(&mut self) {
         self.log = None;
@@ -147,8 +151,7 @@ impl Daemon {
 
     /// Sends SIGTERM.
     pub(crate) fn stop(&mut self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        rustix::process::kill_process(self.pid(), rustix::process::Signal::TERM).unwrap();
     }
 
     /// Waits for the end; the exit code and what was logged since the start.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::bench::{Client, Daemon};
 
 /// Starts wshubctl as a user of the daemon's machine would: it finds the socket.
-fn wshubctl(daemon: &Daemon, words: &[&str]) -> Child {
+pub(crate) fn wshubctl(daemon: &Daemon, words: &[&str]) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wshubctl"));
     command.args(words).env("XDG_RUNTIME_DIR", &daemon.directory);
     command.env_remove("WSHUBD_LISTEN__WORKER").env_remove("RUNTIME_DIRECTORY");
@@ -17,7 +17,7 @@ fn wshubctl(daemon: &Daemon, words: &[&str]) -> Child {
 }
 
 /// What it prints, once it has exited with `code`.
-fn printed(child: Child, code: i32) -> String {
+pub(crate) fn printed(child: Child, code: i32) -> String {
     let output = child.wait_with_output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{errors}");

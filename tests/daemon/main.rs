@@ -5,7 +5,9 @@
 mod administration;
 mod bench;
 mod command;
+mod console;
 mod doors;
+mod limits;
 mod messages;
 mod operations;
 mod stopping;

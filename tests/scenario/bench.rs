@@ -22,6 +22,9 @@ use wshubd::protocol::{
 /// A client or worker of a story.
 pub(crate) type Seat = ConnectionId;
 
+/// A message that the hub wants to know of when a socket has taken it.
+type Mark = (LogKey, u64, Delivery);
+
 /// What is at the other end of a link.
 #[derive(Default)]
 struct Link {
@@ -30,8 +33,29 @@ struct Link {
     /// Its socket takes nothing of a replay.
     stuck: bool,
     /// Replays that the socket has not taken.
-    unwritten: VecDeque<(LogKey, u64, Delivery)>,
+    unwritten: VecDeque<Mark>,
+    /// A link that carries frames only when it is told to, with those that it
+    /// has not carried.
+    slow: Option<VecDeque<(Value, Option<Mark>)>>,
+    /// How the hub was told that a slow link is doing.
+    state: Outbound,
+    /// The epoch of its user's inbox, as it was greeted.
+    inbox: Option<String>,
 }
+
+/// What can be seen of one frame at a link.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum Seen {
+    /// The hub has queued it.
+    Queued(Value),
+    /// The socket has taken it, and the hub was told.
+    Taken(LogKey, u64),
+    /// The peer has heard it.
+    Heard(Value),
+}
+
+/// From so many frames on a slow link counts as full.
+const FULL: usize = 5;
 
 pub(crate) struct Bench {
     pub(crate) hub: Hub,
@@ -45,10 +69,14 @@ pub(crate) struct Bench {
     waiting: VecDeque<Input>,
     http: Vec<(u64, Value)>,
     latches: BTreeMap<OperationId, ConnectionId>,
+    /// Those that were made for a story.
+    tokens: BTreeMap<String, Identity>,
     /// Everything that was delivered or kept, by channel and position.
     pub(crate) seen: BTreeMap<(LogKey, u64), Rc<Message>>,
     /// The effects of the last input.
     pub(crate) last: Effects,
+    /// What was seen at all links, in order, where somebody wants to know.
+    pub(crate) journal: Option<Vec<(Seat, Seen)>>,
 }
 
 impl Bench {
@@ -73,8 +101,10 @@ impl Bench {
             waiting: VecDeque::new(),
             http: Vec::new(),
             latches: BTreeMap::new(),
+            tokens: BTreeMap::new(),
             seen: BTreeMap::new(),
             last: Effects::default(),
+            journal: None,
         }
     }
 
@@ -108,6 +138,13 @@ impl Bench {
         self.link(Peer::Client { claim, inbox: InboxMode::Auto })
     }
 
+    /// The same with a say in who moves the cursor of the inbox.
+    pub(crate) fn client_in(&mut self, user: &str, inbox: InboxMode) -> Seat {
+        let rights = self.settings.rights.clone();
+        let claim = Claim::Proven(Identity { user_id: user_id(user), rights, expires_at: None });
+        self.link(Peer::Client { claim, inbox })
+    }
+
     /// A client without a token.
     pub(crate) fn stranger(&mut self) -> Seat {
         self.link(Peer::Client { claim: Claim::Nothing, inbox: InboxMode::Auto })
@@ -136,6 +173,12 @@ impl Bench {
 
     /// The same, whole.
     pub(crate) fn ask(&mut self, seat: Seat, request: Value) -> Vec<Value> {
+        self.tell(seat, &request);
+        self.frames(seat)
+    }
+
+    /// Says something; what is heard is left for later.
+    pub(crate) fn tell(&mut self, seat: Seat, request: &Value) {
         let text = request.to_string();
         let is_worker = self.links.get(&seat).is_some_and(|link| link.is_worker);
         let parsed = if is_worker { worker::parse(text.as_bytes()) } else { protocol::parse(&text) };
@@ -148,18 +191,51 @@ impl Bench {
             Ok(said) => self.handle(Input::Said { from, said }),
             Err(misspoken) => self.handle(Input::Misspoke { from, misspoken }),
         }
-        self.frames(seat)
     }
 
-    /// Tokens of the bench are the name of their user; `bad` is none.
+    /// Makes a token that `auth` takes: with rights of its own, for so many
+    /// seconds from now.
+    pub(crate) fn token(&mut self, user: &str, rights: Rc<Rights>, seconds: u64) -> String {
+        let expires_at = Some(UnixTime(self.now.wall.0 + seconds * 1000));
+        let token = format!("{user}.{}", self.tokens.len());
+        self.tokens.insert(token.clone(), Identity { user_id: user_id(user), rights, expires_at });
+        token
+    }
+
+    /// Tokens that were not made are the name of their user; `bad` is none.
     fn verify(&self, token: &str) -> Result<Identity, TokenFault> {
-        match token {
-            "bad" => Err(TokenFault { code: "token_invalid", message: "not a token".into() }),
-            user => {
+        let fault = |code| Err(TokenFault { code, message: "not a token that holds".into() });
+        match self.tokens.get(token) {
+            Some(made) if made.expires_at.is_some_and(|end| end <= self.now.wall) => fault("token_expired"),
+            Some(made) => Ok(made.clone()),
+            None if token == "bad" => fault("token_invalid"),
+            None => {
                 let rights = self.settings.rights.clone();
-                Ok(Identity { user_id: user_id(user), rights, expires_at: None })
+                Ok(Identity { user_id: user_id(token), rights, expires_at: None })
             }
         }
+    }
+
+    /// Says who one is, as `auth` does.
+    pub(crate) fn auth(&mut self, seat: Seat, token: &str, inbox: Option<&str>) -> Vec<String> {
+        self.say(seat, json!({"action": "auth", "token": token, "inbox": inbox}))
+    }
+
+    /// Says that the inbox has arrived up to a position, of the epoch that the
+    /// greeting told. It has no answer.
+    pub(crate) fn ack(&mut self, seat: Seat, seq: u64) {
+        let epoch = self.inbox_epoch(seat);
+        self.tell(seat, &json!({"action": "ack", "epoch": epoch, "seq": seq}));
+    }
+
+    /// The same, and a person has seen it.
+    pub(crate) fn ack_read(&mut self, seat: Seat, seq: u64) {
+        let epoch = self.inbox_epoch(seat);
+        self.tell(seat, &json!({"action": "ack", "epoch": epoch, "seq": seq, "read": true}));
+    }
+
+    pub(crate) fn inbox_epoch(&self, seat: Seat) -> String {
+        self.links.get(&seat).and_then(|link| link.inbox.clone()).expect("a greeting tells the inbox's epoch")
     }
 
     pub(crate) fn subscribe(&mut self, seat: Seat, channel: &str) -> Vec<String> {
@@ -174,6 +250,14 @@ impl Bench {
     pub(crate) fn ask_http(&mut self, number: u64, say: Say) -> Vec<String> {
         self.handle(Input::Said { from: Asker::Http(number), said: protocol::Said { id: None, say } });
         self.answers(number)
+    }
+
+    /// What `POST /broadcast` is answered.
+    pub(crate) fn post(&mut self, number: u64, body: &Value) -> Vec<String> {
+        match protocol::http::broadcast(body.to_string().as_bytes()) {
+            Ok(publication) => self.ask_http(number, Say::Publish(publication)),
+            Err(refusal) => vec![format!("error {}", refusal.code.word())],
+        }
     }
 
     /// What an HTTP caller was answered.
@@ -225,9 +309,86 @@ impl Bench {
         }
     }
 
+    /// The positions that were queued for it and its socket has not taken.
+    pub(crate) fn untaken(&self, seat: Seat) -> Vec<u64> {
+        self.links[&seat].unwritten.iter().map(|(_, seq, _)| *seq).collect()
+    }
+
     pub(crate) fn unclog(&mut self, seat: Seat) {
         self.links.get_mut(&seat).unwrap().stuck = false;
         self.drain(seat, usize::MAX);
+    }
+
+    // ---- slow links ----
+
+    /// Makes a link carry nothing until it is told to.
+    pub(crate) fn slow(&mut self, seat: Seat) {
+        self.links.get_mut(&seat).unwrap().slow.get_or_insert_default();
+    }
+
+    /// Has it carry `count` frames.
+    pub(crate) fn carry(&mut self, seat: Seat, count: usize) {
+        for _ in 0..count {
+            let Some((frame, mark)) = self.next_frame(seat) else { break };
+            self.hear(seat, frame);
+            self.write(seat, mark);
+            self.handle(Input::Took { conn: seat });
+        }
+        self.report_links();
+    }
+
+    /// Has its socket take `count` frames, which are lost with it.
+    pub(crate) fn cut(&mut self, seat: Seat, count: usize) {
+        for _ in 0..count {
+            let Some((_, mark)) = self.next_frame(seat) else { break };
+            self.write(seat, mark);
+        }
+        self.leave(seat);
+    }
+
+    /// Has it carry everything from now on.
+    pub(crate) fn fast(&mut self, seat: Seat) {
+        while self.links.get(&seat).is_some_and(|link| link.slow.as_ref().is_some_and(|l| !l.is_empty())) {
+            self.carry(seat, 1);
+        }
+        if let Some(link) = self.links.get_mut(&seat) {
+            link.slow = None;
+        }
+    }
+
+    fn next_frame(&mut self, seat: Seat) -> Option<(Value, Option<Mark>)> {
+        self.links.get_mut(&seat)?.slow.as_mut()?.pop_front()
+    }
+
+    fn write(&mut self, seat: Seat, mark: Option<Mark>) {
+        if let Some((log, seq, how)) = mark {
+            self.handle(Input::Written { conn: seat, log, seq, how });
+        }
+    }
+
+    fn hear(&mut self, seat: Seat, frame: Value) {
+        self.see(seat, || Seen::Heard(frame.clone()));
+        self.links.get_mut(&seat).unwrap().heard.push(frame);
+    }
+
+    fn see(&mut self, seat: Seat, what: impl FnOnce() -> Seen) {
+        if let Some(journal) = &mut self.journal {
+            journal.push((seat, what()));
+        }
+    }
+
+    /// Tells the hub how slow links are doing, as at the end of a turn.
+    pub(crate) fn report_links(&mut self) {
+        let state = |link: &Link| match link.slow.as_ref().map_or(0, VecDeque::len) {
+            0 => Outbound::Clear,
+            FULL.. => Outbound::Full,
+            _ => Outbound::Waiting,
+        };
+        while let Some((seat, link)) = self.links.iter_mut().find(|(_, link)| link.state != state(link)) {
+            link.state = state(link);
+            let input = Input::Outbound { conn: *seat, state: link.state };
+            self.handle(input);
+        }
     }
 
     /// The store answers what it was asked.
@@ -259,6 +420,17 @@ impl Bench {
         self.pass(until.since(self.now.moment));
     }
 
+    /// Lets time pass in which every client gives signs of life.
+    pub(crate) fn live(&mut self, seconds: u64) {
+        for _ in 0..seconds {
+            self.wait(1.0);
+            let clients = self.links.iter().filter(|(_, link)| !link.is_worker).map(|(seat, _)| *seat);
+            for conn in clients.collect::<Vec<_>>() {
+                self.handle(Input::Heard { conn });
+            }
+        }
+    }
+
     fn pass(&mut self, time: Duration) {
         self.now.moment = self.now.moment + time;
         self.now.wall.0 += time.as_millis() as u64;
@@ -282,6 +454,9 @@ impl Bench {
     // ---- carrying out ----
 
     pub(crate) fn handle(&mut self, input: Input) {
+        if let Input::Written { conn, log, seq, .. } = &input {
+            self.see(*conn, || Seen::Taken(log.clone(), *seq));
+        }
         let mut out = Effects::default();
         self.hub.handle(self.now, input, &mut out);
         let mut taken = Vec::new();
@@ -302,23 +477,17 @@ impl Bench {
             Effect::Deliver { message, to, log } => {
                 self.note(message, None);
                 let json = encoded(|to| message.encode(Delivery::Live, to));
-                self.give(out.slots(to), &json);
-                if let Some(log) = log {
-                    for slot in out.slots(to) {
-                        let seat = self.seat(*slot);
-                        self.write(seat, log, message.seq.unwrap(), Delivery::Live, taken);
-                    }
-                }
+                let mark = log.as_ref().map(|log| (log.clone(), message.seq.unwrap(), Delivery::Live));
+                self.give(out.slots(to), &json, mark.as_ref(), taken);
             }
             Effect::Tell { frame, to } => {
                 let json = encoded(|to| frame.encode(None, to));
-                self.give(out.slots(to), &json);
+                self.give(out.slots(to), &json, None, taken);
             }
             Effect::Replay { message, conn, log } => {
                 let json = encoded(|to| message.encode(Delivery::Replayed, to));
-                let link = self.links.get_mut(conn).expect("a replay goes to somebody");
-                link.heard.push(json);
-                self.write(*conn, log, message.seq.unwrap(), Delivery::Replayed, taken);
+                let mark = (log.clone(), message.seq.unwrap(), Delivery::Replayed);
+                self.queue(*conn, json, Some(&mark), taken);
             }
             Effect::Answer { to, id, frame } => self.answer_with(*to, id.as_ref(), frame),
             Effect::Refuse { to, id, refusal } => {
@@ -425,32 +594,41 @@ impl Bench {
     fn answer(&mut self, to: Asker, json: Value) {
         match to {
             Asker::Connection(conn) => {
-                self.links.get_mut(&conn).expect("an answer goes to somebody").heard.push(json);
+                let link = self.links.get_mut(&conn).expect("an answer goes to somebody");
+                if let Some(epoch) = json["inbox"]["epoch"].as_str() {
+                    link.inbox = Some(epoch.to_owned());
+                }
+                self.queue(conn, json, None, &mut Vec::new());
             }
             Asker::Http(number) => self.http.push((number, json)),
         }
     }
 
-    fn give(&mut self, slots: &[u32], json: &Value) {
+    fn give(&mut self, slots: &[u32], json: &Value, mark: Option<&Mark>, taken: &mut Vec<Input>) {
         for slot in slots {
-            let seat = self.seat(*slot);
-            self.links.get_mut(&seat).unwrap().heard.push(json.clone());
+            let there = self.links.keys().find(|conn| conn.slot == *slot);
+            let seat = *there.expect("only open connections are recipients");
+            self.queue(seat, json.clone(), mark, taken);
         }
     }
 
-    fn seat(&self, slot: u32) -> Seat {
-        let there = self.links.keys().find(|conn| conn.slot == slot);
-        *there.expect("only open connections are recipients")
-    }
-
-    /// A socket takes a message whole, now or when it is unclogged.
-    fn write(&mut self, seat: Seat, log: &LogKey, seq: u64, how: Delivery, taken: &mut Vec<Input>) {
-        let link = self.links.get_mut(&seat).unwrap();
-        if link.stuck {
-            link.unwritten.push_back((log.clone(), seq, how));
-        } else {
-            taken.push(Input::Written { conn: seat, log: log.clone(), seq, how });
+    /// Puts a frame into the queue of a link, which carries it at once unless it
+    /// is slow; the socket takes it at once unless it is clogged.
+    fn queue(&mut self, seat: Seat, json: Value, mark: Option<&Mark>, taken: &mut Vec<Input>) {
+        self.see(seat, || Seen::Queued(json.clone()));
+        let link = self.links.get_mut(&seat).expect("a frame goes to somebody");
+        if let Some(waiting) = &mut link.slow {
+            waiting.push_back((json, mark.cloned()));
+            return;
         }
+        if let Some((log, seq, how)) = mark.cloned() {
+            if link.stuck {
+                link.unwritten.push_back((log, seq, how));
+            } else {
+                taken.push(Input::Written { conn: seat, log, seq, how });
+            }
+        }
+        self.hear(seat, json);
     }
 }
 

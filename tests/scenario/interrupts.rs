@@ -206,3 +206,28 @@ fn an_http_caller_hears_that_it_waits_and_then_how_it_went() {
     assert_eq!(bench.answers(1), ["interrupt_result delivered"]);
     assert_eq!(bench.ask_http(2, Say::Interrupt(wish)), ["interrupt_result delivered"]);
 }
+
+#[test]
+fn only_so_many_interrupts_wait_in_all() {
+    let mut bench = Bench::new();
+    let ask = |n: usize| json!({"action": "interrupt", "data": {"operation_id": format!("op{n}")}});
+    for n in 0..1024 {
+        let seat = bench.client(&format!("user{}", n / 16));
+        assert_eq!(bench.say(seat, ask(n)), ["interrupt_result pending"]);
+    }
+    let late = bench.client("late");
+    assert_eq!(bench.say(late, ask(1024)), ["error rate_limited"]);
+    bench.live(11);
+    bench.hush(late);
+    assert_eq!(bench.say(late, ask(1024)), ["interrupt_result pending"]);
+}
+
+#[test]
+fn an_interrupt_overtakes_what_a_full_worker_has_not_read() {
+    let mut bench = Bench::new();
+    let (worker, alice) = (bench.worker(), bench.client("alice"));
+    start_for(&mut bench, worker, Some("alice"));
+    bench.outbound(worker, wshubd::hub::Outbound::Full);
+    assert_eq!(stop(&mut bench, alice), ["interrupt_result delivered"]);
+    assert_eq!(bench.story(worker), ["interrupt op"]);
+}

@@ -1,7 +1,7 @@
 //! How much one peer may ask.
 
 use serde_json::json;
-use wshubd::hub::Settings;
+use wshubd::hub::{Input, Settings, TurnedAway};
 
 use super::bench::Bench;
 
@@ -113,9 +113,102 @@ fn a_user_has_only_so_many_connections() {
     let first = bench.client("alice");
     bench.client("alice");
     bench.client("bob");
-    bench.client("alice");
-    assert_eq!(bench.stats()["total_connections"], 3);
+    let rights = bench.settings.rights.clone();
+    let third = bench.newcomer("alice", rights);
+    assert_eq!(bench.story(third), ["closed 4008"]);
+    let stats = bench.stats();
+    assert_eq!((&stats["total_connections"], &stats["connections_refused"]), (&json!(3), &json!(1)));
     bench.leave(first);
     bench.client("alice");
     assert_eq!(bench.stats()["total_connections"], 3);
+}
+
+#[test]
+fn proving_who_one_is_and_acknowledging_are_free_of_the_rate() {
+    let mut bench = Bench::new();
+    let alice = bench.client("alice");
+    while bench.say(alice, json!({"action": "ping"})) == ["pong"] {}
+    for _ in 0..100 {
+        assert!(bench.say(alice, json!({"action": "ack", "epoch": "none", "seq": 1})).is_empty());
+        let answer = bench.say(alice, json!({"action": "auth", "token": "alice"}));
+        assert_eq!(answer.first().unwrap(), "auth_success alice");
+    }
+}
+
+#[test]
+fn each_bucket_is_as_large_as_it_is_configured() {
+    let mut settings = Settings::default();
+    settings.limits.burst = 3;
+    settings.limits.interrupt_burst = 2;
+    settings.limits.whisper_burst = 1;
+    let mut bench = Bench::with(settings);
+    let alice = bench.client("alice");
+    bench.subscribe(alice, "room");
+    let mut times = |request: serde_json::Value| {
+        let refused = |said: &Vec<String>| said.first().is_some_and(|first| first == "error rate_limited");
+        (0..10).map(|_| bench.say(alice, request.clone())).take_while(|said| !refused(said)).count()
+    };
+    assert_eq!(times(json!({"action": "ping"})), 2, "one went into the subscription");
+    assert_eq!(times(json!({"action": "interrupt", "operation_id": "op"})), 2);
+    assert_eq!(times(json!({"action": "whisper", "channel": "room", "event": "typing"})), 10);
+    let stats = bench.stats();
+    assert_eq!((&stats["whispers_dropped"], &stats["rate_limited"]), (&json!(9), &json!(2)));
+}
+
+#[test]
+fn only_so_many_operations_run_at_once() {
+    let mut settings = Settings::default();
+    settings.limits.operations = 1;
+    let mut bench = Bench::with(settings);
+    let worker = bench.worker();
+    let start =
+        |id: &str| json!({"action": "operation_start", "operation_id": id, "channel": "jobs", "id": 1});
+    assert_eq!(bench.say(worker, start("a")), ["ok"]);
+    assert_eq!(bench.say(worker, start("b")), ["error rate_limited"]);
+    bench.say(worker, json!({"action": "operation_end", "operation_id": "a", "state": "completed"}));
+    assert_eq!(bench.say(worker, start("b")), ["ok"]);
+}
+
+#[test]
+fn what_the_edge_turns_away_is_counted() {
+    let mut bench = Bench::new();
+    let whys = [
+        TurnedAway::Crowd,
+        TurnedAway::Newcomer,
+        TurnedAway::WrongSecret,
+        TurnedAway::Malformed,
+        TurnedAway::Request,
+    ];
+    for (times, why) in whys.into_iter().enumerate() {
+        for _ in 0..=times {
+            bench.handle(Input::TurnedAway(why));
+        }
+    }
+    let stats = bench.stats();
+    let names =
+        ["connections_refused", "newcomers_dropped", "wrong_secrets", "closed_malformed", "requests_refused"];
+    assert_eq!(names.map(|name| stats[name].as_u64().unwrap()), [1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn who_does_not_say_in_time_who_it_is_is_counted() {
+    let mut bench = Bench::new();
+    let stranger = bench.stranger();
+    bench.wait(11.0);
+    assert_eq!(bench.story(stranger), ["auth_required", "closed 4001"]);
+    assert_eq!(bench.stats()["closed_unauthenticated"], 1);
+}
+
+#[test]
+fn long_names_and_deep_data_are_refused() {
+    let mut bench = Bench::new();
+    let alice = bench.client("alice");
+    let (fits, long) = ("x".repeat(128), "x".repeat(129));
+    assert_eq!(bench.publish(alice, &fits, 1), ["send_success 0 0 kept"]);
+    assert_eq!(bench.publish(alice, &long, 1), ["error too_large"]);
+    let send = json!({"action": "send", "channel": "c", "event": long});
+    assert_eq!(bench.say(alice, send), ["error too_large c"]);
+    let deep = |depth| (1..depth).fold(json!([]), |inner, _| json!([inner]));
+    assert_eq!(bench.publish(alice, "c", deep(128)), ["send_success 0 0 kept"]);
+    assert_eq!(bench.publish(alice, "c", deep(129)), ["error bad_request c"]);
 }

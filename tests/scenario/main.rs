@@ -5,16 +5,27 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
+mod administration;
 mod auth;
 mod bench;
 mod channels;
+mod cursor;
+mod deduplication;
 mod handover;
 mod heartbeat;
+mod history;
+mod inbox;
 mod interrupts;
+mod invariants;
 mod limits;
+mod memory;
 mod model;
 mod operations;
 mod presence;
+mod receipts;
+mod rights;
 mod slow_peers;
+mod splice;
 mod stopping;
+mod system_channels;
 mod undelivered;

@@ -139,3 +139,131 @@ fn all_operations_are_listed_for_administrators_only() {
     assert_eq!(bench.ask(admin, json!({"action": "stats"}))[0]["operations"], 1);
     assert_eq!(bench.say(worker, json!({"action": "stats"})), ["error forbidden"]);
 }
+
+/// A subscriber that comes back to a backlog of `count` lines and reads it slowly.
+fn reader(bench: &mut Bench, worker: Seat, count: u32) -> Seat {
+    for n in 1..=count {
+        bench.say(worker, json!({"channel": "jobs", "event": "line", "data": n}));
+    }
+    let alice = bench.client("alice");
+    bench.clog(alice);
+    bench.subscribe(alice, "jobs");
+    bench.hush(alice);
+    alice
+}
+
+#[test]
+fn nobody_is_told_of_the_end_before_the_lines() {
+    let mut bench = Bench::new();
+    let worker = bench.worker();
+    start(&mut bench, worker, "op");
+    let alice = reader(&mut bench, worker, 70);
+    end(&mut bench, worker, "op");
+    assert!(bench.story(alice).is_empty(), "the end waits behind the backlog");
+    bench.unclog(alice);
+    let heard = bench.story(alice);
+    assert_eq!(heard[..2], ["line 65 replayed", "line 66 replayed"]);
+    assert_eq!(heard[5..], ["line 70 replayed", "operation op ended completed"]);
+}
+
+#[test]
+fn what_comes_after_the_end_comes_after_it_in_the_backlog_too() {
+    let mut bench = Bench::new();
+    let worker = bench.worker();
+    start(&mut bench, worker, "op");
+    let alice = reader(&mut bench, worker, 65);
+    end(&mut bench, worker, "op");
+    bench.say(worker, json!({"channel": "jobs", "event": "line", "data": "next"}));
+    start(&mut bench, worker, "other");
+    bench.unclog(alice);
+    let told = bench.story(alice);
+    let place = |what: &str| told.iter().position(|line| line == what).unwrap();
+    assert_eq!(place("line 65 replayed"), 0);
+    assert!(place("operation op ended completed") < place("line next replayed"), "{told:?}");
+    assert!(place("operation op ended completed") < place("operation other started"), "{told:?}");
+    assert_eq!(told.len(), 4);
+}
+
+#[test]
+fn an_end_that_waited_is_followed_by_the_end_of_the_operations_channel() {
+    let mut bench = Bench::new();
+    let worker = bench.worker();
+    start(&mut bench, worker, "op");
+    let alice = reader(&mut bench, worker, 65);
+    bench.subscribe(alice, "operation:op");
+    bench.hush(alice);
+    end(&mut bench, worker, "op");
+    bench.unclog(alice);
+    let heard = bench.story(alice);
+    let ends = ["operation op ended completed", "unsubscribed operation:op ended"];
+    assert_eq!(heard, [&["line 65 replayed"], &ends[..]].concat());
+}
+
+#[test]
+fn who_reads_no_backlog_hears_of_the_end_at_once() {
+    let mut bench = Bench::new();
+    let (worker, bob, carol) = (bench.worker(), bench.client("bob"), bench.client("carol"));
+    start(&mut bench, worker, "op");
+    let alice = reader(&mut bench, worker, 65);
+    bench.subscribe(bob, "jobs");
+    bench.subscribe(carol, "operation:op");
+    bench.hush(bob);
+    bench.hush(carol);
+    end(&mut bench, worker, "op");
+    assert_eq!(bench.story(bob), ["operation op ended completed"]);
+    assert_eq!(bench.story(carol), ["operation op ended completed", "unsubscribed operation:op ended"]);
+    assert!(bench.story(alice).is_empty());
+}
+
+#[test]
+fn an_end_that_waits_goes_with_the_hub_into_another_process() {
+    let mut bench = Bench::new();
+    let worker = bench.worker();
+    start(&mut bench, worker, "op");
+    let alice = reader(&mut bench, worker, 65);
+    end(&mut bench, worker, "op");
+    bench.hand_over();
+    bench.unclog(alice);
+    assert_eq!(bench.story(alice), ["line 65 replayed", "operation op ended completed"]);
+}
+
+#[test]
+fn the_backlog_of_whoever_leaves_takes_the_end_with_it() {
+    let mut bench = Bench::new();
+    let worker = bench.worker();
+    start(&mut bench, worker, "op");
+    let alice = reader(&mut bench, worker, 70);
+    end(&mut bench, worker, "op");
+    bench.say(alice, json!({"action": "unsubscribe", "channel": "jobs"}));
+    bench.unclog(alice);
+    assert!(bench.story(alice).is_empty(), "nothing of that channel comes after unsubscribing");
+}
+
+#[test]
+fn each_way_to_end_is_told_with_what_the_worker_says() {
+    let mut bench = Bench::new();
+    let (worker, alice) = (bench.worker(), bench.client("alice"));
+    bench.subscribe(alice, "jobs");
+    for state in ["completed", "failed", "interrupted"] {
+        start(&mut bench, worker, "op");
+        bench.hush(alice);
+        let line =
+            json!({"action": "operation_end", "operation_id": "op", "state": state, "data": [1, state]});
+        bench.say(worker, line);
+        let told = bench.frames(alice).remove(0);
+        assert_eq!((&told["reason"], &told["data"]), (&json!(state), &json!([1, state])));
+    }
+}
+
+#[test]
+fn the_last_1024_ended_operations_are_remembered() {
+    let mut bench = Bench::new();
+    let (worker, alice) = (bench.worker(), bench.client("alice"));
+    for n in 0..=1024 {
+        start(&mut bench, worker, &format!("op{n}"));
+        end(&mut bench, worker, &format!("op{n}"));
+    }
+    let ask = |id: &str| json!({"action": "interrupt", "data": {"operation_id": id}});
+    assert_eq!(bench.say(alice, ask("op1")), ["interrupt_result already_ended"]);
+    assert_eq!(bench.say(alice, ask("op0")), ["interrupt_result pending"], "the first is forgotten");
+}

@@ -1,6 +1,7 @@
 //! Tokens and secrets: what is believed, and what is refused.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
+mod check;
 mod keys;
 mod secrets;
 mod tokens;

@@ -2,11 +2,17 @@
 //!
 //! Knows options and the help beside them. Does not know how any of it is done.
 
+mod admin;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Parser, Subcommand};
+
+pub(crate) use admin::{
+    Channels, CheckToken, Connections, Disconnect, Inbox, NewToken, Operations, Purge, Status, TokenCommand,
+};
 
 /// Publish, listen, and stop long-running jobs through wshubd.
 #[derive(Parser, Debug)]
@@ -43,11 +49,16 @@ pub(crate) enum Command {
     Pub(Publish),
     Sub(Subscribe),
     Interrupt(Interrupt),
+    Run(Run),
     Operations(Operations),
     Status(Status),
+    Channels(Channels),
+    Connections(Connections),
+    Inbox(Inbox),
+    Disconnect(Disconnect),
+    Purge(Purge),
     #[command(subcommand)]
     Token(TokenCommand),
-    Run(Run),
     #[command(name = "--in-session", hide = true)]
     Session(Session),
 }
@@ -62,8 +73,9 @@ pub(crate) enum Command {
     override_usage = "wshubctl pub [OPTIONS] CHANNEL [TEXT|-]\n       \
                       wshubctl pub [OPTIONS] <--to USER|--connection ID|--all> [TEXT|-]",
     group = ArgGroup::new("target"),
-    after_help = "Example:\n  wshubctl pub logs 'the backup is done'\n  \
-                  journalctl -f -o json | wshubctl pub --json --event journal logs"
+    after_help = "Examples:\n  wshubctl pub logs 'the backup is done'\n  \
+                  journalctl -f -o json | wshubctl pub --json --event journal logs\n  \
+                  wshubctl pub --to alice --wait-read --timeout 15m 'the disk is full' || page-somebody"
 )]
 pub(crate) struct Publish {
     /// What kind of message it is
@@ -81,13 +93,22 @@ pub(crate) struct Publish {
     /// How long it is worth keeping, as in 90s or 1h
     #[arg(long, value_parser = humantime::parse_duration)]
     pub(crate) ttl: Option<Duration>,
+    /// Wait until it is on the disk, and fail if it cannot be
+    #[arg(long)]
+    pub(crate) durable: bool,
+    /// Wait until the user has read it, as that user's client says (`ack` with `read`)
+    #[arg(long, requires = "to")]
+    pub(crate) wait_read: bool,
+    /// With --wait-read: exit with 5 when it is not read so long after it was sent
+    #[arg(long, requires = "wait_read", value_parser = humantime::parse_duration)]
+    pub(crate) timeout: Option<Duration>,
     /// The text is JSON
     #[arg(long)]
     pub(crate) json: bool,
     /// Send each line of the standard input, as without TEXT
     #[arg(long)]
     pub(crate) lines: bool,
-    /// Say what became of the messages
+    /// Say what became of the messages, and with --wait-read when each was delivered
     #[arg(short, long)]
     pub(crate) verbose: bool,
     /// CHANNEL, unless an option says to whom, and TEXT or `-`
@@ -132,45 +153,6 @@ pub(crate) struct Interrupt {
     /// Why, for its worker and for people
     #[arg(long, value_name = "TEXT")]
     pub(crate) reason: Option<String>,
-}
-
-/// List what runs
-#[derive(clap::Args, Debug)]
-#[command(after_help = "Example:\n  wshubctl operations --channel logs")]
-pub(crate) struct Operations {
-    /// Only what runs on one channel; all of them need administration rights
-    #[arg(long)]
-    pub(crate) channel: Option<String>,
-    /// One JSON object a line, as it is in a pipe
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// Show the numbers of wshubd
-#[derive(clap::Args, Debug)]
-#[command(after_help = "Example:\n  wshubctl status --json | jq .total_connections")]
-pub(crate) struct Status {
-    /// One JSON object, as it is in a pipe
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// Tokens for clients
-#[derive(Subcommand, Debug)]
-pub(crate) enum TokenCommand {
-    New(NewToken),
-}
-
-/// Make a token and print it, alone on a line
-#[derive(clap::Args, Debug)]
-#[command(after_help = "Example:\n  wshubctl token new --user alice --ttl 8h")]
-pub(crate) struct NewToken {
-    /// Whom it names
-    #[arg(long)]
-    pub(crate) user: String,
-    /// How long it holds
-    #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
-    pub(crate) ttl: Duration,
 }
 
 /// Run a command that anybody who may can stop

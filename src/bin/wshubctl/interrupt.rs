@@ -35,11 +35,11 @@ pub(crate) async fn interrupt(client: &Client, asked: args::Interrupt) -> Result
         match &*outcome {
             "pending" => eprintln!("wshubctl: nobody runs {} yet, waiting", asked.operation),
             "no_owner" => {
-                crate::list::show(&format!("{outcome}\n"))?;
+                crate::ask::show(&format!("{outcome}\n"))?;
                 return Ok(Exit::Failed.into());
             }
             _ => {
-                crate::list::show(&format!("{outcome}\n"))?;
+                crate::ask::show(&format!("{outcome}\n"))?;
                 return Ok(ExitCode::SUCCESS);
             }
         }

@@ -1,99 +1,235 @@
-//! `wshubctl operations`, `status` and `token new`: one question, one answer.
+//! `wshubctl operations`, `channels`, `connections` and `inbox`: lists.
+//!
+//! Knows which columns a person wants, and what comes first. A program gets the
+//! entries as wshubd spells them, fields of a later wshubd included.
 
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::cmp::Reverse;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
-use wshubd::client::Client;
-use wshubd::protocol::frame::GAUGES;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+use wshubd::client::{Client, Error};
+use wshubd::edge::clock;
 
 use crate::args;
+use crate::ask::{Ask, Reader, ask, fields, show};
 use crate::failure::Failure;
-use crate::screen::{plain, table, word};
+use crate::figures::{age, count, size, span};
+use crate::table::{Column, pairs, table};
 
-#[derive(Serialize)]
-#[serde(tag = "action", rename_all = "snake_case")]
-enum Ask<'a> {
-    Operations {
-        #[serde(skip_serializing_if = "Option::is_none")]
-        channel: Option<&'a str>,
-    },
-    Stats,
-    Token {
-        user_id: &'a str,
-        ttl: f64,
-    },
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Operation {
+    operation_id: String,
+    channel: String,
+    state: String,
+    user_id: Option<String>,
+    started_at: String,
+    label: Option<String>,
+}
+
+const OPERATIONS: [Column<Operation>; 6] = [
+    Column::words("OPERATION", |it, _| Some(it.operation_id.clone())),
+    Column::words("CHANNEL", |it, _| Some(it.channel.clone())),
+    Column::words("STATE", |it, _| Some(it.state.clone())),
+    Column::numbers("RUNNING", |it, now| age(&it.started_at, now)),
+    Column::words("USER", |it, _| it.user_id.clone()),
+    Column::words("LABEL", |it, _| it.label.clone()),
+];
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Channel {
+    channel: String,
+    subscribers: u64,
+    behind: u64,
+    keep: String,
+    kept: u64,
+    bytes: u64,
+    oldest_at: Option<String>,
+    seq: u64,
+}
+
+const CHANNELS: [Column<Channel>; 8] = [
+    Column::words("CHANNEL", |it, _| Some(it.channel.clone())),
+    Column::numbers("SUBSCRIBERS", |it, _| Some(it.subscribers.to_string())),
+    Column::numbers("BEHIND", |it, _| unless_zero(it.behind, |behind| behind.to_string())),
+    Column::numbers("PUBLISHED", |it, _| Some(it.seq.to_string())),
+    Column::numbers("KEPT", |it, _| unless_zero(it.kept, |kept| kept.to_string())),
+    Column::numbers("BYTES", |it, _| unless_zero(it.bytes, size)),
+    Column::numbers("OLDEST", |it, now| age(it.oldest_at.as_deref()?, now)),
+    Column::words("POLICY", |it, _| Some(it.keep.clone())),
+];
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Connection {
+    connection_id: String,
+    kind: String,
+    user_id: Option<String>,
+    uid: Option<u32>,
+    address: Option<String>,
+    pid: Option<u32>,
+    connected_at: String,
+    heard_at: String,
+    subscriptions: u64,
+    operations: u64,
+    queued: u64,
+    queued_bytes: u64,
+    stalled: Option<f64>,
+    missed: u64,
+}
+
+const CONNECTIONS: [Column<Connection>; 10] = [
+    Column::words("CONNECTION", |it, _| Some(it.connection_id.clone())),
+    Column::words("WHO", |it, _| Some(it.who())),
+    Column::words("FROM", |it, _| it.address.clone().or_else(|| it.pid.map(process))),
+    Column::numbers("CONNECTED", |it, now| age(&it.connected_at, now)),
+    Column::numbers("HEARD", |it, now| age(&it.heard_at, now)),
+    Column::numbers("CHANNELS", |it, _| unless_zero(it.subscriptions, |number| number.to_string())),
+    Column::numbers("OPERATIONS", |it, _| unless_zero(it.operations, |number| number.to_string())),
+    Column::numbers("QUEUED", |it, _| unless_zero(it.queued_bytes, size)),
+    Column::numbers("STALLED", |it, _| {
+        it.stalled.and_then(|time| Duration::try_from_secs_f64(time).ok()).map(span)
+    }),
+    Column::numbers("MISSED", |it, _| unless_zero(it.missed, |number| number.to_string())),
+];
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Inbox {
+    user_id: String,
+    connections: u64,
+    epoch: Option<String>,
+    seq: u64,
+    waiting: u64,
+    bytes: u64,
+    oldest_at: Option<String>,
+}
+
+const INBOXES: [Column<Inbox>; 5] = [
+    Column::words("USER", |it, _| Some(it.user_id.clone())),
+    Column::numbers("CONNECTIONS", |it, _| Some(it.connections.to_string())),
+    Column::numbers("WAITING", |it, _| Some(it.waiting.to_string())),
+    Column::numbers("BYTES", |it, _| Some(size(it.bytes))),
+    Column::numbers("OLDEST", |it, now| age(it.oldest_at.as_deref()?, now)),
+];
+
+impl Connection {
+    /// A user of wshubd, or of the machine.
+    fn who(&self) -> String {
+        match (&self.user_id, self.uid) {
+            (Some(user), _) => user.clone(),
+            (None, Some(uid)) => format!("uid {uid}"),
+            (None, None) => format!("({} without a user)", self.kind),
+        }
+    }
+}
+
+/// A process as logs name it. It may have gone, or its number be another's.
+fn process(pid: u32) -> String {
+    match std::fs::read_to_string(format!("/proc/{pid}/comm")) {
+        Ok(name) => format!("{}[{pid}]", name.trim_end()),
+        Err(_) => format!("pid {pid}"),
+    }
+}
+
+fn unless_zero(number: u64, spell: fn(u64) -> String) -> Option<String> {
+    (number > 0).then(|| spell(number))
+}
+
+/// One entry, read and as it came.
+struct Row<T> {
+    entry: T,
+    json: Box<RawValue>,
+}
+
+fn rows<T: DeserializeOwned>(list: Vec<Box<RawValue>>) -> Result<Vec<Row<T>>, Failure> {
+    let read = |json: Box<RawValue>| match serde_json::from_str(json.get()) {
+        Ok(entry) => Ok(Row { entry, json }),
+        Err(error) => Err(Error::Garbled(format!("{error} in {json}")).into()),
+    };
+    list.into_iter().map(read).collect()
+}
+
+fn print<T>(reader: Reader, rows: &[Row<T>], columns: &[Column<T>], none: &str) -> Result<ExitCode, Failure> {
+    match reader {
+        Reader::Program => show(&rows.iter().map(|row| format!("{}\n", row.json)).collect::<String>()),
+        Reader::Person if rows.is_empty() => show(&format!("{none}\n")),
+        Reader::Person => show(&table(columns, rows.iter().map(|row| &row.entry), clock::now().wall)),
+    }
 }
 
 pub(crate) async fn operations(client: &Client, asked: args::Operations) -> Result<ExitCode, Failure> {
     #[derive(Deserialize)]
     struct Answer {
-        operations: Vec<Map<String, Value>>,
+        operations: Vec<Box<RawValue>>,
     }
     let answer = ask(client, &Ask::Operations { channel: asked.channel.as_deref() }).await?;
-    let Answer { operations } = answer.read()?;
-    if asked.json || !std::io::stdout().is_terminal() {
-        let lines: Vec<String> =
-            operations.into_iter().map(|operation| format!("{}\n", Value::Object(operation))).collect();
-        return show(&lines.concat());
-    }
-    if operations.is_empty() {
-        return show("nothing runs\n");
-    }
-    const COLUMNS: [&str; 6] = ["operation_id", "channel", "state", "user_id", "started_at", "label"];
-    let cell = |operation: &Map<String, Value>, column| {
-        operation.get(column).map_or_else(|| "-".to_owned(), |value| plain(&word(value)))
-    };
-    let head = COLUMNS.map(|column| column.to_uppercase().replace('_', " ")).to_vec();
-    let rows = operations.iter().map(|operation| COLUMNS.map(|column| cell(operation, column)).to_vec());
-    show(&table(&std::iter::once(head).chain(rows).collect::<Vec<_>>()))
+    let rows = rows(answer.read::<Answer>()?.operations)?;
+    print(Reader::of(asked.json), &rows, &OPERATIONS, "nothing runs")
 }
 
-pub(crate) async fn status(client: &Client, asked: args::Status) -> Result<ExitCode, Failure> {
-    let answer = ask(client, &Ask::Stats).await?;
-    let mut numbers: Map<String, Value> = answer.read()?;
-    // What belongs to the conversation and not to the daemon.
-    numbers.remove("type");
-    numbers.remove("id");
-    if asked.json || !std::io::stdout().is_terminal() {
-        return show(&format!("{}\n", Value::Object(numbers)));
-    }
-    let mut rows = Vec::new();
-    if let Some(seconds) = numbers.remove("uptime_seconds").and_then(|value| value.as_u64()) {
-        rows.push(vec![
-            "up for".to_owned(),
-            humantime::format_duration(Duration::from_secs(seconds)).to_string(),
-        ]);
-    }
-    // What is the case now comes first, what has happened so far after it.
-    let now = GAUGES.iter().filter_map(|name| numbers.remove(*name).map(|value| (name.to_string(), value)));
-    let row = |(name, value): (String, Value)| vec![plain(&name.replace('_', " ")), plain(&word(&value))];
-    rows.extend(now.collect::<Vec<_>>().into_iter().map(row));
-    rows.extend(numbers.into_iter().map(row));
-    show(&table(&rows))
-}
-
-pub(crate) async fn token(client: &Client, asked: args::NewToken) -> Result<ExitCode, Failure> {
+pub(crate) async fn channels(client: &Client, asked: args::Channels) -> Result<ExitCode, Failure> {
     #[derive(Deserialize)]
     struct Answer {
-        token: String,
+        channels: Vec<Box<RawValue>>,
     }
-    let request = Ask::Token { user_id: &asked.user, ttl: asked.ttl.as_secs_f64() };
-    let Answer { token } = ask(client, &request).await?.read()?;
-    show(&format!("{token}\n"))
+    let answer = ask(client, &Ask::Channels).await?;
+    let mut rows: Vec<Row<Channel>> = rows(answer.read::<Answer>()?.channels)?;
+    rows.sort_by_key(|row| Reverse(row.entry.bytes));
+    print(Reader::of(asked.json), &rows, &CHANNELS, "there are no channels")
 }
 
-async fn ask(client: &Client, request: &Ask<'_>) -> Result<wshubd::client::Heard, Failure> {
-    Ok(client.request(request).await?.answer().await?)
+pub(crate) async fn connections(client: &Client, asked: args::Connections) -> Result<ExitCode, Failure> {
+    #[derive(Deserialize)]
+    struct Answer {
+        connections: Vec<Box<RawValue>>,
+    }
+    let answer = ask(client, &Ask::Connections).await?;
+    let mut rows: Vec<Row<Connection>> = rows(answer.read::<Answer>()?.connections)?;
+    if let Some(user) = &asked.user {
+        rows.retain(|row| row.entry.user_id.as_ref() == Some(user));
+    }
+    let urgency = |it: &Connection| (Reverse(it.queued_bytes), it.connected_at.clone());
+    rows.sort_by_cached_key(|row| urgency(&row.entry));
+    print(Reader::of(asked.json), &rows, &CONNECTIONS, "nobody is connected")
 }
 
-/// Prints, and takes a reader that has gone for one that has read enough.
-pub(crate) fn show(text: &str) -> Result<ExitCode, Failure> {
-    let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::of("standard output", error)),
-        _ => Ok(ExitCode::SUCCESS),
+pub(crate) async fn inbox(client: &Client, asked: args::Inbox) -> Result<ExitCode, Failure> {
+    #[derive(Deserialize)]
+    struct Answer {
+        inboxes: Vec<Box<RawValue>>,
     }
+    let reader = Reader::of(asked.json);
+    let answer = ask(client, &Ask::Inbox { user_id: asked.user.as_deref() }).await?;
+    if asked.user.is_none() {
+        let mut rows: Vec<Row<Inbox>> = rows(answer.read::<Answer>()?.inboxes)?;
+        rows.sort_by_key(|row| Reverse(row.entry.bytes));
+        return print(reader, &rows, &INBOXES, "nothing waits for anybody");
+    }
+    match reader {
+        Reader::Program => show(&format!("{}\n", fields(&answer)?)),
+        Reader::Person => show(&one_inbox(&answer.read()?)),
+    }
+}
+
+/// What a person wants to know of one inbox.
+fn one_inbox(inbox: &Inbox) -> String {
+    let now = clock::now().wall;
+    let mut waiting = count(inbox.waiting, "message");
+    if inbox.waiting > 0 {
+        waiting = format!("{waiting}, {}", size(inbox.bytes));
+    }
+    let mut lines = vec![("waiting", waiting)];
+    if let Some(age) = inbox.oldest_at.as_deref().and_then(|oldest| age(oldest, now)) {
+        lines.push(("oldest", format!("{age} ago")));
+    }
+    lines.push(("connections", inbox.connections.to_string()));
+    if let Some(epoch) = &inbox.epoch {
+        lines.push(("position", format!("{} in epoch {epoch}", inbox.seq)));
+    }
+    pairs(&lines)
 }

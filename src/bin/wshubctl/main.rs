@@ -3,16 +3,23 @@
 //! Knows which command was asked for and with which status to exit. Does not
 //! know the wire: `wshubd::client` does.
 
+mod admin;
 mod args;
+mod ask;
 mod failure;
+mod figures;
 mod interrupt;
 mod list;
 mod publish;
+mod receipts;
 mod run;
 mod screen;
 mod session;
 mod socket;
+mod status;
 mod subscribe;
+mod table;
+mod token;
 
 use std::process::ExitCode;
 
@@ -40,12 +47,18 @@ fn main() -> ExitCode {
 async fn carry_out(executor: &LocalExecutor<'_>, args: Args) -> Result<ExitCode, Failure> {
     let (client, lines) = connect(executor, &args).await?;
     match args.command {
-        Command::Pub(publish) => publish::publish(&client, publish).await,
+        Command::Pub(publish) => publish::publish(&client, &lines, publish).await,
         Command::Sub(subscribe) => subscribe::subscribe(&client, &lines, subscribe).await,
         Command::Interrupt(interrupt) => interrupt::interrupt(&client, interrupt).await,
         Command::Operations(operations) => list::operations(&client, operations).await,
-        Command::Status(status) => list::status(&client, status).await,
-        Command::Token(TokenCommand::New(new)) => list::token(&client, new).await,
+        Command::Status(status) => status::status(&client, status).await,
+        Command::Channels(channels) => list::channels(&client, channels).await,
+        Command::Connections(connections) => list::connections(&client, connections).await,
+        Command::Inbox(inbox) => list::inbox(&client, inbox).await,
+        Command::Disconnect(disconnect) => admin::disconnect(&client, disconnect).await,
+        Command::Purge(purge) => admin::purge(&client, purge).await,
+        Command::Token(TokenCommand::New(new)) => token::new(&client, new).await,
+        Command::Token(TokenCommand::Check(check)) => token::check(&client, check).await,
         Command::Run(command) => run::run(executor, client, lines, command).await,
         // It was entered before there was an executor.
         Command::Session(_) => Ok(ExitCode::SUCCESS),

@@ -6,13 +6,16 @@ use std::collections::VecDeque;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use smol::Unblock;
 use smol::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use wshubd::client::{Client, Pending, Publication, Published};
+use wshubd::client::{Client, Lines, Pending, Publication, Published};
 
 use crate::args;
 use crate::failure::{Exit, Failure, exit_of};
+use crate::figures::count;
+use crate::receipts::Receipts;
 
 /// Messages on their way before one answer is waited for: enough that neither
 /// side waits for the other.
@@ -32,23 +35,40 @@ enum Source {
     Lines,
 }
 
-pub(crate) async fn publish(client: &Client, asked: args::Publish) -> Result<ExitCode, Failure> {
+pub(crate) async fn publish(
+    client: &Client,
+    lines: &Lines,
+    asked: args::Publish,
+) -> Result<ExitCode, Failure> {
     let (channel, source) = understand(&asked)?;
-    let mut publisher =
-        Publisher { client, asked: &asked, channel, answers: VecDeque::new(), tally: Tally::default() };
+    let mut publisher = Publisher {
+        client,
+        asked: &asked,
+        channel,
+        answers: VecDeque::new(),
+        tally: Tally::default(),
+        receipts: asked.wait_read.then(|| Receipts::new(lines, asked.verbose)),
+    };
     match source {
         Source::Text(text) => publisher.send(&text).await?,
         Source::Whole => publisher.send(&whole_input().await?).await?,
         Source::Lines => publisher.send_lines().await?,
     }
     while publisher.take_answer().await? {}
-    Ok(publisher.tally.report(asked.verbose))
+    let exit = publisher.tally.report(&asked);
+    if let Some(receipts) = publisher.receipts {
+        receipts.wait(client, asked.timeout).await?;
+    }
+    Ok(exit)
 }
 
 /// Which word is what: the channel comes first unless an option says to whom.
 fn understand(asked: &args::Publish) -> Result<(Option<String>, Source), Failure> {
     let usage = |message: &str| Err(Failure::new(Exit::Usage, format!("{message}; see wshubctl pub --help")));
     let elsewhere = asked.to.is_some() || asked.connection.is_some() || asked.all;
+    if asked.wait_read && asked.ttl.is_some_and(|ttl| ttl.is_zero()) {
+        return usage("--wait-read waits for nothing with --ttl 0s: what is not kept is not acknowledged");
+    }
     let mut words = asked.words.iter().cloned();
     let channel = if elsewhere { None } else { words.next() };
     if !elsewhere && channel.is_none() {
@@ -96,6 +116,8 @@ struct Publisher<'a> {
     channel: Option<String>,
     answers: VecDeque<Pending>,
     tally: Tally,
+    /// While it matters who has read what.
+    receipts: Option<Receipts<'a>>,
 }
 
 impl Publisher<'_> {
@@ -112,6 +134,8 @@ impl Publisher<'_> {
             connection_id: self.asked.connection.as_deref(),
             all: self.asked.all,
             ttl: self.asked.ttl,
+            durable: self.asked.durable,
+            receipt: self.asked.wait_read,
             ..Publication::new(&self.asked.event, &*data)
         };
         self.answers.push_back(self.client.request(&message).await?);
@@ -140,12 +164,42 @@ impl Publisher<'_> {
     /// does not keep the next ones from being sent.
     async fn take_answer(&mut self) -> Result<bool, Failure> {
         let Some(pending) = self.answers.pop_front() else { return Ok(false) };
-        match pending.answer().await.and_then(|answer| answer.read::<Published>()) {
-            Ok(published) => self.tally.count(&published),
+        match pending.answer().await.and_then(|answer| answer.read::<Taken>()) {
+            Ok(taken) => self.taken(taken)?,
+            // What must not be lost is not sent on into a store that takes nothing.
+            Err(error) if error.code() == Some("store_unavailable") => {
+                let before = match self.tally.taken {
+                    0 => String::new(),
+                    taken => format!(", after {} that wshubd took", count(taken, "message")),
+                };
+                return Err(Failure::new(Exit::Failed, format!("not stored: {error}{before}")));
+            }
             Err(error) if error.code().is_some() => self.tally.refuse(exit_of(&error), &error.to_string()),
             Err(error) => return Err(error.into()),
         }
         Ok(true)
+    }
+}
+
+/// What the hub made of a message, and how it calls it.
+#[derive(Deserialize)]
+struct Taken {
+    #[serde(flatten)]
+    published: Published,
+    #[serde(default)]
+    message_id: String,
+}
+
+impl Publisher<'_> {
+    fn taken(&mut self, Taken { published, message_id }: Taken) -> Result<(), Failure> {
+        self.tally.count(&published);
+        let Some(receipts) = &mut self.receipts else { return Ok(()) };
+        if !published.kept {
+            let why = "nobody can acknowledge it: wshubd is configured to keep no messages to users (`@me`)";
+            return Err(Failure::new(Exit::Failed, why));
+        }
+        receipts.expect(message_id);
+        Ok(())
     }
 }
 
@@ -156,6 +210,7 @@ struct Tally {
     sent: u64,
     failed: u64,
     kept: u64,
+    stored: u64,
     refused: u64,
     exit: Option<Exit>,
 }
@@ -166,6 +221,7 @@ impl Tally {
         self.sent += published.sent;
         self.failed += published.failed;
         self.kept += u64::from(published.kept);
+        self.stored += u64::from(published.stored);
     }
 
     fn refuse(&mut self, exit: Exit, message: &str) {
@@ -177,13 +233,15 @@ impl Tally {
         }
     }
 
-    fn report(self, verbose: bool) -> ExitCode {
+    fn report(&self, asked: &args::Publish) -> ExitCode {
         if self.refused > SHOWN {
             eprintln!("wshubctl: {} messages were refused", self.refused);
         }
-        if verbose {
+        if asked.verbose {
+            // Only who asked for it wants to know what the disk has.
+            let stored = if asked.durable { format!(", {} stored", self.stored) } else { String::new() };
             eprintln!(
-                "wshubctl: {} published, {} delivered, {} shed, {} kept, {} refused",
+                "wshubctl: {} published, {} delivered, {} shed, {} kept{stored}, {} refused",
                 self.taken, self.sent, self.failed, self.kept, self.refused
             );
         }

@@ -31,6 +31,7 @@ enum Step {
     Unclog(u8),
     SlowStore(bool),
     StoreAnswers,
+    Memory(u8),
     Wait(u8),
     Start(u8, u8),
     End(u8, u8),
@@ -83,6 +84,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<u8>().prop_map(Step::Unclog),
         1 => any::<bool>().prop_map(Step::SlowStore),
         2 => Just(Step::StoreAnswers),
+        1 => (0..100u8).prop_map(Step::Memory),
         3 => (0..20u8).prop_map(Step::Wait),
         3 => two.prop_map(|(a, b)| Step::Start(a, b)),
         2 => two.prop_map(|(a, b)| Step::End(a, b)),
@@ -240,6 +242,12 @@ impl Model {
                 }
             }
             Step::StoreAnswers => self.bench.store_answers(),
+            Step::Memory(hundredths) => {
+                let ceiling = self.bench.settings.limits.memory as u64;
+                // Kept messages and the rest are less than another hundredth.
+                let links = ceiling / 100 * u64::from(hundredths);
+                self.bench.handle(Input::Memory { links, holders: Vec::new() });
+            }
             Step::Wait(seconds) => {
                 self.bench.handle(Input::Heard { conn: self.observer });
                 self.bench.wait(f64::from(seconds));
@@ -300,7 +308,10 @@ impl Model {
             }
             // A worker's `ok` carries the fields of the frame that it stands for.
             "subscription_succeeded" | "ok" if number("seq").is_some() => {
-                let known = witness.sessions.contains_key(&channel) && frame.get("recovered").is_none();
+                // Who subscribes again goes on with what nobody has heard, and
+                // hears a history from now on.
+                let goes_on = frame.get("recovered").is_none() && channel != "history";
+                let known = goes_on && witness.sessions.contains_key(&channel);
                 if !known {
                     let start = number("seq").unwrap();
                     let session = Session { start, fresh: true, ..Session::default() };

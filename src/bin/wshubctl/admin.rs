@@ -1,0 +1,48 @@
+//! `wshubctl disconnect` and `purge`: what administrators end and drop.
+//!
+//! Asks nobody whether that is meant, and says what was done.
+
+use std::process::ExitCode;
+
+use serde::Deserialize;
+use wshubd::client::Client;
+
+use crate::args;
+use crate::ask::{Ask, Reader, ask, fields, show};
+use crate::failure::Failure;
+use crate::figures::count;
+use crate::screen::plain;
+
+pub(crate) async fn disconnect(client: &Client, asked: args::Disconnect) -> Result<ExitCode, Failure> {
+    #[derive(Deserialize)]
+    struct Answer {
+        disconnected: u64,
+    }
+    let (connection_id, user_id) = (asked.connection.as_deref(), asked.user.as_deref());
+    let answer = ask(client, &Ask::Disconnect { connection_id, user_id }).await?;
+    let Answer { disconnected } = answer.read()?;
+    match (Reader::of(asked.json), user_id) {
+        (Reader::Program, _) => show(&format!("{}\n", fields(&answer)?)),
+        (Reader::Person, Some(user)) => {
+            show(&format!("{} of {} ended\n", count(disconnected, "connection"), plain(user)))
+        }
+        (Reader::Person, None) => show(&format!("{} ended\n", count(disconnected, "connection"))),
+    }
+}
+
+pub(crate) async fn purge(client: &Client, asked: args::Purge) -> Result<ExitCode, Failure> {
+    #[derive(Deserialize)]
+    struct Answer {
+        purged: u64,
+    }
+    let (channel, user_id) = (asked.channel.as_deref(), asked.user.as_deref());
+    let answer = ask(client, &Ask::Purge { channel, user_id }).await?;
+    let Answer { purged } = answer.read()?;
+    match Reader::of(asked.json) {
+        Reader::Program => show(&format!("{}\n", fields(&answer)?)),
+        Reader::Person => {
+            let of = channel.or(user_id).unwrap_or_default();
+            show(&format!("{} of {} dropped\n", count(purged, "message"), plain(of)))
+        }
+    }
+}

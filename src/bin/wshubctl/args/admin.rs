@@ -1,0 +1,150 @@
+//! What administrators can ask on the command line.
+
+use std::time::Duration;
+
+use clap::Subcommand;
+
+/// List what runs
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  wshubctl operations --channel logs")]
+pub(crate) struct Operations {
+    /// Only what runs on one channel; all of them need administration rights
+    #[arg(long)]
+    pub(crate) channel: Option<String>,
+    /// One JSON object a line, as it is in a pipe
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Show the numbers of wshubd
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  wshubctl status --json | jq .total_connections")]
+pub(crate) struct Status {
+    /// One JSON object, as it is in a pipe
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// List channels, and what they keep
+///
+/// Those that keep most bytes come first. BEHIND are subscribers that still read
+/// what is kept, OLDEST says for how long the oldest message is kept, POLICY what
+/// the configuration says: undelivered, history or never.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:\n  wshubctl channels\n  \
+                        wshubctl channels | jq -r 'select(.subscribers == 0) | .channel'")]
+pub(crate) struct Channels {
+    /// One JSON object a line, as it is in a pipe
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// List who is connected: clients, and workers such as this command
+///
+/// Those for which most bytes wait come first, then those that are there longest.
+/// HEARD is how long ago they last gave a sign of life, QUEUED what their socket
+/// has not taken, STALLED for how long it has taken nothing, MISSED how many
+/// messages were dropped for them meanwhile. What nobody has is left out.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:\n  wshubctl connections --user alice\n  \
+                        wshubctl connections | jq -r 'select(.stalled > 5) | .connection_id'")]
+pub(crate) struct Connections {
+    /// Only those of a user
+    #[arg(long)]
+    pub(crate) user: Option<String>,
+    /// One JSON object a line, as it is in a pipe
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Show what waits for a user, or for each user for whom something does
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:\n  wshubctl inbox alice\n  wshubctl inbox | jq .user_id")]
+pub(crate) struct Inbox {
+    /// Whose [default: all in which something waits, those with most bytes first]
+    #[arg(value_name = "USER")]
+    pub(crate) user: Option<String>,
+    /// One JSON object a line, as it is in a pipe
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// End a connection, or all of a user
+///
+/// They are told 4003, which means not to come back by themselves. That a user
+/// has no connection is no error; that there is no such CONNECTION is.
+#[derive(clap::Args, Debug)]
+#[command(
+    override_usage = "wshubctl disconnect [OPTIONS] <CONNECTION|--user USER>",
+    after_help = "Examples:\n  wshubctl disconnect 00000000v2q8pj5d4x1c\n  \
+                  wshubctl disconnect --user alice"
+)]
+pub(crate) struct Disconnect {
+    /// Its id, as `wshubctl connections` lists it
+    #[arg(value_name = "CONNECTION", required_unless_present = "user", conflicts_with = "user")]
+    pub(crate) connection: Option<String>,
+    /// All connections of a user
+    #[arg(long)]
+    pub(crate) user: Option<String>,
+    /// One JSON object, as it is in a pipe
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Drop what is kept of a channel, or for a user
+///
+/// Who was still to hear it is told of a gap. What is published later is kept as
+/// before.
+#[derive(clap::Args, Debug)]
+#[command(
+    override_usage = "wshubctl purge [OPTIONS] <CHANNEL|--user USER>",
+    after_help = "Examples:\n  wshubctl purge logs\n  wshubctl purge --user alice"
+)]
+pub(crate) struct Purge {
+    /// What it keeps for those who come
+    #[arg(value_name = "CHANNEL", required_unless_present = "user", conflicts_with = "user")]
+    pub(crate) channel: Option<String>,
+    /// What waits in the inbox of a user
+    #[arg(long)]
+    pub(crate) user: Option<String>,
+    /// One JSON object, as it is in a pipe
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Make and check tokens for clients
+#[derive(Subcommand, Debug)]
+pub(crate) enum TokenCommand {
+    New(NewToken),
+    Check(CheckToken),
+}
+
+/// Make a token and print it, alone on a line
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  wshubctl token new --user alice --ttl 8h")]
+pub(crate) struct NewToken {
+    /// Whom it names
+    #[arg(long)]
+    pub(crate) user: String,
+    /// How long it holds
+    #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
+    pub(crate) ttl: Duration,
+}
+
+/// Say whether wshubd takes a token, and if not, why
+///
+/// Exits with 0 if it holds, and shows whom it names, when it ends and what it
+/// allows; with 1 if it does not. Other users of the machine can see the arguments
+/// of a command: better let it read the token.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:\n  wshubctl token check < token.txt\n  \
+                        wshubctl token new --user alice | wshubctl token check\n  \
+                        wl-paste | wshubctl token check")]
+pub(crate) struct CheckToken {
+    /// The token; `-`, or none, for the standard input
+    #[arg(value_name = "TOKEN|-")]
+    pub(crate) token: Option<String>,
+    /// One JSON object, as it is in a pipe
+    #[arg(long)]
+    pub(crate) json: bool,
+}

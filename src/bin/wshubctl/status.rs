@@ -1,0 +1,38 @@
+//! `wshubctl status`: the numbers of wshubd.
+//!
+//! Knows in which order a person wants them. Does not know what they count.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use wshubd::client::Client;
+use wshubd::protocol::frame::GAUGES;
+
+use crate::args;
+use crate::ask::{Ask, Reader, ask, fields, show};
+use crate::failure::Failure;
+use crate::screen::word;
+use crate::table::pairs;
+
+pub(crate) async fn status(client: &Client, asked: args::Status) -> Result<ExitCode, Failure> {
+    let answer = fields(&ask(client, &Ask::Stats).await?)?;
+    match (Reader::of(asked.json), answer) {
+        (Reader::Person, Value::Object(numbers)) => show(&page(numbers)),
+        (_, answer) => show(&format!("{answer}\n")),
+    }
+}
+
+fn page(mut numbers: Map<String, Value>) -> String {
+    let mut rows = Vec::new();
+    if let Some(seconds) = numbers.remove("uptime_seconds").and_then(|value| value.as_u64()) {
+        let time = humantime::format_duration(Duration::from_secs(seconds));
+        rows.push(("up for".to_owned(), time.to_string()));
+    }
+    // What is the case now comes first, what has happened so far after it.
+    let now = GAUGES.iter().filter_map(|name| numbers.remove(*name).map(|value| (name.to_string(), value)));
+    let row = |(name, value): (String, Value)| (name.replace('_', " "), word(&value));
+    rows.extend(now.collect::<Vec<_>>().into_iter().map(row));
+    rows.extend(numbers.into_iter().map(row));
+    pairs(&rows)
+}

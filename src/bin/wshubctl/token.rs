@@ -1,0 +1,117 @@
+//! `wshubctl token`: make one, or have one looked at.
+//!
+//! Knows how a token gets in and out without being an argument. Does not know
+//! keys: wshubd has those, and is the judge.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use serde::Deserialize;
+use smol::Unblock;
+use smol::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use wshubd::client::Client;
+use wshubd::edge::clock;
+
+use crate::args;
+use crate::ask::{Ask, Reader, ask, fields, show};
+use crate::failure::{Exit, Failure};
+use crate::figures::end;
+use crate::screen::plain;
+use crate::table::pairs;
+
+/// Some times what wshubd looks at: enough to be told that it is too long.
+const LONGEST: u64 = 64 << 10;
+
+pub(crate) async fn new(client: &Client, asked: args::NewToken) -> Result<ExitCode, Failure> {
+    #[derive(Deserialize)]
+    struct Answer {
+        token: String,
+    }
+    let request = Ask::NewToken { user_id: &asked.user, ttl: asked.ttl.as_secs_f64() };
+    let Answer { token } = ask(client, &request).await?.read()?;
+    show(&format!("{token}\n"))
+}
+
+#[derive(Deserialize)]
+struct Verdict {
+    valid: bool,
+    code: Option<String>,
+    message: Option<String>,
+    user_id: Option<String>,
+    expires_at: Option<String>,
+    alg: Option<String>,
+    kid: Option<String>,
+    rights: Option<Rights>,
+}
+
+#[derive(Deserialize)]
+struct Rights {
+    from: String,
+    subscribe: Vec<String>,
+    publish: Vec<String>,
+    interrupt: Vec<String>,
+    admin: bool,
+}
+
+pub(crate) async fn check(client: &Client, asked: args::CheckToken) -> Result<ExitCode, Failure> {
+    let token = match asked.token {
+        Some(token) if token != "-" => token,
+        _ => from_input().await?,
+    };
+    let answer = ask(client, &Ask::CheckToken { token: token.trim() }).await?;
+    let verdict: Verdict = answer.read()?;
+    match Reader::of(asked.json) {
+        Reader::Program => show(&format!("{}\n", fields(&answer)?)),
+        Reader::Person => show(&verdict.page()),
+    }?;
+    Ok(if verdict.valid { ExitCode::SUCCESS } else { Exit::Failed.into() })
+}
+
+/// The token from a pipe or file, or a line that is typed or pasted.
+async fn from_input() -> Result<String, Failure> {
+    let failed = |error| Failure::of("standard input", error);
+    let is_terminal = std::io::stdin().is_terminal();
+    let mut input = BufReader::new(Unblock::new(std::io::stdin())).take(LONGEST);
+    let mut token = String::new();
+    if is_terminal {
+        eprintln!("wshubctl: paste the token and press Enter");
+        input.read_line(&mut token).await.map_err(failed)?;
+    } else {
+        input.read_to_string(&mut token).await.map_err(failed)?;
+    }
+    if token.trim().is_empty() {
+        return Err(Failure::new(Exit::Usage, "there is no token on the standard input"));
+    }
+    Ok(token)
+}
+
+impl Verdict {
+    fn page(&self) -> String {
+        if !self.valid {
+            let message = self.message.as_deref().unwrap_or("no reason was given");
+            let code = self.code.as_deref().unwrap_or("token_invalid");
+            return format!("not valid: {}\n", plain(&format!("{message} ({code})")));
+        }
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let ends = self.expires_at.as_deref().map(|time| end(time, clock::now().wall)).unwrap_or_default();
+        let key = match &self.kid {
+            Some(kid) => format!("{} with the kid {kid}", text(&self.alg)),
+            None => text(&self.alg),
+        };
+        let mut lines = vec![("valid for", text(&self.user_id)), ("ends", ends), ("key", key)];
+        if let Some(rights) = &self.rights {
+            lines.extend([
+                ("subscribe", list(&rights.subscribe)),
+                ("publish", list(&rights.publish)),
+                ("interrupt", list(&rights.interrupt)),
+                ("admin", if rights.admin { "yes" } else { "no" }.to_owned()),
+                ("rights from", format!("the {}", rights.from)),
+            ]);
+        }
+        pairs(&lines)
+    }
+}
+
+fn list(patterns: &[String]) -> String {
+    if patterns.is_empty() { "nothing".to_owned() } else { patterns.join(", ") }
+}

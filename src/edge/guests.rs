@@ -1,0 +1,163 @@
+//! Who has come through the clients' door and is no link yet: silent ones, and
+//! those who speak HTTP.
+//!
+//! Knows how many there may be, and who has to leave for one more: the oldest
+//! that waits for nothing. Whoever asks at once has an answer long before it is
+//! the oldest; whoever holds a socket open and says nothing, or says it one byte
+//! at a time, keeps nobody out. Does not know what is asked.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::net::TcpStream;
+use std::rc::{Rc, Weak};
+
+use rustix::net::{SendFlags, send};
+use smol::Task;
+
+use crate::protocol::Moment;
+
+/// All guests, by number: the oldest have the lowest.
+pub struct Guests {
+    /// Who has said nothing yet, and until when that may be so. All have the
+    /// same patience, so the first is given up first.
+    silent: BTreeMap<u64, (Moment, TcpStream)>,
+    speaking: BTreeMap<u64, Speaker>,
+    last: u64,
+    most: usize,
+}
+
+/// A task that speaks HTTP with one guest.
+struct Speaker {
+    /// Dropping it hangs up.
+    #[expect(dead_code, reason = "held for what its end does")]
+    task: Task<()>,
+    is_awaited: Rc<Cell<bool>>,
+}
+
+/// What a guest's own task knows of its stay; the end of it ends the stay.
+pub struct Stay {
+    guests: Weak<RefCell<Guests>>,
+    number: u64,
+    /// Something is being done for it, and it is not sent away meanwhile.
+    is_awaited: Rc<Cell<bool>>,
+}
+
+/// What a guest hears that has to leave before it said anything.
+const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 74\r\n\r\n{\"type\":\"error\",\"code\":\"overloaded\",\"message\":\"too many are at the door\"}\n";
+
+impl Guests {
+    /// Nobody; never more than `most` at once.
+    pub fn new(most: usize) -> Self {
+        Self { silent: BTreeMap::new(), speaking: BTreeMap::new(), last: 0, most }
+    }
+
+    /// The number of the next guest.
+    pub fn number(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    /// Whether somebody has to leave before one more may come.
+    pub fn is_full(&self) -> bool {
+        self.silent.len() + self.speaking.len() >= self.most
+    }
+
+    /// Lets a guest wait until it says something.
+    pub fn wait(&mut self, number: u64, until: Moment, stream: TcpStream) {
+        self.silent.insert(number, (until, stream));
+    }
+
+    /// A silent guest has begun to speak.
+    pub fn speaks(&mut self, number: u64) -> Option<TcpStream> {
+        self.silent.remove(&number).map(|(_, stream)| stream)
+    }
+
+    /// Notes who speaks with a guest from now on.
+    pub fn serve(&mut self, number: u64, is_awaited: Rc<Cell<bool>>, task: Task<()>) {
+        self.speaking.insert(number, Speaker { task, is_awaited });
+    }
+
+    /// When the first silent guest is given up.
+    pub fn patience(&self) -> Option<Moment> {
+        self.silent.first_key_value().map(|(_, (until, _))| *until)
+    }
+
+    /// Sends the guests away whose patience has ended; how many those were.
+    pub fn give_up(&mut self, now: Moment) -> usize {
+        let before = self.silent.len();
+        while self.silent.first_entry().is_some_and(|first| first.get().0 <= now) {
+            self.silent.pop_first();
+        }
+        before - self.silent.len()
+    }
+
+    /// Sends the oldest away that waits for nothing. False if there is none.
+    pub fn send_one_away(&mut self) -> bool {
+        let silent = self.silent.first_key_value().map(|(number, _)| *number);
+        let speaking = self.speaking.iter().find(|(_, speaker)| !speaker.is_awaited.get());
+        let speaking = speaking.map(|(number, _)| *number);
+        match (silent, speaking) {
+            (None, None) => return false,
+            (Some(silent), None) => self.turn_out(silent),
+            (Some(silent), Some(speaking)) if silent < speaking => self.turn_out(silent),
+            (_, Some(speaking)) => drop(self.speaking.remove(&speaking)),
+        }
+        true
+    }
+
+    fn turn_out(&mut self, number: u64) {
+        if let Some((_, stream)) = self.silent.remove(&number) {
+            turn_away(&stream);
+        }
+    }
+
+    /// Sends the silent ones away; those who speak have their answer still to
+    /// hear.
+    pub fn close(&mut self) {
+        self.silent.clear();
+    }
+}
+
+/// Tells somebody that there is no room, as far as the socket takes it at once.
+pub fn turn_away(stream: &TcpStream) {
+    // It is a courtesy: whoever does not get it sees the end of the connection.
+    let _ = send(stream, BUSY, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+}
+
+impl Stay {
+    /// The stay of a guest that has begun to speak.
+    pub fn new(guests: &Rc<RefCell<Guests>>, number: u64) -> Self {
+        Self { guests: Rc::downgrade(guests), number, is_awaited: Rc::default() }
+    }
+
+    /// Whether something is being done for the guest, for who looks from outside.
+    pub fn is_awaited(&self) -> Rc<Cell<bool>> {
+        self.is_awaited.clone()
+    }
+
+    /// Something is being done for the guest until what this returns is dropped.
+    pub fn awaited(&self) -> Awaited {
+        self.is_awaited.set(true);
+        Awaited(self.is_awaited.clone())
+    }
+}
+
+/// For as long as this lives, the guest is not sent away.
+pub struct Awaited(Rc<Cell<bool>>);
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        // Nobody is in the middle of something with the guests when a task ends:
+        // one that is sent away is ended by the executor, later.
+        let speaker = self.guests.upgrade().and_then(|guests| {
+            guests.try_borrow_mut().ok().and_then(|mut guests| guests.speaking.remove(&self.number))
+        });
+        drop(speaker);
+    }
+}

@@ -1,0 +1,58 @@
+//! How much this thread holds for its peers, in bytes.
+//!
+//! Knows one number, which whoever holds something keeps true by owning a
+//! [`Load`]. Does not know how much is too much: the hub decides.
+//!
+//! The number follows from what lives, so nothing has to be walked through to
+//! find it, and no path on which a link ends can forget to give something back.
+
+use std::cell::Cell;
+
+thread_local! {
+    /// All links live on one thread; so the number costs an addition.
+    static HELD: Cell<usize> = const { Cell::new(0) };
+}
+
+/// What is held.
+pub fn held() -> usize {
+    HELD.get()
+}
+
+/// Counts bytes that came to be held.
+pub(super) fn add(bytes: usize) {
+    HELD.set(HELD.get().wrapping_add(bytes));
+}
+
+/// Counts bytes that are held no longer.
+pub(super) fn remove(bytes: usize) {
+    HELD.set(HELD.get().wrapping_sub(bytes));
+}
+
+/// So many bytes are held for as long as this lives.
+#[derive(Default, Debug)]
+pub struct Load(usize);
+
+impl Load {
+    /// Holds so many bytes.
+    pub fn of(bytes: usize) -> Self {
+        add(bytes);
+        Self(bytes)
+    }
+
+    /// Holds so many from now on.
+    pub fn set(&mut self, bytes: usize) {
+        add(bytes);
+        remove(std::mem::replace(&mut self.0, bytes));
+    }
+
+    /// How many.
+    pub fn bytes(&self) -> usize {
+        self.0
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        remove(self.0);
+    }
+}

@@ -1,0 +1,131 @@
+//! Lines in the log about what is out of the ordinary.
+//!
+//! Knows how each is worded, and that none may come more than once a second:
+//! whoever causes them must not fill the log with them. Does not know what is
+//! worth a line; that is a closed list of the hub's, and a few of the doors.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::hub::Anomaly;
+use crate::protocol::{Moment, UserId};
+
+/// What a line is about. Each kind is limited on its own, so that one which comes
+/// often hides no other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    Stalled,
+    Misbehaved,
+    OwnerLost,
+    Overran,
+    KeptLimit,
+    Memory,
+    Overloaded,
+    /// A wrong secret or token was presented.
+    WrongSecret,
+    /// Somebody had to leave the clients' door for somebody else.
+    GaveWay,
+    /// A local process was not let in.
+    Worker,
+}
+
+/// How many kinds there are.
+const KINDS: usize = Kind::Worker as usize + 1;
+
+/// A person reads one line a second; more of the same kind say nothing new.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// When each kind was last written, and how many were held back since.
+#[derive(Default, Debug)]
+pub struct Reports([(Option<Moment>, u64); KINDS]);
+
+impl Reports {
+    /// Writes a line, unless one of its kind was written within the last second;
+    /// the next that is written says how many were not.
+    pub fn say(&mut self, now: Moment, kind: Kind, line: impl fmt::Display) {
+        if let Some(held_back) = self.turn(now, kind) {
+            match held_back {
+                0 => log::warn!("{line}"),
+                more => log::warn!("{line} (and {more} more like this before)"),
+            }
+        }
+    }
+
+    /// Whether it is the turn of a kind; then how many were held back.
+    fn turn(&mut self, now: Moment, kind: Kind) -> Option<u64> {
+        let (last, held_back) = self.0.get_mut(kind as usize)?;
+        if last.is_some_and(|last| now.since(last) < PAUSE) {
+            *held_back += 1;
+            return None;
+        }
+        *last = Some(now);
+        Some(std::mem::take(held_back))
+    }
+
+    /// Writes what the hub found worth a line.
+    pub fn anomaly(&mut self, now: Moment, anomaly: &Anomaly) {
+        match anomaly {
+            Anomaly::Stalled { conn, user } => {
+                let line = format_args!("closed {conn} of {}: it took nothing", Shown(user.as_ref()));
+                self.say(now, Kind::Stalled, line);
+            }
+            Anomaly::Misbehaved { conn, user, close } => {
+                let line = format_args!("closed {conn} of {}: {}", Shown(user.as_ref()), close.reason());
+                self.say(now, Kind::Misbehaved, line);
+            }
+            Anomaly::OwnerLost { operation, channel } => {
+                let line = format_args!("operation {operation:?} on {channel:?}: its worker is gone");
+                self.say(now, Kind::OwnerLost, line);
+            }
+            Anomaly::Overran { operation, channel } => {
+                let line = format_args!("operation {operation:?} on {channel:?} did not end in time");
+                self.say(now, Kind::Overran, line);
+            }
+            Anomaly::KeptLimit => {
+                self.say(now, Kind::KeptLimit, "kept messages are at their limit; the oldest are dropped");
+            }
+            Anomaly::Memory { held, ceiling, .. } => {
+                let line = format_args!(
+                    "{held} of {ceiling} bytes are held for peers (`limits.memory`); some are shed"
+                );
+                self.say(now, Kind::Memory, line);
+            }
+            Anomaly::Overloaded { conn, user, held } => {
+                let line = format_args!(
+                    "closed {conn} of {}: memory is short, and it held {held} bytes",
+                    Shown(user.as_ref())
+                );
+                self.say(now, Kind::Overloaded, line);
+            }
+        }
+    }
+}
+
+/// A user as a log line quotes it.
+struct Shown<'a>(Option<&'a UserId>);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(user) => write!(f, "{user:?}"),
+            None => f.write_str("nobody"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_of_a_kind_is_written_in_a_second_and_the_next_counts_the_others() {
+        let mut reports = Reports::default();
+        assert_eq!(reports.turn(Moment(0), Kind::Stalled), Some(0));
+        for millis in 1..1000 {
+            assert_eq!(reports.turn(Moment(millis), Kind::Stalled), None);
+        }
+        assert_eq!(reports.turn(Moment(999), Kind::Worker), Some(0), "another kind is not held back");
+        assert_eq!(reports.turn(Moment(1000), Kind::Stalled), Some(999));
+        assert_eq!(reports.turn(Moment(9000), Kind::Stalled), Some(0));
+    }
+}

@@ -1,0 +1,47 @@
+//! Tells the hub how much is held for its peers, and whom the doors turned away.
+//!
+//! Knows when the hub wants to know. Does not know what it makes of it.
+
+use std::fmt::Arguments;
+
+use super::driver::Driver;
+use super::report::Kind;
+use crate::hub::{Asks, Input, Level, TurnedAway};
+use crate::protocol::Say;
+
+impl Driver {
+    /// Tells the hub what is held for the links, where it wants to know.
+    pub(super) fn weigh(&mut self) {
+        let links = self.links.held() as u64;
+        let holders = match self.hub.asks_for_memory(self.now, links) {
+            Asks::Nothing => return,
+            Asks::Total => Vec::new(),
+            Asks::Holders => self.links.holders(),
+        };
+        self.tell(Input::Memory { links, holders });
+        self.links.be_strict(self.hub.memory_level() >= Level::Critical);
+    }
+
+    /// Who asks for the numbers is told those of this moment.
+    pub(super) fn weigh_for(&mut self, say: &Say) {
+        if matches!(say, Say::Stats) {
+            let (links, holders) = (self.links.held() as u64, self.links.holders());
+            self.tell(Input::Memory { links, holders });
+        }
+    }
+
+    /// How near the ceiling on memory is.
+    pub fn memory_level(&self) -> Level {
+        self.hub.memory_level()
+    }
+
+    /// Somebody was turned away, with a line in the log about it where there is
+    /// something to say.
+    pub fn turned_away(&mut self, why: TurnedAway, line: Option<(Kind, Arguments<'_>)>) {
+        self.look_at_the_clock();
+        if let Some((kind, line)) = line {
+            self.reports.say(self.now.moment, kind, line);
+        }
+        self.tell(Input::TurnedAway(why));
+    }
+}

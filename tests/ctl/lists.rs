@@ -1,0 +1,211 @@
+//! `wshubctl channels`, `connections`, `inbox`, `disconnect` and `purge`.
+
+use serde_json::{Value, json};
+use wshubd::edge::clock;
+use wshubd::protocol::UnixTime;
+
+use crate::hub::{Peer, Place, end, stderr, stdout};
+
+/// A time so many seconds ago, as the hub spells it. Half a minute more than what
+/// is shown of it leaves time for a slow machine.
+fn ago(seconds: u64) -> String {
+    UnixTime(clock::now().wall.0 - seconds * 1000).to_string()
+}
+
+/// Expects a question and answers it with a list.
+fn lists(peer: &mut Peer, action: &str, list: &[Value]) {
+    let request = peer.expects(json!({"action": action}));
+    let field = if action == "inbox" { "inboxes" } else { action };
+    peer.grants(&request, json!({ field: list }));
+}
+
+fn connection(id: &str, user: &str, queued_bytes: u64) -> Value {
+    json!({
+        "connection_id": id, "kind": "client", "user_id": user, "address": "192.0.2.7:5000",
+        "connected_at": ago(11_550), "heard_at": ago(3630), "subscriptions": 3, "operations": 0,
+        "queued": 1, "queued_bytes": queued_bytes, "missed": 0,
+    })
+}
+
+#[test]
+fn in_a_pipe_each_connection_is_a_line_and_who_is_owed_most_comes_first() {
+    let place = Place::new();
+    let (child, mut peer) = place.meet(["connections"]);
+    let mut later = connection("c", "carol", 10);
+    later["connected_at"] = json!(ago(1));
+    later["of_a_later_version"] = json!([1]);
+    let all = [connection("a", "alice", 0), later, connection("b", "bob", 10)];
+    lists(&mut peer, "connections", &all);
+    let [alice, carol, bob] = all;
+    assert_eq!(stdout(&end(child)), format!("{bob}\n{carol}\n{alice}\n"));
+}
+
+#[test]
+fn the_connections_of_one_user_can_be_asked_for() {
+    let place = Place::new();
+    let (child, mut peer) = place.meet(["connections", "--user", "bob"]);
+    let bob = connection("b", "bob", 10);
+    lists(&mut peer, "connections", &[connection("a", "alice", 0), bob.clone()]);
+    assert_eq!(stdout(&end(child)), format!("{bob}\n"));
+}
+
+#[test]
+fn on_a_terminal_connections_are_a_table_without_columns_of_nothing() {
+    let place = Place::new();
+    let (terminal, mut peer) = place.meet_at_terminal(["connections"]);
+    let mut slow = connection("00000000v2q8pj5d4x1c", "ali\u{1b}ce", 3482);
+    slow["stalled"] = json!(7.25);
+    let nobody = u32::MAX;
+    let worker = json!({
+        "connection_id": "00000001aaaaaaaaaaaa", "kind": "worker", "uid": 1000, "pid": nobody,
+        "connected_at": ago(90_030), "heard_at": ago(7230), "subscriptions": 0, "operations": 2,
+        "queued": 0, "queued_bytes": 0, "missed": 0,
+    });
+    lists(&mut peer, "connections", &[worker, slow]);
+    let (code, shown) = terminal.end();
+    assert_eq!(code, Some(0));
+    let expected = "\
+CONNECTION            WHO          FROM            CONNECTED  HEARD  CHANNELS  OPERATIONS   QUEUED  STALLED
+00000000v2q8pj5d4x1c  ali\\u{1b}ce  192.0.2.7:5000     3h 12m     1h         3           -  3.4 KiB       7s
+00000001aaaaaaaaaaaa  uid 1000     pid 4294967295      1d 1h     2h         -           2        -        -
+";
+    assert_eq!(shown, expected);
+}
+
+#[test]
+fn on_a_terminal_nothing_is_said_in_words() {
+    for (words, action, expected) in [
+        ("connections", "connections", "nobody is connected\n"),
+        ("channels", "channels", "there are no channels\n"),
+        ("inbox", "inbox", "nothing waits for anybody\n"),
+        ("operations", "operations", "nothing runs\n"),
+    ] {
+        let place = Place::new();
+        let (terminal, mut peer) = place.meet_at_terminal([words]);
+        lists(&mut peer, action, &[]);
+        assert_eq!(terminal.end(), (Some(0), expected.to_owned()));
+    }
+}
+
+#[test]
+fn channels_that_keep_most_come_first_and_show_how_old_that_is() {
+    let entry = |channel: &str, bytes: u64, oldest: Option<String>| {
+        json!({
+            "channel": channel, "subscribers": 2, "behind": 0, "epoch": "e", "seq": 42, "keep": "history",
+            "kept": bytes / 100, "bytes": bytes, "oldest_at": oldest,
+        })
+    };
+    let all = [entry("empty", 0, None), entry("logs", 5 << 20, Some(ago(7230)))];
+    let place = Place::new();
+    let (terminal, mut peer) = place.meet_at_terminal(["channels"]);
+    lists(&mut peer, "channels", &all);
+    let expected = "\
+CHANNEL  SUBSCRIBERS  PUBLISHED   KEPT    BYTES  OLDEST  POLICY
+logs               2         42  52428  5.0 MiB      2h  history
+empty              2         42      -        -       -  history
+";
+    assert_eq!(terminal.end(), (Some(0), expected.to_owned()));
+
+    let (child, mut peer) = place.meet(["channels"]);
+    lists(&mut peer, "channels", &all);
+    assert_eq!(stdout(&end(child)), format!("{}\n{}\n", all[1], all[0]));
+}
+
+#[test]
+fn one_inbox_is_shown_whole_and_without_a_user_all_in_which_something_waits() {
+    let inbox = |user: &str, bytes: u64| {
+        json!({
+            "user_id": user, "connections": 1, "epoch": "8dz0k2vy3m1qp", "seq": 9, "waiting": 2,
+            "bytes": bytes, "oldest_at": ago(7230),
+        })
+    };
+    let place = Place::new();
+    let (terminal, mut peer) = place.meet_at_terminal(["inbox", "alice"]);
+    let request = peer.expects(json!({"action": "inbox", "user_id": "alice"}));
+    peer.grants(&request, inbox("alice", 512));
+    let expected = "\
+waiting      2 messages, 512 B
+oldest       2h ago
+connections  1
+position     9 in epoch 8dz0k2vy3m1qp
+";
+    assert_eq!(terminal.end(), (Some(0), expected.to_owned()));
+
+    let (child, mut peer) = place.meet(["inbox", "alice"]);
+    let request = peer.hears();
+    peer.grants(&request, inbox("alice", 512));
+    assert_eq!(serde_json::from_str::<Value>(&stdout(&end(child))).unwrap()["user_id"], "alice");
+
+    let (terminal, mut peer) = place.meet_at_terminal(["inbox"]);
+    lists(&mut peer, "inbox", &[inbox("alice", 512), inbox("bob", 2048)]);
+    let expected = "\
+USER   CONNECTIONS  WAITING    BYTES  OLDEST
+bob              1        2  2.0 KiB      2h
+alice            1        2    512 B      2h
+";
+    assert_eq!(terminal.end(), (Some(0), expected.to_owned()));
+}
+
+#[test]
+fn what_was_ended_or_dropped_is_counted() {
+    let ended = |count: u64| json!({ "disconnected": count });
+    let dropped = |count: u64| json!({ "purged": count });
+    let cases = [
+        (
+            vec!["disconnect", "c1"],
+            json!({"connection_id": "c1", "user_id": null}),
+            ended(1),
+            "1 connection ended",
+        ),
+        (vec!["disconnect", "--user", "al"], json!({"user_id": "al"}), ended(2), "2 connections of al ended"),
+        (
+            vec!["purge", "logs"],
+            json!({"channel": "logs", "user_id": null}),
+            dropped(12),
+            "12 messages of logs dropped",
+        ),
+        (vec!["purge", "--user", "al"], json!({"user_id": "al"}), dropped(0), "0 messages of al dropped"),
+    ];
+    let place = Place::new();
+    for (words, asked, answer, said) in cases {
+        let (terminal, mut peer) = place.meet_at_terminal(&words);
+        let request = peer.expects(asked);
+        assert_eq!(request["action"], words[0]);
+        peer.grants(&request, answer.clone());
+        assert_eq!(terminal.end(), (Some(0), format!("{said}\n")));
+
+        let (child, mut peer) = place.meet(&words);
+        let request = peer.hears();
+        peer.grants(&request, answer.clone());
+        assert_eq!(stdout(&end(child)), format!("{answer}\n"));
+    }
+}
+
+#[test]
+fn what_only_administrators_may_exits_with_four_and_says_so() {
+    let place = Place::new();
+    for words in [
+        vec!["connections"],
+        vec!["channels"],
+        vec!["inbox", "alice"],
+        vec!["disconnect", "--user", "alice"],
+        vec!["purge", "logs"],
+        vec!["token", "check", "a.b.c"],
+    ] {
+        let (child, mut peer) = place.meet(&words);
+        let request = peer.hears();
+        peer.refuses(&request, "forbidden", "this is for administrators");
+        let output = end(child);
+        assert_eq!((output.status.code(), stdout(&output)), (Some(4), String::new()), "{words:?}");
+        assert_eq!(stderr(&output), "wshubctl: this is for administrators (forbidden)\n");
+    }
+}
+
+#[test]
+fn a_connection_that_is_not_there_is_a_failure() {
+    let place = Place::new();
+    let (child, mut peer) = place.meet(["disconnect", "c1"]);
+    let request = peer.hears();
+    peer.refuses(&request, "unknown_connection", "no such connection");
+    assert_eq!(end(child).status.code(), Some(1));
+}

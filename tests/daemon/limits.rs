@@ -1,0 +1,299 @@
+//! What one peer, or a crowd of them, may cost all others: nothing.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use async_tungstenite::tungstenite::Error;
+use rustix::process::{Resource, Rlimit, prlimit};
+use serde_json::{Value, json};
+
+use crate::bench::{Client, Daemon, Worker};
+
+fn stats(worker: &mut Worker) -> Value {
+    worker.say(json!({"action": "stats", "id": "stats"}));
+    worker.hear()
+}
+
+fn number(stats: &Value, name: &str) -> u64 {
+    stats[name].as_u64().unwrap_or_else(|| panic!("`{name}` is missing in {stats}"))
+}
+
+/// Asks for the numbers until they are as wanted. Each question is a turn of the
+/// daemon, so that this ends as soon as it can.
+fn wait_for(worker: &mut Worker, wanted: impl Fn(&Value) -> bool) -> Value {
+    /// Takes longer than anything that is waited for.
+    const MOST: usize = 50_000;
+    let mut asked = (0..MOST).map(|_| stats(worker));
+    asked.find(wanted).expect("the numbers become as wanted")
+}
+
+/// What the kernel counts as the daemon's memory, in bytes.
+fn resident(daemon: &Daemon) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid().as_raw_nonzero())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+}
+
+/// The status of a refused upgrade, and when to come back.
+fn refusal(daemon: &Daemon, path: &str) -> (u16, bool) {
+    match daemon.try_client(path, &[]) {
+        Err(Error::Http(reply)) => (reply.status().as_u16(), reply.headers().contains_key("retry-after")),
+        Err(error) => panic!("{error}"),
+        Ok(_) => (101, false),
+    }
+}
+
+/// Says part of a frame of 256 KiB, and no more.
+fn say_half(client: &mut Client, bytes: usize) {
+    let mut half = vec![0x81, 0xff, 0, 0, 0, 0, 0, 4, 0, 0, 1, 2, 3, 4];
+    half.resize(bytes, b'x');
+    client.socket.get_mut().write_all(&half).unwrap();
+}
+
+#[test]
+fn peers_that_never_read_are_shed_and_closed_before_they_fill_the_memory() {
+    const PEERS: usize = 100;
+    let daemon = Daemon::with(&[("WSHUBD_LIMITS__MEMORY", "2MiB"), ("WSHUBD_AUTH__ANONYMOUS", "true")]);
+    let mut worker = daemon.worker();
+    let mut healthy = daemon.client("ada");
+    healthy.subscribe("logs");
+    let mut crowd: Vec<(Client, Value)> = (0..PEERS)
+        .map(|_| {
+            let mut client = daemon.client_at("/ws");
+            let id = client.hear_type("connection_established")["connection_id"].clone();
+            (client, id)
+        })
+        .collect();
+    let before = resident(&daemon);
+
+    // Some 24 MB that nobody takes, were there room for all of it.
+    let data = "x".repeat(240 << 10);
+    for (_, id) in &crowd {
+        worker.say(json!({"connection_id": id, "event": "flood", "data": data}));
+    }
+    worker.say(json!({"channel": "logs", "event": "line"}));
+    worker.say(json!({"action": "ping"}));
+    while worker.hear()["type"] != "pong" {}
+
+    let after = stats(&mut worker);
+    assert!(number(&after, "closed_overloaded") > 0, "{after}");
+    assert!(number(&after, "memory_bytes") < 2 << 20, "{after}");
+    let grown = resident(&daemon).saturating_sub(before);
+    assert!(grown < 14 << 20, "{grown} bytes more: {after}");
+    assert_eq!(healthy.hear_type("message")["event"], "line");
+    healthy.say(json!({"action": "ping"}));
+    healthy.hear_type("pong");
+    crowd.clear();
+    wait_for(&mut worker, |stats| number(stats, "memory_level") == 0);
+    daemon.client("grace");
+}
+
+#[test]
+fn who_holds_most_is_told_to_come_back_later() {
+    let daemon = Daemon::with(&[("WSHUBD_LIMITS__MEMORY", "1MiB"), ("WSHUBD_LIMITS__MESSAGE_BYTES", "4MiB")]);
+    let (mut ada, mut mallory) = (daemon.client("ada"), daemon.client("mallory"));
+    let mut half = vec![0x81, 0xff, 0, 0, 0, 0, 0, 0x30, 0, 0, 1, 2, 3, 4];
+    half.resize(2 << 20, b'x');
+    mallory.socket.get_mut().write_all(&half).unwrap();
+
+    let bye = mallory.hear_type("bye");
+    assert_eq!((&bye["code"], &bye["reconnect"]), (&json!(4102), &json!(true)));
+    assert!(bye["after_ms"].as_u64().unwrap() <= 5000);
+    assert_eq!(mallory.closed_with(), 4102);
+    ada.say(json!({"action": "ping"}));
+    ada.hear_type("pong");
+    let stats = stats(&mut daemon.worker());
+    assert_eq!((&stats["closed_overloaded"], &stats["memory_level"]), (&json!(1), &json!(0)));
+}
+
+#[test]
+fn as_memory_grows_short_newcomers_and_whispers_go_first_and_then_broadcasts() {
+    let daemon = Daemon::with(&[("WSHUBD_LIMITS__MEMORY", "4MiB"), ("WSHUBD_AUTH__ANONYMOUS", "true")]);
+    let mut worker = daemon.worker();
+    let mut ada = daemon.client("ada");
+    ada.subscribe("room");
+    // All come before memory is short.
+    let mut others: Vec<Client> = (0..60).map(|_| daemon.client_at("/ws")).collect();
+    let mut waiting = others.iter_mut();
+    let mut fill_to = |worker: &mut Worker, level: u64| loop {
+        let before = stats(worker);
+        if number(&before, "memory_level") >= level {
+            break;
+        }
+        say_half(waiting.next().expect("enough of them"), 100 << 10);
+        let more = number(&before, "memory_bytes") + (100 << 10);
+        wait_for(worker, |stats| {
+            number(stats, "memory_level") >= level || number(stats, "memory_bytes") >= more
+        });
+    };
+
+    fill_to(&mut worker, 1);
+    assert_eq!(refusal(&daemon, "/ws"), (503, true));
+    ada.say(json!({"action": "whisper", "channel": "room", "event": "typing"}));
+    ada.say(json!({"action": "send", "channel": "room", "event": "say"}));
+    assert_eq!(ada.hear_type("message")["event"], "say");
+    ada.hear_type("send_success");
+    let broadcast = json!({"channel": "room", "event": "news"});
+    assert_eq!(daemon.post("/broadcast", broadcast.clone()).0, 200);
+
+    fill_to(&mut worker, 2);
+    let (status, answer) = daemon.post("/broadcast", broadcast);
+    assert_eq!((status, &answer["code"]), (503, &json!("overloaded")));
+    assert_eq!(daemon.post("/interrupt", json!({"operation_id": "x", "channel": "@"})).0, 403, "it is read");
+    worker.say(json!({"channel": "room", "event": "log", "id": 1}));
+    assert_eq!(worker.hear()["sent"], 1, "workers go on");
+
+    drop(others);
+    let after = wait_for(&mut worker, |stats| number(stats, "memory_level") == 0);
+    assert_eq!((&after["connections_refused"], &after["closed_overloaded"]), (&json!(1), &json!(0)));
+    assert_eq!(refusal(&daemon, "/ws").0, 101);
+}
+
+#[test]
+fn wrong_secrets_are_answered_429_and_hardly_logged_while_the_right_one_is_taken() {
+    let mut daemon = Daemon::start();
+    let request = |close| {
+        format!(
+            "POST /broadcast HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer wrong\r\n\
+             Connection: {close}\r\nContent-Length: 0\r\n\r\n"
+        )
+    };
+    let mut stream = TcpStream::connect(daemon.address).unwrap();
+    let all = request("keep-alive").repeat(999) + &request("close");
+    stream.write_all(all.as_bytes()).unwrap();
+    let mut replies = String::new();
+    stream.read_to_string(&mut replies).unwrap();
+
+    let count = |what: &str| replies.matches(what).count();
+    let (refused, limited) = (count("HTTP/1.1 401"), count("HTTP/1.1 429"));
+    assert_eq!((refused + limited, count("retry-after: ")), (1000, limited));
+    let mut worker = daemon.worker();
+    let paid_back = number(&stats(&mut worker), "uptime_seconds") as usize / 2;
+    assert!((30..=30 + paid_back).contains(&refused), "{refused} were compared in vain");
+    assert_eq!(daemon.post("/broadcast", json!({"channel": "a", "event": "e"})).0, 200);
+
+    let after = stats(&mut worker);
+    assert_eq!(after["wrong_secrets"], 1000);
+    daemon.stop();
+    let lines = daemon.ended().1.matches("a wrong secret from 127.0.0.1").count();
+    assert!((1..=2 + number(&after, "uptime_seconds") as usize).contains(&lines), "{lines} lines");
+}
+
+#[test]
+fn tokens_that_never_held_are_answered_429_while_a_page_is_told_what_it_needs() {
+    let daemon = Daemon::with(&[("WSHUBD_LIMITS__WRONG_TOKENS_PER_MINUTE", "1")]);
+    let path = format!("/ws?token={}", daemon.token("ada"));
+    assert_eq!(refusal(&daemon, "/ws?token=nonsense"), (401, false));
+    assert_eq!(refusal(&daemon, "/ws?token=nonsense"), (429, true));
+    assert_eq!(refusal(&daemon, &path).0, 101);
+    let protocols = "wshub.v1, wshub.bearer.nonsense";
+    let mut page = daemon.try_client("/ws", &[("Sec-WebSocket-Protocol", protocols)]).unwrap();
+    page.hear_type("auth_failed");
+    assert_eq!(page.closed_with(), 4001);
+}
+
+/// So many sockets at the clients' door, one half silent, the other in the middle
+/// of a request that never ends.
+fn slow_ones(daemon: &Daemon, count: usize) -> Vec<TcpStream> {
+    let slow_one = |n: usize| {
+        let mut stream = TcpStream::connect(daemon.address).unwrap();
+        if n.is_multiple_of(2) {
+            // The daemon may have hung up already.
+            let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: loc");
+        }
+        stream
+    };
+    (0..count).map(slow_one).collect()
+}
+
+#[test]
+fn sockets_that_ask_nothing_lock_nobody_out() {
+    let daemon = Daemon::with(&[("WSHUBD_LIMITS__HTTP_CONNECTIONS", "50")]);
+    let mut ada = daemon.client("ada");
+    let crowd = slow_ones(&daemon, 400);
+    assert_eq!(daemon.http("GET /healthz", &[], "").0, 200);
+    daemon.client("grace");
+    ada.say(json!({"action": "ping"}));
+    ada.hear_type("pong");
+    let mut worker = daemon.worker();
+    wait_for(&mut worker, |stats| number(stats, "newcomers_dropped") >= 350);
+
+    let mut first_silent = &crowd[1];
+    first_silent.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut told = String::new();
+    first_silent.read_to_string(&mut told).unwrap();
+    let (head, body) = told.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 503 ") && head.contains("Retry-After: 5"), "{head}");
+    assert_eq!(serde_json::from_str::<Value>(body).unwrap()["code"], "overloaded");
+    assert!(head.contains(&format!("Content-Length: {}", body.len())));
+}
+
+#[test]
+fn sockets_that_take_all_descriptors_lock_nobody_out() {
+    let daemon = Daemon::start();
+    let limit = Rlimit { current: Some(40), maximum: Some(40) };
+    prlimit(Some(daemon.pid()), Resource::Nofile, limit).unwrap();
+    let _crowd = slow_ones(&daemon, 200);
+    assert_eq!(daemon.http("GET /healthz", &[], "").0, 200);
+    daemon.client("ada");
+}
+
+#[test]
+fn who_takes_too_long_to_ask_is_hung_up_on() {
+    let daemon = Daemon::with(&[("WSHUBD_LIMITS__HANDSHAKE_TIMEOUT", "1s")]);
+    let mut worker = daemon.worker();
+    for mut stream in slow_ones(&daemon, 2) {
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut told = Vec::new();
+        stream.read_to_end(&mut told).expect("the daemon hangs up");
+    }
+    wait_for(&mut worker, |stats| number(stats, "newcomers_dropped") == 2);
+}
+
+#[test]
+fn when_all_connections_are_taken_the_next_is_refused_with_503() {
+    let daemon = Daemon::with(&[("WSHUBD_LIMITS__CONNECTIONS", "2")]);
+    let path = format!("/ws?token={}", daemon.token("ada"));
+    let mut ada = daemon.client_at(&path);
+    let mut worker = daemon.worker();
+    assert_eq!(refusal(&daemon, &path), (503, true));
+    assert_eq!(stats(&mut worker)["connections_refused"], 1);
+    ada.hear_type("connection_established");
+}
+
+#[test]
+fn a_line_over_the_limit_is_answered_and_the_next_is_heard() {
+    let daemon = Daemon::with(&[("WSHUBD_LIMITS__MESSAGE_BYTES", "1KiB")]);
+    let mut worker = daemon.worker();
+    worker.say(json!({"channel": "logs", "event": "log", "data": "x".repeat(2000)}));
+    worker.say(json!({"channel": "logs", "event": "log", "id": 1}));
+    assert_eq!(worker.hear()["code"], "too_large");
+    assert_eq!(worker.hear()["type"], "ok");
+    let mut ada = daemon.client("ada");
+    ada.say(json!({"action": "ping", "more": "x".repeat(2000)}));
+    assert_eq!(ada.closed_with(), 1009);
+    wait_for(&mut worker, |stats| number(stats, "closed_malformed") == 1);
+}
+
+#[test]
+fn who_asks_and_does_not_read_is_not_heard_until_it_does() {
+    let daemon =
+        Daemon::with(&[("WSHUBD_LIMITS__QUEUE_BYTES", "16KiB"), ("WSHUBD_LIMITS__BURST", "1000000")]);
+    let mut worker = daemon.worker();
+    let mut ada = daemon.client("ada");
+    ada.socket.get_ref().set_nonblocking(true).unwrap();
+    let request = json!({"action": "ping", "id": "x".repeat(128)}).to_string();
+    let mut sent = 0;
+    // Written until nothing moves any more: the daemon has stopped reading.
+    while let Ok(()) = ada.socket.send(request.clone().into()) {
+        sent += 1;
+        assert!(sent < 1_000_000, "the daemon reads without end");
+    }
+    let held = stats(&mut worker);
+    assert!(number(&held, "memory_bytes") < 1 << 20, "{held}");
+    ada.socket.get_ref().set_nonblocking(false).unwrap();
+    for _ in 0..sent {
+        ada.hear_type("pong");
+    }
+}

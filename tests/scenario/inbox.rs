@@ -1,0 +1,400 @@
+//! What is sent to a user: one inbox, one cursor, many connections.
+//!
+//! Bob is the user it is sent to. Who moves the cursor, and when, is in
+//! `cursor.rs`.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use wshubd::hub::settings::Policy;
+use wshubd::hub::{Outbound, Settings};
+use wshubd::protocol::InboxMode::{Ack, Auto, Off};
+
+use super::bench::{Bench, Seat, rights};
+
+/// Somebody who may send to every user.
+pub(crate) fn sender(bench: &mut Bench) -> Seat {
+    bench.client_with("alice", rights(&["*"], &["*", "@user:*"], &[]))
+}
+
+/// Sends `data` to Bob.
+pub(crate) fn send(bench: &mut Bench, from: Seat, data: impl Into<Value>) -> Vec<String> {
+    bench.say(from, json!({"action": "send", "user_id": "bob", "event": "say", "data": data.into()}))
+}
+
+/// Sends the numbers of a range to Bob; a worker is not limited.
+pub(crate) fn send_all(bench: &mut Bench, numbers: std::ops::RangeInclusive<u32>) {
+    let worker = bench.worker();
+    for n in numbers {
+        bench.say(worker, json!({"user_id": "bob", "event": "say", "data": n}));
+    }
+    bench.leave(worker);
+}
+
+/// What the next connection of Bob's hears after its greeting. It acknowledges
+/// nothing.
+pub(crate) fn waits(bench: &mut Bench) -> Vec<String> {
+    let probe = bench.client_in("bob", Ack);
+    let heard = bench.story(probe);
+    bench.leave(probe);
+    assert_eq!(heard[0], "connection_established");
+    heard[1..].to_vec()
+}
+
+pub(crate) fn with_inbox(inbox: Policy) -> Bench {
+    Bench::with(Settings { inbox, ..Settings::default() })
+}
+
+#[test]
+fn a_greeting_tells_which_epoch_it_is_and_how_much_waits() {
+    let mut bench = Bench::open();
+    send_all(&mut bench, 1..=3);
+    let bob = bench.client_in("bob", Ack);
+    let inbox = bench.frames(bob).remove(0)["inbox"].clone();
+    assert_eq!(inbox["waiting"], 3);
+    assert!(matches!(inbox["epoch"].as_str().unwrap().len(), 1..=16), "{inbox}");
+    assert!(inbox["seq"].is_u64(), "{inbox}");
+    bench.ack(bob, 2);
+    for mode in [Auto, Ack, Off] {
+        let next = bench.client_in("bob", mode);
+        let told = bench.frames(next).remove(0)["inbox"].clone();
+        assert_eq!((&told["waiting"], &told["epoch"]), (&json!(1), &inbox["epoch"]), "{mode:?}");
+        bench.leave(next);
+    }
+    let nobody = bench.stranger();
+    assert_eq!(bench.frames(nobody).remove(0).get("inbox"), None);
+}
+
+#[test]
+fn who_was_never_sent_anything_has_an_empty_inbox() {
+    let mut bench = Bench::new();
+    let bob = bench.client_in("bob", Ack);
+    let inbox = bench.frames(bob).remove(0)["inbox"].clone();
+    assert_eq!((&inbox["seq"], &inbox["waiting"]), (&json!(0), &json!(0)));
+    assert_eq!(bench.inbox_epoch(bob), inbox["epoch"].as_str().unwrap());
+}
+
+#[test]
+fn every_message_to_a_user_takes_a_place_and_is_kept_heard_or_not() {
+    let mut bench = Bench::new();
+    let alice = sender(&mut bench);
+    assert_eq!(send(&mut bench, alice, 1), ["send_success 0 0 kept"]);
+    let bob = bench.client_in("bob", Ack);
+    bench.hush(bob);
+    assert_eq!(send(&mut bench, alice, 2), ["send_success 1 0 kept"]);
+    let heard = bench.frames(bob);
+    assert_eq!((&heard[0]["seq"], &heard[0]["channel"]), (&json!(2), &json!("@me")));
+    assert_eq!(waits(&mut bench), ["say 1 replayed", "say 2 replayed"]);
+}
+
+#[test]
+fn what_waits_comes_first_in_order_and_marked_and_then_it_is_live() {
+    for mode in [Auto, Ack] {
+        let mut bench = Bench::new();
+        send_all(&mut bench, 1..=2);
+        let bob = bench.client_in("bob", mode);
+        send_all(&mut bench, 3..=3);
+        let heard = bench.story(bob);
+        assert_eq!(heard, ["connection_established", "say 1 replayed", "say 2 replayed", "say 3"]);
+    }
+}
+
+#[test]
+fn what_comes_during_the_replay_goes_behind_it() {
+    for mode in [Auto, Ack] {
+        let mut bench = Bench::new();
+        send_all(&mut bench, 1..=2);
+        bench.slow_store = true;
+        let bob = bench.client_in("bob", mode);
+        send_all(&mut bench, 3..=3);
+        assert_eq!(bench.story(bob), ["connection_established"]);
+        bench.store_answers();
+        assert_eq!(bench.story(bob), ["say 1 replayed", "say 2 replayed", "say 3 replayed"]);
+        send_all(&mut bench, 4..=4);
+        assert_eq!(bench.story(bob), ["say 4"]);
+    }
+}
+
+#[test]
+fn each_connection_of_a_user_hears_all_of_it() {
+    let mut bench = Bench::new();
+    send_all(&mut bench, 1..=100);
+    let (slow, fast) = (bench.client_in("bob", Ack), bench.client_in("bob", Ack));
+    assert_eq!((bench.story(slow).len(), bench.story(fast).len()), (101, 101));
+    send_all(&mut bench, 101..=101);
+    assert_eq!((bench.story(slow), bench.story(fast)), (vec!["say 101".into()], vec!["say 101".into()]));
+}
+
+#[test]
+fn a_second_reader_at_another_place_takes_nothing_from_the_first() {
+    for mode in [Auto, Ack] {
+        let mut bench = Bench::new();
+        send_all(&mut bench, 1..=200);
+        bench.slow_store = true;
+        let slow = bench.client_in("bob", mode);
+        bench.clog(slow);
+        bench.store_answers();
+        bench.drain(slow, 10);
+        bench.slow_store = false;
+        let fast = bench.client_in("bob", mode);
+        assert_eq!(bench.story(fast).last().unwrap(), "say 200 replayed");
+        if mode == Ack {
+            bench.ack(fast, 200);
+        }
+        bench.unclog(slow);
+        let heard = bench.story(slow);
+        assert_eq!((heard.len(), heard.last().unwrap().as_str()), (201, "say 200 replayed"), "{mode:?}");
+        assert_eq!(bench.stored(), 0, "and then nobody needs it");
+    }
+}
+
+#[test]
+fn a_link_that_is_slow_for_live_hears_it_as_replay_and_nothing_is_shed() {
+    for mode in [Auto, Ack] {
+        let mut bench = Bench::new();
+        let alice = sender(&mut bench);
+        let (slow, fast) = (bench.client_in("bob", mode), bench.client_in("bob", mode));
+        bench.hush(slow);
+        bench.hush(fast);
+        bench.outbound(slow, Outbound::Full);
+        assert_eq!(send(&mut bench, alice, 1), ["send_success 2 0 kept"]);
+        send(&mut bench, alice, 2);
+        assert_eq!(bench.story(fast), ["say 1", "say 2"]);
+        assert!(bench.story(slow).is_empty());
+        bench.outbound(slow, Outbound::Clear);
+        assert_eq!(bench.story(slow), ["say 1 replayed", "say 2 replayed"]);
+        send(&mut bench, alice, 3);
+        assert_eq!(bench.story(slow), ["say 3"]);
+        assert_eq!(bench.stats()["messages_shed"], 0);
+    }
+}
+
+#[test]
+fn a_connection_that_is_full_when_it_comes_to_reading_hears_all_in_time() {
+    let mut bench = Bench::new();
+    send_all(&mut bench, 1..=3);
+    bench.slow_store = true;
+    let bob = bench.client_in("bob", Ack);
+    bench.hush(bob);
+    bench.outbound(bob, Outbound::Full);
+    bench.store_answers();
+    assert!(bench.story(bob).is_empty());
+    bench.outbound(bob, Outbound::Clear);
+    bench.store_answers();
+    assert_eq!(bench.story(bob), ["say 1 replayed", "say 2 replayed", "say 3 replayed"]);
+}
+
+#[test]
+fn a_fleeting_message_is_for_those_who_are_here() {
+    let mut bench = Bench::new();
+    let alice = sender(&mut bench);
+    let fleeting = json!({"action": "send", "user_id": "bob", "event": "say", "data": 1, "ttl": 0});
+    assert_eq!(bench.say(alice, fleeting.clone()), ["send_success 0 0 false"]);
+    let bob = bench.client_in("bob", Ack);
+    bench.hush(bob);
+    assert_eq!(bench.say(alice, fleeting), ["send_success 1 0 false"]);
+    let heard = bench.frames(bob);
+    assert_eq!((heard.len(), heard[0].get("seq"), heard[0].get("replayed")), (1, None, None));
+    assert!(waits(&mut bench).is_empty());
+}
+
+#[test]
+fn a_message_says_for_how_long_it_is_worth_keeping_up_to_what_the_policy_says() {
+    let mut bench = with_inbox(Policy { ttl: Duration::from_secs(100), ..Settings::default().inbox });
+    let worker = bench.worker();
+    for (n, ttl) in [(1, 10), (2, 1000), (3, 50)] {
+        bench.say(worker, json!({"user_id": "bob", "event": "say", "data": n, "ttl": ttl}));
+    }
+    bench.wait(11.0);
+    assert_eq!(waits(&mut bench), ["gap 1 1 1 expired", "say 2 replayed", "say 3 replayed"]);
+    bench.wait(40.0);
+    assert_eq!(bench.stored(), 1);
+    bench.wait(50.0);
+    assert_eq!(bench.stored(), 0);
+}
+
+#[test]
+fn what_expired_while_the_user_was_away_shows_as_a_gap_in_its_place() {
+    let mut bench = Bench::new();
+    let worker = bench.worker();
+    for (n, ttl) in [(1, 1000), (2, 10), (3, 10), (4, 1000)] {
+        bench.say(worker, json!({"user_id": "bob", "event": "say", "data": n, "ttl": ttl}));
+    }
+    bench.wait(11.0);
+    let bob = bench.client_in("bob", Ack);
+    let heard = bench.frames(bob);
+    assert_eq!(heard[0]["inbox"]["waiting"], 2, "what is gone does not wait");
+    assert_eq!((&heard[2]["channel"], &heard[2]["epoch"]), (&json!("@me"), &heard[0]["inbox"]["epoch"]));
+    let heard: Vec<_> = heard[1..].iter().map(super::bench::brief).collect();
+    assert_eq!(heard, ["say 1 replayed", "gap 2 3 2 expired", "say 4 replayed"]);
+}
+
+#[test]
+fn an_inbox_that_is_full_evicts_its_oldest_and_tells() {
+    let mut bench = with_inbox(Policy { count: 3, ..Settings::default().inbox });
+    send_all(&mut bench, 1..=5);
+    let kept = ["gap 1 2 2 evicted", "say 3 replayed", "say 4 replayed", "say 5 replayed"];
+    assert_eq!(waits(&mut bench), kept);
+}
+
+#[test]
+fn what_is_evicted_under_a_reader_shows_as_a_gap_in_its_place() {
+    let mut bench = with_inbox(Policy { count: 70, ..Settings::default().inbox });
+    send_all(&mut bench, 1..=70);
+    bench.slow_store = true;
+    let bob = bench.client_in("bob", Ack);
+    bench.clog(bob);
+    bench.store_answers();
+    bench.hush(bob);
+    send_all(&mut bench, 71..=136);
+    bench.slow_store = false;
+    bench.unclog(bob);
+    let heard = bench.story(bob);
+    assert_eq!(heard[..2], ["gap 65 66 2 evicted", "say 67 replayed"]);
+    assert_eq!((heard.len(), heard.last().unwrap().as_str()), (71, "say 136 replayed"));
+}
+
+#[test]
+fn what_expires_under_a_reader_shows_as_a_gap_in_its_place() {
+    let mut bench = Bench::new();
+    let worker = bench.worker();
+    for (n, ttl) in [(1, 1000), (2, 10), (3, 1000)] {
+        bench.say(worker, json!({"user_id": "bob", "event": "say", "data": n, "ttl": ttl}));
+    }
+    let bob = bench.client_in("bob", Ack);
+    bench.leave(bob);
+    bench.slow_store = true;
+    let bob = bench.client_in("bob", Ack);
+    bench.hush(bob);
+    bench.outbound(bob, Outbound::Full);
+    bench.store_answers();
+    bench.wait(8.0);
+    bench.outbound(bob, Outbound::Waiting);
+    bench.wait(3.0);
+    bench.slow_store = false;
+    bench.outbound(bob, Outbound::Clear);
+    assert_eq!(bench.story(bob), ["say 1 replayed", "gap 2 2 1 expired", "say 3 replayed"]);
+}
+
+#[test]
+fn when_all_logs_are_full_the_heaviest_inbox_pays() {
+    let mut settings = Settings::default();
+    settings.limits.kept_bytes = 2000;
+    let mut bench = Bench::with(settings);
+    let worker = bench.worker();
+    bench.say(worker, json!({"user_id": "carol", "event": "say", "data": 1}));
+    send_all(&mut bench, 1..=20);
+    assert!(bench.stats()["kept_bytes"].as_u64().unwrap() <= 2000);
+    let carol = bench.client_in("carol", Ack);
+    assert_eq!(bench.story(carol)[1..], ["say 1 replayed"]);
+    let heard = waits(&mut bench);
+    assert!(heard[0].starts_with("gap 1 ") && heard[0].ends_with(" evicted"), "{heard:?}");
+    assert_eq!(heard.last().unwrap(), "say 20 replayed");
+}
+
+#[test]
+fn a_message_too_big_for_an_inbox_is_for_those_who_are_here() {
+    let mut bench = with_inbox(Policy { bytes: 400, ..Settings::default().inbox });
+    let alice = sender(&mut bench);
+    let bob = bench.client_in("bob", Ack);
+    bench.hush(bob);
+    let answer = send(&mut bench, alice, "x".repeat(500));
+    assert_eq!(answer, ["send_success 1 0 false"]);
+    assert_eq!(bench.frames(bob).len(), 1);
+    assert_eq!(send(&mut bench, alice, 2), ["send_success 1 0 kept"]);
+    assert_eq!(waits(&mut bench), ["gap 1 1 1 not_kept", "say 2 replayed"]);
+}
+
+#[test]
+fn whoever_wants_no_inbox_hears_none_and_it_waits() {
+    let mut bench = Bench::new();
+    let alice = sender(&mut bench);
+    let bob = bench.client_in("bob", Off);
+    assert_eq!(bench.story(bob), ["connection_established"]);
+    assert_eq!(send(&mut bench, alice, 1), ["send_success 0 0 kept"]);
+    assert!(bench.story(bob).is_empty());
+    assert_eq!(waits(&mut bench), ["say 1 replayed"]);
+    assert_eq!(bench.auth(bob, "bob", Some("ack")), ["auth_success bob", "say 1 replayed"]);
+    assert_eq!(bench.auth(bob, "bob", Some("off")), ["auth_success bob"]);
+    send(&mut bench, alice, 2);
+    assert!(bench.story(bob).is_empty());
+    assert_eq!(waits(&mut bench), ["say 1 replayed", "say 2 replayed"]);
+}
+
+#[test]
+fn turning_the_inbox_off_in_mid_replay_is_the_end_of_it() {
+    let mut bench = Bench::new();
+    send_all(&mut bench, 1..=100);
+    bench.slow_store = true;
+    let bob = bench.client_in("bob", Ack);
+    bench.clog(bob);
+    bench.store_answers();
+    bench.hush(bob);
+    bench.auth(bob, "bob", Some("off"));
+    bench.slow_store = false;
+    bench.unclog(bob);
+    assert!(bench.story(bob).is_empty());
+    assert_eq!(waits(&mut bench).len(), 100);
+}
+
+#[test]
+fn a_newer_token_does_not_bring_the_inbox_again() {
+    let mut bench = Bench::new();
+    send_all(&mut bench, 1..=2);
+    let bob = bench.client_in("bob", Ack);
+    bench.hush(bob);
+    assert_eq!(bench.auth(bob, "bob", None), ["auth_success bob"]);
+    assert_eq!(bench.auth(bob, "bob", Some("ack")), ["auth_success bob"]);
+    assert_eq!(bench.auth(bob, "bob", Some("auto")), ["auth_success bob"]);
+}
+
+#[test]
+fn an_anonymous_connection_hears_the_inbox_of_the_user_it_gains() {
+    let mut bench = Bench::open();
+    send_all(&mut bench, 1..=1);
+    let bob = bench.stranger();
+    bench.hush(bob);
+    assert_eq!(bench.auth(bob, "bob", None), ["auth_success bob", "say 1 replayed"]);
+    send_all(&mut bench, 2..=2);
+    assert_eq!(bench.story(bob), ["say 2"]);
+}
+
+#[test]
+fn a_user_who_sends_to_itself_hears_it_on_every_connection() {
+    let mut bench = Bench::new();
+    let bob = bench.client_with("bob", rights(&[], &["@user:{user_id}"], &[]));
+    let other = bench.client_in("bob", Auto);
+    bench.hush(other);
+    assert_eq!(send(&mut bench, bob, 1), ["say 1", "send_success 2 0 kept"]);
+    assert_eq!(bench.story(other), ["say 1"]);
+    let quiet = json!({"action": "send", "user_id": "bob", "event": "say", "data": 2, "echo": false});
+    assert_eq!(bench.say(bob, quiet), ["send_success 1 0 kept"]);
+    assert_eq!(bench.story(other), ["say 2"]);
+}
+
+#[test]
+fn an_inbox_goes_with_the_hub_into_another_process() {
+    let mut bench = Bench::new();
+    send_all(&mut bench, 1..=3);
+    let bob = bench.client_in("bob", Ack);
+    let epoch = bench.inbox_epoch(bob);
+    bench.ack(bob, 1);
+    bench.hush(bob);
+    bench.hand_over();
+    assert_eq!(waits(&mut bench), ["say 2 replayed", "say 3 replayed"]);
+    bench.ack(bob, 2);
+    send_all(&mut bench, 4..=4);
+    assert_eq!(bench.story(bob), ["say 4"]);
+    assert_eq!(waits(&mut bench), ["say 3 replayed", "say 4 replayed"]);
+    let next = bench.client_in("bob", Ack);
+    assert_eq!(bench.inbox_epoch(next), epoch, "it is the same inbox");
+}
+
+#[test]
+fn what_must_be_stored_is_refused_while_the_store_is_memory() {
+    let mut bench = Bench::new();
+    let alice = sender(&mut bench);
+    let request = json!({"action": "send", "user_id": "bob", "event": "say", "durable": true});
+    assert_eq!(bench.say(alice, request), ["error store_unavailable"]);
+    assert!(waits(&mut bench).is_empty());
+}

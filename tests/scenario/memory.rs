@@ -1,0 +1,251 @@
+//! The ceiling on memory, and who notices it in which order.
+
+use serde_json::json;
+use wshubd::hub::{Anomaly, Asks, Effect, Input, Level, Outbound, Settings};
+
+use super::bench::{Bench, Seat};
+
+const CEILING: u64 = 1_000_000;
+
+fn bench() -> Bench {
+    let mut settings = Settings::default();
+    settings.limits.memory = CEILING as usize;
+    settings.limits.requests_per_second = 1_000_000;
+    settings.limits.burst = 1_000_000;
+    Bench::with(settings)
+}
+
+/// The links hold so much; these hold it for themselves.
+fn hold(bench: &mut Bench, links: u64, holders: &[(Seat, u64)]) {
+    bench.handle(Input::Memory { links, holders: holders.to_vec() });
+}
+
+fn reports(bench: &Bench) -> usize {
+    let is_report = |effect: &&Effect| matches!(effect, Effect::Report(Anomaly::Memory { .. }));
+    bench.last.list.iter().filter(is_report).count()
+}
+
+#[test]
+fn at_80_per_cent_whispers_are_dropped_and_newcomers_are_to_be_turned_away() {
+    let mut bench = bench();
+    let (alice, bob) = (bench.client("alice"), bench.client("bob"));
+    bench.subscribe(alice, "room");
+    bench.subscribe(bob, "room");
+    bench.hush(bob);
+    let whisper = json!({"action": "whisper", "channel": "room", "event": "typing"});
+
+    hold(&mut bench, CEILING * 79 / 100 - 2000, &[]);
+    assert_eq!(bench.hub.memory_level(), Level::Calm);
+    bench.say(alice, whisper.clone());
+    assert_eq!(bench.story(bob), ["typing"]);
+
+    hold(&mut bench, CEILING * 80 / 100, &[]);
+    assert_eq!((bench.hub.memory_level(), reports(&bench)), (Level::High, 1));
+    bench.say(alice, whisper);
+    assert!(bench.story(bob).is_empty());
+    assert_eq!(bench.stats()["whispers_dropped"], 1);
+
+    bench.publish(alice, "room", 1);
+    assert_eq!(bench.story(bob), ["say 1"], "messages go on");
+    let worker = bench.worker();
+    assert_eq!(bench.say(worker, json!({"channel": "room", "event": "log", "id": 1})), ["ok"]);
+}
+
+#[test]
+fn a_level_is_left_a_little_below_the_mark_at_which_it_began() {
+    let mut bench = bench();
+    for (links, level) in [
+        (799_999, Level::Calm),
+        (800_000, Level::High),
+        (760_000, Level::High),
+        (749_999, Level::Calm),
+        (900_000, Level::Critical),
+        (850_000, Level::Critical),
+        (849_999, Level::High),
+        (1_000_000, Level::Over),
+        (950_000, Level::Over),
+        (949_999, Level::Critical),
+        (0, Level::Calm),
+    ] {
+        let before = bench.hub.memory_level();
+        hold(&mut bench, links, &[]);
+        assert_eq!(bench.hub.memory_level(), level, "at {links}");
+        assert_eq!(reports(&bench), usize::from(level > before), "a line when it gets worse");
+    }
+}
+
+#[test]
+fn the_hub_asks_only_for_what_changes_something() {
+    let mut bench = bench();
+    let asks = |bench: &Bench, links| bench.hub.asks_for_memory(bench.now, links);
+    assert_eq!(asks(&bench, 700_000), Asks::Nothing);
+    assert_eq!(asks(&bench, 800_000), Asks::Total);
+    hold(&mut bench, 800_000, &[]);
+    assert_eq!(asks(&bench, 850_000), Asks::Nothing);
+    assert_eq!(asks(&bench, 1_000_000), Asks::Holders);
+    hold(&mut bench, 1_000_000, &[]);
+    assert_eq!(asks(&bench, 1_000_001), Asks::Nothing, "nobody holds enough to be worth it");
+    bench.wait(1.0);
+    assert_eq!(asks(&bench, 1_000_001), Asks::Holders, "that may have changed");
+    assert_eq!(asks(&bench, 0), Asks::Total);
+}
+
+#[test]
+fn at_90_per_cent_who_has_something_waiting_loses_messages_and_is_told_by_one_gap() {
+    let mut bench = bench();
+    let (worker, alice) = (bench.worker(), bench.client("alice"));
+    let (slow, slower) = (bench.client("bob"), bench.client("carol"));
+    for seat in [alice, slow, slower] {
+        bench.subscribe(seat, "logs");
+        bench.hush(seat);
+    }
+    let log = |bench: &mut Bench, data: u64| {
+        bench.say(worker, json!({"channel": "logs", "event": "log", "data": data}));
+    };
+    bench.outbound(slow, Outbound::Waiting);
+    log(&mut bench, 1);
+    assert_eq!(bench.story(slow), ["log 1"], "there is room");
+
+    hold(&mut bench, CEILING * 9 / 10, &[]);
+    log(&mut bench, 2);
+    bench.outbound(slower, Outbound::Waiting);
+    log(&mut bench, 3);
+    assert!(bench.story(slow).is_empty());
+    assert_eq!(bench.story(slower), ["log 1", "log 2"]);
+    assert_eq!(bench.story(alice), ["log 1", "log 2", "log 3"], "who keeps up notices nothing");
+    assert_eq!(bench.stats()["messages_shed"], 3);
+
+    bench.outbound(slow, Outbound::Clear);
+    log(&mut bench, 4);
+    assert_eq!(bench.story(slow), ["gap 2 3 2 slow", "log 4"]);
+    assert_eq!(bench.say(slower, json!({"action": "ping"})), ["pong"], "answers are never shed");
+}
+
+#[test]
+fn a_history_is_read_later_by_who_had_no_room() {
+    let mut settings = Settings::default();
+    settings.limits.memory = CEILING as usize;
+    settings.policy.keep = wshubd::hub::settings::Keep::History;
+    let mut bench = Bench::with(settings);
+    let (alice, bob) = (bench.client("alice"), bench.client("bob"));
+    bench.subscribe(bob, "room");
+    bench.hush(bob);
+    bench.outbound(bob, Outbound::Waiting);
+    hold(&mut bench, CEILING * 9 / 10, &[]);
+    bench.publish(alice, "room", 1);
+    assert!(bench.story(bob).is_empty());
+    bench.outbound(bob, Outbound::Clear);
+    assert_eq!(bench.story(bob), ["say 1 replayed"]);
+}
+
+#[test]
+fn at_the_ceiling_who_holds_most_is_closed_until_it_is_enough() {
+    let mut bench = bench();
+    let seats: Vec<Seat> = (0..5).map(|n| bench.client(&format!("user{n}"))).collect();
+    let holders = [(seats[0], 0), (seats[1], 40_000), (seats[2], 90_000), (seats[3], 60_000)];
+    hold(&mut bench, 1_050_000, &holders);
+    assert_eq!(bench.story(seats[2]), ["closed 4102"]);
+    assert_eq!(bench.story(seats[3]), ["closed 4102"]);
+    for seat in [seats[0], seats[1], seats[4]] {
+        assert_eq!(bench.say(seat, json!({"action": "ping"})), ["pong"]);
+    }
+    assert_eq!(bench.stats()["closed_overloaded"], 2);
+}
+
+#[test]
+fn nobody_locks_newcomers_out_for_long_by_staying_below_the_ceiling() {
+    let mut bench = bench();
+    let (mallory, alice) = (bench.client("mallory"), bench.client("alice"));
+    let holders = [(mallory, 90_000), (alice, 3000)];
+    hold(&mut bench, 840_000, &holders);
+    bench.wait(9.0);
+    assert_eq!(bench.hub.asks_for_memory(bench.now, 840_000), Asks::Nothing);
+    hold(&mut bench, 840_000, &holders);
+    assert!(bench.story(mallory).is_empty(), "a peer may be slow for a while");
+    bench.wait(1.0);
+    assert_eq!(bench.hub.asks_for_memory(bench.now, 840_000), Asks::Holders);
+    hold(&mut bench, 840_000, &holders);
+    assert_eq!(bench.story(mallory), ["closed 4102"]);
+    assert_eq!(bench.say(alice, json!({"action": "ping"})), ["pong"]);
+    hold(&mut bench, 740_000, &[]);
+    assert_eq!(bench.hub.memory_level(), Level::Calm);
+    hold(&mut bench, 840_000, &holders);
+    bench.wait(9.0);
+    assert_eq!(bench.hub.asks_for_memory(bench.now, 840_000), Asks::Nothing, "it begins anew");
+}
+
+#[test]
+fn who_is_closed_for_memory_is_told_when_to_come_back_and_not_all_at_once() {
+    let mut bench = bench();
+    let seats: Vec<Seat> = (0..20).map(|n| bench.client(&format!("user{n}"))).collect();
+    let holders: Vec<(Seat, u64)> = seats.iter().map(|seat| (*seat, 60_000)).collect();
+    hold(&mut bench, 2_200_000, &holders);
+    let mut waits: Vec<u64> =
+        seats.iter().map(|seat| bench.frames(*seat)[0]["after_ms"].as_u64().unwrap()).collect();
+    waits.sort_unstable();
+    waits.dedup();
+    assert!(waits.len() > 10 && waits.iter().all(|wait| *wait <= 5000), "{waits:?}");
+}
+
+#[test]
+fn workers_are_closed_after_clients_and_the_owner_of_an_operation_last() {
+    let mut bench = bench();
+    let (owner, idle, alice) = (bench.worker(), bench.worker(), bench.client("alice"));
+    bench.say(owner, json!({"action": "operation_start", "operation_id": "op", "channel": "jobs"}));
+    let holders = [(owner, 500_000), (idle, 100_000), (alice, 60_000)];
+    hold(&mut bench, 1_000_000, &holders);
+    assert_eq!(bench.story(alice), ["closed 4102"]);
+    assert!(bench.story(idle).is_empty());
+    hold(&mut bench, 1_000_000, &holders);
+    assert_eq!(bench.story(idle), ["closed 4102"]);
+    assert!(bench.story(owner).is_empty(), "its work goes on");
+    hold(&mut bench, 1_000_000, &holders);
+    assert_eq!(bench.story(owner), ["closed 4102"], "nobody else is left");
+}
+
+#[test]
+fn nobody_is_closed_who_holds_next_to_nothing() {
+    let mut bench = bench();
+    let alice = bench.client("alice");
+    hold(&mut bench, 5_000_000, &[(alice, 2000)]);
+    assert_eq!(bench.say(alice, json!({"action": "ping"})), ["pong"]);
+}
+
+#[test]
+fn channels_that_only_one_connection_hears_are_on_its_account() {
+    let mut bench = bench();
+    let (alice, mallory) = (bench.client("alice"), bench.client("mallory"));
+    for n in 0..100 {
+        bench.subscribe(mallory, &format!("mine:{n}"));
+    }
+    bench.subscribe(alice, "room");
+    assert!(bench.stats()["memory_bytes"].as_u64().unwrap() > 50_000);
+    hold(&mut bench, 945_000, &[(alice, 20_000)]);
+    assert_eq!(bench.story(mallory).last().unwrap(), "closed 4102");
+    bench.hush(alice);
+    assert_eq!(bench.say(alice, json!({"action": "ping"})), ["pong"]);
+}
+
+#[test]
+fn all_that_is_counted_is_given_back() {
+    let mut bench = bench();
+    let worker = bench.worker();
+    let seats: Vec<Seat> = (0..10).map(|n| bench.client(&format!("user{n}"))).collect();
+    for seat in &seats {
+        bench.subscribe(*seat, "room");
+        bench.subscribe(*seat, &format!("of:{}", seat.slot));
+        bench.subscribe(*seat, "left");
+        bench.say(*seat, json!({"action": "unsubscribe", "channel": "left"}));
+    }
+    bench.say(worker, json!({"action": "operation_start", "operation_id": "op", "channel": "jobs"}));
+    bench.say(worker, json!({"channel": "nobody", "event": "log", "data": "x"}));
+    let held = bench.stats()["memory_bytes"].as_u64().unwrap();
+    assert!(held > 10_000, "{held}");
+    bench.hand_over();
+    assert_eq!(bench.stats()["memory_bytes"], held, "it goes along");
+    for seat in seats.into_iter().chain([worker]) {
+        bench.leave(seat);
+    }
+    bench.wait(86_401.0);
+    assert_eq!(bench.stats()["memory_bytes"], 0);
+}

@@ -1,0 +1,310 @@
+//! What must be heard, in plain lists.
+//!
+//! Knows what was said, who has it and what was lost. Does not know pages,
+//! queues or readers; a list is looked through from its beginning each time.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use wshubd::protocol::Moment;
+
+use crate::bench::{Seat, brief};
+
+/// What is wrong, as a sentence.
+pub(super) type Check = Result<(), String>;
+
+/// What a log keeps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Keeps {
+    /// What nobody but its publisher heard.
+    Unheard,
+    /// The last so many.
+    Last(usize),
+    Nothing,
+    /// What the cursor has not passed.
+    Unacknowledged,
+}
+
+/// What a receipt was last told.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Told {
+    Nothing,
+    Delivered,
+    Read,
+}
+
+/// One message that has a position.
+#[derive(Clone, Debug)]
+pub(super) struct Line {
+    pub(super) seq: u64,
+    /// The publisher's; the state of a receipt where the hub said it.
+    pub(super) id: String,
+    pub(super) by: Option<Seat>,
+    /// Its publisher does not want to hear it.
+    pub(super) is_quiet: bool,
+    pub(super) expires: Moment,
+    /// Somebody else than its publisher has it.
+    pub(super) is_heard: bool,
+    /// Why it is kept no longer, if it is not.
+    pub(super) gone: Option<&'static str>,
+    /// Who wants to know that it has arrived, and what was told.
+    pub(super) receipt: Option<(String, Told)>,
+}
+
+/// One subscription, or a connection that hears its user's inbox.
+#[derive(Clone, Default, Debug)]
+pub(super) struct Session {
+    /// What it has to hear next, or be told to be lost, in this order.
+    pub(super) owed: Vec<u64>,
+    /// What it may hear as well.
+    pub(super) may: Vec<u64>,
+    /// The last position that it heard or was told of.
+    pub(super) last: u64,
+    /// What the very next frame has to tell as lost.
+    pub(super) gap: Option<(u64, u64, u64)>,
+}
+
+/// A channel or an inbox.
+#[derive(Clone, Debug)]
+pub(super) struct Log {
+    pub(super) name: String,
+    pub(super) keeps: Keeps,
+    pub(super) lines: Vec<Line>,
+    /// Of an inbox: what its user has.
+    pub(super) cursor: u64,
+    pub(super) sessions: Vec<(Seat, Session)>,
+}
+
+impl Log {
+    pub(super) fn new(name: &str, keeps: Keeps) -> Self {
+        Self { name: name.to_owned(), keeps, lines: Vec::new(), cursor: 0, sessions: Vec::new() }
+    }
+
+    pub(super) fn seq(&self) -> u64 {
+        self.lines.len() as u64
+    }
+
+    pub(super) fn line(&mut self, seq: u64) -> Result<&mut Line, String> {
+        let name = self.name.clone();
+        let place = usize::try_from(seq - 1).unwrap();
+        self.lines.get_mut(place).ok_or(format!("nobody said {name} {seq}"))
+    }
+
+    /// Whether a line is still kept for whoever comes.
+    pub(super) fn is_kept(&self, line: &Line) -> bool {
+        let is_owed = match self.keeps {
+            Keeps::Unheard => !line.is_heard,
+            Keeps::Last(_) => true,
+            Keeps::Nothing => false,
+            Keeps::Unacknowledged => line.seq > self.cursor,
+        };
+        is_owed && line.gone.is_none()
+    }
+
+    pub(super) fn kept(&self) -> Vec<u64> {
+        self.lines.iter().filter(|line| self.is_kept(line)).map(|line| line.seq).collect()
+    }
+
+    /// Something is said. Returns the notices of what that pushed out.
+    pub(super) fn say(&mut self, mut line: Line) -> Vec<String> {
+        line.seq = self.seq() + 1;
+        for (seat, session) in &mut self.sessions {
+            if !(line.is_quiet && line.by == Some(*seat)) {
+                session.owed.push(line.seq);
+            }
+        }
+        line.gone = (self.keeps == Keeps::Nothing).then_some("not_kept");
+        self.lines.push(line);
+        let Keeps::Last(count) = self.keeps else { return Vec::new() };
+        let kept = self.kept();
+        let over = kept.len().saturating_sub(count);
+        kept[..over].iter().filter_map(|seq| self.lose(*seq, "evicted")).collect()
+    }
+
+    /// What has grown too old goes.
+    pub(super) fn expire(&mut self, now: Moment) -> Vec<String> {
+        let old = |line: &&Line| line.gone.is_none() && line.expires <= now;
+        let old: Vec<u64> = self.lines.iter().filter(old).map(|line| line.seq).collect();
+        old.into_iter().filter_map(|seq| self.lose(seq, "expired")).collect()
+    }
+
+    /// A line goes; the notice of it, if nobody has it.
+    fn lose(&mut self, seq: u64, cause: &'static str) -> Option<String> {
+        let is_lost = match self.keeps {
+            Keeps::Unacknowledged => seq > self.cursor,
+            _ => !self.lines[seq as usize - 1].is_heard,
+        };
+        let line = self.line(seq).ok()?;
+        line.gone = Some(cause);
+        is_lost.then(|| format!("{cause} {}", line.id))
+    }
+
+    /// The cursor passes what its user has.
+    pub(super) fn pass(&mut self, seq: u64) {
+        self.cursor = self.cursor.max(seq);
+    }
+
+    pub(super) fn session(&mut self, seat: Seat) -> Option<&mut Session> {
+        self.sessions.iter_mut().find(|(whose, _)| *whose == seat).map(|(_, session)| session)
+    }
+
+    pub(super) fn leave(&mut self, seat: Seat) {
+        self.sessions.retain(|(whose, _)| *whose != seat);
+    }
+
+    /// A subscription begins, with what the answer says about it.
+    pub(super) fn join(&mut self, seat: Seat, since: Option<u64>, recovered: Option<bool>) -> Check {
+        let after = since.unwrap_or(self.seq());
+        let later = || self.lines.iter().filter(|line| line.seq > after);
+        let kept: Vec<u64> = later().filter(|line| self.is_kept(line)).map(|line| line.seq).collect();
+        let missing: Vec<u64> = later().filter(|line| !self.is_kept(line)).map(|line| line.seq).collect();
+        let known = self.session(seat).cloned();
+        let mut session = Session::default();
+        match self.keeps {
+            // What nobody else has goes on where it is.
+            Keeps::Unheard | Keeps::Nothing if since.is_none() && known.is_some() => {
+                session = known.unwrap_or_default();
+                session.may.extend(self.kept());
+            }
+            Keeps::Last(_) | Keeps::Nothing if since.is_some() => {
+                if recovered != Some(missing.is_empty()) {
+                    return Err(format!("{} since {after}: {missing:?} are missing", self.name));
+                }
+                session.gap = span(&missing);
+                session.owed = kept;
+            }
+            // What nobody heard may be on its way to another subscriber.
+            Keeps::Unheard if since.is_none() => session.may = self.kept(),
+            Keeps::Unheard if recovered == Some(true) => {
+                session.owed = self.lines.iter().map(|line| line.seq).filter(|seq| *seq > after).collect();
+            }
+            Keeps::Unheard => session.may = self.lines.iter().map(|line| line.seq).collect(),
+            _ => {}
+        }
+        // Nor what this connection said and does not want to hear.
+        let own = |line: &Line| line.is_quiet && line.by == Some(seat);
+        session.owed.retain(|seq| !own(&self.lines[*seq as usize - 1]));
+        self.leave(seat);
+        self.sessions.push((seat, session));
+        Ok(())
+    }
+
+    /// A connection hears an inbox from now on: what lies after the cursor.
+    pub(super) fn join_inbox(&mut self, seat: Seat) {
+        let after: Vec<u64> = (self.cursor + 1..=self.seq()).collect();
+        let last_kept = self.kept().last().copied().unwrap_or(0);
+        let (owed, may) = after.into_iter().partition(|seq| *seq <= last_kept);
+        self.leave(seat);
+        self.sessions.push((seat, Session { owed, may, ..Session::default() }));
+    }
+
+    /// A message is queued for somebody.
+    pub(super) fn hears(&mut self, seat: Seat, seq: u64, frame: &Value) -> Check {
+        let name = self.name.clone();
+        let replayed = frame["replayed"] == true;
+        let line = self.line(seq)?;
+        let is_gone = line.gone.filter(|_| replayed);
+        if !replayed && line.by != Some(seat) {
+            line.is_heard = true;
+        }
+        let session = self.session(seat).ok_or(format!("{name} {seq} for nobody who asked"))?;
+        if let Some(gap) = session.gap {
+            return Err(format!("{name} {seq} before the gap {gap:?}"));
+        }
+        if seq <= session.last {
+            return Err(format!("{name} {seq} again, or too late: {} was before", session.last));
+        }
+        match session.owed.first() {
+            Some(first) if *first < seq => return Err(format!("{name} {seq} without {first} before it")),
+            Some(first) if *first == seq => drop(session.owed.remove(0)),
+            _ if session.may.contains(&seq) => {}
+            _ => return Err(format!("{name} {seq} is not for this one")),
+        }
+        session.last = seq;
+        match is_gone {
+            Some(cause) => Err(format!("{name} {seq} is heard after it was {cause}")),
+            None => Ok(()),
+        }
+    }
+
+    /// Somebody is told that messages are lost.
+    pub(super) fn misses(&mut self, seat: Seat, gap: &Value) -> Check {
+        let (name, said, keeps) = (self.name.clone(), brief(gap), self.keeps);
+        let lines = self.lines.clone();
+        let session = self.session(seat).ok_or(format!("{name}: {said}, for nobody who asked"))?;
+        let number = |field: &str| gap[field].as_u64().unwrap();
+        let (from, to, lost) = (number("from_seq"), number("to_seq"), number("lost"));
+        if let Some(wanted) = session.gap.take() {
+            return match wanted == (from, to, lost) {
+                true => Ok(()),
+                false => Err(format!("{name}: {said}, and not {wanted:?}")),
+            };
+        }
+        let told = |seq: &u64| (from..=to).contains(seq);
+        let gone = |seq: &u64| lines[*seq as usize - 1].gone;
+        let cause = gap["cause"].as_str().unwrap();
+        let is_loss = match (cause, keeps) {
+            ("slow", Keeps::Unheard | Keeps::Nothing) => |_: Option<&str>| true,
+            _ => |gone: Option<&str>| gone.is_some(),
+        };
+        let first_told = keeps == Keeps::Unheard && session.last == 0 && cause != "slow";
+        if !first_told {
+            let mine = session.owed.iter().chain(&session.may).filter(|seq| told(seq) && is_loss(gone(seq)));
+            let mine: BTreeSet<u64> = mine.copied().collect();
+            let mine: Vec<u64> = mine.into_iter().collect();
+            if from <= session.last || span(&mine) != Some((from, to, lost)) {
+                return Err(format!("{name}: {said}, where {mine:?} are lost after {}", session.last));
+            }
+            if cause != "slow" && !mine.iter().any(|seq| gone(seq) == Some(cause)) {
+                return Err(format!("{name}: {said}, and nothing there was {cause}"));
+            }
+        }
+        session.owed.retain(|seq| !(told(seq) && is_loss(gone(seq))));
+        session.may.retain(|seq| !(told(seq) && is_loss(gone(seq))));
+        if !first_told {
+            session.last = session.last.max(to);
+        }
+        Ok(())
+    }
+
+    /// Its socket has taken a replayed message.
+    pub(super) fn takes(&mut self, seat: Seat, seq: u64) -> Check {
+        let line = self.line(seq)?;
+        line.is_heard |= line.by != Some(seat);
+        Ok(())
+    }
+
+    /// An ack that counts: the receipts that it makes, as who gets them and what
+    /// they say.
+    pub(super) fn ack(&mut self, seq: u64, state: Told, now: Moment) -> Vec<(String, String)> {
+        let cursor = self.cursor;
+        self.pass(seq);
+        let mut receipts = Vec::new();
+        for line in self.lines.iter_mut().filter(|line| line.seq <= seq) {
+            // What was lost before it was acknowledged arrived nowhere.
+            let is_lost = line.gone.is_some() && line.seq > cursor;
+            let Some((to, told)) = &mut line.receipt else { continue };
+            if *told < state && !is_lost && line.expires > now {
+                *told = state;
+                let state = if state == Told::Read { "read" } else { "delivered" };
+                receipts.push((to.clone(), format!("{} {state}", line.id)));
+            }
+        }
+        receipts
+    }
+
+    /// When all sockets have taken everything, nobody is owed anything.
+    pub(super) fn settled(&self) -> Check {
+        for (_, session) in &self.sessions {
+            if !session.owed.is_empty() || session.gap.is_some() {
+                return Err(format!("{} {:?} were never heard", self.name, session.owed));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The first, the last and how many.
+fn span(list: &[u64]) -> Option<(u64, u64, u64)> {
+    Some((*list.first()?, *list.last()?, list.len() as u64))
+}

@@ -1,0 +1,199 @@
+//! Random histories, tried out, shrunk and told.
+
+use std::cell::Cell;
+use std::fmt::Write;
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+use proptest::test_runner::{RngAlgorithm, TestError, TestRng, TestRunner};
+use serde_json::{Value, json};
+use wshubd::protocol::InboxMode;
+
+use super::reference::Check;
+use super::step::{CHANNELS, Step, USERS, step};
+use super::{Model, inbox_of};
+
+impl Model {
+    /// What the hub counts is what there is.
+    pub(super) fn count(&mut self) -> Check {
+        let stats = self.bench.stats();
+        let (devices, workers) = self.peers.split_at(super::DEVICES);
+        let here = |peers: &[super::Peer]| peers.iter().filter(|peer| peer.seat.is_some()).count();
+        let channels = self.logs.iter().filter(|(name, _)| !name.starts_with('@'));
+        let sessions: usize = channels.map(|(_, log)| log.sessions.len()).sum();
+        let wanted = [
+            // The listener and the observer are there all the time.
+            ("workers", here(workers) + 1),
+            ("total_connections", here(devices) + 1),
+            ("subscriptions", sessions + 2),
+            ("operations", self.observed.running.len()),
+            ("kept_messages", self.bench.stored()),
+        ];
+        for (name, wanted) in wanted {
+            if stats[name] != wanted {
+                return Err(format!("{name} is {}, and {wanted} is true", stats[name]));
+            }
+        }
+        Ok(())
+    }
+
+    /// Everybody takes everything; then nobody is owed anything, and what is
+    /// left is what nobody has.
+    pub(super) fn settle(&mut self) -> Check {
+        self.step_beside(&Step::QuickStore)?;
+        for who in 0..self.peers.len() {
+            self.step_beside(&Step::Fast(who))?;
+            self.bench.report_links();
+            self.listen()?;
+        }
+        for log in self.logs.values() {
+            log.settled()?;
+        }
+        for _ in 0..11 {
+            self.second()?;
+        }
+        if let Some(peer) = self.peers.iter().find(|peer| !peer.interrupts.is_empty()) {
+            return Err(format!("interrupts {:?} have no final answer", peer.interrupts));
+        }
+        self.notices.sort();
+        self.told.sort();
+        if self.notices != self.told {
+            return Err(format!("system:undelivered told {:?}, and true is {:?}", self.told, self.notices));
+        }
+        self.look()
+    }
+
+    /// Whoever comes now finds what is left.
+    fn look(&mut self) -> Check {
+        for user in USERS {
+            let probe = self.bench.client_in(user, InboxMode::Ack);
+            self.found(probe, &inbox_of(user))?;
+        }
+        for channel in CHANNELS.iter().filter(|channel| **channel != "history") {
+            let probe = self.bench.client("probe");
+            self.bench.tell(probe, &json!({"action": "subscribe", "channel": channel}));
+            self.found(probe, channel)?;
+        }
+        Ok(())
+    }
+
+    fn found(&mut self, probe: super::Seat, name: &str) -> Check {
+        let wanted = self.log(name).kept();
+        let is_message = |frame: &Value| frame["type"] == "message";
+        let heard = self.bench.frames(probe).into_iter().filter(is_message);
+        let found: Vec<u64> = heard.filter_map(|frame| frame["seq"].as_u64()).collect();
+        self.bench.leave(probe);
+        if found == wanted {
+            return Ok(());
+        }
+        Err(format!("{name}: a newcomer finds {found:?}, and {wanted:?} should wait"))
+    }
+
+    /// When all have left and time has passed, nothing remains.
+    pub(super) fn end(mut self) -> Check {
+        for peer in &mut self.peers {
+            if let Some(seat) = peer.seat.take() {
+                self.bench.leave(seat);
+            }
+        }
+        self.observed.listen(&mut self.bench)?;
+        if !self.observed.running.is_empty() {
+            return Err(format!("never ended: {:?}", self.observed.running));
+        }
+        self.bench.leave(self.observed.observer);
+        self.bench.leave(self.listener);
+        self.bench.wait(200_000.0);
+        if self.bench.hub.deadline().is_some() || self.bench.stored() > 0 {
+            return Err(format!("{} messages are left for ever", self.bench.stored()));
+        }
+        let state: Value = serde_json::from_slice(&self.bench.hub.export()).unwrap();
+        let is_left = |table: &str, empty: Value| state["hub"][table] != empty;
+        if is_left("connections", json!([])) || is_left("channels", json!({})) || is_left("recent", json!([]))
+        {
+            return Err(format!("not forgotten: {state}"));
+        }
+        Ok(())
+    }
+}
+
+thread_local! {
+    /// While histories are tried out, what goes wrong is for the story alone.
+    static IS_QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Lets a test try out what may panic many thousand times in silence.
+fn quietly<T>(what: impl FnOnce() -> T) -> T {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let loud = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !IS_QUIET.get() {
+                loud(panic);
+            }
+        }));
+    });
+    IS_QUIET.set(true);
+    let result = what();
+    IS_QUIET.set(false);
+    result
+}
+
+/// Which histories are tried out.
+enum Chance {
+    /// The same ones each time.
+    Same,
+    /// Others each time.
+    New,
+}
+
+/// Tries out so many histories, and tells the shortest that goes wrong.
+fn try_out(cases: u32, chance: Chance) {
+    let config = ProptestConfig {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters: 20_000,
+        ..ProptestConfig::default()
+    };
+    let histories = prop::collection::vec(step(), 1..120);
+    let mut runner = match chance {
+        Chance::Same => TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha)),
+        Chance::New => TestRunner::new(config),
+    };
+    let tried = quietly(|| runner.run(&histories, |steps| Model::run(&steps).map_err(TestCaseError::fail)));
+    if let Err(TestError::Fail(why, steps)) = tried {
+        panic!("{}", story(&steps, why.message()));
+    }
+    assert!(tried.is_ok(), "{tried:?}");
+}
+
+fn story(steps: &[Step], why: &str) -> String {
+    let mut text = String::from("\n");
+    for step in steps {
+        writeln!(text, "  {step}").unwrap();
+    }
+    writeln!(text, "and then\n  {why}").unwrap();
+    text
+}
+
+fn asked(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn whatever_happens_everybody_hears_what_the_reference_says() {
+    let seconds = asked("MODEL_SECONDS");
+    let cases = asked("PROPTEST_CASES").map(|cases| u32::try_from(cases).unwrap());
+    if seconds.is_none() && cases.is_none() {
+        return try_out(60, Chance::Same);
+    }
+    #[expect(clippy::disallowed_methods, reason = "how long to try is no part of a story")]
+    let now = Instant::now;
+    let (start, time) = (now(), Duration::from_secs(seconds.unwrap_or(0)));
+    loop {
+        try_out(cases.unwrap_or(200), Chance::New);
+        if now() - start >= time {
+            break;
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! Hearing that somebody has it, or has seen it.
+//!
+//! Alice sends to Bob and asks for receipts. They come as messages in her own
+//! inbox.
+
+use serde_json::{Value, json};
+use wshubd::hub::Settings;
+use wshubd::hub::settings::Policy;
+use wshubd::protocol::InboxMode::{Ack, Auto};
+
+use super::bench::{Bench, Seat, brief, rights};
+use super::inbox::sender;
+
+/// Sends a message to Bob whose receipt is wanted.
+fn send(bench: &mut Bench, from: Seat, id: &str) -> Vec<String> {
+    let request =
+        json!({"action": "send", "user_id": "bob", "event": "say", "message_id": id, "receipt": true});
+    bench.say(from, request)
+}
+
+/// The receipts among what was heard, as `id state`.
+fn receipts(bench: &mut Bench, seat: Seat) -> Vec<String> {
+    bench.frames(seat).iter().map(receipt).collect()
+}
+
+fn receipt(frame: &Value) -> String {
+    assert_eq!(frame["event"], "system:receipt", "{}", brief(frame));
+    let data = &frame["data"];
+    assert_eq!(data["user_id"], "bob");
+    assert_eq!(data.as_object().unwrap().len(), 3, "{data}");
+    format!("{} {}", data["message_id"].as_str().unwrap(), data["state"].as_str().unwrap())
+}
+
+fn both(bench: &mut Bench) -> (Seat, Seat) {
+    let (alice, bob) = (sender(bench), bench.client_in("bob", Ack));
+    bench.hush(bob);
+    (alice, bob)
+}
+
+#[test]
+fn a_receipt_comes_when_the_recipient_acknowledges_and_not_before() {
+    let mut bench = Bench::new();
+    let (alice, bob) = both(&mut bench);
+    assert_eq!(send(&mut bench, alice, "m1"), ["send_success 1 0 kept"]);
+    assert!(receipts(&mut bench, alice).is_empty(), "queued is not delivered");
+    bench.ack(bob, 1);
+    assert_eq!(receipts(&mut bench, alice), ["m1 delivered"]);
+}
+
+#[test]
+fn a_receipt_is_a_message_of_the_hubs_in_the_senders_inbox() {
+    let mut bench = Bench::new();
+    let (alice, bob) = both(&mut bench);
+    send(&mut bench, alice, "m1");
+    bench.ack(bob, 1);
+    let heard = bench.frames(alice).remove(0);
+    assert_eq!((&heard["type"], &heard["channel"]), (&json!("message"), &json!("@me")));
+    assert_eq!((&heard["from"], &heard["source"]), (&json!("hub"), &json!("hub")));
+    assert_eq!(heard["seq"], 1, "it takes a place in her inbox");
+    assert_eq!(heard["data"], json!({"message_id": "m1", "user_id": "bob", "state": "delivered"}));
+    assert_ne!(heard["message_id"], "m1", "it has an id of its own");
+}
+
+#[test]
+fn a_sender_who_left_finds_the_receipt_when_it_comes_back() {
+    let mut bench = Bench::new();
+    let (alice, bob) = both(&mut bench);
+    send(&mut bench, alice, "m1");
+    bench.leave(alice);
+    bench.ack(bob, 1);
+    let alice = bench.client_in("alice", Auto);
+    let heard = bench.frames(alice);
+    assert_eq!((receipt(&heard[1]).as_str(), &heard[1]["replayed"]), ("m1 delivered", &json!(true)));
+}
+
+#[test]
+fn every_connection_of_the_sender_hears_the_receipt() {
+    let mut bench = Bench::new();
+    let (alice, bob) = both(&mut bench);
+    let other = bench.client_in("alice", Auto);
+    bench.hush(other);
+    send(&mut bench, alice, "m1");
+    bench.ack(bob, 1);
+    assert_eq!(receipts(&mut bench, alice), ["m1 delivered"]);
+    assert_eq!(receipts(&mut bench, other), ["m1 delivered"]);
+}
+
+#[test]
+fn delivered_comes_first_and_read_when_a_person_has_seen_it() {
+    let mut bench = Bench::new();
+    let (alice, bob) = both(&mut bench);
+    send(&mut bench, alice, "m1");
+    bench.ack(bob, 1);
+    bench.ack_read(bob, 1);
+    assert_eq!(receipts(&mut bench, alice), ["m1 delivered", "m1 read"]);
+}
+
+#[test]
+fn what_is_read_at_once_is_not_told_as_delivered_too() {
+    let mut bench = Bench::new();
+    let (alice, bob) = both(&mut bench);
+    send(&mut bench, alice, "m1");
+    bench.ack_read(bob, 1);
+    bench.ack(bob, 1);
+    assert_eq!(receipts(&mut bench, alice), ["m1 read"]);
+}
+
+#[test]
+fn a_state_is_told_once_however_often_it_is_acknowledged() {
+    let mut bench = Bench::new();
+    let (alice, bob) = both(&mut bench);
+    let other = bench.client_in("bob", Ack);
+    send(&mut bench, alice, "m1");
+    for seat in [bob, other, bob] {
+        bench.ack(seat, 1);
+    }
+    for seat in [other, bob] {
+        bench.ack_read(seat, 1);
+    }
+    assert_eq!(receipts(&mut bench, alice), ["m1 delivered", "m1 read"]);
+}
+
+#[test]
+fn one_ack_makes_the_receipts_of_all_that_it_passes_in_their_order() {
+    let mut bench = Bench::new();
+    let (alice, bob) = both(&mut bench);
+    let other = bench.client_with("carol", rights(&[], &["@user:*"], &[]));
+    for id in ["m1", "m2"] {
+        send(&mut bench, alice, id);
+    }
+    send(&mut bench, other, "c1");
+    send(&mut bench, alice, "m3");
+    bench.ack(bob, 3);
+    assert_eq!(receipts(&mut bench, alice), ["m1 delivered", "m2 delivered"]);
+    assert_eq!(receipts(&mut bench, other), ["c1 delivered"], "to the one who asked");
+    bench.ack_read(bob, 2);
+    assert_eq!(receipts(&mut bench, alice), ["m1 read", "m2 read"]);
+    bench.ack_read(bob, 4);
+    assert_eq!(receipts(&mut bench, alice), ["m3 read"]);
+    assert_eq!(receipts(&mut bench, other), ["c1 read"]);
+}
+
+#[test]
+fn without_asking_there_is_no_receipt() {
+    let mut bench = Bench::new();
+    let (alice, bob) = both(&mut bench);
+    super::inbox::send(&mut bench, alice, 1);
+    bench.ack_read(bob, 1);
+    assert!(bench.story(alice).is_empty());
+}
+
+#[test]
+fn a_socket_that_took_it_is_no_receipt() {
+    let mut bench = Bench::new();
+    let alice = sender(&mut bench);
+    let bob = bench.client_in("bob", Auto);
+    bench.hush(bob);
+    send(&mut bench, alice, "m1");
+    assert_eq!(bench.story(bob).len(), 1);
+    assert!(bench.story(alice).is_empty());
+}
+
+#[test]
+fn an_ack_that_has_no_effect_makes_no_receipt() {
+    let mut bench = Bench::new();
+    let (alice, bob) = both(&mut bench);
+    send(&mut bench, alice, "m1");
+    bench.ack(bob, 2);
+    bench.say(bob, json!({"action": "ack", "epoch": "other", "seq": 1}));
+    assert!(bench.story(alice).is_empty());
+}
+
+#[test]
+fn what_expired_before_it_was_acknowledged_has_no_receipt() {
+    let mut bench = Bench::new();
+    let alice = sender(&mut bench);
+    let request = json!({"action": "send", "user_id": "bob", "event": "say", "ttl": 5, "receipt": true});
+    bench.say(alice, request);
+    bench.live(6);
+    bench.hush(alice);
+    super::inbox::send(&mut bench, alice, 2);
+    let bob = bench.client_in("bob", Ack);
+    bench.ack_read(bob, 2);
+    assert!(bench.story(alice).is_empty());
+}
+
+#[test]
+fn a_message_that_was_sent_twice_has_one_receipt() {
+    let mut bench = Bench::new();
+    let (alice, bob) = both(&mut bench);
+    send(&mut bench, alice, "m1");
+    assert_eq!(send(&mut bench, alice, "m1"), ["send_success 0 0 false duplicate"]);
+    bench.ack(bob, 1);
+    assert_eq!(receipts(&mut bench, alice), ["m1 delivered"]);
+}
+
+#[test]
+fn a_worker_hears_receipts_as_lines_while_it_is_connected() {
+    let mut bench = Bench::new();
+    let (worker, bob) = (bench.worker(), bench.client_in("bob", Ack));
+    let line =
+        |id: &str| json!({"user_id": "bob", "event": "say", "message_id": id, "receipt": true, "id": 1});
+    assert_eq!(bench.say(worker, line("m1")), ["ok"]);
+    bench.ack(bob, 1);
+    let heard = bench.frames(worker);
+    assert_eq!((heard.len(), receipt(&heard[0]).as_str()), (1, "m1 delivered"));
+    assert_eq!((heard[0].get("channel"), heard[0].get("seq")), (None, None));
+    assert_eq!((&heard[0]["from"], &heard[0]["source"]), (&json!("hub"), &json!("hub")));
+    bench.say(worker, line("m2"));
+    bench.leave(worker);
+    let next = bench.worker();
+    bench.ack(bob, 2);
+    assert!(bench.story(next).is_empty(), "it is nobody else's");
+}
+
+#[test]
+fn receipts_are_of_messages_from_users_and_workers_to_users() {
+    let mut bench = Bench::open();
+    let (alice, bob) = both(&mut bench);
+    let nobody = bench.stranger();
+    bench.hush(nobody);
+    let to_channel = json!({"action": "send", "channel": "room", "event": "say", "receipt": true});
+    let to_connection =
+        json!({"action": "send", "connection_id": bob.to_string(), "event": "say", "receipt": true});
+    let to_user = json!({"action": "send", "user_id": "bob", "event": "say", "receipt": true});
+    for request in [to_channel.clone(), to_connection] {
+        let answer = bench.ask(alice, request).remove(0);
+        assert_eq!(answer["code"], "bad_request");
+        assert!(answer["message"].as_str().unwrap().contains("receipt"), "{answer}");
+    }
+    let worker = bench.worker();
+    assert_eq!(bench.say(worker, to_channel), ["error bad_request room"]);
+    let mut open = bench.settings.clone();
+    open.rights = rights(&["*"], &["*", "@user:*"], &[]);
+    let mut bench = Bench::with(open);
+    let nobody = bench.stranger();
+    bench.hush(nobody);
+    assert_eq!(bench.say(nobody, to_user), ["error bad_request"]);
+    let body = json!({"user_id": "bob", "event": "say", "receipt": true});
+    assert_eq!(bench.post(1, &body), ["error bad_request"]);
+    assert_eq!(bench.stored(), 0, "nothing was sent");
+}
+
+#[test]
+fn receipts_that_are_owed_go_with_the_hub_into_another_process() {
+    let mut bench = Bench::new();
+    let (alice, bob) = both(&mut bench);
+    send(&mut bench, alice, "m1");
+    send(&mut bench, alice, "m2");
+    bench.ack(bob, 1);
+    bench.hush(alice);
+    bench.hand_over();
+    bench.ack_read(bob, 2);
+    assert_eq!(receipts(&mut bench, alice), ["m1 read", "m2 read"]);
+}
+
+#[test]
+fn what_was_evicted_before_it_was_acknowledged_has_no_receipt() {
+    let mut bench = super::inbox::with_inbox(Policy { count: 2, ..Settings::default().inbox });
+    let alice = sender(&mut bench);
+    send(&mut bench, alice, "m1");
+    super::inbox::send_all(&mut bench, 2..=3);
+    let bob = bench.client_in("bob", Ack);
+    let told = ["connection_established", "gap 1 1 1 evicted", "say 2 replayed", "say 3 replayed"];
+    assert_eq!(bench.story(bob), told);
+    bench.ack_read(bob, 3);
+    assert!(bench.story(alice).is_empty(), "it never arrived");
+}

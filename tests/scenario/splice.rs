@@ -1,0 +1,183 @@
+//! Where replay becomes live, in every order in which things can happen there.
+//!
+//! All sequences of the same few events are tried out, not a choice of them.
+//! What must come out is the same for each: every message once, in order, the
+//! replayed ones before the live ones.
+
+use serde_json::{Value, json};
+use wshubd::hub::settings::{Keep, Policy};
+use wshubd::hub::{Outbound, Settings};
+use wshubd::protocol::InboxMode;
+
+use super::bench::{Bench, Seat};
+
+/// What can happen to a reader between its first fetch and being live.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Event {
+    Published,
+    Fetched,
+    Written,
+    Congested,
+    Drained,
+}
+
+const EVENTS: [Event; 5] =
+    [Event::Published, Event::Fetched, Event::Written, Event::Congested, Event::Drained];
+
+/// Which topic it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Topic {
+    History,
+    Undelivered,
+    Auto,
+    Ack,
+}
+
+struct Splice {
+    bench: Bench,
+    topic: Topic,
+    worker: Seat,
+    reader: Seat,
+    said: u64,
+}
+
+impl Splice {
+    /// Two messages wait, and the reader has just come.
+    fn new(topic: Topic) -> Self {
+        let keep = if topic == Topic::History { Keep::History } else { Keep::Undelivered };
+        let policy = Policy { keep, ..Policy::default() };
+        let mut bench = Bench::with(Settings { policy, ..Settings::default() });
+        let worker = bench.worker();
+        let mut splice = Self { bench, topic, worker, reader: worker, said: 0 };
+        splice.publish();
+        splice.publish();
+        splice.bench.slow_store = true;
+        splice.reader = splice.come();
+        splice
+    }
+
+    fn come(&mut self) -> Seat {
+        let mode = if self.topic == Topic::Ack { InboxMode::Ack } else { InboxMode::Auto };
+        if matches!(self.topic, Topic::Auto | Topic::Ack) {
+            let reader = self.bench.client_in("bob", mode);
+            self.bench.clog(reader);
+            return reader;
+        }
+        let reader = self.bench.client_in("carol", mode);
+        self.bench.clog(reader);
+        let since = (self.topic == Topic::History).then(|| json!({"epoch": "", "seq": 0}));
+        self.bench.say(reader, json!({"action": "subscribe", "channel": "room", "since": since}));
+        reader
+    }
+
+    fn publish(&mut self) {
+        self.said += 1;
+        let line = match self.topic {
+            Topic::History | Topic::Undelivered => {
+                json!({"channel": "room", "event": "say", "data": self.said})
+            }
+            Topic::Auto | Topic::Ack => json!({"user_id": "bob", "event": "say", "data": self.said}),
+        };
+        self.bench.say(self.worker, line);
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Published => self.publish(),
+            Event::Fetched => self.bench.store_answers(),
+            Event::Written => self.bench.drain(self.reader, 1),
+            Event::Congested => self.bench.outbound(self.reader, Outbound::Full),
+            Event::Drained => self.bench.outbound(self.reader, Outbound::Clear),
+        }
+    }
+
+    /// Everything is fetched and taken.
+    fn settle(&mut self) {
+        self.bench.slow_store = false;
+        self.bench.store_answers();
+        self.bench.outbound(self.reader, Outbound::Clear);
+        self.bench.unclog(self.reader);
+        self.publish();
+    }
+
+    fn heard(&mut self) -> Vec<Value> {
+        let frames = self.bench.frames(self.reader);
+        frames.into_iter().filter(|frame| frame["type"] == "message" || frame["type"] == "gap").collect()
+    }
+}
+
+/// All rows of so many events.
+fn rows(length: u32) -> impl Iterator<Item = Vec<Event>> {
+    (0..EVENTS.len().pow(length)).map(move |mut number| {
+        let mut row = Vec::new();
+        for _ in 0..length {
+            row.push(EVENTS[number % EVENTS.len()]);
+            number /= EVENTS.len();
+        }
+        row
+    })
+}
+
+fn every_order(topic: Topic, length: u32) {
+    for row in rows(length) {
+        let mut splice = Splice::new(topic);
+        for event in &row {
+            splice.happen(*event);
+        }
+        splice.settle();
+        let heard = splice.heard();
+        let numbers: Vec<u64> = heard.iter().filter_map(|frame| frame["data"].as_u64()).collect();
+        let wanted: Vec<u64> = (1..=splice.said).collect();
+        assert_eq!(numbers, wanted, "{topic:?}: {row:?}");
+        assert_eq!(heard.last().unwrap().get("replayed"), None, "it is live at last: {row:?}");
+    }
+}
+
+#[test]
+fn a_history_is_spliced_without_loss_or_double_in_every_order_of_events() {
+    every_order(Topic::History, 5);
+}
+
+#[test]
+fn a_backlog_is_spliced_without_loss_or_double_in_every_order_of_events() {
+    every_order(Topic::Undelivered, 4);
+}
+
+#[test]
+fn an_inbox_is_spliced_without_loss_or_double_in_every_order_of_events() {
+    every_order(Topic::Auto, 4);
+    every_order(Topic::Ack, 5);
+}
+
+/// What the next reader hears when this one dies after a row of events.
+fn death_after(topic: Topic, row: &[Event]) {
+    let mut splice = Splice::new(topic);
+    for event in row {
+        splice.happen(*event);
+    }
+    let left = splice.bench.untaken(splice.reader);
+    let queued: Vec<u64> = splice.heard().iter().filter_map(|frame| frame["data"].as_u64()).collect();
+    splice.bench.leave(splice.reader);
+    splice.bench.store_answers();
+    splice.reader = splice.come();
+    splice.settle();
+    let heard: Vec<u64> = splice.heard().iter().filter_map(|frame| frame["data"].as_u64()).collect();
+    let had = |n: &u64| queued.contains(n) && !left.contains(n);
+    let cursor = (1..=splice.said).filter(had).max().unwrap_or(0);
+    let waits = |n: &u64| match topic {
+        Topic::History | Topic::Ack => true,
+        Topic::Undelivered => !had(n),
+        Topic::Auto => *n > cursor,
+    };
+    let wanted: Vec<u64> = (1..=splice.said).filter(waits).collect();
+    assert_eq!(heard, wanted, "{topic:?}: {row:?}");
+}
+
+#[test]
+fn whenever_a_reader_dies_the_next_one_hears_what_it_did_not_take() {
+    for topic in [Topic::History, Topic::Undelivered, Topic::Auto, Topic::Ack] {
+        for row in rows(4) {
+            death_after(topic, &row);
+        }
+    }
+}
