@@ -27,23 +27,21 @@ CONFIG = f"""
 [limits]
 requests_per_second = 100000
 burst = 100000
-[store]
-bytes = "256MiB"
 [[channel]]
 match = "@me"
 keep = "unacknowledged"
-count = 5000
-bytes = "64MiB"
+count = 2000
+bytes = "32MiB"
 [[channel]]
 match = "long"
 keep = "history"
-count = 5000
-bytes = "64MiB"
+count = 2000
+bytes = "32MiB"
 [[channel]]
 match = "short"
 keep = "history"
 count = {REACH}
-bytes = "64MiB"
+bytes = "16MiB"
 """
 
 
