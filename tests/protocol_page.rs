@@ -363,7 +363,7 @@ fn greetings() -> Vec<Answer> {
         (established, None),
         (Frame::ConnectionId { connection_id: CONNECTION.into() }, None),
         (Frame::AuthRequired, None),
-        (Frame::AuthSuccess { user_id: user("ada"), expires_at: Some(expires_at) }, None),
+        (Frame::AuthSuccess { user_id: user("ada"), expires_at: Some(expires_at), inbox: None }, None),
         (failed, None),
         (Frame::TokenExpiring { expires_at }, None),
     ]

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::protocol::Position;
+
 /// A message to be published; exactly one field says to whom.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Publication<'a, T: ?Sized> {
@@ -35,6 +37,10 @@ pub struct Publication<'a, T: ?Sized> {
     /// Whether the user's acknowledgement is told, as a `system:receipt`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub receipt: bool,
+    /// By which a repetition is known. A client that comes back names each
+    /// message itself where this is missing, and repeats what it may repeat.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message_id: Option<&'a str>,
 }
 
 impl<'a, T: ?Sized> Publication<'a, T> {
@@ -50,6 +56,7 @@ impl<'a, T: ?Sized> Publication<'a, T> {
             ttl: None,
             durable: false,
             receipt: false,
+            message_id: None,
         }
     }
 
@@ -117,18 +124,26 @@ pub(super) struct End<'a, T> {
     pub(super) data: &'a T,
 }
 
-/// A channel is to be heard.
+/// A channel is to be heard, from a position on or from now.
 #[derive(Debug, Serialize)]
 #[serde(tag = "action", rename = "subscribe")]
 pub(super) struct Subscribe<'a> {
-    channel: &'a str,
+    pub(super) channel: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) since: Option<&'a Position>,
 }
 
-impl<'a> Subscribe<'a> {
-    pub(super) fn to(channel: &'a str) -> Self {
-        Self { channel }
-    }
+/// A channel is to be heard no more.
+#[derive(Debug, Serialize)]
+#[serde(tag = "action", rename = "unsubscribe")]
+pub(super) struct Unsubscribe<'a> {
+    pub(super) channel: &'a str,
 }
+
+/// Is anybody there?
+#[derive(Debug, Serialize)]
+#[serde(tag = "action", rename = "ping")]
+pub(super) struct Ping {}
 
 fn seconds_if_any<S: Serializer>(wait: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
     match wait {

@@ -24,6 +24,18 @@ pub enum Error {
         /// What is known of the reason.
         why: String,
     },
+    /// The hub has been away for longer than an answer is waited for.
+    Away {
+        /// The socket.
+        path: Arc<Path>,
+    },
+    /// So much waits for the hub already that this was dropped.
+    Full {
+        /// The bound, in bytes.
+        bound: usize,
+    },
+    /// The hub was away for longer than the message was worth keeping.
+    Expired,
     /// The hub says no.
     Refused(Refused),
     /// The hub says something that cannot be understood.
@@ -62,6 +74,9 @@ impl fmt::Display for Error {
                 write!(f, "cannot connect to {}: {why} ({advice})", path.display())
             }
             Self::Lost { path, why } => write!(f, "lost the connection to {}: {why}", path.display()),
+            Self::Away { path } => write!(f, "no wshubd has been at {} for a while", path.display()),
+            Self::Full { bound } => write!(f, "dropped: {bound} bytes wait for wshubd already"),
+            Self::Expired => write!(f, "dropped: wshubd was away for longer than this was worth keeping"),
             Self::Refused(refused) => write!(f, "{} ({})", refused.message, refused.code),
             Self::Garbled(what) => write!(f, "cannot understand the answer: {what}"),
             Self::Unspeakable(what) => write!(f, "cannot be said in JSON: {what}"),

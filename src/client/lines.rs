@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_channel::{Receiver, Sender};
 
+use super::error::Error;
 use super::heard::Heard;
 
 /// Where reading pauses, if nothing but more of this can come: the hub then
@@ -22,8 +23,24 @@ const SHED: usize = 16 << 20;
 /// What each line takes beside its text.
 const ENVELOPE: usize = 64;
 
-fn weight(heard: &Heard) -> usize {
-    heard.json().len() + ENVELOPE
+/// What a listener is told.
+#[derive(Clone, Debug)]
+pub enum News {
+    /// A line of the hub.
+    Line(Heard),
+    /// The connection is lost, and why; another is looked for.
+    Away(Error),
+    /// The hub is there again. Subscriptions go on from where they were: what was
+    /// kept of the meantime follows, and a `gap` line for each channel of which
+    /// something was not.
+    Back,
+}
+
+fn weight(news: &News) -> usize {
+    match news {
+        News::Line(heard) => heard.json().len() + ENVELOPE,
+        News::Away(_) | News::Back => ENVELOPE,
+    }
 }
 
 pub(super) fn queue() -> (Unasked, Lines) {
@@ -36,7 +53,7 @@ pub(super) fn queue() -> (Unasked, Lines) {
 /// The link's end.
 #[derive(Debug)]
 pub(super) struct Unasked {
-    lines: Sender<Heard>,
+    lines: Sender<News>,
     waiting: Arc<AtomicUsize>,
     room: Receiver<()>,
     /// Given up since the reader was last told.
@@ -57,25 +74,27 @@ impl Unasked {
         }
     }
 
-    pub(super) fn push(&mut self, heard: Heard) {
+    pub(super) fn push(&mut self, news: News) {
         if self.lines.is_closed() {
             return;
         }
-        if self.waiting.load(Ordering::Acquire) + weight(&heard) > SHED {
+        let is_line = matches!(news, News::Line(_));
+        if is_line && self.waiting.load(Ordering::Acquire) + weight(&news) > SHED {
             self.shed += 1;
             return;
         }
         if self.shed > 0 {
             let lost = std::mem::take(&mut self.shed);
-            self.queue(Heard::new("gap", &format!(r#"{{"type":"gap","lost":{lost},"cause":"slow"}}"#)));
+            let gap = format!(r#"{{"type":"gap","lost":{lost},"cause":"slow"}}"#);
+            self.queue(News::Line(Heard::new("gap", &gap)));
         }
-        self.queue(heard);
+        self.queue(news);
     }
 
-    fn queue(&self, heard: Heard) {
-        self.waiting.fetch_add(weight(&heard), Ordering::AcqRel);
+    fn queue(&self, news: News) {
+        self.waiting.fetch_add(weight(&news), Ordering::AcqRel);
         // It only fails when the reader has gone, who then wants nothing.
-        let _ = self.lines.try_send(heard);
+        let _ = self.lines.try_send(news);
     }
 }
 
@@ -85,28 +104,47 @@ impl Unasked {
 /// shed and counted in a `gap` that has no channel.
 #[derive(Debug)]
 pub struct Lines {
-    lines: Receiver<Heard>,
+    lines: Receiver<News>,
     waiting: Arc<AtomicUsize>,
     room: Sender<()>,
 }
 
 impl Lines {
-    /// The next line; none when the connection has ended and all is read.
+    /// The next line or what has happened to the connection; none when that has
+    /// ended for good and all is read.
+    pub async fn news(&self) -> Option<News> {
+        let news = self.lines.recv().await.ok()?;
+        self.took(&news);
+        Some(news)
+    }
+
+    /// As [`Lines::news`], if something waits.
+    pub fn try_news(&self) -> Option<News> {
+        let news = self.lines.try_recv().ok()?;
+        self.took(&news);
+        Some(news)
+    }
+
+    /// The next line, for those who need not know on which connection it came.
     pub async fn next(&self) -> Option<Heard> {
-        let heard = self.lines.recv().await.ok()?;
-        self.took(&heard);
-        Some(heard)
+        loop {
+            if let News::Line(heard) = self.news().await? {
+                return Some(heard);
+            }
+        }
     }
 
-    /// The next line, if one waits.
+    /// As [`Lines::next`], if one waits.
     pub fn try_next(&self) -> Option<Heard> {
-        let heard = self.lines.try_recv().ok()?;
-        self.took(&heard);
-        Some(heard)
+        loop {
+            if let News::Line(heard) = self.try_news()? {
+                return Some(heard);
+            }
+        }
     }
 
-    fn took(&self, heard: &Heard) {
-        let before = self.waiting.fetch_sub(weight(heard), Ordering::AcqRel);
+    fn took(&self, news: &News) {
+        let before = self.waiting.fetch_sub(weight(news), Ordering::AcqRel);
         if before >= PAUSE {
             // Full means that the link was told already.
             let _ = self.room.try_send(());

@@ -1,35 +1,40 @@
-//! The one task that owns the socket.
+//! The one task that owns the socket, and looks for another when it is lost.
 //!
-//! Knows which answer belongs to which request and which interrupt to which
-//! latch. Does not know what is asked, or what anybody does about an interrupt.
+//! Knows when to write, read, wait and come back. Does not know what is asked;
+//! what the hub says is understood in [`hear`](super::hear).
 
-use std::collections::{BTreeMap, HashMap};
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
-use bytes::{Buf, BytesMut};
-use serde::Deserialize;
-use serde_json::value::RawValue;
-use smol::future;
-use smol::io::{AsyncReadExt, AsyncWriteExt};
+use bytes::Buf;
 use smol::net::unix::UnixStream;
+use smol::{Timer, future};
 
-use super::error::{Error, Refused};
+use super::backoff::{Backoff, SETTLED};
+use super::error::Error;
 use super::heard::Heard;
-use super::lines::Unasked;
-use super::operation::Interrupt;
+use super::journal::{Journal, Kind, Memory};
+use super::lines::{News, Unasked};
+use super::room::{Flow, Room};
+use super::standing::{Registration, Standing};
+use super::talk::{Bye, Talk};
+use super::turn::{Turn, impatient, next_order, turn};
+use crate::edge::clock;
+use crate::protocol::Moment;
 
-/// Bytes that wait for the socket before no more orders are taken; what one
-/// write to a Unix socket takes is not much more.
+/// Bytes that wait for the socket before no more lines are taken from the
+/// journal; what one write to a Unix socket takes is not much more.
 const FULL: usize = 64 << 10;
 
 /// What one read takes.
 const CHUNK: usize = 64 << 10;
 
-/// No hub says more on one line: a hundred times its default limit. Beyond it,
-/// whoever is at the other end is no hub.
-const LONGEST_LINE: usize = 64 << 20;
+/// After so many refusals by permission, one after another, nobody comes back:
+/// a hub that starts makes its socket first and says who may use it then.
+const DENIED: u32 = 3;
 
 /// What a request is answered with.
 pub(super) type Answer = Result<Heard, Error>;
@@ -37,89 +42,109 @@ pub(super) type Answer = Result<Heard, Error>;
 /// One line to be sent.
 #[derive(Debug)]
 pub(super) struct Order {
+    pub(super) kind: Kind,
     /// A JSON object without its id.
     pub(super) line: Vec<u8>,
+    /// The room it has taken.
+    pub(super) weight: usize,
     /// Where the answers go, if any are wanted.
     pub(super) answer: Option<Sender<Answer>>,
-    pub(super) latching: Latching,
-}
-
-/// What an order does to the latches.
-#[derive(Debug)]
-pub(super) enum Latching {
-    None,
-    /// From before the line is sent: the interrupt may come with the answer.
-    Attach(Box<str>, Sender<Interrupt>),
-    Detach(Box<str>),
-}
-
-/// A request on its way.
-#[derive(Debug)]
-struct Awaited {
-    answer: Sender<Answer>,
-    length: usize,
-    /// The operation that is begun by it.
-    begins: Option<Box<str>>,
+    /// What begins with it.
+    pub(super) begins: Option<Registration>,
 }
 
 /// Owns the socket; [`Link::run`] does all there is to do.
 #[derive(Debug)]
 pub struct Link {
-    stream: UnixStream,
-    path: Arc<Path>,
-    orders: Receiver<Order>,
-    unasked: Unasked,
+    pub(super) path: Arc<Path>,
+    pub(super) orders: Receiver<Order>,
+    pub(super) unasked: Unasked,
+    pub(super) room: Room,
+    pub(super) journal: Journal,
+    pub(super) standing: Standing,
+    pub(super) here: Here,
+    memory: Memory,
+    stream: Option<UnixStream>,
     over: Arc<OnceLock<Error>>,
-    outgoing: BytesMut,
-    incoming: BytesMut,
-    next_id: u64,
-    /// By id, which is the order in which they were asked.
-    awaited: BTreeMap<u64, Awaited>,
-    latches: HashMap<Box<str>, Sender<Interrupt>>,
-    /// What the hub said last that might explain why it hung up.
-    parting: Option<String>,
+    /// How long an answer is waited for while the hub is away.
+    patience: Duration,
+    impatience: Option<Timer>,
+    backoff: Backoff,
+    denied: u32,
+    /// Nobody is left who could give an order.
+    orphaned: bool,
 }
 
-/// What happened to the link.
-enum Turn {
-    Read(usize),
-    Room,
-    Wrote(usize),
-    Ordered(Order),
-    /// Nobody is left who could give an order.
-    Done,
+/// Whether the hub is there, as far as we know.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Here {
+    Since(Moment),
+    /// For a short while, in which it may be back before anybody minds.
+    Away,
+    /// For so long that nobody is kept waiting any more.
+    LongGone,
+}
+
+/// How a connection ended.
+pub(super) struct Loss {
+    pub(super) error: Error,
+    pub(super) is_final: bool,
+    pub(super) after: Option<Duration>,
+}
+
+/// What the client and its link share, and what the link is told to do.
+pub(super) struct Parts {
+    pub(super) path: Arc<Path>,
+    pub(super) orders: Receiver<Order>,
+    pub(super) unasked: Unasked,
+    pub(super) room: Room,
+    pub(super) memory: Memory,
+    pub(super) over: Arc<OnceLock<Error>>,
+    pub(super) patience: Duration,
 }
 
 impl Link {
-    pub(super) fn new(
-        stream: UnixStream,
-        path: Arc<Path>,
-        orders: Receiver<Order>,
-        unasked: Unasked,
-        over: Arc<OnceLock<Error>>,
-    ) -> Self {
+    /// Without a stream it looks for the hub first.
+    pub(super) fn new(parts: Parts, stream: Option<UnixStream>) -> Self {
+        let Parts { path, orders, unasked, room, memory, over, patience } = parts;
+        let here = if stream.is_some() { Here::Since(clock::now().moment) } else { Here::Away };
+        if here == Here::Away {
+            room.set(Flow::Away);
+        }
+        let journal = Journal::new(memory, room.clone());
+        let standing = Standing::default();
+        let impatience = (here == Here::Away).then(|| Timer::after(patience));
+        let backoff = Backoff::default();
         Self {
-            stream,
             path,
             orders,
             unasked,
+            room,
+            journal,
+            standing,
+            here,
+            memory,
+            stream,
             over,
-            outgoing: BytesMut::new(),
-            incoming: BytesMut::new(),
-            next_id: 1,
-            awaited: BTreeMap::new(),
-            latches: HashMap::new(),
-            parting: None,
+            patience,
+            impatience,
+            backoff,
+            denied: 0,
+            orphaned: false,
         }
     }
 
-    /// Carries lines both ways until the hub hangs up, or until all clients,
-    /// operations and pending answers are dropped and all they said is written.
+    /// Carries lines both ways, over as many connections as it takes, until all
+    /// clients, operations and pending answers are dropped and all they said is
+    /// taken, or, for a client that connects once, written.
     ///
     /// # Errors
-    /// [`Error::Lost`] or [`Error::Garbled`]; whoever still waits gets the same.
+    /// Why it does not come back: [`Error::Lost`] where it connects once or the
+    /// hub has turned it away, [`Error::Unreachable`] where it may not connect,
+    /// [`Error::Away`] where nobody is left to wait for the hub, and
+    /// [`Error::Garbled`]. Whoever still waits for an answer gets the same.
     pub async fn run(mut self) -> Result<(), Error> {
-        let end = self.carry().await;
+        let end = self.live().await;
         if let Err(error) = &end {
             // Before the queues close, so that whoever finds one closed finds why.
             let _ = self.over.set(error.clone());
@@ -127,192 +152,184 @@ impl Link {
         end
     }
 
-    async fn carry(&mut self) -> Result<(), Error> {
+    async fn live(&mut self) -> Result<(), Error> {
+        let mut after = None;
+        loop {
+            let stream = match self.stream.take() {
+                Some(stream) => stream,
+                None => match self.come_back(after).await? {
+                    Some(stream) => stream,
+                    None => return Ok(()),
+                },
+            };
+            let mut talk = Talk::new(stream);
+            if !self.is_here() {
+                talk.greet();
+            }
+            let Err(loss) = self.carry(&mut talk).await else { return Ok(()) };
+            if loss.is_final || self.memory == Memory::UntilWritten {
+                return Err(loss.error);
+            }
+            after = loss.after;
+            self.lose(loss.error);
+        }
+    }
+
+    async fn carry(&mut self, talk: &mut Talk) -> Result<(), Loss> {
         let mut chunk = vec![0; CHUNK];
         loop {
-            match self.turn(&mut chunk).await? {
-                Turn::Read(0) => return Err(self.lost("wshubd closed it")),
-                Turn::Read(count) => self.hear(chunk.get(..count).unwrap_or_default())?,
+            // Whoever listens at the socket may not be a hub yet: until it has
+            // answered, what waits can still be given up.
+            if self.is_here() && !talk.unheard {
+                self.journal.write(&mut talk.outgoing, FULL);
+            }
+            if self.orphaned && self.journal.is_empty() && talk.outgoing.is_empty() && !talk.unheard {
+                return Ok(());
+            }
+            if self.orphaned && self.here == Here::LongGone {
+                return Err(Loss { error: self.away(), is_final: true, after: None });
+            }
+            let listens = !self.unasked.is_full()
+                || self.journal.is_unanswered()
+                || self.standing.has_operations()
+                || talk.unheard
+                || !self.is_here();
+            let read = listens.then_some(&mut *chunk);
+            let orders = (!self.orphaned).then_some(&self.orders);
+            let next = turn(talk, orders, read, &self.unasked, &mut self.impatience).await;
+            match next.map_err(|error| self.loss(talk, &error.to_string()))? {
+                Turn::Read(0) => return Err(self.loss(talk, "wshubd closed it")),
+                Turn::Read(count) => self.hear(talk, chunk.get(..count).unwrap_or_default())?,
                 Turn::Room => {}
-                Turn::Wrote(count) => self.outgoing.advance(count),
-                Turn::Ordered(order) => {
-                    self.take(order);
-                    // One write for all that waits, up to a bound.
-                    while self.outgoing.len() < FULL {
-                        let Ok(order) = self.orders.try_recv() else { break };
-                        self.take(order);
+                Turn::Wrote(count) => talk.outgoing.advance(count),
+                Turn::Unheard => {
+                    talk.unheard = true;
+                    talk.outgoing.clear();
+                }
+                Turn::Ordered(order) => self.take_all(order),
+                Turn::Retry => talk.retry(&self.standing, clock::now().moment),
+                Turn::Impatient => self.lose_patience(),
+                Turn::Orphaned => self.orphaned = true,
+                Turn::Due => {}
+            }
+        }
+    }
+
+    /// Waits until the hub is there again; none where nobody is left who wants
+    /// it.
+    async fn come_back(&mut self, mut after: Option<Duration>) -> Result<Option<UnixStream>, Error> {
+        loop {
+            let pause = self.backoff.pause(after.take(), clock::random());
+            if !self.pause(pause).await? {
+                return Ok(None);
+            }
+            match UnixStream::connect(&self.path).await {
+                Ok(stream) => {
+                    self.denied = 0;
+                    return Ok(Some(stream));
+                }
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                    self.denied += 1;
+                    if self.denied == DENIED {
+                        return Err(Error::Unreachable { path: self.path.clone(), why: Arc::new(error) });
                     }
                 }
-                Turn::Done => return Ok(()),
+                Err(_) => self.denied = 0,
             }
         }
     }
 
-    /// Waits for the next thing that happens. Each branch may be dropped half
-    /// way without losing anything; `race` keeps none of them waiting for ever.
-    async fn turn(&self, chunk: &mut [u8]) -> Result<Turn, Error> {
-        let (mut reader, mut writer) = (self.stream.clone(), self.stream.clone());
-        let read = async {
-            if self.unasked.is_full() && self.awaited.is_empty() && self.latches.is_empty() {
-                self.unasked.room().await;
-                return Ok(Turn::Room);
+    /// Waits, and takes orders meanwhile; false where nobody is left to wait for.
+    async fn pause(&mut self, pause: Duration) -> Result<bool, Error> {
+        let mut due = Timer::after(pause);
+        loop {
+            if self.orphaned && self.journal.is_empty() {
+                return Ok(false);
             }
-            reader.read(chunk).await.map(Turn::Read)
-        };
-        let write = async {
-            if self.outgoing.is_empty() {
-                return future::pending().await;
+            if self.orphaned && self.here == Here::LongGone {
+                return Err(self.away());
             }
-            writer.write(&self.outgoing).await.map(Turn::Wrote)
-        };
-        let order = async {
-            if self.outgoing.len() >= FULL {
-                return future::pending().await;
+            let over = async {
+                (&mut due).await;
+                Turn::Due
+            };
+            let order = next_order((!self.orphaned).then_some(&self.orders));
+            match future::or(over, future::or(impatient(&mut self.impatience), order)).await {
+                Turn::Ordered(order) => self.take_all(order),
+                Turn::Orphaned => self.orphaned = true,
+                Turn::Impatient => self.lose_patience(),
+                _ => return Ok(true),
             }
-            match self.orders.recv().await {
-                Ok(order) => Ok(Turn::Ordered(order)),
-                Err(_) if self.outgoing.is_empty() => Ok(Turn::Done),
-                Err(_) => future::pending().await,
-            }
-        };
-        let turn = future::race(read, future::race(write, order)).await;
-        turn.map_err(|error| self.lost(&error.to_string()))
-    }
-
-    fn take(&mut self, order: Order) {
-        let Order { mut line, answer, latching } = order;
-        let mut begins = None;
-        match latching {
-            Latching::None => {}
-            Latching::Attach(operation, latch) => {
-                begins = Some(operation.clone());
-                if self.latches.contains_key(&operation) {
-                    // The hub would say ok to its owner, and one latch would be lost.
-                    let message = format!("operation {operation:?} runs on this connection already");
-                    let refused = Error::Refused(Refused { code: "conflict".into(), message });
-                    let _ = answer.map(|answer| answer.try_send(Err(refused)));
-                    return;
-                }
-                self.latches.insert(operation, latch);
-            }
-            Latching::Detach(operation) => drop(self.latches.remove(&operation)),
-        }
-        if let Some(answer) = answer {
-            let id = self.next_id;
-            self.next_id += 1;
-            // The line is an object: the id goes in front of its last bracket.
-            line.pop();
-            line.extend_from_slice(format!(",\"id\":{id}}}").as_bytes());
-            self.awaited.insert(id, Awaited { answer, length: line.len(), begins });
-        }
-        self.outgoing.extend_from_slice(&line);
-        self.outgoing.extend_from_slice(b"\n");
-    }
-
-    fn hear(&mut self, chunk: &[u8]) -> Result<(), Error> {
-        let searched = self.incoming.len();
-        self.incoming.extend_from_slice(chunk);
-        let mut from = searched;
-        while let Some(end) = memchr::memchr(b'\n', self.incoming.get(from..).unwrap_or_default()) {
-            let line = self.incoming.split_to(from + end);
-            self.incoming.advance(1);
-            from = 0;
-            self.line(&line)?;
-        }
-        if self.incoming.len() > LONGEST_LINE {
-            return Err(self.garbled("a line without an end"));
-        }
-        Ok(())
-    }
-
-    fn line(&mut self, line: &[u8]) -> Result<(), Error> {
-        let text = std::str::from_utf8(line).map_err(|_| self.garbled("a line that is not UTF-8"))?;
-        let Ok(head) = serde_json::from_str::<Head>(text) else {
-            return Err(self.garbled("a line that is no JSON object with a type"));
-        };
-        let id = head.id.and_then(|raw| raw.get().parse().ok());
-        let heard = Heard::new(&head.kind, text);
-        match (&*head.kind, id) {
-            ("interrupt", _) => self.interrupt(&head, &heard),
-            // Tells a worker what only a client needs; it answers nothing, though
-            // it may carry the id of the request that caused it.
-            ("connection_id", _) => {}
-            (_, Some(id)) if self.awaited.contains_key(&id) => {
-                self.answered(id, heard, head.outcome.as_deref() == Some("pending"));
-            }
-            ("error", _) => self.complaint(heard),
-            ("bye", _) => {
-                self.parting = head.reason.map(|reason| reason.into_owned());
-                self.unasked.push(heard);
-            }
-            _ => self.unasked.push(heard),
-        }
-        Ok(())
-    }
-
-    /// Pulls the latch: full means already asked, closed means already over,
-    /// and both are as good.
-    fn interrupt(&self, head: &Head<'_>, heard: &Heard) {
-        let latch = head.operation_id.as_deref().and_then(|id| self.latches.get(id));
-        if let (Some(latch), Ok(interrupt)) = (latch, heard.read()) {
-            let _ = latch.try_send(interrupt);
         }
     }
 
-    fn answered(&mut self, id: u64, heard: Heard, more_follows: bool) {
-        let answer = match heard.kind() {
-            "error" => heard.read().and_then(|refused| Err(Error::Refused(refused))),
-            _ => Ok(heard),
-        };
-        if more_follows {
-            // The final outcome comes under the same id.
-            let _ = self.awaited.get(&id).map(|awaited| awaited.answer.try_send(answer));
-        } else if let Some(awaited) = self.awaited.remove(&id) {
-            if let (Err(_), Some(operation)) = (&answer, &awaited.begins) {
-                self.latches.remove(operation);
+    /// The connection is gone, and another is looked for.
+    fn lose(&mut self, error: Error) {
+        if let Here::Since(then) = self.here {
+            if clock::now().moment.since(then) >= SETTLED {
+                self.backoff.reset();
             }
-            let _ = awaited.answer.try_send(answer);
+            self.here = Here::Away;
+            self.impatience = Some(Timer::after(self.patience));
+            self.room.set(Flow::Away);
+            self.unasked.push(News::Away(error.clone()));
+        }
+        for answer in self.journal.lose() {
+            let _ = answer.try_send(Err(error.clone()));
         }
     }
 
-    /// An error without an id. Of a line over the limit the hub has seen no id:
-    /// it was longer than all that were not refused, so it is the longest.
-    fn complaint(&mut self, heard: Heard) {
-        /// No hub's limit is below this; a name's or an id's is.
-        const SHORTEST_LIMIT: usize = 1024;
-        let refused: Option<Refused> = heard.read().ok();
-        if refused.as_ref().is_some_and(|refused| refused.code == "too_large") {
-            let longest = self.awaited.iter().max_by_key(|(_, awaited)| awaited.length);
-            let longest = longest.filter(|(_, awaited)| awaited.length > SHORTEST_LIMIT).map(|(&id, _)| id);
-            if let Some(id) = longest {
-                return self.answered(id, heard, false);
-            }
+    /// The hub has answered, after it was away: first it is told how things stand.
+    pub(super) fn is_back(&mut self, talk: &mut Talk) {
+        let now = clock::now().moment;
+        // What was said until now was said while it was away.
+        self.take_waiting();
+        for answer in self.journal.expire(now) {
+            let _ = answer.try_send(Err(Error::Expired));
         }
-        self.parting = refused.map(|refused| refused.message);
-        self.unasked.push(heard);
+        self.journal.restate(|id| self.standing.start(id, now));
+        talk.say_again(self.standing.all(), &self.standing, now);
+        self.here = Here::Since(now);
+        self.impatience = None;
+        self.room.set(Flow::Flows);
+        self.unasked.push(News::Back);
     }
 
-    fn lost(&self, why: &str) -> Error {
-        let why = self.parting.as_ref().map_or_else(|| why.to_owned(), |said| format!("{why}: {said}"));
-        Error::Lost { path: self.path.clone(), why }
+    fn is_here(&self) -> bool {
+        matches!(self.here, Here::Since(_))
     }
 
-    fn garbled(&self, what: &str) -> Error {
-        Error::Garbled(format!("{} speaks no wshubd: {what}", self.path.display()))
+    pub(super) fn away(&self) -> Error {
+        Error::Away { path: self.path.clone() }
+    }
+
+    /// Nobody is kept waiting any longer.
+    fn lose_patience(&mut self) {
+        self.impatience = None;
+        self.here = Here::LongGone;
+        for (kind, answer) in self.journal.give_up() {
+            if let Kind::Start(id) = &kind {
+                self.standing.forget(id);
+            }
+            let _ = answer.try_send(Err(self.away()));
+        }
+    }
+
+    /// How a connection has ended, as far as it is known.
+    fn loss(&self, talk: &Talk, why: &str) -> Loss {
+        let why = talk.parting.as_ref().map_or_else(|| why.to_owned(), |said| format!("{why}: {said}"));
+        Loss {
+            error: Error::Lost { path: self.path.clone(), why },
+            is_final: talk.turned_away || talk.bye.as_ref().is_some_and(Bye::is_final),
+            after: talk.bye.as_ref().and_then(Bye::after),
+        }
     }
 }
 
-/// What the link must know of a line.
-#[derive(Deserialize)]
-struct Head<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: std::borrow::Cow<'a, str>,
-    #[serde(borrow)]
-    id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    operation_id: Option<std::borrow::Cow<'a, str>>,
-    #[serde(borrow)]
-    outcome: Option<std::borrow::Cow<'a, str>>,
-    #[serde(borrow)]
-    reason: Option<std::borrow::Cow<'a, str>>,
+impl Drop for Link {
+    fn drop(&mut self) {
+        // First this, so that whoever finds no room finds why.
+        self.orders.close();
+        self.room.set(Flow::Over);
+    }
 }

@@ -6,8 +6,8 @@
 //! One task, the link, owns the socket. Everybody else holds an end of a queue:
 //! a [`Client`] gives orders, [`Pending`] waits for one answer, [`Lines`] hears
 //! what comes unasked, and an [`Operation`] holds the latch that an interrupt
-//! pulls. So nothing but the link would have to know of a second socket after
-//! the first, and an interrupt never stands behind a message.
+//! pulls. So an interrupt never stands behind a message, and nobody but the link
+//! notices that one socket has followed another.
 //!
 //! ```no_run
 //! use wshubd::client::{self, Connection, Publication, Start};
@@ -22,38 +22,74 @@
 //!     if operation.is_interrupted() {
 //!         return operation.end(Ending::Interrupted, &page).await;
 //!     }
-//!     client.publish(&Publication::to_channel("reports", "page", &page)).await?;
+//!     client.send(&Publication::to_channel("reports", "page", &page)).await?;
 //! }
 //! operation.end(Ending::Completed, &100).await
 //! # }
 //! ```
+//!
+//! # When the hub goes away
+//!
+//! The link tries again at once, or when the hub has asked for it, and then with
+//! growing pauses of up to 5 s, until the hub is back. It stops where the hub
+//! says not to come back (close codes 4000 to 4099), turns it away, or the system
+//! denies the socket.
+//!
+//! - **Operations** are registered again under the same id, with what is left of
+//!   the deadline, and can be stopped again. To those who watch, the hub has said
+//!   `owner_lost` unless it went away itself; now it says `started`. An interrupt
+//!   that has come stays in its latch. Where the hub will not have one again, as
+//!   somebody else runs that id, [`Operation::interrupted`] says why.
+//! - **Subscriptions** go on after the last position that was heard, so that all
+//!   comes that was kept, and a `gap` where something was not.
+//! - **Messages** wait, up to a bound, and keep their order. Those that were
+//!   written and not confirmed are written again, each under the same
+//!   `message_id`, which the hub takes once; only a hub that has lost its memory
+//!   of them can take one twice. What finds no room is dropped, counted
+//!   ([`Client::dropped`]) and told to its publisher; nothing is dropped after
+//!   that, but what has outlived its own `ttl`.
+//! - **Answers** are waited for 10 s after the loss, then they come as
+//!   [`Error::Away`], and what was asked is given up; only the end of an operation
+//!   is told whenever the hub is back. A request that is no message, subscription
+//!   or operation, and was on its way, comes as [`Error::Lost`] at once: nobody
+//!   knows whether it was carried out.
 
 mod ask;
+mod backoff;
 mod error;
+mod hear;
 mod heard;
+mod journal;
 mod lines;
 mod link;
+mod names;
 mod operation;
+mod options;
+mod room;
+mod standing;
+mod talk;
+mod turn;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use async_channel::{Receiver, Sender};
 use serde::Serialize;
-use smol::net::unix::UnixStream;
 
 pub use ask::{Publication, Published, Start};
 pub use error::{Error, Refused};
 pub use heard::{Heard, Message};
-pub use lines::Lines;
+pub use lines::{Lines, News};
 pub use link::Link;
 pub use operation::{Interrupt, Operation};
+pub use options::Options;
 
-use link::{Answer, Latching, Order};
-
-/// Orders that may wait for the link: enough to fill one write of small lines,
-/// few enough that a publisher feels a slow hub soon.
-const WAITING_ORDERS: usize = 256;
+use crate::edge::clock;
+use journal::Kind;
+use link::{Answer, Order};
+use names::Names;
+use room::{Found, Room};
+use standing::Registration;
 
 /// A new connection, in its parts.
 #[derive(Debug)]
@@ -66,27 +102,23 @@ pub struct Connection {
     pub link: Link,
 }
 
-/// Connects to the worker socket at `path`.
+/// Connects to the worker socket at `path`, and comes back whenever the
+/// connection is lost. [`Options`] has other ways.
 ///
 /// # Errors
-/// [`Error::Unreachable`], which names the path and says what to look at.
+/// As [`Options::connect`].
 pub async fn connect(path: impl AsRef<Path>) -> Result<Connection, Error> {
-    let path: Arc<Path> = path.as_ref().into();
-    let stream = UnixStream::connect(&path)
-        .await
-        .map_err(|error| Error::Unreachable { path: path.clone(), why: Arc::new(error) })?;
-    let (orders, taken) = async_channel::bounded(WAITING_ORDERS);
-    let (unasked, lines) = lines::queue();
-    let over = Arc::new(OnceLock::new());
-    let link = Link::new(stream, path.clone(), taken, unasked, over.clone());
-    Ok(Connection { client: Client { orders, path, over }, lines, link })
+    Options::new(path).connect().await
 }
 
-/// Gives orders to the link. Each waits while the link has as many as it takes,
-/// so that a publisher is slowed down by a slow hub.
+/// Gives orders to the link. A publisher is slowed down by a slow hub, but not
+/// stopped by one that is away or takes nothing.
 #[derive(Clone, Debug)]
 pub struct Client {
     orders: Sender<Order>,
+    room: Room,
+    /// Where messages may be repeated.
+    names: Option<Arc<Names>>,
     path: Arc<Path>,
     over: Arc<OnceLock<Error>>,
 }
@@ -97,64 +129,151 @@ impl Client {
         self.path.to_path_buf()
     }
 
-    /// Sends a line that wants no answer. What is wrong with it comes as an
-    /// `error` line among the [`Lines`].
-    ///
-    /// # Errors
-    /// [`Error::Unspeakable`] for what has no JSON form, [`Error::Lost`].
-    pub async fn send(&self, line: &impl Serialize) -> Result<(), Error> {
-        self.order(Order { line: spoken(line)?, answer: None, latching: Latching::None }).await
+    /// How many messages and requests have found no room so far.
+    pub fn dropped(&self) -> u64 {
+        self.room.dropped()
     }
 
-    /// Sends a line under an id of its own. The answer may be awaited later:
-    /// many requests can be on their way at once, and are answered in order.
+    /// Publishes a message without waiting for the hub to have it. What the hub
+    /// finds wrong with it comes as an `error` line among the [`Lines`].
     ///
     /// # Errors
-    /// As [`Client::send`]; what the hub refuses shows in the answer.
-    pub async fn request(&self, line: &impl Serialize) -> Result<Pending, Error> {
-        self.request_with(line, Latching::None).await
+    /// [`Error::Full`] where the message is dropped because the hub is away, or
+    /// takes nothing, and too much waits for it; [`Error::Unspeakable`] for what
+    /// has no JSON form; and why the link has ended, if it has.
+    pub async fn send(&self, message: &Publication<'_, impl Serialize + ?Sized>) -> Result<(), Error> {
+        let (kind, line) = self.publication(message)?;
+        self.order(kind, line, None, None).await
     }
 
     /// Publishes a message and waits until the hub has it.
     ///
     /// # Errors
-    /// As [`Client::request`], and [`Error::Refused`].
+    /// As [`Client::send`] and [`Pending::answer`]; with any, the message is given
+    /// up.
     pub async fn publish(
         &self,
         message: &Publication<'_, impl Serialize + ?Sized>,
     ) -> Result<Published, Error> {
-        self.request(message).await?.answer().await?.read()
+        self.begin_publish(message).await?.answer().await?.read()
+    }
+
+    /// As [`Client::publish`], for those who have many messages on their way:
+    /// they are answered in order, unless they wait for the disk.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn begin_publish(
+        &self,
+        message: &Publication<'_, impl Serialize + ?Sized>,
+    ) -> Result<Pending, Error> {
+        let (kind, line) = self.publication(message)?;
+        self.ask(kind, line, None).await
     }
 
     /// Hears a channel from now on, and what waits there undelivered.
     ///
     /// # Errors
-    /// As [`Client::request`], and [`Error::Refused`].
+    /// As [`Client::begin_subscribe`] and [`Pending::answer`].
     pub async fn subscribe(&self, channel: &str) -> Result<(), Error> {
-        self.request(&ask::Subscribe::to(channel)).await?.answer().await.map(drop)
+        self.begin_subscribe(channel).await?.answer().await.map(drop)
+    }
+
+    /// As [`Client::subscribe`], for those who hear many channels.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn begin_subscribe(&self, channel: &str) -> Result<Pending, Error> {
+        let line = spoken(&ask::Subscribe { channel, since: None })?;
+        self.ask(Kind::Subscribe(channel.into()), line, None).await
+    }
+
+    /// Hears a channel no more, once the answer has come.
+    ///
+    /// # Errors
+    /// As [`Client::send`] and [`Pending::answer`].
+    pub async fn unsubscribe(&self, channel: &str) -> Result<(), Error> {
+        let line = spoken(&ask::Unsubscribe { channel })?;
+        self.ask(Kind::Unsubscribe(channel.into()), line, None).await?.answer().await.map(drop)
     }
 
     /// Begins an operation, which can be interrupted from then on.
     ///
     /// # Errors
-    /// As [`Client::request`], and [`Error::Refused`]: `conflict` where one of
-    /// that id runs already.
+    /// As [`Client::send`] and [`Pending::answer`]; `conflict` where one of that id
+    /// runs already.
     pub async fn start(&self, start: Start<'_>) -> Result<Operation, Error> {
         let (latch, pulled) = async_channel::bounded(1);
-        let latching = Latching::Attach(start.operation_id.into(), latch);
-        self.request_with(&start, latching).await?.answer().await?;
-        Ok(Operation::new(self.clone(), start.operation_id, pulled))
+        let fate = Arc::new(OnceLock::new());
+        let registration = Registration {
+            channel: start.channel.into(),
+            user_id: start.user_id.map(Into::into),
+            label: start.label.map(Into::into),
+            deadline: start.deadline.map(|deadline| clock::now().moment + deadline),
+            interrupt_grace: start.interrupt_grace,
+            latch,
+            fate: fate.clone(),
+        };
+        let kind = Kind::Start(start.operation_id.into());
+        self.ask(kind, spoken(&start)?, Some(registration)).await?.answer().await?;
+        Ok(Operation::new(self.clone(), start.operation_id, pulled, fate))
     }
 
-    async fn request_with(&self, line: &impl Serialize, latching: Latching) -> Result<Pending, Error> {
+    /// Waits until the hub has all that this client has sent so far.
+    ///
+    /// # Errors
+    /// As [`Client::send`] and [`Pending::answer`]; what was sent still waits.
+    pub async fn flush(&self) -> Result<(), Error> {
+        self.ask(Kind::Flush, spoken(&ask::Ping {})?, None).await?.answer().await.map(drop)
+    }
+
+    /// Sends a line of any kind, without an `id`: it gets one. It is never
+    /// repeated. For messages, subscriptions and operations there are better ways.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn request(&self, line: &impl Serialize) -> Result<Pending, Error> {
+        self.ask(Kind::Ask, spoken(line)?, None).await
+    }
+
+    fn publication(
+        &self,
+        message: &Publication<'_, impl Serialize + ?Sized>,
+    ) -> Result<(Kind, Vec<u8>), Error> {
+        let mut line = spoken(message)?;
+        if let (Some(names), None) = (&self.names, message.message_id) {
+            names.add(&mut line);
+        }
+        let expires = message.ttl.map(|ttl| clock::now().moment + ttl);
+        Ok((Kind::Publish { expires }, line))
+    }
+
+    async fn ask(&self, kind: Kind, line: Vec<u8>, begins: Option<Registration>) -> Result<Pending, Error> {
         // Two: an interrupt of an operation that nobody owns yet is answered twice.
         let (answer, answers) = async_channel::bounded(2);
-        self.order(Order { line: spoken(line)?, answer: Some(answer), latching }).await?;
+        self.order(kind, line, Some(answer), begins).await?;
         Ok(Pending { answers, client: self.clone() })
     }
 
-    async fn order(&self, order: Order) -> Result<(), Error> {
-        self.orders.send(order).await.map_err(|_| self.lost())
+    async fn order(
+        &self,
+        kind: Kind,
+        line: Vec<u8>,
+        answer: Option<Sender<Answer>>,
+        begins: Option<Registration>,
+    ) -> Result<(), Error> {
+        let weight = room::weight(&line);
+        match kind {
+            // The last word about an operation always finds room.
+            Kind::End(_) => self.room.take_anyway(weight),
+            _ => match self.room.take(weight).await {
+                Found::Room => {}
+                Found::None if self.orders.is_closed() => return Err(self.lost()),
+                Found::None => return Err(Error::Full { bound: self.room.bound() }),
+            },
+        }
+        let order = Order { kind, line, weight, answer, begins };
+        self.orders.try_send(order).map_err(|_| self.lost())
     }
 
     /// Why nothing more comes, once [`Lines`] or an answer has ended.
@@ -176,12 +295,15 @@ impl Pending {
     /// is answered `pending`: its outcome follows.
     ///
     /// # Errors
-    /// [`Error::Refused`], and [`Error::Lost`] where the connection ended first.
+    /// [`Error::Refused`]; [`Error::Away`] where the hub has been away for too
+    /// long; [`Error::Expired`] where it was so for the message; [`Error::Lost`]
+    /// where nobody knows what became of the request; and why the link has ended,
+    /// if it has.
     pub async fn answer(&self) -> Result<Heard, Error> {
         self.answers.recv().await.map_err(|_| self.client.lost())?
     }
 }
 
-fn spoken(line: &impl Serialize) -> Result<Vec<u8>, Error> {
+fn spoken(line: &(impl Serialize + ?Sized)) -> Result<Vec<u8>, Error> {
     serde_json::to_vec(line).map_err(|error| Error::Unspeakable(error.to_string()))
 }

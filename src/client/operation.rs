@@ -2,22 +2,28 @@
 //!
 //! Knows its latch. Does not know what the work is, or how it is stopped.
 
+use std::sync::{Arc, OnceLock};
+
 use async_channel::Receiver;
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
-use super::link::Latching;
-use super::{Client, ask};
+use super::journal::Kind;
+use super::link::Order;
+use super::{Client, ask, room, spoken};
 use crate::protocol::Ending;
 
-/// An operation that runs. Dropped without [`Operation::end`] it runs on in the
-/// eyes of the hub, until the connection closes and it counts as `owner_lost`.
+/// An operation that runs. Dropped without [`Operation::end`] it counts as
+/// failed.
 #[derive(Debug)]
-#[must_use = "an operation runs until it is ended"]
+#[must_use = "an operation that is dropped has failed"]
 pub struct Operation {
     client: Client,
     id: Box<str>,
     latch: Receiver<Interrupt>,
+    /// Why the hub does not know it any more, where it will not.
+    fate: Arc<OnceLock<Error>>,
+    ended: bool,
 }
 
 /// Somebody wants an operation to stop.
@@ -33,8 +39,13 @@ pub struct Interrupt {
 }
 
 impl Operation {
-    pub(super) fn new(client: Client, id: &str, latch: Receiver<Interrupt>) -> Self {
-        Self { client, id: id.into(), latch }
+    pub(super) fn new(
+        client: Client,
+        id: &str,
+        latch: Receiver<Interrupt>,
+        fate: Arc<OnceLock<Error>>,
+    ) -> Self {
+        Self { client, id: id.into(), latch, fate, ended: false }
     }
 
     /// Its id.
@@ -48,23 +59,52 @@ impl Operation {
         !self.latch.is_empty()
     }
 
-    /// Waits until somebody wants it to stop. Whoever asks again before this is
-    /// awaited again asks for the same.
+    /// Waits until somebody wants it to stop, over all connections that it
+    /// outlives. Whoever asks again before this is awaited again asks for the
+    /// same.
     ///
     /// # Errors
-    /// [`Error::Lost`] when the connection ends: nobody can ask any more.
+    /// Nobody can ask any more, because the link has ended, or, as
+    /// [`Error::Refused`], because the hub would not have it again.
     pub async fn interrupted(&self) -> Result<Interrupt, Error> {
-        self.latch.recv().await.map_err(|_| self.client.lost())
+        self.latch.recv().await.map_err(|_| self.lost())
     }
 
-    /// Says how it ended, and waits until the hub knows. `state` is one of the
-    /// three that are a worker's to say: completed, failed, interrupted.
+    fn lost(&self) -> Error {
+        self.fate.get().cloned().unwrap_or_else(|| self.client.lost())
+    }
+
+    /// Says how it ended, and waits until the hub knows, and with it all that was
+    /// published before. `state` is one of the three that are a worker's to say:
+    /// completed, failed, interrupted. An operation that the hub has lost is
+    /// registered once more and then ended, so that whoever watches learns how.
     ///
     /// # Errors
-    /// As [`Client::request`], and [`Error::Refused`].
-    pub async fn end(self, state: Ending, data: &impl Serialize) -> Result<(), Error> {
-        let line = ask::End { operation_id: &self.id, state, data };
-        let pending = self.client.request_with(&line, Latching::Detach(self.id.clone())).await?;
-        pending.answer().await.map(drop)
+    /// [`Error::Unspeakable`], [`Error::Refused`], and why the link has ended.
+    /// With [`Error::Away`] the hub does not know yet, and is told when it is back
+    /// and the link still there.
+    pub async fn end(mut self, state: Ending, data: &impl Serialize) -> Result<(), Error> {
+        let line = spoken(&ask::End { operation_id: &self.id, state, data })?;
+        self.ended = true;
+        if let Some(fate) = self.fate.get() {
+            return Err(fate.clone());
+        }
+        self.client.ask(Kind::End(self.id.clone()), line, None).await?.answer().await.map(drop)
+    }
+}
+
+impl Drop for Operation {
+    fn drop(&mut self) {
+        if self.ended || self.fate.get().is_some() {
+            return;
+        }
+        let end = ask::End { operation_id: &self.id, state: Ending::Failed, data: &() };
+        if let Ok(line) = spoken(&end) {
+            let weight = room::weight(&line);
+            self.client.room.take_anyway(weight);
+            let kind = Kind::End(self.id.clone());
+            // It only fails where the link has gone, and the operation with it.
+            let _ = self.client.orders.try_send(Order { kind, line, weight, answer: None, begins: None });
+        }
     }
 }

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{SocketFlags, accept_with};
+use rustix::net::{SendFlags, SocketFlags, accept_with};
 use smol::{Async, LocalExecutor};
 
 use super::caller;
@@ -26,7 +26,7 @@ use super::peers::Peers;
 use super::report::Kind;
 use super::wire::Wire;
 use crate::hub::{Peer, TurnedAway};
-use crate::protocol::Moment;
+use crate::protocol::{Code, Frame, Moment, Refusal};
 
 /// How long a door stays shut when no descriptor is left for one more guest.
 /// Asking again at once would only burn a processor.
@@ -247,6 +247,13 @@ impl Doors {
         let Ok(peer) = rustix::net::sockopt::socket_peercred(&guest) else { return };
         if !self.peers.admit(peer) {
             let (uid, pid, now) = (peer.uid.as_raw(), peer.pid.as_raw_nonzero(), driver.borrow().moment());
+            // One that comes back by itself must know that it need not. A socket
+            // that is new takes this much.
+            let refusal = Refusal::new(Code::Forbidden, format!("uid {uid} may not speak to this socket"));
+            let mut line = Vec::new();
+            Frame::from(&refusal).encode(None, &mut line);
+            line.push(b'\n');
+            let _ = rustix::net::send(&guest, &line, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
             let line = format_args!("turned a worker away: uid {uid}, pid {pid}");
             return driver.borrow_mut().reports.say(now, Kind::Worker, line);
         }

@@ -82,7 +82,10 @@ impl Hub {
             Ok(identity) => identity,
             Err(TokenFault { code, message }) => {
                 self.answer(ask, Frame::AuthFailed { code, message }, out);
-                if !let_in {
+                if let_in {
+                    // Looking at tokens costs more than most requests, and is free.
+                    self.count_refusal(now, ask.from, out);
+                } else {
                     self.close(now, conn, Close::Unauthenticated, out);
                 }
                 return;
@@ -102,7 +105,8 @@ impl Hub {
         if !self.take_identity(now, conn, identity, out) {
             return;
         }
-        self.answer(ask, Frame::AuthSuccess { user_id, expires_at }, out);
+        let inbox = if let_in { self.inbox_state(now, &user_id, out) } else { None };
+        self.answer(ask, Frame::AuthSuccess { user_id, expires_at, inbox }, out);
         if !let_in {
             if let Some(connection) = self.connections.get_mut(conn) {
                 connection.kind = Kind::Client;
@@ -148,7 +152,7 @@ impl Hub {
     fn greet(&mut self, now: Now, conn: ConnectionId, out: &mut Effects) {
         let Some(connection) = self.connections.get(conn) else { return };
         let user_id = connection.user.clone();
-        let inbox = user_id.as_ref().and_then(|user| self.inbox_state(user));
+        let inbox = user_id.as_ref().and_then(|user| self.inbox_state(now, user, out));
         let Some(connection) = self.connections.get(conn) else { return };
         let limits = &self.settings.limits;
         let frame = Frame::ConnectionEstablished {

@@ -56,8 +56,8 @@ pub(super) struct Topic {
     pub(super) seq: u64,
     /// Of an inbox, the last position that its user has.
     pub(super) cursor: u64,
-    /// Of an inbox, the last position that some connection was sent.
-    pub(super) sent: u64,
+    /// Of an inbox, the last position that was queued for some connection.
+    pub(super) offered: u64,
     /// Why messages went that are missing now.
     pub(super) last_loss: GapCause,
     /// In no order that means anything. An inbox has one or two, and so has a
@@ -84,6 +84,11 @@ impl Topic {
         if let Some(log) = &mut self.log {
             log.lose(seq, cause);
         }
+    }
+
+    /// Whether it is where workers hear what reached nobody.
+    pub(super) fn tells_of_others(&self) -> bool {
+        matches!(&self.key, LogKey::Channel(channel) if *channel == Channel::undelivered())
     }
 
     /// How frames call it.
@@ -138,7 +143,7 @@ impl Channels {
             epoch: epoch(),
             seq: 0,
             cursor: 0,
-            sent: 0,
+            offered: 0,
             last_loss: GapCause::NotKept,
             subscribers: SmallVec::new(),
             log: None,
@@ -202,7 +207,11 @@ impl Channels {
                 topic.log = None;
             }
         }
-        let needed = !topic.subscribers.is_empty() || topic.log.is_some() || topic.presence.is_some();
+        let needed = !topic.subscribers.is_empty()
+            || topic.log.is_some()
+            || topic.presence.is_some()
+            // A worker that sends mails may be away for longer.
+            || topic.tells_of_others();
         if needed != (topic.idle_until == NEVER) {
             self.idle.remove(&(topic.idle_until, place));
             topic.idle_until = if needed { NEVER } else { round_up(now + IDLE) };
@@ -244,6 +253,12 @@ impl Channels {
     /// How many are needed; the others are few, and forgotten by and by.
     pub(super) fn needed(&self) -> usize {
         self.table.len() - self.idle.len()
+    }
+
+    /// Those that somebody reads.
+    pub(super) fn reading(&self) -> Vec<u32> {
+        let is_read = |topic: &Topic| topic.log.as_ref().is_some_and(|log| !log.readers.is_empty());
+        self.table.iter().filter(|(_, topic)| is_read(topic)).map(|(place, _)| place as u32).collect()
     }
 
     /// The one that keeps most bytes.

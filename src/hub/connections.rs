@@ -165,6 +165,11 @@ impl Connection {
         self.rare.as_ref().is_some_and(|rare| rare.operations > 0)
     }
 
+    /// Its user's inbox, by place in the table of topics.
+    pub(super) fn inbox_at(&self) -> Option<u32> {
+        self.topics.first().copied().filter(|_| self.user.is_some())
+    }
+
     /// How many channels it hears; one's own inbox is none.
     pub(super) fn subscriptions(&self) -> usize {
         self.topics.len().saturating_sub(usize::from(self.user.is_some()))

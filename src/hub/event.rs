@@ -143,13 +143,16 @@ pub enum LogKey {
 pub enum Purpose {
     /// To replay it to a connection.
     Replay(ConnectionId),
-    /// To tell workers what nobody heard, before it is forgotten.
-    Notice(Loss),
+    /// To tell workers what nobody heard.
+    Notice(Fate),
 }
 
-/// How a kept message was lost.
+/// What became of a message that did not reach its user, or anybody.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Loss {
+#[serde(rename_all = "snake_case")]
+pub enum Fate {
+    /// It waits for a user who is away.
+    Kept,
     /// It grew too old.
     Expired,
     /// Newer ones pushed it out.

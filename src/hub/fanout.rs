@@ -14,6 +14,7 @@ use super::keeping::expiry;
 use super::logs::Kept;
 use super::publish::Publisher;
 use super::settings::Keep;
+use crate::protocol::frame::GapCause;
 use crate::protocol::{Channel, Message, Sender};
 
 /// Whom a message reaches.
@@ -128,7 +129,7 @@ impl Hub {
         let mark = inbox.filter(|_| !fleeting);
         let sent = self.deliver(message.clone(), start, mark, out);
         if let Some(topic) = self.channels.at_mut(place).filter(|_| sent > 0) {
-            topic.sent = topic.seq;
+            topic.offered = topic.seq;
         }
         let rest = Rest { place, message, ttl, heard, reading, full };
         let mut reach = self.keep_for(now, &rest, from, out);
@@ -158,6 +159,9 @@ impl Hub {
             Keep::History | Keep::Unacknowledged => true,
             Keep::Undelivered => !rest.heard || rest.reading > 0,
         };
+        if !wanted && let Some(topic) = self.channels.at_mut(rest.place) {
+            topic.last_loss = GapCause::NotKept;
+        }
         if !wanted && rest.full == 0 {
             return Reach::default();
         }

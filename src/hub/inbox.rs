@@ -13,9 +13,11 @@ use crate::protocol::name::spelled;
 use crate::protocol::{ConnectionId, InboxMode, Position, UserId};
 
 impl Hub {
-    /// Where the inbox of a user stands, for the first frame of a connection.
-    pub(super) fn inbox_state(&mut self, user: &UserId) -> Option<InboxState> {
+    /// Where the inbox of a user stands, for the frame after which a connection
+    /// hears it.
+    pub(super) fn inbox_state(&mut self, now: Now, user: &UserId, out: &mut Effects) -> Option<InboxState> {
         let place = self.topic(LogKey::Inbox(user.clone()));
+        self.expire_due(now, place, out);
         let topic = self.channels.at(place)?;
         Some(InboxState { epoch: spelled(topic.epoch), seq: topic.seq, waiting: topic.waiting() as u64 })
     }
@@ -46,7 +48,7 @@ impl Hub {
     pub(super) fn change_inbox(&mut self, now: Now, conn: ConnectionId, out: &mut Effects) {
         let Some(connection) = self.connections.get(conn) else { return };
         let off = connection.inbox == InboxMode::Off;
-        let Some(place) = connection.topics.first().copied() else { return };
+        let Some(place) = connection.inbox_at() else { return };
         let Some(topic) = self.channels.at_mut(place) else { return };
         let Some(subscriber) = topic.subscriber_mut(conn.slot) else { return };
         if off == (subscriber.hearing == Hearing::Off) {
@@ -55,7 +57,9 @@ impl Hub {
         subscriber.hearing = if off { Hearing::Off } else { Hearing::Live };
         if off {
             self.give_up_reading(place, conn, out);
+            self.forget_missed(place, conn);
             self.sweep(now, place, out);
+            self.tell_waiting(place, out);
         } else {
             self.read_inbox(now, place, conn, out);
         }
@@ -90,9 +94,9 @@ impl Hub {
         if connection.user.is_none() || connection.inbox == InboxMode::Off {
             return;
         }
-        let Some(place) = connection.topics.first().copied() else { return };
+        let Some(place) = connection.inbox_at() else { return };
         let Some(topic) = self.channels.at(place) else { return };
-        if position.epoch != spelled(topic.epoch) || position.seq > topic.sent {
+        if position.epoch != spelled(topic.epoch) || position.seq > topic.offered {
             return;
         }
         self.move_cursor(place, position.seq);
@@ -101,18 +105,25 @@ impl Hub {
     }
 
     /// A socket has taken a message of an inbox: where nobody acknowledges, that
-    /// is what counts.
+    /// is what counts, up to what this connection said itself and does not hear.
     pub(super) fn has_taken(&mut self, place: u32, slot: u32, seq: u64) {
-        if self.moves_cursor(place, slot) {
-            self.move_cursor(place, seq);
+        let Some(topic) = self.channels.at(place).filter(|topic| topic.cursor < seq) else { return };
+        let Some(tag) = self.connections.at(slot).map(|connection| connection.tag) else { return };
+        if !self.moves_cursor(place, slot) {
+            return;
         }
+        let own = topic.log.as_ref().and_then(|log| log.first_unheard_by(tag, topic.cursor));
+        self.move_cursor(place, own.map_or(seq, |own| seq.min(own - 1)));
     }
 
-    /// A connection has heard all there is of an inbox: what was lost in it was
-    /// told as well.
-    pub(super) fn has_caught_up(&mut self, place: u32, slot: u32) {
-        let Some(seq) = self.channels.at(place).map(|topic| topic.seq) else { return };
-        self.has_taken(place, slot, seq);
+    /// A connection has heard all there is of an inbox after `began`: what was
+    /// lost in it was told as well. What it heard live before may still wait for
+    /// its socket.
+    pub(super) fn has_caught_up(&mut self, place: u32, slot: u32, began: u64) {
+        let Some(topic) = self.channels.at(place) else { return };
+        if topic.cursor >= began {
+            self.has_taken(place, slot, topic.seq);
+        }
     }
 
     /// Whether the cursor of an inbox follows what one connection takes. Each of

@@ -5,8 +5,9 @@
 
 use std::rc::Rc;
 
+use super::channels::Topic;
 use super::deadlines::{NEVER, Task, round_up};
-use super::event::{Anomaly, Effect, Effects, LogKey, Loss, Now};
+use super::event::{Anomaly, Effect, Effects, Fate, LogKey, Now};
 use super::logs::{Kept, Log, Run};
 use super::replay::PAGE_MESSAGES;
 use super::settings::{Keep, Policy};
@@ -76,8 +77,13 @@ impl Hub {
         }
         self.settle(now, place);
         let mut short = false;
+        // What tells of evictions must not cause others.
+        let own = self.channels.at(place).filter(|topic| topic.tells_of_others()).map(|_| place);
         while self.channels.bytes > self.settings.limits.kept_bytes {
-            let Some(heaviest) = self.channels.heaviest() else { break };
+            let Some(heaviest) = own.or_else(|| self.channels.heaviest()) else { break };
+            if self.channels.at(heaviest).is_none_or(|topic| topic.log.is_none()) {
+                break;
+            }
             short = true;
             self.evict(heaviest, out);
             self.settle(now, heaviest);
@@ -92,10 +98,11 @@ impl Hub {
     }
 
     fn evict(&mut self, place: u32, out: &mut Effects) {
-        let Some(log) = self.channels.at(place).and_then(|topic| topic.log.as_ref()) else { return };
-        let Some(Kept { seq: first, heard, .. }) = log.kept.front().copied() else { return };
-        if !heard {
-            self.look_up_lost(place, &[(first, 1)], Loss::Evicted, out);
+        let Some(topic) = self.channels.at(place) else { return };
+        let Some(kept) = topic.log.as_ref().and_then(|log| log.kept.front().copied()) else { return };
+        let first = kept.seq;
+        if self.reached_nobody(topic, &kept) {
+            self.look_up(place, &[(first, 1)], Fate::Evicted, out);
         }
         let Some(topic) = self.channels.at_mut(place) else { return };
         let Some(log) = &mut topic.log else { return };
@@ -105,13 +112,47 @@ impl Hub {
         out.push(Effect::Forget { log: topic.key.clone(), from: first, to: first });
     }
 
+    /// The deadline of the oldest message has come.
+    pub(super) fn grow_old(&mut self, now: Now, place: u32, out: &mut Effects) {
+        if let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) {
+            log.armed = NEVER;
+        }
+        self.expire(now, place, out);
+    }
+
+    /// Whether a message that is about to be lost was for somebody, and reached
+    /// nobody. What was on its way to a user counts as heard here, and a history
+    /// is not for anybody in particular.
+    fn reached_nobody(&self, topic: &Topic, kept: &Kept) -> bool {
+        !kept.heard
+            && match self.policy_of(&topic.key).keep {
+                Keep::Unacknowledged => kept.seq > topic.offered,
+                Keep::Undelivered => true,
+                Keep::History | Keep::Never => false,
+            }
+    }
+
+    /// Drops what is too old already, whose deadline was rounded up: what is
+    /// counted and promised is not a moment too old.
+    pub(super) fn expire_due(&mut self, now: Now, place: u32, out: &mut Effects) {
+        let log = self.channels.at(place).and_then(|topic| topic.log.as_ref());
+        if log.is_some_and(|log| log.soonest <= now.moment) {
+            self.expire(now, place, out);
+        }
+    }
+
     /// Drops what has grown too old.
     pub(super) fn expire(&mut self, now: Now, place: u32, out: &mut Effects) {
         let old = |kept: &Kept| kept.expires <= now.moment;
+        let Some(topic) = self.channels.at(place) else { return };
+        if let Some(log) = &topic.log {
+            let unheard = log.runs(PAGE_MESSAGES, |kept| old(kept) && self.reached_nobody(topic, kept));
+            self.look_up(place, &unheard, Fate::Expired, out);
+        }
         if let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) {
-            log.receipts.retain(|owed| owed.expires > now.moment);
-            let unheard = log.runs(PAGE_MESSAGES, |kept| old(kept) && !kept.heard);
-            self.look_up_lost(place, &unheard, Loss::Expired, out);
+            while log.receipts.front().is_some_and(|owed| owed.expires <= now.moment) {
+                log.receipts.pop_front();
+            }
         }
         self.counters.messages_expired += self.drop_where(now, place, GapCause::Expired, old, out);
     }
@@ -134,7 +175,6 @@ impl Hub {
     ) -> u64 {
         let Some(topic) = self.channels.at_mut(place) else { return 0 };
         let Some(log) = &mut topic.log else { return 0 };
-        log.armed = NEVER;
         let mut gone = Vec::new();
         let runs = log.remove(|kept| {
             let goes = goes(kept);
@@ -180,6 +220,9 @@ impl Hub {
                 Keep::Unacknowledged => log.remove_first_delivered().into_iter().collect(),
                 Keep::Undelivered | Keep::Never => log.remove_delivered(),
             };
+            if !runs.is_empty() {
+                topic.last_loss = GapCause::NotKept;
+            }
             forget(&topic.key, &runs, out);
         }
         self.settle(now, place);

@@ -35,6 +35,8 @@ pub(super) struct Kept {
 pub(super) struct Reader {
     pub(super) slot: u32,
     pub(super) tag: u64,
+    /// What lies up to here it heard live, if its socket has taken that.
+    pub(super) began: u64,
     /// The last position that was queued for it, or passed over.
     pub(super) sent: u64,
     /// The last position that its socket has taken.
@@ -75,6 +77,7 @@ impl Reader {
         Self {
             slot,
             tag,
+            began: after,
             sent: after,
             written: after,
             in_flight: 0,
@@ -111,6 +114,8 @@ pub(super) struct Log {
     pub(super) soonest: Moment,
     /// For which moment the deadline of its oldest is set.
     pub(super) armed: Moment,
+    /// The last message of an inbox that workers were told to be waiting.
+    pub(super) told: u64,
     /// Who is to be told that a message has arrived, by position.
     pub(super) receipts: VecDeque<Owed>,
 }
@@ -124,8 +129,27 @@ impl Default for Log {
             readers: Vec::new(),
             soonest: NEVER,
             armed: NEVER,
+            told: 0,
             receipts: VecDeque::new(),
         }
+    }
+}
+
+/// Makes one of two neighbouring holes of one cause with nothing kept between
+/// them; `at` is the second.
+fn join(holes: &mut Vec<Hole>, at: usize, kept: &VecDeque<Kept>) {
+    let (Some(before), Some(next)) = (at.checked_sub(1).and_then(|at| holes.get(at)), holes.get(at)) else {
+        return;
+    };
+    let place = kept.partition_point(|kept| kept.seq <= before.to);
+    let is_apart = kept.get(place).is_some_and(|kept| kept.seq < next.from);
+    if before.cause != next.cause || is_apart {
+        return;
+    }
+    let next = holes.remove(at);
+    if let Some(before) = holes.get_mut(at - 1) {
+        before.to = next.to;
+        before.lost += next.lost;
     }
 }
 
@@ -188,6 +212,12 @@ impl Log {
         kept.chain([to + 1]).filter_map(hole).collect()
     }
 
+    /// The first after a position that a connection said and does not hear.
+    pub(super) fn first_unheard_by(&self, tag: u64, after: u64) -> Option<u64> {
+        let mut rest = self.kept.range(self.place_after(after)..);
+        rest.find(|kept| kept.by == tag && !kept.echo).map(|kept| kept.seq)
+    }
+
     /// How many are kept after a position.
     pub(super) fn waiting(&self, after: u64) -> usize {
         self.kept.len() - self.place_after(after)
@@ -216,25 +246,19 @@ impl Log {
     /// Notes in front of every reader that has not passed it that a message,
     /// which is here no longer, is lost. Holes with nothing between them are one.
     pub(super) fn lose(&mut self, seq: u64, cause: GapCause) {
-        self.receipts.retain(|owed| owed.seq != seq || owed.is_delivered);
+        if let Ok(at) = self.receipts.binary_search_by_key(&seq, |owed| owed.seq)
+            && self.receipts.get(at).is_some_and(|owed| !owed.is_delivered)
+        {
+            self.receipts.remove(at);
+        }
         for reader in self.readers.iter_mut().filter(|reader| !reader.left && reader.sent < seq) {
-            let kept = &self.kept;
-            let next_to = |hole: &Hole| {
-                let (low, high) = (hole.from.min(seq), hole.to.max(seq));
-                let place = kept.partition_point(|kept| kept.seq < low);
-                kept.get(place).is_none_or(|kept| kept.seq > high)
-            };
-            match reader.holes.iter_mut().find(|hole| next_to(hole)) {
-                Some(hole) => {
-                    hole.from = hole.from.min(seq);
-                    hole.to = hole.to.max(seq);
-                    hole.lost += 1;
-                }
-                None => {
-                    let place = reader.holes.partition_point(|hole| hole.from < seq);
-                    reader.holes.insert(place, Hole { from: seq, to: seq, lost: 1, cause });
-                }
+            let at = reader.holes.partition_point(|hole| hole.to < seq);
+            match reader.holes.get_mut(at) {
+                Some(hole) if hole.from <= seq => hole.lost += 1,
+                _ => reader.holes.insert(at, Hole { from: seq, to: seq, lost: 1, cause }),
             }
+            join(&mut reader.holes, at + 1, &self.kept);
+            join(&mut reader.holes, at, &self.kept);
         }
     }
 

@@ -34,7 +34,7 @@ mod subscribe;
 mod whisper;
 
 pub use event::{
-    Anomaly, Asker, Claim, Effect, Effects, Input, LogKey, Loss, Now, Outbound, Peer, Purpose, Recipients,
+    Anomaly, Asker, Claim, Effect, Effects, Fate, Input, LogKey, Now, Outbound, Peer, Purpose, Recipients,
     TokenFault, TurnedAway,
 };
 pub use memory::{Asks, Level};
@@ -67,6 +67,9 @@ pub struct Hub {
     memory: memory::Memory,
     /// When the first thing happened.
     started: Option<Moment>,
+    /// It was read back, and has not gone on yet.
+    #[serde(skip)]
+    resumes: bool,
     /// How everybody is sent away, once the daemon ends.
     stopping: Option<Close>,
 }
@@ -97,6 +100,7 @@ impl Hub {
             counters: Counters::default(),
             memory: memory::Memory::default(),
             started: None,
+            resumes: false,
             stopping: None,
         }
     }
@@ -104,6 +108,9 @@ impl Hub {
     /// Takes one fact in and pushes the orders that follow onto `out`.
     pub fn handle(&mut self, now: Now, input: Input, out: &mut Effects) {
         self.started.get_or_insert(now.moment);
+        if std::mem::take(&mut self.resumes) {
+            self.resume(now, out);
+        }
         match input {
             Input::Opened { conn, peer } => self.opened(now, conn, peer, out),
             Input::Identified { conn, id, inbox, claim } => {
@@ -119,8 +126,8 @@ impl Hub {
             Input::Fetched { fetch: Purpose::Replay(conn), log, messages } => {
                 self.fetched(now, conn, &log, messages, out);
             }
-            Input::Fetched { fetch: Purpose::Notice(loss), log, messages } => {
-                self.tell_lost(now, &log, &messages, loss, out);
+            Input::Fetched { fetch: Purpose::Notice(fate), log, messages } => {
+                self.tell_fate(now, &log, &messages, fate, out);
             }
             Input::Closed { conn } => self.closed(now, conn, out),
             Input::Memory { links, holders } => self.weighed(now, links, holders, out),
@@ -148,7 +155,7 @@ impl Hub {
                 Task::Connection(slot) => self.attend(now, slot, out),
                 Task::Operation(place) => self.attend_operation(now, place, out),
                 Task::Pending(number) => self.give_up(number, out),
-                Task::Expiry(place) => self.expire(now, place, out),
+                Task::Expiry(place) => self.grow_old(now, place, out),
                 Task::Absence(place) => self.absent(now, place, out),
             }
         }

@@ -12,11 +12,12 @@ use serde::{Deserialize, Serialize};
 
 use super::Hub;
 use super::deadlines::round_up;
-use super::event::{Effect, Effects, LogKey, Loss, Now, Purpose};
+use super::event::{Effect, Effects, Fate, LogKey, Now, Purpose};
 use super::presence::GRACE;
 use super::publish::Publisher;
+use super::replay::PAGE_MESSAGES;
 use crate::protocol::name::spelled;
-use crate::protocol::{Channel, Event, Message, MessageId, Moment, Payload, UserId};
+use crate::protocol::{Channel, Event, Message, MessageId, Moment, Payload, Sender, UserId};
 
 /// The users who lost their last connection and may be back in a moment.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -44,16 +45,6 @@ impl Departures {
         }
         None
     }
-}
-
-/// What became of a message that did not reach its user, or anybody.
-#[derive(Clone, Copy, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Fate {
-    /// It waits for a user who is away.
-    Kept,
-    Expired,
-    Evicted,
 }
 
 /// The data of `system:undelivered`: all but the message's own data.
@@ -86,7 +77,8 @@ impl Hub {
 
     /// A user's last connection is gone; a page that is reloaded is back soon.
     pub(super) fn user_went(&mut self, now: Now, user: UserId) {
-        if self.stopping.is_some() || self.channels.find_channel(&Channel::presence()).is_none() {
+        let asked = |channel| self.channels.find_channel(&channel).is_some();
+        if self.stopping.is_some() || !(asked(Channel::presence()) || asked(Channel::undelivered())) {
             return;
         }
         let until = round_up(now.moment + GRACE);
@@ -98,6 +90,9 @@ impl Hub {
     pub(super) fn take_leave(&mut self, now: Now, out: &mut Effects) {
         while let Some(user) = self.departures.next(now.moment) {
             self.tell_presence(now, Event::user_left(), &user, out);
+            if let Some(place) = self.channels.find_inbox(&user) {
+                self.tell_waiting(place, out);
+            }
         }
     }
 
@@ -126,7 +121,22 @@ impl Hub {
 
     /// A message waits for a user none of whose connections hears the inbox.
     pub(super) fn tell_kept(&mut self, now: Now, place: u32, message: &Message, out: &mut Effects) {
+        if let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) {
+            log.told = log.told.max(message.seq.unwrap_or_default());
+        }
         self.tell_undelivered(now, place, message, Fate::Kept, out);
+    }
+
+    /// What was on its way to the last connection of a user that heard the inbox
+    /// waits now, and is told once.
+    pub(super) fn tell_waiting(&mut self, place: u32, out: &mut Effects) {
+        let Some(topic) = self.channels.at_mut(place).filter(|topic| topic.is_unheard()) else { return };
+        let cursor = topic.cursor;
+        let Some(log) = &mut topic.log else { return };
+        let after = log.told.max(cursor);
+        log.told = log.kept.back().map_or(after, |last| last.seq);
+        let waiting = log.runs(PAGE_MESSAGES, |kept| kept.seq > after);
+        self.look_up(place, &waiting, Fate::Kept, out);
     }
 
     fn tell_undelivered(&mut self, now: Now, place: u32, message: &Message, state: Fate, out: &mut Effects) {
@@ -147,37 +157,37 @@ impl Hub {
         self.tell_workers(now, Channel::undelivered(), Event::undelivered(), &about, None, out);
     }
 
-    /// Reads messages that are about to be lost and that nobody heard, each run
-    /// by its first position and its length, so that their loss can be told.
-    pub(super) fn look_up_lost(&self, place: u32, runs: &[(u64, usize)], loss: Loss, out: &mut Effects) {
-        let undelivered = Channel::undelivered();
+    /// Reads messages that reached nobody, each run by its first position and its
+    /// length, so that this can be told.
+    pub(super) fn look_up(&self, place: u32, runs: &[(u64, usize)], fate: Fate, out: &mut Effects) {
         let Some(topic) = self.channels.at(place) else { return };
-        let is_own = matches!(&topic.key, LogKey::Channel(channel) if *channel == undelivered);
-        if is_own || self.channels.find_channel(&undelivered).is_none() {
+        if topic.tells_of_others() || self.channels.find_channel(&Channel::undelivered()).is_none() {
             return;
         }
         for (first, count) in runs {
-            let (fetch, log) = (Purpose::Notice(loss), topic.key.clone());
+            let (fetch, log) = (Purpose::Notice(fate), topic.key.clone());
             out.push(Effect::Fetch { fetch, log, after: first - 1, count: *count, bytes: usize::MAX });
         }
     }
 
-    /// Tells of messages that were lost unheard.
-    pub(super) fn tell_lost(
+    /// Tells what became of messages that reached nobody. Where the store has a
+    /// hole, what it found instead is not meant.
+    pub(super) fn tell_fate(
         &mut self,
         now: Now,
         key: &LogKey,
         messages: &[Rc<Message>],
-        loss: Loss,
+        fate: Fate,
         out: &mut Effects,
     ) {
         let Some(place) = self.channels.find(key) else { return };
-        let state = match loss {
-            Loss::Expired => Fate::Expired,
-            Loss::Evicted => Fate::Evicted,
-        };
         for message in messages {
-            self.tell_undelivered(now, place, message, state, out);
+            let log = self.channels.at(place).and_then(|topic| topic.log.as_ref());
+            let waits = log.is_some_and(|log| log.contains(message.seq.unwrap_or_default()));
+            // That somebody has a message is worth no push to anybody.
+            if waits == (fate == Fate::Kept) && message.from != Sender::Hub {
+                self.tell_undelivered(now, place, message, fate, out);
+            }
         }
     }
 }

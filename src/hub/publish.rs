@@ -101,7 +101,7 @@ impl Hub {
             Target::User(user) => {
                 let reach = self.publish_on(now, LogKey::Inbox(user.clone()), message, &from, ttl, out);
                 if let Some(wants) = receipt.filter(|_| reach.kept) {
-                    self.owe_receipt(user, &message_id, wants);
+                    self.owe_receipt(now, user, &message_id, wants);
                 }
                 reach
             }

@@ -4,6 +4,7 @@
 //! that is in [`inbox`](super::inbox).
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -52,12 +53,13 @@ struct About<'a> {
 impl Hub {
     /// Notes that somebody wants a receipt for the message that was just kept for
     /// a user.
-    pub(super) fn owe_receipt(&mut self, user: &UserId, message_id: &MessageId, to: Wants) {
+    pub(super) fn owe_receipt(&mut self, now: Now, user: &UserId, message_id: &MessageId, to: Wants) {
         let most = self.settings.inbox.count;
+        // It may be read long after it was delivered.
+        let expires = now.moment + self.settings.inbox.ttl;
         let Some(place) = self.channels.find_inbox(user) else { return };
         let Some(topic) = self.channels.at_mut(place) else { return };
         let (seq, Some(log)) = (topic.seq, &mut topic.log) else { return };
-        let Some(expires) = log.find_mut(seq).map(|kept| kept.expires) else { return };
         if log.receipts.len() >= most {
             log.receipts.pop_front();
         }
@@ -70,11 +72,11 @@ impl Hub {
         let Some(topic) = self.channels.at_mut(place) else { return };
         let (LogKey::Inbox(user), Some(log)) = (&topic.key, &mut topic.log) else { return };
         let user = user.clone();
+        let passed = log.receipts.partition_point(|owed| owed.seq <= seq);
         let due: Vec<Owed> = if read {
-            let passed = log.receipts.partition_point(|owed| owed.seq <= seq);
             log.receipts.drain(..passed).collect()
         } else {
-            let due = log.receipts.iter_mut().filter(|owed| owed.seq <= seq && !owed.is_delivered);
+            let due = log.receipts.iter_mut().take(passed).filter(|owed| !owed.is_delivered);
             due.map(|owed| {
                 owed.is_delivered = true;
                 owed.clone()
@@ -93,16 +95,28 @@ impl Hub {
         let message = self.own_message(now, Event::receipt(), Payload::of(&about));
         match &owed.to {
             Wants::User(user) => {
-                self.publish_on(now, LogKey::Inbox(user.clone()), message, &Publisher::hub(), None, out);
+                // It must not push out what somebody said: where there is no room
+                // for it, it is for those who are here.
+                let ttl = self.is_full_for(user, &message).then_some(Duration::ZERO);
+                self.publish_on(now, LogKey::Inbox(user.clone()), message, &Publisher::hub(), ttl, out);
             }
             Wants::Worker(conn) => {
-                if self.connections.get(*conn).is_some_and(|connection| !connection.full) {
+                // As an answer, it is never shed.
+                if self.connections.get(*conn).is_some() {
                     let start = out.recipients.len();
                     out.recipients.push(conn.slot);
                     self.deliver(Rc::new(message), start, None, out);
                 }
             }
         }
+    }
+
+    /// Whether an inbox has room for one more message only if another goes.
+    fn is_full_for(&self, user: &UserId, message: &Message) -> bool {
+        let topic = self.channels.find_inbox(user).and_then(|place| self.channels.at(place));
+        let Some(log) = topic.and_then(|topic| topic.log.as_ref()) else { return false };
+        let policy = &self.settings.inbox;
+        log.kept.len() >= policy.count || log.bytes + message.size() > policy.bytes
     }
 
     /// What the hub itself says.

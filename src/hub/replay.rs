@@ -41,6 +41,21 @@ impl Hub {
         }
     }
 
+    /// Goes on where another process was: what it had asked of its store nobody
+    /// answers any more.
+    pub(super) fn resume(&mut self, now: Now, out: &mut Effects) {
+        for place in self.channels.reading() {
+            let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) else {
+                continue;
+            };
+            for reader in &mut log.readers {
+                reader.asked = None;
+            }
+            log.drop_over();
+            self.advance_all(now, place, out);
+        }
+    }
+
     /// The next step of a reader of which nothing is on its way: another page,
     /// or, when nothing remains, hearing live. There is nothing between the two.
     pub(super) fn advance(&mut self, now: Now, place: u32, slot: u32, out: &mut Effects) {
@@ -72,11 +87,11 @@ impl Hub {
         let Some(at) = log.readers.iter().position(|reader| !reader.left && reader.slot == slot) else {
             return;
         };
-        let Reader { holes, words, .. } = log.readers.remove(at);
+        let Reader { began, holes, words, .. } = log.readers.remove(at);
         if let Some(subscriber) = topic.subscriber_mut(slot) {
             subscriber.hearing = Hearing::Live;
         }
-        topic.sent = topic.seq;
+        topic.offered = topic.seq;
         if !holes.is_empty() {
             // What was shed before it began to read lies before that.
             self.tell_missed(slot, Some(place), out);
@@ -87,7 +102,7 @@ impl Hub {
         for (_, word) in words {
             out.tell(conn, word.frame());
         }
-        self.has_caught_up(place, slot);
+        self.has_caught_up(place, slot, began);
         self.sweep(now, place, out);
     }
 
@@ -151,7 +166,7 @@ impl Hub {
         forget(key, &runs, out);
         let Some(log) = &mut topic.log else { return };
         let sent = replay(log, conn, key, messages, last, |hole| gap(conn, name.clone(), epoch, hole), out);
-        topic.sent = topic.sent.max(sent);
+        topic.offered = topic.offered.max(sent);
         self.advance_all(now, place, out);
         self.settle(now, place);
     }

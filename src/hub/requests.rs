@@ -157,7 +157,7 @@ impl Hub {
     }
 
     /// Counts a refusal for rate; one too many ends the connection.
-    fn count_refusal(&mut self, now: Now, from: Asker, out: &mut Effects) {
+    pub(super) fn count_refusal(&mut self, now: Now, from: Asker, out: &mut Effects) {
         let Some((conn, connection)) = self.client(from) else { return };
         if connection.rare().refusals.count(now.moment) {
             self.throw_out(now, conn, Close::TooFast, out);

@@ -8,7 +8,7 @@ use super::event::LogKey;
 use super::{Hub, Settings};
 
 /// Raised when a hub could not go on with what an older one wrote.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 #[derive(Serialize)]
 struct Written<'a> {
@@ -66,7 +66,7 @@ impl Hub {
             return Err(StateError::Version(head.version));
         }
         let Read { hub } = serde_json::from_slice(bytes).map_err(StateError::Form)?;
-        let mut hub = Self { settings, ..hub };
+        let mut hub = Self { settings, resumes: true, ..hub };
         hub.connections.share_rights(vec![hub.settings.rights.clone()]);
         hub.share_users();
         Ok(hub)
@@ -75,8 +75,7 @@ impl Hub {
     /// Lets a user's id be one text again, after it was read back many times.
     fn share_users(&mut self) {
         for connection in self.connections.iter_mut() {
-            let inbox = connection.topics.first().filter(|_| connection.user.is_some());
-            let topic = inbox.and_then(|place| self.channels.at(*place));
+            let topic = connection.inbox_at().and_then(|place| self.channels.at(place));
             if let Some(LogKey::Inbox(user)) = topic.map(|topic| &topic.key) {
                 connection.user = Some(user.clone());
             }

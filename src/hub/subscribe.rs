@@ -6,7 +6,7 @@
 use super::channels::{Hearing, Subscriber};
 use super::connections::{Connection, Kind};
 use super::event::{Asker, Effect, Effects, LogKey, Now};
-use super::logs::{Hole, Log};
+use super::logs::{Hole, Log, Word};
 use super::operations::Told;
 use super::publish::forbidden;
 use super::replay::gap;
@@ -109,6 +109,8 @@ impl Hub {
             return Err(Refusal::new(Code::TooManySubscriptions, why));
         }
         let place = self.topic(key);
+        self.forget_end_of(conn, &wish.channel);
+        self.expire_due(now, place, out);
         let start = self.start(place, known.is_some(), wish.since);
         self.join(place, conn, wish.presence, out);
         self.confirm(ask, conn, place, &wish.channel, wish.presence, &start, out);
@@ -126,6 +128,24 @@ impl Hub {
             }
         }
         Ok(())
+    }
+
+    /// That the channel of an operation has ended is not told to somebody who
+    /// subscribes to it again, for the next operation of that name.
+    fn forget_end_of(&mut self, conn: ConnectionId, channel: &Channel) {
+        if channel.operation().is_none() {
+            return;
+        }
+        let places = self.connections.get(conn).map(|connection| connection.topics.clone());
+        for place in places.into_iter().flatten() {
+            let reader =
+                self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()?.reader_mut(conn.slot));
+            if let Some(reader) = reader {
+                reader
+                    .words
+                    .retain(|(_, word)| !matches!(word, Word::Unsubscribed(ended) if ended == channel));
+            }
+        }
     }
 
     /// The operation whose channel this is, running or remembered.
@@ -232,12 +252,24 @@ impl Hub {
         holes: Vec<Hole>,
         out: &mut Effects,
     ) {
+        // What waits for the backlog waits for it as it is read now.
+        let reader = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()?.reader_mut(conn.slot));
+        let words = reader.map(|reader| std::mem::take(&mut reader.words)).unwrap_or_default();
         self.give_up_reading(place, conn, out);
+        self.forget_missed(place, conn);
+        self.read_from(place, conn.slot, after, holes);
+        let reader = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()?.reader_mut(conn.slot));
+        if let Some(reader) = reader {
+            reader.words = words;
+        }
+        self.advance(now, place, conn.slot, out);
+    }
+
+    /// What was shed of a topic is of no interest any more.
+    pub(super) fn forget_missed(&mut self, place: u32, conn: ConnectionId) {
         if let Some(rare) = self.connections.get_mut(conn).and_then(|c| c.rare.as_mut()) {
             rare.missed.retain(|missed| missed.topic != place);
         }
-        self.read_from(place, conn.slot, after, holes);
-        self.advance(now, place, conn.slot, out);
     }
 
     /// Who subscribes again and asks for nothing of a history hears it live. What
@@ -291,10 +323,8 @@ impl Hub {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let Some(at) = connection.topics.iter().position(|topic| *topic == place) else { return };
         connection.topics.remove(at);
-        if let Some(rare) = &mut connection.rare {
-            rare.missed.retain(|missed| missed.topic != place);
-        }
         let user = connection.user.clone();
+        self.forget_missed(place, conn);
         self.give_up_reading(place, conn, out);
         self.leave(now, place, conn, user.as_ref(), Leaving::Unsubscribed, out);
     }
@@ -313,10 +343,13 @@ impl Hub {
         if let Some(at) = topic.subscribers.iter().position(|subscriber| subscriber.slot == conn.slot) {
             topic.subscribers.swap_remove(at);
             if let Some(user) = user {
-                let is_gone = matches!(topic.key, LogKey::Inbox(_)) && topic.subscribers.is_empty();
+                let is_inbox = matches!(topic.key, LogKey::Inbox(_));
+                let is_last = topic.subscribers.is_empty();
                 self.departed(now, place, user, how, out);
-                if is_gone {
-                    self.user_went(now, user.clone());
+                match is_last {
+                    true if is_inbox => self.user_went(now, user.clone()),
+                    false if is_inbox => self.tell_waiting(place, out),
+                    _ => {}
                 }
             }
         }

@@ -50,6 +50,17 @@ pub enum Return {
     Now,
 }
 
+impl Return {
+    /// What a code means by its range, whether or not it is one of ours.
+    pub fn after(code: u16) -> Self {
+        match code {
+            4200..=4299 => Self::Now,
+            4100..=4199 => Self::Later,
+            _ => Self::No,
+        }
+    }
+}
+
 impl Close {
     /// The number in the close frame.
     pub fn code(self) -> u16 {
@@ -95,11 +106,7 @@ impl Close {
 
     /// What the client is to do, by the range of the code.
     pub fn returning(self) -> Return {
-        match self.code() {
-            4200..=4299 => Return::Now,
-            4100..=4199 => Return::Later,
-            _ => Return::No,
-        }
+        Return::after(self.code())
     }
 
     /// Whether a `bye` frame goes before the close frame: in all cases that are

@@ -46,6 +46,9 @@ pub enum Frame<'a> {
         user_id: UserId,
         #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339_if_any")]
         expires_at: Option<UnixTime>,
+        /// Where no `connection_established` follows, which would tell it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        inbox: Option<InboxState>,
     },
     /// It was not; `code` is `token_invalid`, `token_expired` or `token_not_yet`.
     AuthFailed { code: &'static str, message: String },
@@ -235,12 +238,12 @@ impl Frame<'_> {
                 | Self::Token { .. }
                 | Self::TokenCheck(_)
         );
-        is_told || self.is_receipt()
+        is_told || self.only_confirms()
     }
 
     /// Whether it only says that a request was carried out, which a worker that
     /// gave no id does not want to hear.
-    pub(super) fn is_receipt(&self) -> bool {
+    pub(super) fn only_confirms(&self) -> bool {
         matches!(
             self,
             Self::SubscriptionSucceeded { .. }

@@ -107,11 +107,10 @@ pub(super) fn publication(fields: &Fields<'_>, to_all: ToAll, also: Raw<'_>) -> 
         fields::string("message_id", fields.message_id)?.map(|id| MessageId::new(&id)).transpose()?;
     let target = target(fields, to_all)?;
     let receipt = fields::boolean("receipt", fields.receipt)?.unwrap_or(false);
-    if receipt && !matches!(target, Target::User(_)) {
-        return Err(Refusal::new(
-            Code::BadRequest,
-            "`receipt` goes with `user_id`: others acknowledge nothing",
-        ));
+    let is_kept = matches!(target, Target::User(_)) && ttl.is_none_or(|ttl| !ttl.is_zero());
+    if receipt && !is_kept {
+        let why = "`receipt` goes with `user_id` and a `ttl` above 0: nothing else is acknowledged";
+        return Err(Refusal::new(Code::BadRequest, why));
     }
     Ok(Say::Publish(Publication {
         target,

@@ -99,7 +99,7 @@ impl InterruptLine {
 pub fn encode(frame: &Frame<'_>, id: Option<&super::RequestId>, to: &mut Vec<u8>) -> bool {
     match id {
         Some(_) if frame.is_answer() => frame.encode_as("ok", id, to),
-        None if frame.is_receipt() => return false,
+        None if frame.only_confirms() => return false,
         _ => frame.encode(id, to),
     }
     true

@@ -1,8 +1,8 @@
-//! The client library, on its own.
+//! The client library, on its own, for as long as one connection lasts.
 
 use serde_json::json;
 use smol::future;
-use wshubd::client::{self, Connection, Error, Link, Publication, Start};
+use wshubd::client::{Connection, Error, Link, Options, Publication, Start};
 use wshubd::protocol::Ending;
 
 use crate::hub::{Peer, Place};
@@ -12,7 +12,7 @@ fn play<T>(hub: impl FnOnce(Peer) + Send + 'static, worker: impl AsyncFnOnce(Con
     let place = Place::new();
     let path = place.path();
     let played = std::thread::spawn(move || hub(place.accept()));
-    let told = smol::block_on(async { worker(client::connect(&path).await.unwrap()).await });
+    let told = smol::block_on(async { worker(Options::new(&path).connect_once().await.unwrap()).await });
     played.join().unwrap();
     told
 }

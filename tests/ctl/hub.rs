@@ -73,6 +73,14 @@ impl Place {
         (Terminal { child, screen: screen.into() }, self.accept())
     }
 
+    /// Takes somebody back, who asks first whether this is a hub.
+    pub(crate) fn welcome(&self) -> Peer {
+        let mut peer = self.accept();
+        let greeting = peer.expects(json!({"action": "ping"}));
+        peer.says(json!({"type": "pong", "id": greeting["id"]}));
+        peer
+    }
+
     pub(crate) fn accept(&self) -> Peer {
         let (stream, _) = self.listener.accept().unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -142,6 +150,13 @@ impl Peer {
         answer["type"] = json!("ok");
         answer["id"] = request["id"].clone();
         self.says(answer);
+    }
+
+    /// As [`Peer::grants`], for what may want no answer.
+    pub(crate) fn grants_if_asked(&mut self, request: &Value) {
+        if !request["id"].is_null() {
+            self.grants(request, json!({}));
+        }
     }
 
     pub(crate) fn refuses(&mut self, request: &Value, code: &str, message: &str) {

@@ -6,6 +6,7 @@
 
 mod ask;
 mod client;
+mod comeback;
 mod hub;
 mod lists;
 mod publish;

@@ -23,7 +23,20 @@ fn script(place: &Place, options: &[&str], script: &str) -> (Child, Peer) {
 
 /// The next line of output that was published.
 fn line(peer: &mut Peer) -> Value {
-    peer.expects(json!({"channel": "logs", "event": "operation:output"}))["data"].clone()
+    let heard = peer.expects(json!({"channel": "logs", "event": "operation:output"}));
+    peer.grants_if_asked(&heard);
+    heard["data"].clone()
+}
+
+/// Grants whatever is said, until the word that it is over.
+fn over(peer: &mut Peer) {
+    loop {
+        let heard = peer.hears();
+        peer.grants_if_asked(&heard);
+        if heard["action"] == "operation_end" {
+            return;
+        }
+    }
 }
 
 fn interrupt(peer: &mut Peer) {
@@ -102,6 +115,51 @@ fn an_interrupt_kills_a_loop_and_what_it_waits_for() {
     assert_eq!(end(child).status.code(), Some(130));
 }
 
+/// As [`script`], in bash: only here, where it is not missing.
+fn bash(place: &Place, script: &str) -> Option<(Child, Peer)> {
+    let is_there = std::process::Command::new("bash").arg("--version").output().is_ok();
+    let words =
+        [&["run", "-q", "--operation", "op"], &NEVER[..], &["logs", "--", "bash", "-c", script]].concat();
+    is_there.then(|| {
+        let (child, mut peer) = place.meet(words);
+        let request = peer.expects(json!({"action": "operation_start"}));
+        peer.grants(&request, json!({}));
+        (child, peer)
+    })
+}
+
+#[test]
+fn a_shell_does_not_forgive_an_interrupt_whenever_it_comes() {
+    // Most of its time bash is where a signal would be forgiven: after a command
+    // has ended, and before it has taken notice.
+    for script in [
+        "while :; do sleep 0.001; echo x; done",
+        "while :; do true | cat; /bin/true; echo x; done",
+        "while :; do (sleep 0.001; true); x=$(echo a); echo x; done",
+    ] {
+        for _ in 0..6 {
+            let place = Place::new();
+            let Some((child, mut peer)) = bash(&place, script) else { return };
+            line(&mut peer);
+            interrupt(&mut peer);
+            over(&mut peer);
+            assert_eq!(end(child).status.code(), Some(130), "{script}");
+        }
+    }
+}
+
+#[test]
+fn what_a_trap_does_to_tidy_up_is_left_alone() {
+    let place = Place::new();
+    let tidy = "trap 'sleep 0.3 && echo tidied; exit 5' INT; echo up; while :; do sleep 3600; done";
+    let Some((child, mut peer)) = bash(&place, tidy) else { return };
+    line(&mut peer);
+    interrupt(&mut peer);
+    assert_eq!(line(&mut peer)["text"], "tidied");
+    assert_eq!(ended(&mut peer)["data"]["exit_code"], 5);
+    assert_eq!(end(child).status.code(), Some(5));
+}
+
 #[test]
 fn background_jobs_of_a_shell_do_not_hear_sigint_and_die_all_the_same() {
     let place = Place::new();
@@ -158,8 +216,7 @@ fn a_stopped_command_can_be_interrupted_too() {
     let shell = pid(&line(&mut peer)["text"]);
     while !std::fs::read_to_string(format!("/proc/{shell}/stat")).unwrap().contains(") T ") {}
     interrupt(&mut peer);
-    while peer.hears()["action"] != "operation_end" {}
-    drop(peer);
+    over(&mut peer);
     assert_eq!(end(child).status.code(), Some(130));
 }
 
@@ -281,21 +338,124 @@ fn without_a_hub_the_command_is_not_started() {
     assert!(!witness.exists());
 }
 
+/// Reads what the program says of itself until it says this.
+fn said(errors: &mut impl BufRead, what: &str) {
+    let mut line = String::new();
+    while !line.contains(what) {
+        line.clear();
+        assert_ne!(errors.read_line(&mut line).unwrap(), 0, "it never said {what:?}");
+    }
+}
+
+/// The operation comes back with its hub.
+fn back(place: &Place) -> Peer {
+    let mut peer = place.welcome();
+    let again = peer.expects(json!({"action": "operation_start", "operation_id": "op", "channel": "logs"}));
+    peer.grants(&again, json!({}));
+    peer
+}
+
 #[test]
-fn a_hub_that_goes_away_does_not_take_the_command_with_it() {
+fn a_command_outlives_its_hub_and_nothing_that_it_printed_is_lost() {
     let place = Place::new();
-    let (mut child, mut peer) = script(&place, &[], "echo one; read go; echo two; exit 3");
+    let (mut child, mut peer) = script(&place, &[], "echo one; read go; echo two; read on; exit 3");
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    let mut output = BufReader::new(child.stdout.take().unwrap()).lines();
     line(&mut peer);
     drop(peer);
-    let mut said = String::new();
+    said(&mut errors, "the command goes on");
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"go\n").unwrap();
+    assert_eq!(output.nth(1).unwrap().unwrap(), "two");
+
+    let mut peer = back(&place);
+    said(&mut errors, "wshubd is back");
+    // The first line was never confirmed: under its own id it may come again.
+    let first = line(&mut peer);
+    let second = if first["text"] == "one" { line(&mut peer) } else { first };
+    assert_eq!(second["text"], "two");
+    input.write_all(b"on\n").unwrap();
+    assert_eq!(ended(&mut peer), json!({"state": "failed", "data": {"exit_code": 3, "lines": 2}}));
+    assert_eq!(end(child).status.code(), Some(3));
+}
+
+#[test]
+fn stop_works_again_when_the_hub_is_back() {
+    let place = Place::new();
+    let (child, mut peer) = script(&place, &NEVER, "echo $$; sleep 3600");
+    let shell = pid(&line(&mut peer)["text"]);
+    drop(peer);
+    let mut peer = back(&place);
+    interrupt(&mut peer);
+    assert_eq!(ended(&mut peer)["state"], "interrupted");
+    assert!(!exists(shell));
+    assert_eq!(end(child).status.code(), Some(130));
+}
+
+#[test]
+fn what_the_bound_does_not_hold_is_lost_and_counted() {
+    let place = Place::new();
+    let long = "read go; yes $(printf %0999d 1) | head -n 3000; echo all >&2; read on; echo last; read off";
+    let (mut child, peer) = script(&place, &[], long);
     let mut errors = BufReader::new(child.stderr.take().unwrap());
-    errors.read_line(&mut said).unwrap();
-    assert!(said.contains("the command goes on"), "{said}");
+    let passed = read_along(child.stdout.take().unwrap());
+    drop(peer);
+    said(&mut errors, "the command goes on");
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"go\n").unwrap();
+    said(&mut errors, "is lost to others");
+    said(&mut errors, "all");
+
+    let mut peer = back(&place);
+    said(&mut errors, "wshubd is back");
+    let (mut heard, mut lost) = (0, 0);
+    // A hub that is there is waited for: what follows finds room.
+    input.write_all(b"on\n").unwrap();
+    loop {
+        let next = line(&mut peer);
+        lost += next["lost"].as_u64().unwrap_or_default();
+        if next["text"] == "last" {
+            break;
+        }
+        heard += 1;
+    }
+    assert!(lost > 1000, "{lost} lines were lost");
+    assert_eq!(heard + lost, 3001);
+    input.write_all(b"off\n").unwrap();
+    let data = ended(&mut peer)["data"].clone();
+    assert_eq!((&data["lines"], &data["lost"]), (&json!(3002), &json!(lost)));
+    end(child);
+    // Here nothing is lost.
+    assert_eq!(passed.join().unwrap().len(), 3_000_005);
+}
+
+#[test]
+fn an_end_that_no_hub_hears_is_told_here_and_the_exit_code_stays() {
+    let place = Place::new();
+    let (mut child, peer) = script(&place, &["--linger", "10ms"], "read go; exit 7");
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    drop(peer);
+    said(&mut errors, "the command goes on");
     child.stdin.take().unwrap().write_all(b"go\n").unwrap();
-    let output = end(child);
-    assert_eq!((output.status.code(), stdout(&output)), (Some(3), "one\ntwo\n".to_owned()));
-    said.clear();
-    assert_eq!(errors.read_line(&mut said).unwrap(), 0, "said once, not again: {said}");
+    said(&mut errors, "waiting 10ms");
+    said(&mut errors, "did not hear of the end");
+    assert_eq!(end(child).status.code(), Some(7));
+}
+
+#[test]
+fn an_operation_that_the_hub_does_not_take_again_goes_on_without_it() {
+    let place = Place::new();
+    let (mut child, peer) = script(&place, &[], "read go; echo on");
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    drop(peer);
+    let mut peer = place.welcome();
+    let again = peer.expects(json!({"action": "operation_start"}));
+    peer.refuses(&again, "forbidden", "not any more");
+    said(&mut errors, "can only be stopped here");
+    child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    // Its output is still published.
+    assert_eq!(line(&mut peer)["text"], "on");
+    assert_eq!(end(child).status.code(), Some(0));
 }
 
 #[test]
@@ -305,7 +465,7 @@ fn a_reader_of_ours_that_stands_still_does_not_delay_the_end() {
     line(&mut peer);
     interrupt(&mut peer);
     // Nobody reads the program's output, and it is full long before.
-    while peer.hears()["action"] != "operation_end" {}
+    over(&mut peer);
     drop(peer);
     assert_eq!(end(child).status.code(), Some(130));
 }

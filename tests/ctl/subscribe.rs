@@ -79,8 +79,7 @@ fn a_reader_that_goes_away_ends_it_in_silence() {
 #[test]
 fn a_timeout_has_an_exit_code_of_its_own() {
     let place = Place::new();
-    let (child, mut peer) = place.meet(["sub", "--timeout", "1ms", "logs"]);
-    subscribed(&mut peer, "logs");
+    let (child, _peer) = place.meet(["sub", "--timeout", "1ms", "logs"]);
     assert_eq!(end(child).status.code(), Some(5));
 }
 
@@ -105,14 +104,51 @@ fn the_channel_of_an_operation_ends_with_it() {
 }
 
 #[test]
-fn a_hub_that_hangs_up_ends_it_as_unreachable() {
+fn it_goes_on_where_it_was_when_the_hub_is_started_again() {
+    let place = Place::new();
+    let (mut child, mut peer) = place.meet(["sub", "-n", "2", "logs"]);
+    subscribed(&mut peer, "logs");
+    let mut first = message(json!("a"));
+    first["seq"] = json!(7);
+    peer.says(first);
+    drop(peer);
+
+    let mut peer = place.welcome();
+    let again = peer.expects(json!({"action": "subscribe", "since": {"epoch": "e", "seq": 7}}));
+    peer.grants(&again, json!({"channel": "logs", "epoch": "e", "seq": 8, "recovered": true}));
+    peer.says(message(json!("b")));
+
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(said.next().unwrap().unwrap().contains("wshubd closed it; waiting for it to come back"));
+    assert_eq!(said.next().unwrap().unwrap(), "wshubctl: wshubd is back");
+    let output = end(child);
+    assert_eq!((output.status.code(), stdout(&output).lines().count()), (Some(0), 2));
+}
+
+#[test]
+fn a_hub_that_says_not_to_come_back_ends_it() {
+    let place = Place::new();
+    let (child, mut peer) = place.meet(["sub", "logs"]);
+    subscribed(&mut peer, "logs");
+    peer.says(json!({"type": "bye", "code": 4003, "reason": "disconnected", "reconnect": false}));
+    drop(peer);
+    let output = end(child);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(stderr(&output).contains("wshubd closed it: disconnected"));
+}
+
+#[test]
+fn a_channel_that_is_not_granted_again_ends_it() {
     let place = Place::new();
     let (child, mut peer) = place.meet(["sub", "logs"]);
     subscribed(&mut peer, "logs");
     drop(peer);
-    let output = end(child);
-    assert_eq!(output.status.code(), Some(3));
-    assert!(stderr(&output).contains("wshubd closed it"));
+    let mut peer = place.welcome();
+    let again = peer.expects(json!({"action": "subscribe"}));
+    peer.says(
+        json!({"type": "error", "id": again["id"], "code": "forbidden", "message": "no", "channel": "logs"}),
+    );
+    assert_eq!(end(child).status.code(), Some(4));
 }
 
 #[test]

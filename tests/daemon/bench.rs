@@ -45,6 +45,24 @@ pub(crate) fn directory() -> PathBuf {
     directory
 }
 
+/// Starts the program, and waits until it says where it listens.
+fn launch(
+    directory: &PathBuf,
+    variables: &[(&str, &str)],
+) -> (Child, BufReader<std::process::ChildStderr>, SocketAddr) {
+    let mut child = command(directory).envs(variables.iter().copied()).spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    let address = loop {
+        line.clear();
+        assert_ne!(log.read_line(&mut line).unwrap(), 0, "the daemon ended at once");
+        if let Some((_, rest)) = line.split_once("started: ws://") {
+            break rest.split('/').next().unwrap().parse().unwrap();
+        }
+    };
+    (child, log, address)
+}
+
 impl Daemon {
     pub(crate) fn start() -> Self {
         Self::with(&[])
@@ -53,17 +71,14 @@ impl Daemon {
     /// Starts with these variables of the configuration.
     pub(crate) fn with(variables: &[(&str, &str)]) -> Self {
         let directory = directory();
-        let mut child = command(&directory).envs(variables.iter().copied()).spawn().unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap());
-        let mut line = String::new();
-        let address = loop {
-            line.clear();
-            assert_ne!(log.read_line(&mut line).unwrap(), 0, "the daemon ended at once");
-            if let Some((_, rest)) = line.split_once("started: ws://") {
-                break rest.split('/').next().unwrap().parse().unwrap();
-            }
-        };
+        let (child, log, address) = launch(&directory, variables);
         Self { child, directory, address, log: Some(log) }
+    }
+
+    /// Starts it again after its end, in the same directory and on another port.
+    pub(crate) fn start_again(&mut self) {
+        let (child, log, address) = launch(&self.directory, &[]);
+        (self.child, self.log, self.address) = (child, Some(log), address);
     }
 
     pub(crate) fn token(&self, user: &str) -> String {
@@ -152,6 +167,11 @@ impl Daemon {
     /// Sends SIGTERM.
     pub(crate) fn stop(&mut self) {
         rustix::process::kill_process(self.pid(), rustix::process::Signal::TERM).unwrap();
+    }
+
+    /// Sends SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
     }
 
     /// Waits for the end; the exit code and what was logged since the start.

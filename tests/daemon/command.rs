@@ -91,22 +91,87 @@ fn a_commands_own_end_is_told_with_its_exit_status() {
     assert_eq!(printed(run, 3), "done\n");
 }
 
-#[test]
-fn a_command_outlives_the_daemon_that_could_have_stopped_it() {
+/// What `run` says of itself, until it says this.
+fn said(errors: &mut impl BufRead, what: &str) {
+    let mut line = String::new();
+    while !line.contains(what) {
+        line.clear();
+        assert_ne!(errors.read_line(&mut line).unwrap(), 0, "it never said {what:?}");
+    }
+}
+
+/// A command that prints while the daemon is ended and started again; then
+/// somebody presses Stop.
+fn outlived(end: impl FnOnce(&mut Daemon)) {
     let mut daemon = Daemon::start();
-    let script = "echo up; read go; echo on";
-    let mut run = wshubctl(&daemon, &["run", "-q", "jobs", "--", "sh", "-c", script]);
+    let mut ada = daemon.client("ada");
+    ada.subscribe("jobs");
+    let script = "echo $$; read go; seq 100; sleep 3600";
+    let words = ["run", "-q", "--operation", "op", "--user", "ada", "--term-after", "1h", "jobs"];
+    let mut run = wshubctl(&daemon, &[&words[..], &["--", "sh", "-c", script]].concat());
+    let shell = line(&mut ada);
     let mut output = BufReader::new(run.stdout.take().unwrap()).lines();
-    assert_eq!(output.next().unwrap().unwrap(), "up");
+    let mut errors = BufReader::new(run.stderr.take().unwrap());
 
-    daemon.stop();
+    end(&mut daemon);
     daemon.ended();
-
-    let mut errors = BufReader::new(run.stderr.take().unwrap()).lines();
-    assert!(errors.next().unwrap().unwrap().contains("the command goes on"));
+    said(&mut errors, "the command goes on");
     run.stdin.take().unwrap().write_all(b"go\n").unwrap();
-    assert_eq!(output.next().unwrap().unwrap(), "on");
-    printed(run, 0);
+    assert_eq!(output.nth(100).unwrap().unwrap(), "100");
+    daemon.start_again();
+    said(&mut errors, "wshubd is back");
+
+    // Nobody heard it meanwhile, so that it was kept for who comes now.
+    let mut ada = daemon.client("ada");
+    ada.subscribe("jobs");
+    let mut expected = 1;
+    while expected <= 100 {
+        let text = line(&mut ada);
+        // What the daemon had taken and not confirmed comes again after a crash.
+        if text != shell {
+            assert_eq!(text, json!(expected.to_string()));
+            expected += 1;
+        }
+    }
+    ada.say(json!({"action": "interrupt", "data": {"operation_id": "op"}, "id": 1}));
+    let ended = loop {
+        let frame = ada.hear();
+        if frame["state"] == "ended" {
+            break frame;
+        }
+    };
+    assert_eq!((&ended["reason"], &ended["data"]["lines"]), (&json!("interrupted"), &json!(101)));
+    assert!(!exists(&shell));
+    printed(run, 130);
+}
+
+#[test]
+fn a_command_outlives_a_restart_of_the_daemon_and_can_be_stopped_after_it() {
+    outlived(Daemon::stop);
+}
+
+#[test]
+fn a_command_outlives_the_sudden_death_of_the_daemon_and_can_be_stopped_after_it() {
+    outlived(Daemon::kill);
+}
+
+#[test]
+fn a_listener_goes_on_with_the_next_daemon() {
+    let mut daemon = Daemon::start();
+    let mut sub = wshubctl(&daemon, &["sub", "-n", "2", "jobs"]);
+    let mut output = BufReader::new(sub.stdout.take().unwrap()).lines();
+    let mut errors = BufReader::new(sub.stderr.take().unwrap());
+    printed(wshubctl(&daemon, &["pub", "jobs", "one"]), 0);
+    assert!(output.next().unwrap().unwrap().contains("one"));
+    daemon.kill();
+    daemon.ended();
+    daemon.start_again();
+    said(&mut errors, "wshubd is back");
+    // It did not sleep through the change: the numbers begin anew.
+    assert!(output.next().unwrap().unwrap().contains(r#""cause":"epoch""#));
+    printed(wshubctl(&daemon, &["pub", "jobs", "two"]), 0);
+    assert!(output.next().unwrap().unwrap().contains("two"));
+    assert!(sub.wait().unwrap().success());
 }
 
 #[test]

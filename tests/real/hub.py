@@ -140,15 +140,21 @@ class Hub:
             "WSHUBD_LISTEN__HTTP": json.dumps([f"127.0.0.1:{self.port}"]),
             **{f"WSHUBD_{name}": str(value) for name, value in environment.items()},
         }
+        self.log = open(self.directory / "log", "w+b")
+        self.worker_path = self.directory / "wshubd/worker.sock"
+        self.start(config)
+
+    def start(self, config=None):
+        """Starts the daemon on what its directory holds; again after `stop`, where settings or keys have changed."""
         command = [str(BIN / "wshubd")]
         if config is not None:
             (self.directory / "wshubd.toml").write_text(config)
             command += ["--config", str(self.directory / "wshubd.toml")]
-        self.log = open(self.directory / "log", "w+b")
         self.process = subprocess.Popen(command, env=self.environment, stdout=self.log, stderr=self.log)
-        self.worker_path = self.directory / "wshubd/worker.sock"
         self._wait_until_ready()
-        self.key = (self.directory / "wshubd/jwt.key").read_bytes().strip()
+        # The daemon makes a key only where none is configured.
+        generated = self.directory / "wshubd/jwt.key"
+        self.key = generated.read_bytes().strip() if generated.exists() else None
         self.secret = (self.directory / "wshubd/broadcast.secret").read_text().strip()
 
     def _wait_until_ready(self):

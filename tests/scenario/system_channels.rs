@@ -140,6 +140,7 @@ fn kept_is_told_only_while_nobody_hears_the_inbox() {
     to_bob(&mut bench, sender, "m1", 1000);
     assert!(losses(&mut bench, worker).is_empty(), "it is heard and not acknowledged");
     bench.auth(bob, "bob", Some("off"));
+    assert_eq!(losses(&mut bench, worker), ["kept m1"], "now it waits");
     to_bob(&mut bench, sender, "m2", 1000);
     assert_eq!(losses(&mut bench, worker), ["kept m2"]);
     bench.auth(bob, "bob", Some("auto"));

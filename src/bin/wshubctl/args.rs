@@ -119,7 +119,8 @@ pub(crate) struct Publish {
 /// Hear channels
 ///
 /// On a terminal, a line a message for people to read; else one JSON object a
-/// line, as wshubd says it: messages, and what happens to operations.
+/// line, as wshubd says it: messages, and what happens to operations. When wshubd
+/// is started again it goes on; a `gap` says where something was missed.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example:\n  wshubctl sub -n 1 --timeout 10s orders:new | jq .data")]
 pub(crate) struct Subscribe {
@@ -163,6 +164,10 @@ pub(crate) struct Interrupt {
 /// when the command itself has gone, what it left behind gets SIGTERM at once.
 /// Ctrl-C and SIGTERM do the same, and the next step when repeated.
 ///
+/// While wshubd is away the command goes on, and 1 MiB of its output waits; the
+/// next line after a loss says in `lost` how many lines went before it. When
+/// wshubd is back it has the operation again, and can stop it.
+///
 /// The command gets a session of its own. What it leaves running when it exits
 /// unasked is given --term-after to finish, unless it has gone into a session
 /// of its own (setsid), as daemons do.
@@ -193,6 +198,9 @@ pub(crate) struct Run {
     /// From SIGTERM to SIGKILL
     #[arg(long, value_name = "WAIT", default_value = "5s", value_parser = humantime::parse_duration)]
     pub(crate) kill_after: Duration,
+    /// How long to wait at its end for a wshubd that is away, to tell it the rest
+    #[arg(long, value_name = "WAIT", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub(crate) linger: Duration,
     /// Do not say how to stop it
     #[arg(short, long)]
     pub(crate) quiet: bool,

@@ -52,12 +52,12 @@ impl fmt::Display for Failure {
 pub(crate) fn exit_of(error: &Error) -> Exit {
     match error {
         Error::Unreachable { why, .. } if why.kind() == io::ErrorKind::PermissionDenied => Exit::Denied,
-        Error::Unreachable { .. } | Error::Lost { .. } => Exit::Unreachable,
+        Error::Unreachable { .. } | Error::Lost { .. } | Error::Away { .. } => Exit::Unreachable,
         Error::Refused(refused) => match &*refused.code {
             "forbidden" | "auth_required" => Exit::Denied,
             _ => Exit::Failed,
         },
-        Error::Garbled(_) | Error::Unspeakable(_) => Exit::Failed,
+        Error::Garbled(_) | Error::Unspeakable(_) | Error::Full { .. } | Error::Expired => Exit::Failed,
     }
 }
 

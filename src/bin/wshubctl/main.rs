@@ -22,12 +22,13 @@ mod table;
 mod token;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use args::{Args, Command, TokenCommand};
 use clap::Parser;
 use failure::Failure;
 use smol::LocalExecutor;
-use wshubd::client::{self, Client, Lines};
+use wshubd::client::{Client, Connection, Lines, Options};
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -65,9 +66,16 @@ async fn carry_out(executor: &LocalExecutor<'_>, args: Args) -> Result<ExitCode,
     }
 }
 
+/// What lasts comes back to a hub that starts again; a question that cannot be
+/// answered now fails now.
 async fn connect(executor: &LocalExecutor<'_>, args: &Args) -> Result<(Client, Lines), Failure> {
-    let path = socket::find(args.socket.as_deref())?;
-    let client::Connection { client, lines, link } = client::connect(path).await?;
+    let options = Options::new(socket::find(args.socket.as_deref())?);
+    let Connection { client, lines, link } = match &args.command {
+        Command::Sub(_) => options.connect().await?,
+        // Its answers are bounded by what it waits for at its end.
+        Command::Run(_) => options.buffer(run::BUFFER).patience(Duration::MAX).connect().await?,
+        _ => options.connect_once().await?,
+    };
     // Whoever waits for an answer learns how it ended.
     executor.spawn(async { drop(link.run().await) }).detach();
     Ok((client, lines))

@@ -1,6 +1,7 @@
 //! `wshubctl sub`: hear channels, on a terminal or in a pipe.
 //!
-//! Knows when it has heard enough. Does not know what the messages mean.
+//! Knows when it has heard enough, and says when it may have missed something.
+//! Does not know what the messages mean.
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::AsFd;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use rustix::fs::FileType;
 use serde::Deserialize;
 use smol::{Async, Timer, future};
-use wshubd::client::{Client, Heard, Lines};
+use wshubd::client::{Client, Error, Heard, Lines, News, Refused};
 
 use crate::args;
 use crate::failure::{Exit, Failure};
@@ -35,7 +36,7 @@ pub(crate) async fn subscribe(
     let listen = async {
         let mut answers = Vec::new();
         for channel in &listener.channels {
-            answers.push(client.request(&Hear { action: "subscribe", channel }).await?);
+            answers.push(client.begin_subscribe(channel).await?);
         }
         // Beside each other: what a channel has kept may come before the answer
         // about the next one.
@@ -50,12 +51,6 @@ pub(crate) async fn subscribe(
         future::or(listener.listen(client, lines), refused).await
     };
     future::or(future::or(listen, expired(asked.timeout)), reader_gone()).await
-}
-
-#[derive(serde::Serialize)]
-struct Hear<'a> {
-    action: &'a str,
-    channel: &'a str,
 }
 
 async fn expired(timeout: Option<Duration>) -> Result<ExitCode, Failure> {
@@ -92,13 +87,13 @@ struct Listener {
 
 impl Listener {
     async fn listen(&mut self, client: &Client, lines: &Lines) -> Result<ExitCode, Failure> {
-        while let Some(first) = lines.next().await {
+        while let Some(first) = lines.news().await {
             // All that has come leaves in one write, and at once.
             let mut text = String::new();
-            let mut end = self.hear(&first, &mut text);
+            let mut end = self.learn(&first, &mut text);
             while end.is_none() && text.len() < 64 << 10 {
-                let Some(heard) = lines.try_next() else { break };
-                end = self.hear(&heard, &mut text);
+                let Some(news) = lines.try_news() else { break };
+                end = self.learn(&news, &mut text);
             }
             let mut stdout = io::stdout().lock();
             match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -111,6 +106,17 @@ impl Listener {
             }
         }
         Err(client.lost().into())
+    }
+
+    /// What happens to the connection is for people. What was missed follows as
+    /// `gap` lines, for programs too.
+    fn learn(&mut self, news: &News, text: &mut String) -> Option<Result<ExitCode, Failure>> {
+        match news {
+            News::Line(heard) => return self.hear(heard, text),
+            News::Away(why) => warn(&format!("{why}; waiting for it to come back")),
+            News::Back => warn("wshubd is back"),
+        }
+        None
     }
 
     /// Adds what is to be printed, and tells whether that was all.
@@ -128,8 +134,21 @@ impl Listener {
                 (*left == 0).then_some(Ok(ExitCode::SUCCESS))
             }
             "unsubscribed" => self.leave(heard),
+            "error" => self.refused(heard),
             _ => None,
         }
+    }
+
+    /// A hub that came back does not grant a channel again.
+    fn refused(&mut self, heard: &Heard) -> Option<Result<ExitCode, Failure>> {
+        #[derive(Deserialize)]
+        struct About {
+            channel: String,
+        }
+        let About { channel } = heard.read().ok()?;
+        let refused: Refused = heard.read().ok()?;
+        self.channels.retain(|heard| *heard != channel);
+        self.channels.is_empty().then(|| Err(Failure::from(Error::Refused(refused))))
     }
 
     /// The channel of an operation ends with it; any other end is none of ours.
@@ -148,4 +167,9 @@ impl Listener {
             _ => Err(Failure::new(Exit::Failed, format!("wshubd has ended {channel} ({reason})"))),
         })
     }
+}
+
+fn warn(text: &str) {
+    // As eprintln, but an error stream that has gone ends nothing.
+    let _ = writeln!(io::stderr(), "wshubctl: {text}");
 }

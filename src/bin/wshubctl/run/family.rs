@@ -39,10 +39,23 @@ pub(super) struct Family {
 }
 
 /// One process of the system, as far as it matters here.
-struct Process {
-    pid: i32,
-    parent: i32,
+pub(super) struct Process {
+    pub(super) pid: i32,
+    pub(super) parent: i32,
     group: i32,
+    pub(super) state: State,
+    /// Whether it has ever waited for a child.
+    pub(super) has_waited: bool,
+}
+
+/// What a process is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum State {
+    Runs,
+    /// Stopped by a signal.
+    Held,
+    /// Nobody has asked yet how it ended.
+    Dead,
 }
 
 impl Family {
@@ -108,6 +121,23 @@ impl Family {
         }
     }
 
+    /// Stops everybody, until [`Family::release`] or the next signal; returns how
+    /// they are.
+    pub(super) fn hold(&self) -> Vec<Process> {
+        let _ = kill_process_group(self.leader, Signal::STOP);
+        for pid in self.outsiders() {
+            let _ = kill_process(pid, Signal::STOP);
+        }
+        self.relatives()
+    }
+
+    pub(super) fn release(&self) {
+        for pid in self.outsiders() {
+            let _ = kill_process(pid, Signal::CONT);
+        }
+        let _ = kill_process_group(self.leader, Signal::CONT);
+    }
+
     /// Signals those again that missed it: born before it and alive, though it
     /// would have killed them. A shell that has just forked leaves its own
     /// handler to its child for an instant, and what comes then is lost; the
@@ -118,6 +148,8 @@ impl Family {
         for pid in missed.filter_map(|process| Pid::from_raw(process.pid)) {
             let _ = kill_process(pid, signal);
         }
+        // Who stops itself because it has seen a child held goes on, too.
+        self.release();
     }
 
     /// How many are left that no signal has reached.
@@ -133,6 +165,13 @@ impl Family {
     }
 
     fn descendants(&self) -> Vec<Process> {
+        let mut living = self.relatives();
+        living.retain(|process| process.state != State::Dead);
+        living
+    }
+
+    /// All descendants, the dead among them.
+    pub(super) fn relatives(&self) -> Vec<Process> {
         let mut others = processes();
         let mut found = Vec::new();
         let mut parents = HashSet::from([getpid().as_raw_nonzero().get()]);
@@ -150,7 +189,7 @@ impl Family {
     }
 }
 
-/// All that run. What ends while we look is left out, as are zombies.
+/// All there are. What ends while we look is left out.
 fn processes() -> Vec<Process> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
@@ -165,22 +204,42 @@ pub(super) fn last_born() -> i32 {
     loads.split_ascii_whitespace().last().and_then(|last| last.parse().ok()).unwrap_or(0)
 }
 
-/// Whether a process neither handles, ignores nor blocks a signal: the masks of
-/// proc_pid_status(5), one bit a signal, from 1.
+/// Whether a process neither handles, ignores nor blocks a signal.
 fn dies_of(pid: i32, signal: Signal) -> bool {
-    let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { return false };
-    let masks = status.lines().filter_map(|line| {
-        let (name, mask) = line.split_once(':')?;
-        matches!(name, "SigBlk" | "SigIgn" | "SigCgt").then(|| u64::from_str_radix(mask.trim(), 16).ok())?
-    });
-    masks.fold(0, |all, mask| all | mask) & 1 << (signal.as_raw() - 1) == 0
+    masks(pid).is_some_and(|masks| masks.iter().all(|mask| mask & bit(signal) == 0))
+}
+
+/// Whether a process handles a signal.
+pub(super) fn handles(pid: i32, signal: Signal) -> bool {
+    masks(pid).is_some_and(|[_, _, handled]| handled & bit(signal) != 0)
+}
+
+/// One bit a signal, from 1.
+fn bit(signal: Signal) -> u64 {
+    1 << (signal.as_raw() - 1)
+}
+
+/// What a process blocks, ignores and handles: proc_pid_status(5).
+fn masks(pid: i32) -> Option<[u64; 3]> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let mask = |name| {
+        let mask = status.lines().find_map(|line| line.strip_prefix(name))?;
+        u64::from_str_radix(mask.trim(), 16).ok()
+    };
+    Some([mask("SigBlk:")?, mask("SigIgn:")?, mask("SigCgt:")?])
 }
 
 /// Reads proc_pid_stat(5): the name, in brackets, may itself hold anything.
 fn parse(pid: i32, stat: &str) -> Option<Process> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_ascii_whitespace();
-    let state = fields.next()?;
+    let state = match fields.next()? {
+        "Z" | "X" => State::Dead,
+        "T" | "t" => State::Held,
+        _ => State::Runs,
+    };
     let (parent, group) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-    (!matches!(state, "Z" | "X")).then_some(Process { pid, parent, group })
+    // The minor faults of children that were waited for: every child has some.
+    let has_waited = fields.nth(5)? != "0";
+    Some(Process { pid, parent, group, state, has_waited })
 }

@@ -2,13 +2,15 @@
 //!
 //! Knows the order: the hub first, then the command, then its output and its
 //! end. Does not know how processes are found and signalled ([`family`],
-//! [`stop`]) or how lines are made ([`output`]).
+//! [`stop`]), whom it listens to ([`watch`]) or how lines are made ([`output`]).
 
+mod aim;
 mod family;
 mod output;
 mod pty;
 mod report;
 mod stop;
+mod watch;
 
 use std::cell::Cell;
 use std::ffi::OsString;
@@ -22,9 +24,8 @@ use std::time::Duration;
 
 use async_signal::{Signal, Signals};
 use rustix::process::WaitStatus;
-use smol::stream::StreamExt;
 use smol::{Async, LocalExecutor, Task, Timer, Unblock, future};
-use wshubd::client::{Client, Error, Interrupt, Lines, Operation, Start};
+use wshubd::client::{Client, Lines, News, Operation, Start};
 use wshubd::protocol::Ending;
 
 use crate::args;
@@ -33,11 +34,15 @@ use family::Family;
 use output::Output;
 use report::{Outcome, Report};
 use stop::Stop;
+use watch::Watch;
 
 /// How long the last output may take to leave after an interrupt, before the
 /// end is told without it: a reader of ours that stands still must not keep
 /// everybody else waiting for the word that it is over.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How much output waits for a hub that is away, in bytes as it is published.
+pub(crate) const BUFFER: usize = 1 << 20;
 
 pub(crate) async fn run(
     executor: &LocalExecutor<'_>,
@@ -51,13 +56,19 @@ pub(crate) async fn run(
         .map_err(|error| Failure::of("signals", error))?;
     let operation = start(&client, &asked).await?;
     let report = Report::new(asked.quiet);
+    let away = Rc::new(Cell::new(false));
     report.started(operation.id(), &asked.channel);
 
     let (family, streams) = match spawn(&asked) {
         Ok(started) => started,
         Err(error) => {
             let message = format!("cannot start the command: {error}");
-            operation.end(Ending::Failed, &serde_json::json!({"error": message, "lines": 0})).await?;
+            let data = serde_json::json!({"error": message, "lines": 0});
+            let late = async {
+                Timer::after(asked.linger).await;
+                Ok(())
+            };
+            future::or(operation.end(Ending::Failed, &data), late).await?;
             return Err(Failure::new(crate::failure::Exit::Failed, message));
         }
     };
@@ -66,14 +77,17 @@ pub(crate) async fn run(
         channel: asked.channel.clone(),
         operation_id: operation.id().to_owned(),
         lines: Cell::new(0),
+        lost: Cell::new(0),
+        lost_before: Cell::new(0),
         publishing: Cell::new(true),
+        report,
     });
-    executor.spawn(complaints(lines, report)).detach();
+    executor.spawn(listen(lines, report, away.clone())).detach();
     let (over, told) = async_channel::bounded(1);
     let carrying = carry(executor, &output, streams, told);
 
     let stop = Stop::new(asked.term_after, asked.kill_after);
-    let mut watch = Watch { family, stop, signals, report, hub: true };
+    let mut watch = Watch { family, stop, signals, report, hub: true, away, linger: asked.linger };
     let status = watch.until_over(&operation, asked.deadline).await;
     drop(over);
     end(watch, operation, &output, carrying, status).await
@@ -97,11 +111,8 @@ async fn end(
     };
     let carried = future::or(async { carry_on(&mut carrying).await }, patience).await;
 
-    let outcome = Outcome::of(status, output.lines.get());
-    let told = operation.end(outcome.ending(asked), &outcome).await;
-    if let (Err(error), true) = (&told, watch.hub) {
-        watch.report.end_untold(error);
-    }
+    let outcome = Outcome::of(status, output.lines.get(), output.lost.get());
+    watch.tell_the_end(operation, outcome.ending(asked), &outcome).await;
     if !carried {
         // Who presses Ctrl-C now has no use for the rest either.
         let impatient = async { while watch.next_signal().await == Signal::Child {} };
@@ -203,100 +214,23 @@ fn carry(
 
 /// Output is sent without waiting for answers; what is wrong with it comes by
 /// itself, and most often for each line, so that the first is enough.
-async fn complaints(lines: Lines, report: Report) {
+async fn listen(lines: Lines, report: Report, away: Rc<Cell<bool>>) {
     let mut told = false;
-    while let Some(heard) = lines.next().await {
-        if heard.kind() == "error" && !told {
-            told = true;
-            report.complaint(&heard);
-        }
-    }
-}
-
-/// Who may end it, and whether it has ended.
-struct Watch {
-    family: Family,
-    stop: Stop,
-    signals: Signals,
-    report: Report,
-    /// Whether the hub is still there.
-    hub: bool,
-}
-
-enum Happening {
-    Interrupt(Result<Interrupt, Error>),
-    Signal(Signal),
-    StepDue,
-    Deadline,
-}
-
-impl Watch {
-    /// Waits until nothing of the command is left, and stops it when asked.
-    async fn until_over(&mut self, operation: &Operation, deadline: Option<Duration>) -> Option<WaitStatus> {
-        // The hub interrupts at the deadline; this is for when it has gone.
-        let mut deadline = deadline.map(|deadline| Timer::after(deadline + Duration::from_secs(1)));
-        let mut leader_runs = true;
-        loop {
-            self.family.reap();
-            if leader_runs && self.family.status().is_some() {
-                leader_runs = false;
-                self.stop.leader_exited(&self.family);
+    while let Some(news) = lines.news().await {
+        match news {
+            News::Line(heard) if heard.kind() == "error" && !told => {
+                told = true;
+                report.complaint(&heard);
             }
-            if self.stop.is_over(&self.family) {
-                self.report.left(self.family.count(), self.stop.was_asked());
-                return self.family.status();
+            News::Line(_) => {}
+            News::Away(error) => {
+                away.set(true);
+                report.hub_away(&error);
             }
-            match self.next(operation, &mut deadline).await {
-                Happening::Interrupt(Ok(interrupt)) => {
-                    self.report.interrupted(&interrupt);
-                    self.stop.ask(&self.family);
-                }
-                Happening::Interrupt(Err(error)) => {
-                    self.hub = false;
-                    self.report.hub_lost(&error);
-                }
-                Happening::Signal(Signal::Child) => {}
-                Happening::Signal(_) => self.stop.insist(&self.family),
-                Happening::StepDue => self.stop.go_on(&self.family),
-                Happening::Deadline => {
-                    deadline = None;
-                    self.stop.ask(&self.family);
-                }
+            News::Back => {
+                away.set(false);
+                report.hub_back();
             }
         }
-    }
-
-    async fn next(&mut self, operation: &Operation, deadline: &mut Option<Timer>) -> Happening {
-        let interrupt = async {
-            if !self.hub {
-                return future::pending().await;
-            }
-            Happening::Interrupt(operation.interrupted().await)
-        };
-        let late = async {
-            match deadline {
-                Some(deadline) => drop(deadline.await),
-                None => future::pending().await,
-            }
-            Happening::Deadline
-        };
-        let due = async {
-            self.stop.due().await;
-            Happening::StepDue
-        };
-        let signal = async { Happening::Signal(next_signal(&mut self.signals).await) };
-        future::or(future::or(interrupt, signal), future::or(due, late)).await
-    }
-
-    async fn next_signal(&mut self) -> Signal {
-        next_signal(&mut self.signals).await
-    }
-}
-
-async fn next_signal(signals: &mut Signals) -> Signal {
-    match signals.next().await {
-        Some(Ok(signal)) => signal,
-        // The pipe that carries them has broken: nothing more is heard of them.
-        _ => future::pending().await,
     }
 }

@@ -11,7 +11,9 @@ use async_channel::Receiver;
 use serde::Serialize;
 use smol::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use smol::{Async, future};
-use wshubd::client::{Client, Publication};
+use wshubd::client::{Client, Error, Publication};
+
+use super::report::Report;
 
 /// The event under which output is published.
 const EVENT: &str = "operation:output";
@@ -31,6 +33,15 @@ struct Line<'a> {
     /// long for one message.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     continues: bool,
+    /// How many lines before this one are lost, because the hub was away for so
+    /// long.
+    #[serde(skip_serializing_if = "is_zero")]
+    lost: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Where the output of one command goes.
@@ -40,8 +51,13 @@ pub(super) struct Output {
     pub(super) operation_id: String,
     /// Lines so far: numbered through both streams, which shows their order.
     pub(super) lines: Cell<u64>,
-    /// Cleared when the hub has gone; the command goes on without it.
+    /// Lines that found no room while the hub was away: in all, and since the last
+    /// line that did.
+    pub(super) lost: Cell<u64>,
+    pub(super) lost_before: Cell<u64>,
+    /// Cleared when the hub has gone for good; the command goes on without it.
     pub(super) publishing: Cell<bool>,
+    pub(super) report: Report,
 }
 
 impl Output {
@@ -100,12 +116,25 @@ impl Output {
             return;
         }
         let text = String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line));
-        let line =
-            Line { operation_id: &self.operation_id, stream, line: self.lines.get(), text: &text, continues };
-        let message = Publication::to_channel(&self.channel, EVENT, &line);
-        if self.client.send(&message).await.is_err() {
+        let line = Line {
+            operation_id: &self.operation_id,
+            stream,
+            line: self.lines.get(),
+            text: &text,
+            continues,
+            lost: self.lost_before.get(),
+        };
+        match self.client.send(&Publication::to_channel(&self.channel, EVENT, &line)).await {
+            Ok(()) => self.lost_before.set(0),
+            Err(Error::Full { .. }) => {
+                if self.lost_before.get() == 0 {
+                    self.report.output_lost();
+                }
+                self.lost_before.set(self.lost_before.get() + 1);
+                self.lost.set(self.lost.get() + 1);
+            }
             // Whoever waits for an interrupt says so, once.
-            self.publishing.set(false);
+            Err(_) => self.publishing.set(false),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Knows words, exit codes and the names of signals.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use rustix::process::WaitStatus;
 use serde::Serialize;
@@ -23,14 +24,17 @@ pub(super) struct Outcome {
     killed_by: Option<i32>,
     /// How many lines it printed.
     lines: u64,
+    /// How many of them were lost while the hub was away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lost: Option<u64>,
 }
 
 impl Outcome {
     /// Without a status nothing could end it.
-    pub(super) fn of(status: Option<WaitStatus>, lines: u64) -> Self {
+    pub(super) fn of(status: Option<WaitStatus>, lines: u64, lost: u64) -> Self {
         let killed_by = status.and_then(WaitStatus::terminating_signal);
         let exit_code = status.and_then(WaitStatus::exit_status);
-        Self { exit_code, signal: killed_by.map(name), killed_by, lines }
+        Self { exit_code, signal: killed_by.map(name), killed_by, lines, lost: (lost > 0).then_some(lost) }
     }
 
     pub(super) fn ending(&self, asked: bool) -> Ending {
@@ -104,9 +108,27 @@ impl Report {
         }
     }
 
-    /// The command goes on, and who relies on the hub must know.
+    /// Who relies on the hub must know that it is not there.
+    pub(super) fn hub_away(self, error: &Error) {
+        say(&plain(&format!("{error}; the command goes on, and its output waits for wshubd")));
+    }
+
+    pub(super) fn hub_back(self) {
+        say("wshubd is back");
+    }
+
+    /// It will not come back, or will not have the operation again.
     pub(super) fn hub_lost(self, error: &Error) {
-        say(&format!("{error}; the command goes on, its output is only shown here"));
+        say(&plain(&format!("{error}; the command goes on, and can only be stopped here")));
+    }
+
+    pub(super) fn output_lost(self) {
+        say("too much output waits for wshubd; what follows is lost to others until it is back");
+    }
+
+    pub(super) fn lingers(self, linger: Duration) {
+        let linger = humantime::format_duration(linger);
+        say(&format!("it is over; waiting {linger} for wshubd to hear of it, Ctrl-C gives up"));
     }
 
     pub(super) fn complaint(self, heard: &Heard) {
@@ -118,8 +140,8 @@ impl Report {
         }
     }
 
-    pub(super) fn end_untold(self, error: &Error) {
-        say(&format!("wshubd did not hear of the end: {error}"));
+    pub(super) fn end_untold(self, why: &str) {
+        say(&plain(&format!("wshubd did not hear of the end: {why}")));
     }
 
     /// Nothing more can be done about what is left after SIGKILL.

@@ -7,7 +7,14 @@ use std::time::Duration;
 use rustix::process::Signal;
 use smol::{Timer, future};
 
+use super::aim::{Aim, aim};
 use super::family::{Family, Reach, last_born};
+
+/// A moment in which nobody forgives SIGINT is looked for so often and at these
+/// intervals: a shell is between two commands for less than a millisecond, and a
+/// program that only looks like one is kept waiting no longer than this.
+const AIMS: u32 = 20;
+const AIM_AGAIN: Duration = Duration::from_millis(1);
 
 /// Who missed SIGINT is looked for so often and at these intervals: a shell on
 /// a busy machine takes some milliseconds from fork to exec, and whoever pressed
@@ -33,6 +40,8 @@ enum Step {
     Runs,
     /// It has exited unasked; what it left behind may finish.
     Finishes,
+    /// A moment for SIGINT is looked for, for the so many-th time.
+    Aims(u32),
     /// SIGINT, and so many reminders.
     Interrupted(u32),
     /// SIGTERM.
@@ -72,7 +81,7 @@ impl Stop {
     pub(super) fn ask(&mut self, family: &Family) {
         self.reach = Reach::Everybody;
         match self.step {
-            Step::Runs => self.go(Step::Interrupted(0), family),
+            Step::Runs => self.aim(0, family),
             Step::Finishes => self.go(Step::Terminated, family),
             _ => {}
         }
@@ -89,9 +98,23 @@ impl Stop {
     pub(super) fn leader_exited(&mut self, family: &Family) {
         match self.step {
             Step::Runs => self.go(Step::Finishes, family),
-            Step::Interrupted(_) => self.go(Step::Terminated, family),
+            Step::Aims(_) | Step::Interrupted(_) => self.go(Step::Terminated, family),
             _ => {}
         }
+    }
+
+    /// Sends SIGINT to all while they are held, unless somebody would forgive it
+    /// just now: then they run on for a while first.
+    fn aim(&mut self, times: u32, family: &Family) {
+        if aim(family) == Aim::Missed && times < AIMS {
+            family.release();
+            self.step = Step::Aims(times);
+            self.due = Some(Timer::after(AIM_AGAIN));
+            return;
+        }
+        // Nobody is born while all are held: who is born later tidies up.
+        self.last_born = last_born();
+        self.go(Step::Interrupted(0), family);
     }
 
     /// Waits until the next step is due.
@@ -105,6 +128,7 @@ impl Stop {
     /// The wait for the next step is over.
     pub(super) fn go_on(&mut self, family: &Family) {
         match self.step {
+            Step::Aims(times) => self.aim(times + 1, family),
             Step::Interrupted(times @ ..REMINDERS) => {
                 family.remind(self.last_born, Signal::INT);
                 self.step = Step::Interrupted(times + 1);
@@ -118,7 +142,7 @@ impl Stop {
     /// Takes the next step.
     fn next(&mut self, family: &Family) {
         let step = match self.step {
-            Step::Runs => Step::Interrupted(0),
+            Step::Runs | Step::Aims(_) => return self.aim(AIMS, family),
             Step::Finishes | Step::Interrupted(_) => Step::Terminated,
             Step::Terminated => Step::Killed(1),
             Step::Killed(ATTEMPTS..) | Step::GivenUp => Step::GivenUp,
@@ -129,7 +153,7 @@ impl Stop {
 
     fn go(&mut self, step: Step, family: &Family) {
         let (signal, wait) = match step {
-            Step::Runs | Step::GivenUp => (None, None),
+            Step::Runs | Step::Aims(_) | Step::GivenUp => (None, None),
             Step::Finishes => (None, Some(self.term_after)),
             Step::Interrupted(_) => (Some(Signal::INT), Some(REMIND)),
             Step::Terminated => (Some(Signal::TERM), Some(self.kill_after)),
@@ -138,10 +162,6 @@ impl Stop {
         self.step = step;
         if let Some(signal) = signal {
             family.signal(self.reach, signal);
-        }
-        if step == Step::Interrupted(0) {
-            // After the signal: nobody who was there before is left out.
-            self.last_born = last_born();
         }
         self.due = wait.map(Timer::after);
     }

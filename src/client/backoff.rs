@@ -1,0 +1,69 @@
+//! When to try again.
+//!
+//! Knows how pauses grow. Does not know the clock, or how an attempt is made.
+
+use std::time::Duration;
+
+/// The first pause after an attempt that failed: a hub that is started again is
+/// there within that.
+const FIRST: Duration = Duration::from_millis(100);
+
+/// The longest: one attempt on a socket of the same machine costs some
+/// microseconds, so this is about being there soon and not about sparing.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// A hub that lives shorter than this does not count as having come back.
+pub(super) const SETTLED: Duration = Duration::from_secs(5);
+
+/// Counts the attempts since the hub was there.
+#[derive(Debug, Default)]
+pub(super) struct Backoff {
+    attempts: u32,
+}
+
+impl Backoff {
+    /// The pause before the next attempt. The first is made at once, or when the
+    /// hub has asked for it; what follows waits between half a pause and a whole
+    /// one, so that all who lost the same hub do not return in step.
+    pub(super) fn pause(&mut self, asked: Option<Duration>, random: u64) -> Duration {
+        let attempt = self.attempts;
+        self.attempts += 1;
+        if attempt == 0 {
+            return asked.unwrap_or_default();
+        }
+        let whole = FIRST.saturating_mul(1 << (attempt - 1).min(16)).min(LONGEST);
+        let half = whole / 2;
+        let jitter = random % (u64::try_from(half.as_micros()).unwrap_or(u64::MAX) + 1);
+        half + Duration::from_micros(jitter)
+    }
+
+    /// The hub was there.
+    pub(super) fn reset(&mut self) {
+        self.attempts = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Backoff, LONGEST};
+
+    #[test]
+    fn it_starts_at_once_or_when_asked_and_grows_to_a_bound() {
+        let mut backoff = Backoff::default();
+        assert_eq!(backoff.pause(None, 7), Duration::ZERO);
+        let pauses: Vec<_> = (0..40).map(|_| backoff.pause(None, u64::MAX)).collect();
+        assert!(pauses.iter().all(|pause| (Duration::from_millis(50)..=LONGEST).contains(pause)));
+        assert!(pauses.last().is_some_and(|last| *last >= LONGEST / 2));
+        backoff.reset();
+        assert_eq!(backoff.pause(Some(Duration::from_millis(30)), 7), Duration::from_millis(30));
+    }
+
+    #[test]
+    fn two_that_lost_the_same_hub_do_not_return_in_step() {
+        let (mut one, mut other) = (Backoff::default(), Backoff::default());
+        assert_eq!(one.pause(None, 1), other.pause(None, 2));
+        assert_ne!(one.pause(None, 1), other.pause(None, 2));
+    }
+}
