@@ -295,3 +295,25 @@ fn since_is_recovered_only_if_nothing_was_missed() {
     let answer = bench.say(bob, since(&json!("other"), 3));
     assert_eq!(answer, ["subscription_succeeded room 3 false", "gap epoch"]);
 }
+
+#[test]
+fn answers_come_in_the_order_of_the_requests_and_echo_their_ids() {
+    let mut bench = Bench::new();
+    let (worker, alice) = (bench.worker(), bench.client("alice"));
+    bench.say(worker, json!({"channel": "room", "event": "say", "data": 1}));
+    bench.subscribe(alice, "elsewhere");
+    bench.slow_store = true;
+    for (id, request) in [
+        (json!(1), json!({"action": "subscribe", "channel": "room"})),
+        (json!("two"), json!({"action": "ping"})),
+        (json!(3.5), json!({"action": "send", "channel": "hall", "event": "say"})),
+        (json!("four"), json!({"action": "whisper", "channel": "hall", "event": "say"})),
+    ] {
+        let mut request = request;
+        request["id"] = id;
+        bench.tell(alice, &request);
+    }
+    bench.store_answers();
+    let heard: Vec<_> = bench.frames(alice).iter().map(|frame| frame["id"].clone()).collect();
+    assert_eq!(heard, [json!(1), json!("two"), json!(3.5), json!("four"), json!(null)]);
+}

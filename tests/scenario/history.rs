@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use wshubd::hub::settings::{Keep, Policy};
-use wshubd::hub::{Outbound, Pattern, Settings};
+use wshubd::hub::{Pattern, Settings};
 
 use super::bench::{Bench, Seat};
 
 /// How many messages `orders` keeps.
-const COUNT: usize = 100;
+pub(crate) const COUNT: usize = 100;
 
-fn bench() -> Bench {
+pub(crate) fn bench() -> Bench {
     let history = Policy { keep: Keep::History, count: COUNT, bytes: 50_000, ..Policy::default() };
     let policies = vec![
         (Pattern::new("orders"), history),
@@ -25,13 +25,13 @@ fn bench() -> Bench {
 }
 
 /// A client that was told its connection id already.
-fn client(bench: &mut Bench, user: &str) -> Seat {
+pub(crate) fn client(bench: &mut Bench, user: &str) -> Seat {
     let seat = bench.client(user);
     bench.say(seat, json!({"action": "subscribe", "channel": "elsewhere"}));
     seat
 }
 
-fn publish(bench: &mut Bench, channel: &str, numbers: std::ops::RangeInclusive<usize>) {
+pub(crate) fn publish(bench: &mut Bench, channel: &str, numbers: std::ops::RangeInclusive<usize>) {
     let worker = bench.worker();
     for n in numbers {
         bench.say(worker, json!({"channel": channel, "event": "new", "data": n}));
@@ -39,29 +39,29 @@ fn publish(bench: &mut Bench, channel: &str, numbers: std::ops::RangeInclusive<u
     bench.leave(worker);
 }
 
-fn epoch(bench: &mut Bench, channel: &str) -> String {
+pub(crate) fn epoch(bench: &mut Bench, channel: &str) -> String {
     let probe = client(bench, "probe");
     let heard = bench.ask(probe, json!({"action": "subscribe", "channel": channel, "since": zero()}));
     bench.leave(probe);
     heard[0]["epoch"].as_str().unwrap().to_owned()
 }
 
-fn zero() -> Value {
+pub(crate) fn zero() -> Value {
     json!({"epoch": "", "seq": 0})
 }
 
-fn since(bench: &mut Bench, seat: Seat, channel: &str, seq: u64) -> Vec<String> {
+pub(crate) fn since(bench: &mut Bench, seat: Seat, channel: &str, seq: u64) -> Vec<String> {
     let epoch = epoch(bench, channel);
     let since = json!({"epoch": epoch, "seq": seq});
     bench.say(seat, json!({"action": "subscribe", "channel": channel, "since": since}))
 }
 
-fn all(bench: &mut Bench, seat: Seat, channel: &str) -> Vec<String> {
+pub(crate) fn all(bench: &mut Bench, seat: Seat, channel: &str) -> Vec<String> {
     bench.say(seat, json!({"action": "subscribe", "channel": channel, "since": zero()}))
 }
 
 /// `new N replayed` for each number.
-fn replayed(numbers: std::ops::RangeInclusive<usize>) -> Vec<String> {
+pub(crate) fn replayed(numbers: std::ops::RangeInclusive<usize>) -> Vec<String> {
     numbers.map(|n| format!("new {n} replayed")).collect()
 }
 
@@ -253,151 +253,6 @@ fn a_publisher_that_comes_back_hears_what_it_said_itself() {
     bench.leave(alice);
     let alice = client(&mut bench, "alice");
     assert_eq!(all(&mut bench, alice, "orders")[1..], ["say 1 replayed"]);
-}
-
-#[test]
-fn a_second_subscribe_starts_the_channel_anew() {
-    let mut bench = bench();
-    let bob = client(&mut bench, "bob");
-    publish(&mut bench, "orders", 1..=3);
-    for _ in 0..2 {
-        let heard = all(&mut bench, bob, "orders");
-        assert_eq!(heard[0], "subscription_succeeded orders 3 recovered");
-        assert_eq!(heard[1..], replayed(1..=3));
-    }
-    publish(&mut bench, "orders", 4..=4);
-    assert_eq!(bench.story(bob), ["new 4"], "and is heard once");
-}
-
-#[test]
-fn a_second_subscribe_in_mid_replay_starts_anew_from_where_it_says() {
-    let mut bench = bench();
-    let bob = client(&mut bench, "bob");
-    publish(&mut bench, "orders", 1..=COUNT);
-    bench.clog(bob);
-    assert_eq!(all(&mut bench, bob, "orders").len(), 1 + 64);
-    let heard = since(&mut bench, bob, "orders", 90);
-    assert_eq!(heard[0], "subscription_succeeded orders 100 recovered");
-    bench.unclog(bob);
-    assert_eq!([&heard[1..], &bench.story(bob)[..]].concat(), replayed(91..=100));
-}
-
-#[test]
-fn a_second_subscribe_without_since_in_mid_replay_is_live_only() {
-    let mut bench = bench();
-    let bob = client(&mut bench, "bob");
-    publish(&mut bench, "orders", 1..=COUNT);
-    bench.clog(bob);
-    all(&mut bench, bob, "orders");
-    assert_eq!(bench.subscribe(bob, "orders"), ["subscription_succeeded orders 100"]);
-    publish(&mut bench, "orders", 101..=101);
-    bench.unclog(bob);
-    assert_eq!(bench.story(bob), ["new 101"]);
-}
-
-#[test]
-fn unsubscribing_in_mid_replay_is_the_end_of_it() {
-    let mut bench = bench();
-    let bob = client(&mut bench, "bob");
-    publish(&mut bench, "orders", 1..=COUNT);
-    bench.clog(bob);
-    all(&mut bench, bob, "orders");
-    let request = json!({"action": "unsubscribe", "channel": "orders"});
-    assert_eq!(bench.say(bob, request), ["unsubscribe_succeeded"]);
-    bench.unclog(bob);
-    publish(&mut bench, "orders", 101..=101);
-    assert!(bench.story(bob).is_empty());
-    assert_eq!(bench.stored(), COUNT, "a history stays");
-}
-
-#[test]
-fn two_readers_at_different_places_each_hear_their_own() {
-    let mut bench = bench();
-    let (bob, carol) = (client(&mut bench, "bob"), client(&mut bench, "carol"));
-    publish(&mut bench, "orders", 1..=COUNT);
-    bench.clog(bob);
-    let mut slow = all(&mut bench, bob, "orders");
-    let fast = since(&mut bench, carol, "orders", 50);
-    assert_eq!(fast[1..], replayed(51..=100));
-    bench.unclog(bob);
-    slow.extend(bench.story(bob));
-    assert_eq!(slow[1..], replayed(1..=100));
-    publish(&mut bench, "orders", 101..=101);
-    assert_eq!((bench.story(bob), bench.story(carol)), (vec!["new 101".into()], vec!["new 101".into()]));
-}
-
-#[test]
-fn a_reader_that_dies_takes_nothing_with_it() {
-    let mut bench = bench();
-    let bob = client(&mut bench, "bob");
-    publish(&mut bench, "orders", 1..=COUNT);
-    bench.clog(bob);
-    all(&mut bench, bob, "orders");
-    bench.drain(bob, 30);
-    bench.leave(bob);
-    let bob = client(&mut bench, "bob");
-    assert_eq!(all(&mut bench, bob, "orders")[1..], replayed(1..=100));
-}
-
-#[test]
-fn what_is_evicted_or_expires_under_a_reader_shows_in_its_place() {
-    let mut bench = bench();
-    let bob = client(&mut bench, "bob");
-    publish(&mut bench, "orders", 1..=COUNT);
-    bench.clog(bob);
-    let mut heard = all(&mut bench, bob, "orders");
-    publish(&mut bench, "orders", 101..=170);
-    bench.unclog(bob);
-    heard.extend(bench.story(bob));
-    assert_eq!(heard[1..65], replayed(1..=64));
-    assert_eq!(heard[65], "gap 65 70 6 evicted");
-    assert_eq!(heard[66..], replayed(71..=170));
-}
-
-#[test]
-fn who_is_too_slow_for_live_falls_back_to_replay_and_misses_nothing() {
-    let mut bench = bench();
-    let bob = client(&mut bench, "bob");
-    bench.subscribe(bob, "orders");
-    publish(&mut bench, "orders", 1..=1);
-    bench.outbound(bob, Outbound::Full);
-    publish(&mut bench, "orders", 2..=4);
-    bench.outbound(bob, Outbound::Waiting);
-    publish(&mut bench, "orders", 5..=5);
-    bench.hush(bob);
-    bench.outbound(bob, Outbound::Clear);
-    assert_eq!(bench.story(bob), replayed(2..=5));
-    publish(&mut bench, "orders", 6..=6);
-    assert_eq!(bench.story(bob), ["new 6"]);
-    assert_eq!(bench.stats()["messages_shed"], 0);
-}
-
-#[test]
-fn who_is_too_slow_even_for_the_history_is_told_what_was_evicted_meanwhile() {
-    let mut bench = bench();
-    let bob = client(&mut bench, "bob");
-    bench.subscribe(bob, "orders");
-    publish(&mut bench, "orders", 1..=1);
-    bench.hush(bob);
-    bench.outbound(bob, Outbound::Full);
-    publish(&mut bench, "orders", 2..=COUNT + 3);
-    bench.outbound(bob, Outbound::Clear);
-    let heard = bench.story(bob);
-    assert_eq!(heard[0], "gap 2 3 2 evicted");
-    assert_eq!(heard[1..], replayed(4..=COUNT + 3));
-}
-
-#[test]
-fn where_nothing_is_kept_the_slow_are_told_how_much_they_missed() {
-    let mut bench = bench();
-    let bob = client(&mut bench, "bob");
-    bench.subscribe(bob, "never");
-    bench.outbound(bob, Outbound::Full);
-    publish(&mut bench, "never", 1..=3);
-    bench.outbound(bob, Outbound::Clear);
-    publish(&mut bench, "never", 4..=4);
-    assert_eq!(bench.story(bob), ["gap 1 3 3 slow", "new 4"]);
-    assert_eq!(since(&mut bench, bob, "never", 4), ["subscription_succeeded never 4 recovered"]);
 }
 
 #[test]
