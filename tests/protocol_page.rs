@@ -355,6 +355,7 @@ fn greetings() -> Vec<Answer> {
         expires_at: Some(expires_at),
         inbox: Some(InboxState { epoch: inbox_epoch(), seq: 12, waiting: 2 }),
     };
+    let inbox = Some(InboxState { epoch: inbox_epoch(), seq: 12, waiting: 2 });
     let failed = Frame::AuthFailed {
         code: "token_expired",
         message: "the token ended at 2026-03-01T11:00:00.000Z".into(),
@@ -363,7 +364,7 @@ fn greetings() -> Vec<Answer> {
         (established, None),
         (Frame::ConnectionId { connection_id: CONNECTION.into() }, None),
         (Frame::AuthRequired, None),
-        (Frame::AuthSuccess { user_id: user("ada"), expires_at: Some(expires_at), inbox: None }, None),
+        (Frame::AuthSuccess { user_id: user("ada"), expires_at: Some(expires_at), inbox }, None),
         (failed, None),
         (Frame::TokenExpiring { expires_at }, None),
     ]

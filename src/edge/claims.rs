@@ -5,11 +5,13 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::time::Duration;
 
 use serde::de::{self, IgnoredAny};
 use serde::{Deserialize, Deserializer};
 
 use crate::hub::{Pattern, Rights};
+use crate::protocol::UnixTime;
 
 /// The last second of the year 9999, the last that a frame can spell.
 pub(super) const LAST_SECOND: u64 = 253_402_300_799;
@@ -101,24 +103,29 @@ impl Claims {
     }
 }
 
-/// Whole seconds since 1970 that a calendar can show.
+/// Seconds since 1970 that a calendar can show, with a fraction where there is
+/// one (RFC 7519, section 2).
 #[derive(Clone, Copy)]
-pub(super) struct NumericDate(u64);
+pub(super) struct NumericDate(UnixTime);
 
 impl NumericDate {
-    pub(super) fn seconds(self) -> u64 {
+    pub(super) fn time(self) -> UnixTime {
         self.0
     }
 }
 
 impl<'de> Deserialize<'de> for NumericDate {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let seconds = u64::deserialize(from)?;
-        if seconds > LAST_SECOND {
-            // Most often somebody's milliseconds.
-            return Err(de::Error::custom("a time beyond the year 9999; claims count seconds"));
+        let seconds = f64::deserialize(from)?;
+        if seconds.is_sign_negative() {
+            return Err(de::Error::custom("a time before 1970"));
         }
-        Ok(Self(seconds))
+        // All that a calendar can show is exact to the millisecond in an f64.
+        let time = Duration::try_from_secs_f64(seconds).ok().filter(|time| time.as_secs() <= LAST_SECOND);
+        let millis = time.and_then(|time| u64::try_from(time.as_millis()).ok());
+        // Most often somebody's milliseconds.
+        let beyond = || de::Error::custom("a time beyond the year 9999; claims count seconds");
+        Ok(Self(UnixTime(millis.ok_or_else(beyond)?)))
     }
 }
 

@@ -5,7 +5,7 @@
 //!
 //! Nothing in a token is believed before its signature holds, and its header
 //! only chooses among keys: the algorithm is the key's own, from the
-//! configuration. `exp` is taken to the second, `nbf` with [`EARLY`]; `iat`,
+//! configuration. `exp` is taken to the millisecond, `nbf` with [`EARLY`]; `iat`,
 //! `aud` and `iss` may be there and are not looked at.
 
 use std::fmt;
@@ -17,7 +17,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::crypto;
 
-use super::claims::{self, Claims, Header};
+use super::claims::{self, Claims, Header, NumericDate};
 use super::flaw::{self, Flaw};
 use super::key::{Key, algorithm};
 use super::secret::{self, Absent, Exposure};
@@ -157,12 +157,12 @@ impl Verifier {
         }
         let (payload, key) = self.proven(token)?;
         let claims: Claims = claims::read(&payload).map_err(Flaw::Claims)?;
-        let expires_at = UnixTime::from_secs(claims.exp.ok_or(Flaw::Endless)?.seconds());
+        let expires_at = claims.exp.ok_or(Flaw::Endless)?.time();
         if now >= expires_at {
             return Err(Flaw::Ended(expires_at));
         }
         let early = u64::try_from(EARLY.as_millis()).unwrap_or(u64::MAX);
-        let from = claims.nbf.map(|nbf| UnixTime::from_secs(nbf.seconds()));
+        let from = claims.nbf.map(NumericDate::time);
         if let Some(from) = from.filter(|from| from.0 > now.0.saturating_add(early)) {
             return Err(Flaw::Early(from));
         }

@@ -174,6 +174,7 @@ impl Hub {
             // In an inbox it is the cursor that says so.
             heard: rest.heard && policy.keep != Keep::Unacknowledged,
             echo: from.echo,
+            told: false,
         };
         let kept = wanted && self.keep(rest.place, &policy, kept, &rest.message, out);
         // What others heard is not kept for the sake of one who is slow, unless

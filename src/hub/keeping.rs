@@ -101,7 +101,7 @@ impl Hub {
         let Some(topic) = self.channels.at(place) else { return };
         let Some(kept) = topic.log.as_ref().and_then(|log| log.kept.front().copied()) else { return };
         let first = kept.seq;
-        if self.reached_nobody(topic, &kept) {
+        if self.reached_nobody(topic, &kept, Fate::Evicted) {
             self.look_up(place, &[(first, 1)], Fate::Evicted, out);
         }
         let Some(topic) = self.channels.at_mut(place) else { return };
@@ -120,15 +120,16 @@ impl Hub {
         self.expire(now, place, out);
     }
 
-    /// Whether a message that is about to be lost was for somebody, and reached
-    /// nobody. What was on its way to a user counts as heard here, and a history
-    /// is not for anybody in particular.
-    fn reached_nobody(&self, topic: &Topic, kept: &Kept) -> bool {
+    /// Whether a message that is about to be lost reached nobody, in a way that is
+    /// worth telling. What a user who is here was sent counts as heard, and that a
+    /// history moves on is in its nature.
+    fn reached_nobody(&self, topic: &Topic, kept: &Kept, fate: Fate) -> bool {
         !kept.heard
             && match self.policy_of(&topic.key).keep {
-                Keep::Unacknowledged => kept.seq > topic.offered,
+                Keep::Unacknowledged => kept.seq > topic.offered || topic.is_unheard(),
                 Keep::Undelivered => true,
-                Keep::History | Keep::Never => false,
+                Keep::History => fate == Fate::Expired,
+                Keep::Never => false,
             }
     }
 
@@ -146,7 +147,8 @@ impl Hub {
         let old = |kept: &Kept| kept.expires <= now.moment;
         let Some(topic) = self.channels.at(place) else { return };
         if let Some(log) = &topic.log {
-            let unheard = log.runs(PAGE_MESSAGES, |kept| old(kept) && self.reached_nobody(topic, kept));
+            let unheard =
+                log.runs(PAGE_MESSAGES, |kept| old(kept) && self.reached_nobody(topic, kept, Fate::Expired));
             self.look_up(place, &unheard, Fate::Expired, out);
         }
         if let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) {

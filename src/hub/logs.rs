@@ -28,6 +28,8 @@ pub(super) struct Kept {
     pub(super) heard: bool,
     /// Its publisher wants to hear it too.
     pub(super) echo: bool,
+    /// Workers were told that it waits for a user who is away.
+    pub(super) told: bool,
 }
 
 /// A subscriber that reads what is kept.
@@ -114,8 +116,6 @@ pub(super) struct Log {
     pub(super) soonest: Moment,
     /// For which moment the deadline of its oldest is set.
     pub(super) armed: Moment,
-    /// The last message of an inbox that workers were told to be waiting.
-    pub(super) told: u64,
     /// Who is to be told that a message has arrived, by position.
     pub(super) receipts: VecDeque<Owed>,
 }
@@ -129,7 +129,6 @@ impl Default for Log {
             readers: Vec::new(),
             soonest: NEVER,
             armed: NEVER,
-            told: 0,
             receipts: VecDeque::new(),
         }
     }

@@ -121,8 +121,9 @@ impl Hub {
 
     /// A message waits for a user none of whose connections hears the inbox.
     pub(super) fn tell_kept(&mut self, now: Now, place: u32, message: &Message, out: &mut Effects) {
-        if let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) {
-            log.told = log.told.max(message.seq.unwrap_or_default());
+        let log = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut());
+        if let Some(kept) = log.and_then(|log| log.find_mut(message.seq.unwrap_or_default())) {
+            kept.told = true;
         }
         self.tell_undelivered(now, place, message, Fate::Kept, out);
     }
@@ -133,9 +134,8 @@ impl Hub {
         let Some(topic) = self.channels.at_mut(place).filter(|topic| topic.is_unheard()) else { return };
         let cursor = topic.cursor;
         let Some(log) = &mut topic.log else { return };
-        let after = log.told.max(cursor);
-        log.told = log.kept.back().map_or(after, |last| last.seq);
-        let waiting = log.runs(PAGE_MESSAGES, |kept| kept.seq > after);
+        let waiting = log.runs(PAGE_MESSAGES, |kept| kept.seq > cursor && !kept.told);
+        log.kept.iter_mut().for_each(|kept| kept.told = true);
         self.look_up(place, &waiting, Fate::Kept, out);
     }
 

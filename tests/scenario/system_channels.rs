@@ -241,3 +241,20 @@ fn notices_are_for_those_who_listen_now() {
     assert!(losses(&mut bench, worker).is_empty());
     assert_eq!(bench.stored(), stored, "and are kept for nobody");
 }
+
+#[test]
+fn what_was_on_its_way_to_a_lost_connection_is_told_beside_what_came_later() {
+    let mut bench = Bench::new();
+    let (worker, sender) = (listener(&mut bench, "system:undelivered"), bench.worker());
+    let bob = bench.client_in("bob", Ack);
+    to_bob(&mut bench, sender, "m1", 1000);
+    bench.leave(bob);
+    to_bob(&mut bench, sender, "m2", 1000);
+    assert_eq!(losses(&mut bench, worker), ["kept m2"], "it may come back for the first");
+    bench.live(16);
+    assert_eq!(losses(&mut bench, worker), ["kept m1"]);
+    let bob = bench.client_in("bob", Ack);
+    bench.leave(bob);
+    bench.live(16);
+    assert!(losses(&mut bench, worker).is_empty(), "once");
+}

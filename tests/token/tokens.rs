@@ -203,18 +203,17 @@ fn a_header_that_asks_for_more_is_refused() {
 }
 
 #[test]
-fn the_end_must_be_there_and_be_a_whole_second() {
+fn the_end_must_be_there_and_be_a_time() {
     let verifier = hs256();
-    let fine = ["1750000001", "253402300799"];
+    let fine = ["1750000001", "1750000001.0", "1750000000.25", "1.750000001e9", "253402300799"];
     let wrong = [
         "null",
         "\"1750000001\"",
         "-1",
         "-0.0",
-        "1750000001.0",
-        "1750000001.5",
-        "1.75e9",
+        "-0.5",
         "1e18",
+        "1e400",
         "253402300800",
         "18446744073709551615",
         "18446744073709551616",
@@ -244,7 +243,7 @@ fn a_beginning_may_be_a_little_ahead() {
         (json!(253_402_300_799_u64), "token_not_yet"),
         (json!(null), "fine"),
         (json!("soon"), "token_invalid"),
-        (json!(1.5), "token_invalid"),
+        (json!(1.5), "fine"),
         (json!(u64::MAX), "token_invalid"),
     ];
     for (nbf, expected) in cases {

@@ -19,7 +19,7 @@ use wshubd::hub::settings::{Keep, Policy};
 use wshubd::hub::{Pattern, Settings};
 use wshubd::protocol::{InboxMode, Moment};
 
-use super::bench::{Bench, Seat, rights};
+use super::bench::{Bench, Seat, Seen, rights};
 use operations::Observed;
 use reference::{Check, Keeps, Log};
 use step::{CHANNELS, DEVICES, PEERS, Step, USERS};
@@ -52,6 +52,8 @@ struct Model {
     notices: Vec<String>,
     /// What it may hear.
     maybe: Vec<String>,
+    /// When users who lost their last connection are taken for gone.
+    departures: BTreeMap<&'static str, Moment>,
     told: Vec<String>,
     observed: Observed,
     said: u64,
@@ -62,6 +64,9 @@ struct Model {
 /// Channels are forgotten when nobody needs them for five minutes; within less
 /// than that every epoch is the first.
 const MOST_WAITED: u64 = 280;
+
+/// A page that is reloaded is back before this.
+const GRACE: Duration = Duration::from_secs(15);
 
 const DAY: u64 = 86_400;
 const BRIEF: u64 = 10;
@@ -111,6 +116,7 @@ impl Model {
             listener,
             notices: Vec::new(),
             maybe: Vec::new(),
+            departures: BTreeMap::new(),
             told: Vec::new(),
             observed,
             said: 0,
@@ -229,6 +235,9 @@ impl Model {
             Some(user) => self.bench.client_in(user, mode),
             None => self.bench.worker(),
         };
+        if let Some(user) = Self::user(who) {
+            self.departures.remove(user);
+        }
         self.peers[who].seat = Some(seat);
         self.peers[who].mode = mode;
     }
@@ -245,20 +254,24 @@ impl Model {
         let Some(seat) = self.peers[who].seat.take() else { return };
         self.peers[who].interrupts.clear();
         self.peers[who].asked.clear();
-        let names: Vec<String> = self.logs.keys().cloned().collect();
-        for name in names {
-            self.leave(&name, seat);
+        for log in self.logs.values_mut() {
+            log.leave(seat);
+        }
+        let Some(user) = Self::user(who) else { return };
+        if (0..DEVICES).any(|other| Self::user(other) == Some(user) && self.peers[other].seat.is_some()) {
+            self.desert(user);
+        } else {
+            self.departures.insert(user, self.now() + GRACE);
         }
     }
 
-    /// A peer hears a log no longer.
-    fn leave(&mut self, name: &str, seat: Seat) {
-        let log = self.log(name);
-        let was = log.sessions.len();
-        log.leave(seat);
-        if log.keeps == Keeps::Unacknowledged && log.sessions.is_empty() && was > 0 {
-            let kept = log.desert();
-            // A slow store may be asked about what is lost before it answers.
+    /// Perhaps nobody hears the inbox of a user any more: what waits there is
+    /// told.
+    fn desert(&mut self, user: &str) {
+        let inbox = self.log(&inbox_of(user));
+        if inbox.sessions.is_empty() {
+            let kept = inbox.desert();
+            // By the time a slow store says what it was, it may wait no longer.
             if self.bench.slow_store { self.maybe.extend(kept) } else { self.notices.extend(kept) }
         }
     }
@@ -276,12 +289,31 @@ impl Model {
         self.bench.now.moment
     }
 
+    /// Those whom the hub has sent away are gone before what grows too old in the
+    /// same moment.
+    fn close(&mut self) {
+        let seen = self.bench.journal.iter().flatten();
+        let closed =
+            seen.filter(|(_, seen)| matches!(seen, Seen::Queued(frame) if frame["type"] == "closed"));
+        for seat in closed.map(|(seat, _)| *seat).collect::<Vec<_>>() {
+            if let Some(who) = self.peers.iter().position(|peer| peer.seat == Some(seat)) {
+                self.bench.leave(seat);
+                self.gone(who);
+            }
+        }
+    }
+
     /// One second passes, in which everybody gives signs of life.
     fn second(&mut self) -> Check {
         self.bench.live(1);
+        self.close();
         let now = self.now();
         for log in self.logs.values_mut() {
             self.notices.extend(log.expire(now));
+        }
+        let gone = self.departures.extract_if(.., |_, until| *until <= now);
+        for (user, _) in gone.collect::<Vec<_>>() {
+            self.desert(user);
         }
         self.listen()
     }

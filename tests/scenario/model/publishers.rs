@@ -56,12 +56,13 @@ impl Model {
         if let Some(mut line) = self.say(who, request, ttl, DAY) {
             line.is_quiet = false;
             line.receipt = asker.map(|user| (user.to_owned(), Told::Nothing));
+            let kept = format!("kept {}", line.id);
             let inbox = self.log(&inbox_of(user));
-            let is_away = inbox.sessions.is_empty();
+            line.is_waiting = inbox.sessions.is_empty();
+            let is_waiting = line.is_waiting;
             inbox.say(line);
-            if is_away {
-                let kept = inbox.desert();
-                self.notices.extend(kept);
+            if is_waiting {
+                self.notices.push(kept);
             }
         }
     }

@@ -139,13 +139,17 @@ impl Log {
     /// A line goes; the notice of it, if nobody has it.
     fn lose(&mut self, seq: u64, cause: &'static str) -> Option<String> {
         let is_lost = match self.keeps {
-            Keeps::Unacknowledged => seq > self.cursor.max(self.offered),
+            // What a user who is here was sent counts as heard.
+            Keeps::Unacknowledged => seq > self.cursor && (seq > self.offered || self.sessions.is_empty()),
             Keeps::Unheard => !self.lines[seq as usize - 1].is_heard,
-            // What was for nobody in particular reached everybody it was for.
-            Keeps::Last(_) | Keeps::Nothing => false,
+            // That a history moves on is in its nature.
+            Keeps::Last(_) => cause == "expired" && !self.lines[seq as usize - 1].is_heard,
+            Keeps::Nothing => false,
         };
+        let has_arrived = seq <= self.cursor;
         let line = self.line(seq).ok()?;
         line.gone = Some(cause);
+        line.receipt.take_if(|_| !has_arrived);
         is_lost.then(|| format!("{cause} {}", line.id))
     }
 
@@ -313,14 +317,11 @@ impl Log {
     /// An ack that counts: the receipts that it makes, as who gets them and what
     /// they say.
     pub(super) fn ack(&mut self, seq: u64, state: Told) -> Vec<(String, String)> {
-        let cursor = self.cursor;
         self.pass(seq);
         let mut receipts = Vec::new();
         for line in self.lines.iter_mut().filter(|line| line.seq <= seq) {
-            // What was lost before it was acknowledged arrived nowhere.
-            let is_lost = line.gone.is_some() && line.seq > cursor;
             let Some((to, told)) = &mut line.receipt else { continue };
-            if *told < state && !is_lost {
+            if *told < state {
                 *told = state;
                 let state = if state == Told::Read { "read" } else { "delivered" };
                 receipts.push((to.clone(), format!("{} {state}", line.id)));

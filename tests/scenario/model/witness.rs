@@ -49,7 +49,10 @@ impl Model {
             "auth_success" => {
                 let hears = self.log(&inbox).session(seat).is_some();
                 match self.peers[who].mode {
-                    InboxMode::Off => self.leave(&inbox, seat),
+                    InboxMode::Off => {
+                        self.log(&inbox).leave(seat);
+                        self.desert(Self::user(who).unwrap_or_default());
+                    }
                     _ if hears => {}
                     _ => self.log(&inbox).join_inbox(seat),
                 }
@@ -79,11 +82,7 @@ impl Model {
                 log.lines.iter_mut().filter(told).for_each(|line| line.is_told |= is_automatic);
                 Ok(())
             }
-            "closed" => {
-                self.bench.leave(seat);
-                self.gone(who);
-                Ok(())
-            }
+            "closed" => Err(format!("sent away at the wrong time: {}", brief(frame))),
             "error" if ["internal", "bad_request"].contains(&frame["code"].as_str().unwrap()) => {
                 Err(brief(frame))
             }
