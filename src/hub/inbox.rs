@@ -17,11 +17,7 @@ impl Hub {
     /// hears it.
     pub(super) fn inbox_state(&mut self, now: Now, user: &UserId, out: &mut Effects) -> Option<InboxState> {
         let place = self.topic(LogKey::Inbox(user.clone()));
-        // Deadlines are rounded up; what is counted is not a moment too old.
-        let log = self.channels.at(place).and_then(|topic| topic.log.as_ref());
-        if log.is_some_and(|log| log.soonest <= now.moment) {
-            self.expire(now, place, out);
-        }
+        self.expire_due(now, place, out);
         let topic = self.channels.at(place)?;
         Some(InboxState { epoch: spelled(topic.epoch), seq: topic.seq, waiting: topic.waiting() as u64 })
     }

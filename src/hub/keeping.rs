@@ -133,6 +133,15 @@ impl Hub {
             }
     }
 
+    /// Drops what is too old already, whose deadline was rounded up: what is
+    /// counted and promised is not a moment too old.
+    pub(super) fn expire_due(&mut self, now: Now, place: u32, out: &mut Effects) {
+        let log = self.channels.at(place).and_then(|topic| topic.log.as_ref());
+        if log.is_some_and(|log| log.soonest <= now.moment) {
+            self.expire(now, place, out);
+        }
+    }
+
     /// Drops what has grown too old.
     pub(super) fn expire(&mut self, now: Now, place: u32, out: &mut Effects) {
         let old = |kept: &Kept| kept.expires <= now.moment;

@@ -110,6 +110,7 @@ impl Hub {
         }
         let place = self.topic(key);
         self.forget_end_of(conn, &wish.channel);
+        self.expire_due(now, place, out);
         let start = self.start(place, known.is_some(), wish.since);
         self.join(place, conn, wish.presence, out);
         self.confirm(ask, conn, place, &wish.channel, wish.presence, &start, out);

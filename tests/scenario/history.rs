@@ -285,3 +285,14 @@ fn in_a_list_each_channel_has_its_own_since_and_its_own_replay() {
     }
     assert_eq!(heard.len(), 5);
 }
+
+#[test]
+fn what_has_just_expired_is_not_recovered() {
+    let mut bench = bench();
+    let (worker, bob) = (bench.worker(), client(&mut bench, "bob"));
+    publish(&mut bench, "orders", 1..=1);
+    bench.say(worker, json!({"channel": "orders", "event": "new", "data": 2, "ttl": 0.2}));
+    bench.wait(0.3);
+    let told = ["subscription_succeeded orders 2 false", "gap 2 2 1 expired", "new 1 replayed"];
+    assert_eq!(all(&mut bench, bob, "orders"), told);
+}

@@ -130,3 +130,17 @@ fn a_message_too_big_for_an_inbox_is_for_those_who_are_here() {
     assert_eq!(send(&mut bench, alice, 2), ["send_success 1 0 kept"]);
     assert_eq!(waits(&mut bench), ["gap 1 1 1 not_kept", "say 2 replayed"]);
 }
+
+#[test]
+fn what_has_just_expired_does_not_wait() {
+    let mut bench = Bench::new();
+    let worker = bench.worker();
+    bench.say(worker, json!({"user_id": "bob", "event": "say", "data": 1, "ttl": 0.2}));
+    bench.say(worker, json!({"user_id": "bob", "event": "say", "data": 2}));
+    bench.wait(0.3);
+    let bob = bench.client_in("bob", Ack);
+    let heard = bench.frames(bob);
+    assert_eq!(heard[0]["inbox"]["waiting"], 1);
+    let told: Vec<_> = heard[1..].iter().map(super::bench::brief).collect();
+    assert_eq!(told, ["gap 1 1 1 expired", "say 2 replayed"]);
+}

@@ -50,6 +50,8 @@ struct Model {
     listener: Seat,
     /// What it has to hear, in any order.
     notices: Vec<String>,
+    /// What it may hear.
+    maybe: Vec<String>,
     told: Vec<String>,
     observed: Observed,
     said: u64,
@@ -108,6 +110,7 @@ impl Model {
             logs,
             listener,
             notices: Vec::new(),
+            maybe: Vec::new(),
             told: Vec::new(),
             observed,
             said: 0,
@@ -242,8 +245,21 @@ impl Model {
         let Some(seat) = self.peers[who].seat.take() else { return };
         self.peers[who].interrupts.clear();
         self.peers[who].asked.clear();
-        for log in self.logs.values_mut() {
-            log.leave(seat);
+        let names: Vec<String> = self.logs.keys().cloned().collect();
+        for name in names {
+            self.leave(&name, seat);
+        }
+    }
+
+    /// A peer hears a log no longer.
+    fn leave(&mut self, name: &str, seat: Seat) {
+        let log = self.log(name);
+        let was = log.sessions.len();
+        log.leave(seat);
+        if log.keeps == Keeps::Unacknowledged && log.sessions.is_empty() && was > 0 {
+            let kept = log.desert();
+            // A slow store may be asked about what is lost before it answers.
+            if self.bench.slow_store { self.maybe.extend(kept) } else { self.notices.extend(kept) }
         }
     }
 

@@ -33,6 +33,7 @@ impl Model {
             expires: self.now() + Duration::from_secs(ttl.unwrap_or(most).min(most)),
             is_heard: false,
             gone: None,
+            is_waiting: false,
             is_told: false,
             receipt: None,
         };
@@ -55,12 +56,12 @@ impl Model {
         if let Some(mut line) = self.say(who, request, ttl, DAY) {
             line.is_quiet = false;
             line.receipt = asker.map(|user| (user.to_owned(), Told::Nothing));
-            let kept = format!("kept {}", line.id);
             let inbox = self.log(&inbox_of(user));
             let is_away = inbox.sessions.is_empty();
             inbox.say(line);
             if is_away {
-                self.notices.push(kept);
+                let kept = inbox.desert();
+                self.notices.extend(kept);
             }
         }
     }
@@ -98,7 +99,7 @@ impl Model {
             return;
         }
         let now = self.now();
-        let receipts = self.log(&inbox_of(user)).ack(seq, state, now);
+        let receipts = self.log(&inbox_of(user)).ack(seq, state);
         for (to, id) in receipts {
             let expires = now + Duration::from_secs(DAY);
             let line = Line {
@@ -109,6 +110,7 @@ impl Model {
                 expires,
                 is_heard: false,
                 gone: None,
+                is_waiting: false,
                 is_told: false,
                 receipt: None,
             };

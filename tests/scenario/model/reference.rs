@@ -47,6 +47,8 @@ pub(super) struct Line {
     pub(super) is_heard: bool,
     /// Why it is kept no longer, if it is not.
     pub(super) gone: Option<&'static str>,
+    /// That it waits for a user who is away was told to workers.
+    pub(super) is_waiting: bool,
     /// That it is gone was told to its user, who acknowledges nothing.
     pub(super) is_told: bool,
     /// Who wants to know that it has arrived, and what was told.
@@ -77,12 +79,14 @@ pub(super) struct Log {
     pub(super) lines: Vec<Line>,
     /// Of an inbox: what its user has.
     pub(super) cursor: u64,
+    /// Of an inbox: the last position that was queued for anybody.
+    pub(super) offered: u64,
     pub(super) sessions: Vec<(Seat, Session)>,
 }
 
 impl Log {
     pub(super) fn new(name: &str, keeps: Keeps) -> Self {
-        Self { name: name.to_owned(), keeps, lines: Vec::new(), cursor: 0, sessions: Vec::new() }
+        Self { name: name.to_owned(), keeps, lines: Vec::new(), cursor: 0, offered: 0, sessions: Vec::new() }
     }
 
     pub(super) fn seq(&self) -> u64 {
@@ -135,8 +139,10 @@ impl Log {
     /// A line goes; the notice of it, if nobody has it.
     fn lose(&mut self, seq: u64, cause: &'static str) -> Option<String> {
         let is_lost = match self.keeps {
-            Keeps::Unacknowledged => seq > self.cursor,
-            _ => !self.lines[seq as usize - 1].is_heard,
+            Keeps::Unacknowledged => seq > self.cursor.max(self.offered),
+            Keeps::Unheard => !self.lines[seq as usize - 1].is_heard,
+            // What was for nobody in particular reached everybody it was for.
+            Keeps::Last(_) | Keeps::Nothing => false,
         };
         let line = self.line(seq).ok()?;
         line.gone = Some(cause);
@@ -154,6 +160,20 @@ impl Log {
 
     pub(super) fn leave(&mut self, seat: Seat) {
         self.sessions.retain(|(whose, _)| *whose != seat);
+    }
+
+    /// Nobody hears an inbox any more: the notices of what waits there from now on.
+    pub(super) fn desert(&mut self) -> Vec<String> {
+        let kept = self.kept();
+        // What the hub said itself is worth no notice.
+        let waits = |line: &&mut Line| kept.contains(&line.seq) && line.by.is_some() && !line.is_waiting;
+        let waiting = self.lines.iter_mut().filter(waits);
+        waiting
+            .map(|line| {
+                line.is_waiting = true;
+                format!("kept {}", line.id)
+            })
+            .collect()
     }
 
     /// A subscription begins, with what the answer says about it.
@@ -212,6 +232,7 @@ impl Log {
     /// A message is queued for somebody.
     pub(super) fn hears(&mut self, seat: Seat, seq: u64, frame: &Value) -> Check {
         let name = self.name.clone();
+        self.offered = self.offered.max(seq);
         let replayed = frame["replayed"] == true;
         let line = self.line(seq)?;
         let is_gone = line.gone.filter(|_| replayed);
@@ -291,7 +312,7 @@ impl Log {
 
     /// An ack that counts: the receipts that it makes, as who gets them and what
     /// they say.
-    pub(super) fn ack(&mut self, seq: u64, state: Told, now: Moment) -> Vec<(String, String)> {
+    pub(super) fn ack(&mut self, seq: u64, state: Told) -> Vec<(String, String)> {
         let cursor = self.cursor;
         self.pass(seq);
         let mut receipts = Vec::new();
@@ -299,7 +320,7 @@ impl Log {
             // What was lost before it was acknowledged arrived nowhere.
             let is_lost = line.gone.is_some() && line.seq > cursor;
             let Some((to, told)) = &mut line.receipt else { continue };
-            if *told < state && !is_lost && line.expires > now {
+            if *told < state && !is_lost {
                 *told = state;
                 let state = if state == Told::Read { "read" } else { "delivered" };
                 receipts.push((to.clone(), format!("{} {state}", line.id)));

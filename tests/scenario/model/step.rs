@@ -137,15 +137,15 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         .prop_map(|(by, channel, ttl, quiet)| Step::Publish { by, channel, ttl, quiet });
     let send = (peer.clone(), 0..USERS.len(), ttl(), any::<bool>())
         .prop_map(|(by, user, ttl, receipt)| Step::Send { by, user, ttl, receipt });
-    let ack =
-        (device.clone(), 0..3u64, any::<bool>()).prop_map(|(by, back, read)| Step::Ack { by, back, read });
+    let ack = (device.clone(), prop_oneof![3 => Just(0), 1 => 1..3u64], prop::bool::weighted(0.3))
+        .prop_map(|(by, back, read)| Step::Ack { by, back, read });
     prop_oneof![
         14 => links,
         10 => publish,
-        6 => send,
+        8 => send,
         1 => peer.prop_map(Step::Repeat),
         1 => (device.clone(), channel).prop_map(|(who, what)| Step::Whisper(who, what)),
-        4 => ack,
+        8 => ack,
         1 => device.prop_map(Step::AckNonsense),
         15 => sockets,
         3 => operations,

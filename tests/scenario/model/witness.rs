@@ -47,12 +47,11 @@ impl Model {
         match frame["type"].as_str().unwrap() {
             "connection_established" => self.greeted(who, seat, &inbox, frame),
             "auth_success" => {
-                let mode = self.peers[who].mode;
-                let log = self.log(&inbox);
-                match (mode, log.session(seat).is_some()) {
-                    (InboxMode::Off, _) => log.leave(seat),
-                    (_, false) => log.join_inbox(seat),
-                    _ => {}
+                let hears = self.log(&inbox).session(seat).is_some();
+                match self.peers[who].mode {
+                    InboxMode::Off => self.leave(&inbox, seat),
+                    _ if hears => {}
+                    _ => self.log(&inbox).join_inbox(seat),
                 }
                 Ok(())
             }
