@@ -1,5 +1,8 @@
-//! Random lives of one user's connections, over links that behave as the edge's do: bounded
-//! queues, marks in their order, `Full` until half is gone.
+//! Random lives of one user's connections.
+//!
+//! Knows links that behave as those of the edge do: bounded queues, marks in their
+//! order, full until half is gone. Does not know channels: it is all about one
+//! inbox and its cursor.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -291,69 +294,79 @@ impl World {
                     self.close(slot);
                 }
             }
-            Step::Send(ttl, receipt) => {
-                self.last += 1;
-                let mut line = json!({"user_id": "u", "event": "e", "message_id": format!("m{}", self.last), "receipt": receipt});
-                if ttl < 100 {
-                    line["ttl"] = json!(1 + ttl / 10);
-                }
-                self.worker_says(&line);
-            }
+            Step::Send(ttl, receipt) => self.send(ttl, receipt),
             Step::Fleeting => self.worker_says(&json!({"user_id": "u", "event": "f", "ttl": 0})),
             Step::Drain(n, count) => {
                 if let Some(slot) = self.pick(n) {
                     self.drain(slot, usize::from(count));
                 }
             }
-            Step::Mode(n, mode) => {
-                let Some(slot) = self.pick(n) else { return };
-                let mode = MODES[usize::from(mode) % 3];
-                let link = self.links.get_mut(&slot).unwrap();
-                let was = std::mem::replace(&mut link.mode, mode);
-                if was == InboxMode::Off && mode != InboxMode::Off {
-                    (link.last, link.begins) = (0, u64::MAX);
-                    link.heard.clear();
-                }
-                let conn = link.id;
-                let rights = rights(&["*"], &["*", "@user:*"], &[]);
-                let claim = Ok(Identity { user_id: user_id("u"), rights, expires_at: None });
-                self.handle(Input::Identified { conn, id: None, inbox: Some(mode), claim });
-            }
-            Step::Ack(n, back, read) => {
-                let Some(slot) = self.pick(n) else { return };
-                let link = &self.links[&slot];
-                let (conn, seq) = (link.id, link.taken.saturating_sub(u64::from(back % 3)));
-                if seq == 0 {
-                    return;
-                }
-                if link.mode != InboxMode::Off {
-                    self.acked = self.acked.max(seq);
-                    if read {
-                        self.read = self.read.max(seq);
-                    }
-                }
-                let line =
-                    json!({"action": "ack", "epoch": self.epoch, "seq": seq, "read": read}).to_string();
-                let said = protocol::parse(&line).unwrap();
-                assert!(matches!(said.say, Say::Ack { .. }));
-                self.handle(Input::Said { from: Asker::Connection(conn), said });
-            }
+            Step::Mode(n, mode) => self.change_mode(n, MODES[usize::from(mode) % 3]),
+            Step::Ack(n, back, read) => self.ack(n, u64::from(back % 3), read),
             Step::Wait(seconds) => self.wait(u64::from(seconds % 12)),
             Step::Slow(slow) => {
                 self.slow = slow;
                 self.answer();
             }
             Step::Answers => self.answer(),
-            Step::HandOver => {
-                let bytes = self.hub.export();
-                self.hub = Hub::import(self.settings.clone(), &bytes).unwrap();
-            }
+            Step::HandOver => self.hand_over(),
             Step::Other(n) => {
                 let what = ["system:undelivered", "system:presence"][usize::from(n) % 2];
                 let action = if n % 3 == 0 { "unsubscribe" } else { "subscribe" };
                 self.worker_says(&json!({"action": action, "channel": what}));
             }
         }
+    }
+
+    fn send(&mut self, ttl: u8, receipt: bool) {
+        self.last += 1;
+        let id = format!("m{}", self.last);
+        let mut line = json!({"user_id": "u", "event": "e", "message_id": id, "receipt": receipt});
+        if ttl < 100 {
+            line["ttl"] = json!(1 + ttl / 10);
+        }
+        self.worker_says(&line);
+    }
+
+    fn hand_over(&mut self) {
+        let bytes = self.hub.export();
+        self.hub = Hub::import(self.settings.clone(), &bytes).unwrap();
+        // What the other process asked of its store is answered to nobody.
+        self.answers.clear();
+        self.handle(Input::Due);
+    }
+
+    fn change_mode(&mut self, n: u8, mode: InboxMode) {
+        let Some(slot) = self.pick(n) else { return };
+        let link = self.links.get_mut(&slot).unwrap();
+        let was = std::mem::replace(&mut link.mode, mode);
+        if was == InboxMode::Off && mode != InboxMode::Off {
+            (link.last, link.begins) = (0, u64::MAX);
+            link.heard.clear();
+        }
+        let conn = link.id;
+        let rights = rights(&["*"], &["*", "@user:*"], &[]);
+        let claim = Ok(Identity { user_id: user_id("u"), rights, expires_at: None });
+        self.handle(Input::Identified { conn, id: None, inbox: Some(mode), claim });
+    }
+
+    fn ack(&mut self, n: u8, back: u64, read: bool) {
+        let Some(slot) = self.pick(n) else { return };
+        let link = &self.links[&slot];
+        let (conn, seq) = (link.id, link.taken.saturating_sub(back));
+        if seq == 0 {
+            return;
+        }
+        if link.mode != InboxMode::Off {
+            self.acked = self.acked.max(seq);
+            if read {
+                self.read = self.read.max(seq);
+            }
+        }
+        let line = json!({"action": "ack", "epoch": self.epoch, "seq": seq, "read": read}).to_string();
+        let said = protocol::parse(&line).unwrap();
+        assert!(matches!(said.say, Say::Ack { .. }));
+        self.handle(Input::Said { from: Asker::Connection(conn), said });
     }
 
     fn answer(&mut self) {

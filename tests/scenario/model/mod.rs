@@ -311,8 +311,10 @@ impl Model {
         for log in self.logs.values_mut() {
             self.notices.extend(log.expire(now));
         }
-        let gone = self.departures.extract_if(.., |_, until| *until <= now);
-        for (user, _) in gone.collect::<Vec<_>>() {
+        let gone: Vec<&str> =
+            self.departures.iter().filter(|(_, until)| **until <= now).map(|(user, _)| *user).collect();
+        for user in gone {
+            self.departures.remove(user);
             self.desert(user);
         }
         self.listen()
