@@ -153,8 +153,8 @@ impl Model {
     fn step(&mut self, step: &Step) -> Check {
         match *step {
             Step::Come(who, mode) => self.come(who, mode),
-            Step::Leave(who) => self.depart(who, |bench, seat| bench.leave(seat)),
-            Step::Cut(who, count) => self.depart(who, |bench, seat| bench.cut(seat, count)),
+            Step::Leave(who) => self.depart(who, |bench, seat| bench.leave(seat))?,
+            Step::Cut(who, count) => self.depart(who, |bench, seat| bench.cut(seat, count))?,
             Step::Mode(who, mode) => {
                 if self.peers[who].seat.is_some() {
                     self.peers[who].mode = mode;

@@ -26,11 +26,11 @@ impl Model {
     }
 
     /// What its socket takes before it is gone still counts.
-    pub(super) fn depart(&mut self, who: usize, how: impl FnOnce(&mut Bench, Seat)) {
+    pub(super) fn depart(&mut self, who: usize, how: impl FnOnce(&mut Bench, Seat)) -> Check {
         self.on_link(who, how);
-        if self.listen().is_ok() {
-            self.gone(who);
-        }
+        self.listen()?;
+        self.gone(who);
+        Ok(())
     }
 
     pub(super) fn gone(&mut self, who: usize) {
