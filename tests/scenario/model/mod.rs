@@ -5,6 +5,7 @@
 //! `PROPTEST_CASES` tries more of them; `MODEL_SECONDS=3600` tries for an hour.
 
 mod operations;
+mod passing;
 mod publishers;
 mod reference;
 mod step;
@@ -19,7 +20,7 @@ use wshubd::hub::settings::{Keep, Policy};
 use wshubd::hub::{Pattern, Settings};
 use wshubd::protocol::{InboxMode, Moment};
 
-use super::bench::{Bench, Seat, Seen, rights};
+use super::bench::{Bench, Seat, rights};
 use operations::Observed;
 use reference::{Check, Keeps, Log};
 use step::{CHANNELS, DEVICES, PEERS, Step, USERS};
@@ -50,6 +51,8 @@ struct Model {
     listener: Seat,
     /// What it has to hear, in any order.
     notices: Vec<String>,
+    /// What it has to hear when the store has said what it was.
+    asked: Vec<String>,
     /// What it may hear.
     maybe: Vec<String>,
     /// When users who lost their last connection are taken for gone.
@@ -115,6 +118,7 @@ impl Model {
             logs,
             listener,
             notices: Vec::new(),
+            asked: Vec::new(),
             maybe: Vec::new(),
             departures: BTreeMap::new(),
             told: Vec::new(),
@@ -149,8 +153,8 @@ impl Model {
     fn step(&mut self, step: &Step) -> Check {
         match *step {
             Step::Come(who, mode) => self.come(who, mode),
-            Step::Leave(who) => self.depart(who, |bench, seat| bench.leave(seat)),
-            Step::Cut(who, count) => self.depart(who, |bench, seat| bench.cut(seat, count)),
+            Step::Leave(who) => self.depart(who, |bench, seat| bench.leave(seat))?,
+            Step::Cut(who, count) => self.depart(who, |bench, seat| bench.cut(seat, count))?,
             Step::Mode(who, mode) => {
                 if self.peers[who].seat.is_some() {
                     self.peers[who].mode = mode;
@@ -189,10 +193,10 @@ impl Model {
             Step::Carry(who, count) => self.on_link(who, |bench, seat| bench.carry(seat, count)),
             Step::Fast(who) => self.on_link(who, Bench::fast),
             Step::SlowStore => self.bench.slow_store = true,
-            Step::StoreAnswers => self.bench.store_answers(),
+            Step::StoreAnswers => self.store_answers(),
             Step::QuickStore => {
                 self.bench.slow_store = false;
-                self.bench.store_answers();
+                self.store_answers();
             }
             Step::Wait(seconds) => {
                 let seconds = seconds.min(MOST_WAITED - self.waited);
@@ -201,7 +205,11 @@ impl Model {
                     self.second()?;
                 }
             }
-            Step::HandOver => self.bench.hand_over(),
+            Step::HandOver => {
+                self.bench.hand_over();
+                // What the store was asked is lost with the process that asked.
+                self.maybe.append(&mut self.asked);
+            }
             _ => {
                 let asked = operations::request(step, &mut self.requests);
                 if let Some((who, request)) = asked.filter(|(who, _)| self.peers[*who].seat.is_some()) {
@@ -213,6 +221,11 @@ impl Model {
             }
         }
         Ok(())
+    }
+
+    fn store_answers(&mut self) {
+        self.bench.store_answers();
+        self.notices.append(&mut self.asked);
     }
 
     fn ask(&mut self, who: usize, request: Value) {
@@ -227,55 +240,6 @@ impl Model {
         }
     }
 
-    fn come(&mut self, who: usize, mode: InboxMode) {
-        if self.peers[who].seat.is_some() {
-            return;
-        }
-        let seat = match Self::user(who) {
-            Some(user) => self.bench.client_in(user, mode),
-            None => self.bench.worker(),
-        };
-        if let Some(user) = Self::user(who) {
-            self.departures.remove(user);
-        }
-        self.peers[who].seat = Some(seat);
-        self.peers[who].mode = mode;
-    }
-
-    /// What its socket takes before it is gone still counts.
-    fn depart(&mut self, who: usize, how: impl FnOnce(&mut Bench, Seat)) {
-        self.on_link(who, how);
-        if self.listen().is_ok() {
-            self.gone(who);
-        }
-    }
-
-    fn gone(&mut self, who: usize) {
-        let Some(seat) = self.peers[who].seat.take() else { return };
-        self.peers[who].interrupts.clear();
-        self.peers[who].asked.clear();
-        for log in self.logs.values_mut() {
-            log.leave(seat);
-        }
-        let Some(user) = Self::user(who) else { return };
-        if (0..DEVICES).any(|other| Self::user(other) == Some(user) && self.peers[other].seat.is_some()) {
-            self.desert(user);
-        } else {
-            self.departures.insert(user, self.now() + GRACE);
-        }
-    }
-
-    /// Perhaps nobody hears the inbox of a user any more: what waits there is
-    /// told.
-    fn desert(&mut self, user: &str) {
-        let inbox = self.log(&inbox_of(user));
-        if inbox.sessions.is_empty() {
-            let kept = inbox.desert();
-            // By the time a slow store says what it was, it may wait no longer.
-            if self.bench.slow_store { self.maybe.extend(kept) } else { self.notices.extend(kept) }
-        }
-    }
-
     fn subscribe(&mut self, who: usize, channel: usize, since: Option<Value>) {
         let asked = since.as_ref().map(|since| since["seq"].as_u64().unwrap());
         if self.peers[who].seat.is_some() {
@@ -287,36 +251,5 @@ impl Model {
 
     fn now(&self) -> Moment {
         self.bench.now.moment
-    }
-
-    /// Those whom the hub has sent away are gone before what grows too old in the
-    /// same moment.
-    fn close(&mut self) {
-        let seen = self.bench.journal.iter().flatten();
-        let closed =
-            seen.filter(|(_, seen)| matches!(seen, Seen::Queued(frame) if frame["type"] == "closed"));
-        for seat in closed.map(|(seat, _)| *seat).collect::<Vec<_>>() {
-            if let Some(who) = self.peers.iter().position(|peer| peer.seat == Some(seat)) {
-                self.bench.leave(seat);
-                self.gone(who);
-            }
-        }
-    }
-
-    /// One second passes, in which everybody gives signs of life.
-    fn second(&mut self) -> Check {
-        self.bench.live(1);
-        self.close();
-        let now = self.now();
-        for log in self.logs.values_mut() {
-            self.notices.extend(log.expire(now));
-        }
-        let gone: Vec<&str> =
-            self.departures.iter().filter(|(_, until)| **until <= now).map(|(user, _)| *user).collect();
-        for user in gone {
-            self.departures.remove(user);
-            self.desert(user);
-        }
-        self.listen()
     }
 }

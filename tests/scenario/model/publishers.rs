@@ -45,7 +45,8 @@ impl Model {
         let request = json!({"channel": CHANNELS[channel], "echo": !quiet});
         if let Some(line) = self.say(who, request, ttl, most) {
             let notices = self.log(CHANNELS[channel]).say(line);
-            self.notices.extend(notices);
+            self.asked.extend(notices);
+            self.look_up();
         }
     }
 
