@@ -105,7 +105,9 @@ impl Hub {
         if !self.take_identity(now, conn, identity, out) {
             return;
         }
-        let inbox = if let_in { self.inbox_state(now, &user_id, out) } else { None };
+        // Who hears the inbox from now on, or acknowledges it, must know its epoch.
+        let begins = let_in && (!refreshed || mode.is_some());
+        let inbox = if begins { self.inbox_state(now, &user_id, out) } else { None };
         self.answer(ask, Frame::AuthSuccess { user_id, expires_at, inbox }, out);
         if !let_in {
             if let Some(connection) = self.connections.get_mut(conn) {
