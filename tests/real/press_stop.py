@@ -23,8 +23,8 @@ BUILD = "seq 100000 | xargs -P 4 -I @ bash -c 'for step in parse check emit; do 
 COMMANDS = {
     "find / -type f": ["find", "/", "-type", "f"],
     "a build of many processes at a time": ["bash", "-c", BUILD],
-    "a loop of sleep and echo": ["sh", "-c", "n=0; while true; do echo tick $n; n=$((n + 1)); sleep 0.05; done"],
-    "a pipeline": ["sh", "-c", "while true; do echo line; sleep 0.01; done | cat | cat"],
+    "a loop of sleep and echo": ["bash", "-c", "n=0; while true; do echo tick $n; n=$((n + 1)); sleep 0.05; done"],
+    "a pipeline": ["bash", "-c", "while true; do echo line; sleep 0.01; done | cat | cat"],
 }
 
 

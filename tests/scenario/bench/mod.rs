@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use wshubd::hub::{
-    Asker, Claim, Effects, Hub, Identity, Input, LogKey, Now, Pattern, Peer, Rights, Settings, TokenFault,
+    Asker, Claim, Effects, Hub, Identity, Input, LogKey, Now, Pattern, Peer, Purpose, Rights, Settings,
+    TokenFault,
 };
 use wshubd::protocol::{
     self, Close, ConnectionId, InboxMode, Message, Moment, OperationId, Say, UnixTime, UserId, worker,
@@ -315,6 +316,12 @@ impl Bench {
 
     /// Another process takes over.
     pub(crate) fn hand_over(&mut self) {
+        // What nobody could ask for again is waited for.
+        let waiting = std::mem::take(&mut self.waiting);
+        let is_notice = |input: &Input| matches!(input, Input::Fetched { fetch: Purpose::Notice(_), .. });
+        for input in waiting.into_iter().filter(is_notice) {
+            self.handle(input);
+        }
         let bytes = self.hub.export();
         self.hub = Hub::import(self.settings.clone(), &bytes).unwrap();
         assert_eq!(
@@ -322,8 +329,8 @@ impl Bench {
             String::from_utf8(bytes),
             "nothing is lost on the way"
         );
-        // What the other process had asked of its store is answered to nobody.
-        self.waiting.retain(|input| !matches!(input, Input::Fetched { .. }));
+        // The rest is answered to nobody, and asked again.
+        self.waiting.clear();
         self.handle(Input::Due);
     }
 }
