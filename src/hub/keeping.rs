@@ -222,7 +222,8 @@ impl Hub {
                 Keep::Unacknowledged => log.remove_first_delivered().into_iter().collect(),
                 Keep::Undelivered | Keep::Never => log.remove_delivered(),
             };
-            if !runs.is_empty() {
+            // What the cursor of an inbox has passed is missed by nobody.
+            if !runs.is_empty() && keep != Keep::Unacknowledged {
                 topic.last_loss = GapCause::NotKept;
             }
             forget(&topic.key, &runs, out);

@@ -144,3 +144,17 @@ fn what_has_just_expired_does_not_wait() {
     let told: Vec<_> = heard[1..].iter().map(super::bench::brief).collect();
     assert_eq!(told, ["gap 1 1 1 expired", "say 2 replayed"]);
 }
+
+#[test]
+fn the_cause_of_a_loss_is_told_after_what_lay_before_it_was_acknowledged() {
+    let mut bench = Bench::new();
+    let worker = bench.worker();
+    for (n, ttl) in [(1, 1000), (2, 5)] {
+        bench.say(worker, json!({"user_id": "bob", "event": "say", "data": n, "ttl": ttl}));
+    }
+    bench.wait(5.0);
+    let bob = bench.client_in("bob", Ack);
+    assert_eq!(bench.story(bob)[1..], ["say 1 replayed", "gap 2 2 1 expired"]);
+    bench.ack(bob, 1);
+    assert_eq!(waits(&mut bench), ["gap 2 2 1 expired"]);
+}
