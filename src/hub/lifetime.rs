@@ -9,9 +9,9 @@ use super::Hub;
 use super::connections::Connection;
 use super::deadlines::{NEVER, Task, round_up};
 use super::event::{Anomaly, Effect, Effects, Now, Outbound, TurnedAway};
+use super::leaving::Leaving;
 use super::memory::Level;
 use super::settings::Settings;
-use super::subscribe::Leaving;
 use crate::protocol::{Close, ConnectionId, Frame, Moment, Return};
 
 /// How long before its end a token is asked to be renewed.

@@ -13,6 +13,7 @@ mod fanout;
 mod inbox;
 mod interrupts;
 mod keeping;
+mod leaving;
 mod lifetime;
 mod limits;
 mod logs;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::channels::Topic;
 use super::deadlines::{NEVER, Task, round_up};
 use super::event::{Effect, Effects, Now};
-use super::subscribe::Leaving;
+use super::leaving::Leaving;
 use super::{Ask, Done, Hub};
 use crate::protocol::frame::Present;
 use crate::protocol::{Channel, Frame, Moment, UserId};
