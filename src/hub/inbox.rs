@@ -37,6 +37,9 @@ impl Hub {
         }
         if hearing == Hearing::Live {
             self.read_inbox(now, place, conn, out);
+        } else {
+            // Who is back only like this is away for what waits.
+            self.tell_waiting(place, out);
         }
         self.settle(now, place);
         if is_first {

@@ -258,3 +258,16 @@ fn what_was_on_its_way_to_a_lost_connection_is_told_beside_what_came_later() {
     bench.live(16);
     assert!(losses(&mut bench, worker).is_empty(), "once");
 }
+
+#[test]
+fn who_comes_back_without_hearing_the_inbox_is_away_for_what_waits() {
+    let mut bench = Bench::new();
+    let (worker, sender) = (listener(&mut bench, "system:undelivered"), bench.worker());
+    let bob = bench.client_in("bob", Ack);
+    to_bob(&mut bench, sender, "m1", 1000);
+    bench.leave(bob);
+    bench.live(5);
+    assert!(losses(&mut bench, worker).is_empty());
+    bench.client_in("bob", Off);
+    assert_eq!(losses(&mut bench, worker), ["kept m1"]);
+}

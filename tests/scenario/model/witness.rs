@@ -98,8 +98,9 @@ impl Model {
         if frame["inbox"] != state {
             return Err(format!("greeted with {}, where it is {state}", frame["inbox"]));
         }
-        if mode != InboxMode::Off {
-            log.join_inbox(seat);
+        match mode {
+            InboxMode::Off => self.desert(Self::user(who).unwrap_or_default()),
+            InboxMode::Auto | InboxMode::Ack => log.join_inbox(seat),
         }
         Ok(())
     }
