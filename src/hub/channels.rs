@@ -255,6 +255,11 @@ impl Channels {
         self.table.len() - self.idle.len()
     }
 
+    /// How many keep something.
+    pub(super) fn logs(&self) -> usize {
+        self.sizes.len()
+    }
+
     /// Those that somebody reads.
     pub(super) fn reading(&self) -> Vec<u32> {
         let is_read = |topic: &Topic| topic.log.as_ref().is_some_and(|log| !log.readers.is_empty());

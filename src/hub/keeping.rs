@@ -79,7 +79,7 @@ impl Hub {
         let mut short = false;
         // What tells of evictions must not cause others.
         let own = self.channels.at(place).filter(|topic| topic.tells_of_others()).map(|_| place);
-        while self.channels.bytes > self.settings.limits.kept_bytes {
+        while self.keeps_too_much() {
             let Some(heaviest) = own.or_else(|| self.channels.heaviest()) else { break };
             if self.channels.at(heaviest).is_none_or(|topic| topic.log.is_none()) {
                 break;
