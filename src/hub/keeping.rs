@@ -85,7 +85,9 @@ impl Hub {
                 break;
             }
             short = true;
-            self.evict(heaviest, out);
+            if !self.drop_receipt(heaviest) {
+                self.evict(heaviest, out);
+            }
             self.settle(now, heaviest);
             if heaviest != place {
                 self.advance_all(now, heaviest, out);
@@ -95,6 +97,13 @@ impl Hub {
             out.push(Effect::Report(Anomaly::KeptLimit));
         }
         self.advance_all(now, place, out);
+    }
+
+    /// Drops the oldest receipt of a log that holds little else. Whoever wants it
+    /// does not hear of it; what was said is worth more.
+    fn drop_receipt(&mut self, place: u32) -> bool {
+        let log = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut());
+        log.filter(|log| log.is_mostly_receipts()).is_some_and(|log| log.receipts.pop_front().is_some())
     }
 
     fn evict(&mut self, place: u32, out: &mut Effects) {
