@@ -230,6 +230,16 @@ fn sockets_that_ask_nothing_lock_nobody_out() {
 }
 
 #[test]
+fn requests_that_never_end_do_not_make_memory_short() {
+    let daemon = Daemon::with(&[("WSHUBD_LIMITS__MEMORY", "1MiB")]);
+    let mut worker = daemon.worker();
+    let _crowd = slow_ones(&daemon, 400);
+    let after = wait_for(&mut worker, |stats| number(stats, "newcomers_dropped") >= 350);
+    assert_eq!(after["memory_level"], 0, "{after}");
+    daemon.client("grace");
+}
+
+#[test]
 fn sockets_that_take_all_descriptors_lock_nobody_out() {
     let daemon = Daemon::start();
     let limit = Rlimit { current: Some(40), maximum: Some(40) };
