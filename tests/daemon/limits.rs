@@ -287,6 +287,18 @@ fn a_line_over_the_limit_is_answered_and_the_next_is_heard() {
 }
 
 #[test]
+fn who_has_not_said_who_it_is_may_not_say_much_else() {
+    let daemon = Daemon::start();
+    let (mut ada, mut stranger) = (daemon.client("ada"), daemon.client_at("/ws"));
+    stranger.hear_type("auth_required");
+    say_half(&mut stranger, 100 << 10);
+    assert_eq!(stranger.closed_with(), 1009);
+    say_half(&mut ada, 100 << 10);
+    let after = wait_for(&mut daemon.worker(), |stats| number(stats, "memory_bytes") > 100 << 10);
+    assert_eq!((&after["closed_malformed"], &after["total_connections"]), (&json!(1), &json!(1)));
+}
+
+#[test]
 fn who_asks_and_does_not_read_is_not_heard_until_it_does() {
     let daemon =
         Daemon::with(&[("WSHUBD_LIMITS__QUEUE_BYTES", "16KiB"), ("WSHUBD_LIMITS__BURST", "1000000")]);
