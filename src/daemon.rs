@@ -18,6 +18,7 @@ use smol::stream::StreamExt;
 use smol::{LocalExecutor, Timer};
 
 use crate::config::{Config, ConfigError, places};
+use crate::edge::caller;
 use crate::edge::doors::Doors;
 use crate::edge::driver::{Driver, Shared};
 use crate::edge::epoll::Epoll;
@@ -131,7 +132,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
         metrics_open: config.listen.metrics_open,
         message_bytes,
         connections: config.limits.connections,
-        guests: config.limits.http_connections,
+        guests: guests(config),
         patience: config.limits.handshake,
         wrong_secrets: RefCell::new(Guard::new(config.limits.wrong_secrets)),
         wrong_tokens: RefCell::new(Guard::new(config.limits.wrong_tokens)),
@@ -145,6 +146,12 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let stopping = executor.spawn(stop_at_a_signal(signals, driver.clone(), doors.clone()));
     serve::run(&driver, &doors, &executor, stopping);
     Ok(())
+}
+
+/// How many may speak HTTP at once: no more than fit into a quarter of the ceiling
+/// on memory, or whoever holds requests open would throw those out who are let in.
+fn guests(config: &Config) -> usize {
+    config.limits.http_connections.min(config.limits.hub.memory / 4 / caller::CONVERSATION)
 }
 
 fn open(config: &Config, doors: &mut Doors, epoll: &Epoll) -> Result<(), Error> {

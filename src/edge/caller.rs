@@ -32,7 +32,7 @@ const LARGEST_HEAD: usize = 16 << 10;
 const MOST_HEADERS: usize = 64;
 
 /// What a conversation takes in memory: hyper's buffer and state, and the task.
-const CONVERSATION: usize = 10 << 10;
+pub const CONVERSATION: usize = 10 << 10;
 
 /// Who asks over HTTP.
 pub(super) struct Caller {

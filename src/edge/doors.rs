@@ -196,11 +196,15 @@ impl Doors {
                     return self.gave_way(driver, "descriptors are short");
                 }
                 Err(error) => {
+                    let mut driver = driver.borrow_mut();
+                    let now = driver.moment();
+                    // One guest that gets in between is no reason to say it again.
                     if !std::mem::replace(&mut self.is_shut, true) {
-                        log::warn!("cannot accept connections: {}", io::Error::from(error));
+                        let error = io::Error::from(error);
+                        let line = format_args!("cannot accept connections: {error}");
+                        driver.reports.say(now, Kind::Shut, line);
                     }
-                    let driver = driver.borrow();
-                    self.shut_until = Some(driver.moment() + OUT_OF_DESCRIPTORS);
+                    self.shut_until = Some(now + OUT_OF_DESCRIPTORS);
                     return self.wait_for_guests(Interest::default(), &driver.links.epoll);
                 }
             }

@@ -52,6 +52,10 @@ struct Ears {
 /// enough that everybody gets a turn soon.
 pub(super) const BLOCK: usize = 16 << 10;
 
+/// How much is held of what somebody has half said who may say nothing but `auth`:
+/// the largest token, twice that for JSON around it, and what the allocator rounds up.
+const LONGEST_FROM_STRANGERS: usize = 32 << 10;
+
 /// How long a peer that was told goodbye may take to hang up.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 
@@ -171,6 +175,10 @@ impl Driver {
             Side::Client { held } => {
                 let mut held = held.take();
                 decoder.decode(&mut held, bytes, |heard| self.hear(conn, heard));
+                let is_long = held.as_ref().is_some_and(|held| held.bytes() > LONGEST_FROM_STRANGERS);
+                if is_long && self.staying(conn).is_some() && !self.hub.lets_in(conn) {
+                    return self.refuse_to_go_on(conn, Close::TooBig);
+                }
                 if let Some(Side::Client { held: place }) = self.staying(conn).map(|link| &mut link.side) {
                     *place = held;
                 }

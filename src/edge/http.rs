@@ -120,7 +120,10 @@ async fn with_body(
     };
     match read(&body) {
         Ok(say) => ask(driver, say).await,
-        Err(refusal) => refuse(status(refusal.code), refusal.code.word(), &refusal.message),
+        Err(refusal) => {
+            driver.borrow_mut().turned_away(TurnedAway::Request, None);
+            refuse(status(refusal.code), refusal.code.word(), &refusal.message)
+        }
     }
 }
 

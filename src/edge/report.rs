@@ -25,6 +25,8 @@ pub enum Kind {
     WrongSecret,
     /// Somebody had to leave the clients' door for somebody else.
     GaveWay,
+    /// Nobody can be let in.
+    Shut,
     /// A local process was not let in.
     Worker,
 }

@@ -7,7 +7,7 @@ use std::fmt::Arguments;
 use super::driver::Driver;
 use super::report::Kind;
 use crate::hub::{Asks, Input, Level, TurnedAway};
-use crate::protocol::Say;
+use crate::protocol::{ConnectionId, Say};
 
 impl Driver {
     /// Tells the hub what is held for the links, where it wants to know.
@@ -18,16 +18,21 @@ impl Driver {
             Asks::Total => Vec::new(),
             Asks::Holders => self.links.holders(),
         };
-        self.tell(Input::Memory { links, holders });
-        self.links.be_strict(self.hub.memory_level() >= Level::Critical);
+        self.tell_held(links, holders);
     }
 
     /// Who asks for the numbers is told those of this moment.
     pub(super) fn weigh_for(&mut self, say: &Say) {
         if matches!(say, Say::Stats) {
             let (links, holders) = (self.links.held() as u64, self.links.holders());
-            self.tell(Input::Memory { links, holders });
+            self.tell_held(links, holders);
         }
+    }
+
+    /// The level may change with it, and who is read with the level.
+    fn tell_held(&mut self, links: u64, holders: Vec<(ConnectionId, u64)>) {
+        self.tell(Input::Memory { links, holders });
+        self.links.be_strict(self.hub.memory_level() >= Level::Critical);
     }
 
     /// How near the ceiling on memory is.

@@ -66,6 +66,11 @@ impl Hub {
         self.arm(conn.slot);
     }
 
+    /// Whether a connection may say more than `auth`.
+    pub fn lets_in(&self, conn: ConnectionId) -> bool {
+        self.connections.get(conn).is_some_and(Connection::is_let_in)
+    }
+
     /// A token was looked at.
     pub(super) fn identified(
         &mut self,

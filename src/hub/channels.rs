@@ -194,7 +194,7 @@ impl Channels {
         self.subscribers = self.subscribers - topic.counted as usize + counted as usize;
         topic.counted = counted;
         if let Some(log) = &mut topic.log {
-            let (was, is) = (log.weighed, log.bytes);
+            let (was, is) = (log.weighed, log.weight());
             if was != is {
                 self.sizes.remove(&(was, place));
                 if is > 0 {
@@ -255,6 +255,11 @@ impl Channels {
         self.table.len() - self.idle.len()
     }
 
+    /// How many keep something.
+    pub(super) fn logs(&self) -> usize {
+        self.sizes.len()
+    }
+
     /// Those that somebody reads.
     pub(super) fn reading(&self) -> Vec<u32> {
         let is_read = |topic: &Topic| topic.log.as_ref().is_some_and(|log| !log.readers.is_empty());
@@ -287,7 +292,7 @@ impl<'de> Deserialize<'de> for Channels {
                 all.idle.insert((topic.idle_until, place));
             }
             all.subscribers += topic.counted as usize;
-            let bytes = topic.log.as_ref().map_or(0, |log| log.bytes);
+            let bytes = topic.log.as_ref().map_or(0, |log| log.weight());
             if bytes > 0 {
                 all.sizes.insert((bytes, place));
                 all.bytes += bytes;

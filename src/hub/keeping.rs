@@ -79,13 +79,15 @@ impl Hub {
         let mut short = false;
         // What tells of evictions must not cause others.
         let own = self.channels.at(place).filter(|topic| topic.tells_of_others()).map(|_| place);
-        while self.channels.bytes > self.settings.limits.kept_bytes {
+        while self.keeps_too_much() {
             let Some(heaviest) = own.or_else(|| self.channels.heaviest()) else { break };
             if self.channels.at(heaviest).is_none_or(|topic| topic.log.is_none()) {
                 break;
             }
             short = true;
-            self.evict(heaviest, out);
+            if !self.drop_receipt(heaviest) {
+                self.evict(heaviest, out);
+            }
             self.settle(now, heaviest);
             if heaviest != place {
                 self.advance_all(now, heaviest, out);
@@ -95,6 +97,13 @@ impl Hub {
             out.push(Effect::Report(Anomaly::KeptLimit));
         }
         self.advance_all(now, place, out);
+    }
+
+    /// Drops the oldest receipt of a log that holds little else. Whoever wants it
+    /// does not hear of it; what was said is worth more.
+    fn drop_receipt(&mut self, place: u32) -> bool {
+        let log = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut());
+        log.filter(|log| log.is_mostly_receipts()).is_some_and(|log| log.receipts.pop_front().is_some())
     }
 
     fn evict(&mut self, place: u32, out: &mut Effects) {

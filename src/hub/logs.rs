@@ -155,7 +155,21 @@ fn join(holes: &mut Vec<Hole>, at: usize, kept: &VecDeque<Kept>) {
 /// A run of positions, both ends included.
 pub(super) type Run = (u64, u64);
 
+/// What one receipt that is owed takes, with the names in it.
+pub(super) const RECEIPT: usize = 256;
+
 impl Log {
+    /// What it counts in the sum over all logs: a receipt waits longer than its
+    /// message, so it is not in the bytes of those.
+    pub(super) fn weight(&self) -> usize {
+        self.bytes + self.receipts.len() * RECEIPT
+    }
+
+    /// Whether most of its weight is receipts.
+    pub(super) fn is_mostly_receipts(&self) -> bool {
+        self.weight() > 2 * self.bytes
+    }
+
     pub(super) fn is_unused(&self) -> bool {
         self.kept.is_empty() && self.readers.is_empty() && self.receipts.is_empty()
     }

@@ -12,7 +12,7 @@ use std::cmp::Reverse;
 use std::time::Duration;
 
 use super::Hub;
-use super::connections::Connection;
+use super::connections::{Connection, Kind};
 use super::event::{Anomaly, Effect, Effects, Now, Outbound};
 use crate::protocol::{Close, ConnectionId, Moment};
 
@@ -49,6 +49,10 @@ const SLACK: u64 = 5;
 
 /// What one topic with subscribers takes: its entry in two tables, and its name.
 const TOPIC: u64 = 512;
+
+/// What keeping something in it takes, beside the messages: the index, and the
+/// log's place in the store.
+const LOG: u64 = 512;
 
 /// What one subscription takes, on both of its ends.
 const SUBSCRIPTION: u64 = 64;
@@ -115,8 +119,17 @@ impl Hub {
     fn own_memory(&self) -> u64 {
         self.channels.bytes as u64
             + self.channels.needed() as u64 * TOPIC
+            + self.channels.logs() as u64 * LOG
             + self.channels.subscribers as u64 * SUBSCRIPTION
             + self.operations.running() as u64 * OPERATION
+    }
+
+    /// Whether keeping takes more than its half of the ceiling. A short message in
+    /// each of very many channels is little to read and much to hold; were that not
+    /// bounded, messages that wait for nobody would throw out those who are here.
+    pub(super) fn keeps_too_much(&self) -> bool {
+        let held = self.channels.bytes as u64 + self.channels.logs() as u64 * (TOPIC + LOG);
+        self.channels.bytes > self.settings.limits.kept_bytes || held > self.settings.limits.memory as u64 / 2
     }
 
     fn level_at(&self, links: u64) -> Level {
@@ -209,6 +222,8 @@ type Ranked = (Turn, Reverse<u64>, ConnectionId);
 /// Who is closed before whom, whatever they hold.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Turn {
+    /// Who has not said who it is.
+    Stranger,
     Client,
     /// Of this machine, and trusted; a line that a busy one is just saying may well
     /// be the largest thing there is.
@@ -219,10 +234,11 @@ enum Turn {
 
 impl Turn {
     fn of(connection: &Connection) -> Self {
-        match connection.is_worker() {
+        match connection.kind {
             _ if connection.owns_operations() => Self::Owner,
-            true => Self::Worker,
-            false => Self::Client,
+            Kind::Worker { .. } => Self::Worker,
+            Kind::Client => Self::Client,
+            Kind::Waiting => Self::Stranger,
         }
     }
 }

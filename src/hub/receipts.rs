@@ -65,6 +65,7 @@ impl Hub {
         }
         let message_id = message_id.clone();
         log.receipts.push_back(Owed { seq, expires, to, message_id, is_delivered: false });
+        self.settle(now, place);
     }
 
     /// A user has acknowledged up to a position.

@@ -230,6 +230,16 @@ fn sockets_that_ask_nothing_lock_nobody_out() {
 }
 
 #[test]
+fn requests_that_never_end_do_not_make_memory_short() {
+    let daemon = Daemon::with(&[("WSHUBD_LIMITS__MEMORY", "1MiB")]);
+    let mut worker = daemon.worker();
+    let _crowd = slow_ones(&daemon, 400);
+    let after = wait_for(&mut worker, |stats| number(stats, "newcomers_dropped") >= 350);
+    assert_eq!(after["memory_level"], 0, "{after}");
+    daemon.client("grace");
+}
+
+#[test]
 fn sockets_that_take_all_descriptors_lock_nobody_out() {
     let daemon = Daemon::start();
     let limit = Rlimit { current: Some(40), maximum: Some(40) };
@@ -274,6 +284,18 @@ fn a_line_over_the_limit_is_answered_and_the_next_is_heard() {
     ada.say(json!({"action": "ping", "more": "x".repeat(2000)}));
     assert_eq!(ada.closed_with(), 1009);
     wait_for(&mut worker, |stats| number(stats, "closed_malformed") == 1);
+}
+
+#[test]
+fn who_has_not_said_who_it_is_may_not_say_much_else() {
+    let daemon = Daemon::start();
+    let (mut ada, mut stranger) = (daemon.client("ada"), daemon.client_at("/ws"));
+    stranger.hear_type("auth_required");
+    say_half(&mut stranger, 100 << 10);
+    assert_eq!(stranger.closed_with(), 1009);
+    say_half(&mut ada, 100 << 10);
+    let after = wait_for(&mut daemon.worker(), |stats| number(stats, "memory_bytes") > 100 << 10);
+    assert_eq!((&after["closed_malformed"], &after["total_connections"]), (&json!(1), &json!(1)));
 }
 
 #[test]

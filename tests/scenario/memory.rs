@@ -249,3 +249,35 @@ fn all_that_is_counted_is_given_back() {
     bench.wait(86_401.0);
     assert_eq!(bench.stats()["memory_bytes"], 0);
 }
+
+#[test]
+fn a_message_in_each_of_very_many_channels_takes_no_more_than_its_half() {
+    let mut bench = bench();
+    let (worker, alice) = (bench.worker(), bench.client("alice"));
+    // What a busy page hears, which is more than is left alone at the ceiling.
+    for n in 0..70 {
+        bench.subscribe(alice, &format!("hers:{n}"));
+    }
+    bench.hush(alice);
+    for n in 0..3000 {
+        bench.say(worker, json!({"channel": format!("nobody:{n}"), "event": "log"}));
+    }
+    hold(&mut bench, 100_000, &[]);
+    bench.wait(11.0);
+    hold(&mut bench, 100_000, &[]);
+    let stats = bench.stats();
+    assert!(stats["memory_bytes"].as_u64().unwrap() < 700_000, "{stats}");
+    assert!(stats["kept_messages"].as_u64().unwrap() > 300, "{stats}");
+    assert_eq!(bench.hub.memory_level(), Level::Calm, "newcomers are let in");
+    assert!(bench.story(alice).is_empty(), "nobody has to leave for what nobody hears");
+}
+
+#[test]
+fn who_has_not_said_who_it_is_is_closed_before_those_who_have() {
+    let mut bench = bench();
+    let (alice, stranger) = (bench.client("alice"), bench.stranger());
+    bench.hush(stranger);
+    hold(&mut bench, 1_000_000, &[(alice, 300_000), (stranger, 60_000)]);
+    assert_eq!(bench.story(stranger), ["closed 4102"]);
+    assert_eq!(bench.say(alice, json!({"action": "ping"})), ["pong"]);
+}

@@ -266,3 +266,25 @@ fn what_was_evicted_before_it_was_acknowledged_has_no_receipt() {
     bench.ack_read(bob, 3);
     assert!(bench.story(alice).is_empty(), "it never arrived");
 }
+
+#[test]
+fn receipts_that_nobody_redeems_are_counted_and_the_oldest_are_given_up() {
+    let mut settings = Settings::default();
+    settings.limits.requests_per_second = 1000;
+    settings.limits.burst = 1000;
+    settings.limits.kept_bytes = 20_000;
+    let mut bench = Bench::with(settings);
+    let (alice, bob) = both(&mut bench);
+    for n in 1..=100 {
+        send(&mut bench, alice, &format!("m{n}"));
+        bench.ack(bob, n);
+    }
+    let kept = bench.stats()["kept_bytes"].as_u64().unwrap();
+    assert!((10_000..=21_000).contains(&kept), "{kept}");
+    assert_eq!(receipts(&mut bench, alice), ["m100 delivered"], "the others were told before");
+    bench.ack_read(bob, 100);
+    let read = receipts(&mut bench, alice);
+    assert!((50..100).contains(&read.len()), "{read:?}");
+    assert_eq!(read.last().unwrap(), "m100 read", "the youngest are still told");
+    assert_eq!(bench.stats()["kept_bytes"], 0);
+}
