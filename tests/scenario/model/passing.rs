@@ -51,11 +51,17 @@ impl Model {
     /// Perhaps nobody hears the inbox of a user any more: what waits there is
     /// told.
     pub(super) fn desert(&mut self, user: &str) {
+        let now = self.now();
         let inbox = self.log(&inbox_of(user));
         if inbox.sessions.is_empty() {
-            let kept = inbox.desert();
+            let (waiting, passing) = inbox.desert(now);
             // By the time a slow store says what it was, it may wait no longer.
-            if self.bench.slow_store { self.maybe.extend(kept) } else { self.notices.extend(kept) }
+            if self.bench.slow_store {
+                self.maybe.extend(waiting)
+            } else {
+                self.notices.extend(waiting)
+            }
+            self.maybe.extend(passing);
         }
     }
 

@@ -166,18 +166,19 @@ impl Log {
         self.sessions.retain(|(whose, _)| *whose != seat);
     }
 
-    /// Nobody hears an inbox any more: the notices of what waits there from now on.
-    pub(super) fn desert(&mut self) -> Vec<String> {
+    /// Nobody hears an inbox any more: the notices of what waits there from now
+    /// on, and of what grows too old in the same moment.
+    pub(super) fn desert(&mut self, now: Moment) -> (Vec<String>, Vec<String>) {
         let kept = self.kept();
+        let (mut waiting, mut passing) = (Vec::new(), Vec::new());
         // What the hub said itself is worth no notice.
         let waits = |line: &&mut Line| kept.contains(&line.seq) && line.by.is_some() && !line.is_waiting;
-        let waiting = self.lines.iter_mut().filter(waits);
-        waiting
-            .map(|line| {
-                line.is_waiting = true;
-                format!("kept {}", line.id)
-            })
-            .collect()
+        for line in self.lines.iter_mut().filter(waits) {
+            line.is_waiting = true;
+            let notices = if line.expires > now { &mut waiting } else { &mut passing };
+            notices.push(format!("kept {}", line.id));
+        }
+        (waiting, passing)
     }
 
     /// A subscription begins, with what the answer says about it.
