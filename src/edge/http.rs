@@ -159,11 +159,12 @@ async fn whole_body(site: &Site, request: Request<Incoming>) -> Result<Bytes, Bo
 async fn ask(driver: &Shared, say: Say) -> Reply {
     let waiting = driver.borrow_mut().ask(say);
     let Ok(answer) = waiting.recv().await else {
-        return refuse(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the daemon ends");
+        return ending();
     };
     let mut reply = json(answer.refused.map_or(StatusCode::OK, status), answer.body);
-    if let Some(wait) = answer.retry_after {
-        let seconds = wait.as_secs_f64().ceil() as u64;
+    let ends = (answer.refused == Some(Code::ShuttingDown)).then_some(RETRY);
+    let wait = answer.retry_after.map(|wait| wait.as_secs_f64().ceil() as u64);
+    if let Some(seconds) = wait.or(ends) {
         reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     reply
@@ -198,7 +199,7 @@ async fn metrics(driver: &Shared, site: &Site, caller: &Caller, request: &Reques
     }
     let waiting = driver.borrow_mut().ask(Say::Stats);
     let Ok(answer) = waiting.recv().await else {
-        return refuse(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the daemon ends");
+        return ending();
     };
     let mut reply = Response::new(Full::new(Bytes::from(super::metrics::text(&answer.body))));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -279,10 +280,18 @@ pub fn wrong(driver: &Shared, guard: &RefCell<Guard>, from: IpAddr, what: &str) 
     Some(reply)
 }
 
+/// Seconds: long enough for a few others to have left, or for a daemon to start.
+const RETRY: u64 = 5;
+
+/// The daemon ends; most often another begins.
+fn ending() -> Reply {
+    let mut reply = refuse(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the daemon ends");
+    reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY));
+    reply
+}
+
 /// Refuses for want of room; it is worth trying again.
 pub fn overloaded(message: &str) -> Reply {
-    /// Seconds: long enough for a few others to have left.
-    const RETRY: u64 = 5;
     let mut reply = refuse(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message);
     reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY));
     reply

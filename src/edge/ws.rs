@@ -235,6 +235,8 @@ impl Decoder {
             if !self.feed(&message, 1, hear) {
                 return Step::Over;
             }
+        } else {
+            hear(Heard::Alive);
         }
         Step::On(size)
     }
