@@ -331,5 +331,8 @@ impl Drop for Link {
         // First this, so that whoever finds no room finds why.
         self.orders.close();
         self.room.set(Flow::Over);
+        // A queue lives as long as any of its ends, and who waits for an answer
+        // holds the other one: what was not taken any more must not stay in it.
+        while self.orders.try_recv().is_ok() {}
     }
 }

@@ -34,6 +34,16 @@ fn json_is_passed_on_as_it_is_spelled() {
 }
 
 #[test]
+fn json_of_several_lines_is_one_message_and_never_several_requests() {
+    let place = Place::new();
+    let (child, mut peer) =
+        place.meet(["pub", "--json", "logs", "[\n{\"action\":\"purge\",\"channel\":\"logs\"}\n]"]);
+    let request = peer.expects(json!({"data": [{"action": "purge", "channel": "logs"}]}));
+    peer.grants(&request, taken());
+    assert_eq!(end(child).status.code(), Some(0));
+}
+
+#[test]
 fn what_is_no_json_is_a_mistake_of_the_caller() {
     let place = Place::new();
     let output = end(place.start(["pub", "--json", "logs", "{n: 1}"]));
