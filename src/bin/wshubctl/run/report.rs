@@ -54,6 +54,11 @@ impl Outcome {
     }
 }
 
+/// As a shell has it where Ctrl-C was pressed before anything ran.
+pub(super) fn given_up() -> ExitCode {
+    ExitCode::from(130)
+}
+
 /// The name of a signal; its number where it has none that is common.
 fn name(signal: i32) -> String {
     use rustix::process::Signal;
