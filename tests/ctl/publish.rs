@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde_json::json;
 
-use crate::hub::{Place, end, stderr, stdout};
+use crate::hub::{Place, end, program, stderr, stdout};
 
 fn taken() -> serde_json::Value {
     json!({"channel": "logs", "sent": 2, "failed": 0, "kept": false, "stored": false, "message_id": "m"})
@@ -172,4 +172,13 @@ fn what_cannot_be_stored_ends_it_and_tells_what_came_before() {
     let said =
         "wshubctl: not stored: the disk is full (store_unavailable), after 1 message that wshubd took\n";
     assert_eq!(stderr(&output), said);
+}
+
+#[test]
+fn the_exit_code_is_the_same_where_nobody_reads_the_errors() {
+    let mut lonely = program();
+    lonely.args(["--socket", "/nowhere/worker.sock", "pub", "logs", "hi"]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert_eq!(lonely.stderr(writer).status().unwrap().code(), Some(3));
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use wshubd::client::{Error, Heard, Interrupt, Refused};
 use wshubd::protocol::Ending;
 
-use crate::screen::plain;
+use crate::screen::{plain, say};
 
 /// How it ended, as it is told to everybody who watches.
 #[derive(Serialize)]
@@ -155,10 +155,4 @@ impl Report {
             say(&format!("{count} processes cannot be killed: they wait in the kernel, or are not ours"));
         }
     }
-}
-
-fn say(text: &str) {
-    // As eprintln, but an error stream that has gone ends nothing.
-    use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "wshubctl: {text}");
 }
