@@ -209,13 +209,18 @@ impl Journal {
         expired
     }
 
-    /// Makes the lines anew with which operations begin.
-    pub(super) fn restate(&mut self, line: impl Fn(&str) -> Option<Vec<u8>>) {
+    /// Makes those lines anew that depend on when they are said.
+    pub(super) fn restate(&mut self, line: impl Fn(&Kind) -> Option<Vec<u8>>) {
         for entry in &mut self.entries {
-            if let Kind::Start(id) = &entry.kind {
-                entry.line = line(id).unwrap_or_else(|| std::mem::take(&mut entry.line));
+            if let Some(line) = line(&entry.kind) {
+                entry.line = line;
             }
         }
+    }
+
+    /// Whether a channel is still to be asked for.
+    pub(super) fn subscribes(&self, channel: &str) -> bool {
+        self.entries.iter().any(|entry| matches!(&entry.kind, Kind::Subscribe(asked) if **asked == *channel))
     }
 
     /// All publications before `id` are taken, where nobody awaits their answer.

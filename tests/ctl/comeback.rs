@@ -619,3 +619,28 @@ fn an_operation_that_nobody_waited_for_ends_though_its_answer_had_come() {
     });
     hub.join().unwrap();
 }
+
+#[test]
+fn a_channel_that_is_asked_for_twice_goes_on_from_where_it_was() {
+    let hub = |place: &Place| {
+        let mut peer = place.accept();
+        let request = peer.hears();
+        peer.grants(&request, json!({"epoch": "e", "seq": 3}));
+        drop(peer);
+        let mut peer = place.welcome();
+        let request = peer.expects(json!({"action": "subscribe", "since": {"epoch": "e", "seq": 3}}));
+        peer.grants(&request, json!({"epoch": "e", "seq": 5, "recovered": true}));
+        let flush = peer.expects(json!({"action": "ping"}));
+        peer.grants(&flush, json!({}));
+    };
+    play(
+        hub,
+        |usual| usual,
+        async |client, lines| {
+            client.subscribe("a").await.unwrap();
+            away(lines).await;
+            client.subscribe("a").await.unwrap();
+            client.flush().await.unwrap();
+        },
+    );
+}
