@@ -34,7 +34,9 @@ impl Backoff {
         let whole = FIRST.saturating_mul(1 << (attempt - 1).min(16)).min(LONGEST);
         let half = whole / 2;
         let jitter = random % (u64::try_from(half.as_micros()).unwrap_or(u64::MAX) + 1);
-        half + Duration::from_micros(jitter)
+        let pause = half + Duration::from_micros(jitter);
+        // A hub that is short of something knows better than we for how long.
+        asked.map_or(pause, |asked| asked.max(pause))
     }
 
     /// The hub was there.
@@ -56,6 +58,7 @@ mod tests {
         let pauses: Vec<_> = (0..40).map(|_| backoff.pause(None, u64::MAX)).collect();
         assert!(pauses.iter().all(|pause| (Duration::from_millis(50)..=LONGEST).contains(pause)));
         assert!(pauses.last().is_some_and(|last| *last >= LONGEST / 2));
+        assert_eq!(backoff.pause(Some(Duration::from_secs(60)), 7), Duration::from_secs(60));
         backoff.reset();
         assert_eq!(backoff.pause(Some(Duration::from_millis(30)), 7), Duration::from_millis(30));
     }

@@ -126,13 +126,20 @@ impl Link {
         let complaint = (heard.kind() == "error").then(|| heard.clone());
         let answer = told(heard);
         match (&kind, &answer) {
-            (Kind::Start(id), Ok(_)) if !self.standing.registered(id) => self.abandon(id),
+            (Kind::Start(id), Ok(_)) => self.standing.registered(id),
             (Kind::Start(id), Err(_)) | (Kind::End(id), _) => self.standing.forget(id),
+            // It may have been granted only after it was to be left.
+            (Kind::Unsubscribe(channel), Ok(_)) => self.standing.unsubscribed(channel),
             (Kind::Subscribe(channel), Ok(heard)) => self.standing.subscribed(channel, position(heard)),
             _ => {}
         }
         match (waiting, complaint) {
-            (Some(waiting), _) => drop(waiting.try_send(answer)),
+            (Some(waiting), _) => {
+                let runs = answer.is_ok();
+                if let (Err(_), true, Kind::Start(id)) = (waiting.try_send(answer), runs, &kind) {
+                    self.abandon(id);
+                }
+            }
             // Nobody asked, but somebody should know.
             (None, Some(complaint)) => self.unasked.push(News::Line(complaint)),
             (None, None) => {}
@@ -173,7 +180,9 @@ impl Link {
         let refused: Option<Refused> = heard.read().ok();
         let code = refused.as_ref().map(|refused| &*refused.code);
         talk.turned_away = talk.has_just_begun() && code == Some("forbidden") && !is_about_a_request;
-        if let (Some("too_large"), Some(id)) = (code, self.journal.longest(SHORTEST_LIMIT)) {
+        // Of one that is too long in some field it has seen which action it was.
+        let is_unread = code == Some("too_large") && !is_about_a_request;
+        if let (true, Some(id)) = (is_unread, self.journal.longest(SHORTEST_LIMIT)) {
             return self.answered(id, heard);
         }
         talk.parting = refused.map(|refused| refused.message);

@@ -30,6 +30,8 @@ pub(super) enum Kind {
     /// A message, written again until the hub has it.
     Publish {
         expires: Option<Moment>,
+        /// It waits for the disk, which no later answer says anything about.
+        durable: bool,
     },
     /// An operation begins; its line is made anew, for its deadline comes closer.
     Start(Box<str>),
@@ -63,7 +65,7 @@ struct Entry {
 impl Entry {
     /// Whether its own answer is wanted, and no later one will do.
     fn is_awaited(&self) -> bool {
-        self.answer.is_some() || !matches!(self.kind, Kind::Publish { .. })
+        self.answer.is_some() || !matches!(self.kind, Kind::Publish { durable: false, .. })
     }
 }
 
@@ -105,7 +107,8 @@ impl Journal {
     pub(super) fn write(&mut self, to: &mut BytesMut, until: usize) {
         while to.len() < until {
             let place = self.place(self.next);
-            let is_last = place + 1 >= self.entries.len();
+            // What was given up is not written, so its answer confirms nothing.
+            let is_last = self.entries.iter().skip(place + 1).all(|entry| entry.done);
             let Some(entry) = self.entries.get(place) else { break };
             let id = self.next;
             self.next += 1;
@@ -197,7 +200,7 @@ impl Journal {
         let mut expired = Vec::new();
         for place in 0..self.entries.len() {
             let stale =
-                |entry: &Entry| matches!(entry.kind, Kind::Publish { expires: Some(at) } if at <= now);
+                |entry: &Entry| matches!(entry.kind, Kind::Publish { expires: Some(at), .. } if at <= now);
             if self.entries.get(place).is_some_and(stale) {
                 expired.extend(self.finish(place).and_then(|(_, answer)| answer));
             }
@@ -206,13 +209,18 @@ impl Journal {
         expired
     }
 
-    /// Makes the lines anew with which operations begin.
-    pub(super) fn restate(&mut self, line: impl Fn(&str) -> Option<Vec<u8>>) {
+    /// Makes those lines anew that depend on when they are said.
+    pub(super) fn restate(&mut self, line: impl Fn(&Kind) -> Option<Vec<u8>>) {
         for entry in &mut self.entries {
-            if let Kind::Start(id) = &entry.kind {
-                entry.line = line(id).unwrap_or_else(|| std::mem::take(&mut entry.line));
+            if let Some(line) = line(&entry.kind) {
+                entry.line = line;
             }
         }
+    }
+
+    /// Whether a channel is still to be asked for.
+    pub(super) fn subscribes(&self, channel: &str) -> bool {
+        self.entries.iter().any(|entry| matches!(&entry.kind, Kind::Subscribe(asked) if **asked == *channel))
     }
 
     /// All publications before `id` are taken, where nobody awaits their answer.

@@ -19,7 +19,7 @@ use super::heard::Heard;
 use super::journal::{Journal, Kind, Memory};
 use super::lines::{News, Unasked};
 use super::room::{Flow, Room};
-use super::standing::{Registration, Standing};
+use super::standing::{Again, Registration, Standing};
 use super::talk::{Bye, Talk};
 use super::turn::{Turn, impatient, next_order, turn};
 use crate::edge::clock;
@@ -287,8 +287,15 @@ impl Link {
         for answer in self.journal.expire(now) {
             let _ = answer.try_send(Err(Error::Expired));
         }
-        self.journal.restate(|id| self.standing.start(id, now));
-        talk.say_again(self.standing.all(), &self.standing, now);
+        let mut again = self.standing.all();
+        self.journal.restate(|kind| match kind {
+            Kind::Start(id) => self.standing.start(id, now),
+            Kind::Subscribe(channel) => self.standing.line(&Again::Channel(channel.clone()), now),
+            _ => None,
+        });
+        // Asked for twice it would begin twice, and the second time from now.
+        again.retain(|thing| !matches!(thing, Again::Channel(channel) if self.journal.subscribes(channel)));
+        talk.say_again(again, &self.standing, now);
         self.here = Here::Since(now);
         self.impatience = None;
         self.room.set(Flow::Flows);
@@ -331,5 +338,8 @@ impl Drop for Link {
         // First this, so that whoever finds no room finds why.
         self.orders.close();
         self.room.set(Flow::Over);
+        // A queue lives as long as any of its ends, and who waits for an answer
+        // holds the other one: what was not taken any more must not stay in it.
+        while self.orders.try_recv().is_ok() {}
     }
 }

@@ -88,6 +88,7 @@ use crate::edge::clock;
 use journal::Kind;
 use link::{Answer, Order};
 use names::Names;
+use operation::Beginning;
 use room::{Found, Room};
 use standing::Registration;
 
@@ -215,8 +216,9 @@ impl Client {
             fate: fate.clone(),
         };
         let kind = Kind::Start(start.operation_id.into());
-        self.ask(kind, spoken(&start)?, Some(registration)).await?.answer().await?;
-        Ok(Operation::new(self.clone(), start.operation_id, pulled, fate))
+        let pending = self.ask(kind, spoken(&start)?, Some(registration)).await?;
+        let operation = Operation::new(self.clone(), start.operation_id, pulled, fate);
+        Beginning::new(pending, operation).answered().await
     }
 
     /// Waits until the hub has all that this client has sent so far.
@@ -245,7 +247,7 @@ impl Client {
             names.add(&mut line);
         }
         let expires = message.ttl.map(|ttl| clock::now().moment + ttl);
-        Ok((Kind::Publish { expires }, line))
+        Ok((Kind::Publish { expires, durable: message.durable }, line))
     }
 
     async fn ask(&self, kind: Kind, line: Vec<u8>, begins: Option<Registration>) -> Result<Pending, Error> {
@@ -291,6 +293,12 @@ pub struct Pending {
 }
 
 impl Pending {
+    /// Lets no answer come any more, and says whether a good one has come.
+    fn close(&self) -> bool {
+        self.answers.close();
+        matches!(self.answers.try_recv(), Ok(Ok(_)))
+    }
+
     /// Waits for the next answer. All requests have one, but an interrupt that
     /// is answered `pending`: its outcome follows.
     ///
@@ -305,5 +313,11 @@ impl Pending {
 }
 
 fn spoken(line: &(impl Serialize + ?Sized)) -> Result<Vec<u8>, Error> {
-    serde_json::to_vec(line).map_err(|error| Error::Unspeakable(error.to_string()))
+    let mut line = serde_json::to_vec(line).map_err(|error| Error::Unspeakable(error.to_string()))?;
+    // JSON that is passed on as it is spelled may go over several lines; what is
+    // within its strings cannot.
+    for byte in line.iter_mut().filter(|byte| **byte == b'\n') {
+        *byte = b' ';
+    }
+    Ok(line)
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::error::Error;
 use super::journal::Kind;
 use super::link::Order;
-use super::{Client, ask, room, spoken};
+use super::{Client, Pending, ask, room, spoken};
 use crate::protocol::Ending;
 
 /// An operation that runs. Dropped without [`Operation::end`] it counts as
@@ -90,6 +90,37 @@ impl Operation {
             return Err(fate.clone());
         }
         self.client.ask(Kind::End(self.id.clone()), line, None).await?.answer().await.map(drop)
+    }
+}
+
+/// An operation whose beginning is not answered yet.
+pub(super) struct Beginning {
+    pending: Pending,
+    /// Taken once it is known whether it runs.
+    operation: Option<Operation>,
+}
+
+impl Beginning {
+    pub(super) fn new(pending: Pending, operation: Operation) -> Self {
+        Self { pending, operation: Some(operation) }
+    }
+
+    pub(super) async fn answered(mut self) -> Result<Operation, Error> {
+        let answer = self.pending.answer().await;
+        let Some(mut operation) = self.operation.take() else { return Err(self.pending.client.lost()) };
+        operation.ended = answer.is_err();
+        answer.map(|_| operation)
+    }
+}
+
+impl Drop for Beginning {
+    /// Nobody has waited for the answer. If it had come all the same, the
+    /// operation runs and is dropped with this; if not, the link finds that it
+    /// can tell nobody, and ends it.
+    fn drop(&mut self) {
+        if let Some(operation) = &mut self.operation {
+            operation.ended = !self.pending.close();
+        }
     }
 }
 

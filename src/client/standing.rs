@@ -62,11 +62,11 @@ impl Standing {
         free
     }
 
-    /// The hub has registered an operation. False where nobody holds it any more.
-    pub(super) fn registered(&mut self, id: &str) -> bool {
-        let Some(running) = self.operations.get_mut(id) else { return true };
-        running.registered = true;
-        !running.registration.latch.is_closed()
+    /// The hub has registered an operation.
+    pub(super) fn registered(&mut self, id: &str) {
+        if let Some(running) = self.operations.get_mut(id) {
+            running.registered = true;
+        }
     }
 
     pub(super) fn forget(&mut self, id: &str) {

@@ -468,3 +468,179 @@ fn a_worker_may_be_there_before_its_hub() {
     });
     hub.join().unwrap();
 }
+
+/// Only for a story that has gone wrong: it ends then, instead of hanging.
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    let late = async {
+        smol::Timer::after(Duration::from_secs(30)).await;
+        panic!("nothing has happened")
+    };
+    future::or(what, late).await
+}
+
+#[test]
+fn a_question_that_the_link_has_never_taken_ends_with_it() {
+    let place = Place::new();
+    smol::block_on(async {
+        let Connection { client, lines: _lines, link } = Options::new(place.path()).connect().await.unwrap();
+        let pending = client.begin_publish(&message(&1)).await.unwrap();
+        drop(link);
+        assert!(matches!(soon(pending.answer()).await, Err(Error::Lost { .. })));
+    });
+}
+
+#[test]
+fn what_is_said_again_is_confirmed_though_what_stood_behind_it_was_given_up() {
+    let hub = |place: &Place| {
+        let mut peer = place.accept();
+        peer.expects(json!({"data": 1}));
+        peer.expects(json!({"action": "purge"}));
+        drop(peer);
+        let mut peer = place.welcome();
+        let again = peer.expects(json!({"data": 1}));
+        assert!(!again["id"].is_null(), "{again}");
+        peer.grants(&again, json!({}));
+        // All is taken, so that nothing is left to come back for.
+        peer.has_left();
+    };
+    let place = Place::new();
+    let options = Options::new(place.path());
+    let hub = std::thread::spawn(move || hub(&place));
+    smol::block_on(async {
+        let Connection { client, lines, link } = options.connect().await.unwrap();
+        let story = async move {
+            client.send(&message(&1)).await.unwrap();
+            let pending = client.request(&json!({"action": "purge", "channel": "logs"})).await.unwrap();
+            assert!(matches!(pending.answer().await, Err(Error::Lost { .. })));
+            back(&lines).await;
+        };
+        let (end, ()) = soon(future::zip(link.run(), story)).await;
+        end.unwrap();
+    });
+    hub.join().unwrap();
+}
+
+#[test]
+fn what_waits_for_the_disk_is_not_confirmed_by_what_came_after_it() {
+    let hub = |place: &Place| {
+        let mut peer = place.accept();
+        let durable = peer.expects(json!({"data": 1, "durable": true}));
+        let behind = peer.expects(json!({"data": 2}));
+        peer.grants(&behind, json!({}));
+        drop(peer);
+        let mut peer = place.welcome();
+        let again = peer.expects(json!({"data": 1, "message_id": durable["message_id"]}));
+        peer.grants(&again, json!({}));
+        let flush = peer.expects(json!({"action": "ping"}));
+        peer.grants(&flush, json!({}));
+    };
+    play(
+        hub,
+        |usual| usual,
+        async |client, lines| {
+            client.send(&Publication { durable: true, ..message(&1) }).await.unwrap();
+            client.publish(&message(&2)).await.unwrap();
+            away(lines).await;
+            client.flush().await.unwrap();
+        },
+    );
+}
+
+#[test]
+fn a_channel_that_was_left_before_it_was_granted_is_not_heard_again() {
+    let hub = |place: &Place| {
+        let mut peer = place.accept();
+        for request in [peer.hears(), peer.hears()] {
+            peer.grants(&request, json!({"epoch": "e", "seq": 3}));
+        }
+        drop(peer);
+        let mut peer = place.welcome();
+        let flush = peer.expects(json!({"action": "ping"}));
+        peer.grants(&flush, json!({}));
+    };
+    play(
+        hub,
+        |usual| usual,
+        async |client, lines| {
+            let pending = client.begin_subscribe("a").await.unwrap();
+            client.unsubscribe("a").await.unwrap();
+            pending.answer().await.unwrap();
+            away(lines).await;
+            client.flush().await.unwrap();
+        },
+    );
+}
+
+#[test]
+fn a_name_that_is_too_long_is_no_reason_to_refuse_a_long_message() {
+    let hub = |place: &Place| {
+        let mut peer = place.accept();
+        peer.expects(json!({"data": 1}));
+        let long = peer.hears();
+        peer.says(json!({"type": "error", "code": "too_large", "action": "publish", "message": "`event`"}));
+        peer.grants(&long, json!({}));
+    };
+    play(
+        hub,
+        |usual| usual,
+        async |client, lines| {
+            let event = "e".repeat(200);
+            client.send(&Publication::to_channel("logs", &event, &1)).await.unwrap();
+            let text = "x".repeat(4000);
+            client.publish(&Publication::to_channel("logs", "n", &text)).await.unwrap();
+            assert_eq!(lines.next().await.unwrap().kind(), "error");
+        },
+    );
+}
+
+#[test]
+fn an_operation_that_nobody_waited_for_ends_though_its_answer_had_come() {
+    let hub = |place: &Place| {
+        let mut peer = place.accept();
+        let start = peer.expects(json!({"action": "operation_start"}));
+        peer.grants(&start, json!({}));
+        peer.says(json!({"type": "later"}));
+        peer.expects(json!({"action": "operation_end", "operation_id": "op", "state": "failed"}));
+    };
+    let place = Place::new();
+    let options = Options::new(place.path());
+    let hub = std::thread::spawn(move || hub(&place));
+    smol::block_on(async {
+        let Connection { client, lines, link } = options.connect().await.unwrap();
+        let story = async {
+            {
+                let mut start = std::pin::pin!(client.start(Start::new("op", "logs")));
+                assert!(future::poll_once(&mut start).await.is_none());
+                assert_eq!(lines.next().await.unwrap().kind(), "later");
+            }
+            away(&lines).await;
+        };
+        soon(future::or(story, carried(link))).await;
+    });
+    hub.join().unwrap();
+}
+
+#[test]
+fn a_channel_that_is_asked_for_twice_goes_on_from_where_it_was() {
+    let hub = |place: &Place| {
+        let mut peer = place.accept();
+        let request = peer.hears();
+        peer.grants(&request, json!({"epoch": "e", "seq": 3}));
+        drop(peer);
+        let mut peer = place.welcome();
+        let request = peer.expects(json!({"action": "subscribe", "since": {"epoch": "e", "seq": 3}}));
+        peer.grants(&request, json!({"epoch": "e", "seq": 5, "recovered": true}));
+        let flush = peer.expects(json!({"action": "ping"}));
+        peer.grants(&flush, json!({}));
+    };
+    play(
+        hub,
+        |usual| usual,
+        async |client, lines| {
+            client.subscribe("a").await.unwrap();
+            away(lines).await;
+            client.subscribe("a").await.unwrap();
+            client.flush().await.unwrap();
+        },
+    );
+}

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde_json::json;
 
-use crate::hub::{Place, end, stderr, stdout};
+use crate::hub::{Place, end, program, stderr, stdout};
 
 fn taken() -> serde_json::Value {
     json!({"channel": "logs", "sent": 2, "failed": 0, "kept": false, "stored": false, "message_id": "m"})
@@ -29,6 +29,16 @@ fn json_is_passed_on_as_it_is_spelled() {
     let (child, mut peer) =
         place.meet(["pub", "--json", "--event", "n", "--ttl", "90s", "logs", "{\"n\": 1}"]);
     let request = peer.expects(json!({"event": "n", "data": {"n": 1}, "ttl": 90}));
+    peer.grants(&request, taken());
+    assert_eq!(end(child).status.code(), Some(0));
+}
+
+#[test]
+fn json_of_several_lines_is_one_message_and_never_several_requests() {
+    let place = Place::new();
+    let (child, mut peer) =
+        place.meet(["pub", "--json", "logs", "[\n{\"action\":\"purge\",\"channel\":\"logs\"}\n]"]);
+    let request = peer.expects(json!({"data": [{"action": "purge", "channel": "logs"}]}));
     peer.grants(&request, taken());
     assert_eq!(end(child).status.code(), Some(0));
 }
@@ -162,4 +172,13 @@ fn what_cannot_be_stored_ends_it_and_tells_what_came_before() {
     let said =
         "wshubctl: not stored: the disk is full (store_unavailable), after 1 message that wshubd took\n";
     assert_eq!(stderr(&output), said);
+}
+
+#[test]
+fn the_exit_code_is_the_same_where_nobody_reads_the_errors() {
+    let mut lonely = program();
+    lonely.args(["--socket", "/nowhere/worker.sock", "pub", "logs", "hi"]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert_eq!(lonely.stderr(writer).status().unwrap().code(), Some(3));
 }

@@ -469,3 +469,33 @@ fn a_reader_of_ours_that_stands_still_does_not_delay_the_end() {
     drop(peer);
     assert_eq!(end(child).status.code(), Some(130));
 }
+
+fn press_ctrl_c(child: &Child) {
+    kill_process(Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap(), Signal::INT).unwrap();
+}
+
+#[test]
+fn ctrl_c_ends_the_wait_for_a_hub_that_does_not_answer() {
+    let place = Place::new();
+    let (child, mut peer) = place.meet(["run", "logs", "--", "true"]);
+    peer.expects(json!({"action": "operation_start"}));
+    press_ctrl_c(&child);
+    peer.has_left();
+    assert_eq!(end(child).status.code(), Some(130));
+}
+
+#[test]
+fn ctrl_c_ends_the_wait_for_a_reader_that_stands_still() {
+    let place = Place::new();
+    // Two more pieces than a pipe holds: one is read and waits, the other stays
+    // in the pipe of the command, which so can end.
+    let (child, mut peer) = script(&place, &[], "echo $$; head -c 120000 /dev/zero | tr '\\0' 'x'");
+    let shell = pid(&line(&mut peer)["text"]);
+    while exists(shell) {
+        std::thread::yield_now();
+    }
+    press_ctrl_c(&child);
+    over(&mut peer);
+    peer.has_left();
+    assert_eq!(end(child).status.code(), Some(0));
+}

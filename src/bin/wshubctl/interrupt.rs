@@ -33,7 +33,7 @@ pub(crate) async fn interrupt(client: &Client, asked: args::Interrupt) -> Result
     loop {
         let Answer { outcome } = pending.answer().await?.read()?;
         match &*outcome {
-            "pending" => eprintln!("wshubctl: nobody runs {} yet, waiting", asked.operation),
+            "pending" => crate::screen::say(&format!("nobody runs {} yet, waiting", asked.operation)),
             "no_owner" => {
                 crate::ask::show(&format!("{outcome}\n"))?;
                 return Ok(Exit::Failed.into());

@@ -39,7 +39,7 @@ fn main() -> ExitCode {
     match smol::block_on(executor.run(carry_out(&executor, args))) {
         Ok(code) => code,
         Err(failure) => {
-            eprintln!("wshubctl: {failure}");
+            screen::say(&failure.to_string());
             failure.exit.into()
         }
     }

@@ -16,6 +16,7 @@ use crate::args;
 use crate::failure::{Exit, Failure, exit_of};
 use crate::figures::count;
 use crate::receipts::Receipts;
+use crate::screen::say;
 
 /// Messages on their way before one answer is waited for: enough that neither
 /// side waits for the other.
@@ -147,7 +148,7 @@ impl Publisher<'_> {
 
     async fn send_lines(&mut self) -> Result<(), Failure> {
         if std::io::stdin().is_terminal() {
-            eprintln!("wshubctl: each line is a message; Ctrl-D ends");
+            say("each line is a message; Ctrl-D ends");
         }
         let mut input = BufReader::new(Unblock::new(std::io::stdin()));
         loop {
@@ -229,21 +230,21 @@ impl Tally {
         // The first refusal decides; the others are most often the same.
         self.exit.get_or_insert(exit);
         if self.refused <= SHOWN {
-            eprintln!("wshubctl: refused: {message}");
+            say(&format!("refused: {message}"));
         }
     }
 
     fn report(&self, asked: &args::Publish) -> ExitCode {
         if self.refused > SHOWN {
-            eprintln!("wshubctl: {} messages were refused", self.refused);
+            say(&format!("{} messages were refused", self.refused));
         }
         if asked.verbose {
             // Only who asked for it wants to know what the disk has.
             let stored = if asked.durable { format!(", {} stored", self.stored) } else { String::new() };
-            eprintln!(
-                "wshubctl: {} published, {} delivered, {} shed, {} kept{stored}, {} refused",
+            say(&format!(
+                "{} published, {} delivered, {} shed, {} kept{stored}, {} refused",
                 self.taken, self.sent, self.failed, self.kept, self.refused
-            );
+            ));
         }
         self.exit.map_or(ExitCode::SUCCESS, ExitCode::from)
     }

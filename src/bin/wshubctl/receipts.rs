@@ -12,7 +12,7 @@ use wshubd::client::{Client, Heard, Lines};
 
 use crate::failure::{Exit, Failure};
 use crate::figures::count;
-use crate::screen::plain;
+use crate::screen::{plain, say};
 
 /// Receipts of one user for messages of this command.
 pub(crate) struct Receipts<'a> {
@@ -89,7 +89,7 @@ impl<'a> Receipts<'a> {
         if self.verbose {
             let Receipt { message_id, user_id, state } = &receipt;
             let by = if state == "read" { "by" } else { "to" };
-            eprintln!("wshubctl: {}", plain(&format!("{message_id}: {state} {by} {user_id}")));
+            say(&plain(&format!("{message_id}: {state} {by} {user_id}")));
         }
         if receipt.state == "read" && !self.unread.remove(&receipt.message_id) {
             self.early.insert(receipt.message_id);

@@ -92,6 +92,13 @@ fn data(json: &str) -> String {
     serde_json::from_str::<String>(json).unwrap_or_else(|_| json.to_owned())
 }
 
+/// A line of our own on the standard error.
+pub(crate) fn say(text: &str) {
+    use std::io::Write;
+    // As eprintln, but an error stream that has gone ends nothing.
+    let _ = writeln!(std::io::stderr(), "wshubctl: {text}");
+}
+
 /// A value as a word.
 pub(crate) fn word(value: &Value) -> String {
     match value {

@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode};
 use rustix::process::{Signal, ioctl_tiocsctty, set_parent_process_death_signal, setsid};
 
 use crate::args;
-use crate::screen::plain;
+use crate::screen::{plain, say};
 
 /// The codes of shells for a command that is not there or cannot be run.
 const NOT_FOUND: u8 = 127;
@@ -21,11 +21,11 @@ const NOT_RUN: u8 = 126;
 pub(crate) fn enter(asked: &args::Session) -> ExitCode {
     let Some((program, arguments)) = asked.command.split_first() else { return NOT_RUN.into() };
     if let Err(error) = prepare(asked.terminal) {
-        eprintln!("wshubctl: no session for the command: {error}");
+        say(&format!("no session for the command: {error}"));
         return NOT_RUN.into();
     }
     let error = Command::new(program).args(arguments).exec();
-    eprintln!("wshubctl: cannot run {}: {error}", plain(&program.to_string_lossy()));
+    say(&format!("cannot run {}: {error}", plain(&program.to_string_lossy())));
     if error.kind() == ErrorKind::NotFound { NOT_FOUND.into() } else { NOT_RUN.into() }
 }
 

@@ -15,7 +15,7 @@ use wshubd::client::{Client, Error, Heard, Lines, News, Refused};
 
 use crate::args;
 use crate::failure::{Exit, Failure};
-use crate::screen;
+use crate::screen::{self, say};
 
 pub(crate) async fn subscribe(
     client: &Client,
@@ -113,8 +113,8 @@ impl Listener {
     fn learn(&mut self, news: &News, text: &mut String) -> Option<Result<ExitCode, Failure>> {
         match news {
             News::Line(heard) => return self.hear(heard, text),
-            News::Away(why) => warn(&format!("{why}; waiting for it to come back")),
-            News::Back => warn("wshubd is back"),
+            News::Away(why) => say(&format!("{why}; waiting for it to come back")),
+            News::Back => say("wshubd is back"),
         }
         None
     }
@@ -167,9 +167,4 @@ impl Listener {
             _ => Err(Failure::new(Exit::Failed, format!("wshubd has ended {channel} ({reason})"))),
         })
     }
-}
-
-fn warn(text: &str) {
-    // As eprintln, but an error stream that has gone ends nothing.
-    let _ = writeln!(io::stderr(), "wshubctl: {text}");
 }

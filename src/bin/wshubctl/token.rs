@@ -74,7 +74,7 @@ async fn from_input() -> Result<String, Failure> {
     let mut input = BufReader::new(Unblock::new(std::io::stdin())).take(LONGEST);
     let mut token = String::new();
     if is_terminal {
-        eprintln!("wshubctl: paste the token and press Enter");
+        crate::screen::say("paste the token and press Enter");
         input.read_line(&mut token).await.map_err(failed)?;
     } else {
         input.read_to_string(&mut token).await.map_err(failed)?;

@@ -52,9 +52,11 @@ pub(crate) async fn run(
 ) -> Result<ExitCode, Failure> {
     // Before the command is started, which then inherits none of these ignored,
     // as the jobs of a script in the background would.
-    let signals = Signals::new([Signal::Child, Signal::Int, Signal::Term, Signal::Hup])
+    let mut signals = Signals::new([Signal::Child, Signal::Int, Signal::Term, Signal::Hup, Signal::Quit])
         .map_err(|error| Failure::of("signals", error))?;
-    let operation = start(&client, &asked).await?;
+    let Some(operation) = future::or(start(&client, &asked), impatient(&mut signals)).await? else {
+        return Ok(report::given_up());
+    };
     let report = Report::new(asked.quiet);
     let away = Rc::new(Cell::new(false));
     report.started(operation.id(), &asked.channel);
@@ -103,20 +105,20 @@ async fn end(
 ) -> Result<ExitCode, Failure> {
     let asked = watch.stop.was_asked();
     let patience = async {
-        if !asked {
-            return future::pending().await;
+        if asked {
+            Timer::after(LAST_WORDS).await;
+        } else {
+            watch.impatient().await;
         }
-        Timer::after(LAST_WORDS).await;
         false
     };
     let carried = future::or(async { carry_on(&mut carrying).await }, patience).await;
 
     let outcome = Outcome::of(status, output.lines.get(), output.lost.get());
     watch.tell_the_end(operation, outcome.ending(asked), &outcome).await;
-    if !carried {
+    if !carried && asked {
         // Who presses Ctrl-C now has no use for the rest either.
-        let impatient = async { while watch.next_signal().await == Signal::Child {} };
-        future::or(carrying, impatient).await;
+        future::or(carrying, watch.impatient()).await;
     }
     Ok(outcome.exit_code())
 }
@@ -126,7 +128,14 @@ async fn carry_on(carrying: &mut Task<()>) -> bool {
     true
 }
 
-async fn start(client: &Client, asked: &args::Run) -> Result<Operation, Failure> {
+/// Somebody who presses Ctrl-C before there is anything to stop; a hub that takes
+/// nothing must not keep them waiting.
+async fn impatient(signals: &mut Signals) -> Result<Option<Operation>, Failure> {
+    watch::impatient(signals).await;
+    Ok(None)
+}
+
+async fn start(client: &Client, asked: &args::Run) -> Result<Option<Operation>, Failure> {
     let id = match &asked.operation {
         Some(id) => id.clone(),
         None => unguessable().map_err(|error| Failure::of("no random bytes", error))?,
@@ -140,7 +149,7 @@ async fn start(client: &Client, asked: &args::Run) -> Result<Operation, Failure>
         interrupt_grace: Some(asked.term_after + asked.kill_after + stop::LAST_STEP + LAST_WORDS),
         ..Start::new(&id, &asked.channel)
     };
-    Ok(client.start(start).await?)
+    Ok(Some(client.start(start).await?))
 }
 
 /// The command's name, without its arguments: those may hold what is nobody

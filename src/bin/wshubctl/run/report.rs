@@ -10,7 +10,7 @@ use serde::Serialize;
 use wshubd::client::{Error, Heard, Interrupt, Refused};
 use wshubd::protocol::Ending;
 
-use crate::screen::plain;
+use crate::screen::{plain, say};
 
 /// How it ended, as it is told to everybody who watches.
 #[derive(Serialize)]
@@ -52,6 +52,11 @@ impl Outcome {
         let code = self.exit_code.or(self.killed_by.map(|signal| KILLED + signal));
         code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)
     }
+}
+
+/// As a shell has it where Ctrl-C was pressed before anything ran.
+pub(super) fn given_up() -> ExitCode {
+    ExitCode::from(130)
 }
 
 /// The name of a signal; its number where it has none that is common.
@@ -150,10 +155,4 @@ impl Report {
             say(&format!("{count} processes cannot be killed: they wait in the kernel, or are not ours"));
         }
     }
-}
-
-fn say(text: &str) {
-    // As eprintln, but an error stream that has gone ends nothing.
-    use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "wshubctl: {text}");
 }

@@ -114,7 +114,7 @@ impl Watch {
             Some("it did not answer in time".to_owned())
         };
         let impatient = async {
-            while self.next_signal().await == Signal::Child {}
+            impatient(&mut self.signals).await;
             Some("nobody waited for it".to_owned())
         };
         if let (Some(why), true) = (future::or(told, future::or(late, impatient)).await, self.hub) {
@@ -122,9 +122,15 @@ impl Watch {
         }
     }
 
-    pub(super) async fn next_signal(&mut self) -> Signal {
-        next_signal(&mut self.signals).await
+    /// Waits until somebody presses Ctrl-C once more.
+    pub(super) async fn impatient(&mut self) {
+        impatient(&mut self.signals).await;
     }
+}
+
+/// Waits until this process is asked to end.
+pub(super) async fn impatient(signals: &mut Signals) {
+    while next_signal(signals).await == Signal::Child {}
 }
 
 async fn next_signal(signals: &mut Signals) -> Signal {
