@@ -314,6 +314,9 @@ impl Pending {
 
 fn spoken(line: &(impl Serialize + ?Sized)) -> Result<Vec<u8>, Error> {
     let mut line = serde_json::to_vec(line).map_err(|error| Error::Unspeakable(error.to_string()))?;
+    if line.len() < 3 || line.first() != Some(&b'{') {
+        return Err(Error::Unspeakable("a request is an object with at least one field".into()));
+    }
     // JSON that is passed on as it is spelled may go over several lines; what is
     // within its strings cannot.
     for byte in line.iter_mut().filter(|byte| **byte == b'\n') {

@@ -163,3 +163,18 @@ fn the_link_ends_when_nobody_is_left_and_all_is_said() {
         ended.unwrap();
     });
 }
+
+#[test]
+fn what_is_no_object_with_a_field_is_not_asked() {
+    // Nothing was said before it left.
+    let hub = |peer: Peer| peer.has_left();
+    play(hub, async |Connection { client, link, .. }| {
+        let story = async {
+            for nothing in [json!({}), json!([1]), json!("purge")] {
+                let refused = client.request(&nothing).await.err();
+                assert!(matches!(refused, Some(Error::Unspeakable(_))), "{nothing}: {refused:?}");
+            }
+        };
+        future::or(story, carried(link)).await;
+    });
+}

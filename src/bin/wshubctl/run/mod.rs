@@ -146,7 +146,9 @@ async fn start(client: &Client, asked: &args::Run) -> Result<Option<Operation>, 
         label: label.as_deref(),
         deadline: asked.deadline,
         // Long enough for all steps; the hub would call it a timeout before.
-        interrupt_grace: Some(asked.term_after + asked.kill_after + stop::LAST_STEP + LAST_WORDS),
+        interrupt_grace: Some(
+            asked.term_after.saturating_add(asked.kill_after).saturating_add(stop::LAST_STEP + LAST_WORDS),
+        ),
         ..Start::new(&id, &asked.channel)
     };
     Ok(Some(client.start(start).await?))

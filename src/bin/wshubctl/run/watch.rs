@@ -46,7 +46,8 @@ impl Watch {
         deadline: Option<Duration>,
     ) -> Option<WaitStatus> {
         // The hub interrupts at the deadline; this is for when it has gone.
-        let mut deadline = deadline.map(|deadline| Timer::after(deadline + Duration::from_secs(1)));
+        let mut deadline =
+            deadline.map(|deadline| Timer::after(deadline.saturating_add(Duration::from_secs(1))));
         let mut leader_runs = true;
         loop {
             self.family.reap();
