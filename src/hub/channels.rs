@@ -81,8 +81,11 @@ impl Topic {
     /// A message is here no longer: whoever was still to read it will be told.
     pub(super) fn lose(&mut self, seq: u64, cause: GapCause) {
         self.last_loss = cause;
-        if let Some(log) = &mut self.log {
-            log.lose(seq, cause);
+        let Some(log) = &mut self.log else { return };
+        log.lose(seq, cause);
+        // What its user has already may go, and still be acknowledged.
+        if seq > self.cursor {
+            log.owe_no_receipt(seq);
         }
     }
 

@@ -256,14 +256,18 @@ impl Log {
         self.readers.retain(|reader| !reader.is_over());
     }
 
-    /// Notes in front of every reader that has not passed it that a message,
-    /// which is here no longer, is lost. Holes with nothing between them are one.
-    pub(super) fn lose(&mut self, seq: u64, cause: GapCause) {
+    /// Nobody will acknowledge a message any more.
+    pub(super) fn owe_no_receipt(&mut self, seq: u64) {
         if let Ok(at) = self.receipts.binary_search_by_key(&seq, |owed| owed.seq)
             && self.receipts.get(at).is_some_and(|owed| !owed.is_delivered)
         {
             self.receipts.remove(at);
         }
+    }
+
+    /// Notes in front of every reader that has not passed it that a message,
+    /// which is here no longer, is lost. Holes with nothing between them are one.
+    pub(super) fn lose(&mut self, seq: u64, cause: GapCause) {
         for reader in self.readers.iter_mut().filter(|reader| !reader.left && reader.sent < seq) {
             let at = reader.holes.partition_point(|hole| hole.to < seq);
             match reader.holes.get_mut(at) {

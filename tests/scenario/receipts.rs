@@ -288,3 +288,19 @@ fn receipts_that_nobody_redeems_are_counted_and_the_oldest_are_given_up() {
     assert_eq!(read.last().unwrap(), "m100 read", "the youngest are still told");
     assert_eq!(bench.stats()["kept_bytes"], 0);
 }
+
+#[test]
+fn what_one_connection_has_may_grow_too_old_for_another_and_is_acknowledged_still() {
+    let mut bench = Bench::new();
+    let worker = bench.worker();
+    let desk = bench.client_in("bob", Auto);
+    bench.clog(desk);
+    bench.outbound(desk, wshubd::hub::Outbound::Full);
+    bench.say(worker, json!({"user_id": "bob", "event": "say", "ttl": 5, "receipt": true}));
+    let phone = bench.client_in("bob", Auto);
+    bench.hush(phone);
+    bench.wait(6.0);
+    bench.ack(phone, 1);
+    let heard = bench.frames(worker);
+    assert!(heard.iter().any(|frame| frame["event"] == "system:receipt"), "{heard:?}");
+}
