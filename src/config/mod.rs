@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::hub::settings::{Heartbeat, Keep, Policy};
+use crate::hub::settings::{Heartbeat, Policy};
 use crate::hub::{Pattern, Rights, Settings, settings};
 
 pub use environment::Environment;
@@ -172,29 +172,6 @@ pub struct Limits {
 pub struct ChannelPolicy {
     pub pattern: Pattern,
     pub policy: Policy,
-    pub disk: Disk,
-}
-
-/// When what is kept reaches the disk.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Disk {
-    /// What is still owed after [`Store::write_delay`].
-    Behind,
-    /// At a clean stop.
-    Stop,
-    Never,
-}
-
-impl Disk {
-    /// What suits a policy: a history is mostly delivered already, and flash
-    /// wears out; what nobody heard is worth writing.
-    pub fn for_keep(keep: Keep) -> Self {
-        match keep {
-            Keep::Undelivered | Keep::Unacknowledged => Self::Behind,
-            Keep::History => Self::Stop,
-            Keep::Never => Self::Never,
-        }
-    }
 }
 
 /// How the disk is used. How much it may hold is `limits.hub.kept_bytes`.

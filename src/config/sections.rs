@@ -12,11 +12,11 @@ use super::error::Place;
 use super::table::{Problems, Table};
 use super::tree::Entries;
 use super::{
-    Alg, Auth, ChannelPolicy, Config, Disk, Environment, INBOX, KeyFile, Limits, Listen, Principal, State,
-    Store, StoreKind, Worker, places,
+    Alg, Auth, ChannelPolicy, Config, Environment, INBOX, KeyFile, Limits, Listen, Principal, State, Store,
+    StoreKind, Worker, places,
 };
 use crate::edge::origin;
-use crate::hub::settings::{self, Heartbeat, Keep, Policy};
+use crate::hub::settings::{self, Disk, Heartbeat, Keep, Policy};
 use crate::hub::{Pattern, Rights, Settings};
 use crate::protocol::name::LONGEST_NAME;
 
@@ -231,10 +231,9 @@ fn heartbeat(mut table: Table) -> Heartbeat {
     heartbeat
 }
 
-impl Disk {
-    pub(super) const NAMES: [(&'static str, Self); 3] =
-        [("behind", Self::Behind), ("stop", Self::Stop), ("never", Self::Never)];
-}
+/// Words for [`Disk`], which is the hub's.
+pub(super) const DISKS: [(&str, Disk); 3] =
+    [("behind", Disk::Behind), ("stop", Disk::Stop), ("never", Disk::Never)];
 
 /// Words for [`Keep`], which is the hub's: those for channels, and for inboxes.
 pub(super) const KEEPS: [(&str, Keep); 3] =
@@ -282,9 +281,9 @@ fn channel(place: &Place, table: &mut Table) -> Option<ChannelPolicy> {
         count: table.number("count", usual.count, MANY),
         bytes: table.size("bytes", usual.bytes, KIB..=GIB),
         ttl: table.duration("ttl", usual.ttl, seconds(1, 3650 * DAY)),
+        disk: table.choice("disk", Disk::for_keep(keep), &DISKS),
     };
-    let disk = table.choice("disk", Disk::for_keep(keep), &Disk::NAMES);
-    Some(ChannelPolicy { pattern: Pattern::new(&pattern?), policy, disk })
+    Some(ChannelPolicy { pattern: Pattern::new(&pattern?), policy })
 }
 
 fn store(mut table: Table, limits: &mut Limits) -> Store {

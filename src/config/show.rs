@@ -7,8 +7,8 @@ use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use super::sections::{INBOX_KEEPS, KEEPS};
-use super::{Config, Disk, KeyFile, Principal, StoreKind};
+use super::sections::{DISKS, INBOX_KEEPS, KEEPS};
+use super::{Config, KeyFile, Principal, StoreKind};
 use crate::hub::Pattern;
 
 /// Spells a size with the largest unit that it is a multiple of.
@@ -163,6 +163,6 @@ fn channels(page: &mut Page, config: &Config) {
         page.set("count", channel.policy.count);
         page.set("bytes", size(channel.policy.bytes as u64));
         page.set("ttl", duration(channel.policy.ttl));
-        page.set("disk", word(&Disk::NAMES, &channel.disk));
+        page.set("disk", word(&DISKS, &channel.policy.disk));
     }
 }

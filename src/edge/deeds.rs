@@ -55,7 +55,7 @@ impl Driver {
             Effect::Unlatch { operation } => drop(self.latches.remove(&operation)),
             Effect::Ping { conn } => self.links.push(conn.slot, Piece::frame(&self.ping)),
             Effect::Close { conn, close, after_ms } => self.close(conn, close, after_ms),
-            Effect::Keep { log, message } => self.store.keep(&log, message),
+            Effect::Keep { log, message, .. } => self.store.keep(&log, message),
             Effect::Fetch { fetch, log, after, count, bytes } => {
                 let messages = self.store.fetch(&log, after, count, bytes);
                 self.links.facts.push_back(Input::Fetched { fetch, log, messages });

@@ -9,11 +9,13 @@ use std::rc::Rc;
 use serde::{Deserialize, Serialize};
 
 use super::memory::Level;
+use super::recent::Scope;
 use super::rights::Identity;
+use super::settings::Disk;
 use crate::protocol::worker::InterruptLine;
 use crate::protocol::{
-    Channel, Close, ConnectionId, Delivery, Frame, InboxMode, Message, Misspoken, Moment, OperationId,
-    Refusal, RequestId, Said, UnixTime, UserId,
+    Channel, Close, ConnectionId, Delivery, Frame, InboxMode, Message, MessageId, Misspoken, Moment,
+    OperationId, Refusal, RequestId, Said, UnixTime, UserId,
 };
 
 /// What time it is, told with every fact.
@@ -53,6 +55,8 @@ pub enum Input {
     /// What the store has of a log after a position, oldest first; empty when
     /// there is nothing more.
     Fetched { fetch: Purpose, log: LogKey, messages: Vec<Rc<Message>> },
+    /// The store has something to tell of the disk.
+    Store(StoreFact),
     /// The link is down; nothing of its queue will arrive any more.
     Closed { conn: ConnectionId },
     /// What the links hold in bytes, and, where the hub asks for that, how much
@@ -64,6 +68,65 @@ pub enum Input {
     Due,
     /// The daemon ends, or starts again.
     Stopping { close: Close },
+}
+
+/// What a store tells unasked.
+#[derive(Clone, PartialEq, Debug)]
+pub enum StoreFact {
+    /// Messages of a log are on the disk now, both ends included.
+    Stored { log: LogKey, from: u64, to: u64 },
+    /// A message whose publisher waits for the disk is not there. It is tried
+    /// again as long as it is kept.
+    NotStored { log: LogKey, seq: u64 },
+    /// The disk cannot be used: nothing can be written or read.
+    Failed,
+    /// It can be used again.
+    Works,
+    /// What is asked for is on a disk that cannot be read.
+    Unread { fetch: Purpose, log: LogKey },
+    /// What a log has on the disk, told when the disk is first read: before
+    /// anybody is let in, or later, if it could not be read then.
+    Found(Box<Found>),
+}
+
+/// What is on the disk of one log.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Found {
+    pub log: LogKey,
+    /// Of an inbox, the last position that its user has.
+    pub cursor: u64,
+    /// The highest position that the disk knows of.
+    pub last: u64,
+    /// Ascending by position.
+    pub kept: Vec<FoundMessage>,
+}
+
+/// One message on the disk.
+#[derive(Clone, PartialEq, Debug)]
+pub struct FoundMessage {
+    pub seq: u64,
+    pub keeping: Keeping,
+    /// As its publisher gave it; goes with the scope in `keeping`.
+    pub id: Option<MessageId>,
+}
+
+/// What is to be known of a kept message beside what it says, by a hub that
+/// starts anew too.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Keeping {
+    pub expires: Moment,
+    /// When it was kept.
+    pub since: Moment,
+    /// What it counts against the limits on bytes.
+    pub size: u32,
+    /// Somebody other than its publisher has it.
+    pub heard: bool,
+    /// Its publisher was promised that it is on the disk, or waits for that.
+    pub durable: bool,
+    /// When it goes to the disk.
+    pub disk: Disk,
+    /// Where its publisher gave it an id: among whose messages that is unique.
+    pub scope: Option<Scope>,
 }
 
 /// Whom the edge turns away before the hub hears of them, or without asking it.
@@ -188,7 +251,7 @@ pub enum Effect {
     /// come back, where the code says to.
     Close { conn: ConnectionId, close: Close, after_ms: u64 },
     /// Keep a message; its `seq` is its place.
-    Keep { log: LogKey, message: Rc<Message> },
+    Keep { log: LogKey, message: Rc<Message>, keeping: Box<Keeping> },
     /// Read from a log what lies after `after`, up to `count` messages or
     /// `bytes`, at least one if there is one; answered by `Input::Fetched`.
     Fetch { fetch: Purpose, log: LogKey, after: u64, count: usize, bytes: usize },

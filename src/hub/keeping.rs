@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use super::channels::Topic;
 use super::deadlines::{NEVER, Task, round_up};
-use super::event::{Anomaly, Effect, Effects, Fate, LogKey, Now};
+use super::event::{Anomaly, Effect, Effects, Fate, Keeping, LogKey, Now};
 use super::logs::{Kept, Log, Run};
 use super::replay::PAGE_MESSAGES;
 use super::settings::{Keep, Policy};
@@ -65,7 +65,20 @@ impl Hub {
             return false;
         }
         topic.log.get_or_insert_default().push(kept);
-        out.push(Effect::Keep { log: topic.key.clone(), message: message.clone() });
+        let keeping = Keeping {
+            expires: kept.expires,
+            since: kept.since,
+            size: kept.size,
+            heard: kept.heard,
+            durable: false,
+            disk: policy.disk,
+            scope: None,
+        };
+        out.push(Effect::Keep {
+            log: topic.key.clone(),
+            message: message.clone(),
+            keeping: Box::new(keeping),
+        });
         true
     }
 

@@ -35,10 +35,11 @@ mod subscribe;
 mod whisper;
 
 pub use event::{
-    Anomaly, Asker, Claim, Effect, Effects, Fate, Input, LogKey, Now, Outbound, Peer, Purpose, Recipients,
-    TokenFault, TurnedAway,
+    Anomaly, Asker, Claim, Effect, Effects, Fate, Found, FoundMessage, Input, Keeping, LogKey, Now, Outbound,
+    Peer, Purpose, Recipients, StoreFact, TokenFault, TurnedAway,
 };
 pub use memory::{Asks, Level};
+pub use recent::Scope;
 pub use rights::{Identity, Pattern, Rights};
 pub use settings::Settings;
 pub use state::StateError;
@@ -130,6 +131,7 @@ impl Hub {
             Input::Fetched { fetch: Purpose::Notice(fate), log, messages } => {
                 self.tell_fate(now, &log, &messages, fate, out);
             }
+            Input::Store(_) => {}
             Input::Closed { conn } => self.closed(now, conn, out),
             Input::Memory { links, holders } => self.weighed(now, links, holders, out),
             Input::TurnedAway(why) => self.turned_away(why),

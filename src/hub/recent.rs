@@ -21,7 +21,7 @@ const MOST: usize = 10_000;
 
 /// Among whose messages an id is unique.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-pub(super) enum Scope {
+pub enum Scope {
     User(UserId),
     Connection(ConnectionId),
     Worker(u32),

@@ -98,6 +98,32 @@ pub struct Policy {
     pub bytes: usize,
     /// For at most so long.
     pub ttl: Duration,
+    pub disk: Disk,
+}
+
+/// When a kept message goes to the disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Disk {
+    /// Not at all.
+    Never,
+    /// When the daemon stops or hands over.
+    Stop,
+    /// A little later, if it is still owed then.
+    Behind,
+    /// At once; its publisher waits for that.
+    Now,
+}
+
+impl Disk {
+    /// Unless the configuration says otherwise: what is gone soon anyway is worth
+    /// no flash before the end.
+    pub fn for_keep(keep: Keep) -> Self {
+        match keep {
+            Keep::Undelivered | Keep::Unacknowledged => Self::Behind,
+            Keep::History => Self::Stop,
+            Keep::Never => Self::Never,
+        }
+    }
 }
 
 /// Which messages are kept.
@@ -133,7 +159,13 @@ impl Keep {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { keep: Keep::Undelivered, count: 1000, bytes: 1 << 20, ttl: Duration::from_secs(24 * 3600) }
+        Self {
+            keep: Keep::Undelivered,
+            count: 1000,
+            bytes: 1 << 20,
+            ttl: Duration::from_secs(24 * 3600),
+            disk: Disk::Behind,
+        }
     }
 }
 

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use wshubd::config::{Alg, Config, Disk, Environment, Loaded, Principal, StoreKind, places};
+use wshubd::config::{Alg, Config, Environment, Loaded, Principal, StoreKind, places};
 use wshubd::hub::Settings;
+use wshubd::hub::settings::Disk;
 use wshubd::hub::settings::Keep;
 use wshubd::protocol::Channel;
 
@@ -161,7 +162,7 @@ fn every_option_is_understood() {
     assert_eq!((config.limits.wrong_secrets, config.limits.wrong_tokens), (14, 15));
     assert_eq!(config.store.write_delay, Duration::from_millis(250));
     assert_eq!(config.store.flash_budget, None);
-    let disks: Vec<_> = config.channels.iter().map(|channel| channel.disk).collect();
+    let disks: Vec<_> = config.channels.iter().map(|channel| channel.policy.disk).collect();
     assert_eq!(disks, [Disk::Behind, Disk::Behind, Disk::Never]);
 }
 

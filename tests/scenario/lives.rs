@@ -243,7 +243,7 @@ impl World {
                 self.give(conn.slot, json, None);
             }
             Effect::Refuse { refusal, .. } => panic!("{refusal:?}"),
-            Effect::Keep { log, message } => {
+            Effect::Keep { log, message, .. } => {
                 let known =
                     self.store.entry(log.clone()).or_default().insert(message.seq.unwrap(), message.clone());
                 assert!(known.is_none());

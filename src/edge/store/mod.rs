@@ -4,6 +4,7 @@
 //! kept, for how long and when they are forgotten is the hub's decision.
 
 mod memory;
+pub mod words;
 
 pub use memory::Memory;
 

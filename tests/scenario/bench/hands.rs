@@ -104,7 +104,7 @@ impl Bench {
 
     fn ask_store(&mut self, effect: &Effect) {
         match effect {
-            Effect::Keep { log, message } => {
+            Effect::Keep { log, message, .. } => {
                 self.note(message, Some(log));
                 let seq = message.seq.unwrap();
                 let known = self.store.entry(log.clone()).or_default().insert(seq, message.clone());

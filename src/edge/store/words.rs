@@ -1,0 +1,134 @@
+//! What the daemon and the process that owns the disk say to each other.
+//!
+//! Knows the form of orders and words: each is one line of JSON on a socket
+//! between the two. Does not know what a record means: to the process that owns
+//! the disk a record is a place and two texts, so that the form of messages can
+//! change without it.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// What the daemon orders. Orders are carried out one after the other, and each
+/// is answered in that order.
+#[derive(Serialize, Deserialize, Debug)]
+pub enum Order<'a> {
+    /// Tell all that a generation holds: a `Record` for each message, a `Mark`
+    /// for each log, a `Gone` for each run of messages, then `Loaded`.
+    Load { generation: u32 },
+    /// Write all of it, sync it, and answer `Committed`. The first commit to a
+    /// generation makes it.
+    Commit {
+        generation: u32,
+        #[serde(borrow)]
+        puts: Vec<Put<'a>>,
+        /// The last state of logs: a new one takes the place of the old.
+        #[serde(borrow)]
+        marks: Vec<Mark<'a>>,
+        /// Messages that are kept no longer, here or in older generations.
+        #[serde(borrow)]
+        gone: Vec<Gone<'a>>,
+    },
+    /// Tell the records of a log from one position to another, both included, up
+    /// to `count` or `bytes`, at least one if there is one; answered by `Record`s
+    /// and `Read`.
+    Read { generation: u32, log: Cow<'a, str>, from: u64, to: u64, count: usize, bytes: usize },
+    /// Delete a whole generation; answered by `Dropped`.
+    Drop { generation: u32 },
+}
+
+/// A message to be written.
+#[derive(Serialize, Deserialize, Debug)]
+pub struct Put<'a> {
+    pub log: Cow<'a, str>,
+    pub seq: u64,
+    /// What the daemon has to know of it when it starts.
+    #[serde(borrow)]
+    pub head: Cow<'a, RawValue>,
+    /// What is read only to be replayed.
+    #[serde(borrow)]
+    pub body: Cow<'a, RawValue>,
+}
+
+/// The state of a log, as the daemon spells it. The log without a name is the
+/// store itself.
+#[derive(Serialize, Deserialize, Debug)]
+pub struct Mark<'a> {
+    pub log: Cow<'a, str>,
+    #[serde(borrow)]
+    pub state: Cow<'a, RawValue>,
+}
+
+/// A run of messages that are kept no longer, both ends included.
+#[derive(Serialize, Deserialize, Debug)]
+pub struct Gone<'a> {
+    pub log: Cow<'a, str>,
+    pub from: u64,
+    pub to: u64,
+}
+
+/// What the process that owns the disk answers.
+#[derive(Serialize, Deserialize, Debug)]
+pub enum Word<'a> {
+    /// The first word: what is there. Nothing is open yet.
+    Ready {
+        /// Ascending by number.
+        generations: Vec<Size>,
+        room: Room,
+        /// What somebody should know: what was set aside, and why.
+        notes: Vec<String>,
+    },
+    /// One record; `body` only where it was asked for with `Read`.
+    Record {
+        log: Cow<'a, str>,
+        seq: u64,
+        #[serde(borrow)]
+        head: Cow<'a, RawValue>,
+        #[serde(borrow)]
+        body: Option<Cow<'a, RawValue>>,
+    },
+    Mark(#[serde(borrow)] Mark<'a>),
+    Gone(#[serde(borrow)] Gone<'a>),
+    /// All of a generation was told.
+    Loaded {
+        /// Records whose checksum is wrong, or which are not whole.
+        damaged: u64,
+        notes: Vec<String>,
+    },
+    /// It is on the disk.
+    Committed {
+        room: Room,
+    },
+    Read {
+        damaged: u64,
+    },
+    Dropped {
+        room: Room,
+    },
+    /// The order could not be carried out. The process ends after this: another
+    /// one begins anew.
+    Failed {
+        why: String,
+    },
+}
+
+/// How much a generation takes on the disk.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct Size {
+    pub generation: u32,
+    pub bytes: u64,
+}
+
+/// How much room there is.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug, Default)]
+pub struct Room {
+    /// What the whole store takes on the disk.
+    pub used: u64,
+    /// What the generation that was written takes.
+    pub newest: u64,
+    /// What is free for it, its reserve not counted.
+    pub free: u64,
+    /// What was written to the disk since the process began.
+    pub written: u64,
+}
