@@ -11,6 +11,7 @@ mod elapsed;
 mod index;
 mod loading;
 mod moving;
+pub mod positions;
 mod process;
 pub mod remains;
 mod spelling;
