@@ -10,7 +10,8 @@ use super::link::Side;
 use super::outbox::{Mark, Piece};
 use super::packet::Packet;
 use super::store::Store;
-use crate::hub::{Asker, Effect, Input, LogKey, Recipients};
+use crate::hub::settings::Disk;
+use crate::hub::{Asker, Effect, Input, LogKey, Recipients, StoreFact};
 use crate::protocol::frame::Outcome;
 use crate::protocol::{
     Close, ConnectionId, Delivery, Frame, Message, OperationId, Refusal, RequestId, Return, worker,
@@ -55,7 +56,13 @@ impl Driver {
             Effect::Unlatch { operation } => drop(self.latches.remove(&operation)),
             Effect::Ping { conn } => self.links.push(conn.slot, Piece::frame(&self.ping)),
             Effect::Close { conn, close, after_ms } => self.close(conn, close, after_ms),
-            Effect::Keep { log, message, .. } => self.store.keep(&log, message),
+            Effect::Keep { log, message, keeping } => {
+                if let (Disk::Now, Some(seq)) = (keeping.disk, message.seq) {
+                    self.not_stored(log.clone(), seq);
+                }
+                self.store.keep(&log, message);
+            }
+            Effect::Store { log, seq } => self.not_stored(log, seq),
             Effect::Fetch { fetch, log, after, count, bytes } => {
                 let messages = self.store.fetch(&log, after, count, bytes);
                 self.links.facts.push_back(Input::Fetched { fetch, log, messages });
@@ -63,6 +70,11 @@ impl Driver {
             Effect::Forget { log, from, to } => self.store.forget(&log, from, to),
             Effect::Report(anomaly) => self.reports.anomaly(self.now.moment, &anomaly),
         }
+    }
+
+    /// Memory is no disk.
+    fn not_stored(&mut self, log: LogKey, seq: u64) {
+        self.links.facts.push_back(Input::Store(StoreFact::NotStored { log, seq }));
     }
 
     fn latch(&mut self, operation: OperationId, conn: ConnectionId) {
