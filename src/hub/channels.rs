@@ -16,6 +16,7 @@ use super::deadlines::{NEVER, round_up};
 use super::event::LogKey;
 use super::logs::Log;
 use super::presence::Presence;
+use super::weights::Weights;
 use crate::protocol::frame::GapCause;
 use crate::protocol::{Channel, Moment, UserId};
 
@@ -86,6 +87,7 @@ impl Topic {
         // What its user has already may go, and still be acknowledged.
         if seq > self.cursor {
             log.owe_no_receipt(seq);
+            log.answers.lose(seq);
         }
     }
 
@@ -114,10 +116,8 @@ pub(super) struct Channels {
     hasher: RandomState,
     /// Those nobody needs, by the moment at which they are forgotten.
     idle: BTreeSet<(Moment, u32)>,
-    /// Those that keep something, by the bytes they keep.
-    sizes: BTreeSet<(usize, u32)>,
     /// What all of them keep together.
-    pub(super) bytes: usize,
+    pub(super) weights: Weights,
     /// Subscribers of all of them together.
     pub(super) subscribers: usize,
 }
@@ -196,19 +196,10 @@ impl Channels {
         let counted = topic.subscribers.len() as u32;
         self.subscribers = self.subscribers - topic.counted as usize + counted as usize;
         topic.counted = counted;
-        if let Some(log) = &mut topic.log {
-            let (was, is) = (log.weighed, log.weight());
-            if was != is {
-                self.sizes.remove(&(was, place));
-                if is > 0 {
-                    self.sizes.insert((is, place));
-                }
-                self.bytes = self.bytes - was + is;
-                log.weighed = is;
-            }
-            if log.is_unused() {
-                topic.log = None;
-            }
+        self.weigh(place);
+        let Some(topic) = self.table.get_mut(place as usize) else { return };
+        if topic.log.as_ref().is_some_and(|log| log.is_unused()) {
+            topic.log = None;
         }
         let needed = !topic.subscribers.is_empty()
             || topic.log.is_some()
@@ -224,6 +215,15 @@ impl Channels {
         }
         if self.idle.len() > MOST_IDLE {
             self.forget_first();
+        }
+    }
+
+    /// Brings the sums over all logs up to date with one of them.
+    pub(super) fn weigh(&mut self, place: u32) {
+        let Some(topic) = self.table.get_mut(place as usize) else { return };
+        if let Some(log) = &mut topic.log {
+            let is = log.weight();
+            self.weights.change(place, std::mem::replace(&mut log.weighed, is), is);
         }
     }
 
@@ -258,20 +258,15 @@ impl Channels {
         self.table.len() - self.idle.len()
     }
 
-    /// How many keep something.
-    pub(super) fn logs(&self) -> usize {
-        self.sizes.len()
-    }
-
     /// Those that somebody reads.
     pub(super) fn reading(&self) -> Vec<u32> {
-        let is_read = |topic: &Topic| topic.log.as_ref().is_some_and(|log| !log.readers.is_empty());
-        self.table.iter().filter(|(_, topic)| is_read(topic)).map(|(place, _)| place as u32).collect()
+        self.with(|log| !log.readers.is_empty())
     }
 
-    /// The one that keeps most bytes.
-    pub(super) fn heaviest(&self) -> Option<u32> {
-        self.sizes.last().map(|(_, place)| *place)
+    /// Those whose log satisfies a condition.
+    pub(super) fn with(&self, wanted: impl Fn(&Log) -> bool) -> Vec<u32> {
+        let is_meant = |topic: &Topic| topic.log.as_deref().is_some_and(&wanted);
+        self.table.iter().filter(|(_, topic)| is_meant(topic)).map(|(place, _)| place as u32).collect()
     }
 }
 
@@ -288,6 +283,7 @@ impl<'de> Deserialize<'de> for Channels {
         let places: Vec<u32> = all.table.iter().map(|(place, _)| place as u32).collect();
         for place in places {
             all.enter(place);
+            all.weigh(place);
         }
         for (place, topic) in &all.table {
             let place = place as u32;
@@ -295,11 +291,6 @@ impl<'de> Deserialize<'de> for Channels {
                 all.idle.insert((topic.idle_until, place));
             }
             all.subscribers += topic.counted as usize;
-            let bytes = topic.log.as_ref().map_or(0, |log| log.weight());
-            if bytes > 0 {
-                all.sizes.insert((bytes, place));
-                all.bytes += bytes;
-            }
         }
         Ok(all)
     }

@@ -8,11 +8,13 @@ mod auth;
 mod channels;
 mod connections;
 mod deadlines;
+mod durable;
 pub mod event;
 mod fanout;
 mod inbox;
 mod interrupts;
 mod keeping;
+mod kept;
 mod leaving;
 mod lifetime;
 mod limits;
@@ -29,9 +31,12 @@ mod recent;
 mod replay;
 mod requests;
 pub mod rights;
+mod room;
 pub mod settings;
 mod state;
 mod subscribe;
+mod unread;
+mod weights;
 mod whisper;
 
 pub use event::{
@@ -47,7 +52,7 @@ pub use state::StateError;
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::frame::Counters;
-use crate::protocol::{Close, Frame, Moment, Refusal, RequestId};
+use crate::protocol::{Close, Code, Frame, Moment, Refusal, RequestId};
 use deadlines::Task;
 
 /// All state worth reasoning about.
@@ -67,6 +72,9 @@ pub struct Hub {
     /// Told again by whoever holds it; another process holds something else.
     #[serde(skip)]
     memory: memory::Memory,
+    /// The disk cannot be used. Told again by the store of another process.
+    #[serde(skip)]
+    disk_failed: bool,
     /// When the first thing happened.
     started: Option<Moment>,
     /// It was read back, and has not gone on yet.
@@ -101,6 +109,7 @@ impl Hub {
             deadlines: deadlines::Deadlines::default(),
             counters: Counters::default(),
             memory: memory::Memory::default(),
+            disk_failed: false,
             started: None,
             resumes: false,
             stopping: None,
@@ -131,7 +140,15 @@ impl Hub {
             Input::Fetched { fetch: Purpose::Notice(fate), log, messages } => {
                 self.tell_fate(now, &log, &messages, fate, out);
             }
-            Input::Store(_) => {}
+            Input::Store(StoreFact::Stored { log, from, to }) => self.stored(now, &log, (from, to), out),
+            Input::Store(StoreFact::NotStored { log, seq }) => self.not_stored(now, &log, seq, out),
+            Input::Store(StoreFact::Failed) => self.disk_fails(now, out),
+            Input::Store(StoreFact::Works) => self.disk_works(now, out),
+            Input::Store(StoreFact::Unread { fetch: Purpose::Replay(conn), log }) => {
+                self.unread(now, conn, &log, out);
+            }
+            // Of what cannot be read nothing can be told.
+            Input::Store(StoreFact::Unread { fetch: Purpose::Notice(_), .. } | StoreFact::Found(_)) => {}
             Input::Closed { conn } => self.closed(now, conn, out),
             Input::Memory { links, holders } => self.weighed(now, links, holders, out),
             Input::TurnedAway(why) => self.turned_away(why),
@@ -181,6 +198,7 @@ impl Hub {
 
     fn refuse(&mut self, now: Now, ask: &Ask, refusal: Refusal, out: &mut Effects) {
         self.counters.requests_refused += 1;
+        self.counters.durable_refused += u64::from(refusal.code == Code::StoreUnavailable);
         let mistake = refusal.code.is_a_mistake();
         let refusal = Box::new(refusal);
         out.push(Effect::Refuse { to: ask.from, id: ask.id.clone(), refusal });

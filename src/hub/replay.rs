@@ -53,6 +53,8 @@ impl Hub {
             log.drop_over();
             self.advance_all(now, place, out);
         }
+        self.promise_again(now, out);
+        self.read_again(now, out);
     }
 
     /// The next step of a reader of which nothing is on its way: another page,
@@ -86,7 +88,8 @@ impl Hub {
         let Some(at) = log.readers.iter().position(|reader| !reader.left && reader.slot == slot) else {
             return;
         };
-        let Reader { began, holes, words, .. } = log.readers.remove(at);
+        let mut reader = log.readers.remove(at);
+        let (holes, words) = (std::mem::take(&mut reader.holes), std::mem::take(&mut reader.words));
         if let Some(subscriber) = topic.subscriber_mut(slot) {
             subscriber.hearing = Hearing::Live;
         }
@@ -101,8 +104,9 @@ impl Hub {
         for (_, word) in words {
             out.tell(conn, word.frame());
         }
-        self.has_caught_up(place, slot, began);
+        self.has_caught_up(place, slot, reader.began);
         self.sweep(now, place, out);
+        self.is_through(now, place, &reader, out);
     }
 
     /// Whether a subscriber that still reads what is kept has to be told
@@ -133,10 +137,7 @@ impl Hub {
         let Some(topic) = self.channels.at_mut(place) else { return };
         let (name, epoch) = (topic.name(), topic.epoch);
         let Some(log) = &mut topic.log else { return };
-        let asks = |reader: &&mut Reader| {
-            reader.slot == conn.slot && reader.tag == conn.tag && reader.asked.is_some()
-        };
-        let Some(reader) = log.readers.iter_mut().find(asks) else { return };
+        let Some(reader) = log.readers.iter_mut().find(|reader| reader.asks(conn)) else { return };
         let asked = reader.asked.take().unwrap_or_default();
         if reader.left || full {
             // Asked again when there is room: the hub holds no payloads.
@@ -183,6 +184,9 @@ impl Hub {
             return;
         }
         let Some(place) = self.channels.find(key) else { return };
+        if how == Delivery::Replayed {
+            self.has_read(place, conn, seq);
+        }
         self.has_taken(place, conn.slot, seq);
         if how == Delivery::Live {
             return self.sweep(now, place, out);

@@ -8,7 +8,7 @@ use super::event::LogKey;
 use super::{Hub, Settings};
 
 /// Raised when a hub could not go on with what an older one wrote.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 #[derive(Serialize)]
 struct Written<'a> {
