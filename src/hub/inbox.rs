@@ -7,7 +7,7 @@
 use super::Hub;
 use super::channels::{Hearing, Subscriber, Topic};
 use super::event::{Effects, LogKey, Now};
-use super::logs::Hole;
+use super::subscribe::Part;
 use crate::protocol::frame::InboxState;
 use crate::protocol::name::spelled;
 use crate::protocol::{ConnectionId, InboxMode, Position, UserId};
@@ -71,16 +71,11 @@ impl Hub {
     /// Reads what lies after the cursor, if anything does, kept or lost.
     fn read_inbox(&mut self, now: Now, place: u32, conn: ConnectionId, out: &mut Effects) {
         let Some(topic) = self.channels.at(place) else { return };
-        let (after, last) = (topic.cursor, topic.seq);
-        if after >= last {
-            return;
+        let after = topic.cursor;
+        if after < topic.seq {
+            let part = Part { after, holes: topic.holes(after), had: (0, 0) };
+            self.restart(now, place, conn, part, out);
         }
-        let cause = topic.last_loss;
-        let holes = match &topic.log {
-            Some(log) => log.holes(after, last, cause),
-            None => vec![Hole { from: after + 1, to: last, lost: last - after, cause }],
-        };
-        self.restart(now, place, conn, after, holes, out);
     }
 
     /// A client says up to where its user has the inbox. Of other numbers, or
@@ -144,9 +139,10 @@ impl Hub {
 
     fn move_cursor(&mut self, place: u32, seq: u64) {
         let Some(topic) = self.channels.at_mut(place) else { return };
-        topic.cursor = topic.cursor.max(seq);
+        topic.pass(seq);
+        let cursor = topic.cursor;
         let Some(log) = &mut topic.log else { return };
-        for kept in log.kept.iter_mut().take_while(|kept| kept.seq <= seq) {
+        for kept in log.kept.iter_mut().take_while(|kept| kept.seq <= cursor) {
             kept.heard = true;
         }
     }

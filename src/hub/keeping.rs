@@ -5,13 +5,13 @@
 
 use std::rc::Rc;
 
+use super::Hub;
 use super::channels::Topic;
 use super::deadlines::{NEVER, Task, round_up};
 use super::event::{Anomaly, Effect, Effects, Fate, Keeping, LogKey, Now};
 use super::logs::{Kept, Log, Run};
 use super::replay::PAGE_MESSAGES;
 use super::settings::{Keep, Policy};
-use super::{Hub, random};
 use crate::protocol::frame::GapCause;
 use crate::protocol::{Message, Moment};
 
@@ -30,8 +30,14 @@ impl Hub {
 
     /// Makes the topic of a key, or finds it.
     pub(super) fn topic(&mut self, key: LogKey) -> u32 {
-        let random: &mut random::Random = &mut self.random;
-        self.channels.make(key, || random.next())
+        if let Some(place) = self.channels.find(&key) {
+            return place;
+        }
+        let mut topic = Topic::new(key, self.random.next());
+        if let Some(base) = self.unread {
+            topic.begin_above(base);
+        }
+        self.channels.insert(topic)
     }
 
     /// Brings up to date what follows from the state of a topic.

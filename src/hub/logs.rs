@@ -53,6 +53,9 @@ pub(super) struct Reader {
     pub(super) holes: Vec<Hole>,
     /// What is told behind the messages up to a position.
     pub(super) words: Vec<(u64, Word)>,
+    /// It has had what lies between these two, the second included: what lies
+    /// before that was found on the disk later.
+    pub(super) had: (u64, u64),
 }
 
 /// What has to wait for the backlog: nobody is told of the end before the lines.
@@ -87,12 +90,17 @@ impl Reader {
             left: false,
             holes,
             words: Vec::new(),
+            had: (0, 0),
         }
+    }
+
+    pub(super) fn has_had(&self, seq: u64) -> bool {
+        self.had.0 < seq && seq <= self.had.1
     }
 
     /// Whether `seq` is still to reach it.
     fn wants(&self, seq: u64) -> bool {
-        self.written < seq && (!self.left || (self.in_flight > 0 && seq <= self.sent))
+        self.written < seq && !self.has_had(seq) && (!self.left || (self.in_flight > 0 && seq <= self.sent))
     }
 
     fn is_over(&self) -> bool {
@@ -180,6 +188,25 @@ impl Log {
         self.kept.push_back(kept);
     }
 
+    /// Puts messages that were found on the disk between those that are here; how
+    /// many found their place taken.
+    pub(super) fn merge(&mut self, found: Vec<Kept>) -> u64 {
+        let mut doubles = 0;
+        let mut rest = std::mem::take(&mut self.kept).into_iter().peekable();
+        for kept in found {
+            while let Some(before) = rest.next_if(|here| here.seq < kept.seq) {
+                self.kept.push_back(before);
+            }
+            if rest.peek().is_some_and(|here| here.seq == kept.seq) {
+                doubles += 1;
+            } else {
+                self.push(kept);
+            }
+        }
+        self.kept.extend(rest);
+        doubles
+    }
+
     /// The place of the first message after a position.
     fn place_after(&self, seq: u64) -> usize {
         self.kept.partition_point(|kept| kept.seq <= seq)
@@ -198,31 +225,10 @@ impl Log {
         self.kept.binary_search_by_key(&seq, |kept| kept.seq).is_ok()
     }
 
-    /// What is missing between two positions: the first, the last, how many.
-    pub(super) fn missing(&self, after: u64, to: u64) -> Option<(u64, u64, u64)> {
-        let (mut first, mut last, mut lost) = (None, 0, 0);
-        let mut expected = after + 1;
-        let kept = self.kept.range(self.place_after(after)..).map(|kept| kept.seq);
-        for seq in kept.chain([to + 1]) {
-            if seq > expected {
-                first = first.or(Some(expected));
-                last = seq - 1;
-                lost += seq - expected;
-            }
-            expected = seq + 1;
-        }
-        first.map(|first| (first, last, lost))
-    }
-
-    /// Every run of positions that is missing between two.
-    pub(super) fn holes(&self, after: u64, to: u64, cause: GapCause) -> Vec<Hole> {
-        let mut expected = after + 1;
-        let kept = self.kept.range(self.place_after(after)..).map(|kept| kept.seq);
-        let hole = |seq: u64| {
-            let from = std::mem::replace(&mut expected, seq + 1);
-            (seq > from).then(|| Hole { from, to: seq - 1, lost: seq - from, cause })
-        };
-        kept.chain([to + 1]).filter_map(hole).collect()
+    /// The positions between two, the second included, that are kept.
+    pub(super) fn within(&self, after: u64, to: u64) -> impl Iterator<Item = u64> {
+        let rest = self.kept.range(self.place_after(after)..);
+        rest.map(|kept| kept.seq).take_while(move |seq| *seq <= to)
     }
 
     /// The first after a position that a connection said and does not hear.
@@ -268,7 +274,8 @@ impl Log {
     /// Notes in front of every reader that has not passed it that a message,
     /// which is here no longer, is lost. Holes with nothing between them are one.
     pub(super) fn lose(&mut self, seq: u64, cause: GapCause) {
-        for reader in self.readers.iter_mut().filter(|reader| !reader.left && reader.sent < seq) {
+        let is_to_come = |reader: &&mut Reader| !reader.left && reader.sent < seq && !reader.has_had(seq);
+        for reader in self.readers.iter_mut().filter(is_to_come) {
             let at = reader.holes.partition_point(|hole| hole.to < seq);
             match reader.holes.get_mut(at) {
                 Some(hole) if hole.from <= seq => hole.lost += 1,

@@ -10,6 +10,7 @@ mod connections;
 mod deadlines;
 pub mod event;
 mod fanout;
+mod found;
 mod inbox;
 mod interrupts;
 mod keeping;
@@ -26,6 +27,7 @@ mod publish;
 mod random;
 mod receipts;
 mod recent;
+mod remains;
 mod replay;
 mod requests;
 pub mod rights;
@@ -69,6 +71,10 @@ pub struct Hub {
     memory: memory::Memory,
     /// When the first thing happened.
     started: Option<Moment>,
+    /// Above which number topics begin, while nobody has told what is on the disk.
+    unread: Option<u64>,
+    /// What was found on the disk and is not looked after yet.
+    unsorted: Vec<found::Unsorted>,
     /// It was read back, and has not gone on yet.
     #[serde(skip)]
     resumes: bool,
@@ -102,6 +108,8 @@ impl Hub {
             counters: Counters::default(),
             memory: memory::Memory::default(),
             started: None,
+            unread: None,
+            unsorted: Vec::new(),
             resumes: false,
             stopping: None,
         }
@@ -109,6 +117,7 @@ impl Hub {
 
     /// Takes one fact in and pushes the orders that follow onto `out`.
     pub fn handle(&mut self, now: Now, input: Input, out: &mut Effects) {
+        self.note_disk(now, &input, out);
         self.started.get_or_insert(now.moment);
         if std::mem::take(&mut self.resumes) {
             self.resume(now, out);
@@ -131,6 +140,7 @@ impl Hub {
             Input::Fetched { fetch: Purpose::Notice(fate), log, messages } => {
                 self.tell_fate(now, &log, &messages, fate, out);
             }
+            Input::Store(StoreFact::Found(found)) => self.found(now, *found),
             Input::Store(_) => {}
             Input::Closed { conn } => self.closed(now, conn, out),
             Input::Memory { links, holders } => self.weighed(now, links, holders, out),
@@ -142,6 +152,9 @@ impl Hub {
 
     /// The next moment at which something is due, if anything is.
     pub fn deadline(&self) -> Option<Moment> {
+        if !self.unsorted.is_empty() {
+            return Some(Moment::default());
+        }
         let first = [
             self.deadlines.first(),
             self.channels.deadline(),

@@ -9,10 +9,9 @@ use super::event::{Asker, Effect, Effects, LogKey, Now};
 use super::logs::{Hole, Log, Word};
 use super::operations::Told;
 use super::publish::forbidden;
-use super::replay::gap;
+use super::replay::{gap, new_epoch};
 use super::settings::Keep;
 use super::{Ask, Done, Hub};
-use crate::protocol::frame::GapCause;
 use crate::protocol::name::spelled;
 use crate::protocol::{Channel, Code, ConnectionId, Frame, OperationId, Position, Refusal, Subscribe};
 
@@ -24,6 +23,17 @@ pub(super) struct Start {
     recovered: Option<bool>,
     /// What is missing.
     lost: Option<Lost>,
+}
+
+/// What a subscriber is to read.
+#[derive(Default)]
+pub(super) struct Part {
+    /// All that is kept after this position,
+    pub(super) after: u64,
+    /// and what of that it is to be told is lost,
+    pub(super) holes: Vec<Hole>,
+    /// but not what lies between these two, the second included: it has had that.
+    pub(super) had: (u64, u64),
 }
 
 enum Lost {
@@ -104,7 +114,10 @@ impl Hub {
         self.join(place, conn, wish.presence, out);
         self.confirm(ask, conn, place, &wish.channel, wish.presence, &start, out);
         match start.after {
-            Some(after) => self.restart(now, place, conn, after, Vec::new(), out),
+            Some(after) => {
+                self.forget_missed(place, conn);
+                self.restart(now, place, conn, Part { after, ..Part::default() }, out);
+            }
             None => self.break_off(place, conn, out),
         }
         self.settle(now, place);
@@ -162,13 +175,12 @@ impl Hub {
         if !all && !ours {
             return Start { after: Some(0), recovered: Some(false), lost: Some(Lost::Epoch) };
         }
-        let missing = match log {
-            Some(log) => log.missing(since.seq, topic.seq),
-            None if since.seq < topic.seq => Some((since.seq + 1, topic.seq, topic.seq - since.seq)),
-            None => None,
-        };
-        let cause = topic.last_loss;
-        let lost = missing.map(|(from, to, lost)| Lost::Hole(Hole { from, to, lost, cause }));
+        // What a disk has that cannot be read was numbered as nobody knows.
+        let is_unread = self.unread.is_some() && topic.jump.as_ref().is_some_and(|jump| jump.from == 0);
+        if is_unread && all {
+            return Start { after: Some(0), recovered: Some(false), lost: Some(Lost::Epoch) };
+        }
+        let lost = topic.missing(since.seq).map(Lost::Hole);
         Start { after: Some(since.seq), recovered: Some(lost.is_none()), lost }
     }
 
@@ -216,40 +228,30 @@ impl Hub {
         match &start.lost {
             None => {}
             Some(Lost::Hole(hole)) => out.push(gap(conn, channel.clone(), topic.epoch, hole)),
-            Some(Lost::Epoch) => out.tell(
-                conn,
-                Frame::Gap {
-                    channel: channel.clone(),
-                    epoch: spelled(topic.epoch),
-                    from_seq: None,
-                    to_seq: None,
-                    lost: None,
-                    cause: GapCause::Epoch,
-                },
-            ),
+            Some(Lost::Epoch) => out.push(new_epoch(conn, channel.clone(), topic.epoch)),
         }
     }
 
-    /// Reads anew after a position: what was being read is given up, what is on
-    /// its way arrives before.
+    /// Reads anew: what was being read is given up, what is on its way arrives
+    /// before.
     pub(super) fn restart(
         &mut self,
         now: Now,
         place: u32,
         conn: ConnectionId,
-        after: u64,
-        holes: Vec<Hole>,
+        part: Part,
         out: &mut Effects,
     ) {
         // What waits for the backlog waits for it as it is read now.
         let reader = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()?.reader_mut(conn.slot));
         let words = reader.map(|reader| std::mem::take(&mut reader.words)).unwrap_or_default();
         self.give_up_reading(place, conn, out);
-        self.forget_missed(place, conn);
-        self.read_from(place, conn.slot, after, holes);
+        self.read_from(place, conn.slot, part.after, part.holes);
         let reader = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()?.reader_mut(conn.slot));
         if let Some(reader) = reader {
             reader.words = words;
+            reader.had = part.had;
+            reader.began = reader.began.max(part.had.1);
         }
         self.advance(now, place, conn.slot, out);
     }
