@@ -3,6 +3,7 @@
 //! Knows the promise of a store. Does not know policies: which messages are
 //! kept, for how long and when they are forgotten is the hub's decision.
 
+pub mod keeper;
 mod memory;
 pub mod words;
 
