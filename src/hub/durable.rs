@@ -206,7 +206,8 @@ impl Hub {
             let Some(topic) = self.channels.at_mut(place) else { continue };
             let Some(log) = &mut topic.log else { continue };
             let answers = log.answers.take((0, u64::MAX));
-            for answer in answers.into_iter().filter(|answer| matches!(answer.ask.from, Asker::Connection(_))) {
+            for answer in answers.into_iter().filter(|answer| matches!(answer.ask.from, Asker::Connection(_)))
+            {
                 if !log.answers.awaits(answer.seq) {
                     out.push(Effect::Store { log: topic.key.clone(), seq: answer.seq });
                 }

@@ -103,9 +103,11 @@ impl Hub {
             return;
         }
         // Of what was passed over nobody can know.
-        let seq = topic.log.as_deref().and_then(Log::first_unread).map_or(position.seq, |unread| {
-            position.seq.min(unread - 1)
-        });
+        let seq = topic
+            .log
+            .as_deref()
+            .and_then(Log::first_unread)
+            .map_or(position.seq, |unread| position.seq.min(unread - 1));
         self.move_cursor(place, seq);
         self.sweep(now, place, out);
         self.tell_receipts(now, place, seq, read, out);

@@ -13,8 +13,8 @@ use super::logs::Run;
 use super::replay::PAGE_MESSAGES;
 use super::settings::{Disk, Keep, Policy};
 use super::{Hub, random};
-use crate::protocol::frame::GapCause;
 use crate::protocol::Moment;
+use crate::protocol::frame::GapCause;
 
 impl Hub {
     pub(super) fn policy_of(&self, key: &LogKey) -> Policy {

@@ -196,10 +196,7 @@ impl Log {
     }
 
     pub(super) fn is_unused(&self) -> bool {
-        self.kept.is_empty()
-            && self.readers.is_empty()
-            && self.receipts.is_empty()
-            && self.answers.is_empty()
+        self.kept.is_empty() && self.readers.is_empty() && self.receipts.is_empty() && self.answers.is_empty()
     }
 
     pub(super) fn push(&mut self, kept: Kept) {

@@ -98,7 +98,8 @@ impl Hub {
             Wants::User(user) => {
                 // It must not push out what somebody said: where there is no room
                 // for it, it is for those who are here.
-                let terms = if self.is_full_for(user, &message) { Terms::fleeting() } else { Terms::default() };
+                let terms =
+                    if self.is_full_for(user, &message) { Terms::fleeting() } else { Terms::default() };
                 self.publish_on(now, LogKey::Inbox(user.clone()), message, &Publisher::hub(), terms, out);
             }
             Wants::Worker(conn) => {

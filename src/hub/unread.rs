@@ -80,7 +80,8 @@ impl Hub {
     pub(super) fn has_read(&mut self, place: u32, conn: ConnectionId, seq: u64) {
         let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) else { return };
         let Some((first, last)) = log.unread.filter(|(first, _)| *first <= seq) else { return };
-        let reads = |reader: &Reader| reader.slot == conn.slot && reader.tag == conn.tag && reader.began < first;
+        let reads =
+            |reader: &Reader| reader.slot == conn.slot && reader.tag == conn.tag && reader.began < first;
         if log.readers.iter().any(reads) {
             log.unread = (seq < last).then_some((seq + 1, last));
         }

@@ -13,6 +13,7 @@ mod cursor;
 mod cuts;
 mod deduplication;
 mod doubts;
+mod durable;
 mod handover;
 mod heartbeat;
 mod history;

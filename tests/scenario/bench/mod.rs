@@ -5,6 +5,7 @@
 //! follow from what; that is in the stories.
 
 mod brief;
+mod disk;
 mod hands;
 mod links;
 
@@ -38,6 +39,7 @@ pub(crate) struct Bench {
     store: BTreeMap<LogKey, BTreeMap<u64, Rc<Message>>>,
     /// Whether the store lets the hub wait.
     pub(crate) slow_store: bool,
+    pub(crate) disk: disk::Disk,
     waiting: VecDeque<Input>,
     http: Vec<(u64, Value)>,
     latches: BTreeMap<OperationId, ConnectionId>,
@@ -70,6 +72,7 @@ impl Bench {
             next_tag: 0,
             store: BTreeMap::new(),
             slow_store: false,
+            disk: disk::Disk::default(),
             waiting: VecDeque::new(),
             http: Vec::new(),
             latches: BTreeMap::new(),
@@ -322,6 +325,7 @@ impl Bench {
         for input in waiting.into_iter().filter(is_notice) {
             self.handle(input);
         }
+        self.forget_orders();
         let bytes = self.hub.export();
         self.hub = Hub::import(self.settings.clone(), &bytes).unwrap();
         assert_eq!(
