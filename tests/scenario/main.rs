@@ -35,3 +35,5 @@ mod splice;
 mod stopping;
 mod system_channels;
 mod undelivered;
+mod unreadable;
+mod whereabouts;
