@@ -9,9 +9,8 @@ use super::driver::{BLOCK, Driver, HttpAnswer, LINGER};
 use super::link::Side;
 use super::outbox::{Mark, Piece};
 use super::packet::Packet;
-use super::store::Store;
-use crate::hub::settings::Disk;
-use crate::hub::{Asker, Effect, Input, LogKey, Recipients, StoreFact};
+use super::store::Fetch;
+use crate::hub::{Asker, Effect, LogKey, Recipients};
 use crate::protocol::frame::Outcome;
 use crate::protocol::{
     Close, ConnectionId, Delivery, Frame, Message, OperationId, Refusal, RequestId, Return, worker,
@@ -57,24 +56,16 @@ impl Driver {
             Effect::Ping { conn } => self.links.push(conn.slot, Piece::frame(&self.ping)),
             Effect::Close { conn, close, after_ms } => self.close(conn, close, after_ms),
             Effect::Keep { log, message, keeping } => {
-                if let (Disk::Now, Some(seq)) = (keeping.disk, message.seq) {
-                    self.not_stored(log.clone(), seq);
-                }
-                self.store.keep(&log, message);
+                self.store.keep(self.now.moment, &log, message, keeping);
             }
-            Effect::Store { log, seq } => self.not_stored(log, seq),
+            Effect::Store { log, seq } => self.links.facts.extend(self.store.hurry(log, seq)),
             Effect::Fetch { fetch, log, after, count, bytes } => {
-                let messages = self.store.fetch(&log, after, count, bytes);
-                self.links.facts.push_back(Input::Fetched { fetch, log, messages });
+                let fetch = Fetch { purpose: fetch, log, after, count, bytes };
+                self.links.facts.extend(self.store.fetch(fetch));
             }
-            Effect::Forget { log, from, to } => self.store.forget(&log, from, to),
+            Effect::Forget { log, from, to } => self.store.forget(self.now.moment, &log, from, to),
             Effect::Report(anomaly) => self.reports.anomaly(self.now.moment, &anomaly),
         }
-    }
-
-    /// Memory is no disk.
-    fn not_stored(&mut self, log: LogKey, seq: u64) {
-        self.links.facts.push_back(Input::Store(StoreFact::NotStored { log, seq }));
     }
 
     fn latch(&mut self, operation: OperationId, conn: ConnectionId) {

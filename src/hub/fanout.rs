@@ -14,6 +14,7 @@ use super::connections::Connection;
 use super::event::{Effect, Effects, LogKey, Now};
 use super::keeping::expiry;
 use super::kept::Kept;
+use super::logs::Backlog;
 use super::publish::Publisher;
 use super::recent::Scope;
 use super::settings::Keep;
@@ -207,7 +208,7 @@ impl Hub {
         let behind = kept && (policy.keep.keeps_all() || !rest.heard);
         for slot in self.full_ones(rest, from) {
             if behind {
-                self.read_from(rest.place, slot, seq - 1, Vec::new());
+                self.read_from(rest.place, slot, Backlog::after(seq - 1));
             } else {
                 self.miss(rest.place, slot, seq);
             }

@@ -10,7 +10,7 @@
 use super::Hub;
 use super::channels::Hearing;
 use super::event::{Effects, LogKey, Now};
-use super::logs::{Log, Reader};
+use super::logs::{Backlog, Log, Reader};
 use crate::protocol::ConnectionId;
 
 impl Hub {
@@ -59,7 +59,7 @@ impl Hub {
         };
         match (hearing, log.reader_mut(slot)) {
             (Hearing::Live, _) => {
-                self.read_from(place, slot, first - 1, Vec::new());
+                self.read_from(place, slot, Backlog::after(first - 1));
                 self.advance(now, place, slot, out);
             }
             (_, Some(reader)) => reader.again |= reader.began >= first,
