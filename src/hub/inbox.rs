@@ -7,7 +7,7 @@
 use super::Hub;
 use super::channels::{Hearing, Subscriber, Topic};
 use super::event::{Effects, LogKey, Now};
-use super::logs::{Backlog, Hole, Log};
+use super::logs::{Backlog, Log};
 use crate::protocol::frame::InboxState;
 use crate::protocol::name::spelled;
 use crate::protocol::{ConnectionId, InboxMode, Position, UserId};
@@ -71,16 +71,11 @@ impl Hub {
     /// Reads what lies after the cursor, if anything does, kept or lost.
     fn read_inbox(&mut self, now: Now, place: u32, conn: ConnectionId, out: &mut Effects) {
         let Some(topic) = self.channels.at(place) else { return };
-        let (after, last) = (topic.cursor, topic.seq);
-        if after >= last {
-            return;
+        let after = topic.cursor;
+        if after < topic.seq {
+            let backlog = Backlog { holes: topic.holes(after), ..Backlog::after(after) };
+            self.restart(now, place, conn, backlog, out);
         }
-        let cause = topic.last_loss;
-        let holes = match &topic.log {
-            Some(log) => log.holes(after, last, cause),
-            None => vec![Hole { from: after + 1, to: last, lost: last - after, cause }],
-        };
-        self.restart(now, place, conn, Backlog { holes, ..Backlog::after(after) }, out);
     }
 
     /// A client says up to where its user has the inbox. Of other numbers, or
@@ -155,10 +150,10 @@ impl Hub {
     fn move_cursor(&mut self, place: u32, seq: u64) {
         let Some(topic) = self.channels.at_mut(place) else { return };
         let unread = topic.log.as_deref().and_then(Log::first_unread);
-        let seq = unread.map_or(seq, |unread| seq.min(unread - 1));
-        topic.cursor = topic.cursor.max(seq);
+        topic.pass(unread.map_or(seq, |unread| seq.min(unread - 1)));
+        let cursor = topic.cursor;
         let Some(log) = &mut topic.log else { return };
-        for kept in log.kept.iter_mut().take_while(|kept| kept.seq <= seq) {
+        for kept in log.kept.iter_mut().take_while(|kept| kept.seq <= cursor) {
             kept.heard = true;
         }
     }

@@ -4,6 +4,7 @@
 //! what goes where there is no room; that is in [`room`](super::room). Nor who
 //! reads; that is in [`replay`](super::replay).
 
+use super::Hub;
 use super::channels::Topic;
 use super::deadlines::{NEVER, Task, round_up};
 use super::event::{Effect, Effects, Fate, Keeping, LogKey, Now};
@@ -12,7 +13,6 @@ use super::kept::Kept;
 use super::logs::Run;
 use super::replay::PAGE_MESSAGES;
 use super::settings::{Disk, Keep, Policy};
-use super::{Hub, random};
 use crate::protocol::Moment;
 use crate::protocol::frame::GapCause;
 
@@ -31,8 +31,14 @@ impl Hub {
 
     /// Makes the topic of a key, or finds it.
     pub(super) fn topic(&mut self, key: LogKey) -> u32 {
-        let random: &mut random::Random = &mut self.random;
-        self.channels.make(key, || random.next())
+        if let Some(place) = self.channels.find(&key) {
+            return place;
+        }
+        let mut topic = Topic::new(key, self.random.next());
+        if let Some(base) = self.unread {
+            topic.begin_above(base);
+        }
+        self.channels.insert(topic)
     }
 
     /// Brings up to date what follows from the state of a topic.

@@ -43,6 +43,9 @@ pub(super) struct Reader {
     pub(super) others: Vec<u64>,
     /// What is told behind the messages up to a position.
     pub(super) words: Vec<(u64, Word)>,
+    /// It has had what lies between these two, the second included: what lies
+    /// before that was found on the disk later.
+    pub(super) had: (u64, u64),
 }
 
 /// What has to wait for the backlog: nobody is told of the end before the lines.
@@ -72,6 +75,9 @@ pub(super) struct Backlog {
     pub(super) holes: Vec<Hole>,
     /// What is kept there for others alone, ascending.
     pub(super) others: Vec<u64>,
+    /// What the reader has had before: what lies between these two, the second
+    /// included.
+    pub(super) had: (u64, u64),
 }
 
 impl Backlog {
@@ -84,11 +90,11 @@ impl Backlog {
 impl Reader {
     /// One that has everything up to where its backlog begins.
     pub(super) fn new(slot: u32, tag: u64, backlog: Backlog) -> Self {
-        let Backlog { after, holes, others } = backlog;
+        let Backlog { after, holes, others, had } = backlog;
         Self {
             slot,
             tag,
-            began: after,
+            began: after.max(had.1),
             sent: after,
             written: after,
             in_flight: 0,
@@ -98,12 +104,17 @@ impl Reader {
             holes,
             others,
             words: Vec::new(),
+            had,
         }
     }
 
     /// Whether a connection is this reader, and waits for the store.
     pub(super) fn asks(&self, conn: ConnectionId) -> bool {
         self.slot == conn.slot && self.tag == conn.tag && self.asked.is_some()
+    }
+
+    fn has_had(&self, seq: u64) -> bool {
+        self.had.0 < seq && seq <= self.had.1
     }
 
     /// Whether `seq` is still to reach it.
@@ -113,9 +124,9 @@ impl Reader {
             && !self.passes_over(seq)
     }
 
-    /// Whether `seq` is for others alone.
+    /// Whether `seq` is for others alone, or it had it before.
     pub(super) fn passes_over(&self, seq: u64) -> bool {
-        self.others.binary_search(&seq).is_ok()
+        self.has_had(seq) || self.others.binary_search(&seq).is_ok()
     }
 
     /// Notes that a message is lost in front of it; where.
@@ -144,7 +155,7 @@ pub(super) struct Log {
     #[serde(skip)]
     pub(super) weighed: Weight,
     /// Nothing loose lies before this.
-    loose_from: u64,
+    pub(super) loose_from: u64,
     /// Those that came first are first; one connection may be here again for
     /// what it has left, before what it hears now.
     pub(super) readers: Vec<Reader>,
@@ -235,6 +246,25 @@ impl Log {
         self.kept.push_back(kept);
     }
 
+    /// Puts messages that were found on the disk between those that are here; how
+    /// many found their place taken.
+    pub(super) fn merge(&mut self, found: Vec<Kept>) -> u64 {
+        let mut doubles = 0;
+        let mut rest = std::mem::take(&mut self.kept).into_iter().peekable();
+        for kept in found {
+            while let Some(before) = rest.next_if(|here| here.seq < kept.seq) {
+                self.kept.push_back(before);
+            }
+            if rest.peek().is_some_and(|here| here.seq == kept.seq) {
+                doubles += 1;
+            } else {
+                self.push(kept);
+            }
+        }
+        self.kept.extend(rest);
+        doubles
+    }
+
     /// The place of the first message after a position.
     fn place_after(&self, seq: u64) -> usize {
         self.kept.partition_point(|kept| kept.seq <= seq)
@@ -302,31 +332,10 @@ impl Log {
         found
     }
 
-    /// What is missing between two positions: the first, the last, how many.
-    pub(super) fn missing(&self, after: u64, to: u64) -> Option<(u64, u64, u64)> {
-        let (mut first, mut last, mut lost) = (None, 0, 0);
-        let mut expected = after + 1;
-        let kept = self.kept.range(self.place_after(after)..).map(|kept| kept.seq);
-        for seq in kept.chain([to + 1]) {
-            if seq > expected {
-                first = first.or(Some(expected));
-                last = seq - 1;
-                lost += seq - expected;
-            }
-            expected = seq + 1;
-        }
-        first.map(|first| (first, last, lost))
-    }
-
-    /// Every run of positions that is missing between two.
-    pub(super) fn holes(&self, after: u64, to: u64, cause: GapCause) -> Vec<Hole> {
-        let mut expected = after + 1;
-        let kept = self.kept.range(self.place_after(after)..).map(|kept| kept.seq);
-        let hole = |seq: u64| {
-            let from = std::mem::replace(&mut expected, seq + 1);
-            (seq > from).then(|| Hole { from, to: seq - 1, lost: seq - from, cause })
-        };
-        kept.chain([to + 1]).filter_map(hole).collect()
+    /// The positions between two, the second included, that are kept.
+    pub(super) fn within(&self, after: u64, to: u64) -> impl Iterator<Item = u64> {
+        let rest = self.kept.range(self.place_after(after)..);
+        rest.map(|kept| kept.seq).take_while(move |seq| *seq <= to)
     }
 
     /// The first after a position that a connection said and does not hear.

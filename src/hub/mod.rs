@@ -11,6 +11,7 @@ mod deadlines;
 mod durable;
 pub mod event;
 mod fanout;
+mod found;
 mod inbox;
 mod interrupts;
 mod keeping;
@@ -28,6 +29,7 @@ mod publish;
 mod random;
 mod receipts;
 mod recent;
+mod remains;
 mod replay;
 mod requests;
 pub mod rights;
@@ -77,6 +79,10 @@ pub struct Hub {
     disk_failed: bool,
     /// When the first thing happened.
     started: Option<Moment>,
+    /// Above which number topics begin, while nobody has told what is on the disk.
+    unread: Option<u64>,
+    /// What was found on the disk and is not looked after yet.
+    unsorted: Vec<found::Unsorted>,
     /// It was read back, and has not gone on yet.
     #[serde(skip)]
     resumes: bool,
@@ -111,6 +117,8 @@ impl Hub {
             memory: memory::Memory::default(),
             disk_failed: false,
             started: None,
+            unread: None,
+            unsorted: Vec::new(),
             resumes: false,
             stopping: None,
         }
@@ -118,6 +126,7 @@ impl Hub {
 
     /// Takes one fact in and pushes the orders that follow onto `out`.
     pub fn handle(&mut self, now: Now, input: Input, out: &mut Effects) {
+        self.note_disk(now, &input, out);
         self.started.get_or_insert(now.moment);
         if std::mem::take(&mut self.resumes) {
             self.resume(now, out);
@@ -147,8 +156,9 @@ impl Hub {
             Input::Store(StoreFact::Unread { fetch: Purpose::Replay(conn), log }) => {
                 self.unread(now, conn, &log, out);
             }
+            Input::Store(StoreFact::Found(found)) => self.found(now, *found),
             // Of what cannot be read nothing can be told.
-            Input::Store(StoreFact::Unread { fetch: Purpose::Notice(_), .. } | StoreFact::Found(_)) => {}
+            Input::Store(StoreFact::Unread { fetch: Purpose::Notice(_), .. }) => {}
             Input::Closed { conn } => self.closed(now, conn, out),
             Input::Memory { links, holders } => self.weighed(now, links, holders, out),
             Input::TurnedAway(why) => self.turned_away(why),
@@ -159,6 +169,9 @@ impl Hub {
 
     /// The next moment at which something is due, if anything is.
     pub fn deadline(&self) -> Option<Moment> {
+        if !self.unsorted.is_empty() {
+            return Some(Moment::default());
+        }
         let first = [
             self.deadlines.first(),
             self.channels.deadline(),

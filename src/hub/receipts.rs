@@ -33,6 +33,13 @@ pub(super) struct Owed {
     pub(super) is_delivered: bool,
 }
 
+impl Owed {
+    /// Whether nobody could be told any more when all connections are gone.
+    pub(super) fn is_for_worker(&self) -> bool {
+        matches!(self.to, Wants::Worker(_))
+    }
+}
+
 /// How far a message has come.
 #[derive(Clone, Copy, Serialize)]
 #[serde(rename_all = "snake_case")]

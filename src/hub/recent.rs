@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::deadlines::round_up;
+use super::remains::shifted;
 use crate::protocol::say::Target;
 use crate::protocol::{ConnectionId, MessageId, Moment, UserId};
 
@@ -80,6 +81,37 @@ impl Recent {
         if self.order.len() > MOST {
             self.forget_first();
         }
+    }
+
+    /// Puts one back that was seen earlier, and was found on the disk.
+    pub(super) fn restore(&mut self, now: Moment, at: Moment, key: Key, place: Place) {
+        let key = Rc::new(key);
+        let is_full = self.order.len() >= MOST && self.order.front().is_some_and(|(first, ..)| at <= *first);
+        if is_full || now.since(at) >= REMEMBERED || self.seen.contains_key(&key) {
+            return;
+        }
+        self.seen.insert(key.clone(), Some(place));
+        let order = self.order.partition_point(|(other, ..)| *other <= at);
+        self.order.insert(order, (at, key, Some(place)));
+        if self.order.len() > MOST {
+            self.forget_first();
+        }
+    }
+
+    /// Those whose publisher and target outlive their connections.
+    pub(super) fn of_others(&self) -> Self {
+        let outlives = |(_, key, _): &&Seen| {
+            !matches!(key.scope, Scope::Connection(_)) && !matches!(key.target, Target::Connection(_))
+        };
+        self.order.iter().filter(outlives).cloned().collect::<VecDeque<_>>().into()
+    }
+
+    /// The same on another clock.
+    pub(super) fn shifted(mut self, shift: i64) -> Self {
+        for (at, ..) in &mut self.order {
+            *at = shifted(*at, shift);
+        }
+        self
     }
 
     /// When the oldest is to be forgotten.

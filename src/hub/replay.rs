@@ -12,7 +12,8 @@ use super::event::{Asker, Effect, Effects, LogKey, Now, Purpose};
 use super::keeping::forget;
 use super::logs::{Backlog, Hole, Log, Reader, Word};
 use crate::protocol::frame::GapCause;
-use crate::protocol::{ConnectionId, Delivery, Frame, Message};
+use crate::protocol::name::spelled;
+use crate::protocol::{Channel, ConnectionId, Delivery, Frame, Message};
 
 /// How much is read from a log at a time: a quarter of what may wait for a
 /// socket, so that what is live elsewhere still finds room beside it.
@@ -292,11 +293,24 @@ impl Word {
     }
 }
 
-/// Tells one connection what it will not see.
-pub(super) fn gap(conn: ConnectionId, channel: crate::protocol::Channel, epoch: u64, hole: &Hole) -> Effect {
+/// Tells one connection that the numbers of a topic are others from now on.
+pub(super) fn new_epoch(conn: ConnectionId, channel: Channel, epoch: u64) -> Effect {
     let frame = Frame::Gap {
         channel,
-        epoch: crate::protocol::name::spelled(epoch),
+        epoch: spelled(epoch),
+        from_seq: None,
+        to_seq: None,
+        lost: None,
+        cause: GapCause::Epoch,
+    };
+    Effect::Answer { to: Asker::Connection(conn), id: None, frame: Box::new(frame) }
+}
+
+/// Tells one connection what it will not see.
+pub(super) fn gap(conn: ConnectionId, channel: Channel, epoch: u64, hole: &Hole) -> Effect {
+    let frame = Frame::Gap {
+        channel,
+        epoch: spelled(epoch),
         from_seq: Some(hole.from),
         to_seq: Some(hole.to),
         lost: Some(hole.lost),

@@ -5,7 +5,7 @@
 //! that is in [`keeping`](super::keeping).
 
 use super::Hub;
-use super::event::{Anomaly, Effect, Effects, Fate};
+use super::event::{Anomaly, Effect, Effects, Fate, Now};
 use super::kept::ENTRY;
 use super::logs::Log;
 use super::memory::{LOG, TOPIC};
@@ -41,7 +41,31 @@ impl Hub {
         others: &mut Vec<u32>,
         out: &mut Effects,
     ) -> bool {
-        let is_over = |log: &Log| log.kept.len() >= policy.count || log.sums.bytes + size > policy.bytes;
+        let policy = Policy { count: policy.count.saturating_sub(1), ..*policy };
+        self.give_way(place, &policy, size, others, out)
+    }
+
+    /// Gives up what of a log is over its limits, and those of all, now that it
+    /// has grown otherwise than by a newcomer.
+    pub(super) fn trim(&mut self, now: Now, place: u32, policy: &Policy, out: &mut Effects) {
+        let mut others = Vec::new();
+        self.give_way(place, policy, 0, &mut others, out);
+        self.settle(now, place);
+        for other in others {
+            self.settle(now, other);
+            self.advance_all(now, other, out);
+        }
+    }
+
+    fn give_way(
+        &mut self,
+        place: u32,
+        policy: &Policy,
+        size: usize,
+        others: &mut Vec<u32>,
+        out: &mut Effects,
+    ) -> bool {
+        let is_over = |log: &Log| log.kept.len() > policy.count || log.sums.bytes + size > policy.bytes;
         while let Some(log) = self.log(place)
             && is_over(log)
             && let Some(oldest) = log.kept.front().map(|kept| kept.seq)
