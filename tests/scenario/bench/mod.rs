@@ -5,9 +5,9 @@
 //! follow from what; that is in the stories.
 
 mod brief;
-mod disk;
 mod hands;
 mod links;
+mod writing;
 
 pub(crate) use brief::brief;
 pub(crate) use links::Seen;
@@ -39,7 +39,7 @@ pub(crate) struct Bench {
     store: BTreeMap<LogKey, BTreeMap<u64, Rc<Message>>>,
     /// Whether the store lets the hub wait.
     pub(crate) slow_store: bool,
-    pub(crate) disk: disk::Disk,
+    pub(crate) disk: writing::Disk,
     waiting: VecDeque<Input>,
     http: Vec<(u64, Value)>,
     latches: BTreeMap<OperationId, ConnectionId>,
@@ -72,7 +72,7 @@ impl Bench {
             next_tag: 0,
             store: BTreeMap::new(),
             slow_store: false,
-            disk: disk::Disk::default(),
+            disk: writing::Disk::default(),
             waiting: VecDeque::new(),
             http: Vec::new(),
             latches: BTreeMap::new(),
