@@ -138,7 +138,7 @@ impl Bench {
         }
     }
 
-    fn read(&self, fetch: Purpose, log: &LogKey, after: u64, count: usize, bytes: usize) -> Input {
+    fn read(&mut self, fetch: Purpose, log: &LogKey, after: u64, count: usize, bytes: usize) -> Input {
         let mut left = bytes;
         let kept = self.store.get(log).into_iter().flat_map(|kept| kept.range(after + 1..));
         let fits = |(_, message): &(&u64, &Rc<Message>)| {
@@ -149,6 +149,7 @@ impl Bench {
         };
         let mut page = kept.take(count).peekable();
         if page.peek().is_some_and(|(seq, _)| self.disk.hides(log, **seq)) {
+            self.disk.was_unread = true;
             return Input::Store(StoreFact::Unread { fetch, log: log.clone() });
         }
         let page = page.take_while(|(seq, _)| !self.disk.hides(log, **seq)).take_while(fits);

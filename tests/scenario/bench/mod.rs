@@ -335,6 +335,7 @@ impl Bench {
         );
         // The rest is answered to nobody, and asked again.
         self.waiting.clear();
+        self.disk_tells();
         self.handle(Input::Due);
     }
 }
