@@ -199,6 +199,18 @@ fn kept_messages_leave_half_of_the_memory_to_those_who_are_connected() {
 }
 
 #[test]
+fn a_store_on_a_disk_holds_more_than_messages_and_no_memory() {
+    let config =
+        read("[state]\nstore = 'sled'\n[limits]\nmemory = '16MiB'\n[store]\nbytes = '400MiB'").unwrap();
+    let settings = config.hub_settings();
+    assert!(settings.has_disk && !defaults().hub_settings().has_disk);
+    let share = settings.limits.kept_bytes as f64 / f64::from(400 << 20);
+    assert!((0.2..=0.5).contains(&share), "{share}");
+    assert_eq!(config.limits.hub.kept_bytes, 400 << 20, "what was asked for is shown");
+    assert_eq!(config.warnings(), [""; 0]);
+}
+
+#[test]
 fn what_is_shown_and_read_again_is_the_same() {
     let odd = "[state]\ndirectory = \"/a \\\"b\\\\ \\u0007\\u007F é\"\n[limits]\nmessage_bytes = 1025\n";
     for text in ["", SAMPLE, odd] {

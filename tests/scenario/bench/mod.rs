@@ -7,6 +7,7 @@
 mod brief;
 mod hands;
 mod links;
+mod writing;
 
 pub(crate) use brief::brief;
 pub(crate) use links::Seen;
@@ -38,6 +39,7 @@ pub(crate) struct Bench {
     store: BTreeMap<LogKey, BTreeMap<u64, Rc<Message>>>,
     /// Whether the store lets the hub wait.
     pub(crate) slow_store: bool,
+    pub(crate) disk: writing::Disk,
     waiting: VecDeque<Input>,
     http: Vec<(u64, Value)>,
     latches: BTreeMap<OperationId, ConnectionId>,
@@ -70,6 +72,7 @@ impl Bench {
             next_tag: 0,
             store: BTreeMap::new(),
             slow_store: false,
+            disk: writing::Disk::default(),
             waiting: VecDeque::new(),
             http: Vec::new(),
             latches: BTreeMap::new(),
@@ -322,6 +325,7 @@ impl Bench {
         for input in waiting.into_iter().filter(is_notice) {
             self.handle(input);
         }
+        self.forget_orders();
         let bytes = self.hub.export();
         self.hub = Hub::import(self.settings.clone(), &bytes).unwrap();
         assert_eq!(
@@ -331,6 +335,7 @@ impl Bench {
         );
         // The rest is answered to nobody, and asked again.
         self.waiting.clear();
+        self.disk_tells();
         self.handle(Input::Due);
     }
 }
