@@ -1,6 +1,6 @@
 //! Stories of the process that owns the disk: the real one, over a real socket.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a story that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a story that cannot go on has failed")]
 
 mod child;
 mod damage;

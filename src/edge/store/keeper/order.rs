@@ -9,7 +9,8 @@ use std::path::Path;
 
 use serde_json::value::RawValue;
 
-use super::generation::{self, Generation, Listener, Next, Told};
+use super::files;
+use super::generation::{Generation, Listener, Next, Told};
 use super::ladder::{self, Seen};
 use super::shelf::Shelf;
 use super::space::{self, Space};
@@ -36,12 +37,12 @@ impl Keeper {
     pub(super) fn start(directory: &Path) -> Done<(Self, Word<'static>)> {
         let shelf = Shelf::take(directory)?;
         shelf.sweep()?;
-        let notes = ladder::climb(&shelf)?;
         let space = Space::of(directory);
+        let notes = ladder::climb(&shelf, &space)?;
         space.take_ballast();
         let mut keeper = Self { shelf, space, newest: None, older: None, sizes: BTreeMap::new(), given: 0 };
         for generation in keeper.shelf.generations()? {
-            if generation::was_made(&keeper.shelf.place(generation)) {
+            if files::was_made(&keeper.shelf.place(generation)) {
                 keeper.measure(generation)?;
             }
         }
@@ -77,6 +78,13 @@ impl Keeper {
                 self.remove(generation)?;
                 talk.say(&Word::Dropped { room: self.room(generation)? })
             }
+        }
+    }
+
+    /// Ends in good order. What cannot be left behind now is not missed.
+    pub(super) fn leave(&self) {
+        for (_, open) in self.newest.iter().chain(&self.older) {
+            drop(open.leave_witness());
         }
     }
 
@@ -166,7 +174,7 @@ fn open(shelf: &Shelf, space: &Space, number: u32) -> Done<Generation> {
     let bytes = space::taken(&place).unwrap_or_default();
     space.for_opening(bytes)?;
     // There is nothing to lose in a new one.
-    if generation::was_made(&place) {
+    if files::was_made(&place) {
         ladder::begin_opening(shelf, number)?;
     }
     Generation::open(&place)
