@@ -171,6 +171,21 @@ fn what_the_engine_makes_anew_is_no_loss() {
 }
 
 #[test]
+fn an_opening_that_never_ends_is_damage_after_many_attempts_in_one_run_of_the_machine() {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    for (boot, unended, noted) in [(boot.trim(), 19, 0), (boot.trim(), 20, 1), ("another", 20, 0)] {
+        let place = lived_in();
+        let note = json!({"step": 0, "damage": null, "unended": unended, "boot": boot});
+        fs::write(place.store().join("00000001.trouble"), note.to_string()).unwrap();
+        let (starts, notes, loaded) = load_in_the_end(&place);
+        assert_eq!((starts, notes.len()), (1, noted), "{notes:?}");
+        assert!(notes.iter().all(|note| note.ends_with("20 attempts to open it have not ended")));
+        assert_eq!(loaded.records.len() as u64, MESSAGES);
+        assert_eq!(place.names(), ["00000001"]);
+    }
+}
+
+#[test]
 fn what_passes_by_itself_is_no_damage() {
     let place = lived_in();
     let (db, away) = (place.generation(1).join("db"), place.generation(1).join("away"));

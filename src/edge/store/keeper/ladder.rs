@@ -135,24 +135,25 @@ pub(super) fn begin(shelf: &Shelf, generation: u32) {
     under_way(Some((path, note)));
 }
 
-/// What was begun has ended well.
-pub(super) fn end_well(seen: Seen) -> Done {
-    match (under_way(None), seen) {
-        (None, _) => Ok(()),
-        (Some((path, _)), Seen::All) => remove(&path),
+/// What was begun has ended well. A note that cannot be settled stays, and counts
+/// one attempt too many; what was done is done.
+pub(super) fn end_well(seen: Seen) {
+    let Some((path, note)) = under_way(None) else { return };
+    drop(match seen {
+        Seen::All => remove(&path),
         // What was damaged may be elsewhere in it: that it is well, only one who
         // has read all of it can say.
-        (Some((path, note)), Seen::Part) => note.settle(&path),
-    }
+        Seen::Part => note.settle(&path),
+    });
 }
 
-/// What was begun has ended badly.
-pub(super) fn end_badly(trouble: &Trouble) -> Done {
-    let Some((path, mut note)) = under_way(None) else { return Ok(()) };
+/// What was begun has ended badly. What goes wrong with the note is not the reason.
+pub(super) fn end_badly(trouble: &Trouble) {
+    let Some((path, mut note)) = under_way(None) else { return };
     if let Trouble::Damaged(why) = trouble {
         note.damage = Some(why.clone());
     }
-    note.settle(&path)
+    drop(note.settle(&path));
 }
 
 /// What a panic is noted for from now on; what it was until now.

@@ -96,9 +96,7 @@ impl Keeper {
         self.sizes.entry(generation).or_default();
         self.with(generation, Seen::Part, |generation| generation.commit(puts, marks, gone))?;
         self.given += given;
-        self.measure(generation)?;
-        self.space.take_ballast();
-        Ok(())
+        self.measure(generation)
     }
 
     /// Does something with a generation, which is opened if it is not. One that
@@ -122,14 +120,11 @@ impl Keeper {
                 deed(open)
             }),
         };
-        match done {
+        match &done {
             Ok(()) => ladder::end_well(seen),
-            Err(trouble) => {
-                // What goes wrong now as well is not the reason.
-                drop(ladder::end_badly(&trouble));
-                Err(trouble)
-            }
+            Err(trouble) => ladder::end_badly(trouble),
         }
+        done
     }
 
     /// Closes what is open in the way of a generation.
@@ -148,7 +143,9 @@ impl Keeper {
             slot.take_if(|(open, _)| *open == generation);
         }
         self.sizes.remove(&generation);
-        self.shelf.remove(generation)
+        self.shelf.remove(generation)?;
+        self.space.take_ballast();
+        Ok(())
     }
 
     fn measure(&mut self, generation: u32) -> Done {
