@@ -17,7 +17,7 @@ use rustix::fs::{FlockOperation, flock};
 use smol::stream::StreamExt;
 use smol::{LocalExecutor, Timer};
 
-use crate::config::{Config, ConfigError, places};
+use crate::config::{Config, ConfigError, StoreKind, places};
 use crate::edge::caller;
 use crate::edge::doors::Doors;
 use crate::edge::driver::{Driver, Shared};
@@ -28,9 +28,10 @@ use crate::edge::origin::Gate;
 use crate::edge::outbox::Bounds;
 use crate::edge::peers::Peers;
 use crate::edge::secret::{Absent, Secrets};
+use crate::edge::store::{self, Store, remains};
 use crate::edge::token::Verifier;
 use crate::edge::{clock, serve};
-use crate::hub::{Hub, Input};
+use crate::hub::{Hub, Input, Settings};
 use crate::protocol::Close;
 
 /// Why the daemon did not start.
@@ -106,6 +107,12 @@ impl Error {
 /// How long peers may take to read what they are owed when the daemon stops.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// How long the disk may take at the start; what it has comes later then.
+const LOADING: Duration = Duration::from_secs(30);
+
+/// How long it may take at the end. systemd kills after 90 s.
+const SAVING: Duration = Duration::from_secs(30);
+
 /// Runs until a signal ends it.
 ///
 /// # Errors
@@ -120,9 +127,16 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let settings = config.hub_settings();
     let message_bytes = settings.limits.message_bytes;
     let bounds = Bounds { messages: config.limits.queue_messages, bytes: config.limits.queue_bytes };
-    let hub = Hub::new(settings, clock::random());
+    let mut store = store(config);
+    let hub = hub(settings, &mut store, directory);
     let epoll = Epoll::new().map_err(Error::Wait)?;
-    let driver = Rc::new(RefCell::new(Driver::new(hub, verifier.clone(), bounds, message_bytes, epoll)));
+    let mut driver = Driver::new(hub, store, verifier.clone(), bounds, message_bytes, epoll);
+    // Beside the socket: where the kernel keeps files in memory, as a rule.
+    let mut positions = config.listen.worker.clone().into_os_string();
+    positions.push(".positions");
+    create_directory_of(&config.listen.worker)?;
+    driver.load(LOADING, positions.as_ref());
+    let driver = Rc::new(RefCell::new(driver));
     let site = Rc::new(Site {
         gate: Gate::new(&config.listen, &hostname()),
         verifier,
@@ -144,14 +158,70 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let executor = Rc::new(LocalExecutor::new());
     // As a task of its own it is polled when a signal comes, not at every turn.
     let stopping = executor.spawn(stop_at_a_signal(signals, driver.clone(), doors.clone()));
-    serve::run(&driver, &doors, &executor, stopping);
+    let cause = serve::run(&driver, &doors, &executor, stopping);
+    if config.state.store == StoreKind::Sled {
+        leave(&mut driver.borrow_mut(), directory);
+    }
+    log::info!("stopped by {cause}");
     Ok(())
+}
+
+/// A hub that goes on from what a clean stop has left, or begins anew.
+fn hub(settings: Settings, store: &mut Store, directory: &Path) -> Hub {
+    let seed = clock::random();
+    // With another store, or none, it would not be true; so it is taken anyway.
+    let left = remains::take(directory).unwrap_or_else(|error| {
+        log::error!("{}: what the last stop has left cannot be read: {error}", directory.display());
+        None
+    });
+    let Some(left) = left else { return Hub::new(settings, seed) };
+    let Some(shift) = store.go_on(&left.stamp) else { return Hub::new(settings, seed) };
+    match Hub::revive(settings.clone(), seed, clock::now(), &left.hub, shift) {
+        Ok(hub) => hub,
+        Err(error) => {
+            log::error!("{}: the last stop has left what cannot be used: {error}", directory.display());
+            Hub::new(settings, seed)
+        }
+    }
+}
+
+/// Writes what is to outlive the daemon.
+fn leave(driver: &mut Driver, directory: &Path) {
+    driver.save(SAVING);
+    let Some((stamp, hub)) = driver.remains() else { return };
+    if let Err(error) = remains::write(directory, stamp, &hub) {
+        log::error!("{}: positions are lost: {error}", directory.display());
+    }
+}
+
+/// Where messages are kept.
+fn store(config: &Config) -> Store {
+    if config.state.store == StoreKind::Memory {
+        return Store::in_memory();
+    }
+    let options = store::Options {
+        // The file may have been replaced by a newer one; this one is what runs.
+        program: "/proc/self/exe".into(),
+        directory: config.state.directory.join("store"),
+        write_delay: config.store.write_delay,
+        bytes: config.limits.hub.kept_bytes as u64,
+        flash_budget: config.store.flash_budget,
+        memory: config.limits.hub.memory / 4,
+    };
+    Store::on_disk(options, clock::now())
 }
 
 /// How many may speak HTTP at once: no more than fit into a quarter of the ceiling
 /// on memory, or whoever holds requests open would throw those out who are let in.
 fn guests(config: &Config) -> usize {
     config.limits.http_connections.min(config.limits.hub.memory / 4 / caller::CONVERSATION)
+}
+
+fn create_directory_of(socket: &Path) -> Result<(), Error> {
+    if let Some(directory) = socket.parent() {
+        places::create_directory(directory).map_err(ConfigError::from)?;
+    }
+    Ok(())
 }
 
 fn open(config: &Config, doors: &mut Doors, epoll: &Epoll) -> Result<(), Error> {
@@ -161,9 +231,6 @@ fn open(config: &Config, doors: &mut Doors, epoll: &Epoll) -> Result<(), Error> 
         addresses.push(opened);
     }
     let socket = &config.listen.worker;
-    if let Some(directory) = socket.parent() {
-        places::create_directory(directory).map_err(ConfigError::from)?;
-    }
     doors
         .open_unix(socket, WORKER_SOCKET_MODE, epoll)
         .map_err(|error| Error::Worker(socket.clone(), error))?;
@@ -171,7 +238,7 @@ fn open(config: &Config, doors: &mut Doors, epoll: &Epoll) -> Result<(), Error> 
     Ok(())
 }
 
-async fn stop_at_a_signal(mut signals: Signals, driver: Shared, doors: Rc<RefCell<Doors>>) {
+async fn stop_at_a_signal(mut signals: Signals, driver: Shared, doors: Rc<RefCell<Doors>>) -> &'static str {
     let signal = signals.next().await;
     doors.borrow_mut().close();
     driver.borrow_mut().told(Input::Stopping { close: Close::ShuttingDown });
@@ -181,8 +248,7 @@ async fn stop_at_a_signal(mut signals: Signals, driver: Shared, doors: Rc<RefCel
         const LOOK_AGAIN: Duration = Duration::from_millis(10);
         Timer::after(LOOK_AGAIN).await;
     }
-    let cause = if matches!(signal, Some(Ok(Signal::Int))) { "SIGINT" } else { "SIGTERM" };
-    log::info!("stopped by {cause}");
+    if matches!(signal, Some(Ok(Signal::Int))) { "SIGINT" } else { "SIGTERM" }
 }
 
 fn endpoints(config: &Config, addresses: &[SocketAddr]) -> String {

@@ -1,9 +1,13 @@
-//! Stories of the process that owns the disk: the real one, over a real socket.
+//! The store: what is promised to be on the disk, and what it costs. Most stories
+//! drive the real process that owns the disk over a real socket.
 
 #![expect(clippy::unwrap_used, reason = "a story that cannot go on has failed")]
 
 mod child;
 mod damage;
+mod flash_budget;
+mod hub_clock;
 mod lives;
+mod positions;
 mod records;
 mod room;
