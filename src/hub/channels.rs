@@ -212,9 +212,9 @@ pub(super) struct Channels {
     hasher: RandomState,
     /// Those nobody needs, by the moment at which they are forgotten.
     idle: BTreeSet<(Moment, u32)>,
-    /// None of them is forgotten for their number: the daemon ends, and whoever
-    /// hears one comes back to the next.
-    pub(super) hoards: bool,
+    /// So many more may be idle than usual: those that were heard when the last
+    /// hub stopped, or this one does. Whoever heard them comes back.
+    pub(super) returning: usize,
     /// Those that keep something, by the bytes they keep.
     sizes: BTreeSet<(usize, u32)>,
     /// What all of them keep together.
@@ -311,7 +311,7 @@ impl Channels {
                 self.idle.insert((topic.idle_until, place));
             }
         }
-        if self.idle.len() > MOST_IDLE && !self.hoards {
+        if self.idle.len() > MOST_IDLE.saturating_add(self.returning) {
             self.forget_first();
         }
     }
@@ -325,6 +325,9 @@ impl Channels {
     pub(super) fn forget(&mut self, now: Moment) {
         while self.idle.first().is_some_and(|(until, _)| *until <= now) {
             self.forget_first();
+        }
+        if self.idle.len() <= MOST_IDLE {
+            self.returning = 0;
         }
     }
 

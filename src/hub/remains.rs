@@ -87,6 +87,7 @@ impl Hub {
         let Remains { topics, recent } = read(VERSION, remains)?;
         let mut hub = Self::new(settings, seed);
         hub.recent = recent.shifted(shift);
+        hub.channels.returning = topics.len();
         for position in topics {
             let place = hub.channels.insert(position.revive(shift));
             hub.settle(now, place);

@@ -104,7 +104,8 @@ impl Bench {
 
     fn ask_store(&mut self, effect: &Effect) {
         match effect {
-            Effect::Keep { log, message, .. } => {
+            Effect::Keep { log, message, keeping } => {
+                self.shelf.keep(log, message, keeping);
                 self.note(message, Some(log));
                 let seq = message.seq.unwrap();
                 let known = self.store.entry(log.clone()).or_default().insert(seq, message.clone());
@@ -115,6 +116,7 @@ impl Bench {
                 self.waiting.push_back(input);
             }
             Effect::Forget { log, from, to } => {
+                self.shelf.forget(log, *from, *to);
                 if let Some(kept) = self.store.get_mut(log) {
                     kept.retain(|seq, _| seq < from || seq > to);
                     if kept.is_empty() {

@@ -5,6 +5,7 @@
 //! follow from what; that is in the stories.
 
 mod brief;
+mod disk;
 mod hands;
 mod links;
 
@@ -24,6 +25,7 @@ use wshubd::protocol::{
     self, Close, ConnectionId, InboxMode, Message, Moment, OperationId, Say, UnixTime, UserId, worker,
 };
 
+use disk::Shelf;
 use links::Link;
 
 /// A client or worker of a story.
@@ -35,7 +37,11 @@ pub(crate) struct Bench {
     pub(crate) settings: Settings,
     links: BTreeMap<ConnectionId, Link>,
     next_tag: u64,
+    /// What the store gives back, from memory or from the disk.
     store: BTreeMap<LogKey, BTreeMap<u64, Rc<Message>>>,
+    pub(crate) shelf: Shelf,
+    /// How many hubs have begun anew.
+    lives: u64,
     /// Whether the store lets the hub wait.
     pub(crate) slow_store: bool,
     waiting: VecDeque<Input>,
@@ -69,6 +75,8 @@ impl Bench {
             links: BTreeMap::new(),
             next_tag: 0,
             store: BTreeMap::new(),
+            shelf: Shelf::default(),
+            lives: 0,
             slow_store: false,
             waiting: VecDeque::new(),
             http: Vec::new(),
@@ -308,6 +316,7 @@ impl Bench {
     fn pass(&mut self, time: Duration) {
         self.now.moment = self.now.moment + time;
         self.now.wall.0 += time.as_millis() as u64;
+        self.write_behind();
     }
 
     pub(crate) fn stop(&mut self, close: Close) {
