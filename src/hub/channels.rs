@@ -16,6 +16,7 @@ use super::deadlines::{NEVER, round_up};
 use super::event::LogKey;
 use super::logs::{Hole, Log};
 use super::presence::Presence;
+use super::weights::Weights;
 use crate::protocol::frame::GapCause;
 use crate::protocol::{Channel, Moment, UserId};
 
@@ -105,6 +106,7 @@ impl Topic {
         // What its user has already may go, and still be acknowledged.
         if seq > self.cursor {
             log.owe_no_receipt(seq);
+            log.answers.lose(seq);
         }
     }
 
@@ -136,11 +138,8 @@ pub(super) struct Jump {
     /// Of an inbox, the last position that its user had when it jumped.
     pub(super) cursor: u64,
     /// Of an inbox, the last position there was when the messages below were
-    /// found: who has it has not had those.
+    /// found: that its user has what lies up to here says nothing of those.
     pub(super) seen: u64,
-    /// Of an inbox, how far up to `seen` its user has come, while a message below
-    /// is owed.
-    pub(super) ahead: u64,
 }
 
 impl Topic {
@@ -179,20 +178,19 @@ impl Topic {
         Some(Hole { from: first.from, to: last.to, lost, cause: self.last_loss })
     }
 
-    /// The user of an inbox has all up to a position; or all that was said since
-    /// messages below were found, while one of those is owed.
+    /// Whether that the user of an inbox has a position may not mean that nothing
+    /// before it is owed.
+    pub(super) fn is_ambiguous(&self, seq: u64) -> bool {
+        let is_from_before = |jump: &Jump| self.cursor < jump.from && jump.from < seq && seq <= jump.seen;
+        self.jump.as_deref().is_some_and(is_from_before)
+    }
+
+    /// The user of an inbox has all up to a position.
     pub(super) fn pass(&mut self, seq: u64) {
-        if let Some(jump) = &mut self.jump {
-            let is_owed = self.cursor < jump.from;
-            if is_owed && jump.from < seq && seq <= jump.seen {
-                jump.ahead = jump.ahead.max(seq);
-                return;
-            }
-            if is_owed && seq >= jump.from {
-                self.cursor = jump.ahead.max(jump.to);
-            }
-        }
         self.cursor = self.cursor.max(seq);
+        if let Some(jump) = self.jump.as_deref().filter(|jump| self.cursor >= jump.from) {
+            self.cursor = self.cursor.max(jump.to);
+        }
     }
 
     /// Whether the user of an inbox has what is at a position.
@@ -215,10 +213,8 @@ pub(super) struct Channels {
     /// So many more may be idle than usual: those that were heard when the last
     /// hub stopped, or this one does. Whoever heard them comes back.
     pub(super) returning: usize,
-    /// Those that keep something, by the bytes they keep.
-    sizes: BTreeSet<(usize, u32)>,
     /// What all of them keep together.
-    pub(super) bytes: usize,
+    pub(super) weights: Weights,
     /// Subscribers of all of them together.
     pub(super) subscribers: usize,
 }
@@ -285,19 +281,10 @@ impl Channels {
         let counted = topic.subscribers.len() as u32;
         self.subscribers = self.subscribers - topic.counted as usize + counted as usize;
         topic.counted = counted;
-        if let Some(log) = &mut topic.log {
-            let (was, is) = (log.weighed, log.weight());
-            if was != is {
-                self.sizes.remove(&(was, place));
-                if is > 0 {
-                    self.sizes.insert((is, place));
-                }
-                self.bytes = self.bytes - was + is;
-                log.weighed = is;
-            }
-            if log.is_unused() {
-                topic.log = None;
-            }
+        self.weigh(place);
+        let Some(topic) = self.table.get_mut(place as usize) else { return };
+        if topic.log.as_ref().is_some_and(|log| log.is_unused()) {
+            topic.log = None;
         }
         let needed = !topic.subscribers.is_empty()
             || topic.log.is_some()
@@ -313,6 +300,15 @@ impl Channels {
         }
         if self.idle.len() > MOST_IDLE.saturating_add(self.returning) {
             self.forget_first();
+        }
+    }
+
+    /// Brings the sums over all logs up to date with one of them.
+    pub(super) fn weigh(&mut self, place: u32) {
+        let Some(topic) = self.table.get_mut(place as usize) else { return };
+        if let Some(log) = &mut topic.log {
+            let is = log.weight();
+            self.weights.change(place, std::mem::replace(&mut log.weighed, is), is);
         }
     }
 
@@ -350,20 +346,15 @@ impl Channels {
         self.table.len() - self.idle.len()
     }
 
-    /// How many keep something.
-    pub(super) fn logs(&self) -> usize {
-        self.sizes.len()
-    }
-
     /// Those that somebody reads.
     pub(super) fn reading(&self) -> Vec<u32> {
-        let is_read = |topic: &Topic| topic.log.as_ref().is_some_and(|log| !log.readers.is_empty());
-        self.table.iter().filter(|(_, topic)| is_read(topic)).map(|(place, _)| place as u32).collect()
+        self.with(|log| !log.readers.is_empty())
     }
 
-    /// The one that keeps most bytes.
-    pub(super) fn heaviest(&self) -> Option<u32> {
-        self.sizes.last().map(|(_, place)| *place)
+    /// Those whose log satisfies a condition.
+    pub(super) fn with(&self, wanted: impl Fn(&Log) -> bool) -> Vec<u32> {
+        let is_meant = |topic: &Topic| topic.log.as_deref().is_some_and(&wanted);
+        self.table.iter().filter(|(_, topic)| is_meant(topic)).map(|(place, _)| place as u32).collect()
     }
 }
 
@@ -380,6 +371,7 @@ impl<'de> Deserialize<'de> for Channels {
         let places: Vec<u32> = all.table.iter().map(|(place, _)| place as u32).collect();
         for place in places {
             all.enter(place);
+            all.weigh(place);
         }
         for (place, topic) in &all.table {
             let place = place as u32;
@@ -387,11 +379,6 @@ impl<'de> Deserialize<'de> for Channels {
                 all.idle.insert((topic.idle_until, place));
             }
             all.subscribers += topic.counted as usize;
-            let bytes = topic.log.as_ref().map_or(0, |log| log.weight());
-            if bytes > 0 {
-                all.sizes.insert((bytes, place));
-                all.bytes += bytes;
-            }
         }
         Ok(all)
     }

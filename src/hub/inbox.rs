@@ -7,7 +7,7 @@
 use super::Hub;
 use super::channels::{Hearing, Subscriber, Topic};
 use super::event::{Effects, LogKey, Now};
-use super::subscribe::Part;
+use super::logs::{Backlog, Log};
 use crate::protocol::frame::InboxState;
 use crate::protocol::name::spelled;
 use crate::protocol::{ConnectionId, InboxMode, Position, UserId};
@@ -73,8 +73,8 @@ impl Hub {
         let Some(topic) = self.channels.at(place) else { return };
         let after = topic.cursor;
         if after < topic.seq {
-            let part = Part { after, holes: topic.holes(after), had: (0, 0) };
-            self.restart(now, place, conn, part, out);
+            let backlog = Backlog { holes: topic.holes(after), ..Backlog::after(after) };
+            self.restart(now, place, conn, backlog, out);
         }
     }
 
@@ -97,9 +97,18 @@ impl Hub {
         if position.epoch != spelled(topic.epoch) || position.seq > topic.offered {
             return;
         }
-        self.move_cursor(place, position.seq);
+        if topic.is_ambiguous(position.seq) {
+            return;
+        }
+        // Of what was passed over nobody can know.
+        let seq = topic
+            .log
+            .as_deref()
+            .and_then(Log::first_unread)
+            .map_or(position.seq, |unread| position.seq.min(unread - 1));
+        self.move_cursor(place, seq);
         self.sweep(now, place, out);
-        self.tell_receipts(now, place, position.seq, read, out);
+        self.tell_receipts(now, place, seq, read, out);
     }
 
     /// A socket has taken a message of an inbox: where nobody acknowledges, that
@@ -118,9 +127,13 @@ impl Hub {
     /// lost in it was told as well. What it heard live before may still wait for
     /// its socket.
     pub(super) fn has_caught_up(&mut self, place: u32, slot: u32, began: u64) {
-        let Some(topic) = self.channels.at(place) else { return };
+        let Some(topic) = self.channels.at_mut(place) else { return };
+        if let Some(log) = &mut topic.log {
+            log.unread = log.unread.filter(|(first, _)| began >= *first);
+        }
         if topic.cursor >= began {
-            self.has_taken(place, slot, topic.seq);
+            let last = topic.seq;
+            self.has_taken(place, slot, last);
         }
     }
 
@@ -139,7 +152,11 @@ impl Hub {
 
     fn move_cursor(&mut self, place: u32, seq: u64) {
         let Some(topic) = self.channels.at_mut(place) else { return };
-        topic.pass(seq);
+        if topic.is_ambiguous(seq) {
+            return;
+        }
+        let unread = topic.log.as_deref().and_then(Log::first_unread);
+        topic.pass(unread.map_or(seq, |unread| seq.min(unread - 1)));
         let cursor = topic.cursor;
         let Some(log) = &mut topic.log else { return };
         for kept in log.kept.iter_mut().take_while(|kept| kept.seq <= cursor) {

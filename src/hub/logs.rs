@@ -8,36 +8,21 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::deadlines::NEVER;
+use super::durable::Answers;
+use super::kept::{Kept, Sums};
 use super::operations::Told;
 use super::receipts::Owed;
+use super::weights::Weight;
 use crate::protocol::frame::GapCause;
-use crate::protocol::{Channel, Moment};
-
-/// One kept message.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(super) struct Kept {
-    pub(super) seq: u64,
-    pub(super) expires: Moment,
-    /// When it was kept; told to administrators.
-    pub(super) since: Moment,
-    /// The tag of the connection that published it, which does not count as
-    /// somebody who heard it; zero for an HTTP caller.
-    pub(super) by: u64,
-    pub(super) size: u32,
-    /// Somebody other than its publisher has it.
-    pub(super) heard: bool,
-    /// Its publisher wants to hear it too.
-    pub(super) echo: bool,
-    /// Workers were told that it waits for a user who is away.
-    pub(super) told: bool,
-}
+use crate::protocol::{Channel, ConnectionId, Moment};
 
 /// A subscriber that reads what is kept.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(super) struct Reader {
     pub(super) slot: u32,
     pub(super) tag: u64,
-    /// What lies up to here it heard live, if its socket has taken that.
+    /// What lies up to here it heard live, if its socket has taken that, or it was
+    /// passed over.
     pub(super) began: u64,
     /// The last position that was queued for it, or passed over.
     pub(super) sent: u64,
@@ -47,15 +32,17 @@ pub(super) struct Reader {
     pub(super) in_flight: u32,
     /// The last position there was when the store was asked; none while it is not.
     pub(super) asked: Option<u64>,
+    /// Once through, it reads what was passed over for it.
+    pub(super) again: bool,
     /// It hears the topic no longer; only what is on its way counts.
     pub(super) left: bool,
     /// What was lost in front of it, and is told in its place.
     pub(super) holes: Vec<Hole>,
+    /// What is kept for other readers alone, ascending.
+    #[serde(default)]
+    pub(super) others: Vec<u64>,
     /// What is told behind the messages up to a position.
     pub(super) words: Vec<(u64, Word)>,
-    /// It has had what lies between these two, the second included: what lies
-    /// before that was found on the disk later.
-    pub(super) had: (u64, u64),
 }
 
 /// What has to wait for the backlog: nobody is told of the end before the lines.
@@ -76,9 +63,28 @@ pub(super) struct Hole {
     pub(super) cause: GapCause,
 }
 
+/// What lies before a reader that begins.
+#[derive(Default)]
+pub(super) struct Backlog {
+    /// The last position that counts as heard.
+    pub(super) after: u64,
+    /// What is missing behind that, and told in its place.
+    pub(super) holes: Vec<Hole>,
+    /// What is kept there for others alone, ascending.
+    pub(super) others: Vec<u64>,
+}
+
+impl Backlog {
+    /// All that is kept after a position.
+    pub(super) fn after(after: u64) -> Self {
+        Self { after, ..Self::default() }
+    }
+}
+
 impl Reader {
-    /// One that has everything up to `after`.
-    pub(super) fn new(slot: u32, tag: u64, after: u64, holes: Vec<Hole>) -> Self {
+    /// One that has everything up to where its backlog begins.
+    pub(super) fn new(slot: u32, tag: u64, backlog: Backlog) -> Self {
+        let Backlog { after, holes, others } = backlog;
         Self {
             slot,
             tag,
@@ -87,20 +93,44 @@ impl Reader {
             written: after,
             in_flight: 0,
             asked: None,
+            again: false,
             left: false,
             holes,
+            others,
             words: Vec::new(),
-            had: (0, 0),
         }
     }
 
-    pub(super) fn has_had(&self, seq: u64) -> bool {
-        self.had.0 < seq && seq <= self.had.1
+    /// What lies before it still.
+    pub(super) fn backlog(&self) -> Backlog {
+        Backlog { after: self.sent, holes: self.holes.clone(), others: self.others.clone() }
+    }
+
+    /// Whether a connection is this reader, and waits for the store.
+    pub(super) fn asks(&self, conn: ConnectionId) -> bool {
+        self.slot == conn.slot && self.tag == conn.tag && self.asked.is_some()
     }
 
     /// Whether `seq` is still to reach it.
     fn wants(&self, seq: u64) -> bool {
-        self.written < seq && !self.has_had(seq) && (!self.left || (self.in_flight > 0 && seq <= self.sent))
+        self.written < seq
+            && (!self.left || (self.in_flight > 0 && seq <= self.sent))
+            && !self.passes_over(seq)
+    }
+
+    /// Whether `seq` is for others alone.
+    pub(super) fn passes_over(&self, seq: u64) -> bool {
+        self.others.binary_search(&seq).is_ok()
+    }
+
+    /// Notes that a message is lost in front of it; where.
+    fn note_lost(&mut self, seq: u64, cause: GapCause) -> usize {
+        let at = self.holes.partition_point(|hole| hole.to < seq);
+        match self.holes.get_mut(at) {
+            Some(hole) if hole.from <= seq => hole.lost += 1,
+            _ => self.holes.insert(at, Hole { from: seq, to: seq, lost: 1, cause }),
+        }
+        at
     }
 
     fn is_over(&self) -> bool {
@@ -114,9 +144,12 @@ pub(super) struct Log {
     /// By position, ascending.
     pub(super) kept: VecDeque<Kept>,
     /// Of all kept messages.
-    pub(super) bytes: usize,
-    /// What of that is in the sum over all logs.
-    pub(super) weighed: usize,
+    pub(super) sums: Sums,
+    /// What of it is in the sums over all logs.
+    #[serde(skip)]
+    pub(super) weighed: Weight,
+    /// Nothing loose lies before this.
+    loose_from: u64,
     /// Those that came first are first; one connection may be here again for
     /// what it has left, before what it hears now.
     pub(super) readers: Vec<Reader>,
@@ -126,18 +159,27 @@ pub(super) struct Log {
     pub(super) armed: Moment,
     /// Who is to be told that a message has arrived, by position.
     pub(super) receipts: VecDeque<Owed>,
+    /// Publishers that wait for the disk.
+    pub(super) answers: Answers,
+    /// Of an inbox: the first and the last position that was passed over for a
+    /// connection because the disk could not be read. The cursor stays before the
+    /// first until some connection has had it.
+    pub(super) unread: Option<Run>,
 }
 
 impl Default for Log {
     fn default() -> Self {
         Self {
             kept: VecDeque::new(),
-            bytes: 0,
-            weighed: 0,
+            sums: Sums::default(),
+            weighed: Weight::default(),
+            loose_from: 0,
             readers: Vec::new(),
             soonest: NEVER,
             armed: NEVER,
             receipts: VecDeque::new(),
+            answers: Answers::default(),
+            unread: None,
         }
     }
 }
@@ -167,23 +209,33 @@ pub(super) type Run = (u64, u64);
 pub(super) const RECEIPT: usize = 256;
 
 impl Log {
-    /// What it counts in the sum over all logs: a receipt waits longer than its
+    /// What it counts in the sums over all logs: a receipt waits longer than its
     /// message, so it is not in the bytes of those.
-    pub(super) fn weight(&self) -> usize {
-        self.bytes + self.receipts.len() * RECEIPT
+    pub(super) fn weight(&self) -> Weight {
+        let receipts = self.receipts.len() * RECEIPT;
+        let Sums { bytes, loose, promised, stored } = self.sums;
+        Weight {
+            bytes: bytes + receipts,
+            unstored: loose + promised + receipts,
+            loose: loose + receipts,
+            stored,
+            answers: self.answers.len(),
+            awaited: self.answers.bytes(),
+            yields: self.kept.front().is_none_or(|oldest| !oldest.durable),
+        }
     }
 
     /// Whether most of its weight is receipts.
     pub(super) fn is_mostly_receipts(&self) -> bool {
-        self.weight() > 2 * self.bytes
+        self.receipts.len() * RECEIPT > self.sums.bytes
     }
 
     pub(super) fn is_unused(&self) -> bool {
-        self.kept.is_empty() && self.readers.is_empty() && self.receipts.is_empty()
+        self.kept.is_empty() && self.readers.is_empty() && self.receipts.is_empty() && self.answers.is_empty()
     }
 
     pub(super) fn push(&mut self, kept: Kept) {
-        self.bytes += kept.size as usize;
+        self.sums.add(&kept);
         self.soonest = self.soonest.min(kept.expires);
         self.kept.push_back(kept);
     }
@@ -221,8 +273,57 @@ impl Log {
         self.kept.get_mut(place)
     }
 
+    pub(super) fn find(&self, seq: u64) -> Option<&Kept> {
+        let place = self.kept.binary_search_by_key(&seq, |kept| kept.seq).ok()?;
+        self.kept.get(place)
+    }
+
     pub(super) fn contains(&self, seq: u64) -> bool {
-        self.kept.binary_search_by_key(&seq, |kept| kept.seq).is_ok()
+        self.find(seq).is_some()
+    }
+
+    /// A run of messages is on the disk; how many of them were not.
+    pub(super) fn store(&mut self, (from, to): Run) -> u64 {
+        let run = self.kept.partition_point(|kept| kept.seq < from)..self.place_after(to);
+        let mut count = 0;
+        for kept in self.kept.range_mut(run).filter(|kept| !kept.stored) {
+            self.sums.take(kept);
+            kept.stored = true;
+            self.sums.add(kept);
+            count += 1;
+        }
+        count
+    }
+
+    /// The publisher of a message waits for the disk from now on.
+    pub(super) fn promise(&mut self, seq: u64) {
+        self.change(seq, |kept| kept.durable = true);
+    }
+
+    /// It waits no longer, in vain; what is on the disk stays promised.
+    pub(super) fn release(&mut self, seq: u64) {
+        self.change(seq, |kept| kept.durable &= kept.stored);
+        self.loose_from = self.loose_from.min(seq);
+    }
+
+    fn change(&mut self, seq: u64, what: impl FnOnce(&mut Kept)) {
+        let Ok(place) = self.kept.binary_search_by_key(&seq, |kept| kept.seq) else { return };
+        if let Some(kept) = self.kept.get_mut(place) {
+            self.sums.take(kept);
+            what(kept);
+            self.sums.add(kept);
+        }
+    }
+
+    /// The oldest message that only the memory has and nobody waits for. What was
+    /// passed once is not looked at again.
+    pub(super) fn first_loose(&mut self) -> Option<u64> {
+        let from = self.kept.partition_point(|kept| kept.seq < self.loose_from);
+        let mut rest = self.kept.range(from..);
+        let found = rest.find(|kept| !kept.stored && !kept.durable).map(|kept| kept.seq);
+        let last = self.kept.back().map_or(0, |kept| kept.seq + 1);
+        self.loose_from = found.unwrap_or(last).max(self.loose_from);
+        found
     }
 
     /// The positions between two, the second included, that are kept.
@@ -242,10 +343,15 @@ impl Log {
         self.kept.len() - self.place_after(after)
     }
 
-    /// The first message that nobody heard and no reader is on its way to.
-    pub(super) fn first_unclaimed(&self) -> Option<u64> {
+    /// What a newcomer hears: what nobody heard, from the first such message that
+    /// no reader is on its way to. What somebody heard is kept for those who were
+    /// here when it was said, and for nobody else.
+    pub(super) fn unclaimed(&self) -> Option<Backlog> {
         let claimed = |kept: &Kept| self.readers.iter().any(|reader| reader.wants(kept.seq));
-        self.kept.iter().find(|kept| !kept.heard && !claimed(kept)).map(|kept| kept.seq)
+        let at = self.kept.iter().position(|kept| !kept.heard && !claimed(kept))?;
+        let after = self.kept.get(at)?.seq - 1;
+        let heard = self.kept.range(at..).filter(|kept| kept.heard);
+        Some(Backlog { others: heard.map(|kept| kept.seq).collect(), ..Backlog::after(after) })
     }
 
     /// The reader that a connection is now.
@@ -274,16 +380,35 @@ impl Log {
     /// Notes in front of every reader that has not passed it that a message,
     /// which is here no longer, is lost. Holes with nothing between them are one.
     pub(super) fn lose(&mut self, seq: u64, cause: GapCause) {
-        let is_to_come = |reader: &&mut Reader| !reader.left && reader.sent < seq && !reader.has_had(seq);
-        for reader in self.readers.iter_mut().filter(is_to_come) {
-            let at = reader.holes.partition_point(|hole| hole.to < seq);
-            match reader.holes.get_mut(at) {
-                Some(hole) if hole.from <= seq => hole.lost += 1,
-                _ => reader.holes.insert(at, Hole { from: seq, to: seq, lost: 1, cause }),
-            }
+        let is_in_front =
+            |reader: &&mut Reader| !reader.left && reader.sent < seq && !reader.passes_over(seq);
+        for reader in self.readers.iter_mut().filter(is_in_front) {
+            let at = reader.note_lost(seq, cause);
             join(&mut reader.holes, at + 1, &self.kept);
             join(&mut reader.holes, at, &self.kept);
         }
+    }
+
+    /// Passes the messages over that lie before a reader on the disk, at least one,
+    /// and notes that they are lost to it. They stay for others.
+    pub(super) fn pass_over(&mut self, slot: u32) -> Option<Run> {
+        let reader = self.readers.iter_mut().find(|reader| reader.slot == slot && !reader.left)?;
+        let from = self.kept.partition_point(|kept| kept.seq <= reader.sent);
+        let mut passed: Option<Run> = None;
+        for kept in self.kept.range(from..) {
+            if passed.is_some() && !kept.stored {
+                break;
+            }
+            passed = Some((passed.map_or(kept.seq, |(first, _)| first), kept.seq));
+            if kept.by != reader.tag || kept.echo {
+                let at = reader.note_lost(kept.seq, GapCause::Evicted);
+                join(&mut reader.holes, at + 1, &self.kept);
+                join(&mut reader.holes, at, &self.kept);
+            }
+        }
+        let (_, last) = passed?;
+        (reader.sent, reader.written, reader.began) = (last, last, last);
+        passed
     }
 
     /// The runs of messages that satisfy a condition, each by its first position
@@ -307,11 +432,11 @@ impl Log {
     pub(super) fn remove(&mut self, mut gone: impl FnMut(&Kept) -> bool) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();
         let mut adjacent = false;
-        let bytes = &mut self.bytes;
+        let sums = &mut self.sums;
         self.kept.retain(|kept| {
             let goes = gone(kept);
             if goes {
-                *bytes -= kept.size as usize;
+                sums.take(kept);
                 match runs.last_mut() {
                     Some(run) if adjacent => run.1 = kept.seq,
                     _ => runs.push((kept.seq, kept.seq)),
@@ -357,7 +482,7 @@ impl Log {
     pub(super) fn take(&mut self, seq: u64) -> bool {
         let Ok(place) = self.kept.binary_search_by_key(&seq, |kept| kept.seq) else { return false };
         if let Some(kept) = self.kept.remove(place) {
-            self.bytes -= kept.size as usize;
+            self.sums.take(&kept);
         }
         true
     }

@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use super::channels::{Jump, Topic};
 use super::deadlines::NEVER;
 use super::event::{LogKey, Now};
-use super::logs::Log;
 use super::receipts::Owed;
 use super::recent::Recent;
 use super::settings::Disk;
@@ -114,7 +113,7 @@ impl Position {
             for owed in &mut self.receipts {
                 owed.expires = shifted(owed.expires, shift);
             }
-            topic.log = Some(Box::new(Log { receipts: self.receipts.into(), ..Log::default() }));
+            topic.log.get_or_insert_default().receipts = self.receipts.into();
         }
         topic
     }

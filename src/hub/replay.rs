@@ -10,7 +10,7 @@ use super::channels::Hearing;
 use super::connections::Missed;
 use super::event::{Asker, Effect, Effects, LogKey, Now, Purpose};
 use super::keeping::forget;
-use super::logs::{Hole, Log, Reader, Word};
+use super::logs::{Backlog, Hole, Log, Reader, Word};
 use crate::protocol::frame::GapCause;
 use crate::protocol::name::spelled;
 use crate::protocol::{Channel, ConnectionId, Delivery, Frame, Message};
@@ -21,15 +21,14 @@ pub(super) const PAGE_MESSAGES: usize = 64;
 const PAGE_BYTES: usize = 64 << 10;
 
 impl Hub {
-    /// Makes a subscriber read what is kept after a position, with what it is to
-    /// be told is missing there.
-    pub(super) fn read_from(&mut self, place: u32, slot: u32, after: u64, holes: Vec<Hole>) {
+    /// Makes a subscriber read what is kept for it.
+    pub(super) fn read_from(&mut self, place: u32, slot: u32, backlog: Backlog) {
         let Some(tag) = self.connections.at(slot).map(|connection| connection.tag) else { return };
         let Some(topic) = self.channels.at_mut(place) else { return };
         if let Some(subscriber) = topic.subscriber_mut(slot) {
             subscriber.hearing = Hearing::Reading;
         }
-        topic.log.get_or_insert_default().readers.push(Reader::new(slot, tag, after, holes));
+        topic.log.get_or_insert_default().readers.push(Reader::new(slot, tag, backlog));
     }
 
     /// Goes on with everybody who reads a log.
@@ -55,6 +54,8 @@ impl Hub {
             log.drop_over();
             self.advance_all(now, place, out);
         }
+        self.promise_again(now, out);
+        self.read_again(now, out);
     }
 
     /// The next step of a reader of which nothing is on its way: another page,
@@ -88,7 +89,8 @@ impl Hub {
         let Some(at) = log.readers.iter().position(|reader| !reader.left && reader.slot == slot) else {
             return;
         };
-        let Reader { began, holes, words, .. } = log.readers.remove(at);
+        let mut reader = log.readers.remove(at);
+        let (holes, words) = (std::mem::take(&mut reader.holes), std::mem::take(&mut reader.words));
         if let Some(subscriber) = topic.subscriber_mut(slot) {
             subscriber.hearing = Hearing::Live;
         }
@@ -103,8 +105,9 @@ impl Hub {
         for (_, word) in words {
             out.tell(conn, word.frame());
         }
-        self.has_caught_up(place, slot, began);
+        self.has_caught_up(place, slot, reader.began);
         self.sweep(now, place, out);
+        self.is_through(now, place, &reader, out);
     }
 
     /// Whether a subscriber that still reads what is kept has to be told
@@ -135,10 +138,7 @@ impl Hub {
         let Some(topic) = self.channels.at_mut(place) else { return };
         let (name, epoch) = (topic.name(), topic.epoch);
         let Some(log) = &mut topic.log else { return };
-        let asks = |reader: &&mut Reader| {
-            reader.slot == conn.slot && reader.tag == conn.tag && reader.asked.is_some()
-        };
-        let Some(reader) = log.readers.iter_mut().find(asks) else { return };
+        let Some(reader) = log.readers.iter_mut().find(|reader| reader.asks(conn)) else { return };
         let asked = reader.asked.take().unwrap_or_default();
         if reader.left || full {
             // Asked again when there is room: the hub holds no payloads.
@@ -185,6 +185,9 @@ impl Hub {
             return;
         }
         let Some(place) = self.channels.find(key) else { return };
+        if how == Delivery::Replayed {
+            self.has_read(place, conn, seq);
+        }
         self.has_taken(place, conn.slot, seq);
         if how == Delivery::Live {
             return self.sweep(now, place, out);
@@ -263,7 +266,7 @@ fn replay(
             out.tell(conn, word.frame());
         }
         reader.sent = seq;
-        if kept[at].by == reader.tag && !kept[at].echo || reader.has_had(seq) {
+        if (kept[at].by == reader.tag && !kept[at].echo) || reader.passes_over(seq) {
             continue;
         }
         reader.in_flight += 1;

@@ -6,7 +6,7 @@
 use super::channels::{Hearing, Subscriber};
 use super::connections::{Connection, Kind};
 use super::event::{Asker, Effect, Effects, LogKey, Now};
-use super::logs::{Hole, Log, Word};
+use super::logs::{Backlog, Hole, Log, Word};
 use super::operations::Told;
 use super::publish::forbidden;
 use super::replay::{gap, new_epoch};
@@ -17,23 +17,12 @@ use crate::protocol::{Channel, Code, ConnectionId, Frame, OperationId, Position,
 
 /// Where a subscription begins.
 pub(super) struct Start {
-    /// The last position that counts as heard; none for live.
-    pub(super) after: Option<u64>,
+    /// What it hears first; none for live.
+    pub(super) backlog: Option<Backlog>,
     /// Whether nothing since the given position is missing, if one was given.
     recovered: Option<bool>,
     /// What is missing.
     lost: Option<Lost>,
-}
-
-/// What a subscriber is to read.
-#[derive(Default)]
-pub(super) struct Part {
-    /// All that is kept after this position,
-    pub(super) after: u64,
-    /// and what of that it is to be told is lost,
-    pub(super) holes: Vec<Hole>,
-    /// but not what lies between these two, the second included: it has had that.
-    pub(super) had: (u64, u64),
 }
 
 enum Lost {
@@ -110,13 +99,13 @@ impl Hub {
         let place = self.topic(key);
         self.forget_end_of(conn, &wish.channel);
         self.expire_due(now, place, out);
-        let start = self.start(place, known.is_some(), wish.since);
+        let mut start = self.start(place, known.is_some(), wish.since);
         self.join(place, conn, wish.presence, out);
         self.confirm(ask, conn, place, &wish.channel, wish.presence, &start, out);
-        match start.after {
-            Some(after) => {
+        match start.backlog.take() {
+            Some(backlog) => {
                 self.forget_missed(place, conn);
-                self.restart(now, place, conn, Part { after, ..Part::default() }, out);
+                self.restart(now, place, conn, backlog, out);
             }
             None => self.break_off(place, conn, out),
         }
@@ -158,30 +147,33 @@ impl Hub {
 
     /// Where a subscription begins.
     pub(super) fn start(&self, place: u32, known: bool, since: Option<Position>) -> Start {
-        let live = Start { after: None, recovered: None, lost: None };
+        let live = Start { backlog: None, recovered: None, lost: None };
         let Some(topic) = self.channels.at(place) else { return live };
         let policy = self.policy_of(&topic.key);
         let log = topic.log.as_deref();
         let Some(since) = since else {
             // A repeated subscription goes on where it is: what nobody else has
             // heard may be what this one said and heard itself.
-            let backlog = !known && policy.keep != Keep::History;
-            let unclaimed = log.filter(|_| backlog).and_then(Log::first_unclaimed);
-            let after = unclaimed.map(|seq| seq - 1);
-            return Start { after, ..live };
+            let is_owed = !known && policy.keep != Keep::History;
+            return Start { backlog: log.filter(|_| is_owed).and_then(Log::unclaimed), ..live };
         };
         let all = since.epoch.is_empty() && since.seq == 0;
         let ours = since.epoch == spelled(topic.epoch) && since.seq <= topic.seq;
         if !all && !ours {
-            return Start { after: Some(0), recovered: Some(false), lost: Some(Lost::Epoch) };
+            return Start {
+                backlog: Some(Backlog::after(0)),
+                recovered: Some(false),
+                lost: Some(Lost::Epoch),
+            };
         }
         // What a disk has that cannot be read was numbered as nobody knows.
-        let is_unread = self.unread.is_some() && topic.jump.as_ref().is_some_and(|jump| jump.from == 0);
-        if is_unread && all {
-            return Start { after: Some(0), recovered: Some(false), lost: Some(Lost::Epoch) };
-        }
-        let lost = topic.missing(since.seq).map(Lost::Hole);
-        Start { after: Some(since.seq), recovered: Some(lost.is_none()), lost }
+        let is_unread =
+            self.numbers_above.is_some() && topic.jump.as_ref().is_some_and(|jump| jump.from == 0);
+        let lost = match topic.missing(since.seq) {
+            _ if is_unread && all => Some(Lost::Epoch),
+            missing => missing.map(Lost::Hole),
+        };
+        Start { backlog: Some(Backlog::after(since.seq)), recovered: Some(lost.is_none()), lost }
     }
 
     /// Makes a connection a subscriber, if it is none.
@@ -239,19 +231,17 @@ impl Hub {
         now: Now,
         place: u32,
         conn: ConnectionId,
-        part: Part,
+        backlog: Backlog,
         out: &mut Effects,
     ) {
         // What waits for the backlog waits for it as it is read now.
         let reader = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()?.reader_mut(conn.slot));
         let words = reader.map(|reader| std::mem::take(&mut reader.words)).unwrap_or_default();
         self.give_up_reading(place, conn, out);
-        self.read_from(place, conn.slot, part.after, part.holes);
+        self.read_from(place, conn.slot, backlog);
         let reader = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()?.reader_mut(conn.slot));
         if let Some(reader) = reader {
             reader.words = words;
-            reader.had = part.had;
-            reader.began = reader.began.max(part.had.1);
         }
         self.advance(now, place, conn.slot, out);
     }
