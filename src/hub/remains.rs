@@ -53,8 +53,8 @@ impl Hub {
     fn position(&self, topic: &Topic) -> Position {
         let log = topic.log.as_deref();
         // What no disk has is lost with this process.
-        let loses =
-            log.is_some_and(|log| !log.kept.is_empty()) && self.policy_of(&topic.key).disk == Disk::Never;
+        let loses = log.is_some_and(|log| !log.kept.is_empty())
+            && (!self.settings.has_disk || self.policy_of(&topic.key).disk == Disk::Never);
         let receipts = log.map(|log| log.receipts.iter().filter(|owed| !owed.is_for_worker()));
         Position {
             key: topic.key.clone(),

@@ -23,7 +23,7 @@ fn settings() -> Settings {
         (Pattern::new("memory"), Policy { disk: Disk::Never, ..history }),
         (Pattern::new("never"), Policy { keep: Keep::Never, ..history }),
     ];
-    Settings { policies, ..Settings::default() }
+    Settings { has_disk: true, policies, ..Settings::default() }
 }
 
 fn bench() -> Bench {
