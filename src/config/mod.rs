@@ -188,7 +188,7 @@ pub const INBOX: &str = "@me";
 /// How much of what the disk may take can be messages, in hundredths. Beside them
 /// it holds what was written around each of them, what is forgotten there and not
 /// dropped yet, and copies of what outlives that.
-const KEPT_OF_DISK: usize = 40;
+const KEPT_OF_DISK: usize = 25;
 
 /// A configuration, and the files that it came from.
 #[derive(Clone, PartialEq, Debug)]
@@ -289,11 +289,6 @@ impl Config {
             warnings.push(
                 "store.bytes is more than half of limits.memory: messages are kept up to that half"
                     .to_owned(),
-            );
-        }
-        if self.state.store == StoreKind::Sled {
-            warnings.push(
-                "state.store = \"sled\" writes nothing to a disk yet: messages are kept in memory".to_owned(),
             );
         }
         warnings

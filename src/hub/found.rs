@@ -137,12 +137,7 @@ impl Hub {
         for Unsorted { place, how } in unsorted {
             let Some(topic) = self.channels.at(place) else { continue };
             let policy = self.policy_of(&topic.key);
-            let mut shorter = vec![place];
-            self.fit(place, &policy, &mut shorter, out);
-            for place in shorter {
-                self.settle(now, place);
-                self.advance_all(now, place, out);
-            }
+            self.trim(now, place, &policy, out);
             self.read_found(now, place, how, out);
         }
     }

@@ -156,9 +156,9 @@ impl Hub {
             Input::Store(StoreFact::Unread { fetch: Purpose::Replay(conn), log }) => {
                 self.unread(now, conn, &log, out);
             }
+            Input::Store(StoreFact::Found(found)) => self.found(now, *found),
             // Of what cannot be read nothing can be told.
             Input::Store(StoreFact::Unread { fetch: Purpose::Notice(_), .. }) => {}
-            Input::Store(StoreFact::Found(found)) => self.found(now, *found),
             Input::Closed { conn } => self.closed(now, conn, out),
             Input::Memory { links, holders } => self.weighed(now, links, holders, out),
             Input::TurnedAway(why) => self.turned_away(why),

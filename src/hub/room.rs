@@ -5,7 +5,7 @@
 //! that is in [`keeping`](super::keeping).
 
 use super::Hub;
-use super::event::{Anomaly, Effect, Effects, Fate};
+use super::event::{Anomaly, Effect, Effects, Fate, Now};
 use super::kept::ENTRY;
 use super::logs::Log;
 use super::memory::{LOG, TOPIC};
@@ -41,21 +41,31 @@ impl Hub {
         others: &mut Vec<u32>,
         out: &mut Effects,
     ) -> bool {
-        let is_over = |log: &Log| log.kept.len() >= policy.count || log.sums.bytes + size > policy.bytes;
-        self.shrink(place, is_over, out);
-        self.share(place, size, others, out)
+        let policy = Policy { count: policy.count.saturating_sub(1), ..*policy };
+        self.give_way(place, &policy, size, others, out)
     }
 
-    /// Brings what is kept already within the limits, as far as a log takes part in
-    /// that; those who gave something up for it are noted in `others`.
-    pub(super) fn fit(&mut self, place: u32, policy: &Policy, others: &mut Vec<u32>, out: &mut Effects) {
-        let is_over = |log: &Log| log.kept.len() > policy.count || log.sums.bytes > policy.bytes;
-        self.shrink(place, is_over, out);
-        self.share(place, 0, others, out);
+    /// Gives up what of a log is over its limits, and those of all, now that it
+    /// has grown otherwise than by a newcomer.
+    pub(super) fn trim(&mut self, now: Now, place: u32, policy: &Policy, out: &mut Effects) {
+        let mut others = Vec::new();
+        self.give_way(place, policy, 0, &mut others, out);
+        self.settle(now, place);
+        for other in others {
+            self.settle(now, other);
+            self.advance_all(now, other, out);
+        }
     }
 
-    /// Evicts the oldest of a log until it is within its own limits.
-    fn shrink(&mut self, place: u32, is_over: impl Fn(&Log) -> bool, out: &mut Effects) {
+    fn give_way(
+        &mut self,
+        place: u32,
+        policy: &Policy,
+        size: usize,
+        others: &mut Vec<u32>,
+        out: &mut Effects,
+    ) -> bool {
+        let is_over = |log: &Log| log.kept.len() > policy.count || log.sums.bytes + size > policy.bytes;
         while let Some(log) = self.log(place)
             && is_over(log)
             && let Some(oldest) = log.kept.front().map(|kept| kept.seq)
@@ -63,10 +73,6 @@ impl Hub {
             self.evict(place, oldest, out);
         }
         self.channels.weigh(place);
-    }
-
-    /// Evicts until all logs, with one more message, are within their limits.
-    fn share(&mut self, place: u32, size: usize, others: &mut Vec<u32>, out: &mut Effects) -> bool {
         let mut is_short = false;
         let has_room = loop {
             let Some(lack) = self.lack(place, size) else { break true };

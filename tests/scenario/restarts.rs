@@ -129,7 +129,7 @@ fn what_nobody_heard_waits_for_the_first_subscriber_after_any_end() {
     for end in [Bench::restart, Bench::crash] {
         let mut bench = bench();
         publish(&mut bench, "room", 1..=2);
-        bench.wait(2.0);
+        bench.disk_writes_behind();
         end(&mut bench);
         let (alice, bob) = (client(&mut bench, "alice"), client(&mut bench, "bob"));
         assert_eq!(bench.subscribe(alice, "room")[1..], replayed(1..=2));
@@ -145,7 +145,7 @@ fn what_nobody_heard_waits_for_the_first_subscriber_after_any_end() {
 fn after_a_crash_every_channel_begins_a_new_epoch_above_the_numbers_there_were() {
     let mut bench = bench();
     publish(&mut bench, "behind", 1..=5);
-    bench.wait(2.0);
+    bench.disk_writes_behind();
     let before = epoch(&mut bench, "behind");
     publish(&mut bench, "behind", 6..=7);
     bench.crash();
@@ -165,7 +165,7 @@ fn a_history_that_is_written_behind_survives_a_crash_and_one_written_at_a_stop_d
     let mut bench = bench();
     publish(&mut bench, "behind", 1..=3);
     publish(&mut bench, "orders", 1..=3);
-    bench.wait(2.0);
+    bench.disk_writes_behind();
     bench.crash();
     let bob = client(&mut bench, "bob");
     assert_eq!(all(&mut bench, bob, "behind")[1..], replayed(1..=3));
@@ -175,9 +175,9 @@ fn a_history_that_is_written_behind_survives_a_crash_and_one_written_at_a_stop_d
 #[test]
 fn a_crash_in_which_a_removal_is_lost_brings_a_message_twice_and_never_not_at_all() {
     let mut bench = bench();
-    bench.shelf.forgets_removals = true;
+    bench.past.forgets_removals = true;
     send_all(&mut bench, 1..=3);
-    bench.wait(2.0);
+    bench.disk_writes_behind();
     let bob = bench.client_in("bob", Auto);
     assert_eq!(bench.story(bob).len(), 4);
     assert_eq!(bench.stored(), 0);
@@ -219,7 +219,7 @@ fn an_ack_of_what_was_sent_before_a_clean_restart_counts_after_it() {
 fn an_inbox_has_a_new_epoch_after_a_crash_and_an_ack_of_the_old_one_means_nothing() {
     let mut bench = bench();
     send_all(&mut bench, 1..=2);
-    bench.wait(2.0);
+    bench.disk_writes_behind();
     let (_, before) = inbox(&mut bench, "bob");
     bench.crash();
     let (bob, after) = inbox(&mut bench, "bob");
@@ -255,7 +255,7 @@ fn what_grew_too_old_while_the_machine_was_off_is_dropped_counted_and_told() {
         for (id, ttl) in [("m1", 10), ("m2", 1000)] {
             bench.say(worker, json!({"channel": "room", "event": "say", "message_id": id, "ttl": ttl}));
         }
-        bench.wait(2.0);
+        bench.disk_writes_behind();
         bench.now.moment = bench.now.moment + Duration::from_secs(60);
         end(&mut bench);
         let listener = bench.worker();
@@ -305,7 +305,7 @@ fn a_policy_that_keeps_less_today_applies_to_what_was_kept_before() {
     for channel in ["behind", "room", "other"] {
         publish(&mut bench, channel, 1..=3);
     }
-    bench.wait(2.0);
+    bench.disk_writes_behind();
     let mut today = settings();
     let fewer = Policy { count: 2, ..Policy::default() };
     let none = Policy { keep: Keep::Never, ..Policy::default() };
@@ -328,7 +328,7 @@ fn what_somebody_heard_is_no_backlog_for_anybody_after_a_crash() {
     bench.subscribe(bob, "room");
     // Kept for alice, who still reads; bob has heard it.
     publish(&mut bench, "room", 2..=2);
-    bench.wait(2.0);
+    bench.disk_writes_behind();
     bench.crash();
     let carol = client(&mut bench, "carol");
     assert_eq!(bench.subscribe(carol, "room")[1..], replayed(1..=1));
@@ -340,7 +340,7 @@ fn all_that_is_found_has_the_limit_that_all_logs_have_together() {
     let mut bench = bench();
     publish(&mut bench, "small", 1..=1);
     publish(&mut bench, "room", 1..=40);
-    bench.wait(2.0);
+    bench.disk_writes_behind();
     let mut today = settings();
     today.limits.kept_bytes = 2000;
     bench.crash_into(today);
@@ -392,6 +392,52 @@ fn ids_of_messages_come_with_a_clean_restart_and_grow_old_meanwhile() {
 }
 
 #[test]
+fn ids_of_messages_that_are_on_the_disk_remain_after_a_crash() {
+    let mut bench = bench();
+    let worker = bench.worker();
+    let line = |id: &str| json!({"channel": "room", "event": "say", "message_id": id, "id": 1});
+    bench.say(worker, line("m1"));
+    bench.disk_writes_behind();
+    bench.say(worker, line("m2"));
+    bench.wait(300.0);
+    bench.crash();
+    let worker = bench.worker();
+    let answer = bench.ask(worker, line("m1")).remove(0);
+    assert_eq!((&answer["duplicate"], &answer["kept"]), (&json!(true), &json!(true)));
+    assert_eq!(bench.ask(worker, line("m2"))[0].get("duplicate"), None, "this one was lost");
+    bench.wait(301.0);
+    assert_eq!(bench.ask(worker, line("m1"))[0].get("duplicate"), None, "ten minutes from the first");
+}
+
+#[test]
+fn a_durable_message_that_comes_again_after_a_crash_is_told_to_be_stored() {
+    let mut bench = bench();
+    let worker = bench.worker();
+    let line = json!({"channel": "room", "event": "say", "message_id": "m1", "durable": true, "id": 1});
+    assert_eq!(bench.ask(worker, line.clone())[0]["stored"], true);
+    bench.crash();
+    let worker = bench.worker();
+    let answer = bench.ask(worker, line).remove(0);
+    assert_eq!((&answer["duplicate"], &answer["stored"]), (&json!(true), &json!(true)));
+    let alice = client(&mut bench, "alice");
+    assert_eq!(bench.subscribe(alice, "room").len(), 2, "and is there once");
+}
+
+#[test]
+fn a_durable_history_message_is_there_after_a_crash_and_others_may_not_be() {
+    let mut bench = bench();
+    let worker = bench.worker();
+    for (n, durable) in [(1, false), (2, true), (3, false)] {
+        bench.say(worker, json!({"channel": "orders", "event": "new", "data": n, "durable": durable}));
+    }
+    bench.crash();
+    let bob = client(&mut bench, "bob");
+    let heard = all(&mut bench, bob, "orders");
+    let told = ["subscription_succeeded orders 2 false", "gap 1 1 1 not_kept", "new 2 replayed"];
+    assert_eq!(heard, told);
+}
+
+#[test]
 fn what_its_own_publisher_had_heard_alone_waits_for_anybody_after_a_restart() {
     let mut bench = bench();
     let alice = client(&mut bench, "alice");
@@ -426,7 +472,7 @@ fn remains_that_the_disk_knows_more_than_are_none() {
     let remains = bench.end();
     bench.begin(Some(&remains), 0);
     publish(&mut bench, "behind", 3..=4);
-    bench.wait(2.0);
+    bench.disk_writes_behind();
     bench.begin(Some(&remains), 0);
     assert_ne!(epoch(&mut bench, "behind"), before);
     let bob = client(&mut bench, "bob");

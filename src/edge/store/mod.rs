@@ -9,6 +9,7 @@ mod commit;
 mod disk;
 mod elapsed;
 mod index;
+pub mod keeper;
 mod loading;
 mod moving;
 pub mod positions;
@@ -200,12 +201,14 @@ impl Store {
         self.disk.as_ref()?.elapsed.as_ref()
     }
 
-    /// Goes on from what a clean stop has left.
-    pub fn goes_on(&mut self, stamp: &Stamp) {
-        if let Some(disk) = &mut self.disk {
-            let clocks = disk.clocks.clone();
-            disk.elapsed = Some(Elapsed::new(clock::now(), clocks, Some(stamp)));
-        }
+    /// Goes on with the hub clock of a clean stop: what has to be added to the
+    /// moments of that time.
+    pub fn go_on(&mut self, stamp: &Stamp) -> Option<i64> {
+        let disk = self.disk.as_mut()?;
+        let elapsed = Elapsed::new(clock::now(), disk.clocks.clone(), Some(stamp));
+        let shift = elapsed.shift(stamp);
+        disk.elapsed = Some(elapsed);
+        Some(shift)
     }
 }
 

@@ -8,6 +8,7 @@ mod brief;
 mod disk;
 mod hands;
 mod links;
+mod lives;
 
 pub(crate) use brief::brief;
 pub(crate) use links::Seen;
@@ -25,7 +26,6 @@ use wshubd::protocol::{
     self, Close, ConnectionId, InboxMode, Message, Moment, OperationId, Say, UnixTime, UserId, worker,
 };
 
-use disk::Shelf;
 use links::Link;
 
 /// A client or worker of a story.
@@ -39,11 +39,10 @@ pub(crate) struct Bench {
     next_tag: u64,
     /// What the store gives back, from memory or from the disk.
     store: BTreeMap<LogKey, BTreeMap<u64, Rc<Message>>>,
-    pub(crate) shelf: Shelf,
-    /// How many hubs have begun anew.
-    lives: u64,
     /// Whether the store lets the hub wait.
     pub(crate) slow_store: bool,
+    pub(crate) disk: disk::Disk,
+    pub(crate) past: lives::Past,
     waiting: VecDeque<Input>,
     http: Vec<(u64, Value)>,
     latches: BTreeMap<OperationId, ConnectionId>,
@@ -75,9 +74,9 @@ impl Bench {
             links: BTreeMap::new(),
             next_tag: 0,
             store: BTreeMap::new(),
-            shelf: Shelf::default(),
-            lives: 0,
             slow_store: false,
+            disk: disk::Disk::default(),
+            past: lives::Past::default(),
             waiting: VecDeque::new(),
             http: Vec::new(),
             latches: BTreeMap::new(),
@@ -316,7 +315,6 @@ impl Bench {
     fn pass(&mut self, time: Duration) {
         self.now.moment = self.now.moment + time;
         self.now.wall.0 += time.as_millis() as u64;
-        self.write_behind();
     }
 
     pub(crate) fn stop(&mut self, close: Close) {
@@ -331,6 +329,7 @@ impl Bench {
         for input in waiting.into_iter().filter(is_notice) {
             self.handle(input);
         }
+        self.forget_orders();
         let bytes = self.hub.export();
         self.hub = Hub::import(self.settings.clone(), &bytes).unwrap();
         assert_eq!(
