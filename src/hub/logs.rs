@@ -43,9 +43,6 @@ pub(super) struct Reader {
     pub(super) others: Vec<u64>,
     /// What is told behind the messages up to a position.
     pub(super) words: Vec<(u64, Word)>,
-    /// It has had what lies between these two, the second included: what lies
-    /// before that was found on the disk later.
-    pub(super) had: (u64, u64),
 }
 
 /// What has to wait for the backlog: nobody is told of the end before the lines.
@@ -75,9 +72,6 @@ pub(super) struct Backlog {
     pub(super) holes: Vec<Hole>,
     /// What is kept there for others alone, ascending.
     pub(super) others: Vec<u64>,
-    /// What the reader has had before: what lies between these two, the second
-    /// included.
-    pub(super) had: (u64, u64),
 }
 
 impl Backlog {
@@ -90,11 +84,11 @@ impl Backlog {
 impl Reader {
     /// One that has everything up to where its backlog begins.
     pub(super) fn new(slot: u32, tag: u64, backlog: Backlog) -> Self {
-        let Backlog { after, holes, others, had } = backlog;
+        let Backlog { after, holes, others } = backlog;
         Self {
             slot,
             tag,
-            began: after.max(had.1),
+            began: after,
             sent: after,
             written: after,
             in_flight: 0,
@@ -104,17 +98,17 @@ impl Reader {
             holes,
             others,
             words: Vec::new(),
-            had,
         }
+    }
+
+    /// What lies before it still.
+    pub(super) fn backlog(&self) -> Backlog {
+        Backlog { after: self.sent, holes: self.holes.clone(), others: self.others.clone() }
     }
 
     /// Whether a connection is this reader, and waits for the store.
     pub(super) fn asks(&self, conn: ConnectionId) -> bool {
         self.slot == conn.slot && self.tag == conn.tag && self.asked.is_some()
-    }
-
-    fn has_had(&self, seq: u64) -> bool {
-        self.had.0 < seq && seq <= self.had.1
     }
 
     /// Whether `seq` is still to reach it.
@@ -124,9 +118,9 @@ impl Reader {
             && !self.passes_over(seq)
     }
 
-    /// Whether `seq` is for others alone, or it had it before.
+    /// Whether `seq` is for others alone.
     pub(super) fn passes_over(&self, seq: u64) -> bool {
-        self.has_had(seq) || self.others.binary_search(&seq).is_ok()
+        self.others.binary_search(&seq).is_ok()
     }
 
     /// Notes that a message is lost in front of it; where.
@@ -155,7 +149,7 @@ pub(super) struct Log {
     #[serde(skip)]
     pub(super) weighed: Weight,
     /// Nothing loose lies before this.
-    pub(super) loose_from: u64,
+    loose_from: u64,
     /// Those that came first are first; one connection may be here again for
     /// what it has left, before what it hears now.
     pub(super) readers: Vec<Reader>,

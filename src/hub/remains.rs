@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use super::channels::{Jump, Topic};
 use super::deadlines::NEVER;
 use super::event::{LogKey, Now};
-use super::logs::Log;
 use super::receipts::Owed;
 use super::recent::Recent;
 use super::settings::Disk;
@@ -54,8 +53,8 @@ impl Hub {
     fn position(&self, topic: &Topic) -> Position {
         let log = topic.log.as_deref();
         // What no disk has is lost with this process.
-        let loses =
-            log.is_some_and(|log| !log.kept.is_empty()) && self.policy_of(&topic.key).disk == Disk::Never;
+        let loses = log.is_some_and(|log| !log.kept.is_empty())
+            && (!self.settings.has_disk || self.policy_of(&topic.key).disk == Disk::Never);
         let receipts = log.map(|log| log.receipts.iter().filter(|owed| !owed.is_for_worker()));
         Position {
             key: topic.key.clone(),
@@ -87,6 +86,7 @@ impl Hub {
         let Remains { topics, recent } = read(VERSION, remains)?;
         let mut hub = Self::new(settings, seed);
         hub.recent = recent.shifted(shift);
+        hub.channels.returning = topics.len();
         for position in topics {
             let place = hub.channels.insert(position.revive(shift));
             hub.settle(now, place);
@@ -113,7 +113,7 @@ impl Position {
             for owed in &mut self.receipts {
                 owed.expires = shifted(owed.expires, shift);
             }
-            topic.log = Some(Box::new(Log { receipts: self.receipts.into(), ..Log::default() }));
+            topic.log.get_or_insert_default().receipts = self.receipts.into();
         }
         topic
     }

@@ -167,15 +167,12 @@ impl Hub {
             };
         }
         // What a disk has that cannot be read was numbered as nobody knows.
-        let is_unread = self.unread.is_some() && topic.jump.as_ref().is_some_and(|jump| jump.from == 0);
-        if is_unread && all {
-            return Start {
-                backlog: Some(Backlog::after(0)),
-                recovered: Some(false),
-                lost: Some(Lost::Epoch),
-            };
-        }
-        let lost = topic.missing(since.seq).map(Lost::Hole);
+        let is_unread =
+            self.numbers_above.is_some() && topic.jump.as_ref().is_some_and(|jump| jump.from == 0);
+        let lost = match topic.missing(since.seq) {
+            _ if is_unread && all => Some(Lost::Epoch),
+            missing => missing.map(Lost::Hole),
+        };
         Start { backlog: Some(Backlog::after(since.seq)), recovered: Some(lost.is_none()), lost }
     }
 

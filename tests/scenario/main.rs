@@ -29,6 +29,7 @@ mod operations;
 mod presence;
 mod readers;
 mod receipts;
+mod restarts;
 mod rights;
 mod slow_peers;
 mod splice;

@@ -118,6 +118,7 @@ impl Bench {
                 self.waiting.push_back(input);
             }
             Effect::Forget { log, from, to } => {
+                self.remove(log, *from, *to);
                 self.disk.forget(log, *from, *to);
                 if let Some(kept) = self.store.get_mut(log) {
                     kept.retain(|seq, _| seq < from || seq > to);

@@ -7,6 +7,7 @@
 mod brief;
 mod hands;
 mod links;
+mod lives;
 mod writing;
 
 pub(crate) use brief::brief;
@@ -36,10 +37,12 @@ pub(crate) struct Bench {
     pub(crate) settings: Settings,
     links: BTreeMap<ConnectionId, Link>,
     next_tag: u64,
+    /// What the store gives back, from memory or from the disk.
     store: BTreeMap<LogKey, BTreeMap<u64, Rc<Message>>>,
     /// Whether the store lets the hub wait.
     pub(crate) slow_store: bool,
     pub(crate) disk: writing::Disk,
+    pub(crate) past: lives::Past,
     waiting: VecDeque<Input>,
     http: Vec<(u64, Value)>,
     latches: BTreeMap<OperationId, ConnectionId>,
@@ -73,6 +76,7 @@ impl Bench {
             store: BTreeMap::new(),
             slow_store: false,
             disk: writing::Disk::default(),
+            past: lives::Past::default(),
             waiting: VecDeque::new(),
             http: Vec::new(),
             latches: BTreeMap::new(),

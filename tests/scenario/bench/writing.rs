@@ -18,7 +18,7 @@ pub(crate) struct Disk {
     pub(crate) slow: bool,
     /// Whether what is on it cannot be read.
     pub(crate) unreadable: bool,
-    failed: bool,
+    pub(super) failed: bool,
     /// What somebody waits for.
     due: VecDeque<Place>,
     /// What is written some time.
@@ -36,6 +36,30 @@ impl Disk {
     /// Whether a message is on it and can be read no more.
     pub(super) fn hides(&self, log: &LogKey, seq: u64) -> bool {
         self.unreadable && self.written.contains(&(log.clone(), seq))
+    }
+
+    /// Whether a message is on it.
+    pub(super) fn has(&self, log: &LogKey, seq: u64) -> bool {
+        self.written.contains(&(log.clone(), seq))
+    }
+
+    /// What was to be written is not.
+    pub(super) fn forget_tail(&mut self) {
+        self.later.clear();
+        self.due.clear();
+    }
+
+    pub(super) fn put_back(&mut self, log: &LogKey, seq: u64) {
+        self.written.insert((log.clone(), seq));
+    }
+
+    /// Another clock begins.
+    pub(super) fn shift(&mut self, shift: i64) {
+        for keeping in self.keepings.values_mut() {
+            for moment in [&mut keeping.expires, &mut keeping.since] {
+                moment.0 = moment.0.saturating_add_signed(shift);
+            }
+        }
     }
 
     pub(super) fn keep(&mut self, log: &LogKey, seq: u64, keeping: &Keeping) {
@@ -83,11 +107,22 @@ impl Bench {
 
     /// Writes everything that is to be written.
     pub(crate) fn disk_writes_all(&mut self) {
-        self.disk_writes();
-        if !self.disk.failed {
-            let later = std::mem::take(&mut self.disk.later);
-            self.put_on_disk(later);
+        self.disk_writes_what(|_| true);
+    }
+
+    /// Writes what does not wait for the end.
+    pub(crate) fn disk_writes_behind(&mut self) {
+        self.disk_writes_what(|when| when != When::Stop);
+    }
+
+    pub(super) fn disk_writes_what(&mut self, wanted: impl Fn(When) -> bool) {
+        if self.disk.failed {
+            return;
         }
+        self.disk_writes();
+        let Disk { later, keepings, .. } = &mut self.disk;
+        let later: Vec<Place> = later.extract_if(.., |place| wanted(keepings[place].disk)).collect();
+        self.put_on_disk(later);
     }
 
     /// Whether the message of an id ever was on the disk.
@@ -104,6 +139,7 @@ impl Bench {
             self.disk.ever.insert(message.message_id.to_string());
             if self.store.get(&log).is_some_and(|kept| kept.contains_key(&seq)) {
                 self.disk.written.insert((log.clone(), seq));
+                self.mark(&log, seq);
             }
             match runs.last_mut() {
                 Some((last, _, to)) if *last == log && *to + 1 == seq => *to = seq,
@@ -135,6 +171,7 @@ impl Bench {
     /// And is back.
     pub(crate) fn disk_works(&mut self) {
         (self.disk.failed, self.disk.unreadable) = (false, false);
+        self.tell_found();
         self.handle(Input::Store(StoreFact::Works));
     }
 
