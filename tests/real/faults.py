@@ -202,26 +202,27 @@ def full(kind, size, leave, make_room):
                 disk.fill(leave)
             (disk.at / "state").mkdir(mode=0o700)
             os.chown(disk.at / "state", 65534, 65534)
-            with Bench(disk.at / "state") as bench, Live(bench.hub) as live:
-                stored = 0
-                for _ in range(20_000):
-                    if not bench.durable():
-                        break
-                    stored += 1
-                else:
-                    raise AssertionError("20,000 messages, and the disk is not full")
-                reason, left = bench.hub.until_unhealthy(10), disk.free()
+            with Bench(disk.at / "state") as bench:
+                with Live(bench.hub) as live:
+                    reason = until_full(bench)
+                left = disk.free()
                 bench.hub.kill()
                 bench.hub.start(healthy=False)
-                with Live(bench.hub) as again:
-                    assert not bench.durable() or bench.hub.health()[0] == 200, "stored on a full disk that is said not to work"
+                with Live(bench.hub):
+                    assert not bench.durable() or bench.hub.health()[0] == 200, "stored on a disk that is said not to work"
                     make_room(disk)
                     bench.until_stored()
                 bench.all_is_there()
-                live.failure = None  # the first traffic ended with the daemon
-                return f"{stored} stored until {reason.strip()} with {left:,} bytes free, {bench.told(again)}"
+                return f"{reason.strip()} with {left:,} bytes free, {bench.told(live)}"
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def until_full(bench):
+    for _ in range(20_000):
+        if not bench.durable():
+            return bench.hub.until_unhealthy(10)
+    raise AssertionError("20,000 messages, and the disk is not full")
 
 
 @story("a file system of 4 MiB fills, is grown, and all goes on")
