@@ -17,7 +17,7 @@ use rustix::fs::{FlockOperation, flock};
 use smol::stream::StreamExt;
 use smol::{LocalExecutor, Timer};
 
-use crate::config::{Config, ConfigError, places};
+use crate::config::{Config, ConfigError, StoreKind, places};
 use crate::edge::caller;
 use crate::edge::doors::Doors;
 use crate::edge::driver::{Driver, Shared};
@@ -28,6 +28,7 @@ use crate::edge::origin::Gate;
 use crate::edge::outbox::Bounds;
 use crate::edge::peers::Peers;
 use crate::edge::secret::{Absent, Secrets};
+use crate::edge::store::{self, Store};
 use crate::edge::token::Verifier;
 use crate::edge::{clock, serve};
 use crate::hub::{Hub, Input};
@@ -106,6 +107,12 @@ impl Error {
 /// How long peers may take to read what they are owed when the daemon stops.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// How long the disk may take at the start; what it has comes later then.
+const LOADING: Duration = Duration::from_secs(30);
+
+/// How long it may take at the end. systemd kills after 90 s.
+const SAVING: Duration = Duration::from_secs(30);
+
 /// Runs until a signal ends it.
 ///
 /// # Errors
@@ -122,7 +129,9 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let bounds = Bounds { messages: config.limits.queue_messages, bytes: config.limits.queue_bytes };
     let hub = Hub::new(settings, clock::random());
     let epoll = Epoll::new().map_err(Error::Wait)?;
-    let driver = Rc::new(RefCell::new(Driver::new(hub, verifier.clone(), bounds, message_bytes, epoll)));
+    let mut driver = Driver::new(hub, store(config), verifier.clone(), bounds, message_bytes, epoll);
+    driver.load(LOADING);
+    let driver = Rc::new(RefCell::new(driver));
     let site = Rc::new(Site {
         gate: Gate::new(&config.listen, &hostname()),
         verifier,
@@ -144,8 +153,27 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let executor = Rc::new(LocalExecutor::new());
     // As a task of its own it is polled when a signal comes, not at every turn.
     let stopping = executor.spawn(stop_at_a_signal(signals, driver.clone(), doors.clone()));
-    serve::run(&driver, &doors, &executor, stopping);
+    let cause = serve::run(&driver, &doors, &executor, stopping);
+    driver.borrow_mut().save(SAVING);
+    log::info!("stopped by {cause}");
     Ok(())
+}
+
+/// Where messages are kept.
+fn store(config: &Config) -> Store {
+    if config.state.store == StoreKind::Memory {
+        return Store::in_memory();
+    }
+    let options = store::Options {
+        // The file may have been replaced by a newer one; this one is what runs.
+        program: "/proc/self/exe".into(),
+        directory: config.state.directory.join("store"),
+        write_delay: config.store.write_delay,
+        bytes: config.limits.hub.kept_bytes as u64,
+        flash_budget: config.store.flash_budget,
+        memory: config.limits.hub.memory / 4,
+    };
+    Store::on_disk(options, clock::now())
 }
 
 /// How many may speak HTTP at once: no more than fit into a quarter of the ceiling
@@ -171,7 +199,7 @@ fn open(config: &Config, doors: &mut Doors, epoll: &Epoll) -> Result<(), Error> 
     Ok(())
 }
 
-async fn stop_at_a_signal(mut signals: Signals, driver: Shared, doors: Rc<RefCell<Doors>>) {
+async fn stop_at_a_signal(mut signals: Signals, driver: Shared, doors: Rc<RefCell<Doors>>) -> &'static str {
     let signal = signals.next().await;
     doors.borrow_mut().close();
     driver.borrow_mut().told(Input::Stopping { close: Close::ShuttingDown });
@@ -181,8 +209,7 @@ async fn stop_at_a_signal(mut signals: Signals, driver: Shared, doors: Rc<RefCel
         const LOOK_AGAIN: Duration = Duration::from_millis(10);
         Timer::after(LOOK_AGAIN).await;
     }
-    let cause = if matches!(signal, Some(Ok(Signal::Int))) { "SIGINT" } else { "SIGTERM" };
-    log::info!("stopped by {cause}");
+    if matches!(signal, Some(Ok(Signal::Int))) { "SIGINT" } else { "SIGTERM" }
 }
 
 fn endpoints(config: &Config, addresses: &[SocketAddr]) -> String {

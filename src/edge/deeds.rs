@@ -9,8 +9,8 @@ use super::driver::{BLOCK, Driver, HttpAnswer, LINGER};
 use super::link::Side;
 use super::outbox::{Mark, Piece};
 use super::packet::Packet;
-use super::store::Store;
-use crate::hub::{Asker, Effect, Input, LogKey, Recipients};
+use super::store::Fetch;
+use crate::hub::{Asker, Effect, LogKey, Recipients};
 use crate::protocol::frame::Outcome;
 use crate::protocol::{
     Close, ConnectionId, Delivery, Frame, Message, OperationId, Refusal, RequestId, Return, worker,
@@ -55,12 +55,14 @@ impl Driver {
             Effect::Unlatch { operation } => drop(self.latches.remove(&operation)),
             Effect::Ping { conn } => self.links.push(conn.slot, Piece::frame(&self.ping)),
             Effect::Close { conn, close, after_ms } => self.close(conn, close, after_ms),
-            Effect::Keep { log, message, .. } => self.store.keep(&log, message),
-            Effect::Fetch { fetch, log, after, count, bytes } => {
-                let messages = self.store.fetch(&log, after, count, bytes);
-                self.links.facts.push_back(Input::Fetched { fetch, log, messages });
+            Effect::Keep { log, message, keeping } => {
+                self.store.keep(self.now.moment, &log, message, keeping);
             }
-            Effect::Forget { log, from, to } => self.store.forget(&log, from, to),
+            Effect::Fetch { fetch, log, after, count, bytes } => {
+                let fetch = Fetch { purpose: fetch, log, after, count, bytes };
+                self.links.facts.extend(self.store.fetch(fetch));
+            }
+            Effect::Forget { log, from, to } => self.store.forget(self.now.moment, &log, from, to),
             Effect::Report(anomaly) => self.reports.anomaly(self.now.moment, &anomaly),
         }
     }

@@ -17,7 +17,7 @@ use super::links::Links;
 use super::outbox::{Bounds, Piece};
 use super::packet::Packet;
 use super::report::Reports;
-use super::store::Memory;
+use super::store::{Around, Store};
 use super::token::Verifier;
 use super::wire::{Moved, Wire};
 use super::ws::{Decoder, Heard};
@@ -63,7 +63,7 @@ pub struct Driver {
     pub(super) hub: Hub,
     effects: Effects,
     pub links: Links,
-    pub(super) store: Memory,
+    pub(super) store: Store,
     pub(super) verifier: Rc<Verifier>,
     /// One per running operation, held by this end; the other end is the
     /// worker's writer. Full: somebody asked already. Closed: it is over.
@@ -85,12 +85,19 @@ pub struct Driver {
 
 impl Driver {
     /// A driver around a hub.
-    pub fn new(hub: Hub, verifier: Rc<Verifier>, bounds: Bounds, message_bytes: usize, epoll: Epoll) -> Self {
+    pub fn new(
+        hub: Hub,
+        store: Store,
+        verifier: Rc<Verifier>,
+        bounds: Bounds,
+        message_bytes: usize,
+        epoll: Epoll,
+    ) -> Self {
         let mut driver = Self {
             hub,
             effects: Effects::default(),
             links: Links::new(bounds, epoll),
-            store: Memory::default(),
+            store,
             verifier,
             latches: HashMap::new(),
             tickets: HashMap::new(),
@@ -356,6 +363,8 @@ impl Driver {
         if self.hub.deadline().is_some_and(|due| due <= self.now.moment) {
             self.tell(Input::Due);
         }
+        self.with_store(Store::tick);
+        self.pump();
         self.links.end_turn();
         self.pump();
         self.weigh();
@@ -364,8 +373,54 @@ impl Driver {
             return Some(Duration::ZERO);
         }
         let cut_off = self.lingering.front().map(|(moment, _)| *moment);
-        let due = [self.hub.deadline(), cut_off].into_iter().flatten().min();
+        let store = self.store.deadline(self.now.moment);
+        let due = [self.hub.deadline(), cut_off, store].into_iter().flatten().min();
         due.map(|due| due.since(self.now.moment))
+    }
+
+    /// The process that owns the disk has something to say.
+    pub fn store_ready(&mut self) {
+        self.with_store(Store::ready);
+        self.pump();
+    }
+
+    fn with_store(&mut self, act: impl FnOnce(&mut Store, &mut Around<'_>)) {
+        let Links { epoll, facts, .. } = &mut self.links;
+        let mut around = Around { now: self.now, hub: &self.hub, epoll: Some(epoll), facts };
+        act(&mut self.store, &mut around);
+    }
+
+    /// Reads what is on the disk, before anybody is let in. After `patience` it is
+    /// read while the daemon runs.
+    pub fn load(&mut self, patience: Duration) {
+        self.wait_for_store(patience, Store::is_open);
+    }
+
+    /// Writes what is to outlive the daemon; whether all of it was written.
+    pub fn save(&mut self, patience: Duration) -> bool {
+        self.store.finish();
+        self.wait_for_store(patience, Store::is_finished);
+        self.store.is_finished() && self.store.trouble().is_none()
+    }
+
+    /// Why the disk cannot be used, if that is so.
+    pub fn trouble(&self) -> Option<&str> {
+        self.store.trouble()
+    }
+
+    fn wait_for_store(&mut self, patience: Duration, is_done: impl Fn(&Store) -> bool) {
+        /// Its deadlines are looked at so often.
+        const LOOK_AGAIN: Duration = Duration::from_millis(100);
+        self.look_at_the_clock();
+        let deadline = self.now.moment + patience;
+        self.with_store(Store::tick);
+        while !is_done(&self.store) && self.now.moment < deadline {
+            self.store.wait(LOOK_AGAIN);
+            self.look_at_the_clock();
+            self.with_store(Store::ready);
+            self.with_store(Store::tick);
+        }
+        self.pump();
     }
 
     /// The time of this turn.

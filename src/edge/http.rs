@@ -91,10 +91,22 @@ pub(super) async fn answer(
         }
         ("/api/v1/ws/stats", Method::GET | Method::HEAD) => stats(driver, site, caller, &request).await,
         ("/metrics", Method::GET | Method::HEAD) => metrics(driver, site, caller, &request).await,
-        ("/healthz", Method::GET | Method::HEAD) => json(StatusCode::OK, r#"{"status":"ok"}"#.into()),
+        ("/healthz", Method::GET | Method::HEAD) => health(driver),
         ("/broadcast" | "/api/v1/broadcast" | "/interrupt" | "/api/v1/interrupt", _) => only("POST"),
         ("/api/v1/ws/stats" | "/metrics" | "/healthz", _) => only("GET, HEAD"),
         _ => refuse(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path"),
+    }
+}
+
+/// Whether all that is promised can be kept. Who asks for less can go on: live
+/// messages do not wait for a disk.
+fn health(driver: &Shared) -> Reply {
+    match driver.borrow().trouble() {
+        None => json(StatusCode::OK, r#"{"status":"ok"}"#.into()),
+        Some(why) => {
+            let body = serde_json::json!({ "status": "degraded", "reason": why }).to_string();
+            json(StatusCode::SERVICE_UNAVAILABLE, body.into())
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use smol::LocalExecutor;
 
 use super::doors::{self, Doors};
 use super::driver::Shared;
+use super::store;
 
 /// Runs until `main` is done; its tasks and those of `executor` run in between.
 pub fn run<T>(
@@ -39,7 +40,9 @@ pub fn run<T>(
         working.wait(wait, &mut ready);
         drop(working);
         for one in ready.drain(..) {
-            if doors::is_meant(one) {
+            if store::is_meant(one) {
+                driver.borrow_mut().store_ready();
+            } else if doors::is_meant(one) {
                 doors.borrow_mut().ready(one, driver, executor);
             } else {
                 driver.borrow_mut().ready(one);

@@ -11,7 +11,7 @@ use super::channels::{Hearing, Topic};
 use super::connections::Connection;
 use super::event::{Effect, Effects, LogKey, Now};
 use super::keeping::expiry;
-use super::logs::Kept;
+use super::logs::{Backlog, Kept};
 use super::publish::Publisher;
 use super::settings::Keep;
 use crate::protocol::frame::GapCause;
@@ -182,7 +182,7 @@ impl Hub {
         let behind = kept && (policy.keep.keeps_all() || !rest.heard);
         for slot in self.full_ones(rest, from) {
             if behind {
-                self.read_from(rest.place, slot, seq - 1, Vec::new());
+                self.read_from(rest.place, slot, Backlog::after(seq - 1));
             } else {
                 self.miss(rest.place, slot, seq);
             }

@@ -7,7 +7,7 @@
 use super::Hub;
 use super::channels::{Hearing, Subscriber, Topic};
 use super::event::{Effects, LogKey, Now};
-use super::logs::Hole;
+use super::logs::{Backlog, Hole};
 use crate::protocol::frame::InboxState;
 use crate::protocol::name::spelled;
 use crate::protocol::{ConnectionId, InboxMode, Position, UserId};
@@ -80,7 +80,7 @@ impl Hub {
             Some(log) => log.holes(after, last, cause),
             None => vec![Hole { from: after + 1, to: last, lost: last - after, cause }],
         };
-        self.restart(now, place, conn, after, holes, out);
+        self.restart(now, place, conn, Backlog { holes, ..Backlog::after(after) }, out);
     }
 
     /// A client says up to where its user has the inbox. Of other numbers, or

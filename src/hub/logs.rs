@@ -51,6 +51,9 @@ pub(super) struct Reader {
     pub(super) left: bool,
     /// What was lost in front of it, and is told in its place.
     pub(super) holes: Vec<Hole>,
+    /// What is kept for other readers alone, ascending.
+    #[serde(default)]
+    pub(super) others: Vec<u64>,
     /// What is told behind the messages up to a position.
     pub(super) words: Vec<(u64, Word)>,
 }
@@ -73,9 +76,28 @@ pub(super) struct Hole {
     pub(super) cause: GapCause,
 }
 
+/// What lies before a reader that begins.
+#[derive(Default)]
+pub(super) struct Backlog {
+    /// The last position that counts as heard.
+    pub(super) after: u64,
+    /// What is missing behind that, and told in its place.
+    pub(super) holes: Vec<Hole>,
+    /// What is kept there for others alone, ascending.
+    pub(super) others: Vec<u64>,
+}
+
+impl Backlog {
+    /// All that is kept after a position.
+    pub(super) fn after(after: u64) -> Self {
+        Self { after, ..Self::default() }
+    }
+}
+
 impl Reader {
-    /// One that has everything up to `after`.
-    pub(super) fn new(slot: u32, tag: u64, after: u64, holes: Vec<Hole>) -> Self {
+    /// One that has everything up to where its backlog begins.
+    pub(super) fn new(slot: u32, tag: u64, backlog: Backlog) -> Self {
+        let Backlog { after, holes, others } = backlog;
         Self {
             slot,
             tag,
@@ -86,13 +108,21 @@ impl Reader {
             asked: None,
             left: false,
             holes,
+            others,
             words: Vec::new(),
         }
     }
 
     /// Whether `seq` is still to reach it.
     fn wants(&self, seq: u64) -> bool {
-        self.written < seq && (!self.left || (self.in_flight > 0 && seq <= self.sent))
+        self.written < seq
+            && (!self.left || (self.in_flight > 0 && seq <= self.sent))
+            && !self.passes_over(seq)
+    }
+
+    /// Whether `seq` is for others alone.
+    pub(super) fn passes_over(&self, seq: u64) -> bool {
+        self.others.binary_search(&seq).is_ok()
     }
 
     fn is_over(&self) -> bool {
@@ -236,10 +266,15 @@ impl Log {
         self.kept.len() - self.place_after(after)
     }
 
-    /// The first message that nobody heard and no reader is on its way to.
-    pub(super) fn first_unclaimed(&self) -> Option<u64> {
+    /// What a newcomer hears: what nobody heard, from the first such message that
+    /// no reader is on its way to. What somebody heard is kept for those who were
+    /// here when it was said, and for nobody else.
+    pub(super) fn unclaimed(&self) -> Option<Backlog> {
         let claimed = |kept: &Kept| self.readers.iter().any(|reader| reader.wants(kept.seq));
-        self.kept.iter().find(|kept| !kept.heard && !claimed(kept)).map(|kept| kept.seq)
+        let at = self.kept.iter().position(|kept| !kept.heard && !claimed(kept))?;
+        let after = self.kept.get(at)?.seq - 1;
+        let heard = self.kept.range(at..).filter(|kept| kept.heard);
+        Some(Backlog { others: heard.map(|kept| kept.seq).collect(), ..Backlog::after(after) })
     }
 
     /// The reader that a connection is now.
@@ -268,7 +303,9 @@ impl Log {
     /// Notes in front of every reader that has not passed it that a message,
     /// which is here no longer, is lost. Holes with nothing between them are one.
     pub(super) fn lose(&mut self, seq: u64, cause: GapCause) {
-        for reader in self.readers.iter_mut().filter(|reader| !reader.left && reader.sent < seq) {
+        let is_in_front =
+            |reader: &&mut Reader| !reader.left && reader.sent < seq && !reader.passes_over(seq);
+        for reader in self.readers.iter_mut().filter(is_in_front) {
             let at = reader.holes.partition_point(|hole| hole.to < seq);
             match reader.holes.get_mut(at) {
                 Some(hole) if hole.from <= seq => hole.lost += 1,

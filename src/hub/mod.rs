@@ -152,6 +152,13 @@ impl Hub {
         first.into_iter().flatten().min()
     }
 
+    /// Where a log stands that the hub knows: of an inbox what its user has, and the
+    /// last position that was given out.
+    pub fn standing(&self, key: &LogKey) -> Option<(u64, u64)> {
+        let topic = self.channels.at(self.channels.find(key)?)?;
+        Some((topic.cursor, topic.seq))
+    }
+
     fn due(&mut self, now: Now, out: &mut Effects) {
         while let Some(task) = self.deadlines.pop(now.moment) {
             match task {

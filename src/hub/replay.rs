@@ -10,7 +10,7 @@ use super::channels::Hearing;
 use super::connections::Missed;
 use super::event::{Asker, Effect, Effects, LogKey, Now, Purpose};
 use super::keeping::forget;
-use super::logs::{Hole, Log, Reader, Word};
+use super::logs::{Backlog, Hole, Log, Reader, Word};
 use crate::protocol::frame::GapCause;
 use crate::protocol::{ConnectionId, Delivery, Frame, Message};
 
@@ -20,15 +20,14 @@ pub(super) const PAGE_MESSAGES: usize = 64;
 const PAGE_BYTES: usize = 64 << 10;
 
 impl Hub {
-    /// Makes a subscriber read what is kept after a position, with what it is to
-    /// be told is missing there.
-    pub(super) fn read_from(&mut self, place: u32, slot: u32, after: u64, holes: Vec<Hole>) {
+    /// Makes a subscriber read what is kept for it.
+    pub(super) fn read_from(&mut self, place: u32, slot: u32, backlog: Backlog) {
         let Some(tag) = self.connections.at(slot).map(|connection| connection.tag) else { return };
         let Some(topic) = self.channels.at_mut(place) else { return };
         if let Some(subscriber) = topic.subscriber_mut(slot) {
             subscriber.hearing = Hearing::Reading;
         }
-        topic.log.get_or_insert_default().readers.push(Reader::new(slot, tag, after, holes));
+        topic.log.get_or_insert_default().readers.push(Reader::new(slot, tag, backlog));
     }
 
     /// Goes on with everybody who reads a log.
@@ -262,7 +261,7 @@ fn replay(
             out.tell(conn, word.frame());
         }
         reader.sent = seq;
-        if kept[at].by == reader.tag && !kept[at].echo {
+        if (kept[at].by == reader.tag && !kept[at].echo) || reader.passes_over(seq) {
             continue;
         }
         reader.in_flight += 1;

@@ -6,7 +6,7 @@
 use super::channels::{Hearing, Subscriber};
 use super::connections::{Connection, Kind};
 use super::event::{Asker, Effect, Effects, LogKey, Now};
-use super::logs::{Hole, Log, Word};
+use super::logs::{Backlog, Hole, Log, Word};
 use super::operations::Told;
 use super::publish::forbidden;
 use super::replay::gap;
@@ -18,8 +18,8 @@ use crate::protocol::{Channel, Code, ConnectionId, Frame, OperationId, Position,
 
 /// Where a subscription begins.
 pub(super) struct Start {
-    /// The last position that counts as heard; none for live.
-    pub(super) after: Option<u64>,
+    /// What it hears first; none for live.
+    pub(super) backlog: Option<Backlog>,
     /// Whether nothing since the given position is missing, if one was given.
     recovered: Option<bool>,
     /// What is missing.
@@ -100,11 +100,11 @@ impl Hub {
         let place = self.topic(key);
         self.forget_end_of(conn, &wish.channel);
         self.expire_due(now, place, out);
-        let start = self.start(place, known.is_some(), wish.since);
+        let mut start = self.start(place, known.is_some(), wish.since);
         self.join(place, conn, wish.presence, out);
         self.confirm(ask, conn, place, &wish.channel, wish.presence, &start, out);
-        match start.after {
-            Some(after) => self.restart(now, place, conn, after, Vec::new(), out),
+        match start.backlog.take() {
+            Some(backlog) => self.restart(now, place, conn, backlog, out),
             None => self.break_off(place, conn, out),
         }
         self.settle(now, place);
@@ -145,22 +145,24 @@ impl Hub {
 
     /// Where a subscription begins.
     pub(super) fn start(&self, place: u32, known: bool, since: Option<Position>) -> Start {
-        let live = Start { after: None, recovered: None, lost: None };
+        let live = Start { backlog: None, recovered: None, lost: None };
         let Some(topic) = self.channels.at(place) else { return live };
         let policy = self.policy_of(&topic.key);
         let log = topic.log.as_deref();
         let Some(since) = since else {
             // A repeated subscription goes on where it is: what nobody else has
             // heard may be what this one said and heard itself.
-            let backlog = !known && policy.keep != Keep::History;
-            let unclaimed = log.filter(|_| backlog).and_then(Log::first_unclaimed);
-            let after = unclaimed.map(|seq| seq - 1);
-            return Start { after, ..live };
+            let is_owed = !known && policy.keep != Keep::History;
+            return Start { backlog: log.filter(|_| is_owed).and_then(Log::unclaimed), ..live };
         };
         let all = since.epoch.is_empty() && since.seq == 0;
         let ours = since.epoch == spelled(topic.epoch) && since.seq <= topic.seq;
         if !all && !ours {
-            return Start { after: Some(0), recovered: Some(false), lost: Some(Lost::Epoch) };
+            return Start {
+                backlog: Some(Backlog::after(0)),
+                recovered: Some(false),
+                lost: Some(Lost::Epoch),
+            };
         }
         let missing = match log {
             Some(log) => log.missing(since.seq, topic.seq),
@@ -169,7 +171,7 @@ impl Hub {
         };
         let cause = topic.last_loss;
         let lost = missing.map(|(from, to, lost)| Lost::Hole(Hole { from, to, lost, cause }));
-        Start { after: Some(since.seq), recovered: Some(lost.is_none()), lost }
+        Start { backlog: Some(Backlog::after(since.seq)), recovered: Some(lost.is_none()), lost }
     }
 
     /// Makes a connection a subscriber, if it is none.
@@ -230,15 +232,14 @@ impl Hub {
         }
     }
 
-    /// Reads anew after a position: what was being read is given up, what is on
-    /// its way arrives before.
+    /// Reads anew: what was being read is given up, what is on its way arrives
+    /// before.
     pub(super) fn restart(
         &mut self,
         now: Now,
         place: u32,
         conn: ConnectionId,
-        after: u64,
-        holes: Vec<Hole>,
+        backlog: Backlog,
         out: &mut Effects,
     ) {
         // What waits for the backlog waits for it as it is read now.
@@ -246,7 +247,7 @@ impl Hub {
         let words = reader.map(|reader| std::mem::take(&mut reader.words)).unwrap_or_default();
         self.give_up_reading(place, conn, out);
         self.forget_missed(place, conn);
-        self.read_from(place, conn.slot, after, holes);
+        self.read_from(place, conn.slot, backlog);
         let reader = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()?.reader_mut(conn.slot));
         if let Some(reader) = reader {
             reader.words = words;

@@ -329,3 +329,22 @@ fn only_what_is_lost_is_told_as_lost() {
     let told: Vec<Value> = bench.frames(push);
     assert!(told.iter().all(|frame| frame["data"]["seq"] == 1), "2 still waits: {told:?}");
 }
+
+#[test]
+fn a_newcomer_hears_what_was_left_and_not_what_others_heard_behind_it() {
+    let mut bench = Bench::new();
+    let (first, ann, second) = (bench.worker(), bench.client("ann"), bench.worker());
+    bench.subscribe(first, "room");
+    bench.slow_store = true;
+    bench.publish(first, "room", 1);
+    let answer = bench.ask(second, json!({"action": "subscribe", "channel": "room", "id": 1}));
+    bench.publish(ann, "room", 2);
+    let since = json!({"epoch": answer[0]["epoch"], "seq": 1});
+    bench.say(second, json!({"action": "subscribe", "channel": "room", "since": since}));
+    let cho = bench.client("cho");
+    bench.subscribe(cho, "room");
+    bench.publish(ann, "room", 3);
+    bench.store_answers();
+    assert_eq!(bench.story(second), ["say 2 replayed", "say 3 replayed"]);
+    assert_eq!(bench.story(cho), ["say 1 replayed", "say 3 replayed"], "the first worker heard 2");
+}

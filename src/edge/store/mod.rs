@@ -1,27 +1,231 @@
 //! Where messages are kept until somebody has them.
 //!
-//! Knows the promise of a store. Does not know policies: which messages are
-//! kept, for how long and when they are forgotten is the hub's decision.
+//! Knows the promise of a store: what is in memory, what is on the disk, and that
+//! both are read as one. Does not know policies: which messages are kept, for how
+//! long and when they are forgotten is the hub's decision.
 
-mod memory;
+pub mod budget;
+mod commit;
+mod disk;
+mod elapsed;
+mod index;
+mod loading;
+mod moving;
+mod process;
+pub mod remains;
+mod spelling;
+mod tail;
 pub mod words;
 
-pub use memory::Memory;
+pub use disk::{Around, Options};
+pub use elapsed::{Clocks, Elapsed, Stamp};
+pub use process::is_meant;
 
+use std::fmt;
 use std::rc::Rc;
+use std::time::Duration;
 
-use crate::hub::LogKey;
-use crate::protocol::Message;
+use crate::edge::clock;
+use crate::hub::settings::Disk as When;
+use crate::hub::{Input, Keeping, LogKey, Now, Purpose, StoreFact};
+use crate::protocol::{Message, Moment};
+use disk::{Disk, Reading};
+use tail::Tail;
 
 /// Keeps messages by log and seq. Calls on one log take effect in order.
-pub trait Store {
-    /// Keeps a message under its own `seq`.
-    fn keep(&mut self, log: &LogKey, message: Rc<Message>);
+pub struct Store {
+    tail: Tail,
+    disk: Option<Box<Disk>>,
+}
 
-    /// What lies after `after`, oldest first: up to `count` messages or `bytes`,
-    /// but at least one where there is one.
-    fn fetch(&self, log: &LogKey, after: u64, count: usize, bytes: usize) -> Vec<Rc<Message>>;
+/// What is asked of a log.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Fetch {
+    pub purpose: Purpose,
+    pub log: LogKey,
+    /// What lies after this, oldest first: up to `count` messages or `bytes`, but
+    /// at least one where there is one.
+    pub after: u64,
+    pub count: usize,
+    pub bytes: usize,
+}
+
+impl Fetch {
+    fn found(self, messages: Vec<Rc<Message>>) -> Input {
+        Input::Fetched { fetch: self.purpose, log: self.log, messages }
+    }
+
+    fn unread(self) -> Input {
+        Input::Store(StoreFact::Unread { fetch: self.purpose, log: self.log })
+    }
+}
+
+/// What is in memory of what was asked for, up to the first that is on the disk.
+fn page_of(tail: &Tail, fetch: &Fetch, disk: Option<u64>) -> Vec<Rc<Message>> {
+    let mut room = fetch.bytes;
+    let mut page = Vec::new();
+    for (seq, message) in tail.read(&fetch.log, fetch.after).take(fetch.count) {
+        let size = message.size();
+        if disk.is_some_and(|disk| disk < seq) || (size > room && !page.is_empty()) {
+            break;
+        }
+        room = room.saturating_sub(size);
+        page.push(message.clone());
+    }
+    page
+}
+
+impl Store {
+    /// One that forgets all when the process ends.
+    pub fn in_memory() -> Self {
+        Self { tail: Tail::default(), disk: None }
+    }
+
+    /// One that writes to a disk.
+    pub fn on_disk(options: Options, now: Now) -> Self {
+        Self { tail: Tail::default(), disk: Some(Box::new(Disk::new(options, now))) }
+    }
+
+    /// Keeps a message under its own `seq`. One that is kept already may be asked
+    /// for once more, to be written at once.
+    pub fn keep(&mut self, now: Moment, log: &LogKey, message: Rc<Message>, keeping: Box<Keeping>) {
+        let Some(seq) = message.seq else { return };
+        let when = keeping.disk;
+        self.tail.insert(log, message, keeping);
+        if let Some(disk) = &mut self.disk {
+            disk.owes(now, log, seq, when);
+        }
+    }
+
+    /// Writes a kept message at once; whether it was on the disk before.
+    pub fn hurry(&mut self, log: &LogKey, seq: u64) -> bool {
+        let Some(disk) = &mut self.disk else { return false };
+        if let Some(entry) = self.tail.get_mut(log, seq) {
+            entry.keeping.disk = When::Now;
+            if !entry.is_leaving {
+                disk.urgent.push_back((log.clone(), seq));
+            }
+            return false;
+        }
+        disk.index.contains(log, seq)
+    }
+
+    /// Answers at once, or as a fact that comes later.
+    pub fn fetch(&mut self, fetch: Fetch) -> Option<Input> {
+        let on_disk = self.disk.as_ref().and_then(|disk| disk.index.next(&fetch.log, fetch.after));
+        let in_memory = self.tail.next(&fetch.log, fetch.after);
+        if let Some(placed) = on_disk.filter(|placed| in_memory.is_none_or(|seq| placed.seq < seq))
+            && let Some(disk) = &mut self.disk
+        {
+            debug_assert!(placed.seq > fetch.after);
+            // What cannot be read is not waited for: others have more to say.
+            if disk.trouble.as_ref().is_some_and(|trouble| trouble.is_deaf) {
+                return Some(fetch.unread());
+            }
+            disk.reads.push_back(fetch);
+            return None;
+        }
+        let page = page_of(&self.tail, &fetch, on_disk.map(|placed| placed.seq));
+        Some(fetch.found(page))
+    }
 
     /// Drops messages, both ends included.
-    fn forget(&mut self, log: &LogKey, from: u64, to: u64);
+    pub fn forget(&mut self, now: Moment, log: &LogKey, from: u64, to: u64) {
+        self.tail.forget(log, from, to);
+        if let Some(disk) = &mut self.disk {
+            disk.forget(now, log, from, to);
+        }
+    }
+
+    /// When it wants its turn again.
+    pub fn deadline(&self, now: Moment) -> Option<Moment> {
+        self.disk.as_ref()?.deadline(now, &self.tail)
+    }
+
+    /// Does what is due.
+    pub fn tick(&mut self, around: &mut Around<'_>) {
+        if let Some(disk) = &mut self.disk {
+            disk.tick(&mut self.tail, around);
+        }
+    }
+
+    /// The process that owns the disk has something to say.
+    pub fn ready(&mut self, around: &mut Around<'_>) {
+        if let Some(disk) = &mut self.disk {
+            disk.ready(&mut self.tail, around);
+        }
+    }
+
+    /// Why nothing can be written, if that is so.
+    pub fn trouble(&self) -> Option<&str> {
+        Some(&self.disk.as_ref()?.trouble.as_ref()?.why)
+    }
+
+    /// Whether all that was on the disk is known, or is not to be had.
+    pub fn is_open(&self) -> bool {
+        self.disk.as_ref().is_none_or(|disk| disk.loading.is_none() || disk.trouble.is_some())
+    }
+
+    /// Waits until the process that owns the disk has something to say: for the
+    /// start and the end, when nothing else is waited for.
+    pub fn wait(&self, time: Duration) {
+        if let Some(disk) = &self.disk {
+            disk.wait(time);
+        }
+    }
+
+    /// From now on everything is written that is to outlive the daemon.
+    pub fn finish(&mut self) {
+        if let Some(disk) = &mut self.disk {
+            disk.is_finishing = true;
+        }
+    }
+
+    /// Whether that is done, or cannot be done.
+    pub fn is_finished(&self) -> bool {
+        self.disk.as_ref().is_none_or(|disk| disk.is_finished())
+    }
+
+    /// The hub clock, once it is known.
+    pub fn elapsed(&self) -> Option<&Elapsed> {
+        self.disk.as_ref()?.elapsed.as_ref()
+    }
+
+    /// Goes on from what a clean stop has left.
+    pub fn goes_on(&mut self, stamp: &Stamp) {
+        if let Some(disk) = &mut self.disk {
+            let clocks = disk.clocks.clone();
+            disk.elapsed = Some(Elapsed::new(clock::now(), clocks, Some(stamp)));
+        }
+    }
+}
+
+impl Disk {
+    /// What is to be read for a request: none if it was forgotten meanwhile, or what
+    /// comes first is in memory.
+    fn reading(&self, fetch: &Fetch, tail: &Tail) -> Option<Reading> {
+        let end = tail.next(&fetch.log, fetch.after).unwrap_or(u64::MAX);
+        let run = self.index.run(&fetch.log, fetch.after, end, fetch.count, fetch.bytes);
+        let (from, to) = (run.first()?.seq, run.last()?.seq);
+        Some(Reading { from, to, messages: Vec::new() })
+    }
+
+    /// A page has come.
+    fn has_read(&mut self, tail: &mut Tail, around: &mut Around<'_>) {
+        let Some((disk::Task::Read(fetch, reading), _)) = self.task.take() else { return };
+        if reading.messages.is_empty() {
+            // All of it is damaged: what follows is the answer.
+            self.forget(around.now.moment, &fetch.log, reading.from, reading.to);
+            self.reads.push_front(fetch);
+            let _ = tail;
+            return;
+        }
+        around.facts.push_back(fetch.found(reading.messages));
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("tail", &self.tail.bytes()).finish_non_exhaustive()
+    }
 }

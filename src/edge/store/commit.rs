@@ -1,0 +1,235 @@
+//! One commit: what is in it, and what follows when it is on the disk.
+//!
+//! Knows which messages, marks and runs go together. Does not know when a commit
+//! is due.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::budget::Budget;
+use super::disk::{Around, Disk};
+use super::elapsed::Elapsed;
+use super::index::{Placed, Stale};
+use super::loading::StoreMark;
+use super::process::Process;
+use super::spelling::{self, LogMark};
+use super::tail::Tail;
+use super::words::{Gone, Mark, Order, Put, Room};
+use crate::hub::settings::Disk as When;
+use crate::hub::{Input, LogKey, StoreFact};
+use crate::protocol::Moment;
+
+/// How much goes into one commit: what a slow card writes in a fraction of a
+/// second.
+const MOST_BYTES: usize = 512 << 10;
+const MOST_MESSAGES: usize = 1000;
+
+/// A message of an old generation that is written again.
+pub(super) struct Moved {
+    pub(super) log: LogKey,
+    pub(super) placed: Placed,
+    pub(super) head: Box<RawValue>,
+    pub(super) body: Box<RawValue>,
+}
+
+/// What is written with one commit.
+pub(super) struct Batch {
+    generation: u32,
+    /// From memory, with the life of their logs.
+    puts: Vec<(LogKey, u64, u64)>,
+    moved: Vec<Moved>,
+    marks: BTreeMap<LogKey, LogMark>,
+    stale: Stale,
+}
+
+impl Disk {
+    /// What is to be written now; none if there is nothing.
+    pub(super) fn batch(&mut self, tail: &mut Tail, around: &mut Around<'_>) -> Option<Batch> {
+        let now = around.now.moment;
+        let chosen = self.choose(now, tail);
+        let moving = self.moving.as_mut().filter(|moving| moving.order().is_none());
+        let mut moved = moving.map(|moving| std::mem::take(&mut moving.moved)).unwrap_or_default();
+        if !moved.is_empty() {
+            self.moving = None;
+        }
+        // What was forgotten meanwhile need not move.
+        moved.retain(|moved| self.index.contains(&moved.log, moved.placed.seq));
+        let stale = self.index.take_stale();
+        let is_empty =
+            chosen.is_empty() && moved.is_empty() && stale.logs.is_empty() && stale.gone.is_empty();
+        if is_empty && self.trouble.is_none() {
+            self.is_finishing = false;
+            self.is_tidy();
+            return None;
+        }
+        if self.room.newest > self.generation_bytes() {
+            self.newest += 1;
+            self.room.newest = 0;
+        }
+        let mut marks: BTreeMap<LogKey, Option<u64>> = BTreeMap::new();
+        for (log, seq) in &chosen {
+            let first = marks.entry(log.clone()).or_default();
+            *first = Some(first.map_or(*seq, |first| first.min(*seq)));
+        }
+        let others = moved.iter().map(|moved| &moved.log).chain(&stale.logs);
+        for log in others.chain(stale.gone.iter().map(|(log, ..)| log)) {
+            marks.entry(log.clone()).or_default();
+        }
+        let standing = |log: &LogKey| around.hub.standing(log);
+        let marks: BTreeMap<LogKey, LogMark> = marks
+            .into_iter()
+            .filter_map(|(log, written)| {
+                let mark = self.index.mark(&log, standing(&log), written)?;
+                Some((log, mark))
+            })
+            .collect();
+        let life = |log: &LogKey| marks.get(log).map_or(0, |mark| mark.life);
+        let puts = chosen.into_iter().map(|(log, seq)| {
+            let life = life(&log);
+            (log, seq, life)
+        });
+        Some(Batch { generation: self.newest, puts: puts.collect(), moved, stale, marks })
+    }
+
+    /// Which messages are written now: those that somebody waits for, and those
+    /// that were owed for long enough.
+    fn choose(&mut self, now: Moment, tail: &mut Tail) -> Vec<(LogKey, u64)> {
+        let mut chosen = Vec::new();
+        let mut room = MOST_BYTES;
+        let mut take = |log: LogKey, seq: u64, tail: &mut Tail| {
+            // It was forgotten, or went before.
+            let Some(entry) = tail.get_mut(&log, seq).filter(|entry| !entry.is_leaving) else { return true };
+            entry.is_leaving = true;
+            room = room.saturating_sub(entry.keeping.size as usize);
+            chosen.push((log, seq));
+            room > 0 && chosen.len() < MOST_MESSAGES
+        };
+        let mut more = true;
+        while more && let Some((log, seq)) = self.urgent.pop_front() {
+            more = take(log, seq, tail);
+        }
+        let window = self.budget.window(now, self.options.write_delay);
+        let hurries = self.is_finishing || tail.bytes() > self.options.memory;
+        while more && let Some((kept, ..)) = self.behind.front() {
+            if *kept + window > now && !hurries {
+                break;
+            }
+            let Some((_, log, seq)) = self.behind.pop_front() else { break };
+            more = take(log, seq, tail);
+        }
+        if more && hurries && self.behind.is_empty() {
+            for (log, seq) in tail.all() {
+                if !take(log, seq, tail) {
+                    break;
+                }
+            }
+        }
+        chosen
+    }
+
+    /// A commit failed, or was not begun: what it took is owed again.
+    pub(super) fn take_back(&mut self, batch: Batch, tail: &mut Tail) {
+        for (log, seq, _) in batch.puts.into_iter().rev() {
+            let Some(entry) = tail.get_mut(&log, seq) else { continue };
+            entry.is_leaving = false;
+            match entry.keeping.disk {
+                When::Now => self.urgent.push_front((log, seq)),
+                _ if entry.is_forgotten => drop(tail.remove(&log, seq)),
+                When::Behind => self.behind.push_front((entry.keeping.since, log, seq)),
+                When::Stop | When::Never => {}
+            }
+        }
+        self.index.give_back(batch.stale);
+        self.moving = None;
+    }
+
+    /// A commit is on the disk.
+    pub(super) fn has_written(&mut self, room: Room, tail: &mut Tail, around: &mut Around<'_>) {
+        let Some((super::disk::Task::Commit(batch), _)) = self.task.take() else { return };
+        let now = around.now.moment;
+        let Batch { generation, puts, moved, stale, .. } = *batch;
+        self.has_room(now, room);
+        self.index.generations.entry(generation).or_default().bytes = room.newest;
+        for moved in moved {
+            // Forgotten since it was written, it is dead there as well.
+            let was_there = self.index.contains(&moved.log, moved.placed.seq);
+            self.index.place(&moved.log, Placed { generation, ..moved.placed });
+            if !was_there {
+                self.forget(now, &moved.log, moved.placed.seq, moved.placed.seq);
+            }
+        }
+        let mut stored = Vec::new();
+        for (log, seq, _) in puts {
+            let Some(entry) = tail.remove(&log, seq) else { continue };
+            self.index.place(&log, Placed { seq, generation, size: entry.keeping.size });
+            if entry.is_forgotten {
+                self.forget(now, &log, seq, seq);
+            }
+            stored.push((log, seq));
+        }
+        self.index.settle(&stale);
+        if !self.index.is_stale() {
+            self.is_tidy();
+        }
+        tell(stored, around);
+        if room.newest > self.generation_bytes() {
+            self.ends_after_this = true;
+        }
+        self.recover(around);
+    }
+}
+
+/// Tells the hub what is on the disk now, in runs.
+fn tell(mut stored: Vec<(LogKey, u64)>, around: &mut Around<'_>) {
+    stored.sort_unstable();
+    let mut stored = stored.into_iter().peekable();
+    while let Some((log, from)) = stored.next() {
+        let mut to = from;
+        while stored.next_if(|(next, seq)| *next == log && *seq == to + 1).is_some() {
+            to += 1;
+        }
+        around.facts.push_back(Input::Store(StoreFact::Stored { log, from, to }));
+    }
+}
+
+impl Batch {
+    /// Gives it to the process.
+    pub(super) fn give(
+        &self,
+        process: &mut Process,
+        tail: &Tail,
+        elapsed: &Elapsed,
+        budget: &Budget,
+        around: &mut Around<'_>,
+    ) -> io::Result<()> {
+        let names: BTreeMap<&LogKey, String> =
+            self.marks.keys().map(|log| (log, spelling::log(log))).collect();
+        let name = |log: &LogKey| names.get(log).map_or("", String::as_str);
+        let put = |(log, seq, life): &(LogKey, u64, u64)| {
+            let entry = tail.get(log, *seq)?;
+            spelling::put(name(log), *life, &entry.message, &entry.keeping, elapsed)
+        };
+        let moved = |moved: &'_ Moved| Put {
+            log: spelling::log(&moved.log).into(),
+            seq: moved.placed.seq,
+            head: std::borrow::Cow::Owned(moved.head.clone()),
+            body: std::borrow::Cow::Owned(moved.body.clone()),
+        };
+        let puts = self.puts.iter().filter_map(put).chain(self.moved.iter().map(moved)).collect();
+        let store = StoreMark { stamp: elapsed.stamp(around.now), spent: budget.spent(around.now.moment) };
+        let mut marks = vec![mark("", &store)?];
+        for (log, state) in &self.marks {
+            marks.push(mark(name(log), state)?);
+        }
+        let gone = self.stale.gone.iter();
+        let gone = gone.map(|(log, from, to)| Gone { log: name(log).into(), from: *from, to: *to }).collect();
+        let order = Order::Commit { generation: self.generation, puts, marks, gone };
+        process.order(&order, around.epoll)
+    }
+}
+
+fn mark<'a>(log: &'a str, state: &impl serde::Serialize) -> io::Result<Mark<'a>> {
+    Ok(Mark { log: log.into(), state: std::borrow::Cow::Owned(to_raw_value(state)?) })
+}

@@ -1,0 +1,488 @@
+//! The disk, as the daemon sees it: what is owed to it, and what is asked of it.
+//!
+//! Knows which order is given next, and when. Does not know the disk itself: a
+//! process of its own does; nor what is worth keeping, which the hub decides.
+//!
+//! One order is under way at a time. What is to be written meanwhile goes into the
+//! next commit, so that a sync is shared by all who wait for one.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Fetch;
+use super::budget::{Budget, Thrift};
+use super::commit::Batch;
+use super::elapsed::{Clocks, Elapsed};
+use super::index::Index;
+use super::loading::Loading;
+use super::moving::Moving;
+use super::process::{Ended, Process};
+use super::tail::Tail;
+use super::words::{Order, Room, Word};
+use crate::edge::epoll::Epoll;
+use crate::hub::settings::Disk as When;
+use crate::hub::{Hub, Input, LogKey, Now, StoreFact};
+use crate::protocol::Moment;
+
+/// How the disk is to be used.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// What is started to own the disk.
+    pub program: PathBuf,
+    /// Where everything is.
+    pub directory: PathBuf,
+    /// How long a message may be owed before it is written.
+    pub write_delay: Duration,
+    /// What the store may take on the disk.
+    pub bytes: u64,
+    /// What may be written in a day.
+    pub flash_budget: Option<u64>,
+    /// When so much is in memory only, it is written before its time.
+    pub memory: usize,
+}
+
+/// What the disk needs of the rest of the daemon.
+pub struct Around<'a> {
+    pub now: Now,
+    pub hub: &'a Hub,
+    /// None while nobody waits there: at the start and at the end.
+    pub epoll: Option<&'a Epoll>,
+    pub facts: &'a mut VecDeque<Input>,
+}
+
+/// A process that has nothing to do for so long ends: its threads wake up, and
+/// opening it again costs a segment of flash.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// How long the disk may not know that something is kept no longer. After a crash
+/// it comes once more, which costs less than a write for each.
+const FORGETTING: Duration = Duration::from_secs(5);
+
+/// How long an order may take: slow cards stall for seconds; what takes longer
+/// hangs.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Reading a whole generation takes longer.
+const LOADING: Duration = Duration::from_secs(60);
+
+/// The longest pause between two attempts on a disk that fails.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Why the disk cannot be used.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    pub(super) why: String,
+    /// Nothing can be read either.
+    pub(super) is_deaf: bool,
+    pub(super) attempts: u32,
+    /// When it is tried again.
+    pub(super) again: Moment,
+}
+
+/// What is under way.
+pub(super) enum Task {
+    /// The process begins, and says what is there.
+    Start,
+    Load(u32),
+    Commit(Box<Batch>),
+    Read(Fetch, Reading),
+    Drop(u32),
+    /// A run of survivors is read, to be written again.
+    Move,
+}
+
+/// What was asked for, and what came.
+pub(super) struct Reading {
+    pub(super) from: u64,
+    pub(super) to: u64,
+    pub(super) messages: Vec<std::rc::Rc<crate::protocol::Message>>,
+}
+
+/// The disk.
+pub(super) struct Disk {
+    pub(super) options: Options,
+    pub(super) clocks: Clocks,
+    pub(super) elapsed: Option<Elapsed>,
+    pub(super) budget: Budget,
+    pub(super) index: Index,
+    /// Until all of it was read.
+    pub(super) loading: Option<Box<Loading>>,
+    pub(super) moving: Option<Box<Moving>>,
+    pub(super) process: Option<Process>,
+    /// It has said what is there.
+    pub(super) is_ready: bool,
+    ended: Vec<Ended>,
+    pub(super) task: Option<(Task, Moment)>,
+    pub(super) reads: VecDeque<Fetch>,
+    /// What is to be written: when it was kept, oldest first.
+    pub(super) behind: VecDeque<(Moment, LogKey, u64)>,
+    /// What somebody waits for.
+    pub(super) urgent: VecDeque<(LogKey, u64)>,
+    /// Since when something on the disk is kept no longer.
+    stale_since: Option<Moment>,
+    /// The number of the generation that is written.
+    pub(super) newest: u32,
+    pub(super) room: Room,
+    /// When the process had something to do last.
+    busy_at: Moment,
+    pub(super) trouble: Option<Trouble>,
+    /// Everything that can be is written now.
+    pub(super) is_finishing: bool,
+    /// The order before this one was a commit, so that reading gets its turn.
+    has_committed: bool,
+    /// It has grown; another process begins with fresh memory.
+    pub(super) ends_after_this: bool,
+}
+
+impl Disk {
+    pub(super) fn new(options: Options, now: Now) -> Self {
+        let budget = Budget::new(options.flash_budget, 0, now.moment);
+        Self {
+            options,
+            clocks: Clocks::of_machine(now),
+            elapsed: None,
+            budget,
+            index: Index::default(),
+            loading: Some(Box::default()),
+            moving: None,
+            process: None,
+            is_ready: false,
+            ended: Vec::new(),
+            task: None,
+            reads: VecDeque::new(),
+            behind: VecDeque::new(),
+            urgent: VecDeque::new(),
+            stale_since: None,
+            newest: 0,
+            room: Room::default(),
+            busy_at: now.moment,
+            trouble: None,
+            is_finishing: false,
+            has_committed: false,
+            ends_after_this: false,
+        }
+    }
+
+    /// A message was kept.
+    pub(super) fn owes(&mut self, now: Moment, log: &LogKey, seq: u64, when: When) {
+        match when {
+            When::Behind => self.behind.push_back((now, log.clone(), seq)),
+            When::Now => self.urgent.push_back((log.clone(), seq)),
+            When::Stop | When::Never => {}
+        }
+    }
+
+    /// Messages are kept no longer.
+    pub(super) fn forget(&mut self, now: Moment, log: &LogKey, from: u64, to: u64) {
+        self.index.forget(log, from, to);
+        if self.index.is_stale() {
+            self.stale_since.get_or_insert(now);
+        }
+    }
+
+    /// When something has to be written that is not urgent.
+    fn commit_due(&self, now: Moment, tail: &Tail) -> Option<Moment> {
+        if !self.urgent.is_empty() || self.is_finishing {
+            return Some(now);
+        }
+        let thrift = self.budget.thrift(now);
+        if tail.bytes() > self.options.memory && thrift != Thrift::Spent && !self.behind.is_empty() {
+            return Some(now);
+        }
+        let window = self.budget.window(now, self.options.write_delay);
+        let behind = self.behind.front().map(|(kept, ..)| *kept + window);
+        let stale = self.stale_since.map(|since| since + window.max(FORGETTING));
+        let due = [behind, stale].into_iter().flatten().min()?;
+        Some(if thrift == Thrift::Spent { due.max(self.budget.refilled(now)) } else { due })
+    }
+
+    /// When the disk wants its turn again.
+    pub(super) fn deadline(&self, now: Moment, tail: &Tail) -> Option<Moment> {
+        /// Who was killed is looked after; nobody waits for it.
+        const LOOK_AGAIN: Duration = Duration::from_secs(1);
+        let task = self.task.as_ref().map(|(_, deadline)| *deadline);
+        let free = self.task.is_none();
+        let trouble = self.trouble.as_ref().map(|trouble| trouble.again);
+        let wish = if trouble.is_some() { trouble } else { self.commit_due(now, tail) };
+        let idle = self.process.is_some().then(|| self.busy_at + IDLE);
+        let ended = (!self.ended.is_empty()).then(|| now + LOOK_AGAIN);
+        [task, wish.filter(|_| free), idle.filter(|_| free), ended].into_iter().flatten().min()
+    }
+
+    /// Does what is due.
+    pub(super) fn tick(&mut self, tail: &mut Tail, around: &mut Around<'_>) {
+        let now = around.now.moment;
+        self.ended.retain_mut(|ended| !ended.is_gone());
+        if let Some((_, deadline)) = &self.task
+            && *deadline <= now
+        {
+            let why = format!("the disk of {} does not answer", self.options.directory.display());
+            self.fail(why, tail, around);
+        }
+        while self.task.is_none() && self.begin(tail, around) {}
+        let is_idle = self.task.is_none() && now >= self.busy_at + IDLE;
+        if is_idle && let Some(process) = self.process.take() {
+            self.ended.push(process.dismiss());
+        }
+    }
+
+    /// Begins the next order, if one is due; whether to look for another.
+    fn begin(&mut self, tail: &mut Tail, around: &mut Around<'_>) -> bool {
+        let now = around.now.moment;
+        let may_try = self.trouble.as_ref().is_none_or(|trouble| trouble.again <= now);
+        let Some(task) = self.next(may_try, tail, around) else { return false };
+        if self.process.is_none() {
+            self.start(tail, around);
+            return false;
+        }
+        let patience = if matches!(task, Task::Load(_)) { LOADING } else { PATIENCE };
+        let given = self.give(&task, tail, around);
+        self.has_committed = matches!(task, Task::Commit(_));
+        self.busy_at = now;
+        self.task = Some((task, now + patience));
+        if let Err(error) = given {
+            self.fail(format!("the process that owns the disk is gone: {error}"), tail, around);
+        }
+        false
+    }
+
+    /// What to do next.
+    fn next(&mut self, may_try: bool, tail: &mut Tail, around: &mut Around<'_>) -> Option<Task> {
+        let now = around.now.moment;
+        if let Some(loading) = &self.loading {
+            return match loading.next() {
+                _ if !may_try => None,
+                Some(generation) => Some(Task::Load(generation)),
+                // The first word of the process tells what there is.
+                None => Some(Task::Start),
+            };
+        }
+        let is_due = self.commit_due(now, tail).is_some_and(|due| due <= now) || self.trouble.is_some();
+        if self.process.is_none() && (!self.reads.is_empty() || (is_due && may_try)) {
+            return Some(Task::Start);
+        }
+        let reads_first = self.has_committed || !(is_due && may_try);
+        if reads_first && let Some(fetch) = self.reads.pop_front() {
+            if let Some(reading) = self.reading(&fetch, tail) {
+                return Some(Task::Read(fetch, reading));
+            }
+            // It was forgotten meanwhile: what is left of it is in memory.
+            let found = super::page_of(tail, &fetch, None);
+            around.facts.push_back(fetch.found(found));
+            return self.next(may_try, tail, around);
+        }
+        if !may_try {
+            return None;
+        }
+        if is_due {
+            return self.batch(tail, around).map(|batch| Task::Commit(Box::new(batch)));
+        }
+        self.tidy(tail, around)
+    }
+
+    /// Starts the process; what it is wanted for is found again once it is there.
+    fn start(&mut self, tail: &mut Tail, around: &mut Around<'_>) {
+        let now = around.now.moment;
+        self.is_ready = false;
+        self.room.written = 0;
+        self.busy_at = now;
+        match Process::start(&self.options.program, &self.options.directory, around.epoll) {
+            Ok(process) => {
+                self.process = Some(process);
+                self.task = Some((Task::Start, now + PATIENCE));
+            }
+            Err(error) => {
+                let why = format!("cannot start {}: {error}", self.options.program.display());
+                self.fail(why, tail, around);
+            }
+        }
+    }
+
+    fn give(&mut self, task: &Task, tail: &Tail, around: &mut Around<'_>) -> std::io::Result<()> {
+        let Some(process) = &mut self.process else { return Ok(()) };
+        let order = match task {
+            Task::Start => return Ok(()),
+            Task::Load(generation) => Order::Load { generation: *generation },
+            Task::Drop(generation) => Order::Drop { generation: *generation },
+            Task::Read(fetch, reading) => {
+                let generation =
+                    self.index.next(&fetch.log, fetch.after).map_or(0, |placed| placed.generation);
+                Order::Read {
+                    generation,
+                    log: super::spelling::log(&fetch.log).into(),
+                    from: reading.from,
+                    to: reading.to,
+                    count: fetch.count,
+                    bytes: fetch.bytes,
+                }
+            }
+            Task::Move => match self.moving.as_ref().and_then(|moving| moving.order()) {
+                Some(order) => order,
+                None => return Ok(()),
+            },
+            Task::Commit(batch) => {
+                let elapsed = self.elapsed.as_ref();
+                let Some(elapsed) = elapsed else { return Ok(()) };
+                return batch.give(process, tail, elapsed, &self.budget, around);
+            }
+        };
+        process.order(&order, around.epoll)
+    }
+
+    /// The socket has something, or takes something.
+    pub(super) fn ready(&mut self, tail: &mut Tail, around: &mut Around<'_>) {
+        let Some(mut process) = self.process.take() else { return };
+        let flushed = process.flush(around.epoll);
+        let mut failed = None;
+        let read = process.read(|word| {
+            if failed.is_none() {
+                failed = self.heard(word, tail, around).err();
+            }
+        });
+        if std::mem::take(&mut self.ends_after_this) {
+            self.ended.push(process.dismiss());
+        } else {
+            self.process = Some(process);
+        }
+        let gone = |error: std::io::Error| {
+            let is_end = error.kind() == std::io::ErrorKind::UnexpectedEof;
+            let how = if is_end { "ended".to_owned() } else { error.to_string() };
+            format!("the process that owns the disk is gone: {how}")
+        };
+        if let Some(why) = failed.or_else(|| flushed.and(read).err().map(gone)) {
+            self.fail(why, tail, around);
+        }
+        self.tick(tail, around);
+    }
+
+    /// One word of the process.
+    fn heard(&mut self, word: Word<'_>, tail: &mut Tail, around: &mut Around<'_>) -> Result<(), String> {
+        match (word, self.task.as_mut().map(|(task, _)| task)) {
+            (Word::Failed { why }, _) => return Err(why),
+            (Word::Ready { generations, room, notes }, Some(Task::Start)) => {
+                self.task = None;
+                self.is_ready = true;
+                self.room = Room { newest: self.room.newest, ..room };
+                for note in notes {
+                    log::warn!("{note}");
+                }
+                self.is_there(&generations, around);
+            }
+            (Word::Record { log, seq, body: Some(body), .. }, Some(Task::Read(fetch, reading))) => {
+                let is_meant = super::spelling::log(&fetch.log) == log;
+                let message = super::spelling::message(&fetch.log, seq, &body).filter(|_| is_meant);
+                reading.messages.extend(message);
+            }
+            (Word::Record { seq, head, body: Some(body), .. }, Some(Task::Move)) => {
+                if let Some(moving) = &mut self.moving {
+                    moving.came(seq, head.into_owned(), body.into_owned());
+                }
+            }
+            (word, Some(Task::Load(generation))) => {
+                let generation = *generation;
+                self.load(generation, word, around)?;
+            }
+            (Word::Read { .. }, Some(Task::Read(..))) => self.has_read(tail, around),
+            (Word::Read { .. }, Some(Task::Move)) => {
+                self.task = None;
+                if let Some(moving) = &mut self.moving {
+                    moving.has_read(&mut self.index);
+                }
+            }
+            (Word::Committed { room }, Some(Task::Commit(_))) => self.has_written(room, tail, around),
+            (Word::Dropped { room }, Some(Task::Drop(generation))) => {
+                self.index.generations.remove(generation);
+                self.task = None;
+                self.has_room(around.now.moment, Room { newest: self.room.newest, ..room });
+            }
+            (word, _) => return Err(format!("the process that owns the disk said {word:?}, unasked")),
+        }
+        Ok(())
+    }
+
+    /// What was written counts, and how much room there is.
+    pub(super) fn has_room(&mut self, now: Moment, room: Room) {
+        self.budget.spend(now, room.written.saturating_sub(self.room.written));
+        self.room = room;
+    }
+
+    /// What the disk does not know of is written no more than it has to be.
+    pub(super) fn is_tidy(&mut self) {
+        self.stale_since = None;
+    }
+
+    /// All that the disk has is known.
+    pub(super) fn has_found_all(&mut self) {
+        self.room.newest = self.index.generations.get(&self.newest).map_or(0, |generation| generation.bytes);
+    }
+
+    /// The disk cannot be used, for now.
+    pub(super) fn fail(&mut self, why: String, tail: &mut Tail, around: &mut Around<'_>) {
+        let now = around.now.moment;
+        if let Some(process) = self.process.take() {
+            self.ended.push(process.kill());
+        }
+        let task = self.task.take().map(|(task, _)| task);
+        let is_deaf = !matches!(task, Some(Task::Commit(_) | Task::Drop(_)));
+        let is_new = self.trouble.is_none();
+        if is_new {
+            log::error!("messages are kept in memory only: {why}");
+            around.facts.push_back(Input::Store(StoreFact::Failed));
+        }
+        self.moving = None;
+        match task {
+            Some(Task::Commit(batch)) => self.take_back(*batch, tail),
+            Some(Task::Read(fetch, _)) => self.reads.push_front(fetch),
+            _ => {}
+        }
+        for (log, seq) in self.urgent.drain(..) {
+            if let Some(entry) = tail.get_mut(&log, seq) {
+                entry.keeping.disk = When::Behind;
+                let is_forgotten = entry.is_forgotten;
+                self.behind.push_back((now, log.clone(), seq));
+                if is_forgotten {
+                    tail.remove(&log, seq);
+                }
+            }
+            around.facts.push_back(Input::Store(StoreFact::NotStored { log, seq }));
+        }
+        if is_deaf {
+            self.deafen(around);
+        }
+        if let Some(loading) = &mut self.loading {
+            **loading = Loading::default();
+        }
+        let attempts = self.trouble.take().map_or(0, |trouble| trouble.attempts + 1);
+        let pause = LONGEST_PAUSE.min(Duration::from_secs(1 << attempts.min(5)));
+        self.trouble = Some(Trouble { why, is_deaf, attempts, again: now + pause });
+    }
+
+    /// Whoever waits for something from the disk is told that it cannot be read.
+    pub(super) fn deafen(&mut self, around: &mut Around<'_>) {
+        for fetch in self.reads.drain(..) {
+            around.facts.push_back(fetch.unread());
+        }
+    }
+
+    /// It can be used again.
+    pub(super) fn recover(&mut self, around: &mut Around<'_>) {
+        if self.trouble.take().is_some() {
+            log::info!("messages are written to {} again", self.options.directory.display());
+            around.facts.push_back(Input::Store(StoreFact::Works));
+        }
+    }
+
+    /// Whether everything that can be written is.
+    pub(super) fn is_finished(&self) -> bool {
+        self.trouble.is_some() || (self.task.is_none() && !self.is_finishing)
+    }
+
+    /// Waits for the process alone.
+    pub(super) fn wait(&self, time: Duration) {
+        match &self.process {
+            Some(process) => process.wait(time),
+            None => std::thread::sleep(time),
+        }
+    }
+}

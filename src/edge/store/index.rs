@@ -1,0 +1,229 @@
+//! What is on the disk, and where.
+//!
+//! Knows for each log which messages lie in which generation, and how much of a
+//! generation is still owed to somebody. Does not know what they say, and does
+//! not touch the disk.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+use super::spelling::LogMark;
+use crate::hub::LogKey;
+
+/// A message on the disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Placed {
+    pub(super) seq: u64,
+    pub(super) generation: u32,
+    pub(super) size: u32,
+}
+
+/// One log on the disk.
+#[derive(Debug)]
+struct Log {
+    life: u64,
+    /// Ascending by position.
+    messages: VecDeque<Placed>,
+    /// As the disk had it, or as it was told.
+    cursor: u64,
+    last: u64,
+}
+
+/// One generation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Generation {
+    /// Messages in it that are still kept, and what they count.
+    pub(super) messages: u64,
+    pub(super) owed: u64,
+    /// What it takes on the disk.
+    pub(super) bytes: u64,
+}
+
+/// All that is known of the disk.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    logs: HashMap<LogKey, Log>,
+    pub(super) generations: BTreeMap<u32, Generation>,
+    /// Of the next log that begins anew.
+    next_life: u64,
+    /// Logs whose mark on the disk is not true any more.
+    stale: BTreeSet<LogKey>,
+    /// Messages out of the middle of their logs that are kept no longer.
+    gone: Vec<(LogKey, u64, u64)>,
+    /// What all kept messages count.
+    pub(super) owed: u64,
+}
+
+impl Index {
+    /// Whether something is kept no longer, and the disk does not know.
+    pub(super) fn is_stale(&self) -> bool {
+        !self.stale.is_empty() || !self.gone.is_empty()
+    }
+
+    pub(super) fn contains(&self, key: &LogKey, seq: u64) -> bool {
+        self.logs.get(key).is_some_and(|log| log.messages.binary_search_by_key(&seq, |m| m.seq).is_ok())
+    }
+
+    /// The first message of a log after a position.
+    pub(super) fn next(&self, key: &LogKey, after: u64) -> Option<Placed> {
+        let messages = &self.logs.get(key)?.messages;
+        messages.get(messages.partition_point(|placed| placed.seq <= after)).copied()
+    }
+
+    /// Messages of a log after a position that lie in one generation and before
+    /// `end`: up to `count`, or `bytes`.
+    pub(super) fn run(&self, key: &LogKey, after: u64, end: u64, count: usize, bytes: usize) -> Vec<Placed> {
+        let Some(log) = self.logs.get(key) else { return Vec::new() };
+        let mut run: Vec<Placed> = Vec::new();
+        let mut room = bytes;
+        for placed in log.messages.range(log.messages.partition_point(|placed| placed.seq <= after)..) {
+            let apart = run.first().is_some_and(|first| first.generation != placed.generation);
+            let full = run.len() >= count || (placed.size as usize > room && !run.is_empty());
+            if placed.seq >= end || apart || full {
+                break;
+            }
+            room = room.saturating_sub(placed.size as usize);
+            run.push(*placed);
+        }
+        run
+    }
+
+    /// In which life a log's messages are written by the commit that is being made;
+    /// an empty one begins another. Its numbers may begin anew, and what the disk
+    /// has of it must not be taken for what comes.
+    pub(super) fn life(&mut self, key: &LogKey) -> u64 {
+        let is_empty = |log: &Log| log.messages.is_empty();
+        if self.logs.get(key).is_none_or(is_empty) {
+            let life = self.new_life();
+            let fresh = || Log { life, messages: VecDeque::new(), cursor: 0, last: 0 };
+            self.logs.entry(key.clone()).or_insert_with(fresh).life = life;
+        }
+        self.logs.get(key).map_or(0, |log| log.life)
+    }
+
+    fn new_life(&mut self) -> u64 {
+        self.next_life += 1;
+        self.next_life
+    }
+
+    /// A message is on the disk, perhaps in another place than before.
+    pub(super) fn place(&mut self, key: &LogKey, placed: Placed) {
+        let Some(log) = self.logs.get_mut(key) else { return };
+        match log.messages.binary_search_by_key(&placed.seq, |m| m.seq) {
+            Ok(at) => {
+                let before = std::mem::replace(&mut log.messages[at], placed);
+                self.lift(before);
+            }
+            Err(at) => log.messages.insert(at, placed),
+        }
+        let generation = self.generations.entry(placed.generation).or_default();
+        generation.messages += 1;
+        generation.owed += u64::from(placed.size);
+        self.owed += u64::from(placed.size);
+    }
+
+    /// A message is owed no longer in the place where it was.
+    fn lift(&mut self, placed: Placed) {
+        if let Some(generation) = self.generations.get_mut(&placed.generation) {
+            generation.messages = generation.messages.saturating_sub(1);
+            generation.owed = generation.owed.saturating_sub(u64::from(placed.size));
+        }
+        self.owed = self.owed.saturating_sub(u64::from(placed.size));
+    }
+
+    /// Messages are kept no longer, both ends included.
+    pub(super) fn forget(&mut self, key: &LogKey, from: u64, to: u64) {
+        let Some(log) = self.logs.get_mut(key) else { return };
+        let begin = log.messages.partition_point(|placed| placed.seq < from);
+        let end = log.messages.partition_point(|placed| placed.seq <= to);
+        if begin >= end {
+            return;
+        }
+        let lifted: Vec<Placed> = log.messages.drain(begin..end).collect();
+        if begin == 0 {
+            self.stale.insert(key.clone());
+        } else {
+            self.gone.push((key.clone(), from, to));
+        }
+        for placed in lifted {
+            self.lift(placed);
+        }
+    }
+
+    /// The mark of a log for the commit that is being made. `standing` is its
+    /// cursor and last position, where the hub has it; `written` the first position
+    /// among what is written with it.
+    pub(super) fn mark(
+        &mut self,
+        key: &LogKey,
+        standing: Option<(u64, u64)>,
+        written: Option<u64>,
+    ) -> Option<LogMark> {
+        let life = self.life(key);
+        let log = self.logs.get_mut(key)?;
+        if let Some((cursor, last)) = standing {
+            (log.cursor, log.last) = (cursor, last);
+        }
+        let first = log.messages.front().map(|placed| placed.seq).into_iter().chain(written).min();
+        Some(LogMark { life, first: first.unwrap_or_default(), cursor: log.cursor, last: log.last })
+    }
+
+    /// Takes what the disk does not know: logs with a stale mark, and runs.
+    pub(super) fn take_stale(&mut self) -> Stale {
+        Stale { logs: std::mem::take(&mut self.stale), gone: std::mem::take(&mut self.gone) }
+    }
+
+    /// The disk did not learn of it after all.
+    pub(super) fn give_back(&mut self, mut stale: Stale) {
+        self.stale.append(&mut stale.logs);
+        stale.gone.append(&mut self.gone);
+        self.gone = stale.gone;
+    }
+
+    /// The disk knows of it: logs of which nothing is left need not be known.
+    pub(super) fn settle(&mut self, told: &Stale) {
+        for key in told.logs.iter().filter(|key| !self.stale.contains(*key)) {
+            if self.logs.get(key).is_some_and(|log| log.messages.is_empty()) {
+                self.logs.remove(key);
+            }
+        }
+    }
+
+    /// Runs of messages of a generation that are still kept, up to `bytes` in all.
+    pub(super) fn survivors(&self, generation: u32, bytes: usize) -> Vec<(LogKey, Vec<Placed>)> {
+        let mut room = bytes;
+        let mut found = Vec::new();
+        for (key, log) in &self.logs {
+            let Some(first) = log.messages.iter().find(|placed| placed.generation == generation) else {
+                continue;
+            };
+            let run = self.run(key, first.seq - 1, u64::MAX, usize::MAX, room);
+            room = room.saturating_sub(run.iter().map(|placed| placed.size as usize).sum());
+            found.push((key.clone(), run));
+            if room == 0 {
+                break;
+            }
+        }
+        found
+    }
+
+    /// Takes a log as it was found.
+    pub(super) fn adopt(&mut self, key: &LogKey, mark: &LogMark, placed: &[Placed]) {
+        let log = Log { life: mark.life, messages: VecDeque::new(), cursor: mark.cursor, last: mark.last };
+        self.logs.insert(key.clone(), log);
+        for placed in placed {
+            self.place(key, *placed);
+        }
+    }
+
+    /// The lives that were found; those that begin come after them.
+    pub(super) fn has_seen(&mut self, life: u64) {
+        self.next_life = self.next_life.max(life);
+    }
+}
+
+/// What the disk does not know yet.
+#[derive(Debug, Default)]
+pub(super) struct Stale {
+    pub(super) logs: BTreeSet<LogKey>,
+    pub(super) gone: Vec<(LogKey, u64, u64)>,
+}

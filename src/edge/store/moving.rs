@@ -1,0 +1,126 @@
+//! Making old generations empty, so that they can be dropped.
+//!
+//! Knows what of the oldest generation is still owed, and when the disk holds too
+//! much that is not. Does not write: survivors go with the next commit.
+//!
+//! sled never gives space back. So nothing is deleted in it: whole generations are,
+//! the oldest first, and the few messages in it that are still owed are written
+//! again before.
+
+use std::collections::VecDeque;
+
+use serde_json::value::RawValue;
+
+use super::commit::Moved;
+use super::disk::{Around, Disk, Task};
+use super::index::{Index, Placed};
+use super::spelling;
+use super::tail::Tail;
+use super::words::Order;
+use crate::hub::LogKey;
+
+/// How much is written again with one commit: little beside what a card writes in
+/// a second, so that whoever waits for the disk hardly notices.
+const PORTION: usize = 128 << 10;
+
+/// What is being written again.
+#[derive(Default)]
+pub(super) struct Moving {
+    generation: u32,
+    /// Still to be read.
+    runs: VecDeque<(LogKey, Vec<Placed>)>,
+    /// Read, and still to be written.
+    pub(super) moved: Vec<Moved>,
+}
+
+impl Moving {
+    /// What is to be read next.
+    pub(super) fn order(&self) -> Option<Order<'static>> {
+        let (log, run) = self.runs.front()?;
+        Some(Order::Read {
+            generation: self.generation,
+            log: spelling::log(log).into(),
+            from: run.first()?.seq,
+            to: run.last()?.seq,
+            count: usize::MAX,
+            bytes: usize::MAX,
+        })
+    }
+
+    /// A message of the run that is being read.
+    pub(super) fn came(&mut self, seq: u64, head: Box<RawValue>, body: Box<RawValue>) {
+        let Some((log, run)) = self.runs.front() else { return };
+        if let Some(placed) = run.iter().find(|placed| placed.seq == seq) {
+            let (log, placed) = (log.clone(), *placed);
+            self.moved.push(Moved { log, placed, head, body });
+        }
+    }
+
+    /// The run was read. What did not come is damaged; nobody will get it.
+    pub(super) fn has_read(&mut self, index: &mut Index) {
+        let Some((log, run)) = self.runs.pop_front() else { return };
+        for placed in run {
+            let came = |moved: &Moved| moved.log == log && moved.placed.seq == placed.seq;
+            if !self.moved.iter().any(came) {
+                index.forget(&log, placed.seq, placed.seq);
+            }
+        }
+    }
+}
+
+impl Disk {
+    /// What may be done while nothing is urgent: drops what is empty, and makes
+    /// empty what is nearly so.
+    pub(super) fn tidy(&mut self, tail: &mut Tail, around: &mut Around<'_>) -> Option<Task> {
+        if let Some(moving) = &self.moving {
+            if !moving.runs.is_empty() {
+                return Some(Task::Move);
+            }
+            if self.process.is_none() {
+                return Some(Task::Start);
+            }
+            return self.batch(tail, around).map(|batch| Task::Commit(Box::new(batch)));
+        }
+        let (&oldest, generation) = self.index.generations.first_key_value()?;
+        if oldest == self.newest && !self.is_wasteful(oldest) {
+            return None;
+        }
+        if generation.messages == 0 && oldest != self.newest {
+            return Some(Task::Drop(oldest));
+        }
+        if !self.holds_too_much() {
+            return None;
+        }
+        if oldest == self.newest {
+            // What is worth keeping of it goes into a new one.
+            self.newest += 1;
+        }
+        let runs: VecDeque<_> = self.index.survivors(oldest, PORTION).into();
+        if runs.is_empty() {
+            return None;
+        }
+        self.moving = Some(Box::new(Moving { generation: oldest, runs, moved: Vec::new() }));
+        Some(Task::Move)
+    }
+
+    /// Whether a single generation is large and holds little.
+    fn is_wasteful(&self, generation: u32) -> bool {
+        let Some(generation) = self.index.generations.get(&generation) else { return false };
+        generation.bytes > self.generation_bytes() / 2 && generation.bytes > 4 * generation.owed
+    }
+
+    /// Whether the disk holds much more than is owed. Twice is what sled takes for
+    /// what it holds; the generation that is written is beside that.
+    fn holds_too_much(&self) -> bool {
+        let used: u64 = self.index.generations.values().map(|generation| generation.bytes).sum();
+        let is_crowded = used > self.options.bytes / 4 * 3;
+        let is_wasteful = used > 4 * self.index.owed + self.generation_bytes();
+        is_crowded || is_wasteful
+    }
+
+    /// How large a generation gets: small enough that dropping one frees a good
+    /// part of the whole, large enough that a log is not spread over many.
+    pub(super) fn generation_bytes(&self) -> u64 {
+        (self.options.bytes / 16).clamp(1 << 20, 8 << 20)
+    }
+}

@@ -1,0 +1,140 @@
+//! How messages and logs are spelled on the disk.
+//!
+//! Knows the form of a record's two texts and of a mark. Does not know where they
+//! lie; the process that owns the disk does, and does not know what they mean.
+//!
+//! All are short JSON arrays: read back by place, without the names of fields.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::elapsed::Elapsed;
+use super::words::Put;
+use crate::hub::settings::Disk;
+use crate::hub::{FoundMessage, Keeping, LogKey, Scope};
+use crate::protocol::{Channel, Event, Message, MessageId, Payload, Sender, UnixTime, UserId};
+
+/// How a log is called on the disk. A user is no channel that could be spelled.
+pub(super) fn log(key: &LogKey) -> String {
+    match key {
+        LogKey::Channel(channel) => format!("c{channel}"),
+        LogKey::Inbox(user) => format!("u{user}"),
+    }
+}
+
+/// The log of that name, if it is one.
+pub(super) fn key(log: &str) -> Option<LogKey> {
+    // Names that only the daemon gives are read back as well.
+    let name = || serde_json::from_value(log.get(1..)?.into()).ok();
+    match log.as_bytes().first()? {
+        b'c' => name().map(LogKey::Channel),
+        b'u' => UserId::new(log.get(1..)?).ok().map(LogKey::Inbox),
+        _ => None,
+    }
+}
+
+/// What is read of a message when the daemon starts.
+#[derive(Serialize, Deserialize, Debug)]
+pub(super) struct Head(
+    /// Which life of its log it belongs to.
+    pub(super) u64,
+    /// When it expires and since when it is kept, by the hub clock.
+    pub(super) u64,
+    pub(super) u64,
+    /// What it counts against limits.
+    pub(super) u32,
+    /// Whether somebody other than its publisher has it; whether it was promised
+    /// that it is here.
+    bool,
+    bool,
+    /// Where its publisher gave it an id: among whose messages that is unique.
+    Option<(Scope, MessageId)>,
+);
+
+/// The rest of a message. Its channel and position are its place.
+#[derive(Serialize, Deserialize)]
+struct Body(Event, Payload, Sender, Option<UserId>, MessageId, UnixTime);
+
+/// The state of a log.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub(super) struct LogMark {
+    /// What the log is since it was empty last: of an earlier life nothing counts.
+    pub(super) life: u64,
+    /// All below is kept no longer.
+    pub(super) first: u64,
+    /// Of an inbox, the last position that its user has.
+    pub(super) cursor: u64,
+    /// The last position that was given out.
+    pub(super) last: u64,
+}
+
+/// Spells a message to be written.
+pub(super) fn put<'a>(
+    log: &'a str,
+    life: u64,
+    message: &Message,
+    keeping: &Keeping,
+    elapsed: &Elapsed,
+) -> Option<Put<'a>> {
+    let id = keeping.scope.clone().map(|scope| (scope, message.message_id.clone()));
+    let head = Head(
+        life,
+        elapsed.at(keeping.expires),
+        elapsed.at(keeping.since),
+        keeping.size,
+        keeping.heard,
+        keeping.durable,
+        id,
+    );
+    let body = Body(
+        message.event.clone(),
+        message.data.clone(),
+        message.from,
+        message.user_id.clone(),
+        message.message_id.clone(),
+        message.timestamp,
+    );
+    Some(Put {
+        log: Cow::Borrowed(log),
+        seq: message.seq?,
+        head: Cow::Owned(to_raw_value(&head).ok()?),
+        body: Cow::Owned(to_raw_value(&body).ok()?),
+    })
+}
+
+/// Reads the head of a message.
+pub(super) fn head(text: &RawValue) -> Option<Head> {
+    serde_json::from_str(text.get()).ok()
+}
+
+impl Head {
+    /// What the hub is told of it.
+    pub(super) fn found(self, seq: u64, elapsed: &Elapsed) -> FoundMessage {
+        let Self(_, expires, since, size, heard, durable, id) = self;
+        let (scope, id) = id.unzip();
+        let keeping = Keeping {
+            expires: elapsed.moment(expires),
+            since: elapsed.moment(since),
+            size,
+            heard,
+            durable,
+            disk: Disk::Behind,
+            scope,
+        };
+        FoundMessage { seq, keeping, id }
+    }
+}
+
+/// Reads a message back.
+pub(super) fn message(key: &LogKey, seq: u64, body: &RawValue) -> Option<Rc<Message>> {
+    let Body(event, data, from, user_id, message_id, timestamp) = serde_json::from_str(body.get()).ok()?;
+    let channel = match key {
+        LogKey::Channel(channel) => channel.clone(),
+        LogKey::Inbox(_) => Channel::inbox(),
+    };
+    let channel = Some(channel);
+    Some(Rc::new(Message { channel, event, data, from, user_id, message_id, timestamp, seq: Some(seq) }))
+}
