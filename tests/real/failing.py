@@ -82,6 +82,14 @@ class Mounted:
     def remount(self, options):
         self._run("mount", "-o", f"remount,{options}", self.at)
 
+    def freeze(self):
+        """Makes it read-only for all that is opened from now on, while files of it are open for writing."""
+        self._run("mount", "--bind", self.at, self.at)
+        self._run("mount", "-o", "remount,bind,ro", self.at)
+
+    def thaw(self):
+        self._run("umount", "-l", self.at)
+
     def free(self):
         state = os.statvfs(self.at)
         return state.f_bavail * state.f_frsize
@@ -100,7 +108,8 @@ class Mounted:
         return self
 
     def __exit__(self, *_):
-        subprocess.run(["umount", "-l", self.at], check=False)
+        while subprocess.run(["umount", "-l", self.at], capture_output=True).returncode == 0:
+            pass  # it may be frozen
         if self.kind != "tmpfs":
             self.image.unlink()
 

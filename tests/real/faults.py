@@ -8,6 +8,7 @@ reason and 200 again by itself when the cause is gone, nothing that was answered
 medium, and what was damaged is put aside and never deleted.
 """
 
+import contextlib
 import os
 import random
 import shutil
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from failing import FailingCalls, Live, Mounted, copy_of, mutate
 from hub import ended
-from kept import ANSWERED_WITHIN, Device, Figures, Keeper, Log, Passer
+from kept import ANSWERED_WITHIN, ORDINARY_USER, Device, Figures, Keeper, Log, Passer
 from story import in_time, same, story, tell
 
 FAULTS = int(os.environ.get("FAULTS", "5"))
@@ -184,7 +185,7 @@ def patience(_):
             bench.calls.mend()
             bench.until_stored()
         bench.killed_and_started()
-        return f"{reason.strip()}; {len(children)} processes and {used:.1f} s of processor time in 10 s, {bench.told(live)}"
+        return f"{reason}; {len(children)} processes and {used:.1f} s of processor time in 10 s, {bench.told(live)}"
 
 
 def cpu(pid):
@@ -192,30 +193,37 @@ def cpu(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def full(kind, size, leave, make_room):
-    """Fills a file system with messages, sees what is said about it, makes room and sees it end."""
-    directory = Path(tempfile.mkdtemp(prefix="wshub-full-"))
+@contextlib.contextmanager
+def mounted(kind, size):
+    """A file system of its own in a directory of its own."""
+    directory = Path(tempfile.mkdtemp(prefix="wshub-disk-"))
     directory.chmod(0o755)
     try:
         with Mounted(directory / "disk", kind, size) as disk:
-            if leave:
-                disk.fill(leave)
-            (disk.at / "state").mkdir(mode=0o700)
-            os.chown(disk.at / "state", 65534, 65534)
-            with Bench(disk.at / "state") as bench:
-                with Live(bench.hub) as live:
-                    reason = until_full(bench)
-                left = disk.free()
-                bench.hub.kill()
-                bench.hub.start(healthy=False)
-                with Live(bench.hub):
-                    assert not bench.durable() or bench.hub.health()[0] == 200, "stored on a disk that is said not to work"
-                    make_room(disk)
-                    bench.until_stored()
-                bench.all_is_there()
-                return f"{reason.strip()} with {left:,} bytes free, {bench.told(live)}"
+            yield disk
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def full(kind, size, leave, make_room):
+    """Fills a file system with messages, sees what is said about it, makes room and sees it end."""
+    with mounted(kind, size) as disk:
+        if leave:
+            disk.fill(leave)
+        (disk.at / "state").mkdir(mode=0o700)
+        os.chown(disk.at / "state", ORDINARY_USER, ORDINARY_USER)
+        with Bench(disk.at / "state") as bench:
+            with Live(bench.hub) as live:
+                reason = until_full(bench)
+            left = disk.free()
+            bench.hub.kill()
+            bench.hub.start(healthy=False)
+            with Live(bench.hub):
+                assert not bench.durable() or bench.hub.health()[0] == 200, "stored on a disk that is said not to work"
+                make_room(disk)
+                bench.until_stored()
+            bench.all_is_there()
+            return f"{reason}; {left:,} bytes free, {bench.told(live)}"
 
 
 def until_full(bench):
@@ -230,58 +238,53 @@ def four_megabytes(_):
     return full("tmpfs", "4m", 0, lambda disk: disk.remount("size=128m"))
 
 
-@story("a file system that somebody else has filled but for 4 MiB fills, is emptied, and all goes on")
+@story("a file system that somebody else has filled but for 12 MiB fills, is emptied, and all goes on")
 def somebody_elses(_):
-    return full("ext4", 128 << 20, 4 << 20, Mounted.empty)
+    return full("ext4", 128 << 20, 12 << 20, Mounted.empty)
 
 
 @story("a file system that fills while the daemon runs refuses durable messages, and takes them again when it is emptied")
 def filled_while_running(_):
-    directory = Path(tempfile.mkdtemp(prefix="wshub-full-"))
-    directory.chmod(0o755)
-    try:
-        with Mounted(directory / "disk", "ext4", 128 << 20) as disk:
-            with Bench(disk.at) as bench:
-                with Live(bench.hub) as live:
-                    for _ in range(20):
-                        assert bench.durable(), f"an empty disk, and no message is stored: {bench.hub.health()}"
-                    disk.fill(0)
-                    reason = bench.until_refused(60)
-                    disk.empty()
-                    bench.until_stored()
-                bench.killed_and_started()
-                return f"{reason.strip()}, {bench.told(live)}"
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    with mounted("ext4", 128 << 20) as disk, Bench(disk.at) as bench:
+        with Live(bench.hub) as live:
+            for _ in range(20):
+                assert bench.durable(), f"an empty disk, and no message is stored: {bench.hub.health()}"
+            disk.fill(0)
+            reason = bench.until_refused(60)
+            disk.empty()
+            bench.until_stored()
+        bench.killed_and_started()
+        return f"{reason}, {bench.told(live)}"
 
 
-@story("a file system that becomes read-only refuses durable messages, also at a start, and all is there when it is writable again")
+@story("a file system that becomes read-only refuses durable messages, and takes them again when it is writable")
 def read_only(_):
-    directory = Path(tempfile.mkdtemp(prefix="wshub-read-only-"))
-    directory.chmod(0o755)
-    try:
-        with Mounted(directory / "disk", "ext4", 128 << 20) as disk, Bench(disk.at) as bench:
-            with Live(bench.hub) as live:
-                assert bench.durable()
-                disk.remount("abort")  # as a kernel does that has seen an error of the medium
-                reason = bench.until_refused()
-            bench.hub.kill()
-            bench.hub.start(healthy=False)
-            with Live(bench.hub):
-                at_start = bench.hub.until_unhealthy(10)
-                assert not bench.durable(), "stored on a read-only file system"
-                remade(disk)
-                bench.until_stored()
-            bench.killed_and_started()
-            return f"{reason.strip()}; at a start {at_start.strip()}; {bench.told(live)}"
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    with mounted("ext4", 128 << 20) as disk, Bench(disk.at) as bench:
+        with Live(bench.hub) as live:
+            child = bench.child()
+            disk.freeze()
+            os.kill(child, signal.SIGKILL)  # its own files stay writable as long as it lives
+            reason = bench.until_refused()
+            disk.thaw()
+            bench.until_stored()
+        bench.killed_and_started()
+        return f"{reason}; {bench.told(live)}"
 
 
-def remade(disk):
-    """Mounts it anew, writable, where it was."""
-    disk._run("umount", "-l", disk.at)
-    disk._run("mount", "-o", "loop", disk.image, disk.at)
+@story("a daemon on a read-only file system starts, serves and refuses durable messages, until it is writable")
+def started_read_only(_):
+    with mounted("ext4", 128 << 20) as disk, Bench(disk.at) as bench:
+        assert bench.durable()
+        bench.hub.kill()
+        wait_for_quiet(disk.at)
+        disk.remount("ro")
+        bench.hub.start(healthy=False)
+        with Live(bench.hub) as live:
+            reason = bench.until_refused()
+            disk.remount("rw")
+            bench.until_stored()
+        bench.killed_and_started()
+        return f"{reason}; {bench.told(live)}"
 
 
 @story("a directory without permissions refuses durable messages, and works when it has them again")
@@ -300,7 +303,7 @@ def no_permission(_):
                     path.chmod(modes[path])
             bench.until_stored()
         bench.killed_and_started()
-        return f"{reason.strip()}, {bench.told(live)}"
+        return f"{reason}, {bench.told(live)}"
 
 
 @story("a directory that is gone refuses durable messages or is made anew, and one that comes back has all that was in it")
@@ -318,7 +321,7 @@ def directory_gone(_):
             state.with_name("elsewhere").rename(state)
             bench.until_stored()
         bench.killed_and_started()
-        return f"{reason.strip()}, {bench.told(live)}"
+        return f"{reason}, {bench.told(live)}"
 
 
 @story("a store's process that hangs is replaced, and nobody but durable publishers notices")
@@ -413,9 +416,9 @@ def wait_for_quiet(state):
 
 def set_aside(whole, state):
     """What is there now and was not: other than generations of the store."""
-    before, after = ({p.relative_to(d) for p in (d / "store").iterdir()} | {p.relative_to(d) for p in d.iterdir()} for d in (whole, state))
-    lost = [p for p in before - after if p.parts[0] == "store" and evidence_of(whole / p)]
-    new = [p for p in after - before if not p.name.isdigit()]
+    before, after = ({p.relative_to(d) for p in (d / "store").iterdir()} for d in (whole, state))
+    lost = [p for p in before - after if evidence_of(whole / p)]
+    new = [p for p in after - before if (state / p).is_dir() and not p.name.isdigit()]
     assert not lost or new, f"{[str(p) for p in lost]} is gone, and nothing was set aside: {sorted(map(str, after))}"
     return new
 

@@ -75,9 +75,9 @@ class Keeper(Hub):
         """They were ours to give."""
 
     def health(self):
-        """The status of `/healthz` and what it says."""
+        """The status of `/healthz` and the reason that it gives, if any."""
         answer = self.http("GET", "/healthz")
-        return answer.status, answer.body.decode(errors="replace")
+        return answer.status, answer.json().get("reason", "")
 
     def until_healthy(self, within):
         """Waits until the store works again, by itself; how long that took."""
@@ -93,9 +93,10 @@ class Keeper(Hub):
         """Waits until it says that the store does not work; the reason that it gives."""
         end = time.monotonic() + within
         while True:
-            status, said = self.health()
+            status, reason = self.health()
             if status == 503:
-                return said
+                assert reason, "/healthz is 503 and says no reason"
+                return reason
             assert time.monotonic() < end, f"/healthz is still {status} after {within:.0f} s of trouble: {self.logged()}"
             time.sleep(0.05)
 
