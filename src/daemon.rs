@@ -28,10 +28,10 @@ use crate::edge::origin::Gate;
 use crate::edge::outbox::Bounds;
 use crate::edge::peers::Peers;
 use crate::edge::secret::{Absent, Secrets};
-use crate::edge::store::{self, Store};
+use crate::edge::store::{self, Store, remains};
 use crate::edge::token::Verifier;
 use crate::edge::{clock, serve};
-use crate::hub::{Hub, Input};
+use crate::hub::{Hub, Input, Settings};
 use crate::protocol::Close;
 
 /// Why the daemon did not start.
@@ -127,9 +127,10 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let settings = config.hub_settings();
     let message_bytes = settings.limits.message_bytes;
     let bounds = Bounds { messages: config.limits.queue_messages, bytes: config.limits.queue_bytes };
-    let hub = Hub::new(settings, clock::random());
+    let mut store = store(config);
+    let hub = hub(settings, &mut store, directory);
     let epoll = Epoll::new().map_err(Error::Wait)?;
-    let mut driver = Driver::new(hub, store(config), verifier.clone(), bounds, message_bytes, epoll);
+    let mut driver = Driver::new(hub, store, verifier.clone(), bounds, message_bytes, epoll);
     driver.load(LOADING);
     let driver = Rc::new(RefCell::new(driver));
     let site = Rc::new(Site {
@@ -154,9 +155,39 @@ pub fn run(config: &Config) -> Result<(), Error> {
     // As a task of its own it is polled when a signal comes, not at every turn.
     let stopping = executor.spawn(stop_at_a_signal(signals, driver.clone(), doors.clone()));
     let cause = serve::run(&driver, &doors, &executor, stopping);
-    driver.borrow_mut().save(SAVING);
+    if config.state.store == StoreKind::Sled {
+        leave(&mut driver.borrow_mut(), directory);
+    }
     log::info!("stopped by {cause}");
     Ok(())
+}
+
+/// A hub that goes on from what a clean stop has left, or begins anew.
+fn hub(settings: Settings, store: &mut Store, directory: &Path) -> Hub {
+    let seed = clock::random();
+    // With another store, or none, it would not be true; so it is taken anyway.
+    let left = remains::take(directory).unwrap_or_else(|error| {
+        log::error!("{}: what the last stop has left cannot be read: {error}", directory.display());
+        None
+    });
+    let Some(left) = left else { return Hub::new(settings, seed) };
+    let Some(shift) = store.go_on(&left.stamp) else { return Hub::new(settings, seed) };
+    match Hub::revive(settings.clone(), seed, clock::now(), &left.hub, shift) {
+        Ok(hub) => hub,
+        Err(error) => {
+            log::error!("{}: the last stop has left what cannot be used: {error}", directory.display());
+            Hub::new(settings, seed)
+        }
+    }
+}
+
+/// Writes what is to outlive the daemon.
+fn leave(driver: &mut Driver, directory: &Path) {
+    driver.save(SAVING);
+    let Some((stamp, hub)) = driver.remains() else { return };
+    if let Err(error) = remains::write(directory, stamp, &hub) {
+        log::error!("{}: positions are lost: {error}", directory.display());
+    }
 }
 
 /// Where messages are kept.

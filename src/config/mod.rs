@@ -185,6 +185,11 @@ pub struct Store {
 /// The name by which `[[channel]]` means the inboxes of users.
 pub const INBOX: &str = "@me";
 
+/// How much of what the disk may take can be messages, in hundredths. Beside them
+/// it holds what was written around each of them, what is forgotten there and not
+/// dropped yet, and copies of what outlives that.
+const KEPT_OF_DISK: usize = 25;
+
 /// A configuration, and the files that it came from.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Loaded {
@@ -237,6 +242,7 @@ impl Config {
         let usual = Settings::default();
         Settings {
             anonymous: self.auth.anonymous,
+            has_disk: self.state.store == StoreKind::Sled,
             rights: Rc::clone(&self.auth.rights),
             limits: settings::Limits { kept_bytes: self.kept_bytes(), ..self.limits.hub },
             heartbeat: self.heartbeat,
@@ -246,11 +252,14 @@ impl Config {
         }
     }
 
-    /// What all logs may hold together. They are in memory, and half of that is
-    /// for those who are connected: or messages that wait for nobody would throw
-    /// them out.
+    /// What all logs may hold together. In memory, half of that is for those who
+    /// are connected: or messages that wait for nobody would throw them out.
     fn kept_bytes(&self) -> usize {
-        self.limits.hub.kept_bytes.min(self.limits.hub.memory / 2)
+        let bytes = self.limits.hub.kept_bytes;
+        match self.state.store {
+            StoreKind::Memory => bytes.min(self.limits.hub.memory / 2),
+            StoreKind::Sled => bytes / 100 * KEPT_OF_DISK,
+        }
     }
 
     /// What is allowed but seldom wise.
@@ -276,15 +285,10 @@ impl Config {
                 "listen.allowed_origins = [\"*\"] lets every web page that a user visits connect".to_owned(),
             );
         }
-        if self.kept_bytes() < self.limits.hub.kept_bytes {
+        if self.state.store == StoreKind::Memory && self.kept_bytes() < self.limits.hub.kept_bytes {
             warnings.push(
                 "store.bytes is more than half of limits.memory: messages are kept up to that half"
                     .to_owned(),
-            );
-        }
-        if self.state.store == StoreKind::Sled {
-            warnings.push(
-                "state.store = \"sled\" writes nothing to a disk yet: messages are kept in memory".to_owned(),
             );
         }
         warnings

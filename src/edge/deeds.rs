@@ -58,6 +58,7 @@ impl Driver {
             Effect::Keep { log, message, keeping } => {
                 self.store.keep(self.now.moment, &log, message, keeping);
             }
+            Effect::Store { log, seq } => self.links.facts.extend(self.store.hurry(log, seq)),
             Effect::Fetch { fetch, log, after, count, bytes } => {
                 let fetch = Fetch { purpose: fetch, log, after, count, bytes };
                 self.links.facts.extend(self.store.fetch(fetch));

@@ -17,7 +17,7 @@ use super::links::Links;
 use super::outbox::{Bounds, Piece};
 use super::packet::Packet;
 use super::report::Reports;
-use super::store::{Around, Store};
+use super::store::{Around, Stamp, Store};
 use super::token::Verifier;
 use super::wire::{Moved, Wire};
 use super::ws::{Decoder, Heard};
@@ -401,6 +401,11 @@ impl Driver {
         self.store.finish();
         self.wait_for_store(patience, Store::is_finished);
         self.store.is_finished() && self.store.trouble().is_none()
+    }
+
+    /// What the next daemon needs to go on, and when that was true.
+    pub fn remains(&self) -> Option<(Stamp, Vec<u8>)> {
+        Some((self.store.elapsed()?.stamp(self.now), self.hub.remains()))
     }
 
     /// Why the disk cannot be used, if that is so.

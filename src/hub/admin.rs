@@ -35,7 +35,9 @@ impl Hub {
     fn statistics(&self, now: Now) -> Statistics {
         let mut counted = Statistics {
             operations: self.operations.running() as u64,
-            kept_bytes: self.channels.bytes as u64,
+            kept_bytes: self.channels.weights.sum.bytes as u64,
+            unstored_bytes: self.channels.weights.sum.unstored as u64,
+            store_failed: u64::from(self.disk_failed),
             memory_bytes: self.memory_held(),
             memory_level: self.memory.level as u64,
             uptime_seconds: self.started.map_or(0, |started| now.moment.since(started).as_secs()),
@@ -202,7 +204,7 @@ fn held(now: Now, topic: &Topic) -> Held {
     let Some(log) = topic.log.as_deref() else { return Held::default() };
     Held {
         messages: log.kept.len() as u64,
-        bytes: log.bytes as u64,
+        bytes: log.sums.bytes as u64,
         oldest_at: log.first_after(topic.cursor).map(|oldest| at(now, oldest.since)),
     }
 }

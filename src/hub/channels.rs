@@ -14,8 +14,9 @@ use smallvec::SmallVec;
 
 use super::deadlines::{NEVER, round_up};
 use super::event::LogKey;
-use super::logs::Log;
+use super::logs::{Hole, Log};
 use super::presence::Presence;
+use super::weights::Weights;
 use crate::protocol::frame::GapCause;
 use crate::protocol::{Channel, Moment, UserId};
 
@@ -65,6 +66,8 @@ pub(super) struct Topic {
     pub(super) subscribers: SmallVec<[Subscriber; 2]>,
     /// What is kept, and who reads it; none while there is neither.
     pub(super) log: Option<Box<Log>>,
+    /// Where its numbers jump, if they do.
+    pub(super) jump: Option<Box<Jump>>,
     /// Who is here, while somebody wants to be told.
     pub(super) presence: Option<Box<Presence>>,
     /// When it is forgotten, while nobody needs it.
@@ -74,6 +77,23 @@ pub(super) struct Topic {
 }
 
 impl Topic {
+    pub(super) fn new(key: LogKey, epoch: u64) -> Self {
+        Self {
+            key,
+            epoch,
+            seq: 0,
+            cursor: 0,
+            offered: 0,
+            last_loss: GapCause::NotKept,
+            subscribers: SmallVec::new(),
+            log: None,
+            jump: None,
+            presence: None,
+            idle_until: NEVER,
+            counted: 0,
+        }
+    }
+
     pub(super) fn subscriber_mut(&mut self, slot: u32) -> Option<&mut Subscriber> {
         self.subscribers.iter_mut().find(|subscriber| subscriber.slot == slot)
     }
@@ -86,6 +106,7 @@ impl Topic {
         // What its user has already may go, and still be acknowledged.
         if seq > self.cursor {
             log.owe_no_receipt(seq);
+            log.answers.lose(seq);
         }
     }
 
@@ -103,6 +124,85 @@ impl Topic {
     }
 }
 
+/// Where the numbers of a topic jump, because they went on while nobody could
+/// read what the disk has of it: that lies below, and is found later or never.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Jump {
+    /// The last position below that is known of; zero while there is none.
+    pub(super) from: u64,
+    /// Nobody misses a position above `from` and up to here: it was never given
+    /// out, or is of an inbox and its user has it.
+    pub(super) to: u64,
+    /// What is found up to here was numbered before.
+    pub(super) reach: u64,
+    /// Of an inbox, the last position that its user had when it jumped.
+    pub(super) cursor: u64,
+    /// Of an inbox, the last position there was when the messages below were
+    /// found: who has it has not had those.
+    pub(super) seen: u64,
+    /// Of an inbox, how far up to `seen` its user has come, while a message below
+    /// is owed.
+    pub(super) ahead: u64,
+}
+
+impl Topic {
+    /// Numbers what comes from now on from above `base`: what lies below may be on
+    /// the disk.
+    pub(super) fn begin_above(&mut self, base: u64) {
+        let jump = Jump { to: base, reach: base, cursor: self.cursor, ..Jump::default() };
+        (self.seq, self.cursor) = (base, base);
+        self.jump = Some(Box::new(jump));
+    }
+
+    /// What is missing after a position, as the runs of it.
+    pub(super) fn holes(&self, after: u64) -> Vec<Hole> {
+        let jump = self.jump.as_deref().copied().unwrap_or_default();
+        let stretches = [(after, jump.from), (after.max(jump.to), self.seq)];
+        let mut holes = Vec::new();
+        for (after, to) in stretches {
+            let mut expected = after + 1;
+            let kept = self.log.iter().flat_map(|log| log.within(after, to));
+            for seq in kept.chain([to + 1]) {
+                if seq > expected {
+                    let cause = self.last_loss;
+                    holes.push(Hole { from: expected, to: seq - 1, lost: seq - expected, cause });
+                }
+                expected = seq + 1;
+            }
+        }
+        holes
+    }
+
+    /// All of it as one.
+    pub(super) fn missing(&self, after: u64) -> Option<Hole> {
+        let holes = self.holes(after);
+        let (first, last) = (holes.first()?, holes.last()?);
+        let lost = holes.iter().map(|hole| hole.lost).sum();
+        Some(Hole { from: first.from, to: last.to, lost, cause: self.last_loss })
+    }
+
+    /// The user of an inbox has all up to a position; or all that was said since
+    /// messages below were found, while one of those is owed.
+    pub(super) fn pass(&mut self, seq: u64) {
+        if let Some(jump) = &mut self.jump {
+            let is_owed = self.cursor < jump.from;
+            if is_owed && jump.from < seq && seq <= jump.seen {
+                jump.ahead = jump.ahead.max(seq);
+                return;
+            }
+            if is_owed && seq >= jump.from {
+                self.cursor = jump.ahead.max(jump.to);
+            }
+        }
+        self.cursor = self.cursor.max(seq);
+    }
+
+    /// Whether the user of an inbox has what is at a position.
+    pub(super) fn is_passed(&self, seq: u64) -> bool {
+        seq <= self.cursor || self.jump.as_ref().is_some_and(|jump| jump.from < seq && seq <= jump.to)
+    }
+}
+
 /// All topics.
 #[derive(Debug, Default)]
 pub(super) struct Channels {
@@ -114,10 +214,11 @@ pub(super) struct Channels {
     hasher: RandomState,
     /// Those nobody needs, by the moment at which they are forgotten.
     idle: BTreeSet<(Moment, u32)>,
-    /// Those that keep something, by the bytes they keep.
-    sizes: BTreeSet<(usize, u32)>,
+    /// None of them is forgotten for their number: the daemon ends, and whoever
+    /// hears one comes back to the next.
+    pub(super) hoards: bool,
     /// What all of them keep together.
-    pub(super) bytes: usize,
+    pub(super) weights: Weights,
     /// Subscribers of all of them together.
     pub(super) subscribers: usize,
 }
@@ -136,24 +237,8 @@ impl Channels {
         self.find(&LogKey::Inbox(user.clone()))
     }
 
-    /// Makes a topic, or finds it. Who makes one has to settle it.
-    pub(super) fn make(&mut self, key: LogKey, epoch: impl FnOnce() -> u64) -> u32 {
-        if let Some(found) = self.find(&key) {
-            return found;
-        }
-        let topic = Topic {
-            key,
-            epoch: epoch(),
-            seq: 0,
-            cursor: 0,
-            offered: 0,
-            last_loss: GapCause::NotKept,
-            subscribers: SmallVec::new(),
-            log: None,
-            presence: None,
-            idle_until: NEVER,
-            counted: 0,
-        };
+    /// Adds a topic that is not there. Who adds one has to settle it.
+    pub(super) fn insert(&mut self, topic: Topic) -> u32 {
         let place = self.table.insert(topic) as u32;
         self.enter(place);
         place
@@ -189,6 +274,10 @@ impl Channels {
         self.table.iter().map(|(_, topic)| topic)
     }
 
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Topic> {
+        self.table.iter_mut().map(|(_, topic)| topic)
+    }
+
     /// Brings what is derived from a topic up to date: its weight, and whether
     /// anybody needs it.
     pub(super) fn settle(&mut self, now: Moment, place: u32) {
@@ -196,19 +285,10 @@ impl Channels {
         let counted = topic.subscribers.len() as u32;
         self.subscribers = self.subscribers - topic.counted as usize + counted as usize;
         topic.counted = counted;
-        if let Some(log) = &mut topic.log {
-            let (was, is) = (log.weighed, log.weight());
-            if was != is {
-                self.sizes.remove(&(was, place));
-                if is > 0 {
-                    self.sizes.insert((is, place));
-                }
-                self.bytes = self.bytes - was + is;
-                log.weighed = is;
-            }
-            if log.is_unused() {
-                topic.log = None;
-            }
+        self.weigh(place);
+        let Some(topic) = self.table.get_mut(place as usize) else { return };
+        if topic.log.as_ref().is_some_and(|log| log.is_unused()) {
+            topic.log = None;
         }
         let needed = !topic.subscribers.is_empty()
             || topic.log.is_some()
@@ -222,8 +302,17 @@ impl Channels {
                 self.idle.insert((topic.idle_until, place));
             }
         }
-        if self.idle.len() > MOST_IDLE {
+        if self.idle.len() > MOST_IDLE && !self.hoards {
             self.forget_first();
+        }
+    }
+
+    /// Brings the sums over all logs up to date with one of them.
+    pub(super) fn weigh(&mut self, place: u32) {
+        let Some(topic) = self.table.get_mut(place as usize) else { return };
+        if let Some(log) = &mut topic.log {
+            let is = log.weight();
+            self.weights.change(place, std::mem::replace(&mut log.weighed, is), is);
         }
     }
 
@@ -258,20 +347,15 @@ impl Channels {
         self.table.len() - self.idle.len()
     }
 
-    /// How many keep something.
-    pub(super) fn logs(&self) -> usize {
-        self.sizes.len()
-    }
-
     /// Those that somebody reads.
     pub(super) fn reading(&self) -> Vec<u32> {
-        let is_read = |topic: &Topic| topic.log.as_ref().is_some_and(|log| !log.readers.is_empty());
-        self.table.iter().filter(|(_, topic)| is_read(topic)).map(|(place, _)| place as u32).collect()
+        self.with(|log| !log.readers.is_empty())
     }
 
-    /// The one that keeps most bytes.
-    pub(super) fn heaviest(&self) -> Option<u32> {
-        self.sizes.last().map(|(_, place)| *place)
+    /// Those whose log satisfies a condition.
+    pub(super) fn with(&self, wanted: impl Fn(&Log) -> bool) -> Vec<u32> {
+        let is_meant = |topic: &Topic| topic.log.as_deref().is_some_and(&wanted);
+        self.table.iter().filter(|(_, topic)| is_meant(topic)).map(|(place, _)| place as u32).collect()
     }
 }
 
@@ -288,6 +372,7 @@ impl<'de> Deserialize<'de> for Channels {
         let places: Vec<u32> = all.table.iter().map(|(place, _)| place as u32).collect();
         for place in places {
             all.enter(place);
+            all.weigh(place);
         }
         for (place, topic) in &all.table {
             let place = place as u32;
@@ -295,11 +380,6 @@ impl<'de> Deserialize<'de> for Channels {
                 all.idle.insert((topic.idle_until, place));
             }
             all.subscribers += topic.counted as usize;
-            let bytes = topic.log.as_ref().map_or(0, |log| log.weight());
-            if bytes > 0 {
-                all.sizes.insert((bytes, place));
-                all.bytes += bytes;
-            }
         }
         Ok(all)
     }

@@ -252,6 +252,10 @@ pub enum Effect {
     Close { conn: ConnectionId, close: Close, after_ms: u64 },
     /// Keep a message; its `seq` is its place.
     Keep { log: LogKey, message: Rc<Message>, keeping: Box<Keeping> },
+    /// Write a kept message at once, whatever was said when it was kept: somebody
+    /// waits for that now. Answered by `Stored` or `NotStored`, also where it is on
+    /// the disk already, or is here no longer.
+    Store { log: LogKey, seq: u64 },
     /// Read from a log what lies after `after`, up to `count` messages or
     /// `bytes`, at least one if there is one; answered by `Input::Fetched`.
     Fetch { fetch: Purpose, log: LogKey, after: u64, count: usize, bytes: usize },

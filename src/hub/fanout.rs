@@ -6,30 +6,54 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Hub;
 use super::channels::{Hearing, Topic};
 use super::connections::Connection;
 use super::event::{Effect, Effects, LogKey, Now};
 use super::keeping::expiry;
-use super::logs::{Backlog, Kept};
+use super::kept::Kept;
+use super::logs::Backlog;
 use super::publish::Publisher;
+use super::recent::Scope;
 use super::settings::Keep;
 use crate::protocol::frame::GapCause;
 use crate::protocol::{Channel, Message, Sender};
 
-/// Whom a message reaches.
-#[derive(Clone, Copy, Debug, Default)]
+/// What becomes of a message, as its publisher is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Reach {
     pub(super) sent: u64,
     pub(super) failed: u64,
     pub(super) kept: bool,
+    pub(super) stored: bool,
+    /// It came before, and nothing was done.
+    pub(super) duplicate: bool,
+}
+
+/// What its publisher wants of a message beside its delivery.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Terms {
+    /// No longer than the policy says.
+    pub(super) ttl: Option<Duration>,
+    pub(super) durable: bool,
+    /// Among whose messages the id is unique that its publisher gave it.
+    pub(super) scope: Option<Scope>,
+}
+
+impl Terms {
+    /// For those who are here now, and nobody else.
+    pub(super) fn fleeting() -> Self {
+        Self { ttl: Some(Duration::ZERO), ..Self::default() }
+    }
 }
 
 /// A message, and those whom it did not reach live.
-struct Rest {
-    place: u32,
-    message: Rc<Message>,
-    ttl: Option<Duration>,
+pub(super) struct Rest {
+    pub(super) place: u32,
+    pub(super) message: Rc<Message>,
+    pub(super) terms: Terms,
     /// Whether anybody but its publisher heard it.
     heard: bool,
     /// How many read what lies before it.
@@ -89,10 +113,10 @@ impl Hub {
         key: LogKey,
         mut message: Message,
         from: &Publisher,
-        ttl: Option<Duration>,
+        terms: Terms,
         out: &mut Effects,
     ) -> Reach {
-        let fleeting = ttl.is_some_and(|ttl| ttl.is_zero());
+        let fleeting = terms.ttl.is_some_and(|ttl| ttl.is_zero());
         let (channel, inbox) = match &key {
             LogKey::Channel(channel) => (channel.clone(), None),
             LogKey::Inbox(_) => (Channel::inbox(), Some(key.clone())),
@@ -131,7 +155,7 @@ impl Hub {
         if let Some(topic) = self.channels.at_mut(place).filter(|_| sent > 0) {
             topic.offered = topic.seq;
         }
-        let rest = Rest { place, message, ttl, heard, reading, full };
+        let rest = Rest { place, message, terms, heard, reading, full };
         let mut reach = self.keep_for(now, &rest, from, out);
         if sent == 0 {
             self.settle(now, place);
@@ -150,7 +174,7 @@ impl Hub {
         let late = rest.reading + rest.full;
         let Some(seq) = rest.message.seq else {
             self.counters.messages_shed += late;
-            return Reach { sent: 0, failed: late, kept: false };
+            return Reach { failed: late, ..Reach::default() };
         };
         let Some(topic) = self.channels.at(rest.place) else { return Reach::default() };
         let policy = self.policy_of(&topic.key);
@@ -167,7 +191,7 @@ impl Hub {
         }
         let kept = Kept {
             seq,
-            expires: expiry(now.moment, &policy, rest.ttl),
+            expires: expiry(now.moment, &policy, rest.terms.ttl),
             since: now.moment,
             by: from.conn.map_or(0, |conn| conn.tag),
             size: u32::try_from(rest.message.size()).unwrap_or(u32::MAX),
@@ -175,8 +199,10 @@ impl Hub {
             heard: rest.heard && policy.keep != Keep::Unacknowledged,
             echo: from.echo,
             told: false,
+            durable: rest.terms.durable,
+            stored: false,
         };
-        let kept = wanted && self.keep(rest.place, &policy, kept, &rest.message, out);
+        let kept = wanted && self.keep(now, &policy, kept, rest, out);
         // What others heard is not kept for the sake of one who is slow, unless
         // it is kept anyway.
         let behind = kept && (policy.keep.keeps_all() || !rest.heard);
@@ -187,14 +213,12 @@ impl Hub {
                 self.miss(rest.place, slot, seq);
             }
         }
-        if kept {
-            self.trim(now, rest.place, &policy, out);
+        if wanted {
+            self.advance_all(now, rest.place, out);
         }
-        let log = self.channels.at(rest.place).and_then(|topic| topic.log.as_ref());
-        let kept = kept && log.is_some_and(|log| log.contains(seq));
         let sent = if kept { rest.reading } else { 0 } + if kept && behind { rest.full } else { 0 };
         self.counters.messages_shed += late - sent;
-        Reach { sent, failed: late - sent, kept }
+        Reach { sent, failed: late - sent, kept, ..Reach::default() }
     }
 
     /// The subscribers that hear live and have no room.

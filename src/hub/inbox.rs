@@ -7,7 +7,7 @@
 use super::Hub;
 use super::channels::{Hearing, Subscriber, Topic};
 use super::event::{Effects, LogKey, Now};
-use super::logs::{Backlog, Hole};
+use super::logs::{Backlog, Log};
 use crate::protocol::frame::InboxState;
 use crate::protocol::name::spelled;
 use crate::protocol::{ConnectionId, InboxMode, Position, UserId};
@@ -71,16 +71,11 @@ impl Hub {
     /// Reads what lies after the cursor, if anything does, kept or lost.
     fn read_inbox(&mut self, now: Now, place: u32, conn: ConnectionId, out: &mut Effects) {
         let Some(topic) = self.channels.at(place) else { return };
-        let (after, last) = (topic.cursor, topic.seq);
-        if after >= last {
-            return;
+        let after = topic.cursor;
+        if after < topic.seq {
+            let backlog = Backlog { holes: topic.holes(after), ..Backlog::after(after) };
+            self.restart(now, place, conn, backlog, out);
         }
-        let cause = topic.last_loss;
-        let holes = match &topic.log {
-            Some(log) => log.holes(after, last, cause),
-            None => vec![Hole { from: after + 1, to: last, lost: last - after, cause }],
-        };
-        self.restart(now, place, conn, Backlog { holes, ..Backlog::after(after) }, out);
     }
 
     /// A client says up to where its user has the inbox. Of other numbers, or
@@ -102,9 +97,15 @@ impl Hub {
         if position.epoch != spelled(topic.epoch) || position.seq > topic.offered {
             return;
         }
-        self.move_cursor(place, position.seq);
+        // Of what was passed over nobody can know.
+        let seq = topic
+            .log
+            .as_deref()
+            .and_then(Log::first_unread)
+            .map_or(position.seq, |unread| position.seq.min(unread - 1));
+        self.move_cursor(place, seq);
         self.sweep(now, place, out);
-        self.tell_receipts(now, place, position.seq, read, out);
+        self.tell_receipts(now, place, seq, read, out);
     }
 
     /// A socket has taken a message of an inbox: where nobody acknowledges, that
@@ -123,9 +124,13 @@ impl Hub {
     /// lost in it was told as well. What it heard live before may still wait for
     /// its socket.
     pub(super) fn has_caught_up(&mut self, place: u32, slot: u32, began: u64) {
-        let Some(topic) = self.channels.at(place) else { return };
+        let Some(topic) = self.channels.at_mut(place) else { return };
+        if let Some(log) = &mut topic.log {
+            log.unread = log.unread.filter(|(first, _)| began >= *first);
+        }
         if topic.cursor >= began {
-            self.has_taken(place, slot, topic.seq);
+            let last = topic.seq;
+            self.has_taken(place, slot, last);
         }
     }
 
@@ -144,9 +149,11 @@ impl Hub {
 
     fn move_cursor(&mut self, place: u32, seq: u64) {
         let Some(topic) = self.channels.at_mut(place) else { return };
-        topic.cursor = topic.cursor.max(seq);
+        let unread = topic.log.as_deref().and_then(Log::first_unread);
+        topic.pass(unread.map_or(seq, |unread| seq.min(unread - 1)));
+        let cursor = topic.cursor;
         let Some(log) = &mut topic.log else { return };
-        for kept in log.kept.iter_mut().take_while(|kept| kept.seq <= seq) {
+        for kept in log.kept.iter_mut().take_while(|kept| kept.seq <= cursor) {
             kept.heard = true;
         }
     }

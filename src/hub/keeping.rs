@@ -1,19 +1,20 @@
 //! What is kept, and for how long.
 //!
-//! Knows policies, limits and ages, and when a message has done its duty. Does
-//! not know who reads; that is in [`replay`](super::replay).
+//! Knows policies and ages, and when a message has done its duty. Does not know
+//! what goes where there is no room; that is in [`room`](super::room). Nor who
+//! reads; that is in [`replay`](super::replay).
 
-use std::rc::Rc;
-
+use super::Hub;
 use super::channels::Topic;
 use super::deadlines::{NEVER, Task, round_up};
-use super::event::{Anomaly, Effect, Effects, Fate, Keeping, LogKey, Now};
-use super::logs::{Kept, Log, Run};
+use super::event::{Effect, Effects, Fate, Keeping, LogKey, Now};
+use super::fanout::Rest;
+use super::kept::Kept;
+use super::logs::Run;
 use super::replay::PAGE_MESSAGES;
-use super::settings::{Keep, Policy};
-use super::{Hub, random};
+use super::settings::{Disk, Keep, Policy};
+use crate::protocol::Moment;
 use crate::protocol::frame::GapCause;
-use crate::protocol::{Message, Moment};
 
 impl Hub {
     pub(super) fn policy_of(&self, key: &LogKey) -> Policy {
@@ -30,8 +31,14 @@ impl Hub {
 
     /// Makes the topic of a key, or finds it.
     pub(super) fn topic(&mut self, key: LogKey) -> u32 {
-        let random: &mut random::Random = &mut self.random;
-        self.channels.make(key, || random.next())
+        if let Some(place) = self.channels.find(&key) {
+            return place;
+        }
+        let mut topic = Topic::new(key, self.random.next());
+        if let Some(base) = self.unread {
+            topic.begin_above(base);
+        }
+        self.channels.insert(topic)
     }
 
     /// Brings up to date what follows from the state of a topic.
@@ -46,92 +53,54 @@ impl Hub {
         self.channels.settle(now.moment, place);
     }
 
-    /// Puts a message into its log, where the policy has room for one of its
-    /// size. Evicting what is too much is the next step: the readers that are
-    /// to know of it come between.
+    /// Puts a message into its log, where the policy keeps one of its size and
+    /// there is room for it. Whether it is there.
     pub(super) fn keep(
         &mut self,
-        place: u32,
+        now: Now,
         policy: &Policy,
         kept: Kept,
-        message: &Rc<Message>,
+        rest: &Rest,
         out: &mut Effects,
     ) -> bool {
+        let (size, place) = (kept.size as usize, rest.place);
+        let limit = policy.bytes.min(self.settings.limits.kept_bytes);
+        let fits = policy.keep != Keep::Never && policy.count > 0 && size <= limit;
+        let mut others = Vec::new();
+        let is_kept = fits && self.find_room(place, policy, size, &mut others, out);
         let Some(topic) = self.channels.at_mut(place) else { return false };
-        let size = kept.size as usize;
-        let fits = policy.count > 0 && size <= policy.bytes && size <= self.settings.limits.kept_bytes;
-        if policy.keep == Keep::Never || !fits {
+        let log = topic.key.clone();
+        if is_kept {
+            topic.log.get_or_insert_default().push(kept);
+            let keeping = Box::new(self.keeping(policy, &kept, rest));
+            out.push(Effect::Keep { log, message: rest.message.clone(), keeping });
+        } else {
             topic.lose(kept.seq, GapCause::NotKept);
-            return false;
         }
-        topic.log.get_or_insert_default().push(kept);
-        let keeping = Keeping {
+        self.settle(now, place);
+        for other in others {
+            self.settle(now, other);
+            self.advance_all(now, other, out);
+        }
+        is_kept
+    }
+
+    /// What the store has to know of a message.
+    fn keeping(&self, policy: &Policy, kept: &Kept, rest: &Rest) -> Keeping {
+        let disk = match self.settings.has_disk {
+            false => Disk::Never,
+            true if kept.durable => Disk::Now,
+            true => policy.disk,
+        };
+        Keeping {
             expires: kept.expires,
             since: kept.since,
             size: kept.size,
             heard: kept.heard,
-            durable: false,
-            disk: policy.disk,
-            scope: None,
-        };
-        out.push(Effect::Keep {
-            log: topic.key.clone(),
-            message: message.clone(),
-            keeping: Box::new(keeping),
-        });
-        true
-    }
-
-    /// Evicts what is over a log's limits, or over those of all logs together.
-    pub(super) fn trim(&mut self, now: Now, place: u32, policy: &Policy, out: &mut Effects) {
-        let over = |log: &Log| log.kept.len() > policy.count || log.bytes > policy.bytes;
-        while self.channels.at(place).and_then(|topic| topic.log.as_deref()).is_some_and(over) {
-            self.evict(place, out);
+            durable: kept.durable,
+            disk,
+            scope: rest.terms.scope.clone(),
         }
-        self.settle(now, place);
-        let mut short = false;
-        // What tells of evictions must not cause others.
-        let own = self.channels.at(place).filter(|topic| topic.tells_of_others()).map(|_| place);
-        while self.keeps_too_much() {
-            let Some(heaviest) = own.or_else(|| self.channels.heaviest()) else { break };
-            if self.channels.at(heaviest).is_none_or(|topic| topic.log.is_none()) {
-                break;
-            }
-            short = true;
-            if !self.drop_receipt(heaviest) {
-                self.evict(heaviest, out);
-            }
-            self.settle(now, heaviest);
-            if heaviest != place {
-                self.advance_all(now, heaviest, out);
-            }
-        }
-        if short {
-            out.push(Effect::Report(Anomaly::KeptLimit));
-        }
-        self.advance_all(now, place, out);
-    }
-
-    /// Drops the oldest receipt of a log that holds little else. Whoever wants it
-    /// does not hear of it; what was said is worth more.
-    fn drop_receipt(&mut self, place: u32) -> bool {
-        let log = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut());
-        log.filter(|log| log.is_mostly_receipts()).is_some_and(|log| log.receipts.pop_front().is_some())
-    }
-
-    fn evict(&mut self, place: u32, out: &mut Effects) {
-        let Some(topic) = self.channels.at(place) else { return };
-        let Some(kept) = topic.log.as_ref().and_then(|log| log.kept.front().copied()) else { return };
-        let first = kept.seq;
-        if self.reached_nobody(topic, &kept, Fate::Evicted) {
-            self.look_up(place, &[(first, 1)], Fate::Evicted, out);
-        }
-        let Some(topic) = self.channels.at_mut(place) else { return };
-        let Some(log) = &mut topic.log else { return };
-        log.take(first);
-        topic.lose(first, GapCause::Evicted);
-        self.counters.messages_evicted += 1;
-        out.push(Effect::Forget { log: topic.key.clone(), from: first, to: first });
     }
 
     /// The deadline of the oldest message has come.
@@ -145,10 +114,13 @@ impl Hub {
     /// Whether a message that is about to be lost reached nobody, in a way that is
     /// worth telling. What a user who is here was sent counts as heard, and that a
     /// history moves on is in its nature.
-    fn reached_nobody(&self, topic: &Topic, kept: &Kept, fate: Fate) -> bool {
+    pub(super) fn reached_nobody(&self, topic: &Topic, kept: &Kept, fate: Fate) -> bool {
         !kept.heard
             && match self.policy_of(&topic.key).keep {
-                Keep::Unacknowledged => kept.seq > topic.offered || topic.is_unheard(),
+                Keep::Unacknowledged => {
+                    let is_unread = topic.log.as_ref().is_some_and(|log| log.is_unread(kept.seq));
+                    kept.seq > topic.offered || topic.is_unheard() || is_unread
+                }
                 Keep::Undelivered => true,
                 Keep::History => fate == Fate::Expired,
                 Keep::Never => false,

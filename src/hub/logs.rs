@@ -8,36 +8,21 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::deadlines::NEVER;
+use super::durable::Answers;
+use super::kept::{Kept, Sums};
 use super::operations::Told;
 use super::receipts::Owed;
+use super::weights::Weight;
 use crate::protocol::frame::GapCause;
-use crate::protocol::{Channel, Moment};
-
-/// One kept message.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(super) struct Kept {
-    pub(super) seq: u64,
-    pub(super) expires: Moment,
-    /// When it was kept; told to administrators.
-    pub(super) since: Moment,
-    /// The tag of the connection that published it, which does not count as
-    /// somebody who heard it; zero for an HTTP caller.
-    pub(super) by: u64,
-    pub(super) size: u32,
-    /// Somebody other than its publisher has it.
-    pub(super) heard: bool,
-    /// Its publisher wants to hear it too.
-    pub(super) echo: bool,
-    /// Workers were told that it waits for a user who is away.
-    pub(super) told: bool,
-}
+use crate::protocol::{Channel, ConnectionId, Moment};
 
 /// A subscriber that reads what is kept.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(super) struct Reader {
     pub(super) slot: u32,
     pub(super) tag: u64,
-    /// What lies up to here it heard live, if its socket has taken that.
+    /// What lies up to here it heard live, if its socket has taken that, or it was
+    /// passed over.
     pub(super) began: u64,
     /// The last position that was queued for it, or passed over.
     pub(super) sent: u64,
@@ -47,6 +32,8 @@ pub(super) struct Reader {
     pub(super) in_flight: u32,
     /// The last position there was when the store was asked; none while it is not.
     pub(super) asked: Option<u64>,
+    /// Once through, it reads what was passed over for it.
+    pub(super) again: bool,
     /// It hears the topic no longer; only what is on its way counts.
     pub(super) left: bool,
     /// What was lost in front of it, and is told in its place.
@@ -56,6 +43,9 @@ pub(super) struct Reader {
     pub(super) others: Vec<u64>,
     /// What is told behind the messages up to a position.
     pub(super) words: Vec<(u64, Word)>,
+    /// It has had what lies between these two, the second included: what lies
+    /// before that was found on the disk later.
+    pub(super) had: (u64, u64),
 }
 
 /// What has to wait for the backlog: nobody is told of the end before the lines.
@@ -85,6 +75,9 @@ pub(super) struct Backlog {
     pub(super) holes: Vec<Hole>,
     /// What is kept there for others alone, ascending.
     pub(super) others: Vec<u64>,
+    /// What the reader has had before: what lies between these two, the second
+    /// included.
+    pub(super) had: (u64, u64),
 }
 
 impl Backlog {
@@ -97,20 +90,31 @@ impl Backlog {
 impl Reader {
     /// One that has everything up to where its backlog begins.
     pub(super) fn new(slot: u32, tag: u64, backlog: Backlog) -> Self {
-        let Backlog { after, holes, others } = backlog;
+        let Backlog { after, holes, others, had } = backlog;
         Self {
             slot,
             tag,
-            began: after,
+            began: after.max(had.1),
             sent: after,
             written: after,
             in_flight: 0,
             asked: None,
+            again: false,
             left: false,
             holes,
             others,
             words: Vec::new(),
+            had,
         }
+    }
+
+    /// Whether a connection is this reader, and waits for the store.
+    pub(super) fn asks(&self, conn: ConnectionId) -> bool {
+        self.slot == conn.slot && self.tag == conn.tag && self.asked.is_some()
+    }
+
+    fn has_had(&self, seq: u64) -> bool {
+        self.had.0 < seq && seq <= self.had.1
     }
 
     /// Whether `seq` is still to reach it.
@@ -120,9 +124,19 @@ impl Reader {
             && !self.passes_over(seq)
     }
 
-    /// Whether `seq` is for others alone.
+    /// Whether `seq` is for others alone, or it had it before.
     pub(super) fn passes_over(&self, seq: u64) -> bool {
-        self.others.binary_search(&seq).is_ok()
+        self.has_had(seq) || self.others.binary_search(&seq).is_ok()
+    }
+
+    /// Notes that a message is lost in front of it; where.
+    fn note_lost(&mut self, seq: u64, cause: GapCause) -> usize {
+        let at = self.holes.partition_point(|hole| hole.to < seq);
+        match self.holes.get_mut(at) {
+            Some(hole) if hole.from <= seq => hole.lost += 1,
+            _ => self.holes.insert(at, Hole { from: seq, to: seq, lost: 1, cause }),
+        }
+        at
     }
 
     fn is_over(&self) -> bool {
@@ -136,9 +150,12 @@ pub(super) struct Log {
     /// By position, ascending.
     pub(super) kept: VecDeque<Kept>,
     /// Of all kept messages.
-    pub(super) bytes: usize,
-    /// What of that is in the sum over all logs.
-    pub(super) weighed: usize,
+    pub(super) sums: Sums,
+    /// What of it is in the sums over all logs.
+    #[serde(skip)]
+    pub(super) weighed: Weight,
+    /// Nothing loose lies before this.
+    pub(super) loose_from: u64,
     /// Those that came first are first; one connection may be here again for
     /// what it has left, before what it hears now.
     pub(super) readers: Vec<Reader>,
@@ -148,18 +165,27 @@ pub(super) struct Log {
     pub(super) armed: Moment,
     /// Who is to be told that a message has arrived, by position.
     pub(super) receipts: VecDeque<Owed>,
+    /// Publishers that wait for the disk.
+    pub(super) answers: Answers,
+    /// Of an inbox: the first and the last position that was passed over for a
+    /// connection because the disk could not be read. The cursor stays before the
+    /// first until some connection has had it.
+    pub(super) unread: Option<Run>,
 }
 
 impl Default for Log {
     fn default() -> Self {
         Self {
             kept: VecDeque::new(),
-            bytes: 0,
-            weighed: 0,
+            sums: Sums::default(),
+            weighed: Weight::default(),
+            loose_from: 0,
             readers: Vec::new(),
             soonest: NEVER,
             armed: NEVER,
             receipts: VecDeque::new(),
+            answers: Answers::default(),
+            unread: None,
         }
     }
 }
@@ -189,25 +215,54 @@ pub(super) type Run = (u64, u64);
 pub(super) const RECEIPT: usize = 256;
 
 impl Log {
-    /// What it counts in the sum over all logs: a receipt waits longer than its
+    /// What it counts in the sums over all logs: a receipt waits longer than its
     /// message, so it is not in the bytes of those.
-    pub(super) fn weight(&self) -> usize {
-        self.bytes + self.receipts.len() * RECEIPT
+    pub(super) fn weight(&self) -> Weight {
+        let receipts = self.receipts.len() * RECEIPT;
+        let Sums { bytes, loose, promised, stored } = self.sums;
+        Weight {
+            bytes: bytes + receipts,
+            unstored: loose + promised + receipts,
+            loose: loose + receipts,
+            stored,
+            answers: self.answers.len(),
+            awaited: self.answers.bytes(),
+            yields: self.kept.front().is_none_or(|oldest| !oldest.durable),
+        }
     }
 
     /// Whether most of its weight is receipts.
     pub(super) fn is_mostly_receipts(&self) -> bool {
-        self.weight() > 2 * self.bytes
+        self.receipts.len() * RECEIPT > self.sums.bytes
     }
 
     pub(super) fn is_unused(&self) -> bool {
-        self.kept.is_empty() && self.readers.is_empty() && self.receipts.is_empty()
+        self.kept.is_empty() && self.readers.is_empty() && self.receipts.is_empty() && self.answers.is_empty()
     }
 
     pub(super) fn push(&mut self, kept: Kept) {
-        self.bytes += kept.size as usize;
+        self.sums.add(&kept);
         self.soonest = self.soonest.min(kept.expires);
         self.kept.push_back(kept);
+    }
+
+    /// Puts messages that were found on the disk between those that are here; how
+    /// many found their place taken.
+    pub(super) fn merge(&mut self, found: Vec<Kept>) -> u64 {
+        let mut doubles = 0;
+        let mut rest = std::mem::take(&mut self.kept).into_iter().peekable();
+        for kept in found {
+            while let Some(before) = rest.next_if(|here| here.seq < kept.seq) {
+                self.kept.push_back(before);
+            }
+            if rest.peek().is_some_and(|here| here.seq == kept.seq) {
+                doubles += 1;
+            } else {
+                self.push(kept);
+            }
+        }
+        self.kept.extend(rest);
+        doubles
     }
 
     /// The place of the first message after a position.
@@ -224,35 +279,63 @@ impl Log {
         self.kept.get_mut(place)
     }
 
+    pub(super) fn find(&self, seq: u64) -> Option<&Kept> {
+        let place = self.kept.binary_search_by_key(&seq, |kept| kept.seq).ok()?;
+        self.kept.get(place)
+    }
+
     pub(super) fn contains(&self, seq: u64) -> bool {
-        self.kept.binary_search_by_key(&seq, |kept| kept.seq).is_ok()
+        self.find(seq).is_some()
     }
 
-    /// What is missing between two positions: the first, the last, how many.
-    pub(super) fn missing(&self, after: u64, to: u64) -> Option<(u64, u64, u64)> {
-        let (mut first, mut last, mut lost) = (None, 0, 0);
-        let mut expected = after + 1;
-        let kept = self.kept.range(self.place_after(after)..).map(|kept| kept.seq);
-        for seq in kept.chain([to + 1]) {
-            if seq > expected {
-                first = first.or(Some(expected));
-                last = seq - 1;
-                lost += seq - expected;
-            }
-            expected = seq + 1;
+    /// A run of messages is on the disk; how many of them were not.
+    pub(super) fn store(&mut self, (from, to): Run) -> u64 {
+        let run = self.kept.partition_point(|kept| kept.seq < from)..self.place_after(to);
+        let mut count = 0;
+        for kept in self.kept.range_mut(run).filter(|kept| !kept.stored) {
+            self.sums.take(kept);
+            kept.stored = true;
+            self.sums.add(kept);
+            count += 1;
         }
-        first.map(|first| (first, last, lost))
+        count
     }
 
-    /// Every run of positions that is missing between two.
-    pub(super) fn holes(&self, after: u64, to: u64, cause: GapCause) -> Vec<Hole> {
-        let mut expected = after + 1;
-        let kept = self.kept.range(self.place_after(after)..).map(|kept| kept.seq);
-        let hole = |seq: u64| {
-            let from = std::mem::replace(&mut expected, seq + 1);
-            (seq > from).then(|| Hole { from, to: seq - 1, lost: seq - from, cause })
-        };
-        kept.chain([to + 1]).filter_map(hole).collect()
+    /// The publisher of a message waits for the disk from now on.
+    pub(super) fn promise(&mut self, seq: u64) {
+        self.change(seq, |kept| kept.durable = true);
+    }
+
+    /// It waits no longer, in vain; what is on the disk stays promised.
+    pub(super) fn release(&mut self, seq: u64) {
+        self.change(seq, |kept| kept.durable &= kept.stored);
+        self.loose_from = self.loose_from.min(seq);
+    }
+
+    fn change(&mut self, seq: u64, what: impl FnOnce(&mut Kept)) {
+        let Ok(place) = self.kept.binary_search_by_key(&seq, |kept| kept.seq) else { return };
+        if let Some(kept) = self.kept.get_mut(place) {
+            self.sums.take(kept);
+            what(kept);
+            self.sums.add(kept);
+        }
+    }
+
+    /// The oldest message that only the memory has and nobody waits for. What was
+    /// passed once is not looked at again.
+    pub(super) fn first_loose(&mut self) -> Option<u64> {
+        let from = self.kept.partition_point(|kept| kept.seq < self.loose_from);
+        let mut rest = self.kept.range(from..);
+        let found = rest.find(|kept| !kept.stored && !kept.durable).map(|kept| kept.seq);
+        let last = self.kept.back().map_or(0, |kept| kept.seq + 1);
+        self.loose_from = found.unwrap_or(last).max(self.loose_from);
+        found
+    }
+
+    /// The positions between two, the second included, that are kept.
+    pub(super) fn within(&self, after: u64, to: u64) -> impl Iterator<Item = u64> {
+        let rest = self.kept.range(self.place_after(after)..);
+        rest.map(|kept| kept.seq).take_while(move |seq| *seq <= to)
     }
 
     /// The first after a position that a connection said and does not hear.
@@ -306,14 +389,32 @@ impl Log {
         let is_in_front =
             |reader: &&mut Reader| !reader.left && reader.sent < seq && !reader.passes_over(seq);
         for reader in self.readers.iter_mut().filter(is_in_front) {
-            let at = reader.holes.partition_point(|hole| hole.to < seq);
-            match reader.holes.get_mut(at) {
-                Some(hole) if hole.from <= seq => hole.lost += 1,
-                _ => reader.holes.insert(at, Hole { from: seq, to: seq, lost: 1, cause }),
-            }
+            let at = reader.note_lost(seq, cause);
             join(&mut reader.holes, at + 1, &self.kept);
             join(&mut reader.holes, at, &self.kept);
         }
+    }
+
+    /// Passes the messages over that lie before a reader on the disk, at least one,
+    /// and notes that they are lost to it. They stay for others.
+    pub(super) fn pass_over(&mut self, slot: u32) -> Option<Run> {
+        let reader = self.readers.iter_mut().find(|reader| reader.slot == slot && !reader.left)?;
+        let from = self.kept.partition_point(|kept| kept.seq <= reader.sent);
+        let mut passed: Option<Run> = None;
+        for kept in self.kept.range(from..) {
+            if passed.is_some() && !kept.stored {
+                break;
+            }
+            passed = Some((passed.map_or(kept.seq, |(first, _)| first), kept.seq));
+            if kept.by != reader.tag || kept.echo {
+                let at = reader.note_lost(kept.seq, GapCause::Evicted);
+                join(&mut reader.holes, at + 1, &self.kept);
+                join(&mut reader.holes, at, &self.kept);
+            }
+        }
+        let (_, last) = passed?;
+        (reader.sent, reader.written, reader.began) = (last, last, last);
+        passed
     }
 
     /// The runs of messages that satisfy a condition, each by its first position
@@ -337,11 +438,11 @@ impl Log {
     pub(super) fn remove(&mut self, mut gone: impl FnMut(&Kept) -> bool) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();
         let mut adjacent = false;
-        let bytes = &mut self.bytes;
+        let sums = &mut self.sums;
         self.kept.retain(|kept| {
             let goes = gone(kept);
             if goes {
-                *bytes -= kept.size as usize;
+                sums.take(kept);
                 match runs.last_mut() {
                     Some(run) if adjacent => run.1 = kept.seq,
                     _ => runs.push((kept.seq, kept.seq)),
@@ -387,7 +488,7 @@ impl Log {
     pub(super) fn take(&mut self, seq: u64) -> bool {
         let Ok(place) = self.kept.binary_search_by_key(&seq, |kept| kept.seq) else { return false };
         if let Some(kept) = self.kept.remove(place) {
-            self.bytes -= kept.size as usize;
+            self.sums.take(&kept);
         }
         true
     }

@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use super::Hub;
 use super::connections::{Connection, Kind};
+use super::durable::ANSWER;
 use super::event::{Anomaly, Effect, Effects, Now, Outbound};
+use super::kept::ENTRY;
 use crate::protocol::{Close, ConnectionId, Moment};
 
 /// How near the ceiling is.
@@ -48,11 +50,11 @@ impl Level {
 const SLACK: u64 = 5;
 
 /// What one topic with subscribers takes: its entry in two tables, and its name.
-const TOPIC: u64 = 512;
+pub(super) const TOPIC: u64 = 512;
 
 /// What keeping something in it takes, beside the messages: the index, and the
 /// log's place in the store.
-const LOG: u64 = 512;
+pub(super) const LOG: u64 = 512;
 
 /// What one subscription takes, on both of its ends.
 const SUBSCRIPTION: u64 = 64;
@@ -117,19 +119,12 @@ impl Hub {
     /// What the hub holds itself. What has a fixed and small bound (ended
     /// operations, ids of messages, idle channels) is beside the ceiling.
     fn own_memory(&self) -> u64 {
-        self.channels.bytes as u64
+        let sum = &self.channels.weights.sum;
+        (sum.unstored + sum.stored * ENTRY + sum.awaited + sum.answers * ANSWER) as u64
             + self.channels.needed() as u64 * TOPIC
-            + self.channels.logs() as u64 * LOG
+            + self.channels.weights.logs as u64 * LOG
             + self.channels.subscribers as u64 * SUBSCRIPTION
             + self.operations.running() as u64 * OPERATION
-    }
-
-    /// Whether keeping takes more than its half of the ceiling. A short message in
-    /// each of very many channels is little to read and much to hold; were that not
-    /// bounded, messages that wait for nobody would throw out those who are here.
-    pub(super) fn keeps_too_much(&self) -> bool {
-        let held = self.channels.bytes as u64 + self.channels.logs() as u64 * (TOPIC + LOG);
-        self.channels.bytes > self.settings.limits.kept_bytes || held > self.settings.limits.memory as u64 / 2
     }
 
     fn level_at(&self, links: u64) -> Level {

@@ -8,11 +8,14 @@ mod auth;
 mod channels;
 mod connections;
 mod deadlines;
+mod durable;
 pub mod event;
 mod fanout;
+mod found;
 mod inbox;
 mod interrupts;
 mod keeping;
+mod kept;
 mod leaving;
 mod lifetime;
 mod limits;
@@ -26,12 +29,16 @@ mod publish;
 mod random;
 mod receipts;
 mod recent;
+mod remains;
 mod replay;
 mod requests;
 pub mod rights;
+mod room;
 pub mod settings;
 mod state;
 mod subscribe;
+mod unread;
+mod weights;
 mod whisper;
 
 pub use event::{
@@ -47,7 +54,7 @@ pub use state::StateError;
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::frame::Counters;
-use crate::protocol::{Close, Frame, Moment, Refusal, RequestId};
+use crate::protocol::{Close, Code, Frame, Moment, Refusal, RequestId};
 use deadlines::Task;
 
 /// All state worth reasoning about.
@@ -67,8 +74,15 @@ pub struct Hub {
     /// Told again by whoever holds it; another process holds something else.
     #[serde(skip)]
     memory: memory::Memory,
+    /// The disk cannot be used. Told again by the store of another process.
+    #[serde(skip)]
+    disk_failed: bool,
     /// When the first thing happened.
     started: Option<Moment>,
+    /// Above which number topics begin, while nobody has told what is on the disk.
+    unread: Option<u64>,
+    /// What was found on the disk and is not looked after yet.
+    unsorted: Vec<found::Unsorted>,
     /// It was read back, and has not gone on yet.
     #[serde(skip)]
     resumes: bool,
@@ -101,7 +115,10 @@ impl Hub {
             deadlines: deadlines::Deadlines::default(),
             counters: Counters::default(),
             memory: memory::Memory::default(),
+            disk_failed: false,
             started: None,
+            unread: None,
+            unsorted: Vec::new(),
             resumes: false,
             stopping: None,
         }
@@ -109,6 +126,7 @@ impl Hub {
 
     /// Takes one fact in and pushes the orders that follow onto `out`.
     pub fn handle(&mut self, now: Now, input: Input, out: &mut Effects) {
+        self.note_disk(now, &input, out);
         self.started.get_or_insert(now.moment);
         if std::mem::take(&mut self.resumes) {
             self.resume(now, out);
@@ -131,7 +149,16 @@ impl Hub {
             Input::Fetched { fetch: Purpose::Notice(fate), log, messages } => {
                 self.tell_fate(now, &log, &messages, fate, out);
             }
-            Input::Store(_) => {}
+            Input::Store(StoreFact::Stored { log, from, to }) => self.stored(now, &log, (from, to), out),
+            Input::Store(StoreFact::NotStored { log, seq }) => self.not_stored(now, &log, seq, out),
+            Input::Store(StoreFact::Failed) => self.disk_fails(now, out),
+            Input::Store(StoreFact::Works) => self.disk_works(now, out),
+            Input::Store(StoreFact::Unread { fetch: Purpose::Replay(conn), log }) => {
+                self.unread(now, conn, &log, out);
+            }
+            Input::Store(StoreFact::Found(found)) => self.found(now, *found),
+            // Of what cannot be read nothing can be told.
+            Input::Store(StoreFact::Unread { fetch: Purpose::Notice(_), .. }) => {}
             Input::Closed { conn } => self.closed(now, conn, out),
             Input::Memory { links, holders } => self.weighed(now, links, holders, out),
             Input::TurnedAway(why) => self.turned_away(why),
@@ -142,6 +169,9 @@ impl Hub {
 
     /// The next moment at which something is due, if anything is.
     pub fn deadline(&self) -> Option<Moment> {
+        if !self.unsorted.is_empty() {
+            return Some(Moment::default());
+        }
         let first = [
             self.deadlines.first(),
             self.channels.deadline(),
@@ -181,6 +211,7 @@ impl Hub {
 
     fn refuse(&mut self, now: Now, ask: &Ask, refusal: Refusal, out: &mut Effects) {
         self.counters.requests_refused += 1;
+        self.counters.durable_refused += u64::from(refusal.code == Code::StoreUnavailable);
         let mistake = refusal.code.is_a_mistake();
         let refusal = Box::new(refusal);
         out.push(Effect::Refuse { to: ask.from, id: ask.id.clone(), refusal });

@@ -6,13 +6,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::Hub;
 use super::deadlines::round_up;
 use super::event::{Effect, Effects, Fate, LogKey, Now, Purpose};
+use super::fanout::Terms;
 use super::presence::GRACE;
 use super::publish::Publisher;
 use super::replay::PAGE_MESSAGES;
@@ -98,8 +98,8 @@ impl Hub {
 
     fn tell_presence(&mut self, now: Now, event: Event, user_id: &UserId, out: &mut Effects) {
         // It is about now: not kept, and without a position.
-        let ttl = Some(Duration::ZERO);
-        self.tell_workers(now, Channel::presence(), event, &About { user_id }, ttl, out);
+        let terms = Terms::fleeting();
+        self.tell_workers(now, Channel::presence(), event, &About { user_id }, terms, out);
     }
 
     /// Says something on a channel of the daemon's own, if anybody has ever asked
@@ -110,12 +110,12 @@ impl Hub {
         channel: Channel,
         event: Event,
         about: &impl Serialize,
-        ttl: Option<Duration>,
+        terms: Terms,
         out: &mut Effects,
     ) {
         if self.channels.find_channel(&channel).is_some() {
             let message = self.own_message(now, event, Payload::of(about));
-            self.publish_on(now, LogKey::Channel(channel), message, &Publisher::hub(), ttl, out);
+            self.publish_on(now, LogKey::Channel(channel), message, &Publisher::hub(), terms, out);
         }
     }
 
@@ -154,7 +154,7 @@ impl Hub {
             epoch: spelled(topic.epoch),
             seq: message.seq.unwrap_or_default(),
         };
-        self.tell_workers(now, Channel::undelivered(), Event::undelivered(), &about, None, out);
+        self.tell_workers(now, Channel::undelivered(), Event::undelivered(), &about, Terms::default(), out);
     }
 
     /// Reads messages that reached nobody, each run by its first position and its

@@ -5,9 +5,9 @@
 
 use super::connections::{Connection, Kind};
 use super::event::{Asker, Effects, LogKey, Now};
-use super::fanout::Reach;
+use super::fanout::{Reach, Terms};
 use super::receipts::Wants;
-use super::recent::{Key, Scope};
+use super::recent::{Key, Place, Scope};
 use super::settings::Keep;
 use super::{Ask, Done, Hub};
 use crate::protocol::say::Target;
@@ -62,55 +62,101 @@ impl Hub {
         self.may_publish(ask.from, &publication.target)?;
         let conn = self.addressed(&publication.target)?;
         let receipt = if publication.receipt { Some(self.wants_receipt(ask.from)?) } else { None };
-        if publication.durable && self.would_keep(&publication.target) {
-            let why = "the store is in memory: nothing in it outlives a power cut";
-            return Err(Refusal::new(Code::StoreUnavailable, why));
-        }
-        self.counters.messages_received += 1;
         let key = publication.message_id.clone().map(|id| Key {
             scope: self.scope(ask.from),
             target: publication.target.clone(),
             id,
         });
-        if let Some(key) = key {
-            self.recent.forget(now.moment);
-            if self.recent.contains(&key) {
-                let answer = send_success(key.target, key.id, Reach::default(), true);
-                self.answer(ask, answer, out);
-                return Ok(());
-            }
-            self.recent.insert(now.moment, key);
+        self.recent.forget(now.moment);
+        if let Some(first) = key.as_ref().and_then(|key| self.recent.find(key)) {
+            return self.repeat(now, ask, &publication, first, out);
+        }
+        let log = log_of(&publication.target);
+        if publication.durable && log.as_ref().is_some_and(|log| self.would_keep(log)) {
+            self.may_store()?;
         }
         let from = self.publisher(ask.from, publication.echo);
-        let Publication { target, event, data, ttl, message_id, .. } = publication;
-        let message_id = message_id.unwrap_or_else(|| MessageId::made(self.random.next()));
-        let message = Message {
+        let Publication { ttl, durable, .. } = publication;
+        let target = publication.target.clone();
+        let terms = Terms { ttl, durable, scope: key.as_ref().map(|key| key.scope.clone()) };
+        let is_fleeting = ttl.is_some_and(|ttl| ttl.is_zero());
+        let message = self.compose(now, &from, publication);
+        let message_id = message.message_id.clone();
+        self.counters.messages_received += 1;
+        let reach = match log.clone() {
+            Some(log) => self.publish_on(now, log, message, &from, terms, out),
+            None if target == Target::All => {
+                self.send_to(message, |_, connection| connection.kind == Kind::Client, &from, out)
+            }
+            None => self.send_to(message, |slot, _| Some(slot) == conn.map(|c| c.slot), &from, out),
+        };
+        if let (Target::User(user), Some(wants), true) = (&target, receipt, reach.kept) {
+            self.owe_receipt(now, user, &message_id, wants);
+        }
+        let place = log.filter(|_| !is_fleeting).and_then(|log| self.channels.find(&log));
+        let put = place.and_then(|place| self.channels.at(place));
+        let put = put.map(|topic| Place { epoch: topic.epoch, seq: topic.seq });
+        if let Some(key) = key {
+            self.recent.insert(now.moment, key, put);
+        }
+        match place.zip(put).filter(|_| durable && reach.kept) {
+            Some((place, Place { seq, .. })) => self.await_disk(now, place, seq, ask, message_id, reach),
+            None => self.answer(ask, send_success(target, message_id, reach), out),
+        }
+        Ok(())
+    }
+
+    /// What is said, as everybody will hear it.
+    fn compose(&mut self, now: Now, from: &Publisher, publication: Publication) -> Message {
+        Message {
             channel: None,
-            event,
-            data,
+            event: publication.event,
+            data: publication.data,
             from: from.sender,
             user_id: from.user.clone(),
-            message_id: message_id.clone(),
+            message_id: publication.message_id.unwrap_or_else(|| MessageId::made(self.random.next())),
             timestamp: now.wall,
             seq: None,
+        }
+    }
+
+    /// A message that came before is not sent again. Its publisher is told what
+    /// became of it, and may wait for the disk now if it did not then.
+    fn repeat(
+        &mut self,
+        now: Now,
+        ask: &Ask,
+        publication: &Publication,
+        first: Option<Place>,
+        out: &mut Effects,
+    ) -> Done {
+        let Publication { target, durable, message_id: Some(id), .. } = publication else { return Ok(()) };
+        let Place { epoch, seq } = first.unwrap_or_default();
+        let place = log_of(target).and_then(|log| self.channels.find(&log));
+        let topic = place.and_then(|place| self.channels.at(place)).filter(|topic| topic.epoch == epoch);
+        let log = topic.and_then(|topic| topic.log.as_ref());
+        let kept = log.and_then(|log| log.find(seq));
+        let is_awaited = log.is_some_and(|log| log.answers.awaits(seq));
+        let reach = Reach {
+            kept: kept.is_some(),
+            stored: *durable && kept.is_some_and(|kept| kept.stored),
+            duplicate: true,
+            ..Reach::default()
         };
-        let reach = match &target {
-            Target::Channel(channel) => {
-                self.publish_on(now, LogKey::Channel(channel.clone()), message, &from, ttl, out)
-            }
-            Target::User(user) => {
-                let reach = self.publish_on(now, LogKey::Inbox(user.clone()), message, &from, ttl, out);
-                if let Some(wants) = receipt.filter(|_| reach.kept) {
-                    self.owe_receipt(now, user, &message_id, wants);
+        let waits = *durable && !reach.stored && (reach.kept || is_awaited);
+        if waits {
+            self.may_store()?;
+        }
+        self.counters.messages_received += 1;
+        match place.filter(|_| waits) {
+            Some(place) => {
+                if !is_awaited {
+                    self.store_now(place, seq, out);
                 }
-                reach
+                self.await_disk(now, place, seq, ask, id.clone(), reach);
             }
-            Target::Connection(_) => {
-                self.send_to(message, |slot, _| Some(slot) == conn.map(|c| c.slot), &from, out)
-            }
-            Target::All => self.send_to(message, |_, connection| connection.kind == Kind::Client, &from, out),
-        };
-        self.answer(ask, send_success(target, message_id, reach, false), out);
+            None => self.answer(ask, send_success(target.clone(), id.clone(), reach), out),
+        }
         Ok(())
     }
 
@@ -173,13 +219,9 @@ impl Hub {
         connection.user.clone().map(Wants::User).ok_or_else(nobody)
     }
 
-    fn would_keep(&self, target: &Target) -> bool {
-        let key = match target {
-            Target::Channel(channel) => LogKey::Channel(channel.clone()),
-            Target::User(user) => LogKey::Inbox(user.clone()),
-            Target::Connection(_) | Target::All => return false,
-        };
-        self.policy_of(&key).keep != Keep::Never
+    fn would_keep(&self, log: &LogKey) -> bool {
+        let policy = self.policy_of(log);
+        policy.keep != Keep::Never && policy.count > 0
     }
 
     fn scope(&self, from: Asker) -> Scope {
@@ -203,7 +245,16 @@ pub(super) fn may_publish_on(connection: &Connection, channel: &Channel) -> Done
     Err(forbidden(format!("the right to publish to {channel} is missing")).on(channel))
 }
 
-fn send_success(target: Target, message_id: MessageId, reach: Reach, duplicate: bool) -> Frame<'static> {
+/// Where what is sent to somebody is kept, if it is.
+fn log_of(target: &Target) -> Option<LogKey> {
+    match target {
+        Target::Channel(channel) => Some(LogKey::Channel(channel.clone())),
+        Target::User(user) => Some(LogKey::Inbox(user.clone())),
+        Target::Connection(_) | Target::All => None,
+    }
+}
+
+pub(super) fn send_success(target: Target, message_id: MessageId, reach: Reach) -> Frame<'static> {
     let (channel, connection_id, user_id) = match target {
         Target::Channel(channel) => (Some(channel), None, None),
         Target::Connection(id) => (None, Some(id), None),
@@ -217,9 +268,9 @@ fn send_success(target: Target, message_id: MessageId, reach: Reach, duplicate: 
         sent: reach.sent,
         failed: reach.failed,
         kept: reach.kept,
-        stored: false,
+        stored: reach.stored,
         message_id,
-        duplicate,
+        duplicate: reach.duplicate,
         partial: false,
     }
 }

@@ -4,12 +4,12 @@
 //! that is in [`inbox`](super::inbox).
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::Hub;
 use super::event::{Effects, LogKey, Now};
+use super::fanout::Terms;
 use super::publish::Publisher;
 use crate::protocol::{ConnectionId, Event, Message, MessageId, Moment, Payload, Sender, UserId};
 
@@ -31,6 +31,13 @@ pub(super) struct Owed {
     message_id: MessageId,
     /// `delivered` was told; `read` is not.
     pub(super) is_delivered: bool,
+}
+
+impl Owed {
+    /// Whether nobody could be told any more when all connections are gone.
+    pub(super) fn is_for_worker(&self) -> bool {
+        matches!(self.to, Wants::Worker(_))
+    }
 }
 
 /// How far a message has come.
@@ -98,8 +105,9 @@ impl Hub {
             Wants::User(user) => {
                 // It must not push out what somebody said: where there is no room
                 // for it, it is for those who are here.
-                let ttl = self.is_full_for(user, &message).then_some(Duration::ZERO);
-                self.publish_on(now, LogKey::Inbox(user.clone()), message, &Publisher::hub(), ttl, out);
+                let terms =
+                    if self.is_full_for(user, &message) { Terms::fleeting() } else { Terms::default() };
+                self.publish_on(now, LogKey::Inbox(user.clone()), message, &Publisher::hub(), terms, out);
             }
             Wants::Worker(conn) => {
                 // As an answer, it is never shed.
@@ -117,7 +125,7 @@ impl Hub {
         let topic = self.channels.find_inbox(user).and_then(|place| self.channels.at(place));
         let Some(log) = topic.and_then(|topic| topic.log.as_ref()) else { return false };
         let policy = &self.settings.inbox;
-        log.kept.len() >= policy.count || log.bytes + message.size() > policy.bytes
+        log.kept.len() >= policy.count || log.sums.bytes + message.size() > policy.bytes
     }
 
     /// What the hub itself says.

@@ -3,13 +3,14 @@
 //! Knows the ids that publishers gave, and for how long. Does not know what the
 //! messages said.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::deadlines::round_up;
+use super::remains::shifted;
 use crate::protocol::say::Target;
 use crate::protocol::{ConnectionId, MessageId, Moment, UserId};
 
@@ -36,55 +37,97 @@ pub(super) struct Key {
     pub(super) id: MessageId,
 }
 
-/// The messages seen within the last minutes, oldest first.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-#[serde(from = "VecDeque<(Moment, Rc<Key>)>", into = "VecDeque<(Moment, Rc<Key>)>")]
-pub(super) struct Recent {
-    order: VecDeque<(Moment, Rc<Key>)>,
-    seen: HashSet<Rc<Key>>,
+/// Where a message was put, if it took a position. None is at zero.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Place {
+    pub(super) epoch: u64,
+    pub(super) seq: u64,
 }
 
-impl From<VecDeque<(Moment, Rc<Key>)>> for Recent {
-    fn from(order: VecDeque<(Moment, Rc<Key>)>) -> Self {
-        Self { seen: order.iter().map(|(_, key)| key.clone()).collect(), order }
+/// One message, when it was seen and where it was put.
+type Seen = (Moment, Rc<Key>, Option<Place>);
+
+/// The messages seen within the last minutes, oldest first.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(from = "VecDeque<Seen>", into = "VecDeque<Seen>")]
+pub(super) struct Recent {
+    order: VecDeque<Seen>,
+    seen: HashMap<Rc<Key>, Option<Place>>,
+}
+
+impl From<VecDeque<Seen>> for Recent {
+    fn from(order: VecDeque<Seen>) -> Self {
+        Self { seen: order.iter().map(|(_, key, place)| (key.clone(), *place)).collect(), order }
     }
 }
 
-impl From<Recent> for VecDeque<(Moment, Rc<Key>)> {
+impl From<Recent> for VecDeque<Seen> {
     fn from(recent: Recent) -> Self {
         recent.order
     }
 }
 
 impl Recent {
-    pub(super) fn contains(&self, key: &Key) -> bool {
-        self.seen.contains(key)
+    /// Where a message was put that was seen before.
+    pub(super) fn find(&self, key: &Key) -> Option<Option<Place>> {
+        self.seen.get(key).copied()
     }
 
-    pub(super) fn insert(&mut self, now: Moment, key: Key) {
+    pub(super) fn insert(&mut self, now: Moment, key: Key, place: Option<Place>) {
         let key = Rc::new(key);
-        if self.seen.insert(key.clone()) {
-            self.order.push_back((now, key));
+        if self.seen.insert(key.clone(), place).is_none() {
+            self.order.push_back((now, key, place));
         }
         if self.order.len() > MOST {
             self.forget_first();
         }
     }
 
+    /// Puts one back that was seen earlier, and was found on the disk.
+    pub(super) fn restore(&mut self, now: Moment, at: Moment, key: Key, place: Place) {
+        let key = Rc::new(key);
+        let is_full = self.order.len() >= MOST && self.order.front().is_some_and(|(first, ..)| at <= *first);
+        if is_full || now.since(at) >= REMEMBERED || self.seen.contains_key(&key) {
+            return;
+        }
+        self.seen.insert(key.clone(), Some(place));
+        let order = self.order.partition_point(|(other, ..)| *other <= at);
+        self.order.insert(order, (at, key, Some(place)));
+        if self.order.len() > MOST {
+            self.forget_first();
+        }
+    }
+
+    /// Those whose publisher and target outlive their connections.
+    pub(super) fn of_others(&self) -> Self {
+        let outlives = |(_, key, _): &&Seen| {
+            !matches!(key.scope, Scope::Connection(_)) && !matches!(key.target, Target::Connection(_))
+        };
+        self.order.iter().filter(outlives).cloned().collect::<VecDeque<_>>().into()
+    }
+
+    /// The same on another clock.
+    pub(super) fn shifted(mut self, shift: i64) -> Self {
+        for (at, ..) in &mut self.order {
+            *at = shifted(*at, shift);
+        }
+        self
+    }
+
     /// When the oldest is to be forgotten.
     pub(super) fn deadline(&self) -> Option<Moment> {
-        self.order.front().map(|(at, _)| round_up(*at + REMEMBERED))
+        self.order.front().map(|(at, ..)| round_up(*at + REMEMBERED))
     }
 
     /// Forgets what is old enough.
     pub(super) fn forget(&mut self, now: Moment) {
-        while self.order.front().is_some_and(|(at, _)| now.since(*at) >= REMEMBERED) {
+        while self.order.front().is_some_and(|(at, ..)| now.since(*at) >= REMEMBERED) {
             self.forget_first();
         }
     }
 
     fn forget_first(&mut self) {
-        if let Some((_, key)) = self.order.pop_front() {
+        if let Some((_, key, _)) = self.order.pop_front() {
             self.seen.remove(&key);
         }
     }

@@ -12,7 +12,8 @@ use super::event::{Asker, Effect, Effects, LogKey, Now, Purpose};
 use super::keeping::forget;
 use super::logs::{Backlog, Hole, Log, Reader, Word};
 use crate::protocol::frame::GapCause;
-use crate::protocol::{ConnectionId, Delivery, Frame, Message};
+use crate::protocol::name::spelled;
+use crate::protocol::{Channel, ConnectionId, Delivery, Frame, Message};
 
 /// How much is read from a log at a time: a quarter of what may wait for a
 /// socket, so that what is live elsewhere still finds room beside it.
@@ -53,6 +54,8 @@ impl Hub {
             log.drop_over();
             self.advance_all(now, place, out);
         }
+        self.promise_again(now, out);
+        self.read_again(now, out);
     }
 
     /// The next step of a reader of which nothing is on its way: another page,
@@ -86,7 +89,8 @@ impl Hub {
         let Some(at) = log.readers.iter().position(|reader| !reader.left && reader.slot == slot) else {
             return;
         };
-        let Reader { began, holes, words, .. } = log.readers.remove(at);
+        let mut reader = log.readers.remove(at);
+        let (holes, words) = (std::mem::take(&mut reader.holes), std::mem::take(&mut reader.words));
         if let Some(subscriber) = topic.subscriber_mut(slot) {
             subscriber.hearing = Hearing::Live;
         }
@@ -101,8 +105,9 @@ impl Hub {
         for (_, word) in words {
             out.tell(conn, word.frame());
         }
-        self.has_caught_up(place, slot, began);
+        self.has_caught_up(place, slot, reader.began);
         self.sweep(now, place, out);
+        self.is_through(now, place, &reader, out);
     }
 
     /// Whether a subscriber that still reads what is kept has to be told
@@ -133,10 +138,7 @@ impl Hub {
         let Some(topic) = self.channels.at_mut(place) else { return };
         let (name, epoch) = (topic.name(), topic.epoch);
         let Some(log) = &mut topic.log else { return };
-        let asks = |reader: &&mut Reader| {
-            reader.slot == conn.slot && reader.tag == conn.tag && reader.asked.is_some()
-        };
-        let Some(reader) = log.readers.iter_mut().find(asks) else { return };
+        let Some(reader) = log.readers.iter_mut().find(|reader| reader.asks(conn)) else { return };
         let asked = reader.asked.take().unwrap_or_default();
         if reader.left || full {
             // Asked again when there is room: the hub holds no payloads.
@@ -183,6 +185,9 @@ impl Hub {
             return;
         }
         let Some(place) = self.channels.find(key) else { return };
+        if how == Delivery::Replayed {
+            self.has_read(place, conn, seq);
+        }
         self.has_taken(place, conn.slot, seq);
         if how == Delivery::Live {
             return self.sweep(now, place, out);
@@ -288,11 +293,24 @@ impl Word {
     }
 }
 
-/// Tells one connection what it will not see.
-pub(super) fn gap(conn: ConnectionId, channel: crate::protocol::Channel, epoch: u64, hole: &Hole) -> Effect {
+/// Tells one connection that the numbers of a topic are others from now on.
+pub(super) fn new_epoch(conn: ConnectionId, channel: Channel, epoch: u64) -> Effect {
     let frame = Frame::Gap {
         channel,
-        epoch: crate::protocol::name::spelled(epoch),
+        epoch: spelled(epoch),
+        from_seq: None,
+        to_seq: None,
+        lost: None,
+        cause: GapCause::Epoch,
+    };
+    Effect::Answer { to: Asker::Connection(conn), id: None, frame: Box::new(frame) }
+}
+
+/// Tells one connection what it will not see.
+pub(super) fn gap(conn: ConnectionId, channel: Channel, epoch: u64, hole: &Hole) -> Effect {
+    let frame = Frame::Gap {
+        channel,
+        epoch: spelled(epoch),
         from_seq: Some(hole.from),
         to_seq: Some(hole.to),
         lost: Some(hole.lost),

@@ -13,6 +13,8 @@ use crate::protocol::Channel;
 pub struct Settings {
     /// Whether connections without a token are let in, as nobody.
     pub anonymous: bool,
+    /// Whether there is a disk; without one, messages are kept in memory alone.
+    pub has_disk: bool,
     /// What anonymous connections may do, and tokens that do not say.
     pub rights: Rc<Rights>,
     pub limits: Limits,
@@ -178,6 +180,7 @@ impl Default for Settings {
         };
         Self {
             anonymous: false,
+            has_disk: false,
             rights: Rc::new(rights),
             limits: Limits::default(),
             heartbeat: Heartbeat::default(),

@@ -9,10 +9,9 @@ use super::event::{Asker, Effect, Effects, LogKey, Now};
 use super::logs::{Backlog, Hole, Log, Word};
 use super::operations::Told;
 use super::publish::forbidden;
-use super::replay::gap;
+use super::replay::{gap, new_epoch};
 use super::settings::Keep;
 use super::{Ask, Done, Hub};
-use crate::protocol::frame::GapCause;
 use crate::protocol::name::spelled;
 use crate::protocol::{Channel, Code, ConnectionId, Frame, OperationId, Position, Refusal, Subscribe};
 
@@ -104,7 +103,10 @@ impl Hub {
         self.join(place, conn, wish.presence, out);
         self.confirm(ask, conn, place, &wish.channel, wish.presence, &start, out);
         match start.backlog.take() {
-            Some(backlog) => self.restart(now, place, conn, backlog, out),
+            Some(backlog) => {
+                self.forget_missed(place, conn);
+                self.restart(now, place, conn, backlog, out);
+            }
             None => self.break_off(place, conn, out),
         }
         self.settle(now, place);
@@ -164,13 +166,16 @@ impl Hub {
                 lost: Some(Lost::Epoch),
             };
         }
-        let missing = match log {
-            Some(log) => log.missing(since.seq, topic.seq),
-            None if since.seq < topic.seq => Some((since.seq + 1, topic.seq, topic.seq - since.seq)),
-            None => None,
-        };
-        let cause = topic.last_loss;
-        let lost = missing.map(|(from, to, lost)| Lost::Hole(Hole { from, to, lost, cause }));
+        // What a disk has that cannot be read was numbered as nobody knows.
+        let is_unread = self.unread.is_some() && topic.jump.as_ref().is_some_and(|jump| jump.from == 0);
+        if is_unread && all {
+            return Start {
+                backlog: Some(Backlog::after(0)),
+                recovered: Some(false),
+                lost: Some(Lost::Epoch),
+            };
+        }
+        let lost = topic.missing(since.seq).map(Lost::Hole);
         Start { backlog: Some(Backlog::after(since.seq)), recovered: Some(lost.is_none()), lost }
     }
 
@@ -218,17 +223,7 @@ impl Hub {
         match &start.lost {
             None => {}
             Some(Lost::Hole(hole)) => out.push(gap(conn, channel.clone(), topic.epoch, hole)),
-            Some(Lost::Epoch) => out.tell(
-                conn,
-                Frame::Gap {
-                    channel: channel.clone(),
-                    epoch: spelled(topic.epoch),
-                    from_seq: None,
-                    to_seq: None,
-                    lost: None,
-                    cause: GapCause::Epoch,
-                },
-            ),
+            Some(Lost::Epoch) => out.push(new_epoch(conn, channel.clone(), topic.epoch)),
         }
     }
 
@@ -246,7 +241,6 @@ impl Hub {
         let reader = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()?.reader_mut(conn.slot));
         let words = reader.map(|reader| std::mem::take(&mut reader.words)).unwrap_or_default();
         self.give_up_reading(place, conn, out);
-        self.forget_missed(place, conn);
         self.read_from(place, conn.slot, backlog);
         let reader = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()?.reader_mut(conn.slot));
         if let Some(reader) = reader {

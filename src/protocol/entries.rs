@@ -206,7 +206,7 @@ fn as_text<S: Serializer>(id: &ConnectionId, to: S) -> Result<S::Ok, S::Error> {
 
 /// The numbers of [`Statistics`] that go up and down, in the order in which people
 /// want to see them; all others only ever count up.
-pub const GAUGES: [&str; 11] = [
+pub const GAUGES: [&str; 13] = [
     "uptime_seconds",
     "connected_users",
     "total_connections",
@@ -216,6 +216,8 @@ pub const GAUGES: [&str; 11] = [
     "operations",
     "kept_messages",
     "kept_bytes",
+    "unstored_bytes",
+    "store_failed",
     "memory_bytes",
     "memory_level",
 ];
@@ -234,6 +236,10 @@ pub struct Statistics {
     /// Kept and not yet delivered.
     pub kept_messages: u64,
     pub kept_bytes: u64,
+    /// Of that: what is in memory alone.
+    pub unstored_bytes: u64,
+    /// 1 while there is a disk and it cannot be used.
+    pub store_failed: u64,
     /// Held for all peers, kept messages included.
     pub memory_bytes: u64,
     /// 0 below 80 % of the ceiling, 1 from there, 2 from 90 %, 3 at the ceiling.
@@ -257,6 +263,10 @@ pub struct Counters {
     pub whispers_dropped: u64,
     pub messages_expired: u64,
     pub messages_evicted: u64,
+    /// Messages that were written to the disk.
+    pub messages_stored: u64,
+    /// Durable messages that were answered with `store_unavailable`.
+    pub durable_refused: u64,
     pub interrupts: u64,
     pub requests_refused: u64,
     pub rate_limited: u64,

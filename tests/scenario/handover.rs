@@ -45,7 +45,7 @@ fn a_replay_goes_on_where_it_was() {
 #[test]
 fn a_state_of_another_version_is_not_taken_over() {
     let error = Hub::import(Settings::default(), br#"{"version":0,"other":1}"#).unwrap_err();
-    assert!(matches!(error, StateError::Version(0)));
+    assert!(matches!(error, StateError::Version { found: 0, .. }));
     assert!(error.to_string().contains("version 0"));
     assert!(matches!(Hub::import(Settings::default(), b"{"), Err(StateError::Form(_))));
 }

@@ -2,3 +2,4 @@
 
 mod flash_budget;
 mod hub_clock;
+mod positions;

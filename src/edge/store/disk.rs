@@ -275,6 +275,16 @@ impl Disk {
         if !may_try {
             return None;
         }
+        if is_due && !self.has_room_for(0) {
+            // Making room comes first; where there is none to be made, nothing more
+            // is written.
+            if let Some(task) = self.tidy(tail, around) {
+                return Some(task);
+            }
+            let why = format!("the store has reached {} bytes, its limit", self.options.bytes);
+            self.fail(why, tail, around);
+            return None;
+        }
         if is_due {
             return self.batch(tail, around).map(|batch| Task::Commit(Box::new(batch)));
         }

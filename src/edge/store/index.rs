@@ -59,6 +59,11 @@ impl Index {
         !self.stale.is_empty() || !self.gone.is_empty()
     }
 
+    /// What all generations take on the disk.
+    pub(super) fn used(&self) -> u64 {
+        self.generations.values().map(|generation| generation.bytes).sum()
+    }
+
     pub(super) fn contains(&self, key: &LogKey, seq: u64) -> bool {
         self.logs.get(key).is_some_and(|log| log.messages.binary_search_by_key(&seq, |m| m.seq).is_ok())
     }

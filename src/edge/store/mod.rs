@@ -11,6 +11,7 @@ mod elapsed;
 mod index;
 mod loading;
 mod moving;
+pub mod positions;
 mod process;
 pub mod remains;
 mod spelling;
@@ -97,17 +98,25 @@ impl Store {
         }
     }
 
-    /// Writes a kept message at once; whether it was on the disk before.
-    pub fn hurry(&mut self, log: &LogKey, seq: u64) -> bool {
-        let Some(disk) = &mut self.disk else { return false };
-        if let Some(entry) = self.tail.get_mut(log, seq) {
+    /// Writes a kept message at once. What comes of it is told, now where it is known.
+    pub fn hurry(&mut self, log: LogKey, seq: u64) -> Option<Input> {
+        let Some(disk) = &mut self.disk else {
+            return Some(Input::Store(StoreFact::NotStored { log, seq }));
+        };
+        if let Some(entry) = self.tail.get_mut(&log, seq) {
             entry.keeping.disk = When::Now;
+            entry.keeping.durable = true;
             if !entry.is_leaving {
-                disk.urgent.push_back((log.clone(), seq));
+                disk.urgent.push_back((log, seq));
             }
-            return false;
+            return None;
         }
-        disk.index.contains(log, seq)
+        let fact = if disk.index.contains(&log, seq) {
+            StoreFact::Stored { log, from: seq, to: seq }
+        } else {
+            StoreFact::NotStored { log, seq }
+        };
+        Some(Input::Store(fact))
     }
 
     /// Answers at once, or as a fact that comes later.
@@ -191,12 +200,14 @@ impl Store {
         self.disk.as_ref()?.elapsed.as_ref()
     }
 
-    /// Goes on from what a clean stop has left.
-    pub fn goes_on(&mut self, stamp: &Stamp) {
-        if let Some(disk) = &mut self.disk {
-            let clocks = disk.clocks.clone();
-            disk.elapsed = Some(Elapsed::new(clock::now(), clocks, Some(stamp)));
-        }
+    /// Goes on with the hub clock of a clean stop: what has to be added to the
+    /// moments of that time.
+    pub fn go_on(&mut self, stamp: &Stamp) -> Option<i64> {
+        let disk = self.disk.as_mut()?;
+        let elapsed = Elapsed::new(clock::now(), disk.clocks.clone(), Some(stamp));
+        let shift = elapsed.shift(stamp);
+        disk.elapsed = Some(elapsed);
+        Some(shift)
     }
 }
 

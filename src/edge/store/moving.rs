@@ -23,6 +23,10 @@ use crate::hub::LogKey;
 /// a second, so that whoever waits for the disk hardly notices.
 const PORTION: usize = 128 << 10;
 
+/// What sled takes on the disk for each byte that a message counts, at most, while
+/// all of it is owed.
+const LIVE: u64 = 3;
+
 /// What is being written again.
 #[derive(Default)]
 pub(super) struct Moving {
@@ -106,21 +110,30 @@ impl Disk {
     /// Whether a single generation is large and holds little.
     fn is_wasteful(&self, generation: u32) -> bool {
         let Some(generation) = self.index.generations.get(&generation) else { return false };
-        generation.bytes > self.generation_bytes() / 2 && generation.bytes > 4 * generation.owed
+        let is_large = generation.bytes > self.generation_bytes() / 2;
+        is_large && generation.bytes > (LIVE + 1) * generation.owed
     }
 
-    /// Whether the disk holds much more than is owed. Twice is what sled takes for
-    /// what it holds; the generation that is written is beside that.
+    /// Whether the disk holds much more than is owed. What is all owed is not
+    /// written again and again, however much it is.
     fn holds_too_much(&self) -> bool {
-        let used: u64 = self.index.generations.values().map(|generation| generation.bytes).sum();
-        let is_crowded = used > self.options.bytes / 4 * 3;
-        let is_wasteful = used > 4 * self.index.owed + self.generation_bytes();
-        is_crowded || is_wasteful
+        let (used, owed) = (self.index.used(), self.index.owed);
+        let spare = self.generation_bytes();
+        let is_crowded = used > self.options.bytes / 4 * 3 && used > LIVE * owed + spare / 2;
+        is_crowded || used > (LIVE + 1) * owed + spare
+    }
+
+    /// Whether so much more would fit under the cap, with room left in which old
+    /// generations can be made empty.
+    pub(super) fn has_room_for(&self, bytes: u64) -> bool {
+        /// The segments that sled begins, and what it rounds up.
+        const AROUND: u64 = 256 << 10;
+        self.index.used() + LIVE * bytes + AROUND + self.generation_bytes() <= self.options.bytes
     }
 
     /// How large a generation gets: small enough that dropping one frees a good
     /// part of the whole, large enough that a log is not spread over many.
     pub(super) fn generation_bytes(&self) -> u64 {
-        (self.options.bytes / 16).clamp(1 << 20, 8 << 20)
+        (self.options.bytes / 16).clamp(512 << 10, 8 << 20)
     }
 }

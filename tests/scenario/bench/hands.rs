@@ -62,7 +62,9 @@ impl Bench {
             }
             Effect::Report(_) => {}
             Effect::Latch { .. } | Effect::Interrupt { .. } | Effect::Unlatch { .. } => self.latch(effect),
-            Effect::Keep { .. } | Effect::Fetch { .. } | Effect::Forget { .. } => self.ask_store(effect),
+            Effect::Keep { .. } | Effect::Store { .. } | Effect::Fetch { .. } | Effect::Forget { .. } => {
+                self.ask_store(effect);
+            }
         }
     }
 

@@ -1,0 +1,200 @@
+//! What is done about a generation that cannot be opened or read: one step each
+//! time a process finds that the one before it failed.
+//!
+//! Knows how often it was tried, from a small file beside the generation. Does
+//! not know what opening is. The steps are: try again; remove what can be made
+//! anew; set it aside and go on without it. Nothing is tried for ever, and what
+//! was kept is never deleted.
+//!
+//! Only damage climbs: an error of the engine that says so, a panic, or a process
+//! that ended again and again while it opened the generation. What ends a process
+//! from without (a full memory, an impatient daemon, a power cut) says nothing of
+//! what is on the disk.
+
+use std::fs;
+use std::panic;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use serde::{Deserialize, Serialize};
+
+use super::shelf::Shelf;
+use super::trouble::{Done, Trouble};
+
+/// The file beside a generation.
+const TROUBLE: &str = "trouble";
+
+/// So many attempts to open a generation that never ended are taken for damage:
+/// more than a box that is killed at random, or short of memory, sees in a row.
+const UNENDED: u32 = 20;
+
+/// What is known of the attempts at a generation.
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Note {
+    /// Steps taken since it was last read from one end to the other.
+    step: u32,
+    /// What went wrong, if no step was taken for it yet.
+    damage: Option<String>,
+    /// Attempts to open it that have not ended, in this run of the machine.
+    unended: u32,
+    boot: String,
+}
+
+/// What a panic is noted for: a panic ends the process, and its last word is this.
+static UNDER_WAY: Mutex<Option<(PathBuf, Note)>> = Mutex::new(None);
+
+/// How much of a generation was seen to be well.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Seen {
+    Part,
+    All,
+}
+
+/// Lets a panic of any thread leave a note, and end the process at once: the
+/// engine's own threads would leave it waiting for them.
+pub(super) fn note_panics() {
+    let before = panic::take_hook();
+    panic::set_hook(Box::new(move |told| {
+        let under_way = UNDER_WAY.try_lock().ok().and_then(|mut under_way| under_way.take());
+        if let Some((path, mut note)) = under_way {
+            note.damage = Some(told.to_string().replace('\n', " "));
+            drop(note.write(&path));
+        }
+        before(told);
+        std::process::abort();
+    }));
+}
+
+/// Takes the step that is due for every generation, and tells it.
+pub(super) fn climb(shelf: &Shelf) -> Done<Vec<String>> {
+    let there = shelf.generations()?;
+    let mut told = Vec::new();
+    for generation in shelf.with(TROUBLE)? {
+        let path = shelf.beside(generation, TROUBLE);
+        let mut note = Note::read(&path);
+        if !there.contains(&generation) {
+            remove(&path)?;
+        } else if let Some(damage) = note.due() {
+            note.step += 1;
+            told.push(take_step(shelf, generation, &note, &damage)?);
+        }
+    }
+    Ok(told)
+}
+
+fn take_step(shelf: &Shelf, generation: u32, note: &Note, damage: &str) -> Done<String> {
+    let path = shelf.beside(generation, TROUBLE);
+    let (place, name) = (shelf.place(generation), shelf.place(generation).display().to_string());
+    match note.step {
+        1 => {
+            note.write(&path)?;
+            Ok(format!("{name} is tried again: {damage}"))
+        }
+        2 => {
+            super::generation::remove_what_can_be_made_anew(&place)?;
+            note.write(&path)?;
+            Ok(format!("{name} is tried again without what can be made anew: {damage}"))
+        }
+        _ => {
+            let aside = shelf.set_aside(generation)?;
+            // Found without its generation it is removed.
+            remove(&path)?;
+            Ok(format!("{name} cannot be read and was set aside as {}: {damage}", aside.display()))
+        }
+    }
+}
+
+/// Begins to open a generation.
+pub(super) fn begin_opening(shelf: &Shelf, generation: u32) -> Done {
+    let path = shelf.beside(generation, TROUBLE);
+    let mut note = Note::read(&path);
+    note.unended += 1;
+    note.boot = boot();
+    note.write(&path)?;
+    under_way(Some((path, note)));
+    Ok(())
+}
+
+/// Begins to work with one that is open.
+pub(super) fn begin(shelf: &Shelf, generation: u32) {
+    let path = shelf.beside(generation, TROUBLE);
+    let note = Note::read(&path);
+    under_way(Some((path, note)));
+}
+
+/// What was begun has ended well.
+pub(super) fn end_well(seen: Seen) -> Done {
+    match (under_way(None), seen) {
+        (None, _) => Ok(()),
+        (Some((path, _)), Seen::All) => remove(&path),
+        // What was damaged may be elsewhere in it: that it is well, only one who
+        // has read all of it can say.
+        (Some((path, note)), Seen::Part) => note.settle(&path),
+    }
+}
+
+/// What was begun has ended badly.
+pub(super) fn end_badly(trouble: &Trouble) -> Done {
+    let Some((path, mut note)) = under_way(None) else { return Ok(()) };
+    if let Trouble::Damaged(why) = trouble {
+        note.damage = Some(why.clone());
+    }
+    note.settle(&path)
+}
+
+/// What a panic is noted for from now on; what it was until now.
+fn under_way(now: Option<(PathBuf, Note)>) -> Option<(PathBuf, Note)> {
+    let mut under_way = UNDER_WAY.lock().ok()?;
+    std::mem::replace(&mut under_way, now)
+}
+
+impl Note {
+    /// A note that cannot be read was being written when something ended: the
+    /// next attempt writes it anew.
+    fn read(path: &Path) -> Self {
+        let read = fs::read(path).ok().and_then(|text| serde_json::from_slice::<Self>(&text).ok());
+        let mut note = read.unwrap_or_default();
+        if note.boot != boot() {
+            // The machine went down under it.
+            note.unended = 0;
+        }
+        note
+    }
+
+    /// Not synced: it tells one process of another, and a power cut is no damage.
+    fn write(&self, path: &Path) -> Done {
+        let text = serde_json::to_vec(self).map_err(|error| Trouble::Hindered(error.to_string()))?;
+        fs::write(path, text).map_err(Trouble::file(path))
+    }
+
+    /// Notes that the attempt has ended.
+    fn settle(mut self, path: &Path) -> Done {
+        let opened = std::mem::take(&mut self.unended) > 0;
+        match (&self.damage, self.step) {
+            (None, 0) => remove(path),
+            (None, _) if !opened => Ok(()),
+            _ => self.write(path),
+        }
+    }
+
+    /// The damage for which a step is due. It is forgotten with this.
+    fn due(&mut self) -> Option<String> {
+        let unended =
+            (self.unended >= UNENDED).then(|| format!("{UNENDED} attempts to open it have not ended"));
+        let due = self.damage.take().or(unended)?;
+        self.unended = 0;
+        Some(due)
+    }
+}
+
+fn remove(path: &Path) -> Done {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Trouble::file(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// The run of the machine; all are one where the kernel does not tell.
+fn boot() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+}

@@ -1,0 +1,249 @@
+//! Orders, and how each is carried out.
+//!
+//! Knows which generations are open: the newest, which is written to, stays open;
+//! of the older ones at most one is. Does not know the engine.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::value::RawValue;
+
+use super::generation::{self, Generation, Listener, Next, Told};
+use super::ladder::{self, Seen};
+use super::shelf::Shelf;
+use super::space::{self, Space};
+use super::talk::Talk;
+use super::trouble::{Done, Trouble};
+use crate::edge::store::words::{Gone, Mark, Order, Put, Room, Size, Word};
+
+/// So many damaged records are told one by one.
+const NOTES: usize = 8;
+
+pub(super) struct Keeper {
+    shelf: Shelf,
+    space: Space,
+    newest: Option<(u32, Generation)>,
+    older: Option<(u32, Generation)>,
+    /// What each generation takes on the disk. That of the newest may grow.
+    sizes: BTreeMap<u32, u64>,
+    /// What was given to the engine, for where the kernel does not count.
+    given: u64,
+}
+
+impl Keeper {
+    /// Takes the store, and tells what is there.
+    pub(super) fn start(directory: &Path) -> Done<(Self, Word<'static>)> {
+        let shelf = Shelf::take(directory)?;
+        shelf.sweep()?;
+        let notes = ladder::climb(&shelf)?;
+        let space = Space::of(directory);
+        space.take_ballast();
+        let mut keeper = Self { shelf, space, newest: None, older: None, sizes: BTreeMap::new(), given: 0 };
+        for generation in keeper.shelf.generations()? {
+            if generation::was_made(&keeper.shelf.place(generation)) {
+                keeper.measure(generation)?;
+            }
+        }
+        let generations =
+            keeper.sizes.iter().map(|(&generation, &bytes)| Size { generation, bytes }).collect();
+        let ready = Word::Ready { generations, room: keeper.room(0)?, notes };
+        Ok((keeper, ready))
+    }
+
+    pub(super) fn carry_out(&mut self, order: Order<'_>, talk: &mut Talk) -> Done {
+        match order {
+            Order::Load { generation } => {
+                let mut loading = Loading { talk, damaged: 0, notes: Vec::new() };
+                self.with(generation, Seen::All, |generation| generation.load(&mut loading))?;
+                let Loading { talk, damaged, notes } = loading;
+                talk.say(&Word::Loaded { damaged, notes })
+            }
+            Order::Read { generation, log, from, to, count, bytes } => {
+                let mut reading = Reading { talk, count, bytes, damaged: 0 };
+                if count > 0 {
+                    self.with(generation, Seen::Part, |generation| {
+                        generation.read(&log, from, to, &mut reading)
+                    })?;
+                }
+                let Reading { talk, damaged, .. } = reading;
+                talk.say(&Word::Read { damaged })
+            }
+            Order::Commit { generation, puts, marks, gone } => {
+                self.commit(generation, &puts, &marks, &gone)?;
+                talk.say(&Word::Committed { room: self.room(generation)? })
+            }
+            Order::Drop { generation } => {
+                self.remove(generation)?;
+                talk.say(&Word::Dropped { room: self.room(generation)? })
+            }
+        }
+    }
+
+    fn commit(&mut self, generation: u32, puts: &[Put<'_>], marks: &[Mark<'_>], gone: &[Gone<'_>]) -> Done {
+        let put = |put: &Put<'_>| put.log.len() + put.head.get().len() + put.body.get().len();
+        let mark = |mark: &Mark<'_>| mark.log.len() + mark.state.get().len();
+        let given = puts.iter().map(put).chain(marks.iter().map(mark)).sum::<usize>() as u64;
+        self.space.for_writing(given)?;
+        self.sizes.entry(generation).or_default();
+        self.with(generation, Seen::Part, |generation| generation.commit(puts, marks, gone))?;
+        self.given += given;
+        self.measure(generation)?;
+        self.space.take_ballast();
+        Ok(())
+    }
+
+    /// Does something with a generation, which is opened if it is not. One that
+    /// is not there has nothing to tell.
+    fn with(&mut self, number: u32, seen: Seen, deed: impl FnOnce(&mut Generation) -> Done) -> Done {
+        let Some(is_newest) = self.sizes.last_key_value().map(|(newest, _)| *newest == number) else {
+            return Ok(());
+        };
+        if !self.sizes.contains_key(&number) {
+            return Ok(());
+        }
+        self.make_way(number);
+        let slot = if is_newest { &mut self.newest } else { &mut self.older };
+        let done = match slot {
+            Some((_, open)) => {
+                ladder::begin(&self.shelf, number);
+                deed(open)
+            }
+            None => open(&self.shelf, &self.space, number).and_then(|opened| {
+                let (_, open) = slot.insert((number, opened));
+                deed(open)
+            }),
+        };
+        match done {
+            Ok(()) => ladder::end_well(seen),
+            Err(trouble) => {
+                // What goes wrong now as well is not the reason.
+                drop(ladder::end_badly(&trouble));
+                Err(trouble)
+            }
+        }
+    }
+
+    /// Closes what is open in the way of a generation.
+    fn make_way(&mut self, number: u32) {
+        let newest = self.sizes.last_key_value().map(|(newest, _)| *newest);
+        if self.newest.as_ref().is_some_and(|(open, _)| Some(*open) != newest) {
+            self.older = self.newest.take();
+        }
+        if Some(number) != newest && self.older.as_ref().is_some_and(|(open, _)| *open != number) {
+            self.older = None;
+        }
+    }
+
+    fn remove(&mut self, generation: u32) -> Done {
+        for slot in [&mut self.newest, &mut self.older] {
+            slot.take_if(|(open, _)| *open == generation);
+        }
+        self.sizes.remove(&generation);
+        self.shelf.remove(generation)
+    }
+
+    fn measure(&mut self, generation: u32) -> Done {
+        let place = self.shelf.place(generation);
+        let bytes = space::taken(&place).map_err(Trouble::file(&place))?;
+        self.sizes.insert(generation, bytes);
+        Ok(())
+    }
+
+    fn room(&self, written: u32) -> Done<Room> {
+        Ok(Room {
+            used: self.sizes.values().sum::<u64>() + self.space.ballast(),
+            newest: self.sizes.get(&written).copied().unwrap_or_default(),
+            free: self.space.free()?,
+            written: space::written().unwrap_or(self.given),
+        })
+    }
+}
+
+/// Opens a generation, or makes it. What it is opened for begins with that.
+fn open(shelf: &Shelf, space: &Space, number: u32) -> Done<Generation> {
+    let place = shelf.place(number);
+    let bytes = space::taken(&place).unwrap_or_default();
+    space.for_opening(bytes)?;
+    // There is nothing to lose in a new one.
+    if generation::was_made(&place) {
+        ladder::begin_opening(shelf, number)?;
+    }
+    Generation::open(&place)
+}
+
+/// Tells all of a generation.
+struct Loading<'t> {
+    talk: &'t mut Talk,
+    damaged: u64,
+    notes: Vec<String>,
+}
+
+impl Listener for Loading<'_> {
+    fn message(&mut self, told: Told<'_>) -> Done<Next> {
+        let Told { log, seq, head, .. } = told;
+        match serde_json::from_str::<&RawValue>(head) {
+            Ok(head) => {
+                self.talk.say(&Word::Record { log: log.into(), seq, head: std::borrow::Cow::Borrowed(head), body: None })?;
+            }
+            Err(_) => self.damaged(format!("message {seq} of {log}"), 1),
+        }
+        Ok(Next::More)
+    }
+
+    fn mark(&mut self, log: &str, state: &str) -> Done {
+        match serde_json::from_str::<&RawValue>(state) {
+            Ok(state) => self.talk.say(&Word::Mark(Mark { log: log.into(), state: std::borrow::Cow::Borrowed(state) })),
+            Err(_) => {
+                self.damaged(format!("the state of {log}"), 1);
+                Ok(())
+            }
+        }
+    }
+
+    fn gone(&mut self, log: &str, from: u64, to: u64) -> Done {
+        self.talk.say(&Word::Gone(Gone { log: log.into(), from, to }))
+    }
+
+    fn damaged(&mut self, what: String, count: u64) {
+        self.damaged += count;
+        if self.notes.len() < NOTES {
+            self.notes.push(format!("damaged: {what}"));
+        }
+    }
+}
+
+/// Tells some messages of a log.
+struct Reading<'t> {
+    talk: &'t mut Talk,
+    count: usize,
+    bytes: usize,
+    damaged: u64,
+}
+
+impl Listener for Reading<'_> {
+    fn message(&mut self, told: Told<'_>) -> Done<Next> {
+        let Told { log, seq, head, body } = told;
+        let text = |text| serde_json::from_str::<&RawValue>(text);
+        let (Ok(head_text), Ok(body_text)) = (text(head), text(body)) else {
+            self.damaged(String::new(), 1);
+            return Ok(Next::More);
+        };
+        let (head, body) = (std::borrow::Cow::Borrowed(head_text), Some(std::borrow::Cow::Borrowed(body_text)));
+        self.talk.say(&Word::Record { log: log.into(), seq, head, body })?;
+        self.count -= 1;
+        self.bytes = self.bytes.saturating_sub(head_text.get().len() + body_text.get().len());
+        Ok(if self.count == 0 || self.bytes == 0 { Next::Enough } else { Next::More })
+    }
+
+    fn mark(&mut self, _: &str, _: &str) -> Done {
+        Ok(())
+    }
+
+    fn gone(&mut self, _: &str, _: u64, _: u64) -> Done {
+        Ok(())
+    }
+
+    fn damaged(&mut self, _: String, count: u64) {
+        self.damaged += count;
+    }
+}

@@ -1,0 +1,322 @@
+//! The form of what is on the disk: places, values, and how a message is cut
+//! into parts and put together again.
+//!
+//! Knows bytes. Does not know files, nor the engine that holds the bytes.
+
+use sha2::{Digest, Sha256};
+
+/// The form that is written here. A reader refuses what is newer.
+pub(super) const FORMAT: u8 = 1;
+
+/// The longest value. The engine puts a page that is longer than a quarter of a
+/// segment into a file of its own, which it does not sync; a page has up to 17
+/// values with their places, so a longer value could make such a page.
+const VALUE: usize = 440;
+/// The format and the checksum before every value.
+const SEAL: usize = 1 + 4;
+/// In every part: the checksum of the whole message, and its number of parts.
+const PART: usize = 4 + 4;
+/// What of a message is in one part.
+const CHUNK: usize = VALUE - SEAL - PART;
+
+/// The place of a log: short and of one length, so that pages of places stay
+/// small whatever a log's name is.
+type LogPlace = [u8; 12];
+
+fn log_place(log: &str) -> LogPlace {
+    let digest = Sha256::digest(log.as_bytes());
+    let mut place = LogPlace::default();
+    place.copy_from_slice(&digest[..12]);
+    place
+}
+
+/// The place of one part of a message: log, seq, part, so that the parts of a
+/// message lie side by side, and messages of a log in their order.
+pub(super) fn message_place(log: &str, seq: u64, part: u32) -> Vec<u8> {
+    [&log_place(log)[..], &seq.to_be_bytes(), &part.to_be_bytes()].concat()
+}
+
+/// The place of the state of a log.
+pub(super) fn mark_place(log: &str) -> Vec<u8> {
+    log_place(log).to_vec()
+}
+
+/// The place of a run of messages that are kept no longer.
+pub(super) fn gone_place(log: &str, from: u64, to: u64) -> Vec<u8> {
+    [&log_place(log)[..], &from.to_be_bytes(), &to.to_be_bytes()].concat()
+}
+
+/// What stands in the place of a part: the message, its seq, the part.
+fn read_place(place: &[u8]) -> Option<(&[u8], u64, u32)> {
+    let (message, part) = place.split_last_chunk::<4>()?;
+    let (log, seq) = message.split_last_chunk::<8>()?;
+    (log.len() == size_of::<LogPlace>()).then_some((
+        message,
+        u64::from_be_bytes(*seq),
+        u32::from_be_bytes(*part),
+    ))
+}
+
+/// Both ends of a run, as its place has them.
+pub(super) fn read_gone_place(place: &[u8]) -> Option<(u64, u64)> {
+    let (rest, to) = place.split_last_chunk::<8>()?;
+    let (_, from) = rest.split_last_chunk::<8>()?;
+    Some((u64::from_be_bytes(*from), u64::from_be_bytes(*to)))
+}
+
+/// A value as it is written: format, checksum of place and content, content.
+pub(super) fn seal(place: &[u8], content: &[u8]) -> Vec<u8> {
+    let mut value = Vec::with_capacity(SEAL + content.len());
+    value.push(FORMAT);
+    value.extend(checksum(&[place, content]).to_be_bytes());
+    value.extend(content);
+    value
+}
+
+/// The content of a value, if it is what was written in this place.
+pub(super) fn unseal<'a>(place: &[u8], value: &'a [u8]) -> Option<&'a [u8]> {
+    let (format, value) = value.split_first()?;
+    let (sum, content) = value.split_first_chunk::<4>()?;
+    let right = *format == FORMAT && u32::from_be_bytes(*sum) == checksum(&[place, content]);
+    right.then_some(content)
+}
+
+pub(super) fn checksum(texts: &[&[u8]]) -> u32 {
+    let mut sum = crc32fast::Hasher::new();
+    for text in texts {
+        sum.update(text);
+    }
+    sum.finalize()
+}
+
+/// Several texts as one, each but the last with its length before it.
+pub(super) fn join<const N: usize>(texts: [&str; N]) -> Vec<u8> {
+    let mut joined = Vec::with_capacity(texts.iter().map(|text| text.len() + 4).sum());
+    for (at, text) in texts.into_iter().enumerate() {
+        if at + 1 < N {
+            joined.extend((text.len() as u32).to_be_bytes());
+        }
+        joined.extend(text.as_bytes());
+    }
+    joined
+}
+
+/// The texts of which one was made.
+pub(super) fn split<const N: usize>(mut joined: &[u8]) -> Option<[&str; N]> {
+    let mut texts = [""; N];
+    for (at, text) in texts.iter_mut().enumerate() {
+        let mut bytes = joined;
+        if at + 1 < N {
+            let (length, rest) = joined.split_first_chunk::<4>()?;
+            (bytes, joined) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+        }
+        *text = std::str::from_utf8(bytes).ok()?;
+    }
+    Some(texts)
+}
+
+/// A message in parts, each with its number and its content. The first part comes
+/// last: the engine keeps what was written before something else if it keeps that,
+/// so after a crash a message is there if its first part is.
+pub(super) fn cut(text: &[u8]) -> impl Iterator<Item = (u32, Vec<u8>)> {
+    let whole = checksum(&[text]).to_be_bytes();
+    let parts = text.len().div_ceil(CHUNK).max(1) as u32;
+    (0..parts).rev().map(move |part| {
+        let from = part as usize * CHUNK;
+        let chunk = &text[from..text.len().min(from + CHUNK)];
+        (part, [&whole[..], &parts.to_be_bytes(), chunk].concat())
+    })
+}
+
+/// What became of the parts of a message.
+pub(super) enum Found {
+    /// All are there: the text that was cut.
+    Whole { seq: u64, text: Vec<u8> },
+    /// Some are wrong or missing.
+    Damaged { seq: u64 },
+}
+
+/// Puts messages together from their parts, which come in the order of places.
+#[derive(Default)]
+pub(super) struct Assembly {
+    under_way: Option<UnderWay>,
+}
+
+struct UnderWay {
+    /// Log and seq, as in the place.
+    message: Vec<u8>,
+    seq: u64,
+    /// What the first part says; nothing, if it cannot be read.
+    promised: Option<Promised>,
+    text: Vec<u8>,
+    next: u32,
+}
+
+struct Promised {
+    whole: [u8; 4],
+    parts: u32,
+}
+
+impl Assembly {
+    /// Takes the next part; tells of the message before it, if this is another.
+    pub(super) fn push(&mut self, place: &[u8], value: &[u8]) -> Option<Found> {
+        let (message, seq, part) = read_place(place)?;
+        let same = self.under_way.as_ref().is_some_and(|under_way| under_way.message == message);
+        let found = if same { None } else { self.finish() };
+        let content = unseal(place, value).and_then(Content::read);
+        match &mut self.under_way {
+            Some(under_way) => under_way.add(part, content),
+            // A message whose first part was never written was never promised.
+            None if part == 0 => self.under_way = Some(UnderWay::begin(message, seq, content)),
+            None => {}
+        }
+        found
+    }
+
+    /// Tells of the last message.
+    pub(super) fn finish(&mut self) -> Option<Found> {
+        let UnderWay { seq, promised, text, next, .. } = self.under_way.take()?;
+        let whole = promised.is_some_and(|promised| {
+            promised.parts == next && promised.whole == checksum(&[&text]).to_be_bytes()
+        });
+        Some(if whole { Found::Whole { seq, text } } else { Found::Damaged { seq } })
+    }
+}
+
+impl UnderWay {
+    fn begin(message: &[u8], seq: u64, first: Option<Content<'_>>) -> Self {
+        let message = message.to_vec();
+        match first {
+            Some(Content { whole, parts, chunk }) => Self {
+                message,
+                seq,
+                promised: Some(Promised { whole, parts }),
+                text: chunk.to_vec(),
+                next: 1,
+            },
+            None => Self { message, seq, promised: None, text: Vec::new(), next: 1 },
+        }
+    }
+
+    /// Adds a part. One of another message that had this place before is not
+    /// added, and is missed if it is one that is needed.
+    fn add(&mut self, part: u32, content: Option<Content<'_>>) {
+        let (Some(promised), Some(content)) = (&self.promised, content) else { return };
+        let mine = content.whole == promised.whole && content.parts == promised.parts;
+        if mine && part == self.next && part < promised.parts {
+            self.text.extend(content.chunk);
+            self.next += 1;
+        }
+    }
+}
+
+/// The content of one part.
+struct Content<'a> {
+    whole: [u8; 4],
+    parts: u32,
+    chunk: &'a [u8],
+}
+
+impl<'a> Content<'a> {
+    fn read(content: &'a [u8]) -> Option<Self> {
+        let (whole, content) = content.split_first_chunk::<4>()?;
+        let (parts, chunk) = content.split_first_chunk::<4>()?;
+        Some(Self { whole: *whole, parts: u32::from_be_bytes(*parts), chunk })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Assembly, CHUNK, Found, VALUE, cut, join, message_place, seal, split, unseal};
+
+    fn written(seq: u64, text: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut parts: Vec<_> = cut(text)
+            .map(|(part, content)| {
+                let place = message_place("logs", seq, part);
+                let value = seal(&place, &content);
+                (place, value)
+            })
+            .collect();
+        parts.sort();
+        parts
+    }
+
+    fn told(parts: &[(Vec<u8>, Vec<u8>)]) -> Vec<Option<Vec<u8>>> {
+        let mut assembly = Assembly::default();
+        let mut found: Vec<Found> =
+            parts.iter().filter_map(|(place, value)| assembly.push(place, value)).collect();
+        found.extend(assembly.finish());
+        let text = |found| match found {
+            Found::Whole { text, .. } => Some(text),
+            Found::Damaged { .. } => None,
+        };
+        found.into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn a_message_of_any_length_comes_back_from_its_parts() {
+        for length in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, 600_000] {
+            let text: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+            let parts = written(7, &text);
+            assert!(parts.iter().all(|(_, value)| value.len() <= VALUE));
+            assert_eq!(told(&parts), [Some(text)]);
+        }
+    }
+
+    #[test]
+    fn messages_are_told_in_their_order_and_apart() {
+        let texts: Vec<Vec<u8>> = (0..5).map(|n| vec![n; 1000]).collect();
+        let parts: Vec<_> =
+            texts.iter().enumerate().flat_map(|(seq, text)| written(seq as u64 + 254, text)).collect();
+        assert!(parts.is_sorted());
+        assert_eq!(told(&parts), texts.into_iter().map(Some).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_message_is_damaged_if_any_of_its_parts_is_missing_wrong_or_of_another() {
+        let whole = written(1, &[7; 3000]);
+        for at in 0..whole.len() {
+            let mut flipped = whole.clone();
+            *flipped[at].1.last_mut().unwrap() ^= 1;
+            assert_eq!(told(&flipped), [None], "part {at} is wrong");
+
+            let mut mixed = whole.clone();
+            mixed[at] = written(1, &[8; 3000])[at].clone();
+            assert_eq!(told(&mixed), [None], "part {at} is of another message");
+
+            let mut missing = whole.clone();
+            missing.remove(at);
+            let expected: &[Option<Vec<u8>>] = if at == 0 { &[] } else { &[None] };
+            assert_eq!(told(&missing), expected, "part {at} is missing");
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_a_longer_message_in_the_same_place_is_no_part_of_a_shorter_one() {
+        let mut parts = written(1, &[7; 1000]);
+        let longer = written(1, &[8; 3000]);
+        parts.extend_from_slice(&longer[parts.len()..]);
+        assert_eq!(told(&parts), [Some(vec![7; 1000])]);
+    }
+
+    #[test]
+    fn a_value_belongs_to_its_place() {
+        let value = seal(b"here", b"content");
+        assert_eq!(unseal(b"here", &value), Some(&b"content"[..]));
+        assert_eq!(unseal(b"there", &value), None);
+        for at in 0..value.len() {
+            let mut wrong = value.clone();
+            wrong[at] ^= 0x10;
+            assert_eq!(unseal(b"here", &wrong), None);
+            assert_eq!(unseal(b"here", &value[..at]), None);
+        }
+    }
+
+    #[test]
+    fn joined_texts_come_apart_again() {
+        let texts = ["logs:a", "", "{\"a\":\"\u{1f600}\"}"];
+        let joined = join(texts);
+        assert_eq!(split(&joined), Some(texts));
+        assert_eq!(split::<3>(&joined[..5]), None);
+    }
+}

@@ -1,0 +1,133 @@
+//! The directory of the store: which generations there are.
+//!
+//! Knows names of files and directories. Does not know what is in a generation.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::trouble::{Done, Trouble};
+
+/// Who had the store before may be finishing what it has begun: so often is it
+/// tried again to have it, at this distance.
+const TRIES: u32 = 100;
+const BETWEEN_TRIES: Duration = Duration::from_millis(50);
+
+/// A generation that is being deleted; what is found under such a name is deleted.
+const DROPPED: &str = "dropped";
+
+/// The directory, ours alone as long as this lives.
+#[derive(Debug)]
+pub(super) struct Shelf {
+    directory: PathBuf,
+    /// Holds the lock, and is what new names are synced with.
+    handle: File,
+}
+
+impl Shelf {
+    /// Takes the directory, and makes it if it is not there.
+    pub(super) fn take(directory: &Path) -> Done<Self> {
+        let told = || Trouble::file(directory);
+        match DirBuilder::new().mode(0o700).create(directory) {
+            Ok(()) => sync_directory(directory.parent().unwrap_or(Path::new("/")))?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(told()(error)),
+        }
+        let handle = File::open(directory).map_err(told())?;
+        lock(&handle, directory)?;
+        Ok(Self { directory: directory.to_owned(), handle })
+    }
+
+    /// All generations, ascending.
+    pub(super) fn generations(&self) -> Done<Vec<u32>> {
+        let mut generations: Vec<u32> = self.names()?.iter().filter_map(|name| number(name)).collect();
+        generations.sort_unstable();
+        Ok(generations)
+    }
+
+    /// Where a generation is, or would be.
+    pub(super) fn place(&self, generation: u32) -> PathBuf {
+        self.directory.join(format!("{generation:08}"))
+    }
+
+    /// A file beside a generation.
+    pub(super) fn beside(&self, generation: u32, what: &str) -> PathBuf {
+        self.directory.join(format!("{generation:08}.{what}"))
+    }
+
+    /// The generations that have such a file beside them.
+    pub(super) fn with(&self, what: &str) -> Done<Vec<u32>> {
+        let of = |name: &String| name.strip_suffix(what)?.strip_suffix('.').and_then(number);
+        Ok(self.names()?.iter().filter_map(of).collect())
+    }
+
+    /// Deletes a generation: it vanishes as one, and its bytes after that.
+    pub(super) fn remove(&self, generation: u32) -> Done {
+        let (place, dropped) = (self.place(generation), self.beside(generation, DROPPED));
+        match fs::rename(&place, &dropped) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            renamed => renamed.and_then(|()| fs::remove_dir_all(&dropped)).map_err(Trouble::file(&place)),
+        }
+    }
+
+    /// Deletes what was being deleted when the process before this one ended.
+    pub(super) fn sweep(&self) -> Done {
+        for generation in self.with(DROPPED)? {
+            let dropped = self.beside(generation, DROPPED);
+            fs::remove_dir_all(&dropped).map_err(Trouble::file(&dropped))?;
+        }
+        Ok(())
+    }
+
+    /// Gives a generation a name under which nobody opens it, or deletes it.
+    pub(super) fn set_aside(&self, generation: u32) -> Done<PathBuf> {
+        let place = self.place(generation);
+        let names = (1_u32..).map(|n| self.beside(generation, &format!("damaged-{n}")));
+        for aside in names {
+            if !aside.exists() {
+                fs::rename(&place, &aside).map_err(Trouble::file(&place))?;
+                self.sync()?;
+                return Ok(aside);
+            }
+        }
+        Err(Trouble::Hindered(format!("{}: there is no name left", place.display())))
+    }
+
+    /// Puts the names in the directory on the disk.
+    pub(super) fn sync(&self) -> Done {
+        self.handle.sync_all().map_err(Trouble::file(&self.directory))
+    }
+
+    fn names(&self) -> Done<Vec<String>> {
+        let told = || Trouble::file(&self.directory);
+        let entries = fs::read_dir(&self.directory).map_err(told())?;
+        let name = |entry: io::Result<fs::DirEntry>| entry.map(|entry| entry.file_name().into_string().ok());
+        entries.filter_map(|entry| name(entry).transpose()).collect::<io::Result<_>>().map_err(told())
+    }
+}
+
+/// The number that a name spells, if it spells one as we do.
+fn number(name: &str) -> Option<u32> {
+    let number = name.parse().ok()?;
+    (name == format!("{number:08}")).then_some(number)
+}
+
+fn lock(handle: &File, directory: &Path) -> Done {
+    for _ in 0..TRIES {
+        match flock(handle, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => thread::sleep(BETWEEN_TRIES),
+            locked => return locked.map_err(Trouble::call(directory)),
+        }
+    }
+    Err(Trouble::Hindered(format!("another process has {} open", directory.display())))
+}
+
+/// Puts the names in a directory on the disk.
+pub(super) fn sync_directory(directory: &Path) -> Done {
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(Trouble::file(directory))
+}

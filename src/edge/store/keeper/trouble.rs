@@ -1,0 +1,59 @@
+//! Why an order cannot be carried out.
+//!
+//! Knows what is damage and what is only a circumstance, which may pass by
+//! itself. Does not know what follows from it.
+
+use std::fmt::Display;
+use std::io;
+use std::path::Path;
+
+/// Why something could not be done, for people.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// The disk is full, not ours, or broken; what is on it may be as it should.
+    Hindered(String),
+    /// What is on the disk is not what was written.
+    Damaged(String),
+}
+
+pub(super) type Done<T = ()> = Result<T, Trouble>;
+
+impl Trouble {
+    /// For people.
+    pub(super) fn why(&self) -> &str {
+        match self {
+            Self::Hindered(why) | Self::Damaged(why) => why,
+        }
+    }
+
+    /// Something that a file system refused.
+    pub(super) fn file(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self::Hindered(format!("{}: {error}", path.display()))
+    }
+
+    /// The same, in the words of rustix.
+    pub(super) fn call(path: &Path) -> impl FnOnce(rustix::io::Errno) -> Self {
+        move |error| Self::file(path)(error.into())
+    }
+
+    /// Something that the engine tells of what is in this directory.
+    pub(super) fn engine(path: &Path) -> impl FnOnce(sled::Error) -> Self {
+        move |error| {
+            let why = |error: &dyn Display| format!("{}: {error}", path.display());
+            match error {
+                sled::Error::Io(error) if is_circumstance(&error) => Self::Hindered(why(&error)),
+                // Made by another version of the engine; its settings are checked
+                // before it is opened.
+                sled::Error::Unsupported(error) => Self::Hindered(why(&error)),
+                error => Self::Damaged(why(&error)),
+            }
+        }
+    }
+}
+
+/// A file that is too short, or not there, is damage; so is an offset that no file
+/// can have. The rest is between the system and the disk.
+fn is_circumstance(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, InvalidInput, NotFound, UnexpectedEof};
+    !matches!(error.kind(), InvalidData | InvalidInput | NotFound | UnexpectedEof)
+}

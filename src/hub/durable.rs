@@ -1,0 +1,227 @@
+//! Publishers that wait until their message is on the disk.
+//!
+//! Knows who waits for which message, and what each is answered. Does not know
+//! when anything is written; that is the store's affair.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use super::event::{Asker, Effect, Effects, LogKey, Now};
+use super::fanout::Reach;
+use super::logs::Run;
+use super::publish::send_success;
+use super::{Ask, Done, Hub};
+use crate::protocol::{Code, MessageId, Refusal, Target};
+
+/// So many publishers may wait for the disk. What comes while something is being
+/// written goes with the next writing, so this is the most that one of those
+/// takes: some seconds of a slow card's. At half a kilobyte each, two megabytes.
+const MOST: usize = 4096;
+
+/// What an answer that waits takes, with the names in it.
+pub(super) const ANSWER: usize = 512;
+
+/// They may wait for this part of the memory: on its way to the disk a message is
+/// there twice, as it is kept and as it is written.
+const PART: usize = 8;
+
+/// An answer that waits.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(super) struct Answer {
+    pub(super) seq: u64,
+    pub(super) ask: Ask,
+    pub(super) message_id: MessageId,
+    pub(super) reach: Reach,
+    /// Of its message, where it is the first that waits for it.
+    pub(super) size: u32,
+}
+
+/// The answers that wait for the messages of one log.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Answers {
+    /// By position, and for one position as they came.
+    list: VecDeque<Answer>,
+    bytes: usize,
+}
+
+impl Answers {
+    pub(super) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// Of the messages that they wait for.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn awaits(&self, seq: u64) -> bool {
+        self.list.binary_search_by_key(&seq, |answer| answer.seq).is_ok()
+    }
+
+    fn push(&mut self, answer: Answer) {
+        let at = self.list.partition_point(|other| other.seq <= answer.seq);
+        self.bytes += answer.size as usize;
+        self.list.insert(at, answer);
+    }
+
+    /// Takes out those that wait for a run of messages.
+    fn take(&mut self, (from, to): Run) -> Vec<Answer> {
+        let first = self.list.partition_point(|answer| answer.seq < from);
+        let end = self.list.partition_point(|answer| answer.seq <= to);
+        let taken: Vec<Answer> = self.list.drain(first..end).collect();
+        self.bytes -= taken.iter().map(|answer| answer.size as usize).sum::<usize>();
+        taken
+    }
+
+    /// A message is lost before anybody had it: that it was kept is true no longer.
+    pub(super) fn lose(&mut self, seq: u64) {
+        let first = self.list.partition_point(|answer| answer.seq < seq);
+        for answer in self.list.iter_mut().skip(first).take_while(|answer| answer.seq == seq) {
+            answer.reach.kept = false;
+        }
+    }
+}
+
+impl Hub {
+    /// Whether it can be promised of one more message that it will be on the disk.
+    pub(super) fn may_store(&self) -> Done {
+        let sum = &self.channels.weights.sum;
+        let is_much = sum.awaited > self.settings.limits.memory / PART;
+        let why = match () {
+            () if !self.settings.has_disk => "the store is in memory: nothing in it outlives a power cut",
+            () if self.disk_failed => "the disk cannot be used",
+            () if sum.answers >= MOST || is_much => "too many wait for the disk already",
+            () => return Ok(()),
+        };
+        Err(Refusal::new(Code::StoreUnavailable, why))
+    }
+
+    /// Lets a publisher wait until a message is on the disk.
+    pub(super) fn await_disk(
+        &mut self,
+        now: Now,
+        place: u32,
+        seq: u64,
+        ask: &Ask,
+        message_id: MessageId,
+        reach: Reach,
+    ) {
+        let Some(topic) = self.channels.at_mut(place) else { return };
+        let log = topic.log.get_or_insert_default();
+        let is_first = !log.answers.awaits(seq);
+        let size = log.find(seq).filter(|_| is_first).map_or(0, |kept| kept.size);
+        log.answers.push(Answer { seq, ask: ask.clone(), message_id, reach, size });
+        self.settle(now, place);
+    }
+
+    /// Has a message written that is in memory only.
+    pub(super) fn store_now(&mut self, place: u32, seq: u64, out: &mut Effects) {
+        let Some(topic) = self.channels.at_mut(place) else { return };
+        let Some(log) = &mut topic.log else { return };
+        log.promise(seq);
+        out.push(Effect::Store { log: topic.key.clone(), seq });
+    }
+
+    /// A run of messages is on the disk.
+    pub(super) fn stored(&mut self, now: Now, key: &LogKey, run: Run, out: &mut Effects) {
+        let Some(place) = self.channels.find(key) else { return };
+        let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) else { return };
+        let mut count = log.store(run);
+        let answers = log.answers.take(run);
+        // What was delivered meanwhile was written for who waits for that.
+        count += answers.iter().filter(|answer| answer.size > 0 && !log.contains(answer.seq)).count() as u64;
+        self.counters.messages_stored += count;
+        for Answer { ask, message_id, reach, .. } in answers {
+            if self.hears_answers(ask.from) {
+                let frame = send_success(target(key), message_id, Reach { stored: true, ..reach });
+                self.answer(&ask, frame, out);
+            }
+        }
+        self.settle(now, place);
+    }
+
+    /// A message is not on the disk, and its publisher waits no longer. It is kept
+    /// as any other, and written when that can be done.
+    pub(super) fn not_stored(&mut self, now: Now, key: &LogKey, seq: u64, out: &mut Effects) {
+        if let Some(place) = self.channels.find(key) {
+            if let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) {
+                log.release(seq);
+            }
+            self.answer_in_vain(now, place, (seq, seq), out);
+        }
+    }
+
+    /// Nothing can be written or read: nobody waits for that.
+    pub(super) fn disk_fails(&mut self, now: Now, out: &mut Effects) {
+        self.disk_failed = true;
+        for place in self.channels.with(|log| !log.answers.is_empty()) {
+            self.answer_in_vain(now, place, (0, u64::MAX), out);
+        }
+    }
+
+    /// The disk can be used again.
+    pub(super) fn disk_works(&mut self, now: Now, out: &mut Effects) {
+        self.disk_failed = false;
+        self.read_again(now, out);
+    }
+
+    fn answer_in_vain(&mut self, now: Now, place: u32, run: Run, out: &mut Effects) {
+        let Some(topic) = self.channels.at_mut(place) else { return };
+        let Some(log) = &mut topic.log else { return };
+        let answers = log.answers.take(run);
+        for answer in &answers {
+            log.release(answer.seq);
+        }
+        let channel = match &topic.key {
+            LogKey::Channel(channel) => Some(channel.clone()),
+            LogKey::Inbox(_) => None,
+        };
+        for Answer { ask, .. } in answers {
+            if self.hears_answers(ask.from) {
+                let why = "the disk did not take it; who is here may have heard it";
+                let refusal = Refusal::new(Code::StoreUnavailable, why).of("send");
+                self.refuse(now, &ask, Refusal { channel: channel.clone(), ..refusal }, out);
+            }
+        }
+        self.settle(now, place);
+    }
+
+    /// Whoever disconnected while waiting is simply not answered.
+    fn hears_answers(&self, from: Asker) -> bool {
+        match from {
+            Asker::Connection(conn) => self.connections.get(conn).is_some(),
+            Asker::Http(_) => true,
+        }
+    }
+
+    /// Goes on where another process was: its store may have been told nothing of
+    /// what that one had promised. A request over HTTP ended with it.
+    pub(super) fn promise_again(&mut self, now: Now, out: &mut Effects) {
+        for place in self.channels.with(|log| !log.answers.is_empty()) {
+            let Some(topic) = self.channels.at_mut(place) else { continue };
+            let Some(log) = &mut topic.log else { continue };
+            let answers = log.answers.take((0, u64::MAX));
+            for answer in answers.into_iter().filter(|answer| matches!(answer.ask.from, Asker::Connection(_)))
+            {
+                if !log.answers.awaits(answer.seq) {
+                    out.push(Effect::Store { log: topic.key.clone(), seq: answer.seq });
+                }
+                log.answers.push(answer);
+            }
+            self.settle(now, place);
+        }
+    }
+}
+
+/// To whom the messages of a log are sent.
+fn target(key: &LogKey) -> Target {
+    match key {
+        LogKey::Channel(channel) => Target::Channel(channel.clone()),
+        LogKey::Inbox(user) => Target::User(user.clone()),
+    }
+}

@@ -1,0 +1,252 @@
+//! What the disk has from an earlier life of the hub.
+//!
+//! Knows how messages that were found get back into their logs, at the start or
+//! later, and who is to read them then. Does not know how they are found.
+//!
+//! Positions come from the [`remains`](super::remains) of a clean stop. A log
+//! that has none begins a new epoch above all that was found: nobody knows which
+//! numbers were given out and not written.
+
+use super::channels::{Hearing, Jump, Topic};
+use super::event::{Effects, Found, FoundMessage, Input, LogKey, Now, StoreFact};
+use super::kept::Kept;
+use super::logs::{Backlog, Reader};
+use super::recent::{Key, Place};
+use super::settings::Keep;
+use super::{Hub, replay};
+use crate::protocol::ConnectionId;
+use crate::protocol::frame::GapCause;
+use crate::protocol::say::Target;
+
+/// While nobody can read the disk, nobody knows what numbers are on it. New
+/// topics begin above all that they could be: above this,
+const BASE: u64 = 1 << 32;
+
+/// and above what was numbered like this at an earlier start, by so many for each
+/// second since 1970: more than a topic gets in one. A part of that is random,
+/// for clocks that begin in 1970 each time.
+const EACH_SECOND: u64 = 1 << 20;
+
+/// All stays below 2^53, until the year 2106.
+const MOST_SECONDS: u64 = 1 << 32;
+
+/// A log for which messages were found, to be looked after when all are told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub(super) struct Unsorted {
+    place: u32,
+    how: Arrival,
+}
+
+/// How what was found fits to what is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+enum Arrival {
+    /// It lies below what was numbered meanwhile, if anything was.
+    Below,
+    /// Among that: there is a new epoch.
+    Among,
+}
+
+impl Hub {
+    /// Takes note of what a fact says about the disk, before it is dealt with.
+    pub(super) fn note_disk(&mut self, now: Now, input: &Input, out: &mut Effects) {
+        match input {
+            Input::Store(StoreFact::Found(_)) => return,
+            // The first of all facts: what is on the disk is not known.
+            Input::Store(StoreFact::Failed) if self.started.is_none() => self.number_apart(now),
+            Input::Store(StoreFact::Works) => self.unread = None,
+            _ => {}
+        }
+        if !self.unsorted.is_empty() {
+            self.sort_in(now, out);
+        }
+    }
+
+    /// From now on nothing gets a number that may be on the disk.
+    fn number_apart(&mut self, now: Now) {
+        let seconds = (now.wall.0 / 1000).min(MOST_SECONDS);
+        self.unread = Some(BASE + seconds * EACH_SECOND + self.random.below(EACH_SECOND));
+        for topic in self.channels.iter_mut() {
+            let (seq, jump) = (topic.seq, topic.jump.take().map(|jump| *jump));
+            let jump = match (&topic.key, jump) {
+                _ if seq == 0 => None,
+                // What its user has not is on the disk, and not lost yet.
+                (LogKey::Inbox(_), jump) => {
+                    let cursor = jump.filter(|jump| jump.from == 0).map_or(topic.cursor, |jump| jump.cursor);
+                    topic.cursor = seq;
+                    Some(Jump { to: seq, reach: seq, cursor, ..Jump::default() })
+                }
+                (LogKey::Channel(_), Some(jump)) => Some(Jump { reach: seq, ..jump }),
+                (LogKey::Channel(_), None) => {
+                    Some(Jump { from: seq, to: seq, reach: seq, ..Jump::default() })
+                }
+            };
+            topic.jump = jump.map(Box::new);
+        }
+    }
+
+    /// Takes what was found of one log into the index. What follows from it waits
+    /// until all is told, so that it does not depend on the order of that.
+    pub(super) fn found(&mut self, now: Now, mut found: Found) {
+        found.kept.sort_unstable_by_key(|message| message.seq);
+        let known = self.channels.find(&found.log);
+        let place = known.unwrap_or_else(|| {
+            let topic = Topic::new(found.log.clone(), self.random.next());
+            self.channels.insert(topic)
+        });
+        let epoch = self.random.next();
+        let Some(topic) = self.channels.at_mut(place) else { return };
+        let how = topic.take_back(&found, known.is_some(), epoch);
+        let epoch = topic.epoch;
+        let kept = found.kept.iter().map(|message| topic.kept_again(message)).collect();
+        let doubles = topic.log.get_or_insert_default().merge(kept);
+        if doubles > 0 {
+            topic.last_loss = GapCause::Evicted;
+            self.counters.messages_evicted += doubles;
+        }
+        self.unsorted.push(Unsorted { place, how });
+        self.know_again(now, &found, epoch);
+    }
+
+    /// The ids of messages that were found are those of messages seen.
+    fn know_again(&mut self, now: Now, found: &Found, epoch: u64) {
+        let target = match &found.log {
+            LogKey::Channel(channel) => Target::Channel(channel.clone()),
+            LogKey::Inbox(user) => Target::User(user.clone()),
+        };
+        for message in &found.kept {
+            if let (Some(scope), Some(id)) = (&message.keeping.scope, &message.id) {
+                let key = Key { scope: scope.clone(), target: target.clone(), id: id.clone() };
+                let place = Place { epoch, seq: message.seq };
+                self.recent.restore(now.moment, message.keeping.since, key, place);
+            }
+        }
+    }
+
+    /// Drops what is too old or too much, and has the rest read by those who are
+    /// here.
+    fn sort_in(&mut self, now: Now, out: &mut Effects) {
+        let unsorted = std::mem::take(&mut self.unsorted);
+        for Unsorted { place, .. } in &unsorted {
+            let Some(topic) = self.channels.at(*place) else { continue };
+            if self.policy_of(&topic.key).keep == Keep::Never {
+                self.purge_topic(now, *place, out);
+            }
+            self.expire_due(now, *place, out);
+            self.sweep(now, *place, out);
+        }
+        for Unsorted { place, how } in unsorted {
+            let Some(topic) = self.channels.at(place) else { continue };
+            let policy = self.policy_of(&topic.key);
+            self.trim(now, place, &policy, out);
+            self.read_found(now, place, how, out);
+        }
+    }
+
+    /// Whoever hears a topic hears now what was found of it, where it is owed.
+    fn read_found(&mut self, now: Now, place: u32, how: Arrival, out: &mut Effects) {
+        let Some(topic) = self.channels.at(place) else { return };
+        let keep = self.policy_of(&topic.key).keep;
+        let hearing = topic.subscribers.iter().filter(|subscriber| subscriber.hearing != Hearing::Off);
+        let hearing: Vec<u32> = hearing.map(|subscriber| subscriber.slot).collect();
+        for slot in hearing {
+            let Some(tag) = self.connections.at(slot).map(|connection| connection.tag) else { continue };
+            let conn = ConnectionId { slot, tag };
+            let Some(topic) = self.channels.at(place) else { return };
+            if how == Arrival::Among {
+                out.push(replay::new_epoch(conn, topic.name(), topic.epoch));
+            }
+            if let Some(part) = topic.part_found(slot, keep) {
+                self.restart(now, place, conn, part, out);
+            }
+        }
+        self.settle(now, place);
+    }
+}
+
+impl Topic {
+    /// Sets the positions after what was found, which is what was known before or
+    /// not; another epoch where numbers might be given out again.
+    fn take_back(&mut self, found: &Found, is_known: bool, epoch: u64) -> Arrival {
+        let seqs = found.kept.iter().map(|message| message.seq);
+        let last = seqs.clone().chain([found.last, found.cursor]).max().unwrap_or_default();
+        // All that is found is owed: a mark of what is not may be of other numbers.
+        let cursor = seqs.clone().next().map_or(found.cursor, |first| found.cursor.min(first - 1));
+        let reach = self.jump.as_ref().map_or(self.seq, |jump| jump.reach);
+        if last > reach {
+            self.epoch = epoch;
+            self.cursor = if is_known { cursor.min(self.cursor) } else { cursor };
+            (self.seq, self.offered, self.jump) = (self.seq.max(last), 0, None);
+            return Arrival::Among;
+        }
+        let Some(jump) = &mut self.jump else { return Arrival::Below };
+        let from = seqs.chain([found.last]).filter(|seq| *seq <= jump.to).max().unwrap_or_default();
+        jump.from = jump.from.max(from);
+        if from > 0 && matches!(self.key, LogKey::Inbox(_)) {
+            jump.to = jump.to.max(self.cursor);
+            jump.seen = self.seq;
+            self.cursor = jump.cursor.max(cursor);
+            if self.cursor >= jump.from {
+                self.cursor = jump.to;
+            }
+        }
+        Arrival::Below
+    }
+
+    /// A message on the disk, in the index again. Who published it is somebody
+    /// else by now, and workers were told of it when it was kept.
+    fn kept_again(&self, message: &FoundMessage) -> Kept {
+        let keeping = &message.keeping;
+        let heard = match self.key {
+            LogKey::Channel(_) => keeping.heard,
+            LogKey::Inbox(_) => self.is_passed(message.seq),
+        };
+        Kept {
+            seq: message.seq,
+            expires: keeping.expires,
+            since: keeping.since,
+            by: 0,
+            size: keeping.size,
+            heard,
+            echo: false,
+            told: true,
+            durable: keeping.durable,
+            stored: true,
+        }
+    }
+
+    /// What a subscriber is to read now that older messages are there, if
+    /// anything.
+    fn part_found(&self, slot: u32, keep: Keep) -> Option<Backlog> {
+        let log = self.log.as_deref()?;
+        let reader = log.reader(slot);
+        let Some(jump) = self.jump.as_deref() else {
+            // Which of all these it had nobody can tell.
+            let after = log.kept.iter().find(|kept| !kept.heard)?.seq - 1;
+            return (keep != Keep::History).then(|| Backlog { after, ..Backlog::default() });
+        };
+        let sent = reader.map_or(self.seq, |reader| reader.sent);
+        if sent < jump.from {
+            // It comes to them; but what it has asked for already is without them.
+            let again = |reader: &Reader| Backlog {
+                after: reader.sent,
+                holes: reader.holes.clone(),
+                others: reader.others.clone(),
+                had: reader.had,
+            };
+            return reader.filter(|reader| reader.asked.is_some()).map(again);
+        }
+        let is_owed = |kept: &&Kept| kept.seq <= jump.from && !kept.heard;
+        let first = log.kept.iter().find(is_owed);
+        let had = (jump.from, sent);
+        match keep {
+            Keep::Unacknowledged if self.cursor < jump.from => {
+                let holes = self.holes(self.cursor).into_iter().filter(|hole| hole.to <= jump.from);
+                Some(Backlog { after: self.cursor, holes: holes.collect(), had, others: Vec::new() })
+            }
+            Keep::Undelivered => {
+                first.map(|first| Backlog { after: first.seq - 1, had, ..Backlog::default() })
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! One kept message as the hub knows it, and what such messages come to.
+//!
+//! Knows size, age and whereabouts. Does not know what a message says, or who
+//! reads it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::Moment;
+
+/// One kept message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Kept {
+    pub(super) seq: u64,
+    pub(super) expires: Moment,
+    /// When it was kept; told to administrators.
+    pub(super) since: Moment,
+    /// The tag of the connection that published it, which does not count as
+    /// somebody who heard it; zero for an HTTP caller.
+    pub(super) by: u64,
+    pub(super) size: u32,
+    /// Somebody other than its publisher has it.
+    pub(super) heard: bool,
+    /// Its publisher wants to hear it too.
+    pub(super) echo: bool,
+    /// Workers were told that it waits for a user who is away.
+    pub(super) told: bool,
+    /// Its publisher was promised that it is on the disk, or waits for that: no
+    /// other log pushes it out.
+    pub(super) durable: bool,
+    /// It is on the disk.
+    pub(super) stored: bool,
+}
+
+/// What the entry of a message takes that is on the disk. Of one that is not it
+/// is in the size.
+pub(super) const ENTRY: usize = 64;
+
+const _: () = assert!(size_of::<Kept>() <= ENTRY, "an entry is as large as it is counted");
+
+/// What the kept messages of one log come to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Sums {
+    /// Bytes of all of them.
+    pub(super) bytes: usize,
+    /// Of those which only the memory has, and which may be given up.
+    pub(super) loose: usize,
+    /// Of those which only the memory has, and whose publisher waits for the disk.
+    pub(super) promised: usize,
+    /// How many are on the disk.
+    pub(super) stored: usize,
+}
+
+impl Sums {
+    pub(super) fn add(&mut self, kept: &Kept) {
+        self.bytes += kept.size as usize;
+        *self.place_of(kept) += Self::counted(kept);
+    }
+
+    pub(super) fn take(&mut self, kept: &Kept) {
+        self.bytes -= kept.size as usize;
+        *self.place_of(kept) -= Self::counted(kept);
+    }
+
+    fn place_of(&mut self, kept: &Kept) -> &mut usize {
+        match kept {
+            Kept { stored: true, .. } => &mut self.stored,
+            Kept { durable: true, .. } => &mut self.promised,
+            _ => &mut self.loose,
+        }
+    }
+
+    fn counted(kept: &Kept) -> usize {
+        if kept.stored { 1 } else { kept.size as usize }
+    }
+}

@@ -1,0 +1,125 @@
+//! What outlives all connections, from a clean stop to the next start.
+//!
+//! Knows positions, receipts that are owed and ids of messages, as bytes. Does
+//! not know the messages: those come from the disk, in [`found`](super::found).
+//!
+//! The bytes are bounded as the hub is: by its ceiling on memory for what has
+//! subscribers or keeps something, by a number for what is idle, and for ids.
+
+use serde::{Deserialize, Serialize};
+
+use super::channels::{Jump, Topic};
+use super::deadlines::NEVER;
+use super::event::{LogKey, Now};
+use super::logs::Log;
+use super::receipts::Owed;
+use super::recent::Recent;
+use super::settings::Disk;
+use super::state::{read, write};
+use super::{Hub, Settings, StateError};
+use crate::protocol::Moment;
+use crate::protocol::frame::GapCause;
+
+/// Raised when a hub could not go on with what an older one left.
+const VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct Remains {
+    topics: Vec<Position>,
+    recent: Recent,
+}
+
+/// What is left of one topic.
+#[derive(Serialize, Deserialize)]
+struct Position {
+    key: LogKey,
+    epoch: u64,
+    seq: u64,
+    cursor: u64,
+    offered: u64,
+    last_loss: GapCause,
+    jump: Option<Jump>,
+    receipts: Vec<Owed>,
+}
+
+impl Hub {
+    /// What the next hub needs to go on, whoever is connected then. Asked for
+    /// after `Input::Stopping`, when nobody is.
+    pub fn remains(&self) -> Vec<u8> {
+        let topics = self.channels.iter().filter(|topic| is_worth_it(topic));
+        let topics = topics.map(|topic| self.position(topic)).collect();
+        write(VERSION, &Remains { topics, recent: self.recent.of_others() })
+    }
+
+    fn position(&self, topic: &Topic) -> Position {
+        let log = topic.log.as_deref();
+        // What no disk has is lost with this process.
+        let loses =
+            log.is_some_and(|log| !log.kept.is_empty()) && self.policy_of(&topic.key).disk == Disk::Never;
+        let receipts = log.map(|log| log.receipts.iter().filter(|owed| !owed.is_for_worker()));
+        Position {
+            key: topic.key.clone(),
+            epoch: topic.epoch,
+            seq: topic.seq,
+            cursor: topic.cursor,
+            offered: topic.offered,
+            last_loss: if loses { GapCause::NotKept } else { topic.last_loss },
+            jump: topic.jump.as_deref().copied(),
+            receipts: receipts.into_iter().flatten().cloned().collect(),
+        }
+    }
+
+    /// A hub that goes on where another one stopped. `shift` is added to every
+    /// moment that the other one wrote: another boot has another clock. A topic
+    /// that nobody needs is idle from now on, however long the stop was: whoever
+    /// heard it needs time to come back.
+    ///
+    /// # Errors
+    /// When the bytes are no remains, or those of another version: then a hub
+    /// starts as after an unclean end.
+    pub fn revive(
+        settings: Settings,
+        seed: u64,
+        now: Now,
+        remains: &[u8],
+        shift: i64,
+    ) -> Result<Self, StateError> {
+        let Remains { topics, recent } = read(VERSION, remains)?;
+        let mut hub = Self::new(settings, seed);
+        hub.recent = recent.shifted(shift);
+        for position in topics {
+            let place = hub.channels.insert(position.revive(shift));
+            hub.settle(now, place);
+        }
+        Ok(hub)
+    }
+}
+
+/// Whether anybody could come back to a topic with a position of it. That of an
+/// inbox in which nothing ever was is told when somebody comes.
+fn is_worth_it(topic: &Topic) -> bool {
+    topic.seq > 0 || matches!(topic.key, LogKey::Channel(_))
+}
+
+impl Position {
+    fn revive(mut self, shift: i64) -> Topic {
+        let mut topic = Topic::new(self.key, self.epoch);
+        topic.seq = self.seq;
+        topic.cursor = self.cursor;
+        topic.offered = self.offered;
+        topic.last_loss = self.last_loss;
+        topic.jump = self.jump.map(|jump| Box::new(Jump { reach: self.seq, ..jump }));
+        if !self.receipts.is_empty() {
+            for owed in &mut self.receipts {
+                owed.expires = shifted(owed.expires, shift);
+            }
+            topic.log = Some(Box::new(Log { receipts: self.receipts.into(), ..Log::default() }));
+        }
+        topic
+    }
+}
+
+/// The same moment on another clock, as near as that has one.
+pub(super) fn shifted(moment: Moment, shift: i64) -> Moment {
+    if moment == NEVER { NEVER } else { Moment(moment.0.saturating_add_signed(shift)) }
+}

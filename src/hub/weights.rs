@@ -1,0 +1,92 @@
+//! What all logs weigh together, and which of them may give something up.
+//!
+//! Knows sums and ranks. Does not know limits, or what goes when one is reached;
+//! that is in [`room`](super::room).
+
+use std::collections::BTreeSet;
+
+/// What one log weighs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Weight {
+    /// All that it keeps, wherever that is, and the receipts that it owes.
+    pub(super) bytes: usize,
+    /// Of that: what only the memory has.
+    pub(super) unstored: usize,
+    /// Of that in turn: what may be given up.
+    pub(super) loose: usize,
+    /// How many of its messages are on the disk.
+    pub(super) stored: usize,
+    /// How many publishers wait for the disk.
+    pub(super) answers: usize,
+    /// The bytes for which they wait.
+    pub(super) awaited: usize,
+    /// Whether another log may push its oldest message out.
+    pub(super) yields: bool,
+}
+
+impl Weight {
+    /// Where it stands among those that give way to others.
+    fn rank(&self) -> Option<usize> {
+        Some(self.bytes).filter(|bytes| self.yields && *bytes > 0)
+    }
+
+    /// Where it stands among those that have something loose.
+    fn loose_rank(&self) -> Option<usize> {
+        Some(self.loose).filter(|bytes| *bytes > 0)
+    }
+}
+
+/// What all logs weigh.
+#[derive(Debug, Default)]
+pub(super) struct Weights {
+    /// The sums; nobody yields.
+    pub(super) sum: Weight,
+    /// How many keep something.
+    pub(super) logs: usize,
+    /// Those whose oldest may be pushed out, by the bytes they keep.
+    yielding: BTreeSet<(usize, u32)>,
+    /// Those that have something loose, by its bytes.
+    loose: BTreeSet<(usize, u32)>,
+}
+
+impl Weights {
+    /// A log weighs something else than before.
+    pub(super) fn change(&mut self, place: u32, was: Weight, is: Weight) {
+        if was == is {
+            return;
+        }
+        let change = |sum: &mut usize, was: usize, is: usize| *sum = *sum - was + is;
+        change(&mut self.sum.bytes, was.bytes, is.bytes);
+        change(&mut self.sum.unstored, was.unstored, is.unstored);
+        change(&mut self.sum.loose, was.loose, is.loose);
+        change(&mut self.sum.stored, was.stored, is.stored);
+        change(&mut self.sum.answers, was.answers, is.answers);
+        change(&mut self.sum.awaited, was.awaited, is.awaited);
+        change(&mut self.logs, usize::from(was.bytes > 0), usize::from(is.bytes > 0));
+        place_anew(&mut self.yielding, place, was.rank(), is.rank());
+        place_anew(&mut self.loose, place, was.loose_rank(), is.loose_rank());
+    }
+
+    /// The one that keeps most bytes among those whose oldest may go, and how
+    /// many.
+    pub(super) fn heaviest(&self) -> Option<(usize, u32)> {
+        self.yielding.last().copied()
+    }
+
+    /// The one that has most which only the memory has, and how much.
+    pub(super) fn loosest(&self) -> Option<(usize, u32)> {
+        self.loose.last().copied()
+    }
+}
+
+fn place_anew(ranks: &mut BTreeSet<(usize, u32)>, place: u32, was: Option<usize>, is: Option<usize>) {
+    if was == is {
+        return;
+    }
+    if let Some(was) = was {
+        ranks.remove(&(was, place));
+    }
+    if let Some(is) = is {
+        ranks.insert((is, place));
+    }
+}
