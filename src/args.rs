@@ -43,9 +43,11 @@ anything else.
 ";
 
 /// What is asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Task {
     Run,
+    /// Own the disk of a daemon, which is the other end of standard input.
+    Store(PathBuf),
     Check,
     Show,
     Version,
@@ -72,6 +74,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Args, le
                 read.config = Some(parser.value()?.into());
                 continue;
             }
+            Long("store") => Task::Store(parser.value()?.into()),
             Long("check") => Task::Check,
             Long("show") => Task::Show,
             // Whatever else was said: who asks for help should get it.
@@ -80,7 +83,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Args, le
             Value(_) | Short(_) | Long(_) => return Err(arg.unexpected()),
         };
         if read.task != Task::Run && read.task != task {
-            return Err("--check and --show are two different questions".into());
+            return Err("only one thing can be asked for at a time".into());
         }
         read.task = task;
     }

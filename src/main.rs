@@ -14,6 +14,7 @@ use args::Task;
 use wshubd::config::{Config, ConfigError, Environment, Loaded};
 use wshubd::daemon;
 use wshubd::edge::secret::{Absent, Secrets};
+use wshubd::edge::store::keeper;
 use wshubd::edge::token::Verifier;
 
 /// `sysexits.h`, which systemd and scripts understand.
@@ -32,6 +33,8 @@ fn main() -> ExitCode {
     let done = match args.task {
         Task::Help => print(args::HELP),
         Task::Version => print(concat!("wshubd ", env!("CARGO_PKG_VERSION"), "\n")),
+        // Not in --help: the daemon starts itself so, for the process that owns its disk.
+        Task::Store(directory) => keeper::run(&directory),
         Task::Run => run(args.config.as_deref()),
         Task::Check => check(args.config.as_deref()),
         Task::Show => load(args.config.as_deref()).and_then(|loaded| print(&loaded.config.show())),

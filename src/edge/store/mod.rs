@@ -9,6 +9,7 @@ mod commit;
 mod disk;
 mod elapsed;
 mod index;
+pub mod keeper;
 mod loading;
 mod moving;
 pub mod positions;

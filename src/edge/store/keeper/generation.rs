@@ -117,6 +117,14 @@ impl Generation {
 
     /// Writes all of it, and returns when it is on the disk.
     pub(super) fn commit(&mut self, puts: &[Put<'_>], marks: &[Mark<'_>], gone: &[Gone<'_>]) -> Done {
+        self.insert_all(puts, marks, gone).and_then(|()| self.sync()).inspect_err(|_| {
+            // What could not be written is still in memory, where it looks as if
+            // it were on the disk. The next to open this is to see the disk.
+            let _ = fadvise(&self.file, 0, None, Advice::DontNeed);
+        })
+    }
+
+    fn insert_all(&mut self, puts: &[Put<'_>], marks: &[Mark<'_>], gone: &[Gone<'_>]) -> Done {
         let before = self.count;
         for put in puts {
             self.put(put)?;
@@ -130,11 +138,7 @@ impl Generation {
         if self.count != before {
             self.insert(&self.db, COUNT, &self.count.to_be_bytes())?;
         }
-        self.sync().inspect_err(|_| {
-            // What could not be written is still in memory, where it looks as if
-            // it were on the disk. The next to open this is to see the disk.
-            drop(fadvise(&self.file, 0, None, Advice::DontNeed));
-        })
+        Ok(())
     }
 
     fn put(&mut self, put: &Put<'_>) -> Done {

@@ -18,7 +18,7 @@ use std::path::Path;
 use std::process::exit;
 use std::sync::Arc;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use rustix::process::Signal;
 
 use super::words::Word;
 use order::Keeper;
@@ -34,9 +34,10 @@ pub fn run(directory: &Path) -> ! {
         exit(USAGE);
     };
     // The daemon says when this ends. A stop of all, or Ctrl-C, is for it to hear;
-    // what it still has to write is written after that.
-    for signal in [SIGTERM, SIGINT] {
-        drop(signal_hook::flag::register(signal, Arc::default()));
+    // what it still has to write is written after that. And a limit on the size
+    // of files is to be an error, as a full disk is.
+    for signal in [Signal::TERM, Signal::INT, Signal::XFSZ] {
+        drop(signal_hook::flag::register(signal.as_raw(), Arc::default()));
     }
     ladder::note_panics();
     let mut keeper = match Keeper::start(directory).and_then(|(keeper, ready)| {

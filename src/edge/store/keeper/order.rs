@@ -3,6 +3,7 @@
 //! Knows which generations are open: the newest, which is written to, stays open;
 //! of the older ones at most one is. Does not know the engine.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -59,7 +60,7 @@ impl Keeper {
                 talk.say(&Word::Loaded { damaged, notes })
             }
             Order::Read { generation, log, from, to, count, bytes } => {
-                let mut reading = Reading { talk, count, bytes, damaged: 0 };
+                let mut reading = Reading { talk, told: 0, count, bytes, damaged: 0 };
                 if count > 0 {
                     self.with(generation, Seen::Part, |generation| {
                         generation.read(&log, from, to, &mut reading)
@@ -183,7 +184,12 @@ impl Listener for Loading<'_> {
         let Told { log, seq, head, .. } = told;
         match serde_json::from_str::<&RawValue>(head) {
             Ok(head) => {
-                self.talk.say(&Word::Record { log: log.into(), seq, head: std::borrow::Cow::Borrowed(head), body: None })?;
+                self.talk.say(&Word::Record {
+                    log: log.into(),
+                    seq,
+                    head: Cow::Borrowed(head),
+                    body: None,
+                })?;
             }
             Err(_) => self.damaged(format!("message {seq} of {log}"), 1),
         }
@@ -192,7 +198,7 @@ impl Listener for Loading<'_> {
 
     fn mark(&mut self, log: &str, state: &str) -> Done {
         match serde_json::from_str::<&RawValue>(state) {
-            Ok(state) => self.talk.say(&Word::Mark(Mark { log: log.into(), state: std::borrow::Cow::Borrowed(state) })),
+            Ok(state) => self.talk.say(&Word::Mark(Mark { log: log.into(), state: Cow::Borrowed(state) })),
             Err(_) => {
                 self.damaged(format!("the state of {log}"), 1);
                 Ok(())
@@ -215,7 +221,9 @@ impl Listener for Loading<'_> {
 /// Tells some messages of a log.
 struct Reading<'t> {
     talk: &'t mut Talk,
+    told: usize,
     count: usize,
+    /// How many more.
     bytes: usize,
     damaged: u64,
 }
@@ -223,16 +231,19 @@ struct Reading<'t> {
 impl Listener for Reading<'_> {
     fn message(&mut self, told: Told<'_>) -> Done<Next> {
         let Told { log, seq, head, body } = told;
-        let text = |text| serde_json::from_str::<&RawValue>(text);
-        let (Ok(head_text), Ok(body_text)) = (text(head), text(body)) else {
+        let size = head.len() + body.len();
+        let Some(bytes) = self.bytes.checked_sub(size).or((self.told == 0).then_some(0)) else {
+            return Ok(Next::Enough);
+        };
+        let text = |text| serde_json::from_str::<&RawValue>(text).map(Cow::Borrowed);
+        let (Ok(head), Ok(body)) = (text(head), text(body)) else {
             self.damaged(String::new(), 1);
             return Ok(Next::More);
         };
-        let (head, body) = (std::borrow::Cow::Borrowed(head_text), Some(std::borrow::Cow::Borrowed(body_text)));
-        self.talk.say(&Word::Record { log: log.into(), seq, head, body })?;
-        self.count -= 1;
-        self.bytes = self.bytes.saturating_sub(head_text.get().len() + body_text.get().len());
-        Ok(if self.count == 0 || self.bytes == 0 { Next::Enough } else { Next::More })
+        self.talk.say(&Word::Record { log: log.into(), seq, head, body: Some(body) })?;
+        self.bytes = bytes;
+        self.told += 1;
+        Ok(if self.told == self.count { Next::Enough } else { Next::More })
     }
 
     fn mark(&mut self, _: &str, _: &str) -> Done {

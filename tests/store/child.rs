@@ -1,0 +1,242 @@
+//! The process that owns the disk, as the daemon sees it.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child as Process, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use wshubd::edge::store::words::{Gone, Mark, Order, Put};
+
+/// Nothing that is asked takes nearly as long.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A directory for one story, removed with it.
+pub(crate) struct Place(PathBuf);
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("store-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        fs::create_dir(&place).unwrap();
+        Self(place)
+    }
+
+    /// Where the store is, or will be.
+    pub(crate) fn store(&self) -> PathBuf {
+        self.0.join("store")
+    }
+
+    pub(crate) fn generation(&self, number: u32) -> PathBuf {
+        self.store().join(format!("{number:08}"))
+    }
+
+    /// Names in the store, in order.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let names = fs::read_dir(self.store()).unwrap();
+        let mut names: Vec<String> =
+            names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.retain(|name| name != "reserve");
+        names.sort();
+        names
+    }
+
+    /// Starts a process, which has to say that it is ready.
+    pub(crate) fn start(&self) -> Child {
+        let mut child = self.start_unheard();
+        let ready = child.hear();
+        child.ready = ready.get("Ready").unwrap_or_else(|| panic!("{ready}")).clone();
+        child
+    }
+
+    pub(crate) fn start_unheard(&self) -> Child {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(PATIENCE)).unwrap();
+        let process = Command::new(env!("CARGO_BIN_EXE_wshubd"))
+            .arg("--store")
+            .arg(self.store())
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Child { process, from: BufReader::new(ours.try_clone().unwrap()), to: ours, ready: Value::Null }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.0));
+    }
+}
+
+pub(crate) struct Child {
+    process: Process,
+    from: BufReader<UnixStream>,
+    to: UnixStream,
+    /// What it said first.
+    pub(crate) ready: Value,
+}
+
+/// All that is told in answer to one order.
+#[derive(Default, Debug)]
+pub(crate) struct Answer {
+    pub(crate) records: Vec<Record>,
+    pub(crate) marks: Vec<(String, Value)>,
+    pub(crate) gone: Vec<(String, u64, u64)>,
+    /// The name of the word that ends it, and what it says; nothing, if the
+    /// process ended.
+    pub(crate) end: Option<(String, Value)>,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Record {
+    pub(crate) log: String,
+    pub(crate) seq: u64,
+    pub(crate) head: Value,
+    pub(crate) body: Value,
+}
+
+impl Answer {
+    /// What the expected last word says.
+    pub(crate) fn end(&self, name: &str) -> &Value {
+        match &self.end {
+            Some((end, said)) if end == name => said,
+            _ => panic!("not {name}: {:?}", self.end),
+        }
+    }
+}
+
+impl Child {
+    pub(crate) fn hear(&mut self) -> Value {
+        let mut line = String::new();
+        match self.from.read_line(&mut line) {
+            Ok(0) => Value::Null,
+            Ok(_) => serde_json::from_str(&line).unwrap(),
+            // Ended with something unread.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Value::Null,
+            Err(error) => panic!("nothing was heard for long: {error}"),
+        }
+    }
+
+    /// Says something; it may have ended before.
+    pub(crate) fn say(&mut self, order: &Order<'_>) {
+        let mut line = serde_json::to_string(order).unwrap();
+        line.push('\n');
+        self.say_text(&line);
+    }
+
+    pub(crate) fn say_text(&mut self, text: &str) {
+        drop(self.to.write_all(text.as_bytes()));
+    }
+
+    pub(crate) fn answer(&mut self) -> Answer {
+        let mut answer = Answer::default();
+        loop {
+            let Value::Object(word) = self.hear() else { return answer };
+            let (name, said) = word.into_iter().next().unwrap();
+            let text = |field: &str| said[field].as_str().unwrap().to_owned();
+            let number = |field: &str| said[field].as_u64().unwrap();
+            match name.as_str() {
+                "Record" => answer.records.push(Record {
+                    log: text("log"),
+                    seq: number("seq"),
+                    head: said["head"].clone(),
+                    body: said["body"].clone(),
+                }),
+                "Mark" => answer.marks.push((text("log"), said["state"].clone())),
+                "Gone" => answer.gone.push((text("log"), number("from"), number("to"))),
+                _ => {
+                    answer.end = Some((name, said));
+                    return answer;
+                }
+            }
+        }
+    }
+
+    pub(crate) fn ask(&mut self, order: &Order<'_>) -> Answer {
+        self.say(order);
+        self.answer()
+    }
+
+    pub(crate) fn load(&mut self, generation: u32) -> Answer {
+        self.ask(&Order::Load { generation })
+    }
+
+    pub(crate) fn commit(&mut self, generation: u32, puts: Vec<Put<'static>>) -> Answer {
+        self.ask(&commit(generation, puts))
+    }
+
+    /// All of one log.
+    pub(crate) fn read(&mut self, generation: u32, log: &str) -> Answer {
+        let (count, bytes) = (usize::MAX, usize::MAX);
+        self.ask(&Order::Read { generation, log: log.into(), from: 0, to: u64::MAX, count, bytes })
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.process), signal).unwrap();
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.process)
+    }
+
+    /// Has nothing more to say, as the daemon when it is idle.
+    pub(crate) fn close(&self) {
+        self.to.shutdown(Shutdown::Write).unwrap();
+    }
+
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.process.wait().unwrap()
+    }
+
+    /// Ends it in good order.
+    pub(crate) fn end(mut self) {
+        self.close();
+        assert!(self.wait().success());
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+pub(crate) fn commit(generation: u32, puts: Vec<Put<'static>>) -> Order<'static> {
+    Order::Commit { generation, puts, marks: Vec::new(), gone: Vec::new() }
+}
+
+fn raw(value: &Value) -> Box<RawValue> {
+    serde_json::value::to_raw_value(value).unwrap()
+}
+
+/// A message whose body has so many bytes, all made of its seq.
+pub(crate) fn put(log: &'static str, seq: u64, bytes: usize) -> Put<'static> {
+    let Record { head, body, .. } = record(log, seq, bytes);
+    use std::borrow::Cow::Owned;
+    Put { log: log.into(), seq, head: Owned(raw(&head)), body: Owned(raw(&body)) }
+}
+
+/// The same, as it is told.
+pub(crate) fn record(log: &str, seq: u64, bytes: usize) -> Record {
+    let body = format!("{seq:08}|").chars().cycle().take(bytes).collect::<String>();
+    Record { log: log.to_owned(), seq, head: json!({ "n": seq, "bytes": bytes }), body: body.into() }
+}
+
+pub(crate) fn mark(log: &'static str, state: &Value) -> Mark<'static> {
+    Mark { log: log.into(), state: std::borrow::Cow::Owned(raw(state)) }
+}
+
+pub(crate) fn gone(log: &'static str, from: u64, to: u64) -> Gone<'static> {
+    Gone { log: log.into(), from, to }
+}
