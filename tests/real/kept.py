@@ -304,17 +304,20 @@ class Historian(Reader):
         epoch, seq = self.position
         wire.say({"action": "subscribe", "channel": self.log.target["channel"], "since": {"epoch": epoch, "seq": seq}})
         got = wire.hear("subscription_succeeded")
-        self.epoch, self.gap_due, self.next = got["epoch"], not got["recovered"] and epoch != "", None
-        if got["recovered"] and epoch:
-            self.next = seq + 1
+        self.epoch, self.gap_due, self.told = got["epoch"], not got["recovered"] and epoch != "", []
+        # Behind what was asked for, or, in another epoch, behind whatever comes first.
+        self.last_place = seq if got["recovered"] and epoch else None
 
     def frame(self, wire, got):
         if got["type"] == "gap":
-            self.gap_due, self.next = False, None
+            self.gap_due = False
+            self.told.append((got.get("from_seq", 0), got.get("to_seq", 2**53)))
         elif got["type"] == "message":
             assert not self.gap_due, f"{self.log.name}: recovered: false, and no gap before {got}"
-            assert self.next in (None, got["seq"]), f"{self.log.name}: {got['seq']} came, {self.next} was to come, and no gap"
-            self.next, self.position = got["seq"] + 1, (self.epoch, got["seq"])
+            if self.last_place is not None:
+                untold = [s for s in range(self.last_place + 1, got["seq"]) if not any(a <= s <= b for a, b in self.told)]
+                assert not untold, f"{self.log.name}: {got['seq']} came after {self.last_place}, and no gap tells of {untold[:3]}: {self.told}"
+            self.last_place, self.position = got["seq"], (self.epoch, got["seq"])
         super().frame(wire, got)
 
 
