@@ -148,7 +148,7 @@ fn every_option_is_understood() {
     assert_eq!(config.listen.http.len(), 2);
     assert_eq!(config.listen.allowed_origins, ["https://app.example.org", "null"]);
     assert!(config.listen.metrics_open && config.auth.anonymous && !config.auth.query_token);
-    assert_eq!(config.state.store, StoreKind::Memory);
+    assert_eq!(config.state.store, StoreKind::Sled);
     assert_eq!(config.auth.keys[0].kid.as_deref(), Some("a"));
     assert_eq!(config.auth.keys[1].alg, Alg::EdDsa);
     assert_eq!(config.auth.rights.publish, []);

@@ -60,7 +60,7 @@ impl Bench {
                 let json = json!({"type": "closed", "code": close.code(), "after_ms": after_ms});
                 self.answer(Asker::Connection(*conn), json);
             }
-            Effect::Report(_) => {}
+            Effect::Report(_) | Effect::Reach { .. } => {}
             Effect::Latch { .. } | Effect::Interrupt { .. } | Effect::Unlatch { .. } => self.latch(effect),
             Effect::Keep { .. } | Effect::Store { .. } | Effect::Fetch { .. } | Effect::Forget { .. } => {
                 self.ask_store(effect);
