@@ -360,6 +360,10 @@ impl Model {
     }
 
     fn witness(&mut self, seat: Seat, frame: &Value) {
+        if frame["stored"] == true {
+            let id = frame["message_id"].as_str().unwrap();
+            assert!(self.bench.was_written(id), "what is answered as stored is on the disk");
+        }
         let Some(witness) = self.seats.get_mut(&seat) else {
             panic!("{} after the end", brief(frame));
         };
@@ -390,10 +394,6 @@ impl Model {
             }
             "send_success" | "ok" if number("id").is_some_and(|id| id > 0) => {
                 assert!(witness.asked.remove(&number("id").unwrap()), "one answer for each durable message");
-                if frame["stored"] == true {
-                    let id = frame["message_id"].as_str().unwrap();
-                    assert!(self.bench.was_written(id), "what is answered as stored is on the disk");
-                }
             }
             "message" => match number("seq") {
                 Some(seq) if channel == "@me" => {

@@ -120,9 +120,11 @@ impl Bench {
             return;
         }
         self.disk_writes();
-        let Disk { later, keepings, .. } = &mut self.disk;
-        let later: Vec<Place> = later.extract_if(.., |place| wanted(keepings[place].disk)).collect();
-        self.put_on_disk(later);
+        let later = std::mem::take(&mut self.disk.later);
+        let (now, later): (Vec<Place>, _) =
+            later.into_iter().partition(|place| wanted(self.disk.keepings[place].disk));
+        self.disk.later.extend(later);
+        self.put_on_disk(now);
     }
 
     /// Whether the message of an id ever was on the disk.
