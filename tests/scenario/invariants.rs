@@ -360,10 +360,8 @@ impl Model {
     }
 
     fn witness(&mut self, seat: Seat, frame: &Value) {
-        if frame["stored"] == true {
-            let id = frame["message_id"].as_str().unwrap();
-            assert!(self.bench.was_written(id), "what is answered as stored is on the disk");
-        }
+        let is_written = |id: &Value| self.bench.was_written(id.as_str().unwrap());
+        assert!(frame["stored"] != true || is_written(&frame["message_id"]), "{} is a lie", brief(frame));
         let Some(witness) = self.seats.get_mut(&seat) else {
             panic!("{} after the end", brief(frame));
         };
