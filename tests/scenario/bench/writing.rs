@@ -120,11 +120,9 @@ impl Bench {
             return;
         }
         self.disk_writes();
-        let later = std::mem::take(&mut self.disk.later);
-        let (now, later): (Vec<Place>, _) =
-            later.into_iter().partition(|place| wanted(self.disk.keepings[place].disk));
-        self.disk.later.extend(later);
-        self.put_on_disk(now);
+        let Disk { later, keepings, .. } = &mut self.disk;
+        let later: Vec<Place> = later.iter().filter(|place| wanted(keepings[place].disk)).cloned().collect();
+        self.put_on_disk(later);
     }
 
     /// Whether the message of an id ever was on the disk.
