@@ -14,8 +14,9 @@ use smallvec::SmallVec;
 
 use super::deadlines::{NEVER, round_up};
 use super::event::LogKey;
-use super::logs::{Hole, Log};
+use super::logs::Log;
 use super::presence::Presence;
+use super::readers::Hole;
 use super::weights::Weights;
 use crate::protocol::frame::GapCause;
 use crate::protocol::{Channel, Moment, UserId};

@@ -10,7 +10,7 @@
 use super::channels::{Hearing, Jump, Topic};
 use super::event::{Effects, Found, FoundMessage, Input, LogKey, Now, StoreFact};
 use super::kept::Kept;
-use super::logs::{Backlog, Reader};
+use super::readers::{Backlog, Reader};
 use super::recent::{Key, Place};
 use super::settings::{Disk, Keep, Policy};
 use super::{Hub, replay};
