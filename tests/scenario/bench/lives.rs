@@ -36,6 +36,9 @@ impl Bench {
         for (seq, message) in kept.filter(|(seq, _)| self.disk.has(log, **seq)) {
             self.past.removed.push((log.clone(), *seq, message.clone()));
         }
+        if self.past.unread.is_some() {
+            return;
+        }
         let first = self.store.get(log).and_then(|kept| kept.range(..from).next());
         if let Some((forgotten, _)) = self.past.marks.get_mut(log).filter(|_| first.is_none()) {
             *forgotten = (*forgotten).max(to);
