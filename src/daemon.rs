@@ -131,7 +131,11 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let hub = hub(settings, &mut store, directory);
     let epoll = Epoll::new().map_err(Error::Wait)?;
     let mut driver = Driver::new(hub, store, verifier.clone(), bounds, message_bytes, epoll);
-    driver.load(LOADING);
+    // Beside the socket: where the kernel keeps files in memory, as a rule.
+    let mut positions = config.listen.worker.clone().into_os_string();
+    positions.push(".positions");
+    create_directory_of(&config.listen.worker)?;
+    driver.load(LOADING, positions.as_ref());
     let driver = Rc::new(RefCell::new(driver));
     let site = Rc::new(Site {
         gate: Gate::new(&config.listen, &hostname()),
@@ -213,6 +217,13 @@ fn guests(config: &Config) -> usize {
     config.limits.http_connections.min(config.limits.hub.memory / 4 / caller::CONVERSATION)
 }
 
+fn create_directory_of(socket: &Path) -> Result<(), Error> {
+    if let Some(directory) = socket.parent() {
+        places::create_directory(directory).map_err(ConfigError::from)?;
+    }
+    Ok(())
+}
+
 fn open(config: &Config, doors: &mut Doors, epoll: &Epoll) -> Result<(), Error> {
     let mut addresses = Vec::new();
     for &address in &config.listen.http {
@@ -220,9 +231,6 @@ fn open(config: &Config, doors: &mut Doors, epoll: &Epoll) -> Result<(), Error> 
         addresses.push(opened);
     }
     let socket = &config.listen.worker;
-    if let Some(directory) = socket.parent() {
-        places::create_directory(directory).map_err(ConfigError::from)?;
-    }
     doors
         .open_unix(socket, WORKER_SOCKET_MODE, epoll)
         .map_err(|error| Error::Worker(socket.clone(), error))?;

@@ -59,6 +59,11 @@ impl Driver {
                 self.store.keep(self.now.moment, &log, message, keeping);
             }
             Effect::Store { log, seq } => self.links.facts.extend(self.store.hurry(log, seq)),
+            Effect::Reach { log, epoch, seq } => {
+                if let Some(positions) = &mut self.positions {
+                    positions.grew(&log, epoch, seq);
+                }
+            }
             Effect::Fetch { fetch, log, after, count, bytes } => {
                 let fetch = Fetch { purpose: fetch, log, after, count, bytes };
                 self.links.facts.extend(self.store.fetch(fetch));

@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -17,12 +18,13 @@ use super::links::Links;
 use super::outbox::{Bounds, Piece};
 use super::packet::Packet;
 use super::report::Reports;
+use super::store::positions::{Position, Positions};
 use super::store::{Around, Stamp, Store};
 use super::token::Verifier;
 use super::wire::{Moved, Wire};
 use super::ws::{Decoder, Heard};
 use super::{clock, lines};
-use crate::hub::{Asker, Effects, Hub, Input, Now, Peer, TurnedAway};
+use crate::hub::{Asker, Effects, Hub, Input, Now, Peer, StoreFact, TurnedAway};
 use crate::protocol::{
     Close, Code, ConnectionId, Misspoken, Moment, OperationId, Refusal, Said, Say, worker,
 };
@@ -81,6 +83,8 @@ pub struct Driver {
     message_bytes: usize,
     pub(super) ping: Packet,
     pub(super) reports: Reports,
+    /// Where numbers go on if the process is killed, for the logs that have it so.
+    pub(super) positions: Option<Positions>,
 }
 
 impl Driver {
@@ -93,7 +97,7 @@ impl Driver {
         message_bytes: usize,
         epoll: Epoll,
     ) -> Self {
-        let mut driver = Self {
+        Self {
             hub,
             effects: Effects::default(),
             links: Links::new(bounds, epoll),
@@ -109,10 +113,8 @@ impl Driver {
             message_bytes,
             ping: Packet::ping(),
             reports: Reports::default(),
-        };
-        // The first thing that the hub hears of is the time at which it began.
-        driver.tell(Input::Due);
-        driver
+            positions: None,
+        }
     }
 
     /// A link is up. `early` is what the peer said before anybody listened.
@@ -365,6 +367,7 @@ impl Driver {
         }
         self.with_store(Store::tick);
         self.pump();
+        self.write_positions();
         self.links.end_turn();
         self.pump();
         self.weigh();
@@ -390,16 +393,53 @@ impl Driver {
         act(&mut self.store, &mut around);
     }
 
-    /// Reads what is on the disk, before anybody is let in. After `patience` it is
-    /// read while the daemon runs.
-    pub fn load(&mut self, patience: Duration) {
+    /// Begins: reads what is on the disk, before anybody is let in. After `patience`
+    /// it is read while the daemon runs. `positions` is where a daemon that was
+    /// killed has left its own.
+    pub fn load(&mut self, patience: Duration, positions: &Path) {
+        self.look_at_the_clock();
+        let boot = self.store.boot().map(str::to_owned);
+        for Position { log, epoch, seq } in boot.iter().flat_map(|boot| Positions::read(positions, boot)) {
+            self.links.facts.push_back(Input::Store(StoreFact::Reached { log, epoch, seq }));
+        }
         self.wait_for_store(patience, Store::is_open);
+        if !self.store.is_open() {
+            self.with_store(Store::give_up);
+        }
+        // Else the first thing that the hub hears of is the time at which it began.
+        self.tell(Input::Due);
+        if let Some(boot) = boot {
+            self.follow(positions, &boot);
+        }
+    }
+
+    /// Notes from now on how far logs have come.
+    fn follow(&mut self, path: &Path, boot: &str) {
+        let position = |(log, epoch, seq)| Position { log, epoch, seq };
+        let known: Vec<Position> = self.hub.reaches().into_iter().map(position).collect();
+        match Positions::create(path, boot, &known) {
+            Ok(positions) => self.positions = Some(positions),
+            Err(error) => log::warn!("{}: after a crash all channels begin anew: {error}", path.display()),
+        }
+    }
+
+    /// Writes how far logs have come, before anybody hears of it.
+    fn write_positions(&mut self) {
+        if let Some(Err(error)) = self.positions.as_mut().map(Positions::write)
+            && let Some(positions) = self.positions.take()
+        {
+            log::warn!("after a crash all channels begin anew: {error}");
+            positions.remove();
+        }
     }
 
     /// Writes what is to outlive the daemon; whether all of it was written.
     pub fn save(&mut self, patience: Duration) -> bool {
         self.store.finish();
         self.wait_for_store(patience, Store::is_finished);
+        if let Some(positions) = self.positions.take() {
+            positions.remove();
+        }
         self.store.is_finished() && self.store.trouble().is_none()
     }
 

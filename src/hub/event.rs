@@ -84,6 +84,9 @@ pub enum StoreFact {
     Works,
     /// What is asked for is on a disk that cannot be read.
     Unread { fetch: Purpose, log: LogKey },
+    /// How far a log had come when the process before this one was killed. Told
+    /// before anything else.
+    Reached { log: LogKey, epoch: u64, seq: u64 },
     /// What a log has on the disk, told when the disk is first read: before
     /// anybody is let in, or later, if it could not be read then.
     Found(Box<Found>),
@@ -256,6 +259,9 @@ pub enum Effect {
     /// waits for that now. Answered by `Stored` or `NotStored`, also where it is on
     /// the disk already, or is here no longer.
     Store { log: LogKey, seq: u64 },
+    /// Note, before anybody hears of it, how far a log has come: if the process is
+    /// killed its numbers go on from there.
+    Reach { log: LogKey, epoch: u64, seq: u64 },
     /// Read from a log what lies after `after`, up to `count` messages or
     /// `bytes`, at least one if there is one; answered by `Input::Fetched`.
     Fetch { fetch: Purpose, log: LogKey, after: u64, count: usize, bytes: usize },

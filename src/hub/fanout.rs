@@ -178,6 +178,9 @@ impl Hub {
         };
         let Some(topic) = self.channels.at(rest.place) else { return Reach::default() };
         let policy = self.policy_of(&topic.key);
+        if self.goes_on(&policy) {
+            out.push(Effect::Reach { log: topic.key.clone(), epoch: topic.epoch, seq });
+        }
         let wanted = match policy.keep {
             Keep::Never => rest.reading > 0,
             Keep::History | Keep::Unacknowledged => true,

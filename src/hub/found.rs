@@ -12,7 +12,7 @@ use super::event::{Effects, Found, FoundMessage, Input, LogKey, Now, StoreFact};
 use super::kept::Kept;
 use super::logs::{Backlog, Reader};
 use super::recent::{Key, Place};
-use super::settings::Keep;
+use super::settings::{Disk, Keep, Policy};
 use super::{Hub, replay};
 use crate::protocol::ConnectionId;
 use crate::protocol::frame::GapCause;
@@ -88,6 +88,31 @@ impl Hub {
             };
             topic.jump = jump.map(Box::new);
         }
+    }
+
+    /// The numbers of a log go on where a process was killed. What of it no disk
+    /// has is lost, and known to be.
+    pub(super) fn reached(&mut self, now: Now, log: LogKey, epoch: u64, seq: u64) {
+        // What a clean stop has left is no older.
+        if self.channels.find(&log).is_none() {
+            let mut topic = Topic::new(log, epoch);
+            topic.seq = seq;
+            let place = self.channels.insert(topic);
+            self.settle(now, place);
+        }
+    }
+
+    /// How far the logs have come whose numbers are to go on although the process
+    /// is killed: those of which the disk has all but the last moment.
+    pub fn reaches(&self) -> Vec<(LogKey, u64, u64)> {
+        let is_one = |topic: &&Topic| topic.seq > 0 && self.goes_on(&self.policy_of(&topic.key));
+        let topics = self.channels.iter().filter(is_one);
+        topics.map(|topic| (topic.key.clone(), topic.epoch, topic.seq)).collect()
+    }
+
+    /// Whether the numbers of a log go on although the process is killed.
+    pub(super) fn goes_on(&self, policy: &Policy) -> bool {
+        self.settings.has_disk && policy.keep == Keep::History && policy.disk == Disk::Behind
     }
 
     /// Takes what was found of one log into the index. What follows from it waits

@@ -390,25 +390,26 @@ impl Log {
     }
 
     /// Passes the messages over that lie before a reader on the disk, at least one,
-    /// and notes that they are lost to it. They stay for others.
+    /// and notes that they are lost to it: between which two. They stay for others.
     pub(super) fn pass_over(&mut self, slot: u32) -> Option<Run> {
         let reader = self.readers.iter_mut().find(|reader| reader.slot == slot && !reader.left)?;
         let from = self.kept.partition_point(|kept| kept.seq <= reader.sent);
-        let mut passed: Option<Run> = None;
-        for kept in self.kept.range(from..) {
-            if passed.is_some() && !kept.stored {
+        let mut lost: Option<Run> = None;
+        for (passed, kept) in self.kept.range(from..).enumerate() {
+            if passed > 0 && !kept.stored {
                 break;
             }
-            passed = Some((passed.map_or(kept.seq, |(first, _)| first), kept.seq));
-            if kept.by != reader.tag || kept.echo {
-                let at = reader.note_lost(kept.seq, GapCause::Evicted);
-                join(&mut reader.holes, at + 1, &self.kept);
-                join(&mut reader.holes, at, &self.kept);
+            (reader.sent, reader.written) = (kept.seq, kept.seq);
+            if (kept.by == reader.tag && !kept.echo) || reader.passes_over(kept.seq) {
+                continue;
             }
+            let at = reader.note_lost(kept.seq, GapCause::Evicted);
+            join(&mut reader.holes, at + 1, &self.kept);
+            join(&mut reader.holes, at, &self.kept);
+            lost = Some((lost.map_or(kept.seq, |(first, _)| first), kept.seq));
         }
-        let (_, last) = passed?;
-        (reader.sent, reader.written, reader.began) = (last, last, last);
-        passed
+        reader.began = reader.began.max(reader.sent);
+        lost
     }
 
     /// The runs of messages that satisfy a condition, each by its first position

@@ -77,7 +77,7 @@ pub struct Hub {
     /// The disk cannot be used. Told again by the store of another process.
     #[serde(skip)]
     disk_failed: bool,
-    /// When the first thing happened.
+    /// When the first thing happened that is not about the disk.
     started: Option<Moment>,
     /// Above which number topics begin, while nobody has told what is on the disk.
     numbers_above: Option<u64>,
@@ -127,7 +127,9 @@ impl Hub {
     /// Takes one fact in and pushes the orders that follow onto `out`.
     pub fn handle(&mut self, now: Now, input: Input, out: &mut Effects) {
         self.note_disk(now, &input, out);
-        self.started.get_or_insert(now.moment);
+        if !matches!(input, Input::Store(_)) {
+            self.started.get_or_insert(now.moment);
+        }
         if std::mem::take(&mut self.resumes) {
             self.resume(now, out);
         }
@@ -157,6 +159,7 @@ impl Hub {
                 self.unread(now, conn, &log, out);
             }
             Input::Store(StoreFact::Found(found)) => self.found(now, *found),
+            Input::Store(StoreFact::Reached { log, epoch, seq }) => self.reached(now, log, epoch, seq),
             // Of what cannot be read nothing can be told.
             Input::Store(StoreFact::Unread { fetch: Purpose::Notice(_), .. }) => {}
             Input::Closed { conn } => self.closed(now, conn, out),

@@ -148,7 +148,7 @@ fn every_option_is_understood() {
     assert_eq!(config.listen.http.len(), 2);
     assert_eq!(config.listen.allowed_origins, ["https://app.example.org", "null"]);
     assert!(config.listen.metrics_open && config.auth.anonymous && !config.auth.query_token);
-    assert_eq!(config.state.store, StoreKind::Memory);
+    assert_eq!(config.state.store, StoreKind::Sled);
     assert_eq!(config.auth.keys[0].kid.as_deref(), Some("a"));
     assert_eq!(config.auth.keys[1].alg, Alg::EdDsa);
     assert_eq!(config.auth.rights.publish, []);
@@ -195,6 +195,18 @@ fn kept_messages_leave_half_of_the_memory_to_those_who_are_connected() {
     assert!(config.warnings()[0].starts_with("store.bytes is more than half of limits.memory"));
     let config = read("[limits]\nmemory = '16MiB'\n[store]\nbytes = '4MiB'").unwrap();
     assert_eq!(config.hub_settings().limits.kept_bytes, 4 << 20);
+    assert_eq!(config.warnings(), [""; 0]);
+}
+
+#[test]
+fn a_store_on_a_disk_holds_more_than_messages_and_no_memory() {
+    let config =
+        read("[state]\nstore = 'sled'\n[limits]\nmemory = '16MiB'\n[store]\nbytes = '400MiB'").unwrap();
+    let settings = config.hub_settings();
+    assert!(settings.has_disk && !defaults().hub_settings().has_disk);
+    let share = settings.limits.kept_bytes as f64 / f64::from(400 << 20);
+    assert!((0.2..=0.5).contains(&share), "{share}");
+    assert_eq!(config.limits.hub.kept_bytes, 400 << 20, "what was asked for is shown");
     assert_eq!(config.warnings(), [""; 0]);
 }
 

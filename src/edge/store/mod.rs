@@ -171,6 +171,18 @@ impl Store {
         Some(&self.disk.as_ref()?.trouble.as_ref()?.why)
     }
 
+    /// What takes too long is done while the daemon runs.
+    pub fn give_up(&mut self, around: &mut Around<'_>) {
+        if let Some(disk) = &mut self.disk {
+            disk.fail("reading it takes too long".to_owned(), &mut self.tail, around);
+        }
+    }
+
+    /// Which run of the machine it is, where there is a disk.
+    pub fn boot(&self) -> Option<&str> {
+        Some(&self.disk.as_ref()?.clocks.boot)
+    }
+
     /// Whether all that was on the disk is known, or is not to be had.
     pub fn is_open(&self) -> bool {
         self.disk.as_ref().is_none_or(|disk| disk.loading.is_none() || disk.trouble.is_some())

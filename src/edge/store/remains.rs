@@ -3,8 +3,9 @@
 //! Knows that it is there whole or not at all, and that it counts once. Does not
 //! know what the hub writes into it.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -44,7 +45,7 @@ pub fn write(state: &Path, stamp: Stamp, hub: &[u8]) -> io::Result<()> {
     let mut text = serde_json::to_vec(&heading)?;
     text.push(b'\n');
     let fresh = state.join("remains.new");
-    let mut file = File::create(&fresh)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
     file.write_all(&text)?;
     file.write_all(hub)?;
     file.sync_all()?;

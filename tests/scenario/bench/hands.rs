@@ -61,7 +61,7 @@ impl Bench {
                 let json = json!({"type": "closed", "code": close.code(), "after_ms": after_ms});
                 self.answer(Asker::Connection(*conn), json);
             }
-            Effect::Report(_) => {}
+            Effect::Report(_) | Effect::Reach { .. } => {}
             Effect::Latch { .. } | Effect::Interrupt { .. } | Effect::Unlatch { .. } => self.latch(effect),
             Effect::Keep { .. } | Effect::Fetch { .. } | Effect::Forget { .. } => self.ask_store(effect),
             Effect::Store { .. } => self.write_now(effect),
@@ -139,7 +139,7 @@ impl Bench {
         }
     }
 
-    fn read(&self, fetch: Purpose, log: &LogKey, after: u64, count: usize, bytes: usize) -> Input {
+    fn read(&mut self, fetch: Purpose, log: &LogKey, after: u64, count: usize, bytes: usize) -> Input {
         let mut left = bytes;
         let kept = self.store.get(log).into_iter().flat_map(|kept| kept.range(after + 1..));
         let fits = |(_, message): &(&u64, &Rc<Message>)| {
@@ -150,6 +150,7 @@ impl Bench {
         };
         let mut page = kept.take(count).peekable();
         if page.peek().is_some_and(|(seq, _)| self.disk.hides(log, **seq)) {
+            self.disk.was_unread = true;
             return Input::Store(StoreFact::Unread { fetch, log: log.clone() });
         }
         let page = page.take_while(|(seq, _)| !self.disk.hides(log, **seq)).take_while(fits);

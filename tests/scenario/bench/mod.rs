@@ -5,10 +5,10 @@
 //! follow from what; that is in the stories.
 
 mod brief;
-mod disk;
 mod hands;
 mod links;
 mod lives;
+mod writing;
 
 pub(crate) use brief::brief;
 pub(crate) use links::Seen;
@@ -41,7 +41,7 @@ pub(crate) struct Bench {
     store: BTreeMap<LogKey, BTreeMap<u64, Rc<Message>>>,
     /// Whether the store lets the hub wait.
     pub(crate) slow_store: bool,
-    pub(crate) disk: disk::Disk,
+    pub(crate) disk: writing::Disk,
     pub(crate) past: lives::Past,
     waiting: VecDeque<Input>,
     http: Vec<(u64, Value)>,
@@ -75,7 +75,7 @@ impl Bench {
             next_tag: 0,
             store: BTreeMap::new(),
             slow_store: false,
-            disk: disk::Disk::default(),
+            disk: writing::Disk::default(),
             past: lives::Past::default(),
             waiting: VecDeque::new(),
             http: Vec::new(),
@@ -339,6 +339,7 @@ impl Bench {
         );
         // The rest is answered to nobody, and asked again.
         self.waiting.clear();
+        self.disk_tells();
         self.handle(Input::Due);
     }
 }

@@ -5,6 +5,7 @@
 //! know what a message means, nor when something is written: it is told. It is a
 //! process of its own because the engine may end the one it is in.
 
+mod files;
 mod generation;
 mod ladder;
 mod order;
@@ -54,6 +55,7 @@ pub fn run(directory: &Path) -> ! {
             fail(&mut talk, trouble.why());
         }
     }
+    keeper.leave();
     // Nothing is dropped on the way out: the engine would write.
     exit(0);
 }

@@ -24,6 +24,10 @@ pub(crate) struct Disk {
     /// What is written some time.
     later: BTreeSet<Place>,
     written: BTreeSet<Place>,
+    /// All that was ever written, by its id.
+    ever: BTreeSet<String>,
+    /// Whether it could not be read when somebody wanted to.
+    pub(crate) was_unread: bool,
     /// What the hub said of each message that it ordered to be kept.
     pub(crate) keepings: BTreeMap<Place, Keeping>,
 }
@@ -95,8 +99,10 @@ impl Bench {
 
     /// Writes what somebody waits for.
     pub(crate) fn disk_writes(&mut self) {
-        let due = std::mem::take(&mut self.disk.due);
-        self.put_on_disk(due);
+        if !self.disk.failed {
+            let due = std::mem::take(&mut self.disk.due);
+            self.put_on_disk(due);
+        }
     }
 
     /// Writes everything that is to be written.
@@ -119,11 +125,18 @@ impl Bench {
         self.put_on_disk(later);
     }
 
+    /// Whether the message of an id ever was on the disk.
+    pub(crate) fn was_written(&self, id: &str) -> bool {
+        self.disk.ever.contains(id)
+    }
+
     /// Neighbours are told in one.
     fn put_on_disk(&mut self, places: impl IntoIterator<Item = Place>) {
         let mut runs: Vec<(LogKey, u64, u64)> = Vec::new();
         for (log, seq) in places {
             self.disk.later.remove(&(log.clone(), seq));
+            let message = &self.seen[&(log.clone(), seq)];
+            self.disk.ever.insert(message.message_id.to_string());
             if self.store.get(&log).is_some_and(|kept| kept.contains_key(&seq)) {
                 self.disk.written.insert((log.clone(), seq));
                 self.mark(&log, seq);
@@ -167,5 +180,12 @@ impl Bench {
         let due = std::mem::take(&mut self.disk.due);
         let is_kept = |(log, seq): &Place| self.store.get(log).is_some_and(|kept| kept.contains_key(seq));
         self.disk.later.extend(due.into_iter().filter(is_kept));
+    }
+
+    /// The first that another process hears of a disk that has failed.
+    pub(super) fn disk_tells(&mut self) {
+        if self.disk.failed {
+            self.handle(Input::Store(StoreFact::Failed));
+        }
     }
 }
