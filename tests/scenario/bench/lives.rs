@@ -3,7 +3,7 @@
 //! Knows what a daemon that was killed has written, and what it leaves that
 //! stops as it should. Does not know what a hub makes of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -29,7 +29,24 @@ pub(crate) struct Past {
     removed: Vec<(LogKey, u64, Rc<Message>)>,
 }
 
+/// What is on the disk of one log.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Written {
+    /// All up to here is forgotten.
+    pub(crate) forgotten: u64,
+    /// The last position that was ever written.
+    pub(crate) last: u64,
+    pub(crate) kept: BTreeSet<u64>,
+}
+
 impl Bench {
+    /// What a hub that is killed now leaves of a log.
+    pub(crate) fn written(&self, log: &LogKey) -> Written {
+        let (forgotten, last) = self.past.marks.get(log).copied().unwrap_or_default();
+        let kept = self.store.get(log).into_iter().flat_map(BTreeMap::keys).copied();
+        Written { forgotten, last, kept: kept.filter(|seq| self.disk.has(log, *seq)).collect() }
+    }
+
     /// Notes what goes from the disk.
     pub(super) fn remove(&mut self, log: &LogKey, from: u64, to: u64) {
         let kept = self.store.get(log).into_iter().flat_map(|kept| kept.range(from..=to));
