@@ -27,6 +27,12 @@ const BASE: u64 = 1 << 32;
 /// for clocks that begin in 1970 each time.
 const EACH_SECOND: u64 = 1 << 20;
 
+/// Whether so many positions between two were never given out: where an earlier
+/// hub began to number apart is known by nothing else any more.
+pub(super) fn is_jump(from: u64, to: u64) -> bool {
+    to > BASE && to - from >= EACH_SECOND
+}
+
 /// All stays below 2^53, until the year 2106.
 const MOST_SECONDS: u64 = 1 << 32;
 

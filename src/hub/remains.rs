@@ -45,8 +45,7 @@ impl Hub {
     /// What the next hub needs to go on, whoever is connected then. Asked for
     /// after `Input::Stopping`, when nobody is.
     pub fn remains(&self) -> Vec<u8> {
-        let topics = self.channels.iter().filter(|topic| is_worth_it(topic));
-        let topics = topics.map(|topic| self.position(topic)).collect();
+        let topics = self.channels.iter().map(|topic| self.position(topic)).collect();
         write(VERSION, &Remains { topics, recent: self.recent.of_others() })
     }
 
@@ -93,12 +92,6 @@ impl Hub {
         }
         Ok(hub)
     }
-}
-
-/// Whether anybody could come back to a topic with a position of it. That of an
-/// inbox in which nothing ever was is told when somebody comes.
-fn is_worth_it(topic: &Topic) -> bool {
-    topic.seq > 0 || matches!(topic.key, LogKey::Channel(_))
 }
 
 impl Position {

@@ -3,7 +3,7 @@
 //! Knows what a daemon that was killed has written, and what it leaves that
 //! stops as it should. Does not know what a hub makes of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -29,12 +29,32 @@ pub(crate) struct Past {
     removed: Vec<(LogKey, u64, Rc<Message>)>,
 }
 
+/// What is on the disk of one log.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Written {
+    /// All up to here is forgotten.
+    pub(crate) forgotten: u64,
+    /// The last position that was ever written.
+    pub(crate) last: u64,
+    pub(crate) kept: BTreeSet<u64>,
+}
+
 impl Bench {
+    /// What a hub that is killed now leaves of a log.
+    pub(crate) fn written(&self, log: &LogKey) -> Written {
+        let (forgotten, last) = self.past.marks.get(log).copied().unwrap_or_default();
+        let kept = self.store.get(log).into_iter().flat_map(BTreeMap::keys).copied();
+        Written { forgotten, last, kept: kept.filter(|seq| self.disk.has(log, *seq)).collect() }
+    }
+
     /// Notes what goes from the disk.
     pub(super) fn remove(&mut self, log: &LogKey, from: u64, to: u64) {
         let kept = self.store.get(log).into_iter().flat_map(|kept| kept.range(from..=to));
         for (seq, message) in kept.filter(|(seq, _)| self.disk.has(log, **seq)) {
             self.past.removed.push((log.clone(), *seq, message.clone()));
+        }
+        if self.past.unread.is_some() {
+            return;
         }
         let first = self.store.get(log).and_then(|kept| kept.range(..from).next());
         if let Some((forgotten, _)) = self.past.marks.get_mut(log).filter(|_| first.is_none()) {

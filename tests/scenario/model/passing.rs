@@ -72,6 +72,7 @@ impl Model {
         let now = self.now();
         for log in self.logs.values_mut() {
             self.asked.extend(log.expire(now));
+            self.maybe.append(&mut log.maybe);
         }
         let gone: Vec<&str> =
             self.departures.iter().filter(|(_, until)| **until <= now).map(|(user, _)| *user).collect();

@@ -35,14 +35,23 @@ impl Model {
             gone: None,
             is_waiting: false,
             is_told: false,
+            is_unsure: false,
             receipt: None,
         };
         (ttl != Some(0)).then_some(line)
     }
 
-    pub(super) fn publish(&mut self, who: usize, channel: usize, ttl: Option<u64>, quiet: bool) {
+    pub(super) fn publish(
+        &mut self,
+        who: usize,
+        channel: usize,
+        ttl: Option<u64>,
+        quiet: bool,
+        durable: bool,
+    ) {
         let most = if CHANNELS[channel] == "brief" { BRIEF } else { DAY };
-        let request = json!({"channel": CHANNELS[channel], "echo": !quiet});
+        let request =
+            json!({"channel": CHANNELS[channel], "echo": !quiet, "durable": durable && ttl != Some(0)});
         if let Some(line) = self.say(who, request, ttl, most) {
             let notices = self.log(CHANNELS[channel]).say(line);
             self.asked.extend(notices);
@@ -50,10 +59,11 @@ impl Model {
         }
     }
 
-    pub(super) fn send(&mut self, who: usize, user: &str, ttl: Option<u64>, receipt: bool) {
+    pub(super) fn send(&mut self, who: usize, user: &str, ttl: Option<u64>, receipt: bool, durable: bool) {
         // What is kept for no time is acknowledged by nobody.
         let asker = Self::user(who).filter(|_| receipt && ttl != Some(0));
-        let request = json!({"user_id": user, "receipt": asker.is_some()});
+        let request =
+            json!({"user_id": user, "receipt": asker.is_some(), "durable": durable && ttl != Some(0)});
         if let Some(mut line) = self.say(who, request, ttl, DAY) {
             line.is_quiet = false;
             line.receipt = asker.map(|user| (user.to_owned(), Told::Nothing));
@@ -114,6 +124,7 @@ impl Model {
                 gone: None,
                 is_waiting: false,
                 is_told: false,
+                is_unsure: false,
                 receipt: None,
             };
             self.log(&inbox_of(&to)).say(line);
