@@ -97,10 +97,10 @@ class Bench:
         return self.hub.until_unhealthy(within)
 
     def all_is_there(self):
-        for kind, log in ((Device, self.inbox), (Passer, self.channel)):
+        for kind, log, user in ((Device, self.inbox, "away"), (Passer, self.channel, "passer")):
             owed = log.owed()
             if owed:
-                kind(self.hub, log, random.Random(SEED), "away").visit(time.monotonic() + 30, owed)
+                kind(self.hub, log, random.Random(SEED), user).visit(time.monotonic() + 30, owed)
                 self.figures.count("owed and delivered", len(owed))
             log.in_order()
 
@@ -447,11 +447,11 @@ def after_damage(bench, stored):
             answer = worker.ask({"user_id": "new", "event": "e", "durable": True, "data": 1})
         assert answer.get("stored"), f"a durable message is refused: {answer}"
         found = set()
-        for kind, log in ((Device, bench.inbox), (Passer, bench.channel)):
+        for kind, log, user in ((Device, bench.inbox, "away"), (Passer, bench.channel, "passer")):
             # Positions of a damaged store are its own: every damage is another history.
             log.places, log.seqs, log.settled = {}, {}, set()
             keep = dict(log.stored)
-            kind(bench.hub, log, random.Random(SEED), "away").visit(time.monotonic() + 0.3)
+            kind(bench.hub, log, random.Random(SEED), user).visit(time.monotonic() + 0.3)
             log.stored = keep
             found |= set(log.places.values())
     unknown = found - stored
