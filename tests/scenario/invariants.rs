@@ -375,8 +375,7 @@ impl Model {
                 // Who subscribes again goes on with what nobody has heard, and
                 // hears a history from now on.
                 let goes_on = frame.get("recovered").is_none() && channel != "history";
-                let known = goes_on && witness.sessions.contains_key(&channel);
-                if !known {
+                if !goes_on || !witness.sessions.contains_key(&channel) {
                     let start = number("seq").unwrap();
                     let session = Session { start, fresh: true, ..Session::default() };
                     witness.sessions.insert(channel, session);

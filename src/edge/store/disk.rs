@@ -69,6 +69,10 @@ const LOADING: Duration = Duration::from_secs(60);
 /// The longest pause between two attempts on a disk that fails.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// So often is the disk tried before the daemon starts without it: once more than
+/// it takes until all that is damaged is out of the way.
+const ATTEMPTS: u32 = 5;
+
 /// Why the disk cannot be used.
 #[derive(Debug)]
 pub(super) struct Trouble {
@@ -76,6 +80,8 @@ pub(super) struct Trouble {
     /// Nothing can be read either.
     pub(super) is_deaf: bool,
     pub(super) attempts: u32,
+    /// The hub knows.
+    is_told: bool,
     /// When it is tried again.
     pub(super) again: Moment,
 }
@@ -435,10 +441,16 @@ impl Disk {
         }
         let task = self.task.take().map(|(task, _)| task);
         let is_deaf = !matches!(task, Some(Task::Commit(_) | Task::Drop(_)));
-        let is_new = self.trouble.is_none();
-        if is_new {
+        let (mut is_told, attempts) =
+            self.trouble.take().map_or((false, 0), |trouble| (trouble.is_told, trouble.attempts + 1));
+        // What is damaged is set aside after some attempts to read it: this need not
+        // be the end of it.
+        if self.loading.is_some() && attempts < ATTEMPTS && !is_told {
+            log::warn!("{why}; trying again");
+        } else if !is_told {
             log::error!("messages are kept in memory only: {why}");
             around.facts.push_back(Input::Store(StoreFact::Failed));
+            is_told = true;
         }
         self.moving = None;
         match task {
@@ -463,9 +475,23 @@ impl Disk {
         if let Some(loading) = &mut self.loading {
             **loading = Loading::default();
         }
-        let attempts = self.trouble.take().map_or(0, |trouble| trouble.attempts + 1);
-        let pause = LONGEST_PAUSE.min(Duration::from_secs(1 << attempts.min(5)));
-        self.trouble = Some(Trouble { why, is_deaf, attempts, again: now + pause });
+        // Whoever starts waits for those attempts.
+        let first = if self.loading.is_some() { Duration::from_millis(100) } else { Duration::from_secs(1) };
+        let pause = LONGEST_PAUSE.min(first * (1 << attempts.min(8)));
+        self.trouble = Some(Trouble { why, is_deaf, attempts, is_told, again: now + pause });
+    }
+
+    /// Whether the disk cannot be used, and the hub knows.
+    pub(super) fn has_told(&self) -> bool {
+        self.trouble.as_ref().is_some_and(|trouble| trouble.is_told)
+    }
+
+    /// The daemon starts without the disk, which takes too long.
+    pub(super) fn give_up(&mut self, tail: &mut Tail, around: &mut Around<'_>) {
+        let (is_told, again) = (self.has_told(), around.now.moment);
+        self.trouble =
+            Some(Trouble { why: String::new(), is_deaf: true, attempts: ATTEMPTS, is_told, again });
+        self.fail("reading what is kept takes too long".to_owned(), tail, around);
     }
 
     /// Whoever waits for something from the disk is told that it cannot be read.
@@ -477,7 +503,7 @@ impl Disk {
 
     /// It can be used again.
     pub(super) fn recover(&mut self, around: &mut Around<'_>) {
-        if self.trouble.take().is_some() {
+        if self.trouble.take().is_some_and(|trouble| trouble.is_told) {
             log::info!("messages are written to {} again", self.options.directory.display());
             around.facts.push_back(Input::Store(StoreFact::Works));
         }

@@ -174,7 +174,7 @@ impl Store {
     /// What takes too long is done while the daemon runs.
     pub fn give_up(&mut self, around: &mut Around<'_>) {
         if let Some(disk) = &mut self.disk {
-            disk.fail("reading it takes too long".to_owned(), &mut self.tail, around);
+            disk.give_up(&mut self.tail, around);
         }
     }
 
@@ -185,7 +185,7 @@ impl Store {
 
     /// Whether all that was on the disk is known, or is not to be had.
     pub fn is_open(&self) -> bool {
-        self.disk.as_ref().is_none_or(|disk| disk.loading.is_none() || disk.trouble.is_some())
+        self.disk.as_ref().is_none_or(|disk| disk.loading.is_none() || disk.has_told())
     }
 
     /// Waits until the process that owns the disk has something to say: for the

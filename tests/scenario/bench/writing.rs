@@ -121,7 +121,7 @@ impl Bench {
         }
         self.disk_writes();
         let Disk { later, keepings, .. } = &mut self.disk;
-        let later: Vec<Place> = later.extract_if(.., |place| wanted(keepings[place].disk)).collect();
+        let later: Vec<Place> = later.iter().filter(|place| wanted(keepings[place].disk)).cloned().collect();
         self.put_on_disk(later);
     }
 
