@@ -433,14 +433,15 @@ impl Driver {
         }
     }
 
-    /// Writes what is to outlive the daemon; whether all of it was written.
-    pub fn save(&mut self, patience: Duration) -> bool {
-        self.store.finish();
+    /// Writes what is to outlive the daemon; how many messages could not be written.
+    pub fn save(&mut self, patience: Duration) -> usize {
+        self.look_at_the_clock();
+        self.store.finish(self.now.moment);
         self.wait_for_store(patience, Store::is_finished);
         if let Some(positions) = self.positions.take() {
             positions.remove();
         }
-        self.store.is_finished() && self.store.trouble().is_none()
+        self.store.owed()
     }
 
     /// What the next daemon needs to go on, and when that was true.

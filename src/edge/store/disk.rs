@@ -135,6 +135,8 @@ pub(super) struct Disk {
     pub(super) trouble: Option<Trouble>,
     /// Everything that can be is written now.
     pub(super) is_finishing: bool,
+    /// How often that failed.
+    failures: u32,
     /// The order before this one was a commit, so that reading gets its turn.
     has_committed: bool,
     /// It has grown; another process begins with fresh memory.
@@ -165,6 +167,7 @@ impl Disk {
             busy_at: now.moment,
             trouble: None,
             is_finishing: false,
+            failures: 0,
             has_committed: false,
             ends_after_this: false,
         }
@@ -211,6 +214,8 @@ impl Disk {
         let free = self.task.is_none();
         let trouble = self.trouble.as_ref().map(|trouble| trouble.again);
         let wish = if trouble.is_some() { trouble } else { self.commit_due(now, tail) };
+        // Who waits for a page waits for nothing else.
+        let wish = if self.reads.is_empty() || self.loading.is_some() { wish } else { Some(now) };
         let idle = self.process.is_some().then(|| self.busy_at + IDLE);
         let ended = (!self.ended.is_empty()).then(|| now + LOOK_AGAIN);
         [task, wish.filter(|_| free), idle.filter(|_| free), ended].into_iter().flatten().min()
@@ -248,9 +253,24 @@ impl Disk {
         self.busy_at = now;
         self.task = Some((task, now + patience));
         if let Err(error) = given {
-            self.fail(format!("the process that owns the disk is gone: {error}"), tail, around);
+            let why = self.last_words();
+            let why = why.unwrap_or_else(|| format!("the process that owns the disk is gone: {error}"));
+            self.fail(why, tail, around);
         }
         false
+    }
+
+    /// Why the process has ended, if it has said so.
+    fn last_words(&mut self) -> Option<String> {
+        let mut last = None;
+        let process = self.process.as_mut()?;
+        // It ends in an error, for there is nobody any more.
+        let _ = process.read(|word| {
+            if let Word::Failed { why } = word {
+                last = Some(why);
+            }
+        });
+        last
     }
 
     /// What to do next.
@@ -441,12 +461,16 @@ impl Disk {
         }
         let task = self.task.take().map(|(task, _)| task);
         let is_deaf = !matches!(task, Some(Task::Commit(_) | Task::Drop(_)));
+        let before = self.trouble.take();
+        let is_known = before.as_ref().is_some_and(|trouble| trouble.why == why);
         let (mut is_told, attempts) =
-            self.trouble.take().map_or((false, 0), |trouble| (trouble.is_told, trouble.attempts + 1));
+            before.map_or((false, 0), |trouble| (trouble.is_told, trouble.attempts + 1));
         // What is damaged is set aside after some attempts to read it: this need not
         // be the end of it.
         if self.loading.is_some() && attempts < ATTEMPTS && !is_told {
-            log::warn!("{why}; trying again");
+            if !is_known {
+                log::warn!("{why}; trying again");
+            }
         } else if !is_told {
             log::error!("messages are kept in memory only: {why}");
             around.facts.push_back(Input::Store(StoreFact::Failed));
@@ -476,7 +500,9 @@ impl Disk {
             **loading = Loading::default();
         }
         // Whoever starts waits for those attempts.
-        let first = if self.loading.is_some() { Duration::from_millis(100) } else { Duration::from_secs(1) };
+        let hurries = self.loading.is_some() || self.is_finishing;
+        let first = if hurries { Duration::from_millis(100) } else { Duration::from_secs(1) };
+        self.failures += u32::from(self.is_finishing);
         let pause = LONGEST_PAUSE.min(first * (1 << attempts.min(8)));
         self.trouble = Some(Trouble { why, is_deaf, attempts, is_told, again: now + pause });
     }
@@ -509,9 +535,17 @@ impl Disk {
         }
     }
 
-    /// Whether everything that can be written is.
+    /// From now on everything is written, and tried again without a pause.
+    pub(super) fn finish(&mut self, now: Moment) {
+        self.is_finishing = true;
+        if let Some(trouble) = &mut self.trouble {
+            (trouble.again, trouble.attempts) = (now, 0);
+        }
+    }
+
+    /// Whether everything is written, or cannot be.
     pub(super) fn is_finished(&self) -> bool {
-        self.trouble.is_some() || (self.task.is_none() && !self.is_finishing)
+        (self.task.is_none() && !self.is_finishing) || self.failures >= ATTEMPTS
     }
 
     /// Waits for the process alone.

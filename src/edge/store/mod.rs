@@ -197,10 +197,15 @@ impl Store {
     }
 
     /// From now on everything is written that is to outlive the daemon.
-    pub fn finish(&mut self) {
+    pub fn finish(&mut self, now: Moment) {
         if let Some(disk) = &mut self.disk {
-            disk.is_finishing = true;
+            disk.finish(now);
         }
+    }
+
+    /// How many messages are to outlive the daemon and are in memory only.
+    pub fn owed(&self) -> usize {
+        self.tail.all().len()
     }
 
     /// Whether that is done, or cannot be done.
