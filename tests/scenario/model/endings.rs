@@ -44,7 +44,7 @@ impl Model {
             log.keep_promises(&self.stored, &written)?;
             match end {
                 End::Clean => log.stop(&written),
-                End::Killed if log.keeps.is_history() => log.stop(&written),
+                End::Killed if log.keeps.is_history() && log.seq() > 0 => log.stop(&written),
                 End::Killed | End::Power => log.crash(written),
             }
             self.maybe.append(&mut log.maybe);
@@ -136,7 +136,7 @@ impl Log {
             line.is_had = false;
             if written.kept.contains(&line.seq) {
                 line.gone = None;
-            } else if line.gone.is_some() || !line.is_heard {
+            } else if line.gone.is_some() || !line.is_heard || self.keeps == Keeps::Unacknowledged {
                 line.gone = Some("not_kept");
             }
         }
