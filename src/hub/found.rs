@@ -118,6 +118,8 @@ impl Hub {
     /// Takes what was found of one log into the index. What follows from it waits
     /// until all is told, so that it does not depend on the order of that.
     pub(super) fn found(&mut self, now: Now, mut found: Found) {
+        // From here on it is known what is there.
+        self.started.get_or_insert(now.moment);
         found.kept.sort_unstable_by_key(|message| message.seq);
         let known = self.channels.find(&found.log);
         let place = known.unwrap_or_else(|| {

@@ -291,6 +291,23 @@ fn after_a_clean_stop_a_history_that_cannot_be_read_tells_a_gap_and_has_none_lat
 }
 
 #[test]
+fn a_killed_process_in_the_dark_does_not_give_its_numbers_out_again() {
+    let mut bench = bench();
+    publish(&mut bench, "orders", 1..=3);
+    bench.disk_writes_behind();
+    bench.disk_fails();
+    bench.kill();
+    let alice = client(&mut bench, "alice");
+    let seq = |heard: &[Value]| heard[0]["seq"].as_u64().unwrap();
+    let subscribe = |channel: &str| json!({"action": "subscribe", "channel": channel});
+    assert_eq!(seq(&bench.ask(alice, subscribe("orders"))), 3, "of this one it is known");
+    assert!(seq(&bench.ask(alice, subscribe("room"))) >= 1 << 32);
+    publish(&mut bench, "orders", 4..=4);
+    bench.disk_works();
+    assert_eq!(all(&mut bench, alice, "orders")[2..], replayed(1..=4));
+}
+
+#[test]
 fn when_all_is_found_new_channels_begin_at_one_again() {
     let mut bench = bench();
     crash_into_the_dark(&mut bench);

@@ -25,6 +25,8 @@ pub(crate) struct Past {
     unread: Option<BTreeMap<LogKey, BTreeMap<u64, Rc<Message>>>>,
     /// What was removed from the disk comes back when the power fails.
     pub(crate) forgets_removals: bool,
+    /// What a process that was killed leaves where the kernel keeps it.
+    reached: Vec<(LogKey, u64, u64)>,
     /// What was removed.
     removed: Vec<(LogKey, u64, Rc<Message>)>,
 }
@@ -82,7 +84,13 @@ impl Bench {
         self.begin(Some(&remains), 5000 - i64::try_from(before.0).unwrap());
     }
 
-    /// The daemon is killed, or the power fails, and it is started again.
+    /// The daemon is killed and started again, on a machine that goes on.
+    pub(crate) fn kill(&mut self) {
+        self.past.reached = self.hub.reaches();
+        self.crash();
+    }
+
+    /// The power fails, and the daemon is started again.
     pub(crate) fn crash(&mut self) {
         self.forget_tail();
         for (log, seq, message) in std::mem::take(&mut self.past.removed) {
@@ -110,6 +118,11 @@ impl Bench {
         self.hub.remains()
     }
 
+    /// The disk is in order when the next daemon starts.
+    pub(crate) fn repair_disk(&mut self) {
+        self.disk.repair();
+    }
+
     /// What is not on the disk is lost with the process.
     fn forget_tail(&mut self) {
         for (log, kept) in &mut self.store {
@@ -135,6 +148,9 @@ impl Bench {
         self.disk.shift(shift);
         let on_disk = std::mem::take(&mut self.store);
         self.past.unread.get_or_insert_default().extend(on_disk);
+        for (log, epoch, seq) in std::mem::take(&mut self.past.reached) {
+            self.handle(Input::Store(StoreFact::Reached { log, epoch, seq }));
+        }
         if self.disk.failed {
             self.handle(Input::Store(StoreFact::Failed));
         } else {

@@ -43,6 +43,10 @@ impl Disk {
         self.written.contains(&(log.clone(), seq))
     }
 
+    pub(super) fn repair(&mut self) {
+        (self.failed, self.unreadable) = (false, false);
+    }
+
     /// What was to be written is not.
     pub(super) fn forget_tail(&mut self) {
         self.later.clear();

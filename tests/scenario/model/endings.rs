@@ -19,8 +19,10 @@ use crate::bench::{Written, user_id};
 pub(super) enum End {
     /// It stops.
     Clean,
-    /// It is killed.
+    /// Its process is killed.
     Killed,
+    /// The machine is without power.
+    Power,
 }
 
 impl Model {
@@ -42,15 +44,19 @@ impl Model {
             log.keep_promises(&self.stored, &written)?;
             match end {
                 End::Clean => log.stop(&written),
-                End::Killed => log.crash(written),
+                End::Killed if log.keeps.is_history() && log.seq() > 0 => log.stop(&written),
+                End::Killed | End::Power => log.crash(written),
             }
             self.maybe.append(&mut log.maybe);
         }
-        match &remains {
-            Some(remains) => self.bench.begin(Some(remains), 0),
-            None => self.bench.crash(),
+        self.bench.repair_disk();
+        (self.is_dark, self.bench.disk.was_unread) = (false, false);
+        match (&remains, end) {
+            (Some(remains), _) => self.bench.begin(Some(remains), 0),
+            (None, End::Killed) => self.bench.kill(),
+            (None, _) => self.bench.crash(),
         }
-        if end == End::Killed {
+        if end != End::Clean {
             self.peers.iter_mut().for_each(Peer::forget_numbers);
         }
         self.departures.clear();
@@ -115,6 +121,7 @@ impl Log {
     fn crash(&mut self, written: Written) {
         self.epoch = None;
         self.offered = 0;
+        self.was_unread = false;
         self.sessions.clear();
         self.lines.truncate(usize::try_from(written.last).unwrap());
         let Some(first) = written.kept.first() else {
@@ -126,9 +133,10 @@ impl Log {
         for line in &mut self.lines {
             line.receipt = None;
             line.is_told = false;
+            line.is_had = false;
             if written.kept.contains(&line.seq) {
                 line.gone = None;
-            } else if line.gone.is_some() || !line.is_heard {
+            } else if line.gone.is_some() || !line.is_heard || self.keeps == Keeps::Unacknowledged {
                 line.gone = Some("not_kept");
             }
         }

@@ -60,6 +60,8 @@ struct Model {
     /// When users who lost their last connection are taken for gone.
     departures: BTreeMap<&'static str, Moment>,
     told: Vec<String>,
+    /// The disk can be neither written nor read.
+    is_dark: bool,
     /// Ids of what was answered to be on the disk.
     stored: BTreeSet<String>,
     observed: Observed,
@@ -132,6 +134,7 @@ impl Model {
             maybe: Vec::new(),
             departures: BTreeMap::new(),
             told: Vec::new(),
+            is_dark: false,
             stored: BTreeSet::new(),
             observed,
             said: 0,
@@ -231,8 +234,23 @@ impl Model {
                 self.maybe.append(&mut self.asked);
             }
             Step::Write => self.bench.disk_writes_behind(),
+            Step::SlowDisk => self.bench.disk.slow = true,
+            Step::QuickDisk => {
+                self.bench.disk.slow = false;
+                self.bench.disk_writes();
+            }
+            Step::DiskFails if !self.is_dark => {
+                self.is_dark = true;
+                self.bench.disk_fails();
+            }
+            Step::DiskWorks if self.is_dark => {
+                self.is_dark = false;
+                self.bench.disk_works();
+            }
+            Step::DiskFails | Step::DiskWorks => {}
             Step::Restart => self.end_hub(End::Clean)?,
-            Step::Crash => self.end_hub(End::Killed)?,
+            Step::Kill => self.end_hub(End::Killed)?,
+            Step::Crash => self.end_hub(End::Power)?,
             _ => {
                 let asked = operations::request(step, &mut self.requests);
                 if let Some((who, request)) = asked.filter(|(who, _)| self.peers[*who].seat.is_some()) {

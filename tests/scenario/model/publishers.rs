@@ -16,6 +16,7 @@ impl Model {
     /// line that it makes.
     fn say(&mut self, who: usize, mut request: Value, ttl: Option<u64>, most: u64) -> Option<Line> {
         let seat = self.peers[who].seat?;
+        let is_refused = self.is_dark && request["durable"] == true && request["channel"] != "never";
         self.said += 1;
         let id = format!("m{}", self.said);
         request["action"] = json!("send");
@@ -23,7 +24,10 @@ impl Model {
         request["message_id"] = json!(id);
         request["ttl"] = json!(ttl);
         self.bench.tell(seat, &request);
-        self.peers[who].said = Some(request.clone());
+        self.peers[who].said = Some(request.clone()).filter(|_| !is_refused);
+        if is_refused {
+            return None;
+        }
         let line = Line {
             seq: 0,
             id,
@@ -35,6 +39,7 @@ impl Model {
             gone: None,
             is_waiting: false,
             is_told: false,
+            is_had: false,
             is_unsure: false,
             receipt: None,
         };
@@ -83,6 +88,10 @@ impl Model {
         let (Some(seat), Some(request)) = (self.peers[who].seat, self.peers[who].said.clone()) else {
             return Ok(());
         };
+        let waits = request["durable"] == true && (self.is_dark || self.bench.disk.slow);
+        if waits {
+            return Ok(());
+        }
         let mut request = request;
         request["id"] = json!(0);
         self.bench.tell(seat, &request);
@@ -98,7 +107,8 @@ impl Model {
     pub(super) fn ack(&mut self, who: usize, back: u64, read: bool) {
         let seq = self.peers[who].inbox.saturating_sub(back);
         let (Some(seat), Some(user)) = (self.peers[who].seat, Self::user(who)) else { return };
-        if seq == 0 {
+        // How far an ack counts while something cannot be read is told elsewhere.
+        if seq == 0 || self.log(&inbox_of(user)).was_unread {
             return;
         }
         let state = if read { Told::Read } else { Told::Delivered };
@@ -124,6 +134,7 @@ impl Model {
                 gone: None,
                 is_waiting: false,
                 is_told: false,
+                is_had: false,
                 is_unsure: false,
                 receipt: None,
             };

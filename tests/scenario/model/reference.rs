@@ -44,6 +44,12 @@ impl Since {
     }
 }
 
+impl Keeps {
+    pub(super) fn is_history(self) -> bool {
+        matches!(self, Self::Last(_))
+    }
+}
+
 /// What a receipt was last told.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Told {
@@ -70,6 +76,8 @@ pub(super) struct Line {
     pub(super) is_waiting: bool,
     /// That it is gone was told to its user, who acknowledges nothing.
     pub(super) is_told: bool,
+    /// Some connection has heard it.
+    pub(super) is_had: bool,
     /// Whether somebody heard it is not known to a hub that began since.
     pub(super) is_unsure: bool,
     /// Who wants to know that it has arrived, and what was told.
@@ -108,6 +116,8 @@ pub(super) struct Log {
     /// As it was told, and all that there were.
     pub(super) epoch: Option<Value>,
     pub(super) epochs: Vec<Value>,
+    /// Something could not be read: it is told as lost, and comes again.
+    pub(super) was_unread: bool,
     /// Notices of what is lost that may be told or not.
     pub(super) maybe: Vec<String>,
 }
@@ -175,10 +185,11 @@ impl Log {
             Keeps::Nothing => false,
         };
         let has_arrived = seq <= self.cursor;
+        let is_blurred = self.was_unread && self.keeps == Keeps::Unacknowledged;
         let line = self.line(seq).ok()?;
         line.gone = Some(cause);
         line.receipt.take_if(|_| !has_arrived);
-        if line.is_unsure {
+        if line.is_unsure || is_blurred {
             let notice = format!("{cause} {}", line.id);
             self.maybe.push(notice);
             return None;
@@ -275,7 +286,9 @@ impl Log {
         let name = self.name.clone();
         self.offered = self.offered.max(seq);
         let replayed = frame["replayed"] == true;
+        let comes_again = replayed && self.was_unread && self.keeps == Keeps::Unacknowledged;
         let line = self.line(seq)?;
+        line.is_had = true;
         let is_gone = line.gone.filter(|_| replayed);
         if !replayed && line.by != Some(seat) {
             line.is_heard = true;
@@ -287,13 +300,19 @@ impl Log {
         if let Some(gap) = session.gap {
             return Err(format!("{name} {seq} before the gap {gap:?}"));
         }
+        if comes_again && seq <= session.last {
+            session.last = seq;
+            session.owed.retain(|owed| *owed != seq);
+            return is_gone
+                .map_or(Ok(()), |cause| Err(format!("{name} {seq} is heard after it was {cause}")));
+        }
         if seq <= session.last {
             return Err(format!("{name} {seq} again, or too late: {} was before", session.last));
         }
         match session.owed.first() {
             Some(first) if *first < seq => return Err(format!("{name} {seq} without {first} before it")),
             Some(first) if *first == seq => drop(session.owed.remove(0)),
-            _ if session.may.contains(&seq) => {}
+            _ if session.may.contains(&seq) || comes_again => {}
             _ => return Err(format!("{name} {seq} is not for this one")),
         }
         session.last = seq;
@@ -305,7 +324,7 @@ impl Log {
 
     /// Somebody is told that messages are lost.
     pub(super) fn misses(&mut self, seat: Seat, gap: &Value) -> Check {
-        let (name, said, keeps) = (self.name.clone(), brief(gap), self.keeps);
+        let (name, said, keeps, was_unread) = (self.name.clone(), brief(gap), self.keeps, self.was_unread);
         let lines = self.lines.clone();
         let session = self.session(seat).ok_or(format!("{name}: {said}, for nobody who asked"))?;
         if gap["cause"] == "epoch" {
@@ -325,8 +344,13 @@ impl Log {
             };
         }
         let told = |seq: &u64| (from..=to).contains(seq);
+        if was_unread && cause_of(gap) != "slow" {
+            // Not all of it is lost: who reads later may hear it.
+            session.may.extend(session.owed.extract_if(.., |seq| told(seq)));
+            return Ok(());
+        }
         let gone = |seq: &u64| lines[*seq as usize - 1].gone;
-        let cause = gap["cause"].as_str().unwrap();
+        let cause = cause_of(gap);
         let is_loss = match (cause, keeps) {
             ("slow", Keeps::Unheard | Keeps::Nothing) => |_: Option<&str>| true,
             _ => |gone: Option<&str>| gone.is_some(),
@@ -392,4 +416,8 @@ impl Log {
 /// The first, the last and how many.
 fn span(list: &[u64]) -> Option<(u64, u64, u64)> {
     Some((*list.first()?, *list.last()?, list.len() as u64))
+}
+
+fn cause_of(gap: &Value) -> &str {
+    gap["cause"].as_str().unwrap()
 }

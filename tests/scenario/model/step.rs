@@ -51,7 +51,12 @@ pub(super) enum Step {
     Interrupt(usize, usize),
     HandOver,
     Write,
+    SlowDisk,
+    QuickDisk,
+    DiskFails,
+    DiskWorks,
     Restart,
+    Kill,
     Crash,
 }
 
@@ -104,7 +109,12 @@ impl fmt::Display for Step {
             Self::HandOver => f.write_str("another process takes over"),
             Self::Write => f.write_str("the disk writes what waits for it"),
             Self::Restart => f.write_str("the daemon stops, and starts again"),
-            Self::Crash => f.write_str("the daemon is killed, and starts again"),
+            Self::SlowDisk => f.write_str("the disk lets everybody wait"),
+            Self::QuickDisk => f.write_str("the disk is quick"),
+            Self::DiskFails => f.write_str("the disk fails"),
+            Self::DiskWorks => f.write_str("the disk works"),
+            Self::Kill => f.write_str("the daemon is killed, and starts again"),
+            Self::Crash => f.write_str("the power fails, and the daemon starts again"),
         }
     }
 }
@@ -127,7 +137,12 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         3 => (1..12u64).prop_map(Step::Wait),
         1 => Just(Step::HandOver),
         2 => Just(Step::Write),
+        1 => Just(Step::SlowDisk),
+        1 => Just(Step::QuickDisk),
+        1 => Just(Step::DiskFails),
+        3 => Just(Step::DiskWorks),
         1 => Just(Step::Restart),
+        1 => Just(Step::Kill),
         1 => Just(Step::Crash),
     ];
     let operations = prop_oneof![
