@@ -435,8 +435,7 @@ impl Driver {
 
     /// Writes what is to outlive the daemon; how many messages could not be written.
     pub fn save(&mut self, patience: Duration) -> usize {
-        self.look_at_the_clock();
-        self.store.finish(self.now.moment);
+        self.store.finish();
         self.wait_for_store(patience, Store::is_finished);
         if let Some(positions) = self.positions.take() {
             positions.remove();
