@@ -30,6 +30,7 @@ use std::time::Duration;
 use crate::edge::clock;
 use crate::hub::settings::Disk as When;
 use crate::hub::{Input, Keeping, LogKey, Now, Purpose, StoreFact};
+use crate::protocol::frame::Statistics;
 use crate::protocol::{Message, Moment};
 use disk::{Disk, Reading};
 use tail::Tail;
@@ -166,6 +167,14 @@ impl Store {
         if let Some(disk) = &mut self.disk {
             disk.ready(&mut self.tail, around);
         }
+    }
+
+    /// Fills in what the hub does not know.
+    pub fn describe(&self, now: Moment, statistics: &mut Statistics) {
+        let Some(disk) = &self.disk else { return };
+        statistics.disk_bytes = disk.index.used();
+        statistics.flash_spent_bytes = disk.budget.spent(now);
+        statistics.flash_level = disk.budget.thrift(now) as u64;
     }
 
     /// Why nothing can be written, if that is so.

@@ -40,6 +40,8 @@ pub fn run(directory: &Path) -> ! {
     for signal in [Signal::TERM, Signal::INT, Signal::XFSZ] {
         drop(signal_hook::flag::register(signal.as_raw(), Arc::default()));
     }
+    // It was started by the file that the daemon runs, whatever that is called now.
+    let _ = rustix::thread::set_name(c"wshubd-store");
     ladder::note_panics();
     let mut keeper = match Keeper::start(directory).and_then(|(keeper, ready)| {
         talk.say(&ready)?;
