@@ -314,7 +314,7 @@ impl Disk {
         if !may_try {
             return None;
         }
-        if is_due && !self.has_room_for(0) {
+        if is_due && !self.takes_more() {
             // Making room comes first; where there is none to be made, nothing more
             // is written.
             if let Some(task) = self.tidy(tail, around) {
@@ -560,10 +560,8 @@ impl Disk {
 
     /// Whether everything that can be written is.
     pub(super) fn is_finished(&self) -> bool {
-        match &self.trouble {
-            Some(_) => self.last_tries == 0 || !self.is_finishing,
-            None => self.task.is_none() && !self.is_finishing,
-        }
+        let is_given_up = self.trouble.is_some() && self.last_tries == 0;
+        self.task.is_none() && (is_given_up || !self.is_finishing)
     }
 
     /// Waits for the process alone.

@@ -177,15 +177,19 @@ impl Disk {
             let lives = log.records.values().map(|(_, head)| head.0).chain(log.mark.map(|mark| mark.life));
             self.index.has_seen(lives.max().unwrap_or_default());
             let Some(key) = spelling::key(&name) else { continue };
-            let mark = log.sift();
-            if log.records.is_empty() {
-                continue;
-            }
             let place = |(seq, (generation, head)): (&u64, &(u32, Head))| Placed {
                 seq: *seq,
                 generation: *generation,
                 size: head.3,
             };
+            let all: Vec<Placed> = log.records.iter().map(place).collect();
+            let mark = log.sift();
+            for dead in all.iter().filter(|placed| !log.records.contains_key(&placed.seq)) {
+                self.index.has_seen_dead(dead);
+            }
+            if log.records.is_empty() {
+                continue;
+            }
             let placed: Vec<Placed> = log.records.iter().map(place).collect();
             self.index.adopt(&key, &mark, &placed);
             let kept = log.records.into_iter().map(|(seq, (_, head))| head.found(seq, &elapsed)).collect();
