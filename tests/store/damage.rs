@@ -25,7 +25,7 @@ fn lived_in() -> Place {
 const MESSAGES: u64 = 120;
 
 fn size(seq: u64) -> usize {
-    if seq % 10 == 0 { 6000 } else { 300 }
+    if seq.is_multiple_of(10) { 6000 } else { 300 }
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -166,8 +166,8 @@ fn what_cannot_be_read_at_the_start_is_found_later() {
 fn a_page_keeps_the_order_where_memory_and_disk_take_turns() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
-    for seq in 1..=12 {
-        let disk = if seq % 4 == 0 { Disk::Stop } else { Disk::Now };
+    for seq in 1..=12_u64 {
+        let disk = if seq.is_multiple_of(4) { Disk::Stop } else { Disk::Now };
         stage.keep(&orders, seq, disk, &format!("message {seq}"));
     }
     stage.settle();
@@ -230,9 +230,9 @@ fn what_is_all_owed_is_not_written_again_and_again() {
     // Of small messages the engine takes several times what they count.
     let mut stage = Stage::new(16 * MIB);
     let orders = log("orders");
-    for seq in 1..=5000 {
+    for seq in 1..=5000_u64 {
         stage.keep(&orders, seq, Disk::Behind, "");
-        if seq % 500 == 0 {
+        if seq.is_multiple_of(500) {
             stage.later(DELAY);
         }
     }
@@ -250,12 +250,12 @@ fn after_churn_the_disk_shrinks_and_keeps_what_is_owed() {
     let mut stage = Stage::new(4 * MIB);
     let (rare, busy) = (log("rare"), log("busy"));
     let text = "x".repeat(5000);
-    for seq in 1..=600 {
+    for seq in 1..=600_u64 {
         stage.keep(&busy, seq, Disk::Behind, &text);
-        if seq % 100 == 0 {
+        if seq.is_multiple_of(100) {
             stage.keep(&rare, seq / 100, Disk::Now, "kept");
         }
-        if seq % 20 == 0 {
+        if seq.is_multiple_of(20) {
             stage.later(DELAY);
             assert!(stage.used() <= 4 * MIB);
             stage.forget(&busy, 1, seq);

@@ -35,7 +35,7 @@ struct Account {
     live: BTreeMap<u64, Known>,
     last: u64,
     /// Forgotten, and not told to the disk for certain: it may come back.
-    fading: BTreeMap<u64, String>,
+    fading: BTreeMap<u64, Vec<String>>,
 }
 
 struct History {
@@ -102,6 +102,8 @@ impl History {
 
     fn pass(&mut self) {
         let time = Duration::from_millis(self.dice.below(8000));
+        // What is forgotten during a commit has its time after that.
+        self.stage.settle();
         self.stage.later(time);
         self.take_facts();
         assert_eq!(self.stage.store.trouble(), None);
@@ -156,19 +158,22 @@ impl History {
             for (seq, known) in &account.live {
                 assert!(!is_owed(known) || found.contains(seq), "{key:?} {seq} is lost: {found:?}");
             }
-            let known = std::mem::take(&mut account.live);
-            let mut texts: BTreeMap<u64, String> =
-                known.into_iter().map(|(seq, it)| (seq, it.text)).collect();
-            for seq in found {
-                let text = texts.remove(&seq).or_else(|| account.fading.remove(&seq));
-                let text = text.unwrap_or_else(|| panic!("{key:?} {seq} has come back"));
-                account.live.insert(seq, Known { text, disk: Disk::Behind, is_stored: true });
+            let read = self.stage.read(key, 1000, 1 << 20);
+            assert!(read.iter().map(|(seq, _)| seq).eq(&found), "{key:?} {found:?}");
+            for (seq, text) in &read {
+                let owed = account.live.get(seq).filter(|known| is_owed(known));
+                let possible = match owed {
+                    Some(known) => known.text == *text,
+                    None => account.may_have(*seq, text),
+                };
+                assert!(possible, "{key:?} {seq} has come back");
             }
+            let known = |text| Known { text, disk: Disk::Behind, is_stored: true };
+            account.live = read.into_iter().map(|(seq, text)| (seq, known(text))).collect();
+            account.last = account.last.max(account.live.keys().copied().max().unwrap_or_default());
             account.fading.clear();
         }
-        for which in 0..self.logs.len() {
-            self.read(which);
-        }
+        self.stage.told();
     }
 
     fn read(&mut self, which: usize) {
@@ -199,11 +204,16 @@ fn short(read: Vec<(u64, String)>) -> Vec<(u64, String, usize)> {
 }
 
 impl Account {
+    fn may_have(&self, seq: u64, text: &String) -> bool {
+        let is_live = self.live.get(&seq).is_some_and(|known| known.text == *text);
+        is_live || self.fading.get(&seq).is_some_and(|texts| texts.contains(text))
+    }
+
     fn forget(&mut self, from: u64, to: u64) {
         let gone: Vec<u64> = self.live.range(from..=to).map(|(seq, _)| *seq).collect();
         for seq in gone {
             if let Some(known) = self.live.remove(&seq) {
-                self.fading.insert(seq, known.text);
+                self.fading.entry(seq).or_default().push(known.text);
             }
         }
     }
@@ -212,7 +222,7 @@ impl Account {
 #[test]
 fn no_history_loses_what_is_stored_or_brings_back_what_is_gone() {
     let seeds = std::env::var("WSHUB_SEED").ok().and_then(|seed| seed.parse().ok());
-    for seed in seeds.map_or(1..9, |seed| seed..seed + 1) {
+    for seed in seeds.map_or(1..5, |seed| seed..seed + 1) {
         println!("WSHUB_SEED={seed}");
         let mut history = History::new(seed);
         for _ in 0..150 {
