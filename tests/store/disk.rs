@@ -391,3 +391,45 @@ fn a_process_that_hangs_is_ended_and_another_goes_on() {
     stage.later(2 * SECOND);
     assert_eq!(stage.told(), [stored(&orders, 2, 2), StoreFact::Works]);
 }
+
+#[test]
+fn a_commit_that_no_socket_takes_at_once_arrives_whole() {
+    let mut stage = Stage::new(64 * MIB);
+    let orders = log("orders");
+    let text = |seq: u64| format!("{seq} {}", "x".repeat(100_000));
+    for seq in 1..=12 {
+        stage.keep(&orders, seq, Disk::Now, &text(seq));
+    }
+    stage.settle();
+    let told = stage.told();
+    assert_eq!((told.first(), told.len()), (Some(&stored(&orders, 1, 6)), 2), "two commits: {told:?}");
+    stage.crash();
+    stage.load();
+    let all: Vec<_> = (1..=12).map(|seq| (seq, text(seq))).collect();
+    assert!(stage.read(&orders, 5, 1 << 20) == all);
+}
+
+#[test]
+fn a_spent_budget_writes_only_what_somebody_waits_for_also_after_a_restart() {
+    let mut stage = Stage::new(64 * MIB);
+    stage.options.flash_budget = Some(64 << 10);
+    stage.crash();
+    stage.load();
+    let orders = log("orders");
+    let text = "x".repeat(10_000);
+    for seq in 1..=20 {
+        stage.keep(&orders, seq, Disk::Now, &text);
+        stage.settle();
+    }
+    for _ in 0..2 {
+        stage.told();
+        stage.keep(&orders, 31, Disk::Behind, "may wait");
+        stage.later(600 * SECOND);
+        assert_eq!(stage.told(), []);
+        stage.keep(&orders, 32, Disk::Now, "may not");
+        stage.settle();
+        assert_eq!(stage.told(), [stored(&orders, 32, 32)]);
+        stage.crash();
+        stage.load();
+    }
+}

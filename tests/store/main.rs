@@ -12,5 +12,6 @@ mod hub_clock;
 mod lives;
 mod positions;
 mod records;
+mod remains;
 mod room;
 mod stage;
