@@ -149,12 +149,12 @@ impl History {
     /// What is found is what is owed at least, and nothing that was forgotten and
     /// known to be.
     fn find(&mut self, is_owed: impl Fn(&Known) -> bool) {
-        let mut found: BTreeMap<LogKey, BTreeSet<u64>> = BTreeMap::new();
+        let mut found: BTreeMap<LogKey, (u64, BTreeSet<u64>)> = BTreeMap::new();
         for one in self.stage.load() {
-            found.insert(one.log, one.kept.iter().map(|kept| kept.seq).collect());
+            found.insert(one.log, (one.last, one.kept.iter().map(|kept| kept.seq).collect()));
         }
         for (key, account) in &mut self.logs {
-            let found = found.remove(key).unwrap_or_default();
+            let (last, found) = found.remove(key).unwrap_or_default();
             for (seq, known) in &account.live {
                 assert!(!is_owed(known) || found.contains(seq), "{key:?} {seq} is lost: {found:?}");
             }
@@ -170,7 +170,7 @@ impl History {
             }
             let known = |text| Known { text, disk: Disk::Behind, is_stored: true };
             account.live = read.into_iter().map(|(seq, text)| (seq, known(text))).collect();
-            account.last = account.last.max(account.live.keys().copied().max().unwrap_or_default());
+            account.last = account.last.max(last);
             account.fading.clear();
         }
         self.stage.told();

@@ -8,7 +8,7 @@ use std::io;
 
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::budget::Budget;
+use super::budget::{Budget, Thrift};
 use super::disk::{Around, Disk};
 use super::elapsed::Elapsed;
 use super::index::{Placed, Stale};
@@ -111,7 +111,9 @@ impl Disk {
             more = take(log, seq, tail);
         }
         let window = self.budget.window(now, self.options.write_delay);
-        let hurries = self.is_finishing || tail.bytes() > self.options.memory;
+        let is_spent = self.budget.thrift(now) == Thrift::Spent;
+        let hurries = self.is_finishing || (tail.bytes() > self.options.memory && !is_spent);
+        more &= !is_spent || self.is_finishing;
         while more && let Some((kept, ..)) = self.behind.front() {
             if *kept + window > now && !hurries {
                 break;
