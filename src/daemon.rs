@@ -154,6 +154,9 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let doors = Rc::new(RefCell::new(Doors::new(site, peers)));
     // Before anybody is told that it runs: whoever stops it then is heard.
     let signals = Signals::new([Signal::Term, Signal::Int]).map_err(Error::Signals)?;
+    // With another store, or none, it would not be true the next time: so it goes
+    // in any case.
+    remains::remove(directory).map_err(|error| Error::State(directory.clone(), error))?;
     open(config, &mut doors.borrow_mut(), &driver.borrow().links.epoll)?;
     let executor = Rc::new(LocalExecutor::new());
     // As a task of its own it is polled when a signal comes, not at every turn.
@@ -169,8 +172,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
 /// A hub that goes on from what a clean stop has left, or begins anew.
 fn hub(settings: Settings, store: &mut Store, directory: &Path) -> Hub {
     let seed = clock::random();
-    // With another store, or none, it would not be true; so it is taken anyway.
-    let left = remains::take(directory).unwrap_or_else(|error| {
+    let left = remains::read(directory).unwrap_or_else(|error| {
         log::error!("{}: what the last stop has left cannot be read: {error}", directory.display());
         None
     });

@@ -5,9 +5,13 @@
 
 mod child;
 mod damage;
+mod disk;
 mod flash_budget;
+mod histories;
 mod hub_clock;
 mod lives;
 mod positions;
 mod records;
+mod remains;
 mod room;
+mod stage;

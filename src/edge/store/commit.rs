@@ -8,7 +8,7 @@ use std::io;
 
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::budget::Budget;
+use super::budget::{Budget, Thrift};
 use super::disk::{Around, Disk};
 use super::elapsed::Elapsed;
 use super::index::{Placed, Stale};
@@ -49,7 +49,8 @@ impl Disk {
     pub(super) fn batch(&mut self, tail: &mut Tail, around: &mut Around<'_>) -> Option<Batch> {
         let now = around.now.moment;
         // What is kept for making room is not used up by what comes.
-        let chosen = if self.has_room_for(0) { self.choose(now, tail) } else { Vec::new() };
+        let has_room = self.takes_more();
+        let chosen = if has_room { self.choose(now, tail) } else { Vec::new() };
         let moving = self.moving.take_if(|moving| moving.order().is_none());
         let mut moved = moving.map(|moving| moving.moved).unwrap_or_default();
         // What was forgotten meanwhile need not move, nor take the place of what has
@@ -59,7 +60,7 @@ impl Disk {
         let is_empty =
             chosen.is_empty() && moved.is_empty() && stale.logs.is_empty() && stale.gone.is_empty();
         if is_empty && self.trouble.is_none() {
-            self.is_finishing = false;
+            self.is_finishing &= !has_room;
             self.is_tidy();
             return None;
         }
@@ -110,7 +111,9 @@ impl Disk {
             more = take(log, seq, tail);
         }
         let window = self.budget.window(now, self.options.write_delay);
-        let hurries = self.is_finishing || tail.bytes() > self.options.memory;
+        let is_spent = self.budget.thrift(now) == Thrift::Spent;
+        let hurries = self.is_finishing || (tail.bytes() > self.options.memory && !is_spent);
+        more &= !is_spent || self.is_finishing;
         while more && let Some((kept, ..)) = self.behind.front() {
             if *kept + window > now && !hurries {
                 break;

@@ -14,6 +14,7 @@ use super::Fetch;
 use super::budget::{Budget, Thrift};
 use super::commit::Batch;
 use super::elapsed::{Clocks, Elapsed};
+use super::failing::{LAST_TRIES, Left, Trouble};
 use super::index::Index;
 use super::loading::Loading;
 use super::moving::Moving;
@@ -22,7 +23,7 @@ use super::tail::Tail;
 use super::words::{Order, Room, Word};
 use crate::edge::epoll::Epoll;
 use crate::hub::settings::Disk as When;
-use crate::hub::{Hub, Input, LogKey, Now, StoreFact};
+use crate::hub::{Hub, Input, LogKey, Now};
 use crate::protocol::Moment;
 
 /// How the disk is to be used.
@@ -66,33 +67,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Reading a whole generation takes longer.
 const LOADING: Duration = Duration::from_secs(60);
 
-/// The longest pause between two attempts on a disk that fails.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-
-/// So often is the disk tried before the daemon starts without it: once more than
-/// it takes until all that is damaged is out of the way.
-const ATTEMPTS: u32 = 5;
-
-/// What fails again within this time has not recovered: a disk that takes what is
-/// written and cannot be read would else fail once a second for ever, at the cost
-/// of a commit each time.
-const CALM: Duration = Duration::from_secs(120);
-
-/// At the end there is no later: it is tried so often.
-const LAST_TRIES: u32 = 3;
-
-/// Why the disk cannot be used.
-#[derive(Debug)]
-pub(super) struct Trouble {
-    pub(super) why: String,
-    /// Nothing can be read either.
-    pub(super) is_deaf: bool,
-    /// The hub knows.
-    is_told: bool,
-    /// When it is tried again.
-    pub(super) again: Moment,
-}
-
 /// What is under way.
 pub(super) enum Task {
     /// The process begins, and says what is there.
@@ -103,13 +77,6 @@ pub(super) enum Task {
     Drop(u32),
     /// A run of survivors is read, to be written again.
     Move,
-}
-
-/// What can still be done with a disk that fails.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Left {
-    Nothing,
-    Reading,
 }
 
 /// What was asked for, and what came.
@@ -135,7 +102,7 @@ pub(super) struct Disk {
     pub(super) process: Option<Process>,
     /// It has said what is there.
     pub(super) is_ready: bool,
-    ended: Vec<Ended>,
+    pub(super) ended: Vec<Ended>,
     pub(super) task: Option<(Task, Moment)>,
     pub(super) reads: VecDeque<Fetch>,
     /// What is to be written: when it was kept, oldest first.
@@ -143,7 +110,7 @@ pub(super) struct Disk {
     /// What somebody waits for.
     pub(super) urgent: VecDeque<(LogKey, u64)>,
     /// Since when something on the disk is kept no longer.
-    stale_since: Option<Moment>,
+    pub(super) stale_since: Option<Moment>,
     /// The number of the generation that is written.
     pub(super) newest: u32,
     pub(super) room: Room,
@@ -151,12 +118,12 @@ pub(super) struct Disk {
     busy_at: Moment,
     pub(super) trouble: Option<Trouble>,
     /// How often it failed lately, and since when it works again.
-    attempts: u32,
-    works_since: Option<Moment>,
+    pub(super) attempts: u32,
+    pub(super) works_since: Option<Moment>,
     /// Everything that can be is written now.
     pub(super) is_finishing: bool,
     /// How often it may fail until it is given up, at the end.
-    last_tries: u32,
+    pub(super) last_tries: u32,
     /// The order before this one was a commit, so that reading gets its turn.
     has_committed: bool,
     /// It has grown; another process begins with fresh memory.
@@ -337,7 +304,7 @@ impl Disk {
         if !may_try {
             return None;
         }
-        if is_due && !self.has_room_for(0) {
+        if is_due && !self.takes_more() {
             // Making room comes first; where there is none to be made, nothing more
             // is written.
             if let Some(task) = self.tidy(tail, around) {
@@ -492,125 +459,6 @@ impl Disk {
     /// All that the disk has is known.
     pub(super) fn has_found_all(&mut self) {
         self.room.newest = self.index.generations.get(&self.newest).map_or(0, |generation| generation.bytes);
-    }
-
-    /// The disk cannot be used, for now.
-    pub(super) fn fail(&mut self, why: String, tail: &mut Tail, around: &mut Around<'_>) {
-        let is_writing = matches!(self.task, Some((Task::Commit(_) | Task::Drop(_), _)));
-        self.fail_but(if is_writing { Left::Reading } else { Left::Nothing }, why, tail, around);
-    }
-
-    fn fail_but(&mut self, left: Left, why: String, tail: &mut Tail, around: &mut Around<'_>) {
-        let now = around.now.moment;
-        if let Some(process) = self.process.take() {
-            self.ended.push(process.kill());
-        }
-        let task = self.task.take().map(|(task, _)| task);
-        let is_deaf = left == Left::Nothing;
-        let before = self.trouble.take();
-        let is_known = before.as_ref().is_some_and(|trouble| trouble.why == why);
-        let mut is_told = before.is_some_and(|trouble| trouble.is_told);
-        // What is damaged is set aside after some attempts to read it: this need not
-        // be the end of it.
-        if self.loading.is_some() && self.attempts < ATTEMPTS && !is_told {
-            if !is_known {
-                log::warn!("{why}; trying again");
-            }
-        } else if !is_told {
-            log::error!("messages are kept in memory only: {why}");
-            around.facts.push_back(Input::Store(StoreFact::Failed));
-            is_told = true;
-        }
-        self.moving = None;
-        match task {
-            Some(Task::Commit(batch)) => self.take_back(now, *batch, tail),
-            Some(Task::Read(fetch, _)) => self.reads.push_front(fetch),
-            _ => {}
-        }
-        let mut buried = Vec::new();
-        for (log, seq) in self.urgent.drain(..) {
-            if let Some(entry) = tail.get_mut(&log, seq) {
-                entry.keeping.disk = When::Behind;
-                let (is_forgotten, is_tried) = (entry.is_forgotten, entry.is_tried);
-                self.behind.push_back((now, log.clone(), seq));
-                if is_forgotten {
-                    tail.remove(&log, seq);
-                    buried.extend(is_tried.then(|| (log.clone(), seq)));
-                }
-            }
-            around.facts.push_back(Input::Store(StoreFact::NotStored { log, seq }));
-        }
-        for (log, seq) in buried {
-            self.bury(now, &log, [seq]);
-        }
-        if is_deaf {
-            self.deafen(around);
-        }
-        if let Some(loading) = &mut self.loading {
-            **loading = Loading::default();
-        }
-        self.trouble = Some(Trouble { why, is_deaf, is_told, again: now + self.pause(now) });
-    }
-
-    /// Whether the disk cannot be used, and the hub knows.
-    pub(super) fn has_told(&self) -> bool {
-        self.trouble.as_ref().is_some_and(|trouble| trouble.is_told)
-    }
-
-    /// The daemon starts without the disk, which takes too long.
-    pub(super) fn give_up(&mut self, tail: &mut Tail, around: &mut Around<'_>) {
-        self.attempts = ATTEMPTS;
-        self.fail("reading what is kept takes too long".to_owned(), tail, around);
-    }
-
-    /// How long to wait before another attempt, after one more that failed.
-    fn pause(&mut self, now: Moment) -> Duration {
-        let is_calm = self.works_since.take().is_some_and(|since| since + CALM <= now);
-        let exponent = if is_calm { 0 } else { self.attempts.min(5) };
-        self.attempts = exponent + 1;
-        if self.is_finishing {
-            self.last_tries = self.last_tries.saturating_sub(1);
-            return Duration::from_millis(300);
-        }
-        // Whoever starts waits for those attempts.
-        let first = if self.loading.is_some() { Duration::from_millis(100) } else { Duration::from_secs(1) };
-        LONGEST_PAUSE.min(first * (1 << exponent))
-    }
-
-    /// Whoever waits for something from the disk is told that it cannot be read.
-    pub(super) fn deafen(&mut self, around: &mut Around<'_>) {
-        for fetch in self.reads.drain(..) {
-            around.facts.push_back(fetch.unread());
-        }
-    }
-
-    /// It can be used again.
-    pub(super) fn recover(&mut self, around: &mut Around<'_>) {
-        if self.trouble.is_some() {
-            self.works_since = Some(around.now.moment);
-        }
-        if self.trouble.take().is_some_and(|trouble| trouble.is_told) {
-            log::info!("messages are written to {} again", self.options.directory.display());
-            around.facts.push_back(Input::Store(StoreFact::Works));
-        }
-    }
-
-    /// From now on everything is written that can be. What failed is tried at once.
-    pub(super) fn finish(&mut self, tail: &Tail) {
-        let is_owed = !tail.all().is_empty() || self.index.is_stale();
-        // What is under way may fail, and is owed then.
-        self.is_finishing = is_owed || self.task.is_some() || self.loading.is_some();
-        if let Some(trouble) = &mut self.trouble {
-            trouble.again = Moment(0);
-        }
-    }
-
-    /// Whether everything that can be written is.
-    pub(super) fn is_finished(&self) -> bool {
-        match &self.trouble {
-            Some(_) => self.last_tries == 0 || !self.is_finishing,
-            None => self.task.is_none() && !self.is_finishing,
-        }
     }
 
     /// Waits for the process alone.

@@ -34,8 +34,21 @@ pub(super) struct Generation {
     /// Messages in it that are still kept, and what they count.
     pub(super) messages: u64,
     pub(super) owed: u64,
+    /// What all count that were ever written to it.
+    pub(super) put: u64,
     /// What it takes on the disk.
     pub(super) bytes: u64,
+}
+
+impl Generation {
+    /// How much of what it takes is for nobody: what sled and marks take around the
+    /// messages is shared by all that were written, small or large.
+    pub(super) fn waste(&self) -> u64 {
+        let live = u128::from(self.bytes) * u128::from(self.owed) / u128::from(self.put.max(1));
+        // What marks take that came later is not for the sake of few messages.
+        let most = 8 * self.owed + (64 << 10);
+        self.bytes.saturating_sub(u64::try_from(live).unwrap_or(u64::MAX).min(most))
+    }
 }
 
 /// A run of messages of one life of a log, both ends included.
@@ -58,8 +71,6 @@ pub(super) struct Index {
     stale: BTreeSet<LogKey>,
     /// Messages out of the middle of their logs that are kept no longer.
     gone: Vec<Run>,
-    /// What all kept messages count.
-    pub(super) owed: u64,
 }
 
 impl Index {
@@ -71,6 +82,11 @@ impl Index {
     /// What all generations take on the disk.
     pub(super) fn used(&self) -> u64 {
         self.generations.values().map(|generation| generation.bytes).sum()
+    }
+
+    /// How much of that is for nobody.
+    pub(super) fn waste(&self) -> u64 {
+        self.generations.values().map(Generation::waste).sum()
     }
 
     pub(super) fn contains(&self, key: &LogKey, seq: u64) -> bool {
@@ -138,7 +154,7 @@ impl Index {
         let generation = self.generations.entry(placed.generation).or_default();
         generation.messages += 1;
         generation.owed += u64::from(placed.size);
-        self.owed += u64::from(placed.size);
+        generation.put += u64::from(placed.size);
     }
 
     /// A message is owed no longer in the place where it was.
@@ -147,7 +163,6 @@ impl Index {
             generation.messages = generation.messages.saturating_sub(1);
             generation.owed = generation.owed.saturating_sub(u64::from(placed.size));
         }
-        self.owed = self.owed.saturating_sub(u64::from(placed.size));
     }
 
     /// Messages are kept no longer, both ends included. `lowest` is the first
@@ -263,6 +278,11 @@ impl Index {
         for placed in placed {
             self.place(key, *placed);
         }
+    }
+
+    /// A message was found that is kept no longer.
+    pub(super) fn has_seen_dead(&mut self, placed: &Placed) {
+        self.generations.entry(placed.generation).or_default().put += u64::from(placed.size);
     }
 
     /// The lives that were found; those that begin come after them.

@@ -100,6 +100,9 @@ impl Gathered {
         let of_this_life = |(life, from, to): (u64, u64, u64)| (life == mark.life).then_some((from, to));
         let mut gone: Vec<_> = std::mem::take(&mut self.gone).into_iter().filter_map(of_this_life).collect();
         gone.sort_unstable();
+        // Numbers go on above what is gone, too: it would be taken for that.
+        let written = self.records.iter().filter(|(_, (_, head))| head.0 == mark.life).map(|(seq, _)| *seq);
+        let last = written.chain(gone.iter().map(|(_, to)| *to)).max().unwrap_or_default();
         let mut gone = gone.into_iter().peekable();
         // Ascending, both: no position above it is gone so far.
         let mut reach = 0;
@@ -109,7 +112,6 @@ impl Gathered {
             }
             head.0 == mark.life && *seq >= mark.first && *seq > reach
         });
-        let last = self.records.keys().next_back().copied().unwrap_or_default();
         LogMark { last: mark.last.max(last), ..mark }
     }
 }
@@ -184,15 +186,19 @@ impl Disk {
             let lives = log.records.values().map(|(_, head)| head.0).chain(log.mark.map(|mark| mark.life));
             self.index.has_seen(lives.max().unwrap_or_default());
             let Some(key) = spelling::key(&name) else { continue };
-            let mark = log.sift();
-            if log.records.is_empty() {
-                continue;
-            }
             let place = |(seq, (generation, head)): (&u64, &(u32, Head))| Placed {
                 seq: *seq,
                 generation: *generation,
                 size: head.3,
             };
+            let all: Vec<Placed> = log.records.iter().map(place).collect();
+            let mark = log.sift();
+            for dead in all.iter().filter(|placed| !log.records.contains_key(&placed.seq)) {
+                self.index.has_seen_dead(dead);
+            }
+            if log.records.is_empty() {
+                continue;
+            }
             let placed: Vec<Placed> = log.records.iter().map(place).collect();
             self.index.adopt(&key, &mark, &placed);
             let kept = log.records.into_iter().map(|(seq, (_, head))| head.found(seq, &elapsed)).collect();

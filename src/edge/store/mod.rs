@@ -8,6 +8,7 @@ pub mod budget;
 mod commit;
 mod disk;
 mod elapsed;
+mod failing;
 mod index;
 pub mod keeper;
 mod loading;

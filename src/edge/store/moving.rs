@@ -23,10 +23,6 @@ use crate::hub::LogKey;
 /// a second, so that whoever waits for the disk hardly notices.
 const PORTION: usize = 128 << 10;
 
-/// What sled takes on the disk for each byte that a message counts, at most, while
-/// all of it is owed.
-const LIVE: u64 = 3;
-
 /// What is being written again.
 #[derive(Default)]
 pub(super) struct Moving {
@@ -91,7 +87,8 @@ impl Disk {
         if oldest == self.newest && !self.is_wasteful(oldest) {
             return None;
         }
-        if generation.messages == 0 && oldest != self.newest {
+        let is_empty = generation.messages == 0;
+        if is_empty && oldest != self.newest {
             return Some(Task::Drop(oldest));
         }
         if !self.holds_too_much() {
@@ -102,9 +99,10 @@ impl Disk {
             self.newest += 1;
             self.room.newest = 0;
         }
-        let runs: VecDeque<_> = self.index.survivors(oldest, PORTION).into();
+        let portion = PORTION.min(self.generation_bytes() as usize / 4);
+        let runs: VecDeque<_> = self.index.survivors(oldest, portion).into();
         if runs.is_empty() {
-            return Some(Task::Drop(oldest));
+            return is_empty.then_some(Task::Drop(oldest));
         }
         self.moving = Some(Box::new(Moving { generation: oldest, runs, moved: Vec::new() }));
         Some(Task::Move)
@@ -114,29 +112,28 @@ impl Disk {
     fn is_wasteful(&self, generation: u32) -> bool {
         let Some(generation) = self.index.generations.get(&generation) else { return false };
         let is_large = generation.bytes > self.generation_bytes() / 2;
-        is_large && generation.bytes > (LIVE + 1) * generation.owed
+        is_large && generation.waste() > generation.bytes / 4 * 3
     }
 
     /// Whether the disk holds much more than is owed. What is all owed is not
     /// written again and again, however much it is.
     fn holds_too_much(&self) -> bool {
-        let (used, owed) = (self.index.used(), self.index.owed);
+        let (used, waste) = (self.index.used(), self.index.waste());
         let spare = self.generation_bytes();
-        let is_crowded = used > self.options.bytes / 4 * 3 && used > LIVE * owed + spare / 2;
-        is_crowded || used > (LIVE + 1) * owed + spare
+        let is_crowded = used > self.options.bytes / 4 * 3 && waste > used / 4 + spare;
+        is_crowded || waste > 3 * (used - waste) + spare
     }
 
-    /// Whether so much more would fit under the cap, with room left in which old
-    /// generations can be made empty.
-    pub(super) fn has_room_for(&self, bytes: u64) -> bool {
-        /// The segments that sled begins, and what it rounds up.
-        const AROUND: u64 = 256 << 10;
-        self.index.used() + LIVE * bytes + AROUND + self.generation_bytes() <= self.options.bytes
+    /// Whether a commit fits under the cap, with room left in which the oldest
+    /// generation can be made empty.
+    pub(super) fn takes_more(&self) -> bool {
+        self.index.used() + 2 * self.generation_bytes() <= self.options.bytes
     }
 
     /// How large a generation gets: small enough that dropping one frees a good
-    /// part of the whole, large enough that a log is not spread over many.
+    /// part of the whole, large enough that a log is not spread over many. An empty
+    /// one takes two segments of sled's.
     pub(super) fn generation_bytes(&self) -> u64 {
-        (self.options.bytes / 16).clamp(512 << 10, 8 << 20)
+        (self.options.bytes / 16).clamp(64 << 10, 8 << 20)
     }
 }

@@ -53,21 +53,28 @@ pub fn write(state: &Path, stamp: Stamp, hub: &[u8]) -> io::Result<()> {
     File::open(state)?.sync_all()
 }
 
-/// Takes what a daemon before this one has left. It is gone from the disk before
-/// this returns: whoever goes on from it makes it untrue.
+/// Takes it away, once the daemon is ready and before it lets anybody in: whoever
+/// goes on from it makes it untrue, and whoever is stopped before that does not.
 ///
 /// # Errors
-/// What is there and cannot be used, or cannot be taken away; then it does not
-/// count.
-pub fn take(state: &Path) -> io::Result<Option<Remains>> {
-    let path = path(state);
-    let text = match fs::read(&path) {
+/// Those of the disk; then nobody may be let in.
+pub fn remove(state: &Path) -> io::Result<()> {
+    match fs::remove_file(path(state)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.and_then(|()| File::open(state)?.sync_all()),
+    }
+}
+
+/// Reads what a daemon before this one has left.
+///
+/// # Errors
+/// What is there and cannot be used.
+pub fn read(state: &Path) -> io::Result<Option<Remains>> {
+    let text = match fs::read(path(state)) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    fs::remove_file(&path)?;
-    File::open(state)?.sync_all()?;
     let wrong = || io::Error::new(io::ErrorKind::InvalidData, "it is damaged, or of another version");
     let end = memchr::memchr(b'\n', &text).ok_or_else(wrong)?;
     let (heading, hub) = text.split_at(end);

@@ -41,7 +41,10 @@ impl Tail {
     pub(super) fn insert(&mut self, log: &LogKey, message: Rc<Message>, keeping: Box<Keeping>) {
         let Some(seq) = message.seq else { return };
         self.bytes += keeping.size as usize;
-        let entry = Entry { message, keeping, is_leaving: false, is_tried: false, is_forgotten: false };
+        // One that was forgotten is another message with the same number.
+        let before = self.get(log, seq).filter(|before| !before.is_forgotten);
+        let (is_leaving, is_tried) = before.map_or((false, false), |it| (it.is_leaving, it.is_tried));
+        let entry = Entry { message, keeping, is_leaving, is_tried, is_forgotten: false };
         let before = match self.logs.get_mut(log) {
             Some(messages) => messages.insert(seq, entry),
             None => self.logs.entry(log.clone()).or_default().insert(seq, entry),

@@ -1,0 +1,166 @@
+//! What is done when the disk cannot be used, and when there is no later.
+//!
+//! Knows who is told, what is owed again, and when another attempt is made. Does
+//! not know what may go wrong.
+
+use std::time::Duration;
+
+use super::disk::{Around, Disk, Task};
+use super::loading::Loading;
+use super::tail::Tail;
+use crate::hub::settings::Disk as When;
+use crate::hub::{Input, StoreFact};
+use crate::protocol::Moment;
+
+/// The longest pause between two attempts on a disk that fails.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// So often is the disk tried before the daemon starts without it: once more than
+/// it takes until all that is damaged is out of the way.
+const ATTEMPTS: u32 = 5;
+
+/// What fails again within this time has not recovered: a disk that takes what is
+/// written and cannot be read would else fail once a second for ever, at the cost
+/// of a commit each time.
+const CALM: Duration = Duration::from_secs(120);
+
+/// At the end there is no later: it is tried so often.
+pub(super) const LAST_TRIES: u32 = 3;
+
+/// Why the disk cannot be used.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    pub(super) why: String,
+    /// Nothing can be read either.
+    pub(super) is_deaf: bool,
+    /// The hub knows.
+    is_told: bool,
+    /// When it is tried again.
+    pub(super) again: Moment,
+}
+
+/// What can still be done with a disk that fails.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Left {
+    Nothing,
+    Reading,
+}
+
+impl Disk {
+    /// The disk cannot be used, for now.
+    pub(super) fn fail(&mut self, why: String, tail: &mut Tail, around: &mut Around<'_>) {
+        let is_writing = matches!(self.task, Some((Task::Commit(_) | Task::Drop(_), _)));
+        self.fail_but(if is_writing { Left::Reading } else { Left::Nothing }, why, tail, around);
+    }
+
+    pub(super) fn fail_but(&mut self, left: Left, why: String, tail: &mut Tail, around: &mut Around<'_>) {
+        let now = around.now.moment;
+        if let Some(process) = self.process.take() {
+            self.ended.push(process.kill());
+        }
+        let task = self.task.take().map(|(task, _)| task);
+        let is_deaf = left == Left::Nothing;
+        let before = self.trouble.take();
+        let is_known = before.as_ref().is_some_and(|trouble| trouble.why == why);
+        let mut is_told = before.is_some_and(|trouble| trouble.is_told);
+        // What is damaged is set aside after some attempts to read it: this need not
+        // be the end of it.
+        if self.loading.is_some() && self.attempts < ATTEMPTS && !is_told {
+            if !is_known {
+                log::warn!("{why}; trying again");
+            }
+        } else if !is_told {
+            log::error!("messages are kept in memory only: {why}");
+            around.facts.push_back(Input::Store(StoreFact::Failed));
+            is_told = true;
+        }
+        self.moving = None;
+        match task {
+            Some(Task::Commit(batch)) => self.take_back(now, *batch, tail),
+            Some(Task::Read(fetch, _)) => self.reads.push_front(fetch),
+            _ => {}
+        }
+        let mut buried = Vec::new();
+        for (log, seq) in self.urgent.drain(..) {
+            if let Some(entry) = tail.get_mut(&log, seq) {
+                entry.keeping.disk = When::Behind;
+                let (is_forgotten, is_tried) = (entry.is_forgotten, entry.is_tried);
+                self.behind.push_back((now, log.clone(), seq));
+                if is_forgotten {
+                    tail.remove(&log, seq);
+                    buried.extend(is_tried.then(|| (log.clone(), seq)));
+                }
+            }
+            around.facts.push_back(Input::Store(StoreFact::NotStored { log, seq }));
+        }
+        for (log, seq) in buried {
+            self.bury(now, &log, [seq]);
+        }
+        if is_deaf {
+            self.deafen(around);
+        }
+        if let Some(loading) = &mut self.loading {
+            **loading = Loading::default();
+        }
+        self.trouble = Some(Trouble { why, is_deaf, is_told, again: now + self.pause(now) });
+    }
+
+    /// Whether the disk cannot be used, and the hub knows.
+    pub(super) fn has_told(&self) -> bool {
+        self.trouble.as_ref().is_some_and(|trouble| trouble.is_told)
+    }
+
+    /// The daemon starts without the disk, which takes too long.
+    pub(super) fn give_up(&mut self, tail: &mut Tail, around: &mut Around<'_>) {
+        self.attempts = ATTEMPTS;
+        self.fail("reading what is kept takes too long".to_owned(), tail, around);
+    }
+
+    /// How long to wait before another attempt, after one more that failed.
+    fn pause(&mut self, now: Moment) -> Duration {
+        let is_calm = self.works_since.take().is_some_and(|since| since + CALM <= now);
+        let exponent = if is_calm { 0 } else { self.attempts.min(5) };
+        self.attempts = exponent + 1;
+        if self.is_finishing {
+            self.last_tries = self.last_tries.saturating_sub(1);
+            return Duration::from_millis(300);
+        }
+        // Whoever starts waits for those attempts.
+        let first = if self.loading.is_some() { Duration::from_millis(100) } else { Duration::from_secs(1) };
+        LONGEST_PAUSE.min(first * (1 << exponent))
+    }
+
+    /// Whoever waits for something from the disk is told that it cannot be read.
+    pub(super) fn deafen(&mut self, around: &mut Around<'_>) {
+        for fetch in self.reads.drain(..) {
+            around.facts.push_back(fetch.unread());
+        }
+    }
+
+    /// It can be used again.
+    pub(super) fn recover(&mut self, around: &mut Around<'_>) {
+        if self.trouble.is_some() {
+            self.works_since = Some(around.now.moment);
+        }
+        if self.trouble.take().is_some_and(|trouble| trouble.is_told) {
+            log::info!("messages are written to {} again", self.options.directory.display());
+            around.facts.push_back(Input::Store(StoreFact::Works));
+        }
+    }
+
+    /// From now on everything is written that can be. What failed is tried at once.
+    pub(super) fn finish(&mut self, tail: &Tail) {
+        let is_owed = !tail.all().is_empty() || self.index.is_stale();
+        // What is under way may fail, and is owed then.
+        self.is_finishing = is_owed || self.task.is_some() || self.loading.is_some();
+        if let Some(trouble) = &mut self.trouble {
+            trouble.again = Moment(0);
+        }
+    }
+
+    /// Whether everything that can be written is.
+    pub(super) fn is_finished(&self) -> bool {
+        let is_given_up = self.trouble.is_some() && self.last_tries == 0;
+        self.task.is_none() && (is_given_up || !self.is_finishing)
+    }
+}

@@ -1,0 +1,45 @@
+//! What a clean stop leaves for the next daemon.
+
+use std::fs;
+
+use wshubd::edge::store::{Clocks, Elapsed, remains};
+use wshubd::hub::Now;
+use wshubd::protocol::{Moment, UnixTime};
+
+use crate::child::Place;
+
+fn place_with(hub: &[u8]) -> Place {
+    let place = Place::new();
+    fs::create_dir(place.store()).unwrap();
+    let now = Now { moment: Moment(5), wall: UnixTime(1_795_000_000_000) };
+    let clocks = Clocks { boot: "a".to_owned(), is_trusted: true };
+    remains::write(&place.store(), Elapsed::new(now, clocks, None).stamp(now), hub).unwrap();
+    place
+}
+
+#[test]
+fn who_is_stopped_before_anybody_was_let_in_leaves_it_to_the_next() {
+    let place = place_with(b"positions");
+    for _ in 0..2 {
+        assert_eq!(remains::read(&place.store()).unwrap().unwrap().hub, b"positions");
+    }
+    remains::remove(&place.store()).unwrap();
+    assert!(remains::read(&place.store()).unwrap().is_none());
+    // There need not be any.
+    remains::remove(&place.store()).unwrap();
+}
+
+#[test]
+fn what_is_not_whole_does_not_count() {
+    let place = place_with(b"positions");
+    let path = place.store().join("remains");
+    let whole = fs::read(&path).unwrap();
+    for bytes in 0..whole.len() {
+        fs::write(&path, &whole[..bytes]).unwrap();
+        assert!(remains::read(&place.store()).is_err(), "{bytes} bytes");
+    }
+    let mut changed = whole;
+    *changed.last_mut().unwrap() ^= 1;
+    fs::write(&path, changed).unwrap();
+    assert!(remains::read(&place.store()).is_err());
+}

@@ -1,0 +1,279 @@
+//! A store with a real process behind it, in virtual time.
+
+use std::collections::VecDeque;
+use std::os::unix::fs::symlink;
+use std::rc::Rc;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use wshubd::edge::store::{Around, Fetch, Options, Store};
+use wshubd::hub::settings::Disk;
+use wshubd::hub::{Found, Hub, Input, Keeping, LogKey, Now, Purpose, Settings, StoreFact};
+use wshubd::protocol::{Channel, ConnectionId, Event, Message, MessageId, Moment, Payload, Sender, UnixTime};
+
+use crate::child::Place;
+
+/// No answer of the process takes nearly as long.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_wshubd");
+
+/// None at all.
+pub(crate) const NOTHING: &str = "/nowhere/wshubd";
+
+pub(crate) const DELAY: Duration = Duration::from_secs(1);
+
+pub(crate) struct Stage {
+    pub(crate) place: Place,
+    pub(crate) options: Options,
+    pub(crate) store: Store,
+    pub(crate) now: Now,
+    pub(crate) facts: VecDeque<Input>,
+    hub: Hub,
+}
+
+/// A channel's log.
+pub(crate) fn log(name: &str) -> LogKey {
+    LogKey::Channel(serde_json::from_value(name.into()).unwrap())
+}
+
+impl Stage {
+    pub(crate) fn new(bytes: u64) -> Self {
+        let place = Place::new();
+        let options = Options {
+            program: place.store().with_file_name("program"),
+            directory: place.store(),
+            write_delay: DELAY,
+            bytes,
+            flash_budget: None,
+            memory: 64 << 20,
+        };
+        let now = Now { moment: Moment(1_000_000), wall: UnixTime(1_795_000_000_000) };
+        let (store, hub) = (Store::on_disk(options.clone(), now), Hub::new(Settings::default(), 1));
+        let mut stage = Self { place, options, store, now, facts: VecDeque::new(), hub };
+        stage.program(PROGRAM);
+        stage.load();
+        stage
+    }
+
+    /// What owns the disk from the next start on.
+    pub(crate) fn program(&self, program: &str) {
+        drop(std::fs::remove_file(&self.options.program));
+        symlink(program, &self.options.program).unwrap();
+    }
+
+    /// Another daemon begins where this one is killed.
+    pub(crate) fn crash(&mut self) {
+        self.store = Store::on_disk(self.options.clone(), self.now);
+        self.facts.clear();
+    }
+
+    /// Reads what is there.
+    pub(crate) fn load(&mut self) -> Vec<Found> {
+        self.act(Store::tick);
+        while !self.store.is_open() {
+            self.hear();
+        }
+        assert_eq!(self.store.trouble(), None);
+        self.settle();
+        let mut found = Vec::new();
+        self.facts.retain(|fact| match fact {
+            Input::Store(StoreFact::Found(one)) => {
+                found.push((**one).clone());
+                false
+            }
+            _ => true,
+        });
+        found
+    }
+
+    /// Stops as a daemon does that is told to.
+    pub(crate) fn stop(&mut self) {
+        self.store.finish();
+        self.settle();
+    }
+
+    pub(crate) fn act(&mut self, act: impl FnOnce(&mut Store, &mut Around<'_>)) {
+        let mut around = Around { now: self.now, hub: &self.hub, epoll: None, facts: &mut self.facts };
+        act(&mut self.store, &mut around);
+    }
+
+    /// Waits for the process, and does what follows.
+    pub(crate) fn hear(&mut self) {
+        self.store.wait(PATIENCE);
+        self.act(Store::ready);
+        self.act(Store::tick);
+    }
+
+    /// Until nothing is under way.
+    pub(crate) fn settle(&mut self) {
+        self.act(Store::tick);
+        while !self.store.is_finished() {
+            self.hear();
+        }
+    }
+
+    /// Waits for the process if there is one, else for the time at which it is
+    /// tried again.
+    pub(crate) fn hear_or_pass(&mut self) {
+        match self.store.trouble() {
+            Some(_) if self.pids().is_empty() => {
+                let due = self.deadline().unwrap();
+                self.advance(due);
+                self.act(Store::tick);
+            }
+            _ => self.hear(),
+        }
+    }
+
+    /// What is due is committed, and the process ends before it can say so.
+    pub(crate) fn unanswered(&mut self) {
+        self.act(Store::tick);
+        if self.facts.is_empty() && self.deadline() == Some(Duration::from_secs(10)) {
+            self.store.wait(PATIENCE);
+        }
+        self.advance(Duration::from_secs(10));
+        self.act(Store::tick);
+    }
+
+    /// Ends the process that owns the disk.
+    pub(crate) fn kill(&self) {
+        self.signal(Signal::KILL);
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        for pid in self.pids() {
+            kill_process(pid, signal).unwrap();
+        }
+    }
+
+    /// Waits until no process is left.
+    pub(crate) fn wait_for_the_end(&self) {
+        while !self.pids().is_empty() {
+            std::thread::yield_now();
+        }
+    }
+
+    /// The processes that have this directory.
+    fn pids(&self) -> Vec<Pid> {
+        let directory = self.place.store().to_str().unwrap().to_owned();
+        let is_meant =
+            |command: &[u8]| command.split(|byte| *byte == 0).any(|word| word == directory.as_bytes());
+        let pid = |entry: std::fs::DirEntry| {
+            let command = std::fs::read(entry.path().join("cmdline")).ok()?;
+            Pid::from_raw(entry.file_name().to_str()?.parse().ok()?).filter(|_| is_meant(&command))
+        };
+        std::fs::read_dir("/proc").unwrap().filter_map(|entry| pid(entry.ok()?)).collect()
+    }
+
+    pub(crate) fn advance(&mut self, time: Duration) {
+        let millis = u64::try_from(time.as_millis()).unwrap();
+        self.now.moment = self.now.moment + time;
+        self.now.wall = UnixTime(self.now.wall.0 + millis);
+    }
+
+    pub(crate) fn later(&mut self, time: Duration) {
+        self.advance(time);
+        self.settle();
+    }
+
+    pub(crate) fn keep(&mut self, log: &LogKey, seq: u64, disk: Disk, text: &str) {
+        let LogKey::Channel(channel) = log else { panic!("{log:?}") };
+        let message = message(channel, seq, text);
+        let keeping = Keeping {
+            expires: self.now.moment + Duration::from_secs(86_400),
+            since: self.now.moment,
+            size: u32::try_from(message.size()).unwrap(),
+            heard: false,
+            durable: disk == Disk::Now,
+            disk,
+            scope: None,
+        };
+        self.store.keep(self.now.moment, log, Rc::new(message), Box::new(keeping));
+    }
+
+    pub(crate) fn forget(&mut self, log: &LogKey, from: u64, to: u64) {
+        self.store.forget(self.now.moment, log, from, to);
+    }
+
+    /// Asks for a page; it comes at once, or as a fact.
+    pub(crate) fn ask(&mut self, log: &LogKey, after: u64, count: usize, bytes: usize) {
+        let purpose = Purpose::Replay(ConnectionId { slot: 1, tag: 1 });
+        let fetch = Fetch { purpose, log: log.clone(), after, count, bytes };
+        self.facts.extend(self.store.fetch(fetch));
+    }
+
+    /// The page that was asked for, if it could be read.
+    pub(crate) fn page(&mut self) -> Option<Vec<Rc<Message>>> {
+        self.settle();
+        let is_page =
+            |fact: &Input| matches!(fact, Input::Fetched { .. } | Input::Store(StoreFact::Unread { .. }));
+        let at = self.facts.iter().position(is_page).expect("a page");
+        match self.facts.remove(at) {
+            Some(Input::Fetched { messages, .. }) => Some(messages),
+            _ => None,
+        }
+    }
+
+    /// All of a log, page by page.
+    pub(crate) fn read(&mut self, log: &LogKey, count: usize, bytes: usize) -> Vec<(u64, String)> {
+        let mut read: Vec<(u64, String)> = Vec::new();
+        loop {
+            self.ask(log, read.last().map_or(0, |(seq, _)| *seq), count, bytes);
+            let page = self.page().expect("a disk that can be read");
+            if page.is_empty() {
+                return read;
+            }
+            assert!(page.len() <= count);
+            read.extend(page.iter().map(|message| (message.seq.unwrap(), text(message))));
+        }
+    }
+
+    /// What was told of the disk since the last time.
+    pub(crate) fn told(&mut self) -> Vec<StoreFact> {
+        let told = self.facts.drain(..).filter_map(|fact| match fact {
+            Input::Store(fact) => Some(fact),
+            _ => None,
+        });
+        told.collect()
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Duration> {
+        self.store.deadline(self.now.moment).map(|due| due.since(self.now.moment))
+    }
+
+    /// What all generations take on the disk.
+    pub(crate) fn used(&self) -> u64 {
+        let of = |name: String| disk_usage(&self.place.store().join(name));
+        self.place.names().into_iter().map(of).sum()
+    }
+}
+
+fn disk_usage(path: &std::path::Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(metadata) = std::fs::symlink_metadata(path) else { return 0 };
+    let inside = std::fs::read_dir(path).into_iter().flatten();
+    metadata.blocks() * 512 + inside.map(|entry| disk_usage(&entry.unwrap().path())).sum::<u64>()
+}
+
+pub(crate) fn message(channel: &Channel, seq: u64, text: &str) -> Message {
+    Message {
+        channel: Some(channel.clone()),
+        event: serde_json::from_value::<Event>("said".into()).unwrap(),
+        data: Payload::of(&text),
+        from: Sender::Hub,
+        user_id: None,
+        message_id: serde_json::from_value::<MessageId>(format!("m{seq}").into()).unwrap(),
+        timestamp: UnixTime(1_795_000_000_000),
+        seq: Some(seq),
+    }
+}
+
+pub(crate) fn text(message: &Message) -> String {
+    serde_json::from_str(message.data.json()).unwrap()
+}
+
+/// `Stored`, spelled shortly.
+pub(crate) fn stored(log: &LogKey, from: u64, to: u64) -> StoreFact {
+    StoreFact::Stored { log: log.clone(), from, to }
+}
