@@ -14,8 +14,10 @@ use smallvec::SmallVec;
 
 use super::deadlines::{NEVER, round_up};
 use super::event::LogKey;
-use super::logs::{Hole, Log};
+use super::found::is_jump;
+use super::logs::Log;
 use super::presence::Presence;
+use super::readers::Hole;
 use super::weights::Weights;
 use crate::protocol::frame::GapCause;
 use crate::protocol::{Channel, Moment, UserId};
@@ -160,7 +162,7 @@ impl Topic {
             let mut expected = after + 1;
             let kept = self.log.iter().flat_map(|log| log.within(after, to));
             for seq in kept.chain([to + 1]) {
-                if seq > expected {
+                if seq > expected && !is_jump(expected, seq) {
                     let cause = self.last_loss;
                     holes.push(Hole { from: expected, to: seq - 1, lost: seq - expected, cause });
                 }

@@ -10,7 +10,7 @@
 use super::channels::{Hearing, Jump, Topic};
 use super::event::{Effects, Found, FoundMessage, Input, LogKey, Now, StoreFact};
 use super::kept::Kept;
-use super::logs::{Backlog, Reader};
+use super::readers::{Backlog, Reader};
 use super::recent::{Key, Place};
 use super::settings::{Disk, Keep, Policy};
 use super::{Hub, replay};
@@ -26,6 +26,12 @@ const BASE: u64 = 1 << 32;
 /// second since 1970: more than a topic gets in one. A part of that is random,
 /// for clocks that begin in 1970 each time.
 const EACH_SECOND: u64 = 1 << 20;
+
+/// Whether so many positions between two were never given out: where an earlier
+/// hub began to number apart is known by nothing else any more.
+pub(super) fn is_jump(from: u64, to: u64) -> bool {
+    to > BASE && to - from >= EACH_SECOND
+}
 
 /// All stays below 2^53, until the year 2106.
 const MOST_SECONDS: u64 = 1 << 32;
@@ -112,6 +118,8 @@ impl Hub {
     /// Takes what was found of one log into the index. What follows from it waits
     /// until all is told, so that it does not depend on the order of that.
     pub(super) fn found(&mut self, now: Now, mut found: Found) {
+        // From here on it is known what is there.
+        self.started.get_or_insert(now.moment);
         found.kept.sort_unstable_by_key(|message| message.seq);
         let known = self.channels.find(&found.log);
         let place = known.unwrap_or_else(|| {

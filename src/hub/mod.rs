@@ -27,6 +27,7 @@ mod presence;
 mod progress;
 mod publish;
 mod random;
+mod readers;
 mod receipts;
 mod recent;
 mod remains;

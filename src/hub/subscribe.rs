@@ -6,9 +6,10 @@
 use super::channels::{Hearing, Subscriber};
 use super::connections::{Connection, Kind};
 use super::event::{Asker, Effect, Effects, LogKey, Now};
-use super::logs::{Backlog, Hole, Log, Word};
+use super::logs::Log;
 use super::operations::Told;
 use super::publish::forbidden;
+use super::readers::{Backlog, Hole, Word};
 use super::replay::{gap, new_epoch};
 use super::settings::Keep;
 use super::{Ask, Done, Hub};

@@ -62,6 +62,7 @@ class Stage:
     def round(self, number):
         """Load, a kill somewhere in it, and the end of the daemon; it is started again by whoever comes next."""
         cast, way = Cast(), self.rng.choice(WAYS)
+        self.told = [way]
         cast.start(*self.publishers(cast, number), *self.visitors(cast))
         time.sleep(self.rng.choice([0.02, 0.3, 1.0]) * self.rng.random() + 0.01)
         if way == "child":
@@ -69,6 +70,7 @@ class Stage:
             time.sleep(self.rng.uniform(0, 0.5))
             if self.rng.random() < 0.7:
                 self.recover()
+                self.told.append("recovered")
             way = "daemon" if self.rng.random() < 0.7 else "stop"
         self.end(cast, way)
 
@@ -93,6 +95,7 @@ class Stage:
 
     def end(self, cast, way):
         self.figures.count(f"ends: {way}")
+        self.told.append(f"end: {way}")
         children = self.hub.children()
         if way == "stop":
             cast.leaving.set()
@@ -164,7 +167,7 @@ def killed_at_random(_):
                 stage.orphans_end()
                 stage.verify(everything=number == KILLS - 1)
             except Exception:
-                print(f"# round {number}: {stage.figures}", flush=True)
+                print(f"# round {number} ({', '.join(stage.told)}): {stage.figures}\n# {stage.hub.logged()}", flush=True)
                 raise
         for log in stage.logs:
             log.in_order()

@@ -360,6 +360,8 @@ impl Model {
     }
 
     fn witness(&mut self, seat: Seat, frame: &Value) {
+        let is_written = |id: &Value| self.bench.was_written(id.as_str().unwrap());
+        assert!(frame["stored"] != true || is_written(&frame["message_id"]), "{} is a lie", brief(frame));
         let Some(witness) = self.seats.get_mut(&seat) else {
             panic!("{} after the end", brief(frame));
         };
@@ -375,8 +377,7 @@ impl Model {
                 // Who subscribes again goes on with what nobody has heard, and
                 // hears a history from now on.
                 let goes_on = frame.get("recovered").is_none() && channel != "history";
-                let known = goes_on && witness.sessions.contains_key(&channel);
-                if !known {
+                if !goes_on || !witness.sessions.contains_key(&channel) {
                     let start = number("seq").unwrap();
                     let session = Session { start, fresh: true, ..Session::default() };
                     witness.sessions.insert(channel, session);
@@ -390,10 +391,6 @@ impl Model {
             }
             "send_success" | "ok" if number("id").is_some_and(|id| id > 0) => {
                 assert!(witness.asked.remove(&number("id").unwrap()), "one answer for each durable message");
-                if frame["stored"] == true {
-                    let id = frame["message_id"].as_str().unwrap();
-                    assert!(self.bench.was_written(id), "what is answered as stored is on the disk");
-                }
             }
             "message" => match number("seq") {
                 Some(seq) if channel == "@me" => {

@@ -20,6 +20,7 @@ mod history;
 mod inbox;
 mod interrupts;
 mod invariants;
+mod late;
 mod limits;
 mod lives;
 mod losses;

@@ -161,6 +161,21 @@ fn after_a_crash_every_channel_begins_a_new_epoch_above_the_numbers_there_were()
 }
 
 #[test]
+fn a_history_that_is_written_behind_goes_on_where_a_killed_process_was() {
+    let mut bench = bench();
+    publish(&mut bench, "behind", 1..=3);
+    bench.disk_writes_behind();
+    publish(&mut bench, "behind", 4..=5);
+    let before = epoch(&mut bench, "behind");
+    bench.kill();
+    let heard = since_epoch(&mut bench, "behind", &before, 3);
+    assert_eq!(heard, ["subscription_succeeded behind 5 false", "gap 4 5 2 not_kept"]);
+    publish(&mut bench, "behind", 6..=6);
+    let heard = since_epoch(&mut bench, "behind", &before, 5);
+    assert_eq!(heard, ["subscription_succeeded behind 6 recovered", "new 6 replayed"]);
+}
+
+#[test]
 fn a_history_that_is_written_behind_survives_a_crash_and_one_written_at_a_stop_does_not() {
     let mut bench = bench();
     publish(&mut bench, "behind", 1..=3);

@@ -22,7 +22,7 @@ use crate::hub::{Input, LogKey, StoreFact};
 use crate::protocol::Moment;
 
 /// How much goes into one commit: what a slow card writes in a fraction of a
-/// second.
+/// second, and no more than part of a generation.
 const MOST_BYTES: usize = 512 << 10;
 const MOST_MESSAGES: usize = 1000;
 
@@ -48,14 +48,13 @@ impl Disk {
     /// What is to be written now; none if there is nothing.
     pub(super) fn batch(&mut self, tail: &mut Tail, around: &mut Around<'_>) -> Option<Batch> {
         let now = around.now.moment;
-        let chosen = self.choose(now, tail);
-        let moving = self.moving.as_mut().filter(|moving| moving.order().is_none());
-        let mut moved = moving.map(|moving| std::mem::take(&mut moving.moved)).unwrap_or_default();
-        if !moved.is_empty() {
-            self.moving = None;
-        }
-        // What was forgotten meanwhile need not move.
-        moved.retain(|moved| self.index.contains(&moved.log, moved.placed.seq));
+        // What is kept for making room is not used up by what comes.
+        let chosen = if self.has_room_for(0) { self.choose(now, tail) } else { Vec::new() };
+        let moving = self.moving.take_if(|moving| moving.order().is_none());
+        let mut moved = moving.map(|moving| moving.moved).unwrap_or_default();
+        // What was forgotten meanwhile need not move, nor take the place of what has
+        // its number now.
+        moved.retain(|moved| self.index.get(&moved.log, moved.placed.seq) == Some(moved.placed));
         let stale = self.index.take_stale();
         let is_empty =
             chosen.is_empty() && moved.is_empty() && stale.logs.is_empty() && stale.gone.is_empty();
@@ -74,7 +73,7 @@ impl Disk {
             *first = Some(first.map_or(*seq, |first| first.min(*seq)));
         }
         let others = moved.iter().map(|moved| &moved.log).chain(&stale.logs);
-        for log in others.chain(stale.gone.iter().map(|(log, ..)| log)) {
+        for log in others.chain(stale.gone.iter().map(|run| &run.log)) {
             marks.entry(log.clone()).or_default();
         }
         let standing = |log: &LogKey| around.hub.standing(log);
@@ -97,7 +96,7 @@ impl Disk {
     /// that were owed for long enough.
     fn choose(&mut self, now: Moment, tail: &mut Tail) -> Vec<(LogKey, u64)> {
         let mut chosen = Vec::new();
-        let mut room = MOST_BYTES;
+        let mut room = MOST_BYTES.min(self.generation_bytes() as usize / 4);
         let mut take = |log: LogKey, seq: u64, tail: &mut Tail| {
             // It was forgotten, or went before.
             let Some(entry) = tail.get_mut(&log, seq).filter(|entry| !entry.is_leaving) else { return true };
@@ -130,13 +129,16 @@ impl Disk {
     }
 
     /// A commit failed, or was not begun: what it took is owed again.
-    pub(super) fn take_back(&mut self, batch: Batch, tail: &mut Tail) {
+    pub(super) fn take_back(&mut self, now: Moment, batch: Batch, tail: &mut Tail) {
         for (log, seq, _) in batch.puts.into_iter().rev() {
             let Some(entry) = tail.get_mut(&log, seq) else { continue };
-            entry.is_leaving = false;
+            (entry.is_leaving, entry.is_tried) = (false, true);
             match entry.keeping.disk {
                 When::Now => self.urgent.push_front((log, seq)),
-                _ if entry.is_forgotten => drop(tail.remove(&log, seq)),
+                _ if entry.is_forgotten => {
+                    tail.remove(&log, seq);
+                    self.bury(now, &log, [seq]);
+                }
                 When::Behind => self.behind.push_front((entry.keeping.since, log, seq)),
                 When::Stop | When::Never => {}
             }
@@ -157,21 +159,27 @@ impl Disk {
             let was_there = self.index.contains(&moved.log, moved.placed.seq);
             self.index.place(&moved.log, Placed { generation, ..moved.placed });
             if !was_there {
-                self.forget(now, &moved.log, moved.placed.seq, moved.placed.seq);
+                self.forget(now, &moved.log, moved.placed.seq, moved.placed.seq, tail);
             }
         }
         let mut stored = Vec::new();
         for (log, seq, _) in puts {
-            let Some(entry) = tail.remove(&log, seq) else { continue };
+            // Another message may have its number by now.
+            let Some(entry) = tail.take_left(&log, seq) else {
+                self.bury(now, &log, [seq]);
+                continue;
+            };
             self.index.place(&log, Placed { seq, generation, size: entry.keeping.size });
             if entry.is_forgotten {
-                self.forget(now, &log, seq, seq);
+                self.forget(now, &log, seq, seq, tail);
             }
             stored.push((log, seq));
         }
         self.index.settle(&stale);
-        if !self.index.is_stale() {
-            self.is_tidy();
+        // What was forgotten meanwhile has its time from now on.
+        self.is_tidy();
+        if self.index.is_stale() {
+            self.is_stale(now);
         }
         tell(stored, around);
         if room.newest > self.generation_bytes() {
@@ -223,8 +231,12 @@ impl Batch {
         for (log, state) in &self.marks {
             marks.push(mark(name(log), state)?);
         }
-        let gone = self.stale.gone.iter();
-        let gone = gone.map(|(log, from, to)| Gone { log: name(log).into(), from: *from, to: *to }).collect();
+        let gone = self.stale.gone.iter().map(|run| Gone {
+            log: spelling::life(name(&run.log), run.life).into(),
+            from: run.from,
+            to: run.to,
+        });
+        let gone = gone.collect();
         let order = Order::Commit { generation: self.generation, puts, marks, gone };
         process.order(&order, around.epoll)
     }

@@ -69,13 +69,26 @@ const LOADING: Duration = Duration::from_secs(60);
 /// The longest pause between two attempts on a disk that fails.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// So often is the disk tried before the daemon starts without it: once more than
+/// it takes until all that is damaged is out of the way.
+const ATTEMPTS: u32 = 5;
+
+/// What fails again within this time has not recovered: a disk that takes what is
+/// written and cannot be read would else fail once a second for ever, at the cost
+/// of a commit each time.
+const CALM: Duration = Duration::from_secs(120);
+
+/// At the end there is no later: it is tried so often.
+const LAST_TRIES: u32 = 3;
+
 /// Why the disk cannot be used.
 #[derive(Debug)]
 pub(super) struct Trouble {
     pub(super) why: String,
     /// Nothing can be read either.
     pub(super) is_deaf: bool,
-    pub(super) attempts: u32,
+    /// The hub knows.
+    is_told: bool,
     /// When it is tried again.
     pub(super) again: Moment,
 }
@@ -92,10 +105,20 @@ pub(super) enum Task {
     Move,
 }
 
+/// What can still be done with a disk that fails.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Left {
+    Nothing,
+    Reading,
+}
+
 /// What was asked for, and what came.
 pub(super) struct Reading {
+    pub(super) generation: u32,
     pub(super) from: u64,
     pub(super) to: u64,
+    /// The last position of which something came, readable or not.
+    pub(super) reached: Option<u64>,
     pub(super) messages: Vec<std::rc::Rc<crate::protocol::Message>>,
 }
 
@@ -127,8 +150,13 @@ pub(super) struct Disk {
     /// When the process had something to do last.
     busy_at: Moment,
     pub(super) trouble: Option<Trouble>,
+    /// How often it failed lately, and since when it works again.
+    attempts: u32,
+    works_since: Option<Moment>,
     /// Everything that can be is written now.
     pub(super) is_finishing: bool,
+    /// How often it may fail until it is given up, at the end.
+    last_tries: u32,
     /// The order before this one was a commit, so that reading gets its turn.
     has_committed: bool,
     /// It has grown; another process begins with fresh memory.
@@ -158,7 +186,10 @@ impl Disk {
             room: Room::default(),
             busy_at: now.moment,
             trouble: None,
+            attempts: 0,
+            works_since: None,
             is_finishing: false,
+            last_tries: LAST_TRIES,
             has_committed: false,
             ends_after_this: false,
         }
@@ -174,11 +205,24 @@ impl Disk {
     }
 
     /// Messages are kept no longer.
-    pub(super) fn forget(&mut self, now: Moment, log: &LogKey, from: u64, to: u64) {
-        self.index.forget(log, from, to);
+    pub(super) fn forget(&mut self, now: Moment, log: &LogKey, from: u64, to: u64, tail: &Tail) {
+        self.index.forget(log, from, to, tail.next(log, 0));
         if self.index.is_stale() {
-            self.stale_since.get_or_insert(now);
+            self.is_stale(now);
         }
+    }
+
+    /// Messages are kept no longer that a failed commit may have written.
+    pub(super) fn bury(&mut self, now: Moment, log: &LogKey, seqs: impl IntoIterator<Item = u64>) {
+        for seq in seqs {
+            self.index.bury(log, seq);
+            self.is_stale(now);
+        }
+    }
+
+    /// The disk does not know of something that is kept no longer.
+    pub(super) fn is_stale(&mut self, now: Moment) {
+        self.stale_since.get_or_insert(now);
     }
 
     /// When something has to be written that is not urgent.
@@ -205,6 +249,8 @@ impl Disk {
         let free = self.task.is_none();
         let trouble = self.trouble.as_ref().map(|trouble| trouble.again);
         let wish = if trouble.is_some() { trouble } else { self.commit_due(now, tail) };
+        // Who waits for a page waits for nothing else.
+        let wish = if self.reads.is_empty() || self.loading.is_some() { wish } else { Some(now) };
         let idle = self.process.is_some().then(|| self.busy_at + IDLE);
         let ended = (!self.ended.is_empty()).then(|| now + LOOK_AGAIN);
         [task, wish.filter(|_| free), idle.filter(|_| free), ended].into_iter().flatten().min()
@@ -242,9 +288,24 @@ impl Disk {
         self.busy_at = now;
         self.task = Some((task, now + patience));
         if let Err(error) = given {
-            self.fail(format!("the process that owns the disk is gone: {error}"), tail, around);
+            let why = self.last_words();
+            let why = why.unwrap_or_else(|| format!("the process that owns the disk is gone: {error}"));
+            self.fail(why, tail, around);
         }
         false
+    }
+
+    /// Why the process has ended, if it has said so.
+    fn last_words(&mut self) -> Option<String> {
+        let mut last = None;
+        let process = self.process.as_mut()?;
+        // It ends in an error, for there is nobody any more.
+        let _ = process.read(|word| {
+            if let Word::Failed { why } = word {
+                last = Some(why);
+            }
+        });
+        last
     }
 
     /// What to do next.
@@ -259,7 +320,7 @@ impl Disk {
             };
         }
         let is_due = self.commit_due(now, tail).is_some_and(|due| due <= now) || self.trouble.is_some();
-        if self.process.is_none() && (!self.reads.is_empty() || (is_due && may_try)) {
+        if self.process.is_none() && !self.reads.is_empty() {
             return Some(Task::Start);
         }
         let reads_first = self.has_committed || !(is_due && may_try);
@@ -268,7 +329,8 @@ impl Disk {
                 return Some(Task::Read(fetch, reading));
             }
             // It was forgotten meanwhile: what is left of it is in memory.
-            let found = super::page_of(tail, &fetch, None);
+            let placed = self.index.next(&fetch.log, fetch.after);
+            let found = super::page_of(tail, &fetch, placed.map(|placed| placed.seq));
             around.facts.push_back(fetch.found(found));
             return self.next(may_try, tail, around);
         }
@@ -282,8 +344,11 @@ impl Disk {
                 return Some(task);
             }
             let why = format!("the store has reached {} bytes, its limit", self.options.bytes);
-            self.fail(why, tail, around);
+            self.fail_but(Left::Reading, why, tail, around);
             return None;
+        }
+        if is_due && self.process.is_none() {
+            return Some(Task::Start);
         }
         if is_due {
             return self.batch(tail, around).map(|batch| Task::Commit(Box::new(batch)));
@@ -315,18 +380,14 @@ impl Disk {
             Task::Start => return Ok(()),
             Task::Load(generation) => Order::Load { generation: *generation },
             Task::Drop(generation) => Order::Drop { generation: *generation },
-            Task::Read(fetch, reading) => {
-                let generation =
-                    self.index.next(&fetch.log, fetch.after).map_or(0, |placed| placed.generation);
-                Order::Read {
-                    generation,
-                    log: super::spelling::log(&fetch.log).into(),
-                    from: reading.from,
-                    to: reading.to,
-                    count: fetch.count,
-                    bytes: fetch.bytes,
-                }
-            }
+            Task::Read(fetch, reading) => Order::Read {
+                generation: reading.generation,
+                log: super::spelling::log(&fetch.log).into(),
+                from: reading.from,
+                to: reading.to,
+                count: fetch.count,
+                bytes: fetch.bytes,
+            },
             Task::Move => match self.moving.as_ref().and_then(|moving| moving.order()) {
                 Some(order) => order,
                 None => return Ok(()),
@@ -361,7 +422,12 @@ impl Disk {
             format!("the process that owns the disk is gone: {how}")
         };
         if let Some(why) = failed.or_else(|| flushed.and(read).err().map(gone)) {
-            self.fail(why, tail, around);
+            // Nothing was asked of it, so nothing failed: the next order starts
+            // another.
+            match self.process.take_if(|_| self.task.is_none() && self.trouble.is_none()) {
+                Some(process) => self.ended.push(process.kill()),
+                None => self.fail(why, tail, around),
+            }
         }
         self.tick(tail, around);
     }
@@ -382,6 +448,7 @@ impl Disk {
             (Word::Record { log, seq, body: Some(body), .. }, Some(Task::Read(fetch, reading))) => {
                 let is_meant = super::spelling::log(&fetch.log) == log;
                 let message = super::spelling::message(&fetch.log, seq, &body).filter(|_| is_meant);
+                reading.reached = Some(seq);
                 reading.messages.extend(message);
             }
             (Word::Record { seq, head, body: Some(body), .. }, Some(Task::Move)) => {
@@ -429,33 +496,52 @@ impl Disk {
 
     /// The disk cannot be used, for now.
     pub(super) fn fail(&mut self, why: String, tail: &mut Tail, around: &mut Around<'_>) {
+        let is_writing = matches!(self.task, Some((Task::Commit(_) | Task::Drop(_), _)));
+        self.fail_but(if is_writing { Left::Reading } else { Left::Nothing }, why, tail, around);
+    }
+
+    fn fail_but(&mut self, left: Left, why: String, tail: &mut Tail, around: &mut Around<'_>) {
         let now = around.now.moment;
         if let Some(process) = self.process.take() {
             self.ended.push(process.kill());
         }
         let task = self.task.take().map(|(task, _)| task);
-        let is_deaf = !matches!(task, Some(Task::Commit(_) | Task::Drop(_)));
-        let is_new = self.trouble.is_none();
-        if is_new {
+        let is_deaf = left == Left::Nothing;
+        let before = self.trouble.take();
+        let is_known = before.as_ref().is_some_and(|trouble| trouble.why == why);
+        let mut is_told = before.is_some_and(|trouble| trouble.is_told);
+        // What is damaged is set aside after some attempts to read it: this need not
+        // be the end of it.
+        if self.loading.is_some() && self.attempts < ATTEMPTS && !is_told {
+            if !is_known {
+                log::warn!("{why}; trying again");
+            }
+        } else if !is_told {
             log::error!("messages are kept in memory only: {why}");
             around.facts.push_back(Input::Store(StoreFact::Failed));
+            is_told = true;
         }
         self.moving = None;
         match task {
-            Some(Task::Commit(batch)) => self.take_back(*batch, tail),
+            Some(Task::Commit(batch)) => self.take_back(now, *batch, tail),
             Some(Task::Read(fetch, _)) => self.reads.push_front(fetch),
             _ => {}
         }
+        let mut buried = Vec::new();
         for (log, seq) in self.urgent.drain(..) {
             if let Some(entry) = tail.get_mut(&log, seq) {
                 entry.keeping.disk = When::Behind;
-                let is_forgotten = entry.is_forgotten;
+                let (is_forgotten, is_tried) = (entry.is_forgotten, entry.is_tried);
                 self.behind.push_back((now, log.clone(), seq));
                 if is_forgotten {
                     tail.remove(&log, seq);
+                    buried.extend(is_tried.then(|| (log.clone(), seq)));
                 }
             }
             around.facts.push_back(Input::Store(StoreFact::NotStored { log, seq }));
+        }
+        for (log, seq) in buried {
+            self.bury(now, &log, [seq]);
         }
         if is_deaf {
             self.deafen(around);
@@ -463,9 +549,32 @@ impl Disk {
         if let Some(loading) = &mut self.loading {
             **loading = Loading::default();
         }
-        let attempts = self.trouble.take().map_or(0, |trouble| trouble.attempts + 1);
-        let pause = LONGEST_PAUSE.min(Duration::from_secs(1 << attempts.min(5)));
-        self.trouble = Some(Trouble { why, is_deaf, attempts, again: now + pause });
+        self.trouble = Some(Trouble { why, is_deaf, is_told, again: now + self.pause(now) });
+    }
+
+    /// Whether the disk cannot be used, and the hub knows.
+    pub(super) fn has_told(&self) -> bool {
+        self.trouble.as_ref().is_some_and(|trouble| trouble.is_told)
+    }
+
+    /// The daemon starts without the disk, which takes too long.
+    pub(super) fn give_up(&mut self, tail: &mut Tail, around: &mut Around<'_>) {
+        self.attempts = ATTEMPTS;
+        self.fail("reading what is kept takes too long".to_owned(), tail, around);
+    }
+
+    /// How long to wait before another attempt, after one more that failed.
+    fn pause(&mut self, now: Moment) -> Duration {
+        let is_calm = self.works_since.take().is_some_and(|since| since + CALM <= now);
+        let exponent = if is_calm { 0 } else { self.attempts.min(5) };
+        self.attempts = exponent + 1;
+        if self.is_finishing {
+            self.last_tries = self.last_tries.saturating_sub(1);
+            return Duration::from_millis(300);
+        }
+        // Whoever starts waits for those attempts.
+        let first = if self.loading.is_some() { Duration::from_millis(100) } else { Duration::from_secs(1) };
+        LONGEST_PAUSE.min(first * (1 << exponent))
     }
 
     /// Whoever waits for something from the disk is told that it cannot be read.
@@ -477,15 +586,31 @@ impl Disk {
 
     /// It can be used again.
     pub(super) fn recover(&mut self, around: &mut Around<'_>) {
-        if self.trouble.take().is_some() {
+        if self.trouble.is_some() {
+            self.works_since = Some(around.now.moment);
+        }
+        if self.trouble.take().is_some_and(|trouble| trouble.is_told) {
             log::info!("messages are written to {} again", self.options.directory.display());
             around.facts.push_back(Input::Store(StoreFact::Works));
         }
     }
 
+    /// From now on everything is written that can be. What failed is tried at once.
+    pub(super) fn finish(&mut self, tail: &Tail) {
+        let is_owed = !tail.all().is_empty() || self.index.is_stale();
+        // What is under way may fail, and is owed then.
+        self.is_finishing = is_owed || self.task.is_some() || self.loading.is_some();
+        if let Some(trouble) = &mut self.trouble {
+            trouble.again = Moment(0);
+        }
+    }
+
     /// Whether everything that can be written is.
     pub(super) fn is_finished(&self) -> bool {
-        self.trouble.is_some() || (self.task.is_none() && !self.is_finishing)
+        match &self.trouble {
+            Some(_) => self.last_tries == 0 || !self.is_finishing,
+            None => self.task.is_none() && !self.is_finishing,
+        }
     }
 
     /// Waits for the process alone.

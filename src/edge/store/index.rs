@@ -38,6 +38,15 @@ pub(super) struct Generation {
     pub(super) bytes: u64,
 }
 
+/// A run of messages of one life of a log, both ends included.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Run {
+    pub(super) log: LogKey,
+    pub(super) life: u64,
+    pub(super) from: u64,
+    pub(super) to: u64,
+}
+
 /// All that is known of the disk.
 #[derive(Debug, Default)]
 pub(super) struct Index {
@@ -48,7 +57,7 @@ pub(super) struct Index {
     /// Logs whose mark on the disk is not true any more.
     stale: BTreeSet<LogKey>,
     /// Messages out of the middle of their logs that are kept no longer.
-    gone: Vec<(LogKey, u64, u64)>,
+    gone: Vec<Run>,
     /// What all kept messages count.
     pub(super) owed: u64,
 }
@@ -65,7 +74,13 @@ impl Index {
     }
 
     pub(super) fn contains(&self, key: &LogKey, seq: u64) -> bool {
-        self.logs.get(key).is_some_and(|log| log.messages.binary_search_by_key(&seq, |m| m.seq).is_ok())
+        self.get(key, seq).is_some()
+    }
+
+    /// Where a message is.
+    pub(super) fn get(&self, key: &LogKey, seq: u64) -> Option<Placed> {
+        let messages = &self.logs.get(key)?.messages;
+        messages.binary_search_by_key(&seq, |placed| placed.seq).ok().map(|at| messages[at])
     }
 
     /// The first message of a log after a position.
@@ -135,8 +150,10 @@ impl Index {
         self.owed = self.owed.saturating_sub(u64::from(placed.size));
     }
 
-    /// Messages are kept no longer, both ends included.
-    pub(super) fn forget(&mut self, key: &LogKey, from: u64, to: u64) {
+    /// Messages are kept no longer, both ends included. `lowest` is the first
+    /// position of the log that is in memory: if that is written later, the mark of
+    /// the log goes down to it, and must not bring back what lies above.
+    pub(super) fn forget(&mut self, key: &LogKey, from: u64, to: u64, lowest: Option<u64>) {
         let Some(log) = self.logs.get_mut(key) else { return };
         let begin = log.messages.partition_point(|placed| placed.seq < from);
         let end = log.messages.partition_point(|placed| placed.seq <= to);
@@ -144,13 +161,25 @@ impl Index {
             return;
         }
         let lifted: Vec<Placed> = log.messages.drain(begin..end).collect();
-        if begin == 0 {
+        let (Some(first), Some(last)) = (lifted.first(), lifted.last()) else { return };
+        let is_first = begin == 0 && lowest.is_none_or(|lowest| lowest > last.seq);
+        if is_first || log.messages.is_empty() {
             self.stale.insert(key.clone());
         } else {
-            self.gone.push((key.clone(), from, to));
+            let (log, life) = (key.clone(), log.life);
+            self.gone.push(Run { log, life, from: first.seq, to: last.seq });
         }
         for placed in lifted {
             self.lift(placed);
+        }
+    }
+
+    /// A message is kept no longer that may be on the disk, though nobody said so:
+    /// a commit with it was not answered.
+    pub(super) fn bury(&mut self, key: &LogKey, seq: u64) {
+        match self.logs.get(key).filter(|log| !log.messages.is_empty()) {
+            Some(log) => self.gone.push(Run { log: key.clone(), life: log.life, from: seq, to: seq }),
+            None => drop(self.stale.insert(key.clone())),
         }
     }
 
@@ -170,6 +199,22 @@ impl Index {
         }
         let first = log.messages.front().map(|placed| placed.seq).into_iter().chain(written).min();
         Some(LogMark { life, first: first.unwrap_or_default(), cursor: log.cursor, last: log.last })
+    }
+
+    /// Forgets all that lies in generations that are not there any more.
+    pub(super) fn lose_generations(&mut self, is_there: impl Fn(u32) -> bool) {
+        if self.generations.keys().all(|generation| is_there(*generation)) {
+            return;
+        }
+        self.generations.retain(|generation, _| is_there(*generation));
+        let mut lost = Vec::new();
+        for (key, log) in &self.logs {
+            let gone = log.messages.iter().filter(|placed| !is_there(placed.generation));
+            lost.extend(gone.map(|placed| (key.clone(), placed.seq)));
+        }
+        for (key, seq) in lost {
+            self.forget(&key, seq, seq, Some(0));
+        }
     }
 
     /// Takes what the disk does not know: logs with a stale mark, and runs.
@@ -230,5 +275,5 @@ impl Index {
 #[derive(Debug, Default)]
 pub(super) struct Stale {
     pub(super) logs: BTreeSet<LogKey>,
-    pub(super) gone: Vec<(LogKey, u64, u64)>,
+    pub(super) gone: Vec<Run>,
 }

@@ -28,7 +28,8 @@ struct Gathered {
     mark: Option<LogMark>,
     /// By position; a later generation has the later word.
     records: BTreeMap<u64, (u32, Head)>,
-    gone: Vec<(u64, u64)>,
+    /// Life, first and last position.
+    gone: Vec<(u64, u64, u64)>,
 }
 
 /// What was read so far.
@@ -66,7 +67,10 @@ impl Loading {
                 Ok(state) => self.log(&mark.log).mark = Some(state),
                 Err(_) => self.damaged += 1,
             },
-            Word::Gone(gone) => self.log(&gone.log).gone.push((gone.from, gone.to)),
+            Word::Gone(gone) => match spelling::log_and_life(&gone.log) {
+                Some((log, life)) => self.log(log).gone.push((life, gone.from, gone.to)),
+                None => self.damaged += 1,
+            },
             Word::Loaded { damaged, notes } => {
                 self.damaged += damaged;
                 for note in notes {
@@ -93,9 +97,17 @@ impl Gathered {
     fn sift(&mut self) -> LogMark {
         let last_life = self.records.values().map(|(_, head)| head.0).max().unwrap_or_default();
         let mark = self.mark.unwrap_or(LogMark { life: last_life, first: 0, cursor: 0, last: 0 });
+        let of_this_life = |(life, from, to): (u64, u64, u64)| (life == mark.life).then_some((from, to));
+        let mut gone: Vec<_> = std::mem::take(&mut self.gone).into_iter().filter_map(of_this_life).collect();
+        gone.sort_unstable();
+        let mut gone = gone.into_iter().peekable();
+        // Ascending, both: no position above it is gone so far.
+        let mut reach = 0;
         self.records.retain(|seq, (_, head)| {
-            let is_gone = self.gone.iter().any(|(from, to)| (from..=to).contains(&seq));
-            head.0 == mark.life && *seq >= mark.first && !is_gone
+            while let Some((_, to)) = gone.next_if(|(from, _)| from <= seq) {
+                reach = reach.max(to);
+            }
+            head.0 == mark.life && *seq >= mark.first && *seq > reach
         });
         let last = self.records.keys().next_back().copied().unwrap_or_default();
         LogMark { last: mark.last.max(last), ..mark }
@@ -103,8 +115,15 @@ impl Gathered {
 }
 
 impl Disk {
-    /// The process has said which generations there are.
+    /// The process has said which generations there are. One that was set aside
+    /// because it is damaged is gone with all that it held; whoever wants to read
+    /// that is told then.
     pub(super) fn is_there(&mut self, sizes: &[Size], around: &mut Around<'_>) {
+        let is_there = |generation: u32| sizes.iter().any(|size| size.generation == generation);
+        self.index.lose_generations(is_there);
+        if let Some(generations) = self.loading.as_mut().and_then(|loading| loading.generations.as_mut()) {
+            generations.retain(|generation| is_there(*generation));
+        }
         for size in sizes {
             self.index.generations.entry(size.generation).or_default().bytes = size.bytes;
         }

@@ -105,9 +105,10 @@ impl Store {
             return Some(Input::Store(StoreFact::NotStored { log, seq }));
         };
         if let Some(entry) = self.tail.get_mut(&log, seq) {
+            let is_urgent = entry.keeping.disk == When::Now;
             entry.keeping.disk = When::Now;
             entry.keeping.durable = true;
-            if !entry.is_leaving {
+            if !entry.is_leaving && !is_urgent {
                 disk.urgent.push_back((log, seq));
             }
             return None;
@@ -141,9 +142,10 @@ impl Store {
 
     /// Drops messages, both ends included.
     pub fn forget(&mut self, now: Moment, log: &LogKey, from: u64, to: u64) {
-        self.tail.forget(log, from, to);
+        let tried = self.tail.forget(log, from, to);
         if let Some(disk) = &mut self.disk {
-            disk.forget(now, log, from, to);
+            disk.bury(now, log, tried);
+            disk.forget(now, log, from, to, &self.tail);
         }
     }
 
@@ -174,7 +176,7 @@ impl Store {
     /// What takes too long is done while the daemon runs.
     pub fn give_up(&mut self, around: &mut Around<'_>) {
         if let Some(disk) = &mut self.disk {
-            disk.fail("reading it takes too long".to_owned(), &mut self.tail, around);
+            disk.give_up(&mut self.tail, around);
         }
     }
 
@@ -185,7 +187,7 @@ impl Store {
 
     /// Whether all that was on the disk is known, or is not to be had.
     pub fn is_open(&self) -> bool {
-        self.disk.as_ref().is_none_or(|disk| disk.loading.is_none() || disk.trouble.is_some())
+        self.disk.as_ref().is_none_or(|disk| disk.loading.is_none() || disk.has_told())
     }
 
     /// Waits until the process that owns the disk has something to say: for the
@@ -199,8 +201,13 @@ impl Store {
     /// From now on everything is written that is to outlive the daemon.
     pub fn finish(&mut self) {
         if let Some(disk) = &mut self.disk {
-            disk.is_finishing = true;
+            disk.finish(&self.tail);
         }
+    }
+
+    /// How many messages are to outlive the daemon and are in memory only.
+    pub fn owed(&self) -> usize {
+        self.tail.all().len()
     }
 
     /// Whether that is done, or cannot be done.
@@ -231,20 +238,22 @@ impl Disk {
         let end = tail.next(&fetch.log, fetch.after).unwrap_or(u64::MAX);
         let run = self.index.run(&fetch.log, fetch.after, end, fetch.count, fetch.bytes);
         let (from, to) = (run.first()?.seq, run.last()?.seq);
-        Some(Reading { from, to, messages: Vec::new() })
+        Some(Reading { generation: run.first()?.generation, from, to, reached: None, messages: Vec::new() })
     }
 
     /// A page has come.
-    fn has_read(&mut self, tail: &mut Tail, around: &mut Around<'_>) {
+    fn has_read(&mut self, tail: &Tail, around: &mut Around<'_>) {
         let Some((disk::Task::Read(fetch, reading), _)) = self.task.take() else { return };
-        if reading.messages.is_empty() {
+        let Reading { from, to, reached, mut messages, .. } = reading;
+        // What was forgotten, before or meanwhile, is read with the rest.
+        messages.retain(|message| message.seq.is_some_and(|seq| self.index.contains(&fetch.log, seq)));
+        if messages.is_empty() {
             // All of it is damaged: what follows is the answer.
-            self.forget(around.now.moment, &fetch.log, reading.from, reading.to);
+            self.forget(around.now.moment, &fetch.log, from, reached.unwrap_or(to), tail);
             self.reads.push_front(fetch);
-            let _ = tail;
             return;
         }
-        around.facts.push_back(fetch.found(reading.messages));
+        around.facts.push_back(fetch.found(messages));
     }
 }
 

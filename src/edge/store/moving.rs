@@ -7,7 +7,7 @@
 //! the oldest first, and the few messages in it that are still owed are written
 //! again before.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use serde_json::value::RawValue;
 
@@ -54,8 +54,9 @@ impl Moving {
     /// A message of the run that is being read.
     pub(super) fn came(&mut self, seq: u64, head: Box<RawValue>, body: Box<RawValue>) {
         let Some((log, run)) = self.runs.front() else { return };
-        if let Some(placed) = run.iter().find(|placed| placed.seq == seq) {
-            let (log, placed) = (log.clone(), *placed);
+        // What was forgotten lies between what was not.
+        if let Ok(at) = run.binary_search_by_key(&seq, |placed| placed.seq) {
+            let (log, placed) = (log.clone(), run[at]);
             self.moved.push(Moved { log, placed, head, body });
         }
     }
@@ -63,10 +64,11 @@ impl Moving {
     /// The run was read. What did not come is damaged; nobody will get it.
     pub(super) fn has_read(&mut self, index: &mut Index) {
         let Some((log, run)) = self.runs.pop_front() else { return };
-        for placed in run {
-            let came = |moved: &Moved| moved.log == log && moved.placed.seq == placed.seq;
-            if !self.moved.iter().any(came) {
-                index.forget(&log, placed.seq, placed.seq);
+        let of_this = self.moved.iter().rev().take_while(|moved| moved.log == log);
+        let came: BTreeSet<u64> = of_this.map(|moved| moved.placed.seq).collect();
+        for placed in run.iter().filter(|placed| !came.contains(&placed.seq)) {
+            if index.get(&log, placed.seq) == Some(*placed) {
+                index.forget(&log, placed.seq, placed.seq, Some(0));
             }
         }
     }
@@ -98,10 +100,11 @@ impl Disk {
         if oldest == self.newest {
             // What is worth keeping of it goes into a new one.
             self.newest += 1;
+            self.room.newest = 0;
         }
         let runs: VecDeque<_> = self.index.survivors(oldest, PORTION).into();
         if runs.is_empty() {
-            return None;
+            return Some(Task::Drop(oldest));
         }
         self.moving = Some(Box::new(Moving { generation: oldest, runs, moved: Vec::new() }));
         Some(Task::Move)

@@ -46,15 +46,16 @@ impl Process {
     pub(super) fn start(program: &Path, directory: &Path, epoll: Option<&Epoll>) -> io::Result<Self> {
         let (socket, theirs) = UnixStream::pair()?;
         socket.set_nonblocking(true)?;
+        // First, for there would be nobody to wait for a process if this failed.
+        if let Some(epoll) = epoll {
+            epoll.add(&socket, STORE, Interest::READ)?;
+        }
         let child = Command::new(program)
             .arg(ARGUMENT)
             .arg(directory)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .spawn()?;
-        if let Some(epoll) = epoll {
-            epoll.add(&socket, STORE, Interest::READ)?;
-        }
         let is_waited_for = epoll.is_some();
         Ok(Self { child, socket, orders: VecDeque::new(), words: Vec::new(), is_waited_for })
     }

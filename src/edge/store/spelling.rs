@@ -36,6 +36,18 @@ pub(super) fn key(log: &str) -> Option<LogKey> {
     }
 }
 
+/// How a life of a log is called, where runs of its messages are kept no longer:
+/// in another life the same positions are other messages.
+pub(super) fn life(log: &str, life: u64) -> String {
+    format!("{life} {log}")
+}
+
+/// The log and the life of that name.
+pub(super) fn log_and_life(name: &str) -> Option<(&str, u64)> {
+    let (life, log) = name.split_once(' ')?;
+    Some((log, life.parse().ok()?))
+}
+
 /// What is read of a message when the daemon starts.
 #[derive(Serialize, Deserialize, Debug)]
 pub(super) struct Head(

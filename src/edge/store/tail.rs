@@ -17,6 +17,8 @@ pub(super) struct Entry {
     pub(super) keeping: Box<Keeping>,
     /// It is in the commit under way.
     pub(super) is_leaving: bool,
+    /// It was in a commit that failed: perhaps it is on the disk all the same.
+    pub(super) is_tried: bool,
     /// Nobody reads it any more; it is here because its publisher was promised
     /// that it is written.
     pub(super) is_forgotten: bool,
@@ -39,7 +41,7 @@ impl Tail {
     pub(super) fn insert(&mut self, log: &LogKey, message: Rc<Message>, keeping: Box<Keeping>) {
         let Some(seq) = message.seq else { return };
         self.bytes += keeping.size as usize;
-        let entry = Entry { message, keeping, is_leaving: false, is_forgotten: false };
+        let entry = Entry { message, keeping, is_leaving: false, is_tried: false, is_forgotten: false };
         let before = match self.logs.get_mut(log) {
             Some(messages) => messages.insert(seq, entry),
             None => self.logs.entry(log.clone()).or_default().insert(seq, entry),
@@ -65,6 +67,12 @@ impl Tail {
         entry
     }
 
+    /// Takes out a message that was in a commit; none, if what is there now was not.
+    pub(super) fn take_left(&mut self, log: &LogKey, seq: u64) -> Option<Entry> {
+        self.get(log, seq).filter(|entry| entry.is_leaving)?;
+        self.remove(log, seq)
+    }
+
     /// The first position after one at which there is something to read.
     pub(super) fn next(&self, log: &LogKey, after: u64) -> Option<u64> {
         self.read(log, after).next().map(|(seq, _)| seq)
@@ -78,10 +86,10 @@ impl Tail {
     }
 
     /// Drops messages, both ends included, but for those that have to be written
-    /// all the same.
-    pub(super) fn forget(&mut self, log: &LogKey, from: u64, to: u64) {
-        let Some(messages) = self.logs.get_mut(log) else { return };
-        let mut gone = Vec::new();
+    /// all the same. Returns those that may be on the disk.
+    pub(super) fn forget(&mut self, log: &LogKey, from: u64, to: u64) -> Vec<u64> {
+        let Some(messages) = self.logs.get_mut(log) else { return Vec::new() };
+        let (mut gone, mut tried) = (Vec::new(), Vec::new());
         for (seq, entry) in messages.range_mut(from..=to.max(from)) {
             entry.is_forgotten = entry.is_leaving || entry.keeping.disk == Disk::Now;
             if !entry.is_forgotten {
@@ -89,8 +97,10 @@ impl Tail {
             }
         }
         for seq in gone {
-            self.remove(log, seq);
+            let entry = self.remove(log, seq);
+            tried.extend(entry.filter(|entry| entry.is_tried).map(|_| seq));
         }
+        tried
     }
 
     /// All that is to reach a disk before the end, by log and position.

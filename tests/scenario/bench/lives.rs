@@ -3,7 +3,7 @@
 //! Knows what a daemon that was killed has written, and what it leaves that
 //! stops as it should. Does not know what a hub makes of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -25,16 +25,38 @@ pub(crate) struct Past {
     unread: Option<BTreeMap<LogKey, BTreeMap<u64, Rc<Message>>>>,
     /// What was removed from the disk comes back when the power fails.
     pub(crate) forgets_removals: bool,
+    /// What a process that was killed leaves where the kernel keeps it.
+    reached: Vec<(LogKey, u64, u64)>,
     /// What was removed.
     removed: Vec<(LogKey, u64, Rc<Message>)>,
 }
 
+/// What is on the disk of one log.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Written {
+    /// All up to here is forgotten.
+    pub(crate) forgotten: u64,
+    /// The last position that was ever written.
+    pub(crate) last: u64,
+    pub(crate) kept: BTreeSet<u64>,
+}
+
 impl Bench {
+    /// What a hub that is killed now leaves of a log.
+    pub(crate) fn written(&self, log: &LogKey) -> Written {
+        let (forgotten, last) = self.past.marks.get(log).copied().unwrap_or_default();
+        let kept = self.store.get(log).into_iter().flat_map(BTreeMap::keys).copied();
+        Written { forgotten, last, kept: kept.filter(|seq| self.disk.has(log, *seq)).collect() }
+    }
+
     /// Notes what goes from the disk.
     pub(super) fn remove(&mut self, log: &LogKey, from: u64, to: u64) {
         let kept = self.store.get(log).into_iter().flat_map(|kept| kept.range(from..=to));
         for (seq, message) in kept.filter(|(seq, _)| self.disk.has(log, **seq)) {
             self.past.removed.push((log.clone(), *seq, message.clone()));
+        }
+        if self.past.unread.is_some() {
+            return;
         }
         let first = self.store.get(log).and_then(|kept| kept.range(..from).next());
         if let Some((forgotten, _)) = self.past.marks.get_mut(log).filter(|_| first.is_none()) {
@@ -62,7 +84,13 @@ impl Bench {
         self.begin(Some(&remains), 5000 - i64::try_from(before.0).unwrap());
     }
 
-    /// The daemon is killed, or the power fails, and it is started again.
+    /// The daemon is killed and started again, on a machine that goes on.
+    pub(crate) fn kill(&mut self) {
+        self.past.reached = self.hub.reaches();
+        self.crash();
+    }
+
+    /// The power fails, and the daemon is started again.
     pub(crate) fn crash(&mut self) {
         self.forget_tail();
         for (log, seq, message) in std::mem::take(&mut self.past.removed) {
@@ -90,6 +118,11 @@ impl Bench {
         self.hub.remains()
     }
 
+    /// The disk is in order when the next daemon starts.
+    pub(crate) fn repair_disk(&mut self) {
+        self.disk.repair();
+    }
+
     /// What is not on the disk is lost with the process.
     fn forget_tail(&mut self) {
         for (log, kept) in &mut self.store {
@@ -115,6 +148,9 @@ impl Bench {
         self.disk.shift(shift);
         let on_disk = std::mem::take(&mut self.store);
         self.past.unread.get_or_insert_default().extend(on_disk);
+        for (log, epoch, seq) in std::mem::take(&mut self.past.reached) {
+            self.handle(Input::Store(StoreFact::Reached { log, epoch, seq }));
+        }
         if self.disk.failed {
             self.handle(Input::Store(StoreFact::Failed));
         } else {

@@ -12,6 +12,7 @@ mod writing;
 
 pub(crate) use brief::brief;
 pub(crate) use links::Seen;
+pub(crate) use lives::Written;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;

@@ -43,6 +43,10 @@ impl Disk {
         self.written.contains(&(log.clone(), seq))
     }
 
+    pub(super) fn repair(&mut self) {
+        (self.failed, self.unreadable) = (false, false);
+    }
+
     /// What was to be written is not.
     pub(super) fn forget_tail(&mut self) {
         self.later.clear();
@@ -121,7 +125,7 @@ impl Bench {
         }
         self.disk_writes();
         let Disk { later, keepings, .. } = &mut self.disk;
-        let later: Vec<Place> = later.extract_if(.., |place| wanted(keepings[place].disk)).collect();
+        let later: Vec<Place> = later.iter().filter(|place| wanted(keepings[place].disk)).cloned().collect();
         self.put_on_disk(later);
     }
 
