@@ -15,9 +15,9 @@ CAP = 16 * MIB
 class Churn:
     """Goes on being watched while other things are measured."""
 
-    def __init__(self, sizes, table):
+    def __init__(self, sizes, table, running):
         self.sizes, self.table = sizes, table
-        self.hub = Store(STORE__BYTES=CAP)
+        self.hub = running.enter_context(Store(STORE__BYTES=CAP))
 
     def run(self):
         sizes, hub = self.sizes, self.hub
@@ -56,26 +56,25 @@ class Churn:
         table, said = self.table, self.said
         table.part(f"{self.sizes.churn:,} messages through {self.sizes.inboxes:,} inboxes, a store of {CAP // MIB} MiB")
         self.watch_on.join()
-        with self.hub as hub:
-            assert said["messages_received"] >= self.sizes.churn, f"not all were taken: {said}"
-            most = max(self.peak.most["room"], self.later)
-            table.row("room at the worst moment", f"{most / MIB:.1f} MiB",
-                      f"{self.taken:,} taken, {said['messages_evicted']:,} pushed out, {said['messages_stored']:,} written, "
-                      f"in {self.took:.0f} s", "cap", most <= CAP)
-            small = f"small after {self.small_after:.0f} s" if self.small_after is not None else "never small"
-            table.row(f"room {self.sizes.quiet} s after the end", f"{self.after / MIB:.1f} MiB",
-                      f"{said['kept_messages']:,} kept of {said['kept_bytes'] / KIB:,.0f} KiB; {small}", "room", self.after < CAP / 3)
-            table.row("written for each message", f"{self.written / self.sizes.churn:,.0f} B", "by the processes")
-            assert "KiB free" not in hub.logged() and "memory only" not in hub.logged(), hub.logged()
+        assert said["messages_received"] >= self.sizes.churn, f"not all were taken: {said}"
+        most = max(self.peak.most["room"], self.later)
+        table.row("room at the worst moment", f"{most / MIB:.1f} MiB",
+                  f"{self.taken:,} taken, {said['messages_evicted']:,} pushed out, {said['messages_stored']:,} written, "
+                  f"in {self.took:.0f} s", "cap", most <= CAP)
+        small = f"small after {self.small_after:.0f} s" if self.small_after is not None else "never small"
+        table.row(f"room {self.sizes.quiet} s after the end", f"{self.after / MIB:.1f} MiB",
+                  f"{said['kept_messages']:,} kept of {said['kept_bytes'] / KIB:,.0f} KiB; {small}", "room", self.after < CAP / 3)
+        table.row("written for each message", f"{self.written / self.sizes.churn:,.0f} B", "by the processes")
+        assert "KiB free" not in self.hub.logged() and "memory only" not in self.hub.logged(), self.hub.logged()
 
 
 class Idle:
     """A daemon that is left alone while other things are measured."""
 
-    def __init__(self, sizes, table):
+    def __init__(self, sizes, table, running):
         self.sizes, self.table = sizes, table
-        self.hub = Store()
-        self.wires = [self.hub.subscriber("bench", user=f"user{n}") for n in range(5)]
+        self.hub = running.enter_context(Store())
+        self.wires = [running.enter_context(self.hub.subscriber("bench", user=f"user{n}")) for n in range(5)]
         durable(self.hub, 2, 10)
         with self.hub.worker() as worker:
             worker.say(line("away") * 100)
@@ -101,7 +100,3 @@ class Idle:
         written, woken, processes = (after - before if isinstance(after, int) else after for before, after in zip(self.before, self.after))
         table.row("bytes written", str(written), "", "written", written == 0)
         table.row("voluntary context switches", str(woken), f"{len(processes)} process{'es' if len(processes) > 1 else ''}", "woken", woken == 0)
-        for wire in self.wires:
-            wire.close()
-        with self.hub:
-            pass
