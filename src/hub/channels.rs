@@ -14,10 +14,9 @@ use smallvec::SmallVec;
 
 use super::deadlines::{NEVER, round_up};
 use super::event::LogKey;
-use super::found::is_jump;
+use super::jump::Jump;
 use super::logs::Log;
 use super::presence::Presence;
-use super::readers::Hole;
 use super::weights::Weights;
 use crate::protocol::frame::GapCause;
 use crate::protocol::{Channel, Moment, UserId};
@@ -123,81 +122,6 @@ impl Topic {
             LogKey::Channel(channel) => channel.clone(),
             LogKey::Inbox(_) => Channel::inbox(),
         }
-    }
-}
-
-/// Where the numbers of a topic jump, because they went on while nobody could
-/// read what the disk has of it: that lies below, and is found later or never.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Jump {
-    /// The last position below that is known of; zero while there is none.
-    pub(super) from: u64,
-    /// Nobody misses a position above `from` and up to here: it was never given
-    /// out, or is of an inbox and its user has it.
-    pub(super) to: u64,
-    /// What is found up to here was numbered before.
-    pub(super) reach: u64,
-    /// Of an inbox, the last position that its user had when it jumped.
-    pub(super) cursor: u64,
-    /// Of an inbox, the last position there was when the messages below were
-    /// found: that its user has what lies up to here says nothing of those.
-    pub(super) seen: u64,
-}
-
-impl Topic {
-    /// Numbers what comes from now on from above `base`: what lies below may be on
-    /// the disk.
-    pub(super) fn begin_above(&mut self, base: u64) {
-        let jump = Jump { to: base, reach: base, cursor: self.cursor, ..Jump::default() };
-        (self.seq, self.cursor) = (base, base);
-        self.jump = Some(Box::new(jump));
-    }
-
-    /// What is missing after a position, as the runs of it.
-    pub(super) fn holes(&self, after: u64) -> Vec<Hole> {
-        let jump = self.jump.as_deref().copied().unwrap_or_default();
-        let stretches = [(after, jump.from), (after.max(jump.to), self.seq)];
-        let mut holes = Vec::new();
-        for (after, to) in stretches {
-            let mut expected = after + 1;
-            let kept = self.log.iter().flat_map(|log| log.within(after, to));
-            for seq in kept.chain([to + 1]) {
-                if seq > expected && !is_jump(expected, seq) {
-                    let cause = self.last_loss;
-                    holes.push(Hole { from: expected, to: seq - 1, lost: seq - expected, cause });
-                }
-                expected = seq + 1;
-            }
-        }
-        holes
-    }
-
-    /// All of it as one.
-    pub(super) fn missing(&self, after: u64) -> Option<Hole> {
-        let holes = self.holes(after);
-        let (first, last) = (holes.first()?, holes.last()?);
-        let lost = holes.iter().map(|hole| hole.lost).sum();
-        Some(Hole { from: first.from, to: last.to, lost, cause: self.last_loss })
-    }
-
-    /// Whether that the user of an inbox has a position may not mean that nothing
-    /// before it is owed.
-    pub(super) fn is_ambiguous(&self, seq: u64) -> bool {
-        let is_from_before = |jump: &Jump| self.cursor < jump.from && jump.from < seq && seq <= jump.seen;
-        self.jump.as_deref().is_some_and(is_from_before)
-    }
-
-    /// The user of an inbox has all up to a position.
-    pub(super) fn pass(&mut self, seq: u64) {
-        self.cursor = self.cursor.max(seq);
-        if let Some(jump) = self.jump.as_deref().filter(|jump| self.cursor >= jump.from) {
-            self.cursor = self.cursor.max(jump.to);
-        }
-    }
-
-    /// Whether the user of an inbox has what is at a position.
-    pub(super) fn is_passed(&self, seq: u64) -> bool {
-        seq <= self.cursor || self.jump.as_ref().is_some_and(|jump| jump.from < seq && seq <= jump.to)
     }
 }
 

@@ -78,9 +78,12 @@ pub enum StoreFact {
     /// A message whose publisher waits for the disk is not there. It is tried
     /// again as long as it is kept.
     NotStored { log: LogKey, seq: u64 },
-    /// The disk cannot be used: nothing can be written or read.
+    /// The disk cannot be used: nothing can be written or read. Told first of all,
+    /// but for what was reached, it means that nobody knows what is there: numbers
+    /// begin apart until it is found.
     Failed,
-    /// It can be used again.
+    /// It can be used again. What was not told yet of what is there was told before
+    /// this.
     Works,
     /// What is asked for is on a disk that cannot be read.
     Unread { fetch: Purpose, log: LogKey },

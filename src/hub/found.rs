@@ -7,7 +7,7 @@
 //! that has none begins a new epoch above all that was found: nobody knows which
 //! numbers were given out and not written.
 
-use super::channels::{Hearing, Jump, Topic};
+use super::channels::{Hearing, Topic};
 use super::event::{Effects, Found, FoundMessage, Input, LogKey, Now, StoreFact};
 use super::kept::Kept;
 use super::readers::{Backlog, Reader};
@@ -17,24 +17,6 @@ use super::{Hub, replay};
 use crate::protocol::ConnectionId;
 use crate::protocol::frame::GapCause;
 use crate::protocol::say::Target;
-
-/// While nobody can read the disk, nobody knows what numbers are on it. New
-/// topics begin above all that they could be: above this,
-const BASE: u64 = 1 << 32;
-
-/// and above what was numbered like this at an earlier start, by so many for each
-/// second since 1970: more than a topic gets in one. A part of that is random,
-/// for clocks that begin in 1970 each time.
-const EACH_SECOND: u64 = 1 << 20;
-
-/// Whether so many positions between two were never given out: where an earlier
-/// hub began to number apart is known by nothing else any more.
-pub(super) fn is_jump(from: u64, to: u64) -> bool {
-    to > BASE && to - from >= EACH_SECOND
-}
-
-/// All stays below 2^53, until the year 2106.
-const MOST_SECONDS: u64 = 1 << 32;
 
 /// A log for which messages were found, to be looked after when all are told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
@@ -64,29 +46,6 @@ impl Hub {
         }
         if !self.unsorted.is_empty() {
             self.sort_in(now, out);
-        }
-    }
-
-    /// From now on nothing gets a number that may be on the disk.
-    fn number_apart(&mut self, now: Now) {
-        let seconds = (now.wall.0 / 1000).min(MOST_SECONDS);
-        self.numbers_above = Some(BASE + seconds * EACH_SECOND + self.random.below(EACH_SECOND));
-        for topic in self.channels.iter_mut() {
-            let (seq, jump) = (topic.seq, topic.jump.take().map(|jump| *jump));
-            let jump = match (&topic.key, jump) {
-                _ if seq == 0 => None,
-                // What its user has not is on the disk, and not lost yet.
-                (LogKey::Inbox(_), jump) => {
-                    let cursor = jump.filter(|jump| jump.from == 0).map_or(topic.cursor, |jump| jump.cursor);
-                    topic.cursor = seq;
-                    Some(Jump { to: seq, reach: seq, cursor, ..Jump::default() })
-                }
-                (LogKey::Channel(_), Some(jump)) => Some(Jump { reach: seq, ..jump }),
-                (LogKey::Channel(_), None) => {
-                    Some(Jump { from: seq, to: seq, reach: seq, ..Jump::default() })
-                }
-            };
-            topic.jump = jump.map(Box::new);
         }
     }
 
@@ -203,7 +162,8 @@ impl Topic {
         let seqs = found.kept.iter().map(|message| message.seq);
         let last = seqs.clone().chain([found.last, found.cursor]).max().unwrap_or_default();
         // All that is found is owed: a mark of what is not may be of other numbers.
-        let cursor = seqs.clone().next().map_or(found.cursor, |first| found.cursor.min(first - 1));
+        let cursor =
+            seqs.clone().next().map_or(found.cursor, |first| found.cursor.min(first.saturating_sub(1)));
         let reach = self.jump.as_ref().map_or(self.seq, |jump| jump.reach);
         if last > reach {
             self.epoch = epoch;

@@ -14,6 +14,7 @@ mod fanout;
 mod found;
 mod inbox;
 mod interrupts;
+mod jump;
 mod keeping;
 mod kept;
 mod leaving;

@@ -8,9 +8,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::channels::{Jump, Topic};
+use super::channels::Topic;
 use super::deadlines::NEVER;
 use super::event::{LogKey, Now};
+use super::jump::Jump;
 use super::receipts::Owed;
 use super::recent::Recent;
 use super::state::{read, write};
