@@ -113,6 +113,15 @@ mod tests {
     }
 
     #[test]
+    fn the_process_that_owns_the_disk_is_told_where_and_people_are_not_told_of_it() {
+        let store = Args { task: Task::Store("/s".into()), config: None };
+        assert_eq!(read(&["--store", "/s"]), Ok(store));
+        assert!(read(&["--store"]).is_err());
+        assert!(read(&["--store", "/s", "--check"]).is_err());
+        assert!(!super::HELP.contains("--store"));
+    }
+
+    #[test]
     fn help_is_given_whatever_else_is_said() {
         assert_eq!(read(&["--check", "-h"]).map(|args| args.task), Ok(Task::Help));
         assert_eq!(read(&["--version", "--nonsense"]).map(|args| args.task), Ok(Task::Version));

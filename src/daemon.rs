@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -189,7 +189,11 @@ fn hub(settings: Settings, store: &mut Store, directory: &Path) -> Hub {
 
 /// Writes what is to outlive the daemon.
 fn leave(driver: &mut Driver, directory: &Path) {
-    driver.save(SAVING);
+    let lost = driver.save(SAVING);
+    if lost > 0 {
+        let why = driver.trouble().unwrap_or("the disk is too slow");
+        log::error!("{lost} messages are lost with this process: {why}");
+    }
     let Some((stamp, hub)) = driver.remains() else { return };
     if let Err(error) = remains::write(directory, stamp, &hub) {
         log::error!("{}: positions are lost: {error}", directory.display());
@@ -263,15 +267,10 @@ fn endpoints(config: &Config, addresses: &[SocketAddr]) -> String {
 /// socket lets in the user alone.
 const WORKER_SOCKET_MODE: u32 = 0o660;
 
-/// Takes the state directory for this process; the lock ends with it.
+/// Takes the state directory for this process; the lock ends with it. It is the
+/// directory that is locked: nothing has to be written for that.
 fn lock(directory: &Path) -> Result<File, Error> {
-    let path = directory.join("lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(|error| Error::State(path, error))?;
+    let file = File::open(directory).map_err(|error| Error::State(directory.to_owned(), error))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(_) => Err(Error::Running(directory.to_owned())),

@@ -96,7 +96,7 @@ fn listen(mut table: Table, environment: &Environment) -> Listen {
 fn state(mut table: Table, environment: &Environment) -> State {
     let state = State {
         directory: table.path("directory").unwrap_or_else(|| places::state_directory(environment)),
-        store: table.choice("store", StoreKind::Memory, &StoreKind::NAMES),
+        store: table.choice("store", StoreKind::Sled, &StoreKind::NAMES),
     };
     table.finish();
     state

@@ -35,8 +35,10 @@ impl Driver {
                 self.push_all(&packet, recipients, &to, None);
             }
             Effect::Answer { to, id, mut frame } => {
-                if let Frame::Connections { connections } = &mut *frame {
-                    self.describe_links(connections);
+                match &mut *frame {
+                    Frame::Connections { connections } => self.describe_links(connections),
+                    Frame::Stats(statistics) => self.store.describe(self.now.moment, statistics),
+                    _ => {}
                 }
                 self.answer(to, id.as_ref(), &frame, None);
             }

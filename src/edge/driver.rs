@@ -433,14 +433,14 @@ impl Driver {
         }
     }
 
-    /// Writes what is to outlive the daemon; whether all of it was written.
-    pub fn save(&mut self, patience: Duration) -> bool {
+    /// Writes what is to outlive the daemon; how many messages could not be written.
+    pub fn save(&mut self, patience: Duration) -> usize {
         self.store.finish();
         self.wait_for_store(patience, Store::is_finished);
         if let Some(positions) = self.positions.take() {
             positions.remove();
         }
-        self.store.is_finished() && self.store.trouble().is_none()
+        self.store.owed()
     }
 
     /// What the next daemon needs to go on, and when that was true.

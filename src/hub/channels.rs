@@ -14,8 +14,10 @@ use smallvec::SmallVec;
 
 use super::deadlines::{NEVER, round_up};
 use super::event::LogKey;
-use super::logs::{Hole, Log};
+use super::found::is_jump;
+use super::logs::Log;
 use super::presence::Presence;
+use super::readers::Hole;
 use super::weights::Weights;
 use crate::protocol::frame::GapCause;
 use crate::protocol::{Channel, Moment, UserId};
@@ -138,11 +140,8 @@ pub(super) struct Jump {
     /// Of an inbox, the last position that its user had when it jumped.
     pub(super) cursor: u64,
     /// Of an inbox, the last position there was when the messages below were
-    /// found: who has it has not had those.
+    /// found: that its user has what lies up to here says nothing of those.
     pub(super) seen: u64,
-    /// Of an inbox, how far up to `seen` its user has come, while a message below
-    /// is owed.
-    pub(super) ahead: u64,
 }
 
 impl Topic {
@@ -163,7 +162,7 @@ impl Topic {
             let mut expected = after + 1;
             let kept = self.log.iter().flat_map(|log| log.within(after, to));
             for seq in kept.chain([to + 1]) {
-                if seq > expected {
+                if seq > expected && !is_jump(expected, seq) {
                     let cause = self.last_loss;
                     holes.push(Hole { from: expected, to: seq - 1, lost: seq - expected, cause });
                 }
@@ -181,20 +180,19 @@ impl Topic {
         Some(Hole { from: first.from, to: last.to, lost, cause: self.last_loss })
     }
 
-    /// The user of an inbox has all up to a position; or all that was said since
-    /// messages below were found, while one of those is owed.
+    /// Whether that the user of an inbox has a position may not mean that nothing
+    /// before it is owed.
+    pub(super) fn is_ambiguous(&self, seq: u64) -> bool {
+        let is_from_before = |jump: &Jump| self.cursor < jump.from && jump.from < seq && seq <= jump.seen;
+        self.jump.as_deref().is_some_and(is_from_before)
+    }
+
+    /// The user of an inbox has all up to a position.
     pub(super) fn pass(&mut self, seq: u64) {
-        if let Some(jump) = &mut self.jump {
-            let is_owed = self.cursor < jump.from;
-            if is_owed && jump.from < seq && seq <= jump.seen {
-                jump.ahead = jump.ahead.max(seq);
-                return;
-            }
-            if is_owed && seq >= jump.from {
-                self.cursor = jump.ahead.max(jump.to);
-            }
-        }
         self.cursor = self.cursor.max(seq);
+        if let Some(jump) = self.jump.as_deref().filter(|jump| self.cursor >= jump.from) {
+            self.cursor = self.cursor.max(jump.to);
+        }
     }
 
     /// Whether the user of an inbox has what is at a position.
@@ -214,9 +212,9 @@ pub(super) struct Channels {
     hasher: RandomState,
     /// Those nobody needs, by the moment at which they are forgotten.
     idle: BTreeSet<(Moment, u32)>,
-    /// None of them is forgotten for their number: the daemon ends, and whoever
-    /// hears one comes back to the next.
-    pub(super) hoards: bool,
+    /// So many more may be idle than usual: those that were heard when the last
+    /// hub stopped, or this one does. Whoever heard them comes back.
+    pub(super) returning: usize,
     /// What all of them keep together.
     pub(super) weights: Weights,
     /// Subscribers of all of them together.
@@ -302,7 +300,7 @@ impl Channels {
                 self.idle.insert((topic.idle_until, place));
             }
         }
-        if self.idle.len() > MOST_IDLE && !self.hoards {
+        if self.idle.len() > MOST_IDLE.saturating_add(self.returning) {
             self.forget_first();
         }
     }
@@ -325,6 +323,9 @@ impl Channels {
     pub(super) fn forget(&mut self, now: Moment) {
         while self.idle.first().is_some_and(|(until, _)| *until <= now) {
             self.forget_first();
+        }
+        if self.idle.len() <= MOST_IDLE {
+            self.returning = 0;
         }
     }
 

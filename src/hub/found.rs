@@ -10,7 +10,7 @@
 use super::channels::{Hearing, Jump, Topic};
 use super::event::{Effects, Found, FoundMessage, Input, LogKey, Now, StoreFact};
 use super::kept::Kept;
-use super::logs::{Backlog, Reader};
+use super::readers::{Backlog, Reader};
 use super::recent::{Key, Place};
 use super::settings::{Disk, Keep, Policy};
 use super::{Hub, replay};
@@ -26,6 +26,12 @@ const BASE: u64 = 1 << 32;
 /// second since 1970: more than a topic gets in one. A part of that is random,
 /// for clocks that begin in 1970 each time.
 const EACH_SECOND: u64 = 1 << 20;
+
+/// Whether so many positions between two were never given out: where an earlier
+/// hub began to number apart is known by nothing else any more.
+pub(super) fn is_jump(from: u64, to: u64) -> bool {
+    to > BASE && to - from >= EACH_SECOND
+}
 
 /// All stays below 2^53, until the year 2106.
 const MOST_SECONDS: u64 = 1 << 32;
@@ -53,7 +59,7 @@ impl Hub {
             Input::Store(StoreFact::Found(_)) => return,
             // The first of all facts: what is on the disk is not known.
             Input::Store(StoreFact::Failed) if self.started.is_none() => self.number_apart(now),
-            Input::Store(StoreFact::Works) => self.unread = None,
+            Input::Store(StoreFact::Works) => self.numbers_above = None,
             _ => {}
         }
         if !self.unsorted.is_empty() {
@@ -64,7 +70,7 @@ impl Hub {
     /// From now on nothing gets a number that may be on the disk.
     fn number_apart(&mut self, now: Now) {
         let seconds = (now.wall.0 / 1000).min(MOST_SECONDS);
-        self.unread = Some(BASE + seconds * EACH_SECOND + self.random.below(EACH_SECOND));
+        self.numbers_above = Some(BASE + seconds * EACH_SECOND + self.random.below(EACH_SECOND));
         for topic in self.channels.iter_mut() {
             let (seq, jump) = (topic.seq, topic.jump.take().map(|jump| *jump));
             let jump = match (&topic.key, jump) {
@@ -112,6 +118,8 @@ impl Hub {
     /// Takes what was found of one log into the index. What follows from it waits
     /// until all is told, so that it does not depend on the order of that.
     pub(super) fn found(&mut self, now: Now, mut found: Found) {
+        // From here on it is known what is there.
+        self.started.get_or_insert(now.moment);
         found.kept.sort_unstable_by_key(|message| message.seq);
         let known = self.channels.find(&found.log);
         let place = known.unwrap_or_else(|| {
@@ -121,19 +129,19 @@ impl Hub {
         let epoch = self.random.next();
         let Some(topic) = self.channels.at_mut(place) else { return };
         let how = topic.take_back(&found, known.is_some(), epoch);
-        let epoch = topic.epoch;
         let kept = found.kept.iter().map(|message| topic.kept_again(message)).collect();
+        let epoch = topic.epoch;
         let doubles = topic.log.get_or_insert_default().merge(kept);
         if doubles > 0 {
             topic.last_loss = GapCause::Evicted;
             self.counters.messages_evicted += doubles;
         }
+        self.know_again(now, epoch, &found);
         self.unsorted.push(Unsorted { place, how });
-        self.know_again(now, &found, epoch);
     }
 
     /// The ids of messages that were found are those of messages seen.
-    fn know_again(&mut self, now: Now, found: &Found, epoch: u64) {
+    fn know_again(&mut self, now: Now, epoch: u64, found: &Found) {
         let target = match &found.log {
             LogKey::Channel(channel) => Target::Channel(channel.clone()),
             LogKey::Inbox(user) => Target::User(user.clone()),
@@ -180,8 +188,8 @@ impl Hub {
             if how == Arrival::Among {
                 out.push(replay::new_epoch(conn, topic.name(), topic.epoch));
             }
-            if let Some(part) = topic.part_found(slot, keep) {
-                self.restart(now, place, conn, part, out);
+            if let Some(backlog) = topic.backlog_found(slot, keep) {
+                self.restart(now, place, conn, backlog, out);
             }
         }
         self.settle(now, place);
@@ -209,10 +217,9 @@ impl Topic {
         if from > 0 && matches!(self.key, LogKey::Inbox(_)) {
             jump.to = jump.to.max(self.cursor);
             jump.seen = self.seq;
-            self.cursor = jump.cursor.max(cursor);
-            if self.cursor >= jump.from {
-                self.cursor = jump.to;
-            }
+            self.cursor = 0;
+            let cursor = jump.cursor.max(cursor);
+            self.pass(cursor);
         }
         Arrival::Below
     }
@@ -241,35 +248,31 @@ impl Topic {
 
     /// What a subscriber is to read now that older messages are there, if
     /// anything.
-    fn part_found(&self, slot: u32, keep: Keep) -> Option<Backlog> {
+    fn backlog_found(&self, slot: u32, keep: Keep) -> Option<Backlog> {
         let log = self.log.as_deref()?;
-        let reader = log.reader(slot);
-        let Some(jump) = self.jump.as_deref() else {
-            // Which of all these it had nobody can tell.
-            let after = log.kept.iter().find(|kept| !kept.heard)?.seq - 1;
-            return (keep != Keep::History).then(|| Backlog { after, ..Backlog::default() });
-        };
-        let sent = reader.map_or(self.seq, |reader| reader.sent);
+        let jump = self.jump.as_deref().copied().unwrap_or_default();
+        let sent = log.reader(slot).map_or(self.seq, |reader| reader.sent);
         if sent < jump.from {
             // It comes to them; but what it has asked for already is without them.
-            let again = |reader: &Reader| Backlog {
-                after: reader.sent,
-                holes: reader.holes.clone(),
-                others: reader.others.clone(),
-                had: reader.had,
-            };
-            return reader.filter(|reader| reader.asked.is_some()).map(again);
+            let asks = |reader: &&Reader| reader.asked.is_some();
+            return log.reader(slot).filter(asks).map(Reader::backlog);
         }
-        let is_owed = |kept: &&Kept| kept.seq <= jump.from && !kept.heard;
-        let first = log.kept.iter().find(is_owed);
-        let had = (jump.from, sent);
         match keep {
+            // What it had already comes twice, as it may there.
             Keep::Unacknowledged if self.cursor < jump.from => {
                 let holes = self.holes(self.cursor).into_iter().filter(|hole| hole.to <= jump.from);
-                Some(Backlog { after: self.cursor, holes: holes.collect(), had, others: Vec::new() })
+                Some(Backlog { holes: holes.collect(), ..Backlog::after(self.cursor) })
             }
-            Keep::Undelivered => {
-                first.map(|first| Backlog { after: first.seq - 1, had, ..Backlog::default() })
+            Keep::Undelivered if jump.from > 0 => {
+                let first = log.kept.front().filter(|first| first.seq <= jump.from)?;
+                let others = log.kept.iter().filter(|kept| kept.heard || jump.from < kept.seq);
+                let others = others.map(|kept| kept.seq).filter(|seq| *seq <= sent).collect();
+                Some(Backlog { others, ..Backlog::after(first.seq - 1) })
+            }
+            // Which of all that it had nobody can tell.
+            Keep::Unacknowledged | Keep::Undelivered if self.jump.is_none() => {
+                let first = log.kept.iter().find(|kept| !kept.heard)?;
+                Some(Backlog::after(first.seq - 1))
             }
             _ => None,
         }

@@ -7,7 +7,8 @@
 use super::Hub;
 use super::channels::{Hearing, Subscriber, Topic};
 use super::event::{Effects, LogKey, Now};
-use super::logs::{Backlog, Log};
+use super::logs::Log;
+use super::readers::Backlog;
 use crate::protocol::frame::InboxState;
 use crate::protocol::name::spelled;
 use crate::protocol::{ConnectionId, InboxMode, Position, UserId};
@@ -97,6 +98,9 @@ impl Hub {
         if position.epoch != spelled(topic.epoch) || position.seq > topic.offered {
             return;
         }
+        if topic.is_ambiguous(position.seq) {
+            return;
+        }
         // Of what was passed over nobody can know.
         let seq = topic
             .log
@@ -149,6 +153,9 @@ impl Hub {
 
     fn move_cursor(&mut self, place: u32, seq: u64) {
         let Some(topic) = self.channels.at_mut(place) else { return };
+        if topic.is_ambiguous(seq) {
+            return;
+        }
         let unread = topic.log.as_deref().and_then(Log::first_unread);
         topic.pass(unread.map_or(seq, |unread| seq.min(unread - 1)));
         let cursor = topic.cursor;

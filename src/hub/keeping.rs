@@ -35,7 +35,7 @@ impl Hub {
             return place;
         }
         let mut topic = Topic::new(key, self.random.next());
-        if let Some(base) = self.unread {
+        if let Some(base) = self.numbers_above {
             topic.begin_above(base);
         }
         self.channels.insert(topic)

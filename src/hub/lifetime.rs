@@ -208,7 +208,7 @@ impl Hub {
     /// that nobody takes an operation for lost which its worker registers again.
     pub(super) fn stop(&mut self, now: Now, close: Close, out: &mut Effects) {
         self.stopping = Some(close);
-        self.channels.hoards = true;
+        self.channels.returning = usize::MAX;
         self.give_up_pending(out);
         let clients = self.connections.ids(|connection| !connection.is_worker());
         let workers = self.connections.ids(Connection::is_worker);

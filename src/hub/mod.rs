@@ -27,6 +27,7 @@ mod presence;
 mod progress;
 mod publish;
 mod random;
+mod readers;
 mod receipts;
 mod recent;
 mod remains;
@@ -80,7 +81,7 @@ pub struct Hub {
     /// When the first thing happened that is not about the disk.
     started: Option<Moment>,
     /// Above which number topics begin, while nobody has told what is on the disk.
-    unread: Option<u64>,
+    numbers_above: Option<u64>,
     /// What was found on the disk and is not looked after yet.
     unsorted: Vec<found::Unsorted>,
     /// It was read back, and has not gone on yet.
@@ -117,7 +118,7 @@ impl Hub {
             memory: memory::Memory::default(),
             disk_failed: false,
             started: None,
-            unread: None,
+            numbers_above: None,
             unsorted: Vec::new(),
             resumes: false,
             stopping: None,

@@ -83,7 +83,7 @@ impl Recent {
         }
     }
 
-    /// Puts one back that was seen earlier, and was found on the disk.
+    /// Puts one back that was seen earlier, in its place.
     pub(super) fn restore(&mut self, now: Moment, at: Moment, key: Key, place: Place) {
         let key = Rc::new(key);
         let is_full = self.order.len() >= MOST && self.order.front().is_some_and(|(first, ..)| at <= *first);
@@ -91,8 +91,8 @@ impl Recent {
             return;
         }
         self.seen.insert(key.clone(), Some(place));
-        let order = self.order.partition_point(|(other, ..)| *other <= at);
-        self.order.insert(order, (at, key, Some(place)));
+        let after = self.order.partition_point(|(other, ..)| *other <= at);
+        self.order.insert(after, (at, key, Some(place)));
         if self.order.len() > MOST {
             self.forget_first();
         }

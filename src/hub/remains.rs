@@ -11,10 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::channels::{Jump, Topic};
 use super::deadlines::NEVER;
 use super::event::{LogKey, Now};
-use super::logs::Log;
 use super::receipts::Owed;
 use super::recent::Recent;
-use super::settings::Disk;
 use super::state::{read, write};
 use super::{Hub, Settings, StateError};
 use crate::protocol::Moment;
@@ -44,18 +42,17 @@ struct Position {
 
 impl Hub {
     /// What the next hub needs to go on, whoever is connected then. Asked for
-    /// after `Input::Stopping`, when nobody is.
+    /// after `Input::Stopping`, when nobody is, and after the store has told what it
+    /// wrote.
     pub fn remains(&self) -> Vec<u8> {
-        let topics = self.channels.iter().filter(|topic| is_worth_it(topic));
-        let topics = topics.map(|topic| self.position(topic)).collect();
+        let topics = self.channels.iter().map(|topic| self.position(topic)).collect();
         write(VERSION, &Remains { topics, recent: self.recent.of_others() })
     }
 
     fn position(&self, topic: &Topic) -> Position {
         let log = topic.log.as_deref();
         // What no disk has is lost with this process.
-        let loses =
-            log.is_some_and(|log| !log.kept.is_empty()) && self.policy_of(&topic.key).disk == Disk::Never;
+        let loses = log.is_some_and(|log| log.kept.iter().any(|kept| !kept.stored));
         let receipts = log.map(|log| log.receipts.iter().filter(|owed| !owed.is_for_worker()));
         Position {
             key: topic.key.clone(),
@@ -87,18 +84,13 @@ impl Hub {
         let Remains { topics, recent } = read(VERSION, remains)?;
         let mut hub = Self::new(settings, seed);
         hub.recent = recent.shifted(shift);
+        hub.channels.returning = topics.len();
         for position in topics {
             let place = hub.channels.insert(position.revive(shift));
             hub.settle(now, place);
         }
         Ok(hub)
     }
-}
-
-/// Whether anybody could come back to a topic with a position of it. That of an
-/// inbox in which nothing ever was is told when somebody comes.
-fn is_worth_it(topic: &Topic) -> bool {
-    topic.seq > 0 || matches!(topic.key, LogKey::Channel(_))
 }
 
 impl Position {
@@ -113,7 +105,7 @@ impl Position {
             for owed in &mut self.receipts {
                 owed.expires = shifted(owed.expires, shift);
             }
-            topic.log = Some(Box::new(Log { receipts: self.receipts.into(), ..Log::default() }));
+            topic.log.get_or_insert_default().receipts = self.receipts.into();
         }
         topic
     }

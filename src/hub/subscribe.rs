@@ -6,9 +6,10 @@
 use super::channels::{Hearing, Subscriber};
 use super::connections::{Connection, Kind};
 use super::event::{Asker, Effect, Effects, LogKey, Now};
-use super::logs::{Backlog, Hole, Log, Word};
+use super::logs::Log;
 use super::operations::Told;
 use super::publish::forbidden;
+use super::readers::{Backlog, Hole, Word};
 use super::replay::{gap, new_epoch};
 use super::settings::Keep;
 use super::{Ask, Done, Hub};
@@ -167,15 +168,12 @@ impl Hub {
             };
         }
         // What a disk has that cannot be read was numbered as nobody knows.
-        let is_unread = self.unread.is_some() && topic.jump.as_ref().is_some_and(|jump| jump.from == 0);
-        if is_unread && all {
-            return Start {
-                backlog: Some(Backlog::after(0)),
-                recovered: Some(false),
-                lost: Some(Lost::Epoch),
-            };
-        }
-        let lost = topic.missing(since.seq).map(Lost::Hole);
+        let is_unread =
+            self.numbers_above.is_some() && topic.jump.as_ref().is_some_and(|jump| jump.from == 0);
+        let lost = match topic.missing(since.seq) {
+            _ if is_unread && all => Some(Lost::Epoch),
+            missing => missing.map(Lost::Hole),
+        };
         Start { backlog: Some(Backlog::after(since.seq)), recovered: Some(lost.is_none()), lost }
     }
 

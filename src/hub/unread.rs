@@ -10,8 +10,10 @@
 use super::Hub;
 use super::channels::Hearing;
 use super::event::{Effects, LogKey, Now};
-use super::logs::{Backlog, Log, Reader};
+use super::logs::{Log, Run};
+use super::readers::{Backlog, Reader, join};
 use crate::protocol::ConnectionId;
+use crate::protocol::frame::GapCause;
 
 impl Hub {
     /// The page that a reader asked for cannot be read.
@@ -89,6 +91,29 @@ impl Hub {
 }
 
 impl Log {
+    /// Passes the messages over that lie before a reader on the disk, at least one,
+    /// and notes that they are lost to it: between which two. They stay for others.
+    pub(super) fn pass_over(&mut self, slot: u32) -> Option<Run> {
+        let reader = self.readers.iter_mut().find(|reader| reader.slot == slot && !reader.left)?;
+        let from = self.kept.partition_point(|kept| kept.seq <= reader.sent);
+        let mut lost: Option<Run> = None;
+        for (passed, kept) in self.kept.range(from..).enumerate() {
+            if passed > 0 && !kept.stored {
+                break;
+            }
+            (reader.sent, reader.written) = (kept.seq, kept.seq);
+            if (kept.by == reader.tag && !kept.echo) || reader.passes_over(kept.seq) {
+                continue;
+            }
+            let at = reader.note_lost(kept.seq, GapCause::Evicted);
+            join(&mut reader.holes, at + 1, &self.kept);
+            join(&mut reader.holes, at, &self.kept);
+            lost = Some((lost.map_or(kept.seq, |(first, _)| first), kept.seq));
+        }
+        reader.began = reader.began.max(reader.sent);
+        lost
+    }
+
     /// The first message that was passed over and not read since.
     pub(super) fn first_unread(&self) -> Option<u64> {
         let (first, last) = self.unread?;

@@ -206,7 +206,7 @@ fn as_text<S: Serializer>(id: &ConnectionId, to: S) -> Result<S::Ok, S::Error> {
 
 /// The numbers of [`Statistics`] that go up and down, in the order in which people
 /// want to see them; all others only ever count up.
-pub const GAUGES: [&str; 13] = [
+pub const GAUGES: [&str; 16] = [
     "uptime_seconds",
     "connected_users",
     "total_connections",
@@ -218,6 +218,9 @@ pub const GAUGES: [&str; 13] = [
     "kept_bytes",
     "unstored_bytes",
     "store_failed",
+    "disk_bytes",
+    "flash_spent_bytes",
+    "flash_level",
     "memory_bytes",
     "memory_level",
 ];
@@ -240,6 +243,13 @@ pub struct Statistics {
     pub unstored_bytes: u64,
     /// 1 while there is a disk and it cannot be used.
     pub store_failed: u64,
+    /// What the store takes on the disk.
+    pub disk_bytes: u64,
+    /// What was written to it and is not forgiven yet; a day's budget is, in a day.
+    pub flash_spent_bytes: u64,
+    /// 0 while there is plenty of that budget, 1 while what may wait waits longer, 2
+    /// while only durable messages are written.
+    pub flash_level: u64,
     /// Held for all peers, kept messages included.
     pub memory_bytes: u64,
     /// 0 below 80 % of the ceiling, 1 from there, 2 from 90 %, 3 at the ceiling.

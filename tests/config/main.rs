@@ -9,7 +9,7 @@ use std::time::Duration;
 use wshubd::config::{Alg, Config, Environment, Loaded, Principal, StoreKind, places};
 use wshubd::hub::Settings;
 use wshubd::hub::settings::Disk;
-use wshubd::hub::settings::Keep;
+use wshubd::hub::settings::{Keep, Limits};
 use wshubd::protocol::Channel;
 
 /// A directory of a test's own, gone with it.
@@ -69,7 +69,12 @@ fn nothing_needs_to_be_configured() {
     let Loaded { config, files } = Config::load(None, &environment(&[])).unwrap();
     assert!(files.is_empty());
     assert_eq!(config, defaults());
-    assert_eq!(config.hub_settings(), Settings::default());
+    // What the hub would do by itself, but that there is a disk.
+    let usual = Settings::default();
+    let kept_bytes = config.hub_settings().limits.kept_bytes;
+    let limits = Limits { kept_bytes, ..usual.limits };
+    assert_eq!(config.hub_settings(), Settings { has_disk: true, limits, ..usual });
+    assert_eq!(config.limits.hub, Settings::default().limits);
     assert_eq!(config.listen.http, ["127.0.0.1:8098".parse().unwrap()]);
     assert_eq!(config.listen.worker, Path::new("/run/wshubd/worker.sock"));
     assert_eq!(config.state.directory, Path::new("/var/lib/wshubd"));
@@ -148,7 +153,7 @@ fn every_option_is_understood() {
     assert_eq!(config.listen.http.len(), 2);
     assert_eq!(config.listen.allowed_origins, ["https://app.example.org", "null"]);
     assert!(config.listen.metrics_open && config.auth.anonymous && !config.auth.query_token);
-    assert_eq!(config.state.store, StoreKind::Memory);
+    assert_eq!((config.state.store, defaults().state.store), (StoreKind::Memory, StoreKind::Sled));
     assert_eq!(config.auth.keys[0].kid.as_deref(), Some("a"));
     assert_eq!(config.auth.keys[1].alg, Alg::EdDsa);
     assert_eq!(config.auth.rights.publish, []);
@@ -189,12 +194,25 @@ fn the_hub_is_told_what_concerns_it() {
 
 #[test]
 fn kept_messages_leave_half_of_the_memory_to_those_who_are_connected() {
-    let config = read("[limits]\nmemory = '16MiB'").unwrap();
+    let config = read("[state]\nstore = 'memory'\n[limits]\nmemory = '16MiB'").unwrap();
     assert_eq!(config.hub_settings().limits.kept_bytes, 8 << 20);
     assert_eq!(config.limits.hub.kept_bytes, defaults().limits.hub.kept_bytes, "what was asked for is shown");
     assert!(config.warnings()[0].starts_with("store.bytes is more than half of limits.memory"));
-    let config = read("[limits]\nmemory = '16MiB'\n[store]\nbytes = '4MiB'").unwrap();
+    let config =
+        read("[state]\nstore = 'memory'\n[limits]\nmemory = '16MiB'\n[store]\nbytes = '4MiB'").unwrap();
     assert_eq!(config.hub_settings().limits.kept_bytes, 4 << 20);
+    assert_eq!(config.warnings(), [""; 0]);
+}
+
+#[test]
+fn a_store_on_a_disk_holds_more_than_messages_and_no_memory() {
+    let config =
+        read("[state]\nstore = 'sled'\n[limits]\nmemory = '16MiB'\n[store]\nbytes = '400MiB'").unwrap();
+    let settings = config.hub_settings();
+    assert!(settings.has_disk && !read("[state]\nstore = 'memory'").unwrap().hub_settings().has_disk);
+    let share = settings.limits.kept_bytes as f64 / f64::from(400 << 20);
+    assert!((0.2..=0.5).contains(&share), "{share}");
+    assert_eq!(config.limits.hub.kept_bytes, 400 << 20, "what was asked for is shown");
     assert_eq!(config.warnings(), [""; 0]);
 }
 

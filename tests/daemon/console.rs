@@ -127,7 +127,7 @@ fn a_token_is_judged_by_the_daemon_that_made_it_and_by_no_other() {
 
 #[test]
 fn what_must_be_stored_is_refused_by_a_daemon_that_keeps_in_memory() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::with(&[("WSHUBD_STATE__STORE", "memory")]);
     let said = complaint(&daemon, &["pub", "--durable", "logs", "x"], 1);
     assert!(said.starts_with("wshubctl: not stored: ") && said.contains("store_unavailable"), "{said}");
     assert_eq!(listed(&daemon, &["channels"]), [] as [Value; 0]);

@@ -7,6 +7,7 @@ mod bench;
 mod command;
 mod console;
 mod doors;
+mod kept;
 mod limits;
 mod messages;
 mod operations;

@@ -1,7 +1,8 @@
 """A daemon of one's own: its directory, its port, its keys, its worker socket.
 
 Knows how `wshubd` is started and where it keeps what; knows nothing of how it is built. Whoever leaves the `with`
-block has stopped it, by SIGTERM, and has checked that it ended with exit code 0 and did not die before.
+block has stopped it, by SIGTERM, and has checked that it ended with exit code 0 and did not die before. A suite may
+also kill it, or the process that owns its disk, and start it again on what is left.
 """
 
 import base64
@@ -41,6 +42,14 @@ def mint(key, claims, alg="HS256", **header):
     digest = {"HS256": hashlib.sha256, "HS384": hashlib.sha384, "HS512": hashlib.sha512}.get(alg)
     signature = b64(hmac.new(key, f"{head}.{body}".encode(), digest).digest()) if digest else ""
     return f"{head}.{body}.{signature}"
+
+
+def ended(pid):
+    """Whether a process is gone, or waits only to be counted by its parent."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
 
 
 class Answer:
@@ -127,53 +136,10 @@ class Worker:
         self.close()
 
 
-class Hub:
-    def __init__(self, config=None, **environment):
-        """`environment`: settings as SECTION__KEY="value"; `config`: the text of a configuration file."""
-        self.directory = Path(tempfile.mkdtemp(prefix="wshub-"))
-        self.port = free_port()
-        self.environment = {
-            # Settings of whoever runs the suite are not those of this daemon, and WSHUBD_BIN is no setting at all.
-            **{name: value for name, value in os.environ.items() if not name.startswith("WSHUBD_")},
-            "XDG_STATE_HOME": str(self.directory),
-            "XDG_RUNTIME_DIR": str(self.directory),
-            "WSHUBD_LISTEN__HTTP": json.dumps([f"127.0.0.1:{self.port}"]),
-            **{f"WSHUBD_{name}": str(value) for name, value in environment.items()},
-        }
-        self.log = open(self.directory / "log", "w+b")
-        self.worker_path = self.directory / "wshubd/worker.sock"
-        self.start(config)
+class Door:
+    """A daemon as its clients see it, wherever it runs: a port of this machine, a key, a secret."""
 
-    def start(self, config=None):
-        """Starts the daemon on what its directory holds; again after `stop`, where settings or keys have changed."""
-        command = [str(BIN / "wshubd")]
-        if config is not None:
-            (self.directory / "wshubd.toml").write_text(config)
-            command += ["--config", str(self.directory / "wshubd.toml")]
-        self.process = subprocess.Popen(command, env=self.environment, stdout=self.log, stderr=self.log)
-        self._wait_until_ready()
-        # The daemon makes a key only where none is configured.
-        generated = self.directory / "wshubd/jwt.key"
-        self.key = generated.read_bytes().strip() if generated.exists() else None
-        self.secret = (self.directory / "wshubd/broadcast.secret").read_text().strip()
-
-    def _wait_until_ready(self):
-        end = time.monotonic() + 10
-        while time.monotonic() < end:
-            if self.process.poll() is not None:
-                raise AssertionError(f"wshubd ended at start with {self.process.returncode}: {self.logged()}")
-            try:
-                if self.http("GET", "/healthz").status == 200 and self.worker_path.exists():
-                    return
-            except OSError:
-                pass
-            time.sleep(0.01)
-        self.process.kill()
-        raise AssertionError(f"wshubd was not ready within 10 s: {self.logged()}")
-
-    def logged(self):
-        self.log.flush()
-        return (self.directory / "log").read_text(errors="replace")[-2000:]
+    port = key = secret = None
 
     def token(self, user=None, ttl=3600, alg="HS256", key=None, **claims):
         """A token by the daemon's own key. `user=None`: without a user; `ttl=None`: without `exp`."""
@@ -201,9 +167,6 @@ class Hub:
             wire.hear("subscription_succeeded", channel=channel)
         return wire
 
-    def worker(self):
-        return Worker(self.worker_path)
-
     def http(self, method, path, body=None, headers=None, secret=None):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=15)
         headers = dict(headers or {})
@@ -220,6 +183,88 @@ class Hub:
 
     def post(self, path, body, **options):
         return self.http("POST", path, body, secret=options.pop("secret", self.secret), **options)
+
+
+class Hub(Door):
+    # A command that starts the daemon in its own place, such as `setpriv`.
+    before = ()
+
+    def __init__(self, config=None, healthy=True, **environment):
+        """`environment`: settings as SECTION__KEY="value"; `config`: the text of a configuration file."""
+        self.directory = Path(tempfile.mkdtemp(prefix="wshub-"))
+        self.port = free_port()
+        self.environment = {
+            # Settings of whoever runs the suite are not those of this daemon, and WSHUBD_BIN is no setting at all.
+            **{name: value for name, value in os.environ.items() if not name.startswith("WSHUBD_")},
+            "XDG_STATE_HOME": str(self.directory),
+            "XDG_RUNTIME_DIR": str(self.directory),
+            "WSHUBD_LISTEN__HTTP": json.dumps([f"127.0.0.1:{self.port}"]),
+            **{f"WSHUBD_{name}": str(value) for name, value in environment.items()},
+        }
+        self.log = open(self.directory / "log", "w+b")
+        self.worker_path = self.directory / "wshubd/worker.sock"
+        config = self.prepare(config)
+        self.start(config, healthy)
+
+    def prepare(self, config):
+        """What else the directory needs before the first start; the configuration to start with."""
+        return config
+
+    def start(self, config=None, healthy=True):
+        """Starts the daemon on what its directory holds; again after `stop` or `kill`, with the same configuration where
+        no other is given. `healthy=False` takes one that serves and says that it has no store."""
+        file = self.directory / "wshubd.toml"
+        if config is not None:
+            file.write_text(config)
+            file.chmod(0o644)
+        command = [*self.before, str(BIN / "wshubd"), *(["--config", str(file)] if file.exists() else [])]
+        began = time.monotonic()
+        self.process = subprocess.Popen(command, env=self.environment, stdout=self.log, stderr=self.log)
+        self._wait_until_ready({200} if healthy else {200, 503})
+        self.took = time.monotonic() - began
+        self.read_keys()
+
+    def read_keys(self):
+        # The daemon makes a key only where none is configured.
+        generated = self.directory / "wshubd/jwt.key"
+        self.key = generated.read_bytes().strip() if generated.exists() else None
+        self.secret = (self.directory / "wshubd/broadcast.secret").read_text().strip()
+
+    def _wait_until_ready(self, statuses):
+        end, said = time.monotonic() + 10, "nothing"
+        while time.monotonic() < end:
+            if self.process.poll() is not None:
+                raise AssertionError(f"wshubd ended at start with {self.process.returncode}: {self.logged()}")
+            try:
+                said = self.http("GET", "/healthz")
+                if said.status in statuses and self.worker_path.exists():
+                    return
+            except OSError:
+                pass
+            time.sleep(0.01)
+        self.process.kill()
+        self.process.wait()
+        raise AssertionError(f"wshubd was not ready within 10 s ({said}): {self.logged()}")
+
+    def children(self):
+        """The processes that own the disk for it: one, or none while nothing is to be written or read."""
+        try:
+            pids = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        except OSError:
+            return []
+        return [int(pid) for pid in pids if not ended(int(pid))]
+
+    def kill(self):
+        """Ends it as a crash would: no word, no chance to finish anything."""
+        self.process.kill()
+        self.process.wait()
+
+    def logged(self):
+        self.log.flush()
+        return (self.directory / "log").read_text(errors="replace")[-2000:]
+
+    def worker(self):
+        return Worker(self.worker_path)
 
     def ctl(self, *arguments, **options):
         """`wshubctl` to its end: its output, its status."""

@@ -100,7 +100,7 @@ fn all_http_callers_are_one_publisher() {
     let mut bench = Bench::new();
     let body = json!({"channel": "room", "event": "say", "message_id": "m1"});
     assert_eq!(bench.post(1, &body), ["send_success 0 0 kept"]);
-    assert_eq!(bench.post(2, &body), ["send_success 0 0 false duplicate"]);
+    assert_eq!(bench.post(2, &body), ["send_success 0 0 kept duplicate"]);
 }
 
 #[test]

@@ -37,6 +37,22 @@ enum Step {
     End(u8, u8),
     Interrupt(u8, u8),
     HandOver,
+    Durable(u8, u8),
+    DurableToUser(u8, u8),
+    Disk(Disk),
+}
+
+/// What a disk does.
+#[derive(Clone, Copy, Debug)]
+enum Disk {
+    Slow,
+    Quick,
+    Writes,
+    WritesAll,
+    Refuses,
+    Fails,
+    Works,
+    Unreadable,
 }
 
 /// One of each policy, small enough that random histories reach their limits.
@@ -61,6 +77,7 @@ fn settings() -> Settings {
     settings.limits.requests_per_second = 1_000_000;
     settings.limits.burst = 1_000_000;
     settings.limits.kept_bytes = 20_000;
+    settings.has_disk = true;
     settings
 }
 
@@ -90,8 +107,22 @@ fn step() -> impl Strategy<Value = Step> {
         2 => two.prop_map(|(a, b)| Step::End(a, b)),
         3 => two.prop_map(|(a, b)| Step::Interrupt(a, b)),
         1 => Just(Step::HandOver),
+        3 => two.prop_map(|(a, b)| Step::Durable(a, b)),
+        2 => two.prop_map(|(a, b)| Step::DurableToUser(a, b)),
+        4 => prop::sample::select(&DISK[..]).prop_map(Step::Disk),
     ]
 }
+
+const DISK: [Disk; 8] = [
+    Disk::Slow,
+    Disk::Quick,
+    Disk::Writes,
+    Disk::WritesAll,
+    Disk::Refuses,
+    Disk::Fails,
+    Disk::Works,
+    Disk::Unreadable,
+];
 
 /// What one subscription has told so far.
 #[derive(Default, Debug)]
@@ -126,7 +157,7 @@ struct Witness {
     is_worker: bool,
     sessions: BTreeMap<String, Session>,
     inbox: u64,
-    /// Interrupts that have no final answer yet, by request id.
+    /// Interrupts and durable messages that have no final answer yet, by request id.
     asked: BTreeSet<u64>,
 }
 
@@ -206,11 +237,43 @@ impl Model {
                 let Some(seat) = self.pick(who, client) else { return };
                 self.say(seat, json!({"action": "whisper", "channel": channel(what), "event": "w"}));
             }
+            Step::Durable(who, what) => {
+                let Some(seat) = self.pick(who, anybody) else { return };
+                let target = json!({"action": "send", "channel": channel(what)});
+                self.publish_durable(seat, target);
+            }
+            Step::DurableToUser(who, user) => {
+                let Some(seat) = self.pick(who, worker) else { return };
+                self.publish_durable(seat, json!({"user_id": format!("user{}", user % 3)}));
+            }
             Step::ToUser(who, user) => {
                 let Some(seat) = self.pick(who, worker) else { return };
                 self.say(seat, json!({"user_id": format!("user{}", user % 3), "event": "e"}));
             }
             _ => self.run_beside(step),
+        }
+    }
+
+    fn publish_durable(&mut self, seat: Seat, mut request: Value) {
+        self.requests += 1;
+        self.seats.get_mut(&seat).unwrap().asked.insert(self.requests);
+        for (field, value) in [("event", json!("e")), ("durable", json!(true)), ("id", json!(self.requests))]
+        {
+            request[field] = value;
+        }
+        self.say(seat, request);
+    }
+
+    fn run_disk(&mut self, what: Disk) {
+        match what {
+            Disk::Slow => self.bench.disk.slow = true,
+            Disk::Quick => self.bench.disk.slow = false,
+            Disk::Writes => self.bench.disk_writes(),
+            Disk::WritesAll => self.bench.disk_writes_all(),
+            Disk::Refuses => self.bench.disk_refuses(),
+            Disk::Fails => self.bench.disk_fails(),
+            Disk::Works => self.bench.disk_works(),
+            Disk::Unreadable => self.bench.disk.unreadable = true,
         }
     }
 
@@ -242,6 +305,7 @@ impl Model {
                 }
             }
             Step::StoreAnswers => self.bench.store_answers(),
+            Step::Disk(what) => self.run_disk(what),
             Step::Memory(hundredths) => {
                 let ceiling = self.bench.settings.limits.memory as u64;
                 // Kept messages and the rest are less than another hundredth.
@@ -296,6 +360,8 @@ impl Model {
     }
 
     fn witness(&mut self, seat: Seat, frame: &Value) {
+        let is_written = |id: &Value| self.bench.was_written(id.as_str().unwrap());
+        assert!(frame["stored"] != true || is_written(&frame["message_id"]), "{} is a lie", brief(frame));
         let Some(witness) = self.seats.get_mut(&seat) else {
             panic!("{} after the end", brief(frame));
         };
@@ -311,8 +377,7 @@ impl Model {
                 // Who subscribes again goes on with what nobody has heard, and
                 // hears a history from now on.
                 let goes_on = frame.get("recovered").is_none() && channel != "history";
-                let known = goes_on && witness.sessions.contains_key(&channel);
-                if !known {
+                if !goes_on || !witness.sessions.contains_key(&channel) {
                     let start = number("seq").unwrap();
                     let session = Session { start, fresh: true, ..Session::default() };
                     witness.sessions.insert(channel, session);
@@ -324,9 +389,14 @@ impl Model {
             "ok" if frame.get("epoch").is_none() && frame.get("message_id").is_none() => {
                 witness.sessions.remove(&channel);
             }
+            "send_success" | "ok" if number("id").is_some_and(|id| id > 0) => {
+                assert!(witness.asked.remove(&number("id").unwrap()), "one answer for each durable message");
+            }
             "message" => match number("seq") {
                 Some(seq) if channel == "@me" => {
-                    assert!(seq > witness.inbox, "the inbox has an order");
+                    // What could not be read comes again, and what follows it.
+                    let again = frame["replayed"] == true && self.bench.disk.was_unread;
+                    assert!(seq > witness.inbox || again, "the inbox has an order");
                     witness.inbox = seq;
                 }
                 Some(seq) => {
@@ -375,6 +445,9 @@ impl Model {
 
     /// Everybody takes everything; then nothing may be missing.
     fn settle(&mut self) {
+        self.bench.disk_works();
+        self.bench.disk.slow = false;
+        self.bench.disk_writes();
         self.bench.slow_store = false;
         self.bench.store_answers();
         for seat in self.seats.keys().copied().collect::<Vec<_>>() {
@@ -401,7 +474,7 @@ impl Model {
         self.bench.wait(11.0);
         self.check();
         for witness in self.seats.values() {
-            assert!(witness.asked.is_empty(), "every interrupt is answered finally");
+            assert!(witness.asked.is_empty(), "everything is answered finally");
         }
     }
 

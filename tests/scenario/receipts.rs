@@ -189,7 +189,7 @@ fn a_message_that_was_sent_twice_has_one_receipt() {
     let mut bench = Bench::new();
     let (alice, bob) = both(&mut bench);
     send(&mut bench, alice, "m1");
-    assert_eq!(send(&mut bench, alice, "m1"), ["send_success 0 0 false duplicate"]);
+    assert_eq!(send(&mut bench, alice, "m1"), ["send_success 0 0 kept duplicate"]);
     bench.ack(bob, 1);
     assert_eq!(receipts(&mut bench, alice), ["m1 delivered"]);
 }

@@ -58,14 +58,17 @@ fn load_in_the_end(place: &Place) -> (usize, Vec<String>, Answer) {
     panic!("it goes on for ever: {notes:?}");
 }
 
-/// Whatever is done to the files: what is told was put, and it ends.
+/// Whatever is done to the files: it ends, what is told was put, and what is lost
+/// is told. Tells how many messages are.
 fn told_or_set_aside(place: &Place, what: &str) -> u64 {
     let (_, notes, loaded) = load_in_the_end(place);
     for told in &loaded.records {
         assert_eq!(told.head, record("logs", told.seq, size(told.seq)).head, "{what}");
     }
-    let aside = place.names().iter().any(|name| name == "00000001.damaged-1");
-    assert_eq!(aside, notes.iter().any(|note| note.contains("was set aside as")), "{what}: {notes:?}");
+    let aside = notes.iter().any(|note| note.contains("was set aside as"));
+    assert_eq!(aside, !place.generation(1).exists(), "{what}: {notes:?}");
+    let evidence = place.names().iter().any(|name| name == "00000001.damaged-1");
+    assert_eq!(evidence, notes.iter().any(|note| note.contains("damaged-1")), "{what}: {notes:?}");
     let mut child = place.start();
     assert_eq!(child.ready["notes"], json!([]), "{what}: nothing is left to be done");
     if !aside {
@@ -78,15 +81,20 @@ fn told_or_set_aside(place: &Place, what: &str) -> u64 {
     // And it goes on.
     child.commit(2, vec![put("logs", 1, 10)]).end("Committed");
     assert_eq!(child.read(2, "logs").records, [record("logs", 1, 10)], "{what}");
-    loaded.records.len() as u64 + loaded.end("Loaded")["damaged"].as_u64().unwrap()
+    // The engine finds an end wherever it cannot read on, and says no word.
+    let missing = MESSAGES - loaded.records.len() as u64;
+    let told = loaded.end("Loaded")["damaged"].as_u64().unwrap();
+    assert!(aside || told == missing, "{what}: {told} of {missing} missing messages are told");
+    missing
 }
 
 #[test]
 fn flipped_bytes_never_make_a_loop_nor_another_message() {
     let original = lived_in();
+    let mut missing = 0;
     for file in files(&original) {
         let bytes = fs::read(original.generation(1).join(&file)).unwrap();
-        for round in 0..12 {
+        for round in 0..if file == "db" { 16 } else { 4 } {
             let mut flipped = bytes.clone();
             // Anywhere, but the same wherever this runs.
             let at = (round * 7_919 + 13) * 104_729 % bytes.len();
@@ -96,9 +104,10 @@ fn flipped_bytes_never_make_a_loop_nor_another_message() {
             let place = Place::new();
             copy(&original.store(), &place.store());
             fs::write(place.generation(1).join(&file), flipped).unwrap();
-            told_or_set_aside(&place, &format!("{file} flipped at {at}"));
+            missing += told_or_set_aside(&place, &format!("{file} flipped at {at}"));
         }
     }
+    assert!(missing > 0, "nothing that matters was flipped");
 }
 
 #[test]
@@ -106,32 +115,14 @@ fn truncated_files_never_make_a_loop_nor_another_message() {
     let original = lived_in();
     for file in files(&original) {
         let bytes = fs::read(original.generation(1).join(&file)).unwrap();
-        for round in 0..6 {
-            let length = bytes.len() * round / 6;
+        for round in 0..5 {
+            let length = bytes.len() * round / 5;
             let place = Place::new();
             copy(&original.store(), &place.store());
             fs::write(place.generation(1).join(&file), &bytes[..length]).unwrap();
             told_or_set_aside(&place, &format!("{file} cut to {length}"));
         }
     }
-}
-
-/// The engine passes over what it cannot read without a word.
-#[test]
-fn messages_that_are_lost_without_a_word_are_counted() {
-    let original = lived_in();
-    let bytes = fs::read(original.generation(1).join("db")).unwrap();
-    let mut counted = 0;
-    // Not the last segments: what they held was the count as well.
-    for segment in 1..=3 {
-        let mut lost = bytes.clone();
-        lost[segment * 32 * 1024..][..32 * 1024].fill(0);
-        let place = Place::new();
-        copy(&original.store(), &place.store());
-        fs::write(place.generation(1).join("db"), lost).unwrap();
-        counted += u64::from(told_or_set_aside(&place, &format!("segment {segment} lost")) >= MESSAGES);
-    }
-    assert!(counted > 0);
 }
 
 #[test]
@@ -146,18 +137,22 @@ fn what_cannot_be_read_is_tried_again_then_set_aside_as_it_is() {
     let damage = format!("{}: it spells no format", format.display());
     let expected = [
         format!("{name} is tried again: {damage}"),
-        format!("{name} is tried again without what can be made anew: {damage}"),
-        format!("{name} cannot be read and was set aside as {name}.damaged-1: {damage}"),
+        format!(
+            "{name} was copied to {name}.damaged-1 and is tried again without what can be made anew: {damage}"
+        ),
+        format!("{name} cannot be read and was set aside as {name}.damaged-2: {damage}"),
     ];
     assert_eq!(notes, expected);
-    assert_eq!(place.names(), ["00000001.damaged-1"]);
+    assert_eq!(place.names(), ["00000001.damaged-1", "00000001.damaged-2"]);
     assert_eq!(fs::read(place.store().join("00000001.damaged-1/db")).unwrap(), before);
 
     // Its number is free, and evidence is never written over.
     place.start().commit(1, vec![put("logs", 1, 10)]).end("Committed");
     fs::write(place.generation(1).join("format"), "nonsense").unwrap();
     load_in_the_end(&place);
-    assert_eq!(place.names(), ["00000001.damaged-1", "00000001.damaged-2"]);
+    let names = [1, 2, 3, 4].map(|n| format!("00000001.damaged-{n}"));
+    assert_eq!(place.names(), names);
+    assert_eq!(fs::read(place.store().join("00000001.damaged-1/db")).unwrap(), before);
 }
 
 #[test]
@@ -170,6 +165,22 @@ fn what_the_engine_makes_anew_is_no_loss() {
         assert_eq!((took, loaded.records.len() as u64), (starts, MESSAGES), "{file}: {notes:?}");
         assert_eq!(loaded.end("Loaded")["damaged"], 0);
         // A whole reading is a clean slate.
+        let names: &[&str] = if starts == 1 { &["00000001"] } else { &["00000001", "00000001.damaged-1"] };
+        assert_eq!(place.names(), names);
+    }
+}
+
+#[test]
+fn an_opening_that_never_ends_is_damage_after_many_attempts_in_one_run_of_the_machine() {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    for (boot, unended, noted) in [(boot.trim(), 19, 0), (boot.trim(), 20, 1), ("another", 20, 0)] {
+        let place = lived_in();
+        let note = json!({"step": 0, "damage": null, "unended": unended, "boot": boot});
+        fs::write(place.store().join("00000001.trouble"), note.to_string()).unwrap();
+        let (starts, notes, loaded) = load_in_the_end(&place);
+        assert_eq!((starts, notes.len()), (1, noted), "{notes:?}");
+        assert!(notes.iter().all(|note| note.ends_with("20 attempts to open it have not ended")));
+        assert_eq!(loaded.records.len() as u64, MESSAGES);
         assert_eq!(place.names(), ["00000001"]);
     }
 }

@@ -1,7 +1,7 @@
 //! The store: what is promised to be on the disk, and what it costs. Most stories
 //! drive the real process that owns the disk over a real socket.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a story that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a story that cannot go on has failed")]
 
 mod child;
 mod damage;

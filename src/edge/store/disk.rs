@@ -216,6 +216,8 @@ impl Disk {
         let free = self.task.is_none();
         let trouble = self.trouble.as_ref().map(|trouble| trouble.again);
         let wish = if trouble.is_some() { trouble } else { self.commit_due(now, tail) };
+        // Who waits for a page waits for nothing else.
+        let wish = if self.reads.is_empty() || self.loading.is_some() { wish } else { Some(now) };
         let idle = self.process.is_some().then(|| self.busy_at + IDLE);
         let ended = (!self.ended.is_empty()).then(|| now + LOOK_AGAIN);
         [task, wish.filter(|_| free), idle.filter(|_| free), ended].into_iter().flatten().min()
@@ -253,9 +255,24 @@ impl Disk {
         self.busy_at = now;
         self.task = Some((task, now + patience));
         if let Err(error) = given {
-            self.fail(format!("the process that owns the disk is gone: {error}"), tail, around);
+            let why = self.last_words();
+            let why = why.unwrap_or_else(|| format!("the process that owns the disk is gone: {error}"));
+            self.fail(why, tail, around);
         }
         false
+    }
+
+    /// Why the process has ended, if it has said so.
+    fn last_words(&mut self) -> Option<String> {
+        let mut last = None;
+        let process = self.process.as_mut()?;
+        // It ends in an error, for there is nobody any more.
+        let _ = process.read(|word| {
+            if let Word::Failed { why } = word {
+                last = Some(why);
+            }
+        });
+        last
     }
 
     /// What to do next.

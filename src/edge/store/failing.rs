@@ -15,6 +15,10 @@ use crate::protocol::Moment;
 /// The longest pause between two attempts on a disk that fails.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// So often is the disk tried before the daemon starts without it: once more than
+/// it takes until all that is damaged is out of the way.
+const ATTEMPTS: u32 = 5;
+
 /// What fails again within this time has not recovered: a disk that takes what is
 /// written and cannot be read would else fail once a second for ever, at the cost
 /// of a commit each time.
@@ -29,6 +33,8 @@ pub(super) struct Trouble {
     pub(super) why: String,
     /// Nothing can be read either.
     pub(super) is_deaf: bool,
+    /// The hub knows.
+    is_told: bool,
     /// When it is tried again.
     pub(super) again: Moment,
 }
@@ -54,10 +60,19 @@ impl Disk {
         }
         let task = self.task.take().map(|(task, _)| task);
         let is_deaf = left == Left::Nothing;
-        let is_new = self.trouble.is_none();
-        if is_new {
+        let before = self.trouble.take();
+        let is_known = before.as_ref().is_some_and(|trouble| trouble.why == why);
+        let mut is_told = before.is_some_and(|trouble| trouble.is_told);
+        // What is damaged is set aside after some attempts to read it: this need not
+        // be the end of it.
+        if self.loading.is_some() && self.attempts < ATTEMPTS && !is_told {
+            if !is_known {
+                log::warn!("{why}; trying again");
+            }
+        } else if !is_told {
             log::error!("messages are kept in memory only: {why}");
             around.facts.push_back(Input::Store(StoreFact::Failed));
+            is_told = true;
         }
         self.moving = None;
         match task {
@@ -87,7 +102,18 @@ impl Disk {
         if let Some(loading) = &mut self.loading {
             **loading = Loading::default();
         }
-        self.trouble = Some(Trouble { why, is_deaf, again: now + self.pause(now) });
+        self.trouble = Some(Trouble { why, is_deaf, is_told, again: now + self.pause(now) });
+    }
+
+    /// Whether the disk cannot be used, and the hub knows.
+    pub(super) fn has_told(&self) -> bool {
+        self.trouble.as_ref().is_some_and(|trouble| trouble.is_told)
+    }
+
+    /// The daemon starts without the disk, which takes too long.
+    pub(super) fn give_up(&mut self, tail: &mut Tail, around: &mut Around<'_>) {
+        self.attempts = ATTEMPTS;
+        self.fail("reading what is kept takes too long".to_owned(), tail, around);
     }
 
     /// How long to wait before another attempt, after one more that failed.
@@ -97,9 +123,11 @@ impl Disk {
         self.attempts = exponent + 1;
         if self.is_finishing {
             self.last_tries = self.last_tries.saturating_sub(1);
-            return Duration::from_secs(1);
+            return Duration::from_millis(300);
         }
-        LONGEST_PAUSE.min(Duration::from_secs(1 << exponent))
+        // Whoever starts waits for those attempts.
+        let first = if self.loading.is_some() { Duration::from_millis(100) } else { Duration::from_secs(1) };
+        LONGEST_PAUSE.min(first * (1 << exponent))
     }
 
     /// Whoever waits for something from the disk is told that it cannot be read.
@@ -111,8 +139,10 @@ impl Disk {
 
     /// It can be used again.
     pub(super) fn recover(&mut self, around: &mut Around<'_>) {
-        if self.trouble.take().is_some() {
+        if self.trouble.is_some() {
             self.works_since = Some(around.now.moment);
+        }
+        if self.trouble.take().is_some_and(|trouble| trouble.is_told) {
             log::info!("messages are written to {} again", self.options.directory.display());
             around.facts.push_back(Input::Store(StoreFact::Works));
         }

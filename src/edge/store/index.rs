@@ -216,6 +216,22 @@ impl Index {
         Some(LogMark { life, first: first.unwrap_or_default(), cursor: log.cursor, last: log.last })
     }
 
+    /// Forgets all that lies in generations that are not there any more.
+    pub(super) fn lose_generations(&mut self, is_there: impl Fn(u32) -> bool) {
+        if self.generations.keys().all(|generation| is_there(*generation)) {
+            return;
+        }
+        self.generations.retain(|generation, _| is_there(*generation));
+        let mut lost = Vec::new();
+        for (key, log) in &self.logs {
+            let gone = log.messages.iter().filter(|placed| !is_there(placed.generation));
+            lost.extend(gone.map(|placed| (key.clone(), placed.seq)));
+        }
+        for (key, seq) in lost {
+            self.forget(&key, seq, seq, Some(0));
+        }
+    }
+
     /// Takes what the disk does not know: logs with a stale mark, and runs.
     pub(super) fn take_stale(&mut self) -> Stale {
         Stale { logs: std::mem::take(&mut self.stale), gone: std::mem::take(&mut self.gone) }

@@ -117,8 +117,15 @@ impl Gathered {
 }
 
 impl Disk {
-    /// The process has said which generations there are.
+    /// The process has said which generations there are. One that was set aside
+    /// because it is damaged is gone with all that it held; whoever wants to read
+    /// that is told then.
     pub(super) fn is_there(&mut self, sizes: &[Size], around: &mut Around<'_>) {
+        let is_there = |generation: u32| sizes.iter().any(|size| size.generation == generation);
+        self.index.lose_generations(is_there);
+        if let Some(generations) = self.loading.as_mut().and_then(|loading| loading.generations.as_mut()) {
+            generations.retain(|generation| is_there(*generation));
+        }
         for size in sizes {
             self.index.generations.entry(size.generation).or_default().bytes = size.bytes;
         }

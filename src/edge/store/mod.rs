@@ -31,6 +31,7 @@ use std::time::Duration;
 use crate::edge::clock;
 use crate::hub::settings::Disk as When;
 use crate::hub::{Input, Keeping, LogKey, Now, Purpose, StoreFact};
+use crate::protocol::frame::Statistics;
 use crate::protocol::{Message, Moment};
 use disk::{Disk, Reading};
 use tail::Tail;
@@ -169,6 +170,14 @@ impl Store {
         }
     }
 
+    /// Fills in what the hub does not know.
+    pub fn describe(&self, now: Moment, statistics: &mut Statistics) {
+        let Some(disk) = &self.disk else { return };
+        statistics.disk_bytes = disk.index.used();
+        statistics.flash_spent_bytes = disk.budget.spent(now);
+        statistics.flash_level = disk.budget.thrift(now) as u64;
+    }
+
     /// Why nothing can be written, if that is so.
     pub fn trouble(&self) -> Option<&str> {
         Some(&self.disk.as_ref()?.trouble.as_ref()?.why)
@@ -177,7 +186,7 @@ impl Store {
     /// What takes too long is done while the daemon runs.
     pub fn give_up(&mut self, around: &mut Around<'_>) {
         if let Some(disk) = &mut self.disk {
-            disk.fail("reading it takes too long".to_owned(), &mut self.tail, around);
+            disk.give_up(&mut self.tail, around);
         }
     }
 
@@ -188,7 +197,7 @@ impl Store {
 
     /// Whether all that was on the disk is known, or is not to be had.
     pub fn is_open(&self) -> bool {
-        self.disk.as_ref().is_none_or(|disk| disk.loading.is_none() || disk.trouble.is_some())
+        self.disk.as_ref().is_none_or(|disk| disk.loading.is_none() || disk.has_told())
     }
 
     /// Waits until the process that owns the disk has something to say: for the
@@ -204,6 +213,11 @@ impl Store {
         if let Some(disk) = &mut self.disk {
             disk.finish(&self.tail);
         }
+    }
+
+    /// How many messages are to outlive the daemon and are in memory only.
+    pub fn owed(&self) -> usize {
+        self.tail.all().len()
     }
 
     /// Whether that is done, or cannot be done.

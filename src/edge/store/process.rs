@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -51,6 +52,8 @@ impl Process {
             epoll.add(&socket, STORE, Interest::READ)?;
         }
         let child = Command::new(program)
+            // As administrators see it in a list of processes.
+            .arg0("wshubd")
             .arg(ARGUMENT)
             .arg(directory)
             .stdin(Stdio::from(OwnedFd::from(theirs)))

@@ -14,11 +14,13 @@ use serde_json::value::RawValue;
 /// is answered in that order.
 #[derive(Serialize, Deserialize, Debug)]
 pub enum Order<'a> {
-    /// Tell all that a generation holds: a `Record` for each message, a `Mark`
-    /// for each log, a `Gone` for each run of messages, then `Loaded`.
+    /// Tell all that a generation holds: a `Record` for each message, those of a
+    /// log together and ascending; then a `Mark` for each log, then a `Gone` for
+    /// each run of messages, then `Loaded`. What is not there holds nothing.
     Load { generation: u32 },
     /// Write all of it, sync it, and answer `Committed`. The first commit to a
-    /// generation makes it.
+    /// generation makes it. One that fails, or whose answer never comes, may be
+    /// there in part: whole messages, the first of them first.
     Commit {
         generation: u32,
         #[serde(borrow)]
@@ -76,7 +78,9 @@ pub enum Word<'a> {
         /// Ascending by number.
         generations: Vec<Size>,
         room: Room,
-        /// What somebody should know: what was set aside, and why.
+        /// What somebody should know: what was set aside, and why. It is not among
+        /// the generations any more. Before that it is tried again, each time by
+        /// another process: three may end in `Failed`, or without a word.
         notes: Vec<String>,
     },
     /// One record; `body` only where it was asked for with `Read`.
@@ -92,7 +96,8 @@ pub enum Word<'a> {
     Gone(#[serde(borrow)] Gone<'a>),
     /// All of a generation was told.
     Loaded {
-        /// Records whose checksum is wrong, or which are not whole.
+        /// Records whose checksum is wrong, which are not whole, or which were
+        /// committed and are not there.
         damaged: u64,
         notes: Vec<String>,
     },
@@ -123,11 +128,12 @@ pub struct Size {
 /// How much room there is.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug, Default)]
 pub struct Room {
-    /// What the whole store takes on the disk.
+    /// What the whole store takes on the disk, but what was set aside.
     pub used: u64,
     /// What the generation that was written takes.
     pub newest: u64,
-    /// What is free for it, its reserve not counted.
+    /// What is free for it, its reserve not counted. A commit is refused where
+    /// there is none.
     pub free: u64,
     /// What was written to the disk since the process began.
     pub written: u64,

@@ -13,7 +13,7 @@ pub(crate) fn brief(frame: &Value) -> String {
         "interrupt_result" => &["outcome"],
         "interrupt" => &["operation_id", "reason"],
         "unsubscribed" => &["channel", "reason"],
-        "send_success" => &["sent", "failed", "kept", "duplicate"],
+        "send_success" => &["sent", "failed", "kept", "stored", "duplicate"],
         "subscription_succeeded" => &["channel", "seq", "recovered"],
         "closed" | "auth_failed" => &["code"],
         "user_joined" | "user_left" | "auth_success" => &["user_id"],
@@ -23,6 +23,8 @@ pub(crate) fn brief(frame: &Value) -> String {
     for field in fields {
         match &frame[*field] {
             Value::Null => {}
+            // Without a disk nothing is.
+            Value::Bool(false) if *field == "stored" => {}
             Value::Bool(true) => words.push((*field).to_owned()),
             Value::String(text) => words.push(text.clone()),
             other => words.push(other.to_string()),

@@ -5,7 +5,7 @@
 use std::rc::Rc;
 
 use serde_json::{Value, json};
-use wshubd::hub::{Asker, Effect, Effects, Input, LogKey, Purpose};
+use wshubd::hub::{Asker, Effect, Effects, Input, LogKey, Purpose, StoreFact};
 use wshubd::protocol::message::Delivery;
 use wshubd::protocol::{ConnectionId, Frame, Message, RequestId, worker};
 
@@ -30,6 +30,7 @@ impl Bench {
         if !self.slow_store {
             self.store_answers();
         }
+        self.disk_goes_on();
     }
 
     fn carry_out(&mut self, effect: &Effect, out: &Effects, taken: &mut Vec<Input>) {
@@ -62,9 +63,8 @@ impl Bench {
             }
             Effect::Report(_) | Effect::Reach { .. } => {}
             Effect::Latch { .. } | Effect::Interrupt { .. } | Effect::Unlatch { .. } => self.latch(effect),
-            Effect::Keep { .. } | Effect::Store { .. } | Effect::Fetch { .. } | Effect::Forget { .. } => {
-                self.ask_store(effect);
-            }
+            Effect::Keep { .. } | Effect::Fetch { .. } | Effect::Forget { .. } => self.ask_store(effect),
+            Effect::Store { .. } => self.write_now(effect),
         }
     }
 
@@ -106,17 +106,20 @@ impl Bench {
 
     fn ask_store(&mut self, effect: &Effect) {
         match effect {
-            Effect::Keep { log, message, .. } => {
+            Effect::Keep { log, message, keeping } => {
                 self.note(message, Some(log));
                 let seq = message.seq.unwrap();
                 let known = self.store.entry(log.clone()).or_default().insert(seq, message.clone());
                 assert!(known.is_none(), "a position is given out once");
+                self.disk.keep(log, seq, keeping);
             }
             Effect::Fetch { fetch, log, after, count, bytes } => {
                 let input = self.read(*fetch, log, *after, *count, *bytes);
                 self.waiting.push_back(input);
             }
             Effect::Forget { log, from, to } => {
+                self.remove(log, *from, *to);
+                self.disk.forget(log, *from, *to);
                 if let Some(kept) = self.store.get_mut(log) {
                     kept.retain(|seq, _| seq < from || seq > to);
                     if kept.is_empty() {
@@ -136,7 +139,7 @@ impl Bench {
         }
     }
 
-    fn read(&self, fetch: Purpose, log: &LogKey, after: u64, count: usize, bytes: usize) -> Input {
+    fn read(&mut self, fetch: Purpose, log: &LogKey, after: u64, count: usize, bytes: usize) -> Input {
         let mut left = bytes;
         let kept = self.store.get(log).into_iter().flat_map(|kept| kept.range(after + 1..));
         let fits = |(_, message): &(&u64, &Rc<Message>)| {
@@ -145,7 +148,13 @@ impl Bench {
             left = room.unwrap_or(0);
             first || room.is_some()
         };
-        let messages = kept.take(count).take_while(fits).map(|(_, message)| message.clone()).collect();
+        let mut page = kept.take(count).peekable();
+        if page.peek().is_some_and(|(seq, _)| self.disk.hides(log, **seq)) {
+            self.disk.was_unread = true;
+            return Input::Store(StoreFact::Unread { fetch, log: log.clone() });
+        }
+        let page = page.take_while(|(seq, _)| !self.disk.hides(log, **seq)).take_while(fits);
+        let messages = page.map(|(_, message)| message.clone()).collect();
         Input::Fetched { fetch, log: log.clone(), messages }
     }
 

@@ -7,9 +7,12 @@
 mod brief;
 mod hands;
 mod links;
+mod lives;
+mod writing;
 
 pub(crate) use brief::brief;
 pub(crate) use links::Seen;
+pub(crate) use lives::Written;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -35,9 +38,12 @@ pub(crate) struct Bench {
     pub(crate) settings: Settings,
     links: BTreeMap<ConnectionId, Link>,
     next_tag: u64,
+    /// What the store gives back, from memory or from the disk.
     store: BTreeMap<LogKey, BTreeMap<u64, Rc<Message>>>,
     /// Whether the store lets the hub wait.
     pub(crate) slow_store: bool,
+    pub(crate) disk: writing::Disk,
+    pub(crate) past: lives::Past,
     waiting: VecDeque<Input>,
     http: Vec<(u64, Value)>,
     latches: BTreeMap<OperationId, ConnectionId>,
@@ -70,6 +76,8 @@ impl Bench {
             next_tag: 0,
             store: BTreeMap::new(),
             slow_store: false,
+            disk: writing::Disk::default(),
+            past: lives::Past::default(),
             waiting: VecDeque::new(),
             http: Vec::new(),
             latches: BTreeMap::new(),
@@ -322,6 +330,7 @@ impl Bench {
         for input in waiting.into_iter().filter(is_notice) {
             self.handle(input);
         }
+        self.forget_orders();
         let bytes = self.hub.export();
         self.hub = Hub::import(self.settings.clone(), &bytes).unwrap();
         assert_eq!(
@@ -331,6 +340,7 @@ impl Bench {
         );
         // The rest is answered to nobody, and asked again.
         self.waiting.clear();
+        self.disk_tells();
         self.handle(Input::Due);
     }
 }

@@ -4,6 +4,7 @@
 //! it should have been. What is found is shrunk to a story, told line by line.
 //! `PROPTEST_CASES` tries more of them; `MODEL_SECONDS=3600` tries for an hour.
 
+mod endings;
 mod operations;
 mod passing;
 mod publishers;
@@ -16,13 +17,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use wshubd::hub::settings::{Keep, Policy};
+use wshubd::hub::settings::{Disk, Keep, Policy};
 use wshubd::hub::{Pattern, Settings};
 use wshubd::protocol::{InboxMode, Moment};
 
 use super::bench::{Bench, Seat, rights};
+use endings::End;
 use operations::Observed;
-use reference::{Check, Keeps, Log};
+use reference::{Check, Keeps, Log, Since};
 use step::{CHANNELS, DEVICES, PEERS, Step, USERS};
 
 /// A device or worker, with what it remembers while it is away.
@@ -34,7 +36,7 @@ struct Peer {
     positions: BTreeMap<usize, (Value, u64)>,
     /// The positions that it asked for, of subscriptions that it has not heard
     /// the answer to; the last one is the newest.
-    asked: Vec<(usize, Option<u64>)>,
+    asked: Vec<(usize, Option<Since>)>,
     /// The last position of the inbox that it heard.
     inbox: u64,
     /// Its interrupts that have no final answer yet, by request id.
@@ -58,6 +60,10 @@ struct Model {
     /// When users who lost their last connection are taken for gone.
     departures: BTreeMap<&'static str, Moment>,
     told: Vec<String>,
+    /// The disk can be neither written nor read.
+    is_dark: bool,
+    /// Ids of what was answered to be on the disk.
+    stored: BTreeSet<String>,
     observed: Observed,
     said: u64,
     requests: u64,
@@ -76,14 +82,20 @@ const BRIEF: u64 = 10;
 const HISTORY: usize = 4;
 
 fn settings() -> Settings {
-    let keep =
-        |keep, count, seconds| Policy { keep, count, ttl: Duration::from_secs(seconds), ..Policy::default() };
+    let keep = |keep, count, seconds, disk| Policy {
+        keep,
+        count,
+        ttl: Duration::from_secs(seconds),
+        disk,
+        ..Policy::default()
+    };
     let mut settings = Settings {
+        has_disk: true,
         policies: vec![
-            (Pattern::new("history"), keep(Keep::History, HISTORY, DAY)),
-            (Pattern::new("undelivered"), keep(Keep::Undelivered, 1000, DAY)),
-            (Pattern::new("brief"), keep(Keep::Undelivered, 1000, BRIEF)),
-            (Pattern::new("never"), keep(Keep::Never, 0, 0)),
+            (Pattern::new("history"), keep(Keep::History, HISTORY, DAY, Disk::Behind)),
+            (Pattern::new("undelivered"), keep(Keep::Undelivered, 1000, DAY, Disk::Stop)),
+            (Pattern::new("brief"), keep(Keep::Undelivered, 1000, BRIEF, Disk::Never)),
+            (Pattern::new("never"), keep(Keep::Never, 0, 0, Disk::Never)),
         ],
         rights: rights(&["*"], &["*", "@user:*"], &[]),
         ..Settings::default()
@@ -122,6 +134,8 @@ impl Model {
             maybe: Vec::new(),
             departures: BTreeMap::new(),
             told: Vec::new(),
+            is_dark: false,
+            stored: BTreeSet::new(),
             observed,
             said: 0,
             requests: 0,
@@ -164,17 +178,26 @@ impl Model {
             }
             Step::Subscribe(who, channel) => {
                 let position = self.peers[who].positions.get(&channel).cloned();
+                let is_known = |epoch: &Value| self.logs[CHANNELS[channel]].epoch.as_ref() == Some(epoch);
+                let asked = position.as_ref().map(|(epoch, seq)| match is_known(epoch) {
+                    true => Since::Seq(*seq),
+                    false => Since::Stale,
+                });
                 let since = position.map(|(epoch, seq)| json!({"epoch": epoch, "seq": seq}));
-                self.subscribe(who, channel, since);
+                self.subscribe(who, channel, since, asked);
             }
             Step::SubscribeFromTheStart(who, channel) => {
-                self.subscribe(who, channel, Some(json!({"epoch": "", "seq": 0})));
+                self.subscribe(who, channel, Some(json!({"epoch": "", "seq": 0})), Some(Since::Seq(0)));
             }
             Step::Unsubscribe(who, channel) => {
                 self.ask(who, json!({"action": "unsubscribe", "channel": CHANNELS[channel], "id": 0}));
             }
-            Step::Publish { by, channel, ttl, quiet } => self.publish(by, channel, ttl, quiet),
-            Step::Send { by, user, ttl, receipt } => self.send(by, USERS[user], ttl, receipt),
+            Step::Publish { by, channel, ttl, quiet, durable } => {
+                self.publish(by, channel, ttl, quiet, durable);
+            }
+            Step::Send { by, user, ttl, receipt, durable } => {
+                self.send(by, USERS[user], ttl, receipt, durable);
+            }
             Step::Repeat(who) => self.repeat(who)?,
             Step::Whisper(who, channel) => {
                 self.ask(who, json!({"action": "whisper", "channel": CHANNELS[channel], "event": "w"}));
@@ -210,6 +233,24 @@ impl Model {
                 // What the store was asked is lost with the process that asked.
                 self.maybe.append(&mut self.asked);
             }
+            Step::Write => self.bench.disk_writes_behind(),
+            Step::SlowDisk => self.bench.disk.slow = true,
+            Step::QuickDisk => {
+                self.bench.disk.slow = false;
+                self.bench.disk_writes();
+            }
+            Step::DiskFails if !self.is_dark => {
+                self.is_dark = true;
+                self.bench.disk_fails();
+            }
+            Step::DiskWorks if self.is_dark => {
+                self.is_dark = false;
+                self.bench.disk_works();
+            }
+            Step::DiskFails | Step::DiskWorks => {}
+            Step::Restart => self.end_hub(End::Clean)?,
+            Step::Kill => self.end_hub(End::Killed)?,
+            Step::Crash => self.end_hub(End::Power)?,
             _ => {
                 let asked = operations::request(step, &mut self.requests);
                 if let Some((who, request)) = asked.filter(|(who, _)| self.peers[*who].seat.is_some()) {
@@ -240,8 +281,7 @@ impl Model {
         }
     }
 
-    fn subscribe(&mut self, who: usize, channel: usize, since: Option<Value>) {
-        let asked = since.as_ref().map(|since| since["seq"].as_u64().unwrap());
+    fn subscribe(&mut self, who: usize, channel: usize, since: Option<Value>, asked: Option<Since>) {
         if self.peers[who].seat.is_some() {
             self.peers[who].asked.push((channel, asked));
         }

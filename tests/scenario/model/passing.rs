@@ -56,7 +56,7 @@ impl Model {
         if inbox.sessions.is_empty() {
             let (waiting, passing) = inbox.desert(now);
             // By the time a slow store says what it was, it may wait no longer.
-            if self.bench.slow_store {
+            if self.bench.slow_store || self.is_dark {
                 self.maybe.extend(waiting)
             } else {
                 self.notices.extend(waiting)
@@ -72,6 +72,7 @@ impl Model {
         let now = self.now();
         for log in self.logs.values_mut() {
             self.asked.extend(log.expire(now));
+            self.maybe.append(&mut log.maybe);
         }
         let gone: Vec<&str> =
             self.departures.iter().filter(|(_, until)| **until <= now).map(|(user, _)| *user).collect();
@@ -83,8 +84,12 @@ impl Model {
         self.listen()
     }
 
-    /// A quick store has said already what was lost.
+    /// A quick store has said already what was lost; of what cannot be read nobody
+    /// says anything.
     pub(super) fn look_up(&mut self) {
+        if self.is_dark {
+            self.maybe.append(&mut self.asked);
+        }
         if !self.bench.slow_store {
             self.notices.append(&mut self.asked);
         }

@@ -16,6 +16,7 @@ impl Model {
     /// line that it makes.
     fn say(&mut self, who: usize, mut request: Value, ttl: Option<u64>, most: u64) -> Option<Line> {
         let seat = self.peers[who].seat?;
+        let is_refused = self.is_dark && request["durable"] == true && request["channel"] != "never";
         self.said += 1;
         let id = format!("m{}", self.said);
         request["action"] = json!("send");
@@ -23,7 +24,10 @@ impl Model {
         request["message_id"] = json!(id);
         request["ttl"] = json!(ttl);
         self.bench.tell(seat, &request);
-        self.peers[who].said = Some(request.clone());
+        self.peers[who].said = Some(request.clone()).filter(|_| !is_refused);
+        if is_refused {
+            return None;
+        }
         let line = Line {
             seq: 0,
             id,
@@ -35,14 +39,24 @@ impl Model {
             gone: None,
             is_waiting: false,
             is_told: false,
+            is_had: false,
+            is_unsure: false,
             receipt: None,
         };
         (ttl != Some(0)).then_some(line)
     }
 
-    pub(super) fn publish(&mut self, who: usize, channel: usize, ttl: Option<u64>, quiet: bool) {
+    pub(super) fn publish(
+        &mut self,
+        who: usize,
+        channel: usize,
+        ttl: Option<u64>,
+        quiet: bool,
+        durable: bool,
+    ) {
         let most = if CHANNELS[channel] == "brief" { BRIEF } else { DAY };
-        let request = json!({"channel": CHANNELS[channel], "echo": !quiet});
+        let request =
+            json!({"channel": CHANNELS[channel], "echo": !quiet, "durable": durable && ttl != Some(0)});
         if let Some(line) = self.say(who, request, ttl, most) {
             let notices = self.log(CHANNELS[channel]).say(line);
             self.asked.extend(notices);
@@ -50,10 +64,11 @@ impl Model {
         }
     }
 
-    pub(super) fn send(&mut self, who: usize, user: &str, ttl: Option<u64>, receipt: bool) {
+    pub(super) fn send(&mut self, who: usize, user: &str, ttl: Option<u64>, receipt: bool, durable: bool) {
         // What is kept for no time is acknowledged by nobody.
         let asker = Self::user(who).filter(|_| receipt && ttl != Some(0));
-        let request = json!({"user_id": user, "receipt": asker.is_some()});
+        let request =
+            json!({"user_id": user, "receipt": asker.is_some(), "durable": durable && ttl != Some(0)});
         if let Some(mut line) = self.say(who, request, ttl, DAY) {
             line.is_quiet = false;
             line.receipt = asker.map(|user| (user.to_owned(), Told::Nothing));
@@ -73,6 +88,10 @@ impl Model {
         let (Some(seat), Some(request)) = (self.peers[who].seat, self.peers[who].said.clone()) else {
             return Ok(());
         };
+        let waits = request["durable"] == true && (self.is_dark || self.bench.disk.slow);
+        if waits {
+            return Ok(());
+        }
         let mut request = request;
         request["id"] = json!(0);
         self.bench.tell(seat, &request);
@@ -88,7 +107,8 @@ impl Model {
     pub(super) fn ack(&mut self, who: usize, back: u64, read: bool) {
         let seq = self.peers[who].inbox.saturating_sub(back);
         let (Some(seat), Some(user)) = (self.peers[who].seat, Self::user(who)) else { return };
-        if seq == 0 {
+        // How far an ack counts while something cannot be read is told elsewhere.
+        if seq == 0 || self.log(&inbox_of(user)).was_unread {
             return;
         }
         let state = if read { Told::Read } else { Told::Delivered };
@@ -114,6 +134,8 @@ impl Model {
                 gone: None,
                 is_waiting: false,
                 is_told: false,
+                is_had: false,
+                is_unsure: false,
                 receipt: None,
             };
             self.log(&inbox_of(&to)).say(line);

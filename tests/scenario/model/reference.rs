@@ -14,15 +14,40 @@ use crate::bench::{Seat, brief};
 pub(super) type Check = Result<(), String>;
 
 /// What a log keeps.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) enum Keeps {
     /// What nobody but its publisher heard.
     Unheard,
     /// The last so many.
     Last(usize),
+    #[default]
     Nothing,
     /// What the cursor has not passed.
     Unacknowledged,
+}
+
+/// A position with which somebody comes back.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Since {
+    /// Of the numbers that there are.
+    Seq(u64),
+    /// Of others.
+    Stale,
+}
+
+impl Since {
+    fn seq(self) -> u64 {
+        match self {
+            Self::Seq(seq) => seq,
+            Self::Stale => 0,
+        }
+    }
+}
+
+impl Keeps {
+    pub(super) fn is_history(self) -> bool {
+        matches!(self, Self::Last(_))
+    }
 }
 
 /// What a receipt was last told.
@@ -51,6 +76,10 @@ pub(super) struct Line {
     pub(super) is_waiting: bool,
     /// That it is gone was told to its user, who acknowledges nothing.
     pub(super) is_told: bool,
+    /// Some connection has heard it.
+    pub(super) is_had: bool,
+    /// Whether somebody heard it is not known to a hub that began since.
+    pub(super) is_unsure: bool,
     /// Who wants to know that it has arrived, and what was told.
     pub(super) receipt: Option<(String, Told)>,
 }
@@ -69,10 +98,12 @@ pub(super) struct Session {
     pub(super) last: u64,
     /// What the very next frame has to tell as lost.
     pub(super) gap: Option<(u64, u64, u64)>,
+    /// The very next frame has to tell that the numbers are others.
+    pub(super) is_anew: bool,
 }
 
 /// A channel or an inbox.
-#[derive(Clone, Debug)]
+#[derive(Clone, Default, Debug)]
 pub(super) struct Log {
     pub(super) name: String,
     pub(super) keeps: Keeps,
@@ -82,11 +113,18 @@ pub(super) struct Log {
     /// Of an inbox: the last position that was queued for anybody.
     pub(super) offered: u64,
     pub(super) sessions: Vec<(Seat, Session)>,
+    /// As it was told, and all that there were.
+    pub(super) epoch: Option<Value>,
+    pub(super) epochs: Vec<Value>,
+    /// Something could not be read: it is told as lost, and comes again.
+    pub(super) was_unread: bool,
+    /// Notices of what is lost that may be told or not.
+    pub(super) maybe: Vec<String>,
 }
 
 impl Log {
     pub(super) fn new(name: &str, keeps: Keeps) -> Self {
-        Self { name: name.to_owned(), keeps, lines: Vec::new(), cursor: 0, offered: 0, sessions: Vec::new() }
+        Self { name: name.to_owned(), keeps, ..Self::default() }
     }
 
     pub(super) fn seq(&self) -> u64 {
@@ -147,9 +185,15 @@ impl Log {
             Keeps::Nothing => false,
         };
         let has_arrived = seq <= self.cursor;
+        let is_blurred = self.was_unread && self.keeps == Keeps::Unacknowledged;
         let line = self.line(seq).ok()?;
         line.gone = Some(cause);
         line.receipt.take_if(|_| !has_arrived);
+        if line.is_unsure || is_blurred {
+            let notice = format!("{cause} {}", line.id);
+            self.maybe.push(notice);
+            return None;
+        }
         is_lost.then(|| format!("{cause} {}", line.id))
     }
 
@@ -182,7 +226,9 @@ impl Log {
     }
 
     /// A subscription begins, with what the answer says about it.
-    pub(super) fn join(&mut self, seat: Seat, since: Option<u64>, recovered: Option<bool>) -> Check {
+    pub(super) fn join(&mut self, seat: Seat, since: Option<Since>, recovered: Option<bool>) -> Check {
+        let is_stale = matches!(since, Some(Since::Stale));
+        let since = since.map(Since::seq);
         let after = since.unwrap_or(self.seq());
         let later = || self.lines.iter().filter(|line| line.seq > after);
         let kept: Vec<u64> = later().filter(|line| self.is_kept(line)).map(|line| line.seq).collect();
@@ -196,10 +242,10 @@ impl Log {
                 session.may.extend(self.kept());
             }
             Keeps::Last(_) | Keeps::Nothing if since.is_some() => {
-                if recovered != Some(missing.is_empty()) {
+                if recovered != Some(missing.is_empty() && !is_stale) {
                     return Err(format!("{} since {after}: {missing:?} are missing", self.name));
                 }
-                session.gap = span(&missing);
+                session.gap = span(&missing).filter(|_| !is_stale);
                 session.owed = kept;
             }
             // What nobody heard may be on its way to another subscriber.
@@ -210,6 +256,7 @@ impl Log {
             Keeps::Unheard => session.may = self.lines.iter().map(|line| line.seq).collect(),
             _ => {}
         }
+        session.is_anew = is_stale;
         // Nor what this connection said and does not want to hear.
         let own = |line: &Line| line.is_quiet && line.by == Some(seat);
         let owed = std::mem::take(&mut session.owed).into_iter();
@@ -239,14 +286,25 @@ impl Log {
         let name = self.name.clone();
         self.offered = self.offered.max(seq);
         let replayed = frame["replayed"] == true;
+        let comes_again = replayed && self.was_unread && self.keeps == Keeps::Unacknowledged;
         let line = self.line(seq)?;
+        line.is_had = true;
         let is_gone = line.gone.filter(|_| replayed);
         if !replayed && line.by != Some(seat) {
             line.is_heard = true;
         }
         let session = self.session(seat).ok_or(format!("{name} {seq} for nobody who asked"))?;
+        if session.is_anew {
+            return Err(format!("{name} {seq} before it is told that the numbers are others"));
+        }
         if let Some(gap) = session.gap {
             return Err(format!("{name} {seq} before the gap {gap:?}"));
+        }
+        if comes_again && seq <= session.last {
+            session.last = seq;
+            session.owed.retain(|owed| *owed != seq);
+            return is_gone
+                .map_or(Ok(()), |cause| Err(format!("{name} {seq} is heard after it was {cause}")));
         }
         if seq <= session.last {
             return Err(format!("{name} {seq} again, or too late: {} was before", session.last));
@@ -254,7 +312,7 @@ impl Log {
         match session.owed.first() {
             Some(first) if *first < seq => return Err(format!("{name} {seq} without {first} before it")),
             Some(first) if *first == seq => drop(session.owed.remove(0)),
-            _ if session.may.contains(&seq) => {}
+            _ if session.may.contains(&seq) || comes_again => {}
             _ => return Err(format!("{name} {seq} is not for this one")),
         }
         session.last = seq;
@@ -266,9 +324,17 @@ impl Log {
 
     /// Somebody is told that messages are lost.
     pub(super) fn misses(&mut self, seat: Seat, gap: &Value) -> Check {
-        let (name, said, keeps) = (self.name.clone(), brief(gap), self.keeps);
+        let (name, said, keeps, was_unread) = (self.name.clone(), brief(gap), self.keeps, self.was_unread);
         let lines = self.lines.clone();
         let session = self.session(seat).ok_or(format!("{name}: {said}, for nobody who asked"))?;
+        if gap["cause"] == "epoch" {
+            let is_due = std::mem::take(&mut session.is_anew);
+            return if is_due {
+                Ok(())
+            } else {
+                Err(format!("{name}: {said}, and the numbers are the same"))
+            };
+        }
         let number = |field: &str| gap[field].as_u64().unwrap();
         let (from, to, lost) = (number("from_seq"), number("to_seq"), number("lost"));
         if let Some(wanted) = session.gap.take() {
@@ -278,8 +344,13 @@ impl Log {
             };
         }
         let told = |seq: &u64| (from..=to).contains(seq);
+        if was_unread && cause_of(gap) != "slow" {
+            // Not all of it is lost: who reads later may hear it.
+            session.may.extend(session.owed.extract_if(.., |seq| told(seq)));
+            return Ok(());
+        }
         let gone = |seq: &u64| lines[*seq as usize - 1].gone;
-        let cause = gap["cause"].as_str().unwrap();
+        let cause = cause_of(gap);
         let is_loss = match (cause, keeps) {
             ("slow", Keeps::Unheard | Keeps::Nothing) => |_: Option<&str>| true,
             _ => |gone: Option<&str>| gone.is_some(),
@@ -334,7 +405,7 @@ impl Log {
     /// When all sockets have taken everything, nobody is owed anything.
     pub(super) fn settled(&self) -> Check {
         for (_, session) in &self.sessions {
-            if !session.owed.is_empty() || session.gap.is_some() {
+            if !session.owed.is_empty() || session.gap.is_some() || session.is_anew {
                 return Err(format!("{} {:?} were never heard", self.name, session.owed));
             }
         }
@@ -345,4 +416,8 @@ impl Log {
 /// The first, the last and how many.
 fn span(list: &[u64]) -> Option<(u64, u64, u64)> {
     Some((*list.first()?, *list.last()?, list.len() as u64))
+}
+
+fn cause_of(gap: &Value) -> &str {
+    gap["cause"].as_str().unwrap()
 }

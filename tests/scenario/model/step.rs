@@ -33,8 +33,8 @@ pub(super) enum Step {
     Subscribe(usize, usize),
     SubscribeFromTheStart(usize, usize),
     Unsubscribe(usize, usize),
-    Publish { by: usize, channel: usize, ttl: Option<u64>, quiet: bool },
-    Send { by: usize, user: usize, ttl: Option<u64>, receipt: bool },
+    Publish { by: usize, channel: usize, ttl: Option<u64>, quiet: bool, durable: bool },
+    Send { by: usize, user: usize, ttl: Option<u64>, receipt: bool, durable: bool },
     Repeat(usize),
     Whisper(usize, usize),
     Ack { by: usize, back: u64, read: bool },
@@ -50,6 +50,14 @@ pub(super) enum Step {
     End(usize, usize),
     Interrupt(usize, usize),
     HandOver,
+    Write,
+    SlowDisk,
+    QuickDisk,
+    DiskFails,
+    DiskWorks,
+    Restart,
+    Kill,
+    Crash,
 }
 
 impl fmt::Display for Step {
@@ -70,13 +78,15 @@ impl fmt::Display for Step {
                 write!(f, "{} subscribes to {} from the start", peer(who), on(channel))
             }
             Self::Unsubscribe(who, channel) => write!(f, "{} unsubscribes from {}", peer(who), on(channel)),
-            Self::Publish { by, channel, ttl, quiet } => {
+            Self::Publish { by, channel, ttl, quiet, durable } => {
                 let quiet = if *quiet { ", not to itself" } else { "" };
-                write!(f, "{} publishes on {}{}{quiet}", peer(by), on(channel), for_so_long(ttl))
+                let durable = if *durable { " durably" } else { "" };
+                write!(f, "{} publishes{durable} on {}{}{quiet}", peer(by), on(channel), for_so_long(ttl))
             }
-            Self::Send { by, user, ttl, receipt } => {
+            Self::Send { by, user, ttl, receipt, durable } => {
                 let receipt = if *receipt { ", with a receipt" } else { "" };
-                write!(f, "{} sends to {}{}{receipt}", peer(by), USERS[*user], for_so_long(ttl))
+                let durable = if *durable { " durably" } else { "" };
+                write!(f, "{} sends{durable} to {}{}{receipt}", peer(by), USERS[*user], for_so_long(ttl))
             }
             Self::Repeat(who) => write!(f, "{} says the last thing again", peer(who)),
             Self::Whisper(who, channel) => write!(f, "{} whispers on {}", peer(who), on(channel)),
@@ -97,6 +107,14 @@ impl fmt::Display for Step {
             Self::End(who, operation) => write!(f, "{} ends op{operation}", peer(who)),
             Self::Interrupt(who, operation) => write!(f, "{} interrupts op{operation}", peer(who)),
             Self::HandOver => f.write_str("another process takes over"),
+            Self::Write => f.write_str("the disk writes what waits for it"),
+            Self::Restart => f.write_str("the daemon stops, and starts again"),
+            Self::SlowDisk => f.write_str("the disk lets everybody wait"),
+            Self::QuickDisk => f.write_str("the disk is quick"),
+            Self::DiskFails => f.write_str("the disk fails"),
+            Self::DiskWorks => f.write_str("the disk works"),
+            Self::Kill => f.write_str("the daemon is killed, and starts again"),
+            Self::Crash => f.write_str("the power fails, and the daemon starts again"),
         }
     }
 }
@@ -118,6 +136,14 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::QuickStore),
         3 => (1..12u64).prop_map(Step::Wait),
         1 => Just(Step::HandOver),
+        2 => Just(Step::Write),
+        1 => Just(Step::SlowDisk),
+        1 => Just(Step::QuickDisk),
+        1 => Just(Step::DiskFails),
+        3 => Just(Step::DiskWorks),
+        1 => Just(Step::Restart),
+        1 => Just(Step::Kill),
+        1 => Just(Step::Crash),
     ];
     let operations = prop_oneof![
         (worker.clone(), operation.clone()).prop_map(|(who, what)| Step::Start(who, what)),
@@ -133,10 +159,11 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         1 => (device.clone(), channel.clone()).prop_map(|(who, what)| Step::SubscribeFromTheStart(who, what)),
         1 => (peer.clone(), channel.clone()).prop_map(|(who, what)| Step::Unsubscribe(who, what)),
     ];
-    let publish = (peer.clone(), channel.clone(), ttl(), prop::bool::weighted(0.2))
-        .prop_map(|(by, channel, ttl, quiet)| Step::Publish { by, channel, ttl, quiet });
-    let send = (peer.clone(), 0..USERS.len(), ttl(), any::<bool>())
-        .prop_map(|(by, user, ttl, receipt)| Step::Send { by, user, ttl, receipt });
+    let seldom = || prop::bool::weighted(0.2);
+    let publish = (peer.clone(), channel.clone(), ttl(), seldom(), seldom())
+        .prop_map(|(by, channel, ttl, quiet, durable)| Step::Publish { by, channel, ttl, quiet, durable });
+    let send = (peer.clone(), 0..USERS.len(), ttl(), any::<bool>(), seldom())
+        .prop_map(|(by, user, ttl, receipt, durable)| Step::Send { by, user, ttl, receipt, durable });
     let ack = (device.clone(), prop_oneof![3 => Just(0), 1 => 1..3u64], prop::bool::weighted(0.3))
         .prop_map(|(by, back, read)| Step::Ack { by, back, read });
     prop_oneof![

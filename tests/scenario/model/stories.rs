@@ -10,7 +10,7 @@ use proptest::test_runner::{RngAlgorithm, TestError, TestRng, TestRunner};
 use serde_json::{Value, json};
 use wshubd::protocol::InboxMode;
 
-use super::reference::Check;
+use super::reference::{Check, Keeps, Line};
 use super::step::{CHANNELS, Step, USERS, step};
 use super::{Model, inbox_of};
 
@@ -41,6 +41,8 @@ impl Model {
     /// Everybody takes everything; then nobody is owed anything, and what is
     /// left is what nobody has.
     pub(super) fn settle(&mut self) -> Check {
+        self.step_beside(&Step::DiskWorks)?;
+        self.step_beside(&Step::QuickDisk)?;
         self.step_beside(&Step::QuickStore)?;
         for who in 0..self.peers.len() {
             self.step_beside(&Step::Fast(who))?;
@@ -88,8 +90,15 @@ impl Model {
         let heard = self.bench.frames(probe).into_iter().filter(is_message);
         let found: Vec<u64> = heard.filter_map(|frame| frame["seq"].as_u64()).collect();
         self.bench.leave(probe);
+        let log = self.log(name);
         if found == wanted {
             return Ok(());
+        }
+        if log.was_unread {
+            // More may come again; what nobody ever heard has to be there.
+            let is_owed = |line: &&Line| line.gone.is_none() && !line.is_had && !found.contains(&line.seq);
+            let lost = log.lines.iter().find(|line| log.keeps == Keeps::Unacknowledged && is_owed(line));
+            return lost.map_or(Ok(()), |line| Err(format!("{name} {} was never heard", line.seq)));
         }
         Err(format!("{name}: a newcomer finds {found:?}, and {wanted:?} should wait"))
     }

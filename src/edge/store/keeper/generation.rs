@@ -1,10 +1,9 @@
 //! One generation: a directory that the engine has to itself.
 //!
-//! Knows the engine, its settings, its traps, and what has to be synced before a
-//! commit is one. Does not know other generations, nor what a message means.
+//! Knows the engine, its settings and its errors. Does not know other generations,
+//! nor what a message means.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -12,8 +11,8 @@ use std::time::Duration;
 use rustix::fs::{Advice, fadvise};
 use sled::{Db, IVec, Tree};
 
+use super::files;
 use super::record::{self, Assembly, Found};
-use super::shelf::sync_directory;
 use super::trouble::{Done, Trouble};
 use crate::edge::store::words::{Gone, Mark, Put};
 
@@ -32,16 +31,6 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(50);
 /// In the engine's own tree: how many messages were written to this generation.
 const COUNT: &[u8] = b"count";
 
-/// What the engine calls its files.
-const DB: &str = "db";
-const CONF: &str = "conf";
-const BLOBS: &str = "blobs";
-const SNAPSHOT: &str = "snap.";
-const UNFINISHED: &str = ".generating";
-
-/// Our own file beside those: which form all the rest has.
-const FORMAT: &str = "format";
-
 /// A generation that is open.
 pub(super) struct Generation {
     directory: PathBuf,
@@ -56,6 +45,8 @@ pub(super) struct Generation {
     count: u64,
     /// It has no file that says its format: no commit to it is on the disk yet.
     is_new: bool,
+    /// Something was committed since it was opened.
+    has_grown: bool,
 }
 
 /// What is told while a generation is read. An error ends the reading.
@@ -85,18 +76,7 @@ pub(super) enum Next {
 impl Generation {
     /// Opens a generation, and makes it if it is not there.
     pub(super) fn open(directory: &Path) -> Done<Self> {
-        match fs::create_dir(directory) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(Trouble::file(directory)(error));
-            }
-            _ => {}
-        }
-        let is_new = read_format(directory)?.is_none();
-        check_settings(directory)?;
-        check_readable(directory)?;
-        // What the engine was writing when it ended it takes for whole, and then
-        // never opens again.
-        remove_snapshots(directory, |name| name.ends_with(UNFINISHED))?;
+        let is_new = files::prepare(directory)?;
         Ok(Self { is_new, ..Self::start(directory)? })
     }
 
@@ -105,14 +85,26 @@ impl Generation {
         let db = open_engine(directory).map_err(told())?;
         let tree = |name| db.open_tree(name).map_err(told());
         let (messages, marks, gone) = (tree("messages")?, tree("marks")?, tree("gone")?);
-        let path = directory.join(DB);
+        let path = directory.join(files::DB);
         let file = File::open(&path).map_err(Trouble::file(&path))?;
         let count = match db.get(COUNT).map_err(told())? {
             None => 0,
             Some(value) => read_count(&value)
                 .ok_or_else(|| Trouble::Damaged(format!("{}: its count is wrong", directory.display())))?,
         };
-        Ok(Self { directory: directory.to_owned(), db, messages, marks, gone, file, count, is_new: false })
+        let witness = read_count(&files::read_witness(directory)?).unwrap_or_default();
+        let count = count.max(witness);
+        Ok(Self {
+            directory: directory.to_owned(),
+            db,
+            messages,
+            marks,
+            gone,
+            file,
+            count,
+            is_new: false,
+            has_grown: false,
+        })
     }
 
     /// Writes all of it, and returns when it is on the disk.
@@ -162,16 +154,23 @@ impl Generation {
     fn sync(&mut self) -> Done {
         self.db.flush().map_err(Trouble::engine(&self.directory))?;
         self.file.sync_data().map_err(Trouble::file(&self.directory))?;
-        sync_blobs(&self.directory)?;
+        files::sync_blobs(&self.directory)?;
         if self.is_new {
-            sync_file(&self.directory.join(CONF))?;
-            sync_directory(&self.directory)?;
-            sync_directory(self.directory.parent().unwrap_or(&self.directory))?;
-            // Last: where it is, all of the above is on the disk.
-            write_format(&self.directory)?;
+            files::sync_new(&self.directory)?;
             self.is_new = false;
         }
+        self.has_grown = true;
         Ok(())
+    }
+
+    /// Leaves word of how much there is outside of the engine, which finds an end
+    /// of its log wherever it cannot read on. Not synced: fewer than there are are
+    /// no harm.
+    pub(super) fn leave_witness(&self) -> Done {
+        if !self.has_grown {
+            return Ok(());
+        }
+        files::write_witness(&self.directory, &record::seal(COUNT, &self.count.to_be_bytes()))
     }
 
     /// Tells all that is in it: messages by log and position, then states, then
@@ -245,23 +244,6 @@ fn tell_one(found: Found, is_asked: &impl Fn(&str) -> bool, to: &mut impl Listen
     Ok(Next::More)
 }
 
-/// Removes what the engine makes anew from the rest.
-pub(super) fn remove_what_can_be_made_anew(directory: &Path) -> Done {
-    remove_snapshots(directory, |_| true)?;
-    if check_settings(directory).is_err() {
-        let conf = directory.join(CONF);
-        fs::remove_file(&conf).map_err(Trouble::file(&conf))?;
-    }
-    Ok(())
-}
-
-/// Whether a directory holds a generation, and not only what was begun when the
-/// machine went down.
-pub(super) fn was_made(directory: &Path) -> bool {
-    let holds = |file| fs::metadata(directory.join(file)).is_ok_and(|file| file.len() > 0);
-    holds(FORMAT) || holds(DB)
-}
-
 fn open_engine(directory: &Path) -> sled::Result<Db> {
     let config = sled::Config::new()
         .path(directory)
@@ -283,102 +265,4 @@ fn open_engine(directory: &Path) -> sled::Result<Db> {
 
 fn read_count(value: &[u8]) -> Option<u64> {
     record::unseal(COUNT, value)?.try_into().ok().map(u64::from_be_bytes)
-}
-
-fn write_format(directory: &Path) -> Done {
-    let format = directory.join(FORMAT);
-    fs::write(&format, spell_format(record::FORMAT.into())).map_err(Trouble::file(&format))?;
-    sync_file(&format)?;
-    sync_directory(directory)
-}
-
-fn spell_format(format: u32) -> String {
-    let text = format!("wshubd store {format}");
-    let sum = record::checksum(&[text.as_bytes()]);
-    format!("{text} {sum:08x}\n")
-}
-
-/// The format of a generation, if there is one that can be read; none is told of
-/// one that was being made.
-fn read_format(directory: &Path) -> Done<Option<u32>> {
-    let path = directory.join(FORMAT);
-    let text = read_if_there(&path)?;
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let text = String::from_utf8_lossy(&text);
-    let format = text.split(' ').nth(2).and_then(|format| format.parse().ok());
-    match format.filter(|format| spell_format(*format) == text) {
-        Some(format) if format <= u32::from(record::FORMAT) => Ok(Some(format)),
-        Some(format) => Err(Trouble::Hindered(format!(
-            "{} was written by a newer wshubd, in format {format}; this one reads formats up to {}",
-            directory.display(),
-            record::FORMAT
-        ))),
-        None => Err(Trouble::Damaged(format!("{}: it spells no format", path.display()))),
-    }
-}
-
-/// The engine opens what says that it was made with other settings only to say
-/// so; whether that is true it does not check.
-fn check_settings(directory: &Path) -> Done {
-    let path = directory.join(CONF);
-    let text = read_if_there(&path)?;
-    match text.split_last_chunk::<4>() {
-        Some((settings, sum)) if u32::from_le_bytes(*sum) != record::checksum(&[settings]) => {
-            Err(Trouble::Damaged(format!("{}: its checksum is wrong", path.display())))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// The engine takes what it cannot read for what was never written, and writes
-/// over it: all that it will read is read before.
-fn check_readable(directory: &Path) -> Done {
-    let mut block = vec![0; 64 * 1024];
-    for entry in fs::read_dir(directory).map_err(Trouble::file(directory))? {
-        let path = entry.map_err(Trouble::file(directory))?.path();
-        if path.is_dir() {
-            continue;
-        }
-        let mut file = File::open(&path).map_err(Trouble::file(&path))?;
-        while file.read(&mut block).map_err(Trouble::file(&path))? > 0 {}
-    }
-    Ok(())
-}
-
-fn remove_snapshots(directory: &Path, which: impl Fn(&str) -> bool) -> Done {
-    for entry in fs::read_dir(directory).map_err(Trouble::file(directory))? {
-        let entry = entry.map_err(Trouble::file(directory))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with(SNAPSHOT) && which(&name) {
-            fs::remove_file(entry.path()).map_err(Trouble::file(directory))?;
-        }
-    }
-    Ok(())
-}
-
-/// Pages that are too long for a segment become files, which the engine never
-/// syncs. Values are so short that there are none.
-fn sync_blobs(directory: &Path) -> Done {
-    let blobs = directory.join(BLOBS);
-    let mut any = false;
-    for entry in fs::read_dir(&blobs).map_err(Trouble::file(&blobs))? {
-        let path = entry.map_err(Trouble::file(&blobs))?.path();
-        sync_file(&path)?;
-        any = true;
-    }
-    if any { sync_directory(&blobs) } else { Ok(()) }
-}
-
-fn sync_file(path: &Path) -> Done {
-    File::open(path).and_then(|file| file.sync_all()).map_err(Trouble::file(path))
-}
-
-/// What is in a file; nothing, if there is none.
-fn read_if_there(path: &Path) -> Done<Vec<u8>> {
-    match fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        text => text.map_err(Trouble::file(path)),
-    }
 }

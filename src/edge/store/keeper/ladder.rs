@@ -3,8 +3,8 @@
 //!
 //! Knows how often it was tried, from a small file beside the generation. Does
 //! not know what opening is. The steps are: try again; remove what can be made
-//! anew; set it aside and go on without it. Nothing is tried for ever, and what
-//! was kept is never deleted.
+//! anew, of a copy; set it aside and go on without it. Nothing is tried for ever,
+//! and what was kept is never deleted.
 //!
 //! Only damage climbs: an error of the engine that says so, a panic, or a process
 //! that ended again and again while it opened the generation. What ends a process
@@ -18,7 +18,9 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
+use super::files;
 use super::shelf::Shelf;
+use super::space::{self, Space};
 use super::trouble::{Done, Trouble};
 
 /// The file beside a generation.
@@ -66,7 +68,7 @@ pub(super) fn note_panics() {
 }
 
 /// Takes the step that is due for every generation, and tells it.
-pub(super) fn climb(shelf: &Shelf) -> Done<Vec<String>> {
+pub(super) fn climb(shelf: &Shelf, space: &Space) -> Done<Vec<String>> {
     let there = shelf.generations()?;
     let mut told = Vec::new();
     for generation in shelf.with(TROUBLE)? {
@@ -76,13 +78,13 @@ pub(super) fn climb(shelf: &Shelf) -> Done<Vec<String>> {
             remove(&path)?;
         } else if let Some(damage) = note.due() {
             note.step += 1;
-            told.push(take_step(shelf, generation, &note, &damage)?);
+            told.push(take_step(shelf, space, generation, &note, &damage)?);
         }
     }
     Ok(told)
 }
 
-fn take_step(shelf: &Shelf, generation: u32, note: &Note, damage: &str) -> Done<String> {
+fn take_step(shelf: &Shelf, space: &Space, generation: u32, note: &Note, damage: &str) -> Done<String> {
     let path = shelf.beside(generation, TROUBLE);
     let (place, name) = (shelf.place(generation), shelf.place(generation).display().to_string());
     match note.step {
@@ -90,10 +92,16 @@ fn take_step(shelf: &Shelf, generation: u32, note: &Note, damage: &str) -> Done<
             note.write(&path)?;
             Ok(format!("{name} is tried again: {damage}"))
         }
-        2 => {
-            super::generation::remove_what_can_be_made_anew(&place)?;
+        2 if copy_fits(shelf, space, generation) => {
+            // The engine writes over what it then cannot read.
+            let copy = shelf.name_aside(generation)?;
+            files::copy(&place, &copy).map_err(Trouble::file(&copy))?;
+            files::remove_what_can_be_made_anew(&place)?;
             note.write(&path)?;
-            Ok(format!("{name} is tried again without what can be made anew: {damage}"))
+            let copy = copy.display();
+            Ok(format!(
+                "{name} was copied to {copy} and is tried again without what can be made anew: {damage}"
+            ))
         }
         _ => {
             let aside = shelf.set_aside(generation)?;
@@ -102,6 +110,11 @@ fn take_step(shelf: &Shelf, generation: u32, note: &Note, damage: &str) -> Done<
             Ok(format!("{name} cannot be read and was set aside as {}: {damage}", aside.display()))
         }
     }
+}
+
+fn copy_fits(shelf: &Shelf, space: &Space, generation: u32) -> bool {
+    let taken = space::taken(&shelf.place(generation));
+    taken.is_ok_and(|taken| space.free().is_ok_and(|free| free > taken))
 }
 
 /// Begins to open a generation.
@@ -122,24 +135,25 @@ pub(super) fn begin(shelf: &Shelf, generation: u32) {
     under_way(Some((path, note)));
 }
 
-/// What was begun has ended well.
-pub(super) fn end_well(seen: Seen) -> Done {
-    match (under_way(None), seen) {
-        (None, _) => Ok(()),
-        (Some((path, _)), Seen::All) => remove(&path),
+/// What was begun has ended well. A note that cannot be settled stays, and counts
+/// one attempt too many; what was done is done.
+pub(super) fn end_well(seen: Seen) {
+    let Some((path, note)) = under_way(None) else { return };
+    drop(match seen {
+        Seen::All => remove(&path),
         // What was damaged may be elsewhere in it: that it is well, only one who
         // has read all of it can say.
-        (Some((path, note)), Seen::Part) => note.settle(&path),
-    }
+        Seen::Part => note.settle(&path),
+    });
 }
 
-/// What was begun has ended badly.
-pub(super) fn end_badly(trouble: &Trouble) -> Done {
-    let Some((path, mut note)) = under_way(None) else { return Ok(()) };
+/// What was begun has ended badly. What goes wrong with the note is not the reason.
+pub(super) fn end_badly(trouble: &Trouble) {
+    let Some((path, mut note)) = under_way(None) else { return };
     if let Trouble::Damaged(why) = trouble {
         note.damage = Some(why.clone());
     }
-    note.settle(&path)
+    drop(note.settle(&path));
 }
 
 /// What a panic is noted for from now on; what it was until now.

@@ -5,6 +5,7 @@
 //! know what a message means, nor when something is written: it is told. It is a
 //! process of its own because the engine may end the one it is in.
 
+mod files;
 mod generation;
 mod ladder;
 mod order;
@@ -39,6 +40,8 @@ pub fn run(directory: &Path) -> ! {
     for signal in [Signal::TERM, Signal::INT, Signal::XFSZ] {
         drop(signal_hook::flag::register(signal.as_raw(), Arc::default()));
     }
+    // It was started by the file that the daemon runs, whatever that is called now.
+    let _ = rustix::thread::set_name(c"wshubd-store");
     ladder::note_panics();
     let mut keeper = match Keeper::start(directory).and_then(|(keeper, ready)| {
         talk.say(&ready)?;
@@ -54,6 +57,7 @@ pub fn run(directory: &Path) -> ! {
             fail(&mut talk, trouble.why());
         }
     }
+    keeper.leave();
     // Nothing is dropped on the way out: the engine would write.
     exit(0);
 }

@@ -9,7 +9,8 @@ use std::path::Path;
 
 use serde_json::value::RawValue;
 
-use super::generation::{self, Generation, Listener, Next, Told};
+use super::files;
+use super::generation::{Generation, Listener, Next, Told};
 use super::ladder::{self, Seen};
 use super::shelf::Shelf;
 use super::space::{self, Space};
@@ -36,12 +37,12 @@ impl Keeper {
     pub(super) fn start(directory: &Path) -> Done<(Self, Word<'static>)> {
         let shelf = Shelf::take(directory)?;
         shelf.sweep()?;
-        let notes = ladder::climb(&shelf)?;
         let space = Space::of(directory);
+        let notes = ladder::climb(&shelf, &space)?;
         space.take_ballast();
         let mut keeper = Self { shelf, space, newest: None, older: None, sizes: BTreeMap::new(), given: 0 };
         for generation in keeper.shelf.generations()? {
-            if generation::was_made(&keeper.shelf.place(generation)) {
+            if files::was_made(&keeper.shelf.place(generation)) {
                 keeper.measure(generation)?;
             }
         }
@@ -80,6 +81,13 @@ impl Keeper {
         }
     }
 
+    /// Ends in good order. What cannot be left behind now is not missed.
+    pub(super) fn leave(&self) {
+        for (_, open) in self.newest.iter().chain(&self.older) {
+            drop(open.leave_witness());
+        }
+    }
+
     fn commit(&mut self, generation: u32, puts: &[Put<'_>], marks: &[Mark<'_>], gone: &[Gone<'_>]) -> Done {
         let put = |put: &Put<'_>| put.log.len() + put.head.get().len() + put.body.get().len();
         let mark = |mark: &Mark<'_>| mark.log.len() + mark.state.get().len();
@@ -88,9 +96,7 @@ impl Keeper {
         self.sizes.entry(generation).or_default();
         self.with(generation, Seen::Part, |generation| generation.commit(puts, marks, gone))?;
         self.given += given;
-        self.measure(generation)?;
-        self.space.take_ballast();
-        Ok(())
+        self.measure(generation)
     }
 
     /// Does something with a generation, which is opened if it is not. One that
@@ -114,14 +120,11 @@ impl Keeper {
                 deed(open)
             }),
         };
-        match done {
+        match &done {
             Ok(()) => ladder::end_well(seen),
-            Err(trouble) => {
-                // What goes wrong now as well is not the reason.
-                drop(ladder::end_badly(&trouble));
-                Err(trouble)
-            }
+            Err(trouble) => ladder::end_badly(trouble),
         }
+        done
     }
 
     /// Closes what is open in the way of a generation.
@@ -140,7 +143,9 @@ impl Keeper {
             slot.take_if(|(open, _)| *open == generation);
         }
         self.sizes.remove(&generation);
-        self.shelf.remove(generation)
+        self.shelf.remove(generation)?;
+        self.space.take_ballast();
+        Ok(())
     }
 
     fn measure(&mut self, generation: u32) -> Done {
@@ -166,7 +171,7 @@ fn open(shelf: &Shelf, space: &Space, number: u32) -> Done<Generation> {
     let bytes = space::taken(&place).unwrap_or_default();
     space.for_opening(bytes)?;
     // There is nothing to lose in a new one.
-    if generation::was_made(&place) {
+    if files::was_made(&place) {
         ladder::begin_opening(shelf, number)?;
     }
     Generation::open(&place)

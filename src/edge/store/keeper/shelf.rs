@@ -84,18 +84,20 @@ impl Shelf {
         Ok(())
     }
 
-    /// Gives a generation a name under which nobody opens it, or deletes it.
+    /// A name under which nobody opens a generation, or deletes it, and which is
+    /// not taken.
+    pub(super) fn name_aside(&self, generation: u32) -> Done<PathBuf> {
+        let mut names = (1_u32..).map(|n| self.beside(generation, &format!("damaged-{n}")));
+        let free = names.find(|name| !name.exists());
+        free.ok_or_else(|| Trouble::Hindered(format!("{}: no name is left", self.directory.display())))
+    }
+
+    /// Gives a generation such a name.
     pub(super) fn set_aside(&self, generation: u32) -> Done<PathBuf> {
-        let place = self.place(generation);
-        let names = (1_u32..).map(|n| self.beside(generation, &format!("damaged-{n}")));
-        for aside in names {
-            if !aside.exists() {
-                fs::rename(&place, &aside).map_err(Trouble::file(&place))?;
-                self.sync()?;
-                return Ok(aside);
-            }
-        }
-        Err(Trouble::Hindered(format!("{}: there is no name left", place.display())))
+        let (place, aside) = (self.place(generation), self.name_aside(generation)?);
+        fs::rename(&place, &aside).map_err(Trouble::file(&place))?;
+        self.sync()?;
+        Ok(aside)
     }
 
     /// Puts the names in the directory on the disk.

@@ -9,7 +9,6 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use bytesize::ByteSize;
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
 use super::trouble::{Done, Trouble};
@@ -69,9 +68,12 @@ impl Space {
         if free >= needed {
             return Ok(());
         }
-        let [free, needed] = [free, needed].map(|bytes| ByteSize::b(bytes).display().iec().to_string());
+        // In one unit, or it may have 1 MiB where 1 MiB is needed.
+        let [free, needed] = [free / KIB, needed.div_ceil(KIB)];
         let place = self.directory.display();
-        Err(Trouble::Hindered(format!("the file system of {place} has {free} free; {needed} are needed")))
+        Err(Trouble::Hindered(format!(
+            "the file system of {place} has {free} KiB free; {needed} KiB are needed"
+        )))
     }
 
     /// Takes ballast aboard where there is plenty of room. To be without is no
@@ -115,4 +117,34 @@ pub(super) fn taken(path: &Path) -> io::Result<u64> {
 pub(super) fn written() -> Option<u64> {
     let counts = fs::read_to_string("/proc/self/io").ok()?;
     counts.lines().find_map(|line| line.strip_prefix("write_bytes: "))?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{KIB, Space, taken};
+
+    #[test]
+    fn nothing_is_written_or_opened_where_there_is_no_room_and_people_are_told_why() {
+        let space = Space::of(Path::new(env!("CARGO_MANIFEST_DIR")));
+        let (free, reserve) = space.free_and_reserve().unwrap();
+        assert!((1024 * KIB..=16 * 1024 * KIB).contains(&reserve));
+        let refused = space.for_writing(free / 4).unwrap_err();
+        let (before, after) = refused.why().split_once(" KiB free; ").unwrap();
+        assert!(before.starts_with("the file system of /") && before.contains(" has "), "{before}");
+        let needed: u64 = after.strip_suffix(" KiB are needed").unwrap().parse().unwrap();
+        assert!(needed >= (free / 4 * 4 + reserve) / KIB);
+        assert!(space.for_opening(free.saturating_mul(40)).is_err());
+        assert!(space.for_opening(0).is_ok());
+    }
+
+    #[test]
+    fn what_is_taken_counts_all_that_is_in_a_directory() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/edge/store");
+        let keeper = taken(&directory.join("keeper")).unwrap();
+        assert!(keeper > 0);
+        assert!(taken(&directory).unwrap() > keeper);
+        assert!(taken(&directory.join("nothing")).is_err());
+    }
 }

@@ -1,0 +1,190 @@
+//! The files of a generation: the engine's own, and ours beside them.
+//!
+//! Knows what each is for, and what the engine does not check or sync of them.
+//! Does not know what is in them, but for ours.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+
+use super::record;
+use super::shelf::sync_directory;
+use super::trouble::{Done, Trouble};
+
+/// What the engine calls its files.
+pub(super) const DB: &str = "db";
+const CONF: &str = "conf";
+const BLOBS: &str = "blobs";
+const SNAPSHOT: &str = "snap.";
+const UNFINISHED: &str = ".generating";
+
+/// Our own files beside those: which form all the rest has, and how much there was
+/// when it was last left in good order.
+const FORMAT: &str = "format";
+const WITNESS: &str = "count";
+
+/// Makes the directory, or makes it ready for the engine; tells whether it is a
+/// new one, to which no commit was ever finished.
+pub(super) fn prepare(directory: &Path) -> Done<bool> {
+    match fs::create_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(Trouble::file(directory)(error));
+        }
+        _ => {}
+    }
+    let format = read_format(directory)?;
+    check_settings(directory)?;
+    check_readable(directory)?;
+    // What the engine was writing when it ended it takes for whole, and then
+    // never opens again.
+    remove_snapshots(directory, |name| name.ends_with(UNFINISHED))?;
+    Ok(format.is_none())
+}
+
+/// Puts all of a new generation on the disk but what the engine writes.
+pub(super) fn sync_new(directory: &Path) -> Done {
+    sync_file(&directory.join(CONF))?;
+    sync_directory(directory)?;
+    sync_directory(directory.parent().unwrap_or(directory))?;
+    // Last: where it is, all of the above is on the disk.
+    write_format(directory)
+}
+
+pub(super) fn read_witness(directory: &Path) -> Done<Vec<u8>> {
+    read_if_there(&directory.join(WITNESS))
+}
+
+pub(super) fn write_witness(directory: &Path, witness: &[u8]) -> Done {
+    let path = directory.join(WITNESS);
+    fs::write(&path, witness).map_err(Trouble::file(&path))
+}
+
+/// Copies all files of a generation to a directory that is not there.
+pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &to)?;
+        } else {
+            fs::copy(entry.path(), to)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes what the engine makes anew from the rest.
+pub(super) fn remove_what_can_be_made_anew(directory: &Path) -> Done {
+    remove_snapshots(directory, |_| true)?;
+    if check_settings(directory).is_err() {
+        let conf = directory.join(CONF);
+        fs::remove_file(&conf).map_err(Trouble::file(&conf))?;
+    }
+    Ok(())
+}
+
+/// Whether a directory holds a generation, and not only what was begun when the
+/// machine went down.
+pub(super) fn was_made(directory: &Path) -> bool {
+    let holds = |file| fs::metadata(directory.join(file)).is_ok_and(|file| file.len() > 0);
+    holds(FORMAT) || holds(DB)
+}
+
+fn write_format(directory: &Path) -> Done {
+    let format = directory.join(FORMAT);
+    fs::write(&format, spell_format(record::FORMAT.into())).map_err(Trouble::file(&format))?;
+    sync_file(&format)?;
+    sync_directory(directory)
+}
+
+fn spell_format(format: u32) -> String {
+    let text = format!("wshubd store {format}");
+    let sum = record::checksum(&[text.as_bytes()]);
+    format!("{text} {sum:08x}\n")
+}
+
+/// The format of a generation, if there is one that can be read; none is told of
+/// one that was being made.
+fn read_format(directory: &Path) -> Done<Option<u32>> {
+    let path = directory.join(FORMAT);
+    let text = read_if_there(&path)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let text = String::from_utf8_lossy(&text);
+    let format = text.split(' ').nth(2).and_then(|format| format.parse().ok());
+    match format.filter(|format| spell_format(*format) == text) {
+        Some(format) if format <= u32::from(record::FORMAT) => Ok(Some(format)),
+        Some(format) => Err(Trouble::Hindered(format!(
+            "{} was written by a newer wshubd, in format {format}; this one reads formats up to {}",
+            directory.display(),
+            record::FORMAT
+        ))),
+        None => Err(Trouble::Damaged(format!("{}: it spells no format", path.display()))),
+    }
+}
+
+/// The engine opens what says that it was made with other settings only to say
+/// so; whether that is true it does not check.
+fn check_settings(directory: &Path) -> Done {
+    let path = directory.join(CONF);
+    let text = read_if_there(&path)?;
+    match text.split_last_chunk::<4>() {
+        Some((settings, sum)) if u32::from_le_bytes(*sum) != record::checksum(&[settings]) => {
+            Err(Trouble::Damaged(format!("{}: its checksum is wrong", path.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The engine takes what it cannot read for what was never written, and writes
+/// over it: all that it will read is read before.
+fn check_readable(directory: &Path) -> Done {
+    let mut block = vec![0; 64 * 1024];
+    for entry in fs::read_dir(directory).map_err(Trouble::file(directory))? {
+        let path = entry.map_err(Trouble::file(directory))?.path();
+        if path.is_dir() {
+            continue;
+        }
+        let mut file = File::open(&path).map_err(Trouble::file(&path))?;
+        while file.read(&mut block).map_err(Trouble::file(&path))? > 0 {}
+    }
+    Ok(())
+}
+
+fn remove_snapshots(directory: &Path, which: impl Fn(&str) -> bool) -> Done {
+    for entry in fs::read_dir(directory).map_err(Trouble::file(directory))? {
+        let entry = entry.map_err(Trouble::file(directory))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with(SNAPSHOT) && which(&name) {
+            fs::remove_file(entry.path()).map_err(Trouble::file(directory))?;
+        }
+    }
+    Ok(())
+}
+
+/// Pages that are too long for a segment become files, which the engine never
+/// syncs. Values are so short that there are none.
+pub(super) fn sync_blobs(directory: &Path) -> Done {
+    let blobs = directory.join(BLOBS);
+    let mut any = false;
+    for entry in fs::read_dir(&blobs).map_err(Trouble::file(&blobs))? {
+        let path = entry.map_err(Trouble::file(&blobs))?.path();
+        sync_file(&path)?;
+        any = true;
+    }
+    if any { sync_directory(&blobs) } else { Ok(()) }
+}
+
+fn sync_file(path: &Path) -> Done {
+    File::open(path).and_then(|file| file.sync_all()).map_err(Trouble::file(path))
+}
+
+/// What is in a file; nothing, if there is none.
+fn read_if_there(path: &Path) -> Done<Vec<u8>> {
+    match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        text => text.map_err(Trouble::file(path)),
+    }
+}

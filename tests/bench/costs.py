@@ -1,0 +1,123 @@
+"""What a kept message costs: bytes written, room on the disk, memory, and time at the next start."""
+
+import time
+
+import kernel
+from store_hub import DATA, MIB, ROOM_FOR_ALL, Store, durable, line
+
+
+def owed(hub, count, pause):
+    with hub.worker() as worker:
+        for number in range(count):
+            worker.say(line(f"away{number % 100}"))
+            time.sleep(pause)
+    hub.until_written()
+
+
+def heard(hub, count):
+    """Half to an inbox, half to a channel; both have somebody there."""
+    with hub.connect("here") as here, hub.subscriber("bench", user="there") as there, hub.worker() as worker:
+        for _ in range(count // 2):
+            worker.say(line("here"))
+            worker.say(b'{"channel":"bench","event":"bench","data":"%s"}\n' % DATA)
+        for _ in range(count // 2):
+            here.hear("message")
+            there.hear("message")
+        time.sleep(3)  # the delay, and what is told of the past a little later than that
+
+
+def measure_bytes(sizes, table):
+    table.part("bytes written for each kept message of 300 B (by the processes / on the device)")
+    with kernel.Device() as device:
+        if device.why_not:
+            table.row("no device of its own", "", device.why_not)
+        kinds = (
+            ("owed, nobody there, 100 a second", sizes.owed, lambda hub: owed(hub, sizes.owed, 0.01)),
+            ("owed, nobody there, all at once", sizes.owed, lambda hub: owed(hub, sizes.owed, 0)),
+            ("heard by everybody within the delay", sizes.owed, lambda hub: heard(hub, sizes.owed)),
+            ("durable, one by one", sizes.single, lambda hub: durable(hub, sizes.single, 1)),
+            ("durable, 10 at once", sizes.bursts * 10, lambda hub: durable(hub, sizes.bursts, 10)),
+            ("durable, 100 at once", sizes.bursts * 100, lambda hub: durable(hub, sizes.bursts, 100)),
+        )
+        for number, (name, count, say) in enumerate(kinds):
+            place = None if device.why_not else device.mount / str(number)
+            if place:
+                place.mkdir()
+            with Store(place) as hub:
+                if not name.startswith("heard"):
+                    durable(hub, 1, 1)  # what a new store costs is not the cost of a message
+                reached = device.written() if place else 0
+                before = hub.written()
+                say(hub)
+                by_processes = (hub.written() - before) / count
+                on_device = (device.written() - reached) / count if place else None
+                figure = f"{by_processes:,.0f}" + (f" / {on_device:,.0f} B" if place else " B")
+                if name.startswith("heard"):
+                    table.row(name, figure, f"{count} messages", "heard", not by_processes and not on_device)
+                else:
+                    table.row(name, figure, f"{count} messages")
+
+
+def fill(hub, sizes):
+    """As many to each inbox; nobody is there."""
+    each = sizes.kept // sizes.inboxes
+    with hub.worker() as worker:
+        for _ in range(each):
+            worker.say(b"".join(line(f"user{n}") for n in range(sizes.inboxes)))
+        said = hub.until(lambda said: said["messages_received"] >= sizes.kept)
+    assert said["kept_messages"] == sizes.kept, f"not all are kept: {said}"
+    return hub.until_written(120)
+
+
+def of_both(look, hub):
+    """What there is of the daemon, of the process that owns its disk, and of both at the same time."""
+    own, other = look(hub.process.pid), sum(look(child) for child in hub.children())
+    return {"daemon": own, "disk": other, "both": own + other}
+
+
+def mebibytes(seen):
+    return f"{seen['daemon'] / MIB:.1f} + {seen['disk'] / MIB:.1f} MiB"
+
+
+def start_again(hub):
+    """Starts it and waits until all is quiet; how long it took to start, and the most memory that was seen."""
+    with kernel.Watch(lambda: memory_of(hub), 0.01) as watch:
+        hub.start()
+        took = hub.took
+        said = hub.until(lambda said: said["kept_messages"] > 0)
+    return took, watch.most, said["kept_messages"]
+
+
+def memory_of(hub):
+    private = of_both(kernel.private, hub)
+    resident = of_both(kernel.resident, hub)
+    return {**private, **{f"{name} resident": value for name, value in resident.items()}}
+
+
+def measure_kept(sizes, table):
+    table.part(f"{sizes.kept:,} kept messages of 300 B, {sizes.inboxes:,} inboxes (memory: daemon + process that owns the disk)")
+    with Store(**ROOM_FOR_ALL) as hub:
+        empty = kernel.private(hub.process.pid)
+        began, before = time.monotonic(), hub.written()
+        said = fill(hub, sizes)
+        table.row("written in", f"{time.monotonic() - began:.1f} s", f"{(hub.written() - before) / sizes.kept:,.0f} B a message")
+        table.row("room on the disk", f"{hub.room() / MIB:.1f} MiB", f"{hub.room() / sizes.kept:,.0f} B a message; they count {said['kept_bytes'] / MIB:.1f} MiB")
+        time.sleep(2)
+        idle = of_both(kernel.private, hub)
+        hub.until_alone()
+        alone = of_both(kernel.private, hub)
+        most = max(idle["both"], alone["both"])
+        table.row("memory, idle", mebibytes(idle), f"the daemon alone, empty: {empty / MIB:.1f} MiB")
+        table.row("memory, the disk's process ended", mebibytes(alone), "", "memory", most < 40 * MIB)
+        for bar, how, end in (("clean", "a clean stop", hub.stop), ("killed", "kill -9", hub.kill)):
+            tries = []
+            for _ in range(2):
+                end()
+                tries.append(start_again(hub))
+            took, seen, kept = max(tries, key=lambda one: one[0])
+            assert kept == sizes.kept, f"{kept} are there after {how}"
+            table.row(f"start-up after {how}", f"{took:.2f} s", "the slower of two", bar, took < 2)
+            table.row("  most memory meanwhile", mebibytes(seen), f"both at once {seen['both'] / MIB:.1f}; resident, with shared pages: "
+                      f"{seen['daemon resident'] / MIB:.1f} + {seen['disk resident'] / MIB:.1f} MiB")
+        hub.until_alone()
+        table.row("memory after such a start, alone", mebibytes(of_both(kernel.private, hub)))

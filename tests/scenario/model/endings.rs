@@ -1,0 +1,168 @@
+//! How the hub ends, and what the next one has.
+//!
+//! Knows what a clean stop carries over and what only the disk has. Does not know
+//! how the hub finds it.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+use wshubd::hub::LogKey;
+use wshubd::protocol::{Channel, Moment};
+
+use super::operations::Observed;
+use super::reference::{Check, Keeps, Log};
+use super::{Model, Peer};
+use crate::bench::{Written, user_id};
+
+/// How a hub ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum End {
+    /// It stops.
+    Clean,
+    /// Its process is killed.
+    Killed,
+    /// The machine is without power.
+    Power,
+}
+
+impl Model {
+    /// The hub ends, and another one begins on what is left.
+    pub(super) fn end_hub(&mut self, end: End) -> Check {
+        self.listen()?;
+        for peer in &mut self.peers {
+            peer.seat = None;
+            peer.interrupts.clear();
+            peer.asked.clear();
+        }
+        let remains = (end == End::Clean).then(|| self.bench.end());
+        let mut written = Vec::new();
+        for name in self.logs.keys() {
+            written.push((name.clone(), self.bench.written(&key_of(name))));
+        }
+        for (name, written) in written {
+            let log = self.logs.get_mut(&name).unwrap();
+            log.keep_promises(&self.stored, &written)?;
+            match end {
+                End::Clean => log.stop(&written),
+                End::Killed if log.keeps.is_history() && log.seq() > 0 => log.stop(&written),
+                End::Killed | End::Power => log.crash(written),
+            }
+            self.maybe.append(&mut log.maybe);
+        }
+        self.bench.repair_disk();
+        (self.is_dark, self.bench.disk.was_unread) = (false, false);
+        match (&remains, end) {
+            (Some(remains), _) => self.bench.begin(Some(remains), 0),
+            (None, End::Killed) => self.bench.kill(),
+            (None, _) => self.bench.crash(),
+        }
+        if end != End::Clean {
+            self.peers.iter_mut().for_each(Peer::forget_numbers);
+        }
+        self.departures.clear();
+        // What was to be told was told, or is lost with the process that asked.
+        self.maybe.append(&mut self.asked);
+        self.bench.journal = Some(Vec::new());
+        self.listener = self.bench.worker();
+        // It hears first what it missed.
+        let subscribe = json!({"action": "subscribe", "channel": "system:undelivered"});
+        self.bench.tell(self.listener, &subscribe);
+        self.observed = Observed::new(&mut self.bench);
+        Ok(())
+    }
+}
+
+fn key_of(name: &str) -> LogKey {
+    match name.strip_prefix('@') {
+        Some(user) => LogKey::Inbox(user_id(user)),
+        None => LogKey::Channel(Channel::new(name).unwrap()),
+    }
+}
+
+impl Peer {
+    /// After a crash the numbers of an inbox mean nothing; nor can what it said
+    /// last be known again, if it was lost.
+    fn forget_numbers(&mut self) {
+        self.inbox = 0;
+        self.said = None;
+    }
+}
+
+impl Log {
+    /// What a publisher was told to be on the disk is there, while it is kept.
+    fn keep_promises(&self, stored: &BTreeSet<String>, written: &Written) -> Check {
+        let is_broken = |seq: &u64| {
+            let line = &self.lines[*seq as usize - 1];
+            stored.contains(&line.id) && !written.kept.contains(seq)
+        };
+        match self.kept().into_iter().find(is_broken) {
+            Some(seq) => Err(format!("{} {seq} was told to be stored, and is not", self.name)),
+            None => Ok(()),
+        }
+    }
+
+    /// What is on the disk goes on as it was. While the connections of a user end
+    /// one by one, it may be told what waits.
+    fn stop(&mut self, written: &Written) {
+        if self.keeps == Keeps::Unacknowledged {
+            let (waiting, passing) = self.desert(Moment::default());
+            self.maybe.extend(waiting.into_iter().chain(passing));
+        }
+        for seq in self.kept() {
+            let line = &mut self.lines[seq as usize - 1];
+            if !written.kept.contains(&seq) {
+                line.gone = Some("not_kept");
+            }
+        }
+        self.go_on();
+    }
+
+    /// What is on the disk is all there is, and its numbers are others.
+    fn crash(&mut self, written: Written) {
+        self.epoch = None;
+        self.offered = 0;
+        self.was_unread = false;
+        self.sessions.clear();
+        self.lines.truncate(usize::try_from(written.last).unwrap());
+        let Some(first) = written.kept.first() else {
+            self.lines.clear();
+            self.cursor = 0;
+            return;
+        };
+        self.cursor = written.forgotten.min(first - 1);
+        for line in &mut self.lines {
+            line.receipt = None;
+            line.is_told = false;
+            line.is_had = false;
+            if written.kept.contains(&line.seq) {
+                line.gone = None;
+            } else if line.gone.is_some() || !line.is_heard || self.keeps == Keeps::Unacknowledged {
+                line.gone = Some("not_kept");
+            }
+        }
+        self.go_on();
+    }
+
+    fn go_on(&mut self) {
+        self.sessions.clear();
+        for line in &mut self.lines {
+            line.is_waiting = true;
+            // Whether somebody read it after it was kept the disk does not know.
+            line.is_unsure = self.keeps != Keeps::Unacknowledged && line.is_heard;
+        }
+    }
+}
+
+/// The epoch of a log as it was told; a new one after a crash, and no other time.
+pub(super) fn same_epoch(log: &mut Log, told: &Value) -> Check {
+    match &log.epoch {
+        Some(epoch) if epoch == told => Ok(()),
+        Some(epoch) => Err(format!("{}: the epoch is {told}, and was {epoch}", log.name)),
+        None if log.epochs.contains(told) => Err(format!("{}: epoch {told} is back", log.name)),
+        None => {
+            log.epochs.push(told.clone());
+            log.epoch = Some(told.clone());
+            Ok(())
+        }
+    }
+}

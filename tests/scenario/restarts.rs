@@ -1,0 +1,534 @@
+//! The daemon stops, or is killed, and starts again.
+//!
+//! Channels `orders` keep a history that goes to the disk at a clean stop,
+//! `behind` one that goes there within a second, `never` nothing; others keep
+//! what nobody heard. Nobody is connected when a hub begins.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use wshubd::hub::settings::{Disk, Keep, Policy};
+use wshubd::hub::{Hub, Pattern, Settings, StateError};
+use wshubd::protocol::InboxMode::{Ack, Auto};
+
+use super::bench::{Bench, Seat};
+use super::history::{all, client, publish, replayed, since};
+use super::inbox::{send, send_all, sender, waits};
+
+fn settings() -> Settings {
+    let history = Policy { keep: Keep::History, count: 100, disk: Disk::Stop, ..Policy::default() };
+    let policies = vec![
+        (Pattern::new("orders"), history),
+        (Pattern::new("behind"), Policy { disk: Disk::Behind, ..history }),
+        (Pattern::new("memory"), Policy { disk: Disk::Never, ..history }),
+        (Pattern::new("never"), Policy { keep: Keep::Never, ..history }),
+    ];
+    Settings { has_disk: true, policies, ..Settings::default() }
+}
+
+fn bench() -> Bench {
+    Bench::with(settings())
+}
+
+fn epoch(bench: &mut Bench, channel: &str) -> String {
+    let probe = client(bench, "probe");
+    let heard = bench.ask(probe, json!({"action": "subscribe", "channel": channel}));
+    bench.leave(probe);
+    heard[0]["epoch"].as_str().unwrap().to_owned()
+}
+
+fn since_epoch(bench: &mut Bench, channel: &str, epoch: &str, seq: u64) -> Vec<String> {
+    let probe = client(bench, "probe");
+    let since = json!({"epoch": epoch, "seq": seq});
+    let heard = bench.say(probe, json!({"action": "subscribe", "channel": channel, "since": since}));
+    bench.leave(probe);
+    heard
+}
+
+fn inbox(bench: &mut Bench, user: &str) -> (Seat, Value) {
+    let seat = bench.client_in(user, Ack);
+    let greeting = bench.frames(seat).remove(0);
+    (seat, greeting["inbox"].clone())
+}
+
+#[test]
+fn a_history_replays_exactly_what_was_missed_across_a_clean_restart() {
+    let mut bench = bench();
+    publish(&mut bench, "orders", 1..=5);
+    let before = epoch(&mut bench, "orders");
+    bench.restart();
+    let heard = since_epoch(&mut bench, "orders", &before, 3);
+    assert_eq!(heard[0], "subscription_succeeded orders 5 recovered");
+    assert_eq!(heard[1..], replayed(4..=5));
+    publish(&mut bench, "orders", 6..=6);
+    assert_eq!(since_epoch(&mut bench, "orders", &before, 5)[1..], replayed(6..=6));
+}
+
+#[test]
+fn who_missed_nothing_is_recovered_after_a_clean_restart_whatever_the_policy_is() {
+    let mut bench = bench();
+    let (alice, channels) = (bench.client("alice"), ["orders", "never", "room", "empty"]);
+    for channel in channels {
+        bench.subscribe(alice, channel);
+    }
+    for channel in &channels[..3] {
+        publish(&mut bench, channel, 1..=2);
+    }
+    let epochs = channels.map(|channel| epoch(&mut bench, channel));
+    bench.restart();
+    for ((channel, epoch), seq) in channels.iter().zip(&epochs).zip([2, 2, 2, 0]) {
+        let heard = since_epoch(&mut bench, channel, epoch, seq);
+        assert_eq!(heard, [format!("subscription_succeeded {channel} {seq} recovered")]);
+    }
+}
+
+#[test]
+fn what_a_clean_restart_loses_is_told_as_not_kept() {
+    let mut bench = bench();
+    publish(&mut bench, "memory", 1..=3);
+    let before = epoch(&mut bench, "memory");
+    bench.restart();
+    let heard = since_epoch(&mut bench, "memory", &before, 1);
+    assert_eq!(heard, ["subscription_succeeded memory 3 false", "gap 2 3 2 not_kept"]);
+}
+
+#[test]
+fn a_channel_that_nobody_comes_back_to_is_forgotten_five_minutes_after_the_start() {
+    let mut bench = bench();
+    publish(&mut bench, "never", 1..=2);
+    let before = epoch(&mut bench, "never");
+    bench.reboot(Duration::from_secs(100_000));
+    bench.wait(299.0);
+    let heard = since_epoch(&mut bench, "never", &before, 2);
+    assert_eq!(heard, ["subscription_succeeded never 2 recovered"]);
+    bench.wait(302.0);
+    let heard = since_epoch(&mut bench, "never", &before, 2);
+    assert_eq!(heard, ["subscription_succeeded never 0 false", "gap epoch"]);
+}
+
+#[test]
+fn however_many_channels_are_heard_at_the_stop_all_of_them_are_there_at_the_start() {
+    let mut settings = settings();
+    settings.limits.subscriptions = 10_000;
+    let mut bench = Bench::with(settings);
+    let worker = bench.worker();
+    for n in 0..5000 {
+        bench.tell(worker, &json!({"action": "subscribe", "channel": format!("room:{n}")}));
+    }
+    let epochs = [0, 4999].map(|n| epoch(&mut bench, &format!("room:{n}")));
+    bench.restart();
+    for (n, epoch) in [0, 4999].into_iter().zip(&epochs) {
+        let channel = format!("room:{n}");
+        let heard = since_epoch(&mut bench, &channel, epoch, 0);
+        assert_eq!(heard, [format!("subscription_succeeded {channel} 0 recovered")]);
+    }
+}
+
+#[test]
+fn what_nobody_heard_waits_for_the_first_subscriber_after_any_end() {
+    for end in [Bench::restart, Bench::crash] {
+        let mut bench = bench();
+        publish(&mut bench, "room", 1..=2);
+        bench.disk_writes_behind();
+        end(&mut bench);
+        let (alice, bob) = (client(&mut bench, "alice"), client(&mut bench, "bob"));
+        assert_eq!(bench.subscribe(alice, "room")[1..], replayed(1..=2));
+        assert_eq!(bench.subscribe(bob, "room"), ["subscription_succeeded room 2"]);
+        assert_eq!(bench.stored(), 0);
+        end(&mut bench);
+        let carol = client(&mut bench, "carol");
+        assert_eq!(bench.subscribe(carol, "room").len(), 1, "and never again");
+    }
+}
+
+#[test]
+fn after_a_crash_every_channel_begins_a_new_epoch_above_the_numbers_there_were() {
+    let mut bench = bench();
+    publish(&mut bench, "behind", 1..=5);
+    bench.disk_writes_behind();
+    let before = epoch(&mut bench, "behind");
+    publish(&mut bench, "behind", 6..=7);
+    bench.crash();
+    let heard = since_epoch(&mut bench, "behind", &before, 5);
+    assert_eq!(heard[..2], ["subscription_succeeded behind 5 false", "gap epoch"]);
+    assert_eq!(heard[2..], replayed(1..=5));
+    assert_ne!(epoch(&mut bench, "behind"), before);
+    publish(&mut bench, "behind", 8..=8);
+    let bob = client(&mut bench, "bob");
+    let heard = since(&mut bench, bob, "behind", 4);
+    assert_eq!(heard[0], "subscription_succeeded behind 6 recovered");
+    assert_eq!(heard[1..], [replayed(5..=5), replayed(8..=8)].concat());
+}
+
+#[test]
+fn a_history_that_is_written_behind_goes_on_where_a_killed_process_was() {
+    let mut bench = bench();
+    publish(&mut bench, "behind", 1..=3);
+    bench.disk_writes_behind();
+    publish(&mut bench, "behind", 4..=5);
+    let before = epoch(&mut bench, "behind");
+    bench.kill();
+    let heard = since_epoch(&mut bench, "behind", &before, 3);
+    assert_eq!(heard, ["subscription_succeeded behind 5 false", "gap 4 5 2 not_kept"]);
+    publish(&mut bench, "behind", 6..=6);
+    let heard = since_epoch(&mut bench, "behind", &before, 5);
+    assert_eq!(heard, ["subscription_succeeded behind 6 recovered", "new 6 replayed"]);
+}
+
+#[test]
+fn a_history_that_is_written_behind_survives_a_crash_and_one_written_at_a_stop_does_not() {
+    let mut bench = bench();
+    publish(&mut bench, "behind", 1..=3);
+    publish(&mut bench, "orders", 1..=3);
+    bench.disk_writes_behind();
+    bench.crash();
+    let bob = client(&mut bench, "bob");
+    assert_eq!(all(&mut bench, bob, "behind")[1..], replayed(1..=3));
+    assert_eq!(all(&mut bench, bob, "orders"), ["subscription_succeeded orders 0 recovered"]);
+}
+
+#[test]
+fn a_crash_in_which_a_removal_is_lost_brings_a_message_twice_and_never_not_at_all() {
+    let mut bench = bench();
+    bench.past.forgets_removals = true;
+    send_all(&mut bench, 1..=3);
+    bench.disk_writes_behind();
+    let bob = bench.client_in("bob", Auto);
+    assert_eq!(bench.story(bob).len(), 4);
+    assert_eq!(bench.stored(), 0);
+    bench.crash();
+    assert_eq!(waits(&mut bench), ["say 1 replayed", "say 2 replayed", "say 3 replayed"]);
+}
+
+#[test]
+fn an_inbox_goes_on_where_its_user_was_after_a_clean_restart() {
+    let mut bench = bench();
+    send_all(&mut bench, 1..=4);
+    let (bob, before) = inbox(&mut bench, "bob");
+    bench.ack(bob, 2);
+    bench.restart();
+    let (bob, after) = inbox(&mut bench, "bob");
+    assert_eq!(after, json!({"epoch": before["epoch"], "seq": 4, "waiting": 2}));
+    assert_eq!(waits(&mut bench), ["say 3 replayed", "say 4 replayed"]);
+    bench.ack(bob, 4);
+    assert_eq!(bench.stored(), 0);
+    bench.restart();
+    assert!(waits(&mut bench).is_empty());
+}
+
+#[test]
+fn an_ack_of_what_was_sent_before_a_clean_restart_counts_after_it() {
+    let mut bench = bench();
+    bench.slow_store = true;
+    send_all(&mut bench, 1..=2);
+    let (bob, _) = inbox(&mut bench, "bob");
+    bench.store_answers();
+    assert_eq!(bench.story(bob), ["say 1 replayed", "say 2 replayed"]);
+    bench.restart();
+    let (bob, _) = inbox(&mut bench, "bob");
+    bench.ack(bob, 2);
+    assert_eq!(inbox(&mut bench, "bob").1["waiting"], 0, "nothing was read to it yet");
+}
+
+#[test]
+fn an_inbox_has_a_new_epoch_after_a_crash_and_an_ack_of_the_old_one_means_nothing() {
+    let mut bench = bench();
+    send_all(&mut bench, 1..=2);
+    bench.disk_writes_behind();
+    let (_, before) = inbox(&mut bench, "bob");
+    bench.crash();
+    let (bob, after) = inbox(&mut bench, "bob");
+    assert_eq!((&after["seq"], &after["waiting"]), (&json!(2), &json!(2)));
+    assert_ne!(after["epoch"], before["epoch"]);
+    bench.tell(bob, &json!({"action": "ack", "epoch": before["epoch"], "seq": 2}));
+    assert_eq!(bench.stored(), 2);
+    bench.ack(bob, 2);
+    assert_eq!(bench.stored(), 0);
+}
+
+#[test]
+fn what_an_inbox_lost_before_what_is_kept_is_told_in_its_place() {
+    let mut bench = bench();
+    send_all(&mut bench, 1..=1);
+    let worker = bench.worker();
+    bench.say(worker, json!({"user_id": "bob", "event": "say", "data": 2, "ttl": 1}));
+    send_all(&mut bench, 3..=3);
+    bench.restart();
+    bench.wait(3.0);
+    assert_eq!(waits(&mut bench), ["say 1 replayed", "gap 2 2 1 expired", "say 3 replayed"]);
+}
+
+#[test]
+fn what_grew_too_old_while_the_machine_was_off_is_dropped_counted_and_told() {
+    for end in [Bench::restart, Bench::crash] {
+        let mut bench = bench();
+        let (listener, worker) = (bench.worker(), bench.worker());
+        bench.subscribe(listener, "system:undelivered");
+        // So that this channel is there after a crash as well.
+        bench.leave(listener);
+        bench.say(worker, json!({"user_id": "carol", "event": "say", "message_id": "c"}));
+        for (id, ttl) in [("m1", 10), ("m2", 1000)] {
+            bench.say(worker, json!({"channel": "room", "event": "say", "message_id": id, "ttl": ttl}));
+        }
+        bench.disk_writes_behind();
+        bench.now.moment = bench.now.moment + Duration::from_secs(60);
+        end(&mut bench);
+        let listener = bench.worker();
+        let heard = bench.ask(listener, json!({"action": "subscribe", "channel": "system:undelivered"}));
+        let told = heard.into_iter().filter(|frame| frame["data"]["state"] == "expired");
+        let told: Vec<Value> = told.map(|frame| frame["data"]["message_id"].clone()).collect();
+        assert_eq!(told, ["m1"]);
+        assert_eq!(bench.stats()["messages_expired"], 1);
+        let alice = client(&mut bench, "alice");
+        let heard = bench.subscribe(alice, "room");
+        assert_eq!(heard, ["subscription_succeeded room 2", "say replayed"]);
+    }
+}
+
+#[test]
+fn nothing_expires_early_or_late_on_another_clock() {
+    let mut bench = bench();
+    let worker = bench.worker();
+    bench.say(worker, json!({"channel": "room", "event": "say", "data": 1, "ttl": 100}));
+    bench.wait(10.0);
+    bench.reboot(Duration::from_secs(50));
+    bench.wait(38.0);
+    assert_eq!(bench.stored(), 1);
+    bench.wait(3.0);
+    assert_eq!(bench.stored(), 0);
+}
+
+#[test]
+fn workers_are_not_told_again_what_waits_for_a_user() {
+    let mut bench = bench();
+    let listener = bench.worker();
+    bench.subscribe(listener, "system:undelivered");
+    send_all(&mut bench, 1..=2);
+    assert_eq!(bench.story(listener).len(), 2);
+    bench.restart();
+    let listener = bench.worker();
+    bench.subscribe(listener, "system:undelivered");
+    let (bob, _) = inbox(&mut bench, "bob");
+    bench.leave(bob);
+    bench.live(20);
+    assert!(bench.story(listener).is_empty());
+}
+
+#[test]
+fn a_policy_that_keeps_less_today_applies_to_what_was_kept_before() {
+    let mut bench = bench();
+    for channel in ["behind", "room", "other"] {
+        publish(&mut bench, channel, 1..=3);
+    }
+    bench.disk_writes_behind();
+    let mut today = settings();
+    let fewer = Policy { count: 2, ..Policy::default() };
+    let none = Policy { keep: Keep::Never, ..Policy::default() };
+    today.policies = vec![(Pattern::new("room"), fewer), (Pattern::new("other"), none)];
+    bench.crash_into(today);
+    let alice = client(&mut bench, "alice");
+    assert_eq!(bench.subscribe(alice, "behind")[1..], replayed(1..=3), "now it is a backlog");
+    assert_eq!(bench.subscribe(alice, "room")[1..], replayed(2..=3));
+    assert_eq!(bench.subscribe(alice, "other"), ["subscription_succeeded other 3"]);
+    assert_eq!((bench.stored(), &bench.stats()["messages_evicted"]), (0, &json!(4)));
+}
+
+#[test]
+fn what_somebody_heard_is_no_backlog_for_anybody_after_a_crash() {
+    let mut bench = bench();
+    publish(&mut bench, "room", 1..=1);
+    let (alice, bob) = (client(&mut bench, "alice"), client(&mut bench, "bob"));
+    bench.clog(alice);
+    bench.subscribe(alice, "room");
+    bench.subscribe(bob, "room");
+    // Kept for alice, who still reads; bob has heard it.
+    publish(&mut bench, "room", 2..=2);
+    bench.disk_writes_behind();
+    bench.crash();
+    let carol = client(&mut bench, "carol");
+    assert_eq!(bench.subscribe(carol, "room")[1..], replayed(1..=1));
+    assert_eq!(bench.stored(), 0);
+}
+
+#[test]
+fn all_that_is_found_has_the_limit_that_all_logs_have_together() {
+    let mut bench = bench();
+    publish(&mut bench, "small", 1..=1);
+    publish(&mut bench, "room", 1..=40);
+    bench.disk_writes_behind();
+    let mut today = settings();
+    today.limits.kept_bytes = 2000;
+    bench.crash_into(today);
+    assert!(bench.stats()["kept_bytes"].as_u64().unwrap() <= 2000);
+    let alice = client(&mut bench, "alice");
+    assert_eq!(bench.subscribe(alice, "small")[1..], replayed(1..=1), "the biggest pays");
+    assert_eq!(bench.subscribe(alice, "room").last(), replayed(40..=40).last());
+}
+
+#[test]
+fn a_receipt_that_was_owed_at_a_clean_stop_is_told_after_it() {
+    let mut bench = bench();
+    let alice = sender(&mut bench);
+    bench.say(
+        alice,
+        json!({"action": "send", "user_id": "bob", "event": "say", "message_id": "m1", "receipt": true}),
+    );
+    bench.reboot(Duration::from_secs(3600));
+    let (alice, (bob, inbox)) = (sender(&mut bench), inbox(&mut bench, "bob"));
+    bench.ack(bob, inbox["seq"].as_u64().unwrap());
+    let receipt = bench.frames(alice).remove(0);
+    assert_eq!(receipt["data"], json!({"message_id": "m1", "user_id": "bob", "state": "delivered"}));
+}
+
+#[test]
+fn a_receipt_that_nobody_makes_is_owed_no_longer_than_on_the_old_clock() {
+    let mut bench = bench();
+    let alice = sender(&mut bench);
+    bench.say(alice, json!({"action": "send", "user_id": "bob", "event": "say", "receipt": true}));
+    bench.reboot(Duration::from_secs(24 * 3600 + 1));
+    assert_eq!(bench.stored(), 0);
+    bench.wait(302.0);
+    assert_eq!(bench.hub.deadline(), None, "nothing is left");
+}
+
+#[test]
+fn ids_of_messages_come_with_a_clean_restart_and_grow_old_meanwhile() {
+    let mut bench = bench();
+    let worker = bench.worker();
+    let line = json!({"channel": "never", "event": "say", "message_id": "m1", "id": 1});
+    bench.say(worker, line.clone());
+    bench.reboot(Duration::from_secs(300));
+    let worker = bench.worker();
+    assert_eq!(bench.ask(worker, line.clone())[0]["duplicate"], true);
+    bench.reboot(Duration::from_secs(800));
+    let worker = bench.worker();
+    bench.wait(601.0);
+    assert_eq!(bench.ask(worker, line)[0].get("duplicate"), None);
+}
+
+#[test]
+fn ids_of_messages_that_are_on_the_disk_remain_after_a_crash() {
+    let mut bench = bench();
+    let worker = bench.worker();
+    let line = |id: &str| json!({"channel": "room", "event": "say", "message_id": id, "id": 1});
+    bench.say(worker, line("m1"));
+    bench.disk_writes_behind();
+    bench.say(worker, line("m2"));
+    bench.wait(300.0);
+    bench.crash();
+    let worker = bench.worker();
+    let answer = bench.ask(worker, line("m1")).remove(0);
+    assert_eq!((&answer["duplicate"], &answer["kept"]), (&json!(true), &json!(true)));
+    assert_eq!(bench.ask(worker, line("m2"))[0].get("duplicate"), None, "this one was lost");
+    bench.wait(301.0);
+    assert_eq!(bench.ask(worker, line("m1"))[0].get("duplicate"), None, "ten minutes from the first");
+}
+
+#[test]
+fn a_durable_message_that_comes_again_after_a_crash_is_told_to_be_stored() {
+    let mut bench = bench();
+    let worker = bench.worker();
+    let line = json!({"channel": "room", "event": "say", "message_id": "m1", "durable": true, "id": 1});
+    assert_eq!(bench.ask(worker, line.clone())[0]["stored"], true);
+    bench.crash();
+    let worker = bench.worker();
+    let answer = bench.ask(worker, line).remove(0);
+    assert_eq!((&answer["duplicate"], &answer["stored"]), (&json!(true), &json!(true)));
+    let alice = client(&mut bench, "alice");
+    assert_eq!(bench.subscribe(alice, "room").len(), 2, "and is there once");
+}
+
+#[test]
+fn a_durable_history_message_is_there_after_a_crash_and_others_may_not_be() {
+    let mut bench = bench();
+    let worker = bench.worker();
+    for (n, durable) in [(1, false), (2, true), (3, false)] {
+        bench.say(worker, json!({"channel": "orders", "event": "new", "data": n, "durable": durable}));
+    }
+    bench.crash();
+    let bob = client(&mut bench, "bob");
+    let heard = all(&mut bench, bob, "orders");
+    let told = ["subscription_succeeded orders 2 false", "gap 1 1 1 not_kept", "new 2 replayed"];
+    assert_eq!(heard, told);
+}
+
+#[test]
+fn what_its_own_publisher_had_heard_alone_waits_for_anybody_after_a_restart() {
+    let mut bench = bench();
+    let alice = client(&mut bench, "alice");
+    bench.subscribe(alice, "room");
+    bench.publish(alice, "room", 1);
+    bench.restart();
+    let alice = client(&mut bench, "alice");
+    assert_eq!(bench.subscribe(alice, "room")[1..], ["say 1 replayed"]);
+}
+
+#[test]
+fn operations_and_connections_end_with_the_hub() {
+    let mut bench = bench();
+    let (worker, alice) = (bench.worker(), bench.client("alice"));
+    bench.say(worker, json!({"action": "operation_start", "operation_id": "op", "channel": "room"}));
+    bench.subscribe(alice, "room");
+    bench.restart();
+    let stats = bench.stats();
+    for number in ["operations", "workers", "total_connections", "subscriptions"] {
+        assert_eq!(stats[number], 0, "{number}");
+    }
+    let worker = bench.worker();
+    let start = json!({"action": "operation_start", "operation_id": "op", "channel": "room", "id": 1});
+    assert_eq!(bench.say(worker, start), ["ok"]);
+}
+
+#[test]
+fn remains_that_the_disk_knows_more_than_are_none() {
+    let mut bench = bench();
+    publish(&mut bench, "behind", 1..=2);
+    let before = epoch(&mut bench, "behind");
+    let remains = bench.end();
+    bench.begin(Some(&remains), 0);
+    publish(&mut bench, "behind", 3..=4);
+    bench.disk_writes_behind();
+    bench.begin(Some(&remains), 0);
+    assert_ne!(epoch(&mut bench, "behind"), before);
+    let bob = client(&mut bench, "bob");
+    assert_eq!(since(&mut bench, bob, "behind", 1)[1..], replayed(2..=4));
+}
+
+#[test]
+fn two_restarts_in_a_row_lose_nothing() {
+    let mut bench = bench();
+    let alice = sender(&mut bench);
+    publish(&mut bench, "orders", 1..=3);
+    send(&mut bench, alice, 1);
+    let before = epoch(&mut bench, "orders");
+    bench.restart();
+    bench.restart();
+    let heard = since_epoch(&mut bench, "orders", &before, 0);
+    assert_eq!(heard[0], "subscription_succeeded orders 3 recovered");
+    assert_eq!(waits(&mut bench), ["say 1 replayed"]);
+}
+
+#[test]
+fn a_hand_over_between_two_restarts_changes_nothing() {
+    let mut bench = bench();
+    publish(&mut bench, "orders", 1..=3);
+    let before = epoch(&mut bench, "orders");
+    bench.restart();
+    bench.hand_over();
+    publish(&mut bench, "orders", 4..=4);
+    bench.restart();
+    let heard = since_epoch(&mut bench, "orders", &before, 2);
+    assert_eq!(heard[0], "subscription_succeeded orders 4 recovered");
+    assert_eq!(heard[1..], replayed(3..=4));
+}
+
+#[test]
+fn remains_of_another_version_are_an_error_and_so_is_what_are_none() {
+    let now = bench().now;
+    let revive = |bytes: &[u8]| Hub::revive(Settings::default(), 1, now, bytes, 0);
+    let error = revive(br#"{"version":0,"other":1}"#).unwrap_err();
+    assert!(matches!(error, StateError::Version { found: 0, .. }), "{error}");
+    assert!(matches!(revive(b"{"), Err(StateError::Form(_))));
+    assert!(matches!(revive(br#"{"version":1}"#), Err(StateError::Form(_))));
+    assert!(revive(&bench().end()).is_ok());
+}

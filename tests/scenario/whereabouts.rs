@@ -1,0 +1,289 @@
+//! What is where: on the disk, or in memory alone; and who gives way.
+
+use serde_json::{Value, json};
+use wshubd::hub::settings::{Disk, Keep, Policy};
+use wshubd::hub::{Anomaly, Effect, Pattern, Settings};
+
+use super::bench::{Bench, Seat};
+
+/// A message of this much data counts a thousand bytes in a channel called `a`.
+const DATA: usize = 1000 - 160 - "a".len() - "log".len() - 2;
+
+/// All logs together hold ten such messages.
+fn small() -> Bench {
+    let mut settings = Settings { has_disk: true, ..Settings::default() };
+    settings.limits.kept_bytes = 10_000;
+    Bench::with(settings)
+}
+
+/// The memory has room for ten such messages and what comes with a log or two.
+fn short_of_memory() -> Bench {
+    let mut settings = Settings { has_disk: true, ..Settings::default() };
+    settings.limits.memory = 26_000;
+    Bench::with(settings)
+}
+
+fn line(channel: &str, data: Value, durable: bool) -> Value {
+    json!({"channel": channel, "event": "log", "data": data, "durable": durable, "id": 1})
+}
+
+/// Publishes a message of a thousand bytes, and gives whether it is kept and stored.
+fn fill(bench: &mut Bench, worker: Seat, channel: &str, durable: bool) -> (bool, bool) {
+    let answer = bench.ask(worker, line(channel, json!("x".repeat(DATA)), durable)).remove(0);
+    (answer["kept"] == true, answer["stored"] == true)
+}
+
+/// What is kept of a channel, as its first subscriber hears it: gaps in words, and
+/// the positions of messages.
+fn kept(bench: &mut Bench, channel: &str) -> Vec<String> {
+    let reader = bench.client("reader");
+    let request = json!({"action": "subscribe", "channel": channel, "since": {"epoch": "", "seq": 0}});
+    let heard = bench.ask(reader, request);
+    let told = heard.iter().filter_map(|frame| match frame["type"].as_str().unwrap() {
+        "gap" => Some(super::bench::brief(frame)),
+        "message" => Some(frame["seq"].to_string()),
+        _ => None,
+    });
+    told.collect()
+}
+
+fn number(bench: &mut Bench, name: &str) -> u64 {
+    bench.stats()[name].as_u64().unwrap()
+}
+
+#[test]
+fn what_is_on_the_disk_counts_only_its_index_in_memory() {
+    let mut bench = small();
+    let worker = bench.worker();
+    for _ in 0..5 {
+        fill(&mut bench, worker, "a", false);
+    }
+    assert_eq!((number(&mut bench, "kept_bytes"), number(&mut bench, "unstored_bytes")), (5000, 5000));
+    let before = number(&mut bench, "memory_bytes");
+    bench.disk_writes_all();
+    assert_eq!((number(&mut bench, "kept_bytes"), number(&mut bench, "unstored_bytes")), (5000, 0));
+    assert_eq!(before - number(&mut bench, "memory_bytes"), 5 * (1000 - 64));
+    assert_eq!(number(&mut bench, "messages_stored"), 5);
+    bench.hand_over();
+    assert_eq!((number(&mut bench, "kept_bytes"), number(&mut bench, "unstored_bytes")), (5000, 0));
+    assert_eq!(kept(&mut bench, "a"), ["1", "2", "3", "4", "5"]);
+    assert_eq!((number(&mut bench, "kept_bytes"), number(&mut bench, "unstored_bytes")), (0, 0));
+}
+
+#[test]
+fn a_full_store_evicts_from_the_log_that_holds_most() {
+    let mut bench = small();
+    let worker = bench.worker();
+    for _ in 0..3 {
+        fill(&mut bench, worker, "b", false);
+    }
+    for _ in 0..6 {
+        fill(&mut bench, worker, "a", false);
+    }
+    bench.disk_writes_all();
+    assert_eq!(fill(&mut bench, worker, "c", true), (true, true));
+    assert_eq!(fill(&mut bench, worker, "c", true), (true, true));
+    assert_eq!(kept(&mut bench, "a"), ["gap 1 1 1 evicted", "2", "3", "4", "5", "6"]);
+    assert_eq!(kept(&mut bench, "b"), ["1", "2", "3"]);
+    assert_eq!(kept(&mut bench, "c"), ["1", "2"]);
+}
+
+#[test]
+fn a_durable_message_is_never_pushed_out_by_another_log() {
+    let mut bench = small();
+    let worker = bench.worker();
+    for _ in 0..10 {
+        assert_eq!(fill(&mut bench, worker, "a", true), (true, true));
+    }
+    assert_eq!(fill(&mut bench, worker, "b", false), (false, false), "the newcomer is not kept instead");
+    assert_eq!(fill(&mut bench, worker, "b", true), (false, false), "a durable one no more than others");
+    let is_order = |effect: &&Effect| matches!(effect, Effect::Keep { .. } | Effect::Forget { .. });
+    assert_eq!(bench.last.list.iter().filter(is_order).count(), 0, "nothing is written for it");
+    assert!(bench.last.list.contains(&Effect::Report(Anomaly::KeptLimit)));
+    let all: Vec<String> = (1..=10).map(|seq| seq.to_string()).collect();
+    assert_eq!(kept(&mut bench, "a"), all);
+    assert_eq!(kept(&mut bench, "b"), ["gap 1 2 2 not_kept"]);
+}
+
+#[test]
+fn others_give_way_in_the_place_of_what_is_durable() {
+    let mut bench = small();
+    let worker = bench.worker();
+    for _ in 0..6 {
+        fill(&mut bench, worker, "a", true);
+    }
+    for _ in 0..4 {
+        fill(&mut bench, worker, "b", false);
+    }
+    for _ in 0..2 {
+        assert_eq!(fill(&mut bench, worker, "c", false), (true, false));
+    }
+    assert_eq!(kept(&mut bench, "b"), ["gap 1 2 2 evicted", "3", "4"]);
+    assert_eq!(kept(&mut bench, "a").len(), 6);
+}
+
+#[test]
+fn its_own_log_pushes_a_durable_message_out() {
+    let mut bench = small();
+    let worker = bench.worker();
+    for _ in 0..10 {
+        fill(&mut bench, worker, "a", true);
+    }
+    assert_eq!(fill(&mut bench, worker, "a", false), (true, false));
+    assert_eq!(kept(&mut bench, "a")[..2], ["gap 1 1 1 evicted", "2"]);
+    let few = Policy { count: 2, ..Policy::default() };
+    let settings = Settings { has_disk: true, policy: few, ..Settings::default() };
+    let mut bench = Bench::with(settings);
+    let worker = bench.worker();
+    for _ in 0..3 {
+        assert_eq!(fill(&mut bench, worker, "a", true), (true, true));
+    }
+    assert_eq!(kept(&mut bench, "a"), ["gap 1 1 1 evicted", "2", "3"]);
+}
+
+#[test]
+fn a_log_that_is_full_by_itself_pushes_nothing_of_others_out() {
+    let few = Policy { count: 5, ..Policy::default() };
+    let mut settings =
+        Settings { has_disk: true, policies: vec![(Pattern::new("a"), few)], ..Settings::default() };
+    settings.limits.kept_bytes = 11_000;
+    let mut bench = Bench::with(settings);
+    let worker = bench.worker();
+    for _ in 0..5 {
+        fill(&mut bench, worker, "a", false);
+    }
+    for _ in 0..6 {
+        fill(&mut bench, worker, "b", false);
+    }
+    for _ in 0..3 {
+        fill(&mut bench, worker, "a", false);
+    }
+    assert_eq!(kept(&mut bench, "b").len(), 6);
+    assert_eq!(kept(&mut bench, "a")[0], "gap 1 3 3 evicted");
+}
+
+#[test]
+fn what_is_in_memory_only_takes_at_most_half_of_it_and_its_oldest_goes_first() {
+    let mut bench = short_of_memory();
+    let worker = bench.worker();
+    for _ in 0..4 {
+        fill(&mut bench, worker, "a", false);
+    }
+    bench.disk_writes_all();
+    for _ in 0..4 {
+        fill(&mut bench, worker, "b", false);
+    }
+    for _ in 0..10 {
+        fill(&mut bench, worker, "a", false);
+    }
+    assert!(number(&mut bench, "unstored_bytes") <= 13_000);
+    let heard = kept(&mut bench, "a");
+    assert!(heard[0].starts_with("gap 5 ") && heard[0].ends_with(" evicted"), "{heard:?}");
+    assert_eq!(heard[1..5], ["1", "2", "3", "4"], "what is on the disk stays");
+    assert_eq!(heard.last().unwrap(), "14");
+    assert_eq!(kept(&mut bench, "b").len(), 4, "the log that has most of it pays");
+}
+
+#[test]
+fn what_the_disk_takes_in_time_is_not_lost_for_lack_of_memory() {
+    let mut bench = short_of_memory();
+    let worker = bench.worker();
+    for _ in 0..100 {
+        assert_eq!(fill(&mut bench, worker, "a", false), (true, false));
+        bench.disk_writes_all();
+    }
+    assert_eq!(number(&mut bench, "messages_evicted"), 0);
+    assert_eq!(number(&mut bench, "kept_bytes"), 100_000);
+}
+
+#[test]
+fn an_index_that_is_too_large_gives_way_for_what_is_new() {
+    let mut bench = short_of_memory();
+    let worker = bench.worker();
+    for n in 1..=400 {
+        let answer = bench.ask(worker, line("a", json!(n), false)).remove(0);
+        assert_eq!(answer["kept"], true, "{n}");
+        bench.disk_writes_all();
+    }
+    assert!(number(&mut bench, "memory_bytes") <= 13_000);
+    let heard = kept(&mut bench, "a");
+    assert!(heard[0].starts_with("gap 1 ") && heard[0].ends_with(" evicted"), "{heard:?}");
+    assert_eq!(heard.last().unwrap(), "400");
+}
+
+#[test]
+fn what_somebody_waits_for_is_not_given_up_for_lack_of_memory() {
+    let mut bench = short_of_memory();
+    bench.disk.slow = true;
+    let worker = bench.worker();
+    fill(&mut bench, worker, "a", false);
+    bench.tell(worker, &line("a", json!("x".repeat(DATA)), true));
+    for _ in 0..20 {
+        fill(&mut bench, worker, "a", false);
+    }
+    bench.disk_writes();
+    let answer = bench.frames(worker).remove(0);
+    assert_eq!((&answer["kept"], &answer["stored"]), (&json!(true), &json!(true)));
+    let heard = kept(&mut bench, "a");
+    assert!(heard[0].starts_with("gap 1 ") && heard[0].ends_with(" evicted"), "{heard:?}");
+    assert_eq!(heard[1], "2", "others went before and after it");
+}
+
+#[test]
+fn what_was_promised_in_vain_is_kept_like_any_other() {
+    let mut bench = short_of_memory();
+    bench.disk.slow = true;
+    let worker = bench.worker();
+    bench.tell(worker, &line("a", json!("x".repeat(DATA)), true));
+    bench.disk_fails();
+    assert_eq!(bench.story(worker), ["error store_unavailable a"]);
+    for _ in 0..20 {
+        fill(&mut bench, worker, "b", false);
+    }
+    for _ in 0..20 {
+        fill(&mut bench, worker, "a", false);
+    }
+    assert!(kept(&mut bench, "a")[0].starts_with("gap 1 "));
+}
+
+#[test]
+fn what_no_policy_writes_is_bounded_by_the_memory() {
+    let mut settings = Settings { has_disk: true, ..Settings::default() };
+    settings.policy = Policy { keep: Keep::History, disk: Disk::Never, ..Policy::default() };
+    settings.limits.memory = 26_000;
+    let mut bench = Bench::with(settings);
+    let worker = bench.worker();
+    for _ in 0..30 {
+        fill(&mut bench, worker, "a", false);
+    }
+    bench.disk_writes_all();
+    assert_eq!(number(&mut bench, "messages_stored"), 0);
+    assert!(number(&mut bench, "unstored_bytes") <= 13_000);
+    assert_eq!(kept(&mut bench, "a").last().unwrap(), "30");
+}
+
+#[test]
+fn a_reader_is_told_in_its_place_what_goes_out_of_the_middle() {
+    let mut bench = short_of_memory();
+    let (worker, alice) = (bench.worker(), bench.client("alice"));
+    for _ in 0..3 {
+        fill(&mut bench, worker, "a", false);
+    }
+    bench.disk_writes_all();
+    bench.slow_store = true;
+    bench.subscribe(alice, "a");
+    for _ in 0..15 {
+        fill(&mut bench, worker, "a", false);
+    }
+    bench.slow_store = false;
+    bench.store_answers();
+    let heard: Vec<Value> = bench.frames(alice);
+    let told = heard.iter().map(|frame| match frame["type"].as_str().unwrap() {
+        "message" => frame["seq"].to_string(),
+        _ => super::bench::brief(frame),
+    });
+    let told: Vec<String> = told.collect();
+    assert_eq!(told[..3], ["1", "2", "3"]);
+    assert!(told[3].starts_with("gap 4 ") && told[3].ends_with(" evicted"), "{told:?}");
+    assert_eq!(told.last().unwrap(), "18");
+}
