@@ -116,9 +116,10 @@ impl Stage {
     /// Waits for the process if there is one, else for the time at which it is
     /// tried again.
     pub(crate) fn hear_or_pass(&mut self) {
-        match self.store.trouble() {
-            Some(_) if self.pids().is_empty() => {
-                let due = self.deadline().unwrap();
+        // One that was started just now has no name yet, and an order to carry out.
+        let due = self.deadline().filter(|due| *due < Duration::from_secs(10));
+        match due {
+            Some(due) if self.store.trouble().is_some() && self.pids().is_empty() => {
                 self.advance(due);
                 self.act(Store::tick);
             }
