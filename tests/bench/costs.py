@@ -26,6 +26,26 @@ def heard(hub, count):
         time.sleep(3)  # the delay, and what is told of the past a little later than that
 
 
+READERS = 5
+
+
+def read(hub):
+    """Each of a few takes what lies in all generations; how many messages it was."""
+    return sum(hub.take(f"away{user}") for user in range(READERS))
+
+
+def measure_reading(device, table):
+    """The engine writes whenever it opens something, were it only to read that."""
+    place = None if device.why_not else device.mount / "read"
+    with Store(place, STORE__BYTES="16MiB") as hub:
+        durable(hub, 60, 100)
+        generations = sum(path.is_dir() for path in (hub.state / "store").iterdir())
+        before, reached = hub.written(), device.written() if place else 0
+        count = read(hub)
+        figure = f"{(hub.written() - before) / count:,.0f}" + (f" / {(device.written() - reached) / count:,.0f} B" if place else " B")
+        table.row("read again, each message once", figure, f"{count} messages of {READERS} inboxes, all in {generations} generations")
+
+
 def measure_bytes(sizes, table):
     table.part("bytes written for each kept message of 300 B (by the processes / on the device)")
     with kernel.Device() as device:
@@ -41,8 +61,6 @@ def measure_bytes(sizes, table):
         )
         for number, (name, count, say) in enumerate(kinds):
             place = None if device.why_not else device.mount / str(number)
-            if place:
-                place.mkdir()
             with Store(place) as hub:
                 if not name.startswith("heard"):
                     durable(hub, 1, 1)  # what a new store costs is not the cost of a message
@@ -56,6 +74,7 @@ def measure_bytes(sizes, table):
                     table.row(name, figure, f"{count} messages", "heard", not by_processes and not on_device)
                 else:
                     table.row(name, figure, f"{count} messages")
+        measure_reading(device, table)
 
 
 def fill(hub, sizes):
