@@ -25,7 +25,7 @@ class Store(Hub):
     """A daemon with a disk, perhaps on another one than the rest of it."""
 
     def __init__(self, place=None, **options):
-        self.elsewhere = place and {"STATE__DIRECTORY": str(place / "state")}
+        self.elsewhere = place and {"STATE__DIRECTORY": str(place)}
         super().__init__(**{**ALIKE, **(self.elsewhere or {}), **options})
 
     @property

@@ -121,6 +121,9 @@ impl Disk {
             let Some((_, log, seq)) = self.behind.pop_front() else { break };
             more = take(log, seq, tail);
         }
+        if more {
+            self.swept_at = now;
+        }
         if more && hurries && self.behind.is_empty() {
             for (log, seq) in tail.all() {
                 if !take(log, seq, tail) {

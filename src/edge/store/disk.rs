@@ -109,6 +109,9 @@ pub(super) struct Disk {
     pub(super) behind: VecDeque<(Moment, LogKey, u64)>,
     /// What somebody waits for.
     pub(super) urgent: VecDeque<(LogKey, u64)>,
+    /// When all that was owed for long enough went last. What comes up a moment later
+    /// waits for the next time, or a steady stream would be written one by one.
+    pub(super) swept_at: Moment,
     /// Since when something on the disk is kept no longer.
     pub(super) stale_since: Option<Moment>,
     /// The number of the generation that is written.
@@ -148,6 +151,7 @@ impl Disk {
             reads: VecDeque::new(),
             behind: VecDeque::new(),
             urgent: VecDeque::new(),
+            swept_at: now.moment,
             stale_since: None,
             newest: 0,
             room: Room::default(),
@@ -202,7 +206,7 @@ impl Disk {
             return Some(now);
         }
         let window = self.budget.window(now, self.options.write_delay);
-        let behind = self.behind.front().map(|(kept, ..)| *kept + window);
+        let behind = self.behind.front().map(|(kept, ..)| self.swept_at.max(*kept) + window);
         let stale = self.stale_since.map(|since| since + window.max(FORGETTING));
         let due = [behind, stale].into_iter().flatten().min()?;
         Some(if thrift == Thrift::Spent { due.max(self.budget.refilled(now)) } else { due })
