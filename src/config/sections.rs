@@ -287,7 +287,7 @@ fn channel(place: &Place, table: &mut Table) -> Option<ChannelPolicy> {
 }
 
 fn store(mut table: Table, limits: &mut Limits) -> Store {
-    limits.hub.kept_bytes = table.size("bytes", limits.hub.kept_bytes, 64 * KIB..=MOST_MEMORY);
+    limits.hub.kept_bytes = table.size("bytes", limits.hub.kept_bytes, 4 * MIB..=MOST_MEMORY);
     let write_delay = Duration::ZERO..=Duration::from_secs(HOUR);
     let store = Store {
         write_delay: table.duration("write_delay", Duration::from_secs(1), write_delay),

@@ -209,7 +209,7 @@ impl Stage {
         self.settle();
         let is_page =
             |fact: &Input| matches!(fact, Input::Fetched { .. } | Input::Store(StoreFact::Unread { .. }));
-        let at = self.facts.iter().position(is_page).expect("a page");
+        let at = self.facts.iter().position(is_page).unwrap();
         match self.facts.remove(at) {
             Some(Input::Fetched { messages, .. }) => Some(messages),
             _ => None,
@@ -221,7 +221,7 @@ impl Stage {
         let mut read: Vec<(u64, String)> = Vec::new();
         loop {
             self.ask(log, read.last().map_or(0, |(seq, _)| *seq), count, bytes);
-            let page = self.page().expect("a disk that can be read");
+            let page = self.page().unwrap();
             if page.is_empty() {
                 return read;
             }

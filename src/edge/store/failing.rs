@@ -73,6 +73,7 @@ impl Disk {
             log::error!("messages are kept in memory only: {why}");
             around.facts.push_back(Input::Store(StoreFact::Failed));
             is_told = true;
+            self.attempts = 0;
         }
         self.moving = None;
         match task {
@@ -102,7 +103,9 @@ impl Disk {
         if let Some(loading) = &mut self.loading {
             **loading = Loading::default();
         }
-        self.trouble = Some(Trouble { why, is_deaf, is_told, again: now + self.pause(now) });
+        // Whoever starts waits for the first attempts.
+        let first = if is_told { Duration::from_secs(1) } else { Duration::from_millis(100) };
+        self.trouble = Some(Trouble { why, is_deaf, is_told, again: now + self.pause(now, first) });
     }
 
     /// Whether the disk cannot be used, and the hub knows.
@@ -117,7 +120,7 @@ impl Disk {
     }
 
     /// How long to wait before another attempt, after one more that failed.
-    fn pause(&mut self, now: Moment) -> Duration {
+    fn pause(&mut self, now: Moment, first: Duration) -> Duration {
         let is_calm = self.works_since.take().is_some_and(|since| since + CALM <= now);
         let exponent = if is_calm { 0 } else { self.attempts.min(5) };
         self.attempts = exponent + 1;
@@ -125,8 +128,6 @@ impl Disk {
             self.last_tries = self.last_tries.saturating_sub(1);
             return Duration::from_millis(300);
         }
-        // Whoever starts waits for those attempts.
-        let first = if self.loading.is_some() { Duration::from_millis(100) } else { Duration::from_secs(1) };
         LONGEST_PAUSE.min(first * (1 << exponent))
     }
 
