@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use async_signal::{Signal, Signals};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{Access, FlockOperation, flock};
 use smol::stream::StreamExt;
 use smol::{LocalExecutor, Timer};
 
@@ -28,7 +28,8 @@ use crate::edge::origin::Gate;
 use crate::edge::outbox::Bounds;
 use crate::edge::peers::Peers;
 use crate::edge::secret::{Absent, Secrets};
-use crate::edge::store::{self, Store, remains};
+use crate::edge::store::remains::{self, Remains};
+use crate::edge::store::{self, Store};
 use crate::edge::token::Verifier;
 use crate::edge::{clock, serve};
 use crate::hub::{Hub, Input, Settings};
@@ -128,7 +129,8 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let message_bytes = settings.limits.message_bytes;
     let bounds = Bounds { messages: config.limits.queue_messages, bytes: config.limits.queue_bytes };
     let mut store = store(config);
-    let hub = hub(settings, &mut store, directory);
+    let left = left(directory);
+    let hub = hub(settings, &mut store, left.as_ref());
     let epoll = Epoll::new().map_err(Error::Wait)?;
     let mut driver = Driver::new(hub, store, verifier.clone(), bounds, message_bytes, epoll);
     // Beside the socket: where the kernel keeps files in memory, as a rule.
@@ -156,7 +158,11 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let signals = Signals::new([Signal::Term, Signal::Int]).map_err(Error::Signals)?;
     // With another store, or none, it would not be true the next time: so it goes
     // in any case.
-    remains::remove(directory).map_err(|error| Error::State(directory.clone(), error))?;
+    match remains::remove(directory) {
+        // Where nothing can be written nothing was taken from there either.
+        Err(error) if left.is_some() => return Err(Error::State(directory.clone(), error)),
+        _ => {}
+    }
     open(config, &mut doors.borrow_mut(), &driver.borrow().links.epoll)?;
     let executor = Rc::new(LocalExecutor::new());
     // As a task of its own it is polled when a signal comes, not at every turn.
@@ -169,19 +175,32 @@ pub fn run(config: &Config) -> Result<(), Error> {
     Ok(())
 }
 
-/// A hub that goes on from what a clean stop has left, or begins anew.
-fn hub(settings: Settings, store: &mut Store, directory: &Path) -> Hub {
-    let seed = clock::random();
+/// What a clean stop has left, where it can be taken away before anybody is let in:
+/// it is true once.
+fn left(directory: &Path) -> Option<Remains> {
     let left = remains::read(directory).unwrap_or_else(|error| {
         log::error!("{}: what the last stop has left cannot be read: {error}", directory.display());
         None
     });
+    let is_writable = || rustix::fs::access(directory, Access::WRITE_OK);
+    left.filter(|_| match is_writable() {
+        Ok(()) => true,
+        Err(error) => {
+            log::error!("{}: channels begin anew: {}", directory.display(), io::Error::from(error));
+            false
+        }
+    })
+}
+
+/// A hub that goes on from what a clean stop has left, or begins anew.
+fn hub(settings: Settings, store: &mut Store, left: Option<&Remains>) -> Hub {
+    let seed = clock::random();
     let Some(left) = left else { return Hub::new(settings, seed) };
     let Some(shift) = store.go_on(&left.stamp) else { return Hub::new(settings, seed) };
     match Hub::revive(settings.clone(), seed, clock::now(), &left.hub, shift) {
         Ok(hub) => hub,
         Err(error) => {
-            log::error!("{}: the last stop has left what cannot be used: {error}", directory.display());
+            log::error!("the last stop has left what cannot be used: {error}");
             Hub::new(settings, seed)
         }
     }

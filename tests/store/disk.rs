@@ -439,3 +439,35 @@ fn a_spent_budget_writes_only_what_somebody_waits_for_also_after_a_restart() {
         stage.load();
     }
 }
+
+#[test]
+fn what_is_looked_up_before_it_is_forgotten_is_told_wherever_it_lies() {
+    let mut stage = Stage::new(64 * MIB);
+    let orders = log("orders");
+    for seq in 1..=3 {
+        stage.keep(&orders, seq, Disk::Now, "on the disk");
+    }
+    stage.settle();
+    stage.keep(&orders, 4, Disk::Never, "in memory");
+    stage.look_up(&orders, 0, 3);
+    stage.forget(&orders, 1, 3);
+    stage.look_up(&orders, 3, 1);
+    stage.forget(&orders, 4, 4);
+    assert_eq!(stage.pages(), [vec![4], vec![1, 2, 3]]);
+}
+
+#[test]
+fn what_is_looked_up_comes_in_parts_where_it_lies_in_parts() {
+    let mut stage = Stage::new(64 * MIB);
+    let orders = log("orders");
+    for seq in [1, 2, 4] {
+        stage.keep(&orders, seq, Disk::Now, "on the disk");
+    }
+    stage.settle();
+    stage.keep(&orders, 3, Disk::Never, "in memory");
+    stage.look_up(&orders, 0, 4);
+    stage.forget(&orders, 1, 4);
+    let mut heard: Vec<u64> = stage.pages().concat();
+    heard.sort_unstable();
+    assert_eq!(heard, [1, 2, 3, 4]);
+}

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use wshubd::edge::store::{Around, Fetch, Options, Store};
 use wshubd::hub::settings::Disk;
-use wshubd::hub::{Found, Hub, Input, Keeping, LogKey, Now, Purpose, Settings, StoreFact};
+use wshubd::hub::{Fate, Found, Hub, Input, Keeping, LogKey, Now, Purpose, Settings, StoreFact};
 use wshubd::protocol::{Channel, ConnectionId, Event, Message, MessageId, Moment, Payload, Sender, UnixTime};
 
 use crate::child::Place;
@@ -202,6 +202,25 @@ impl Stage {
         let purpose = Purpose::Replay(ConnectionId { slot: 1, tag: 1 });
         let fetch = Fetch { purpose, log: log.clone(), after, count, bytes };
         self.facts.extend(self.store.fetch(fetch));
+    }
+
+    /// Asks as the hub does before it forgets what nobody heard: for `count` messages.
+    pub(crate) fn look_up(&mut self, log: &LogKey, after: u64, count: usize) {
+        let purpose = Purpose::Notice(Fate::Expired);
+        let fetch = Fetch { purpose, log: log.clone(), after, count, bytes: usize::MAX };
+        self.facts.extend(self.store.fetch(fetch));
+    }
+
+    /// The positions of all that came, in the order in which it came.
+    pub(crate) fn pages(&mut self) -> Vec<Vec<u64>> {
+        self.settle();
+        let page = |fact: Input| match fact {
+            Input::Fetched { messages, .. } => {
+                Some(messages.iter().filter_map(|message| message.seq).collect())
+            }
+            _ => None,
+        };
+        self.facts.drain(..).filter_map(page).collect()
     }
 
     /// The page that was asked for, if it could be read.

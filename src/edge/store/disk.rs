@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Fetch;
+use super::Wanted;
 use super::budget::{Budget, Thrift};
 use super::commit::Batch;
 use super::elapsed::{Clocks, Elapsed};
@@ -73,7 +73,7 @@ pub(super) enum Task {
     Start,
     Load(u32),
     Commit(Box<Batch>),
-    Read(Fetch, Reading),
+    Read(Wanted, Reading),
     Drop(u32),
     /// A run of survivors is read, to be written again.
     Move,
@@ -104,7 +104,7 @@ pub(super) struct Disk {
     pub(super) is_ready: bool,
     pub(super) ended: Vec<Ended>,
     pub(super) task: Option<(Task, Moment)>,
-    pub(super) reads: VecDeque<Fetch>,
+    pub(super) reads: VecDeque<Wanted>,
     /// What is to be written: when it was kept, oldest first.
     pub(super) behind: VecDeque<(Moment, LogKey, u64)>,
     /// What somebody waits for.
@@ -295,10 +295,11 @@ impl Disk {
             return Some(Task::Start);
         }
         let reads_first = self.has_committed || !(is_due && may_try);
-        if reads_first && let Some(fetch) = self.reads.pop_front() {
-            if let Some(reading) = self.reading(&fetch, tail) {
-                return Some(Task::Read(fetch, reading));
+        if reads_first && let Some(wanted) = self.reads.pop_front() {
+            if let Some(reading) = self.reading(&wanted, tail) {
+                return Some(Task::Read(wanted, reading));
             }
+            let fetch = wanted.fetch;
             // It was forgotten meanwhile: what is left of it is in memory.
             let placed = self.index.next(&fetch.log, fetch.after);
             let found = super::page_of(tail, &fetch, placed.map(|placed| placed.seq));
@@ -351,7 +352,7 @@ impl Disk {
             Task::Start => return Ok(()),
             Task::Load(generation) => Order::Load { generation: *generation },
             Task::Drop(generation) => Order::Drop { generation: *generation },
-            Task::Read(fetch, reading) => Order::Read {
+            Task::Read(Wanted { fetch, .. }, reading) => Order::Read {
                 generation: reading.generation,
                 log: super::spelling::log(&fetch.log).into(),
                 from: reading.from,
@@ -416,7 +417,10 @@ impl Disk {
                 }
                 self.is_there(&generations, around);
             }
-            (Word::Record { log, seq, body: Some(body), .. }, Some(Task::Read(fetch, reading))) => {
+            (
+                Word::Record { log, seq, body: Some(body), .. },
+                Some(Task::Read(Wanted { fetch, .. }, reading)),
+            ) => {
                 let is_meant = super::spelling::log(&fetch.log) == log;
                 let message = super::spelling::message(&fetch.log, seq, &body).filter(|_| is_meant);
                 reading.reached = Some(seq);

@@ -78,7 +78,7 @@ impl Disk {
         self.moving = None;
         match task {
             Some(Task::Commit(batch)) => self.take_back(now, *batch, tail),
-            Some(Task::Read(fetch, _)) => self.reads.push_front(fetch),
+            Some(Task::Read(wanted, _)) => self.reads.push_front(wanted),
             _ => {}
         }
         let mut buried = Vec::new();
@@ -133,8 +133,8 @@ impl Disk {
 
     /// Whoever waits for something from the disk is told that it cannot be read.
     pub(super) fn deafen(&mut self, around: &mut Around<'_>) {
-        for fetch in self.reads.drain(..) {
-            around.facts.push_back(fetch.unread());
+        for wanted in self.reads.drain(..) {
+            around.facts.push_back(wanted.fetch.unread());
         }
     }
 

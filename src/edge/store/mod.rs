@@ -64,6 +64,14 @@ impl Fetch {
     }
 }
 
+/// What is to be read from the disk.
+struct Wanted {
+    fetch: Fetch,
+    /// Where it lies, if it is forgotten before it is read: the generation, and the
+    /// first and the last position.
+    run: Option<(u32, u64, u64)>,
+}
+
 /// What is in memory of what was asked for, up to the first that is on the disk.
 fn page_of(tail: &Tail, fetch: &Fetch, disk: Option<u64>) -> Vec<Rc<Message>> {
     let mut room = fetch.bytes;
@@ -123,23 +131,51 @@ impl Store {
         Some(Input::Store(fact))
     }
 
-    /// Answers at once, or as a fact that comes later.
-    pub fn fetch(&mut self, fetch: Fetch) -> Option<Input> {
+    /// Answers at once, or as facts that come later.
+    pub fn fetch(&mut self, fetch: Fetch) -> Vec<Input> {
+        if matches!(fetch.purpose, Purpose::Notice(_)) {
+            return self.look_up(fetch);
+        }
         let on_disk = self.disk.as_ref().and_then(|disk| disk.index.next(&fetch.log, fetch.after));
         let in_memory = self.tail.next(&fetch.log, fetch.after);
         if let Some(placed) = on_disk.filter(|placed| in_memory.is_none_or(|seq| placed.seq < seq))
             && let Some(disk) = &mut self.disk
         {
             debug_assert!(placed.seq > fetch.after);
-            // What cannot be read is not waited for: others have more to say.
-            if disk.trouble.as_ref().is_some_and(|trouble| trouble.is_deaf) {
-                return Some(fetch.unread());
-            }
-            disk.reads.push_back(fetch);
-            return None;
+            return disk.want(Wanted { fetch, run: None });
         }
         let page = page_of(&self.tail, &fetch, on_disk.map(|placed| placed.seq));
-        Some(fetch.found(page))
+        vec![fetch.found(page)]
+    }
+
+    /// The same for what is about to be forgotten: where it lies is noted now, and it
+    /// may come in several parts.
+    fn look_up(&mut self, fetch: Fetch) -> Vec<Input> {
+        let mut facts = Vec::new();
+        let mut rest = Fetch { bytes: usize::MAX, ..fetch };
+        while rest.count > 0 {
+            let in_memory = self.tail.next(&rest.log, rest.after);
+            let end = in_memory.unwrap_or(u64::MAX);
+            let disk = self.disk.as_mut();
+            let run =
+                disk.as_ref().map(|disk| disk.index.run(&rest.log, rest.after, end, rest.count, usize::MAX));
+            let run = run.unwrap_or_default();
+            if let (Some(first), Some(last), Some(disk)) = (run.first(), run.last(), disk) {
+                let (length, run) = (run.len(), Some((first.generation, first.seq, last.seq)));
+                rest.count -= length;
+                let fetch = Fetch { count: length, ..rest.clone() };
+                facts.extend(disk.want(Wanted { fetch, run }));
+                rest.after = last.seq;
+                continue;
+            }
+            let on_disk = self.disk.as_ref().and_then(|disk| disk.index.next(&rest.log, rest.after));
+            let page = page_of(&self.tail, &rest, on_disk.map(|placed| placed.seq));
+            let Some(last) = page.last().and_then(|message| message.seq) else { break };
+            rest.count -= page.len();
+            facts.push(rest.clone().found(page));
+            rest.after = last;
+        }
+        facts
     }
 
     /// Drops messages, both ends included.
@@ -242,28 +278,49 @@ impl Store {
 }
 
 impl Disk {
+    /// Reads something as soon as it is its turn. What cannot be read is not waited
+    /// for: others have more to say.
+    fn want(&mut self, wanted: Wanted) -> Vec<Input> {
+        if self.trouble.as_ref().is_some_and(|trouble| trouble.is_deaf) {
+            return vec![wanted.fetch.unread()];
+        }
+        self.reads.push_back(wanted);
+        Vec::new()
+    }
+
     /// What is to be read for a request: none if it was forgotten meanwhile, or what
     /// comes first is in memory.
-    fn reading(&self, fetch: &Fetch, tail: &Tail) -> Option<Reading> {
+    fn reading(&self, wanted: &Wanted, tail: &Tail) -> Option<Reading> {
+        let fetch = &wanted.fetch;
+        let reading =
+            |(generation, from, to)| Reading { generation, from, to, reached: None, messages: Vec::new() };
+        if wanted.run.is_some() {
+            return wanted.run.map(reading);
+        }
         let end = tail.next(&fetch.log, fetch.after).unwrap_or(u64::MAX);
         let run = self.index.run(&fetch.log, fetch.after, end, fetch.count, fetch.bytes);
-        let (from, to) = (run.first()?.seq, run.last()?.seq);
-        Some(Reading { generation: run.first()?.generation, from, to, reached: None, messages: Vec::new() })
+        Some(reading((run.first()?.generation, run.first()?.seq, run.last()?.seq)))
     }
 
     /// A page has come.
     fn has_read(&mut self, tail: &Tail, around: &mut Around<'_>) {
-        let Some((disk::Task::Read(fetch, reading), _)) = self.task.take() else { return };
+        let Some((disk::Task::Read(wanted, reading), _)) = self.task.take() else { return };
         let Reading { from, to, reached, mut messages, .. } = reading;
-        // What was forgotten, before or meanwhile, is read with the rest.
-        messages.retain(|message| message.seq.is_some_and(|seq| self.index.contains(&fetch.log, seq)));
-        if messages.is_empty() {
-            // All of it is damaged: what follows is the answer.
-            self.forget(around.now.moment, &fetch.log, from, reached.unwrap_or(to), tail);
-            self.reads.push_front(fetch);
+        if wanted.run.is_some() {
+            // It is forgotten already.
+            around.facts.push_back(wanted.fetch.found(messages));
             return;
         }
-        around.facts.push_back(fetch.found(messages));
+        let log = &wanted.fetch.log;
+        // What was forgotten, before or meanwhile, is read with the rest.
+        messages.retain(|message| message.seq.is_some_and(|seq| self.index.contains(log, seq)));
+        if messages.is_empty() {
+            // All of it is damaged: what follows is the answer.
+            self.forget(around.now.moment, log, from, reached.unwrap_or(to), tail);
+            self.reads.push_front(wanted);
+            return;
+        }
+        around.facts.push_back(wanted.fetch.found(messages));
     }
 }
 
