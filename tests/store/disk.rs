@@ -471,3 +471,24 @@ fn what_is_looked_up_comes_in_parts_where_it_lies_in_parts() {
     heard.sort_unstable();
     assert_eq!(heard, [1, 2, 3, 4]);
 }
+
+#[test]
+fn a_disk_that_works_for_a_moment_has_not_recovered() {
+    let mut stage = Stage::new(64 * MIB);
+    let orders = log("orders");
+    stage.keep(&orders, 1, Disk::Now, "first");
+    stage.settle();
+    let mut pauses = Vec::new();
+    for seq in [2, 4] {
+        stage.program(NOTHING);
+        stage.kill();
+        stage.hear();
+        stage.keep(&orders, seq, Disk::Now, "while it fails");
+        stage.act(wshubd::edge::store::Store::tick);
+        let pause = stage.deadline().unwrap();
+        pauses.push(pause.as_millis());
+        stage.program(PROGRAM);
+        stage.later(pause);
+    }
+    assert_eq!(pauses, [1000, 2000]);
+}

@@ -100,8 +100,6 @@ pub(super) struct Disk {
     pub(super) loading: Option<Box<Loading>>,
     pub(super) moving: Option<Box<Moving>>,
     pub(super) process: Option<Process>,
-    /// It has said what is there.
-    pub(super) is_ready: bool,
     pub(super) ended: Vec<Ended>,
     pub(super) task: Option<(Task, Moment)>,
     pub(super) reads: VecDeque<Wanted>,
@@ -145,7 +143,6 @@ impl Disk {
             loading: Some(Box::default()),
             moving: None,
             process: None,
-            is_ready: false,
             ended: Vec::new(),
             task: None,
             reads: VecDeque::new(),
@@ -237,21 +234,22 @@ impl Disk {
             let why = format!("the disk of {} does not answer", self.options.directory.display());
             self.fail(why, tail, around);
         }
-        while self.task.is_none() && self.begin(tail, around) {}
+        if self.task.is_none() {
+            self.begin(tail, around);
+        }
         let is_idle = self.task.is_none() && now >= self.busy_at + IDLE;
         if is_idle && let Some(process) = self.process.take() {
             self.ended.push(process.dismiss());
         }
     }
 
-    /// Begins the next order, if one is due; whether to look for another.
-    fn begin(&mut self, tail: &mut Tail, around: &mut Around<'_>) -> bool {
+    /// Begins the next order, if one is due.
+    fn begin(&mut self, tail: &mut Tail, around: &mut Around<'_>) {
         let now = around.now.moment;
         let may_try = self.trouble.as_ref().is_none_or(|trouble| trouble.again <= now);
-        let Some(task) = self.next(may_try, tail, around) else { return false };
+        let Some(task) = self.next(may_try, tail, around) else { return };
         if self.process.is_none() {
-            self.start(tail, around);
-            return false;
+            return self.start(tail, around);
         }
         let patience = if matches!(task, Task::Load(_)) { LOADING } else { PATIENCE };
         let given = self.give(&task, tail, around);
@@ -263,7 +261,6 @@ impl Disk {
             let why = why.unwrap_or_else(|| format!("the process that owns the disk is gone: {error}"));
             self.fail(why, tail, around);
         }
-        false
     }
 
     /// Why the process has ended, if it has said so.
@@ -331,7 +328,6 @@ impl Disk {
     /// Starts the process; what it is wanted for is found again once it is there.
     fn start(&mut self, tail: &mut Tail, around: &mut Around<'_>) {
         let now = around.now.moment;
-        self.is_ready = false;
         self.room.written = 0;
         self.busy_at = now;
         match Process::start(&self.options.program, &self.options.directory, around.epoll) {
@@ -410,7 +406,6 @@ impl Disk {
             (Word::Failed { why }, _) => return Err(why),
             (Word::Ready { generations, room, notes }, Some(Task::Start)) => {
                 self.task = None;
-                self.is_ready = true;
                 self.room = Room { newest: self.room.newest, ..room };
                 for note in notes {
                     log::warn!("{note}");

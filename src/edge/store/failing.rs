@@ -73,7 +73,10 @@ impl Disk {
             log::error!("messages are kept in memory only: {why}");
             around.facts.push_back(Input::Store(StoreFact::Failed));
             is_told = true;
-            self.attempts = 0;
+            if self.loading.is_some() {
+                // Those were to get in at all; from now on nobody waits.
+                self.attempts = 0;
+            }
         }
         self.moving = None;
         match task {
