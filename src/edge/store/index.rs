@@ -216,10 +216,11 @@ impl Index {
         Some(LogMark { life, first: first.unwrap_or_default(), cursor: log.cursor, last: log.last })
     }
 
-    /// Forgets all that lies in generations that are not there any more.
-    pub(super) fn lose_generations(&mut self, is_there: impl Fn(u32) -> bool) {
+    /// Forgets all that lies in generations that are not there any more; how many
+    /// messages that is.
+    pub(super) fn lose_generations(&mut self, is_there: impl Fn(u32) -> bool) -> usize {
         if self.generations.keys().all(|generation| is_there(*generation)) {
-            return;
+            return 0;
         }
         self.generations.retain(|generation, _| is_there(*generation));
         let mut lost = Vec::new();
@@ -227,9 +228,11 @@ impl Index {
             let gone = log.messages.iter().filter(|placed| !is_there(placed.generation));
             lost.extend(gone.map(|placed| (key.clone(), placed.seq)));
         }
+        let count = lost.len();
         for (key, seq) in lost {
             self.forget(&key, seq, seq, Some(0));
         }
+        count
     }
 
     /// Takes what the disk does not know: logs with a stale mark, and runs.

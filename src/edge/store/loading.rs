@@ -122,7 +122,14 @@ impl Disk {
     /// that is told then.
     pub(super) fn is_there(&mut self, sizes: &[Size], around: &mut Around<'_>) {
         let is_there = |generation: u32| sizes.iter().any(|size| size.generation == generation);
-        self.index.lose_generations(is_there);
+        let lost = self.index.lose_generations(is_there);
+        if lost > 0 {
+            // Nobody but this line tells it to an administrator.
+            log::error!(
+                "{lost} messages are gone with what was set aside in {}",
+                self.options.directory.display()
+            );
+        }
         if let Some(generations) = self.loading.as_mut().and_then(|loading| loading.generations.as_mut()) {
             generations.retain(|generation| is_there(*generation));
         }
