@@ -104,8 +104,7 @@ ON_FILE(WRITE, ssize_t, writev, (int fd, const struct iovec *parts, int count), 
 ON_FILE(WRITE, ssize_t, pwritev, (int fd, const struct iovec *parts, int count, off_t at), fd, fd, parts, count, at)
 ON_FILE(WRITE, ssize_t, pwritev64, (int fd, const struct iovec *parts, int count, off64_t at), fd, fd, parts, count, at)
 ON_FILE(READ, ssize_t, read, (int fd, void *data, size_t size), fd, fd, data, size)
-ON_FILE(READ, ssize_t, pread, (int fd, void *data, size_t size, off_t at), fd, fd, data, size, at)
-ON_FILE(READ, ssize_t, pread64, (int fd, void *data, size_t size, off64_t at), fd, fd, data, size, at)
+/* Not `pread`: what the engine reads in that way was read from one end to the other a moment before, and comes from memory. */
 SYNCING(fsync, (int fd), fd, fd)
 SYNCING(fdatasync, (int fd), fd, fd)
 SYNCING(syncfs, (int fd), fd, fd)

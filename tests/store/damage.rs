@@ -201,6 +201,20 @@ fn what_passes_by_itself_is_no_damage() {
     assert_eq!(place.start().load(1).records.len() as u64, MESSAGES);
 }
 
+#[test]
+fn what_is_left_of_a_generation_that_was_never_made_is_in_nobodys_way() {
+    let place = Place::new();
+    let directory = place.generation(1);
+    fs::create_dir_all(directory.join("blobs")).unwrap();
+    // The disk was full, or the power went, while the engine made its files.
+    fs::write(directory.join("conf"), "half of what it was to say").unwrap();
+    fs::write(directory.join("db"), "").unwrap();
+    let mut child = place.start();
+    child.commit(1, vec![put("logs", 1, 100)]).end("Committed");
+    child.end();
+    assert_eq!(place.start().load(1).records.len(), 1);
+}
+
 /// The files of a generation, without directories.
 fn files(place: &Place) -> Vec<String> {
     let entries = fs::read_dir(place.generation(1)).unwrap().map(|entry| entry.unwrap());

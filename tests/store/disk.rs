@@ -145,6 +145,43 @@ fn a_process_that_ends_while_nothing_is_asked_of_it_is_no_failure() {
 }
 
 #[test]
+fn a_process_that_ends_while_it_reads_costs_another_and_no_page() {
+    let mut stage = Stage::new(64 * MIB);
+    let orders = log("orders");
+    stage.keep(&orders, 1, Disk::Now, "first");
+    stage.settle();
+    stage.told();
+    // It cannot have answered before its end.
+    stage.signal(rustix::process::Signal::STOP);
+    stage.ask(&orders, 0, 10, 1 << 20);
+    stage.act(wshubd::edge::store::Store::tick);
+    stage.kill();
+    let page = stage.page().unwrap();
+    assert_eq!(page.iter().map(|message| crate::stage::text(message)).collect::<Vec<_>>(), ["first"]);
+    stage.keep(&orders, 2, Disk::Now, "second");
+    stage.settle();
+    assert!(stage.told().iter().all(|fact| *fact == stored(&orders, 2, 2)));
+}
+
+#[test]
+fn who_waits_for_a_page_that_cannot_be_read_is_told_in_the_end() {
+    let mut stage = Stage::new(64 * MIB);
+    let orders = log("orders");
+    stage.keep(&orders, 1, Disk::Now, "first");
+    stage.settle();
+    stage.told();
+    stage.kill();
+    stage.hear();
+    // A directory in place of the file: an error each time, and no damage.
+    let db = stage.place.generation(0).join("db");
+    std::fs::rename(&db, db.with_file_name("away")).unwrap();
+    std::fs::create_dir(&db).unwrap();
+    stage.ask(&orders, 0, 10, 1 << 20);
+    assert_eq!(stage.page(), None);
+    assert!(stage.told().contains(&StoreFact::Failed));
+}
+
+#[test]
 fn what_cannot_be_read_at_the_start_is_found_later() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
@@ -361,6 +398,7 @@ fn a_stop_with_a_disk_that_cannot_be_used_does_not_take_for_ever() {
     stage.keep(&orders, 1, Disk::Stop, "stop");
     stage.program(NOTHING);
     stage.later(31 * SECOND);
+    stage.wait_for_the_end();
     stage.store.finish();
     let before = stage.now.moment;
     stage.act(wshubd::edge::store::Store::tick);
@@ -483,6 +521,8 @@ fn a_disk_that_works_for_a_moment_has_not_recovered() {
         stage.program(NOTHING);
         stage.kill();
         stage.hear();
+        // Who has ended is looked after as well, and would be the next to be due.
+        stage.wait_for_the_end();
         stage.keep(&orders, seq, Disk::Now, "while it fails");
         stage.act(wshubd::edge::store::Store::tick);
         let pause = stage.deadline().unwrap();

@@ -79,6 +79,13 @@ pub(super) enum Task {
     Move,
 }
 
+impl Task {
+    /// Whether it leaves the disk as it is, and can be begun again.
+    pub(super) fn is_reading(&self) -> bool {
+        matches!(self, Self::Read(..) | Self::Move)
+    }
+}
+
 /// What was asked for, and what came.
 pub(super) struct Reading {
     pub(super) generation: u32,
@@ -121,6 +128,8 @@ pub(super) struct Disk {
     /// How often it failed lately, and since when it works again.
     pub(super) attempts: u32,
     pub(super) works_since: Option<Moment>,
+    /// How often in a row reading has failed.
+    pub(super) readings: u32,
     /// Everything that can be is written now.
     pub(super) is_finishing: bool,
     /// How often it may fail until it is given up, at the end.
@@ -156,6 +165,7 @@ impl Disk {
             trouble: None,
             attempts: 0,
             works_since: None,
+            readings: 0,
             is_finishing: false,
             last_tries: LAST_TRIES,
             has_committed: false,
@@ -228,10 +238,14 @@ impl Disk {
     pub(super) fn tick(&mut self, tail: &mut Tail, around: &mut Around<'_>) {
         let now = around.now.moment;
         self.ended.retain_mut(|ended| !ended.is_gone());
-        if let Some((_, deadline)) = &self.task
+        if let Some((task, deadline)) = &self.task
             && *deadline <= now
         {
             let why = format!("the disk of {} does not answer", self.options.directory.display());
+            if task.is_reading() {
+                // Nobody waits for that twice.
+                self.readings = u32::MAX;
+            }
             self.fail(why, tail, around);
         }
         if self.task.is_none() {
@@ -432,7 +446,7 @@ impl Disk {
             }
             (Word::Read { .. }, Some(Task::Read(..))) => self.has_read(tail, around),
             (Word::Read { .. }, Some(Task::Move)) => {
-                self.task = None;
+                (self.task, self.readings) = (None, 0);
                 if let Some(moving) = &mut self.moving {
                     moving.has_read(&mut self.index);
                 }

@@ -19,6 +19,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// it takes until all that is damaged is out of the way.
 const ATTEMPTS: u32 = 5;
 
+/// A page is asked for so often before whoever waits for it is told that it cannot
+/// be read: one process may die by chance, and what is damaged is out of the way
+/// after three.
+const READINGS: u32 = 4;
+
 /// What fails again within this time has not recovered: a disk that takes what is
 /// written and cannot be read would else fail once a second for ever, at the cost
 /// of a commit each time.
@@ -49,8 +54,29 @@ pub(super) enum Left {
 impl Disk {
     /// The disk cannot be used, for now.
     pub(super) fn fail(&mut self, why: String, tail: &mut Tail, around: &mut Around<'_>) {
+        if self.reads_once_more(&why) {
+            return;
+        }
         let is_writing = matches!(self.task, Some((Task::Commit(_) | Task::Drop(_), _)));
         self.fail_but(if is_writing { Left::Reading } else { Left::Nothing }, why, tail, around);
+    }
+
+    /// What failed was only reading, and another process may do better.
+    fn reads_once_more(&mut self, why: &str) -> bool {
+        let is_reading = self.task.as_ref().is_some_and(|(task, _)| task.is_reading());
+        if !is_reading || self.readings >= READINGS - 1 {
+            return false;
+        }
+        log::warn!("{why}; reading it again");
+        self.readings += 1;
+        if let Some(process) = self.process.take() {
+            self.ended.push(process.kill());
+        }
+        self.moving = None;
+        if let Some((Task::Read(wanted, _), _)) = self.task.take() {
+            self.reads.push_front(wanted);
+        }
+        true
     }
 
     pub(super) fn fail_but(&mut self, left: Left, why: String, tail: &mut Tail, around: &mut Around<'_>) {

@@ -305,6 +305,7 @@ impl Disk {
     /// A page has come.
     fn has_read(&mut self, tail: &Tail, around: &mut Around<'_>) {
         let Some((disk::Task::Read(wanted, reading), _)) = self.task.take() else { return };
+        self.readings = 0;
         let Reading { from, to, reached, mut messages, .. } = reading;
         if wanted.run.is_some() {
             // It is forgotten already.

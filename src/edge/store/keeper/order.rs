@@ -170,9 +170,12 @@ fn open(shelf: &Shelf, space: &Space, number: u32) -> Done<Generation> {
     let place = shelf.place(number);
     let bytes = space::taken(&place).unwrap_or_default();
     space.for_opening(bytes)?;
-    // There is nothing to lose in a new one.
     if files::was_made(&place) {
         ladder::begin_opening(shelf, number)?;
+    } else {
+        // There is nothing to lose in one whose making did not come to its end, and
+        // what is there of it may be in the way.
+        shelf.remove(number)?;
     }
     Generation::open(&place)
 }
