@@ -22,6 +22,11 @@ BEHIND = 5.0
 GONE = (Closed, Refused, ConnectionError, OSError)
 ORDINARY_USER = 65534
 
+# A publisher says up to so many messages before the first of them is answered.
+BURST = 30
+# How many later messages leave one in the history below. What four publishers say at once may come in any order.
+HISTORY = 500 - 1 - 4 * BURST
+
 POLICIES = """
 [[channel]]
 match = "@me"
@@ -332,7 +337,7 @@ class Publisher:
         link = self.open()
         try:
             while self.going():
-                self.publish(link, [self.next() for _ in range(round(30 ** self.rng.random()))])
+                self.publish(link, [self.next() for _ in range(round(BURST ** self.rng.random()))])
                 time.sleep(self.rng.uniform(0, 0.03))
         finally:
             link.close()

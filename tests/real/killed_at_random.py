@@ -10,15 +10,13 @@ import random
 import time
 
 from hub import ended
-from kept import BEHIND, Cast, Client, Device, Figures, Historian, Keeper, Log, Passer, Pipe, Poster
+from kept import BEHIND, HISTORY, Cast, Client, Device, Figures, Historian, Keeper, Log, Passer, Pipe, Poster
 from story import same, story, tell
 
 KILLS = int(os.environ.get("KILLS", "50"))
 SEED = int(os.environ.get("KILL_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
 # How long the daemon may go on without its disk after the process that owns it was killed.
 RECOVERED_WITHIN = 15
-# Four publishers with bursts of up to thirty messages.
-IN_FLIGHT = 4 * 30
 # A clean stop now and then: what was only kept has to be there after it too.
 WAYS = ["daemon"] * 8 + ["child"] * 5 + ["child, then daemon"] * 2 + ["daemon, then child"] * 2 + ["stop"] * 3
 
@@ -29,8 +27,7 @@ class Stage:
     def __init__(self):
         self.rng, self.figures, self.hub = random.Random(SEED), Figures(), Keeper()
         self.present, self.absent = Log("present", {"user_id": "present"}, 4000), Log("absent", {"user_id": "absent"}, 4000)
-        # A history keeps 500; what is on its way while a message is said may come before it or behind it.
-        self.channel, self.history = Log("channel", {"channel": "jobs"}, 4000), Log("history", {"channel": "history"}, 499 - IN_FLIGHT)
+        self.channel, self.history = Log("channel", {"channel": "jobs"}, 4000), Log("history", {"channel": "history"}, HISTORY)
         self.logs = [self.present, self.absent, self.channel, self.history]
         self.trouble = 0.0  # when the store was last seen not to work
 

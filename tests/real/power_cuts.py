@@ -11,7 +11,7 @@ import random
 import time
 
 from board import Board
-from kept import BEHIND, POLICIES, Cast, Client, Device, Figures, Historian, Log, Passer, Poster
+from kept import BEHIND, HISTORY, POLICIES, Cast, Client, Device, Figures, Historian, Log, Passer, Poster
 from story import story, tell
 
 CUTS = int(os.environ.get("POWER_CUTS", "5"))
@@ -27,7 +27,7 @@ class Stage:
         self.rng, self.figures = random.Random(SEED), Figures()
         self.board = Board(POLICIES, random.Random(self.rng.random()), mount)
         self.present, self.absent = Log("present", {"user_id": "present"}, 4000), Log("absent", {"user_id": "absent"}, 4000)
-        self.channel, self.history = Log("channel", {"channel": "jobs"}, 4000), Log("history", {"channel": "history"}, 499)
+        self.channel, self.history = Log("channel", {"channel": "jobs"}, 4000), Log("history", {"channel": "history"}, HISTORY)
         self.logs = [self.present, self.absent, self.channel, self.history]
 
     def boot(self):
