@@ -6,7 +6,6 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
-use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -18,13 +17,13 @@ use super::links::Links;
 use super::outbox::{Bounds, Piece};
 use super::packet::Packet;
 use super::report::Reports;
-use super::store::positions::{Position, Positions};
-use super::store::{Around, Stamp, Store};
+use super::store::positions::Positions;
+use super::store::{Around, Store};
 use super::token::Verifier;
 use super::wire::{Moved, Wire};
 use super::ws::{Decoder, Heard};
 use super::{clock, lines};
-use crate::hub::{Asker, Effects, Hub, Input, Now, Peer, StoreFact, TurnedAway};
+use crate::hub::{Asker, Effects, Hub, Input, Now, Peer, TurnedAway};
 use crate::protocol::{
     Close, Code, ConnectionId, Misspoken, Moment, OperationId, Refusal, Said, Say, worker,
 };
@@ -331,7 +330,7 @@ impl Driver {
     }
 
     /// Lets the hub decide until nothing is left to be told.
-    fn pump(&mut self) {
+    pub(super) fn pump(&mut self) {
         while let Some(input) = self.links.facts.pop_front() {
             let closed = match &input {
                 Input::Closed { conn } => Some(*conn),
@@ -387,85 +386,10 @@ impl Driver {
         self.pump();
     }
 
-    fn with_store(&mut self, act: impl FnOnce(&mut Store, &mut Around<'_>)) {
+    pub(super) fn with_store(&mut self, act: impl FnOnce(&mut Store, &mut Around<'_>)) {
         let Links { epoll, facts, .. } = &mut self.links;
         let mut around = Around { now: self.now, hub: &self.hub, epoll: Some(epoll), facts };
         act(&mut self.store, &mut around);
-    }
-
-    /// Begins: reads what is on the disk, before anybody is let in. After `patience`
-    /// it is read while the daemon runs. `positions` is where a daemon that was
-    /// killed has left its own.
-    pub fn load(&mut self, patience: Duration, positions: &Path) {
-        self.look_at_the_clock();
-        let boot = self.store.boot().map(str::to_owned);
-        for Position { log, epoch, seq } in boot.iter().flat_map(|boot| Positions::read(positions, boot)) {
-            self.links.facts.push_back(Input::Store(StoreFact::Reached { log, epoch, seq }));
-        }
-        self.wait_for_store(patience, Store::is_open);
-        if !self.store.is_open() {
-            self.with_store(Store::give_up);
-        }
-        // Else the first thing that the hub hears of is the time at which it began.
-        self.tell(Input::Due);
-        if let Some(boot) = boot {
-            self.follow(positions, &boot);
-        }
-    }
-
-    /// Notes from now on how far logs have come.
-    fn follow(&mut self, path: &Path, boot: &str) {
-        let position = |(log, epoch, seq)| Position { log, epoch, seq };
-        let known: Vec<Position> = self.hub.reaches().into_iter().map(position).collect();
-        match Positions::create(path, boot, &known) {
-            Ok(positions) => self.positions = Some(positions),
-            Err(error) => log::warn!("{}: after a crash all channels begin anew: {error}", path.display()),
-        }
-    }
-
-    /// Writes how far logs have come, before anybody hears of it.
-    fn write_positions(&mut self) {
-        if let Some(Err(error)) = self.positions.as_mut().map(Positions::write)
-            && let Some(positions) = self.positions.take()
-        {
-            log::warn!("after a crash all channels begin anew: {error}");
-            positions.remove();
-        }
-    }
-
-    /// Writes what is to outlive the daemon; how many messages could not be written.
-    pub fn save(&mut self, patience: Duration) -> usize {
-        self.store.finish();
-        self.wait_for_store(patience, Store::is_finished);
-        if let Some(positions) = self.positions.take() {
-            positions.remove();
-        }
-        self.store.owed()
-    }
-
-    /// What the next daemon needs to go on, and when that was true.
-    pub fn remains(&self) -> Option<(Stamp, Vec<u8>)> {
-        Some((self.store.elapsed()?.stamp(self.now), self.hub.remains()))
-    }
-
-    /// Why the disk cannot be used, if that is so.
-    pub fn trouble(&self) -> Option<&str> {
-        self.store.trouble()
-    }
-
-    fn wait_for_store(&mut self, patience: Duration, is_done: impl Fn(&Store) -> bool) {
-        /// Its deadlines are looked at so often.
-        const LOOK_AGAIN: Duration = Duration::from_millis(100);
-        self.look_at_the_clock();
-        let deadline = self.now.moment + patience;
-        self.with_store(Store::tick);
-        while !is_done(&self.store) && self.now.moment < deadline {
-            self.store.wait(LOOK_AGAIN);
-            self.look_at_the_clock();
-            self.with_store(Store::ready);
-            self.with_store(Store::tick);
-        }
-        self.pump();
     }
 
     /// The time of this turn.

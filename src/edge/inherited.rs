@@ -1,0 +1,32 @@
+//! Descriptors that were open when the process began.
+//!
+//! Knows how to make one ours, once. Does not know what it is, nor who left it:
+//! systemd, a process before this one, or nobody.
+
+use std::collections::BTreeSet;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Mutex;
+
+use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
+
+/// Those that were taken: nobody else may own them.
+static TAKEN: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
+
+/// Makes an inherited descriptor ours, and keeps it from programs that we start.
+/// None if it is not open, is one of the standard three, or was taken before.
+///
+/// Only numbers that somebody has passed on for this may be given, and before
+/// anything else is opened.
+#[expect(unsafe_code, reason = "nothing safe makes a descriptor of a number that was inherited")]
+pub fn take(number: RawFd) -> Option<OwnedFd> {
+    if number <= 2 || !TAKEN.lock().ok()?.insert(number) {
+        return None;
+    }
+    // SAFETY: it is only borrowed for as long as it takes to ask whether it is
+    // open; the kernel answers that for any number.
+    let asked = unsafe { BorrowedFd::borrow_raw(number) };
+    let flags = fcntl_getfd(asked).ok()?;
+    fcntl_setfd(asked, flags | FdFlags::CLOEXEC).ok()?;
+    // SAFETY: it is open, and the set above gives it away once.
+    Some(unsafe { OwnedFd::from_raw_fd(number) })
+}
