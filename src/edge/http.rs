@@ -232,7 +232,7 @@ fn has_secret<B>(site: &Site, request: &Request<B>) -> bool {
 
 fn is_admin<B>(site: &Site, request: &Request<B>) -> bool {
     let claim = bearer(request).and_then(|token| site.verifier.verify(token, clock::now().wall).ok());
-    claim.is_some_and(|identity| identity.rights.admin)
+    claim.and_then(|identity| identity.rights).is_some_and(|rights| rights.admin)
 }
 
 /// A body of another kind could come from a form on a foreign page. One without
