@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::fs::File;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -14,26 +14,22 @@ use std::time::Duration;
 
 use async_signal::{Signal, Signals};
 use rustix::fs::{Access, FlockOperation, flock};
+use smol::future::FutureExt;
 use smol::stream::StreamExt;
 use smol::{LocalExecutor, Timer};
 
-use crate::config::{Config, ConfigError, StoreKind, places};
-use crate::edge::caller;
+use crate::config::{Config, ConfigError, Loaded, StoreKind, places};
 use crate::edge::doors::Doors;
 use crate::edge::driver::{Driver, Shared};
 use crate::edge::epoll::Epoll;
-use crate::edge::guard::Guard;
-use crate::edge::http::Site;
-use crate::edge::origin::Gate;
-use crate::edge::outbox::Bounds;
-use crate::edge::peers::Peers;
-use crate::edge::secret::{Absent, Secrets};
+use crate::edge::secret::Absent;
+use crate::edge::site::Site;
 use crate::edge::store::remains::{self, Remains};
 use crate::edge::store::{self, Store};
-use crate::edge::token::Verifier;
 use crate::edge::{clock, serve};
 use crate::hub::{Hub, Input, Settings};
 use crate::protocol::Close;
+use crate::reload::{Reloader, Source, Wish};
 
 /// Why the daemon did not start.
 #[derive(Debug)]
@@ -46,8 +42,6 @@ pub enum Error {
     Running(PathBuf),
     /// A TCP address.
     Listen(SocketAddr, io::Error),
-    /// A group that the configuration names and the machine does not have.
-    Group(String),
     /// The workers' socket.
     Worker(PathBuf, io::Error),
     /// The kernel's word about what is ready.
@@ -70,7 +64,6 @@ impl fmt::Display for Error {
             Self::Listen(address, error) => {
                 write!(f, "cannot listen on {address}: {error} (`[listen] http` sets the address)")
             }
-            Self::Group(name) => write!(f, "there is no group {name:?}, which `[worker]` names"),
             Self::Worker(path, error) => {
                 write!(
                     f,
@@ -97,7 +90,7 @@ impl Error {
     /// again what ended with 78.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Group(_) => 78,
+            Self::Config(_) => 78,
             Self::State(..) => 73,
             Self::Running(_) | Self::Listen(..) | Self::Worker(..) => 69,
             Self::Wait(_) | Self::Signals(_) => 71,
@@ -118,44 +111,26 @@ const SAVING: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// Whatever keeps it from starting; once it runs, nothing does.
-pub fn run(config: &Config) -> Result<(), Error> {
+pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
+    let config = &loaded.config.clone();
     let directory = &config.state.directory;
     places::create_directory(directory).map_err(ConfigError::from)?;
     let _lock = lock(directory)?;
-    let verifier = Rc::new(Verifier::new(&config.auth, directory)?);
-    let secrets = Secrets::open(&config.auth, directory, Absent::Generate)?;
-    let peers = Peers::new(&config.worker).map_err(Error::Group)?;
-    let settings = config.hub_settings();
-    let message_bytes = settings.limits.message_bytes;
-    let bounds = Bounds { messages: config.limits.queue_messages, bytes: config.limits.queue_bytes };
+    let site = Rc::new(Site::open(&loaded, Absent::Generate)?);
     let mut store = store(config);
     let left = left(directory);
-    let hub = hub(settings, &mut store, left.as_ref());
+    let hub = hub(config.hub_settings(), &mut store, left.as_ref());
     let epoll = Epoll::new().map_err(Error::Wait)?;
-    let mut driver = Driver::new(hub, store, verifier.clone(), bounds, message_bytes, epoll);
+    let mut driver = Driver::new(hub, store, site, epoll);
     // Beside the socket: where the kernel keeps files in memory, as a rule.
     let mut positions = config.listen.worker.clone().into_os_string();
     positions.push(".positions");
     create_directory_of(&config.listen.worker)?;
     driver.load(LOADING, positions.as_ref());
     let driver = Rc::new(RefCell::new(driver));
-    let site = Rc::new(Site {
-        gate: Gate::new(&config.listen, &hostname()),
-        verifier,
-        secrets,
-        paths: config.listen.paths.clone(),
-        query_token: config.auth.query_token,
-        metrics_open: config.listen.metrics_open,
-        message_bytes,
-        connections: config.limits.connections,
-        guests: guests(config),
-        patience: config.limits.handshake,
-        wrong_secrets: RefCell::new(Guard::new(config.limits.wrong_secrets)),
-        wrong_tokens: RefCell::new(Guard::new(config.limits.wrong_tokens)),
-    });
-    let doors = Rc::new(RefCell::new(Doors::new(site, peers)));
+    let doors = Rc::new(RefCell::new(Doors::default()));
     // Before anybody is told that it runs: whoever stops it then is heard.
-    let signals = Signals::new([Signal::Term, Signal::Int]).map_err(Error::Signals)?;
+    let signals = Signals::new([Signal::Term, Signal::Int, Signal::Hup]).map_err(Error::Signals)?;
     // With another store, or none, it would not be true the next time: so it goes
     // in any case.
     match remains::remove(directory) {
@@ -165,8 +140,9 @@ pub fn run(config: &Config) -> Result<(), Error> {
     }
     open(config, &mut doors.borrow_mut(), &driver.borrow().links.epoll)?;
     let executor = Rc::new(LocalExecutor::new());
+    let reloader = Reloader::new(source, loaded);
     // As a task of its own it is polled when a signal comes, not at every turn.
-    let stopping = executor.spawn(stop_at_a_signal(signals, driver.clone(), doors.clone()));
+    let stopping = executor.spawn(obey(signals, reloader, driver.clone(), doors.clone()));
     let cause = serve::run(&driver, &doors, &executor, stopping);
     if config.state.store == StoreKind::Sled {
         leave(&mut driver.borrow_mut(), directory);
@@ -221,10 +197,15 @@ fn leave(driver: &mut Driver, directory: &Path) {
 
 /// Where messages are kept.
 fn store(config: &Config) -> Store {
-    if config.state.store == StoreKind::Memory {
-        return Store::in_memory();
+    match config.state.store {
+        StoreKind::Memory => Store::in_memory(),
+        StoreKind::Sled => Store::on_disk(store_options(config), clock::now()),
     }
-    let options = store::Options {
+}
+
+/// How the disk is used.
+pub(crate) fn store_options(config: &Config) -> store::Options {
+    store::Options {
         // The file may have been replaced by a newer one; this one is what runs.
         program: "/proc/self/exe".into(),
         directory: config.state.directory.join("store"),
@@ -232,14 +213,7 @@ fn store(config: &Config) -> Store {
         bytes: config.limits.hub.kept_bytes as u64,
         flash_budget: config.store.flash_budget,
         memory: config.limits.hub.memory / 4,
-    };
-    Store::on_disk(options, clock::now())
-}
-
-/// How many may speak HTTP at once: no more than fit into a quarter of the ceiling
-/// on memory, or whoever holds requests open would throw those out who are let in.
-fn guests(config: &Config) -> usize {
-    config.limits.http_connections.min(config.limits.hub.memory / 4 / caller::CONVERSATION)
+    }
 }
 
 fn create_directory_of(socket: &Path) -> Result<(), Error> {
@@ -263,8 +237,29 @@ fn open(config: &Config, doors: &mut Doors, epoll: &Epoll) -> Result<(), Error> 
     Ok(())
 }
 
-async fn stop_at_a_signal(mut signals: Signals, driver: Shared, doors: Rc<RefCell<Doors>>) -> &'static str {
-    let signal = signals.next().await;
+/// Does what signals and administrators want, until one of them wants the end.
+async fn obey(
+    mut signals: Signals,
+    mut reloader: Reloader,
+    driver: Shared,
+    doors: Rc<RefCell<Doors>>,
+) -> &'static str {
+    let bell = driver.borrow().reload_bell();
+    let had_terminal = io::stderr().is_terminal();
+    let cause = loop {
+        let signal = async { Some(signals.next().await) };
+        // The driver holds the other end: this does not fail while there is one.
+        let asked = async { bell.recv().await.ok().and(None) };
+        let wish = match signal.or(asked).await {
+            None => Wish::Asked,
+            // What a terminal sends that goes away, with whoever sat there.
+            Some(Some(Ok(Signal::Hup))) if had_terminal && !io::stderr().is_terminal() => break "SIGHUP",
+            Some(Some(Ok(Signal::Hup))) => Wish::Signal,
+            Some(Some(Ok(Signal::Int))) => break "SIGINT",
+            Some(_) => break "SIGTERM",
+        };
+        reloader.reload(wish, &driver, &mut doors.borrow_mut());
+    };
     doors.borrow_mut().close();
     driver.borrow_mut().told(Input::Stopping { close: Close::ShuttingDown });
     let deadline = clock::now().moment + FAREWELL;
@@ -273,7 +268,7 @@ async fn stop_at_a_signal(mut signals: Signals, driver: Shared, doors: Rc<RefCel
         const LOOK_AGAIN: Duration = Duration::from_millis(10);
         Timer::after(LOOK_AGAIN).await;
     }
-    if matches!(signal, Some(Ok(Signal::Int))) { "SIGINT" } else { "SIGTERM" }
+    cause
 }
 
 fn endpoints(config: &Config, addresses: &[SocketAddr]) -> String {
@@ -294,9 +289,4 @@ fn lock(directory: &Path) -> Result<File, Error> {
         Ok(()) => Ok(file),
         Err(_) => Err(Error::Running(directory.to_owned())),
     }
-}
-
-/// The machine's own name, by which it may be called.
-fn hostname() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

@@ -7,15 +7,16 @@ mod args;
 
 use std::error::Error;
 use std::io::{IsTerminal, Write};
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use args::Task;
-use wshubd::config::{Config, ConfigError, Environment, Loaded};
+use wshubd::config::{ConfigError, Environment, Loaded};
 use wshubd::daemon;
-use wshubd::edge::secret::{Absent, Secrets};
+use wshubd::edge::secret::Absent;
+use wshubd::edge::site::Site;
 use wshubd::edge::store::keeper;
-use wshubd::edge::token::Verifier;
+use wshubd::reload::Source;
 
 /// `sysexits.h`, which systemd and scripts understand.
 const USAGE: u8 = 64;
@@ -35,9 +36,9 @@ fn main() -> ExitCode {
         Task::Version => print(concat!("wshubd ", env!("CARGO_PKG_VERSION"), "\n")),
         // Not in --help: the daemon starts itself so, for the process that owns its disk.
         Task::Store(directory) => keeper::run(&directory),
-        Task::Run => run(args.config.as_deref()),
-        Task::Check => check(args.config.as_deref()),
-        Task::Show => load(args.config.as_deref()).and_then(|loaded| print(&loaded.config.show())),
+        Task::Run => run(source(args.config)),
+        Task::Check => check(&source(args.config)),
+        Task::Show => show(&source(args.config)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -54,27 +55,29 @@ fn main() -> ExitCode {
 
 type Done<T = ()> = Result<T, Box<dyn Error>>;
 
-fn load(file: Option<&Path>) -> Done<Loaded> {
-    Ok(Config::load(file, &Environment::of_process())?)
+fn source(file: Option<PathBuf>) -> Source {
+    Source { file, environment: Environment::of_process() }
 }
 
-fn run(file: Option<&Path>) -> Done {
-    let config = load(file)?.config;
+fn run(source: Source) -> Done {
+    let loaded = source.load()?;
     // systemd names the stream that leads to its journal.
     wshubd::logging::start(std::io::stderr().is_terminal(), std::env::var_os("JOURNAL_STREAM").is_some());
-    for warning in config.warnings() {
+    for warning in loaded.config.warnings() {
         log::warn!("{warning}");
     }
-    Ok(daemon::run(&config)?)
+    Ok(daemon::run(source, loaded)?)
+}
+
+fn show(source: &Source) -> Done {
+    print(&source.load()?.config.show())
 }
 
 /// Reads all that a start would read, and leaves no trace.
-fn check(file: Option<&Path>) -> Done {
-    let Loaded { config, files } = load(file)?;
-    let state = &config.state.directory;
-    let keys = Verifier::open(&config.auth, state, Absent::Leave).err();
-    let secrets = Secrets::open(&config.auth, state, Absent::Leave).err();
-    ConfigError::unless_empty([keys, secrets].into_iter().flatten().flat_map(|e| e.problems).collect())?;
+fn check(source: &Source) -> Done {
+    let loaded = source.load()?;
+    Site::open(&loaded, Absent::Leave)?;
+    let Loaded { config, files, .. } = loaded;
     for warning in config.warnings() {
         complain(&format!("warning: {warning}"));
     }

@@ -21,8 +21,6 @@ use super::caller;
 use super::driver::{Driver, Shared};
 use super::epoll::{Epoll, Interest, Ready};
 use super::guests::{self, Guests, Stay};
-use super::http::Site;
-use super::peers::Peers;
 use super::report::Kind;
 use super::wire::Wire;
 use crate::hub::{Peer, TurnedAway};
@@ -58,7 +56,8 @@ impl AsFd for Door {
     }
 }
 
-/// All doors, and those who came through one.
+/// All doors, and those who came through one; at first there is none.
+#[derive(Default)]
 pub struct Doors {
     doors: Vec<Door>,
     /// Shared with the tasks that speak with them.
@@ -69,8 +68,6 @@ pub struct Doors {
     is_shut: bool,
     /// The workers' socket, and which one it is.
     socket: Option<(PathBuf, (u64, u64))>,
-    site: Rc<Site>,
-    peers: Peers,
 }
 
 /// What tells a file from another that took its name.
@@ -80,19 +77,6 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 }
 
 impl Doors {
-    /// No doors yet.
-    pub fn new(site: Rc<Site>, peers: Peers) -> Self {
-        Self {
-            doors: Vec::new(),
-            guests: Rc::new(RefCell::new(Guests::new(site.guests))),
-            shut_until: None,
-            is_shut: false,
-            socket: None,
-            site,
-            peers,
-        }
-    }
-
     /// Opens a door for HTTP callers and WebSocket clients; tells its address,
     /// which the kernel chose where port 0 was asked for.
     ///
@@ -128,6 +112,11 @@ impl Doors {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
         self.socket = Some((path.to_owned(), identity(path)?));
         self.add(Door::Workers(listener), epoll)
+    }
+
+    /// Others may wait only so long from now on as whoever comes next.
+    pub fn hurry(&mut self, until: Moment) {
+        self.guests.borrow_mut().hurry(until);
     }
 
     fn add(&mut self, door: Door, epoll: &Epoll) -> io::Result<()> {
@@ -218,8 +207,9 @@ impl Doors {
 
     /// A client waits in the door until it speaks.
     fn greet(&mut self, stream: TcpStream, driver: &Shared) {
+        let site = driver.borrow().site.clone();
         let mut guests = self.guests.borrow_mut();
-        if guests.is_full() {
+        if guests.is_full(site.guests) {
             let made_room = guests.send_one_away();
             self.gave_way(driver, "`limits.http_connections` is reached");
             if !made_room {
@@ -229,7 +219,7 @@ impl Doors {
         let driver = driver.borrow();
         let number = guests.number();
         if driver.links.epoll.add(&stream, NEWCOMER | number, Interest::READ).is_ok() {
-            guests.wait(number, driver.moment() + self.site.patience, stream);
+            guests.wait(number, driver.moment() + site.patience, stream);
         }
     }
 
@@ -240,7 +230,7 @@ impl Doors {
         if let Ok(stream) = Async::new_nonblocking(stream) {
             let stay = Stay::new(&self.guests, number);
             let is_awaited = stay.is_awaited();
-            let serving = caller::serve(driver.clone(), self.site.clone(), stream, stay);
+            let serving = caller::serve(driver.clone(), stream, stay);
             self.guests.borrow_mut().serve(number, is_awaited, executor.spawn(serving));
         }
     }
@@ -249,7 +239,8 @@ impl Doors {
     fn let_in(&self, guest: OwnedFd, driver: &Shared) {
         // The kernel's word; a peer that is gone already has none.
         let Ok(peer) = rustix::net::sockopt::socket_peercred(&guest) else { return };
-        if !self.peers.admit(peer) {
+        let site = driver.borrow().site.clone();
+        if !site.peers.admit(peer) {
             let (uid, pid, now) = (peer.uid.as_raw(), peer.pid.as_raw_nonzero(), driver.borrow().moment());
             // One that comes back by itself must know that it need not. A socket
             // that is new takes this much.
@@ -261,7 +252,7 @@ impl Doors {
             let line = format_args!("turned a worker away: uid {uid}, pid {pid}");
             return driver.borrow_mut().reports.say(now, Kind::Worker, line);
         }
-        let peer = Peer::Worker { uid: peer.uid.as_raw(), admin: self.peers.administers(peer) };
+        let peer = Peer::Worker { uid: peer.uid.as_raw(), admin: site.peers.administers(peer) };
         driver.borrow_mut().open(Wire::worker(guest), peer, &[]);
     }
 }

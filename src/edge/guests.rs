@@ -17,13 +17,13 @@ use smol::Task;
 use crate::protocol::Moment;
 
 /// All guests, by number: the oldest have the lowest.
+#[derive(Default)]
 pub struct Guests {
     /// Who has said nothing yet, and until when that may be so. All have the
     /// same patience, so the first is given up first.
     silent: BTreeMap<u64, (Moment, TcpStream)>,
     speaking: BTreeMap<u64, Speaker>,
     last: u64,
-    most: usize,
 }
 
 /// A task that speaks HTTP with one guest.
@@ -46,20 +46,16 @@ pub struct Stay {
 const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 74\r\n\r\n{\"type\":\"error\",\"code\":\"overloaded\",\"message\":\"too many are at the door\"}\n";
 
 impl Guests {
-    /// Nobody; never more than `most` at once.
-    pub fn new(most: usize) -> Self {
-        Self { silent: BTreeMap::new(), speaking: BTreeMap::new(), last: 0, most }
-    }
-
     /// The number of the next guest.
     pub fn number(&mut self) -> u64 {
         self.last += 1;
         self.last
     }
 
-    /// Whether somebody has to leave before one more may come.
-    pub fn is_full(&self) -> bool {
-        self.silent.len() + self.speaking.len() >= self.most
+    /// Whether somebody has to leave before one more may come, where there may be so
+    /// many.
+    pub fn is_full(&self, most: usize) -> bool {
+        self.silent.len() + self.speaking.len() >= most
     }
 
     /// Lets a guest wait until it says something.
@@ -80,6 +76,14 @@ impl Guests {
     /// When the first silent guest is given up.
     pub fn patience(&self) -> Option<Moment> {
         self.silent.first_key_value().map(|(_, (until, _))| *until)
+    }
+
+    /// Nobody's patience lasts longer than that, so that who came first is still the
+    /// first to be given up.
+    pub fn hurry(&mut self, until: Moment) {
+        for (patience, _) in self.silent.values_mut() {
+            *patience = (*patience).min(until);
+        }
     }
 
     /// Sends the guests away whose patience has ended; how many those were.

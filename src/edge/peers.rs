@@ -8,7 +8,7 @@ use std::fs;
 
 use rustix::net::UCred;
 
-use crate::config::{Principal, Worker};
+use crate::config::{ConfigError, Loaded, Principal, Problem};
 
 /// Who may come in, and who may administer.
 #[derive(Debug)]
@@ -30,11 +30,28 @@ impl Peers {
     /// Reads the rules; a group is looked up once.
     ///
     /// # Errors
-    /// The name of a group that the machine does not have.
-    pub fn new(worker: &Worker) -> Result<Self, String> {
-        let rules = |named: &[Principal]| named.iter().map(rule).collect::<Result<Vec<_>, _>>();
-        let own = rustix::process::geteuid().as_raw();
-        Ok(Self { allow: rules(&worker.allow)?, admins: rules(&worker.admins)?, own })
+    /// All groups that the machine does not have, and where they are named.
+    pub fn new(loaded: &Loaded) -> Result<Self, ConfigError> {
+        let mut problems = Vec::new();
+        let mut rules = |setting: &str, named: &[Principal]| {
+            let mut rules = Vec::new();
+            for principal in named {
+                match (rule(principal), loaded.places.get(setting)) {
+                    (Ok(rule), _) => rules.push(rule),
+                    (Err(group), Some(place)) => {
+                        let message = format!("`{setting}` names the group {group:?}, which is not there");
+                        problems.push(Problem::new(place.clone(), message));
+                    }
+                    // Only what is written somewhere names a group.
+                    (Err(_), None) => {}
+                }
+            }
+            rules
+        };
+        let worker = &loaded.config.worker;
+        let (allow, admins) = (rules("worker.allow", &worker.allow), rules("worker.admins", &worker.admins));
+        ConfigError::unless_empty(problems)?;
+        Ok(Self { allow, admins, own: rustix::process::geteuid().as_raw() })
     }
 
     /// Whether this process may connect.

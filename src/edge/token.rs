@@ -21,6 +21,7 @@ use super::claims::{self, Claims, Header, NumericDate};
 use super::flaw::{self, Flaw};
 use super::key::{Key, algorithm};
 use super::secret::{self, Absent, Exposure};
+use super::site::Read;
 use crate::config::{Alg, Auth, ConfigError, KeyFile, Problem};
 use crate::hub::{Identity, Pattern, Rights, TokenFault};
 use crate::protocol::frame::{RightsEntry, TokenCheck};
@@ -205,6 +206,11 @@ impl Verifier {
             interrupt: texts(&rights.interrupt),
             admin: rights.admin,
         }
+    }
+
+    /// Where the keys came from, and a digest of each.
+    pub(super) fn files(&self) -> impl Iterator<Item = Read<'_>> {
+        self.keys.iter().map(Key::source)
     }
 
     /// The configured keys by their names, for administrators.

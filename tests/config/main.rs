@@ -66,7 +66,7 @@ fn defaults() -> Config {
 
 #[test]
 fn nothing_needs_to_be_configured() {
-    let Loaded { config, files } = Config::load(None, &environment(&[])).unwrap();
+    let Loaded { config, files, .. } = Config::load(None, &environment(&[])).unwrap();
     assert!(files.is_empty());
     assert_eq!(config, defaults());
     // What the hub would do by itself, but that there is a disk.

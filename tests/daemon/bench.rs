@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -73,6 +74,36 @@ impl Daemon {
         let directory = directory();
         let (child, log, address) = launch(&directory, variables);
         Self { child, directory, address, log: Some(log) }
+    }
+
+    /// Starts with this file of the configuration.
+    pub(crate) fn configured(text: &str) -> Self {
+        let directory = directory();
+        std::fs::write(directory.join("wshubd.toml"), text).unwrap();
+        let place = directory.to_str().unwrap().to_owned();
+        let (child, log, address) = launch(&directory, &[("CONFIGURATION_DIRECTORY", &place)]);
+        Self { child, directory, address, log: Some(log) }
+    }
+
+    /// Changes a file beside that one, and who may read it.
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        let path = self.directory.join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    /// Asks for a reload, and gives the answer.
+    pub(crate) fn reload(&self) -> Value {
+        let mut worker = self.worker();
+        worker.say(json!({"action": "reload", "id": "r"}));
+        worker.hear()
+    }
+
+    /// The next line of the log.
+    pub(crate) fn logged(&mut self) -> String {
+        let mut line = String::new();
+        assert_ne!(self.log.as_mut().unwrap().read_line(&mut line).unwrap(), 0, "the daemon ended");
+        line
     }
 
     /// Starts it again after its end, in the same directory and on another port.
@@ -162,6 +193,11 @@ impl Daemon {
     /// Nobody reads what it logs from now on.
     pub(crate) fn close_log(&mut self) {
         self.log = None;
+    }
+
+    /// Sends SIGHUP.
+    pub(crate) fn hang_up(&self) {
+        rustix::process::kill_process(self.pid(), rustix::process::Signal::HUP).unwrap();
     }
 
     /// Sends SIGTERM.

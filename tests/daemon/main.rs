@@ -11,4 +11,5 @@ mod kept;
 mod limits;
 mod messages;
 mod operations;
+mod reload;
 mod stopping;

@@ -327,15 +327,7 @@ impl Model {
                 let links = ceiling / 100 * u64::from(hundredths);
                 self.bench.handle(Input::Memory { links, holders: Vec::new() });
             }
-            Step::Configure(what, how) => self.bench.configure(|settings| {
-                let (what, how) = (usize::from(what), usize::from(how));
-                let policies = policies();
-                settings.policies[what % CHANNELS.len()].1 = policies[how % policies.len()];
-                settings.limits.kept_bytes = [20_000, 2000][what % 2];
-                let seconds = std::time::Duration::from_secs(20 + 20 * (how as u64 % 3));
-                settings.heartbeat.ping_interval = seconds - std::time::Duration::from_secs(6);
-                settings.heartbeat.pong_timeout = seconds;
-            }),
+            Step::Configure(what, how) => self.configure(what.into(), how.into()),
             Step::Wait(seconds) => {
                 self.bench.handle(Input::Heard { conn: self.observer });
                 self.bench.wait(f64::from(seconds));
@@ -360,6 +352,17 @@ impl Model {
             }
             _ => self.bench.hand_over(),
         }
+    }
+
+    fn configure(&mut self, what: usize, how: usize) {
+        self.bench.configure(|settings| {
+            let policies = policies();
+            settings.policies[what % CHANNELS.len()].1 = policies[how % policies.len()];
+            settings.limits.kept_bytes = [20_000, 2000][what % 2];
+            let silence = std::time::Duration::from_secs(20 + 20 * (how as u64 % 3));
+            settings.heartbeat.ping_interval = silence - std::time::Duration::from_secs(6);
+            settings.heartbeat.pong_timeout = silence;
+        });
     }
 
     /// Hears everybody out, and compares what is counted with who is there.

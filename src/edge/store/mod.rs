@@ -98,6 +98,14 @@ impl Store {
         Self { tail: Tail::default(), disk: Some(Box::new(Disk::new(options, now))) }
     }
 
+    /// Uses the disk in another way from now on, in the same place.
+    pub fn adjust(&mut self, now: Moment, options: Options) {
+        if let Some(disk) = &mut self.disk {
+            disk.budget.limit(options.flash_budget, now);
+            disk.options = options;
+        }
+    }
+
     /// Keeps a message under its own `seq`. One that is kept already may be asked
     /// for once more, to be written at once.
     pub fn keep(&mut self, now: Moment, log: &LogKey, message: Rc<Message>, keeping: Box<Keeping>) {
