@@ -6,7 +6,7 @@
 mod args;
 
 use std::error::Error;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -61,8 +61,7 @@ fn source(file: Option<PathBuf>) -> Source {
 
 fn run(source: Source) -> Done {
     let loaded = source.load()?;
-    // systemd names the stream that leads to its journal.
-    wshubd::logging::start(std::io::stderr().is_terminal(), std::env::var_os("JOURNAL_STREAM").is_some());
+    wshubd::logging::start(loaded.config.log);
     for warning in loaded.config.warnings() {
         log::warn!("{warning}");
     }

@@ -18,6 +18,7 @@ use crate::edge::doors::Doors;
 use crate::edge::driver::Shared;
 use crate::edge::secret::Absent;
 use crate::edge::site::Site;
+use crate::logging;
 use crate::protocol::frame::{ChangeEntry, Reloaded};
 
 /// Where the configuration of a process comes from.
@@ -97,6 +98,7 @@ impl Reloader {
         let mut working = driver.borrow_mut();
         working.configure(Rc::new(site), config.hub_settings(), daemon::store_options(config));
         doors.hurry(working.moment() + patience);
+        logging::set_level(config.log);
         let entry = |Change { setting, from, to }| ChangeEntry::Setting { setting, from, to };
         let file = |file: PathBuf| ChangeEntry::File { file: file.display().to_string() };
         let changed = changes.into_iter().map(entry).chain(files.into_iter().map(file)).collect();

@@ -23,6 +23,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
+use log::LevelFilter;
+
 use crate::hub::settings::{Heartbeat, Policy};
 use crate::hub::{Pattern, Rights, Settings, settings};
 
@@ -42,6 +44,8 @@ pub struct Config {
     /// First match wins; `@me` stands for the inboxes of users.
     pub channels: Vec<ChannelPolicy>,
     pub store: Store,
+    /// What is logged: this, and what is worse.
+    pub log: LevelFilter,
 }
 
 /// Where the daemon can be reached, and from which pages.

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::sections::{DISKS, INBOX_KEEPS, KEEPS};
+use super::sections::{DISKS, INBOX_KEEPS, KEEPS, LEVELS};
 use super::{Config, KeyFile, Principal, StoreKind};
 use crate::hub::Pattern;
 
@@ -111,7 +111,7 @@ pub(super) fn settings(config: &Config) -> Vec<(String, String)> {
 /// Everything, in the order of the example file.
 fn page(config: &Config) -> Page {
     let mut page = Page::default();
-    let Config { listen, state, auth, worker, heartbeat, store, .. } = config;
+    let Config { listen, state, auth, worker, heartbeat, store, log, .. } = config;
     page.section("[listen]");
     page.set("http", list(&listen.http, |address| text(&address.to_string())));
     page.set("worker", path(&listen.worker));
@@ -150,6 +150,9 @@ fn page(config: &Config) -> Page {
     page.set("write_delay", duration(store.write_delay));
     page.set("bytes", size(config.limits.hub.kept_bytes as u64));
     page.set("flash_budget", size(store.flash_budget.unwrap_or_default()));
+
+    page.section("[log]");
+    page.set("level", word(&LEVELS, log));
     page
 }
 

@@ -21,7 +21,7 @@ use super::caller;
 use super::driver::{Driver, Shared};
 use super::epoll::{Epoll, Interest, Ready};
 use super::guests::{self, Guests, Stay};
-use super::report::Kind;
+use super::report::{Kind, about};
 use super::wire::Wire;
 use crate::hub::{Peer, TurnedAway};
 use crate::protocol::{Code, Frame, Moment, Refusal};
@@ -191,7 +191,7 @@ impl Doors {
                     if !std::mem::replace(&mut self.is_shut, true) {
                         let error = io::Error::from(error);
                         let line = format_args!("cannot accept connections: {error}");
-                        driver.reports.say(now, Kind::Shut, line);
+                        driver.reports.say(now, Kind::Shut, line, &[]);
                     }
                     self.shut_until = Some(now + OUT_OF_DESCRIPTORS);
                     return self.wait_for_guests(Interest::default(), &driver.links.epoll);
@@ -250,7 +250,8 @@ impl Doors {
             line.push(b'\n');
             let _ = rustix::net::send(&guest, &line, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
             let line = format_args!("turned a worker away: uid {uid}, pid {pid}");
-            return driver.borrow_mut().reports.say(now, Kind::Worker, line);
+            let about = [about("uid", &uid), about("pid", &pid)];
+            return driver.borrow_mut().reports.say(now, Kind::Worker, line, &about);
         }
         let peer = Peer::Worker { uid: peer.uid.as_raw(), admin: site.peers.administers(peer) };
         driver.borrow_mut().open(Wire::worker(guest), peer, &[]);

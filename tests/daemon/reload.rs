@@ -190,6 +190,16 @@ fn sighup_reloads_and_says_so_in_the_log() {
 }
 
 #[test]
+fn the_log_follows_its_level() {
+    let mut daemon = Daemon::configured("");
+    daemon.write("wshubd.toml", "[log]\nlevel = \"error\"\n");
+    assert_eq!(daemon.reload()["type"], "ok");
+    daemon.write("wshubd.toml", "[log]\nlevel = \"loud\"\n");
+    assert_eq!(daemon.reload()["type"], "error");
+    assert!(daemon.logged().contains("not reloaded"), "that it was reloaded before is not told any more");
+}
+
+#[test]
 fn what_a_start_would_generate_a_reload_generates_when_all_else_is_right() {
     let daemon = Daemon::start();
     daemon.write("key", "a-secret-of-32-bytes-or-more-0001");

@@ -35,6 +35,21 @@ fn who_stops_it_as_soon_as_it_says_started_is_heard() {
 }
 
 #[test]
+fn a_group_that_is_not_there_is_named_with_its_line() {
+    let directory = crate::bench::directory();
+    let file = directory.join("wshubd.toml");
+    std::fs::write(&file, "[worker]\nadmins = [\"@no-such-group\"]\n").unwrap();
+    for words in [&[][..], &["--check"]] {
+        let mut daemon = command(&directory);
+        let output = daemon.arg("--config").arg(&file).args(words).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(78), "{said}");
+        assert!(said.contains("wshubd.toml:2: `worker.admins` names the group \"no-such-group\""), "{said}");
+    }
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
 fn a_second_daemon_is_told_that_one_is_running() {
     let daemon = Daemon::start();
 
