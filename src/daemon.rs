@@ -30,6 +30,7 @@ use crate::edge::peers::Peers;
 use crate::edge::secret::{Absent, Secrets};
 use crate::edge::store::remains::{self, Remains};
 use crate::edge::store::{self, Store};
+use crate::edge::systemd::{Bulletin, Notify};
 use crate::edge::token::Verifier;
 use crate::edge::{clock, serve};
 use crate::hub::{Hub, Input, Settings};
@@ -137,6 +138,9 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let mut positions = config.listen.worker.clone().into_os_string();
     positions.push(".positions");
     create_directory_of(&config.listen.worker)?;
+    if let Some(notify) = Notify::of_process() {
+        driver.report_to(Bulletin::new(notify));
+    }
     driver.load(LOADING, positions.as_ref());
     let driver = Rc::new(RefCell::new(driver));
     let site = Rc::new(Site {
@@ -164,6 +168,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
         _ => {}
     }
     open(config, &mut doors.borrow_mut(), &driver.borrow().links.epoll)?;
+    driver.borrow_mut().is_ready();
     let executor = Rc::new(LocalExecutor::new());
     // As a task of its own it is polled when a signal comes, not at every turn.
     let stopping = executor.spawn(stop_at_a_signal(signals, driver.clone(), doors.clone()));
@@ -266,6 +271,7 @@ fn open(config: &Config, doors: &mut Doors, epoll: &Epoll) -> Result<(), Error> 
 async fn stop_at_a_signal(mut signals: Signals, driver: Shared, doors: Rc<RefCell<Doors>>) -> &'static str {
     let signal = signals.next().await;
     doors.borrow_mut().close();
+    driver.borrow_mut().is_stopping(FAREWELL);
     driver.borrow_mut().told(Input::Stopping { close: Close::ShuttingDown });
     let deadline = clock::now().moment + FAREWELL;
     while !driver.borrow().is_idle() && clock::now().moment < deadline {

@@ -12,7 +12,7 @@ use sd_notify::NotifyState as Say;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Notify {
     /// After so much silence it kills the process.
-    watchdog: Option<Duration>,
+    pub(super) watchdog: Option<Duration>,
 }
 
 impl Notify {
