@@ -22,6 +22,10 @@ impl Passed {
     /// told from something else then.
     pub fn of_process() -> io::Result<Self> {
         let mut passed = Vec::new();
+        // The crate takes names that are left for another process for a mistake.
+        if sd_notify::listen_fds()?.len() == 0 {
+            return Ok(Self(passed));
+        }
         for (number, name) in sd_notify::listen_fds_with_names()? {
             // One that was taken before belongs to somebody else already.
             passed.extend(inherited::take(number).map(|descriptor| (name, descriptor)));
