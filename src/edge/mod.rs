@@ -31,6 +31,7 @@ pub mod scales;
 pub mod secret;
 pub mod serve;
 pub mod store;
+pub mod systemd;
 pub mod token;
 pub mod upgrade;
 pub mod wire;

@@ -12,3 +12,4 @@ mod limits;
 mod messages;
 mod operations;
 mod stopping;
+mod systemd;
