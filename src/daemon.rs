@@ -3,6 +3,8 @@
 //! Knows all rooms of the house and the signals. Does not know what goes on in
 //! the rooms.
 
+mod open;
+
 use std::cell::RefCell;
 use std::fmt;
 use std::fs::File;
@@ -14,6 +16,7 @@ use std::time::Duration;
 
 use async_signal::{Signal, Signals};
 use rustix::fs::{Access, FlockOperation, flock};
+use rustix::io::Errno;
 use smol::future::FutureExt;
 use smol::stream::StreamExt;
 use smol::{LocalExecutor, Timer};
@@ -26,6 +29,7 @@ use crate::edge::secret::Absent;
 use crate::edge::site::Site;
 use crate::edge::store::remains::{self, Remains};
 use crate::edge::store::{self, Store};
+use crate::edge::systemd::{Bulletin, Notify, Passed};
 use crate::edge::{clock, serve};
 use crate::hub::{Hub, Input, Settings};
 use crate::protocol::Close;
@@ -40,6 +44,8 @@ pub enum Error {
     State(PathBuf, io::Error),
     /// Another daemon has the state directory.
     Running(PathBuf),
+    /// What systemd has passed, by name.
+    Passed(&'static str, io::Error),
     /// A TCP address.
     Listen(SocketAddr, io::Error),
     /// The workers' socket.
@@ -61,6 +67,14 @@ impl fmt::Display for Error {
                  (`[state] directory`), or stop that one",
                 path.display()
             ),
+            Self::Passed(name, error) => {
+                write!(f, "systemd has passed {name:?}, which cannot be used: {error}")
+            }
+            Self::Listen(address, error) if is_sandboxed(error) => write!(
+                f,
+                "cannot listen on {address}: this unit may open no such socket; start wshubd.socket, whose \
+                 `ListenStream=` sets the address"
+            ),
             Self::Listen(address, error) => {
                 write!(f, "cannot listen on {address}: {error} (`[listen] http` sets the address)")
             }
@@ -77,6 +91,12 @@ impl fmt::Display for Error {
     }
 }
 
+/// Whether it is the unit that allows nothing (`RestrictAddressFamilies=`), not the
+/// address that is wrong.
+fn is_sandboxed(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::AFNOSUPPORT)
+}
+
 impl std::error::Error for Error {}
 
 impl From<ConfigError> for Error {
@@ -90,7 +110,7 @@ impl Error {
     /// again what ended with 78.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) => 78,
+            Self::Config(_) | Self::Passed(..) => 78,
             Self::State(..) => 73,
             Self::Running(_) | Self::Listen(..) | Self::Worker(..) => 69,
             Self::Wait(_) | Self::Signals(_) => 71,
@@ -112,6 +132,8 @@ const SAVING: Duration = Duration::from_secs(30);
 /// # Errors
 /// Whatever keeps it from starting; once it runs, nothing does.
 pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
+    // Before anything else is opened.
+    let passed = Passed::of_process().map_err(|error| Error::Passed("LISTEN_FDS", error))?;
     let config = &loaded.config.clone();
     let directory = &config.state.directory;
     places::create_directory(directory).map_err(ConfigError::from)?;
@@ -122,11 +144,10 @@ pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
     let hub = hub(config.hub_settings(), &mut store, left.as_ref());
     let epoll = Epoll::new().map_err(Error::Wait)?;
     let mut driver = Driver::new(hub, store, site, epoll);
-    // Beside the socket: where the kernel keeps files in memory, as a rule.
-    let mut positions = config.listen.worker.clone().into_os_string();
-    positions.push(".positions");
-    create_directory_of(&config.listen.worker)?;
-    driver.load(LOADING, positions.as_ref());
+    if let Some(notify) = Notify::of_process() {
+        driver.report_to(Bulletin::new(notify));
+    }
+    driver.load(LOADING, &config.positions());
     let driver = Rc::new(RefCell::new(driver));
     let doors = Rc::new(RefCell::new(Doors::default()));
     // Before anybody is told that it runs: whoever stops it then is heard.
@@ -138,9 +159,10 @@ pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
         Err(error) if left.is_some() => return Err(Error::State(directory.clone(), error)),
         _ => {}
     }
-    open(config, &mut doors.borrow_mut(), &driver.borrow().links.epoll)?;
+    let addresses = open::open(config, passed, &mut doors.borrow_mut(), &driver.borrow().links.epoll)?;
+    driver.borrow_mut().is_ready();
     let executor = Rc::new(LocalExecutor::new());
-    let reloader = Reloader::new(source, loaded);
+    let reloader = Reloader::new(source, loaded, addresses);
     // As a task of its own it is polled when a signal comes, not at every turn.
     let stopping = executor.spawn(obey(signals, reloader, driver.clone(), doors.clone()));
     let cause = serve::run(&driver, &doors, &executor, stopping);
@@ -216,27 +238,6 @@ pub(crate) fn store_options(config: &Config) -> store::Options {
     }
 }
 
-fn create_directory_of(socket: &Path) -> Result<(), Error> {
-    if let Some(directory) = socket.parent() {
-        places::create_directory(directory).map_err(ConfigError::from)?;
-    }
-    Ok(())
-}
-
-fn open(config: &Config, doors: &mut Doors, epoll: &Epoll) -> Result<(), Error> {
-    let mut addresses = Vec::new();
-    for &address in &config.listen.http {
-        let opened = doors.open_tcp(address, epoll).map_err(|error| Error::Listen(address, error))?;
-        addresses.push(opened);
-    }
-    let socket = &config.listen.worker;
-    doors
-        .open_unix(socket, WORKER_SOCKET_MODE, epoll)
-        .map_err(|error| Error::Worker(socket.clone(), error))?;
-    log::info!("started: {}; workers at {}", endpoints(config, &addresses), socket.display());
-    Ok(())
-}
-
 /// Does what signals and administrators want, until one of them wants the end.
 async fn obey(
     mut signals: Signals,
@@ -261,6 +262,7 @@ async fn obey(
         reloader.reload(wish, &driver, &mut doors.borrow_mut());
     };
     doors.borrow_mut().close();
+    driver.borrow_mut().is_stopping(FAREWELL);
     driver.borrow_mut().told(Input::Stopping { close: Close::ShuttingDown });
     let deadline = clock::now().moment + FAREWELL;
     while !driver.borrow().is_idle() && clock::now().moment < deadline {
@@ -270,16 +272,6 @@ async fn obey(
     }
     cause
 }
-
-fn endpoints(config: &Config, addresses: &[SocketAddr]) -> String {
-    let path = config.listen.paths.first().map_or("", String::as_str);
-    let each: Vec<String> = addresses.iter().map(|address| format!("ws://{address}{path}")).collect();
-    each.join(", ")
-}
-
-/// For the daemon's own user and group; the directory that it makes around the
-/// socket lets in the user alone.
-const WORKER_SOCKET_MODE: u32 = 0o660;
 
 /// Takes the state directory for this process; the lock ends with it. It is the
 /// directory that is locked: nothing has to be written for that.

@@ -11,11 +11,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use args::Task;
+use log::Level;
 use wshubd::config::{ConfigError, Environment, Loaded};
 use wshubd::daemon;
 use wshubd::edge::secret::Absent;
 use wshubd::edge::site::Site;
 use wshubd::edge::store::keeper;
+use wshubd::logging;
 use wshubd::reload::Source;
 
 /// `sysexits.h`, which systemd and scripts understand.
@@ -27,7 +29,7 @@ fn main() -> ExitCode {
     let args = match args::parse(std::env::args_os().skip(1)) {
         Ok(args) => args,
         Err(error) => {
-            complain(&format!("wshubd: {error}\nTry 'wshubd --help'."));
+            complain(Level::Error, &format!("wshubd: {error}\nTry 'wshubd --help'."));
             return USAGE.into();
         }
     };
@@ -43,7 +45,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&error.to_string());
+            complain(Level::Error, &error.to_string());
             match error.downcast_ref::<daemon::Error>() {
                 Some(error) => error.exit_code().into(),
                 None if error.is::<ConfigError>() => CONFIGURATION.into(),
@@ -61,10 +63,7 @@ fn source(file: Option<PathBuf>) -> Source {
 
 fn run(source: Source) -> Done {
     let loaded = source.load()?;
-    wshubd::logging::start(loaded.config.log);
-    for warning in loaded.config.warnings() {
-        log::warn!("{warning}");
-    }
+    logging::start(loaded.config.log);
     Ok(daemon::run(source, loaded)?)
 }
 
@@ -78,7 +77,7 @@ fn check(source: &Source) -> Done {
     Site::open(&loaded, Absent::Leave)?;
     let Loaded { config, files, .. } = loaded;
     for warning in config.warnings() {
-        complain(&format!("warning: {warning}"));
+        complain(Level::Warn, &format!("warning: {warning}"));
     }
     let mut told: String = files.iter().map(|file| format!("{}\n", file.display())).collect();
     if files.is_empty() {
@@ -96,7 +95,11 @@ fn print(text: &str) -> Done {
     }
 }
 
-/// Says something to whoever started us; nobody is left to tell if that fails.
-fn complain(text: &str) {
-    drop(writeln!(std::io::stderr(), "{text}"));
+/// Says something to whoever started us; nobody is left to tell if that fails. Where
+/// that is the journal, each line has its priority.
+fn complain(level: Level, text: &str) {
+    let priority = if logging::is_for_journal() { logging::prefix(level) } else { String::new() };
+    for line in text.lines() {
+        drop(writeln!(std::io::stderr(), "{priority}{line}"));
+    }
 }

@@ -9,6 +9,7 @@
 //! daemon that runs half of what is written would be found out at its next start.
 
 use std::fmt::Write;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -45,6 +46,8 @@ pub(crate) struct Reloader {
     source: Source,
     /// What is in use.
     loaded: Loaded,
+    /// Where clients come in.
+    addresses: Vec<SocketAddr>,
 }
 
 /// Who wants a reload.
@@ -57,8 +60,8 @@ pub(crate) enum Wish {
 }
 
 impl Reloader {
-    pub(crate) fn new(source: Source, loaded: Loaded) -> Self {
-        Self { source, loaded }
+    pub(crate) fn new(source: Source, loaded: Loaded, addresses: Vec<SocketAddr>) -> Self {
+        Self { source, loaded, addresses }
     }
 
     /// Reloads, writes a line about it, and answers those who have asked.
@@ -102,7 +105,7 @@ impl Reloader {
         let entry = |Change { setting, from, to }| ChangeEntry::Setting { setting, from, to };
         let file = |file: PathBuf| ChangeEntry::File { file: file.display().to_string() };
         let changed = changes.into_iter().map(entry).chain(files.into_iter().map(file)).collect();
-        let warnings = config.warnings();
+        let warnings = config.warnings_at(&self.addresses);
         self.loaded = next;
         Ok(Reloaded { changed, warnings })
     }

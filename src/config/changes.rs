@@ -71,6 +71,7 @@ impl Loaded {
         if place("listen.worker").is_none() {
             self.config.listen.worker.clone_from(&before.config.listen.worker);
         }
+        self.config.state.runtime.clone_from(&before.config.state.runtime);
         if place("state.directory").is_none() {
             self.config.state.directory.clone_from(&before.config.state.directory);
         }

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{SendFlags, SocketFlags, accept_with};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, accept_with, sockopt};
 use smol::{Async, LocalExecutor};
 
 use super::caller;
@@ -76,6 +76,17 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     Ok((meta.dev(), meta.ino()))
 }
 
+/// Whether it is a stream socket of one of these families that waits for
+/// connections.
+fn listens(socket: &OwnedFd, families: &[AddressFamily]) -> io::Result<()> {
+    let is_meant = sockopt::socket_type(socket)? == SocketType::STREAM
+        && families.contains(&sockopt::socket_domain(socket)?)
+        && sockopt::socket_acceptconn(socket)?;
+    let wanted = if families.contains(&AddressFamily::UNIX) { "Unix" } else { "TCP" };
+    let error = || io::Error::other(format!("it is no {wanted} socket that listens"));
+    is_meant.then_some(()).ok_or_else(error)
+}
+
 impl Doors {
     /// Opens a door for HTTP callers and WebSocket clients; tells its address,
     /// which the kernel chose where port 0 was asked for.
@@ -117,6 +128,33 @@ impl Doors {
     /// Others may wait only so long from now on as whoever comes next.
     pub fn hurry(&mut self, until: Moment) {
         self.guests.borrow_mut().hurry(until);
+    }
+
+    /// Takes a door for HTTP callers and WebSocket clients over that somebody else has
+    /// opened, and will open again; tells its address.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn adopt_tcp(&mut self, socket: OwnedFd, epoll: &Epoll) -> io::Result<SocketAddr> {
+        listens(&socket, &[AddressFamily::INET, AddressFamily::INET6])?;
+        let listener = TcpListener::from(socket);
+        let address = listener.local_addr()?;
+        self.add(Door::Clients(listener), epoll)?;
+        Ok(address)
+    }
+
+    /// The same for workers; tells its path. It is not ours to take away.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn adopt_unix(&mut self, socket: OwnedFd, epoll: &Epoll) -> io::Result<String> {
+        listens(&socket, &[AddressFamily::UNIX])?;
+        let listener = UnixListener::from(socket);
+        let address = listener.local_addr()?;
+        let path = address.as_pathname().map_or("a socket without a path".into(), Path::to_string_lossy);
+        let path = path.into_owned();
+        self.add(Door::Workers(listener), epoll)?;
+        Ok(path)
     }
 
     fn add(&mut self, door: Door, epoll: &Epoll) -> io::Result<()> {
@@ -238,7 +276,7 @@ impl Doors {
     /// A worker speaks its lines at once.
     fn let_in(&self, guest: OwnedFd, driver: &Shared) {
         // The kernel's word; a peer that is gone already has none.
-        let Ok(peer) = rustix::net::sockopt::socket_peercred(&guest) else { return };
+        let Ok(peer) = sockopt::socket_peercred(&guest) else { return };
         let site = driver.borrow().site.clone();
         if !site.peers.admit(peer) {
             let (uid, pid, now) = (peer.uid.as_raw(), peer.pid.as_raw_nonzero(), driver.borrow().moment());

@@ -21,6 +21,7 @@ use super::report::Reports;
 use super::site::Site;
 use super::store::positions::Positions;
 use super::store::{Around, Store};
+use super::systemd::Bulletin;
 use super::wire::{Moved, Wire};
 use super::ws::{Decoder, Heard};
 use super::{clock, lines};
@@ -86,6 +87,8 @@ pub struct Driver {
     pub(super) reloads: Reloads,
     /// Where numbers go on if the process is killed, for the logs that have it so.
     pub(super) positions: Option<Positions>,
+    /// Where systemd wants to hear how it goes.
+    pub(super) bulletin: Option<Bulletin>,
 }
 
 impl Driver {
@@ -109,6 +112,7 @@ impl Driver {
             reports: Reports::default(),
             reloads: Reloads::default(),
             positions: None,
+            bulletin: None,
         }
     }
 
@@ -374,13 +378,14 @@ impl Driver {
         self.links.end_turn();
         self.pump();
         self.weigh();
+        let report = self.report();
         // What was replayed or closed just now leaves in the next turn.
         if self.links.is_dirty() {
             return Some(Duration::ZERO);
         }
         let cut_off = self.lingering.front().map(|(moment, _)| *moment);
         let store = self.store.deadline(self.now.moment);
-        let due = [self.hub.deadline(), cut_off, store].into_iter().flatten().min();
+        let due = [self.hub.deadline(), cut_off, store, report].into_iter().flatten().min();
         due.map(|due| due.since(self.now.moment))
     }
 

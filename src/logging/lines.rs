@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use log::{Log, Metadata, Record};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{escape, is_wanted, priority};
+use super::{escape, is_wanted, prefix};
 
 /// Writes to standard error.
 pub(super) struct Lines {
@@ -56,7 +56,7 @@ impl Log for Lines {
             return;
         }
         let mut line = match self.for_journal {
-            true => format!("<{}>", priority(record.level())),
+            true => prefix(record.level()),
             false => format!("{} ", record.level()),
         };
         escape(&record.args().to_string(), &mut line);

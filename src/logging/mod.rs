@@ -25,20 +25,29 @@ const QUIET: [&str; 3] = ["tungstenite", "hyper", "jsonwebtoken"];
 
 /// Begins to write, where standard error leads.
 pub fn start(level: LevelFilter) {
-    let stderr = std::io::stderr();
-    if stderr.is_terminal() {
+    if std::io::stderr().is_terminal() {
         let mut logger = simple_logger::SimpleLogger::new().with_level(LevelFilter::Trace);
         for library in QUIET {
             logger = logger.with_module_level(library, LevelFilter::Warn);
         }
         // Only a logger that is there already would refuse.
         let _ = logger.init();
-    } else if journal::is_behind(&stderr) {
+    } else if is_for_journal() {
         let _ = log::set_boxed_logger(Box::new(Journal::new()));
     } else {
         let _ = log::set_boxed_logger(Box::new(Lines::plain()));
     }
     set_level(level);
+}
+
+/// Whether standard error leads to systemd's journal.
+pub fn is_for_journal() -> bool {
+    journal::is_behind(std::io::stderr())
+}
+
+/// What a line begins with there (sd-daemon(3)).
+pub fn prefix(level: Level) -> String {
+    format!("<{}>", priority(level))
 }
 
 /// Writes what is of this level or worse from now on. `RUST_LOG` wins, as whoever

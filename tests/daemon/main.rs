@@ -13,3 +13,4 @@ mod messages;
 mod operations;
 mod reload;
 mod stopping;
+mod systemd;
