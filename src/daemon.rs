@@ -139,6 +139,9 @@ pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
     places::create_directory(directory).map_err(ConfigError::from)?;
     let _lock = lock(directory)?;
     let site = Rc::new(Site::open(&loaded, Absent::Generate)?);
+    if let Some(warning) = site.peers.warning() {
+        log::warn!("{warning}");
+    }
     let mut store = store(config);
     let left = left(directory);
     let hub = hub(config.hub_settings(), &mut store, left.as_ref());

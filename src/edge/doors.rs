@@ -21,6 +21,7 @@ use super::caller;
 use super::driver::{Driver, Shared};
 use super::epoll::{Epoll, Interest, Ready};
 use super::guests::{self, Guests, Stay};
+use super::peers::Standing;
 use super::report::{Kind, about};
 use super::wire::Wire;
 use crate::hub::{Peer, TurnedAway};
@@ -278,7 +279,7 @@ impl Doors {
         // The kernel's word; a peer that is gone already has none.
         let Ok(peer) = sockopt::socket_peercred(&guest) else { return };
         let site = driver.borrow().site.clone();
-        if !site.peers.admit(peer) {
+        let Some(standing) = site.peers.admit(peer) else {
             let (uid, pid, now) = (peer.uid.as_raw(), peer.pid.as_raw_nonzero(), driver.borrow().moment());
             // One that comes back by itself must know that it need not. A socket
             // that is new takes this much.
@@ -290,8 +291,8 @@ impl Doors {
             let line = format_args!("turned a worker away: uid {uid}, pid {pid}");
             let about = [about("uid", &uid), about("pid", &pid)];
             return driver.borrow_mut().reports.say(now, Kind::Worker, line, &about);
-        }
-        let peer = Peer::Worker { uid: peer.uid.as_raw(), admin: site.peers.administers(peer) };
+        };
+        let peer = Peer::Worker { uid: peer.uid.as_raw(), admin: standing == Standing::Administrator };
         driver.borrow_mut().open(Wire::worker(guest), peer, &[]);
     }
 }
