@@ -1,9 +1,12 @@
 //! Entries in systemd's journal, with their fields.
 //!
 //! Knows the journal's socket and that nobody may be reading: an entry that would
-//! have to wait is dropped and counted. Does not know what entries say. Where that
-//! socket is not, or not for us, lines go to standard error, which leads to the
-//! journal as well, without the fields.
+//! have to wait is dropped and counted. Does not know what entries say.
+//!
+//! What has no fields is a line on standard error, which leads to the journal as
+//! well: of the last line of a process that has ended, the journal still knows there
+//! which unit it was. So is what has fields, without them, where the socket is not, or
+//! not for us.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -73,6 +76,9 @@ impl Log for Journal {
         if !self.enabled(record.metadata()) {
             return;
         }
+        if record.key_values().count() == 0 {
+            return self.lines.log(record);
+        }
         match self.send(&entry(record)) {
             Ok(()) => self.tell_of_lost(),
             // It is there, and does not read.
@@ -103,7 +109,10 @@ mod tests {
         let journal = Journal::at(&path.to_string_lossy());
         let say = |n: u32| {
             let args = format_args!("line {n}");
-            journal.log(&Record::builder().level(Level::Info).target("wshubd").args(args).build());
+            let fields = [("user", "ada")];
+            let record =
+                Record::builder().level(Level::Info).target("wshubd").key_values(&fields).args(args).build();
+            journal.log(&record);
         };
         // The kernel lets only so many wait in the socket of a reader.
         (0..2000).for_each(say);
