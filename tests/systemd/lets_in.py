@@ -42,6 +42,19 @@ def confined(hub):
     return f"{status['Threads']} threads, {len(hub.children())} process for the disk"
 
 
+@story("it calls nothing that the sandbox forbids: with death for a forbidden call it lives")
+def forbidden(hub):
+    with hub.edited("[Service]\nSystemCallErrorNumber=\n"):
+        assert "1 stored" in hub.run("wshubctl", "pub", "--durable", "--verbose", "notes", "one").stderr
+        for child in hub.children():
+            hub.signal("KILL", child)
+        with hub.subscriber("notes") as ann:
+            ann.hear("message", data="one")
+        hub.ctl("restart", "wshubd")
+        hub.ctl("stop", "wshubd.service")
+        same((hub.show("Result"), hub.show("NRestarts")), ("success", "0"))
+
+
 @story("root administers through the worker socket")
 def root(hub):
     assert json.loads(hub.run("wshubctl", "status", "--json").stdout)["workers"] >= 1

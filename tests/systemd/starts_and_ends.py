@@ -1,8 +1,9 @@
 """How an administrator sees the daemon start, live and end."""
 
+import subprocess
 import time
 
-from machine import UNITS, Machine
+from machine import UNITS, Machine, eventually
 from story import same, story, tell
 
 STARTED = "started: ws://127.0.0.1:8098/api/v1/ws (from systemd); workers at /run/wshubd/worker.sock (from systemd)"
@@ -117,6 +118,40 @@ def mistake(hub):
     assert "wshubd.toml:3" in message and "requests_per_second" in message, message
     same(hub.http("GET", "/healthz").status, 200)
     return message
+
+
+@story("a mistake does not start it for ever for whoever waits at the door, and a restart opens the door again")
+def no_endless_starts(hub):
+    hub.write("/etc/wshubd/wshubd.toml", "[limits]\nburts = 5\n")
+    hub.ctl("stop", "wshubd.service")
+    since = hub.run("date", "+%s").stdout.strip()
+    began = time.monotonic()
+    waiting = hub.start("wshubctl", "pub", "c", "hello", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    eventually("the door is shut", lambda: hub.show("Result", "wshubd-worker.socket") == "trigger-limit-hit", within=40)
+    took = time.monotonic() - began
+    starts = sum("Starting wshubd.service" in str(e["MESSAGE"]) for e in hub.journal(f"--since=@{since}"))
+    assert waiting.wait(20) != 0
+    hub.path("/etc/wshubd/wshubd.toml").unlink()
+    hub.ctl("restart", "wshubd")
+    same([hub.show("ActiveState", unit) for unit in UNITS], ["active"] * 3)
+    hub.run("wshubctl", "pub", "c", "hello")
+    assert starts <= 41, starts
+    return f"{starts} starts in {took:.0f} s"
+
+
+@story("a start whose disk hangs for a while may take longer than the unit says")
+def start_slow(hub):
+    catch = "until pid=$(pgrep -f -- '[-]-store /var'); do :; done; kill -STOP $pid"
+    with hub.edited("[Service]\nTimeoutStartSec=3s\n"):
+        hub.ctl("stop", "wshubd.service")
+        catching = hub.start("sh", "-c", catch)
+        began = time.monotonic()
+        hub.ctl("start", "wshubd.service")
+        took = time.monotonic() - began
+        catching.wait(20)
+        same(hub.http("GET", "/healthz").status, 200)
+    assert took > 3, f"it took {took:.1f} s, which shows nothing"
+    return f"{took:.1f} s with TimeoutStartSec=3s"
 
 
 @story("a store that cannot be used is in the status line, and the daemon runs")
