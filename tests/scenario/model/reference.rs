@@ -371,8 +371,9 @@ impl Log {
             if from <= session.last || !(is_told(&mine) || is_told(&with_own)) {
                 return Err(format!("{name}: {said}, where {mine:?} are lost after {}", session.last));
             }
-            if cause != "slow" && !with_own.iter().any(|seq| gone(seq) == Some(cause)) {
-                return Err(format!("{name}: {said}, and nothing there was {cause}"));
+            // A log has one cause for all that it lost: that of the last.
+            if cause != "slow" && !lines.iter().any(|line| line.gone == Some(cause)) {
+                return Err(format!("{name}: {said}, and nothing was {cause}"));
             }
         }
         session.owed.retain(|seq| !(told(seq) && is_loss(gone(seq))));
