@@ -196,7 +196,7 @@ impl Stage {
             disk,
             scope: None,
         };
-        self.store.keep(self.now.moment, log, Rc::new(message), Box::new(keeping));
+        self.store.keep(self.now.moment, log, &message, &keeping);
     }
 
     pub(crate) fn forget(&mut self, log: &LogKey, from: u64, to: u64) {

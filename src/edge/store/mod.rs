@@ -4,6 +4,7 @@
 //! both are read as one. Does not know policies: which messages are kept, for how
 //! long and when they are forgotten is the hub's decision.
 
+mod blocks;
 pub mod budget;
 mod commit;
 mod disk;
@@ -78,13 +79,13 @@ struct Wanted {
 fn page_of(tail: &Tail, fetch: &Fetch, disk: Option<u64>) -> Vec<Rc<Message>> {
     let mut room = fetch.bytes;
     let mut page = Vec::new();
-    for (seq, message) in tail.read(&fetch.log, fetch.after).take(fetch.count) {
-        let size = message.size();
+    for (seq, entry) in tail.read(&fetch.log, fetch.after).take(fetch.count) {
+        let size = entry.size as usize;
         if disk.is_some_and(|disk| disk < seq) || (size > room && !page.is_empty()) {
             break;
         }
         room = room.saturating_sub(size);
-        page.push(message.clone());
+        page.extend(tail.message(&fetch.log, seq, entry));
     }
     page
 }
@@ -102,12 +103,11 @@ impl Store {
 
     /// Keeps a message under its own `seq`. One that is kept already may be asked
     /// for once more, to be written at once.
-    pub fn keep(&mut self, now: Moment, log: &LogKey, message: Rc<Message>, keeping: Box<Keeping>) {
+    pub fn keep(&mut self, now: Moment, log: &LogKey, message: &Message, keeping: &Keeping) {
         let Some(seq) = message.seq else { return };
-        let when = keeping.disk;
-        self.tail.insert(log, message, keeping);
+        self.tail.insert(log, seq, message, keeping);
         if let Some(disk) = &mut self.disk {
-            disk.owes(now, log, seq, when);
+            disk.owes(now, log, seq, keeping.disk);
         }
     }
 
@@ -117,9 +117,9 @@ impl Store {
             return Some(Input::Store(StoreFact::NotStored { log, seq }));
         };
         if let Some(entry) = self.tail.get_mut(&log, seq) {
-            let is_urgent = entry.keeping.disk == When::Now;
-            entry.keeping.disk = When::Now;
-            entry.keeping.durable = true;
+            let is_urgent = entry.disk == When::Now;
+            entry.disk = When::Now;
+            entry.durable = true;
             if !entry.is_leaving && !is_urgent {
                 disk.urgent.push_back((log, seq));
             }
