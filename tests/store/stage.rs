@@ -229,6 +229,15 @@ impl Stage {
         self.facts.drain(..).filter_map(page).collect()
     }
 
+    /// The positions of all that came so far.
+    pub(crate) fn pages_so_far(&self) -> Vec<u64> {
+        let messages = self.facts.iter().flat_map(|fact| match fact {
+            Input::Fetched { messages, .. } => messages.as_slice(),
+            _ => &[],
+        });
+        messages.filter_map(|message| message.seq).collect()
+    }
+
     /// The page that was asked for, if it could be read.
     pub(crate) fn page(&mut self) -> Option<Vec<Rc<Message>>> {
         self.settle();
