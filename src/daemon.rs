@@ -3,26 +3,29 @@
 //! Knows all rooms of the house and the signals. Does not know what goes on in
 //! the rooms.
 
+mod next;
+
 use std::cell::RefCell;
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
 use async_signal::{Signal, Signals};
 use rustix::fs::{Access, FlockOperation, flock};
-use smol::stream::StreamExt;
-use smol::{LocalExecutor, Timer};
+use smol::LocalExecutor;
 
 use crate::config::{Config, ConfigError, StoreKind, places};
 use crate::edge::caller;
 use crate::edge::doors::Doors;
-use crate::edge::driver::{Driver, Shared};
+use crate::edge::driver::Driver;
 use crate::edge::epoll::Epoll;
 use crate::edge::guard::Guard;
+use crate::edge::handover::exec;
 use crate::edge::http::Site;
 use crate::edge::origin::Gate;
 use crate::edge::outbox::Bounds;
@@ -31,9 +34,10 @@ use crate::edge::secret::{Absent, Secrets};
 use crate::edge::store::remains::{self, Remains};
 use crate::edge::store::{self, Store};
 use crate::edge::token::Verifier;
-use crate::edge::{clock, serve};
-use crate::hub::{Hub, Input, Settings};
+use crate::edge::{clock, serve, signals};
+use crate::hub::{Hub, Settings};
 use crate::protocol::Close;
+use next::{Next, await_signal, become_next};
 
 /// Why the daemon did not start.
 #[derive(Debug)]
@@ -54,6 +58,8 @@ pub enum Error {
     Wait(io::Error),
     /// The signals of the process.
     Signals(io::Error),
+    /// The file of the program.
+    Program(io::Error),
 }
 
 impl fmt::Display for Error {
@@ -80,6 +86,7 @@ impl fmt::Display for Error {
             }
             Self::Wait(error) => write!(f, "cannot wait for sockets: {error}"),
             Self::Signals(error) => write!(f, "cannot receive signals: {error}"),
+            Self::Program(error) => write!(f, "cannot find out which program this is: {error}"),
         }
     }
 }
@@ -100,7 +107,7 @@ impl Error {
             Self::Config(_) | Self::Group(_) => 78,
             Self::State(..) => 73,
             Self::Running(_) | Self::Listen(..) | Self::Worker(..) => 69,
-            Self::Wait(_) | Self::Signals(_) => 71,
+            Self::Wait(_) | Self::Signals(_) | Self::Program(_) => 71,
         }
     }
 }
@@ -119,9 +126,12 @@ const SAVING: Duration = Duration::from_secs(30);
 /// # Errors
 /// Whatever keeps it from starting; once it runs, nothing does.
 pub fn run(config: &Config) -> Result<(), Error> {
+    // Before anything else is opened.
+    let mut arrival = exec::arrival().unwrap_or_default();
+    let program: Rc<Path> = exec::program().map_err(Error::Program)?.into();
     let directory = &config.state.directory;
     places::create_directory(directory).map_err(ConfigError::from)?;
-    let _lock = lock(directory)?;
+    let lock = lock(directory, arrival.lock.take())?;
     let verifier = Rc::new(Verifier::new(&config.auth, directory)?);
     let secrets = Secrets::open(&config.auth, directory, Absent::Generate)?;
     let peers = Peers::new(&config.worker).map_err(Error::Group)?;
@@ -130,14 +140,17 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let bounds = Bounds { messages: config.limits.queue_messages, bytes: config.limits.queue_bytes };
     let mut store = store(config);
     let left = left(directory);
-    let hub = hub(settings, &mut store, left.as_ref());
+    let gone_on = arrival.hub(&settings);
+    let hub = gone_on.unwrap_or_else(|| hub(settings, &mut store, left.as_ref()));
     let epoll = Epoll::new().map_err(Error::Wait)?;
     let mut driver = Driver::new(hub, store, verifier.clone(), bounds, message_bytes, epoll);
     // Beside the socket: where the kernel keeps files in memory, as a rule.
     let mut positions = config.listen.worker.clone().into_os_string();
     positions.push(".positions");
     create_directory_of(&config.listen.worker)?;
+    let taken_over = driver.adopt(&mut arrival);
     driver.load(LOADING, positions.as_ref());
+    driver.send_away(&mut arrival, Close::Restarting);
     let driver = Rc::new(RefCell::new(driver));
     let site = Rc::new(Site {
         gate: Gate::new(&config.listen, &hostname()),
@@ -154,8 +167,10 @@ pub fn run(config: &Config) -> Result<(), Error> {
         wrong_tokens: RefCell::new(Guard::new(config.limits.wrong_tokens)),
     });
     let doors = Rc::new(RefCell::new(Doors::new(site, peers)));
+    doors.borrow_mut().inherit(&mut arrival);
     // Before anybody is told that it runs: whoever stops it then is heard.
-    let signals = Signals::new([Signal::Term, Signal::Int]).map_err(Error::Signals)?;
+    let mut signals = Signals::new([Signal::Term, Signal::Int, Signal::Usr2]).map_err(Error::Signals)?;
+    signals::let_in();
     // With another store, or none, it would not be true the next time: so it goes
     // in any case.
     match remains::remove(directory) {
@@ -164,10 +179,18 @@ pub fn run(config: &Config) -> Result<(), Error> {
         _ => {}
     }
     open(config, &mut doors.borrow_mut(), &driver.borrow().links.epoll)?;
+    doors.borrow_mut().settle_in(&mut arrival, &driver.borrow());
     let executor = Rc::new(LocalExecutor::new());
-    // As a task of its own it is polled when a signal comes, not at every turn.
-    let stopping = executor.spawn(stop_at_a_signal(signals, driver.clone(), doors.clone()));
-    let cause = serve::run(&driver, &doors, &executor, stopping);
+    let cause = loop {
+        // As a task of its own it is polled when a signal comes, not at every turn.
+        let next = await_signal(signals, program.clone(), driver.clone(), doors.clone());
+        let next = serve::run(&driver, &doors, &executor, executor.spawn(next));
+        signals = match next {
+            (_, Next::End(cause)) => break cause,
+            (signals, Next::Program) => signals,
+        };
+        become_next(&program, &mut driver.borrow_mut(), &mut doors.borrow_mut(), &lock);
+    };
     if config.state.store == StoreKind::Sled {
         leave(&mut driver.borrow_mut(), directory);
     }
@@ -263,19 +286,6 @@ fn open(config: &Config, doors: &mut Doors, epoll: &Epoll) -> Result<(), Error> 
     Ok(())
 }
 
-async fn stop_at_a_signal(mut signals: Signals, driver: Shared, doors: Rc<RefCell<Doors>>) -> &'static str {
-    let signal = signals.next().await;
-    doors.borrow_mut().close();
-    driver.borrow_mut().told(Input::Stopping { close: Close::ShuttingDown });
-    let deadline = clock::now().moment + FAREWELL;
-    while !driver.borrow().is_idle() && clock::now().moment < deadline {
-        /// Short beside what a peer takes to hang up; only a stop waits like this.
-        const LOOK_AGAIN: Duration = Duration::from_millis(10);
-        Timer::after(LOOK_AGAIN).await;
-    }
-    if matches!(signal, Some(Ok(Signal::Int))) { "SIGINT" } else { "SIGTERM" }
-}
-
 fn endpoints(config: &Config, addresses: &[SocketAddr]) -> String {
     let path = config.listen.paths.first().map_or("", String::as_str);
     let each: Vec<String> = addresses.iter().map(|address| format!("ws://{address}{path}")).collect();
@@ -288,8 +298,17 @@ const WORKER_SOCKET_MODE: u32 = 0o660;
 
 /// Takes the state directory for this process; the lock ends with it. It is the
 /// directory that is locked: nothing has to be written for that.
-fn lock(directory: &Path) -> Result<File, Error> {
-    let file = File::open(directory).map_err(|error| Error::State(directory.to_owned(), error))?;
+///
+/// Where a process before this one has kept it for us, nobody gets in between.
+fn lock(directory: &Path, kept: Option<File>) -> Result<File, Error> {
+    let wrong = |error| Error::State(directory.to_owned(), error);
+    let file = File::open(directory).map_err(wrong)?;
+    let is_it = |kept: &File| -> io::Result<bool> {
+        let (kept, found) = (kept.metadata()?, file.metadata()?);
+        Ok((kept.dev(), kept.ino()) == (found.dev(), found.ino()))
+    };
+    let kept = kept.filter(|kept| is_it(kept).unwrap_or(false));
+    let file = kept.unwrap_or(file);
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(_) => Err(Error::Running(directory.to_owned())),

@@ -59,6 +59,8 @@ fn load(file: Option<&Path>) -> Done<Loaded> {
 }
 
 fn run(file: Option<&Path>) -> Done {
+    // Before there is any other thread.
+    wshubd::edge::signals::hold();
     let config = load(file)?.config;
     // systemd names the stream that leads to its journal.
     wshubd::logging::start(std::io::stderr().is_terminal(), std::env::var_os("JOURNAL_STREAM").is_some());

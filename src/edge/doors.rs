@@ -21,6 +21,7 @@ use super::caller;
 use super::driver::{Driver, Shared};
 use super::epoll::{Epoll, Interest, Ready};
 use super::guests::{self, Guests, Stay};
+use super::handover::words;
 use super::http::Site;
 use super::peers::Peers;
 use super::report::Kind;
@@ -37,14 +38,14 @@ const AT_ONCE: usize = 64;
 
 /// Keys of doors and newcomers, beside those of links.
 const DOOR: u64 = 1 << 63;
-const NEWCOMER: u64 = DOOR | 1 << 62;
+pub(super) const NEWCOMER: u64 = DOOR | 1 << 62;
 
 /// Whether an event is about a door, or somebody standing in it.
 pub fn is_meant(ready: Ready) -> bool {
     ready.key & DOOR != 0
 }
 
-enum Door {
+pub(super) enum Door {
     Clients(TcpListener),
     Workers(UnixListener),
 }
@@ -60,16 +61,20 @@ impl AsFd for Door {
 
 /// All doors, and those who came through one.
 pub struct Doors {
-    doors: Vec<Door>,
+    pub(super) doors: Vec<Door>,
+    /// Those that were opened here, by place, and as what.
+    pub(super) ours: Vec<(usize, words::Door)>,
+    /// Opened by a process before this one, and not asked for yet.
+    pub(super) inherited: Vec<(words::Door, OwnedFd)>,
     /// Shared with the tasks that speak with them.
-    guests: Rc<RefCell<Guests>>,
+    pub(super) guests: Rc<RefCell<Guests>>,
     /// No descriptors are left; until then nobody is let in.
     shut_until: Option<Moment>,
     /// That has been said, and nobody was let in since.
     is_shut: bool,
     /// The workers' socket, and which one it is.
     socket: Option<(PathBuf, (u64, u64))>,
-    site: Rc<Site>,
+    pub(super) site: Rc<Site>,
     peers: Peers,
 }
 
@@ -79,11 +84,30 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     Ok((meta.dev(), meta.ino()))
 }
 
+/// Opens a socket in the file system, in the place of a dead one.
+fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    if let Ok(meta) = path.symlink_metadata() {
+        if !meta.file_type().is_socket() {
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "there is something else in its place"));
+        }
+        if UnixStream::connect(path).is_ok() {
+            return Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                "another wshubd is already running there",
+            ));
+        }
+        std::fs::remove_file(path)?;
+    }
+    UnixListener::bind(path)
+}
+
 impl Doors {
     /// No doors yet.
     pub fn new(site: Rc<Site>, peers: Peers) -> Self {
         Self {
             doors: Vec::new(),
+            ours: Vec::new(),
+            inherited: Vec::new(),
             guests: Rc::new(RefCell::new(Guests::new(site.guests))),
             shut_until: None,
             is_shut: false,
@@ -99,9 +123,14 @@ impl Doors {
     /// # Errors
     /// Those of `bind`; the caller names the address.
     pub fn open_tcp(&mut self, address: SocketAddr, epoll: &Epoll) -> io::Result<SocketAddr> {
-        let listener = TcpListener::bind(address)?;
+        let name = words::Door::Clients(address);
+        let listener = match self.inherited(&name) {
+            Some(listener) => listener.into(),
+            None => TcpListener::bind(address)?,
+        };
         let address = listener.local_addr()?;
         self.add(Door::Clients(listener), epoll)?;
+        self.ours.push((self.doors.len() - 1, name));
         Ok(address)
     }
 
@@ -112,22 +141,17 @@ impl Doors {
     /// `AddrInUse` when a daemon listens there, or something that is no socket is
     /// in the way; else those of the file system.
     pub fn open_unix(&mut self, path: &Path, mode: u32, epoll: &Epoll) -> io::Result<()> {
-        if let Ok(meta) = path.symlink_metadata() {
-            if !meta.file_type().is_socket() {
-                return Err(io::Error::new(io::ErrorKind::AddrInUse, "there is something else in its place"));
-            }
-            if UnixStream::connect(path).is_ok() {
-                return Err(io::Error::new(
-                    io::ErrorKind::AddrInUse,
-                    "another wshubd is already running there",
-                ));
-            }
-            std::fs::remove_file(path)?;
-        }
-        let listener = UnixListener::bind(path)?;
+        let name = words::Door::Workers(path.to_owned());
+        let listener = match self.inherited(&name) {
+            // Whoever took the file away took the door away.
+            Some(listener) if path.exists() => listener.into(),
+            _ => bind_unix(path)?,
+        };
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
         self.socket = Some((path.to_owned(), identity(path)?));
-        self.add(Door::Workers(listener), epoll)
+        self.add(Door::Workers(listener), epoll)?;
+        self.ours.push((self.doors.len() - 1, name));
+        Ok(())
     }
 
     fn add(&mut self, door: Door, epoll: &Epoll) -> io::Result<()> {
@@ -150,6 +174,7 @@ impl Doors {
             let _ = std::fs::remove_file(path);
         }
         self.doors.clear();
+        self.ours.clear();
         self.guests.borrow_mut().close();
     }
 
@@ -168,7 +193,7 @@ impl Doors {
         [patience, self.shut_until].into_iter().flatten().min().map(|due| due.since(now))
     }
 
-    fn wait_for_guests(&self, interest: Interest, epoll: &Epoll) {
+    pub(super) fn wait_for_guests(&self, interest: Interest, epoll: &Epoll) {
         for (place, door) in self.doors.iter().enumerate() {
             epoll.modify(door, DOOR | place as u64, interest);
         }

@@ -16,6 +16,7 @@ use std::process::{Child, Command, Stdio};
 
 use super::words::{Order, Word};
 use crate::edge::epoll::{Epoll, Interest, Ready};
+use crate::edge::handover;
 
 /// The key of the socket; neither a door nor a link has it.
 const STORE: u64 = u64::MAX - 1;
@@ -56,6 +57,7 @@ impl Process {
             .arg0("wshubd")
             .arg(ARGUMENT)
             .arg(directory)
+            .env_remove(handover::exec::VARIABLE)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .spawn()?;
