@@ -149,7 +149,10 @@ pub fn run(config: &Config) -> Result<(), Error> {
     positions.push(".positions");
     create_directory_of(&config.listen.worker)?;
     let taken_over = driver.adopt(&mut arrival);
-    driver.load(LOADING, positions.as_ref());
+    match taken_over {
+        Some(_) => driver.go_on(positions.as_ref()),
+        None => driver.load(LOADING, positions.as_ref()),
+    }
     driver.send_away(&mut arrival, Close::Restarting);
     let driver = Rc::new(RefCell::new(driver));
     let site = Rc::new(Site {
@@ -180,6 +183,10 @@ pub fn run(config: &Config) -> Result<(), Error> {
     }
     open(config, &mut doors.borrow_mut(), &driver.borrow().links.epoll)?;
     doors.borrow_mut().settle_in(&mut arrival, &driver.borrow());
+    if let Some((count, since)) = taken_over {
+        let silence = clock::now().moment.since(since).as_millis();
+        log::info!("took over {count} connections, which waited for {silence} ms");
+    }
     let executor = Rc::new(LocalExecutor::new());
     let cause = loop {
         // As a task of its own it is polled when a signal comes, not at every turn.

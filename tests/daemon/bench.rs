@@ -164,6 +164,20 @@ impl Daemon {
         self.log = None;
     }
 
+    /// Waits for a line of the log in which these words stand.
+    pub(crate) fn logged(&mut self, words: &str) -> String {
+        let mut line = String::new();
+        while !line.contains(words) {
+            line.clear();
+            assert_ne!(self.log.as_mut().unwrap().read_line(&mut line).unwrap(), 0, "no line says {words:?}");
+        }
+        line
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(self.pid(), signal).unwrap();
+    }
+
     /// Sends SIGTERM.
     pub(crate) fn stop(&mut self) {
         rustix::process::kill_process(self.pid(), rustix::process::Signal::TERM).unwrap();
