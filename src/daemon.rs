@@ -4,6 +4,7 @@
 //! the rooms.
 
 mod next;
+mod open;
 
 use std::cell::RefCell;
 use std::fmt;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use async_signal::{Signal, Signals};
 use rustix::fs::{Access, FlockOperation, flock};
+use rustix::io::Errno;
 use smol::LocalExecutor;
 
 use crate::config::{Config, ConfigError, StoreKind, places};
@@ -33,6 +35,7 @@ use crate::edge::peers::Peers;
 use crate::edge::secret::{Absent, Secrets};
 use crate::edge::store::remains::{self, Remains};
 use crate::edge::store::{self, Store};
+use crate::edge::systemd::{Bulletin, Notify, Passed};
 use crate::edge::token::Verifier;
 use crate::edge::{clock, serve, signals};
 use crate::hub::{Hub, Settings};
@@ -48,6 +51,8 @@ pub enum Error {
     State(PathBuf, io::Error),
     /// Another daemon has the state directory.
     Running(PathBuf),
+    /// What systemd has passed, by name.
+    Passed(&'static str, io::Error),
     /// A TCP address.
     Listen(SocketAddr, io::Error),
     /// A group that the configuration names and the machine does not have.
@@ -73,6 +78,14 @@ impl fmt::Display for Error {
                  (`[state] directory`), or stop that one",
                 path.display()
             ),
+            Self::Passed(name, error) => {
+                write!(f, "systemd has passed {name:?}, which cannot be used: {error}")
+            }
+            Self::Listen(address, error) if is_sandboxed(error) => write!(
+                f,
+                "cannot listen on {address}: this unit may open no such socket; start wshubd.socket, whose \
+                 `ListenStream=` sets the address"
+            ),
             Self::Listen(address, error) => {
                 write!(f, "cannot listen on {address}: {error} (`[listen] http` sets the address)")
             }
@@ -91,6 +104,12 @@ impl fmt::Display for Error {
     }
 }
 
+/// Whether it is the unit that allows nothing (`RestrictAddressFamilies=`), not the
+/// address that is wrong.
+fn is_sandboxed(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::AFNOSUPPORT)
+}
+
 impl std::error::Error for Error {}
 
 impl From<ConfigError> for Error {
@@ -104,7 +123,7 @@ impl Error {
     /// again what ended with 78.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Group(_) => 78,
+            Self::Config(_) | Self::Group(_) | Self::Passed(..) => 78,
             Self::State(..) => 73,
             Self::Running(_) | Self::Listen(..) | Self::Worker(..) => 69,
             Self::Wait(_) | Self::Signals(_) | Self::Program(_) => 71,
@@ -127,8 +146,10 @@ const SAVING: Duration = Duration::from_secs(30);
 /// Whatever keeps it from starting; once it runs, nothing does.
 pub fn run(config: &Config) -> Result<(), Error> {
     // Before anything else is opened.
-    let mut arrival = exec::arrival().unwrap_or_default();
     let program: Rc<Path> = exec::program().map_err(Error::Program)?.into();
+    let mut passed = Passed::of_process().map_err(|error| Error::Passed("LISTEN_FDS", error))?;
+    let mut arrival = exec::arrival().unwrap_or_default();
+    passed.extend(arrival.passed());
     let directory = &config.state.directory;
     places::create_directory(directory).map_err(ConfigError::from)?;
     let lock = lock(directory, arrival.lock.take())?;
@@ -144,14 +165,13 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let hub = gone_on.unwrap_or_else(|| hub(settings, &mut store, left.as_ref()));
     let epoll = Epoll::new().map_err(Error::Wait)?;
     let mut driver = Driver::new(hub, store, verifier.clone(), bounds, message_bytes, epoll);
-    // Beside the socket: where the kernel keeps files in memory, as a rule.
-    let mut positions = config.listen.worker.clone().into_os_string();
-    positions.push(".positions");
-    create_directory_of(&config.listen.worker)?;
+    if let Some(notify) = Notify::of_process() {
+        driver.report_to(Bulletin::new(notify));
+    }
     let taken_over = driver.adopt(&mut arrival);
     match taken_over {
-        Some(_) => driver.go_on(positions.as_ref()),
-        None => driver.load(LOADING, positions.as_ref()),
+        Some(_) => driver.go_on(&config.positions()),
+        None => driver.load(LOADING, &config.positions()),
     }
     driver.send_away(&mut arrival, Close::Restarting);
     let driver = Rc::new(RefCell::new(driver));
@@ -181,12 +201,13 @@ pub fn run(config: &Config) -> Result<(), Error> {
         Err(error) if left.is_some() => return Err(Error::State(directory.clone(), error)),
         _ => {}
     }
-    open(config, &mut doors.borrow_mut(), &driver.borrow().links.epoll)?;
+    open::open(config, passed, &mut doors.borrow_mut(), &driver.borrow().links.epoll)?;
     doors.borrow_mut().settle_in(&mut arrival, &driver.borrow());
     if let Some((count, since)) = taken_over {
         let silence = clock::now().moment.since(since).as_millis();
         log::info!("took over {count} connections, which waited for {silence} ms");
     }
+    driver.borrow_mut().is_ready();
     let executor = Rc::new(LocalExecutor::new());
     let cause = loop {
         // As a task of its own it is polled when a signal comes, not at every turn.
@@ -271,37 +292,6 @@ fn store(config: &Config) -> Store {
 fn guests(config: &Config) -> usize {
     config.limits.http_connections.min(config.limits.hub.memory / 4 / caller::CONVERSATION)
 }
-
-fn create_directory_of(socket: &Path) -> Result<(), Error> {
-    if let Some(directory) = socket.parent() {
-        places::create_directory(directory).map_err(ConfigError::from)?;
-    }
-    Ok(())
-}
-
-fn open(config: &Config, doors: &mut Doors, epoll: &Epoll) -> Result<(), Error> {
-    let mut addresses = Vec::new();
-    for &address in &config.listen.http {
-        let opened = doors.open_tcp(address, epoll).map_err(|error| Error::Listen(address, error))?;
-        addresses.push(opened);
-    }
-    let socket = &config.listen.worker;
-    doors
-        .open_unix(socket, WORKER_SOCKET_MODE, epoll)
-        .map_err(|error| Error::Worker(socket.clone(), error))?;
-    log::info!("started: {}; workers at {}", endpoints(config, &addresses), socket.display());
-    Ok(())
-}
-
-fn endpoints(config: &Config, addresses: &[SocketAddr]) -> String {
-    let path = config.listen.paths.first().map_or("", String::as_str);
-    let each: Vec<String> = addresses.iter().map(|address| format!("ws://{address}{path}")).collect();
-    each.join(", ")
-}
-
-/// For the daemon's own user and group; the directory that it makes around the
-/// socket lets in the user alone.
-const WORKER_SOCKET_MODE: u32 = 0o660;
 
 /// Takes the state directory for this process; the lock ends with it. It is the
 /// directory that is locked: nothing has to be written for that.

@@ -64,9 +64,6 @@ fn run(file: Option<&Path>) -> Done {
     let config = load(file)?.config;
     // systemd names the stream that leads to its journal.
     wshubd::logging::start(std::io::stderr().is_terminal(), std::env::var_os("JOURNAL_STREAM").is_some());
-    for warning in config.warnings() {
-        log::warn!("{warning}");
-    }
     Ok(daemon::run(&config)?)
 }
 

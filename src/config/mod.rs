@@ -63,6 +63,8 @@ pub struct Listen {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct State {
     pub directory: PathBuf,
+    /// systemd's directory for what outlives the process and not the machine.
+    pub runtime: Option<PathBuf>,
     pub store: StoreKind,
 }
 
@@ -262,10 +264,28 @@ impl Config {
         }
     }
 
+    /// Where it is noted how far logs have come, in case the process is killed: where
+    /// the kernel keeps files in memory, as a rule.
+    pub fn positions(&self) -> PathBuf {
+        let mut socket = self.listen.worker.clone();
+        // systemd's own socket lies where we may not write.
+        if let (Some(runtime), Some(name)) = (&self.state.runtime, self.listen.worker.file_name()) {
+            socket = runtime.join(name);
+        }
+        let mut positions = socket.into_os_string();
+        positions.push(".positions");
+        positions.into()
+    }
+
     /// What is allowed but seldom wise.
     pub fn warnings(&self) -> Vec<String> {
+        self.warnings_at(&self.listen.http)
+    }
+
+    /// The same where it listens elsewhere: on sockets that it was given.
+    pub fn warnings_at(&self, http: &[SocketAddr]) -> Vec<String> {
         let mut warnings = Vec::new();
-        let open = self.listen.http.iter().find(|address| !address.ip().is_loopback());
+        let open = http.iter().find(|address| !address.ip().is_loopback());
         if let Some(address) = open {
             if self.auth.anonymous {
                 warnings.push(format!(

@@ -96,6 +96,7 @@ fn listen(mut table: Table, environment: &Environment) -> Listen {
 fn state(mut table: Table, environment: &Environment) -> State {
     let state = State {
         directory: table.path("directory").unwrap_or_else(|| places::state_directory(environment)),
+        runtime: environment.directory("RUNTIME_DIRECTORY"),
         store: table.choice("store", StoreKind::Sled, &StoreKind::NAMES),
     };
     table.finish();

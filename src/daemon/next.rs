@@ -16,7 +16,7 @@ use smol::stream::StreamExt;
 use super::FAREWELL;
 use crate::edge::doors::Doors;
 use crate::edge::driver::{Driver, Shared};
-use crate::edge::handover::{self, exec, moment};
+use crate::edge::handover::{self, Way, exec, moment};
 use crate::edge::{clock, signals};
 use crate::hub::Input;
 use crate::protocol::Close;
@@ -62,6 +62,7 @@ pub(super) async fn await_signal(
 
 async fn stop(driver: &Shared, doors: &Rc<RefCell<Doors>>) {
     doors.borrow_mut().close();
+    driver.borrow_mut().is_stopping(FAREWELL);
     driver.borrow_mut().told(Input::Stopping { close: Close::ShuttingDown });
     let deadline = clock::now().moment + FAREWELL;
     while !driver.borrow().is_idle() && clock::now().moment < deadline {
@@ -74,7 +75,7 @@ async fn stop(driver: &Shared, doors: &Rc<RefCell<Doors>>) {
 /// Goes on in the program that is in our file now. Returns only if that fails;
 /// then this one goes on as if nothing had happened.
 pub(super) fn become_next(program: &Path, driver: &mut Driver, doors: &mut Doors, lock: &File) {
-    let packed = handover::pack(driver, doors, Some(lock));
+    let packed = handover::pack(driver, doors, Way::InPlace(lock));
     let error = match packed {
         Ok(parcel) => exec::become_next(program, &parcel),
         Err(error) => error,

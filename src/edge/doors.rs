@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{SendFlags, SocketFlags, accept_with};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, accept_with, sockopt};
 use smol::{Async, LocalExecutor};
 
 use super::caller;
@@ -35,6 +35,11 @@ const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 
 /// How many are let in through one door in one turn.
 const AT_ONCE: usize = 64;
+
+/// The names of sockets for WebSocket and HTTP, and of those for workers:
+/// `FileDescriptorName=` of a socket unit.
+pub const HTTP: &str = "http";
+pub const WORKER: &str = "worker";
 
 /// Keys of doors and newcomers, beside those of links.
 const DOOR: u64 = 1 << 63;
@@ -62,8 +67,8 @@ impl AsFd for Door {
 /// All doors, and those who came through one.
 pub struct Doors {
     pub(super) doors: Vec<Door>,
-    /// Those that were opened here, by place, and as what.
-    pub(super) ours: Vec<(usize, words::Door)>,
+    /// As what each of them was opened.
+    pub(super) names: Vec<words::Door>,
     /// Opened by a process before this one, and not asked for yet.
     pub(super) inherited: Vec<(words::Door, OwnedFd)>,
     /// Shared with the tasks that speak with them.
@@ -101,12 +106,23 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     UnixListener::bind(path)
 }
 
+/// Whether it is a stream socket of one of these families that waits for
+/// connections.
+fn listens(socket: &OwnedFd, families: &[AddressFamily]) -> io::Result<()> {
+    let is_meant = sockopt::socket_type(socket)? == SocketType::STREAM
+        && families.contains(&sockopt::socket_domain(socket)?)
+        && sockopt::socket_acceptconn(socket)?;
+    let wanted = if families.contains(&AddressFamily::UNIX) { "Unix" } else { "TCP" };
+    let error = || io::Error::other(format!("it is no {wanted} socket that listens"));
+    is_meant.then_some(()).ok_or_else(error)
+}
+
 impl Doors {
     /// No doors yet.
     pub fn new(site: Rc<Site>, peers: Peers) -> Self {
         Self {
             doors: Vec::new(),
-            ours: Vec::new(),
+            names: Vec::new(),
             inherited: Vec::new(),
             guests: Rc::new(RefCell::new(Guests::new(site.guests))),
             shut_until: None,
@@ -129,8 +145,7 @@ impl Doors {
             None => TcpListener::bind(address)?,
         };
         let address = listener.local_addr()?;
-        self.add(Door::Clients(listener), epoll)?;
-        self.ours.push((self.doors.len() - 1, name));
+        self.add(Door::Clients(listener), name, epoll)?;
         Ok(address)
     }
 
@@ -149,18 +164,44 @@ impl Doors {
         };
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
         self.socket = Some((path.to_owned(), identity(path)?));
-        self.add(Door::Workers(listener), epoll)?;
-        self.ours.push((self.doors.len() - 1, name));
-        Ok(())
+        self.add(Door::Workers(listener), name, epoll)
     }
 
-    fn add(&mut self, door: Door, epoll: &Epoll) -> io::Result<()> {
+    /// Takes a door for HTTP callers and WebSocket clients over that somebody else has
+    /// opened, and will open again; tells its address.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn adopt_tcp(&mut self, socket: OwnedFd, epoll: &Epoll) -> io::Result<SocketAddr> {
+        listens(&socket, &[AddressFamily::INET, AddressFamily::INET6])?;
+        let listener = TcpListener::from(socket);
+        let address = listener.local_addr()?;
+        self.add(Door::Clients(listener), words::Door::Passed(HTTP.into()), epoll)?;
+        Ok(address)
+    }
+
+    /// The same for workers; tells its path. It is not ours to take away.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn adopt_unix(&mut self, socket: OwnedFd, epoll: &Epoll) -> io::Result<String> {
+        listens(&socket, &[AddressFamily::UNIX])?;
+        let listener = UnixListener::from(socket);
+        let address = listener.local_addr()?;
+        let path = address.as_pathname().map_or("a socket without a path".into(), Path::to_string_lossy);
+        let path = path.into_owned();
+        self.add(Door::Workers(listener), words::Door::Passed(WORKER.into()), epoll)?;
+        Ok(path)
+    }
+
+    fn add(&mut self, door: Door, name: words::Door, epoll: &Epoll) -> io::Result<()> {
         match &door {
             Door::Clients(listener) => listener.set_nonblocking(true)?,
             Door::Workers(listener) => listener.set_nonblocking(true)?,
         }
         epoll.add(&door, DOOR | self.doors.len() as u64, Interest::READ)?;
         self.doors.push(door);
+        self.names.push(name);
         Ok(())
     }
 
@@ -174,7 +215,7 @@ impl Doors {
             let _ = std::fs::remove_file(path);
         }
         self.doors.clear();
-        self.ours.clear();
+        self.names.clear();
         self.guests.borrow_mut().close();
     }
 
@@ -273,7 +314,7 @@ impl Doors {
     /// A worker speaks its lines at once.
     fn let_in(&self, guest: OwnedFd, driver: &Shared) {
         // The kernel's word; a peer that is gone already has none.
-        let Ok(peer) = rustix::net::sockopt::socket_peercred(&guest) else { return };
+        let Ok(peer) = sockopt::socket_peercred(&guest) else { return };
         if !self.peers.admit(peer) {
             let (uid, pid, now) = (peer.uid.as_raw(), peer.pid.as_raw_nonzero(), driver.borrow().moment());
             // One that comes back by itself must know that it need not. A socket

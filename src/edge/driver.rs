@@ -19,6 +19,7 @@ use super::packet::Packet;
 use super::report::Reports;
 use super::store::positions::Positions;
 use super::store::{Around, Store};
+use super::systemd::Bulletin;
 use super::token::Verifier;
 use super::wire::{Moved, Wire};
 use super::ws::{Decoder, Heard};
@@ -87,6 +88,8 @@ pub struct Driver {
     pub(super) reports: Reports,
     /// Where numbers go on if the process is killed, for the logs that have it so.
     pub(super) positions: Option<Positions>,
+    /// Where systemd wants to hear how it goes.
+    pub(super) bulletin: Option<Bulletin>,
 }
 
 impl Driver {
@@ -116,6 +119,7 @@ impl Driver {
             ping: Packet::ping(),
             reports: Reports::default(),
             positions: None,
+            bulletin: None,
         }
     }
 
@@ -373,13 +377,14 @@ impl Driver {
         self.links.end_turn();
         self.pump();
         self.weigh();
+        let report = self.report();
         // What was replayed or closed just now leaves in the next turn.
         if self.links.is_dirty() {
             return Some(Duration::ZERO);
         }
         let cut_off = self.lingering.front().map(|(moment, _)| *moment);
         let store = self.store.deadline(self.now.moment);
-        let due = [self.hub.deadline(), cut_off, store].into_iter().flatten().min();
+        let due = [self.hub.deadline(), cut_off, store, report].into_iter().flatten().min();
         due.map(|due| due.since(self.now.moment))
     }
 

@@ -21,7 +21,7 @@ impl Driver {
         for Position { log, epoch, seq } in boot.iter().flat_map(|boot| Positions::read(positions, boot)) {
             self.links.facts.push_back(Input::Store(StoreFact::Reached { log, epoch, seq }));
         }
-        self.wait_for_store(patience, Store::is_open);
+        self.wait_for_store(patience, "reading what is kept", Store::is_open);
         if !self.store.is_open() {
             self.with_store(Store::give_up);
         }
@@ -65,7 +65,7 @@ impl Driver {
     /// Writes what is to outlive the daemon; how many messages could not be written.
     pub fn save(&mut self, patience: Duration) -> usize {
         self.store.finish();
-        self.wait_for_store(patience, Store::is_finished);
+        self.wait_for_store(patience, "writing what is kept", Store::is_finished);
         if let Some(positions) = self.positions.take() {
             positions.remove();
         }
@@ -82,13 +82,14 @@ impl Driver {
         self.store.trouble()
     }
 
-    fn wait_for_store(&mut self, patience: Duration, is_done: impl Fn(&Store) -> bool) {
+    fn wait_for_store(&mut self, patience: Duration, what: &str, is_done: impl Fn(&Store) -> bool) {
         /// Its deadlines are looked at so often.
         const LOOK_AGAIN: Duration = Duration::from_millis(100);
         self.look_at_the_clock();
         let deadline = self.now.moment + patience;
         self.with_store(Store::tick);
         while !is_done(&self.store) && self.now.moment < deadline {
+            self.takes_longer(what);
             self.store.wait(LOOK_AGAIN);
             self.look_at_the_clock();
             self.with_store(Store::ready);

@@ -6,6 +6,7 @@
 use async_channel::Receiver;
 
 use super::epoll::Interest;
+use super::meter::Head;
 use super::outbox::{Outbox, Piece};
 use super::wire::Wire;
 use super::{lines, ws};
@@ -83,6 +84,8 @@ pub struct Worker {
     pub admin: bool,
     /// One per running operation. What is in a latch leaves before the queue.
     pub latches: Vec<Latch>,
+    /// It is counted.
+    pub head: Head,
 }
 
 /// The worker's end of an operation's latch.

@@ -33,6 +33,7 @@ pub mod secret;
 pub mod serve;
 pub mod signals;
 pub mod store;
+pub mod systemd;
 pub mod token;
 pub mod upgrade;
 pub mod wire;

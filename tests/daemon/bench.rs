@@ -13,7 +13,7 @@ use async_tungstenite::tungstenite::{self, Message, WebSocket};
 use serde_json::{Value, json};
 
 /// A test that waits longer has failed.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) struct Daemon {
     child: Child,
@@ -130,7 +130,12 @@ impl Daemon {
 
     /// One HTTP exchange: the status and the body.
     pub(crate) fn http(&self, head: &str, headers: &[&str], body: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.address).unwrap();
+        Self::answers(self.address, head, headers, body)
+    }
+
+    /// The same with whoever is there.
+    pub(crate) fn answers(address: SocketAddr, head: &str, headers: &[&str], body: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut request =
             format!("{head} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());

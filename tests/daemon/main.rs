@@ -13,3 +13,4 @@ mod limits;
 mod messages;
 mod operations;
 mod stopping;
+mod systemd;

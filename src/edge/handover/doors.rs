@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use super::Arrival;
+use super::{Arrival, Way};
 use super::words::Door as Name;
 use crate::edge::doors::{Doors, NEWCOMER};
 use crate::edge::driver::Driver;
@@ -15,14 +15,12 @@ use crate::edge::epoll::{Epoll, Interest};
 use crate::edge::guests::Guests;
 
 impl Doors {
-    /// The doors that were opened here; what systemd holds it passes on itself.
-    pub(super) fn names(&self) -> Vec<Name> {
-        self.ours.iter().map(|(_, name)| name.clone()).collect()
-    }
-
-    /// Their sockets, in the same order.
-    pub(super) fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.ours.iter().filter_map(|(place, _)| Some(self.doors.get(*place)?.as_fd()))
+    /// The doors that go along, by name and with their sockets.
+    pub(super) fn going(&self, way: Way<'_>) -> impl Iterator<Item = (&Name, BorrowedFd<'_>)> {
+        // What systemd has open it passes on itself.
+        let goes = move |name: &Name| matches!(way, Way::InPlace(_)) || !matches!(name, Name::Passed(_));
+        let all = self.names.iter().zip(&self.doors);
+        all.filter(move |(name, _)| goes(name)).map(|(name, door)| (name, door.as_fd()))
     }
 
     /// Who stands in the clients' doors.

@@ -96,7 +96,8 @@ impl Luggage<'_> {
                     }
                 };
                 let latches = latches.into_iter().map(|latch| self.latch(latch, owner, running));
-                Side::Worker(Box::new(Worker { held, admin, latches: latches.collect::<io::Result<_>>()? }))
+                let latches = latches.collect::<io::Result<_>>()?;
+                Side::Worker(Box::new(Worker { held, admin, latches, ..Worker::default() }))
             }
         })
     }

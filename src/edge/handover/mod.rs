@@ -43,19 +43,31 @@ pub struct Parcel {
     pub pouch: OwnedFd,
 }
 
-/// Packs all that the daemon is. `lock` keeps its state directory from others
-/// until the next process has it.
+/// How the parcel travels.
+#[derive(Clone, Copy, Debug)]
+pub enum Way<'a> {
+    /// By exec. The lock on the state directory goes along, so that nobody gets in
+    /// between.
+    InPlace(&'a File),
+    /// Through systemd, which starts no other process meanwhile, and passes on by
+    /// itself what it has opened.
+    Systemd,
+}
+
+/// Packs all that the daemon is.
 ///
 /// # Errors
 /// When memory or descriptors do not suffice. Nothing has changed then.
-pub fn pack(driver: &mut Driver, doors: &Doors, lock: Option<&File>) -> io::Result<Parcel> {
+pub fn pack(driver: &mut Driver, doors: &Doors, way: Way<'_>) -> io::Result<Parcel> {
     let mut draft = Draft::new()?;
     // Before anybody hears of it.
     driver.write_positions();
     let guests = doors.guests().borrow();
-    let table = driver.export(&mut draft, doors.names(), guests.silent().map(|(until, _)| until).collect())?;
+    let names = doors.going(way).map(|(name, _)| name.clone()).collect();
+    let table = driver.export(&mut draft, names, guests.silent().map(|(until, _)| until).collect())?;
+    let lock = if let Way::InPlace(lock) = way { Some(lock) } else { None };
     let mut descriptors: Vec<BorrowedFd<'_>> = lock.iter().map(|lock| lock.as_fd()).collect();
-    descriptors.extend(doors.sockets());
+    descriptors.extend(doors.going(way).map(|(_, socket)| socket));
     descriptors.extend(driver.links.wires());
     descriptors.extend(guests.silent().map(|(_, stream)| stream.as_fd()));
     let counts = Counts {
@@ -149,6 +161,13 @@ impl Arrival {
             }
         }
         self
+    }
+
+    /// What systemd had passed to the process before, by name.
+    pub fn passed(&mut self) -> Vec<(String, OwnedFd)> {
+        let is_passed = |(name, _): &mut (Door, OwnedFd)| matches!(name, Door::Passed(_));
+        let passed = self.doors.extract_if(.., is_passed);
+        passed.map(|(name, socket)| (if let Door::Passed(name) = name { name } else { String::new() }, socket)).collect()
     }
 
     /// The hub goes on, if there is one to go on.

@@ -33,12 +33,15 @@ pub(super) struct Table {
     pub(super) hub: Span,
 }
 
-/// A listening socket that the daemon opened by itself.
+/// A listening socket.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Door {
     /// As it was asked for: the kernel may have chosen the port.
     Clients(SocketAddr),
     Workers(PathBuf),
+    /// Systemd's, which has it open and passes it to each process that it starts; by
+    /// its name there.
+    Passed(String),
 }
 
 /// One link.

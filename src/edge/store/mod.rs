@@ -42,6 +42,17 @@ pub struct Store {
     disk: Option<Box<Disk>>,
 }
 
+/// How a store stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// It forgets all when the process ends, as was asked for.
+    Memory,
+    /// The disk works; what may still be written today.
+    Works(budget::Thrift),
+    /// The disk cannot be used; [`Store::trouble`] says why.
+    Failing,
+}
+
 /// What is asked of a log.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Fetch {
@@ -204,6 +215,20 @@ impl Store {
         if let Some(disk) = &mut self.disk {
             disk.ready(&mut self.tail, around);
         }
+    }
+
+    /// What an administrator is to know of it at any time. Costs nothing to ask.
+    pub fn state(&self, now: Moment) -> State {
+        let Some(disk) = &self.disk else { return State::Memory };
+        match disk.trouble {
+            Some(_) => State::Failing,
+            None => State::Works(disk.budget.thrift(now)),
+        }
+    }
+
+    /// Whether an order has taken longer than it may, and nobody has looked after it.
+    pub fn is_stuck(&self, now: Moment) -> bool {
+        self.disk.as_ref().is_some_and(|disk| disk.is_stuck(now))
     }
 
     /// Fills in what the hub does not know.
