@@ -5,6 +5,8 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::rights::{Pattern, Rights};
 use crate::protocol::Channel;
 
@@ -104,7 +106,7 @@ pub struct Policy {
 }
 
 /// When a kept message goes to the disk.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Disk {
     /// Not at all.
     Never,

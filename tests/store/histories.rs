@@ -53,7 +53,7 @@ impl History {
 
     fn step(&mut self) {
         let which = self.dice.below(self.logs.len() as u64) as usize;
-        match self.dice.below(40) {
+        match self.dice.below(43) {
             0..=17 => self.keep(which),
             18..=24 => self.forget(which),
             25 => self.begin_anew(which),
@@ -61,6 +61,7 @@ impl History {
             34 => self.unanswered(),
             35 => self.crash(),
             36 => self.restart(),
+            37..=39 => self.hand_over(),
             _ => self.read(which),
         }
     }
@@ -134,6 +135,20 @@ impl History {
         self.take_facts();
         self.stage.crash();
         self.find(|known| known.is_stored);
+    }
+
+    /// Another daemon takes over, at any moment: all is as it was.
+    fn hand_over(&mut self) {
+        match self.dice.below(3) {
+            0 => self.stage.settle(),
+            1 => {
+                self.stage.advance(DELAY);
+                self.stage.act(Store::tick);
+            }
+            _ => {}
+        }
+        self.take_facts();
+        self.stage.hand_over();
     }
 
     fn restart(&mut self) {

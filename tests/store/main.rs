@@ -7,6 +7,7 @@ mod child;
 mod damage;
 mod disk;
 mod flash_budget;
+mod handover;
 mod histories;
 mod hub_clock;
 mod lives;

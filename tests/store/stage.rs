@@ -68,6 +68,12 @@ impl Stage {
         self.facts.clear();
     }
 
+    /// Another daemon takes over; what was asked to be replayed is asked for again.
+    pub(crate) fn hand_over(&mut self) {
+        let bytes = self.store.export(self.now);
+        self.store = Store::import(Some(self.options.clone()), self.now, &bytes).unwrap();
+    }
+
     /// Reads what is there.
     pub(crate) fn load(&mut self) -> Vec<Found> {
         self.act(Store::tick);

@@ -244,7 +244,7 @@ impl Disk {
     /// Does what is due.
     pub(super) fn tick(&mut self, tail: &mut Tail, around: &mut Around<'_>) {
         let now = around.now.moment;
-        self.ended.retain_mut(|ended| !ended.is_gone());
+        self.ended.retain(|ended| !ended.is_gone());
         if let Some((task, deadline)) = &self.task
             && *deadline <= now
         {

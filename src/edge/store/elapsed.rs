@@ -30,7 +30,7 @@ pub struct Stamp {
 }
 
 /// The hub clock.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 pub struct Elapsed {
     boot: String,
     is_trusted: bool,
@@ -83,6 +83,12 @@ impl Elapsed {
     pub(super) fn not_before(self, now: Now, shown: u64) -> Self {
         let base = self.base.max(i128::from(shown) - i128::from(now.moment.0));
         Self { base, ..self }
+    }
+
+    /// The same clock in another process; none in another run of the machine, whose
+    /// moments are others.
+    pub(super) fn taken_over(self, clocks: &Clocks) -> Option<Self> {
+        (self.boot == clocks.boot).then_some(Self { is_trusted: clocks.is_trusted, ..self })
     }
 
     /// What it shows at a moment.

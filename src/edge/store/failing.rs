@@ -39,7 +39,7 @@ pub(super) struct Trouble {
     /// Nothing can be read either.
     pub(super) is_deaf: bool,
     /// The hub knows.
-    is_told: bool,
+    pub(super) is_told: bool,
     /// When it is tried again.
     pub(super) again: Moment,
 }

@@ -19,13 +19,13 @@ pub(super) struct Placed {
 
 /// One log on the disk.
 #[derive(Debug)]
-struct Log {
-    life: u64,
+pub(super) struct Log {
+    pub(super) life: u64,
     /// Ascending by position.
-    messages: VecDeque<Placed>,
+    pub(super) messages: VecDeque<Placed>,
     /// As the disk had it, or as it was told.
-    cursor: u64,
-    last: u64,
+    pub(super) cursor: u64,
+    pub(super) last: u64,
 }
 
 /// One generation.
@@ -63,14 +63,14 @@ pub(super) struct Run {
 /// All that is known of the disk.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    logs: HashMap<LogKey, Log>,
+    pub(super) logs: HashMap<LogKey, Log>,
     pub(super) generations: BTreeMap<u32, Generation>,
     /// Of the next log that begins anew.
-    next_life: u64,
+    pub(super) next_life: u64,
     /// Logs whose mark on the disk is not true any more.
-    stale: BTreeSet<LogKey>,
+    pub(super) stale: BTreeSet<LogKey>,
     /// Messages out of the middle of their logs that are kept no longer.
-    gone: Vec<Run>,
+    pub(super) gone: Vec<Run>,
 }
 
 impl Index {

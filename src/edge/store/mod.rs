@@ -9,6 +9,7 @@ mod commit;
 mod disk;
 mod elapsed;
 mod failing;
+mod handover;
 mod index;
 pub mod keeper;
 mod loading;
@@ -22,6 +23,7 @@ pub mod words;
 
 pub use disk::{Around, Options};
 pub use elapsed::{Clocks, Elapsed, Stamp};
+pub use handover::ImportError;
 pub use process::is_meant;
 
 use std::fmt;

@@ -14,6 +14,9 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Pid, WaitOptions, waitpid};
+use serde::{Deserialize, Serialize};
+
 use super::words::{Order, Word};
 use crate::edge::epoll::{Epoll, Interest, Ready};
 use crate::edge::handover;
@@ -142,22 +145,25 @@ impl Process {
     pub(super) fn kill(mut self) -> Ended {
         // Without a right to signal it, or after its end, there is nothing to do.
         let _ = self.child.kill();
-        Ended(self.child)
+        Ended(self.child.id())
     }
 
     /// Lets it end by itself: it finishes what it does.
     pub(super) fn dismiss(self) -> Ended {
-        Ended(self.child)
+        Ended(self.child.id())
     }
 }
 
 /// A process that ends, and has to be waited for; on a disk that hangs this may
-/// take for ever.
-pub(super) struct Ended(Child);
+/// take for ever. By its number, for it stays ours where the daemon becomes another
+/// program in place; where another process takes over, it is none of ours.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(super) struct Ended(u32);
 
 impl Ended {
     /// Whether it is gone.
-    pub(super) fn is_gone(&mut self) -> bool {
-        !matches!(self.0.try_wait(), Ok(None))
+    pub(super) fn is_gone(self) -> bool {
+        let number = i32::try_from(self.0).ok().and_then(Pid::from_raw);
+        !matches!(waitpid(number, WaitOptions::NOHANG), Ok(None))
     }
 }

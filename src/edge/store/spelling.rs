@@ -68,7 +68,7 @@ pub(super) struct Head(
 
 /// The rest of a message. Its channel and position are its place.
 #[derive(Serialize, Deserialize)]
-struct Body(Event, Payload, Sender, Option<UserId>, MessageId, UnixTime);
+pub(super) struct Body(Event, Payload, Sender, Option<UserId>, MessageId, UnixTime);
 
 /// The state of a log.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
@@ -101,14 +101,7 @@ pub(super) fn put<'a>(
         keeping.durable,
         id,
     );
-    let body = Body(
-        message.event.clone(),
-        message.data.clone(),
-        message.from,
-        message.user_id.clone(),
-        message.message_id.clone(),
-        message.timestamp,
-    );
+    let body = Body::of(message);
     Some(Put {
         log: Cow::Borrowed(log),
         seq: message.seq?,
@@ -142,11 +135,24 @@ impl Head {
 
 /// Reads a message back.
 pub(super) fn message(key: &LogKey, seq: u64, body: &RawValue) -> Option<Rc<Message>> {
-    let Body(event, data, from, user_id, message_id, timestamp) = serde_json::from_str(body.get()).ok()?;
-    let channel = match key {
-        LogKey::Channel(channel) => channel.clone(),
-        LogKey::Inbox(_) => Channel::inbox(),
-    };
-    let channel = Some(channel);
-    Some(Rc::new(Message { channel, event, data, from, user_id, message_id, timestamp, seq: Some(seq) }))
+    let body: Body = serde_json::from_str(body.get()).ok()?;
+    Some(Rc::new(body.message(key, seq)))
+}
+
+impl Body {
+    pub(super) fn of(message: &Message) -> Self {
+        let Message { event, data, from, user_id, message_id, timestamp, .. } = message;
+        Self(event.clone(), data.clone(), *from, user_id.clone(), message_id.clone(), *timestamp)
+    }
+
+    /// The message in its place.
+    pub(super) fn message(self, key: &LogKey, seq: u64) -> Message {
+        let Self(event, data, from, user_id, message_id, timestamp) = self;
+        let channel = match key {
+            LogKey::Channel(channel) => channel.clone(),
+            LogKey::Inbox(_) => Channel::inbox(),
+        };
+        let channel = Some(channel);
+        Message { channel, event, data, from, user_id, message_id, timestamp, seq: Some(seq) }
+    }
 }

@@ -28,7 +28,7 @@ pub(super) struct Entry {
 #[derive(Default, Debug)]
 pub(super) struct Tail {
     /// Logs without messages are not here.
-    logs: HashMap<LogKey, BTreeMap<u64, Entry>>,
+    pub(super) logs: HashMap<LogKey, BTreeMap<u64, Entry>>,
     /// What all of them count against limits.
     bytes: usize,
 }

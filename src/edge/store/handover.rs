@@ -1,0 +1,373 @@
+//! The store as bytes, for a process that takes over.
+//!
+//! Knows what a store needs to go on where another was, without reading the disk
+//! again. Does not know how the bytes get there, nor what the hub does: what it has
+//! asked for to replay it asks for again.
+//!
+//! They are values of JSON, one to a line: the version, then all that is of no log,
+//! then each log: so that neither end has all of it in memory once more.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::de::SliceRead;
+
+use super::budget::Budget;
+use super::disk::{Disk, Options, Task};
+use super::elapsed::Elapsed;
+use super::failing::Trouble;
+use super::index::{Generation, Index, Log, Placed, Run};
+use super::process::Ended;
+use super::spelling::Body;
+use super::tail::{Entry, Tail};
+use super::{Fetch, Store, Wanted};
+use crate::hub::settings::Disk as When;
+use crate::hub::{Keeping, LogKey, Now, Purpose, Scope};
+use crate::protocol::Moment;
+
+/// Raised when a store could not go on with what an older one wrote.
+const VERSION: u32 = 1;
+
+/// All that is of no log.
+#[derive(Serialize, Deserialize)]
+struct Outline {
+    /// How many logs follow.
+    logs: usize,
+    disk: Option<DiskOutline>,
+}
+
+/// All that is known of the disk but its logs. What is owed is not here: each
+/// message knows when it goes to the disk, and since when it is kept.
+#[derive(Serialize, Deserialize)]
+struct DiskOutline {
+    directory: PathBuf,
+    /// All that is on the disk is known; else it is read from the beginning.
+    is_loaded: bool,
+    elapsed: Option<Elapsed>,
+    /// What of the budget was spent.
+    spent: u64,
+    /// With the bytes that were ever put there, and those that it takes.
+    generations: Vec<(u32, u64, u64)>,
+    newest: u32,
+    newest_bytes: u64,
+    next_life: u64,
+    swept_at: Moment,
+    stale_since: Option<Moment>,
+    /// Why the disk cannot be used, where the hub knows; whether it cannot be read
+    /// either, and when it is tried again.
+    trouble: Option<(String, bool, Moment)>,
+    attempts: u32,
+    works_since: Option<Moment>,
+    /// Asked for to be told of, and forgotten by the hub.
+    notices: Vec<Notice>,
+    ended: Vec<Ended>,
+}
+
+/// What is read for a notice: the first position is after this, and the run is
+/// where it lay when it was asked for.
+#[derive(Serialize, Deserialize)]
+struct Notice(Purpose, LogKey, u64, usize, Option<(u32, u64, u64)>);
+
+/// One log, in memory and on the disk.
+#[derive(Serialize, Deserialize)]
+struct Both {
+    log: LogKey,
+    /// Its life, cursor and last position, as the disk has them.
+    standing: Option<(u64, u64, u64)>,
+    is_stale: bool,
+    /// Life, first and last position.
+    gone: Vec<(u64, u64, u64)>,
+    /// Position, generation and size, ascending.
+    placed: Vec<(u64, u32, u32)>,
+    kept: Vec<Kept>,
+}
+
+/// A message in memory: position, keeping, state, text.
+#[derive(Serialize, Deserialize)]
+struct Kept(u64, Kind, State, Body);
+
+/// `Keeping`: until when and since when, size, whether somebody has it and whether
+/// it was promised, when it goes to the disk, whose id it has.
+#[derive(Serialize, Deserialize)]
+struct Kind(Moment, Moment, u32, bool, bool, When, Option<Scope>);
+
+/// Whether it was tried, and whether it is forgotten.
+#[derive(Serialize, Deserialize)]
+struct State(bool, bool);
+
+/// Why a store cannot go on.
+#[derive(Debug)]
+pub enum ImportError {
+    /// It was written by a store of another time.
+    Version { found: u32, known: u32 },
+    /// It is no store, or not a whole one.
+    Form(serde_json::Error),
+    /// What it says of a log cannot be.
+    Log(LogKey),
+    /// It was in another place, or in memory: what is on that disk is not on this.
+    Place { found: Option<PathBuf>, known: Option<PathBuf> },
+    /// It was written in another run of the machine, whose clock was another.
+    Boot,
+}
+
+impl fmt::Display for ImportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = |place: &Option<PathBuf>| match place {
+            Some(place) => format!("in {}", place.display()),
+            None => "in memory".to_owned(),
+        };
+        match self {
+            Self::Version { found, known } => {
+                write!(f, "the store is of version {found}, this daemon understands version {known}")
+            }
+            Self::Form(error) => write!(f, "the store cannot be read: {error}"),
+            Self::Log(log) => write!(f, "the store has a log that cannot be: {log:?}"),
+            Self::Place { found, known } => {
+                write!(f, "the store was {}, and is {} now", place(found), place(known))
+            }
+            Self::Boot => write!(f, "the store was written before the machine started"),
+        }
+    }
+}
+
+impl std::error::Error for ImportError {}
+
+impl Store {
+    /// All that it knows, for a process that takes over. The process that owns the
+    /// disk is let go: it finishes what it does, and whoever comes next waits for
+    /// that. What it would have answered is owed again, so this one can go on as
+    /// well if nobody takes over.
+    pub fn export(&mut self, now: Now) -> Vec<u8> {
+        if let Some(disk) = &mut self.disk {
+            disk.let_go(now.moment, &mut self.tail);
+        }
+        let (tail, disk) = (&self.tail, self.disk.as_deref());
+        let mut gone: BTreeMap<&LogKey, Vec<(u64, u64, u64)>> = BTreeMap::new();
+        let mut logs: BTreeSet<&LogKey> = tail.logs.keys().collect();
+        if let Some(Disk { index, .. }) = disk {
+            for run in &index.gone {
+                gone.entry(&run.log).or_default().push((run.life, run.from, run.to));
+            }
+            logs.extend(index.logs.keys().chain(&index.stale).chain(gone.keys().copied()));
+        }
+        let outline = Outline { logs: logs.len(), disk: disk.as_ref().map(|disk| disk.outline(now.moment)) };
+        let mut bytes = Vec::new();
+        write(&mut bytes, &VERSION);
+        write(&mut bytes, &outline);
+        for log in logs {
+            let mut both = Both { gone: gone.remove(log).unwrap_or_default(), ..Both::of(log, tail) };
+            if let Some(disk) = disk {
+                both.describe(&disk.index);
+            }
+            write(&mut bytes, &both);
+        }
+        bytes
+    }
+
+    /// Goes on where another store was, with options that may be new but for the
+    /// place; without options, in memory.
+    ///
+    /// # Errors
+    /// When the bytes are no store, or one that this one cannot be.
+    pub fn import(options: Option<Options>, now: Now, bytes: &[u8]) -> Result<Self, ImportError> {
+        let mut values = Values(serde_json::Deserializer::from_slice(bytes));
+        let found = values.next()?;
+        if found != VERSION {
+            return Err(ImportError::Version { found, known: VERSION });
+        }
+        let Outline { logs, disk } = values.next()?;
+        let place = disk.as_ref().map(|disk| &disk.directory);
+        let known = options.as_ref().map(|options| &options.directory);
+        if place != known {
+            return Err(ImportError::Place { found: place.cloned(), known: known.cloned() });
+        }
+        let mut store = Self::in_memory();
+        if let (Some(options), Some(outline)) = (options, disk) {
+            store.disk = Some(Box::new(Disk::resume(options, now, outline)?));
+        }
+        for _ in 0..logs {
+            store.take_over(values.next()?)?;
+        }
+        values.0.end().map_err(ImportError::Form)?;
+        store.owe_all();
+        Ok(store)
+    }
+
+    /// Takes one log.
+    fn take_over(&mut self, both: Both) -> Result<(), ImportError> {
+        let Both { log, standing, is_stale, gone, placed, kept } = both;
+        let is_ascending = placed.is_sorted_by(|(before, ..), (after, ..)| before < after);
+        // Positions begin at 1: what lies after the one before is asked for.
+        let is_positive = placed.first().is_none_or(|(seq, ..)| *seq > 0);
+        let has_life = standing.is_some() || placed.is_empty();
+        if !(is_ascending && is_positive && has_life) {
+            return Err(ImportError::Log(log));
+        }
+        for Kept(seq, kind, state, body) in kept {
+            let message = body.message(&log, seq).into();
+            self.tail.insert(&log, message, Box::new(kind.keeping()));
+            if let Some(entry) = self.tail.get_mut(&log, seq) {
+                (entry.is_tried, entry.is_forgotten) = (state.0, state.1);
+            }
+        }
+        let Some(disk) = &mut self.disk else { return Ok(()) };
+        let index = &mut disk.index;
+        index.gone.extend(gone.into_iter().map(|(life, from, to)| Run { log: log.clone(), life, from, to }));
+        if is_stale {
+            index.stale.insert(log.clone());
+        }
+        for (_, generation, size) in &placed {
+            let generation = index.generations.entry(*generation).or_default();
+            generation.messages += 1;
+            generation.owed += u64::from(*size);
+        }
+        if let Some((life, cursor, last)) = standing {
+            let placed = placed.into_iter().map(|(seq, generation, size)| Placed { seq, generation, size });
+            index.logs.insert(log, Log { life, messages: placed.collect(), cursor, last });
+        }
+        Ok(())
+    }
+
+    /// Owes all again that goes to the disk of itself, oldest first.
+    fn owe_all(&mut self) {
+        let Some(disk) = &mut self.disk else { return };
+        let each = self.tail.logs.iter().flat_map(|(log, messages)| {
+            messages.iter().map(move |(seq, entry)| (entry.keeping.since, log, *seq, entry.keeping.disk))
+        });
+        let mut each: Vec<_> = each.collect();
+        each.sort_unstable_by(|one, other| (one.0, one.1, one.2).cmp(&(other.0, other.1, other.2)));
+        for (since, log, seq, when) in each {
+            disk.owes(since, log, seq, when);
+        }
+    }
+}
+
+impl Disk {
+    /// Ends what is under way, without its answer.
+    fn let_go(&mut self, now: Moment, tail: &mut Tail) {
+        self.ended.extend(self.process.take().map(|process| process.dismiss()));
+        match self.task.take().map(|(task, _)| task) {
+            Some(Task::Commit(batch)) => self.take_back(now, *batch, tail),
+            Some(Task::Read(wanted, _)) => self.reads.push_front(wanted),
+            _ => {}
+        }
+        self.moving = None;
+        if let Some(loading) = &mut self.loading {
+            **loading = super::loading::Loading::default();
+        }
+    }
+
+    fn outline(&self, now: Moment) -> DiskOutline {
+        let trouble = self.trouble.as_ref().filter(|trouble| trouble.is_told);
+        let generations = self.index.generations.iter();
+        let notices =
+            self.reads.iter().filter(|wanted| matches!(wanted.fetch.purpose, Purpose::Notice(_))).map(
+                |Wanted { fetch, run }| {
+                    Notice(fetch.purpose, fetch.log.clone(), fetch.after, fetch.count, *run)
+                },
+            );
+        DiskOutline {
+            directory: self.options.directory.clone(),
+            is_loaded: self.loading.is_none(),
+            elapsed: self.elapsed.clone(),
+            spent: self.budget.spent(now),
+            generations: generations.map(|(number, of)| (*number, of.put, of.bytes)).collect(),
+            newest: self.newest,
+            newest_bytes: self.room.newest,
+            next_life: self.index.next_life,
+            swept_at: self.swept_at,
+            stale_since: self.stale_since,
+            trouble: trouble.map(|trouble| (trouble.why.clone(), trouble.is_deaf, trouble.again)),
+            attempts: self.attempts,
+            works_since: self.works_since,
+            notices: notices.collect(),
+            ended: self.ended.clone(),
+        }
+    }
+
+    /// The disk of another process, but for its logs.
+    fn resume(options: Options, now: Now, outline: DiskOutline) -> Result<Self, ImportError> {
+        let mut disk = Self::new(options, now);
+        if let Some(elapsed) = outline.elapsed {
+            disk.elapsed = Some(elapsed.taken_over(&disk.clocks).ok_or(ImportError::Boot)?);
+        }
+        if outline.is_loaded {
+            disk.loading = None;
+        }
+        disk.budget = Budget::new(disk.options.flash_budget, 0, now.moment);
+        disk.budget.spend(now.moment, outline.spent);
+        let generation = |(number, put, bytes)| (number, Generation { put, bytes, ..Generation::default() });
+        disk.index.generations = outline.generations.into_iter().map(generation).collect();
+        (disk.newest, disk.room.newest) = (outline.newest, outline.newest_bytes);
+        disk.index.next_life = outline.next_life;
+        (disk.swept_at, disk.stale_since) = (outline.swept_at, outline.stale_since);
+        disk.trouble =
+            outline.trouble.map(|(why, is_deaf, again)| Trouble { why, is_deaf, is_told: true, again });
+        (disk.attempts, disk.works_since) = (outline.attempts, outline.works_since);
+        let wanted = |Notice(purpose, log, after, count, run)| {
+            let fetch = Fetch { purpose, log, after, count, bytes: usize::MAX };
+            Wanted { fetch, run }
+        };
+        disk.reads = outline.notices.into_iter().map(wanted).collect();
+        disk.ended = outline.ended;
+        Ok(disk)
+    }
+}
+
+impl Both {
+    /// What of it is in memory.
+    fn of(log: &LogKey, tail: &Tail) -> Self {
+        let messages = tail.logs.get(log).into_iter().flatten();
+        Self {
+            log: log.clone(),
+            standing: None,
+            is_stale: false,
+            gone: Vec::new(),
+            placed: Vec::new(),
+            kept: messages.map(|(seq, entry)| Kept::of(*seq, entry)).collect(),
+        }
+    }
+
+    /// What of it is on the disk.
+    fn describe(&mut self, index: &Index) {
+        self.is_stale = index.stale.contains(&self.log);
+        if let Some(log) = index.logs.get(&self.log) {
+            self.standing = Some((log.life, log.cursor, log.last));
+            self.placed = log.messages.iter().map(|at| (at.seq, at.generation, at.size)).collect();
+        }
+    }
+}
+
+impl Kept {
+    fn of(seq: u64, entry: &Entry) -> Self {
+        let Keeping { expires, since, size, heard, durable, disk, scope } = &*entry.keeping;
+        let kind = Kind(*expires, *since, *size, *heard, *durable, *disk, scope.clone());
+        Self(seq, kind, State(entry.is_tried, entry.is_forgotten), Body::of(&entry.message))
+    }
+}
+
+impl Kind {
+    fn keeping(self) -> Keeping {
+        let Self(expires, since, size, heard, durable, disk, scope) = self;
+        Keeping { expires, since, size, heard, durable, disk, scope }
+    }
+}
+
+/// Writing to memory cannot fail, and none of these refuses to be written.
+fn write(bytes: &mut Vec<u8>, value: &impl Serialize) {
+    let written = serde_json::to_writer(&mut *bytes, value);
+    debug_assert!(written.is_ok(), "{written:?}");
+    bytes.push(b'\n');
+}
+
+/// What was written, value by value.
+struct Values<'a>(serde_json::Deserializer<SliceRead<'a>>);
+
+impl Values<'_> {
+    fn next<T: DeserializeOwned>(&mut self) -> Result<T, ImportError> {
+        T::deserialize(&mut self.0).map_err(ImportError::Form)
+    }
+}

@@ -1,0 +1,291 @@
+//! One daemon takes the store over from another, and goes on.
+
+use std::time::Duration;
+
+use wshubd::edge::store::{ImportError, Store};
+use wshubd::hub::settings::Disk;
+use wshubd::hub::{LogKey, StoreFact};
+use wshubd::protocol::UserId;
+
+use crate::stage::{DELAY, NOTHING, PROGRAM, Stage, log, stored};
+
+const MIB: u64 = 1 << 20;
+const SECOND: Duration = Duration::from_secs(1);
+
+fn texts(read: &[(u64, String)]) -> Vec<(u64, &str)> {
+    read.iter().map(|(seq, text)| (*seq, text.as_str())).collect()
+}
+
+#[test]
+fn what_is_in_memory_and_on_the_disk_is_known_at_once() {
+    let mut stage = Stage::new(64 * MIB);
+    let orders = log("orders");
+    stage.keep(&orders, 1, Disk::Now, "on the disk");
+    stage.settle();
+    assert_eq!(stage.told(), [stored(&orders, 1, 1)]);
+    for (seq, disk) in [(2, Disk::Behind), (3, Disk::Stop), (4, Disk::Never)] {
+        stage.keep(&orders, seq, disk, "in memory");
+    }
+    stage.advance(DELAY / 4);
+    let due = stage.deadline();
+    stage.hand_over();
+    assert!(stage.store.is_open());
+    assert_eq!(stage.deadline(), due, "owed for as long as before");
+    let in_memory = "in memory";
+    let all = [(1, "on the disk"), (2, in_memory), (3, in_memory), (4, in_memory)];
+    assert_eq!(texts(&stage.read(&orders, 10, 1000)), all);
+    stage.later(DELAY);
+    assert_eq!(stage.told(), [stored(&orders, 2, 2)]);
+    stage.stop();
+    stage.crash();
+    stage.load();
+    assert_eq!(texts(&stage.read(&orders, 10, 1000)), all[..3]);
+}
+
+#[test]
+fn a_store_in_memory_is_handed_over_too() {
+    let mut stage = Stage::new(64 * MIB);
+    let inbox = LogKey::Inbox(UserId::new("ada").unwrap());
+    stage.store = Store::in_memory();
+    stage.keep(&log("orders"), 7, Disk::Behind, "brief");
+    let bytes = stage.store.export(stage.now);
+    stage.store = Store::import(None, stage.now, &bytes).unwrap();
+    assert_eq!(texts(&stage.read(&log("orders"), 10, 1000)), [(7, "brief")]);
+    assert_eq!(stage.read(&inbox, 10, 1000), []);
+    assert_eq!(stage.store.owed(), 1);
+}
+
+#[test]
+fn a_commit_whose_answer_nobody_hears_is_made_again_and_told_once() {
+    let mut stage = Stage::new(64 * MIB);
+    let orders = log("orders");
+    stage.keep(&orders, 1, Disk::Now, "promised");
+    stage.keep(&orders, 2, Disk::Behind, "owed");
+    begin_commit(&mut stage);
+    stage.hand_over();
+    // What is asked for once more is not written once more.
+    assert_eq!(stage.store.hurry(orders.clone(), 1), None);
+    stage.advance(DELAY);
+    stage.settle();
+    assert_eq!(stage.told(), [stored(&orders, 1, 2)]);
+    stage.crash();
+    let found: Vec<u64> = stage.load()[0].kept.iter().map(|kept| kept.seq).collect();
+    assert_eq!(found, [1, 2]);
+}
+
+#[test]
+fn what_was_in_such_a_commit_and_is_forgotten_then_does_not_come_back() {
+    for others in [0, 1] {
+        let mut stage = Stage::new(64 * MIB);
+        let orders = log("orders");
+        for seq in 1..=others {
+            stage.keep(&orders, seq, Disk::Now, "another");
+        }
+        stage.settle();
+        stage.keep(&orders, 5, Disk::Now, "brief");
+        begin_commit(&mut stage);
+        stage.hand_over();
+        stage.forget(&orders, 5, 5);
+        stage.settle();
+        stage.later(6 * SECOND);
+        stage.crash();
+        let found = stage.load();
+        let found: Vec<u64> = found.iter().flat_map(|found| found.kept.iter().map(|kept| kept.seq)).collect();
+        assert_eq!(found, (1..=others).collect::<Vec<_>>());
+    }
+}
+
+/// Orders a commit of a process that is there, whose answer is not heard.
+fn begin_commit(stage: &mut Stage) {
+    stage.told();
+    stage.act(Store::tick);
+    assert_eq!(stage.deadline(), Some(10 * SECOND), "the patience with an order");
+    assert_eq!(stage.told(), []);
+}
+
+#[test]
+fn a_promise_to_somebody_who_has_read_it_already_is_kept() {
+    let mut stage = Stage::new(64 * MIB);
+    let orders = log("orders");
+    stage.keep(&orders, 1, Disk::Now, "brief");
+    stage.forget(&orders, 1, 1);
+    stage.hand_over();
+    assert_eq!(stage.read(&orders, 10, 1000), []);
+    stage.settle();
+    assert_eq!(stage.told(), [stored(&orders, 1, 1)]);
+}
+
+#[test]
+fn what_the_disk_was_not_told_to_forget_is_told_by_the_next() {
+    let mut stage = Stage::new(64 * MIB);
+    let (orders, stock) = (log("orders"), log("stock"));
+    for seq in 1..=3 {
+        stage.keep(&orders, seq, Disk::Now, "brief");
+        stage.keep(&stock, seq, Disk::Now, "brief");
+    }
+    stage.settle();
+    stage.forget(&orders, 1, 3);
+    stage.forget(&stock, 2, 2);
+    stage.advance(2 * SECOND);
+    stage.hand_over();
+    assert_eq!(stage.deadline(), Some(SECOND), "one look after the process that has ended");
+    stage.wait_for_the_end();
+    stage.later(SECOND);
+    assert_eq!(stage.deadline(), Some(2 * SECOND));
+    stage.later(2 * SECOND);
+    stage.crash();
+    let found = stage.load();
+    let found: Vec<_> = found
+        .iter()
+        .map(|one| (&one.log, one.kept.iter().map(|kept| kept.seq).collect::<Vec<_>>()))
+        .collect();
+    assert_eq!(found, [(&stock, vec![1, 3])]);
+}
+
+#[test]
+fn the_last_copy_of_a_message_that_is_read_to_be_told_of_is_read_all_the_same() {
+    let mut stage = Stage::new(64 * MIB);
+    let orders = log("orders");
+    for seq in 1..=3 {
+        stage.keep(&orders, seq, Disk::Now, "nobody heard it");
+    }
+    stage.settle();
+    stage.look_up(&orders, 0, 3);
+    stage.forget(&orders, 1, 3);
+    stage.act(Store::tick);
+    stage.told();
+    stage.hand_over();
+    assert_eq!(stage.pages(), [[1, 2, 3]]);
+}
+
+#[test]
+fn a_disk_in_trouble_is_so_for_the_next_and_tried_when_it_was_due() {
+    let mut stage = Stage::new(64 * MIB);
+    let orders = log("orders");
+    stage.later(31 * SECOND);
+    stage.wait_for_the_end();
+    stage.program(NOTHING);
+    stage.keep(&orders, 1, Disk::Now, "brief");
+    stage.settle();
+    let vain = StoreFact::NotStored { log: orders.clone(), seq: 1 };
+    assert_eq!(stage.told(), [StoreFact::Failed, vain]);
+    let (why, due) = (stage.store.trouble().map(str::to_owned), stage.deadline());
+    stage.hand_over();
+    assert_eq!((stage.store.trouble(), stage.deadline()), (why.as_deref(), due));
+    assert!(stage.store.is_open(), "the hub knows");
+    stage.program(PROGRAM);
+    stage.later(due.unwrap());
+    assert_eq!(stage.told(), [stored(&orders, 1, 1), StoreFact::Works]);
+}
+
+#[test]
+fn what_was_not_read_to_its_end_is_read_from_the_beginning() {
+    let mut stage = Stage::new(64 * MIB);
+    let orders = log("orders");
+    stage.keep(&orders, 1, Disk::Now, "brief");
+    stage.settle();
+    stage.crash();
+    for _ in 0..2 {
+        stage.act(Store::tick);
+        assert!(!stage.store.is_open());
+        stage.hand_over();
+        assert!(!stage.store.is_open());
+        stage.act(Store::tick);
+        stage.hear();
+    }
+    let found: Vec<u64> = stage.load()[0].kept.iter().map(|kept| kept.seq).collect();
+    assert_eq!(found, [1]);
+}
+
+#[test]
+fn making_room_goes_on_whoever_does_it() {
+    const CAP: u64 = 2 * MIB;
+    let mut stage = Stage::new(CAP);
+    let orders = log("orders");
+    let text = "x".repeat(4000);
+    stage.keep(&orders, 1, Disk::Now, "the oldest of all");
+    for seq in 2..1000 {
+        stage.keep(&orders, seq, Disk::Now, &text);
+        if seq > 20 {
+            stage.forget(&orders, seq - 15, seq - 15);
+        }
+        stage.act(Store::tick);
+        if seq % 10 == 0 {
+            stage.hear();
+            stage.hand_over();
+        }
+        if seq % 50 == 0 {
+            stage.settle();
+            assert!(stage.used() <= CAP, "{}", stage.used());
+        }
+    }
+    stage.settle();
+    assert_eq!(stage.store.trouble(), None);
+    assert_eq!(stage.read(&orders, 100, 1 << 20)[0], (1, "the oldest of all".to_owned()));
+}
+
+#[test]
+fn the_hub_clock_and_what_was_spent_go_on() {
+    let mut stage = Stage::new(64 * MIB);
+    stage.options.flash_budget = Some(MIB);
+    stage.crash();
+    stage.load();
+    stage.keep(&log("orders"), 1, Disk::Now, "brief");
+    stage.settle();
+    let known = |stage: &Stage| {
+        let mut statistics = wshubd::protocol::frame::Statistics::default();
+        stage.store.describe(stage.now.moment, &mut statistics);
+        (stage.store.elapsed().cloned(), statistics)
+    };
+    let before = known(&stage);
+    assert!(before.1.flash_spent_bytes > 0 && before.1.disk_bytes > 0);
+    stage.hand_over();
+    assert_eq!(known(&stage), before);
+}
+
+#[test]
+fn one_to_whom_nobody_listens_goes_on_itself() {
+    let mut stage = Stage::new(64 * MIB);
+    let orders = log("orders");
+    stage.keep(&orders, 1, Disk::Now, "brief");
+    begin_commit(&mut stage);
+    stage.store.export(stage.now);
+    stage.settle();
+    assert_eq!(stage.told(), [stored(&orders, 1, 1)]);
+    stage.ask(&orders, 0, 10, 1000);
+    stage.act(Store::tick);
+    stage.store.export(stage.now);
+    assert_eq!(stage.pages(), [[1]]);
+}
+
+#[test]
+fn bytes_that_are_no_store_are_refused_by_name() {
+    let mut stage = Stage::new(64 * MIB);
+    let orders = log("orders");
+    stage.keep(&orders, 1, Disk::Now, "on the disk");
+    stage.settle();
+    stage.keep(&orders, 2, Disk::Behind, "in memory");
+    let bytes = stage.store.export(stage.now);
+    let options = Some(stage.options.clone());
+    let import = |bytes: &[u8]| Store::import(options.clone(), stage.now, bytes);
+    assert!(import(&bytes).is_ok());
+    for end in 0..bytes.len() - 1 {
+        assert!(matches!(import(&bytes[..end]), Err(ImportError::Form(_))), "cut off at {end}");
+    }
+    for at in 0..bytes.len() {
+        for wrong in [b'0', b'"', b'[', 0] {
+            let mut bytes = bytes.clone();
+            bytes[at] = wrong;
+            // Some say something else then, which is no harm to who reads them.
+            drop(import(&bytes));
+        }
+    }
+    let older = [b"0", &bytes[1..]].concat();
+    let why = |refused: Result<Store, ImportError>| refused.unwrap_err().to_string();
+    assert_eq!(why(import(&older)), "the store is of version 0, this daemon understands version 1");
+    let twice = String::from_utf8(bytes.clone()).unwrap().replace("[[1,0,", "[[1,0,1],[1,0,");
+    assert!(why(import(twice.as_bytes())).starts_with("the store has a log that cannot be"), "{twice}");
+    let place = stage.place.store().display().to_string();
+    let moved = Store::import(None, stage.now, &bytes);
+    assert_eq!(why(moved), format!("the store was in {place}, and is in memory now"));
+}
