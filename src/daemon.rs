@@ -159,10 +159,11 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let settings = config.hub_settings();
     let message_bytes = settings.limits.message_bytes;
     let bounds = Bounds { messages: config.limits.queue_messages, bytes: config.limits.queue_bytes };
-    let mut store = store(config);
     let left = left(directory);
-    let gone_on = arrival.hub(&settings);
-    let hub = gone_on.unwrap_or_else(|| hub(settings, &mut store, left.as_ref()));
+    let (hub, store) = arrival.revive(&settings, disk(config)).unwrap_or_else(|| {
+        let mut store = store(config);
+        (hub(settings, &mut store, left.as_ref()), store)
+    });
     let epoll = Epoll::new().map_err(Error::Wait)?;
     let mut driver = Driver::new(hub, store, verifier.clone(), bounds, message_bytes, epoll);
     if let Some(notify) = Notify::of_process() {
@@ -272,10 +273,12 @@ fn leave(driver: &mut Driver, directory: &Path) {
 
 /// Where messages are kept.
 fn store(config: &Config) -> Store {
-    if config.state.store == StoreKind::Memory {
-        return Store::in_memory();
-    }
-    let options = store::Options {
+    disk(config).map_or_else(Store::in_memory, |options| Store::on_disk(options, clock::now()))
+}
+
+/// How the disk is to be used, if it is.
+fn disk(config: &Config) -> Option<store::Options> {
+    (config.state.store == StoreKind::Sled).then(|| store::Options {
         // The file may have been replaced by a newer one; this one is what runs.
         program: "/proc/self/exe".into(),
         directory: config.state.directory.join("store"),
@@ -283,8 +286,7 @@ fn store(config: &Config) -> Store {
         bytes: config.limits.hub.kept_bytes as u64,
         flash_budget: config.store.flash_budget,
         memory: config.limits.hub.memory / 4,
-    };
-    Store::on_disk(options, clock::now())
+    })
 }
 
 /// How many may speak HTTP at once: no more than fit into a quarter of the ceiling

@@ -74,7 +74,7 @@ fn a_client_and_a_worker_go_on_as_if_nothing_had_happened() {
     assert_eq!(ada.hear_type("message")["data"], 1);
     ada.is_heard();
     ada.say(json!({"action": "send", "channel": "news", "event": "tock", "id": 2}));
-    while ada.hear()["type"] != "send_succeeded" {}
+    while ada.hear()["type"] != "send_success" {}
     assert_eq!(daemon.http("GET /healthz", &[], "").0, 200, "the door is the same");
     let mut later = daemon.client("ben");
     later.is_heard();

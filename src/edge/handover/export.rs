@@ -15,7 +15,7 @@ use crate::edge::outbox::{Mark, Outbox, Piece};
 use crate::protocol::Moment;
 
 impl Driver {
-    /// All that is known of links, with the hub; `doors` and `guests` go with it.
+    /// All that is known of links, with the hub and the store; `doors` and `guests` go with it.
     pub(super) fn export(
         &mut self,
         draft: &mut Draft,
@@ -31,6 +31,7 @@ impl Driver {
         }
         let Luggage { packets, marks, .. } = luggage;
         let hub = draft.put(&self.hub.export())?;
+        let store = draft.put(&self.store.export(self.now))?;
         Ok(words::Table {
             since: self.now.moment,
             doors,
@@ -41,6 +42,7 @@ impl Driver {
             packets,
             marks,
             hub,
+            store,
         })
     }
 }

@@ -1,6 +1,6 @@
 //! From one process to the next, without anybody noticing.
 //!
-//! Knows what goes along: the hub and the links as bytes in a sealed file, and
+//! Knows what goes along: hub, store and links as bytes in a sealed file, and
 //! the sockets in a pouch, in the order in which the file lists them. Does not
 //! know how the two come to the next process: by exec in place, in
 //! [`exec`](self::exec), or through systemd's store of descriptors.
@@ -21,13 +21,16 @@ mod pouch;
 mod sealed;
 pub mod words;
 
+use std::error::Error;
 use std::fs::File;
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use super::clock;
 use super::doors::Doors;
 use super::driver::Driver;
+use super::store::{self, Store};
 use crate::hub::{Hub, Settings};
 use crate::protocol::Moment;
 use import::Whole;
@@ -170,20 +173,31 @@ impl Arrival {
         passed.map(|(name, socket)| (if let Door::Passed(name) = name { name } else { String::new() }, socket)).collect()
     }
 
-    /// The hub goes on, if there is one to go on.
-    pub fn hub(&mut self, settings: &Settings) -> Option<Hub> {
+    /// The hub and its store, if they can be gone on with: either both or none, for
+    /// one counts what the other has. `options` are those of a disk.
+    pub fn revive(&mut self, settings: &Settings, options: Option<store::Options>) -> Option<(Hub, Store)> {
         let legacy = self.legacy.as_ref()?;
-        let hub = legacy.sealed.get(legacy.table.hub).map_err(|error| error.to_string());
-        let hub = hub.and_then(|hub| Hub::import(settings.clone(), &hub).map_err(|error| error.to_string()));
-        match hub {
-            Ok(hub) => Some(hub),
+        match legacy.revive(settings, options) {
+            Ok(revived) => Some(revived),
             Err(error) => {
-                complain(&error);
+                complain(&*error);
                 let links = self.legacy.take().map(|legacy| legacy.whole.links).unwrap_or_default();
                 self.strangers = links.into_iter().map(|link| link.wire.into()).collect();
                 None
             }
         }
+    }
+}
+
+impl Legacy {
+    fn revive(
+        &self,
+        settings: &Settings,
+        options: Option<store::Options>,
+    ) -> Result<(Hub, Store), Box<dyn Error>> {
+        let hub = Hub::import(settings.clone(), &self.sealed.get(self.table.hub)?)?;
+        let store = Store::import(options, clock::now(), &self.sealed.get(self.table.store)?)?;
+        Ok((hub, store))
     }
 }
 

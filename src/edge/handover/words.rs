@@ -31,6 +31,7 @@ pub(super) struct Table {
     pub(super) packets: Vec<Span>,
     pub(super) marks: Vec<Mark>,
     pub(super) hub: Span,
+    pub(super) store: Span,
 }
 
 /// A listening socket.
