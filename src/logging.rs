@@ -42,6 +42,16 @@ pub fn start(is_terminal: bool, for_journal: bool) {
     }
 }
 
+/// What a line begins with for the journal (sd-daemon(3)).
+pub fn priority(level: Level) -> &'static str {
+    match level {
+        Level::Error => "<3>",
+        Level::Warn => "<4>",
+        Level::Info => "<6>",
+        Level::Debug | Level::Trace => "<7>",
+    }
+}
+
 impl Log for Lines {
     fn enabled(&self, of: &Metadata<'_>) -> bool {
         let is_quiet = QUIET.iter().any(|library| of.target().starts_with(library));
@@ -54,12 +64,7 @@ impl Log for Lines {
         }
         let mut line = String::new();
         if self.for_journal {
-            line.push_str(match record.level() {
-                Level::Error => "<3>",
-                Level::Warn => "<4>",
-                Level::Info => "<6>",
-                Level::Debug | Level::Trace => "<7>",
-            });
+            line.push_str(priority(record.level()));
         } else {
             line.push_str(record.level().as_str());
             line.push(' ');

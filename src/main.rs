@@ -11,11 +11,13 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use args::Task;
+use log::Level;
 use wshubd::config::{Config, ConfigError, Environment, Loaded};
 use wshubd::daemon;
 use wshubd::edge::secret::{Absent, Secrets};
 use wshubd::edge::store::keeper;
 use wshubd::edge::token::Verifier;
+use wshubd::logging;
 
 /// `sysexits.h`, which systemd and scripts understand.
 const USAGE: u8 = 64;
@@ -26,7 +28,7 @@ fn main() -> ExitCode {
     let args = match args::parse(std::env::args_os().skip(1)) {
         Ok(args) => args,
         Err(error) => {
-            complain(&format!("wshubd: {error}\nTry 'wshubd --help'."));
+            complain(Level::Error, &format!("wshubd: {error}\nTry 'wshubd --help'."));
             return USAGE.into();
         }
     };
@@ -42,7 +44,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&error.to_string());
+            complain(Level::Error, &error.to_string());
             match error.downcast_ref::<daemon::Error>() {
                 Some(error) => error.exit_code().into(),
                 None if error.is::<ConfigError>() => CONFIGURATION.into(),
@@ -62,8 +64,7 @@ fn run(file: Option<&Path>) -> Done {
     // Before there is any other thread.
     wshubd::edge::signals::hold();
     let config = load(file)?.config;
-    // systemd names the stream that leads to its journal.
-    wshubd::logging::start(std::io::stderr().is_terminal(), std::env::var_os("JOURNAL_STREAM").is_some());
+    logging::start(std::io::stderr().is_terminal(), is_for_journal());
     Ok(daemon::run(&config)?)
 }
 
@@ -75,7 +76,7 @@ fn check(file: Option<&Path>) -> Done {
     let secrets = Secrets::open(&config.auth, state, Absent::Leave).err();
     ConfigError::unless_empty([keys, secrets].into_iter().flatten().flat_map(|e| e.problems).collect())?;
     for warning in config.warnings() {
-        complain(&format!("warning: {warning}"));
+        complain(Level::Warn, &format!("warning: {warning}"));
     }
     let mut told: String = files.iter().map(|file| format!("{}\n", file.display())).collect();
     if files.is_empty() {
@@ -93,7 +94,16 @@ fn print(text: &str) -> Done {
     }
 }
 
-/// Says something to whoever started us; nobody is left to tell if that fails.
-fn complain(text: &str) {
-    drop(writeln!(std::io::stderr(), "{text}"));
+/// Says something to whoever started us; nobody is left to tell if that fails. Where
+/// that is the journal, each line has its priority.
+fn complain(level: Level, text: &str) {
+    for line in text.lines() {
+        let priority = if is_for_journal() { logging::priority(level) } else { "" };
+        drop(writeln!(std::io::stderr(), "{priority}{line}"));
+    }
+}
+
+/// systemd names the stream that leads to its journal.
+fn is_for_journal() -> bool {
+    !std::io::stderr().is_terminal() && std::env::var_os("JOURNAL_STREAM").is_some()
 }
