@@ -27,7 +27,7 @@ use crate::edge::doors::Doors;
 use crate::edge::driver::Driver;
 use crate::edge::epoll::Epoll;
 use crate::edge::guard::Guard;
-use crate::edge::handover::exec;
+use crate::edge::handover::{self, exec};
 use crate::edge::http::Site;
 use crate::edge::origin::Gate;
 use crate::edge::outbox::Bounds;
@@ -40,7 +40,7 @@ use crate::edge::token::Verifier;
 use crate::edge::{clock, serve, signals};
 use crate::hub::{Hub, Settings};
 use crate::protocol::Close;
-use next::{Next, await_signal, become_next};
+use next::{Next, await_signal, become_next, leave_to_systemd, stop};
 
 /// Why the daemon did not start.
 #[derive(Debug)]
@@ -148,7 +148,8 @@ pub fn run(config: &Config) -> Result<(), Error> {
     // Before anything else is opened.
     let program: Rc<Path> = exec::program().map_err(Error::Program)?.into();
     let mut passed = Passed::of_process().map_err(|error| Error::Passed("LISTEN_FDS", error))?;
-    let mut arrival = exec::arrival().unwrap_or_default();
+    let arrival = exec::arrival().or_else(|| handover::systemd::arrival(&mut passed));
+    let mut arrival = arrival.unwrap_or_default();
     passed.extend(arrival.passed());
     let directory = &config.state.directory;
     places::create_directory(directory).map_err(ConfigError::from)?;
@@ -193,7 +194,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let doors = Rc::new(RefCell::new(Doors::new(site, peers)));
     doors.borrow_mut().inherit(&mut arrival);
     // Before anybody is told that it runs: whoever stops it then is heard.
-    let mut signals = Signals::new([Signal::Term, Signal::Int, Signal::Usr2]).map_err(Error::Signals)?;
+    let mut signals = Signals::new([Signal::Term, Signal::Int, Signal::Usr1, Signal::Usr2]).map_err(Error::Signals)?;
     signals::let_in();
     // With another store, or none, it would not be true the next time: so it goes
     // in any case.
@@ -216,6 +217,11 @@ pub fn run(config: &Config) -> Result<(), Error> {
         let next = serve::run(&driver, &doors, &executor, executor.spawn(next));
         signals = match next {
             (_, Next::End(cause)) => break cause,
+            (_, Next::Process) if leave_to_systemd(&mut driver.borrow_mut(), &doors.borrow()) => return Ok(()),
+            (_, Next::Process) => {
+                serve::run(&driver, &doors, &executor, stop(&driver, &doors, Close::Restarting));
+                break "SIGTERM";
+            }
             (signals, Next::Program) => signals,
         };
         become_next(&program, &mut driver.borrow_mut(), &mut doors.borrow_mut(), &lock);

@@ -10,7 +10,8 @@
 use nix::sys::signal::{SigSet, Signal};
 
 fn heard() -> SigSet {
-    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR2].into_iter().collect()
+    let heard = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2];
+    heard.into_iter().collect()
 }
 
 /// Lets signals wait. Threads that begin after this never get one, so all come to

@@ -5,8 +5,8 @@
 //! know how the two come to the next process: by exec in place, in
 //! [`exec`](self::exec), or through systemd's store of descriptors.
 //!
-//! Nothing is changed by packing. If nobody takes over, the packed daemon goes
-//! on, and the copies are closed.
+//! Packing changes nothing that anybody could notice. If nobody takes over, the
+//! packed daemon goes on, and the copies are closed.
 //!
 //! Moments are those of the machine's clock since it was started, so they stay
 //! true in another process.
@@ -19,6 +19,7 @@ mod import;
 pub mod moment;
 mod pouch;
 mod sealed;
+pub mod systemd;
 pub mod words;
 
 use std::error::Error;
@@ -46,6 +47,22 @@ pub struct Parcel {
     pub pouch: OwnedFd,
 }
 
+/// A parcel that was packed, and that others may have.
+#[derive(Debug)]
+pub struct Sent {
+    pub parcel: Parcel,
+    into: OwnedFd,
+}
+
+impl Sent {
+    /// Whether somebody else has it, now that this process lets it go.
+    pub fn is_held(self) -> bool {
+        let Self { parcel, into } = self;
+        drop(parcel);
+        pouch::is_held(&into)
+    }
+}
+
 /// How the parcel travels.
 #[derive(Clone, Copy, Debug)]
 pub enum Way<'a> {
@@ -60,8 +77,8 @@ pub enum Way<'a> {
 /// Packs all that the daemon is.
 ///
 /// # Errors
-/// When memory or descriptors do not suffice. Nothing has changed then.
-pub fn pack(driver: &mut Driver, doors: &Doors, way: Way<'_>) -> io::Result<Parcel> {
+/// When memory or descriptors do not suffice. This daemon can go on in any case.
+pub fn pack(driver: &mut Driver, doors: &Doors, way: Way<'_>) -> io::Result<Sent> {
     let mut draft = Draft::new()?;
     // Before anybody hears of it.
     driver.write_positions();
@@ -81,7 +98,8 @@ pub fn pack(driver: &mut Driver, doors: &Doors, way: Way<'_>) -> io::Result<Parc
     };
     let table = serde_json::to_vec(&table)?;
     let state = draft.seal(counts, &table)?;
-    Ok(Parcel { state, pouch: pouch::fill(&descriptors)? })
+    let (into, pouch) = pouch::fill(&descriptors)?;
+    Ok(Sent { parcel: Parcel { state, pouch }, into })
 }
 
 /// What another process has left for this one.

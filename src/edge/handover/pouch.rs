@@ -11,6 +11,7 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, IoSlice, IoSliceMut};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -20,12 +21,13 @@ use rustix::net::{
 /// As many as the kernel takes in one message (`SCM_MAX_FD`).
 const IN_ONE: usize = 253;
 
-/// Puts descriptors into a pouch, which is another descriptor.
+/// Puts descriptors into a pouch, which is another descriptor; the other end comes
+/// first.
 ///
 /// # Errors
 /// When the kernel takes no more: so many may be on their way at once as a
 /// process may have open.
-pub(super) fn fill(descriptors: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
+pub(super) fn fill(descriptors: &[BorrowedFd<'_>]) -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     // With the ends of messages kept; and the other end's closing is the end of all.
     let (into, pouch) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
@@ -37,7 +39,14 @@ pub(super) fn fill(descriptors: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
         }
         sendmsg(&into, &[IoSlice::new(b"+")], &mut control, SendFlags::NOSIGNAL)?;
     }
-    Ok(pouch)
+    Ok((into, pouch))
+}
+
+/// Whether somebody holds the pouch at whose other end we are.
+pub(super) fn is_held(into: &OwnedFd) -> bool {
+    let mut ends = [PollFd::new(into, PollFlags::empty())];
+    let polled = poll(&mut ends, Some(&Timespec::default()));
+    polled.is_ok() && !ends.iter().any(|end| end.revents().contains(PollFlags::HUP))
 }
 
 /// Takes all descriptors out.
