@@ -3,13 +3,15 @@
 //! Knows all rooms of the house and the signals. Does not know what goes on in
 //! the rooms.
 
+mod next;
 mod open;
 
 use std::cell::RefCell;
 use std::fmt;
 use std::fs::File;
-use std::io::{self, IsTerminal};
+use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -17,23 +19,22 @@ use std::time::Duration;
 use async_signal::{Signal, Signals};
 use rustix::fs::{Access, FlockOperation, flock};
 use rustix::io::Errno;
-use smol::future::FutureExt;
-use smol::stream::StreamExt;
-use smol::{LocalExecutor, Timer};
 
 use crate::config::{Config, ConfigError, Loaded, StoreKind, places};
 use crate::edge::doors::Doors;
-use crate::edge::driver::{Driver, Shared};
+use crate::edge::driver::Driver;
 use crate::edge::epoll::Epoll;
+use crate::edge::handover::{self, exec};
 use crate::edge::secret::Absent;
 use crate::edge::site::Site;
 use crate::edge::store::remains::{self, Remains};
 use crate::edge::store::{self, Store};
 use crate::edge::systemd::{Bulletin, Notify, Passed};
-use crate::edge::{clock, serve};
-use crate::hub::{Hub, Input, Settings};
+use crate::edge::{clock, signals};
+use crate::hub::{Hub, Settings};
 use crate::protocol::Close;
-use crate::reload::{Reloader, Source, Wish};
+use crate::reload::{Reloader, Source};
+use next::{Wishes, work};
 
 /// Why the daemon did not start.
 #[derive(Debug)]
@@ -54,6 +55,8 @@ pub enum Error {
     Wait(io::Error),
     /// The signals of the process.
     Signals(io::Error),
+    /// The file of the program.
+    Program(io::Error),
 }
 
 impl fmt::Display for Error {
@@ -87,6 +90,7 @@ impl fmt::Display for Error {
             }
             Self::Wait(error) => write!(f, "cannot wait for sockets: {error}"),
             Self::Signals(error) => write!(f, "cannot receive signals: {error}"),
+            Self::Program(error) => write!(f, "cannot find out which program this is: {error}"),
         }
     }
 }
@@ -113,7 +117,7 @@ impl Error {
             Self::Config(_) | Self::Passed(..) => 78,
             Self::State(..) => 73,
             Self::Running(_) | Self::Listen(..) | Self::Worker(..) => 69,
-            Self::Wait(_) | Self::Signals(_) => 71,
+            Self::Wait(_) | Self::Signals(_) | Self::Program(_) => 71,
         }
     }
 }
@@ -133,28 +137,43 @@ const SAVING: Duration = Duration::from_secs(30);
 /// Whatever keeps it from starting; once it runs, nothing does.
 pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
     // Before anything else is opened.
-    let passed = Passed::of_process().map_err(|error| Error::Passed("LISTEN_FDS", error))?;
+    let program: Rc<Path> = exec::program().map_err(Error::Program)?.into();
+    let mut passed = Passed::of_process().map_err(|error| Error::Passed("LISTEN_FDS", error))?;
+    let arrival = exec::arrival().or_else(|| handover::systemd::arrival(&mut passed));
+    let mut arrival = arrival.unwrap_or_default();
+    passed.extend(arrival.passed());
     let config = &loaded.config.clone();
     let directory = &config.state.directory;
     places::create_directory(directory).map_err(ConfigError::from)?;
-    let _lock = lock(directory)?;
+    let lock = lock(directory, arrival.lock.take())?;
     let site = Rc::new(Site::open(&loaded, Absent::Generate)?);
     if let Some(warning) = site.peers.warning() {
         log::warn!("{warning}");
     }
-    let mut store = store(config);
     let left = left(directory);
-    let hub = hub(config.hub_settings(), &mut store, left.as_ref());
+    let settings = config.hub_settings();
+    let (hub, store) = arrival.revive(&settings, store_options(config)).unwrap_or_else(|| {
+        let mut store = store(config);
+        (hub(settings, &mut store, left.as_ref()), store)
+    });
     let epoll = Epoll::new().map_err(Error::Wait)?;
     let mut driver = Driver::new(hub, store, site, epoll);
     if let Some(notify) = Notify::of_process() {
         driver.report_to(Bulletin::new(notify));
     }
-    driver.load(LOADING, &config.positions());
+    let taken_over = driver.adopt(&mut arrival);
+    match taken_over {
+        Some(_) => driver.go_on(&config.positions()),
+        None => driver.load(LOADING, &config.positions()),
+    }
+    driver.send_away(&mut arrival, Close::Restarting);
     let driver = Rc::new(RefCell::new(driver));
     let doors = Rc::new(RefCell::new(Doors::default()));
+    doors.borrow_mut().inherit(&mut arrival);
     // Before anybody is told that it runs: whoever stops it then is heard.
-    let signals = Signals::new([Signal::Term, Signal::Int, Signal::Hup]).map_err(Error::Signals)?;
+    let signals = [Signal::Term, Signal::Int, Signal::Hup, Signal::Usr1, Signal::Usr2];
+    let signals = Signals::new(signals).map_err(Error::Signals)?;
+    signals::let_in();
     // With another store, or none, it would not be true the next time: so it goes
     // in any case.
     match remains::remove(directory) {
@@ -163,12 +182,15 @@ pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
         _ => {}
     }
     let addresses = open::open(config, passed, &mut doors.borrow_mut(), &driver.borrow().links.epoll)?;
+    doors.borrow_mut().settle_in(&mut arrival, &driver.borrow());
+    if let Some((count, since)) = taken_over {
+        let silence = clock::now().moment.since(since).as_millis();
+        log::info!("took over {count} connections, which waited for {silence} ms");
+    }
     driver.borrow_mut().is_ready();
-    let executor = Rc::new(LocalExecutor::new());
     let reloader = Reloader::new(source, loaded, addresses);
-    // As a task of its own it is polled when a signal comes, not at every turn.
-    let stopping = executor.spawn(obey(signals, reloader, driver.clone(), doors.clone()));
-    let cause = serve::run(&driver, &doors, &executor, stopping);
+    let wishes = Wishes::new(signals, driver.borrow().reload_bell(), reloader);
+    let Some(cause) = work(wishes, &program, &lock, &driver, &doors) else { return Ok(()) };
     if config.state.store == StoreKind::Sled {
         leave(&mut driver.borrow_mut(), directory);
     }
@@ -222,15 +244,12 @@ fn leave(driver: &mut Driver, directory: &Path) {
 
 /// Where messages are kept.
 fn store(config: &Config) -> Store {
-    match config.state.store {
-        StoreKind::Memory => Store::in_memory(),
-        StoreKind::Sled => Store::on_disk(store_options(config), clock::now()),
-    }
+    store_options(config).map_or_else(Store::in_memory, |options| Store::on_disk(options, clock::now()))
 }
 
-/// How the disk is used.
-pub(crate) fn store_options(config: &Config) -> store::Options {
-    store::Options {
+/// How the disk is to be used, if it is.
+pub(crate) fn store_options(config: &Config) -> Option<store::Options> {
+    (config.state.store == StoreKind::Sled).then(|| store::Options {
         // The file may have been replaced by a newer one; this one is what runs.
         program: "/proc/self/exe".into(),
         directory: config.state.directory.join("store"),
@@ -238,48 +257,22 @@ pub(crate) fn store_options(config: &Config) -> store::Options {
         bytes: config.limits.hub.kept_bytes as u64,
         flash_budget: config.store.flash_budget,
         memory: config.limits.hub.memory / 4,
-    }
-}
-
-/// Does what signals and administrators want, until one of them wants the end.
-async fn obey(
-    mut signals: Signals,
-    mut reloader: Reloader,
-    driver: Shared,
-    doors: Rc<RefCell<Doors>>,
-) -> &'static str {
-    let bell = driver.borrow().reload_bell();
-    let had_terminal = io::stderr().is_terminal();
-    let cause = loop {
-        let signal = async { Some(signals.next().await) };
-        // The driver holds the other end: this does not fail while there is one.
-        let asked = async { bell.recv().await.ok().and(None) };
-        let wish = match signal.or(asked).await {
-            None => Wish::Asked,
-            // What a terminal sends that goes away, with whoever sat there.
-            Some(Some(Ok(Signal::Hup))) if had_terminal && !io::stderr().is_terminal() => break "SIGHUP",
-            Some(Some(Ok(Signal::Hup))) => Wish::Signal,
-            Some(Some(Ok(Signal::Int))) => break "SIGINT",
-            Some(_) => break "SIGTERM",
-        };
-        reloader.reload(wish, &driver, &mut doors.borrow_mut());
-    };
-    doors.borrow_mut().close();
-    driver.borrow_mut().is_stopping(FAREWELL);
-    driver.borrow_mut().told(Input::Stopping { close: Close::ShuttingDown });
-    let deadline = clock::now().moment + FAREWELL;
-    while !driver.borrow().is_idle() && clock::now().moment < deadline {
-        /// Short beside what a peer takes to hang up; only a stop waits like this.
-        const LOOK_AGAIN: Duration = Duration::from_millis(10);
-        Timer::after(LOOK_AGAIN).await;
-    }
-    cause
+    })
 }
 
 /// Takes the state directory for this process; the lock ends with it. It is the
 /// directory that is locked: nothing has to be written for that.
-fn lock(directory: &Path) -> Result<File, Error> {
-    let file = File::open(directory).map_err(|error| Error::State(directory.to_owned(), error))?;
+///
+/// Where a process before this one has kept it for us, nobody gets in between.
+fn lock(directory: &Path, kept: Option<File>) -> Result<File, Error> {
+    let wrong = |error| Error::State(directory.to_owned(), error);
+    let file = File::open(directory).map_err(wrong)?;
+    let is_it = |kept: &File| -> io::Result<bool> {
+        let (kept, found) = (kept.metadata()?, file.metadata()?);
+        Ok((kept.dev(), kept.ino()) == (found.dev(), found.ino()))
+    };
+    let kept = kept.filter(|kept| is_it(kept).unwrap_or(false));
+    let file = kept.unwrap_or(file);
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(_) => Err(Error::Running(directory.to_owned())),

@@ -62,6 +62,8 @@ fn source(file: Option<PathBuf>) -> Source {
 }
 
 fn run(source: Source) -> Done {
+    // Before there is any other thread.
+    wshubd::edge::signals::hold();
     let loaded = source.load()?;
     logging::start(loaded.config.log);
     Ok(daemon::run(source, loaded)?)

@@ -8,14 +8,9 @@ use std::path::Path;
 
 use super::Error;
 use crate::config::{Config, ConfigError, places};
-use crate::edge::doors::Doors;
+use crate::edge::doors::{Doors, HTTP, WORKER};
 use crate::edge::epoll::Epoll;
 use crate::edge::systemd::Passed;
-
-/// The name of sockets for WebSocket and HTTP, and of those for workers:
-/// `FileDescriptorName=` of a socket unit.
-const HTTP: &str = "http";
-const WORKER: &str = "worker";
 
 /// For the daemon's own user and group; the directory that it makes around the
 /// socket lets in the user alone.

@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::net::{IpAddr, Shutdown, TcpStream};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -69,6 +69,7 @@ pub async fn serve(driver: Shared, stream: Async<TcpStream>, stay: Stay) {
         .max_buf_size(LARGEST_HEAD)
         .serve_connection(FuturesIo::new(stream), service);
     let mut life = Life::new(patience);
+    let mut last = pin!(caller.stay.is_over());
     let served = poll_fn(|cx| match connection.poll_without_shutdown(cx) {
         Poll::Ready(Err(error)) => {
             if error.is_timeout() {
@@ -77,7 +78,12 @@ pub async fn serve(driver: Shared, stream: Async<TcpStream>, stay: Stay) {
             Poll::Ready(false)
         }
         Poll::Ready(Ok(())) => Poll::Ready(true),
-        Poll::Pending => life.poll(cx, || Pin::new(&mut connection).graceful_shutdown()),
+        Poll::Pending => {
+            if !life.is_ending && last.as_mut().poll(cx).is_ready() {
+                life.end();
+            }
+            life.poll(cx, || Pin::new(&mut connection).graceful_shutdown())
+        }
     });
     // If not, one peer's request was broken: it has its answer, or is gone.
     if !served.await {
@@ -105,12 +111,22 @@ struct Life {
     timer: Timer,
     /// Told to finish what it is at; some time later it is cut off.
     is_over: bool,
+    /// It was asked to come to an end before its time.
+    is_ending: bool,
     patience: Duration,
 }
 
 impl Life {
     fn new(patience: Duration) -> Self {
-        Self { timer: Timer::after(LIFETIME), is_over: false, patience }
+        Self { timer: Timer::after(LIFETIME), is_over: false, is_ending: false, patience }
+    }
+
+    /// It has an answer to give, and no more.
+    fn end(&mut self) {
+        self.is_ending = true;
+        if !self.is_over {
+            self.timer.set_after(Duration::ZERO);
+        }
     }
 
     /// False once the connection is to be dropped; `finish` is called before.

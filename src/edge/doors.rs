@@ -21,6 +21,7 @@ use super::caller;
 use super::driver::{Driver, Shared};
 use super::epoll::{Epoll, Interest, Ready};
 use super::guests::{self, Guests, Stay};
+use super::handover::words;
 use super::peers::Standing;
 use super::report::{Kind, about};
 use super::wire::Wire;
@@ -34,16 +35,21 @@ const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 /// How many are let in through one door in one turn.
 const AT_ONCE: usize = 64;
 
+/// The names of sockets for WebSocket and HTTP, and of those for workers:
+/// `FileDescriptorName=` of a socket unit.
+pub const HTTP: &str = "http";
+pub const WORKER: &str = "worker";
+
 /// Keys of doors and newcomers, beside those of links.
 const DOOR: u64 = 1 << 63;
-const NEWCOMER: u64 = DOOR | 1 << 62;
+pub(super) const NEWCOMER: u64 = DOOR | 1 << 62;
 
 /// Whether an event is about a door, or somebody standing in it.
 pub fn is_meant(ready: Ready) -> bool {
     ready.key & DOOR != 0
 }
 
-enum Door {
+pub(super) enum Door {
     Clients(TcpListener),
     Workers(UnixListener),
 }
@@ -60,9 +66,13 @@ impl AsFd for Door {
 /// All doors, and those who came through one; at first there is none.
 #[derive(Default)]
 pub struct Doors {
-    doors: Vec<Door>,
+    pub(super) doors: Vec<Door>,
+    /// As what each of them was opened.
+    pub(super) names: Vec<words::Door>,
+    /// Opened by a process before this one, and not asked for yet.
+    pub(super) inherited: Vec<(words::Door, OwnedFd)>,
     /// Shared with the tasks that speak with them.
-    guests: Rc<RefCell<Guests>>,
+    pub(super) guests: Rc<RefCell<Guests>>,
     /// No descriptors are left; until then nobody is let in.
     shut_until: Option<Moment>,
     /// That has been said, and nobody was let in since.
@@ -75,6 +85,20 @@ pub struct Doors {
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     let meta = path.symlink_metadata()?;
     Ok((meta.dev(), meta.ino()))
+}
+
+/// Opens a socket in the file system, in the place of a dead one.
+fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    if let Ok(meta) = path.symlink_metadata() {
+        if !meta.file_type().is_socket() {
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "there is something else in its place"));
+        }
+        if UnixStream::connect(path).is_ok() {
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another wshubd is already running there"));
+        }
+        std::fs::remove_file(path)?;
+    }
+    UnixListener::bind(path)
 }
 
 /// Whether it is a stream socket of one of these families that waits for
@@ -95,9 +119,13 @@ impl Doors {
     /// # Errors
     /// Those of `bind`; the caller names the address.
     pub fn open_tcp(&mut self, address: SocketAddr, epoll: &Epoll) -> io::Result<SocketAddr> {
-        let listener = TcpListener::bind(address)?;
+        let name = words::Door::Clients(address);
+        let listener = match self.inherited(&name) {
+            Some(listener) => listener.into(),
+            None => TcpListener::bind(address)?,
+        };
         let address = listener.local_addr()?;
-        self.add(Door::Clients(listener), epoll)?;
+        self.add(Door::Clients(listener), name, epoll)?;
         Ok(address)
     }
 
@@ -108,22 +136,15 @@ impl Doors {
     /// `AddrInUse` when a daemon listens there, or something that is no socket is
     /// in the way; else those of the file system.
     pub fn open_unix(&mut self, path: &Path, mode: u32, epoll: &Epoll) -> io::Result<()> {
-        if let Ok(meta) = path.symlink_metadata() {
-            if !meta.file_type().is_socket() {
-                return Err(io::Error::new(io::ErrorKind::AddrInUse, "there is something else in its place"));
-            }
-            if UnixStream::connect(path).is_ok() {
-                return Err(io::Error::new(
-                    io::ErrorKind::AddrInUse,
-                    "another wshubd is already running there",
-                ));
-            }
-            std::fs::remove_file(path)?;
-        }
-        let listener = UnixListener::bind(path)?;
+        let name = words::Door::Workers(path.to_owned());
+        let listener = match self.inherited(&name) {
+            // Whoever took the file away took the door away.
+            Some(listener) if path.exists() => listener.into(),
+            _ => bind_unix(path)?,
+        };
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
         self.socket = Some((path.to_owned(), identity(path)?));
-        self.add(Door::Workers(listener), epoll)
+        self.add(Door::Workers(listener), name, epoll)
     }
 
     /// Others may wait only so long from now on as whoever comes next.
@@ -140,7 +161,7 @@ impl Doors {
         listens(&socket, &[AddressFamily::INET, AddressFamily::INET6])?;
         let listener = TcpListener::from(socket);
         let address = listener.local_addr()?;
-        self.add(Door::Clients(listener), epoll)?;
+        self.add(Door::Clients(listener), words::Door::Passed(HTTP.into()), epoll)?;
         Ok(address)
     }
 
@@ -154,17 +175,18 @@ impl Doors {
         let address = listener.local_addr()?;
         let path = address.as_pathname().map_or("a socket without a path".into(), Path::to_string_lossy);
         let path = path.into_owned();
-        self.add(Door::Workers(listener), epoll)?;
+        self.add(Door::Workers(listener), words::Door::Passed(WORKER.into()), epoll)?;
         Ok(path)
     }
 
-    fn add(&mut self, door: Door, epoll: &Epoll) -> io::Result<()> {
+    fn add(&mut self, door: Door, name: words::Door, epoll: &Epoll) -> io::Result<()> {
         match &door {
             Door::Clients(listener) => listener.set_nonblocking(true)?,
             Door::Workers(listener) => listener.set_nonblocking(true)?,
         }
         epoll.add(&door, DOOR | self.doors.len() as u64, Interest::READ)?;
         self.doors.push(door);
+        self.names.push(name);
         Ok(())
     }
 
@@ -178,6 +200,7 @@ impl Doors {
             let _ = std::fs::remove_file(path);
         }
         self.doors.clear();
+        self.names.clear();
         self.guests.borrow_mut().close();
     }
 
@@ -196,7 +219,7 @@ impl Doors {
         [patience, self.shut_until].into_iter().flatten().min().map(|due| due.since(now))
     }
 
-    fn wait_for_guests(&self, interest: Interest, epoll: &Epoll) {
+    pub(super) fn wait_for_guests(&self, interest: Interest, epoll: &Epoll) {
         for (place, door) in self.doors.iter().enumerate() {
             epoll.modify(door, DOOR | place as u64, interest);
         }

@@ -45,6 +45,9 @@ pub struct HttpAnswer {
     pub body: Vec<u8>,
 }
 
+/// The hub's ends of latches, and whose the other ends are.
+pub(super) type Latches = HashMap<OperationId, (Sender<Piece>, ConnectionId)>;
+
 /// What reading needs, for all links in turn.
 struct Ears {
     block: Box<[u8]>,
@@ -71,10 +74,10 @@ pub struct Driver {
     pub site: Rc<Site>,
     /// One per running operation, held by this end; the other end is the
     /// worker's writer. Full: somebody asked already. Closed: it is over.
-    pub(super) latches: HashMap<OperationId, (Sender<Piece>, ConnectionId)>,
+    pub(super) latches: Latches,
     /// HTTP requests that wait for an answer.
     pub(super) tickets: HashMap<u64, Sender<HttpAnswer>>,
-    next_ticket: u64,
+    pub(super) last_ticket: u64,
     /// Away while something is being read.
     ears: Option<Ears>,
     pub(super) scratch: Vec<u8>,
@@ -103,7 +106,7 @@ impl Driver {
             site,
             latches: HashMap::new(),
             tickets: HashMap::new(),
-            next_ticket: 0,
+            last_ticket: 0,
             ears: Some(Ears { block: vec![0; BLOCK].into(), decoder }),
             scratch: Vec::new(),
             now: clock::now(),
@@ -311,9 +314,9 @@ impl Driver {
         self.look_at_the_clock();
         // An interrupt may be answered twice, `pending` first.
         let (sender, receiver) = async_channel::bounded(1);
-        self.next_ticket += 1;
-        self.tickets.insert(self.next_ticket, sender);
-        let from = Asker::Http(self.next_ticket);
+        self.last_ticket += 1;
+        self.tickets.insert(self.last_ticket, sender);
+        let from = Asker::Http(self.last_ticket);
         self.weigh_for(&say);
         self.tell(Input::Said { from, said: Said { id: None, say } });
         receiver

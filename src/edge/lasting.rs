@@ -32,6 +32,16 @@ impl Driver {
         }
     }
 
+    /// Begins with a hub and a store that go on where those of another process were:
+    /// what that one has noted is no news.
+    pub fn go_on(&mut self, positions: &Path) {
+        self.look_at_the_clock();
+        self.tell(Input::Due);
+        if let Some(boot) = self.store.boot().map(str::to_owned) {
+            self.follow(positions, &boot);
+        }
+    }
+
     /// Notes from now on how far logs have come.
     fn follow(&mut self, path: &Path, boot: &str) {
         let position = |(log, epoch, seq)| Position { log, epoch, seq };

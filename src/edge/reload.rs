@@ -46,12 +46,14 @@ impl Driver {
     }
 
     /// Goes on with another configuration. Every link stays.
-    pub fn configure(&mut self, site: Rc<Site>, settings: Settings, options: store::Options) {
+    pub fn configure(&mut self, site: Rc<Site>, settings: Settings, disk: Option<store::Options>) {
         self.look_at_the_clock();
         self.links.bound(site.bounds);
         self.limit_messages(site.message_bytes);
         self.site = site;
-        self.store.adjust(self.now.moment, options);
+        if let Some(options) = disk {
+            self.store.adjust(self.now.moment, options);
+        }
         self.tell(Input::Configured { settings: Box::new(settings) });
         self.follow_again();
     }

@@ -200,9 +200,23 @@ impl Daemon {
         self.log = None;
     }
 
+    /// Waits for a line of the log in which these words stand.
+    pub(crate) fn hear_line(&mut self, words: &str) -> String {
+        let mut line = String::new();
+        while !line.contains(words) {
+            line.clear();
+            assert_ne!(self.log.as_mut().unwrap().read_line(&mut line).unwrap(), 0, "no line says {words:?}");
+        }
+        line
+    }
+
     /// Sends SIGHUP.
     pub(crate) fn hang_up(&self) {
-        rustix::process::kill_process(self.pid(), rustix::process::Signal::HUP).unwrap();
+        self.signal(rustix::process::Signal::HUP);
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(self.pid(), signal).unwrap();
     }
 
     /// Sends SIGTERM.

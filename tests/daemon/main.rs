@@ -7,6 +7,7 @@ mod bench;
 mod command;
 mod console;
 mod doors;
+mod handover;
 mod kept;
 mod limits;
 mod messages;

@@ -115,6 +115,12 @@ impl Bulletin {
         self.extended_at = Some(now);
     }
 
+    /// The next process of the unit goes on with everything.
+    pub fn restarting(&mut self) {
+        (self.numbers, self.line) = (None, "handing over to the next process".to_owned());
+        self.notify.stopping(&self.line);
+    }
+
     /// A turn of the loop has ended: tells what is to be told, and when there will be
     /// more.
     pub fn turn(

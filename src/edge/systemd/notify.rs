@@ -3,9 +3,11 @@
 //! Knows how each message is spelled and that it may get lost: a daemon whose
 //! overseer does not listen goes on. Does not know when something is to be told.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::pipe::{PipeFlags, pipe_with};
 use sd_notify::NotifyState as Say;
 
 /// Whoever started this process wants to hear of it.
@@ -67,6 +69,23 @@ impl Notify {
     /// Closes what systemd keeps by this name.
     pub fn forget(self, name: &str) {
         tell(&[Say::FdStoreRemove, Say::FdName(name)]);
+    }
+
+    /// Waits until systemd has carried out all that it was told before
+    /// (sd_notify_barrier(3)).
+    ///
+    /// # Errors
+    /// It does not listen any more, or not in time.
+    pub fn wait(self) -> std::io::Result<()> {
+        /// Far longer than it ever takes; whoever waits serves nobody.
+        const PATIENCE: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
+        let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
+        sd_notify::notify_with_fds(&[Say::Custom("BARRIER=1")], &[theirs.as_fd()])?;
+        drop(theirs);
+        // It closes its end when it comes to this message.
+        let mut ends = [PollFd::new(&ours, PollFlags::empty())];
+        let closed = poll(&mut ends, Some(&PATIENCE))?;
+        if closed == 0 { Err(std::io::ErrorKind::TimedOut.into()) } else { Ok(()) }
     }
 }
 

@@ -41,6 +41,11 @@ impl Passed {
         named.into_iter().map(|(_, descriptor)| descriptor).collect()
     }
 
+    /// Adds what was passed to this process when another program ran in it.
+    pub fn extend(&mut self, others: Vec<(String, OwnedFd)>) {
+        self.0.extend(others);
+    }
+
     /// Whether nothing is left.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -33,6 +33,14 @@ impl Driver {
         }
     }
 
+    /// The daemon is going to end, and nobody who is connected is to notice.
+    pub fn is_restarting(&mut self) {
+        self.look_at_the_clock();
+        if let Some(bulletin) = &mut self.bulletin {
+            bulletin.restarting();
+        }
+    }
+
     /// It starts or ends, which takes as long as the disk does.
     pub(in crate::edge) fn takes_longer(&mut self, why: &str) {
         if let Some(bulletin) = &mut self.bulletin {
