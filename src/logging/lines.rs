@@ -4,6 +4,7 @@
 //! counted. Does not know what they say.
 
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use log::{Log, Metadata, Record};
@@ -46,6 +47,31 @@ pub(super) fn told_of(lost: u64) -> String {
     format!("{lost} lines before this one were lost: nobody read them")
 }
 
+/// Whether somebody takes a line now.
+fn has_room(stream: impl AsFd) -> bool {
+    let mut asked = [PollFd::new(&stream, PollFlags::OUT)];
+    let asking = poll(&mut asked, Some(&Timespec::default()));
+    asking.is_ok() && asked.iter().all(|one| one.revents() == PollFlags::OUT)
+}
+
+/// A logger for a terminal, which somebody may have stopped, or closed: it would
+/// wait there, or end the daemon.
+pub(super) struct Terminal<L>(pub(super) L);
+
+impl<L: Log> Log for Terminal<L> {
+    fn enabled(&self, of: &Metadata<'_>) -> bool {
+        self.0.enabled(of)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if has_room(std::io::stderr()) {
+            self.0.log(record);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
 impl Log for Lines {
     fn enabled(&self, of: &Metadata<'_>) -> bool {
         is_wanted(of)
@@ -62,9 +88,7 @@ impl Log for Lines {
         escape(&record.args().to_string(), &mut line);
         line.push('\n');
         let mut stderr = std::io::stderr().lock();
-        let mut asked = [PollFd::new(&stderr, PollFlags::OUT)];
-        let has_room = poll(&mut asked, Some(&Timespec::default())).is_ok_and(|ready| ready > 0);
-        if !has_room {
+        if !has_room(&stderr) {
             return self.lose();
         }
         let lost = self.take_lost();

@@ -17,7 +17,7 @@ use log::kv::{self, Key, Value, VisitSource};
 use log::{Level, LevelFilter, Metadata, Record};
 
 use journal::Journal;
-use lines::Lines;
+use lines::{Lines, Terminal};
 
 /// What passes through the libraries' lower levels must not be written: tokens
 /// are in it too.
@@ -31,7 +31,7 @@ pub fn start(level: LevelFilter) {
             logger = logger.with_module_level(library, LevelFilter::Warn);
         }
         // Only a logger that is there already would refuse.
-        let _ = logger.init();
+        let _ = log::set_boxed_logger(Box::new(Terminal(logger)));
     } else if is_for_journal() {
         let _ = log::set_boxed_logger(Box::new(Journal::new()));
     } else {

@@ -1,8 +1,10 @@
 //! How the program starts and ends.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 
 use crate::bench::{Daemon, command};
 
@@ -46,6 +48,27 @@ fn a_group_that_is_not_there_is_named_with_its_line() {
         assert_eq!(output.status.code(), Some(78), "{said}");
         assert!(said.contains("wshubd.toml:2: `worker.admins` names the group \"no-such-group\""), "{said}");
     }
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn a_terminal_that_goes_away_stops_it_as_it_should() {
+    let directory = crate::bench::directory();
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let screen = openpt(flags).unwrap();
+    unlockpt(&screen).unwrap();
+    let end = ioctl_tiocgptpeer(&screen, flags).unwrap();
+    let mut child = command(&directory).stderr(end).spawn().unwrap();
+    let mut screen = BufReader::new(std::fs::File::from(screen));
+    let mut line = String::new();
+    while !line.contains("started: ") {
+        line.clear();
+        screen.read_line(&mut line).unwrap();
+    }
+    drop(screen);
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
     std::fs::remove_dir_all(directory).unwrap();
 }
 
