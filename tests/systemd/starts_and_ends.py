@@ -22,7 +22,7 @@ def start(hub):
 def status(hub):
     with hub.connect("ann"):
         hub.status_until("1 connection, ")
-        running = hub.start("wshubctl", "run", "--quiet", "jobs", "--", "sleep", "60")
+        running = hub.start("wshubctl", "run", "--quiet", "--term-after", "100ms", "jobs", "--", "sleep", "60")
         hub.status_until("1 connection, 1 worker, 1 operation, ")
         hub.signal("INT", hub.run("pgrep", "-f", "wshubctl run").stdout.split()[0])
         running.wait(20)
