@@ -113,6 +113,9 @@ async fn end(
         false
     };
     let carried = future::or(async { carry_on(&mut carrying).await }, patience).await;
+    // What comes after this is for our own reader alone: nothing is said of an
+    // operation behind its end.
+    output.publishing.set(false);
 
     let outcome = Outcome::of(status, output.lines.get(), output.lost.get());
     watch.tell_the_end(operation, outcome.ending(asked), &outcome).await;
