@@ -171,6 +171,12 @@ pub fn run(config: &Config) -> Result<(), Error> {
         driver.report_to(Bulletin::new(notify));
     }
     let taken_over = driver.adopt(&mut arrival);
+    if !arrival.has_come() && config.positions().exists() {
+        log::warn!(
+            "the daemon before this one has not stopped but ended, and handed nothing over: its connections \
+             are lost, and what no disk had"
+        );
+    }
     match taken_over {
         Some(_) => driver.go_on(&config.positions()),
         None => driver.load(LOADING, &config.positions()),
