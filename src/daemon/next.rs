@@ -4,6 +4,7 @@
 //! Knows what has to be done before either. Does not know how it is done.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::fs::File;
 use std::path::Path;
 use std::rc::Rc;
@@ -45,12 +46,16 @@ pub(super) async fn await_signal(
     doors: Rc<RefCell<Doors>>,
 ) -> (Signals, Next) {
     let mut restarts_until = Moment::default();
-    let mut waiting = None;
+    let mut waiting = VecDeque::new();
     loop {
-        let signal = match waiting.take() {
+        let signal = match waiting.pop_front() {
             Some(signal) => Some(signal),
             None => signals.next().await.and_then(Result::ok),
         };
+        // Of two that wait the kernel runs the handler of the later one first: what
+        // announces a SIGTERM may stand behind it.
+        waiting.extend(all_that_wait(&mut signals).await);
+        let is_announced = |waiting: &VecDeque<Signal>| waiting.contains(&Signal::Usr1);
         match signal {
             Some(Signal::Usr1) => restarts_until = clock::now().moment + ANNOUNCED,
             Some(Signal::Usr2) => match moment::check(&program).await {
@@ -58,8 +63,9 @@ pub(super) async fn await_signal(
                     moment::clear_doors(&driver, &doors).await;
                     signals::hold();
                     // What came meanwhile was for this program.
-                    waiting = smol::future::poll_once(signals.next()).await.flatten().and_then(Result::ok);
-                    if matches!(waiting, None | Some(Signal::Usr2)) {
+                    waiting.extend(all_that_wait(&mut signals).await);
+                    waiting.retain(|signal| *signal != Signal::Usr2);
+                    if waiting.is_empty() {
                         return (signals, Next::Program);
                     }
                     signals::let_in();
@@ -67,7 +73,7 @@ pub(super) async fn await_signal(
                 }
                 Err(why) => log::error!("SIGUSR2: nothing is handed over: {why}"),
             },
-            Some(Signal::Term) if clock::now().moment < restarts_until => {
+            Some(Signal::Term) if clock::now().moment < restarts_until || is_announced(&waiting) => {
                 driver.borrow_mut().is_restarting();
                 moment::clear_doors(&driver, &doors).await;
                 return (signals, Next::Process);
@@ -78,6 +84,15 @@ pub(super) async fn await_signal(
             }
         }
     }
+}
+
+/// The signals that were received and not looked at.
+async fn all_that_wait(signals: &mut Signals) -> Vec<Signal> {
+    let mut waiting = Vec::new();
+    while let Some(Some(Ok(signal))) = smol::future::poll_once(signals.next()).await {
+        waiting.push(signal);
+    }
+    waiting
 }
 
 /// Says goodbye to everybody, and lets them read it.
