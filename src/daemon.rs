@@ -19,28 +19,22 @@ use std::time::Duration;
 use async_signal::{Signal, Signals};
 use rustix::fs::{Access, FlockOperation, flock};
 use rustix::io::Errno;
-use smol::LocalExecutor;
 
-use crate::config::{Config, ConfigError, StoreKind, places};
-use crate::edge::caller;
+use crate::config::{Config, ConfigError, Loaded, StoreKind, places};
 use crate::edge::doors::Doors;
 use crate::edge::driver::Driver;
 use crate::edge::epoll::Epoll;
-use crate::edge::guard::Guard;
 use crate::edge::handover::{self, exec};
-use crate::edge::http::Site;
-use crate::edge::origin::Gate;
-use crate::edge::outbox::Bounds;
-use crate::edge::peers::Peers;
-use crate::edge::secret::{Absent, Secrets};
+use crate::edge::secret::Absent;
+use crate::edge::site::Site;
 use crate::edge::store::remains::{self, Remains};
 use crate::edge::store::{self, Store};
 use crate::edge::systemd::{Bulletin, Notify, Passed};
-use crate::edge::token::Verifier;
-use crate::edge::{clock, serve, signals};
+use crate::edge::{clock, signals};
 use crate::hub::{Hub, Settings};
 use crate::protocol::Close;
-use next::{Next, await_signal, become_next, leave_to_systemd, stop};
+use crate::reload::{Reloader, Source};
+use next::{Wishes, work};
 
 /// Why the daemon did not start.
 #[derive(Debug)]
@@ -55,8 +49,6 @@ pub enum Error {
     Passed(&'static str, io::Error),
     /// A TCP address.
     Listen(SocketAddr, io::Error),
-    /// A group that the configuration names and the machine does not have.
-    Group(String),
     /// The workers' socket.
     Worker(PathBuf, io::Error),
     /// The kernel's word about what is ready.
@@ -89,7 +81,6 @@ impl fmt::Display for Error {
             Self::Listen(address, error) => {
                 write!(f, "cannot listen on {address}: {error} (`[listen] http` sets the address)")
             }
-            Self::Group(name) => write!(f, "there is no group {name:?}, which `[worker]` names"),
             Self::Worker(path, error) => {
                 write!(
                     f,
@@ -123,7 +114,7 @@ impl Error {
     /// again what ended with 78.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Group(_) | Self::Passed(..) => 78,
+            Self::Config(_) | Self::Passed(..) => 78,
             Self::State(..) => 73,
             Self::Running(_) | Self::Listen(..) | Self::Worker(..) => 69,
             Self::Wait(_) | Self::Signals(_) | Self::Program(_) => 71,
@@ -144,29 +135,29 @@ const SAVING: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// Whatever keeps it from starting; once it runs, nothing does.
-pub fn run(config: &Config) -> Result<(), Error> {
+pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
     // Before anything else is opened.
     let program: Rc<Path> = exec::program().map_err(Error::Program)?.into();
     let mut passed = Passed::of_process().map_err(|error| Error::Passed("LISTEN_FDS", error))?;
     let arrival = exec::arrival().or_else(|| handover::systemd::arrival(&mut passed));
     let mut arrival = arrival.unwrap_or_default();
     passed.extend(arrival.passed());
+    let config = &loaded.config.clone();
     let directory = &config.state.directory;
     places::create_directory(directory).map_err(ConfigError::from)?;
     let lock = lock(directory, arrival.lock.take())?;
-    let verifier = Rc::new(Verifier::new(&config.auth, directory)?);
-    let secrets = Secrets::open(&config.auth, directory, Absent::Generate)?;
-    let peers = Peers::new(&config.worker).map_err(Error::Group)?;
-    let settings = config.hub_settings();
-    let message_bytes = settings.limits.message_bytes;
-    let bounds = Bounds { messages: config.limits.queue_messages, bytes: config.limits.queue_bytes };
+    let site = Rc::new(Site::open(&loaded, Absent::Generate)?);
+    if let Some(warning) = site.peers.warning() {
+        log::warn!("{warning}");
+    }
     let left = left(directory);
-    let (hub, store) = arrival.revive(&settings, disk(config)).unwrap_or_else(|| {
+    let settings = config.hub_settings();
+    let (hub, store) = arrival.revive(&settings, store_options(config)).unwrap_or_else(|| {
         let mut store = store(config);
         (hub(settings, &mut store, left.as_ref()), store)
     });
     let epoll = Epoll::new().map_err(Error::Wait)?;
-    let mut driver = Driver::new(hub, store, verifier.clone(), bounds, message_bytes, epoll);
+    let mut driver = Driver::new(hub, store, site, epoll);
     if let Some(notify) = Notify::of_process() {
         driver.report_to(Bulletin::new(notify));
     }
@@ -183,24 +174,11 @@ pub fn run(config: &Config) -> Result<(), Error> {
     }
     driver.send_away(&mut arrival, Close::Restarting);
     let driver = Rc::new(RefCell::new(driver));
-    let site = Rc::new(Site {
-        gate: Gate::new(&config.listen, &hostname()),
-        verifier,
-        secrets,
-        paths: config.listen.paths.clone(),
-        query_token: config.auth.query_token,
-        metrics_open: config.listen.metrics_open,
-        message_bytes,
-        connections: config.limits.connections,
-        guests: guests(config),
-        patience: config.limits.handshake,
-        wrong_secrets: RefCell::new(Guard::new(config.limits.wrong_secrets)),
-        wrong_tokens: RefCell::new(Guard::new(config.limits.wrong_tokens)),
-    });
-    let doors = Rc::new(RefCell::new(Doors::new(site, peers)));
+    let doors = Rc::new(RefCell::new(Doors::default()));
     doors.borrow_mut().inherit(&mut arrival);
     // Before anybody is told that it runs: whoever stops it then is heard.
-    let mut signals = Signals::new([Signal::Term, Signal::Int, Signal::Usr1, Signal::Usr2]).map_err(Error::Signals)?;
+    let signals = [Signal::Term, Signal::Int, Signal::Hup, Signal::Usr1, Signal::Usr2];
+    let signals = Signals::new(signals).map_err(Error::Signals)?;
     signals::let_in();
     // With another store, or none, it would not be true the next time: so it goes
     // in any case.
@@ -209,29 +187,16 @@ pub fn run(config: &Config) -> Result<(), Error> {
         Err(error) if left.is_some() => return Err(Error::State(directory.clone(), error)),
         _ => {}
     }
-    open::open(config, passed, &mut doors.borrow_mut(), &driver.borrow().links.epoll)?;
+    let addresses = open::open(config, passed, &mut doors.borrow_mut(), &driver.borrow().links.epoll)?;
     doors.borrow_mut().settle_in(&mut arrival, &driver.borrow());
     if let Some((count, since)) = taken_over {
         let silence = clock::now().moment.since(since).as_millis();
         log::info!("took over {count} connections, which waited for {silence} ms");
     }
     driver.borrow_mut().is_ready();
-    let executor = Rc::new(LocalExecutor::new());
-    let cause = loop {
-        // As a task of its own it is polled when a signal comes, not at every turn.
-        let next = await_signal(signals, program.clone(), driver.clone(), doors.clone());
-        let next = serve::run(&driver, &doors, &executor, executor.spawn(next));
-        signals = match next {
-            (_, Next::End(cause)) => break cause,
-            (_, Next::Process) if leave_to_systemd(&mut driver.borrow_mut(), &doors.borrow()) => return Ok(()),
-            (_, Next::Process) => {
-                serve::run(&driver, &doors, &executor, stop(&driver, &doors, Close::Restarting));
-                break "SIGTERM";
-            }
-            (signals, Next::Program) => signals,
-        };
-        become_next(&program, &mut driver.borrow_mut(), &mut doors.borrow_mut(), &lock);
-    };
+    let reloader = Reloader::new(source, loaded, addresses);
+    let wishes = Wishes::new(signals, driver.borrow().reload_bell(), reloader);
+    let Some(cause) = work(wishes, &program, &lock, &driver, &doors) else { return Ok(()) };
     if config.state.store == StoreKind::Sled {
         leave(&mut driver.borrow_mut(), directory);
     }
@@ -285,11 +250,11 @@ fn leave(driver: &mut Driver, directory: &Path) {
 
 /// Where messages are kept.
 fn store(config: &Config) -> Store {
-    disk(config).map_or_else(Store::in_memory, |options| Store::on_disk(options, clock::now()))
+    store_options(config).map_or_else(Store::in_memory, |options| Store::on_disk(options, clock::now()))
 }
 
 /// How the disk is to be used, if it is.
-fn disk(config: &Config) -> Option<store::Options> {
+pub(crate) fn store_options(config: &Config) -> Option<store::Options> {
     (config.state.store == StoreKind::Sled).then(|| store::Options {
         // The file may have been replaced by a newer one; this one is what runs.
         program: "/proc/self/exe".into(),
@@ -299,12 +264,6 @@ fn disk(config: &Config) -> Option<store::Options> {
         flash_budget: config.store.flash_budget,
         memory: config.limits.hub.memory / 4,
     })
-}
-
-/// How many may speak HTTP at once: no more than fit into a quarter of the ceiling
-/// on memory, or whoever holds requests open would throw those out who are let in.
-fn guests(config: &Config) -> usize {
-    config.limits.http_connections.min(config.limits.hub.memory / 4 / caller::CONVERSATION)
 }
 
 /// Takes the state directory for this process; the lock ends with it. It is the
@@ -324,9 +283,4 @@ fn lock(directory: &Path, kept: Option<File>) -> Result<File, Error> {
         Ok(()) => Ok(file),
         Err(_) => Err(Error::Running(directory.to_owned())),
     }
-}
-
-/// The machine's own name, by which it may be called.
-fn hostname() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

@@ -6,18 +6,19 @@
 mod args;
 
 use std::error::Error;
-use std::io::{IsTerminal, Write};
-use std::path::Path;
+use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use args::Task;
 use log::Level;
-use wshubd::config::{Config, ConfigError, Environment, Loaded};
+use wshubd::config::{ConfigError, Environment, Loaded};
 use wshubd::daemon;
-use wshubd::edge::secret::{Absent, Secrets};
+use wshubd::edge::secret::Absent;
+use wshubd::edge::site::Site;
 use wshubd::edge::store::keeper;
-use wshubd::edge::token::Verifier;
 use wshubd::logging;
+use wshubd::reload::Source;
 
 /// `sysexits.h`, which systemd and scripts understand.
 const USAGE: u8 = 64;
@@ -37,9 +38,9 @@ fn main() -> ExitCode {
         Task::Version => print(concat!("wshubd ", env!("CARGO_PKG_VERSION"), "\n")),
         // Not in --help: the daemon starts itself so, for the process that owns its disk.
         Task::Store(directory) => keeper::run(&directory),
-        Task::Run => run(args.config.as_deref()),
-        Task::Check => check(args.config.as_deref()),
-        Task::Show => load(args.config.as_deref()).and_then(|loaded| print(&loaded.config.show())),
+        Task::Run => run(source(args.config)),
+        Task::Check => check(&source(args.config)),
+        Task::Show => show(&source(args.config)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -56,25 +57,27 @@ fn main() -> ExitCode {
 
 type Done<T = ()> = Result<T, Box<dyn Error>>;
 
-fn load(file: Option<&Path>) -> Done<Loaded> {
-    Ok(Config::load(file, &Environment::of_process())?)
+fn source(file: Option<PathBuf>) -> Source {
+    Source { file, environment: Environment::of_process() }
 }
 
-fn run(file: Option<&Path>) -> Done {
+fn run(source: Source) -> Done {
     // Before there is any other thread.
     wshubd::edge::signals::hold();
-    let config = load(file)?.config;
-    logging::start(std::io::stderr().is_terminal(), is_for_journal());
-    Ok(daemon::run(&config)?)
+    let loaded = source.load()?;
+    logging::start(loaded.config.log);
+    Ok(daemon::run(source, loaded)?)
+}
+
+fn show(source: &Source) -> Done {
+    print(&source.load()?.config.show())
 }
 
 /// Reads all that a start would read, and leaves no trace.
-fn check(file: Option<&Path>) -> Done {
-    let Loaded { config, files } = load(file)?;
-    let state = &config.state.directory;
-    let keys = Verifier::open(&config.auth, state, Absent::Leave).err();
-    let secrets = Secrets::open(&config.auth, state, Absent::Leave).err();
-    ConfigError::unless_empty([keys, secrets].into_iter().flatten().flat_map(|e| e.problems).collect())?;
+fn check(source: &Source) -> Done {
+    let loaded = source.load()?;
+    Site::open(&loaded, Absent::Leave)?;
+    let Loaded { config, files, .. } = loaded;
     for warning in config.warnings() {
         complain(Level::Warn, &format!("warning: {warning}"));
     }
@@ -97,13 +100,8 @@ fn print(text: &str) -> Done {
 /// Says something to whoever started us; nobody is left to tell if that fails. Where
 /// that is the journal, each line has its priority.
 fn complain(level: Level, text: &str) {
+    let priority = if logging::is_for_journal() { logging::prefix(level) } else { String::new() };
     for line in text.lines() {
-        let priority = if is_for_journal() { logging::priority(level) } else { "" };
         drop(writeln!(std::io::stderr(), "{priority}{line}"));
     }
-}
-
-/// systemd names the stream that leads to its journal.
-fn is_for_journal() -> bool {
-    !std::io::stderr().is_terminal() && std::env::var_os("JOURNAL_STREAM").is_some()
 }

@@ -8,6 +8,7 @@
 //! as a whole, `[[channel]]` among them: the order of its entries has a meaning
 //! that two files could not share.
 
+mod changes;
 pub mod environment;
 pub mod error;
 pub mod places;
@@ -22,9 +23,12 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
+use log::LevelFilter;
+
 use crate::hub::settings::{Heartbeat, Policy};
 use crate::hub::{Pattern, Rights, Settings, settings};
 
+pub use changes::{Change, Places};
 pub use environment::Environment;
 pub use error::{ConfigError, Place, Problem};
 
@@ -40,6 +44,8 @@ pub struct Config {
     /// First match wins; `@me` stands for the inboxes of users.
     pub channels: Vec<ChannelPolicy>,
     pub store: Store,
+    /// What is logged: this, and what is worse.
+    pub log: LevelFilter,
 }
 
 /// Where the daemon can be reached, and from which pages.
@@ -198,19 +204,32 @@ pub struct Loaded {
     pub config: Config,
     /// In the order in which they were laid over one another.
     pub files: Vec<PathBuf>,
+    pub places: Places,
 }
 
 impl Config {
+    /// The same for a daemon that runs: of what is no file, such as a pipe, nothing
+    /// is left to be read, and waiting for more would stop everybody.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_again(file: Option<&Path>, environment: &Environment) -> Result<Loaded, ConfigError> {
+        for file in files(file, environment)? {
+            let meta = std::fs::metadata(&file).map_err(|error| unreadable(&file, &error))?;
+            if !meta.is_file() {
+                return Err(Problem::in_file(&file, "is not a file, and can be read only once").into());
+            }
+        }
+        Self::load(file, environment)
+    }
+
     /// Reads `file`, or else the usual ones where they exist; the environment
     /// wins over both.
     ///
     /// # Errors
     /// All that is wrong with any of it.
     pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Loaded, ConfigError> {
-        let files = match file {
-            Some(file) => vec![file.to_owned()],
-            None => usual_files(&places::configuration_directory(environment))?,
-        };
+        let files = files(file, environment)?;
         let mut problems = Vec::new();
         let mut entries = tree::Entries::new();
         for file in &files {
@@ -225,10 +244,11 @@ impl Config {
                 Err(problem) => problems.push(problem),
             }
         }
+        let places = changes::places(&entries);
         let problems = Rc::new(RefCell::new(problems));
         let config = sections::config(entries, environment, &problems);
         ConfigError::unless_empty(problems.take())?;
-        Ok(Loaded { config, files })
+        Ok(Loaded { config, files, places })
     }
 
     /// The configuration as a file, which read again gives the same. It names
@@ -312,6 +332,13 @@ impl Config {
             );
         }
         warnings
+    }
+}
+
+fn files(file: Option<&Path>, environment: &Environment) -> Result<Vec<PathBuf>, Problem> {
+    match file {
+        Some(file) => Ok(vec![file.to_owned()]),
+        None => usual_files(&places::configuration_directory(environment)),
     }
 }
 

@@ -1,30 +1,34 @@
-//! What becomes of the daemon when a signal comes: it stops, or goes on in
-//! another program.
+//! What becomes of the daemon when a signal comes: it stops, takes over another
+//! configuration, or goes on in another program.
 //!
 //! Knows what has to be done before either. Does not know how it is done.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fs::File;
+use std::io::IsTerminal;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
+use async_channel::Receiver;
 use async_signal::{Signal, Signals};
-use smol::Timer;
+use smol::future::FutureExt;
 use smol::stream::StreamExt;
+use smol::{LocalExecutor, Timer};
 
 use super::FAREWELL;
 use crate::edge::doors::Doors;
 use crate::edge::driver::{Driver, Shared};
 use crate::edge::handover::{self, Sent, Way, exec, moment};
 use crate::edge::systemd::Notify;
-use crate::edge::{clock, signals};
+use crate::edge::{clock, serve, signals};
 use crate::hub::Input;
 use crate::protocol::{Close, Moment};
+use crate::reload::{Reloader, Wish};
 
 /// What comes after the loop.
-pub(super) enum Next {
+enum Next {
     /// Nothing; this signal ended it.
     End(&'static str),
     /// The program that is in our file now. Signals wait until it hears them.
@@ -37,36 +41,95 @@ pub(super) enum Next {
 /// sends the one right after the other.
 const ANNOUNCED: Duration = Duration::from_secs(10);
 
-/// Waits for a signal that ends this program, and does what has to be done while
-/// the loop still turns.
-pub(super) async fn await_signal(
-    mut signals: Signals,
+/// Those who want something of the daemon as a whole: signals, and administrators
+/// who ask for a reload.
+pub(super) struct Wishes {
+    signals: Signals,
+    asked: Receiver<()>,
+    reloader: Reloader,
+    had_terminal: bool,
+}
+
+impl Wishes {
+    pub(super) fn new(signals: Signals, asked: Receiver<()>, reloader: Reloader) -> Self {
+        Self { signals, asked, reloader, had_terminal: std::io::stderr().is_terminal() }
+    }
+
+    /// The next signal; none, where somebody asks for a reload.
+    async fn next(&mut self) -> Option<Signal> {
+        // No signal is left out: one that cannot be read ends the daemon, as SIGTERM.
+        let signal = async { Some(self.signals.next().await.and_then(Result::ok).unwrap_or(Signal::Term)) };
+        // The driver holds the other end: this does not fail while there is one.
+        let asked = async { self.asked.recv().await.ok().and(None) };
+        signal.or(asked).await
+    }
+
+    /// What a terminal sends that goes away, with whoever sat there.
+    fn has_lost_terminal(&self) -> bool {
+        self.had_terminal && !std::io::stderr().is_terminal()
+    }
+}
+
+/// Runs until something ends this program: why it stops, or nothing where another
+/// process has everything.
+pub(super) fn work(
+    mut wishes: Wishes,
+    program: &Rc<Path>,
+    lock: &File,
+    driver: &Shared,
+    doors: &Rc<RefCell<Doors>>,
+) -> Option<&'static str> {
+    let executor = Rc::new(LocalExecutor::new());
+    loop {
+        // As a task of its own it is polled when a signal comes, not at every turn.
+        let next = await_wish(wishes, program.clone(), driver.clone(), doors.clone());
+        wishes = match serve::run(driver, doors, &executor, executor.spawn(next)) {
+            (_, Next::End(cause)) => return Some(cause),
+            (_, Next::Process) if leave_to_systemd(&mut driver.borrow_mut(), &doors.borrow()) => return None,
+            (_, Next::Process) => {
+                serve::run(driver, doors, &executor, stop(driver, doors, Close::Restarting));
+                return Some("SIGTERM");
+            }
+            (wishes, Next::Program) => wishes,
+        };
+        become_next(program, &mut driver.borrow_mut(), &mut doors.borrow_mut(), lock);
+    }
+}
+
+/// Does what is wanted until it ends this program, and then what has to be done
+/// while the loop still turns.
+async fn await_wish(
+    mut wishes: Wishes,
     program: Rc<Path>,
     driver: Shared,
     doors: Rc<RefCell<Doors>>,
-) -> (Signals, Next) {
+) -> (Wishes, Next) {
     let mut restarts_until = Moment::default();
     let mut waiting = VecDeque::new();
     loop {
         let signal = match waiting.pop_front() {
             Some(signal) => Some(signal),
-            None => signals.next().await.and_then(Result::ok),
+            None => wishes.next().await,
         };
         // Of two that wait the kernel runs the handler of the later one first: what
         // announces a SIGTERM may stand behind it.
-        waiting.extend(all_that_wait(&mut signals).await);
+        waiting.extend(all_that_wait(&mut wishes.signals).await);
         let is_announced = |waiting: &VecDeque<Signal>| waiting.contains(&Signal::Usr1);
         match signal {
+            None => wishes.reloader.reload(Wish::Asked, &driver, &mut doors.borrow_mut()),
+            Some(Signal::Hup) if !wishes.has_lost_terminal() => {
+                wishes.reloader.reload(Wish::Signal, &driver, &mut doors.borrow_mut());
+            }
             Some(Signal::Usr1) => restarts_until = clock::now().moment + ANNOUNCED,
             Some(Signal::Usr2) => match moment::check(&program).await {
                 Ok(()) => {
                     moment::clear_doors(&driver, &doors).await;
                     signals::hold();
                     // What came meanwhile was for this program.
-                    waiting.extend(all_that_wait(&mut signals).await);
-                    waiting.retain(|signal| *signal != Signal::Usr2);
-                    if waiting.is_empty() {
-                        return (signals, Next::Program);
+                    waiting.extend(all_that_wait(&mut wishes.signals).await);
+                    // The next one reads the configuration and our file anyway.
+                    if !waiting.iter().any(|signal| matches!(signal, Signal::Term | Signal::Int)) {
+                        return (wishes, Next::Program);
                     }
                     signals::let_in();
                     doors.borrow_mut().resume(&driver.borrow().links.epoll);
@@ -76,11 +139,11 @@ pub(super) async fn await_signal(
             Some(Signal::Term) if clock::now().moment < restarts_until || is_announced(&waiting) => {
                 driver.borrow_mut().is_restarting();
                 moment::clear_doors(&driver, &doors).await;
-                return (signals, Next::Process);
+                return (wishes, Next::Process);
             }
-            signal => {
+            Some(signal) => {
                 stop(&driver, &doors, Close::ShuttingDown).await;
-                return (signals, Next::End(if signal == Some(Signal::Int) { "SIGINT" } else { "SIGTERM" }));
+                return (wishes, Next::End(cause(signal)));
             }
         }
     }
@@ -95,8 +158,17 @@ async fn all_that_wait(signals: &mut Signals) -> Vec<Signal> {
     waiting
 }
 
+/// How a signal that ends the daemon is called.
+fn cause(signal: Signal) -> &'static str {
+    match signal {
+        Signal::Int => "SIGINT",
+        Signal::Hup => "SIGHUP",
+        _ => "SIGTERM",
+    }
+}
+
 /// Says goodbye to everybody, and lets them read it.
-pub(super) async fn stop(driver: &Shared, doors: &Rc<RefCell<Doors>>, close: Close) {
+async fn stop(driver: &Shared, doors: &Rc<RefCell<Doors>>, close: Close) {
     doors.borrow_mut().close();
     driver.borrow_mut().is_stopping(FAREWELL);
     driver.borrow_mut().told(Input::Stopping { close });
@@ -110,7 +182,7 @@ pub(super) async fn stop(driver: &Shared, doors: &Rc<RefCell<Doors>>, close: Clo
 
 /// Goes on in the program that is in our file now. Returns only if that fails;
 /// then this one goes on as if nothing had happened.
-pub(super) fn become_next(program: &Path, driver: &mut Driver, doors: &mut Doors, lock: &File) {
+fn become_next(program: &Path, driver: &mut Driver, doors: &mut Doors, lock: &File) {
     let error = match handover::pack(driver, doors, Way::InPlace(lock)) {
         Ok(Sent { parcel, .. }) => exec::become_next(program, &parcel),
         Err(error) => error,
@@ -122,7 +194,7 @@ pub(super) fn become_next(program: &Path, driver: &mut Driver, doors: &mut Doors
 
 /// Leaves everything to the process that systemd starts next. False if it does not
 /// take it: then this one has to say goodbye.
-pub(super) fn leave_to_systemd(driver: &mut Driver, doors: &Doors) -> bool {
+fn leave_to_systemd(driver: &mut Driver, doors: &Doors) -> bool {
     let Some(notify) = Notify::of_process() else { return false };
     let count = driver.connections();
     let given = handover::pack(driver, doors, Way::Systemd);

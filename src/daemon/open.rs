@@ -19,13 +19,13 @@ const WORKER_SOCKET_MODE: u32 = 0o660;
 /// What stands behind the address of a door that is not ours.
 const FROM_SYSTEMD: &str = " (from systemd)";
 
-/// Opens all doors, and says where they are.
+/// Opens all doors, and says where they are; those of clients are told.
 pub(super) fn open(
     config: &Config,
     mut passed: Passed,
     doors: &mut Doors,
     epoll: &Epoll,
-) -> Result<(), Error> {
+) -> Result<Vec<SocketAddr>, Error> {
     let expects = !passed.is_empty();
     let (clients, workers) = (passed.take(HTTP), passed.take(WORKER));
     for name in passed.names() {
@@ -69,7 +69,7 @@ pub(super) fn open(
         log::warn!("{warning}");
     }
     log::info!("started: {}", told.join("; "));
-    Ok(())
+    Ok(addresses)
 }
 
 fn create_directory_of(socket: &Path) -> Result<(), Error> {

@@ -19,7 +19,7 @@ use smol_hyper::rt::{FuturesIo, SmolTimer};
 
 use super::driver::Shared;
 use super::guests::Stay;
-use super::http::{Site, answer};
+use super::http::answer;
 use super::meter::Load;
 use super::upgrade::Admission;
 use super::wire::Wire;
@@ -46,27 +46,29 @@ pub(super) struct Caller {
 /// Serves a TCP connection that has begun to speak: any number of requests, or
 /// one upgrade. A head that comes in one piece is read, answered and forgotten at
 /// once, so that a thousand newcomers take the memory of one.
-pub async fn serve(driver: Shared, site: Rc<Site>, stream: Async<TcpStream>, stay: Stay) {
+pub async fn serve(driver: Shared, stream: Async<TcpStream>, stay: Stay) {
     // A peer that is gone already has no address.
     let Ok(address) = stream.get_ref().peer_addr() else { return };
     let is_local = stream.get_ref().local_addr().is_ok_and(|address| address.ip().is_loopback());
     let caller = Rc::new(Caller { is_local, address: address.ip(), stay });
     let _load = Load::of(CONVERSATION);
+    let patience = driver.borrow().site.patience;
     let admission = Rc::new(RefCell::new(None));
     let service = service_fn(|request| {
-        let (driver, site, admission) = (driver.clone(), site.clone(), admission.clone());
-        let caller = caller.clone();
+        let (driver, admission, caller) = (driver.clone(), admission.clone(), caller.clone());
+        // Each request finds the keys and secrets that hold when it is made.
+        let site = driver.borrow().site.clone();
         Box::pin(async move {
             Ok::<_, std::convert::Infallible>(answer(&driver, &site, &caller, request, &admission).await)
         })
     });
     let mut connection = hyper::server::conn::http1::Builder::new()
         .timer(SmolTimer::new())
-        .header_read_timeout(site.patience)
+        .header_read_timeout(patience)
         .max_headers(MOST_HEADERS)
         .max_buf_size(LARGEST_HEAD)
         .serve_connection(FuturesIo::new(stream), service);
-    let mut life = Life::new(site.patience);
+    let mut life = Life::new(patience);
     let mut last = pin!(caller.stay.is_over());
     let served = poll_fn(|cx| match connection.poll_without_shutdown(cx) {
         Poll::Ready(Err(error)) => {

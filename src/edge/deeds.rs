@@ -58,7 +58,7 @@ impl Driver {
             Effect::Ping { conn } => self.links.push(conn.slot, Piece::frame(&self.ping)),
             Effect::Close { conn, close, after_ms } => self.close(conn, close, after_ms),
             Effect::Keep { log, message, keeping } => {
-                self.store.keep(self.now.moment, &log, message, keeping);
+                self.store.keep(self.now.moment, &log, &message, &keeping);
             }
             Effect::Store { log, seq } => self.links.facts.extend(self.store.hurry(log, seq)),
             Effect::Reach { log, epoch, seq } => {

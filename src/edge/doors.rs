@@ -22,9 +22,8 @@ use super::driver::{Driver, Shared};
 use super::epoll::{Epoll, Interest, Ready};
 use super::guests::{self, Guests, Stay};
 use super::handover::words;
-use super::http::Site;
-use super::peers::Peers;
-use super::report::Kind;
+use super::peers::Standing;
+use super::report::{Kind, about};
 use super::wire::Wire;
 use crate::hub::{Peer, TurnedAway};
 use crate::protocol::{Code, Frame, Moment, Refusal};
@@ -64,7 +63,8 @@ impl AsFd for Door {
     }
 }
 
-/// All doors, and those who came through one.
+/// All doors, and those who came through one; at first there is none.
+#[derive(Default)]
 pub struct Doors {
     pub(super) doors: Vec<Door>,
     /// As what each of them was opened.
@@ -79,8 +79,6 @@ pub struct Doors {
     is_shut: bool,
     /// The workers' socket, and which one it is.
     socket: Option<(PathBuf, (u64, u64))>,
-    pub(super) site: Rc<Site>,
-    peers: Peers,
 }
 
 /// What tells a file from another that took its name.
@@ -96,10 +94,7 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
             return Err(io::Error::new(io::ErrorKind::AddrInUse, "there is something else in its place"));
         }
         if UnixStream::connect(path).is_ok() {
-            return Err(io::Error::new(
-                io::ErrorKind::AddrInUse,
-                "another wshubd is already running there",
-            ));
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another wshubd is already running there"));
         }
         std::fs::remove_file(path)?;
     }
@@ -118,21 +113,6 @@ fn listens(socket: &OwnedFd, families: &[AddressFamily]) -> io::Result<()> {
 }
 
 impl Doors {
-    /// No doors yet.
-    pub fn new(site: Rc<Site>, peers: Peers) -> Self {
-        Self {
-            doors: Vec::new(),
-            names: Vec::new(),
-            inherited: Vec::new(),
-            guests: Rc::new(RefCell::new(Guests::new(site.guests))),
-            shut_until: None,
-            is_shut: false,
-            socket: None,
-            site,
-            peers,
-        }
-    }
-
     /// Opens a door for HTTP callers and WebSocket clients; tells its address,
     /// which the kernel chose where port 0 was asked for.
     ///
@@ -165,6 +145,11 @@ impl Doors {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
         self.socket = Some((path.to_owned(), identity(path)?));
         self.add(Door::Workers(listener), name, epoll)
+    }
+
+    /// Others may wait only so long from now on as whoever comes next.
+    pub fn hurry(&mut self, until: Moment) {
+        self.guests.borrow_mut().hurry(until);
     }
 
     /// Takes a door for HTTP callers and WebSocket clients over that somebody else has
@@ -268,7 +253,7 @@ impl Doors {
                     if !std::mem::replace(&mut self.is_shut, true) {
                         let error = io::Error::from(error);
                         let line = format_args!("cannot accept connections: {error}");
-                        driver.reports.say(now, Kind::Shut, line);
+                        driver.reports.say(now, Kind::Shut, line, &[]);
                     }
                     self.shut_until = Some(now + OUT_OF_DESCRIPTORS);
                     return self.wait_for_guests(Interest::default(), &driver.links.epoll);
@@ -284,8 +269,9 @@ impl Doors {
 
     /// A client waits in the door until it speaks.
     fn greet(&mut self, stream: TcpStream, driver: &Shared) {
+        let site = driver.borrow().site.clone();
         let mut guests = self.guests.borrow_mut();
-        if guests.is_full() {
+        if guests.is_full(site.guests) {
             let made_room = guests.send_one_away();
             self.gave_way(driver, "`limits.http_connections` is reached");
             if !made_room {
@@ -295,7 +281,7 @@ impl Doors {
         let driver = driver.borrow();
         let number = guests.number();
         if driver.links.epoll.add(&stream, NEWCOMER | number, Interest::READ).is_ok() {
-            guests.wait(number, driver.moment() + self.site.patience, stream);
+            guests.wait(number, driver.moment() + site.patience, stream);
         }
     }
 
@@ -306,7 +292,7 @@ impl Doors {
         if let Ok(stream) = Async::new_nonblocking(stream) {
             let stay = Stay::new(&self.guests, number);
             let is_awaited = stay.is_awaited();
-            let serving = caller::serve(driver.clone(), self.site.clone(), stream, stay);
+            let serving = caller::serve(driver.clone(), stream, stay);
             self.guests.borrow_mut().serve(number, is_awaited, executor.spawn(serving));
         }
     }
@@ -315,7 +301,8 @@ impl Doors {
     fn let_in(&self, guest: OwnedFd, driver: &Shared) {
         // The kernel's word; a peer that is gone already has none.
         let Ok(peer) = sockopt::socket_peercred(&guest) else { return };
-        if !self.peers.admit(peer) {
+        let site = driver.borrow().site.clone();
+        let Some(standing) = site.peers.admit(peer) else {
             let (uid, pid, now) = (peer.uid.as_raw(), peer.pid.as_raw_nonzero(), driver.borrow().moment());
             // One that comes back by itself must know that it need not. A socket
             // that is new takes this much.
@@ -325,9 +312,10 @@ impl Doors {
             line.push(b'\n');
             let _ = rustix::net::send(&guest, &line, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
             let line = format_args!("turned a worker away: uid {uid}, pid {pid}");
-            return driver.borrow_mut().reports.say(now, Kind::Worker, line);
-        }
-        let peer = Peer::Worker { uid: peer.uid.as_raw(), admin: self.peers.administers(peer) };
+            let about = [about("uid", &uid), about("pid", &pid)];
+            return driver.borrow_mut().reports.say(now, Kind::Worker, line, &about);
+        };
+        let peer = Peer::Worker { uid: peer.uid.as_raw(), admin: standing == Standing::Administrator };
         driver.borrow_mut().open(Wire::worker(guest), peer, &[]);
     }
 }

@@ -25,7 +25,6 @@ pub struct Guests {
     silent: BTreeMap<u64, (Moment, TcpStream)>,
     speaking: BTreeMap<u64, Speaker>,
     last: u64,
-    most: usize,
     /// Whoever speaks waits for the end of this, which tells it to finish.
     finish: (Sender<Infallible>, Receiver<Infallible>),
 }
@@ -51,13 +50,15 @@ pub struct Stay {
 /// What a guest hears that has to leave before it said anything.
 const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 74\r\n\r\n{\"type\":\"error\",\"code\":\"overloaded\",\"message\":\"too many are at the door\"}\n";
 
-impl Guests {
-    /// Nobody; never more than `most` at once.
-    pub fn new(most: usize) -> Self {
+impl Default for Guests {
+    /// Nobody.
+    fn default() -> Self {
         let (silent, speaking) = (BTreeMap::new(), BTreeMap::new());
-        Self { silent, speaking, last: 0, most, finish: async_channel::bounded(1) }
+        Self { silent, speaking, last: 0, finish: async_channel::bounded(1) }
     }
+}
 
+impl Guests {
     /// Those who have said nothing yet, the oldest first, and until when that may
     /// be so.
     pub fn silent(&self) -> impl Iterator<Item = (Moment, &TcpStream)> {
@@ -85,9 +86,10 @@ impl Guests {
         self.last
     }
 
-    /// Whether somebody has to leave before one more may come.
-    pub fn is_full(&self) -> bool {
-        self.silent.len() + self.speaking.len() >= self.most
+    /// Whether somebody has to leave before one more may come, where there may be so
+    /// many.
+    pub fn is_full(&self, most: usize) -> bool {
+        self.silent.len() + self.speaking.len() >= most
     }
 
     /// Lets a guest wait until it says something.
@@ -108,6 +110,14 @@ impl Guests {
     /// When the first silent guest is given up.
     pub fn patience(&self) -> Option<Moment> {
         self.silent.first_key_value().map(|(_, (until, _))| *until)
+    }
+
+    /// Nobody's patience lasts longer than that, so that who came first is still the
+    /// first to be given up.
+    pub fn hurry(&mut self, until: Moment) {
+        for (patience, _) in self.silent.values_mut() {
+            *patience = (*patience).min(until);
+        }
     }
 
     /// Sends the guests away whose patience has ended; how many those were.

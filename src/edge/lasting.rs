@@ -52,6 +52,16 @@ impl Driver {
         }
     }
 
+    /// The same, now that the settings may say it of other logs. One that is followed
+    /// no longer must not be found where it was: its numbers would be given out
+    /// twice.
+    pub(super) fn follow_again(&mut self) {
+        let boot = self.store.boot().map(str::to_owned);
+        if let (Some(positions), Some(boot)) = (self.positions.take(), boot) {
+            self.follow(positions.path(), &boot);
+        }
+    }
+
     /// Writes how far logs have come, before anybody hears of it.
     pub(super) fn write_positions(&mut self) {
         if let Some(Err(error)) = self.positions.as_mut().map(Positions::write)

@@ -106,6 +106,12 @@ impl Links {
         Ok(id)
     }
 
+    /// Lets so much wait for each link from now on.
+    pub fn bound(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
+        self.tell_waiting();
+    }
+
     /// The link that an event is about, unless it is gone meanwhile.
     pub fn meant(&self, ready: Ready) -> Option<ConnectionId> {
         let link = self.table.get((ready.key & u64::from(u32::MAX)) as usize)?;
@@ -341,6 +347,11 @@ impl Links {
         if std::mem::replace(&mut self.strict, strict) == strict {
             return;
         }
+        self.tell_waiting();
+    }
+
+    /// Looks again at all for whom something waits.
+    fn tell_waiting(&mut self) {
         let waiting = self.table.iter().filter(|(_, link)| link.outbox.is_some());
         let slots: Vec<u32> = waiting.map(|(slot, _)| slot as u32).collect();
         for slot in slots {

@@ -147,6 +147,11 @@ fn context() -> WebSocketContext {
 }
 
 impl Decoder {
+    /// Takes messages of up to `limit` bytes from now on.
+    pub fn limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
     /// A decoder that takes messages of up to `limit` bytes.
     pub fn new(limit: usize) -> Self {
         Self { context: context(), reply: Vec::new(), limit }

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -73,6 +74,36 @@ impl Daemon {
         let directory = directory();
         let (child, log, address) = launch(&directory, variables);
         Self { child, directory, address, log: Some(log) }
+    }
+
+    /// Starts with this file of the configuration.
+    pub(crate) fn configured(text: &str) -> Self {
+        let directory = directory();
+        std::fs::write(directory.join("wshubd.toml"), text).unwrap();
+        let place = directory.to_str().unwrap().to_owned();
+        let (child, log, address) = launch(&directory, &[("CONFIGURATION_DIRECTORY", &place)]);
+        Self { child, directory, address, log: Some(log) }
+    }
+
+    /// Changes a file beside that one, and who may read it.
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        let path = self.directory.join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    /// Asks for a reload, and gives the answer.
+    pub(crate) fn reload(&self) -> Value {
+        let mut worker = self.worker();
+        worker.say(json!({"action": "reload", "id": "r"}));
+        worker.hear()
+    }
+
+    /// The next line of the log.
+    pub(crate) fn logged(&mut self) -> String {
+        let mut line = String::new();
+        assert_ne!(self.log.as_mut().unwrap().read_line(&mut line).unwrap(), 0, "the daemon ended");
+        line
     }
 
     /// Starts it again after its end, in the same directory and on another port.
@@ -170,13 +201,18 @@ impl Daemon {
     }
 
     /// Waits for a line of the log in which these words stand.
-    pub(crate) fn logged(&mut self, words: &str) -> String {
+    pub(crate) fn hear_line(&mut self, words: &str) -> String {
         let mut line = String::new();
         while !line.contains(words) {
             line.clear();
             assert_ne!(self.log.as_mut().unwrap().read_line(&mut line).unwrap(), 0, "no line says {words:?}");
         }
         line
+    }
+
+    /// Sends SIGHUP.
+    pub(crate) fn hang_up(&self) {
+        self.signal(rustix::process::Signal::HUP);
     }
 
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {

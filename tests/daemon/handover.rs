@@ -2,9 +2,7 @@
 //! connected nothing happens.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
+use std::net::TcpStream;
 
 use async_tungstenite::tungstenite::Message;
 use async_tungstenite::tungstenite::protocol::frame::Frame;
@@ -18,7 +16,7 @@ impl Daemon {
     /// Has the daemon go on in another program, and waits until it does.
     fn hand_over(&mut self) -> String {
         self.signal(Signal::USR2);
-        self.logged("took over")
+        self.hear_line("took over")
     }
 }
 

@@ -12,5 +12,6 @@ mod kept;
 mod limits;
 mod messages;
 mod operations;
+mod reload;
 mod stopping;
 mod systemd;

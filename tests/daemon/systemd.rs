@@ -147,6 +147,26 @@ fn systemd_hears_that_it_is_ready_how_it_stands_and_that_it_ends() {
 }
 
 #[test]
+fn systemd_hears_that_reading_what_is_kept_takes_longer() {
+    let elsewhere = directory();
+    let overseer = Overseer::listen(&elsewhere);
+    // Whoever reads that waits for somebody to write it.
+    let note = elsewhere.join("wshubd/store/00000000.trouble");
+    std::fs::create_dir_all(note.parent().unwrap()).unwrap();
+    assert!(Command::new("mkfifo").arg(&note).status().unwrap().success());
+
+    let mut daemon = command(&elsewhere).env("NOTIFY_SOCKET", elsewhere.join("notify")).spawn().unwrap();
+
+    assert_eq!(overseer.hear(), "EXTEND_TIMEOUT_USEC=10000000\n");
+    assert_eq!(overseer.hear(), "STATUS=reading what is kept\n");
+    assert_eq!(overseer.hear(), "EXTEND_TIMEOUT_USEC=10000000\n", "and again, before it is ready");
+    daemon.kill().unwrap();
+    // The process that owns the disk finds out that it is alone.
+    drop(std::fs::OpenOptions::new().write(true).open(&note).unwrap());
+    daemon.wait().unwrap();
+}
+
+#[test]
 fn systemd_hears_what_is_wrong_with_the_store() {
     let elsewhere = directory();
     let overseer = Overseer::listen(&elsewhere);

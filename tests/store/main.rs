@@ -12,6 +12,7 @@ mod histories;
 mod hub_clock;
 mod lives;
 mod positions;
+mod reading;
 mod records;
 mod remains;
 mod room;

@@ -196,7 +196,7 @@ impl Stage {
             disk,
             scope: None,
         };
-        self.store.keep(self.now.moment, log, Rc::new(message), Box::new(keeping));
+        self.store.keep(self.now.moment, log, &message, &keeping);
     }
 
     pub(crate) fn forget(&mut self, log: &LogKey, from: u64, to: u64) {
@@ -227,6 +227,15 @@ impl Stage {
             _ => None,
         };
         self.facts.drain(..).filter_map(page).collect()
+    }
+
+    /// The positions of all that came so far.
+    pub(crate) fn pages_so_far(&self) -> Vec<u64> {
+        let messages = self.facts.iter().flat_map(|fact| match fact {
+            Input::Fetched { messages, .. } => messages.as_slice(),
+            _ => &[],
+        });
+        messages.filter_map(|message| message.seq).collect()
     }
 
     /// The page that was asked for, if it could be read.

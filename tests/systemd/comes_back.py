@@ -46,20 +46,19 @@ def killed(hub):
 
 @story("numbers of a channel go on after a crash: what notes them is kept beside the state")
 def numbers(hub):
-    hub.write("/etc/wshubd/wshubd.toml", '[[channel]]\nmatch = "log"\nkeep = "history"\ndisk = "behind"\n')
-    hub.ctl("restart", "wshubd")
-    with hub.subscriber("log") as ann:
-        ann.say({"action": "send", "channel": "log", "event": "e", "data": 1, "id": 1})
-        sent = ann.hear("message", channel="log")
-    with hub.connect("ann") as ann:
-        first = ann.ask({"action": "subscribe", "channel": "log"}, mark="s")
-    old = hub.main()
-    hub.signal("KILL", old)
-    back(hub, old, time.monotonic())
-    with hub.connect("ann") as ann:
-        again = ann.ask({"action": "subscribe", "channel": "log"}, mark="s")
-    hub.fresh()
-    same((again["epoch"], again["seq"]), (first["epoch"], sent["seq"]))
+    def position():
+        with hub.connect("ann") as ann:
+            ann.say({"action": "subscribe", "channel": "log"})
+            return ann.hear("subscription_succeeded", channel="log")
+
+    with hub.configured('[[channel]]\nmatch = "log"\nkeep = "history"\ndisk = "behind"\n'):
+        before = position()
+        hub.run("wshubctl", "pub", "log", "one")
+        old = hub.main()
+        hub.signal("KILL", old)
+        back(hub, old, time.monotonic())
+        after = position()
+    same((after["epoch"], after["seq"]), (before["epoch"], before["seq"] + 1))
 
 
 @story("the process that owns the disk is started anew, in the sandbox too, and from a file that was replaced")

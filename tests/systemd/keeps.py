@@ -3,6 +3,11 @@
 from machine import Machine
 from story import same, story, tell
 
+CREDENTIALS = """[Service]
+LoadCredential=jwt.key:/etc/wshubd/jwt.key
+LoadCredential=broadcast.secret:/etc/wshubd/broadcast.secret
+"""
+
 
 @story("its user exists only while it runs, and nobody else reads its state")
 def user(hub):
@@ -24,38 +29,35 @@ def restart(hub):
     same(hub.post("/broadcast", {"channel": "c", "event": "e"}).status, 200)
 
 
-@story("and after the machine was started anew, which starts it")
-def reboot(hub):
-    hub.run("wshubctl", "pub", "--durable", "letters", "over a boot")
-    hub.reboot()
-    same(hub.show("ActiveState"), "active")
-    with hub.connect("ann") as ann:
-        ann.say({"action": "subscribe", "channel": "letters"})
-        ann.hear("message", channel="letters", data="over a boot")
-
-
 @story("a key and a secret come as credentials of files that only root can read")
 def credentials(hub):
     key, secret = b"k" * 40, "s3cret-s3cret-s3cret"
     hub.write("/etc/wshubd/jwt.key", key.decode(), mode=0o600)
     hub.write("/etc/wshubd/broadcast.secret", secret + "\n", mode=0o600)
-    hub.drop_in("[Service]\nLoadCredential=jwt.key:/etc/wshubd/jwt.key\n"
-                "LoadCredential=broadcast.secret:/etc/wshubd/broadcast.secret\n")
-    hub.ctl("restart", "wshubd")
-    with hub.connect(token=hub.token("ann", key=key)):
-        pass
-    same(hub.post("/broadcast", {"channel": "c", "event": "e"}, secret=secret).status, 200)
-    same(hub.post("/broadcast", {"channel": "c", "event": "e"}).status, 401)
+    with hub.edited(CREDENTIALS):
+        hub.connect(token=hub.token("ann", key=key)).close()
+        same(hub.post("/broadcast", {"channel": "c", "event": "e"}, secret=secret).status, 200)
+        same(hub.post("/broadcast", {"channel": "c", "event": "e"}).status, 401)
 
 
 @story("a credential that is missing stops the start, and the unit says which")
 def missing(hub):
-    hub.path("/etc/wshubd/jwt.key").unlink()
-    assert hub.ctl("restart", "wshubd", check=False).returncode != 0
-    assert "CREDENTIALS" in hub.ctl("status", "wshubd", check=False).stdout
-    hub.path("/etc/wshubd/broadcast.secret").unlink()
+    hub.path("/etc/wshubd/jwt.key").unlink(missing_ok=True)
+    hub.drop_in(CREDENTIALS)
+    failed = hub.ctl("restart", "wshubd", check=False)
+    status = hub.ctl("status", "wshubd", check=False).stdout
     hub.fresh()
+    assert failed.returncode != 0 and "CREDENTIALS" in status, status
     same(hub.post("/broadcast", {"channel": "c", "event": "e"}).status, 200)
+
+
+@story("and after the machine was started anew, which starts it")
+def reboot(hub):
+    hub.run("wshubctl", "pub", "--durable", "letters", "over a boot")
+    hub.reboot()
+    same(hub.show("ActiveState"), "active")
+    heard = hub.run("wshubctl", "sub", "-n", "1", "letters").stdout
+    assert "over a boot" in heard, heard
 
 
 tell(Machine)

@@ -5,6 +5,7 @@ is built. The suite itself runs in the machine's network, so 127.0.0.1 is the ma
 /proc. Everything is waited for, never slept for.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -101,7 +102,8 @@ class Machine(Door):
         return pid
 
     def signal(self, name, pid=None):
-        self.run("kill", f"-{name}", str(pid or self.main()))
+        # By its path: the shell that the lab runs commands with has a `kill` of its own, and is not on the machine.
+        self.run("/usr/bin/kill", f"-{name}", str(pid or self.main()))
 
     def children(self):
         """The processes that own the disk for it."""
@@ -109,6 +111,7 @@ class Machine(Door):
         return [int(child) for child in self.path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     def reboot(self):
+        """Starts the machine anew. Its network is another one then, where this process is not."""
         subprocess.run([LAB, "reboot"], check=True, capture_output=True)
         self.find_root()
 
@@ -143,8 +146,28 @@ class Machine(Door):
         self.key = (state / "jwt.key").read_bytes().strip()
         self.secret = (state / "broadcast.secret").read_text().strip()
 
+    @contextlib.contextmanager
+    def configured(self, text):
+        """Runs with another configuration, and afterwards without."""
+        self.write("/etc/wshubd/wshubd.toml", text)
+        self.ctl("restart", "wshubd")
+        try:
+            yield
+        finally:
+            self.fresh()
+
+    @contextlib.contextmanager
+    def edited(self, text):
+        """Runs with a drop-in, and afterwards without."""
+        self.drop_in(text)
+        self.ctl("restart", "wshubd")
+        try:
+            yield
+        finally:
+            self.fresh()
+
     def fresh(self):
-        """As after installing it: nothing kept, no drop-in, running."""
+        """As after installing it: no configuration, no drop-in, running."""
         self.drop_in("")
         self.path("/etc/wshubd/wshubd.toml").unlink(missing_ok=True)
         self.ctl("stop", *UNITS)

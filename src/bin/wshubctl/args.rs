@@ -11,7 +11,8 @@ use std::time::Duration;
 use clap::{ArgGroup, Parser, Subcommand};
 
 pub(crate) use admin::{
-    Channels, CheckToken, Connections, Disconnect, Inbox, NewToken, Operations, Purge, Status, TokenCommand,
+    Channels, CheckToken, Connections, Disconnect, Inbox, NewToken, Operations, Purge, Reload, Status,
+    TokenCommand,
 };
 
 /// Publish, listen, and stop long-running jobs through wshubd.
@@ -57,6 +58,7 @@ pub(crate) enum Command {
     Inbox(Inbox),
     Disconnect(Disconnect),
     Purge(Purge),
+    Reload(Reload),
     #[command(subcommand)]
     Token(TokenCommand),
     #[command(hide = true)]

@@ -12,6 +12,7 @@ mod interrupt;
 mod list;
 mod publish;
 mod receipts;
+mod reload;
 mod run;
 mod screen;
 mod session;
@@ -62,6 +63,7 @@ async fn carry_out(executor: &LocalExecutor<'_>, args: Args) -> Result<ExitCode,
         Command::Inbox(inbox) => list::inbox(&client, inbox).await,
         Command::Disconnect(disconnect) => admin::disconnect(&client, disconnect).await,
         Command::Purge(purge) => admin::purge(&client, purge).await,
+        Command::Reload(reload) => reload::reload(&client, reload).await,
         Command::Token(TokenCommand::New(new)) => token::new(&client, new).await,
         Command::Token(TokenCommand::Check(check)) => token::check(&client, check).await,
         Command::Run(command) => run::run(executor, client, lines, command).await,

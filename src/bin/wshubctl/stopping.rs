@@ -30,7 +30,8 @@ pub(crate) fn tell(stopping: &Stopping) -> ExitCode {
 
 /// The type of the job that systemd has for a unit.
 fn job(unit: &str) -> Result<Option<String>, String> {
-    let listed = Command::new("systemctl").args(["list-jobs", "--no-legend", "--no-pager", "--full"]).output();
+    let listed =
+        Command::new("systemctl").args(["list-jobs", "--no-legend", "--no-pager", "--full"]).output();
     let listed = listed.map_err(|error| format!("systemctl: {error}"))?;
     if !listed.status.success() {
         return Err(String::from_utf8_lossy(&listed.stderr).trim().to_owned());

@@ -38,8 +38,7 @@ impl Driver {
     /// Says goodbye to links of which nothing is known, and lets them read it.
     pub fn send_away(&mut self, arrival: &mut Arrival, close: Close) {
         self.look_at_the_clock();
-        let frame =
-            Frame::Bye { code: close.code(), reason: close.reason(), reconnect: true, after_ms: 0 };
+        let frame = Frame::Bye { code: close.code(), reason: close.reason(), reconnect: true, after_ms: 0 };
         let bye = self.seal(|scratch| frame.encode(None, scratch));
         for socket in std::mem::take(&mut arrival.strangers) {
             let (side, pieces) = match is_worker(&socket) {

@@ -7,8 +7,8 @@ use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use super::{Arrival, Way};
 use super::words::Door as Name;
+use super::{Arrival, Way};
 use crate::edge::doors::{Doors, NEWCOMER};
 use crate::edge::driver::Driver;
 use crate::edge::epoll::{Epoll, Interest};
@@ -47,7 +47,7 @@ impl Doors {
         for (until, stream) in arrival.guests.drain(..) {
             let number = guests.number();
             if driver.links.epoll.add(&stream, NEWCOMER | number, Interest::READ).is_ok() {
-                guests.wait(number, until.unwrap_or(driver.moment() + self.site.patience), stream);
+                guests.wait(number, until.unwrap_or(driver.moment() + driver.site.patience), stream);
             }
         }
     }

@@ -196,7 +196,9 @@ impl Arrival {
     pub fn passed(&mut self) -> Vec<(String, OwnedFd)> {
         let is_passed = |(name, _): &mut (Door, OwnedFd)| matches!(name, Door::Passed(_));
         let passed = self.doors.extract_if(.., is_passed);
-        passed.map(|(name, socket)| (if let Door::Passed(name) = name { name } else { String::new() }, socket)).collect()
+        passed
+            .map(|(name, socket)| (if let Door::Passed(name) = name { name } else { String::new() }, socket))
+            .collect()
     }
 
     /// The hub and its store, if they can be gone on with: either both or none, for
@@ -228,5 +230,7 @@ impl Legacy {
 }
 
 fn complain(error: &dyn std::fmt::Display) {
-    log::error!("what the daemon before this one has handed over cannot be used: {error}; its connections are told to come back");
+    log::error!(
+        "what the daemon before this one has handed over cannot be used: {error}; its connections are told to come back"
+    );
 }

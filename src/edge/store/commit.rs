@@ -3,6 +3,7 @@
 //! Knows which messages, marks and runs go together. Does not know when a commit
 //! is due.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
 
@@ -32,6 +33,13 @@ pub(super) struct Moved {
     pub(super) placed: Placed,
     pub(super) head: Box<RawValue>,
     pub(super) body: Box<RawValue>,
+}
+
+impl Moved {
+    fn put<'a>(&'a self, log: &'a str) -> Put<'a> {
+        let (head, body) = (Cow::Borrowed(&*self.head), Cow::Borrowed(&*self.body));
+        Put { log: log.into(), seq: self.placed.seq, head, body }
+    }
 }
 
 /// What is written with one commit.
@@ -102,7 +110,7 @@ impl Disk {
             // It was forgotten, or went before.
             let Some(entry) = tail.get_mut(&log, seq).filter(|entry| !entry.is_leaving) else { return true };
             entry.is_leaving = true;
-            room = room.saturating_sub(entry.keeping.size as usize);
+            room = room.saturating_sub(entry.size as usize);
             chosen.push((log, seq));
             room > 0 && chosen.len() < MOST_MESSAGES
         };
@@ -139,13 +147,13 @@ impl Disk {
         for (log, seq, _) in batch.puts.into_iter().rev() {
             let Some(entry) = tail.get_mut(&log, seq) else { continue };
             (entry.is_leaving, entry.is_tried) = (false, true);
-            match entry.keeping.disk {
+            match entry.disk {
                 When::Now => self.urgent.push_front((log, seq)),
                 _ if entry.is_forgotten => {
                     tail.remove(&log, seq);
                     self.bury(now, &log, [seq]);
                 }
-                When::Behind => self.behind.push_front((entry.keeping.since, log, seq)),
+                When::Behind => self.behind.push_front((entry.since, log, seq)),
                 When::Stop | When::Never => {}
             }
         }
@@ -175,7 +183,7 @@ impl Disk {
                 self.bury(now, &log, [seq]);
                 continue;
             };
-            self.index.place(&log, Placed { seq, generation, size: entry.keeping.size });
+            self.index.place(&log, Placed { seq, generation, size: entry.size });
             if entry.is_forgotten {
                 self.forget(now, &log, seq, seq, tail);
             }
@@ -223,15 +231,10 @@ impl Batch {
         let name = |log: &LogKey| names.get(log).map_or("", String::as_str);
         let put = |(log, seq, life): &(LogKey, u64, u64)| {
             let entry = tail.get(log, *seq)?;
-            spelling::put(name(log), *life, &entry.message, &entry.keeping, elapsed)
+            spelling::put((name(log), *seq), *life, entry, tail.text(entry)?, elapsed)
         };
-        let moved = |moved: &'_ Moved| Put {
-            log: spelling::log(&moved.log).into(),
-            seq: moved.placed.seq,
-            head: std::borrow::Cow::Owned(moved.head.clone()),
-            body: std::borrow::Cow::Owned(moved.body.clone()),
-        };
-        let puts = self.puts.iter().filter_map(put).chain(self.moved.iter().map(moved)).collect();
+        let moved = self.moved.iter().map(|moved| moved.put(name(&moved.log)));
+        let puts = self.puts.iter().filter_map(put).chain(moved).collect();
         let store = StoreMark { stamp: elapsed.stamp(around.now), spent: budget.spent(around.now.moment) };
         let mut marks = vec![mark("", &store)?];
         for (log, state) in &self.marks {
@@ -249,5 +252,5 @@ impl Batch {
 }
 
 fn mark<'a>(log: &'a str, state: &impl serde::Serialize) -> io::Result<Mark<'a>> {
-    Ok(Mark { log: log.into(), state: std::borrow::Cow::Owned(to_raw_value(state)?) })
+    Ok(Mark { log: log.into(), state: Cow::Owned(to_raw_value(state)?) })
 }

@@ -10,7 +10,6 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Wanted;
 use super::budget::{Budget, Thrift};
 use super::commit::Batch;
 use super::elapsed::{Clocks, Elapsed};
@@ -19,8 +18,9 @@ use super::index::Index;
 use super::loading::Loading;
 use super::moving::Moving;
 use super::process::{Ended, Process};
+use super::reading::{Reading, Wanted};
 use super::tail::Tail;
-use super::words::{Order, Room, Word};
+use super::words::{Order, Room};
 use crate::edge::epoll::Epoll;
 use crate::hub::settings::Disk as When;
 use crate::hub::{Hub, Input, LogKey, Now};
@@ -86,16 +86,6 @@ impl Task {
     }
 }
 
-/// What was asked for, and what came.
-pub(super) struct Reading {
-    pub(super) generation: u32,
-    pub(super) from: u64,
-    pub(super) to: u64,
-    /// The last position of which something came, readable or not.
-    pub(super) reached: Option<u64>,
-    pub(super) messages: Vec<std::rc::Rc<crate::protocol::Message>>,
-}
-
 /// The disk.
 pub(super) struct Disk {
     pub(super) options: Options,
@@ -110,6 +100,8 @@ pub(super) struct Disk {
     pub(super) ended: Vec<Ended>,
     pub(super) task: Option<(Task, Moment)>,
     pub(super) reads: VecDeque<Wanted>,
+    /// The old generation that the process has open, and since when.
+    pub(super) open: Option<(u32, Moment)>,
     /// What is to be written: when it was kept, oldest first.
     pub(super) behind: VecDeque<(Moment, LogKey, u64)>,
     /// What somebody waits for.
@@ -155,6 +147,7 @@ impl Disk {
             ended: Vec::new(),
             task: None,
             reads: VecDeque::new(),
+            open: None,
             behind: VecDeque::new(),
             urgent: VecDeque::new(),
             swept_at: now.moment,
@@ -275,6 +268,7 @@ impl Disk {
         let patience = if matches!(task, Task::Load(_)) { LOADING } else { PATIENCE };
         let given = self.give(&task, tail, around);
         self.has_committed = matches!(task, Task::Commit(_));
+        self.opens(&task, now);
         self.busy_at = now;
         self.task = Some((task, now + patience));
         if let Err(error) = given {
@@ -282,19 +276,6 @@ impl Disk {
             let why = why.unwrap_or_else(|| format!("the process that owns the disk is gone: {error}"));
             self.fail(why, tail, around);
         }
-    }
-
-    /// Why the process has ended, if it has said so.
-    fn last_words(&mut self) -> Option<String> {
-        let mut last = None;
-        let process = self.process.as_mut()?;
-        // It ends in an error, for there is nobody any more.
-        let _ = process.read(|word| {
-            if let Word::Failed { why } = word {
-                last = Some(why);
-            }
-        });
-        last
     }
 
     /// What to do next.
@@ -313,16 +294,8 @@ impl Disk {
             return Some(Task::Start);
         }
         let reads_first = self.has_committed || !(is_due && may_try);
-        if reads_first && let Some(wanted) = self.reads.pop_front() {
-            if let Some(reading) = self.reading(&wanted, tail) {
-                return Some(Task::Read(wanted, reading));
-            }
-            let fetch = wanted.fetch;
-            // It was forgotten meanwhile: what is left of it is in memory.
-            let placed = self.index.next(&fetch.log, fetch.after);
-            let found = super::page_of(tail, &fetch, placed.map(|placed| placed.seq));
-            around.facts.push_back(fetch.found(found));
-            return self.next(may_try, tail, around);
+        if reads_first && let Some(task) = self.next_read(tail, around) {
+            return Some(task);
         }
         if !may_try {
             return None;
@@ -350,6 +323,7 @@ impl Disk {
     fn start(&mut self, tail: &mut Tail, around: &mut Around<'_>) {
         let now = around.now.moment;
         self.room.written = 0;
+        self.open = None;
         self.busy_at = now;
         match Process::start(&self.options.program, &self.options.directory, around.epoll) {
             Ok(process) => {
@@ -388,85 +362,6 @@ impl Disk {
             }
         };
         process.order(&order, around.epoll)
-    }
-
-    /// The socket has something, or takes something.
-    pub(super) fn ready(&mut self, tail: &mut Tail, around: &mut Around<'_>) {
-        let Some(mut process) = self.process.take() else { return };
-        let flushed = process.flush(around.epoll);
-        let mut failed = None;
-        let read = process.read(|word| {
-            if failed.is_none() {
-                failed = self.heard(word, tail, around).err();
-            }
-        });
-        if std::mem::take(&mut self.ends_after_this) {
-            self.ended.push(process.dismiss());
-        } else {
-            self.process = Some(process);
-        }
-        let gone = |error: std::io::Error| {
-            let is_end = error.kind() == std::io::ErrorKind::UnexpectedEof;
-            let how = if is_end { "ended".to_owned() } else { error.to_string() };
-            format!("the process that owns the disk is gone: {how}")
-        };
-        if let Some(why) = failed.or_else(|| flushed.and(read).err().map(gone)) {
-            // Nothing was asked of it, so nothing failed: the next order starts
-            // another.
-            match self.process.take_if(|_| self.task.is_none() && self.trouble.is_none()) {
-                Some(process) => self.ended.push(process.kill()),
-                None => self.fail(why, tail, around),
-            }
-        }
-        self.tick(tail, around);
-    }
-
-    /// One word of the process.
-    fn heard(&mut self, word: Word<'_>, tail: &mut Tail, around: &mut Around<'_>) -> Result<(), String> {
-        match (word, self.task.as_mut().map(|(task, _)| task)) {
-            (Word::Failed { why }, _) => return Err(why),
-            (Word::Ready { generations, room, notes }, Some(Task::Start)) => {
-                self.task = None;
-                self.room = Room { newest: self.room.newest, ..room };
-                for note in notes {
-                    log::warn!("{note}");
-                }
-                self.is_there(&generations, around);
-            }
-            (
-                Word::Record { log, seq, body: Some(body), .. },
-                Some(Task::Read(Wanted { fetch, .. }, reading)),
-            ) => {
-                let is_meant = super::spelling::log(&fetch.log) == log;
-                let message = super::spelling::message(&fetch.log, seq, &body).filter(|_| is_meant);
-                reading.reached = Some(seq);
-                reading.messages.extend(message);
-            }
-            (Word::Record { seq, head, body: Some(body), .. }, Some(Task::Move)) => {
-                if let Some(moving) = &mut self.moving {
-                    moving.came(seq, head.into_owned(), body.into_owned());
-                }
-            }
-            (word, Some(Task::Load(generation))) => {
-                let generation = *generation;
-                self.load(generation, word, around)?;
-            }
-            (Word::Read { .. }, Some(Task::Read(..))) => self.has_read(tail, around),
-            (Word::Read { .. }, Some(Task::Move)) => {
-                (self.task, self.readings) = (None, 0);
-                if let Some(moving) = &mut self.moving {
-                    moving.has_read(&mut self.index);
-                }
-            }
-            (Word::Committed { room }, Some(Task::Commit(_))) => self.has_written(room, tail, around),
-            (Word::Dropped { room }, Some(Task::Drop(generation))) => {
-                self.index.generations.remove(generation);
-                self.task = None;
-                self.has_room(around.now.moment, Room { newest: self.room.newest, ..room });
-            }
-            (word, _) => return Err(format!("the process that owns the disk said {word:?}, unasked")),
-        }
-        Ok(())
     }
 
     /// What was written counts, and how much room there is.

@@ -113,7 +113,7 @@ impl Disk {
         let mut buried = Vec::new();
         for (log, seq) in self.urgent.drain(..) {
             if let Some(entry) = tail.get_mut(&log, seq) {
-                entry.keeping.disk = When::Behind;
+                entry.disk = When::Behind;
                 let (is_forgotten, is_tried) = (entry.is_forgotten, entry.is_tried);
                 self.behind.push_back((now, log.clone(), seq));
                 if is_forgotten {

@@ -11,9 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::de::SliceRead;
+use serde_json::value::RawValue;
 
 use super::budget::Budget;
 use super::disk::{Disk, Options, Task};
@@ -21,11 +21,12 @@ use super::elapsed::Elapsed;
 use super::failing::Trouble;
 use super::index::{Generation, Index, Log, Placed, Run};
 use super::process::Ended;
-use super::spelling::Body;
+use super::reading::Wanted;
+use super::spelling::Text;
 use super::tail::{Entry, Tail};
-use super::{Fetch, Store, Wanted};
+use super::{Fetch, Store};
 use crate::hub::settings::Disk as When;
-use crate::hub::{Keeping, LogKey, Now, Purpose, Scope};
+use crate::hub::{Keeping, LogKey, Now, Purpose};
 use crate::protocol::Moment;
 
 /// Raised when a store could not go on with what an older one wrote.
@@ -73,7 +74,7 @@ struct Notice(Purpose, LogKey, u64, usize, Option<(u32, u64, u64)>);
 
 /// One log, in memory and on the disk.
 #[derive(Serialize, Deserialize)]
-struct Both {
+struct Both<'a> {
     log: LogKey,
     /// Its life, cursor and last position, as the disk has them.
     standing: Option<(u64, u64, u64)>,
@@ -82,17 +83,18 @@ struct Both {
     gone: Vec<(u64, u64, u64)>,
     /// Position, generation and size, ascending.
     placed: Vec<(u64, u32, u32)>,
-    kept: Vec<Kept>,
+    #[serde(borrow)]
+    kept: Vec<Kept<'a>>,
 }
 
-/// A message in memory: position, keeping, state, text.
+/// A message in memory: position, keeping, state, id and body.
 #[derive(Serialize, Deserialize)]
-struct Kept(u64, Kind, State, Body);
+struct Kept<'a>(u64, Kind, State, #[serde(borrow)] &'a RawValue, #[serde(borrow)] &'a RawValue);
 
 /// `Keeping`: until when and since when, size, whether somebody has it and whether
-/// it was promised, when it goes to the disk, whose id it has.
+/// it was promised, when it goes to the disk.
 #[derive(Serialize, Deserialize)]
-struct Kind(Moment, Moment, u32, bool, bool, When, Option<Scope>);
+struct Kind(Moment, Moment, u32, bool, bool, When);
 
 /// Whether it was tried, and whether it is forgotten.
 #[derive(Serialize, Deserialize)]
@@ -197,7 +199,7 @@ impl Store {
     }
 
     /// Takes one log.
-    fn take_over(&mut self, both: Both) -> Result<(), ImportError> {
+    fn take_over(&mut self, both: Both<'_>) -> Result<(), ImportError> {
         let Both { log, standing, is_stale, gone, placed, kept } = both;
         let is_ascending = placed.is_sorted_by(|(before, ..), (after, ..)| before < after);
         // Positions begin at 1: what lies after the one before is asked for.
@@ -206,9 +208,8 @@ impl Store {
         if !(is_ascending && is_positive && has_life) {
             return Err(ImportError::Log(log));
         }
-        for Kept(seq, kind, state, body) in kept {
-            let message = body.message(&log, seq).into();
-            self.tail.insert(&log, message, Box::new(kind.keeping()));
+        for Kept(seq, kind, state, id, body) in kept {
+            self.tail.insert_spelled(&log, seq, &kind.keeping(), Text { id, body });
             if let Some(entry) = self.tail.get_mut(&log, seq) {
                 (entry.is_tried, entry.is_forgotten) = (state.0, state.1);
             }
@@ -235,7 +236,7 @@ impl Store {
     fn owe_all(&mut self) {
         let Some(disk) = &mut self.disk else { return };
         let each = self.tail.logs.iter().flat_map(|(log, messages)| {
-            messages.iter().map(move |(seq, entry)| (entry.keeping.since, log, *seq, entry.keeping.disk))
+            messages.iter().map(move |(seq, entry)| (entry.since, log, *seq, entry.disk))
         });
         let mut each: Vec<_> = each.collect();
         each.sort_unstable_by(|one, other| (one.0, one.1, one.2).cmp(&(other.0, other.1, other.2)));
@@ -317,9 +318,9 @@ impl Disk {
     }
 }
 
-impl Both {
+impl<'a> Both<'a> {
     /// What of it is in memory.
-    fn of(log: &LogKey, tail: &Tail) -> Self {
+    fn of(log: &LogKey, tail: &'a Tail) -> Self {
         let messages = tail.logs.get(log).into_iter().flatten();
         Self {
             log: log.clone(),
@@ -327,7 +328,7 @@ impl Both {
             is_stale: false,
             gone: Vec::new(),
             placed: Vec::new(),
-            kept: messages.map(|(seq, entry)| Kept::of(*seq, entry)).collect(),
+            kept: messages.filter_map(|(seq, entry)| Kept::of(*seq, entry, tail)).collect(),
         }
     }
 
@@ -341,18 +342,19 @@ impl Both {
     }
 }
 
-impl Kept {
-    fn of(seq: u64, entry: &Entry) -> Self {
-        let Keeping { expires, since, size, heard, durable, disk, scope } = &*entry.keeping;
-        let kind = Kind(*expires, *since, *size, *heard, *durable, *disk, scope.clone());
-        Self(seq, kind, State(entry.is_tried, entry.is_forgotten), Body::of(&entry.message))
+impl<'a> Kept<'a> {
+    fn of(seq: u64, entry: &Entry, tail: &'a Tail) -> Option<Self> {
+        let Entry { expires, since, size, heard, durable, disk, is_tried, is_forgotten, .. } = *entry;
+        let kind = Kind(expires, since, size, heard, durable, disk);
+        let Text { id, body } = tail.text(entry)?;
+        Some(Self(seq, kind, State(is_tried, is_forgotten), id, body))
     }
 }
 
 impl Kind {
     fn keeping(self) -> Keeping {
-        let Self(expires, since, size, heard, durable, disk, scope) = self;
-        Keeping { expires, since, size, heard, durable, disk, scope }
+        let Self(expires, since, size, heard, durable, disk) = self;
+        Keeping { expires, since, size, heard, durable, disk, scope: None }
     }
 }
 
@@ -366,8 +368,8 @@ fn write(bytes: &mut Vec<u8>, value: &impl Serialize) {
 /// What was written, value by value.
 struct Values<'a>(serde_json::Deserializer<SliceRead<'a>>);
 
-impl Values<'_> {
-    fn next<T: DeserializeOwned>(&mut self) -> Result<T, ImportError> {
+impl<'a> Values<'a> {
+    fn next<T: Deserialize<'a>>(&mut self) -> Result<T, ImportError> {
         T::deserialize(&mut self.0).map_err(ImportError::Form)
     }
 }

@@ -4,18 +4,21 @@
 //! both are read as one. Does not know policies: which messages are kept, for how
 //! long and when they are forgotten is the hub's decision.
 
+mod blocks;
 pub mod budget;
 mod commit;
 mod disk;
 mod elapsed;
 mod failing;
 mod handover;
+mod hearing;
 mod index;
 pub mod keeper;
 mod loading;
 mod moving;
 pub mod positions;
 mod process;
+mod reading;
 pub mod remains;
 mod spelling;
 mod tail;
@@ -35,7 +38,8 @@ use crate::hub::settings::Disk as When;
 use crate::hub::{Input, Keeping, LogKey, Now, Purpose, StoreFact};
 use crate::protocol::frame::Statistics;
 use crate::protocol::{Message, Moment};
-use disk::{Disk, Reading};
+use disk::Disk;
+use reading::Wanted;
 use tail::Tail;
 
 /// Keeps messages by log and seq. Calls on one log take effect in order.
@@ -77,25 +81,17 @@ impl Fetch {
     }
 }
 
-/// What is to be read from the disk.
-struct Wanted {
-    fetch: Fetch,
-    /// Where it lies, if it is forgotten before it is read: the generation, and the
-    /// first and the last position.
-    run: Option<(u32, u64, u64)>,
-}
-
 /// What is in memory of what was asked for, up to the first that is on the disk.
 fn page_of(tail: &Tail, fetch: &Fetch, disk: Option<u64>) -> Vec<Rc<Message>> {
     let mut room = fetch.bytes;
     let mut page = Vec::new();
-    for (seq, message) in tail.read(&fetch.log, fetch.after).take(fetch.count) {
-        let size = message.size();
+    for (seq, entry) in tail.read(&fetch.log, fetch.after).take(fetch.count) {
+        let size = entry.size as usize;
         if disk.is_some_and(|disk| disk < seq) || (size > room && !page.is_empty()) {
             break;
         }
         room = room.saturating_sub(size);
-        page.push(message.clone());
+        page.extend(tail.message(&fetch.log, seq, entry));
     }
     page
 }
@@ -111,14 +107,21 @@ impl Store {
         Self { tail: Tail::default(), disk: Some(Box::new(Disk::new(options, now))) }
     }
 
+    /// Uses the disk in another way from now on, in the same place.
+    pub fn adjust(&mut self, now: Moment, options: Options) {
+        if let Some(disk) = &mut self.disk {
+            disk.budget.limit(options.flash_budget, now);
+            disk.options = options;
+        }
+    }
+
     /// Keeps a message under its own `seq`. One that is kept already may be asked
     /// for once more, to be written at once.
-    pub fn keep(&mut self, now: Moment, log: &LogKey, message: Rc<Message>, keeping: Box<Keeping>) {
+    pub fn keep(&mut self, now: Moment, log: &LogKey, message: &Message, keeping: &Keeping) {
         let Some(seq) = message.seq else { return };
-        let when = keeping.disk;
-        self.tail.insert(log, message, keeping);
+        self.tail.insert(log, seq, message, keeping);
         if let Some(disk) = &mut self.disk {
-            disk.owes(now, log, seq, when);
+            disk.owes(now, log, seq, keeping.disk);
         }
     }
 
@@ -128,9 +131,9 @@ impl Store {
             return Some(Input::Store(StoreFact::NotStored { log, seq }));
         };
         if let Some(entry) = self.tail.get_mut(&log, seq) {
-            let is_urgent = entry.keeping.disk == When::Now;
-            entry.keeping.disk = When::Now;
-            entry.keeping.durable = true;
+            let is_urgent = entry.disk == When::Now;
+            entry.disk = When::Now;
+            entry.durable = true;
             if !entry.is_leaving && !is_urgent {
                 disk.urgent.push_back((log, seq));
             }
@@ -301,54 +304,6 @@ impl Store {
         let shift = elapsed.shift(stamp);
         disk.elapsed = Some(elapsed);
         Some(shift)
-    }
-}
-
-impl Disk {
-    /// Reads something as soon as it is its turn. What cannot be read is not waited
-    /// for: others have more to say.
-    fn want(&mut self, wanted: Wanted) -> Vec<Input> {
-        if self.trouble.as_ref().is_some_and(|trouble| trouble.is_deaf) {
-            return vec![wanted.fetch.unread()];
-        }
-        self.reads.push_back(wanted);
-        Vec::new()
-    }
-
-    /// What is to be read for a request: none if it was forgotten meanwhile, or what
-    /// comes first is in memory.
-    fn reading(&self, wanted: &Wanted, tail: &Tail) -> Option<Reading> {
-        let fetch = &wanted.fetch;
-        let reading =
-            |(generation, from, to)| Reading { generation, from, to, reached: None, messages: Vec::new() };
-        if wanted.run.is_some() {
-            return wanted.run.map(reading);
-        }
-        let end = tail.next(&fetch.log, fetch.after).unwrap_or(u64::MAX);
-        let run = self.index.run(&fetch.log, fetch.after, end, fetch.count, fetch.bytes);
-        Some(reading((run.first()?.generation, run.first()?.seq, run.last()?.seq)))
-    }
-
-    /// A page has come.
-    fn has_read(&mut self, tail: &Tail, around: &mut Around<'_>) {
-        let Some((disk::Task::Read(wanted, reading), _)) = self.task.take() else { return };
-        self.readings = 0;
-        let Reading { from, to, reached, mut messages, .. } = reading;
-        if wanted.run.is_some() {
-            // It is forgotten already.
-            around.facts.push_back(wanted.fetch.found(messages));
-            return;
-        }
-        let log = &wanted.fetch.log;
-        // What was forgotten, before or meanwhile, is read with the rest.
-        messages.retain(|message| message.seq.is_some_and(|seq| self.index.contains(log, seq)));
-        if messages.is_empty() {
-            // All of it is damaged: what follows is the answer.
-            self.forget(around.now.moment, log, from, reached.unwrap_or(to), tail);
-            self.reads.push_front(wanted);
-            return;
-        }
-        around.facts.push_back(wanted.fetch.found(messages));
     }
 }
 

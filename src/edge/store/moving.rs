@@ -26,7 +26,7 @@ const PORTION: usize = 128 << 10;
 /// What is being written again.
 #[derive(Default)]
 pub(super) struct Moving {
-    generation: u32,
+    pub(super) generation: u32,
     /// Still to be read.
     runs: VecDeque<(LogKey, Vec<Placed>)>,
     /// Read, and still to be written.

@@ -70,9 +70,8 @@ impl Process {
 
     /// Gives an order.
     pub(super) fn order(&mut self, order: &Order<'_>, epoll: Option<&Epoll>) -> io::Result<()> {
-        let mut line = serde_json::to_vec(order)?;
-        line.push(b'\n');
-        self.orders.extend(line);
+        serde_json::to_writer(&mut self.orders, order)?;
+        self.orders.push_back(b'\n');
         self.flush(epoll)
     }
 

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::elapsed::Elapsed;
+use super::tail::Entry;
 use super::words::Put;
 use crate::hub::settings::Disk;
 use crate::hub::{FoundMessage, Keeping, LogKey, Scope};
@@ -50,7 +51,7 @@ pub(super) fn log_and_life(name: &str) -> Option<(&str, u64)> {
 
 /// What is read of a message when the daemon starts.
 #[derive(Serialize, Deserialize, Debug)]
-pub(super) struct Head(
+pub(super) struct Head<I = Option<Id>>(
     /// Which life of its log it belongs to.
     pub(super) u64,
     /// When it expires and since when it is kept, by the hub clock.
@@ -62,13 +63,23 @@ pub(super) struct Head(
     /// that it is here.
     bool,
     bool,
-    /// Where its publisher gave it an id: among whose messages that is unique.
-    Option<(Scope, MessageId)>,
+    I,
 );
+
+/// Where its publisher gave a message an id: among whose messages that is unique.
+type Id = (Scope, MessageId);
+
+/// What of a message is spelled once, when it is kept: its id and its body, as they
+/// are written later.
+#[derive(Clone, Copy)]
+pub(super) struct Text<'a> {
+    pub(super) id: &'a RawValue,
+    pub(super) body: &'a RawValue,
+}
 
 /// The rest of a message. Its channel and position are its place.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Body(Event, Payload, Sender, Option<UserId>, MessageId, UnixTime);
+struct Body(Event, Payload, Sender, Option<UserId>, MessageId, UnixTime);
 
 /// The state of a log.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
@@ -85,29 +96,36 @@ pub(super) struct LogMark {
 
 /// Spells a message to be written.
 pub(super) fn put<'a>(
-    log: &'a str,
+    (log, seq): (&'a str, u64),
     life: u64,
-    message: &Message,
-    keeping: &Keeping,
+    entry: &Entry,
+    text: Text<'a>,
     elapsed: &Elapsed,
 ) -> Option<Put<'a>> {
-    let id = keeping.scope.clone().map(|scope| (scope, message.message_id.clone()));
-    let head = Head(
-        life,
-        elapsed.at(keeping.expires),
-        elapsed.at(keeping.since),
-        keeping.size,
-        keeping.heard,
-        keeping.durable,
-        id,
-    );
-    let body = Body::of(message);
+    let Entry { expires, since, size, heard, durable, .. } = *entry;
+    let head = Head(life, elapsed.at(expires), elapsed.at(since), size, heard, durable, text.id);
     Some(Put {
         log: Cow::Borrowed(log),
-        seq: message.seq?,
+        seq,
         head: Cow::Owned(to_raw_value(&head).ok()?),
-        body: Cow::Owned(to_raw_value(&body).ok()?),
+        body: Cow::Borrowed(text.body),
     })
+}
+
+/// Appends the id and the body of a message; how long the id is.
+pub(super) fn spell(message: &Message, scope: Option<&Scope>, to: &mut Vec<u8>) -> usize {
+    let begin = to.len();
+    append(to, &scope.map(|scope| (scope, &message.message_id)));
+    let id = to.len() - begin;
+    let Message { event, data, from, user_id, message_id, timestamp, .. } = message;
+    append(to, &Body(event.clone(), data.clone(), *from, user_id.clone(), message_id.clone(), *timestamp));
+    id
+}
+
+/// Writing to memory cannot fail, and none of these refuses to be written.
+fn append(to: &mut Vec<u8>, value: &impl Serialize) {
+    let written = serde_json::to_writer(to, value);
+    debug_assert!(written.is_ok(), "{written:?}");
 }
 
 /// Reads the head of a message.
@@ -135,24 +153,11 @@ impl Head {
 
 /// Reads a message back.
 pub(super) fn message(key: &LogKey, seq: u64, body: &RawValue) -> Option<Rc<Message>> {
-    let body: Body = serde_json::from_str(body.get()).ok()?;
-    Some(Rc::new(body.message(key, seq)))
-}
-
-impl Body {
-    pub(super) fn of(message: &Message) -> Self {
-        let Message { event, data, from, user_id, message_id, timestamp, .. } = message;
-        Self(event.clone(), data.clone(), *from, user_id.clone(), message_id.clone(), *timestamp)
-    }
-
-    /// The message in its place.
-    pub(super) fn message(self, key: &LogKey, seq: u64) -> Message {
-        let Self(event, data, from, user_id, message_id, timestamp) = self;
-        let channel = match key {
-            LogKey::Channel(channel) => channel.clone(),
-            LogKey::Inbox(_) => Channel::inbox(),
-        };
-        let channel = Some(channel);
-        Message { channel, event, data, from, user_id, message_id, timestamp, seq: Some(seq) }
-    }
+    let Body(event, data, from, user_id, message_id, timestamp) = serde_json::from_str(body.get()).ok()?;
+    let channel = match key {
+        LogKey::Channel(channel) => channel.clone(),
+        LogKey::Inbox(_) => Channel::inbox(),
+    };
+    let channel = Some(channel);
+    Some(Rc::new(Message { channel, event, data, from, user_id, message_id, timestamp, seq: Some(seq) }))
 }

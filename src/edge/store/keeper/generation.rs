@@ -12,6 +12,7 @@ use rustix::fs::{Advice, fadvise};
 use sled::{Db, IVec, Tree};
 
 use super::files;
+use super::mirror::Mirror;
 use super::record::{self, Assembly, Found};
 use super::trouble::{Done, Trouble};
 use crate::edge::store::words::{Gone, Mark, Put};
@@ -45,6 +46,8 @@ pub(super) struct Generation {
     count: u64,
     /// It has no file that says its format: no commit to it is on the disk yet.
     is_new: bool,
+    /// It is a copy: nothing that is written to it lasts.
+    pub(super) is_copy: bool,
     /// Something was committed since it was opened.
     has_grown: bool,
 }
@@ -77,22 +80,33 @@ impl Generation {
     /// Opens a generation, and makes it if it is not there.
     pub(super) fn open(directory: &Path) -> Done<Self> {
         let is_new = files::prepare(directory)?;
-        Ok(Self { is_new, ..Self::start(directory)? })
+        Ok(Self { is_new, ..Self::start(directory, directory)? })
     }
 
-    fn start(directory: &Path) -> Done<Self> {
+    /// Opens a generation that takes so many bytes to be read: a copy of it where that
+    /// can be. It is removed at once, for what is open stays.
+    pub(super) fn open_to_read(directory: &Path, bytes: u64) -> Done<Self> {
+        let is_new = files::prepare(directory)?;
+        match Mirror::of(directory, bytes) {
+            Some(copy) => Ok(Self { is_new, is_copy: true, ..Self::start(directory, &copy.path())? }),
+            None => Ok(Self { is_new, ..Self::start(directory, directory)? }),
+        }
+    }
+
+    /// Opens what is in a place; people are told of the directory.
+    fn start(directory: &Path, place: &Path) -> Done<Self> {
         let told = || Trouble::engine(directory);
-        let db = open_engine(directory).map_err(told())?;
+        let db = open_engine(place).map_err(told())?;
         let tree = |name| db.open_tree(name).map_err(told());
         let (messages, marks, gone) = (tree("messages")?, tree("marks")?, tree("gone")?);
-        let path = directory.join(files::DB);
+        let path = place.join(files::DB);
         let file = File::open(&path).map_err(Trouble::file(&path))?;
         let count = match db.get(COUNT).map_err(told())? {
             None => 0,
             Some(value) => read_count(&value)
                 .ok_or_else(|| Trouble::Damaged(format!("{}: its count is wrong", directory.display())))?,
         };
-        let witness = read_count(&files::read_witness(directory)?).unwrap_or_default();
+        let witness = read_count(&files::read_witness(place)?).unwrap_or_default();
         let count = count.max(witness);
         Ok(Self {
             directory: directory.to_owned(),
@@ -103,6 +117,7 @@ impl Generation {
             file,
             count,
             is_new: false,
+            is_copy: false,
             has_grown: false,
         })
     }

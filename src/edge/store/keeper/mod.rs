@@ -8,6 +8,7 @@
 mod files;
 mod generation;
 mod ladder;
+mod mirror;
 mod order;
 mod record;
 mod shelf;

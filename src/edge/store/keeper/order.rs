@@ -56,14 +56,14 @@ impl Keeper {
         match order {
             Order::Load { generation } => {
                 let mut loading = Loading { talk, damaged: 0, notes: Vec::new() };
-                self.with(generation, Seen::All, |generation| generation.load(&mut loading))?;
+                self.with(generation, Deed::ReadAll, |generation| generation.load(&mut loading))?;
                 let Loading { talk, damaged, notes } = loading;
                 talk.say(&Word::Loaded { damaged, notes })
             }
             Order::Read { generation, log, from, to, count, bytes } => {
                 let mut reading = Reading { talk, told: 0, count, bytes, damaged: 0 };
                 if count > 0 {
-                    self.with(generation, Seen::Part, |generation| {
+                    self.with(generation, Deed::Read, |generation| {
                         generation.read(&log, from, to, &mut reading)
                     })?;
                 }
@@ -94,14 +94,14 @@ impl Keeper {
         let given = puts.iter().map(put).chain(marks.iter().map(mark)).sum::<usize>() as u64;
         self.space.for_writing(given)?;
         self.sizes.entry(generation).or_default();
-        self.with(generation, Seen::Part, |generation| generation.commit(puts, marks, gone))?;
+        self.with(generation, Deed::Write, |generation| generation.commit(puts, marks, gone))?;
         self.given += given;
         self.measure(generation)
     }
 
     /// Does something with a generation, which is opened if it is not. One that
     /// is not there has nothing to tell.
-    fn with(&mut self, number: u32, seen: Seen, deed: impl FnOnce(&mut Generation) -> Done) -> Done {
+    fn with(&mut self, number: u32, what: Deed, deed: impl FnOnce(&mut Generation) -> Done) -> Done {
         let Some(is_newest) = self.sizes.last_key_value().map(|(newest, _)| *newest == number) else {
             return Ok(());
         };
@@ -110,18 +110,21 @@ impl Keeper {
         }
         self.make_way(number);
         let slot = if is_newest { &mut self.newest } else { &mut self.older };
+        slot.take_if(|(_, open)| open.is_copy && what == Deed::Write);
+        // What is newest is written to sooner or later.
+        let opening = if is_newest { Deed::Write } else { what };
         let done = match slot {
             Some((_, open)) => {
                 ladder::begin(&self.shelf, number);
                 deed(open)
             }
-            None => open(&self.shelf, &self.space, number).and_then(|opened| {
+            None => open(&self.shelf, &self.space, number, opening).and_then(|opened| {
                 let (_, open) = slot.insert((number, opened));
                 deed(open)
             }),
         };
         match &done {
-            Ok(()) => ladder::end_well(seen),
+            Ok(()) => ladder::end_well(what.seen()),
             Err(trouble) => ladder::end_badly(trouble),
         }
         done
@@ -165,8 +168,23 @@ impl Keeper {
     }
 }
 
+/// What a generation is wanted for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Deed {
+    Read,
+    ReadAll,
+    Write,
+}
+
+impl Deed {
+    /// How much of it is known to be well when that is done.
+    fn seen(self) -> Seen {
+        if self == Self::ReadAll { Seen::All } else { Seen::Part }
+    }
+}
+
 /// Opens a generation, or makes it. What it is opened for begins with that.
-fn open(shelf: &Shelf, space: &Space, number: u32) -> Done<Generation> {
+fn open(shelf: &Shelf, space: &Space, number: u32, what: Deed) -> Done<Generation> {
     let place = shelf.place(number);
     let bytes = space::taken(&place).unwrap_or_default();
     space.for_opening(bytes)?;
@@ -177,7 +195,7 @@ fn open(shelf: &Shelf, space: &Space, number: u32) -> Done<Generation> {
         // what is there of it may be in the way.
         shelf.remove(number)?;
     }
-    Generation::open(&place)
+    if what == Deed::Write { Generation::open(&place) } else { Generation::open_to_read(&place, bytes) }
 }
 
 /// Tells all of a generation.
