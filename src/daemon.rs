@@ -24,7 +24,7 @@ use crate::config::{Config, ConfigError, Loaded, StoreKind, places};
 use crate::edge::doors::Doors;
 use crate::edge::driver::Driver;
 use crate::edge::epoll::Epoll;
-use crate::edge::handover::{self, exec};
+use crate::edge::handover::{self, Arrival, exec};
 use crate::edge::secret::Absent;
 use crate::edge::site::Site;
 use crate::edge::store::remains::{self, Remains};
@@ -162,6 +162,7 @@ pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
         driver.report_to(Bulletin::new(notify));
     }
     let taken_over = driver.adopt(&mut arrival);
+    tell_of_an_end(config, &arrival);
     match taken_over {
         Some(_) => driver.go_on(&config.positions()),
         None => driver.load(LOADING, &config.positions()),
@@ -196,6 +197,17 @@ pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
     }
     log::info!("stopped by {cause}");
     Ok(())
+}
+
+/// Says that the daemon before this one was killed, if nothing else is left of it
+/// but where numbers go on then.
+fn tell_of_an_end(config: &Config, arrival: &Arrival) {
+    if !arrival.has_come() && config.positions().exists() {
+        log::warn!(
+            "the daemon before this one has not stopped but ended, and handed nothing over: its connections \
+             are lost, and what no disk had"
+        );
+    }
 }
 
 /// What a clean stop has left, where it can be taken away before anybody is let in:

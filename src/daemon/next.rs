@@ -4,6 +4,7 @@
 //! Knows what has to be done before either. Does not know how it is done.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::IsTerminal;
 use std::path::Path;
@@ -104,12 +105,16 @@ async fn await_wish(
     doors: Rc<RefCell<Doors>>,
 ) -> (Wishes, Next) {
     let mut restarts_until = Moment::default();
-    let mut waiting = None;
+    let mut waiting = VecDeque::new();
     loop {
-        let signal = match waiting.take() {
+        let signal = match waiting.pop_front() {
             Some(signal) => Some(signal),
             None => wishes.next().await,
         };
+        // Of two that wait the kernel runs the handler of the later one first: what
+        // announces a SIGTERM may stand behind it.
+        waiting.extend(all_that_wait(&mut wishes.signals).await);
+        let is_announced = |waiting: &VecDeque<Signal>| waiting.contains(&Signal::Usr1);
         match signal {
             None => wishes.reloader.reload(Wish::Asked, &driver, &mut doors.borrow_mut()),
             Some(Signal::Hup) if !wishes.has_lost_terminal() => {
@@ -121,9 +126,9 @@ async fn await_wish(
                     moment::clear_doors(&driver, &doors).await;
                     signals::hold();
                     // What came meanwhile was for this program.
-                    let signals = &mut wishes.signals;
-                    waiting = smol::future::poll_once(signals.next()).await.flatten().and_then(Result::ok);
-                    if matches!(waiting, None | Some(Signal::Usr2)) {
+                    waiting.extend(all_that_wait(&mut wishes.signals).await);
+                    // The next one reads the configuration and our file anyway.
+                    if !waiting.iter().any(|signal| matches!(signal, Signal::Term | Signal::Int)) {
                         return (wishes, Next::Program);
                     }
                     signals::let_in();
@@ -131,7 +136,7 @@ async fn await_wish(
                 }
                 Err(why) => log::error!("SIGUSR2: nothing is handed over: {why}"),
             },
-            Some(Signal::Term) if clock::now().moment < restarts_until => {
+            Some(Signal::Term) if clock::now().moment < restarts_until || is_announced(&waiting) => {
                 driver.borrow_mut().is_restarting();
                 moment::clear_doors(&driver, &doors).await;
                 return (wishes, Next::Process);
@@ -142,6 +147,15 @@ async fn await_wish(
             }
         }
     }
+}
+
+/// The signals that were received and not looked at.
+async fn all_that_wait(signals: &mut Signals) -> Vec<Signal> {
+    let mut waiting = Vec::new();
+    while let Some(Some(Ok(signal))) = smol::future::poll_once(signals.next()).await {
+        waiting.push(signal);
+    }
+    waiting
 }
 
 /// How a signal that ends the daemon is called.

@@ -3,6 +3,8 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::process::Child;
 
 use async_tungstenite::tungstenite::Message;
 use async_tungstenite::tungstenite::protocol::frame::Frame;
@@ -10,7 +12,7 @@ use async_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::bench::{Client, Daemon, Worker};
+use crate::bench::{Client, Daemon, PATIENCE, Worker};
 
 impl Daemon {
     /// Has the daemon go on in another program, and waits until it does.
@@ -176,4 +178,182 @@ fn an_operation_goes_on_and_can_be_interrupted_ahead_of_what_its_worker_does_not
         owner.say(json!({"action": "operation_end", "operation_id": operation, "state": "interrupted"}));
         while ada.hear()["state"] != "ended" {}
     }
+}
+
+#[test]
+fn nothing_is_lost_doubled_or_reordered_while_somebody_talks_through_ten_of_them() {
+    let mut daemon = Daemon::start();
+    let (mut ada, mut talker) = (daemon.client("ada"), daemon.worker());
+    ada.subscribe("talk");
+    let talking = std::thread::spawn(move || {
+        for n in 0..2000 {
+            talker
+                .ok(json!({"channel": "talk", "event": "word", "data": n, "id": n, "durable": n % 10 == 0}));
+        }
+    });
+    for _ in 0..10 {
+        daemon.hand_over();
+    }
+    for n in 0..2000 {
+        let message = ada.hear_type("message");
+        assert_eq!((&message["data"], &message["seq"]), (&json!(n), &json!(n + 1)));
+    }
+    talking.join().unwrap();
+}
+
+#[test]
+fn what_waits_for_a_user_and_what_the_user_has_go_along() {
+    let mut daemon = Daemon::start();
+    let token = daemon.token("ada");
+    let mut worker = daemon.worker();
+    worker.ok(json!({"user_id": "ada", "event": "mail", "data": "waits", "id": 1}));
+    daemon.hand_over();
+    let mut ada = daemon.client_at(&format!("/ws?inbox=ack&token={token}"));
+    let epoch = ada.hear_type("connection_established")["inbox"]["epoch"].clone();
+    let first = ada.hear_type("message");
+    assert_eq!(first["data"], "waits");
+    daemon.hand_over();
+    worker.ok(json!({"user_id": "ada", "event": "mail", "data": "live", "id": 2}));
+    let second = ada.hear_type("message");
+    assert_eq!(second["data"], "live");
+    ada.say(json!({"action": "ack", "seq": second["seq"], "epoch": epoch}));
+    ada.is_heard();
+    daemon.hand_over();
+    drop(ada);
+    let mut again = daemon.client_at(&format!("/ws?inbox=ack&token={token}"));
+    again.hear_type("connection_established");
+    again.say(json!({"action": "ping"}));
+    again.hear_type("pong");
+}
+
+#[test]
+fn signals_that_come_together_are_all_heard_and_a_stop_wins() {
+    let mut daemon = Daemon::start();
+    let mut ada = daemon.client("ada");
+    for _ in 0..5 {
+        daemon.signal(Signal::USR2);
+    }
+    ada.is_heard();
+    daemon.signal(Signal::USR2);
+    daemon.stop();
+    assert_eq!(ada.closed_with(), 4101);
+    drop(ada);
+    assert_eq!(daemon.ended().0, Some(0));
+    assert!(!daemon.directory.join("wshubd/worker.sock").exists());
+}
+
+#[test]
+fn the_place_stays_taken_and_children_are_told_nothing() {
+    let mut daemon = Daemon::start();
+    for _ in 0..3 {
+        daemon.post("/broadcast", json!({"channel": "c", "event": "e", "durable": true}));
+        daemon.hand_over();
+    }
+    let mut second = crate::bench::command(&daemon.directory).spawn().unwrap();
+    let mut said = String::new();
+    second.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    second.wait().unwrap();
+    assert!(said.contains("already running"), "{said}");
+    daemon.post("/broadcast", json!({"channel": "c", "event": "e", "durable": true}));
+    let pid = daemon.pid().as_raw_nonzero();
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    let children: Vec<&str> = children.split_whitespace().collect();
+    for child in children {
+        let variables = std::fs::read(format!("/proc/{child}/environ")).unwrap_or_default();
+        assert!(!String::from_utf8_lossy(&variables).contains("WSHUB_HANDOVER"), "children are told nothing");
+    }
+}
+
+#[test]
+fn a_configuration_that_the_next_one_would_refuse_keeps_this_one() {
+    let mut daemon = Daemon::start();
+    let mut ada = daemon.client("ada");
+    let key = daemon.directory.join("wshubd/broadcast.secret");
+    let secret = std::fs::read_to_string(&key).unwrap();
+    std::fs::write(&key, "").unwrap();
+    daemon.signal(Signal::USR2);
+    let said = daemon.hear_line("nothing is handed over");
+    assert!(said.contains("broadcast.secret"), "{said}");
+    ada.is_heard();
+    std::fs::write(&key, secret).unwrap();
+    daemon.hand_over();
+    ada.is_heard();
+}
+
+/// A daemon that finds a state which it cannot read, and the sockets of two links.
+fn started_with(state: &[u8]) -> (TcpStream, UnixStream, String, Child) {
+    use std::os::fd::AsFd;
+    let door = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(door.local_addr().unwrap()).unwrap();
+    let theirs = door.accept().unwrap().0;
+    let (worker, theirs_too) = UnixStream::pair().unwrap();
+    let file = rustix::fs::memfd_create("state", rustix::fs::MemfdFlags::ALLOW_SEALING).unwrap();
+    rustix::io::write(&file, state).unwrap();
+    use rustix::fs::SealFlags as Seal;
+    rustix::fs::fcntl_add_seals(&file, Seal::SEAL | Seal::SHRINK | Seal::GROW | Seal::WRITE).unwrap();
+    use rustix::net::{AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SocketFlags, SocketType};
+    let (into, pouch) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .unwrap();
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let links = [theirs.as_fd(), theirs_too.as_fd()];
+    assert!(control.push(SendAncillaryMessage::ScmRights(&links)));
+    let byte = rustix::io::IoSlice::new(b"+");
+    rustix::net::sendmsg(&into, &[byte], &mut control, rustix::net::SendFlags::empty()).unwrap();
+    drop((into, theirs, theirs_too));
+
+    let directory = crate::bench::directory();
+    let daemon = crate::bench::command(&directory);
+    let mut shell = std::process::Command::new("/bin/sh");
+    shell.env_clear().envs(daemon.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let script = "exec 3<&0 4>&1 </dev/null >/dev/null; WSHUB_HANDOVER=$$:3:4 exec \"$0\"";
+    shell.args(["-c", script]).arg(daemon.get_program());
+    let mut child = shell.stdin(file).stdout(pouch).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut log = std::io::BufReader::new(child.stderr.take().unwrap());
+    let mut said = String::new();
+    while !said.contains("started") {
+        assert_ne!(std::io::BufRead::read_line(&mut log, &mut said).unwrap(), 0, "{said}");
+    }
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    worker.set_read_timeout(Some(PATIENCE)).unwrap();
+    (client, worker, said, child)
+}
+
+#[test]
+fn links_of_a_state_that_cannot_be_read_are_told_to_come_back_at_once() {
+    let other_form = format!("{:<159}\n", "wshubd handover 99 0 0 2 0 0 0 0");
+    for state in [other_form.as_bytes(), b"nothing of ours".as_slice()] {
+        let (mut client, mut worker, said, mut daemon) = started_with(state);
+        assert!(said.contains("cannot be used"), "{said}");
+        let (mut frames, mut lines) = (Vec::new(), String::new());
+        client.read_to_end(&mut frames).unwrap();
+        worker.read_to_string(&mut lines).unwrap();
+        let bye: Value = serde_json::from_str(&lines).unwrap();
+        assert_eq!(
+            (&bye["type"], &bye["code"], &bye["reconnect"]),
+            (&json!("bye"), &json!(4200), &json!(true))
+        );
+        let frames = String::from_utf8_lossy(&frames).into_owned();
+        assert!(frames.contains(r#""type":"bye""#) && frames.contains("4200"), "{frames}");
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+    }
+}
+
+#[test]
+fn who_was_killed_handed_nothing_over_and_the_next_one_says_so() {
+    let mut daemon = Daemon::start();
+    daemon.post("/broadcast", json!({"channel": "c", "event": "e"}));
+    daemon.kill();
+    daemon.ended();
+    let mut again = crate::bench::command(&daemon.directory).spawn().unwrap();
+    let mut log = std::io::BufReader::new(again.stderr.take().unwrap());
+    let mut said = String::new();
+    while !said.contains("started") {
+        assert_ne!(std::io::BufRead::read_line(&mut log, &mut said).unwrap(), 0, "{said}");
+    }
+    again.kill().unwrap();
+    again.wait().unwrap();
+    assert!(said.contains("handed nothing over"), "{said}");
 }

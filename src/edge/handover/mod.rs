@@ -113,6 +113,8 @@ pub struct Arrival {
     pub guests: Vec<(Option<Moment>, TcpStream)>,
     /// Links that cannot be gone on with are told goodbye.
     strangers: Vec<OwnedFd>,
+    /// Something has come, whatever it is.
+    has_come: bool,
     legacy: Option<Legacy>,
 }
 
@@ -136,7 +138,7 @@ impl Arrival {
             let are_all_here = descriptors.len() == locks + doors + links + guests;
             are_all_here.then_some(sealed).ok_or_else(|| io::Error::other("descriptors are missing"))
         });
-        match sealed {
+        let arrival = match sealed {
             Ok(sealed) => Self::sort(sealed, descriptors),
             Err(error) => {
                 complain(&error);
@@ -144,7 +146,8 @@ impl Arrival {
                 descriptors.retain(|socket| rustix::net::getpeername(socket).is_ok());
                 Self { strangers: descriptors, ..Self::default() }
             }
-        }
+        };
+        Self { has_come: true, ..arrival }
     }
 
     /// Tells the descriptors from one another.
@@ -182,6 +185,11 @@ impl Arrival {
             }
         }
         self
+    }
+
+    /// Whether a process before this one has handed anything over.
+    pub fn has_come(&self) -> bool {
+        self.has_come
     }
 
     /// What systemd had passed to the process before, by name.
