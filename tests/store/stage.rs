@@ -1,5 +1,6 @@
 //! A store with a real process behind it, in virtual time.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::os::unix::fs::symlink;
 use std::rc::Rc;
@@ -30,6 +31,8 @@ pub(crate) struct Stage {
     pub(crate) now: Now,
     pub(crate) facts: VecDeque<Input>,
     hub: Hub,
+    /// Those that were sent a signal.
+    seen: RefCell<Vec<Pid>>,
 }
 
 /// A channel's log.
@@ -50,7 +53,8 @@ impl Stage {
         };
         let now = Now { moment: Moment(1_000_000), wall: UnixTime(1_795_000_000_000) };
         let (store, hub) = (Store::on_disk(options.clone(), now), Hub::new(Settings::default(), 1));
-        let mut stage = Self { place, options, store, now, facts: VecDeque::new(), hub };
+        let mut stage =
+            Self { place, options, store, now, facts: VecDeque::new(), hub, seen: RefCell::default() };
         stage.program(PROGRAM);
         stage.load();
         stage
@@ -150,13 +154,21 @@ impl Stage {
 
     pub(crate) fn signal(&self, signal: Signal) {
         for pid in self.pids() {
+            self.seen.borrow_mut().push(pid);
             kill_process(pid, signal).unwrap();
         }
     }
 
     /// Waits until no process is left.
     pub(crate) fn wait_for_the_end(&self) {
-        while !self.pids().is_empty() {
+        let mut seen = self.seen.take();
+        seen.extend(self.pids());
+        // On its way out it has no name any more, and cannot be waited for yet.
+        let is_running = |pid: &Pid| {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+            stat.is_ok_and(|stat| !stat.rsplit_once(')').unwrap().1.trim_start().starts_with('Z'))
+        };
+        while seen.iter().any(is_running) {
             std::thread::yield_now();
         }
     }
