@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use wshubd::edge::store::{Around, Fetch, Options, Store};
 use wshubd::hub::settings::Disk;
 use wshubd::hub::{Fate, Found, Hub, Input, Keeping, LogKey, Now, Purpose, Settings, StoreFact};
@@ -74,6 +74,7 @@ impl Stage {
 
     /// Another daemon takes over; what was asked to be replayed is asked for again.
     pub(crate) fn hand_over(&mut self) {
+        self.seen.borrow_mut().extend(self.pids());
         let bytes = self.store.export(self.now);
         self.store = Store::import(Some(self.options.clone()), self.now, &bytes).unwrap();
     }
@@ -163,13 +164,10 @@ impl Stage {
     pub(crate) fn wait_for_the_end(&self) {
         let mut seen = self.seen.take();
         seen.extend(self.pids());
-        // On its way out it has no name any more, and cannot be waited for yet.
-        let is_running = |pid: &Pid| {
-            let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
-            stat.is_ok_and(|stat| !stat.rsplit_once(')').unwrap().1.trim_start().starts_with('Z'))
-        };
-        while seen.iter().any(is_running) {
-            std::thread::yield_now();
+        for pid in seen {
+            // On its way out it has no name any more, and is not gone yet. Who is gone
+            // for good is an error.
+            let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
         }
     }
 

@@ -4,16 +4,18 @@
 //! again. Does not know how the bytes get there, nor what the hub does: what it has
 //! asked for to replay it asks for again.
 //!
-//! They are values of JSON, one to a line: the version, then all that is of no log,
-//! then each log: so that neither end has all of it in memory once more.
+//! They are values of JSON, one to a line: a heading, then all that is of no log, then
+//! each log. Behind those, one after the other, stand the texts of the messages
+//! in memory as they were spelled when they were kept: nobody reads them again before
+//! somebody wants them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 
+use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
 use serde_json::de::SliceRead;
-use serde_json::value::RawValue;
 
 use super::budget::Budget;
 use super::disk::{Disk, Options, Task};
@@ -22,7 +24,6 @@ use super::failing::Trouble;
 use super::index::{Generation, Index, Log, Placed, Run};
 use super::process::Ended;
 use super::reading::Wanted;
-use super::spelling::Text;
 use super::tail::{Entry, Tail};
 use super::{Fetch, Store};
 use crate::hub::settings::Disk as When;
@@ -31,6 +32,18 @@ use crate::protocol::Moment;
 
 /// Raised when a store could not go on with what an older one wrote.
 const VERSION: u32 = 1;
+
+/// The first line.
+#[derive(Serialize, Deserialize)]
+struct Heading {
+    version: u32,
+    /// Of all that follows.
+    #[serde(default)]
+    checksum: u32,
+    /// How many bytes of text are at the end.
+    #[serde(default)]
+    texts: usize,
+}
 
 /// All that is of no log.
 #[derive(Serialize, Deserialize)]
@@ -74,7 +87,7 @@ struct Notice(Purpose, LogKey, u64, usize, Option<(u32, u64, u64)>);
 
 /// One log, in memory and on the disk.
 #[derive(Serialize, Deserialize)]
-struct Both<'a> {
+struct Both {
     log: LogKey,
     /// Its life, cursor and last position, as the disk has them.
     standing: Option<(u64, u64, u64)>,
@@ -83,13 +96,13 @@ struct Both<'a> {
     gone: Vec<(u64, u64, u64)>,
     /// Position, generation and size, ascending.
     placed: Vec<(u64, u32, u32)>,
-    #[serde(borrow)]
-    kept: Vec<Kept<'a>>,
+    kept: Vec<Kept>,
 }
 
-/// A message in memory: position, keeping, state, id and body.
+/// A message in memory: position, keeping, state, and how long its id and its body
+/// are among the texts.
 #[derive(Serialize, Deserialize)]
-struct Kept<'a>(u64, Kind, State, #[serde(borrow)] &'a RawValue, #[serde(borrow)] &'a RawValue);
+struct Kept(u64, Kind, State, usize, usize);
 
 /// `Keeping`: until when and since when, size, whether somebody has it and whether
 /// it was promised, when it goes to the disk.
@@ -156,17 +169,23 @@ impl Store {
             logs.extend(index.logs.keys().chain(&index.stale).chain(gone.keys().copied()));
         }
         let outline = Outline { logs: logs.len(), disk: disk.as_ref().map(|disk| disk.outline(now.moment)) };
-        let mut bytes = Vec::new();
-        write(&mut bytes, &VERSION);
+        let (mut bytes, mut texts) = (Vec::new(), Vec::new());
         write(&mut bytes, &outline);
         for log in logs {
-            let mut both = Both { gone: gone.remove(log).unwrap_or_default(), ..Both::of(log, tail) };
+            let gone = gone.remove(log).unwrap_or_default();
+            let mut both = Both { gone, ..Both::of(log, tail, &mut texts) };
             if let Some(disk) = disk {
                 both.describe(&disk.index);
             }
             write(&mut bytes, &both);
         }
-        bytes
+        let texts_bytes = texts.len();
+        bytes.append(&mut texts);
+        let mut whole = Vec::with_capacity(bytes.len() + 64);
+        let checksum = crc32fast::hash(&bytes);
+        write(&mut whole, &Heading { version: VERSION, checksum, texts: texts_bytes });
+        whole.append(&mut bytes);
+        whole
     }
 
     /// Goes on where another store was, with options that may be new but for the
@@ -175,11 +194,20 @@ impl Store {
     /// # Errors
     /// When the bytes are no store, or one that this one cannot be.
     pub fn import(options: Option<Options>, now: Now, bytes: &[u8]) -> Result<Self, ImportError> {
-        let mut values = Values(serde_json::Deserializer::from_slice(bytes));
-        let found = values.next()?;
+        let (heading, rest) = bytes.split_at(memchr::memchr(b'\n', bytes).unwrap_or(bytes.len()));
+        let rest = rest.get(1..).unwrap_or_default();
+        let Heading { version: found, checksum, texts } =
+            serde_json::from_slice(heading).map_err(ImportError::Form)?;
         if found != VERSION {
             return Err(ImportError::Version { found, known: VERSION });
         }
+        if checksum != crc32fast::hash(rest) {
+            return Err(ImportError::Form(serde_json::Error::custom("its checksum is wrong")));
+        }
+        let values = rest.len().checked_sub(texts).and_then(|end| rest.split_at_checked(end));
+        let short = || ImportError::Form(serde_json::Error::custom("it is shorter than it says"));
+        let (values, mut texts) = values.ok_or_else(short)?;
+        let mut values = Values(serde_json::Deserializer::from_slice(values));
         let Outline { logs, disk } = values.next()?;
         let place = disk.as_ref().map(|disk| &disk.directory);
         let known = options.as_ref().map(|options| &options.directory);
@@ -191,15 +219,18 @@ impl Store {
             store.disk = Some(Box::new(Disk::resume(options, now, outline)?));
         }
         for _ in 0..logs {
-            store.take_over(values.next()?)?;
+            store.take_over(values.next()?, &mut texts)?;
         }
         values.0.end().map_err(ImportError::Form)?;
+        if !texts.is_empty() {
+            return Err(ImportError::Form(serde_json::Error::custom("it is longer than it says")));
+        }
         store.owe_all();
         Ok(store)
     }
 
     /// Takes one log.
-    fn take_over(&mut self, both: Both<'_>) -> Result<(), ImportError> {
+    fn take_over(&mut self, both: Both, texts: &mut &[u8]) -> Result<(), ImportError> {
         let Both { log, standing, is_stale, gone, placed, kept } = both;
         let is_ascending = placed.is_sorted_by(|(before, ..), (after, ..)| before < after);
         // Positions begin at 1: what lies after the one before is asked for.
@@ -209,7 +240,10 @@ impl Store {
             return Err(ImportError::Log(log));
         }
         for Kept(seq, kind, state, id, body) in kept {
-            self.tail.insert_spelled(&log, seq, &kind.keeping(), Text { id, body });
+            let text = id.checked_add(body).and_then(|bytes| texts.split_at_checked(bytes));
+            let Some((text, rest)) = text else { return Err(ImportError::Log(log)) };
+            *texts = rest;
+            self.tail.insert_spelled(&log, seq, &kind.keeping(), text, id);
             if let Some(entry) = self.tail.get_mut(&log, seq) {
                 (entry.is_tried, entry.is_forgotten) = (state.0, state.1);
             }
@@ -318,9 +352,9 @@ impl Disk {
     }
 }
 
-impl<'a> Both<'a> {
-    /// What of it is in memory.
-    fn of(log: &LogKey, tail: &'a Tail) -> Self {
+impl Both {
+    /// What of it is in memory; its texts are appended.
+    fn of(log: &LogKey, tail: &Tail, texts: &mut Vec<u8>) -> Self {
         let messages = tail.logs.get(log).into_iter().flatten();
         Self {
             log: log.clone(),
@@ -328,7 +362,7 @@ impl<'a> Both<'a> {
             is_stale: false,
             gone: Vec::new(),
             placed: Vec::new(),
-            kept: messages.filter_map(|(seq, entry)| Kept::of(*seq, entry, tail)).collect(),
+            kept: messages.map(|(seq, entry)| Kept::of(*seq, entry, tail, texts)).collect(),
         }
     }
 
@@ -342,12 +376,14 @@ impl<'a> Both<'a> {
     }
 }
 
-impl<'a> Kept<'a> {
-    fn of(seq: u64, entry: &Entry, tail: &'a Tail) -> Option<Self> {
+impl Kept {
+    fn of(seq: u64, entry: &Entry, tail: &Tail, texts: &mut Vec<u8>) -> Self {
         let Entry { expires, since, size, heard, durable, disk, is_tried, is_forgotten, .. } = *entry;
         let kind = Kind(expires, since, size, heard, durable, disk);
-        let Text { id, body } = tail.text(entry)?;
-        Some(Self(seq, kind, State(is_tried, is_forgotten), id, body))
+        let (id, body) = tail.spelled(entry);
+        texts.extend_from_slice(id);
+        texts.extend_from_slice(body);
+        Self(seq, kind, State(is_tried, is_forgotten), id.len(), body.len())
     }
 }
 
