@@ -4,20 +4,16 @@
 //! again. Does not know how the bytes get there, nor what the hub does: what it has
 //! asked for to replay it asks for again.
 //!
-//! They are values of JSON, one to a line: a heading, then all that is of no log, then
-//! each log. Behind those, one after the other, stand the texts of the messages
-//! in memory as they were spelled when they were kept: nobody reads them again before
-//! somebody wants them.
+//! The texts of messages in memory are passed on as they were spelled when they were
+//! kept: nobody reads them again before somebody wants them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::path::PathBuf;
 
-use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
-use serde_json::de::SliceRead;
 
 use super::budget::Budget;
+use super::bundle::{self, Bundle, ImportError};
 use super::disk::{Disk, Options, Task};
 use super::elapsed::Elapsed;
 use super::failing::Trouble;
@@ -29,21 +25,6 @@ use super::{Fetch, Store};
 use crate::hub::settings::Disk as When;
 use crate::hub::{Keeping, LogKey, Now, Purpose};
 use crate::protocol::Moment;
-
-/// Raised when a store could not go on with what an older one wrote.
-const VERSION: u32 = 1;
-
-/// The first line.
-#[derive(Serialize, Deserialize)]
-struct Heading {
-    version: u32,
-    /// Of all that follows.
-    #[serde(default)]
-    checksum: u32,
-    /// How many bytes of text are at the end.
-    #[serde(default)]
-    texts: usize,
-}
 
 /// All that is of no log.
 #[derive(Serialize, Deserialize)]
@@ -113,43 +94,6 @@ struct Kind(Moment, Moment, u32, bool, bool, When);
 #[derive(Serialize, Deserialize)]
 struct State(bool, bool);
 
-/// Why a store cannot go on.
-#[derive(Debug)]
-pub enum ImportError {
-    /// It was written by a store of another time.
-    Version { found: u32, known: u32 },
-    /// It is no store, or not a whole one.
-    Form(serde_json::Error),
-    /// What it says of a log cannot be.
-    Log(LogKey),
-    /// It was in another place, or in memory: what is on that disk is not on this.
-    Place { found: Option<PathBuf>, known: Option<PathBuf> },
-    /// It was written in another run of the machine, whose clock was another.
-    Boot,
-}
-
-impl fmt::Display for ImportError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = |place: &Option<PathBuf>| match place {
-            Some(place) => format!("in {}", place.display()),
-            None => "in memory".to_owned(),
-        };
-        match self {
-            Self::Version { found, known } => {
-                write!(f, "the store is of version {found}, this daemon understands version {known}")
-            }
-            Self::Form(error) => write!(f, "the store cannot be read: {error}"),
-            Self::Log(log) => write!(f, "the store has a log that cannot be: {log:?}"),
-            Self::Place { found, known } => {
-                write!(f, "the store was {}, and is {} now", place(found), place(known))
-            }
-            Self::Boot => write!(f, "the store was written before the machine started"),
-        }
-    }
-}
-
-impl std::error::Error for ImportError {}
-
 impl Store {
     /// All that it knows, for a process that takes over. The process that owns the
     /// disk is let go: it finishes what it does, and whoever comes next waits for
@@ -169,23 +113,17 @@ impl Store {
             logs.extend(index.logs.keys().chain(&index.stale).chain(gone.keys().copied()));
         }
         let outline = Outline { logs: logs.len(), disk: disk.as_ref().map(|disk| disk.outline(now.moment)) };
-        let (mut bytes, mut texts) = (Vec::new(), Vec::new());
-        write(&mut bytes, &outline);
+        let (mut bundle, mut texts) = (Bundle::default(), Vec::new());
+        bundle.add(&outline);
         for log in logs {
             let gone = gone.remove(log).unwrap_or_default();
             let mut both = Both { gone, ..Both::of(log, tail, &mut texts) };
             if let Some(disk) = disk {
                 both.describe(&disk.index);
             }
-            write(&mut bytes, &both);
+            bundle.add(&both);
         }
-        let texts_bytes = texts.len();
-        bytes.append(&mut texts);
-        let mut whole = Vec::with_capacity(bytes.len() + 64);
-        let checksum = crc32fast::hash(&bytes);
-        write(&mut whole, &Heading { version: VERSION, checksum, texts: texts_bytes });
-        whole.append(&mut bytes);
-        whole
+        bundle.seal(texts)
     }
 
     /// Goes on where another store was, with options that may be new but for the
@@ -194,20 +132,7 @@ impl Store {
     /// # Errors
     /// When the bytes are no store, or one that this one cannot be.
     pub fn import(options: Option<Options>, now: Now, bytes: &[u8]) -> Result<Self, ImportError> {
-        let (heading, rest) = bytes.split_at(memchr::memchr(b'\n', bytes).unwrap_or(bytes.len()));
-        let rest = rest.get(1..).unwrap_or_default();
-        let Heading { version: found, checksum, texts } =
-            serde_json::from_slice(heading).map_err(ImportError::Form)?;
-        if found != VERSION {
-            return Err(ImportError::Version { found, known: VERSION });
-        }
-        if checksum != crc32fast::hash(rest) {
-            return Err(ImportError::Form(serde_json::Error::custom("its checksum is wrong")));
-        }
-        let values = rest.len().checked_sub(texts).and_then(|end| rest.split_at_checked(end));
-        let short = || ImportError::Form(serde_json::Error::custom("it is shorter than it says"));
-        let (values, mut texts) = values.ok_or_else(short)?;
-        let mut values = Values(serde_json::Deserializer::from_slice(values));
+        let (mut values, mut texts) = bundle::open(bytes)?;
         let Outline { logs, disk } = values.next()?;
         let place = disk.as_ref().map(|disk| &disk.directory);
         let known = options.as_ref().map(|options| &options.directory);
@@ -221,10 +146,7 @@ impl Store {
         for _ in 0..logs {
             store.take_over(values.next()?, &mut texts)?;
         }
-        values.0.end().map_err(ImportError::Form)?;
-        if !texts.is_empty() {
-            return Err(ImportError::Form(serde_json::Error::custom("it is longer than it says")));
-        }
+        values.end(texts)?;
         store.owe_all();
         Ok(store)
     }
@@ -391,21 +313,5 @@ impl Kind {
     fn keeping(self) -> Keeping {
         let Self(expires, since, size, heard, durable, disk) = self;
         Keeping { expires, since, size, heard, durable, disk, scope: None }
-    }
-}
-
-/// Writing to memory cannot fail, and none of these refuses to be written.
-fn write(bytes: &mut Vec<u8>, value: &impl Serialize) {
-    let written = serde_json::to_writer(&mut *bytes, value);
-    debug_assert!(written.is_ok(), "{written:?}");
-    bytes.push(b'\n');
-}
-
-/// What was written, value by value.
-struct Values<'a>(serde_json::Deserializer<SliceRead<'a>>);
-
-impl<'a> Values<'a> {
-    fn next<T: Deserialize<'a>>(&mut self) -> Result<T, ImportError> {
-        T::deserialize(&mut self.0).map_err(ImportError::Form)
     }
 }
