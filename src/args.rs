@@ -35,6 +35,11 @@ Environment:
   written as in TOML: WSHUBD_AUTH__SUBSCRIBE='[\"logs:*\", \"chat\"]'.
   systemd's STATE_, RUNTIME_, CONFIGURATION_ and CREDENTIALS_DIRECTORY are
   used where they are set, else XDG_STATE_HOME and XDG_RUNTIME_DIR.
+  RUST_LOG wins over [log] level.
+
+Signals: SIGHUP has it take over what has changed in its files, keys and secrets,
+and says in the log what that was, or why nothing was; `wshubctl reload` does the
+same and waits for it. SIGTERM and SIGINT stop it.
 
 Exit status: 0 after a clean stop, 64 for wrong arguments, 69 where another
 wshubd runs or an address is taken, 71 where the system refuses what a daemon

@@ -3,37 +3,38 @@
 //! Knows all rooms of the house and the signals. Does not know what goes on in
 //! the rooms.
 
+mod next;
+mod open;
+
 use std::cell::RefCell;
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
 use async_signal::{Signal, Signals};
 use rustix::fs::{Access, FlockOperation, flock};
-use smol::stream::StreamExt;
-use smol::{LocalExecutor, Timer};
+use rustix::io::Errno;
 
-use crate::config::{Config, ConfigError, StoreKind, places};
-use crate::edge::caller;
+use crate::config::{Config, ConfigError, Loaded, StoreKind, places};
 use crate::edge::doors::Doors;
-use crate::edge::driver::{Driver, Shared};
+use crate::edge::driver::Driver;
 use crate::edge::epoll::Epoll;
-use crate::edge::guard::Guard;
-use crate::edge::http::Site;
-use crate::edge::origin::Gate;
-use crate::edge::outbox::Bounds;
-use crate::edge::peers::Peers;
-use crate::edge::secret::{Absent, Secrets};
+use crate::edge::handover::{self, exec};
+use crate::edge::secret::Absent;
+use crate::edge::site::Site;
 use crate::edge::store::remains::{self, Remains};
 use crate::edge::store::{self, Store};
-use crate::edge::token::Verifier;
-use crate::edge::{clock, serve};
-use crate::hub::{Hub, Input, Settings};
+use crate::edge::systemd::{Bulletin, Notify, Passed};
+use crate::edge::{clock, signals};
+use crate::hub::{Hub, Settings};
 use crate::protocol::Close;
+use crate::reload::{Reloader, Source};
+use next::{Wishes, work};
 
 /// Why the daemon did not start.
 #[derive(Debug)]
@@ -44,16 +45,18 @@ pub enum Error {
     State(PathBuf, io::Error),
     /// Another daemon has the state directory.
     Running(PathBuf),
+    /// What systemd has passed, by name.
+    Passed(&'static str, io::Error),
     /// A TCP address.
     Listen(SocketAddr, io::Error),
-    /// A group that the configuration names and the machine does not have.
-    Group(String),
     /// The workers' socket.
     Worker(PathBuf, io::Error),
     /// The kernel's word about what is ready.
     Wait(io::Error),
     /// The signals of the process.
     Signals(io::Error),
+    /// The file of the program.
+    Program(io::Error),
 }
 
 impl fmt::Display for Error {
@@ -67,10 +70,17 @@ impl fmt::Display for Error {
                  (`[state] directory`), or stop that one",
                 path.display()
             ),
+            Self::Passed(name, error) => {
+                write!(f, "systemd has passed {name:?}, which cannot be used: {error}")
+            }
+            Self::Listen(address, error) if is_sandboxed(error) => write!(
+                f,
+                "cannot listen on {address}: this unit may open no such socket; start wshubd.socket, whose \
+                 `ListenStream=` sets the address"
+            ),
             Self::Listen(address, error) => {
                 write!(f, "cannot listen on {address}: {error} (`[listen] http` sets the address)")
             }
-            Self::Group(name) => write!(f, "there is no group {name:?}, which `[worker]` names"),
             Self::Worker(path, error) => {
                 write!(
                     f,
@@ -80,8 +90,15 @@ impl fmt::Display for Error {
             }
             Self::Wait(error) => write!(f, "cannot wait for sockets: {error}"),
             Self::Signals(error) => write!(f, "cannot receive signals: {error}"),
+            Self::Program(error) => write!(f, "cannot find out which program this is: {error}"),
         }
     }
+}
+
+/// Whether it is the unit that allows nothing (`RestrictAddressFamilies=`), not the
+/// address that is wrong.
+fn is_sandboxed(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::AFNOSUPPORT)
 }
 
 impl std::error::Error for Error {}
@@ -97,10 +114,10 @@ impl Error {
     /// again what ended with 78.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Group(_) => 78,
+            Self::Config(_) | Self::Passed(..) => 78,
             Self::State(..) => 73,
             Self::Running(_) | Self::Listen(..) | Self::Worker(..) => 69,
-            Self::Wait(_) | Self::Signals(_) => 71,
+            Self::Wait(_) | Self::Signals(_) | Self::Program(_) => 71,
         }
     }
 }
@@ -118,44 +135,45 @@ const SAVING: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// Whatever keeps it from starting; once it runs, nothing does.
-pub fn run(config: &Config) -> Result<(), Error> {
+pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
+    // Before anything else is opened.
+    let program: Rc<Path> = exec::program().map_err(Error::Program)?.into();
+    let mut passed = Passed::of_process().map_err(|error| Error::Passed("LISTEN_FDS", error))?;
+    let arrival = exec::arrival().or_else(|| handover::systemd::arrival(&mut passed));
+    let mut arrival = arrival.unwrap_or_default();
+    passed.extend(arrival.passed());
+    let config = &loaded.config.clone();
     let directory = &config.state.directory;
     places::create_directory(directory).map_err(ConfigError::from)?;
-    let _lock = lock(directory)?;
-    let verifier = Rc::new(Verifier::new(&config.auth, directory)?);
-    let secrets = Secrets::open(&config.auth, directory, Absent::Generate)?;
-    let peers = Peers::new(&config.worker).map_err(Error::Group)?;
-    let settings = config.hub_settings();
-    let message_bytes = settings.limits.message_bytes;
-    let bounds = Bounds { messages: config.limits.queue_messages, bytes: config.limits.queue_bytes };
-    let mut store = store(config);
+    let lock = lock(directory, arrival.lock.take())?;
+    let site = Rc::new(Site::open(&loaded, Absent::Generate)?);
+    if let Some(warning) = site.peers.warning() {
+        log::warn!("{warning}");
+    }
     let left = left(directory);
-    let hub = hub(settings, &mut store, left.as_ref());
-    let epoll = Epoll::new().map_err(Error::Wait)?;
-    let mut driver = Driver::new(hub, store, verifier.clone(), bounds, message_bytes, epoll);
-    // Beside the socket: where the kernel keeps files in memory, as a rule.
-    let mut positions = config.listen.worker.clone().into_os_string();
-    positions.push(".positions");
-    create_directory_of(&config.listen.worker)?;
-    driver.load(LOADING, positions.as_ref());
-    let driver = Rc::new(RefCell::new(driver));
-    let site = Rc::new(Site {
-        gate: Gate::new(&config.listen, &hostname()),
-        verifier,
-        secrets,
-        paths: config.listen.paths.clone(),
-        query_token: config.auth.query_token,
-        metrics_open: config.listen.metrics_open,
-        message_bytes,
-        connections: config.limits.connections,
-        guests: guests(config),
-        patience: config.limits.handshake,
-        wrong_secrets: RefCell::new(Guard::new(config.limits.wrong_secrets)),
-        wrong_tokens: RefCell::new(Guard::new(config.limits.wrong_tokens)),
+    let settings = config.hub_settings();
+    let (hub, store) = arrival.revive(&settings, store_options(config)).unwrap_or_else(|| {
+        let mut store = store(config);
+        (hub(settings, &mut store, left.as_ref()), store)
     });
-    let doors = Rc::new(RefCell::new(Doors::new(site, peers)));
+    let epoll = Epoll::new().map_err(Error::Wait)?;
+    let mut driver = Driver::new(hub, store, site, epoll);
+    if let Some(notify) = Notify::of_process() {
+        driver.report_to(Bulletin::new(notify));
+    }
+    let taken_over = driver.adopt(&mut arrival);
+    match taken_over {
+        Some(_) => driver.go_on(&config.positions()),
+        None => driver.load(LOADING, &config.positions()),
+    }
+    driver.send_away(&mut arrival, Close::Restarting);
+    let driver = Rc::new(RefCell::new(driver));
+    let doors = Rc::new(RefCell::new(Doors::default()));
+    doors.borrow_mut().inherit(&mut arrival);
     // Before anybody is told that it runs: whoever stops it then is heard.
-    let signals = Signals::new([Signal::Term, Signal::Int]).map_err(Error::Signals)?;
+    let signals = [Signal::Term, Signal::Int, Signal::Hup, Signal::Usr1, Signal::Usr2];
+    let signals = Signals::new(signals).map_err(Error::Signals)?;
+    signals::let_in();
     // With another store, or none, it would not be true the next time: so it goes
     // in any case.
     match remains::remove(directory) {
@@ -163,11 +181,16 @@ pub fn run(config: &Config) -> Result<(), Error> {
         Err(error) if left.is_some() => return Err(Error::State(directory.clone(), error)),
         _ => {}
     }
-    open(config, &mut doors.borrow_mut(), &driver.borrow().links.epoll)?;
-    let executor = Rc::new(LocalExecutor::new());
-    // As a task of its own it is polled when a signal comes, not at every turn.
-    let stopping = executor.spawn(stop_at_a_signal(signals, driver.clone(), doors.clone()));
-    let cause = serve::run(&driver, &doors, &executor, stopping);
+    let addresses = open::open(config, passed, &mut doors.borrow_mut(), &driver.borrow().links.epoll)?;
+    doors.borrow_mut().settle_in(&mut arrival, &driver.borrow());
+    if let Some((count, since)) = taken_over {
+        let silence = clock::now().moment.since(since).as_millis();
+        log::info!("took over {count} connections, which waited for {silence} ms");
+    }
+    driver.borrow_mut().is_ready();
+    let reloader = Reloader::new(source, loaded, addresses);
+    let wishes = Wishes::new(signals, driver.borrow().reload_bell(), reloader);
+    let Some(cause) = work(wishes, &program, &lock, &driver, &doors) else { return Ok(()) };
     if config.state.store == StoreKind::Sled {
         leave(&mut driver.borrow_mut(), directory);
     }
@@ -221,10 +244,12 @@ fn leave(driver: &mut Driver, directory: &Path) {
 
 /// Where messages are kept.
 fn store(config: &Config) -> Store {
-    if config.state.store == StoreKind::Memory {
-        return Store::in_memory();
-    }
-    let options = store::Options {
+    store_options(config).map_or_else(Store::in_memory, |options| Store::on_disk(options, clock::now()))
+}
+
+/// How the disk is to be used, if it is.
+pub(crate) fn store_options(config: &Config) -> Option<store::Options> {
+    (config.state.store == StoreKind::Sled).then(|| store::Options {
         // The file may have been replaced by a newer one; this one is what runs.
         program: "/proc/self/exe".into(),
         directory: config.state.directory.join("store"),
@@ -232,71 +257,24 @@ fn store(config: &Config) -> Store {
         bytes: config.limits.hub.kept_bytes as u64,
         flash_budget: config.store.flash_budget,
         memory: config.limits.hub.memory / 4,
-    };
-    Store::on_disk(options, clock::now())
+    })
 }
-
-/// How many may speak HTTP at once: no more than fit into a quarter of the ceiling
-/// on memory, or whoever holds requests open would throw those out who are let in.
-fn guests(config: &Config) -> usize {
-    config.limits.http_connections.min(config.limits.hub.memory / 4 / caller::CONVERSATION)
-}
-
-fn create_directory_of(socket: &Path) -> Result<(), Error> {
-    if let Some(directory) = socket.parent() {
-        places::create_directory(directory).map_err(ConfigError::from)?;
-    }
-    Ok(())
-}
-
-fn open(config: &Config, doors: &mut Doors, epoll: &Epoll) -> Result<(), Error> {
-    let mut addresses = Vec::new();
-    for &address in &config.listen.http {
-        let opened = doors.open_tcp(address, epoll).map_err(|error| Error::Listen(address, error))?;
-        addresses.push(opened);
-    }
-    let socket = &config.listen.worker;
-    doors
-        .open_unix(socket, WORKER_SOCKET_MODE, epoll)
-        .map_err(|error| Error::Worker(socket.clone(), error))?;
-    log::info!("started: {}; workers at {}", endpoints(config, &addresses), socket.display());
-    Ok(())
-}
-
-async fn stop_at_a_signal(mut signals: Signals, driver: Shared, doors: Rc<RefCell<Doors>>) -> &'static str {
-    let signal = signals.next().await;
-    doors.borrow_mut().close();
-    driver.borrow_mut().told(Input::Stopping { close: Close::ShuttingDown });
-    let deadline = clock::now().moment + FAREWELL;
-    while !driver.borrow().is_idle() && clock::now().moment < deadline {
-        /// Short beside what a peer takes to hang up; only a stop waits like this.
-        const LOOK_AGAIN: Duration = Duration::from_millis(10);
-        Timer::after(LOOK_AGAIN).await;
-    }
-    if matches!(signal, Some(Ok(Signal::Int))) { "SIGINT" } else { "SIGTERM" }
-}
-
-fn endpoints(config: &Config, addresses: &[SocketAddr]) -> String {
-    let path = config.listen.paths.first().map_or("", String::as_str);
-    let each: Vec<String> = addresses.iter().map(|address| format!("ws://{address}{path}")).collect();
-    each.join(", ")
-}
-
-/// For the daemon's own user and group; the directory that it makes around the
-/// socket lets in the user alone.
-const WORKER_SOCKET_MODE: u32 = 0o660;
 
 /// Takes the state directory for this process; the lock ends with it. It is the
 /// directory that is locked: nothing has to be written for that.
-fn lock(directory: &Path) -> Result<File, Error> {
-    let file = File::open(directory).map_err(|error| Error::State(directory.to_owned(), error))?;
+///
+/// Where a process before this one has kept it for us, nobody gets in between.
+fn lock(directory: &Path, kept: Option<File>) -> Result<File, Error> {
+    let wrong = |error| Error::State(directory.to_owned(), error);
+    let file = File::open(directory).map_err(wrong)?;
+    let is_it = |kept: &File| -> io::Result<bool> {
+        let (kept, found) = (kept.metadata()?, file.metadata()?);
+        Ok((kept.dev(), kept.ino()) == (found.dev(), found.ino()))
+    };
+    let kept = kept.filter(|kept| is_it(kept).unwrap_or(false));
+    let file = kept.unwrap_or(file);
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(_) => Err(Error::Running(directory.to_owned())),
     }
-}
-
-/// The machine's own name, by which it may be called.
-fn hostname() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

@@ -38,7 +38,8 @@
 //!
 //! A floor knows those below it and never looks up. Beside the floors stand
 //! [`config`], which says what was asked for, and [`daemon`], which starts the
-//! rooms in order and stops them in reverse. In front of the house, [`client`] is
+//! rooms in order and stops them in reverse; [`reload`] takes over what was changed
+//! meanwhile. In front of the house, [`client`] is
 //! what a worker written in Rust talks to it with.
 //!
 //! # A message's journey
@@ -73,3 +74,4 @@ pub mod edge;
 pub mod hub;
 pub mod logging;
 pub mod protocol;
+pub mod reload;

@@ -6,16 +6,19 @@
 mod args;
 
 use std::error::Error;
-use std::io::{IsTerminal, Write};
-use std::path::Path;
+use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use args::Task;
-use wshubd::config::{Config, ConfigError, Environment, Loaded};
+use log::Level;
+use wshubd::config::{ConfigError, Environment, Loaded};
 use wshubd::daemon;
-use wshubd::edge::secret::{Absent, Secrets};
+use wshubd::edge::secret::Absent;
+use wshubd::edge::site::Site;
 use wshubd::edge::store::keeper;
-use wshubd::edge::token::Verifier;
+use wshubd::logging;
+use wshubd::reload::Source;
 
 /// `sysexits.h`, which systemd and scripts understand.
 const USAGE: u8 = 64;
@@ -26,7 +29,7 @@ fn main() -> ExitCode {
     let args = match args::parse(std::env::args_os().skip(1)) {
         Ok(args) => args,
         Err(error) => {
-            complain(&format!("wshubd: {error}\nTry 'wshubd --help'."));
+            complain(Level::Error, &format!("wshubd: {error}\nTry 'wshubd --help'."));
             return USAGE.into();
         }
     };
@@ -35,14 +38,14 @@ fn main() -> ExitCode {
         Task::Version => print(concat!("wshubd ", env!("CARGO_PKG_VERSION"), "\n")),
         // Not in --help: the daemon starts itself so, for the process that owns its disk.
         Task::Store(directory) => keeper::run(&directory),
-        Task::Run => run(args.config.as_deref()),
-        Task::Check => check(args.config.as_deref()),
-        Task::Show => load(args.config.as_deref()).and_then(|loaded| print(&loaded.config.show())),
+        Task::Run => run(source(args.config)),
+        Task::Check => check(&source(args.config)),
+        Task::Show => show(&source(args.config)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&error.to_string());
+            complain(Level::Error, &error.to_string());
             match error.downcast_ref::<daemon::Error>() {
                 Some(error) => error.exit_code().into(),
                 None if error.is::<ConfigError>() => CONFIGURATION.into(),
@@ -54,29 +57,29 @@ fn main() -> ExitCode {
 
 type Done<T = ()> = Result<T, Box<dyn Error>>;
 
-fn load(file: Option<&Path>) -> Done<Loaded> {
-    Ok(Config::load(file, &Environment::of_process())?)
+fn source(file: Option<PathBuf>) -> Source {
+    Source { file, environment: Environment::of_process() }
 }
 
-fn run(file: Option<&Path>) -> Done {
-    let config = load(file)?.config;
-    // systemd names the stream that leads to its journal.
-    wshubd::logging::start(std::io::stderr().is_terminal(), std::env::var_os("JOURNAL_STREAM").is_some());
-    for warning in config.warnings() {
-        log::warn!("{warning}");
-    }
-    Ok(daemon::run(&config)?)
+fn run(source: Source) -> Done {
+    // Before there is any other thread.
+    wshubd::edge::signals::hold();
+    let loaded = source.load()?;
+    logging::start(loaded.config.log);
+    Ok(daemon::run(source, loaded)?)
+}
+
+fn show(source: &Source) -> Done {
+    print(&source.load()?.config.show())
 }
 
 /// Reads all that a start would read, and leaves no trace.
-fn check(file: Option<&Path>) -> Done {
-    let Loaded { config, files } = load(file)?;
-    let state = &config.state.directory;
-    let keys = Verifier::open(&config.auth, state, Absent::Leave).err();
-    let secrets = Secrets::open(&config.auth, state, Absent::Leave).err();
-    ConfigError::unless_empty([keys, secrets].into_iter().flatten().flat_map(|e| e.problems).collect())?;
+fn check(source: &Source) -> Done {
+    let loaded = source.load()?;
+    Site::open(&loaded, Absent::Leave)?;
+    let Loaded { config, files, .. } = loaded;
     for warning in config.warnings() {
-        complain(&format!("warning: {warning}"));
+        complain(Level::Warn, &format!("warning: {warning}"));
     }
     let mut told: String = files.iter().map(|file| format!("{}\n", file.display())).collect();
     if files.is_empty() {
@@ -94,7 +97,11 @@ fn print(text: &str) -> Done {
     }
 }
 
-/// Says something to whoever started us; nobody is left to tell if that fails.
-fn complain(text: &str) {
-    drop(writeln!(std::io::stderr(), "{text}"));
+/// Says something to whoever started us; nobody is left to tell if that fails. Where
+/// that is the journal, each line has its priority.
+fn complain(level: Level, text: &str) {
+    let priority = if logging::is_for_journal() { logging::prefix(level) } else { String::new() };
+    for line in text.lines() {
+        drop(writeln!(std::io::stderr(), "{priority}{line}"));
+    }
 }

@@ -12,8 +12,8 @@ use std::time::Duration;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use wshubd::protocol::frame::{
-    ChannelEntry, ConnectionEntry, GapCause, InboxEntry, InboxState, Limits, LinkEntry, OperationEntry,
-    OperationState, Outcome, Present, TokenCheck,
+    ChangeEntry, ChannelEntry, ConnectionEntry, GapCause, InboxEntry, InboxState, Limits, LinkEntry,
+    OperationEntry, OperationState, Outcome, Present, Reloaded, TokenCheck,
 };
 use wshubd::protocol::worker::{self, InterruptLine};
 use wshubd::protocol::{
@@ -84,6 +84,7 @@ fn every_error_and_close_code_is_on_the_page() {
         Code::TooLarge,
         Code::TooManySubscriptions,
         Code::StoreUnavailable,
+        Code::BadConfiguration,
         Code::ShuttingDown,
         Code::Internal,
     ];
@@ -163,6 +164,9 @@ fn every_line_to_a_worker_on_the_page_is_what_the_hub_writes() {
         ..TokenCheck::default()
     };
     written.push(answer(&Frame::TokenCheck(Box::new(check)), 16));
+    let burst = ChangeEntry::Setting { setting: "limits.burst".into(), from: "20".into(), to: "50".into() };
+    let changed = vec![burst, ChangeEntry::File { file: "/etc/wshubd/jwt.key".into() }];
+    written.push(answer(&Frame::Reloaded(Reloaded { changed, warnings: Vec::new() }), 17));
     written.push(encoded(|to| undelivered.encode(Delivery::Live, to)));
     assert_eq!(shown, written);
 }

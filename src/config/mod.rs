@@ -8,6 +8,7 @@
 //! as a whole, `[[channel]]` among them: the order of its entries has a meaning
 //! that two files could not share.
 
+mod changes;
 pub mod environment;
 pub mod error;
 pub mod places;
@@ -22,9 +23,12 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
+use log::LevelFilter;
+
 use crate::hub::settings::{Heartbeat, Policy};
 use crate::hub::{Pattern, Rights, Settings, settings};
 
+pub use changes::{Change, Places};
 pub use environment::Environment;
 pub use error::{ConfigError, Place, Problem};
 
@@ -40,6 +44,8 @@ pub struct Config {
     /// First match wins; `@me` stands for the inboxes of users.
     pub channels: Vec<ChannelPolicy>,
     pub store: Store,
+    /// What is logged: this, and what is worse.
+    pub log: LevelFilter,
 }
 
 /// Where the daemon can be reached, and from which pages.
@@ -63,6 +69,8 @@ pub struct Listen {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct State {
     pub directory: PathBuf,
+    /// systemd's directory for what outlives the process and not the machine.
+    pub runtime: Option<PathBuf>,
     pub store: StoreKind,
 }
 
@@ -196,19 +204,32 @@ pub struct Loaded {
     pub config: Config,
     /// In the order in which they were laid over one another.
     pub files: Vec<PathBuf>,
+    pub places: Places,
 }
 
 impl Config {
+    /// The same for a daemon that runs: of what is no file, such as a pipe, nothing
+    /// is left to be read, and waiting for more would stop everybody.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_again(file: Option<&Path>, environment: &Environment) -> Result<Loaded, ConfigError> {
+        for file in files(file, environment)? {
+            let meta = std::fs::metadata(&file).map_err(|error| unreadable(&file, &error))?;
+            if !meta.is_file() {
+                return Err(Problem::in_file(&file, "is not a file, and can be read only once").into());
+            }
+        }
+        Self::load(file, environment)
+    }
+
     /// Reads `file`, or else the usual ones where they exist; the environment
     /// wins over both.
     ///
     /// # Errors
     /// All that is wrong with any of it.
     pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Loaded, ConfigError> {
-        let files = match file {
-            Some(file) => vec![file.to_owned()],
-            None => usual_files(&places::configuration_directory(environment))?,
-        };
+        let files = files(file, environment)?;
         let mut problems = Vec::new();
         let mut entries = tree::Entries::new();
         for file in &files {
@@ -223,10 +244,11 @@ impl Config {
                 Err(problem) => problems.push(problem),
             }
         }
+        let places = changes::places(&entries);
         let problems = Rc::new(RefCell::new(problems));
         let config = sections::config(entries, environment, &problems);
         ConfigError::unless_empty(problems.take())?;
-        Ok(Loaded { config, files })
+        Ok(Loaded { config, files, places })
     }
 
     /// The configuration as a file, which read again gives the same. It names
@@ -262,10 +284,28 @@ impl Config {
         }
     }
 
+    /// Where it is noted how far logs have come, in case the process is killed: where
+    /// the kernel keeps files in memory, as a rule.
+    pub fn positions(&self) -> PathBuf {
+        let mut socket = self.listen.worker.clone();
+        // systemd's own socket lies where we may not write.
+        if let (Some(runtime), Some(name)) = (&self.state.runtime, self.listen.worker.file_name()) {
+            socket = runtime.join(name);
+        }
+        let mut positions = socket.into_os_string();
+        positions.push(".positions");
+        positions.into()
+    }
+
     /// What is allowed but seldom wise.
     pub fn warnings(&self) -> Vec<String> {
+        self.warnings_at(&self.listen.http)
+    }
+
+    /// The same where it listens elsewhere: on sockets that it was given.
+    pub fn warnings_at(&self, http: &[SocketAddr]) -> Vec<String> {
         let mut warnings = Vec::new();
-        let open = self.listen.http.iter().find(|address| !address.ip().is_loopback());
+        let open = http.iter().find(|address| !address.ip().is_loopback());
         if let Some(address) = open {
             if self.auth.anonymous {
                 warnings.push(format!(
@@ -292,6 +332,13 @@ impl Config {
             );
         }
         warnings
+    }
+}
+
+fn files(file: Option<&Path>, environment: &Environment) -> Result<Vec<PathBuf>, Problem> {
+    match file {
+        Some(file) => Ok(vec![file.to_owned()]),
+        None => usual_files(&places::configuration_directory(environment)),
     }
 }
 

@@ -8,6 +8,8 @@ use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::time::Duration;
 
+use log::LevelFilter;
+
 use super::error::Place;
 use super::table::{Problems, Table};
 use super::tree::Entries;
@@ -50,8 +52,9 @@ pub(super) fn config(entries: Entries, environment: &Environment, problems: &Pro
     let heartbeat = heartbeat(root.table("heartbeat"));
     let channels = channels(root.tables("channel"));
     let store = store(root.table("store"), &mut limits);
+    let log = log(root.table("log"));
     root.finish();
-    Config { listen, state, auth, worker, limits, heartbeat, channels, store }
+    Config { listen, state, auth, worker, limits, heartbeat, channels, store, log }
 }
 
 /// The paths that are the daemon's own.
@@ -96,6 +99,7 @@ fn listen(mut table: Table, environment: &Environment) -> Listen {
 fn state(mut table: Table, environment: &Environment) -> State {
     let state = State {
         directory: table.path("directory").unwrap_or_else(|| places::state_directory(environment)),
+        runtime: environment.directory("RUNTIME_DIRECTORY"),
         store: table.choice("store", StoreKind::Sled, &StoreKind::NAMES),
     };
     table.finish();
@@ -296,4 +300,19 @@ fn store(mut table: Table, limits: &mut Limits) -> Store {
     };
     table.finish();
     store
+}
+
+/// As people expect them.
+pub(super) const LEVELS: [(&str, LevelFilter); 5] = [
+    ("error", LevelFilter::Error),
+    ("warn", LevelFilter::Warn),
+    ("info", LevelFilter::Info),
+    ("debug", LevelFilter::Debug),
+    ("trace", LevelFilter::Trace),
+];
+
+fn log(mut table: Table) -> LevelFilter {
+    let level = table.choice("level", LevelFilter::Info, &LEVELS);
+    table.finish();
+    level
 }

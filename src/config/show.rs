@@ -3,11 +3,10 @@
 //! Knows how values are spelled so that they are read as the same again. Does
 //! not know secrets: the configuration holds only the names of their files.
 
-use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use super::sections::{DISKS, INBOX_KEEPS, KEEPS};
+use super::sections::{DISKS, INBOX_KEEPS, KEEPS, LEVELS};
 use super::{Config, KeyFile, Principal, StoreKind};
 use crate::hub::Pattern;
 
@@ -64,30 +63,55 @@ fn principal(principal: &Principal) -> String {
     }
 }
 
-/// Lines of a file, section by section.
+/// Sections with their settings, in the order of a file.
 #[derive(Default)]
-struct Page(String);
+struct Page(Vec<(&'static str, Vec<(&'static str, String)>)>);
 
 impl Page {
-    fn section(&mut self, head: &str) {
-        let gap = if self.0.is_empty() { "" } else { "\n" };
-        self.line(format_args!("{gap}{head}"));
+    fn section(&mut self, head: &'static str) {
+        self.0.push((head, Vec::new()));
     }
 
-    fn set(&mut self, key: &str, value: impl std::fmt::Display) {
-        self.line(format_args!("{key} = {value}"));
-    }
-
-    fn line(&mut self, line: std::fmt::Arguments<'_>) {
-        let written = writeln!(self.0, "{line}");
-        debug_assert!(written.is_ok(), "writing to memory cannot fail");
+    fn set(&mut self, key: &'static str, value: impl std::fmt::Display) {
+        if let Some((_, settings)) = self.0.last_mut() {
+            settings.push((key, value.to_string()));
+        }
     }
 }
 
-/// Everything, in the order of the example file.
+/// The configuration as a file.
 pub(super) fn config(config: &Config) -> String {
+    let mut text = String::new();
+    for (head, settings) in page(config).0 {
+        text.push_str(if text.is_empty() { "" } else { "\n" });
+        for line in std::iter::once(head.to_owned())
+            .chain(settings.iter().map(|(key, value)| format!("{key} = {value}")))
+        {
+            text.push_str(&line);
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// Each setting by its name, as a file spells it. One of a `[[channel]]` is named by
+/// what that matches; `channel` is the list of these.
+pub(super) fn settings(config: &Config) -> Vec<(String, String)> {
+    let patterns: Vec<&str> = config.channels.iter().map(|channel| channel.pattern.as_str()).collect();
+    let mut all = vec![("channel".to_owned(), list(&patterns, |pattern| text(pattern)))];
+    for (head, settings) in page(config).0 {
+        let section = head.trim_matches(['[', ']']);
+        let matched = settings.first().filter(|(key, _)| *key == "match");
+        let section = matched.map_or(section.to_owned(), |(_, pattern)| format!("{section} {pattern}"));
+        all.extend(settings.into_iter().map(|(key, value)| (format!("{section}.{key}"), value)));
+    }
+    all
+}
+
+/// Everything, in the order of the example file.
+fn page(config: &Config) -> Page {
     let mut page = Page::default();
-    let Config { listen, state, auth, worker, heartbeat, store, .. } = config;
+    let Config { listen, state, auth, worker, heartbeat, store, log, .. } = config;
     page.section("[listen]");
     page.set("http", list(&listen.http, |address| text(&address.to_string())));
     page.set("worker", path(&listen.worker));
@@ -126,7 +150,10 @@ pub(super) fn config(config: &Config) -> String {
     page.set("write_delay", duration(store.write_delay));
     page.set("bytes", size(config.limits.hub.kept_bytes as u64));
     page.set("flash_budget", size(store.flash_budget.unwrap_or_default()));
-    page.0
+
+    page.section("[log]");
+    page.set("level", word(&LEVELS, log));
+    page
 }
 
 fn limits(page: &mut Page, config: &Config) {

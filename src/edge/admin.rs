@@ -17,7 +17,7 @@ impl Driver {
         if !self.may_administer(conn) {
             return self.refuse_token(conn, id, Refusal::for_administrators());
         }
-        match self.verifier.mint(user, ttl, self.now.wall) {
+        match self.site.verifier.mint(user, ttl, self.now.wall) {
             Ok((token, expires_at)) => {
                 let frame = Frame::Token { token: &token, user_id: user.clone(), expires_at };
                 self.answer(Asker::Connection(conn), id, &frame, None);
@@ -31,11 +31,11 @@ impl Driver {
         if !self.may_administer(conn) {
             return self.refuse_token(conn, id, Refusal::for_administrators());
         }
-        let check = self.verifier.check(token.reveal(), self.now.wall);
+        let check = self.site.verifier.check(token.reveal(), self.now.wall);
         self.answer(Asker::Connection(conn), id, &Frame::TokenCheck(Box::new(check)), None);
     }
 
-    fn may_administer(&mut self, conn: ConnectionId) -> bool {
+    pub(super) fn may_administer(&mut self, conn: ConnectionId) -> bool {
         matches!(self.links.get(conn).map(|link| &link.side), Some(Side::Worker(worker)) if worker.admin)
     }
 

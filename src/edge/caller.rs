@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::net::{IpAddr, Shutdown, TcpStream};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use smol_hyper::rt::{FuturesIo, SmolTimer};
 
 use super::driver::Shared;
 use super::guests::Stay;
-use super::http::{Site, answer};
+use super::http::answer;
 use super::meter::Load;
 use super::upgrade::Admission;
 use super::wire::Wire;
@@ -46,27 +46,30 @@ pub(super) struct Caller {
 /// Serves a TCP connection that has begun to speak: any number of requests, or
 /// one upgrade. A head that comes in one piece is read, answered and forgotten at
 /// once, so that a thousand newcomers take the memory of one.
-pub async fn serve(driver: Shared, site: Rc<Site>, stream: Async<TcpStream>, stay: Stay) {
+pub async fn serve(driver: Shared, stream: Async<TcpStream>, stay: Stay) {
     // A peer that is gone already has no address.
     let Ok(address) = stream.get_ref().peer_addr() else { return };
     let is_local = stream.get_ref().local_addr().is_ok_and(|address| address.ip().is_loopback());
     let caller = Rc::new(Caller { is_local, address: address.ip(), stay });
     let _load = Load::of(CONVERSATION);
+    let patience = driver.borrow().site.patience;
     let admission = Rc::new(RefCell::new(None));
     let service = service_fn(|request| {
-        let (driver, site, admission) = (driver.clone(), site.clone(), admission.clone());
-        let caller = caller.clone();
+        let (driver, admission, caller) = (driver.clone(), admission.clone(), caller.clone());
+        // Each request finds the keys and secrets that hold when it is made.
+        let site = driver.borrow().site.clone();
         Box::pin(async move {
             Ok::<_, std::convert::Infallible>(answer(&driver, &site, &caller, request, &admission).await)
         })
     });
     let mut connection = hyper::server::conn::http1::Builder::new()
         .timer(SmolTimer::new())
-        .header_read_timeout(site.patience)
+        .header_read_timeout(patience)
         .max_headers(MOST_HEADERS)
         .max_buf_size(LARGEST_HEAD)
         .serve_connection(FuturesIo::new(stream), service);
-    let mut life = Life::new(site.patience);
+    let mut life = Life::new(patience);
+    let mut last = pin!(caller.stay.is_over());
     let served = poll_fn(|cx| match connection.poll_without_shutdown(cx) {
         Poll::Ready(Err(error)) => {
             if error.is_timeout() {
@@ -75,7 +78,12 @@ pub async fn serve(driver: Shared, site: Rc<Site>, stream: Async<TcpStream>, sta
             Poll::Ready(false)
         }
         Poll::Ready(Ok(())) => Poll::Ready(true),
-        Poll::Pending => life.poll(cx, || Pin::new(&mut connection).graceful_shutdown()),
+        Poll::Pending => {
+            if !life.is_ending && last.as_mut().poll(cx).is_ready() {
+                life.end();
+            }
+            life.poll(cx, || Pin::new(&mut connection).graceful_shutdown())
+        }
     });
     // If not, one peer's request was broken: it has its answer, or is gone.
     if !served.await {
@@ -103,12 +111,22 @@ struct Life {
     timer: Timer,
     /// Told to finish what it is at; some time later it is cut off.
     is_over: bool,
+    /// It was asked to come to an end before its time.
+    is_ending: bool,
     patience: Duration,
 }
 
 impl Life {
     fn new(patience: Duration) -> Self {
-        Self { timer: Timer::after(LIFETIME), is_over: false, patience }
+        Self { timer: Timer::after(LIFETIME), is_over: false, is_ending: false, patience }
+    }
+
+    /// It has an answer to give, and no more.
+    fn end(&mut self) {
+        self.is_ending = true;
+        if !self.is_over {
+            self.timer.set_after(Duration::ZERO);
+        }
     }
 
     /// False once the connection is to be dropped; `finish` is called before.

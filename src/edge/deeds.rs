@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use super::driver::{BLOCK, Driver, HttpAnswer, LINGER};
-use super::link::Side;
+use super::link::{Latch, Side};
 use super::outbox::{Mark, Piece};
 use super::packet::Packet;
 use super::store::Fetch;
@@ -78,8 +78,8 @@ impl Driver {
     fn latch(&mut self, operation: OperationId, conn: ConnectionId) {
         let (sender, receiver) = async_channel::bounded(1);
         if let Some(Side::Worker(worker)) = self.links.get(conn).map(|link| &mut link.side) {
-            worker.latches.retain(|latch| !(latch.is_closed() && latch.is_empty()));
-            worker.latches.push(receiver);
+            worker.latches.retain(|latch| !latch.is_over());
+            worker.latches.push(Latch { operation: operation.clone(), pieces: receiver });
             self.latches.insert(operation, (sender, conn));
         }
     }
@@ -147,7 +147,7 @@ impl Driver {
         }
     }
 
-    fn seal(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Packet {
+    pub(super) fn seal(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Packet {
         Packet::room(&mut self.scratch);
         write(&mut self.scratch);
         let packet = Packet::seal(&mut self.scratch);

@@ -14,16 +14,16 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{SendFlags, SocketFlags, accept_with};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, accept_with, sockopt};
 use smol::{Async, LocalExecutor};
 
 use super::caller;
 use super::driver::{Driver, Shared};
 use super::epoll::{Epoll, Interest, Ready};
 use super::guests::{self, Guests, Stay};
-use super::http::Site;
-use super::peers::Peers;
-use super::report::Kind;
+use super::handover::words;
+use super::peers::Standing;
+use super::report::{Kind, about};
 use super::wire::Wire;
 use crate::hub::{Peer, TurnedAway};
 use crate::protocol::{Code, Frame, Moment, Refusal};
@@ -35,16 +35,21 @@ const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 /// How many are let in through one door in one turn.
 const AT_ONCE: usize = 64;
 
+/// The names of sockets for WebSocket and HTTP, and of those for workers:
+/// `FileDescriptorName=` of a socket unit.
+pub const HTTP: &str = "http";
+pub const WORKER: &str = "worker";
+
 /// Keys of doors and newcomers, beside those of links.
 const DOOR: u64 = 1 << 63;
-const NEWCOMER: u64 = DOOR | 1 << 62;
+pub(super) const NEWCOMER: u64 = DOOR | 1 << 62;
 
 /// Whether an event is about a door, or somebody standing in it.
 pub fn is_meant(ready: Ready) -> bool {
     ready.key & DOOR != 0
 }
 
-enum Door {
+pub(super) enum Door {
     Clients(TcpListener),
     Workers(UnixListener),
 }
@@ -58,19 +63,22 @@ impl AsFd for Door {
     }
 }
 
-/// All doors, and those who came through one.
+/// All doors, and those who came through one; at first there is none.
+#[derive(Default)]
 pub struct Doors {
-    doors: Vec<Door>,
+    pub(super) doors: Vec<Door>,
+    /// As what each of them was opened.
+    pub(super) names: Vec<words::Door>,
+    /// Opened by a process before this one, and not asked for yet.
+    pub(super) inherited: Vec<(words::Door, OwnedFd)>,
     /// Shared with the tasks that speak with them.
-    guests: Rc<RefCell<Guests>>,
+    pub(super) guests: Rc<RefCell<Guests>>,
     /// No descriptors are left; until then nobody is let in.
     shut_until: Option<Moment>,
     /// That has been said, and nobody was let in since.
     is_shut: bool,
     /// The workers' socket, and which one it is.
     socket: Option<(PathBuf, (u64, u64))>,
-    site: Rc<Site>,
-    peers: Peers,
 }
 
 /// What tells a file from another that took its name.
@@ -79,29 +87,45 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     Ok((meta.dev(), meta.ino()))
 }
 
-impl Doors {
-    /// No doors yet.
-    pub fn new(site: Rc<Site>, peers: Peers) -> Self {
-        Self {
-            doors: Vec::new(),
-            guests: Rc::new(RefCell::new(Guests::new(site.guests))),
-            shut_until: None,
-            is_shut: false,
-            socket: None,
-            site,
-            peers,
+/// Opens a socket in the file system, in the place of a dead one.
+fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    if let Ok(meta) = path.symlink_metadata() {
+        if !meta.file_type().is_socket() {
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "there is something else in its place"));
         }
+        if UnixStream::connect(path).is_ok() {
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another wshubd is already running there"));
+        }
+        std::fs::remove_file(path)?;
     }
+    UnixListener::bind(path)
+}
 
+/// Whether it is a stream socket of one of these families that waits for
+/// connections.
+fn listens(socket: &OwnedFd, families: &[AddressFamily]) -> io::Result<()> {
+    let is_meant = sockopt::socket_type(socket)? == SocketType::STREAM
+        && families.contains(&sockopt::socket_domain(socket)?)
+        && sockopt::socket_acceptconn(socket)?;
+    let wanted = if families.contains(&AddressFamily::UNIX) { "Unix" } else { "TCP" };
+    let error = || io::Error::other(format!("it is no {wanted} socket that listens"));
+    is_meant.then_some(()).ok_or_else(error)
+}
+
+impl Doors {
     /// Opens a door for HTTP callers and WebSocket clients; tells its address,
     /// which the kernel chose where port 0 was asked for.
     ///
     /// # Errors
     /// Those of `bind`; the caller names the address.
     pub fn open_tcp(&mut self, address: SocketAddr, epoll: &Epoll) -> io::Result<SocketAddr> {
-        let listener = TcpListener::bind(address)?;
+        let name = words::Door::Clients(address);
+        let listener = match self.inherited(&name) {
+            Some(listener) => listener.into(),
+            None => TcpListener::bind(address)?,
+        };
         let address = listener.local_addr()?;
-        self.add(Door::Clients(listener), epoll)?;
+        self.add(Door::Clients(listener), name, epoll)?;
         Ok(address)
     }
 
@@ -112,31 +136,57 @@ impl Doors {
     /// `AddrInUse` when a daemon listens there, or something that is no socket is
     /// in the way; else those of the file system.
     pub fn open_unix(&mut self, path: &Path, mode: u32, epoll: &Epoll) -> io::Result<()> {
-        if let Ok(meta) = path.symlink_metadata() {
-            if !meta.file_type().is_socket() {
-                return Err(io::Error::new(io::ErrorKind::AddrInUse, "there is something else in its place"));
-            }
-            if UnixStream::connect(path).is_ok() {
-                return Err(io::Error::new(
-                    io::ErrorKind::AddrInUse,
-                    "another wshubd is already running there",
-                ));
-            }
-            std::fs::remove_file(path)?;
-        }
-        let listener = UnixListener::bind(path)?;
+        let name = words::Door::Workers(path.to_owned());
+        let listener = match self.inherited(&name) {
+            // Whoever took the file away took the door away.
+            Some(listener) if path.exists() => listener.into(),
+            _ => bind_unix(path)?,
+        };
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
         self.socket = Some((path.to_owned(), identity(path)?));
-        self.add(Door::Workers(listener), epoll)
+        self.add(Door::Workers(listener), name, epoll)
     }
 
-    fn add(&mut self, door: Door, epoll: &Epoll) -> io::Result<()> {
+    /// Others may wait only so long from now on as whoever comes next.
+    pub fn hurry(&mut self, until: Moment) {
+        self.guests.borrow_mut().hurry(until);
+    }
+
+    /// Takes a door for HTTP callers and WebSocket clients over that somebody else has
+    /// opened, and will open again; tells its address.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn adopt_tcp(&mut self, socket: OwnedFd, epoll: &Epoll) -> io::Result<SocketAddr> {
+        listens(&socket, &[AddressFamily::INET, AddressFamily::INET6])?;
+        let listener = TcpListener::from(socket);
+        let address = listener.local_addr()?;
+        self.add(Door::Clients(listener), words::Door::Passed(HTTP.into()), epoll)?;
+        Ok(address)
+    }
+
+    /// The same for workers; tells its path. It is not ours to take away.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn adopt_unix(&mut self, socket: OwnedFd, epoll: &Epoll) -> io::Result<String> {
+        listens(&socket, &[AddressFamily::UNIX])?;
+        let listener = UnixListener::from(socket);
+        let address = listener.local_addr()?;
+        let path = address.as_pathname().map_or("a socket without a path".into(), Path::to_string_lossy);
+        let path = path.into_owned();
+        self.add(Door::Workers(listener), words::Door::Passed(WORKER.into()), epoll)?;
+        Ok(path)
+    }
+
+    fn add(&mut self, door: Door, name: words::Door, epoll: &Epoll) -> io::Result<()> {
         match &door {
             Door::Clients(listener) => listener.set_nonblocking(true)?,
             Door::Workers(listener) => listener.set_nonblocking(true)?,
         }
         epoll.add(&door, DOOR | self.doors.len() as u64, Interest::READ)?;
         self.doors.push(door);
+        self.names.push(name);
         Ok(())
     }
 
@@ -150,6 +200,7 @@ impl Doors {
             let _ = std::fs::remove_file(path);
         }
         self.doors.clear();
+        self.names.clear();
         self.guests.borrow_mut().close();
     }
 
@@ -168,7 +219,7 @@ impl Doors {
         [patience, self.shut_until].into_iter().flatten().min().map(|due| due.since(now))
     }
 
-    fn wait_for_guests(&self, interest: Interest, epoll: &Epoll) {
+    pub(super) fn wait_for_guests(&self, interest: Interest, epoll: &Epoll) {
         for (place, door) in self.doors.iter().enumerate() {
             epoll.modify(door, DOOR | place as u64, interest);
         }
@@ -202,7 +253,7 @@ impl Doors {
                     if !std::mem::replace(&mut self.is_shut, true) {
                         let error = io::Error::from(error);
                         let line = format_args!("cannot accept connections: {error}");
-                        driver.reports.say(now, Kind::Shut, line);
+                        driver.reports.say(now, Kind::Shut, line, &[]);
                     }
                     self.shut_until = Some(now + OUT_OF_DESCRIPTORS);
                     return self.wait_for_guests(Interest::default(), &driver.links.epoll);
@@ -218,8 +269,9 @@ impl Doors {
 
     /// A client waits in the door until it speaks.
     fn greet(&mut self, stream: TcpStream, driver: &Shared) {
+        let site = driver.borrow().site.clone();
         let mut guests = self.guests.borrow_mut();
-        if guests.is_full() {
+        if guests.is_full(site.guests) {
             let made_room = guests.send_one_away();
             self.gave_way(driver, "`limits.http_connections` is reached");
             if !made_room {
@@ -229,7 +281,7 @@ impl Doors {
         let driver = driver.borrow();
         let number = guests.number();
         if driver.links.epoll.add(&stream, NEWCOMER | number, Interest::READ).is_ok() {
-            guests.wait(number, driver.moment() + self.site.patience, stream);
+            guests.wait(number, driver.moment() + site.patience, stream);
         }
     }
 
@@ -240,7 +292,7 @@ impl Doors {
         if let Ok(stream) = Async::new_nonblocking(stream) {
             let stay = Stay::new(&self.guests, number);
             let is_awaited = stay.is_awaited();
-            let serving = caller::serve(driver.clone(), self.site.clone(), stream, stay);
+            let serving = caller::serve(driver.clone(), stream, stay);
             self.guests.borrow_mut().serve(number, is_awaited, executor.spawn(serving));
         }
     }
@@ -248,8 +300,9 @@ impl Doors {
     /// A worker speaks its lines at once.
     fn let_in(&self, guest: OwnedFd, driver: &Shared) {
         // The kernel's word; a peer that is gone already has none.
-        let Ok(peer) = rustix::net::sockopt::socket_peercred(&guest) else { return };
-        if !self.peers.admit(peer) {
+        let Ok(peer) = sockopt::socket_peercred(&guest) else { return };
+        let site = driver.borrow().site.clone();
+        let Some(standing) = site.peers.admit(peer) else {
             let (uid, pid, now) = (peer.uid.as_raw(), peer.pid.as_raw_nonzero(), driver.borrow().moment());
             // One that comes back by itself must know that it need not. A socket
             // that is new takes this much.
@@ -259,9 +312,10 @@ impl Doors {
             line.push(b'\n');
             let _ = rustix::net::send(&guest, &line, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
             let line = format_args!("turned a worker away: uid {uid}, pid {pid}");
-            return driver.borrow_mut().reports.say(now, Kind::Worker, line);
-        }
-        let peer = Peer::Worker { uid: peer.uid.as_raw(), admin: self.peers.administers(peer) };
+            let about = [about("uid", &uid), about("pid", &pid)];
+            return driver.borrow_mut().reports.say(now, Kind::Worker, line, &about);
+        };
+        let peer = Peer::Worker { uid: peer.uid.as_raw(), admin: standing == Standing::Administrator };
         driver.borrow_mut().open(Wire::worker(guest), peer, &[]);
     }
 }

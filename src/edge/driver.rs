@@ -14,12 +14,14 @@ use async_channel::{Receiver, Sender};
 use super::epoll::{Epoll, Ready};
 use super::link::{Link, Side, Worker};
 use super::links::Links;
-use super::outbox::{Bounds, Piece};
+use super::outbox::Piece;
 use super::packet::Packet;
+use super::reload::Reloads;
 use super::report::Reports;
+use super::site::Site;
 use super::store::positions::Positions;
 use super::store::{Around, Store};
-use super::token::Verifier;
+use super::systemd::Bulletin;
 use super::wire::{Moved, Wire};
 use super::ws::{Decoder, Heard};
 use super::{clock, lines};
@@ -43,6 +45,9 @@ pub struct HttpAnswer {
     pub body: Vec<u8>,
 }
 
+/// The hub's ends of latches, and whose the other ends are.
+pub(super) type Latches = HashMap<OperationId, (Sender<Piece>, ConnectionId)>;
+
 /// What reading needs, for all links in turn.
 struct Ears {
     block: Box<[u8]>,
@@ -65,13 +70,14 @@ pub struct Driver {
     effects: Effects,
     pub links: Links,
     pub(super) store: Store,
-    pub(super) verifier: Rc<Verifier>,
+    /// What is known of the configuration, until another takes its place.
+    pub site: Rc<Site>,
     /// One per running operation, held by this end; the other end is the
     /// worker's writer. Full: somebody asked already. Closed: it is over.
-    pub(super) latches: HashMap<OperationId, (Sender<Piece>, ConnectionId)>,
+    pub(super) latches: Latches,
     /// HTTP requests that wait for an answer.
     pub(super) tickets: HashMap<u64, Sender<HttpAnswer>>,
-    next_ticket: u64,
+    pub(super) last_ticket: u64,
     /// Away while something is being read.
     ears: Option<Ears>,
     pub(super) scratch: Vec<u8>,
@@ -79,40 +85,37 @@ pub struct Driver {
     pub(super) now: Now,
     /// Links that were told goodbye, and when they are cut off; oldest first.
     pub(super) lingering: VecDeque<(Moment, ConnectionId)>,
-    message_bytes: usize,
     pub(super) ping: Packet,
     pub(super) reports: Reports,
+    pub(super) reloads: Reloads,
     /// Where numbers go on if the process is killed, for the logs that have it so.
     pub(super) positions: Option<Positions>,
+    /// Where systemd wants to hear how it goes.
+    pub(super) bulletin: Option<Bulletin>,
 }
 
 impl Driver {
     /// A driver around a hub.
-    pub fn new(
-        hub: Hub,
-        store: Store,
-        verifier: Rc<Verifier>,
-        bounds: Bounds,
-        message_bytes: usize,
-        epoll: Epoll,
-    ) -> Self {
+    pub fn new(hub: Hub, store: Store, site: Rc<Site>, epoll: Epoll) -> Self {
+        let decoder = Decoder::new(site.message_bytes);
         Self {
             hub,
             effects: Effects::default(),
-            links: Links::new(bounds, epoll),
+            links: Links::new(site.bounds, epoll),
             store,
-            verifier,
+            site,
             latches: HashMap::new(),
             tickets: HashMap::new(),
-            next_ticket: 0,
-            ears: Some(Ears { block: vec![0; BLOCK].into(), decoder: Decoder::new(message_bytes) }),
+            last_ticket: 0,
+            ears: Some(Ears { block: vec![0; BLOCK].into(), decoder }),
             scratch: Vec::new(),
             now: clock::now(),
             lingering: VecDeque::new(),
-            message_bytes,
             ping: Packet::ping(),
             reports: Reports::default(),
+            reloads: Reloads::default(),
             positions: None,
+            bulletin: None,
         }
     }
 
@@ -137,6 +140,13 @@ impl Driver {
     pub fn wait(&mut self, time: Option<Duration>, ready: &mut Vec<Ready>) {
         self.links.epoll.wait(time, ready);
         self.look_at_the_clock();
+    }
+
+    /// Takes frames and lines of up to so many bytes from now on.
+    pub(super) fn limit_messages(&mut self, bytes: usize) {
+        if let Some(ears) = &mut self.ears {
+            ears.decoder.limit(bytes);
+        }
     }
 
     /// The kernel has something to tell of a link.
@@ -192,7 +202,7 @@ impl Driver {
                 }
             }
             Side::Worker(worker) => {
-                let (mut held, limit) = (worker.held.take(), self.message_bytes);
+                let (mut held, limit) = (worker.held.take(), self.site.message_bytes);
                 lines::split(&mut held, bytes, limit, |line| self.hear_line(conn, line));
                 if let Some(Side::Worker(worker)) = self.staying(conn).map(|link| &mut link.side) {
                     worker.held = held;
@@ -224,7 +234,7 @@ impl Driver {
     }
 
     fn hear_line(&mut self, conn: ConnectionId, line: lines::Line<'_>) {
-        let too_long = || format!("a line may be {} bytes long", self.message_bytes);
+        let too_long = || format!("a line may be {} bytes long", self.site.message_bytes);
         let said = match line {
             lines::Line::Whole(line) => worker::parse(line),
             lines::Line::TooLong => {
@@ -247,7 +257,7 @@ impl Driver {
         let from = Asker::Connection(conn);
         let input = match said {
             Ok(Said { id, say: Say::Auth { token, inbox } }) => {
-                let claim = self.verifier.verify(token.reveal(), self.now.wall);
+                let claim = self.site.verifier.verify(token.reveal(), self.now.wall);
                 Input::Identified { conn, id, inbox, claim }
             }
             Ok(Said { id, say: Say::MintToken { user_id, ttl } }) => {
@@ -256,6 +266,7 @@ impl Driver {
             Ok(Said { id, say: Say::CheckToken(token) }) => {
                 return self.check_token(conn, id.as_ref(), &token);
             }
+            Ok(Said { id, say: Say::Reload }) => return self.ask_for_reload(conn, id),
             Ok(said) => {
                 self.weigh_for(&said.say);
                 Input::Said { from, said }
@@ -303,9 +314,9 @@ impl Driver {
         self.look_at_the_clock();
         // An interrupt may be answered twice, `pending` first.
         let (sender, receiver) = async_channel::bounded(1);
-        self.next_ticket += 1;
-        self.tickets.insert(self.next_ticket, sender);
-        let from = Asker::Http(self.next_ticket);
+        self.last_ticket += 1;
+        self.tickets.insert(self.last_ticket, sender);
+        let from = Asker::Http(self.last_ticket);
         self.weigh_for(&say);
         self.tell(Input::Said { from, said: Said { id: None, say } });
         receiver
@@ -370,13 +381,14 @@ impl Driver {
         self.links.end_turn();
         self.pump();
         self.weigh();
+        let report = self.report();
         // What was replayed or closed just now leaves in the next turn.
         if self.links.is_dirty() {
             return Some(Duration::ZERO);
         }
         let cut_off = self.lingering.front().map(|(moment, _)| *moment);
         let store = self.store.deadline(self.now.moment);
-        let due = [self.hub.deadline(), cut_off, store].into_iter().flatten().min();
+        let due = [self.hub.deadline(), cut_off, store, report].into_iter().flatten().min();
         due.map(|due| due.since(self.now.moment))
     }
 

@@ -8,9 +8,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::net::TcpStream;
 use std::rc::{Rc, Weak};
 
+use async_channel::{Receiver, Sender};
 use rustix::net::{SendFlags, send};
 use smol::Task;
 
@@ -23,7 +25,8 @@ pub struct Guests {
     silent: BTreeMap<u64, (Moment, TcpStream)>,
     speaking: BTreeMap<u64, Speaker>,
     last: u64,
-    most: usize,
+    /// Whoever speaks waits for the end of this, which tells it to finish.
+    finish: (Sender<Infallible>, Receiver<Infallible>),
 }
 
 /// A task that speaks HTTP with one guest.
@@ -40,15 +43,41 @@ pub struct Stay {
     number: u64,
     /// Something is being done for it, and it is not sent away meanwhile.
     is_awaited: Rc<Cell<bool>>,
+    /// Ends when the guest is to have its answer and no more.
+    finish: Receiver<Infallible>,
 }
 
 /// What a guest hears that has to leave before it said anything.
 const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 74\r\n\r\n{\"type\":\"error\",\"code\":\"overloaded\",\"message\":\"too many are at the door\"}\n";
 
+impl Default for Guests {
+    /// Nobody.
+    fn default() -> Self {
+        let (silent, speaking) = (BTreeMap::new(), BTreeMap::new());
+        Self { silent, speaking, last: 0, finish: async_channel::bounded(1) }
+    }
+}
+
 impl Guests {
-    /// Nobody; never more than `most` at once.
-    pub fn new(most: usize) -> Self {
-        Self { silent: BTreeMap::new(), speaking: BTreeMap::new(), last: 0, most }
+    /// Those who have said nothing yet, the oldest first, and until when that may
+    /// be so.
+    pub fn silent(&self) -> impl Iterator<Item = (Moment, &TcpStream)> {
+        self.silent.values().map(|(until, stream)| (*until, stream))
+    }
+
+    /// The same, by number.
+    pub fn numbered(&self) -> impl Iterator<Item = (u64, &TcpStream)> {
+        self.silent.iter().map(|(number, (_, stream))| (*number, stream))
+    }
+
+    /// Whether anybody is spoken to.
+    pub fn are_served(&self) -> bool {
+        !self.speaking.is_empty()
+    }
+
+    /// Lets nobody who is spoken to now ask once more.
+    pub fn finish(&mut self) {
+        self.finish = async_channel::bounded(1);
     }
 
     /// The number of the next guest.
@@ -57,9 +86,10 @@ impl Guests {
         self.last
     }
 
-    /// Whether somebody has to leave before one more may come.
-    pub fn is_full(&self) -> bool {
-        self.silent.len() + self.speaking.len() >= self.most
+    /// Whether somebody has to leave before one more may come, where there may be so
+    /// many.
+    pub fn is_full(&self, most: usize) -> bool {
+        self.silent.len() + self.speaking.len() >= most
     }
 
     /// Lets a guest wait until it says something.
@@ -80,6 +110,14 @@ impl Guests {
     /// When the first silent guest is given up.
     pub fn patience(&self) -> Option<Moment> {
         self.silent.first_key_value().map(|(_, (until, _))| *until)
+    }
+
+    /// Nobody's patience lasts longer than that, so that who came first is still the
+    /// first to be given up.
+    pub fn hurry(&mut self, until: Moment) {
+        for (patience, _) in self.silent.values_mut() {
+            *patience = (*patience).min(until);
+        }
     }
 
     /// Sends the guests away whose patience has ended; how many those were.
@@ -127,7 +165,13 @@ pub fn turn_away(stream: &TcpStream) {
 impl Stay {
     /// The stay of a guest that has begun to speak.
     pub fn new(guests: &Rc<RefCell<Guests>>, number: u64) -> Self {
-        Self { guests: Rc::downgrade(guests), number, is_awaited: Rc::default() }
+        let finish = guests.borrow().finish.1.clone();
+        Self { guests: Rc::downgrade(guests), number, is_awaited: Rc::default(), finish }
+    }
+
+    /// Until the guest is to have its answer and no more.
+    pub async fn is_over(&self) {
+        let _ = self.finish.recv().await;
     }
 
     /// Whether something is being done for the guest, for who looks from outside.

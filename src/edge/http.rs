@@ -5,8 +5,6 @@
 
 use std::cell::RefCell;
 use std::net::IpAddr;
-use std::rc::Rc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -21,36 +19,11 @@ use super::clock;
 use super::driver::Shared;
 use super::guard::Guard;
 use super::meter::Load;
-use super::origin::Gate;
 use super::report::Kind;
-use super::secret::Secrets;
-use super::token::Verifier;
+use super::site::Site;
 use super::upgrade::{self, Admission};
 use crate::hub::{Level, TurnedAway};
 use crate::protocol::{self, Code, Refusal, Say};
-
-/// What the whole of HTTP needs to know of the configuration.
-pub struct Site {
-    pub gate: Gate,
-    pub verifier: Rc<Verifier>,
-    pub secrets: Secrets,
-    /// Where a WebSocket can be had.
-    pub paths: Vec<String>,
-    pub query_token: bool,
-    pub metrics_open: bool,
-    /// Largest body.
-    pub message_bytes: usize,
-    /// Most WebSocket connections and workers together.
-    pub connections: usize,
-    /// Most HTTP connections, those that have said nothing yet among them.
-    pub guests: usize,
-    /// A request head or body that takes longer is given up.
-    pub patience: Duration,
-    /// How many wrong secrets and tokens come from where; borrowed for the length
-    /// of one call.
-    pub wrong_secrets: RefCell<Guard>,
-    pub wrong_tokens: RefCell<Guard>,
-}
 
 type Reply = Response<Full<Bytes>>;
 
@@ -232,7 +205,7 @@ fn has_secret<B>(site: &Site, request: &Request<B>) -> bool {
 
 fn is_admin<B>(site: &Site, request: &Request<B>) -> bool {
     let claim = bearer(request).and_then(|token| site.verifier.verify(token, clock::now().wall).ok());
-    claim.is_some_and(|identity| identity.rights.admin)
+    claim.and_then(|identity| identity.rights).is_some_and(|rights| rights.admin)
 }
 
 /// A body of another kind could come from a form on a foreign page. One without
@@ -252,7 +225,7 @@ fn status(code: Code) -> StatusCode {
         Code::UnknownConnection | Code::UnknownOperation => StatusCode::NOT_FOUND,
         Code::RateLimited | Code::TooManySubscriptions => StatusCode::TOO_MANY_REQUESTS,
         Code::StoreUnavailable | Code::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
-        Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        Code::BadConfiguration | Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 

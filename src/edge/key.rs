@@ -3,10 +3,13 @@
 //! Knows which files make a key for which algorithm, and refuses what would be a
 //! weak one or the wrong one. Does not know tokens.
 
+use std::path::PathBuf;
+
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, crypto};
 
 use super::claims::Header;
 use super::secret::{self, Exposure, Secret};
+use super::site::Read;
 use crate::config::{Alg, KeyFile, Problem};
 
 /// One configured key.
@@ -16,6 +19,9 @@ pub(super) struct Key {
     pub(super) verifies: DecodingKey,
     /// Only where one and the same key does both.
     pub(super) signs: Option<EncodingKey>,
+    file: PathBuf,
+    /// Of what the file holds.
+    digest: String,
 }
 
 /// How the library calls it.
@@ -37,7 +43,8 @@ impl Key {
         let (verifies, signs) = Self::made_of(file.alg, &secret).map_err(|message| {
             Problem::in_file(&file.file, format!("cannot be a key for {}: {message}", file.alg.name()))
         })?;
-        Ok(Self { alg: file.alg, kid: file.kid.clone(), verifies, signs })
+        let digest = secret::digest(secret.bytes()).unwrap_or_default();
+        Ok(Self { alg: file.alg, kid: file.kid.clone(), verifies, signs, file: file.file.clone(), digest })
     }
 
     fn made_of(alg: Alg, secret: &Secret) -> Result<(DecodingKey, Option<EncodingKey>), String> {
@@ -57,6 +64,11 @@ impl Key {
             return Err("it holds a PEM key, and a secret is wanted".into());
         }
         Ok((DecodingKey::from_secret(bytes), Some(EncodingKey::from_secret(bytes))))
+    }
+
+    /// Where it came from, and a digest of it.
+    pub(super) fn source(&self) -> Read<'_> {
+        (&self.file, &self.digest)
     }
 
     /// Whether a token with this header may have been signed with it.

@@ -21,13 +21,23 @@ impl Driver {
         for Position { log, epoch, seq } in boot.iter().flat_map(|boot| Positions::read(positions, boot)) {
             self.links.facts.push_back(Input::Store(StoreFact::Reached { log, epoch, seq }));
         }
-        self.wait_for_store(patience, Store::is_open);
+        self.wait_for_store(patience, "reading what is kept", Store::is_open);
         if !self.store.is_open() {
             self.with_store(Store::give_up);
         }
         // Else the first thing that the hub hears of is the time at which it began.
         self.tell(Input::Due);
         if let Some(boot) = boot {
+            self.follow(positions, &boot);
+        }
+    }
+
+    /// Begins with a hub and a store that go on where those of another process were:
+    /// what that one has noted is no news.
+    pub fn go_on(&mut self, positions: &Path) {
+        self.look_at_the_clock();
+        self.tell(Input::Due);
+        if let Some(boot) = self.store.boot().map(str::to_owned) {
             self.follow(positions, &boot);
         }
     }
@@ -39,6 +49,16 @@ impl Driver {
         match Positions::create(path, boot, &known) {
             Ok(positions) => self.positions = Some(positions),
             Err(error) => log::warn!("{}: after a crash all channels begin anew: {error}", path.display()),
+        }
+    }
+
+    /// The same, now that the settings may say it of other logs. One that is followed
+    /// no longer must not be found where it was: its numbers would be given out
+    /// twice.
+    pub(super) fn follow_again(&mut self) {
+        let boot = self.store.boot().map(str::to_owned);
+        if let (Some(positions), Some(boot)) = (self.positions.take(), boot) {
+            self.follow(positions.path(), &boot);
         }
     }
 
@@ -55,7 +75,7 @@ impl Driver {
     /// Writes what is to outlive the daemon; how many messages could not be written.
     pub fn save(&mut self, patience: Duration) -> usize {
         self.store.finish();
-        self.wait_for_store(patience, Store::is_finished);
+        self.wait_for_store(patience, "writing what is kept", Store::is_finished);
         if let Some(positions) = self.positions.take() {
             positions.remove();
         }
@@ -72,13 +92,14 @@ impl Driver {
         self.store.trouble()
     }
 
-    fn wait_for_store(&mut self, patience: Duration, is_done: impl Fn(&Store) -> bool) {
+    fn wait_for_store(&mut self, patience: Duration, what: &str, is_done: impl Fn(&Store) -> bool) {
         /// Its deadlines are looked at so often.
         const LOOK_AGAIN: Duration = Duration::from_millis(100);
         self.look_at_the_clock();
         let deadline = self.now.moment + patience;
         self.with_store(Store::tick);
         while !is_done(&self.store) && self.now.moment < deadline {
+            self.takes_longer(what);
             self.store.wait(LOOK_AGAIN);
             self.look_at_the_clock();
             self.with_store(Store::ready);

@@ -34,6 +34,17 @@ impl Held {
     pub fn bytes(&self) -> usize {
         self.load.bytes()
     }
+
+    /// The beginning of the line, and whether the rest of it is skipped.
+    pub(super) fn parts(&self) -> (&[u8], bool) {
+        (&self.tail, self.skips)
+    }
+
+    /// The same again, of another process.
+    pub(super) fn of_parts(tail: Vec<u8>, skips: bool) -> Self {
+        let load = Load::of(size_of::<Self>() + tail.capacity());
+        Self { tail, skips, load }
+    }
 }
 
 /// Splits what was read, beginning with what was `held`. Lines over `limit`

@@ -6,10 +6,11 @@
 use async_channel::Receiver;
 
 use super::epoll::Interest;
+use super::meter::Head;
 use super::outbox::{Outbox, Piece};
 use super::wire::Wire;
 use super::{lines, ws};
-use crate::protocol::{ConnectionId, Moment};
+use crate::protocol::{ConnectionId, Moment, OperationId};
 
 /// One link.
 pub struct Link {
@@ -82,5 +83,20 @@ pub struct Worker {
     /// May ask for what only administrators may.
     pub admin: bool,
     /// One per running operation. What is in a latch leaves before the queue.
-    pub latches: Vec<Receiver<Piece>>,
+    pub latches: Vec<Latch>,
+    /// It is counted.
+    pub head: Head,
+}
+
+/// The worker's end of an operation's latch.
+pub struct Latch {
+    pub operation: OperationId,
+    pub pieces: Receiver<Piece>,
+}
+
+impl Latch {
+    /// Whether the operation has ended, and what was in the latch has left.
+    pub fn is_over(&self) -> bool {
+        self.pieces.is_closed() && self.pieces.is_empty()
+    }
 }

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -22,13 +23,13 @@ use crate::protocol::{ConnectionId, Moment};
 
 /// What events call a link: its slot, and enough of its tag to tell it from those
 /// that had the slot before.
-fn key(id: ConnectionId) -> u64 {
+pub(super) fn key(id: ConnectionId) -> u64 {
     (id.tag << 33 >> 1) | u64::from(id.slot)
 }
 
 /// All links, by slot.
 pub struct Links {
-    table: Slab<Link>,
+    pub(super) table: Slab<Link>,
     /// Links that were given something since the last turn. A first piece waits
     /// here: most turns give a link one, and that needs no outbox.
     given: Vec<Given>,
@@ -105,6 +106,12 @@ impl Links {
         Ok(id)
     }
 
+    /// Lets so much wait for each link from now on.
+    pub fn bound(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
+        self.tell_waiting();
+    }
+
     /// The link that an event is about, unless it is gone meanwhile.
     pub fn meant(&self, ready: Ready) -> Option<ConnectionId> {
         let link = self.table.get((ready.key & u64::from(u32::MAX)) as usize)?;
@@ -114,6 +121,11 @@ impl Links {
     /// How many there are.
     pub fn len(&self) -> usize {
         self.table.len()
+    }
+
+    /// Their sockets, in the order of the table.
+    pub(super) fn wires(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.table.iter().map(|(_, link)| link.wire.as_fd())
     }
 
     /// Whether there are none.
@@ -177,6 +189,14 @@ impl Links {
         }
     }
 
+    /// Has everything that is owed in an outbox; it leaves at the end of the turn.
+    pub(super) fn gather_all(&mut self) {
+        let slots: Vec<u32> = self.given.iter().map(|given| given.id.slot).collect();
+        for slot in slots {
+            self.gather(slot);
+        }
+    }
+
     /// Whether a link was given something since the last turn ended.
     pub fn is_dirty(&self) -> bool {
         !self.given.is_empty()
@@ -230,11 +250,11 @@ impl Links {
         let Some(link) = self.table.get_mut(slot as usize) else { return };
         if let Side::Worker(worker) = &mut link.side {
             for latch in &worker.latches {
-                while let Ok(piece) = latch.try_recv() {
+                while let Ok(piece) = latch.pieces.try_recv() {
                     link.outbox.get_or_insert_with(|| self.spare.pop().unwrap_or_default()).push_ahead(piece);
                 }
             }
-            worker.latches.retain(|latch| !(latch.is_closed() && latch.is_empty()));
+            worker.latches.retain(|latch| !latch.is_over());
         }
         let Some(outbox) = &mut link.outbox else {
             if link.leaving {
@@ -327,6 +347,11 @@ impl Links {
         if std::mem::replace(&mut self.strict, strict) == strict {
             return;
         }
+        self.tell_waiting();
+    }
+
+    /// Looks again at all for whom something waits.
+    fn tell_waiting(&mut self) {
         let waiting = self.table.iter().filter(|(_, link)| link.outbox.is_some());
         let slots: Vec<u32> = waiting.map(|(slot, _)| slot as u32).collect();
         for slot in slots {

@@ -1,16 +1,18 @@
-//! How much this thread holds for its peers, in bytes.
+//! How much this thread holds for its peers, in bytes, and how many are workers.
 //!
-//! Knows one number, which whoever holds something keeps true by owning a
-//! [`Load`]. Does not know how much is too much: the hub decides.
+//! Knows two numbers, which whoever holds something keeps true by owning a
+//! [`Load`], and whoever is a worker by owning a [`Head`]. Does not know how much is
+//! too much: the hub decides.
 //!
-//! The number follows from what lives, so nothing has to be walked through to
-//! find it, and no path on which a link ends can forget to give something back.
+//! The numbers follow from what lives, so nothing has to be walked through to
+//! find them, and no path on which a link ends can forget to give something back.
 
 use std::cell::Cell;
 
 thread_local! {
     /// All links live on one thread; so the number costs an addition.
     static HELD: Cell<usize> = const { Cell::new(0) };
+    static WORKERS: Cell<usize> = const { Cell::new(0) };
 }
 
 /// What is held.
@@ -55,4 +57,26 @@ impl Drop for Load {
     fn drop(&mut self) {
         remove(self.0);
     }
+}
+
+/// One worker, for as long as this lives.
+#[derive(Debug)]
+pub struct Head(());
+
+impl Default for Head {
+    fn default() -> Self {
+        WORKERS.set(WORKERS.get() + 1);
+        Self(())
+    }
+}
+
+impl Drop for Head {
+    fn drop(&mut self) {
+        WORKERS.set(WORKERS.get() - 1);
+    }
+}
+
+/// How many workers there are.
+pub fn workers() -> usize {
+    WORKERS.get()
 }

@@ -6,6 +6,8 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use serde::{Deserialize, Serialize};
+
 use super::packet::{Packet, Shared};
 use super::wire::{Moved, Wire};
 use crate::hub::{LogKey, Outbound};
@@ -19,7 +21,7 @@ pub struct Bounds {
 }
 
 /// The place of a message in its log, told when the kernel has it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Mark {
     pub log: LogKey,
     pub seq: u64,
@@ -29,10 +31,10 @@ pub struct Mark {
 /// Part of a shared packet, as one kind of peer reads it.
 #[derive(Clone, Debug)]
 pub struct Piece {
-    bytes: Shared,
-    from: u32,
-    to: u32,
-    mark: Option<Rc<Mark>>,
+    pub(super) bytes: Shared,
+    pub(super) from: u32,
+    pub(super) to: u32,
+    pub(super) mark: Option<Rc<Mark>>,
 }
 
 impl Piece {
@@ -71,9 +73,9 @@ impl Piece {
 /// The pieces that wait for one link.
 #[derive(Default, Debug)]
 pub struct Outbox {
-    pieces: VecDeque<Piece>,
+    pub(super) pieces: VecDeque<Piece>,
     /// How much of the first piece the kernel has.
-    taken: usize,
+    pub(super) taken: usize,
     /// All that waits, `taken` included.
     bytes: usize,
     /// What the hub was told last.

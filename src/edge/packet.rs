@@ -21,9 +21,14 @@ pub struct Shared(Rc<[u8]>);
 pub(super) const PLACE: usize = 64;
 
 impl Shared {
-    fn new(bytes: &[u8]) -> Self {
+    pub(super) fn new(bytes: &[u8]) -> Self {
         meter::add(PLACE + bytes.len());
         Self(bytes.into())
+    }
+
+    /// What tells it from others, for as long as it lives.
+    pub(super) fn place(&self) -> *const u8 {
+        self.0.as_ptr()
     }
 
     /// What is held for one of those who share it: its place, and its part of

@@ -7,8 +7,12 @@
 use std::fmt;
 use std::time::Duration;
 
+use log::kv::Value;
+use log::{Level, Record};
+use smallvec::SmallVec;
+
 use crate::hub::Anomaly;
-use crate::protocol::{Moment, UserId};
+use crate::protocol::{Close, ConnectionId, Moment, UserId};
 
 /// What a line is about. Each kind is limited on its own, so that one which comes
 /// often hides no other.
@@ -43,13 +47,13 @@ pub struct Reports([(Option<Moment>, u64); KINDS]);
 
 impl Reports {
     /// Writes a line, unless one of its kind was written within the last second;
-    /// the next that is written says how many were not.
-    pub fn say(&mut self, now: Moment, kind: Kind, line: impl fmt::Display) {
-        if let Some(held_back) = self.turn(now, kind) {
-            match held_back {
-                0 => log::warn!("{line}"),
-                more => log::warn!("{line} (and {more} more like this before)"),
-            }
+    /// the next that is written says how many were not. `about` are the names in it,
+    /// for those who search a journal by them.
+    pub fn say(&mut self, now: Moment, kind: Kind, line: impl fmt::Display, about: &[About<'_>]) {
+        let Some(held_back) = self.turn(now, kind) else { return };
+        match held_back {
+            0 => write(about, format_args!("{line}")),
+            more => write(about, format_args!("{line} (and {more} more like this before)")),
         }
     }
 
@@ -69,37 +73,66 @@ impl Reports {
         match anomaly {
             Anomaly::Stalled { conn, user } => {
                 let line = format_args!("closed {conn} of {}: it took nothing", Shown(user.as_ref()));
-                self.say(now, Kind::Stalled, line);
+                self.say(now, Kind::Stalled, line, &closed(conn, user.as_ref(), Close::TooSlow));
             }
             Anomaly::Misbehaved { conn, user, close } => {
                 let line = format_args!("closed {conn} of {}: {}", Shown(user.as_ref()), close.reason());
-                self.say(now, Kind::Misbehaved, line);
+                self.say(now, Kind::Misbehaved, line, &closed(conn, user.as_ref(), *close));
             }
             Anomaly::OwnerLost { operation, channel } => {
                 let line = format_args!("operation {operation:?} on {channel:?}: its worker is gone");
-                self.say(now, Kind::OwnerLost, line);
+                let about = [about("operation", operation), about("channel", channel)];
+                self.say(now, Kind::OwnerLost, line, &about);
             }
             Anomaly::Overran { operation, channel } => {
                 let line = format_args!("operation {operation:?} on {channel:?} did not end in time");
-                self.say(now, Kind::Overran, line);
+                let about = [about("operation", operation), about("channel", channel)];
+                self.say(now, Kind::Overran, line, &about);
             }
             Anomaly::KeptLimit => {
-                self.say(now, Kind::KeptLimit, "kept messages are at their limit; the oldest are dropped");
+                self.say(
+                    now,
+                    Kind::KeptLimit,
+                    "kept messages are at their limit; the oldest are dropped",
+                    &[],
+                );
             }
             Anomaly::Memory { held, ceiling, .. } => {
                 let line = format_args!(
                     "{held} of {ceiling} bytes are held for peers (`limits.memory`); some are shed"
                 );
-                self.say(now, Kind::Memory, line);
+                self.say(now, Kind::Memory, line, &[]);
             }
             Anomaly::Overloaded { conn, user, held } => {
                 let line = format_args!(
                     "closed {conn} of {}: memory is short, and it held {held} bytes",
                     Shown(user.as_ref())
                 );
-                self.say(now, Kind::Overloaded, line);
+                self.say(now, Kind::Overloaded, line, &closed(conn, user.as_ref(), Close::Overloaded));
             }
         }
+    }
+}
+
+/// A name in a line, and what it is.
+pub type About<'a> = (&'static str, Value<'a>);
+
+/// A name for [`Reports::say`].
+pub fn about<'a>(what: &'static str, name: &'a dyn fmt::Display) -> About<'a> {
+    (what, Value::from_dyn_display(name))
+}
+
+fn closed<'a>(conn: &'a ConnectionId, user: Option<&'a UserId>, close: Close) -> SmallVec<[About<'a>; 3]> {
+    let user = user.map(|user| about("user", user));
+    let reason = ("reason", Value::from(close.reason()));
+    [about("connection", conn), reason].into_iter().chain(user).collect()
+}
+
+fn write(about: &[About<'_>], line: fmt::Arguments<'_>) {
+    let record =
+        Record::builder().level(Level::Warn).target(module_path!()).args(line).key_values(&about).build();
+    if record.level() <= log::max_level() {
+        log::logger().log(&record);
     }
 }
 

@@ -45,7 +45,7 @@ impl Driver {
     pub fn turned_away(&mut self, why: TurnedAway, line: Option<(Kind, Arguments<'_>)>) {
         self.look_at_the_clock();
         if let Some((kind, line)) = line {
-            self.reports.say(self.now.moment, kind, line);
+            self.reports.say(self.now.moment, kind, line, &[]);
         }
         self.tell(Input::TurnedAway(why));
     }

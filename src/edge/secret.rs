@@ -8,12 +8,14 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use constant_time_eq::constant_time_eq;
 use jsonwebtoken::{Algorithm, EncodingKey, crypto};
 use rustix::fs::OFlags;
 use rustix::rand::{GetRandomFlags, getrandom};
 
+use super::site::Read as ReadFile;
 use crate::config::{Auth, ConfigError, Problem};
 
 /// The name of the generated secret, and of the credential, for HTTP callers.
@@ -55,6 +57,7 @@ pub(super) enum Exposure {
 /// Reads a file whole, without one newline at its end.
 pub(super) fn read(path: &Path, exposure: Exposure) -> Result<Secret, Problem> {
     let failed = |error: io::Error| Problem::in_file(path, format!("cannot be read: {error}"));
+    prepare_digests().map_err(|error| Problem::in_file(path, format!("no random numbers: {error}")))?;
     // A pipe in the place of a file must not keep us waiting.
     let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
     let file = File::options().read(true).custom_flags(nonblocking).open(path).map_err(failed)?;
@@ -158,11 +161,27 @@ fn random_hex<const N: usize>() -> io::Result<String> {
 
 /// The secrets of HTTP callers, several of which may be valid at once.
 ///
-/// Only keyed digests are held, under a key of this process: their length says
-/// nothing, and memory that leaks holds nothing that could be presented.
+/// Only keyed digests are held: their length says nothing, and memory that leaks
+/// holds nothing that could be presented.
 pub struct Secrets {
-    key: EncodingKey,
-    digests: Vec<String>,
+    /// Each with the file that it came from.
+    digests: Vec<(PathBuf, String)>,
+}
+
+/// The key of all digests that this process makes.
+static DIGESTS: OnceLock<EncodingKey> = OnceLock::new();
+
+/// Makes sure that there is one. Two that begin at the same time end with the same.
+fn prepare_digests() -> io::Result<()> {
+    if DIGESTS.get().is_none() {
+        let _ = DIGESTS.set(EncodingKey::from_secret(&random::<32>()?));
+    }
+    Ok(())
+}
+
+/// HMAC-SHA256; 43 characters for whatever goes in.
+pub(super) fn digest(secret: &[u8]) -> Option<String> {
+    crypto::sign(secret, DIGESTS.get()?, Algorithm::HS256).ok()
 }
 
 impl fmt::Debug for Secrets {
@@ -187,12 +206,10 @@ impl Secrets {
                 Err(problem) => problems.push(problem),
             }
         }
-        let key =
-            random::<32>().map_err(|error| Problem::in_file(state, format!("no random numbers: {error}")))?;
-        let mut secrets = Self { key: EncodingKey::from_secret(&key), digests: Vec::new() };
+        let mut secrets = Self { digests: Vec::new() };
         for (path, exposure) in files {
             match read(&path, exposure).and_then(|secret| presentable(&path, secret)) {
-                Ok(secret) => secrets.digests.extend(secrets.digest(secret.bytes())),
+                Ok(secret) => secrets.digests.extend(digest(secret.bytes()).map(|digest| (path, digest))),
                 Err(problem) => problems.push(problem),
             }
         }
@@ -203,15 +220,15 @@ impl Secrets {
     /// Whether `presented` is one of them. Takes as long whichever it is, and
     /// whatever part of it is right.
     pub fn matches(&self, presented: &str) -> bool {
-        let Some(presented) = self.digest(presented.as_bytes()) else { return false };
-        self.digests
-            .iter()
-            .fold(false, |found, digest| found | constant_time_eq(digest.as_bytes(), presented.as_bytes()))
+        let Some(presented) = digest(presented.as_bytes()) else { return false };
+        self.digests.iter().fold(false, |found, (_, digest)| {
+            found | constant_time_eq(digest.as_bytes(), presented.as_bytes())
+        })
     }
 
-    /// HMAC-SHA256; 43 characters for whatever goes in.
-    fn digest(&self, secret: &[u8]) -> Option<String> {
-        crypto::sign(secret, &self.key, Algorithm::HS256).ok()
+    /// Where they came from, and a digest of each.
+    pub(super) fn files(&self) -> impl Iterator<Item = ReadFile<'_>> {
+        self.digests.iter().map(|(file, digest)| (file.as_path(), digest.as_str()))
     }
 }
 

@@ -21,6 +21,7 @@ use super::claims::{self, Claims, Header, NumericDate};
 use super::flaw::{self, Flaw};
 use super::key::{Key, algorithm};
 use super::secret::{self, Absent, Exposure};
+use super::site::Read;
 use crate::config::{Alg, Auth, ConfigError, KeyFile, Problem};
 use crate::hub::{Identity, Pattern, Rights, TokenFault};
 use crate::protocol::frame::{RightsEntry, TokenCheck};
@@ -53,14 +54,6 @@ impl fmt::Debug for Verifier {
 struct Proof<'a> {
     identity: Identity,
     key: &'a Key,
-    granted: Granted,
-}
-
-/// Who says what its bearer may do.
-#[derive(Clone, Copy)]
-enum Granted {
-    ByToken,
-    ByConfiguration,
 }
 
 /// Why no token was minted.
@@ -134,13 +127,13 @@ impl Verifier {
     /// which key it holds, or what is wrong with it and which keys there are.
     pub fn check(&self, token: &str, now: UnixTime) -> TokenCheck {
         match self.judge(token, now) {
-            Ok(Proof { identity, key, granted }) => TokenCheck {
+            Ok(Proof { identity, key }) => TokenCheck {
                 valid: true,
                 user_id: Some(identity.user_id),
                 expires_at: identity.expires_at,
                 alg: Some(key.alg.name()),
                 kid: key.kid.clone(),
-                rights: Some(spelled(&identity.rights, granted)),
+                rights: Some(self.spelled(identity.rights.as_deref())),
                 ..TokenCheck::default()
             },
             Err(flaw) => TokenCheck {
@@ -168,12 +161,10 @@ impl Verifier {
         }
         let name = claims.user().ok_or(Flaw::Nobody)?;
         let user_id = UserId::new(&name).map_err(Flaw::Misnamed)?;
-        let (rights, granted) = match claims.grant() {
-            Some(grant) => (grant.rights().map(Rc::new).map_err(Flaw::Excessive)?, Granted::ByToken),
-            None => (Rc::clone(&self.usual), Granted::ByConfiguration),
-        };
+        let rights = claims.grant().map(|grant| grant.rights().map(Rc::new).map_err(Flaw::Excessive));
+        let rights = rights.transpose()?;
         let identity = Identity { user_id, rights, expires_at: Some(expires_at) };
-        Ok(Proof { identity, key, granted })
+        Ok(Proof { identity, key })
     }
 
     /// The claims, once the signature holds, and the key that it holds with.
@@ -201,6 +192,25 @@ impl Verifier {
         };
         let payload = URL_SAFE_NO_PAD.decode(payload).map_err(|_| Flaw::Shapeless)?;
         Ok((payload, key))
+    }
+
+    /// What a token allows, or the configuration in its place.
+    fn spelled(&self, own: Option<&Rights>) -> RightsEntry {
+        let texts =
+            |patterns: &[Pattern]| patterns.iter().map(|pattern| pattern.as_str().to_owned()).collect();
+        let rights = own.unwrap_or(&self.usual);
+        RightsEntry {
+            from: if own.is_some() { "token" } else { "configuration" },
+            subscribe: texts(&rights.subscribe),
+            publish: texts(&rights.publish),
+            interrupt: texts(&rights.interrupt),
+            admin: rights.admin,
+        }
+    }
+
+    /// Where the keys came from, and a digest of each.
+    pub(super) fn files(&self) -> impl Iterator<Item = Read<'_>> {
+        self.keys.iter().map(Key::source)
     }
 
     /// The configured keys by their names, for administrators.
@@ -235,19 +245,5 @@ impl Verifier {
         let signature = crypto::sign(message.as_bytes(), signs, algorithm(key.alg));
         let signature = signature.map_err(|_| MintError::NoSecretKey)?;
         Ok((format!("{message}.{signature}"), UnixTime::from_secs(exp)))
-    }
-}
-
-fn spelled(rights: &Rights, granted: Granted) -> RightsEntry {
-    let texts = |patterns: &[Pattern]| patterns.iter().map(|pattern| pattern.as_str().to_owned()).collect();
-    RightsEntry {
-        from: match granted {
-            Granted::ByToken => "token",
-            Granted::ByConfiguration => "configuration",
-        },
-        subscribe: texts(&rights.subscribe),
-        publish: texts(&rights.publish),
-        interrupt: texts(&rights.interrupt),
-        admin: rights.admin,
     }
 }

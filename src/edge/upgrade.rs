@@ -17,7 +17,8 @@ use percent_encoding::percent_decode_str;
 
 use super::clock;
 use super::driver::Shared;
-use super::http::{Site, bearer, overloaded, refuse, wrong};
+use super::http::{bearer, overloaded, refuse, wrong};
+use super::site::Site;
 use crate::hub::{Claim, Level, Peer, TurnedAway};
 use crate::protocol::client::inbox_mode;
 use crate::protocol::{InboxMode, Token};

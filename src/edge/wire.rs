@@ -43,6 +43,12 @@ impl AsFd for Wire {
     }
 }
 
+impl From<Wire> for OwnedFd {
+    fn from(wire: Wire) -> Self {
+        wire.0
+    }
+}
+
 impl Wire {
     /// Takes a worker's socket over.
     pub fn worker(stream: impl Into<OwnedFd>) -> Self {
@@ -55,6 +61,11 @@ impl Wire {
         let _ = stream.set_nodelay(true);
         let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_IN_KERNEL);
         Self(stream.into())
+    }
+
+    /// Takes a socket over that was a link in another process.
+    pub(super) fn again(socket: OwnedFd) -> Self {
+        Self(socket)
     }
 
     /// Reads what is there, up to the block's length.

@@ -54,6 +54,20 @@ impl Held {
     pub fn bytes(&self) -> usize {
         self.load.bytes()
     }
+
+    /// Whole frames of an unfinished message, with how much of them is payload,
+    /// and the beginning of a frame.
+    pub(super) fn parts(&self) -> (&[u8], usize, &[u8]) {
+        (&self.fragments, self.fragments_payload, &self.tail)
+    }
+
+    /// The same again, of another process.
+    pub(super) fn of_parts(fragments: Vec<u8>, fragments_payload: usize, tail: Vec<u8>) -> Self {
+        // Looked at again with the next byte, whatever it waits for.
+        let mut held = Self { tail, wanted: 0, fragments, fragments_payload, load: Load::default() };
+        held.load.set(size_of::<Self>() + held.tail.capacity() + held.fragments.capacity());
+        held
+    }
 }
 
 /// One frame that is there as a whole, or why not.
@@ -133,6 +147,11 @@ fn context() -> WebSocketContext {
 }
 
 impl Decoder {
+    /// Takes messages of up to `limit` bytes from now on.
+    pub fn limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
     /// A decoder that takes messages of up to `limit` bytes.
     pub fn new(limit: usize) -> Self {
         Self { context: context(), reply: Vec::new(), limit }

@@ -32,9 +32,15 @@ impl Hub {
         }
     }
 
+    /// Operations that run, and messages that are kept: what costs nothing to count.
+    pub fn at_a_glance(&self) -> (usize, usize) {
+        (self.operations.running(), self.channels.weights.sum.messages)
+    }
+
     fn statistics(&self, now: Now) -> Statistics {
         let mut counted = Statistics {
             operations: self.operations.running() as u64,
+            kept_messages: self.channels.weights.sum.messages as u64,
             kept_bytes: self.channels.weights.sum.bytes as u64,
             unstored_bytes: self.channels.weights.sum.unstored as u64,
             store_failed: u64::from(self.disk_failed),
@@ -56,7 +62,6 @@ impl Hub {
                 LogKey::Channel(_) => counted.channels += 1,
                 LogKey::Inbox(_) => counted.connected_users += u64::from(!topic.subscribers.is_empty()),
             }
-            counted.kept_messages += topic.log.as_ref().map_or(0, |log| log.kept.len() as u64);
         }
         counted
     }

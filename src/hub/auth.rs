@@ -38,7 +38,7 @@ impl Hub {
             }
             Peer::Client { claim, inbox } => (Kind::Client, claim, inbox),
         };
-        let mut connection = Connection::new(conn.tag, kind, self.settings.rights.clone(), now.moment);
+        let mut connection = Connection::new(conn.tag, kind, now.moment);
         connection.inbox = inbox;
         if kind == Kind::Waiting {
             connection.rare().auth_by = now.moment + self.settings.limits.auth;

@@ -31,8 +31,8 @@ pub(super) enum Kind {
 pub(super) struct Connection {
     pub(super) tag: u64,
     pub(super) user: Option<UserId>,
-    /// Shared by all who have the same.
-    pub(super) rights: Rc<Rights>,
+    /// Its own, shared by all who have the same; none: what the settings say.
+    pub(super) rights: Option<Rc<Rights>>,
     /// What it hears, by place in the table of topics; with a user, the first
     /// is that user's inbox. A usual page has four.
     pub(super) topics: SmallVec<[u32; 4]>,
@@ -113,11 +113,11 @@ pub(super) struct Missed {
 }
 
 impl Connection {
-    pub(super) fn new(tag: u64, kind: Kind, rights: Rc<Rights>, now: Moment) -> Self {
+    pub(super) fn new(tag: u64, kind: Kind, now: Moment) -> Self {
         Self {
             tag,
             user: None,
-            rights,
+            rights: None,
             topics: SmallVec::new(),
             opened: now,
             heard: now,
@@ -228,6 +228,11 @@ impl Connections {
         (0..).zip(&self.0).filter_map(|(slot, place)| Some((slot, place.as_ref()?)))
     }
 
+    /// The places of all.
+    pub(super) fn slots(&self) -> Vec<u32> {
+        self.iter().map(|(slot, _)| slot).collect()
+    }
+
     /// The ids of all that satisfy a condition.
     pub(super) fn ids(&self, wanted: impl Fn(&Connection) -> bool) -> Vec<ConnectionId> {
         let wanted = self.iter().filter(|(_, connection)| wanted(connection));
@@ -235,11 +240,12 @@ impl Connections {
     }
 
     /// Lets equal rights be one again, after they were read back one by one.
-    pub(super) fn share_rights(&mut self, mut known: Vec<Rc<Rights>>) {
-        for connection in self.0.iter_mut().flatten() {
-            match known.iter().find(|rights| **rights == connection.rights) {
-                Some(rights) => connection.rights = rights.clone(),
-                None => known.push(connection.rights.clone()),
+    pub(super) fn share_rights(&mut self) {
+        let mut known: Vec<Rc<Rights>> = Vec::new();
+        for own in self.0.iter_mut().flatten().filter_map(|connection| connection.rights.as_mut()) {
+            match known.iter().find(|rights| *rights == own) {
+                Some(rights) => *own = rights.clone(),
+                None => known.push(own.clone()),
             }
         }
     }

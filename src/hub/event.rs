@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::memory::Level;
 use super::recent::Scope;
 use super::rights::Identity;
-use super::settings::Disk;
+use super::settings::{Disk, Settings};
 use crate::protocol::worker::InterruptLine;
 use crate::protocol::{
     Channel, Close, ConnectionId, Delivery, Frame, InboxMode, Message, MessageId, Misspoken, Moment,
@@ -66,6 +66,8 @@ pub enum Input {
     TurnedAway(TurnedAway),
     /// The moment that `Hub::deadline` named has come.
     Due,
+    /// An administrator has changed the settings.
+    Configured { settings: Box<Settings> },
     /// The daemon ends, or starts again.
     Stopping { close: Close },
 }

@@ -119,17 +119,10 @@ impl Hub {
     fn sort_in(&mut self, now: Now, out: &mut Effects) {
         let unsorted = std::mem::take(&mut self.unsorted);
         for Unsorted { place, .. } in &unsorted {
-            let Some(topic) = self.channels.at(*place) else { continue };
-            if self.policy_of(&topic.key).keep == Keep::Never {
-                self.purge_topic(now, *place, out);
-            }
-            self.expire_due(now, *place, out);
-            self.sweep(now, *place, out);
+            self.conform(now, *place, out);
         }
         for Unsorted { place, how } in unsorted {
-            let Some(topic) = self.channels.at(place) else { continue };
-            let policy = self.policy_of(&topic.key);
-            self.trim(now, place, &policy, out);
+            self.trim(now, place, out);
             self.read_found(now, place, how, out);
         }
     }

@@ -96,10 +96,10 @@ impl Hub {
         if let Kind::Worker { admin, .. } = connection.kind {
             return if admin { Ok(()) } else { Err(forbidden("interrupts are for administrators")) };
         }
-        let user = connection.user.as_ref();
+        let (user, rights) = (connection.user.as_ref(), self.rights_of(connection));
         let own = user.is_some() && user == of;
-        let nobodys = of.is_none() && connection.rights.may_publish(channel.as_str(), user);
-        if own || nobodys || connection.rights.may_interrupt(channel, user) {
+        let nobodys = of.is_none() && rights.may_publish(channel.as_str(), user);
+        if own || nobodys || rights.may_interrupt(channel, user) {
             return Ok(());
         }
         Err(forbidden(format!("the right to interrupt on {channel} is missing")).on(channel))

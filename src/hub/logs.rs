@@ -78,6 +78,7 @@ impl Log {
             bytes: bytes + receipts,
             unstored: loose + promised + receipts,
             loose: loose + receipts,
+            messages: self.kept.len(),
             stored,
             answers: self.answers.len(),
             awaited: self.answers.bytes(),

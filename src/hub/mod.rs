@@ -6,6 +6,7 @@
 mod admin;
 mod auth;
 mod channels;
+mod configured;
 mod connections;
 mod deadlines;
 mod durable;
@@ -168,6 +169,7 @@ impl Hub {
             Input::Memory { links, holders } => self.weighed(now, links, holders, out),
             Input::TurnedAway(why) => self.turned_away(why),
             Input::Due => self.due(now, out),
+            Input::Configured { settings } => self.configured(now, *settings, out),
             Input::Stopping { close } => self.stop(now, close, out),
         }
     }

@@ -177,12 +177,12 @@ impl Hub {
         }
         let Some(connection) = connection.filter(|connection| !connection.is_worker()) else { return Ok(()) };
         let name = match target {
-            Target::Channel(channel) => return may_publish_on(connection, channel),
+            Target::Channel(channel) => return self.may_publish_on(connection, channel),
             Target::User(user) => format!("@user:{user}"),
             Target::Connection(id) => format!("@connection:{id}"),
             Target::All => return Err(forbidden("`all` is for workers and HTTP callers")),
         };
-        if connection.rights.may_publish(&name, connection.user.as_ref()) {
+        if self.rights_of(connection).may_publish(&name, connection.user.as_ref()) {
             return Ok(());
         }
         Err(forbidden(format!("the right to publish to {name} is missing")))
@@ -219,6 +219,13 @@ impl Hub {
         connection.user.clone().map(Wants::User).ok_or_else(nobody)
     }
 
+    pub(super) fn may_publish_on(&self, connection: &Connection, channel: &Channel) -> Done {
+        if self.rights_of(connection).may_publish(channel.as_str(), connection.user.as_ref()) {
+            return Ok(());
+        }
+        Err(forbidden(format!("the right to publish to {channel} is missing")).on(channel))
+    }
+
     fn would_keep(&self, log: &LogKey) -> bool {
         let policy = self.policy_of(log);
         policy.keep != Keep::Never && policy.count > 0
@@ -236,13 +243,6 @@ impl Hub {
 
 pub(super) fn forbidden(why: impl Into<std::borrow::Cow<'static, str>>) -> Refusal {
     Refusal::new(Code::Forbidden, why)
-}
-
-pub(super) fn may_publish_on(connection: &Connection, channel: &Channel) -> Done {
-    if connection.rights.may_publish(channel.as_str(), connection.user.as_ref()) {
-        return Ok(());
-    }
-    Err(forbidden(format!("the right to publish to {channel} is missing")).on(channel))
 }
 
 /// Where what is sent to somebody is kept, if it is.

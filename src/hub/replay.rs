@@ -55,6 +55,8 @@ impl Hub {
             log.drop_over();
             self.advance_all(now, place, out);
         }
+        // The settings may be others than the ones it wrote all that under.
+        self.conform_all(now, out);
         self.promise_again(now, out);
         self.read_again(now, out);
     }

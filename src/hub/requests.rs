@@ -133,8 +133,8 @@ impl Hub {
             Say::Inbox(user) => self.look_into_inbox(now, ask, user, out),
             Say::Purge(target) => self.purge(now, ask, &target, out),
             Say::Disconnect(target) => self.disconnect(now, ask, &target, out),
-            Say::Auth { .. } | Say::MintToken { .. } | Say::CheckToken(_) => {
-                Err(Refusal::new(Code::Internal, "this is answered where tokens are known"))
+            Say::Auth { .. } | Say::MintToken { .. } | Say::CheckToken(_) | Say::Reload => {
+                Err(Refusal::new(Code::Internal, "this is answered where tokens and files are known"))
             }
         }
     }

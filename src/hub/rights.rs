@@ -89,8 +89,9 @@ pub struct Rights {
 pub struct Identity {
     /// The user.
     pub user_id: UserId,
-    /// What that user may do.
-    pub rights: Rc<Rights>,
+    /// What the token itself allows; none where it does not say, and the
+    /// configuration does.
+    pub rights: Option<Rc<Rights>>,
     /// When the token ends.
     pub expires_at: Option<UnixTime>,
 }

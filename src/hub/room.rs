@@ -47,9 +47,11 @@ impl Hub {
 
     /// Gives up what of a log is over its limits, and those of all, now that it
     /// has grown otherwise than by a newcomer.
-    pub(super) fn trim(&mut self, now: Now, place: u32, policy: &Policy, out: &mut Effects) {
+    pub(super) fn trim(&mut self, now: Now, place: u32, out: &mut Effects) {
+        let Some(topic) = self.channels.at(place) else { return };
+        let policy = self.policy_of(&topic.key);
         let mut others = Vec::new();
-        self.give_way(place, policy, 0, &mut others, out);
+        self.give_way(place, &policy, 0, &mut others, out);
         self.settle(now, place);
         for other in others {
             self.settle(now, other);

@@ -80,7 +80,7 @@ impl Hub {
     pub fn import(settings: Settings, bytes: &[u8]) -> Result<Self, StateError> {
         let hub: Self = read(VERSION, bytes)?;
         let mut hub = Self { settings, resumes: true, ..hub };
-        hub.connections.share_rights(vec![hub.settings.rights.clone()]);
+        hub.connections.share_rights();
         hub.share_users();
         Ok(hub)
     }

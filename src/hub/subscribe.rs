@@ -62,19 +62,19 @@ impl Hub {
 
     /// Whether a connection may hear a channel.
     pub(super) fn may_subscribe(&self, connection: &Connection, channel: &Channel) -> Done {
-        let user = connection.user.as_ref();
+        let (user, rights) = (connection.user.as_ref(), self.rights_of(connection));
         if let Some(id) = channel.operation() {
             let told = OperationId::new(id).ok().and_then(|id| self.operations.told(&id));
             let Some(told) = told else {
                 return Err(Refusal::new(Code::UnknownOperation, "no such operation"));
             };
             let own = user.is_some() && user == told.user.as_ref();
-            if own || connection.is_worker() || connection.rights.may_subscribe(&told.channel, user) {
+            if own || connection.is_worker() || rights.may_subscribe(&told.channel, user) {
                 return Ok(());
             }
         } else if channel.as_str().starts_with('@') {
             return Err(forbidden(format!("{channel} is not a channel to subscribe to")));
-        } else if connection.is_worker() || connection.rights.may_subscribe(channel, user) {
+        } else if connection.is_worker() || rights.may_subscribe(channel, user) {
             return Ok(());
         }
         Err(forbidden(format!("the right to subscribe to {channel} is missing")))

@@ -14,7 +14,9 @@ pub(super) struct Weight {
     pub(super) unstored: usize,
     /// Of that in turn: what may be given up.
     pub(super) loose: usize,
-    /// How many of its messages are on the disk.
+    /// How many messages it keeps.
+    pub(super) messages: usize,
+    /// How many of them are on the disk.
     pub(super) stored: usize,
     /// How many publishers wait for the disk.
     pub(super) answers: usize,
@@ -59,6 +61,7 @@ impl Weights {
         change(&mut self.sum.bytes, was.bytes, is.bytes);
         change(&mut self.sum.unstored, was.unstored, is.unstored);
         change(&mut self.sum.loose, was.loose, is.loose);
+        change(&mut self.sum.messages, was.messages, is.messages);
         change(&mut self.sum.stored, was.stored, is.stored);
         change(&mut self.sum.answers, was.answers, is.answers);
         change(&mut self.sum.awaited, was.awaited, is.awaited);

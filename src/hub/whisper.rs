@@ -8,7 +8,7 @@ use std::rc::Rc;
 use super::channels::Hearing;
 use super::event::{Effects, Now, Outbound};
 use super::memory::Level;
-use super::publish::{forbidden, may_publish_on};
+use super::publish::forbidden;
 use super::{Done, Hub};
 use crate::protocol::{Channel, Code, ConnectionId, Event, Message, MessageId, Payload, Refusal};
 
@@ -22,7 +22,7 @@ impl Hub {
         out: &mut Effects,
     ) -> Done {
         let (channel, event, data) = said;
-        let Some(connection) = self.connections.get_mut(conn) else { return Ok(()) };
+        let Some(connection) = self.connections.get(conn) else { return Ok(()) };
         let place = self.channels.find_channel(&channel);
         let place = place.filter(|place| connection.topics.contains(place)).ok_or_else(|| {
             Refusal::new(Code::NotSubscribed, "a whisper needs a subscription").on(&channel)
@@ -30,8 +30,9 @@ impl Hub {
         if channel.is_reserved() {
             return Err(forbidden(format!("{channel} is the daemon's own")).on(&channel));
         }
-        may_publish_on(connection, &channel)?;
+        self.may_publish_on(connection, &channel)?;
         let rate = self.settings.limits.whispers();
+        let Some(connection) = self.connections.get_mut(conn) else { return Ok(()) };
         let too_many = connection.rare().whispers.take(now.moment, rate).is_err();
         if too_many || self.memory.level >= Level::High {
             self.counters.whispers_dropped += 1;

@@ -200,6 +200,23 @@ pub struct RightsEntry {
     pub admin: bool,
 }
 
+/// What a reload has changed, and what is allowed but seldom wise.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Reloaded {
+    pub changed: Vec<ChangeEntry>,
+    pub warnings: Vec<String>,
+}
+
+/// One thing that is not what it was.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(untagged)]
+pub enum ChangeEntry {
+    /// A setting, with its values as a file spells them.
+    Setting { setting: String, from: String, to: String },
+    /// A file of a key or secret that holds something else.
+    File { file: String },
+}
+
 fn as_text<S: Serializer>(id: &ConnectionId, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(id)
 }

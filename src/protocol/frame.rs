@@ -184,6 +184,8 @@ pub enum Frame<'a> {
     },
     /// Whether a token holds (administration).
     TokenCheck(Box<TokenCheck>),
+    /// What a reload has changed (administration).
+    Reloaded(Reloaded),
     /// Done; there is nothing else to say.
     Done {},
 }
@@ -237,6 +239,7 @@ impl Frame<'_> {
                 | Self::Inboxes { .. }
                 | Self::Token { .. }
                 | Self::TokenCheck(_)
+                | Self::Reloaded(_)
         );
         is_told || self.only_confirms()
     }

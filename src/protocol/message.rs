@@ -142,7 +142,7 @@ struct Spelled<'a> {
 }
 
 /// Whether a message comes as it is published or later.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum Delivery {
     /// Now.
     Live,

@@ -40,6 +40,8 @@ pub enum Code {
     TooManySubscriptions,
     /// A message that must be stored cannot be.
     StoreUnavailable,
+    /// The configuration cannot be used; the message has a line for each mistake.
+    BadConfiguration,
     /// The daemon is about to end.
     ShuttingDown,
     /// The daemon's own fault.
@@ -63,6 +65,7 @@ impl Code {
             Self::TooLarge => "too_large",
             Self::TooManySubscriptions => "too_many_subscriptions",
             Self::StoreUnavailable => "store_unavailable",
+            Self::BadConfiguration => "bad_configuration",
             Self::ShuttingDown => "shutting_down",
             Self::Internal => "internal",
         }

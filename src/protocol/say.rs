@@ -74,6 +74,8 @@ pub enum Say {
     MintToken { user_id: UserId, ttl: Duration },
     /// Administration: whether a token holds.
     CheckToken(Token),
+    /// Administration: read the configuration again.
+    Reload,
 }
 
 impl Say {
@@ -99,6 +101,7 @@ impl Say {
             Self::Purge(_) => "purge",
             Self::Disconnect(_) => "disconnect",
             Self::MintToken { .. } | Self::CheckToken(_) => "token",
+            Self::Reload => "reload",
         }
     }
 }

@@ -38,6 +38,7 @@ pub fn parse(line: &[u8]) -> Result<Said, Misspoken> {
         "disconnect" => read::connection_or_user(fields).map(Say::Disconnect),
         "ping" => Ok(Say::Ping),
         "token" => token(fields),
+        "reload" => Ok(Say::Reload),
         other => Err(read::unknown_action(other)),
     })
 }

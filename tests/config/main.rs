@@ -1,11 +1,14 @@
 //! Configuration: what is read, what is laid over what, and what is refused.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
+mod changes;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use log::LevelFilter;
 use wshubd::config::{Alg, Config, Environment, Loaded, Principal, StoreKind, places};
 use wshubd::hub::Settings;
 use wshubd::hub::settings::Disk;
@@ -66,7 +69,7 @@ fn defaults() -> Config {
 
 #[test]
 fn nothing_needs_to_be_configured() {
-    let Loaded { config, files } = Config::load(None, &environment(&[])).unwrap();
+    let Loaded { config, files, .. } = Config::load(None, &environment(&[])).unwrap();
     assert!(files.is_empty());
     assert_eq!(config, defaults());
     // What the hub would do by itself, but that there is a disk.
@@ -145,6 +148,8 @@ keep = "never"
 write_delay = "250ms"
 bytes = "1GiB"
 flash_budget = 0
+[log]
+level = "warn"
 "#;
 
 #[test]
@@ -167,6 +172,7 @@ fn every_option_is_understood() {
     assert_eq!((config.limits.wrong_secrets, config.limits.wrong_tokens), (14, 15));
     assert_eq!(config.store.write_delay, Duration::from_millis(250));
     assert_eq!(config.store.flash_budget, None);
+    assert_eq!((config.log, defaults().log), (LevelFilter::Warn, LevelFilter::Info));
     let disks: Vec<_> = config.channels.iter().map(|channel| channel.policy.disk).collect();
     assert_eq!(disks, [Disk::Behind, Disk::Behind, Disk::Never]);
 }

@@ -96,6 +96,7 @@ fn help_teaches_by_an_example_everywhere() {
         vec!["inbox", "--help"],
         vec!["disconnect", "--help"],
         vec!["purge", "--help"],
+        vec!["reload", "--help"],
         vec!["token", "new", "--help"],
         vec!["token", "check", "--help"],
         vec!["run", "--help"],

@@ -11,6 +11,7 @@ mod hub;
 mod lists;
 mod publish;
 mod receipts;
+mod reload;
 mod run;
 mod subscribe;
 mod token;

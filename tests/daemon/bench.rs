@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -13,7 +14,7 @@ use async_tungstenite::tungstenite::{self, Message, WebSocket};
 use serde_json::{Value, json};
 
 /// A test that waits longer has failed.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) struct Daemon {
     child: Child,
@@ -75,6 +76,36 @@ impl Daemon {
         Self { child, directory, address, log: Some(log) }
     }
 
+    /// Starts with this file of the configuration.
+    pub(crate) fn configured(text: &str) -> Self {
+        let directory = directory();
+        std::fs::write(directory.join("wshubd.toml"), text).unwrap();
+        let place = directory.to_str().unwrap().to_owned();
+        let (child, log, address) = launch(&directory, &[("CONFIGURATION_DIRECTORY", &place)]);
+        Self { child, directory, address, log: Some(log) }
+    }
+
+    /// Changes a file beside that one, and who may read it.
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        let path = self.directory.join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    /// Asks for a reload, and gives the answer.
+    pub(crate) fn reload(&self) -> Value {
+        let mut worker = self.worker();
+        worker.say(json!({"action": "reload", "id": "r"}));
+        worker.hear()
+    }
+
+    /// The next line of the log.
+    pub(crate) fn logged(&mut self) -> String {
+        let mut line = String::new();
+        assert_ne!(self.log.as_mut().unwrap().read_line(&mut line).unwrap(), 0, "the daemon ended");
+        line
+    }
+
     /// Starts it again after its end, in the same directory and on another port.
     pub(crate) fn start_again(&mut self) {
         let (child, log, address) = launch(&self.directory, &[]);
@@ -130,7 +161,12 @@ impl Daemon {
 
     /// One HTTP exchange: the status and the body.
     pub(crate) fn http(&self, head: &str, headers: &[&str], body: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.address).unwrap();
+        Self::answers(self.address, head, headers, body)
+    }
+
+    /// The same with whoever is there.
+    pub(crate) fn answers(address: SocketAddr, head: &str, headers: &[&str], body: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut request =
             format!("{head} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
@@ -162,6 +198,25 @@ impl Daemon {
     /// Nobody reads what it logs from now on.
     pub(crate) fn close_log(&mut self) {
         self.log = None;
+    }
+
+    /// Waits for a line of the log in which these words stand.
+    pub(crate) fn hear_line(&mut self, words: &str) -> String {
+        let mut line = String::new();
+        while !line.contains(words) {
+            line.clear();
+            assert_ne!(self.log.as_mut().unwrap().read_line(&mut line).unwrap(), 0, "no line says {words:?}");
+        }
+        line
+    }
+
+    /// Sends SIGHUP.
+    pub(crate) fn hang_up(&self) {
+        self.signal(rustix::process::Signal::HUP);
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(self.pid(), signal).unwrap();
     }
 
     /// Sends SIGTERM.

@@ -1,8 +1,10 @@
 //! How the program starts and ends.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 
 use crate::bench::{Daemon, command};
 
@@ -32,6 +34,42 @@ fn who_stops_it_as_soon_as_it_says_started_is_heard() {
         assert_eq!(code, Some(0));
         assert!(log.contains("stopped by SIGTERM"), "{log}");
     }
+}
+
+#[test]
+fn a_group_that_is_not_there_is_named_with_its_line() {
+    let directory = crate::bench::directory();
+    let file = directory.join("wshubd.toml");
+    std::fs::write(&file, "[worker]\nadmins = [\"@no-such-group\"]\n").unwrap();
+    for words in [&[][..], &["--check"]] {
+        let mut daemon = command(&directory);
+        let output = daemon.arg("--config").arg(&file).args(words).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(78), "{said}");
+        assert!(said.contains("wshubd.toml:2: `worker.admins` names the group \"no-such-group\""), "{said}");
+    }
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn a_terminal_that_goes_away_stops_it_as_it_should() {
+    let directory = crate::bench::directory();
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let screen = openpt(flags).unwrap();
+    unlockpt(&screen).unwrap();
+    let end = ioctl_tiocgptpeer(&screen, flags).unwrap();
+    let mut child = command(&directory).stderr(end).spawn().unwrap();
+    let mut screen = BufReader::new(std::fs::File::from(screen));
+    let mut line = String::new();
+    while !line.contains("started: ") {
+        line.clear();
+        screen.read_line(&mut line).unwrap();
+    }
+    drop(screen);
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    std::fs::remove_dir_all(directory).unwrap();
 }
 
 #[test]

@@ -259,6 +259,10 @@ class Hub(Door):
         self.process.kill()
         self.process.wait()
 
+    def exit_code(self):
+        """None while it runs."""
+        return self.process.poll()
+
     def logged(self):
         self.log.flush()
         return (self.directory / "log").read_text(errors="replace")[-2000:]

@@ -35,10 +35,10 @@ def same(got, wanted, what=""):
     assert got == wanted, f"{what + ': ' if what else ''}{got!r} came, the contract says {wanted!r}"
 
 
-def _shared_hub(hub):
+def _shared_hub(hub, make):
     """The hub that the stories of one file share; a new one where the last was left dead."""
-    if hub is None or hub.process.poll() is not None:
-        return Hub()
+    if hub is None or hub.exit_code() is not None:
+        return make()
     return hub
 
 
@@ -47,10 +47,10 @@ def _told(sentence, check, hub):
     started = time.monotonic()
     try:
         figure = check(hub)
-        assert hub.process.poll() is None, f"wshubd ended with {hub.process.returncode}: {hub.logged()}"
+        assert hub.exit_code() is None, f"wshubd ended with {hub.exit_code()}: {hub.logged()}"
     except Exception as e:  # every failure is a finding, and the next story is told all the same
         frames = traceback.extract_tb(e.__traceback__)
-        inner = ("/wire.py", "/hub.py", "/story.py")
+        inner = ("/wire.py", "/hub.py", "/machine.py", "/story.py")
         here = next((f for f in reversed(frames) if not f.filename.endswith(inner)), frames[-1])
         print(f"FAIL  {sentence}\n      {type(e).__name__}: {e}\n      at {os.path.basename(here.filename)}:{here.lineno}", flush=True)
         return False
@@ -59,13 +59,13 @@ def _told(sentence, check, hub):
     return True
 
 
-def tell():
-    """Runs every story; with arguments, only those whose sentence contains one of them."""
+def tell(make=Hub):
+    """Runs every story on what `make` starts; with arguments, only those whose sentence contains one of them."""
     wanted = sys.argv[1:]
     stories = [(s, check) for s, check in _stories if not wanted or any(word in s for word in wanted)]
     hub, results = None, []
     for sentence, check in stories:
-        hub = _shared_hub(hub)
+        hub = _shared_hub(hub, make)
         results.append(_told(sentence, check, hub))
     if hub is not None:
         results.append(_stopped("the daemon is stopped after all this and ends with exit code 0", hub))

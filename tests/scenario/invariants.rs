@@ -37,6 +37,7 @@ enum Step {
     End(u8, u8),
     Interrupt(u8, u8),
     HandOver,
+    Configure(u8, u8),
     Durable(u8, u8),
     DurableToUser(u8, u8),
     Disk(Disk),
@@ -81,6 +82,19 @@ fn settings() -> Settings {
     settings
 }
 
+/// Policies that a channel may come under while it is used, a limit of each among
+/// them.
+fn policies() -> [Policy; 5] {
+    let usual = Policy { count: 70, ..Policy::default() };
+    [
+        usual,
+        Policy { keep: Keep::History, count: 4, ..usual },
+        Policy { keep: Keep::Never, ..usual },
+        Policy { count: 3, ttl: std::time::Duration::from_secs(10), ..usual },
+        Policy { keep: Keep::History, bytes: 300, ..usual },
+    ]
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let state = prop_oneof![Just(Outbound::Clear), Just(Outbound::Waiting), Just(Outbound::Full)];
     let two = (any::<u8>(), any::<u8>());
@@ -107,6 +121,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => two.prop_map(|(a, b)| Step::End(a, b)),
         3 => two.prop_map(|(a, b)| Step::Interrupt(a, b)),
         1 => Just(Step::HandOver),
+        1 => two.prop_map(|(a, b)| Step::Configure(a, b)),
         3 => two.prop_map(|(a, b)| Step::Durable(a, b)),
         2 => two.prop_map(|(a, b)| Step::DurableToUser(a, b)),
         4 => prop::sample::select(&DISK[..]).prop_map(Step::Disk),
@@ -312,6 +327,7 @@ impl Model {
                 let links = ceiling / 100 * u64::from(hundredths);
                 self.bench.handle(Input::Memory { links, holders: Vec::new() });
             }
+            Step::Configure(what, how) => self.configure(what.into(), how.into()),
             Step::Wait(seconds) => {
                 self.bench.handle(Input::Heard { conn: self.observer });
                 self.bench.wait(f64::from(seconds));
@@ -338,6 +354,17 @@ impl Model {
         }
     }
 
+    fn configure(&mut self, what: usize, how: usize) {
+        self.bench.configure(|settings| {
+            let policies = policies();
+            settings.policies[what % CHANNELS.len()].1 = policies[how % policies.len()];
+            settings.limits.kept_bytes = [20_000, 2000][what % 2];
+            let silence = std::time::Duration::from_secs(20 + 20 * (how as u64 % 3));
+            settings.heartbeat.ping_interval = silence - std::time::Duration::from_secs(6);
+            settings.heartbeat.pong_timeout = silence;
+        });
+    }
+
     /// Hears everybody out, and compares what is counted with who is there.
     fn check(&mut self) {
         for seat in self.seats.keys().copied().collect::<Vec<_>>() {
@@ -356,7 +383,8 @@ impl Model {
         assert_eq!(stats["subscriptions"], subscriptions + 1);
         assert_eq!(stats["operations"], self.running.len());
         assert_eq!(stats["kept_messages"], self.bench.stored(), "the index and the store agree");
-        assert!(stats["kept_bytes"].as_u64().unwrap() <= 20_000);
+        let most = self.bench.settings.limits.kept_bytes as u64;
+        assert!(stats["kept_bytes"].as_u64().unwrap() <= most);
     }
 
     fn witness(&mut self, seat: Seat, frame: &Value) {
@@ -376,7 +404,9 @@ impl Model {
             "subscription_succeeded" | "ok" if number("seq").is_some() => {
                 // Who subscribes again goes on with what nobody has heard, and
                 // hears a history from now on.
-                let goes_on = frame.get("recovered").is_none() && channel != "history";
+                let name = wshubd::protocol::Channel::new(&channel).unwrap();
+                let is_history = self.bench.settings.policy_of(&name).keep == Keep::History;
+                let goes_on = frame.get("recovered").is_none() && !is_history;
                 if !goes_on || !witness.sessions.contains_key(&channel) {
                     let start = number("seq").unwrap();
                     let session = Session { start, fresh: true, ..Session::default() };

@@ -9,6 +9,7 @@ mod administration;
 mod auth;
 mod bench;
 mod channels;
+mod configured;
 mod cursor;
 mod cuts;
 mod deduplication;

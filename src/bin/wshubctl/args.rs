@@ -11,7 +11,8 @@ use std::time::Duration;
 use clap::{ArgGroup, Parser, Subcommand};
 
 pub(crate) use admin::{
-    Channels, CheckToken, Connections, Disconnect, Inbox, NewToken, Operations, Purge, Status, TokenCommand,
+    Channels, CheckToken, Connections, Disconnect, Inbox, NewToken, Operations, Purge, Reload, Status,
+    TokenCommand,
 };
 
 /// Publish, listen, and stop long-running jobs through wshubd.
@@ -57,8 +58,11 @@ pub(crate) enum Command {
     Inbox(Inbox),
     Disconnect(Disconnect),
     Purge(Purge),
+    Reload(Reload),
     #[command(subcommand)]
     Token(TokenCommand),
+    #[command(hide = true)]
+    Stopping(Stopping),
     #[command(name = "--in-session", hide = true)]
     Session(Session),
 }
@@ -219,4 +223,20 @@ pub(crate) struct Session {
     pub(crate) terminal: bool,
     #[arg(last = true, required = true)]
     pub(crate) command: Vec<OsString>,
+}
+
+/// Tell wshubd that the stop which follows is part of a restart, if it is
+///
+/// For `ExecStop=` of its unit: systemd shows the difference only in the type of its
+/// job, which `systemctl list-jobs` lists. At a restart SIGUSR1 is sent to wshubd; the
+/// SIGTERM that follows within ten seconds then leaves all connections to the next
+/// process instead of closing them.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Stopping {
+    /// Its unit
+    #[arg(long, value_name = "UNIT", default_value = "wshubd.service")]
+    pub(crate) unit: String,
+    /// Its process, as systemd says in $MAINPID; nobody is told without one
+    #[arg(value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    pub(crate) pid: Option<i32>,
 }

@@ -38,6 +38,7 @@ pub(crate) enum Ask<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         user_id: Option<&'a str>,
     },
+    Reload,
     #[serde(rename = "token")]
     NewToken {
         user_id: &'a str,

@@ -12,11 +12,13 @@ mod interrupt;
 mod list;
 mod publish;
 mod receipts;
+mod reload;
 mod run;
 mod screen;
 mod session;
 mod socket;
 mod status;
+mod stopping;
 mod subscribe;
 mod table;
 mod token;
@@ -34,6 +36,9 @@ fn main() -> ExitCode {
     let args = Args::parse();
     if let Command::Session(command) = args.command {
         return session::enter(&command);
+    }
+    if let Command::Stopping(stopping) = &args.command {
+        return stopping::tell(stopping);
     }
     let executor = LocalExecutor::new();
     match smol::block_on(executor.run(carry_out(&executor, args))) {
@@ -58,11 +63,12 @@ async fn carry_out(executor: &LocalExecutor<'_>, args: Args) -> Result<ExitCode,
         Command::Inbox(inbox) => list::inbox(&client, inbox).await,
         Command::Disconnect(disconnect) => admin::disconnect(&client, disconnect).await,
         Command::Purge(purge) => admin::purge(&client, purge).await,
+        Command::Reload(reload) => reload::reload(&client, reload).await,
         Command::Token(TokenCommand::New(new)) => token::new(&client, new).await,
         Command::Token(TokenCommand::Check(check)) => token::check(&client, check).await,
         Command::Run(command) => run::run(executor, client, lines, command).await,
-        // It was entered before there was an executor.
-        Command::Session(_) => Ok(ExitCode::SUCCESS),
+        // These were done before there was an executor.
+        Command::Session(_) | Command::Stopping(_) => Ok(ExitCode::SUCCESS),
     }
 }
 

@@ -43,6 +43,12 @@ impl Budget {
         Self { daily, spent: daily.map_or(0, |daily| spent.min(daily)), at: now }
     }
 
+    /// Another amount a day from now on; what was spent stays spent, as far as
+    /// anybody counted.
+    pub fn limit(&mut self, daily: Option<u64>, now: Moment) {
+        *self = Self { daily, spent: daily.map_or(0, |daily| self.spent(now).min(daily)), at: now };
+    }
+
     /// Bytes that were written.
     pub fn spend(&mut self, now: Moment, bytes: u64) {
         let spent = self.spent(now);

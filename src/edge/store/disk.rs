@@ -227,6 +227,13 @@ impl Disk {
         [task, wish.filter(|_| free), idle.filter(|_| free), ended].into_iter().flatten().min()
     }
 
+    /// Whether the order that is under way should have been given up a while ago.
+    pub(super) fn is_stuck(&self, now: Moment) -> bool {
+        /// The turn in which it becomes due does that, and is not stuck.
+        const GRACE: Duration = Duration::from_secs(1);
+        self.task.as_ref().is_some_and(|(_, deadline)| *deadline + GRACE <= now)
+    }
+
     /// Does what is due.
     pub(super) fn tick(&mut self, tail: &mut Tail, around: &mut Around<'_>) {
         let now = around.now.moment;

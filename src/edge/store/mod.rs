@@ -49,6 +49,17 @@ pub struct Store {
     disk: Option<Box<Disk>>,
 }
 
+/// How a store stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// It forgets all when the process ends, as was asked for.
+    Memory,
+    /// The disk works; what may still be written today.
+    Works(budget::Thrift),
+    /// The disk cannot be used; [`Store::trouble`] says why.
+    Failing,
+}
+
 /// What is asked of a log.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Fetch {
@@ -95,6 +106,14 @@ impl Store {
     /// One that writes to a disk.
     pub fn on_disk(options: Options, now: Now) -> Self {
         Self { tail: Tail::default(), disk: Some(Box::new(Disk::new(options, now))) }
+    }
+
+    /// Uses the disk in another way from now on, in the same place.
+    pub fn adjust(&mut self, now: Moment, options: Options) {
+        if let Some(disk) = &mut self.disk {
+            disk.budget.limit(options.flash_budget, now);
+            disk.options = options;
+        }
     }
 
     /// Keeps a message under its own `seq`. One that is kept already may be asked
@@ -202,6 +221,20 @@ impl Store {
         if let Some(disk) = &mut self.disk {
             disk.ready(&mut self.tail, around);
         }
+    }
+
+    /// What an administrator is to know of it at any time. Costs nothing to ask.
+    pub fn state(&self, now: Moment) -> State {
+        let Some(disk) = &self.disk else { return State::Memory };
+        match disk.trouble {
+            Some(_) => State::Failing,
+            None => State::Works(disk.budget.thrift(now)),
+        }
+    }
+
+    /// Whether an order has taken longer than it may, and nobody has looked after it.
+    pub fn is_stuck(&self, now: Moment) -> bool {
+        self.disk.as_ref().is_some_and(|disk| disk.is_stuck(now))
     }
 
     /// Fills in what the hub does not know.

@@ -80,6 +80,11 @@ impl Positions {
         Ok(positions)
     }
 
+    /// Where they are.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// A position was given out.
     pub fn grew(&mut self, log: &LogKey, epoch: u64, seq: u64) {
         match self.grown.get_mut(log) {

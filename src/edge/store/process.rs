@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::words::{Order, Word};
 use crate::edge::epoll::{Epoll, Interest, Ready};
+use crate::edge::handover;
 
 /// The key of the socket; neither a door nor a link has it.
 const STORE: u64 = u64::MAX - 1;
@@ -59,6 +60,7 @@ impl Process {
             .arg0("wshubd")
             .arg(ARGUMENT)
             .arg(directory)
+            .env_remove(handover::exec::VARIABLE)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .spawn()?;

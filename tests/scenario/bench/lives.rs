@@ -147,7 +147,12 @@ impl Bench {
         self.past.removed.clear();
         self.disk.shift(shift);
         let on_disk = std::mem::take(&mut self.store);
-        self.past.unread.get_or_insert_default().extend(on_disk);
+        let unread = self.past.unread.get_or_insert_default();
+        unread.extend(on_disk);
+        if remains.is_none() {
+            // A log of which nothing is there is another when it begins again.
+            self.past.marks.retain(|log, _| unread.contains_key(log));
+        }
         for (log, epoch, seq) in std::mem::take(&mut self.past.reached) {
             self.handle(Input::Store(StoreFact::Reached { log, epoch, seq }));
         }

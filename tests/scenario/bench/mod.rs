@@ -104,26 +104,25 @@ impl Bench {
 
     /// A client with a token for `user` and the usual rights.
     pub(crate) fn client(&mut self, user: &str) -> Seat {
-        let rights = self.settings.rights.clone();
-        self.client_with(user, rights)
+        self.client_with(user, None)
     }
 
-    pub(crate) fn client_with(&mut self, user: &str, rights: Rc<Rights>) -> Seat {
+    pub(crate) fn client_with(&mut self, user: &str, rights: impl Into<Option<Rc<Rights>>>) -> Seat {
         let seat = self.newcomer(user, rights);
         self.hush(seat);
         seat
     }
 
     /// The same, with all that it hears at first still to be heard.
-    pub(crate) fn newcomer(&mut self, user: &str, rights: Rc<Rights>) -> Seat {
+    pub(crate) fn newcomer(&mut self, user: &str, rights: impl Into<Option<Rc<Rights>>>) -> Seat {
+        let rights = rights.into();
         let claim = Claim::Proven(Identity { user_id: user_id(user), rights, expires_at: None });
         self.link(Peer::Client { claim, inbox: InboxMode::Auto })
     }
 
     /// The same with a say in who moves the cursor of the inbox.
     pub(crate) fn client_in(&mut self, user: &str, inbox: InboxMode) -> Seat {
-        let rights = self.settings.rights.clone();
-        let claim = Claim::Proven(Identity { user_id: user_id(user), rights, expires_at: None });
+        let claim = Claim::Proven(Identity { user_id: user_id(user), rights: None, expires_at: None });
         self.link(Peer::Client { claim, inbox })
     }
 
@@ -180,7 +179,8 @@ impl Bench {
     pub(crate) fn token(&mut self, user: &str, rights: Rc<Rights>, seconds: u64) -> String {
         let expires_at = Some(UnixTime(self.now.wall.0 + seconds * 1000));
         let token = format!("{user}.{}", self.tokens.len());
-        self.tokens.insert(token.clone(), Identity { user_id: user_id(user), rights, expires_at });
+        self.tokens
+            .insert(token.clone(), Identity { user_id: user_id(user), rights: Some(rights), expires_at });
         token
     }
 
@@ -191,10 +191,7 @@ impl Bench {
             Some(made) if made.expires_at.is_some_and(|end| end <= self.now.wall) => fault("token_expired"),
             Some(made) => Ok(made.clone()),
             None if token == "bad" => fault("token_invalid"),
-            None => {
-                let rights = self.settings.rights.clone();
-                Ok(Identity { user_id: user_id(token), rights, expires_at: None })
-            }
+            None => Ok(Identity { user_id: user_id(token), rights: None, expires_at: None }),
         }
     }
 
@@ -320,6 +317,13 @@ impl Bench {
 
     pub(crate) fn stop(&mut self, close: Close) {
         self.handle(Input::Stopping { close });
+    }
+
+    /// An administrator changes the settings under those who are here.
+    pub(crate) fn configure(&mut self, change: impl FnOnce(&mut Settings)) {
+        change(&mut self.settings);
+        let settings = Box::new(self.settings.clone());
+        self.handle(Input::Configured { settings });
     }
 
     /// Another process takes over.

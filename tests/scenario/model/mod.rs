@@ -34,6 +34,8 @@ struct Peer {
     mode: InboxMode,
     /// Where it is on each channel: the epoch and the last position it heard.
     positions: BTreeMap<usize, (Value, u64)>,
+    /// The gaps of the history that it was told of: from one position to another.
+    gaps: Vec<(u64, u64)>,
     /// The positions that it asked for, of subscriptions that it has not heard
     /// the answer to; the last one is the newest.
     asked: Vec<(usize, Option<Since>)>,

@@ -216,10 +216,14 @@ impl Log {
         let kept = self.kept();
         let (mut waiting, mut passing) = (Vec::new(), Vec::new());
         // What the hub said itself is worth no notice.
-        let waits = |line: &&mut Line| kept.contains(&line.seq) && line.by.is_some() && !line.is_waiting;
+        let own = |line: &Line| line.by.is_none();
+        // Behind what could not be read, what somebody has may still be kept.
+        let may_wait = |line: &Line| kept.contains(&line.seq) || (self.was_unread && line.gone.is_none());
+        let waits = |line: &&mut Line| may_wait(line) && !own(line) && !line.is_waiting;
         for line in self.lines.iter_mut().filter(waits) {
             line.is_waiting = true;
-            let notices = if line.expires > now { &mut waiting } else { &mut passing };
+            let is_sure = kept.contains(&line.seq) && line.expires > now;
+            let notices = if is_sure { &mut waiting } else { &mut passing };
             notices.push(format!("kept {}", line.id));
         }
         (waiting, passing)
@@ -367,8 +371,9 @@ impl Log {
             if from <= session.last || !(is_told(&mine) || is_told(&with_own)) {
                 return Err(format!("{name}: {said}, where {mine:?} are lost after {}", session.last));
             }
-            if cause != "slow" && !with_own.iter().any(|seq| gone(seq) == Some(cause)) {
-                return Err(format!("{name}: {said}, and nothing there was {cause}"));
+            // A log has one cause for all that it lost: that of the last.
+            if cause != "slow" && !lines.iter().any(|line| line.gone == Some(cause)) {
+                return Err(format!("{name}: {said}, and nothing was {cause}"));
             }
         }
         session.owed.retain(|seq| !(told(seq) && is_loss(gone(seq))));

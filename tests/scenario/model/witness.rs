@@ -150,14 +150,22 @@ impl Model {
                     None => seq,
                 };
                 peer.positions.insert(channel, (epoch, last));
+                if CHANNELS[channel] == "history" {
+                    peer.gaps.clear();
+                }
             }
             ("message", Some(seq)) => {
                 let place = CHANNELS.iter().position(|name| *name == channel).unwrap();
                 let Some((_, last)) = peer.positions.get_mut(&place) else { return Ok(()) };
                 let before = std::mem::replace(last, seq);
                 if channel == "history" {
-                    return self.is_next(before, seq);
+                    let gaps = peer.gaps.clone();
+                    return self.is_next(before, seq, &gaps);
                 }
+            }
+            ("gap", _) if channel == "history" => {
+                let end = |field: &str| frame[field].as_u64();
+                peer.gaps.extend(end("from_seq").zip(end("to_seq")));
             }
             _ => {}
         }
@@ -165,15 +173,17 @@ impl Model {
     }
 
     /// From one message of a history to the next, nothing is missing but what was
-    /// lost, and nothing comes twice.
-    fn is_next(&mut self, before: u64, seq: u64) -> Check {
+    /// lost, or lies in a gap that was told, and nothing comes twice.
+    fn is_next(&mut self, before: u64, seq: u64, gaps: &[(u64, u64)]) -> Check {
         if seq <= before {
             return Err(format!("history {seq} is heard after {before}"));
         }
         let log = self.log("history");
         for missed in before + 1..seq {
+            let was_unread = log.was_unread;
             let line = log.line(missed)?;
-            if line.gone.is_none() && !line.is_quiet {
+            let is_told = was_unread && gaps.iter().any(|(from, to)| (*from..=*to).contains(&missed));
+            if line.gone.is_none() && !line.is_quiet && !is_told {
                 return Err(format!("history {missed} was never heard, and {seq} is"));
             }
         }

@@ -112,6 +112,24 @@ pub(crate) struct Purge {
     pub(crate) json: bool,
 }
 
+/// Have wshubd read its configuration again, without ending any connection
+///
+/// Files, keys and secrets are read and checked as a whole first; then all that has
+/// changed is used, or, if anything is wrong, nothing. What takes a restart
+/// ([listen] http and worker, all of [state]) counts as wrong when it has changed.
+/// Prints what has changed; exits with 1, and says what is wrong and where, if wshubd
+/// goes on as before.
+///
+/// Who was let in stays in until the token ends, also with a key that is gone: `wshubctl
+/// disconnect --user USER` ends that sooner.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:\n  wshubctl reload\n  wshubctl reload | jq -r '.changed[].setting'")]
+pub(crate) struct Reload {
+    /// One JSON object, as it is in a pipe
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// Make and check tokens for clients
 #[derive(Subcommand, Debug)]
 pub(crate) enum TokenCommand {

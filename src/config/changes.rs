@@ -1,0 +1,89 @@
+//! What one configuration says otherwise than another.
+//!
+//! Knows the settings by name, which of them were written down where, and which a
+//! running daemon cannot change. Does not know what a change leads to.
+
+use std::collections::BTreeMap;
+
+use super::error::{Place, Problem};
+use super::tree::{Entries, Value};
+use super::{Config, Loaded, show};
+
+/// Where settings were written down, by their names: `limits.burst`. What nobody
+/// wrote is at its default, and not here.
+pub type Places = BTreeMap<String, Place>;
+
+/// One setting that is not what it was.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Change {
+    /// `limits.burst`, or `channel "orders:*".count`.
+    pub setting: String,
+    /// As a file spells it.
+    pub from: String,
+    pub to: String,
+}
+
+/// What the daemon took hold of when it started. Changing one of these is refused as
+/// a whole rather than put off: a reload that succeeds has changed all that was
+/// asked for, and `systemctl reload` has nowhere to show a warning.
+const FIXED: [&str; 4] = ["listen.http", "listen.worker", "state.directory", "state.store"];
+
+/// All settings that were written down.
+pub(super) fn places(entries: &Entries) -> Places {
+    let mut places = Places::new();
+    note(entries, "", &mut places);
+    places
+}
+
+fn note(entries: &Entries, prefix: &str, places: &mut Places) {
+    for (key, node) in entries {
+        let name = format!("{prefix}{key}");
+        match &node.value {
+            Value::Table(within) => note(within, &format!("{name}."), places),
+            _ => drop(places.insert(name, node.place.clone())),
+        }
+    }
+}
+
+impl Config {
+    /// What `next` says otherwise, in the order of the example file. That an entry
+    /// of `[[channel]]` came or went shows in the list of all.
+    pub fn changes(&self, next: &Self) -> Vec<Change> {
+        let was: BTreeMap<String, String> = show::settings(self).into_iter().collect();
+        let is = show::settings(next).into_iter();
+        is.filter_map(|(setting, to)| {
+            let from = was.get(&setting).filter(|from| **from != to)?.clone();
+            Some(Change { setting, from, to })
+        })
+        .collect()
+    }
+}
+
+impl Loaded {
+    /// Makes this the successor of a configuration that is in use, as far as a
+    /// running daemon can take it over.
+    ///
+    /// # Errors
+    /// Each setting that would take a restart, and where it was or is written.
+    pub fn succeed(&mut self, before: &Self) -> Result<Vec<Change>, Vec<Problem>> {
+        let place = |setting: &str| self.places.get(setting).or(before.places.get(setting)).cloned();
+        // Where nobody says, the first start looked for a place, and has it.
+        if place("listen.worker").is_none() {
+            self.config.listen.worker.clone_from(&before.config.listen.worker);
+        }
+        self.config.state.runtime.clone_from(&before.config.state.runtime);
+        if place("state.directory").is_none() {
+            self.config.state.directory.clone_from(&before.config.state.directory);
+        }
+        let changes = before.config.changes(&self.config);
+        let fixed = changes.iter().filter(|change| FIXED.contains(&&*change.setting));
+        let problems: Vec<Problem> = fixed
+            .filter_map(|Change { setting, from, to }| {
+                let message =
+                    format!("`{setting}` cannot change while wshubd runs, from {from} to {to}: restart it");
+                Some(Problem::new(place(setting)?, message))
+            })
+            .collect();
+        if problems.is_empty() { Ok(changes) } else { Err(problems) }
+    }
+}

@@ -1,0 +1,195 @@
+//! What becomes of the daemon when a signal comes: it stops, takes over another
+//! configuration, or goes on in another program.
+//!
+//! Knows what has to be done before either. Does not know how it is done.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::IsTerminal;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use async_channel::Receiver;
+use async_signal::{Signal, Signals};
+use smol::future::FutureExt;
+use smol::stream::StreamExt;
+use smol::{LocalExecutor, Timer};
+
+use super::FAREWELL;
+use crate::edge::doors::Doors;
+use crate::edge::driver::{Driver, Shared};
+use crate::edge::handover::{self, Sent, Way, exec, moment};
+use crate::edge::systemd::Notify;
+use crate::edge::{clock, serve, signals};
+use crate::hub::Input;
+use crate::protocol::{Close, Moment};
+use crate::reload::{Reloader, Wish};
+
+/// What comes after the loop.
+enum Next {
+    /// Nothing; this signal ended it.
+    End(&'static str),
+    /// The program that is in our file now. Signals wait until it hears them.
+    Program,
+    /// Another process, which systemd starts.
+    Process,
+}
+
+/// How long an announcement that the next SIGTERM is a restart's holds: systemd
+/// sends the one right after the other.
+const ANNOUNCED: Duration = Duration::from_secs(10);
+
+/// Those who want something of the daemon as a whole: signals, and administrators
+/// who ask for a reload.
+pub(super) struct Wishes {
+    signals: Signals,
+    asked: Receiver<()>,
+    reloader: Reloader,
+    had_terminal: bool,
+}
+
+impl Wishes {
+    pub(super) fn new(signals: Signals, asked: Receiver<()>, reloader: Reloader) -> Self {
+        Self { signals, asked, reloader, had_terminal: std::io::stderr().is_terminal() }
+    }
+
+    /// The next signal; none, where somebody asks for a reload.
+    async fn next(&mut self) -> Option<Signal> {
+        // No signal is left out: one that cannot be read ends the daemon, as SIGTERM.
+        let signal = async { Some(self.signals.next().await.and_then(Result::ok).unwrap_or(Signal::Term)) };
+        // The driver holds the other end: this does not fail while there is one.
+        let asked = async { self.asked.recv().await.ok().and(None) };
+        signal.or(asked).await
+    }
+
+    /// What a terminal sends that goes away, with whoever sat there.
+    fn has_lost_terminal(&self) -> bool {
+        self.had_terminal && !std::io::stderr().is_terminal()
+    }
+}
+
+/// Runs until something ends this program: why it stops, or nothing where another
+/// process has everything.
+pub(super) fn work(
+    mut wishes: Wishes,
+    program: &Rc<Path>,
+    lock: &File,
+    driver: &Shared,
+    doors: &Rc<RefCell<Doors>>,
+) -> Option<&'static str> {
+    let executor = Rc::new(LocalExecutor::new());
+    loop {
+        // As a task of its own it is polled when a signal comes, not at every turn.
+        let next = await_wish(wishes, program.clone(), driver.clone(), doors.clone());
+        wishes = match serve::run(driver, doors, &executor, executor.spawn(next)) {
+            (_, Next::End(cause)) => return Some(cause),
+            (_, Next::Process) if leave_to_systemd(&mut driver.borrow_mut(), &doors.borrow()) => return None,
+            (_, Next::Process) => {
+                serve::run(driver, doors, &executor, stop(driver, doors, Close::Restarting));
+                return Some("SIGTERM");
+            }
+            (wishes, Next::Program) => wishes,
+        };
+        become_next(program, &mut driver.borrow_mut(), &mut doors.borrow_mut(), lock);
+    }
+}
+
+/// Does what is wanted until it ends this program, and then what has to be done
+/// while the loop still turns.
+async fn await_wish(
+    mut wishes: Wishes,
+    program: Rc<Path>,
+    driver: Shared,
+    doors: Rc<RefCell<Doors>>,
+) -> (Wishes, Next) {
+    let mut restarts_until = Moment::default();
+    let mut waiting = None;
+    loop {
+        let signal = match waiting.take() {
+            Some(signal) => Some(signal),
+            None => wishes.next().await,
+        };
+        match signal {
+            None => wishes.reloader.reload(Wish::Asked, &driver, &mut doors.borrow_mut()),
+            Some(Signal::Hup) if !wishes.has_lost_terminal() => {
+                wishes.reloader.reload(Wish::Signal, &driver, &mut doors.borrow_mut());
+            }
+            Some(Signal::Usr1) => restarts_until = clock::now().moment + ANNOUNCED,
+            Some(Signal::Usr2) => match moment::check(&program).await {
+                Ok(()) => {
+                    moment::clear_doors(&driver, &doors).await;
+                    signals::hold();
+                    // What came meanwhile was for this program.
+                    let signals = &mut wishes.signals;
+                    waiting = smol::future::poll_once(signals.next()).await.flatten().and_then(Result::ok);
+                    if matches!(waiting, None | Some(Signal::Usr2)) {
+                        return (wishes, Next::Program);
+                    }
+                    signals::let_in();
+                    doors.borrow_mut().resume(&driver.borrow().links.epoll);
+                }
+                Err(why) => log::error!("SIGUSR2: nothing is handed over: {why}"),
+            },
+            Some(Signal::Term) if clock::now().moment < restarts_until => {
+                driver.borrow_mut().is_restarting();
+                moment::clear_doors(&driver, &doors).await;
+                return (wishes, Next::Process);
+            }
+            Some(signal) => {
+                stop(&driver, &doors, Close::ShuttingDown).await;
+                return (wishes, Next::End(cause(signal)));
+            }
+        }
+    }
+}
+
+/// How a signal that ends the daemon is called.
+fn cause(signal: Signal) -> &'static str {
+    match signal {
+        Signal::Int => "SIGINT",
+        Signal::Hup => "SIGHUP",
+        _ => "SIGTERM",
+    }
+}
+
+/// Says goodbye to everybody, and lets them read it.
+async fn stop(driver: &Shared, doors: &Rc<RefCell<Doors>>, close: Close) {
+    doors.borrow_mut().close();
+    driver.borrow_mut().is_stopping(FAREWELL);
+    driver.borrow_mut().told(Input::Stopping { close });
+    let deadline = clock::now().moment + FAREWELL;
+    while !driver.borrow().is_idle() && clock::now().moment < deadline {
+        /// Short beside what a peer takes to hang up; only a stop waits like this.
+        const LOOK_AGAIN: Duration = Duration::from_millis(10);
+        Timer::after(LOOK_AGAIN).await;
+    }
+}
+
+/// Goes on in the program that is in our file now. Returns only if that fails;
+/// then this one goes on as if nothing had happened.
+fn become_next(program: &Path, driver: &mut Driver, doors: &mut Doors, lock: &File) {
+    let error = match handover::pack(driver, doors, Way::InPlace(lock)) {
+        Ok(Sent { parcel, .. }) => exec::become_next(program, &parcel),
+        Err(error) => error,
+    };
+    log::error!("nothing is handed over to {}: {error}; this daemon goes on", program.display());
+    doors.resume(&driver.links.epoll);
+    signals::let_in();
+}
+
+/// Leaves everything to the process that systemd starts next. False if it does not
+/// take it: then this one has to say goodbye.
+fn leave_to_systemd(driver: &mut Driver, doors: &Doors) -> bool {
+    let Some(notify) = Notify::of_process() else { return false };
+    let count = driver.connections();
+    let given = handover::pack(driver, doors, Way::Systemd);
+    match given.and_then(|sent| handover::systemd::give(notify, sent)) {
+        Ok(()) => log::info!("handed {count} connections over to the next process"),
+        Err(error) => {
+            log::error!("nothing is handed over: {error}; connections are told to come back");
+            return false;
+        }
+    }
+    true
+}

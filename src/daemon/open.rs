@@ -1,0 +1,86 @@
+//! The daemon's doors: those that systemd has opened, else our own.
+//!
+//! Knows which door has which name in the units, and what to say of a name that
+//! nobody knows. Does not know who comes in.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use super::Error;
+use crate::config::{Config, ConfigError, places};
+use crate::edge::doors::{Doors, HTTP, WORKER};
+use crate::edge::epoll::Epoll;
+use crate::edge::systemd::Passed;
+
+/// For the daemon's own user and group; the directory that it makes around the
+/// socket lets in the user alone.
+const WORKER_SOCKET_MODE: u32 = 0o660;
+
+/// What stands behind the address of a door that is not ours.
+const FROM_SYSTEMD: &str = " (from systemd)";
+
+/// Opens all doors, and says where they are; those of clients are told.
+pub(super) fn open(
+    config: &Config,
+    mut passed: Passed,
+    doors: &mut Doors,
+    epoll: &Epoll,
+) -> Result<Vec<SocketAddr>, Error> {
+    let expects = !passed.is_empty();
+    let (clients, workers) = (passed.take(HTTP), passed.take(WORKER));
+    for name in passed.names() {
+        log::warn!(
+            "systemd has passed {name:?}, which is closed: sockets are called {HTTP:?} or {WORKER:?} here \
+             (`FileDescriptorName=` of the socket unit)"
+        );
+    }
+    // Closed before anything of ours is opened in its place.
+    drop(passed);
+    for (name, found, instead) in
+        [(HTTP, &clients, "`[listen] http`"), (WORKER, &workers, "`[listen] worker`")]
+    {
+        if expects && found.is_empty() {
+            log::warn!("systemd has passed no socket called {name:?}: opening {instead}");
+        }
+    }
+    let unfit = |name: &'static str| move |error| Error::Passed(name, error);
+    let (mut addresses, mut told) = (Vec::new(), Vec::new());
+    let source = if clients.is_empty() { "" } else { FROM_SYSTEMD };
+    for &address in config.listen.http.iter().filter(|_| clients.is_empty()) {
+        let opened = doors.open_tcp(address, epoll).map_err(|error| Error::Listen(address, error))?;
+        addresses.push(opened);
+    }
+    for socket in clients {
+        addresses.push(doors.adopt_tcp(socket, epoll).map_err(unfit(HTTP))?);
+    }
+    told.push(format!("{}{source}", endpoints(config, &addresses)));
+    if workers.is_empty() {
+        let path = &config.listen.worker;
+        create_directory_of(path)?;
+        let opened = doors.open_unix(path, WORKER_SOCKET_MODE, epoll);
+        opened.map_err(|error| Error::Worker(path.clone(), error))?;
+        told.push(format!("workers at {}", path.display()));
+    }
+    for socket in workers {
+        let path = doors.adopt_unix(socket, epoll).map_err(unfit(WORKER))?;
+        told.push(format!("workers at {path}{FROM_SYSTEMD}"));
+    }
+    for warning in config.warnings_at(&addresses) {
+        log::warn!("{warning}");
+    }
+    log::info!("started: {}", told.join("; "));
+    Ok(addresses)
+}
+
+fn create_directory_of(socket: &Path) -> Result<(), Error> {
+    if let Some(directory) = socket.parent() {
+        places::create_directory(directory).map_err(ConfigError::from)?;
+    }
+    Ok(())
+}
+
+fn endpoints(config: &Config, addresses: &[SocketAddr]) -> String {
+    let path = config.listen.paths.first().map_or("", String::as_str);
+    let each: Vec<String> = addresses.iter().map(|address| format!("ws://{address}{path}")).collect();
+    each.join(", ")
+}

@@ -1,0 +1,98 @@
+//! Links of another process, taken into the table of this one.
+//!
+//! Knows how they come to be waited for again, and what is said to those that
+//! cannot be gone on with. Does not know what was handed over.
+
+use std::os::fd::OwnedFd;
+
+use super::words::Table;
+use super::{Arrival, Legacy};
+use crate::edge::clock;
+use crate::edge::driver::{Driver, LINGER};
+use crate::edge::epoll::Interest;
+use crate::edge::link::{Link, Side};
+use crate::edge::links::{Links, key};
+use crate::edge::outbox::Piece;
+use crate::edge::packet::Packet;
+use crate::edge::wire::Wire;
+use crate::hub::{Input, Outbound};
+use crate::protocol::{Close, ConnectionId, Frame, Moment};
+
+impl Driver {
+    /// Goes on with the links that have come. How many those are, and since when
+    /// nobody listened to them.
+    pub fn adopt(&mut self, arrival: &mut Arrival) -> Option<(usize, Moment)> {
+        self.look_at_the_clock();
+        let Legacy { table, whole, .. } = arrival.legacy.take()?;
+        let Table { since, lingering, last_ticket, .. } = table;
+        let count = whole.links.len();
+        self.latches = whole.latches;
+        self.lingering = lingering.into();
+        self.last_ticket = last_ticket;
+        for lost in self.links.adopt(whole.links) {
+            self.links.facts.push_back(Input::Closed { conn: lost });
+        }
+        Some((count, since))
+    }
+
+    /// Says goodbye to links of which nothing is known, and lets them read it.
+    pub fn send_away(&mut self, arrival: &mut Arrival, close: Close) {
+        self.look_at_the_clock();
+        let frame = Frame::Bye { code: close.code(), reason: close.reason(), reconnect: true, after_ms: 0 };
+        let bye = self.seal(|scratch| frame.encode(None, scratch));
+        for socket in std::mem::take(&mut arrival.strangers) {
+            let (side, pieces) = match is_worker(&socket) {
+                true => (Side::Worker(Box::default()), vec![Piece::line(&bye)]),
+                false => {
+                    let last = Packet::close(close);
+                    (Side::Client { held: None }, vec![Piece::frame(&bye), Piece::frame(&last)])
+                }
+            };
+            let Ok(conn) = self.links.open(Wire::again(socket), side, clock::random()) else { continue };
+            self.links.leave(conn, pieces, false);
+            // The hub of this process has never heard of it.
+            if let Some(link) = self.links.get(conn) {
+                link.parted = true;
+            }
+            self.lingering.push_back((self.now.moment + LINGER, conn));
+        }
+    }
+}
+
+fn is_worker(socket: &OwnedFd) -> bool {
+    let domain = rustix::net::sockopt::socket_domain(socket);
+    domain.is_ok_and(|domain| domain == rustix::net::AddressFamily::UNIX)
+}
+
+impl Links {
+    /// Takes links in as they were, each in its own slot; those of which the
+    /// kernel has nothing to tell are lost, and named.
+    fn adopt(&mut self, links: Vec<Link>) -> Vec<ConnectionId> {
+        let ids: Vec<ConnectionId> = links.iter().map(|link| link.id).collect();
+        self.table = links.into_iter().map(|link| (link.id.slot as usize, link)).collect();
+        let (told, lost): (Vec<_>, Vec<_>) = ids.into_iter().partition(|id| self.waits_for(*id));
+        for id in told {
+            // What was pulled or shut last may not have left.
+            let has_more = self.get(id).is_some_and(|link| match &link.side {
+                Side::Worker(worker) => link.leaving || !worker.latches.is_empty(),
+                Side::Client { .. } => link.leaving,
+            });
+            if has_more {
+                self.touch(id.slot);
+            }
+        }
+        for id in &lost {
+            self.table.remove(id.slot as usize);
+        }
+        lost
+    }
+
+    /// Has the kernel tell of a link what it told before.
+    fn waits_for(&mut self, id: ConnectionId) -> bool {
+        let Some(link) = self.table.get_mut(id.slot as usize) else { return false };
+        let told = link.outbox.as_ref().map_or(Outbound::Clear, |outbox| outbox.told);
+        let read = !link.ended && (told != Outbound::Full || link.leaving);
+        link.interest = Interest { read, write: link.outbox.is_some() };
+        self.epoll.add(&link.wire, key(id), link.interest).is_ok()
+    }
+}

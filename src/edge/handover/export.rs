@@ -1,0 +1,142 @@
+//! Links on their way out: what is known of each, as words and bytes.
+//!
+//! Knows how a link is spelled. Does not change one: if nobody takes over, all
+//! goes on as it was.
+
+use std::collections::HashMap;
+use std::io;
+use std::rc::Rc;
+
+use super::sealed::{Draft, Span};
+use super::words;
+use crate::edge::driver::{Driver, Latches};
+use crate::edge::link::{self, Link};
+use crate::edge::outbox::{Mark, Outbox, Piece};
+use crate::protocol::Moment;
+
+impl Driver {
+    /// All that is known of links, with the hub and the store; `doors` and `guests` go with it.
+    pub(super) fn export(
+        &mut self,
+        draft: &mut Draft,
+        doors: Vec<words::Door>,
+        guests: Vec<Moment>,
+    ) -> io::Result<words::Table> {
+        self.look_at_the_clock();
+        self.links.gather_all();
+        let mut luggage = Luggage::new(draft);
+        let mut links = Vec::with_capacity(self.links.len());
+        for (_, link) in &mut self.links.table {
+            links.push(luggage.link(link, &self.latches)?);
+        }
+        let Luggage { packets, marks, .. } = luggage;
+        let hub = draft.put(&self.hub.export())?;
+        let store = draft.put(&self.store.export(self.now))?;
+        Ok(words::Table {
+            since: self.now.moment,
+            doors,
+            links,
+            guests,
+            lingering: self.lingering.iter().copied().collect(),
+            last_ticket: self.last_ticket,
+            packets,
+            marks,
+            hub,
+            store,
+        })
+    }
+}
+
+/// What was put beside the table, so that what is shared stays so.
+struct Luggage<'a> {
+    draft: &'a mut Draft,
+    packets: Vec<Span>,
+    packet_at: HashMap<*const u8, u32>,
+    marks: Vec<Mark>,
+    mark_at: HashMap<*const Mark, u32>,
+}
+
+impl<'a> Luggage<'a> {
+    fn new(draft: &'a mut Draft) -> Self {
+        let (packet_at, mark_at) = (HashMap::new(), HashMap::new());
+        Self { draft, packets: Vec::new(), packet_at, marks: Vec::new(), mark_at }
+    }
+
+    fn piece(&mut self, piece: &Piece) -> io::Result<words::Piece> {
+        let place = piece.bytes.place();
+        let packet = match self.packet_at.get(&place) {
+            Some(at) => *at,
+            None => {
+                let at = self.packets.len() as u32;
+                self.packets.push(self.draft.put(&piece.bytes)?);
+                self.packet_at.insert(place, at);
+                at
+            }
+        };
+        let mark = piece.mark.as_ref().map(|mark| self.mark(mark));
+        Ok(words::Piece(packet, piece.from, piece.to, mark))
+    }
+
+    fn mark(&mut self, mark: &Rc<Mark>) -> u32 {
+        let marks = &mut self.marks;
+        *self.mark_at.entry(Rc::as_ptr(mark)).or_insert_with(|| {
+            marks.push((**mark).clone());
+            marks.len() as u32 - 1
+        })
+    }
+
+    fn outbox(&mut self, outbox: &Outbox) -> io::Result<words::Outbox> {
+        let pieces = outbox.pieces.iter().map(|piece| self.piece(piece)).collect::<io::Result<_>>()?;
+        Ok(words::Outbox { pieces, taken: outbox.taken, told: outbox.told })
+    }
+
+    fn latch(&mut self, latch: &mut link::Latch, running: &Latches) -> io::Result<words::Latch> {
+        let runs = !latch.pieces.is_closed();
+        let pulled = latch.pieces.try_recv().ok();
+        let word = pulled.as_ref().map(|piece| self.piece(piece)).transpose()?;
+        if let Some(piece) = pulled {
+            // It was only looked at.
+            if let Some((sender, _)) = running.get(&latch.operation).filter(|_| runs) {
+                let _ = sender.try_send(piece);
+            } else {
+                let (sender, pieces) = async_channel::bounded(1);
+                let _ = sender.try_send(piece);
+                latch.pieces = pieces;
+            }
+        }
+        Ok(words::Latch { operation: latch.operation.clone(), runs, pulled: word })
+    }
+
+    fn link(&mut self, link: &mut Link, running: &Latches) -> io::Result<words::Link> {
+        let side = match &mut link.side {
+            link::Side::Client { held } => words::Side::Client(match held {
+                None => None,
+                Some(held) => {
+                    let (fragments, payload, tail) = held.parts();
+                    let (fragments, tail) = (self.draft.put(fragments)?, self.draft.put(tail)?);
+                    Some(words::Frames { fragments, payload, tail })
+                }
+            }),
+            link::Side::Worker(worker) => words::Side::Worker {
+                admin: worker.admin,
+                line: match &worker.held {
+                    None => None,
+                    Some(held) => {
+                        let (tail, skips) = held.parts();
+                        Some(words::Line { tail: self.draft.put(tail)?, skips })
+                    }
+                },
+                latches: {
+                    let latches = worker.latches.iter_mut().map(|latch| self.latch(latch, running));
+                    latches.collect::<io::Result<_>>()?
+                },
+            },
+        };
+        let outbox = link.outbox.as_ref().map(|outbox| self.outbox(outbox)).transpose()?;
+        let Link { leaving, deaf, ended, parted, took, .. } = *link;
+        // It is told at most once a second, so who owes nothing need not know.
+        let took = if outbox.is_some() { took } else { Moment::default() };
+        let state = words::State { leaving, deaf, ended, parted, took };
+        Ok(words::Link { id: link.id, side, outbox, state })
+    }
+}

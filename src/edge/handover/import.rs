@@ -1,0 +1,123 @@
+//! Links on their way in: made again of what another process has written.
+//!
+//! Knows how a link comes to be what it was. Does not know where it was.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use super::sealed::Sealed;
+use super::words;
+use crate::edge::driver::Latches;
+use crate::edge::epoll::Interest;
+use crate::edge::link::{Latch, Link, Side, Worker};
+use crate::edge::outbox::{Mark, Outbox, Piece};
+use crate::edge::packet::Shared;
+use crate::edge::wire::Wire;
+use crate::edge::{lines, ws};
+use crate::protocol::ConnectionId;
+
+/// Links as they were, and the hub's ends of their latches.
+#[derive(Default)]
+pub(in crate::edge) struct Whole {
+    pub(in crate::edge) links: Vec<Link>,
+    pub(in crate::edge) latches: Latches,
+}
+
+/// Makes links of words and sockets, which are in the same order.
+///
+/// # Errors
+/// When what they point to is not there: then none of them can be trusted.
+pub(super) fn links(sealed: &Sealed, table: &mut words::Table, sockets: Vec<OwnedFd>) -> io::Result<Whole> {
+    let mut whole = Whole::default();
+    let packets = table.packets.iter().map(|span| Ok(Shared::new(&sealed.get(*span)?)));
+    let packets = packets.collect::<io::Result<_>>()?;
+    let marks = std::mem::take(&mut table.marks).into_iter().map(Rc::new).collect();
+    let luggage = Luggage { sealed, packets, marks };
+    for (word, socket) in std::mem::take(&mut table.links).into_iter().zip(sockets) {
+        let link = luggage.link(word, socket, &mut whole.latches)?;
+        whole.links.push(link);
+    }
+    Ok(whole)
+}
+
+struct Luggage<'a> {
+    sealed: &'a Sealed,
+    packets: Vec<Shared>,
+    marks: Vec<Rc<Mark>>,
+}
+
+impl Luggage<'_> {
+    fn piece(&self, word: words::Piece) -> io::Result<Piece> {
+        let words::Piece(packet, from, to, mark) = word;
+        let nothing_there = || io::Error::new(io::ErrorKind::InvalidData, "it names what is not there");
+        let bytes = self.packets.get(packet as usize).ok_or_else(nothing_there)?.clone();
+        let mark = mark.map(|mark| self.marks.get(mark as usize).cloned().ok_or_else(nothing_there));
+        Ok(Piece { bytes, from, to, mark: mark.transpose()? })
+    }
+
+    fn outbox(&self, word: words::Outbox) -> io::Result<Box<Outbox>> {
+        let mut outbox = Box::<Outbox>::default();
+        for piece in word.pieces {
+            outbox.push(self.piece(piece)?);
+        }
+        outbox.taken = word.taken;
+        outbox.told = word.told;
+        // Nothing leaves before the kernel says that it takes something: so what
+        // comes now stays behind it.
+        outbox.blocked = true;
+        Ok(outbox)
+    }
+
+    fn latch(&self, word: words::Latch, owner: ConnectionId, running: &mut Latches) -> io::Result<Latch> {
+        let (sender, pieces) = async_channel::bounded(1);
+        if let Some(piece) = word.pulled {
+            // It has room for one.
+            let _ = sender.try_send(self.piece(piece)?);
+        }
+        if word.runs {
+            running.insert(word.operation.clone(), (sender, owner));
+        }
+        Ok(Latch { operation: word.operation, pieces })
+    }
+
+    fn side(&self, word: words::Side, owner: ConnectionId, running: &mut Latches) -> io::Result<Side> {
+        Ok(match word {
+            words::Side::Client(None) => Side::Client { held: None },
+            words::Side::Client(Some(words::Frames { fragments, payload, tail })) => {
+                let (fragments, tail) = (self.sealed.get(fragments)?, self.sealed.get(tail)?);
+                Side::Client { held: Some(Box::new(ws::Held::of_parts(fragments, payload, tail))) }
+            }
+            words::Side::Worker { admin, line, latches } => {
+                let held = match line {
+                    None => None,
+                    Some(line) => {
+                        Some(Box::new(lines::Held::of_parts(self.sealed.get(line.tail)?, line.skips)))
+                    }
+                };
+                let latches = latches.into_iter().map(|latch| self.latch(latch, owner, running));
+                let latches = latches.collect::<io::Result<_>>()?;
+                Side::Worker(Box::new(Worker { held, admin, latches, ..Worker::default() }))
+            }
+        })
+    }
+
+    fn link(&self, word: words::Link, socket: OwnedFd, running: &mut Latches) -> io::Result<Link> {
+        let words::State { leaving, deaf, ended, parted, took } = word.state;
+        let outbox = word.outbox.map(|outbox| self.outbox(outbox)).transpose()?;
+        Ok(Link {
+            id: word.id,
+            wire: Wire::again(socket),
+            side: self.side(word.side, word.id, running)?,
+            interest: Interest::default(),
+            outbox,
+            given_at: None,
+            leaving,
+            broken: false,
+            deaf,
+            ended,
+            parted,
+            took,
+        })
+    }
+}

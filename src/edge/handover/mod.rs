@@ -1,0 +1,228 @@
+//! From one process to the next, without anybody noticing.
+//!
+//! Knows what goes along: hub, store and links as bytes in a sealed file, and
+//! the sockets in a pouch, in the order in which the file lists them. Does not
+//! know how the two come to the next process: by exec in place, in
+//! [`exec`](self::exec), or through systemd's store of descriptors.
+//!
+//! Packing changes nothing that anybody could notice. If nobody takes over, the
+//! packed daemon goes on, and the copies are closed.
+//!
+//! Moments are those of the machine's clock since it was started, so they stay
+//! true in another process.
+
+mod adopt;
+mod doors;
+pub mod exec;
+mod export;
+mod import;
+pub mod moment;
+mod pouch;
+mod sealed;
+pub mod systemd;
+pub mod words;
+
+use std::error::Error;
+use std::fs::File;
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::clock;
+use super::doors::Doors;
+use super::driver::Driver;
+use super::store::{self, Store};
+use crate::hub::{Hub, Settings};
+use crate::protocol::Moment;
+use import::Whole;
+use sealed::{Counts, Draft, Sealed};
+use words::{Door, Table};
+
+/// All that goes to the next process, as two descriptors.
+#[derive(Debug)]
+pub struct Parcel {
+    /// The sealed file.
+    pub state: OwnedFd,
+    /// The socket in which all others wait.
+    pub pouch: OwnedFd,
+}
+
+/// A parcel that was packed, and that others may have.
+#[derive(Debug)]
+pub struct Sent {
+    pub parcel: Parcel,
+    into: OwnedFd,
+}
+
+impl Sent {
+    /// Whether somebody else has it, now that this process lets it go.
+    pub fn is_held(self) -> bool {
+        let Self { parcel, into } = self;
+        drop(parcel);
+        pouch::is_held(&into)
+    }
+}
+
+/// How the parcel travels.
+#[derive(Clone, Copy, Debug)]
+pub enum Way<'a> {
+    /// By exec. The lock on the state directory goes along, so that nobody gets in
+    /// between.
+    InPlace(&'a File),
+    /// Through systemd, which starts no other process meanwhile, and passes on by
+    /// itself what it has opened.
+    Systemd,
+}
+
+/// Packs all that the daemon is.
+///
+/// # Errors
+/// When memory or descriptors do not suffice. This daemon can go on in any case.
+pub fn pack(driver: &mut Driver, doors: &Doors, way: Way<'_>) -> io::Result<Sent> {
+    let mut draft = Draft::new()?;
+    // Before anybody hears of it.
+    driver.write_positions();
+    let guests = doors.guests().borrow();
+    let names = doors.going(way).map(|(name, _)| name.clone()).collect();
+    let table = driver.export(&mut draft, names, guests.silent().map(|(until, _)| until).collect())?;
+    let lock = if let Way::InPlace(lock) = way { Some(lock) } else { None };
+    let mut descriptors: Vec<BorrowedFd<'_>> = lock.iter().map(|lock| lock.as_fd()).collect();
+    descriptors.extend(doors.going(way).map(|(_, socket)| socket));
+    descriptors.extend(driver.links.wires());
+    descriptors.extend(guests.silent().map(|(_, stream)| stream.as_fd()));
+    let counts = Counts {
+        locks: usize::from(lock.is_some()),
+        doors: table.doors.len(),
+        links: table.links.len(),
+        guests: table.guests.len(),
+    };
+    let table = serde_json::to_vec(&table)?;
+    let state = draft.seal(counts, &table)?;
+    let (into, pouch) = pouch::fill(&descriptors)?;
+    Ok(Sent { parcel: Parcel { state, pouch }, into })
+}
+
+/// What another process has left for this one.
+#[derive(Default)]
+pub struct Arrival {
+    /// The lock on the state directory.
+    pub lock: Option<File>,
+    /// Listening sockets, with the names under which they were opened.
+    pub doors: Vec<(Door, OwnedFd)>,
+    /// Who has not spoken yet, and until when that may be so.
+    pub guests: Vec<(Option<Moment>, TcpStream)>,
+    /// Links that cannot be gone on with are told goodbye.
+    strangers: Vec<OwnedFd>,
+    legacy: Option<Legacy>,
+}
+
+/// What is gone on with.
+struct Legacy {
+    table: Table,
+    whole: Whole,
+    sealed: Sealed,
+}
+
+impl Arrival {
+    /// Unpacks what has come, as far as it is understood.
+    pub fn unpack(parcel: Parcel) -> Self {
+        let Parcel { state, pouch } = parcel;
+        let mut descriptors = pouch::empty(pouch).unwrap_or_else(|error| {
+            log::error!("connections were handed over and could not be taken: {error}");
+            Vec::new()
+        });
+        let sealed = Sealed::open(state).and_then(|sealed| {
+            let Counts { locks, doors, links, guests } = sealed.counts;
+            let are_all_here = descriptors.len() == locks + doors + links + guests;
+            are_all_here.then_some(sealed).ok_or_else(|| io::Error::other("descriptors are missing"))
+        });
+        match sealed {
+            Ok(sealed) => Self::sort(sealed, descriptors),
+            Err(error) => {
+                complain(&error);
+                // Which of them are links nobody knows; a listener has no peer.
+                descriptors.retain(|socket| rustix::net::getpeername(socket).is_ok());
+                Self { strangers: descriptors, ..Self::default() }
+            }
+        }
+    }
+
+    /// Tells the descriptors from one another.
+    fn sort(sealed: Sealed, descriptors: Vec<OwnedFd>) -> Self {
+        let Counts { locks, doors, links, .. } = sealed.counts;
+        let mut descriptors = descriptors.into_iter();
+        let lock = descriptors.by_ref().take(locks).last().map(File::from);
+        let doors: Vec<OwnedFd> = descriptors.by_ref().take(doors).collect();
+        let links: Vec<OwnedFd> = descriptors.by_ref().take(links).collect();
+        let guests: Vec<TcpStream> = descriptors.map(TcpStream::from).collect();
+        let table = sealed.table().and_then(|table| Ok(serde_json::from_slice::<Table>(&table)?));
+        match table {
+            Ok(mut table) => {
+                let doors = std::mem::take(&mut table.doors).into_iter().zip(doors).collect();
+                let until = std::mem::take(&mut table.guests).into_iter().map(Some);
+                let guests = until.zip(guests).collect();
+                let arrival = Self { lock, doors, guests, ..Self::default() };
+                arrival.with_links(sealed, table, links)
+            }
+            Err(error) => {
+                complain(&error);
+                let guests = guests.into_iter().map(|guest| (None, guest)).collect();
+                Self { lock, guests, strangers: links, ..Self::default() }
+            }
+        }
+    }
+
+    fn with_links(mut self, sealed: Sealed, mut table: Table, sockets: Vec<OwnedFd>) -> Self {
+        let spare: io::Result<Vec<OwnedFd>> = sockets.iter().map(OwnedFd::try_clone).collect();
+        match import::links(&sealed, &mut table, sockets) {
+            Ok(whole) => self.legacy = Some(Legacy { table, whole, sealed }),
+            Err(error) => {
+                complain(&error);
+                self.strangers = spare.unwrap_or_default();
+            }
+        }
+        self
+    }
+
+    /// What systemd had passed to the process before, by name.
+    pub fn passed(&mut self) -> Vec<(String, OwnedFd)> {
+        let is_passed = |(name, _): &mut (Door, OwnedFd)| matches!(name, Door::Passed(_));
+        let passed = self.doors.extract_if(.., is_passed);
+        passed
+            .map(|(name, socket)| (if let Door::Passed(name) = name { name } else { String::new() }, socket))
+            .collect()
+    }
+
+    /// The hub and its store, if they can be gone on with: either both or none, for
+    /// one counts what the other has. `options` are those of a disk.
+    pub fn revive(&mut self, settings: &Settings, options: Option<store::Options>) -> Option<(Hub, Store)> {
+        let legacy = self.legacy.as_ref()?;
+        match legacy.revive(settings, options) {
+            Ok(revived) => Some(revived),
+            Err(error) => {
+                complain(&*error);
+                let links = self.legacy.take().map(|legacy| legacy.whole.links).unwrap_or_default();
+                self.strangers = links.into_iter().map(|link| link.wire.into()).collect();
+                None
+            }
+        }
+    }
+}
+
+impl Legacy {
+    fn revive(
+        &self,
+        settings: &Settings,
+        options: Option<store::Options>,
+    ) -> Result<(Hub, Store), Box<dyn Error>> {
+        let hub = Hub::import(settings.clone(), &self.sealed.get(self.table.hub)?)?;
+        let store = Store::import(options, clock::now(), &self.sealed.get(self.table.store)?)?;
+        Ok((hub, store))
+    }
+}
+
+fn complain(error: &dyn std::fmt::Display) {
+    log::error!(
+        "what the daemon before this one has handed over cannot be used: {error}; its connections are told to come back"
+    );
+}

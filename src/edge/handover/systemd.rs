@@ -1,0 +1,42 @@
+//! Through systemd: one process of a unit ends, and the next one begins.
+//!
+//! Knows under which names systemd keeps a parcel in the meantime. Does not know
+//! what is in it, nor whether a unit is stopped or restarted.
+
+use super::{Arrival, Parcel, Sent};
+use crate::edge::systemd::{Notify, Passed};
+
+/// The names of the two descriptors.
+const STATE: &str = "wshubd-state";
+const LINKS: &str = "wshubd-links";
+
+/// Gives systemd what was packed, and waits until it has looked at it.
+///
+/// # Errors
+/// It does not listen, or keeps nothing: `FileDescriptorStoreMax=` of the unit may
+/// be too small.
+pub fn give(notify: Notify, sent: Sent) -> std::io::Result<()> {
+    use std::os::fd::AsFd;
+    // What is left of a hand-over that nobody took would be in the way.
+    forget(notify);
+    notify.keep(STATE, &[sent.parcel.state.as_fd()])?;
+    notify.keep(LINKS, &[sent.parcel.pouch.as_fd()])?;
+    notify.wait()?;
+    let is_held = sent.is_held();
+    let why = "systemd does not keep it: the unit needs `FileDescriptorStoreMax=8`";
+    is_held.then_some(()).ok_or_else(|| std::io::Error::other(why))
+}
+
+/// What the process before this one has given to systemd, which keeps it no longer.
+pub fn arrival(passed: &mut Passed) -> Option<Arrival> {
+    let (state, pouch) = (passed.take(STATE).pop(), passed.take(LINKS).pop());
+    if let Some(notify) = Notify::of_process().filter(|_| state.is_some() || pouch.is_some()) {
+        forget(notify);
+    }
+    Some(Arrival::unpack(Parcel { state: state?, pouch: pouch? }))
+}
+
+fn forget(notify: Notify) {
+    notify.forget(STATE);
+    notify.forget(LINKS);
+}

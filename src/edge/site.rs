@@ -1,0 +1,109 @@
+//! What the edges know of the configuration, in one place.
+//!
+//! Knows keys, secrets, origins, local peers and the limits of the edges, and is
+//! replaced as a whole when they change. Does not know who is connected: whoever
+//! was let in by one site stays when another takes its place.
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::caller;
+use super::guard::Guard;
+use super::origin::Gate;
+use super::outbox::Bounds;
+use super::peers::Peers;
+use super::secret::{Absent, Secrets};
+use super::token::Verifier;
+use crate::config::{ConfigError, Loaded};
+
+/// All of it.
+pub struct Site {
+    pub gate: Gate,
+    pub verifier: Verifier,
+    pub secrets: Secrets,
+    pub peers: Peers,
+    /// Where a WebSocket can be had.
+    pub paths: Vec<String>,
+    pub query_token: bool,
+    pub metrics_open: bool,
+    /// Largest frame, line or body.
+    pub message_bytes: usize,
+    /// What may wait for one link.
+    pub bounds: Bounds,
+    /// Most WebSocket connections and workers together.
+    pub connections: usize,
+    /// Most HTTP connections, those that have said nothing yet among them.
+    pub guests: usize,
+    /// A request head or body that takes longer is given up.
+    pub patience: Duration,
+    /// How many wrong secrets and tokens come from where; borrowed for the length
+    /// of one call.
+    pub wrong_secrets: RefCell<Guard>,
+    pub wrong_tokens: RefCell<Guard>,
+}
+
+impl Site {
+    /// Reads the files that a configuration names; `absent` says whether a first
+    /// start may leave traces.
+    ///
+    /// # Errors
+    /// All that cannot be used, each by its name.
+    pub fn open(loaded: &Loaded, absent: Absent) -> Result<Self, ConfigError> {
+        let config = &loaded.config;
+        let state = &config.state.directory;
+        let verifier = Verifier::open(&config.auth, state, absent);
+        let secrets = Secrets::open(&config.auth, state, absent);
+        let peers = Peers::new(loaded);
+        let (verifier, secrets, peers) = match (verifier, secrets, peers) {
+            (Ok(verifier), Ok(secrets), Ok(peers)) => (verifier, secrets, peers),
+            (verifier, secrets, peers) => {
+                let errors = [verifier.err(), secrets.err(), peers.err()];
+                let problems = errors.into_iter().flatten().flat_map(|error| error.problems);
+                return Err(ConfigError { problems: problems.collect() });
+            }
+        };
+        Ok(Self {
+            gate: Gate::new(&config.listen, &hostname()),
+            verifier,
+            secrets,
+            peers,
+            paths: config.listen.paths.clone(),
+            query_token: config.auth.query_token,
+            metrics_open: config.listen.metrics_open,
+            message_bytes: config.limits.hub.message_bytes,
+            bounds: Bounds { messages: config.limits.queue_messages, bytes: config.limits.queue_bytes },
+            connections: config.limits.connections,
+            // No more than fit into a quarter of the ceiling on memory, or whoever
+            // holds requests open would throw those out who are let in.
+            guests: config.limits.http_connections.min(config.limits.hub.memory / 4 / caller::CONVERSATION),
+            patience: config.limits.handshake,
+            wrong_secrets: RefCell::new(Guard::new(config.limits.wrong_secrets)),
+            wrong_tokens: RefCell::new(Guard::new(config.limits.wrong_tokens)),
+        })
+    }
+
+    /// Takes over what an earlier site has learnt of those who come.
+    pub fn succeed(&mut self, before: &Self) {
+        self.wrong_secrets.get_mut().remember(&before.wrong_secrets.borrow());
+        self.wrong_tokens.get_mut().remember(&before.wrong_tokens.borrow());
+    }
+
+    /// Files of keys and secrets that hold something else than an earlier site has
+    /// read in them.
+    pub fn files_changed(&self, before: &Self) -> Vec<PathBuf> {
+        let was: Vec<Read<'_>> = before.verifier.files().chain(before.secrets.files()).collect();
+        let is = self.verifier.files().chain(self.secrets.files());
+        let changed =
+            is.filter(|(file, content)| was.iter().any(|(old, held)| old == file && held != content));
+        changed.map(|(file, _)| file.to_owned()).collect()
+    }
+}
+
+/// A file that a key or secret came from, and a digest of what it holds.
+pub(super) type Read<'a> = (&'a Path, &'a str);
+
+/// The machine's own name, by which it may be called.
+fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}

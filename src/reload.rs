@@ -1,0 +1,125 @@
+//! Taking over a configuration that has changed, while everybody stays connected.
+//!
+//! Knows where the configuration came from, and that a new one is read and checked
+//! as a whole before anything of it is used. Does not know what the settings lead
+//! to.
+//!
+//! A reload changes all that was asked for or nothing. What would take a restart is
+//! an error and no warning: `systemctl reload` shows nobody a warning, and a
+//! daemon that runs half of what is written would be found out at its next start.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use crate::config::{Change, Config, ConfigError, Environment, Loaded, Problem};
+use crate::daemon;
+use crate::edge::doors::Doors;
+use crate::edge::driver::Shared;
+use crate::edge::secret::Absent;
+use crate::edge::site::Site;
+use crate::logging;
+use crate::protocol::frame::{ChangeEntry, Reloaded};
+
+/// Where the configuration of a process comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Source {
+    /// The file that was named; none: the usual ones.
+    pub file: Option<PathBuf>,
+    /// That of the start: nobody can change it from outside.
+    pub environment: Environment,
+}
+
+impl Source {
+    /// Reads it for the first time.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub fn load(&self) -> Result<Loaded, ConfigError> {
+        Config::load(self.file.as_deref(), &self.environment)
+    }
+}
+
+/// Reads it again when it is asked to.
+pub(crate) struct Reloader {
+    source: Source,
+    /// What is in use.
+    loaded: Loaded,
+    /// Where clients come in.
+    addresses: Vec<SocketAddr>,
+}
+
+/// Who wants a reload.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Wish {
+    /// Whoever has asked over the worker socket, and is answered.
+    Asked,
+    /// Whoever sent SIGHUP, and reads the log.
+    Signal,
+}
+
+impl Reloader {
+    pub(crate) fn new(source: Source, loaded: Loaded, addresses: Vec<SocketAddr>) -> Self {
+        Self { source, loaded, addresses }
+    }
+
+    /// Reloads, writes a line about it, and answers those who have asked.
+    pub(crate) fn reload(&mut self, wish: Wish, driver: &Shared, doors: &mut Doors) {
+        let outcome = self.take_over(driver, doors);
+        match &outcome {
+            Ok(reloaded) => log::info!("reloaded: {}", summary(&reloaded.changed)),
+            Err(error) => {
+                let problems: Vec<String> = error.problems.iter().map(Problem::to_string).collect();
+                log::error!("not reloaded, and nothing is changed: {}", problems.join("; "));
+            }
+        }
+        if let (Wish::Signal, Ok(Reloaded { warnings, .. })) = (wish, &outcome) {
+            for warning in warnings {
+                log::warn!("{warning}");
+            }
+        }
+        driver.borrow_mut().answer_reload(&outcome.map_err(|error| error.to_string()));
+    }
+
+    fn take_over(&mut self, driver: &Shared, doors: &mut Doors) -> Result<Reloaded, ConfigError> {
+        let (file, environment) = (self.source.file.as_deref(), &self.source.environment);
+        let mut next = Config::load_again(file, environment)?;
+        let (changes, mut problems) = match next.succeed(&self.loaded) {
+            Ok(changes) => (changes, Vec::new()),
+            Err(problems) => (Vec::new(), problems),
+        };
+        // One attempt shows all that is wrong, and leaves no trace if anything is.
+        problems.extend(Site::open(&next, Absent::Leave).err().into_iter().flat_map(|error| error.problems));
+        ConfigError::unless_empty(problems)?;
+        let mut site = Site::open(&next, Absent::Generate)?;
+        let before = driver.borrow().site.clone();
+        site.succeed(&before);
+        let files = site.files_changed(&before);
+        let patience = site.patience;
+        let config = &next.config;
+        let mut working = driver.borrow_mut();
+        working.configure(Rc::new(site), config.hub_settings(), daemon::store_options(config));
+        doors.hurry(working.moment() + patience);
+        logging::set_level(config.log);
+        let entry = |Change { setting, from, to }| ChangeEntry::Setting { setting, from, to };
+        let file = |file: PathBuf| ChangeEntry::File { file: file.display().to_string() };
+        let changed = changes.into_iter().map(entry).chain(files.into_iter().map(file)).collect();
+        let hidden = working.site.peers.warning();
+        let warnings = config.warnings_at(&self.addresses).into_iter().chain(hidden).collect();
+        self.loaded = next;
+        Ok(Reloaded { changed, warnings })
+    }
+}
+
+/// The names of what has changed.
+fn summary(changed: &[ChangeEntry]) -> String {
+    let mut text = String::new();
+    for entry in changed {
+        let (ChangeEntry::Setting { setting: name, .. } | ChangeEntry::File { file: name }) = entry;
+        let gap = if text.is_empty() { "" } else { ", " };
+        let written = write!(text, "{gap}{name}");
+        debug_assert!(written.is_ok(), "writing to memory cannot fail");
+    }
+    if text.is_empty() { "nothing has changed".to_owned() } else { text }
+}

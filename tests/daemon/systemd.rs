@@ -1,0 +1,196 @@
+//! What systemd passes to the daemon, and hears from it.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use crate::bench::{Daemon, PATIENCE, command, directory};
+
+/// A daemon that is started as systemd does it, with two descriptors of these names.
+fn activated(directory: &Path, names: &str, first: OwnedFd, second: OwnedFd) -> Child {
+    // Only the process itself knows its number before it becomes the daemon.
+    let script = "exec 3<&0 4<&1 </dev/null >/dev/null\nexport LISTEN_PID=$$\nexec \"$0\"";
+    let daemon = command(&directory.to_owned());
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", script]).arg(daemon.get_program()).env_clear();
+    shell.envs(daemon.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    shell.env("LISTEN_FDS", "2").env("LISTEN_FDNAMES", names);
+    shell.stdin(first).stdout(second).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// What it logs up to and with the line that has `wanted` in it.
+fn log_until(log: &mut impl BufRead, wanted: &str) -> String {
+    let mut said = String::new();
+    while !said.lines().last().is_some_and(|line| line.contains(wanted)) {
+        assert_ne!(log.read_line(&mut said).unwrap(), 0, "it ended: {said}");
+    }
+    said
+}
+
+fn stop(mut child: Child) {
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM)
+        .unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn sockets_of_systemd_are_used_by_name_and_stay_when_the_daemon_goes() {
+    let directory = directory();
+    let http = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = http.local_addr().unwrap();
+    let path = directory.join("passed.sock");
+    let worker = UnixListener::bind(&path).unwrap();
+
+    let mut daemon = activated(&directory, "worker:http", worker.try_clone().unwrap().into(), http.into());
+    let mut log = BufReader::new(daemon.stderr.take().unwrap());
+    let said = log_until(&mut log, "started");
+
+    let expected = format!(
+        "started: ws://{address}/api/v1/ws (from systemd); workers at {} (from systemd)",
+        path.display()
+    );
+    assert!(said.contains(&expected), "{said}");
+    assert_eq!(said.lines().count(), 1, "nothing was missing: {said}");
+    assert_eq!(Daemon::answers(address, "GET /healthz", &[], "").0, 200);
+    drop(UnixStream::connect(&path).unwrap());
+    stop(daemon);
+    assert!(path.exists(), "it is systemd's");
+    assert!(!directory.join("wshubd/worker.sock").exists(), "no other was opened");
+}
+
+#[test]
+fn a_name_that_nobody_knows_and_one_that_is_missing_are_told_in_a_line_each() {
+    let directory = directory();
+    let unknown = UnixListener::bind(directory.join("unknown.sock")).unwrap();
+    let worker = UnixListener::bind(directory.join("passed.sock")).unwrap();
+
+    let mut daemon = activated(&directory, "wshubd.socket:worker", unknown.into(), worker.into());
+    let mut log = BufReader::new(daemon.stderr.take().unwrap());
+    let said = log_until(&mut log, "started");
+
+    assert!(said.contains("systemd has passed \"wshubd.socket\", which is closed"), "{said}");
+    assert!(said.contains("no socket called \"http\": opening `[listen] http`"), "{said}");
+    assert_eq!(said.lines().count(), 3, "{said}");
+    assert!(UnixStream::connect(directory.join("unknown.sock")).is_err(), "nobody waits for that one");
+    stop(daemon);
+}
+
+#[test]
+fn what_is_no_listening_socket_is_a_mistake_of_the_configuration() {
+    let directory = directory();
+    let (one, _other) = UnixStream::pair().unwrap();
+    let worker = UnixListener::bind(directory.join("passed.sock")).unwrap();
+
+    let mut daemon = activated(&directory, "http:worker", one.into(), worker.into());
+    let mut said = String::new();
+    daemon.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+
+    assert!(said.contains("systemd has passed \"http\", which cannot be used"), "{said}");
+    assert_eq!(daemon.wait().unwrap().code(), Some(78));
+}
+
+#[test]
+fn what_was_passed_to_another_process_is_left_alone() {
+    let daemon = Daemon::with(&[("LISTEN_PID", "1"), ("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", "http")]);
+
+    assert_eq!(daemon.http("GET /healthz", &[], "").0, 200);
+}
+
+/// Whoever hears what systemd would.
+struct Overseer(UnixDatagram);
+
+impl Overseer {
+    fn listen(directory: &Path) -> Self {
+        let socket = UnixDatagram::bind(directory.join("notify")).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self(socket)
+    }
+
+    fn hear(&self) -> String {
+        let mut message = [0; 4096];
+        let length = self.0.recv(&mut message).unwrap();
+        String::from_utf8(message[..length].to_vec()).unwrap()
+    }
+
+    fn hear_until(&self, wanted: &str) -> String {
+        loop {
+            let message = self.hear();
+            if message.contains(wanted) {
+                return message;
+            }
+        }
+    }
+}
+
+#[test]
+fn systemd_hears_that_it_is_ready_how_it_stands_and_that_it_ends() {
+    let elsewhere = directory();
+    let overseer = Overseer::listen(&elsewhere);
+    let socket = elsewhere.join("notify");
+
+    let mut daemon = Daemon::with(&[("NOTIFY_SOCKET", socket.to_str().unwrap())]);
+
+    let ready = overseer.hear_until("READY=1");
+    let quiet = "STATUS=0 connections, 0 workers, 0 operations, 0 messages kept, store ok\n";
+    assert!(ready.contains(quiet), "{ready}");
+    let mut worker = daemon.worker();
+    worker.say(serde_json::json!({"channel": "c", "event": "e", "id": 1}));
+    worker.hear();
+    overseer.hear_until("STATUS=0 connections, 1 worker, 0 operations, 1 message kept, store ok\n");
+    daemon.stop();
+    overseer.hear_until("STOPPING=1\n");
+    overseer.hear_until("EXTEND_TIMEOUT_USEC=");
+    assert_eq!(daemon.ended().0, Some(0));
+}
+
+#[test]
+fn systemd_hears_that_reading_what_is_kept_takes_longer() {
+    let elsewhere = directory();
+    let overseer = Overseer::listen(&elsewhere);
+    // Whoever reads that waits for somebody to write it.
+    let note = elsewhere.join("wshubd/store/00000000.trouble");
+    std::fs::create_dir_all(note.parent().unwrap()).unwrap();
+    assert!(Command::new("mkfifo").arg(&note).status().unwrap().success());
+
+    let mut daemon = command(&elsewhere).env("NOTIFY_SOCKET", elsewhere.join("notify")).spawn().unwrap();
+
+    assert_eq!(overseer.hear(), "EXTEND_TIMEOUT_USEC=10000000\n");
+    assert_eq!(overseer.hear(), "STATUS=reading what is kept\n");
+    assert_eq!(overseer.hear(), "EXTEND_TIMEOUT_USEC=10000000\n", "and again, before it is ready");
+    daemon.kill().unwrap();
+    // The process that owns the disk finds out that it is alone.
+    drop(std::fs::OpenOptions::new().write(true).open(&note).unwrap());
+    daemon.wait().unwrap();
+}
+
+#[test]
+fn systemd_hears_what_is_wrong_with_the_store() {
+    let elsewhere = directory();
+    let overseer = Overseer::listen(&elsewhere);
+    let socket = elsewhere.join("notify");
+    // Where the store should be is a file.
+    std::fs::create_dir_all(elsewhere.join("wshubd")).unwrap();
+    std::fs::write(elsewhere.join("wshubd/store"), "").unwrap();
+    let state = elsewhere.to_str().unwrap();
+
+    let daemon = Daemon::with(&[("NOTIFY_SOCKET", socket.to_str().unwrap()), ("XDG_STATE_HOME", state)]);
+
+    let ready = overseer.hear_until("READY=1");
+    assert!(ready.contains("STATUS=degraded: messages are kept in memory only: "), "{ready}");
+    assert_eq!(daemon.http("GET /healthz", &[], "").0, 503);
+}
+
+#[test]
+fn a_watchdog_is_fed_by_an_idle_daemon() {
+    let elsewhere = directory();
+    let overseer = Overseer::listen(&elsewhere);
+    let socket = elsewhere.join("notify");
+
+    let _daemon = Daemon::with(&[("NOTIFY_SOCKET", socket.to_str().unwrap()), ("WATCHDOG_USEC", "200000")]);
+
+    overseer.hear_until("READY=1");
+    assert_eq!([overseer.hear(), overseer.hear()], ["WATCHDOG=1\n", "WATCHDOG=1\n"]);
+}

@@ -1,0 +1,63 @@
+"""State, keys and secrets: what outlives the process, and the machine."""
+
+from machine import Machine
+from story import same, story, tell
+
+CREDENTIALS = """[Service]
+LoadCredential=jwt.key:/etc/wshubd/jwt.key
+LoadCredential=broadcast.secret:/etc/wshubd/broadcast.secret
+"""
+
+
+@story("its user exists only while it runs, and nobody else reads its state")
+def user(hub):
+    same(hub.run("stat", "-c", "%a", "/var/lib/private/wshubd").stdout.strip(), "700")
+    same(hub.run("id", "-u", "wshubd").returncode, 0)
+    uid = hub.path(f"/proc/{hub.main()}/status").read_text().split("\nUid:")[1].split()[0]
+    same(hub.run("id", "-u", "wshubd").stdout.strip(), uid)
+    assert 61184 <= int(uid) <= 65519, uid
+    return f"uid {uid}"
+
+
+@story("what is kept is there after a restart, with its key and its secret")
+def restart(hub):
+    token = hub.token("ann")
+    hub.run("wshubctl", "pub", "--to", "ann", "later")
+    hub.ctl("restart", "wshubd")
+    with hub.connect(token=token) as ann:
+        ann.hear("message", data="later")
+    same(hub.post("/broadcast", {"channel": "c", "event": "e"}).status, 200)
+
+
+@story("a key and a secret come as credentials of files that only root can read")
+def credentials(hub):
+    key, secret = b"k" * 40, "s3cret-s3cret-s3cret"
+    hub.write("/etc/wshubd/jwt.key", key.decode(), mode=0o600)
+    hub.write("/etc/wshubd/broadcast.secret", secret + "\n", mode=0o600)
+    with hub.edited(CREDENTIALS):
+        hub.connect(token=hub.token("ann", key=key)).close()
+        same(hub.post("/broadcast", {"channel": "c", "event": "e"}, secret=secret).status, 200)
+        same(hub.post("/broadcast", {"channel": "c", "event": "e"}).status, 401)
+
+
+@story("a credential that is missing stops the start, and the unit says which")
+def missing(hub):
+    hub.path("/etc/wshubd/jwt.key").unlink(missing_ok=True)
+    hub.drop_in(CREDENTIALS)
+    failed = hub.ctl("restart", "wshubd", check=False)
+    status = hub.ctl("status", "wshubd", check=False).stdout
+    hub.fresh()
+    assert failed.returncode != 0 and "CREDENTIALS" in status, status
+    same(hub.post("/broadcast", {"channel": "c", "event": "e"}).status, 200)
+
+
+@story("and after the machine was started anew, which starts it")
+def reboot(hub):
+    hub.run("wshubctl", "pub", "--durable", "letters", "over a boot")
+    hub.reboot()
+    same(hub.show("ActiveState"), "active")
+    heard = hub.run("wshubctl", "sub", "-n", "1", "letters").stdout
+    assert "over a boot" in heard, heard
+
+
+tell(Machine)

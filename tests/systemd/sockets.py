@@ -1,0 +1,108 @@
+"""Sockets that systemd opens: the daemon may come and go behind them."""
+
+import http.client
+import random
+import threading
+import time
+
+from machine import Machine, eventually
+from story import in_time, same, story, tell
+
+# Connections a second while the daemon is restarted, and how often it is.
+RATE, RESTARTS = 200, 5
+
+
+@story("the first connection starts it")
+def first(hub):
+    hub.ctl("stop", "wshubd.service")
+    same(hub.show("ActiveState"), "inactive")
+    began = time.monotonic()
+    same(hub.http("GET", "/healthz").status, 200)
+    took = time.monotonic() - began
+    assert hub.is_active()
+    return in_time("answered", took, 1)
+
+
+@story("so does the first worker")
+def worker(hub):
+    hub.ctl("stop", "wshubd.service")
+    hub.run("wshubctl", "pub", "jobs", "hello")
+    eventually("it runs", hub.is_active)
+
+
+@story("the worker socket is systemd's: it stays through a stop, with its group and mode")
+def stays(hub):
+    socket = hub.path("/run/wshubd/worker.sock")
+    before = socket.stat()
+    hub.ctl("restart", "wshubd")
+    hub.ctl("stop", "wshubd.service")
+    same(socket.stat().st_ino, before.st_ino)
+    same(hub.run("stat", "-c", "%U %G %a", "/run/wshubd/worker.sock").stdout.strip(), "root wshub-worker 660")
+    hub.ctl("start", "wshubd")
+
+
+@story("restarts under load refuse nobody")
+def restarts(hub):
+    refused, cut, answered, slowest = [], [], [], [0.0]
+    over = threading.Event()
+
+    def call():
+        began = time.monotonic()
+        connection = http.client.HTTPConnection("127.0.0.1", hub.port, timeout=15)
+        try:
+            connection.connect()
+        except OSError as e:
+            return refused.append(repr(e))
+        try:
+            # As far away as a client in another town: the daemon may be asked to stop meanwhile.
+            time.sleep(random.uniform(0, 0.02))
+            connection.request("GET", "/healthz")
+            answered.append(connection.getresponse().status)
+        except (OSError, http.client.HTTPException) as e:
+            cut.append(repr(e))
+        finally:
+            connection.close()
+        slowest[0] = max(slowest[0], time.monotonic() - began)
+
+    def load():
+        calls, due = [], time.monotonic()
+        while not over.is_set():
+            calls.append(threading.Thread(target=call))
+            calls[-1].start()
+            due += 1 / RATE
+            over.wait(max(0, due - time.monotonic()))
+        for one in calls:
+            one.join()
+
+    loading = threading.Thread(target=load)
+    loading.start()
+    for _ in range(RESTARTS):
+        hub.ctl("restart", "wshubd")
+        time.sleep(0.3)
+    over.set()
+    loading.join()
+    same(refused, [], "refused")
+    same(cut, [], "let in and not answered")
+    assert len(answered) > RATE, f"only {len(answered)} were answered"
+    return f"{len(answered)} connections, {RESTARTS} restarts, slowest answer {slowest[0] * 1000:.0f} ms"
+
+
+@story("a socket of a name that nobody knows is told, and the daemon serves")
+def unknown(hub):
+    hub.write("/etc/systemd/system/wshubd-other.socket",
+              "[Socket]\nListenStream=/run/wshubd/other.sock\nService=wshubd.service\n")
+    hub.ctl("daemon-reload")
+    hub.ctl("stop", "wshubd.service")
+    hub.ctl("start", "wshubd-other.socket")
+    hub.ctl("start", "wshubd.service")
+    said = hub.said()
+    hub.ctl("stop", "wshubd-other.socket")
+    hub.path("/etc/systemd/system/wshubd-other.socket").unlink()
+    hub.ctl("daemon-reload")
+    hub.ctl("restart", "wshubd")
+    warnings = [text for priority, text in said if priority == 4]
+    same(len(warnings), 1, str(said))
+    assert '"wshubd-other.socket"' in warnings[0], warnings
+
+
+tell(Machine)
