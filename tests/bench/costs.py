@@ -1,9 +1,10 @@
 """What a kept message costs: bytes written, room on the disk, memory, and time at the next start."""
 
+import contextlib
 import time
 
 import kernel
-from store_hub import DATA, MIB, ROOM_FOR_ALL, Store, durable, line
+from store_hub import DATA, MIB, ROOM_FOR_ALL, Store, durable, line, take
 
 
 def owed(hub, count, pause):
@@ -26,24 +27,26 @@ def heard(hub, count):
         time.sleep(3)  # the delay, and what is told of the past a little later than that
 
 
-READERS = 5
+def read(hub, users):
+    """Many come, one right after the other as after a restart, and each takes what lies in all generations; how much it was."""
+    with contextlib.ExitStack() as stack:
+        wires = [stack.enter_context(hub.connect(f"away{user}")) for user in range(users)]
+        return sum(take(wire) for wire in wires)
 
 
-def read(hub):
-    """Each of a few takes what lies in all generations; how many messages it was."""
-    return sum(hub.take(f"away{user}") for user in range(READERS))
-
-
-def measure_reading(device, table):
+def measure_reading(sizes, device, table):
     """The engine writes whenever it opens something, were it only to read that."""
-    place = None if device.why_not else device.mount / "read"
-    with Store(place, STORE__BYTES="16MiB") as hub:
-        durable(hub, 60, 100)
-        generations = sum(path.is_dir() for path in (hub.state / "store").iterdir())
-        before, reached = hub.written(), device.written() if place else 0
-        count = read(hub)
-        figure = f"{(hub.written() - before) / count:,.0f}" + (f" / {(device.written() - reached) / count:,.0f} B" if place else " B")
-        table.row("read again, each message once", figure, f"{count} messages of {READERS} inboxes, all in {generations} generations")
+    for users, of in ((5, 100), (sizes.readers, sizes.readers)):
+        place = None if device.why_not else device.mount / f"read{users}"
+        with Store(place, STORE__BYTES="16MiB") as hub:
+            durable(hub, 10_000 // of, of, of)
+            generations = sum(path.is_dir() for path in (hub.state / "store").iterdir())
+            before, reached = hub.written(), device.written() if place else 0
+            began = time.monotonic()
+            count = read(hub, users)
+            took = time.monotonic() - began
+            figure = f"{(hub.written() - before) / count:,.0f}" + (f" / {(device.written() - reached) / count:,.0f} B" if place else " B")
+            table.row(f"read again by {users:,} users", figure, f"{count} messages, each inbox in all {generations} generations, in {took:.1f} s")
 
 
 def measure_bytes(sizes, table):
@@ -74,7 +77,7 @@ def measure_bytes(sizes, table):
                     table.row(name, figure, f"{count} messages", "heard", not by_processes and not on_device)
                 else:
                     table.row(name, figure, f"{count} messages")
-        measure_reading(device, table)
+        measure_reading(sizes, device, table)
 
 
 def fill(hub, sizes):

@@ -74,13 +74,18 @@ class Store(Hub):
     def take(self, user):
         """What waits for a user, taken as a page does: it comes, hears all that there was, and goes; how much it was."""
         with self.connect(user) as wire:
-            inbox, taken, seq = wire.hello["inbox"], 0, 0
-            while inbox["waiting"] and seq < inbox["seq"]:
-                got = wire.next(within=PATIENCE)
-                taken += got["type"] == "message"
-                # What was pushed out while it was read is told as a gap.
-                seq = got.get("to_seq") or got.get("seq") or seq
-        return taken
+            return take(wire)
+
+
+def take(wire):
+    """All that waits for whoever has just come; how much it was."""
+    inbox, taken, seq = wire.hello["inbox"], 0, 0
+    while inbox["waiting"] and seq < inbox["seq"]:
+        got = wire.next(within=PATIENCE)
+        taken += got["type"] == "message"
+        # What was pushed out while it was read is told as a gap.
+        seq = got.get("to_seq") or got.get("seq") or seq
+    return taken
 
 
 def line(user, durable=False, answered=False):
@@ -95,10 +100,10 @@ def is_stored(came):
     return True
 
 
-def durable(hub, bursts, of):
+def durable(hub, bursts, of, inboxes=100):
     with hub.worker() as worker:
         for burst in range(bursts):
-            worker.say(b"".join(line(f"away{(burst * of + n) % 100}", durable=True, answered=True) for n in range(of)))
+            worker.say(b"".join(line(f"away{(burst * of + n) % inboxes}", durable=True, answered=True) for n in range(of)))
             for _ in range(of):
                 answer = worker.next(within=PATIENCE)
                 assert answer.get("stored"), f"not stored: {answer}"

@@ -1,11 +1,12 @@
 //! A store with a real process behind it, in virtual time.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::os::unix::fs::symlink;
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use wshubd::edge::store::{Around, Fetch, Options, Store};
 use wshubd::hub::settings::Disk;
 use wshubd::hub::{Fate, Found, Hub, Input, Keeping, LogKey, Now, Purpose, Settings, StoreFact};
@@ -30,6 +31,8 @@ pub(crate) struct Stage {
     pub(crate) now: Now,
     pub(crate) facts: VecDeque<Input>,
     hub: Hub,
+    /// Those that were sent a signal.
+    seen: RefCell<Vec<Pid>>,
 }
 
 /// A channel's log.
@@ -50,7 +53,8 @@ impl Stage {
         };
         let now = Now { moment: Moment(1_000_000), wall: UnixTime(1_795_000_000_000) };
         let (store, hub) = (Store::on_disk(options.clone(), now), Hub::new(Settings::default(), 1));
-        let mut stage = Self { place, options, store, now, facts: VecDeque::new(), hub };
+        let mut stage =
+            Self { place, options, store, now, facts: VecDeque::new(), hub, seen: RefCell::default() };
         stage.program(PROGRAM);
         stage.load();
         stage
@@ -70,6 +74,7 @@ impl Stage {
 
     /// Another daemon takes over; what was asked to be replayed is asked for again.
     pub(crate) fn hand_over(&mut self) {
+        self.seen.borrow_mut().extend(self.pids());
         let bytes = self.store.export(self.now);
         self.store = Store::import(Some(self.options.clone()), self.now, &bytes).unwrap();
     }
@@ -150,14 +155,19 @@ impl Stage {
 
     pub(crate) fn signal(&self, signal: Signal) {
         for pid in self.pids() {
+            self.seen.borrow_mut().push(pid);
             kill_process(pid, signal).unwrap();
         }
     }
 
     /// Waits until no process is left.
     pub(crate) fn wait_for_the_end(&self) {
-        while !self.pids().is_empty() {
-            std::thread::yield_now();
+        let mut seen = self.seen.take();
+        seen.extend(self.pids());
+        for pid in seen {
+            // On its way out it has no name any more, and is not gone yet. Who is gone
+            // for good is an error.
+            let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
         }
     }
 

@@ -4,33 +4,27 @@
 //! again. Does not know how the bytes get there, nor what the hub does: what it has
 //! asked for to replay it asks for again.
 //!
-//! They are values of JSON, one to a line: the version, then all that is of no log,
-//! then each log: so that neither end has all of it in memory once more.
+//! The texts of messages in memory are passed on as they were spelled when they were
+//! kept: nobody reads them again before somebody wants them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use serde_json::de::SliceRead;
-use serde_json::value::RawValue;
 
 use super::budget::Budget;
+use super::bundle::{self, Bundle, ImportError};
 use super::disk::{Disk, Options, Task};
 use super::elapsed::Elapsed;
 use super::failing::Trouble;
 use super::index::{Generation, Index, Log, Placed, Run};
 use super::process::Ended;
 use super::reading::Wanted;
-use super::spelling::Text;
 use super::tail::{Entry, Tail};
 use super::{Fetch, Store};
 use crate::hub::settings::Disk as When;
 use crate::hub::{Keeping, LogKey, Now, Purpose};
 use crate::protocol::Moment;
-
-/// Raised when a store could not go on with what an older one wrote.
-const VERSION: u32 = 1;
 
 /// All that is of no log.
 #[derive(Serialize, Deserialize)]
@@ -74,7 +68,7 @@ struct Notice(Purpose, LogKey, u64, usize, Option<(u32, u64, u64)>);
 
 /// One log, in memory and on the disk.
 #[derive(Serialize, Deserialize)]
-struct Both<'a> {
+struct Both {
     log: LogKey,
     /// Its life, cursor and last position, as the disk has them.
     standing: Option<(u64, u64, u64)>,
@@ -83,13 +77,13 @@ struct Both<'a> {
     gone: Vec<(u64, u64, u64)>,
     /// Position, generation and size, ascending.
     placed: Vec<(u64, u32, u32)>,
-    #[serde(borrow)]
-    kept: Vec<Kept<'a>>,
+    kept: Vec<Kept>,
 }
 
-/// A message in memory: position, keeping, state, id and body.
+/// A message in memory: position, keeping, state, and how long its id and its body
+/// are among the texts.
 #[derive(Serialize, Deserialize)]
-struct Kept<'a>(u64, Kind, State, #[serde(borrow)] &'a RawValue, #[serde(borrow)] &'a RawValue);
+struct Kept(u64, Kind, State, usize, usize);
 
 /// `Keeping`: until when and since when, size, whether somebody has it and whether
 /// it was promised, when it goes to the disk.
@@ -99,43 +93,6 @@ struct Kind(Moment, Moment, u32, bool, bool, When);
 /// Whether it was tried, and whether it is forgotten.
 #[derive(Serialize, Deserialize)]
 struct State(bool, bool);
-
-/// Why a store cannot go on.
-#[derive(Debug)]
-pub enum ImportError {
-    /// It was written by a store of another time.
-    Version { found: u32, known: u32 },
-    /// It is no store, or not a whole one.
-    Form(serde_json::Error),
-    /// What it says of a log cannot be.
-    Log(LogKey),
-    /// It was in another place, or in memory: what is on that disk is not on this.
-    Place { found: Option<PathBuf>, known: Option<PathBuf> },
-    /// It was written in another run of the machine, whose clock was another.
-    Boot,
-}
-
-impl fmt::Display for ImportError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = |place: &Option<PathBuf>| match place {
-            Some(place) => format!("in {}", place.display()),
-            None => "in memory".to_owned(),
-        };
-        match self {
-            Self::Version { found, known } => {
-                write!(f, "the store is of version {found}, this daemon understands version {known}")
-            }
-            Self::Form(error) => write!(f, "the store cannot be read: {error}"),
-            Self::Log(log) => write!(f, "the store has a log that cannot be: {log:?}"),
-            Self::Place { found, known } => {
-                write!(f, "the store was {}, and is {} now", place(found), place(known))
-            }
-            Self::Boot => write!(f, "the store was written before the machine started"),
-        }
-    }
-}
-
-impl std::error::Error for ImportError {}
 
 impl Store {
     /// All that it knows, for a process that takes over. The process that owns the
@@ -156,17 +113,17 @@ impl Store {
             logs.extend(index.logs.keys().chain(&index.stale).chain(gone.keys().copied()));
         }
         let outline = Outline { logs: logs.len(), disk: disk.as_ref().map(|disk| disk.outline(now.moment)) };
-        let mut bytes = Vec::new();
-        write(&mut bytes, &VERSION);
-        write(&mut bytes, &outline);
+        let (mut bundle, mut texts) = (Bundle::default(), Vec::new());
+        bundle.add(&outline);
         for log in logs {
-            let mut both = Both { gone: gone.remove(log).unwrap_or_default(), ..Both::of(log, tail) };
+            let gone = gone.remove(log).unwrap_or_default();
+            let mut both = Both { gone, ..Both::of(log, tail, &mut texts) };
             if let Some(disk) = disk {
                 both.describe(&disk.index);
             }
-            write(&mut bytes, &both);
+            bundle.add(&both);
         }
-        bytes
+        bundle.seal(texts)
     }
 
     /// Goes on where another store was, with options that may be new but for the
@@ -175,11 +132,7 @@ impl Store {
     /// # Errors
     /// When the bytes are no store, or one that this one cannot be.
     pub fn import(options: Option<Options>, now: Now, bytes: &[u8]) -> Result<Self, ImportError> {
-        let mut values = Values(serde_json::Deserializer::from_slice(bytes));
-        let found = values.next()?;
-        if found != VERSION {
-            return Err(ImportError::Version { found, known: VERSION });
-        }
+        let (mut values, mut texts) = bundle::open(bytes)?;
         let Outline { logs, disk } = values.next()?;
         let place = disk.as_ref().map(|disk| &disk.directory);
         let known = options.as_ref().map(|options| &options.directory);
@@ -191,15 +144,15 @@ impl Store {
             store.disk = Some(Box::new(Disk::resume(options, now, outline)?));
         }
         for _ in 0..logs {
-            store.take_over(values.next()?)?;
+            store.take_over(values.next()?, &mut texts)?;
         }
-        values.0.end().map_err(ImportError::Form)?;
+        values.end(texts)?;
         store.owe_all();
         Ok(store)
     }
 
     /// Takes one log.
-    fn take_over(&mut self, both: Both<'_>) -> Result<(), ImportError> {
+    fn take_over(&mut self, both: Both, texts: &mut &[u8]) -> Result<(), ImportError> {
         let Both { log, standing, is_stale, gone, placed, kept } = both;
         let is_ascending = placed.is_sorted_by(|(before, ..), (after, ..)| before < after);
         // Positions begin at 1: what lies after the one before is asked for.
@@ -209,7 +162,10 @@ impl Store {
             return Err(ImportError::Log(log));
         }
         for Kept(seq, kind, state, id, body) in kept {
-            self.tail.insert_spelled(&log, seq, &kind.keeping(), Text { id, body });
+            let text = id.checked_add(body).and_then(|bytes| texts.split_at_checked(bytes));
+            let Some((text, rest)) = text else { return Err(ImportError::Log(log)) };
+            *texts = rest;
+            self.tail.insert_spelled(&log, seq, &kind.keeping(), text, id);
             if let Some(entry) = self.tail.get_mut(&log, seq) {
                 (entry.is_tried, entry.is_forgotten) = (state.0, state.1);
             }
@@ -318,9 +274,9 @@ impl Disk {
     }
 }
 
-impl<'a> Both<'a> {
-    /// What of it is in memory.
-    fn of(log: &LogKey, tail: &'a Tail) -> Self {
+impl Both {
+    /// What of it is in memory; its texts are appended.
+    fn of(log: &LogKey, tail: &Tail, texts: &mut Vec<u8>) -> Self {
         let messages = tail.logs.get(log).into_iter().flatten();
         Self {
             log: log.clone(),
@@ -328,7 +284,7 @@ impl<'a> Both<'a> {
             is_stale: false,
             gone: Vec::new(),
             placed: Vec::new(),
-            kept: messages.filter_map(|(seq, entry)| Kept::of(*seq, entry, tail)).collect(),
+            kept: messages.map(|(seq, entry)| Kept::of(*seq, entry, tail, texts)).collect(),
         }
     }
 
@@ -342,12 +298,14 @@ impl<'a> Both<'a> {
     }
 }
 
-impl<'a> Kept<'a> {
-    fn of(seq: u64, entry: &Entry, tail: &'a Tail) -> Option<Self> {
+impl Kept {
+    fn of(seq: u64, entry: &Entry, tail: &Tail, texts: &mut Vec<u8>) -> Self {
         let Entry { expires, since, size, heard, durable, disk, is_tried, is_forgotten, .. } = *entry;
         let kind = Kind(expires, since, size, heard, durable, disk);
-        let Text { id, body } = tail.text(entry)?;
-        Some(Self(seq, kind, State(is_tried, is_forgotten), id, body))
+        let (id, body) = tail.spelled(entry);
+        texts.extend_from_slice(id);
+        texts.extend_from_slice(body);
+        Self(seq, kind, State(is_tried, is_forgotten), id.len(), body.len())
     }
 }
 
@@ -355,21 +313,5 @@ impl Kind {
     fn keeping(self) -> Keeping {
         let Self(expires, since, size, heard, durable, disk) = self;
         Keeping { expires, since, size, heard, durable, disk, scope: None }
-    }
-}
-
-/// Writing to memory cannot fail, and none of these refuses to be written.
-fn write(bytes: &mut Vec<u8>, value: &impl Serialize) {
-    let written = serde_json::to_writer(&mut *bytes, value);
-    debug_assert!(written.is_ok(), "{written:?}");
-    bytes.push(b'\n');
-}
-
-/// What was written, value by value.
-struct Values<'a>(serde_json::Deserializer<SliceRead<'a>>);
-
-impl<'a> Values<'a> {
-    fn next<T: Deserialize<'a>>(&mut self) -> Result<T, ImportError> {
-        T::deserialize(&mut self.0).map_err(ImportError::Form)
     }
 }

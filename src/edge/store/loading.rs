@@ -40,11 +40,17 @@ pub(super) struct Loading {
     logs: HashMap<String, Gathered>,
     store: Option<StoreMark>,
     damaged: u64,
+    /// What of it the process has read that is there now.
+    read: u64,
 }
 
-/// A process that has read so much of a generation has grown; another one begins
-/// with fresh memory.
-const LARGE: u64 = 1 << 20;
+/// A process that has read so much has grown; another one begins with fresh memory.
+/// It is less than two of the largest generations: with the third it would grow to
+/// twice as much, and to begin takes as long as to read half a generation.
+const LARGE: u64 = 12 << 20;
+
+/// What has read so much does not stay once all is read.
+const GROWN: u64 = 1 << 20;
 
 impl Loading {
     /// The next generation to be read.
@@ -161,10 +167,12 @@ impl Disk {
         if let Some(generations) = &mut loading.generations {
             generations.pop_front();
         }
+        loading.read += self.index.generations.get(&generation).map_or(0, |generation| generation.bytes);
         let is_over = loading.next().is_none();
         debug_assert!(matches!(self.task, Some((Task::Load(_), _))));
         self.task = None;
-        if self.index.generations.get(&generation).is_some_and(|generation| generation.bytes > LARGE) {
+        if loading.read > if is_over { GROWN } else { LARGE } {
+            loading.read = 0;
             self.ends_after_this = true;
         }
         if is_over {

@@ -6,6 +6,7 @@
 
 mod blocks;
 pub mod budget;
+mod bundle;
 mod commit;
 mod disk;
 mod elapsed;
@@ -24,9 +25,9 @@ mod spelling;
 mod tail;
 pub mod words;
 
+pub use bundle::ImportError;
 pub use disk::{Around, Options};
 pub use elapsed::{Clocks, Elapsed, Stamp};
-pub use handover::ImportError;
 pub use process::is_meant;
 
 use std::fmt;

@@ -57,19 +57,21 @@ impl Tail {
     pub(super) fn insert(&mut self, log: &LogKey, seq: u64, message: &Message, keeping: &Keeping) {
         let mut text = std::mem::take(&mut self.scratch);
         let id_bytes = spelling::spell(message, keeping.scope.as_ref(), &mut text);
-        self.put(log, seq, keeping, &text, id_bytes);
+        self.insert_spelled(log, seq, keeping, &text, id_bytes);
         text.clear();
         text.shrink_to(SCRATCH);
         self.scratch = text;
     }
 
-    /// Takes a message that is spelled already.
-    pub(super) fn insert_spelled(&mut self, log: &LogKey, seq: u64, keeping: &Keeping, text: Text<'_>) {
-        let [id, body] = [text.id.get(), text.body.get()];
-        self.put(log, seq, keeping, [id, body].concat().as_bytes(), id.len());
-    }
-
-    fn put(&mut self, log: &LogKey, seq: u64, keeping: &Keeping, text: &[u8], id_bytes: usize) {
+    /// Takes a message that is spelled already: how long the id is that comes first.
+    pub(super) fn insert_spelled(
+        &mut self,
+        log: &LogKey,
+        seq: u64,
+        keeping: &Keeping,
+        text: &[u8],
+        id_bytes: usize,
+    ) {
         self.bytes += keeping.size as usize;
         // One that was forgotten is another message with the same number.
         let before = self.get(log, seq).filter(|before| !before.is_forgotten);
@@ -102,8 +104,13 @@ impl Tail {
 
     /// What the disk will have of a message.
     pub(super) fn text(&self, entry: &Entry) -> Option<Text<'_>> {
-        let (id, body) = self.texts.get(entry.text).split_at_checked(entry.id_bytes.into())?;
+        let (id, body) = self.spelled(entry);
         Some(Text { id: serde_json::from_slice(id).ok()?, body: serde_json::from_slice(body).ok()? })
+    }
+
+    /// The same, as bytes.
+    pub(super) fn spelled(&self, entry: &Entry) -> (&[u8], &[u8]) {
+        self.texts.get(entry.text).split_at_checked(entry.id_bytes.into()).unwrap_or_default()
     }
 
     /// A message as it was kept.

@@ -13,10 +13,11 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::trouble::{Done, Trouble};
 
-/// Who had the store before may be finishing what it has begun: so often is it
-/// tried again to have it, at this distance.
-const TRIES: u32 = 100;
-const BETWEEN_TRIES: Duration = Duration::from_millis(50);
+/// Who had the store before may be finishing what it has begun, which is waited for
+/// so long. As a rule it is only on its way out: so the first tries are close.
+const PATIENCE: Duration = Duration::from_secs(5);
+const BETWEEN_FIRST: Duration = Duration::from_millis(1);
+const BETWEEN_LAST: Duration = Duration::from_millis(50);
 
 /// A generation that is being deleted; what is found under such a name is deleted.
 const DROPPED: &str = "dropped";
@@ -120,11 +121,14 @@ fn number(name: &str) -> Option<u32> {
 }
 
 fn lock(handle: &File, directory: &Path) -> Done {
-    for _ in 0..TRIES {
+    let (mut waited, mut wait) = (Duration::ZERO, BETWEEN_FIRST);
+    while waited < PATIENCE {
         match flock(handle, FlockOperation::NonBlockingLockExclusive) {
-            Err(rustix::io::Errno::WOULDBLOCK) => thread::sleep(BETWEEN_TRIES),
+            Err(rustix::io::Errno::WOULDBLOCK) => thread::sleep(wait),
             locked => return locked.map_err(Trouble::call(directory)),
         }
+        waited += wait;
+        wait = BETWEEN_LAST.min(2 * wait);
     }
     Err(Trouble::Hindered(format!("another process has {} open", directory.display())))
 }
