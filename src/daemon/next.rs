@@ -138,6 +138,12 @@ async fn await_wish(
             },
             Some(Signal::Term) if clock::now().moment < restarts_until || is_announced(&waiting) => {
                 driver.borrow_mut().is_restarting();
+                if let Err(why) = moment::check(&program).await {
+                    // What is handed over would be lost with the start that fails.
+                    log::error!("the next start would fail, so nothing is handed over: {why}");
+                    stop(&driver, &doors, Close::Restarting).await;
+                    return (wishes, Next::End("SIGTERM"));
+                }
                 moment::clear_doors(&driver, &doors).await;
                 return (wishes, Next::Process);
             }

@@ -35,8 +35,7 @@ fn what_is_in_memory_and_on_the_disk_is_known_at_once() {
     let all = [(1, "on the disk"), (2, in_memory), (3, in_memory), (4, in_memory)];
     assert_eq!(texts(&stage.read(&orders, 10, 1000)), all);
     stage.later(DELAY);
-    assert_eq!(stage.told(), [stored(&orders, 2, 2)]);
-    stage.stop();
+    assert_eq!(stage.told(), [stored(&orders, 2, 3)], "what is written at a stop is written now");
     stage.crash();
     stage.load();
     assert_eq!(texts(&stage.read(&orders, 10, 1000)), all[..3]);

@@ -168,6 +168,11 @@ impl Store {
             self.tail.insert_spelled(&log, seq, &kind.keeping(), text, id);
             if let Some(entry) = self.tail.get_mut(&log, seq) {
                 (entry.is_tried, entry.is_forgotten) = (state.0, state.1);
+                // What goes to the disk at a stop goes at a hand-over; afterwards, when
+                // nobody waits for that.
+                if entry.disk == When::Stop {
+                    entry.disk = When::Behind;
+                }
             }
         }
         let Some(disk) = &mut self.disk else { return Ok(()) };
