@@ -76,14 +76,17 @@ impl Bundle {
         write(&mut self.0, value);
     }
 
-    /// All of it, with the texts.
-    pub(super) fn seal(self, mut texts: Vec<u8>) -> Vec<u8> {
-        let Self(mut rest) = self;
-        let length = texts.len();
-        rest.append(&mut texts);
-        let mut whole = Vec::with_capacity(rest.len() + 64);
-        write(&mut whole, &Heading { version: VERSION, checksum: crc32fast::hash(&rest), texts: length });
-        whole.append(&mut rest);
+    /// All of it, with the texts one behind the other.
+    pub(super) fn seal(self, texts: &[&[u8]]) -> Vec<u8> {
+        let length = texts.iter().map(|text| text.len()).sum();
+        let mut sum = crc32fast::Hasher::new();
+        sum.update(&self.0);
+        texts.iter().for_each(|text| sum.update(text));
+        // They may be most of the memory: they are copied once.
+        let mut whole = Vec::with_capacity(self.0.len() + length + 128);
+        write(&mut whole, &Heading { version: VERSION, checksum: sum.finalize(), texts: length });
+        whole.extend(self.0);
+        texts.iter().for_each(|text| whole.extend_from_slice(text));
         whole
     }
 }

@@ -123,7 +123,7 @@ impl Store {
             }
             bundle.add(&both);
         }
-        bundle.seal(texts)
+        bundle.seal(&texts)
     }
 
     /// Goes on where another store was, with options that may be new but for the
@@ -281,7 +281,7 @@ impl Disk {
 
 impl Both {
     /// What of it is in memory; its texts are appended.
-    fn of(log: &LogKey, tail: &Tail, texts: &mut Vec<u8>) -> Self {
+    fn of<'a>(log: &LogKey, tail: &'a Tail, texts: &mut Vec<&'a [u8]>) -> Self {
         let messages = tail.logs.get(log).into_iter().flatten();
         Self {
             log: log.clone(),
@@ -304,12 +304,11 @@ impl Both {
 }
 
 impl Kept {
-    fn of(seq: u64, entry: &Entry, tail: &Tail, texts: &mut Vec<u8>) -> Self {
+    fn of<'a>(seq: u64, entry: &Entry, tail: &'a Tail, texts: &mut Vec<&'a [u8]>) -> Self {
         let Entry { expires, since, size, heard, durable, disk, is_tried, is_forgotten, .. } = *entry;
         let kind = Kind(expires, since, size, heard, durable, disk);
         let (id, body) = tail.spelled(entry);
-        texts.extend_from_slice(id);
-        texts.extend_from_slice(body);
+        texts.extend([id, body]);
         Self(seq, kind, State(is_tried, is_forgotten), id.len(), body.len())
     }
 }
