@@ -3,7 +3,7 @@
 //! Knows what goes along: hub, store and links as bytes in a sealed file, and
 //! the sockets in a pouch, in the order in which the file lists them. Does not
 //! know how the two come to the next process: by exec in place, in
-//! [`exec`](self::exec), or through systemd's store of descriptors.
+//! [`exec`], or through systemd's store of descriptors.
 //!
 //! Packing changes nothing that anybody could notice. If nobody takes over, the
 //! packed daemon goes on, and the copies are closed.
