@@ -134,9 +134,11 @@ impl Log {
             line.receipt = None;
             line.is_told = false;
             line.is_had = false;
+            // What nobody heard is kept no longer once somebody has, and not lost.
+            let is_over = self.keeps == Keeps::Unheard && line.is_heard && line.gone.is_none();
             if written.kept.contains(&line.seq) {
                 line.gone = None;
-            } else if line.gone.is_some() || !line.is_heard || self.keeps == Keeps::Unacknowledged {
+            } else if !is_over {
                 line.gone = Some("not_kept");
             }
         }

@@ -116,7 +116,7 @@ pub(crate) struct Purge {
 ///
 /// Files, keys and secrets are read and checked as a whole first; then all that has
 /// changed is used, or, if anything is wrong, nothing. What takes a restart
-/// ([listen] http and worker, all of [state]) counts as wrong when it has changed.
+/// (`[listen]` http and worker, all of `[state]`) counts as wrong when it has changed.
 /// Prints what has changed; exits with 1, and says what is wrong and where, if wshubd
 /// goes on as before.
 ///
