@@ -27,6 +27,10 @@ use crate::hub::Input;
 use crate::protocol::{Close, Moment};
 use crate::reload::{Reloader, Wish};
 
+/// How long the disk may take to write what it is still owed, before another
+/// process goes on with that: everybody waits meanwhile.
+const WRITING: Duration = Duration::from_secs(1);
+
 /// What comes after the loop.
 enum Next {
     /// Nothing; this signal ended it.
@@ -138,12 +142,6 @@ async fn await_wish(
             },
             Some(Signal::Term) if clock::now().moment < restarts_until || is_announced(&waiting) => {
                 driver.borrow_mut().is_restarting();
-                if let Err(why) = moment::check(&program).await {
-                    // What is handed over would be lost with the start that fails.
-                    log::error!("the next start would fail, so nothing is handed over: {why}");
-                    stop(&driver, &doors, Close::Restarting).await;
-                    return (wishes, Next::End("SIGTERM"));
-                }
                 moment::clear_doors(&driver, &doors).await;
                 return (wishes, Next::Process);
             }
@@ -202,6 +200,8 @@ fn become_next(program: &Path, driver: &mut Driver, doors: &mut Doors, lock: &Fi
 /// take it: then this one has to say goodbye.
 fn leave_to_systemd(driver: &mut Driver, doors: &Doors) -> bool {
     let Some(notify) = Notify::of_process() else { return false };
+    // A start that fails loses all that was handed over; not what a disk has.
+    driver.write_out(WRITING);
     let count = driver.connections();
     let given = handover::pack(driver, doors, Way::Systemd);
     match given.and_then(|sent| handover::systemd::give(notify, sent)) {

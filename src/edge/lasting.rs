@@ -74,12 +74,17 @@ impl Driver {
 
     /// Writes what is to outlive the daemon; how many messages could not be written.
     pub fn save(&mut self, patience: Duration) -> usize {
-        self.store.finish();
-        self.wait_for_store(patience, "writing what is kept", Store::is_finished);
+        self.write_out(patience);
         if let Some(positions) = self.positions.take() {
             positions.remove();
         }
         self.store.owed()
+    }
+
+    /// Writes what is to outlive the daemon, for as long as that may take.
+    pub fn write_out(&mut self, patience: Duration) {
+        self.store.finish();
+        self.wait_for_store(patience, "writing what is kept", Store::is_finished);
     }
 
     /// What the next daemon needs to go on, and when that was true.
