@@ -34,7 +34,7 @@ use crate::edge::{clock, signals};
 use crate::hub::{Hub, Settings};
 use crate::protocol::Close;
 use crate::reload::{Reloader, Source};
-use next::{Wishes, work};
+use next::{Terminal, Wishes, work};
 
 /// Why the daemon did not start.
 #[derive(Debug)]
@@ -136,6 +136,7 @@ const SAVING: Duration = Duration::from_secs(30);
 /// # Errors
 /// Whatever keeps it from starting; once it runs, nothing does.
 pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
+    let terminal = Terminal::of_process();
     // Before anything else is opened.
     let program: Rc<Path> = exec::program().map_err(Error::Program)?.into();
     let mut passed = Passed::of_process().map_err(|error| Error::Passed("LISTEN_FDS", error))?;
@@ -190,7 +191,7 @@ pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
     }
     driver.borrow_mut().is_ready();
     let reloader = Reloader::new(source, loaded, addresses);
-    let wishes = Wishes::new(signals, driver.borrow().reload_bell(), reloader);
+    let wishes = Wishes::new(signals, driver.borrow().reload_bell(), reloader, terminal);
     let Some(cause) = work(wishes, &program, &lock, &driver, &doors) else { return Ok(()) };
     if config.state.store == StoreKind::Sled {
         leave(&mut driver.borrow_mut(), directory);

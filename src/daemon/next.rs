@@ -51,12 +51,26 @@ pub(super) struct Wishes {
     signals: Signals,
     asked: Receiver<()>,
     reloader: Reloader,
-    had_terminal: bool,
+    /// At the start: one that went away since may still have to be noticed.
+    terminal: Terminal,
+}
+
+/// Whether somebody sits at the other end of what the daemon says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Terminal {
+    None,
+    There,
+}
+
+impl Terminal {
+    pub(super) fn of_process() -> Self {
+        if std::io::stderr().is_terminal() { Self::There } else { Self::None }
+    }
 }
 
 impl Wishes {
-    pub(super) fn new(signals: Signals, asked: Receiver<()>, reloader: Reloader) -> Self {
-        Self { signals, asked, reloader, had_terminal: std::io::stderr().is_terminal() }
+    pub(super) fn new(signals: Signals, asked: Receiver<()>, reloader: Reloader, terminal: Terminal) -> Self {
+        Self { signals, asked, reloader, terminal }
     }
 
     /// The next signal; none, where somebody asks for a reload.
@@ -70,7 +84,7 @@ impl Wishes {
 
     /// What a terminal sends that goes away, with whoever sat there.
     fn has_lost_terminal(&self) -> bool {
-        self.had_terminal && !std::io::stderr().is_terminal()
+        self.terminal == Terminal::There && Terminal::of_process() == Terminal::None
     }
 }
 
