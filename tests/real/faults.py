@@ -157,23 +157,29 @@ def provoke(bench, kind, at):
 def the_nth_call_fails(_):
     print(f"# FAULT_SEED={SEED}", flush=True)
     failed = Counter()
+    longest = 0.0
     with Bench(failing=True) as bench:
-        pid = bench.hub.process.pid
-        with Live(bench.hub) as live:
-            for number, (kind, at, error, times) in enumerate(plan_of_faults()):
-                try:
+        for number, (kind, at, error, times) in enumerate(plan_of_faults()):
+            try:
+                with Live(bench.hub) as live:
                     bench.calls.arm(kind, at, error, times)
                     failed[kind] += provoke(bench, kind, at)
                     if times == 0 and bench.calls.failed:
                         bench.until_refused()
                     bench.calls.mend()
                     bench.until_stored()
-                except AssertionError as e:
-                    raise AssertionError(f"{kind} {at} {error} times={times}: {e}") from e
-        same(bench.hub.process.pid, pid, "the daemon's process")
+            except AssertionError as e:
+                raise AssertionError(f"{kind} {at} {error} times={times}: {e}") from e
+            same(bench.hub.process.poll(), None, "the daemon's end")
+            longest = max(longest, live.longest)
+            # A new daemon each time: to this one a disk that fails again so soon has not recovered, and waits longer and
+            # longer for its next attempt.
+            bench.hub.kill()
+            bench.hub.start()
         bench.killed_and_started()
         missing = [kind for kind in ("write", "sync", "open") if not failed[kind]]
         assert not missing, f"no call of these kinds was ever made, so that none could fail: {missing}"
+        live.longest = longest
         return f"{number + 1} trials, failed {dict(failed)}, {bench.told(live)}"
 
 
