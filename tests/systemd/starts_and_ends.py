@@ -11,7 +11,8 @@ STARTED = "started: ws://127.0.0.1:8098/api/v1/ws (from systemd); workers at /ru
 
 @story("a start is over when it serves, and says in one line of the right priority where")
 def start(hub):
-    hub.ctl("restart", "wshubd")
+    hub.ctl("stop", "wshubd.service")
+    hub.ctl("start", "wshubd.service")
     same(hub.http("GET", "/healthz").status, 200)
     same(hub.said(), [(6, STARTED)])
     status = hub.ctl("status", "wshubd").stdout
