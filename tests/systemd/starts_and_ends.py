@@ -55,7 +55,8 @@ def idle(hub):
 
 @story("a stop says goodbye, ends with 0 and leaves two lines")
 def stop(hub):
-    hub.ctl("restart", "wshubd")
+    hub.ctl("stop", "wshubd.service")
+    hub.ctl("start", "wshubd.service")
     invocation = hub.show("InvocationID")
     ann = hub.connect("ann")
     hub.ctl("stop", "wshubd")
