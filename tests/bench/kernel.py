@@ -143,7 +143,9 @@ class Device:
 
 
 class Syncs:
-    """How often a process has the disk write down what it was given: fsync and fdatasync, by strace, which slows it down."""
+    """How often a process and those that it starts have the disk write down what they were given: fsync and fdatasync, by
+    strace, which slows them down. The process that owns a daemon's disk is replaced now and then: so the daemon is traced
+    as well."""
 
     def __init__(self, pid):
         self.pid, self.count, self.why_not = pid, None, None
@@ -153,7 +155,8 @@ class Syncs:
             self.why_not = "there is no strace"
             return self
         self.told = tempfile.NamedTemporaryFile(mode="r", prefix="wshub-strace-")
-        command = ["strace", "-f", "-c", "-qq", "-e", "trace=fsync,fdatasync", "-o", self.told.name, "-p", str(self.pid)]
+        command = ["strace", "-f", "-c", "-qq", "-e", "trace=fsync,fdatasync", "-o", self.told.name]
+        command += [word for pid in tree(self.pid) for word in ("-p", str(pid))]
         self.strace = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         end = time.monotonic() + 5
         while not self._is_attached():
@@ -165,7 +168,8 @@ class Syncs:
         return self
 
     def _is_attached(self):
-        return all(_number(task / "status", "TracerPid") for task in Path(f"/proc/{self.pid}/task").iterdir())
+        tasks = (task for pid in tree(self.pid) for task in Path(f"/proc/{pid}/task").iterdir())
+        return all(_number(task / "status", "TracerPid") for task in tasks)
 
     def __exit__(self, *_):
         if self.why_not is not None:
