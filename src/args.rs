@@ -39,7 +39,9 @@ Environment:
 
 Signals: SIGHUP has it take over what has changed in its files, keys and secrets,
 and says in the log what that was, or why nothing was; `wshubctl reload` does the
-same and waits for it. SIGTERM and SIGINT stop it.
+same and waits for it. SIGUSR2 has it go on in the program that is in its file
+now, without ending a connection; under systemd `systemctl restart` does that.
+SIGTERM and SIGINT stop it.
 
 Exit status: 0 after a clean stop, 64 for wrong arguments, 69 where another
 wshubd runs or an address is taken, 71 where the system refuses what a daemon
