@@ -73,6 +73,7 @@ pub mod daemon;
 pub mod edge;
 pub mod features;
 pub mod hub;
+mod json;
 pub mod logging;
 pub mod protocol;
 pub mod reload;

@@ -375,7 +375,7 @@ fn usual_files(directory: &Path) -> Result<Vec<PathBuf>, Problem> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(unreadable(&drop_ins, &error)),
     }
-    files.sort();
+    files.sort_unstable();
     let file = directory.join("wshubd.toml");
     // Only what is known to be missing is left out; defaults in place of a
     // file that could not be looked at might open what it closes.

@@ -175,8 +175,10 @@ static DIGESTS: OnceLock<signature::Secret> = OnceLock::new();
 
 /// Makes sure that there is one. Two that begin at the same time end with the same.
 fn prepare_digests() -> io::Result<()> {
-    if DIGESTS.get().is_none() {
-        let _ = signature::Secret::hs256(&random::<32>()?).map(|key| DIGESTS.set(key));
+    if DIGESTS.get().is_none()
+        && let Some(key) = signature::Secret::hs256(&random::<32>()?)
+    {
+        let _ = DIGESTS.set(key);
     }
     Ok(())
 }

@@ -105,7 +105,8 @@ impl Store {
         }
         let (tail, disk) = (&self.tail, self.disk.as_ref());
         let mut gone: BTreeMap<&LogKey, Vec<(u64, u64, u64)>> = BTreeMap::new();
-        let mut logs: BTreeSet<&LogKey> = tail.logs.keys().collect();
+        let mut logs: BTreeSet<&LogKey> = BTreeSet::new();
+        logs.extend(tail.logs.keys());
         if let Some(Disk { index, .. }) = disk {
             for run in &index.gone {
                 gone.entry(&run.log).or_default().push((run.life, run.from, run.to));
