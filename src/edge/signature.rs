@@ -57,7 +57,7 @@ impl Secret {
 
 /// What a signature is verified with.
 pub(super) enum Verifies {
-    Secret(Secret),
+    Secret(Box<Secret>),
     Public(PublicKey),
 }
 
@@ -78,7 +78,7 @@ impl Verifies {
         if bytes.starts_with(b"-----BEGIN") {
             return Err("it holds a PEM key, and a secret is wanted".into());
         }
-        secret(bytes).map(Self::Secret).ok_or_else(|| "no HMAC takes it".into())
+        secret(bytes).map(Box::new).map(Self::Secret).ok_or_else(|| "no HMAC takes it".into())
     }
 
     /// Whether whoever has the key, or its private half, signed this message.
