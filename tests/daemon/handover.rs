@@ -323,7 +323,7 @@ fn started_with(state: &[u8]) -> (TcpStream, UnixStream, String, Child) {
     rustix::net::sendmsg(&into, &[byte], &mut control, rustix::net::SendFlags::empty()).unwrap();
     drop((into, theirs, theirs_too));
 
-    let directory = crate::bench::directory();
+    let directory = directory();
     let daemon = crate::bench::command(&directory);
     let mut shell = std::process::Command::new("/bin/sh");
     shell.env_clear().envs(daemon.get_envs().filter_map(|(name, value)| Some((name, value?))));
