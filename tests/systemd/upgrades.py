@@ -111,7 +111,11 @@ def mistake(hub):
         assert "NOT restarted" in said and f"{conffile}:{line}" in said and "burts" in said, said
         same((hub.installed(), hub.main()), ("ii 4-1", pid))
         same(hub.run("dpkg", "--audit").stdout, "")
-        hub.run("wshubctl", "pub", "--durable", "news", "the old one goes on")
+        for child in hub.children():
+            hub.signal("KILL", child)
+        # Its disk too: the process that owns it is started anew, of the program that is no file any more.
+        hub.run("wshubctl", "pub", "--durable", "later", "the old one goes on")
+        hub.run("wshubctl", "pub", "news", "the old one goes on")
         ann.hear("message", data="the old one goes on")
         hub.write(conffile, right)
         hub.ctl("restart", "wshubd")
