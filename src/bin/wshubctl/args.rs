@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Parser, Subcommand};
+use wshubd::features::VERSION;
 
 pub(crate) use admin::{
     Channels, CheckToken, Connections, Disconnect, Inbox, NewToken, Operations, Purge, Reload, Status,
@@ -19,7 +20,7 @@ pub(crate) use admin::{
 
 /// Publish, listen, and stop long-running jobs through wshubd.
 #[derive(Parser, Debug)]
-#[command(name = "wshubctl", version, after_help = AFTER_HELP, max_term_width = 100)]
+#[command(name = "wshubctl", version = VERSION.as_str(), after_help = AFTER_HELP, max_term_width = 100)]
 pub(crate) struct Args {
     /// The worker socket of wshubd [default: where wshubd makes it]
     #[arg(long, value_name = "PATH", global = true)]
