@@ -2,6 +2,8 @@
 //!
 //! Knows options and the help beside them. Does not know how any of it is done.
 
+// Its path, since packaging/completions.rs reads this file too, from where it is.
+#[path = "args/admin.rs"]
 mod admin;
 
 use std::ffi::OsString;
