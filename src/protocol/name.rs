@@ -199,16 +199,28 @@ const CONNECTION_ID_LENGTH: usize = 20;
 impl MessageId {
     /// One that the hub makes, of a number that it gives out once.
     pub fn made(number: u64) -> Self {
-        Self(spelled(number).into())
+        Self(as_text(&letters(number)).into())
     }
 }
 
 /// A number as the thirteen letters and digits that ids and epochs are made of.
 pub fn spelled(number: u64) -> String {
-    let text = ConnectionId { slot: 0, tag: number }.text();
-    /// What the slot, which is zero, takes of the text.
-    const LEADING: usize = 7;
-    String::from_utf8_lossy(&text[LEADING..]).into_owned()
+    as_text(&letters(number)).to_owned()
+}
+
+/// Five bits each, the highest first.
+fn letters(mut number: u64) -> [u8; 13] {
+    let mut text = [0; 13];
+    for place in text.iter_mut().rev() {
+        *place = ALPHABET[(number & 31) as usize];
+        number >>= 5;
+    }
+    text
+}
+
+/// All letters of the alphabet are ASCII.
+fn as_text(letters: &[u8]) -> &str {
+    std::str::from_utf8(letters).unwrap_or_default()
 }
 
 impl ConnectionId {
@@ -239,6 +251,6 @@ impl ConnectionId {
 
 impl fmt::Display for ConnectionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(std::str::from_utf8(&self.text()).unwrap_or_default())
+        f.write_str(as_text(&self.text()))
     }
 }
