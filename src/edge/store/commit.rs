@@ -48,7 +48,8 @@ pub(super) struct Batch {
     /// From memory, with the life of their logs.
     puts: Vec<(LogKey, u64, u64)>,
     moved: Vec<Moved>,
-    marks: BTreeMap<LogKey, LogMark>,
+    /// Ascending, to be searched.
+    marks: Vec<(LogKey, LogMark)>,
     stale: Stale,
 }
 
@@ -86,13 +87,17 @@ impl Disk {
             marks.entry(log.clone()).or_default();
         }
         let standing = |log: &LogKey| around.hub.standing(log);
-        let written = marks.into_iter();
-        let mut marks: BTreeMap<LogKey, LogMark> = BTreeMap::new();
-        marks.extend(written.filter_map(|(log, written)| {
-            let mark = self.index.mark(&log, standing(&log), written)?;
-            Some((log, mark))
-        }));
-        let life = |log: &LogKey| marks.get(log).map_or(0, |mark| mark.life);
+        let marks: Vec<(LogKey, LogMark)> = marks
+            .into_iter()
+            .filter_map(|(log, written)| {
+                let mark = self.index.mark(&log, standing(&log), written)?;
+                Some((log, mark))
+            })
+            .collect();
+        let life = |log: &LogKey| {
+            let mark = place(&marks, log).and_then(|place| marks.get(place));
+            mark.map_or(0, |(_, mark)| mark.life)
+        };
         let puts = chosen.into_iter().map(|(log, seq)| {
             let life = life(&log);
             (log, seq, life)
@@ -215,6 +220,11 @@ fn tell(mut stored: Vec<(LogKey, u64)>, around: &mut Around<'_>) {
     }
 }
 
+/// Where the mark of a log is.
+fn place(marks: &[(LogKey, LogMark)], log: &LogKey) -> Option<usize> {
+    marks.binary_search_by(|(of, _)| of.cmp(log)).ok()
+}
+
 impl Batch {
     /// Gives it to the process.
     pub(super) fn give(
@@ -225,9 +235,11 @@ impl Batch {
         budget: &Budget,
         around: &mut Around<'_>,
     ) -> io::Result<()> {
-        let mut names: BTreeMap<&LogKey, String> = BTreeMap::new();
-        names.extend(self.marks.keys().map(|log| (log, spelling::log(log))));
-        let name = |log: &LogKey| names.get(log).map_or("", String::as_str);
+        let names: Vec<String> = self.marks.iter().map(|(log, _)| spelling::log(log)).collect();
+        let name = |log: &LogKey| {
+            let name = place(&self.marks, log).and_then(|place| names.get(place));
+            name.map_or("", String::as_str)
+        };
         let put = |(log, seq, life): &(LogKey, u64, u64)| {
             let entry = tail.get(log, *seq)?;
             spelling::put((name(log), *seq), *life, entry, tail.text(entry)?, elapsed)
@@ -236,8 +248,8 @@ impl Batch {
         let puts = self.puts.iter().filter_map(put).chain(moved).collect();
         let store = StoreMark { stamp: elapsed.stamp(around.now), spent: budget.spent(around.now.moment) };
         let mut marks = vec![mark("", &store)?];
-        for (log, state) in &self.marks {
-            marks.push(mark(name(log), state)?);
+        for ((_, state), name) in self.marks.iter().zip(&names) {
+            marks.push(mark(name, state)?);
         }
         let gone = self.stale.gone.iter().map(|run| Gone {
             log: spelling::life(name(&run.log), run.life).into(),

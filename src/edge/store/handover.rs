@@ -7,7 +7,7 @@
 //! The texts of messages in memory are passed on as they were spelled when they were
 //! kept: nobody reads them again before somebody wants them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -104,20 +104,19 @@ impl Store {
             disk.let_go(now.moment, &mut self.tail);
         }
         let (tail, disk) = (&self.tail, self.disk.as_ref());
-        let mut gone: BTreeMap<&LogKey, Vec<(u64, u64, u64)>> = BTreeMap::new();
-        let mut logs: BTreeSet<&LogKey> = BTreeSet::new();
-        logs.extend(tail.logs.keys());
-        if let Some(Disk { index, .. }) = disk {
-            for run in &index.gone {
-                gone.entry(&run.log).or_default().push((run.life, run.from, run.to));
-            }
-            logs.extend(index.logs.keys().chain(&index.stale).chain(gone.keys().copied()));
+        // With what is gone of each.
+        let mut logs: BTreeMap<&LogKey, Vec<(u64, u64, u64)>> = BTreeMap::new();
+        let on_disk = disk.iter().flat_map(|disk| disk.index.logs.keys().chain(&disk.index.stale));
+        for log in tail.logs.keys().chain(on_disk) {
+            logs.entry(log).or_default();
+        }
+        for run in disk.iter().flat_map(|disk| &disk.index.gone) {
+            logs.entry(&run.log).or_default().push((run.life, run.from, run.to));
         }
         let outline = Outline { logs: logs.len(), disk: disk.as_ref().map(|disk| disk.outline(now.moment)) };
         let (mut bundle, mut texts) = (Bundle::default(), Vec::new());
         bundle.add(&outline);
-        for log in logs {
-            let gone = gone.remove(log).unwrap_or_default();
+        for (log, gone) in logs {
             let mut both = Both { gone, ..Both::of(log, tail, &mut texts) };
             if let Some(disk) = disk {
                 both.describe(&disk.index);

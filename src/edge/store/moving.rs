@@ -7,7 +7,7 @@
 //! the oldest first, and the few messages in it that are still owed are written
 //! again before.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 use serde_json::value::RawValue;
 
@@ -61,9 +61,9 @@ impl Moving {
     pub(super) fn has_read(&mut self, index: &mut Index) {
         let Some((log, run)) = self.runs.pop_front() else { return };
         let of_this = self.moved.iter().rev().take_while(|moved| moved.log == log);
-        let mut came = BTreeSet::new();
-        came.extend(of_this.map(|moved| moved.placed.seq));
-        for placed in run.iter().filter(|placed| !came.contains(&placed.seq)) {
+        let mut came: Vec<u64> = of_this.map(|moved| moved.placed.seq).collect();
+        came.sort_unstable();
+        for placed in run.iter().filter(|placed| came.binary_search(&placed.seq).is_err()) {
             if index.get(&log, placed.seq) == Some(*placed) {
                 index.forget(&log, placed.seq, placed.seq, Some(0));
             }
