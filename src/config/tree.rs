@@ -145,7 +145,9 @@ impl Source {
             let node = Node { place, value: self.value(value.get_ref()), spelled: None };
             (key.get_ref().to_string(), node)
         };
-        table.iter().map(entry).collect()
+        let mut entries = Entries::new();
+        entries.extend(table.iter().map(entry));
+        entries
     }
 
     fn value(&self, value: &DeValue<'_>) -> Value {

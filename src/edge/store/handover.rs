@@ -262,7 +262,7 @@ impl Disk {
         disk.budget = Budget::new(disk.options.flash_budget, 0, now.moment);
         disk.budget.spend(now.moment, outline.spent);
         let generation = |(number, put, bytes)| (number, Generation { put, bytes, ..Generation::default() });
-        disk.index.generations = outline.generations.into_iter().map(generation).collect();
+        disk.index.generations.extend(outline.generations.into_iter().map(generation));
         (disk.newest, disk.room.newest) = (outline.newest, outline.newest_bytes);
         disk.index.next_life = outline.next_life;
         (disk.swept_at, disk.stale_since) = (outline.swept_at, outline.stale_since);

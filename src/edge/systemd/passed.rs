@@ -3,7 +3,6 @@
 //! Knows what was passed and what was asked for so far. Does not know what a name
 //! stands for.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 
@@ -52,7 +51,10 @@ impl Passed {
     }
 
     /// The names of what is left, each once.
-    pub fn names(&self) -> BTreeSet<&str> {
-        self.0.iter().map(|(name, _)| name.as_str()).collect()
+    pub fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.0.iter().map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 }
