@@ -5,6 +5,7 @@ another number, in its programs too; what else differs is the suite's own doing.
 """
 
 import os
+import re
 import subprocess
 import tempfile
 from pathlib import Path
@@ -15,12 +16,15 @@ DEB = Path(os.environ["WSHUBD_DEB"])
 # What the suites install, and a version that comes after it.
 VERSION, NEWER = "1-1", "2-1"
 FILE = f"/root/wshubd_{VERSION}.deb"
-# Where a later version says that it is one; as long as the number that it takes the place of.
-LATER = b"wshubd 9.9.9"
 
 
 def control(package, field):
     return subprocess.run(["dpkg-deb", "-f", package, field], check=True, capture_output=True, text=True).stdout.strip()
+
+
+# The number that the programs of a newer version have: as long as that of these, whose place it takes.
+NUMBER = control(DEB, "Version").rpartition("-")[0]
+LATER = re.sub(r"\d", "9", NUMBER)
 
 
 class Package:
@@ -55,7 +59,8 @@ class Package:
 
 def newer():
     package = Package(NEWER)
-    package.replace("usr/bin/wshubd", b"wshubd " + control(DEB, "Version").rpartition("-")[0].encode(), LATER)
+    # As it stands before the features in what --version says.
+    package.replace("usr/bin/wshubd", f"{NUMBER} (", f"{LATER} (")
     return package
 
 
@@ -98,8 +103,9 @@ class Bare(Machine):
         return os.readlink(self.path(f"/proc/{self.main()}/exe"))
 
     def __exit__(self, kind, *_):
-        # What is left of it at the end is told by the last story.
-        if kind is None:
+        if self.installed().startswith("ii"):
+            super().__exit__(kind)
+        elif kind is None:
+            # Nothing is left that could be stopped.
             failed = self.ctl("--failed", "--plain", "--no-legend").stdout
             assert not failed.strip(), f"failed units: {failed}"
-

@@ -51,7 +51,7 @@ def upgrade(hub):
     hub.run("wshubctl", "pub", "later", "of the older one")
     figure = under_load(hub, hub.newer)
     same(hub.installed(), f"ii {NEWER}")
-    assert hub.version().startswith(LATER.decode()), hub.version()
+    assert hub.version().startswith(f"wshubd {LATER} "), hub.version()
     same(hub.executable(), "/usr/bin/wshubd")
     return figure
 
