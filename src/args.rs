@@ -26,7 +26,9 @@ Options:
   --check         Say what is wrong with the configuration, its keys and its
                   secrets, then exit; nothing is started or created
   --show          Print the configuration in effect as TOML, then exit
-  -V, --version   Print the version, then exit
+  -V, --version   Print the version, and with + or - which features were built
+                  in: public-keys (RS256, ES256 and EdDSA), store (messages on a
+                  disk); then exit
   -h, --help      Print this, then exit
 
 Environment:
@@ -54,6 +56,7 @@ anything else.
 pub(crate) enum Task {
     Run,
     /// Own the disk of a daemon, which is the other end of standard input.
+    #[cfg(feature = "store")]
     Store(PathBuf),
     Check,
     Show,
@@ -81,6 +84,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Args, le
                 read.config = Some(parser.value()?.into());
                 continue;
             }
+            #[cfg(feature = "store")]
             Long("store") => Task::Store(parser.value()?.into()),
             Long("check") => Task::Check,
             Long("show") => Task::Show,
@@ -119,6 +123,7 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "store")]
     #[test]
     fn the_process_that_owns_the_disk_is_told_where_and_people_are_not_told_of_it() {
         let store = Args { task: Task::Store("/s".into()), config: None };

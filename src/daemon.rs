@@ -28,7 +28,7 @@ use crate::edge::handover::{self, Arrival, exec};
 use crate::edge::secret::Absent;
 use crate::edge::site::Site;
 use crate::edge::store::remains::{self, Remains};
-use crate::edge::store::{self, Store};
+use crate::edge::store::{self, Engine, Store};
 use crate::edge::systemd::{Bulletin, Notify, Passed};
 use crate::edge::{clock, signals};
 use crate::hub::{Hub, Settings};
@@ -262,7 +262,9 @@ fn store(config: &Config) -> Store {
 
 /// How the disk is to be used, if it is.
 pub(crate) fn store_options(config: &Config) -> Option<store::Options> {
-    (config.state.store == StoreKind::Sled).then(|| store::Options {
+    let engine = Engine::built_in().filter(|_| config.state.store == StoreKind::Sled);
+    engine.map(|engine| store::Options {
+        engine,
         // The file may have been replaced by a newer one; this one is what runs.
         program: "/proc/self/exe".into(),
         directory: config.state.directory.join("store"),

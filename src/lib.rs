@@ -39,7 +39,7 @@
 //! A floor knows those below it and never looks up. Beside the floors stand
 //! [`config`], which says what was asked for, and [`daemon`], which starts the
 //! rooms in order and stops them in reverse; [`reload`] takes over what was changed
-//! meanwhile. In front of the house, [`client`] is
+//! meanwhile; [`features`] says what was built in. In front of the house, [`client`] is
 //! what a worker written in Rust talks to it with.
 //!
 //! # A message's journey
@@ -71,7 +71,9 @@ pub mod client;
 pub mod config;
 pub mod daemon;
 pub mod edge;
+pub mod features;
 pub mod hub;
+mod json;
 pub mod logging;
 pub mod protocol;
 pub mod reload;

@@ -16,7 +16,7 @@ use wshubd::config::{ConfigError, Environment, Loaded};
 use wshubd::daemon;
 use wshubd::edge::secret::Absent;
 use wshubd::edge::site::Site;
-use wshubd::edge::store::keeper;
+use wshubd::features::VERSION;
 use wshubd::logging;
 use wshubd::reload::Source;
 
@@ -35,9 +35,10 @@ fn main() -> ExitCode {
     };
     let done = match args.task {
         Task::Help => print(args::HELP),
-        Task::Version => print(concat!("wshubd ", env!("CARGO_PKG_VERSION"), "\n")),
+        Task::Version => print(&format!("wshubd {}\n", *VERSION)),
         // Not in --help: the daemon starts itself so, for the process that owns its disk.
-        Task::Store(directory) => keeper::run(&directory),
+        #[cfg(feature = "store")]
+        Task::Store(directory) => wshubd::edge::store::keeper::run(&directory),
         Task::Run => run(source(args.config)),
         Task::Check => check(&source(args.config)),
         Task::Show => show(&source(args.config)),

@@ -24,6 +24,13 @@ pub enum Error {
         /// What is known of the reason.
         why: String,
     },
+    /// The hub's first word was that this process may not speak to it.
+    TurnedAway {
+        /// The socket.
+        path: Arc<Path>,
+        /// What the hub says.
+        why: String,
+    },
     /// The hub has been away for longer than an answer is waited for.
     Away {
         /// The socket.
@@ -74,6 +81,7 @@ impl fmt::Display for Error {
                 write!(f, "cannot connect to {}: {why} ({advice})", path.display())
             }
             Self::Lost { path, why } => write!(f, "lost the connection to {}: {why}", path.display()),
+            Self::TurnedAway { path, why } => write!(f, "turned away at {}: {why}", path.display()),
             Self::Away { path } => write!(f, "no wshubd has been at {} for a while", path.display()),
             Self::Full { bound } => write!(f, "dropped: {bound} bytes wait for wshubd already"),
             Self::Expired => write!(f, "dropped: wshubd was away for longer than this was worth keeping"),

@@ -84,7 +84,7 @@ impl Link {
         let heard = Heard::new(&head.kind, text);
         let about = head.id.and_then(|id| About::read(id.get()));
         // Who hears anything else was let in.
-        talk.turned_away = false;
+        talk.turned_away = None;
         match (&*head.kind, about) {
             ("interrupt", _) => {
                 if let (Some(id), Ok(interrupt)) = (&head.operation_id, heard.read()) {
@@ -179,7 +179,8 @@ impl Link {
     fn complaint(&mut self, talk: &mut Talk, heard: Heard, is_about_a_request: bool) {
         let refused: Option<Refused> = heard.read().ok();
         let code = refused.as_ref().map(|refused| &*refused.code);
-        talk.turned_away = talk.has_just_begun() && code == Some("forbidden") && !is_about_a_request;
+        let is_about_us = talk.has_just_begun() && code == Some("forbidden") && !is_about_a_request;
+        talk.turned_away = refused.as_ref().filter(|_| is_about_us).map(|refused| refused.message.clone());
         // Of one that is too long in some field it has seen which action it was.
         let is_unread = code == Some("too_large") && !is_about_a_request;
         if let (true, Some(id)) = (is_unread, self.journal.longest(SHORTEST_LIMIT)) {

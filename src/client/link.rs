@@ -139,8 +139,8 @@ impl Link {
     /// taken, or, for a client that connects once, written.
     ///
     /// # Errors
-    /// Why it does not come back: [`Error::Lost`] where it connects once or the
-    /// hub has turned it away, [`Error::Unreachable`] where it may not connect,
+    /// Why it does not come back: [`Error::Lost`] where it connects once,
+    /// [`Error::TurnedAway`], [`Error::Unreachable`] where it may not connect,
     /// [`Error::Away`] where nobody is left to wait for the hub, and
     /// [`Error::Garbled`]. Whoever still waits for an answer gets the same.
     pub async fn run(mut self) -> Result<(), Error> {
@@ -324,10 +324,17 @@ impl Link {
 
     /// How a connection has ended, as far as it is known.
     fn loss(&self, talk: &Talk, why: &str) -> Loss {
+        if let Some(why) = talk.turned_away.clone() {
+            return Loss {
+                error: Error::TurnedAway { path: self.path.clone(), why },
+                is_final: true,
+                after: None,
+            };
+        }
         let why = talk.parting.as_ref().map_or_else(|| why.to_owned(), |said| format!("{why}: {said}"));
         Loss {
             error: Error::Lost { path: self.path.clone(), why },
-            is_final: talk.turned_away || talk.bye.as_ref().is_some_and(Bye::is_final),
+            is_final: talk.bye.as_ref().is_some_and(Bye::is_final),
             after: talk.bye.as_ref().and_then(Bye::after),
         }
     }

@@ -44,7 +44,7 @@ pub(super) struct Talk {
     /// Nothing more can be written: it has hung up.
     pub(super) unheard: bool,
     /// Its first word was that this one may not speak to it.
-    pub(super) turned_away: bool,
+    pub(super) turned_away: Option<String>,
 }
 
 /// The hub is about to hang up.
@@ -103,7 +103,7 @@ impl Talk {
             parting: None,
             bye: None,
             unheard: false,
-            turned_away: false,
+            turned_away: None,
         }
     }
 

@@ -49,10 +49,10 @@ impl Config {
     /// What `next` says otherwise, in the order of the example file. That an entry
     /// of `[[channel]]` came or went shows in the list of all.
     pub fn changes(&self, next: &Self) -> Vec<Change> {
-        let was: BTreeMap<String, String> = show::settings(self).into_iter().collect();
+        let was = show::settings(self);
         let is = show::settings(next).into_iter();
         is.filter_map(|(setting, to)| {
-            let from = was.get(&setting).filter(|from| **from != to)?.clone();
+            let (_, from) = was.iter().find(|(name, from)| *name == setting && *from != to)?.clone();
             Some(Change { setting, from, to })
         })
         .collect()

@@ -19,11 +19,11 @@ impl Environment {
     /// The one that we are in. `HOME` comes from the list of users where it is
     /// not set.
     pub fn of_process() -> Self {
-        let mut variables: BTreeMap<_, _> = std::env::vars_os().collect();
+        let mut this = Self::new(rustix::process::geteuid().as_raw(), std::env::vars_os());
         if let Some(home) = std::env::home_dir() {
-            variables.insert("HOME".into(), home.into());
+            this.variables.insert("HOME".into(), home.into());
         }
-        Self { variables, uid: rustix::process::geteuid().as_raw() }
+        this
     }
 
     /// One made of the given variables alone.
@@ -32,7 +32,9 @@ impl Environment {
         variables: impl IntoIterator<Item = (N, T)>,
     ) -> Self {
         let pairs = variables.into_iter().map(|(name, text)| (name.into(), text.into()));
-        Self { variables: pairs.collect(), uid }
+        let mut variables = BTreeMap::new();
+        variables.extend(pairs);
+        Self { variables, uid }
     }
 
     /// All variables, by name.

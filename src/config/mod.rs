@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
+use crate::features;
 use crate::hub::settings::{Heartbeat, Policy};
 use crate::hub::{Pattern, Rights, Settings, settings};
 
@@ -81,6 +82,13 @@ pub enum StoreKind {
     Memory,
 }
 
+/// A disk, where this build can use one.
+impl Default for StoreKind {
+    fn default() -> Self {
+        if features::STORE.is_built_in { Self::Sled } else { Self::Memory }
+    }
+}
+
 /// Who is let in, and what for.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Auth {
@@ -127,6 +135,14 @@ impl Alg {
         ("ES256", Self::Es256),
         ("EdDSA", Self::EdDsa),
     ];
+
+    /// Whether what verifies cannot sign, and everybody may know it.
+    pub fn is_public(self) -> bool {
+        match self {
+            Self::Hs256 | Self::Hs384 | Self::Hs512 => false,
+            Self::Rs256 | Self::Es256 | Self::EdDsa => true,
+        }
+    }
 
     /// As a token's header spells it.
     pub fn name(self) -> &'static str {
@@ -359,7 +375,7 @@ fn usual_files(directory: &Path) -> Result<Vec<PathBuf>, Problem> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(unreadable(&drop_ins, &error)),
     }
-    files.sort();
+    files.sort_unstable();
     let file = directory.join("wshubd.toml");
     // Only what is known to be missing is left out; defaults in place of a
     // file that could not be looked at might open what it closes.

@@ -18,6 +18,7 @@ use super::{
     StoreKind, Worker, places,
 };
 use crate::edge::origin;
+use crate::features;
 use crate::hub::settings::{self, Disk, Heartbeat, Keep, Policy};
 use crate::hub::{Pattern, Rights, Settings};
 use crate::protocol::name::LONGEST_NAME;
@@ -97,11 +98,15 @@ fn listen(mut table: Table, environment: &Environment) -> Listen {
 }
 
 fn state(mut table: Table, environment: &Environment) -> State {
+    let place = table.place("store");
     let state = State {
         directory: table.path("directory").unwrap_or_else(|| places::state_directory(environment)),
         runtime: environment.directory("RUNTIME_DIRECTORY"),
-        store: table.choice("store", StoreKind::Sled, &StoreKind::NAMES),
+        store: table.choice("store", StoreKind::default(), &StoreKind::NAMES),
     };
+    if let (Some(place), StoreKind::Sled, false) = (place, state.store, features::STORE.is_built_in) {
+        table.complain(place, format!("`state.store` cannot be \"sled\": {}", features::STORE.missing()));
+    }
     table.finish();
     state
 }
@@ -142,7 +147,14 @@ fn keys(tables: Vec<(Place, Table)>) -> Vec<KeyFile> {
     let mut seen = HashSet::new();
     let mut keys = Vec::new();
     for (place, mut table) in tables {
-        let alg = table.place("alg").map(|_| table.choice("alg", Alg::Hs256, &Alg::NAMES));
+        let alg = table.place("alg").map(|place| {
+            let alg = table.choice("alg", Alg::Hs256, &Alg::NAMES);
+            if alg.is_public() && !features::PUBLIC_KEYS.is_built_in {
+                let why = features::PUBLIC_KEYS.missing();
+                table.complain(place, format!("`alg` cannot be {:?}: {why}", alg.name()));
+            }
+            alg
+        });
         let file = table.path("file");
         let kid = table.parsed("kid", |text| {
             let fits = (1..=LONGEST_NAME).contains(&text.len());

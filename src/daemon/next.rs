@@ -20,7 +20,8 @@ use smol::{LocalExecutor, Timer};
 use super::FAREWELL;
 use crate::edge::doors::Doors;
 use crate::edge::driver::{Driver, Shared};
-use crate::edge::handover::{self, Sent, Way, exec, moment};
+use crate::edge::handover::moment::{self, Doubt};
+use crate::edge::handover::{self, Sent, Way, exec};
 use crate::edge::systemd::Notify;
 use crate::edge::{clock, serve, signals};
 use crate::hub::Input;
@@ -156,6 +157,12 @@ async fn await_wish(
             },
             Some(Signal::Term) if clock::now().moment < restarts_until || is_announced(&waiting) => {
                 driver.borrow_mut().is_restarting();
+                // A file that is newer cannot be started inside the sandbox, and need not be.
+                if let Err(Doubt::Configuration(why)) = moment::check(&program).await {
+                    log::error!("nothing is handed over, for the next process would not start: {why}");
+                    stop(&driver, &doors, Close::Restarting).await;
+                    return (wishes, Next::End(cause(Signal::Term)));
+                }
                 moment::clear_doors(&driver, &doors).await;
                 return (wishes, Next::Process);
             }

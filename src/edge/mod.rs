@@ -33,6 +33,7 @@ pub mod scales;
 pub mod secret;
 pub mod serve;
 pub mod signals;
+mod signature;
 pub mod site;
 pub mod store;
 pub mod systemd;

@@ -15,11 +15,10 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::crypto;
 
 use super::claims::{self, Claims, Header, NumericDate};
 use super::flaw::{self, Flaw};
-use super::key::{Key, algorithm};
+use super::key::Key;
 use super::secret::{self, Absent, Exposure};
 use super::site::Read;
 use crate::config::{Alg, Auth, ConfigError, KeyFile, Problem};
@@ -92,10 +91,8 @@ impl Verifier {
     /// As [`Verifier::new`].
     pub fn open(auth: &Auth, state: &Path, absent: Absent) -> Result<Self, ConfigError> {
         let configured = auth.keys.iter().map(|key| {
-            let exposure = match key.alg {
-                Alg::Hs256 | Alg::Hs384 | Alg::Hs512 => Exposure::of(&key.file, auth),
-                Alg::Rs256 | Alg::Es256 | Alg::EdDsa => Exposure::Readable,
-            };
+            let exposure =
+                if key.alg.is_public() { Exposure::Readable } else { Exposure::of(&key.file, auth) };
             Key::read(key, exposure)
         });
         let mut keys: Vec<Result<Key, Problem>> = configured.collect();
@@ -184,8 +181,9 @@ impl Verifier {
         if fitting.peek().is_none() {
             return Err(Flaw::Keyless { alg: header.alg, kid: header.kid });
         }
+        let signature = URL_SAFE_NO_PAD.decode(signature);
         let holds = |key: &&Key| {
-            crypto::verify(signature, message.as_bytes(), &key.verifies, algorithm(key.alg)).unwrap_or(false)
+            signature.as_ref().is_ok_and(|signature| key.verifies.verifies(message.as_bytes(), signature))
         };
         let Some(key) = fitting.find(holds) else {
             return Err(Flaw::Forged { alg: header.alg, kid: header.kid });
@@ -230,7 +228,7 @@ impl Verifier {
     /// # Errors
     /// There is no such key, or the token would not be valid.
     pub fn mint(&self, user: &UserId, ttl: Duration, now: UnixTime) -> Result<(String, UnixTime), MintError> {
-        let mut secret = self.keys.iter().filter_map(|key| Some((key, key.signs.as_ref()?)));
+        let mut secret = self.keys.iter().filter_map(|key| Some((key, key.verifies.signs()?)));
         let (key, signs) = secret.next().ok_or(MintError::NoSecretKey)?;
         let iat = now.0 / 1000;
         let exp = iat.checked_add(ttl.as_secs()).filter(|exp| *exp > iat && *exp <= claims::LAST_SECOND);
@@ -242,8 +240,7 @@ impl Verifier {
         let claims = serde_json::json!({ "sub": user, "iat": iat, "exp": exp });
         let [header, claims] = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
         let message = format!("{header}.{claims}");
-        let signature = crypto::sign(message.as_bytes(), signs, algorithm(key.alg));
-        let signature = signature.map_err(|_| MintError::NoSecretKey)?;
+        let signature = URL_SAFE_NO_PAD.encode(signs.sign(message.as_bytes()));
         Ok((format!("{message}.{signature}"), UnixTime::from_secs(exp)))
     }
 }

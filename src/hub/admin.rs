@@ -94,7 +94,7 @@ impl Hub {
             })
         };
         let mut channels: Vec<_> = self.channels.iter().filter_map(entry).collect();
-        channels.sort_by(|a, b| a.channel.cmp(&b.channel));
+        channels.sort_unstable_by(|a, b| a.channel.cmp(&b.channel));
         self.answer(ask, Frame::Channels { channels }, out);
         Ok(())
     }
@@ -132,7 +132,7 @@ impl Hub {
                 };
                 let entries = self.channels.iter().filter_map(entry);
                 let mut inboxes: Vec<_> = entries.filter(|inbox| inbox.waiting > 0).collect();
-                inboxes.sort_by(|a, b| a.user_id.cmp(&b.user_id));
+                inboxes.sort_unstable_by(|a, b| a.user_id.cmp(&b.user_id));
                 Frame::Inboxes { inboxes }
             }
         };

@@ -21,7 +21,7 @@ use lines::{Lines, Terminal};
 
 /// What passes through the libraries' lower levels must not be written: tokens
 /// are in it too.
-const QUIET: [&str; 3] = ["tungstenite", "hyper", "jsonwebtoken"];
+const QUIET: [&str; 2] = ["tungstenite", "hyper"];
 
 /// Begins to write, where standard error leads.
 pub fn start(level: LevelFilter) {

@@ -14,6 +14,7 @@ use super::name::{Channel, MessageId, OperationId, UserId};
 use super::refusal::Refusal;
 use super::say::Ending;
 use super::time::{UnixTime, rfc3339, rfc3339_if_any, seconds, seconds_if_any};
+use crate::json;
 
 /// One thing the daemon says. Absent fields are left out.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -205,7 +206,7 @@ impl<'a> From<&'a Refusal> for Frame<'a> {
 impl Frame<'_> {
     /// Appends the JSON, with the `id` of the request that it answers.
     pub fn encode(&self, id: Option<&RequestId>, to: &mut Vec<u8>) {
-        super::write_json(self, to);
+        json::write(self, to);
         if let Some(id) = id {
             to.pop();
             to.extend_from_slice(b",\"id\":");

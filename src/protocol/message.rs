@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use super::name::{Channel, ConnectionId, Event, MessageId, UserId};
 use super::time::{UnixTime, rfc3339};
+use crate::json;
 
 /// The `data` of a message: the JSON text that came, shared, never read.
 #[derive(Clone, Serialize, Deserialize)]
@@ -166,7 +167,7 @@ impl Message {
             seq: self.seq,
             replayed: delivery == Delivery::Replayed,
         };
-        super::write_json(&spelled, to);
+        json::write(&spelled, to);
     }
 
     /// What it counts against the limits on bytes: its own and what is spelled

@@ -28,14 +28,5 @@ pub use refusal::{Code, Refusal};
 pub use say::*;
 pub use time::{Moment, UnixTime};
 
-use serde::Serialize;
-
 /// The version that `connection_established` names.
 pub const VERSION: u32 = 1;
-
-/// Appends a value as JSON. Writing to memory cannot fail, and none of our
-/// types refuses to be written.
-fn write_json(value: &impl Serialize, to: &mut Vec<u8>) {
-    let written = serde_json::to_writer(&mut *to, value);
-    debug_assert!(written.is_ok(), "{written:?}");
-}

@@ -14,6 +14,7 @@ use super::read::{self, ToAll};
 use super::refusal::{Code, Refusal};
 use super::say::{Misspoken, Said, Say, Token};
 use super::time::{UnixTime, rfc3339};
+use crate::json;
 
 /// Reads one line, without its end.
 ///
@@ -88,7 +89,7 @@ pub struct InterruptLine {
 impl InterruptLine {
     /// Appends the JSON of the line, without its end.
     pub fn encode(&self, to: &mut Vec<u8>) {
-        super::write_json(self, to);
+        json::write(self, to);
     }
 }
 

@@ -44,6 +44,7 @@ fn loaded(scratch: &Scratch, text: &str, variables: &[(&str, &str)]) -> Loaded {
     Config::load(Some(&scratch.0.join("wshubd.toml")), &environment(variables)).unwrap()
 }
 
+#[cfg(feature = "store")]
 #[test]
 fn what_takes_a_restart_is_named_with_the_line_that_says_it_or_said_it() {
     let scratch = Scratch::new();

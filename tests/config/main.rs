@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 use wshubd::config::{Alg, Config, Environment, Loaded, Principal, StoreKind, places};
+use wshubd::features::{PUBLIC_KEYS, STORE};
 use wshubd::hub::Settings;
 use wshubd::hub::settings::Disk;
 use wshubd::hub::settings::{Keep, Limits};
@@ -72,11 +73,11 @@ fn nothing_needs_to_be_configured() {
     let Loaded { config, files, .. } = Config::load(None, &environment(&[])).unwrap();
     assert!(files.is_empty());
     assert_eq!(config, defaults());
-    // What the hub would do by itself, but that there is a disk.
+    // What the hub would do by itself, but that there may be a disk.
     let usual = Settings::default();
     let kept_bytes = config.hub_settings().limits.kept_bytes;
     let limits = Limits { kept_bytes, ..usual.limits };
-    assert_eq!(config.hub_settings(), Settings { has_disk: true, limits, ..usual });
+    assert_eq!(config.hub_settings(), Settings { has_disk: STORE.is_built_in, limits, ..usual });
     assert_eq!(config.limits.hub, Settings::default().limits);
     assert_eq!(config.listen.http, ["127.0.0.1:8098".parse().unwrap()]);
     assert_eq!(config.listen.worker, Path::new("/run/wshubd/worker.sock"));
@@ -99,7 +100,7 @@ store = "memory"
 [auth]
 anonymous = true
 query_token = false
-keys = [{ alg = "HS256", file = "/etc/wshubd/jwt.key", kid = "a" }, { alg = "EdDSA", file = "/etc/k.pem" }]
+keys = [{ alg = "HS256", file = "/etc/wshubd/jwt.key", kid = "a" }, { alg = "HS512", file = "/etc/long.key" }]
 broadcast_secrets = ["/etc/wshubd/broadcast.secret"]
 subscribe = ["logs:*"]
 publish = []
@@ -158,9 +159,9 @@ fn every_option_is_understood() {
     assert_eq!(config.listen.http.len(), 2);
     assert_eq!(config.listen.allowed_origins, ["https://app.example.org", "null"]);
     assert!(config.listen.metrics_open && config.auth.anonymous && !config.auth.query_token);
-    assert_eq!((config.state.store, defaults().state.store), (StoreKind::Memory, StoreKind::Sled));
+    assert_eq!((config.state.store, defaults().state.store), (StoreKind::Memory, StoreKind::default()));
     assert_eq!(config.auth.keys[0].kid.as_deref(), Some("a"));
-    assert_eq!(config.auth.keys[1].alg, Alg::EdDsa);
+    assert_eq!(config.auth.keys[1].alg, Alg::Hs512);
     assert_eq!(config.auth.rights.publish, []);
     let allow =
         [Principal::Uid(1000), Principal::Group("wshub".into()), Principal::Unit("build.service".into())];
@@ -210,6 +211,7 @@ fn kept_messages_leave_half_of_the_memory_to_those_who_are_connected() {
     assert_eq!(config.warnings(), [""; 0]);
 }
 
+#[cfg(feature = "store")]
 #[test]
 fn a_store_on_a_disk_holds_more_than_messages_and_no_memory() {
     let config =
@@ -238,7 +240,9 @@ fn the_example_file_says_every_default() {
     let option = |line: &&str| line.starts_with('#') && !line.starts_with("# ") && line.len() > 1;
     let uncommented: String =
         example.lines().filter(option).map(|line| format!("{}\n", &line[1..])).collect();
-    assert_eq!(uncommented.replace("\"60s\"", "\"1m\""), defaults().show().replace("\n\n", "\n"));
+    let said = uncommented.replace("\"60s\"", "\"1m\"");
+    let said = if STORE.is_built_in { said } else { said.replace("\"sled\"", "\"memory\"") };
+    assert_eq!(said, defaults().show().replace("\n\n", "\n"));
 }
 
 #[test]
@@ -376,6 +380,27 @@ fn a_mistake_names_its_line_and_what_is_wanted() {
         let error = read(text).expect_err(text);
         assert!(error.starts_with(message), "{text:?} gave {error}");
         assert_eq!(error.lines().count(), 1, "{error}");
+    }
+}
+
+#[test]
+fn what_was_not_built_in_is_refused_by_its_line() {
+    let cases = [
+        (STORE, "[state]\nstore = 'sled'", "hub.toml:2: `state.store` cannot be \"sled\": "),
+        (
+            PUBLIC_KEYS,
+            "[auth]\nkeys = [{ alg = 'EdDSA', file = '/k' }]",
+            "hub.toml:2: `alg` cannot be \"EdDSA\": ",
+        ),
+    ];
+    for (feature, text, message) in cases {
+        let config = read(text);
+        if feature.is_built_in {
+            assert!(config.is_ok(), "{config:?}");
+            continue;
+        }
+        let message = format!("{message}this wshubd was built without the feature `{}`", feature.name);
+        assert_eq!(config.unwrap_err(), message);
     }
 }
 

@@ -446,7 +446,7 @@ fn a_hub_that_turns_a_worker_away_is_left_alone() {
         assert!(client.send(&message(&1)).await.unwrap_err().to_string().contains("uid 7"));
         error
     });
-    assert!(matches!(&error, Error::Lost { why, .. } if why.contains("uid 7")), "{error}");
+    assert!(matches!(&error, Error::TurnedAway { why, .. } if why.contains("uid 7")), "{error}");
     hub.join().unwrap();
 }
 

@@ -119,6 +119,18 @@ fn a_missing_right_has_an_exit_code_of_its_own() {
 }
 
 #[test]
+fn a_hub_that_lets_nobody_of_ours_in_is_a_missing_right_too() {
+    let place = Place::new();
+    let (child, mut peer) = place.meet(["pub", "logs", "hi"]);
+    peer.says(json!({"type": "error", "code": "forbidden", "message": "uid 7 may not speak to this socket"}));
+    drop(peer);
+    let output = end(child);
+    assert_eq!(output.status.code(), Some(4));
+    assert!(stderr(&output).contains("turned away at "), "{}", stderr(&output));
+    assert!(stderr(&output).contains("uid 7 may not speak to this socket"));
+}
+
+#[test]
 fn a_line_too_long_for_the_hub_is_refused_though_its_answer_has_no_id() {
     let place = Place::new();
     let (mut child, mut peer) = place.meet(["pub", "logs"]);

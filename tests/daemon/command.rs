@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
+use wshubd::features::{Feature, PUBLIC_KEYS, STORE};
 
 use crate::bench::{Client, Daemon};
 
@@ -36,6 +37,20 @@ fn line(client: &mut Client) -> Value {
 
 fn exists(pid: &Value) -> bool {
     Path::new("/proc").join(pid.as_str().unwrap()).exists()
+}
+
+#[test]
+fn both_programs_say_which_version_they_are_and_what_was_built_in() {
+    let sign = |feature: Feature| if feature.is_built_in { '+' } else { '-' };
+    let (keys, store) = (sign(PUBLIC_KEYS), sign(STORE));
+    for (name, program) in
+        [("wshubd", env!("CARGO_BIN_EXE_wshubd")), ("wshubctl", env!("CARGO_BIN_EXE_wshubctl"))]
+    {
+        let said = Command::new(program).arg("--version").output().unwrap();
+        let said = String::from_utf8(said.stdout).unwrap();
+        let version = env!("CARGO_PKG_VERSION");
+        assert_eq!(said, format!("{name} {version} ({keys}public-keys {store}store)\n"));
+    }
 }
 
 #[test]

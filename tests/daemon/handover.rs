@@ -11,8 +11,9 @@ use async_tungstenite::tungstenite::protocol::frame::Frame;
 use async_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use wshubd::features::STORE;
 
-use crate::bench::{Client, Daemon, PATIENCE, Worker};
+use crate::bench::{Client, Daemon, PATIENCE, Worker, directory};
 
 impl Daemon {
     /// Has the daemon go on in another program, and waits until it does.
@@ -188,7 +189,7 @@ fn nothing_is_lost_doubled_or_reordered_while_somebody_talks_through_ten_of_them
     let talking = std::thread::spawn(move || {
         for n in 0..2000 {
             talker
-                .ok(json!({"channel": "talk", "event": "word", "data": n, "id": n, "durable": n % 10 == 0}));
+                .ok(json!({"channel": "talk", "event": "word", "data": n, "id": n, "durable": STORE.is_built_in && n % 10 == 0}));
         }
     });
     for _ in 0..10 {
@@ -280,6 +281,26 @@ fn a_configuration_that_the_next_one_would_refuse_keeps_this_one() {
     ada.is_heard();
 }
 
+#[test]
+fn a_restart_that_would_fail_is_none_and_everybody_is_told_to_come_back() {
+    let elsewhere = directory();
+    let _overseer = std::os::unix::net::UnixDatagram::bind(elsewhere.join("notify")).unwrap();
+    let socket = elsewhere.join("notify");
+    let mut daemon = Daemon::with(&[("NOTIFY_SOCKET", socket.to_str().unwrap())]);
+    let mut ada = daemon.client("ada");
+    let key = daemon.directory.join("wshubd/broadcast.secret");
+    std::fs::write(&key, "").unwrap();
+
+    daemon.signal(Signal::USR1);
+    daemon.signal(Signal::TERM);
+
+    let said = daemon.hear_line("nothing is handed over");
+    assert!(said.contains("broadcast.secret"), "{said}");
+    assert_eq!(ada.closed_with(), 4200);
+    drop(ada);
+    assert_eq!(daemon.ended().0, Some(0));
+}
+
 /// A daemon that finds a state which it cannot read, and the sockets of two links.
 fn started_with(state: &[u8]) -> (TcpStream, UnixStream, String, Child) {
     use std::os::fd::AsFd;
@@ -303,7 +324,7 @@ fn started_with(state: &[u8]) -> (TcpStream, UnixStream, String, Child) {
     rustix::net::sendmsg(&into, &[byte], &mut control, rustix::net::SendFlags::empty()).unwrap();
     drop((into, theirs, theirs_too));
 
-    let directory = crate::bench::directory();
+    let directory = directory();
     let daemon = crate::bench::command(&directory);
     let mut shell = std::process::Command::new("/bin/sh");
     shell.env_clear().envs(daemon.get_envs().filter_map(|(name, value)| Some((name, value?))));
@@ -341,6 +362,7 @@ fn links_of_a_state_that_cannot_be_read_are_told_to_come_back_at_once() {
     }
 }
 
+#[cfg(feature = "store")]
 #[test]
 fn who_was_killed_handed_nothing_over_and_the_next_one_says_so() {
     let mut daemon = Daemon::start();

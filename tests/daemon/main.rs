@@ -8,6 +8,7 @@ mod command;
 mod console;
 mod doors;
 mod handover;
+#[cfg(feature = "store")]
 mod kept;
 mod limits;
 mod messages;

@@ -71,6 +71,7 @@ fn a_wrong_configuration_is_refused_with_all_its_mistakes_and_changes_nothing() 
     assert_eq!(daemon.http("GET /healthz", &[], "").0, 200);
 }
 
+#[cfg(feature = "store")]
 #[test]
 fn what_takes_a_restart_is_refused_by_name_with_all_the_rest() {
     let mut daemon = Daemon::configured("[limits]\nburst = 20\n");

@@ -231,12 +231,16 @@ class Reader:
     def frame(self, wire, got):
         if got["type"] == "message":
             message_id = self.log.hear(self.epoch, got)
-            assert got["seq"] > self.last, f"{self.log.name}: {got['seq']} came after {self.last} on one connection"
+            assert got["seq"] > self.last or self.begins_again(got["seq"]), f"{self.log.name}: {got['seq']} came after {self.last} on one connection"
             self.last = got["seq"]
             self.left.discard(message_id)
             self.message(wire, got)
         elif got["type"] not in ("gap", "connection_id"):
             raise AssertionError(f"{self.log.name}: unexpected {got}")
+
+    def begins_again(self, seq):
+        """Whether a second reading may begin here."""
+        return False
 
     def arrive(self, wire):
         pass
@@ -259,9 +263,20 @@ class Device(Reader):
         return self.door.connect(self.user, path="/ws?inbox=ack")
 
     def arrive(self, wire):
-        self.epoch, self.here = wire.hello["inbox"]["epoch"], []
+        self.epoch, self.here, self.unread = wire.hello["inbox"]["epoch"], [], []
         waiting = wire.hello["inbox"]["waiting"]
         assert waiting >= len(self.left), f"{self.log.name}: {waiting} wait, {len(self.left)} are owed"
+
+    def frame(self, wire, got):
+        if got["type"] == "gap" and got["cause"] == "evicted":
+            self.unread.append((got["from_seq"], got["to_seq"]))
+        super().frame(wire, got)
+
+    def begins_again(self, seq):
+        """What lay on a disk that could not be read comes when it can, and all behind it again: once for each gap."""
+        told = [gap for gap in self.unread if gap[0] <= seq <= gap[1]]
+        self.unread = [gap for gap in self.unread if gap not in told]
+        return bool(told)
 
     def message(self, wire, got):
         self.here.append((got["seq"], got["message_id"]))

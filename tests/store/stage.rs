@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
-use wshubd::edge::store::{Around, Fetch, Options, Store};
+use wshubd::edge::store::{Around, Engine, Fetch, Options, Store};
 use wshubd::hub::settings::Disk;
 use wshubd::hub::{Fate, Found, Hub, Input, Keeping, LogKey, Now, Purpose, Settings, StoreFact};
 use wshubd::protocol::{Channel, ConnectionId, Event, Message, MessageId, Moment, Payload, Sender, UnixTime};
@@ -44,6 +44,7 @@ impl Stage {
     pub(crate) fn new(bytes: u64) -> Self {
         let place = Place::new();
         let options = Options {
+            engine: Engine::built_in().unwrap(),
             program: place.store().with_file_name("program"),
             directory: place.store(),
             write_delay: DELAY,

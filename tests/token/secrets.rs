@@ -7,6 +7,7 @@ use std::time::Duration;
 use wshubd::config::{Alg, KeyFile};
 use wshubd::edge::secret::{Absent, Secrets};
 use wshubd::edge::token::Verifier;
+use wshubd::features::PUBLIC_KEYS;
 use wshubd::protocol::UserId;
 
 use crate::keys::{SECRET, Scratch, auth, now, verifier};
@@ -162,8 +163,15 @@ fn a_key_that_does_not_fit_its_algorithm_is_refused() {
         (Alg::Es256, include_str!("keys/eddsa.pub.pem"), "it holds no public key of this kind in PEM"),
         (Alg::EdDsa, include_str!("keys/es256.pub.pem"), "it holds no public key of this kind in PEM"),
         (Alg::EdDsa, "-----BEGIN PUBLIC KEY-----\n-----END PUBLIC KEY-----", "it holds no public key"),
+        (
+            Alg::Rs256,
+            "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----",
+            "it holds a certificate",
+        ),
     ];
     for (alg, text, message) in cases {
+        let has_it = PUBLIC_KEYS.is_built_in || !alg.is_public();
+        let message = if has_it { message } else { "this wshubd was built without" };
         let error = verifier(&[(alg, text, None)]).expect_err(message);
         assert!(error.contains(&format!("cannot be a key for {}: {message}", alg.name())), "{error}");
     }
@@ -173,6 +181,7 @@ fn a_key_that_does_not_fit_its_algorithm_is_refused() {
     );
 }
 
+#[cfg(feature = "public-keys")]
 #[test]
 fn a_public_key_may_be_read_by_all_but_written_by_none() {
     let scratch = Scratch::new();

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+#[cfg(feature = "public-keys")]
+use base64::{Engine, engine::general_purpose::STANDARD};
 use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::json;
 use wshubd::config::Alg;
 use wshubd::edge::token::{MintError, Verifier};
+use wshubd::features::PUBLIC_KEYS;
 use wshubd::hub::{Identity, Pattern};
 use wshubd::protocol::{UnixTime, UserId};
 
@@ -41,17 +44,23 @@ fn a_token_must_live_for_a_while_but_not_for_ever() {
 /// Who signs, with what, and what verifies it.
 fn pairs() -> Vec<(Alg, Algorithm, EncodingKey, &'static str)> {
     let secret = || EncodingKey::from_secret(SECRET.as_bytes());
-    let rsa = EncodingKey::from_rsa_pem(include_bytes!("keys/rs256.pem")).unwrap();
-    let ec = EncodingKey::from_ec_pem(include_bytes!("keys/es256.pem")).unwrap();
-    let ed = EncodingKey::from_ed_pem(include_bytes!("keys/eddsa.pem")).unwrap();
-    vec![
+    let mut pairs = vec![
         (Alg::Hs256, Algorithm::HS256, secret(), SECRET),
         (Alg::Hs384, Algorithm::HS384, secret(), SECRET),
         (Alg::Hs512, Algorithm::HS512, secret(), SECRET),
+    ];
+    if !PUBLIC_KEYS.is_built_in {
+        return pairs;
+    }
+    let rsa = EncodingKey::from_rsa_pem(include_bytes!("keys/rs256.pem")).unwrap();
+    let ec = EncodingKey::from_ec_pem(include_bytes!("keys/es256.pem")).unwrap();
+    let ed = EncodingKey::from_ed_pem(include_bytes!("keys/eddsa.pem")).unwrap();
+    pairs.extend([
         (Alg::Rs256, Algorithm::RS256, rsa, include_str!("keys/rs256.pub.pem")),
         (Alg::Es256, Algorithm::ES256, ec, include_str!("keys/es256.pub.pem")),
         (Alg::EdDsa, Algorithm::EdDSA, ed, include_str!("keys/eddsa.pub.pem")),
-    ]
+    ]);
+    pairs
 }
 
 #[test]
@@ -81,12 +90,39 @@ fn every_algorithm_is_verified_and_none_stands_in_for_another() {
     }
 }
 
+#[cfg(feature = "public-keys")]
 #[test]
 fn public_keys_mint_nothing() {
     let (alg, _, _, public) = pairs().remove(5);
     let verifier = verifier(&[(alg, public, None)]).unwrap();
     let minted = verifier.mint(&UserId::new("ada").unwrap(), Duration::from_secs(9), now());
     assert_eq!(minted, Err(MintError::NoSecretKey));
+}
+
+#[cfg(feature = "public-keys")]
+#[test]
+fn the_file_of_a_public_key_may_have_words_around_it_long_lines_and_the_older_form_of_rsa() {
+    let lines = |pem: &str| -> String { pem.lines().filter(|line| !line.starts_with('-')).collect() };
+    let rsa = lines(include_str!("keys/rs256.pub.pem"));
+    let der = STANDARD.decode(&rsa).unwrap();
+    // What is around the key of RSA in the newer form names the algorithm.
+    let older = STANDARD.encode(&der[24..]);
+    let text = |label: &str, lines: &str| {
+        format!("ours\r\n-----BEGIN {label}-----\r\n{lines}\r\n-----END {label}-----\r\n")
+    };
+    let files = [
+        (3, text("PUBLIC KEY", &rsa)),
+        (3, text("RSA PUBLIC KEY", &older)),
+        (4, text("PUBLIC KEY", &lines(include_str!("keys/es256.pub.pem")))),
+        (5, text("PUBLIC KEY", &lines(include_str!("keys/eddsa.pub.pem")))),
+    ];
+    let claims = json!({ "sub": "ada", "exp": NOW + 9 }).to_string();
+    for (number, file) in files {
+        let (alg, algorithm, private, _) = pairs().remove(number);
+        let token = signed(&json!({ "alg": alg.name() }).to_string(), &claims, &private, algorithm);
+        let verifier = verifier(&[(alg, &file, None)]).unwrap();
+        assert_eq!(code(verifier.verify(&token, now())), "fine", "{file}");
+    }
 }
 
 #[test]

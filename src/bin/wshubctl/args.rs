@@ -2,6 +2,8 @@
 //!
 //! Knows options and the help beside them. Does not know how any of it is done.
 
+// Its path, since packaging/completions.rs reads this file too, from where it is.
+#[path = "args/admin.rs"]
 mod admin;
 
 use std::ffi::OsString;
@@ -9,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Parser, Subcommand};
+use wshubd::features::VERSION;
 
 pub(crate) use admin::{
     Channels, CheckToken, Connections, Disconnect, Inbox, NewToken, Operations, Purge, Reload, Status,
@@ -17,7 +20,7 @@ pub(crate) use admin::{
 
 /// Publish, listen, and stop long-running jobs through wshubd.
 #[derive(Parser, Debug)]
-#[command(name = "wshubctl", version, after_help = AFTER_HELP, max_term_width = 100)]
+#[command(name = "wshubctl", version = VERSION.as_str(), after_help = AFTER_HELP, max_term_width = 100)]
 pub(crate) struct Args {
     /// The worker socket of wshubd [default: where wshubd makes it]
     #[arg(long, value_name = "PATH", global = true)]

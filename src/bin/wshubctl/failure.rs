@@ -52,6 +52,7 @@ impl fmt::Display for Failure {
 pub(crate) fn exit_of(error: &Error) -> Exit {
     match error {
         Error::Unreachable { why, .. } if why.kind() == io::ErrorKind::PermissionDenied => Exit::Denied,
+        Error::TurnedAway { .. } => Exit::Denied,
         Error::Unreachable { .. } | Error::Lost { .. } | Error::Away { .. } => Exit::Unreachable,
         Error::Refused(refused) => match &*refused.code {
             "forbidden" | "auth_required" => Exit::Denied,

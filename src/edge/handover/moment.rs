@@ -4,17 +4,21 @@
 //! what is handed over.
 
 use std::cell::RefCell;
+use std::fmt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::rc::Rc;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use smol::Timer;
 
 use super::exec::VARIABLE;
 use crate::edge::clock;
 use crate::edge::doors::Doors;
 use crate::edge::driver::Shared;
+use crate::protocol::Moment;
 
 /// How long requests over HTTP that are under way may take. Meanwhile everybody
 /// else is served as always, and newcomers wait in the kernel.
@@ -36,12 +40,55 @@ pub async fn clear_doors(driver: &Shared, doors: &Rc<RefCell<Doors>>) {
     }
 }
 
+/// What a program ends with whose configuration is wrong, after `sysexits.h`.
+const CONFIGURATION: i32 = 78;
+
+/// What systemd sends to the processes of a unit that it stops finds each of them
+/// once: so often may a check be met by it, and be asked again, before that counts.
+const ATTEMPTS: usize = 3;
+
+/// Why the next program is not to be gone on with.
+#[derive(PartialEq, Eq, Debug)]
+pub enum Doubt {
+    /// It says that its configuration is wrong.
+    Configuration(String),
+    /// It says nothing of use, or cannot be started from here.
+    Unknown(String),
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Configuration(why) | Self::Unknown(why)) = self;
+        f.write_str(why)
+    }
+}
+
 /// Has the next program say whether it would start with the configuration that
 /// is there now: what it refuses after the hand-over nobody could take back.
 ///
 /// # Errors
 /// What it says, or that it says nothing.
-pub async fn check(program: &Path) -> Result<(), String> {
+pub async fn check(program: &Path) -> Result<(), Doubt> {
+    let deadline = clock::now().moment + CHECK;
+    let mut answer = ask(program, deadline).await.map_err(Doubt::Unknown)?;
+    for _ in 1..ATTEMPTS {
+        if answer.0.signal() != Some(Signal::TERM.as_raw()) {
+            break;
+        }
+        answer = ask(program, deadline).await.map_err(Doubt::Unknown)?;
+    }
+    let (status, said) = answer;
+    match status.code() {
+        Some(0) => Ok(()),
+        Some(CONFIGURATION) => Err(Doubt::Configuration(said)),
+        _ => Err(Doubt::Unknown(
+            format!("{} --check: {status} {said}", program.display()).trim_end().to_owned(),
+        )),
+    }
+}
+
+/// How the next program ends that is asked to check, and what it says.
+async fn ask(program: &Path, deadline: Moment) -> Result<(ExitStatus, String), String> {
     let cannot = |error: std::io::Error| format!("cannot run {}: {error}", program.display());
     let mut child = Command::new(program)
         .args(std::env::args_os().skip(1))
@@ -52,7 +99,6 @@ pub async fn check(program: &Path) -> Result<(), String> {
         .stderr(Stdio::piped())
         .spawn()
         .map_err(cannot)?;
-    let deadline = clock::now().moment + CHECK;
     let status = loop {
         match child.try_wait().map_err(cannot)? {
             Some(status) => break status,
@@ -64,14 +110,10 @@ pub async fn check(program: &Path) -> Result<(), String> {
             }
         }
     };
-    if status.success() {
-        return Ok(());
-    }
     let mut said = String::new();
     if let Some(mut stderr) = child.stderr.take() {
         // What is no text is not worth a line.
         let _ = std::io::Read::read_to_string(&mut stderr, &mut said);
     }
-    let said = said.trim();
-    Err(if said.is_empty() { format!("{} --check: {status}", program.display()) } else { said.to_owned() })
+    Ok((status, said.trim().to_owned()))
 }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::de::SliceRead;
 
 use crate::hub::LogKey;
+use crate::json;
 
 /// Raised when a store could not go on with what an older one wrote.
 const VERSION: u32 = 1;
@@ -91,10 +92,9 @@ impl Bundle {
     }
 }
 
-/// Writing to memory cannot fail, and none of these refuses to be written.
+/// Each is a line.
 fn write(bytes: &mut Vec<u8>, value: &impl Serialize) {
-    let written = serde_json::to_writer(&mut *bytes, value);
-    debug_assert!(written.is_ok(), "{written:?}");
+    json::write(value, bytes);
     bytes.push(b'\n');
 }
 

@@ -86,13 +86,12 @@ impl Disk {
             marks.entry(log.clone()).or_default();
         }
         let standing = |log: &LogKey| around.hub.standing(log);
-        let marks: BTreeMap<LogKey, LogMark> = marks
-            .into_iter()
-            .filter_map(|(log, written)| {
-                let mark = self.index.mark(&log, standing(&log), written)?;
-                Some((log, mark))
-            })
-            .collect();
+        let written = marks.into_iter();
+        let mut marks: BTreeMap<LogKey, LogMark> = BTreeMap::new();
+        marks.extend(written.filter_map(|(log, written)| {
+            let mark = self.index.mark(&log, standing(&log), written)?;
+            Some((log, mark))
+        }));
         let life = |log: &LogKey| marks.get(log).map_or(0, |mark| mark.life);
         let puts = chosen.into_iter().map(|(log, seq)| {
             let life = life(&log);
@@ -226,8 +225,8 @@ impl Batch {
         budget: &Budget,
         around: &mut Around<'_>,
     ) -> io::Result<()> {
-        let names: BTreeMap<&LogKey, String> =
-            self.marks.keys().map(|log| (log, spelling::log(log))).collect();
+        let mut names: BTreeMap<&LogKey, String> = BTreeMap::new();
+        names.extend(self.marks.keys().map(|log| (log, spelling::log(log))));
         let name = |log: &LogKey| names.get(log).map_or("", String::as_str);
         let put = |(log, seq, life): &(LogKey, u64, u64)| {
             let entry = tail.get(log, *seq)?;

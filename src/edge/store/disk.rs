@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::budget::{Budget, Thrift};
 use super::commit::Batch;
 use super::elapsed::{Clocks, Elapsed};
+use super::engine::Engine;
 use super::failing::{LAST_TRIES, Left, Trouble};
 use super::index::Index;
 use super::loading::Loading;
@@ -29,6 +30,7 @@ use crate::protocol::Moment;
 /// How the disk is to be used.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Options {
+    pub engine: Engine,
     /// What is started to own the disk.
     pub program: PathBuf,
     /// Where everything is.

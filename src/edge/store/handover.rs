@@ -103,9 +103,10 @@ impl Store {
         if let Some(disk) = &mut self.disk {
             disk.let_go(now.moment, &mut self.tail);
         }
-        let (tail, disk) = (&self.tail, self.disk.as_deref());
+        let (tail, disk) = (&self.tail, self.disk.as_ref());
         let mut gone: BTreeMap<&LogKey, Vec<(u64, u64, u64)>> = BTreeMap::new();
-        let mut logs: BTreeSet<&LogKey> = tail.logs.keys().collect();
+        let mut logs: BTreeSet<&LogKey> = BTreeSet::new();
+        logs.extend(tail.logs.keys());
         if let Some(Disk { index, .. }) = disk {
             for run in &index.gone {
                 gone.entry(&run.log).or_default().push((run.life, run.from, run.to));
@@ -141,7 +142,7 @@ impl Store {
         }
         let mut store = Self::in_memory();
         if let (Some(options), Some(outline)) = (options, disk) {
-            store.disk = Some(Box::new(Disk::resume(options, now, outline)?));
+            store.disk = Some(Disk::resume(options, now, outline)?);
         }
         for _ in 0..logs {
             store.take_over(values.next()?, &mut texts)?;

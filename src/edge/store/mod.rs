@@ -10,10 +10,12 @@ mod bundle;
 mod commit;
 mod disk;
 mod elapsed;
+mod engine;
 mod failing;
 mod handover;
 mod hearing;
 mod index;
+#[cfg(feature = "store")]
 pub mod keeper;
 mod loading;
 mod moving;
@@ -28,6 +30,7 @@ pub mod words;
 pub use bundle::ImportError;
 pub use disk::{Around, Options};
 pub use elapsed::{Clocks, Elapsed, Stamp};
+pub use engine::Engine;
 pub use process::is_meant;
 
 use std::fmt;
@@ -46,7 +49,7 @@ use tail::Tail;
 /// Keeps messages by log and seq. Calls on one log take effect in order.
 pub struct Store {
     tail: Tail,
-    disk: Option<Box<Disk>>,
+    disk: Option<Disk>,
 }
 
 /// How a store stands.
@@ -105,7 +108,7 @@ impl Store {
 
     /// One that writes to a disk.
     pub fn on_disk(options: Options, now: Now) -> Self {
-        Self { tail: Tail::default(), disk: Some(Box::new(Disk::new(options, now))) }
+        Self { tail: Tail::default(), disk: Some(Disk::new(options, now)) }
     }
 
     /// Uses the disk in another way from now on, in the same place.

@@ -61,7 +61,8 @@ impl Moving {
     pub(super) fn has_read(&mut self, index: &mut Index) {
         let Some((log, run)) = self.runs.pop_front() else { return };
         let of_this = self.moved.iter().rev().take_while(|moved| moved.log == log);
-        let came: BTreeSet<u64> = of_this.map(|moved| moved.placed.seq).collect();
+        let mut came = BTreeSet::new();
+        came.extend(of_this.map(|moved| moved.placed.seq));
         for placed in run.iter().filter(|placed| !came.contains(&placed.seq)) {
             if index.get(&log, placed.seq) == Some(*placed) {
                 index.forget(&log, placed.seq, placed.seq, Some(0));

@@ -16,6 +16,7 @@ use super::tail::Entry;
 use super::words::Put;
 use crate::hub::settings::Disk;
 use crate::hub::{FoundMessage, Keeping, LogKey, Scope};
+use crate::json;
 use crate::protocol::{Channel, Event, Message, MessageId, Payload, Sender, UnixTime, UserId};
 
 /// How a log is called on the disk. A user is no channel that could be spelled.
@@ -115,17 +116,12 @@ pub(super) fn put<'a>(
 /// Appends the id and the body of a message; how long the id is.
 pub(super) fn spell(message: &Message, scope: Option<&Scope>, to: &mut Vec<u8>) -> usize {
     let begin = to.len();
-    append(to, &scope.map(|scope| (scope, &message.message_id)));
+    json::write(&scope.map(|scope| (scope, &message.message_id)), to);
     let id = to.len() - begin;
     let Message { event, data, from, user_id, message_id, timestamp, .. } = message;
-    append(to, &Body(event.clone(), data.clone(), *from, user_id.clone(), message_id.clone(), *timestamp));
+    let body = Body(event.clone(), data.clone(), *from, user_id.clone(), message_id.clone(), *timestamp);
+    json::write(&body, to);
     id
-}
-
-/// Writing to memory cannot fail, and none of these refuses to be written.
-fn append(to: &mut Vec<u8>, value: &impl Serialize) {
-    let written = serde_json::to_writer(to, value);
-    debug_assert!(written.is_ok(), "{written:?}");
 }
 
 /// Reads the head of a message.
