@@ -131,6 +131,14 @@ const LOADING: Duration = Duration::from_secs(30);
 /// How long it may take at the end. systemd kills after 90 s.
 const SAVING: Duration = Duration::from_secs(30);
 
+/// How long the state directory may belong to another process. One that was killed
+/// while it started the process that owns the disk leaves a copy of itself behind,
+/// which holds it until it has become that: mostly less than a millisecond.
+const LETTING_GO: Duration = Duration::from_secs(1);
+
+/// So often is looked whether it was let go.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
 /// Runs until a signal ends it.
 ///
 /// # Errors
@@ -288,8 +296,12 @@ fn lock(directory: &Path, kept: Option<File>) -> Result<File, Error> {
     };
     let kept = kept.filter(|kept| is_it(kept).unwrap_or(false));
     let file = kept.unwrap_or(file);
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(_) => Err(Error::Running(directory.to_owned())),
+    let deadline = clock::now().moment + LETTING_GO;
+    while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if clock::now().moment >= deadline {
+            return Err(Error::Running(directory.to_owned()));
+        }
+        std::thread::sleep(LOOK_AGAIN);
     }
+    Ok(file)
 }

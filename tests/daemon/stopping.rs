@@ -1,9 +1,10 @@
 //! How the program starts and ends.
 
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::process::Command;
 
+use rustix::fs::{FlockOperation, flock};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 
 use crate::bench::{Daemon, command};
@@ -83,6 +84,30 @@ fn a_second_daemon_is_told_that_one_is_running() {
     assert!(said.contains("already running"), "{said}");
     assert_eq!(second.wait().unwrap().code(), Some(69));
     assert_eq!(daemon.http("GET /healthz", &[], "").0, 200);
+}
+
+#[test]
+fn what_a_killed_daemon_leaves_for_a_moment_does_not_keep_the_next_one_from_starting() {
+    let directory = crate::bench::directory();
+    let state = directory.join("wshubd");
+    std::fs::DirBuilder::new().mode(0o700).create(&state).unwrap();
+    let held = std::fs::File::open(&state).unwrap();
+    flock(&held, FlockOperation::LockExclusive).unwrap();
+
+    let mut daemon = command(&directory).spawn().unwrap();
+    let wants = |entry: std::io::Result<std::fs::DirEntry>| {
+        entry.and_then(|entry| std::fs::read_link(entry.path())).is_ok_and(|file| file == state)
+    };
+    while !std::fs::read_dir(format!("/proc/{}/fd", daemon.id())).unwrap().any(wants) {
+        std::thread::yield_now();
+    }
+    drop(held);
+
+    let mut lines = BufReader::new(daemon.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("started: ")));
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    std::fs::remove_dir_all(directory).unwrap();
 }
 
 #[test]
