@@ -10,9 +10,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use constant_time_eq::constant_time_eq;
+use jsonwebtoken::{Algorithm, EncodingKey};
 use rustix::fs::OFlags;
 use rustix::rand::{GetRandomFlags, getrandom};
 
@@ -171,21 +170,19 @@ pub struct Secrets {
 }
 
 /// The key of all digests that this process makes.
-static DIGESTS: OnceLock<signature::Secret> = OnceLock::new();
+static DIGESTS: OnceLock<EncodingKey> = OnceLock::new();
 
 /// Makes sure that there is one. Two that begin at the same time end with the same.
 fn prepare_digests() -> io::Result<()> {
-    if DIGESTS.get().is_none()
-        && let Some(key) = signature::Secret::hs256(&random::<32>()?)
-    {
-        let _ = DIGESTS.set(key);
+    if DIGESTS.get().is_none() {
+        let _ = DIGESTS.set(EncodingKey::from_secret(&random::<32>()?));
     }
     Ok(())
 }
 
 /// HMAC-SHA256; 43 characters for whatever goes in.
 pub(super) fn digest(secret: &[u8]) -> Option<String> {
-    Some(URL_SAFE_NO_PAD.encode(DIGESTS.get()?.sign(secret)))
+    signature::sign(secret, DIGESTS.get()?, Algorithm::HS256)
 }
 
 impl fmt::Debug for Secrets {

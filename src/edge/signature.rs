@@ -1,99 +1,105 @@
-//! Signatures (RFC 7518): made and verified with a secret, or verified with the
-//! public key of somebody else.
+//! The cryptography of tokens (RFC 7518), as jsonwebtoken asks for it.
 //!
-//! Knows what each algorithm does with bytes. Does not know tokens, nor which
-//! files keys are in.
+//! Knows what each algorithm does with bytes. Does not know tokens, nor which files
+//! keys are in.
+//!
+//! The library would bring its own, and with it the other half: signing with private
+//! keys, which is several hundred kilobytes and nobody's wish here.
 
 #[cfg_attr(not(feature = "public-keys"), path = "signature/no_public.rs")]
 mod public;
 
+use std::sync::Once;
+
 use hmac::{Hmac, Mac};
+use jsonwebtoken::crypto::{self, CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
+use jsonwebtoken::errors::{ErrorKind, Result};
+use jsonwebtoken::signature::{Error, Signer, Verifier};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey};
 use sha2::{Sha256, Sha384, Sha512};
 
-use crate::config::Alg;
-use public::PublicKey;
+pub(super) use public::key as public_key;
 
-/// A secret, already taken in: a key that is kept costs no hashing of its own.
-#[derive(Clone)]
-pub(super) enum Secret {
-    Hs256(Hmac<Sha256>),
-    Hs384(Hmac<Sha384>),
-    Hs512(Hmac<Sha512>),
+static OURS: CryptoProvider = CryptoProvider {
+    signer_factory: signer,
+    verifier_factory: verifier,
+    // For keys in JSON, of which the daemon has none.
+    key_utils: KeyUtils::new_unimplemented(),
+};
+
+/// Tells the library of ours, before it is asked for anything.
+fn install() {
+    static DONE: Once = Once::new();
+    DONE.call_once(|| {
+        let is_first = OURS.install_default().is_ok();
+        debug_assert!(is_first, "somebody else has chosen another cryptography");
+    });
 }
 
-impl Secret {
-    /// For HMAC-SHA256.
-    pub(super) fn hs256(bytes: &[u8]) -> Option<Self> {
-        Mac::new_from_slice(bytes).ok().map(Self::Hs256)
-    }
+/// The signature of a message, in base64url.
+pub(super) fn sign(message: &[u8], key: &EncodingKey, algorithm: Algorithm) -> Option<String> {
+    install();
+    crypto::sign(message, key, algorithm).ok()
+}
 
-    fn hs384(bytes: &[u8]) -> Option<Self> {
-        Mac::new_from_slice(bytes).ok().map(Self::Hs384)
-    }
+/// Whether this is the signature of a message, in base64url.
+pub(super) fn verifies(signature: &str, message: &[u8], key: &DecodingKey, algorithm: Algorithm) -> bool {
+    install();
+    crypto::verify(signature, message, key, algorithm).unwrap_or(false)
+}
 
-    fn hs512(bytes: &[u8]) -> Option<Self> {
-        Mac::new_from_slice(bytes).ok().map(Self::Hs512)
-    }
+/// A message's authentication code.
+struct Code<M> {
+    algorithm: Algorithm,
+    mac: M,
+}
 
-    /// The signature of a message.
-    pub(super) fn sign(&self, message: &[u8]) -> Vec<u8> {
-        match self.clone() {
-            Self::Hs256(mac) => mac.chain_update(message).finalize().into_bytes().to_vec(),
-            Self::Hs384(mac) => mac.chain_update(message).finalize().into_bytes().to_vec(),
-            Self::Hs512(mac) => mac.chain_update(message).finalize().into_bytes().to_vec(),
-        }
+impl<M: Mac + Clone> Signer<Vec<u8>> for Code<M> {
+    fn try_sign(&self, message: &[u8]) -> std::result::Result<Vec<u8>, Error> {
+        Ok(self.mac.clone().chain_update(message).finalize().into_bytes().to_vec())
     }
+}
 
+impl<M: Mac + Clone> Verifier<Vec<u8>> for Code<M> {
     /// Takes as long whatever part of a signature is right.
-    fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
-        let verified = match self.clone() {
-            Self::Hs256(mac) => mac.chain_update(message).verify_slice(signature),
-            Self::Hs384(mac) => mac.chain_update(message).verify_slice(signature),
-            Self::Hs512(mac) => mac.chain_update(message).verify_slice(signature),
-        };
-        verified.is_ok()
+    fn verify(&self, message: &[u8], signature: &Vec<u8>) -> std::result::Result<(), Error> {
+        self.mac.clone().chain_update(message).verify_slice(signature).map_err(|_| Error::new())
     }
 }
 
-/// What a signature is verified with.
-pub(super) enum Verifies {
-    Secret(Box<Secret>),
-    Public(PublicKey),
+impl<M: Mac + Clone> JwtSigner for Code<M> {
+    fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
 }
 
-impl Verifies {
-    /// What the file of a key holds.
-    pub(super) fn read(alg: Alg, bytes: &[u8]) -> Result<Self, String> {
-        // RFC 7518, section 3.2: as long as the digest.
-        let (shortest, secret): (_, fn(&[u8]) -> _) = match alg {
-            Alg::Hs256 => (32, Secret::hs256),
-            Alg::Hs384 => (48, Secret::hs384),
-            Alg::Hs512 => (64, Secret::hs512),
-            Alg::Rs256 | Alg::Es256 | Alg::EdDsa => return PublicKey::read(alg, bytes).map(Self::Public),
-        };
-        if bytes.len() < shortest {
-            return Err(format!("it has {} bytes, at least {shortest} are wanted", bytes.len()));
-        }
-        // A public key taken for a secret would let everybody sign.
-        if bytes.starts_with(b"-----BEGIN") {
-            return Err("it holds a PEM key, and a secret is wanted".into());
-        }
-        secret(bytes).map(Box::new).map(Self::Secret).ok_or_else(|| "no HMAC takes it".into())
+impl<M: Mac + Clone> JwtVerifier for Code<M> {
+    fn algorithm(&self) -> Algorithm {
+        self.algorithm
     }
+}
 
-    /// Whether whoever has the key, or its private half, signed this message.
-    pub(super) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
-        match self {
-            Self::Secret(secret) => secret.verifies(message, signature),
-            Self::Public(key) => key.verifies(message, signature),
-        }
-    }
+fn code<M: Mac + hmac::digest::KeyInit>(algorithm: Algorithm, secret: &[u8]) -> Result<Box<Code<M>>> {
+    let mac = <M as Mac>::new_from_slice(secret).map_err(|_| ErrorKind::InvalidKeyFormat)?;
+    Ok(Box::new(Code { algorithm, mac }))
+}
 
-    /// What signs with the same key, where that is possible.
-    pub(super) fn signs(&self) -> Option<&Secret> {
-        match self {
-            Self::Secret(secret) => Some(secret),
-            Self::Public(_) => None,
-        }
-    }
+fn signer(algorithm: &Algorithm, key: &EncodingKey) -> Result<Box<dyn JwtSigner>> {
+    let secret = key.as_bytes();
+    Ok(match algorithm {
+        Algorithm::HS256 => code::<Hmac<Sha256>>(*algorithm, secret)?,
+        Algorithm::HS384 => code::<Hmac<Sha384>>(*algorithm, secret)?,
+        Algorithm::HS512 => code::<Hmac<Sha512>>(*algorithm, secret)?,
+        _ => return Err(ErrorKind::InvalidAlgorithm.into()),
+    })
+}
+
+fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>> {
+    let secret = key.try_get_as_bytes()?;
+    Ok(match algorithm {
+        Algorithm::HS256 => code::<Hmac<Sha256>>(*algorithm, secret)?,
+        Algorithm::HS384 => code::<Hmac<Sha384>>(*algorithm, secret)?,
+        Algorithm::HS512 => code::<Hmac<Sha512>>(*algorithm, secret)?,
+        _ => return public::verifier(*algorithm, secret),
+    })
 }

@@ -18,8 +18,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::claims::{self, Claims, Header, NumericDate};
 use super::flaw::{self, Flaw};
-use super::key::Key;
+use super::key::{Key, algorithm};
 use super::secret::{self, Absent, Exposure};
+use super::signature;
 use super::site::Read;
 use crate::config::{Alg, Auth, ConfigError, KeyFile, Problem};
 use crate::hub::{Identity, Pattern, Rights, TokenFault};
@@ -181,9 +182,8 @@ impl Verifier {
         if fitting.peek().is_none() {
             return Err(Flaw::Keyless { alg: header.alg, kid: header.kid });
         }
-        let signature = URL_SAFE_NO_PAD.decode(signature);
         let holds = |key: &&Key| {
-            signature.as_ref().is_ok_and(|signature| key.verifies.verifies(message.as_bytes(), signature))
+            signature::verifies(signature, message.as_bytes(), &key.verifies, algorithm(key.alg))
         };
         let Some(key) = fitting.find(holds) else {
             return Err(Flaw::Forged { alg: header.alg, kid: header.kid });
@@ -228,7 +228,7 @@ impl Verifier {
     /// # Errors
     /// There is no such key, or the token would not be valid.
     pub fn mint(&self, user: &UserId, ttl: Duration, now: UnixTime) -> Result<(String, UnixTime), MintError> {
-        let mut secret = self.keys.iter().filter_map(|key| Some((key, key.verifies.signs()?)));
+        let mut secret = self.keys.iter().filter_map(|key| Some((key, key.signs.as_ref()?)));
         let (key, signs) = secret.next().ok_or(MintError::NoSecretKey)?;
         let iat = now.0 / 1000;
         let exp = iat.checked_add(ttl.as_secs()).filter(|exp| *exp > iat && *exp <= claims::LAST_SECOND);
@@ -240,7 +240,8 @@ impl Verifier {
         let claims = serde_json::json!({ "sub": user, "iat": iat, "exp": exp });
         let [header, claims] = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
         let message = format!("{header}.{claims}");
-        let signature = URL_SAFE_NO_PAD.encode(signs.sign(message.as_bytes()));
+        let signature = signature::sign(message.as_bytes(), signs, algorithm(key.alg));
+        let signature = signature.ok_or(MintError::NoSecretKey)?;
         Ok((format!("{message}.{signature}"), UnixTime::from_secs(exp)))
     }
 }

@@ -2,18 +2,17 @@
 //!
 //! Knows how to say so. The configuration refuses such keys before, by their line.
 
+use jsonwebtoken::crypto::JwtVerifier;
+use jsonwebtoken::errors::{ErrorKind, Result as Done};
+use jsonwebtoken::{Algorithm, DecodingKey};
+
 use crate::config::Alg;
 use crate::features;
 
-/// Never there.
-pub(in crate::edge) enum PublicKey {}
+pub(in crate::edge) fn key(_: Alg, _: &[u8]) -> Result<DecodingKey, String> {
+    Err(features::PUBLIC_KEYS.missing())
+}
 
-impl PublicKey {
-    pub(super) fn read(_: Alg, _: &[u8]) -> Result<Self, String> {
-        Err(features::PUBLIC_KEYS.missing())
-    }
-
-    pub(super) fn verifies(&self, _: &[u8], _: &[u8]) -> bool {
-        match *self {}
-    }
+pub(super) fn verifier(_: Algorithm, _: &[u8]) -> Done<Box<dyn JwtVerifier>> {
+    Err(ErrorKind::InvalidAlgorithm.into())
 }
