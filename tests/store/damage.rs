@@ -96,9 +96,9 @@ fn flipped_bytes_never_make_a_loop_nor_another_message() {
         let bytes = fs::read(original.generation(1).join(&file)).unwrap();
         for round in 0..if file == "db" { 16 } else { 4 } {
             let mut flipped = bytes.clone();
-            // Anywhere, but the same wherever this runs.
-            let at = (round * 7_919 + 13) * 104_729 % bytes.len();
-            for byte in flipped.iter_mut().skip(at).take(16) {
+            // Anywhere, but the same wherever this runs: in 64 bits on 32-bit machines too.
+            let at = (round * 7_919 + 13) * 104_729 % bytes.len() as u64;
+            for byte in flipped.iter_mut().skip(at as usize).take(16) {
                 *byte ^= 0x5a;
             }
             let place = Place::new();
