@@ -81,7 +81,11 @@ impl fmt::Display for Error {
                 write!(f, "cannot connect to {}: {why} ({advice})", path.display())
             }
             Self::Lost { path, why } => write!(f, "lost the connection to {}: {why}", path.display()),
-            Self::TurnedAway { path, why } => write!(f, "turned away at {}: {why}", path.display()),
+            Self::TurnedAway { path, why } => write!(
+                f,
+                "turned away at {}: {why} (`[worker] allow` of wshubd says who may)",
+                path.display()
+            ),
             Self::Away { path } => write!(f, "no wshubd has been at {} for a while", path.display()),
             Self::Full { bound } => write!(f, "dropped: {bound} bytes wait for wshubd already"),
             Self::Expired => write!(f, "dropped: wshubd was away for longer than this was worth keeping"),

@@ -145,6 +145,7 @@ impl Source {
             let node = Node { place, value: self.value(value.get_ref()), spelled: None };
             (key.get_ref().to_string(), node)
         };
+        // Not collected, which would sort them first.
         let mut entries = Entries::new();
         entries.extend(table.iter().map(entry));
         entries

@@ -157,7 +157,8 @@ async fn await_wish(
             },
             Some(Signal::Term) if clock::now().moment < restarts_until || is_announced(&waiting) => {
                 driver.borrow_mut().is_restarting();
-                // A file that is newer cannot be started inside the sandbox, and need not be.
+                // A file that is newer cannot be started inside the sandbox: nobody is asked
+                // then, for this program may not know options that the next one has.
                 if let Err(Doubt::Configuration(why)) = moment::check(&program).await {
                     log::error!("nothing is handed over, for the next process would not start: {why}");
                     stop(&driver, &doors, Close::Restarting).await;

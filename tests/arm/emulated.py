@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "real"))
 
 import guest  # noqa: E402
 from hub import BIN, Hub  # noqa: E402
-from story import same, story, tell  # noqa: E402
+from story import eventually, same, story, tell  # noqa: E402
 
 
 NATIVE = Path(os.environ["NATIVE_BIN"])
@@ -25,16 +25,6 @@ def machine(file):
     """What processor a program is for, by its ELF header."""
     header = file.read_bytes()[:20]
     return {40: "32-bit Arm", 183: "64-bit Arm", 62: "x86-64"}[int.from_bytes(header[18:20], "little")]
-
-
-def eventually(what, check, within=20.0):
-    end = time.monotonic() + within
-    while True:
-        found = check()
-        if found:
-            return found
-        assert time.monotonic() < end, f"not within {within:.0f} s: {what}"
-        time.sleep(0.02)
 
 
 def took_over(hub):

@@ -14,10 +14,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 from hub import BIN, Door, ended, free_port
+from story import eventually
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -34,16 +34,6 @@ def alone():
     if os.environ.get("ROUTER_IS_ALONE") != "yes":
         os.environ["ROUTER_IS_ALONE"] = "yes"
         os.execvp("unshare", ["unshare", "--mount", sys.executable, *sys.argv])
-
-
-def eventually(what, check, within=20.0):
-    end = time.monotonic() + within
-    while True:
-        found = check()
-        if found:
-            return found
-        assert time.monotonic() < end, f"not within {within:.0f} s: {what}"
-        time.sleep(0.01)
 
 
 class Instance:

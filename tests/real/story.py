@@ -35,6 +35,17 @@ def same(got, wanted, what=""):
     assert got == wanted, f"{what + ': ' if what else ''}{got!r} came, the contract says {wanted!r}"
 
 
+def eventually(what, check, within=20.0):
+    """The first true result of `check`; fails with `what`, which may be a function that tells more."""
+    end = time.monotonic() + within
+    while True:
+        found = check()
+        if found:
+            return found
+        assert time.monotonic() < end, f"not within {within:.0f} s: {what() if callable(what) else what}"
+        time.sleep(0.01)
+
+
 def _shared_hub(hub, make):
     """The hub that the stories of one file share; a new one where the last was left dead."""
     if hub is None or hub.exit_code() is not None:

@@ -10,31 +10,19 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/real"))
 
 from hub import Door  # noqa: E402
+from story import eventually  # noqa: E402
 
 BIN = Path(os.environ["WSHUBD_BIN"])
 LAB = os.environ["SYSTEMD_LAB"]
 # A machine of two cores that does other things as well; nothing waits so long unless something is wrong.
 PATIENCE = 20.0
 UNITS = ["wshubd.service", "wshubd.socket", "wshubd-worker.socket"]
-
-
-def eventually(what, check, within=PATIENCE):
-    """The first true result of `check`; fails with `what`, which may be a function that tells more."""
-    end = time.monotonic() + within
-    while True:
-        found = check()
-        if found:
-            return found
-        if time.monotonic() > end:
-            raise AssertionError(f"not within {within:.0f} s: {what() if callable(what) else what}")
-        time.sleep(0.01)
 
 
 class Machine(Door):
