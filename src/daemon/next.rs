@@ -20,7 +20,7 @@ use smol::{LocalExecutor, Timer};
 use super::FAREWELL;
 use crate::edge::doors::Doors;
 use crate::edge::driver::{Driver, Shared};
-use crate::edge::handover::moment::{self, Doubt};
+use crate::edge::handover::moment;
 use crate::edge::handover::{self, Sent, Way, exec};
 use crate::edge::systemd::Notify;
 use crate::edge::{clock, serve, signals};
@@ -157,13 +157,6 @@ async fn await_wish(
             },
             Some(Signal::Term) if clock::now().moment < restarts_until || is_announced(&waiting) => {
                 driver.borrow_mut().is_restarting();
-                // A file that is newer cannot be started inside the sandbox: nobody is asked
-                // then, for this program may not know options that the next one has.
-                if let Err(Doubt::Configuration(why)) = moment::check(&program).await {
-                    log::error!("nothing is handed over, for the next process would not start: {why}");
-                    stop(&driver, &doors, Close::Restarting).await;
-                    return (wishes, Next::End(cause(Signal::Term)));
-                }
                 moment::clear_doors(&driver, &doors).await;
                 return (wishes, Next::Process);
             }

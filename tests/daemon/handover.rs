@@ -281,26 +281,6 @@ fn a_configuration_that_the_next_one_would_refuse_keeps_this_one() {
     ada.is_heard();
 }
 
-#[test]
-fn a_restart_that_would_fail_is_none_and_everybody_is_told_to_come_back() {
-    let elsewhere = directory();
-    let _overseer = std::os::unix::net::UnixDatagram::bind(elsewhere.join("notify")).unwrap();
-    let socket = elsewhere.join("notify");
-    let mut daemon = Daemon::with(&[("NOTIFY_SOCKET", socket.to_str().unwrap())]);
-    let mut ada = daemon.client("ada");
-    let key = daemon.directory.join("wshubd/broadcast.secret");
-    std::fs::write(&key, "").unwrap();
-
-    daemon.signal(Signal::USR1);
-    daemon.signal(Signal::TERM);
-
-    let said = daemon.hear_line("nothing is handed over");
-    assert!(said.contains("broadcast.secret"), "{said}");
-    assert_eq!(ada.closed_with(), 4200);
-    drop(ada);
-    assert_eq!(daemon.ended().0, Some(0));
-}
-
 /// A daemon that finds a state which it cannot read, and the sockets of two links.
 fn started_with(state: &[u8]) -> (TcpStream, UnixStream, String, Child) {
     use std::os::fd::AsFd;

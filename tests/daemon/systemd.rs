@@ -1,12 +1,15 @@
 //! What systemd passes to the daemon, and hears from it.
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::Signal;
 use wshubd::features::STORE;
 
 use crate::bench::{Daemon, PATIENCE, command, directory};
@@ -33,8 +36,7 @@ fn log_until(log: &mut impl BufRead, wanted: &str) -> String {
 }
 
 fn stop(mut child: Child) {
-    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM)
-        .unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
@@ -198,4 +200,51 @@ fn a_watchdog_is_fed_by_an_idle_daemon() {
 
     overseer.hear_until("READY=1");
     assert_eq!([overseer.hear(), overseer.hear()], ["WATCHDOG=1\n", "WATCHDOG=1\n"]);
+}
+
+/// What `ExecStop=` runs at a restart, where systemd would start the daemon anew with
+/// these arguments: what it says.
+fn before_a_restart(daemon: &Daemon, arguments: &str) -> String {
+    let elsewhere = directory();
+    let program = env!("CARGO_BIN_EXE_wshubd");
+    let systemctl = format!(
+        "#!/bin/sh\ncase $1 in\nlist-jobs) echo '7 wshubd.service restart running' ;;\n\
+         show) echo '{{ path={program} ; argv[]={program} {arguments} ; ignore_errors=no ; pid=0 }}' ;;\nesac\n"
+    );
+    std::fs::write(elsewhere.join("systemctl"), systemctl).unwrap();
+    std::fs::set_permissions(elsewhere.join("systemctl"), Permissions::from_mode(0o755)).unwrap();
+    // systemd gives it what it gives the daemon.
+    let mut tell = Command::new(env!("CARGO_BIN_EXE_wshubctl"));
+    tell.envs(command(&daemon.directory).get_envs().filter_map(|(name, value)| Some((name, value?))));
+    tell.env("PATH", format!("{}:/usr/bin:/bin", elsewhere.display()));
+    let told = tell.args(["stopping", &daemon.pid().as_raw_nonzero().to_string()]).output().unwrap();
+    assert!(told.status.success());
+    String::from_utf8(told.stderr).unwrap()
+}
+
+#[test]
+fn a_restart_that_nobody_would_survive_is_a_stop_and_says_why() {
+    let mut daemon = Daemon::start();
+    let mut ada = daemon.client("ada");
+    daemon.write("wrong.toml", "[limits]\nburts = 5\n");
+    let wrong = daemon.directory.join("wrong.toml");
+    let said = before_a_restart(&daemon, &format!("--config {}", wrong.display()));
+    assert!(said.starts_with("wshubctl: this restart closes all connections"), "{said}");
+    assert!(said.contains("wrong.toml:2") && said.contains("burts"), "{said}");
+    daemon.signal(Signal::TERM);
+    assert_eq!(ada.closed_with(), 4101);
+    drop(ada);
+    assert_eq!(daemon.ended().0, Some(0));
+}
+
+#[test]
+fn a_restart_that_the_next_daemon_agrees_with_is_announced() {
+    let mut daemon = Daemon::start();
+    let mut ada = daemon.client("ada");
+    assert_eq!(before_a_restart(&daemon, ""), "");
+    daemon.signal(Signal::TERM);
+    // No systemd is there that would keep the connection: they are told to come back at once.
+    assert_eq!(ada.closed_with(), 4200);
+    drop(ada);
+    assert_eq!(daemon.ended().0, Some(0));
 }

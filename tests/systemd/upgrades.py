@@ -117,6 +117,15 @@ def mistake(hub):
         hub.run("wshubctl", "pub", "--durable", "later", "the old one goes on")
         hub.run("wshubctl", "pub", "news", "the old one goes on")
         ann.hear("message", data="the old one goes on")
+        # Whoever restarts nevertheless closes connections, and with a goodbye.
+        assert hub.ctl("restart", "wshubd", check=False).returncode != 0
+        same(ann.hear("bye")["code"], 4101)
+    hub.write(conffile, right)
+    hub.ctl("restart", "wshubd")
+    with hub.subscriber("news") as ann:
+        hub.dpkg("-i", hub.older)
+        hub.write(conffile, right + "burts = 5\n")
+        assert "NOT restarted" in hub.dpkg("-i", Package("4-1").put_on(hub)).stderr
         hub.write(conffile, right)
         hub.ctl("restart", "wshubd")
         same(hub.executable(), "/usr/bin/wshubd")

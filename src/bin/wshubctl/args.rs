@@ -231,7 +231,8 @@ pub(crate) struct Session {
 /// Tell wshubd that the stop which follows is part of a restart, if it is
 ///
 /// For `ExecStop=` of its unit: systemd shows the difference only in the type of its
-/// job, which `systemctl list-jobs` lists. At a restart SIGUSR1 is sent to wshubd; the
+/// job, which `systemctl list-jobs` lists. At a restart the program that comes next is
+/// asked to check its configuration, and where it agrees SIGUSR1 is sent to wshubd; the
 /// SIGTERM that follows within ten seconds then leaves all connections to the next
 /// process instead of closing them.
 #[derive(clap::Args, Debug)]

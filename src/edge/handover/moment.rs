@@ -4,21 +4,17 @@
 //! what is handed over.
 
 use std::cell::RefCell;
-use std::fmt;
-use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustix::process::Signal;
 use smol::Timer;
 
 use super::exec::VARIABLE;
 use crate::edge::clock;
 use crate::edge::doors::Doors;
 use crate::edge::driver::Shared;
-use crate::protocol::Moment;
 
 /// How long requests over HTTP that are under way may take. Meanwhile everybody
 /// else is served as always, and newcomers wait in the kernel.
@@ -40,55 +36,22 @@ pub async fn clear_doors(driver: &Shared, doors: &Rc<RefCell<Doors>>) {
     }
 }
 
-/// What a program ends with whose configuration is wrong, after `sysexits.h`.
-const CONFIGURATION: i32 = 78;
-
-/// What systemd sends to the processes of a unit that it stops finds each of them
-/// once: so often may a check be met by it, and be asked again, before that counts.
-const ATTEMPTS: usize = 3;
-
-/// Why the next program is not to be gone on with.
-#[derive(PartialEq, Eq, Debug)]
-pub enum Doubt {
-    /// It says that its configuration is wrong.
-    Configuration(String),
-    /// It says nothing of use, or cannot be started from here.
-    Unknown(String),
-}
-
-impl fmt::Display for Doubt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Configuration(why) | Self::Unknown(why)) = self;
-        f.write_str(why)
-    }
-}
-
 /// Has the next program say whether it would start with the configuration that
 /// is there now: what it refuses after the hand-over nobody could take back.
 ///
 /// # Errors
 /// What it says, or that it says nothing.
-pub async fn check(program: &Path) -> Result<(), Doubt> {
-    let deadline = clock::now().moment + CHECK;
-    let mut answer = ask(program, deadline).await.map_err(Doubt::Unknown)?;
-    for _ in 1..ATTEMPTS {
-        if answer.0.signal() != Some(Signal::TERM.as_raw()) {
-            break;
-        }
-        answer = ask(program, deadline).await.map_err(Doubt::Unknown)?;
+pub async fn check(program: &Path) -> Result<(), String> {
+    let (status, said) = ask(program).await?;
+    if status.success() {
+        return Ok(());
     }
-    let (status, said) = answer;
-    match status.code() {
-        Some(0) => Ok(()),
-        Some(CONFIGURATION) => Err(Doubt::Configuration(said)),
-        _ => Err(Doubt::Unknown(
-            format!("{} --check: {status} {said}", program.display()).trim_end().to_owned(),
-        )),
-    }
+    Err(format!("{} --check: {status} {said}", program.display()).trim_end().to_owned())
 }
 
 /// How the next program ends that is asked to check, and what it says.
-async fn ask(program: &Path, deadline: Moment) -> Result<(ExitStatus, String), String> {
+async fn ask(program: &Path) -> Result<(ExitStatus, String), String> {
+    let deadline = clock::now().moment + CHECK;
     let cannot = |error: std::io::Error| format!("cannot run {}: {error}", program.display());
     let mut child = Command::new(program)
         .args(std::env::args_os().skip(1))
