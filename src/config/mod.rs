@@ -11,11 +11,13 @@
 mod changes;
 pub mod environment;
 pub mod error;
+mod files;
 pub mod places;
 mod sections;
 mod show;
 mod table;
 mod tree;
+mod warnings;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -230,8 +232,8 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn load_again(file: Option<&Path>, environment: &Environment) -> Result<Loaded, ConfigError> {
-        for file in files(file, environment)? {
-            let meta = std::fs::metadata(&file).map_err(|error| unreadable(&file, &error))?;
+        for file in files::of(file, environment)? {
+            let meta = std::fs::metadata(&file).map_err(|error| files::unreadable(&file, &error))?;
             if !meta.is_file() {
                 return Err(Problem::in_file(&file, "is not a file, and can be read only once").into());
             }
@@ -245,16 +247,16 @@ impl Config {
     /// # Errors
     /// All that is wrong with any of it.
     pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Loaded, ConfigError> {
-        let files = files(file, environment)?;
+        let files = files::of(file, environment)?;
         let mut problems = Vec::new();
         let mut entries = tree::Entries::new();
         for file in &files {
-            match read(file) {
+            match files::read(file) {
                 Ok(over) => tree::overlay(&mut entries, over),
                 Err(problem) => problems.push(problem),
             }
         }
-        for over in variables(environment) {
+        for over in files::variables(environment) {
             match over {
                 Ok(over) => tree::overlay(&mut entries, over),
                 Err(problem) => problems.push(problem),
@@ -312,98 +314,4 @@ impl Config {
         positions.push(".positions");
         positions.into()
     }
-
-    /// What is allowed but seldom wise.
-    pub fn warnings(&self) -> Vec<String> {
-        self.warnings_at(&self.listen.http)
-    }
-
-    /// The same where it listens elsewhere: on sockets that it was given.
-    pub fn warnings_at(&self, http: &[SocketAddr]) -> Vec<String> {
-        let mut warnings = Vec::new();
-        let open = http.iter().find(|address| !address.ip().is_loopback());
-        if let Some(address) = open {
-            if self.auth.anonymous {
-                warnings.push(format!(
-                    "auth.anonymous lets everybody who reaches {address} in; listen on a loopback address \
-                     or ask for tokens"
-                ));
-            }
-            if self.auth.query_token {
-                warnings.push(format!(
-                    "auth.query_token accepts tokens in URLs on {address}, where proxies log them; set it \
-                     to false if no client needs it"
-                ));
-            }
-        }
-        if self.listen.allowed_origins.iter().any(|origin| origin == "*") {
-            warnings.push(
-                "listen.allowed_origins = [\"*\"] lets every web page that a user visits connect".to_owned(),
-            );
-        }
-        if self.state.store == StoreKind::Memory && self.kept_bytes() < self.limits.hub.kept_bytes {
-            warnings.push(
-                "store.bytes is more than half of limits.memory: messages are kept up to that half"
-                    .to_owned(),
-            );
-        }
-        warnings
-    }
-}
-
-fn files(file: Option<&Path>, environment: &Environment) -> Result<Vec<PathBuf>, Problem> {
-    match file {
-        Some(file) => Ok(vec![file.to_owned()]),
-        None => usual_files(&places::configuration_directory(environment)),
-    }
-}
-
-/// The file and the drop-ins of a directory that exist, in order of name.
-fn usual_files(directory: &Path) -> Result<Vec<PathBuf>, Problem> {
-    let drop_ins = directory.join("conf.d");
-    let mut files = Vec::new();
-    match std::fs::read_dir(&drop_ins) {
-        Ok(entries) => {
-            for entry in entries {
-                let path = entry.map_err(|error| unreadable(&drop_ins, &error))?.path();
-                let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-                if !hidden && path.extension().is_some_and(|extension| extension == "toml") {
-                    files.push(path);
-                }
-            }
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(unreadable(&drop_ins, &error)),
-    }
-    files.sort_unstable();
-    let file = directory.join("wshubd.toml");
-    // Only what is known to be missing is left out; defaults in place of a
-    // file that could not be looked at might open what it closes.
-    match file.try_exists() {
-        Ok(true) => files.insert(0, file),
-        Ok(false) => {}
-        Err(error) => return Err(unreadable(&file, &error)),
-    }
-    Ok(files)
-}
-
-fn unreadable(path: &Path, error: &std::io::Error) -> Problem {
-    Problem::in_file(path, format!("cannot be read: {error}"))
-}
-
-fn read(file: &Path) -> Result<tree::Entries, Problem> {
-    let text = std::fs::read(file).map_err(|error| unreadable(file, &error))?;
-    let text = String::from_utf8(text).map_err(|_| Problem::in_file(file, "is not UTF-8"))?;
-    tree::parse(&text, file)
-}
-
-/// What our variables say.
-fn variables(environment: &Environment) -> impl Iterator<Item = Result<tree::Entries, Problem>> {
-    environment.variables().filter_map(|(name, text)| {
-        let name = name.to_str().filter(|name| tree::keys_of(name).is_some())?;
-        Some(match text.to_str() {
-            Some(text) => tree::parse_variable(name, text),
-            None => Err(Problem::new(Place::Variable(name.into()), "is not UTF-8")),
-        })
-    })
 }

@@ -5,7 +5,8 @@
 
 use std::rc::Rc;
 
-use super::driver::{BLOCK, Driver, HttpAnswer, LINGER};
+use super::driver::{Driver, HttpAnswer};
+use super::hearing::{BLOCK, LINGER};
 use super::link::{Latch, Side};
 use super::outbox::{Mark, Piece};
 use super::packet::Packet;

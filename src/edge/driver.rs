@@ -1,8 +1,9 @@
 //! Owns the hub. Makes facts of what happens.
 //!
 //! Knows the hub, the links and the clock. Does not decide anything, and leaves
-//! what the hub orders to [`deeds`](super::deeds). What arrives is decided on at
-//! once; what is to be written waits for the end of the turn.
+//! what arrives to `hearing`, and what the hub orders to [`deeds`](super::deeds).
+//! The former is decided on at once; what is to be written waits for the end of the
+//! turn.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -11,8 +12,10 @@ use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
 
+use super::clock;
 use super::epoll::{Epoll, Ready};
-use super::link::{Link, Side, Worker};
+use super::hearing::Ears;
+use super::link::{Side, Worker};
 use super::links::Links;
 use super::outbox::Piece;
 use super::packet::Packet;
@@ -22,13 +25,9 @@ use super::site::Site;
 use super::store::positions::Positions;
 use super::store::{Around, Store};
 use super::systemd::Bulletin;
-use super::wire::{Moved, Wire};
-use super::ws::{Decoder, Heard};
-use super::{clock, lines};
-use crate::hub::{Asker, Effects, Hub, Input, Now, Peer, TurnedAway};
-use crate::protocol::{
-    Close, Code, ConnectionId, Misspoken, Moment, OperationId, Refusal, Said, Say, worker,
-};
+use super::wire::Wire;
+use crate::hub::{Asker, Effects, Hub, Input, Now, Peer};
+use crate::protocol::{Code, ConnectionId, Moment, OperationId, Said, Say};
 
 /// The driver, as every task of the thread shares it. It is borrowed for the
 /// length of one call and never across an await.
@@ -48,23 +47,6 @@ pub struct HttpAnswer {
 /// The hub's ends of latches, and whose the other ends are.
 pub(super) type Latches = HashMap<OperationId, (Sender<Piece>, ConnectionId)>;
 
-/// What reading needs, for all links in turn.
-struct Ears {
-    block: Box<[u8]>,
-    decoder: Decoder,
-}
-
-/// How much is read from one link in one turn: enough for a burst, little
-/// enough that everybody gets a turn soon.
-pub(super) const BLOCK: usize = 16 << 10;
-
-/// How much is held of what somebody has half said who may say nothing but `auth`:
-/// the largest token, twice that for JSON around it, and what the allocator rounds up.
-const LONGEST_FROM_STRANGERS: usize = 32 << 10;
-
-/// How long a peer that was told goodbye may take to hang up.
-pub(super) const LINGER: Duration = Duration::from_secs(2);
-
 pub struct Driver {
     pub(super) hub: Hub,
     effects: Effects,
@@ -79,7 +61,7 @@ pub struct Driver {
     pub(super) tickets: HashMap<u64, Sender<HttpAnswer>>,
     pub(super) last_ticket: u64,
     /// Away while something is being read.
-    ears: Option<Ears>,
+    pub(super) ears: Option<Ears>,
     pub(super) scratch: Vec<u8>,
     /// The time of this call.
     pub(super) now: Now,
@@ -97,7 +79,7 @@ pub struct Driver {
 impl Driver {
     /// A driver around a hub.
     pub fn new(hub: Hub, store: Store, site: Rc<Site>, epoll: Epoll) -> Self {
-        let decoder = Decoder::new(site.message_bytes);
+        let ears = Ears::new(site.message_bytes);
         Self {
             hub,
             effects: Effects::default(),
@@ -107,7 +89,7 @@ impl Driver {
             latches: HashMap::new(),
             tickets: HashMap::new(),
             last_ticket: 0,
-            ears: Some(Ears { block: vec![0; BLOCK].into(), decoder }),
+            ears: Some(ears),
             scratch: Vec::new(),
             now: clock::now(),
             lingering: VecDeque::new(),
@@ -142,13 +124,6 @@ impl Driver {
         self.look_at_the_clock();
     }
 
-    /// Takes frames and lines of up to so many bytes from now on.
-    pub(super) fn limit_messages(&mut self, bytes: usize) {
-        if let Some(ears) = &mut self.ears {
-            ears.decoder.limit(bytes);
-        }
-    }
-
     /// The kernel has something to tell of a link.
     pub fn ready(&mut self, ready: Ready) {
         let Some(conn) = self.links.meant(ready) else { return };
@@ -159,153 +134,6 @@ impl Driver {
         if ready.read {
             self.read(conn);
         }
-    }
-
-    /// Reads once from a link that has something.
-    fn read(&mut self, conn: ConnectionId) {
-        let Some(mut ears) = self.ears.take() else { return };
-        let moved = self.links.get(conn).map(|link| link.wire.read(&mut ears.block));
-        if let Some(Moved::Bytes(bytes @ 1..)) = moved {
-            let block = ears.block.get(..bytes).unwrap_or_default();
-            self.listen(conn, block, &mut ears.decoder);
-        }
-        self.ears = Some(ears);
-        if let Some(Moved::Bytes(0) | Moved::Broken) = moved {
-            self.hung_up(conn);
-        }
-    }
-
-    fn heard(&mut self, conn: ConnectionId, bytes: &[u8]) {
-        if let Some(mut ears) = self.ears.take() {
-            self.listen(conn, bytes, &mut ears.decoder);
-            self.ears = Some(ears);
-        }
-    }
-
-    /// Makes requests of bytes. What a link has begun to say is taken from it
-    /// for that long, and put back.
-    fn listen(&mut self, conn: ConnectionId, bytes: &[u8], decoder: &mut Decoder) {
-        let Some(link) = self.links.get(conn) else { return };
-        if link.leaving {
-            return;
-        }
-        match &mut link.side {
-            Side::Client { held } => {
-                let mut held = held.take();
-                decoder.decode(&mut held, bytes, |heard| self.hear(conn, heard));
-                let is_long = held.as_ref().is_some_and(|held| held.bytes() > LONGEST_FROM_STRANGERS);
-                if is_long && self.staying(conn).is_some() && !self.hub.lets_in(conn) {
-                    return self.refuse_to_go_on(conn, Close::TooBig);
-                }
-                if let Some(Side::Client { held: place }) = self.staying(conn).map(|link| &mut link.side) {
-                    *place = held;
-                }
-            }
-            Side::Worker(worker) => {
-                let (mut held, limit) = (worker.held.take(), self.site.message_bytes);
-                lines::split(&mut held, bytes, limit, |line| self.hear_line(conn, line));
-                if let Some(Side::Worker(worker)) = self.staying(conn).map(|link| &mut link.side) {
-                    worker.held = held;
-                }
-            }
-        }
-    }
-
-    /// The link, unless it was told goodbye.
-    fn staying(&mut self, conn: ConnectionId) -> Option<&mut Link> {
-        self.links.get(conn).filter(|link| !link.leaving)
-    }
-
-    fn hear(&mut self, conn: ConnectionId, heard: Heard<'_>) {
-        if self.staying(conn).is_none() {
-            return;
-        }
-        match heard {
-            Heard::Text(text) => self.said(conn, crate::protocol::parse(text)),
-            Heard::Binary(_) => self.refuse_to_go_on(conn, Close::NotText),
-            Heard::Alive => self.tell(Input::Heard { conn }),
-            Heard::Reply(frame) => self.links.push(conn.slot, Piece::frame(&Packet::raw(frame))),
-            Heard::Closed => {
-                self.links.leave(conn, [], false);
-                self.part(conn);
-            }
-            Heard::Broken(close) => self.refuse_to_go_on(conn, close),
-        }
-    }
-
-    fn hear_line(&mut self, conn: ConnectionId, line: lines::Line<'_>) {
-        let too_long = || format!("a line may be {} bytes long", self.site.message_bytes);
-        let said = match line {
-            lines::Line::Whole(line) => worker::parse(line),
-            lines::Line::TooLong => {
-                Err(Misspoken { id: None, refusal: Refusal::new(Code::TooLarge, too_long()) })
-            }
-            lines::Line::Half => {
-                let refusal = Refusal::new(Code::BadJson, "the socket closed in the middle of a line");
-                Err(Misspoken { id: None, refusal })
-            }
-        };
-        self.said(conn, said);
-    }
-
-    /// Passes a request on; what concerns tokens is looked at here, for the hub
-    /// knows none.
-    fn said(&mut self, conn: ConnectionId, said: Result<Said, Misspoken>) {
-        if self.staying(conn).is_none() {
-            return;
-        }
-        let from = Asker::Connection(conn);
-        let input = match said {
-            Ok(Said { id, say: Say::Auth { token, inbox } }) => {
-                let claim = self.site.verifier.verify(token.reveal(), self.now.wall);
-                Input::Identified { conn, id, inbox, claim }
-            }
-            Ok(Said { id, say: Say::MintToken { user_id, ttl } }) => {
-                return self.mint(conn, id.as_ref(), &user_id, ttl);
-            }
-            Ok(Said { id, say: Say::CheckToken(token) }) => {
-                return self.check_token(conn, id.as_ref(), &token);
-            }
-            Ok(Said { id, say: Say::Reload }) => return self.ask_for_reload(conn, id),
-            Ok(said) => {
-                self.weigh_for(&said.say);
-                Input::Said { from, said }
-            }
-            Err(misspoken) => Input::Misspoke { from, misspoken },
-        };
-        self.tell(input);
-    }
-
-    /// The peer broke the protocol of the wire itself: no business of the hub's.
-    fn refuse_to_go_on(&mut self, conn: ConnectionId, close: Close) {
-        self.links.leave(conn, [Piece::frame(&Packet::close(close))], false);
-        self.part(conn);
-        self.tell(Input::TurnedAway(TurnedAway::Malformed));
-    }
-
-    /// The socket gives no more.
-    fn hung_up(&mut self, conn: ConnectionId) {
-        let held = match self.links.get(conn).map(|link| &mut link.side) {
-            Some(Side::Worker(worker)) => worker.held.take(),
-            _ => None,
-        };
-        lines::end(held, |line| self.hear_line(conn, line));
-        let is_worker = matches!(self.links.get(conn).map(|link| &link.side), Some(Side::Worker(_)));
-        // Who pipes lines in and waits for answers has shut one direction only.
-        if is_worker && self.links.get(conn).is_some_and(|link| !link.leaving) && self.links.end(conn) {
-            return self.part(conn);
-        }
-        self.links.flush(conn.slot);
-        self.links.lose(conn);
-        self.pump();
-    }
-
-    /// Tells the hub that nothing more will come, and lets the peer hang up
-    /// first for a while, so that it reads what was said last.
-    fn part(&mut self, conn: ConnectionId) {
-        self.lingering.push_back((self.now.moment + LINGER, conn));
-        self.links.part(conn);
-        self.pump();
     }
 
     /// Asks the hub something for an HTTP request; the answer comes through the

@@ -181,7 +181,7 @@ impl Links {
     }
 
     /// Moves a first piece into the outbox, for it is not the only one.
-    fn gather(&mut self, slot: u32) {
+    pub(super) fn gather(&mut self, slot: u32) {
         let Some(link) = self.table.get_mut(slot as usize) else { return };
         let given = link.given_at.and_then(|at| self.given.get_mut(at as usize));
         if let Some(piece) = given.and_then(|given| given.piece.take()) {
@@ -286,7 +286,7 @@ impl Links {
     }
 
     /// Notes down what has changed about a link's outbox.
-    fn tell(&mut self, slot: u32) {
+    pub(super) fn tell(&mut self, slot: u32) {
         let Some(link) = self.table.get_mut(slot as usize) else { return };
         let Some(outbox) = &mut link.outbox else { return };
         let state = outbox.state(self.bounds);
@@ -314,26 +314,6 @@ impl Links {
             outbox.blocked = false;
             self.spare.push(outbox);
         }
-    }
-
-    /// Says the last pieces and hears no more; once they are out, the link's
-    /// sending side is shut.
-    pub fn leave(&mut self, id: ConnectionId, last: impl IntoIterator<Item = Piece>, drop_queue: bool) {
-        self.gather(id.slot);
-        let Some(link) = self.get(id) else { return };
-        if let (true, Some(outbox)) = (drop_queue, &mut link.outbox) {
-            outbox.clear_unsent();
-        }
-        for piece in last {
-            self.push(id.slot, piece);
-        }
-        // Not before: nothing follows a goodbye, and a flush in between would shut
-        // the link too early.
-        if let Some(link) = self.get(id) {
-            link.leaving = true;
-            link.forget_input();
-        }
-        self.touch(id.slot);
     }
 
     /// Whether the peer has taken part of a piece, and not the rest.
@@ -368,66 +348,5 @@ impl Links {
     pub fn holders(&self) -> Vec<(ConnectionId, u64)> {
         let staying = self.table.iter().map(|(_, link)| link).filter(|link| !link.leaving && !link.broken);
         staying.map(|link| (link.id, link.held() as u64)).filter(|(_, held)| *held > 0).collect()
-    }
-
-    /// The peer says no more. Whether it is still owed something that the kernel
-    /// does not take now; then the link stays until it has.
-    pub fn end(&mut self, id: ConnectionId) -> bool {
-        self.flush(id.slot);
-        let Some(link) = self.get(id) else { return false };
-        if link.outbox.is_none() || link.broken {
-            return false;
-        }
-        link.ended = true;
-        link.leaving = true;
-        self.tell(id.slot);
-        true
-    }
-
-    /// Writing failed. A worker may have said things before it left.
-    fn broke(&mut self, id: ConnectionId) {
-        // Only a link of this table breaks, so its slot is its own.
-        let Some(link) = self.table.get_mut(id.slot as usize) else { return };
-        if link.ended || !matches!(link.side, Side::Worker(_)) {
-            return self.lose(id);
-        }
-        link.deaf = true;
-        link.outbox = None;
-        // It is read on, and counts for one to whom nothing can be given.
-        if link.interest != Interest::READ {
-            link.interest = Interest::READ;
-            self.epoll.modify(&link.wire, key(link.id), Interest::READ);
-        }
-        self.facts.push_back(Input::Outbound { conn: id, state: Outbound::Full });
-    }
-
-    /// The link is down as far as the hub is concerned; it is told once.
-    pub fn part(&mut self, id: ConnectionId) {
-        let Some(link) = self.get(id) else { return };
-        if !std::mem::replace(&mut link.parted, true) {
-            self.facts.push_back(Input::Closed { conn: id });
-        }
-    }
-
-    /// The socket is dead. Once the hub knows, the slot is free.
-    pub fn lose(&mut self, id: ConnectionId) {
-        let Some(link) = self.get(id) else { return };
-        if std::mem::replace(&mut link.broken, true) {
-            return;
-        }
-        link.outbox = None;
-        if link.parted {
-            self.table.remove(id.slot as usize);
-        } else {
-            self.part(id);
-        }
-    }
-
-    /// The hub has been told that a link is down: frees the slot, unless the
-    /// peer has still to read what was said last.
-    pub fn settle(&mut self, id: ConnectionId) {
-        if self.get(id).is_some_and(|link| link.broken) {
-            self.table.remove(id.slot as usize);
-        }
     }
 }

@@ -167,7 +167,7 @@ impl Disk {
 
     /// A commit is on the disk.
     pub(super) fn has_written(&mut self, room: Room, tail: &mut Tail, around: &mut Around<'_>) {
-        let Some((super::disk::Task::Commit(batch), _)) = self.task.take() else { return };
+        let Some((super::orders::Task::Commit(batch), _)) = self.task.take() else { return };
         let now = around.now.moment;
         let Batch { generation, puts, moved, stale, .. } = *batch;
         self.has_room(now, room);

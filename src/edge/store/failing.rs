@@ -5,8 +5,9 @@
 
 use std::time::Duration;
 
-use super::disk::{Around, Disk, Task};
+use super::disk::{Around, Disk};
 use super::loading::Loading;
+use super::orders::Task;
 use super::tail::Tail;
 use crate::hub::settings::Disk as When;
 use crate::hub::{Input, StoreFact};

@@ -14,10 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use super::budget::Budget;
 use super::bundle::{self, Bundle, ImportError};
-use super::disk::{Disk, Options, Task};
+use super::disk::{Disk, Options};
 use super::elapsed::Elapsed;
 use super::failing::Trouble;
 use super::index::{Generation, Index, Log, Placed, Run};
+use super::orders::Task;
 use super::process::Ended;
 use super::reading::Wanted;
 use super::tail::{Entry, Tail};

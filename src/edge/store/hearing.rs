@@ -4,7 +4,8 @@
 
 use std::io;
 
-use super::disk::{Around, Disk, Task};
+use super::disk::{Around, Disk};
+use super::orders::Task;
 use super::reading::Wanted;
 use super::spelling;
 use super::tail::Tail;

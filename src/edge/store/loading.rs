@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use super::disk::{Around, Disk, Task};
+use super::disk::{Around, Disk};
 use super::elapsed::{Elapsed, Stamp};
 use super::index::Placed;
+use super::orders::Task;
 use super::spelling::{self, Head, LogMark};
 use super::words::{Size, Word};
 use crate::hub::{Found, Input, StoreFact};

@@ -19,6 +19,7 @@ mod index;
 pub mod keeper;
 mod loading;
 mod moving;
+mod orders;
 pub mod positions;
 mod process;
 mod reading;

@@ -12,8 +12,9 @@ use std::collections::VecDeque;
 use serde_json::value::RawValue;
 
 use super::commit::Moved;
-use super::disk::{Around, Disk, Task};
+use super::disk::{Around, Disk};
 use super::index::{Index, Placed};
+use super::orders::Task;
 use super::spelling;
 use super::tail::Tail;
 use super::words::Order;

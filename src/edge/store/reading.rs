@@ -9,7 +9,8 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::disk::{Around, Disk, Task};
+use super::disk::{Around, Disk};
+use super::orders::Task;
 use super::tail::Tail;
 use super::{Fetch, page_of};
 use crate::hub::Input;

@@ -1,0 +1,46 @@
+//! What is allowed, and seldom wise.
+//!
+//! Knows which options together open more than most want. Forbids nothing.
+
+use std::net::SocketAddr;
+
+use super::{Config, StoreKind};
+
+impl Config {
+    /// What is allowed but seldom wise.
+    pub fn warnings(&self) -> Vec<String> {
+        self.warnings_at(&self.listen.http)
+    }
+
+    /// The same where it listens elsewhere: on sockets that it was given.
+    pub fn warnings_at(&self, http: &[SocketAddr]) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let open = http.iter().find(|address| !address.ip().is_loopback());
+        if let Some(address) = open {
+            if self.auth.anonymous {
+                warnings.push(format!(
+                    "auth.anonymous lets everybody who reaches {address} in; listen on a loopback address \
+                     or ask for tokens"
+                ));
+            }
+            if self.auth.query_token {
+                warnings.push(format!(
+                    "auth.query_token accepts tokens in URLs on {address}, where proxies log them; set it \
+                     to false if no client needs it"
+                ));
+            }
+        }
+        if self.listen.allowed_origins.iter().any(|origin| origin == "*") {
+            warnings.push(
+                "listen.allowed_origins = [\"*\"] lets every web page that a user visits connect".to_owned(),
+            );
+        }
+        if self.state.store == StoreKind::Memory && self.kept_bytes() < self.limits.hub.kept_bytes {
+            warnings.push(
+                "store.bytes is more than half of limits.memory: messages are kept up to that half"
+                    .to_owned(),
+            );
+        }
+        warnings
+    }
+}
