@@ -25,7 +25,7 @@ class Layout(ctypes.Structure):
     """The same as in failing_calls.c."""
 
     _fields_ = [(name, ctypes.c_int) for name in ("armed", "kinds", "error", "ignored")]
-    _fields_ += [(name, ctypes.c_long) for name in ("at", "times", "count", "failed")]
+    _fields_ += [(name, ctypes.c_long) for name in ("at", "times", "count", "failed", "sick", "start", "end")]
 
 
 class FailingCalls:
@@ -52,6 +52,10 @@ class FailingCalls:
 
     def mend(self):
         self.plan.armed = 0
+
+    def spoil(self, file, at, size):
+        """So many bytes of a file cannot be read any more; what is copied of it can."""
+        self.plan.start, self.plan.end, self.plan.sick = at, at + size, os.stat(file).st_ino
 
     @property
     def failed(self):

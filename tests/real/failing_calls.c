@@ -24,6 +24,8 @@ enum kind { WRITE = 1, SYNC = 2, OPEN = 4, NAME = 8, READ = 16 };
 struct plan {
   _Atomic int armed, kinds, error, ignored;
   _Atomic long at, times, count, failed;
+  /* A bad sector: no byte of this inode from here to there can be read. */
+  _Atomic long sick, from, to;
 };
 
 static struct plan *plan;
@@ -76,6 +78,20 @@ static int file_fails(enum kind kind, int fd) {
   return concerns(path) && fails(kind);
 }
 
+/* How many of the bytes from `at` on can be read of a file; -1, with errno, where not even the first can. */
+static ssize_t readable(int fd, off64_t at, size_t size) {
+  struct stat file;
+  int before = errno;
+  long sick = plan ? atomic_load(&plan->sick) : 0, from = sick ? atomic_load(&plan->from) : 0;
+  if (!sick || fstat(fd, &file) < 0 || (long)file.st_ino != sick || at >= atomic_load(&plan->to) || at + (off64_t)size <= from) {
+    errno = before;
+    return (ssize_t)size;
+  }
+  if (at < from) return from - at;
+  errno = EIO;
+  return -1;
+}
+
 /* A sync that is ignored says that it has succeeded: what a disk that lies does. */
 static int ignored(void) { return armed() && atomic_load(&plan->ignored); }
 
@@ -103,8 +119,27 @@ ON_FILE(WRITE, ssize_t, pwrite64, (int fd, const void *data, size_t size, off64_
 ON_FILE(WRITE, ssize_t, writev, (int fd, const struct iovec *parts, int count), fd, fd, parts, count)
 ON_FILE(WRITE, ssize_t, pwritev, (int fd, const struct iovec *parts, int count, off_t at), fd, fd, parts, count, at)
 ON_FILE(WRITE, ssize_t, pwritev64, (int fd, const struct iovec *parts, int count, off64_t at), fd, fd, parts, count, at)
-ON_FILE(READ, ssize_t, read, (int fd, void *data, size_t size), fd, fd, data, size)
-/* Not `pread`: what the engine reads in that way was read from one end to the other a moment before, and comes from memory. */
+ssize_t read(int fd, void *data, size_t size) {
+  if (file_fails(READ, fd)) return -1;
+  ssize_t some = readable(fd, plan && plan->sick ? lseek64(fd, 0, SEEK_CUR) : 0, size);
+  return some < 0 ? -1 : NEXT(read)(fd, data, (size_t)some);
+}
+/* The n-th of these does not fail: what the engine reads in that way was read from one end to the other a moment before, and
+   comes from memory. */
+ssize_t pread(int fd, void *data, size_t size, off_t at) {
+  ssize_t some = readable(fd, at, size);
+  return some < 0 ? -1 : NEXT(pread)(fd, data, (size_t)some, at);
+}
+ssize_t pread64(int fd, void *data, size_t size, off64_t at) {
+  ssize_t some = readable(fd, at, size);
+  return some < 0 ? -1 : NEXT(pread64)(fd, data, (size_t)some, at);
+}
+/* A copy within the kernel has no offset to look at: it meets the sector. */
+ssize_t copy_file_range(int from, off64_t *at, int to, off64_t *there, size_t size, unsigned flags) {
+  return readable(from, 0, SSIZE_MAX) < 0 || readable(from, 0, SSIZE_MAX) != SSIZE_MAX
+             ? (errno = EIO, -1)
+             : NEXT(copy_file_range)(from, at, to, there, size, flags);
+}
 SYNCING(fsync, (int fd), fd, fd)
 SYNCING(fdatasync, (int fd), fd, fd)
 SYNCING(syncfs, (int fd), fd, fd)

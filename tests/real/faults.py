@@ -340,6 +340,40 @@ def directory_gone(_):
         return f"{reason}, {bench.told(live)}"
 
 
+@story("a sector goes bad, under a daemon that runs or before it starts: it is set aside as it is, what is lost is told, and the store works again")
+def bad_sector(_):
+    for running in (True, False):
+        with Bench(failing=True) as bench:
+            for _ in range(300):
+                assert bench.durable()
+            bench.hub.stop()
+            store = bench.hub.state / "store"
+            [db] = store.glob("*/db")
+            if running:
+                bench.hub.start()
+                child = bench.child()
+            # What is refused as not stored may be written later.
+            said = {f"speaker/{number}" for number in range(1, 1000)}
+            stored = {m for log in bench.logs for m in log.stored}
+            bench.calls.spoil(db, db.stat().st_size // 2, 512)
+            if running:
+                # Whoever has it open has it in memory; the next one has not.
+                os.kill(child, signal.SIGKILL)
+                with Live(bench.hub) as live:
+                    bench.until_stored()
+                    bench.figures.count("found", found_of(bench, said))
+            else:
+                bench.figures.count("found", after_damage(bench, said))
+            bench.figures.count("of", len(stored))
+            aside = set(store.glob("*.damaged-*"))
+            same((store / "00000000.damaged-1/db").stat().st_ino, bench.calls.plan.sick, "what was set aside is the file itself")
+            assert "the disk does not give back 4096 bytes of" in bench.hub.logged(), bench.hub.logged()
+            bench.hub.kill()
+            after_damage(bench, said)
+            same(set(store.glob("*.damaged-*")), aside, "set aside, after another start")
+    return bench.told(live)
+
+
 @story("a store's process that hangs is replaced, and nobody but durable publishers notices")
 def child_hangs(_):
     with Bench() as bench:
@@ -452,14 +486,19 @@ def after_damage(bench, stored):
         with bench.hub.worker() as worker:
             answer = worker.ask({"user_id": "new", "event": "e", "durable": True, "data": 1})
         assert answer.get("stored"), f"a durable message is refused: {answer}"
-        found = set()
-        for kind, log, user in ((Device, bench.inbox, "away"), (Passer, bench.channel, "passer")):
-            # Positions of a damaged store are its own: every damage is another history.
-            log.places, log.seqs, log.settled = {}, {}, set()
-            keep = dict(log.stored)
-            kind(bench.hub, log, random.Random(SEED), user).visit(time.monotonic() + 0.3)
-            log.stored = keep
-            found |= set(log.places.values())
+        return found_of(bench, stored)
+
+
+def found_of(bench, stored):
+    """How many of the stored messages come, whole, and no others."""
+    found = set()
+    for kind, log, user in ((Device, bench.inbox, "away"), (Passer, bench.channel, "passer")):
+        # Positions of a damaged store are its own: every damage is another history.
+        log.places, log.seqs, log.settled = {}, {}, set()
+        keep = dict(log.stored)
+        kind(bench.hub, log, random.Random(SEED), user).visit(time.monotonic() + 0.3)
+        log.stored = keep
+        found |= set(log.places.values())
     unknown = found - stored
     assert not unknown, f"messages that nobody had stored: {sorted(unknown)[:3]}"
     return len(found)

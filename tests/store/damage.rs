@@ -201,6 +201,53 @@ fn what_passes_by_itself_is_no_damage() {
     assert_eq!(place.start().load(1).records.len() as u64, MESSAGES);
 }
 
+/// Makes the disk refuse to give back a file of a generation, as a bad sector does.
+fn spoil(place: &Place, name: &str) {
+    let file = place.generation(1).join(name);
+    let _ = fs::remove_file(&file);
+    // Nothing is mapped at the beginning of any process's memory.
+    std::os::unix::fs::symlink("/proc/self/mem", file).unwrap();
+}
+
+#[test]
+fn what_the_disk_does_not_give_back_is_missing_and_nothing_else_is() {
+    let place = lived_in();
+    spoil(&place, "snap.0000000000000001");
+    for attempt in 1..=4 {
+        let mut child = place.start();
+        assert_eq!(child.ready["notes"], json!([]), "attempt {attempt}");
+        let failed = child.load(1);
+        assert!(failed.end("Failed").to_string().contains("Input/output error"));
+    }
+    let mut child = place.start();
+    let name = place.generation(1).display().to_string();
+    let expected = format!(
+        "the disk does not give back 4096 bytes of {name}, which goes on without them and was set aside as \
+         {name}.damaged-1"
+    );
+    assert_eq!(child.ready["notes"], json!([expected]));
+    assert_eq!(child.load(1).records.len() as u64, MESSAGES);
+    child.commit(1, vec![put("logs", MESSAGES + 1, 10)]).end("Committed");
+    child.end();
+    assert_eq!(place.names(), ["00000001", "00000001.damaged-1"]);
+    assert_eq!(place.start().load(1).records.len() as u64, MESSAGES + 1);
+}
+
+#[test]
+fn a_disk_that_gives_back_little_is_sick_and_nothing_is_set_aside() {
+    let place = lived_in();
+    for snapshot in files(&place).iter().filter(|file| file.starts_with("snap.")) {
+        fs::remove_file(place.generation(1).join(snapshot)).unwrap();
+    }
+    spoil(&place, "db");
+    for _ in 0..12 {
+        let mut child = place.start();
+        assert_eq!(child.ready["notes"], json!([]));
+        child.load(1).end("Failed");
+    }
+    assert_eq!(place.names(), ["00000001", "00000001.trouble"]);
+}
+
 #[test]
 fn what_is_left_of_a_generation_that_was_never_made_is_in_nobodys_way() {
     let place = Place::new();

@@ -5,11 +5,12 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::record;
 use super::shelf::sync_directory;
-use super::trouble::{Done, Trouble};
+use super::trouble::{Done, Trouble, is_unread};
 
 /// What the engine calls its files.
 pub(super) const DB: &str = "db";
@@ -72,6 +73,61 @@ pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// How much a copy has, and how much of that the disk did not give back.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(super) struct Salvaged {
+    pub(super) bytes: u64,
+    pub(super) unread: u64,
+}
+
+/// Copies all that can be read of a generation, and puts it on the disk. The rest
+/// becomes zeroes, which no checksum takes for anything else.
+pub(super) fn salvage(from: &Path, to: &Path) -> io::Result<Salvaged> {
+    fs::create_dir(to)?;
+    let mut all = Salvaged::default();
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        let is_directory = entry.file_type()?.is_dir();
+        let of = if is_directory { salvage(&entry.path(), &to)? } else { salvage_file(&entry.path(), &to)? };
+        all.bytes += of.bytes;
+        all.unread += of.unread;
+    }
+    File::open(to)?.sync_all()?;
+    Ok(all)
+}
+
+/// A bad sector costs the block of the file system around it.
+const BLOCK: usize = 4096;
+
+fn salvage_file(from: &Path, to: &Path) -> io::Result<Salvaged> {
+    let (from, to) = (File::open(from)?, File::create_new(to)?);
+    let length = from.metadata()?.len();
+    let (mut block, mut salvaged) = (vec![0; BLOCK], Salvaged::default());
+    loop {
+        match from.read_at(&mut block, salvaged.bytes) {
+            Ok(0) => break,
+            Ok(read) => {
+                to.write_all_at(block.get(..read).unwrap_or_default(), salvaged.bytes)?;
+                salvaged.bytes += read as u64;
+            }
+            Err(error) if is_unread(&error) => {
+                // Up to where the next block begins.
+                let lost = BLOCK as u64 - salvaged.bytes % BLOCK as u64;
+                salvaged.bytes += lost;
+                salvaged.unread += lost;
+                if salvaged.bytes >= length {
+                    break;
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    to.set_len(length)?;
+    to.sync_all()?;
+    Ok(salvaged)
 }
 
 /// Removes what the engine makes anew from the rest.
@@ -148,7 +204,7 @@ fn check_readable(directory: &Path) -> Done {
             continue;
         }
         let mut file = File::open(&path).map_err(Trouble::file(&path))?;
-        while file.read(&mut block).map_err(Trouble::file(&path))? > 0 {}
+        while file.read(&mut block).map_err(Trouble::reading(&path))? > 0 {}
     }
     Ok(())
 }
@@ -185,6 +241,6 @@ fn sync_file(path: &Path) -> Done {
 fn read_if_there(path: &Path) -> Done<Vec<u8>> {
     match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        text => text.map_err(Trouble::file(path)),
+        text => text.map_err(Trouble::reading(path)),
     }
 }

@@ -6,6 +6,10 @@
 //! anew, of a copy; set it aside and go on without it. Nothing is tried for ever,
 //! and what was kept is never deleted.
 //!
+//! What the disk does not give back is another matter: where that is some of a
+//! generation, and is so again and again, it goes on as a copy of the rest. Where it is
+//! much, the disk is sick, and may recover.
+//!
 //! Only damage climbs: an error of the engine that says so, a panic, or a process
 //! that ended again and again while it opened the generation. What ends a process
 //! from without (a full memory, an impatient daemon, a power cut) says nothing of
@@ -18,7 +22,7 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
-use super::files;
+use super::files::{self, Salvaged};
 use super::shelf::Shelf;
 use super::space::{self, Space};
 use super::trouble::{Done, Trouble};
@@ -30,6 +34,13 @@ const TROUBLE: &str = "trouble";
 /// more than a box that is killed at random, or short of memory, sees in a row.
 const UNENDED: u32 = 20;
 
+/// So often in a row the disk does not give something back until that is taken for a
+/// bad sector: less often than a daemon that starts tries it.
+const UNREAD: u32 = 4;
+
+/// A generation goes on without so much of it, in hundredths.
+const MOST_UNREAD: u64 = 25;
+
 /// What is known of the attempts at a generation.
 #[derive(Clone, Default, Serialize, Deserialize)]
 struct Note {
@@ -40,6 +51,9 @@ struct Note {
     /// Attempts to open it that have not ended, in this run of the machine.
     unended: u32,
     boot: String,
+    /// How often in a row something of it could not be read.
+    #[serde(default)]
+    unread: u32,
 }
 
 /// What a panic is noted for: a panic ends the process, and its last word is this.
@@ -76,6 +90,8 @@ pub(super) fn climb(shelf: &Shelf, space: &Space) -> Done<Vec<String>> {
         let mut note = Note::read(&path);
         if !there.contains(&generation) {
             remove(&path)?;
+        } else if note.unread >= UNREAD {
+            told.extend(go_on_without(shelf, space, generation, note)?);
         } else if let Some(damage) = note.due() {
             note.step += 1;
             told.push(take_step(shelf, space, generation, &note, &damage)?);
@@ -112,6 +128,37 @@ fn take_step(shelf: &Shelf, space: &Space, generation: u32, note: &Note, damage:
     }
 }
 
+/// Puts a copy of what can be read in the place of a generation. Says nothing where
+/// all of it can be read now, or too little.
+fn go_on_without(shelf: &Shelf, space: &Space, generation: u32, mut note: Note) -> Done<Option<String>> {
+    let (path, step) = (shelf.beside(generation, TROUBLE), note.step);
+    let (place, name) = (shelf.place(generation), shelf.place(generation).display().to_string());
+    note.unread = 0;
+    // Before it begins: a disk may take longer to give nothing back than anybody waits.
+    note.step += 1;
+    note.write(&path)?;
+    if note.step > 2 || !copy_fits(shelf, space, generation) {
+        let aside = shelf.set_aside(generation)?;
+        remove(&path)?;
+        return Ok(Some(format!("{name} cannot be read and was set aside as {}", aside.display())));
+    }
+    let copy = shelf.name_unfinished(generation);
+    let salvaged = files::salvage(&place, &copy);
+    if let Ok(Salvaged { bytes, unread }) = salvaged
+        && (1..=bytes / 100 * MOST_UNREAD).contains(&unread)
+    {
+        let aside = shelf.replace(generation)?;
+        return Ok(Some(format!(
+            "the disk does not give back {unread} bytes of {name}, which goes on without them and was set \
+             aside as {}",
+            aside.display()
+        )));
+    }
+    note.step = step;
+    note.write(&path)?;
+    fs::remove_dir_all(&copy).and(salvaged).map(|_| None).map_err(Trouble::file(&copy))
+}
+
 fn copy_fits(shelf: &Shelf, space: &Space, generation: u32) -> bool {
     let taken = space::taken(&shelf.place(generation));
     taken.is_ok_and(|taken| space.free().is_ok_and(|free| free > taken))
@@ -138,7 +185,8 @@ pub(super) fn begin(shelf: &Shelf, generation: u32) {
 /// What was begun has ended well. A note that cannot be settled stays, and counts
 /// one attempt too many; what was done is done.
 pub(super) fn end_well(seen: Seen) {
-    let Some((path, note)) = under_way(None) else { return };
+    let Some((path, mut note)) = under_way(None) else { return };
+    note.unread = 0;
     drop(match seen {
         Seen::All => remove(&path),
         // What was damaged may be elsewhere in it: that it is well, only one who
@@ -150,8 +198,10 @@ pub(super) fn end_well(seen: Seen) {
 /// What was begun has ended badly. What goes wrong with the note is not the reason.
 pub(super) fn end_badly(trouble: &Trouble) {
     let Some((path, mut note)) = under_way(None) else { return };
-    if let Trouble::Damaged(why) = trouble {
-        note.damage = Some(why.clone());
+    match trouble {
+        Trouble::Damaged(why) => note.damage = Some(why.clone()),
+        Trouble::Unread(_) => note.unread += 1,
+        Trouble::Hindered(_) => {}
     }
     drop(note.settle(&path));
 }
@@ -185,6 +235,7 @@ impl Note {
     fn settle(mut self, path: &Path) -> Done {
         let opened = std::mem::take(&mut self.unended) > 0;
         match (&self.damage, self.step) {
+            _ if self.unread > 0 => self.write(path),
             (None, 0) => remove(path),
             (None, _) if !opened => Ok(()),
             _ => self.write(path),

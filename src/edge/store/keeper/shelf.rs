@@ -85,6 +85,12 @@ impl Shelf {
         Ok(())
     }
 
+    /// Where a generation is made of another one: what is there is deleted unless
+    /// that came to its end.
+    pub(super) fn name_unfinished(&self, generation: u32) -> PathBuf {
+        self.beside(generation, DROPPED)
+    }
+
     /// A name under which nobody opens a generation, or deletes it, and which is
     /// not taken.
     pub(super) fn name_aside(&self, generation: u32) -> Done<PathBuf> {
@@ -97,6 +103,15 @@ impl Shelf {
     pub(super) fn set_aside(&self, generation: u32) -> Done<PathBuf> {
         let (place, aside) = (self.place(generation), self.name_aside(generation)?);
         fs::rename(&place, &aside).map_err(Trouble::file(&place))?;
+        self.sync()?;
+        Ok(aside)
+    }
+
+    /// Sets a generation aside, and puts what was made of it in its place.
+    pub(super) fn replace(&self, generation: u32) -> Done<PathBuf> {
+        let aside = self.set_aside(generation)?;
+        let made = self.name_unfinished(generation);
+        fs::rename(&made, self.place(generation)).map_err(Trouble::file(&made))?;
         self.sync()?;
         Ok(aside)
     }

@@ -1,7 +1,7 @@
 //! Why an order cannot be carried out.
 //!
-//! Knows what is damage and what is only a circumstance, which may pass by
-//! itself. Does not know what follows from it.
+//! Knows what is damage, what the disk does not give back, and what is only a
+//! circumstance, which may pass by itself. Does not know what follows from it.
 
 use std::fmt::Display;
 use std::io;
@@ -12,6 +12,8 @@ use std::path::Path;
 pub(super) enum Trouble {
     /// The disk is full, not ours, or broken; what is on it may be as it should.
     Hindered(String),
+    /// The disk does not give back some of what it took.
+    Unread(String),
     /// What is on the disk is not what was written.
     Damaged(String),
 }
@@ -22,7 +24,7 @@ impl Trouble {
     /// For people.
     pub(super) fn why(&self) -> &str {
         match self {
-            Self::Hindered(why) | Self::Damaged(why) => why,
+            Self::Hindered(why) | Self::Unread(why) | Self::Damaged(why) => why,
         }
     }
 
@@ -31,7 +33,15 @@ impl Trouble {
         move |error| Self::Hindered(format!("{}: {error}", path.display()))
     }
 
-    /// The same, in the words of rustix.
+    /// A file that was opened, and cannot be read.
+    pub(super) fn reading(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |error| {
+            let why = format!("{}: {error}", path.display());
+            if is_unread(&error) { Self::Unread(why) } else { Self::Hindered(why) }
+        }
+    }
+
+    /// What a file system refused, in the words of rustix.
     pub(super) fn call(path: &Path) -> impl FnOnce(rustix::io::Errno) -> Self {
         move |error| Self::file(path)(error.into())
     }
@@ -49,6 +59,11 @@ impl Trouble {
             }
         }
     }
+}
+
+/// Whether the disk itself refuses, as it does where a sector is bad.
+pub(super) fn is_unread(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
 /// A file that is too short, or not there, is damage; so is an offset that no file
