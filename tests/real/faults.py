@@ -24,7 +24,7 @@ from kept import ANSWERED_WITHIN, ORDINARY_USER, Device, Figures, Keeper, Log, P
 from story import in_time, same, story, tell
 
 FAULTS = int(os.environ.get("FAULTS", "5"))
-MUTATIONS = int(os.environ.get("MUTATIONS", "40"))
+MUTATIONS = int(os.environ.get("MUTATIONS", "25"))
 SEED = int(os.environ.get("FAULT_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
 # From the end of the cause to `/healthz` 200: whatever back-off the daemon has.
 MENDED_WITHIN = 60

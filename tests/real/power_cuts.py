@@ -14,7 +14,7 @@ from board import Board
 from kept import BEHIND, HISTORY, POLICIES, Cast, Client, Device, Figures, Historian, Log, Passer, Poster
 from story import story, tell
 
-CUTS = int(os.environ.get("POWER_CUTS", "5"))
+CUTS = int(os.environ.get("POWER_CUTS", "3"))
 SEED = int(os.environ.get("POWER_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
 # How many cuts a machine without flushes may survive without a loss, by luck.
 LUCK = 8
