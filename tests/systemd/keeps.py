@@ -29,7 +29,7 @@ def restart(hub):
     same(hub.post("/broadcast", {"channel": "c", "event": "e"}).status, 200)
 
 
-@story("a key and a secret come as credentials of files that only root can read")
+@story("a key and a secret come as credentials of files that only root can read, and a restart with them closes nothing")
 def credentials(hub):
     key, secret = b"k" * 40, "s3cret-s3cret-s3cret"
     hub.write("/etc/wshubd/jwt.key", key.decode(), mode=0o600)
@@ -38,6 +38,10 @@ def credentials(hub):
         hub.connect(token=hub.token("ann", key=key)).close()
         same(hub.post("/broadcast", {"channel": "c", "event": "e"}, secret=secret).status, 200)
         same(hub.post("/broadcast", {"channel": "c", "event": "e"}).status, 401)
+        with hub.connect(token=hub.token("ann", key=key)) as ann:
+            hub.ctl("restart", "wshubd")
+            hub.run("wshubctl", "pub", "--to", "ann", "still here")
+            ann.hear("message", data="still here")
 
 
 @story("a credential that is missing stops the start, and the unit says which")
