@@ -217,7 +217,7 @@ fn what_the_disk_does_not_give_back_is_missing_and_nothing_else_is() {
         let mut child = place.start();
         assert_eq!(child.ready["notes"], json!([]), "attempt {attempt}");
         let failed = child.load(1);
-        assert!(failed.end("Failed").to_string().contains("Input/output error"));
+        assert!(failed.end("Failed").to_string().contains("os error 5"));
     }
     let mut child = place.start();
     let name = place.generation(1).display().to_string();
