@@ -32,7 +32,7 @@ pub(crate) fn tell(stopping: &Stopping) -> ExitCode {
         if !restarts {
             return Ok(());
         }
-        if let Some(why) = refusal(&stopping.unit)? {
+        if let Some(why) = refusal(&stopping.unit) {
             complain("this restart closes all connections, for the next process would not start:");
             complain(&why);
             return Ok(());
@@ -80,22 +80,18 @@ fn type_of<'a>(unit: &str, jobs: &'a str) -> Option<&'a str> {
 /// configuration. Asked is what systemd has read of the unit, and in the environment
 /// that this process has from it; of the daemon that runs nothing is believed, for this
 /// runs as root. Nothing, where it has no opinion, or where it cannot be asked.
-fn refusal(unit: &str) -> Result<Option<String>, String> {
-    let started = systemctl(&["show", "--property=ExecStart", "--value", unit])?;
-    let Some((program, arguments)) = program_of(&started) else { return Ok(None) };
+fn refusal(unit: &str) -> Option<String> {
+    let started = systemctl(&["show", "--property=ExecStart", "--value", unit]).ok()?;
+    let (program, arguments) = program_of(&started)?;
     let mut next = Command::new(program);
     next.args(arguments).arg("--check");
     let credentials = Path::new("/run/credentials").join(unit);
     if std::env::var_os(CREDENTIALS).is_none() && credentials.is_dir() {
         next.env(CREDENTIALS, credentials);
     }
-    Ok(match next.output() {
-        Ok(said) if said.status.code() == Some(CONFIGURATION) => {
-            Some(String::from_utf8_lossy(&said.stderr).trim().to_owned())
-        }
-        Ok(_) => None,
-        Err(error) => Some(format!("{program}: {error}")),
-    })
+    let said = next.output().ok()?;
+    let refuses = said.status.code() == Some(CONFIGURATION);
+    refuses.then(|| String::from_utf8_lossy(&said.stderr).trim().to_owned())
 }
 
 /// Out of `{ path=/usr/bin/wshubd ; argv[]=/usr/bin/wshubd --config /x ; …`. Nothing,

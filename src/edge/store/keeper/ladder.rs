@@ -134,7 +134,7 @@ fn go_on_without(shelf: &Shelf, space: &Space, generation: u32, mut note: Note) 
     let (path, step) = (shelf.beside(generation, TROUBLE), note.step);
     let (place, name) = (shelf.place(generation), shelf.place(generation).display().to_string());
     note.unread = 0;
-    // Before it begins: a disk may take longer to give nothing back than anybody waits.
+    // Noted before it begins: a bad disk may take longer than anybody waits.
     note.step += 1;
     note.write(&path)?;
     if note.step > 2 || !copy_fits(shelf, space, generation) {
@@ -156,7 +156,8 @@ fn go_on_without(shelf: &Shelf, space: &Space, generation: u32, mut note: Note) 
     }
     note.step = step;
     note.write(&path)?;
-    fs::remove_dir_all(&copy).and(salvaged).map(|_| None).map_err(Trouble::file(&copy))
+    let removed = fs::remove_dir_all(&copy);
+    salvaged.and(removed).map(|()| None).map_err(Trouble::file(&copy))
 }
 
 fn copy_fits(shelf: &Shelf, space: &Space, generation: u32) -> bool {
