@@ -26,6 +26,8 @@ from story import in_time, same, story, tell
 FAULTS = int(os.environ.get("FAULTS", "5"))
 MUTATIONS = int(os.environ.get("MUTATIONS", "25"))
 SEED = int(os.environ.get("FAULT_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
+# What a file system reads at once: a bad sector of a disk is one of a file's.
+BLOCK = 4096
 # From the end of the cause to `/healthz` 200: whatever back-off the daemon has.
 MENDED_WITHIN = 60
 # How long a durable publisher may wait at the worst.
@@ -355,7 +357,7 @@ def bad_sector(_):
             # What is refused as not stored may be written later.
             said = {f"speaker/{number}" for number in range(1, 1000)}
             stored = {m for log in bench.logs for m in log.stored}
-            bench.calls.spoil(db, db.stat().st_size // 2, 512)
+            bench.calls.spoil(db, db.stat().st_size // 2 // BLOCK * BLOCK, BLOCK)
             if running:
                 # Whoever has it open has it in memory; the next one has not.
                 os.kill(child, signal.SIGKILL)
@@ -367,7 +369,7 @@ def bad_sector(_):
             bench.figures.count("of", len(stored))
             aside = set(store.glob("*.damaged-*"))
             same((store / "00000000.damaged-1/db").stat().st_ino, bench.calls.plan.sick, "what was set aside is the file itself")
-            assert "the disk does not give back 4096 bytes of" in bench.hub.logged(), bench.hub.logged()
+            assert f"the disk does not give back {BLOCK} bytes of" in bench.hub.logged(), bench.hub.logged()
             bench.hub.kill()
             after_damage(bench, said)
             same(set(store.glob("*.damaged-*")), aside, "set aside, after another start")
