@@ -110,11 +110,10 @@ impl From<ConfigError> for Error {
 }
 
 impl Error {
-    /// What the process exits with, after `sysexits.h`. systemd does not start
-    /// again what ended with 78.
+    /// What the process exits with, after `sysexits.h`.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Passed(..) => 78,
+            Self::Config(_) | Self::Passed(..) => ConfigError::EXIT,
             Self::State(..) => 73,
             Self::Running(_) | Self::Listen(..) | Self::Worker(..) => 69,
             Self::Wait(_) | Self::Signals(_) | Self::Program(_) => 71,

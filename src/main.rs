@@ -22,7 +22,6 @@ use wshubd::reload::Source;
 
 /// `sysexits.h`, which systemd and scripts understand.
 const USAGE: u8 = 64;
-const CONFIGURATION: u8 = 78;
 const FAILURE: u8 = 1;
 
 fn main() -> ExitCode {
@@ -49,7 +48,7 @@ fn main() -> ExitCode {
             complain(Level::Error, &error.to_string());
             match error.downcast_ref::<daemon::Error>() {
                 Some(error) => error.exit_code().into(),
-                None if error.is::<ConfigError>() => CONFIGURATION.into(),
+                None if error.is::<ConfigError>() => ConfigError::EXIT.into(),
                 None => FAILURE.into(),
             }
         }

@@ -62,6 +62,10 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
+    /// What a process ends with that has one, after `sysexits.h`: systemd does not start
+    /// it again then.
+    pub const EXIT: u8 = 78;
+
     /// `Ok` where there is nothing to complain about.
     ///
     /// # Errors

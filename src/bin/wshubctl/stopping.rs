@@ -12,12 +12,10 @@ use std::process::{Command, ExitCode, Output};
 
 use log::Level;
 use rustix::process::{Pid, Signal, kill_process};
+use wshubd::config::ConfigError;
 use wshubd::logging;
 
 use crate::args::Stopping;
-
-/// What a program ends with whose configuration is wrong, after `sysexits.h`.
-const CONFIGURATION: i32 = 78;
 
 /// Where systemd has the credentials of a unit, which it does not tell every process
 /// of that unit.
@@ -90,7 +88,7 @@ fn refusal(unit: &str) -> Option<String> {
         next.env(CREDENTIALS, credentials);
     }
     let said = next.output().ok()?;
-    let refuses = said.status.code() == Some(CONFIGURATION);
+    let refuses = said.status.code() == Some(ConfigError::EXIT.into());
     refuses.then(|| String::from_utf8_lossy(&said.stderr).trim().to_owned())
 }
 
