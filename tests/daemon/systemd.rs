@@ -114,16 +114,22 @@ impl Overseer {
     }
 
     fn hear(&self) -> String {
+        self.try_hear().unwrap()
+    }
+
+    fn try_hear(&self) -> std::io::Result<String> {
         let mut message = [0; 4096];
-        let length = self.0.recv(&mut message).unwrap();
-        String::from_utf8(message[..length].to_vec()).unwrap()
+        let length = self.0.recv(&mut message)?;
+        Ok(String::from_utf8(message[..length].to_vec()).unwrap())
     }
 
     fn hear_until(&self, wanted: &str) -> String {
+        let mut before = Vec::new();
         loop {
-            let message = self.hear();
-            if message.contains(wanted) {
-                return message;
+            match self.try_hear() {
+                Ok(message) if message.contains(wanted) => return message,
+                Ok(message) => before.push(message),
+                Err(error) => panic!("{wanted:?} did not come ({error}), only {before:?}"),
             }
         }
     }
