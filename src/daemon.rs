@@ -20,12 +20,12 @@ use async_signal::{Signal, Signals};
 use rustix::fs::{Access, FlockOperation, flock};
 use rustix::io::Errno;
 
-use crate::config::{Config, ConfigError, Loaded, StoreKind, places};
+use crate::config::{Config, ConfigError, Loaded, Problem, StoreKind, places};
 use crate::edge::doors::Doors;
 use crate::edge::driver::Driver;
 use crate::edge::epoll::Epoll;
 use crate::edge::handover::{self, Arrival, exec};
-use crate::edge::secret::Absent;
+use crate::edge::secret;
 use crate::edge::site::Site;
 use crate::edge::store::remains::{self, Remains};
 use crate::edge::store::{self, Engine, Store};
@@ -43,6 +43,8 @@ pub enum Error {
     Config(ConfigError),
     /// A directory or file of the daemon's own.
     State(PathBuf, io::Error),
+    /// A key or a secret that is to be made there.
+    Secret(Problem),
     /// Another daemon has the state directory.
     Running(PathBuf),
     /// What systemd has passed, by name.
@@ -63,6 +65,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Config(error) => error.fmt(f),
+            Self::Secret(problem) => problem.fmt(f),
             Self::State(path, error) => write!(f, "{}: {error}", path.display()),
             Self::Running(path) => write!(
                 f,
@@ -114,7 +117,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Passed(..) => ConfigError::EXIT,
-            Self::State(..) => 73,
+            Self::State(..) | Self::Secret(_) => 73,
             Self::Running(_) | Self::Listen(..) | Self::Worker(..) => 69,
             Self::Wait(_) | Self::Signals(_) | Self::Program(_) => 71,
         }
@@ -146,15 +149,13 @@ pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
     let terminal = Terminal::of_process();
     // Before anything else is opened.
     let program: Rc<Path> = exec::program().map_err(Error::Program)?.into();
-    let mut passed = Passed::of_process().map_err(|error| Error::Passed("LISTEN_FDS", error))?;
-    let arrival = exec::arrival().or_else(|| handover::systemd::arrival(&mut passed));
-    let mut arrival = arrival.unwrap_or_default();
+    let (mut passed, mut arrival) = given()?;
     passed.extend(arrival.passed());
     let config = &loaded.config.clone();
     let directory = &config.state.directory;
-    places::create_directory(directory).map_err(ConfigError::from)?;
-    let lock = lock(directory, arrival.lock.take())?;
-    let site = Rc::new(Site::open(&loaded, Absent::Generate)?);
+    let prepared = prepare(&loaded, arrival.lock.take());
+    let (lock, site) = prepared.inspect_err(|_| arrival.turn_away(Close::Restarting))?;
+    let site = Rc::new(site);
     if let Some(warning) = site.peers.warning() {
         log::warn!("{warning}");
     }
@@ -190,7 +191,8 @@ pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
         Err(error) if left.is_some() => return Err(Error::State(directory.clone(), error)),
         _ => {}
     }
-    let addresses = open::open(config, passed, &mut doors.borrow_mut(), &driver.borrow().links.epoll)?;
+    let opened = open::open(config, passed, &mut doors.borrow_mut(), &driver.borrow().links.epoll);
+    let addresses = opened.inspect_err(|_| next::say_goodbye(&driver, &doors))?;
     doors.borrow_mut().settle_in(&mut arrival, &driver.borrow());
     if let Some((count, since)) = taken_over {
         let silence = clock::now().moment.since(since).as_millis();
@@ -205,6 +207,33 @@ pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
     }
     log::info!("stopped by {cause}");
     Ok(())
+}
+
+/// For a process that will not become a daemon: those who were handed over to it are
+/// told to come back.
+pub fn turn_away() {
+    if let Ok((_, mut arrival)) = given() {
+        arrival.turn_away(Close::Restarting);
+    }
+}
+
+/// What systemd has passed, and what the process before this one has left. To be asked
+/// for once.
+fn given() -> Result<(Passed, Arrival), Error> {
+    let mut passed = Passed::of_process().map_err(|error| Error::Passed("LISTEN_FDS", error))?;
+    let arrival = exec::arrival().or_else(|| handover::systemd::arrival(&mut passed));
+    Ok((passed, arrival.unwrap_or_default()))
+}
+
+/// Makes sure of everything on the disk that has to be there: the state directory,
+/// which is locked for this process, keys and secrets.
+fn prepare(loaded: &Loaded, kept: Option<File>) -> Result<(File, Site), Error> {
+    let Config { auth, state, .. } = &loaded.config;
+    places::create_directory(&state.directory).map_err(ConfigError::from)?;
+    let lock = lock(&state.directory, kept)?;
+    // A disk that is full for a moment is no mistake of whoever configures.
+    secret::generate_missing(auth, &state.directory).map_err(Error::Secret)?;
+    Ok((lock, Site::open(loaded)?))
 }
 
 /// Says that the daemon before this one was killed, if nothing else is left of it

@@ -14,7 +14,6 @@ use args::Task;
 use log::Level;
 use wshubd::config::{ConfigError, Environment, Loaded};
 use wshubd::daemon;
-use wshubd::edge::secret::Absent;
 use wshubd::edge::site::Site;
 use wshubd::features::VERSION;
 use wshubd::logging;
@@ -64,7 +63,7 @@ fn source(file: Option<PathBuf>) -> Source {
 fn run(source: Source) -> Done {
     // Before there is any other thread.
     wshubd::edge::signals::hold();
-    let loaded = source.load()?;
+    let loaded = source.load().inspect_err(|_| daemon::turn_away())?;
     logging::start(loaded.config.log);
     Ok(daemon::run(source, loaded)?)
 }
@@ -76,7 +75,7 @@ fn show(source: &Source) -> Done {
 /// Reads all that a start would read, and leaves no trace.
 fn check(source: &Source) -> Done {
     let loaded = source.load()?;
-    Site::open(&loaded, Absent::Leave)?;
+    Site::open(&loaded)?;
     let Loaded { config, files, .. } = loaded;
     for warning in config.warnings() {
         complain(Level::Warn, &format!("warning: {warning}"));

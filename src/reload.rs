@@ -17,7 +17,7 @@ use crate::config::{Change, Config, ConfigError, Environment, Loaded, Problem};
 use crate::daemon;
 use crate::edge::doors::Doors;
 use crate::edge::driver::Shared;
-use crate::edge::secret::Absent;
+use crate::edge::secret;
 use crate::edge::site::Site;
 use crate::logging;
 use crate::protocol::frame::{ChangeEntry, Reloaded};
@@ -90,9 +90,11 @@ impl Reloader {
             Err(problems) => (Vec::new(), problems),
         };
         // One attempt shows all that is wrong, and leaves no trace if anything is.
-        problems.extend(Site::open(&next, Absent::Leave).err().into_iter().flat_map(|error| error.problems));
+        problems.extend(Site::open(&next).err().into_iter().flat_map(|error| error.problems));
         ConfigError::unless_empty(problems)?;
-        let mut site = Site::open(&next, Absent::Generate)?;
+        let Config { auth, state, .. } = &next.config;
+        secret::generate_missing(auth, &state.directory)?;
+        let mut site = Site::open(&next)?;
         let before = driver.borrow().site.clone();
         site.succeed(&before);
         let files = site.files_changed(&before);

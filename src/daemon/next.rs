@@ -186,6 +186,12 @@ fn cause(signal: Signal) -> &'static str {
     }
 }
 
+/// For a daemon that has connections and no doors: they are told to come back.
+pub(super) fn say_goodbye(driver: &Shared, doors: &Rc<RefCell<Doors>>) {
+    let executor = Rc::new(LocalExecutor::new());
+    serve::run(driver, doors, &executor, stop(driver, doors, Close::Restarting));
+}
+
 /// Says goodbye to everybody, and lets them read it.
 async fn stop(driver: &Shared, doors: &Rc<RefCell<Doors>>, close: Close) {
     doors.borrow_mut().close();

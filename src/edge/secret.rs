@@ -19,6 +19,9 @@ use super::signature;
 use super::site::Read as ReadFile;
 use crate::config::{Auth, ConfigError, Problem};
 
+/// The name of the generated key of tokens, and of the credential.
+pub(super) const KEY: &str = "jwt.key";
+
 /// The name of the generated secret, and of the credential, for HTTP callers.
 const BROADCAST: &str = "broadcast.secret";
 
@@ -95,38 +98,35 @@ pub(super) fn read(path: &Path, exposure: Exposure) -> Result<Secret, Problem> {
     Ok(Secret(bytes))
 }
 
-/// What to do where nothing is configured and nothing is there yet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Absent {
-    /// Generate it: the daemon starts for the first time.
-    Generate,
-    /// Leave it so: somebody only looks.
-    Leave,
+/// The file that is used without a configured one, if it is there, and how far it may
+/// be open: a credential of systemd, else one in the state directory.
+pub(super) fn unconfigured(name: &str, auth: &Auth, state: &Path) -> Option<(PathBuf, Exposure)> {
+    let credential = auth.credentials.as_ref().map(|directory| directory.join(name));
+    let credential = credential.filter(|path| path.exists()).map(|path| (path, Exposure::Credential));
+    credential.or_else(|| {
+        let path = state.join(name);
+        // A link that leads nowhere is there: it should be complained about, not
+        // replaced.
+        path.symlink_metadata().is_ok().then_some((path, Exposure::Owner))
+    })
 }
 
-/// The file that is used without a configured one, and how far it may be open:
-/// a credential of systemd, else one in the state directory.
-pub(super) fn unconfigured(
-    name: &str,
-    auth: &Auth,
-    state: &Path,
-    absent: Absent,
-) -> Result<Option<(PathBuf, Exposure)>, Problem> {
-    let credential = auth.credentials.as_ref().map(|directory| directory.join(name));
-    if let Some(credential) = credential.filter(|path| path.exists()) {
-        return Ok(Some((credential, Exposure::Credential)));
-    }
-    let path = state.join(name);
-    // A link that leads nowhere is there: it should be complained about, not
-    // replaced.
-    if path.symlink_metadata().is_err() {
-        match absent {
-            Absent::Leave => return Ok(None),
-            Absent::Generate => generate(&path)
-                .map_err(|error| Problem::in_file(&path, format!("cannot be created: {error}")))?,
+/// Makes what nobody has configured and what is not there yet, as the first start
+/// does.
+///
+/// # Errors
+/// The file that cannot be made, and why.
+pub fn generate_missing(auth: &Auth, state: &Path) -> Result<(), Problem> {
+    for (name, is_configured) in
+        [(KEY, !auth.keys.is_empty()), (BROADCAST, !auth.broadcast_secrets.is_empty())]
+    {
+        if !is_configured && unconfigured(name, auth, state).is_none() {
+            let path = state.join(name);
+            generate(&path)
+                .map_err(|error| Problem::in_file(&path, format!("cannot be created: {error}")))?;
         }
     }
-    Ok(Some((path, Exposure::Owner)))
+    Ok(())
 }
 
 /// Makes a file with 32 random bytes in hexadecimal. It appears whole or not
@@ -193,19 +193,16 @@ impl fmt::Debug for Secrets {
 
 impl Secrets {
     /// Reads all that are configured, else systemd's credential, else the one in
-    /// the state directory.
+    /// the state directory; none, if nothing is there.
     ///
     /// # Errors
     /// All files that cannot be used, each by its name.
-    pub fn open(auth: &Auth, state: &Path, absent: Absent) -> Result<Self, ConfigError> {
+    pub fn open(auth: &Auth, state: &Path) -> Result<Self, ConfigError> {
         let mut problems = Vec::new();
         let mut files: Vec<_> =
             auth.broadcast_secrets.iter().map(|path| (path.clone(), Exposure::of(path, auth))).collect();
         if files.is_empty() {
-            match unconfigured(BROADCAST, auth, state, absent) {
-                Ok(file) => files.extend(file),
-                Err(problem) => problems.push(problem),
-            }
+            files.extend(unconfigured(BROADCAST, auth, state));
         }
         let mut secrets = Self { digests: Vec::new() };
         for (path, exposure) in files {

@@ -13,7 +13,7 @@ use super::guard::Guard;
 use super::origin::Gate;
 use super::outbox::Bounds;
 use super::peers::Peers;
-use super::secret::{Absent, Secrets};
+use super::secret::Secrets;
 use super::token::Verifier;
 use crate::config::{ConfigError, Loaded};
 
@@ -44,16 +44,15 @@ pub struct Site {
 }
 
 impl Site {
-    /// Reads the files that a configuration names; `absent` says whether a first
-    /// start may leave traces.
+    /// Reads the files that a configuration names, and leaves no trace.
     ///
     /// # Errors
     /// All that cannot be used, each by its name.
-    pub fn open(loaded: &Loaded, absent: Absent) -> Result<Self, ConfigError> {
+    pub fn open(loaded: &Loaded) -> Result<Self, ConfigError> {
         let config = &loaded.config;
         let state = &config.state.directory;
-        let verifier = Verifier::open(&config.auth, state, absent);
-        let secrets = Secrets::open(&config.auth, state, absent);
+        let verifier = Verifier::open(&config.auth, state);
+        let secrets = Secrets::open(&config.auth, state);
         let peers = Peers::new(loaded);
         let (verifier, secrets, peers) = match (verifier, secrets, peers) {
             (Ok(verifier), Ok(secrets), Ok(peers)) => (verifier, secrets, peers),

@@ -19,7 +19,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::claims::{self, Claims, Header, NumericDate};
 use super::flaw::{self, Flaw};
 use super::key::{Key, algorithm};
-use super::secret::{self, Absent, Exposure};
+use super::secret::{self, Exposure};
 use super::signature;
 use super::site::Read;
 use crate::config::{Alg, Auth, ConfigError, KeyFile, Problem};
@@ -33,9 +33,6 @@ pub const LONGEST_TOKEN: usize = 4096;
 /// How long before its `nbf` a token is taken: the clocks of two machines with
 /// NTP differ by less.
 pub const EARLY: Duration = Duration::from_secs(5);
-
-/// The name of the generated key, and of the credential.
-const KEY: &str = "jwt.key";
 
 /// Verifies tokens, and mints them where its key is a secret.
 pub struct Verifier {
@@ -78,19 +75,11 @@ impl std::error::Error for MintError {}
 
 impl Verifier {
     /// Reads all keys that are configured, else systemd's credential `jwt.key`,
-    /// else the one in the state directory, which the first start generates.
+    /// else the one in the state directory; none, if nothing is there.
     ///
     /// # Errors
     /// All files that cannot be used, each by its name.
-    pub fn new(auth: &Auth, state: &Path) -> Result<Self, ConfigError> {
-        Self::open(auth, state, Absent::Generate)
-    }
-
-    /// As [`Verifier::new`]; `absent` says whether a first start may leave traces.
-    ///
-    /// # Errors
-    /// As [`Verifier::new`].
-    pub fn open(auth: &Auth, state: &Path, absent: Absent) -> Result<Self, ConfigError> {
+    pub fn open(auth: &Auth, state: &Path) -> Result<Self, ConfigError> {
         let configured = auth.keys.iter().map(|key| {
             let exposure =
                 if key.alg.is_public() { Exposure::Readable } else { Exposure::of(&key.file, auth) };
@@ -98,9 +87,8 @@ impl Verifier {
         });
         let mut keys: Vec<Result<Key, Problem>> = configured.collect();
         if keys.is_empty() {
-            let found = secret::unconfigured(KEY, auth, state, absent).transpose();
             let read = |(file, exposure)| Key::read(&KeyFile { alg: Alg::Hs256, file, kid: None }, exposure);
-            keys.extend(found.map(|found| found.and_then(read)));
+            keys.extend(secret::unconfigured(secret::KEY, auth, state).map(read));
         }
         let (mut good, mut problems) = (Vec::new(), Vec::new());
         for key in keys {

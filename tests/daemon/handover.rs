@@ -281,8 +281,13 @@ fn a_configuration_that_the_next_one_would_refuse_keeps_this_one() {
     ada.is_heard();
 }
 
-/// A daemon that finds a state which it cannot read, and the sockets of two links.
-fn started_with(state: &[u8]) -> (TcpStream, UnixStream, String, Child) {
+/// A daemon that finds a state which it cannot read, and the sockets of two links; up to
+/// the line in which it says `until`.
+fn started_with(
+    state: &[u8],
+    variables: &[(&str, &str)],
+    until: &str,
+) -> (TcpStream, UnixStream, String, Child) {
     use std::os::fd::AsFd;
     let door = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let client = TcpStream::connect(door.local_addr().unwrap()).unwrap();
@@ -309,11 +314,11 @@ fn started_with(state: &[u8]) -> (TcpStream, UnixStream, String, Child) {
     let mut shell = std::process::Command::new("/bin/sh");
     shell.env_clear().envs(daemon.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let script = "exec 3<&0 4>&1 </dev/null >/dev/null; WSHUB_HANDOVER=$$:3:4 exec \"$0\"";
-    shell.args(["-c", script]).arg(daemon.get_program());
+    shell.envs(variables.iter().copied()).args(["-c", script]).arg(daemon.get_program());
     let mut child = shell.stdin(file).stdout(pouch).stderr(std::process::Stdio::piped()).spawn().unwrap();
     let mut log = std::io::BufReader::new(child.stderr.take().unwrap());
     let mut said = String::new();
-    while !said.contains("started") {
+    while !said.contains(until) {
         assert_ne!(std::io::BufRead::read_line(&mut log, &mut said).unwrap(), 0, "{said}");
     }
     client.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -325,20 +330,41 @@ fn started_with(state: &[u8]) -> (TcpStream, UnixStream, String, Child) {
 fn links_of_a_state_that_cannot_be_read_are_told_to_come_back_at_once() {
     let other_form = format!("{:<159}\n", "wshubd handover 99 0 0 2 0 0 0 0");
     for state in [other_form.as_bytes(), b"nothing of ours".as_slice()] {
-        let (mut client, mut worker, said, mut daemon) = started_with(state);
+        let (mut client, mut worker, said, mut daemon) = started_with(state, &[], "started");
         assert!(said.contains("cannot be used"), "{said}");
-        let (mut frames, mut lines) = (Vec::new(), String::new());
-        client.read_to_end(&mut frames).unwrap();
-        worker.read_to_string(&mut lines).unwrap();
-        let bye: Value = serde_json::from_str(&lines).unwrap();
-        assert_eq!(
-            (&bye["type"], &bye["code"], &bye["reconnect"]),
-            (&json!("bye"), &json!(4200), &json!(true))
-        );
-        let frames = String::from_utf8_lossy(&frames).into_owned();
-        assert!(frames.contains(r#""type":"bye""#) && frames.contains("4200"), "{frames}");
+        are_told_to_come_back(&mut client, &mut worker);
         daemon.kill().unwrap();
         daemon.wait().unwrap();
+    }
+}
+
+fn are_told_to_come_back(client: &mut TcpStream, worker: &mut UnixStream) {
+    let (mut frames, mut lines) = (Vec::new(), String::new());
+    client.read_to_end(&mut frames).unwrap();
+    worker.read_to_string(&mut lines).unwrap();
+    let bye: Value = serde_json::from_str(&lines).unwrap();
+    assert_eq!((&bye["type"], &bye["code"], &bye["reconnect"]), (&json!("bye"), &json!(4200), &json!(true)));
+    // Two frames: that, and the close, whose code stands before its reason.
+    let close = frames.split(|&byte| byte == 0x88).next_back().unwrap();
+    assert_eq!(close[1..3], 4200_u16.to_be_bytes(), "{frames:?}");
+    let frames = String::from_utf8_lossy(&frames).into_owned();
+    assert!(frames.contains(r#""type":"bye""#) && frames.contains("4200"), "{frames}");
+}
+
+#[test]
+fn whoever_is_handed_to_a_daemon_that_cannot_start_is_told_to_come_back() {
+    let state = format!("{:<159}\n", "wshubd handover 99 0 0 2 0 0 0 0");
+    let mistakes = [
+        // Found before anything else is, when the state directory is looked at, and when doors open.
+        (("WSHUBD_LIMITS__BURST", "many"), 78),
+        (("WSHUBD_STATE__DIRECTORY", "/proc/nowhere"), 78),
+        (("WSHUBD_LISTEN__WORKER", "/proc/worker.sock"), 69),
+    ];
+    for ((name, value), code) in mistakes {
+        let (mut client, mut worker, said, mut daemon) =
+            started_with(state.as_bytes(), &[(name, value)], value);
+        are_told_to_come_back(&mut client, &mut worker);
+        assert_eq!(daemon.wait().unwrap().code(), Some(code), "{said}");
     }
 }
 

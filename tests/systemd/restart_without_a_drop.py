@@ -128,6 +128,20 @@ def broken(hub):
     hub.fresh()
 
 
+@story("a restart onto a key that only root reads passes the check of root: everybody is told to come back all the same")
+def unreadable(hub):
+    hub.write("/etc/wshubd/only.key", "0123456789abcdef" * 2, mode=0o600)
+    hub.write("/etc/wshubd/wshubd.toml", '[auth]\nkeys = [{ alg = "HS256", file = "/etc/wshubd/only.key" }]\n')
+    with hub.connect("ann") as ann, hub.worker() as worker:
+        assert hub.ctl("restart", "wshubd", check=False).returncode != 0
+        same(ann.hear("bye")["code"], 4200)
+        same(worker.hear("bye")["code"], 4200)
+    why = [e for e in hub.journal() if "only.key" in str(e["MESSAGE"])]
+    same([e["PRIORITY"] for e in why], ["3"], "the journal says why, once")
+    hub.path("/etc/wshubd/only.key").unlink()
+    hub.fresh()
+
+
 @story("who was killed hands nothing over, and the next one says so")
 def killed(hub):
     pid = hub.main()

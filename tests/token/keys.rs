@@ -65,7 +65,7 @@ pub(crate) fn verifier(keys: &[(Alg, &str, Option<&str>)]) -> Result<Verifier, S
         let file = scratch.write(&number.to_string(), text, 0o600);
         auth.keys.push(KeyFile { alg: *alg, file, kid: kid.map(ToOwned::to_owned) });
     }
-    Verifier::new(&auth, &scratch.0).map_err(|error| error.to_string())
+    Verifier::open(&auth, &scratch.0).map_err(|error| error.to_string())
 }
 
 /// A verifier for HS256 with [`SECRET`].

@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::Duration;
 
 use wshubd::config::{Alg, KeyFile};
-use wshubd::edge::secret::{Absent, Secrets};
+use wshubd::edge::secret::{Secrets, generate_missing};
 use wshubd::edge::token::Verifier;
 use wshubd::features::PUBLIC_KEYS;
 use wshubd::protocol::UserId;
@@ -16,14 +16,15 @@ use crate::keys::{SECRET, Scratch, auth, now, verifier};
 fn the_first_start_generates_what_the_second_uses() {
     let scratch = Scratch::new();
     let user = UserId::new("ada").unwrap();
-    let first = Verifier::new(&auth(), &scratch.0).unwrap();
+    generate_missing(&auth(), &scratch.0).unwrap();
+    let first = Verifier::open(&auth(), &scratch.0).unwrap();
     let (token, _) = first.mint(&user, Duration::from_secs(9), now()).unwrap();
-    let second = Verifier::new(&auth(), &scratch.0).unwrap();
+    generate_missing(&auth(), &scratch.0).unwrap();
+    let second = Verifier::open(&auth(), &scratch.0).unwrap();
     assert_eq!(second.verify(&token, now()).unwrap().user_id, user);
 
-    Secrets::open(&auth(), &scratch.0, Absent::Generate).unwrap();
     let secret = fs::read_to_string(scratch.0.join("broadcast.secret")).unwrap();
-    let secrets = Secrets::open(&auth(), &scratch.0, Absent::Generate).unwrap();
+    let secrets = Secrets::open(&auth(), &scratch.0).unwrap();
     assert!(secrets.matches(secret.trim_end()));
 
     let key = fs::read_to_string(scratch.0.join("jwt.key")).unwrap();
@@ -39,8 +40,8 @@ fn the_first_start_generates_what_the_second_uses() {
 #[test]
 fn looking_leaves_no_trace() {
     let scratch = Scratch::new();
-    Verifier::open(&auth(), &scratch.0, Absent::Leave).unwrap();
-    let secrets = Secrets::open(&auth(), &scratch.0, Absent::Leave).unwrap();
+    Verifier::open(&auth(), &scratch.0).unwrap();
+    let secrets = Secrets::open(&auth(), &scratch.0).unwrap();
     assert!(!secrets.matches("") && !secrets.matches("anything at all"));
     assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 0);
 }
@@ -48,7 +49,7 @@ fn looking_leaves_no_trace() {
 #[test]
 fn a_state_directory_that_is_not_there_is_named() {
     let missing = std::path::Path::new("/nonexistent/wshubd");
-    let error = Verifier::new(&auth(), missing).unwrap_err().to_string();
+    let error = generate_missing(&auth(), missing).unwrap_err().to_string();
     assert!(error.starts_with("/nonexistent/wshubd/jwt.key: cannot be created: "), "{error}");
 }
 
@@ -56,11 +57,13 @@ fn a_state_directory_that_is_not_there_is_named() {
 fn a_damaged_generated_key_is_not_replaced() {
     let scratch = Scratch::new();
     scratch.write("jwt.key", "", 0o600);
-    let error = Verifier::new(&auth(), &scratch.0).unwrap_err().to_string();
+    generate_missing(&auth(), &scratch.0).unwrap();
+    let error = Verifier::open(&auth(), &scratch.0).unwrap_err().to_string();
     assert!(error.ends_with("/jwt.key: is empty"), "{error}");
     let scratch = Scratch::new();
     symlink("/nonexistent/key", scratch.0.join("jwt.key")).unwrap();
-    let error = Verifier::new(&auth(), &scratch.0).unwrap_err().to_string();
+    generate_missing(&auth(), &scratch.0).unwrap();
+    let error = Verifier::open(&auth(), &scratch.0).unwrap_err().to_string();
     assert!(error.contains("/jwt.key: cannot be read"), "{error}");
 }
 
@@ -73,14 +76,15 @@ fn credentials_of_systemd_go_before_what_would_be_generated() {
     let mut auth = auth();
     auth.credentials = Some(credentials.0.clone());
     let user = UserId::new("ada").unwrap();
-    let minted = Verifier::new(&auth, &state.0).unwrap().mint(&user, Duration::from_secs(9), now()).unwrap();
+    generate_missing(&auth, &state.0).unwrap();
+    let minted = Verifier::open(&auth, &state.0).unwrap().mint(&user, Duration::from_secs(9), now()).unwrap();
     assert!(crate::keys::hs256().verify(&minted.0, now()).is_ok(), "signed with the credential");
-    let secrets = Secrets::open(&auth, &state.0, Absent::Generate).unwrap();
+    let secrets = Secrets::open(&auth, &state.0).unwrap();
     assert!(secrets.matches("a-secret-of-systemd's"));
     assert_eq!(fs::read_dir(&state.0).unwrap().count(), 0, "nothing is generated");
 
     auth.broadcast_secrets = vec![credentials.write("other", "another-long-secret", 0o444)];
-    let secrets = Secrets::open(&auth, &state.0, Absent::Generate).unwrap();
+    let secrets = Secrets::open(&auth, &state.0).unwrap();
     assert!(secrets.matches("another-long-secret") && !secrets.matches("a-secret-of-systemd's"));
 }
 
@@ -92,7 +96,7 @@ fn several_secrets_are_valid_at_once_and_only_as_a_whole() {
         scratch.write("a", "the-old-secret-of-ours\n", 0o600),
         scratch.write("b", "the-new-secret-of-ours\r\n", 0o400),
     ];
-    let secrets = Secrets::open(&auth, &scratch.0, Absent::Generate).unwrap();
+    let secrets = Secrets::open(&auth, &scratch.0).unwrap();
     assert!(secrets.matches("the-old-secret-of-ours") && secrets.matches("the-new-secret-of-ours"));
     let wrong = [
         "",
@@ -139,11 +143,11 @@ fn a_secret_that_others_can_read_or_guess_is_refused() {
     for (name, text, mode, message) in cases {
         let path = scratch.write(name, text, mode);
         auth.broadcast_secrets = vec![path.clone()];
-        let error = Secrets::open(&auth, &scratch.0, Absent::Generate).unwrap_err().to_string();
+        let error = Secrets::open(&auth, &scratch.0).unwrap_err().to_string();
         assert!(error.starts_with(&format!("{}: {message}", path.display())), "{error}");
     }
     auth.broadcast_secrets = vec![scratch.0.join("missing"), scratch.0.clone()];
-    let error = Secrets::open(&auth, &scratch.0, Absent::Generate).unwrap_err();
+    let error = Secrets::open(&auth, &scratch.0).unwrap_err();
     assert_eq!(error.problems.len(), 2, "all are told: {error}");
 }
 
@@ -189,10 +193,10 @@ fn a_public_key_may_be_read_by_all_but_written_by_none() {
         let file = scratch.write("key", include_str!("keys/eddsa.pub.pem"), mode);
         auth.keys = vec![KeyFile { alg: Alg::EdDsa, file, kid: None }];
         let fine = fine && PUBLIC_KEYS.is_built_in;
-        assert_eq!(Verifier::new(&auth, &scratch.0).is_ok(), fine, "{mode:o}");
+        assert_eq!(Verifier::open(&auth, &scratch.0).is_ok(), fine, "{mode:o}");
     }
     let file = scratch.write("key", SECRET, 0o644);
     auth.keys = vec![KeyFile { alg: Alg::Hs256, file, kid: None }];
-    let error = Verifier::new(&auth, &scratch.0).unwrap_err().to_string();
+    let error = Verifier::open(&auth, &scratch.0).unwrap_err().to_string();
     assert!(error.contains("has mode 0644, which lets others in"), "{error}");
 }

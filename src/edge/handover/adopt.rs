@@ -1,23 +1,15 @@
 //! Links of another process, taken into the table of this one.
 //!
-//! Knows how they come to be waited for again, and what is said to those that
-//! cannot be gone on with. Does not know what was handed over.
-
-use std::os::fd::OwnedFd;
+//! Knows how they come to be waited for again. Does not know what was handed over.
 
 use super::words::Table;
 use super::{Arrival, Legacy};
-use crate::edge::clock;
 use crate::edge::driver::Driver;
 use crate::edge::epoll::Interest;
-use crate::edge::hearing::LINGER;
 use crate::edge::link::{Link, Side};
 use crate::edge::links::{Links, key};
-use crate::edge::outbox::Piece;
-use crate::edge::packet::Packet;
-use crate::edge::wire::Wire;
 use crate::hub::{Input, Outbound};
-use crate::protocol::{Close, ConnectionId, Frame, Moment};
+use crate::protocol::{ConnectionId, Moment};
 
 impl Driver {
     /// Goes on with the links that have come. How many those are, and since when
@@ -35,34 +27,6 @@ impl Driver {
         }
         Some((count, since))
     }
-
-    /// Says goodbye to links of which nothing is known, and lets them read it.
-    pub fn send_away(&mut self, arrival: &mut Arrival, close: Close) {
-        self.look_at_the_clock();
-        let frame = Frame::Bye { code: close.code(), reason: close.reason(), reconnect: true, after_ms: 0 };
-        let bye = self.seal(|scratch| frame.encode(None, scratch));
-        for socket in std::mem::take(&mut arrival.strangers) {
-            let (side, pieces) = match is_worker(&socket) {
-                true => (Side::Worker(Box::default()), vec![Piece::line(&bye)]),
-                false => {
-                    let last = Packet::close(close);
-                    (Side::Client { held: None }, vec![Piece::frame(&bye), Piece::frame(&last)])
-                }
-            };
-            let Ok(conn) = self.links.open(Wire::again(socket), side, clock::random()) else { continue };
-            self.links.leave(conn, pieces, false);
-            // The hub of this process has never heard of it.
-            if let Some(link) = self.links.get(conn) {
-                link.parted = true;
-            }
-            self.lingering.push_back((self.now.moment + LINGER, conn));
-        }
-    }
-}
-
-fn is_worker(socket: &OwnedFd) -> bool {
-    let domain = rustix::net::sockopt::socket_domain(socket);
-    domain.is_ok_and(|domain| domain == rustix::net::AddressFamily::UNIX)
 }
 
 impl Links {

@@ -15,6 +15,7 @@ mod adopt;
 mod doors;
 pub mod exec;
 mod export;
+mod goodbye;
 mod import;
 pub mod moment;
 mod pouch;
