@@ -20,13 +20,19 @@ pub fn configuration_directory(environment: &Environment) -> PathBuf {
 }
 
 /// What must survive a reboot: `STATE_DIRECTORY`, else
-/// `$XDG_STATE_HOME/wshubd`, else `~/.local/state/wshubd`, else a directory of
-/// the user's own among the temporary ones that a reboot leaves alone.
+/// `$XDG_STATE_HOME/wshubd`, else for root the system's own place, else
+/// `~/.local/state/wshubd`, else a directory of the user's own among the temporary
+/// ones that a reboot leaves alone.
 pub fn state_directory(environment: &Environment) -> PathBuf {
     let state = environment.directory("STATE_DIRECTORY");
     let xdg = || environment.directory("XDG_STATE_HOME").map(|home| home.join("wshubd"));
+    let system = || (environment.uid == 0).then(|| "/var/lib/wshubd".into());
     let home = || environment.directory("HOME").map(|home| home.join(".local/state/wshubd"));
-    state.or_else(xdg).or_else(home).unwrap_or_else(|| format!("/var/tmp/wshubd-{}", environment.uid).into())
+    state
+        .or_else(xdg)
+        .or_else(system)
+        .or_else(home)
+        .unwrap_or_else(|| format!("/var/tmp/wshubd-{}", environment.uid).into())
 }
 
 /// Where the daemon makes its worker socket: the first of

@@ -4,6 +4,7 @@
 //! that the hub decides by have their defaults there.
 
 use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::time::Duration;
@@ -22,6 +23,9 @@ use crate::features;
 use crate::hub::settings::{self, Disk, Heartbeat, Keep, Policy};
 use crate::hub::{Pattern, Rights, Settings};
 use crate::protocol::name::LONGEST_NAME;
+
+/// Where clients come in when nobody says.
+pub(crate) const HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8098);
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -68,7 +72,7 @@ fn listen(mut table: Table, environment: &Environment) -> Listen {
         table.complain(place, "`listen.paths` wants at least one path".into());
     }
     let listen = Listen {
-        http: table.list("http", vec![([127, 0, 0, 1], 8098).into()], |text| {
+        http: table.list("http", vec![HTTP], |text| {
             text.parse()
                 .map_err(|_| "an address and port, such as \"127.0.0.1:8098\" or \"[::1]:8098\"".into())
         }),

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use super::Error;
-use crate::config::{Config, ConfigError, places};
+use crate::config::{Config, ConfigError, DEFAULT_HTTP, places};
 use crate::edge::doors::{Doors, HTTP, WORKER};
 use crate::edge::epoll::Epoll;
 use crate::edge::systemd::Passed;
@@ -53,6 +53,13 @@ pub(super) fn open(
     for socket in clients {
         addresses.push(doors.adopt_tcp(socket, epoll).map_err(unfit(HTTP))?);
     }
+    if !source.is_empty() && is_overruled(&config.listen.http, &addresses) {
+        let opened: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+        log::warn!(
+            "`[listen] http` counts for nothing: systemd listens at {}, as `ListenStream=` of its socket unit says",
+            opened.join(", ")
+        );
+    }
     told.push(format!("{}{source}", endpoints(config, &addresses)));
     if workers.is_empty() {
         let path = &config.listen.worker;
@@ -70,6 +77,11 @@ pub(super) fn open(
     }
     log::info!("started: {}", told.join("; "));
     Ok(addresses)
+}
+
+/// Whether somebody has asked for an address that nobody listens at.
+fn is_overruled(asked: &[SocketAddr], opened: &[SocketAddr]) -> bool {
+    asked != [DEFAULT_HTTP] && asked.iter().any(|address| !opened.contains(address))
 }
 
 fn create_directory_of(socket: &Path) -> Result<(), Error> {

@@ -443,6 +443,8 @@ fn state_is_kept_where_the_nearest_variable_says() {
         let environment = Environment::new(7, all[from..].iter().copied());
         assert_eq!(places::state_directory(&environment), Path::new(expected));
     }
+    let root = |from: usize| places::state_directory(&Environment::new(0, all[from..].iter().copied()));
+    assert_eq!([root(1), root(2)], [Path::new("/c/wshubd"), Path::new("/var/lib/wshubd")]);
     let relative = Environment::new(7, [("XDG_STATE_HOME", "c"), ("HOME", "")]);
     assert_eq!(places::state_directory(&relative), Path::new("/var/tmp/wshubd-7"));
 }

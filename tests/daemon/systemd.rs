@@ -15,13 +15,14 @@ use wshubd::features::STORE;
 use crate::bench::{Daemon, PATIENCE, command, directory};
 
 /// A daemon that is started as systemd does it, with two descriptors of these names.
-fn activated(directory: &Path, names: &str, first: OwnedFd, second: OwnedFd) -> Child {
+fn activated(directory: &Path, names: &str, http: &str, first: OwnedFd, second: OwnedFd) -> Child {
     // Only the process itself knows its number before it becomes the daemon.
     let script = "exec 3<&0 4<&1 </dev/null >/dev/null\nexport LISTEN_PID=$$\nexec \"$0\"";
     let daemon = command(&directory.to_owned());
     let mut shell = Command::new("/bin/sh");
     shell.args(["-c", script]).arg(daemon.get_program()).env_clear();
     shell.envs(daemon.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    shell.env("WSHUBD_LISTEN__HTTP", format!("[{http:?}]"));
     shell.env("LISTEN_FDS", "2").env("LISTEN_FDNAMES", names);
     shell.stdin(first).stdout(second).stderr(Stdio::piped()).spawn().unwrap()
 }
@@ -48,7 +49,13 @@ fn sockets_of_systemd_are_used_by_name_and_stay_when_the_daemon_goes() {
     let path = directory.join("passed.sock");
     let worker = UnixListener::bind(&path).unwrap();
 
-    let mut daemon = activated(&directory, "worker:http", worker.try_clone().unwrap().into(), http.into());
+    let mut daemon = activated(
+        &directory,
+        "worker:http",
+        &address.to_string(),
+        worker.try_clone().unwrap().into(),
+        http.into(),
+    );
     let mut log = BufReader::new(daemon.stderr.take().unwrap());
     let said = log_until(&mut log, "started");
 
@@ -66,12 +73,30 @@ fn sockets_of_systemd_are_used_by_name_and_stay_when_the_daemon_goes() {
 }
 
 #[test]
+fn an_address_that_counts_for_nothing_beside_the_sockets_of_systemd_is_told() {
+    let directory = directory();
+    let http = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = http.local_addr().unwrap();
+    let worker = UnixListener::bind(directory.join("passed.sock")).unwrap();
+
+    let mut daemon = activated(&directory, "http:worker", "127.0.0.1:9", http.into(), worker.into());
+    let mut log = BufReader::new(daemon.stderr.take().unwrap());
+    let said = log_until(&mut log, "started");
+
+    let expected = format!("`[listen] http` counts for nothing: systemd listens at {address}");
+    assert!(said.contains(&expected), "{said}");
+    assert_eq!(Daemon::answers(address, "GET /healthz", &[], "").0, 200);
+    stop(daemon);
+}
+
+#[test]
 fn a_name_that_nobody_knows_and_one_that_is_missing_are_told_in_a_line_each() {
     let directory = directory();
     let unknown = UnixListener::bind(directory.join("unknown.sock")).unwrap();
     let worker = UnixListener::bind(directory.join("passed.sock")).unwrap();
 
-    let mut daemon = activated(&directory, "wshubd.socket:worker", unknown.into(), worker.into());
+    let mut daemon =
+        activated(&directory, "wshubd.socket:worker", "127.0.0.1:0", unknown.into(), worker.into());
     let mut log = BufReader::new(daemon.stderr.take().unwrap());
     let said = log_until(&mut log, "started");
 
@@ -88,7 +113,7 @@ fn what_is_no_listening_socket_is_a_mistake_of_the_configuration() {
     let (one, _other) = UnixStream::pair().unwrap();
     let worker = UnixListener::bind(directory.join("passed.sock")).unwrap();
 
-    let mut daemon = activated(&directory, "http:worker", one.into(), worker.into());
+    let mut daemon = activated(&directory, "http:worker", "127.0.0.1:0", one.into(), worker.into());
     let mut said = String::new();
     daemon.stderr.take().unwrap().read_to_string(&mut said).unwrap();
 
