@@ -95,13 +95,13 @@ def wrapped(hub):
         said = ann.hear("message", channel="backups")
         ann.hear("operation", state="ended", channel="backups", reason="completed")
     assert "the backup is done" in json.dumps(said), said
-    hub.write("/etc/wshubd/run/naps", "COMMAND=sleep 600\n")
-    with hub.subscriber("naps") as ann:
-        hub.ctl("start", "wshub-run@naps")
+    hub.write("/etc/wshubd/run/long-naps", "COMMAND=sleep 600\n")
+    with hub.subscriber("long-naps") as ann:
+        hub.ctl("start", "wshub-run@long-naps")
         ann.hear("operation", state="started")
-        hub.ctl("stop", "wshub-run@naps")
+        hub.ctl("stop", "wshub-run@long-naps")
         ended = ann.hear("operation", state="ended")
-    same(hub.show("Result", "wshub-run@naps"), "success")
+    same(hub.show("Result", "wshub-run@long-naps"), "success")
     return f"a stopped one ends with {ended['reason']}"
 
 

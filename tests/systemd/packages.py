@@ -143,4 +143,35 @@ def nothing(hub):
     return f"{len(before)} files as before"
 
 
+@story("a state on a disk of its own is emptied by a purge, and the mount point is told of")
+def mounted(hub):
+    state = "/var/lib/private/wshubd"
+    hub.run("mkdir", "-p", "-m", "700", state)
+    hub.run("mount", "-t", "tmpfs", "tmpfs", state)
+    hub.dpkg("-i", FILE)
+    eventually("it runs", lambda: hub.states() == RUNNING)
+    assert hub.run("ls", state).stdout, "it has written nothing there"
+    said = hub.dpkg("--purge", "wshubd").stderr
+    assert f"wshubd: {state} is left, without what was in it" in said, said
+    same((hub.run("ls", "-A", state).stdout, hub.installed()), ("", "never heard of"))
+    hub.run("umount", state)
+    hub.run("rmdir", state)
+
+
+@story("a processor that could start none of it is refused")
+def older(hub):
+    package = Package(VERSION)
+    hub.write("/root/preinst", (package.tree / "DEBIAN/preinst").read_text())
+    hub.write("/root/old/uname", "#!/bin/sh\necho armv6l\n", mode=0o755)
+
+    def install(architecture):
+        variables = f"PATH=/root/old:/usr/bin:/bin DPKG_MAINTSCRIPT_ARCH={architecture}"
+        return hub.run("sh", "-c", f"{variables} sh /root/preinst install", check=False)
+
+    refused = install("armhf")
+    same(refused.returncode, 1)
+    assert "it is built for ARMv7, and this processor is older" in refused.stderr, refused
+    same(install("arm64").returncode, 0)
+
+
 tell(Bare)

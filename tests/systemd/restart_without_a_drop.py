@@ -5,7 +5,7 @@ say is cut somewhere, and the daemon is restarted under them again and again.
 import json
 
 from load import Load
-from machine import Machine, eventually
+from machine import Machine, Worker, eventually
 from story import TIMES, in_time, same, story, tell
 
 CLIENTS, WORKERS, RESTARTS = 1000, 10, 20 * TIMES
@@ -132,7 +132,8 @@ def broken(hub):
 def unreadable(hub):
     hub.write("/etc/wshubd/only.key", "0123456789abcdef" * 2, mode=0o600)
     hub.write("/etc/wshubd/wshubd.toml", '[auth]\nkeys = [{ alg = "HS256", file = "/etc/wshubd/only.key" }]\n')
-    with hub.connect("ann") as ann, hub.worker() as worker:
+    with hub.connect("ann") as ann, Worker(hub.path("/run/wshubd/worker.sock")) as worker:
+        worker.ask({"action": "connections"})
         assert hub.ctl("restart", "wshubd", check=False).returncode != 0
         same(ann.hear("bye")["code"], 4200)
         same(worker.hear("bye")["code"], 4200)

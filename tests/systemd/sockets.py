@@ -2,6 +2,7 @@
 
 import http.client
 import random
+import subprocess
 import threading
 import time
 
@@ -85,6 +86,23 @@ def restarts(hub):
     same(cut, [], "let in and not answered")
     assert len(answered) > RATE, f"only {len(answered)} were answered"
     return f"{len(answered)} connections, {RESTARTS} restarts, slowest answer {slowest[0] * 1000:.0f} ms"
+
+
+@story("an address that the machine gets later keeps nobody waiting at the boot")
+def later(hub):
+    address = "192.0.2.7"
+    hub.drop_in(f"[Socket]\nListenStream=\nListenStream={address}:{hub.port}\n", unit="wshubd.socket")
+    try:
+        hub.ctl("restart", "wshubd.socket", "wshubd.service")
+        hub.run("wshubctl", "pub", "jobs", "who works here is served")
+        subprocess.run(["ip", "address", "add", f"{address}/32", "dev", "lo"], check=True)
+        there = http.client.HTTPConnection(address, hub.port, timeout=10)
+        there.request("GET", "/healthz")
+        same(there.getresponse().status, 200)
+    finally:
+        subprocess.run(["ip", "address", "delete", f"{address}/32", "dev", "lo"], check=False)
+        hub.drop_in("", unit="wshubd.socket")
+        hub.ctl("restart", "wshubd.socket", "wshubd.service")
 
 
 @story("a socket of a name that nobody knows is told, and the daemon serves")
