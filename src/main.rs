@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use args::Task;
-use log::Level;
+use log::{Level, LevelFilter};
 use wshubd::config::{ConfigError, Environment, Loaded};
 use wshubd::daemon;
 use wshubd::edge::site::Site;
@@ -63,7 +63,10 @@ fn source(file: Option<PathBuf>) -> Source {
 fn run(source: Source) -> Done {
     // Before there is any other thread.
     wshubd::edge::signals::hold();
-    let loaded = source.load().inspect_err(|_| daemon::turn_away())?;
+    let loaded = source.load().inspect_err(|_| {
+        logging::start(LevelFilter::Info);
+        daemon::turn_away();
+    })?;
     logging::start(loaded.config.log);
     Ok(daemon::run(source, loaded)?)
 }

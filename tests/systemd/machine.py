@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/real"))
 
-from hub import Door, Worker  # noqa: E402
+from hub import Door  # noqa: E402
 from story import eventually  # noqa: E402
 
 BIN = Path(os.environ["WSHUBD_BIN"])

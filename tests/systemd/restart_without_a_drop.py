@@ -3,9 +3,10 @@ say is cut somewhere, and the daemon is restarted under them again and again.
 """
 
 import json
+from subprocess import PIPE
 
 from load import Load
-from machine import Machine, Worker, eventually
+from machine import Machine, eventually
 from story import TIMES, in_time, same, story, tell
 
 CLIENTS, WORKERS, RESTARTS = 1000, 10, 20 * TIMES
@@ -132,11 +133,15 @@ def broken(hub):
 def unreadable(hub):
     hub.write("/etc/wshubd/only.key", "0123456789abcdef" * 2, mode=0o600)
     hub.write("/etc/wshubd/wshubd.toml", '[auth]\nkeys = [{ alg = "HS256", file = "/etc/wshubd/only.key" }]\n')
-    with hub.connect("ann") as ann, Worker(hub.path("/run/wshubd/worker.sock")) as worker:
-        worker.ask({"action": "connections"})
+    # Whoever is not of the machine has no user there, and is turned away.
+    worker = hub.start("socat", "-", "UNIX-CONNECT:/run/wshubd/worker.sock", stdin=PIPE, stdout=PIPE)
+    print(json.dumps({"action": "connections", "id": 1}), file=worker.stdin, flush=True)
+    same(json.loads(worker.stdout.readline())["id"], 1)
+    with hub.connect("ann") as ann:
         assert hub.ctl("restart", "wshubd", check=False).returncode != 0
         same(ann.hear("bye")["code"], 4200)
-        same(worker.hear("bye")["code"], 4200)
+    said = [json.loads(line) for line in worker.communicate(timeout=20)[0].splitlines()]
+    same([(line["type"], line["code"]) for line in said], [("bye", 4200)])
     why = [e for e in hub.journal() if "only.key" in str(e["MESSAGE"])]
     same([e["PRIORITY"] for e in why], ["3"], "the journal says why, once")
     hub.path("/etc/wshubd/only.key").unlink()
