@@ -184,14 +184,8 @@ pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
     let signals = [Signal::Term, Signal::Int, Signal::Hup, Signal::Usr1, Signal::Usr2];
     let signals = Signals::new(signals).map_err(Error::Signals)?;
     signals::let_in();
-    // With another store, or none, it would not be true the next time: so it goes
-    // in any case.
-    match remains::remove(directory) {
-        // Where nothing can be written nothing was taken from there either.
-        Err(error) if left.is_some() => return Err(Error::State(directory.clone(), error)),
-        _ => {}
-    }
-    let opened = open::open(config, passed, &mut doors.borrow_mut(), &driver.borrow().links.epoll);
+    let opened = forget(directory, left.as_ref())
+        .and_then(|()| open::open(config, passed, &mut doors.borrow_mut(), &driver.borrow().links.epoll));
     let addresses = opened.inspect_err(|_| next::say_goodbye(&driver, &doors))?;
     doors.borrow_mut().settle_in(&mut arrival, &driver.borrow());
     if let Some((count, since)) = taken_over {
@@ -262,6 +256,16 @@ fn left(directory: &Path) -> Option<Remains> {
             false
         }
     })
+}
+
+/// Takes away what the last stop has left. With another store, or none, it would not be
+/// true the next time: so it goes in any case.
+fn forget(directory: &Path, left: Option<&Remains>) -> Result<(), Error> {
+    match remains::remove(directory) {
+        // Where nothing can be written nothing was taken from there either.
+        Err(error) if left.is_some() => Err(Error::State(directory.to_owned(), error)),
+        _ => Ok(()),
+    }
 }
 
 /// A hub that goes on from what a clean stop has left, or begins anew.

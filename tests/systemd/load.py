@@ -152,7 +152,8 @@ class Load:
         self.hub, self.loop, self.over = hub, asyncio.new_event_loop(), False
         self.clients, self.workers, self.published = [], [], 0
         self.bridge = hub.start("socat", f"TCP-LISTEN:{BRIDGE},bind=127.0.0.1,fork,reuseaddr",
-                                "UNIX-CONNECT:/run/wshubd/worker.sock", stdin=subprocess.DEVNULL)
+                                "UNIX-CONNECT:/run/wshubd/worker.sock",
+                                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         eventually("the bridge stands", lambda: socket.socket().connect_ex(("127.0.0.1", BRIDGE)) == 0)
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
