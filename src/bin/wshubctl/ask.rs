@@ -4,12 +4,16 @@
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
+use smol::Timer;
+use smol::future::{self, FutureExt};
 use wshubd::client::{Client, Heard};
 
 use crate::failure::Failure;
+use crate::screen;
 
 /// A question, as its line spells it.
 #[derive(Serialize)]
@@ -50,9 +54,25 @@ pub(crate) enum Ask<'a> {
     },
 }
 
+/// After so much silence whoever waits is told where to look. systemd's socket takes
+/// connections while the daemon starts, or fails to, again and again.
+const SILENCE: Duration = Duration::from_secs(5);
+
 /// Asks, and waits for the answer.
 pub(crate) async fn ask(client: &Client, request: &Ask<'_>) -> Result<Heard, Failure> {
-    Ok(client.request(request).await?.answer().await?)
+    Ok(patiently(async { client.request(request).await?.answer().await }).await?)
+}
+
+/// Waits for an answer, and says so when it takes long.
+pub(crate) async fn patiently<T>(answer: impl Future<Output = T>) -> T {
+    let tell = async {
+        Timer::after(SILENCE).await;
+        screen::say(
+            "no answer yet: wshubd may still be starting, or fail to; `systemctl status wshubd` shows which",
+        );
+        future::pending().await
+    };
+    answer.or(tell).await
 }
 
 /// Who reads the answer.

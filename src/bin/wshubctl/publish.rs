@@ -13,6 +13,7 @@ use smol::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use wshubd::client::{Client, Lines, Pending, Publication, Published};
 
 use crate::args;
+use crate::ask::patiently;
 use crate::failure::{Exit, Failure, exit_of};
 use crate::figures::count;
 use crate::receipts::Receipts;
@@ -165,7 +166,7 @@ impl Publisher<'_> {
     /// does not keep the next ones from being sent.
     async fn take_answer(&mut self) -> Result<bool, Failure> {
         let Some(pending) = self.answers.pop_front() else { return Ok(false) };
-        match pending.answer().await.and_then(|answer| answer.read::<Taken>()) {
+        match patiently(pending.answer()).await.and_then(|answer| answer.read::<Taken>()) {
             Ok(taken) => self.taken(taken)?,
             // What must not be lost is not sent on into a store that takes nothing.
             Err(error) if error.code() == Some("store_unavailable") => {
