@@ -355,9 +355,11 @@ fn are_told_to_come_back(client: &mut TcpStream, worker: &mut UnixStream) {
 fn whoever_is_handed_to_a_daemon_that_cannot_start_is_told_to_come_back() {
     let state = format!("{:<159}\n", "wshubd handover 99 0 0 2 0 0 0 0");
     let mistakes = [
-        // Found before anything else is, when the state directory is looked at, and when doors open.
+        // Found before anything else is, when the state directory is looked at, when a key is made there, and
+        // when doors open.
         (("WSHUBD_LIMITS__BURST", "many"), 78),
         (("WSHUBD_STATE__DIRECTORY", "/proc/nowhere"), 78),
+        (("WSHUBD_STATE__DIRECTORY", "/proc"), 73),
         (("WSHUBD_LISTEN__WORKER", "/proc/worker.sock"), 69),
     ];
     for ((name, value), code) in mistakes {
