@@ -34,7 +34,7 @@ use crate::hub::{Pattern, Rights, Settings, settings};
 pub use changes::{Change, Places};
 pub use environment::Environment;
 pub use error::{ConfigError, Place, Problem};
-pub(crate) use sections::HTTP as DEFAULT_HTTP;
+pub(crate) use sections::DEFAULT_HTTP;
 
 /// All that can be configured.
 #[derive(Clone, PartialEq, Debug)]

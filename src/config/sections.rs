@@ -25,7 +25,7 @@ use crate::hub::{Pattern, Rights, Settings};
 use crate::protocol::name::LONGEST_NAME;
 
 /// Where clients come in when nobody says.
-pub(crate) const HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8098);
+pub(crate) const DEFAULT_HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8098);
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -72,7 +72,7 @@ fn listen(mut table: Table, environment: &Environment) -> Listen {
         table.complain(place, "`listen.paths` wants at least one path".into());
     }
     let listen = Listen {
-        http: table.list("http", vec![HTTP], |text| {
+        http: table.list("http", vec![DEFAULT_HTTP], |text| {
             text.parse()
                 .map_err(|_| "an address and port, such as \"127.0.0.1:8098\" or \"[::1]:8098\"".into())
         }),

@@ -45,15 +45,16 @@ pub(super) fn open(
     }
     let unfit = |name: &'static str| move |error| Error::Passed(name, error);
     let (mut addresses, mut told) = (Vec::new(), Vec::new());
-    let source = if clients.is_empty() { "" } else { FROM_SYSTEMD };
-    for &address in config.listen.http.iter().filter(|_| clients.is_empty()) {
+    let is_passed = !clients.is_empty();
+    let source = if is_passed { FROM_SYSTEMD } else { "" };
+    for &address in config.listen.http.iter().filter(|_| !is_passed) {
         let opened = doors.open_tcp(address, epoll).map_err(|error| Error::Listen(address, error))?;
         addresses.push(opened);
     }
     for socket in clients {
         addresses.push(doors.adopt_tcp(socket, epoll).map_err(unfit(HTTP))?);
     }
-    if !source.is_empty() && is_overruled(&config.listen.http, &addresses) {
+    if is_passed && is_overruled(&config.listen.http, &addresses) {
         let opened: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
         log::warn!(
             "`[listen] http` counts for nothing: systemd listens at {}, as `ListenStream=` of its socket unit says",

@@ -138,6 +138,7 @@ def unreadable(hub):
     print(json.dumps({"action": "connections", "id": 1}), file=worker.stdin, flush=True)
     same(json.loads(worker.stdout.readline())["id"], 1)
     with hub.connect("ann") as ann:
+        hub.run("wshubctl", "pub", "later", "said just before")
         assert hub.ctl("restart", "wshubd", check=False).returncode != 0
         same(ann.hear("bye")["code"], 4200)
     said = [json.loads(line) for line in worker.communicate(timeout=20)[0].splitlines()]
@@ -146,6 +147,7 @@ def unreadable(hub):
     same([e["PRIORITY"] for e in why], ["3"], "the journal says why, once")
     hub.path("/etc/wshubd/only.key").unlink()
     hub.fresh()
+    assert "said just before" in hub.run("wshubctl", "sub", "-n", "1", "--timeout", "10s", "later").stdout
 
 
 @story("who was killed hands nothing over, and the next one says so")

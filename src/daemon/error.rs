@@ -1,0 +1,101 @@
+//! Why the daemon does not start, and what the process ends with then.
+//!
+//! Knows what to say to whoever started it, and the next step. Does not know what was
+//! tried.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+
+use crate::config::{ConfigError, Problem};
+
+/// Why the daemon did not start.
+#[derive(Debug)]
+pub enum Error {
+    /// The configuration, a key or a secret.
+    Config(ConfigError),
+    /// A directory or file of the daemon's own.
+    State(PathBuf, io::Error),
+    /// A key or a secret that is to be made there.
+    Secret(Problem),
+    /// Another daemon has the state directory.
+    Running(PathBuf),
+    /// What systemd has passed, by name.
+    Passed(&'static str, io::Error),
+    /// A TCP address.
+    Listen(SocketAddr, io::Error),
+    /// The workers' socket.
+    Worker(PathBuf, io::Error),
+    /// The kernel's word about what is ready.
+    Wait(io::Error),
+    /// The signals of the process.
+    Signals(io::Error),
+    /// The file of the program.
+    Program(io::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(error) => error.fmt(f),
+            Self::Secret(problem) => problem.fmt(f),
+            Self::State(path, error) => write!(f, "{}: {error}", path.display()),
+            Self::Running(path) => write!(
+                f,
+                "another wshubd is already running with the state directory {}; give this one another \
+                 (`[state] directory`), or stop that one",
+                path.display()
+            ),
+            Self::Passed(name, error) => {
+                write!(f, "systemd has passed {name:?}, which cannot be used: {error}")
+            }
+            Self::Listen(address, error) if is_sandboxed(error) => write!(
+                f,
+                "cannot listen on {address}: this unit may open no such socket; start wshubd.socket, whose \
+                 `ListenStream=` sets the address"
+            ),
+            Self::Listen(address, error) => {
+                write!(f, "cannot listen on {address}: {error} (`[listen] http` sets the address)")
+            }
+            Self::Worker(path, error) => {
+                write!(
+                    f,
+                    "cannot open the worker socket {}: {error} (`[listen] worker` sets the path)",
+                    path.display()
+                )
+            }
+            Self::Wait(error) => write!(f, "cannot wait for sockets: {error}"),
+            Self::Signals(error) => write!(f, "cannot receive signals: {error}"),
+            Self::Program(error) => write!(f, "cannot find out which program this is: {error}"),
+        }
+    }
+}
+
+/// Whether it is the unit that allows nothing (`RestrictAddressFamilies=`), not the
+/// address that is wrong.
+fn is_sandboxed(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::AFNOSUPPORT)
+}
+
+impl std::error::Error for Error {}
+
+impl From<ConfigError> for Error {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(error)
+    }
+}
+
+impl Error {
+    /// What the process exits with, after `sysexits.h`.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::Passed(..) => ConfigError::EXIT,
+            Self::State(..) | Self::Secret(_) => 73,
+            Self::Running(_) | Self::Listen(..) | Self::Worker(..) => 69,
+            Self::Wait(_) | Self::Signals(_) | Self::Program(_) => 71,
+        }
+    }
+}
