@@ -6,9 +6,23 @@
 //! does 32-bit Arm, which has tables of another kind.
 
 use std::env;
+use std::process::Command;
 
 /// What the linker leaves out; lld and GNU ld read it.
 const SCRIPT: &str = "packaging/without_unwinding.ld";
+
+fn is_native() -> bool {
+    env::var_os("HOST") == env::var_os("TARGET")
+}
+
+/// Whether the glibc of this machine does (2.36, that of Debian 12, or newer).
+fn reads_packed_relocations() -> bool {
+    let told = Command::new("getconf").arg("GNU_LIBC_VERSION").output();
+    let told = told.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let version = told.trim().strip_prefix("glibc ").and_then(|version| version.split_once('.'));
+    let number = |text: &str| text.split('.').next().and_then(|first| first.parse::<u32>().ok());
+    version.is_some_and(|(major, minor)| (number(major), number(minor)) >= (Some(2), Some(36)))
+}
 
 fn main() {
     println!("cargo::rerun-if-changed={SCRIPT}");
@@ -20,5 +34,10 @@ fn main() {
         let here = env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
         println!("cargo::rustc-link-arg-bins=-Wl,--no-eh-frame-hdr");
         println!("cargo::rustc-link-arg-bins=-T{here}/{SCRIPT}");
+        // Three thousand relocations of 24 bytes each are a few bitmaps, where glibc can read
+        // them: who builds with an older one builds for it.
+        if is("CARGO_CFG_TARGET_ENV", "gnu") && is_native() && reads_packed_relocations() {
+            println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! the rooms.
 
 mod error;
+mod give_back;
 mod next;
 mod open;
 
@@ -28,12 +29,13 @@ use crate::edge::site::Site;
 use crate::edge::store::remains::{self, Remains};
 use crate::edge::store::{self, Engine, Store};
 use crate::edge::systemd::{Bulletin, Notify, Passed};
-use crate::edge::{clock, signals};
+use crate::edge::{clock, descriptors, signals};
 use crate::hub::{Hub, Settings};
 use crate::protocol::Close;
 use crate::reload::{Reloader, Source};
 pub use error::Error;
 use next::{Terminal, Wishes, work};
+use open::Opened;
 
 /// How long peers may take to read what they are owed when the daemon stops.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -54,71 +56,70 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Runs until a signal ends it.
 ///
+/// Everything that another process might have comes first; what counts once is read,
+/// removed and written after that. So who does not become the daemon leaves no trace.
+///
 /// # Errors
 /// Whatever keeps it from starting; once it runs, nothing does.
 pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
+    descriptors::raise_limit();
     let terminal = Terminal::of_process();
-    // Before anything else is opened.
-    let program: Rc<Path> = exec::program().map_err(Error::Program)?.into();
-    let (mut passed, mut arrival) = given()?;
-    passed.extend(arrival.passed());
+    let (passed, mut arrival) = given()?;
     let config = &loaded.config.clone();
-    let directory = &config.state.directory;
-    let prepared = prepare(&loaded, arrival.lock.take());
-    let (lock, site) = prepared.inspect_err(|_| arrival.turn_away(Close::Restarting))?;
-    let site = Rc::new(site);
+    let secured = secure(&loaded, passed, &mut arrival);
+    let Secured { program, lock, epoll, doors, opened, signals, site } =
+        secured.inspect_err(|_| give_back(&mut arrival, store_options(config)))?;
     if let Some(warning) = site.peers.warning() {
         log::warn!("{warning}");
     }
-    let left = left(directory);
-    let settings = config.hub_settings();
-    let (hub, store) = arrival.revive(&settings, store_options(config)).unwrap_or_else(|| {
-        let mut store = store(config);
-        (hub(settings, &mut store, left.as_ref()), store)
-    });
-    let epoll = Epoll::new().map_err(Error::Wait)?;
-    let mut driver = Driver::new(hub, store, site, epoll);
+    let Begun { hub, store, uses_remains } = begin(config, &lock, &mut arrival);
+    let mut driver = Driver::new(hub, store, Rc::new(site), epoll);
     if let Some(notify) = Notify::of_process() {
         driver.report_to(Bulletin::new(notify));
     }
     let taken_over = driver.adopt(&mut arrival);
-    tell_of_an_end(config, &arrival);
-    match taken_over {
-        Some(_) => driver.go_on(&config.positions()),
-        None => driver.load(LOADING, &config.positions()),
+    if taken_over.is_none() {
+        driver.load(LOADING, &config.positions());
     }
     driver.send_away(&mut arrival, Close::Restarting);
     let driver = Rc::new(RefCell::new(driver));
-    let doors = Rc::new(RefCell::new(Doors::default()));
-    doors.borrow_mut().inherit(&mut arrival);
+    let doors = Rc::new(RefCell::new(doors));
+    // The last that may fail.
+    forget(&config.state.directory, uses_remains).inspect_err(|_| {
+        next::say_goodbye(&driver, &doors);
+        if taken_over.is_some() {
+            leave(&mut driver.borrow_mut(), &config.state.directory);
+        }
+    })?;
+    // Before anybody hears of a new position.
+    driver.borrow_mut().follow_from(&config.positions());
+    if taken_over.is_some() {
+        driver.borrow_mut().go_on();
+    }
     // Before anybody is told that it runs: whoever stops it then is heard.
-    let signals = [Signal::Term, Signal::Int, Signal::Hup, Signal::Usr1, Signal::Usr2];
-    let signals = Signals::new(signals).map_err(Error::Signals)?;
     signals::let_in();
-    let opened = forget(directory, left.as_ref())
-        .and_then(|()| open::open(config, passed, &mut doors.borrow_mut(), &driver.borrow().links.epoll));
-    let addresses = opened.inspect_err(|_| next::say_goodbye(&driver, &doors))?;
+    log::info!("started: {}", opened.told);
     doors.borrow_mut().settle_in(&mut arrival, &driver.borrow());
     if let Some((count, since)) = taken_over {
         let silence = clock::now().moment.since(since).as_millis();
         log::info!("took over {count} connections, which waited for {silence} ms");
     }
     driver.borrow_mut().is_ready();
-    let reloader = Reloader::new(source, loaded, addresses);
+    let reloader = Reloader::new(source, loaded, opened.addresses);
     let wishes = Wishes::new(signals, driver.borrow().reload_bell(), reloader, terminal);
     let Some(cause) = work(wishes, &program, &lock, &driver, &doors) else { return Ok(()) };
     if config.state.store == StoreKind::Sled {
-        leave(&mut driver.borrow_mut(), directory);
+        leave(&mut driver.borrow_mut(), &config.state.directory);
     }
     log::info!("stopped by {cause}");
     Ok(())
 }
 
 /// For a process that will not become a daemon: those who were handed over to it are
-/// told to come back.
+/// told to come back, and what was handed over goes to the disk.
 pub fn turn_away() {
     if let Ok((_, mut arrival)) = given() {
-        arrival.turn_away(Close::Restarting);
+        give_back(&mut arrival, None);
     }
 }
 
@@ -130,21 +131,80 @@ fn given() -> Result<(Passed, Arrival), Error> {
     Ok((passed, arrival.unwrap_or_default()))
 }
 
-/// Makes sure of everything on the disk that has to be there: the state directory,
-/// which is locked for this process, keys and secrets.
-fn prepare(loaded: &Loaded, kept: Option<File>) -> Result<(File, Site), Error> {
+/// What a process has that may become the daemon: nobody else has any of it.
+struct Secured {
+    program: Rc<Path>,
+    lock: File,
+    epoll: Epoll,
+    doors: Doors,
+    opened: Opened,
+    signals: Signals,
+    site: Site,
+}
+
+/// Takes the state directory and opens all listeners; then makes sure that keys and
+/// secrets are there.
+fn secure(loaded: &Loaded, passed: Passed, arrival: &mut Arrival) -> Result<Secured, Error> {
     let Config { auth, state, .. } = &loaded.config;
+    let mut passed = passed;
+    passed.extend(arrival.passed());
+    let program = exec::program().map_err(Error::Program)?.into();
+    let signals = [Signal::Term, Signal::Int, Signal::Hup, Signal::Usr1, Signal::Usr2];
+    let signals = Signals::new(signals).map_err(Error::Signals)?;
     places::create_directory(&state.directory).map_err(ConfigError::from)?;
-    let lock = lock(&state.directory, kept)?;
-    // A disk that is full for a moment is no mistake of whoever configures.
-    secret::generate_missing(auth, &state.directory).map_err(Error::Secret)?;
-    Ok((lock, Site::open(loaded)?))
+    let lock = lock(&state.directory, arrival.lock.as_ref())?;
+    let epoll = Epoll::new().map_err(Error::Wait)?;
+    let mut doors = Doors::default();
+    doors.inherit(arrival);
+    let opened = open::open(&loaded.config, passed, &mut doors, &epoll);
+    let ready = opened.and_then(|opened| {
+        // A disk that is full for a moment is no mistake of whoever configures.
+        secret::generate_missing(auth, &state.directory).map_err(Error::Secret)?;
+        Ok((opened, Site::open(loaded)?))
+    });
+    let (opened, site) = ready.inspect_err(|_| doors.close())?;
+    arrival.lock = None;
+    Ok(Secured { program, lock, epoll, doors, opened, signals, site })
+}
+
+/// What the daemon begins with.
+struct Begun {
+    hub: Hub,
+    store: Store,
+    /// They go on from what a clean stop has left, which is true once.
+    uses_remains: bool,
+}
+
+/// A hub and a store that go on where those of another process were, or from what a
+/// clean stop has left, or anew.
+fn begin(config: &Config, lock: &File, arrival: &mut Arrival) -> Begun {
+    let settings = config.hub_settings();
+    if let Some((hub, store)) = arrival.revive(&settings, store_options(config)) {
+        return Begun { hub, store, uses_remains: false };
+    }
+    if let Some(unused) = arrival.unused() {
+        give_back::save(unused, store_options(config), Some(lock));
+    }
+    let left = left(&config.state.directory);
+    if left.is_none() {
+        tell_of_an_end(config, arrival);
+    }
+    let mut store = store(config);
+    Begun { hub: hub(settings, &mut store, left.as_ref()), store, uses_remains: left.is_some() }
+}
+
+/// For a process that does not become the daemon.
+fn give_back(arrival: &mut Arrival, options: Option<store::Options>) {
+    arrival.turn_away(Close::Restarting);
+    if let Some(unused) = arrival.unused() {
+        give_back::save(unused, options, arrival.lock.as_ref());
+    }
 }
 
 /// Says that the daemon before this one was killed, if nothing else is left of it
 /// but where numbers go on then.
 fn tell_of_an_end(config: &Config, arrival: &Arrival) {
-    if !arrival.has_come() && config.positions().exists() {
+    if !arrival.has_come() && config.positions().iter().any(|place| place.exists()) {
         log::warn!(
             "the daemon before this one has not stopped but ended, and handed nothing over: its connections \
              are lost, and what no disk had"
@@ -171,10 +231,10 @@ fn left(directory: &Path) -> Option<Remains> {
 
 /// Takes away what the last stop has left. With another store, or none, it would not be
 /// true the next time: so it goes in any case.
-fn forget(directory: &Path, left: Option<&Remains>) -> Result<(), Error> {
+fn forget(directory: &Path, uses_remains: bool) -> Result<(), Error> {
     match remains::remove(directory) {
         // Where nothing can be written nothing was taken from there either.
-        Err(error) if left.is_some() => Err(Error::State(directory.to_owned(), error)),
+        Err(error) if uses_remains => Err(Error::State(directory.to_owned(), error)),
         _ => Ok(()),
     }
 }
@@ -230,7 +290,7 @@ pub(crate) fn store_options(config: &Config) -> Option<store::Options> {
 /// directory that is locked: nothing has to be written for that.
 ///
 /// Where a process before this one has kept it for us, nobody gets in between.
-fn lock(directory: &Path, kept: Option<File>) -> Result<File, Error> {
+fn lock(directory: &Path, kept: Option<&File>) -> Result<File, Error> {
     let wrong = |error| Error::State(directory.to_owned(), error);
     let file = File::open(directory).map_err(wrong)?;
     let is_it = |kept: &File| -> io::Result<bool> {
@@ -238,7 +298,7 @@ fn lock(directory: &Path, kept: Option<File>) -> Result<File, Error> {
         Ok((kept.dev(), kept.ino()) == (found.dev(), found.ino()))
     };
     let kept = kept.filter(|kept| is_it(kept).unwrap_or(false));
-    let file = kept.unwrap_or(file);
+    let file = kept.map_or(Ok(file), File::try_clone).map_err(wrong)?;
     let deadline = clock::now().moment + LETTING_GO;
     while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         if clock::now().moment >= deadline {

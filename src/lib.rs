@@ -67,11 +67,13 @@
 //!
 //! All of this happens on one thread, and nothing in it waits for a peer.
 
+mod binary;
 pub mod client;
 pub mod config;
 pub mod daemon;
 pub mod edge;
 pub mod features;
+mod few;
 pub mod hub;
 mod json;
 pub mod logging;

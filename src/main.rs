@@ -14,6 +14,7 @@ use args::Task;
 use log::{Level, LevelFilter};
 use wshubd::config::{ConfigError, Environment, Loaded};
 use wshubd::daemon;
+use wshubd::edge::heap;
 use wshubd::edge::site::Site;
 use wshubd::features::VERSION;
 use wshubd::logging;
@@ -24,6 +25,7 @@ const USAGE: u8 = 64;
 const FAILURE: u8 = 1;
 
 fn main() -> ExitCode {
+    heap::give_back_what_is_free();
     let args = match args::parse(std::env::args_os().skip(1)) {
         Ok(args) => args,
         Err(error) => {

@@ -17,6 +17,7 @@ use crate::config::{Change, Config, ConfigError, Environment, Loaded, Problem};
 use crate::daemon;
 use crate::edge::doors::Doors;
 use crate::edge::driver::Shared;
+use crate::edge::handover::Unavailable;
 use crate::edge::secret;
 use crate::edge::site::Site;
 use crate::logging;
@@ -62,6 +63,15 @@ pub(crate) enum Wish {
 impl Reloader {
     pub(crate) fn new(source: Source, loaded: Loaded, addresses: Vec<SocketAddr>) -> Self {
         Self { source, loaded, addresses }
+    }
+
+    /// Opens the listeners of another process that would begin with what is written now.
+    /// What this program cannot read the next one may.
+    pub(crate) fn open_for_next(&self, doors: &mut Doors) -> Result<(), Unavailable> {
+        match Config::load_again(self.source.file.as_deref(), &self.source.environment) {
+            Ok(Loaded { config, .. }) => doors.open_for_next(&config.listen.http, &config.listen.worker),
+            Err(_) => Ok(()),
+        }
     }
 
     /// Reloads, writes a line about it, and answers those who have asked.

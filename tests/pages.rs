@@ -12,7 +12,7 @@ const CONFIGURATION: &str = include_str!("../packaging/man/wshubd.toml.5");
 const CONTROL: &str = include_str!("../packaging/man/wshubctl.1");
 const DAEMON: &str = include_str!("../packaging/man/wshubd.8");
 const PREINST: &str = include_str!("../packaging/debian/preinst");
-const RECORD: &str = include_str!("../src/edge/store/keeper/record.rs");
+const FILES: &str = include_str!("../src/edge/store/keeper/files.rs");
 
 /// The section of which the example has an entry for a comment.
 const CHANNEL: &str = "[[channel]]";
@@ -148,6 +148,6 @@ fn the_package_knows_which_form_of_the_store_it_reads() {
         let found = text.lines().find_map(|line| line.strip_prefix(start)).unwrap();
         found.trim_end_matches(';').parse().unwrap()
     };
-    let read = line(RECORD, "pub(super) const FORMAT: u8 = ");
+    let read = line(FILES, "const NEWEST_FORMAT: u32 = ");
     assert_eq!(line(PREINST, "STORE_FORMAT="), read);
 }

@@ -382,6 +382,7 @@ fn subscriptions() -> Vec<Answer> {
         recovered: Some(true),
         presence: Some(vec![ada()]),
         operations: Vec::new(),
+        operations_running: None,
     };
     vec![
         (succeeded, Some(1)),
@@ -425,7 +426,14 @@ fn answers() -> Vec<Answer> {
         (result, Some(5)),
         (operation(OperationState::Interrupting, None, None), None),
         (ended, None),
-        (Frame::Operations { channel: Some(channel("logs")), operations: vec![entry] }, Some(6)),
+        (
+            Frame::Operations {
+                channel: Some(channel("logs")),
+                operations: vec![entry],
+                operations_running: None,
+            },
+            Some(6),
+        ),
         (Frame::Presence { channel: room(), presence: Some(vec![ada()]), count: 1 }, Some(7)),
         (Frame::UserJoined { channel: room(), user_id: user("grace") }, None),
         (Frame::UserLeft { channel: room(), user_id: user("grace") }, None),

@@ -1,7 +1,7 @@
 //! The wire itself, case by case: what a peer may send in frames and lines, and
 //! what comes of it, however the bytes are cut and whoever else is talking.
 
-use wshubd::edge::lines::{self, Line};
+use wshubd::edge::lines::{self, Line, Next};
 use wshubd::edge::meter;
 use wshubd::edge::outbox::{Outbox, Piece};
 use wshubd::edge::packet::Packet;
@@ -48,7 +48,7 @@ fn spoken(heard: &Heard<'_>) -> String {
     match heard {
         Heard::Text(text) => format!("text {text}"),
         Heard::Binary(bytes) => format!("binary {}", bytes.len()),
-        Heard::Alive => "alive".into(),
+        Heard::Alive { .. } => "alive".into(),
         Heard::Reply(frame) => format!("reply {}", hex(frame)),
         Heard::Closed => "closed".into(),
         Heard::Broken(close) => format!("broken {}", close.code()),
@@ -157,7 +157,10 @@ fn decode(
         if is_over {
             break;
         }
-        decoder.decode(&mut held, piece, |one| heard.push(spoken(&one)));
+        decoder.decode(&mut held, piece, |one| {
+            heard.push(spoken(&one));
+            Next::More
+        });
         meanwhile(decoder);
     }
     let is_over = heard.last().is_some_and(|last| last.starts_with("broken") || last == "closed");
@@ -190,7 +193,10 @@ fn peers_that_share_a_decoder_never_hear_of_each_other() {
             let from = turn % pieces * 5;
             let piece = &story[from..story.len().min(from + 5)];
             let mut heard = Vec::new();
-            decoder.decode(&mut other, piece, |one| heard.push(spoken(&one)));
+            decoder.decode(&mut other, piece, |one| {
+                heard.push(spoken(&one));
+                Next::More
+            });
             for one in &heard {
                 assert!(
                     ["alive", "reply 8a046d696e65", "text half whole"].contains(&one.as_str()),
@@ -207,9 +213,10 @@ fn peers_that_share_a_decoder_never_hear_of_each_other() {
 fn a_connection_with_nothing_unfinished_keeps_nothing() {
     let mut decoder = Decoder::new(LIMIT);
     let mut held = None;
-    decoder.decode(&mut held, &joined(&[text("a"), frame(TEXT, b"b"), frame(FIN | MORE, b"c")]), |_| {});
+    decoder
+        .decode(&mut held, &joined(&[text("a"), frame(TEXT, b"b"), frame(FIN | MORE, b"c")]), |_| Next::More);
     assert!(held.is_none());
-    decoder.decode(&mut held, &text("a")[..3], |_| {});
+    decoder.decode(&mut held, &text("a")[..3], |_| Next::More);
     assert!(held.is_some());
 }
 
@@ -222,11 +229,14 @@ fn lines_of(bytes: &[u8], cut: usize) -> Vec<String> {
             Line::TooLong => "(too long)".into(),
             Line::Half => "(half)".into(),
         });
+        Next::More
     };
     for piece in bytes.chunks(cut) {
         lines::split(&mut held, piece, 8, &mut tell);
     }
-    lines::end(held, &mut tell);
+    lines::end(held, |line| {
+        tell(line);
+    });
     heard
 }
 
@@ -288,15 +298,80 @@ fn what_is_half_said_is_held_until_it_is_whole_or_its_link_is_gone() {
     let (mut held, mut line) = (None, None);
     let long = frame(FIN | TEXT, &[b'x'; 60_000]);
     let (first, rest) = long.split_at(50_000);
-    decoder.decode(&mut held, first, |_| {});
+    decoder.decode(&mut held, first, |_| Next::More);
     let half = meter::held() - before;
     assert!((50_000..110_000).contains(&half), "{half}");
     assert_eq!(held.as_ref().map(|held| held.bytes()), Some(half));
-    decoder.decode(&mut held, rest, |_| {});
+    decoder.decode(&mut held, rest, |_| Next::More);
     assert_eq!(meter::held(), before);
 
-    lines::split(&mut line, &[b'x'; 50_000], 1 << 20, |_| {});
+    lines::split(&mut line, &[b'x'; 50_000], 1 << 20, |_| Next::More);
     assert!(meter::held() - before >= 50_000);
     drop(line);
     assert_eq!(meter::held(), before);
+}
+
+#[test]
+fn lines_that_are_not_to_be_heard_yet_are_heard_later() {
+    let bytes = b"one\ntwo\n\nthree\nfo";
+    // Also where another process goes on: it is given what was held.
+    for stop in 1..=3 {
+        let (mut held, mut heard) = (None, Vec::new());
+        let mut say = |line: Line<'_>, stops: bool| {
+            if let Line::Whole(line) = line {
+                heard.push(String::from_utf8_lossy(line).into_owned());
+            }
+            if stops && heard.len() == stop { Next::Wait } else { Next::More }
+        };
+        lines::split(&mut held, bytes, 8, |line| say(line, true));
+        lines::split(&mut held, b"ur\n", 8, |line| say(line, false));
+        assert_eq!(heard, ["one", "two", "three", "four"]);
+        assert!(held.is_none());
+    }
+}
+
+#[test]
+fn frames_that_are_not_to_be_heard_yet_are_heard_later_also_by_another_process() {
+    let bytes = joined(&[
+        text("one"),
+        frame(FIN | PING, b""),
+        text("two"),
+        frame(TEXT, b"th"),
+        frame(FIN | MORE, b"ree"),
+    ]);
+    for stop in 1..=3 {
+        let mut decoder = Decoder::new(LIMIT);
+        let (mut held, mut heard) = (None, Vec::new());
+        let mut say = |one: &Heard<'_>, stops: bool| {
+            let Heard::Text(text) = one else { return Next::More };
+            heard.push((*text).to_owned());
+            if stops && heard.len() == stop { Next::Wait } else { Next::More }
+        };
+        decoder.decode(&mut held, &bytes, |one| say(&one, true));
+        decoder.decode(&mut held, &[], |one| say(&one, false));
+        assert!(held.is_none());
+        assert_eq!(heard, ["one", "two", "three"], "stopped after {stop}");
+    }
+}
+
+#[test]
+fn some_pings_in_a_row_are_answered_each_and_of_very_many_only_the_last_of_sixteen() {
+    let mut decoder = Decoder::new(LIMIT);
+    let pings: Vec<Vec<u8>> = (0..500).map(|n| frame(FIN | PING, format!("{n}").as_bytes())).collect();
+    let bytes = joined(&[joined(&pings), text("and"), frame(FIN | PING, b"last")]);
+    let (mut held, mut heard, mut pinged) = (None, Vec::new(), 0);
+    decoder.decode(&mut held, &bytes, |one| {
+        if let Heard::Alive { controls } = one {
+            pinged += controls;
+        } else {
+            heard.push(spoken(&one));
+        }
+        Next::More
+    });
+    // In rows of sixteen, for whoever has to be sent away for it.
+    assert_eq!(heard.len(), 500usize.div_ceil(16) + 2);
+    assert!(heard[0].starts_with("reply 8a01308a0131") && heard[0].ends_with("8a023135"), "{}", heard[0]);
+    assert_eq!(heard[1], "reply 8a023331");
+    assert_eq!(heard[heard.len() - 3..], ["reply 8a03343939", "text and", "reply 8a046c617374"]);
+    assert_eq!(pinged, 501);
 }

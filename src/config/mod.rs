@@ -212,10 +212,11 @@ pub struct Store {
 /// The name by which `[[channel]]` means the inboxes of users.
 pub const INBOX: &str = "@me";
 
-/// How much of what the disk may take can be messages, in hundredths. Beside them
-/// it holds what was written around each of them, what is forgotten there and not
-/// dropped yet, and copies of what outlives that.
-const KEPT_OF_DISK: usize = 25;
+/// How much of what the disk may take can be messages, in hundredths, at most. Beside
+/// them it holds what was written around each of them, what is forgotten there and not
+/// dropped yet, and copies of what outlives that. Of small messages it takes fewer: how
+/// many, the store finds out and tells.
+const KEPT_OF_DISK: usize = 50;
 
 /// A configuration, and the files that it came from.
 #[derive(Clone, PartialEq, Debug)]
@@ -304,8 +305,8 @@ impl Config {
     }
 
     /// Where it is noted how far logs have come, in case the process is killed: where
-    /// the kernel keeps files in memory, as a rule.
-    pub fn positions(&self) -> PathBuf {
+    /// the kernel keeps files in memory, as a rule; else where the state is.
+    pub fn positions(&self) -> [PathBuf; 2] {
         let mut socket = self.listen.worker.clone();
         // systemd's own socket lies where we may not write.
         if let (Some(runtime), Some(name)) = (&self.state.runtime, self.listen.worker.file_name()) {
@@ -313,6 +314,6 @@ impl Config {
         }
         let mut positions = socket.into_os_string();
         positions.push(".positions");
-        positions.into()
+        [positions.into(), self.state.directory.join("positions")]
     }
 }

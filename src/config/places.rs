@@ -84,7 +84,10 @@ fn can_hold(directory: &Path, environment: &Environment) -> bool {
 /// alone: somebody may have laid it out for us.
 pub fn create_directory(path: &Path) -> Result<(), Problem> {
     let failed = |error: io::Error| Problem::in_file(path, format!("cannot be used: {error}"));
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    // Where a file system is frozen, making even what is there waits for its thaw.
+    if !path.is_dir() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    }
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if parent.metadata().map_err(failed)?.mode() & 0o002 == 0 {
         return Ok(());

@@ -200,10 +200,20 @@ fn worker(mut table: Table) -> Worker {
 fn limits(mut table: Table) -> Limits {
     let usual = settings::Limits::default();
     let patience = seconds(1, HOUR);
+    let requests_per_second = table.number("requests_per_second", usual.requests_per_second, MANY);
+    let burst = table.number("burst", usual.burst, MANY);
+    // Of what the connection may ask, so that who raises that raises both.
+    let of_user = |one: u32| one.saturating_mul(settings::OF_USER).min(*MANY.end() as u32);
     let limits = Limits {
         hub: settings::Limits {
-            requests_per_second: table.number("requests_per_second", usual.requests_per_second, MANY),
-            burst: table.number("burst", usual.burst, MANY),
+            requests_per_second,
+            burst,
+            user_requests_per_second: table.number(
+                "user_requests_per_second",
+                of_user(requests_per_second),
+                MANY,
+            ),
+            user_burst: table.number("user_burst", of_user(burst), MANY),
             interrupts_per_second: table.number("interrupts_per_second", usual.interrupts_per_second, MANY),
             interrupt_burst: table.number("interrupt_burst", usual.interrupt_burst, MANY),
             whispers_per_second: table.number("whispers_per_second", usual.whispers_per_second, MANY),

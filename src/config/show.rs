@@ -161,6 +161,8 @@ fn limits(page: &mut Page, config: &Config) {
     page.section("[limits]");
     page.set("requests_per_second", limits.hub.requests_per_second);
     page.set("burst", limits.hub.burst);
+    page.set("user_requests_per_second", limits.hub.user_requests_per_second);
+    page.set("user_burst", limits.hub.user_burst);
     page.set("interrupts_per_second", limits.hub.interrupts_per_second);
     page.set("interrupt_burst", limits.hub.interrupt_burst);
     page.set("whispers_per_second", limits.hub.whispers_per_second);

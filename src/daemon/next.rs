@@ -21,16 +21,19 @@ use super::FAREWELL;
 use crate::edge::doors::Doors;
 use crate::edge::driver::{Driver, Shared};
 use crate::edge::handover::moment;
-use crate::edge::handover::{self, Sent, Way, exec};
+use crate::edge::handover::{self, Sent, Unavailable, Way, exec};
 use crate::edge::systemd::Notify;
 use crate::edge::{clock, serve, signals};
 use crate::hub::Input;
 use crate::protocol::{Close, Moment};
 use crate::reload::{Reloader, Wish};
 
-/// How long the disk may take to write what it is still owed, before another
-/// process goes on with that: everybody waits meanwhile.
-const WRITING: Duration = Duration::from_secs(1);
+/// How long the disk may take to write what it is still owed, before systemd starts
+/// another process that goes on with that: everybody is served meanwhile.
+const WRITING: Duration = Duration::from_secs(3);
+
+/// So often is looked whether it has; only the end of a process waits like this.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// What comes after the loop.
 enum Next {
@@ -140,7 +143,7 @@ async fn await_wish(
                 wishes.reloader.reload(Wish::Signal, &driver, &mut doors.borrow_mut());
             }
             Some(Signal::Usr1) => restarts_until = clock::now().moment + ANNOUNCED,
-            Some(Signal::Usr2) => match moment::check(&program).await {
+            Some(Signal::Usr2) => match may_go_on(&program, &wishes.reloader, &doors).await {
                 Ok(()) => {
                     moment::clear_doors(&driver, &doors).await;
                     signals::hold();
@@ -156,7 +159,16 @@ async fn await_wish(
                 Err(why) => log::error!("SIGUSR2: nothing is handed over: {why}"),
             },
             Some(Signal::Term) if clock::now().moment < restarts_until || is_announced(&waiting) => {
+                let listeners = wishes.reloader.open_for_next(&mut doors.borrow_mut());
+                if let Err(Unavailable { why, is_taken: true }) = listeners {
+                    log::error!(
+                        "the next process would not start, so this restart ends all connections: {why}"
+                    );
+                    stop(&driver, &doors, Close::Restarting).await;
+                    return (wishes, Next::End(cause(Signal::Term)));
+                }
                 driver.borrow_mut().is_restarting();
+                write_out(&driver).await;
                 moment::clear_doors(&driver, &doors).await;
                 return (wishes, Next::Process);
             }
@@ -166,6 +178,25 @@ async fn await_wish(
             }
         }
     }
+}
+
+/// Makes sure that the next program would start, and opens for it what it listens at:
+/// nobody could take back what is handed over to one that does not.
+async fn may_go_on(program: &Path, reloader: &Reloader, doors: &Rc<RefCell<Doors>>) -> Result<(), String> {
+    moment::check(program).await?;
+    reloader.open_for_next(&mut doors.borrow_mut()).map_err(|unavailable| unavailable.why)
+}
+
+/// Has the disk write what it is owed, for as long as that may take. Who is still at it
+/// then is killed: systemd waits until no process of the unit is left, and the next one
+/// has all of it written once more.
+async fn write_out(driver: &Shared) {
+    driver.borrow_mut().begin_write_out();
+    let deadline = clock::now().moment + WRITING;
+    while !driver.borrow().has_written_out() && clock::now().moment < deadline {
+        Timer::after(LOOK_AGAIN).await;
+    }
+    driver.borrow_mut().end_write_out();
 }
 
 /// The signals that were received and not looked at.
@@ -199,8 +230,6 @@ async fn stop(driver: &Shared, doors: &Rc<RefCell<Doors>>, close: Close) {
     driver.borrow_mut().told(Input::Stopping { close });
     let deadline = clock::now().moment + FAREWELL;
     while !driver.borrow().is_idle() && clock::now().moment < deadline {
-        /// Short beside what a peer takes to hang up; only a stop waits like this.
-        const LOOK_AGAIN: Duration = Duration::from_millis(10);
         Timer::after(LOOK_AGAIN).await;
     }
 }
@@ -221,8 +250,6 @@ fn become_next(program: &Path, driver: &mut Driver, doors: &mut Doors, lock: &Fi
 /// take it: then this one has to say goodbye.
 fn leave_to_systemd(driver: &mut Driver, doors: &Doors) -> bool {
     let Some(notify) = Notify::of_process() else { return false };
-    // A start that fails loses all that was handed over; not what a disk has.
-    driver.write_out(WRITING);
     let count = driver.connections();
     let given = handover::pack(driver, doors, Way::Systemd);
     match given.and_then(|sent| handover::systemd::give(notify, sent)) {

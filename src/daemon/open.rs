@@ -19,13 +19,21 @@ const WORKER_SOCKET_MODE: u32 = 0o660;
 /// What stands behind the address of a door that is not ours.
 const FROM_SYSTEMD: &str = " (from systemd)";
 
-/// Opens all doors, and says where they are; those of clients are told.
+/// Where the daemon listens.
+pub(super) struct Opened {
+    /// For clients.
+    pub(super) addresses: Vec<SocketAddr>,
+    /// All of it, as it is logged.
+    pub(super) told: String,
+}
+
+/// Opens all listeners.
 pub(super) fn open(
     config: &Config,
     mut passed: Passed,
     doors: &mut Doors,
     epoll: &Epoll,
-) -> Result<Vec<SocketAddr>, Error> {
+) -> Result<Opened, Error> {
     let expects = !passed.is_empty();
     let (clients, workers) = (passed.take(HTTP), passed.take(WORKER));
     for name in passed.names() {
@@ -43,6 +51,7 @@ pub(super) fn open(
             log::warn!("systemd has passed no socket called {name:?}: opening {instead}");
         }
     }
+    doors.keep_wanted(&config.listen.http);
     let unfit = |name: &'static str| move |error| Error::Passed(name, error);
     let (mut addresses, mut told) = (Vec::new(), Vec::new());
     let is_passed = !clients.is_empty();
@@ -76,8 +85,7 @@ pub(super) fn open(
     for warning in config.warnings_at(&addresses) {
         log::warn!("{warning}");
     }
-    log::info!("started: {}", told.join("; "));
-    Ok(addresses)
+    Ok(Opened { addresses, told: told.join("; ") })
 }
 
 /// Whether somebody has asked for an address that nobody listens at.

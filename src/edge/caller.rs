@@ -26,13 +26,14 @@ use super::wire::Wire;
 use crate::hub::TurnedAway;
 
 /// A request line and headers with a token in them, and room to spare.
-const LARGEST_HEAD: usize = 16 << 10;
+pub(super) const LARGEST_HEAD: usize = 16 << 10;
 
 /// More headers than any browser sends.
-const MOST_HEADERS: usize = 64;
+pub(super) const MOST_HEADERS: usize = 64;
 
-/// What a conversation takes in memory: hyper's buffer and state, and the task.
-pub const CONVERSATION: usize = 10 << 10;
+/// What a conversation takes in memory: hyper's buffers and state, and the task. 20.3 KiB
+/// measured between two requests, 28.2 KiB in the middle of a second head.
+pub const CONVERSATION: usize = 24 << 10;
 
 /// Who asks over HTTP.
 pub(super) struct Caller {
@@ -67,6 +68,8 @@ pub async fn serve(driver: Shared, stream: Async<TcpStream>, stay: Stay) {
         .header_read_timeout(patience)
         .max_headers(MOST_HEADERS)
         .max_buf_size(LARGEST_HEAD)
+        // Who has sent all and shut that direction still reads its answer.
+        .half_close(true)
         .serve_connection(FuturesIo::new(stream), service);
     let mut life = Life::new(patience);
     let mut last = pin!(caller.stay.is_over());

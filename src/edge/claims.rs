@@ -3,11 +3,12 @@
 //! Knows the header and the claims as JSON, their types and bounds. Does not
 //! know whether any of it is true: signatures and clocks are next door.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use serde::de::{self, IgnoredAny};
+use serde::de::{self, DeserializeSeed, IgnoredAny, IntoDeserializer};
 use serde::{Deserialize, Deserializer};
 
 use crate::hub::{Pattern, Rights};
@@ -21,9 +22,11 @@ pub(super) const LAST_SECOND: u64 = 253_402_300_799;
 pub(super) const MOST_PATTERNS: usize = 32;
 pub(super) const MOST_PATTERN_BYTES: usize = 1024;
 
-/// Reads a JSON object.
+/// Reads a JSON object in UTF-8 (RFC 7519, section 3). Of what is not looked at serde alone
+/// would not see whether it is.
 pub(super) fn read<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, String> {
-    let object: serde_json::Result<Object<T>> = serde_json::from_slice(json);
+    let json = std::str::from_utf8(json).map_err(|_| "not UTF-8".to_owned())?;
+    let object: serde_json::Result<Object<T>> = serde_json::from_str(json);
     object.map(|object| object.0).map_err(|error| {
         // Where in a text that nobody has in front of them: who makes tokens sees
         // names and values.
@@ -47,10 +50,36 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
             }
 
             fn visit_map<A: de::MapAccess<'de>>(self, fields: A) -> Result<Object<T>, A::Error> {
+                let fields = Unique { fields, seen: BTreeSet::new() };
                 T::deserialize(de::value::MapAccessDeserializer::new(fields)).map(Object)
             }
         }
         from.deserialize_map(Reader(PhantomData))
+    }
+}
+
+/// Fields of which each comes once, those that are not looked at too: names of claims are
+/// unique (RFC 7519, section 4).
+struct Unique<A> {
+    fields: A,
+    seen: BTreeSet<String>,
+}
+
+impl<'de, A: de::MapAccess<'de>> de::MapAccess<'de> for Unique<A> {
+    type Error = A::Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
+        let Some(name) = self.fields.next_key::<String>()? else { return Ok(None) };
+        if self.seen.contains(&name) {
+            return Err(de::Error::custom(format_args!("duplicate field `{name}`")));
+        }
+        let field = seed.deserialize(name.as_str().into_deserializer())?;
+        self.seen.insert(name);
+        Ok(Some(field))
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
+        self.fields.next_value_seed(seed)
     }
 }
 
@@ -92,9 +121,10 @@ pub(super) struct Claims {
 }
 
 impl Claims {
-    /// The user that the token names.
-    pub(super) fn user(&self) -> Option<String> {
-        self.user_id.as_ref().or(self.sub.as_ref()).map(|name| name.0.clone())
+    /// The user that the token names, and the claim by which it does.
+    pub(super) fn user(&self) -> Option<(&'static str, &str)> {
+        let by_user_id = self.user_id.as_ref().map(|name| ("user_id", &*name.0));
+        by_user_id.or_else(|| self.sub.as_ref().map(|name| ("sub", &*name.0)))
     }
 
     /// What the token itself allows, if it says anything of that.

@@ -11,7 +11,7 @@ use super::link::{Latch, Side};
 use super::outbox::{Mark, Piece};
 use super::packet::Packet;
 use super::store::Fetch;
-use crate::hub::{Asker, Effect, LogKey, Recipients};
+use crate::hub::{Asker, Effect, LogKey, Purpose, Recipients};
 use crate::protocol::frame::Outcome;
 use crate::protocol::{
     Close, ConnectionId, Delivery, Frame, Message, OperationId, Refusal, RequestId, Return, worker,
@@ -27,9 +27,9 @@ impl Driver {
                 self.push_all(&packet, recipients, &to, mark.as_ref());
             }
             Effect::Replay { message, conn, log } => {
-                let packet = self.seal_message(&message, Delivery::Replayed);
+                let packet = self.seal_replayed(&message);
                 let piece = self.piece(&packet, conn.slot).marked(mark(log, &message, Delivery::Replayed));
-                self.links.push(conn.slot, piece);
+                self.push(conn.slot, piece);
             }
             Effect::Tell { frame, to } => {
                 let packet = self.seal(|scratch| frame.encode(None, scratch));
@@ -56,7 +56,7 @@ impl Driver {
                 }
             }
             Effect::Unlatch { operation } => drop(self.latches.remove(&operation)),
-            Effect::Ping { conn } => self.links.push(conn.slot, Piece::frame(&self.ping)),
+            Effect::Ping { conn } => self.push(conn.slot, Piece::frame(&self.ping)),
             Effect::Close { conn, close, after_ms } => self.close(conn, close, after_ms),
             Effect::Keep { log, message, keeping } => {
                 self.store.keep(self.now.moment, &log, &message, &keeping);
@@ -69,9 +69,16 @@ impl Driver {
             }
             Effect::Fetch { fetch, log, after, count, bytes } => {
                 let fetch = Fetch { purpose: fetch, log, after, count, bytes };
-                self.links.facts.extend(self.store.fetch(fetch));
+                match fetch.purpose {
+                    Purpose::Replay(conn) => self.serve_page(conn, fetch),
+                    // It is about to be forgotten.
+                    Purpose::Notice(_) => self.links.facts.extend(self.store.fetch(fetch)),
+                }
             }
             Effect::Forget { log, from, to } => self.store.forget(self.now.moment, &log, from, to),
+            Effect::HangUp { conn } => self.hang_up(conn),
+            Effect::Pause { conn } => self.links.pause(conn),
+            Effect::Resume { conn } => self.links.resume(conn),
             Effect::Report(anomaly) => self.reports.anomaly(self.now.moment, &anomaly),
         }
     }
@@ -108,6 +115,13 @@ impl Driver {
         self.lingering.push_back((self.now.moment + LINGER, conn));
     }
 
+    /// Nothing is asked of the hub any more; a reload may still be.
+    pub(super) fn hang_up(&mut self, conn: ConnectionId) {
+        if !self.reloads.owe(conn) {
+            self.links.finish(conn);
+        }
+    }
+
     /// Answers whoever asked; nobody, if they are gone.
     pub(super) fn answer(
         &mut self,
@@ -129,7 +143,7 @@ impl Driver {
                 });
                 if is_said && self.links.get(conn).is_some() {
                     let piece = self.piece(&packet, conn.slot);
-                    self.links.push(conn.slot, piece);
+                    self.push(conn.slot, piece);
                 }
             }
             Asker::Http(ticket) => {
@@ -158,8 +172,16 @@ impl Driver {
         packet
     }
 
-    fn seal_message(&mut self, message: &Message, delivery: Delivery) -> Packet {
+    pub(super) fn seal_message(&mut self, message: &Message, delivery: Delivery) -> Packet {
         self.seal(|scratch| message.encode(delivery, scratch))
+    }
+
+    /// Queues a piece for a link, which is written to at once where its queue is full.
+    pub(super) fn push(&mut self, slot: u32, piece: Piece) {
+        if self.links.push(slot, piece) {
+            let permit = self.permit_to_write();
+            self.links.flush(slot, permit);
+        }
     }
 
     fn piece(&self, packet: &Packet, slot: u32) -> Piece {
@@ -175,7 +197,7 @@ impl Driver {
             if let Some(mark) = mark {
                 piece = piece.marked(mark.clone());
             }
-            self.links.push(slot, piece);
+            self.push(slot, piece);
         }
     }
 }

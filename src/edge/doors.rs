@@ -8,7 +8,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -16,8 +16,10 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, accept_with, sockopt};
 use smol::{Async, LocalExecutor};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::caller;
+use super::descriptors::{self, Use};
 use super::driver::{Driver, Shared};
 use super::epoll::{Epoll, Interest, Ready};
 use super::guests::{self, Guests, Stay};
@@ -54,6 +56,15 @@ pub(super) enum Door {
     Workers(UnixListener),
 }
 
+impl Door {
+    fn is_for(&self) -> Use {
+        match self {
+            Self::Clients(_) => Use::Client,
+            Self::Workers(_) => Use::Worker,
+        }
+    }
+}
+
 impl AsFd for Door {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
@@ -71,6 +82,8 @@ pub struct Doors {
     pub(super) names: Vec<words::Door>,
     /// Opened by a process before this one, and not asked for yet.
     pub(super) inherited: Vec<(words::Door, OwnedFd)>,
+    /// Opened for the process after this one, which is to have other addresses.
+    pub(super) for_next: Vec<(words::Door, OwnedFd)>,
     /// Shared with the tasks that speak with them.
     pub(super) guests: Rc<RefCell<Guests>>,
     /// No descriptors are left; until then nobody is let in.
@@ -81,6 +94,9 @@ pub struct Doors {
     socket: Option<(PathBuf, (u64, u64))>,
 }
 
+/// Who listens at a socket that cannot be opened.
+const RUNNING: &str = "another wshubd is already running there";
+
 /// What tells a file from another that took its name.
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     let meta = path.symlink_metadata()?;
@@ -89,16 +105,35 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 
 /// Opens a socket in the file system, in the place of a dead one.
 fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    if let Ok(meta) = path.symlink_metadata() {
-        if !meta.file_type().is_socket() {
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, "there is something else in its place"));
-        }
-        if UnixStream::connect(path).is_ok() {
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another wshubd is already running there"));
-        }
+    if is_dead_socket(path)? {
         std::fs::remove_file(path)?;
     }
     UnixListener::bind(path)
+}
+
+/// Whether a socket is there at which nobody listens any more; nothing at all is none.
+///
+/// # Errors
+/// `AddrInUse` when somebody does, or it is something else.
+pub(super) fn is_dead_socket(path: &Path) -> io::Result<bool> {
+    let Ok(meta) = path.symlink_metadata() else { return Ok(false) };
+    if !meta.file_type().is_socket() {
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, "there is something else in its place"));
+    }
+    let in_use = |why| Err(io::Error::new(io::ErrorKind::AddrInUse, why));
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    let Err(error) = socket.connect(&SockAddr::unix(path)?) else { return in_use(RUNNING) };
+    match Errno::from_io_error(&error) {
+        // Only that tells that nobody listens: whatever else is wrong, it is not ours to
+        // take away.
+        Some(Errno::CONNREFUSED) => Ok(true),
+        // It is gone meanwhile.
+        Some(Errno::NOENT) => Ok(false),
+        // One whose queue is full takes nobody now, and lives.
+        Some(Errno::AGAIN) => in_use(RUNNING),
+        Some(Errno::PROTOTYPE) => in_use("a socket of another type is in its place"),
+        _ => Err(error),
+    }
 }
 
 /// Whether it is a stream socket of one of these families that waits for
@@ -201,6 +236,8 @@ impl Doors {
         }
         self.doors.clear();
         self.names.clear();
+        self.for_next.clear();
+        self.close_inherited();
         self.guests.borrow_mut().close();
     }
 
@@ -230,13 +267,28 @@ impl Doors {
         if ready.key & NEWCOMER == NEWCOMER {
             return self.show_in(ready.key & !NEWCOMER, driver, executor);
         }
+        let limit = descriptors::limit();
         for _ in 0..AT_ONCE {
             let Some(door) = self.doors.get((ready.key & !DOOR) as usize) else { return };
+            let is_for = door.is_for();
+            let first_kept_back = descriptors::first_kept_back(limit, is_for);
+            if self.is_shut && descriptors::next(door).is_none_or(|next| next >= first_kept_back) {
+                return self.is_short(limit, is_for, driver);
+            }
             match accept_with(door, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
                 Ok(guest) => {
-                    let is_client = matches!(door, Door::Clients(_));
-                    self.is_shut = false;
-                    if is_client { self.greet(guest.into(), driver) } else { self.let_in(guest, driver) }
+                    let is_last = descriptors::number(&guest) >= first_kept_back;
+                    self.is_shut &= is_last;
+                    if is_last {
+                        self.is_short(limit, is_for, driver);
+                    }
+                    match is_for {
+                        Use::Client => self.greet(guest.into(), driver),
+                        Use::Worker => self.let_in(guest, driver),
+                    }
+                    if is_last {
+                        return;
+                    }
                 }
                 Err(Errno::AGAIN) => return,
                 // A guest that left again costs nothing.
@@ -247,19 +299,43 @@ impl Doors {
                     return self.gave_way(driver, "descriptors are short");
                 }
                 Err(error) => {
-                    let mut driver = driver.borrow_mut();
-                    let now = driver.moment();
-                    // One guest that gets in between is no reason to say it again.
-                    if !std::mem::replace(&mut self.is_shut, true) {
-                        let error = io::Error::from(error);
-                        let line = format_args!("cannot accept connections: {error}");
-                        driver.reports.say(now, Kind::Shut, line, &[]);
-                    }
-                    self.shut_until = Some(now + OUT_OF_DESCRIPTORS);
-                    return self.wait_for_guests(Interest::default(), &driver.links.epoll);
+                    let error = io::Error::from(error);
+                    self.shut(format_args!("cannot accept connections: {error}"), driver);
+                    return self.wait_for_guests(Interest::default(), &driver.borrow().links.epoll);
                 }
             }
         }
+    }
+
+    /// Only those descriptors are left that are kept back from such a use.
+    fn is_short(&mut self, limit: u64, is_for: Use, driver: &Shared) {
+        let made_room = self.guests.borrow_mut().send_one_away();
+        if made_room {
+            // Its descriptor is free in the next turn.
+            return self.gave_way(driver, "descriptors are short");
+        }
+        self.shut(
+            format_args!(
+                "cannot accept connections: of {limit} descriptors none is left but for the store and a \
+                 hand-over; the limit of open files (`LimitNOFILE=` of the unit) allows no more"
+            ),
+            driver,
+        );
+        let epoll = &driver.borrow().links.epoll;
+        for (place, door) in self.doors.iter().enumerate().filter(|(_, door)| door.is_for() == is_for) {
+            epoll.modify(door, DOOR | place as u64, Interest::default());
+        }
+    }
+
+    /// Nobody is accepted for a moment. One connection that gets in between is no reason
+    /// to say it again.
+    fn shut(&mut self, line: std::fmt::Arguments<'_>, driver: &Shared) {
+        let mut driver = driver.borrow_mut();
+        let now = driver.moment();
+        if !std::mem::replace(&mut self.is_shut, true) {
+            driver.reports.say(now, Kind::Shut, line, &[]);
+        }
+        self.shut_until = Some(now + OUT_OF_DESCRIPTORS);
     }
 
     fn gave_way(&self, driver: &Shared, why: &str) {
@@ -280,15 +356,23 @@ impl Doors {
         }
         let driver = driver.borrow();
         let number = guests.number();
-        if driver.links.epoll.add(&stream, NEWCOMER | number, Interest::READ).is_ok() {
+        if driver.links.epoll.add_for_news(&stream, NEWCOMER | number).is_ok() {
             guests.wait(number, driver.moment() + site.patience, stream);
         }
     }
 
-    /// It has begun to speak: HTTP.
+    /// It has said something: HTTP, and once the head is whole it is answered.
     fn show_in(&mut self, number: u64, driver: &Shared, executor: &Rc<LocalExecutor<'static>>) {
-        let Some(stream) = self.guests.borrow_mut().speaks(number) else { return };
+        let Some(stream) = self.guests.borrow_mut().hear(number) else { return };
         driver.borrow().links.epoll.remove(&stream);
+        let most = driver.borrow().site.conversations;
+        if self.guests.borrow().are_too_many_served(most) {
+            let made_room = self.guests.borrow_mut().send_speaker_away();
+            self.gave_way(driver, "as many are served over HTTP as `limits.memory` has room for");
+            if !made_room {
+                return guests::turn_away(&stream);
+            }
+        }
         if let Ok(stream) = Async::new_nonblocking(stream) {
             let stay = Stay::new(&self.guests, number);
             let is_awaited = stay.is_awaited();

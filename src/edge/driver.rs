@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
 
+use super::catchup::Pages;
 use super::clock;
 use super::epoll::{Epoll, Ready};
 use super::hearing::Ears;
@@ -25,6 +26,7 @@ use super::site::Site;
 use super::store::positions::Positions;
 use super::store::{Around, Store};
 use super::systemd::Bulletin;
+use super::turn::Turn;
 use super::wire::Wire;
 use crate::hub::{Asker, Effects, Hub, Input, Now, Peer};
 use crate::protocol::{Code, ConnectionId, Moment, OperationId, Said, Say};
@@ -47,6 +49,9 @@ pub struct HttpAnswer {
 /// The hub's ends of latches, and whose the other ends are.
 pub(super) type Latches = HashMap<OperationId, (Sender<Piece>, ConnectionId)>;
 
+/// So many facts are more than almost any turn has.
+const USUAL_FACTS: usize = 1024;
+
 pub struct Driver {
     pub(super) hub: Hub,
     effects: Effects,
@@ -57,6 +62,11 @@ pub struct Driver {
     /// One per running operation, held by this end; the other end is the
     /// worker's writer. Full: somebody asked already. Closed: it is over.
     pub(super) latches: Latches,
+    pub(super) pages: Pages,
+    /// What users have had done in this turn.
+    pub(super) turn: Turn,
+    /// What was held for the links when the hub was told last.
+    pub(super) weighed: usize,
     /// HTTP requests that wait for an answer.
     pub(super) tickets: HashMap<u64, Sender<HttpAnswer>>,
     pub(super) last_ticket: u64,
@@ -87,6 +97,9 @@ impl Driver {
             store,
             site,
             latches: HashMap::new(),
+            pages: Pages::default(),
+            turn: Turn::default(),
+            weighed: 0,
             tickets: HashMap::new(),
             last_ticket: 0,
             ears: Some(ears),
@@ -128,7 +141,8 @@ impl Driver {
     pub fn ready(&mut self, ready: Ready) {
         let Some(conn) = self.links.meant(ready) else { return };
         if ready.write {
-            self.links.flush(conn.slot);
+            let permit = self.permit_to_write();
+            self.links.flush(conn.slot, permit);
             self.pump();
         }
         if ready.read {
@@ -186,6 +200,11 @@ impl Driver {
                 self.links.settle(conn);
             }
         }
+        // At the start all that is kept is told. Cut short the list would stay where it is,
+        // above all that is free by then.
+        if self.links.facts.capacity() > USUAL_FACTS {
+            self.links.facts = VecDeque::new();
+        }
     }
 
     /// Ends the turn: does what is due, and writes once to every link that was
@@ -200,18 +219,20 @@ impl Driver {
             self.lingering.pop_front();
             self.links.lose(conn);
         }
+        self.go_on_listening();
         if self.hub.deadline().is_some_and(|due| due <= self.now.moment) {
             self.tell(Input::Due);
         }
         self.with_store(Store::tick);
         self.pump();
-        self.write_positions();
-        self.links.end_turn();
+        self.serve_pages();
+        let permit = self.permit_to_write();
+        self.links.end_turn(permit);
         self.pump();
         self.weigh();
         let report = self.report();
         // What was replayed or closed just now leaves in the next turn.
-        if self.links.is_dirty() {
+        if self.links.is_dirty() || !self.links.resumed.is_empty() || !self.pages.is_empty() {
             return Some(Duration::ZERO);
         }
         let cut_off = self.lingering.front().map(|(moment, _)| *moment);

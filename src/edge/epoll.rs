@@ -38,6 +38,9 @@ impl Interest {
     }
 }
 
+/// More to read, edge-triggered.
+const NEWS: EventFlags = EventFlags::IN.union(EventFlags::ET);
+
 /// A descriptor that is ready.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ready {
@@ -48,7 +51,7 @@ pub struct Ready {
 }
 
 /// The set of descriptors that are waited for, level-triggered: what is not
-/// taken is told again.
+/// taken is told again. But for those that are only looked at.
 pub struct Epoll {
     set: OwnedFd,
     bell: Arc<Bell>,
@@ -122,6 +125,21 @@ impl Epoll {
     pub fn modify(&self, descriptor: impl AsFd, key: u64, interest: Interest) {
         // It is in the set, so there is nothing that could fail.
         let _ = epoll::modify(&self.set, descriptor, EventData::new_u64(key), interest.flags());
+    }
+
+    /// Waits for more to read of a descriptor from which nothing is taken: told once each
+    /// time that some has come, or the end.
+    ///
+    /// # Errors
+    /// As [`Epoll::add`].
+    pub fn add_for_news(&self, descriptor: impl AsFd, key: u64) -> std::io::Result<()> {
+        Ok(epoll::add(&self.set, descriptor, EventData::new_u64(key), NEWS)?)
+    }
+
+    /// Waits for that or not. What is there is told again where it is.
+    pub fn modify_for_news(&self, descriptor: impl AsFd, key: u64, waits: bool) {
+        let flags = if waits { NEWS } else { EventFlags::empty() };
+        let _ = epoll::modify(&self.set, descriptor, EventData::new_u64(key), flags);
     }
 
     /// Waits for it no longer, before it is handed on to somebody else.

@@ -6,10 +6,11 @@
 use std::time::Duration;
 
 use super::driver::Driver;
-use super::lines;
+use super::lines::{self, Next};
 use super::link::{Link, Side};
 use super::outbox::Piece;
 use super::packet::Packet;
+use super::turn;
 use super::wire::Moved;
 use super::ws::{Decoder, Heard};
 use crate::hub::{Asker, Input, TurnedAway};
@@ -31,6 +32,9 @@ impl Ears {
 /// enough that everybody gets a turn soon.
 pub(super) const BLOCK: usize = 16 << 10;
 
+/// The same of one who may say nothing but `auth`.
+const BLOCK_OF_STRANGERS: usize = 2 << 10;
+
 /// How much is held of what somebody has half said who may say nothing but `auth`:
 /// the largest token, twice that for JSON around it, and what the allocator rounds up.
 const LONGEST_FROM_STRANGERS: usize = 32 << 10;
@@ -48,8 +52,23 @@ impl Driver {
 
     /// Reads once from a link that has something.
     pub(super) fn read(&mut self, conn: ConnectionId) {
+        // What was left unsaid comes before what comes now, and before the end.
+        self.hear_unsaid(conn);
+        // Nothing is read of one that is paused; that it has hung up is told all the same.
+        if self.links.get(conn).is_some_and(|link| link.paused && !link.leaving) {
+            return self.links.mute(conn);
+        }
+        // It is ready in the next turn, too.
+        let has_unsaid = self.links.get(conn).is_some_and(|link| link.has_unsaid() && !link.leaving);
+        if has_unsaid || !self.may_ask(conn) {
+            return;
+        }
         let Some(mut ears) = self.ears.take() else { return };
-        let moved = self.links.get(conn).map(|link| link.wire.read(&mut ears.block));
+        let most = if self.hub.lets_in(conn) { BLOCK } else { BLOCK_OF_STRANGERS };
+        let moved = self.links.get(conn).map(|link| {
+            let block = ears.block.get_mut(..most).unwrap_or_default();
+            link.wire.read(block)
+        });
         if let Some(Moved::Bytes(bytes @ 1..)) = moved {
             let block = ears.block.get(..bytes).unwrap_or_default();
             self.listen(conn, block, &mut ears.decoder);
@@ -57,6 +76,32 @@ impl Driver {
         self.ears = Some(ears);
         if let Some(Moved::Bytes(0) | Moved::Broken) = moved {
             self.hung_up(conn);
+        }
+    }
+
+    /// Whether the account of a link may ask for more in this turn.
+    fn may_ask(&self, conn: ConnectionId) -> bool {
+        self.turn.rest_of(self.hub.account(conn)) > 0
+    }
+
+    /// Hears what was left unsaid by those who were not read and are again.
+    pub(super) fn go_on_listening(&mut self) {
+        self.turn.end();
+        for conn in self.links.take_resumed() {
+            if self.may_ask(conn) {
+                self.hear_unsaid(conn);
+            } else {
+                self.links.resume_later(conn);
+            }
+        }
+    }
+
+    fn hear_unsaid(&mut self, conn: ConnectionId) {
+        if self.may_ask(conn)
+            && self.links.hears(conn.slot)
+            && self.links.get(conn).is_some_and(|link| link.has_unsaid())
+        {
+            self.heard(conn, &[]);
         }
     }
 
@@ -70,14 +115,19 @@ impl Driver {
     /// Makes requests of bytes. What a link has begun to say is taken from it
     /// for that long, and put back.
     fn listen(&mut self, conn: ConnectionId, bytes: &[u8], decoder: &mut Decoder) {
+        let account = self.hub.account(conn);
         let Some(link) = self.links.get(conn) else { return };
         if link.leaving {
             return;
         }
+        let mut rest = self.turn.rest_of(account);
         match &mut link.side {
             Side::Client { held } => {
                 let mut held = held.take();
-                decoder.decode(&mut held, bytes, |heard| self.hear(conn, heard));
+                decoder.decode(&mut held, bytes, |heard| {
+                    rest = rest.saturating_sub(self.hear(conn, heard));
+                    self.next(conn, rest)
+                });
                 let is_long = held.as_ref().is_some_and(|held| held.bytes() > LONGEST_FROM_STRANGERS);
                 if is_long && self.staying(conn).is_some() && !self.hub.lets_in(conn) {
                     return self.refuse_to_go_on(conn, Close::TooBig);
@@ -88,11 +138,29 @@ impl Driver {
             }
             Side::Worker(worker) => {
                 let (mut held, limit) = (worker.held.take(), self.site.message_bytes);
-                lines::split(&mut held, bytes, limit, |line| self.hear_line(conn, line));
+                lines::split(&mut held, bytes, limit, |line| {
+                    self.hear_line(conn, line);
+                    self.next(conn, rest)
+                });
                 if let Some(Side::Worker(worker)) = self.staying(conn).map(|link| &mut link.side) {
                     worker.held = held;
                 }
             }
+        }
+        self.turn.leave(account, rest);
+        if rest == 0 && self.links.get(conn).is_some_and(|link| link.has_unsaid()) {
+            self.links.resume_later(conn);
+        }
+    }
+
+    /// Whether more is heard of a link in this turn: what it asks for is queued for it, and
+    /// somebody may ask for much with little. `rest` is what its account may ask still.
+    fn next(&mut self, conn: ConnectionId, rest: u32) -> Next {
+        self.weigh_growth();
+        if rest > 0 && self.staying(conn).is_some() && self.links.hears(conn.slot) {
+            Next::More
+        } else {
+            Next::Wait
         }
     }
 
@@ -101,21 +169,31 @@ impl Driver {
         self.links.get(conn).filter(|link| !link.leaving)
     }
 
-    fn hear(&mut self, conn: ConnectionId, heard: Heard<'_>) {
+    /// What that costs the one who said it.
+    fn hear(&mut self, conn: ConnectionId, heard: Heard<'_>) -> u32 {
         if self.staying(conn).is_none() {
-            return;
+            return 0;
         }
+        let mut cost = 1;
         match heard {
-            Heard::Text(text) => self.said(conn, crate::protocol::parse(text)),
+            Heard::Text(text) => {
+                let said = crate::protocol::parse(text);
+                cost = said.as_ref().map_or(1, |said| turn::cost(&said.say));
+                self.said(conn, said);
+            }
             Heard::Binary(_) => self.refuse_to_go_on(conn, Close::NotText),
-            Heard::Alive => self.tell(Input::Heard { conn }),
-            Heard::Reply(frame) => self.links.push(conn.slot, Piece::frame(&Packet::raw(frame))),
+            Heard::Alive { controls } => {
+                cost = controls.max(1);
+                self.tell(Input::Heard { conn, controls });
+            }
+            Heard::Reply(frame) => self.push(conn.slot, Piece::frame(&Packet::raw(frame))),
             Heard::Closed => {
                 self.links.leave(conn, [], false);
                 self.part(conn);
             }
             Heard::Broken(close) => self.refuse_to_go_on(conn, close),
         }
+        cost
     }
 
     fn hear_line(&mut self, conn: ConnectionId, line: lines::Line<'_>) {
@@ -176,11 +254,15 @@ impl Driver {
         };
         lines::end(held, |line| self.hear_line(conn, line));
         let is_worker = matches!(self.links.get(conn).map(|link| &link.side), Some(Side::Worker(_)));
-        // Who pipes lines in and waits for answers has shut one direction only.
-        if is_worker && self.links.get(conn).is_some_and(|link| !link.leaving) && self.links.end(conn) {
-            return self.part(conn);
+        // What was replayed to it and leaves now is not owed to the next one.
+        let permit = self.permit_to_write();
+        self.links.flush(conn.slot, permit);
+        // Who pipes lines in and waits for answers has shut one direction only. A WebSocket
+        // ends by a close frame: one that is cut off is over in both (RFC 6455, section
+        // 7.1.1).
+        if is_worker && self.links.end(conn) {
+            return self.tell(Input::Ended { conn });
         }
-        self.links.flush(conn.slot);
         self.links.lose(conn);
         self.pump();
     }

@@ -194,9 +194,15 @@ async fn metrics(driver: &Shared, site: &Site, caller: &Caller, request: &Reques
 
 /// What follows `Bearer` in the header.
 pub fn bearer<B>(request: &Request<B>) -> Option<&str> {
-    let value = request.headers().get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    let value = request.headers().get(header::AUTHORIZATION)?.as_bytes();
+    let (scheme, token) = value.split_at(value.iter().position(|byte| *byte == b' ')?);
+    scheme.eq_ignore_ascii_case(b"bearer").then(|| text(token).trim())
+}
+
+/// A token or secret as text. One that is not UTF-8 is there, and is none that could be
+/// right: so it is not passed over as if there were none.
+pub fn text(token: &[u8]) -> &str {
+    std::str::from_utf8(token).unwrap_or_default()
 }
 
 fn has_secret<B>(site: &Site, request: &Request<B>) -> bool {

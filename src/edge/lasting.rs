@@ -3,23 +3,27 @@
 //! Knows when the disk is read and written as a whole, and how far logs have come.
 //! Does not know what is kept.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::driver::Driver;
-use super::store::positions::{Position, Positions};
+use super::links::WritePermit;
+use super::store::positions::{Owner, Position, Positions};
 use super::store::{Stamp, Store};
-use crate::hub::{Input, StoreFact};
+use crate::hub::{Input, LogKey, StoreFact};
 
 impl Driver {
     /// Begins: reads what is on the disk, before anybody is let in. After `patience`
-    /// it is read while the daemon runs. `positions` is where a daemon that was
-    /// killed has left its own.
-    pub fn load(&mut self, patience: Duration, positions: &Path) {
+    /// it is read while the daemon runs. `positions` are the places where a daemon that
+    /// was killed may have left its own; they stay there until [`Self::follow_from`].
+    pub fn load(&mut self, patience: Duration, positions: &[PathBuf]) {
         self.look_at_the_clock();
-        let boot = self.store.boot().map(str::to_owned);
-        for Position { log, epoch, seq } in boot.iter().flat_map(|boot| Positions::read(positions, boot)) {
-            self.links.facts.push_back(Input::Store(StoreFact::Reached { log, epoch, seq }));
+        let owner = self.store.owner();
+        if let Some(owner) = &owner {
+            for Position { log, epoch, seq } in positions.iter().flat_map(|path| Positions::read(path, owner))
+            {
+                self.links.facts.push_back(Input::Store(StoreFact::Reached { log, epoch, seq }));
+            }
         }
         self.wait_for_store(patience, "reading what is kept", Store::is_open);
         if !self.store.is_open() {
@@ -27,28 +31,44 @@ impl Driver {
         }
         // Else the first thing that the hub hears of is the time at which it began.
         self.tell(Input::Due);
-        if let Some(boot) = boot {
-            self.follow(positions, &boot);
-        }
     }
 
     /// Begins with a hub and a store that go on where those of another process were:
     /// what that one has noted is no news.
-    pub fn go_on(&mut self, positions: &Path) {
+    pub fn go_on(&mut self) {
         self.look_at_the_clock();
+        if self.store.has_failed() {
+            self.links.facts.push_back(Input::Store(StoreFact::Failed));
+        }
         self.tell(Input::Due);
-        if let Some(boot) = self.store.boot().map(str::to_owned) {
-            self.follow(positions, &boot);
+    }
+
+    /// Notes from now on how far logs have come, in the place of what a daemon before
+    /// this one has noted: nothing may keep this one from running after that.
+    pub fn follow_from(&mut self, positions: &[PathBuf]) {
+        if let Some(owner) = self.store.owner() {
+            self.follow(positions, &owner);
         }
     }
 
-    /// Notes from now on how far logs have come.
-    fn follow(&mut self, path: &Path, boot: &str) {
+    /// Notes from now on how far logs have come, in the first of these places where a
+    /// file can be made. In the others there is none then: it would be too old.
+    fn follow(&mut self, places: &[PathBuf], owner: &Owner) {
         let position = |(log, epoch, seq)| Position { log, epoch, seq };
         let known: Vec<Position> = self.hub.reaches().into_iter().map(position).collect();
-        match Positions::create(path, boot, &known) {
-            Ok(positions) => self.positions = Some(positions),
-            Err(error) => log::warn!("{}: after a crash all channels begin anew: {error}", path.display()),
+        let mut refused = Vec::new();
+        for place in places {
+            if self.positions.is_some() {
+                Positions::discard(place);
+                continue;
+            }
+            match Positions::create(place, owner, &known) {
+                Ok(positions) => self.positions = Some(positions),
+                Err(error) => refused.push(format!("{}: {error}", place.display())),
+            }
+        }
+        if self.positions.is_none() && !refused.is_empty() {
+            log::warn!("after a crash all channels begin anew: {}", refused.join("; "));
         }
     }
 
@@ -56,20 +76,23 @@ impl Driver {
     /// no longer must not be found where it was: its numbers would be given out
     /// twice.
     pub(super) fn follow_again(&mut self) {
-        let boot = self.store.boot().map(str::to_owned);
-        if let (Some(positions), Some(boot)) = (self.positions.take(), boot) {
-            self.follow(positions.path(), &boot);
+        if let (Some(positions), Some(owner)) = (self.positions.take(), self.store.owner()) {
+            self.follow(&[positions.path().to_owned()], &owner);
         }
     }
 
-    /// Writes how far logs have come, before anybody hears of it.
-    pub(super) fn write_positions(&mut self) {
-        if let Some(Err(error)) = self.positions.as_mut().map(Positions::write)
+    /// Notes how far logs have come, before anybody hears of it: then links may be
+    /// written to.
+    pub(super) fn permit_to_write(&mut self) -> WritePermit {
+        let hub = &self.hub;
+        let is_known = |log: &LogKey| hub.standing(log).is_some();
+        if let Some(Err(error)) = self.positions.as_mut().map(|positions| positions.write(is_known))
             && let Some(positions) = self.positions.take()
         {
-            log::warn!("after a crash all channels begin anew: {error}");
+            log::warn!("after a crash all channels begin anew: {}: {error}", positions.path().display());
             positions.remove();
         }
+        WritePermit::numbers_are_noted()
     }
 
     /// Writes what is to outlive the daemon; how many messages could not be written.
@@ -82,9 +105,24 @@ impl Driver {
     }
 
     /// Writes what is to outlive the daemon, for as long as that may take.
-    pub fn write_out(&mut self, patience: Duration) {
+    fn write_out(&mut self, patience: Duration) {
         self.store.finish();
         self.wait_for_store(patience, "writing what is kept", Store::is_finished);
+    }
+
+    /// The same while the loop goes on.
+    pub fn begin_write_out(&mut self) {
+        self.store.finish();
+    }
+
+    /// Whether that is done, or cannot be done.
+    pub fn has_written_out(&self) -> bool {
+        self.store.is_finished()
+    }
+
+    /// What is not done by now is not waited for.
+    pub fn end_write_out(&mut self) {
+        self.store.interrupt(self.now.moment);
     }
 
     /// What the next daemon needs to go on, and when that was true.

@@ -32,6 +32,15 @@ pub struct Link {
     pub(super) deaf: bool,
     /// The peer says no more; what it is owed is still to be written.
     pub(super) ended: bool,
+    /// It has ended, and what is queued is all that it is owed.
+    pub(super) finished: bool,
+    /// It is not read: what it said last waits for the disk.
+    pub(super) paused: bool,
+    /// It is among those whose unsaid requests are heard in the next turn.
+    pub(super) resumed: bool,
+    /// It hung up while it was not read, and is not waited for until it is read again: its
+    /// end would be told again and again.
+    pub(super) muted: bool,
     /// The hub knows, or is being told, that the link is down. The slot is free
     /// for others once the socket is dead and the hub knows.
     pub(super) parted: bool,
@@ -54,9 +63,9 @@ pub enum Side {
 
 impl Link {
     /// What the link itself takes, with its place in the hub and in the kernel's
-    /// tables as far as they are ours to pay for: an idle one, some 530 bytes of
-    /// it measured, and the allocator's share.
-    pub const SIZE: usize = 1024;
+    /// tables as far as they are ours to pay for: of an idle one with a user 573 bytes
+    /// measured with 3000, 184 of which are its inbox.
+    pub const SIZE: usize = 400;
 
     /// What is held for it alone.
     pub fn held(&self) -> usize {
@@ -65,6 +74,14 @@ impl Link {
             Side::Worker(worker) => worker.held.as_ref().map_or(0, |held| held.bytes()),
         };
         begun + self.outbox.as_ref().map_or(0, |outbox| outbox.held())
+    }
+
+    /// Whether it has said something that was read and left unsaid.
+    pub(super) fn has_unsaid(&self) -> bool {
+        match &self.side {
+            Side::Client { held } => held.as_ref().is_some_and(|held| held.has_frames()),
+            Side::Worker(worker) => worker.held.as_ref().is_some_and(|held| held.has_lines()),
+        }
     }
 
     /// Forgets what it has begun to say.

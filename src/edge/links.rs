@@ -44,6 +44,8 @@ pub struct Links {
     bounds: Bounds,
     /// Whoever has anything queued is not read.
     strict: bool,
+    /// Those that were not read and are again, since the last turn.
+    pub(super) resumed: Vec<ConnectionId>,
     scratch: Vec<u8>,
     gone: Vec<Rc<Mark>>,
 }
@@ -56,6 +58,18 @@ struct Given {
 
 fn written(conn: ConnectionId, mark: &Mark) -> Input {
     Input::Written { conn, log: mark.log.clone(), seq: mark.seq, how: mark.how }
+}
+
+/// The right to write to links once: whoever gives it has noted every number that
+/// was given out, so that nobody hears one that is given out again after a crash.
+#[derive(Debug)]
+pub struct WritePermit(());
+
+impl WritePermit {
+    /// For the one who notes numbers, after that is done.
+    pub(super) fn numbers_are_noted() -> Self {
+        Self(())
+    }
 }
 
 /// Enough for the turns of a usual day; a burst allocates, and frees again.
@@ -76,6 +90,7 @@ impl Links {
             spare: Vec::new(),
             bounds,
             strict: false,
+            resumed: Vec::new(),
             scratch: Vec::new(),
             gone: Vec::new(),
         }
@@ -100,6 +115,10 @@ impl Links {
             broken: false,
             deaf: false,
             ended: false,
+            finished: false,
+            paused: false,
+            resumed: false,
+            muted: false,
             parted: false,
             took: Moment::default(),
         });
@@ -143,31 +162,31 @@ impl Links {
         self.table.get(slot as usize)
     }
 
-    /// Queues a piece for the end of the turn.
-    pub fn push(&mut self, slot: u32, piece: Piece) {
-        let Some(link) = self.table.get_mut(slot as usize) else { return };
+    /// Queues a piece for the end of the turn. Whether the link has to be flushed
+    /// before that: only what the kernel refuses counts as full, so it is asked at
+    /// once rather than at the end of a long turn.
+    #[must_use]
+    pub fn push(&mut self, slot: u32, piece: Piece) -> bool {
+        let Some(link) = self.table.get_mut(slot as usize) else { return false };
         // Nothing follows a goodbye.
         if link.broken || link.deaf || link.leaving {
-            return;
+            return false;
         }
         if link.outbox.is_none() && link.given_at.is_none() {
             link.given_at = Some(self.given.len() as u32);
             self.given.push(Given { id: link.id, piece: Some(piece) });
-            return;
+            return false;
         }
         self.touch(slot);
-        let Some(link) = self.table.get_mut(slot as usize) else { return };
+        let Some(link) = self.table.get_mut(slot as usize) else { return false };
         let outbox = link.outbox.get_or_insert_with(|| self.spare.pop().unwrap_or_default());
         outbox.push(piece);
         let is_over = outbox.told != Outbound::Full && outbox.state(self.bounds) == Outbound::Full;
         let is_blocked = outbox.blocked;
-        // Only what the kernel refuses counts as full, so it is asked at once
-        // rather than at the end of a long turn.
-        if is_over && !is_blocked {
-            self.flush(slot);
-        } else if is_over {
+        if is_over && is_blocked {
             self.tell(slot);
         }
+        is_over && !is_blocked
     }
 
     /// Has the link's outbox and latches looked at, at the end of the turn.
@@ -203,7 +222,7 @@ impl Links {
     }
 
     /// Writes to each link that was given something, once.
-    pub fn end_turn(&mut self) {
+    pub fn end_turn(&mut self, _: WritePermit) {
         let mut given = std::mem::take(&mut self.given);
         for Given { id, piece } in given.drain(..) {
             let Some(link) = self.get(id) else { continue };
@@ -211,7 +230,7 @@ impl Links {
             match piece {
                 Some(piece) => self.write_one(id, piece),
                 None if link.outbox.as_ref().is_some_and(|outbox| outbox.blocked) => {}
-                None => self.flush(id.slot),
+                None => self.write_out(id.slot),
             }
         }
         // The list keeps its memory: writing adds facts, and no pieces.
@@ -229,7 +248,11 @@ impl Links {
                 if link.leaving {
                     link.wire.shutdown(Shutdown::Write);
                 }
+                let is_finished = link.finished;
                 self.facts.extend(piece.mark().map(|mark| written(id, mark)));
+                if is_finished {
+                    self.lose(id);
+                }
             }
             Moved::Broken => self.broke(id),
             moved => {
@@ -239,13 +262,17 @@ impl Links {
                 if let Some(link) = self.get(id) {
                     link.outbox = Some(outbox);
                 }
-                self.flush(id.slot);
+                self.write_out(id.slot);
             }
         }
     }
 
     /// Writes what waits for one link, interrupts first.
-    pub fn flush(&mut self, slot: u32) {
+    pub fn flush(&mut self, slot: u32, _: WritePermit) {
+        self.write_out(slot);
+    }
+
+    fn write_out(&mut self, slot: u32) {
         self.gather(slot);
         let Some(link) = self.table.get_mut(slot as usize) else { return };
         if let Side::Worker(worker) = &mut link.side {
@@ -256,22 +283,28 @@ impl Links {
             }
             worker.latches.retain(|latch| !latch.is_over());
         }
+        let id = link.id;
         let Some(outbox) = &mut link.outbox else {
             if link.leaving {
                 link.wire.shutdown(Shutdown::Write);
+            } else if link.finished {
+                self.lose(id);
             }
             return;
         };
         let result = outbox.flush(&link.wire, &mut self.scratch, &mut self.gone);
-        let id = link.id;
         self.facts.extend(self.gone.drain(..).map(|mark| written(id, &mark)));
         match result {
             Flushed::All => {
                 outbox.blocked = false;
+                let is_finished = link.finished && !link.leaving;
                 if link.leaving {
                     link.wire.shutdown(Shutdown::Write);
                 }
                 self.tell(slot);
+                if is_finished {
+                    self.lose(id);
+                }
             }
             Flushed::Part { moved } => {
                 if moved && self.now.since(link.took) >= TELL_PROGRESS {
@@ -294,17 +327,9 @@ impl Links {
             outbox.told = state;
             self.facts.push_back(Input::Outbound { conn: link.id, state });
         }
-        // Who asks and does not listen is not heard until it does.
-        let listens = match state {
-            Outbound::Clear => true,
-            Outbound::Waiting => !self.strict,
-            Outbound::Full => false,
-        };
-        let hears = !link.ended && (listens || link.leaving);
-        let interest = Interest { read: hears, write: outbox.blocked };
-        if interest != std::mem::replace(&mut link.interest, interest) {
-            self.epoll.modify(&link.wire, key(link.id), interest);
-        }
+        self.wait_for(slot);
+        let Some(link) = self.table.get_mut(slot as usize) else { return };
+        let Some(outbox) = &mut link.outbox else { return };
         if outbox.is_empty()
             && let Some(mut outbox) = link.outbox.take()
             && self.spare.len() < SPARE_OUTBOXES
@@ -313,6 +338,83 @@ impl Links {
             outbox.told = Outbound::Clear;
             outbox.blocked = false;
             self.spare.push(outbox);
+        }
+    }
+
+    /// Whether a link is heard now: who asks and does not listen is not heard until it does.
+    pub(super) fn hears(&self, slot: u32) -> bool {
+        let Some(link) = self.table.get(slot as usize) else { return false };
+        let state = link.outbox.as_ref().map_or(Outbound::Clear, |outbox| outbox.state(self.bounds));
+        let listens = match state {
+            Outbound::Clear => true,
+            Outbound::Waiting => !self.strict,
+            Outbound::Full => false,
+        };
+        listens && !link.paused
+    }
+
+    /// Has the kernel tell what is of use of a link now, and what it left unsaid heard.
+    pub(super) fn wait_for(&mut self, slot: u32) {
+        let hears = self.hears(slot);
+        let Some(link) = self.table.get_mut(slot as usize) else { return };
+        let (id, has_unsaid) = (link.id, link.has_unsaid());
+        if hears && has_unsaid && !link.leaving {
+            self.resume_later(id);
+        }
+        let Some(link) = self.table.get_mut(slot as usize) else { return };
+        let hears = !link.ended && (hears || link.leaving);
+        let blocked = link.outbox.as_ref().is_some_and(|outbox| outbox.blocked);
+        let interest = Interest { read: hears, write: blocked };
+        let was = std::mem::replace(&mut link.interest, interest);
+        if link.muted && (interest.read || interest.write) {
+            link.muted = self.epoll.add(&link.wire, key(link.id), interest).is_err();
+        } else if !link.muted && interest != was {
+            self.epoll.modify(&link.wire, key(link.id), interest);
+        }
+    }
+
+    /// Has what a link left unsaid heard in the next turn.
+    pub(super) fn resume_later(&mut self, id: ConnectionId) {
+        let Some(link) = self.get(id) else { return };
+        if !std::mem::replace(&mut link.resumed, true) {
+            self.resumed.push(id);
+        }
+    }
+
+    /// Those whose unsaid requests are to be heard now.
+    pub(super) fn take_resumed(&mut self) -> Vec<ConnectionId> {
+        let resumed = std::mem::take(&mut self.resumed);
+        for id in &resumed {
+            if let Some(link) = self.get(*id) {
+                link.resumed = false;
+            }
+        }
+        resumed
+    }
+
+    /// Reads no more from a link.
+    pub(super) fn pause(&mut self, id: ConnectionId) {
+        let Some(link) = self.get(id) else { return };
+        link.paused = true;
+        self.wait_for(id.slot);
+    }
+
+    /// Reads from it again, once what it has said is heard.
+    pub(super) fn resume(&mut self, id: ConnectionId) {
+        let Some(link) = self.get(id) else { return };
+        link.paused = false;
+        self.wait_for(id.slot);
+    }
+
+    /// A link that is not read has an end to tell, which can wait.
+    pub(super) fn mute(&mut self, id: ConnectionId) {
+        let Some(link) = self.table.get_mut(id.slot as usize).filter(|link| link.id.tag == id.tag) else {
+            return;
+        };
+        // Where something is to be written, that finds the end.
+        if !link.muted && !link.interest.write {
+            link.muted = true;
+            self.epoll.remove(&link.wire);
         }
     }
 

@@ -4,9 +4,11 @@
 
 mod admin;
 pub mod caller;
+mod catchup;
 pub mod claims;
 pub mod clock;
 pub mod deeds;
+pub mod descriptors;
 pub mod doors;
 pub mod driver;
 pub mod epoll;
@@ -14,6 +16,7 @@ mod flaw;
 pub mod guard;
 pub mod guests;
 pub mod handover;
+pub mod heap;
 mod hearing;
 pub mod http;
 pub mod inherited;
@@ -40,6 +43,7 @@ pub mod site;
 pub mod store;
 pub mod systemd;
 pub mod token;
+mod turn;
 pub mod upgrade;
 pub mod wire;
 pub mod ws;

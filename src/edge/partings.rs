@@ -3,9 +3,8 @@
 //! Knows in which order a link stops to hear, is written to for the last time, and
 //! gives its slot back. Does not know why it ends.
 
-use super::epoll::Interest;
 use super::link::Side;
-use super::links::{Links, key};
+use super::links::Links;
 use super::outbox::Piece;
 use crate::hub::{Input, Outbound};
 use crate::protocol::ConnectionId;
@@ -20,7 +19,8 @@ impl Links {
             outbox.clear_unsent();
         }
         for piece in last {
-            self.push(id.slot, piece);
+            // It leaves at the end of the turn, whatever else waits.
+            let _ = self.push(id.slot, piece);
         }
         // Not before: nothing follows a goodbye, and a flush in between would shut
         // the link too early.
@@ -31,18 +31,24 @@ impl Links {
         self.touch(id.slot);
     }
 
-    /// The peer says no more. Whether it is still owed something that the kernel
-    /// does not take now; then the link stays until it has.
+    /// The peer says no more. Whether it may still read; then the link stays until it has
+    /// all that it is owed.
     pub fn end(&mut self, id: ConnectionId) -> bool {
-        self.flush(id.slot);
         let Some(link) = self.get(id) else { return false };
-        if link.outbox.is_none() || link.broken {
+        // One that has ended before is told of again when nobody reads there either.
+        if link.leaving || link.deaf || link.broken || std::mem::replace(&mut link.ended, true) {
             return false;
         }
-        link.ended = true;
-        link.leaving = true;
-        self.tell(id.slot);
+        self.wait_for(id.slot);
         true
+    }
+
+    /// The peer has ended and is owed no more than what is queued: the link is lost once
+    /// that has left.
+    pub fn finish(&mut self, id: ConnectionId) {
+        let Some(link) = self.get(id) else { return };
+        link.finished = true;
+        self.touch(id.slot);
     }
 
     /// Writing failed. A worker may have said things before it left.
@@ -55,10 +61,7 @@ impl Links {
         link.deaf = true;
         link.outbox = None;
         // It is read on, and counts for one to whom nothing can be given.
-        if link.interest != Interest::READ {
-            link.interest = Interest::READ;
-            self.epoll.modify(&link.wire, key(link.id), Interest::READ);
-        }
+        self.wait_for(id.slot);
         self.facts.push_back(Input::Outbound { conn: id, state: Outbound::Full });
     }
 

@@ -28,6 +28,13 @@ impl Default for Reloads {
     }
 }
 
+impl Reloads {
+    /// Whether a connection has asked.
+    pub(super) fn owe(&self, conn: ConnectionId) -> bool {
+        self.asked.iter().any(|(asker, _)| *asker == conn)
+    }
+}
+
 impl Driver {
     /// Rings when somebody has asked for a reload.
     pub fn reload_bell(&self) -> Receiver<()> {
@@ -71,6 +78,10 @@ impl Driver {
                     let refusal = Refusal::new(Code::BadConfiguration, problems.clone());
                     self.refuse_reload(conn, id.as_ref(), &refusal);
                 }
+            }
+            // The hub says once more whether it owes nothing either.
+            if self.links.get(conn).is_some_and(|link| link.ended && !link.leaving) {
+                self.tell(Input::Ended { conn });
             }
         }
     }

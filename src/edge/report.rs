@@ -22,7 +22,10 @@ pub enum Kind {
     Misbehaved,
     OwnerLost,
     Overran,
+    /// Older messages gave way to newer ones.
     KeptLimit,
+    /// A message was not kept.
+    NotKept,
     Memory,
     Overloaded,
     /// A wrong secret or token was presented.
@@ -89,13 +92,15 @@ impl Reports {
                 let about = [about("operation", operation), about("channel", channel)];
                 self.say(now, Kind::Overran, line, &about);
             }
-            Anomaly::KeptLimit => {
-                self.say(
-                    now,
-                    Kind::KeptLimit,
-                    "kept messages are at their limit; the oldest are dropped",
-                    &[],
+            Anomaly::KeptLimit { is_newcomer_lost } => {
+                let (kind, what) = match is_newcomer_lost {
+                    false => (Kind::KeptLimit, "the oldest are dropped"),
+                    true => (Kind::NotKept, "new ones are not kept"),
+                };
+                let line = format_args!(
+                    "kept messages are at their limit (`[store] bytes`, `[limits] memory`); {what}"
                 );
+                self.say(now, kind, line, &[]);
             }
             Anomaly::Memory { held, ceiling, .. } => {
                 let line = format_args!(

@@ -9,16 +9,28 @@ use super::report::Kind;
 use crate::hub::{Asks, Input, Level, TurnedAway};
 use crate::protocol::{ConnectionId, Say};
 
+/// A part of the ceiling on memory that is worth looking at it.
+const GROWTH: usize = 64;
+
 impl Driver {
     /// Tells the hub what is held for the links, where it wants to know.
     pub(super) fn weigh(&mut self) {
-        let links = self.links.held() as u64;
+        self.weighed = self.links.held();
+        let links = self.weighed as u64;
         let holders = match self.hub.asks_for_memory(self.now, links) {
             Asks::Nothing => return,
             Asks::Total => Vec::new(),
             Asks::Holders => self.links.holders(),
         };
         self.tell_held(links, holders);
+    }
+
+    /// Tells it as soon as much more is held than at the end of the last turn: what is asked
+    /// for in one turn may be more than there is room for.
+    pub(super) fn weigh_growth(&mut self) {
+        if self.links.held() >= self.weighed + self.site.memory / GROWTH {
+            self.weigh();
+        }
     }
 
     /// Who asks for the numbers is told those of this moment.

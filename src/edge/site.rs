@@ -27,6 +27,8 @@ pub struct Site {
     pub paths: Vec<String>,
     pub query_token: bool,
     pub metrics_open: bool,
+    /// The ceiling on what is held for all peers.
+    pub memory: usize,
     /// Largest frame, line or body.
     pub message_bytes: usize,
     /// What may wait for one link.
@@ -35,6 +37,8 @@ pub struct Site {
     pub connections: usize,
     /// Most HTTP connections, those that have said nothing yet among them.
     pub guests: usize,
+    /// Most of those that have asked something.
+    pub conversations: usize,
     /// A request head or body that takes longer is given up.
     pub patience: Duration,
     /// How many wrong secrets and tokens come from where; borrowed for the length
@@ -70,12 +74,14 @@ impl Site {
             paths: config.listen.paths.clone(),
             query_token: config.auth.query_token,
             metrics_open: config.listen.metrics_open,
+            memory: config.limits.hub.memory,
             message_bytes: config.limits.hub.message_bytes,
             bounds: Bounds { messages: config.limits.queue_messages, bytes: config.limits.queue_bytes },
             connections: config.limits.connections,
+            guests: config.limits.http_connections,
             // No more than fit into a quarter of the ceiling on memory, or whoever
             // holds requests open would throw those out who are let in.
-            guests: config.limits.http_connections.min(config.limits.hub.memory / 4 / caller::CONVERSATION),
+            conversations: (config.limits.hub.memory / 4 / caller::CONVERSATION).max(1),
             patience: config.limits.handshake,
             wrong_secrets: RefCell::new(Guard::new(config.limits.wrong_secrets)),
             wrong_tokens: RefCell::new(Guard::new(config.limits.wrong_tokens)),

@@ -8,6 +8,8 @@
 //! configuration. `exp` is taken to the millisecond, `nbf` with [`EARLY`]; `iat`,
 //! `aud` and `iss` may be there and are not looked at.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 use std::rc::Rc;
@@ -15,6 +17,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest, Sha256};
 
 use super::claims::{self, Claims, Header, NumericDate};
 use super::flaw::{self, Flaw};
@@ -39,7 +42,13 @@ pub struct Verifier {
     keys: Vec<Key>,
     /// Of tokens that do not say.
     usual: Rc<Rights>,
+    /// Whose tokens held a moment ago, by a digest of each: whoever comes back with the same
+    /// one, or refreshes with it, costs no second signature. Borrowed for a call.
+    known: RefCell<HashMap<[u8; 32], Identity>>,
 }
+
+/// So many tokens are known at most; then all are forgotten.
+const MOST_KNOWN: usize = 512;
 
 impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -98,7 +107,7 @@ impl Verifier {
             }
         }
         ConfigError::unless_empty(problems)?;
-        Ok(Self { keys: good, usual: Rc::clone(&auth.rights) })
+        Ok(Self { keys: good, usual: Rc::clone(&auth.rights), known: RefCell::default() })
     }
 
     /// Who a token says its bearer is.
@@ -106,7 +115,21 @@ impl Verifier {
     /// # Errors
     /// Why it does not hold, as the wire spells it.
     pub fn verify(&self, token: &str, now: UnixTime) -> Result<Identity, TokenFault> {
-        self.judge(token, now).map(|proof| proof.identity).map_err(|flaw| flaw.told())
+        // More than that is not even read.
+        let digest: [u8; 32] = Sha256::digest(token.get(..LONGEST_TOKEN + 1).unwrap_or(token)).into();
+        let mut known = self.known.borrow_mut();
+        if let Some(identity) = known.get(&digest) {
+            if identity.expires_at.is_none_or(|end| now < end) {
+                return Ok(identity.clone());
+            }
+            known.remove(&digest);
+        }
+        let identity = self.judge(token, now).map(|proof| proof.identity).map_err(|flaw| flaw.told())?;
+        if known.len() >= MOST_KNOWN {
+            known.clear();
+        }
+        known.insert(digest, identity.clone());
+        Ok(identity)
     }
 
     /// The same for an administrator, who is told more: what it allows and with
@@ -145,8 +168,8 @@ impl Verifier {
         if let Some(from) = from.filter(|from| from.0 > now.0.saturating_add(early)) {
             return Err(Flaw::Early(from));
         }
-        let name = claims.user().ok_or(Flaw::Nobody)?;
-        let user_id = UserId::new(&name).map_err(Flaw::Misnamed)?;
+        let (claim, name) = claims.user().ok_or(Flaw::Nobody)?;
+        let user_id = UserId::named(claim, name).map_err(Flaw::Misnamed)?;
         let rights = claims.grant().map(|grant| grant.rights().map(Rc::new).map_err(Flaw::Excessive));
         let rights = rights.transpose()?;
         let identity = Identity { user_id, rights, expires_at: Some(expires_at) };

@@ -17,7 +17,7 @@ use percent_encoding::percent_decode_str;
 
 use super::clock;
 use super::driver::Shared;
-use super::http::{bearer, overloaded, refuse, wrong};
+use super::http::{bearer, overloaded, refuse, text, wrong};
 use super::site::Site;
 use crate::hub::{Claim, Level, Peer, TurnedAway};
 use crate::protocol::client::inbox_mode;
@@ -50,6 +50,14 @@ pub fn upgrade<B>(
 ) -> Result<(Reply, Admission), Box<Reply>> {
     let mut reply =
         create_response_with_body(request, Full::<Bytes>::default).map_err(|error| not_one(&error))?;
+    if has_body(request) {
+        driver.borrow_mut().turned_away(TurnedAway::Request, None);
+        let why = "a request for a WebSocket has no body: leave out `Content-Length` and `Transfer-Encoding`";
+        let mut refused = refuse(StatusCode::BAD_REQUEST, "bad_request", why);
+        // Nor is it worth reading what follows.
+        refused.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        return Err(Box::new(refused));
+    }
     if let Some(why) = crowded(driver, site) {
         driver.borrow_mut().turned_away(TurnedAway::Crowd, None);
         return Err(Box::new(overloaded(why)));
@@ -60,12 +68,23 @@ pub fn upgrade<B>(
             Box::new(refuse(StatusCode::BAD_REQUEST, "bad_request", "`inbox` must be auto, ack or off"))
         })?,
     };
-    let knows_us = offered(request).any(|protocol| protocol == PROTOCOL);
+    let knows_us = offered(request).any(|protocol| protocol == PROTOCOL.as_bytes());
     let claim = claim(driver, site, from, token(site, request), knows_us)?;
     if knows_us {
         reply.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
     }
-    Ok((reply, Admission { peer: Peer::Client { claim, inbox } }))
+    Ok((reply, Admission { peer: Peer::Client { claim, inbox, network: network(from) } }))
+}
+
+/// Who asks together from an address: of IPv4 it alone, of IPv6 the network of 64 bits that
+/// one site has. None for this machine, where a proxy may stand for very many.
+pub fn network(address: IpAddr) -> Option<u128> {
+    let address = address.to_canonical();
+    let network = match address {
+        IpAddr::V4(address) => u128::from(address.to_ipv6_mapped()),
+        IpAddr::V6(address) => u128::from(address) >> 64 << 64,
+    };
+    (!address.is_loopback()).then_some(network)
 }
 
 /// What the token says, if there is one; the answer, where it says nothing that
@@ -96,6 +115,14 @@ fn claim(
     let mut refused = refuse(StatusCode::UNAUTHORIZED, fault.code, &fault.message);
     refused.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     Err(Box::new(refused))
+}
+
+/// Whether something follows the head that is no WebSocket yet (RFC 9112, section 6.3): a
+/// proxy in between and the hub might not agree on where that begins.
+fn has_body<B>(request: &Request<B>) -> bool {
+    let is_empty = |length: &HeaderValue| length.as_bytes() == b"0";
+    request.headers().contains_key(header::TRANSFER_ENCODING)
+        || !request.headers().get_all(header::CONTENT_LENGTH).into_iter().all(is_empty)
 }
 
 /// Why there is no room for one more, if there is none.
@@ -142,15 +169,16 @@ fn not_one(error: &Error) -> Box<Reply> {
 /// The token: from the header, a subprotocol, or the query where that is allowed.
 fn token<B>(site: &Site, request: &Request<B>) -> Option<Token> {
     let by_header = || bearer(request).map(Cow::from);
-    let by_protocol = || offered(request).find_map(|protocol| protocol.strip_prefix(BEARER)).map(Cow::from);
+    let by_protocol =
+        || offered(request).find_map(|protocol| protocol.strip_prefix(BEARER.as_bytes())).map(text);
     let by_query = || query(request, "token").filter(|token| site.query_token && !token.is_empty());
-    by_header().or_else(by_protocol).or_else(by_query).map(Token::new)
+    by_header().or_else(|| by_protocol().map(Cow::from)).or_else(by_query).map(Token::new)
 }
 
 /// The subprotocols that the client offers, over all headers of that name.
-fn offered<B>(request: &Request<B>) -> impl Iterator<Item = &str> {
-    let lists = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL);
-    lists.into_iter().filter_map(|list| list.to_str().ok()).flat_map(|list| list.split(',')).map(str::trim)
+fn offered<B>(request: &Request<B>) -> impl Iterator<Item = &[u8]> {
+    let lists = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL).into_iter();
+    lists.flat_map(|list| list.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
 }
 
 /// A value of the query, without its escapes.

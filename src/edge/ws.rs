@@ -11,6 +11,7 @@ use async_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpC
 use async_tungstenite::tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 use async_tungstenite::tungstenite::{Error, Message};
 
+use super::lines::Next;
 use super::meter::Load;
 use crate::protocol::Close;
 
@@ -21,8 +22,8 @@ pub enum Heard<'a> {
     Text(&'a str),
     /// A binary message.
     Binary(&'a [u8]),
-    /// A ping or pong: the peer lives.
-    Alive,
+    /// Part of a message, or so many pings and pongs in a row: the peer lives.
+    Alive { controls: u32 },
     /// Bytes that the protocol itself sends back: a pong, or the answer to a close.
     Reply(&'a [u8]),
     /// The peer has closed; the reply went before this.
@@ -42,6 +43,8 @@ pub struct Held {
     fragments: Vec<u8>,
     /// The payload in `fragments`.
     fragments_payload: usize,
+    /// There may be whole frames in `tail`, which nobody has heard yet.
+    has_frames: bool,
     load: Load,
 }
 
@@ -55,6 +58,11 @@ impl Held {
         self.load.bytes()
     }
 
+    /// Whether there may be whole frames that nobody has heard yet.
+    pub(super) fn has_frames(&self) -> bool {
+        self.has_frames
+    }
+
     /// Whole frames of an unfinished message, with how much of them is payload,
     /// and the beginning of a frame.
     pub(super) fn parts(&self) -> (&[u8], usize, &[u8]) {
@@ -63,15 +71,17 @@ impl Held {
 
     /// The same again, of another process.
     pub(super) fn of_parts(fragments: Vec<u8>, fragments_payload: usize, tail: Vec<u8>) -> Self {
-        // Looked at again with the next byte, whatever it waits for.
-        let mut held = Self { tail, wanted: 0, fragments, fragments_payload, load: Load::default() };
+        // Looked at again at once, whatever it waits for.
+        let has_frames = !tail.is_empty();
+        let load = Load::default();
+        let mut held = Self { tail, wanted: 0, fragments, fragments_payload, has_frames, load };
         held.load.set(size_of::<Self>() + held.tail.capacity() + held.fragments.capacity());
         held
     }
 }
 
 /// One frame that is there as a whole, or why not.
-enum Next {
+enum Ahead {
     Whole {
         size: usize,
         payload: usize,
@@ -128,6 +138,12 @@ pub struct Decoder {
     context: WebSocketContext,
     /// Pongs and closes on their way to `Heard::Reply`; empty between frames.
     reply: Vec<u8>,
+    /// How many pings and pongs came in a row, and the pongs for them; none between two
+    /// connections.
+    controls: u32,
+    pongs: Vec<u8>,
+    /// Very many came: only the last is answered (RFC 6455, section 5.5.3).
+    is_crowded: bool,
     /// Largest message in bytes.
     limit: usize,
 }
@@ -135,6 +151,10 @@ pub struct Decoder {
 /// The context's own buffer. It is zeroed for each read, so it is no larger than
 /// what a busy connection sends in one go.
 const CONTEXT_BUFFER: usize = 4 << 10;
+
+/// So many pings and pongs in a row are told of, and answered each: whoever sends more may
+/// be sent away for it.
+const MOST_CONTROLS: u32 = 16;
 
 fn context() -> WebSocketContext {
     // Sizes are checked on the headers, before anything is buffered.
@@ -154,12 +174,26 @@ impl Decoder {
 
     /// A decoder that takes messages of up to `limit` bytes.
     pub fn new(limit: usize) -> Self {
-        Self { context: context(), reply: Vec::new(), limit }
+        Self {
+            context: context(),
+            reply: Vec::new(),
+            controls: 0,
+            pongs: Vec::new(),
+            is_crowded: false,
+            limit,
+        }
     }
 
-    /// Decodes what was read from one connection, beginning with what it `held`.
-    pub fn decode(&mut self, held: &mut Option<Box<Held>>, block: &[u8], mut hear: impl FnMut(Heard<'_>)) {
+    /// Decodes what was read from one connection, beginning with what it `held`; what
+    /// follows a message that is to be the last for now is held, as it is.
+    pub fn decode(
+        &mut self,
+        held: &mut Option<Box<Held>>,
+        block: &[u8],
+        mut hear: impl FnMut(Heard<'_>) -> Next,
+    ) {
         let mut kept = held.take().unwrap_or_default();
+        kept.has_frames = false;
         if kept.tail.is_empty() {
             if let Some(rest) = self.walk(&mut kept, block, &mut hear) {
                 kept.tail = rest.to_vec();
@@ -173,6 +207,7 @@ impl Decoder {
                 }
             }
         }
+        self.end_controls(&mut hear);
         if !kept.is_empty() {
             kept.load.set(size_of::<Held>() + kept.tail.capacity() + kept.fragments.capacity());
             *held = Some(kept);
@@ -185,52 +220,78 @@ impl Decoder {
         &mut self,
         kept: &mut Held,
         bytes: &'b [u8],
-        hear: &mut impl FnMut(Heard<'_>),
+        hear: &mut impl FnMut(Heard<'_>) -> Next,
     ) -> Option<&'b [u8]> {
         let mut rest = bytes;
-        // Whole frames in a row go to the context together.
-        let (mut run, mut frames) = (0, 0);
         loop {
-            let ahead = rest.get(run..).unwrap_or_default();
-            match next(ahead, self.limit) {
-                Next::Whole { size, kind: Kind::Complete, .. } if kept.fragments.is_empty() => {
-                    run += size;
-                    frames += 1;
+            let step = match look_ahead(rest, self.limit) {
+                Ahead::Whole { size, kind: Kind::Control, .. } => {
+                    let step = self.feed(rest.get(..size).unwrap_or_default(), size, hear);
+                    match step {
+                        Step::On { size, .. } if self.controls >= MOST_CONTROLS => {
+                            let next = self.end_controls(hear);
+                            self.is_crowded = true;
+                            Step::On { size, next }
+                        }
+                        step => step,
+                    }
                 }
-                Next::Whole { size, kind: Kind::Control, .. } => {
-                    run += size;
-                    frames += 1;
+                Ahead::Whole { size, kind: Kind::Complete, .. } if kept.fragments.is_empty() => {
+                    self.end_controls(hear);
+                    self.feed(rest.get(..size).unwrap_or_default(), size, hear)
                 }
                 other => {
-                    let (now, later) = rest.split_at(run);
-                    rest = later;
-                    if !self.feed(now, frames, hear) {
-                        *kept = Held::default();
-                        return None;
+                    self.end_controls(hear);
+                    self.odd(kept, other, rest, hear)
+                }
+            };
+            match step {
+                Step::On { size, next } => {
+                    rest = rest.get(size..).unwrap_or_default();
+                    if next == Next::Wait && !rest.is_empty() {
+                        (kept.has_frames, kept.wanted) = (true, 0);
+                        return Some(rest);
                     }
-                    (run, frames) = (0, 0);
-                    match self.odd(kept, other, rest, hear) {
-                        Step::On(size) => rest = rest.get(size..).unwrap_or_default(),
-                        Step::Wait => return Some(rest),
-                        Step::Over => {
-                            *kept = Held::default();
-                            return None;
-                        }
-                    }
+                }
+                Step::Wait => return Some(rest),
+                Step::Over => {
+                    *kept = Held::default();
+                    return None;
                 }
             }
         }
     }
 
+    /// Tells of pings and pongs that came in a row, and answers them.
+    fn end_controls(&mut self, hear: &mut impl FnMut(Heard<'_>) -> Next) -> Next {
+        let controls = std::mem::take(&mut self.controls);
+        let mut next = Next::More;
+        if controls > 0 {
+            next = hear(Heard::Alive { controls });
+        }
+        if !self.pongs.is_empty() {
+            next = hear(Heard::Reply(&self.pongs));
+            self.pongs.clear();
+        }
+        self.is_crowded = false;
+        next
+    }
+
     /// What is no whole message: a fragment, an unfinished frame, a mistake.
-    fn odd(&mut self, kept: &mut Held, next: Next, rest: &[u8], hear: &mut impl FnMut(Heard<'_>)) -> Step {
-        let (size, payload, kind) = match next {
-            Next::Whole { size, payload, kind } => (size, payload, kind),
-            Next::Wants(bytes) => {
+    fn odd(
+        &mut self,
+        kept: &mut Held,
+        ahead: Ahead,
+        rest: &[u8],
+        hear: &mut impl FnMut(Heard<'_>) -> Next,
+    ) -> Step {
+        let (size, payload, kind) = match ahead {
+            Ahead::Whole { size, payload, kind } => (size, payload, kind),
+            Ahead::Wants(bytes) => {
                 kept.wanted = bytes;
                 return Step::Wait;
             }
-            Next::Bad(close) => {
+            Ahead::Bad(close) => {
                 hear(Heard::Broken(close));
                 return Step::Over;
             }
@@ -251,75 +312,81 @@ impl Decoder {
         if kind == Kind::Last {
             let message = std::mem::take(&mut kept.fragments);
             kept.fragments_payload = 0;
-            if !self.feed(&message, 1, hear) {
-                return Step::Over;
-            }
-        } else {
-            hear(Heard::Alive);
+            return self.feed(&message, size, hear);
         }
-        Step::On(size)
+        hear(Heard::Alive { controls: 0 });
+        Step::On { size, next: Next::More }
     }
 
-    /// Gives the context whole frames and takes as many messages out of it.
-    /// Returns whether the connection goes on.
-    fn feed(&mut self, input: &[u8], messages: usize, hear: &mut impl FnMut(Heard<'_>)) -> bool {
+    /// Gives the context the frames of one message and takes it out; they take `size` bytes
+    /// of what is walked through.
+    fn feed(&mut self, input: &[u8], size: usize, hear: &mut impl FnMut(Heard<'_>) -> Next) -> Step {
         let mut feed = Feed { input, reply: &mut self.reply };
-        for _ in 0..messages {
-            let message = self.context.read(&mut feed);
-            let over = match &message {
-                Ok(Message::Text(text)) => {
-                    hear(Heard::Text(text.as_str()));
-                    None
+        let message = self.context.read(&mut feed);
+        let mut next = Next::More;
+        let over = match &message {
+            Ok(Message::Text(text)) => {
+                next = hear(Heard::Text(text.as_str()));
+                None
+            }
+            Ok(Message::Binary(bytes)) => {
+                next = hear(Heard::Binary(bytes));
+                None
+            }
+            Ok(Message::Ping(_)) => {
+                // Whatever could go wrong here the next read tells.
+                let _ = self.context.flush(&mut feed);
+                if self.is_crowded {
+                    self.pongs.clear();
                 }
-                Ok(Message::Binary(bytes)) => {
-                    hear(Heard::Binary(bytes));
-                    None
-                }
-                Ok(Message::Close(_)) => Some(Heard::Closed),
-                Ok(Message::Ping(_)) => {
-                    hear(Heard::Alive);
-                    None
-                }
-                Ok(Message::Pong(_) | Message::Frame(_)) => {
-                    hear(Heard::Alive);
-                    None
-                }
-                Err(Error::Utf8(_)) => Some(Heard::Broken(Close::NotUtf8)),
-                Err(Error::Capacity(_)) => Some(Heard::Broken(Close::TooBig)),
-                Err(_) => Some(Heard::Broken(Close::ProtocolError)),
-            };
-            if matches!(message, Ok(Message::Ping(_) | Message::Close(_))) {
+                self.pongs.append(&mut self.reply);
+                self.controls += 1;
+                None
+            }
+            Ok(Message::Pong(_) | Message::Frame(_)) => {
+                self.controls += 1;
+                None
+            }
+            Ok(Message::Close(_)) => {
                 // The error that follows a close says only that it is one.
                 let _ = self.context.flush(&mut feed);
-                hear(Heard::Reply(feed.reply));
-                feed.reply.clear();
+                Some(Heard::Closed)
             }
-            if let Some(end) = over {
-                feed.reply.clear();
-                self.context = context();
-                hear(end);
-                return false;
-            }
+            Err(Error::Utf8(_)) => Some(Heard::Broken(Close::NotUtf8)),
+            Err(Error::Capacity(_)) => Some(Heard::Broken(Close::TooBig)),
+            Err(_) => Some(Heard::Broken(Close::ProtocolError)),
+        };
+        let Some(end) = over else { return Step::On { size, next } };
+        self.context = context();
+        self.end_controls(hear);
+        if end == Heard::Closed {
+            hear(Heard::Reply(&self.reply));
         }
-        true
+        self.reply.clear();
+        hear(end);
+        Step::Over
     }
 }
 
-/// How the walk goes on after something odd.
+/// How the walk goes on.
 enum Step {
-    On(usize),
+    On {
+        size: usize,
+        next: Next,
+    },
+    /// For more bytes.
     Wait,
     Over,
 }
 
 /// Looks at the frame in front: everything that its header can tell.
-fn next(bytes: &[u8], limit: usize) -> Next {
+fn look_ahead(bytes: &[u8], limit: usize) -> Ahead {
     let mut cursor = Cursor::new(bytes);
     let (header, payload) = match FrameHeader::parse(&mut cursor) {
         Ok(Some(parsed)) => parsed,
         // A header is at least 2 and at most 14 bytes; one more may complete it.
-        Ok(None) => return Next::Wants(bytes.len() + 1),
-        Err(_) => return Next::Bad(Close::ProtocolError),
+        Ok(None) => return Ahead::Wants(bytes.len() + 1),
+        Err(_) => return Ahead::Bad(Close::ProtocolError),
     };
     let kind = match header.opcode {
         OpCode::Control(Control::Close | Control::Ping | Control::Pong) => Kind::Control,
@@ -328,7 +395,7 @@ fn next(bytes: &[u8], limit: usize) -> Next {
         OpCode::Data(Data::Continue) if header.is_final => Kind::Last,
         OpCode::Data(Data::Continue) => Kind::Middle,
         OpCode::Data(Data::Reserved(_)) | OpCode::Control(Control::Reserved(_)) => {
-            return Next::Bad(Close::ProtocolError);
+            return Ahead::Bad(Close::ProtocolError);
         }
     };
     let head = usize::try_from(cursor.position()).unwrap_or(usize::MAX);
@@ -339,13 +406,13 @@ fn next(bytes: &[u8], limit: usize) -> Next {
         && header.len(payload) == head
         && (kind != Kind::Control || header.is_final && payload <= LONGEST_CONTROL);
     if !in_order {
-        return Next::Bad(Close::ProtocolError);
+        return Ahead::Bad(Close::ProtocolError);
     }
     let Some(payload) = usize::try_from(payload).ok().filter(|&payload| payload <= limit) else {
-        return Next::Bad(Close::TooBig);
+        return Ahead::Bad(Close::TooBig);
     };
     match head + payload {
-        size if size <= bytes.len() => Next::Whole { size, payload, kind },
-        size => Next::Wants(size),
+        size if size <= bytes.len() => Ahead::Whole { size, payload, kind },
+        size => Ahead::Wants(size),
     }
 }

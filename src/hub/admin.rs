@@ -34,13 +34,13 @@ impl Hub {
 
     /// Operations that run, and messages that are kept: what costs nothing to count.
     pub fn at_a_glance(&self) -> (usize, usize) {
-        (self.operations.running(), self.channels.weights.sum.messages)
+        (self.operations.running(), self.channels.weights.sum.messages as usize)
     }
 
     fn statistics(&self, now: Now) -> Statistics {
         let mut counted = Statistics {
             operations: self.operations.running() as u64,
-            kept_messages: self.channels.weights.sum.messages as u64,
+            kept_messages: u64::from(self.channels.weights.sum.messages),
             kept_bytes: self.channels.weights.sum.bytes as u64,
             unstored_bytes: self.channels.weights.sum.unstored as u64,
             store_failed: u64::from(self.disk_failed),

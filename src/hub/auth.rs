@@ -3,6 +3,7 @@
 //! Knows when a connection is let in, refreshed and warned. Does not know how a
 //! token is verified.
 
+use super::accounts::{Account, Charge};
 use super::connections::{Connection, Kind};
 use super::deadlines::NEVER;
 use super::event::{Claim, Effects, Now, Peer, TokenFault};
@@ -28,18 +29,19 @@ impl Hub {
             self.closed(now, before, out);
         }
         self.counters.connections_opened += 1;
+        let network = if let Peer::Client { network, .. } = &peer { *network } else { None };
         let (kind, claim, inbox) = match peer {
             Peer::Worker { uid, admin } => (Kind::Worker { uid, admin }, Claim::Nothing, InboxMode::Off),
-            Peer::Client { claim: Claim::Nothing, inbox } if !self.settings.anonymous => {
+            Peer::Client { claim: Claim::Nothing, inbox, .. } if !self.settings.anonymous => {
                 (Kind::Waiting, Claim::Nothing, inbox)
             }
-            Peer::Client { claim: Claim::Refused(fault), inbox } => {
+            Peer::Client { claim: Claim::Refused(fault), inbox, .. } => {
                 (Kind::Waiting, Claim::Refused(fault), inbox)
             }
-            Peer::Client { claim, inbox } => (Kind::Client, claim, inbox),
+            Peer::Client { claim, inbox, .. } => (Kind::Client, claim, inbox),
         };
         let mut connection = Connection::new(conn.tag, kind, now.moment);
-        connection.inbox = inbox;
+        (connection.inbox, connection.network) = (inbox, network);
         if kind == Kind::Waiting {
             connection.rare().auth_by = now.moment + self.settings.limits.auth;
         }
@@ -47,6 +49,9 @@ impl Hub {
         if let Some(close) = self.stopping {
             self.close(now, conn, close, out);
             return;
+        }
+        if !matches!(claim, Claim::Proven(_)) && self.charge(now.moment, conn, Charge::Connection).is_err() {
+            return self.refuse_connection(now, conn, Close::TooFast, out);
         }
         match (kind, claim) {
             (Kind::Worker { .. }, _) => {}
@@ -138,11 +143,21 @@ impl Hub {
             inbox.and_then(|place| self.channels.at(place)).map_or(0, |topic| topic.subscribers.len());
         let Some(connection) = self.connections.get_mut(conn) else { return false };
         let newcomer = connection.user.is_none();
-        if newcomer && theirs >= self.settings.limits.connections_per_user {
-            self.counters.connections_refused += 1;
-            self.close(now, conn, Close::TooManyConnections, out);
+        let limits = &self.settings.limits;
+        let refused = if !newcomer {
+            None
+        } else if theirs >= limits.connections_per_user {
+            Some(Close::TooManyConnections)
+        } else {
+            let account = Account::of_user(&identity.user_id);
+            let taken = self.accounts.take(now.moment, account, Charge::Connection, limits);
+            taken.err().map(|_| Close::TooFast)
+        };
+        if let Some(close) = refused {
+            self.refuse_connection(now, conn, close, out);
             return false;
         }
+        let Some(connection) = self.connections.get_mut(conn) else { return false };
         connection.rights = identity.rights;
         connection.expire(moment_of(now, identity.expires_at), identity.expires_at);
         connection.user = Some(identity.user_id.clone());
@@ -153,6 +168,12 @@ impl Hub {
             }
         }
         true
+    }
+
+    /// A user, or an address, has too many connections, or makes them too fast.
+    fn refuse_connection(&mut self, now: Now, conn: ConnectionId, close: Close, out: &mut Effects) {
+        self.counters.connections_refused += 1;
+        self.close(now, conn, close, out);
     }
 
     /// The first frame of a client that is let in.

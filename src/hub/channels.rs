@@ -25,6 +25,9 @@ use crate::protocol::{Channel, Moment, UserId};
 /// comes back after a broken link learns that nothing was missed.
 const IDLE: Duration = Duration::from_secs(300);
 
+/// Tables of fewer topics are not worth shrinking.
+const FEW: usize = 64;
+
 /// At some two hundred bytes each, a megabyte at worst.
 const MOST_IDLE: usize = 4096;
 
@@ -116,6 +119,19 @@ impl Topic {
         matches!(&self.key, LogKey::Channel(channel) if *channel == Channel::undelivered())
     }
 
+    /// What its name and the list of who is here take, in bytes.
+    pub(super) fn taken(&self) -> usize {
+        self.named() + self.presence.as_ref().map_or(0, |presence| presence.held())
+    }
+
+    /// How long its name is.
+    fn named(&self) -> usize {
+        match &self.key {
+            LogKey::Channel(channel) => channel.as_str().len(),
+            LogKey::Inbox(user) => user.as_str().len(),
+        }
+    }
+
     /// How frames call it.
     pub(super) fn name(&self) -> Channel {
         match &self.key {
@@ -129,6 +145,8 @@ impl Topic {
 #[derive(Debug, Default)]
 pub(super) struct Channels {
     table: Slab<Topic>,
+    /// How many there were at most since the tables were shrunk.
+    most: usize,
     /// Places by key; the keys themselves are in the table alone. Never
     /// iterated: its order is not the same in every process.
     index: HashTable<u32>,
@@ -143,6 +161,10 @@ pub(super) struct Channels {
     pub(super) weights: Weights,
     /// Subscribers of all of them together.
     pub(super) subscribers: usize,
+    /// Bytes in the names of those that are needed.
+    pub(super) named: usize,
+    /// Bytes that the lists of who is here take.
+    pub(super) watched: usize,
 }
 
 impl Channels {
@@ -159,9 +181,19 @@ impl Channels {
         self.find(&LogKey::Inbox(user.clone()))
     }
 
+    /// Makes room for so many more: a table that grows by and by looks at all names again
+    /// each time.
+    pub(super) fn reserve(&mut self, count: usize) {
+        let (table, hasher) = (&self.table, &self.hasher);
+        let hash = |place: &u32| table.get(*place as usize).map_or(0, |topic| hasher.hash_one(&topic.key));
+        self.index.reserve(count, hash);
+    }
+
     /// Adds a topic that is not there. Who adds one has to settle it.
     pub(super) fn insert(&mut self, topic: Topic) -> u32 {
+        self.named += topic.named();
         let place = self.table.insert(topic) as u32;
+        self.most = self.most.max(self.table.len());
         self.enter(place);
         place
     }
@@ -182,6 +214,23 @@ impl Channels {
             entry.remove();
         }
         self.table.remove(place as usize);
+        self.shrink();
+    }
+
+    /// Gives back what the tables hold for many more topics than there are. Places are
+    /// names here, so what is behind the last topic can go, and nothing else; it is looked
+    /// at once each time so many went that the rest is a quarter.
+    fn shrink(&mut self) {
+        if self.most <= 4 * self.table.len().max(FEW) {
+            return;
+        }
+        self.most = self.table.len();
+        self.table.shrink_to_fit();
+        let (table, hasher) = (&self.table, &self.hasher);
+        let hash = |place: &u32| table.get(*place as usize).map_or(0, |topic| hasher.hash_one(&topic.key));
+        self.index.shrink_to(2 * table.len(), hash);
+        self.weights.gather();
+        self.idle = std::mem::take(&mut self.idle).into_iter().collect();
     }
 
     pub(super) fn at(&self, place: u32) -> Option<&Topic> {
@@ -209,9 +258,10 @@ impl Channels {
         topic.counted = counted;
         self.weigh(place);
         let Some(topic) = self.table.get_mut(place as usize) else { return };
-        if topic.log.as_ref().is_some_and(|log| log.is_unused()) {
-            topic.log = None;
+        if let Some(log) = &mut topic.log {
+            log.tidy();
         }
+        topic.log.take_if(|log| log.is_unused());
         let needed = !topic.subscribers.is_empty()
             || topic.log.is_some()
             || topic.presence.is_some()
@@ -220,7 +270,10 @@ impl Channels {
         if needed != (topic.idle_until == NEVER) {
             self.idle.remove(&(topic.idle_until, place));
             topic.idle_until = if needed { NEVER } else { round_up(now + IDLE) };
-            if !needed {
+            if needed {
+                self.named += topic.named();
+            } else {
+                self.named -= topic.named();
                 self.idle.insert((topic.idle_until, place));
             }
         }
@@ -295,15 +348,20 @@ impl<'de> Deserialize<'de> for Channels {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let mut all = Self { table: Slab::deserialize(from)?, ..Self::default() };
         let places: Vec<u32> = all.table.iter().map(|(place, _)| place as u32).collect();
+        all.reserve(places.len());
         for place in places {
             all.enter(place);
             all.weigh(place);
         }
+        all.most = all.table.len();
         for (place, topic) in &all.table {
             let place = place as u32;
-            if topic.idle_until != NEVER {
+            if topic.idle_until == NEVER {
+                all.named += topic.named();
+            } else {
                 all.idle.insert((topic.idle_until, place));
             }
+            all.watched += topic.presence.as_ref().map_or(0, |presence| presence.held());
             all.subscribers += topic.counted as usize;
         }
         Ok(all)

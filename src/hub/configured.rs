@@ -77,7 +77,7 @@ impl Hub {
             self.purge_topic(now, place, out);
         }
         if let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) {
-            for kept in &mut log.kept {
+            for kept in log.kept.iter_mut() {
                 kept.expires = kept.expires.min(kept.since + policy.ttl);
             }
             log.soonest = log.kept.iter().map(|kept| kept.expires).min().unwrap_or(deadlines::NEVER);

@@ -3,6 +3,7 @@
 //! Knows each link, who it belongs to and what it still owes its peer. Does not
 //! know what is said over it.
 
+use std::collections::HashSet;
 use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,9 @@ pub(super) enum Kind {
 pub(super) struct Connection {
     pub(super) tag: u64,
     pub(super) user: Option<UserId>,
+    /// Where a client comes from, where that counts.
+    #[serde(default)]
+    pub(super) network: Option<u128>,
     /// Its own, shared by all who have the same; none: what the settings say.
     pub(super) rights: Option<Rc<Rights>>,
     /// What it hears, by place in the table of topics; with a user, the first
@@ -48,6 +52,8 @@ pub(super) struct Connection {
     /// computed once, so that a clock that is set neither kills nor extends.
     expires_at: UnixTime,
     pub(super) requests: Bucket,
+    #[serde(default)]
+    pub(super) controls: Bucket,
     pub(super) kind: Kind,
     pub(super) outbound: Outbound,
     /// Was full and is not clear yet: what it misses meanwhile makes one gap.
@@ -117,6 +123,7 @@ impl Connection {
         Self {
             tag,
             user: None,
+            network: None,
             rights: None,
             topics: SmallVec::new(),
             opened: now,
@@ -125,6 +132,7 @@ impl Connection {
             expires: NEVER,
             expires_at: UnixTime::default(),
             requests: Bucket::default(),
+            controls: Bucket::default(),
             kind,
             outbound: Outbound::Clear,
             full: false,
@@ -184,6 +192,9 @@ impl Connection {
     }
 }
 
+/// A table of fewer is not worth shrinking.
+const MANY: usize = 64;
+
 /// All links, by slot. What was told to close is gone from here: what its link
 /// still says finds nobody.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -220,6 +231,9 @@ impl Connections {
         while self.0.last().is_some_and(Option::is_none) {
             self.0.pop();
         }
+        if self.0.capacity() > 8 * self.0.len().max(MANY) {
+            self.0.shrink_to(2 * self.0.len());
+        }
         gone
     }
 
@@ -241,11 +255,11 @@ impl Connections {
 
     /// Lets equal rights be one again, after they were read back one by one.
     pub(super) fn share_rights(&mut self) {
-        let mut known: Vec<Rc<Rights>> = Vec::new();
+        let mut known: HashSet<Rc<Rights>> = HashSet::new();
         for own in self.0.iter_mut().flatten().filter_map(|connection| connection.rights.as_mut()) {
-            match known.iter().find(|rights| *rights == own) {
+            match known.get(own) {
                 Some(rights) => *own = rights.clone(),
-                None => known.push(own.clone()),
+                None => drop(known.insert(own.clone())),
             }
         }
     }

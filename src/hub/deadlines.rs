@@ -32,7 +32,13 @@ pub(super) enum Task {
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Deadlines {
     set: BTreeSet<(Moment, Task)>,
+    /// How many there were at most since the tree was made.
+    #[serde(skip)]
+    most: usize,
 }
+
+/// A tree of fewer is not worth making anew.
+const FEW: usize = 64;
 
 impl Deadlines {
     /// Moves the deadline of `task`, which stands in `armed`, to `due`.
@@ -44,7 +50,18 @@ impl Deadlines {
         if due != NEVER {
             self.set.insert((due, task));
         }
+        self.most = self.most.max(self.set.len());
         *armed = due;
+        self.gather();
+    }
+
+    /// Makes the tree anew, once there were many more: what is left of it lies scattered
+    /// over the memory that it had.
+    fn gather(&mut self) {
+        if self.most > 4 * self.set.len().max(FEW) {
+            self.set = std::mem::take(&mut self.set).into_iter().collect();
+            self.most = self.set.len();
+        }
     }
 
     /// The first of all.
@@ -60,6 +77,7 @@ impl Deadlines {
             return None;
         }
         self.set.remove(&first);
+        self.gather();
         Some(first.1)
     }
 }

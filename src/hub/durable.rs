@@ -3,7 +3,7 @@
 //! Knows who waits for which message, and what each is answered. Does not know
 //! when anything is written; that is the store's affair.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -11,8 +11,9 @@ use super::event::{Asker, Effect, Effects, LogKey, Now};
 use super::fanout::Reach;
 use super::logs::Run;
 use super::publish::send_success;
+use super::seldom::List;
 use super::{Ask, Done, Hub};
-use crate::protocol::{Code, MessageId, Refusal, Target};
+use crate::protocol::{Code, ConnectionId, MessageId, Refusal, Target};
 
 /// So many publishers may wait for the disk. What comes while something is being
 /// written goes with the next writing, so this is the most that one of those
@@ -26,6 +27,74 @@ pub(super) const ANSWER: usize = 512;
 /// there twice, as it is kept and as it is written.
 const PART: usize = 8;
 
+/// One connection may have this part waiting of what is left for all, in answers and in
+/// bytes: so one that does not wait for its answers leaves room for the others, and many
+/// of those share it.
+const SHARE: usize = 8;
+
+/// This part of the room is not shared out: it is for those who wait for each answer, of
+/// whom each has one, however many do not.
+const RESERVE: usize = 4;
+
+/// And not more answers than this: what a commit takes in a few milliseconds. It is slowed
+/// down by its own answers then, and they by the disk.
+const MOST_EACH: usize = 256;
+
+/// What each connection has waiting.
+#[derive(Default, Debug)]
+pub(super) struct Waiting {
+    /// Of those that have something.
+    each: HashMap<ConnectionId, Share>,
+}
+
+#[derive(Default, Debug)]
+struct Share {
+    answers: usize,
+    bytes: usize,
+    is_paused: bool,
+}
+
+impl Waiting {
+    /// Whether a connection is not read.
+    pub(super) fn is_paused(&self, conn: ConnectionId) -> bool {
+        self.each.get(&conn).is_some_and(|share| share.is_paused)
+    }
+
+    /// Whether a connection has an answer waiting.
+    pub(super) fn has(&self, conn: ConnectionId) -> bool {
+        self.each.contains_key(&conn)
+    }
+
+    /// A connection is gone. What it waits for is written all the same.
+    pub(super) fn forget(&mut self, conn: ConnectionId) {
+        self.each.remove(&conn);
+    }
+
+    /// One more answer waits. Whether the connection is not to be read any more.
+    fn add(&mut self, conn: ConnectionId, bytes: usize, (answers, most): (usize, usize)) -> bool {
+        let share = self.each.entry(conn).or_default();
+        share.answers += 1;
+        share.bytes += bytes;
+        let is_full = share.answers >= answers || share.bytes >= most;
+        is_full && !std::mem::replace(&mut share.is_paused, true)
+    }
+
+    /// One answer less waits. Whether the connection is to be read again: some time before
+    /// it has nothing waiting, and at the latest then.
+    fn remove(&mut self, conn: ConnectionId, bytes: usize, (answers, most): (usize, usize)) -> bool {
+        let Some(share) = self.each.get_mut(&conn) else { return false };
+        share.answers = share.answers.saturating_sub(1);
+        share.bytes = share.bytes.saturating_sub(bytes);
+        let is_empty = share.answers == 0;
+        let goes_on = is_empty || (share.answers <= answers / 2 && share.bytes <= most / 2);
+        let resumes = goes_on && std::mem::replace(&mut share.is_paused, false);
+        if is_empty {
+            self.each.remove(&conn);
+        }
+        resumes
+    }
+}
+
 /// An answer that waits.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(super) struct Answer {
@@ -34,7 +103,13 @@ pub(super) struct Answer {
     pub(super) message_id: MessageId,
     pub(super) reach: Reach,
     /// Of its message, where it is the first that waits for it.
-    pub(super) size: u32,
+    size: u32,
+}
+
+impl Answer {
+    pub(super) fn new(seq: u64, ask: &Ask, message_id: MessageId, reach: Reach) -> Self {
+        Self { seq, ask: ask.clone(), message_id, reach, size: 0 }
+    }
 }
 
 /// The answers that wait for the messages of one log.
@@ -45,13 +120,21 @@ pub(super) struct Answers {
     bytes: usize,
 }
 
-impl Answers {
-    pub(super) fn len(&self) -> usize {
-        self.list.len()
-    }
+impl List for Answers {
+    const EMPTY: &'static Self = &Self { list: VecDeque::new(), bytes: 0 };
 
+    fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+}
+
+impl Answers {
     pub(super) fn is_empty(&self) -> bool {
         self.list.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.list.len()
     }
 
     /// Of the messages that they wait for.
@@ -95,28 +178,53 @@ impl Hub {
         let why = match () {
             () if !self.settings.has_disk => "the store is in memory: nothing in it outlives a power cut",
             () if self.disk_failed => "the disk cannot be used",
-            () if sum.answers >= MOST || is_much => "too many wait for the disk already",
+            () if sum.answers as usize >= MOST || is_much => "too many wait for the disk already",
             () => return Ok(()),
         };
         Err(Refusal::new(Code::StoreUnavailable, why))
     }
 
+    /// What one connection may have waiting now: answers, and bytes.
+    fn share(&self) -> (usize, usize) {
+        let sum = &self.channels.weights.sum;
+        let share = |most: usize, taken: usize| (most - most / RESERVE).saturating_sub(taken) / SHARE;
+        let answers = share(MOST, sum.answers as usize);
+        let bytes = share(self.settings.limits.memory / PART, sum.awaited);
+        (answers.clamp(1, MOST_EACH), bytes.max(1))
+    }
+
+    /// A connection has one more answer waiting.
+    fn waits(&mut self, from: Asker, size: u32, out: &mut Effects) {
+        let Asker::Connection(conn) = from else { return };
+        let share = self.share();
+        if self.waiting.add(conn, size as usize, share) {
+            out.push(Effect::Pause { conn });
+        }
+    }
+
+    /// A connection has one answer less waiting.
+    fn waits_no_longer(&mut self, now: Now, from: Asker, size: u32, out: &mut Effects) {
+        let Asker::Connection(conn) = from else { return };
+        let share = self.share();
+        if self.waiting.remove(conn, size as usize, share) {
+            if let Some(connection) = self.connections.get_mut(conn) {
+                connection.heard(now.moment);
+            }
+            out.push(Effect::Resume { conn });
+        }
+        self.half_closed.look_at(conn);
+    }
+
     /// Lets a publisher wait until a message is on the disk.
-    pub(super) fn await_disk(
-        &mut self,
-        now: Now,
-        place: u32,
-        seq: u64,
-        ask: &Ask,
-        message_id: MessageId,
-        reach: Reach,
-    ) {
+    pub(super) fn await_disk(&mut self, now: Now, place: u32, answer: Answer, out: &mut Effects) {
         let Some(topic) = self.channels.at_mut(place) else { return };
         let log = topic.log.get_or_insert_default();
-        let is_first = !log.answers.awaits(seq);
-        let size = log.find(seq).filter(|_| is_first).map_or(0, |kept| kept.size);
-        log.answers.push(Answer { seq, ask: ask.clone(), message_id, reach, size });
+        let is_first = !log.answers.awaits(answer.seq);
+        let size = log.find(answer.seq).filter(|_| is_first).map_or(0, |kept| kept.size);
+        let from = answer.ask.from;
+        log.answers.push(Answer { size, ..answer });
         self.settle(now, place);
+        self.waits(from, size, out);
     }
 
     /// Has a message written that is in memory only.
@@ -136,13 +244,14 @@ impl Hub {
         // What was delivered meanwhile was written for who waits for that.
         count += answers.iter().filter(|answer| answer.size > 0 && !log.contains(answer.seq)).count() as u64;
         self.counters.messages_stored += count;
-        for Answer { ask, message_id, reach, .. } in answers {
+        self.settle(now, place);
+        for Answer { ask, message_id, reach, size, .. } in answers {
+            self.waits_no_longer(now, ask.from, size, out);
             if self.hears_answers(ask.from) {
                 let frame = send_success(target(key), message_id, Reach { stored: true, ..reach });
                 self.answer(&ask, frame, out);
             }
         }
-        self.settle(now, place);
     }
 
     /// A message is not on the disk, and its publisher waits no longer. It is kept
@@ -181,14 +290,15 @@ impl Hub {
             LogKey::Channel(channel) => Some(channel.clone()),
             LogKey::Inbox(_) => None,
         };
-        for Answer { ask, .. } in answers {
+        self.settle(now, place);
+        for Answer { ask, size, .. } in answers {
+            self.waits_no_longer(now, ask.from, size, out);
             if self.hears_answers(ask.from) {
                 let why = "the disk did not take it; who is here may have heard it";
                 let refusal = Refusal::new(Code::StoreUnavailable, why).of("send");
                 self.refuse(now, &ask, Refusal { channel: channel.clone(), ..refusal }, out);
             }
         }
-        self.settle(now, place);
     }
 
     /// Whoever disconnected while waiting is simply not answered.
@@ -202,6 +312,7 @@ impl Hub {
     /// Goes on where another process was: its store may have been told nothing of
     /// what that one had promised. A request over HTTP ended with it.
     pub(super) fn promise_again(&mut self, now: Now, out: &mut Effects) {
+        let mut waiting = Vec::new();
         for place in self.channels.with(|log| !log.answers.is_empty()) {
             let Some(topic) = self.channels.at_mut(place) else { continue };
             let Some(log) = &mut topic.log else { continue };
@@ -211,9 +322,13 @@ impl Hub {
                 if !log.answers.awaits(answer.seq) {
                     out.push(Effect::Store { log: topic.key.clone(), seq: answer.seq });
                 }
+                waiting.push((answer.ask.from, answer.size));
                 log.answers.push(answer);
             }
             self.settle(now, place);
+        }
+        for (from, size) in waiting {
+            self.waits(from, size, out);
         }
     }
 }

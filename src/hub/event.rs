@@ -43,8 +43,8 @@ pub enum Input {
     Said { from: Asker, said: Said },
     /// A request that could not be read.
     Misspoke { from: Asker, misspoken: Misspoken },
-    /// A sign of life that says nothing: a pong, a ping, part of a message.
-    Heard { conn: ConnectionId },
+    /// A sign of life that says nothing: part of a message, or so many pings and pongs.
+    Heard { conn: ConnectionId, controls: u32 },
     /// What the link still owes its peer has changed its kind.
     Outbound { conn: ConnectionId, state: Outbound },
     /// The peer, which has something queued, took some of it. Told at most once
@@ -57,6 +57,8 @@ pub enum Input {
     Fetched { fetch: Purpose, log: LogKey, messages: Vec<Rc<Message>> },
     /// The store has something to tell of the disk.
     Store(StoreFact),
+    /// A worker says no more, and still reads: it has shut one direction of its socket.
+    Ended { conn: ConnectionId },
     /// The link is down; nothing of its queue will arrive any more.
     Closed { conn: ConnectionId },
     /// What the links hold in bytes, and, where the hub asks for that, how much
@@ -87,6 +89,9 @@ pub enum StoreFact {
     /// It can be used again. What was not told yet of what is there was told before
     /// this.
     Works,
+    /// So much may be kept, as messages count: more the disk would not take. None, where
+    /// too little is there to tell.
+    Capacity { bytes: Option<u64> },
     /// What is asked for is on a disk that cannot be read.
     Unread { fetch: Purpose, log: LogKey },
     /// How far a log had come when the process before this one was killed. Told
@@ -164,8 +169,9 @@ pub enum Asker {
 /// What is at the other end of a new link.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Peer {
-    /// A WebSocket client.
-    Client { claim: Claim, inbox: InboxMode },
+    /// A WebSocket client, and the network from which those without a name ask together;
+    /// none for this machine.
+    Client { claim: Claim, inbox: InboxMode, network: Option<u128> },
     /// A local process. Who may connect at all was decided before.
     Worker { uid: u32, admin: bool },
 }
@@ -258,12 +264,20 @@ pub enum Effect {
     /// Say goodbye after what is queued, and close. `after_ms` tells when to
     /// come back, where the code says to.
     Close { conn: ConnectionId, close: Close, after_ms: u64 },
+    /// Close without a goodbye, once all that is queued has left: the peer has ended, and
+    /// has its answers.
+    HangUp { conn: ConnectionId },
     /// Keep a message; its `seq` is its place.
     Keep { log: LogKey, message: Rc<Message>, keeping: Box<Keeping> },
     /// Write a kept message at once, whatever was said when it was kept: somebody
     /// waits for that now. Answered by `Stored` or `NotStored`, also where it is on
     /// the disk already, or is here no longer.
     Store { log: LogKey, seq: u64 },
+    /// Read no more from a connection until `Resume`, and leave unsaid what was read of
+    /// it: as many of its messages wait for the disk as may.
+    Pause { conn: ConnectionId },
+    /// Go on with what was left unsaid, and read again.
+    Resume { conn: ConnectionId },
     /// Note, before anybody hears of it, how far a log has come: if the process is
     /// killed its numbers go on from there.
     Reach { log: LogKey, epoch: u64, seq: u64 },
@@ -287,13 +301,17 @@ pub enum Anomaly {
     OwnerLost { operation: OperationId, channel: Channel },
     /// An operation did not end in time.
     Overran { operation: OperationId, channel: Channel },
-    /// All logs together are at their limit.
-    KeptLimit,
+    /// All logs together are at their limit: older messages gave way, or a new one was
+    /// not kept.
+    KeptLimit { is_newcomer_lost: bool },
     /// What is held for peers, in bytes, comes near the ceiling.
     Memory { level: Level, held: u64, ceiling: u64 },
     /// A connection was closed because it held so many bytes.
     Overloaded { conn: ConnectionId, user: Option<UserId>, held: u64 },
 }
+
+/// So many orders or recipients are more than almost any input has.
+const USUAL: usize = 4096;
 
 /// Orders, and the recipients that they point to. Owned by the caller and used
 /// again for every input.
@@ -306,10 +324,17 @@ pub struct Effects {
 }
 
 impl Effects {
-    /// Forgets what was ordered, and keeps the memory.
+    /// Forgets what was ordered, and keeps the memory of a usual input.
     pub fn clear(&mut self) {
         self.list.clear();
         self.recipients.clear();
+        // Cut short it would stay where it is, above all that is free by then.
+        if self.list.capacity() > USUAL {
+            self.list = Vec::new();
+        }
+        if self.recipients.capacity() > USUAL {
+            self.recipients = Vec::new();
+        }
     }
 
     /// Adds one order.

@@ -127,11 +127,10 @@ impl Hub {
             None => self.topic(key),
             Some(place) => place,
         };
-        let Some(topic) = self.channels.at_mut(place) else { return Reach::default() };
         if !fleeting {
-            topic.seq += 1;
-            message.seq = Some(topic.seq);
+            message.seq = self.next_seq(place, out);
         }
+        let Some(topic) = self.channels.at_mut(place) else { return Reach::default() };
         let start = out.recipients.len();
         let (mut heard, mut reading, mut full) = (false, 0, 0);
         for subscriber in &topic.subscribers {
@@ -169,6 +168,19 @@ impl Hub {
         reach
     }
 
+    /// The position of one more message. Where it must not be given out again after
+    /// a crash, that is ordered before the message is delivered to anybody.
+    fn next_seq(&mut self, place: u32, out: &mut Effects) -> Option<u64> {
+        let topic = self.channels.at_mut(place)?;
+        topic.seq += 1;
+        let (epoch, seq) = (topic.epoch, topic.seq);
+        let topic = self.channels.at(place)?;
+        if self.goes_on(&self.policy_of(&topic.key)) {
+            out.push(Effect::Reach { log: topic.key.clone(), epoch, seq });
+        }
+        Some(seq)
+    }
+
     /// Those who did not hear it live read it later, where the policy is so.
     fn keep_for(&mut self, now: Now, rest: &Rest, from: &Publisher, out: &mut Effects) -> Reach {
         let late = rest.reading + rest.full;
@@ -178,9 +190,6 @@ impl Hub {
         };
         let Some(topic) = self.channels.at(rest.place) else { return Reach::default() };
         let policy = self.policy_of(&topic.key);
-        if self.goes_on(&policy) {
-            out.push(Effect::Reach { log: topic.key.clone(), epoch: topic.epoch, seq });
-        }
         let wanted = match policy.keep {
             Keep::Never => rest.reading > 0,
             Keep::History | Keep::Unacknowledged => true,

@@ -130,7 +130,7 @@ impl Hub {
     pub(super) fn has_caught_up(&mut self, place: u32, slot: u32, began: u64) {
         let Some(topic) = self.channels.at_mut(place) else { return };
         if let Some(log) = &mut topic.log {
-            log.unread = log.unread.filter(|(first, _)| began >= *first);
+            log.set_unread(log.unread().filter(|(first, _)| began >= *first));
         }
         if topic.cursor >= began {
             let last = topic.seq;

@@ -51,6 +51,12 @@ struct Cause {
     reason: Option<String>,
 }
 
+/// A request, and the channel that it named.
+struct Asked<'a> {
+    ask: &'a Ask,
+    channel: Option<Channel>,
+}
+
 impl Cause {
     fn by(&self) -> String {
         match (&self.user, self.sender) {
@@ -64,24 +70,35 @@ impl Cause {
 impl Hub {
     pub(super) fn interrupt(&mut self, now: Now, ask: &Ask, wish: Interrupt, out: &mut Effects) -> Done {
         self.counters.interrupts += 1;
+        self.may_ask_at_all(ask.from)?;
         let Some(told) = self.operations.told(&wish.operation_id) else {
             return self.await_operation(now, ask, wish, out);
         };
         if wish.channel.as_ref().is_some_and(|channel| *channel != told.channel) {
             return Err(Refusal::new(Code::UnknownOperation, "no such operation on that channel"));
         }
-        self.may_interrupt(ask.from, &told.channel, told.user.as_ref())?;
+        if !self.may_interrupt(ask.from, &told.channel, told.user.as_ref()) {
+            return Err(no_right(wish.channel.as_ref()));
+        }
+        let asked = Asked { ask, channel: wish.channel };
         match self.operations.place(&wish.operation_id) {
             Some(place) => {
                 let cause = self.cause(ask.from, wish.reason);
-                self.pull(now, place, &cause, Some(ask), out);
+                self.pull(now, place, &cause, Some(asked), out);
             }
             None => {
-                let channel = Some(told.channel);
+                let channel = self.nameable(asked, &wish.operation_id, told.channel);
                 self.answer(ask, result(wish.operation_id, channel, Outcome::AlreadyEnded), out);
             }
         }
         Ok(())
+    }
+
+    /// The channel of an operation as far as whoever asks may know it: who has guessed an id
+    /// learns nothing by that.
+    fn nameable(&self, asked: Asked<'_>, id: &OperationId, channel: Channel) -> Option<Channel> {
+        let may_hear = || self.may_look(asked.ask.from, &Channel::of_operation(id)).is_ok();
+        asked.channel.or_else(|| may_hear().then_some(channel))
     }
 
     fn cause(&self, from: Asker, reason: Option<String>) -> Cause {
@@ -90,23 +107,20 @@ impl Hub {
     }
 
     /// Whether somebody may stop what runs on a channel for a user, or for none.
-    fn may_interrupt(&self, from: Asker, channel: &Channel, of: Option<&UserId>) -> Done {
-        let Asker::Connection(conn) = from else { return Ok(()) };
-        let Some(connection) = self.connections.get(conn) else { return Ok(()) };
+    fn may_interrupt(&self, from: Asker, channel: &Channel, of: Option<&UserId>) -> bool {
+        let Asker::Connection(conn) = from else { return true };
+        let Some(connection) = self.connections.get(conn) else { return true };
         if let Kind::Worker { admin, .. } = connection.kind {
-            return if admin { Ok(()) } else { Err(forbidden("interrupts are for administrators")) };
+            return admin;
         }
         let (user, rights) = (connection.user.as_ref(), self.rights_of(connection));
         let own = user.is_some() && user == of;
         let nobodys = of.is_none() && rights.may_publish(channel.as_str(), user);
-        if own || nobodys || rights.may_interrupt(channel, user) {
-            return Ok(());
-        }
-        Err(forbidden(format!("the right to interrupt on {channel} is missing")).on(channel))
+        own || nobodys || rights.may_interrupt(channel, user)
     }
 
     /// Pulls the latch; the worker hears it before anybody hears of it.
-    fn pull(&mut self, now: Now, place: u32, cause: &Cause, ask: Option<&Ask>, out: &mut Effects) {
+    fn pull(&mut self, now: Now, place: u32, cause: &Cause, asked: Option<Asked<'_>>, out: &mut Effects) {
         let Some(operation) = self.operations.at(place) else { return };
         let (id, channel) = (operation.id.clone(), operation.channel.clone());
         let again = operation.is_interrupted();
@@ -121,8 +135,10 @@ impl Hub {
         };
         let message_id = line.message_id.clone();
         out.push(Effect::Interrupt { line: Box::new(line) });
-        if let Some(ask) = ask {
-            self.answer(ask, result(id.clone(), Some(channel.clone()), Outcome::Delivered), out);
+        if let Some(asked) = asked {
+            let ask = asked.ask;
+            let channel = self.nameable(asked, &id, channel.clone());
+            self.answer(ask, result(id.clone(), channel, Outcome::Delivered), out);
         }
         self.begin_grace(now, place, cause.by());
         if again {
@@ -147,8 +163,10 @@ impl Hub {
             Some(channel) if channel.is_reserved() => {
                 return Err(forbidden(format!("{channel} is the daemon's own")).on(channel));
             }
-            Some(channel) => self.may_interrupt(ask.from, channel, None)?,
-            None => self.may_ask_at_all(ask.from)?,
+            Some(channel) if !self.may_interrupt(ask.from, channel, None) => {
+                return Err(no_right(Some(channel)));
+            }
+            _ => {}
         }
         let full = || Refusal::new(Code::RateLimited, "too many interrupts wait").after(PATIENCE);
         if self.pending.0.len() >= MOST {
@@ -175,7 +193,7 @@ impl Hub {
         Ok(())
     }
 
-    /// Without a channel there is nothing to check yet but who may ask.
+    /// What is not a matter of channels.
     fn may_ask_at_all(&self, from: Asker) -> Done {
         let kind = match from {
             Asker::Connection(conn) => self.connections.get(conn).map(|connection| connection.kind),
@@ -211,9 +229,10 @@ impl Hub {
             let Some(operation) = self.operations.at(place) else { continue };
             let there = waiting.channel.as_ref().is_none_or(|channel| *channel == operation.channel);
             let may = self.may_interrupt(waiting.ask.from, &operation.channel, operation.user.as_ref());
-            if there && may.is_ok() {
+            if there && may {
                 let cause = self.cause(waiting.ask.from, waiting.reason);
-                self.pull(now, place, &cause, Some(&waiting.ask), out);
+                let asked = Asked { ask: &waiting.ask, channel: waiting.channel };
+                self.pull(now, place, &cause, Some(asked), out);
             } else {
                 self.answer(&waiting.ask, result(id.clone(), waiting.channel, Outcome::NoOwner), out);
             }
@@ -228,6 +247,7 @@ impl Hub {
         {
             let rare = connection.rare();
             rare.pending = rare.pending.saturating_sub(1);
+            self.half_closed.look_at(conn);
         }
         Some(waiting)
     }
@@ -254,6 +274,15 @@ impl Hub {
         for number in numbers {
             self.take_pending(number);
         }
+    }
+}
+
+/// Names a channel only to who named it: an operation of others is on one that is none of
+/// his business.
+fn no_right(named: Option<&Channel>) -> Refusal {
+    match named {
+        Some(channel) => forbidden(format!("the right to interrupt on {channel} is missing")).on(channel),
+        None => forbidden("the right to interrupt on the channel of this operation is missing"),
     }
 }
 

@@ -79,8 +79,7 @@ impl Hub {
         }
         self.settle(now, place);
         for other in others {
-            self.settle(now, other);
-            self.advance_all(now, other, out);
+            self.settle_victim(now, other, out);
         }
         is_kept
     }
@@ -210,7 +209,6 @@ impl Hub {
         let keep = self.policy_of(&topic.key).keep;
         let Some(topic) = self.channels.at_mut(place) else { return };
         if let Some(log) = &mut topic.log {
-            log.drop_over();
             let runs = match keep {
                 Keep::History => Vec::new(),
                 Keep::Unacknowledged => log.remove_first_delivered().into_iter().collect(),

@@ -34,6 +34,7 @@ impl Hub {
         for (_, word) in std::mem::take(&mut reader.words) {
             out.tell(conn, word.frame());
         }
+        log.drop_over(conn.slot);
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let lingering = &mut connection.rare().lingering;
         let channels = &self.channels;
@@ -103,7 +104,7 @@ impl Hub {
     /// Nothing that was on its way to a lost connection arrives.
     pub(super) fn drop_readers(&mut self, place: u32, conn: ConnectionId) {
         if let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) {
-            log.readers.retain(|reader| reader.slot != conn.slot || reader.tag != conn.tag);
+            log.readers.drop_all_of(conn);
         }
     }
 

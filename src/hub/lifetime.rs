@@ -68,6 +68,10 @@ impl Hub {
         let Some(connection) = self.connections.at_mut(slot) else { return };
         connection.armed = NEVER;
         let conn = ConnectionId { slot, tag: connection.tag };
+        if self.waiting.is_paused(conn) {
+            // A pong would not be read: its silence is ours.
+            connection.heard(now.moment);
+        }
         if let Some(close) = overdue(connection, &self.settings, now.moment) {
             match close {
                 Close::TooSlow => {
@@ -187,6 +191,8 @@ impl Hub {
         }
         let Some(mut connection) = self.connections.remove(conn.slot) else { return };
         self.counters.connections_closed += 1;
+        self.waiting.forget(conn);
+        self.half_closed.forget(conn);
         self.deadlines.rearm(Task::Connection(conn.slot), &mut connection.armed, NEVER);
         for place in connection.topics {
             self.leave(now, place, conn, connection.user.as_ref(), Leaving::Lost, out);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::accounts::Charge;
 use super::settings::Limits;
 use crate::protocol::Moment;
 
@@ -21,6 +22,15 @@ pub(super) struct Rate {
     pub(super) burst: u32,
 }
 
+/// So many times as much as one connection may ask a user who has several.
+pub const OF_USER: u32 = 5;
+
+impl Rate {
+    fn times(self, times: u32) -> Self {
+        Self { per_second: self.per_second.saturating_mul(times), burst: self.burst.saturating_mul(times) }
+    }
+}
+
 impl Limits {
     pub(super) fn requests(&self) -> Rate {
         Rate { per_second: self.requests_per_second, burst: self.burst }
@@ -32,6 +42,25 @@ impl Limits {
 
     pub(super) fn whispers(&self) -> Rate {
         Rate { per_second: self.whispers_per_second, burst: self.whisper_burst }
+    }
+
+    /// What all connections of a user, or of an address without one, may ask together.
+    pub(super) fn of_user(&self, charge: Charge) -> Rate {
+        // What one connection may ask its user may in any case.
+        let usual = Rate {
+            per_second: self.user_requests_per_second.max(self.requests_per_second),
+            burst: self.user_burst.max(self.burst),
+        };
+        match charge {
+            Charge::Request => usual,
+            Charge::Interrupt => self.interrupts().times(OF_USER),
+            Charge::Whisper => self.whispers().times(OF_USER),
+            // After a restart all of them come back at once.
+            Charge::Connection => {
+                let all = u32::try_from(self.connections_per_user).unwrap_or(u32::MAX);
+                Rate { burst: usual.burst.max(all), ..usual }
+            }
+        }
     }
 }
 
@@ -48,6 +77,35 @@ impl Bucket {
         }
         self.0 = paid;
         Ok(())
+    }
+}
+
+/// Pings and pongs of one connection: a peer that looks whether its link lives does so now
+/// and then.
+pub(super) const CONTROLS: Rate = Rate { per_second: 10, burst: 100 };
+
+/// The same of those who are not let in yet.
+pub(super) const CONTROLS_OF_STRANGERS: Rate = Rate { per_second: 10, burst: 20 };
+
+/// How much the lists in the answers to one request may take: whoever asks for many does
+/// so again.
+const LISTS: usize = 256 << 10;
+
+/// What is left of that.
+pub(super) struct ListSpace(usize);
+
+impl Default for ListSpace {
+    fn default() -> Self {
+        Self(LISTS)
+    }
+}
+
+impl ListSpace {
+    /// Takes so much of it, if there is as much.
+    pub(super) fn takes(&mut self, bytes: usize) -> bool {
+        let left = self.0.checked_sub(bytes);
+        self.0 = left.unwrap_or(self.0);
+        left.is_some()
     }
 }
 

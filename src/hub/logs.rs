@@ -10,9 +10,11 @@ use serde::{Deserialize, Serialize};
 use super::deadlines::NEVER;
 use super::durable::Answers;
 use super::kept::{Kept, Sums};
-use super::readers::{Backlog, Reader, join};
+use super::readers::{Backlog, Reader, Readers, join};
 use super::receipts::Owed;
+use super::seldom::Seldom;
 use super::weights::Weight;
+use crate::few::Few;
 use crate::protocol::Moment;
 use crate::protocol::frame::GapCause;
 
@@ -20,7 +22,7 @@ use crate::protocol::frame::GapCause;
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(super) struct Log {
     /// By position, ascending.
-    pub(super) kept: VecDeque<Kept>,
+    pub(super) kept: Few<Kept>,
     /// Of all kept messages.
     pub(super) sums: Sums,
     /// What of it is in the sums over all logs.
@@ -28,39 +30,42 @@ pub(super) struct Log {
     pub(super) weighed: Weight,
     /// Nothing loose lies before this.
     loose_from: u64,
-    /// Those that came first are first; one connection may be here again for
-    /// what it has left, before what it hears now.
-    pub(super) readers: Vec<Reader>,
+    /// Who reads it.
+    pub(super) readers: Seldom<Readers>,
     /// No kept message expires before this.
     pub(super) soonest: Moment,
     /// For which moment the deadline of its oldest is set.
     pub(super) armed: Moment,
     /// Who is to be told that a message has arrived, by position.
-    pub(super) receipts: VecDeque<Owed>,
+    pub(super) receipts: Seldom<VecDeque<Owed>>,
     /// Publishers that wait for the disk.
-    pub(super) answers: Answers,
+    pub(super) answers: Seldom<Answers>,
     /// Of an inbox: the first and the last position that was passed over for a
     /// connection because the disk could not be read. The cursor stays before the
     /// first until some connection has had it.
-    pub(super) unread: Option<Run>,
+    unread: Option<Box<Run>>,
 }
 
 impl Default for Log {
     fn default() -> Self {
         Self {
-            kept: VecDeque::new(),
+            kept: Few::default(),
             sums: Sums::default(),
             weighed: Weight::default(),
             loose_from: 0,
-            readers: Vec::new(),
+            readers: Seldom::default(),
             soonest: NEVER,
             armed: NEVER,
-            receipts: VecDeque::new(),
-            answers: Answers::default(),
+            receipts: Seldom::default(),
+            answers: Seldom::default(),
             unread: None,
         }
     }
 }
+
+/// Where more read, what was delivered goes once all of them have had it: asking each of
+/// them about each message would cost more than delivering it.
+const FEW_READERS: usize = 16;
 
 /// A run of positions, both ends included.
 pub(super) type Run = (u64, u64);
@@ -78,9 +83,9 @@ impl Log {
             bytes: bytes + receipts,
             unstored: loose + promised + receipts,
             loose: loose + receipts,
-            messages: self.kept.len(),
-            stored,
-            answers: self.answers.len(),
+            messages: self.kept.len() as u32,
+            stored: stored as u32,
+            answers: self.answers.len() as u32,
             awaited: self.answers.bytes(),
             yields: self.kept.front().is_none_or(|oldest| !oldest.durable),
         }
@@ -93,6 +98,22 @@ impl Log {
 
     pub(super) fn is_unused(&self) -> bool {
         self.kept.is_empty() && self.readers.is_empty() && self.receipts.is_empty() && self.answers.is_empty()
+    }
+
+    /// What was passed over because the disk could not be read.
+    pub(super) fn unread(&self) -> Option<Run> {
+        self.unread.as_deref().copied()
+    }
+
+    pub(super) fn set_unread(&mut self, unread: Option<Run>) {
+        self.unread = unread.map(Box::new);
+    }
+
+    /// Gives back what lists hold that are empty.
+    pub(super) fn tidy(&mut self) {
+        self.readers.tidy();
+        self.receipts.tidy();
+        self.answers.tidy();
     }
 
     pub(super) fn push(&mut self, kept: Kept) {
@@ -130,12 +151,12 @@ impl Log {
     }
 
     pub(super) fn find_mut(&mut self, seq: u64) -> Option<&mut Kept> {
-        let place = self.kept.binary_search_by_key(&seq, |kept| kept.seq).ok()?;
+        let place = self.kept.find(&seq, |kept| kept.seq).ok()?;
         self.kept.get_mut(place)
     }
 
     pub(super) fn find(&self, seq: u64) -> Option<&Kept> {
-        let place = self.kept.binary_search_by_key(&seq, |kept| kept.seq).ok()?;
+        let place = self.kept.find(&seq, |kept| kept.seq).ok()?;
         self.kept.get(place)
     }
 
@@ -168,7 +189,7 @@ impl Log {
     }
 
     fn change(&mut self, seq: u64, what: impl FnOnce(&mut Kept)) {
-        let Ok(place) = self.kept.binary_search_by_key(&seq, |kept| kept.seq) else { return };
+        let Ok(place) = self.kept.find(&seq, |kept| kept.seq) else { return };
         if let Some(kept) = self.kept.get_mut(place) {
             self.sums.take(kept);
             what(kept);
@@ -208,7 +229,7 @@ impl Log {
     /// no reader is on its way to. What somebody heard is kept for those who were
     /// here when it was said, and for nobody else.
     pub(super) fn unclaimed(&self) -> Option<Backlog> {
-        let claimed = |kept: &Kept| self.readers.iter().any(|reader| reader.wants(kept.seq));
+        let claimed = |kept: &Kept| self.readers.want(kept.seq);
         let at = self.kept.iter().position(|kept| !kept.heard && !claimed(kept))?;
         let after = self.kept.get(at)?.seq - 1;
         let heard = self.kept.range(at..).filter(|kept| kept.heard);
@@ -217,16 +238,18 @@ impl Log {
 
     /// The reader that a connection is now.
     pub(super) fn reader_mut(&mut self, slot: u32) -> Option<&mut Reader> {
-        self.readers.iter_mut().find(|reader| reader.slot == slot && !reader.left)
+        self.readers.some_mut()?.of_mut(slot).iter_mut().find(|reader| !reader.left)
     }
 
     pub(super) fn reader(&self, slot: u32) -> Option<&Reader> {
-        self.readers.iter().find(|reader| reader.slot == slot && !reader.left)
+        self.readers.of(slot).iter().find(|reader| !reader.left)
     }
 
-    /// Drops readers that have nothing on its way any more.
-    pub(super) fn drop_over(&mut self) {
-        self.readers.retain(|reader| !reader.is_over());
+    /// A reader may have nothing on its way any more, and is dropped then.
+    pub(super) fn drop_over(&mut self, slot: u32) {
+        if let Some(readers) = self.readers.some_mut() {
+            readers.drop_over(slot);
+        }
     }
 
     /// Nobody will acknowledge a message any more.
@@ -243,7 +266,8 @@ impl Log {
     pub(super) fn lose(&mut self, seq: u64, cause: GapCause) {
         let is_in_front =
             |reader: &&mut Reader| !reader.left && reader.sent < seq && !reader.passes_over(seq);
-        for reader in self.readers.iter_mut().filter(is_in_front) {
+        let readers = self.readers.some_mut().map(|readers| readers.iter_mut());
+        for reader in readers.into_iter().flatten().filter(is_in_front) {
             let at = reader.note_lost(seq, cause);
             join(&mut reader.holes, at + 1, &self.kept);
             join(&mut reader.holes, at, &self.kept);
@@ -292,7 +316,7 @@ impl Log {
     pub(super) fn remove_first_delivered(&mut self) -> Option<Run> {
         let mut run: Option<Run> = None;
         while let Some(first) = self.kept.front().filter(|kept| kept.heard)
-            && !self.readers.iter().any(|reader| reader.wants(first.seq))
+            && !self.readers.want(first.seq)
         {
             let seq = first.seq;
             self.take(seq);
@@ -304,8 +328,13 @@ impl Log {
 
     /// Takes out what somebody heard and no reader wants any more.
     pub(super) fn remove_delivered(&mut self) -> Vec<Run> {
+        if self.readers.len() > FEW_READERS {
+            let written = self.readers.written();
+            let is_first = self.kept.front().is_some_and(|first| first.seq <= written);
+            return if is_first { self.remove(|kept| kept.heard && kept.seq <= written) } else { Vec::new() };
+        }
         let readers = std::mem::take(&mut self.readers);
-        let runs = self.remove(|kept| kept.heard && !readers.iter().any(|reader| reader.wants(kept.seq)));
+        let runs = self.remove(|kept| kept.heard && !readers.want(kept.seq));
         self.readers = readers;
         runs
     }
@@ -314,12 +343,12 @@ impl Log {
     /// more.
     pub(super) fn take_delivered(&mut self, seq: u64) -> bool {
         let is_heard = self.find_mut(seq).is_some_and(|kept| kept.heard);
-        is_heard && !self.readers.iter().any(|reader| reader.wants(seq)) && self.take(seq)
+        is_heard && self.readers.len() <= FEW_READERS && !self.readers.want(seq) && self.take(seq)
     }
 
     /// Takes one message out, if it is there.
     pub(super) fn take(&mut self, seq: u64) -> bool {
-        let Ok(place) = self.kept.binary_search_by_key(&seq, |kept| kept.seq) else { return false };
+        let Ok(place) = self.kept.find(&seq, |kept| kept.seq) else { return false };
         if let Some(kept) = self.kept.remove(place) {
             self.sums.take(&kept);
         }

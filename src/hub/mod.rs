@@ -3,6 +3,7 @@
 //! Knows who is connected, who hears what, what is kept and what runs. Does not
 //! know how any of it travels.
 
+mod accounts;
 mod admin;
 mod auth;
 mod channels;
@@ -13,6 +14,7 @@ mod durable;
 pub mod event;
 mod fanout;
 mod found;
+mod half_closed;
 mod inbox;
 mod interrupts;
 mod jump;
@@ -37,6 +39,7 @@ mod replay;
 mod requests;
 pub mod rights;
 mod room;
+mod seldom;
 pub mod settings;
 mod state;
 mod subscribe;
@@ -44,6 +47,7 @@ mod unread;
 mod weights;
 mod whisper;
 
+pub use accounts::Account;
 pub use event::{
     Anomaly, Asker, Claim, Effect, Effects, Fate, Found, FoundMessage, Input, Keeping, LogKey, Now, Outbound,
     Peer, Purpose, Recipients, StoreFact, TokenFault, TurnedAway,
@@ -72,6 +76,8 @@ pub struct Hub {
     pending: interrupts::Pending,
     recent: recent::Recent,
     departures: notices::Departures,
+    #[serde(default)]
+    accounts: accounts::Accounts,
     deadlines: deadlines::Deadlines,
     counters: Counters,
     /// Told again by whoever holds it; another process holds something else.
@@ -80,6 +86,16 @@ pub struct Hub {
     /// The disk cannot be used. Told again by the store of another process.
     #[serde(skip)]
     disk_failed: bool,
+    /// How much the disk takes of what is kept. Told again by the store of another
+    /// process.
+    #[serde(skip)]
+    store_room: room::StoreRoom,
+    /// Counted again by another process, from the answers that wait.
+    #[serde(skip)]
+    waiting: durable::Waiting,
+    /// Told again by the edge of another process.
+    #[serde(skip)]
+    half_closed: half_closed::HalfClosed,
     /// When the first thing happened that is not about the disk.
     started: Option<Moment>,
     /// Above which number topics begin, while nobody has told what is on the disk.
@@ -100,6 +116,9 @@ struct Ask {
     id: Option<RequestId>,
 }
 
+/// So many accounts are looked at where something is due.
+const ACCOUNTS_AT_ONCE: usize = 64;
+
 /// A request is carried out, or refused.
 type Done = Result<(), Refusal>;
 
@@ -115,10 +134,14 @@ impl Hub {
             pending: interrupts::Pending::default(),
             recent: recent::Recent::default(),
             departures: notices::Departures::default(),
+            accounts: accounts::Accounts::default(),
             deadlines: deadlines::Deadlines::default(),
             counters: Counters::default(),
             memory: memory::Memory::default(),
             disk_failed: false,
+            store_room: room::StoreRoom::default(),
+            waiting: durable::Waiting::default(),
+            half_closed: half_closed::HalfClosed::default(),
             started: None,
             numbers_above: None,
             unsorted: Vec::new(),
@@ -144,7 +167,7 @@ impl Hub {
             }
             Input::Said { from, said } => self.said(now, from, said, out),
             Input::Misspoke { from, misspoken } => self.misspoke(now, from, misspoken, out),
-            Input::Heard { conn } => self.alive(now, conn),
+            Input::Heard { conn, controls } => self.control(now, conn, controls, out),
             Input::Outbound { conn, state } => self.outbound(now, conn, state, out),
             Input::Took { conn } => self.took(now, conn),
             Input::Written { conn, log, seq, how } => self.written(now, conn, &log, (seq, how), out),
@@ -158,6 +181,7 @@ impl Hub {
             Input::Store(StoreFact::NotStored { log, seq }) => self.not_stored(now, &log, seq, out),
             Input::Store(StoreFact::Failed) => self.disk_fails(now, out),
             Input::Store(StoreFact::Works) => self.disk_works(now, out),
+            Input::Store(StoreFact::Capacity { bytes }) => self.capacity(now, bytes, out),
             Input::Store(StoreFact::Unread { fetch: Purpose::Replay(conn), log }) => {
                 self.unread(now, conn, &log, out);
             }
@@ -165,6 +189,7 @@ impl Hub {
             Input::Store(StoreFact::Reached { log, epoch, seq }) => self.reached(now, log, epoch, seq),
             // Of what cannot be read nothing can be told.
             Input::Store(StoreFact::Unread { fetch: Purpose::Notice(_), .. }) => {}
+            Input::Ended { conn } => self.ended(now, conn, out),
             Input::Closed { conn } => self.closed(now, conn, out),
             Input::Memory { links, holders } => self.weighed(now, links, holders, out),
             Input::TurnedAway(why) => self.turned_away(why),
@@ -172,11 +197,12 @@ impl Hub {
             Input::Configured { settings } => self.configured(now, *settings, out),
             Input::Stopping { close } => self.stop(now, close, out),
         }
+        self.hang_up(out);
     }
 
     /// The next moment at which something is due, if anything is.
     pub fn deadline(&self) -> Option<Moment> {
-        if !self.unsorted.is_empty() {
+        if !self.unsorted.is_empty() || self.store_room.is_over {
             return Some(Moment::default());
         }
         let first = [
@@ -196,7 +222,22 @@ impl Hub {
         Some((topic.cursor, topic.seq))
     }
 
+    /// Where a log is among those that the hub knows: whoever tells it of very many does so
+    /// in this order, in which they lie in memory.
+    pub fn place(&self, key: &LogKey) -> Option<u32> {
+        self.channels.find(key)
+    }
+
+    /// The same key, with the text of its name shared if the hub knows it.
+    pub fn shared(&self, key: LogKey) -> LogKey {
+        let topic = self.channels.find(&key).and_then(|place| self.channels.at(place));
+        topic.map_or(key, |topic| topic.key.clone())
+    }
+
     fn due(&mut self, now: Now, out: &mut Effects) {
+        if self.store_room.is_over {
+            self.fit_into_store(now, out);
+        }
         while let Some(task) = self.deadlines.pop(now.moment) {
             match task {
                 Task::Connection(slot) => self.attend(now, slot, out),
@@ -209,6 +250,7 @@ impl Hub {
         self.channels.forget(now.moment);
         self.operations.forget(now.moment);
         self.recent.forget(now.moment);
+        self.accounts.forget(now.moment, ACCOUNTS_AT_ONCE);
         self.take_leave(now, out);
     }
 

@@ -12,6 +12,7 @@ use super::channels::Topic;
 use super::deadlines::{NEVER, Task, round_up};
 use super::event::{Effect, Effects, Now};
 use super::leaving::Leaving;
+use super::limits::ListSpace;
 use super::{Ask, Done, Hub};
 use crate::protocol::frame::Present;
 use crate::protocol::{Channel, Frame, Moment, UserId};
@@ -21,6 +22,9 @@ pub(super) const GRACE: Duration = Duration::from_secs(15);
 
 /// Above this, a list says nothing to people and costs every join.
 const MOST_LISTED: usize = 1000;
+
+/// What an entry in a list takes beside the name.
+const ENTRY: usize = 48;
 
 /// Who is on a channel that somebody watches.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -37,9 +41,18 @@ struct Here {
     until: Moment,
 }
 
+impl Presence {
+    /// What it takes: its own block (48 bytes), and leaves of a tree with eleven places each,
+    /// of which a tree of more than one uses seven (384).
+    pub(super) fn held(&self) -> usize {
+        let leaves = if self.users.len() <= 11 { 1 } else { self.users.len().div_ceil(7) };
+        48 + leaves * 384
+    }
+}
+
 impl Hub {
     /// How many users are on a channel, and who, where they are not too many.
-    pub(super) fn present(&self, topic: &Topic) -> (u64, Option<Vec<Present>>) {
+    pub(super) fn present(&self, topic: &Topic, room: &mut ListSpace) -> (u64, Option<Vec<Present>>) {
         let counted;
         let users = match &topic.presence {
             Some(presence) => &presence.users,
@@ -50,7 +63,9 @@ impl Hub {
         };
         let list =
             |(user, here): (&UserId, &Here)| Present { user_id: user.clone(), connections: here.connections };
-        let listed = (users.len() <= MOST_LISTED).then(|| users.iter().map(list).collect());
+        let bytes = || users.keys().map(|user| ENTRY + user.as_str().len()).sum();
+        let is_listed = users.len() <= MOST_LISTED && room.takes(bytes());
+        let listed = is_listed.then(|| users.iter().map(list).collect());
         (users.len() as u64, listed)
     }
 
@@ -69,7 +84,8 @@ impl Hub {
     pub(super) fn presence(&self, ask: &Ask, channel: Channel, out: &mut Effects) -> Done {
         self.may_look(ask.from, &channel)?;
         let topic = self.channels.find_channel(&channel).and_then(|place| self.channels.at(place));
-        let (count, presence) = topic.map_or((0, Some(Vec::new())), |topic| self.present(topic));
+        let (count, presence) =
+            topic.map_or((0, Some(Vec::new())), |topic| self.present(topic, &mut ListSpace::default()));
         self.answer(ask, Frame::Presence { channel, presence, count }, out);
         Ok(())
     }
@@ -81,8 +97,12 @@ impl Hub {
         let users = (watched && topic.presence.is_none()).then(|| self.count_users(topic));
         let Some(topic) = self.channels.at_mut(place) else { return };
         if let Some(users) = users {
-            topic.presence = Some(Box::new(Presence { users, armed: NEVER }));
+            let presence = Presence { users, armed: NEVER };
+            let held = presence.held();
+            topic.presence = Some(Box::new(presence));
+            self.channels.watched += held;
         } else if !watched && let Some(mut presence) = topic.presence.take() {
+            self.channels.watched -= presence.held();
             self.deadlines.rearm(Task::Absence(place), &mut presence.armed, NEVER);
         }
     }
@@ -92,14 +112,18 @@ impl Hub {
         let Some(topic) = self.channels.at_mut(place) else { return };
         let Some(presence) = &mut topic.presence else { return };
         let mut joins = false;
+        let was = presence.held();
         let here = presence.users.entry(user.clone()).or_insert_with(|| {
             joins = true;
             Here { connections: 0, until: NEVER }
         });
         here.connections += 1;
         here.until = NEVER;
-        if joins && presence.users.len() <= MOST_LISTED {
-            let frame = Frame::UserJoined { channel: topic.name(), user_id: user.clone() };
+        let (held, is_told) = (presence.held(), joins && presence.users.len() <= MOST_LISTED);
+        let channel = topic.name();
+        self.channels.watched = self.channels.watched - was + held;
+        if is_told {
+            let frame = Frame::UserJoined { channel, user_id: user.clone() };
             self.tell_watchers(place, user, frame, out);
         }
     }
@@ -141,8 +165,12 @@ impl Hub {
         let Some(topic) = self.channels.at_mut(place) else { return };
         let Some(presence) = &mut topic.presence else { return };
         let crowd = presence.users.len() > MOST_LISTED;
-        if presence.users.remove(user).is_some() && !crowd {
-            let frame = Frame::UserLeft { channel: topic.name(), user_id: user.clone() };
+        let was = presence.held();
+        let is_told = presence.users.remove(user).is_some() && !crowd;
+        let (held, channel) = (presence.held(), topic.name());
+        self.channels.watched = self.channels.watched - was + held;
+        if is_told {
+            let frame = Frame::UserLeft { channel, user_id: user.clone() };
             self.tell_watchers(place, user, frame, out);
         }
     }

@@ -4,6 +4,7 @@
 //! Does not know whom it reaches; that is in [`fanout`](super::fanout).
 
 use super::connections::{Connection, Kind};
+use super::durable::Answer;
 use super::event::{Asker, Effects, LogKey, Now};
 use super::fanout::{Reach, Terms};
 use super::receipts::Wants;
@@ -100,7 +101,9 @@ impl Hub {
             self.recent.insert(now.moment, key, put);
         }
         match place.zip(put).filter(|_| durable && reach.kept) {
-            Some((place, Place { seq, .. })) => self.await_disk(now, place, seq, ask, message_id, reach),
+            Some((place, Place { seq, .. })) => {
+                self.await_disk(now, place, Answer::new(seq, ask, message_id, reach), out)
+            }
             None => self.answer(ask, send_success(target, message_id, reach), out),
         }
         Ok(())
@@ -153,7 +156,7 @@ impl Hub {
                 if !is_awaited {
                     self.store_now(place, seq, out);
                 }
-                self.await_disk(now, place, seq, ask, id.clone(), reach);
+                self.await_disk(now, place, Answer::new(seq, ask, id.clone(), reach), out);
             }
             None => self.answer(ask, send_success(target.clone(), id.clone(), reach), out),
         }

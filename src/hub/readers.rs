@@ -3,12 +3,14 @@
 //! Knows what lies before a reader, and what it is told in which place. Does not
 //! know what is kept; that is in [`logs`](super::logs).
 
-use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut, Range};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::kept::Kept;
 use super::operations::Told;
+use super::seldom::List;
+use crate::few::Few;
 use crate::protocol::frame::GapCause;
 use crate::protocol::{Channel, ConnectionId};
 
@@ -39,6 +41,109 @@ pub(super) struct Reader {
     pub(super) others: Vec<u64>,
     /// What is told behind the messages up to a position.
     pub(super) words: Vec<(u64, Word)>,
+}
+
+/// The readers of one log, by slot: what happens to one is found among very many. Of a
+/// connection that is here again, what it has left comes before what it hears now.
+#[derive(Clone, PartialEq, Debug, Default, Serialize)]
+#[serde(transparent)]
+pub(super) struct Readers(Vec<Reader>);
+
+impl<'de> Deserialize<'de> for Readers {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        // A process of an older version had them in the order of their coming.
+        let mut readers = Vec::<Reader>::deserialize(from)?;
+        readers.sort_by_key(|reader| reader.slot);
+        Ok(Self(readers))
+    }
+}
+
+impl List for Readers {
+    const EMPTY: &'static Self = &Self(Vec::new());
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Deref for Readers {
+    type Target = [Reader];
+
+    fn deref(&self) -> &[Reader] {
+        &self.0
+    }
+}
+
+impl DerefMut for Readers {
+    fn deref_mut(&mut self) -> &mut [Reader] {
+        &mut self.0
+    }
+}
+
+impl Readers {
+    pub(super) fn insert(&mut self, reader: Reader) {
+        let at = self.0.partition_point(|other| other.slot <= reader.slot);
+        self.0.insert(at, reader);
+    }
+
+    /// Where those of a slot are.
+    fn span(&self, slot: u32) -> Range<usize> {
+        let from = self.0.partition_point(|reader| reader.slot < slot);
+        let theirs = self.0.iter().skip(from).take_while(|reader| reader.slot == slot);
+        from..from + theirs.count()
+    }
+
+    /// Those of a slot.
+    pub(super) fn of(&self, slot: u32) -> &[Reader] {
+        self.0.get(self.span(slot)).unwrap_or_default()
+    }
+
+    /// The same, to be changed.
+    pub(super) fn of_mut(&mut self, slot: u32) -> &mut [Reader] {
+        let span = self.span(slot);
+        self.0.get_mut(span).unwrap_or_default()
+    }
+
+    /// What a connection is now, no reader any more.
+    pub(super) fn take_current(&mut self, slot: u32) -> Option<Reader> {
+        let at = self.span(slot).find(|at| self.0.get(*at).is_some_and(|reader| !reader.left))?;
+        Some(self.0.remove(at))
+    }
+
+    /// Drops those of a slot that have nothing on its way any more.
+    pub(super) fn drop_over(&mut self, slot: u32) {
+        self.drop_of(slot, Reader::is_over);
+    }
+
+    /// Drops those of a connection.
+    pub(super) fn drop_all_of(&mut self, conn: ConnectionId) {
+        self.drop_of(conn.slot, |reader| reader.tag == conn.tag);
+    }
+
+    fn drop_of(&mut self, slot: u32, goes: impl Fn(&Reader) -> bool) {
+        let span = self.span(slot);
+        for at in span.rev() {
+            if self.0.get(at).is_some_and(&goes) {
+                self.0.remove(at);
+            }
+        }
+    }
+
+    /// Drops all that have nothing on its way any more.
+    pub(super) fn drop_all_over(&mut self) {
+        self.0.retain(|reader| !reader.is_over());
+    }
+
+    /// Whether somebody is still to hear a message.
+    pub(super) fn want(&self, seq: u64) -> bool {
+        self.0.iter().any(|reader| reader.wants(seq))
+    }
+
+    /// Up to where everybody has had all there is for it.
+    pub(super) fn written(&self) -> u64 {
+        let waits = |reader: &&Reader| !reader.left || reader.in_flight > 0;
+        self.0.iter().filter(waits).map(|reader| reader.written).min().unwrap_or(u64::MAX)
+    }
 }
 
 /// What has to wait for the backlog: nobody is told of the end before the lines.
@@ -136,7 +241,7 @@ impl Reader {
 
 /// Makes one of two neighbouring holes of one cause with nothing kept between
 /// them; `at` is the second.
-pub(super) fn join(holes: &mut Vec<Hole>, at: usize, kept: &VecDeque<Kept>) {
+pub(super) fn join(holes: &mut Vec<Hole>, at: usize, kept: &Few<Kept>) {
     let (Some(before), Some(next)) = (at.checked_sub(1).and_then(|at| holes.get(at)), holes.get(at)) else {
         return;
     };

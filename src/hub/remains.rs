@@ -6,6 +6,8 @@
 //! The bytes are bounded as the hub is: by its ceiling on memory for what has
 //! subscribers or keeps something, by a number for what is idle, and for ids.
 
+use std::collections::VecDeque;
+
 use serde::{Deserialize, Serialize};
 
 use super::channels::Topic;
@@ -14,15 +16,22 @@ use super::event::{LogKey, Now};
 use super::jump::Jump;
 use super::receipts::Owed;
 use super::recent::Recent;
-use super::state::{read, write};
+use super::state::read_json;
 use super::{Hub, Settings, StateError};
+use crate::binary::{self, Output, Source};
 use crate::protocol::Moment;
 use crate::protocol::frame::GapCause;
 
-/// Raised when a hub could not go on with what an older one left.
-const VERSION: u32 = 1;
+/// Raised when a hub could not go on with what an older one left, as that of the whole
+/// state is.
+const VERSION: u32 = 2;
 
-#[derive(Serialize, Deserialize)]
+/// The last that was JSON.
+const JSON_VERSION: u32 = 1;
+
+/// As JSON it was in one piece. It is the number of positions now, then each of them, then
+/// the ids.
+#[derive(Deserialize)]
 struct Remains {
     topics: Vec<Position>,
     recent: Recent,
@@ -46,8 +55,15 @@ impl Hub {
     /// after `Input::Stopping`, when nobody is, and after the store has told what it
     /// wrote.
     pub fn remains(&self) -> Vec<u8> {
-        let topics = self.channels.iter().map(|topic| self.position(topic)).collect();
-        write(VERSION, &Remains { topics, recent: self.recent.of_others() })
+        binary::collect(|to| {
+            let mut output = Output::new(VERSION, to);
+            output.add(&self.channels.iter().count());
+            for topic in self.channels.iter() {
+                output.add(&self.position(topic));
+            }
+            output.add(&self.recent.of_others());
+            output.end()
+        })
     }
 
     fn position(&self, topic: &Topic) -> Position {
@@ -79,18 +95,45 @@ impl Hub {
         settings: Settings,
         seed: u64,
         now: Now,
-        remains: &[u8],
+        mut remains: &[u8],
         shift: i64,
     ) -> Result<Self, StateError> {
-        let Remains { topics, recent } = read(VERSION, remains)?;
         let mut hub = Self::new(settings, seed);
-        hub.recent = recent.shifted(shift);
-        hub.channels.returning = topics.len();
-        for position in topics {
-            let place = hub.channels.insert(position.revive(shift));
-            hub.settle(now, place);
+        let mut from = Source::new(&mut remains);
+        match from.version()? {
+            Some(VERSION) => {
+                let count: usize = from.next()?;
+                hub.expect_back(count);
+                for _ in 0..count {
+                    hub.take_up(now, from.next()?, shift);
+                }
+                hub.recent = from.next::<Recent>()?.shifted(shift);
+                from.end()?;
+            }
+            Some(found) => return Err(StateError::Version { found, known: VERSION }),
+            None => {
+                let Remains { topics, recent } = read_json(JSON_VERSION, &from.rest()?)?;
+                hub.expect_back(topics.len());
+                for position in topics {
+                    hub.take_up(now, position, shift);
+                }
+                hub.recent = recent.shifted(shift);
+            }
         }
         Ok(hub)
+    }
+
+    /// So many topics were heard or kept something when the last hub stopped.
+    fn expect_back(&mut self, count: usize) {
+        // A file that says more than can be has no bytes for it either.
+        const MOST: usize = 1 << 20;
+        self.channels.reserve(count.min(MOST));
+        self.channels.returning = count;
+    }
+
+    fn take_up(&mut self, now: Now, position: Position, shift: i64) {
+        let place = self.channels.insert(position.revive(shift));
+        self.settle(now, place);
     }
 }
 
@@ -106,7 +149,7 @@ impl Position {
             for owed in &mut self.receipts {
                 owed.expires = shifted(owed.expires, shift);
             }
-            topic.log.get_or_insert_default().receipts = self.receipts.into();
+            topic.log.get_or_insert_default().receipts = VecDeque::from(self.receipts).into();
         }
         topic
     }

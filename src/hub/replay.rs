@@ -29,7 +29,7 @@ impl Hub {
         if let Some(subscriber) = topic.subscriber_mut(slot) {
             subscriber.hearing = Hearing::Reading;
         }
-        topic.log.get_or_insert_default().readers.push(Reader::new(slot, tag, backlog));
+        topic.log.get_or_insert_default().readers.insert(Reader::new(slot, tag, backlog));
     }
 
     /// Goes on with everybody who reads a log.
@@ -49,10 +49,10 @@ impl Hub {
             let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) else {
                 continue;
             };
-            for reader in &mut log.readers {
+            for reader in log.readers.iter_mut() {
                 reader.asked = None;
             }
-            log.drop_over();
+            log.readers.drop_all_over();
             self.advance_all(now, place, out);
         }
         // The settings may be others than the ones it wrote all that under.
@@ -89,10 +89,7 @@ impl Hub {
             }
             return;
         }
-        let Some(at) = log.readers.iter().position(|reader| !reader.left && reader.slot == slot) else {
-            return;
-        };
-        let mut reader = log.readers.remove(at);
+        let Some(mut reader) = log.readers.take_current(slot) else { return };
         let (holes, words) = (std::mem::take(&mut reader.holes), std::mem::take(&mut reader.words));
         if let Some(subscriber) = topic.subscriber_mut(slot) {
             subscriber.hearing = Hearing::Live;
@@ -141,9 +138,12 @@ impl Hub {
         let Some(topic) = self.channels.at_mut(place) else { return };
         let (name, epoch) = (topic.name(), topic.epoch);
         let Some(log) = &mut topic.log else { return };
-        let Some(reader) = log.readers.iter_mut().find(|reader| reader.asks(conn)) else { return };
+        let Some(reader) = log.readers.of_mut(conn.slot).iter_mut().find(|reader| reader.asks(conn)) else {
+            return;
+        };
         let asked = reader.asked.take().unwrap_or_default();
         if reader.left || full {
+            log.drop_over(conn.slot);
             // Asked again when there is room: the hub holds no payloads.
             self.sweep(now, place, out);
             return;
@@ -151,27 +151,23 @@ impl Hub {
         let after = reader.sent;
         let last = messages.last().and_then(|message| message.seq).unwrap_or(asked);
         // What the index has and the store has not is lost.
-        let mut found = messages.iter().filter_map(|message| message.seq).peekable();
-        let mut lost = Vec::new();
-        let runs = log.remove(|kept| {
-            if kept.seq <= after || kept.seq > last {
-                return false;
+        let lost = lost_of(log, (after, last), &messages);
+        if !lost.is_empty() {
+            let runs = log.remove(|kept| lost.binary_search(&kept.seq).is_ok());
+            for seq in &lost {
+                topic.lose(*seq, GapCause::Evicted);
             }
-            while found.next_if(|seq| *seq < kept.seq).is_some() {}
-            let gone = found.peek() != Some(&kept.seq);
-            if gone {
-                lost.push(kept.seq);
-            }
-            gone
-        });
-        for seq in lost {
-            topic.lose(seq, GapCause::Evicted);
+            forget(key, &runs, out);
         }
-        forget(key, &runs, out);
         let Some(log) = &mut topic.log else { return };
         let sent = replay(log, conn, key, messages, last, |hole| gap(conn, name.clone(), epoch, hole), out);
         topic.offered = topic.offered.max(sent);
-        self.advance_all(now, place, out);
+        if lost.is_empty() {
+            self.advance(now, place, conn.slot, out);
+        } else {
+            // Others may have waited for what is not there.
+            self.advance_all(now, place, out);
+        }
         self.settle(now, place);
     }
 
@@ -196,9 +192,8 @@ impl Hub {
             return self.sweep(now, place, out);
         }
         let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) else { return };
-        let waits =
-            |reader: &&mut Reader| reader.slot == conn.slot && reader.tag == conn.tag && reader.in_flight > 0;
-        let Some(reader) = log.readers.iter_mut().find(waits) else { return };
+        let waits = |reader: &&mut Reader| reader.tag == conn.tag && reader.in_flight > 0;
+        let Some(reader) = log.readers.of_mut(conn.slot).iter_mut().find(waits) else { return };
         reader.in_flight -= 1;
         reader.written = seq;
         let is_page_over = reader.in_flight == 0;
@@ -210,6 +205,7 @@ impl Hub {
             kept.heard |= kept.by != conn.tag;
         }
         if is_page_over {
+            log.drop_over(conn.slot);
             self.sweep(now, place, out);
             self.advance(now, place, conn.slot, out);
         } else {
@@ -244,6 +240,16 @@ impl Hub {
     }
 }
 
+/// What of a stretch of a log was not found, ascending.
+fn lost_of(log: &Log, (after, last): (u64, u64), found: &[Rc<Message>]) -> Vec<u64> {
+    let mut found = found.iter().filter_map(|message| message.seq).peekable();
+    let is_lost = |seq: &u64| {
+        while found.next_if(|found| *found < *seq).is_some() {}
+        found.peek() != Some(seq)
+    };
+    log.within(after, last).filter(is_lost).collect()
+}
+
 /// Queues a page for the reader that asked for it; the position it has come to.
 fn replay(
     log: &mut Log,
@@ -255,13 +261,11 @@ fn replay(
     out: &mut Effects,
 ) -> u64 {
     let Log { kept, readers, .. } = log;
-    let Some(reader) = readers.iter_mut().find(|reader| reader.slot == conn.slot && !reader.left) else {
-        return 0;
-    };
+    let Some(reader) = readers.of_mut(conn.slot).iter_mut().find(|reader| !reader.left) else { return 0 };
     for message in messages {
         let Some(seq) = message.seq.filter(|seq| *seq > reader.sent) else { continue };
         // What was evicted since the store was asked is in a hole already.
-        let Ok(at) = kept.binary_search_by_key(&seq, |kept| kept.seq) else { continue };
+        let Ok(at) = kept.find(&seq, |kept| kept.seq) else { continue };
         for hole in reader.holes.extract_if(.., |hole| hole.to < seq) {
             out.push(gap(&hole));
         }

@@ -3,8 +3,10 @@
 //! Knows who may ask at all, how often, and which room each request belongs to.
 //! Does not know what any of them leads to.
 
+use super::accounts::Charge;
 use super::connections::{Connection, Kind};
 use super::event::{Asker, Effects, Now};
+use super::limits::{CONTROLS, CONTROLS_OF_STRANGERS, ListSpace};
 use super::publish::forbidden;
 use super::{Ask, Done, Hub};
 use crate::protocol::{Channel, Close, Code, ConnectionId, Frame, Misspoken, Refusal, Said, Say};
@@ -18,6 +20,9 @@ enum Toll {
     Free,
 }
 
+/// What is said where one connection alone would not be too much.
+const OF_ALL: &str = "too many requests on all connections of this user together";
+
 fn toll(say: &Say) -> Toll {
     match say {
         Say::Interrupt(_) => Toll::Interrupts,
@@ -30,13 +35,16 @@ impl Hub {
     /// A request that could be read.
     pub(super) fn said(&mut self, now: Now, from: Asker, said: Said, out: &mut Effects) {
         let ask = Ask { from, id: said.id };
-        let action = said.say.action();
+        let (action, toll) = (said.say.action(), toll(&said.say));
         if !self.is_there(now, from) {
             return;
         }
-        let done = self.admit(now, from, toll(&said.say));
+        let done = self.admit(now, from, toll);
         let done = done.and_then(|()| self.carry_out(now, &ask, said.say, out));
         if let Err(refusal) = done {
+            // What is free is so where it is right.
+            let charged = if toll == Toll::Free { self.take_toll(now, from, Toll::Requests) } else { Ok(()) };
+            let refusal = charged.err().unwrap_or(refusal);
             let limited = refusal.code == Code::RateLimited;
             let refusal = if refusal.action.is_some() { refusal } else { refusal.of(action) };
             self.refuse(now, &ask, refusal, out);
@@ -58,6 +66,18 @@ impl Hub {
                 self.refuse(now, &ask, limited, out);
                 self.count_refusal(now, from, out);
             }
+        }
+    }
+
+    /// Pings and pongs, or part of a message. Whoever does nothing but ping keeps others
+    /// waiting as well as whoever asks.
+    pub(super) fn control(&mut self, now: Now, conn: ConnectionId, controls: u32, out: &mut Effects) {
+        self.alive(now, conn);
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        let rate = if connection.is_let_in() { CONTROLS } else { CONTROLS_OF_STRANGERS };
+        let is_too_fast = (0..controls).any(|_| connection.controls.take(now.moment, rate).is_err());
+        if is_too_fast {
+            self.throw_out(now, conn, Close::TooFast, out);
         }
     }
 
@@ -95,15 +115,20 @@ impl Hub {
             return Ok(());
         };
         let limits = &self.settings.limits;
-        let taken = match toll {
+        let (taken, charge) = match toll {
             Toll::Free => return Ok(()),
-            Toll::Requests => connection.requests.take(now.moment, limits.requests()),
-            Toll::Interrupts => connection.rare().interrupts.take(now.moment, limits.interrupts()),
+            Toll::Requests => (connection.requests.take(now.moment, limits.requests()), Charge::Request),
+            Toll::Interrupts => {
+                (connection.rare().interrupts.take(now.moment, limits.interrupts()), Charge::Interrupt)
+            }
         };
-        taken.map_err(|wait| {
-            self.counters.rate_limited += 1;
-            Refusal::new(Code::RateLimited, "too many requests").after(wait)
-        })
+        let refused = match taken {
+            Ok(()) => self.charge(now.moment, conn, charge).err().map(|wait| (wait, OF_ALL)),
+            Err(wait) => Some((wait, "too many requests")),
+        };
+        let Some((wait, why)) = refused else { return Ok(()) };
+        self.counters.rate_limited += 1;
+        Err(Refusal::new(Code::RateLimited, why).after(wait))
     }
 
     fn carry_out(&mut self, now: Now, ask: &Ask, say: Say, out: &mut Effects) -> Done {
@@ -140,12 +165,17 @@ impl Hub {
     }
 
     fn list_operations(&self, ask: &Ask, channel: Option<Channel>, out: &mut Effects) -> Done {
-        match &channel {
-            Some(channel) => self.may_look(ask.from, channel)?,
-            None => self.may_administer(ask.from)?,
-        }
-        let operations = self.operations.list(channel.as_ref());
-        self.answer(ask, Frame::Operations { channel, operations }, out);
+        let (operations, operations_running) = match &channel {
+            Some(channel) => {
+                self.may_look(ask.from, channel)?;
+                self.operations.list_on(channel, &mut ListSpace::default())
+            }
+            None => {
+                self.may_administer(ask.from)?;
+                (self.operations.list(), None)
+            }
+        };
+        self.answer(ask, Frame::Operations { channel, operations, operations_running }, out);
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 //! that is in [`keeping`](super::keeping).
 
 use super::Hub;
+use super::channels::Topic;
 use super::event::{Anomaly, Effect, Effects, Fate, Now};
 use super::kept::ENTRY;
 use super::logs::Log;
@@ -21,6 +22,19 @@ enum Lack {
     Memory,
 }
 
+/// How much of what is kept the disk takes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct StoreRoom {
+    /// As it was told last; nothing, while it is not known.
+    bytes: Option<usize>,
+    /// More is kept than that, and something of it may go.
+    pub(super) is_over: bool,
+}
+
+/// So many messages are given up at a time, where the disk takes less than was thought:
+/// everybody else has a turn in between.
+const AT_ONCE: usize = 500;
+
 /// What is given up.
 enum Loss {
     /// The oldest receipt of a log: what was said is worth more.
@@ -30,6 +44,50 @@ enum Loss {
 }
 
 impl Hub {
+    /// What all logs may hold together.
+    fn kept_limit(&self) -> usize {
+        let limit = self.settings.limits.kept_bytes;
+        self.store_room.bytes.map_or(limit, |bytes| bytes.min(limit))
+    }
+
+    /// The disk has told how much it takes.
+    pub(super) fn capacity(&mut self, now: Now, bytes: Option<u64>, out: &mut Effects) {
+        self.store_room.bytes = bytes.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        self.fit_into_store(now, out);
+    }
+
+    /// Gives up some of what is kept and does not fit into the store: of the log that
+    /// holds most, as for a newcomer.
+    pub(super) fn fit_into_store(&mut self, now: Now, out: &mut Effects) {
+        self.store_room.is_over = false;
+        let mut changed: Option<u32> = None;
+        for _ in 0..AT_ONCE {
+            if self.channels.weights.sum.bytes <= self.kept_limit() {
+                break;
+            }
+            let Some((_, victim)) = self.channels.weights.heaviest() else { break };
+            let Some(log) = self.log(victim) else { break };
+            match log.kept.front().map(|kept| kept.seq) {
+                Some(seq) if !log.is_mostly_receipts() => self.evict(victim, seq, out),
+                _ => self.drop_receipt(victim),
+            }
+            self.channels.weigh(victim);
+            if let Some(before) = changed.replace(victim).filter(|before| *before != victim) {
+                self.settle_victim(now, before, out);
+            }
+            self.store_room.is_over = true;
+        }
+        if let Some(last) = changed {
+            self.settle_victim(now, last, out);
+            out.push(Effect::Report(Anomaly::KeptLimit { is_newcomer_lost: false }));
+        }
+    }
+
+    pub(super) fn settle_victim(&mut self, now: Now, place: u32, out: &mut Effects) {
+        self.settle(now, place);
+        self.advance_all(now, place, out);
+    }
+
     /// Makes room for one more message of a log; whether there is any. Those who
     /// gave something up for it are noted in `others`, for the readers that they
     /// may have.
@@ -54,8 +112,7 @@ impl Hub {
         self.give_way(place, &policy, 0, &mut others, out);
         self.settle(now, place);
         for other in others {
-            self.settle(now, other);
-            self.advance_all(now, other, out);
+            self.settle_victim(now, other, out);
         }
     }
 
@@ -67,6 +124,11 @@ impl Hub {
         others: &mut Vec<u32>,
         out: &mut Effects,
     ) -> bool {
+        let most = self.most_for_a_newcomer(size);
+        if size > 0 && !self.can_have_room(place, size, most) {
+            out.push(Effect::Report(Anomaly::KeptLimit { is_newcomer_lost: true }));
+            return false;
+        }
         let is_over = |log: &Log| log.kept.len() > policy.count || log.sums.bytes + size > policy.bytes;
         while let Some(log) = self.log(place)
             && is_over(log)
@@ -76,8 +138,10 @@ impl Hub {
         }
         self.channels.weigh(place);
         let mut is_short = false;
+        // Its own log may have made room already.
+        let most = self.most_for_a_newcomer(size);
         let has_room = loop {
-            let Some(lack) = self.lack(place, size) else { break true };
+            let Some(lack) = self.lack(place, size, most) else { break true };
             is_short = true;
             let Some((victim, loss)) = self.victim(place, size, lack) else { break false };
             match loss {
@@ -90,9 +154,51 @@ impl Hub {
             }
         };
         if is_short {
-            out.push(Effect::Report(Anomaly::KeptLimit));
+            out.push(Effect::Report(Anomaly::KeptLimit { is_newcomer_lost: !has_room }));
         }
         has_room
+    }
+
+    /// Where the disk takes less than what is kept, a newcomer may leave it at so much: what
+    /// others have too much they give up by and by. Where none of them may, for all of it is
+    /// durable, its log gives up as much again.
+    fn most_for_a_newcomer(&self, size: usize) -> usize {
+        let weights = &self.channels.weights;
+        let again = if weights.heaviest().is_some() { 0 } else { size };
+        weights.sum.bytes.saturating_sub(again)
+    }
+
+    /// Whether a newcomer can have room at all: otherwise its log would give up what it has
+    /// for one that is not kept in the end.
+    fn can_have_room(&self, place: u32, size: usize, most: usize) -> bool {
+        let weights = &self.channels.weights;
+        let own = self.log(place).map(|log| log.weighed).unwrap_or_default();
+        let limit = self.kept_limit().max(most).min(self.settings.limits.kept_bytes);
+        let store = (weights.sum.bytes + size).saturating_sub(limit);
+        let memory = self.held_with(place, size).saturating_sub(self.memory_limit());
+        let memory = usize::try_from(memory).unwrap_or(usize::MAX);
+        let own_memory = own.unstored + own.stored as usize * ENTRY;
+        let others_give = |lacking| lacking == 0 || self.others_give(place, size, lacking);
+        let is_loose = |(bytes, other): (usize, u32)| other != place && bytes > size;
+        others_give(store.saturating_sub(own.bytes))
+            && (weights.loosest().is_some_and(is_loose) || others_give(memory.saturating_sub(own_memory)))
+    }
+
+    /// Whether other logs give up so much for a newcomer: each what it has more than that.
+    fn others_give(&self, place: u32, size: usize, mut lacking: usize) -> bool {
+        /// So many are looked at; where there are more, they have it.
+        const LOOKED_AT: usize = 16;
+        if self.channels.at(place).is_none_or(Topic::tells_of_others) {
+            return false;
+        }
+        let others = self.channels.weights.heavier_than(size).filter(|(_, other)| *other != place);
+        for (count, (bytes, _)) in others.enumerate() {
+            lacking = lacking.saturating_sub(bytes - size);
+            if lacking == 0 || count == LOOKED_AT {
+                return true;
+            }
+        }
+        false
     }
 
     fn log(&self, place: u32) -> Option<&Log> {
@@ -103,15 +209,29 @@ impl Hub {
     /// is in memory wherever the messages are, and a short message in each of very
     /// many channels is little to read and much to hold: were that not bounded,
     /// messages that wait for nobody would throw out those who are here.
-    fn lack(&self, place: u32, size: usize) -> Option<Lack> {
+    ///
+    /// Where the disk takes less than what is kept, a newcomer may leave it at `most`: its
+    /// log does not pay for all others.
+    fn lack(&self, place: u32, size: usize, most: usize) -> Option<Lack> {
         let sum = &self.channels.weights.sum;
-        if sum.bytes + size > self.settings.limits.kept_bytes {
+        let is_newcomer_too_much = size > 0 && sum.bytes + size > self.kept_limit().max(most);
+        if is_newcomer_too_much || sum.bytes + size > self.settings.limits.kept_bytes {
             return Some(Lack::Store);
         }
+        (self.held_with(place, size) > self.memory_limit()).then_some(Lack::Memory)
+    }
+
+    /// What keeping takes of the memory, a newcomer counted.
+    fn held_with(&self, place: u32, size: usize) -> u64 {
+        let sum = &self.channels.weights.sum;
         let is_new = self.log(place).is_none_or(|log| log.weighed.bytes == 0);
         let logs = (self.channels.weights.logs + usize::from(is_new)) as u64;
-        let held = (sum.unstored + sum.stored * ENTRY + size) as u64 + logs * (TOPIC + LOG);
-        (held > self.settings.limits.memory as u64 / 2).then_some(Lack::Memory)
+        (sum.unstored + sum.stored as usize * ENTRY + size) as u64 + logs * (TOPIC + LOG)
+    }
+
+    /// How much of the memory keeping may take.
+    fn memory_limit(&self) -> u64 {
+        self.settings.limits.memory as u64 / 2
     }
 
     /// Which log gives what up for a newcomer of `size` bytes in the log at `own`:
@@ -121,7 +241,7 @@ impl Hub {
         let weights = &self.channels.weights;
         // Where the index takes more than what is only in memory, that would be
         // the wrong thing to give up, again and again.
-        let is_loose = lack == Lack::Memory && weights.sum.loose >= weights.sum.stored * ENTRY;
+        let is_loose = lack == Lack::Memory && weights.sum.loose >= weights.sum.stored as usize * ENTRY;
         let most = if is_loose { weights.loosest() } else { weights.heaviest() };
         let topic = self.channels.at(own)?;
         let weighed = topic.log.as_ref().map(|log| log.weighed).unwrap_or_default();

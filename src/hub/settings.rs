@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::limits::OF_USER;
 use super::rights::{Pattern, Rights};
 use crate::protocol::Channel;
 
@@ -34,6 +35,9 @@ pub struct Settings {
 pub struct Limits {
     pub requests_per_second: u32,
     pub burst: u32,
+    /// Of all connections of a user together, or of an address without one.
+    pub user_requests_per_second: u32,
+    pub user_burst: u32,
     pub interrupts_per_second: u32,
     pub interrupt_burst: u32,
     pub whispers_per_second: u32,
@@ -59,6 +63,8 @@ impl Default for Limits {
         Self {
             requests_per_second: 10,
             burst: 20,
+            user_requests_per_second: 10 * OF_USER,
+            user_burst: 20 * OF_USER,
             // Stopping is not a thing to be done in a hurry ten times over.
             interrupts_per_second: 10,
             interrupt_burst: 20,

@@ -2,21 +2,21 @@
 //!
 //! Knows the version of the form. Does not know how the bytes get there.
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 use super::event::LogKey;
 use super::{Hub, Settings};
+use crate::binary::{self, Destination, Output, Source};
 
-/// Raised when a hub could not go on with what an older one wrote.
-const VERSION: u32 = 3;
+/// Raised when a hub could not go on with what an older one wrote. Postcard spells a value
+/// by the order of its fields: a field more, less or in another place is another version.
+const VERSION: u32 = 4;
 
-#[derive(Serialize)]
-struct Written<'a, T> {
-    version: u32,
-    hub: &'a T,
-}
+/// The last that was JSON.
+const JSON_VERSION: u32 = 3;
 
+/// What JSON had around it.
 #[derive(Deserialize)]
 struct Read<T> {
     hub: T,
@@ -28,20 +28,14 @@ struct Head {
     version: u32,
 }
 
-/// A hub, or part of one, as bytes.
-pub(super) fn write<T: Serialize>(version: u32, hub: &T) -> Vec<u8> {
-    let written = serde_json::to_vec(&Written { version, hub });
-    debug_assert!(written.is_ok(), "{written:?}");
-    written.unwrap_or_default()
-}
-
-/// What was written in the same version.
-pub(super) fn read<T: DeserializeOwned>(version: u32, bytes: &[u8]) -> Result<T, StateError> {
-    let head: Head = serde_json::from_slice(bytes).map_err(StateError::Form)?;
+/// What was written as JSON, in the last version that was.
+pub(super) fn read_json<T: DeserializeOwned>(version: u32, bytes: &[u8]) -> Result<T, StateError> {
+    let form = |error: serde_json::Error| StateError::Form(error.to_string());
+    let head: Head = serde_json::from_slice(bytes).map_err(form)?;
     if head.version != version {
         return Err(StateError::Version { found: head.version, known: version });
     }
-    let Read { hub } = serde_json::from_slice(bytes).map_err(StateError::Form)?;
+    let Read { hub } = serde_json::from_slice(bytes).map_err(form)?;
     Ok(hub)
 }
 
@@ -51,7 +45,7 @@ pub enum StateError {
     /// It was written by a hub of another time.
     Version { found: u32, known: u32 },
     /// It is no state, or not a whole one.
-    Form(serde_json::Error),
+    Form(String),
 }
 
 impl std::fmt::Display for StateError {
@@ -67,21 +61,62 @@ impl std::fmt::Display for StateError {
 
 impl std::error::Error for StateError {}
 
+impl From<binary::Error> for StateError {
+    fn from(error: binary::Error) -> Self {
+        Self::Form(error.to_string())
+    }
+}
+
 impl Hub {
     /// All state, for a process that takes over.
     pub fn export(&self) -> Vec<u8> {
-        write(VERSION, self)
+        binary::collect(|to| self.write(to))
+    }
+
+    /// The same, without holding it.
+    pub(crate) fn write(&self, to: Destination<'_>) -> binary::Written {
+        let mut output = Output::new(VERSION, to);
+        output.add(self);
+        output.end()
     }
 
     /// Goes on where another hub was, with settings that may be new.
     ///
     /// # Errors
     /// When the bytes are no state, or one of another version.
-    pub fn import(settings: Settings, bytes: &[u8]) -> Result<Self, StateError> {
-        let hub: Self = read(VERSION, bytes)?;
-        let mut hub = Self { settings, resumes: true, ..hub };
+    pub fn import(settings: Settings, mut bytes: &[u8]) -> Result<Self, StateError> {
+        Self::read(settings, Source::new(&mut bytes))
+    }
+
+    /// The same, of a stream.
+    pub(crate) fn read(settings: Settings, from: Source<'_>) -> Result<Self, StateError> {
+        let mut hub = Self { settings, resumes: true, ..Self::read_as_it_was(from)? };
         hub.connections.share_rights();
         hub.share_users();
+        hub.operations.weigh();
+        Ok(hub)
+    }
+
+    fn read_as_it_was(mut from: Source<'_>) -> Result<Self, StateError> {
+        match from.version()? {
+            Some(VERSION) => {
+                let hub = from.next()?;
+                from.end()?;
+                Ok(hub)
+            }
+            Some(found) => Err(StateError::Version { found, known: VERSION }),
+            None => read_json(JSON_VERSION, &from.rest()?),
+        }
+    }
+
+    /// A hub that nobody goes on with: it takes in what the store tells, and leaves its
+    /// remains. No settings count for it, so that nothing is dropped by them.
+    ///
+    /// # Errors
+    /// As [`Hub::import`].
+    pub fn import_to_leave(mut bytes: &[u8]) -> Result<Self, StateError> {
+        let mut hub = Self::read_as_it_was(Source::new(&mut bytes))?;
+        hub.channels.returning = usize::MAX;
         Ok(hub)
     }
 

@@ -6,6 +6,7 @@
 use super::channels::{Hearing, Subscriber};
 use super::connections::{Connection, Kind};
 use super::event::{Asker, Effect, Effects, LogKey, Now};
+use super::limits::ListSpace;
 use super::logs::Log;
 use super::operations::Told;
 use super::publish::forbidden;
@@ -51,9 +52,10 @@ impl Hub {
             connection.introduced = true;
             out.tell(conn, Frame::ConnectionId { connection_id: conn.to_string() });
         }
-        for wish in list {
+        let mut room = ListSpace::default();
+        for wish in last_of_each(list) {
             let channel = wish.channel.clone();
-            if let Err(refusal) = self.subscribe_to(now, ask, conn, wish, out) {
+            if let Err(refusal) = self.subscribe_to(now, ask, conn, wish, &mut room, out) {
                 self.refuse(now, ask, refusal.of("subscribe").on(&channel), out);
             }
         }
@@ -86,6 +88,7 @@ impl Hub {
         ask: &Ask,
         conn: ConnectionId,
         wish: Subscribe,
+        room: &mut ListSpace,
         out: &mut Effects,
     ) -> Done {
         let Some(connection) = self.connections.get(conn) else { return Ok(()) };
@@ -102,7 +105,7 @@ impl Hub {
         self.expire_due(now, place, out);
         let mut start = self.start(place, known.is_some(), wish.since);
         self.join(place, conn, wish.presence, out);
-        self.confirm(ask, conn, place, &wish.channel, wish.presence, &start, out);
+        self.confirm(ask, conn, place, &wish.channel, (wish.presence, room), &start, out);
         match start.backlog.take() {
             Some(backlog) => {
                 self.forget_missed(place, conn);
@@ -204,18 +207,20 @@ impl Hub {
         conn: ConnectionId,
         place: u32,
         channel: &Channel,
-        presence: bool,
+        (presence, room): (bool, &mut ListSpace),
         start: &Start,
         out: &mut Effects,
     ) {
         let Some(topic) = self.channels.at(place) else { return };
+        let (operations, operations_running) = self.operations.list_on(channel, room);
         let frame = Frame::SubscriptionSucceeded {
             channel: channel.clone(),
             epoch: spelled(topic.epoch),
             seq: topic.seq,
             recovered: start.recovered,
-            presence: if presence { self.present(topic).1 } else { None },
-            operations: self.operations.list(Some(channel)),
+            presence: if presence { self.present(topic, room).1 } else { None },
+            operations,
+            operations_running,
         };
         self.answer(ask, frame, out);
         match &start.lost {
@@ -260,6 +265,19 @@ impl Hub {
             subscriber.hearing = Hearing::Live;
         }
     }
+}
+
+/// What is asked of each channel: of one that is named again the last counts, in the place
+/// of the first.
+fn last_of_each(list: Vec<Subscribe>) -> Vec<Subscribe> {
+    let mut wishes: Vec<Subscribe> = Vec::with_capacity(list.len());
+    for wish in list {
+        match wishes.iter_mut().find(|before| before.channel == wish.channel) {
+            Some(before) => *before = wish,
+            None => wishes.push(wish),
+        }
+    }
+    wishes
 }
 
 impl Effects {

@@ -22,16 +22,19 @@ impl Hub {
         let full = connection.full;
         let Some(place) = self.channels.find(key) else { return };
         let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) else { return };
-        let Some(reader) = log.readers.iter_mut().find(|reader| reader.asks(conn)) else { return };
+        let Some(reader) = log.readers.of_mut(conn.slot).iter_mut().find(|reader| reader.asks(conn)) else {
+            return;
+        };
         reader.asked = None;
         if reader.left || full {
+            log.drop_over(conn.slot);
             self.sweep(now, place, out);
             return;
         }
         let passed = log.pass_over(conn.slot);
         if let (LogKey::Inbox(_), Some((first, last))) = (key, passed) {
-            let (before, after) = log.unread.unwrap_or((first, last));
-            log.unread = Some((before.min(first), after.max(last)));
+            let (before, after) = log.unread().unwrap_or((first, last));
+            log.set_unread(Some((before.min(first), after.max(last))));
         }
         self.advance_all(now, place, out);
         self.settle(now, place);
@@ -40,7 +43,7 @@ impl Hub {
     /// Has those who hear an inbox read from what was passed over for them. What
     /// they had already comes twice, as it may there.
     pub(super) fn read_again(&mut self, now: Now, out: &mut Effects) {
-        for place in self.channels.with(|log| log.unread.is_some()) {
+        for place in self.channels.with(|log| log.unread().is_some()) {
             let Some(topic) = self.channels.at_mut(place) else { continue };
             let slots: Vec<u32> = topic.subscribers.iter().map(|subscriber| subscriber.slot).collect();
             for slot in slots {
@@ -56,7 +59,7 @@ impl Hub {
         let Some(hearing) = topic.subscriber_mut(slot).map(|subscriber| subscriber.hearing) else { return };
         let Some(log) = &mut topic.log else { return };
         let Some(first) = log.first_unread() else {
-            log.unread = None;
+            log.set_unread(None);
             return;
         };
         match (hearing, log.reader_mut(slot)) {
@@ -81,11 +84,10 @@ impl Hub {
     /// over for another.
     pub(super) fn has_read(&mut self, place: u32, conn: ConnectionId, seq: u64) {
         let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) else { return };
-        let Some((first, last)) = log.unread.filter(|(first, _)| *first <= seq) else { return };
-        let reads =
-            |reader: &Reader| reader.slot == conn.slot && reader.tag == conn.tag && reader.began < first;
-        if log.readers.iter().any(reads) {
-            log.unread = (seq < last).then_some((seq + 1, last));
+        let Some((first, last)) = log.unread().filter(|(first, _)| *first <= seq) else { return };
+        let reads = |reader: &Reader| reader.tag == conn.tag && reader.began < first;
+        if log.readers.of(conn.slot).iter().any(reads) {
+            log.set_unread((seq < last).then_some((seq + 1, last)));
         }
     }
 }
@@ -94,7 +96,7 @@ impl Log {
     /// Passes the messages over that lie before a reader on the disk, at least one,
     /// and notes that they are lost to it: between which two. They stay for others.
     pub(super) fn pass_over(&mut self, slot: u32) -> Option<Run> {
-        let reader = self.readers.iter_mut().find(|reader| reader.slot == slot && !reader.left)?;
+        let reader = self.readers.of_mut(slot).iter_mut().find(|reader| !reader.left)?;
         let from = self.kept.partition_point(|kept| kept.seq <= reader.sent);
         let mut lost: Option<Run> = None;
         for (passed, kept) in self.kept.range(from..).enumerate() {
@@ -116,12 +118,12 @@ impl Log {
 
     /// The first message that was passed over and not read since.
     pub(super) fn first_unread(&self) -> Option<u64> {
-        let (first, last) = self.unread?;
+        let (first, last) = self.unread()?;
         self.first_after(first - 1).map(|kept| kept.seq).filter(|seq| *seq <= last)
     }
 
     /// Whether a message may be among those that were passed over.
     pub(super) fn is_unread(&self, seq: u64) -> bool {
-        self.unread.is_some_and(|(first, last)| (first..=last).contains(&seq))
+        self.unread().is_some_and(|(first, last)| (first..=last).contains(&seq))
     }
 }

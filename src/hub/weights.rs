@@ -15,11 +15,11 @@ pub(super) struct Weight {
     /// Of that in turn: what may be given up.
     pub(super) loose: usize,
     /// How many messages it keeps.
-    pub(super) messages: usize,
+    pub(super) messages: u32,
     /// How many of them are on the disk.
-    pub(super) stored: usize,
+    pub(super) stored: u32,
     /// How many publishers wait for the disk.
-    pub(super) answers: usize,
+    pub(super) answers: u32,
     /// The bytes for which they wait.
     pub(super) awaited: usize,
     /// Whether another log may push its oldest message out.
@@ -58,22 +58,36 @@ impl Weights {
             return;
         }
         let change = |sum: &mut usize, was: usize, is: usize| *sum = *sum - was + is;
+        let count = |sum: &mut u32, was: u32, is: u32| *sum = *sum - was + is;
         change(&mut self.sum.bytes, was.bytes, is.bytes);
         change(&mut self.sum.unstored, was.unstored, is.unstored);
         change(&mut self.sum.loose, was.loose, is.loose);
-        change(&mut self.sum.messages, was.messages, is.messages);
-        change(&mut self.sum.stored, was.stored, is.stored);
-        change(&mut self.sum.answers, was.answers, is.answers);
+        count(&mut self.sum.messages, was.messages, is.messages);
+        count(&mut self.sum.stored, was.stored, is.stored);
+        count(&mut self.sum.answers, was.answers, is.answers);
         change(&mut self.sum.awaited, was.awaited, is.awaited);
         change(&mut self.logs, usize::from(was.bytes > 0), usize::from(is.bytes > 0));
         place_anew(&mut self.yielding, place, was.rank(), is.rank());
         place_anew(&mut self.loose, place, was.loose_rank(), is.loose_rank());
     }
 
+    /// Puts the ranks together again, now that there were many more of them: what is left of
+    /// a tree lies scattered over the memory that it had.
+    pub(super) fn gather(&mut self) {
+        for ranks in [&mut self.yielding, &mut self.loose] {
+            *ranks = std::mem::take(ranks).into_iter().collect();
+        }
+    }
+
     /// The one that keeps most bytes among those whose oldest may go, and how
     /// many.
     pub(super) fn heaviest(&self) -> Option<(usize, u32)> {
         self.yielding.last().copied()
+    }
+
+    /// Those among them that keep more than so much, the heaviest first.
+    pub(super) fn heavier_than(&self, bytes: usize) -> impl Iterator<Item = (usize, u32)> {
+        self.yielding.range((bytes + 1, 0)..).rev().copied()
     }
 
     /// The one that has most which only the memory has, and how much.

@@ -5,6 +5,7 @@
 
 use std::rc::Rc;
 
+use super::accounts::Charge;
 use super::channels::Hearing;
 use super::event::{Effects, Now, Outbound};
 use super::memory::Level;
@@ -33,7 +34,9 @@ impl Hub {
         self.may_publish_on(connection, &channel)?;
         let rate = self.settings.limits.whispers();
         let Some(connection) = self.connections.get_mut(conn) else { return Ok(()) };
-        let too_many = connection.rare().whispers.take(now.moment, rate).is_err();
+        let too_many = connection.rare().whispers.take(now.moment, rate).is_err()
+            || self.charge(now.moment, conn, Charge::Whisper).is_err();
+        let Some(connection) = self.connections.get_mut(conn) else { return Ok(()) };
         if too_many || self.memory.level >= Level::High {
             self.counters.whispers_dropped += 1;
             return Ok(());

@@ -69,6 +69,9 @@ pub enum Frame<'a> {
         presence: Option<Vec<Present>>,
         #[serde(skip_serializing_if = "Vec::is_empty")]
         operations: Vec<OperationEntry>,
+        /// How many run, where those are not all.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        operations_running: Option<u64>,
     },
     /// Nothing of that channel comes after this.
     UnsubscribeSucceeded { channel: Channel },
@@ -131,6 +134,9 @@ pub enum Frame<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         channel: Option<Channel>,
         operations: Vec<OperationEntry>,
+        /// How many run, where those are not all.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        operations_running: Option<u64>,
     },
     /// Who is on a channel.
     Presence {

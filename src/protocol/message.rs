@@ -5,7 +5,8 @@
 use std::fmt;
 use std::rc::Rc;
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::name::{Channel, ConnectionId, Event, MessageId, UserId};
@@ -13,9 +14,24 @@ use super::time::{UnixTime, rfc3339};
 use crate::json;
 
 /// The `data` of a message: the JSON text that came, shared, never read.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone)]
 pub struct Payload(Rc<RawValue>);
+
+/// In JSON it stands as it is, elsewhere as a text.
+impl Serialize for Payload {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        if to.is_human_readable() { self.0.serialize(to) } else { to.serialize_str(self.json()) }
+    }
+}
+
+impl<'de> Deserialize<'de> for Payload {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        if from.is_human_readable() {
+            return Box::<RawValue>::deserialize(from).map(Self::new);
+        }
+        RawValue::from_string(String::deserialize(from)?).map(Self::new).map_err(D::Error::custom)
+    }
+}
 
 impl Payload {
     /// Takes JSON text over.

@@ -90,16 +90,48 @@ names! {
 }
 
 fn may_be_in_an_id(c: char) -> bool {
-    !c.is_control()
+    !c.is_control() && !is_invisible(c)
 }
 
-/// Whether a character shows on a screen as itself. Direction marks and
-/// invisible joints would make two channels look alike; the two joiners that
-/// emoji and several scripts need are let through.
 fn may_name_a_channel(c: char) -> bool {
-    let invisible = matches!(c, '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}');
-    !c.is_control() && !c.is_whitespace() && c != '*' && !invisible
+    may_be_in_an_id(c) && !c.is_whitespace() && c != '*'
+}
+
+/// What two names may differ by and look alike: the Unicode Character Database 16.0, all
+/// that is `Default_Ignorable_Code_Point` in `DerivedCoreProperties.txt`, or of the
+/// categories `Cf`, `Zl` or `Zp` in `DerivedGeneralCategory.txt`. The joiners and variation
+/// selectors of emoji and some scripts are among them: a name is no text.
+const INVISIBLE: [(char, char); 25] = [
+    ('\u{ad}', '\u{ad}'),
+    ('\u{34f}', '\u{34f}'),
+    ('\u{600}', '\u{605}'),
+    ('\u{61c}', '\u{61c}'),
+    ('\u{6dd}', '\u{6dd}'),
+    ('\u{70f}', '\u{70f}'),
+    ('\u{890}', '\u{891}'),
+    ('\u{8e2}', '\u{8e2}'),
+    ('\u{115f}', '\u{1160}'),
+    ('\u{17b4}', '\u{17b5}'),
+    ('\u{180b}', '\u{180f}'),
+    ('\u{200b}', '\u{200f}'),
+    ('\u{2028}', '\u{202e}'),
+    ('\u{2060}', '\u{206f}'),
+    ('\u{3164}', '\u{3164}'),
+    ('\u{fe00}', '\u{fe0f}'),
+    ('\u{feff}', '\u{feff}'),
+    ('\u{ffa0}', '\u{ffa0}'),
+    ('\u{fff0}', '\u{fffb}'),
+    ('\u{110bd}', '\u{110bd}'),
+    ('\u{110cd}', '\u{110cd}'),
+    ('\u{13430}', '\u{1343f}'),
+    ('\u{1bca0}', '\u{1bca3}'),
+    ('\u{1d173}', '\u{1d17a}'),
+    ('\u{e0000}', '\u{e0fff}'),
+];
+
+/// Most names have none but ASCII, which is below the first.
+fn is_invisible(c: char) -> bool {
+    c >= INVISIBLE[0].0 && INVISIBLE.iter().any(|(first, last)| (*first..=*last).contains(&c))
 }
 
 impl Channel {

@@ -24,7 +24,7 @@ def tree(pid):
     return [pid] + [one for child in children.split() for one in tree(int(child))]
 
 
-def _number(path, name):
+def number(path, name):
     """What a line such as `VmHWM:  1234 kB` says; 0 where there is no such line, or no such process any more."""
     try:
         lines = Path(path).read_text().splitlines()
@@ -36,23 +36,23 @@ def _number(path, name):
 def written(pid):
     """Bytes that a process and all that it started had written to disks: pages that they made dirty, whole pages, but not
     what the file system writes for itself. The kernel adds those that have ended to whoever waited for them."""
-    return sum(_number(f"/proc/{one}/io", "write_bytes") for one in tree(pid))
+    return sum(number(f"/proc/{one}/io", "write_bytes") for one in tree(pid))
 
 
 def switches(pid):
     """How often their threads went to sleep by themselves, which is how often they woke up."""
     tasks = [task for one in tree(pid) for task in Path(f"/proc/{one}/task").iterdir()]
-    return sum(_number(task / "status", "voluntary_ctxt_switches") for task in tasks)
+    return sum(number(task / "status", "voluntary_ctxt_switches") for task in tasks)
 
 
 def private(pid):
     """Bytes of one process that nobody shares and no file has."""
-    return _number(f"/proc/{pid}/smaps_rollup", "Private_Dirty") * 1024
+    return number(f"/proc/{pid}/smaps_rollup", "Private_Dirty") * 1024
 
 
 def resident(pid):
     """The most that one process ever had in memory, shared pages and those of files included."""
-    return _number(f"/proc/{pid}/status", "VmHWM") * 1024
+    return number(f"/proc/{pid}/status", "VmHWM") * 1024
 
 
 def used(directory):
@@ -169,7 +169,7 @@ class Syncs:
 
     def _is_attached(self):
         tasks = (task for pid in tree(self.pid) for task in Path(f"/proc/{pid}/task").iterdir())
-        return all(_number(task / "status", "TracerPid") for task in tasks)
+        return all(number(task / "status", "TracerPid") for task in tasks)
 
     def __exit__(self, *_):
         if self.why_not is not None:

@@ -21,6 +21,7 @@ fn a_change_names_its_setting_and_both_values_as_a_file_spells_them() {
     let expected = [
         change("auth.subscribe", "[\"*\"]", "[\"a\", \"b\"]"),
         change("limits.burst", "20", "5"),
+        change("limits.user_burst", "100", "25"),
         change("limits.memory", "\"128MiB\"", "\"64MiB\""),
         change("log.level", "\"info\"", "\"warn\""),
     ];

@@ -111,6 +111,8 @@ admins = ["1001"]
 [limits]
 requests_per_second = 100
 burst = 200
+user_requests_per_second = 600
+user_burst = 700
 interrupts_per_second = 5
 interrupt_burst = 6
 whispers_per_second = 8
@@ -184,6 +186,7 @@ fn the_hub_is_told_what_concerns_it() {
     assert!(settings.anonymous);
     assert_eq!(settings.rights.subscribe.len(), 1);
     assert_eq!((settings.limits.requests_per_second, settings.limits.burst), (100, 200));
+    assert_eq!((settings.limits.user_requests_per_second, settings.limits.user_burst), (600, 700));
     assert_eq!((settings.limits.message_bytes, settings.limits.kept_bytes), (1 << 20, 1 << 30));
     assert_eq!((settings.limits.subscriptions, settings.limits.connections_per_user), (7, 3));
     assert_eq!((settings.limits.interrupts_per_second, settings.limits.interrupt_burst), (5, 6));

@@ -37,6 +37,13 @@ pub(crate) fn command(directory: &PathBuf) -> Command {
     command
 }
 
+/// The same, where nothing but the file in it says how it runs.
+pub(crate) fn by_file(directory: &PathBuf) -> Command {
+    let mut command = command(directory);
+    command.env_remove("WSHUBD_LISTEN__HTTP").env("CONFIGURATION_DIRECTORY", directory);
+    command
+}
+
 /// A fresh directory, short enough for the path of a socket in it.
 pub(crate) fn directory() -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -51,7 +58,12 @@ fn launch(
     directory: &PathBuf,
     variables: &[(&str, &str)],
 ) -> (Child, BufReader<std::process::ChildStderr>, SocketAddr) {
-    let mut child = command(directory).envs(variables.iter().copied()).spawn().unwrap();
+    up(command(directory).envs(variables.iter().copied()))
+}
+
+/// The same with a command that may be another one.
+fn up(command: &mut Command) -> (Child, BufReader<std::process::ChildStderr>, SocketAddr) {
+    let mut child = command.spawn().unwrap();
     let mut log = BufReader::new(child.stderr.take().unwrap());
     let mut line = String::new();
     let address = loop {
@@ -71,7 +83,16 @@ impl Daemon {
 
     /// Starts with these variables of the configuration.
     pub(crate) fn with(variables: &[(&str, &str)]) -> Self {
-        let directory = directory();
+        Self::with_in(directory(), variables)
+    }
+
+    /// Starts where something is already.
+    #[cfg(feature = "store")]
+    pub(crate) fn in_directory(directory: PathBuf) -> Self {
+        Self::with_in(directory, &[])
+    }
+
+    fn with_in(directory: PathBuf, variables: &[(&str, &str)]) -> Self {
         let (child, log, address) = launch(&directory, variables);
         Self { child, directory, address, log: Some(log) }
     }
@@ -83,6 +104,22 @@ impl Daemon {
         let place = directory.to_str().unwrap().to_owned();
         let (child, log, address) = launch(&directory, &[("CONFIGURATION_DIRECTORY", &place)]);
         Self { child, directory, address, log: Some(log) }
+    }
+
+    /// Starts with a file alone, which says where it listens and may say something else
+    /// later.
+    pub(crate) fn by_file(text: &str) -> Self {
+        let directory = directory();
+        std::fs::write(directory.join("wshubd.toml"), text).unwrap();
+        let (child, log, address) = up(&mut by_file(&directory));
+        Self { child, directory, address, log: Some(log) }
+    }
+
+    /// The same after its end.
+    #[cfg(feature = "store")]
+    pub(crate) fn start_by_file(&mut self) {
+        let (child, log, address) = up(&mut by_file(&self.directory));
+        (self.child, self.log, self.address) = (child, Some(log), address);
     }
 
     /// Changes a file beside that one, and who may read it.
@@ -182,6 +219,17 @@ impl Daemon {
         let status = reply.split(' ').nth(1).unwrap().parse().unwrap();
         let body = reply.split_once("\r\n\r\n").unwrap().1.to_owned();
         (status, body)
+    }
+
+    /// Sends these bytes and no more; what comes back until the daemon hangs up.
+    pub(crate) fn raw(&self, request: &[u8]) -> String {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(request).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).unwrap();
+        reply
     }
 
     pub(crate) fn post(&self, path: &str, body: Value) -> (u16, Value) {

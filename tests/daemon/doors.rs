@@ -46,6 +46,47 @@ fn a_bad_token_is_a_401_and_4001_for_a_page_that_cannot_see_one() {
 }
 
 #[test]
+fn a_token_that_is_no_text_is_refused_and_not_passed_over() {
+    let daemon = Daemon::with(&[("WSHUBD_AUTH__ANONYMOUS", "true")]);
+    let upgrade: &[u8] =
+        b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    for header in
+        [&b"Authorization: Bearer \xff\xfe\r\n\r\n"[..], b"Sec-WebSocket-Protocol: wshub.bearer.\xff\r\n\r\n"]
+    {
+        let reply = daemon.raw(&[upgrade, header].concat());
+        assert!(reply.starts_with("HTTP/1.1 401 ") && reply.contains("token_invalid"), "{reply}");
+    }
+}
+
+#[test]
+fn a_request_for_a_websocket_with_a_body_is_refused_and_says_why() {
+    let daemon = Daemon::start();
+    let upgrade = format!(
+        "GET /ws?token={} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+        daemon.token("ada")
+    );
+    for rest in [
+        "Content-Length: 5\r\n\r\nhello",
+        "Content-Length: 1000000\r\n\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ] {
+        let reply = daemon.raw(format!("{upgrade}{rest}").as_bytes());
+        assert!(reply.starts_with("HTTP/1.1 400 "), "{rest:?}: {reply}");
+        assert!(reply.to_lowercase().contains("connection: close"), "{reply}");
+        let body: Value = serde_json::from_str(reply.split_once("\r\n\r\n").unwrap().1).unwrap();
+        assert_eq!((&body["type"], &body["code"]), (&json!("error"), &json!("bad_request")));
+        assert!(body["message"].as_str().unwrap().contains("no body"), "{body}");
+    }
+    assert_eq!(
+        status(daemon.try_client(&format!("/ws?token={}", daemon.token("ada")), &[("Content-Length", "0")])),
+        101
+    );
+}
+
+#[test]
 fn a_page_of_another_origin_and_a_rebound_name_are_turned_away() {
     let daemon = Daemon::start();
     let path = format!("/ws?token={}", daemon.token("ada"));

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::process::Child;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_tungstenite::tungstenite::Message;
 use async_tungstenite::tungstenite::protocol::frame::Frame;
@@ -386,4 +387,217 @@ fn who_was_killed_handed_nothing_over_and_the_next_one_says_so() {
     again.kill().unwrap();
     again.wait().unwrap();
     assert!(said.contains("handed nothing over"), "{said}");
+}
+
+/// A configuration that listens there, and keeps a history.
+fn listens_at(address: &str) -> String {
+    format!("[listen]\nhttp = [{address:?}]\n[[channel]]\nmatch = \"h\"\nkeep = \"history\"\n")
+}
+
+/// A port of all addresses that nobody has. Those that the kernel gives out are others, so
+/// that it stays free until it is asked for.
+fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id() * 16;
+    let mut ports = std::iter::repeat_with(|| {
+        let next = first + NEXT.fetch_add(1, Ordering::Relaxed);
+        10_000 + (next % 20_000) as u16
+    });
+    ports.find(|port| std::net::TcpListener::bind(("0.0.0.0", *port)).is_ok()).unwrap()
+}
+
+/// What somebody finds who comes now: the epoch of the history, its last position, and
+/// all that it holds; and what waits in the inbox.
+fn found(daemon: &Daemon) -> (Value, Value, Vec<Value>, Value) {
+    let mut ada = daemon.client_at(&format!("/ws?inbox=ack&token={}", daemon.token("ada")));
+    let inbox = ada.hear_type("connection_established")["inbox"].clone();
+    ada.say(json!({"action": "subscribe", "channel": "h", "since": {"epoch": "", "seq": 0}, "id": "h"}));
+    let mut messages = Vec::new();
+    let subscribed = loop {
+        let frame = ada.hear();
+        if frame["type"] == "subscription_succeeded" {
+            break frame;
+        }
+    };
+    while messages.len() < 3 {
+        let frame = ada.hear();
+        if frame["type"] == "message" && frame["channel"] == "h" {
+            messages.push(frame["data"].clone());
+        }
+    }
+    (subscribed["epoch"].clone(), subscribed["seq"].clone(), messages, inbox)
+}
+
+/// Three messages of a history that no disk has yet, and one that waits for somebody.
+fn keeps_something(daemon: &Daemon) {
+    let mut worker = daemon.worker();
+    for n in 0..3 {
+        worker.ok(json!({"channel": "h", "event": "e", "data": n, "id": n}));
+    }
+    worker.ok(json!({"user_id": "ada", "event": "mail", "data": "waits", "message_id": "m", "id": 3}));
+}
+
+#[test]
+fn a_port_that_is_taken_refuses_the_handover_and_nothing_is_lost() {
+    let mut daemon = Daemon::by_file(&listens_at("127.0.0.1:0"));
+    keeps_something(&daemon);
+    let before = found(&daemon);
+    let mut ben = daemon.client("ben");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    daemon.write("wshubd.toml", &listens_at(&address));
+    daemon.signal(Signal::USR2);
+    let said = daemon.hear_line("nothing is handed over");
+    assert!(said.contains(&format!("cannot listen on {address}")), "{said}");
+    ben.is_heard();
+    assert_eq!(found(&daemon), before);
+    // The worker socket is looked at too.
+    let taken = daemon.directory.join("wshubd.toml");
+    let elsewhere = format!("[listen]\nworker = {taken:?}\n");
+    daemon.write("wshubd.toml", &listens_at("127.0.0.1:0").replace("[listen]\n", &elsewhere));
+    daemon.signal(Signal::USR2);
+    let said = daemon.hear_line("nothing is handed over");
+    assert!(said.contains("there is something else in its place"), "{said}");
+    ben.is_heard();
+}
+
+#[test]
+fn a_new_address_is_open_before_the_handover_and_the_old_one_closed_after_it() {
+    let port = free_port();
+    let mut daemon = Daemon::by_file(&listens_at(&format!("127.0.0.1:{port}")));
+    let mut ben = daemon.client("ben");
+    // What is to be closed is in the way of what is to be opened.
+    daemon.write("wshubd.toml", &listens_at(&format!("0.0.0.0:{port}")));
+    daemon.hand_over();
+    ben.is_heard();
+    assert_eq!(daemon.http("GET /healthz", &[], "").0, 200);
+    let other = free_port();
+    daemon.write("wshubd.toml", &listens_at(&format!("127.0.0.1:{other}")));
+    daemon.hand_over();
+    ben.is_heard();
+    assert!(TcpStream::connect(daemon.address).is_err(), "nobody listens there any more");
+    daemon.address.set_port(other);
+    assert_eq!(daemon.http("GET /healthz", &[], "").0, 200);
+}
+
+#[cfg(feature = "store")]
+#[test]
+fn a_next_program_that_fails_puts_everything_back_on_the_disk() {
+    let port = free_port();
+    let mut daemon = Daemon::by_file(&listens_at(&format!("127.0.0.1:{port}")));
+    keeps_something(&daemon);
+    let before = found(&daemon);
+    let mut ben = daemon.client("ben");
+    // All addresses are asked for. The daemon's own is in the way, so it cannot be known
+    // before that another one is as well.
+    let taken = std::net::TcpListener::bind(("127.0.0.2", port)).unwrap();
+    daemon.write("wshubd.toml", &listens_at(&format!("0.0.0.0:{port}")));
+    daemon.signal(Signal::USR2);
+    while ben.hear()["type"] != "bye" {}
+    assert_eq!(ben.closed_with(), 4200);
+    drop(ben);
+    let (code, log) = daemon.ended();
+    assert_eq!(code, Some(69), "{log}");
+    assert!(log.contains("what was handed over is in "), "{log}");
+    assert!(!daemon.directory.join("wshubd/worker.sock").exists());
+    drop(taken);
+    daemon.start_by_file();
+    assert_eq!(found(&daemon), before);
+    daemon
+        .worker()
+        .ok(json!({"user_id": "ada", "event": "mail", "data": "waits", "message_id": "m", "id": 3}));
+    assert_eq!(found(&daemon), before, "its id is known");
+}
+
+#[cfg(feature = "store")]
+#[test]
+fn another_state_directory_begins_anew_and_the_old_one_has_everything() {
+    let mut daemon = Daemon::by_file(&listens_at("127.0.0.1:0"));
+    keeps_something(&daemon);
+    let before = found(&daemon);
+    let mut ben = daemon.client("ben");
+    let other = daemon.directory.join("other");
+    daemon.write("wshubd.toml", &format!("[state]\ndirectory = {other:?}\n{}", listens_at("127.0.0.1:0")));
+    daemon.signal(Signal::USR2);
+    while ben.hear()["type"] != "bye" {}
+    assert_eq!(ben.closed_with(), 4200);
+    drop(ben);
+    daemon.hear_line("started");
+    daemon.stop();
+    daemon.ended();
+    daemon.write("wshubd.toml", &listens_at("127.0.0.1:0"));
+    daemon.start_by_file();
+    assert_eq!(found(&daemon), before);
+}
+
+#[cfg(feature = "store")]
+#[test]
+fn who_takes_over_from_one_whose_disk_fails_refuses_durable_messages_at_once() {
+    let directory = directory();
+    std::fs::create_dir(directory.join("wshubd")).unwrap();
+    std::fs::set_permissions(directory.join("wshubd"), std::os::unix::fs::PermissionsExt::from_mode(0o700))
+        .unwrap();
+    // In the place of a directory.
+    std::fs::write(directory.join("wshubd/store"), "").unwrap();
+    let mut daemon = Daemon::in_directory(directory);
+    let mut worker = daemon.worker();
+    let failed = |worker: &mut Worker| {
+        worker.say(json!({"action": "stats", "id": 1}));
+        worker.hear()["store_failed"].clone()
+    };
+    assert_eq!(failed(&mut worker), 1);
+    daemon.hand_over();
+    assert_eq!(failed(&mut worker), 1, "nobody waits for such a disk");
+    worker.say(json!({"user_id": "ada", "event": "mail", "durable": true, "id": 2}));
+    assert_eq!(worker.hear()["code"], "store_unavailable");
+}
+
+#[cfg(feature = "store")]
+#[test]
+fn a_restart_onto_a_port_that_is_taken_is_a_stop_that_keeps_everything() {
+    let mut daemon = Daemon::by_file(&listens_at("127.0.0.1:0"));
+    keeps_something(&daemon);
+    let before = found(&daemon);
+    let mut ben = daemon.client("ben");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    daemon.write("wshubd.toml", &listens_at(&taken.local_addr().unwrap().to_string()));
+    daemon.signal(Signal::USR1);
+    daemon.signal(Signal::TERM);
+    while ben.hear()["type"] != "bye" {}
+    assert_eq!(ben.closed_with(), 4200);
+    drop(ben);
+    let (code, log) = daemon.ended();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("the next process would not start"), "{log}");
+    daemon.write("wshubd.toml", &listens_at("127.0.0.1:0"));
+    daemon.start_by_file();
+    assert_eq!(found(&daemon), before);
+}
+
+#[test]
+fn what_a_worker_has_pipelined_is_said_by_the_next_program() {
+    if !STORE.is_built_in {
+        return;
+    }
+    const LINES: usize = 4000;
+    let mut daemon = Daemon::with(&[("WSHUBD_STORE__BYTES", "512MiB"), ("WSHUBD_STORE__FLASH_BUDGET", "0")]);
+    let mut hog = daemon.worker();
+    let mut writer = hog.writer();
+    let said = std::thread::spawn(move || {
+        for n in 0..LINES {
+            let line = json!({"user_id": format!("hog{}", n % 50), "event": "e", "durable": true, "id": n});
+            writer.write_all(format!("{line}\n").as_bytes()).unwrap();
+        }
+    });
+    let mut answered = vec![0; LINES];
+    for heard in 0..LINES {
+        let answer = hog.hear();
+        assert_eq!(answer["stored"], true, "{answer}");
+        answered[answer["id"].as_u64().unwrap() as usize] += 1;
+        if heard == 500 {
+            daemon.hand_over();
+        }
+    }
+    said.join().unwrap();
+    assert_eq!(answered, [1; LINES]);
 }

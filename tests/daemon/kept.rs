@@ -1,5 +1,7 @@
 //! What is kept outlives the daemon: its stop, and its death.
 
+use std::os::unix::fs::MetadataExt;
+
 use serde_json::{Value, json};
 
 use crate::bench::{Client, Daemon};
@@ -112,4 +114,74 @@ fn a_disk_that_cannot_be_used_is_told_and_stops_nothing_else() {
     assert_eq!((&worker.hear()["sent"], &ada.hear_type("message")["data"]), (&json!(1), &json!(1)));
     worker.say(json!({"user_id": "ben", "event": "e", "durable": true, "id": 2}));
     assert_eq!(worker.hear()["code"], "store_unavailable");
+}
+
+#[test]
+fn a_start_that_fails_leaves_what_a_clean_stop_has_left() {
+    let mut daemon = Daemon::start();
+    publish(&daemon, &["a"], true);
+    let mut ada = daemon.client("ada");
+    hears(&mut ada, &["a"]);
+    ada.say(json!({"action": "subscribe", "channel": "news"}));
+    ada.hear_type("connection_id");
+    let position = ada.hear_type("subscription_succeeded");
+    daemon.worker().say(json!({"channel": "news", "event": "e", "data": 1}));
+    assert_eq!(ada.hear_type("message")["seq"], 1);
+    daemon.stop();
+    daemon.ended();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("[\"{}\"]", taken.local_addr().unwrap());
+    let mut failing = crate::bench::command(&daemon.directory);
+    let failed = failing.env("WSHUBD_LISTEN__HTTP", address).output().unwrap();
+    assert_eq!(failed.status.code(), Some(69));
+    let said = String::from_utf8_lossy(&failed.stderr).into_owned();
+    assert!(said.contains("cannot listen on") && said.lines().count() == 1, "{said}");
+    daemon.start_again();
+    let mut ada = daemon.client_at(&format!("/ws?token={}", daemon.token("ada")));
+    let inbox = ada.hear_type("connection_established")["inbox"].clone();
+    assert_eq!((&inbox["seq"], &inbox["waiting"]), (&json!(1), &json!(0)), "the cursor is where it was");
+    let since = json!({"epoch": position["epoch"], "seq": 1});
+    ada.say(json!({"action": "subscribe", "channel": "news", "since": since}));
+    ada.hear_type("connection_id");
+    let answer = ada.hear_type("subscription_succeeded");
+    assert_eq!((&answer["recovered"], &answer["seq"]), (&json!(true), &json!(1)));
+}
+
+#[test]
+fn who_does_not_become_the_daemon_touches_nothing_of_the_one_that_runs() {
+    let mut daemon = Daemon::start();
+    publish(&daemon, &["a"], true);
+    let positions = daemon.directory.join("wshubd/worker.sock.positions");
+    let look = || (std::fs::read(&positions).unwrap(), std::fs::metadata(&positions).unwrap().ino());
+    let before = look();
+    // Another state directory, as the error of a second daemon advises, and the same worker
+    // socket; or the same port.
+    let elsewhere = crate::bench::directory();
+    let port = format!("[\"{}\"]", daemon.address);
+    let (state, other) = (elsewhere.to_str().unwrap(), elsewhere.join("worker.sock"));
+    let attempts = [
+        vec![("XDG_STATE_HOME", state)],
+        vec![("XDG_STATE_HOME", state), ("WSHUBD_LISTEN__HTTP", &port)],
+        vec![("WSHUBD_LISTEN__WORKER", other.to_str().unwrap())],
+    ];
+    for variables in attempts {
+        let second = crate::bench::command(&daemon.directory).envs(variables).output().unwrap();
+        let said = String::from_utf8_lossy(&second.stderr).into_owned();
+        assert_eq!(second.status.code(), Some(69), "{said}");
+        assert_eq!(said.lines().count(), 1, "it says why, and nothing of the other: {said}");
+        assert_eq!(look(), before);
+    }
+    std::fs::remove_dir_all(elsewhere).unwrap();
+    hears(&mut daemon.client("ada"), &["a"]);
+    daemon.stop();
+    assert_eq!(daemon.ended().0, Some(0));
+}
+
+#[test]
+fn a_first_start_notes_positions_in_a_directory_that_was_not_there() {
+    let mut daemon = Daemon::start();
+    assert!(daemon.directory.join("wshubd/worker.sock.positions").exists());
+    daemon.stop();
+    let (_, log) = daemon.ended();
+    assert_eq!(log.lines().count(), 1, "no warning: {log}");
 }

@@ -5,8 +5,9 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use async_tungstenite::tungstenite::Error;
-use rustix::process::{Resource, Rlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use serde_json::{Value, json};
+use wshubd::features::STORE;
 
 use crate::bench::{Client, Daemon, Worker};
 
@@ -234,9 +235,52 @@ fn requests_that_never_end_do_not_make_memory_short() {
     let daemon = Daemon::with(&[("WSHUBD_LIMITS__MEMORY", "1MiB")]);
     let mut worker = daemon.worker();
     let _crowd = slow_ones(&daemon, 400);
+    let after = wait_for(&mut worker, |stats| number(stats, "memory_bytes") > 400 * 64);
+    assert_eq!((&after["memory_level"], &after["newcomers_dropped"]), (&json!(0), &json!(0)), "{after}");
+    // Those who were answered are held longer, and take more.
+    let _answered = asked(&daemon, 400, b"");
     let after = wait_for(&mut worker, |stats| number(stats, "newcomers_dropped") >= 350);
     assert_eq!(after["memory_level"], 0, "{after}");
     daemon.client("grace");
+}
+
+/// So many who have asked something, have their answer, and have said so much of the next
+/// request.
+fn asked(daemon: &Daemon, count: usize, next: &[u8]) -> Vec<TcpStream> {
+    let ask = |_| {
+        let mut stream = TcpStream::connect(daemon.address).unwrap();
+        let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let _ = stream.write_all(next);
+        stream
+    };
+    (0..count).map(ask).collect()
+}
+
+#[test]
+fn half_a_head_takes_no_memory_and_a_conversation_what_is_counted() {
+    let daemon = Daemon::start();
+    let mut worker = daemon.worker();
+    let half = [b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: ", &[b'x'; 8000][..]].concat();
+    let (before, resident_before) = (number(&stats(&mut worker), "memory_bytes"), resident(&daemon));
+    let crowd: Vec<TcpStream> = (0..300)
+        .map(|_| {
+            let mut stream = TcpStream::connect(daemon.address).unwrap();
+            stream.write_all(&half).unwrap();
+            stream
+        })
+        .collect();
+    wait_for(&mut worker, |stats| number(stats, "memory_bytes") >= before + 300 * 64);
+    assert!(resident(&daemon) < resident_before + (2 << 20), "it lies in the kernel");
+    // The rest of a head makes a request of it.
+    for mut stream in crowd {
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.write_all(b"\r\nConnection: close\r\n\r\n").unwrap();
+        let mut told = String::new();
+        stream.read_to_string(&mut told).unwrap();
+        assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
+    }
+    let _crowd = asked(&daemon, 300, &half);
+    wait_for(&mut worker, |stats| number(stats, "memory_bytes") >= before + 300 * (20 << 10));
 }
 
 #[test]
@@ -318,4 +362,108 @@ fn who_asks_and_does_not_read_is_not_heard_until_it_does() {
     for _ in 0..sent {
         ada.hear_type("pong");
     }
+}
+
+#[test]
+fn the_limit_of_descriptors_is_raised_as_far_as_it_may_be() {
+    let directory = crate::bench::directory();
+    let daemon = crate::bench::command(&directory);
+    let mut shell = std::process::Command::new("/bin/sh");
+    shell.env_clear().envs(daemon.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    shell.args(["-c", "ulimit -Sn 256; exec \"$0\""]).arg(daemon.get_program());
+    let mut daemon = shell.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut log = std::io::BufReader::new(daemon.stderr.take().unwrap());
+    let mut line = String::new();
+    assert_ne!(std::io::BufRead::read_line(&mut log, &mut line).unwrap(), 0);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.id())).unwrap();
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    std::fs::remove_dir_all(directory).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let numbers: Vec<&str> = line.split_whitespace().skip(3).take(2).collect();
+    assert_eq!(numbers[0], numbers[1], "{line}");
+}
+
+#[test]
+fn connections_that_take_all_descriptors_leave_some_for_the_store_and_a_handover() {
+    let mut daemon = Daemon::start();
+    let limit = Rlimit { current: Some(128), maximum: Some(128) };
+    prlimit(Some(daemon.pid()), Resource::Nofile, limit).unwrap();
+    let mut worker = daemon.worker();
+    let token = daemon.token("ada");
+    let mut crowd = Vec::new();
+    // Who is not let in any more waits in the kernel.
+    while crowd.len() < 128 && left(&daemon) > 32 {
+        crowd.push(daemon.client_at(&format!("/ws?token={token}")));
+    }
+    assert!(crowd.len() > 40, "{}", crowd.len());
+    let _waiting = slow_ones(&daemon, 60);
+    // Each question is a turn in which they might be let in.
+    for _ in 0..200 {
+        stats(&mut worker);
+    }
+    assert!(left(&daemon) >= 28, "{}", left(&daemon));
+    let stored = STORE.is_built_in;
+    worker.say(json!({"user_id": "ben", "event": "mail", "durable": stored, "id": 1}));
+    let answer = worker.hear();
+    assert_eq!((&answer["type"], &answer["stored"]), (&json!("ok"), &json!(stored)), "{answer}");
+    daemon.signal(Signal::USR2);
+    daemon.hear_line("took over");
+    let mut last = crowd.pop().unwrap();
+    last.hear_type("connection_established");
+    last.say(json!({"action": "ping"}));
+    last.hear_type("pong");
+    // An administrator gets in all the same.
+    stats(&mut daemon.worker());
+}
+
+/// How many of 128 descriptors are left. Others may have been inherited from this
+/// process, and have higher numbers.
+fn left(daemon: &Daemon) -> usize {
+    let open = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid().as_raw_nonzero())).unwrap();
+    let number = |entry: std::fs::DirEntry| entry.file_name().to_str().unwrap().parse::<usize>().unwrap();
+    128 - open.map(|entry| number(entry.unwrap())).filter(|number| *number < 128).count()
+}
+
+#[test]
+fn a_worker_that_pipelines_durable_messages_is_slowed_down_and_nobody_is_refused() {
+    if !STORE.is_built_in {
+        return;
+    }
+    const LINES: usize = 6000;
+    let daemon = Daemon::with(&[("WSHUBD_STORE__BYTES", "512MiB"), ("WSHUBD_STORE__FLASH_BUDGET", "0")]);
+    let (mut hog, mut polite) = (daemon.worker(), daemon.worker());
+    let polite_line = json!({"user_id": "polite", "event": "e", "durable": true, "id": 1});
+    polite.say(polite_line.clone());
+    assert_eq!(polite.hear()["stored"], true);
+    let child = child_of(&daemon);
+    // The disk takes nothing for a while.
+    kill_process(child, Signal::STOP).unwrap();
+    let mut writer = hog.writer();
+    let said = std::thread::spawn(move || {
+        for n in 0..LINES {
+            let line = json!({"user_id": format!("hog{}", n % 50), "event": "e", "durable": true, "id": n});
+            writer.write_all(format!("{line}\n").as_bytes()).unwrap();
+        }
+    });
+    let hears_the_hog = |stats: &Value| number(stats, "messages_received") > 200;
+    let mut asker = daemon.worker();
+    wait_for(&mut asker, hears_the_hog);
+    // Each question is a turn, in which more would be read of the hog than it may say.
+    let last = (0..500).map(|_| stats(&mut asker)).last().unwrap();
+    assert!(number(&last, "messages_received") < 300, "{last}");
+    polite.say(polite_line);
+    kill_process(child, Signal::CONT).unwrap();
+    assert_eq!(polite.hear()["stored"], true);
+    let heard = (0..LINES).map(|_| hog.hear()).filter(|answer| answer["stored"] == true).count();
+    said.join().unwrap();
+    assert_eq!(heard, LINES);
+    assert_eq!(number(&stats(&mut polite), "durable_refused"), 0);
+}
+
+/// The process that owns the disk.
+fn child_of(daemon: &Daemon) -> Pid {
+    let pid = daemon.pid().as_raw_nonzero();
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    Pid::from_raw(children.trim().parse().unwrap()).unwrap()
 }

@@ -1,6 +1,7 @@
 //! Messages between clients, workers and HTTP callers.
 
 use serde_json::json;
+use wshubd::features::STORE;
 
 use crate::bench::Daemon;
 
@@ -181,6 +182,53 @@ fn a_worker_that_pipes_its_lines_in_gets_every_answer() {
         assert_eq!(worker.hear()["id"], n);
     }
     writing.join().unwrap();
+}
+
+#[test]
+fn a_worker_that_has_ended_gets_the_answers_that_wait() {
+    let stored = STORE.is_built_in;
+    let daemon = Daemon::start();
+    let mut worker = daemon.worker();
+    for id in 1..=3 {
+        worker.say(json!({"channel": "logs", "event": "e", "durable": stored, "id": id}));
+    }
+    let answers = worker.finish();
+    let answers: Vec<serde_json::Value> =
+        answers.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for (id, answer) in (1..).zip(&answers) {
+        assert_eq!((&answer["id"], &answer["stored"]), (&json!(id), &json!(stored)), "{answer}");
+    }
+    assert_eq!(answers.len(), 3);
+
+    // An interrupt waits for its operation, which comes after the end.
+    let mut stopping = daemon.worker();
+    stopping.say(json!({"action": "interrupt", "operation_id": "op", "id": 1}));
+    assert_eq!(stopping.hear()["outcome"], "pending");
+    let mut reload = daemon.worker();
+    reload.say(json!({"action": "reload", "id": 2}));
+    assert!(reload.finish().contains("changed"));
+    stopping.writer().shutdown(std::net::Shutdown::Write).unwrap();
+    let mut owner = daemon.worker();
+    owner.say(json!({"action": "operation_start", "operation_id": "op", "channel": "jobs", "id": 3}));
+    assert!(stopping.finish().contains("delivered"));
+}
+
+#[test]
+fn an_http_caller_that_has_shut_its_side_gets_the_answer_that_waits() {
+    let daemon = Daemon::start();
+    let secret = daemon.secret();
+    let request = |path: &str, body: &str| {
+        let length = body.len();
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {secret}\r\n\
+             Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+    };
+    let stored = STORE.is_built_in;
+    let durable = request("/broadcast", &format!(r#"{{"channel":"logs","event":"e","durable":{stored}}}"#));
+    let reply = daemon.raw(durable.as_bytes());
+    let said = format!(r#""stored":{stored}"#);
+    assert!(reply.starts_with("HTTP/1.1 200 ") && reply.contains(&said), "{reply}");
 }
 
 #[test]

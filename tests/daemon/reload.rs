@@ -28,6 +28,7 @@ fn a_reload_tells_what_has_changed_and_keeps_every_connection() {
     let changed = json!([
         {"setting": "channel", "from": "[]", "to": "[\"a\"]"},
         {"setting": "limits.burst", "from": "20", "to": "1"},
+        {"setting": "limits.user_burst", "from": "100", "to": "5"},
     ]);
     assert_eq!((&answer["changed"], &answer["warnings"]), (&changed, &json!([])));
     assert!(daemon.logged().contains("reloaded: channel, limits.burst"));

@@ -87,6 +87,44 @@ fn a_second_daemon_is_told_that_one_is_running() {
 }
 
 #[test]
+fn a_socket_that_somebody_listens_at_is_left_alone_however_busy() {
+    use socket2::{Domain, SockAddr, Socket, Type};
+    for (kind, words) in [(Type::STREAM, "already running"), (Type::SEQPACKET, "another type")] {
+        let directory = crate::bench::directory();
+        let place = directory.join("wshubd");
+        std::fs::DirBuilder::new().mode(0o700).create(&place).unwrap();
+        let path = place.join("worker.sock");
+        let address = SockAddr::unix(&path).unwrap();
+        let listener = Socket::new(Domain::UNIX, kind, None).unwrap();
+        listener.bind(&address).unwrap();
+        listener.listen(0).unwrap();
+        // So many wait that one more would have to wait for them.
+        let mut queue = Vec::new();
+        loop {
+            let next = Socket::new(Domain::UNIX, kind, None).unwrap();
+            next.set_nonblocking(true).unwrap();
+            let connected = next.connect(&address);
+            queue.push(next);
+            if connected.is_err() {
+                break;
+            }
+        }
+        let mut daemon = command(&directory).spawn().unwrap();
+        let mut lines = BufReader::new(daemon.stderr.take().unwrap());
+        let mut said = String::new();
+        while !said.contains("started") && lines.read_line(&mut said).unwrap() > 0 {}
+        let is_up = said.contains("started");
+        if is_up {
+            daemon.kill().unwrap();
+        }
+        assert!(said.contains(words) && !is_up, "{said}");
+        assert_eq!(daemon.wait().unwrap().code(), Some(69));
+        assert!(path.exists(), "it is not ours to take away");
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+}
+
+#[test]
 fn what_a_killed_daemon_leaves_for_a_moment_does_not_keep_the_next_one_from_starting() {
     let directory = crate::bench::directory();
     let state = directory.join("wshubd");

@@ -15,6 +15,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use smol::{Async, LocalExecutor};
 use smol_hyper::rt::FuturesIo;
+use wshubd::edge::lines::Next;
 use wshubd::edge::outbox::{Flushed, Outbox, Piece};
 use wshubd::edge::packet::Packet;
 use wshubd::edge::wire::{Moved, Wire};
@@ -61,20 +62,23 @@ async fn echo(stream: &Async<TcpStream>, early: &[u8]) {
     let (mut scratch, mut gone, mut block) = (Vec::new(), Vec::new(), vec![0; 16 << 10]);
     let mut next: Vec<u8> = early.to_vec();
     loop {
-        decoder.decode(&mut held, &next, |heard| match heard {
-            Heard::Text(text) => {
-                Packet::room(&mut scratch);
-                scratch.extend_from_slice(text.as_bytes());
-                outbox.push(Piece::frame(&Packet::seal(&mut scratch)));
+        decoder.decode(&mut held, &next, |heard| {
+            match heard {
+                Heard::Text(text) => {
+                    Packet::room(&mut scratch);
+                    scratch.extend_from_slice(text.as_bytes());
+                    outbox.push(Piece::frame(&Packet::seal(&mut scratch)));
+                }
+                Heard::Binary(bytes) => outbox.push(Piece::frame(&binary(bytes))),
+                Heard::Reply(frame) => outbox.push(Piece::frame(&Packet::raw(frame))),
+                Heard::Broken(close) => {
+                    outbox.push(Piece::frame(&Packet::close(close)));
+                    is_over = true;
+                }
+                Heard::Closed => is_over = true,
+                Heard::Alive { .. } => {}
             }
-            Heard::Binary(bytes) => outbox.push(Piece::frame(&binary(bytes))),
-            Heard::Reply(frame) => outbox.push(Piece::frame(&Packet::raw(frame))),
-            Heard::Broken(close) => {
-                outbox.push(Piece::frame(&Packet::close(close)));
-                is_over = true;
-            }
-            Heard::Closed => is_over = true,
-            Heard::Alive => {}
+            Next::More
         });
         loop {
             match outbox.flush(&wire, &mut scratch, &mut gone) {

@@ -3,6 +3,7 @@
 Knows how to break what lies under a program, and how to mend it again. Knows nothing of what the program makes of it.
 """
 
+import contextlib
 import ctypes
 import errno
 import mmap
@@ -93,6 +94,15 @@ class Mounted:
 
     def thaw(self):
         self._run("umount", "-l", self.at)
+
+    @contextlib.contextmanager
+    def frozen(self):
+        """Whoever writes to it, or makes or removes a name, waits without end."""
+        self._run("fsfreeze", "-f", self.at)
+        try:
+            yield
+        finally:
+            self._run("fsfreeze", "-u", self.at)
 
     def free(self):
         state = os.statvfs(self.at)

@@ -201,6 +201,17 @@ class Log:
             last[epoch, speaker] = int(number), seq
 
 
+def runs(numbers):
+    """Numbers that ascend, as text: those in a row by the first and the last of them."""
+    told = []
+    for number in numbers:
+        if told and told[-1][1] == number - 1:
+            told[-1][1] = number
+        else:
+            told.append([number, number])
+    return ", ".join(f"{first} to {last}" if first < last else str(first) for first, last in told)
+
+
 class Reader:
     """One who comes to one log, hears, and goes. `wanted`: ids that must be heard on this visit."""
 
@@ -210,7 +221,7 @@ class Reader:
 
     def visit(self, until, wanted=()):
         """Reads until the moment has come, and, where something is wanted, not longer than until all of it is there."""
-        self.left, self.last = set(wanted), 0
+        self.left, self.last, self.gaps = set(wanted), 0, []
         with self.connect() as wire:
             self.arrive(wire)
             while (rest := until - time.monotonic()) > 0 and not (wanted and not self.left):
@@ -219,7 +230,10 @@ class Reader:
                 except Silence:
                     break
             self.leave(wire)
-        assert not self.left, f"{self.log.name}: lost, though promised: {len(self.left)} of {len(wanted)}, such as {self.describe(self.left)}"
+        assert not self.left, (
+            f"{self.log.name}: lost, though promised: {len(self.left)} of {len(wanted)}, such as {self.describe(self.left)}; in the order in which "
+            f"they were said, those are {runs(n for n, m in enumerate(sorted(wanted, key=self.log.said.get)) if m in self.left)}; told to be lost: {self.gaps}"
+        )
 
     def describe(self, left):
         now = time.monotonic()
@@ -235,7 +249,9 @@ class Reader:
             self.last = got["seq"]
             self.left.discard(message_id)
             self.message(wire, got)
-        elif got["type"] not in ("gap", "connection_id"):
+        elif got["type"] == "gap":
+            self.gaps.append({name: got.get(name) for name in ("from_seq", "to_seq", "cause")})
+        elif got["type"] != "connection_id":
             raise AssertionError(f"{self.log.name}: unexpected {got}")
 
     def begins_again(self, seq):
@@ -265,7 +281,7 @@ class Device(Reader):
     def arrive(self, wire):
         self.epoch, self.here, self.unread = wire.hello["inbox"]["epoch"], [], []
         waiting = wire.hello["inbox"]["waiting"]
-        assert waiting >= len(self.left), f"{self.log.name}: {waiting} wait, {len(self.left)} are owed"
+        assert waiting >= len(self.left), f"{self.log.name}: {waiting} wait, {len(self.left)} are owed, such as {self.describe(self.left)}"
 
     def frame(self, wire, got):
         if got["type"] == "gap" and got["cause"] == "evicted":
@@ -291,7 +307,19 @@ class Device(Reader):
 
 
 class Passer(Reader):
-    """A subscriber of a channel that keeps what nobody heard: what it has heard is over."""
+    """A subscriber of a channel that keeps what nobody heard: what it has heard is over. So is what its link was given in
+    the moment of a crash, whether that came or not: what the daemon's socket has taken is promised no longer."""
+
+    def visit(self, until, wanted=()):
+        try:
+            super().visit(until, wanted)
+        except GONE:
+            self.log.settle(self.log.owed())
+            raise
+        except AssertionError as e:
+            if torn(e):
+                self.log.settle(self.log.owed())
+            raise
 
     def arrive(self, wire):
         wire.say({"action": "subscribe", "channel": self.log.target["channel"]})
@@ -391,7 +419,7 @@ class Pipe(Publisher):
         worker.say(b"".join(json.dumps(request).encode() + b"\n" for request in requests))
         while self.waiting:
             answer = worker.next(ANSWERED_WITHIN)
-            if answer is None:
+            if answer is None or answer["type"] == "bye":
                 raise Closed(None, "end of the worker's stream")
             self.answered(answer)
 

@@ -103,9 +103,10 @@ class Stage:
             self.hub.stop()
         else:
             cast.crashing.set()
+            died = time.monotonic()
             self.crash(way)
             cast.join()
-            died = min(time.monotonic(), self.trouble + BEHIND if time.monotonic() - self.trouble < BEHIND else float("inf"))
+            died = min(died, self.trouble + BEHIND if died - self.trouble < BEHIND else float("inf"))
             for log in self.logs:
                 log.crashed(died - BEHIND)
         self.orphans = children

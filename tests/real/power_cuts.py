@@ -58,13 +58,14 @@ class Stage:
         while time.monotonic() < until and cast.going() and not (on_the_heels and self.figures["answered stored"] >= goal):
             time.sleep(0.0005)
         cast.crashing.set()
+        died = time.monotonic()
         self.board.freeze_disk()
         # Answers that are on their way count: whatever comes now was on the disk before.
         time.sleep(0.1)
         self.board.power_off()
         cast.join()
         for log in self.logs:
-            log.crashed(time.monotonic() - BEHIND)
+            log.crashed(died - BEHIND)
 
     def verify(self, everything):
         limit = time.monotonic() + 60

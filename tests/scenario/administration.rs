@@ -30,7 +30,7 @@ fn a_connection_shows_since_when_it_is_there_and_when_it_was_last_heard() {
     bench.subscribe(alice, "logs");
     bench.say(worker, json!({"action": "operation_start", "operation_id": "op", "channel": "logs"}));
     bench.wait(30.0);
-    bench.handle(Input::Heard { conn: alice });
+    bench.handle(Input::Heard { conn: alice, controls: 1 });
     bench.wait(7.0);
 
     let client = seen(&mut bench, admin, alice);

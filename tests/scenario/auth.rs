@@ -18,14 +18,14 @@ fn identity(bench: &Bench, seconds: u64) -> Identity {
 
 fn client_until(bench: &mut Bench, seconds: u64) -> Seat {
     let claim = Claim::Proven(identity(bench, seconds));
-    bench.link(Peer::Client { claim, inbox: InboxMode::Auto })
+    bench.link(Peer::Client { claim, inbox: InboxMode::Auto, network: None })
 }
 
 /// Time passes, and the peer is alive.
 fn live(bench: &mut Bench, seat: Seat, seconds: u32) {
     for _ in 0..seconds {
         bench.wait(1.0);
-        bench.handle(Input::Heard { conn: seat });
+        bench.handle(Input::Heard { conn: seat, controls: 1 });
     }
 }
 
@@ -84,7 +84,8 @@ fn a_bad_token_is_the_end_before_the_greeting_and_a_warning_after_it() {
 fn a_refused_upgrade_of_a_page_is_told_and_closed() {
     let mut bench = Bench::new();
     let fault = TokenFault { code: "token_expired", message: "it ended".into() };
-    let seat = bench.link(Peer::Client { claim: Claim::Refused(fault), inbox: InboxMode::Auto });
+    let seat =
+        bench.link(Peer::Client { claim: Claim::Refused(fault), inbox: InboxMode::Auto, network: None });
     assert_eq!(bench.story(seat), ["auth_failed token_expired", "closed 4001"]);
 }
 
@@ -159,7 +160,7 @@ fn subscriptions_that_a_new_token_does_not_allow_end() {
 fn a_connection_that_wants_no_inbox_hears_none_and_is_its_users_all_the_same() {
     let mut bench = Bench::with(Settings { rights: Rc::new(Default::default()), ..Settings::default() });
     let claim = Claim::Proven(identity(&bench, 3600));
-    let alice = bench.link(Peer::Client { claim, inbox: InboxMode::Off });
+    let alice = bench.link(Peer::Client { claim, inbox: InboxMode::Off, network: None });
     bench.hush(alice);
     let worker = bench.worker();
     bench.say(worker, json!({"user_id": "alice", "event": "say", "data": 1}));

@@ -150,6 +150,40 @@ fn the_daemons_own_names_are_not_for_everybody() {
 }
 
 #[test]
+fn no_name_has_characters_that_cannot_be_seen() {
+    let mut bench = Bench::new();
+    let worker = bench.worker();
+    // One of each kind: soft hyphen, joiners, fillers, vowel separator, marks of direction
+    // and of lines, variation selectors, tags, what is reserved for such, format characters.
+    let invisible = "\u{ad}\u{34f}\u{600}\u{61c}\u{6dd}\u{70f}\u{890}\u{8e2}\u{115f}\u{1160}\u{17b4}\u{180b}\u{180e}\
+        \u{200b}\u{200c}\u{200d}\u{200e}\u{2028}\u{2029}\u{202e}\u{2060}\u{2065}\u{2066}\u{206f}\u{3164}\u{fe00}\u{fe0f}\
+        \u{feff}\u{ffa0}\u{fff0}\u{fff9}\u{110bd}\u{110cd}\u{13430}\u{1bca0}\u{1d173}\u{e0001}\u{e0020}\u{e0100}\u{e0fff}";
+    for c in invisible.chars() {
+        let name = format!("a{c}b");
+        for request in [
+            json!({"action": "subscribe", "channel": name}),
+            json!({"action": "subscribe", "channel": format!("operation:{name}")}),
+            json!({"channel": name, "event": "say"}),
+            json!({"channel": "room", "event": name}),
+            json!({"user_id": name, "event": "say"}),
+            json!({"channel": "room", "event": "say", "message_id": name}),
+            json!({"action": "operation_start", "operation_id": name, "channel": "jobs"}),
+            json!({"action": "operation_start", "operation_id": "op", "channel": name}),
+            json!({"action": "operation_start", "operation_id": "op", "channel": "jobs", "user_id": name}),
+        ] {
+            let told = bench.ask(worker, request.clone());
+            assert_eq!(told[0]["code"], "bad_request", "{c:?} {request}: {told:?}");
+            let shown = format!("{c:?}");
+            assert!(told[0]["message"].as_str().unwrap().contains(&shown), "{shown}: {told:?}");
+        }
+    }
+    for name in ["é", "日本語", "Ω≈ç", "한글", "عربي", "हिन्दी", "🎉", "\u{e000}", "a\u{301}"]
+    {
+        assert!(bench.say(worker, json!({"channel": name, "event": name, "message_id": name})).is_empty());
+    }
+}
+
+#[test]
 fn one_connection_can_be_written_to_and_an_unknown_one_is_an_error() {
     let mut bench = Bench::new();
     let (alice, bob) = (bench.client("alice"), bench.client("bob"));
@@ -235,8 +269,8 @@ fn a_message_id_that_comes_again_within_ten_minutes_is_not_sent_again() {
     );
     for _ in 0..11 {
         bench.wait(50.0);
-        bench.handle(wshubd::hub::Input::Heard { conn: alice });
-        bench.handle(wshubd::hub::Input::Heard { conn: bob });
+        bench.handle(wshubd::hub::Input::Heard { conn: alice, controls: 1 });
+        bench.handle(wshubd::hub::Input::Heard { conn: bob, controls: 1 });
     }
     bench.wait(51.0);
     bench.hush(alice);
@@ -269,7 +303,7 @@ fn a_channel_that_nobody_needs_is_forgotten_and_comes_back_under_a_new_epoch() {
     bench.say(alice, json!({"action": "unsubscribe", "channel": "room"}));
     for _ in 0..7 {
         bench.wait(50.0);
-        bench.handle(wshubd::hub::Input::Heard { conn: alice });
+        bench.handle(wshubd::hub::Input::Heard { conn: alice, controls: 1 });
     }
     let second = epoch(&mut bench);
     assert_ne!(second, first);

@@ -269,7 +269,7 @@ fn who_was_asked_before_has_the_new_time_for_an_answer() {
     beat(&mut bench, 10, 20);
     bench.wait(9.9);
     assert!(bench.story(alice).is_empty());
-    bench.handle(Input::Heard { conn: alice });
+    bench.handle(Input::Heard { conn: alice, controls: 1 });
     bench.wait(9.9);
     assert!(bench.story(alice).is_empty(), "it lives");
 }

@@ -10,7 +10,7 @@ use super::bench::{Bench, Seat, rights, user_id};
 fn with_mode(bench: &mut Bench, user: &str, inbox: InboxMode) -> Seat {
     let rights = rights(&["*"], &["*", "@user:*"], &[]);
     let claim = Claim::Proven(Identity { user_id: user_id(user), rights: Some(rights), expires_at: None });
-    bench.link(Peer::Client { claim, inbox })
+    bench.link(Peer::Client { claim, inbox, network: None })
 }
 
 fn to_user(bench: &mut Bench, worker: Seat, user: &str, data: impl Into<Value>) {
@@ -18,7 +18,7 @@ fn to_user(bench: &mut Bench, worker: Seat, user: &str, data: impl Into<Value>) 
 }
 
 fn state(bench: &Bench) -> Value {
-    serde_json::from_slice::<Value>(&bench.hub.export()).unwrap()["hub"].clone()
+    serde_json::to_value(&bench.hub).unwrap()
 }
 
 #[test]

@@ -369,3 +369,108 @@ fn a_repetition_finds_nothing_in_a_later_life_of_its_channel() {
     assert_eq!(bench.publish(alice, "room", 2), ["send_success 0 0 kept"]);
     assert_eq!(bench.say(alice, named("room", "m1", true)), ["send_success 0 0 false duplicate"]);
 }
+
+/// A worker that asks and does not wait, until it is not read any more; how much that was.
+fn pipeline(bench: &mut Bench, worker: Seat, data: &str) -> usize {
+    for n in 0..5000 {
+        if bench.paused.contains(&worker) {
+            return n;
+        }
+        bench.tell(worker, &durable(&format!("room:{}", worker.slot), data));
+    }
+    panic!("it is read for ever");
+}
+
+#[test]
+fn a_worker_that_does_not_wait_is_not_read_and_nobody_is_refused() {
+    let mut bench = slow();
+    let (hog, polite) = (bench.worker(), bench.worker());
+    assert_eq!(pipeline(&mut bench, hog, "x"), 256);
+    assert!(bench.say(polite, durable("room", 1)).is_empty(), "it waits, and is not refused");
+    assert!(!bench.paused.contains(&polite));
+    bench.disk_writes();
+    assert!(bench.paused.is_empty());
+    let answers = bench.story(hog);
+    assert!(answers.len() == 256 && answers.iter().all(|answer| answer == "ok"), "{answers:?}");
+    assert_eq!(bench.story(polite).len(), 1);
+    assert_eq!(pipeline(&mut bench, hog, "x"), 256, "it has its share again");
+    assert_eq!(bench.stats()["durable_refused"], 0);
+}
+
+#[test]
+fn many_workers_that_do_not_wait_share_the_room_and_leave_some() {
+    let mut bench = slow();
+    let hogs: Vec<Seat> = (0..100).map(|_| bench.worker()).collect();
+    let shares: Vec<usize> = hogs.iter().map(|hog| pipeline(&mut bench, *hog, "x")).collect();
+    assert!(shares.is_sorted_by(|one, next| one >= next), "{shares:?}");
+    let polite = bench.worker();
+    assert!(bench.say(polite, durable("room", 1)).is_empty(), "it waits, and is not refused");
+    bench.disk_writes();
+    assert!(bench.paused.is_empty());
+    assert_eq!(hogs.iter().map(|hog| bench.story(*hog).len()).sum::<usize>(), shares.iter().sum::<usize>());
+    assert_eq!(bench.stats()["durable_refused"], 0);
+}
+
+#[test]
+fn large_messages_make_a_share_as_well() {
+    let mut settings = settings();
+    settings.limits.memory = 16 << 20;
+    let mut bench = Bench::with(settings);
+    bench.disk.slow = true;
+    let (hog, polite) = (bench.worker(), bench.worker());
+    let messages = pipeline(&mut bench, hog, &"x".repeat(100_000));
+    assert_eq!(messages, 2, "an eighth of three quarters of what may wait");
+    assert!(bench.say(polite, durable("room", 1)).is_empty());
+    bench.disk_writes();
+    assert!(bench.paused.is_empty());
+}
+
+#[test]
+fn whoever_is_not_read_is_read_again_when_the_disk_fails() {
+    let mut bench = slow();
+    let hog = bench.worker();
+    pipeline(&mut bench, hog, "x");
+    bench.disk_fails();
+    assert!(bench.paused.is_empty());
+    assert_eq!(bench.story(hog).len(), 256, "each is answered, in vain");
+}
+
+#[test]
+fn another_process_does_not_read_those_who_have_their_share() {
+    let mut bench = slow();
+    let (hog, polite) = (bench.worker(), bench.worker());
+    pipeline(&mut bench, hog, "x");
+    bench.hand_over();
+    bench.tell(polite, &json!({"action": "ping"}));
+    assert!(bench.paused.contains(&hog));
+    bench.disk_writes();
+    assert!(bench.paused.is_empty());
+    assert_eq!(bench.story(hog).len(), 256);
+}
+
+#[test]
+fn the_share_of_a_connection_goes_with_it() {
+    let mut bench = slow();
+    let hog = bench.worker();
+    pipeline(&mut bench, hog, "x");
+    bench.leave(hog);
+    let another = bench.worker();
+    assert_eq!(pipeline(&mut bench, another, "x"), 256);
+    bench.disk_writes();
+    assert_eq!(bench.story(another).len(), 256);
+}
+
+#[test]
+fn a_client_that_is_not_read_is_not_closed_for_its_silence() {
+    let mut settings = settings();
+    (settings.limits.requests_per_second, settings.limits.burst) = (10_000, 10_000);
+    let mut bench = Bench::with(settings);
+    bench.disk.slow = true;
+    let alice = bench.client("alice");
+    pipeline(&mut bench, alice, "x");
+    bench.wait(100.0);
+    assert!(bench.story(alice).iter().all(|heard| !heard.starts_with("closed")));
+    bench.disk_writes();
+    assert!(bench.paused.is_empty());
+    assert_eq!(bench.story(alice).len(), 256);
+}

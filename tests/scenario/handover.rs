@@ -1,6 +1,6 @@
 //! Another process takes over.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use wshubd::hub::{Hub, Settings, StateError};
 
 use super::bench::Bench;
@@ -40,6 +40,41 @@ fn a_replay_goes_on_where_it_was() {
     bench.unclog(bob);
     let heard = bench.story(bob);
     assert_eq!((heard.len(), heard[0].as_str()), (36, "log 65 replayed"));
+}
+
+/// Whether all that is in one value is in another.
+fn is_in(part: &Value, whole: &Value) -> bool {
+    match (part, whole) {
+        (Value::Object(part), Value::Object(whole)) => {
+            part.iter().all(|(name, part)| whole.get(name).is_some_and(|whole| is_in(part, whole)))
+        }
+        (Value::Array(part), Value::Array(whole)) => {
+            part.len() == whole.len() && part.iter().zip(whole).all(|(part, whole)| is_in(part, whole))
+        }
+        _ => part == whole,
+    }
+}
+
+#[test]
+fn a_state_that_was_written_as_json_is_taken_over() {
+    let bytes = include_bytes!("hub-of-version-3");
+    let hub = Hub::import(Settings::default(), bytes).unwrap();
+    let state: Value = serde_json::from_slice(bytes).unwrap();
+    let here = serde_json::to_value(&hub).unwrap();
+    assert!(is_in(&state["hub"], &here), "{here}");
+    let hub = Hub::import(Settings::default(), &hub.export()).unwrap();
+    assert_eq!(serde_json::to_value(&hub).unwrap(), here);
+}
+
+#[test]
+fn a_state_that_is_cut_off_is_not_taken_over() {
+    let hub = Hub::import(Settings::default(), include_bytes!("hub-of-version-3")).unwrap();
+    let bytes = hub.export();
+    let import = |bytes: &[u8]| Hub::import(Settings::default(), bytes);
+    for end in 0..bytes.len() {
+        assert!(matches!(import(&bytes[..end]), Err(StateError::Form(_))), "cut off at {end}");
+    }
+    assert!(matches!(import(&[&bytes[..], b"x"].concat()), Err(StateError::Form(_))));
 }
 
 #[test]

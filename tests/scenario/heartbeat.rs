@@ -23,12 +23,12 @@ fn any_sign_of_life_counts() {
     let alice = bench.client("alice");
     for _ in 0..5 {
         bench.wait(50.0);
-        bench.handle(Input::Heard { conn: alice });
+        bench.handle(Input::Heard { conn: alice, controls: 1 });
     }
     assert!(bench.story(alice).is_empty());
     bench.wait(54.0);
     assert_eq!(bench.story(alice), ["ping"]);
-    bench.handle(Input::Heard { conn: alice });
+    bench.handle(Input::Heard { conn: alice, controls: 1 });
     bench.wait(53.0);
     assert!(bench.story(alice).is_empty());
 }

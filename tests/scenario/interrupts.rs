@@ -56,7 +56,7 @@ fn who_may_stop_an_operation_of_a_user() {
     let (worker, plain) = (bench.worker(), bench.client("bob"));
     let warden = bench.client_with("carol", rights(&[], &[], &["jobs"]));
     start_for(&mut bench, worker, Some("alice"));
-    assert_eq!(stop(&mut bench, plain), ["error forbidden jobs"]);
+    assert_eq!(stop(&mut bench, plain), ["error forbidden"]);
     assert!(bench.story(worker).is_empty(), "the worker hears nothing");
     assert_eq!(stop(&mut bench, warden), ["interrupt_result delivered"]);
 }
@@ -67,12 +67,50 @@ fn whoever_may_publish_stops_what_runs_for_nobody() {
     let (worker, alice) = (bench.worker(), bench.client("alice"));
     let mute = bench.client_with("bob", rights(&["*"], &[], &[]));
     start_for(&mut bench, worker, None);
-    assert_eq!(stop(&mut bench, mute), ["error forbidden jobs"]);
+    assert_eq!(stop(&mut bench, mute), ["error forbidden"]);
     assert_eq!(stop(&mut bench, alice), ["interrupt_result delivered"]);
     assert_eq!(stop(&mut bench, worker), ["interrupt op", "error forbidden"]);
     let admin = bench.admin();
     let line = json!({"action": "interrupt", "data": {"operation_id": "op"}, "id": 1});
     assert_eq!(bench.say(admin, line), ["ok"]);
+}
+
+#[test]
+fn a_guessed_id_does_not_tell_the_channel_of_an_operation() {
+    let mut bench = Bench::new();
+    let worker = bench.worker();
+    let (plain, deaf) = (bench.client("bob"), bench.client_with("mallory", rights(&[], &["*"], &[])));
+    let warden = bench.client_with("carol", rights(&[], &["*"], &["*"]));
+    let request = json!({"action": "interrupt", "data": {"operation_id": "op"}});
+    let named = json!({"action": "interrupt", "channel": "jobs", "data": {"operation_id": "op"}});
+    // Asked too early by one who may stop what runs for nobody, and hears nothing of it.
+    assert_eq!(bench.say(deaf, request.clone()), ["interrupt_result pending"]);
+    start_for(&mut bench, worker, None);
+    assert!(!json!(bench.ask(deaf, request.clone())).to_string().contains("jobs"));
+    assert_eq!(bench.say(plain, request.clone()), ["interrupt_result delivered"]);
+    bench.say(worker, json!({"action": "operation_end", "operation_id": "op", "state": "completed"}));
+    let told = bench.ask(deaf, request.clone());
+    assert!(!json!(told).to_string().contains("jobs"), "{told:?}");
+    start_for(&mut bench, worker, Some("alice"));
+    let requests = [
+        request.clone(),
+        json!({"action": "subscribe", "channel": "operation:op"}),
+        json!({"action": "operations", "channel": "operation:op"}),
+        json!({"action": "presence", "channel": "operation:op"}),
+        json!({"action": "send", "channel": "operation:op", "event": "say"}),
+        json!({"action": "whisper", "channel": "operation:op", "event": "say"}),
+        json!({"action": "interrupt", "channel": "else", "data": {"operation_id": "op"}}),
+    ];
+    for request in requests {
+        let told = bench.ask(deaf, request);
+        assert_eq!(told.last().unwrap()["type"], "error", "{told:?}");
+        assert!(!json!(told).to_string().contains("jobs"), "{told:?}");
+    }
+    assert_eq!(bench.say(plain, named.clone()), ["error forbidden jobs"], "he named it himself");
+    for (seat, request, channel) in [(warden, request, json!(null)), (warden, named, json!("jobs"))] {
+        let told = bench.ask(seat, request);
+        assert_eq!((&told[0]["outcome"], &told[0]["channel"]), (&json!("delivered"), &channel));
+    }
 }
 
 #[test]

@@ -329,7 +329,7 @@ impl Model {
             }
             Step::Configure(what, how) => self.configure(what.into(), how.into()),
             Step::Wait(seconds) => {
-                self.bench.handle(Input::Heard { conn: self.observer });
+                self.bench.handle(Input::Heard { conn: self.observer, controls: 0 });
                 self.bench.wait(f64::from(seconds));
             }
             Step::Start(who, what) => {
@@ -500,7 +500,7 @@ impl Model {
                 assert!(missing.is_empty(), "{channel} lost {missing:?} of {last}");
             }
         }
-        self.bench.handle(Input::Heard { conn: self.observer });
+        self.bench.handle(Input::Heard { conn: self.observer, controls: 0 });
         self.bench.wait(11.0);
         self.check();
         for witness in self.seats.values() {
@@ -518,8 +518,7 @@ impl Model {
         self.bench.leave(self.observer);
         self.bench.wait(200_000.0);
         assert_eq!((self.bench.hub.deadline(), self.bench.stored()), (None, 0));
-        let state: Value = serde_json::from_slice(&self.bench.hub.export()).unwrap();
-        let hub = &state["hub"];
+        let hub = serde_json::to_value(&self.bench.hub).unwrap();
         assert_eq!(hub["connections"], json!([]));
         for table in ["channels", "pending"] {
             assert_eq!(hub[table], json!({}), "{table}");

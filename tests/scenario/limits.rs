@@ -212,3 +212,21 @@ fn long_names_and_deep_data_are_refused() {
     assert_eq!(bench.publish(alice, "c", deep(128)), ["send_success 0 0 kept"]);
     assert_eq!(bench.publish(alice, "c", deep(129)), ["error bad_request c"]);
 }
+
+#[test]
+fn a_client_that_pings_now_and_then_stays_and_one_that_does_nothing_else_is_closed() {
+    let mut bench = Bench::new();
+    let alice = bench.client("alice");
+    for _ in 0..300 {
+        bench.wait(0.2);
+        bench.handle(Input::Heard { conn: alice, controls: 2 });
+    }
+    assert!(bench.story(alice).is_empty());
+    bench.wait(10.0);
+    bench.handle(Input::Heard { conn: alice, controls: 100 });
+    assert!(bench.story(alice).is_empty(), "a burst is no crime");
+    let mallory = bench.stranger();
+    bench.hush(mallory);
+    bench.handle(Input::Heard { conn: mallory, controls: 21 });
+    assert_eq!(bench.story(mallory), ["closed 4103"]);
+}

@@ -122,7 +122,7 @@ impl World {
         self.links.insert(slot, link);
         let rights = rights(&["*"], &["*", "@user:*"], &[]);
         let claim = Claim::Proven(Identity { user_id: user_id("u"), rights: Some(rights), expires_at: None });
-        self.handle(Input::Opened { conn: id, peer: Peer::Client { claim, inbox: mode } });
+        self.handle(Input::Opened { conn: id, peer: Peer::Client { claim, inbox: mode, network: None } });
         Some(slot)
     }
 
@@ -384,7 +384,7 @@ impl World {
         for _ in 0..seconds {
             self.now.moment = self.now.moment + Duration::from_secs(1);
             for conn in self.links.values().map(|link| link.id).collect::<Vec<_>>() {
-                self.handle(Input::Heard { conn });
+                self.handle(Input::Heard { conn, controls: 0 });
                 self.handle(Input::Took { conn });
             }
             if self.hub.deadline().is_some_and(|due| due <= self.now.moment) {
@@ -427,8 +427,7 @@ impl World {
         assert!(silent.is_empty(), "lost in silence: {silent:?} of {}", self.last);
         self.close(slot);
         self.wait(90_000);
-        let state: Value = serde_json::from_slice(&self.hub.export()).unwrap();
-        let state = &state["hub"];
+        let state = serde_json::to_value(&self.hub).unwrap();
         assert_eq!(state["departures"], json!({"until": {}, "order": []}));
         let left: Vec<&Value> = state["channels"].as_object().unwrap().values().collect();
         assert!(left.iter().all(|topic| topic["key"] != json!({"Inbox": "u"})), "{left:?}");

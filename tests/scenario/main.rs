@@ -5,7 +5,9 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
+mod accounts;
 mod administration;
+mod answers;
 mod auth;
 mod bench;
 mod channels;
@@ -15,6 +17,7 @@ mod cuts;
 mod deduplication;
 mod doubts;
 mod durable;
+mod half_closed;
 mod handover;
 mod heartbeat;
 mod history;

@@ -523,6 +523,25 @@ fn a_hand_over_between_two_restarts_changes_nothing() {
 }
 
 #[test]
+fn remains_that_were_written_as_json_are_gone_on_from() {
+    let bytes = include_bytes!("remains-of-version-1");
+    let now = bench().now;
+    let hub = Hub::revive(settings(), 1, now, bytes, 0).unwrap();
+    let state = serde_json::to_value(&hub).unwrap();
+    let topics = state["channels"].as_object().unwrap().values();
+    let seqs = topics.map(|topic| (topic["key"].to_string(), topic["seq"].as_u64().unwrap()));
+    let expected = [
+        (r#"{"Inbox":"alice"}"#, 0),
+        (r#"{"Channel":"room"}"#, 0),
+        (r#"{"Channel":"orders"}"#, 2),
+        (r#"{"Channel":"never"}"#, 1),
+        (r#"{"Inbox":"carol"}"#, 1),
+    ];
+    assert_eq!(seqs.collect::<Vec<_>>(), expected.map(|(key, seq)| (key.to_owned(), seq)));
+    assert_eq!(state["recent"].as_array().unwrap().len(), 1);
+}
+
+#[test]
 fn remains_of_another_version_are_an_error_and_so_is_what_are_none() {
     let now = bench().now;
     let revive = |bytes: &[u8]| Hub::revive(Settings::default(), 1, now, bytes, 0);

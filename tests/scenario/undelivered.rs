@@ -319,3 +319,30 @@ fn what_was_on_its_way_to_one_who_unsubscribed_and_died_waits_for_the_next() {
     bench.leave(bob);
     assert_eq!(bench.subscribe(carol, "room").last().unwrap(), "say 1 replayed");
 }
+
+#[test]
+fn very_many_who_read_the_same_hear_all_of_it_and_the_last_of_them_takes_it_away() {
+    let mut bench = Bench::new();
+    let worker = bench.worker();
+    for n in 0..200 {
+        bench.say(worker, json!({"channel": "jobs", "event": "e", "data": n}));
+    }
+    // All of them are asked for before the store gives anything.
+    bench.slow_store = true;
+    let readers: Vec<_> = (0..40).map(|n| bench.client(&format!("user{n}"))).collect();
+    for reader in &readers {
+        let since = json!({"epoch": "", "seq": 0});
+        bench.say(*reader, json!({"action": "subscribe", "channel": "jobs", "since": since}));
+    }
+    assert_eq!(bench.stats()["kept_messages"], 200);
+    bench.slow_store = false;
+    let mut heard = vec![0; readers.len()];
+    for _ in 0..20 {
+        bench.store_answers();
+        for (reader, heard) in readers.iter().zip(&mut heard) {
+            *heard += bench.frames(*reader).iter().filter(|frame| frame["type"] == "message").count();
+        }
+    }
+    assert_eq!(heard, vec![200; readers.len()]);
+    assert_eq!(bench.stats()["kept_messages"], 0);
+}

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use wshubd::hub::settings::{Disk, Keep, Policy};
-use wshubd::hub::{Anomaly, Effect, Pattern, Settings};
+use wshubd::hub::{Anomaly, Effect, Input, Pattern, Settings, StoreFact};
 
 use super::bench::{Bench, Seat};
 
@@ -88,6 +88,123 @@ fn a_full_store_evicts_from_the_log_that_holds_most() {
     assert_eq!(kept(&mut bench, "c"), ["1", "2"]);
 }
 
+/// The store tells how much of what is kept the disk takes.
+fn takes(bench: &mut Bench, bytes: Option<u64>) {
+    bench.handle(Input::Store(StoreFact::Capacity { bytes }));
+}
+
+#[test]
+fn what_the_disk_does_not_take_gives_way_as_for_a_newcomer() {
+    let mut bench = small();
+    let worker = bench.worker();
+    for _ in 0..4 {
+        fill(&mut bench, worker, "a", false);
+    }
+    for _ in 0..3 {
+        fill(&mut bench, worker, "b", false);
+    }
+    fill(&mut bench, worker, "c", true);
+    bench.disk_writes_all();
+    takes(&mut bench, Some(5500));
+    assert_eq!(number(&mut bench, "kept_bytes"), 5000);
+    assert_eq!(number(&mut bench, "messages_evicted"), 3);
+    assert_eq!(fill(&mut bench, worker, "d", false), (true, false), "the heaviest makes room for it");
+    assert_eq!(number(&mut bench, "kept_bytes"), 5000);
+    takes(&mut bench, None);
+    for _ in 0..5 {
+        fill(&mut bench, worker, "d", false);
+    }
+    assert_eq!(number(&mut bench, "kept_bytes"), 10_000, "what is not known limits nothing");
+    assert_eq!(kept(&mut bench, "a")[0], "gap 1 2 2 evicted");
+    assert_eq!(kept(&mut bench, "c"), ["1"]);
+}
+
+#[test]
+fn who_is_here_is_told_of_what_gave_way_to_the_disk() {
+    let mut bench = small();
+    let worker = bench.worker();
+    for _ in 0..4 {
+        fill(&mut bench, worker, "a", false);
+    }
+    bench.disk_writes_all();
+    bench.slow_store = true;
+    let reader = bench.client("reader");
+    bench.say(reader, json!({"action": "subscribe", "channel": "a"}));
+    takes(&mut bench, Some(2000));
+    bench.store_answers();
+    let heard = bench.story(reader);
+    assert!(heard.iter().any(|frame| frame.starts_with("gap")), "{heard:?}");
+}
+
+#[test]
+fn very_much_that_does_not_fit_gives_way_some_at_a_time() {
+    let mut settings = Settings { has_disk: true, ..Settings::default() };
+    settings.policy.count = 5000;
+    let mut bench = Bench::with(settings);
+    let worker = bench.worker();
+    for number in 0..3000 {
+        bench.ask(worker, line(&format!("l:{}", number % 10), json!(number), false));
+    }
+    bench.disk_writes_all();
+    takes(&mut bench, Some(1000));
+    assert_eq!(number(&mut bench, "messages_evicted"), 500);
+    for _ in 0..10 {
+        bench.handle(Input::Due);
+    }
+    assert!(number(&mut bench, "kept_bytes") <= 1000);
+    assert_eq!(bench.hub.deadline().filter(|due| *due <= bench.now.moment), None, "and then no more");
+}
+
+#[test]
+fn newcomer_makes_room_for_itself_alone_where_the_disk_takes_less() {
+    let mut settings = Settings { has_disk: true, ..Settings::default() };
+    settings.policy.count = 5000;
+    let mut bench = Bench::with(settings);
+    let worker = bench.worker();
+    // More than gives way at a time, in logs of one message each.
+    for number in 0..2000 {
+        bench.ask(worker, line(&format!("l:{number}"), json!(number), false));
+    }
+    for _ in 0..20 {
+        fill(&mut bench, worker, "promised", true);
+    }
+    bench.disk_writes_all();
+    takes(&mut bench, Some(50_000));
+    assert_eq!(fill(&mut bench, worker, "promised", true), (true, true));
+    let kept = kept(&mut bench, "promised");
+    assert_eq!((kept.first().map(String::as_str), kept.len()), (Some("gap 1 1 1 evicted"), 21), "{kept:?}");
+}
+
+#[test]
+fn log_of_durable_messages_shrinks_by_and_by_where_the_disk_takes_less() {
+    let mut bench = small();
+    let worker = bench.worker();
+    for _ in 0..10 {
+        fill(&mut bench, worker, "a", true);
+    }
+    bench.disk_writes_all();
+    takes(&mut bench, Some(7000));
+    let mut bytes = Vec::new();
+    for _ in 0..5 {
+        assert_eq!(fill(&mut bench, worker, "a", true), (true, true));
+        bytes.push(number(&mut bench, "kept_bytes"));
+    }
+    assert_eq!(bytes, [9000, 8000, 7000, 7000, 7000]);
+}
+
+#[test]
+fn durable_messages_stay_though_the_disk_takes_less() {
+    let mut bench = small();
+    let worker = bench.worker();
+    for _ in 0..4 {
+        fill(&mut bench, worker, "a", true);
+    }
+    takes(&mut bench, Some(2000));
+    assert_eq!(number(&mut bench, "kept_bytes"), 4000);
+    assert_eq!(bench.hub.deadline().filter(|due| *due <= bench.now.moment), None);
+    assert_eq!(fill(&mut bench, worker, "b", false), (false, false), "a newcomer is not kept");
+}
+
 #[test]
 fn a_durable_message_is_never_pushed_out_by_another_log() {
     let mut bench = small();
@@ -99,10 +216,32 @@ fn a_durable_message_is_never_pushed_out_by_another_log() {
     assert_eq!(fill(&mut bench, worker, "b", true), (false, false), "a durable one no more than others");
     let is_order = |effect: &&Effect| matches!(effect, Effect::Keep { .. } | Effect::Forget { .. });
     assert_eq!(bench.last.list.iter().filter(is_order).count(), 0, "nothing is written for it");
-    assert!(bench.last.list.contains(&Effect::Report(Anomaly::KeptLimit)));
+    assert!(bench.last.list.contains(&Effect::Report(Anomaly::KeptLimit { is_newcomer_lost: true })));
     let all: Vec<String> = (1..=10).map(|seq| seq.to_string()).collect();
     assert_eq!(kept(&mut bench, "a"), all);
     assert_eq!(kept(&mut bench, "b"), ["gap 1 2 2 not_kept"]);
+}
+
+#[test]
+fn nothing_is_given_up_for_a_newcomer_that_is_not_kept_in_the_end() {
+    let mut bench = small();
+    let worker = bench.worker();
+    for _ in 0..8 {
+        assert_eq!(fill(&mut bench, worker, "a", true), (true, true));
+    }
+    for _ in 0..2 {
+        assert_eq!(fill(&mut bench, worker, "b", true), (true, true));
+    }
+    bench.ask(worker, line("b", json!("x".repeat(2500)), true));
+    assert!(bench.last.list.contains(&Effect::Report(Anomaly::KeptLimit { is_newcomer_lost: true })));
+    assert_eq!((number(&mut bench, "messages_evicted"), number(&mut bench, "kept_bytes")), (0, 10_000));
+    assert_eq!(
+        fill(&mut bench, worker, "b", true),
+        (true, true),
+        "what fits takes the place of its own oldest"
+    );
+    assert_eq!(kept(&mut bench, "a").len(), 8);
+    assert_eq!(kept(&mut bench, "b"), ["gap 1 3 2 evicted", "2", "4"]);
 }
 
 #[test]

@@ -19,6 +19,7 @@ use wshubd::edge::store::words::{Gone, Mark, Order, Put};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A directory for one story, removed with it.
+#[derive(Debug)]
 pub(crate) struct Place(PathBuf);
 
 impl Place {
@@ -37,6 +38,19 @@ impl Place {
 
     pub(crate) fn generation(&self, number: u32) -> PathBuf {
         self.store().join(format!("{number:08}"))
+    }
+
+    /// Its write-ahead log.
+    pub(crate) fn wal(&self, generation: u32) -> PathBuf {
+        let entries = fs::read_dir(self.generation(generation)).unwrap().map(|entry| entry.unwrap().path());
+        let is_log = |path: &PathBuf| path.extension().is_none() && path.to_str().unwrap().contains("/wal-");
+        entries.into_iter().find(is_log).unwrap()
+    }
+
+    /// Whether all of a generation lies in its database.
+    pub(crate) fn has_no_wal(&self, generation: u32) -> bool {
+        let mut entries = fs::read_dir(self.generation(generation)).unwrap().map(|entry| entry.unwrap());
+        !entries.any(|entry| entry.file_name().to_str().unwrap().starts_with("wal-"))
     }
 
     /// Names in the store, in order.
@@ -173,6 +187,13 @@ impl Child {
 
     pub(crate) fn commit(&mut self, generation: u32, puts: Vec<Put<'static>>) -> Answer {
         self.ask(&commit(generation, puts))
+    }
+
+    /// Copies all of a log into its database, in portions.
+    pub(crate) fn checkpoint(&mut self, generation: u32) {
+        while self.ask(&Order::Checkpoint { generation, bytes: 2000 }).end("Checkpointed")["is_done"] == false
+        {
+        }
     }
 
     /// All of one log.

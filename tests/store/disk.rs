@@ -173,12 +173,98 @@ fn who_waits_for_a_page_that_cannot_be_read_is_told_in_the_end() {
     stage.kill();
     stage.hear();
     // A directory in place of the file: an error each time, and no damage.
-    let db = stage.place.generation(0).join("db");
-    std::fs::rename(&db, db.with_file_name("away")).unwrap();
-    std::fs::create_dir(&db).unwrap();
+    let log = stage.place.wal(0);
+    std::fs::rename(&log, log.with_file_name("away")).unwrap();
+    std::fs::create_dir(&log).unwrap();
     stage.ask(&orders, 0, 10, 1 << 20);
     assert_eq!(stage.page(), None);
     assert!(stage.told().contains(&StoreFact::Failed));
+}
+
+#[test]
+fn a_process_that_ends_while_it_begins_costs_another_and_no_page() {
+    let mut stage = Stage::new(64 * MIB);
+    let orders = log("orders");
+    stage.keep(&orders, 1, Disk::Now, "first");
+    stage.settle();
+    stage.later(30 * SECOND);
+    stage.wait_for_the_end();
+    stage.told();
+    stage.program("/bin/false");
+    stage.ask(&orders, 0, 10, 1 << 20);
+    stage.act(wshubd::edge::store::Store::tick);
+    stage.hear();
+    stage.hear();
+    stage.program(PROGRAM);
+    let page = stage.page().unwrap();
+    assert_eq!(page.iter().map(|message| crate::stage::text(message)).collect::<Vec<_>>(), ["first"]);
+    assert_eq!(stage.told(), []);
+}
+
+#[test]
+fn what_goes_to_no_disk_makes_nothing_else_be_written_early() {
+    let mut stage = Stage::new(64 * MIB);
+    stage.options.memory = 10_000;
+    stage.crash();
+    stage.load();
+    stage.later(30 * SECOND);
+    stage.wait_for_the_end();
+    stage.later(SECOND);
+    let text = "x".repeat(1000);
+    for seq in 1..=20 {
+        stage.keep(&log("in memory"), seq, Disk::Never, &text);
+    }
+    stage.keep(&log("orders"), 1, Disk::Behind, "may wait");
+    stage.act(wshubd::edge::store::Store::tick);
+    assert_eq!(stage.deadline(), Some(DELAY));
+    // What goes there is written, where that is too much to hold.
+    for seq in 2..=20 {
+        stage.keep(&log("orders"), seq, Disk::Behind, &text);
+    }
+    assert_eq!(stage.deadline(), Some(Duration::ZERO));
+}
+
+#[test]
+fn very_many_empty_logs_are_told_of_in_several_commits() {
+    let mut stage = Stage::new(64 * MIB);
+    let name = |number: usize| log(&format!("user:{number}"));
+    for number in 0..1200 {
+        stage.keep(&name(number), 1, Disk::Behind, "one");
+    }
+    stage.keep(&log("stays"), 1, Disk::Behind, "one");
+    stage.later(DELAY);
+    for number in 0..1200 {
+        stage.forget(&name(number), 1, 1);
+    }
+    stage.advance(5 * SECOND);
+    let mut commits = 0;
+    stage.act(wshubd::edge::store::Store::tick);
+    // Each answer makes room for the next order, until none is under way.
+    while stage.deadline() == Some(10 * SECOND) {
+        stage.hear();
+        commits += 1;
+    }
+    assert!(commits >= 3, "{commits} for 1,200 logs");
+    stage.settle();
+    stage.crash();
+    let found = stage.load();
+    assert_eq!(found.iter().map(|found| &found.log).collect::<Vec<_>>(), [&log("stays")]);
+}
+
+#[test]
+fn what_an_order_wrote_that_was_never_answered_counts_against_the_budget() {
+    let mut stage = Stage::new(64 * MIB);
+    stage.options.flash_budget = Some(64 << 20);
+    stage.crash();
+    stage.load();
+    // What a socket takes at once, for only a whole order is carried out.
+    let text = "x".repeat(50_000);
+    stage.keep(&log("orders"), 1, Disk::Behind, &text);
+    stage.advance(DELAY);
+    stage.unanswered();
+    assert!(stage.store.trouble().is_some());
+    let spent = stage.spent();
+    assert!(spent >= 50_000, "{spent}");
 }
 
 #[test]
@@ -492,6 +578,25 @@ fn what_is_looked_up_before_it_is_forgotten_is_told_wherever_it_lies() {
     stage.look_up(&orders, 3, 1);
     stage.forget(&orders, 4, 4);
     assert_eq!(stage.pages(), [vec![4], vec![1, 2, 3]]);
+}
+
+#[test]
+fn disk_that_hangs_is_asked_for_a_bounded_number_of_forgotten_messages() {
+    let mut stage = Stage::new(64 * MIB);
+    let orders = log("orders");
+    for seq in 1..=5000 {
+        stage.keep(&orders, seq, Disk::Behind, "unheard");
+    }
+    stage.later(DELAY);
+    stage.told();
+    stage.signal(rustix::process::Signal::STOP);
+    for seq in 1..=5000 {
+        stage.look_up(&orders, seq - 1, 1);
+        stage.forget(&orders, seq, seq);
+    }
+    let unread = stage.told().iter().filter(|fact| matches!(fact, StoreFact::Unread { .. })).count();
+    assert!((900..=910).contains(&unread), "{unread} of 5,000 are not read");
+    stage.kill();
 }
 
 #[test]

@@ -277,28 +277,73 @@ fn bytes_that_are_no_store_are_refused_by_name() {
         assert!(import(&bytes).is_err(), "changed at {at}");
     }
     let why = |refused: Result<Store, ImportError>| refused.unwrap_err().to_string();
-    let text = String::from_utf8(bytes.clone()).unwrap();
+    let mut older = bytes.clone();
+    // Behind the mark.
+    older[1] = 0;
+    assert_eq!(why(import(&older)), "the store is of version 0, this daemon understands version 2");
+    let longer = [&bytes[..], b"x"].concat();
+    assert_eq!(why(import(&longer)), "the store cannot be read: it is longer than it says");
+    let place = stage.place.store().display().to_string();
+    let moved = Store::import(None, stage.now, &bytes);
+    assert_eq!(why(moved), format!("the store was in {place}, and is in memory now"));
+}
+
+/// What version 1 has written of a store in which `orders` had messages 1 and 3 on the disk
+/// and 4 in memory, and `notes` one in memory.
+fn of_version_1(stage: &Stage) -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let place = stage.place.store().display().to_string();
+    let text = include_str!("store-of-version-1");
+    text.replace("DIRECTORY", &place).replace("BOOT", boot.trim())
+}
+
+#[test]
+fn a_store_that_was_written_as_json_goes_on() {
+    let mut stage = Stage::new(64 * MIB);
+    let (orders, notes) = (log("orders"), log("notes"));
+    for seq in 1..=3 {
+        stage.keep(&orders, seq, Disk::Now, "on the disk");
+    }
+    stage.settle();
+    stage.store.export(stage.now);
+    let bytes = sealed(&of_version_1(&stage), "", "");
+    stage.store = Store::import(Some(stage.options.clone()), stage.now, &bytes).unwrap();
+    let all = [(1, "on the disk"), (3, "on the disk"), (4, "in memory")];
+    assert_eq!(texts(&stage.read(&orders, 10, 1000)), all);
+    assert_eq!(texts(&stage.read(&notes, 10, 1000)), [(1, "brief")]);
+    stage.later(6 * SECOND);
+    stage.crash();
+    stage.load();
+    assert_eq!(texts(&stage.read(&orders, 10, 1000)), all);
+}
+
+#[test]
+fn json_that_is_no_store_is_refused_by_name() {
+    let stage = Stage::new(64 * MIB);
+    let import = |bytes: &[u8]| Store::import(Some(stage.options.clone()), stage.now, bytes);
+    let why = |refused: Result<Store, ImportError>| refused.unwrap_err().to_string();
+    let text = of_version_1(&stage);
+    assert!(import(&sealed(&text, "", "")).is_ok());
     let older = text.replacen(":1,", ":0,", 1);
-    let refused = "the store is of version 0, this daemon understands version 1";
+    let refused = "the store is of version 0, this daemon understands version 2";
     assert_eq!(why(import(older.as_bytes())), refused);
     for (right, wrong) in [
         ("[[1,0,", "[[1,0,1],[1,0,"),
         ("[[1,0,", "[[0,0,"),
         ("\"standing\":[", "\"standing\":null,\"before\":["),
-        (",[false,false],4,", ",[false,false],4000,"),
     ] {
         let changed = sealed(&text, right, wrong);
         assert!(why(import(&changed)).starts_with("the store has a log that cannot be"), "{wrong}");
     }
-    for (right, wrong) in
-        [("\"logs\":1", "\"logs\":2"), ("\"logs\":1", "\"logs\":0"), ("\"kept\"", "\"left\"")]
-    {
+    for (right, wrong) in [
+        ("\"logs\":2", "\"logs\":3"),
+        ("\"logs\":2", "\"logs\":1"),
+        ("\"kept\"", "\"left\""),
+        (",[false,false],4,", ",[false,false],4000,"),
+    ] {
         let changed = sealed(&text, right, wrong);
         assert!(why(import(&changed)).starts_with("the store cannot be read: "), "{wrong}");
     }
-    let place = stage.place.store().display().to_string();
-    let moved = Store::import(None, stage.now, &bytes);
-    assert_eq!(why(moved), format!("the store was in {place}, and is in memory now"));
 }
 
 /// Bytes that say something else, with a checksum that is right.
@@ -309,4 +354,44 @@ fn sealed(text: &str, right: &str, wrong: &str) -> Vec<u8> {
     let mut heading: serde_json::Value = serde_json::from_str(heading).unwrap();
     heading["checksum"] = crc32fast::hash(rest.as_bytes()).into();
     format!("{heading}\n{rest}").into_bytes()
+}
+
+#[test]
+fn a_process_that_hangs_at_a_handover_is_killed_when_its_time_is_over() {
+    let mut stage = Stage::new(64 * MIB);
+    let orders = log("orders");
+    stage.keep(&orders, 1, Disk::Now, "on the disk");
+    stage.settle();
+    stage.told();
+    stage.signal(rustix::process::Signal::STOP);
+    stage.keep(&orders, 2, Disk::Now, "promised");
+    begin_commit(&mut stage);
+    stage.hand_over();
+    // Whoever goes on starts no other before that, so that none but this can end it.
+    stage.program(NOTHING);
+    stage.act(Store::tick);
+    assert_eq!(stage.told(), [StoreFact::Failed, StoreFact::NotStored { log: orders.clone(), seq: 2 }]);
+    stage.advance(10 * SECOND);
+    stage.act(Store::tick);
+    stage.wait_for_the_end();
+    stage.program(PROGRAM);
+    stage.later(30 * SECOND);
+    assert_eq!(stage.told(), [stored(&orders, 2, 2), StoreFact::Works]);
+}
+
+#[test]
+fn who_takes_over_a_disk_that_fails_knows_it_fails() {
+    let mut stage = Stage::new(64 * MIB);
+    stage.keep(&log("orders"), 1, Disk::Now, "on the disk");
+    stage.settle();
+    assert!(!stage.store.has_failed());
+    stage.kill();
+    stage.wait_for_the_end();
+    stage.program(NOTHING);
+    stage.keep(&log("orders"), 2, Disk::Now, "promised");
+    while !stage.store.has_failed() {
+        stage.hear_or_pass();
+    }
+    stage.hand_over();
+    assert!(stage.store.has_failed());
 }

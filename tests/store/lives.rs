@@ -1,6 +1,7 @@
 //! How the process ends, and what the next one finds.
 
 use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
@@ -106,14 +107,28 @@ fn a_second_process_waits_for_the_first() {
 }
 
 #[test]
-fn a_second_process_does_not_wait_for_ever() {
+fn a_second_process_kills_the_first_that_does_not_end() {
     let place = Place::new();
     let mut first = place.start();
+    first.commit(1, vec![put("logs", 1, 10)]).end("Committed");
+    first.signal(Signal::STOP);
+    let mut second = place.start_unheard();
+    let ready = second.hear();
+    assert_eq!(ready["Ready"]["generations"][0]["generation"], 1, "{ready}");
+    assert_eq!(first.wait().signal(), Some(Signal::KILL.as_raw()));
+    assert_eq!(second.load(1).records.len(), 1);
+}
+
+#[test]
+fn a_second_process_leaves_alone_who_is_no_process_of_ours() {
+    let place = Place::new();
+    std::fs::create_dir(place.store()).unwrap();
+    let held = std::fs::File::open(place.store()).unwrap();
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
     let mut second = place.start_unheard();
     let answer = second.answer();
     assert!(answer.end("Failed")["why"].as_str().unwrap().starts_with("another process has "));
     assert_eq!(second.wait().code(), Some(1));
-    first.commit(1, vec![put("logs", 1, 10)]).end("Committed");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a story that cannot go on has failed")]
 
+mod capacity;
 mod child;
 mod damage;
 mod disk;
@@ -17,3 +18,4 @@ mod records;
 mod remains;
 mod room;
 mod stage;
+mod wal;

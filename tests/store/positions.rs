@@ -3,12 +3,16 @@
 
 use std::path::PathBuf;
 
-use wshubd::edge::store::positions::{Position, Positions};
+use wshubd::edge::store::positions::{Owner, Position, Positions};
 use wshubd::hub::LogKey;
 use wshubd::protocol::{Channel, UserId};
 
 fn channel(name: &str, epoch: u64, seq: u64) -> Position {
     Position { log: LogKey::Channel(Channel::new(name).unwrap()), epoch, seq }
+}
+
+fn owner(boot: &str) -> Owner {
+    Owner { boot: boot.to_owned(), state: (1, 2) }
 }
 
 fn path(story: &str) -> PathBuf {
@@ -26,45 +30,126 @@ fn sorted(mut positions: Vec<Position>) -> Vec<Position> {
 fn what_was_written_is_there_although_nobody_said_goodbye() {
     let path = path("written");
     let inbox = Position { log: LogKey::Inbox(UserId::new("ann").unwrap()), epoch: 7, seq: 1 };
-    let mut positions = Positions::create(&path, "boot", std::slice::from_ref(&inbox)).unwrap();
+    let mut positions = Positions::create(&path, &owner("boot"), std::slice::from_ref(&inbox)).unwrap();
     for seq in 1..=1000 {
         positions.grew(&channel("orders", 1, 1).log, 1, seq);
     }
-    positions.write().unwrap();
+    positions.write(|_| true).unwrap();
     positions.grew(&channel("news", 1, 1).log, u64::MAX, 3);
-    positions.write().unwrap();
+    positions.write(|_| true).unwrap();
     std::mem::forget(positions);
     let expected = sorted(vec![inbox, channel("orders", 1, 1000), channel("news", u64::MAX, 3)]);
-    assert_eq!(sorted(Positions::read(&path, "boot")), expected);
+    assert_eq!(sorted(Positions::read(&path, &owner("boot"))), expected);
 }
 
 #[test]
 fn of_another_run_of_the_machine_nothing_counts() {
     let path = path("boot");
-    drop(Positions::create(&path, "boot", &[channel("orders", 1, 5)]).unwrap());
-    assert_eq!(Positions::read(&path, "another"), []);
+    drop(Positions::create(&path, &owner("boot"), &[channel("orders", 1, 5)]).unwrap());
+    assert_eq!(Positions::read(&path, &owner("another")), []);
+}
+
+#[test]
+fn positions_of_another_state_directory_count_for_nothing() {
+    let path = path("state");
+    drop(Positions::create(&path, &owner("boot"), &[channel("orders", 1, 5)]).unwrap());
+    assert_eq!(Positions::read(&path, &Owner { state: (1, 3), ..owner("boot") }), []);
+    assert_eq!(Positions::read(&path, &owner("boot")), [channel("orders", 1, 5)]);
+}
+
+#[test]
+fn slots_of_forgotten_logs_are_given_to_others() {
+    let path = path("slots");
+    let mut positions = Positions::create(&path, &owner("boot"), &[]).unwrap();
+    // Three times as many as there are slots, and never more than a hundred at a time.
+    let name = |number: u64| channel(&format!("job:{number}"), 7, number + 1);
+    for number in 0..12_288 {
+        let Position { log, epoch, seq } = name(number);
+        positions.grew(&log, epoch, seq);
+        let is_known =
+            |log: &LogKey| (number.saturating_sub(99)..=number).any(|known| name(known).log == *log);
+        positions.write(is_known).unwrap();
+    }
+    let read = Positions::read(&path, &owner("boot"));
+    for number in 12_188..12_288 {
+        let found: Vec<_> = read.iter().filter(|found| found.log == name(number).log).collect();
+        assert_eq!(found, [&name(number)], "each is there once");
+    }
+    assert!(std::fs::metadata(&path).unwrap().len() <= 4097 * 256);
+}
+
+#[test]
+fn log_that_returns_is_found_in_its_new_slot_alone() {
+    let path = path("returns");
+    let mut positions = Positions::create(&path, &owner("boot"), &[]).unwrap();
+    let mut grow = |log: &Position, forgotten: &str| {
+        positions.grew(&log.log, log.epoch, log.seq);
+        let is_known = |log: &LogKey| !forgotten.contains(&format!("{log:?}"));
+        positions.write(is_known).unwrap();
+    };
+    let returning = channel("returns", 1, 5);
+    let forgotten = format!("{:?}", returning.log);
+    grow(&returning, "");
+    for number in 0..4096 {
+        grow(&channel(&format!("job:{number}"), 1, 1), &forgotten);
+    }
+    // All are known again but one of the others, whose slot it gets.
+    let other = format!("{:?}", channel("job:7", 1, 1).log);
+    grow(&channel("returns", 2, 1), &other);
+    for number in 0..4096 {
+        grow(&channel("returns", 2, 1 + number), &other);
+    }
+    let read = Positions::read(&path, &owner("boot"));
+    let found: Vec<_> = read.iter().filter(|found| found.log == returning.log).collect();
+    assert_eq!(found, [&channel("returns", 2, 4096)]);
+}
+
+#[test]
+fn file_that_is_begun_anew_replaces_the_one_before_as_a_whole() {
+    let path = path("anew");
+    drop(
+        Positions::create(&path, &owner("boot"), &[channel("orders", 1, 5), channel("news", 1, 5)]).unwrap(),
+    );
+    // As a process leaves it that is killed before the new one is whole.
+    let mut unfinished = path.clone().into_os_string();
+    unfinished.push(".new");
+    std::fs::write(&unfinished, b"half").unwrap();
+    assert_eq!(Positions::read(&path, &owner("boot")).len(), 2);
+    drop(Positions::create(&path, &owner("boot"), &[channel("orders", 1, 9)]).unwrap());
+    assert_eq!(Positions::read(&path, &owner("boot")), [channel("orders", 1, 9)]);
+}
+
+#[test]
+fn where_no_file_can_be_made_an_old_one_is_not_found() {
+    let path = path("refused");
+    drop(Positions::create(&path, &owner("boot"), &[channel("orders", 1, 5)]).unwrap());
+    let mut unfinished = path.clone().into_os_string();
+    unfinished.push(".new");
+    std::fs::create_dir_all(&unfinished).unwrap();
+    assert!(Positions::create(&path, &owner("boot"), &[channel("orders", 1, 9)]).is_err());
+    assert_eq!(Positions::read(&path, &owner("boot")), []);
 }
 
 #[test]
 fn what_is_damaged_does_not_count_and_the_rest_does() {
     let path = path("damaged");
-    drop(Positions::create(&path, "boot", &[channel("orders", 1, 5)]).unwrap());
+    drop(Positions::create(&path, &owner("boot"), &[channel("orders", 1, 5)]).unwrap());
     let whole = std::fs::read(&path).unwrap();
     let mut longer = whole.clone();
     longer.extend_from_slice(&[9; 300]);
     std::fs::write(&path, &longer).unwrap();
-    assert_eq!(Positions::read(&path, "boot"), [channel("orders", 1, 5)]);
+    assert_eq!(Positions::read(&path, &owner("boot")), [channel("orders", 1, 5)]);
     for at in whole.len() / 2..whole.len() {
         let mut flipped = whole.clone();
         flipped[at] ^= 0x10;
         std::fs::write(&path, &flipped).unwrap();
-        assert_eq!(Positions::read(&path, "boot"), [], "{at}");
+        assert_eq!(Positions::read(&path, &owner("boot")), [], "{at}");
     }
 }
 
 #[test]
 fn after_a_clean_stop_nothing_is_left() {
     let path = path("clean");
-    Positions::create(&path, "boot", &[channel("orders", 1, 5)]).unwrap().remove();
-    assert_eq!(Positions::read(&path, "boot"), []);
+    Positions::create(&path, &owner("boot"), &[channel("orders", 1, 5)]).unwrap().remove();
+    assert_eq!(Positions::read(&path, &owner("boot")), []);
 }

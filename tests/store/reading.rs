@@ -15,7 +15,7 @@ const SECOND: Duration = Duration::from_secs(1);
 fn spread(stage: &mut Stage, logs: &[LogKey], generations: u64) {
     for seq in 1..=generations {
         for log in logs {
-            stage.keep(log, seq, Disk::Now, &"x".repeat(20_000 / logs.len()));
+            stage.keep(log, seq, Disk::Now, &"x".repeat(70_000 / logs.len()));
         }
         stage.settle();
     }

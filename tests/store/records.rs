@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 use wshubd::edge::store::words::Order;
 
-use crate::child::{Place, gone, mark, put, record};
+use crate::child::{Answer, Place, gone, mark, put, record};
 
 #[test]
 fn what_was_committed_is_told_with_its_states_and_all_that_is_gone() {
@@ -18,11 +18,22 @@ fn what_was_committed_is_told_with_its_states_and_all_that_is_gone() {
     let order =
         Order::Commit { generation: 1, puts, marks, gone: vec![gone("logs", 2, 3), gone("logs", 9, 9)] };
     child.ask(&order).end("Committed");
+    is_told(&child.load(1));
     child.end();
+    let mut child = place.start();
+    is_told(&child.load(1));
+    child.checkpoint(1);
+    assert!(place.has_no_wal(1));
+    is_told(&child.load(1));
+    child.end();
+    is_told(&place.start().load(1));
+}
 
-    let loaded = place.start().load(1);
+/// All of that story.
+fn is_told(loaded: &Answer) {
     for (log, bytes) in [("logs", 40), ("news", 900)] {
-        let told: Vec<_> = loaded.records.iter().filter(|record| record.log == log).collect();
+        let mut told: Vec<_> = loaded.records.iter().filter(|record| record.log == log).collect();
+        told.sort_by_key(|told| told.seq);
         let heads: Vec<_> = [1, 2, 3, 255, 256, 70_000].map(|seq| record(log, seq, bytes).head).into();
         assert_eq!(told.iter().map(|record| record.head.clone()).collect::<Vec<_>>(), heads);
         assert!(told.iter().all(|record| record.body == Value::Null), "a load tells no bodies");
@@ -62,6 +73,8 @@ fn a_message_of_any_length_comes_back_whole_and_none_is_mixed_with_another() {
     let read = child.read(1, "large");
     assert_eq!(read.end("Read")["damaged"], 0);
     assert!(read.records == expected, "not what was put");
+    child.checkpoint(1);
+    assert!(child.read(1, "large").records == expected, "not what was put, in the database");
     assert_eq!(child.load(1).end("Loaded"), &json!({"damaged": 0, "notes": []}));
 }
 
@@ -123,7 +136,7 @@ fn a_commit_goes_on_in_a_generation_that_is_there_and_others_stay_as_they_are() 
 fn a_dropped_generation_gives_its_room_back() {
     let place = Place::new();
     let mut child = place.start();
-    let room = |answer: &crate::child::Answer, word| answer.end(word)["room"].clone();
+    let room = |answer: &Answer, word| answer.end(word)["room"].clone();
     let puts = || (1..200).map(|seq| put("logs", seq, 2000)).collect();
     let first = room(&child.commit(1, puts()), "Committed");
     let both = room(&child.commit(2, puts()), "Committed");
@@ -163,6 +176,7 @@ fn no_page_gets_so_long_that_it_is_a_file_of_its_own() {
         child.ask(&Order::Commit { generation: 1, puts, marks, gone }).end("Committed");
     }
     child.commit(1, vec![put("logs", 1, 2_000_000)]).end("Committed");
-    assert_eq!(fs::read_dir(place.generation(1).join("blobs")).unwrap().count(), 0);
+    child.checkpoint(1);
+    assert_eq!(fs::read_dir(place.generation(1).join("database/blobs")).unwrap().count(), 0);
     assert_eq!(child.load(1).records.len(), 600 * 6 + 1);
 }

@@ -44,19 +44,19 @@ fn a_newer_format_is_refused_and_nothing_is_touched() {
     let mut child = place.start();
     child.commit(1, vec![put("logs", 1, 10)]).end("Committed");
     child.end();
-    let text = "wshubd store 2";
+    let text = "wshubd store 3";
     let format = format!("{text} {:08x}\n", crc32fast::hash(text.as_bytes()));
     fs::write(place.generation(1).join("format"), format).unwrap();
-    let before = fs::read(place.generation(1).join("db")).unwrap();
+    let before = fs::read(place.wal(1)).unwrap();
     for _ in 0..5 {
         let answer = place.start().load(1);
         let why = answer.end("Failed")["why"].as_str().unwrap();
         assert!(
-            why.contains("written by a newer wshubd, in format 2; this one reads formats up to 1"),
+            why.contains("written by a newer wshubd, in format 3; this one reads formats up to 2"),
             "{why}"
         );
     }
-    assert_eq!(fs::read(place.generation(1).join("db")).unwrap(), before);
+    assert_eq!(fs::read(place.wal(1)).unwrap(), before);
     // It is no trouble to others.
     let mut child = place.start();
     assert_eq!(child.ready["notes"], json!([]));

@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use wshubd::edge::store::{Around, Engine, Fetch, Options, Store};
 use wshubd::hub::settings::Disk;
 use wshubd::hub::{Fate, Found, Hub, Input, Keeping, LogKey, Now, Purpose, Settings, StoreFact};
+use wshubd::protocol::frame::Statistics;
 use wshubd::protocol::{Channel, ConnectionId, Event, Message, MessageId, Moment, Payload, Sender, UnixTime};
 
 use crate::child::Place;
@@ -191,6 +192,10 @@ impl Stage {
     }
 
     pub(crate) fn later(&mut self, time: Duration) {
+        if time >= Duration::from_secs(30) {
+            // Who has nothing to do ends by then.
+            self.seen.borrow_mut().extend(self.pids());
+        }
         self.advance(time);
         self.settle();
     }
@@ -278,10 +283,18 @@ impl Stage {
     /// What was told of the disk since the last time.
     pub(crate) fn told(&mut self) -> Vec<StoreFact> {
         let told = self.facts.drain(..).filter_map(|fact| match fact {
+            Input::Store(StoreFact::Capacity { .. }) => None,
             Input::Store(fact) => Some(fact),
             _ => None,
         });
         told.collect()
+    }
+
+    /// What was written of the budget.
+    pub(crate) fn spent(&self) -> u64 {
+        let mut statistics = Statistics::default();
+        self.store.describe(self.now.moment, &mut statistics);
+        statistics.flash_spent_bytes
     }
 
     pub(crate) fn deadline(&self) -> Option<Duration> {

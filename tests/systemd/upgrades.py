@@ -67,14 +67,14 @@ def downgrade(hub):
 @story("an older version that could not read what is kept is refused, and nothing has changed")
 def refused(hub):
     hub.dpkg("-i", hub.newer)
-    text = "wshubd store 2"
+    text = "wshubd store 9"
     future = "/var/lib/private/wshubd/store/00009999/format"
     hub.write(future, f"{text} {zlib.crc32(text.encode()):08x}\n")
     with hub.subscriber("news") as ann:
         pid = hub.main()
         done = hub.dpkg("-i", hub.older, check=False)
         assert done.returncode != 0
-        assert "format 2" in done.stderr and "nothing has been changed" in done.stderr, done.stderr
+        assert "format 9" in done.stderr and "nothing has been changed" in done.stderr, done.stderr
         same((hub.installed(), hub.main()), (f"ii {NEWER}", pid))
         hub.run("wshubctl", "pub", "news", "undisturbed")
         ann.hear("message", data="undisturbed")

@@ -6,7 +6,7 @@ use wshubd::config::Alg;
 use wshubd::edge::token::Verifier;
 use wshubd::protocol::frame::TokenCheck;
 
-use crate::keys::{NOW, SECRET, hs256, now, signed, spelled, token, verifier};
+use crate::keys::{NOW, SECRET, hs256, now, signed, spelled, spelled_in, token, verifier};
 
 const OTHER: &str = "another secret of more than thirty-two bytes";
 
@@ -85,7 +85,13 @@ fn what_is_wrong_with_the_claims_is_named() {
         (json!({ "sub": "ada", "exp": NOW * 1000 }), "beyond the year 9999; claims count seconds"),
         (json!({ "sub": "ada", "exp": "soon" }), "the claims cannot be read: invalid type: string"),
         (json!({ "exp": NOW + 9 }), "the claims name no user: `user_id` or `sub`"),
-        (json!({ "exp": NOW + 9, "sub": "" }), "`user_id` is empty"),
+        (json!({ "exp": NOW + 9, "sub": "" }), "`sub` is empty"),
+        (json!({ "exp": NOW + 9, "sub": "a\u{ad}da" }), "`sub` contains '\\u{ad}', which is not allowed"),
+        (json!({ "exp": NOW + 9, "user_id": "a\nb", "sub": "ada" }), "`user_id` contains '\\n'"),
+        (
+            json!({ "exp": NOW + 9, "sub": true }),
+            "invalid type: boolean `true`, expected text or a whole number",
+        ),
         (json!({ "exp": NOW + 9, "sub": "a", "wshub": patterns(40, "a") }), "has 40 patterns, at most 32"),
         (json!({ "exp": NOW + 9, "sub": "a", "wshub": patterns(20, &"a".repeat(99)) }), "have 1980 bytes"),
     ];
@@ -95,6 +101,10 @@ fn what_is_wrong_with_the_claims_is_named() {
         assert!(message.contains(said) && !message.contains("column"), "{claims}: {message}");
     }
     assert!(fault(&hs256(), &spelled("[]")).1.contains("the claims cannot be read"));
+    let twice = spelled(&format!(r#"{{"sub":"ada","exp":{},"iss":"a","iss":"b"}}"#, NOW + 9));
+    assert_eq!(fault(&hs256(), &twice).1, "the claims cannot be read: duplicate field `iss`");
+    let latin = spelled_in(&[br#"{"sub":"ada","name":"Zo"#, &[0xeb][..], br#"","exp":9999999999}"#].concat());
+    assert_eq!(fault(&hs256(), &latin).1, "the claims cannot be read: not UTF-8");
 }
 
 #[test]

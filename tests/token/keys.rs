@@ -74,8 +74,13 @@ pub(crate) fn hs256() -> Verifier {
 }
 
 /// A token with this header and these claims, whatever they are.
-pub(crate) fn signed(header: &str, claims: &str, key: &EncodingKey, algorithm: Algorithm) -> String {
-    let [header, claims] = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part));
+pub(crate) fn signed(
+    header: &str,
+    claims: impl AsRef<[u8]>,
+    key: &EncodingKey,
+    algorithm: Algorithm,
+) -> String {
+    let [header, claims] = [header.as_ref(), claims.as_ref()].map(|part| URL_SAFE_NO_PAD.encode(part));
     let message = format!("{header}.{claims}");
     // Not by the cryptography of the daemon, which is what is tested.
     let signer = (rust_crypto::DEFAULT_PROVIDER.signer_factory)(&algorithm, key).unwrap();
@@ -85,6 +90,11 @@ pub(crate) fn signed(header: &str, claims: &str, key: &EncodingKey, algorithm: A
 
 /// A token of HS256 with [`SECRET`] and the claims as they are spelled.
 pub(crate) fn spelled(claims: &str) -> String {
+    signed(r#"{"alg":"HS256"}"#, claims, &EncodingKey::from_secret(SECRET.as_bytes()), Algorithm::HS256)
+}
+
+/// The same for claims that may be no text.
+pub(crate) fn spelled_in(claims: &[u8]) -> String {
     signed(r#"{"alg":"HS256"}"#, claims, &EncodingKey::from_secret(SECRET.as_bytes()), Algorithm::HS256)
 }
 

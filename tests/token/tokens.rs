@@ -1,5 +1,6 @@
 //! Signatures and claims.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 #[cfg(feature = "public-keys")]
@@ -12,7 +13,7 @@ use wshubd::features::PUBLIC_KEYS;
 use wshubd::hub::{Identity, Pattern};
 use wshubd::protocol::{UnixTime, UserId};
 
-use crate::keys::{NOW, SECRET, hs256, now, signed, spelled, token, verifier};
+use crate::keys::{NOW, SECRET, hs256, now, signed, spelled, spelled_in, token, verifier};
 
 fn code(result: Result<Identity, wshubd::hub::TokenFault>) -> &'static str {
     result.map_or_else(|fault| fault.code, |_| "fine")
@@ -31,6 +32,24 @@ fn what_is_minted_is_believed_until_it_ends() {
     assert_eq!(code(verifier.verify(&token, last)), "fine");
     assert_eq!(code(verifier.verify(&token, expires_at)), "token_expired");
     assert_eq!(code(verifier.verify(&token, UnixTime(u64::MAX))), "token_expired");
+}
+
+#[test]
+fn a_token_that_is_shown_again_costs_no_second_signature_and_ends_all_the_same() {
+    let verifier = hs256();
+    let shown = token(&json!({ "sub": "ada", "exp": NOW + 60, "wshub": { "subscribe": ["a:*"] } }));
+    let first = verifier.verify(&shown, now()).unwrap().rights.unwrap();
+    let again = verifier.verify(&shown, now()).unwrap().rights.unwrap();
+    assert!(Rc::ptr_eq(&first, &again), "it was read again");
+    assert_eq!(code(verifier.verify(&shown[..shown.len() - 1], now())), "token_invalid");
+    assert_eq!(code(verifier.verify(&shown, UnixTime::from_secs(NOW + 60))), "token_expired");
+    assert_eq!(code(verifier.verify(&shown, now())), "fine", "the clock was set back");
+    // Of very many some are forgotten, and read again.
+    for n in 0..2000 {
+        let other = token(&json!({ "sub": format!("user{n}"), "exp": NOW + 60 }));
+        assert_eq!(verifier.verify(&other, now()).unwrap().user_id.as_str(), format!("user{n}"));
+    }
+    assert_eq!(code(verifier.verify(&shown, now())), "fine");
 }
 
 #[test]
@@ -328,6 +347,41 @@ fn the_user_is_named_by_user_id_or_sub() {
 }
 
 #[test]
+fn claims_are_utf8_whether_they_are_looked_at_or_not() {
+    // Latin-1, a surrogate, a character cut short: in a name, in a value, in what is nested.
+    for wrong in [&[0xeb][..], &[0xed, 0xa0, 0x80], &[0xe2, 0x82]] {
+        let places: [(&[u8], &[u8]); 5] = [
+            (br#"{"exp":1750000099,"sub":"a"#, br#""}"#),
+            (br#"{"exp":1750000099,"sub":"ada","iss":"a"#, br#""}"#),
+            (br#"{"exp":1750000099,"sub":"ada","i"#, br#"":1}"#),
+            (br#"{"exp":1750000099,"sub":"ada","more":{"a":["#, br#"]}}"#),
+            (br#"{"exp":1750000099,"sub":"ada","wshub":{"x":"#, br#"}}"#),
+        ];
+        for (before, after) in places {
+            let claims = [before, wrong, after].concat();
+            let shown = String::from_utf8_lossy(&claims);
+            assert_eq!(code(hs256().verify(&spelled_in(&claims), now())), "token_invalid", "{shown}");
+        }
+    }
+}
+
+#[test]
+fn no_claim_comes_twice_whether_it_is_looked_at_or_not() {
+    for twice in [
+        r#""iss":"a","iss":"a""#,
+        r#""aud":1,"email":"x","aud":2"#,
+        r#""nbf":1,"nbf":1"#,
+        r#""wshub":{},"wshub":{}"#,
+        r#""wshub":{"admin":false,"admin":true}"#,
+        r#""wshub":{"more":1,"more":2}"#,
+        r#""\u0073ub":"bob""#,
+    ] {
+        let token = spelled(&format!(r#"{{"exp":{},"sub":"ada",{twice}}}"#, NOW + 9));
+        assert_eq!(code(hs256().verify(&token, now())), "token_invalid", "{twice}");
+    }
+}
+
+#[test]
 fn a_token_says_what_it_may_or_the_configuration_does() {
     let verifier = hs256();
     let rights = |claim: serde_json::Value| {
@@ -361,7 +415,7 @@ fn nothing_unproven_decides_what_is_said() {
     // Claims that would be refused in other ways, under another's signature.
     let key = EncodingKey::from_secret(b"somebody else's secret, thirty-two");
     let said = |claims: serde_json::Value| {
-        let token = signed(r#"{"alg":"HS256"}"#, &claims.to_string(), &key, Algorithm::HS256);
+        let token = signed(r#"{"alg":"HS256"}"#, claims.to_string(), &key, Algorithm::HS256);
         hs256().verify(&token, now()).unwrap_err()
     };
     let expected = said(json!({ "sub": "ada", "exp": NOW + 9 }));

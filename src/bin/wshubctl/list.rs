@@ -166,9 +166,14 @@ pub(crate) async fn operations(client: &Client, asked: args::Operations) -> Resu
     #[derive(Deserialize)]
     struct Answer {
         operations: Vec<Box<RawValue>>,
+        operations_running: Option<u64>,
     }
     let answer = ask(client, &Ask::Operations { channel: asked.channel.as_deref() }).await?;
-    let rows = rows(answer.read::<Answer>()?.operations)?;
+    let Answer { operations, operations_running } = answer.read()?;
+    if let Some(running) = operations_running {
+        eprintln!("wshubctl: the first {} of {running} that run there", operations.len());
+    }
+    let rows = rows(operations)?;
     print(Reader::of(asked.json), &rows, &OPERATIONS, "nothing runs")
 }
 

@@ -42,8 +42,14 @@ impl Links {
                 Side::Worker(worker) => link.leaving || !worker.latches.is_empty(),
                 Side::Client { .. } => link.leaving,
             });
+            if self.get(id).is_some_and(|link| link.has_unsaid()) {
+                self.resume_later(id);
+            }
             if has_more {
                 self.touch(id.slot);
+            }
+            if self.get(id).is_some_and(|link| link.ended && !link.leaving) {
+                self.facts.push_back(Input::Ended { conn: id });
             }
         }
         for id in &lost {

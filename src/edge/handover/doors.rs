@@ -4,12 +4,18 @@
 //! that nobody who comes is turned away. Does not know how one is opened.
 
 use std::cell::RefCell;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::rc::Rc;
 
+use rustix::fs::{Access, access};
+use socket2::SockAddr;
+
 use super::words::Door as Name;
-use super::{Arrival, Way};
-use crate::edge::doors::{Doors, NEWCOMER};
+use super::{Arrival, Unavailable, Way};
+use crate::edge::doors::{Doors, HTTP, NEWCOMER, WORKER, is_dead_socket};
 use crate::edge::driver::Driver;
 use crate::edge::epoll::{Epoll, Interest};
 use crate::edge::guests::Guests;
@@ -20,7 +26,80 @@ impl Doors {
         // What systemd has open it passes on itself.
         let goes = move |name: &Name| matches!(way, Way::InPlace(_)) || !matches!(name, Name::Passed(_));
         let all = self.names.iter().zip(&self.doors);
-        all.filter(move |(name, _)| goes(name)).map(|(name, door)| (name, door.as_fd()))
+        let open = all.filter(move |(name, _)| goes(name)).map(|(name, door)| (name, door.as_fd()));
+        open.chain(self.for_next.iter().map(|(name, socket)| (name, socket.as_fd())))
+    }
+
+    /// Opens the addresses of the next process that are not open yet: what is taken by
+    /// somebody else nobody could take back after the hand-over. They go along with the
+    /// others. The workers' socket is only looked at, for opening it takes the place of
+    /// another.
+    ///
+    /// # Errors
+    /// The first that cannot be had, and why.
+    pub fn open_for_next(&mut self, clients: &[SocketAddr], workers: &Path) -> Result<(), Unavailable> {
+        self.for_next.clear();
+        let is_passed = |name: &str| self.names.iter().any(|known| *known == Name::Passed(name.to_owned()));
+        let is_open = |name: &Name| self.names.contains(name);
+        let mut opened = Vec::new();
+        for &address in clients.iter().filter(|_| !is_passed(HTTP)) {
+            let name = Name::Clients(address);
+            if is_open(&name) {
+                continue;
+            }
+            match TcpListener::bind(address).and_then(|socket| socket.set_nonblocking(true).map(|()| socket))
+            {
+                Ok(socket) => opened.push((name, OwnedFd::from(socket))),
+                // The next process closes what it has no use for first.
+                Err(error)
+                    if error.kind() == io::ErrorKind::AddrInUse && self.is_in_the_way(address, clients) => {}
+                Err(error) => {
+                    let what = format_args!("cannot listen on {address}");
+                    return Err(unavailable(what, &error, "`[listen] http` sets the address"));
+                }
+            }
+        }
+        if !is_passed(WORKER) && !is_open(&Name::Workers(workers.to_owned())) {
+            let what = format_args!("cannot open the worker socket {}", workers.display());
+            can_open(workers)
+                .map_err(|error| unavailable(what, &error, "`[listen] worker` sets the path"))?;
+        }
+        self.for_next = opened;
+        Ok(())
+    }
+
+    /// Whether a listener of our own that is to be closed may be what has the port.
+    fn is_in_the_way(&self, address: SocketAddr, wanted: &[SocketAddr]) -> bool {
+        let overlaps = |other: &SocketAddr| {
+            let (ip, other_ip) = (address.ip(), other.ip());
+            address.port() == other.port()
+                && (ip.is_unspecified() || other_ip.is_unspecified() || ip == other_ip)
+        };
+        self.names.iter().any(|name| match name {
+            Name::Clients(other) => !wanted.contains(other) && overlaps(other),
+            _ => false,
+        })
+    }
+
+    /// Closes the addresses that another process had open and this one does not want:
+    /// they may be in the way of what is wanted.
+    pub fn keep_wanted(&mut self, clients: &[SocketAddr]) {
+        let is_wanted = |name: &Name| !matches!(name, Name::Clients(address) if !clients.contains(address));
+        self.inherited.retain(|(name, _)| is_wanted(name));
+    }
+
+    /// Closes what another process had open and nobody has asked for. A socket in the
+    /// file system that nobody listens at then is in the way of whoever connects.
+    pub(in crate::edge) fn close_inherited(&mut self) {
+        for (name, socket) in self.inherited.drain(..) {
+            drop(socket);
+            if let Name::Workers(path) = name
+                && is_dead_socket(&path).is_ok_and(|is_dead| is_dead)
+            {
+                // Whoever opens another one there takes it away as well.
+                let _ = std::fs::remove_file(path);
+            }
+        }
     }
 
     /// Who stands in the clients' doors.
@@ -42,11 +121,11 @@ impl Doors {
     /// All doors are open that are to be: closes those that nobody asks for any
     /// more, and lets those wait on who stood in them.
     pub fn settle_in(&mut self, arrival: &mut Arrival, driver: &Driver) {
-        self.inherited = Vec::new();
+        self.close_inherited();
         let mut guests = self.guests.borrow_mut();
         for (until, stream) in arrival.guests.drain(..) {
             let number = guests.number();
-            if driver.links.epoll.add(&stream, NEWCOMER | number, Interest::READ).is_ok() {
+            if driver.links.epoll.add_for_news(&stream, NEWCOMER | number).is_ok() {
                 guests.wait(number, until.unwrap_or(driver.moment() + driver.site.patience), stream);
             }
         }
@@ -61,13 +140,31 @@ impl Doors {
 
     /// Lets in again who comes.
     pub fn resume(&mut self, epoll: &Epoll) {
+        self.for_next.clear();
         self.listen(epoll, Interest::READ);
     }
 
     fn listen(&self, epoll: &Epoll, interest: Interest) {
         self.wait_for_guests(interest, epoll);
         for (number, stream) in self.guests.borrow().numbered() {
-            epoll.modify(stream, NEWCOMER | number, interest);
+            epoll.modify_for_news(stream, NEWCOMER | number, interest.read);
         }
     }
+}
+
+fn unavailable(what: std::fmt::Arguments<'_>, error: &io::Error, option: &str) -> Unavailable {
+    Unavailable {
+        why: format!("{what}: {error} ({option})"),
+        is_taken: error.kind() == io::ErrorKind::AddrInUse,
+    }
+}
+
+/// Whether a socket could be opened in the file system. Nothing is made for that.
+fn can_open(path: &Path) -> io::Result<()> {
+    SockAddr::unix(path)?;
+    is_dead_socket(path)?;
+    // The directories that are missing are made.
+    let directory = path.ancestors().skip(1).find(|directory| directory.exists());
+    access(directory.unwrap_or(Path::new(".")), Access::WRITE_OK | Access::EXEC_OK)?;
+    Ok(())
 }

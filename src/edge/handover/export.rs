@@ -30,8 +30,8 @@ impl Driver {
             links.push(luggage.link(link, &self.latches)?);
         }
         let Luggage { packets, marks, .. } = luggage;
-        let hub = draft.put(&self.hub.export())?;
-        let store = draft.put(&self.store.export(self.now))?;
+        let hub = draft.stream(|to| self.hub.write(to))?;
+        let store = draft.stream(|to| self.store.write(self.now, to))?;
         Ok(words::Table {
             since: self.now.moment,
             doors,

@@ -51,11 +51,9 @@ impl Driver {
 
 impl Arrival {
     /// Says goodbye to all links, for a process that cannot start, has no loop, and
-    /// ends after this: nobody else has them.
+    /// ends after this: nobody else has them. What else was handed over is unused then.
     pub fn turn_away(&mut self, close: Close) {
-        let links = self.legacy.take().map(|legacy| legacy.whole.links).unwrap_or_default();
-        let links = links.into_iter().map(|link| link.wire.into());
-        let mut links: Vec<OwnedFd> = links.chain(std::mem::take(&mut self.strangers)).collect();
+        let mut links = self.let_go();
         if links.is_empty() {
             return;
         }

@@ -27,16 +27,32 @@ pub(in crate::edge) struct Whole {
 /// Makes links of words and sockets, which are in the same order.
 ///
 /// # Errors
-/// When what they point to is not there: then none of them can be trusted.
-pub(super) fn links(sealed: &Sealed, table: &mut words::Table, sockets: Vec<OwnedFd>) -> io::Result<Whole> {
+/// When what they point to is not there: then none of them can be trusted. The sockets
+/// come back.
+pub(super) fn links(
+    sealed: &Sealed,
+    table: &mut words::Table,
+    sockets: Vec<OwnedFd>,
+) -> Result<Whole, (io::Error, Vec<OwnedFd>)> {
     let mut whole = Whole::default();
     let packets = table.packets.iter().map(|span| Ok(Shared::new(&sealed.get(*span)?)));
-    let packets = packets.collect::<io::Result<_>>()?;
+    let packets = match packets.collect::<io::Result<_>>() {
+        Ok(packets) => packets,
+        Err(error) => return Err((error, sockets)),
+    };
     let marks = std::mem::take(&mut table.marks).into_iter().map(Rc::new).collect();
     let luggage = Luggage { sealed, packets, marks };
-    for (word, socket) in std::mem::take(&mut table.links).into_iter().zip(sockets) {
-        let link = luggage.link(word, socket, &mut whole.latches)?;
-        whole.links.push(link);
+    let mut sockets = sockets.into_iter();
+    for word in std::mem::take(&mut table.links) {
+        // Counted before: there are as many of one as of the other.
+        let Some(socket) = sockets.next() else { break };
+        match luggage.link(word, socket, &mut whole.latches) {
+            Ok(link) => whole.links.push(link),
+            Err((error, socket)) => {
+                let made = whole.links.into_iter().map(|link| link.wire.into());
+                return Err((error, made.chain([socket]).chain(sockets).collect()));
+            }
+        }
     }
     Ok(whole)
 }
@@ -102,13 +118,23 @@ impl Luggage<'_> {
         })
     }
 
-    fn link(&self, word: words::Link, socket: OwnedFd, running: &mut Latches) -> io::Result<Link> {
+    fn link(
+        &self,
+        word: words::Link,
+        socket: OwnedFd,
+        running: &mut Latches,
+    ) -> Result<Link, (io::Error, OwnedFd)> {
         let words::State { leaving, deaf, ended, parted, took } = word.state;
-        let outbox = word.outbox.map(|outbox| self.outbox(outbox)).transpose()?;
+        let outbox = word.outbox.map(|outbox| self.outbox(outbox)).transpose();
+        let parts = outbox.and_then(|outbox| Ok((outbox, self.side(word.side, word.id, running)?)));
+        let (outbox, side) = match parts {
+            Ok(parts) => parts,
+            Err(error) => return Err((error, socket)),
+        };
         Ok(Link {
             id: word.id,
             wire: Wire::again(socket),
-            side: self.side(word.side, word.id, running)?,
+            side,
             interest: Interest::default(),
             outbox,
             given_at: None,
@@ -116,6 +142,10 @@ impl Luggage<'_> {
             broken: false,
             deaf,
             ended,
+            finished: false,
+            paused: false,
+            resumed: false,
+            muted: false,
             parted,
             took,
         })

@@ -28,11 +28,13 @@ use std::fs::File;
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use super::clock;
 use super::doors::Doors;
 use super::driver::Driver;
 use super::store::{self, Store};
+use crate::binary::Source;
 use crate::hub::{Hub, Settings};
 use crate::protocol::Moment;
 use import::Whole;
@@ -56,12 +58,22 @@ pub struct Sent {
 }
 
 impl Sent {
-    /// Whether somebody else has it, now that this process lets it go.
-    pub fn is_held(self) -> bool {
+    /// Whether somebody else has it, now that this process lets it go, and still has it
+    /// after so long.
+    pub fn is_held(self, patience: Duration) -> bool {
         let Self { parcel, into } = self;
         drop(parcel);
-        pouch::is_held(&into)
+        pouch::is_held(&into, patience)
     }
+}
+
+/// What the next process would listen at and could not.
+#[derive(Debug)]
+pub struct Unavailable {
+    pub why: String,
+    /// Somebody else has it; otherwise another process may be allowed what this one is
+    /// not.
+    pub is_taken: bool,
 }
 
 /// How the parcel travels.
@@ -81,8 +93,8 @@ pub enum Way<'a> {
 /// When memory or descriptors do not suffice. This daemon can go on in any case.
 pub fn pack(driver: &mut Driver, doors: &Doors, way: Way<'_>) -> io::Result<Sent> {
     let mut draft = Draft::new()?;
-    // Before anybody hears of it.
-    driver.write_positions();
+    // Whoever takes over writes to the same links.
+    let _ = driver.permit_to_write();
     let guests = doors.guests().borrow();
     let names = doors.going(way).map(|(name, _)| name.clone()).collect();
     let table = driver.export(&mut draft, names, guests.silent().map(|(until, _)| until).collect())?;
@@ -117,6 +129,21 @@ pub struct Arrival {
     /// Something has come, whatever it is.
     has_come: bool,
     legacy: Option<Legacy>,
+    /// What nobody goes on with, where it was understood so far.
+    unused: Option<State>,
+}
+
+/// A hub and its store, as bytes.
+#[derive(Debug)]
+pub struct State {
+    pub hub: io::Result<Vec<u8>>,
+    pub store: io::Result<Vec<u8>>,
+}
+
+impl State {
+    fn of(sealed: &Sealed, table: &Table) -> Self {
+        Self { hub: sealed.get(table.hub), store: sealed.get(table.store) }
+    }
 }
 
 /// What is gone on with.
@@ -177,12 +204,12 @@ impl Arrival {
     }
 
     fn with_links(mut self, sealed: Sealed, mut table: Table, sockets: Vec<OwnedFd>) -> Self {
-        let spare: io::Result<Vec<OwnedFd>> = sockets.iter().map(OwnedFd::try_clone).collect();
         match import::links(&sealed, &mut table, sockets) {
             Ok(whole) => self.legacy = Some(Legacy { table, whole, sealed }),
-            Err(error) => {
+            Err((error, sockets)) => {
                 complain(&error);
-                self.strangers = spare.unwrap_or_default();
+                self.strangers = sockets;
+                self.unused = Some(State::of(&sealed, &table));
             }
         }
         self
@@ -210,11 +237,26 @@ impl Arrival {
             Ok(revived) => Some(revived),
             Err(error) => {
                 complain(&*error);
-                let links = self.legacy.take().map(|legacy| legacy.whole.links).unwrap_or_default();
-                self.strangers = links.into_iter().map(|link| link.wire.into()).collect();
+                self.strangers = self.let_go();
                 None
             }
         }
+    }
+
+    /// What nobody goes on with: it was not understood in all its parts, or this process
+    /// does not become the daemon. To be had once.
+    pub fn unused(&mut self) -> Option<State> {
+        self.unused.take()
+    }
+
+    /// Goes on with nothing: the sockets of all links.
+    fn let_go(&mut self) -> Vec<OwnedFd> {
+        let mut sockets = std::mem::take(&mut self.strangers);
+        if let Some(Legacy { table, whole, sealed }) = self.legacy.take() {
+            self.unused = Some(State::of(&sealed, &table));
+            sockets.extend(whole.links.into_iter().map(|link| OwnedFd::from(link.wire)));
+        }
+        sockets
     }
 }
 
@@ -224,8 +266,9 @@ impl Legacy {
         settings: &Settings,
         options: Option<store::Options>,
     ) -> Result<(Hub, Store), Box<dyn Error>> {
-        let hub = Hub::import(settings.clone(), &self.sealed.get(self.table.hub)?)?;
-        let store = Store::import(options, clock::now(), &self.sealed.get(self.table.store)?)?;
+        let (mut hub, mut store) = (self.sealed.reader(self.table.hub), self.sealed.reader(self.table.store));
+        let hub = Hub::read(settings.clone(), Source::new(&mut hub))?;
+        let store = Store::read(options, clock::now(), Source::new(&mut store), |key| hub.shared(key))?;
         Ok((hub, store))
     }
 }

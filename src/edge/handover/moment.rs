@@ -23,6 +23,9 @@ const ANSWERS: Duration = Duration::from_secs(3);
 /// How long the next program may take to read its configuration.
 const CHECK: Duration = Duration::from_secs(10);
 
+/// How long it may take to end when it is killed.
+const KILLED: Duration = Duration::from_secs(1);
+
 /// So often is looked whether something that is waited for is over.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
@@ -67,8 +70,13 @@ async fn ask(program: &Path) -> Result<(ExitStatus, String), String> {
             Some(status) => break status,
             None if clock::now().moment < deadline => drop(Timer::after(LOOK_AGAIN).await),
             None => {
-                // It is waited for, or it would stay in the table of processes.
-                let _ = child.kill().and_then(|()| child.wait().map(drop));
+                let _ = child.kill();
+                // It is waited for, or it would stay in the table of processes; not for
+                // long, for on a file system that does not answer it stays in its call.
+                let deadline = clock::now().moment + KILLED;
+                while matches!(child.try_wait(), Ok(None)) && clock::now().moment < deadline {
+                    Timer::after(LOOK_AGAIN).await;
+                }
                 return Err(format!("{} --check takes too long", program.display()));
             }
         }

@@ -10,6 +10,7 @@
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, IoSlice, IoSliceMut};
@@ -42,10 +43,12 @@ pub(super) fn fill(descriptors: &[BorrowedFd<'_>]) -> io::Result<(OwnedFd, Owned
     Ok((into, pouch))
 }
 
-/// Whether somebody holds the pouch at whose other end we are.
-pub(super) fn is_held(into: &OwnedFd) -> bool {
+/// Whether somebody holds the pouch at whose other end we are, and still does after
+/// so long.
+pub(super) fn is_held(into: &OwnedFd, patience: Duration) -> bool {
     let mut ends = [PollFd::new(into, PollFlags::empty())];
-    let polled = poll(&mut ends, Some(&Timespec::default()));
+    let patience = Timespec::try_from(patience).unwrap_or_default();
+    let polled = poll(&mut ends, Some(&patience));
     polled.is_ok() && !ends.iter().any(|end| end.revents().contains(PollFlags::HUP))
 }
 

@@ -8,12 +8,14 @@
 //! version can at least say goodbye to those whom it cannot understand.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
 use serde::{Deserialize, Serialize};
+
+use crate::binary::{Destination, Written};
 
 /// Raised when a daemon could not go on with what an older one wrote. The parts
 /// of the hub and of the store have numbers of their own.
@@ -64,6 +66,13 @@ impl Draft {
     pub(super) fn put(&mut self, bytes: &[u8]) -> io::Result<Span> {
         let span = Span { from: self.end, bytes: bytes.len() as u64 };
         self.out.write_all(bytes)?;
+        self.end += span.bytes;
+        Ok(span)
+    }
+
+    /// Adds what is written piece by piece.
+    pub(super) fn stream(&mut self, write: impl FnOnce(Destination<'_>) -> Written) -> io::Result<Span> {
+        let span = Span { from: self.end, bytes: write(&mut self.out)? };
         self.end += span.bytes;
         Ok(span)
     }
@@ -152,5 +161,26 @@ impl Sealed {
         let mut bytes = vec![0; span.bytes as usize];
         self.file.read_exact_at(&mut bytes, span.from)?;
         Ok(bytes)
+    }
+
+    /// The same, to be read piece by piece.
+    pub(super) fn reader(&self, span: Span) -> Part<'_> {
+        Part { file: &self.file, rest: span }
+    }
+}
+
+/// Part of the file, that is still to be read.
+pub(super) struct Part<'a> {
+    file: &'a File,
+    rest: Span,
+}
+
+impl Read for Part<'_> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let most = to.len().min(usize::try_from(self.rest.bytes).unwrap_or(usize::MAX));
+        let read = self.file.read_at(&mut to[..most], self.rest.from)?;
+        self.rest.from += read as u64;
+        self.rest.bytes -= read as u64;
+        Ok(read)
     }
 }

@@ -1,25 +1,30 @@
-//! Values and texts as one run of bytes, for a process that takes over.
+//! The store as a stream of values and texts, for a process that takes over.
 //!
 //! Knows that they are whole, and of a version that is understood. Does not know what
 //! they mean.
 //!
-//! A heading, then the values, all of them JSON, one to a line; behind those the texts.
+//! Each log is one value, with the texts of its messages behind it. Until version 1 it
+//! was JSON: a heading, then the values, one to a line; behind all of those the texts.
 
 use std::fmt;
 use std::path::PathBuf;
 
-use serde::de::Error as _;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::de::SliceRead;
 
+use crate::binary::{self, Source};
 use crate::hub::LogKey;
-use crate::json;
 
-/// Raised when a store could not go on with what an older one wrote.
-const VERSION: u32 = 1;
+/// Raised when a store could not go on with what an older one wrote. Postcard spells a value
+/// by the order of its fields: a field more, less or in another place is another version.
+pub(super) const VERSION: u32 = 2;
 
-/// The first line.
-#[derive(Serialize, Deserialize)]
+/// The last that was JSON.
+const JSON_VERSION: u32 = 1;
+
+/// The first line of JSON.
+#[derive(Deserialize)]
 struct Heading {
     version: u32,
     /// Of all that follows.
@@ -36,7 +41,7 @@ pub enum ImportError {
     /// It was written by a store of another time.
     Version { found: u32, known: u32 },
     /// It is no store, or not a whole one.
-    Form(serde_json::Error),
+    Form(String),
     /// What it says of a log cannot be.
     Log(LogKey),
     /// It was in another place, or in memory: what is on that disk is not on this.
@@ -67,72 +72,88 @@ impl fmt::Display for ImportError {
 
 impl std::error::Error for ImportError {}
 
-/// What is being written.
-#[derive(Default)]
-pub(super) struct Bundle(Vec<u8>);
-
-impl Bundle {
-    /// Adds a value.
-    pub(super) fn add(&mut self, value: &impl Serialize) {
-        write(&mut self.0, value);
-    }
-
-    /// All of it, with the texts one behind the other.
-    pub(super) fn seal(self, texts: &[&[u8]]) -> Vec<u8> {
-        let length = texts.iter().map(|text| text.len()).sum();
-        let mut sum = crc32fast::Hasher::new();
-        sum.update(&self.0);
-        texts.iter().for_each(|text| sum.update(text));
-        // They may be most of the memory: they are copied once.
-        let mut whole = Vec::with_capacity(self.0.len() + length + 128);
-        write(&mut whole, &Heading { version: VERSION, checksum: sum.finalize(), texts: length });
-        whole.extend(self.0);
-        texts.iter().for_each(|text| whole.extend_from_slice(text));
-        whole
+impl From<binary::Error> for ImportError {
+    fn from(error: binary::Error) -> Self {
+        Self::Form(error.to_string())
     }
 }
 
-/// Each is a line.
-fn write(bytes: &mut Vec<u8>, value: &impl Serialize) {
-    json::write(value, bytes);
-    bytes.push(b'\n');
+impl From<serde_json::Error> for ImportError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Form(error.to_string())
+    }
 }
 
-/// The values and the texts of which one was made.
-///
-/// # Errors
-/// When it is not whole, or of another version.
-pub(super) fn open(bytes: &[u8]) -> Result<(Values<'_>, &[u8]), ImportError> {
-    let (heading, rest) = bytes.split_at(memchr::memchr(b'\n', bytes).unwrap_or(bytes.len()));
-    let rest = rest.get(1..).unwrap_or_default();
-    let Heading { version: found, checksum, texts } =
-        serde_json::from_slice(heading).map_err(ImportError::Form)?;
-    if found != VERSION {
-        return Err(ImportError::Version { found, known: VERSION });
+/// What was written, in whatever form.
+pub(super) trait Bundle {
+    /// The next value.
+    fn next<T: DeserializeOwned>(&mut self) -> Result<T, ImportError>;
+
+    /// The text of a message, of so many bytes.
+    fn text(&mut self, bytes: usize) -> Result<&[u8], ImportError>;
+
+    /// Nothing is left, and all is as it was written.
+    fn end(self) -> Result<(), ImportError>;
+}
+
+impl Bundle for Source<'_> {
+    fn next<T: DeserializeOwned>(&mut self) -> Result<T, ImportError> {
+        Ok(Source::next(self)?)
     }
-    if checksum != crc32fast::hash(rest) {
-        return Err(wrong("its checksum is wrong"));
+
+    fn text(&mut self, bytes: usize) -> Result<&[u8], ImportError> {
+        Ok(self.next_bytes(bytes)?)
     }
-    let end = rest.len().checked_sub(texts).ok_or_else(|| wrong("it is shorter than it says"))?;
-    let (values, texts) = rest.split_at(end);
-    Ok((Values(serde_json::Deserializer::from_slice(values)), texts))
+
+    fn end(self) -> Result<(), ImportError> {
+        Ok(Source::end(self)?)
+    }
+}
+
+/// What was written as JSON.
+pub(super) struct Json<'a> {
+    values: serde_json::Deserializer<SliceRead<'a>>,
+    texts: &'a [u8],
+}
+
+impl<'a> Json<'a> {
+    /// The values and the texts of which one was made.
+    ///
+    /// # Errors
+    /// When it is not whole, or of another version.
+    pub(super) fn open(bytes: &'a [u8]) -> Result<Self, ImportError> {
+        let (heading, rest) = bytes.split_at(memchr::memchr(b'\n', bytes).unwrap_or(bytes.len()));
+        let rest = rest.get(1..).unwrap_or_default();
+        let Heading { version: found, checksum, texts } = serde_json::from_slice(heading)?;
+        if found != JSON_VERSION {
+            return Err(ImportError::Version { found, known: VERSION });
+        }
+        if checksum != crc32fast::hash(rest) {
+            return Err(wrong("its checksum is wrong"));
+        }
+        let end = rest.len().checked_sub(texts).ok_or_else(|| wrong("it is shorter than it says"))?;
+        let (values, texts) = rest.split_at(end);
+        Ok(Self { values: serde_json::Deserializer::from_slice(values), texts })
+    }
+}
+
+impl Bundle for Json<'_> {
+    fn next<T: DeserializeOwned>(&mut self) -> Result<T, ImportError> {
+        Ok(T::deserialize(&mut self.values)?)
+    }
+
+    fn text(&mut self, bytes: usize) -> Result<&[u8], ImportError> {
+        let (text, rest) = self.texts.split_at_checked(bytes).ok_or_else(|| wrong("a text is missing"))?;
+        self.texts = rest;
+        Ok(text)
+    }
+
+    fn end(mut self) -> Result<(), ImportError> {
+        self.values.end()?;
+        if self.texts.is_empty() { Ok(()) } else { Err(wrong("it is longer than it says")) }
+    }
 }
 
 fn wrong(why: &str) -> ImportError {
-    ImportError::Form(serde_json::Error::custom(why))
-}
-
-/// What was written, value by value.
-pub(super) struct Values<'a>(serde_json::Deserializer<SliceRead<'a>>);
-
-impl<'a> Values<'a> {
-    pub(super) fn next<T: Deserialize<'a>>(&mut self) -> Result<T, ImportError> {
-        T::deserialize(&mut self.0).map_err(ImportError::Form)
-    }
-
-    /// Nothing is left, of values or texts.
-    pub(super) fn end(mut self, texts: &[u8]) -> Result<(), ImportError> {
-        self.0.end().map_err(ImportError::Form)?;
-        if texts.is_empty() { Ok(()) } else { Err(wrong("it is longer than it says")) }
-    }
+    ImportError::Form(why.to_owned())
 }

@@ -27,6 +27,14 @@ use crate::protocol::Moment;
 const MOST_BYTES: usize = 512 << 10;
 const MOST_MESSAGES: usize = 1000;
 
+/// How much of what is kept no longer goes into one commit: so many logs that became
+/// empty, and as many runs.
+const MOST_STALE: usize = 500;
+
+/// How many messages try whether the disk can be used again: nobody knows what of them
+/// is there if it cannot, and that is remembered of each.
+const TRIAL: usize = 16;
+
 /// A message of an old generation that is written again.
 pub(super) struct Moved {
     pub(super) log: LogKey,
@@ -42,6 +50,13 @@ impl Moved {
     }
 }
 
+/// A log of which a commit speaks.
+struct LogInCommit {
+    log: LogKey,
+    mark: LogMark,
+    is_mark_needed: bool,
+}
+
 /// What is written with one commit.
 pub(super) struct Batch {
     generation: u32,
@@ -49,8 +64,10 @@ pub(super) struct Batch {
     puts: Vec<(LogKey, u64, u64)>,
     moved: Vec<Moved>,
     /// Ascending, to be searched.
-    marks: Vec<(LogKey, LogMark)>,
+    logs: Vec<LogInCommit>,
     stale: Stale,
+    /// More is kept no longer than this commit says.
+    is_stale_left: bool,
 }
 
 impl Disk {
@@ -65,7 +82,7 @@ impl Disk {
         // What was forgotten meanwhile need not move, nor take the place of what has
         // its number now.
         moved.retain(|moved| self.index.get(&moved.log, moved.placed.seq) == Some(moved.placed));
-        let stale = self.index.take_stale();
+        let stale = self.index.take_stale(MOST_STALE);
         let is_empty =
             chosen.is_empty() && moved.is_empty() && stale.logs.is_empty() && stale.gone.is_empty();
         if is_empty && self.trouble.is_none() {
@@ -77,32 +94,39 @@ impl Disk {
             self.newest += 1;
             self.room.newest = 0;
         }
-        let mut marks: BTreeMap<LogKey, Option<u64>> = BTreeMap::new();
-        for (log, seq) in &chosen {
-            let first = marks.entry(log.clone()).or_default();
+        let logs = self.logs_of(&chosen, &moved, &stale, around);
+        let puts = chosen.into_iter().map(|(log, seq)| {
+            let life = find(&logs, &log).map_or(0, |(_, of)| of.mark.life);
+            (log, seq, life)
+        });
+        let (generation, puts, is_stale_left) = (self.newest, puts.collect(), self.index.is_stale());
+        Some(Batch { generation, puts, moved, logs, stale, is_stale_left })
+    }
+
+    /// The logs that a commit speaks of, ascending.
+    fn logs_of(
+        &mut self,
+        chosen: &[(LogKey, u64)],
+        moved: &[Moved],
+        stale: &Stale,
+        around: &Around<'_>,
+    ) -> Vec<LogInCommit> {
+        // With the first position that is written of each.
+        let mut logs: BTreeMap<&LogKey, Option<u64>> = BTreeMap::new();
+        for (log, seq) in chosen {
+            let first = logs.entry(log).or_default();
             *first = Some(first.map_or(*seq, |first| first.min(*seq)));
         }
         let others = moved.iter().map(|moved| &moved.log).chain(&stale.logs);
         for log in others.chain(stale.gone.iter().map(|run| &run.log)) {
-            marks.entry(log.clone()).or_default();
+            logs.entry(log).or_default();
         }
-        let standing = |log: &LogKey| around.hub.standing(log);
-        let marks: Vec<(LogKey, LogMark)> = marks
-            .into_iter()
-            .filter_map(|(log, written)| {
-                let mark = self.index.mark(&log, standing(&log), written)?;
-                Some((log, mark))
-            })
-            .collect();
-        let life = |log: &LogKey| {
-            let mark = place(&marks, log).and_then(|place| marks.get(place));
-            mark.map_or(0, |(_, mark)| mark.life)
+        let in_commit = |(log, written): (&LogKey, Option<u64>)| {
+            let (standing, is_stale) = (around.hub.standing(log), stale.logs.contains(log));
+            let (mark, is_needed) = self.index.mark(log, standing, written, is_stale)?;
+            Some(LogInCommit { log: log.clone(), mark, is_mark_needed: is_needed })
         };
-        let puts = chosen.into_iter().map(|(log, seq)| {
-            let life = life(&log);
-            (log, seq, life)
-        });
-        Some(Batch { generation: self.newest, puts: puts.collect(), moved, stale, marks })
+        logs.into_iter().filter_map(in_commit).collect()
     }
 
     /// Which messages are written now: those that somebody waits for, and those
@@ -110,13 +134,14 @@ impl Disk {
     fn choose(&mut self, now: Moment, tail: &mut Tail) -> Vec<(LogKey, u64)> {
         let mut chosen = Vec::new();
         let mut room = MOST_BYTES.min(self.generation_bytes() as usize / 4);
+        let most = if self.trouble.is_some() { TRIAL } else { MOST_MESSAGES };
         let mut take = |log: LogKey, seq: u64, tail: &mut Tail| {
             // It was forgotten, or went before.
             let Some(entry) = tail.get_mut(&log, seq).filter(|entry| !entry.is_leaving) else { return true };
             entry.is_leaving = true;
             room = room.saturating_sub(entry.size as usize);
             chosen.push((log, seq));
-            room > 0 && chosen.len() < MOST_MESSAGES
+            room > 0 && chosen.len() < most
         };
         let mut more = true;
         while more && let Some((log, seq)) = self.urgent.pop_front() {
@@ -124,7 +149,7 @@ impl Disk {
         }
         let window = self.budget.window(now, self.options.write_delay);
         let is_spent = self.budget.thrift(now) == Thrift::Spent;
-        let hurries = self.is_finishing || (tail.bytes() > self.options.memory && !is_spent);
+        let hurries = self.is_finishing || (tail.bytes_for_disk() > self.options.memory && !is_spent);
         more &= !is_spent || self.is_finishing;
         while more && let Some((kept, ..)) = self.behind.front() {
             if *kept + window > now && !hurries {
@@ -136,8 +161,13 @@ impl Disk {
         if more {
             self.swept_at = now;
         }
+        if self.behind.len() < self.behind.capacity() / 4 {
+            self.behind.shrink_to(2 * self.behind.len());
+        }
         if more && hurries && self.behind.is_empty() {
-            for (log, seq) in tail.all() {
+            let owed: Vec<(LogKey, u64)> =
+                tail.owed().take(most).map(|(log, seq)| (log.clone(), seq)).collect();
+            for (log, seq) in owed {
                 if !take(log, seq, tail) {
                     break;
                 }
@@ -169,9 +199,10 @@ impl Disk {
     pub(super) fn has_written(&mut self, room: Room, tail: &mut Tail, around: &mut Around<'_>) {
         let Some((super::orders::Task::Commit(batch), _)) = self.task.take() else { return };
         let now = around.now.moment;
-        let Batch { generation, puts, moved, stale, .. } = *batch;
+        let Batch { generation, puts, moved, stale, is_stale_left, .. } = *batch;
         self.has_room(now, room);
-        self.index.generations.entry(generation).or_default().bytes = room.newest;
+        let of = self.index.generations.entry(generation).or_default();
+        (of.bytes, of.wal) = (room.newest, room.wal);
         for moved in moved {
             // Forgotten since it was written, it is dead there as well.
             let was_there = self.index.contains(&moved.log, moved.placed.seq);
@@ -194,15 +225,16 @@ impl Disk {
             stored.push((log, seq));
         }
         self.index.settle(&stale);
-        // What was forgotten meanwhile has its time from now on.
-        self.is_tidy();
+        // What was forgotten meanwhile has its time from now on; what did not fit goes
+        // with the next.
+        if !is_stale_left {
+            self.is_tidy();
+        }
         if self.index.is_stale() {
             self.is_stale(now);
         }
         tell(stored, around);
-        if room.newest > self.generation_bytes() {
-            self.ends_after_this = true;
-        }
+        self.tell_capacity(tail, around.facts);
         self.recover(around);
     }
 }
@@ -220,9 +252,10 @@ fn tell(mut stored: Vec<(LogKey, u64)>, around: &mut Around<'_>) {
     }
 }
 
-/// Where the mark of a log is.
-fn place(marks: &[(LogKey, LogMark)], log: &LogKey) -> Option<usize> {
-    marks.binary_search_by(|(of, _)| of.cmp(log)).ok()
+/// A log of a commit, and its place.
+fn find<'a>(logs: &'a [LogInCommit], log: &LogKey) -> Option<(usize, &'a LogInCommit)> {
+    let place = logs.binary_search_by(|of| of.log.cmp(log)).ok()?;
+    Some((place, logs.get(place)?))
 }
 
 impl Batch {
@@ -235,9 +268,9 @@ impl Batch {
         budget: &Budget,
         around: &mut Around<'_>,
     ) -> io::Result<()> {
-        let names: Vec<String> = self.marks.iter().map(|(log, _)| spelling::log(log)).collect();
+        let names: Vec<String> = self.logs.iter().map(|of| spelling::log(&of.log)).collect();
         let name = |log: &LogKey| {
-            let name = place(&self.marks, log).and_then(|place| names.get(place));
+            let name = find(&self.logs, log).and_then(|(place, _)| names.get(place));
             name.map_or("", String::as_str)
         };
         let put = |(log, seq, life): &(LogKey, u64, u64)| {
@@ -248,8 +281,8 @@ impl Batch {
         let puts = self.puts.iter().filter_map(put).chain(moved).collect();
         let store = StoreMark { stamp: elapsed.stamp(around.now), spent: budget.spent(around.now.moment) };
         let mut marks = vec![mark("", &store)?];
-        for ((_, state), name) in self.marks.iter().zip(&names) {
-            marks.push(mark(name, state)?);
+        for (of, name) in self.logs.iter().zip(&names).filter(|(of, _)| of.is_mark_needed) {
+            marks.push(mark(name, &of.mark)?);
         }
         let gone = self.stale.gone.iter().map(|run| Gone {
             log: spelling::life(name(&run.log), run.life).into(),

@@ -96,6 +96,12 @@ pub(super) struct Disk {
     pub(super) has_committed: bool,
     /// It has grown; another process begins with fresh memory.
     pub(super) ends_after_this: bool,
+    /// The generation whose log is being copied into its database.
+    pub(super) checkpoint: Option<u32>,
+    /// Nothing is copied before: it failed.
+    pub(super) no_checkpoint_before: Moment,
+    /// What the hub was told that may be kept; nothing yet.
+    pub(super) told_capacity: Option<u64>,
 }
 
 impl Disk {
@@ -129,16 +135,36 @@ impl Disk {
             last_tries: LAST_TRIES,
             has_committed: false,
             ends_after_this: false,
+            checkpoint: None,
+            no_checkpoint_before: Moment(0),
+            told_capacity: None,
         }
     }
 
     /// A message was kept.
-    pub(super) fn owes(&mut self, now: Moment, log: &LogKey, seq: u64, when: When) {
+    pub(super) fn owes(&mut self, now: Moment, log: &LogKey, seq: u64, when: When, tail: &Tail) {
+        /// A list as short as this is not worth looking through.
+        const SHORT: usize = 1024;
         match when {
-            When::Behind => self.behind.push_back((now, log.clone(), seq)),
+            When::Behind => {
+                self.behind.push_back((now, log.clone(), seq));
+                if self.behind.len() > SHORT.max(2 * tail.len()) {
+                    self.drop_paid(tail);
+                }
+            }
             When::Now => self.urgent.push_back((log.clone(), seq)),
             When::Stop | When::Never => {}
         }
+    }
+
+    /// Drops from the list of what is to be written what is owed no longer: while nothing
+    /// can be written, most messages are delivered and forgotten before they would have
+    /// been.
+    fn drop_paid(&mut self, tail: &Tail) {
+        self.behind.retain(|(_, log, seq)| {
+            tail.get(log, *seq).is_some_and(|entry| entry.disk == When::Behind && !entry.is_leaving)
+        });
+        self.behind.shrink_to(2 * self.behind.len());
     }
 
     /// Messages are kept no longer.
@@ -168,9 +194,19 @@ impl Disk {
         self.room = room;
     }
 
-    /// What the disk does not know of is written no more than it has to be.
+    /// The disk knows of all that is kept no longer.
     pub(super) fn is_tidy(&mut self) {
         self.stale_since = None;
+    }
+
+    /// Ends the process at once; what it has written until then counts, whether it could
+    /// say so or not.
+    pub(super) fn kill_process(&mut self, now: Moment) {
+        let Some(process) = self.process.take() else { return };
+        if let Some(written) = process.written() {
+            self.has_room(now, Room { written, ..self.room });
+        }
+        self.ended.push(process.kill());
     }
 
     /// All that the disk has is known.
@@ -184,5 +220,68 @@ impl Disk {
             Some(process) => process.wait(time),
             None => std::thread::sleep(time),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Disk, Engine, Options, Tail, When};
+    use crate::hub::{Keeping, LogKey, Now};
+    use crate::protocol::{Channel, Event, Message, MessageId, Moment, Payload, Sender, UnixTime};
+
+    fn message(channel: &Channel, seq: u64) -> Message {
+        Message {
+            channel: Some(channel.clone()),
+            event: Event::new("said").unwrap(),
+            data: Payload::of(&seq),
+            from: Sender::Hub,
+            user_id: None,
+            message_id: MessageId::new("m").unwrap(),
+            timestamp: UnixTime(0),
+            seq: Some(seq),
+        }
+    }
+
+    #[test]
+    fn list_of_what_is_owed_is_as_long_as_what_is_live() {
+        let Some(engine) = Engine::built_in() else { return };
+        let options = Options {
+            engine,
+            program: "/nowhere".into(),
+            directory: "/nowhere".into(),
+            write_delay: Duration::from_secs(1),
+            bytes: 64 << 20,
+            flash_budget: None,
+            memory: 64 << 20,
+        };
+        let (mut disk, mut tail) = (Disk::new(options, Now::default()), Tail::default());
+        let channel = Channel::new("orders").unwrap();
+        let log = LogKey::Channel(channel.clone());
+        let keeping = Keeping {
+            expires: Moment(u64::MAX),
+            since: Moment(0),
+            size: 200,
+            heard: false,
+            durable: false,
+            disk: When::Behind,
+            scope: None,
+        };
+        let mut longest = 0;
+        // Each is delivered a hundred messages later, and none is ever written.
+        for seq in 1..=100_000 {
+            tail.insert(&log, seq, &message(&channel, seq), &keeping);
+            disk.owes(Moment(seq), &log, seq, When::Behind, &tail);
+            longest = longest.max(disk.behind.len());
+            if seq > 100 {
+                tail.forget(&log, seq - 100, seq - 100);
+            }
+        }
+        assert!(longest <= 1100, "{longest}");
+        assert!(disk.behind.capacity() <= 4096, "{}", disk.behind.capacity());
+        // All of what is live is still owed, oldest first.
+        let owed: Vec<u64> = disk.behind.iter().map(|(.., seq)| *seq).filter(|seq| *seq > 99_900).collect();
+        assert_eq!(owed, (99_901..=100_000).collect::<Vec<_>>());
     }
 }

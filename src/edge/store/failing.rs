@@ -33,6 +33,14 @@ const CALM: Duration = Duration::from_secs(120);
 /// At the end there is no later: it is tried so often.
 pub(super) const LAST_TRIES: u32 = 3;
 
+/// How long a process may take to finish what it does, once nobody wants anything of
+/// it any more: as long as any order may.
+pub(super) const ENDING: Duration = Duration::from_secs(10);
+
+/// Of processes that were killed and are not gone, there are no more: each is in a call
+/// that the disk does not answer, and the next one would stand beside it.
+const MOST_HUNG: usize = 2;
+
 /// Why the disk cannot be used.
 #[derive(Debug)]
 pub(super) struct Trouble {
@@ -55,24 +63,26 @@ pub(super) enum Left {
 impl Disk {
     /// The disk cannot be used, for now.
     pub(super) fn fail(&mut self, why: String, tail: &mut Tail, around: &mut Around<'_>) {
-        if self.reads_once_more(&why) {
+        if self.copies_later(around.now.moment, &why) || self.reads_once_more(around.now.moment, &why) {
             return;
         }
         let is_writing = matches!(self.task, Some((Task::Commit(_) | Task::Drop(_), _)));
         self.fail_but(if is_writing { Left::Reading } else { Left::Nothing }, why, tail, around);
     }
 
-    /// What failed was only reading, and another process may do better.
-    fn reads_once_more(&mut self, why: &str) -> bool {
-        let is_reading = self.task.as_ref().is_some_and(|(task, _)| task.is_reading());
+    /// What failed was only reading, or to begin with it, and another process may do
+    /// better.
+    fn reads_once_more(&mut self, now: Moment, why: &str) -> bool {
+        let is_reading = self.task.as_ref().is_some_and(|(task, _)| match task {
+            Task::Start => self.loading.is_none() && !self.reads.is_empty(),
+            task => task.is_reading(),
+        });
         if !is_reading || self.readings >= READINGS - 1 {
             return false;
         }
         log::warn!("{why}; reading it again");
         self.readings += 1;
-        if let Some(process) = self.process.take() {
-            self.ended.push(process.kill());
-        }
+        self.kill_process(now);
         self.moving = None;
         if let Some((Task::Read(wanted, _), _)) = self.task.take() {
             self.reads.push_front(wanted);
@@ -82,9 +92,7 @@ impl Disk {
 
     pub(super) fn fail_but(&mut self, left: Left, why: String, tail: &mut Tail, around: &mut Around<'_>) {
         let now = around.now.moment;
-        if let Some(process) = self.process.take() {
-            self.ended.push(process.kill());
-        }
+        self.kill_process(now);
         let task = self.task.take().map(|(task, _)| task);
         let is_deaf = left == Left::Nothing;
         let before = self.trouble.take();
@@ -113,8 +121,8 @@ impl Disk {
         }
         let mut buried = Vec::new();
         for (log, seq) in self.urgent.drain(..) {
-            if let Some(entry) = tail.get_mut(&log, seq) {
-                entry.disk = When::Behind;
+            tail.set_disk(&log, seq, When::Behind);
+            if let Some(entry) = tail.get(&log, seq) {
                 let (is_forgotten, is_tried) = (entry.is_forgotten, entry.is_tried);
                 self.behind.push_back((now, log.clone(), seq));
                 if is_forgotten {
@@ -124,6 +132,7 @@ impl Disk {
             }
             around.facts.push_back(Input::Store(StoreFact::NotStored { log, seq }));
         }
+        self.urgent.shrink_to(64);
         for (log, seq) in buried {
             self.bury(now, &log, [seq]);
         }
@@ -136,6 +145,45 @@ impl Disk {
         // Whoever starts waits for the first attempts.
         let first = if is_told { Duration::from_secs(1) } else { Duration::from_millis(100) };
         self.trouble = Some(Trouble { why, is_deaf, is_told, again: now + self.pause(now, first) });
+    }
+
+    /// Looks after the processes that are to end: who takes too long is killed. Where no
+    /// more could be started because of them, that is tried as soon as one is gone.
+    pub(super) fn look_after_ended(&mut self, now: Moment) {
+        let hung = self.hung();
+        self.ended.retain(|ended| !ended.is_gone());
+        self.ended.iter_mut().for_each(|ended| ended.hurry(now));
+        if hung >= MOST_HUNG
+            && self.hung() < MOST_HUNG
+            && let Some(trouble) = &mut self.trouble
+        {
+            trouble.again = now;
+        }
+    }
+
+    /// Kills the process if it has something to do, which is given up at its time.
+    pub(super) fn interrupt(&mut self, now: Moment) {
+        if self.task.is_some() {
+            self.kill_process(now);
+        }
+    }
+
+    fn hung(&self) -> usize {
+        self.ended.iter().filter(|ended| ended.is_overdue()).count()
+    }
+
+    /// Why no process is started now, if that is so.
+    pub(super) fn hangs(&mut self) -> Option<String> {
+        let hung = self.hung();
+        if hung < MOST_HUNG {
+            return None;
+        }
+        let directory = self.options.directory.display();
+        let why = format!("the disk of {directory} hangs: {hung} processes were killed and do not end");
+        if self.has_told() && self.trouble.as_ref().is_some_and(|trouble| trouble.why != why) {
+            log::error!("{why}; no other is started until one of them has ended");
+        }
+        Some(why)
     }
 
     /// Whether the disk cannot be used, and the hub knows.
@@ -181,7 +229,7 @@ impl Disk {
 
     /// From now on everything is written that can be. What failed is tried at once.
     pub(super) fn finish(&mut self, tail: &Tail) {
-        let is_owed = !tail.all().is_empty() || self.index.is_stale();
+        let is_owed = tail.owed().next().is_some() || self.index.is_stale();
         // What is under way may fail, and is owed then.
         self.is_finishing = is_owed || self.task.is_some() || self.loading.is_some();
         if let Some(trouble) = &mut self.trouble {

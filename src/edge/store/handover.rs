@@ -7,22 +7,23 @@
 //! The texts of messages in memory are passed on as they were spelled when they were
 //! kept: nobody reads them again before somebody wants them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::budget::Budget;
-use super::bundle::{self, Bundle, ImportError};
+use super::bundle::{Bundle, ImportError, Json, VERSION};
 use super::disk::{Disk, Options};
 use super::elapsed::Elapsed;
-use super::failing::Trouble;
+use super::failing::{ENDING, Trouble};
 use super::index::{Generation, Index, Log, Placed, Run};
 use super::orders::Task;
 use super::process::Ended;
 use super::reading::Wanted;
 use super::tail::{Entry, Tail};
 use super::{Fetch, Store};
+use crate::binary::{self, Destination, Output, Source};
 use crate::hub::settings::Disk as When;
 use crate::hub::{Keeping, LogKey, Now, Purpose};
 use crate::protocol::Moment;
@@ -60,6 +61,9 @@ struct DiskOutline {
     /// Asked for to be told of, and forgotten by the hub.
     notices: Vec<Notice>,
     ended: Vec<Ended>,
+    /// Those that were killed.
+    #[serde(default)]
+    killed: Vec<Ended>,
 }
 
 /// What is read for a notice: the first position is after this, and the run is
@@ -101,30 +105,42 @@ impl Store {
     /// that. What it would have answered is owed again, so this one can go on as
     /// well if nobody takes over.
     pub fn export(&mut self, now: Now) -> Vec<u8> {
+        binary::collect(|to| self.write(now, to))
+    }
+
+    /// The same, without holding it.
+    pub(crate) fn write(&mut self, now: Now, to: Destination<'_>) -> binary::Written {
         if let Some(disk) = &mut self.disk {
             disk.let_go(now.moment, &mut self.tail);
         }
         let (tail, disk) = (&self.tail, self.disk.as_ref());
-        // With what is gone of each.
-        let mut logs: BTreeMap<&LogKey, Vec<(u64, u64, u64)>> = BTreeMap::new();
-        let on_disk = disk.iter().flat_map(|disk| disk.index.logs.keys().chain(&disk.index.stale));
-        for log in tail.logs.keys().chain(on_disk) {
-            logs.entry(log).or_default();
+        let index = disk.map(|disk| &disk.index);
+        // What is gone of each.
+        let mut gone: HashMap<&LogKey, Vec<(u64, u64, u64)>> = HashMap::new();
+        for run in index.into_iter().flat_map(|index| &index.gone) {
+            gone.entry(&run.log).or_default().push((run.life, run.from, run.to));
         }
-        for run in disk.iter().flat_map(|disk| &disk.index.gone) {
-            logs.entry(&run.log).or_default().push((run.life, run.from, run.to));
-        }
-        let outline = Outline { logs: logs.len(), disk: disk.as_ref().map(|disk| disk.outline(now.moment)) };
-        let (mut bundle, mut texts) = (Bundle::default(), Vec::new());
-        bundle.add(&outline);
-        for (log, gone) in logs {
-            let mut both = Both { gone, ..Both::of(log, tail, &mut texts) };
-            if let Some(disk) = disk {
-                both.describe(&disk.index);
+        let is_on_disk = |log: &LogKey| index.is_some_and(|index| index.logs.contains_key(log));
+        let stale = index.into_iter().flat_map(|index| &index.stale);
+        let others = tail.logs.keys().chain(stale).chain(gone.keys().copied());
+        let others: BTreeSet<&LogKey> = others.filter(|log| !is_on_disk(log)).collect();
+        let on_disk = index.into_iter().flat_map(|index| index.logs.keys());
+        let logs = index.map_or(0, |index| index.logs.len()) + others.len();
+        let mut output = Output::new(VERSION, to);
+        output.add(&Outline { logs, disk: disk.map(|disk| disk.outline(now.moment)) });
+        for log in on_disk.chain(others) {
+            let mut both = Both { gone: gone.remove(log).unwrap_or_default(), ..Both::of(log, tail) };
+            if let Some(index) = index {
+                both.describe(index);
             }
-            bundle.add(&both);
+            output.add(&both);
+            for (_, entry) in tail.logs.get(log).into_iter().flatten() {
+                let (id, body) = tail.spelled(entry);
+                output.add_bytes(id);
+                output.add_bytes(body);
+            }
         }
-        bundle.seal(&texts)
+        output.end()
     }
 
     /// Goes on where another store was, with options that may be new but for the
@@ -132,9 +148,31 @@ impl Store {
     ///
     /// # Errors
     /// When the bytes are no store, or one that this one cannot be.
-    pub fn import(options: Option<Options>, now: Now, bytes: &[u8]) -> Result<Self, ImportError> {
-        let (mut values, mut texts) = bundle::open(bytes)?;
-        let Outline { logs, disk } = values.next()?;
+    pub fn import(options: Option<Options>, now: Now, mut bytes: &[u8]) -> Result<Self, ImportError> {
+        Self::read(options, now, Source::new(&mut bytes), |key| key)
+    }
+
+    /// The same, of a stream. `shared` finds the key of a log whose text others have.
+    pub(crate) fn read(
+        options: Option<Options>,
+        now: Now,
+        mut from: Source<'_>,
+        shared: impl Fn(LogKey) -> LogKey,
+    ) -> Result<Self, ImportError> {
+        match from.version()? {
+            Some(VERSION) => Self::assemble(options, now, from, shared),
+            Some(found) => Err(ImportError::Version { found, known: VERSION }),
+            None => Self::assemble(options, now, Json::open(&from.rest()?)?, shared),
+        }
+    }
+
+    fn assemble(
+        options: Option<Options>,
+        now: Now,
+        mut bundle: impl Bundle,
+        shared: impl Fn(LogKey) -> LogKey,
+    ) -> Result<Self, ImportError> {
+        let Outline { logs, disk } = bundle.next()?;
         let place = disk.as_ref().map(|disk| &disk.directory);
         let known = options.as_ref().map(|options| &options.directory);
         if place != known {
@@ -145,15 +183,29 @@ impl Store {
             store.disk = Some(Disk::resume(options, now, outline)?);
         }
         for _ in 0..logs {
-            store.take_over(values.next()?, &mut texts)?;
+            let both: Both = bundle.next()?;
+            store.take_over(Both { log: shared(both.log), ..both }, &mut bundle)?;
         }
-        values.end(texts)?;
+        bundle.end()?;
         store.owe_all();
         Ok(store)
     }
 
+    /// Where the disk of another store is, if it has one.
+    ///
+    /// # Errors
+    /// When the bytes are no store.
+    pub fn place(mut bytes: &[u8]) -> Result<Option<PathBuf>, ImportError> {
+        let mut from = Source::new(&mut bytes);
+        let Outline { disk, .. } = match from.version()? {
+            Some(_) => Bundle::next(&mut from)?,
+            None => Json::open(&from.rest()?)?.next()?,
+        };
+        Ok(disk.map(|disk| disk.directory))
+    }
+
     /// Takes one log.
-    fn take_over(&mut self, both: Both, texts: &mut &[u8]) -> Result<(), ImportError> {
+    fn take_over(&mut self, both: Both, bundle: &mut impl Bundle) -> Result<(), ImportError> {
         let Both { log, standing, is_stale, gone, placed, kept } = both;
         let is_ascending = placed.is_sorted_by(|(before, ..), (after, ..)| before < after);
         // Positions begin at 1: what lies after the one before is asked for.
@@ -163,16 +215,15 @@ impl Store {
             return Err(ImportError::Log(log));
         }
         for Kept(seq, kind, state, id, body) in kept {
-            let text = id.checked_add(body).and_then(|bytes| texts.split_at_checked(bytes));
-            let Some((text, rest)) = text else { return Err(ImportError::Log(log)) };
-            *texts = rest;
+            let Some(bytes) = id.checked_add(body) else { return Err(ImportError::Log(log)) };
+            let text = bundle.text(bytes)?;
             self.tail.insert_spelled(&log, seq, &kind.keeping(), text, id);
             if let Some(entry) = self.tail.get_mut(&log, seq) {
                 (entry.is_tried, entry.is_forgotten) = (state.0, state.1);
                 // What goes to the disk at a stop goes at a hand-over; afterwards, when
                 // nobody waits for that.
                 if entry.disk == When::Stop {
-                    entry.disk = When::Behind;
+                    self.tail.set_disk(&log, seq, When::Behind);
                 }
             }
         }
@@ -203,7 +254,7 @@ impl Store {
         let mut each: Vec<_> = each.collect();
         each.sort_unstable_by(|one, other| (one.0, one.1, one.2).cmp(&(other.0, other.1, other.2)));
         for (since, log, seq, when) in each {
-            disk.owes(since, log, seq, when);
+            disk.owes(since, log, seq, when, &self.tail);
         }
     }
 }
@@ -211,7 +262,8 @@ impl Store {
 impl Disk {
     /// Ends what is under way, without its answer.
     fn let_go(&mut self, now: Moment, tail: &mut Tail) {
-        self.ended.extend(self.process.take().map(|process| process.dismiss()));
+        let until = self.task.as_ref().map_or(now + ENDING, |(_, deadline)| *deadline);
+        self.ended.extend(self.process.take().map(|process| process.dismiss(until)));
         match self.task.take().map(|(task, _)| task) {
             Some(Task::Commit(batch)) => self.take_back(now, *batch, tail),
             Some(Task::Read(wanted, _)) => self.reads.push_front(wanted),
@@ -226,6 +278,7 @@ impl Disk {
     fn outline(&self, now: Moment) -> DiskOutline {
         let trouble = self.trouble.as_ref().filter(|trouble| trouble.is_told);
         let generations = self.index.generations.iter();
+        let (killed, ended) = self.ended.iter().partition(|ended| ended.is_killed());
         let notices =
             self.reads.iter().filter(|wanted| matches!(wanted.fetch.purpose, Purpose::Notice(_))).map(
                 |Wanted { fetch, run }| {
@@ -247,7 +300,8 @@ impl Disk {
             attempts: self.attempts,
             works_since: self.works_since,
             notices: notices.collect(),
-            ended: self.ended.clone(),
+            ended,
+            killed,
         }
     }
 
@@ -275,14 +329,15 @@ impl Disk {
             Wanted { fetch, run }
         };
         disk.reads = outline.notices.into_iter().map(wanted).collect();
-        disk.ended = outline.ended;
+        disk.ended = outline.ended.into_iter().map(|ended| ended.until(now.moment + ENDING)).collect();
+        disk.ended.extend(outline.killed);
         Ok(disk)
     }
 }
 
 impl Both {
-    /// What of it is in memory; its texts are appended.
-    fn of<'a>(log: &LogKey, tail: &'a Tail, texts: &mut Vec<&'a [u8]>) -> Self {
+    /// What of it is in memory.
+    fn of(log: &LogKey, tail: &Tail) -> Self {
         let messages = tail.logs.get(log).into_iter().flatten();
         Self {
             log: log.clone(),
@@ -290,7 +345,7 @@ impl Both {
             is_stale: false,
             gone: Vec::new(),
             placed: Vec::new(),
-            kept: messages.map(|(seq, entry)| Kept::of(*seq, entry, tail, texts)).collect(),
+            kept: messages.map(|(seq, entry)| Kept::of(*seq, entry, tail)).collect(),
         }
     }
 
@@ -305,11 +360,10 @@ impl Both {
 }
 
 impl Kept {
-    fn of<'a>(seq: u64, entry: &Entry, tail: &'a Tail, texts: &mut Vec<&'a [u8]>) -> Self {
+    fn of(seq: u64, entry: &Entry, tail: &Tail) -> Self {
         let Entry { expires, since, size, heard, durable, disk, is_tried, is_forgotten, .. } = *entry;
         let kind = Kind(expires, since, size, heard, durable, disk);
         let (id, body) = tail.spelled(entry);
-        texts.extend([id, body]);
         Self(seq, kind, State(is_tried, is_forgotten), id.len(), body.len())
     }
 }

@@ -5,6 +5,7 @@
 use std::io;
 
 use super::disk::{Around, Disk};
+use super::failing::ENDING;
 use super::orders::Task;
 use super::reading::Wanted;
 use super::spelling;
@@ -23,7 +24,7 @@ impl Disk {
             }
         });
         if std::mem::take(&mut self.ends_after_this) {
-            self.ended.push(process.dismiss());
+            self.ended.push(process.dismiss(around.now.moment + ENDING));
         } else {
             self.process = Some(process);
         }
@@ -53,7 +54,7 @@ impl Disk {
                 for note in notes {
                     log::warn!("{note}");
                 }
-                self.is_there(&generations, around);
+                self.is_there(&generations, tail, around);
             }
             (
                 Word::Record { log, seq, body: Some(body), .. },
@@ -71,7 +72,7 @@ impl Disk {
             }
             (word, Some(Task::Load(generation))) => {
                 let generation = *generation;
-                self.load(generation, word, around)?;
+                self.load(generation, word, tail, around)?;
             }
             (Word::Read { .. }, Some(Task::Read(..))) => self.has_read(tail, around),
             (Word::Read { .. }, Some(Task::Move)) => {
@@ -85,6 +86,11 @@ impl Disk {
                 self.index.generations.remove(generation);
                 self.task = None;
                 self.has_room(around.now.moment, Room { newest: self.room.newest, ..room });
+                self.tell_capacity(tail, around.facts);
+            }
+            (Word::Checkpointed { room, is_done }, Some(Task::Checkpoint(generation))) => {
+                let generation = *generation;
+                self.has_copied(generation, room, is_done, tail, around);
             }
             (word, _) => return Err(format!("the process that owns the disk said {word:?}, unasked")),
         }

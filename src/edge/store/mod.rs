@@ -7,6 +7,7 @@
 mod blocks;
 pub mod budget;
 mod bundle;
+mod checkpoint;
 mod commit;
 mod disk;
 mod elapsed;
@@ -35,6 +36,7 @@ pub use engine::Engine;
 pub use process::is_meant;
 
 use std::fmt;
+use std::os::unix::fs::MetadataExt;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -44,6 +46,7 @@ use crate::hub::{Input, Keeping, LogKey, Now, Purpose, StoreFact};
 use crate::protocol::frame::Statistics;
 use crate::protocol::{Message, Moment};
 use disk::Disk;
+use positions::Owner;
 use reading::Wanted;
 use tail::Tail;
 
@@ -77,7 +80,8 @@ pub struct Fetch {
 }
 
 impl Fetch {
-    fn found(self, messages: Vec<Rc<Message>>) -> Input {
+    /// What was asked for.
+    pub fn found(self, messages: Vec<Rc<Message>>) -> Input {
         Input::Fetched { fetch: self.purpose, log: self.log, messages }
     }
 
@@ -126,7 +130,7 @@ impl Store {
         let Some(seq) = message.seq else { return };
         self.tail.insert(log, seq, message, keeping);
         if let Some(disk) = &mut self.disk {
-            disk.owes(now, log, seq, keeping.disk);
+            disk.owes(now, log, seq, keeping.disk, &self.tail);
         }
     }
 
@@ -136,10 +140,10 @@ impl Store {
             return Some(Input::Store(StoreFact::NotStored { log, seq }));
         };
         if let Some(entry) = self.tail.get_mut(&log, seq) {
-            let is_urgent = entry.disk == When::Now;
-            entry.disk = When::Now;
+            let is_on_its_way = entry.disk == When::Now || entry.is_leaving;
             entry.durable = true;
-            if !entry.is_leaving && !is_urgent {
+            self.tail.set_disk(&log, seq, When::Now);
+            if !is_on_its_way {
                 disk.urgent.push_back((log, seq));
             }
             return None;
@@ -254,6 +258,12 @@ impl Store {
         Some(&self.disk.as_ref()?.trouble.as_ref()?.why)
     }
 
+    /// Whether nothing can be written, and the hub was told: where it was another one,
+    /// this one has to be.
+    pub fn has_failed(&self) -> bool {
+        self.disk.as_ref().is_some_and(Disk::has_told)
+    }
+
     /// What takes too long is done while the daemon runs.
     pub fn give_up(&mut self, around: &mut Around<'_>) {
         if let Some(disk) = &mut self.disk {
@@ -261,9 +271,13 @@ impl Store {
         }
     }
 
-    /// Which run of the machine it is, where there is a disk.
-    pub fn boot(&self) -> Option<&str> {
-        Some(&self.disk.as_ref()?.clocks.boot)
+    /// Whose files it is that outlive the process, and not the machine; none without a
+    /// disk.
+    pub fn owner(&self) -> Option<Owner> {
+        let disk = self.disk.as_ref()?;
+        let state = disk.options.directory.parent().and_then(|state| state.metadata().ok());
+        let state = state.map(|state| (state.dev(), state.ino())).unwrap_or_default();
+        Some(Owner { boot: disk.clocks.boot.clone(), state })
     }
 
     /// Whether all that was on the disk is known, or is not to be had.
@@ -288,12 +302,20 @@ impl Store {
 
     /// How many messages are to outlive the daemon and are in memory only.
     pub fn owed(&self) -> usize {
-        self.tail.all().len()
+        self.tail.owed().count()
     }
 
     /// Whether that is done, or cannot be done.
     pub fn is_finished(&self) -> bool {
         self.disk.as_ref().is_none_or(|disk| disk.is_finished())
+    }
+
+    /// Ends what is under way without its answer: the order is given once more by
+    /// whoever goes on.
+    pub fn interrupt(&mut self, now: Moment) {
+        if let Some(disk) = &mut self.disk {
+            disk.interrupt(now);
+        }
     }
 
     /// The hub clock, once it is known.

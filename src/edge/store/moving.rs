@@ -18,11 +18,23 @@ use super::orders::Task;
 use super::spelling;
 use super::tail::Tail;
 use super::words::Order;
-use crate::hub::LogKey;
+use crate::hub::{Input, LogKey, StoreFact};
 
 /// How much is written again with one commit: little beside what a card writes in
 /// a second, so that whoever waits for the disk hardly notices.
 const PORTION: usize = 128 << 10;
+
+/// The cap is cut into so many parts; a generation is about one of them. Nothing is
+/// written into the last two, where the oldest generation is made empty.
+const PARTS: u64 = 16;
+
+/// So many of them may be taken by what is kept, and one more by what is there already. The
+/// rest is left for what is not kept any more and not dropped yet: the less that is, the
+/// more often what stays is written again.
+const LIVE: u64 = 10;
+
+/// From so many on what is not kept any more is dropped before its time.
+const CROWDED: u64 = 13;
 
 /// What is being written again.
 #[derive(Default)]
@@ -122,8 +134,68 @@ impl Disk {
     fn holds_too_much(&self) -> bool {
         let (used, waste) = (self.index.used(), self.index.waste());
         let spare = self.generation_bytes();
-        let is_crowded = used > self.options.bytes / 4 * 3 && waste > used / 4 + spare;
-        is_crowded || waste > 3 * (used - waste) + spare
+        let is_crowded = used > self.options.bytes / PARTS * CROWDED && waste > 2 * spare;
+        // Where nothing may give way, as durable messages do not, little has to do.
+        let is_full = !self.takes_more() && waste > spare / 2;
+        is_crowded || is_full || waste > 3 * (used - waste) + spare
+    }
+
+    /// Tells the hub how much may be kept on this disk, where that has changed.
+    ///
+    /// How much a message takes depends on its size, on others that were written with it
+    /// and on what becomes of its log: from a little more than it counts to five times
+    /// that. So it is measured, with every commit.
+    pub(super) fn tell_capacity(&mut self, tail: &Tail, facts: &mut VecDeque<Input>) {
+        let capacity = self.capacity(tail);
+        let is_near = match (self.told_capacity, capacity) {
+            (Some(told), Some(capacity)) => told.abs_diff(capacity) < told / 32,
+            (told, capacity) => told == capacity,
+        };
+        if !is_near {
+            self.told_capacity = capacity;
+            facts.push_back(Input::Store(StoreFact::Capacity { bytes: capacity }));
+        }
+    }
+
+    /// What all kept messages may count together so that the disk takes them; none, as
+    /// long as too little is there to tell.
+    fn capacity(&self, tail: &Tail) -> Option<u64> {
+        let (part, owed) = (self.options.bytes / PARTS, self.index.owed());
+        let live = self.index.used().saturating_sub(self.index.waste());
+        let room = LIVE.saturating_mul(part);
+        let on_disk = if live <= room {
+            let each = self.taken_for_each(live, owed, tail)?;
+            owed.saturating_add(((room - live) as f64 / each) as u64)
+        } else {
+            // One part more is left to what is there already: a figure that was measured
+            // otherwise before a restart, or what was in memory until a stop, makes nothing
+            // give way.
+            let most = room.saturating_add(part);
+            let fits = u128::from(owed) * u128::from(most.min(live)) / u128::from(live);
+            u64::try_from(fits).unwrap_or(u64::MAX)
+        };
+        Some(on_disk.saturating_add(tail.bytes_for_memory() as u64))
+    }
+
+    /// How much the disk takes for each byte that a message counts which is not written
+    /// yet: no less than for those that are there, and no less than such messages take
+    /// where nothing else is written with them. None, where there are neither.
+    fn taken_for_each(&self, live: u64, owed: u64, tail: &Tail) -> Option<f64> {
+        /// As measured, in logs of one message each: a little more than what it counts, some
+        /// bytes of its own, and a generation some for itself.
+        const PART: f64 = 1.1;
+        const EACH: f64 = 60.0;
+        const GENERATION: u64 = 32 << 10;
+        let is_measured = owed > 0 && live >= self.options.bytes / PARTS;
+        let measured = is_measured.then(|| live as f64 / owed as f64);
+        let is_much = tail.bytes_for_disk() as u64 > self.options.bytes / (4 * PARTS);
+        let expected = is_much.then(|| {
+            let size = tail.bytes() as f64 / tail.len().max(1) as f64;
+            let generation = self.generation_bytes();
+            let usable = generation.saturating_sub(GENERATION).max(generation / 2);
+            (PART + EACH / size) * generation as f64 / usable as f64
+        });
+        measured.into_iter().chain(expected).reduce(f64::max)
     }
 
     /// Whether a commit fits under the cap, with room left in which the oldest
@@ -136,6 +208,6 @@ impl Disk {
     /// part of the whole, large enough that a log is not spread over many. An empty
     /// one takes two segments of sled's.
     pub(super) fn generation_bytes(&self) -> u64 {
-        (self.options.bytes / 16).clamp(64 << 10, 8 << 20)
+        (self.options.bytes / PARTS).clamp(64 << 10, 8 << 20)
     }
 }

@@ -8,9 +8,10 @@
 use std::time::Duration;
 
 use super::budget::Thrift;
+use super::checkpoint::COPIED;
 use super::commit::Batch;
 use super::disk::{Around, Disk};
-use super::failing::Left;
+use super::failing::{ENDING, Left};
 use super::process::Process;
 use super::reading::{Reading, Wanted};
 use super::tail::Tail;
@@ -29,7 +30,7 @@ const FORGETTING: Duration = Duration::from_secs(5);
 /// hangs.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Reading a whole generation takes longer.
+/// Reading a whole generation takes longer, and so does writing what lies in its log.
 const LOADING: Duration = Duration::from_secs(60);
 
 /// What is under way.
@@ -42,6 +43,8 @@ pub(super) enum Task {
     Drop(u32),
     /// A run of survivors is read, to be written again.
     Move,
+    /// A part of a write-ahead log is copied into its database.
+    Checkpoint(u32),
 }
 
 impl Task {
@@ -58,7 +61,7 @@ impl Disk {
             return Some(now);
         }
         let thrift = self.budget.thrift(now);
-        if tail.bytes() > self.options.memory && thrift != Thrift::Spent && !self.behind.is_empty() {
+        if tail.bytes_for_disk() > self.options.memory && thrift != Thrift::Spent && !self.behind.is_empty() {
             return Some(now);
         }
         let window = self.budget.window(now, self.options.write_delay);
@@ -80,7 +83,11 @@ impl Disk {
         let wish = if self.reads.is_empty() || self.loading.is_some() { wish } else { Some(now) };
         let idle = self.process.is_some().then(|| self.busy_at + IDLE);
         let ended = (!self.ended.is_empty()).then(|| now + LOOK_AGAIN);
-        [task, wish.filter(|_| free), idle.filter(|_| free), ended].into_iter().flatten().min()
+        let copy = self.checkpoint_due(now);
+        [task, wish.filter(|_| free), idle.filter(|_| free), ended, copy.filter(|_| free)]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Whether the order that is under way should have been given up a while ago.
@@ -93,7 +100,10 @@ impl Disk {
     /// Does what is due.
     pub(super) fn tick(&mut self, tail: &mut Tail, around: &mut Around<'_>) {
         let now = around.now.moment;
-        self.ended.retain(|ended| !ended.is_gone());
+        self.look_after_ended(now);
+        if self.task.is_none() && self.loading.is_none() {
+            self.tell_capacity(tail, around.facts);
+        }
         if let Some((task, deadline)) = &self.task
             && *deadline <= now
         {
@@ -109,7 +119,7 @@ impl Disk {
         }
         let is_idle = self.task.is_none() && now >= self.busy_at + IDLE;
         if is_idle && let Some(process) = self.process.take() {
-            self.ended.push(process.dismiss());
+            self.ended.push(process.dismiss(now + ENDING));
         }
     }
 
@@ -121,7 +131,8 @@ impl Disk {
         if self.process.is_none() {
             return self.start(tail, around);
         }
-        let patience = if matches!(task, Task::Load(_)) { LOADING } else { PATIENCE };
+        let is_long = matches!(task, Task::Load(_) | Task::Checkpoint(_));
+        let patience = if is_long { LOADING } else { PATIENCE };
         let given = self.give(&task, tail, around);
         self.has_committed = matches!(task, Task::Commit(_));
         self.opens(&task, now);
@@ -172,15 +183,18 @@ impl Disk {
         if is_due {
             return self.batch(tail, around).map(|batch| Task::Commit(Box::new(batch)));
         }
-        self.tidy(tail, around)
+        self.tidy(tail, around).or_else(|| self.next_checkpoint(now))
     }
 
     /// Starts the process; what it is wanted for is found again once it is there.
     fn start(&mut self, tail: &mut Tail, around: &mut Around<'_>) {
         let now = around.now.moment;
         self.room.written = 0;
-        self.open = None;
+        (self.open, self.checkpoint) = (None, None);
         self.busy_at = now;
+        if let Some(why) = self.hangs() {
+            return self.fail(why, tail, around);
+        }
         match Process::start(&self.options.program, &self.options.directory, around.epoll) {
             Ok(process) => {
                 self.process = Some(process);
@@ -199,6 +213,7 @@ impl Disk {
             Task::Start => return Ok(()),
             Task::Load(generation) => Order::Load { generation: *generation },
             Task::Drop(generation) => Order::Drop { generation: *generation },
+            Task::Checkpoint(generation) => Order::Checkpoint { generation: *generation, bytes: COPIED },
             Task::Read(Wanted { fetch, .. }, reading) => Order::Read {
                 generation: reading.generation,
                 log: super::spelling::log(&fetch.log).into(),

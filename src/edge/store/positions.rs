@@ -26,7 +26,8 @@ const SLOT: usize = 256;
 /// What stands before the name.
 const HEAD: usize = 4 + 8 + 8 + 1;
 
-/// More logs than this are not followed; after a crash their numbers begin anew.
+/// More logs than this are not followed at a time; after a crash their numbers begin
+/// anew.
 const MOST: usize = 4096;
 
 /// How far a log has come.
@@ -37,46 +38,74 @@ pub struct Position {
     pub seq: u64,
 }
 
+/// Whose file it is. Positions of another run of the machine may be old, and those of
+/// another store are of other logs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Owner {
+    pub boot: String,
+    /// Device and number of the state directory.
+    pub state: (u64, u64),
+}
+
 /// The file.
 #[derive(Debug)]
 pub struct Positions {
     path: PathBuf,
     file: File,
     slots: HashMap<LogKey, u64>,
+    /// Slots that some log had before.
+    free: Vec<u64>,
     /// Grew since it was written last.
     grown: HashMap<LogKey, (u64, u64)>,
+    /// How many got no slot since it was last looked for logs that are forgotten.
+    without_slot: usize,
 }
 
 impl Positions {
     /// Reads what a daemon left that did not stop cleanly. Something there that is
     /// not ours, or of another run of the machine, counts as nothing.
-    pub fn read(path: &Path, boot: &str) -> Vec<Position> {
+    pub fn read(path: &Path, owner: &Owner) -> Vec<Position> {
         let Ok(bytes) = fs::read(path) else { return Vec::new() };
         let mut slots = bytes.chunks(SLOT);
-        if slots.next() != Some(&heading(boot)[..]) {
+        let is_ours = |found: &[u8]| found == heading(owner) || found == heading_before_owners(owner);
+        if !slots.next().is_some_and(is_ours) {
             return Vec::new();
         }
         slots.filter_map(position).collect()
     }
 
-    /// Begins anew, with what is known already.
+    /// Begins a new file with what is known already. It takes the place of the one
+    /// before as a whole.
     ///
     /// # Errors
-    /// Those of the directory; then nothing is followed.
-    pub fn create(path: &Path, boot: &str, known: &[Position]) -> io::Result<Self> {
-        // Nobody may find an older one while this is not whole.
-        match fs::remove_file(path) {
+    /// Those of the directory; then nothing is followed, and no file is there.
+    pub fn create(path: &Path, owner: &Owner, known: &[Position]) -> io::Result<Self> {
+        Self::replace(path, owner, known).inspect_err(|_| drop(fs::remove_file(path)))
+    }
+
+    fn replace(path: &Path, owner: &Owner, known: &[Position]) -> io::Result<Self> {
+        let mut fresh = path.as_os_str().to_owned();
+        fresh.push(".new");
+        // Left by a process that was killed just here.
+        match fs::remove_file(&fresh) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        file.write_all_at(&heading(boot), 0)?;
-        let mut positions =
-            Self { path: path.to_owned(), file, slots: HashMap::new(), grown: HashMap::new() };
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+        file.write_all_at(&heading(owner), 0)?;
+        let mut positions = Self {
+            path: path.to_owned(),
+            file,
+            slots: HashMap::new(),
+            free: Vec::new(),
+            grown: HashMap::new(),
+            without_slot: 0,
+        };
         for known in known {
             positions.grew(&known.log, known.epoch, known.seq);
         }
-        positions.write()?;
+        positions.write(|_| true)?;
+        fs::rename(&fresh, path)?;
         Ok(positions)
     }
 
@@ -93,35 +122,86 @@ impl Positions {
         }
     }
 
-    /// Writes what grew, before anybody hears of it.
+    /// Writes what grew, before anybody hears of it. Where there are no more slots,
+    /// those of logs that are not known any more are given to others.
     ///
     /// # Errors
     /// Those of the file system, which is full.
-    pub fn write(&mut self) -> io::Result<()> {
-        for (log, (epoch, seq)) in self.grown.drain() {
-            let next = self.slots.len() as u64 + 1;
-            if next > MOST as u64 && !self.slots.contains_key(&log) {
-                continue;
-            }
-            let name = spelling::log(&log);
-            let place = *self.slots.entry(log).or_insert(next);
-            if let Some(slot) = slot(&name, epoch, seq) {
+    pub fn write(&mut self, is_known: impl Fn(&LogKey) -> bool) -> io::Result<()> {
+        let mut grown = std::mem::take(&mut self.grown);
+        for (log, (epoch, seq)) in grown.drain() {
+            let Some(place) = self.place(&log, &is_known)? else { continue };
+            if let Some(slot) = slot(&spelling::log(&log), epoch, seq) {
                 self.file.write_all_at(&slot, place * SLOT as u64)?;
             }
+        }
+        self.grown = grown;
+        Ok(())
+    }
+
+    /// The slot of a log, if there is one for it.
+    fn place(&mut self, log: &LogKey, is_known: impl Fn(&LogKey) -> bool) -> io::Result<Option<u64>> {
+        if let Some(place) = self.slots.get(log) {
+            return Ok(Some(*place));
+        }
+        if self.slots.len() >= MOST {
+            if self.without_slot == 0 {
+                self.give_back(is_known)?;
+            }
+            // Looking costs as much as there are slots: not for each log that has none.
+            self.without_slot = (self.without_slot + 1) % MOST;
+            if self.slots.len() >= MOST {
+                return Ok(None);
+            }
+            self.without_slot = 0;
+        }
+        let place = self.free.pop().unwrap_or(self.slots.len() as u64 + 1);
+        self.slots.insert(log.clone(), place);
+        Ok(Some(place))
+    }
+
+    /// Takes the slots of logs back that are not known any more. They are emptied: a log
+    /// that returns has another slot, and must not be found in two.
+    fn give_back(&mut self, is_known: impl Fn(&LogKey) -> bool) -> io::Result<()> {
+        let (file, free) = (&self.file, &mut self.free);
+        let forgotten = self.slots.extract_if(|log, _| !is_known(log));
+        for (_, place) in forgotten {
+            file.write_all_at(&[0; SLOT], place * SLOT as u64)?;
+            free.push(place);
         }
         Ok(())
     }
 
-    /// The daemon stops cleanly: what it leaves on the disk counts instead.
+    /// Makes sure that there is no file in a place where none is to be read.
+    pub fn discard(path: &Path) {
+        // A file system that is frozen lets nobody remove anything, and all would wait.
+        if path.exists() {
+            // Where it cannot be removed none could be made: its directory is ours.
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    /// The daemon stops cleanly, and what it leaves on the disk counts instead; or
+    /// nothing can be written here, and what is there would be too old.
     pub fn remove(self) {
-        // It is of no use, and of no harm: what a clean stop leaves is read first.
+        // One of the two is enough.
+        let _ = self.file.set_len(0);
         let _ = fs::remove_file(&self.path);
     }
 }
 
-fn heading(boot: &str) -> [u8; SLOT] {
+fn heading(owner: &Owner) -> [u8; SLOT] {
+    let Owner { boot, state: (device, number) } = owner;
+    first_slot(&format!("wshubd positions 2 {boot} {device}:{number}\n"))
+}
+
+/// As it was before a file said whose it is.
+fn heading_before_owners(owner: &Owner) -> [u8; SLOT] {
+    first_slot(&format!("wshubd positions 1 {}\n", owner.boot))
+}
+
+fn first_slot(text: &str) -> [u8; SLOT] {
     let mut slot = [0; SLOT];
-    let text = format!("wshubd positions 1 {boot}\n");
     for (to, from) in slot.iter_mut().zip(text.bytes()) {
         *to = from;
     }

@@ -13,8 +13,12 @@ use super::disk::{Around, Disk};
 use super::orders::Task;
 use super::tail::Tail;
 use super::{Fetch, page_of};
-use crate::hub::Input;
+use crate::hub::{Input, Purpose};
 use crate::protocol::{Message, Moment};
+
+/// So many pages may be waited for before no more are read for notices: while a disk
+/// hangs, messages that nobody heard go on to grow old, and each would be asked for.
+const MOST_WAITING: usize = 4096;
 
 /// Who waits for another generation waits no longer than this for those who keep
 /// coming for the one that is open.
@@ -42,7 +46,9 @@ impl Disk {
     /// Reads something as soon as it is its turn. What cannot be read is not waited
     /// for: others have more to say.
     pub(super) fn want(&mut self, wanted: Wanted) -> Vec<Input> {
-        if self.trouble.as_ref().is_some_and(|trouble| trouble.is_deaf) {
+        let is_notice = matches!(wanted.fetch.purpose, Purpose::Notice(_));
+        let is_deaf = self.trouble.as_ref().is_some_and(|trouble| trouble.is_deaf);
+        if is_deaf || (is_notice && self.reads.len() >= MOST_WAITING) {
             return vec![wanted.fetch.unread()];
         }
         self.reads.push_back(wanted);
@@ -85,7 +91,7 @@ impl Disk {
     /// What an order makes the process open.
     pub(super) fn opens(&mut self, task: &Task, now: Moment) {
         let generation = match task {
-            Task::Load(generation) => Some(*generation),
+            Task::Load(generation) | Task::Checkpoint(generation) => Some(*generation),
             Task::Read(_, reading) => Some(reading.generation),
             Task::Move => self.moving.as_ref().map(|moving| moving.generation),
             Task::Start | Task::Commit(_) | Task::Drop(_) => None,

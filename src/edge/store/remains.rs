@@ -59,10 +59,13 @@ pub fn write(state: &Path, stamp: Stamp, hub: &[u8]) -> io::Result<()> {
 /// # Errors
 /// Those of the disk; then nobody may be let in.
 pub fn remove(state: &Path) -> io::Result<()> {
-    match fs::remove_file(path(state)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed.and_then(|()| File::open(state)?.sync_all()),
+    // Where a file system is frozen, removing even what is not there waits for its thaw;
+    // looking does not.
+    match path(state).symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        _ => {}
     }
+    fs::remove_file(path(state)).and_then(|()| File::open(state)?.sync_all())
 }
 
 /// Reads what a daemon before this one has left.

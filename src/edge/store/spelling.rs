@@ -8,6 +8,8 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 
+use serde::de::IntoDeserializer;
+use serde::de::value::StrDeserializer;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -21,19 +23,35 @@ use crate::protocol::{Channel, Event, Message, MessageId, Payload, Sender, UnixT
 
 /// How a log is called on the disk. A user is no channel that could be spelled.
 pub(super) fn log(key: &LogKey) -> String {
+    let (kind, name) = parts(key);
+    let mut log = String::with_capacity(1 + name.len());
+    log.push(char::from(kind));
+    log.push_str(name);
+    log
+}
+
+/// What that is put together of.
+pub(super) fn parts(key: &LogKey) -> (u8, &str) {
     match key {
-        LogKey::Channel(channel) => format!("c{channel}"),
-        LogKey::Inbox(user) => format!("u{user}"),
+        LogKey::Channel(channel) => (b'c', channel.as_str()),
+        LogKey::Inbox(user) => (b'u', user.as_str()),
     }
+}
+
+/// The same, of a name on the disk.
+pub(super) fn split(log: &str) -> Option<(u8, &str)> {
+    Some((*log.as_bytes().first()?, log.get(1..)?))
 }
 
 /// The log of that name, if it is one.
 pub(super) fn key(log: &str) -> Option<LogKey> {
-    // Names that only the daemon gives are read back as well.
-    let name = || serde_json::from_value(log.get(1..)?.into()).ok();
-    match log.as_bytes().first()? {
-        b'c' => name().map(LogKey::Channel),
-        b'u' => UserId::new(log.get(1..)?).ok().map(LogKey::Inbox),
+    let (kind, name) = split(log)?;
+    // Names that only the daemon gives are read back as well, and those that an earlier one
+    // took and this one would not.
+    let name: StrDeserializer<'_, serde_json::Error> = name.into_deserializer();
+    match kind {
+        b'c' => Channel::deserialize(name).ok().map(LogKey::Channel),
+        b'u' => UserId::deserialize(name).ok().map(LogKey::Inbox),
         _ => None,
     }
 }
@@ -156,4 +174,16 @@ pub(super) fn message(key: &LogKey, seq: u64, body: &RawValue) -> Option<Rc<Mess
     };
     let channel = Some(channel);
     Some(Rc::new(Message { channel, event, data, from, user_id, message_id, timestamp, seq: Some(seq) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{key, parts};
+
+    #[test]
+    fn names_that_are_refused_by_now_are_read_back() {
+        for (log, name) in [("ca\u{ad}b", "a\u{ad}b"), ("uzo\u{200d}e", "zo\u{200d}e"), ("c@me", "@me")] {
+            assert!(key(log).is_some_and(|key| parts(&key).1 == name), "{log:?}");
+        }
+    }
 }

@@ -3,11 +3,12 @@
 //! Knows messages by log and position, spelled as the disk will have them. Does not
 //! know how much may be kept: the hub counts, and says what to forget.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::blocks::{Blocks, Place};
 use super::spelling::{self, Text};
+use crate::few::{Few, shrink};
 use crate::hub::settings::Disk;
 use crate::hub::{Keeping, LogKey};
 use crate::protocol::{Message, Moment};
@@ -34,13 +35,25 @@ pub(super) struct Entry {
     id_bytes: u16,
 }
 
+/// The messages of one log, ascending by position.
+pub(super) type Messages = Few<(u64, Entry)>;
+
+/// The place of a message, or where it would be.
+fn place(messages: &Messages, seq: u64) -> Result<usize, usize> {
+    messages.find(&seq, |(seq, _)| *seq)
+}
+
 /// Messages that live as long as the process.
 #[derive(Default)]
 pub(super) struct Tail {
     /// Logs without messages are not here.
-    pub(super) logs: HashMap<LogKey, BTreeMap<u64, Entry>>,
-    /// What all of them count against limits.
-    bytes: usize,
+    pub(super) logs: HashMap<LogKey, Messages>,
+    /// How many there are.
+    count: usize,
+    /// What those count against limits that go to a disk sooner or later, and what
+    /// the others count.
+    for_disk: usize,
+    never: usize,
     texts: Blocks,
     /// Where a text is spelled before it has its place.
     scratch: Vec<u8>,
@@ -50,8 +63,37 @@ pub(super) struct Tail {
 const SCRATCH: usize = 64 << 10;
 
 impl Tail {
+    /// What all of them count against limits.
     pub(super) fn bytes(&self) -> usize {
-        self.bytes
+        self.for_disk + self.never
+    }
+
+    /// What of that goes to a disk sooner or later.
+    pub(super) fn bytes_for_disk(&self) -> usize {
+        self.for_disk
+    }
+
+    /// What of it goes to no disk at all.
+    pub(super) fn bytes_for_memory(&self) -> usize {
+        self.never
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// The sum in which a message counts.
+    fn sum(&mut self, disk: Disk) -> &mut usize {
+        if disk == Disk::Never { &mut self.never } else { &mut self.for_disk }
+    }
+
+    /// Has a message go to the disk at another time.
+    pub(super) fn set_disk(&mut self, log: &LogKey, seq: u64, disk: Disk) {
+        let Some(entry) = self.get_mut(log, seq) else { return };
+        let (size, before) = (entry.size as usize, std::mem::replace(&mut entry.disk, disk));
+        *self.sum(before) -= size;
+        *self.sum(disk) += size;
     }
 
     pub(super) fn insert(&mut self, log: &LogKey, seq: u64, message: &Message, keeping: &Keeping) {
@@ -72,7 +114,8 @@ impl Tail {
         text: &[u8],
         id_bytes: usize,
     ) {
-        self.bytes += keeping.size as usize;
+        self.count += 1;
+        *self.sum(keeping.disk) += keeping.size as usize;
         // One that was forgotten is another message with the same number.
         let before = self.get(log, seq).filter(|before| !before.is_forgotten);
         let (is_leaving, is_tried) = before.map_or((false, false), |it| (it.is_leaving, it.is_tried));
@@ -93,12 +136,18 @@ impl Tail {
             text,
             id_bytes,
         };
-        let before = match self.logs.get_mut(log) {
-            Some(messages) => messages.insert(seq, entry),
-            None => self.logs.entry(log.clone()).or_default().insert(seq, entry),
+        let messages = match self.logs.get_mut(log) {
+            Some(messages) => messages,
+            None => self.logs.entry(log.clone()).or_default(),
         };
-        if let Some(before) = before {
-            self.let_go(&before);
+        match place(messages, seq) {
+            Ok(at) => {
+                let here = messages.get_mut(at);
+                if let Some((_, before)) = here.map(|here| std::mem::replace(here, (seq, entry))) {
+                    self.let_go(&before);
+                }
+            }
+            Err(at) => messages.insert(at, (seq, entry)),
         }
     }
 
@@ -119,18 +168,23 @@ impl Tail {
     }
 
     pub(super) fn get(&self, log: &LogKey, seq: u64) -> Option<&Entry> {
-        self.logs.get(log)?.get(&seq)
+        let messages = self.logs.get(log)?;
+        messages.get(place(messages, seq).ok()?).map(|(_, entry)| entry)
     }
 
     pub(super) fn get_mut(&mut self, log: &LogKey, seq: u64) -> Option<&mut Entry> {
-        self.logs.get_mut(log)?.get_mut(&seq)
+        let messages = self.logs.get_mut(log)?;
+        let at = place(messages, seq).ok()?;
+        messages.get_mut(at).map(|(_, entry)| entry)
     }
 
     pub(super) fn remove(&mut self, log: &LogKey, seq: u64) -> Option<Entry> {
         let messages = self.logs.get_mut(log)?;
-        let entry = messages.remove(&seq)?;
+        let at = place(messages, seq).ok()?;
+        let (_, entry) = messages.remove(at)?;
         if messages.is_empty() {
             self.logs.remove(log);
+            shrink(&mut self.logs);
         }
         self.let_go(&entry);
         Some(entry)
@@ -138,7 +192,8 @@ impl Tail {
 
     /// A message is here no more.
     fn let_go(&mut self, entry: &Entry) {
-        self.bytes -= entry.size as usize;
+        self.count -= 1;
+        *self.sum(entry.disk) -= entry.size as usize;
         self.texts.free(entry.text);
         if self.texts.is_sparse() {
             self.gather();
@@ -148,7 +203,7 @@ impl Tail {
     /// Moves what holds up blocks of which little is of use.
     fn gather(&mut self) {
         let mut text = Vec::new();
-        for entry in self.logs.values_mut().flat_map(BTreeMap::values_mut) {
+        for (_, entry) in self.logs.values_mut().flat_map(Few::iter_mut) {
             if self.texts.should_move(entry.text) {
                 text.clear();
                 text.extend_from_slice(self.texts.get(entry.text));
@@ -171,7 +226,8 @@ impl Tail {
 
     /// What there is to read after a position, oldest first.
     pub(super) fn read(&self, log: &LogKey, after: u64) -> impl Iterator<Item = (u64, &Entry)> {
-        let messages = self.logs.get(log).map(|messages| messages.range(after.saturating_add(1)..));
+        let later = |messages: &Messages| messages.partition_point(|(seq, _)| *seq <= after);
+        let messages = self.logs.get(log).map(|messages| messages.range(later(messages)..));
         let there = messages.into_iter().flatten().filter(|(_, entry)| !entry.is_forgotten);
         there.map(|(seq, entry)| (*seq, entry))
     }
@@ -181,7 +237,9 @@ impl Tail {
     pub(super) fn forget(&mut self, log: &LogKey, from: u64, to: u64) -> Vec<u64> {
         let Some(messages) = self.logs.get_mut(log) else { return Vec::new() };
         let (mut gone, mut tried) = (Vec::new(), Vec::new());
-        for (seq, entry) in messages.range_mut(from..=to.max(from)) {
+        let begin = messages.partition_point(|(seq, _)| *seq < from);
+        let end = messages.partition_point(|(seq, _)| *seq <= to);
+        for (seq, entry) in messages.range_mut(begin..end) {
             entry.is_forgotten = entry.is_leaving || entry.disk == Disk::Now;
             if !entry.is_forgotten {
                 gone.push(*seq);
@@ -195,11 +253,10 @@ impl Tail {
     }
 
     /// All that is to reach a disk before the end, by log and position.
-    pub(super) fn all(&self) -> Vec<(LogKey, u64)> {
-        let owed = |entry: &Entry| entry.disk != Disk::Never && !entry.is_leaving;
-        let each = self.logs.iter().flat_map(|(log, messages)| {
-            messages.iter().filter(|(_, entry)| owed(entry)).map(|(seq, _)| (log.clone(), *seq))
-        });
-        each.collect()
+    pub(super) fn owed(&self) -> impl Iterator<Item = (&LogKey, u64)> {
+        let is_owed = |entry: &Entry| entry.disk != Disk::Never && !entry.is_leaving;
+        self.logs.iter().flat_map(move |(log, messages)| {
+            messages.iter().filter(move |(_, entry)| is_owed(entry)).map(move |(seq, _)| (log, *seq))
+        })
     }
 }

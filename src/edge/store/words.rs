@@ -14,9 +14,9 @@ use serde_json::value::RawValue;
 /// is answered in that order.
 #[derive(Serialize, Deserialize, Debug)]
 pub enum Order<'a> {
-    /// Tell all that a generation holds: a `Record` for each message, those of a
-    /// log together and ascending; then a `Mark` for each log, then a `Gone` for
-    /// each run of messages, then `Loaded`. What is not there holds nothing.
+    /// Tell all that a generation holds: a `Record` for each message, a `Mark` for each
+    /// log, a `Gone` for each run of messages, then `Loaded`. What was put once more may
+    /// be told once more: the last word counts. What is not there holds nothing.
     Load { generation: u32 },
     /// Write all of it, sync it, and answer `Committed`. The first commit to a
     /// generation makes it. One that fails, or whose answer never comes, may be
@@ -36,6 +36,9 @@ pub enum Order<'a> {
     /// to `count` or `bytes`, at least one if there is one; answered by `Record`s
     /// and `Read`.
     Read { generation: u32, log: Cow<'a, str>, from: u64, to: u64, count: usize, bytes: usize },
+    /// Copy so much of a generation's write-ahead log into its database; answered by
+    /// `Checkpointed`.
+    Checkpoint { generation: u32, bytes: u64 },
     /// Delete a whole generation; answered by `Dropped`.
     Drop { generation: u32 },
 }
@@ -108,6 +111,11 @@ pub enum Word<'a> {
     Read {
         damaged: u64,
     },
+    /// What was asked for is copied, or all of it, and there is no log any more.
+    Checkpointed {
+        room: Room,
+        is_done: bool,
+    },
     Dropped {
         room: Room,
     },
@@ -123,6 +131,10 @@ pub enum Word<'a> {
 pub struct Size {
     pub generation: u32,
     pub bytes: u64,
+    /// How long its write-ahead log is.
+    pub wal: u64,
+    /// It is of a format that is not written to any more.
+    pub is_only_read: bool,
 }
 
 /// How much room there is.
@@ -132,6 +144,9 @@ pub struct Room {
     pub used: u64,
     /// What the generation that was written takes.
     pub newest: u64,
+    /// How long the write-ahead log of that is.
+    #[serde(default)]
+    pub wal: u64,
     /// What is free for it, its reserve not counted. A commit is refused where
     /// there is none.
     pub free: u64,

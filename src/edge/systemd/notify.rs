@@ -29,6 +29,12 @@ impl Notify {
         self.watchdog
     }
 
+    /// systemd has promised to keep descriptors of this unit. Versions before 254
+    /// promise nothing, and may keep them.
+    pub fn keeps_descriptors() -> bool {
+        std::env::var_os("FDSTORE").is_some_and(|most| most != "0")
+    }
+
     /// Whoever connects is served from now on.
     pub fn ready(self, status: &str) {
         tell(&[Say::Ready, Say::Status(status)]);

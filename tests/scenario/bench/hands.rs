@@ -37,6 +37,7 @@ impl Bench {
         match effect {
             Effect::Deliver { message, to, log } => {
                 self.note(message, None);
+                self.is_noted(message);
                 let json = encoded(|to| message.encode(Delivery::Live, to));
                 let mark = log.as_ref().map(|log| (log.clone(), message.seq.unwrap(), Delivery::Live));
                 self.give(out.slots(to), &json, mark.as_ref(), taken);
@@ -46,6 +47,7 @@ impl Bench {
                 self.give(out.slots(to), &json, None, taken);
             }
             Effect::Replay { message, conn, log } => {
+                self.is_noted(message);
                 let json = encoded(|to| message.encode(Delivery::Replayed, to));
                 let mark = (log.clone(), message.seq.unwrap(), Delivery::Replayed);
                 self.queue(*conn, json, Some(&mark), taken);
@@ -61,7 +63,11 @@ impl Bench {
                 let json = json!({"type": "closed", "code": close.code(), "after_ms": after_ms});
                 self.answer(Asker::Connection(*conn), json);
             }
-            Effect::Report(_) | Effect::Reach { .. } => {}
+            Effect::HangUp { conn } => self.answer(Asker::Connection(*conn), json!({"type": "hung up"})),
+            Effect::Pause { conn } => assert!(self.paused.insert(*conn), "it is read until then"),
+            Effect::Resume { conn } => assert!(self.paused.remove(conn), "it was paused"),
+            Effect::Report(_) => {}
+            Effect::Reach { log, epoch, seq } => self.reach(log, *epoch, *seq),
             Effect::Latch { .. } | Effect::Interrupt { .. } | Effect::Unlatch { .. } => self.latch(effect),
             Effect::Keep { .. } | Effect::Fetch { .. } | Effect::Forget { .. } => self.ask_store(effect),
             Effect::Store { .. } => self.write_now(effect),

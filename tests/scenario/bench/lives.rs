@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use wshubd::hub::settings::Disk as When;
+use wshubd::hub::settings::{Disk as When, Keep};
 use wshubd::hub::{Found, FoundMessage, Hub, Input, LogKey, Settings, StoreFact};
 use wshubd::protocol::{Close, Message, Moment};
 
@@ -25,7 +25,10 @@ pub(crate) struct Past {
     unread: Option<BTreeMap<LogKey, BTreeMap<u64, Rc<Message>>>>,
     /// What was removed from the disk comes back when the power fails.
     pub(crate) forgets_removals: bool,
-    /// What a process that was killed leaves where the kernel keeps it.
+    /// What was ordered to be noted where a process that is killed leaves it: for
+    /// each log its epoch and how far it has come.
+    noted: BTreeMap<LogKey, (u64, u64)>,
+    /// The same, for the hub that begins after the kill.
     reached: Vec<(LogKey, u64, u64)>,
     /// What was removed.
     removed: Vec<(LogKey, u64, Rc<Message>)>,
@@ -86,8 +89,35 @@ impl Bench {
 
     /// The daemon is killed and started again, on a machine that goes on.
     pub(crate) fn kill(&mut self) {
-        self.past.reached = self.hub.reaches();
+        let noted = std::mem::take(&mut self.past.noted);
+        self.past.reached = noted.into_iter().map(|(log, (epoch, seq))| (log, epoch, seq)).collect();
         self.crash();
+    }
+
+    /// Notes how far a log has come, as the daemon does before it carries out what
+    /// was ordered behind that.
+    pub(super) fn reach(&mut self, log: &LogKey, epoch: u64, seq: u64) {
+        self.past.noted.insert(log.clone(), (epoch, seq));
+    }
+
+    /// A process that begins, or takes over, notes what there is.
+    pub(super) fn note_reaches(&mut self) {
+        let reaches = self.hub.reaches().into_iter();
+        self.past.noted = reaches.map(|(log, epoch, seq)| (log, (epoch, seq))).collect();
+    }
+
+    /// Nobody hears a position that a hub after this one could give out again,
+    /// though the numbers of its log go on over a kill.
+    pub(super) fn is_noted(&self, message: &Message) {
+        let channel = message.channel.as_ref().filter(|channel| channel.as_str() != "@me");
+        let (Some(channel), Some(seq)) = (channel, message.seq) else { return };
+        let policy = self.settings.policy_of(channel);
+        let is_behind = policy.keep == Keep::History && policy.disk == When::Behind;
+        if !self.settings.has_disk || !is_behind || channel.operation().is_some() {
+            return;
+        }
+        let noted = self.past.noted.get(&LogKey::Channel(channel.clone())).map(|(_, seq)| *seq);
+        assert!(noted >= Some(seq), "{} {seq} is heard, and {noted:?} is noted", channel.as_str());
     }
 
     /// The power fails, and the daemon is started again.
@@ -113,6 +143,7 @@ impl Bench {
     pub(crate) fn end(&mut self) -> Vec<u8> {
         self.stop(Close::Restarting);
         self.links.clear();
+        self.paused.clear();
         self.disk_writes_what(|when| when != When::Never);
         self.forget_tail();
         self.hub.remains()
@@ -141,6 +172,7 @@ impl Bench {
             None => Hub::new(settings, seed),
         };
         self.links.clear();
+        self.paused.clear();
         self.waiting.clear();
         self.http.clear();
         self.latches.clear();
@@ -161,6 +193,7 @@ impl Bench {
         } else {
             self.tell_found();
         }
+        self.note_reaches();
     }
 
     /// Has the hub told what is on the disk, if it was not told yet.

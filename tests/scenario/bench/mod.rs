@@ -14,7 +14,7 @@ pub(crate) use brief::brief;
 pub(crate) use links::Seen;
 pub(crate) use lives::Written;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -46,6 +46,8 @@ pub(crate) struct Bench {
     pub(crate) past: lives::Past,
     waiting: VecDeque<Input>,
     http: Vec<(u64, Value)>,
+    /// Those of whom nothing is to be read.
+    pub(crate) paused: BTreeSet<Seat>,
     latches: BTreeMap<OperationId, ConnectionId>,
     /// Those that were made for a story.
     tokens: BTreeMap<String, Identity>,
@@ -80,6 +82,7 @@ impl Bench {
             past: lives::Past::default(),
             waiting: VecDeque::new(),
             http: Vec::new(),
+            paused: BTreeSet::new(),
             latches: BTreeMap::new(),
             tokens: BTreeMap::new(),
             seen: BTreeMap::new(),
@@ -117,18 +120,18 @@ impl Bench {
     pub(crate) fn newcomer(&mut self, user: &str, rights: impl Into<Option<Rc<Rights>>>) -> Seat {
         let rights = rights.into();
         let claim = Claim::Proven(Identity { user_id: user_id(user), rights, expires_at: None });
-        self.link(Peer::Client { claim, inbox: InboxMode::Auto })
+        self.link(Peer::Client { claim, inbox: InboxMode::Auto, network: None })
     }
 
     /// The same with a say in who moves the cursor of the inbox.
     pub(crate) fn client_in(&mut self, user: &str, inbox: InboxMode) -> Seat {
         let claim = Claim::Proven(Identity { user_id: user_id(user), rights: None, expires_at: None });
-        self.link(Peer::Client { claim, inbox })
+        self.link(Peer::Client { claim, inbox, network: None })
     }
 
     /// A client without a token.
     pub(crate) fn stranger(&mut self) -> Seat {
-        self.link(Peer::Client { claim: Claim::Nothing, inbox: InboxMode::Auto })
+        self.link(Peer::Client { claim: Claim::Nothing, inbox: InboxMode::Auto, network: None })
     }
 
     pub(crate) fn worker(&mut self) -> Seat {
@@ -305,7 +308,7 @@ impl Bench {
             self.wait(1.0);
             let clients = self.links.iter().filter(|(_, link)| !link.is_worker).map(|(seat, _)| *seat);
             for conn in clients.collect::<Vec<_>>() {
-                self.handle(Input::Heard { conn });
+                self.handle(Input::Heard { conn, controls: 1 });
             }
         }
     }
@@ -324,6 +327,7 @@ impl Bench {
         change(&mut self.settings);
         let settings = Box::new(self.settings.clone());
         self.handle(Input::Configured { settings });
+        self.note_reaches();
     }
 
     /// Another process takes over.
@@ -335,15 +339,14 @@ impl Bench {
             self.handle(input);
         }
         self.forget_orders();
-        let bytes = self.hub.export();
+        let (before, bytes) = (serde_json::to_value(&self.hub).unwrap(), self.hub.export());
+        self.paused.clear();
         self.hub = Hub::import(self.settings.clone(), &bytes).unwrap();
-        assert_eq!(
-            String::from_utf8(self.hub.export()),
-            String::from_utf8(bytes),
-            "nothing is lost on the way"
-        );
+        assert_eq!(serde_json::to_value(&self.hub).unwrap(), before, "nothing is lost on the way");
+        assert!(self.hub.export() == bytes, "nor spelled otherwise");
         // The rest is answered to nobody, and asked again.
         self.waiting.clear();
+        self.note_reaches();
         self.disk_tells();
         self.handle(Input::Due);
     }

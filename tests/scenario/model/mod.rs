@@ -64,6 +64,9 @@ struct Model {
     told: Vec<String>,
     /// The disk can be neither written nor read.
     is_dark: bool,
+    /// What every position stands for that anybody has heard: by log and epoch, over
+    /// all lives of the hub.
+    heard: BTreeMap<(String, String), BTreeMap<u64, String>>,
     /// Ids of what was answered to be on the disk.
     stored: BTreeSet<String>,
     observed: Observed,
@@ -137,6 +140,7 @@ impl Model {
             departures: BTreeMap::new(),
             told: Vec::new(),
             is_dark: false,
+            heard: BTreeMap::new(),
             stored: BTreeSet::new(),
             observed,
             said: 0,

@@ -28,7 +28,7 @@ impl Model {
                 let told = match seen {
                     Seen::Queued(frame) => self.queued(who, seat, &frame),
                     Seen::Taken(log, seq) => self.taken(who, seat, &log, seq),
-                    Seen::Heard(frame) => self.heard(who, &frame),
+                    Seen::Heard(frame) => self.remember(who, &frame).and_then(|()| self.heard(who, &frame)),
                 };
                 told.map_err(|why| format!("{}: {why}", PEERS[who]))?;
             }
@@ -41,6 +41,34 @@ impl Model {
             }
         }
         self.observed.listen(&mut self.bench)
+    }
+
+    /// A position that somebody has heard stands for one message for ever, and
+    /// nobody is told that a log has not come so far.
+    fn remember(&mut self, who: usize, frame: &Value) -> Check {
+        let channel = frame["channel"].as_str().unwrap_or_default();
+        let name = match channel {
+            "@me" => Self::user(who).map(inbox_of).unwrap_or_default(),
+            _ => channel.to_owned(),
+        };
+        let (Some(log), Some(seq)) = (self.logs.get(&name), frame["seq"].as_u64()) else { return Ok(()) };
+        let told = frame.get("epoch").or(log.epoch.as_ref()).and_then(Value::as_str).unwrap_or_default();
+        let heard = self.heard.entry((name.clone(), told.to_owned())).or_default();
+        if frame["type"] != "message" {
+            let last = heard.keys().next_back().copied().unwrap_or(0);
+            let is_given_back = frame.get("epoch").is_some() && seq < last;
+            return if is_given_back {
+                Err(format!("{name} is at {seq} of epoch {told}, and {last} of it was heard"))
+            } else {
+                Ok(())
+            };
+        }
+        let id = said_in(frame);
+        let first = heard.entry(seq).or_insert_with(|| id.clone());
+        match *first == id {
+            true => Ok(()),
+            false => Err(format!("{name} {seq} of epoch {told} was {first} when it was heard, and is {id}")),
+        }
     }
 
     fn queued(&mut self, who: usize, seat: Seat, frame: &Value) -> Check {
@@ -208,11 +236,16 @@ impl Peer {
 
 /// Whether a message is what was said at its position.
 fn is_the_same(id: &str, frame: &Value) -> Check {
+    let is = said_in(frame);
+    if is == id { Ok(()) } else { Err(format!("heard {is} where {id} was said")) }
+}
+
+/// What tells a message from another: its id; of a receipt, what it says.
+fn said_in(frame: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let data = &frame["data"];
-    let is = match frame["event"].as_str() {
+    match frame["event"].as_str() {
         Some("system:receipt") => format!("{} {}", text(&data["message_id"]), text(&data["state"])),
         _ => text(&frame["message_id"]),
-    };
-    if is == id { Ok(()) } else { Err(format!("heard {is} where {id} was said")) }
+    }
 }

@@ -6,11 +6,12 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::record;
 use super::shelf::sync_directory;
 use super::trouble::{Done, Trouble, is_unread};
+use super::wal;
 
 /// What the engine calls its files.
 pub(super) const DB: &str = "db";
@@ -24,9 +25,43 @@ const UNFINISHED: &str = ".generating";
 const FORMAT: &str = "format";
 const WITNESS: &str = "count";
 
-/// Makes the directory, or makes it ready for the engine; tells whether it is a
-/// new one, to which no commit was ever finished.
-pub(super) fn prepare(directory: &Path) -> Done<bool> {
+/// The database of a generation, and in it a file as long as it is not whole.
+const DATABASE: &str = "database";
+const UNFINISHED_DATABASE: &str = "unfinished";
+
+/// The form of a generation that is written here. A reader refuses what is newer. The
+/// first was a database alone, in the directory itself.
+const NEWEST_FORMAT: u32 = 2;
+
+/// What a generation is made of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Layout {
+    /// No commit to it was ever finished.
+    New,
+    /// A database alone, in its directory: it is only read.
+    Bare,
+    WithWal {
+        has_database: bool,
+    },
+}
+
+impl Layout {
+    pub(super) fn has_wal(self) -> bool {
+        self != Self::Bare
+    }
+
+    /// Where the database is, if there is one.
+    pub(super) fn database(self, directory: &Path) -> Option<PathBuf> {
+        match self {
+            Self::Bare => Some(directory.to_owned()),
+            Self::WithWal { has_database: true } => Some(directory.join(DATABASE)),
+            Self::New | Self::WithWal { has_database: false } => None,
+        }
+    }
+}
+
+/// Makes the directory of a generation, or makes it ready.
+pub(super) fn prepare(directory: &Path) -> Done<Layout> {
     match fs::create_dir(directory) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             return Err(Trouble::file(directory)(error));
@@ -34,17 +69,73 @@ pub(super) fn prepare(directory: &Path) -> Done<bool> {
         _ => {}
     }
     let format = read_format(directory)?;
+    check_readable(directory)?;
+    let database = directory.join(DATABASE);
+    if database.join(UNFINISHED_DATABASE).exists() {
+        // All of it is in the log.
+        fs::remove_dir_all(&database).map_err(Trouble::file(&database))?;
+    }
+    Ok(match format {
+        Some(1) => Layout::Bare,
+        None if directory.join(DB).exists() => Layout::Bare,
+        None if !database.exists() => Layout::New,
+        None | Some(_) => Layout::WithWal { has_database: database.exists() },
+    })
+}
+
+/// The database of a generation that has a write-ahead log as well.
+pub(super) fn database_beside_wal(directory: &Path) -> Option<PathBuf> {
+    let has_wal = read_format(directory).is_ok() && wal::length(directory).is_ok_and(|length| length > 0);
+    let database = directory.join(DATABASE);
+    (has_wal && database.is_dir()).then_some(database)
+}
+
+/// Whether a generation is of a format that is only read.
+pub(super) fn is_only_read(directory: &Path) -> bool {
+    match read_format(directory) {
+        Ok(format) => format == Some(1) || (format.is_none() && directory.join(DB).exists()),
+        Err(_) => true,
+    }
+}
+
+/// Makes a database ready for the engine.
+pub(super) fn prepare_database(directory: &Path) -> Done {
     check_settings(directory)?;
     check_readable(directory)?;
     // What the engine was writing when it ended it takes for whole, and then
     // never opens again.
-    remove_snapshots(directory, |name| name.ends_with(UNFINISHED))?;
-    Ok(format.is_none())
+    remove_snapshots(directory, |name| name.ends_with(UNFINISHED))
 }
 
-/// Puts all of a new generation on the disk but what the engine writes.
-pub(super) fn sync_new(directory: &Path) -> Done {
+/// Makes a directory for a database, which is not whole before that is said.
+pub(super) fn begin_database(directory: &Path) -> Done<PathBuf> {
+    let database = directory.join(DATABASE);
+    let unfinished = database.join(UNFINISHED_DATABASE);
+    let made = fs::create_dir(&database).and_then(|()| File::create_new(&unfinished));
+    made.map_err(Trouble::file(&unfinished))?;
+    sync_directory(&database)?;
+    sync_directory(directory)?;
+    Ok(database)
+}
+
+/// Says that it is whole: all of it was synced.
+pub(super) fn finish_database(directory: &Path) -> Done {
+    let database = directory.join(DATABASE);
+    let unfinished = database.join(UNFINISHED_DATABASE);
+    fs::remove_file(&unfinished).map_err(Trouble::file(&unfinished))?;
+    sync_directory(&database)
+}
+
+/// Puts all of a database on the disk but what the engine syncs.
+pub(super) fn sync_database(directory: &Path) -> Done {
     sync_file(&directory.join(CONF))?;
+    sync_file(&directory.join(WITNESS))?;
+    sync_blobs(directory)?;
+    sync_directory(directory)
+}
+
+/// Puts a new generation on the disk, whose files are there already.
+pub(super) fn sync_new(directory: &Path) -> Done {
     sync_directory(directory)?;
     sync_directory(directory.parent().unwrap_or(directory))?;
     // Last: where it is, all of the above is on the disk.
@@ -132,10 +223,12 @@ fn salvage_file(from: &Path, to: &Path) -> io::Result<Salvaged> {
 
 /// Removes what the engine makes anew from the rest.
 pub(super) fn remove_what_can_be_made_anew(directory: &Path) -> Done {
-    remove_snapshots(directory, |_| true)?;
-    if check_settings(directory).is_err() {
-        let conf = directory.join(CONF);
-        fs::remove_file(&conf).map_err(Trouble::file(&conf))?;
+    for database in [directory.to_owned(), directory.join(DATABASE)].iter().filter(|place| place.exists()) {
+        remove_snapshots(database, |_| true)?;
+        if check_settings(database).is_err() {
+            let conf = database.join(CONF);
+            fs::remove_file(&conf).map_err(Trouble::file(&conf))?;
+        }
     }
     Ok(())
 }
@@ -144,12 +237,15 @@ pub(super) fn remove_what_can_be_made_anew(directory: &Path) -> Done {
 /// machine went down.
 pub(super) fn was_made(directory: &Path) -> bool {
     let holds = |file| fs::metadata(directory.join(file)).is_ok_and(|file| file.len() > 0);
-    holds(FORMAT) || holds(DB)
+    holds(FORMAT)
+        || holds(DB)
+        || directory.join(DATABASE).exists()
+        || wal::length(directory).is_ok_and(|length| length > 0)
 }
 
 fn write_format(directory: &Path) -> Done {
     let format = directory.join(FORMAT);
-    fs::write(&format, spell_format(record::FORMAT.into())).map_err(Trouble::file(&format))?;
+    fs::write(&format, spell_format(NEWEST_FORMAT)).map_err(Trouble::file(&format))?;
     sync_file(&format)?;
     sync_directory(directory)
 }
@@ -171,11 +267,11 @@ fn read_format(directory: &Path) -> Done<Option<u32>> {
     let text = String::from_utf8_lossy(&text);
     let format = text.split(' ').nth(2).and_then(|format| format.parse().ok());
     match format.filter(|format| spell_format(*format) == text) {
-        Some(format) if format <= u32::from(record::FORMAT) => Ok(Some(format)),
+        Some(format) if format <= NEWEST_FORMAT => Ok(Some(format)),
         Some(format) => Err(Trouble::Hindered(format!(
             "{} was written by a newer wshubd, in format {format}; this one reads formats up to {}",
             directory.display(),
-            record::FORMAT
+            NEWEST_FORMAT
         ))),
         None => Err(Trouble::Damaged(format!("{}: it spells no format", path.display()))),
     }
@@ -222,7 +318,7 @@ fn remove_snapshots(directory: &Path, which: impl Fn(&str) -> bool) -> Done {
 
 /// Pages that are too long for a segment become files, which the engine never
 /// syncs. Values are so short that there are none.
-pub(super) fn sync_blobs(directory: &Path) -> Done {
+fn sync_blobs(directory: &Path) -> Done {
     let blobs = directory.join(BLOBS);
     let mut any = false;
     for entry in fs::read_dir(&blobs).map_err(Trouble::file(&blobs))? {

@@ -1,55 +1,35 @@
-//! One generation: a directory that the engine has to itself.
+//! One generation: a directory with a write-ahead log, and the database into which that is
+//! copied while nobody wants anything.
 //!
-//! Knows the engine, its settings and its errors. Does not know other generations,
-//! nor what a message means.
+//! Knows that a commit goes to the log, and that a message is in one of both. Does not know
+//! how either is written, nor other generations.
+//!
+//! Most messages are delivered soon: those never go to the database, for by the time of a
+//! checkpoint their generation is dropped, or nearly empty. And who waits for a commit waits
+//! for one write and one sync.
 
-use std::fs::File;
+use std::iter::Peekable;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::Duration;
+use std::vec;
 
-use rustix::fs::{Advice, fadvise};
-use sled::{Db, IVec, Tree};
-
-use super::files;
-use super::mirror::Mirror;
-use super::record::{self, Assembly, Found};
+use super::database::Database;
+use super::files::{self, Layout};
+use super::shelf::sync_directory;
+use super::space;
 use super::trouble::{Done, Trouble};
+use super::wal::{Found, Record, Wal};
 use crate::edge::store::words::{Gone, Mark, Put};
-
-/// How much the engine writes at least of each opening: small, because a child
-/// that is started for one message opens once for it. Below this, pages of places
-/// would become files of their own. Another size needs another format.
-const SEGMENT: usize = 32 * 1024;
-/// The engine takes several times this; more brings nothing to what is read once.
-const CACHE: u64 = 1024 * 1024;
-
-/// Threads of the engine may hold its lock a little longer than a generation that
-/// was closed: so often is it tried again, at this distance.
-const TRIES: u32 = 40;
-const BETWEEN_TRIES: Duration = Duration::from_millis(50);
-
-/// In the engine's own tree: how many messages were written to this generation.
-const COUNT: &[u8] = b"count";
 
 /// A generation that is open.
 pub(super) struct Generation {
     directory: PathBuf,
-    db: Db,
-    messages: Tree,
-    marks: Tree,
-    gone: Tree,
-    /// What is synced.
-    file: File,
-    /// Messages written so far. More may be found, of a commit that a crash cut
-    /// short; fewer, if the engine has lost some without a word.
-    count: u64,
-    /// It has no file that says its format: no commit to it is on the disk yet.
-    is_new: bool,
-    /// It is a copy: nothing that is written to it lasts.
-    pub(super) is_copy: bool,
-    /// Something was committed since it was opened.
-    has_grown: bool,
+    layout: Layout,
+    wal: Option<Wal>,
+    database: Option<Database>,
+    /// How much of the log a checkpoint has copied that has not ended.
+    checkpoint: Option<u64>,
+    /// What all but the log takes on the disk, once that was measured.
+    rest: Option<u64>,
 }
 
 /// What is told while a generation is read. An error ends the reading.
@@ -62,6 +42,7 @@ pub(super) trait Listener {
 }
 
 /// A message as it was put.
+#[derive(Clone, Copy)]
 pub(super) struct Told<'a> {
     pub(super) log: &'a str,
     pub(super) seq: u64,
@@ -76,208 +57,212 @@ pub(super) enum Next {
     Enough,
 }
 
+/// What a generation is wanted for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Deed {
+    Read,
+    ReadAll,
+    Commit,
+    Checkpoint,
+}
+
 impl Generation {
-    /// Opens a generation, and makes it if it is not there.
+    /// Opens a generation, and makes it if it is not there; not its database yet.
     pub(super) fn open(directory: &Path) -> Done<Self> {
-        let is_new = files::prepare(directory)?;
-        Ok(Self { is_new, ..Self::start(directory, directory)? })
+        let layout = files::prepare(directory)?;
+        let wal = if layout.has_wal() { Wal::open(directory)? } else { None };
+        if layout == (Layout::WithWal { has_database: false }) && wal.is_none() {
+            return Err(Trouble::Damaged(format!(
+                "{}: its write-ahead log is not there",
+                directory.display()
+            )));
+        }
+        let directory = directory.to_owned();
+        Ok(Self { directory, layout, wal, database: None, checkpoint: None, rest: None })
     }
 
-    /// Opens a generation that takes so many bytes to be read: a copy of it where that
-    /// can be. It is removed at once, for what is open stays.
-    pub(super) fn open_to_read(directory: &Path, bytes: u64) -> Done<Self> {
-        let is_new = files::prepare(directory)?;
-        match Mirror::of(directory, bytes) {
-            Some(copy) => Ok(Self { is_new, is_copy: true, ..Self::start(directory, &copy.path())? }),
-            None => Ok(Self { is_new, ..Self::start(directory, directory)? }),
-        }
-    }
-
-    /// Opens what is in a place; people are told of the directory.
-    fn start(directory: &Path, place: &Path) -> Done<Self> {
-        let told = || Trouble::engine(directory);
-        let db = open_engine(place).map_err(told())?;
-        let tree = |name| db.open_tree(name).map_err(told());
-        let (messages, marks, gone) = (tree("messages")?, tree("marks")?, tree("gone")?);
-        let path = place.join(files::DB);
-        let file = File::open(&path).map_err(Trouble::file(&path))?;
-        let count = match db.get(COUNT).map_err(told())? {
-            None => 0,
-            Some(value) => read_count(&value)
-                .ok_or_else(|| Trouble::Damaged(format!("{}: its count is wrong", directory.display())))?,
-        };
-        let witness = read_count(&files::read_witness(place)?).unwrap_or_default();
-        let count = count.max(witness);
-        Ok(Self {
-            directory: directory.to_owned(),
-            db,
-            messages,
-            marks,
-            gone,
-            file,
-            count,
-            is_new: false,
-            is_copy: false,
-            has_grown: false,
-        })
-    }
-
-    /// Writes all of it, and returns when it is on the disk.
-    pub(super) fn commit(&mut self, puts: &[Put<'_>], marks: &[Mark<'_>], gone: &[Gone<'_>]) -> Done {
-        self.insert_all(puts, marks, gone).and_then(|()| self.sync()).inspect_err(|_| {
-            // What could not be written is still in memory, where it looks as if
-            // it were on the disk. The next to open this is to see the disk.
-            let _ = fadvise(&self.file, 0, None, Advice::DontNeed);
-        })
-    }
-
-    fn insert_all(&mut self, puts: &[Put<'_>], marks: &[Mark<'_>], gone: &[Gone<'_>]) -> Done {
-        let before = self.count;
-        for put in puts {
-            self.put(put)?;
-        }
-        for Mark { log, state } in marks {
-            self.insert(&self.marks, &record::mark_place(log), &record::join([log, state.get()]))?;
-        }
-        for Gone { log, from, to } in gone {
-            self.insert(&self.gone, &record::gone_place(log, *from, *to), &record::join([log]))?;
-        }
-        if self.count != before {
-            self.insert(&self.db, COUNT, &self.count.to_be_bytes())?;
-        }
-        Ok(())
-    }
-
-    fn put(&mut self, put: &Put<'_>) -> Done {
-        let text = record::join([&put.log, put.head.get(), put.body.get()]);
-        for (part, content) in record::cut(&text) {
-            let place = record::message_place(&put.log, put.seq, part);
-            let old = self.insert(&self.messages, &place, &content)?;
-            if part == 0 && old.is_none() {
-                self.count += 1;
+    /// Whether all is open that this takes.
+    pub(super) fn is_ready_for(&self, deed: Deed) -> bool {
+        match deed {
+            Deed::Commit => true,
+            Deed::Read | Deed::ReadAll => {
+                self.database.is_some() || self.layout.database(&self.directory).is_none()
             }
+            Deed::Checkpoint => self.database.as_ref().is_some_and(|database| !database.is_copy()),
         }
-        Ok(())
     }
 
-    fn insert(&self, tree: &Tree, place: &[u8], content: &[u8]) -> Done<Option<IVec>> {
-        tree.insert(place, record::seal(place, content)).map_err(Trouble::engine(&self.directory))
-    }
-
-    /// The engine's flush hands bytes to the disk, but has it write down neither
-    /// them nor how long the file is.
-    fn sync(&mut self) -> Done {
-        self.db.flush().map_err(Trouble::engine(&self.directory))?;
-        self.file.sync_data().map_err(Trouble::file(&self.directory))?;
-        files::sync_blobs(&self.directory)?;
-        if self.is_new {
-            files::sync_new(&self.directory)?;
-            self.is_new = false;
-        }
-        self.has_grown = true;
-        Ok(())
-    }
-
-    /// Leaves word of how much there is outside of the engine, which finds an end
-    /// of its log wherever it cannot read on. Not synced: fewer than there are are
-    /// no harm.
-    pub(super) fn leave_witness(&self) -> Done {
-        if !self.has_grown {
+    /// Opens the rest of what this takes.
+    pub(super) fn open_for(&mut self, deed: Deed, bytes: u64) -> Done {
+        if self.is_ready_for(deed) {
             return Ok(());
         }
-        files::write_witness(&self.directory, &record::seal(COUNT, &self.count.to_be_bytes()))
-    }
-
-    /// Tells all that is in it: messages by log and position, then states, then
-    /// what is kept no longer.
-    pub(super) fn load(&self, listener: &mut impl Listener) -> Done {
-        let found = self.tell(self.messages.iter(), |_| true, listener)?;
-        if found < self.count {
-            let lost = self.count - found;
-            let what = format!("{}: {lost} messages are not there", self.directory.display());
-            listener.damaged(what, lost);
-        }
-        for pair in self.marks.iter() {
-            let (place, value) = pair.map_err(Trouble::engine(&self.directory))?;
-            match record::unseal(&place, &value).and_then(record::split) {
-                Some([log, state]) => listener.mark(log, state)?,
-                None => listener.damaged("the state of a log".to_owned(), 1),
+        self.rest = None;
+        // The engine has a directory to itself.
+        self.database = None;
+        let place = self.layout.database(&self.directory);
+        self.database = match (place, deed) {
+            (Some(place), Deed::Read | Deed::ReadAll) => {
+                let store = self.directory.parent().unwrap_or(&self.directory);
+                Some(Database::open_to_read(&place, store, bytes)?)
             }
-        }
-        for pair in self.gone.iter() {
-            let (place, value) = pair.map_err(Trouble::engine(&self.directory))?;
-            let log = record::unseal(&place, &value).and_then(record::split);
-            match (log, record::read_gone_place(&place)) {
-                (Some([log]), Some((from, to))) => listener.gone(log, from, to)?,
-                _ => listener.damaged("a run of messages that are kept no longer".to_owned(), 1),
-            }
-        }
+            (Some(place), _) => Some(Database::open(&place)?),
+            (None, Deed::Checkpoint) => Some(Database::open(&files::begin_database(&self.directory)?)?),
+            (None, _) => None,
+        };
         Ok(())
     }
 
-    /// Tells messages of one log, both ends included.
-    pub(super) fn read(&self, log: &str, from: u64, to: u64, listener: &mut impl Listener) -> Done {
-        let range = record::message_place(log, from, 0)..=record::message_place(log, to, u32::MAX);
-        self.tell(self.messages.range(range), |told| told == log, listener).map(drop)
-    }
-
-    /// Puts messages together and tells them; returns how many there were, damaged
-    /// ones included.
-    fn tell(&self, parts: sled::Iter, is_asked: impl Fn(&str) -> bool, to: &mut impl Listener) -> Done<u64> {
-        let mut assembly = Assembly::default();
-        let mut count = 0;
-        let mut tell = |found: Found| {
-            count += 1;
-            tell_one(found, &is_asked, to)
+    /// Writes all of it, and returns when it is on the disk: how much that was.
+    pub(super) fn commit(&mut self, puts: &[Put<'_>], marks: &[Mark<'_>], gone: &[Gone<'_>]) -> Done<u64> {
+        if !self.layout.has_wal() {
+            let place = self.directory.display();
+            return Err(Trouble::Hindered(format!("{place} is of a format that is only read")));
+        }
+        let is_there = self.wal.is_some();
+        let wal = match &mut self.wal {
+            Some(wal) => wal,
+            none => none.insert(Wal::create(&self.directory)?),
         };
-        for pair in parts {
-            let (place, value) = pair.map_err(Trouble::engine(&self.directory))?;
-            if let Some(found) = assembly.push(&place, &value)
-                && tell(found)? == Next::Enough
-            {
-                return Ok(count);
+        let written = wal.commit(puts, marks, gone)?;
+        if self.layout == Layout::New {
+            files::sync_new(&self.directory)?;
+            self.layout = Layout::WithWal { has_database: false };
+        } else if !is_there {
+            sync_directory(&self.directory)?;
+        }
+        Ok(written)
+    }
+
+    /// Copies so much of the log into the database, and tells whether that was all: then
+    /// there is no log any more.
+    pub(super) fn checkpoint(&mut self, bytes: u64) -> Done<bool> {
+        let (Some(wal), Some(database)) = (&self.wal, &mut self.database) else { return Ok(true) };
+        if wal.damaged() > 0 {
+            return Ok(true);
+        }
+        let mut left = bytes;
+        let reached = wal.each(self.checkpoint.unwrap_or_default(), |record| {
+            let copied = match record {
+                Record::Message(told) => {
+                    database.put(told)?;
+                    told.head.len() + told.body.len()
+                }
+                Record::Mark { log, state } => {
+                    database.mark(log, state)?;
+                    log.len() + state.len()
+                }
+                Record::Gone { log, from, to } => {
+                    database.gone(log, from, to)?;
+                    log.len()
+                }
+                Record::End(_) => 0,
+            };
+            left = left.saturating_sub(copied as u64);
+            Ok(if left == 0 { Next::Enough } else { Next::More })
+        })?;
+        (self.checkpoint, self.rest) = (Some(reached), None);
+        if reached < wal.end() {
+            return Ok(false);
+        }
+        database.sync()?;
+        self.checkpoint = None;
+        if self.layout.database(&self.directory).is_none() {
+            files::finish_database(&self.directory)?;
+            self.layout = Layout::WithWal { has_database: true };
+        }
+        if let Some(wal) = self.wal.take() {
+            wal.remove()?;
+        }
+        sync_directory(&self.directory)?;
+        Ok(true)
+    }
+
+    /// Leaves word of how much there is in it, for whoever opens it next.
+    pub(super) fn leave_witness(&self) -> Done {
+        self.wal.as_ref().map_or(Ok(()), Wal::leave_witness)
+    }
+
+    /// What it takes on the disk.
+    pub(super) fn taken(&mut self) -> Done<u64> {
+        let wal = self.wal.as_ref().map_or(0, Wal::bytes);
+        let rest = match self.rest {
+            Some(rest) => rest,
+            None => {
+                space::taken(&self.directory).map_err(Trouble::file(&self.directory))?.saturating_sub(wal)
             }
+        };
+        self.rest = Some(rest);
+        Ok(rest + wal)
+    }
+
+    /// How long its log is. One that is damaged is not copied, but left as it is.
+    pub(super) fn wal(&self) -> u64 {
+        self.wal.as_ref().filter(|wal| wal.damaged() == 0).map_or(0, Wal::end)
+    }
+
+    /// Tells all that is in it: messages, then states, then what is kept no longer. What is
+    /// told of later has the last word.
+    pub(super) fn load(&self, listener: &mut impl Listener) -> Done {
+        if let Some(database) = &self.database {
+            database.messages(listener)?;
+            database.marks_and_gone(listener)?;
         }
-        if let Some(found) = assembly.finish() {
-            tell(found)?;
+        self.wal.as_ref().map_or(Ok(()), |wal| wal.load(listener))
+    }
+
+    /// Tells messages of one log, both ends included, ascending.
+    pub(super) fn read(&mut self, log: &str, from: u64, to: u64, listener: &mut impl Listener) -> Done {
+        let found = self.wal.as_mut().map(|wal| wal.find(log, from, to)).transpose()?.unwrap_or_default();
+        let mut merge =
+            Merge { wal: self.wal.as_ref(), found: found.into_iter().peekable(), listener, next: Next::More };
+        if let Some(database) = &self.database {
+            database.read(log, from, to, &mut merge)?;
         }
-        Ok(count)
+        merge.tell_before(u64::MAX)
     }
 }
 
-fn tell_one(found: Found, is_asked: &impl Fn(&str) -> bool, to: &mut impl Listener) -> Done<Next> {
-    let seq = match &found {
-        Found::Whole { seq, .. } | Found::Damaged { seq } => *seq,
-    };
-    if let Found::Whole { text, .. } = &found
-        && let Some([log, head, body]) = record::split(text)
-    {
-        // Another log in the same place would be a wonder, but no damage.
-        return if is_asked(log) { to.message(Told { log, seq, head, body }) } else { Ok(Next::More) };
-    }
-    to.damaged(format!("message {seq} of a log"), 1);
-    Ok(Next::More)
+/// Tells what is in the log between what is in the database, and in its place.
+struct Merge<'m, L> {
+    wal: Option<&'m Wal>,
+    found: Peekable<vec::IntoIter<Found>>,
+    listener: &'m mut L,
+    next: Next,
 }
 
-fn open_engine(directory: &Path) -> sled::Result<Db> {
-    let config = sled::Config::new()
-        .path(directory)
-        .mode(sled::Mode::LowSpace)
-        .segment_size(SEGMENT)
-        .cache_capacity(CACHE)
-        // A commit flushes; nothing is to wake up between commits.
-        .flush_every_ms(None);
-    let mut tries = 0;
-    loop {
-        match config.open() {
-            // The engine has no other word for a lock that is taken.
-            Err(sled::Error::Io(error)) if error.to_string().contains("lock") && tries < TRIES => tries += 1,
-            opened => return opened,
+impl<L: Listener> Merge<'_, L> {
+    /// Tells what is in the log up to a position.
+    fn tell_before(&mut self, seq: u64) -> Done {
+        let Some(wal) = self.wal else { return Ok(()) };
+        while self.next == Next::More
+            && let Some(found) = self.found.next_if(|found| found.seq <= seq)
+        {
+            self.next = wal.tell(&found, self.listener)?;
         }
-        thread::sleep(BETWEEN_TRIES);
+        Ok(())
     }
 }
 
-fn read_count(value: &[u8]) -> Option<u64> {
-    record::unseal(COUNT, value)?.try_into().ok().map(u64::from_be_bytes)
+impl<L: Listener> Listener for Merge<'_, L> {
+    fn message(&mut self, told: Told<'_>) -> Done<Next> {
+        let is_in_both = |merge: &mut Self| merge.found.peek().is_some_and(|found| found.seq == told.seq);
+        self.tell_before(told.seq - u64::from(told.seq > 0))?;
+        if self.next == Next::More && !is_in_both(self) {
+            self.next = self.listener.message(told)?;
+        }
+        Ok(self.next)
+    }
+
+    fn mark(&mut self, log: &str, state: &str) -> Done {
+        self.listener.mark(log, state)
+    }
+
+    fn gone(&mut self, log: &str, from: u64, to: u64) -> Done {
+        self.listener.gone(log, from, to)
+    }
+
+    fn damaged(&mut self, what: String, count: u64) {
+        self.listener.damaged(what, count);
+    }
 }

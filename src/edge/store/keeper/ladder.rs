@@ -18,7 +18,7 @@
 use std::fs;
 use std::panic;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -54,14 +54,23 @@ struct Note {
     /// How often in a row something of it could not be read.
     #[serde(default)]
     unread: u32,
+    /// It is in the file.
+    #[serde(skip)]
+    is_there: bool,
 }
 
 /// What a panic is noted for: a panic ends the process, and its last word is this.
 static UNDER_WAY: Mutex<Option<(PathBuf, Note)>> = Mutex::new(None);
 
+/// The place of the last note that was looked for, and was not there. Nobody else writes
+/// it while this process has the store.
+static NOTHING_NOTED: Mutex<Option<PathBuf>> = Mutex::new(None);
+
 /// How much of a generation was seen to be well.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Seen {
+    /// It was written to, which says nothing of what is in it.
+    Nothing,
     Part,
     All,
 }
@@ -120,7 +129,7 @@ fn take_step(shelf: &Shelf, space: &Space, generation: u32, note: &Note, damage:
             ))
         }
         _ => {
-            let aside = shelf.set_aside(generation)?;
+            let aside = shelf.set_damaged_aside(generation)?;
             // Found without its generation it is removed.
             remove(&path)?;
             Ok(format!("{name} cannot be read and was set aside as {}: {damage}", aside.display()))
@@ -172,6 +181,7 @@ pub(super) fn begin_opening(shelf: &Shelf, generation: u32) -> Done {
     note.unended += 1;
     note.boot = boot();
     note.write(&path)?;
+    note.is_there = true;
     under_way(Some((path, note)));
     Ok(())
 }
@@ -179,7 +189,14 @@ pub(super) fn begin_opening(shelf: &Shelf, generation: u32) -> Done {
 /// Begins to work with one that is open.
 pub(super) fn begin(shelf: &Shelf, generation: u32) {
     let path = shelf.beside(generation, TROUBLE);
-    let note = Note::read(&path);
+    let is_clean = NOTHING_NOTED.lock().is_ok_and(|clean| clean.as_ref() == Some(&path));
+    let note = if is_clean { Note::none() } else { Note::read(&path) };
+    if !note.is_there
+        && !is_clean
+        && let Ok(mut clean) = NOTHING_NOTED.lock()
+    {
+        *clean = Some(path.clone());
+    }
     under_way(Some((path, note)));
 }
 
@@ -187,12 +204,16 @@ pub(super) fn begin(shelf: &Shelf, generation: u32) {
 /// one attempt too many; what was done is done.
 pub(super) fn end_well(seen: Seen) {
     let Some((path, mut note)) = under_way(None) else { return };
-    note.unread = 0;
+    if seen != Seen::Nothing {
+        note.unread = 0;
+    }
     drop(match seen {
+        Seen::Nothing if note.unended == 0 => Ok(()),
+        Seen::All if !note.is_there => Ok(()),
         Seen::All => remove(&path),
         // What was damaged may be elsewhere in it: that it is well, only one who
         // has read all of it can say.
-        Seen::Part => note.settle(&path),
+        Seen::Part | Seen::Nothing => note.settle(&path),
     });
 }
 
@@ -217,8 +238,11 @@ impl Note {
     /// A note that cannot be read was being written when something ended: the
     /// next attempt writes it anew.
     fn read(path: &Path) -> Self {
-        let read = fs::read(path).ok().and_then(|text| serde_json::from_slice::<Self>(&text).ok());
+        let text = fs::read(path).ok();
+        let is_there = text.is_some();
+        let read = text.and_then(|text| serde_json::from_slice::<Self>(&text).ok());
         let mut note = read.unwrap_or_default();
+        note.is_there = is_there;
         if note.boot != boot() {
             // The machine went down under it.
             note.unended = 0;
@@ -226,8 +250,16 @@ impl Note {
         note
     }
 
+    /// That of a generation of which nothing was noted.
+    fn none() -> Self {
+        Self { boot: boot(), ..Self::default() }
+    }
+
     /// Not synced: it tells one process of another, and a power cut is no damage.
     fn write(&self, path: &Path) -> Done {
+        if let Ok(mut clean) = NOTHING_NOTED.lock() {
+            clean.take_if(|clean| clean == path);
+        }
         let text = serde_json::to_vec(self).map_err(|error| Trouble::Hindered(error.to_string()))?;
         fs::write(path, text).map_err(Trouble::file(path))
     }
@@ -237,6 +269,8 @@ impl Note {
         let opened = std::mem::take(&mut self.unended) > 0;
         match (&self.damage, self.step) {
             _ if self.unread > 0 => self.write(path),
+            // Nothing was noted: nothing is removed.
+            (None, 0) if !self.is_there => Ok(()),
             (None, 0) => remove(path),
             (None, _) if !opened => Ok(()),
             _ => self.write(path),
@@ -262,5 +296,7 @@ fn remove(path: &Path) -> Done {
 
 /// The run of the machine; all are one where the kernel does not tell.
 fn boot() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+    static BOOT: OnceLock<String> = OnceLock::new();
+    let read = || fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    BOOT.get_or_init(|| read().map(|id| id.trim().to_owned()).unwrap_or_default()).clone()
 }

@@ -5,16 +5,20 @@
 //! know what a message means, nor when something is written: it is told. It is a
 //! process of its own because the engine may end the one it is in.
 
+mod database;
 mod files;
 mod generation;
+mod holder;
 mod ladder;
 mod mirror;
 mod order;
 mod record;
 mod shelf;
 mod space;
+mod survey;
 mod talk;
 mod trouble;
+mod wal;
 
 use std::path::Path;
 use std::process::exit;

@@ -10,16 +10,24 @@ use std::path::Path;
 use serde_json::value::RawValue;
 
 use super::files;
-use super::generation::{Generation, Listener, Next, Told};
+use super::generation::{Deed, Generation, Listener, Next, Told};
 use super::ladder::{self, Seen};
 use super::shelf::Shelf;
 use super::space::{self, Space};
 use super::talk::Talk;
 use super::trouble::{Done, Trouble};
+use super::wal;
 use crate::edge::store::words::{Gone, Mark, Order, Put, Room, Size, Word};
 
 /// So many damaged records are told one by one.
 const NOTES: usize = 8;
+
+/// How much a generation takes on the disk, and its write-ahead log of that.
+#[derive(Clone, Copy, Default)]
+struct Taken {
+    bytes: u64,
+    wal: u64,
+}
 
 pub(super) struct Keeper {
     shelf: Shelf,
@@ -27,9 +35,11 @@ pub(super) struct Keeper {
     newest: Option<(u32, Generation)>,
     older: Option<(u32, Generation)>,
     /// What each generation takes on the disk. That of the newest may grow.
-    sizes: BTreeMap<u32, u64>,
-    /// What was given to the engine, for where the kernel does not count.
-    given: u64,
+    sizes: BTreeMap<u32, Taken>,
+    /// What had been written to the disk when the kernel was asked last, and what was
+    /// written to logs since: to ask it takes longer than a commit of one message.
+    asked: u64,
+    logged: u64,
 }
 
 impl Keeper {
@@ -38,16 +48,21 @@ impl Keeper {
         let shelf = Shelf::take(directory)?;
         shelf.sweep()?;
         let space = Space::of(directory);
-        let notes = ladder::climb(&shelf, &space)?;
+        let mut notes = shelf.finish_replacing()?;
+        notes.extend(ladder::climb(&shelf, &space)?);
         space.take_ballast();
-        let mut keeper = Self { shelf, space, newest: None, older: None, sizes: BTreeMap::new(), given: 0 };
+        let mut keeper =
+            Self { shelf, space, newest: None, older: None, sizes: BTreeMap::new(), asked: 0, logged: 0 };
         for generation in keeper.shelf.generations()? {
             if files::was_made(&keeper.shelf.place(generation)) {
                 keeper.measure(generation)?;
             }
         }
-        let generations =
-            keeper.sizes.iter().map(|(&generation, &bytes)| Size { generation, bytes }).collect();
+        let size = |(&generation, &Taken { bytes, wal }): (&u32, &Taken)| {
+            let is_only_read = files::is_only_read(&keeper.shelf.place(generation));
+            Size { generation, bytes, wal, is_only_read }
+        };
+        let generations = keeper.sizes.iter().map(size).collect();
         let ready = Word::Ready { generations, room: keeper.room(0)?, notes };
         Ok((keeper, ready))
     }
@@ -71,8 +86,19 @@ impl Keeper {
                 talk.say(&Word::Read { damaged })
             }
             Order::Commit { generation, puts, marks, gone } => {
-                self.commit(generation, &puts, &marks, &gone)?;
-                talk.say(&Word::Committed { room: self.room(generation)? })
+                let room = self.commit(generation, &puts, &marks, &gone)?;
+                talk.say(&Word::Committed { room })
+            }
+            Order::Checkpoint { generation, bytes } => {
+                self.space.for_writing(bytes)?;
+                // For where the kernel does not count.
+                self.logged += bytes;
+                let mut is_done = true;
+                self.with(generation, Deed::Checkpoint, |generation| {
+                    is_done = generation.checkpoint(bytes)?;
+                    Ok(())
+                })?;
+                talk.say(&Word::Checkpointed { room: self.room(generation)?, is_done })
             }
             Order::Drop { generation } => {
                 self.remove(generation)?;
@@ -88,15 +114,25 @@ impl Keeper {
         }
     }
 
-    fn commit(&mut self, generation: u32, puts: &[Put<'_>], marks: &[Mark<'_>], gone: &[Gone<'_>]) -> Done {
+    fn commit(
+        &mut self,
+        generation: u32,
+        puts: &[Put<'_>],
+        marks: &[Mark<'_>],
+        gone: &[Gone<'_>],
+    ) -> Done<Room> {
         let put = |put: &Put<'_>| put.log.len() + put.head.get().len() + put.body.get().len();
         let mark = |mark: &Mark<'_>| mark.log.len() + mark.state.get().len();
         let given = puts.iter().map(put).chain(marks.iter().map(mark)).sum::<usize>() as u64;
-        self.space.for_writing(given)?;
+        let free = self.space.for_writing(given)?;
         self.sizes.entry(generation).or_default();
-        self.with(generation, Deed::Write, |generation| generation.commit(puts, marks, gone))?;
-        self.given += given;
-        self.measure(generation)
+        let mut written = 0;
+        self.with(generation, Deed::Commit, |generation| {
+            written = generation.commit(puts, marks, gone)?;
+            Ok(())
+        })?;
+        self.logged += written;
+        Ok(self.room_with(generation, free.saturating_sub(written)))
     }
 
     /// Does something with a generation, which is opened if it is not. One that
@@ -110,19 +146,30 @@ impl Keeper {
         }
         self.make_way(number);
         let slot = if is_newest { &mut self.newest } else { &mut self.older };
-        slot.take_if(|(_, open)| open.is_copy && what == Deed::Write);
-        // What is newest is written to sooner or later.
-        let opening = if is_newest { Deed::Write } else { what };
+        let bytes = self.sizes.get(&number).map_or(0, |taken| taken.bytes);
         let done = match slot {
-            Some((_, open)) => {
-                ladder::begin(&self.shelf, number);
+            Some((_, open)) if open.is_ready_for(what) => {
+                if what != Deed::Checkpoint {
+                    ladder::begin(&self.shelf, number);
+                }
                 deed(open)
             }
-            None => open(&self.shelf, &self.space, number, opening).and_then(|opened| {
+            _ => open(&self.shelf, &self.space, number, slot.take(), (what, bytes)).and_then(|opened| {
+                if what == Deed::Checkpoint {
+                    // What goes wrong with a copy is no damage of what is kept.
+                    ladder::end_well(what.seen());
+                }
                 let (_, open) = slot.insert((number, opened));
                 deed(open)
             }),
         };
+        if what.is_writing()
+            && done.is_ok()
+            && let Some((_, open)) = slot
+        {
+            let taken = Taken { bytes: open.taken()?, wal: open.wal() };
+            self.sizes.insert(number, taken);
+        }
         match &done {
             Ok(()) => ladder::end_well(what.seen()),
             Err(trouble) => ladder::end_badly(trouble),
@@ -154,48 +201,68 @@ impl Keeper {
     fn measure(&mut self, generation: u32) -> Done {
         let place = self.shelf.place(generation);
         let bytes = space::taken(&place).map_err(Trouble::file(&place))?;
-        self.sizes.insert(generation, bytes);
+        self.sizes.insert(generation, Taken { bytes, wal: wal::length(&place)? });
         Ok(())
     }
 
-    fn room(&self, written: u32) -> Done<Room> {
-        Ok(Room {
-            used: self.sizes.values().sum::<u64>() + self.space.ballast(),
-            newest: self.sizes.get(&written).copied().unwrap_or_default(),
-            free: self.space.free()?,
-            written: space::written().unwrap_or(self.given),
-        })
+    /// How much room there is, after something was done with a generation.
+    fn room(&mut self, generation: u32) -> Done<Room> {
+        let known = self.asked + self.logged;
+        (self.asked, self.logged) = (space::written().unwrap_or_default().max(known), 0);
+        Ok(self.room_with(generation, self.space.free()?))
     }
-}
 
-/// What a generation is wanted for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Deed {
-    Read,
-    ReadAll,
-    Write,
+    fn room_with(&self, generation: u32, free: u64) -> Room {
+        let Taken { bytes, wal } = self.sizes.get(&generation).copied().unwrap_or_default();
+        let used = self.sizes.values().map(|taken| taken.bytes).sum::<u64>() + self.space.ballast();
+        Room { used, newest: bytes, wal, free, written: self.asked + self.logged }
+    }
 }
 
 impl Deed {
     /// How much of it is known to be well when that is done.
     fn seen(self) -> Seen {
-        if self == Self::ReadAll { Seen::All } else { Seen::Part }
+        match self {
+            Self::Commit | Self::Checkpoint => Seen::Nothing,
+            Self::Read => Seen::Part,
+            Self::ReadAll => Seen::All,
+        }
+    }
+
+    fn is_writing(self) -> bool {
+        matches!(self, Self::Commit | Self::Checkpoint)
     }
 }
 
-/// Opens a generation, or makes it. What it is opened for begins with that.
-fn open(shelf: &Shelf, space: &Space, number: u32, what: Deed) -> Done<Generation> {
+/// Opens a generation, or makes it, or opens what is missing of it for what it is wanted
+/// for. That begins with this.
+fn open(
+    shelf: &Shelf,
+    space: &Space,
+    number: u32,
+    opened: Option<(u32, Generation)>,
+    (what, bytes): (Deed, u64),
+) -> Done<Generation> {
     let place = shelf.place(number);
-    let bytes = space::taken(&place).unwrap_or_default();
     space.for_opening(bytes)?;
-    if files::was_made(&place) {
-        ladder::begin_opening(shelf, number)?;
-    } else {
-        // There is nothing to lose in one whose making did not come to its end, and
-        // what is there of it may be in the way.
-        shelf.remove(number)?;
-    }
-    if what == Deed::Write { Generation::open(&place) } else { Generation::open_to_read(&place, bytes) }
+    let mut generation = match opened {
+        Some((_, generation)) => {
+            ladder::begin_opening(shelf, number)?;
+            generation
+        }
+        None => {
+            if files::was_made(&place) {
+                ladder::begin_opening(shelf, number)?;
+            } else {
+                // There is nothing to lose in one whose making did not come to its end, and
+                // what is there of it may be in the way.
+                shelf.remove(number)?;
+            }
+            Generation::open(&place)?
+        }
+    };
+    generation.open_for(what, bytes)?;
+    Ok(generation)
 }
 
 /// Tells all of a generation.

@@ -5,8 +5,8 @@
 
 use sha2::{Digest, Sha256};
 
-/// The form that is written here. A reader refuses what is newer.
-pub(super) const FORMAT: u8 = 1;
+/// The form of a value.
+const FORMAT: u8 = 1;
 
 /// The longest value. The engine puts a page that is longer than a quarter of a
 /// segment into a file of its own, which it does not sync; a page has up to 17
@@ -21,9 +21,9 @@ const CHUNK: usize = VALUE - SEAL - PART;
 
 /// The place of a log: short and of one length, so that pages of places stay
 /// small whatever a log's name is.
-type LogPlace = [u8; 12];
+pub(super) type LogPlace = [u8; 12];
 
-fn log_place(log: &str) -> LogPlace {
+pub(super) fn log_place(log: &str) -> LogPlace {
     let digest = Sha256::digest(log.as_bytes());
     let mut place = LogPlace::default();
     place.copy_from_slice(&digest[..12]);
@@ -92,13 +92,18 @@ pub(super) fn checksum(texts: &[&[u8]]) -> u32 {
 /// Several texts as one, each but the last with its length before it.
 pub(super) fn join<const N: usize>(texts: [&str; N]) -> Vec<u8> {
     let mut joined = Vec::with_capacity(texts.iter().map(|text| text.len() + 4).sum());
+    join_to(&mut joined, texts);
+    joined
+}
+
+/// The same, behind what is there.
+pub(super) fn join_to<const N: usize>(joined: &mut Vec<u8>, texts: [&str; N]) {
     for (at, text) in texts.into_iter().enumerate() {
         if at + 1 < N {
             joined.extend((text.len() as u32).to_be_bytes());
         }
         joined.extend(text.as_bytes());
     }
-    joined
 }
 
 /// The texts of which one was made.

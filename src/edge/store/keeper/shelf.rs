@@ -11,16 +11,23 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 
+use super::files;
+use super::holder;
 use super::trouble::{Done, Trouble};
 
 /// Who had the store before may be finishing what it has begun, which is waited for
-/// so long. As a rule it is only on its way out: so the first tries are close.
+/// so long. As a rule it is only on its way out: so the first tries are close. What it
+/// has not finished by then the daemon orders once more, so it is killed.
 const PATIENCE: Duration = Duration::from_secs(5);
+const AFTER_KILLING: Duration = Duration::from_secs(2);
 const BETWEEN_FIRST: Duration = Duration::from_millis(1);
 const BETWEEN_LAST: Duration = Duration::from_millis(50);
 
 /// A generation that is being deleted; what is found under such a name is deleted.
 const DROPPED: &str = "dropped";
+
+/// What was made of a generation, whole and on the disk: it takes the place of that.
+const MENDED: &str = "mended";
 
 /// The directory, ours alone as long as this lives.
 #[derive(Debug)]
@@ -107,13 +114,53 @@ impl Shelf {
         Ok(aside)
     }
 
-    /// Sets a generation aside, and puts what was made of it in its place.
-    pub(super) fn replace(&self, generation: u32) -> Done<PathBuf> {
-        let aside = self.set_aside(generation)?;
-        let made = self.name_unfinished(generation);
-        fs::rename(&made, self.place(generation)).map_err(Trouble::file(&made))?;
+    /// The same with what cannot be opened of a generation that is damaged. A write-ahead
+    /// log can be read around any damage: beside one it is the database.
+    pub(super) fn set_damaged_aside(&self, generation: u32) -> Done<PathBuf> {
+        let place = self.place(generation);
+        let Some(database) = files::database_beside_wal(&place) else { return self.set_aside(generation) };
+        let aside = self.name_aside(generation)?;
+        fs::create_dir(&aside).map_err(Trouble::file(&aside))?;
+        let moved = aside.join(database.file_name().unwrap_or_default());
+        fs::rename(&database, moved).map_err(Trouble::file(&database))?;
+        sync_directory(&aside)?;
+        sync_directory(&place)?;
         self.sync()?;
         Ok(aside)
+    }
+
+    /// Sets a generation aside, and puts what was made of it in its place. These are
+    /// several steps: once the first is done, whoever takes the directory next does the
+    /// rest.
+    pub(super) fn replace(&self, generation: u32) -> Done<PathBuf> {
+        let (made, mended) = (self.name_unfinished(generation), self.beside(generation, MENDED));
+        fs::rename(&made, &mended).map_err(Trouble::file(&made))?;
+        self.sync()?;
+        let aside = self.set_aside(generation)?;
+        self.put_in_place(generation)?;
+        Ok(aside)
+    }
+
+    fn put_in_place(&self, generation: u32) -> Done {
+        let mended = self.beside(generation, MENDED);
+        fs::rename(&mended, self.place(generation)).map_err(Trouble::file(&mended))?;
+        self.sync()
+    }
+
+    /// Puts in place what was being put there when the process before this one ended;
+    /// tells it.
+    pub(super) fn finish_replacing(&self) -> Done<Vec<String>> {
+        let mut told = Vec::new();
+        for generation in self.with(MENDED)? {
+            let place = self.place(generation);
+            if place.exists() {
+                self.set_aside(generation)?;
+            }
+            self.put_in_place(generation)?;
+            let name = place.display();
+            told.push(format!("{name} goes on as what could be read of it, and was set aside"));
+        }
+        Ok(told)
     }
 
     /// Puts the names in the directory on the disk.
@@ -136,16 +183,23 @@ fn number(name: &str) -> Option<u32> {
 }
 
 fn lock(handle: &File, directory: &Path) -> Done {
+    let is_locked = wait_for_lock(handle, directory, PATIENCE)?
+        || (holder::kill(handle, directory) && wait_for_lock(handle, directory, AFTER_KILLING)?);
+    let why = || Trouble::Hindered(format!("another process has {} open", directory.display()));
+    is_locked.then_some(()).ok_or_else(why)
+}
+
+fn wait_for_lock(handle: &File, directory: &Path, patience: Duration) -> Done<bool> {
     let (mut waited, mut wait) = (Duration::ZERO, BETWEEN_FIRST);
-    while waited < PATIENCE {
+    while waited < patience {
         match flock(handle, FlockOperation::NonBlockingLockExclusive) {
             Err(rustix::io::Errno::WOULDBLOCK) => thread::sleep(wait),
-            locked => return locked.map_err(Trouble::call(directory)),
+            locked => return locked.map(|()| true).map_err(Trouble::call(directory)),
         }
         waited += wait;
         wait = BETWEEN_LAST.min(2 * wait);
     }
-    Err(Trouble::Hindered(format!("another process has {} open", directory.display())))
+    Ok(false)
 }
 
 /// Puts the names in a directory on the disk.

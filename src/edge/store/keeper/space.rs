@@ -4,6 +4,7 @@
 //! thrown off to read what is kept on a disk that others have filled. Does not
 //! know what is written.
 
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
 use super::trouble::{Done, Trouble};
+use crate::edge::store::process::written_by;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -25,11 +27,14 @@ const BALLAST: u64 = MIB;
 pub(super) struct Space {
     directory: PathBuf,
     ballast: PathBuf,
+    /// What that takes, once it was measured. Nobody else removes it.
+    ballast_taken: Cell<Option<u64>>,
 }
 
 impl Space {
     pub(super) fn of(directory: &Path) -> Self {
-        Self { directory: directory.to_owned(), ballast: directory.join("reserve") }
+        let ballast = directory.join("reserve");
+        Self { directory: directory.to_owned(), ballast, ballast_taken: Cell::new(None) }
     }
 
     /// What is free, and what of it is never written to: 5 % of the file system,
@@ -46,10 +51,12 @@ impl Space {
     }
 
     /// Refuses to write so many bytes where they would use up the reserve. The
-    /// engine writes several times what it is given.
-    pub(super) fn for_writing(&self, bytes: u64) -> Done {
+    /// engine writes several times what it is given. Tells what is free, as
+    /// [`Self::free`] does.
+    pub(super) fn for_writing(&self, bytes: u64) -> Done<u64> {
         let (free, reserve) = self.free_and_reserve()?;
-        self.unless_less(free, reserve.saturating_add(bytes.saturating_mul(4)))
+        self.unless_less(free, reserve.saturating_add(bytes.saturating_mul(4)))?;
+        Ok(free.saturating_sub(reserve))
     }
 
     /// Refuses to open so many bytes where there is no room for what the engine
@@ -61,6 +68,7 @@ impl Space {
         if free >= needed || fs::remove_file(&self.ballast).is_err() {
             return self.unless_less(free, needed);
         }
+        self.ballast_taken.set(None);
         self.unless_less(self.free_and_reserve()?.0, needed)
     }
 
@@ -88,11 +96,14 @@ impl Space {
         if fallocate(&file, FallocateFlags::empty(), 0, BALLAST).is_err() {
             drop(fs::remove_file(&self.ballast));
         }
+        self.ballast_taken.set(None);
     }
 
     /// What the ballast takes.
     pub(super) fn ballast(&self) -> u64 {
-        taken(&self.ballast).unwrap_or_default()
+        let taken = self.ballast_taken.get().unwrap_or_else(|| taken(&self.ballast).unwrap_or_default());
+        self.ballast_taken.set(Some(taken));
+        taken
     }
 }
 
@@ -115,8 +126,7 @@ pub(super) fn taken(path: &Path) -> io::Result<u64> {
 
 /// What this process has had written to disks, where the kernel counts that.
 pub(super) fn written() -> Option<u64> {
-    let counts = fs::read_to_string("/proc/self/io").ok()?;
-    counts.lines().find_map(|line| line.strip_prefix("write_bytes: "))?.parse().ok()
+    written_by("self")
 }
 
 #[cfg(test)]

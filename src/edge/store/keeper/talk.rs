@@ -6,6 +6,7 @@ use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FileType, fstat};
 
 use super::trouble::{Done, Trouble};
@@ -37,6 +38,11 @@ impl Talk {
     pub(super) fn hear(&mut self, line: &mut Vec<u8>) -> bool {
         line.clear();
         line.shrink_to(LINE);
+        if self.from.buffer().is_empty() {
+            // Who waits in a read is woken as well when the daemon takes an answer.
+            let mut socket = [PollFd::new(self.from.get_ref(), PollFlags::IN)];
+            let _ = poll(&mut socket, None);
+        }
         self.from.read_until(b'\n', line).is_ok() && line.ends_with(b"\n")
     }
 

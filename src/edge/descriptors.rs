@@ -1,0 +1,78 @@
+//! How many descriptors this process may have open.
+//!
+//! Knows the limits of the process, and how many are kept back. Does not know what
+//! they are used for.
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use rustix::io::fcntl_dupfd_cloexec;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// So many are kept back from clients: the process that owns the disk takes five while
+/// it is started, a hand-over three and one for each new address, checking the next
+/// configuration six, and the next program some fifteen before it accepts anybody.
+const KEPT_BACK: u64 = 32;
+
+/// Where the limit is low, no more than this part of it is kept back.
+const PART: u64 = 4;
+
+/// This part of what is kept back from clients is for workers, one of whom may be an
+/// administrator.
+const FOR_WORKERS: u64 = 4;
+
+/// For whom a descriptor is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Use {
+    Client,
+    Worker,
+}
+
+/// Lets this process have as many as it may: the lower limit that shells and systemd
+/// set is for programs that break beyond 1024, which this one does not.
+pub fn raise_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        // Where that is not allowed, the lower one is what there is.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    }
+}
+
+/// The limit of the process, as it is now; somebody may change it from outside.
+pub fn limit() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// The number of the first descriptor that is not for such a use. The kernel gives out
+/// the lowest that is free, so the number tells how many there are.
+pub fn first_kept_back(limit: u64, what: Use) -> u64 {
+    let kept_back = KEPT_BACK.min(limit / PART);
+    match what {
+        Use::Client => limit - kept_back,
+        Use::Worker => limit - kept_back + kept_back / FOR_WORKERS,
+    }
+}
+
+/// The number that the next descriptor gets; none, where there is none left. `any` is
+/// one that is open.
+pub fn next(any: impl AsFd) -> Option<u64> {
+    let next = fcntl_dupfd_cloexec(any, 0).ok()?;
+    Some(number(&next))
+}
+
+/// The number of a descriptor.
+pub fn number(descriptor: &impl AsRawFd) -> u64 {
+    u64::try_from(descriptor.as_raw_fd()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_few_descriptors_few_are_kept_back() {
+        let of = |limit| [first_kept_back(limit, Use::Client), first_kept_back(limit, Use::Worker)];
+        assert_eq!(of(16_384), [16_352, 16_360]);
+        assert_eq!(of(40), [30, 32]);
+        assert_eq!(of(0), [0, 0]);
+    }
+}

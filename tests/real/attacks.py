@@ -1,0 +1,234 @@
+"""One user who asks for as much as the limits let him, and what everybody else notices of it.
+
+Each scene is one kind: small requests with large answers, very many who come back at once, free requests without end,
+reconnecting for a full bucket, and pings. Beside it somebody asks something small again and again. What a wall clock
+decides is bounded by ten times the aim, and printed.
+"""
+
+import json
+import select
+import subprocess
+import sys
+import time
+
+from hub import Hub, Worker
+from story import in_time, same, story, tell
+from wire import TEXT, Closed, Refused, frame
+
+# What a machine that does other things as well may add to the longest wait.
+AIM_NEIGHBOUR, AIM_STALL = 0.05, 0.1
+HISTORY = """
+[[channel]]
+match = "history"
+keep = "history"
+count = 1000
+[auth]
+publish = ["*", "@user:*"]
+"""
+MISSED, READERS = 1000, 500
+
+
+class Neighbour:
+    """Somebody who asks for an answer again and again, in a process of its own."""
+
+    def __init__(self, hub):
+        self.path = hub.worker_path
+
+    def __enter__(self):
+        self.process = subprocess.Popen([sys.executable, "-B", __file__, str(self.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        return self
+
+    def __exit__(self, *_):
+        out, _ = self.process.communicate(timeout=60)
+        self.waits = sorted(json.loads(out))
+
+    def told(self):
+        usual, longest = self.waits[int(len(self.waits) * 0.99)], self.waits[-1]
+        return f"{in_time('a neighbour waits, 99 %', usual, AIM_NEIGHBOUR)}; {in_time('longest', longest, AIM_STALL)}"
+
+
+def ask_until_told(path):
+    """What the neighbour does, until its input ends and it has seen enough."""
+    waits = []
+    with Worker(path) as worker:
+        while not select.select([sys.stdin], [], [], 0.01)[0] or len(waits) < 100:
+            began = time.monotonic()
+            worker.ask({"action": "ping"})
+            waits.append(time.monotonic() - began)
+    print(json.dumps(waits))
+
+
+def processor(hub):
+    """Seconds of CPU that the daemon has used."""
+    with open(f"/proc/{hub.process.pid}/stat") as stat:
+        user, system = stat.read().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / 100
+
+
+def resident(hub):
+    with open(f"/proc/{hub.process.pid}/status") as status:
+        return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM"))
+
+
+def text(request):
+    return frame(TEXT, json.dumps(request, separators=(",", ":")).encode())
+
+
+def flood(connections, block, seconds):
+    """Sends a block over all connections again and again, as fast as they take it; bytes sent, and how many are left."""
+    poll, rest, sent = select.epoll(), {}, 0
+    for wire in connections:
+        wire.sock.setblocking(False)
+        poll.register(wire.sock.fileno(), select.EPOLLIN | select.EPOLLOUT)
+        rest[wire.sock.fileno()] = (wire.sock, 0)
+    end = time.monotonic() + seconds
+    while rest and time.monotonic() < end:
+        for descriptor, event in poll.poll(0.1):
+            sock, at = rest[descriptor]
+            try:
+                if event & select.EPOLLIN and not sock.recv(1 << 18):
+                    raise ConnectionError
+                if event & select.EPOLLOUT:
+                    done = sock.send(block[at : at + 65536])
+                    rest[descriptor] = sock, (at + done) % len(block)
+                    sent += done
+            except BlockingIOError:
+                pass
+            except OSError:
+                poll.unregister(descriptor)
+                del rest[descriptor]
+    poll.close()
+    return sent, len(rest)
+
+
+@story("requests that name one channel 128 times, and nobody who reads the answers, make the daemon hold little")
+def amplified(hub):
+    with hub.worker() as worker:
+        for n in range(300):
+            worker.say({"action": "operation_start", "operation_id": f"op{n}", "channel": "room", "label": "l" * 200})
+        worker.ask({"action": "ping"})
+        before, crowd = resident(hub), [hub.connect("mallory", rcvbuf=4096) for _ in range(100)]
+        wish = {"channel": "room", "presence": True}
+        block = text({"action": "subscribe", "channels": [wish] * 128}) * 6
+        with Neighbour(hub) as neighbour:
+            for wire in crowd:
+                wire.sock.sendall(block)
+            time.sleep(2)
+        for wire in crowd:
+            wire.sock.close()
+        grown = resident(hub) - before
+        # The queue of each holds what it may, and one answer more.
+        most = len(crowd) * (512 << 10)
+        assert grown < most, f"{len(block) * len(crowd) >> 10} KiB of requests made it grow by {grown >> 20} MiB"
+        for n in range(300):
+            worker.say({"action": "operation_end", "operation_id": f"op{n}", "state": "completed"})
+        worker.ask({"action": "ping"})
+        return f"{len(block) * len(crowd) >> 10} KiB of requests: {grown / (1 << 20):.1f} MiB more; {neighbour.told()}"
+
+
+@story(f"{READERS} who come back at once and have missed {MISSED} messages cost little more than the same messages live")
+def catching_up(hub):
+    tokens = [hub.token(f"user{n}") for n in range(50)]
+    crowd = [hub.connect(token=tokens[n % 50]) for n in range(READERS)]
+
+    def hear(said):
+        """Until everybody has heard all that `said` makes the hub say; seconds of CPU, and the neighbour."""
+        heard, poll, by = 0, select.epoll(), {}
+        for wire in crowd:
+            wire.sock.setblocking(False)
+            poll.register(wire.sock.fileno(), select.EPOLLIN)
+            by[wire.sock.fileno()] = wire
+        began, before = time.monotonic(), processor(hub)
+        with Neighbour(hub) as neighbour:
+            said()
+            while heard < READERS * MISSED:
+                assert time.monotonic() - began < 60, f"{heard:,} of {READERS * MISSED:,} after 60 s"
+                for descriptor, _ in poll.poll(1):
+                    chunk = by[descriptor].sock.recv(1 << 18)
+                    assert chunk, "a connection has ended"
+                    by[descriptor].buffer = (by[descriptor].buffer[-20:] + chunk)[-len(chunk) - 20 :]
+                    heard += by[descriptor].buffer.count(b'"type":"message"') - by[descriptor].buffer[:20].count(b'"type":"message"')
+        poll.close()
+        return processor(hub) - before, neighbour
+
+    def publish():
+        with hub.worker() as worker:
+            for _ in range(MISSED // 20):
+                worker.say(b'{"channel":"history","event":"e","data":"%s"}\n' % (b"h" * 100) * 20)
+                worker.ask({"action": "ping"})
+
+    for wire in crowd:
+        wire.say({"action": "subscribe", "channel": "history"})
+        wire.hear("subscription_succeeded")
+    live, _ = hear(publish)
+    back = text({"action": "subscribe", "channel": "history", "since": {"epoch": "", "seq": 0}})
+    replayed, neighbour = hear(lambda: [wire.sock.sendall(back) for wire in crowd])
+    for wire in crowd:
+        wire.sock.close()
+    ratio = replayed / live
+    assert ratio < 4, f"{replayed:.2f} s of CPU for what takes {live:.2f} s live"
+    return f"{ratio:.2f} times the CPU of the same live (aim 1.5); {neighbour.told()}"
+
+
+@story("one user who asks on 100 connections for what is free keeps nobody waiting")
+def free_of_charge(hub):
+    told = []
+    token = hub.token("eve")
+    requests = {
+        "ack": {"action": "ack", "epoch": "none", "seq": 1},
+        "auth": {"action": "auth", "token": token},
+        "whisper": {"action": "whisper", "channel": "elsewhere", "event": "e"},
+    }
+    for name, request in requests.items():
+        crowd = [hub.connect(token=token) for _ in range(100)]
+        with Neighbour(hub) as neighbour:
+            sent, left = flood(crowd, text(request) * 200, 3)
+        for wire in crowd:
+            wire.sock.close()
+        told.append(f"{name}: {sent / len(text(request)) / 3:,.0f} a second, {left} of 100 stay; {neighbour.told()}")
+    return "; ".join(told)
+
+
+@story("who asks for 128 channels again and again on 100 connections is limited, and keeps nobody waiting")
+def all_channels_again(hub):
+    crowd = [hub.connect("mallory") for _ in range(100)]
+    wish = [{"channel": f"c{n}", "since": {"epoch": "", "seq": 0}} for n in range(128)]
+    with Neighbour(hub) as neighbour:
+        flood(crowd, text({"action": "subscribe", "channels": wish}), 3)
+    for wire in crowd:
+        wire.sock.close()
+    return neighbour.told()
+
+
+@story("who reconnects again and again asks no more than the user may")
+def reconnecting(hub):
+    token, answered, opened = hub.token("trudy"), 0, 0
+    end = time.monotonic() + 3
+    with Neighbour(hub) as neighbour:
+        while time.monotonic() < end:
+            try:
+                with hub.connect(token=token) as wire:
+                    wire.sock.sendall(text({"action": "send", "channel": "room", "event": "e", "id": 1}) * 20)
+                    answered += sum(got["type"] == "send_success" for got in (wire.next() for _ in range(20)))
+                    opened += 1
+            except (Closed, Refused, AssertionError):
+                pass
+    most = 100 + 50 * 4
+    assert answered <= most, f"{answered} requests were carried out in 3 s, over {opened} connections"
+    assert opened > 10, f"{opened} connections: this has shown nothing"
+    return f"{answered} requests over {opened} connections in 3 s (at most {most}); {neighbour.told()}"
+
+
+@story("connections that do nothing but ping are closed, and keep nobody waiting")
+def pinging(hub):
+    crowd = [hub.connect(token="", established=False) for _ in range(500)]
+    with Neighbour(hub) as neighbour:
+        sent, left = flood(crowd, frame(0x9, b"") * 20000, 5)
+    same(left, 0, "connections that are left")
+    return f"{sent / 6:,.0f} pings; {neighbour.told()}"
+
+
+if __name__ == "__main__" and len(sys.argv) > 1 and sys.argv[1].startswith("/"):
+    ask_until_told(sys.argv[1])
+elif __name__ == "__main__":
+    tell(lambda: Hub(HISTORY))

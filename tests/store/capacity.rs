@@ -1,0 +1,217 @@
+//! The store never reaches its cap: the hub learns in time how much it takes.
+
+use std::collections::VecDeque;
+
+use wshubd::edge::store::Store;
+use wshubd::hub::settings::Disk;
+use wshubd::hub::{Input, LogKey, StoreFact};
+
+use crate::stage::{DELAY, Stage, log};
+
+const MIB: u64 = 1 << 20;
+
+/// What a hub does that keeps as much as it may: the oldest gives way.
+struct Keeper {
+    stage: Stage,
+    cap: u64,
+    /// What all messages may count together.
+    limit: u64,
+    kept: VecDeque<(LogKey, u64, u64)>,
+    sum: u64,
+    /// Positions, as they are given out.
+    last: u64,
+    evicted: u64,
+}
+
+impl Keeper {
+    fn new(cap: u64) -> Self {
+        let (kept, limit) = (VecDeque::new(), cap / 2);
+        Self { stage: Stage::new(cap), cap, limit, kept, sum: 0, last: 0, evicted: 0 }
+    }
+
+    fn keep(&mut self, log: &LogKey, bytes: usize, disk: Disk) {
+        self.last += 1;
+        let text = "x".repeat(bytes);
+        self.stage.keep(log, self.last, disk, &text);
+        let counted = counted(log, bytes);
+        self.kept.push_back((log.clone(), self.last, counted));
+        self.sum += counted;
+        self.fit();
+    }
+
+    /// Lets the oldest go until all that is kept is within the limit.
+    fn fit(&mut self) {
+        while self.sum > self.limit
+            && let Some((log, seq, counted)) = self.kept.pop_front()
+        {
+            self.stage.forget(&log, seq, seq);
+            self.sum -= counted;
+            self.evicted += 1;
+        }
+    }
+
+    /// Hears what the store has told, and waits until it is well with it.
+    fn follow(&mut self) {
+        loop {
+            let told: Vec<Input> = self.stage.facts.drain(..).collect();
+            for fact in told {
+                match fact {
+                    Input::Store(StoreFact::Capacity { bytes }) => {
+                        self.limit = bytes.unwrap_or(self.cap / 2).min(self.cap / 2);
+                    }
+                    Input::Store(fact) => assert!(matches!(fact, StoreFact::Stored { .. }), "{fact:?}"),
+                    other => panic!("{other:?}"),
+                }
+            }
+            self.fit();
+            self.stage.act(Store::tick);
+            assert_eq!(self.stage.store.trouble(), None);
+            if self.stage.store.is_finished() && self.stage.facts.is_empty() {
+                break;
+            }
+            if !self.stage.store.is_finished() {
+                self.stage.hear();
+            }
+        }
+        let used = self.stage.used();
+        assert!(used <= self.cap, "{used} of {} are used", self.cap);
+    }
+
+    /// Stops, when nothing gives way any more, and reads what is on the disk then.
+    fn stop_and_count(&mut self) -> usize {
+        self.stage.store.finish();
+        self.stage.settle();
+        assert_eq!((self.stage.store.trouble(), self.stage.store.owed()), (None, 0));
+        assert!(self.stage.used() <= self.cap);
+        self.stage.crash();
+        self.stage.load().iter().map(|found| found.kept.len()).sum()
+    }
+}
+
+/// What a message counts of so many bytes of text.
+fn counted(log: &LogKey, bytes: usize) -> u64 {
+    let LogKey::Channel(channel) = log else { panic!("{log:?}") };
+    crate::stage::message(channel, 1, &"x".repeat(bytes)).size() as u64
+}
+
+/// Fills a store with messages of one size until most of them had to go again, some at a
+/// time, and gives it back after a stop that loses nothing.
+fn fill(cap: u64, bytes: usize, at_once: u64, logs: u64) -> Keeper {
+    let mut keeper = Keeper::new(cap);
+    let each = counted(&log("l:0"), bytes).max(bytes as u64 + 600);
+    let count = (2 * cap / each).max(24);
+    for number in 0..count {
+        keeper.keep(&log(&format!("l:{}", number % logs)), bytes, Disk::Behind);
+        if number % at_once == at_once - 1 {
+            keeper.stage.advance(DELAY);
+            keeper.follow();
+        }
+    }
+    keeper.stage.advance(DELAY);
+    keeper.follow();
+    let kept = keeper.kept.len();
+    assert!(keeper.evicted > 0, "{bytes} bytes: it was never full");
+    assert_eq!(keeper.stop_and_count(), kept, "{bytes} bytes, {at_once} at once, {logs} logs");
+    keeper
+}
+
+#[test]
+fn messages_of_any_size_in_bursts_never_fill_the_store() {
+    for bytes in [1, 100, 1000, 10_000, 100_000] {
+        fill(4 * MIB, bytes, 200, 1);
+    }
+    fill(16 * MIB, 512 << 10, 8, 1);
+}
+
+#[test]
+fn messages_of_any_size_one_by_one_never_fill_the_store() {
+    for bytes in [300, 3000, 30_000, 300_000] {
+        fill(4 * MIB, bytes, 1, 3);
+    }
+}
+
+#[test]
+fn message_in_each_of_very_many_logs_never_fills_the_store() {
+    let keeper = fill(4 * MIB, 1, 1000, u64::MAX);
+    assert!(keeper.kept.len() > 3000, "{} small messages fit into 4 MiB", keeper.kept.len());
+}
+
+#[test]
+fn store_of_large_messages_that_small_ones_follow_learns_in_time() {
+    let mut keeper = Keeper::new(4 * MIB);
+    for number in 0..40 {
+        keeper.keep(&log(&format!("large:{}", number % 5)), 50_000, Disk::Behind);
+        keeper.stage.advance(DELAY);
+        keeper.follow();
+    }
+    for number in 0..8000 {
+        keeper.keep(&log(&format!("small:{}", number % 50)), 1, Disk::Behind);
+        if number % 400 == 399 {
+            keeper.stage.advance(DELAY);
+            keeper.follow();
+        }
+    }
+    let kept = keeper.kept.len();
+    assert_eq!(keeper.stop_and_count(), kept);
+}
+
+#[test]
+fn stop_has_room_for_what_was_in_memory_until_then() {
+    let mut keeper = Keeper::new(4 * MIB);
+    for number in 0..16_000 {
+        let when = if number % 2 == 0 { Disk::Behind } else { Disk::Stop };
+        keeper.keep(&log(&format!("l:{}", number % 7)), 20, when);
+        if number % 300 == 299 {
+            keeper.stage.advance(DELAY);
+            keeper.follow();
+        }
+    }
+    assert!(keeper.evicted > 0);
+    let kept = keeper.kept.len();
+    assert_eq!(keeper.stop_and_count(), kept);
+}
+
+#[test]
+fn burst_of_small_messages_that_no_disk_has_yet_fits_when_it_is_written_at_a_stop() {
+    let mut keeper = Keeper::new(4 * MIB);
+    for number in 0..20_000 {
+        keeper.keep(&log(&format!("l:{number}")), 100, Disk::Behind);
+        if number % 100 == 99 {
+            keeper.follow();
+        }
+    }
+    assert!(keeper.evicted > 0);
+    let kept = keeper.kept.len();
+    assert_eq!(keeper.stop_and_count(), kept);
+    assert!(kept > 2500, "{kept} of 266 bytes fit into 4 MiB");
+}
+
+#[test]
+fn what_stays_in_memory_takes_no_room_on_the_disk() {
+    let mut keeper = Keeper::new(4 * MIB);
+    for number in 0..3000 {
+        keeper.keep(&log("on disk"), 100, Disk::Behind);
+        keeper.keep(&log("in memory"), 100, Disk::Never);
+        if number % 300 == 299 {
+            keeper.stage.advance(DELAY);
+            keeper.follow();
+        }
+    }
+    let both = keeper.limit;
+    let mut alone = Keeper::new(4 * MIB);
+    for number in 0..3000 {
+        alone.keep(&log("on disk"), 100, Disk::Behind);
+        if number % 300 == 299 {
+            alone.stage.advance(DELAY);
+            alone.follow();
+        }
+    }
+    let in_memory: u64 = keeper
+        .kept
+        .iter()
+        .filter(|(log, ..)| *log == crate::stage::log("in memory"))
+        .map(|(.., counted)| counted)
+        .sum();
+    let expected = (alone.limit + in_memory).min(2 * MIB);
+    assert!(both.abs_diff(expected) < expected / 4, "{both} are told, {expected} expected");
+}
