@@ -33,7 +33,7 @@ def good(hub):
             same(ben.hello["limits"]["burst"], 7)
     same((hub.main(), hub.show("ActiveState"), hub.show("Result")), (pid, "active", "success"))
     said = [text for priority, text in hub.said() if priority == 6]
-    same(said[-1], "reloaded: channel, limits.burst")
+    same(said[-1], "reloaded: channel, limits.burst, limits.user_burst")
     return f"{took * 1000:.0f} ms"
 
 
@@ -86,7 +86,7 @@ def rotated(hub):
 def hang_up(hub):
     hub.write(CONFIG, "[limits]\nburst = 6\n")
     hub.signal("HUP")
-    eventually("a line about it", lambda: (6, "reloaded: limits.burst") in hub.said())
+    eventually("a line about it", lambda: (6, "reloaded: limits.burst, limits.user_burst") in hub.said())
     hub.fresh()
 
 
