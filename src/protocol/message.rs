@@ -190,8 +190,12 @@ impl Message {
     /// around them.
     pub fn size(&self) -> usize {
         let names = self.channel.as_ref().map_or(0, |c| c.as_str().len()) + self.event.as_str().len();
-        /// Sender, id, time, seq and the field names around all of it.
+        let user = self.user_id.as_ref().map_or(0, |user| user.as_str().len());
+        // An id that its publisher gave is kept a second time, to know it again.
+        let id = 2 * self.message_id.as_str().len().saturating_sub(OWN_ID);
+        /// Sender, an id of ours, time, seq and the field names around all of it.
         const ENVELOPE: usize = 160;
-        names + self.data.json().len() + ENVELOPE
+        const OWN_ID: usize = 36;
+        names + user + id + self.data.json().len() + ENVELOPE
     }
 }

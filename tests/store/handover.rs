@@ -142,6 +142,36 @@ fn what_the_disk_was_not_told_to_forget_is_told_by_the_next() {
 }
 
 #[test]
+fn disk_that_answers_nothing_costs_a_bounded_memory_for_what_is_forgotten() {
+    let mut stage = Stage::new(64 * MIB);
+    // Neighbours that stay: what goes from between them is noted one by one.
+    let logs = [log("orders"), log("stock")];
+    for log in &logs {
+        stage.keep(log, 1, Disk::Now, "stays");
+    }
+    stage.settle();
+    let mut sizes = Vec::new();
+    for round in 0..12_u64 {
+        let seqs = 2 + round * 400..2 + (round + 1) * 400;
+        for seq in seqs.clone() {
+            stage.keep(&logs[usize::from(seq.is_multiple_of(2))], seq, Disk::Behind, "brief");
+        }
+        stage.advance(DELAY);
+        stage.unanswered();
+        logs.iter().for_each(|log| stage.forget(log, seqs.start, seqs.end));
+        stage.advance(30 * SECOND);
+        sizes.push(stage.store.export(stage.now).len());
+    }
+    // The first was a full one; of each that follows a few messages try the disk.
+    let growth: Vec<usize> = sizes.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).collect();
+    assert!(sizes[0] < 20_000 && growth.iter().all(|growth| *growth < 600), "{sizes:?}");
+    stage.settle();
+    stage.crash();
+    let left = stage.load().iter().map(|found| found.kept.len()).collect::<Vec<_>>();
+    assert_eq!(left, [1, 1], "and nothing of it comes back");
+}
+
+#[test]
 fn the_last_copy_of_a_message_that_is_read_to_be_told_of_is_read_all_the_same() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
