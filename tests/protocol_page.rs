@@ -208,8 +208,8 @@ fn lists() -> [Frame<'static>; 3] {
         oldest_at: Some(at(1, 250)),
     };
     [
-        Frame::Connections { connections: vec![connection] },
-        Frame::Channels { channels: vec![channel] },
+        Frame::Connections { connections: vec![connection], next: None },
+        Frame::Channels { channels: vec![channel], next: None },
         Frame::Inbox(Box::new(inbox)),
     ]
 }
@@ -431,6 +431,7 @@ fn answers() -> Vec<Answer> {
                 channel: Some(channel("logs")),
                 operations: vec![entry],
                 operations_running: None,
+                next: None,
             },
             Some(6),
         ),

@@ -285,6 +285,7 @@ impl Config {
         Settings {
             anonymous: self.auth.anonymous,
             has_disk: self.state.store == StoreKind::Sled,
+            flash_budget: self.store.flash_budget,
             rights: Rc::clone(&self.auth.rights),
             limits: settings::Limits { kept_bytes: self.kept_bytes(), ..self.limits.hub },
             heartbeat: self.heartbeat,

@@ -37,7 +37,7 @@ impl Driver {
             }
             Effect::Answer { to, id, mut frame } => {
                 match &mut *frame {
-                    Frame::Connections { connections } => self.describe_links(connections),
+                    Frame::Connections { connections, .. } => self.describe_links(connections),
                     Frame::Stats(statistics) => self.store.describe(self.now.moment, statistics),
                     _ => {}
                 }

@@ -441,6 +441,29 @@ impl Links {
         }
     }
 
+    /// The first of those that was told goodbye and is still there; it and those before it are
+    /// taken out.
+    pub(super) fn first_there(
+        &self,
+        lingering: &mut VecDeque<(Moment, ConnectionId)>,
+    ) -> Option<ConnectionId> {
+        loop {
+            let (_, conn) = lingering.pop_front()?;
+            if self.at(conn.slot).is_some_and(|link| link.id == conn && link.leaving) {
+                return Some(conn);
+            }
+        }
+    }
+
+    /// Loses those who were told goodbye and take nothing; whether there were any.
+    pub(super) fn lose_blocked_leaving(&mut self) -> bool {
+        let is_blocked = |link: &&Link| link.outbox.as_ref().is_some_and(|outbox| outbox.blocked);
+        let leaving = self.table.iter().map(|(_, link)| link).filter(|link| link.leaving && !link.broken);
+        let blocked: Vec<ConnectionId> = leaving.filter(is_blocked).map(|link| link.id).collect();
+        blocked.iter().for_each(|conn| self.lose(*conn));
+        !blocked.is_empty()
+    }
+
     /// How much is held for all of them together.
     pub fn held(&self) -> usize {
         meter::held() + self.table.len() * Link::SIZE

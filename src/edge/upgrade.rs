@@ -19,7 +19,7 @@ use super::clock;
 use super::driver::Shared;
 use super::http::{bearer, overloaded, refuse, text, wrong};
 use super::site::Site;
-use crate::hub::{Claim, Level, Peer, TurnedAway};
+use crate::hub::{Claim, Peer, TurnedAway};
 use crate::protocol::client::inbox_mode;
 use crate::protocol::{InboxMode, Token};
 
@@ -58,10 +58,6 @@ pub fn upgrade<B>(
         refused.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         return Err(Box::new(refused));
     }
-    if let Some(why) = crowded(driver, site) {
-        driver.borrow_mut().turned_away(TurnedAway::Crowd, None);
-        return Err(Box::new(overloaded(why)));
-    }
     let inbox = match query(request, "inbox") {
         None => InboxMode::default(),
         Some(word) => inbox_mode(&word).ok_or_else(|| {
@@ -70,6 +66,10 @@ pub fn upgrade<B>(
     };
     let knows_us = offered(request).any(|protocol| protocol == PROTOCOL.as_bytes());
     let claim = claim(driver, site, from, token(site, request), knows_us)?;
+    if let Some(why) = crowded(driver, &claim) {
+        driver.borrow_mut().turned_away(TurnedAway::Crowd, None);
+        return Err(Box::new(overloaded(why)));
+    }
     if knows_us {
         reply.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
     }
@@ -126,12 +126,13 @@ fn has_body<B>(request: &Request<B>) -> bool {
 }
 
 /// Why there is no room for one more, if there is none.
-fn crowded(driver: &Shared, site: &Site) -> Option<&'static str> {
-    let driver = driver.borrow();
-    if driver.connections() >= site.connections {
+fn crowded(driver: &Shared, claim: &Claim) -> Option<&'static str> {
+    let mut driver = driver.borrow_mut();
+    if !driver.make_place() {
         return Some("all connections are taken");
     }
-    (driver.memory_level() >= Level::High).then_some("memory is short")
+    let has_proven = matches!(claim, Claim::Proven(_));
+    (!driver.make_memory(has_proven)).then_some("memory is short")
 }
 
 /// What is wrong with a request that is none for a WebSocket of version 13.

@@ -42,6 +42,16 @@ impl Account {
     pub(super) fn of_user(user: &UserId) -> Self {
         Self::of(user, true)
     }
+
+    /// Of all who ask over HTTP: one secret lets them in.
+    pub(super) fn of_http() -> Self {
+        Self::of("http", false)
+    }
+
+    /// Enough of the digest to tell those apart who publish in one place.
+    pub(super) fn short(self) -> u32 {
+        (self.digest >> 32) as u32
+    }
 }
 
 /// What is paid for.

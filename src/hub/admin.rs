@@ -10,7 +10,8 @@ use super::event::{Asker, Effects, LogKey, Now};
 use super::{Ask, Done, Hub};
 use crate::protocol::frame::{ChannelEntry, ConnectionEntry, InboxEntry, LinkEntry, Statistics};
 use crate::protocol::name::spelled;
-use crate::protocol::{Close, Code, ConnectionId, Frame, Moment, Refusal, Target, UnixTime, UserId};
+use crate::protocol::say::After;
+use crate::protocol::{Channel, Close, Code, ConnectionId, Frame, Moment, Refusal, Target, UnixTime, UserId};
 
 impl Hub {
     /// Answers with the numbers of the daemon. They are counted when somebody
@@ -67,76 +68,68 @@ impl Hub {
     }
 
     /// Lists who is connected, in the order of their places.
-    pub(super) fn list_connections(&self, now: Now, ask: &Ask, out: &mut Effects) -> Done {
+    pub(super) fn list_connections(&self, now: Now, ask: &Ask, after: After, out: &mut Effects) -> Done {
         self.may_administer(ask.from)?;
-        let connections = self.connections.iter().map(|(slot, connection)| entry(now, slot, connection));
-        self.answer(ask, Frame::Connections { connections: connections.collect() }, out);
+        let nobody = || Refusal::new(Code::BadRequest, "`after` must be the `next` of an answer");
+        let after = after.map(|id| ConnectionId::parse(&id).ok_or_else(nobody)).transpose()?;
+        let from = after.map_or(0, |conn| conn.slot as usize + 1);
+        let mut rest = self.connections.iter_from(from).peekable();
+        let page = rest.by_ref().take(LISTED);
+        let connections: Vec<_> = page.map(|(slot, connection)| entry(now, slot, connection)).collect();
+        let last = connections.last().map(|last| last.connection_id);
+        let next = last.filter(|_| rest.peek().is_some());
+        self.answer(ask, Frame::Connections { connections, next }, out);
         Ok(())
     }
 
     /// Lists the channels there are, by name.
-    pub(super) fn list_channels(&self, now: Now, ask: &Ask, out: &mut Effects) -> Done {
+    pub(super) fn list_channels(&self, now: Now, ask: &Ask, after: After, out: &mut Effects) -> Done {
         self.may_administer(ask.from)?;
-        let entry = |topic: &Topic| {
-            let LogKey::Channel(channel) = &topic.key else { return None };
-            let Held { messages, bytes, oldest_at } = held(now, topic);
-            let behind = |subscriber: &&Subscriber| subscriber.hearing == Hearing::Reading;
-            Some(ChannelEntry {
-                channel: channel.clone(),
-                subscribers: topic.subscribers.len() as u64,
-                behind: topic.subscribers.iter().filter(behind).count() as u64,
-                epoch: spelled(topic.epoch),
-                seq: topic.seq,
-                keep: self.policy_of(&topic.key).keep.word(),
-                kept: messages,
-                bytes,
-                oldest_at,
-            })
-        };
-        let mut channels: Vec<_> = self.channels.iter().filter_map(entry).collect();
-        channels.sort_unstable_by(|a, b| a.channel.cmp(&b.channel));
-        self.answer(ask, Frame::Channels { channels }, out);
+        let channels = self.channels.iter().filter_map(|topic| match &topic.key {
+            LogKey::Channel(channel) => Some((channel, topic)),
+            LogKey::Inbox(_) => None,
+        });
+        let page = Page::of(channels, after.as_deref(), |(channel, _)| channel.as_str());
+        let page = page.with(|(channel, topic)| (self.channel_entry(now, channel, topic), channel.clone()));
+        self.answer(ask, Frame::Channels { channels: page.entries, next: page.next }, out);
         Ok(())
     }
 
-    /// Tells what waits for a user, or lists the users for whom something does.
-    pub(super) fn look_into_inbox(
-        &self,
-        now: Now,
-        ask: &Ask,
-        user_id: Option<UserId>,
-        out: &mut Effects,
-    ) -> Done {
+    fn channel_entry(&self, now: Now, channel: &Channel, topic: &Topic) -> ChannelEntry {
+        let Held { messages, bytes, oldest_at } = held(now, topic);
+        let behind = |subscriber: &&Subscriber| subscriber.hearing == Hearing::Reading;
+        ChannelEntry {
+            channel: channel.clone(),
+            subscribers: topic.subscribers.len() as u64,
+            behind: topic.subscribers.iter().filter(behind).count() as u64,
+            epoch: spelled(topic.epoch),
+            seq: topic.seq,
+            keep: self.policy_of(&topic.key).keep.word(),
+            kept: messages,
+            bytes,
+            oldest_at,
+        }
+    }
+
+    /// Tells what waits for a user.
+    pub(super) fn look_into_inbox(&self, now: Now, ask: &Ask, user_id: UserId, out: &mut Effects) -> Done {
         self.may_administer(ask.from)?;
-        let entry = |user_id: UserId, topic: Option<&Topic>| {
-            let Held { bytes, oldest_at, .. } = topic.map_or_else(Held::default, |topic| held(now, topic));
-            InboxEntry {
-                user_id,
-                connections: topic.map_or(0, |topic| topic.subscribers.len() as u64),
-                epoch: topic.map(|topic| spelled(topic.epoch)),
-                seq: topic.map_or(0, |topic| topic.seq),
-                waiting: topic.map_or(0, |topic| topic.waiting() as u64),
-                bytes,
-                oldest_at,
-            }
-        };
-        let frame = match user_id {
-            Some(user_id) => {
-                let place = self.channels.find_inbox(&user_id);
-                Frame::Inbox(Box::new(entry(user_id, place.and_then(|place| self.channels.at(place)))))
-            }
-            None => {
-                let entry = |topic: &Topic| match &topic.key {
-                    LogKey::Inbox(user_id) => Some(entry(user_id.clone(), Some(topic))),
-                    LogKey::Channel(_) => None,
-                };
-                let entries = self.channels.iter().filter_map(entry);
-                let mut inboxes: Vec<_> = entries.filter(|inbox| inbox.waiting > 0).collect();
-                inboxes.sort_unstable_by(|a, b| a.user_id.cmp(&b.user_id));
-                Frame::Inboxes { inboxes }
-            }
-        };
-        self.answer(ask, frame, out);
+        let topic = self.channels.find_inbox(&user_id).and_then(|place| self.channels.at(place));
+        self.answer(ask, Frame::Inbox(Box::new(inbox_entry(now, user_id, topic))), out);
+        Ok(())
+    }
+
+    /// Lists the users for whom something waits, by name.
+    pub(super) fn list_inboxes(&self, now: Now, ask: &Ask, after: After, out: &mut Effects) -> Done {
+        self.may_administer(ask.from)?;
+        let inboxes = self.channels.iter().filter_map(|topic| match &topic.key {
+            LogKey::Inbox(user_id) => Some((user_id, topic)).filter(|_| topic.waiting() > 0),
+            LogKey::Channel(_) => None,
+        });
+        let page = Page::of(inboxes, after.as_deref(), |(user_id, _)| user_id.as_str());
+        let page =
+            page.with(|(user_id, topic)| (inbox_entry(now, user_id.clone(), Some(topic)), user_id.clone()));
+        self.answer(ask, Frame::Inboxes { inboxes: page.entries, next: page.next }, out);
         Ok(())
     }
 
@@ -174,6 +167,47 @@ impl Hub {
     }
 }
 
+/// So many entries are in one answer: what is asked for takes a turn, and others wait for
+/// that.
+const LISTED: usize = 1000;
+
+/// Part of a list, by name.
+pub(super) struct Page<E, K> {
+    pub(super) entries: Vec<E>,
+    /// The last name, where there are more.
+    pub(super) next: Option<K>,
+}
+
+/// What is to be listed, and whether there is more.
+pub(super) struct Chosen<T>(Vec<T>, bool);
+
+impl Page<(), ()> {
+    /// Chooses the first so many whose name is greater than the last one before.
+    pub(super) fn of<T>(
+        all: impl Iterator<Item = T>,
+        after: Option<&str>,
+        name: impl Fn(&T) -> &str,
+    ) -> Chosen<T> {
+        let mut rest: Vec<T> = all.filter(|one| after.is_none_or(|after| name(one) > after)).collect();
+        let is_part = rest.len() > LISTED;
+        if is_part {
+            rest.select_nth_unstable_by(LISTED, |a, b| name(a).cmp(name(b)));
+            rest.truncate(LISTED);
+        }
+        rest.sort_unstable_by(|a, b| name(a).cmp(name(b)));
+        Chosen(rest, is_part)
+    }
+}
+
+impl<T> Chosen<T> {
+    /// Makes an entry of each, and names the last.
+    pub(super) fn with<E, K>(self, entry: impl Fn(T) -> (E, K)) -> Page<E, K> {
+        let Self(chosen, is_part) = self;
+        let (entries, mut names): (Vec<E>, Vec<K>) = chosen.into_iter().map(entry).unzip();
+        Page { entries, next: names.pop().filter(|_| is_part) }
+    }
+}
+
 /// A connection as administrators see it, but for what the link knows.
 fn entry(now: Now, slot: u32, connection: &Connection) -> ConnectionEntry {
     let rare = connection.rare.as_deref();
@@ -194,6 +228,19 @@ fn entry(now: Now, slot: u32, connection: &Connection) -> ConnectionEntry {
         operations: rare.map_or(0, |rare| u64::from(rare.operations)),
         stalled: stuck.map(|since| now.moment.since(since)),
         missed: rare.map_or(0, |rare| rare.missed.iter().map(|missed| missed.lost).sum()),
+    }
+}
+
+fn inbox_entry(now: Now, user_id: UserId, topic: Option<&Topic>) -> InboxEntry {
+    let Held { bytes, oldest_at, .. } = topic.map_or_else(Held::default, |topic| held(now, topic));
+    InboxEntry {
+        user_id,
+        connections: topic.map_or(0, |topic| topic.subscribers.len() as u64),
+        epoch: topic.map(|topic| spelled(topic.epoch)),
+        seq: topic.map_or(0, |topic| topic.seq),
+        waiting: topic.map_or(0, |topic| topic.waiting() as u64),
+        bytes,
+        oldest_at,
     }
 }
 

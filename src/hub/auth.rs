@@ -3,8 +3,10 @@
 //! Knows when a connection is let in, refreshed and warned. Does not know how a
 //! token is verified.
 
+use std::collections::VecDeque;
+
 use super::accounts::{Account, Charge};
-use super::connections::{Connection, Kind};
+use super::connections::{Connection, Connections, Kind};
 use super::deadlines::NEVER;
 use super::event::{Claim, Effects, Now, Peer, TokenFault};
 use super::publish::forbidden;
@@ -19,7 +21,46 @@ pub(super) struct Proof {
     pub(super) claim: Result<Identity, TokenFault>,
 }
 
+/// Connections that have to say who they are, in the order in which they came. Those that
+/// have said it, or are gone, may still be named here.
+#[derive(Debug, Default)]
+pub(super) struct Strangers(VecDeque<ConnectionId>);
+
+impl Strangers {
+    fn push(&mut self, conn: ConnectionId, connections: &Connections) {
+        if self.0.len() == self.0.capacity() {
+            self.0.retain(|conn| is_stranger(*conn, connections));
+            // As many may come as are here until it is looked through again.
+            self.0.shrink_to(2 * self.0.len());
+            self.0.reserve(self.0.len() + 16);
+        }
+        self.0.push_back(conn);
+    }
+}
+
+fn is_stranger(conn: ConnectionId, connections: &Connections) -> bool {
+    connections.get(conn).is_some_and(|connection| !connection.is_let_in())
+}
+
 impl Hub {
+    /// All places are taken, and somebody waits for one: the oldest connection gives way
+    /// that has not said who it is.
+    pub(super) fn crowded(&mut self, now: Now, out: &mut Effects) {
+        while let Some(conn) = self.strangers.0.pop_front() {
+            if is_stranger(conn, &self.connections) {
+                self.counters.closed_overloaded += 1;
+                return self.close(now, conn, Close::Overloaded, out);
+            }
+        }
+    }
+
+    /// Finds those again who have to say who they are.
+    pub(super) fn find_strangers(&mut self) {
+        let mut found = self.connections.ids(|connection| !connection.is_let_in());
+        found.sort_by_key(|conn| self.connections.get(*conn).map(|connection| connection.opened));
+        self.strangers = Strangers(found.into());
+    }
+
     /// A link is up.
     pub(super) fn opened(&mut self, now: Now, conn: ConnectionId, peer: Peer, out: &mut Effects) {
         // A place is given out again only after its link has closed; who was
@@ -46,6 +87,9 @@ impl Hub {
             connection.rare().auth_by = now.moment + self.settings.limits.auth;
         }
         self.connections.insert(conn.slot, connection);
+        if kind == Kind::Waiting {
+            self.strangers.push(conn, &self.connections);
+        }
         if let Some(close) = self.stopping {
             self.close(now, conn, close, out);
             return;

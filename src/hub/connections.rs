@@ -242,6 +242,12 @@ impl Connections {
         (0..).zip(&self.0).filter_map(|(slot, place)| Some((slot, place.as_ref()?)))
     }
 
+    /// Those whose place is not before one.
+    pub(super) fn iter_from(&self, from: usize) -> impl Iterator<Item = (u32, &Connection)> {
+        let rest = self.0.get(from..).unwrap_or_default();
+        (from as u32..).zip(rest).filter_map(|(slot, place)| Some((slot, place.as_ref()?)))
+    }
+
     /// The places of all.
     pub(super) fn slots(&self) -> Vec<u32> {
         self.iter().map(|(slot, _)| slot).collect()

@@ -239,7 +239,10 @@ impl Hub {
     pub(super) fn stored(&mut self, now: Now, key: &LogKey, run: Run, out: &mut Effects) {
         let Some(place) = self.channels.find(key) else { return };
         let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) else { return };
-        let mut count = log.store(run);
+        let (flash, settings) = (&mut self.flash, &self.settings);
+        let mut count = log.store(run, |kept| {
+            flash.charge(now.moment, kept.author, kept.size, kept.durable, settings);
+        });
         let answers = log.answers.take(run);
         // What was delivered meanwhile was written for who waits for that.
         count += answers.iter().filter(|answer| answer.size > 0 && !log.contains(answer.seq)).count() as u64;

@@ -62,8 +62,11 @@ pub enum Input {
     /// The link is down; nothing of its queue will arrive any more.
     Closed { conn: ConnectionId },
     /// What the links hold in bytes, and, where the hub asks for that, how much
-    /// would be free without each of those that hold something of their own.
-    Memory { links: u64, holders: Vec<(ConnectionId, u64)> },
+    /// would be free without each of those that hold something of their own. Whether
+    /// somebody who has said who it is waits to be let in.
+    Memory { links: u64, holders: Vec<(ConnectionId, u64)>, is_waited_for: bool },
+    /// All places are taken, and somebody waits for one.
+    Crowded,
     /// The edge has turned somebody away by itself.
     TurnedAway(TurnedAway),
     /// The moment that `Hub::deadline` named has come.
@@ -92,6 +95,8 @@ pub enum StoreFact {
     /// So much may be kept, as messages count: more the disk would not take. None, where
     /// too little is there to tell.
     Capacity { bytes: Option<u64> },
+    /// Whether half of what may be written to the flash in a day is spent.
+    Flash { is_scarce: bool },
     /// What is asked for is on a disk that cannot be read.
     Unread { fetch: Purpose, log: LogKey },
     /// How far a log had come when the process before this one was killed. Told

@@ -207,6 +207,7 @@ impl Hub {
             since: now.moment,
             by: from.conn.map_or(0, |conn| conn.tag),
             size: u32::try_from(rest.message.size()).unwrap_or(u32::MAX),
+            author: self.author(from),
             // In an inbox it is the cursor that says so.
             heard: rest.heard && policy.keep != Keep::Unacknowledged,
             echo: from.echo,

@@ -13,6 +13,7 @@ use super::kept::Kept;
 use super::readers::{Backlog, Reader};
 use super::recent::{Key, Place};
 use super::settings::{Disk, Keep, Policy};
+use super::shares::Author;
 use super::{Hub, replay};
 use crate::protocol::ConnectionId;
 use crate::protocol::frame::GapCause;
@@ -191,6 +192,7 @@ impl Topic {
             since: keeping.since,
             by: 0,
             size: keeping.size,
+            author: Author::default(),
             heard,
             echo: false,
             told: true,

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::connections::Kind;
+use super::accounts::Account;
+use super::connections::{Connection, Kind};
 use super::deadlines::{NEVER, Task};
 use super::event::{Asker, Effect, Effects, Now};
 use super::publish::{Publisher, forbidden};
@@ -25,18 +26,36 @@ use crate::protocol::{
 /// presses Stop at once is faster than a worker that starts.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How many may wait, of one connection and in all.
+/// How many may wait of one connection.
 const MOST_OF_ONE: u32 = 16;
+
+/// How many of one user, and of all together who have no name and come from this machine.
+const MOST_OF_USER: usize = 64;
+const MOST_OF_NAMELESS: usize = 512;
+
+/// How many of all clients, of all workers, and over HTTP: none of these takes the places of
+/// another.
 const MOST: usize = 1024;
 
 /// An interrupt that waits for its operation to register.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 struct Waiting {
     ask: Ask,
+    #[serde(default)]
+    way: Way,
     operation: OperationId,
     channel: Option<Channel>,
     reason: Option<String>,
     armed: Moment,
+}
+
+/// Over which way an interrupt came: each has places of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+enum Way {
+    Client(Account),
+    Worker,
+    #[default]
+    Http,
 }
 
 /// All interrupts that wait, in the order in which they came.
@@ -55,6 +74,21 @@ struct Cause {
 struct Asked<'a> {
     ask: &'a Ask,
     channel: Option<Channel>,
+}
+
+impl Pending {
+    /// Whether none more may wait that came over a way.
+    fn is_full(&self, way: Way) -> bool {
+        let count =
+            |is_meant: &dyn Fn(Way) -> bool| self.0.values().filter(|waiting| is_meant(waiting.way)).count();
+        let most_of_one = match way {
+            Way::Client(account) if account.pays => MOST_OF_USER,
+            Way::Client(_) => MOST_OF_NAMELESS,
+            Way::Worker | Way::Http => MOST,
+        };
+        let is_client = |way: Way| matches!(way, Way::Client(_));
+        count(&|other| other == way) >= most_of_one || is_client(way) && count(&is_client) >= MOST
+    }
 }
 
 impl Cause {
@@ -169,7 +203,8 @@ impl Hub {
             _ => {}
         }
         let full = || Refusal::new(Code::RateLimited, "too many interrupts wait").after(PATIENCE);
-        if self.pending.0.len() >= MOST {
+        let way = self.way(ask.from);
+        if self.pending.is_full(way) {
             return Err(full());
         }
         if let Asker::Connection(conn) = ask.from
@@ -188,9 +223,19 @@ impl Hub {
             let cause = self.cause(ask.from, reason.clone());
             self.announce(now, &operation_id, channel, &cause, out);
         }
-        let waiting = Waiting { ask: ask.clone(), operation: operation_id, channel, reason, armed };
+        let waiting = Waiting { ask: ask.clone(), way, operation: operation_id, channel, reason, armed };
         self.pending.0.insert(number, waiting);
         Ok(())
+    }
+
+    fn way(&self, from: Asker) -> Way {
+        match from {
+            Asker::Http(_) => Way::Http,
+            Asker::Connection(conn) if self.connections.get(conn).is_some_and(Connection::is_worker) => {
+                Way::Worker
+            }
+            Asker::Connection(conn) => Way::Client(self.account(conn)),
+        }
     }
 
     /// What is not a matter of channels.

@@ -13,6 +13,7 @@ use super::kept::Kept;
 use super::logs::Run;
 use super::replay::PAGE_MESSAGES;
 use super::settings::{Disk, Keep, Policy};
+use super::shares::Newcomer;
 use crate::protocol::Moment;
 use crate::protocol::frame::GapCause;
 
@@ -67,12 +68,13 @@ impl Hub {
         let limit = policy.bytes.min(self.settings.limits.kept_bytes);
         let fits = policy.keep != Keep::Never && policy.count > 0 && size <= limit;
         let mut others = Vec::new();
-        let is_kept = fits && self.find_room(place, policy, size, &mut others, out);
+        let newcomer = Newcomer { author: kept.author, size: kept.size };
+        let is_kept = fits && self.find_room(place, policy, newcomer, &mut others, out);
         let Some(topic) = self.channels.at_mut(place) else { return false };
         let log = topic.key.clone();
         if is_kept {
             topic.log.get_or_insert_default().push(kept);
-            let keeping = Box::new(self.keeping(policy, &kept, rest));
+            let keeping = Box::new(self.keeping(now, policy, &kept, rest));
             out.push(Effect::Keep { log, message: rest.message.clone(), keeping });
         } else {
             topic.lose(kept.seq, GapCause::NotKept);
@@ -85,11 +87,12 @@ impl Hub {
     }
 
     /// What the store has to know of a message.
-    fn keeping(&self, policy: &Policy, kept: &Kept, rest: &Rest) -> Keeping {
-        let disk = match self.settings.has_disk {
-            false => Disk::Never,
-            true if kept.durable => Disk::Now,
-            true => policy.disk,
+    fn keeping(&self, now: Now, policy: &Policy, kept: &Kept, rest: &Rest) -> Keeping {
+        let disk = match (self.settings.has_disk, policy.disk) {
+            (false, _) => Disk::Never,
+            (true, _) if kept.durable => Disk::Now,
+            (true, Disk::Behind) if self.flash.is_overspent(now.moment, kept.author) => Disk::Stop,
+            (true, disk) => disk,
         };
         Keeping {
             expires: kept.expires,

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::shares::Author;
 use crate::protocol::Moment;
 
 /// One kept message.
@@ -18,6 +19,9 @@ pub(super) struct Kept {
     /// somebody who heard it; zero for an HTTP caller.
     pub(super) by: u64,
     pub(super) size: u32,
+    /// Who published it, over whatever connection.
+    #[serde(default)]
+    pub(super) author: Author,
     /// Somebody other than its publisher has it.
     pub(super) heard: bool,
     /// Its publisher wants to hear it too.

@@ -78,6 +78,17 @@ impl Bucket {
         self.0 = paid;
         Ok(())
     }
+
+    /// Notes what is done already.
+    pub(super) fn owe(&mut self, now: Moment, cost: Duration) {
+        let cost = u64::try_from(cost.as_micros()).unwrap_or(u64::MAX);
+        self.0 = self.0.max(now.0.saturating_mul(1000)).saturating_add(cost);
+    }
+
+    /// How long it takes until all is paid off.
+    pub(super) fn owes(&self, now: Moment) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(now.0.saturating_mul(1000)))
+    }
 }
 
 /// Pings and pongs of one connection: a peer that looks whether its link lives does so now

@@ -164,14 +164,15 @@ impl Log {
         self.find(seq).is_some()
     }
 
-    /// A run of messages is on the disk; how many of them were not.
-    pub(super) fn store(&mut self, (from, to): Run) -> u64 {
+    /// A run of messages is on the disk; tells those that were not, and how many they are.
+    pub(super) fn store(&mut self, (from, to): Run, mut tell: impl FnMut(&Kept)) -> u64 {
         let run = self.kept.partition_point(|kept| kept.seq < from)..self.place_after(to);
         let mut count = 0;
         for kept in self.kept.range_mut(run).filter(|kept| !kept.stored) {
             self.sums.take(kept);
             kept.stored = true;
             self.sums.add(kept);
+            tell(kept);
             count += 1;
         }
         count

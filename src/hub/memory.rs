@@ -4,15 +4,16 @@
 //! Knows the ceiling, what the hub itself holds, and the order of shedding. What
 //! the links hold is counted by those who hold it; it comes in as a fact.
 //!
-//! Nobody may be able to bring a small machine down, and those who behave notice
-//! last. So newcomers and whispers go first; then messages to those who are slow
-//! already; and only then, one by one, those who hold most.
+//! Nobody may be able to bring a small machine down, or to keep others out of it, and
+//! those who behave notice last. So whispers go first, those who have not said who they
+//! are, and whoever holds more than a share; then messages to those who are slow already;
+//! and only then, one by one, those who hold most.
 
-use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
 use super::Hub;
-use super::accounts::ACCOUNT;
+use super::accounts::{ACCOUNT, Account};
 use super::channels::Topic;
 use super::connections::{Connection, Kind};
 use super::durable::ANSWER;
@@ -27,7 +28,9 @@ pub enum Level {
     /// Far.
     #[default]
     Calm,
-    /// Newcomers are turned away, whispers are dropped.
+    /// Whispers are dropped. Whoever has not said who it is and holds something is
+    /// closed, and so is who holds more than a share. Newcomers are turned away, where
+    /// nobody gives way to them.
     High,
     /// Messages to whoever has something queued are shed, and such a peer is not
     /// read until it has taken it.
@@ -75,6 +78,15 @@ const LEAST: u64 = 4 << 10;
 /// When nobody holds enough to be closed, that is looked at again so much later.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// This part of the ceiling all connections of a user may hold together while memory is
+/// short: so one alone brings it no further than to the first level, and there are users
+/// with a hundred slow tabs.
+const SHARE: u64 = 8;
+
+/// Whoever holds this part of the ceiling gives way to one more who says who it is. With
+/// less, each who is closed would come back as the newcomer that somebody else is closed for.
+const GIVES_WAY: u64 = 128;
+
 /// What is known of the memory of all.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Memory {
@@ -85,6 +97,8 @@ pub(super) struct Memory {
     links: u64,
     /// Until then nobody is worth closing.
     patient_until: Moment,
+    /// Somebody was closed when the hub was told last.
+    has_made_room: bool,
 }
 
 impl Hub {
@@ -92,10 +106,17 @@ impl Hub {
     /// bytes: nothing, that alone, or also who holds them.
     pub fn asks_for_memory(&self, now: Now, links: u64) -> Asks {
         let level = self.level_at(links);
-        if now.moment >= self.memory.patient_until && self.bearable(now, level).is_some() {
+        let is_due = now.moment >= self.memory.patient_until || level > self.memory.level;
+        if level >= Level::High && is_due {
             return Asks::Holders;
         }
         if level == self.memory.level { Asks::Nothing } else { Asks::Total }
+    }
+
+    /// Whether somebody was closed for want of memory when the hub was told last of what is
+    /// held: then there is room for a newcomer.
+    pub fn has_made_room(&self) -> bool {
+        self.memory.has_made_room
     }
 
     /// How much may stay, where somebody has to go: at the ceiling, or when a high
@@ -145,12 +166,14 @@ impl Hub {
         [Level::Over, Level::Critical, Level::High].into_iter().find(is_at).unwrap_or_default()
     }
 
-    /// The links hold so much.
+    /// The links hold so much. Where somebody who has said who it is waits for room, one
+    /// who holds much gives way to it.
     pub(super) fn weighed(
         &mut self,
         now: Now,
         links: u64,
         holders: Vec<(ConnectionId, u64)>,
+        is_waited_for: bool,
         out: &mut Effects,
     ) {
         let (was, level) = (self.memory.level, self.level_at(links));
@@ -171,27 +194,50 @@ impl Hub {
                 connection.full |= connection.outbound != Outbound::Clear;
             }
         }
+        self.memory.has_made_room = false;
         self.memory.patient_until = now.moment;
-        if let Some(bearable) = bearable {
-            let excess = self.memory_held().saturating_sub(bearable);
-            let mut ranked = self.rank(holders);
-            ranked.sort_unstable();
-            if ranked.is_empty() {
+        if level >= Level::High {
+            let chosen = self.choose(bearable, self.rank(holders), is_waited_for);
+            self.memory.has_made_room = !chosen.is_empty();
+            if chosen.is_empty() {
                 self.memory.patient_until = now.moment + AGAIN;
             }
-            self.make_room(now, excess, ranked, out);
+            self.close_holders(now, chosen, out);
         }
     }
 
-    /// Closes those who come first until so much is free.
-    fn make_room(&mut self, now: Now, mut excess: u64, ranked: Vec<Ranked>, out: &mut Effects) {
-        for (_, Reverse(held), conn) in ranked {
-            if excess == 0 {
-                break;
+    /// Who is closed, so that no more than a bearable amount is held where that is asked for.
+    fn choose(
+        &self,
+        bearable: Option<u64>,
+        mut ranked: BTreeMap<Turn, Ranking>,
+        is_waited_for: bool,
+    ) -> Vec<Holder> {
+        let ceiling = self.settings.limits.memory as u64;
+        let calm = ceiling / 100 * (Level::High.mark() - SLACK);
+        let mut left = self.memory_held();
+        let mut chosen = Vec::new();
+        for (turn, above) in [(Turn::Stranger, 0), (Turn::Client, ceiling / SHARE)] {
+            if let Some(ranking) = ranked.get_mut(&turn) {
+                ranking.take(above, calm, &mut left, &mut chosen);
             }
+        }
+        if let Some(bearable) = bearable {
+            for ranking in ranked.values_mut() {
+                ranking.take(0, bearable, &mut left, &mut chosen);
+            }
+        }
+        if is_waited_for && chosen.is_empty() {
+            let clients = ranked.get_mut(&Turn::Client);
+            chosen.extend(clients.and_then(|clients| clients.most(ceiling / GIVES_WAY)));
+        }
+        chosen
+    }
+
+    fn close_holders(&mut self, now: Now, chosen: Vec<Holder>, out: &mut Effects) {
+        for Holder { bytes: held, conn } in chosen {
             let Some(connection) = self.connections.get(conn) else { continue };
             let user = connection.user.clone();
-            excess = excess.saturating_sub(held);
             self.counters.closed_overloaded += 1;
             out.push(Effect::Report(Anomaly::Overloaded { conn, user, held }));
             self.close(now, conn, Close::Overloaded, out);
@@ -199,16 +245,31 @@ impl Hub {
     }
 
     /// All who are worth closing.
-    fn rank(&self, mut holders: Vec<(ConnectionId, u64)>) -> Vec<Ranked> {
+    fn rank(&self, mut holders: Vec<(ConnectionId, u64)>) -> BTreeMap<Turn, Ranking> {
         holders.sort_unstable();
-        let entry = |(slot, connection): (u32, &Connection)| {
+        let mut shares: BTreeMap<(Turn, Account, u32), Vec<Holder>> = BTreeMap::new();
+        for (slot, connection) in self.connections.iter() {
             let conn = ConnectionId { slot, tag: connection.tag };
             let of_its_link = holders.binary_search_by_key(&conn, |(conn, _)| *conn);
             let of_its_link = of_its_link.ok().and_then(|at| holders.get(at)).map_or(0, |(_, held)| *held);
-            let held = of_its_link + self.subscribed(connection);
-            (held >= LEAST).then_some((Turn::of(connection), Reverse(held), conn))
-        };
-        self.connections.iter().filter_map(entry).collect()
+            let bytes = of_its_link + self.subscribed(connection);
+            let turn = Turn::of(connection);
+            if bytes < if turn == Turn::Stranger { 1 } else { LEAST } {
+                continue;
+            }
+            let account = self.account(conn);
+            // Who may stand for many, or belongs to nobody yet, is looked at by itself.
+            let is_alone = turn != Turn::Client || !account.pays;
+            let key = (turn, account, if is_alone { slot } else { 0 });
+            shares.entry(key).or_default().push(Holder { bytes, conn });
+        }
+        let mut ranked: BTreeMap<Turn, Ranking> = BTreeMap::new();
+        for ((turn, ..), mut holders) in shares {
+            holders.sort_unstable();
+            let bytes = holders.iter().map(|holder| holder.bytes).sum();
+            ranked.entry(turn).or_default().0.push(Share { bytes, holders });
+        }
+        ranked
     }
 
     /// What the subscriptions of a connection take. A channel is on its account
@@ -220,8 +281,45 @@ impl Hub {
     }
 }
 
-/// A connection in the order in which they are closed: who holds most first.
-type Ranked = (Turn, Reverse<u64>, ConnectionId);
+/// A connection, and what would be free without it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Holder {
+    bytes: u64,
+    conn: ConnectionId,
+}
+
+/// What all connections of one user hold, those with most last.
+#[derive(PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Share {
+    bytes: u64,
+    holders: Vec<Holder>,
+}
+
+/// Users by what they hold.
+#[derive(Default, Debug)]
+struct Ranking(BinaryHeap<Share>);
+
+impl Ranking {
+    /// The connection that holds most of the user who holds most, where that is more than so
+    /// much.
+    fn most(&mut self, above: u64) -> Option<Holder> {
+        let mut first = self.0.peek_mut().filter(|first| first.bytes > above)?;
+        let holder = first.holders.pop()?;
+        first.bytes -= holder.bytes;
+        Some(holder)
+    }
+
+    /// Takes connections of users who hold more than so much, until no more than `bearable`
+    /// of what is held is left.
+    fn take(&mut self, above: u64, bearable: u64, left: &mut u64, chosen: &mut Vec<Holder>) {
+        while *left > bearable
+            && let Some(holder) = self.most(above)
+        {
+            *left = left.saturating_sub(holder.bytes);
+            chosen.push(holder);
+        }
+    }
+}
 
 /// Who is closed before whom, whatever they hold.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -41,6 +41,7 @@ pub mod rights;
 mod room;
 mod seldom;
 pub mod settings;
+mod shares;
 mod state;
 mod subscribe;
 mod unread;
@@ -78,6 +79,8 @@ pub struct Hub {
     departures: notices::Departures,
     #[serde(default)]
     accounts: accounts::Accounts,
+    #[serde(default)]
+    flash: shares::Flash,
     deadlines: deadlines::Deadlines,
     counters: Counters,
     /// Told again by whoever holds it; another process holds something else.
@@ -96,6 +99,9 @@ pub struct Hub {
     /// Told again by the edge of another process.
     #[serde(skip)]
     half_closed: half_closed::HalfClosed,
+    /// Found again by another process.
+    #[serde(skip)]
+    strangers: auth::Strangers,
     /// When the first thing happened that is not about the disk.
     started: Option<Moment>,
     /// Above which number topics begin, while nobody has told what is on the disk.
@@ -119,6 +125,11 @@ struct Ask {
 /// So many accounts are looked at where something is due.
 const ACCOUNTS_AT_ONCE: usize = 64;
 
+/// And so many things that are due are done, with so many orders: what one user has sent to
+/// very many grows old at once.
+const TASKS_AT_ONCE: usize = 1000;
+const ORDERS_AT_ONCE: usize = 4096;
+
 /// A request is carried out, or refused.
 type Done = Result<(), Refusal>;
 
@@ -135,6 +146,7 @@ impl Hub {
             recent: recent::Recent::default(),
             departures: notices::Departures::default(),
             accounts: accounts::Accounts::default(),
+            flash: shares::Flash::default(),
             deadlines: deadlines::Deadlines::default(),
             counters: Counters::default(),
             memory: memory::Memory::default(),
@@ -142,6 +154,7 @@ impl Hub {
             store_room: room::StoreRoom::default(),
             waiting: durable::Waiting::default(),
             half_closed: half_closed::HalfClosed::default(),
+            strangers: auth::Strangers::default(),
             started: None,
             numbers_above: None,
             unsorted: Vec::new(),
@@ -182,6 +195,7 @@ impl Hub {
             Input::Store(StoreFact::Failed) => self.disk_fails(now, out),
             Input::Store(StoreFact::Works) => self.disk_works(now, out),
             Input::Store(StoreFact::Capacity { bytes }) => self.capacity(now, bytes, out),
+            Input::Store(StoreFact::Flash { is_scarce }) => self.flash.is_scarce = is_scarce,
             Input::Store(StoreFact::Unread { fetch: Purpose::Replay(conn), log }) => {
                 self.unread(now, conn, &log, out);
             }
@@ -191,7 +205,10 @@ impl Hub {
             Input::Store(StoreFact::Unread { fetch: Purpose::Notice(_), .. }) => {}
             Input::Ended { conn } => self.ended(now, conn, out),
             Input::Closed { conn } => self.closed(now, conn, out),
-            Input::Memory { links, holders } => self.weighed(now, links, holders, out),
+            Input::Memory { links, holders, is_waited_for } => {
+                self.weighed(now, links, holders, is_waited_for, out);
+            }
+            Input::Crowded => self.crowded(now, out),
             Input::TurnedAway(why) => self.turned_away(why),
             Input::Due => self.due(now, out),
             Input::Configured { settings } => self.configured(now, *settings, out),
@@ -238,7 +255,11 @@ impl Hub {
         if self.store_room.is_over {
             self.fit_into_store(now, out);
         }
-        while let Some(task) = self.deadlines.pop(now.moment) {
+        for _ in 0..TASKS_AT_ONCE {
+            if out.list.len() >= ORDERS_AT_ONCE {
+                break;
+            }
+            let Some(task) = self.deadlines.pop(now.moment) else { break };
             match task {
                 Task::Connection(slot) => self.attend(now, slot, out),
                 Task::Operation(place) => self.attend_operation(now, place, out),

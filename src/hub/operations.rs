@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use slab::Slab;
 
+use super::admin::Page;
 use super::deadlines::{NEVER, round_up};
 use super::limits::ListSpace;
 use crate::protocol::frame::{OperationEntry, OperationState};
@@ -206,8 +207,10 @@ impl Operations {
     }
 
     /// All that run.
-    pub(super) fn list(&self) -> Vec<OperationEntry> {
-        self.by_id.keys().filter_map(|id| self.find(id)).map(Operation::entry).collect()
+    pub(super) fn list(&self, after: Option<&str>) -> Page<OperationEntry, OperationId> {
+        let running = self.by_id.keys().filter_map(|id| self.find(id));
+        Page::of(running, after, |operation| operation.id.as_str())
+            .with(|operation| (operation.entry(), operation.id.clone()))
     }
 
     /// Those that run on a channel, as many as there is room for, and how many they are

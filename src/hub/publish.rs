@@ -73,10 +73,11 @@ impl Hub {
             return self.repeat(now, ask, &publication, first, out);
         }
         let log = log_of(&publication.target);
+        let from = self.publisher(ask.from, publication.echo);
         if publication.durable && log.as_ref().is_some_and(|log| self.would_keep(log)) {
             self.may_store()?;
+            self.may_spend(now, &from)?;
         }
-        let from = self.publisher(ask.from, publication.echo);
         let Publication { ttl, durable, .. } = publication;
         let target = publication.target.clone();
         let terms = Terms { ttl, durable, scope: key.as_ref().map(|key| key.scope.clone()) };
@@ -149,6 +150,9 @@ impl Hub {
         let waits = *durable && !reach.stored && (reach.kept || is_awaited);
         if waits {
             self.may_store()?;
+        }
+        if waits && !is_awaited {
+            self.may_spend(now, &self.publisher(ask.from, false))?;
         }
         self.counters.messages_received += 1;
         match place.filter(|_| waits) {

@@ -57,6 +57,7 @@ impl Hub {
         }
         // The settings may be others than the ones it wrote all that under.
         self.conform_all(now, out);
+        self.find_strangers();
         self.promise_again(now, out);
         self.read_again(now, out);
     }

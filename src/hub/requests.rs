@@ -9,6 +9,7 @@ use super::event::{Asker, Effects, Now};
 use super::limits::{CONTROLS, CONTROLS_OF_STRANGERS, ListSpace};
 use super::publish::forbidden;
 use super::{Ask, Done, Hub};
+use crate::protocol::say::After;
 use crate::protocol::{Channel, Close, Code, ConnectionId, Frame, Misspoken, Refusal, Said, Say};
 
 /// Which bucket a request is taken from.
@@ -140,7 +141,7 @@ impl Hub {
                 self.whisper(now, connected(ask)?, (channel, event, data), out)
             }
             Say::Interrupt(interrupt) => self.interrupt(now, ask, interrupt, out),
-            Say::Operations(channel) => self.list_operations(ask, channel, out),
+            Say::Operations { channel, after } => self.list_operations(ask, channel, after, out),
             Say::Presence(channel) => self.presence(ask, channel, out),
             Say::Ack { position, read } => {
                 self.ack(now, connected(ask)?, &position, read, out);
@@ -153,9 +154,10 @@ impl Hub {
             Say::Start(start) => self.start_operation(now, ask, start, out),
             Say::End(end) => self.end_operation(now, ask, end, out),
             Say::Stats => self.stats(now, ask, out),
-            Say::Connections => self.list_connections(now, ask, out),
-            Say::Channels => self.list_channels(now, ask, out),
+            Say::Connections { after } => self.list_connections(now, ask, after, out),
+            Say::Channels { after } => self.list_channels(now, ask, after, out),
             Say::Inbox(user) => self.look_into_inbox(now, ask, user, out),
+            Say::Inboxes { after } => self.list_inboxes(now, ask, after, out),
             Say::Purge(target) => self.purge(now, ask, &target, out),
             Say::Disconnect(target) => self.disconnect(now, ask, &target, out),
             Say::Auth { .. } | Say::MintToken { .. } | Say::CheckToken(_) | Say::Reload => {
@@ -164,7 +166,8 @@ impl Hub {
         }
     }
 
-    fn list_operations(&self, ask: &Ask, channel: Option<Channel>, out: &mut Effects) -> Done {
+    fn list_operations(&self, ask: &Ask, channel: Option<Channel>, after: After, out: &mut Effects) -> Done {
+        let mut next = None;
         let (operations, operations_running) = match &channel {
             Some(channel) => {
                 self.may_look(ask.from, channel)?;
@@ -172,10 +175,12 @@ impl Hub {
             }
             None => {
                 self.may_administer(ask.from)?;
-                (self.operations.list(), None)
+                let page = self.operations.list(after.as_deref());
+                next = page.next;
+                (page.entries, None)
             }
         };
-        self.answer(ask, Frame::Operations { channel, operations, operations_running }, out);
+        self.answer(ask, Frame::Operations { channel, operations, operations_running, next }, out);
         Ok(())
     }
 

@@ -6,11 +6,12 @@
 
 use super::Hub;
 use super::channels::Topic;
-use super::event::{Anomaly, Effect, Effects, Fate, Now};
-use super::kept::ENTRY;
+use super::event::{Anomaly, Effect, Effects, Fate, LogKey, Now};
+use super::kept::{ENTRY, Kept};
 use super::logs::Log;
 use super::memory::{LOG, TOPIC};
 use super::settings::Policy;
+use super::shares::{Measure, Newcomer};
 use crate::protocol::frame::GapCause;
 
 /// What there is too little of for one more message.
@@ -66,8 +67,9 @@ impl Hub {
                 break;
             }
             let Some((_, victim)) = self.channels.weights.heaviest() else { break };
+            let first = self.first_to_go(victim, Measure::Bytes, None, |kept| !kept.durable);
             let Some(log) = self.log(victim) else { break };
-            match log.kept.front().map(|kept| kept.seq) {
+            match first {
                 Some(seq) if !log.is_mostly_receipts() => self.evict(victim, seq, out),
                 _ => self.drop_receipt(victim),
             }
@@ -95,12 +97,12 @@ impl Hub {
         &mut self,
         place: u32,
         policy: &Policy,
-        size: usize,
+        newcomer: Newcomer,
         others: &mut Vec<u32>,
         out: &mut Effects,
     ) -> bool {
         let policy = Policy { count: policy.count.saturating_sub(1), ..*policy };
-        self.give_way(place, &policy, size, others, out)
+        self.give_way(place, &policy, Some(newcomer), others, out)
     }
 
     /// Gives up what of a log is over its limits, and those of all, now that it
@@ -109,7 +111,7 @@ impl Hub {
         let Some(topic) = self.channels.at(place) else { return };
         let policy = self.policy_of(&topic.key);
         let mut others = Vec::new();
-        self.give_way(place, &policy, 0, &mut others, out);
+        self.give_way(place, &policy, None, &mut others, out);
         self.settle(now, place);
         for other in others {
             self.settle_victim(now, other, out);
@@ -120,21 +122,24 @@ impl Hub {
         &mut self,
         place: u32,
         policy: &Policy,
-        size: usize,
+        newcomer: Option<Newcomer>,
         others: &mut Vec<u32>,
         out: &mut Effects,
     ) -> bool {
+        let size = newcomer.map_or(0, |newcomer| newcomer.size as usize);
         let most = self.most_for_a_newcomer(size);
         if size > 0 && !self.can_have_room(place, size, most) {
             out.push(Effect::Report(Anomaly::KeptLimit { is_newcomer_lost: true }));
             return false;
         }
-        let is_over = |log: &Log| log.kept.len() > policy.count || log.sums.bytes + size > policy.bytes;
-        while let Some(log) = self.log(place)
-            && is_over(log)
-            && let Some(oldest) = log.kept.front().map(|kept| kept.seq)
+        let is_over = |log: &Log| match log {
+            log if log.kept.len() > policy.count => Some(Measure::Messages),
+            log => (log.sums.bytes + size > policy.bytes).then_some(Measure::Bytes),
+        };
+        while let Some(measure) = self.log(place).and_then(is_over)
+            && let Some(first) = self.first_to_go(place, measure, newcomer, |_| true)
         {
-            self.evict(place, oldest, out);
+            self.evict(place, first, out);
         }
         self.channels.weigh(place);
         let mut is_short = false;
@@ -143,7 +148,7 @@ impl Hub {
         let has_room = loop {
             let Some(lack) = self.lack(place, size, most) else { break true };
             is_short = true;
-            let Some((victim, loss)) = self.victim(place, size, lack) else { break false };
+            let Some((victim, loss)) = self.victim(place, newcomer, lack) else { break false };
             match loss {
                 Loss::Message(seq) => self.evict(victim, seq, out),
                 Loss::Receipt => self.drop_receipt(victim),
@@ -237,7 +242,8 @@ impl Hub {
     /// Which log gives what up for a newcomer of `size` bytes in the log at `own`:
     /// the one that has most, the newcomer counted; none where that is the newcomer
     /// itself. What is durable goes for its own log alone.
-    fn victim(&mut self, own: u32, size: usize, lack: Lack) -> Option<(u32, Loss)> {
+    fn victim(&mut self, own: u32, newcomer: Option<Newcomer>, lack: Lack) -> Option<(u32, Loss)> {
+        let size = newcomer.map_or(0, |newcomer| newcomer.size as usize);
         let weights = &self.channels.weights;
         // Where the index takes more than what is only in memory, that would be
         // the wrong thing to give up, again and again.
@@ -249,15 +255,48 @@ impl Hub {
         // What tells of evictions must not cause others.
         let other = most.filter(|(bytes, _)| *bytes > mine && !topic.tells_of_others());
         let victim = other.map_or(own, |(_, place)| place);
-        let log = self.channels.at_mut(victim)?.log.as_mut()?;
-        let oldest = match is_loose {
-            true => log.first_loose(),
-            false => log.kept.front().map(|kept| kept.seq),
+        let newcomer = newcomer.filter(|_| victim == own);
+        let first = match is_loose {
+            true => self.first_loose(victim, newcomer),
+            false => {
+                self.first_to_go(victim, Measure::Bytes, newcomer, |kept| victim == own || !kept.durable)
+            }
         };
-        match oldest {
+        let log = self.log(victim)?;
+        match first {
             Some(seq) if !log.is_mostly_receipts() => Some((victim, Loss::Message(seq))),
             _ if log.receipts.is_empty() => None,
             _ => Some((victim, Loss::Receipt)),
+        }
+    }
+
+    /// Which message of a log goes first, of those that may: the oldest. What several sent to
+    /// a user is not all pushed out by the one who sends most: there it is the oldest of that
+    /// one.
+    fn first_to_go(
+        &self,
+        place: u32,
+        measure: Measure,
+        newcomer: Option<Newcomer>,
+        may_go: impl Fn(&Kept) -> bool,
+    ) -> Option<u64> {
+        let topic = self.channels.at(place)?;
+        let log = topic.log.as_deref()?;
+        match &topic.key {
+            LogKey::Inbox(_) => log.first_of_largest(measure, newcomer, may_go),
+            LogKey::Channel(_) => log.kept.iter().find(|kept| may_go(kept)).map(|kept| kept.seq),
+        }
+    }
+
+    /// The same, of those that only the memory has and nobody waits for.
+    fn first_loose(&mut self, place: u32, newcomer: Option<Newcomer>) -> Option<u64> {
+        let topic = self.channels.at_mut(place)?;
+        let log = topic.log.as_mut()?;
+        match &topic.key {
+            LogKey::Inbox(_) => {
+                log.first_of_largest(Measure::Bytes, newcomer, |kept| !kept.stored && !kept.durable)
+            }
+            LogKey::Channel(_) => log.first_loose(),
         }
     }
 

@@ -18,6 +18,8 @@ pub struct Settings {
     pub anonymous: bool,
     /// Whether there is a disk; without one, messages are kept in memory alone.
     pub has_disk: bool,
+    /// Bytes that may be written to the disk in a day; none: as many as it takes.
+    pub flash_budget: Option<u64>,
     /// What anonymous connections may do, and tokens that do not say.
     pub rights: Rc<Rights>,
     pub limits: Limits,
@@ -189,6 +191,7 @@ impl Default for Settings {
         Self {
             anonymous: false,
             has_disk: false,
+            flash_budget: None,
             rights: Rc::new(rights),
             limits: Limits::default(),
             heartbeat: Heartbeat::default(),

@@ -20,7 +20,9 @@ pub fn parse(text: &str) -> Result<Said, Misspoken> {
         "send" => read::publication(fields, ToAll::Unknown, None),
         "whisper" => whisper(fields),
         "interrupt" => read::interrupt(fields),
-        "operations" => read::channel(fields).map(|channel| Say::Operations(Some(channel))),
+        "operations" => {
+            read::channel(fields).map(|channel| Say::Operations { channel: Some(channel), after: None })
+        }
         "presence" => read::channel(fields).map(Say::Presence),
         "ack" => ack(fields),
         "auth" => auth(fields),

@@ -78,6 +78,8 @@ pub(super) struct Fields<'a> {
     pub(super) interrupt_grace: Raw<'a>,
     #[serde(borrow)]
     pub(super) state: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) after: Raw<'a>,
 }
 
 /// The text of one value, if there is one.

@@ -10,7 +10,7 @@ use serde::Serialize;
 pub use super::entries::*;
 use super::fields::RequestId;
 use super::message::Payload;
-use super::name::{Channel, MessageId, OperationId, UserId};
+use super::name::{Channel, ConnectionId, MessageId, OperationId, UserId};
 use super::refusal::Refusal;
 use super::say::Ending;
 use super::time::{UnixTime, rfc3339, rfc3339_if_any, seconds, seconds_if_any};
@@ -137,6 +137,9 @@ pub enum Frame<'a> {
         /// How many run, where those are not all.
         #[serde(skip_serializing_if = "Option::is_none")]
         operations_running: Option<u64>,
+        /// After which the rest comes, where there is more.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        next: Option<OperationId>,
     },
     /// Who is on a channel.
     Presence {
@@ -171,13 +174,25 @@ pub enum Frame<'a> {
     /// The numbers of the daemon (administration).
     Stats(Box<Statistics>),
     /// Who is connected (administration).
-    Connections { connections: Vec<ConnectionEntry> },
+    Connections {
+        connections: Vec<ConnectionEntry>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        next: Option<ConnectionId>,
+    },
     /// Which channels there are (administration).
-    Channels { channels: Vec<ChannelEntry> },
+    Channels {
+        channels: Vec<ChannelEntry>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        next: Option<Channel>,
+    },
     /// What waits for a user (administration).
     Inbox(Box<InboxEntry>),
     /// The inboxes in which something waits (administration).
-    Inboxes { inboxes: Vec<InboxEntry> },
+    Inboxes {
+        inboxes: Vec<InboxEntry>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        next: Option<UserId>,
+    },
     /// How many kept messages were dropped (administration).
     Purged { purged: u64 },
     /// How many connections were ended (administration).

@@ -10,7 +10,7 @@ use super::message::Payload;
 use super::name::{Channel, Event, MessageId, OperationId, UserId};
 use super::refusal::{Code, Refusal};
 use super::say::{
-    End, Ending, Interrupt, Misspoken, Position, Publication, Said, Say, Start, Subscribe, Target,
+    After, End, Ending, Interrupt, Misspoken, Position, Publication, Said, Say, Start, Subscribe, Target,
 };
 
 /// Longest reason or label in bytes: a sentence or two for people.
@@ -61,6 +61,10 @@ pub(super) fn channel(fields: &Fields<'_>) -> Result<Channel, Refusal> {
 
 pub(super) fn optional_channel(fields: &Fields<'_>) -> Result<Option<Channel>, Refusal> {
     fields::string("channel", fields.channel)?.map(|name| Channel::addressed(&name)).transpose()
+}
+
+pub(super) fn after(fields: &Fields<'_>) -> Result<After, Refusal> {
+    Ok(fields::string("after", fields.after)?.map(Cow::into_owned))
 }
 
 pub(super) fn user_id(fields: &Fields<'_>) -> Result<Option<UserId>, Refusal> {

@@ -31,6 +31,9 @@ pub struct Misspoken {
     pub refusal: Refusal,
 }
 
+/// Where a list goes on: the `next` of the answer before, or its beginning.
+pub type After = Option<String>;
+
 /// One request.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Say {
@@ -47,7 +50,7 @@ pub enum Say {
     /// Stop an operation.
     Interrupt(Interrupt),
     /// Which operations run; all of them without a channel (administration).
-    Operations(Option<Channel>),
+    Operations { channel: Option<Channel>, after: After },
     /// Who is on a channel.
     Presence(Channel),
     /// What of the inbox has arrived.
@@ -61,11 +64,13 @@ pub enum Say {
     /// Administration: the numbers of the daemon.
     Stats,
     /// Administration: who is connected.
-    Connections,
+    Connections { after: After },
     /// Administration: which channels there are.
-    Channels,
-    /// Administration: what waits for a user, or for all who are waited for.
-    Inbox(Option<UserId>),
+    Channels { after: After },
+    /// Administration: what waits for a user.
+    Inbox(UserId),
+    /// Administration: what waits for all who are waited for.
+    Inboxes { after: After },
     /// Administration: drop what is kept of a channel, or for a user.
     Purge(Target),
     /// Administration: end a connection, or all of a user.
@@ -88,16 +93,16 @@ impl Say {
             Self::Publish(_) => "send",
             Self::Whisper { .. } => "whisper",
             Self::Interrupt(_) => "interrupt",
-            Self::Operations(_) => "operations",
+            Self::Operations { .. } => "operations",
             Self::Presence(_) => "presence",
             Self::Ack { .. } => "ack",
             Self::Ping => "ping",
             Self::Start(_) => "operation_start",
             Self::End(_) => "operation_end",
             Self::Stats => "stats",
-            Self::Connections => "connections",
-            Self::Channels => "channels",
-            Self::Inbox(_) => "inbox",
+            Self::Connections { .. } => "connections",
+            Self::Channels { .. } => "channels",
+            Self::Inbox(_) | Self::Inboxes { .. } => "inbox",
             Self::Purge(_) => "purge",
             Self::Disconnect(_) => "disconnect",
             Self::MintToken { .. } | Self::CheckToken(_) => "token",

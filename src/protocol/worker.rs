@@ -30,11 +30,16 @@ pub fn parse(line: &[u8]) -> Result<Said, Misspoken> {
         "operation_start" => read::start(fields),
         "operation_end" => read::end(fields),
         "interrupt" => read::interrupt(fields),
-        "operations" => read::optional_channel(fields).map(Say::Operations),
+        "operations" => {
+            Ok(Say::Operations { channel: read::optional_channel(fields)?, after: read::after(fields)? })
+        }
         "stats" => Ok(Say::Stats),
-        "connections" => Ok(Say::Connections),
-        "channels" => Ok(Say::Channels),
-        "inbox" => read::user_id(fields).map(Say::Inbox),
+        "connections" => read::after(fields).map(|after| Say::Connections { after }),
+        "channels" => read::after(fields).map(|after| Say::Channels { after }),
+        "inbox" => match read::user_id(fields)? {
+            Some(user) => Ok(Say::Inbox(user)),
+            None => read::after(fields).map(|after| Say::Inboxes { after }),
+        },
         "purge" => read::channel_or_user(fields).map(Say::Purge),
         "disconnect" => read::connection_or_user(fields).map(Say::Disconnect),
         "ping" => Ok(Say::Ping),

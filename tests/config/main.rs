@@ -77,7 +77,8 @@ fn nothing_needs_to_be_configured() {
     let usual = Settings::default();
     let kept_bytes = config.hub_settings().limits.kept_bytes;
     let limits = Limits { kept_bytes, ..usual.limits };
-    assert_eq!(config.hub_settings(), Settings { has_disk: STORE.is_built_in, limits, ..usual });
+    let (has_disk, flash_budget) = (STORE.is_built_in, Some(256 << 20));
+    assert_eq!(config.hub_settings(), Settings { has_disk, flash_budget, limits, ..usual });
     assert_eq!(config.limits.hub, Settings::default().limits);
     assert_eq!(config.listen.http, ["127.0.0.1:8098".parse().unwrap()]);
     assert_eq!(config.listen.worker, Path::new("/run/wshubd/worker.sock"));

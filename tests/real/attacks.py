@@ -1,19 +1,21 @@
 """One user who asks for as much as the limits let him, and what everybody else notices of it.
 
 Each scene is one kind: small requests with large answers, very many who come back at once, free requests without end,
-reconnecting for a full bucket, and pings. Beside it somebody asks something small again and again. What a wall clock
+reconnecting for a full bucket, pings, and keeping others out. Beside it somebody asks something small again and again. What a wall clock
 decides is bounded by ten times the aim, and printed.
 """
 
 import json
+import os
 import select
 import subprocess
 import sys
+import threading
 import time
 
 from hub import Hub, Worker
 from story import in_time, same, story, tell
-from wire import TEXT, Closed, Refused, frame
+from wire import TEXT, Closed, Refused, Silence, frame
 
 # What a machine that does other things as well may add to the longest wait.
 AIM_NEIGHBOUR, AIM_STALL = 0.05, 0.1
@@ -26,6 +28,8 @@ count = 1000
 publish = ["*", "@user:*"]
 """
 MISSED, READERS = 1000, 500
+# How many come while others try to lock them out.
+NEWCOMERS = int(os.environ.get("NEWCOMERS", "25"))
 
 
 class Neighbour:
@@ -226,6 +230,108 @@ def pinging(hub):
         sent, left = flood(crowd, frame(0x9, b"") * 20000, 5)
     same(left, 0, "connections that are left")
     return f"{sent / 6:,.0f} pings; {neighbour.told()}"
+
+
+def half_a_large_frame(hub):
+    """One user, and a frame of which the end never comes."""
+    wire = hub.connect("mallory")
+    wire.sock.sendall(frame(TEXT, b"a" * 520_000)[:500_000])
+    return wire
+
+
+def half_a_frame_of_a_stranger(hub):
+    wire = hub.connect(token="", established=False)
+    beginning = frame(TEXT, b"x" * 30_500)[:29_900]
+    wire.sock.sendall(beginning[:15_000])
+    wire.sock.sendall(beginning[15_000:])
+    return wire
+
+
+def much_that_is_not_read(hub):
+    """One user sends to its own channels and reads nothing."""
+    wire = hub.connect("mallory", rcvbuf=4096)
+    wire.sock.sendall(text({"action": "subscribe", "channel": wire.id}))
+    said = text({"action": "send", "channel": wire.id, "event": "e", "data": "z" * 250_000})
+    wire.sock.sendall(said * 2)
+    return wire
+
+
+def a_place(hub):
+    """A stranger that says nothing."""
+    return hub.connect(token="", established=False)
+
+
+class Attackers(threading.Thread):
+    """Keeps so many connections of one kind, as far as it is let."""
+
+    def __init__(self, hub, kind, count):
+        super().__init__()
+        self.hub, self.kind, self.count = hub, kind, count
+        self.ends, self.is_full, self.opened, self.lost = threading.Event(), threading.Event(), 0, 0
+
+    def run(self):
+        crowd = []
+        while not self.ends.is_set():
+            while len(crowd) < self.count and not self.ends.is_set():
+                try:
+                    crowd.append(self.kind(self.hub))
+                    self.opened += 1
+                except (OSError, Closed, Refused, Silence, AssertionError):
+                    self.lost += 1
+                    break
+                if self.opened % 50 == 0:
+                    break
+            # From the first one on that is lost it is as bad as it gets.
+            before, crowd = len(crowd), [wire for wire in crowd if self.stays(wire)]
+            self.lost += before - len(crowd)
+            if self.lost:
+                self.is_full.set()
+            self.ends.wait(0.005)
+        for wire in crowd:
+            wire.sock.close()
+
+    @staticmethod
+    def stays(wire):
+        """Whether the hub has not hung up; nothing is read."""
+        poll = select.poll()
+        poll.register(wire.sock.fileno(), select.POLLRDHUP)
+        if not poll.poll(0):
+            return True
+        wire.sock.close()
+        return False
+
+
+ATTACKS = {
+    # What each does, how many, and what makes them too many.
+    "half frames of one user": (half_a_large_frame, 80, {"LIMITS__MEMORY": "32MiB"}),
+    "half frames of strangers": (half_a_frame_of_a_stranger, 1400, {"LIMITS__MEMORY": "32MiB"}),
+    "one user who reads nothing": (much_that_is_not_read, 80, {"LIMITS__MEMORY": "32MiB"}),
+    "strangers in all places": (a_place, 400, {"LIMITS__CONNECTIONS": "300"}),
+}
+
+
+@story(f"{NEWCOMERS} with a token get in under each of four attacks")
+def newcomers(_):
+    told = []
+    for name, (kind, count, limits) in ATTACKS.items():
+        with Hub(**limits) as hub:
+            token, waits, refused = hub.token("good"), [], 0
+            attackers = Attackers(hub, kind, count)
+            attackers.start()
+            assert attackers.is_full.wait(60), f"{name}: {attackers.opened} of {count} disturb nobody"
+            for _ in range(NEWCOMERS):
+                began = time.monotonic()
+                try:
+                    with hub.connect(token=token):
+                        waits.append(time.monotonic() - began)
+                except (OSError, Closed, Refused, Silence, AssertionError):
+                    refused += 1
+                time.sleep(0.02)
+            attackers.ends.set()
+            attackers.join()
+            assert refused <= NEWCOMERS // 100, f"{name}: {refused} of {NEWCOMERS} newcomers were refused"
+            told.append(f"{name}: {refused} refused, {in_time('slowest', max(waits), 1)}")
+    return "; ".join(told)
 
 
 if __name__ == "__main__" and len(sys.argv) > 1 and sys.argv[1].startswith("/"):

@@ -75,7 +75,8 @@ fn what_runs_on_a_channel_is_listed_up_to_a_number_and_a_size_and_then_counted()
         }
         let admin = bench.admin();
         let heard = bench.ask(admin, json!({"action": "operations", "id": 1}));
-        assert_eq!(heard[0]["operations"].as_array().unwrap().len(), count, "an administrator sees all");
+        let seen = heard[0]["operations"].as_array().unwrap().len();
+        assert_eq!(seen, count.min(1000), "an administrator sees all, in parts");
     }
 }
 

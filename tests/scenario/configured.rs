@@ -281,7 +281,7 @@ fn a_ceiling_on_memory_that_comes_down_is_felt_when_memory_is_next_told() {
     assert_eq!(bench.hub.asks_for_memory(bench.now, 1 << 20), Asks::Nothing);
     bench.configure(|settings| settings.limits.memory = 1 << 20);
     assert_ne!(bench.hub.asks_for_memory(bench.now, 1 << 20), Asks::Nothing);
-    bench.handle(Input::Memory { links: 1 << 20, holders: Vec::new() });
+    bench.handle(Input::Memory { links: 1 << 20, holders: Vec::new(), is_waited_for: false });
     assert_eq!(bench.stats()["memory_level"], 3);
 }
 

@@ -1,6 +1,7 @@
 //! Stop, in every case.
 
 use serde_json::json;
+use wshubd::hub::Peer;
 use wshubd::protocol::{Interrupt, OperationId, Say};
 
 use super::bench::{Bench, Seat, rights};
@@ -258,6 +259,35 @@ fn only_so_many_interrupts_wait_in_all() {
     bench.live(11);
     bench.hush(late);
     assert_eq!(bench.say(late, ask(1024)), ["interrupt_result pending"]);
+}
+
+#[test]
+fn interrupts_of_one_user_take_the_places_of_nobody_else() {
+    let mut bench = Bench::new();
+    let ask = |n: usize| json!({"action": "interrupt", "data": {"operation_id": format!("op{n}")}});
+    for n in 0..64 {
+        let mallory = bench.client("mallory");
+        assert_eq!(bench.say(mallory, ask(n)), ["interrupt_result pending"]);
+    }
+    let again = bench.client("mallory");
+    assert_eq!(bench.say(again, ask(64)), ["error rate_limited"], "all connections together");
+    for n in 64..1024 {
+        let seat = bench.client(&format!("user{}", n / 16));
+        assert_eq!(bench.say(seat, ask(n)), ["interrupt_result pending"]);
+    }
+    let alice = bench.client("alice");
+    assert_eq!(bench.say(alice, ask(1024)), ["error rate_limited"], "all clients together");
+    let admin = bench.link(Peer::Worker { uid: 0, admin: true });
+    let mut request = ask(1025);
+    request["id"] = json!(1);
+    assert_eq!(bench.ask(admin, request).remove(0)["outcome"], "pending", "workers have their own");
+    let wish = Interrupt { operation_id: OperationId::new("late").unwrap(), channel: None, reason: None };
+    assert_eq!(bench.ask_http(1, Say::Interrupt(wish)), ["interrupt_result pending"], "and so has HTTP");
+    bench.hand_over();
+    assert_eq!(bench.say(again, ask(64)), ["error rate_limited"], "a hand-over changes nothing");
+    bench.live(11);
+    bench.hush(again);
+    assert_eq!(bench.say(again, ask(64)), ["interrupt_result pending"]);
 }
 
 #[test]

@@ -325,7 +325,7 @@ impl Model {
                 let ceiling = self.bench.settings.limits.memory as u64;
                 // Kept messages and the rest are less than another hundredth.
                 let links = ceiling / 100 * u64::from(hundredths);
-                self.bench.handle(Input::Memory { links, holders: Vec::new() });
+                self.bench.handle(Input::Memory { links, holders: Vec::new(), is_waited_for: false });
             }
             Step::Configure(what, how) => self.configure(what.into(), how.into()),
             Step::Wait(seconds) => {

@@ -259,7 +259,9 @@ fn what_was_evicted_before_it_was_acknowledged_has_no_receipt() {
     let mut bench = super::inbox::with_inbox(Policy { count: 2, ..Settings::default().inbox });
     let alice = sender(&mut bench);
     send(&mut bench, alice, "m1");
-    super::inbox::send_all(&mut bench, 2..=3);
+    super::inbox::send(&mut bench, alice, 2);
+    super::inbox::send(&mut bench, alice, 3);
+    bench.hush(alice);
     let bob = bench.client_in("bob", Ack);
     let told = ["connection_established", "gap 1 1 1 evicted", "say 2 replayed", "say 3 replayed"];
     assert_eq!(bench.story(bob), told);

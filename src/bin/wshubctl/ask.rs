@@ -22,13 +22,23 @@ pub(crate) enum Ask<'a> {
     Operations {
         #[serde(skip_serializing_if = "Option::is_none")]
         channel: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        after: Option<String>,
     },
     Stats,
-    Channels,
-    Connections,
+    Channels {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        after: Option<String>,
+    },
+    Connections {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        after: Option<String>,
+    },
     Inbox {
         #[serde(skip_serializing_if = "Option::is_none")]
         user_id: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        after: Option<String>,
     },
     Disconnect {
         #[serde(skip_serializing_if = "Option::is_none")]

@@ -162,39 +162,49 @@ fn print<T>(reader: Reader, rows: &[Row<T>], columns: &[Column<T>], none: &str) 
     }
 }
 
+/// One answer of a list that may have several: `list` is what this one calls its entries.
+#[derive(Deserialize)]
+struct Answer {
+    #[serde(alias = "operations", alias = "channels", alias = "connections", alias = "inboxes")]
+    list: Vec<Box<RawValue>>,
+    /// Where it goes on, if it does.
+    next: Option<String>,
+    operations_running: Option<u64>,
+}
+
+/// Asks for a whole list: wshubd answers with a part of a long one at a time.
+async fn all<'q, T: DeserializeOwned>(
+    client: &Client,
+    request: impl Fn(Option<String>) -> Ask<'q>,
+) -> Result<Vec<Row<T>>, Failure> {
+    let (mut list, mut next) = (Vec::new(), None);
+    loop {
+        let answer: Answer = ask(client, &request(next)).await?.read()?;
+        list.extend(rows(answer.list)?);
+        if let Some(running) = answer.operations_running {
+            eprintln!("wshubctl: the first {} of {running} that run there", list.len());
+        }
+        next = answer.next;
+        if next.is_none() {
+            return Ok(list);
+        }
+    }
+}
+
 pub(crate) async fn operations(client: &Client, asked: args::Operations) -> Result<ExitCode, Failure> {
-    #[derive(Deserialize)]
-    struct Answer {
-        operations: Vec<Box<RawValue>>,
-        operations_running: Option<u64>,
-    }
-    let answer = ask(client, &Ask::Operations { channel: asked.channel.as_deref() }).await?;
-    let Answer { operations, operations_running } = answer.read()?;
-    if let Some(running) = operations_running {
-        eprintln!("wshubctl: the first {} of {running} that run there", operations.len());
-    }
-    let rows = rows(operations)?;
+    let channel = asked.channel.as_deref();
+    let rows: Vec<Row<Operation>> = all(client, |after| Ask::Operations { channel, after }).await?;
     print(Reader::of(asked.json), &rows, &OPERATIONS, "nothing runs")
 }
 
 pub(crate) async fn channels(client: &Client, asked: args::Channels) -> Result<ExitCode, Failure> {
-    #[derive(Deserialize)]
-    struct Answer {
-        channels: Vec<Box<RawValue>>,
-    }
-    let answer = ask(client, &Ask::Channels).await?;
-    let mut rows: Vec<Row<Channel>> = rows(answer.read::<Answer>()?.channels)?;
+    let mut rows: Vec<Row<Channel>> = all(client, |after| Ask::Channels { after }).await?;
     rows.sort_by_key(|row| Reverse(row.entry.bytes));
     print(Reader::of(asked.json), &rows, &CHANNELS, "there are no channels")
 }
 
 pub(crate) async fn connections(client: &Client, asked: args::Connections) -> Result<ExitCode, Failure> {
-    #[derive(Deserialize)]
-    struct Answer {
-        connections: Vec<Box<RawValue>>,
-    }
-    let answer = ask(client, &Ask::Connections).await?;
-    let mut rows: Vec<Row<Connection>> = rows(answer.read::<Answer>()?.connections)?;
+    let mut rows: Vec<Row<Connection>> = all(client, |after| Ask::Connections { after }).await?;
     if let Some(user) = &asked.user {
         rows.retain(|row| row.entry.user_id.as_ref() == Some(user));
     }
@@ -204,17 +214,13 @@ pub(crate) async fn connections(client: &Client, asked: args::Connections) -> Re
 }
 
 pub(crate) async fn inbox(client: &Client, asked: args::Inbox) -> Result<ExitCode, Failure> {
-    #[derive(Deserialize)]
-    struct Answer {
-        inboxes: Vec<Box<RawValue>>,
-    }
     let reader = Reader::of(asked.json);
-    let answer = ask(client, &Ask::Inbox { user_id: asked.user.as_deref() }).await?;
-    if asked.user.is_none() {
-        let mut rows: Vec<Row<Inbox>> = rows(answer.read::<Answer>()?.inboxes)?;
+    let Some(user) = asked.user.as_deref() else {
+        let mut rows: Vec<Row<Inbox>> = all(client, |after| Ask::Inbox { user_id: None, after }).await?;
         rows.sort_by_key(|row| Reverse(row.entry.bytes));
         return print(reader, &rows, &INBOXES, "nothing waits for anybody");
-    }
+    };
+    let answer = ask(client, &Ask::Inbox { user_id: Some(user), after: None }).await?;
     match reader {
         Reader::Program => show(&format!("{}\n", fields(&answer)?)),
         Reader::Person => show(&one_inbox(&answer.read()?)),

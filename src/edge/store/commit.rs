@@ -235,6 +235,7 @@ impl Disk {
         }
         tell(stored, around);
         self.tell_capacity(tail, around.facts);
+        self.tell_scarcity(now, around.facts);
         self.recover(around);
     }
 }

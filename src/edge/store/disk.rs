@@ -102,6 +102,8 @@ pub(super) struct Disk {
     pub(super) no_checkpoint_before: Moment,
     /// What the hub was told that may be kept; nothing yet.
     pub(super) told_capacity: Option<u64>,
+    /// Whether it was told that little may be written in what is left of the day.
+    pub(super) told_scarce: bool,
 }
 
 impl Disk {
@@ -138,6 +140,7 @@ impl Disk {
             checkpoint: None,
             no_checkpoint_before: Moment(0),
             told_capacity: None,
+            told_scarce: false,
         }
     }
 

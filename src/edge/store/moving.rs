@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 
 use serde_json::value::RawValue;
 
+use super::budget::Thrift;
 use super::commit::Moved;
 use super::disk::{Around, Disk};
 use super::index::{Index, Placed};
@@ -19,6 +20,7 @@ use super::spelling;
 use super::tail::Tail;
 use super::words::Order;
 use crate::hub::{Input, LogKey, StoreFact};
+use crate::protocol::Moment;
 
 /// How much is written again with one commit: little beside what a card writes in
 /// a second, so that whoever waits for the disk hardly notices.
@@ -154,6 +156,15 @@ impl Disk {
         if !is_near {
             self.told_capacity = capacity;
             facts.push_back(Input::Store(StoreFact::Capacity { bytes: capacity }));
+        }
+    }
+
+    /// Tells the hub whether little may be written in what is left of the day, where that has
+    /// changed. It is of use when something is written, and looked at then.
+    pub(super) fn tell_scarcity(&mut self, now: Moment, facts: &mut VecDeque<Input>) {
+        let is_scarce = self.budget.thrift(now) != Thrift::Free;
+        if std::mem::replace(&mut self.told_scarce, is_scarce) != is_scarce {
+            facts.push_back(Input::Store(StoreFact::Flash { is_scarce }));
         }
     }
 

@@ -104,6 +104,7 @@ impl Disk {
         if self.task.is_none() && self.loading.is_none() {
             self.tell_capacity(tail, around.facts);
         }
+        self.tell_scarcity(now, around.facts);
         if let Some((task, deadline)) = &self.task
             && *deadline <= now
         {

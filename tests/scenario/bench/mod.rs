@@ -292,12 +292,15 @@ impl Bench {
     /// Lets time pass, with everything that falls due in it.
     pub(crate) fn wait(&mut self, seconds: f64) {
         let until = self.now.moment + Duration::from_secs_f64(seconds);
+        let mut again = 0;
         while let Some(due) = self.hub.deadline().filter(|due| *due <= until) {
             let ahead = due.since(self.now.moment);
             self.pass(ahead);
             self.handle(Input::Due);
-            let next = self.hub.deadline();
-            assert!(next.is_none_or(|next| next > self.now.moment), "due again at once: {next:?}");
+            // Very much that is due goes in parts.
+            let next = self.hub.deadline().filter(|next| *next <= self.now.moment);
+            again = if next.is_some() { again + 1 } else { 0 };
+            assert!(again < 20, "due again and again: {next:?}");
         }
         self.pass(until.since(self.now.moment));
     }

@@ -1,0 +1,171 @@
+//! What each publisher has of what belongs to others too: places in their inboxes, and what
+//! may be written to the flash.
+//!
+//! Knows publishers by a digest. Does not know what they publish.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::accounts::Account;
+use super::event::Now;
+use super::kept::Kept;
+use super::limits::Bucket;
+use super::logs::Log;
+use super::publish::Publisher;
+use super::settings::Settings;
+use super::{Done, Hub};
+use crate::protocol::{Code, Moment, Refusal};
+
+/// Who has published a message, over whatever connection: a digest, that an entry of the
+/// index has room for. Nobody in particular for what was found on the disk.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Author(u32);
+
+impl Author {
+    /// The lowest bit says whether there is a limit.
+    const PAYS: u32 = 1;
+
+    fn of(account: Account) -> Self {
+        let digest = account.short();
+        Self(if account.pays { digest | Self::PAYS } else { digest & !Self::PAYS })
+    }
+
+    fn pays(self) -> bool {
+        self.0 & Self::PAYS != 0
+    }
+}
+
+impl Hub {
+    /// Who publishes, as far as shares go. Those who ask over HTTP are one.
+    pub(super) fn author(&self, from: &Publisher) -> Author {
+        Author::of(from.conn.map_or_else(Account::of_http, |conn| self.account(conn)))
+    }
+}
+
+/// How much of a log each message counts that stands in the way of a newcomer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Measure {
+    Messages,
+    Bytes,
+}
+
+impl Measure {
+    fn of(self, size: u32) -> u64 {
+        match self {
+            Self::Messages => 1,
+            Self::Bytes => u64::from(size),
+        }
+    }
+}
+
+/// A message that is not kept yet, as far as shares go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Newcomer {
+    pub(super) author: Author,
+    pub(super) size: u32,
+}
+
+/// So many of the oldest messages of a log are looked at for the share of each publisher.
+const LOOKED_AT: usize = 4096;
+
+impl Log {
+    /// Of the messages that may go, the oldest of the publisher who has most of them here,
+    /// a newcomer counted.
+    pub(super) fn first_of_largest(
+        &self,
+        measure: Measure,
+        newcomer: Option<Newcomer>,
+        may_go: impl Fn(&Kept) -> bool,
+    ) -> Option<u64> {
+        let mut shares: HashMap<Author, (u64, u64)> = HashMap::new();
+        let mut kept = self.kept.iter().take(LOOKED_AT).filter(|kept| may_go(kept)).peekable();
+        while let Some(first) = kept.next() {
+            // Those that one publisher sent in a row are looked up once.
+            let mut sum = measure.of(first.size);
+            while let Some(next) = kept.next_if(|next| next.author == first.author) {
+                sum += measure.of(next.size);
+            }
+            shares.entry(first.author).or_insert((0, first.seq)).0 += sum;
+        }
+        if let Some(Newcomer { author, size }) = newcomer
+            && let Some((sum, _)) = shares.get_mut(&author)
+        {
+            *sum += measure.of(size);
+        }
+        let largest = shares.into_values().max_by_key(|(sum, first)| (*sum, std::cmp::Reverse(*first)));
+        largest.map(|(_, first)| first)
+    }
+}
+
+/// One user may write this part of a day's budget, once half of that is spent.
+const PART: u64 = 8;
+
+const DAY: u64 = 24 * 3600 * 1_000_000;
+
+/// What a message costs for which a sync is made, beside its bytes: measured, a single one
+/// of 300 bytes dirties 5 KiB.
+const SYNC: u64 = 4096;
+
+/// So many publishers are remembered. Of more, those who owe least are forgotten.
+const MOST: usize = 4096;
+
+/// What users have had written to the flash.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Flash {
+    /// Half of what may be written in a day is spent. Told again by the store of another
+    /// process.
+    #[serde(skip)]
+    pub(super) is_scarce: bool,
+    /// A day pays off what one may write in a day.
+    spent: BTreeMap<Author, Bucket>,
+}
+
+impl Flash {
+    /// Notes what was written of a message.
+    pub(super) fn charge(
+        &mut self,
+        now: Moment,
+        author: Author,
+        size: u32,
+        was_synced: bool,
+        settings: &Settings,
+    ) {
+        let Some(budget) = settings.flash_budget.filter(|_| author.pays()) else { return };
+        if self.spent.len() >= MOST && !self.spent.contains_key(&author) {
+            self.spent.retain(|_, bucket| bucket.owes(now) > Duration::ZERO);
+            let least =
+                self.spent.iter().min_by_key(|(_, bucket)| bucket.owes(now)).map(|(author, _)| *author);
+            if let Some(least) = least.filter(|_| self.spent.len() >= MOST) {
+                self.spent.remove(&least);
+            }
+        }
+        // A commit holds many of those that wait.
+        let bytes = 2 * u64::from(size) + if was_synced { SYNC } else { 0 };
+        let cost = u128::from(bytes) * u128::from(DAY) / u128::from((budget / PART).max(1));
+        let cost = Duration::from_micros(u64::try_from(cost).unwrap_or(u64::MAX));
+        self.spent.entry(author).or_default().owe(now, cost);
+    }
+
+    /// For how long nothing of a user is to be written.
+    fn wait(&self, now: Moment, author: Author) -> Option<Duration> {
+        let bucket = self.spent.get(&author).filter(|_| self.is_scarce)?;
+        bucket.owes(now).checked_sub(Duration::from_micros(DAY)).filter(|wait| *wait > Duration::ZERO)
+    }
+
+    /// Whether what may wait for the end waits for it.
+    pub(super) fn is_overspent(&self, now: Moment, author: Author) -> bool {
+        self.wait(now, author).is_some()
+    }
+}
+
+impl Hub {
+    /// Whether one more message of a publisher may be written at once.
+    pub(super) fn may_spend(&self, now: Now, from: &Publisher) -> Done {
+        let Some(wait) = self.flash.wait(now.moment, self.author(from)) else { return Ok(()) };
+        let why = "an eighth of what may be written in a day (`[store] flash_budget`) was written for this user; \
+                   without `durable` it is sent now";
+        Err(Refusal::new(Code::RateLimited, why).after(wait))
+    }
+}

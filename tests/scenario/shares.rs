@@ -1,0 +1,179 @@
+//! What one publisher may have of what belongs to others too: places in their inboxes, and
+//! the flash.
+
+use serde_json::json;
+use wshubd::hub::settings::{Disk, Policy};
+use wshubd::hub::{Effect, Input, Settings, StoreFact};
+
+use super::bench::{Bench, Seat, rights};
+use super::inbox::waits;
+
+fn bench(count: usize, bytes: usize) -> Bench {
+    let mut settings =
+        Settings { inbox: Policy { count, bytes, ..Settings::default().inbox }, ..Settings::default() };
+    (settings.limits.requests_per_second, settings.limits.burst) = (1_000_000, 1_000_000);
+    Bench::with(settings)
+}
+
+/// Somebody who may send to every user.
+fn sender(bench: &mut Bench, user: &str) -> Seat {
+    bench.client_with(user, rights(&["*"], &["*", "@user:*"], &[]))
+}
+
+fn send(bench: &mut Bench, from: Seat, data: &str) {
+    let said = json!({"action": "send", "user_id": "bob", "event": "say", "data": data, "id": 1});
+    assert_eq!(bench.say(from, said), ["send_success 0 0 kept"]);
+}
+
+#[test]
+fn a_flood_pushes_out_what_its_sender_sent_and_nothing_else() {
+    let mut bench = bench(6, 1 << 20);
+    let (alice, mallory) = (sender(&mut bench, "alice"), sender(&mut bench, "mallory"));
+    send(&mut bench, alice, "1");
+    send(&mut bench, alice, "2");
+    for n in 0..100 {
+        send(&mut bench, mallory, &format!("flood {n}"));
+    }
+    let heard = waits(&mut bench);
+    let rest = (96..100).map(|n| format!("say flood {n} replayed"));
+    let alices = ["say 1 replayed", "say 2 replayed", "gap 3 98 96 evicted"].map(String::from);
+    assert_eq!(heard, alices.into_iter().chain(rest).collect::<Vec<_>>());
+    assert_eq!(bench.stats()["messages_evicted"], 96);
+}
+
+#[test]
+fn large_messages_do_not_push_small_ones_of_others_out() {
+    let mut bench = bench(1000, 10_000);
+    let (alice, mallory) = (sender(&mut bench, "alice"), sender(&mut bench, "mallory"));
+    for n in 0..10 {
+        send(&mut bench, alice, &n.to_string());
+    }
+    for _ in 0..50 {
+        send(&mut bench, mallory, &"m".repeat(2000));
+    }
+    let small = waits(&mut bench).iter().filter(|heard| heard.len() < 20).count();
+    assert_eq!(small, 10, "all of alice's");
+}
+
+#[test]
+fn whoever_sent_no_more_than_an_even_share_loses_nothing() {
+    const SENDERS: usize = 5;
+    for seed in 0..40_u64 {
+        let mut bench = bench(25, 1 << 20);
+        let names: Vec<String> = (0..SENDERS).map(|n| format!("user{n}")).collect();
+        let mut sent = [0; SENDERS];
+        let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        for turn in 0..120 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            // Some send much more than others, in every run another one.
+            let who = ((random >> 33) as usize % 100).isqrt() / 2;
+            let who = (who + seed as usize) % SENDERS;
+            // Over whatever connection, and whichever process.
+            let seat = sender(&mut bench, &names[who]);
+            send(&mut bench, seat, &names[who]);
+            bench.leave(seat);
+            sent[who] += 1;
+            if turn == 60 {
+                bench.hand_over();
+            }
+        }
+        let heard = waits(&mut bench);
+        for (name, sent) in names.iter().zip(sent) {
+            let left = heard.iter().filter(|heard| heard.contains(name.as_str())).count();
+            assert!(left >= sent.min(25 / SENDERS), "seed {seed}: {left} of {sent} of {name}");
+        }
+    }
+}
+
+#[test]
+fn what_others_give_up_for_a_newcomer_is_the_largest_senders_too() {
+    let mut settings = Settings::default();
+    settings.limits.kept_bytes = 10_000;
+    (settings.limits.requests_per_second, settings.limits.burst) = (1000, 1000);
+    let mut bench = Bench::with(settings);
+    let (alice, mallory) = (sender(&mut bench, "alice"), sender(&mut bench, "mallory"));
+    send(&mut bench, alice, "1");
+    for _ in 0..40 {
+        send(&mut bench, mallory, "flood");
+    }
+    for n in 0..20 {
+        bench.publish(mallory, &format!("elsewhere:{n}"), 1);
+    }
+    assert_eq!(waits(&mut bench)[0], "say 1 replayed");
+}
+
+/// One in which an eighth of the flash budget of a day is a mebibyte.
+fn with_budget() -> Bench {
+    let mut settings = Settings { has_disk: true, flash_budget: Some(8 << 20), ..Settings::default() };
+    (settings.limits.requests_per_second, settings.limits.burst) = (1000, 1000);
+    Bench::with(settings)
+}
+
+fn durable(bench: &mut Bench, from: Seat, bytes: usize) -> Vec<String> {
+    let data = "d".repeat(bytes);
+    bench.say(
+        from,
+        json!({"action": "send", "channel": "jobs", "event": "e", "data": data, "durable": true, "id": 1}),
+    )
+}
+
+fn disk_of_last(bench: &Bench) -> Vec<Disk> {
+    let disk = |effect: &Effect| match effect {
+        Effect::Keep { keeping, .. } => Some(keeping.disk),
+        _ => None,
+    };
+    bench.last.list.iter().filter_map(disk).collect()
+}
+
+#[test]
+fn who_has_written_an_eighth_of_a_day_writes_nothing_once_that_is_scarce() {
+    let mut bench = with_budget();
+    let (alice, mallory) = (bench.client("alice"), bench.client("mallory"));
+    for _ in 0..10 {
+        assert_eq!(
+            durable(&mut bench, mallory, 100_000),
+            ["send_success 0 0 kept stored"],
+            "there is plenty"
+        );
+    }
+    bench.handle(Input::Store(StoreFact::Flash { is_scarce: true }));
+    assert_eq!(durable(&mut bench, mallory, 1), ["error rate_limited"]);
+    let again = bench.client("mallory");
+    assert_eq!(durable(&mut bench, again, 1), ["error rate_limited"], "over whatever connection");
+    bench.publish(mallory, "jobs", 1);
+    assert_eq!(disk_of_last(&bench), [Disk::Stop], "what was not promised waits for the end");
+
+    assert_eq!(durable(&mut bench, alice, 1), ["send_success 0 0 kept stored"], "nobody pays for others");
+    bench.publish(alice, "jobs", 1);
+    assert_eq!(disk_of_last(&bench), [Disk::Behind]);
+    let worker = bench.worker();
+    for _ in 0..4 {
+        let said =
+            json!({"channel": "jobs", "event": "e", "data": "w".repeat(400_000), "durable": true, "id": 1});
+        assert_eq!(bench.ask(worker, said).remove(0)["stored"], true, "workers are trusted");
+    }
+
+    bench.hand_over();
+    bench.handle(Input::Store(StoreFact::Flash { is_scarce: true }));
+    assert_eq!(durable(&mut bench, mallory, 1), ["error rate_limited"], "a hand-over changes nothing");
+    bench.handle(Input::Store(StoreFact::Flash { is_scarce: false }));
+    assert_eq!(durable(&mut bench, mallory, 1), ["send_success 0 0 kept stored"]);
+}
+
+#[test]
+fn a_day_pays_off_what_one_may_write_in_a_day() {
+    let mut bench = with_budget();
+    let mallory = bench.client("mallory");
+    for _ in 0..10 {
+        durable(&mut bench, mallory, 100_000);
+    }
+    bench.handle(Input::Store(StoreFact::Flash { is_scarce: true }));
+    let refused = bench
+        .ask(mallory, json!({"action": "send", "channel": "jobs", "event": "e", "durable": true, "id": 1}));
+    let wait = refused[0]["retry_after"].as_f64().unwrap();
+    assert!(refused[0]["message"].as_str().unwrap().contains("flash_budget"), "{refused:?}");
+    bench.leave(mallory);
+    bench.wait(wait + 1.0);
+    let mallory = bench.client("mallory");
+    assert_eq!(durable(&mut bench, mallory, 1), ["send_success 0 0 kept stored"], "after {wait} s");
+}
