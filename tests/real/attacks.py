@@ -225,7 +225,7 @@ def reconnecting(hub):
 
 @story("connections that do nothing but ping are closed, and keep nobody waiting")
 def pinging(hub):
-    crowd = [hub.connect(token="", established=False) for _ in range(500)]
+    crowd = [hub.connect(user=None, established=False) for _ in range(500)]
     with Neighbour(hub) as neighbour:
         sent, left = flood(crowd, frame(0x9, b"") * 20000, 5)
     same(left, 0, "connections that are left")
@@ -240,7 +240,7 @@ def half_a_large_frame(hub):
 
 
 def half_a_frame_of_a_stranger(hub):
-    wire = hub.connect(token="", established=False)
+    wire = hub.connect(user=None, established=False)
     beginning = frame(TEXT, b"x" * 30_500)[:29_900]
     wire.sock.sendall(beginning[:15_000])
     wire.sock.sendall(beginning[15_000:])
@@ -258,7 +258,7 @@ def much_that_is_not_read(hub):
 
 def a_place(hub):
     """A stranger that says nothing."""
-    return hub.connect(token="", established=False)
+    return hub.connect(user=None, established=False)
 
 
 class Attackers(threading.Thread):

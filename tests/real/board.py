@@ -193,6 +193,13 @@ class Board(Door):
         self.log.flush()
         return (self.directory / "log").read_text(errors="replace")[-3000:]
 
+    def leave_evidence(self, when):
+        """Keeps what is on the disk, and prints what the machine has said."""
+        image = Path(__file__).parent / "out" / "power_cut.img"
+        image.parent.mkdir(exist_ok=True)
+        image.write_bytes(self.disk.safe)
+        print(f"# {when}: the disk is in {image}; the machine said: {self.logged()}", flush=True)
+
     def __enter__(self):
         return self
 

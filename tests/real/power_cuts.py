@@ -16,6 +16,8 @@ from story import story, tell
 
 CUTS = int(os.environ.get("POWER_CUTS", "3"))
 SEED = int(os.environ.get("POWER_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
+# How often the machine has nothing to do for a while.
+RESTS = float(os.environ.get("POWER_RESTS", "0.2"))
 # How many cuts a machine without flushes may survive without a loss, by luck.
 LUCK = 8
 
@@ -50,7 +52,10 @@ class Stage:
         yield come_and_go
 
     def cut(self, number):
-        """Load, and the cut somewhere in it: at any moment, or on the heels of an answer that says `stored`."""
+        """Load, and the cut somewhere in it: at any moment, or on the heels of an answer that says `stored`. Now and then the
+        machine rests before, until what it has is copied from the write-ahead log into a database, or is being copied."""
+        if self.rng.random() < RESTS:
+            time.sleep(self.rng.uniform(4.5, 9))
         cast = Cast()
         cast.start(*self.load(cast, number))
         until, goal = time.monotonic() + self.rng.uniform(0.1, 3), self.figures["answered stored"] + self.rng.randrange(1, 50)
@@ -89,9 +94,13 @@ def nothing_is_lost(_):
     with stage.board:
         stage.boot()
         for number in range(CUTS):
-            stage.cut(number)
-            stage.boot()
-            stage.verify(everything=number == CUTS - 1)
+            try:
+                stage.cut(number)
+                stage.boot()
+                stage.verify(everything=number == CUTS - 1)
+            except AssertionError:
+                stage.board.leave_evidence(f"cut {number}")
+                raise
         for log in stage.logs:
             log.in_order()
     print(f"# {stage.figures}", flush=True)
