@@ -130,3 +130,35 @@ impl Driver {
         packet
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Account, ConnectionId, Fetch, LogKey, Pages, Purpose};
+    use crate::protocol::UserId;
+
+    fn account(digest: u64) -> Account {
+        serde_json::from_value(serde_json::json!({"digest": digest, "pays": true}))
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn page(slot: u32) -> Fetch {
+        let user = UserId::new("ada").unwrap_or_else(|refusal| panic!("{refusal:?}"));
+        let purpose = Purpose::Replay(ConnectionId { slot, tag: 1 });
+        Fetch { purpose, log: LogKey::Inbox(user), after: 0, count: 1, bytes: 1 }
+    }
+
+    #[test]
+    fn users_have_their_pages_in_turns_however_many_each_waits_for() {
+        let mut pages = Pages::default();
+        (0..100).for_each(|slot| pages.push(account(1), page(slot)));
+        (100..103).for_each(|slot| pages.push(account(2), page(slot)));
+        pages.push(account(3), page(200));
+        let order = std::iter::from_fn(|| pages.pop()).map(|fetch| match fetch.purpose {
+            Purpose::Replay(conn) => conn.slot,
+            Purpose::Notice(_) => u32::MAX,
+        });
+        let order: Vec<u32> = order.collect();
+        assert_eq!(order.get(..8), Some(&[0, 100, 200, 1, 101, 2, 102, 3][..]));
+        assert_eq!((order.len(), pages.is_empty()), (104, true));
+    }
+}

@@ -48,3 +48,25 @@ impl Turn {
         self.0.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Account, OF_A_TURN, Turn};
+
+    fn account(digest: u64, pays: bool) -> Account {
+        serde_json::from_value(serde_json::json!({"digest": digest, "pays": pays}))
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[test]
+    fn what_one_user_has_had_in_a_turn_is_missing_to_nobody_else() {
+        let (alice, bob, workers) = (account(1, true), account(2, true), account(3, false));
+        let mut turn = Turn::default();
+        turn.leave(alice, 0);
+        turn.leave(workers, 0);
+        assert_eq!((turn.rest_of(alice), turn.rest_of(bob)), (0, OF_A_TURN));
+        assert_eq!(turn.rest_of(workers), OF_A_TURN, "their sockets slow them down");
+        turn.end();
+        assert_eq!(turn.rest_of(alice), OF_A_TURN, "the next turn");
+    }
+}

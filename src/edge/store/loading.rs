@@ -277,6 +277,8 @@ impl Disk {
         self.index.logs.reserve(loading.logs.list.len());
         for mut log in loading.logs.list {
             let lives = log.records.iter().map(|record| record.head.0).chain(log.mark.map(|mark| mark.life));
+            // Damage may leave less of a log than what says that it is kept no longer.
+            let lives = lives.chain(log.gone.iter().map(|(life, ..)| *life));
             self.index.has_seen(lives.max().unwrap_or_default());
             let mark = log.sift(|dead| self.index.has_seen_dead(&dead.placed()));
             if log.records.is_empty() {
