@@ -288,6 +288,9 @@ impl Channels {
         if let Some(log) = &mut topic.log {
             let is = log.weight();
             self.weights.change(place, std::mem::replace(&mut log.weighed, is), is);
+            for (author, bytes) in log.take_moved() {
+                self.weights.publishers.change(author, bytes);
+            }
         }
     }
 
@@ -352,6 +355,10 @@ impl<'de> Deserialize<'de> for Channels {
         for place in places {
             all.enter(place);
             all.weigh(place);
+            let log = all.table.get(place as usize).and_then(|topic| topic.log.as_ref());
+            for kept in log.into_iter().flat_map(|log| &log.kept) {
+                all.weights.publishers.change(kept.author, kept.size as isize);
+            }
         }
         all.most = all.table.len();
         for (place, topic) in &all.table {

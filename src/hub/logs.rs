@@ -13,6 +13,7 @@ use super::kept::{Kept, Sums};
 use super::readers::{Backlog, Reader, Readers, join};
 use super::receipts::Owed;
 use super::seldom::Seldom;
+use super::shares::Author;
 use super::weights::Weight;
 use crate::few::Few;
 use crate::protocol::Moment;
@@ -44,6 +45,10 @@ pub(super) struct Log {
     /// connection because the disk could not be read. The cursor stays before the
     /// first until some connection has had it.
     unread: Option<Box<Run>>,
+    /// What has come and gone since it was weighed, of publishers who have a share in all that
+    /// is kept.
+    #[serde(skip)]
+    moved: Seldom<Vec<(Author, isize)>>,
 }
 
 impl Default for Log {
@@ -59,6 +64,7 @@ impl Default for Log {
             receipts: Seldom::default(),
             answers: Seldom::default(),
             unread: None,
+            moved: Seldom::default(),
         }
     }
 }
@@ -118,8 +124,20 @@ impl Log {
 
     pub(super) fn push(&mut self, kept: Kept) {
         self.sums.add(&kept);
+        self.note_moved(&kept, 1);
         self.soonest = self.soonest.min(kept.expires);
         self.kept.push_back(kept);
+    }
+
+    fn note_moved(&mut self, kept: &Kept, sign: isize) {
+        if kept.author.pays() {
+            self.moved.push((kept.author, sign * kept.size as isize));
+        }
+    }
+
+    /// Takes that out: bytes by publisher, those that went below zero.
+    pub(super) fn take_moved(&mut self) -> Vec<(Author, isize)> {
+        self.moved.take_all()
     }
 
     /// Puts messages that were found on the disk between those that are here; how
@@ -296,11 +314,15 @@ impl Log {
     pub(super) fn remove(&mut self, mut gone: impl FnMut(&Kept) -> bool) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();
         let mut adjacent = false;
+        let mut moved = Vec::new();
         let sums = &mut self.sums;
         self.kept.retain(|kept| {
             let goes = gone(kept);
             if goes {
                 sums.take(kept);
+                if kept.author.pays() {
+                    moved.push((kept.author, -(kept.size as isize)));
+                }
                 match runs.last_mut() {
                     Some(run) if adjacent => run.1 = kept.seq,
                     _ => runs.push((kept.seq, kept.seq)),
@@ -309,6 +331,9 @@ impl Log {
             adjacent = goes;
             !goes
         });
+        if !moved.is_empty() {
+            self.moved.extend(moved);
+        }
         runs
     }
 
@@ -352,6 +377,7 @@ impl Log {
         let Ok(place) = self.kept.find(&seq, |kept| kept.seq) else { return false };
         if let Some(kept) = self.kept.remove(place) {
             self.sums.take(&kept);
+            self.note_moved(&kept, -1);
         }
         true
     }

@@ -81,6 +81,9 @@ pub struct Hub {
     accounts: accounts::Accounts,
     #[serde(default)]
     flash: shares::Flash,
+    /// Found again by another process.
+    #[serde(skip)]
+    excess: shares::Excess,
     deadlines: deadlines::Deadlines,
     counters: Counters,
     /// Told again by whoever holds it; another process holds something else.
@@ -147,6 +150,7 @@ impl Hub {
             departures: notices::Departures::default(),
             accounts: accounts::Accounts::default(),
             flash: shares::Flash::default(),
+            excess: shares::Excess::default(),
             deadlines: deadlines::Deadlines::default(),
             counters: Counters::default(),
             memory: memory::Memory::default(),

@@ -76,6 +76,7 @@ impl Hub {
         let from = self.publisher(ask.from, publication.echo);
         if publication.durable && log.as_ref().is_some_and(|log| self.would_keep(log)) {
             self.may_store()?;
+            self.may_hold(&from)?;
             self.may_spend(now, &from)?;
         }
         let Publication { ttl, durable, .. } = publication;

@@ -46,7 +46,7 @@ enum Loss {
 
 impl Hub {
     /// What all logs may hold together.
-    fn kept_limit(&self) -> usize {
+    pub(super) fn kept_limit(&self) -> usize {
         let limit = self.settings.limits.kept_bytes;
         self.store_room.bytes.map_or(limit, |bytes| bytes.min(limit))
     }
@@ -66,11 +66,16 @@ impl Hub {
             if self.channels.weights.sum.bytes <= self.kept_limit() {
                 break;
             }
-            let Some((_, victim)) = self.channels.weights.heaviest() else { break };
-            let first = self.first_to_go(victim, Measure::Bytes, None, |kept| !kept.durable);
+            let excess = self.first_of_excess();
+            let heaviest = || self.channels.weights.heaviest().map(|(_, victim)| victim);
+            let Some(victim) = excess.map(|(victim, _)| victim).or_else(heaviest) else { break };
+            let first = match excess {
+                Some((_, seq)) => Some(seq),
+                None => self.first_to_go(victim, Measure::Bytes, None, |kept| !kept.durable),
+            };
             let Some(log) = self.log(victim) else { break };
             match first {
-                Some(seq) if !log.is_mostly_receipts() => self.evict(victim, seq, out),
+                Some(seq) if excess.is_some() || !log.is_mostly_receipts() => self.evict(victim, seq, out),
                 _ => self.drop_receipt(victim),
             }
             self.channels.weigh(victim);
@@ -148,20 +153,35 @@ impl Hub {
         let has_room = loop {
             let Some(lack) = self.lack(place, size, most) else { break true };
             is_short = true;
+            if let Some((victim, seq)) = self.first_of_excess().filter(|_| !self.tells_of_others(place)) {
+                self.evict(victim, seq, out);
+                self.gave_way(victim, place, others);
+                continue;
+            }
             let Some((victim, loss)) = self.victim(place, newcomer, lack) else { break false };
             match loss {
                 Loss::Message(seq) => self.evict(victim, seq, out),
                 Loss::Receipt => self.drop_receipt(victim),
             }
-            self.channels.weigh(victim);
-            if victim != place && !others.contains(&victim) {
-                others.push(victim);
-            }
+            self.gave_way(victim, place, others);
         };
         if is_short {
             out.push(Effect::Report(Anomaly::KeptLimit { is_newcomer_lost: !has_room }));
         }
         has_room
+    }
+
+    /// A log has given something up for a newcomer in another one, or in itself.
+    fn gave_way(&mut self, victim: u32, place: u32, others: &mut Vec<u32>) {
+        self.channels.weigh(victim);
+        if victim != place && !others.contains(&victim) {
+            others.push(victim);
+        }
+    }
+
+    /// What tells of evictions must not cause others.
+    fn tells_of_others(&self, place: u32) -> bool {
+        self.channels.at(place).is_none_or(Topic::tells_of_others)
     }
 
     /// Where the disk takes less than what is kept, a newcomer may leave it at so much: what
@@ -193,8 +213,12 @@ impl Hub {
     fn others_give(&self, place: u32, size: usize, mut lacking: usize) -> bool {
         /// So many are looked at; where there are more, they have it.
         const LOOKED_AT: usize = 16;
-        if self.channels.at(place).is_none_or(Topic::tells_of_others) {
+        if self.tells_of_others(place) {
             return false;
+        }
+        lacking = lacking.saturating_sub(self.can_give_up());
+        if lacking == 0 {
+            return true;
         }
         let others = self.channels.weights.heavier_than(size).filter(|(_, other)| *other != place);
         for (count, (bytes, _)) in others.enumerate() {

@@ -40,6 +40,11 @@ impl<T: List> Seldom<T> {
         self.0.take_if(|list| list.is_empty());
     }
 
+    /// Takes all out.
+    pub(super) fn take_all(&mut self) -> T {
+        self.0.take().map(|list| *list).unwrap_or_default()
+    }
+
     /// The list, if it may have something in it: looking for what is not there takes no
     /// memory.
     pub(super) fn some_mut(&mut self) -> Option<&mut T> {

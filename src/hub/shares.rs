@@ -3,7 +3,7 @@
 //!
 //! Knows publishers by a digest. Does not know what they publish.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -32,7 +32,7 @@ impl Author {
         Self(if account.pays { digest | Self::PAYS } else { digest & !Self::PAYS })
     }
 
-    fn pays(self) -> bool {
+    pub(super) fn pays(self) -> bool {
         self.0 & Self::PAYS != 0
     }
 }
@@ -96,6 +96,92 @@ impl Log {
         }
         let largest = shares.into_values().max_by_key(|(sum, first)| (*sum, std::cmp::Reverse(*first)));
         largest.map(|(_, first)| first)
+    }
+}
+
+/// One user may have this part of all that is kept, once there is no room for more.
+const PART_OF_ALL: usize = 8;
+
+/// So many messages of a user who has more are looked for at a time: all logs are gone
+/// through for that.
+const AT_ONCE: usize = 1000;
+
+/// What goes next of a user who has too much.
+#[derive(Debug, Default)]
+pub(super) struct Excess {
+    author: Author,
+    /// Logs and positions, the oldest first.
+    found: VecDeque<(u32, u64)>,
+    /// What was kept of that user when nothing was found that may go.
+    in_vain: usize,
+}
+
+impl Hub {
+    /// How much more is kept of a user than the share of one, if anything.
+    fn excess(&self) -> Option<(Author, usize)> {
+        let (bytes, author) = self.channels.weights.publishers.largest()?;
+        Some((author, bytes.checked_sub(self.kept_limit() / PART_OF_ALL).filter(|more| *more > 0)?))
+    }
+
+    /// What users who have more than their share give up, in bytes.
+    pub(super) fn can_give_up(&self) -> usize {
+        self.excess().map_or(0, |(_, more)| more)
+    }
+
+    /// The oldest message of the user who has most of all that is kept, where that is more than
+    /// a share. What is durable stays.
+    pub(super) fn first_of_excess(&mut self) -> Option<(u32, u64)> {
+        let (author, _) = self.excess()?;
+        if self.excess.author != author {
+            self.excess = Excess { author, ..Excess::default() };
+        }
+        loop {
+            while let Some((place, seq)) = self.excess.found.pop_front() {
+                let log = self.channels.at(place).and_then(|topic| topic.log.as_ref());
+                if log
+                    .and_then(|log| log.find(seq))
+                    .is_some_and(|kept| kept.author == author && !kept.durable)
+                {
+                    return Some((place, seq));
+                }
+            }
+            let bytes = self.channels.weights.publishers.of(author);
+            if bytes <= self.excess.in_vain {
+                return None;
+            }
+            self.find_oldest(author);
+            // A little more of it is not worth another look.
+            let more = self.kept_limit() / 64;
+            self.excess.in_vain = if self.excess.found.is_empty() { bytes + more } else { 0 };
+        }
+    }
+
+    fn find_oldest(&mut self, author: Author) {
+        let mut found: Vec<(Moment, u32, u64)> = Vec::new();
+        for place in self.channels.with(|log| !log.kept.is_empty()) {
+            let Some(log) = self.channels.at(place).and_then(|topic| topic.log.as_ref()) else { continue };
+            let theirs = log.kept.iter().filter(|kept| kept.author == author && !kept.durable);
+            found.extend(theirs.map(|kept| (kept.since, place, kept.seq)));
+            if found.len() > 4 * AT_ONCE {
+                found.select_nth_unstable(AT_ONCE);
+                found.truncate(AT_ONCE);
+            }
+        }
+        found.sort_unstable();
+        self.excess.found = found.into_iter().take(AT_ONCE).map(|(_, place, seq)| (place, seq)).collect();
+    }
+
+    /// Whether so much more may be kept of a publisher that no other message pushes out.
+    pub(super) fn may_hold(&self, from: &Publisher) -> Done {
+        let limit = self.kept_limit();
+        let is_near = self.channels.weights.sum.bytes >= limit / 4 * 3;
+        let theirs = self.channels.weights.publishers.of(self.author(from));
+        if !is_near || theirs < limit / PART_OF_ALL {
+            return Ok(());
+        }
+        let why =
+            "the store is nearly full, and an eighth of what may be kept (`[store] bytes`) is of this user";
+        Err(Refusal::new(Code::StoreUnavailable, why))
     }
 }
 

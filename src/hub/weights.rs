@@ -3,7 +3,10 @@
 //! Knows sums and ranks. Does not know limits, or what goes when one is reached;
 //! that is in [`room`](super::room).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+
+use super::shares::Author;
+use crate::few::shrink;
 
 /// What one log weighs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -49,6 +52,43 @@ pub(super) struct Weights {
     yielding: BTreeSet<(usize, u32)>,
     /// Those that have something loose, by its bytes.
     loose: BTreeSet<(usize, u32)>,
+    /// What is kept of each user.
+    pub(super) publishers: Publishers,
+}
+
+/// What all logs together keep of each publisher who has a share in that.
+#[derive(Debug, Default)]
+pub(super) struct Publishers {
+    bytes: HashMap<Author, usize>,
+    ranks: BTreeSet<(usize, Author)>,
+}
+
+impl Publishers {
+    /// So much more or less is kept.
+    pub(super) fn change(&mut self, author: Author, bytes: isize) {
+        if !author.pays() {
+            return;
+        }
+        let was = self.of(author);
+        let is = was.saturating_add_signed(bytes);
+        self.ranks.remove(&(was, author));
+        if is == 0 {
+            self.bytes.remove(&author);
+            shrink(&mut self.bytes);
+        } else {
+            self.bytes.insert(author, is);
+            self.ranks.insert((is, author));
+        }
+    }
+
+    pub(super) fn of(&self, author: Author) -> usize {
+        self.bytes.get(&author).copied().unwrap_or_default()
+    }
+
+    /// The one of whom most is kept, and how much.
+    pub(super) fn largest(&self) -> Option<(usize, Author)> {
+        self.ranks.last().copied()
+    }
 }
 
 impl Weights {

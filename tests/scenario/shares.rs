@@ -102,6 +102,63 @@ fn what_others_give_up_for_a_newcomer_is_the_largest_senders_too() {
     assert_eq!(waits(&mut bench)[0], "say 1 replayed");
 }
 
+/// One that may keep a megabyte.
+fn small_store() -> Bench {
+    let mut settings = Settings { has_disk: true, ..Settings::default() };
+    settings.limits.kept_bytes = 1_000_000;
+    (settings.limits.requests_per_second, settings.limits.burst) = (1_000_000, 1_000_000);
+    (settings.limits.user_requests_per_second, settings.limits.user_burst) = (1_000_000, 1_000_000);
+    Bench::with(settings)
+}
+
+#[test]
+fn a_flood_of_small_logs_pushes_nothing_of_others_out() {
+    let mut bench = small_store();
+    let worker = bench.worker();
+    for _ in 0..20 {
+        bench.say(worker, json!({"user_id": "bob", "event": "note", "data": "v".repeat(500)}));
+    }
+    let (alice, mallory) = (bench.client("alice"), bench.client("mallory"));
+    for n in 0..20 {
+        bench.publish(alice, "hers", n);
+    }
+    for n in 0..600 {
+        bench.publish(mallory, &format!("flood:{n}"), "w".repeat(4000));
+        if n == 400 {
+            bench.hand_over();
+        }
+        assert!(bench.stats()["kept_bytes"].as_u64().unwrap() <= 1_000_000);
+    }
+    assert_eq!(waits(&mut bench).len(), 20);
+    let carol = bench.client("carol");
+    let heard = bench.subscribe(carol, "hers");
+    assert_eq!(heard.iter().filter(|heard| heard.starts_with("say")).count(), 20, "{heard:?}");
+    assert!(bench.stats()["messages_evicted"].as_u64().unwrap() > 300);
+    // The newest of the flood are there, its oldest went.
+    assert!(bench.subscribe(carol, "flood:599").iter().any(|heard| heard.starts_with("say")));
+    assert!(!bench.subscribe(carol, "flood:0").iter().any(|heard| heard.starts_with("say")));
+}
+
+#[test]
+fn durable_messages_of_one_user_leave_room_for_those_of_others() {
+    let mut bench = small_store();
+    let (alice, mallory) = (bench.client("alice"), bench.client("mallory"));
+    let said = |channel: String| json!({"action": "send", "channel": channel, "event": "e", "data": "d".repeat(10_000), "durable": true, "id": 1});
+    let mut refused = 0;
+    for n in 0..300 {
+        let answer = bench.say(mallory, said(format!("flood:{n}")));
+        refused += usize::from(answer == ["error store_unavailable"]);
+    }
+    assert!((220..230).contains(&refused), "{refused} are refused: three quarters are taken");
+    for n in 0..10 {
+        assert_eq!(bench.say(alice, said(format!("hers:{n}"))), ["send_success 0 0 kept stored"]);
+    }
+    bench.publish(mallory, "loose", 1);
+    assert_eq!(disk_of_last(&bench).len(), 1, "what may be pushed out is kept");
+    bench.hand_over();
+    assert_eq!(bench.say(mallory, said("again".into())), ["error store_unavailable"]);
+}
+
 /// One in which an eighth of the flash budget of a day is a mebibyte.
 fn with_budget() -> Bench {
     let mut settings = Settings { has_disk: true, flash_budget: Some(8 << 20), ..Settings::default() };
