@@ -8,6 +8,7 @@ mod command;
 mod console;
 mod doors;
 mod handover;
+mod heads;
 #[cfg(feature = "store")]
 mod kept;
 mod limits;
