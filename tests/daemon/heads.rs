@@ -1,11 +1,13 @@
-//! Heads of HTTP requests that are broken, contradictory or too large.
+//! Heads of HTTP requests that are broken, contradictory, too large or cut short.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::bench::{Client, Daemon, PATIENCE, UPGRADE, number, stats};
+use crate::bench::{Client, Daemon, PATIENCE, UPGRADE, number, stats, wait_for};
 
 /// The last request of a connection.
 const LAST: &str = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
@@ -229,4 +231,42 @@ fn no_answer_lets_a_page_of_another_origin_read_it() {
     for status in ["200", "400", "403", "404", "405", "426"] {
         assert!(seen.iter().any(|one| one == status), "{status}");
     }
+}
+
+/// Goes away: with a reset, or as programs end.
+fn hang_up(stream: TcpStream, with_reset: bool) {
+    if with_reset {
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+    drop(stream);
+}
+
+#[test]
+fn a_handshake_cut_at_any_byte_leaves_nothing_behind() {
+    let daemon = Daemon::with(&[("WSHUBD_STATE__STORE", "memory")]);
+    let mut worker = daemon.worker();
+    let request = format!("GET /ws?token={} HTTP/1.1\r\n{UPGRADE}\r\n", daemon.token("ada"));
+    let (before, descriptors) = (stats(&mut worker), daemon.descriptors());
+    let mut cuts: Vec<(usize, bool)> =
+        (0..=request.len()).flat_map(|cut| [(cut, false), (cut, true)]).collect();
+    cuts.extend([(0, true); 1000]);
+    // As many at once as wait in the kernel, half of them while the daemon hears nothing.
+    for (turn, some) in cuts.chunks(50).enumerate() {
+        if turn % 2 == 0 {
+            daemon.signal(Signal::STOP);
+        }
+        for (cut, with_reset) in some {
+            let mut stream = TcpStream::connect(daemon.address).unwrap();
+            stream.write_all(&request.as_bytes()[..*cut]).unwrap();
+            hang_up(stream, *with_reset);
+        }
+        daemon.signal(Signal::CONT);
+        stats(&mut worker);
+    }
+    daemon.wait_for_descriptors(descriptors);
+    assert_eq!(stats(&mut worker)["newcomers_dropped"], 0, "none was waited for");
+    let names = ["total_connections", "connected_users"];
+    wait_for(&mut worker, |stats| names.iter().all(|name| stats[name] == before[name]));
+    assert!(number(&stats(&mut worker), "memory_bytes") < number(&before, "memory_bytes") + 4096);
+    lives(&mut daemon.client("grace"));
 }
