@@ -375,6 +375,12 @@ impl Client {
         frame
     }
 
+    /// Whether the daemon still hears and answers.
+    pub(crate) fn lives(&mut self) {
+        self.say(json!({"action": "ping"}));
+        self.hear_type("pong");
+    }
+
     /// The code of the close frame that comes after `bye` or nothing.
     pub(crate) fn closed_with(&mut self) -> u16 {
         loop {
@@ -440,7 +446,7 @@ pub(crate) fn number(stats: &Value, name: &str) -> u64 {
 /// daemon, so that this ends as soon as it can.
 pub(crate) fn wait_for(worker: &mut Worker, wanted: impl Fn(&Value) -> bool) -> Value {
     /// Takes longer than anything that is waited for.
-    const MOST: usize = 50_000;
+    const MOST: usize = 500_000;
     let mut asked = (0..MOST).map(|_| stats(worker));
     asked.find(wanted).expect("the numbers become as wanted")
 }

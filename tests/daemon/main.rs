@@ -7,6 +7,7 @@ mod bench;
 mod command;
 mod console;
 mod doors;
+mod frames;
 mod handover;
 mod heads;
 #[cfg(feature = "store")]
