@@ -13,8 +13,11 @@ mod heads;
 #[cfg(feature = "store")]
 mod kept;
 mod limits;
+mod log;
 mod messages;
 mod operations;
 mod reload;
+mod secrets;
 mod stopping;
 mod systemd;
+mod worker_lines;
