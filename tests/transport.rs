@@ -127,10 +127,25 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Vec<&'static str>)> {
             [vec![FIN | TEXT, 0xff], vec![0x7f; 8], vec![0; 4]].concat(),
             vec!["broken 1009"],
         ),
+        (
+            "a length of 2^63",
+            [vec![FIN | TEXT, 0xff, 0x80], vec![0; 7], vec![0; 4]].concat(),
+            vec!["broken 1009"],
+        ),
+        (
+            "the largest length that a header can say",
+            [vec![FIN | TEXT, 0xff], vec![0xff; 8], vec![0; 4]].concat(),
+            vec!["broken 1009"],
+        ),
         ("one byte over the limit", frame(FIN | TEXT, &[b'x'; LIMIT + 1]), vec!["broken 1009"]),
         (
             "fragments over the limit together",
             joined(&[frame(TEXT, long.as_bytes()), frame(FIN | MORE, b"x")]),
+            vec!["alive", "broken 1009"],
+        ),
+        (
+            "fragments of one byte without end",
+            [frame(TEXT, b"x"), joined(&vec![frame(MORE, b"x"); 2000])].concat(),
             vec!["alive", "broken 1009"],
         ),
         (
@@ -309,6 +324,49 @@ fn what_is_half_said_is_held_until_it_is_whole_or_its_link_is_gone() {
     assert!(meter::held() - before >= 50_000);
     drop(line);
     assert_eq!(meter::held(), before);
+}
+
+#[test]
+fn fragments_of_one_byte_are_held_within_a_bound() {
+    let before = meter::held();
+    let mut decoder = Decoder::new(LIMIT);
+    let (mut held, mut most, mut is_over) = (None, 0, false);
+    let mut fragment = frame(TEXT, b"x");
+    let mut count = 0;
+    while !is_over {
+        decoder.decode(&mut held, &fragment, |one| {
+            is_over |= one == Heard::Broken(Close::TooBig);
+            Next::More
+        });
+        most = most.max(meter::held() - before);
+        fragment = frame(MORE, b"x");
+        count += 1;
+    }
+    // The payload of a whole message has more bytes than this many headers.
+    assert!(count < LIMIT, "{count} fragments");
+    assert!(most < 4 * (LIMIT + (4 << 10)), "{most} bytes were held");
+    assert_eq!(meter::held(), before);
+}
+
+#[test]
+fn a_header_that_says_too_much_takes_no_memory() {
+    let before = meter::held();
+    let mut decoder = Decoder::new(LIMIT);
+    let mut held = None;
+    for length in [1 << 16, 1 << 32, 1 << 63, u64::MAX] {
+        let mut heard = Vec::new();
+        for byte in [&[FIN | TEXT, 0xff], &length.to_be_bytes()[..], &[0; 4]].concat() {
+            decoder.decode(&mut held, &[byte], |one| {
+                heard.push(spoken(&one));
+                Next::More
+            });
+            assert!(meter::held() - before < 1000);
+            if !heard.is_empty() {
+                break;
+            }
+        }
+        assert_eq!((heard, meter::held()), (vec!["broken 1009".to_owned()], before), "{length}");
+    }
 }
 
 #[test]

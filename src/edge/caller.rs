@@ -78,7 +78,8 @@ pub async fn serve(driver: Shared, stream: Async<TcpStream>, stay: Stay) {
             if error.is_timeout() {
                 driver.borrow_mut().turned_away(TurnedAway::Newcomer, None);
             }
-            Poll::Ready(false)
+            // What is no head is answered, and more of it may be on its way.
+            Poll::Ready(error.is_parse())
         }
         Poll::Ready(Ok(())) => Poll::Ready(true),
         Poll::Pending => {
@@ -88,7 +89,7 @@ pub async fn serve(driver: Shared, stream: Async<TcpStream>, stay: Stay) {
             life.poll(cx, || Pin::new(&mut connection).graceful_shutdown())
         }
     });
-    // If not, one peer's request was broken: it has its answer, or is gone.
+    // If not, the peer is gone, or has had its time.
     if !served.await {
         return;
     }

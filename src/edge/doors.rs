@@ -265,7 +265,7 @@ impl Doors {
     /// Somebody is at a door, or has begun to speak.
     pub fn ready(&mut self, ready: Ready, driver: &Shared, executor: &Rc<LocalExecutor<'static>>) {
         if ready.key & NEWCOMER == NEWCOMER {
-            return self.show_in(ready.key & !NEWCOMER, driver, executor);
+            return self.show_in(ready, driver, executor);
         }
         let limit = descriptors::limit();
         for _ in 0..AT_ONCE {
@@ -362,8 +362,9 @@ impl Doors {
     }
 
     /// It has said something: HTTP, and once the head is whole it is answered.
-    fn show_in(&mut self, number: u64, driver: &Shared, executor: &Rc<LocalExecutor<'static>>) {
-        let Some(stream) = self.guests.borrow_mut().hear(number) else { return };
+    fn show_in(&mut self, ready: Ready, driver: &Shared, executor: &Rc<LocalExecutor<'static>>) {
+        let number = ready.key & !NEWCOMER;
+        let Some(stream) = self.guests.borrow_mut().hear(number, ready.has_ended) else { return };
         driver.borrow().links.epoll.remove(&stream);
         let most = driver.borrow().site.conversations;
         if self.guests.borrow().are_too_many_served(most) {

@@ -38,8 +38,9 @@ impl Interest {
     }
 }
 
-/// More to read, edge-triggered.
-const NEWS: EventFlags = EventFlags::IN.union(EventFlags::ET);
+/// More to read, edge-triggered. Of bytes and the end in one event, only a flag of its own
+/// tells the end.
+const NEWS: EventFlags = EventFlags::IN.union(EventFlags::RDHUP).union(EventFlags::ET);
 
 /// A descriptor that is ready.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,6 +49,8 @@ pub struct Ready {
     /// There is something to read, or the end, or an error to be found by reading.
     pub read: bool,
     pub write: bool,
+    /// Nothing more will come. Only what is waited for by its news is told of that.
+    pub has_ended: bool,
 }
 
 /// The set of descriptors that are waited for, level-triggered: what is not
@@ -173,6 +176,7 @@ impl Epoll {
                 key,
                 read: flags.contains(EventFlags::IN) || over,
                 write: flags.contains(EventFlags::OUT) || over,
+                has_ended: flags.contains(EventFlags::RDHUP) || over,
             });
         }
     }

@@ -39,8 +39,6 @@ struct Silent {
     /// For so long.
     until: Moment,
     stream: TcpStream,
-    /// So many bytes of it lie in the kernel.
-    said: usize,
     /// It is counted.
     #[expect(dead_code, reason = "held for what its end does")]
     load: Load,
@@ -120,18 +118,16 @@ impl Guests {
 
     /// Lets a guest wait until it asks something.
     pub fn wait(&mut self, number: u64, until: Moment, stream: TcpStream) {
-        self.silent.insert(number, Silent { until, stream, said: 0, load: Load::of(WAITING) });
+        self.silent.insert(number, Silent { until, stream, load: Load::of(WAITING) });
     }
 
     /// A silent guest has something to say. It is silent no more once that is a whole head,
-    /// or can become none; nothing is taken from its socket.
-    pub fn hear(&mut self, number: u64) -> Option<TcpStream> {
-        let silent = self.silent.get_mut(&number)?;
+    /// or can become none; nothing is taken from its socket. One that `has_ended` says no more.
+    pub fn hear(&mut self, number: u64, has_ended: bool) -> Option<TcpStream> {
+        let silent = self.silent.get(&number)?;
         let mut block = [0; LARGEST_HEAD];
         let asks = match recv(&silent.stream, &mut block, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
             Ok((_, said)) => {
-                // What is told without anything new is the end, of a head that is cut short.
-                let has_ended = std::mem::replace(&mut silent.said, said) == said;
                 has_ended || said == LARGEST_HEAD || !is_part(block.get(..said).unwrap_or_default())
             }
             Err(Errno::AGAIN | Errno::INTR) => false,

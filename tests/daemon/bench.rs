@@ -10,11 +10,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_tungstenite::tungstenite::client::IntoClientRequest;
+use async_tungstenite::tungstenite::protocol::Role;
 use async_tungstenite::tungstenite::{self, Message, WebSocket};
 use serde_json::{Value, json};
 
 /// A test that waits longer has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The headers of a request for a WebSocket.
+pub(crate) const UPGRADE: &str = "Host: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
 pub(crate) struct Daemon {
     child: Child,
@@ -221,6 +226,37 @@ impl Daemon {
         (status, body)
     }
 
+    /// Asks for a WebSocket and says these bytes in the same packet: the head of the
+    /// answer, and the client.
+    pub(crate) fn upgraded(&self, path: &str, headers: &[&str], early: &[u8]) -> (String, Client) {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+        let request = format!("GET {path} HTTP/1.1\r\n{UPGRADE}{headers}\r\n");
+        stream.write_all(&[request.as_bytes(), early].concat()).unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            head.extend(byte);
+        }
+        let head = String::from_utf8(head).unwrap();
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        (head, Client { socket: WebSocket::from_raw_socket(stream, Role::Client, None) })
+    }
+
+    /// Sends these bytes, as far as the daemon takes them; what comes back until it hangs up.
+    pub(crate) fn answers_to(&self, request: &[u8]) -> String {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        // Where it hangs up before all is sent, its answer is there all the same.
+        let _ = stream.write_all(request);
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).unwrap();
+        reply
+    }
+
     /// Sends these bytes and no more; what comes back until the daemon hangs up.
     pub(crate) fn raw(&self, request: &[u8]) -> String {
         let mut stream = TcpStream::connect(self.address).unwrap();
@@ -241,6 +277,24 @@ impl Daemon {
 
     pub(crate) fn pid(&self) -> rustix::process::Pid {
         rustix::process::Pid::from_child(&self.child)
+    }
+
+    /// How many descriptors it has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid().as_raw_nonzero())).unwrap().count()
+    }
+
+    /// Waits until it has no more than so many descriptors open.
+    pub(crate) fn wait_for_descriptors(&self, most: usize) {
+        /// Takes longer than anything that is waited for.
+        const LONGEST: usize = 1_000_000;
+        let mut worker = self.worker();
+        // Each question is a turn of the daemon. The worker takes one more.
+        let is_reached = (0..LONGEST).any(|_| {
+            stats(&mut worker);
+            self.descriptors() <= most + 1
+        });
+        assert!(is_reached, "{} descriptors are open", self.descriptors());
     }
 
     /// Nobody reads what it logs from now on.
@@ -321,6 +375,12 @@ impl Client {
         frame
     }
 
+    /// Whether the daemon still hears and answers.
+    pub(crate) fn lives(&mut self) {
+        self.say(json!({"action": "ping"}));
+        self.hear_type("pong");
+    }
+
     /// The code of the close frame that comes after `bye` or nothing.
     pub(crate) fn closed_with(&mut self) -> u16 {
         loop {
@@ -370,4 +430,30 @@ impl Worker {
         self.lines.read_to_string(&mut rest).unwrap();
         rest
     }
+}
+
+/// The numbers of the daemon.
+pub(crate) fn stats(worker: &mut Worker) -> Value {
+    worker.say(json!({"action": "stats", "id": "stats"}));
+    worker.hear()
+}
+
+pub(crate) fn number(stats: &Value, name: &str) -> u64 {
+    stats[name].as_u64().unwrap_or_else(|| panic!("`{name}` is missing in {stats}"))
+}
+
+/// Asks for the numbers until they are as wanted. Each question is a turn of the
+/// daemon, so that this ends as soon as it can.
+pub(crate) fn wait_for(worker: &mut Worker, wanted: impl Fn(&Value) -> bool) -> Value {
+    /// Takes longer than anything that is waited for.
+    const MOST: usize = 500_000;
+    let mut asked = (0..MOST).map(|_| stats(worker));
+    asked.find(wanted).expect("the numbers become as wanted")
+}
+
+/// What the kernel counts as the daemon's memory, in bytes.
+pub(crate) fn resident(daemon: &Daemon) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid().as_raw_nonzero())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
 }

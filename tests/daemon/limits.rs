@@ -9,32 +9,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use serde_json::{Value, json};
 use wshubd::features::STORE;
 
-use crate::bench::{Client, Daemon, Worker};
-
-fn stats(worker: &mut Worker) -> Value {
-    worker.say(json!({"action": "stats", "id": "stats"}));
-    worker.hear()
-}
-
-fn number(stats: &Value, name: &str) -> u64 {
-    stats[name].as_u64().unwrap_or_else(|| panic!("`{name}` is missing in {stats}"))
-}
-
-/// Asks for the numbers until they are as wanted. Each question is a turn of the
-/// daemon, so that this ends as soon as it can.
-fn wait_for(worker: &mut Worker, wanted: impl Fn(&Value) -> bool) -> Value {
-    /// Takes longer than anything that is waited for.
-    const MOST: usize = 50_000;
-    let mut asked = (0..MOST).map(|_| stats(worker));
-    asked.find(wanted).expect("the numbers become as wanted")
-}
-
-/// What the kernel counts as the daemon's memory, in bytes.
-fn resident(daemon: &Daemon) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid().as_raw_nonzero())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
-}
+use crate::bench::{Client, Daemon, Worker, number, resident, stats, wait_for};
 
 /// The status of a refused upgrade, and when to come back.
 fn refusal(daemon: &Daemon, path: &str) -> (u16, bool) {

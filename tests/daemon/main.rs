@@ -7,12 +7,17 @@ mod bench;
 mod command;
 mod console;
 mod doors;
+mod frames;
 mod handover;
+mod heads;
 #[cfg(feature = "store")]
 mod kept;
 mod limits;
+mod log;
 mod messages;
 mod operations;
 mod reload;
+mod secrets;
 mod stopping;
 mod systemd;
+mod worker_lines;

@@ -1,5 +1,6 @@
 //! Messages between clients, workers and HTTP callers.
 
+use async_tungstenite::tungstenite::Message;
 use serde_json::json;
 use wshubd::features::STORE;
 
@@ -26,6 +27,24 @@ fn a_message_reaches_every_subscriber_and_its_sender_is_told() {
     let own = [ada.hear(), ada.hear()];
     let answer = own.iter().find(|frame| frame["type"] == "send_success").unwrap();
     assert_eq!((&answer["sent"], &answer["failed"], &answer["id"]), (&json!(2), &json!(0), &json!(2)));
+}
+
+#[test]
+fn a_lone_surrogate_is_no_name_and_passes_unchanged_in_data() {
+    let daemon = Daemon::start();
+    let (mut ada, mut ben) = (daemon.client("ada"), daemon.client("ben"));
+    ada.subscribe("logs");
+    for (channel, event) in [(r"\ud800", "e"), (r"a\udc00b", "e"), ("logs", r"\udc00\ud800")] {
+        let request = format!(r#"{{"action":"send","channel":"{channel}","event":"{event}","id":1}}"#);
+        ben.socket.send(request.into()).unwrap();
+        assert_eq!(ben.hear_type("error")["code"], "bad_request", "{channel} {event}");
+    }
+    let data = r#"{"lone":"\ud800 \uDFFF","\udc00":["\ud83d\ude00","\u0000"]}"#;
+    let request = format!(r#"{{"action":"send","channel":"logs","event":"e","data":{data},"id":2}}"#);
+    ben.socket.send(request.into()).unwrap();
+    let Message::Text(heard) = ada.socket.read().unwrap() else { panic!("no text") };
+    assert!(heard.contains(&format!(r#""data":{data},"#)), "{heard}");
+    assert_eq!(ben.hear_type("send_success")["id"], 2);
 }
 
 #[test]

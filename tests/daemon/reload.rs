@@ -1,14 +1,11 @@
 //! A configuration that changes under a daemon, and those who are connected.
 
+use std::collections::BTreeSet;
+
+use rustix::process::{Resource, Rlimit, prlimit};
 use serde_json::json;
 
-use crate::bench::{Client, Daemon};
-
-/// Whether the daemon still hears and answers.
-fn lives(client: &mut Client) {
-    client.say(json!({"action": "ping"}));
-    client.hear_type("pong");
-}
+use crate::bench::Daemon;
 
 fn with_secret(daemon: &Daemon, secret: &str) -> u16 {
     let bearer = format!("Authorization: Bearer {secret}");
@@ -32,7 +29,7 @@ fn a_reload_tells_what_has_changed_and_keeps_every_connection() {
     ]);
     assert_eq!((&answer["changed"], &answer["warnings"]), (&changed, &json!([])));
     assert!(daemon.logged().contains("reloaded: channel, limits.burst"));
-    lives(&mut ada);
+    ada.lives();
     ada.say(json!({"action": "ping"}));
     assert_eq!(ada.hear_type("error")["code"], "rate_limited", "the new limit holds");
     worker.say(json!({"action": "ping", "id": 1}));
@@ -63,7 +60,7 @@ fn a_wrong_configuration_is_refused_with_all_its_mistakes_and_changes_nothing() 
     let line = daemon.logged();
     assert!(line.contains("not reloaded, and nothing is changed") && line.contains("brust"), "{line}");
     for _ in 0..10 {
-        lives(&mut ada);
+        ada.lives();
     }
 
     daemon.write("wshubd.toml", &wrong.replace("brust = 2\n", ""));
@@ -123,7 +120,7 @@ fn secrets_and_keys_are_rotated_while_everybody_stays() {
     daemon.write("wshubd.toml", &text(&["two"], &["two"]));
     daemon.reload();
     assert_eq!((with_secret(&daemon, one), with_secret(&daemon, two)), (401, 200));
-    lives(&mut ada);
+    ada.lives();
     ada.say(json!({"action": "auth", "token": old}));
     assert_eq!(ada.hear_type("auth_failed")["code"], "token_invalid", "nobody signs with it any more");
     ada.say(json!({"action": "auth", "token": new}));
@@ -184,7 +181,7 @@ fn sighup_reloads_and_says_so_in_the_log() {
     daemon.hang_up();
     let line = daemon.logged();
     assert!(line.contains("not reloaded") && line.contains("wshubd.toml:2: `limits.burst` wants"), "{line}");
-    lives(&mut ada);
+    ada.lives();
     daemon.stop();
     assert_eq!(ada.hear_type("bye")["code"], 4101);
     drop(ada);
@@ -215,7 +212,7 @@ fn what_a_start_would_generate_a_reload_generates_when_all_else_is_right() {
     other.write("wshubd.toml", "");
     assert_eq!(other.reload()["type"], "ok");
     assert!(generated.exists());
-    lives(&mut other.client("ada"));
+    other.client("ada").lives();
 }
 
 #[test]
@@ -227,4 +224,50 @@ fn a_pipe_in_the_place_of_the_file_does_not_stop_the_daemon() {
     let answer = daemon.reload();
     assert!(answer["message"].as_str().unwrap().contains("is not a file"), "{answer}");
     assert_eq!(daemon.http("GET /healthz", &[], "").0, 200);
+}
+
+#[test]
+fn a_reload_without_free_descriptors_changes_nothing() {
+    let mut daemon = Daemon::configured("[state]\nstore = \"memory\"\n");
+    let (mut ada, mut worker) = (daemon.client("ada"), daemon.worker());
+    worker.say(json!({"action": "ping"}));
+    assert_eq!(worker.hear()["type"], "pong");
+    let (mut in_use, mut refused) = (json!("20"), 0);
+    for free in 0..20 {
+        let burst = 30 + free;
+        daemon.write("wshubd.toml", &format!("[state]\nstore = \"memory\"\n[limits]\nburst = {burst}\n"));
+        let before = leave_free(&daemon, free);
+        worker.say(json!({"action": "reload", "id": free}));
+        let answer = worker.hear();
+        ada.lives();
+        prlimit(Some(daemon.pid()), Resource::Nofile, before).unwrap();
+        if answer["type"] == "ok" {
+            let changed = json!({"setting": "limits.burst", "from": in_use, "to": burst.to_string()});
+            assert_eq!(answer["changed"][0], changed, "{free} were free");
+            in_use = changed["to"].clone();
+        } else {
+            assert_eq!(answer["code"], "bad_configuration", "{answer}");
+            let message = answer["message"].as_str().unwrap();
+            assert!(message.contains("Too many open files"), "{message}");
+            refused += 1;
+        }
+    }
+    assert!((1..20).contains(&refused), "{refused} were refused");
+    assert_eq!(in_use, "49");
+    assert!(daemon.logged().contains("not reloaded, and nothing is changed"));
+    daemon.client("ben").lives();
+}
+
+/// Leaves the daemon so many descriptors that it may still open; the limit before.
+fn leave_free(daemon: &Daemon, free: usize) -> Rlimit {
+    let pid = daemon.pid();
+    let open = std::fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).unwrap();
+    let open: BTreeSet<u64> =
+        open.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect();
+    let current = (0..).filter(|number| !open.contains(number)).nth(free);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", pid.as_raw_nonzero())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    // It may be raised again as far as it was.
+    let maximum = line.split_whitespace().nth(4).unwrap().parse().ok();
+    prlimit(Some(pid), Resource::Nofile, Rlimit { current, maximum }).unwrap()
 }

@@ -1,7 +1,9 @@
 //! How the program starts and ends.
 
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::process::Command;
 
 use rustix::fs::{FlockOperation, flock};
@@ -122,6 +124,50 @@ fn a_socket_that_somebody_listens_at_is_left_alone_however_busy() {
         assert!(path.exists(), "it is not ours to take away");
         std::fs::remove_dir_all(directory).unwrap();
     }
+}
+
+#[test]
+fn other_files_at_the_workers_path_are_left_alone() {
+    let directory = crate::bench::directory();
+    let place = directory.join("wshubd");
+    std::fs::DirBuilder::new().mode(0o700).create(&place).unwrap();
+    let (path, dead, other) = (place.join("worker.sock"), directory.join("dead"), directory.join("other"));
+    drop(UnixListener::bind(&dead).unwrap());
+    std::fs::write(&other, "somebody's").unwrap();
+    let says = |path: &Path, words: &str| {
+        let output = command(&directory).env("WSHUBD_LISTEN__WORKER", path).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(69), "{said}");
+        let opening = format!("cannot open the worker socket {}", path.display());
+        assert!(said.contains(&opening) && said.contains(words), "{said}");
+    };
+    let else_there = "there is something else in its place";
+    std::fs::write(&path, "somebody's").unwrap();
+    says(&path, else_there);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "somebody's");
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    says(&path, else_there);
+    std::fs::remove_dir(&path).unwrap();
+    for target in [&dead, &other, &directory, &directory.join("nowhere")] {
+        symlink(target, &path).unwrap();
+        says(&path, else_there);
+        assert_eq!(std::fs::read_link(&path).unwrap(), *target);
+        std::fs::remove_file(&path).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&other).unwrap(), "somebody's");
+    assert!(dead.exists());
+    // sun_path has 108 bytes, the last of which is NUL.
+    let long = |bytes: usize| place.join("x".repeat(bytes - place.as_os_str().len() - 1));
+    says(&long(108), "`[listen] worker` sets the path");
+    let longest = long(107);
+    let mut daemon = command(&directory).env("WSHUBD_LISTEN__WORKER", &longest).spawn().unwrap();
+    let mut lines = BufReader::new(daemon.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("started: ")));
+    assert!(UnixStream::connect(&longest).is_ok());
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    std::fs::remove_dir_all(directory).unwrap();
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! How much one peer may ask.
 
+use std::time::Duration;
+
 use serde_json::json;
 use wshubd::hub::{Input, Settings, TurnedAway};
+use wshubd::protocol;
 
 use super::bench::Bench;
 
@@ -229,4 +232,60 @@ fn a_client_that_pings_now_and_then_stays_and_one_that_does_nothing_else_is_clos
     bench.hush(mallory);
     bench.handle(Input::Heard { conn: mallory, controls: 21 });
     assert_eq!(bench.story(mallory), ["closed 4103"]);
+}
+
+/// The time of the processor that this thread has taken.
+fn processor_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+#[test]
+fn many_fields_cost_little_however_they_are_named() {
+    const MESSAGE: usize = 512 << 10;
+    // As many fields as a message holds: short names, one name again and again, long ones that
+    // differ at the end, names that are nearly known.
+    let names: [fn(usize) -> String; 4] = [
+        |n| format!("{n:x}"),
+        |_| "unknown".to_owned(),
+        |n| format!("{}{n:05}", "a".repeat(40)),
+        |n| format!("channel{}", ["s_", "_id", "\u{0}", " "][n % 4].repeat(1 + n % 50)),
+    ];
+    let (known, mut parsed) = (r#""action":"send","channel":"logs","event":"e","id":1"#, 0);
+    let before = processor_time();
+    for name in names {
+        let mut text = format!("{{{known}");
+        for n in 0.. {
+            let field = format!(",{}:{n}", json!(name(n)));
+            if text.len() + field.len() >= MESSAGE {
+                break;
+            }
+            text += &field;
+            parsed += 1;
+        }
+        text.push('}');
+        assert!(protocol::parse(&text).is_ok());
+        assert!(protocol::worker::parse(text.as_bytes()).is_ok());
+        assert!(protocol::http::broadcast(text.as_bytes()).is_ok());
+    }
+    assert!(parsed > 80_000, "{parsed}");
+    // Some hundredths of a second where the time is linear; minutes where it is quadratic.
+    let taken = processor_time() - before;
+    assert!(taken < Duration::from_secs(5), "{taken:?}");
+}
+
+#[test]
+fn unknown_fields_change_nothing_of_what_a_request_costs() {
+    let mut bench = Bench::new();
+    let alice = bench.client("alice");
+    let mut request = json!({"action": "ping"});
+    for n in 0..10_000 {
+        request[format!("field{n}")] = json!(n);
+    }
+    for _ in 0..20 {
+        assert_eq!(bench.say(alice, request.clone()), ["pong"]);
+    }
+    assert_eq!(bench.say(alice, request.clone()), ["error rate_limited"]);
+    bench.wait(0.1);
+    assert_eq!(bench.say(alice, request), ["pong"]);
 }
