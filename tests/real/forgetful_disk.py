@@ -8,6 +8,8 @@ is with its host by then; here what was not flushed really goes. Knows nothing o
 import random
 import socket
 import struct
+import subprocess
+import tempfile
 import threading
 import time
 
@@ -52,6 +54,19 @@ class ForgetfulDisk:
                         self.lost += 1
             self.unflushed = []
             self.seen = bytearray(self.safe)
+
+    def repair(self):
+        """Has its file system checked, as a machine does that boots."""
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(self.safe)
+            file.flush()
+            # 1: what was wrong is right now.
+            checked = subprocess.run(["e2fsck", "-f", "-y", file.name], capture_output=True, text=True)
+            assert checked.returncode in (0, 1), f"e2fsck: {checked.stdout}{checked.stderr}"
+            file.seek(0)
+            with self.lock:
+                self.safe[:] = file.read()
+                self.seen = bytearray(self.safe)
 
     def _up_to_here(self):
         """Writes in the order in which they came, up to a random one."""

@@ -83,7 +83,7 @@ class Stage:
 
     def told(self):
         disk, stored = self.board.disk, sum(log.answered_stored for log in self.logs)
-        return (f"{self.board.boots} boots, {stored:,} answered stored, {disk.writes:,} writes and {disk.flushes:,} flushes of the disk, "
+        return (f"{self.board.boots} boots, {self.board.repaired} after a repair of the file system, {stored:,} answered stored, {disk.writes:,} writes and {disk.flushes:,} flushes of the disk, "
                 f"{disk.lost:,} sectors lost with the power")
 
 
@@ -120,7 +120,7 @@ def losses_are_found(_):
                 stage.verify(everything=True)
             except AssertionError as e:
                 finding = str(e)
-                assert "lost, though promised" in finding or "did not come up" in finding or "wait," in finding, finding
+                assert any(word in finding for word in ("lost, though promised", "did not come up", "wait,", "e2fsck")), finding
                 return f"found after {number + 1} cuts: {finding[:150]}"
     raise AssertionError(f"{LUCK} cuts of a machine that never flushes, and no loss was found; {stage.told()}")
 
