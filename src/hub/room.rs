@@ -66,7 +66,7 @@ impl Hub {
             if self.channels.weights.sum.bytes <= self.kept_limit() {
                 break;
             }
-            let excess = self.first_of_excess();
+            let excess = self.first_of_excess(false);
             let heaviest = || self.channels.weights.heaviest().map(|(_, victim)| victim);
             let Some(victim) = excess.map(|(victim, _)| victim).or_else(heaviest) else { break };
             let first = match excess {
@@ -153,7 +153,9 @@ impl Hub {
         let has_room = loop {
             let Some(lack) = self.lack(place, size, most) else { break true };
             is_short = true;
-            if let Some((victim, seq)) = self.first_of_excess().filter(|_| !self.tells_of_others(place)) {
+            let may_take = !self.tells_of_others(place);
+            let is_loose = self.wants_loose(lack);
+            if let Some((victim, seq)) = may_take.then(|| self.first_of_excess(is_loose)).flatten() {
                 self.evict(victim, seq, out);
                 self.gave_way(victim, place, others);
                 continue;
@@ -263,15 +265,20 @@ impl Hub {
         self.settings.limits.memory as u64 / 2
     }
 
+    /// Whether only what no disk has is worth giving up: where the index takes more than that,
+    /// it would be the wrong thing, again and again.
+    fn wants_loose(&self, lack: Lack) -> bool {
+        let sum = &self.channels.weights.sum;
+        lack == Lack::Memory && sum.loose >= sum.stored as usize * ENTRY
+    }
+
     /// Which log gives what up for a newcomer of `size` bytes in the log at `own`:
     /// the one that has most, the newcomer counted; none where that is the newcomer
     /// itself. What is durable goes for its own log alone.
     fn victim(&mut self, own: u32, newcomer: Option<Newcomer>, lack: Lack) -> Option<(u32, Loss)> {
         let size = newcomer.map_or(0, |newcomer| newcomer.size as usize);
+        let is_loose = self.wants_loose(lack);
         let weights = &self.channels.weights;
-        // Where the index takes more than what is only in memory, that would be
-        // the wrong thing to give up, again and again.
-        let is_loose = lack == Lack::Memory && weights.sum.loose >= weights.sum.stored as usize * ENTRY;
         let most = if is_loose { weights.loosest() } else { weights.heaviest() };
         let topic = self.channels.at(own)?;
         let weighed = topic.log.as_ref().map(|log| log.weighed).unwrap_or_default();

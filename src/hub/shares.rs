@@ -129,19 +129,17 @@ impl Hub {
     }
 
     /// The oldest message of the user who has most of all that is kept, where that is more than
-    /// a share. What is durable stays.
-    pub(super) fn first_of_excess(&mut self) -> Option<(u32, u64)> {
+    /// a share; one that only the memory has, where that is wanted. What is durable stays.
+    pub(super) fn first_of_excess(&mut self, is_loose: bool) -> Option<(u32, u64)> {
         let (author, _) = self.excess()?;
         if self.excess.author != author {
             self.excess = Excess { author, ..Excess::default() };
         }
+        let may_go = |kept: &Kept| kept.author == author && !kept.durable && !(is_loose && kept.stored);
         loop {
             while let Some((place, seq)) = self.excess.found.pop_front() {
                 let log = self.channels.at(place).and_then(|topic| topic.log.as_ref());
-                if log
-                    .and_then(|log| log.find(seq))
-                    .is_some_and(|kept| kept.author == author && !kept.durable)
-                {
+                if log.and_then(|log| log.find(seq)).is_some_and(may_go) {
                     return Some((place, seq));
                 }
             }
@@ -149,18 +147,18 @@ impl Hub {
             if bytes <= self.excess.in_vain {
                 return None;
             }
-            self.find_oldest(author);
+            self.find_oldest(may_go);
             // A little more of it is not worth another look.
             let more = self.kept_limit() / 64;
             self.excess.in_vain = if self.excess.found.is_empty() { bytes + more } else { 0 };
         }
     }
 
-    fn find_oldest(&mut self, author: Author) {
+    fn find_oldest(&mut self, may_go: impl Fn(&Kept) -> bool) {
         let mut found: Vec<(Moment, u32, u64)> = Vec::new();
         for place in self.channels.with(|log| !log.kept.is_empty()) {
             let Some(log) = self.channels.at(place).and_then(|topic| topic.log.as_ref()) else { continue };
-            let theirs = log.kept.iter().filter(|kept| kept.author == author && !kept.durable);
+            let theirs = log.kept.iter().filter(|kept| may_go(kept));
             found.extend(theirs.map(|kept| (kept.since, place, kept.seq)));
             if found.len() > 4 * AT_ONCE {
                 found.select_nth_unstable(AT_ONCE);
