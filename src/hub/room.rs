@@ -261,7 +261,7 @@ impl Hub {
     }
 
     /// How much of the memory keeping may take.
-    fn memory_limit(&self) -> u64 {
+    pub(super) fn memory_limit(&self) -> u64 {
         self.settings.limits.memory as u64 / 2
     }
 

@@ -120,7 +120,8 @@ impl Hub {
     /// How much more is kept of a user than the share of one, if anything.
     fn excess(&self) -> Option<(Author, usize)> {
         let (bytes, author) = self.channels.weights.publishers.largest()?;
-        Some((author, bytes.checked_sub(self.kept_limit() / PART_OF_ALL).filter(|more| *more > 0)?))
+        let limit = self.kept_limit().min(usize::try_from(self.memory_limit()).unwrap_or(usize::MAX));
+        Some((author, bytes.checked_sub(limit / PART_OF_ALL).filter(|more| *more > 0)?))
     }
 
     /// What users who have more than their share give up, in bytes.

@@ -102,10 +102,14 @@ fn what_others_give_up_for_a_newcomer_is_the_largest_senders_too() {
     assert_eq!(waits(&mut bench)[0], "say 1 replayed");
 }
 
-/// One that may keep a megabyte.
-fn small_store() -> Bench {
-    let mut settings = Settings { has_disk: true, ..Settings::default() };
-    settings.limits.kept_bytes = 1_000_000;
+/// One that may keep a megabyte; without a disk it is the memory that is short of more.
+fn small_store(has_disk: bool) -> Bench {
+    let mut settings = Settings { has_disk, ..Settings::default() };
+    if has_disk {
+        settings.limits.kept_bytes = 1_000_000;
+    } else {
+        settings.limits.memory = 2_000_000;
+    }
     (settings.limits.requests_per_second, settings.limits.burst) = (1_000_000, 1_000_000);
     (settings.limits.user_requests_per_second, settings.limits.user_burst) = (1_000_000, 1_000_000);
     Bench::with(settings)
@@ -113,7 +117,12 @@ fn small_store() -> Bench {
 
 #[test]
 fn a_flood_of_small_logs_pushes_nothing_of_others_out() {
-    let mut bench = small_store();
+    for has_disk in [true, false] {
+        flood(&mut small_store(has_disk));
+    }
+}
+
+fn flood(bench: &mut Bench) {
     let worker = bench.worker();
     for _ in 0..20 {
         bench.say(worker, json!({"user_id": "bob", "event": "note", "data": "v".repeat(500)}));
@@ -129,7 +138,7 @@ fn a_flood_of_small_logs_pushes_nothing_of_others_out() {
         }
         assert!(bench.stats()["kept_bytes"].as_u64().unwrap() <= 1_000_000);
     }
-    assert_eq!(waits(&mut bench).len(), 20);
+    assert_eq!(waits(bench).len(), 20);
     let carol = bench.client("carol");
     let heard = bench.subscribe(carol, "hers");
     assert_eq!(heard.iter().filter(|heard| heard.starts_with("say")).count(), 20, "{heard:?}");
@@ -141,7 +150,7 @@ fn a_flood_of_small_logs_pushes_nothing_of_others_out() {
 
 #[test]
 fn durable_messages_of_one_user_leave_room_for_those_of_others() {
-    let mut bench = small_store();
+    let mut bench = small_store(true);
     let (alice, mallory) = (bench.client("alice"), bench.client("mallory"));
     let said = |channel: String| json!({"action": "send", "channel": channel, "event": "e", "data": "d".repeat(10_000), "durable": true, "id": 1});
     let mut refused = 0;
