@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bench::{Bench, Seat, rights};
-use hub_witness::Witness;
+use hub_witness::{ASKED, Witness};
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
 use wshubd::hub::settings::{Disk, Keep, Policy};
@@ -87,13 +87,16 @@ struct History {
     /// Operations that run, and whether they were interrupted.
     running: BTreeMap<String, bool>,
     requests: u64,
+    /// What is said and heard is printed: `FUZZ_TELL=1`, for one input.
+    is_told: bool,
 }
 
 impl History {
     fn new() -> Self {
         let mut bench = Bench::with(settings());
         let observer = observer(&mut bench);
-        Self { bench, seats: BTreeMap::new(), observer, running: BTreeMap::new(), requests: 0 }
+        let is_told = std::env::var_os("FUZZ_TELL").is_some();
+        Self { bench, seats: BTreeMap::new(), observer, running: BTreeMap::new(), requests: 0, is_told }
     }
 
     fn pick(&self, steps: &mut Steps<'_>, wanted: impl Fn(&Witness) -> bool) -> Option<Seat> {
@@ -107,22 +110,32 @@ impl History {
         self.pick(steps, |_| true)
     }
 
-    /// Lets somebody say something; what must be answered gets an id.
-    fn say(&mut self, who: Option<Seat>, mut request: Value) {
-        let Some(seat) = who.filter(|seat| !self.bench.paused.contains(seat)) else { return };
-        let is_answered = !["whisper", "ack"].iter().any(|action| request["action"] == *action);
-        if is_answered {
-            self.requests += 1;
-            let id = format!("asked-{}", self.requests);
-            request["id"] = json!(id);
-            self.seats.get_mut(&seat).expect("it is here").asked.insert(id);
+    /// Lets somebody say something, which is answered.
+    fn say(&mut self, who: Option<Seat>, request: Value) {
+        self.ask(who, ASKED, request);
+    }
+
+    /// The same under an id that begins so.
+    fn ask(&mut self, who: Option<Seat>, kind: &str, mut request: Value) {
+        let says = |seat: &Seat| !self.bench.paused.contains(seat) && !self.seats[seat].has_ended;
+        let Some(seat) = who.filter(says) else { return };
+        self.requests += 1;
+        let id = format!("{kind}{}", self.requests);
+        request["id"] = json!(id);
+        self.seats.get_mut(&seat).expect("it is here").asks(&id, &request);
+        if self.is_told {
+            eprintln!("{} says {request}", seat.slot);
         }
         self.bench.tell(seat, &request);
         assert!(self.bench.last.list.len() <= MOST_ORDERS, "{} orders", self.bench.last.list.len());
     }
 
     fn step(&mut self, steps: &mut Steps<'_>) {
-        match steps.below(32) {
+        let step = steps.below(32);
+        if self.is_told {
+            eprintln!("step {step}");
+        }
+        match step {
             0..=2 => self.come(steps),
             3 => {
                 let Some(seat) = self.anybody(steps) else { return };
@@ -214,7 +227,8 @@ impl History {
         if has(32) {
             request["data"] = json!("d".repeat(steps.below(256) * 16));
         }
-        self.say(who, request);
+        let kind = if request["action"] == "whisper" { "whisper-" } else { ASKED };
+        self.ask(who, kind, request);
     }
 
     fn operation(&mut self, steps: &mut Steps<'_>) {
@@ -257,16 +271,14 @@ impl History {
         self.say(who, request);
     }
 
-    /// Any text as a request. Its ids are not looked at.
+    /// Any object as a request.
     fn say_raw(&mut self, steps: &mut Steps<'_>) {
         let (who, text) = (self.anybody(steps), steps.text());
-        let Some(seat) = who.filter(|seat| !self.bench.paused.contains(seat)) else { return };
-        if let Ok(request) = serde_json::from_str::<Value>(&text) {
-            // What only the edge answers does not reach a hub.
-            let is_of_the_edge = ["token", "reload"].iter().any(|action| request["action"] == *action);
-            if !is_of_the_edge && !text.contains("asked-") {
-                self.bench.tell(seat, &request);
-            }
+        let Ok(request) = serde_json::from_str::<Value>(&text) else { return };
+        // What only the edge answers does not reach a hub.
+        let is_of_the_edge = ["token", "reload"].iter().any(|action| request["action"] == *action);
+        if request.is_object() && !is_of_the_edge {
+            self.ask(who, "raw-", request);
         }
     }
 
@@ -279,7 +291,13 @@ impl History {
             3 => self.bench.unclog(seat),
             4 => self.bench.handle(Input::Heard { conn: seat, controls: steps.below(30) as u32 }),
             5 => self.bench.handle(Input::Took { conn: seat }),
-            6 if self.seats[&seat].is_worker => self.bench.handle(Input::Ended { conn: seat }),
+            6 => {
+                let witness = self.seats.get_mut(&seat).expect("it is here");
+                if witness.is_worker && !witness.has_ended {
+                    witness.ends();
+                    self.bench.handle(Input::Ended { conn: seat });
+                }
+            }
             7 => self.acknowledge(seat, steps),
             _ => self.bench.report_links(),
         }
@@ -289,7 +307,7 @@ impl History {
         let request =
             json!({"action": "ack", "epoch": "", "seq": steps.below(5), "read": steps.below(2) == 1});
         if !self.seats[&seat].is_worker {
-            self.say(Some(seat), request);
+            self.ask(Some(seat), "ack-", request);
         }
     }
 
@@ -389,6 +407,9 @@ impl History {
             let was_unread = self.bench.disk.was_unread;
             for (seat, witness) in &mut self.seats {
                 for frame in self.bench.frames(*seat) {
+                    if self.is_told {
+                        eprintln!("{}: {frame}", seat.slot);
+                    }
                     witness.hear(&frame, was_unread);
                 }
             }
@@ -467,7 +488,7 @@ impl History {
         self.bench.wait(11.0);
         self.hear();
         for witness in self.seats.values() {
-            assert!(witness.asked.is_empty(), "not answered: {:?}", witness.asked);
+            assert!(witness.unanswered().is_empty(), "not answered: {:?}", witness.unanswered());
         }
     }
 

@@ -61,7 +61,7 @@ impl Connection {
                 Heard::Broken(close) => told.push(Told::Broken(close)),
             }
             *is_over = matches!(told.last(), Some(Told::Closed | Told::Broken(_)));
-            *is_waiting = waits();
+            *is_waiting = !*is_over && waits();
             if *is_waiting { Next::Wait } else { Next::More }
         });
         assert!(!self.is_over || self.held.is_none(), "what has ended keeps nothing");
