@@ -100,8 +100,11 @@ impl<'a> Fields<'a> {
     /// `bad_json` for what is no JSON object, `bad_request` for a field that
     /// comes twice.
     pub(super) fn read(text: &'a str) -> Result<Self, Refusal> {
-        if is_list(text) {
-            return Err(Refusal::new(Code::BadJson, "a JSON object is wanted, and this is a list"));
+        if is_list_or_string(text) {
+            return Err(Refusal::new(
+                Code::BadJson,
+                "a JSON object is wanted, and this is a list or a string",
+            ));
         }
         serde_json::from_str(text).map_err(|error| {
             let said = error.to_string();
@@ -111,9 +114,10 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// serde would take a list for an object: as its fields, in their order.
-fn is_list(text: &str) -> bool {
-    text.trim_ascii_start().starts_with('[')
+/// serde would take a list for an object, as its fields in their order, and repeat all of a
+/// string in its error, escaped: an answer several times as long as the request.
+fn is_list_or_string(text: &str) -> bool {
+    text.trim_ascii_start().starts_with(['[', '"'])
 }
 
 /// A string; without escapes it is not copied.
@@ -245,7 +249,7 @@ impl RequestId {
             #[serde(borrow)]
             id: Raw<'a>,
         }
-        if is_list(text) {
+        if is_list_or_string(text) {
             return None;
         }
         let only: Only<'_> = serde_json::from_str(text).ok()?;
@@ -270,6 +274,14 @@ mod tests {
                 let wrong = parsed.unwrap_err();
                 assert_eq!((wrong.id, wrong.refusal.code), (None, Code::BadJson), "{text}");
             }
+        }
+    }
+
+    #[test]
+    fn an_error_does_not_grow_with_the_request() {
+        for text in [format!("\"{}\"", "\u{7f}".repeat(10_000)), "x".repeat(10_000), "7".repeat(10_000)] {
+            let wrong = client::parse(&text).unwrap_err();
+            assert!(wrong.refusal.message.len() < 200, "{}", wrong.refusal.message.len());
         }
     }
 }
