@@ -26,10 +26,10 @@ use super::wire::Wire;
 use crate::hub::TurnedAway;
 
 /// A request line and headers with a token in them, and room to spare.
-pub(super) const LARGEST_HEAD: usize = 16 << 10;
+pub const LARGEST_HEAD: usize = 16 << 10;
 
 /// More headers than any browser sends.
-pub(super) const MOST_HEADERS: usize = 64;
+pub const MOST_HEADERS: usize = 64;
 
 /// What a conversation takes in memory: hyper's buffers and state, and the task. 20.3 KiB
 /// measured between two requests, 28.2 KiB in the middle of a second head.

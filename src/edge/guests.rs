@@ -212,7 +212,7 @@ fn take_up(stream: &TcpStream) {
 
 /// Whether more may make a head of this. The rest of what there is to say about it is
 /// hyper's word, which reads it in the same way.
-fn is_part(said: &[u8]) -> bool {
+pub fn is_part(said: &[u8]) -> bool {
     let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
     httparse::Request::new(&mut headers).parse(said).is_ok_and(|status| status.is_partial())
 }

@@ -168,7 +168,7 @@ fn not_one(error: &Error) -> Box<Reply> {
 }
 
 /// The token: from the header, a subprotocol, or the query where that is allowed.
-fn token<B>(site: &Site, request: &Request<B>) -> Option<Token> {
+pub fn token<B>(site: &Site, request: &Request<B>) -> Option<Token> {
     let by_header = || bearer(request).map(Cow::from);
     let by_protocol =
         || offered(request).find_map(|protocol| protocol.strip_prefix(BEARER.as_bytes())).map(text);

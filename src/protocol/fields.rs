@@ -100,12 +100,24 @@ impl<'a> Fields<'a> {
     /// `bad_json` for what is no JSON object, `bad_request` for a field that
     /// comes twice.
     pub(super) fn read(text: &'a str) -> Result<Self, Refusal> {
+        if is_list_or_string(text) {
+            return Err(Refusal::new(
+                Code::BadJson,
+                "a JSON object is wanted, and this is a list or a string",
+            ));
+        }
         serde_json::from_str(text).map_err(|error| {
             let said = error.to_string();
             let code = if said.starts_with("duplicate field") { Code::BadRequest } else { Code::BadJson };
             Refusal::new(code, said)
         })
     }
+}
+
+/// serde would take a list for an object, as its fields in their order, and repeat all of a
+/// string in its error, escaped: an answer several times as long as the request.
+fn is_list_or_string(text: &str) -> bool {
+    text.trim_ascii_start().starts_with(['[', '"'])
 }
 
 /// A string; without escapes it is not copied.
@@ -237,6 +249,9 @@ impl RequestId {
             #[serde(borrow)]
             id: Raw<'a>,
         }
+        if is_list_or_string(text) {
+            return None;
+        }
         let only: Only<'_> = serde_json::from_str(text).ok()?;
         Self::read(only.id).ok().flatten()
     }
@@ -244,5 +259,29 @@ impl RequestId {
     /// The JSON text of the id.
     pub fn json(&self) -> &str {
         &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{client, refusal::Code, worker};
+
+    #[test]
+    fn a_list_is_no_request_and_has_no_id() {
+        let whole = format!("[1,\"ping\"{}]", ",null".repeat(27));
+        for text in [r#"["id"]"#, " [1]", "[]", whole.as_str()] {
+            for parsed in [client::parse(text), worker::parse(text.as_bytes())] {
+                let wrong = parsed.unwrap_err();
+                assert_eq!((wrong.id, wrong.refusal.code), (None, Code::BadJson), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_does_not_grow_with_the_request() {
+        for text in [format!("\"{}\"", "\u{7f}".repeat(10_000)), "x".repeat(10_000), "7".repeat(10_000)] {
+            let wrong = client::parse(&text).unwrap_err();
+            assert!(wrong.refusal.message.len() < 200, "{}", wrong.refusal.message.len());
+        }
     }
 }

@@ -33,7 +33,7 @@ pub(super) struct Generation {
 }
 
 /// What is told while a generation is read. An error ends the reading.
-pub(super) trait Listener {
+pub trait Listener {
     /// A message, or the place where one was damaged.
     fn message(&mut self, message: Told<'_>) -> Done<Next>;
     fn mark(&mut self, log: &str, state: &str) -> Done;
@@ -43,16 +43,16 @@ pub(super) trait Listener {
 
 /// A message as it was put.
 #[derive(Clone, Copy)]
-pub(super) struct Told<'a> {
-    pub(super) log: &'a str,
-    pub(super) seq: u64,
-    pub(super) head: &'a str,
-    pub(super) body: &'a str,
+pub struct Told<'a> {
+    pub log: &'a str,
+    pub seq: u64,
+    pub head: &'a str,
+    pub body: &'a str,
 }
 
 /// Whether somebody wants to hear more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Next {
+pub enum Next {
     More,
     Enough,
 }

@@ -7,18 +7,18 @@
 
 mod database;
 mod files;
-mod generation;
+pub mod generation;
 mod holder;
 mod ladder;
 mod mirror;
 mod order;
-mod record;
+pub mod record;
 mod shelf;
 mod space;
 mod survey;
 mod talk;
-mod trouble;
-mod wal;
+pub mod trouble;
+pub mod wal;
 
 use std::path::Path;
 use std::process::exit;

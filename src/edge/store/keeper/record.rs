@@ -32,7 +32,7 @@ pub(super) fn log_place(log: &str) -> LogPlace {
 
 /// The place of one part of a message: log, seq, part, so that the parts of a
 /// message lie side by side, and messages of a log in their order.
-pub(super) fn message_place(log: &str, seq: u64, part: u32) -> Vec<u8> {
+pub fn message_place(log: &str, seq: u64, part: u32) -> Vec<u8> {
     [&log_place(log)[..], &seq.to_be_bytes(), &part.to_be_bytes()].concat()
 }
 
@@ -65,7 +65,7 @@ pub(super) fn read_gone_place(place: &[u8]) -> Option<(u64, u64)> {
 }
 
 /// A value as it is written: format, checksum of place and content, content.
-pub(super) fn seal(place: &[u8], content: &[u8]) -> Vec<u8> {
+pub fn seal(place: &[u8], content: &[u8]) -> Vec<u8> {
     let mut value = Vec::with_capacity(SEAL + content.len());
     value.push(FORMAT);
     value.extend(checksum(&[place, content]).to_be_bytes());
@@ -74,7 +74,7 @@ pub(super) fn seal(place: &[u8], content: &[u8]) -> Vec<u8> {
 }
 
 /// The content of a value, if it is what was written in this place.
-pub(super) fn unseal<'a>(place: &[u8], value: &'a [u8]) -> Option<&'a [u8]> {
+pub fn unseal<'a>(place: &[u8], value: &'a [u8]) -> Option<&'a [u8]> {
     let (format, value) = value.split_first()?;
     let (sum, content) = value.split_first_chunk::<4>()?;
     let right = *format == FORMAT && u32::from_be_bytes(*sum) == checksum(&[place, content]);
@@ -90,7 +90,7 @@ pub(super) fn checksum(texts: &[&[u8]]) -> u32 {
 }
 
 /// Several texts as one, each but the last with its length before it.
-pub(super) fn join<const N: usize>(texts: [&str; N]) -> Vec<u8> {
+pub fn join<const N: usize>(texts: [&str; N]) -> Vec<u8> {
     let mut joined = Vec::with_capacity(texts.iter().map(|text| text.len() + 4).sum());
     join_to(&mut joined, texts);
     joined
@@ -107,7 +107,7 @@ pub(super) fn join_to<const N: usize>(joined: &mut Vec<u8>, texts: [&str; N]) {
 }
 
 /// The texts of which one was made.
-pub(super) fn split<const N: usize>(mut joined: &[u8]) -> Option<[&str; N]> {
+pub fn split<const N: usize>(mut joined: &[u8]) -> Option<[&str; N]> {
     let mut texts = [""; N];
     for (at, text) in texts.iter_mut().enumerate() {
         let mut bytes = joined;
@@ -123,7 +123,7 @@ pub(super) fn split<const N: usize>(mut joined: &[u8]) -> Option<[&str; N]> {
 /// A message in parts, each with its number and its content. The first part comes
 /// last: the engine keeps what was written before something else if it keeps that,
 /// so after a crash a message is there if its first part is.
-pub(super) fn cut(text: &[u8]) -> impl Iterator<Item = (u32, Vec<u8>)> {
+pub fn cut(text: &[u8]) -> impl Iterator<Item = (u32, Vec<u8>)> {
     let whole = checksum(&[text]).to_be_bytes();
     let parts = text.len().div_ceil(CHUNK).max(1) as u32;
     (0..parts).rev().map(move |part| {
@@ -134,7 +134,7 @@ pub(super) fn cut(text: &[u8]) -> impl Iterator<Item = (u32, Vec<u8>)> {
 }
 
 /// What became of the parts of a message.
-pub(super) enum Found {
+pub enum Found {
     /// All are there: the text that was cut.
     Whole { seq: u64, text: Vec<u8> },
     /// Some are wrong or missing.
@@ -143,7 +143,7 @@ pub(super) enum Found {
 
 /// Puts messages together from their parts, which come in the order of places.
 #[derive(Default)]
-pub(super) struct Assembly {
+pub struct Assembly {
     under_way: Option<UnderWay>,
 }
 
@@ -164,7 +164,7 @@ struct Promised {
 
 impl Assembly {
     /// Takes the next part; tells of the message before it, if this is another.
-    pub(super) fn push(&mut self, place: &[u8], value: &[u8]) -> Option<Found> {
+    pub fn push(&mut self, place: &[u8], value: &[u8]) -> Option<Found> {
         let (message, seq, part) = read_place(place)?;
         let same = self.under_way.as_ref().is_some_and(|under_way| under_way.message == message);
         let found = if same { None } else { self.finish() };
@@ -179,7 +179,7 @@ impl Assembly {
     }
 
     /// Tells of the last message.
-    pub(super) fn finish(&mut self) -> Option<Found> {
+    pub fn finish(&mut self) -> Option<Found> {
         let UnderWay { seq, promised, text, next, .. } = self.under_way.take()?;
         let whole = promised.is_some_and(|promised| {
             promised.parts == next && promised.whole == checksum(&[&text]).to_be_bytes()

@@ -9,7 +9,7 @@ use std::path::Path;
 
 /// Why something could not be done, for people.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub enum Trouble {
     /// The disk is full, not ours, or broken; what is on it may be as it should.
     Hindered(String),
     /// The disk does not give back some of what it took.
@@ -18,7 +18,7 @@ pub(super) enum Trouble {
     Damaged(String),
 }
 
-pub(super) type Done<T = ()> = Result<T, Trouble>;
+pub type Done<T = ()> = Result<T, Trouble>;
 
 impl Trouble {
     /// For people.

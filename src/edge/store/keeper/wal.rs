@@ -66,7 +66,7 @@ pub(super) enum Record<'a> {
     End(Counts),
 }
 
-pub(super) struct Wal {
+pub struct Wal {
     path: PathBuf,
     salt: u64,
     file: File,
@@ -93,7 +93,7 @@ pub(super) struct Wal {
 
 impl Wal {
     /// Opens that of a generation, if it has one.
-    pub(super) fn open(directory: &Path) -> Done<Option<Self>> {
+    pub fn open(directory: &Path) -> Done<Option<Self>> {
         let Some((path, salt)) = find(directory)? else { return Ok(None) };
         let told = || Trouble::file(&path);
         let file = OpenOptions::new().read(true).write(true).open(&path).map_err(told())?;
@@ -146,7 +146,7 @@ impl Wal {
     }
 
     /// What of it was committed and cannot be read.
-    pub(super) fn damaged(&self) -> u64 {
+    pub fn damaged(&self) -> u64 {
         self.damaged
     }
 
@@ -277,7 +277,7 @@ impl Wal {
 
     /// Tells all that is in it: messages as they were committed, then the last state of
     /// each log, then what is kept no longer.
-    pub(super) fn load(&self, listener: &mut impl Listener) -> Done {
+    pub fn load(&self, listener: &mut impl Listener) -> Done {
         let mut marks: BTreeMap<Box<str>, Box<str>> = BTreeMap::new();
         let mut runs: Vec<(Box<str>, u64, u64)> = Vec::new();
         self.each(0, |record| {

@@ -1,0 +1,181 @@
+//! Heads of HTTP requests: whether one is whole, where it may come from, and the token in it,
+//! on any bytes, read by the HTTP library as the daemon sets it up.
+
+#![no_main]
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{AUTHORIZATION, HOST, ORIGIN, SEC_WEBSOCKET_PROTOCOL};
+use hyper::service::service_fn;
+use hyper::{HeaderMap, Request, Response};
+use libfuzzer_sys::fuzz_target;
+use smol::io::{AsyncRead, AsyncWrite};
+use smol_hyper::rt::FuturesIo;
+use wshubd::config::{Config, Environment};
+use wshubd::edge::caller::{LARGEST_HEAD, MOST_HEADERS};
+use wshubd::edge::origin::{Gate, Host, Origin};
+use wshubd::edge::site::Site;
+use wshubd::edge::{guests, http, upgrade};
+
+const CONFIGURATION: &str = r#"
+[listen]
+allowed_hosts = ["hub.example"]
+allowed_origins = ["https://app.example", "http://other.example:8080"]
+"#;
+
+/// The names in the configuration, and those of the machine in [`gate`].
+const HOSTS: [&str; 5] = ["hub.example", "localhost", "box.lan", "box", "box.local"];
+
+thread_local! {
+    static SITE: Site = site();
+}
+
+fn site() -> Site {
+    let directory = std::env::temp_dir().join(format!("wshubd-fuzz-{}", std::process::id()));
+    fs::create_dir_all(&directory).expect("the directory for temporary files takes one");
+    let file = directory.join("wshubd.toml");
+    fs::write(&file, CONFIGURATION).expect("a file in it");
+    let environment = Environment::new(1000, [("STATE_DIRECTORY", &directory)]);
+    let mut loaded = Config::load(Some(&file), &environment).expect("the configuration is valid");
+    loaded.config.auth.query_token = true;
+    let mut site = Site::open(&loaded).expect("no file but those of the directory is wanted");
+    site.gate = Gate::new(&loaded.config.listen, "box.lan");
+    fs::remove_dir_all(&directory).expect("nobody else uses it");
+    site
+}
+
+/// A peer that has sent all that it wants to, and waits.
+struct Peer<'a>(&'a [u8]);
+
+impl AsyncRead for Peer<'_> {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        if self.0.is_empty() {
+            return Poll::Pending;
+        }
+        Poll::Ready(io::Read::read(&mut self.0, into))
+    }
+}
+
+impl AsyncWrite for Peer<'_> {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(from.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// What the HTTP library makes of what one peer sends.
+#[derive(PartialEq, Debug)]
+enum Read {
+    Request,
+    Refused,
+    Waits,
+}
+
+fn read(head: &[u8], site: &Site) -> Read {
+    let has_asked = RefCell::new(false);
+    let service = service_fn(|request: Request<Incoming>| {
+        *has_asked.borrow_mut() = true;
+        check(site, &request);
+        async { Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .max_headers(MOST_HEADERS)
+        .max_buf_size(LARGEST_HEAD)
+        .half_close(true)
+        .serve_connection(FuturesIo::new(Peer(head)), service);
+    let ended = pin!(connection).poll(&mut Context::from_waker(Waker::noop()));
+    match (*has_asked.borrow(), ended) {
+        (true, _) => Read::Request,
+        (false, Poll::Ready(_)) => Read::Refused,
+        (false, Poll::Pending) => Read::Waits,
+    }
+}
+
+fn check(site: &Site, request: &Request<Incoming>) {
+    let headers = request.headers();
+    if site.gate.admit(headers).is_ok() {
+        check_admitted(headers);
+    }
+    let token = upgrade::token(site, request);
+    let Some(token) = token.as_ref().map(|token| token.reveal()) else { return };
+    let query = request.uri().query().unwrap_or_default();
+    let is_somewhere = headers.contains_key(AUTHORIZATION)
+        || headers.contains_key(SEC_WEBSOCKET_PROTOCOL)
+        || query.contains("token=");
+    assert!(is_somewhere, "a token that nobody sent: {token:?}");
+    match http::bearer(request) {
+        Some(first) => assert_eq!(token, first, "the header is looked at first"),
+        None => {
+            let lists = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().map(|list| list.as_bytes());
+            let offered = format!("wshub.bearer.{token}").into_bytes();
+            let is_offered = lists.into_iter().any(|list| contains(list, &offered));
+            assert!(is_offered || query.contains("token="), "{token:?}");
+        }
+    }
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}
+
+/// What the headers of an admitted request must have, read without the code that admits.
+fn check_admitted(headers: &HeaderMap) {
+    let text = |name| {
+        let mut all = headers.get_all(name).iter();
+        let first = all.next().map(|value| value.to_str().expect("a header is text").to_lowercase());
+        assert!(all.next().is_none(), "a header stands once");
+        first
+    };
+    let host = text(HOST).expect("a host");
+    let host = without_port(&host);
+    assert!(HOSTS.contains(&host) || address(host).is_some(), "{host:?} is admitted");
+    let Some(origin) = text(ORIGIN) else { return };
+    if ["https://app.example", "https://app.example:443", "http://other.example:8080"].contains(&&*origin) {
+        return;
+    }
+    let (scheme, authority) = origin.split_once("://").expect("an origin has a scheme");
+    assert!(["http", "https", "ws", "wss"].contains(&scheme), "{origin:?} is admitted");
+    let of_page = without_port(authority);
+    let is_same_address = address(host).is_some() && address(of_page) == address(host);
+    assert!(of_page == host || is_same_address, "{origin:?} is admitted at {host:?}");
+}
+
+fn without_port(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !host.ends_with(':') => host,
+        _ => authority,
+    }
+}
+
+fn address(host: &str) -> Option<IpAddr> {
+    match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(address) => address.parse().ok().filter(IpAddr::is_ipv6),
+        None => host.parse().ok().filter(IpAddr::is_ipv4),
+    }
+}
+
+fuzz_target!(|head: &[u8]| {
+    let text = String::from_utf8_lossy(head);
+    let _ = (Host::parse(&text), Origin::parse(&text));
+    // A whole buffer is not looked at any further by those who wait for a head.
+    let head = head.get(..LARGEST_HEAD - 1).unwrap_or(head);
+    let read = SITE.with(|site| read(head, site));
+    let waits = guests::is_part(head);
+    assert_eq!(read == Read::Waits, waits, "the library: {read:?}; {text:?}");
+});

@@ -1,0 +1,84 @@
+//! Lines of workers: `edge::lines` on any bytes in any pieces, and `protocol::worker::parse`
+//! on each line.
+
+#![no_main]
+
+mod pieces;
+mod requests;
+
+use libfuzzer_sys::fuzz_target;
+use pieces::Cuts;
+use wshubd::edge::lines::{self, Line, Next};
+use wshubd::protocol::worker;
+
+/// Short, so that lines over it are common.
+const LONGEST: usize = 200;
+
+#[derive(Clone, PartialEq, Debug)]
+enum Told {
+    Whole(Vec<u8>),
+    TooLong,
+    Half,
+}
+
+fn told(line: Line<'_>) -> Told {
+    match line {
+        Line::Whole(bytes) => Told::Whole(bytes.to_vec()),
+        Line::TooLong => Told::TooLong,
+        Line::Half => Told::Half,
+    }
+}
+
+/// What the decoder tells of a stream that comes in pieces. Now and then the rest of what
+/// came is to wait, and is asked for with the next piece or before it.
+fn decoded(pieces: &[&[u8]], mut waits: impl FnMut() -> bool) -> Vec<Told> {
+    let (mut all, mut held, mut is_waiting) = (Vec::new(), None, false);
+    let empty: &[u8] = &[];
+    let mut pieces = pieces.iter().copied();
+    loop {
+        let piece = if is_waiting && waits() { Some(empty) } else { pieces.next() };
+        let Some(piece) = piece.or(is_waiting.then_some(empty)) else { break };
+        is_waiting = false;
+        lines::split(&mut held, piece, LONGEST, |line| {
+            all.push(told(line));
+            is_waiting = waits();
+            if is_waiting { Next::Wait } else { Next::More }
+        });
+    }
+    lines::end(held, |line| all.push(told(line)));
+    all
+}
+
+/// The same by the rule alone.
+fn expected(stream: &[u8]) -> Vec<Told> {
+    let mut all = Vec::new();
+    let mut lines = stream.split(|byte| *byte == b'\n').peekable();
+    while let Some(line) = lines.next() {
+        let is_last = lines.peek().is_none();
+        let is_blank = line.trim_ascii().is_empty();
+        match () {
+            () if line.len() > LONGEST => all.push(Told::TooLong),
+            () if is_blank => {}
+            () if is_last => all.push(Told::Half),
+            () => all.push(Told::Whole(line.to_vec())),
+        }
+    }
+    all
+}
+
+fuzz_target!(|input: &[u8]| {
+    let Some((mut cuts, stream)) = Cuts::split_off(input) else { return };
+    let lines = expected(stream);
+    assert_eq!(decoded(&[stream], || false), lines, "whole");
+    let pieces = cuts.pieces(stream);
+    assert_eq!(decoded(&pieces, || false), lines, "in pieces");
+    assert_eq!(decoded(&pieces, || cuts.below(3) == 0), lines, "in pieces, with waits");
+    for line in &lines {
+        let Told::Whole(line) = line else { continue };
+        let parsed = worker::parse(line);
+        match std::str::from_utf8(line) {
+            Ok(text) => requests::check(text, &parsed),
+            Err(_) => assert!(parsed.is_err(), "what is not UTF-8 is no request"),
+        }
+    }
+});
