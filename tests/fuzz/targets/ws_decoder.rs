@@ -88,29 +88,35 @@ fn split_pongs(bytes: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     })
 }
 
-fn whole(bytes: &[u8]) -> Connection {
-    let mut connection = Connection::default();
-    connection.decode(&mut Decoder::new(LONGEST), bytes, || false);
+/// What is decoded byte by byte: then each ping is answered.
+fn by_bytes(bytes: &[u8]) -> Connection {
+    let (mut connection, mut decoder) = (Connection::default(), Decoder::new(LONGEST));
+    for byte in bytes.chunks(1) {
+        connection.decode(&mut decoder, byte, || false);
+    }
     connection
 }
 
-/// Whether the same was told. Of very many pings in a row, which depends on the pieces, only
-/// some are answered.
-fn check(cut: &Connection, whole: &Connection) {
-    assert_eq!(cut.told, whole.told);
-    let mut all = cut.pongs.iter();
-    let is_among = whole.pongs.iter().all(|pong| all.any(|other| other == pong));
-    assert!(is_among, "pongs in pieces: {:?}, whole: {:?}", cut.pongs, whole.pongs);
-    assert_eq!(cut.controls, whole.controls, "each ping and pong is counted once");
+/// Whether the same was told as byte by byte. Of very many pings in a row, which depends on the
+/// pieces, only some are answered.
+fn check(cut: &Connection, by_bytes: &Connection) {
+    assert_eq!(cut.told, by_bytes.told);
+    let mut all = by_bytes.pongs.iter();
+    let is_among = cut.pongs.iter().all(|pong| all.any(|other| other == pong));
+    assert!(is_among, "pongs in pieces: {:?}, byte by byte: {:?}", cut.pongs, by_bytes.pongs);
+    assert_eq!(cut.controls, by_bytes.controls, "each ping and pong is counted once");
 }
 
 fuzz_target!(|input: &[u8]| {
     let Some((mut cuts, bytes)) = Cuts::split_off(input) else { return };
     let (one, two) = bytes.split_at(bytes.len() * cuts.below(4) / 4);
-    let expected = whole(bytes);
-    let pieces = cuts.pieces(bytes);
+    let expected = by_bytes(bytes);
     let mut connection = Connection::default();
     let mut decoder = Decoder::new(LONGEST);
+    connection.decode(&mut decoder, bytes, || false);
+    check(&connection, &expected);
+    let pieces = cuts.pieces(bytes);
+    let mut connection = Connection::default();
     for piece in &pieces {
         connection.decode(&mut decoder, piece, || false);
     }
@@ -130,6 +136,6 @@ fuzz_target!(|input: &[u8]| {
             connection.decode(&mut decoder, piece, || false);
         }
     }
-    check(&both[0], &whole(one));
-    check(&both[1], &whole(two));
+    check(&both[0], &by_bytes(one));
+    check(&both[1], &by_bytes(two));
 });
