@@ -89,8 +89,11 @@ impl Hub {
             LogKey::Channel(channel) => Some((channel, topic)),
             LogKey::Inbox(_) => None,
         });
-        let page = Page::of(channels, after.as_deref(), |(channel, _)| channel.as_str());
-        let page = page.with(|(channel, topic)| (self.channel_entry(now, channel, topic), channel.clone()));
+        let channels: Vec<_> = channels.collect();
+        let entry = |(channel, topic): &(&Channel, &Topic)| {
+            (self.channel_entry(now, channel, topic), (*channel).clone())
+        };
+        let page = Page::of(&channels, after.as_deref(), |(channel, _)| channel.as_str(), entry);
         self.answer(ask, Frame::Channels { channels: page.entries, next: page.next }, out);
         Ok(())
     }
@@ -126,9 +129,11 @@ impl Hub {
             LogKey::Inbox(user_id) => Some((user_id, topic)).filter(|_| topic.waiting() > 0),
             LogKey::Channel(_) => None,
         });
-        let page = Page::of(inboxes, after.as_deref(), |(user_id, _)| user_id.as_str());
-        let page =
-            page.with(|(user_id, topic)| (inbox_entry(now, user_id.clone(), Some(topic)), user_id.clone()));
+        let inboxes: Vec<_> = inboxes.collect();
+        let entry = |(user_id, topic): &(&UserId, &Topic)| {
+            (inbox_entry(now, (*user_id).clone(), Some(topic)), (*user_id).clone())
+        };
+        let page = Page::of(&inboxes, after.as_deref(), |(user_id, _)| user_id.as_str(), entry);
         self.answer(ask, Frame::Inboxes { inboxes: page.entries, next: page.next }, out);
         Ok(())
     }
@@ -178,34 +183,33 @@ pub(super) struct Page<E, K> {
     pub(super) next: Option<K>,
 }
 
-/// What is to be listed, and whether there is more.
-pub(super) struct Chosen<T>(Vec<T>, bool);
-
-impl Page<(), ()> {
-    /// Chooses the first so many whose name is greater than the last one before.
+impl<E, K> Page<E, K> {
+    /// Makes entries of the first so many whose name is greater than the last one before.
     pub(super) fn of<T>(
-        all: impl Iterator<Item = T>,
+        all: &[T],
         after: Option<&str>,
         name: impl Fn(&T) -> &str,
-    ) -> Chosen<T> {
-        let mut rest: Vec<T> = all.filter(|one| after.is_none_or(|after| name(one) > after)).collect();
-        let is_part = rest.len() > LISTED;
-        if is_part {
-            rest.select_nth_unstable_by(LISTED, |a, b| name(a).cmp(name(b)));
-            rest.truncate(LISTED);
-        }
-        rest.sort_unstable_by(|a, b| name(a).cmp(name(b)));
-        Chosen(rest, is_part)
+        entry: impl Fn(&T) -> (E, K),
+    ) -> Self {
+        let names = all.iter().map(name).enumerate().map(|(at, name)| (name, at)).collect();
+        let (chosen, is_part) = choose(names, after);
+        let chosen = chosen.into_iter().filter_map(|(_, at)| all.get(at));
+        let (entries, mut names): (Vec<E>, Vec<K>) = chosen.map(entry).unzip();
+        Self { entries, next: names.pop().filter(|_| is_part) }
     }
 }
 
-impl<T> Chosen<T> {
-    /// Makes an entry of each, and names the last.
-    pub(super) fn with<E, K>(self, entry: impl Fn(T) -> (E, K)) -> Page<E, K> {
-        let Self(chosen, is_part) = self;
-        let (entries, mut names): (Vec<E>, Vec<K>) = chosen.into_iter().map(entry).unzip();
-        Page { entries, next: names.pop().filter(|_| is_part) }
+/// The first so many names that are greater than the last one before, and whether there are
+/// more.
+fn choose<'n>(mut names: Vec<(&'n str, usize)>, after: Option<&str>) -> (Vec<(&'n str, usize)>, bool) {
+    names.retain(|(name, _)| after.is_none_or(|after| *name > after));
+    let is_part = names.len() > LISTED;
+    if is_part {
+        names.select_nth_unstable(LISTED);
+        names.truncate(LISTED);
     }
+    names.sort_unstable();
+    (names, is_part)
 }
 
 /// A connection as administrators see it, but for what the link knows.

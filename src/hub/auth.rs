@@ -56,9 +56,12 @@ impl Hub {
 
     /// Finds those again who have to say who they are.
     pub(super) fn find_strangers(&mut self) {
-        let mut found = self.connections.ids(|connection| !connection.is_let_in());
-        found.sort_by_key(|conn| self.connections.get(*conn).map(|connection| connection.opened));
-        self.strangers = Strangers(found.into());
+        let strangers = self.connections.iter().filter(|(_, connection)| !connection.is_let_in());
+        let mut found: Vec<(u64, u32, u64)> =
+            strangers.map(|(slot, connection)| (connection.opened.0, slot, connection.tag)).collect();
+        found.sort_unstable();
+        let found = found.into_iter().map(|(_, slot, tag)| ConnectionId { slot, tag });
+        self.strangers = Strangers(found.collect());
     }
 
     /// A link is up.

@@ -9,7 +9,7 @@
 //! are, and whoever holds more than a share; then messages to those who are slow already;
 //! and only then, one by one, those who hold most.
 
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use super::Hub;
@@ -207,29 +207,24 @@ impl Hub {
     }
 
     /// Who is closed, so that no more than a bearable amount is held where that is asked for.
-    fn choose(
-        &self,
-        bearable: Option<u64>,
-        mut ranked: BTreeMap<Turn, Ranking>,
-        is_waited_for: bool,
-    ) -> Vec<Holder> {
+    fn choose(&self, bearable: Option<u64>, mut ranking: Ranking, is_waited_for: bool) -> Vec<Holder> {
         let ceiling = self.settings.limits.memory as u64;
         let calm = ceiling / 100 * (Level::High.mark() - SLACK);
         let mut left = self.memory_held();
         let mut chosen = Vec::new();
-        for (turn, above) in [(Turn::Stranger, 0), (Turn::Client, ceiling / SHARE)] {
-            if let Some(ranking) = ranked.get_mut(&turn) {
-                ranking.take(above, calm, &mut left, &mut chosen);
-            }
-        }
-        if let Some(bearable) = bearable {
-            for ranking in ranked.values_mut() {
-                ranking.take(0, bearable, &mut left, &mut chosen);
+        let first = [(Turn::Stranger, 0, calm), (Turn::Client, ceiling / SHARE, calm)];
+        let all = [Turn::Stranger, Turn::Client, Turn::Worker, Turn::Owner];
+        let then = bearable.map(|bearable| all.map(|turn| (turn, 0, bearable)));
+        for (turn, above, bearable) in first.into_iter().chain(then.into_iter().flatten()) {
+            while left > bearable
+                && let Some(holder) = ranking.most(turn, above)
+            {
+                left = left.saturating_sub(holder.bytes);
+                chosen.push(holder);
             }
         }
         if is_waited_for && chosen.is_empty() {
-            let clients = ranked.get_mut(&Turn::Client);
-            chosen.extend(clients.and_then(|clients| clients.most(ceiling / GIVES_WAY)));
+            chosen.extend(ranking.most(Turn::Client, ceiling / GIVES_WAY));
         }
         chosen
     }
@@ -245,9 +240,10 @@ impl Hub {
     }
 
     /// All who are worth closing.
-    fn rank(&self, mut holders: Vec<(ConnectionId, u64)>) -> BTreeMap<Turn, Ranking> {
+    fn rank(&self, mut holders: Vec<(ConnectionId, u64)>) -> Ranking {
         holders.sort_unstable();
-        let mut shares: BTreeMap<(Turn, Account, u32), Vec<Holder>> = BTreeMap::new();
+        let mut ranking = Ranking::default();
+        let mut known: HashMap<Account, u32> = HashMap::new();
         for (slot, connection) in self.connections.iter() {
             let conn = ConnectionId { slot, tag: connection.tag };
             let of_its_link = holders.binary_search_by_key(&conn, |(conn, _)| *conn);
@@ -258,18 +254,19 @@ impl Hub {
                 continue;
             }
             let account = self.account(conn);
+            let next = ranking.0.len() as u32;
             // Who may stand for many, or belongs to nobody yet, is looked at by itself.
-            let is_alone = turn != Turn::Client || !account.pays;
-            let key = (turn, account, if is_alone { slot } else { 0 });
-            shares.entry(key).or_default().push(Holder { bytes, conn });
+            let is_shared = turn == Turn::Client && account.pays;
+            let at = if is_shared { *known.entry(account).or_insert(next) } else { next };
+            if at == next {
+                ranking.0.push(Share { turn, bytes: 0, holders: Vec::new() });
+            }
+            if let Some(share) = ranking.0.get_mut(at as usize) {
+                share.bytes += bytes;
+                share.holders.push(Holder { bytes, conn });
+            }
         }
-        let mut ranked: BTreeMap<Turn, Ranking> = BTreeMap::new();
-        for ((turn, ..), mut holders) in shares {
-            holders.sort_unstable();
-            let bytes = holders.iter().map(|holder| holder.bytes).sum();
-            ranked.entry(turn).or_default().0.push(Share { bytes, holders });
-        }
-        ranked
+        ranking
     }
 
     /// What the subscriptions of a connection take. A channel is on its account
@@ -282,42 +279,34 @@ impl Hub {
 }
 
 /// A connection, and what would be free without it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Holder {
     bytes: u64,
     conn: ConnectionId,
 }
 
-/// What all connections of one user hold, those with most last.
-#[derive(PartialEq, Eq, PartialOrd, Ord, Debug)]
+/// What all connections of one user hold.
+#[derive(Debug)]
 struct Share {
+    turn: Turn,
     bytes: u64,
     holders: Vec<Holder>,
 }
 
-/// Users by what they hold.
+/// Users and what they hold.
 #[derive(Default, Debug)]
-struct Ranking(BinaryHeap<Share>);
+struct Ranking(Vec<Share>);
 
 impl Ranking {
-    /// The connection that holds most of the user who holds most, where that is more than so
-    /// much.
-    fn most(&mut self, above: u64) -> Option<Holder> {
-        let mut first = self.0.peek_mut().filter(|first| first.bytes > above)?;
-        let holder = first.holders.pop()?;
+    /// Takes out the connection that holds most of the user who holds most, where that is more
+    /// than so much.
+    fn most(&mut self, turn: Turn, above: u64) -> Option<Holder> {
+        let shares = self.0.iter_mut().filter(|share| share.turn == turn && share.bytes > above);
+        let first = shares.max_by_key(|share| share.bytes)?;
+        let (largest, _) = first.holders.iter().enumerate().max_by_key(|(_, holder)| holder.bytes)?;
+        let holder = first.holders.swap_remove(largest);
         first.bytes -= holder.bytes;
         Some(holder)
-    }
-
-    /// Takes connections of users who hold more than so much, until no more than `bearable`
-    /// of what is held is left.
-    fn take(&mut self, above: u64, bearable: u64, left: &mut u64, chosen: &mut Vec<Holder>) {
-        while *left > bearable
-            && let Some(holder) = self.most(above)
-        {
-            *left = left.saturating_sub(holder.bytes);
-            chosen.push(holder);
-        }
     }
 }
 

@@ -208,9 +208,9 @@ impl Operations {
 
     /// All that run.
     pub(super) fn list(&self, after: Option<&str>) -> Page<OperationEntry, OperationId> {
-        let running = self.by_id.keys().filter_map(|id| self.find(id));
-        Page::of(running, after, |operation| operation.id.as_str())
-            .with(|operation| (operation.entry(), operation.id.clone()))
+        let running: Vec<&Operation> = self.by_id.keys().filter_map(|id| self.find(id)).collect();
+        let entry = |operation: &&Operation| (operation.entry(), operation.id.clone());
+        Page::of(&running, after, |operation| operation.id.as_str(), entry)
     }
 
     /// Those that run on a channel, as many as there is room for, and how many they are

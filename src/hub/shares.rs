@@ -3,7 +3,8 @@
 //!
 //! Knows publishers by a digest. Does not know what they publish.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,15 @@ impl Author {
     fn of(account: Account) -> Self {
         let digest = account.short();
         Self(if account.pays { digest | Self::PAYS } else { digest & !Self::PAYS })
+    }
+
+    /// As what it stands in tables of those for whom there is a limit.
+    pub(super) fn number(self) -> Option<u32> {
+        self.pays().then_some(self.0)
+    }
+
+    pub(super) fn of_number(number: u32) -> Self {
+        Self(number)
     }
 
     pub(super) fn pays(self) -> bool {
@@ -79,23 +89,21 @@ impl Log {
         newcomer: Option<Newcomer>,
         may_go: impl Fn(&Kept) -> bool,
     ) -> Option<u64> {
-        let mut shares: HashMap<Author, (u64, u64)> = HashMap::new();
-        let mut kept = self.kept.iter().take(LOOKED_AT).filter(|kept| may_go(kept)).peekable();
-        while let Some(first) = kept.next() {
-            // Those that one publisher sent in a row are looked up once.
-            let mut sum = measure.of(first.size);
-            while let Some(next) = kept.next_if(|next| next.author == first.author) {
-                sum += measure.of(next.size);
-            }
-            shares.entry(first.author).or_insert((0, first.seq)).0 += sum;
+        // By publisher, and the oldest of each first: what comes from one is sorted already.
+        let oldest = (0..).zip(&self.kept).take(LOOKED_AT).filter(|(_, kept)| may_go(kept));
+        let mut shares: Vec<(u64, u32, u64)> =
+            oldest.map(|(at, kept)| (u64::from(kept.author.0), at, measure.of(kept.size))).collect();
+        shares.sort_unstable();
+        let mut largest = None;
+        for of_one in shares.chunk_by(|(one, ..), (other, ..)| one == other) {
+            let Some((author, first, _)) = of_one.first() else { continue };
+            let is_newcomers = |newcomer: &Newcomer| u64::from(newcomer.author.0) == *author;
+            let more = newcomer.filter(is_newcomers).map_or(0, |newcomer| measure.of(newcomer.size));
+            let sum = more + of_one.iter().map(|(.., share)| share).sum::<u64>();
+            largest = largest.max(Some((sum, Reverse(*first))));
         }
-        if let Some(Newcomer { author, size }) = newcomer
-            && let Some((sum, _)) = shares.get_mut(&author)
-        {
-            *sum += measure.of(size);
-        }
-        let largest = shares.into_values().max_by_key(|(sum, first)| (*sum, std::cmp::Reverse(*first)));
-        largest.map(|(_, first)| first)
+        let (_, Reverse(first)) = largest?;
+        self.kept.get(first as usize).map(|kept| kept.seq)
     }
 }
 
@@ -156,13 +164,13 @@ impl Hub {
     }
 
     fn find_oldest(&mut self, may_go: impl Fn(&Kept) -> bool) {
-        let mut found: Vec<(Moment, u32, u64)> = Vec::new();
+        let mut found: Vec<(u64, u32, u64)> = Vec::new();
         for place in self.channels.with(|log| !log.kept.is_empty()) {
             let Some(log) = self.channels.at(place).and_then(|topic| topic.log.as_ref()) else { continue };
             let theirs = log.kept.iter().filter(|kept| may_go(kept));
-            found.extend(theirs.map(|kept| (kept.since, place, kept.seq)));
+            found.extend(theirs.map(|kept| (kept.since.0, place, kept.seq)));
             if found.len() > 4 * AT_ONCE {
-                found.select_nth_unstable(AT_ONCE);
+                found.sort_unstable();
                 found.truncate(AT_ONCE);
             }
         }
@@ -204,7 +212,7 @@ pub(super) struct Flash {
     #[serde(skip)]
     pub(super) is_scarce: bool,
     /// A day pays off what one may write in a day.
-    spent: BTreeMap<Author, Bucket>,
+    spent: Vec<(Author, Bucket)>,
 }
 
 impl Flash {
@@ -218,24 +226,31 @@ impl Flash {
         settings: &Settings,
     ) {
         let Some(budget) = settings.flash_budget.filter(|_| author.pays()) else { return };
-        if self.spent.len() >= MOST && !self.spent.contains_key(&author) {
-            self.spent.retain(|_, bucket| bucket.owes(now) > Duration::ZERO);
-            let least =
-                self.spent.iter().min_by_key(|(_, bucket)| bucket.owes(now)).map(|(author, _)| *author);
-            if let Some(least) = least.filter(|_| self.spent.len() >= MOST) {
-                self.spent.remove(&least);
-            }
-        }
         // A commit holds many of those that wait.
         let bytes = 2 * u64::from(size) + if was_synced { SYNC } else { 0 };
         let cost = u128::from(bytes) * u128::from(DAY) / u128::from((budget / PART).max(1));
         let cost = Duration::from_micros(u64::try_from(cost).unwrap_or(u64::MAX));
-        self.spent.entry(author).or_default().owe(now, cost);
+        self.spent_by(now, author).owe(now, cost);
+    }
+
+    /// What one owes. Where very many owe something, the one who owes least is forgotten.
+    fn spent_by(&mut self, now: Moment, author: Author) -> &mut Bucket {
+        let known = self.spent.iter().position(|(other, _)| *other == author);
+        let at = known.unwrap_or_else(|| {
+            if self.spent.len() >= MOST {
+                let least = (0..).zip(&self.spent).min_by_key(|(_, (_, bucket))| bucket.owes(now));
+                let least = least.map_or(0, |(at, _)| at);
+                self.spent.swap_remove(least);
+            }
+            self.spent.push((author, Bucket::default()));
+            self.spent.len() - 1
+        });
+        &mut self.spent[at].1
     }
 
     /// For how long nothing of a user is to be written.
     fn wait(&self, now: Moment, author: Author) -> Option<Duration> {
-        let bucket = self.spent.get(&author).filter(|_| self.is_scarce)?;
+        let (_, bucket) = self.spent.iter().find(|(other, _)| *other == author).filter(|_| self.is_scarce)?;
         bucket.owes(now).checked_sub(Duration::from_micros(DAY)).filter(|wait| *wait > Duration::ZERO)
     }
 

@@ -3,10 +3,9 @@
 //! Knows sums and ranks. Does not know limits, or what goes when one is reached;
 //! that is in [`room`](super::room).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use super::shares::Author;
-use crate::few::shrink;
 
 /// What one log weighs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -59,35 +58,35 @@ pub(super) struct Weights {
 /// What all logs together keep of each publisher who has a share in that.
 #[derive(Debug, Default)]
 pub(super) struct Publishers {
-    bytes: HashMap<Author, usize>,
-    ranks: BTreeSet<(usize, Author)>,
+    /// By publisher, and by bytes.
+    bytes: BTreeSet<(usize, u32)>,
+    ranks: BTreeSet<(usize, u32)>,
 }
 
 impl Publishers {
     /// So much more or less is kept.
     pub(super) fn change(&mut self, author: Author, bytes: isize) {
-        if !author.pays() {
-            return;
-        }
+        let Some(number) = author.number() else { return };
         let was = self.of(author);
-        let is = was.saturating_add_signed(bytes);
-        self.ranks.remove(&(was, author));
-        if is == 0 {
-            self.bytes.remove(&author);
-            shrink(&mut self.bytes);
-        } else {
-            self.bytes.insert(author, is);
-            self.ranks.insert((is, author));
+        // Four gigabytes are as good as any more.
+        let is = was.saturating_add_signed(bytes).min(u32::MAX as usize);
+        place_anew(&mut self.ranks, number, Some(was).filter(|was| *was > 0), Some(is).filter(|is| *is > 0));
+        let place = |bytes: usize| (number as usize, bytes as u32);
+        self.bytes.remove(&place(was));
+        if is > 0 {
+            self.bytes.insert(place(is));
         }
     }
 
     pub(super) fn of(&self, author: Author) -> usize {
-        self.bytes.get(&author).copied().unwrap_or_default()
+        let Some(number) = author.number() else { return 0 };
+        let found = self.bytes.range((number as usize, 0)..).next();
+        found.filter(|(of, _)| *of == number as usize).map_or(0, |(_, bytes)| *bytes as usize)
     }
 
     /// The one of whom most is kept, and how much.
     pub(super) fn largest(&self) -> Option<(usize, Author)> {
-        self.ranks.last().copied()
+        self.ranks.last().map(|(bytes, number)| (*bytes, Author::of_number(*number)))
     }
 }
 
