@@ -265,7 +265,7 @@ class Attackers(threading.Thread):
     """Keeps so many connections of one kind, as far as it is let."""
 
     def __init__(self, hub, kind, count):
-        super().__init__()
+        super().__init__(daemon=True)
         self.hub, self.kind, self.count = hub, kind, count
         self.ends, self.is_full, self.opened, self.lost = threading.Event(), threading.Event(), 0, 0
 
