@@ -245,8 +245,14 @@ impl Hub {
         });
         let answers = log.answers.take(run);
         // What was delivered meanwhile was written for who waits for that.
-        count += answers.iter().filter(|answer| answer.size > 0 && !log.contains(answer.seq)).count() as u64;
+        let delivered = answers.iter().filter(|answer| answer.size > 0 && !log.contains(answer.seq));
+        let delivered: Vec<(Asker, u32)> = delivered.map(|answer| (answer.ask.from, answer.size)).collect();
+        count += delivered.len() as u64;
         self.counters.messages_stored += count;
+        for (from, size) in delivered {
+            let author = self.author(&self.publisher(from, false));
+            self.flash.charge(now.moment, author, size, true, &self.settings);
+        }
         self.settle(now, place);
         for Answer { ask, message_id, reach, size, .. } in answers {
             self.waits_no_longer(now, ask.from, size, out);

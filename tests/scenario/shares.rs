@@ -227,6 +227,23 @@ fn who_has_written_an_eighth_of_a_day_writes_nothing_once_that_is_scarce() {
 }
 
 #[test]
+fn what_was_delivered_before_it_was_written_is_paid_for_too() {
+    let mut bench = with_budget();
+    bench.disk.slow = true;
+    let mallory = sender(&mut bench, "mallory");
+    bench.client("bob");
+    for _ in 0..10 {
+        let said = json!({"action": "send", "user_id": "bob", "event": "e", "data": "d".repeat(100_000), "durable": true, "id": 1});
+        bench.tell(mallory, &said);
+        assert_eq!(bench.stored(), 0, "bob has it before it is written");
+        bench.disk_writes();
+    }
+    assert_eq!(bench.story(mallory), ["send_success 1 0 kept stored"; 10]);
+    bench.handle(Input::Store(StoreFact::Flash { is_scarce: true }));
+    assert_eq!(durable(&mut bench, mallory, 1), ["error rate_limited"]);
+}
+
+#[test]
 fn a_day_pays_off_what_one_may_write_in_a_day() {
     let mut bench = with_budget();
     let mallory = bench.client("mallory");
