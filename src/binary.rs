@@ -16,7 +16,7 @@ use postcard::Serializer;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// What a stream begins with. Text of earlier versions is JSON, and begins with a brace.
+/// What a stream begins with: no byte of a text.
 const MARK: u8 = 0xb1;
 
 /// So much is in memory of a stream.
@@ -28,6 +28,8 @@ const CHECKSUM: usize = size_of::<u32>();
 /// Why a stream cannot be read or written.
 #[derive(Debug)]
 pub(crate) enum Error {
+    /// It does not begin as one.
+    Mark,
     /// It ends too early, or what is in it is not what was asked for.
     Form(postcard::Error),
     /// Other bytes were written than were read.
@@ -41,6 +43,7 @@ pub(crate) enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Mark => f.write_str("it does not begin as one"),
             Self::Form(error) => write!(f, "its form is wrong: {error}"),
             Self::Checksum => f.write_str("its checksum is wrong"),
             Self::Longer => f.write_str("it is longer than it says"),
@@ -179,18 +182,17 @@ impl<'a> Source<'a> {
         Self { from, piece: Vec::new(), taken: 0, joined: Vec::new(), sum, failed: None }
     }
 
-    /// The version of a stream; of what an earlier daemon has written as JSON there is
-    /// none, and it is taken with [`Source::rest`].
+    /// The version of what is in it.
     ///
     /// # Errors
-    /// When it is neither.
-    pub(crate) fn version(&mut self) -> Result<Option<u32>, Error> {
+    /// When it is no stream.
+    pub(crate) fn version(&mut self) -> Result<u32, Error> {
         self.fill();
         if self.piece.first() != Some(&MARK) {
-            return Ok(None);
+            return Err(Error::Mark);
         }
         self.taken = 1;
-        self.next().map(Some)
+        self.next()
     }
 
     /// The next value.
@@ -227,13 +229,6 @@ impl<'a> Source<'a> {
             return Err(Error::Checksum);
         }
         if self.is_over() { Ok(()) } else { Err(Error::Longer) }
-    }
-
-    /// All that was not taken, as it is.
-    pub(crate) fn rest(&mut self) -> Result<Vec<u8>, Error> {
-        let mut rest = self.piece.split_off(self.taken.min(self.piece.len()));
-        self.from.read_to_end(&mut rest).map_err(Error::Io)?;
-        Ok(rest)
     }
 
     fn is_over(&mut self) -> bool {
@@ -333,7 +328,7 @@ mod tests {
 
     fn read(mut bytes: impl Read) -> Result<(), Error> {
         let mut source = Source::new(&mut bytes);
-        assert_eq!(source.version()?, Some(7));
+        assert_eq!(source.version()?, 7);
         for length in LENGTHS {
             let (count, text, rest): (u64, String, Option<i32>) = source.next()?;
             assert_eq!((count, text.len(), rest), (length as u64, length, Some(-1)));
@@ -376,10 +371,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_stream_is_left_as_it_is() {
+    fn what_does_not_begin_as_a_stream_is_none() {
         let mut bytes = &br#"{"version":3}"#[..];
-        let mut source = Source::new(&mut bytes);
-        assert!(matches!(source.version(), Ok(None)));
-        assert_eq!(source.rest().unwrap(), br#"{"version":3}"#);
+        assert!(matches!(Source::new(&mut bytes).version(), Err(Error::Mark)));
     }
 }

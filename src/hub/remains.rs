@@ -16,7 +16,6 @@ use super::event::{LogKey, Now};
 use super::jump::Jump;
 use super::receipts::Owed;
 use super::recent::Recent;
-use super::state::read_json;
 use super::{Hub, Settings, StateError};
 use crate::binary::{self, Output, Source};
 use crate::protocol::Moment;
@@ -25,17 +24,6 @@ use crate::protocol::frame::GapCause;
 /// Raised when a hub could not go on with what an older one left, as that of the whole
 /// state is.
 const VERSION: u32 = 2;
-
-/// The last that was JSON.
-const JSON_VERSION: u32 = 1;
-
-/// As JSON it was in one piece. It is the number of positions now, then each of them, then
-/// the ids.
-#[derive(Deserialize)]
-struct Remains {
-    topics: Vec<Position>,
-    recent: Recent,
-}
 
 /// What is left of one topic.
 #[derive(Serialize, Deserialize)]
@@ -101,7 +89,7 @@ impl Hub {
         let mut hub = Self::new(settings, seed);
         let mut from = Source::new(&mut remains);
         match from.version()? {
-            Some(VERSION) => {
+            VERSION => {
                 let count: usize = from.next()?;
                 hub.expect_back(count);
                 for _ in 0..count {
@@ -110,15 +98,7 @@ impl Hub {
                 hub.recent = from.next::<Recent>()?.shifted(shift);
                 from.end()?;
             }
-            Some(found) => return Err(StateError::Version { found, known: VERSION }),
-            None => {
-                let Remains { topics, recent } = read_json(JSON_VERSION, &from.rest()?)?;
-                hub.expect_back(topics.len());
-                for position in topics {
-                    hub.take_up(now, position, shift);
-                }
-                hub.recent = recent.shifted(shift);
-            }
+            found => return Err(StateError::Version { found, known: VERSION }),
         }
         Ok(hub)
     }

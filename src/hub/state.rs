@@ -2,9 +2,6 @@
 //!
 //! Knows the version of the form. Does not know how the bytes get there.
 
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
-
 use super::event::LogKey;
 use super::{Hub, Settings};
 use crate::binary::{self, Destination, Output, Source};
@@ -12,32 +9,6 @@ use crate::binary::{self, Destination, Output, Source};
 /// Raised when a hub could not go on with what an older one wrote. Postcard spells a value
 /// by the order of its fields: a field more, less or in another place is another version.
 const VERSION: u32 = 4;
-
-/// The last that was JSON.
-const JSON_VERSION: u32 = 3;
-
-/// What JSON had around it.
-#[derive(Deserialize)]
-struct Read<T> {
-    hub: T,
-}
-
-/// The version alone, of whatever the rest looks like.
-#[derive(Deserialize)]
-struct Head {
-    version: u32,
-}
-
-/// What was written as JSON, in the last version that was.
-pub(super) fn read_json<T: DeserializeOwned>(version: u32, bytes: &[u8]) -> Result<T, StateError> {
-    let form = |error: serde_json::Error| StateError::Form(error.to_string());
-    let head: Head = serde_json::from_slice(bytes).map_err(form)?;
-    if head.version != version {
-        return Err(StateError::Version { found: head.version, known: version });
-    }
-    let Read { hub } = serde_json::from_slice(bytes).map_err(form)?;
-    Ok(hub)
-}
 
 /// Why a state cannot be taken over.
 #[derive(Debug)]
@@ -99,13 +70,12 @@ impl Hub {
 
     fn read_as_it_was(mut from: Source<'_>) -> Result<Self, StateError> {
         match from.version()? {
-            Some(VERSION) => {
+            VERSION => {
                 let hub = from.next()?;
                 from.end()?;
                 Ok(hub)
             }
-            Some(found) => Err(StateError::Version { found, known: VERSION }),
-            None => read_json(JSON_VERSION, &from.rest()?),
+            found => Err(StateError::Version { found, known: VERSION }),
         }
     }
 

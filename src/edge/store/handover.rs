@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::budget::Budget;
-use super::bundle::{Bundle, ImportError, Json, VERSION};
+use super::bundle::{ImportError, VERSION};
 use super::disk::{Disk, Options};
 use super::elapsed::Elapsed;
 use super::failing::{ENDING, Trouble};
@@ -160,19 +160,18 @@ impl Store {
         shared: impl Fn(LogKey) -> LogKey,
     ) -> Result<Self, ImportError> {
         match from.version()? {
-            Some(VERSION) => Self::assemble(options, now, from, shared),
-            Some(found) => Err(ImportError::Version { found, known: VERSION }),
-            None => Self::assemble(options, now, Json::open(&from.rest()?)?, shared),
+            VERSION => Self::assemble(options, now, from, shared),
+            found => Err(ImportError::Version { found, known: VERSION }),
         }
     }
 
     fn assemble(
         options: Option<Options>,
         now: Now,
-        mut bundle: impl Bundle,
+        mut from: Source<'_>,
         shared: impl Fn(LogKey) -> LogKey,
     ) -> Result<Self, ImportError> {
-        let Outline { logs, disk } = bundle.next()?;
+        let Outline { logs, disk } = from.next()?;
         let place = disk.as_ref().map(|disk| &disk.directory);
         let known = options.as_ref().map(|options| &options.directory);
         if place != known {
@@ -183,10 +182,10 @@ impl Store {
             store.disk = Some(Disk::resume(options, now, outline)?);
         }
         for _ in 0..logs {
-            let both: Both = bundle.next()?;
-            store.take_over(Both { log: shared(both.log), ..both }, &mut bundle)?;
+            let both: Both = from.next()?;
+            store.take_over(Both { log: shared(both.log), ..both }, &mut from)?;
         }
-        bundle.end()?;
+        from.end()?;
         store.owe_all();
         Ok(store)
     }
@@ -197,15 +196,13 @@ impl Store {
     /// When the bytes are no store.
     pub fn place(mut bytes: &[u8]) -> Result<Option<PathBuf>, ImportError> {
         let mut from = Source::new(&mut bytes);
-        let Outline { disk, .. } = match from.version()? {
-            Some(_) => Bundle::next(&mut from)?,
-            None => Json::open(&from.rest()?)?.next()?,
-        };
+        from.version()?;
+        let Outline { disk, .. } = from.next()?;
         Ok(disk.map(|disk| disk.directory))
     }
 
     /// Takes one log.
-    fn take_over(&mut self, both: Both, bundle: &mut impl Bundle) -> Result<(), ImportError> {
+    fn take_over(&mut self, both: Both, from: &mut Source<'_>) -> Result<(), ImportError> {
         let Both { log, standing, is_stale, gone, placed, kept } = both;
         let is_ascending = placed.is_sorted_by(|(before, ..), (after, ..)| before < after);
         // Positions begin at 1: what lies after the one before is asked for.
@@ -216,7 +213,7 @@ impl Store {
         }
         for Kept(seq, kind, state, id, body) in kept {
             let Some(bytes) = id.checked_add(body) else { return Err(ImportError::Log(log)) };
-            let text = bundle.text(bytes)?;
+            let text = from.next_bytes(bytes)?;
             self.tail.insert_spelled(&log, seq, &kind.keeping(), text, id);
             if let Some(entry) = self.tail.get_mut(&log, seq) {
                 (entry.is_tried, entry.is_forgotten) = (state.0, state.1);
