@@ -379,6 +379,7 @@ fn subscriptions() -> Vec<Answer> {
         channel: channel("room:7"),
         epoch: epoch(),
         seq: 41,
+        after_seq: 38,
         recovered: Some(true),
         presence: Some(vec![ada()]),
         operations: Vec::new(),

@@ -7,6 +7,8 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::config::places::LONGEST_SOCKET;
+
 /// Why something did not work.
 #[derive(Clone, Debug)]
 pub enum Error {
@@ -73,6 +75,13 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            // The system's own words name a constant of C.
+            Self::Unreachable { path, why } if why.kind() == ErrorKind::InvalidInput => write!(
+                f,
+                "cannot connect to {}: the path has {} bytes, and that of a socket may have {LONGEST_SOCKET}",
+                path.display(),
+                path.as_os_str().len()
+            ),
             Self::Unreachable { path, why } => {
                 let advice = match why.kind() {
                     ErrorKind::PermissionDenied => "its mode and group say who may: `ls -l` shows them",

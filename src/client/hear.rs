@@ -203,8 +203,16 @@ fn told(heard: Heard) -> Answer {
     }
 }
 
+/// Where a subscription begins. An older hub tells only how far the channel has come.
 fn position(heard: &Heard) -> Option<Position> {
-    heard.read().ok()
+    #[derive(Deserialize)]
+    struct Begins {
+        epoch: String,
+        seq: u64,
+        after_seq: Option<u64>,
+    }
+    let Begins { epoch, seq, after_seq } = heard.read().ok()?;
+    Some(Position { epoch, seq: after_seq.unwrap_or(seq) })
 }
 
 /// What the link must know of a line.

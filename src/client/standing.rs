@@ -92,17 +92,9 @@ impl Standing {
         !self.operations.is_empty()
     }
 
-    /// The hub has granted a subscription. What was heard of the channel before
-    /// counts on, within one epoch.
+    /// The hub has granted a subscription, which begins there.
     pub(super) fn subscribed(&mut self, channel: &str, at: Option<Position>) {
-        let known = self.channels.entry(channel.into()).or_default();
-        let same = match (&*known, &at) {
-            (Some(known), Some(at)) => known.epoch == at.epoch,
-            _ => false,
-        };
-        if !same {
-            *known = at;
-        }
+        self.channels.insert(channel.into(), at);
     }
 
     pub(super) fn unsubscribed(&mut self, channel: &str) {
@@ -110,8 +102,7 @@ impl Standing {
     }
 
     /// All of a channel up to here was heard, or is known to be lost. Channels
-    /// are heard in their order, so the last is the highest, but where a backlog
-    /// begins before the position that the hub named first.
+    /// are heard in their order, so the last is the highest.
     pub(super) fn heard(&mut self, channel: &str, seq: u64) {
         if let Some(Some(position)) = self.channels.get_mut(channel) {
             position.seq = seq;

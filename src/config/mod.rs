@@ -12,6 +12,7 @@ mod changes;
 pub mod environment;
 pub mod error;
 mod files;
+pub mod owner;
 pub mod places;
 mod sections;
 mod show;
@@ -292,6 +293,7 @@ impl Config {
             policies: channels.iter().map(|channel| (channel.pattern.clone(), channel.policy)).collect(),
             policy: usual.policy,
             inbox: inboxes.first().map_or(usual.inbox, |inbox| inbox.policy),
+            overflow_uid: overflow_uid().unwrap_or(usual.overflow_uid),
         }
     }
 
@@ -317,4 +319,9 @@ impl Config {
         positions.push(".positions");
         [positions.into(), self.state.directory.join("positions")]
     }
+}
+
+/// As which user the kernel shows one who has none in this user namespace.
+fn overflow_uid() -> Option<u32> {
+    std::fs::read_to_string("/proc/sys/kernel/overflowuid").ok()?.trim().parse().ok()
 }

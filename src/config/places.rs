@@ -10,6 +10,10 @@ use std::path::{Path, PathBuf};
 
 use super::environment::Environment;
 use super::error::Problem;
+use super::owner::explained;
+
+/// How many bytes the path of a socket may have (`sun_path` of `unix(7)`, with a zero at its end).
+pub const LONGEST_SOCKET: usize = 107;
 
 /// The name of the worker socket in its directory.
 const SOCKET: &str = "worker.sock";
@@ -83,7 +87,8 @@ fn can_hold(directory: &Path, environment: &Environment) -> bool {
 /// It cannot be made, or lies where everybody may create things and is not ours
 /// alone: somebody may have laid it out for us.
 pub fn create_directory(path: &Path) -> Result<(), Problem> {
-    let failed = |error: io::Error| Problem::in_file(path, format!("cannot be used: {error}"));
+    let failed =
+        |error: io::Error| Problem::in_file(path, format!("cannot be used: {}", explained(&error, path)));
     // Where a file system is frozen, making even what is there waits for its thaw.
     if !path.is_dir() {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;

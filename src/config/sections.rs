@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -66,6 +67,15 @@ pub(super) fn config(entries: Entries, environment: &Environment, problems: &Pro
 const TAKEN: [&str; 6] =
     ["/broadcast", "/api/v1/broadcast", "/interrupt", "/api/v1/ws/stats", "/metrics", "/healthz"];
 
+fn socket_path(text: &str) -> Result<PathBuf, String> {
+    match text.len() {
+        1..=places::LONGEST_SOCKET => Ok(text.into()),
+        _ => {
+            Err(format!("a path of up to {} bytes, the most that a socket may have", places::LONGEST_SOCKET))
+        }
+    }
+}
+
 fn listen(mut table: Table, environment: &Environment) -> Listen {
     let usual = |paths: [&str; 3]| paths.map(str::to_owned).to_vec();
     if let Some(place) = table.place_of_nothing("paths") {
@@ -76,7 +86,7 @@ fn listen(mut table: Table, environment: &Environment) -> Listen {
             text.parse()
                 .map_err(|_| "an address and port, such as \"127.0.0.1:8098\" or \"[::1]:8098\"".into())
         }),
-        worker: table.path("worker").unwrap_or_else(|| places::worker_socket(environment)),
+        worker: table.parsed("worker", socket_path).unwrap_or_else(|| places::worker_socket(environment)),
         paths: table.list("paths", usual(["/api/v1/ws", "/ws/connect", "/ws"]), |text| {
             let clean =
                 text.starts_with('/') && text.bytes().all(|b| b.is_ascii_graphic() && b != b'?' && b != b'#');

@@ -3,6 +3,8 @@
 //! Knows which options together open more than most want. Forbids nothing.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use super::{Config, StoreKind};
 
@@ -35,6 +37,14 @@ impl Config {
                 "listen.allowed_origins = [\"*\"] lets every web page that a user visits connect".to_owned(),
             );
         }
+        let directory = self.listen.worker.parent().filter(|directory| is_open_to_all(directory));
+        if let Some(directory) = directory {
+            warnings.push(format!(
+                "listen.worker is in {}, where everybody may write: somebody could put a socket of their own \
+                 in its place; a directory of its own keeps them out",
+                directory.display()
+            ));
+        }
         if self.state.store == StoreKind::Memory && self.kept_bytes() < self.limits.hub.kept_bytes {
             warnings.push(
                 "store.bytes is more than half of limits.memory: messages are kept up to that half"
@@ -43,4 +53,8 @@ impl Config {
         }
         warnings
     }
+}
+
+fn is_open_to_all(directory: &Path) -> bool {
+    directory.metadata().is_ok_and(|metadata| metadata.mode() & 0o002 != 0)
 }

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use rustix::io::Errno;
 
+use crate::config::owner::explained;
 use crate::config::{ConfigError, Problem};
 
 /// Why the daemon did not start.
@@ -42,7 +43,12 @@ impl fmt::Display for Error {
         match self {
             Self::Config(error) => error.fmt(f),
             Self::Secret(problem) => problem.fmt(f),
-            Self::State(path, error) => write!(f, "{}: {error}", path.display()),
+            Self::State(path, error) => write!(
+                f,
+                "{}: {} (`[state] directory` sets the path)",
+                path.display(),
+                explained(error, path)
+            ),
             Self::Running(path) => write!(
                 f,
                 "another wshubd is already running with the state directory {}; give this one another \
@@ -63,8 +69,9 @@ impl fmt::Display for Error {
             Self::Worker(path, error) => {
                 write!(
                     f,
-                    "cannot open the worker socket {}: {error} (`[listen] worker` sets the path)",
-                    path.display()
+                    "cannot open the worker socket {}: {} (`[listen] worker` sets the path)",
+                    path.display(),
+                    explained(error, path)
                 )
             }
             Self::Wait(error) => write!(f, "cannot wait for sockets: {error}"),

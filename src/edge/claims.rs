@@ -12,7 +12,7 @@ use serde::de::{self, DeserializeSeed, IgnoredAny, IntoDeserializer};
 use serde::{Deserialize, Deserializer};
 
 use crate::hub::{Pattern, Rights};
-use crate::protocol::UnixTime;
+use crate::protocol::{Grant, UnixTime, whole};
 
 /// The last second of the year 9999, the last that a frame can spell.
 pub(super) const LAST_SECOND: u64 = 253_402_300_799;
@@ -31,7 +31,11 @@ pub(super) fn read<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, String> 
         // Where in a text that nobody has in front of them: who makes tokens sees
         // names and values.
         let said = error.to_string();
-        said.rsplit_once(" at line ").map_or_else(|| said.clone(), |(what, _)| what.to_owned())
+        let what = said.rsplit_once(" at line ").map_or(&*said, |(what, _)| what);
+        // JSON's words for what serde names otherwise.
+        what.replace("type: map", "type: object")
+            .replace("type: sequence", "type: list")
+            .replace("a sequence", "a list")
     })
 }
 
@@ -146,7 +150,7 @@ impl NumericDate {
 
 impl<'de> Deserialize<'de> for NumericDate {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let seconds = f64::deserialize(from)?;
+        let seconds = from.deserialize_f64(Seconds)?;
         if seconds.is_sign_negative() {
             return Err(de::Error::custom("a time before 1970"));
         }
@@ -156,6 +160,29 @@ impl<'de> Deserialize<'de> for NumericDate {
         // Most often somebody's milliseconds.
         let beyond = || de::Error::custom("a time beyond the year 9999; claims count seconds");
         Ok(Self(UnixTime(millis.ok_or_else(beyond)?)))
+    }
+}
+
+/// A number of any spelling.
+struct Seconds;
+
+impl de::Visitor<'_> for Seconds {
+    type Value = f64;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a number of seconds")
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<f64, E> {
+        Ok(number as f64)
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<f64, E> {
+        Ok(number as f64)
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<f64, E> {
+        Ok(number)
     }
 }
 
@@ -183,48 +210,38 @@ impl<'de> Deserialize<'de> for Name {
             fn visit_i64<E>(self, number: i64) -> Result<Name, E> {
                 Ok(Name(number.to_string()))
             }
+
+            fn visit_f64<E: de::Error>(self, number: f64) -> Result<Name, E> {
+                let digits = whole(&number.to_string()).map(|whole| Name(whole.to_string()));
+                digits.ok_or_else(|| de::Error::invalid_type(de::Unexpected::Float(number), &self))
+            }
         }
         from.deserialize_any(Reader)
     }
 }
 
-/// The `wshub` claim. What it does not mention, it does not allow.
-#[derive(Deserialize)]
-pub(super) struct Grant {
-    #[serde(default)]
-    subscribe: Vec<String>,
-    #[serde(default)]
-    publish: Vec<String>,
-    #[serde(default)]
-    interrupt: Vec<String>,
-    #[serde(default)]
-    admin: bool,
-}
-
 /// More than will be looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Excess {
+pub enum Excess {
     Patterns(usize),
     Bytes(usize),
 }
 
-impl Grant {
-    /// What it allows, if it is not more than will be looked at.
-    pub(super) fn rights(self) -> Result<Rights, Excess> {
-        let all = || [&self.subscribe, &self.publish, &self.interrupt].into_iter().flatten();
-        let (count, bytes) = (all().count(), all().map(String::len).sum::<usize>());
-        if count > MOST_PATTERNS {
-            return Err(Excess::Patterns(count));
-        }
-        if bytes > MOST_PATTERN_BYTES {
-            return Err(Excess::Bytes(bytes));
-        }
-        let patterns = |texts: &[String]| texts.iter().map(|text| Pattern::new(text)).collect();
-        Ok(Rights {
-            subscribe: patterns(&self.subscribe),
-            publish: patterns(&self.publish),
-            interrupt: patterns(&self.interrupt),
-            admin: self.admin,
-        })
+/// What the `wshub` claim allows, if it is not more than will be looked at.
+pub(super) fn rights(grant: &Grant) -> Result<Rights, Excess> {
+    let all = || [&grant.subscribe, &grant.publish, &grant.interrupt].into_iter().flatten();
+    let (count, bytes) = (all().count(), all().map(String::len).sum::<usize>());
+    if count > MOST_PATTERNS {
+        return Err(Excess::Patterns(count));
     }
+    if bytes > MOST_PATTERN_BYTES {
+        return Err(Excess::Bytes(bytes));
+    }
+    let patterns = |texts: &[String]| texts.iter().map(|text| Pattern::new(text)).collect();
+    Ok(Rights {
+        subscribe: patterns(&grant.subscribe),
+        publish: patterns(&grant.publish),
+        interrupt: patterns(&grant.interrupt),
+        admin: grant.admin,
+    })
 }

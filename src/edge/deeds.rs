@@ -8,7 +8,7 @@ use std::rc::Rc;
 use super::driver::{Driver, HttpAnswer};
 use super::hearing::{BLOCK, LINGER};
 use super::link::{Latch, Side};
-use super::outbox::{Mark, Piece};
+use super::outbox::{Mark, Piece, Place};
 use super::packet::Packet;
 use super::store::Fetch;
 use crate::hub::{Asker, Effect, LogKey, Purpose, Recipients};
@@ -46,7 +46,7 @@ impl Driver {
             Effect::Refuse { to, id, refusal } => {
                 self.answer(to, id.as_ref(), &Frame::from(&*refusal), Some(&refusal));
             }
-            Effect::Latch { operation, worker } => self.latch(operation, worker),
+            Effect::Latch { operation, worker, id } => self.latch(operation, worker, id.as_ref()),
             Effect::Interrupt { line } => {
                 let packet = self.seal(|scratch| line.encode(scratch));
                 if let Some((latch, owner)) = self.latches.get(&line.operation_id) {
@@ -83,12 +83,19 @@ impl Driver {
         }
     }
 
-    fn latch(&mut self, operation: OperationId, conn: ConnectionId) {
+    fn latch(&mut self, operation: OperationId, conn: ConnectionId, id: Option<&RequestId>) {
         let (sender, receiver) = async_channel::bounded(1);
         if let Some(Side::Worker(worker)) = self.links.get(conn).map(|link| &mut link.side) {
             worker.latches.retain(|latch| !latch.is_over());
             worker.latches.push(Latch { operation: operation.clone(), pieces: receiver });
-            self.latches.insert(operation, (sender, conn));
+            self.latches.insert(operation.clone(), (sender, conn));
+            if id.is_some() {
+                let packet = self.seal(|scratch| {
+                    worker::encode(&Frame::Done {}, id, scratch);
+                });
+                let piece = Piece::line(&packet).marked(Rc::new(Mark::Starts(operation)));
+                self.push(conn.slot, piece);
+            }
         }
     }
 
@@ -204,5 +211,5 @@ impl Driver {
 
 /// Has the hub told when the kernel has taken a message whole.
 fn mark(log: LogKey, message: &Message, how: Delivery) -> Rc<Mark> {
-    Rc::new(Mark { log, seq: message.seq.unwrap_or_default(), how })
+    Rc::new(Mark::Kept(Place { log, seq: message.seq.unwrap_or_default(), how }))
 }

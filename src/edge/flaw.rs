@@ -5,6 +5,8 @@
 //! administrators. Does not know how it was found out: that is in
 //! [`token`](super::token).
 
+use std::fmt;
+
 use super::claims::{Excess, MOST_PATTERN_BYTES, MOST_PATTERNS};
 use super::token::{LONGEST_TOKEN, Verifier};
 use crate::hub::TokenFault;
@@ -108,13 +110,22 @@ impl Flaw {
             ),
             Self::Ended(end) => format!("the token ended at {end}, {} ago", between(*end, now)),
             Self::Early(begin) => format!("the token begins at {begin}, in {}", between(now, *begin)),
-            Self::Excessive(Excess::Patterns(count)) => {
-                format!("the wshub claim has {count} patterns, at most {MOST_PATTERNS} are taken")
+            Self::Excessive(excess) => excess.to_string(),
+            _ => self.told().message,
+        }
+    }
+}
+
+impl fmt::Display for Excess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Patterns(count) => {
+                write!(f, "the wshub claim has {count} patterns, at most {MOST_PATTERNS} are taken")
             }
-            Self::Excessive(Excess::Bytes(bytes)) => format!(
+            Self::Bytes(bytes) => write!(
+                f,
                 "the patterns of the wshub claim have {bytes} bytes, at most {MOST_PATTERN_BYTES} are taken"
             ),
-            _ => self.told().message,
         }
     }
 }

@@ -223,8 +223,8 @@ impl Driver {
                 let claim = self.site.verifier.verify(token.reveal(), self.now.wall);
                 Input::Identified { conn, id, inbox, claim }
             }
-            Ok(Said { id, say: Say::MintToken { user_id, ttl } }) => {
-                return self.mint(conn, id.as_ref(), &user_id, ttl);
+            Ok(Said { id, say: Say::MintToken { user_id, ttl, grant } }) => {
+                return self.mint(conn, id.as_ref(), &user_id, (ttl, grant.as_ref()));
             }
             Ok(Said { id, say: Say::CheckToken(token) }) => {
                 return self.check_token(conn, id.as_ref(), &token);

@@ -16,7 +16,7 @@ use slab::Slab;
 use super::epoll::{Epoll, Interest, Ready};
 use super::link::{Link, Side};
 use super::meter;
-use super::outbox::{Bounds, Flushed, Mark, Outbox, Piece};
+use super::outbox::{Bounds, Flushed, Mark, Outbox, Piece, Place};
 use super::wire::{Moved, Wire};
 use crate::hub::{Input, Outbound};
 use crate::protocol::{ConnectionId, Moment};
@@ -56,8 +56,9 @@ struct Given {
     piece: Option<Piece>,
 }
 
-fn written(conn: ConnectionId, mark: &Mark) -> Input {
-    Input::Written { conn, log: mark.log.clone(), seq: mark.seq, how: mark.how }
+fn written(conn: ConnectionId, mark: &Mark) -> Option<Input> {
+    let Mark::Kept(Place { log, seq, how }) = mark else { return None };
+    Some(Input::Written { conn, log: log.clone(), seq: *seq, how: *how })
 }
 
 /// The right to write to links once: whoever gives it has noted every number that
@@ -249,7 +250,7 @@ impl Links {
                     link.wire.shutdown(Shutdown::Write);
                 }
                 let is_finished = link.finished;
-                self.facts.extend(piece.mark().map(|mark| written(id, mark)));
+                self.facts.extend(piece.mark.as_deref().and_then(|mark| written(id, mark)));
                 if is_finished {
                     self.lose(id);
                 }
@@ -278,7 +279,9 @@ impl Links {
         if let Side::Worker(worker) = &mut link.side {
             for latch in &worker.latches {
                 while let Ok(piece) = latch.pieces.try_recv() {
-                    link.outbox.get_or_insert_with(|| self.spare.pop().unwrap_or_default()).push_ahead(piece);
+                    link.outbox
+                        .get_or_insert_with(|| self.spare.pop().unwrap_or_default())
+                        .push_ahead(piece, &latch.operation);
                 }
             }
             worker.latches.retain(|latch| !latch.is_over());
@@ -293,7 +296,7 @@ impl Links {
             return;
         };
         let result = outbox.flush(&link.wire, &mut self.scratch, &mut self.gone);
-        self.facts.extend(self.gone.drain(..).map(|mark| written(id, &mark)));
+        self.facts.extend(self.gone.drain(..).filter_map(|mark| written(id, &mark)));
         match result {
             Flushed::All => {
                 outbox.blocked = false;

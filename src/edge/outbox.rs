@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::packet::{Packet, Shared};
 use super::wire::{Moved, Wire};
 use crate::hub::{LogKey, Outbound};
-use crate::protocol::Delivery;
+use crate::protocol::{Delivery, OperationId};
 
 /// How much may wait for one peer before messages to it are shed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,9 +20,18 @@ pub struct Bounds {
     pub bytes: usize,
 }
 
-/// The place of a message in its log, told when the kernel has it.
+/// What is to be known of a piece as long as it waits.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Mark {
+    /// Where the message is kept: the hub is told when the kernel has it.
+    Kept(Place),
+    /// It confirms that an operation has started.
+    Starts(OperationId),
+}
+
+/// The place of a message in its log.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Mark {
+pub struct Place {
     pub log: LogKey,
     pub seq: u64,
     pub how: Delivery,
@@ -52,16 +61,11 @@ impl Piece {
         Self { bytes: bytes.clone(), from, to, mark: None }
     }
 
-    /// The same, to be told of when it has left.
+    /// The same, with what is to be known of it.
     #[must_use]
     pub fn marked(mut self, mark: Rc<Mark>) -> Self {
         self.mark = Some(mark);
         self
-    }
-
-    /// What is to be told when it has left.
-    pub fn mark(&self) -> Option<&Mark> {
-        self.mark.as_deref()
     }
 
     /// The bytes that go out.
@@ -115,10 +119,25 @@ impl Outbox {
         self.pieces.push_back(piece);
     }
 
-    /// Queues a piece ahead of all others that have not begun to leave.
-    pub fn push_ahead(&mut self, piece: Piece) {
+    /// Queues an interrupt: behind the piece that confirms the start of its operation, if
+    /// that still waits, else ahead of all that have not begun to leave.
+    pub fn push_ahead(&mut self, piece: Piece, operation: &OperationId) {
         self.bytes += piece.bytes().len();
-        self.pieces.insert(usize::from(self.taken > 0), piece);
+        let at = self.start_of(operation).map_or(usize::from(self.taken > 0), |at| at + 1);
+        self.pieces.insert(at, piece);
+    }
+
+    /// Where the piece is that confirms the start of an operation.
+    pub(super) fn start_of(&self, operation: &OperationId) -> Option<usize> {
+        let confirms = |piece: &Piece| matches!(piece.mark.as_deref(), Some(Mark::Starts(started)) if started == operation);
+        self.pieces.iter().position(confirms)
+    }
+
+    /// Marks a piece, by its place, as that which confirms the start of an operation.
+    pub(super) fn mark_start(&mut self, at: usize, operation: OperationId) {
+        if let Some(piece) = self.pieces.get_mut(at) {
+            piece.mark = Some(Rc::new(Mark::Starts(operation)));
+        }
     }
 
     /// Drops what has not begun to leave.

@@ -17,6 +17,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::signature;
 use super::site::Read as ReadFile;
+use crate::config::owner::explained;
 use crate::config::{Auth, ConfigError, Problem};
 
 /// The name of the generated key of tokens, and of the credential.
@@ -60,7 +61,8 @@ pub(super) enum Exposure {
 
 /// Reads a file whole, without one newline at its end.
 pub(super) fn read(path: &Path, exposure: Exposure) -> Result<Secret, Problem> {
-    let failed = |error: io::Error| Problem::in_file(path, format!("cannot be read: {error}"));
+    let failed =
+        |error: io::Error| Problem::in_file(path, format!("cannot be read: {}", explained(&error, path)));
     prepare_digests().map_err(|error| Problem::in_file(path, format!("no random numbers: {error}")))?;
     // A pipe in the place of a file must not keep us waiting.
     let nonblocking = OFlags::NONBLOCK.bits().cast_signed();

@@ -19,7 +19,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 
-use super::claims::{self, Claims, Header, NumericDate};
+use super::claims::{self, Claims, Excess, Header, NumericDate};
 use super::flaw::{self, Flaw};
 use super::key::{Key, algorithm};
 use super::secret::{self, Exposure};
@@ -28,7 +28,7 @@ use super::site::Read;
 use crate::config::{Alg, Auth, ConfigError, KeyFile, Problem};
 use crate::hub::{Identity, Pattern, Rights, TokenFault};
 use crate::protocol::frame::{RightsEntry, TokenCheck};
-use crate::protocol::{UnixTime, UserId};
+use crate::protocol::{Grant, UnixTime, UserId};
 
 /// Longest token. Headers and URLs of 8 KiB hold it with room to spare.
 pub const LONGEST_TOKEN: usize = 4096;
@@ -69,11 +69,14 @@ pub enum MintError {
     NoSecretKey,
     /// It would have ended at once, or after the year 9999.
     Ttl,
+    /// It would have allowed more than is looked at.
+    Excessive(Excess),
 }
 
 impl fmt::Display for MintError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Excessive(excess) => return excess.fmt(f),
             Self::NoSecretKey => "all configured keys are public: whoever has the private one mints tokens",
             Self::Ttl => "a token must live for at least a second, and end before the year 10000",
         })
@@ -170,7 +173,7 @@ impl Verifier {
         }
         let (claim, name) = claims.user().ok_or(Flaw::Nobody)?;
         let user_id = UserId::named(claim, name).map_err(Flaw::Misnamed)?;
-        let rights = claims.grant().map(|grant| grant.rights().map(Rc::new).map_err(Flaw::Excessive));
+        let rights = claims.grant().map(|grant| claims::rights(&grant).map(Rc::new).map_err(Flaw::Excessive));
         let rights = rights.transpose()?;
         let identity = Identity { user_id, rights, expires_at: Some(expires_at) };
         Ok(Proof { identity, key })
@@ -238,7 +241,16 @@ impl Verifier {
     ///
     /// # Errors
     /// There is no such key, or the token would not be valid.
-    pub fn mint(&self, user: &UserId, ttl: Duration, now: UnixTime) -> Result<(String, UnixTime), MintError> {
+    pub fn mint(
+        &self,
+        user: &UserId,
+        ttl: Duration,
+        grant: Option<&Grant>,
+        now: UnixTime,
+    ) -> Result<(String, UnixTime), MintError> {
+        if let Some(Err(excess)) = grant.map(claims::rights) {
+            return Err(MintError::Excessive(excess));
+        }
         let mut secret = self.keys.iter().filter_map(|key| Some((key, key.signs.as_ref()?)));
         let (key, signs) = secret.next().ok_or(MintError::NoSecretKey)?;
         let iat = now.0 / 1000;
@@ -248,7 +260,10 @@ impl Verifier {
             Some(kid) => serde_json::json!({ "typ": "JWT", "alg": key.alg.name(), "kid": kid }),
             None => serde_json::json!({ "typ": "JWT", "alg": key.alg.name() }),
         };
-        let claims = serde_json::json!({ "sub": user, "iat": iat, "exp": exp });
+        let mut claims = serde_json::json!({ "sub": user, "iat": iat, "exp": exp });
+        if let Some(grant) = grant {
+            claims["wshub"] = serde_json::json!(grant);
+        }
         let [header, claims] = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
         let message = format!("{header}.{claims}");
         let signature = signature::sign(message.as_bytes(), signs, algorithm(key.alg));

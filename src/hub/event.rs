@@ -258,9 +258,12 @@ pub enum Effect {
     Answer { to: Asker, id: Option<RequestId>, frame: Box<Frame<'static>> },
     /// Refuse a request; never shed.
     Refuse { to: Asker, id: Option<RequestId>, refusal: Box<Refusal> },
-    /// Make the latch between an operation and the worker that owns it.
-    Latch { operation: OperationId, worker: ConnectionId },
-    /// Pull it: ahead of everything queued for the worker.
+    /// Make the latch between an operation and the worker that owns it, and confirm the
+    /// request that has started it, where that has an id. As long as the confirmation
+    /// waits, an interrupt goes directly behind it: many a worker throws away what it
+    /// hears before.
+    Latch { operation: OperationId, worker: ConnectionId, id: Option<RequestId> },
+    /// Pull it: ahead of everything else that is queued for the worker.
     Interrupt { line: Box<InterruptLine> },
     /// Drop it: the operation is over.
     Unlatch { operation: OperationId },

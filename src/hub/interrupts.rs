@@ -13,6 +13,7 @@ use super::accounts::Account;
 use super::connections::{Connection, Kind};
 use super::deadlines::{NEVER, Task};
 use super::event::{Asker, Effect, Effects, Now};
+use super::operations::Operation;
 use super::publish::{Publisher, forbidden};
 use super::{Ask, Done, Hub};
 use crate::protocol::frame::Outcome;
@@ -104,14 +105,20 @@ impl Cause {
 impl Hub {
     pub(super) fn interrupt(&mut self, now: Now, ask: &Ask, wish: Interrupt, out: &mut Effects) -> Done {
         self.counters.interrupts += 1;
-        self.may_ask_at_all(ask.from)?;
         let Some(told) = self.operations.told(&wish.operation_id) else {
             return self.await_operation(now, ask, wish, out);
         };
         if wish.channel.as_ref().is_some_and(|channel| *channel != told.channel) {
             return Err(Refusal::new(Code::UnknownOperation, "no such operation on that channel"));
         }
-        if !self.may_interrupt(ask.from, &told.channel, told.user.as_ref()) {
+        let may = match self.operations.find(&wish.operation_id) {
+            Some(operation) => self.may_stop(ask.from, operation),
+            // That it is over any worker may hear on its channel.
+            None => {
+                self.is_worker(ask.from) || self.may_interrupt(ask.from, &told.channel, told.user.as_ref())
+            }
+        };
+        if !may {
             return Err(no_right(wish.channel.as_ref()));
         }
         let asked = Asked { ask, channel: wish.channel };
@@ -151,6 +158,12 @@ impl Hub {
         let own = user.is_some() && user == of;
         let nobodys = of.is_none() && rights.may_publish(channel.as_str(), user);
         own || nobodys || rights.may_interrupt(channel, user)
+    }
+
+    /// Whether somebody may stop what runs.
+    fn may_stop(&self, from: Asker, operation: &Operation) -> bool {
+        self.may_interrupt(from, &operation.channel, operation.user.as_ref())
+            || self.has_started(from, operation)
     }
 
     /// Pulls the latch; the worker hears it before anybody hears of it.
@@ -231,23 +244,13 @@ impl Hub {
     fn way(&self, from: Asker) -> Way {
         match from {
             Asker::Http(_) => Way::Http,
-            Asker::Connection(conn) if self.connections.get(conn).is_some_and(Connection::is_worker) => {
-                Way::Worker
-            }
+            Asker::Connection(_) if self.is_worker(from) => Way::Worker,
             Asker::Connection(conn) => Way::Client(self.account(conn)),
         }
     }
 
-    /// What is not a matter of channels.
-    fn may_ask_at_all(&self, from: Asker) -> Done {
-        let kind = match from {
-            Asker::Connection(conn) => self.connections.get(conn).map(|connection| connection.kind),
-            Asker::Http(_) => None,
-        };
-        match kind {
-            Some(Kind::Worker { admin: false, .. }) => Err(forbidden("interrupts are for administrators")),
-            _ => Ok(()),
-        }
+    fn is_worker(&self, from: Asker) -> bool {
+        matches!(from, Asker::Connection(conn) if self.connections.get(conn).is_some_and(Connection::is_worker))
     }
 
     /// `system:interrupt` on a channel. It is about now, so it is not kept.
@@ -273,7 +276,7 @@ impl Hub {
             let Some(place) = self.operations.place(id) else { continue };
             let Some(operation) = self.operations.at(place) else { continue };
             let there = waiting.channel.as_ref().is_none_or(|channel| *channel == operation.channel);
-            let may = self.may_interrupt(waiting.ask.from, &operation.channel, operation.user.as_ref());
+            let may = self.may_stop(waiting.ask.from, operation);
             if there && may {
                 let cause = self.cause(waiting.ask.from, waiting.reason);
                 let asked = Asked { ask: &waiting.ask, channel: waiting.channel };

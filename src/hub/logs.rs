@@ -239,6 +239,15 @@ impl Log {
         rest.find(|kept| kept.by == tag && !kept.echo).map(|kept| kept.seq)
     }
 
+    /// The first of a backlog that a connection hears: not what it has said itself and does
+    /// not want to hear, nor what is kept for others.
+    pub(super) fn first_for(&self, tag: u64, backlog: &Backlog) -> Option<u64> {
+        let mut rest = self.kept.range(self.place_after(backlog.after)..);
+        let is_heard =
+            |kept: &&Kept| (kept.by != tag || kept.echo) && backlog.others.binary_search(&kept.seq).is_err();
+        rest.find(is_heard).map(|kept| kept.seq)
+    }
+
     /// How many are kept after a position.
     pub(super) fn waiting(&self, after: u64) -> usize {
         self.kept.len() - self.place_after(after)

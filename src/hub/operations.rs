@@ -206,9 +206,14 @@ impl Operations {
         self.table.len()
     }
 
-    /// All that run.
-    pub(super) fn list(&self, after: Option<&str>) -> Page<OperationEntry, OperationId> {
-        let running: Vec<&Operation> = self.by_id.keys().filter_map(|id| self.find(id)).collect();
+    /// All that run and are wanted.
+    pub(super) fn list(
+        &self,
+        after: Option<&str>,
+        is_wanted: impl Fn(&Operation) -> bool,
+    ) -> Page<OperationEntry, OperationId> {
+        let running = self.by_id.keys().filter_map(|id| self.find(id));
+        let running: Vec<&Operation> = running.filter(|operation| is_wanted(operation)).collect();
         let entry = |operation: &&Operation| (operation.entry(), operation.id.clone());
         Page::of(&running, after, |operation| operation.id.as_str(), entry)
     }

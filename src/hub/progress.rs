@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::channels::Hearing;
+use super::connections::Kind;
 use super::deadlines::{NEVER, Task};
 use super::event::{Anomaly, Asker, Effect, Effects, Now, Recipients};
 use super::operations::{Operation, Told};
@@ -56,8 +57,7 @@ impl Hub {
         if let Some(connection) = self.connections.get_mut(owner) {
             connection.rare().operations += 1;
         }
-        out.push(Effect::Latch { operation: id.clone(), worker: owner });
-        self.answer(ask, Frame::Done {}, out);
+        out.push(Effect::Latch { operation: id.clone(), worker: owner, id: ask.id.clone() });
         self.arm_operation(place);
         self.tell_of_operation(place, out);
         self.settle_pending(now, &id, out);
@@ -85,6 +85,22 @@ impl Hub {
             Asker::Http(_) => None,
         };
         conn.ok_or_else(|| forbidden("operations are for workers"))
+    }
+
+    /// As which user of the machine a worker runs, where that tells it from others: what root
+    /// does is an administrator's, and whom the kernel cannot name could be anybody.
+    pub(super) fn machine_user(&self, from: Asker) -> Option<u32> {
+        let Asker::Connection(conn) = from else { return None };
+        match self.connections.get(conn)?.kind {
+            Kind::Worker { uid, .. } => (uid != 0 && uid != self.settings.overflow_uid).then_some(uid),
+            _ => None,
+        }
+    }
+
+    /// Whether a worker runs as the user of the machine who has started an operation.
+    pub(super) fn has_started(&self, from: Asker, operation: &Operation) -> bool {
+        let theirs = self.machine_user(Asker::Connection(operation.owner));
+        theirs.is_some() && theirs == self.machine_user(from)
     }
 
     /// Who is told of an operation: the subscribers of its channel and of its

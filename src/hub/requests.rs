@@ -7,6 +7,7 @@ use super::accounts::Charge;
 use super::connections::{Connection, Kind};
 use super::event::{Asker, Effects, Now};
 use super::limits::{CONTROLS, CONTROLS_OF_STRANGERS, ListSpace};
+use super::operations::Operation;
 use super::publish::forbidden;
 use super::{Ask, Done, Hub};
 use crate::protocol::say::After;
@@ -174,8 +175,13 @@ impl Hub {
                 self.operations.list_on(channel, &mut ListSpace::default())
             }
             None => {
-                self.may_administer(ask.from)?;
-                let page = self.operations.list(after.as_deref());
+                let may = self.may_administer(ask.from);
+                let sees_all = may.is_ok();
+                if self.machine_user(ask.from).is_none() {
+                    may?;
+                }
+                let is_theirs = |operation: &Operation| sees_all || self.has_started(ask.from, operation);
+                let page = self.operations.list(after.as_deref(), is_theirs);
                 next = page.next;
                 (page.entries, None)
             }

@@ -30,6 +30,9 @@ pub struct Settings {
     pub policy: Policy,
     /// What applies to the inboxes of users.
     pub inbox: Policy,
+    /// As which user the kernel shows those who have none here: of another user namespace,
+    /// each could be anybody.
+    pub overflow_uid: u32,
 }
 
 /// Limits on what one peer may ask.
@@ -181,6 +184,9 @@ impl Default for Policy {
     }
 }
 
+/// What Linux has unless somebody says otherwise, and calls `nobody`.
+pub const OVERFLOW_UID: u32 = 65534;
+
 impl Default for Settings {
     fn default() -> Self {
         let rights = Rights {
@@ -198,6 +204,7 @@ impl Default for Settings {
             policies: Vec::new(),
             policy: Policy::default(),
             inbox: Policy { keep: Keep::Unacknowledged, ..Policy::default() },
+            overflow_uid: OVERFLOW_UID,
         }
     }
 }

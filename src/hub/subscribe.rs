@@ -3,14 +3,14 @@
 //! Knows who may hear what and where each begins. Does not know how what is
 //! kept is read.
 
-use super::channels::{Hearing, Subscriber};
+use super::channels::{Hearing, Subscriber, Topic};
 use super::connections::{Connection, Kind};
 use super::event::{Asker, Effect, Effects, LogKey, Now};
 use super::limits::ListSpace;
 use super::logs::Log;
 use super::operations::Told;
 use super::publish::forbidden;
-use super::readers::{Backlog, Hole, Word};
+use super::readers::{Backlog, Hole, Reader, Word};
 use super::replay::{gap, new_epoch};
 use super::settings::Keep;
 use super::{Ask, Done, Hub};
@@ -212,11 +212,13 @@ impl Hub {
         out: &mut Effects,
     ) {
         let Some(topic) = self.channels.at(place) else { return };
+        let after_seq = self.begins_after(topic, conn, start);
         let (operations, operations_running) = self.operations.list_on(channel, room);
         let frame = Frame::SubscriptionSucceeded {
             channel: channel.clone(),
             epoch: spelled(topic.epoch),
             seq: topic.seq,
+            after_seq,
             recovered: start.recovered,
             presence: if presence { self.present(topic, room).1 } else { None },
             operations,
@@ -228,6 +230,22 @@ impl Hub {
             Some(Lost::Hole(hole)) => out.push(gap(conn, channel.clone(), topic.epoch, hole)),
             Some(Lost::Epoch) => out.push(new_epoch(conn, channel.clone(), topic.epoch)),
         }
+    }
+
+    /// The position before the first message that a subscription brings. Who stores the
+    /// last position there is, and goes before the backlog has come, would not be told of
+    /// it again.
+    fn begins_after(&self, topic: &Topic, conn: ConnectionId, start: &Start) -> u64 {
+        let asked = start.backlog.as_ref();
+        if let (Some(true), Some(backlog)) = (start.recovered, asked) {
+            return backlog.after;
+        }
+        let Some(log) = topic.log.as_deref() else { return topic.seq };
+        // Who is still to hear what nobody else has heard reads on.
+        let reads_on = asked.is_none() && self.policy_of(&topic.key).keep != Keep::History;
+        let continued = log.reader(conn.slot).filter(|_| reads_on).map(Reader::backlog);
+        let Some(backlog) = asked.or(continued.as_ref()) else { return topic.seq };
+        log.first_for(conn.tag, &backlog).map_or(topic.seq, |seq| seq - 1)
     }
 
     /// Reads anew: what was being read is given up, what is on its way arrives

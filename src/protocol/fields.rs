@@ -80,6 +80,14 @@ pub(super) struct Fields<'a> {
     pub(super) state: Raw<'a>,
     #[serde(borrow)]
     pub(super) after: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) subscribe: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) publish: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) interrupt: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) admin: Raw<'a>,
 }
 
 /// The text of one value, if there is one.
@@ -143,13 +151,43 @@ pub(super) fn boolean(field: &str, raw: Raw<'_>) -> Result<Option<bool>, Refusal
     }
 }
 
-/// Whole numbers that every JSON parser keeps exactly: below 2^53.
+/// An id: a string, or a whole number by its digits, as back ends have them that number
+/// their users.
+pub(super) fn id<'a>(field: &str, raw: Raw<'a>) -> Result<Option<Cow<'a, str>>, Refusal> {
+    match raw.map(RawValue::get) {
+        Some(text) if !text.starts_with('"') => {
+            let digits = whole(text).map(|number| Cow::Owned(number.to_string()));
+            digits.map(Some).ok_or_else(|| wrong(field, "a string or a whole number"))
+        }
+        _ => string(field, raw),
+    }
+}
+
+/// Whole numbers below this are exact as floats as well.
+const EXACT: u64 = 1 << 53;
+
+/// A whole number of up to 64 bits, however it is spelled: some libraries have floats only,
+/// and write `42.0`.
+pub(crate) fn whole(text: &str) -> Option<i128> {
+    let digits = text.parse::<i128>().ok();
+    let number = digits.or_else(|| {
+        let float: f64 = text.parse().ok()?;
+        (float.fract() == 0.0 && float.abs() < EXACT as f64).then_some(float as i128)
+    });
+    number.filter(|number| (i64::MIN.into()..=u64::MAX.into()).contains(number))
+}
+
+/// Whole numbers from 0, below 2^53.
 pub(super) fn number(field: &str, raw: Raw<'_>) -> Result<Option<u64>, Refusal> {
     let Some(text) = raw.map(RawValue::get) else { return Ok(None) };
-    match text.parse() {
-        Ok(number) if number < 1 << 53 => Ok(Some(number)),
-        _ => Err(wrong(field, "a whole number from 0 to 2^53 - 1")),
-    }
+    let number = whole(text).and_then(|number| u64::try_from(number).ok()).filter(|number| *number < EXACT);
+    number.map(Some).ok_or_else(|| wrong(field, "a whole number from 0 to 2^53 - 1"))
+}
+
+/// A list of strings.
+pub(super) fn strings(field: &str, raw: Raw<'_>) -> Result<Option<Vec<String>>, Refusal> {
+    let Some(raw) = raw else { return Ok(None) };
+    serde_json::from_str(raw.get()).map(Some).map_err(|_| wrong(field, "a list of strings"))
 }
 
 /// Seconds, with or without a fraction.

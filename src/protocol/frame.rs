@@ -63,6 +63,8 @@ pub enum Frame<'a> {
         channel: Channel,
         epoch: String,
         seq: u64,
+        /// Where the subscription begins: what a client may store at this moment.
+        after_seq: u64,
         #[serde(skip_serializing_if = "Option::is_none")]
         recovered: Option<bool>,
         #[serde(skip_serializing_if = "Option::is_none")]

@@ -21,6 +21,7 @@ pub mod worker;
 pub use client::parse;
 pub use close::{Close, Return};
 pub use fields::RequestId;
+pub(crate) use fields::whole;
 pub use frame::Frame;
 pub use message::{Delivery, Message, Payload, Sender};
 pub use name::{Channel, ConnectionId, Event, MessageId, OperationId, UserId};

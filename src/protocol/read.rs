@@ -68,7 +68,7 @@ pub(super) fn after(fields: &Fields<'_>) -> Result<After, Refusal> {
 }
 
 pub(super) fn user_id(fields: &Fields<'_>) -> Result<Option<UserId>, Refusal> {
-    fields::string("user_id", fields.user_id)?.map(|name| UserId::new(&name)).transpose()
+    fields::id("user_id", fields.user_id)?.map(|name| UserId::new(&name)).transpose()
 }
 
 pub(super) fn event(raw: Raw<'_>, also: Raw<'_>) -> Result<Event, Refusal> {
@@ -84,7 +84,7 @@ pub(super) fn event(raw: Raw<'_>, also: Raw<'_>) -> Result<Event, Refusal> {
 }
 
 fn operation_id(raw: Raw<'_>) -> Result<Option<OperationId>, Refusal> {
-    fields::string("operation_id", raw)?.map(|id| OperationId::new(&id)).transpose()
+    fields::id("operation_id", raw)?.map(|id| OperationId::new(&id)).transpose()
 }
 
 fn text(field: &'static str, raw: Raw<'_>) -> Result<Option<String>, Refusal> {
@@ -108,7 +108,7 @@ pub(super) fn publication(fields: &Fields<'_>, to_all: ToAll, also: Raw<'_>) -> 
         ));
     }
     let message_id =
-        fields::string("message_id", fields.message_id)?.map(|id| MessageId::new(&id)).transpose()?;
+        fields::id("message_id", fields.message_id)?.map(|id| MessageId::new(&id)).transpose()?;
     let target = target(fields, to_all)?;
     let receipt = fields::boolean("receipt", fields.receipt)?.unwrap_or(false);
     let is_kept = matches!(target, Target::User(_)) && ttl.is_none_or(|ttl| !ttl.is_zero());
@@ -167,7 +167,7 @@ fn to_user(fields: &Fields<'_>) -> Result<Option<Target>, Refusal> {
 
 /// What is longer than any id names nobody, whatever follows.
 fn to_connection(fields: &Fields<'_>) -> Result<Option<Target>, Refusal> {
-    let id = fields::string("connection_id", fields.connection_id)?;
+    let id = fields::id("connection_id", fields.connection_id)?;
     Ok(id.map(|id| Target::Connection(id.chars().take(super::name::LONGEST_NAME).collect())))
 }
 

@@ -76,7 +76,7 @@ pub enum Say {
     /// Administration: end a connection, or all of a user.
     Disconnect(Target),
     /// Administration: mint a token.
-    MintToken { user_id: UserId, ttl: Duration },
+    MintToken { user_id: UserId, ttl: Duration, grant: Option<Grant> },
     /// Administration: whether a token holds.
     CheckToken(Token),
     /// Administration: read the configuration again.
@@ -254,4 +254,18 @@ impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token(…)")
     }
+}
+
+/// What a token itself allows. What it does not mention, it does not allow.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Grant {
+    /// Patterns of channels.
+    pub subscribe: Vec<String>,
+    /// Patterns of channels, and of `@user:` and `@connection:` with an id.
+    pub publish: Vec<String>,
+    /// Patterns of channels whose operations may be stopped.
+    pub interrupt: Vec<String>,
+    /// Whether its user administers the hub.
+    pub admin: bool,
 }

@@ -12,7 +12,7 @@ use super::message::{Sender, spelled};
 use super::name::{Channel, MessageId, OperationId, UserId};
 use super::read::{self, ToAll};
 use super::refusal::{Code, Refusal};
-use super::say::{Misspoken, Said, Say, Token};
+use super::say::{Grant, Misspoken, Said, Say, Token};
 use super::time::{UnixTime, rfc3339};
 use crate::json;
 
@@ -58,13 +58,31 @@ fn token(fields: &Fields<'_>) -> Result<Say, Refusal> {
         (Some(token), None) => Ok(Say::CheckToken(Token::new(token))),
         (None, Some(user_id)) => {
             let ttl = fields::duration("ttl", fields.ttl)?.unwrap_or(USUAL_TOKEN_LIFE);
-            Ok(Say::MintToken { user_id, ttl })
+            Ok(Say::MintToken { user_id, ttl, grant: grant(fields)? })
         }
         _ => Err(Refusal::new(
             Code::BadRequest,
             "exactly one of `user_id`, to make a token, and `token`, to check one, is wanted",
         )),
     }
+}
+
+/// What the token is to allow, if that is said; else it says nothing, and the configuration
+/// does.
+fn grant(fields: &Fields<'_>) -> Result<Option<Grant>, Refusal> {
+    let subscribe = fields::strings("subscribe", fields.subscribe)?;
+    let publish = fields::strings("publish", fields.publish)?;
+    let interrupt = fields::strings("interrupt", fields.interrupt)?;
+    let admin = fields::boolean("admin", fields.admin)?;
+    if subscribe.is_none() && publish.is_none() && interrupt.is_none() && admin.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(Grant {
+        subscribe: subscribe.unwrap_or_default(),
+        publish: publish.unwrap_or_default(),
+        interrupt: interrupt.unwrap_or_default(),
+        admin: admin.unwrap_or_default(),
+    }))
 }
 
 /// A worker is asked to stop one of its operations.

@@ -70,7 +70,9 @@ fn whoever_may_publish_stops_what_runs_for_nobody() {
     start_for(&mut bench, worker, None);
     assert_eq!(stop(&mut bench, mute), ["error forbidden"]);
     assert_eq!(stop(&mut bench, alice), ["interrupt_result delivered"]);
-    assert_eq!(stop(&mut bench, worker), ["interrupt op", "error forbidden"]);
+    bench.hush(worker);
+    let stranger = bench.link(Peer::Worker { uid: 1001, admin: false });
+    assert_eq!(stop(&mut bench, stranger), ["error forbidden"]);
     let admin = bench.admin();
     let line = json!({"action": "interrupt", "data": {"operation_id": "op"}, "id": 1});
     assert_eq!(bench.say(admin, line), ["ok"]);

@@ -131,9 +131,9 @@ fn only_its_worker_publishes_on_the_channel_of_an_operation() {
 #[test]
 fn all_operations_are_listed_for_administrators_only() {
     let mut bench = Bench::new();
-    let (worker, admin) = (bench.worker(), bench.admin());
+    let (worker, admin, alice) = (bench.worker(), bench.admin(), bench.client("alice"));
     start(&mut bench, worker, "op");
-    assert_eq!(bench.say(worker, json!({"action": "operations"})), ["error forbidden"]);
+    assert_eq!(bench.say(alice, json!({"action": "operations"})), ["error bad_request"]);
     let listed = bench.ask(admin, json!({"action": "operations"})).remove(0);
     assert_eq!(listed["operations"][0]["operation_id"], "op");
     assert_eq!(bench.ask(admin, json!({"action": "stats"}))[0]["operations"], 1);

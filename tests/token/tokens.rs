@@ -23,7 +23,7 @@ fn code(result: Result<Identity, wshubd::hub::TokenFault>) -> &'static str {
 fn what_is_minted_is_believed_until_it_ends() {
     let verifier = hs256();
     let user = UserId::new("ada \"é\"").unwrap();
-    let (token, expires_at) = verifier.mint(&user, Duration::from_secs(60), now()).unwrap();
+    let (token, expires_at) = verifier.mint(&user, Duration::from_secs(60), None, now()).unwrap();
     assert_eq!(expires_at, UnixTime::from_secs(NOW + 60));
     let identity = verifier.verify(&token, now()).unwrap();
     assert_eq!(identity.user_id, user);
@@ -56,7 +56,7 @@ fn a_token_that_is_shown_again_costs_no_second_signature_and_ends_all_the_same()
 fn a_token_must_live_for_a_while_but_not_for_ever() {
     let user = UserId::new("ada").unwrap();
     for ttl in [Duration::ZERO, Duration::from_millis(999), Duration::from_secs(1 << 40), Duration::MAX] {
-        assert_eq!(hs256().mint(&user, ttl, now()), Err(MintError::Ttl), "{ttl:?}");
+        assert_eq!(hs256().mint(&user, ttl, None, now()), Err(MintError::Ttl), "{ttl:?}");
     }
 }
 
@@ -114,7 +114,7 @@ fn every_algorithm_is_verified_and_none_stands_in_for_another() {
 fn public_keys_mint_nothing() {
     let (alg, _, _, public) = pairs().remove(5);
     let verifier = verifier(&[(alg, public, None)]).unwrap();
-    let minted = verifier.mint(&UserId::new("ada").unwrap(), Duration::from_secs(9), now());
+    let minted = verifier.mint(&UserId::new("ada").unwrap(), Duration::from_secs(9), None, now());
     assert_eq!(minted, Err(MintError::NoSecretKey));
 }
 
@@ -175,7 +175,8 @@ fn a_key_is_chosen_by_its_id_or_tried_in_turn() {
         let token = signed(&header.to_string(), &claims, &key, Algorithm::HS256);
         assert_eq!(code(verifier.verify(&token, now())), expected, "{header}");
     }
-    let (minted, _) = verifier.mint(&UserId::new("ada").unwrap(), Duration::from_secs(9), now()).unwrap();
+    let (minted, _) =
+        verifier.mint(&UserId::new("ada").unwrap(), Duration::from_secs(9), None, now()).unwrap();
     assert_eq!(code(verifier.verify(&minted, now())), "fine");
 }
 

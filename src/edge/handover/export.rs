@@ -11,7 +11,7 @@ use super::sealed::{Draft, Span};
 use super::words;
 use crate::edge::driver::{Driver, Latches};
 use crate::edge::link::{self, Link};
-use crate::edge::outbox::{Mark, Outbox, Piece};
+use crate::edge::outbox::{Mark, Outbox, Piece, Place};
 use crate::protocol::Moment;
 
 impl Driver {
@@ -52,7 +52,7 @@ struct Luggage<'a> {
     draft: &'a mut Draft,
     packets: Vec<Span>,
     packet_at: HashMap<*const u8, u32>,
-    marks: Vec<Mark>,
+    marks: Vec<Place>,
     mark_at: HashMap<*const Mark, u32>,
 }
 
@@ -73,16 +73,18 @@ impl<'a> Luggage<'a> {
                 at
             }
         };
-        let mark = piece.mark.as_ref().map(|mark| self.mark(mark));
+        let mark = piece.mark.as_ref().and_then(|mark| self.mark(mark));
         Ok(words::Piece(packet, piece.from, piece.to, mark))
     }
 
-    fn mark(&mut self, mark: &Rc<Mark>) -> u32 {
+    /// What confirms a start is told of its latch.
+    fn mark(&mut self, mark: &Rc<Mark>) -> Option<u32> {
+        let Mark::Kept(place) = &**mark else { return None };
         let marks = &mut self.marks;
-        *self.mark_at.entry(Rc::as_ptr(mark)).or_insert_with(|| {
-            marks.push((**mark).clone());
+        Some(*self.mark_at.entry(Rc::as_ptr(mark)).or_insert_with(|| {
+            marks.push(place.clone());
             marks.len() as u32 - 1
-        })
+        }))
     }
 
     fn outbox(&mut self, outbox: &Outbox) -> io::Result<words::Outbox> {
@@ -90,7 +92,12 @@ impl<'a> Luggage<'a> {
         Ok(words::Outbox { pieces, taken: outbox.taken, told: outbox.told })
     }
 
-    fn latch(&mut self, latch: &mut link::Latch, running: &Latches) -> io::Result<words::Latch> {
+    fn latch(
+        &mut self,
+        latch: &mut link::Latch,
+        outbox: Option<&Outbox>,
+        running: &Latches,
+    ) -> io::Result<words::Latch> {
         let runs = !latch.pieces.is_closed();
         let pulled = latch.pieces.try_recv().ok();
         let word = pulled.as_ref().map(|piece| self.piece(piece)).transpose()?;
@@ -104,7 +111,8 @@ impl<'a> Luggage<'a> {
                 latch.pieces = pieces;
             }
         }
-        Ok(words::Latch { operation: latch.operation.clone(), runs, pulled: word })
+        let start = outbox.and_then(|outbox| outbox.start_of(&latch.operation));
+        Ok(words::Latch { operation: latch.operation.clone(), runs, pulled: word, start })
     }
 
     fn link(&mut self, link: &mut Link, running: &Latches) -> io::Result<words::Link> {
@@ -127,7 +135,9 @@ impl<'a> Luggage<'a> {
                     }
                 },
                 latches: {
-                    let latches = worker.latches.iter_mut().map(|latch| self.latch(latch, running));
+                    let outbox = link.outbox.as_deref();
+                    let latches = worker.latches.iter_mut();
+                    let latches = latches.map(|latch| self.latch(latch, outbox, running));
                     latches.collect::<io::Result<_>>()?
                 },
             },

@@ -40,7 +40,8 @@ pub(super) fn links(
         Ok(packets) => packets,
         Err(error) => return Err((error, sockets)),
     };
-    let marks = std::mem::take(&mut table.marks).into_iter().map(Rc::new).collect();
+    let marks =
+        std::mem::take(&mut table.marks).into_iter().map(|place| Rc::new(Mark::Kept(place))).collect();
     let luggage = Luggage { sealed, packets, marks };
     let mut sockets = sockets.into_iter();
     for word in std::mem::take(&mut table.links) {
@@ -125,7 +126,12 @@ impl Luggage<'_> {
         running: &mut Latches,
     ) -> Result<Link, (io::Error, OwnedFd)> {
         let words::State { leaving, deaf, ended, parted, took } = word.state;
-        let outbox = word.outbox.map(|outbox| self.outbox(outbox)).transpose();
+        let mut outbox = word.outbox.map(|outbox| self.outbox(outbox)).transpose();
+        if let (Ok(Some(outbox)), words::Side::Worker { latches, .. }) = (&mut outbox, &word.side) {
+            for latch in latches {
+                latch.start.into_iter().for_each(|at| outbox.mark_start(at, latch.operation.clone()));
+            }
+        }
         let parts = outbox.and_then(|outbox| Ok((outbox, self.side(word.side, word.id, running)?)));
         let (outbox, side) = match parts {
             Ok(parts) => parts,

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::sealed::Span;
-use crate::edge::outbox::Mark;
+use crate::edge::outbox::Place;
 use crate::hub::Outbound;
 use crate::protocol::{ConnectionId, Moment, OperationId};
 
@@ -29,7 +29,7 @@ pub(super) struct Table {
     /// taken for another.
     pub(super) last_ticket: u64,
     pub(super) packets: Vec<Span>,
-    pub(super) marks: Vec<Mark>,
+    pub(super) marks: Vec<Place>,
     pub(super) hub: Span,
     pub(super) store: Span,
 }
@@ -87,6 +87,9 @@ pub(super) struct Latch {
     /// It goes on.
     pub(super) runs: bool,
     pub(super) pulled: Option<Piece>,
+    /// Which piece of the outbox confirms its start, if that still waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) start: Option<usize>,
 }
 
 /// What a link owes its peer.

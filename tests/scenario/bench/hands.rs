@@ -92,10 +92,11 @@ impl Bench {
 
     fn latch(&mut self, effect: &Effect) {
         match effect {
-            Effect::Latch { operation, worker } => {
+            Effect::Latch { operation, worker, id } => {
                 assert!(self.is_worker(*worker));
                 let known = self.latches.insert(operation.clone(), *worker);
                 assert!(known.is_none(), "one latch for an operation");
+                self.answer_with(Asker::Connection(*worker), id.as_ref(), &Frame::Done {});
             }
             Effect::Interrupt { line } => {
                 let owner =
