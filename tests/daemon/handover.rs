@@ -18,7 +18,7 @@ use crate::bench::{Client, Daemon, PATIENCE, Worker, directory};
 
 impl Daemon {
     /// Has the daemon go on in another program, and waits until it does.
-    fn hand_over(&mut self) -> String {
+    pub(crate) fn hand_over(&mut self) -> String {
         self.signal(Signal::USR2);
         self.hear_line("took over")
     }
@@ -43,7 +43,7 @@ impl Client {
 }
 
 impl Worker {
-    fn ok(&mut self, line: Value) {
+    pub(crate) fn ok(&mut self, line: Value) {
         self.say(line);
         assert_eq!(self.hear()["type"], "ok");
     }

@@ -1,8 +1,8 @@
 //! A long operation and those who stop it.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::bench::Daemon;
+use crate::bench::{Daemon, Worker};
 
 #[test]
 fn stop_reaches_the_worker_and_everybody_sees_one_end() {
@@ -106,7 +106,55 @@ fn an_interrupt_leaves_with_whatever_else_the_worker_is_told_in_that_turn() {
         r#"{"action":"interrupt","operation_id":"op"}"#,
         "\n",
     ));
-    let mut heard = [worker.hear()["type"].clone(), worker.hear()["type"].clone()];
-    heard.sort_by_key(ToString::to_string);
-    assert_eq!(heard, [json!("interrupt"), json!("ok")]);
+    let heard = [worker.hear()["type"].clone(), worker.hear()["type"].clone()];
+    assert_eq!(heard, [json!("ok"), json!("interrupt")]);
+}
+
+#[test]
+fn an_interrupt_stands_behind_the_ok_of_its_start_where_that_still_waits() {
+    // More may wait for the worker than this test has for it.
+    let mut daemon = Daemon::with(&[("WSHUBD_LIMITS__QUEUE_BYTES", "64MiB")]);
+    let (mut ada, mut owner, mut other) = (daemon.client("ada"), daemon.worker(), daemon.worker());
+    ada.subscribe("jobs");
+    owner.ok(json!({"action": "subscribe", "channel": "noise", "id": "noise"}));
+    let start = |owner: &mut Worker, operation: &str| {
+        owner.say(json!({"action": "operation_start", "operation_id": operation, "channel": "jobs",
+            "user_id": "ada", "id": operation}));
+    };
+    start(&mut owner, "first");
+    assert_eq!(owner.hear()["type"], "ok");
+    let data = "x".repeat(16 << 10);
+    // More than the kernel takes.
+    for n in 0..100 {
+        other.ok(json!({"channel": "noise", "event": "line", "data": [n, data], "id": n}));
+    }
+    for operation in ["second", "third", "fourth"] {
+        start(&mut owner, operation);
+    }
+    // So that it is seen where they end.
+    for n in 100..110 {
+        other.ok(json!({"channel": "noise", "event": "line", "data": [n, data], "id": n}));
+    }
+    for operation in ["first", "second", "third", "fourth"] {
+        while ada.hear_type("operation")["operation_id"] != operation {}
+    }
+    let mut stop = |operation: &str| {
+        ada.say(json!({"action": "interrupt", "data": {"operation_id": operation}, "id": 1}));
+        while ada.hear()["outcome"] != "delivered" {}
+    };
+    stop("first");
+    stop("third");
+    daemon.hand_over();
+    stop("second");
+
+    // All noise, three answers, three interrupts.
+    let heard: Vec<Value> = (0..116).map(|_| owner.hear()).collect();
+    let at = |field: &str, operation: &str| heard.iter().position(|line| line[field] == operation).unwrap();
+    assert!(at("operation_id", "first") < at("id", "second"), "ahead of all that waits");
+    for operation in ["second", "third"] {
+        let (ok, interrupt) = (at("id", operation), at("operation_id", operation));
+        assert_eq!((&heard[ok]["type"], interrupt), (&json!("ok"), ok + 1), "{operation}");
+    }
+    let noise = heard.iter().filter(|line| line["type"] == "message").map(|line| line["data"][0].clone());
+    assert!(noise.eq((0..110).map(Value::from)), "nothing is lost or moved");
 }
