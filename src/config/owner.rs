@@ -10,12 +10,16 @@ use std::path::Path;
 
 /// An error of the system about a path; where permission is missing, whose the path is.
 pub fn explained(error: &Error, path: &Path) -> String {
+    explained_to(error, path, rustix::process::geteuid().as_raw())
+}
+
+/// The same for a process of another user.
+pub fn explained_to(error: &Error, path: &Path, own: u32) -> String {
     if error.kind() != ErrorKind::PermissionDenied {
         return error.to_string();
     }
     // What lies in a directory that is closed cannot be looked at.
     let found = path.ancestors().find_map(|part| Some((part, fs::symlink_metadata(part).ok()?)));
-    let own = rustix::process::geteuid().as_raw();
     match found {
         Some((part, metadata)) if metadata.uid() != own => format!(
             "{error}: {} belongs to {}, and this process runs as {}",

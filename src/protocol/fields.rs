@@ -302,7 +302,7 @@ impl RequestId {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{client, refusal::Code, worker};
+    use super::super::{Publication, Say, Target, client, http, refusal::Code, worker};
 
     #[test]
     fn a_list_is_no_request_and_has_no_id() {
@@ -312,6 +312,60 @@ mod tests {
                 let wrong = parsed.unwrap_err();
                 assert_eq!((wrong.id, wrong.refusal.code), (None, Code::BadJson), "{text}");
             }
+        }
+    }
+
+    #[test]
+    fn nothing_but_an_object_is_taken_for_one_inside_a_request() {
+        for text in [
+            r#"{"action":"subscribe","channel":"c","since":["",0]}"#,
+            r#"{"action":"subscribe","channels":[["c"]]}"#,
+            r#"{"action":"subscribe","channels":{"channel":"c"}}"#,
+            r#"{"action":"interrupt","data":["op"]}"#,
+        ] {
+            for parsed in [client::parse(text), worker::parse(text.as_bytes())] {
+                assert_eq!(parsed.unwrap_err().refusal.code, Code::BadRequest, "{text}");
+            }
+        }
+        for text in ["[\"logs\",\"e\"]", "7", "null", "\"x\""] {
+            assert_eq!(http::broadcast(text.as_bytes()).unwrap_err().code, Code::BadJson, "{text}");
+        }
+    }
+
+    #[test]
+    fn whole_numbers_are_taken_as_ids_and_positions_however_they_are_spelled() {
+        let user = |number: &str| {
+            let text = format!(r#"{{"action":"send","user_id":{number},"event":"e"}}"#);
+            match client::parse(&text).map(|said| said.say) {
+                Ok(Say::Publish(Publication { target: Target::User(user), .. })) => user.to_string(),
+                other => format!("{other:?}"),
+            }
+        };
+        let longest = u64::MAX.to_string();
+        for (number, digits) in
+            [("42", "42"), ("42.0", "42"), ("4.2e1", "42"), ("-7", "-7"), ("0", "0"), (&*longest, &*longest)]
+        {
+            assert_eq!(user(number), digits);
+        }
+        let seq = |number: &str| {
+            let text =
+                format!(r#"{{"action":"subscribe","channel":"c","since":{{"epoch":"","seq":{number}}}}}"#);
+            match client::parse(&text).map(|said| said.say) {
+                Ok(Say::Subscribe(list)) => list[0].since.as_ref().map(|since| since.seq),
+                _ => None,
+            }
+        };
+        for (number, position) in
+            [("7", 7), ("7.0", 7), ("0.0", 0), ("1e3", 1000), ("9007199254740991", (1 << 53) - 1)]
+        {
+            assert_eq!(seq(number), Some(position), "{number}");
+        }
+        for number in ["-1", "0.5", "9007199254740992", "9007199254740992.0", "1e400", "true", "\"7\"", "[7]"]
+        {
+            assert_eq!(seq(number), None, "{number}");
+        }
+        for number in ["0.5", "1e400", "true", "[42]", "{}", "99999999999999999999999"] {
+            assert!(user(number).contains("`user_id` must be a string or a whole number"), "{number}");
         }
     }
 

@@ -4,11 +4,13 @@
 mod changes;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use log::LevelFilter;
+use wshubd::config::owner::explained_to;
 use wshubd::config::{Alg, Config, Environment, Loaded, Principal, StoreKind, places};
 use wshubd::features::{PUBLIC_KEYS, STORE};
 use wshubd::hub::Settings;
@@ -437,6 +439,40 @@ fn unsafe_choices_are_warned_about() {
     assert_eq!(about(&format!("{open}true")), ["auth.query_token"]);
     assert_eq!(about(&format!("{open}false\nanonymous = true")), ["auth.anonymous"]);
     assert_eq!(about("[listen]\nallowed_origins = ['*']"), ["listen.allowed_origins"]);
+    // A file that is no directory of everybody's, and one that is.
+    let scratch = Scratch::new();
+    let socket = format!("[listen]\nworker = '{}/worker.sock'", scratch.0.display());
+    assert_eq!(about(&socket), [""; 0]);
+    for mode in [0o777, 0o1777] {
+        fs::set_permissions(&scratch.0, fs::Permissions::from_mode(mode)).unwrap();
+        assert_eq!(about(&socket), ["listen.worker"]);
+    }
+}
+
+#[test]
+fn a_path_that_no_socket_can_have_is_refused_by_its_length() {
+    let with = |length: usize| read(&format!("[listen]\nworker = '/{}'", "s".repeat(length - 1)));
+    assert_eq!(with(107).unwrap().listen.worker.as_os_str().len(), 107);
+    let error = with(108).unwrap_err().to_string();
+    assert!(error.contains("`listen.worker` wants a path of up to 107 bytes"), "{error}");
+}
+
+#[test]
+fn a_closed_directory_is_told_with_whose_it_is() {
+    let scratch = Scratch::new();
+    let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+    let (own, stranger) = (rustix::process::geteuid().as_raw(), 4_000_000_000);
+    // What is not there is for the directory that would hold it to allow.
+    let path = scratch.0.join("none/deeper");
+    assert_eq!(explained_to(&denied, &path, own), denied.to_string(), "nothing is somebody else's");
+    let told = explained_to(&denied, &path, stranger);
+    assert!(told.contains(&format!("{} belongs to ", scratch.0.display())), "{told}");
+    assert!(told.contains(&format!("uid {own}")), "{told}");
+    assert!(told.ends_with("and this process runs as uid 4000000000"), "{told}");
+    let roots = explained_to(&denied, Path::new("/proc/1/fd/0"), stranger);
+    assert!(roots.contains("belongs to root (uid 0)"), "{roots}");
+    let other = std::io::Error::from(std::io::ErrorKind::NotFound);
+    assert_eq!(explained_to(&other, &path, stranger), other.to_string());
 }
 
 #[test]
@@ -473,7 +509,7 @@ fn the_worker_socket_is_looked_for_from_near_to_far() {
 
 #[test]
 fn a_directory_among_everybodys_must_be_ours_alone() {
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::symlink;
     let scratch = Scratch::new();
     let made = scratch.0.join("a/b");
     places::create_directory(&made).unwrap();

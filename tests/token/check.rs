@@ -83,7 +83,19 @@ fn what_is_wrong_with_the_claims_is_named() {
     let cases = [
         (json!({ "sub": "ada" }), "the claims have no `exp`"),
         (json!({ "sub": "ada", "exp": NOW * 1000 }), "beyond the year 9999; claims count seconds"),
-        (json!({ "sub": "ada", "exp": "soon" }), "the claims cannot be read: invalid type: string"),
+        (
+            json!({ "sub": "ada", "exp": "soon" }),
+            "invalid type: string \"soon\", expected a number of seconds",
+        ),
+        (
+            json!({ "sub": "ada", "exp": NOW + 9, "wshub": ["logs"] }),
+            "invalid type: list, expected an object",
+        ),
+        (
+            json!({ "sub": "ada", "exp": NOW + 9, "wshub": { "publish": {} } }),
+            "invalid type: object, expected a list",
+        ),
+        (json!({ "exp": NOW + 9, "sub": 4.5 }), "expected text or a whole number"),
         (json!({ "exp": NOW + 9 }), "the claims name no user: `user_id` or `sub`"),
         (json!({ "exp": NOW + 9, "sub": "" }), "`sub` is empty"),
         (json!({ "exp": NOW + 9, "sub": "a\u{ad}da" }), "`sub` contains '\\u{ad}', which is not allowed"),

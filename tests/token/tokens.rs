@@ -11,7 +11,7 @@ use wshubd::config::Alg;
 use wshubd::edge::token::MintError;
 use wshubd::features::PUBLIC_KEYS;
 use wshubd::hub::{Identity, Pattern};
-use wshubd::protocol::{UnixTime, UserId};
+use wshubd::protocol::{Grant, UnixTime, UserId};
 
 use crate::keys::{NOW, SECRET, hs256, now, signed, spelled, spelled_in, token, verifier};
 
@@ -50,6 +50,38 @@ fn a_token_that_is_shown_again_costs_no_second_signature_and_ends_all_the_same()
         assert_eq!(verifier.verify(&other, now()).unwrap().user_id.as_str(), format!("user{n}"));
     }
     assert_eq!(code(verifier.verify(&shown, now())), "fine");
+}
+
+#[test]
+fn a_token_is_made_with_the_rights_that_are_asked_for_and_no_others() {
+    let (verifier, user) = (hs256(), UserId::new("ada").unwrap());
+    let grant = Grant { subscribe: vec!["logs:*".into()], admin: true, ..Grant::default() };
+    let (token, _) = verifier.mint(&user, Duration::from_secs(60), Some(&grant), now()).unwrap();
+    let rights = verifier.verify(&token, now()).unwrap().rights.unwrap();
+    assert_eq!(rights.subscribe, [Pattern::new("logs:*")]);
+    assert!(rights.publish.is_empty() && rights.interrupt.is_empty() && rights.admin);
+    let (token, _) = verifier.mint(&user, Duration::from_secs(60), None, now()).unwrap();
+    assert!(verifier.verify(&token, now()).unwrap().rights.is_none(), "the configuration says");
+    for patterns in [vec!["a".to_owned(); 33], vec!["a".repeat(1025)]] {
+        let grant = Grant { interrupt: patterns, ..Grant::default() };
+        let refused = verifier.mint(&user, Duration::from_secs(60), Some(&grant), now()).unwrap_err();
+        assert!(refused.to_string().contains("are taken"), "{refused}");
+    }
+}
+
+#[test]
+fn a_user_may_be_a_whole_number_however_it_is_spelled() {
+    for (number, user) in [
+        ("42", "42"),
+        ("42.0", "42"),
+        ("4.2e1", "42"),
+        ("-7", "-7"),
+        ("18446744073709551615", "18446744073709551615"),
+    ] {
+        let claims = format!(r#"{{"sub":{number},"exp":{}}}"#, NOW + 60);
+        let identity = hs256().verify(&spelled(&claims), now()).unwrap();
+        assert_eq!(identity.user_id.as_str(), user, "{number}");
+    }
 }
 
 #[test]
