@@ -17,7 +17,7 @@ use super::link::{Answer, Here, Link, Loss, Order};
 use super::room;
 use super::standing::Again;
 use super::talk::{About, Talk};
-use crate::protocol::{Ending, Position};
+use crate::protocol::Ending;
 
 /// No hub's limit for a line is below this; that for a name or an id is.
 const SHORTEST_LIMIT: usize = 1024;
@@ -130,7 +130,7 @@ impl Link {
             (Kind::Start(id), Err(_)) | (Kind::End(id), _) => self.standing.forget(id),
             // It may have been granted only after it was to be left.
             (Kind::Unsubscribe(channel), Ok(_)) => self.standing.unsubscribed(channel),
-            (Kind::Subscribe(channel), Ok(heard)) => self.standing.subscribed(channel, position(heard)),
+            (Kind::Subscribe(channel), Ok(heard)) => self.standing.subscribed(channel, heard.read().ok()),
             _ => {}
         }
         match (waiting, complaint) {
@@ -160,7 +160,7 @@ impl Link {
         let Some(thing) = talk.said_again(number).cloned() else { return };
         match (&thing, told(heard.clone())) {
             (Again::Operation(_), Ok(_)) => {}
-            (Again::Channel(channel), Ok(heard)) => self.standing.subscribed(channel, position(&heard)),
+            (Again::Channel(channel), Ok(heard)) => self.standing.subscribed(channel, heard.read().ok()),
             (_, Err(error)) => {
                 let passes = matches!(error.code(), Some("conflict" | "unknown_operation" | "rate_limited"));
                 if passes && talk.try_later(thing.clone()) {
@@ -201,18 +201,6 @@ fn told(heard: Heard) -> Answer {
         "error" => heard.read().and_then(|refused| Err(Error::Refused(refused))),
         _ => Ok(heard),
     }
-}
-
-/// Where a subscription begins. An older hub tells only how far the channel has come.
-fn position(heard: &Heard) -> Option<Position> {
-    #[derive(Deserialize)]
-    struct Begins {
-        epoch: String,
-        seq: u64,
-        after_seq: Option<u64>,
-    }
-    let Begins { epoch, seq, after_seq } = heard.read().ok()?;
-    Some(Position { epoch, seq: after_seq.unwrap_or(seq) })
 }
 
 /// What the link must know of a line.

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_channel::Sender;
+use serde::Deserialize;
 
 use super::ask::{Start, Subscribe};
 use super::error::Error;
@@ -34,6 +35,16 @@ pub(super) struct Registration {
 struct Running {
     registration: Registration,
     registered: bool,
+}
+
+/// Where a subscription begins, as the hub says.
+#[derive(Debug, Deserialize)]
+pub(super) struct Beginning {
+    epoch: String,
+    /// The channel's last.
+    seq: u64,
+    /// The position before the first message that follows. An older hub does not tell it.
+    after_seq: Option<u64>,
 }
 
 /// A thing to be said again.
@@ -92,9 +103,15 @@ impl Standing {
         !self.operations.is_empty()
     }
 
-    /// The hub has granted a subscription, which begins there.
-    pub(super) fn subscribed(&mut self, channel: &str, at: Option<Position>) {
-        self.channels.insert(channel.into(), at);
+    /// The hub has granted a subscription.
+    pub(super) fn subscribed(&mut self, channel: &str, beginning: Option<Beginning>) {
+        let known = self.channels.entry(channel.into()).or_default();
+        *known = match (known.take(), beginning) {
+            (_, Some(Beginning { epoch, after_seq: Some(seq), .. })) => Some(Position { epoch, seq }),
+            // What was heard of the channel before counts on, within one epoch.
+            (Some(known), Some(beginning)) if known.epoch == beginning.epoch => Some(known),
+            (_, beginning) => beginning.map(|Beginning { epoch, seq, .. }| Position { epoch, seq }),
+        };
     }
 
     pub(super) fn unsubscribed(&mut self, channel: &str) {

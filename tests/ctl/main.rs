@@ -7,6 +7,7 @@
 mod ask;
 mod client;
 mod comeback;
+mod cursor;
 mod hub;
 mod lists;
 mod publish;
