@@ -14,6 +14,8 @@ LONG = "x" * 129  # one byte over what a name, an id or an event may have
 # Kinds of fields: what is of the wrong type for each, as JSON text.
 WRONG = {
     "text": ["7", "true", "[]", "{}"],
+    # A whole number is its digits.
+    "id": ["7.5", "true", "[]", "{}"],
     "flag": ["1", '"yes"', "[]", "{}"],
     "number": ['"soon"', "true", "[]", "{}"],
     "object": ["7", '"x"', "true", "[]"],
@@ -35,7 +37,7 @@ ACTIONS = {
     "unsubscribe": Action({"channel": "logs"}, {"channel": "text!"}, ["channel"], answers="unsubscribe_succeeded"),
     "send": Action({"channel": "logs", "event": "line", "data": {"n": 1}},
                    {"channel": "text!", "event": "text!", "ttl": "number", "durable": "flag", "echo": "flag",
-                    "message_id": "text!", "receipt": "flag"}, ["channel", "event"], answers="send_success"),
+                    "message_id": "id!", "receipt": "flag"}, ["channel", "event"], answers="send_success"),
     "whisper": Action({"channel": "logs", "event": "typing", "data": None},
                       {"channel": "text!", "event": "text!"}, ["channel", "event"], subscribed=True),
     "interrupt": Action({"data": {"operation_id": "op-1"}},
@@ -280,13 +282,25 @@ def unknown_connection(hub):
 def other_targets(hub):
     for field in ("connection_id", "user_id", "connectionId", "userId"):
         with hub.connect() as wire:
-            for value in ("true", "[]", "{}"):
+            for value in ("true", "[]", "{}", "0.5"):
                 refused(wire, f'{{"action":"send","event":"e","id":"q1","{field}":{value}}}', "bad_request", names="_id")
     for value in ("-1", "-0.5"):
         with hub.connect() as wire:
             refused(wire, request(hub, "send", ttl=value), "bad_request", names="ttl")
     with hub.connect() as wire:
         refused(wire, request(hub, "send", ttl="0", durable="true"), "bad_request")
+
+
+@story("whole numbers are ids by their digits, and positions with a fraction of zero")
+def numbers(hub):
+    with hub.connect(token=hub.token("42", wshub={"publish": ["@user:*"], "subscribe": ["*"]})) as wire:
+        for number in ("42", "42.0", "4.2e1"):
+            wire.say(f'{{"action":"send","event":"e","user_id":{number},"message_id":7,"id":"q1"}}')
+            same(wire.hear("send_success")["user_id"], "42", number)
+        for seq in ("0", "0.0", "0e0"):
+            wire.say(f'{{"action":"subscribe","channel":"c","since":{{"epoch":"","seq":{seq}}},"id":"q2"}}')
+            answer = wire.hear("subscription_succeeded")
+            same((answer["recovered"], answer["after_seq"]), (True, 0), seq)
 
 
 @story("channel names: what is allowed passes, what is not is refused, reserved ones are no one's")
@@ -366,7 +380,7 @@ def order(hub):
 
 @story("interrupt: the operation id missing, of the wrong type, empty, too long")
 def interrupt_ids(hub):
-    for data, code in (("{}", "bad_request"), ('{"operation_id":7}', "bad_request"), ('{"operation_id":null}', "bad_request"),
+    for data, code in (("{}", "bad_request"), ('{"operation_id":7.5}', "bad_request"), ('{"operation_id":null}', "bad_request"),
                        ('{"operation_id":""}', "bad_request"), ('{"operation_id":"a\\u0000"}', "bad_request"),
                        (json.dumps({"operation_id": LONG}), "too_large")):
         with hub.connect() as wire:

@@ -83,14 +83,14 @@ def fields(hub):
     whole = {"channel": "logs", "event": "line", "data": 1}
     for field, values in {
         "channel": [7, True, [], {}, "", "a b"], "event": [None, 7, True, [], {}, ""], "ttl": ["soon", True, [], {}, -1],
-        "durable": [1, "yes", [], {}], "message_id": [7, True, [], {}, ""],
+        "durable": [1, "yes", [], {}], "message_id": [7.5, True, [], {}, ""],
     }.items():
         for value in values:
             error(hub.post("/broadcast", {**whole, field: value}), 400, "bad_request", names=field)
     error(hub.post("/broadcast", {"channel": "logs", "data": 1}), 400, "bad_request", names="event")
     for field in ("channel", "event", "message_id"):
         error(hub.post("/broadcast", {**whole, field: "x" * 129}), 400, "too_large", "bad_request", names=field)
-    for target in ({}, {"channel": "a", "all": True}, {"channel": "a", "user_id": "b"}, {"connection_id": "c", "user_id": "b"}, {"all": "yes"}, {"all": 1}, {"user_id": 7}):
+    for target in ({}, {"channel": "a", "all": True}, {"channel": "a", "user_id": "b"}, {"connection_id": "c", "user_id": "b"}, {"all": "yes"}, {"all": 1}, {"user_id": 7.5}):
         error(hub.post("/broadcast", {"event": "e", **target}), 400, "bad_request")
     for body in ("", "{", "[]", "7", "null", '{"channel":"logs","event":"e"} x', '{"channel":"a","channel":"b","event":"e"}'):
         error(hub.http("POST", "/broadcast", body, {"Content-Type": "application/json"}, hub.secret), 400, "bad_json", "bad_request")
@@ -218,7 +218,7 @@ def interrupt(hub):
     assert answer.status in (200, 404), answer
     assert answer.json().get("outcome") == "no_owner" or answer.json().get("code") == "unknown_operation", answer
     assert 9 < took < 12, f"after {took:.1f} s"
-    for body in ({}, {"operation_id": 7}, {"operation_id": ""}, {"operation_id": "x" * 129}, {"operation_id": "a", "channel": 7}):
+    for body in ({}, {"operation_id": 7.5}, {"operation_id": ""}, {"operation_id": "x" * 129}, {"operation_id": "a", "channel": 7}):
         error(hub.post("/interrupt", body), 400, "bad_request", "too_large")
     return f"no_owner after {took:.1f} s"
 

@@ -68,7 +68,7 @@ def fields(hub):
     whole = {"channel": "logs", "event": "line", "data": 1}
     with hub.worker() as worker:
         for field, values in {"channel": [7, True, [], {}, "", "a b"], "event": [None, 7, [], {}, ""], "ttl": ["soon", True, [], -1],
-                              "durable": [1, "yes", []], "message_id": [7, True, [], ""]}.items():
+                              "durable": [1, "yes", []], "message_id": [7.5, True, [], ""]}.items():
             for value in values:
                 error(worker.ask({**whole, field: value}), "bad_request", names=field)
         error(worker.ask({"channel": "logs"}), "bad_request", names="event")
@@ -98,7 +98,7 @@ def actions(hub):
             for value in (7, True, [], {}, "", "a b", None):
                 error(worker.ask({"action": action, "channel": value}), "bad_request", names="channel")
             error(worker.ask({"action": action, "channel": "x" * 129}), "too_large")
-        for field, values in {"operation_id": [None, 7, True, [], "", "a\u0000"], "channel": [None, 7, [], "a b"], "user_id": [True, [], {}],
+        for field, values in {"operation_id": [None, 7.5, True, [], "", "a\u0000"], "channel": [None, 7, [], "a b"], "user_id": [True, [], {}],
                               "label": [7, [], {}], "deadline": [True, [], {}], "interrupt_grace": [True, [], -1]}.items():
             for value in values:
                 error(worker.ask({**start, field: value}), "bad_request", names=field)
