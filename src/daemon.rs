@@ -186,10 +186,13 @@ fn begin(config: &Config, lock: &File, arrival: &mut Arrival) -> Begun {
         give_back::save(unused, store_options(config), Some(lock));
     }
     let left = left(&config.state.directory);
-    if left.is_none() {
-        tell_of_an_end(config, arrival);
-    }
     let mut store = store(config);
+    if left.is_none() && !arrival.has_come() && store.is_left_behind(&config.positions()) {
+        log::warn!(
+            "the daemon before this one has not stopped but ended, and handed nothing over: its connections \
+             are lost, and what no disk had"
+        );
+    }
     Begun { hub: hub(settings, &mut store, left.as_ref()), store, uses_remains: left.is_some() }
 }
 
@@ -198,17 +201,6 @@ fn give_back(arrival: &mut Arrival, options: Option<store::Options>) {
     arrival.turn_away(Close::Restarting);
     if let Some(unused) = arrival.unused() {
         give_back::save(unused, options, arrival.lock.as_ref());
-    }
-}
-
-/// Says that the daemon before this one was killed, if nothing else is left of it
-/// but where numbers go on then.
-fn tell_of_an_end(config: &Config, arrival: &Arrival) {
-    if !arrival.has_come() && config.positions().iter().any(|place| place.exists()) {
-        log::warn!(
-            "the daemon before this one has not stopped but ended, and handed nothing over: its connections \
-             are lost, and what no disk had"
-        );
     }
 }
 

@@ -1,5 +1,6 @@
 //! What is kept outlives the daemon: its stop, and its death.
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 
 use serde_json::{Value, json};
@@ -184,4 +185,30 @@ fn a_first_start_notes_positions_in_a_directory_that_was_not_there() {
     daemon.stop();
     let (_, log) = daemon.ended();
     assert_eq!(log.lines().count(), 1, "no warning: {log}");
+}
+
+#[test]
+fn only_the_same_daemon_killed_before_is_told_of() {
+    let mut daemon = Daemon::start();
+    publish(&daemon, &["a"], false);
+    daemon.kill();
+    daemon.ended();
+    // Its worker socket is used again, with another state directory.
+    let elsewhere = crate::bench::directory();
+    let state = [("XDG_STATE_HOME", elsewhere.to_str().unwrap())];
+    let mut other = crate::bench::command(&daemon.directory).envs(state).spawn().unwrap();
+    let mut log = BufReader::new(other.stderr.take().unwrap());
+    let mut first = String::new();
+    log.read_line(&mut first).unwrap();
+    assert!(first.contains("started"), "nothing of its own was killed: {first}");
+    other.kill().unwrap();
+    other.wait().unwrap();
+    let mut again = crate::bench::command(&daemon.directory).envs(state).spawn().unwrap();
+    let mut log = BufReader::new(again.stderr.take().unwrap());
+    let mut first = String::new();
+    log.read_line(&mut first).unwrap();
+    assert!(first.contains("has not stopped but ended"), "this time it was: {first}");
+    again.kill().unwrap();
+    again.wait().unwrap();
+    std::fs::remove_dir_all(elsewhere).unwrap();
 }

@@ -37,6 +37,7 @@ pub use process::is_meant;
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -46,7 +47,7 @@ use crate::hub::{Input, Keeping, LogKey, Now, Purpose, StoreFact};
 use crate::protocol::frame::Statistics;
 use crate::protocol::{Message, Moment};
 use disk::Disk;
-use positions::Owner;
+use positions::{Owner, Positions};
 use reading::Wanted;
 use tail::Tail;
 
@@ -278,6 +279,13 @@ impl Store {
         let state = disk.options.directory.parent().and_then(|state| state.metadata().ok());
         let state = state.map(|state| (state.dev(), state.ino())).unwrap_or_default();
         Some(Owner { boot: disk.clocks.boot.clone(), state })
+    }
+
+    /// Whether a daemon of the same state directory has left its positions in one of these
+    /// places: then it was killed.
+    pub fn is_left_behind(&self, places: &[PathBuf]) -> bool {
+        let owner = self.owner();
+        owner.is_some_and(|owner| places.iter().any(|place| Positions::is_left(place, &owner)))
     }
 
     /// Whether all that was on the disk is known, or is not to be had.

@@ -23,6 +23,9 @@ use crate::hub::LogKey;
 /// the name. A write of it is a single call.
 const SLOT: usize = 256;
 
+/// What the file begins with.
+const HEADING: &str = "wshubd positions 2";
+
 /// What stands before the name.
 const HEAD: usize = 4 + 8 + 8 + 1;
 
@@ -72,6 +75,17 @@ impl Positions {
             return Vec::new();
         }
         slots.filter_map(position).collect()
+    }
+
+    /// Whether a daemon with the same state directory has left a file there, in whichever run
+    /// of the machine: a clean stop leaves none.
+    pub fn is_left(path: &Path, owner: &Owner) -> bool {
+        let state = format!(" {}:{}\n", owner.state.0, owner.state.1);
+        let mut heading = [0; SLOT];
+        let is_read = File::open(path).and_then(|file| file.read_exact_at(&mut heading, 0)).is_ok();
+        is_read
+            && heading.starts_with(HEADING.as_bytes())
+            && memchr::memmem::find(&heading, state.as_bytes()).is_some()
     }
 
     /// Begins a new file with what is known already. It takes the place of the one
@@ -192,7 +206,7 @@ impl Positions {
 
 fn heading(owner: &Owner) -> [u8; SLOT] {
     let Owner { boot, state: (device, number) } = owner;
-    first_slot(&format!("wshubd positions 2 {boot} {device}:{number}\n"))
+    first_slot(&format!("{HEADING} {boot} {device}:{number}\n"))
 }
 
 /// As it was before a file said whose it is.
