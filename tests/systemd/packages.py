@@ -53,6 +53,26 @@ def members(hub):
     same(hub.run(*as_eve, "wshubctl", "pub", "logs", "hello", check=False).returncode, 4, "exit code of eve")
 
 
+@story("a member lists and stops a job of his own, by the words that it says itself, and nobody else's")
+def jobs(hub):
+    hub.run("useradd", "--no-create-home", "--groups", "wshub-worker", "bob")
+    script = ("wshubctl run logs -- sleep 60 2>/tmp/said & until grep -q 'stop it with' /tmp/said; do sleep 0.05; done; "
+              "wshubctl operations; $(sed -n 's/.*stop it with: //p' /tmp/said); wait $!; echo $?")
+    done = hub.run("runuser", "-u", "ada", "--", "bash", "-c", script)
+    listed, *rest = done.stdout.splitlines()
+    same((json.loads(listed)["label"], rest, done.stderr), ("sleep", ["delivered", "130"], ""), "what ada sees")
+    hub.run("systemd-run", "--uid=ada", "--unit=job", "--collect", "wshubctl", "run", "--operation", "job", "logs", "--", "sleep", "60")
+    running = eventually("ada's job runs", lambda: hub.run("wshubctl", "operations").stdout)
+    same(json.loads(running)["operation_id"], "job")
+    as_bob = ("runuser", "-u", "bob", "--")
+    same(hub.run(*as_bob, "wshubctl", "operations").stdout, "", "what bob sees")
+    refused = hub.run(*as_bob, "wshubctl", "interrupt", "job", check=False)
+    same((refused.returncode, refused.stdout), (4, ""), "bob's stop")
+    same(hub.run("runuser", "-u", "ada", "--", "wshubctl", "interrupt", "job").stdout, "delivered\n")
+    warned = hub.run("journalctl", "-u", "wshubd", "-p", "warning", "-o", "cat", "--no-pager", "-q").stdout
+    same(warned, "", "warnings in the journal")
+
+
 @story("a client is let in with a token of wshubctl's, and hears what is said over HTTP with the secret")
 def client(hub):
     token = hub.run("wshubctl", "token", "new", "--user", "ada").stdout.strip()
