@@ -56,6 +56,7 @@
 
 mod ask;
 mod backoff;
+mod connect;
 mod error;
 mod hear;
 mod heard;
@@ -68,6 +69,7 @@ mod options;
 mod room;
 mod standing;
 mod talk;
+mod trust;
 mod turn;
 
 use std::path::{Path, PathBuf};
@@ -297,6 +299,11 @@ impl Pending {
     fn close(&self) -> bool {
         self.answers.close();
         matches!(self.answers.try_recv(), Ok(Ok(_)))
+    }
+
+    /// Whether an answer, or why there is none, can be had without waiting.
+    pub fn is_answered(&self) -> bool {
+        !self.answers.is_empty() || self.answers.is_closed()
     }
 
     /// Waits for the next answer. All requests have one, but an interrupt that
