@@ -233,7 +233,7 @@ impl Link {
                     self.denied = 0;
                     return Ok(Some(stream));
                 }
-                // Who has taken the place of a socket does not leave it to wshubd again.
+                // Another user's socket does not give way to wshubd's again.
                 Err(error @ Error::Untrusted { .. }) => return Err(error),
                 Err(error) if is_denial(&error) => {
                     self.denied += 1;

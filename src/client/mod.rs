@@ -32,8 +32,8 @@
 //!
 //! The link tries again at once, or when the hub has asked for it, and then with
 //! growing pauses of up to 5 s, until the hub is back. It stops where the hub
-//! says not to come back (close codes 4000 to 4099), turns it away, or the system
-//! denies the socket.
+//! says not to come back (close codes 4000 to 4099), turns it away, the system denies
+//! the socket, or another user's has taken its place ([`Options::trusted_only`]).
 //!
 //! - **Operations** are registered again under the same id, with what is left of
 //!   the deadline, and can be stopped again. To those who watch, the hub has said

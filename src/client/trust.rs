@@ -1,10 +1,10 @@
 //! Trust in a socket that was found rather than named.
 //!
-//! A socket takes whatever is said to it, so it must be wshubd's, and not that of
-//! somebody who made a socket of that name first. The process behind the connection
+//! A socket takes all that is sent to it, so it must be wshubd's, and not that of
+//! another user who made a socket of that name first. The process behind the connection
 //! counts where it runs under our own uid or root's. Any other may be wshubd too,
-//! which often has a user of its own; then it depends on who can have put the socket
-//! there.
+//! which often has a user of its own; then the directories above the socket decide:
+//! nobody else must be able to put it there.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -15,10 +15,10 @@ use std::path::{Component, Path, PathBuf};
 /// Symbolic links that are followed on the way to a socket; the kernel's own limit.
 const LINKS: usize = 40;
 
-/// Who can put something into a directory, or into one above it.
+/// The users who can create files in a directory, or in one above it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Exposure {
-    /// Whom its owner and its group let.
+    /// Its owner and its group, or a part of them.
     Closed,
     /// Everybody, but nobody can rename or remove what is another's.
     Sticky,
@@ -41,7 +41,7 @@ impl Exposure {
 pub(super) struct Step {
     pub(super) path: PathBuf,
     pub(super) owner: u32,
-    /// The worst of all directories above it.
+    /// The most open of all directories above it.
     above: Exposure,
 }
 
@@ -55,7 +55,7 @@ pub(super) fn objection(peer: Option<u32>, own: u32, way: &[Step]) -> Option<&St
     way.iter().find(|step| match step.above {
         Exposure::Closed => false,
         Exposure::Sticky => !is_trusted(step.owner),
-        // What is looked at now need not be what was connected to.
+        // It may have been replaced since the connection was made.
         Exposure::Open => true,
     })
 }
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn the_way_to_a_socket_goes_through_links_and_knows_who_may_write_above() {
+    fn the_way_follows_links_and_sees_open_directories_above() {
         let top = std::env::temp_dir().join(format!("wshub-trust-{}", std::process::id()));
         let make = |name: &str, mode: u32| {
             fs::create_dir(top.join(name)).unwrap();
@@ -185,7 +185,7 @@ mod tests {
         let found = way(&top.join("absolute/relative/below/worker.sock")).unwrap();
         let here = |name: &str| found.iter().rev().find(|step| step.path == top.join(name)).cloned();
         let seen = |name: &str| here(name).map(|step| step.above);
-        // Whatever holds the temporary directory counts for all.
+        // The directories above the temporary one count for all.
         let outer = seen("absolute").unwrap();
         assert_eq!(seen("sticky"), Some(outer));
         assert_eq!(seen("sticky/relative"), Some(outer.max(Exposure::Sticky)));

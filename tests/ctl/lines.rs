@@ -1,4 +1,4 @@
-//! `wshubctl pub` with lines that cannot be sent, and what ends it before its time.
+//! Lines that `wshubctl pub` cannot send, and its early ends.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -28,14 +28,14 @@ fn take(peer: &mut Peer) -> serde_json::Value {
 }
 
 #[test]
-fn a_line_that_is_no_text_is_told_by_its_number_and_the_others_are_sent() {
+fn a_line_that_is_no_text_is_told_and_the_others_are_sent() {
     let (code, said, heard) = publish(&["pub", "logs"], b"a\n\xff\xfe\nb\n", 2);
     assert_eq!((code, heard), (Some(1), vec![json!("a"), json!("b")]));
     assert_eq!(said, ["wshubctl: line 2 of the standard input is not UTF-8, not sent"]);
 }
 
 #[test]
-fn a_line_that_is_no_json_is_told_by_its_number_and_the_others_are_sent() {
+fn a_line_that_is_no_json_is_told_and_the_others_are_sent() {
     let input = b"1\n{n: 1}\n\xff\n{\"n\":2}\r\n[1\n3";
     let (code, said, heard) = publish(&["pub", "--json", "-v", "logs"], input, 3);
     assert_eq!((code, heard), (Some(1), vec![json!(1), json!({"n": 2}), json!(3)]));
@@ -87,7 +87,7 @@ fn where_there_is_nothing_to_send_that_is_said() {
 }
 
 #[test]
-fn strict_ends_at_the_first_bad_line_when_all_before_it_are_answered() {
+fn strict_ends_at_the_first_bad_line_after_all_answers() {
     for (input, why) in [
         (&b"1\n2\n\xff\n3\n"[..], "is not UTF-8"),
         (&b"1\n2\nx\n3\n"[..], "is not JSON: expected value at column 1"),
@@ -135,7 +135,7 @@ fn an_answer_is_looked_at_while_the_input_says_nothing() {
     let request = peer.hears();
     peer.refuses(&request, "rate_limited", "too \u{1b}fast");
     assert_eq!(said.next().unwrap().unwrap(), "wshubctl: refused: too \\u{1b}fast (rate_limited)");
-    // What was read of a line meanwhile is not lost.
+    // The first half of the line is not lost.
     input.write_all(b" a line\n").unwrap();
     drop(input);
     assert_eq!(take(&mut peer), json!("half a line"));
@@ -193,7 +193,7 @@ fn a_hub_that_goes_away_leaves_no_message_uncounted() {
 }
 
 #[test]
-fn what_cannot_be_acknowledged_ends_it_when_all_that_was_sent_is_answered() {
+fn a_message_that_nobody_acknowledges_ends_it_after_all_answers() {
     let place = Place::new();
     let (mut child, mut peer) = place.meet(["pub", "--to", "ada", "--wait-read"]);
     child.stdin.take().unwrap().write_all(b"a\nb\n").unwrap();

@@ -1,4 +1,4 @@
-//! How long wshubctl waits for a hub, and what it says meanwhile.
+//! Waits of wshubctl for a hub: their limit, and the line about a long one.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -74,7 +74,7 @@ fn pong(peer: &mut Peer) {
 }
 
 #[test]
-fn a_hub_that_is_not_there_is_waited_for_only_where_that_was_asked() {
+fn an_absent_hub_is_waited_for_only_with_the_option() {
     let place = Place::new();
     let nowhere = place.file("nowhere.sock");
     let nobody = place.file("stale.sock");
@@ -203,7 +203,7 @@ fn a_full_queue_of_connections_is_waited_for_until_it_moves() {
 }
 
 #[test]
-fn whoever_waits_for_an_answer_is_told_once_and_may_still_get_it() {
+fn a_wait_for_an_answer_is_told_once_and_the_answer_still_taken() {
     let places = COMMANDS.map(|words| (Place::new(), words));
     let children = places.each_ref().map(|(place, words)| start(&place.path(), &["--wait", "0"], words));
     for ((place, words), mut child) in places.iter().zip(children) {
@@ -247,7 +247,7 @@ fn a_socket_that_comes_later_is_used_when_it_is_there() {
 }
 
 #[test]
-fn a_socket_that_takes_nothing_is_given_up_and_no_line_is_left_out_of_the_count() {
+fn a_socket_that_takes_nothing_is_given_up_and_lines_are_counted() {
     let place = Place::new();
     let mut command = program();
     command.arg("--socket").arg(place.path()).args(["--wait", "200ms", "pub", "logs"]);
@@ -268,7 +268,7 @@ fn a_socket_that_takes_nothing_is_given_up_and_no_line_is_left_out_of_the_count(
 }
 
 #[test]
-fn pub_is_given_up_after_a_time_without_any_answer_though_its_input_is_open() {
+fn pub_without_answers_is_given_up_though_its_input_is_open() {
     let place = Place::new();
     let (mut child, mut peer) = place.meet(["--wait", "1s", "pub", "logs"]);
     let mut input = child.stdin.take().unwrap();
@@ -345,7 +345,7 @@ fn waiting_for_a_person_who_reads_is_not_limited() {
 }
 
 #[test]
-fn an_operation_that_has_not_registered_is_waited_for_beyond_the_limit() {
+fn a_pending_interrupt_is_waited_for_beyond_the_limit() {
     let place = Place::new();
     let (child, mut peer) = place.meet(["--wait", "1s", "interrupt", "op"]);
     let request = peer.hears();

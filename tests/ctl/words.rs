@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::hub::{Place, end, program, stderr, stdout};
 
-/// What is said to a command line that is wrong.
+/// The error about a command line that is wrong.
 fn complaint(words: &[&str]) -> String {
     let output = end(Place::new().start(words));
     assert_eq!(output.status.code(), Some(2), "{words:?}");
@@ -69,7 +69,7 @@ fn a_duration_may_do_without_its_unit_everywhere() {
 }
 
 #[test]
-fn a_token_is_asked_for_with_the_rights_that_were_named_and_no_others() {
+fn a_token_request_has_the_rights_that_were_named_and_no_others() {
     let place = Place::new();
     let token = |words: &[&str]| {
         let words = [&["token", "new", "--user", "ada", "--ttl", "60"], words].concat();
@@ -89,7 +89,7 @@ fn a_token_is_asked_for_with_the_rights_that_were_named_and_no_others() {
 }
 
 #[test]
-fn completions_need_no_hub_and_name_no_command_that_is_not_for_people() {
+fn completions_need_no_hub_and_leave_out_hidden_commands() {
     for shell in ["bash", "zsh", "fish"] {
         let output = program().args(["--socket", "/nonexistent/x", "completions", shell]).output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{shell}");
@@ -102,7 +102,7 @@ fn completions_need_no_hub_and_name_no_command_that_is_not_for_people() {
 }
 
 #[test]
-fn whoever_listens_at_a_terminal_is_told_to_what_once_it_is_granted() {
+fn on_a_terminal_sub_names_its_channels_once_they_are_granted() {
     let place = Place::new();
     let (mut terminal, mut peer) = place.meet_at_terminal(["sub", "-n", "1", "logs", "ne\u{1b}ws", "logs"]);
     let mut said = BufReader::new(terminal.errors());

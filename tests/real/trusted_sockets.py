@@ -79,7 +79,7 @@ COMMANDS = [
 ]
 
 
-@story("a socket that another user has made in /tmp hears nothing, and whose it is is told")
+@story("a socket that another user has made in /tmp hears nothing, and the error names its owner")
 def stranger(_):
     with Stranger(temporary()) as it:
         for words in COMMANDS:
@@ -106,7 +106,7 @@ def link(_):
             shutil.rmtree(place)
 
 
-@story("what is named is used, whoever made it")
+@story("a socket that is named is used, also another user's")
 def named(_):
     with Stranger(temporary()) as it:
         for words, variables in (
@@ -174,7 +174,7 @@ def replaced(_):
         shutil.rmtree(place, ignore_errors=True)
 
 
-@story("who may not use the socket learns whose it is, who he is, and how he gets in")
+@story("a user who is denied the socket is told its owner, its group and how to join that")
 def denied(hub):
     shown = hub.directory.stat().st_mode, hub.worker_path.parent.stat().st_mode, hub.worker_path.stat().st_mode
     try:

@@ -1,4 +1,4 @@
-//! Whose a socket is, and what lets somebody use it.
+//! Owner, group and mode of a socket that denies access, in words.
 //!
 //! Knows owners, groups and modes, and their names. Decides nothing: the kernel has.
 
@@ -34,7 +34,7 @@ struct Denial {
     owner: String,
     group: String,
     mode: u32,
-    /// Who we are.
+    /// Our own user.
     user: String,
     /// Whether the group is for root's own use.
     is_roots: bool,

@@ -1,6 +1,6 @@
-//! `wshubctl completions`: what a shell completes of wshubctl's words.
+//! `wshubctl completions`: scripts for the completion of shells.
 //!
-//! Leaves out what is not for people.
+//! Leaves out commands that only units and wshubctl itself use.
 
 use std::process::ExitCode;
 
@@ -23,7 +23,7 @@ pub(crate) fn print(asked: &args::Completions) -> Result<ExitCode, Failure> {
     show(&String::from_utf8_lossy(&script))
 }
 
-/// The same without commands that only units and wshubctl itself use.
+/// The same without hidden commands.
 fn for_people(all: &Command) -> Command {
     let shown = all.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
     Command::new("wshubctl")

@@ -1,4 +1,4 @@
-//! What is most often meant by a command line that is wrong.
+//! Hints for command lines that are wrong.
 //!
 //! Knows two mistakes that shells invite: a command without `--` before it, and a text
 //! without quotes.

@@ -1,7 +1,6 @@
-//! wshubd as the commands see it: how it is reached, and how long its answers are
-//! waited for.
+//! A connection to wshubd with a limit for each wait: attempts to connect, and answers.
 //!
-//! Does not know what is asked.
+//! Does not know the requests.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -15,7 +14,7 @@ use crate::failure::Failure;
 use crate::socket;
 use crate::wait::{Silence, Wait};
 
-/// Between two attempts: soon for whoever waits, and some microseconds of work.
+/// Between two attempts: short for a person, and each is some microseconds of work.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// After so many refusals by permission, one after another, they are meant: a wshubd
@@ -43,7 +42,7 @@ impl Hub {
             let (path, error) = match socket::find(named) {
                 Ok(place) => match connect(place.options()).await {
                     Ok(Connection { client, lines, link }) => {
-                        // Whoever waits for an answer learns how it ended.
+                        // A pending answer tells how it ended.
                         executor.spawn(async { drop(link.run().await) }).detach();
                         let path = client.path();
                         return Ok(Self { client, lines, path, wait });

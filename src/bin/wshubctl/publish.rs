@@ -1,7 +1,7 @@
 //! `wshubctl pub`: a text, the standard input, or each of its lines.
 //!
-//! Knows how many messages may be on their way at once, and that whatever ends the
-//! sending, all that was sent is answered for: taken, refused, or not known.
+//! Knows how many messages may be on their way at once. However the sending ends, each
+//! message that was sent is counted: taken, refused, or without an answer.
 
 mod input;
 mod tally;
@@ -163,8 +163,8 @@ impl Publisher<'_> {
         }
     }
 
-    /// The next line, or the oldest answer: while the input says nothing, whoever waits
-    /// for it learns what became of the lines before.
+    /// The next line, or the oldest answer: while the input is idle, refusals of earlier
+    /// lines are told.
     async fn next(&mut self, input: &mut Input) -> Result<Next, Failure> {
         let is_full = self.answers.len() >= IN_FLIGHT;
         let line = async {
@@ -226,8 +226,8 @@ impl Publisher<'_> {
         }
     }
 
-    /// Takes all answers that are still due, whatever has ended the sending; gives back
-    /// what did.
+    /// Takes all answers that are still due, after a failure too; gives back the first
+    /// failure.
     async fn settle(&mut self, mut sent: Result<(), Failure>) -> Result<(), Failure> {
         let timed_out = |result: &Result<(), Failure>| {
             result.as_ref().is_err_and(|failure| failure.exit == Exit::TimedOut)

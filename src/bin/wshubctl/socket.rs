@@ -15,8 +15,8 @@ use crate::screen::plain;
 /// A place where the socket is.
 pub(crate) struct Place {
     path: PathBuf,
-    /// Whether somebody has said that it is there: then it is wshubd's. What was only
-    /// found may be anybody's.
+    /// By an option or a variable: then it is wshubd's. One that was only found may be
+    /// anybody's.
     is_named: bool,
 }
 
@@ -39,7 +39,7 @@ pub(crate) fn find(named: Option<&Path>) -> Result<Place, Failure> {
     }
     let places = places();
     let first = places.iter().find(|place| place.path.exists());
-    // One that we may not even look at is better than none: connecting says whose it is.
+    // The error of connecting to one in a directory that denies access names that directory.
     let hidden = || places.iter().find(|place| is_hidden(&place.path));
     if let Some(Place { path, is_named }) = first.or_else(hidden) {
         return Ok(Place { path: path.clone(), is_named: *is_named });

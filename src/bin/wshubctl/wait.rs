@@ -1,7 +1,7 @@
-//! How long wshubd is waited for, and what is said meanwhile.
+//! Limits for waits on wshubd, and the line on the standard error about a long one.
 //!
-//! Knows what `--wait` means for whatever needs nobody but wshubd. Does not limit the
-//! waiting for messages, for the standard input or for a person.
+//! Knows what `--wait` means for connections and answers. Waits for messages, for the
+//! standard input or for a person have no limit here.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -17,8 +17,8 @@ use crate::screen::{plain, say};
 /// Where nobody says how long: more than a wshubd takes to start.
 pub(crate) const USUAL: Duration = Duration::from_secs(10);
 
-/// After so much silence whoever waits is told for what, and where to look: a healthy
-/// wshubd answers in some milliseconds.
+/// After so much silence the standard error names the cause of the wait, and a place to
+/// look: a healthy wshubd answers in some milliseconds.
 const SILENCE: Duration = Duration::from_secs(2);
 
 /// A wait that ends so much later than it was to end was not one: this process was
@@ -80,8 +80,7 @@ impl Wait {
         let late = async {
             let path = plain(&path.to_string_lossy());
             let what = format!("waiting for wshubd at {path} to answer");
-            let end =
-                self.end(silence, &what, &format!("it may be starting, stopped or busy: {ADVICE}")).await;
+            let end = self.end(silence, &what).await;
             let end = humantime::format_duration(end);
             Err(Failure::new(
                 Exit::TimedOut,
@@ -103,7 +102,7 @@ impl Wait {
             true
         };
         let late = async {
-            self.end(silence, &what, &format!("it may be starting, stopped or busy: {ADVICE}")).await;
+            self.end(silence, &what).await;
             false
         };
         future::or(pause, late).await
@@ -111,7 +110,7 @@ impl Wait {
 
     /// Waits until the silence has lasted as long as it may, and says so on the way.
     /// Gives back how long that is.
-    async fn end(&self, silence: &mut Silence, what: &str, advice: &str) -> Duration {
+    async fn end(&self, silence: &mut Silence, what: &str) -> Duration {
         loop {
             let now = clock::now().moment;
             let passed = now.since(silence.since);
@@ -119,7 +118,8 @@ impl Wait {
                 return limit;
             }
             if passed >= SILENCE && !self.told.replace(true) {
-                say(&format!("{what} (since {} s): {advice}", SILENCE.as_secs()));
+                let since = SILENCE.as_secs();
+                say(&format!("{what} (since {since} s): it may be starting, stopped or busy: {ADVICE}"));
             }
             let marks = [self.limit, (!self.told.get()).then_some(SILENCE)];
             let Some(next) = marks.into_iter().flatten().map(|mark| silence.since + mark).min() else {

@@ -1,7 +1,6 @@
 //! The standard input of `wshubctl pub`, whole or line by line.
 //!
-//! Knows what can be sent at all. A line that cannot is told from an input that cannot
-//! be read.
+//! Tells a line that cannot be sent from an input that cannot be read.
 
 use std::io::{self, IsTerminal};
 

@@ -1,4 +1,4 @@
-//! What became of the messages of `wshubctl pub`, counted and told.
+//! Counts of messages by outcome, and their report.
 
 use std::process::ExitCode;
 
@@ -63,7 +63,7 @@ impl Tally {
         self.taken + self.refused + self.unanswered + self.bad == 0
     }
 
-    /// What was too much to be told as it came.
+    /// The counts of all that was not shown one by one.
     pub(super) fn report_rest(&self) {
         if self.refused > SHOWN {
             say(&format!("{} messages were refused", self.refused));
@@ -90,7 +90,7 @@ impl Tally {
         format!("wshubd took {}{refused}{unanswered}", count(self.taken, "message"))
     }
 
-    /// All numbers. Only who asked for it wants to know what the disk has.
+    /// All counts; `with_stored` where durable messages were asked for.
     pub(super) fn report(&self, with_stored: bool) {
         let stored = if with_stored { format!(", {} stored", self.stored) } else { String::new() };
         let mut rest = String::new();
