@@ -15,7 +15,11 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let number: f64 = number.parse().map_err(|_| wrong())?;
     let unit = match unit.trim_start() {
         "" => Duration::from_secs(1),
-        unit => humantime::parse_duration(&format!("1{unit}")).map_err(|_| wrong())?,
+        unit if unit.chars().all(char::is_alphabetic) => {
+            humantime::parse_duration(&format!("1{unit}")).map_err(|_| wrong())?
+        }
+        // Several units with a fraction: which of them it is of would be a guess.
+        _ => return Err(wrong()),
     };
     Duration::try_from_secs_f64(number * unit.as_secs_f64()).map_err(|_| wrong())
 }
