@@ -228,6 +228,9 @@ impl Link {
             if !self.pause(pause).await? {
                 return Ok(None);
             }
+            // The listener, who has just heard of the loss, gives its orders before the hub
+            // is back; neither a pause of zero nor an attempt lets it run.
+            future::yield_now().await;
             match connect(&self.path, self.trust) {
                 Ok(stream) => {
                     self.denied = 0;
