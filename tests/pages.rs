@@ -116,7 +116,7 @@ fn check(path: &[&str]) -> usize {
     }
     let part = part(&path.join(" "));
     for option in options(&help) {
-        let is_everywhere = ["--socket", "-h, --help"].contains(&option.as_str());
+        let is_everywhere = ["--socket", "--wait", "-h, --help"].contains(&option.as_str());
         assert!(is_everywhere || is_named(&option, part), "wshubctl.1 has no {option} of {path:?}");
     }
     1

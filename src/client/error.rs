@@ -19,6 +19,16 @@ pub enum Error {
         /// What the system says.
         why: Arc<io::Error>,
     },
+    /// The socket was found rather than named, and may be anybody's.
+    Untrusted {
+        /// The socket.
+        path: Arc<Path>,
+        /// What on the way to it can be another user's work: the socket itself or a
+        /// directory.
+        part: Arc<Path>,
+        /// The uid to which that belongs.
+        owner: u32,
+    },
     /// The connection was there and is there no longer.
     Lost {
         /// The socket.
@@ -85,10 +95,20 @@ impl fmt::Display for Error {
             Self::Unreachable { path, why } => {
                 let advice = match why.kind() {
                     ErrorKind::PermissionDenied => "its mode and group say who may: `ls -l` shows them",
+                    ErrorKind::WouldBlock => {
+                        "too many connections wait for wshubd already: it is stopped or busy, \
+                         `systemctl status wshubd` shows which"
+                    }
                     _ => "is wshubd running? `systemctl status wshubd`, or start `wshubd`",
                 };
                 write!(f, "cannot connect to {}: {why} ({advice})", path.display())
             }
+            Self::Untrusted { path, part, owner } => write!(
+                f,
+                "{} is not used: {} belongs to uid {owner}, and may not be wshubd's",
+                path.display(),
+                part.display()
+            ),
             Self::Lost { path, why } => write!(f, "lost the connection to {}: {why}", path.display()),
             Self::TurnedAway { path, why } => write!(
                 f,

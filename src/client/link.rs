@@ -14,6 +14,7 @@ use smol::net::unix::UnixStream;
 use smol::{Timer, future};
 
 use super::backoff::{Backoff, SETTLED};
+use super::connect::{Trust, connect};
 use super::error::Error;
 use super::heard::Heard;
 use super::journal::{Journal, Kind, Memory};
@@ -68,6 +69,7 @@ pub struct Link {
     over: Arc<OnceLock<Error>>,
     /// How long an answer is waited for while the hub is away.
     patience: Duration,
+    trust: Trust,
     impatience: Option<Timer>,
     backoff: Backoff,
     denied: u32,
@@ -101,12 +103,13 @@ pub(super) struct Parts {
     pub(super) memory: Memory,
     pub(super) over: Arc<OnceLock<Error>>,
     pub(super) patience: Duration,
+    pub(super) trust: Trust,
 }
 
 impl Link {
     /// Without a stream it looks for the hub first.
     pub(super) fn new(parts: Parts, stream: Option<UnixStream>) -> Self {
-        let Parts { path, orders, unasked, room, memory, over, patience } = parts;
+        let Parts { path, orders, unasked, room, memory, over, patience, trust } = parts;
         let here = if stream.is_some() { Here::Since(clock::now().moment) } else { Here::Away };
         if here == Here::Away {
             room.set(Flow::Away);
@@ -127,6 +130,7 @@ impl Link {
             stream,
             over,
             patience,
+            trust,
             impatience,
             backoff,
             denied: 0,
@@ -141,6 +145,7 @@ impl Link {
     /// # Errors
     /// Why it does not come back: [`Error::Lost`] where it connects once,
     /// [`Error::TurnedAway`], [`Error::Unreachable`] where it may not connect,
+    /// [`Error::Untrusted`] where somebody else has taken the socket's place,
     /// [`Error::Away`] where nobody is left to wait for the hub, and
     /// [`Error::Garbled`]. Whoever still waits for an answer gets the same.
     pub async fn run(mut self) -> Result<(), Error> {
@@ -223,15 +228,20 @@ impl Link {
             if !self.pause(pause).await? {
                 return Ok(None);
             }
-            match UnixStream::connect(&self.path).await {
+            // The listener, who has just heard of the loss, gives its orders before the hub
+            // is back; neither a pause of zero nor an attempt lets it run.
+            future::yield_now().await;
+            match connect(&self.path, self.trust) {
                 Ok(stream) => {
                     self.denied = 0;
                     return Ok(Some(stream));
                 }
-                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                // Another user's socket does not give way to wshubd's again.
+                Err(error @ Error::Untrusted { .. }) => return Err(error),
+                Err(error) if is_denial(&error) => {
                     self.denied += 1;
                     if self.denied == DENIED {
-                        return Err(Error::Unreachable { path: self.path.clone(), why: Arc::new(error) });
+                        return Err(error);
                     }
                 }
                 Err(_) => self.denied = 0,
@@ -338,6 +348,10 @@ impl Link {
             after: talk.bye.as_ref().and_then(Bye::after),
         }
     }
+}
+
+fn is_denial(error: &Error) -> bool {
+    matches!(error, Error::Unreachable { why, .. } if why.kind() == ErrorKind::PermissionDenied)
 }
 
 impl Drop for Link {

@@ -32,8 +32,8 @@
 //!
 //! The link tries again at once, or when the hub has asked for it, and then with
 //! growing pauses of up to 5 s, until the hub is back. It stops where the hub
-//! says not to come back (close codes 4000 to 4099), turns it away, or the system
-//! denies the socket.
+//! says not to come back (close codes 4000 to 4099), turns it away, the system denies
+//! the socket, or another user's has taken its place ([`Options::trusted_only`]).
 //!
 //! - **Operations** are registered again under the same id, with what is left of
 //!   the deadline, and can be stopped again. To those who watch, the hub has said
@@ -56,6 +56,7 @@
 
 mod ask;
 mod backoff;
+mod connect;
 mod error;
 mod hear;
 mod heard;
@@ -68,6 +69,7 @@ mod options;
 mod room;
 mod standing;
 mod talk;
+mod trust;
 mod turn;
 
 use std::path::{Path, PathBuf};
@@ -297,6 +299,11 @@ impl Pending {
     fn close(&self) -> bool {
         self.answers.close();
         matches!(self.answers.try_recv(), Ok(Ok(_)))
+    }
+
+    /// Whether an answer, or why there is none, can be had without waiting.
+    pub fn is_answered(&self) -> bool {
+        !self.answers.is_empty() || self.answers.is_closed()
     }
 
     /// Waits for the next answer. All requests have one, but an interrupt that

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use smol::net::unix::UnixStream;
 
+use super::connect::{Trust, connect};
 use super::error::Error;
 use super::journal::Memory;
 use super::link::{Link, Parts};
@@ -29,12 +30,13 @@ pub struct Options {
     path: Arc<Path>,
     buffer: usize,
     patience: Duration,
+    trust: Trust,
 }
 
 impl Options {
     /// The worker socket, and the usual choices.
     pub fn new(path: impl AsRef<Path>) -> Self {
-        Self { path: path.as_ref().into(), buffer: BUFFER, patience: PATIENCE }
+        Self { path: path.as_ref().into(), buffer: BUFFER, patience: PATIENCE, trust: Trust::Named }
     }
 
     /// How many bytes may wait for the hub: 1 MiB unless said otherwise. Below
@@ -55,12 +57,23 @@ impl Options {
         self
     }
 
+    /// Connects only where the process behind the socket has our own uid or root's, or
+    /// where nobody else can have put the socket there: below a directory in which
+    /// everybody may write, all that leads to it belongs to us or to root. For a path
+    /// that was found rather than named.
+    #[must_use]
+    pub fn trusted_only(mut self) -> Self {
+        self.trust = Trust::Found;
+        self
+    }
+
     /// Connects, and comes back whenever the connection is lost.
     ///
     /// # Errors
-    /// [`Error::Unreachable`], which names the path and says what to look at.
+    /// [`Error::Unreachable`], which names the path and says what to look at, and
+    /// [`Error::Untrusted`] after [`Options::trusted_only`].
     pub async fn connect(self) -> Result<Connection, Error> {
-        let stream = self.reach().await?;
+        let stream = connect(&self.path, self.trust)?;
         Ok(self.assemble(Memory::UntilTaken, Some(stream)))
     }
 
@@ -76,17 +89,12 @@ impl Options {
     /// # Errors
     /// As [`Options::connect`].
     pub async fn connect_once(self) -> Result<Connection, Error> {
-        let stream = self.reach().await?;
+        let stream = connect(&self.path, self.trust)?;
         Ok(self.assemble(Memory::UntilWritten, Some(stream)))
     }
 
-    async fn reach(&self) -> Result<UnixStream, Error> {
-        let unreachable = |error| Error::Unreachable { path: self.path.clone(), why: Arc::new(error) };
-        UnixStream::connect(&self.path).await.map_err(unreachable)
-    }
-
     fn assemble(self, memory: Memory, stream: Option<UnixStream>) -> Connection {
-        let Self { path, buffer, patience } = self;
+        let Self { path, buffer, patience, trust } = self;
         // The room bounds it.
         let (orders, taken) = async_channel::unbounded();
         let (unasked, lines) = lines::queue();
@@ -101,6 +109,7 @@ impl Options {
             memory,
             over: over.clone(),
             patience,
+            trust,
         };
         let names = repeats.then(|| Arc::new(Names::new()));
         let link = Link::new(parts, stream);

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -83,9 +83,7 @@ impl Place {
 
     pub(crate) fn accept(&self) -> Peer {
         let (stream, _) = self.listener.accept().unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        Peer { reader: BufReader::new(stream) }
+        Peer::of(stream)
     }
 }
 
@@ -96,6 +94,11 @@ pub(crate) struct Terminal {
 }
 
 impl Terminal {
+    /// What it says beside the screen.
+    pub(crate) fn errors(&mut self) -> ChildStderr {
+        self.child.stderr.take().unwrap()
+    }
+
     /// What is on the screen when it has ended, and its exit code.
     pub(crate) fn end(mut self) -> (Option<i32>, String) {
         let code = self.child.wait().unwrap().code();
@@ -120,6 +123,13 @@ pub(crate) fn program() -> Command {
 }
 
 impl Peer {
+    /// The other end of a connection.
+    pub(crate) fn of(stream: UnixStream) -> Self {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Self { reader: BufReader::new(stream) }
+    }
+
     /// The next line.
     pub(crate) fn hears(&mut self) -> Value {
         let mut line = String::new();

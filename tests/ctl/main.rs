@@ -1,6 +1,7 @@
 //! wshubctl as a program, against a hub that is played line by line.
 //!
-//! Nothing here waits for a time: each story waits for lines and for exits.
+//! Nothing here waits for a time: each story waits for lines and for exits, those of a
+//! program with a short limit of its own included.
 
 #![expect(clippy::unwrap_used, reason = "a story that cannot go on has failed")]
 
@@ -9,6 +10,7 @@ mod client;
 mod comeback;
 mod cursor;
 mod hub;
+mod lines;
 mod lists;
 mod publish;
 mod receipts;
@@ -16,3 +18,5 @@ mod reload;
 mod run;
 mod subscribe;
 mod token;
+mod waiting;
+mod words;

@@ -172,17 +172,19 @@ fn what_must_be_stored_is_marked_and_counted() {
 }
 
 #[test]
-fn what_cannot_be_stored_ends_it_and_tells_what_came_before() {
+fn what_cannot_be_stored_ends_it_and_tells_what_became_of_the_others() {
     let place = Place::new();
     let (mut child, mut peer) = place.meet(["pub", "--durable", "logs"]);
     child.stdin.take().unwrap().write_all(b"a\nb\nc\n").unwrap();
-    let [first, second, _] = [(); 3].map(|()| peer.expects(json!({"durable": true})));
+    let [first, second, third] = [(); 3].map(|()| peer.expects(json!({"durable": true})));
     peer.grants(&first, taken());
     peer.refuses(&second, "store_unavailable", "the disk is full");
+    // It is not left unread.
+    peer.grants(&third, taken());
     let output = end(child);
     assert_eq!(output.status.code(), Some(1));
     let said =
-        "wshubctl: not stored: the disk is full (store_unavailable), after 1 message that wshubd took\n";
+        "wshubctl: not stored: the disk is full (store_unavailable); wshubd took 2 messages and refused 1\n";
     assert_eq!(stderr(&output), said);
 }
 

@@ -2,9 +2,8 @@
 //!
 //! Knows options and the help beside them. Does not know how any of it is done.
 
-// Its path, since packaging/completions.rs reads this file too, from where it is.
-#[path = "args/admin.rs"]
 mod admin;
+mod duration;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -12,6 +11,8 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Parser, Subcommand};
 use wshubd::features::VERSION;
+
+use duration::duration;
 
 pub(crate) use admin::{
     Channels, CheckToken, Connections, Disconnect, Inbox, NewToken, Operations, Purge, Reload, Status,
@@ -25,6 +26,9 @@ pub(crate) struct Args {
     /// The worker socket of wshubd [default: where wshubd makes it]
     #[arg(long, value_name = "PATH", global = true)]
     pub(crate) socket: Option<PathBuf>,
+    /// How long wshubd is waited for, 0 for as long as it takes [default: 10s]
+    #[arg(long, value_name = "DURATION", global = true, value_parser = duration)]
+    pub(crate) wait: Option<Duration>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -36,13 +40,20 @@ Exit codes:
   2  the command line is wrong
   3  wshubd is not reachable
   4  not allowed
-  5  timed out
+  5  timed out, or wshubd gave no answer within --wait
 `wshubctl run` exits as its command does: with its code, or 128 and the number
 of the signal that killed it.
 
 The worker socket is the first that exists of $WSHUBD_LISTEN__WORKER,
 worker.sock in $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR/wshubd,
-/run/user/UID/wshubd, /run/wshubd and /tmp/wshubd-UID.
+/run/user/UID/wshubd, /run/wshubd and /tmp/wshubd-UID. But for the first, which
+is taken as it is, like --socket, it is used only if nobody else can have put it
+there, or if wshubd runs as root or as the user who asks.
+
+--wait limits what needs nobody but wshubd: connections and answers. Waiting for
+messages, for input or for a person is not limited, and `run` has waits of its
+own. Where wshubd is not there at all a command fails at once, unless --wait is
+given.
 
 Example, in two terminals:
   wshubctl sub logs
@@ -64,6 +75,7 @@ pub(crate) enum Command {
     Reload(Reload),
     #[command(subcommand)]
     Token(TokenCommand),
+    Completions(Completions),
     #[command(hide = true)]
     Stopping(Stopping),
     #[command(name = "--in-session", hide = true)]
@@ -75,6 +87,10 @@ pub(crate) enum Command {
 /// A text is sent as a JSON string, or with --json as the JSON that it is.
 /// Without TEXT, each line of the standard input is one message; with `-`, all
 /// of it is one, without its last line end.
+///
+/// A line that is not UTF-8, or with --json not JSON, is told by its number and not
+/// sent; the others are, and the exit code is 1 at the end. With --json, blank lines
+/// are skipped and counted.
 #[derive(clap::Args, Debug)]
 #[command(
     override_usage = "wshubctl pub [OPTIONS] CHANNEL [TEXT|-]\n       \
@@ -97,8 +113,8 @@ pub(crate) struct Publish {
     /// Send to every connection
     #[arg(long, group = "target")]
     pub(crate) all: bool,
-    /// How long it is worth keeping, as in 90s or 1h
-    #[arg(long, value_parser = humantime::parse_duration)]
+    /// How long it is worth keeping, as in 90s, 1h or 90 (seconds)
+    #[arg(long, value_parser = duration)]
     pub(crate) ttl: Option<Duration>,
     /// Wait until it is on the disk, and fail if it cannot be
     #[arg(long)]
@@ -107,7 +123,7 @@ pub(crate) struct Publish {
     #[arg(long, requires = "to")]
     pub(crate) wait_read: bool,
     /// With --wait-read: exit with 5 when it is not read so long after it was sent
-    #[arg(long, requires = "wait_read", value_parser = humantime::parse_duration)]
+    #[arg(long, requires = "wait_read", value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
     /// The text is JSON
     #[arg(long)]
@@ -115,6 +131,10 @@ pub(crate) struct Publish {
     /// Send each line of the standard input, as without TEXT
     #[arg(long)]
     pub(crate) lines: bool,
+    /// End at the first line that cannot be sent, after all before it were answered;
+    /// with --json, a blank one is such a line
+    #[arg(long)]
+    pub(crate) strict: bool,
     /// Say what became of the messages, and with --wait-read when each was delivered
     #[arg(short, long)]
     pub(crate) verbose: bool,
@@ -135,7 +155,7 @@ pub(crate) struct Subscribe {
     #[arg(short = 'n', value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
     /// Exit with 5 after so long, as in 10s
-    #[arg(long, value_parser = humantime::parse_duration)]
+    #[arg(long, value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
     /// JSON on a terminal too
     #[arg(long)]
@@ -194,19 +214,19 @@ pub(crate) struct Run {
     #[arg(long, value_name = "TEXT")]
     pub(crate) label: Option<String>,
     /// Stop it by itself after so long, as in 1h
-    #[arg(long, value_parser = humantime::parse_duration)]
+    #[arg(long, value_parser = duration)]
     pub(crate) deadline: Option<Duration>,
     /// Give its output a terminal, for programs that hold it back in a pipe
     #[arg(long)]
     pub(crate) pty: bool,
     /// From SIGINT to SIGTERM
-    #[arg(long, value_name = "WAIT", default_value = "5s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "WAIT", default_value = "5s", value_parser = duration)]
     pub(crate) term_after: Duration,
     /// From SIGTERM to SIGKILL
-    #[arg(long, value_name = "WAIT", default_value = "5s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "WAIT", default_value = "5s", value_parser = duration)]
     pub(crate) kill_after: Duration,
     /// How long to wait at its end for a wshubd that is away, to tell it the rest
-    #[arg(long, value_name = "WAIT", default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "WAIT", default_value = "10s", value_parser = duration)]
     pub(crate) linger: Duration,
     /// Do not say how to stop it
     #[arg(short, long)]
@@ -217,6 +237,25 @@ pub(crate) struct Run {
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
+}
+
+/// Print what a shell completes of wshubctl's words
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Example:\n  wshubctl completions bash > ~/.local/share/bash-completion/completions/wshubctl"
+)]
+pub(crate) struct Completions {
+    /// Which shell
+    #[arg(value_name = "SHELL")]
+    pub(crate) shell: Shell,
+}
+
+/// The shells that are known.
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+pub(crate) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
 }
 
 /// How `run` starts its command: this program again, which becomes it.

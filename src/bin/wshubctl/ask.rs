@@ -4,15 +4,13 @@
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
-use smol::Timer;
-use smol::future::{self, FutureExt};
-use wshubd::client::{Client, Heard};
+use wshubd::client::Heard;
 
 use crate::failure::Failure;
+use crate::hub::Hub;
 use crate::screen;
 
 /// A question, as its line spells it.
@@ -57,6 +55,16 @@ pub(crate) enum Ask<'a> {
     NewToken {
         user_id: &'a str,
         ttl: f64,
+        /// Where none of these is there, the configuration says what the token allows;
+        /// else what is not there is not allowed.
+        #[serde(skip_serializing_if = "<[String]>::is_empty")]
+        subscribe: &'a [String],
+        #[serde(skip_serializing_if = "<[String]>::is_empty")]
+        publish: &'a [String],
+        #[serde(skip_serializing_if = "<[String]>::is_empty")]
+        interrupt: &'a [String],
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        admin: bool,
     },
     #[serde(rename = "token")]
     CheckToken {
@@ -64,25 +72,9 @@ pub(crate) enum Ask<'a> {
     },
 }
 
-/// After so much silence whoever waits is told where to look. systemd's socket takes
-/// connections while the daemon starts, or fails to, again and again.
-const SILENCE: Duration = Duration::from_secs(5);
-
 /// Asks, and waits for the answer.
-pub(crate) async fn ask(client: &Client, request: &Ask<'_>) -> Result<Heard, Failure> {
-    Ok(patiently(async { client.request(request).await?.answer().await }).await?)
-}
-
-/// Waits for an answer, and says so when it takes long.
-pub(crate) async fn patiently<T>(answer: impl Future<Output = T>) -> T {
-    let tell = async {
-        Timer::after(SILENCE).await;
-        screen::say(
-            "no answer yet: wshubd may still be starting, or fail to; `systemctl status wshubd` shows which",
-        );
-        future::pending().await
-    };
-    answer.or(tell).await
+pub(crate) async fn ask(hub: &Hub, request: &Ask<'_>) -> Result<Heard, Failure> {
+    Ok(hub.ask(request).await??)
 }
 
 /// Who reads the answer.
@@ -108,6 +100,11 @@ pub(crate) fn show(text: &str) -> Result<ExitCode, Failure> {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::of("standard output", error)),
         _ => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// Prints lines of JSON. On a terminal no character in them acts as anything but itself.
+pub(crate) fn show_json(lines: &str) -> Result<ExitCode, Failure> {
+    if std::io::stdout().is_terminal() { show(&screen::plain_json(lines)) } else { show(lines) }
 }
 
 /// The fields of an answer that are not the conversation's own.

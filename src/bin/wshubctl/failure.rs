@@ -8,6 +8,9 @@ use std::process::ExitCode;
 
 use wshubd::client::Error;
 
+use crate::access;
+use crate::screen::plain;
+
 /// The documented exit codes but 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Exit {
@@ -36,6 +39,20 @@ impl Failure {
         Self { exit, message: message.into() }
     }
 
+    /// The same, with something more to say in its first line.
+    pub(crate) fn but(mut self, more: &str) -> Self {
+        let first = self.message.lines().next().unwrap_or_default().trim_end_matches(':').len();
+        self.message.insert_str(first, &format!("; {more}"));
+        self
+    }
+
+    /// The same, and behind it what else there is to say.
+    pub(crate) fn then(mut self, more: &str) -> Self {
+        self.message.push_str("; ");
+        self.message.push_str(more);
+        self
+    }
+
     /// Something of our own standard streams or processes went wrong.
     pub(crate) fn of(what: &str, error: impl fmt::Display) -> Self {
         Self::new(Exit::Failed, format!("{what}: {error}"))
@@ -52,7 +69,7 @@ impl fmt::Display for Failure {
 pub(crate) fn exit_of(error: &Error) -> Exit {
     match error {
         Error::Unreachable { why, .. } if why.kind() == io::ErrorKind::PermissionDenied => Exit::Denied,
-        Error::TurnedAway { .. } => Exit::Denied,
+        Error::TurnedAway { .. } | Error::Untrusted { .. } => Exit::Denied,
         Error::Unreachable { .. } | Error::Lost { .. } | Error::Away { .. } => Exit::Unreachable,
         Error::Refused(refused) => match &*refused.code {
             "forbidden" | "auth_required" => Exit::Denied,
@@ -64,6 +81,22 @@ pub(crate) fn exit_of(error: &Error) -> Exit {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self::new(exit_of(&error), error.to_string())
+        let mut message = error.to_string();
+        match &error {
+            Error::Unreachable { path, why } if why.kind() == io::ErrorKind::PermissionDenied => {
+                if let Some(denial) = access::denial(path) {
+                    message = format!("cannot connect to {}: {why}: {denial}", path.display());
+                }
+            }
+            Error::Untrusted { path, part, owner } => {
+                let (path, part, owner) = (path.display(), part.display(), access::user(*owner));
+                message = format!(
+                    "{path} is not used: {part} belongs to {owner}, who may have put it there in \
+                     place of wshubd's; `--socket {path}` uses it all the same"
+                );
+            }
+            _ => {}
+        }
+        Self::new(exit_of(&error), plain(&message))
     }
 }

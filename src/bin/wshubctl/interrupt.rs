@@ -1,12 +1,20 @@
 //! `wshubctl interrupt`: stop an operation, and say what became of it.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use wshubd::client::Client;
 
 use crate::args;
+use crate::ask::show;
 use crate::failure::{Exit, Failure};
+use crate::hub::Hub;
+use crate::screen::{plain, say};
+use crate::wait::Silence;
+
+/// For so long wshubd waits for an operation that nobody has registered, before it
+/// says what became of the interrupt.
+const PENDING: Duration = Duration::from_secs(10);
 
 #[derive(Serialize)]
 #[serde(tag = "action", rename = "interrupt")]
@@ -23,24 +31,24 @@ struct Answer {
     outcome: String,
 }
 
-pub(crate) async fn interrupt(client: &Client, asked: args::Interrupt) -> Result<ExitCode, Failure> {
+pub(crate) async fn interrupt(hub: &Hub, asked: args::Interrupt) -> Result<ExitCode, Failure> {
     let request = Interrupt {
         operation_id: &asked.operation,
         channel: asked.channel.as_deref(),
         reason: asked.reason.as_deref(),
     };
-    let pending = client.request(&request).await?;
+    let mut silence = Silence::begin();
+    let pending = hub.answer_in(&mut silence, hub.client.request(&request)).await??;
     loop {
-        let Answer { outcome } = pending.answer().await?.read()?;
+        let Answer { outcome } = hub.answer_in(&mut silence, pending.answer()).await??.read()?;
         match &*outcome {
-            "pending" => crate::screen::say(&format!("nobody runs {} yet, waiting", asked.operation)),
-            "no_owner" => {
-                crate::ask::show(&format!("{outcome}\n"))?;
-                return Ok(Exit::Failed.into());
+            "pending" => {
+                silence = Silence::begin_after(PENDING);
+                say(&format!("nobody runs {} yet, waiting", plain(&asked.operation)));
             }
-            _ => {
-                crate::ask::show(&format!("{outcome}\n"))?;
-                return Ok(ExitCode::SUCCESS);
+            outcome => {
+                show(&format!("{}\n", plain(outcome)))?;
+                return Ok(if outcome == "no_owner" { Exit::Failed.into() } else { ExitCode::SUCCESS });
             }
         }
     }

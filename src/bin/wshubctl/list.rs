@@ -10,13 +10,15 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
-use wshubd::client::{Client, Error};
+use wshubd::client::Error;
 use wshubd::edge::clock;
 
 use crate::args;
-use crate::ask::{Ask, Reader, ask, fields, show};
+use crate::ask::{Ask, Reader, ask, fields, show, show_json};
 use crate::failure::Failure;
 use crate::figures::{age, count, size, span};
+use crate::hub::Hub;
+use crate::screen::say;
 use crate::table::{Column, pairs, table};
 
 #[derive(Deserialize, Default)]
@@ -156,7 +158,7 @@ fn rows<T: DeserializeOwned>(list: Vec<Box<RawValue>>) -> Result<Vec<Row<T>>, Fa
 
 fn print<T>(reader: Reader, rows: &[Row<T>], columns: &[Column<T>], none: &str) -> Result<ExitCode, Failure> {
     match reader {
-        Reader::Program => show(&rows.iter().map(|row| format!("{}\n", row.json)).collect::<String>()),
+        Reader::Program => show_json(&rows.iter().map(|row| format!("{}\n", row.json)).collect::<String>()),
         Reader::Person if rows.is_empty() => show(&format!("{none}\n")),
         Reader::Person => show(&table(columns, rows.iter().map(|row| &row.entry), clock::now().wall)),
     }
@@ -174,15 +176,15 @@ struct Answer {
 
 /// Asks for a whole list: wshubd answers with a part of a long one at a time.
 async fn all<'q, T: DeserializeOwned>(
-    client: &Client,
+    hub: &Hub,
     request: impl Fn(Option<String>) -> Ask<'q>,
 ) -> Result<Vec<Row<T>>, Failure> {
     let (mut list, mut next) = (Vec::new(), None);
     loop {
-        let answer: Answer = ask(client, &request(next)).await?.read()?;
+        let answer: Answer = ask(hub, &request(next)).await?.read()?;
         list.extend(rows(answer.list)?);
         if let Some(running) = answer.operations_running {
-            eprintln!("wshubctl: the first {} of {running} that run there", list.len());
+            say(&format!("the first {} of {running} that run there", list.len()));
         }
         next = answer.next;
         if next.is_none() {
@@ -191,20 +193,20 @@ async fn all<'q, T: DeserializeOwned>(
     }
 }
 
-pub(crate) async fn operations(client: &Client, asked: args::Operations) -> Result<ExitCode, Failure> {
+pub(crate) async fn operations(hub: &Hub, asked: args::Operations) -> Result<ExitCode, Failure> {
     let channel = asked.channel.as_deref();
-    let rows: Vec<Row<Operation>> = all(client, |after| Ask::Operations { channel, after }).await?;
+    let rows: Vec<Row<Operation>> = all(hub, |after| Ask::Operations { channel, after }).await?;
     print(Reader::of(asked.json), &rows, &OPERATIONS, "nothing runs")
 }
 
-pub(crate) async fn channels(client: &Client, asked: args::Channels) -> Result<ExitCode, Failure> {
-    let mut rows: Vec<Row<Channel>> = all(client, |after| Ask::Channels { after }).await?;
+pub(crate) async fn channels(hub: &Hub, asked: args::Channels) -> Result<ExitCode, Failure> {
+    let mut rows: Vec<Row<Channel>> = all(hub, |after| Ask::Channels { after }).await?;
     rows.sort_by_key(|row| Reverse(row.entry.bytes));
     print(Reader::of(asked.json), &rows, &CHANNELS, "there are no channels")
 }
 
-pub(crate) async fn connections(client: &Client, asked: args::Connections) -> Result<ExitCode, Failure> {
-    let mut rows: Vec<Row<Connection>> = all(client, |after| Ask::Connections { after }).await?;
+pub(crate) async fn connections(hub: &Hub, asked: args::Connections) -> Result<ExitCode, Failure> {
+    let mut rows: Vec<Row<Connection>> = all(hub, |after| Ask::Connections { after }).await?;
     if let Some(user) = &asked.user {
         rows.retain(|row| row.entry.user_id.as_ref() == Some(user));
     }
@@ -213,16 +215,16 @@ pub(crate) async fn connections(client: &Client, asked: args::Connections) -> Re
     print(Reader::of(asked.json), &rows, &CONNECTIONS, "nobody is connected")
 }
 
-pub(crate) async fn inbox(client: &Client, asked: args::Inbox) -> Result<ExitCode, Failure> {
+pub(crate) async fn inbox(hub: &Hub, asked: args::Inbox) -> Result<ExitCode, Failure> {
     let reader = Reader::of(asked.json);
     let Some(user) = asked.user.as_deref() else {
-        let mut rows: Vec<Row<Inbox>> = all(client, |after| Ask::Inbox { user_id: None, after }).await?;
+        let mut rows: Vec<Row<Inbox>> = all(hub, |after| Ask::Inbox { user_id: None, after }).await?;
         rows.sort_by_key(|row| Reverse(row.entry.bytes));
         return print(reader, &rows, &INBOXES, "nothing waits for anybody");
     };
-    let answer = ask(client, &Ask::Inbox { user_id: Some(user), after: None }).await?;
+    let answer = ask(hub, &Ask::Inbox { user_id: Some(user), after: None }).await?;
     match reader {
-        Reader::Program => show(&format!("{}\n", fields(&answer)?)),
+        Reader::Program => show_json(&format!("{}\n", fields(&answer)?)),
         Reader::Person => show(&one_inbox(&answer.read()?)),
     }
 }

@@ -3,11 +3,15 @@
 //! Knows which command was asked for and with which status to exit. Does not
 //! know the wire: `wshubd::client` does.
 
+mod access;
 mod admin;
 mod args;
 mod ask;
+mod completions;
 mod failure;
 mod figures;
+mod hints;
+mod hub;
 mod interrupt;
 mod list;
 mod publish;
@@ -22,6 +26,7 @@ mod stopping;
 mod subscribe;
 mod table;
 mod token;
+mod wait;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -29,19 +34,29 @@ use std::time::Duration;
 use args::{Args, Command, TokenCommand};
 use clap::Parser;
 use failure::Failure;
+use hub::Hub;
 use smol::LocalExecutor;
-use wshubd::client::{Client, Connection, Lines, Options};
+use wait::Wait;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = Args::try_parse().unwrap_or_else(|mut error| {
+        hints::explain(&mut error, &std::env::args_os().collect::<Vec<_>>());
+        error.exit()
+    });
     if let Command::Session(command) = args.command {
         return session::enter(&command);
     }
     if let Command::Stopping(stopping) = &args.command {
         return stopping::tell(stopping);
     }
-    let executor = LocalExecutor::new();
-    match smol::block_on(executor.run(carry_out(&executor, args))) {
+    let done = match &args.command {
+        Command::Completions(asked) => completions::print(asked),
+        _ => {
+            let executor = LocalExecutor::new();
+            smol::block_on(executor.run(carry_out(&executor, args)))
+        }
+    };
+    match done {
         Ok(code) => code,
         Err(failure) => {
             screen::say(&failure.to_string());
@@ -51,38 +66,37 @@ fn main() -> ExitCode {
 }
 
 async fn carry_out(executor: &LocalExecutor<'_>, args: Args) -> Result<ExitCode, Failure> {
-    let (client, lines) = connect(executor, &args).await?;
+    let hub = connect(executor, &args).await?;
     match args.command {
-        Command::Pub(publish) => publish::publish(&client, &lines, publish).await,
-        Command::Sub(subscribe) => subscribe::subscribe(&client, &lines, subscribe).await,
-        Command::Interrupt(interrupt) => interrupt::interrupt(&client, interrupt).await,
-        Command::Operations(operations) => list::operations(&client, operations).await,
-        Command::Status(status) => status::status(&client, status).await,
-        Command::Channels(channels) => list::channels(&client, channels).await,
-        Command::Connections(connections) => list::connections(&client, connections).await,
-        Command::Inbox(inbox) => list::inbox(&client, inbox).await,
-        Command::Disconnect(disconnect) => admin::disconnect(&client, disconnect).await,
-        Command::Purge(purge) => admin::purge(&client, purge).await,
-        Command::Reload(reload) => reload::reload(&client, reload).await,
-        Command::Token(TokenCommand::New(new)) => token::new(&client, new).await,
-        Command::Token(TokenCommand::Check(check)) => token::check(&client, check).await,
-        Command::Run(command) => run::run(executor, client, lines, command).await,
+        Command::Pub(publish) => publish::publish(&hub, publish).await,
+        Command::Sub(subscribe) => subscribe::subscribe(&hub, subscribe).await,
+        Command::Interrupt(interrupt) => interrupt::interrupt(&hub, interrupt).await,
+        Command::Operations(operations) => list::operations(&hub, operations).await,
+        Command::Status(status) => status::status(&hub, status).await,
+        Command::Channels(channels) => list::channels(&hub, channels).await,
+        Command::Connections(connections) => list::connections(&hub, connections).await,
+        Command::Inbox(inbox) => list::inbox(&hub, inbox).await,
+        Command::Disconnect(disconnect) => admin::disconnect(&hub, disconnect).await,
+        Command::Purge(purge) => admin::purge(&hub, purge).await,
+        Command::Reload(reload) => reload::reload(&hub, reload).await,
+        Command::Token(TokenCommand::New(new)) => token::new(&hub, new).await,
+        Command::Token(TokenCommand::Check(check)) => token::check(&hub, check).await,
+        Command::Run(command) => run::run(executor, hub.client, hub.lines, command).await,
         // These were done before there was an executor.
-        Command::Session(_) | Command::Stopping(_) => Ok(ExitCode::SUCCESS),
+        Command::Session(_) | Command::Stopping(_) | Command::Completions(_) => Ok(ExitCode::SUCCESS),
     }
 }
 
 /// What lasts comes back to a hub that starts again; a question that cannot be
 /// answered now fails now.
-async fn connect(executor: &LocalExecutor<'_>, args: &Args) -> Result<(Client, Lines), Failure> {
-    let options = Options::new(socket::find(args.socket.as_deref())?);
-    let Connection { client, lines, link } = match &args.command {
-        Command::Sub(_) => options.connect().await?,
+async fn connect(executor: &LocalExecutor<'_>, args: &Args) -> Result<Hub, Failure> {
+    let wait = Wait::new(args.wait);
+    let patience = wait.patience();
+    Hub::reach(executor, args.socket.as_deref(), wait, async |options| match &args.command {
+        Command::Sub(_) => options.patience(patience).connect().await,
         // Its answers are bounded by what it waits for at its end.
-        Command::Run(_) => options.buffer(run::BUFFER).patience(Duration::MAX).connect().await?,
-        _ => options.connect_once().await?,
-    };
-    // Whoever waits for an answer learns how it ended.
-    executor.spawn(async { drop(link.run().await) }).detach();
-    Ok((client, lines))
+        Command::Run(_) => options.buffer(run::BUFFER).patience(Duration::MAX).connect().await,
+        _ => options.connect_once().await,
+    })
+    .await
 }

@@ -5,11 +5,12 @@
 use std::process::ExitCode;
 
 use serde::Deserialize;
-use wshubd::client::{Client, Error};
+use wshubd::client::Error;
 
 use crate::args;
-use crate::ask::{Ask, Reader, fields, show};
+use crate::ask::{Ask, Reader, fields, show, show_json};
 use crate::failure::{Exit, Failure};
+use crate::hub::Hub;
 use crate::screen::{plain, say};
 
 #[derive(Deserialize)]
@@ -25,8 +26,8 @@ enum Change {
     File { file: String },
 }
 
-pub(crate) async fn reload(client: &Client, asked: args::Reload) -> Result<ExitCode, Failure> {
-    let answer = match client.request(&Ask::Reload).await?.answer().await {
+pub(crate) async fn reload(hub: &Hub, asked: args::Reload) -> Result<ExitCode, Failure> {
+    let answer = match hub.ask(&Ask::Reload).await? {
         Ok(answer) => answer,
         Err(Error::Refused(refused)) if refused.code == "bad_configuration" => {
             return Err(Failure::new(Exit::Failed, mistakes(&refused.message)));
@@ -38,7 +39,7 @@ pub(crate) async fn reload(client: &Client, asked: args::Reload) -> Result<ExitC
         say(&format!("warning: {}", plain(&warning)));
     }
     match Reader::of(asked.json) {
-        Reader::Program => show(&format!("{}\n", fields(&answer)?)),
+        Reader::Program => show_json(&format!("{}\n", fields(&answer)?)),
         Reader::Person => show(&page(&changed)),
     }
 }

@@ -107,13 +107,30 @@ pub(crate) fn word(value: &Value) -> String {
     }
 }
 
+/// JSON, a line or several, with the same characters spelled as JSON has it. They stand
+/// in strings alone; what JSON does not allow there is spelled out already.
+pub(crate) fn plain_json(lines: &str) -> String {
+    lines.chars().fold(String::with_capacity(lines.len()), |mut shown, c| {
+        if c != '\n' && acts(c) {
+            let _ = write!(shown, "\\u{:04x}", u32::from(c));
+        } else {
+            shown.push(c);
+        }
+        shown
+    })
+}
+
+/// Whether a terminal does something else with it than to show it.
+fn acts(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// The text with its control characters spelled out, and with them the marks
 /// that turn the direction of writing.
 pub(crate) fn plain(text: &str) -> String {
-    let turns = |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.chars().fold(String::with_capacity(text.len()), |mut shown, c| {
         match c {
-            c if c.is_control() || turns(c) => shown.extend(c.escape_default()),
+            c if acts(c) => shown.extend(c.escape_default()),
             c => shown.push(c),
         }
         shown

@@ -6,20 +6,20 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
-use wshubd::client::Client;
 use wshubd::protocol::frame::GAUGES;
 
 use crate::args;
-use crate::ask::{Ask, Reader, ask, fields, show};
+use crate::ask::{Ask, Reader, ask, fields, show, show_json};
 use crate::failure::Failure;
+use crate::hub::Hub;
 use crate::screen::word;
 use crate::table::pairs;
 
-pub(crate) async fn status(client: &Client, asked: args::Status) -> Result<ExitCode, Failure> {
-    let answer = fields(&ask(client, &Ask::Stats).await?)?;
+pub(crate) async fn status(hub: &Hub, asked: args::Status) -> Result<ExitCode, Failure> {
+    let answer = fields(&ask(hub, &Ask::Stats).await?)?;
     match (Reader::of(asked.json), answer) {
         (Reader::Person, Value::Object(numbers)) => show(&page(numbers)),
-        (_, answer) => show(&format!("{answer}\n")),
+        (_, answer) => show_json(&format!("{answer}\n")),
     }
 }
 

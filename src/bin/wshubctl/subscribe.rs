@@ -15,15 +15,14 @@ use wshubd::client::{Client, Error, Heard, Lines, News, Refused};
 
 use crate::args;
 use crate::failure::{Exit, Failure};
-use crate::screen::{self, say};
+use crate::hub::Hub;
+use crate::screen::{self, plain, say};
 
-pub(crate) async fn subscribe(
-    client: &Client,
-    lines: &Lines,
-    asked: args::Subscribe,
-) -> Result<ExitCode, Failure> {
+pub(crate) async fn subscribe(hub: &Hub, asked: args::Subscribe) -> Result<ExitCode, Failure> {
+    let is_terminal = io::stdout().is_terminal();
     let mut listener = Listener {
-        json: asked.json || !io::stdout().is_terminal(),
+        json: asked.json || !is_terminal,
+        is_terminal,
         left: asked.count,
         // A channel that was named twice is heard, and ends, once.
         channels: asked.channels.iter().fold(Vec::new(), |mut once, channel| {
@@ -33,24 +32,32 @@ pub(crate) async fn subscribe(
             once
         }),
     };
-    let listen = async {
-        let mut answers = Vec::new();
-        for channel in &listener.channels {
-            answers.push(client.begin_subscribe(channel).await?);
+    let channels = listener.channels.clone();
+    // Beside each other: what a channel has kept may come before the answer about the
+    // next one.
+    let granted = async {
+        match grants(hub, &channels).await {
+            Err(failure) => Err(failure),
+            Ok(()) => future::pending().await,
         }
-        // Beside each other: what a channel has kept may come before the answer
-        // about the next one.
-        let refused = async {
-            for pending in answers {
-                if let Err(error) = pending.answer().await {
-                    return Err(Failure::from(error));
-                }
-            }
-            future::pending().await
-        };
-        future::or(listener.listen(client, lines), refused).await
     };
+    let listen = future::or(listener.listen(&hub.client, &hub.lines), granted);
     future::or(future::or(listen, expired(asked.timeout)), reader_gone()).await
+}
+
+/// Asks for all channels, and waits until all are granted.
+async fn grants(hub: &Hub, channels: &[String]) -> Result<(), Failure> {
+    let mut answers = Vec::new();
+    for channel in channels {
+        answers.push(hub.answer(hub.client.begin_subscribe(channel)).await??);
+    }
+    for pending in answers {
+        hub.answer(pending.answer()).await??;
+    }
+    if io::stdout().is_terminal() {
+        say(&format!("listening to {}; Ctrl-C ends", plain(&channels.join(", "))));
+    }
+    Ok(())
 }
 
 async fn expired(timeout: Option<Duration>) -> Result<ExitCode, Failure> {
@@ -79,6 +86,7 @@ async fn reader_gone() -> Result<ExitCode, Failure> {
 
 struct Listener {
     json: bool,
+    is_terminal: bool,
     /// Messages still wanted, if there is a number.
     left: Option<u64>,
     /// Channels that are still heard.
@@ -113,7 +121,7 @@ impl Listener {
     fn learn(&mut self, news: &News, text: &mut String) -> Option<Result<ExitCode, Failure>> {
         match news {
             News::Line(heard) => return self.hear(heard, text),
-            News::Away(why) => say(&format!("{why}; waiting for it to come back")),
+            News::Away(why) => say(&plain(&format!("{why}; waiting for it to come back"))),
             News::Back => say("wshubd is back"),
         }
         None
@@ -121,10 +129,10 @@ impl Listener {
 
     /// Adds what is to be printed, and tells whether that was all.
     fn hear(&mut self, heard: &Heard, text: &mut String) -> Option<Result<ExitCode, Failure>> {
-        if self.json {
-            text.push_str(heard.json());
-        } else {
-            text.push_str(&screen::line(heard));
+        match (self.json, self.is_terminal) {
+            (true, false) => text.push_str(heard.json()),
+            (true, true) => text.push_str(&screen::plain_json(heard.json())),
+            (false, _) => text.push_str(&screen::line(heard)),
         }
         text.push('\n');
         match heard.kind() {
@@ -163,8 +171,10 @@ impl Listener {
         let all_gone = self.channels.is_empty();
         all_gone.then(|| match &*reason {
             "ended" => Ok(ExitCode::SUCCESS),
-            "forbidden" => Err(Failure::new(Exit::Denied, format!("no longer allowed to hear {channel}"))),
-            _ => Err(Failure::new(Exit::Failed, format!("wshubd has ended {channel} ({reason})"))),
+            "forbidden" => {
+                Err(Failure::new(Exit::Denied, plain(&format!("no longer allowed to hear {channel}"))))
+            }
+            _ => Err(Failure::new(Exit::Failed, plain(&format!("wshubd has ended {channel} ({reason})")))),
         })
     }
 }

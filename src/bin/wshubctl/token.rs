@@ -9,27 +9,30 @@ use std::process::ExitCode;
 use serde::Deserialize;
 use smol::Unblock;
 use smol::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use wshubd::client::Client;
 use wshubd::edge::clock;
 
 use crate::args;
-use crate::ask::{Ask, Reader, ask, fields, show};
+use crate::ask::{Ask, Reader, ask, fields, show, show_json};
 use crate::failure::{Exit, Failure};
 use crate::figures::end;
+use crate::hub::Hub;
 use crate::screen::plain;
 use crate::table::pairs;
 
 /// Some times what wshubd looks at: enough to be told that it is too long.
 const LONGEST: u64 = 64 << 10;
 
-pub(crate) async fn new(client: &Client, asked: args::NewToken) -> Result<ExitCode, Failure> {
+pub(crate) async fn new(hub: &Hub, asked: args::NewToken) -> Result<ExitCode, Failure> {
     #[derive(Deserialize)]
     struct Answer {
         token: String,
     }
-    let request = Ask::NewToken { user_id: &asked.user, ttl: asked.ttl.as_secs_f64() };
-    let Answer { token } = ask(client, &request).await?.read()?;
-    show(&format!("{token}\n"))
+    let args::NewToken { user, ttl, subscribe, publish, interrupt, admin } = &asked;
+    let ttl = ttl.as_secs_f64();
+    let (subscribe, publish, interrupt, admin) = (&**subscribe, &**publish, &**interrupt, *admin);
+    let request = Ask::NewToken { user_id: user, ttl, subscribe, publish, interrupt, admin };
+    let Answer { token } = ask(hub, &request).await?.read()?;
+    show(&format!("{}\n", plain(&token)))
 }
 
 #[derive(Deserialize)]
@@ -53,15 +56,15 @@ struct Rights {
     admin: bool,
 }
 
-pub(crate) async fn check(client: &Client, asked: args::CheckToken) -> Result<ExitCode, Failure> {
+pub(crate) async fn check(hub: &Hub, asked: args::CheckToken) -> Result<ExitCode, Failure> {
     let token = match asked.token {
         Some(token) if token != "-" => token,
         _ => from_input().await?,
     };
-    let answer = ask(client, &Ask::CheckToken { token: token.trim() }).await?;
+    let answer = ask(hub, &Ask::CheckToken { token: token.trim() }).await?;
     let verdict: Verdict = answer.read()?;
     match Reader::of(asked.json) {
-        Reader::Program => show(&format!("{}\n", fields(&answer)?)),
+        Reader::Program => show_json(&format!("{}\n", fields(&answer)?)),
         Reader::Person => show(&verdict.page()),
     }?;
     Ok(if verdict.valid { ExitCode::SUCCESS } else { Exit::Failed.into() })

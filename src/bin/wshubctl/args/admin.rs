@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use clap::Subcommand;
 
+use super::duration::duration;
+
 /// List what runs
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example:\n  wshubctl operations --channel logs")]
@@ -138,15 +140,33 @@ pub(crate) enum TokenCommand {
 }
 
 /// Make a token and print it, alone on a line
+///
+/// Without --subscribe, --publish, --interrupt and --admin it allows what the configuration of
+/// wshubd allows every token. With any of them, it allows what they say and nothing else: what is
+/// not given means nothing of that kind. A PATTERN is the name of a channel, with `*` for
+/// any characters; quote it.
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Example:\n  wshubctl token new --user alice --ttl 8h")]
+#[command(after_help = "Examples:\n  wshubctl token new --user alice --ttl 8h\n  \
+                        wshubctl token new --user alice --subscribe 'logs:*' news --publish chat")]
 pub(crate) struct NewToken {
     /// Whom it names
     #[arg(long)]
     pub(crate) user: String,
-    /// How long it holds
-    #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
+    /// How long it holds, as in 8h or 90 (seconds)
+    #[arg(long, default_value = "1h", value_parser = duration)]
     pub(crate) ttl: Duration,
+    /// The channels that it may hear
+    #[arg(long, value_name = "PATTERN", num_args = 1..)]
+    pub(crate) subscribe: Vec<String>,
+    /// The channels to which it may publish
+    #[arg(long, value_name = "PATTERN", num_args = 1..)]
+    pub(crate) publish: Vec<String>,
+    /// The channels on which it may stop operations, beside the user's own
+    #[arg(long, value_name = "PATTERN", num_args = 1..)]
+    pub(crate) interrupt: Vec<String>,
+    /// It may administer
+    #[arg(long)]
+    pub(crate) admin: bool,
 }
 
 /// Say whether wshubd takes a token, and if not, why

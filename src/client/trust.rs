@@ -1,0 +1,210 @@
+//! Trust in a socket that was found rather than named.
+//!
+//! A socket takes all that is sent to it, so it must be wshubd's, and not that of
+//! another user who made a socket of that name first. The process behind the connection
+//! counts where it runs under our own uid or root's. Any other may be wshubd too,
+//! which often has a user of its own; then the directories above the socket decide:
+//! nobody else must be able to put it there.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+
+/// Symbolic links that are followed on the way to a socket; the kernel's own limit.
+const LINKS: usize = 40;
+
+/// The users who can create files in a directory, or in one above it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Exposure {
+    /// Its owner and its group, or a part of them.
+    Closed,
+    /// Everybody, but nobody can rename or remove what is another's.
+    Sticky,
+    /// Everybody, and anything in it can be replaced at any time.
+    Open,
+}
+
+impl Exposure {
+    fn of(mode: u32) -> Self {
+        match (mode & 0o002 != 0, mode & 0o1000 != 0) {
+            (false, _) => Self::Closed,
+            (true, true) => Self::Sticky,
+            (true, false) => Self::Open,
+        }
+    }
+}
+
+/// A directory, a symbolic link or the socket itself, on the way to a socket.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Step {
+    pub(super) path: PathBuf,
+    pub(super) owner: u32,
+    /// The most open of all directories above it.
+    above: Exposure,
+}
+
+/// What of a path makes a socket untrusted, if anything does. `peer` is the uid of
+/// the process that listens.
+pub(super) fn objection(peer: Option<u32>, own: u32, way: &[Step]) -> Option<&Step> {
+    let is_trusted = |uid| uid == own || uid == 0;
+    if peer.is_some_and(is_trusted) {
+        return None;
+    }
+    way.iter().find(|step| match step.above {
+        Exposure::Closed => false,
+        Exposure::Sticky => !is_trusted(step.owner),
+        // It may have been replaced since the connection was made.
+        Exposure::Open => true,
+    })
+}
+
+/// All that an absolute path leads through, links included.
+pub(super) fn way(path: &Path) -> io::Result<Vec<Step>> {
+    let mut steps = Vec::new();
+    // Where the walk stands: real directories, each with what everybody can do there.
+    let mut stack = vec![(PathBuf::from("/"), Exposure::of(Path::new("/").symlink_metadata()?.mode()))];
+    let mut rest: VecDeque<OsString> = names(path).collect();
+    let mut links = 0;
+    while let Some(name) = rest.pop_front() {
+        if name == ".." {
+            stack.truncate(stack.len().saturating_sub(1).max(1));
+            continue;
+        }
+        let Some((directory, above)) = stack.last().cloned() else { break };
+        let path = directory.join(&name);
+        let found = path.symlink_metadata()?;
+        steps.push(Step { path: path.clone(), owner: found.uid(), above });
+        if found.is_symlink() {
+            links += 1;
+            if links > LINKS {
+                return Err(rustix::io::Errno::LOOP.into());
+            }
+            let target = path.read_link()?;
+            if target.is_absolute() {
+                stack.truncate(1);
+            }
+            for name in names(&target).collect::<Vec<_>>().into_iter().rev() {
+                rest.push_front(name);
+            }
+        } else {
+            stack.push((path, above.max(Exposure::of(found.mode()))));
+        }
+    }
+    Ok(steps)
+}
+
+fn names(path: &Path) -> impl Iterator<Item = OsString> {
+    path.components().filter_map(|component| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::path::{Path, PathBuf};
+
+    use super::{Exposure, Step, objection, way};
+
+    const ROOT: u32 = 0;
+    const OURS: u32 = 1000;
+    const ANOTHER: u32 = 1001;
+
+    fn step(path: &str, owner: u32, above: Exposure) -> Step {
+        Step { path: path.into(), owner, above }
+    }
+
+    /// `/tmp/wshubd-1000/worker.sock`, with the owners of its last two parts.
+    fn temporary(directory: u32, socket: u32) -> Vec<Step> {
+        vec![
+            step("/tmp", ROOT, Exposure::Closed),
+            step("/tmp/wshubd-1000", directory, Exposure::Sticky),
+            step("/tmp/wshubd-1000/worker.sock", socket, Exposure::Sticky),
+        ]
+    }
+
+    fn culprit(peer: Option<u32>, way: &[Step]) -> Option<&str> {
+        objection(peer, OURS, way).and_then(|step| step.path.to_str())
+    }
+
+    #[test]
+    fn a_peer_of_our_own_uid_or_root_is_trusted_wherever_it_listens() {
+        for peer in [OURS, ROOT] {
+            assert_eq!(culprit(Some(peer), &temporary(ANOTHER, ANOTHER)), None);
+        }
+    }
+
+    #[test]
+    fn where_everybody_writes_each_part_is_ours_or_roots() {
+        for trusted in [OURS, ROOT] {
+            assert_eq!(culprit(Some(ANOTHER), &temporary(trusted, trusted)), None);
+            assert_eq!(culprit(None, &temporary(trusted, trusted)), None);
+        }
+        assert_eq!(culprit(Some(ANOTHER), &temporary(ANOTHER, ANOTHER)), Some("/tmp/wshubd-1000"));
+        assert_eq!(culprit(None, &temporary(ANOTHER, OURS)), Some("/tmp/wshubd-1000"));
+        assert_eq!(culprit(Some(ANOTHER), &temporary(OURS, ANOTHER)), Some("/tmp/wshubd-1000/worker.sock"));
+    }
+
+    #[test]
+    fn where_only_its_owner_writes_wshubd_may_have_a_user_of_its_own() {
+        let way = [
+            step("/run", ROOT, Exposure::Closed),
+            step("/run/wshubd", ANOTHER, Exposure::Closed),
+            step("/run/wshubd/worker.sock", ANOTHER, Exposure::Closed),
+        ];
+        assert_eq!(culprit(Some(ANOTHER), &way), None);
+    }
+
+    #[test]
+    fn where_everybody_can_replace_everything_no_owner_helps() {
+        let way = [step("/open/worker.sock", OURS, Exposure::Open)];
+        assert_eq!(culprit(Some(ANOTHER), &way), Some("/open/worker.sock"));
+        assert_eq!(culprit(Some(OURS), &way), None);
+    }
+
+    #[test]
+    fn the_way_follows_links_and_sees_open_directories_above() {
+        let top = std::env::temp_dir().join(format!("wshub-trust-{}", std::process::id()));
+        let make = |name: &str, mode: u32| {
+            fs::create_dir(top.join(name)).unwrap();
+            fs::set_permissions(top.join(name), fs::Permissions::from_mode(mode)).unwrap();
+        };
+        fs::create_dir(&top).unwrap();
+        make("sticky", 0o1777);
+        make("open", 0o777);
+        make("open/below", 0o755);
+        symlink("../open", top.join("sticky/relative")).unwrap();
+        symlink(top.join("sticky"), top.join("absolute")).unwrap();
+        fs::write(top.join("open/below/worker.sock"), "").unwrap();
+
+        let found = way(&top.join("absolute/relative/below/worker.sock")).unwrap();
+        let here = |name: &str| found.iter().rev().find(|step| step.path == top.join(name)).cloned();
+        let seen = |name: &str| here(name).map(|step| step.above);
+        // The directories above the temporary one count for all.
+        let outer = seen("absolute").unwrap();
+        assert_eq!(seen("sticky"), Some(outer));
+        assert_eq!(seen("sticky/relative"), Some(outer.max(Exposure::Sticky)));
+        assert_eq!(seen("open"), Some(outer));
+        assert_eq!(seen("open/below"), Some(Exposure::Open));
+        assert_eq!(seen("open/below/worker.sock"), Some(Exposure::Open));
+        assert_eq!(found.last().map(|step| &*step.path), Some(&*top.join("open/below/worker.sock")));
+        let us = rustix::process::geteuid().as_raw();
+        assert_eq!(here("open/below/worker.sock").map(|step| step.owner), Some(us));
+        fs::remove_dir_all(&top).unwrap();
+    }
+
+    #[test]
+    fn links_in_a_circle_and_what_is_not_there_are_errors() {
+        let top: PathBuf = std::env::temp_dir().join(format!("wshub-circle-{}", std::process::id()));
+        fs::create_dir(&top).unwrap();
+        symlink("circle", top.join("circle")).unwrap();
+        assert!(way(&top.join("circle/worker.sock")).is_err());
+        assert!(way(Path::new("/nonexistent/worker.sock")).is_err());
+        fs::remove_dir_all(&top).unwrap();
+    }
+}
