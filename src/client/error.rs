@@ -76,6 +76,10 @@ impl fmt::Display for Error {
             Self::Unreachable { path, why } => {
                 let advice = match why.kind() {
                     ErrorKind::PermissionDenied => "its mode and group say who may: `ls -l` shows them",
+                    // What the system says once a queue of connections is full.
+                    ErrorKind::NotConnected | ErrorKind::WouldBlock => {
+                        "wshubd takes no connections: does it hang?"
+                    }
                     _ => "is wshubd running? `systemctl status wshubd`, or start `wshubd`",
                 };
                 write!(f, "cannot connect to {}: {why} ({advice})", path.display())

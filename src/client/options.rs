@@ -2,7 +2,7 @@
 //!
 //! Knows the choices and puts the parts together. Does not know what is said.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -23,18 +23,59 @@ const BUFFER: usize = 1 << 20;
 /// takes to start again and to take its workers back.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Where the worker socket may be.
+#[derive(Clone, Debug)]
+pub(super) struct Places {
+    first: Arc<Path>,
+    others: Vec<Arc<Path>>,
+}
+
+impl Places {
+    fn one(path: &Path) -> Self {
+        Self { first: path.into(), others: Vec::new() }
+    }
+
+    fn add(&mut self, others: impl IntoIterator<Item = PathBuf>) {
+        self.others.extend(others.into_iter().map(Arc::from));
+    }
+
+    /// The first that exists now; the first of all where none does.
+    pub(super) fn present(&self) -> Arc<Path> {
+        let others = || self.others.iter().find(|place| place.exists());
+        let present = if self.first.exists() { None } else { others() };
+        present.unwrap_or(&self.first).clone()
+    }
+}
+
 /// How to connect.
 #[derive(Clone, Debug)]
 pub struct Options {
-    path: Arc<Path>,
+    places: Places,
     buffer: usize,
     patience: Duration,
+    denial_ends: bool,
 }
 
 impl Options {
     /// The worker socket, and the usual choices.
     pub fn new(path: impl AsRef<Path>) -> Self {
-        Self { path: path.as_ref().into(), buffer: BUFFER, patience: PATIENCE }
+        Self { places: Places::one(path.as_ref()), buffer: BUFFER, patience: PATIENCE, denial_ends: true }
+    }
+
+    /// Where else the worker socket may be, if it is not at the path: each attempt
+    /// is made at the first of all that exists then.
+    #[must_use]
+    pub fn or_at(mut self, others: impl IntoIterator<Item = PathBuf>) -> Self {
+        self.places.add(others);
+        self
+    }
+
+    /// Goes on looking for the hub where the system denies the socket: its mode may
+    /// be put right. Otherwise some denials, one after another, are the end.
+    #[must_use]
+    pub fn despite_denial(mut self) -> Self {
+        self.denial_ends = false;
+        self
     }
 
     /// How many bytes may wait for the hub: 1 MiB unless said otherwise. Below
@@ -65,7 +106,9 @@ impl Options {
     }
 
     /// As [`Options::connect`], but the hub need not be there yet: what is said
-    /// waits for it as it would after a loss.
+    /// waits for it as it would after a loss. Where the first attempt finds nobody,
+    /// [`News::Away`](super::News::Away) says so; [`News::Back`](super::News::Back)
+    /// comes when the hub has answered for the first time.
     pub fn connect_later(self) -> Connection {
         self.assemble(Memory::UntilTaken, None)
     }
@@ -81,12 +124,14 @@ impl Options {
     }
 
     async fn reach(&self) -> Result<UnixStream, Error> {
-        let unreachable = |error| Error::Unreachable { path: self.path.clone(), why: Arc::new(error) };
-        UnixStream::connect(&self.path).await.map_err(unreachable)
+        let path = self.places.present();
+        let connected = UnixStream::connect(&path).await;
+        connected.map_err(|error| Error::Unreachable { path, why: Arc::new(error) })
     }
 
     fn assemble(self, memory: Memory, stream: Option<UnixStream>) -> Connection {
-        let Self { path, buffer, patience } = self;
+        let Self { places, buffer, patience, denial_ends } = self;
+        let path = places.present();
         // The room bounds it.
         let (orders, taken) = async_channel::unbounded();
         let (unasked, lines) = lines::queue();
@@ -94,13 +139,14 @@ impl Options {
         let repeats = memory == Memory::UntilTaken;
         let room = Room::new(buffer, repeats.then_some(STANDSTILL));
         let parts = Parts {
-            path: path.clone(),
+            places,
             orders: taken,
             unasked,
             room: room.clone(),
             memory,
             over: over.clone(),
             patience,
+            denial_ends,
         };
         let names = repeats.then(|| Arc::new(Names::new()));
         let link = Link::new(parts, stream);
