@@ -58,7 +58,13 @@ impl Place {
         (child, self.accept())
     }
 
-    /// The same for somebody at a terminal, who sees what it prints there.
+    /// The same for one that asks first whether this is a hub.
+    pub(crate) fn employ<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> (Child, Peer) {
+        let child = self.start(words);
+        (child, self.welcome())
+    }
+
+    /// As [`Place::meet`] for somebody at a terminal, who sees what it prints there.
     pub(crate) fn meet_at_terminal<S: AsRef<OsStr>>(
         &self,
         words: impl IntoIterator<Item = S>,
@@ -73,7 +79,7 @@ impl Place {
         (Terminal { child, screen: screen.into() }, self.accept())
     }
 
-    /// Takes somebody back, who asks first whether this is a hub.
+    /// Takes somebody, or takes them back, who asks first whether this is a hub.
     pub(crate) fn welcome(&self) -> Peer {
         let mut peer = self.accept();
         let greeting = peer.expects(json!({"action": "ping"}));

@@ -206,8 +206,15 @@ pub(crate) struct Run {
     #[arg(long, value_name = "WAIT", default_value = "5s", value_parser = humantime::parse_duration)]
     pub(crate) kill_after: Duration,
     /// How long to wait at its end for a wshubd that is away, to tell it the rest
-    #[arg(long, value_name = "WAIT", default_value = "10s", value_parser = humantime::parse_duration)]
-    pub(crate) linger: Duration,
+    /// [default: 10s, or 1s where none was ever there]
+    #[arg(long, value_name = "WAIT", value_parser = humantime::parse_duration)]
+    pub(crate) linger: Option<Duration>,
+    /// Do not run the command unless wshubd takes it, within so long [default: 10s]
+    #[arg(
+        long, value_name = "WAIT", num_args = 0..=1, require_equals = true, default_missing_value = "10s",
+        value_parser = humantime::parse_duration
+    )]
+    pub(crate) need_hub: Option<Duration>,
     /// Do not say how to stop it
     #[arg(short, long)]
     pub(crate) quiet: bool,

@@ -24,7 +24,6 @@ mod table;
 mod token;
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use args::{Args, Command, TokenCommand};
 use clap::Parser;
@@ -51,6 +50,13 @@ fn main() -> ExitCode {
 }
 
 async fn carry_out(executor: &LocalExecutor<'_>, args: Args) -> Result<ExitCode, Failure> {
+    let args = match args {
+        // It goes on without a hub.
+        Args { socket, command: Command::Run(command) } => {
+            return run::run(executor, socket.as_deref(), command).await;
+        }
+        args => args,
+    };
     let (client, lines) = connect(executor, &args).await?;
     match args.command {
         Command::Pub(publish) => publish::publish(&client, &lines, publish).await,
@@ -66,9 +72,8 @@ async fn carry_out(executor: &LocalExecutor<'_>, args: Args) -> Result<ExitCode,
         Command::Reload(reload) => reload::reload(&client, reload).await,
         Command::Token(TokenCommand::New(new)) => token::new(&client, new).await,
         Command::Token(TokenCommand::Check(check)) => token::check(&client, check).await,
-        Command::Run(command) => run::run(executor, client, lines, command).await,
-        // These were done before there was an executor.
-        Command::Session(_) | Command::Stopping(_) => Ok(ExitCode::SUCCESS),
+        // These were done before there was a connection.
+        Command::Run(_) | Command::Session(_) | Command::Stopping(_) => Ok(ExitCode::SUCCESS),
     }
 }
 
@@ -78,8 +83,6 @@ async fn connect(executor: &LocalExecutor<'_>, args: &Args) -> Result<(Client, L
     let options = Options::new(socket::find(args.socket.as_deref())?);
     let Connection { client, lines, link } = match &args.command {
         Command::Sub(_) => options.connect().await?,
-        // Its answers are bounded by what it waits for at its end.
-        Command::Run(_) => options.buffer(run::BUFFER).patience(Duration::MAX).connect().await?,
         _ => options.connect_once().await?,
     };
     // Whoever waits for an answer learns how it ended.

@@ -14,7 +14,7 @@ pub(crate) fn find(named: Option<&Path>) -> Result<PathBuf, Failure> {
     if let Some(path) = named {
         return Ok(path.to_path_buf());
     }
-    let places = places();
+    let places = usual();
     places.iter().find(|place| place.exists()).cloned().ok_or_else(|| {
         let tried: Vec<_> = places.iter().map(|place| format!("\n  {}", place.display())).collect();
         let message = format!(
@@ -26,9 +26,14 @@ pub(crate) fn find(named: Option<&Path>) -> Result<PathBuf, Failure> {
     })
 }
 
+/// Where it may come into being: the place that was named, else the usual ones.
+pub(crate) fn places(named: Option<&Path>) -> Vec<PathBuf> {
+    named.map_or_else(usual, |path| vec![path.to_path_buf()])
+}
+
 /// Where the daemon makes it, and before that where its configuration in our
 /// own environment says.
-fn places() -> Vec<PathBuf> {
+fn usual() -> Vec<PathBuf> {
     let environment = Environment::of_process();
     let named = environment.directory("WSHUBD_LISTEN__WORKER");
     named.into_iter().chain(worker_socket_candidates(&environment)).collect()
