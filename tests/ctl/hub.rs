@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A socket where a hub might be.
 pub(crate) struct Place {
-    listener: UnixListener,
+    listener: Option<UnixListener>,
     directory: PathBuf,
 }
 
@@ -32,8 +32,23 @@ impl Place {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let directory = std::env::temp_dir().join(format!("wshubctl-{}-{number}", std::process::id()));
         fs::create_dir(&directory).unwrap();
-        let listener = UnixListener::bind(directory.join("worker.sock")).unwrap();
-        Self { listener, directory }
+        Self { listener: None, directory }.opened()
+    }
+
+    /// The same where no hub is, and no socket.
+    pub(crate) fn closed(mut self) -> Self {
+        self.listener = None;
+        fs::remove_file(self.path()).unwrap();
+        self
+    }
+
+    /// A hub starts.
+    pub(crate) fn opened(mut self) -> Self {
+        // Made elsewhere and moved: the socket is never there without its listener.
+        let new = self.file("new.sock");
+        self.listener = Some(UnixListener::bind(&new).unwrap());
+        fs::rename(new, self.path()).unwrap();
+        self
     }
 
     pub(crate) fn path(&self) -> PathBuf {
@@ -88,7 +103,7 @@ impl Place {
     }
 
     pub(crate) fn accept(&self) -> Peer {
-        let (stream, _) = self.listener.accept().unwrap();
+        let (stream, _) = self.listener.as_ref().unwrap().accept().unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         Peer { reader: BufReader::new(stream) }

@@ -13,5 +13,8 @@ mod publish;
 mod receipts;
 mod reload;
 mod run;
+mod run_progress;
+mod run_signals;
+mod run_without_hub;
 mod subscribe;
 mod token;

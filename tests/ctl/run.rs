@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use crate::hub::{Peer, Place, end, exists, stderr, stdout};
 
 /// Waits that a test could not outlast: where a story ends, it was not by these.
-const NEVER: [&str; 4] = ["--term-after", "1h", "--kill-after", "1h"];
+pub(crate) const NEVER: [&str; 4] = ["--term-after", "1h", "--kill-after", "1h"];
 
 /// Runs a shell script as operation `op`, and grants its start.
-fn script(place: &Place, options: &[&str], script: &str) -> (Child, Peer) {
+pub(crate) fn script(place: &Place, options: &[&str], script: &str) -> (Child, Peer) {
     let words = [&["run", "-q", "--operation", "op"], options, &["logs", "--", "sh", "-c", script]].concat();
     let (child, mut peer) = place.employ(words);
     let request = peer.expects(json!({"action": "operation_start", "operation_id": "op", "channel": "logs"}));
@@ -22,7 +22,7 @@ fn script(place: &Place, options: &[&str], script: &str) -> (Child, Peer) {
 }
 
 /// The next line of output that was published.
-fn line(peer: &mut Peer) -> Value {
+pub(crate) fn line(peer: &mut Peer) -> Value {
     let heard = peer.expects(json!({"channel": "logs", "event": "operation:output"}));
     peer.grants_if_asked(&heard);
     heard["data"].clone()
@@ -39,7 +39,7 @@ fn over(peer: &mut Peer) {
     }
 }
 
-fn interrupt(peer: &mut Peer) {
+pub(crate) fn interrupt(peer: &mut Peer) {
     peer.says(json!({
         "type": "interrupt", "operation_id": "op", "channel": "logs", "from": "c", "user_id": "alice",
         "reason": "enough", "message_id": "m", "timestamp": "2024-05-06T07:08:09.123Z"
@@ -56,13 +56,13 @@ fn read_along(mut from: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
 }
 
 /// The word that it is over, granted.
-fn ended(peer: &mut Peer) -> Value {
+pub(crate) fn ended(peer: &mut Peer) -> Value {
     let heard = peer.expects(json!({"action": "operation_end", "operation_id": "op"}));
     peer.grants(&heard, json!({}));
     json!({"state": heard["state"], "data": heard["data"]})
 }
 
-fn pid(text: &Value) -> i32 {
+pub(crate) fn pid(text: &Value) -> i32 {
     text.as_str().unwrap().trim().parse().unwrap()
 }
 
@@ -335,7 +335,7 @@ fn an_operation_that_runs_already_starts_no_command() {
 }
 
 /// Reads what the program says of itself until it says this.
-fn said(errors: &mut impl BufRead, what: &str) {
+pub(crate) fn said(errors: &mut impl BufRead, what: &str) {
     let mut line = String::new();
     while !line.contains(what) {
         line.clear();

@@ -153,8 +153,6 @@ fn cut(line: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a story that cannot go on has failed")]
-
     use super::{LONGEST, Moment, PACE, Splitter};
 
     /// A stream in virtual time.
