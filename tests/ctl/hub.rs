@@ -6,9 +6,11 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use async_signal::{Signal, Signals};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use serde_json::{Value, json};
 
@@ -137,6 +139,16 @@ impl Drop for Place {
 }
 
 pub(crate) fn program() -> Command {
+    static HEARD: OnceLock<Signals> = OnceLock::new();
+    // Where the tests are a background job of a script these are ignored, and so they
+    // would be in what is started here; what has a handler is not.
+    HEARD.get_or_init(|| {
+        let ignored = fs::read_to_string("/proc/self/status").unwrap();
+        let ignored = ignored.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap().trim();
+        let ignored = u64::from_str_radix(ignored, 16).unwrap();
+        let all = [Signal::Hup, Signal::Int, Signal::Quit];
+        Signals::new(all.into_iter().filter(|signal| ignored & (1 << (*signal as i32 - 1)) != 0)).unwrap()
+    });
     Command::new(env!("CARGO_BIN_EXE_wshubctl"))
 }
 

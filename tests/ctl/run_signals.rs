@@ -129,7 +129,7 @@ fn an_interrupt_that_came_while_run_stood_still_is_carried_out() {
     assert!(!exists(shell));
     // The hub does not wait for ever, and has forgotten it since.
     peer.refuses(&told, "unknown_operation", "no such operation");
-    said(&mut errors, "had told that it is over before it was");
+    said(&mut errors, "had told everybody that it was over");
     assert_eq!(errors.lines().count(), 0);
     assert_eq!(end(child).status.code(), Some(130));
 }

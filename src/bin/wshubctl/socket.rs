@@ -15,15 +15,21 @@ pub(crate) fn find(named: Option<&Path>) -> Result<PathBuf, Failure> {
         return Ok(path.to_path_buf());
     }
     let places = usual();
-    places.iter().find(|place| place.exists()).cloned().ok_or_else(|| {
-        let tried: Vec<_> = places.iter().map(|place| format!("\n  {}", place.display())).collect();
-        let message = format!(
-            "wshubd's worker socket is at none of its places (is wshubd running? \
-             --socket names another):{}",
-            tried.concat()
-        );
-        Failure::new(Exit::Unreachable, message)
-    })
+    places
+        .iter()
+        .find(|place| place.exists())
+        .cloned()
+        .ok_or_else(|| Failure::new(Exit::Unreachable, nowhere(&places, "\n  ")))
+}
+
+/// Says that it is at none of these places, each of which follows a separator.
+pub(crate) fn nowhere(places: &[PathBuf], separator: &str) -> String {
+    let tried: Vec<_> = places.iter().map(|place| format!("{separator}{}", place.display())).collect();
+    format!(
+        "wshubd's worker socket is at none of its places (is wshubd running? \
+         --socket names another):{}",
+        tried.concat()
+    )
 }
 
 /// Where it may come into being: the place that was named, else the usual ones.

@@ -4,7 +4,7 @@
 //! the client library does.
 
 use std::cell::Cell;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -42,6 +42,8 @@ pub(super) enum Registration {
 pub(super) struct Hub {
     pub(super) client: Client,
     lines: Lines,
+    /// Where its socket may come into being.
+    places: Vec<PathBuf>,
     pub(super) presence: Rc<Cell<Presence>>,
     /// For how long it is waited for, where the command does not begin without it.
     needed: Option<Duration>,
@@ -57,12 +59,11 @@ impl Hub {
         report: Report,
     ) -> Result<Self, Failure> {
         let is_needed = needed.is_some();
-        let options = if is_needed {
-            Options::new(socket::find(named)?)
-        } else {
-            let mut places = socket::places(named).into_iter();
-            Options::new(places.next().unwrap_or_default()).or_at(places)
-        };
+        let places = if is_needed { vec![socket::find(named)?] } else { socket::places(named) };
+        let (first, others) = places
+            .split_first()
+            .map_or((Path::new(""), &[][..]), |(first, others)| (first.as_path(), others));
+        let options = Options::new(first).or_at(others.iter().cloned());
         // Its answers are bounded by what it waits for at its end.
         let options = options.buffer(BUFFER).patience(Duration::MAX).despite_denial();
         let Connection { client, lines, link } =
@@ -70,7 +71,7 @@ impl Hub {
         // Whoever waits for an answer learns how it ended.
         executor.spawn(async { drop(link.run().await) }).detach();
         let presence = if is_needed { Presence::Here } else { Presence::Sought };
-        Ok(Self { client, lines, presence: Rc::new(Cell::new(presence)), needed, report })
+        Ok(Self { client, lines, places, presence: Rc::new(Cell::new(presence)), needed, report })
     }
 
     /// Waits until the hub has the operation, or for as long as the command does.
@@ -117,7 +118,11 @@ impl Hub {
                     if self.presence.get() == Presence::Here {
                         self.presence.set(Presence::Away);
                     }
-                    return self.report.hub_absent(&error);
+                    let is_nowhere = self.places.len() > 1 && !self.places.iter().any(|place| place.exists());
+                    return self.report.hub_absent(&match is_nowhere {
+                        true => socket::nowhere(&self.places, " "),
+                        false => error.to_string(),
+                    });
                 }
                 Some(News::Back) => self.presence.set(Presence::Here),
                 Some(_) => {}

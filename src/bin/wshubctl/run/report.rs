@@ -116,8 +116,8 @@ impl Report {
 
     /// Who relies on the hub must know that it is not there: it is said whatever
     /// else is not.
-    pub(super) fn hub_absent(self, error: &Error) {
-        say(&plain(&format!("{error}; the command runs all the same, and its output waits for wshubd")));
+    pub(super) fn hub_absent(self, why: &str) {
+        say(&plain(&format!("{why}; the command runs all the same, and its output waits for wshubd")));
     }
 
     pub(super) fn hub_silent(self, path: &Path) {
@@ -170,7 +170,7 @@ impl Report {
 
     /// Where this process stood still for longer than the hub waits, for one.
     pub(super) fn end_unknown(self) {
-        say("wshubd had told that it is over before it was");
+        say("wshubd had told everybody that it was over before it was");
     }
 
     pub(super) fn not_suspended(self) {
