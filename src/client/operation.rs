@@ -93,7 +93,12 @@ impl Operation {
         if let Some(fate) = self.fate.get() {
             return Err(fate.clone());
         }
-        self.client.ask(Kind::End(self.id.clone()), line, None).await?.answer().await.map(drop)
+        let told = self.client.ask(Kind::End(self.id.clone()), line, None).await?.answer().await;
+        match (told, self.fate.get()) {
+            // That it never began says more than that nobody knows it.
+            (Err(_), Some(fate)) => Err(fate.clone()),
+            (told, _) => told.map(drop),
+        }
     }
 }
 

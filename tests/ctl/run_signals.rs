@@ -1,7 +1,7 @@
 //! `wshubctl run` and the signals that come to it.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Stdio};
 
@@ -13,6 +13,20 @@ use crate::run::{NEVER, ended, interrupt, line, pid, said, script};
 
 fn send(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+/// The same, until the program has looked at it and waits again.
+fn send_and_see_it_taken(child: &Child, signal: Signal) {
+    let waits = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let waits = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+        waits.trim().parse::<u64>().unwrap()
+    };
+    let before = waits();
+    send(child, signal);
+    while waits() == before {
+        std::thread::yield_now();
+    }
 }
 
 /// The letter of a process's state.
@@ -27,7 +41,7 @@ fn ignoring(place: &Place, signals: &str, script: &str) -> (Child, Peer) {
     shell.args(["-c", &format!("trap '' {signals}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_wshubctl")]);
     shell.arg("--socket").arg(place.path()).args(["run", "-q", "--operation", "op"]).args(NEVER);
     shell.args(["logs", "--", "sh", "-c", script]);
-    let child = shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let child = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut peer = place.welcome();
     let request = peer.expects(json!({"action": "operation_start"}));
     peer.grants(&request, json!({}));
@@ -64,34 +78,25 @@ fn a_hangup_that_is_not_ignored_stops_the_command() {
 #[test]
 fn a_background_job_of_a_script_is_not_stopped_by_ctrl_c_but_by_all_else() {
     let place = Place::new();
-    let (child, mut peer) = ignoring(&place, "INT QUIT", IGNORED);
-    line(&mut peer);
-    // The command has to hear the SIGINT with which it is stopped.
-    assert_eq!(line(&mut peer)["text"], "0");
-    send(&child, Signal::INT);
-    send(&child, Signal::QUIT);
-    interrupt(&mut peer);
-    let end_of_it = ended(&mut peer);
-    assert_eq!(end_of_it["data"]["signal"], "SIGINT");
-    let said = String::from_utf8(end(child).stderr).unwrap();
-    assert_eq!(said, "");
-
-    let (child, mut peer) = ignoring(&place, "INT QUIT", IGNORED);
-    line(&mut peer);
-    send(&child, Signal::INT);
-    send(&child, Signal::TERM);
-    assert_eq!(ended_after_output(&mut peer)["state"], "interrupted");
-    end(child);
-}
-
-/// The word that it is over, behind what was printed before.
-fn ended_after_output(peer: &mut Peer) -> serde_json::Value {
-    loop {
-        let heard = peer.hears();
-        peer.grants_if_asked(&heard);
-        if heard["action"] == "operation_end" {
-            return heard;
+    let script = IGNORED.replace("exec", "read x; echo on; exec");
+    for stopped_by in [None, Some(Signal::TERM)] {
+        let (mut child, mut peer) = ignoring(&place, "INT QUIT", &script);
+        line(&mut peer);
+        // The command has to hear the SIGINT with which it is stopped.
+        assert_eq!(line(&mut peer)["text"], "0");
+        // They are taken in this order, and of the last it is said.
+        for signal in [Signal::INT, Signal::QUIT, Signal::TSTP] {
+            send(&child, signal);
         }
+        said(&mut BufReader::new(child.stderr.take().unwrap()), "the command goes on");
+        child.stdin.take().unwrap().write_all(b"\n").unwrap();
+        assert_eq!(line(&mut peer)["text"], "on");
+        match stopped_by {
+            None => interrupt(&mut peer),
+            Some(signal) => send(&child, signal),
+        }
+        assert_eq!(ended(&mut peer)["data"]["signal"], "SIGINT");
+        end(child);
     }
 }
 
@@ -140,7 +145,9 @@ fn two_signals_at_once_are_one_and_the_end_is_told() {
     for _ in 0..40 {
         let mut command = crate::hub::program();
         command.arg("--socket").arg(place.path()).args(["run", "-q"]).args(NEVER);
-        command.args(["logs", "--", "sh", "-c", "echo up; sleep 3600"]).process_group(0);
+        // A second step would kill what the first lets end in order.
+        let orderly = "trap 'exit 5' INT; echo up; while :; do sleep 3600; done";
+        command.args(["logs", "--", "sh", "-c", orderly]).process_group(0);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let mut peer = place.welcome();
         let request = peer.expects(json!({"action": "operation_start"}));
@@ -150,10 +157,10 @@ fn two_signals_at_once_are_one_and_the_end_is_told() {
         send(&child, Signal::TERM);
         kill_process_group(Pid::from_child(&child), Signal::TERM).unwrap();
         let told = peer.expects(json!({"action": "operation_end", "state": "interrupted"}));
-        assert_eq!(told["data"]["signal"], "SIGINT");
+        assert_eq!(told["data"]["exit_code"], 5);
         peer.grants(&told, json!({}));
         peer.has_left();
-        assert_eq!(end(child).status.code(), Some(130));
+        assert_eq!(end(child).status.code(), Some(5));
     }
 }
 
@@ -164,7 +171,7 @@ fn a_signal_during_the_last_words_leaves_a_hub_that_is_there_time_to_take_them()
     line(&mut peer);
     interrupt(&mut peer);
     let told = peer.expects(json!({"action": "operation_end", "state": "interrupted"}));
-    send(&child, Signal::TERM);
+    send_and_see_it_taken(&child, Signal::TERM);
     peer.grants(&told, json!({}));
     peer.has_left();
     let output = end(child);

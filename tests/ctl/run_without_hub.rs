@@ -170,6 +170,22 @@ fn a_refusal_that_comes_late_leaves_the_command_alone() {
 }
 
 #[test]
+fn a_refusal_that_comes_after_the_end_is_told_as_what_it_is() {
+    let place = Place::new().closed();
+    let (child, mut errors) = script(&place, &["--linger", "1h"], "exit 3");
+    said(&mut errors, "waiting 1h");
+    let place = place.opened();
+    let mut peer = place.welcome();
+    let start = peer.expects(json!({"action": "operation_start"}));
+    let told = peer.expects(json!({"action": "operation_end"}));
+    peer.refuses(&start, "conflict", "it runs already");
+    peer.refuses(&told, "unknown_operation", "it is not yours");
+    said(&mut errors, "did not hear of the end: it runs already (conflict)");
+    assert_eq!(rest(errors), "");
+    assert_eq!(end(child).status.code(), Some(3));
+}
+
+#[test]
 fn a_hub_that_turns_a_command_away_at_once_keeps_it_from_running() {
     let place = Place::new();
     let witness = place.file("ran");
