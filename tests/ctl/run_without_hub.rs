@@ -201,7 +201,7 @@ fn a_hub_that_turns_a_command_away_at_once_keeps_it_from_running() {
 #[test]
 fn what_is_no_hub_keeps_no_command_from_running() {
     let place = Place::new();
-    let (child, mut errors) = script(&place, &[], "exit 7");
+    let (child, mut errors) = script(&place, &[], "read go; exit 7");
     place.accept().says_text("220 mail.example.com ESMTP");
     said(&mut errors, "the command goes on, and can only be stopped here");
     assert_eq!(end(child).status.code(), Some(7));
