@@ -81,7 +81,9 @@ fn options(help: &str) -> Vec<String> {
     let lines = rest.lines().take_while(|line| line.is_empty() || line.starts_with(' '));
     let lines = lines.filter(|line| line.trim_start().starts_with('-') && !line.starts_with("       "));
     let words = lines.map(|line| line.split_whitespace().take_while(|word| word.starts_with('-')));
-    words.map(|words| words.collect::<Vec<_>>().join(" ")).collect()
+    // A value that may be left out stands in brackets behind the name.
+    let names = words.map(|words| words.filter_map(|word| word.split('[').next()).collect::<Vec<_>>());
+    names.map(|names| names.join(" ")).collect()
 }
 
 /// A section of the page that begins with a command, up to the next command.

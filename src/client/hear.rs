@@ -127,7 +127,8 @@ impl Link {
         let answer = told(heard);
         match (&kind, &answer) {
             (Kind::Start(id), Ok(_)) => self.standing.registered(id),
-            (Kind::Start(id), Err(_)) | (Kind::End(id), _) => self.standing.forget(id),
+            (Kind::Start(id), Err(error)) => self.standing.disown(id, error.clone()),
+            (Kind::End(id), _) => self.standing.forget(id),
             // It may have been granted only after it was to be left.
             (Kind::Unsubscribe(channel), Ok(_)) => self.standing.unsubscribed(channel),
             (Kind::Subscribe(channel), Ok(heard)) => self.standing.subscribed(channel, heard.read().ok()),
@@ -148,6 +149,10 @@ impl Link {
 
     /// Whoever began an operation has not waited for the answer.
     fn abandon(&mut self, id: &str) {
+        self.take_waiting();
+        if self.journal.ends(id) {
+            return;
+        }
         let end = End { operation_id: id, state: Ending::Failed, data: &() };
         if let Ok(line) = serde_json::to_vec(&end) {
             let weight = room::weight(&line);

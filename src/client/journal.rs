@@ -223,6 +223,11 @@ impl Journal {
         self.entries.iter().any(|entry| matches!(&entry.kind, Kind::Subscribe(asked) if **asked == *channel))
     }
 
+    /// Whether the end of an operation is still to be told.
+    pub(super) fn ends(&self, id: &str) -> bool {
+        self.entries.iter().any(|entry| matches!(&entry.kind, Kind::End(ended) if **ended == *id))
+    }
+
     /// All publications before `id` are taken, where nobody awaits their answer.
     fn confirm(&mut self, id: u64) {
         for id in self.confirmed.max(self.first)..id {

@@ -14,11 +14,11 @@ use smol::net::unix::UnixStream;
 use smol::{Timer, future};
 
 use super::backoff::{Backoff, SETTLED};
-use super::connect::{Trust, connect};
 use super::error::Error;
 use super::heard::Heard;
 use super::journal::{Journal, Kind, Memory};
 use super::lines::{News, Unasked};
+use super::options::Places;
 use super::room::{Flow, Room};
 use super::standing::{Again, Registration, Standing};
 use super::talk::{Bye, Talk};
@@ -64,15 +64,19 @@ pub struct Link {
     pub(super) journal: Journal,
     pub(super) standing: Standing,
     pub(super) here: Here,
+    /// Where the socket may be; `path` is where it was last.
+    places: Places,
     memory: Memory,
     stream: Option<UnixStream>,
     over: Arc<OnceLock<Error>>,
     /// How long an answer is waited for while the hub is away.
     patience: Duration,
-    trust: Trust,
     impatience: Option<Timer>,
     backoff: Backoff,
     denied: u32,
+    denial_ends: bool,
+    /// Whether the listener knows that the hub is not there.
+    is_told: bool,
     /// Nobody is left who could give an order.
     orphaned: bool,
 }
@@ -96,20 +100,20 @@ pub(super) struct Loss {
 
 /// What the client and its link share, and what the link is told to do.
 pub(super) struct Parts {
-    pub(super) path: Arc<Path>,
+    pub(super) places: Places,
     pub(super) orders: Receiver<Order>,
     pub(super) unasked: Unasked,
     pub(super) room: Room,
     pub(super) memory: Memory,
     pub(super) over: Arc<OnceLock<Error>>,
     pub(super) patience: Duration,
-    pub(super) trust: Trust,
+    pub(super) denial_ends: bool,
 }
 
 impl Link {
     /// Without a stream it looks for the hub first.
     pub(super) fn new(parts: Parts, stream: Option<UnixStream>) -> Self {
-        let Parts { path, orders, unasked, room, memory, over, patience, trust } = parts;
+        let Parts { places, orders, unasked, room, memory, over, patience, denial_ends } = parts;
         let here = if stream.is_some() { Here::Since(clock::now().moment) } else { Here::Away };
         if here == Here::Away {
             room.set(Flow::Away);
@@ -119,7 +123,8 @@ impl Link {
         let impatience = (here == Here::Away).then(|| Timer::after(patience));
         let backoff = Backoff::default();
         Self {
-            path,
+            path: places.present().path.clone(),
+            places,
             orders,
             unasked,
             room,
@@ -130,10 +135,11 @@ impl Link {
             stream,
             over,
             patience,
-            trust,
             impatience,
             backoff,
             denied: 0,
+            denial_ends,
+            is_told: false,
             orphaned: false,
         }
     }
@@ -231,20 +237,23 @@ impl Link {
             // The listener, who has just heard of the loss, gives its orders before the hub
             // is back; neither a pause of zero nor an attempt lets it run.
             future::yield_now().await;
-            match connect(&self.path, self.trust) {
+            let place = self.places.present();
+            self.path = place.path.clone();
+            let error = match place.connect() {
                 Ok(stream) => {
                     self.denied = 0;
                     return Ok(Some(stream));
                 }
                 // Another user's socket does not give way to wshubd's again.
                 Err(error @ Error::Untrusted { .. }) => return Err(error),
-                Err(error) if is_denial(&error) => {
-                    self.denied += 1;
-                    if self.denied == DENIED {
-                        return Err(error);
-                    }
-                }
-                Err(_) => self.denied = 0,
+                Err(error) => error,
+            };
+            self.denied = if is_denial(&error) { self.denied + 1 } else { 0 };
+            if self.denial_ends && self.denied == DENIED {
+                return Err(error);
+            }
+            if !std::mem::replace(&mut self.is_told, true) {
+                self.unasked.push(News::Away(error));
             }
         }
     }
@@ -265,7 +274,15 @@ impl Link {
             };
             let order = next_order((!self.orphaned).then_some(&self.orders));
             match future::or(over, future::or(impatient(&mut self.impatience), order)).await {
-                Turn::Ordered(order) => self.take_all(order),
+                Turn::Ordered(order) => {
+                    // Whoever says that all is over will not wait for long.
+                    let is_end = matches!(order.kind, Kind::End(_));
+                    self.take_all(order);
+                    if is_end {
+                        self.backoff.reset();
+                        return Ok(true);
+                    }
+                }
                 Turn::Orphaned => self.orphaned = true,
                 Turn::Impatient => self.lose_patience(),
                 _ => return Ok(true),
@@ -282,6 +299,7 @@ impl Link {
             self.here = Here::Away;
             self.impatience = Some(Timer::after(self.patience));
             self.room.set(Flow::Away);
+            self.is_told = true;
             self.unasked.push(News::Away(error.clone()));
         }
         for answer in self.journal.lose() {

@@ -206,6 +206,18 @@ impl Client {
     /// As [`Client::send`] and [`Pending::answer`]; `conflict` where one of that id
     /// runs already.
     pub async fn start(&self, start: Start<'_>) -> Result<Operation, Error> {
+        let (operation, pending) = self.begin(start).await?;
+        Beginning::new(pending, operation).answered().await
+    }
+
+    /// As [`Client::start`], for work that does not wait for the hub: the operation
+    /// is there at once, and its latch can be pulled from the moment at which the
+    /// hub has it. What [`Pending::answer`] gives says whether that takes it; where
+    /// it does not, [`Operation::interrupted`] says why, too.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn begin(&self, start: Start<'_>) -> Result<(Operation, Pending), Error> {
         let (latch, pulled) = async_channel::bounded(1);
         let fate = Arc::new(OnceLock::new());
         let registration = Registration {
@@ -219,8 +231,8 @@ impl Client {
         };
         let kind = Kind::Start(start.operation_id.into());
         let pending = self.ask(kind, spoken(&start)?, Some(registration)).await?;
-        let operation = Operation::new(self.clone(), start.operation_id, pulled, fate);
-        Beginning::new(pending, operation).answered().await
+        let operation = Operation::new(pending.clone(), start.operation_id, pulled, fate);
+        Ok((operation, pending))
     }
 
     /// Waits until the hub has all that this client has sent so far.
@@ -287,8 +299,8 @@ impl Client {
     }
 }
 
-/// An answer that is still to come.
-#[derive(Debug)]
+/// An answer that is still to come. Of clones one gets it.
+#[derive(Clone, Debug)]
 pub struct Pending {
     answers: Receiver<Answer>,
     client: Client,

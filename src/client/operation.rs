@@ -19,6 +19,9 @@ use crate::protocol::Ending;
 #[must_use = "an operation that is dropped has failed"]
 pub struct Operation {
     client: Client,
+    /// Kept for as long as it runs: the link ends an operation whose beginning
+    /// nobody can hear of.
+    _beginning: Pending,
     id: Box<str>,
     latch: Receiver<Interrupt>,
     /// Why the hub does not know it any more, where it will not.
@@ -40,12 +43,13 @@ pub struct Interrupt {
 
 impl Operation {
     pub(super) fn new(
-        client: Client,
+        beginning: Pending,
         id: &str,
         latch: Receiver<Interrupt>,
         fate: Arc<OnceLock<Error>>,
     ) -> Self {
-        Self { client, id: id.into(), latch, fate, ended: false }
+        let client = beginning.client.clone();
+        Self { client, _beginning: beginning, id: id.into(), latch, fate, ended: false }
     }
 
     /// Its id.
@@ -65,7 +69,7 @@ impl Operation {
     ///
     /// # Errors
     /// Nobody can ask any more, because the link has ended, or, as
-    /// [`Error::Refused`], because the hub would not have it again.
+    /// [`Error::Refused`], because the hub would not have it, or not again.
     pub async fn interrupted(&self) -> Result<Interrupt, Error> {
         self.latch.recv().await.map_err(|_| self.lost())
     }
@@ -89,7 +93,12 @@ impl Operation {
         if let Some(fate) = self.fate.get() {
             return Err(fate.clone());
         }
-        self.client.ask(Kind::End(self.id.clone()), line, None).await?.answer().await.map(drop)
+        let told = self.client.ask(Kind::End(self.id.clone()), line, None).await?.answer().await;
+        match (told, self.fate.get()) {
+            // That it never began says more than that nobody knows it.
+            (Err(_), Some(fate)) => Err(fate.clone()),
+            (told, _) => told.map(drop),
+        }
     }
 }
 

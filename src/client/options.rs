@@ -2,7 +2,7 @@
 //!
 //! Knows the choices and puts the parts together. Does not know what is said.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -24,19 +24,68 @@ const BUFFER: usize = 1 << 20;
 /// takes to start again and to take its workers back.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Where the worker socket may be.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) path: Arc<Path>,
+    trust: Trust,
+}
+
+impl Place {
+    pub(super) fn connect(&self) -> Result<UnixStream, Error> {
+        connect(&self.path, self.trust)
+    }
+}
+
+/// One or more of them.
+#[derive(Clone, Debug)]
+pub(super) struct Places {
+    first: Place,
+    others: Vec<Place>,
+}
+
+impl Places {
+    /// The first that exists now; the first of all where none does.
+    pub(super) fn present(&self) -> &Place {
+        let others = || self.others.iter().find(|place| place.path.exists());
+        let present = if self.first.path.exists() { None } else { others() };
+        present.unwrap_or(&self.first)
+    }
+}
+
 /// How to connect.
 #[derive(Clone, Debug)]
 pub struct Options {
-    path: Arc<Path>,
+    places: Places,
     buffer: usize,
     patience: Duration,
-    trust: Trust,
+    denial_ends: bool,
 }
 
 impl Options {
     /// The worker socket, and the usual choices.
     pub fn new(path: impl AsRef<Path>) -> Self {
-        Self { path: path.as_ref().into(), buffer: BUFFER, patience: PATIENCE, trust: Trust::Named }
+        let first = Place { path: path.as_ref().into(), trust: Trust::Named };
+        let places = Places { first, others: Vec::new() };
+        Self { places, buffer: BUFFER, patience: PATIENCE, denial_ends: true }
+    }
+
+    /// Where else the worker socket may be found, if it is not at the path: each attempt
+    /// is made at the first of all that exists then. These are used as with
+    /// [`Options::trusted_only`].
+    #[must_use]
+    pub fn or_at(mut self, others: impl IntoIterator<Item = PathBuf>) -> Self {
+        let found = |path: PathBuf| Place { path: path.into(), trust: Trust::Found };
+        self.places.others.extend(others.into_iter().map(found));
+        self
+    }
+
+    /// Goes on looking for the hub where the system denies the socket: its mode may
+    /// be put right. Otherwise some denials, one after another, are the end.
+    #[must_use]
+    pub fn despite_denial(mut self) -> Self {
+        self.denial_ends = false;
+        self
     }
 
     /// How many bytes may wait for the hub: 1 MiB unless said otherwise. Below
@@ -63,7 +112,7 @@ impl Options {
     /// that was found rather than named.
     #[must_use]
     pub fn trusted_only(mut self) -> Self {
-        self.trust = Trust::Found;
+        self.places.first.trust = Trust::Found;
         self
     }
 
@@ -73,12 +122,14 @@ impl Options {
     /// [`Error::Unreachable`], which names the path and says what to look at, and
     /// [`Error::Untrusted`] after [`Options::trusted_only`].
     pub async fn connect(self) -> Result<Connection, Error> {
-        let stream = connect(&self.path, self.trust)?;
+        let stream = self.places.present().connect()?;
         Ok(self.assemble(Memory::UntilTaken, Some(stream)))
     }
 
     /// As [`Options::connect`], but the hub need not be there yet: what is said
-    /// waits for it as it would after a loss.
+    /// waits for it as it would after a loss. Where the first attempt finds nobody,
+    /// [`News::Away`](super::News::Away) says so; [`News::Back`](super::News::Back)
+    /// comes when the hub has answered for the first time.
     pub fn connect_later(self) -> Connection {
         self.assemble(Memory::UntilTaken, None)
     }
@@ -89,12 +140,13 @@ impl Options {
     /// # Errors
     /// As [`Options::connect`].
     pub async fn connect_once(self) -> Result<Connection, Error> {
-        let stream = connect(&self.path, self.trust)?;
+        let stream = self.places.present().connect()?;
         Ok(self.assemble(Memory::UntilWritten, Some(stream)))
     }
 
     fn assemble(self, memory: Memory, stream: Option<UnixStream>) -> Connection {
-        let Self { path, buffer, patience, trust } = self;
+        let Self { places, buffer, patience, denial_ends } = self;
+        let path = places.present().path.clone();
         // The room bounds it.
         let (orders, taken) = async_channel::unbounded();
         let (unasked, lines) = lines::queue();
@@ -102,14 +154,14 @@ impl Options {
         let repeats = memory == Memory::UntilTaken;
         let room = Room::new(buffer, repeats.then_some(STANDSTILL));
         let parts = Parts {
-            path: path.clone(),
+            places,
             orders: taken,
             unasked,
             room: room.clone(),
             memory,
             over: over.clone(),
             patience,
-            trust,
+            denial_ends,
         };
         let names = repeats.then(|| Arc::new(Names::new()));
         let link = Link::new(parts, stream);

@@ -84,7 +84,7 @@ impl Standing {
         self.operations.remove(id);
     }
 
-    /// The hub will not have an operation again; nobody can stop it through the
+    /// The hub will not have an operation, or not again; nobody can stop it through the
     /// hub any more, and its owner learns that.
     pub(super) fn disown(&mut self, id: &str, why: Error) {
         if let Some(running) = self.operations.remove(id) {

@@ -6,9 +6,11 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use async_signal::{Signal, Signals};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use serde_json::{Value, json};
 
@@ -17,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A socket where a hub might be.
 pub(crate) struct Place {
-    listener: UnixListener,
+    listener: Option<UnixListener>,
     directory: PathBuf,
 }
 
@@ -32,8 +34,23 @@ impl Place {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let directory = std::env::temp_dir().join(format!("wshubctl-{}-{number}", std::process::id()));
         fs::create_dir(&directory).unwrap();
-        let listener = UnixListener::bind(directory.join("worker.sock")).unwrap();
-        Self { listener, directory }
+        Self { listener: None, directory }.opened()
+    }
+
+    /// The same where no hub is, and no socket.
+    pub(crate) fn closed(mut self) -> Self {
+        self.listener = None;
+        fs::remove_file(self.path()).unwrap();
+        self
+    }
+
+    /// A hub starts.
+    pub(crate) fn opened(mut self) -> Self {
+        // Made elsewhere and moved: the socket is never there without its listener.
+        let new = self.file("new.sock");
+        self.listener = Some(UnixListener::bind(&new).unwrap());
+        fs::rename(new, self.path()).unwrap();
+        self
     }
 
     pub(crate) fn path(&self) -> PathBuf {
@@ -58,7 +75,13 @@ impl Place {
         (child, self.accept())
     }
 
-    /// The same for somebody at a terminal, who sees what it prints there.
+    /// The same for one that asks first whether this is a hub.
+    pub(crate) fn employ<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> (Child, Peer) {
+        let child = self.start(words);
+        (child, self.welcome())
+    }
+
+    /// As [`Place::meet`] for somebody at a terminal, who sees what it prints there.
     pub(crate) fn meet_at_terminal<S: AsRef<OsStr>>(
         &self,
         words: impl IntoIterator<Item = S>,
@@ -73,7 +96,7 @@ impl Place {
         (Terminal { child, screen: screen.into() }, self.accept())
     }
 
-    /// Takes somebody back, who asks first whether this is a hub.
+    /// Takes somebody, or takes them back, who asks first whether this is a hub.
     pub(crate) fn welcome(&self) -> Peer {
         let mut peer = self.accept();
         let greeting = peer.expects(json!({"action": "ping"}));
@@ -82,7 +105,7 @@ impl Place {
     }
 
     pub(crate) fn accept(&self) -> Peer {
-        let (stream, _) = self.listener.accept().unwrap();
+        let (stream, _) = self.listener.as_ref().unwrap().accept().unwrap();
         Peer::of(stream)
     }
 }
@@ -119,6 +142,16 @@ impl Drop for Place {
 }
 
 pub(crate) fn program() -> Command {
+    static HEARD: OnceLock<Signals> = OnceLock::new();
+    // Where the tests are a background job of a script these are ignored, and so they
+    // would be in what is started here; what has a handler is not.
+    HEARD.get_or_init(|| {
+        let ignored = fs::read_to_string("/proc/self/status").unwrap();
+        let ignored = ignored.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap().trim();
+        let ignored = u64::from_str_radix(ignored, 16).unwrap();
+        let all = [Signal::Hup, Signal::Int, Signal::Quit];
+        Signals::new(all.into_iter().filter(|signal| ignored & (1 << (*signal as i32 - 1)) != 0)).unwrap()
+    });
     Command::new(env!("CARGO_BIN_EXE_wshubctl"))
 }
 

@@ -186,18 +186,26 @@ pub(crate) struct Interrupt {
 /// Run a command that anybody who may can stop
 ///
 /// Each line that it prints is published as it comes, as event
-/// `operation:output`, and printed here too. An interrupt sends SIGINT to the
-/// command and all its children, then SIGTERM, then SIGKILL, until none is left;
-/// when the command itself has gone, what it left behind gets SIGTERM at once.
-/// Ctrl-C and SIGTERM do the same, and the next step when repeated.
+/// `operation:output`, and printed here too. A line that is not finished, of a
+/// progress bar or a prompt, is published as it stands, five times a second at
+/// most, with `partial: true` and the number that it will have; those are never
+/// kept. An interrupt sends SIGINT to the command and all its children, then
+/// SIGTERM, then SIGKILL, until none is left; when the command itself has gone,
+/// what it left behind gets SIGTERM at once. Ctrl-C and SIGTERM do the same, and
+/// the next step when they come again half a second later or more.
 ///
-/// While wshubd is away the command goes on, and 1 MiB of its output waits; the
-/// next line after a loss says in `lost` how many lines went before it. When
-/// wshubd is back it has the operation again, and can stop it.
+/// The command runs whether wshubd is there or not. It waits for an answer for
+/// 1 s at most, and not where nobody listens; only a refusal in that time keeps
+/// it from running. While wshubd is away 1 MiB of its output waits; the next
+/// line after a loss says in `lost` how many lines went before it. When wshubd
+/// comes, or is back, it has the operation and can stop it. With --need-hub the
+/// command does not begin without it.
 ///
 /// The command gets a session of its own. What it leaves running when it exits
 /// unasked is given --term-after to finish, unless it has gone into a session
-/// of its own (setsid), as daemons do.
+/// of its own (setsid), as daemons do. Ctrl-Z does not suspend it: nobody could
+/// stop it then. Below nohup it outlives the terminal; as a background job of a
+/// script it does not hear Ctrl-C.
 #[derive(clap::Args, Debug)]
 #[command(
     override_usage = "wshubctl run [OPTIONS] CHANNEL -- COMMAND...",
@@ -210,7 +218,7 @@ pub(crate) struct Run {
     /// The user for whom it runs, who may stop it
     #[arg(long)]
     pub(crate) user: Option<String>,
-    /// What people call it [default: the name of the command]
+    /// What people call it [default: the name of the command, or of the script that it runs]
     #[arg(long, value_name = "TEXT")]
     pub(crate) label: Option<String>,
     /// Stop it by itself after so long, as in 1h
@@ -226,8 +234,15 @@ pub(crate) struct Run {
     #[arg(long, value_name = "WAIT", default_value = "5s", value_parser = duration)]
     pub(crate) kill_after: Duration,
     /// How long to wait at its end for a wshubd that is away, to tell it the rest
-    #[arg(long, value_name = "WAIT", default_value = "10s", value_parser = duration)]
-    pub(crate) linger: Duration,
+    /// [default: 10s, or 1s where none was ever there]
+    #[arg(long, value_name = "WAIT", value_parser = duration)]
+    pub(crate) linger: Option<Duration>,
+    /// Do not run the command unless wshubd takes it, within so long [default: 10s]
+    #[arg(
+        long, value_name = "WAIT", num_args = 0..=1, require_equals = true, default_missing_value = "10s",
+        value_parser = duration
+    )]
+    pub(crate) need_hub: Option<Duration>,
     /// Do not say how to stop it
     #[arg(short, long)]
     pub(crate) quiet: bool,

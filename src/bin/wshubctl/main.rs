@@ -29,7 +29,6 @@ mod token;
 mod wait;
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use args::{Args, Command, TokenCommand};
 use clap::Parser;
@@ -66,6 +65,13 @@ fn main() -> ExitCode {
 }
 
 async fn carry_out(executor: &LocalExecutor<'_>, args: Args) -> Result<ExitCode, Failure> {
+    let args = match args {
+        // It goes on without a hub.
+        Args { socket, command: Command::Run(command), .. } => {
+            return run::run(executor, socket.as_deref(), command).await;
+        }
+        args => args,
+    };
     let hub = connect(executor, &args).await?;
     match args.command {
         Command::Pub(publish) => publish::publish(&hub, publish).await,
@@ -81,9 +87,10 @@ async fn carry_out(executor: &LocalExecutor<'_>, args: Args) -> Result<ExitCode,
         Command::Reload(reload) => reload::reload(&hub, reload).await,
         Command::Token(TokenCommand::New(new)) => token::new(&hub, new).await,
         Command::Token(TokenCommand::Check(check)) => token::check(&hub, check).await,
-        Command::Run(command) => run::run(executor, hub.client, hub.lines, command).await,
-        // These were done before there was an executor.
-        Command::Session(_) | Command::Stopping(_) | Command::Completions(_) => Ok(ExitCode::SUCCESS),
+        // These were done before there was a connection.
+        Command::Run(_) | Command::Session(_) | Command::Stopping(_) | Command::Completions(_) => {
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 
@@ -94,8 +101,6 @@ async fn connect(executor: &LocalExecutor<'_>, args: &Args) -> Result<Hub, Failu
     let patience = wait.patience();
     Hub::reach(executor, args.socket.as_deref(), wait, async |options| match &args.command {
         Command::Sub(_) => options.patience(patience).connect().await,
-        // Its answers are bounded by what it waits for at its end.
-        Command::Run(_) => options.buffer(run::BUFFER).patience(Duration::MAX).connect().await,
         _ => options.connect_once().await,
     })
     .await

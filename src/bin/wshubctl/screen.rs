@@ -32,15 +32,19 @@ pub(crate) fn line(heard: &Heard) -> String {
     }
 }
 
-/// A line that `wshubctl run` passed on: which stream, and its text.
+/// A line that `wshubctl run` passed on: which stream, marked where the line is
+/// unfinished, and its text.
 fn output(event: &str, json: &str) -> Option<(String, String)> {
     #[derive(Deserialize)]
     struct Output {
         stream: String,
         text: String,
+        #[serde(default)]
+        partial: bool,
     }
     let said: Output = (event == "operation:output").then(|| serde_json::from_str(json).ok())??;
-    Some((said.stream, said.text))
+    let mark = if said.partial { "\u{2026}" } else { "" };
+    Some((said.stream + mark, said.text))
 }
 
 /// What happens to an operation, as a sentence.

@@ -27,6 +27,10 @@ impl Place {
         if self.is_named { options } else { options.trusted_only() }
     }
 
+    pub(crate) fn is_there(&self) -> bool {
+        self.path.exists()
+    }
+
     pub(crate) fn into_path(self) -> PathBuf {
         self.path
     }
@@ -37,30 +41,45 @@ pub(crate) fn find(named: Option<&Path>) -> Result<Place, Failure> {
     if let Some(path) = named {
         return Ok(Place { path: path.to_path_buf(), is_named: true });
     }
-    let places = places();
-    let first = places.iter().find(|place| place.path.exists());
+    let places = usual();
+    let first = places.iter().find(|place| place.is_there());
     // The error of connecting to one in a directory that denies access names that directory.
     let hidden = || places.iter().find(|place| is_hidden(&place.path));
     if let Some(Place { path, is_named }) = first.or_else(hidden) {
         return Ok(Place { path: path.clone(), is_named: *is_named });
     }
+    Err(Failure::new(Exit::Unreachable, nowhere(&places, "\n  ")))
+}
+
+/// Says that it is at none of these places, each of which follows a separator.
+pub(crate) fn nowhere(places: &[Place], separator: &str) -> String {
     let tried: Vec<_> =
-        places.iter().map(|place| format!("\n  {}", plain(&place.path.to_string_lossy()))).collect();
-    let message = format!(
+        places.iter().map(|place| format!("{separator}{}", plain(&place.path.to_string_lossy()))).collect();
+    format!(
         "wshubd's worker socket is at none of its places (is wshubd running? \
          --socket names another):{}",
         tried.concat()
-    );
-    Err(Failure::new(Exit::Unreachable, message))
+    )
 }
 
 fn is_hidden(path: &Path) -> bool {
     path.try_exists().is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
 }
 
+/// Where it may come into being: the place that was named, else the usual ones.
+pub(crate) fn places(named: Option<&Path>) -> Vec<Place> {
+    named.map_or_else(usual, |path| vec![Place { path: path.to_path_buf(), is_named: true }])
+}
+
+/// How to connect to whichever of these places has it.
+pub(crate) fn options(places: &[Place]) -> Options {
+    let Some((first, others)) = places.split_first() else { return Options::new("") };
+    first.options().or_at(others.iter().map(|place| place.path.clone()))
+}
+
 /// Where the daemon makes it, and before that where its configuration in our
 /// own environment says.
-fn places() -> Vec<Place> {
+fn usual() -> Vec<Place> {
     let environment = Environment::of_process();
     let named = environment.directory("WSHUBD_LISTEN__WORKER");
     let named = named.into_iter().map(|path| Place { path, is_named: true });

@@ -209,6 +209,11 @@ fn dies_of(pid: i32, signal: Signal) -> bool {
     masks(pid).is_some_and(|masks| masks.iter().all(|mask| mask & bit(signal) == 0))
 }
 
+/// Whether a process ignores a signal.
+pub(super) fn ignores(pid: i32, signal: Signal) -> bool {
+    masks(pid).is_some_and(|[_, ignored, _]| ignored & bit(signal) != 0)
+}
+
 /// Whether a process handles a signal.
 pub(super) fn handles(pid: i32, signal: Signal) -> bool {
     masks(pid).is_some_and(|[_, _, handled]| handled & bit(signal) != 0)

@@ -1,11 +1,19 @@
 //! `wshubctl run`: any command as an operation that can be stopped.
 //!
-//! Knows the order: the hub first, then the command, then its output and its
-//! end. Does not know how processes are found and signalled ([`family`],
-//! [`stop`]), whom it listens to ([`watch`]) or how lines are made ([`output`]).
+//! The watcher does not stop the job: the command runs whether a hub is there or
+//! not. Only one that says no before the command has begun is an error.
+//!
+//! Knows the order: the hub first, but not for long, then the command, then its
+//! output and its end. Does not know how a hub is looked for ([`hub`]), how
+//! processes are found and signalled ([`family`], [`stop`]), whom it listens to
+//! ([`watch`], [`attention`]) or how lines are made ([`output`], [`lines`]).
 
 mod aim;
+mod attention;
 mod family;
+mod hub;
+mod label;
+mod lines;
 mod output;
 mod pty;
 mod report;
@@ -13,7 +21,6 @@ mod stop;
 mod watch;
 
 use std::cell::Cell;
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::OwnedFd;
@@ -22,15 +29,16 @@ use std::process::{Command, ExitCode, Stdio};
 use std::rc::Rc;
 use std::time::Duration;
 
-use async_signal::{Signal, Signals};
 use rustix::process::WaitStatus;
 use smol::{Async, LocalExecutor, Task, Timer, Unblock, future};
-use wshubd::client::{Client, Lines, News, Operation, Start};
+use wshubd::client::{Client, Operation, Pending, Start};
 use wshubd::protocol::Ending;
 
 use crate::args;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
+use attention::Attention;
 use family::Family;
+use hub::{Hub, Registration};
 use output::Output;
 use report::{Outcome, Report};
 use stop::Stop;
@@ -41,65 +49,75 @@ use watch::Watch;
 /// everybody else waiting for the word that it is over.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// How much output waits for a hub that is away, in bytes as it is published.
-pub(crate) const BUFFER: usize = 1 << 20;
-
 pub(crate) async fn run(
     executor: &LocalExecutor<'_>,
-    client: Client,
-    lines: Lines,
+    socket: Option<&Path>,
     asked: args::Run,
 ) -> Result<ExitCode, Failure> {
-    // Before the command is started, which then inherits none of these ignored,
-    // as the jobs of a script in the background would.
-    let mut signals = Signals::new([Signal::Child, Signal::Int, Signal::Term, Signal::Hup, Signal::Quit])
-        .map_err(|error| Failure::of("signals", error))?;
-    let Some(operation) = future::or(start(&client, &asked), impatient(&mut signals)).await? else {
-        return Ok(report::given_up());
-    };
+    let mut attention = Attention::new().map_err(|error| Failure::of("signals", error))?;
     let report = Report::new(asked.quiet);
-    let away = Rc::new(Cell::new(false));
-    report.started(operation.id(), &asked.channel);
-
-    let (family, streams) = match spawn(&asked) {
-        Ok(started) => started,
-        Err(error) => {
-            let message = format!("cannot start the command: {error}");
-            let data = serde_json::json!({"error": message, "lines": 0});
-            let late = async {
-                Timer::after(asked.linger).await;
-                Ok(())
-            };
-            future::or(operation.end(Ending::Failed, &data), late).await?;
-            return Err(Failure::new(crate::failure::Exit::Failed, message));
-        }
+    let hub = Hub::new(executor, socket, asked.need_hub, report).await?;
+    let (operation, beginning) = begin(&hub.client, &asked).await?;
+    let begins = async { Some(hub.registers(&beginning).await) };
+    let given_up = async {
+        attention.end().await;
+        None
     };
+    let Some(registration) = future::or(begins, given_up).await else { return Ok(report::given_up()) };
+    let registration = registration?;
+
+    let spawned = spawn(&asked);
     let output = Rc::new(Output {
-        client,
-        channel: asked.channel.clone(),
+        client: hub.client.clone(),
+        channel: asked.channel,
         operation_id: operation.id().to_owned(),
         lines: Cell::new(0),
         lost: Cell::new(0),
         lost_before: Cell::new(0),
         publishing: Cell::new(true),
+        presence: hub.presence.clone(),
         report,
     });
-    executor.spawn(listen(lines, report, away.clone())).detach();
+    let beginning = match registration {
+        Registration::Registered => {
+            report.started(operation.id(), &output.channel);
+            None
+        }
+        Registration::Open => Some(beginning),
+    };
+    executor.spawn(hub.watch()).detach();
+    let (family, streams) = match spawned {
+        Ok(started) => started,
+        Err(error) => return Err(unstarted(operation, &error).await),
+    };
     let (over, told) = async_channel::bounded(1);
     let carrying = carry(executor, &output, streams, told);
 
     let stop = Stop::new(asked.term_after, asked.kill_after);
-    let mut watch = Watch { family, stop, signals, report, hub: true, away, linger: asked.linger };
+    let mut watch = Watch { family, stop, attention, output, beginning, hub: true, linger: asked.linger };
     let status = watch.until_over(&operation, asked.deadline).await;
     drop(over);
-    end(watch, operation, &output, carrying, status).await
+    end(watch, operation, carrying, status).await
+}
+
+/// Nothing could be started, not even what becomes the command.
+async fn unstarted(operation: Operation, error: &io::Error) -> Failure {
+    let message = format!("cannot start the command: {error}");
+    let data = serde_json::json!({"error": message, "lines": 0});
+    let late = async {
+        Timer::after(LAST_WORDS).await;
+        Ok(())
+    };
+    let told = future::or(operation.end(Ending::Failed, &data), late).await;
+    // Whether anybody hears of it changes nothing for the caller.
+    drop(told);
+    Failure::new(Exit::Failed, message)
 }
 
 /// Tells the hub, the readers and the caller.
 async fn end(
     mut watch: Watch,
     operation: Operation,
-    output: &Output,
     mut carrying: Task<()>,
     status: Option<WaitStatus>,
 ) -> Result<ExitCode, Failure> {
@@ -108,11 +126,12 @@ async fn end(
         if asked {
             Timer::after(LAST_WORDS).await;
         } else {
-            watch.impatient().await;
+            watch.attention.end().await;
         }
         false
     };
     let carried = future::or(async { carry_on(&mut carrying).await }, patience).await;
+    let output = watch.output.clone();
     // What comes after this is for our own reader alone: nothing is said of an
     // operation behind its end.
     output.publishing.set(false);
@@ -121,7 +140,7 @@ async fn end(
     watch.tell_the_end(operation, outcome.ending(asked), &outcome).await;
     if !carried && asked {
         // Who presses Ctrl-C now has no use for the rest either.
-        future::or(carrying, watch.impatient()).await;
+        future::or(carrying, watch.attention.end()).await;
     }
     Ok(outcome.exit_code())
 }
@@ -131,19 +150,12 @@ async fn carry_on(carrying: &mut Task<()>) -> bool {
     true
 }
 
-/// Somebody who presses Ctrl-C before there is anything to stop; a hub that takes
-/// nothing must not keep them waiting.
-async fn impatient(signals: &mut Signals) -> Result<Option<Operation>, Failure> {
-    watch::impatient(signals).await;
-    Ok(None)
-}
-
-async fn start(client: &Client, asked: &args::Run) -> Result<Option<Operation>, Failure> {
+async fn begin(client: &Client, asked: &args::Run) -> Result<(Operation, Pending), Failure> {
     let id = match &asked.operation {
         Some(id) => id.clone(),
         None => unguessable().map_err(|error| Failure::of("no random bytes", error))?,
     };
-    let label = asked.label.clone().or_else(|| program(&asked.command));
+    let label = asked.label.clone().or_else(|| label::label(&asked.command));
     let start = Start {
         user_id: asked.user.as_deref(),
         label: label.as_deref(),
@@ -154,14 +166,7 @@ async fn start(client: &Client, asked: &args::Run) -> Result<Option<Operation>, 
         ),
         ..Start::new(&id, &asked.channel)
     };
-    Ok(Some(client.start(start).await?))
-}
-
-/// The command's name, without its arguments: those may hold what is nobody
-/// else's business.
-fn program(command: &[OsString]) -> Option<String> {
-    let name = Path::new(command.first()?).file_name()?;
-    Some(name.to_string_lossy().chars().filter(|c| !c.is_control()).collect())
+    Ok(client.begin(start).await?)
 }
 
 fn unguessable() -> rustix::io::Result<String> {
@@ -224,27 +229,4 @@ fn carry(
         };
         future::zip(stdout, stderr).await;
     })
-}
-
-/// Output is sent without waiting for answers; what is wrong with it comes by
-/// itself, and most often for each line, so that the first is enough.
-async fn listen(lines: Lines, report: Report, away: Rc<Cell<bool>>) {
-    let mut told = false;
-    while let Some(news) = lines.news().await {
-        match news {
-            News::Line(heard) if heard.kind() == "error" && !told => {
-                told = true;
-                report.complaint(&heard);
-            }
-            News::Line(_) => {}
-            News::Away(error) => {
-                away.set(true);
-                report.hub_away(&error);
-            }
-            News::Back => {
-                away.set(false);
-                report.hub_back();
-            }
-        }
-    }
 }

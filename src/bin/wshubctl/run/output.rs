@@ -1,26 +1,31 @@
 //! What the command prints: published line by line, and passed on as it is.
 //!
-//! Knows lines and their numbers. Does not know when the command has ended: it
-//! is told, and then takes what is still in the pipe.
+//! The state of an unfinished line is published too, while the hub is there: it is
+//! never kept, and nothing older than the newest waits.
+//!
+//! Knows the numbers of lines. Does not know when the command has ended: it is
+//! told, and then takes what is still in the pipe.
 
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
+use std::rc::Rc;
+use std::time::Duration;
 
 use async_channel::Receiver;
 use serde::Serialize;
 use smol::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use smol::{Async, future};
-use wshubd::client::{Client, Error, Publication};
+use smol::{Async, Timer, future};
+use wshubd::client::{Client, Error, Pending, Publication};
+use wshubd::edge::clock;
+use wshubd::protocol::Moment;
 
+use super::hub::Presence;
+use super::lines::{LONGEST, Piece, Splitter};
 use super::report::Report;
 
 /// The event under which output is published.
 const EVENT: &str = "operation:output";
-
-/// Where a line is cut: as JSON, where a byte may take six, it stays below the
-/// 512 KiB that a hub takes by default.
-const LONGEST: usize = (64 << 10) - 1;
 
 /// One line of output, as it is published.
 #[derive(Serialize)]
@@ -33,6 +38,9 @@ struct Line<'a> {
     /// long for one message.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     continues: bool,
+    /// Whether the line is unfinished: another of its number follows.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    partial: bool,
     /// How many lines before this one are lost, because the hub was away for so
     /// long.
     #[serde(skip_serializing_if = "is_zero")]
@@ -57,7 +65,18 @@ pub(super) struct Output {
     pub(super) lost_before: Cell<u64>,
     /// Cleared when the hub has gone for good; the command goes on without it.
     pub(super) publishing: Cell<bool>,
+    pub(super) presence: Rc<Cell<Presence>>,
     pub(super) report: Report,
+}
+
+/// One of the two streams.
+struct Stream {
+    name: &'static str,
+    splitter: Splitter,
+    /// The number of the unfinished line, where its state was published.
+    number: Option<u64>,
+    /// A state that the hub has not taken yet.
+    pending: Option<Pending>,
 }
 
 impl Output {
@@ -66,17 +85,17 @@ impl Output {
     pub(super) async fn carry(
         &self,
         from: Async<File>,
-        stream: &'static str,
+        name: &'static str,
         mut to: impl AsyncWrite + Unpin,
         over: Receiver<()>,
     ) {
         let mut passing = true;
-        let mut unfinished = Vec::new();
+        let mut stream = Stream { name, splitter: Splitter::default(), number: None, pending: None };
         let mut chunk = vec![0; LONGEST];
-        while let Some(read) = read(&from, &mut chunk, &over).await {
-            let publish = self.publish_lines(stream, &mut unfinished, read);
+        while let Some(read) = read(&from, &mut chunk, &over, stream.splitter.due()).await {
+            let publish = self.publish(&mut stream, read);
             let pass = async {
-                if passing {
+                if passing && !read.is_empty() {
                     // A reader that has gone ends the passing on, not the command:
                     // others hear it through the hub.
                     passing = to.write_all(read).await.is_ok() && to.flush().await.is_ok();
@@ -84,46 +103,29 @@ impl Output {
             };
             future::zip(publish, pass).await;
         }
-        if !unfinished.is_empty() {
-            self.publish(stream, &unfinished, false).await;
+        if let Some(piece) = std::mem::take(&mut stream.splitter).last() {
+            self.publish_line(&mut stream, piece).await;
         }
     }
 
-    /// Publishes the lines that are complete, and keeps the rest.
-    async fn publish_lines(&self, stream: &'static str, unfinished: &mut Vec<u8>, read: &[u8]) {
-        unfinished.extend_from_slice(read);
-        let mut rest = unfinished.as_slice();
-        loop {
-            if let Some(end) = memchr::memchr(b'\n', rest).filter(|&end| end <= LONGEST) {
-                let (line, behind) = rest.split_at(end);
-                self.publish(stream, line, false).await;
-                rest = behind.get(1..).unwrap_or_default();
-            } else if rest.len() > LONGEST {
-                let (piece, behind) = rest.split_at(cut(rest));
-                self.publish(stream, piece, true).await;
-                rest = behind;
-            } else {
-                break;
-            }
+    /// Publishes the lines that are complete, and how the next one stands.
+    async fn publish(&self, stream: &mut Stream, read: &[u8]) {
+        let now = clock::now().moment;
+        let mut rest = read;
+        while let Some(piece) = stream.splitter.next(now, &mut rest) {
+            self.publish_line(stream, piece).await;
         }
-        let done = unfinished.len() - rest.len();
-        unfinished.drain(..done);
+        self.publish_state(stream).await;
     }
 
-    async fn publish(&self, stream: &'static str, line: &[u8], continues: bool) {
-        self.lines.set(self.lines.get() + 1);
+    async fn publish_line(&self, stream: &mut Stream, Piece { text, continues }: Piece) {
+        let number = stream.number.take().unwrap_or_else(|| self.count());
         if !self.publishing.get() {
             return;
         }
-        let text = String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line));
-        let line = Line {
-            operation_id: &self.operation_id,
-            stream,
-            line: self.lines.get(),
-            text: &text,
-            continues,
-            lost: self.lost_before.get(),
-        };
+        let text = String::from_utf8_lossy(&text);
+        let lost = self.lost_before.get();
+        let line = Line { continues, lost, ..self.line(stream, number, &text) };
         match self.client.send(&Publication::to_channel(&self.channel, EVENT, &line)).await {
             Ok(()) => self.lost_before.set(0),
             Err(Error::Full { .. }) => {
@@ -137,10 +139,67 @@ impl Output {
             Err(_) => self.publishing.set(false),
         }
     }
+
+    /// Publishes the state of the unfinished line where it is due. One that the hub
+    /// has not taken holds back those that follow.
+    async fn publish_state(&self, stream: &mut Stream) {
+        let now = clock::now().moment;
+        if stream.splitter.due().is_none_or(|due| due > now) {
+            return;
+        }
+        let is_taken = match &stream.pending {
+            Some(pending) => future::poll_once(pending.answer()).await.is_some(),
+            None => true,
+        };
+        if !is_taken || self.presence.get() != Presence::Here || !self.publishing.get() {
+            return stream.splitter.postpone(now);
+        }
+        let number = *stream.number.get_or_insert_with(|| self.count());
+        let Some(text) = stream.splitter.state(now).map(|text| String::from_utf8_lossy(text).into_owned())
+        else {
+            return;
+        };
+        let line = Line { partial: true, ..self.line(stream, number, &text) };
+        let message =
+            Publication { ttl: Some(Duration::ZERO), ..Publication::to_channel(&self.channel, EVENT, &line) };
+        // Where there is no room nothing is lost: the line is to come.
+        stream.pending = self.client.begin_publish(&message).await.ok();
+    }
+
+    fn line<'a>(&'a self, stream: &Stream, line: u64, text: &'a str) -> Line<'a> {
+        Line {
+            operation_id: &self.operation_id,
+            stream: stream.name,
+            line,
+            text,
+            continues: false,
+            partial: false,
+            lost: 0,
+        }
+    }
+
+    /// The number of one more line.
+    fn count(&self) -> u64 {
+        self.lines.set(self.lines.get() + 1);
+        self.lines.get()
+    }
 }
 
-/// The next piece of output; none at its end.
-async fn read<'a>(from: &Async<File>, chunk: &'a mut [u8], over: &Receiver<()>) -> Option<&'a [u8]> {
+/// The next piece of output, an empty one where something is due before it comes;
+/// none at its end.
+async fn read<'a>(
+    from: &Async<File>,
+    chunk: &'a mut [u8],
+    over: &Receiver<()>,
+    due: Option<Moment>,
+) -> Option<&'a [u8]> {
+    let wait = async {
+        match due {
+            Some(due) => drop(Timer::after(due.since(clock::now().moment)).await),
+            None => future::pending().await,
+        }
+        Some(Ok(None))
+    };
     let ended = async {
         // Nothing is ever sent: it closes.
         let _ = over.recv().await;
@@ -148,8 +207,11 @@ async fn read<'a>(from: &Async<File>, chunk: &'a mut [u8], over: &Receiver<()>) 
         None
     };
     let mut reader = from;
-    let read = match future::or(async { Some(reader.read(chunk).await) }, ended).await {
-        Some(read) => read,
+    let reads = async { Some(reader.read(chunk).await.map(Some)) };
+    let read = match future::or(future::or(reads, wait), ended).await {
+        Some(Ok(None)) => return Some(&[]),
+        Some(Ok(Some(count))) => Ok(count),
+        Some(Err(error)) => Err(error),
         None => from.get_ref().read(chunk),
     };
     match read {
@@ -159,11 +221,4 @@ async fn read<'a>(from: &Async<File>, chunk: &'a mut [u8], over: &Receiver<()>) 
         // A pseudo-terminal whose last user has gone says EIO.
         Err(_) => None,
     }
-}
-
-/// Where to cut a long line: before a character that would not fit whole.
-fn cut(line: &[u8]) -> usize {
-    let begins = |at: &usize| line.get(*at).is_some_and(|byte| byte & 0xc0 != 0x80);
-    // A character has at most four bytes; what is no UTF-8 is cut anywhere.
-    (LONGEST - 3..=LONGEST).rev().find(begins).unwrap_or(LONGEST)
 }

@@ -2,6 +2,7 @@
 //!
 //! Knows words, exit codes and the names of signals.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -113,7 +114,24 @@ impl Report {
         }
     }
 
-    /// Who relies on the hub must know that it is not there.
+    /// Who relies on the hub must know that it is not there: it is said whatever
+    /// else is not.
+    pub(super) fn hub_absent(self, why: &str) {
+        say(&plain(&format!("{why}; the command runs all the same, and its output waits for wshubd")));
+    }
+
+    pub(super) fn hub_silent(self, path: &Path) {
+        let path = path.display();
+        say(&plain(&format!(
+            "wshubd at {path} does not answer; the command runs all the same, and its output waits for wshubd"
+        )));
+    }
+
+    /// It has come for the first time.
+    pub(super) fn hub_here(self) {
+        say("wshubd is there");
+    }
+
     pub(super) fn hub_away(self, error: &Error) {
         say(&plain(&format!("{error}; the command goes on, and its output waits for wshubd")));
     }
@@ -143,6 +161,22 @@ impl Report {
             }
             Err(_) => say(&plain(heard.json())),
         }
+    }
+
+    /// No hub has ever been there.
+    pub(super) fn unheard(self) {
+        say("no wshubd has heard of this command");
+    }
+
+    /// Where this process stood still for longer than the hub waits, for one.
+    pub(super) fn end_unknown(self) {
+        say("wshubd had told everybody that it was over before it was");
+    }
+
+    pub(super) fn not_suspended(self) {
+        say(
+            "the command goes on, so that it can be stopped from elsewhere; for a prompt beside it start it with &",
+        );
     }
 
     pub(super) fn end_untold(self, why: &str) {
