@@ -160,7 +160,10 @@ fn secure(loaded: &Loaded, passed: Passed, arrival: &mut Arrival) -> Result<Secu
     let ready = opened.and_then(|opened| {
         // A disk that is full for a moment is no mistake of whoever configures.
         secret::generate_missing(auth, &state.directory).map_err(Error::Secret)?;
-        Ok((opened, Site::open(loaded)?))
+        let site = Site::open(loaded)?;
+        // Who connects as soon as that is possible finds keys and secrets.
+        doors.begin_listening().map_err(|(address, error)| Error::Listen(address, error))?;
+        Ok((opened, site))
     });
     let (opened, site) = ready.inspect_err(|_| doors.close())?;
     arrival.lock = None;

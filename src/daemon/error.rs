@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use rustix::io::Errno;
 
 use crate::config::owner::explained;
+use crate::config::places::LONGEST_SOCKET;
 use crate::config::{ConfigError, Problem};
 
 /// Why the daemon did not start.
@@ -66,6 +67,14 @@ impl fmt::Display for Error {
             Self::Listen(address, error) => {
                 write!(f, "cannot listen on {address}: {error} (`[listen] http` sets the address)")
             }
+            // The system's own words name a constant of C.
+            Self::Worker(path, error) if error.kind() == io::ErrorKind::InvalidInput => write!(
+                f,
+                "cannot open the worker socket {}: the path has {} bytes, and that of a socket may have \
+                 {LONGEST_SOCKET} (`[listen] worker` sets the path)",
+                path.display(),
+                path.as_os_str().len()
+            ),
             Self::Worker(path, error) => {
                 write!(
                     f,

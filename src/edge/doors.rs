@@ -37,6 +37,9 @@ const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 /// How many are let in through one door in one turn.
 const AT_ONCE: usize = 64;
 
+/// How many connections may wait to be taken; the kernel has a limit of its own below that.
+const BACKLOG: i32 = 4096;
+
 /// The names of sockets for WebSocket and HTTP, and of those for workers:
 /// `FileDescriptorName=` of a socket unit.
 pub const HTTP: &str = "http";
@@ -104,6 +107,15 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 }
 
 /// Opens a socket in the file system, in the place of a dead one.
+/// A socket that has its address and takes no connection yet.
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // Connections of a daemon before this one may still be closing.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
 fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     if is_dead_socket(path)? {
         std::fs::remove_file(path)?;
@@ -157,11 +169,25 @@ impl Doors {
         let name = words::Door::Clients(address);
         let listener = match self.inherited(&name) {
             Some(listener) => listener.into(),
-            None => TcpListener::bind(address)?,
+            None => bind_tcp(address)?,
         };
         let address = listener.local_addr()?;
         self.add(Door::Clients(listener), name, epoll)?;
         Ok(address)
+    }
+
+    /// Lets callers and clients come to the addresses that were opened, now that there is all
+    /// that they need.
+    ///
+    /// # Errors
+    /// Somebody else has listened at that address meanwhile.
+    pub fn begin_listening(&self) -> Result<(), (SocketAddr, io::Error)> {
+        for (door, name) in self.doors.iter().zip(&self.names) {
+            if let (Door::Clients(listener), words::Door::Clients(address)) = (door, name) {
+                rustix::net::listen(listener, BACKLOG).map_err(|error| (*address, error.into()))?;
+            }
+        }
+        Ok(())
     }
 
     /// Opens the workers' door. A dead socket that an earlier daemon left is

@@ -159,7 +159,18 @@ fn other_files_at_the_workers_path_are_left_alone() {
     assert!(dead.exists());
     // sun_path has 108 bytes, the last of which is NUL.
     let long = |bytes: usize| place.join("x".repeat(bytes - place.as_os_str().len() - 1));
-    says(&long(108), "`[listen] worker` sets the path");
+    let named = command(&directory).env("WSHUBD_LISTEN__WORKER", long(108)).output().unwrap();
+    assert_eq!(named.status.code(), Some(78), "a mistake in the configuration");
+    // The same where no option names it.
+    let deep =
+        directory.join("x".repeat(108 - "/wshubd/worker.sock".len() - directory.as_os_str().len() - 1));
+    let unnamed = command(&directory).env("XDG_RUNTIME_DIR", &deep).output().unwrap();
+    let said = String::from_utf8(unnamed.stderr).unwrap();
+    assert_eq!(unnamed.status.code(), Some(69), "{said}");
+    assert!(
+        said.contains("the path has 108 bytes, and that of a socket may have 107 (`[listen] worker` sets"),
+        "{said}"
+    );
     let longest = long(107);
     let mut daemon = command(&directory).env("WSHUBD_LISTEN__WORKER", &longest).spawn().unwrap();
     let mut lines = BufReader::new(daemon.stderr.take().unwrap()).lines();
@@ -247,4 +258,21 @@ fn a_log_that_is_full_stops_nothing() {
     let (code, log) = daemon.ended();
     assert_eq!(code, Some(0));
     assert!(log.lines().count() < 3000, "a pipe holds less than that");
+}
+
+#[test]
+fn whoever_connects_as_soon_as_that_is_possible_finds_keys_and_secrets() {
+    let directory = crate::bench::directory();
+    // Free a moment ago.
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut daemon = command(&directory).env("WSHUBD_LISTEN__HTTP", address.to_string()).spawn().unwrap();
+    while std::net::TcpStream::connect(address).is_err() {
+        assert_eq!(daemon.try_wait().unwrap(), None, "it has ended");
+    }
+    for file in ["jwt.key", "broadcast.secret"] {
+        assert!(directory.join("wshubd").join(file).exists(), "{file}");
+    }
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    std::fs::remove_dir_all(directory).unwrap();
 }
