@@ -10,7 +10,7 @@ use super::duration::duration;
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example:\n  wshubctl operations --channel logs")]
 pub(crate) struct Operations {
-    /// Only what runs on one channel; all of them need administration rights
+    /// Only what runs on one channel [default: all that runs, for administrators; your own, for others]
     #[arg(long)]
     pub(crate) channel: Option<String>,
     /// One JSON object a line, as it is in a pipe
