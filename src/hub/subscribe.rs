@@ -245,7 +245,7 @@ impl Hub {
         let reads_on = asked.is_none() && self.policy_of(&topic.key).keep != Keep::History;
         let continued = log.reader(conn.slot).filter(|_| reads_on).map(Reader::backlog);
         let Some(backlog) = asked.or(continued.as_ref()) else { return topic.seq };
-        log.first_for(conn.tag, &backlog).map_or(topic.seq, |seq| seq - 1)
+        log.first_for(conn.tag, backlog).map_or(topic.seq, |seq| seq - 1)
     }
 
     /// Reads anew: what was being read is given up, what is on its way arrives
