@@ -107,8 +107,8 @@ impl Options {
     }
 
     /// Connects only where the process behind the socket has our own uid or root's, or
-    /// where nobody else can have put the socket there: below a directory in which
-    /// everybody may write, all that leads to it belongs to us or to root. For a path
+    /// where nobody else can have put the socket there: in a directory in which everybody
+    /// may write, what leads to it belongs to us or to root. For a path
     /// that was found rather than named.
     #[must_use]
     pub fn trusted_only(mut self) -> Self {

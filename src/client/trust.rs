@@ -41,7 +41,8 @@ impl Exposure {
 pub(super) struct Step {
     pub(super) path: PathBuf,
     pub(super) owner: u32,
-    /// The most open of all directories above it.
+    /// Who else can have put it there: by the directory that it is in, or one above that
+    /// can be replaced.
     above: Exposure,
 }
 
@@ -89,7 +90,10 @@ pub(super) fn way(path: &Path) -> io::Result<Vec<Step>> {
                 rest.push_front(name);
             }
         } else {
-            stack.push((path, above.max(Exposure::of(found.mode()))));
+            // In one that is closed only its owner makes anything, who was looked at; what
+            // can be replaced may have been, with all below it.
+            let below = if above == Exposure::Open { above } else { Exposure::of(found.mode()) };
+            stack.push((path, below));
         }
     }
     Ok(steps)
@@ -124,7 +128,7 @@ mod tests {
         vec![
             step("/tmp", ROOT, Exposure::Closed),
             step("/tmp/wshubd-1000", directory, Exposure::Sticky),
-            step("/tmp/wshubd-1000/worker.sock", socket, Exposure::Sticky),
+            step("/tmp/wshubd-1000/worker.sock", socket, Exposure::Closed),
         ]
     }
 
@@ -140,14 +144,15 @@ mod tests {
     }
 
     #[test]
-    fn where_everybody_writes_each_part_is_ours_or_roots() {
+    fn what_lies_where_everybody_writes_is_ours_or_roots() {
         for trusted in [OURS, ROOT] {
             assert_eq!(culprit(Some(ANOTHER), &temporary(trusted, trusted)), None);
             assert_eq!(culprit(None, &temporary(trusted, trusted)), None);
         }
         assert_eq!(culprit(Some(ANOTHER), &temporary(ANOTHER, ANOTHER)), Some("/tmp/wshubd-1000"));
         assert_eq!(culprit(None, &temporary(ANOTHER, OURS)), Some("/tmp/wshubd-1000"));
-        assert_eq!(culprit(Some(ANOTHER), &temporary(OURS, ANOTHER)), Some("/tmp/wshubd-1000/worker.sock"));
+        let socket = [step("/tmp/worker.sock", ANOTHER, Exposure::Sticky)];
+        assert_eq!(culprit(Some(ANOTHER), &socket), Some("/tmp/worker.sock"));
     }
 
     #[test]
@@ -158,6 +163,13 @@ mod tests {
             step("/run/wshubd/worker.sock", ANOTHER, Exposure::Closed),
         ];
         assert_eq!(culprit(Some(ANOTHER), &way), None);
+        // As on systems where /run leads to a directory of root's in /tmp.
+        let below_temporary = [
+            step("/tmp/run", ROOT, Exposure::Sticky),
+            step("/tmp/run/wshubd", ANOTHER, Exposure::Closed),
+            step("/tmp/run/wshubd/worker.sock", ANOTHER, Exposure::Closed),
+        ];
+        assert_eq!(culprit(Some(ANOTHER), &below_temporary), None);
     }
 
     #[test]
@@ -185,7 +197,7 @@ mod tests {
         let found = way(&top.join("absolute/relative/below/worker.sock")).unwrap();
         let here = |name: &str| found.iter().rev().find(|step| step.path == top.join(name)).cloned();
         let seen = |name: &str| here(name).map(|step| step.above);
-        // The directories above the temporary one count for all.
+        // What is above the temporary directory counts for it alone, or for all below it.
         let outer = seen("absolute").unwrap();
         assert_eq!(seen("sticky"), Some(outer));
         assert_eq!(seen("sticky/relative"), Some(outer.max(Exposure::Sticky)));
