@@ -59,6 +59,7 @@ pub struct Options {
     places: Places,
     buffer: usize,
     patience: Duration,
+    standstill: Duration,
     denial_ends: bool,
 }
 
@@ -67,7 +68,7 @@ impl Options {
     pub fn new(path: impl AsRef<Path>) -> Self {
         let first = Place { path: path.as_ref().into(), trust: Trust::Named };
         let places = Places { first, others: Vec::new() };
-        Self { places, buffer: BUFFER, patience: PATIENCE, denial_ends: true }
+        Self { places, buffer: BUFFER, patience: PATIENCE, standstill: STANDSTILL, denial_ends: true }
     }
 
     /// Where else the worker socket may be found, if it is not at the path: each attempt
@@ -103,6 +104,15 @@ impl Options {
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
+        self
+    }
+
+    /// For how long a publisher waits on a hub that is there and takes nothing at all: 5 s
+    /// unless said otherwise. After that what finds no room is dropped, as for one that is
+    /// away.
+    #[must_use]
+    pub fn standstill(mut self, standstill: Duration) -> Self {
+        self.standstill = standstill;
         self
     }
 
@@ -145,14 +155,14 @@ impl Options {
     }
 
     fn assemble(self, memory: Memory, stream: Option<UnixStream>) -> Connection {
-        let Self { places, buffer, patience, denial_ends } = self;
+        let Self { places, buffer, patience, standstill, denial_ends } = self;
         let path = places.present().path.clone();
         // The room bounds it.
         let (orders, taken) = async_channel::unbounded();
         let (unasked, lines) = lines::queue();
         let over = Arc::new(OnceLock::new());
         let repeats = memory == Memory::UntilTaken;
-        let room = Room::new(buffer, repeats.then_some(STANDSTILL));
+        let room = Room::new(buffer, repeats.then_some(standstill));
         let parts = Parts {
             places,
             orders: taken,

@@ -17,6 +17,7 @@ mod receipts;
 mod reload;
 mod run;
 mod run_progress;
+mod run_rough;
 mod run_signals;
 mod run_without_hub;
 mod subscribe;

@@ -201,9 +201,10 @@ pub(crate) struct Interrupt {
 /// comes, or is back, it has the operation and can stop it. With --need-hub the
 /// command does not begin without it.
 ///
-/// The command gets a session of its own. What it leaves running when it exits
-/// unasked is given --term-after to finish, unless it has gone into a session
-/// of its own (setsid), as daemons do. Ctrl-Z does not suspend it: nobody could
+/// The command gets a session of its own. What it leaves running in it when it
+/// exits unasked is given --term-after to finish; what has gone into another one
+/// (setsid), as daemons do, is left alone. A reader of its output that goes, such
+/// as head, does not end it. Ctrl-Z does not suspend it: nobody could
 /// stop it then. Below nohup it outlives the terminal; as a background job of a
 /// script it does not hear Ctrl-C.
 #[derive(clap::Args, Debug)]
@@ -237,12 +238,12 @@ pub(crate) struct Run {
     /// [default: 10s, or 1s where none was ever there]
     #[arg(long, value_name = "WAIT", value_parser = duration)]
     pub(crate) linger: Option<Duration>,
-    /// Do not run the command unless wshubd takes it, within so long [default: 10s]
+    /// Do not run the command unless wshubd takes it, within so long; with WAIT, one that is not
+    /// there yet is waited for [default: 10s]
     #[arg(
-        long, value_name = "WAIT", num_args = 0..=1, require_equals = true, default_missing_value = "10s",
-        value_parser = duration
+        long, value_name = "WAIT", num_args = 0..=1, require_equals = true, value_parser = duration
     )]
-    pub(crate) need_hub: Option<Duration>,
+    pub(crate) need_hub: Option<Option<Duration>>,
     /// Do not say how to stop it
     #[arg(short, long)]
     pub(crate) quiet: bool,

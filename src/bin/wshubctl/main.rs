@@ -32,9 +32,9 @@ use std::process::ExitCode;
 
 use args::{Args, Command, TokenCommand};
 use clap::Parser;
-use failure::Failure;
+use failure::{Exit, Failure};
 use hub::Hub;
-use smol::LocalExecutor;
+use smol::{LocalExecutor, future};
 use wait::Wait;
 
 fn main() -> ExitCode {
@@ -65,13 +65,28 @@ fn main() -> ExitCode {
 }
 
 async fn carry_out(executor: &LocalExecutor<'_>, args: Args) -> Result<ExitCode, Failure> {
-    let args = match args {
+    match args {
+        Args { wait: Some(_), command: Command::Run(_), .. } => {
+            let why =
+                "run does not wait for wshubd; with --need-hub=30s it does, and with --linger at its end";
+            Err(Failure::new(Exit::Usage, why))
+        }
         // It goes on without a hub.
         Args { socket, command: Command::Run(command), .. } => {
-            return run::run(executor, socket.as_deref(), command).await;
+            run::run(executor, socket.as_deref(), command).await
         }
-        args => args,
-    };
+        args => {
+            let timeout = match &args.command {
+                Command::Sub(subscribe) => subscribe.timeout,
+                _ => None,
+            };
+            future::or(ask(executor, args), subscribe::expired(timeout)).await
+        }
+    }
+}
+
+/// What needs a hub.
+async fn ask(executor: &LocalExecutor<'_>, args: Args) -> Result<ExitCode, Failure> {
     let hub = connect(executor, &args).await?;
     match args.command {
         Command::Pub(publish) => publish::publish(&hub, publish).await,

@@ -42,7 +42,7 @@ pub(crate) async fn subscribe(hub: &Hub, asked: args::Subscribe) -> Result<ExitC
         }
     };
     let listen = future::or(listener.listen(&hub.client, &hub.lines), granted);
-    future::or(future::or(listen, expired(asked.timeout)), reader_gone()).await
+    future::or(listen, reader_gone()).await
 }
 
 /// Asks for all channels, and waits until all are granted.
@@ -60,7 +60,8 @@ async fn grants(hub: &Hub, channels: &[String]) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn expired(timeout: Option<Duration>) -> Result<ExitCode, Failure> {
+/// Waits until no more is to be heard, whether wshubd was reached or not.
+pub(crate) async fn expired(timeout: Option<Duration>) -> Result<ExitCode, Failure> {
     match timeout {
         Some(timeout) => Timer::after(timeout).await,
         None => future::pending().await,

@@ -34,6 +34,7 @@ pub(super) struct Attention {
     disregarded: Vec<Signal>,
     /// When it was last asked to end.
     asked: Option<Moment>,
+    interrupted: bool,
 }
 
 /// What a signal means.
@@ -61,7 +62,7 @@ impl Attention {
         terminal.add(Blocked::SIGTTIN);
         terminal.add(Blocked::SIGTTOU);
         terminal.thread_block()?;
-        Ok(Self { signals: Signals::new(heard.chain(needed))?, disregarded, asked: None })
+        Ok(Self { signals: Signals::new(heard.chain(needed))?, disregarded, asked: None, interrupted: false })
     }
 
     /// The next thing that is to be acted on.
@@ -76,7 +77,8 @@ impl Attention {
                 Signal::Child => return Event::Child,
                 Signal::Tstp => return Event::Suspend,
                 signal if self.disregarded.contains(&signal) => {}
-                _ => {
+                signal => {
+                    self.interrupted |= signal == Signal::Int;
                     let now = clock::now().moment;
                     if self.asked.is_none_or(|asked| now.since(asked) >= TOGETHER) {
                         self.asked = Some(now);
@@ -85,6 +87,11 @@ impl Attention {
                 }
             }
         }
+    }
+
+    /// Whether SIGINT was among what it was asked to end by.
+    pub(super) fn was_interrupted(&self) -> bool {
+        self.interrupted
     }
 
     /// Waits until this process is to end.

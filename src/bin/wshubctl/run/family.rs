@@ -21,9 +21,9 @@ use rustix::process::{
 /// Who is meant by "all".
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Reach {
-    /// The session's first group: what the command left behind without hiding.
-    Group,
-    /// Every descendant, in whatever group or session.
+    /// The command's session: what it left behind without hiding.
+    Session,
+    /// Every descendant, in whatever session.
     Everybody,
 }
 
@@ -43,6 +43,7 @@ pub(super) struct Process {
     pub(super) pid: i32,
     pub(super) parent: i32,
     group: i32,
+    session: i32,
     pub(super) state: State,
     /// Whether it has ever waited for a child.
     pub(super) has_waited: bool,
@@ -95,8 +96,12 @@ impl Family {
     /// Whether nobody within reach is left.
     pub(super) fn is_gone(&self, reach: Reach) -> bool {
         let group = || test_kill_process_group(self.leader) == Err(Errno::SRCH);
-        let rest = || !self.strangers.is_empty() && self.descendants().is_empty();
-        self.childless || (self.status.is_some() && group() && (reach == Reach::Group || rest()))
+        let session = || !self.descendants().iter().any(|process| self.is_of_session(process));
+        let rest = || match reach {
+            Reach::Session => session(),
+            Reach::Everybody => !self.strangers.is_empty() && self.descendants().is_empty(),
+        };
+        self.childless || (self.status.is_some() && group() && rest())
     }
 
     /// Signals all within reach. Who has just gone is as good as reached; who
@@ -112,11 +117,9 @@ impl Family {
                 let _ = kill_process(self.leader, signal);
             }
         }
-        if reach == Reach::Everybody {
-            for pid in self.outsiders() {
-                for signal in signals {
-                    let _ = kill_process(pid, signal);
-                }
+        for pid in self.outsiders(reach) {
+            for signal in signals {
+                let _ = kill_process(pid, signal);
             }
         }
     }
@@ -125,14 +128,14 @@ impl Family {
     /// they are.
     pub(super) fn hold(&self) -> Vec<Process> {
         let _ = kill_process_group(self.leader, Signal::STOP);
-        for pid in self.outsiders() {
+        for pid in self.outsiders(Reach::Everybody) {
             let _ = kill_process(pid, Signal::STOP);
         }
         self.relatives()
     }
 
     pub(super) fn release(&self) {
-        for pid in self.outsiders() {
+        for pid in self.outsiders(Reach::Everybody) {
             let _ = kill_process(pid, Signal::CONT);
         }
         let _ = kill_process_group(self.leader, Signal::CONT);
@@ -157,10 +160,19 @@ impl Family {
         self.descendants().len()
     }
 
-    /// Descendants that left the group.
-    fn outsiders(&self) -> impl Iterator<Item = Pid> {
+    fn is_of_session(&self, process: &Process) -> bool {
+        process.session == self.leader.as_raw_nonzero().get()
+    }
+
+    /// Those within reach that left the group, as jobs of a shell do, and `timeout`.
+    fn outsiders(&self, reach: Reach) -> impl Iterator<Item = Pid> {
         let group = self.leader.as_raw_nonzero().get();
-        let outside = self.descendants().into_iter().filter(move |process| process.group != group);
+        let is_outside = |process: &Process| {
+            process.group != group && (reach == Reach::Everybody || self.is_of_session(process))
+        };
+        let mut outside = self.descendants();
+        outside.retain(is_outside);
+        let outside = outside.into_iter();
         outside.filter_map(|process| Pid::from_raw(process.pid))
     }
 
@@ -243,8 +255,10 @@ fn parse(pid: i32, stat: &str) -> Option<Process> {
         "T" | "t" => State::Held,
         _ => State::Runs,
     };
-    let (parent, group) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    let [parent, group, session] =
+        [fields.next()?, fields.next()?, fields.next()?].map(|field| field.parse().ok());
+    let (parent, group, session) = (parent?, group?, session?);
     // The minor faults of children that were waited for: every child has some.
-    let has_waited = fields.nth(5)? != "0";
-    Some(Process { pid, parent, group, state, has_waited })
+    let has_waited = fields.nth(4)? != "0";
+    Some(Process { pid, parent, group, session, state, has_waited })
 }

@@ -9,7 +9,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use smol::{LocalExecutor, Timer, future};
-use wshubd::client::{Client, Connection, Error, Lines, News, Pending};
+use wshubd::client::{Client, Connection, Error, Lines, News, Options, Pending};
+use wshubd::edge::clock;
 
 use super::report::Report;
 use crate::failure::{Exit, Failure};
@@ -21,6 +22,16 @@ const ANSWER: Duration = Duration::from_secs(1);
 
 /// How much output waits for a hub that is away, in bytes as it is published.
 const BUFFER: usize = 1 << 20;
+
+/// How long one that is needed may take to answer, unless somebody says otherwise.
+const NEEDED: Duration = Duration::from_secs(10);
+
+/// Between two attempts to connect to one that is needed.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// For how long output waits for a hub that is there and takes nothing, before it is
+/// dropped: until then the command may stand still.
+const STANDSTILL: Duration = Duration::from_secs(1);
 
 /// What is known of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,16 +66,19 @@ impl Hub {
     pub(super) async fn new(
         executor: &LocalExecutor<'_>,
         named: Option<&Path>,
-        needed: Option<Duration>,
+        needed: Option<Option<Duration>>,
         report: Report,
     ) -> Result<Self, Failure> {
         let is_needed = needed.is_some();
-        let places = if is_needed { vec![socket::find(named)?] } else { socket::places(named) };
-        let options = socket::options(&places);
-        // Its answers are bounded by what it waits for at its end.
-        let options = options.buffer(BUFFER).patience(Duration::MAX).despite_denial();
-        let Connection { client, lines, link } =
-            if is_needed { options.connect().await? } else { options.connect_later() };
+        let (places, Connection { client, lines, link }) = match needed {
+            Some(wait) => connect(named, wait).await?,
+            None => {
+                let places = socket::places(named);
+                let connection = options(&places).connect_later();
+                (places, connection)
+            }
+        };
+        let needed = needed.map(|wait| wait.unwrap_or(NEEDED));
         // Whoever waits for an answer learns how it ended.
         executor.spawn(async { drop(link.run().await) }).detach();
         let presence = if is_needed { Presence::Here } else { Presence::Sought };
@@ -156,6 +170,36 @@ impl Hub {
                 },
             }
         }
+    }
+}
+
+/// Its answers are bounded by what it waits for at its end.
+fn options(places: &[socket::Place]) -> Options {
+    let options = socket::options(places).buffer(BUFFER).patience(Duration::MAX);
+    options.standstill(STANDSTILL).despite_denial()
+}
+
+/// Connects to a hub that must be there, or must come within so long.
+async fn connect(
+    named: Option<&Path>,
+    wait: Option<Duration>,
+) -> Result<(Vec<socket::Place>, Connection), Failure> {
+    let deadline = clock::now().moment + wait.unwrap_or_default();
+    loop {
+        let failure = match socket::find(named) {
+            Ok(place) => {
+                let places = vec![place];
+                match options(&places).connect().await {
+                    Ok(connection) => return Ok((places, connection)),
+                    Err(error) => error.into(),
+                }
+            }
+            Err(failure) => failure,
+        };
+        if failure.exit != Exit::Unreachable || clock::now().moment >= deadline {
+            return Err(failure);
+        }
+        Timer::after(PAUSE).await;
     }
 }
 

@@ -63,7 +63,12 @@ pub(crate) async fn run(
         attention.end().await;
         None
     };
-    let Some(registration) = future::or(begins, given_up).await else { return Ok(report::given_up()) };
+    let Some(registration) = future::or(begins, given_up).await else {
+        return Ok(match attention.was_interrupted() {
+            true => report::end_by_interrupt(),
+            false => report::given_up(),
+        });
+    };
     let registration = registration?;
 
     let spawned = spawn(&asked);
@@ -141,6 +146,9 @@ async fn end(
     if !carried && asked {
         // Who presses Ctrl-C now has no use for the rest either.
         future::or(carrying, watch.attention.end()).await;
+    }
+    if watch.attention.was_interrupted() && outcome.is_interrupted() {
+        return Ok(report::end_by_interrupt());
     }
     Ok(outcome.exit_code())
 }

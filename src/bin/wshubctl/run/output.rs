@@ -96,9 +96,18 @@ impl Output {
             let publish = self.publish(&mut stream, read);
             let pass = async {
                 if passing && !read.is_empty() {
-                    // A reader that has gone ends the passing on, not the command:
-                    // others hear it through the hub.
-                    passing = to.write_all(read).await.is_ok() && to.flush().await.is_ok();
+                    let passed = async {
+                        to.write_all(read).await?;
+                        to.flush().await
+                    };
+                    // That ends the passing on, not the command: others hear it through
+                    // the hub. A reader that has gone has read enough.
+                    if let Err(error) = passed.await {
+                        passing = false;
+                        if error.kind() != ErrorKind::BrokenPipe {
+                            self.report.not_passed_on(name, &error);
+                        }
+                    }
                 }
             };
             future::zip(publish, pass).await;
@@ -207,7 +216,13 @@ async fn read<'a>(
         None
     };
     let mut reader = from;
-    let reads = async { Some(reader.read(chunk).await.map(Some)) };
+    // Asked first whether anything is there: what reads without a pause, from a pipe that
+    // is always full, would keep signals, timers and the hub from being looked at.
+    let reads = async {
+        let there = from.readable().await;
+        let read = async { there.and(Ok(reader.read(chunk).await?)) };
+        Some(read.await.map(Some))
+    };
     let read = match future::or(future::or(reads, wait), ended).await {
         Some(Ok(None)) => return Some(&[]),
         Some(Ok(Some(count))) => Ok(count),

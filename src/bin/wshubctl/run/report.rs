@@ -2,11 +2,12 @@
 //!
 //! Knows words, exit codes and the names of signals.
 
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use rustix::process::WaitStatus;
+use rustix::process::{Signal, WaitStatus};
 use serde::Serialize;
 use wshubd::client::{Error, Heard, Interrupt, Refused};
 use wshubd::protocol::Ending;
@@ -46,6 +47,11 @@ impl Outcome {
         }
     }
 
+    /// Whether SIGINT has killed it.
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.killed_by == Some(Signal::INT.as_raw())
+    }
+
     /// As a shell has it.
     pub(super) fn exit_code(&self) -> ExitCode {
         /// What a shell adds to the number of the signal.
@@ -60,9 +66,16 @@ pub(super) fn given_up() -> ExitCode {
     ExitCode::from(130)
 }
 
+/// Ends this process by SIGINT, as the command has ended: a shell that runs a script takes
+/// any exit status, 130 too, for a Ctrl-C that was dealt with, and goes on.
+pub(super) fn end_by_interrupt() -> ExitCode {
+    // It fails for no signal but those that nobody can handle.
+    let _ = signal_hook::low_level::emulate_default_handler(Signal::INT.as_raw());
+    given_up()
+}
+
 /// The name of a signal; its number where it has none that is common.
 fn name(signal: i32) -> String {
-    use rustix::process::Signal;
     const NAMES: [(Signal, &str); 18] = [
         (Signal::HUP, "SIGHUP"),
         (Signal::INT, "SIGINT"),
@@ -143,6 +156,10 @@ impl Report {
     /// It will not come back, or will not have the operation again.
     pub(super) fn hub_lost(self, error: &Error) {
         say(&plain(&format!("{error}; the command goes on, and can only be stopped here")));
+    }
+
+    pub(super) fn not_passed_on(self, stream: &str, error: &io::Error) {
+        say(&format!("cannot write to {stream}: {error}; the rest of it is for others alone"));
     }
 
     pub(super) fn output_lost(self) {

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use smol::{Timer, future};
+use wshubd::edge::clock;
+use wshubd::protocol::Moment;
 
 use super::aim::{Aim, aim};
 use super::family::{Family, Reach, last_born};
@@ -21,6 +23,11 @@ const AIM_AGAIN: Duration = Duration::from_millis(1);
 /// Stop sees no delay yet.
 const REMINDERS: u32 = 5;
 const REMIND: Duration = Duration::from_millis(20);
+
+/// So often all is looked at later: a daemon goes into a session of its own some
+/// milliseconds after its parent has exited, and on a machine that is very busy a shell
+/// takes longer than that from fork to exec.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// After SIGKILL: processes may be born while the others are killed.
 const AGAIN: Duration = Duration::from_millis(10);
@@ -58,13 +65,23 @@ pub(super) struct Stop {
     term_after: Duration,
     kill_after: Duration,
     due: Option<Timer>,
+    /// When the present step has had its time.
+    until: Option<Moment>,
     /// The process that was born last before SIGINT.
     last_born: i32,
 }
 
 impl Stop {
     pub(super) fn new(term_after: Duration, kill_after: Duration) -> Self {
-        Self { step: Step::Runs, reach: Reach::Group, term_after, kill_after, due: None, last_born: 0 }
+        Self {
+            step: Step::Runs,
+            reach: Reach::Session,
+            term_after,
+            kill_after,
+            due: None,
+            until: None,
+            last_born: 0,
+        }
     }
 
     /// Whether somebody asked for it.
@@ -129,14 +146,25 @@ impl Stop {
     pub(super) fn go_on(&mut self, family: &Family) {
         match self.step {
             Step::Aims(times) => self.aim(times + 1, family),
-            Step::Interrupted(times @ ..REMINDERS) => {
+            Step::Interrupted(times) if !self.has_had_its_time() => {
                 family.remind(self.last_born, Signal::INT);
-                self.step = Step::Interrupted(times + 1);
-                let wait = if times + 1 < REMINDERS { REMIND } else { self.term_after };
-                self.due = Some(Timer::after(wait));
+                self.step = Step::Interrupted(times.saturating_add(1));
+                self.look_again(if times < REMINDERS { REMIND } else { LOOK_AGAIN });
             }
+            // Nothing tells that the last of it has gone into a session of its own.
+            Step::Finishes if !self.has_had_its_time() => self.look_again(LOOK_AGAIN),
             _ => self.next(family),
         }
+    }
+
+    fn has_had_its_time(&self) -> bool {
+        self.until.is_none_or(|until| clock::now().moment >= until)
+    }
+
+    /// Has all looked at again after a while, within the time of the present step.
+    fn look_again(&mut self, pause: Duration) {
+        let left = self.until.map(|until| until.since(clock::now().moment)).unwrap_or_default();
+        self.due = Some(Timer::after(left.min(pause)));
     }
 
     /// Takes the next step.
@@ -154,8 +182,8 @@ impl Stop {
     fn go(&mut self, step: Step, family: &Family) {
         let (signal, wait) = match step {
             Step::Runs | Step::Aims(_) | Step::GivenUp => (None, None),
-            Step::Finishes => (None, Some(self.term_after)),
-            Step::Interrupted(_) => (Some(Signal::INT), Some(REMIND)),
+            Step::Finishes => (None, None),
+            Step::Interrupted(_) => (Some(Signal::INT), None),
             Step::Terminated => (Some(Signal::TERM), Some(self.kill_after)),
             Step::Killed(_) => (Some(Signal::KILL), Some(AGAIN)),
         };
@@ -164,5 +192,17 @@ impl Stop {
             family.signal(self.reach, signal);
         }
         self.due = wait.map(Timer::after);
+        let now = clock::now().moment;
+        match step {
+            Step::Finishes => {
+                self.until = Some(now + self.term_after);
+                self.look_again(LOOK_AGAIN);
+            }
+            Step::Interrupted(_) => {
+                self.until = Some(now + self.term_after.saturating_add(REMIND * REMINDERS));
+                self.look_again(REMIND);
+            }
+            _ => {}
+        }
     }
 }

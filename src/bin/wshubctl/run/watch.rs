@@ -25,6 +25,9 @@ pub(super) const LINGER: Duration = Duration::from_secs(10);
 /// but a command of a machine without a hub must not take ten seconds.
 const LINGER_UNSEEN: Duration = Duration::from_secs(1);
 
+/// After so long without an answer the wait at the end is told.
+const SILENT: Duration = Duration::from_secs(1);
+
 /// For how long an end is told whatever is pressed: a hub that is there takes it
 /// within milliseconds.
 const FAIR: Duration = Duration::from_millis(500);
@@ -155,9 +158,16 @@ impl Watch {
         if self.hub && is_long {
             report.lingers(linger);
         }
+        let is_silent = self.hub && !is_long && linger > SILENT;
         let told = async { Told::of(operation.end(ending, outcome).await) };
         let late = async {
-            Timer::after(linger).await;
+            let mut left = linger;
+            if is_silent {
+                Timer::after(SILENT).await;
+                left = linger.saturating_sub(SILENT);
+                report.lingers(left);
+            }
+            Timer::after(left).await;
             Told::No("it did not answer in time".to_owned())
         };
         let impatient = async {
