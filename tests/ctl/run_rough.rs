@@ -38,6 +38,9 @@ fn a_flood_that_nobody_takes_leaves_deadlines_and_signals_heard() {
         if let Some(signal) = signal {
             kill_process(Pid::from_child(&child), signal).unwrap();
         }
+        let mut rest = String::new();
+        errors.read_to_string(&mut rest).unwrap();
+        assert!(!rest.contains("cannot write"), "that a reader has gone is no error: {rest}");
         assert_eq!(end(child).status.code(), Some(130));
     }
 }

@@ -104,6 +104,11 @@ impl Output {
                     // the hub. A reader that has gone has read enough.
                     if let Err(error) = passed.await {
                         passing = false;
+                        // The thread that writes has ended; why, the next flush tells.
+                        let error = match error.kind() {
+                            ErrorKind::WriteZero => to.flush().await.err().unwrap_or(error),
+                            _ => error,
+                        };
                         if error.kind() != ErrorKind::BrokenPipe {
                             self.report.not_passed_on(name, &error);
                         }
