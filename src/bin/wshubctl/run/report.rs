@@ -163,7 +163,7 @@ impl Report {
     }
 
     pub(super) fn output_lost(self) {
-        say("too much output waits for wshubd; what follows is lost to others until it is back");
+        say("too much output waits for wshubd; what follows is lost to others until it takes some");
     }
 
     pub(super) fn lingers(self, linger: Duration) {
