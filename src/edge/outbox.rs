@@ -127,10 +127,11 @@ impl Outbox {
         self.pieces.insert(at, piece);
     }
 
-    /// Where the piece is that confirms the start of an operation.
+    /// Where the piece is that confirms the start of an operation; of one that has ended and
+    /// started again meanwhile, the later one.
     pub(super) fn start_of(&self, operation: &OperationId) -> Option<usize> {
         let confirms = |piece: &Piece| matches!(piece.mark.as_deref(), Some(Mark::Starts(started)) if started == operation);
-        self.pieces.iter().position(confirms)
+        self.pieces.iter().rposition(confirms)
     }
 
     /// Marks a piece, by its place, as that which confirms the start of an operation.

@@ -131,11 +131,18 @@ fn an_interrupt_stands_behind_the_ok_of_its_start_where_that_still_waits() {
     for operation in ["second", "third", "fourth"] {
         start(&mut owner, operation);
     }
+    // And one that ends and starts again.
+    start(&mut owner, "twice");
+    owner.say(json!({"action": "operation_end", "operation_id": "twice", "state": "completed", "id": "end"}));
+    owner.say(
+        json!({"action": "operation_start", "operation_id": "twice", "channel": "jobs", "user_id": "ada",
+        "id": "again"}),
+    );
     // So that it is seen where they end.
     for n in 100..110 {
         other.ok(json!({"channel": "noise", "event": "line", "data": [n, data], "id": n}));
     }
-    for operation in ["first", "second", "third", "fourth"] {
+    for operation in ["first", "second", "third", "fourth", "twice", "twice", "twice"] {
         while ada.hear_type("operation")["operation_id"] != operation {}
     }
     let mut stop = |operation: &str| {
@@ -146,13 +153,14 @@ fn an_interrupt_stands_behind_the_ok_of_its_start_where_that_still_waits() {
     stop("third");
     daemon.hand_over();
     stop("second");
+    stop("twice");
 
-    // All noise, three answers, three interrupts.
-    let heard: Vec<Value> = (0..116).map(|_| owner.hear()).collect();
+    // All noise, six answers, four interrupts.
+    let heard: Vec<Value> = (0..120).map(|_| owner.hear()).collect();
     let at = |field: &str, operation: &str| heard.iter().position(|line| line[field] == operation).unwrap();
     assert!(at("operation_id", "first") < at("id", "second"), "ahead of all that waits");
-    for operation in ["second", "third"] {
-        let (ok, interrupt) = (at("id", operation), at("operation_id", operation));
+    for (start, operation) in [("second", "second"), ("third", "third"), ("again", "twice")] {
+        let (ok, interrupt) = (at("id", start), at("operation_id", operation));
         assert_eq!((&heard[ok]["type"], interrupt), (&json!("ok"), ok + 1), "{operation}");
     }
     let noise = heard.iter().filter(|line| line["type"] == "message").map(|line| line["data"][0].clone());
