@@ -47,8 +47,9 @@ pub(super) fn aim(family: &Family) -> Aim {
 }
 
 /// Whether a process is between its children: it handles the signal, has children
-/// otherwise, or has only just been forked, and none of them would die of it now.
-/// What has no children ever, and handles the signal for itself, is no shell.
+/// otherwise, is about to have its first one as a shell is, or has only just been
+/// forked, and none of them would die of it now. What else has no children ever, and
+/// handles the signal for itself, is no shell.
 fn forgives(process: &Process, all: &[Process]) -> bool {
     let mut has_dead = false;
     for child in all.iter().filter(|child| child.parent == process.pid) {
@@ -58,8 +59,14 @@ fn forgives(process: &Process, all: &[Process]) -> bool {
         has_dead = true;
     }
     process.state != State::Dead
-        && (has_dead || process.has_waited || is_copy(process, all))
+        && (has_dead || process.has_waited || is_shell(process.pid) || is_copy(process, all))
         && handles(process.pid, Signal::INT)
+}
+
+/// Whether a process has a shell's name: `sh`, `bash`, `dash`, `zsh`, and what else
+/// ends so (`ssh` is kept waiting in vain).
+fn is_shell(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end().ends_with("sh"))
 }
 
 /// Whether a process was forked and still runs its parent's program, with its

@@ -12,10 +12,11 @@ use wshubd::protocol::Moment;
 use super::aim::{Aim, aim};
 use super::family::{Family, Reach, last_born};
 
-/// A moment in which nobody forgives SIGINT is looked for so often and at these
-/// intervals: a shell is between two commands for less than a millisecond, and a
-/// program that only looks like one is kept waiting no longer than this.
-const AIMS: u32 = 20;
+/// A moment in which nobody forgives SIGINT is looked for so often: a shell is between
+/// two commands for less than a millisecond, unless the machine is busy, and a program
+/// that only looks like one is kept waiting for 0.15 s.
+const AIMS: u32 = 32;
+/// The interval between two looks; every fourth is longer by as much.
 const AIM_AGAIN: Duration = Duration::from_millis(1);
 
 /// Who missed SIGINT is looked for so often and at these intervals: a shell on
@@ -126,7 +127,7 @@ impl Stop {
         if aim(family) == Aim::Missed && times < AIMS {
             family.release();
             self.step = Step::Aims(times);
-            self.due = Some(Timer::after(AIM_AGAIN));
+            self.due = Some(Timer::after(AIM_AGAIN * (1 + times / 4)));
             return;
         }
         // Nobody is born while all are held: who is born later tidies up.
