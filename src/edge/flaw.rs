@@ -10,7 +10,7 @@ use std::fmt;
 use super::claims::{Excess, MOST_PATTERN_BYTES, MOST_PATTERNS};
 use super::token::{LONGEST_TOKEN, Verifier};
 use crate::hub::TokenFault;
-use crate::protocol::{Refusal, UnixTime};
+use crate::protocol::{Reason, Refusal, UnixTime};
 
 /// Why a token does not hold: the first reason that there is, in the order in
 /// which a verifier looks.
@@ -54,6 +54,19 @@ impl Flaw {
         }
     }
 
+    fn reason(&self) -> Reason {
+        match self {
+            Self::TooLong(_) | Self::Shapeless | Self::Header(_) | Self::Critical | Self::Claims(_) => {
+                Reason::TokenMalformed
+            }
+            Self::Keyless { .. } => Reason::TokenKey,
+            Self::Forged { .. } => Reason::TokenSignature,
+            Self::Ended(_) => Reason::TokenExpired,
+            Self::Early(_) => Reason::TokenNotYet,
+            Self::Endless | Self::Nobody | Self::Misnamed(_) | Self::Excessive(_) => Reason::TokenClaims,
+        }
+    }
+
     /// For whoever presents the token: nothing in it that was not proven, and
     /// nothing of the configuration.
     pub(super) fn told(&self) -> TokenFault {
@@ -77,7 +90,7 @@ impl Flaw {
                 format!("the patterns of the wshub claim have more than {MOST_PATTERN_BYTES} bytes")
             }
         };
-        TokenFault { code: self.code(), message }
+        TokenFault { code: self.code(), message, reason: self.reason() }
     }
 
     /// For administrators, who may know what there is and what it should be.

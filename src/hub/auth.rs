@@ -102,7 +102,7 @@ impl Hub {
         }
         match (kind, claim) {
             (Kind::Worker { .. }, _) => {}
-            (_, Claim::Refused(TokenFault { code, message })) => {
+            (_, Claim::Refused(TokenFault { code, message, .. })) => {
                 out.tell(conn, Frame::AuthFailed { code, message });
                 self.close(now, conn, Close::Unauthenticated, out);
             }
@@ -137,7 +137,7 @@ impl Hub {
         let let_in = connection.is_let_in();
         let identity = match proof.claim {
             Ok(identity) => identity,
-            Err(TokenFault { code, message }) => {
+            Err(TokenFault { code, message, .. }) => {
                 self.answer(ask, Frame::AuthFailed { code, message }, out);
                 if let_in {
                     // Looking at tokens costs more than most requests, and is free.

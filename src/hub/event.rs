@@ -15,7 +15,7 @@ use super::settings::{Disk, Settings};
 use crate::protocol::worker::InterruptLine;
 use crate::protocol::{
     Channel, Close, ConnectionId, Delivery, Frame, InboxMode, Message, MessageId, Misspoken, Moment,
-    OperationId, Refusal, RequestId, Said, UnixTime, UserId,
+    OperationId, Reason, Refusal, RequestId, Said, UnixTime, UserId,
 };
 
 /// What time it is, told with every fact.
@@ -199,6 +199,8 @@ pub struct TokenFault {
     pub code: &'static str,
     /// For people.
     pub message: String,
+    /// What is counted.
+    pub reason: Reason,
 }
 
 /// How much a link still owes its peer.

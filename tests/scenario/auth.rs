@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use serde_json::json;
 use wshubd::hub::{Claim, Identity, Input, Peer, Settings, TokenFault};
-use wshubd::protocol::{InboxMode, UnixTime};
+use wshubd::protocol::{InboxMode, Reason, UnixTime};
 
 use super::bench::{Bench, Seat, rights, user_id};
 
@@ -83,7 +83,8 @@ fn a_bad_token_is_the_end_before_the_greeting_and_a_warning_after_it() {
 #[test]
 fn a_refused_upgrade_of_a_page_is_told_and_closed() {
     let mut bench = Bench::new();
-    let fault = TokenFault { code: "token_expired", message: "it ended".into() };
+    let fault =
+        TokenFault { code: "token_expired", message: "it ended".into(), reason: Reason::TokenExpired };
     let seat =
         bench.link(Peer::Client { claim: Claim::Refused(fault), inbox: InboxMode::Auto, network: None });
     assert_eq!(bench.story(seat), ["auth_failed token_expired", "closed 4001"]);

@@ -24,7 +24,7 @@ use wshubd::hub::{
     TokenFault,
 };
 use wshubd::protocol::{
-    self, Close, ConnectionId, InboxMode, Message, Moment, OperationId, Say, UnixTime, UserId, worker,
+    self, Close, ConnectionId, InboxMode, Message, Moment, OperationId, Reason, Say, UnixTime, UserId, worker,
 };
 
 use links::Link;
@@ -189,7 +189,10 @@ impl Bench {
 
     /// Tokens that were not made are the name of their user; `bad` is none.
     fn verify(&self, token: &str) -> Result<Identity, TokenFault> {
-        let fault = |code| Err(TokenFault { code, message: "not a token that holds".into() });
+        let fault = |code| {
+            let message = "not a token that holds".into();
+            Err(TokenFault { code, message, reason: Reason::TokenSignature })
+        };
         match self.tokens.get(token) {
             Some(made) if made.expires_at.is_some_and(|end| end <= self.now.wall) => fault("token_expired"),
             Some(made) => Ok(made.clone()),
