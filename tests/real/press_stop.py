@@ -15,7 +15,7 @@ import uuid
 
 from hub import BIN
 from story import TIMES, in_time, same, story, tell
-from watchers import Browser, Node, PythonApp, all_of
+from watchers import HERE, Browser, Node, PythonApp, all_of
 
 AIM = 0.1  # from the press to the death of the last child
 
@@ -314,6 +314,23 @@ def no_daemon(hub):
                                   capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL)
             assert done.returncode == status and done.stderr.strip(), f"{done}"
             same(os.path.exists(marker), status == 0)
+
+
+@story("a shell that is about to start its first command does not sit out that command")
+def slow_fork(hub):
+    library = HERE / "out/slow_fork.so"
+    library.parent.mkdir(exist_ok=True)
+    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-Wall", "-Werror", "-o", library, HERE / "slow_fork.c"], check=True)
+    # Its trap is its own: nothing but the signal ends it before the hour is over.
+    script = "trap 'exit 5' INT; export LD_PRELOAD=; echo up; sleep 3600"
+    for round in range(5):
+        operation = f"slow-{round}"
+        command = ["env", f"LD_PRELOAD={library}", "bash", "-c", script]
+        with hub.subscriber("jobs", user="ann") as ann, Run(hub, operation, command, options=["--term-after", "1h"]) as run:
+            ann.hear("message", event="operation:output", within=10)
+            same(ann.ask({"action": "interrupt", "data": {"operation_id": operation}}).get("outcome"), "delivered")
+            status, said = run.ended()
+            same(status, 5, said)
 
 
 @story("--pty shows lines of a program that buffers, and Stop works there too")
