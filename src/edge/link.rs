@@ -46,6 +46,42 @@ pub struct Link {
     pub(super) parted: bool,
     /// When the kernel last took something that had waited.
     pub(super) took: Moment,
+    /// It was told goodbye in the middle of a frame that it still sends.
+    pub(super) rest: Rest,
+}
+
+/// What comes of a frame that is not taken. A socket that closes with that in it takes the
+/// goodbye back, so it is read to its end: as long as it comes, and not for ever.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) enum Rest {
+    /// There is none.
+    #[default]
+    Nothing,
+    /// So often it was waited for longer, and some has come since the last time or not.
+    Coming { waited: u8, has_come: bool },
+}
+
+impl Rest {
+    /// So often it is waited for once more: half a minute in all.
+    const MOST_WAITS: u8 = 15;
+
+    /// Some of it has come.
+    pub(super) fn comes(&mut self) {
+        if let Self::Coming { has_come, .. } = self {
+            *has_come = true;
+        }
+    }
+
+    /// Whether it is worth waiting for once more.
+    pub(super) fn waits_again(&mut self) -> bool {
+        match self {
+            Self::Coming { waited, has_come: has_come @ true } if *waited < Self::MOST_WAITS => {
+                (*waited, *has_come) = (*waited + 1, false);
+                true
+            }
+            _ => false,
+        }
+    }
 }
 
 impl Link {

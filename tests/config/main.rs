@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 use wshubd::config::owner::explained_to;
-use wshubd::config::{Alg, Config, Environment, Loaded, Principal, StoreKind, places};
+use wshubd::config::{Alg, Config, Environment, Forwarded, Loaded, Principal, StoreKind, places};
 use wshubd::features::{PUBLIC_KEYS, STORE};
 use wshubd::hub::Settings;
 use wshubd::hub::settings::Disk;
@@ -97,6 +97,8 @@ paths = ["/ws"]
 allowed_origins = ["https://app.example.org", "null"]
 allowed_hosts = ["hub.example.org"]
 metrics_open = true
+trusted_proxies = ["127.0.0.1", "10.0.0.0/8", "2001:db8::/32", "::ffff:192.0.2.0/120"]
+forwarded = "forwarded"
 [state]
 directory = "/srv/wshubd"
 store = "memory"
@@ -163,6 +165,9 @@ fn every_option_is_understood() {
     let config = read(SAMPLE).unwrap();
     assert_eq!(config.listen.http.len(), 2);
     assert_eq!(config.listen.allowed_origins, ["https://app.example.org", "null"]);
+    let proxies: Vec<String> = config.listen.trusted_proxies.iter().map(ToString::to_string).collect();
+    assert_eq!(proxies, ["127.0.0.1/32", "10.0.0.0/8", "2001:db8::/32", "192.0.2.0/24"]);
+    assert_eq!((config.listen.forwarded, defaults().listen.forwarded), (Forwarded::Forwarded, Forwarded::XForwardedFor));
     assert!(config.listen.metrics_open && config.auth.anonymous && !config.auth.query_token);
     assert_eq!((config.state.store, defaults().state.store), (StoreKind::Memory, StoreKind::default()));
     assert_eq!(config.auth.keys[0].kid.as_deref(), Some("a"));
@@ -365,6 +370,14 @@ fn a_mistake_names_its_line_and_what_is_wanted() {
         ("[listen]\npaths = ['/metrics']", "hub.toml:2: `listen.paths` wants a path that nothing else"),
         ("[listen]\npaths = []", "hub.toml:2: `listen.paths` wants at least one path"),
         ("[listen]\nallowed_origins = ['a.example/']", "hub.toml:2: `listen.allowed_origins` wants"),
+        ("[listen]\nallowed_origins = [\n'null',\n'https://*']", "hub.toml:4: `listen.allowed_origins` wants at least two"),
+        ("[listen]\ntrusted_proxies = ['proxy']", "hub.toml:2: `listen.trusted_proxies` wants an address or a network"),
+        ("[listen]\ntrusted_proxies = ['10.0.0.0/33']", "hub.toml:2: `listen.trusted_proxies` wants an address or a"),
+        (
+            "[listen]\ntrusted_proxies = [\n'::1',\n'10.1.2.3/8']",
+            "hub.toml:4: `listen.trusted_proxies` wants \"10.0.0.0/8\" for the network or \"10.1.2.3\" for the one address",
+        ),
+        ("[listen]\nforwarded = 'x-real-ip'", "hub.toml:2: `listen.forwarded` wants one of \"x-forwarded-for\", \"forwarded\""),
         ("[listen]\nallowed_hosts = ['*']", "hub.toml:2: `listen.allowed_hosts` wants a host name"),
         (
             "[state]\nstore = 'redb'",
@@ -439,6 +452,7 @@ fn unsafe_choices_are_warned_about() {
     assert_eq!(about(&format!("{open}true")), ["auth.query_token"]);
     assert_eq!(about(&format!("{open}false\nanonymous = true")), ["auth.anonymous"]);
     assert_eq!(about("[listen]\nallowed_origins = ['*']"), ["listen.allowed_origins"]);
+    assert_eq!(about("[listen]\ntrusted_proxies = ['10.0.0.0/8', '::/0']"), ["listen.trusted_proxies"]);
     // A file that is no directory of everybody's, and one that is.
     let scratch = Scratch::new();
     let socket = format!("[listen]\nworker = '{}/worker.sock'", scratch.0.display());
