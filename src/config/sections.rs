@@ -17,8 +17,8 @@ use super::error::Place;
 use super::table::{Problems, Table};
 use super::tree::Entries;
 use super::{
-    Alg, Auth, ChannelPolicy, Config, Environment, Forwarded, INBOX, KeyFile, Limits, Listen, Principal, State, Store,
-    StoreKind, Worker, places,
+    Alg, Auth, ChannelPolicy, Config, Environment, Forwarded, INBOX, KeyFile, Limits, Listen, Principal,
+    State, Store, StoreKind, Worker, places,
 };
 use crate::edge::origin;
 use crate::features;
@@ -128,7 +128,11 @@ fn network(text: &str) -> Result<IpNet, String> {
         network = mapped;
     }
     if network.addr() != network.network() {
-        return Err(format!("\"{}\" for the network or \"{}\" for the one address", network.trunc(), network.addr()));
+        return Err(format!(
+            "\"{}\" for the network or \"{}\" for the one address",
+            network.trunc(),
+            network.addr()
+        ));
     }
     Ok(network)
 }

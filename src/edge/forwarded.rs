@@ -125,7 +125,8 @@ fn trimmed(text: &str) -> &str {
 /// An address, with or without a port, IPv6 with or without brackets. No port is an error
 /// that would make another address of it.
 fn address(node: &str) -> Option<IpAddr> {
-    let bracketed = || node.strip_prefix('[')?.strip_suffix(']')?.parse::<IpAddr>().ok().filter(IpAddr::is_ipv6);
+    let bracketed =
+        || node.strip_prefix('[')?.strip_suffix(']')?.parse::<IpAddr>().ok().filter(IpAddr::is_ipv6);
     let with_port = || node.parse::<SocketAddr>().ok().map(|address| address.ip());
     let address = node.parse().ok().or_else(bracketed).or_else(with_port);
     address.map(|address: IpAddr| address.to_canonical())

@@ -153,3 +153,23 @@ impl Latch {
         self.pieces.is_closed() && self.pieces.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Rest;
+
+    #[test]
+    fn a_frame_that_comes_is_waited_for_and_not_for_ever() {
+        assert!(!Rest::default().waits_again());
+        let mut rest = Rest::Coming { waited: 0, has_come: false };
+        assert!(!rest.waits_again(), "nothing has come");
+        let mut waits = 0;
+        rest.comes();
+        while rest.waits_again() {
+            assert!(!rest.waits_again(), "nothing has come since");
+            waits += 1;
+            rest.comes();
+        }
+        assert_eq!(waits, Rest::MOST_WAITS);
+    }
+}

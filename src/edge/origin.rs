@@ -181,7 +181,8 @@ impl Allowed {
     pub fn parse(text: &str) -> Result<Self, String> {
         const WANTED: &str = "\"scheme://host\", \"scheme://host:port\" or \"https://*.example.org\" without a \
                               path, \"null\", or \"*\"";
-        const WIDE: &str = "at least two labels behind `*.`, as in \"https://*.example.org\"; \"*\" lets all in";
+        const WIDE: &str =
+            "at least two labels behind `*.`, as in \"https://*.example.org\"; \"*\" lets all in";
         if text == "*" {
             return Ok(Self::Any);
         }

@@ -51,8 +51,8 @@ pub fn upgrade<B>(
     source: Source,
     request: &Request<B>,
 ) -> Result<(Reply, Admission), Box<Reply>> {
-    let mut reply =
-        create_response_with_body(&plain(request), Full::<Bytes>::default).map_err(|error| not_one(&error))?;
+    let mut reply = create_response_with_body(&plain(request), Full::<Bytes>::default)
+        .map_err(|error| not_one(&error))?;
     if has_body(request) {
         driver.borrow_mut().turned_away(TurnedAway::Request, None);
         let why = "a request for a WebSocket has no body: leave out `Content-Length` and `Transfer-Encoding`";
@@ -90,7 +90,7 @@ fn plain<B>(request: &Request<B>) -> Request<()> {
     *plain.version_mut() = request.version();
     for (name, word) in [(header::CONNECTION, "upgrade"), (header::UPGRADE, "websocket")] {
         let lines = request.headers().get_all(&name).iter().filter_map(|line| line.to_str().ok());
-        let mut words = lines.flat_map(|line| line.split(',')).map(|word| word.trim_matches([' ', '\t']));
+        let mut words = lines.flat_map(|line| line.split([',', ' ', '\t']));
         if words.any(|found| found.eq_ignore_ascii_case(word)) {
             plain.headers_mut().insert(name, HeaderValue::from_static(word));
         }

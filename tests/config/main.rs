@@ -167,7 +167,10 @@ fn every_option_is_understood() {
     assert_eq!(config.listen.allowed_origins, ["https://app.example.org", "null"]);
     let proxies: Vec<String> = config.listen.trusted_proxies.iter().map(ToString::to_string).collect();
     assert_eq!(proxies, ["127.0.0.1/32", "10.0.0.0/8", "2001:db8::/32", "192.0.2.0/24"]);
-    assert_eq!((config.listen.forwarded, defaults().listen.forwarded), (Forwarded::Forwarded, Forwarded::XForwardedFor));
+    assert_eq!(
+        (config.listen.forwarded, defaults().listen.forwarded),
+        (Forwarded::Forwarded, Forwarded::XForwardedFor)
+    );
     assert!(config.listen.metrics_open && config.auth.anonymous && !config.auth.query_token);
     assert_eq!((config.state.store, defaults().state.store), (StoreKind::Memory, StoreKind::default()));
     assert_eq!(config.auth.keys[0].kid.as_deref(), Some("a"));
@@ -370,14 +373,26 @@ fn a_mistake_names_its_line_and_what_is_wanted() {
         ("[listen]\npaths = ['/metrics']", "hub.toml:2: `listen.paths` wants a path that nothing else"),
         ("[listen]\npaths = []", "hub.toml:2: `listen.paths` wants at least one path"),
         ("[listen]\nallowed_origins = ['a.example/']", "hub.toml:2: `listen.allowed_origins` wants"),
-        ("[listen]\nallowed_origins = [\n'null',\n'https://*']", "hub.toml:4: `listen.allowed_origins` wants at least two"),
-        ("[listen]\ntrusted_proxies = ['proxy']", "hub.toml:2: `listen.trusted_proxies` wants an address or a network"),
-        ("[listen]\ntrusted_proxies = ['10.0.0.0/33']", "hub.toml:2: `listen.trusted_proxies` wants an address or a"),
+        (
+            "[listen]\nallowed_origins = [\n'null',\n'https://*']",
+            "hub.toml:4: `listen.allowed_origins` wants at least two",
+        ),
+        (
+            "[listen]\ntrusted_proxies = ['proxy']",
+            "hub.toml:2: `listen.trusted_proxies` wants an address or a network",
+        ),
+        (
+            "[listen]\ntrusted_proxies = ['10.0.0.0/33']",
+            "hub.toml:2: `listen.trusted_proxies` wants an address or a",
+        ),
         (
             "[listen]\ntrusted_proxies = [\n'::1',\n'10.1.2.3/8']",
             "hub.toml:4: `listen.trusted_proxies` wants \"10.0.0.0/8\" for the network or \"10.1.2.3\" for the one address",
         ),
-        ("[listen]\nforwarded = 'x-real-ip'", "hub.toml:2: `listen.forwarded` wants one of \"x-forwarded-for\", \"forwarded\""),
+        (
+            "[listen]\nforwarded = 'x-real-ip'",
+            "hub.toml:2: `listen.forwarded` wants one of \"x-forwarded-for\", \"forwarded\"",
+        ),
         ("[listen]\nallowed_hosts = ['*']", "hub.toml:2: `listen.allowed_hosts` wants a host name"),
         (
             "[state]\nstore = 'redb'",

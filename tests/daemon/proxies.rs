@@ -1,8 +1,11 @@
 //! Requests that come through proxies, as what they are.
 
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+
 use serde_json::{Value, json};
 
-use crate::bench::{Daemon, UPGRADE};
+use crate::bench::{Daemon, PATIENCE, UPGRADE};
 
 const TRUSTED: (&str, &str) = ("WSHUBD_LISTEN__TRUSTED_PROXIES", "[\"127.0.0.1\"]");
 
@@ -26,7 +29,8 @@ fn a_client_is_listed_with_its_own_address_before_and_after_a_restart() {
     }
     let addresses = |daemon: &Daemon| {
         let listed = connections(daemon);
-        let mut found: Vec<_> = listed.iter().map(|one| one["address"].as_str().unwrap().to_owned()).collect();
+        let mut found: Vec<_> =
+            listed.iter().map(|one| one["address"].as_str().unwrap().to_owned()).collect();
         found.sort();
         found
     };
@@ -58,7 +62,9 @@ fn those_without_a_name_are_held_apart_by_the_address_behind_the_proxy() {
     let daemon = Daemon::with(&[
         TRUSTED,
         ("WSHUBD_AUTH__ANONYMOUS", "true"),
+        ("WSHUBD_LIMITS__REQUESTS_PER_SECOND", "1"),
         ("WSHUBD_LIMITS__USER_REQUESTS_PER_SECOND", "1"),
+        ("WSHUBD_LIMITS__BURST", "5"),
         ("WSHUBD_LIMITS__USER_BURST", "5"),
     ]);
     let client = |address| {
@@ -74,7 +80,8 @@ fn those_without_a_name_are_held_apart_by_the_address_behind_the_proxy() {
             refused += usize::from(hog.hear()["code"] == "rate_limited");
         }
     }
-    assert!(refused >= 10, "{refused} of 20");
+    // Each for itself would have been refused five times.
+    assert!(refused > 10, "{refused} of 20");
     let mut other = client("192.0.2.8");
     other.say(json!({"action": "presence", "channel": "c"}));
     other.hear_type("presence");
@@ -86,7 +93,9 @@ fn what_is_open_on_loopback_is_closed_to_what_a_proxy_passes_on() {
         let daemon = Daemon::with(variables);
         let stats = |headers: &[&str]| daemon.http("GET /api/v1/ws/stats", headers, "").0;
         assert_eq!(stats(&[]), 200);
-        for trace in ["X-Forwarded-For: 127.0.0.1", "Forwarded: for=127.0.0.1", "X-Real-IP: ::1", "Via: 1.1 x"] {
+        for trace in
+            ["X-Forwarded-For: 127.0.0.1", "Forwarded: for=127.0.0.1", "X-Real-IP: ::1", "Via: 1.1 x"]
+        {
             assert_eq!(stats(&[trace]), 401, "{trace}");
         }
         let secret = format!("Authorization: Bearer {}", daemon.secret());
@@ -110,18 +119,30 @@ fn a_proxy_that_nobody_has_named_is_told_of_once_with_the_option_that_names_it()
 #[test]
 fn proxies_are_named_and_forgotten_by_a_reload() {
     let daemon = Daemon::by_file("[limits]\nwrong_secrets_per_minute = 2\n");
-    let from = |header: &str| daemon.http("POST /broadcast", &["Authorization: Bearer wrong", header], "{}").0;
+    let from =
+        |header: &str| daemon.http("POST /broadcast", &["Authorization: Bearer wrong", header], "{}").0;
     let [x, f] = ["X-Forwarded-For: 192.0.2.7", "Forwarded: for=192.0.2.8"];
     assert_eq!([from(x), from(f), from(x)], [401, 401, 429], "all are the proxy");
     let name = |forwarded: &str| {
         let listen = format!("[listen]\ntrusted_proxies = [\"127.0.0.0/8\"]\nforwarded = \"{forwarded}\"\n");
         daemon.write("wshubd.toml", &format!("{listen}[limits]\nwrong_secrets_per_minute = 2\n"));
-        assert_eq!(daemon.reload()["type"], "reloaded");
+        assert_eq!(daemon.reload()["type"], "ok");
     };
     name("x-forwarded-for");
     assert_eq!([from(x), from(x), from(x), from(f)], [401, 401, 429, 429]);
     name("forwarded");
     assert_eq!([from(f), from(f), from(f), from(x)], [401, 401, 429, 429]);
+}
+
+/// The status of what comes back, which may go on as a WebSocket.
+fn status(daemon: &Daemon, request: &[u8]) -> String {
+    let mut stream = TcpStream::connect(daemon.address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(request).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut reply = Vec::new();
+    stream.read_to_end(&mut reply).unwrap();
+    String::from_utf8_lossy(&reply).split(' ').nth(1).unwrap().to_owned()
 }
 
 /// A head without `Host`.
@@ -132,11 +153,15 @@ fn without_host(head: &str) -> Vec<u8> {
 #[test]
 fn a_load_balancer_asks_about_health_without_a_host() {
     let daemon = Daemon::start();
-    for head in ["GET /healthz HTTP/1.0", "GET /healthz HTTP/1.1", "HEAD /healthz HTTP/1.0", "GET /healthz/ HTTP/1.0"] {
+    for head in
+        ["GET /healthz HTTP/1.0", "GET /healthz HTTP/1.1", "HEAD /healthz HTTP/1.0", "GET /healthz/ HTTP/1.0"]
+    {
         let reply = daemon.raw(&without_host(head));
         assert!(reply.contains(" 200 OK\r\n"), "{head}: {reply}");
     }
-    for head in ["GET / HTTP/1.0", "OPTIONS / HTTP/1.0", "GET /metrics HTTP/1.1", "GET /api/v1/ws/stats HTTP/1.0"] {
+    for head in
+        ["GET / HTTP/1.0", "OPTIONS / HTTP/1.0", "GET /metrics HTTP/1.1", "GET /api/v1/ws/stats HTTP/1.0"]
+    {
         let reply = daemon.raw(&without_host(head));
         assert!(reply.contains(" 403 ") && reply.contains("/healthz"), "{head}: {reply}");
     }
@@ -150,7 +175,7 @@ fn a_websocket_is_asked_for_with_lists_in_several_lines() {
     let rest = UPGRADE.replace("Connection: Upgrade\r\n", "").replace("Upgrade: websocket\r\n", "");
     let asks = |path: &str, lines: &str| {
         let request = format!("GET {path} HTTP/1.1\r\n{lines}\r\n{rest}\r\n");
-        daemon.raw(request.as_bytes()).split(' ').nth(1).map(str::to_owned).unwrap()
+        status(&daemon, request.as_bytes())
     };
     for lines in [
         "Connection: keep-alive\r\nConnection: Upgrade\r\nUpgrade: websocket",
@@ -164,7 +189,6 @@ fn a_websocket_is_asked_for_with_lists_in_several_lines() {
     for lines in [
         "Connection: keep-alive\r\nUpgrade: websocket",
         "Connection: Upgrade\r\nUpgrade: h2c",
-        "Connection: Upgrade keep-alive\r\nUpgrade: websocket",
         "Connection: \"Upgrade\"\r\nUpgrade: websocket",
         "Connection: Upgrade\r\nUpgrade: websockets",
         "Upgrade: websocket",

@@ -149,7 +149,8 @@ fn one_header_counts_and_only_from_a_peer_that_is_trusted() {
         ("::1", false),
         ("2001:db8:2::1", false),
     ] {
-        let source = proxies(TRUSTED, Forwarded::XForwardedFor).source(ip(peer), ip("192.0.2.1"), &lines(&both));
+        let source =
+            proxies(TRUSTED, Forwarded::XForwardedFor).source(ip(peer), ip("192.0.2.1"), &lines(&both));
         assert_eq!(source.is_named, is_trusted, "{peer}");
         let client = if is_trusted { ip("192.0.2.7") } else { ip(peer) };
         assert_eq!(source.address, client, "{peer}");
@@ -169,7 +170,8 @@ fn only_a_program_of_this_machine_is_local_and_no_proxy_for_others() {
     for (peer, own) in [("192.0.2.7", "192.0.2.1"), ("127.0.0.1", "192.0.2.1"), ("192.0.2.7", "127.0.0.1")] {
         assert!(!is_local(&[], peer, own, &[]), "{peer} at {own}");
     }
-    for trace in ["X-Forwarded-For", "Forwarded", "X-Real-IP", "Via", "X-Forwarded-Proto", "X-Forwarded-Host"] {
+    for trace in ["X-Forwarded-For", "Forwarded", "X-Real-IP", "Via", "X-Forwarded-Proto", "X-Forwarded-Host"]
+    {
         for value in ["127.0.0.1", "for=127.0.0.1", "", "x"] {
             assert!(!is_local(&[], "127.0.0.1", "127.0.0.1", &[(trace, value)]), "{trace}: {value}");
             assert!(!is_local(TRUSTED, "127.0.0.1", "127.0.0.1", &[(trace, value)]), "{trace}: {value}");

@@ -14,11 +14,13 @@ fn gate(origins: &[&str]) -> Gate {
 
 #[test]
 fn an_application_without_a_host_connects_where_it_is_listed() {
-    let listed = ["file://", "app://.", "capacitor://localhost", "moz-extension://9f7A-b", "tauri://localhost:1"];
+    let listed =
+        ["file://", "app://.", "capacitor://localhost", "moz-extension://9f7A-b", "tauri://localhost:1"];
     for origin in listed {
         let gate = gate(&[origin]);
         assert!(admits(&gate, "localhost", origin), "{origin}");
-        for other in ["file://x", "app://..", "app://", "capacitor://localhos", "http://localhost.x", "null"] {
+        for other in ["file://x", "app://..", "app://", "capacitor://localhos", "http://localhost.x", "null"]
+        {
             assert!(!admits(&gate, "localhost", other), "{other} where {origin} is listed");
         }
     }
@@ -29,7 +31,9 @@ fn an_application_without_a_host_connects_where_it_is_listed() {
 
 #[test]
 fn an_application_is_never_the_hosts_own_page() {
-    for origin in ["app://localhost", "capacitor://localhost", "file://localhost", "chrome-extension://localhost"] {
+    for origin in
+        ["app://localhost", "capacitor://localhost", "file://localhost", "chrome-extension://localhost"]
+    {
         assert!(!admits(&gate(&[]), "localhost", origin), "{origin}");
     }
 }
@@ -114,7 +118,10 @@ fn whoever_is_refused_learns_what_to_add_and_where() {
     assert!(page.contains(&list("https://app.example.org:8443")), "{page}");
     assert!(!page.contains("proxy"), "{page}");
     let behind = told("127.0.0.1:8098", "https://app.example.org");
-    assert!(behind.contains(&list("https://app.example.org")) && behind.contains("pass `Host` on"), "{behind}");
+    assert!(
+        behind.contains(&list("https://app.example.org")) && behind.contains("pass `Host` on"),
+        "{behind}"
+    );
 
     let other_name = told("127.0.0.1:8098", "http://localhost:3000");
     for cure in ["http://127.0.0.1:3000", "ws://localhost:8098", &list("http://localhost:3000")] {
