@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpStream};
 
 use serde_json::{Value, json};
 
-use crate::bench::{Daemon, PATIENCE, UPGRADE};
+use crate::bench::{Client, Daemon, PATIENCE, UPGRADE};
 
 const TRUSTED: (&str, &str) = ("WSHUBD_LISTEN__TRUSTED_PROXIES", "[\"127.0.0.1\"]");
 
@@ -38,7 +38,7 @@ fn a_client_is_listed_with_its_own_address_before_and_after_a_restart() {
     assert!(before[0].starts_with("127.0.0.1:"), "{before:?}");
     assert_eq!(before[1..], ["192.0.2.7", "2001:db8::7"]);
     daemon.hand_over();
-    [&mut near, &mut far, &mut own].map(|client| client.lives());
+    [&mut near, &mut far, &mut own].into_iter().for_each(Client::lives);
     assert_eq!(addresses(&daemon), before);
 }
 
