@@ -27,8 +27,7 @@ NAME = "hub.example.org"
 # Trusted is 127.0.0.1 alone.
 CLIENT = "127.0.0.77"
 PAGE = (ROOT / "docs/proxies.md").read_text()
-# The proxies that distributions have where only root's PATH leads.
-os.environ["PATH"] += ":/usr/sbin:/sbin"
+
 
 
 def recipe(kind):
@@ -402,8 +401,7 @@ def idle(hub):
 
 @story("the hub's pings keep a silent client through time-outs that are longer than ping_interval")
 def pings(_):
-    # The hub looks at its clients once a second, so a ping comes up to two later. One that a pong may take long for comes
-    # as often.
+    # The hub looks at its clients once a second, so a ping comes up to two later; how long a pong may take changes nothing.
     with Hub(recipe("toml"), HEARTBEAT__PING_INTERVAL="1s", HEARTBEAT__PONG_TIMEOUT="60s") as hub:
         token = hub.token("ada")
         changes = [("timeout client 75s", "timeout client 4s"), ("timeout server 75s", "timeout server 4s")]
