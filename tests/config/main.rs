@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
 mod changes;
+mod listen;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -368,32 +369,6 @@ fn a_mistake_names_its_line_and_what_is_wanted() {
             "[[auth.keys]]\nalg = 'HS256'\nfile = '/k'\nkid = 'a'\n[[auth.keys]]\nalg = 'HS384'\nfile = '/l'\nkid = 'a'",
             "hub.toml:5: two keys have the `kid` \"a\"",
         ),
-        ("[listen]\nhttp = ['localhost:80']", "hub.toml:2: `listen.http` wants an address and port"),
-        ("[listen]\npaths = ['ws']", "hub.toml:2: `listen.paths` wants a path"),
-        ("[listen]\npaths = ['/metrics']", "hub.toml:2: `listen.paths` wants a path that nothing else"),
-        ("[listen]\npaths = []", "hub.toml:2: `listen.paths` wants at least one path"),
-        ("[listen]\nallowed_origins = ['a.example/']", "hub.toml:2: `listen.allowed_origins` wants"),
-        (
-            "[listen]\nallowed_origins = [\n'null',\n'https://*']",
-            "hub.toml:4: `listen.allowed_origins` wants at least two",
-        ),
-        (
-            "[listen]\ntrusted_proxies = ['proxy']",
-            "hub.toml:2: `listen.trusted_proxies` wants an address or a network",
-        ),
-        (
-            "[listen]\ntrusted_proxies = ['10.0.0.0/33']",
-            "hub.toml:2: `listen.trusted_proxies` wants an address or a",
-        ),
-        (
-            "[listen]\ntrusted_proxies = [\n'::1',\n'10.1.2.3/8']",
-            "hub.toml:4: `listen.trusted_proxies` wants \"10.0.0.0/8\" for the network or \"10.1.2.3\" for the one address",
-        ),
-        (
-            "[listen]\nforwarded = 'x-real-ip'",
-            "hub.toml:2: `listen.forwarded` wants one of \"x-forwarded-for\", \"forwarded\"",
-        ),
-        ("[listen]\nallowed_hosts = ['*']", "hub.toml:2: `listen.allowed_hosts` wants a host name"),
         (
             "[state]\nstore = 'redb'",
             "hub.toml:2: `state.store` wants one of \"sled\", \"memory\", not \"redb\"",

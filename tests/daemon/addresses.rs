@@ -65,7 +65,7 @@ fn a_restart_adds_an_address_to_one_that_had_it_by_the_way() {
     let [v4, v6]: [IpAddr; 2] = ["127.0.0.1", "::1"].map(|text| text.parse().unwrap());
     let port = free_port();
     let [all_v6, all_v4] = [format!("[::]:{port}"), format!("0.0.0.0:{port}")];
-    let mut daemon = Daemon::by_file(&listens_at(&[all_v6.clone()]));
+    let mut daemon = Daemon::by_file(&listens_at(std::slice::from_ref(&all_v6)));
     let mut client = daemon.client("ada");
     // There, and back again.
     for addresses in [&[all_v4, all_v6.clone()][..], &[all_v6]] {
