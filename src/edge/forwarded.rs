@@ -38,6 +38,8 @@ pub struct Source {
     pub address: IpAddr,
     /// That is not the peer's own.
     pub is_named: bool,
+    /// A trusted proxy passes it on for somebody whom its header does not name.
+    pub is_hidden: bool,
     /// A program of this machine asks, and no proxy for somebody else.
     pub is_local: bool,
 }
@@ -53,11 +55,13 @@ impl Proxies {
     /// address of ours.
     pub fn source(&self, peer: IpAddr, own: IpAddr, headers: &HeaderMap) -> Source {
         let peer = peer.to_canonical();
-        let named = if self.trusts(peer) { self.named(headers) } else { None };
+        let is_trusted = self.trusts(peer);
+        let named = if is_trusted { self.named(headers) } else { None };
         let address = named.unwrap_or(peer);
         let came_on_loopback = own.to_canonical().is_loopback() && peer.is_loopback();
         let is_local = came_on_loopback && address.is_loopback() && !is_forwarded(headers);
-        Source { address, is_named: named.is_some(), is_local }
+        let is_hidden = is_trusted && named.is_none() && headers.contains_key(self.name());
+        Source { address, is_named: named.is_some(), is_hidden, is_local }
     }
 
     /// Whether the log is to say that `peer` is a proxy of this machine whose word does not
@@ -80,16 +84,19 @@ impl Proxies {
         self.trusted.iter().any(|network| network.contains(&address))
     }
 
+    fn name(&self) -> HeaderName {
+        match self.header {
+            Forwarded::XForwardedFor => X_FORWARDED_FOR,
+            Forwarded::Forwarded => FORWARDED,
+        }
+    }
+
     /// The rightmost address that is not trusted; where all are, the first of all. Nothing,
     /// where that cannot be read.
     fn named(&self, headers: &HeaderMap) -> Option<IpAddr> {
-        let name = match self.header {
-            Forwarded::XForwardedFor => X_FORWARDED_FOR,
-            Forwarded::Forwarded => FORWARDED,
-        };
         let mut last = None;
         // Several lines are one list, in their order (RFC 9110, section 5.3).
-        for line in headers.get_all(name).iter().rev() {
+        for line in headers.get_all(self.name()).iter().rev() {
             for node in self.nodes(line)?.into_iter().rev() {
                 let address = address(node?)?;
                 if !self.trusts(address) {

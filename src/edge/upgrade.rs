@@ -68,7 +68,7 @@ pub fn upgrade<B>(
         })?,
     };
     let knows_us = offered(request).any(|protocol| protocol == PROTOCOL.as_bytes());
-    let Source { address, is_named, .. } = source;
+    let Source { address, is_named, is_hidden, .. } = source;
     let claim = claim(driver, site, address, token(site, request), knows_us)?;
     if let Some(why) = crowded(driver, &claim) {
         driver.borrow_mut().turned_away(TurnedAway::Crowd, None);
@@ -77,7 +77,8 @@ pub fn upgrade<B>(
     if knows_us {
         reply.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
     }
-    let peer = Peer::Client { claim, inbox, network: network(address) };
+    let network = network(address).or_else(|| is_hidden.then_some(HIDDEN));
+    let peer = Peer::Client { claim, inbox, network };
     Ok((reply, Admission { peer, named: is_named.then_some(address) }))
 }
 
@@ -102,6 +103,10 @@ fn plain<B>(request: &Request<B>) -> Request<()> {
     }
     plain
 }
+
+/// The network of all whom a proxy of this machine does not name: `::`, which nobody has. They
+/// are taken for one, or a client would gain by making the header unreadable.
+const HIDDEN: u128 = 0;
 
 /// Who asks together from an address: of IPv4 it alone, of IPv6 the network of 64 bits that
 /// one site has. None for this machine, where a proxy may stand for very many.

@@ -35,9 +35,12 @@ const TRUSTED: &[&str] = &["127.0.0.1", "10.0.0.0/8", "2001:db8:1::/48"];
 /// Where a request comes from that the machine's own proxy passes on; `peer` if it does not
 /// say in a way that counts.
 fn from(header: Forwarded, headers: &[(&str, &str)]) -> String {
-    let Source { address, is_named, is_local } =
-        proxies(TRUSTED, header).source(ip("127.0.0.1"), ip("127.0.0.1"), &lines(headers));
+    let headers = lines(headers);
+    let Source { address, is_named, is_hidden, is_local } =
+        proxies(TRUSTED, header).source(ip("127.0.0.1"), ip("127.0.0.1"), &headers);
     assert!(!is_local, "{headers:?}");
+    let name = Forwarded::NAMES.iter().find(|(_, named)| *named == header).unwrap().0;
+    assert_eq!(is_hidden, !is_named && headers.contains_key(name), "{headers:?}");
     assert!(is_named || address == ip("127.0.0.1"), "{headers:?}");
     if is_named { address.to_string() } else { "peer".into() }
 }
