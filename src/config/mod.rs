@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use log::LevelFilter;
 
 use crate::features;
@@ -62,12 +63,31 @@ pub struct Listen {
     pub worker: PathBuf,
     /// Of the WebSocket endpoint.
     pub paths: Vec<String>,
-    /// `scheme://host[:port]`, `null`, or `*` alone.
+    /// Each as [`crate::edge::origin::Allowed`] reads it.
     pub allowed_origins: Vec<String>,
     /// Names that requests may be addressed to, beside our own.
     pub allowed_hosts: Vec<String>,
     /// Whether anybody may read the metrics.
     pub metrics_open: bool,
+    /// Whose word counts about where a request comes from.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Where they say it.
+    pub forwarded: Forwarded,
+}
+
+/// The header in which a trusted proxy names the peers before it; the other is ignored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Forwarded {
+    #[default]
+    XForwardedFor,
+    /// RFC 7239.
+    Forwarded,
+}
+
+impl Forwarded {
+    /// Both, by their names.
+    pub const NAMES: [(&'static str, Self); 2] =
+        [("x-forwarded-for", Self::XForwardedFor), ("forwarded", Self::Forwarded)];
 }
 
 /// What survives the process.

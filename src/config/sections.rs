@@ -10,14 +10,15 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use log::LevelFilter;
 
 use super::error::Place;
 use super::table::{Problems, Table};
 use super::tree::Entries;
 use super::{
-    Alg, Auth, ChannelPolicy, Config, Environment, INBOX, KeyFile, Limits, Listen, Principal, State, Store,
-    StoreKind, Worker, places,
+    Alg, Auth, ChannelPolicy, Config, Environment, Forwarded, INBOX, KeyFile, Limits, Listen, Principal,
+    State, Store, StoreKind, Worker, places,
 };
 use crate::edge::origin;
 use crate::features;
@@ -97,18 +98,43 @@ fn listen(mut table: Table, environment: &Environment) -> Listen {
             }
         }),
         allowed_origins: table.list("allowed_origins", Vec::new(), |text| {
-            let fits = text == "*" || text == "null" || origin::Origin::parse(text).is_some();
-            let wanted = "\"scheme://host\" or \"scheme://host:port\" without a path, \"null\", or \"*\"";
-            fits.then(|| text.to_owned()).ok_or_else(|| wanted.into())
+            origin::Allowed::parse(text).map(|_| text.to_owned())
         }),
         allowed_hosts: table.list("allowed_hosts", Vec::new(), |text| {
             let wanted = "a host name such as \"hub.example.org\"";
             origin::Host::parse(text).map(|_| text.to_owned()).ok_or_else(|| wanted.into())
         }),
         metrics_open: table.boolean("metrics_open", false),
+        trusted_proxies: table.list("trusted_proxies", Vec::new(), network),
+        forwarded: table.choice("forwarded", Forwarded::default(), &Forwarded::NAMES),
     };
     table.finish();
     listen
+}
+
+/// An address or a network. One with bits of a host in it is a slip: it may mean either.
+fn network(text: &str) -> Result<IpNet, String> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(address.to_canonical().into());
+    }
+    let wanted = || "an address or a network, such as \"192.0.2.7\" or \"10.0.0.0/8\"".to_owned();
+    let mut network: IpNet = text.parse().map_err(|_| wanted())?;
+    // Peers are compared as what they are, and so is this.
+    if let (IpAddr::V4(address), Some(prefix)) =
+        (network.addr().to_canonical(), network.prefix_len().checked_sub(96))
+        && let Ok(mapped) = IpNet::new(address.into(), prefix)
+        && network.addr().is_ipv6()
+    {
+        network = mapped;
+    }
+    if network.addr() != network.network() {
+        return Err(format!(
+            "\"{}\" for the network or \"{}\" for the one address",
+            network.trunc(),
+            network.addr()
+        ));
+    }
+    Ok(network)
 }
 
 fn state(mut table: Table, environment: &Environment) -> State {

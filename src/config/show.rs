@@ -6,8 +6,10 @@
 use std::path::Path;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::sections::{DISKS, INBOX_KEEPS, KEEPS, LEVELS};
-use super::{Config, KeyFile, Principal, StoreKind};
+use super::{Config, Forwarded, KeyFile, Principal, StoreKind};
 use crate::hub::Pattern;
 
 /// Spells a size with the largest unit that it is a multiple of.
@@ -53,6 +55,11 @@ fn word<T: PartialEq>(names: &[(&str, T)], of: &T) -> String {
 fn key(key: &KeyFile) -> String {
     let kid = key.kid.as_ref().map(|kid| format!(", kid = {}", text(kid))).unwrap_or_default();
     format!("{{ alg = {}, file = {}{kid} }}", text(key.alg.name()), path(&key.file))
+}
+
+fn network(network: &IpNet) -> String {
+    let is_one = network.prefix_len() == network.max_prefix_len();
+    text(&if is_one { network.addr().to_string() } else { network.to_string() })
 }
 
 fn principal(principal: &Principal) -> String {
@@ -119,6 +126,8 @@ fn page(config: &Config) -> Page {
     page.set("allowed_origins", list(&listen.allowed_origins, |origin| text(origin)));
     page.set("allowed_hosts", list(&listen.allowed_hosts, |host| text(host)));
     page.set("metrics_open", listen.metrics_open);
+    page.set("trusted_proxies", list(&listen.trusted_proxies, network));
+    page.set("forwarded", word(&Forwarded::NAMES, &listen.forwarded));
 
     page.section("[state]");
     page.set("directory", path(&state.directory));

@@ -37,6 +37,13 @@ impl Config {
                 "listen.allowed_origins = [\"*\"] lets every web page that a user visits connect".to_owned(),
             );
         }
+        if self.listen.trusted_proxies.iter().any(|network| network.prefix_len() == 0) {
+            warnings.push(
+                "listen.trusted_proxies names every address: whoever connects without a proxy says himself \
+                 where he comes from"
+                    .to_owned(),
+            );
+        }
         let directory = self.listen.worker.parent().filter(|directory| is_open_to_all(directory));
         if let Some(directory) = directory {
             warnings.push(format!(

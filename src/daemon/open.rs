@@ -57,7 +57,8 @@ pub(super) fn open(
     let is_passed = !clients.is_empty();
     let source = if is_passed { FROM_SYSTEMD } else { "" };
     for &address in config.listen.http.iter().filter(|_| !is_passed) {
-        let opened = doors.open_tcp(address, epoll).map_err(|error| Error::Listen(address, error))?;
+        let opened = doors.open_tcp(address, &config.listen.http, epoll);
+        let opened = opened.map_err(|error| Error::Listen(address, error))?;
         addresses.push(opened);
     }
     for socket in clients {

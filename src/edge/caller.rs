@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use hyper::Request;
 use hyper::service::service_fn;
 use smol::future::FutureExt;
 use smol::io::AsyncReadExt;
@@ -18,9 +19,11 @@ use smol::{Async, Timer};
 use smol_hyper::rt::{FuturesIo, SmolTimer};
 
 use super::driver::Shared;
+use super::forwarded::Source;
 use super::guests::Stay;
 use super::http::answer;
 use super::meter::Load;
+use super::site::Site;
 use super::upgrade::Admission;
 use super::wire::Wire;
 use crate::hub::TurnedAway;
@@ -35,13 +38,10 @@ pub const MOST_HEADERS: usize = 64;
 /// measured between two requests, 28.2 KiB in the middle of a second head.
 pub const CONVERSATION: usize = 24 << 10;
 
-/// Who asks over HTTP.
+/// Who makes one request over HTTP: over one connection a proxy brings those of many.
 pub(super) struct Caller {
-    /// It came through a loopback listener.
-    pub(super) is_local: bool,
-    /// Of whoever is at the other end: a proxy, if there is one.
-    pub(super) address: IpAddr,
-    pub(super) stay: Stay,
+    pub(super) source: Source,
+    pub(super) stay: Rc<Stay>,
 }
 
 /// Serves a TCP connection that has begun to speak: any number of requests, or
@@ -49,16 +49,16 @@ pub(super) struct Caller {
 /// once, so that a thousand newcomers take the memory of one.
 pub async fn serve(driver: Shared, stream: Async<TcpStream>, stay: Stay) {
     // A peer that is gone already has no address.
-    let Ok(address) = stream.get_ref().peer_addr() else { return };
-    let is_local = stream.get_ref().local_addr().is_ok_and(|address| address.ip().is_loopback());
-    let caller = Rc::new(Caller { is_local, address: address.ip(), stay });
+    let (Ok(peer), Ok(own)) = (stream.get_ref().peer_addr(), stream.get_ref().local_addr()) else { return };
+    let (peer, own, stay) = (peer.ip(), own.ip(), Rc::new(stay));
     let _load = Load::of(CONVERSATION);
     let patience = driver.borrow().site.patience;
     let admission = Rc::new(RefCell::new(None));
     let service = service_fn(|request| {
-        let (driver, admission, caller) = (driver.clone(), admission.clone(), caller.clone());
+        let (driver, admission) = (driver.clone(), admission.clone());
         // Each request finds the keys and secrets that hold when it is made.
         let site = driver.borrow().site.clone();
+        let caller = Caller { source: source(&site, peer, own, &request), stay: stay.clone() };
         Box::pin(async move {
             Ok::<_, std::convert::Infallible>(answer(&driver, &site, &caller, request, &admission).await)
         })
@@ -72,7 +72,7 @@ pub async fn serve(driver: Shared, stream: Async<TcpStream>, stay: Stay) {
         .half_close(true)
         .serve_connection(FuturesIo::new(stream), service);
     let mut life = Life::new(patience);
-    let mut last = pin!(caller.stay.is_over());
+    let mut last = pin!(stay.is_over());
     let served = poll_fn(|cx| match connection.poll_without_shutdown(cx) {
         Poll::Ready(Err(error)) => {
             if error.is_timeout() {
@@ -95,10 +95,25 @@ pub async fn serve(driver: Shared, stream: Async<TcpStream>, stay: Stay) {
     }
     let parts = connection.into_parts();
     let stream = parts.io.into_inner();
-    let Some(Admission { peer }) = admission.borrow_mut().take() else { return hang_up(&stream).await };
+    let Some(Admission { peer, named }) = admission.borrow_mut().take() else {
+        return hang_up(&stream).await;
+    };
     if let Ok(stream) = stream.into_inner() {
-        driver.borrow_mut().open(Wire::client(stream), peer, &parts.read_buf);
+        driver.borrow_mut().open(Wire::client(stream, named), peer, &parts.read_buf);
     }
+}
+
+/// Where a request comes from. A proxy of this machine that nobody has named is told of:
+/// all who come through it are taken for one.
+fn source<B>(site: &Site, peer: IpAddr, own: IpAddr, request: &Request<B>) -> Source {
+    if site.proxies.is_to_be_told(peer, request.headers()) {
+        let peer = peer.to_canonical();
+        log::warn!(
+            "a proxy on {peer} passes requests on, and all who come through it count as one address: \
+             [listen] trusted_proxies = [\"{peer}\"] tells them apart"
+        );
+    }
+    site.proxies.source(peer, own, request.headers())
 }
 
 /// How long one connection may go on with requests: long enough to be worth

@@ -38,7 +38,7 @@ const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 const AT_ONCE: usize = 64;
 
 /// How many connections may wait to be taken; the kernel has a limit of its own below that.
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
 
 /// The names of sockets for WebSocket and HTTP, and of those for workers:
 /// `FileDescriptorName=` of a socket unit.
@@ -106,16 +106,26 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     Ok((meta.dev(), meta.ino()))
 }
 
-/// Opens a socket in the file system, in the place of a dead one.
-/// A socket that has its address and takes no connection yet.
-fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+/// A socket that has its address and takes no connection yet; `all` are the addresses that
+/// are listened at together.
+pub(super) fn bind_tcp(address: SocketAddr, all: &[SocketAddr]) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     // Connections of a daemon before this one may still be closing.
     socket.set_reuse_address(true)?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket.set_only_v6(is_only_v6(address, all))?;
+    }
     socket.bind(&address.into())?;
     Ok(socket.into())
 }
 
+/// Whether `[::]` takes no connections of IPv4: it takes them, whatever the default of the
+/// system is, unless an address of IPv4 has the same port.
+pub(super) fn is_only_v6(address: SocketAddr, all: &[SocketAddr]) -> bool {
+    all.iter().any(|other| other.is_ipv4() && other.port() == address.port())
+}
+
+/// Opens a socket in the file system, in the place of a dead one.
 fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     if is_dead_socket(path)? {
         std::fs::remove_file(path)?;
@@ -160,16 +170,21 @@ fn listens(socket: &OwnedFd, families: &[AddressFamily]) -> io::Result<()> {
 }
 
 impl Doors {
-    /// Opens a door for HTTP callers and WebSocket clients; tells its address,
+    /// Opens a door for HTTP callers and WebSocket clients, one of `all`; tells its address,
     /// which the kernel chose where port 0 was asked for.
     ///
     /// # Errors
     /// Those of `bind`; the caller names the address.
-    pub fn open_tcp(&mut self, address: SocketAddr, epoll: &Epoll) -> io::Result<SocketAddr> {
+    pub fn open_tcp(
+        &mut self,
+        address: SocketAddr,
+        all: &[SocketAddr],
+        epoll: &Epoll,
+    ) -> io::Result<SocketAddr> {
         let name = words::Door::Clients(address);
         let listener = match self.inherited(&name) {
             Some(listener) => listener.into(),
-            None => bind_tcp(address)?,
+            None => bind_tcp(address, all)?,
         };
         let address = listener.local_addr()?;
         self.add(Door::Clients(listener), name, epoll)?;

@@ -15,7 +15,7 @@ use async_channel::{Receiver, Sender};
 use super::catchup::Pages;
 use super::clock;
 use super::epoll::{Epoll, Ready};
-use super::hearing::Ears;
+use super::hearing::{Ears, LINGER};
 use super::link::{Side, Worker};
 use super::links::Links;
 use super::outbox::Piece;
@@ -215,9 +215,13 @@ impl Driver {
             if moment > self.now.moment {
                 break;
             }
-            // A peer that does not hang up is hung up on.
+            // A peer that does not hang up is hung up on, unless it is not done with a frame.
             self.lingering.pop_front();
-            self.links.lose(conn);
+            if self.links.get(conn).is_some_and(|link| link.leaving && link.rest.waits_again()) {
+                self.lingering.push_back((self.now.moment + LINGER, conn));
+            } else {
+                self.links.lose(conn);
+            }
         }
         self.go_on_listening();
         if self.hub.deadline().is_some_and(|due| due <= self.now.moment) {

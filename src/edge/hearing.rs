@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::driver::Driver;
 use super::lines::{self, Next};
-use super::link::{Link, Side};
+use super::link::{Link, Rest, Side};
 use super::outbox::Piece;
 use super::packet::Packet;
 use super::turn;
@@ -70,6 +70,9 @@ impl Driver {
             link.wire.read(block)
         });
         if let Some(Moved::Bytes(bytes @ 1..)) = moved {
+            if let Some(link) = self.links.get(conn) {
+                link.rest.comes();
+            }
             let block = ears.block.get(..bytes).unwrap_or_default();
             self.listen(conn, block, &mut ears.decoder);
         }
@@ -242,6 +245,11 @@ impl Driver {
     /// The peer broke the protocol of the wire itself: no business of the hub's.
     fn refuse_to_go_on(&mut self, conn: ConnectionId, close: Close) {
         self.links.leave(conn, [Piece::frame(&Packet::close(close))], false);
+        if close == Close::TooBig
+            && let Some(link) = self.links.get(conn)
+        {
+            link.rest = Rest::Coming { waited: 0, has_come: false };
+        }
         self.part(conn);
         self.tell(Input::TurnedAway(TurnedAway::Malformed));
     }

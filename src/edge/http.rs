@@ -3,6 +3,7 @@
 //! Knows paths, methods, secrets and status codes. Does not know what a request
 //! leads to: the hub answers it.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::net::IpAddr;
 
@@ -35,12 +36,12 @@ pub(super) async fn answer(
     request: Request<Incoming>,
     admission: &RefCell<Option<Admission>>,
 ) -> Reply {
-    if let Err(why) = site.gate.admit(request.headers()) {
-        return refuse(StatusCode::FORBIDDEN, "forbidden", why);
+    let path = tidy(request.uri().path());
+    if let Err(refused) = site.gate.admit(&path, request.headers()) {
+        return refuse(StatusCode::FORBIDDEN, "forbidden", &refused.message);
     }
-    let path = request.uri().path();
-    if site.paths.iter().any(|known| known == path) {
-        return match upgrade::upgrade(driver, site, caller.address, &request) {
+    if site.paths.iter().any(|known| tidy(known) == path) {
+        return match upgrade::upgrade(driver, site, caller.source, &request) {
             Ok((reply, admitted)) => {
                 *admission.borrow_mut() = Some(admitted);
                 reply
@@ -48,8 +49,8 @@ pub(super) async fn answer(
             Err(reply) => *reply,
         };
     }
-    let method = request.method().clone();
-    match (path, method) {
+    let (path, method) = (path.into_owned(), request.method().clone());
+    match (path.as_str(), method) {
         ("/broadcast" | "/api/v1/broadcast", Method::POST) => {
             // Who would fill queues waits; who stops something does not.
             if driver.borrow().memory_level() >= Level::Critical && has_secret(site, &request) {
@@ -69,6 +70,17 @@ pub(super) async fn answer(
         ("/api/v1/ws/stats" | "/metrics" | "/healthz", _) => only("GET, HEAD"),
         _ => refuse(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path"),
     }
+}
+
+/// A path without slashes that proxies add: behind each other, and at the end.
+fn tidy(path: &str) -> Cow<'_, str> {
+    let is_tidy = !path.contains("//") && (path == "/" || !path.ends_with('/'));
+    if is_tidy {
+        return path.into();
+    }
+    let parts = path.split('/').filter(|part| !part.is_empty());
+    let tidy: String = parts.flat_map(|part| ["/", part]).collect();
+    if tidy.is_empty() { "/".into() } else { tidy.into() }
 }
 
 /// Whether all that is promised can be kept. Who asks for less can go on: live
@@ -157,7 +169,7 @@ async fn ask(driver: &Shared, say: Say) -> Reply {
 
 async fn stats(driver: &Shared, site: &Site, caller: &Caller, request: &Request<Incoming>) -> Reply {
     let knows_all = has_secret(site, request) || is_admin(site, request);
-    if !knows_all && (request.headers().contains_key(header::AUTHORIZATION) || !caller.is_local) {
+    if !knows_all && (request.headers().contains_key(header::AUTHORIZATION) || !caller.source.is_local) {
         let why = "this needs the broadcast secret or an administrator's token";
         return unauthorized(driver, site, caller, request, why);
     }
@@ -250,7 +262,7 @@ fn unauthorized<B>(
     message: &str,
 ) -> Reply {
     if bearer(request).is_some()
-        && let Some(too_often) = wrong(driver, &site.wrong_secrets, caller.address, "secret")
+        && let Some(too_often) = wrong(driver, &site.wrong_secrets, caller.source.address, "secret")
     {
         return too_often;
     }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use slab::Slab;
 
 use super::epoll::{Epoll, Interest, Ready};
-use super::link::{Link, Side};
+use super::link::{Link, Rest, Side};
 use super::meter;
 use super::outbox::{Bounds, Flushed, Mark, Outbox, Piece, Place};
 use super::wire::{Moved, Wire};
@@ -122,6 +122,7 @@ impl Links {
             muted: false,
             parted: false,
             took: Moment::default(),
+            rest: Rest::default(),
         });
         Ok(id)
     }

@@ -13,6 +13,7 @@ pub mod doors;
 pub mod driver;
 pub mod epoll;
 mod flaw;
+pub mod forwarded;
 pub mod guard;
 pub mod guests;
 pub mod handover;

@@ -5,19 +5,22 @@
 //! likes. Does not know who the user is: that is the token's. Scripts send no
 //! `Origin` and are let through to show theirs.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hyper::HeaderMap;
 use hyper::header::{HOST, HeaderName, ORIGIN};
 
 use crate::config::Listen;
+use crate::protocol::reason::Reason;
 
 /// A host as an authority names it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Host {
     V4(Ipv4Addr),
+    /// None of those that stand for one of IPv4.
     V6(Ipv6Addr),
-    /// In lower case.
+    /// In lower case, without the dot of an absolute name.
     Name(String),
 }
 
@@ -30,20 +33,21 @@ impl Host {
         Self::with_port(authority).map(|(host, _)| host)
     }
 
-    /// Reads both. There is no room for `user@`, for a path or for a trailing
-    /// dot: browsers send none, and what is not understood is refused.
+    /// Reads both. The port may be empty and a name may end with a dot (RFC 3986,
+    /// section 3.2); there is no room for `user@` or for a path.
     fn with_port(authority: &str) -> Option<(Self, Option<u16>)> {
         let (host, port) = match authority.strip_prefix('[') {
             Some(rest) => {
                 let (address, port) = rest.split_once(']')?;
-                (Self::V6(address.parse().ok()?), port)
+                (Self::from(IpAddr::V6(address.parse().ok()?)), port)
             }
             None => {
                 let (host, port) = authority.split_at(authority.find(':').unwrap_or(authority.len()));
-                (Self::unbracketed(host)?, port)
+                (Self::unbracketed(host.strip_suffix('.').unwrap_or(host))?, port)
             }
         };
         let port = match port.strip_prefix(':') {
+            Some("") => None,
             Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => Some(digits.parse().ok()?),
             None if port.is_empty() => None,
             _ => return None,
@@ -65,53 +69,172 @@ impl Host {
         let number = last.bytes().all(|b| b.is_ascii_digit()) || last.starts_with("0x");
         (name && !number).then(|| Self::Name(host.to_ascii_lowercase()))
     }
+
+    /// Whether it names this machine, whichever machine that is.
+    fn is_loopback(&self) -> bool {
+        match self {
+            Self::V4(address) => address.is_loopback(),
+            Self::V6(address) => address.is_loopback(),
+            Self::Name(name) => name == "localhost" || name.ends_with(".localhost"),
+        }
+    }
 }
 
-/// A page's origin: scheme, host, and port where it is not the scheme's own.
+impl From<IpAddr> for Host {
+    fn from(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(address) => Self::V4(address),
+            IpAddr::V6(address) => Self::V6(address),
+        }
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::V4(address) => address.fmt(f),
+            Self::V6(address) => write!(f, "[{address}]"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// Where a page comes from.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Origin {
-    scheme: String,
-    host: Host,
-    port: Option<u16>,
+pub enum Origin {
+    /// A browser does not say: a file, a sandboxed frame, a `data:` URL.
+    Null,
+    /// A server; the port where it is not the scheme's own.
+    Web { scheme: String, host: Host, port: Option<u16> },
+    /// An application or extension. What stands there may look like a host that is
+    /// another's, and may be nothing at all (`file://`).
+    App { scheme: String, authority: String },
 }
 
 impl Origin {
-    /// Reads `scheme://host` or `scheme://host:port`, and nothing after it.
+    /// Reads `null`, `scheme://authority`, and nothing after it.
     pub fn parse(text: &str) -> Option<Self> {
-        let (scheme, authority) = text.split_once("://")?;
-        let first = scheme.bytes().next()?.is_ascii_alphabetic();
-        let rest = scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
-        if !first || !rest {
-            return None;
+        if text == "null" {
+            return Some(Self::Null);
         }
-        let scheme = scheme.to_ascii_lowercase();
-        let (host, port) = Host::with_port(authority)?;
-        let usual = match scheme.as_str() {
-            "http" | "ws" => Some(80),
-            "https" | "wss" => Some(443),
-            _ => None,
-        };
-        Some(Self { scheme, host, port: port.filter(|port| Some(*port) != usual) })
-    }
-
-    /// Whether a server could have served it: an extension's or application's
-    /// origin may be spelled like a host that is another's.
-    fn is_web(&self) -> bool {
-        ["http", "https", "ws", "wss"].contains(&self.scheme.as_str())
+        let (scheme, authority) = split(text)?;
+        if let Some(usual) = usual_port(&scheme) {
+            let (host, port) = Host::with_port(authority)?;
+            return Some(Self::Web { scheme, host, port: port.filter(|port| *port != usual) });
+        }
+        let plain = |b: u8| b.is_ascii_graphic() && !b"/?#@\\,\"".contains(&b);
+        let fits = authority.len() <= LONGEST_HOST && authority.bytes().all(plain);
+        fits.then(|| Self::App { scheme, authority: authority.to_ascii_lowercase() })
     }
 }
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Null => f.write_str("null"),
+            Self::Web { scheme, host, port } => {
+                write!(f, "{scheme}://{host}")?;
+                port.map_or(Ok(()), |port| write!(f, ":{port}"))
+            }
+            Self::App { scheme, authority } => write!(f, "{scheme}://{authority}"),
+        }
+    }
+}
+
+/// A scheme in lower case, and what follows it.
+fn split(text: &str) -> Option<(String, &str)> {
+    let (scheme, authority) = text.split_once("://")?;
+    let first = scheme.bytes().next()?.is_ascii_alphabetic();
+    let rest = scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+    (first && rest).then(|| (scheme.to_ascii_lowercase(), authority))
+}
+
+/// The port of a scheme with which servers answer.
+fn usual_port(scheme: &str) -> Option<u16> {
+    match scheme {
+        "http" | "ws" => Some(80),
+        "https" | "wss" => Some(443),
+        _ => None,
+    }
+}
+
+/// An entry of `allowed_origins`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Allowed {
+    /// `*`.
+    Any,
+    One(Origin),
+    /// `https://*.example.org`: all names below it, at any depth, and not itself.
+    Below {
+        scheme: String,
+        /// `.example.org`
+        suffix: String,
+        port: Option<u16>,
+    },
+}
+
+impl Allowed {
+    /// Reads an entry. An origin may end with a slash, as people copy it from a browser.
+    ///
+    /// # Errors
+    /// What it should be.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        const WANTED: &str = "\"scheme://host\", \"scheme://host:port\" or \"https://*.example.org\" without a \
+                              path, \"null\", or \"*\"";
+        const WIDE: &str =
+            "at least two labels behind `*.`, as in \"https://*.example.org\"; \"*\" lets all in";
+        if text == "*" {
+            return Ok(Self::Any);
+        }
+        let trimmed = match text.split_once("://") {
+            Some((_, authority)) if authority.ends_with('/') => text.strip_suffix('/').unwrap_or(text),
+            _ => text,
+        };
+        let Some((scheme, below)) = trimmed.split_once("://*") else {
+            return Origin::parse(trimmed).map(Self::One).ok_or_else(|| WANTED.into());
+        };
+        let Some(below) = below.strip_prefix('.') else {
+            return Err(if below.is_empty() || below.starts_with(':') { WIDE } else { WANTED }.into());
+        };
+        match Origin::parse(&format!("{scheme}://{below}")) {
+            Some(Origin::Web { scheme, host: Host::Name(name), port }) if name.contains('.') => {
+                Ok(Self::Below { scheme, suffix: format!(".{name}"), port })
+            }
+            Some(Origin::Web { host: Host::Name(_), .. }) => Err(WIDE.into()),
+            _ => Err(WANTED.into()),
+        }
+    }
+
+    fn admits(&self, origin: &Origin) -> bool {
+        match (self, origin) {
+            (Self::Any, _) => true,
+            (Self::One(listed), _) => listed == origin,
+            (
+                Self::Below { scheme, suffix, port },
+                Origin::Web { scheme: of_page, host: Host::Name(name), port: at },
+            ) => (scheme, port) == (of_page, at) && name.ends_with(suffix.as_str()),
+            (Self::Below { .. }, _) => false,
+        }
+    }
+}
+
+/// Why a request may not go on. The message names what was sent and what would have it
+/// admitted; what was sent is quoted and cut.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refused {
+    pub reason: Reason,
+    pub message: String,
+}
+
+/// The one path whose requests may leave `Host` out: load balancers that ask whether the hub
+/// is well send none with HTTP/1.0.
+pub const HEALTH: &str = "/healthz";
 
 /// What may ask.
 #[derive(Clone, Debug)]
 pub struct Gate {
     hosts: Vec<Host>,
-    origins: Origins,
-}
-
-#[derive(Clone, Debug)]
-enum Origins {
-    Any,
-    Listed { origins: Vec<Origin>, null: bool },
+    origins: Vec<Allowed>,
 }
 
 impl Gate {
@@ -122,42 +245,103 @@ impl Gate {
         let mdns = format!("{short}.local");
         let own = ["localhost", own, short, &mdns].map(str::to_owned);
         let names = own.iter().chain(&listen.allowed_hosts);
-        let listed = &listen.allowed_origins;
-        let origins = if listed.iter().any(|origin| origin == "*") {
-            Origins::Any
-        } else {
-            let origins = listed.iter().filter_map(|text| Origin::parse(text)).collect();
-            Origins::Listed { origins, null: listed.iter().any(|origin| origin == "null") }
-        };
-        Self { hosts: names.filter_map(|name| Host::parse(name)).collect(), origins }
+        let origins = listen.allowed_origins.iter().filter_map(|text| Allowed::parse(text).ok());
+        Self { hosts: names.filter_map(|name| Host::parse(name)).collect(), origins: origins.collect() }
     }
 
-    /// Whether a request with these headers may go on.
+    /// Whether a request for `path` with these headers may go on.
     ///
     /// # Errors
-    /// Why not, without a word of what was sent: it goes into an answer.
-    pub fn admit(&self, headers: &HeaderMap) -> Result<(), &'static str> {
-        let host = only(headers, &HOST).map_err(|()| "more than one Host header, or one that is no text")?;
-        let host = host.ok_or("no Host header")?;
-        let host = Host::parse(host).ok_or("the Host header is not a host")?;
+    /// Which header keeps it from that, and why.
+    pub fn admit(&self, path: &str, headers: &HeaderMap) -> Result<(), Refused> {
+        let host = self.host(path, headers)?;
+        self.origin(host, headers)
+    }
+
+    /// The host that is asked, as it was sent and as it is understood.
+    fn host<'a>(&self, path: &str, headers: &'a HeaderMap) -> Result<Option<(&'a str, Host)>, Refused> {
+        let refuse = |message: String| Err(Refused { reason: Reason::Host, message });
+        let Ok(text) = only(headers, &HOST) else {
+            return refuse("`Host` must stand once, and be text".into());
+        };
+        let Some(text) = text else {
+            return match path {
+                HEALTH => Ok(None),
+                _ => refuse(format!("there is no `Host` header, without which only {HEALTH} is answered")),
+            };
+        };
+        let Some(host) = Host::parse(text) else {
+            return refuse(format!("`Host: {}` is no host, with or without a port", shown(text)));
+        };
         // A page whose own name was made to lead here (DNS rebinding) still
         // sends that name; an address cannot be made to lead elsewhere.
         if matches!(host, Host::Name(_)) && !self.hosts.contains(&host) {
-            return Err("the Host header names neither this machine nor anything in listen.allowed_hosts");
+            let text = shown(text);
+            let name = shown(&host.to_string());
+            return refuse(format!(
+                "`Host: {text}` is no name of this machine; if the hub is reached by it, add \"{name}\" to \
+                 [listen] allowed_hosts"
+            ));
         }
-        let Origins::Listed { origins, null } = &self.origins else { return Ok(()) };
-        let text =
-            only(headers, &ORIGIN).map_err(|()| "more than one Origin header, or one that is no text")?;
-        let Some(text) = text else { return Ok(()) };
-        if text == "null" {
-            return if *null { Ok(()) } else { Err("the origin null is not in listen.allowed_origins") };
-        }
-        let origin = Origin::parse(text).ok_or("the Origin header is not an origin")?;
-        if origin.is_web() && origin.host == host || origins.contains(&origin) {
+        Ok(Some((text, host)))
+    }
+
+    fn origin(&self, host: Option<(&str, Host)>, headers: &HeaderMap) -> Result<(), Refused> {
+        if self.origins.contains(&Allowed::Any) {
             return Ok(());
         }
-        Err("the origin is neither this host nor in listen.allowed_origins")
+        let refuse = |message: String| Err(Refused { reason: Reason::Origin, message });
+        let Ok(text) = only(headers, &ORIGIN) else {
+            return refuse("`Origin` must stand once, and be text".into());
+        };
+        let Some(text) = text else { return Ok(()) };
+        let Some(origin) = Origin::parse(text) else {
+            return refuse(format!("`Origin: {}` is no origin", shown(text)));
+        };
+        let is_own = match (&origin, &host) {
+            (Origin::Web { host: of_page, .. }, Some((_, host))) => of_page == host,
+            _ => false,
+        };
+        if is_own || self.origins.iter().any(|allowed| allowed.admits(&origin)) {
+            return Ok(());
+        }
+        refuse(advice(&origin, host.as_ref()))
     }
+}
+
+/// Why a page may not connect, and each thing that its owner can do about it.
+fn advice(origin: &Origin, host: Option<&(&str, Host)>) -> String {
+    let page = shown(&origin.to_string());
+    let add = format!("add \"{page}\" to [listen] allowed_origins");
+    let (Origin::Web { scheme, host: of_page, port }, Some((text, host))) = (origin, host) else {
+        return format!("pages of the origin \"{page}\" may not connect; if they are yours, {add}");
+    };
+    let asked = shown(text);
+    if of_page.is_loopback() && host.is_loopback() {
+        let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+        let at = Host::with_port(text).and_then(|(_, port)| port);
+        let at = at.map(|at| format!(":{at}")).unwrap_or_default();
+        let socket = if scheme.ends_with('s') { "wss" } else { "ws" };
+        return format!(
+            "the page is at \"{page}\" and the hub is asked as \"{asked}\", which is another host to a browser: \
+             open the page at {scheme}://{host}{port}, connect to {socket}://{of_page}{at}, or {add}"
+        );
+    }
+    let proxy = match host {
+        Host::Name(_) => "",
+        _ => "; if a proxy stands in between, have it pass `Host` on as it came",
+    };
+    format!(
+        "the page at \"{page}\" is neither of the host \"{asked}\" nor in [listen] allowed_origins; if it is \
+         yours, {add}{proxy}"
+    )
+}
+
+/// What somebody sent, without what could disturb a terminal, and not all of it if it is
+/// long.
+fn shown(text: &str) -> String {
+    let cut: String = text.chars().take(LONGEST_HOST).flat_map(char::escape_default).collect();
+    if text.chars().nth(LONGEST_HOST).is_some() { cut + "…" } else { cut }
 }
 
 /// The one value of a header.

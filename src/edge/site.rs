@@ -1,6 +1,6 @@
 //! What the edges know of the configuration, in one place.
 //!
-//! Knows keys, secrets, origins, local peers and the limits of the edges, and is
+//! Knows keys, secrets, origins, proxies, local peers and the limits of the edges, and is
 //! replaced as a whole when they change. Does not know who is connected: whoever
 //! was let in by one site stays when another takes its place.
 
@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::caller;
+use super::forwarded::Proxies;
 use super::guard::Guard;
 use super::origin::Gate;
 use super::outbox::Bounds;
@@ -20,6 +21,7 @@ use crate::config::{ConfigError, Loaded};
 /// All of it.
 pub struct Site {
     pub gate: Gate,
+    pub proxies: Proxies,
     pub verifier: Verifier,
     pub secrets: Secrets,
     pub peers: Peers,
@@ -68,6 +70,7 @@ impl Site {
         };
         Ok(Self {
             gate: Gate::new(&config.listen, &hostname()),
+            proxies: Proxies::new(&config.listen),
             verifier,
             secrets,
             peers,
@@ -90,6 +93,7 @@ impl Site {
 
     /// Takes over what an earlier site has learnt of those who come.
     pub fn succeed(&mut self, before: &Self) {
+        self.proxies.remember(&before.proxies);
         self.wrong_secrets.get_mut().remember(&before.wrong_secrets.borrow());
         self.wrong_tokens.get_mut().remember(&before.wrong_tokens.borrow());
     }

@@ -17,6 +17,7 @@ use percent_encoding::percent_decode_str;
 
 use super::clock;
 use super::driver::Shared;
+use super::forwarded::Source;
 use super::http::{bearer, overloaded, refuse, text, wrong};
 use super::site::Site;
 use crate::hub::{Claim, Peer, TurnedAway};
@@ -27,6 +28,8 @@ use crate::protocol::{InboxMode, Token};
 pub struct Admission {
     /// Who the hub is told of.
     pub peer: Peer,
+    /// Where the client is, if proxies have named it.
+    pub named: Option<IpAddr>,
 }
 
 type Reply = Response<Full<Bytes>>;
@@ -45,11 +48,11 @@ const BEARER: &str = "wshub.bearer.";
 pub fn upgrade<B>(
     driver: &Shared,
     site: &Site,
-    from: IpAddr,
+    source: Source,
     request: &Request<B>,
 ) -> Result<(Reply, Admission), Box<Reply>> {
-    let mut reply =
-        create_response_with_body(request, Full::<Bytes>::default).map_err(|error| not_one(&error))?;
+    let mut reply = create_response_with_body(&plain(request), Full::<Bytes>::default)
+        .map_err(|error| not_one(&error))?;
     if has_body(request) {
         driver.borrow_mut().turned_away(TurnedAway::Request, None);
         let why = "a request for a WebSocket has no body: leave out `Content-Length` and `Transfer-Encoding`";
@@ -65,7 +68,8 @@ pub fn upgrade<B>(
         })?,
     };
     let knows_us = offered(request).any(|protocol| protocol == PROTOCOL.as_bytes());
-    let claim = claim(driver, site, from, token(site, request), knows_us)?;
+    let Source { address, is_named, is_hidden, .. } = source;
+    let claim = claim(driver, site, address, token(site, request), knows_us)?;
     if let Some(why) = crowded(driver, &claim) {
         driver.borrow_mut().turned_away(TurnedAway::Crowd, None);
         return Err(Box::new(overloaded(why)));
@@ -73,8 +77,36 @@ pub fn upgrade<B>(
     if knows_us {
         reply.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
     }
-    Ok((reply, Admission { peer: Peer::Client { claim, inbox, network: network(from) } }))
+    let network = network(address).or_else(|| is_hidden.then_some(HIDDEN));
+    let peer = Peer::Client { claim, inbox, network };
+    Ok((reply, Admission { peer, named: is_named.then_some(address) }))
 }
+
+/// The handshake with each header once: `Connection` and `Upgrade` are lists, which may come
+/// in several lines (RFC 9110, section 5.3) and name more than a WebSocket; tungstenite looks
+/// at the first line.
+fn plain<B>(request: &Request<B>) -> Request<()> {
+    let mut plain = Request::new(());
+    *plain.method_mut() = request.method().clone();
+    *plain.version_mut() = request.version();
+    for (name, word) in [(header::CONNECTION, "upgrade"), (header::UPGRADE, "websocket")] {
+        let lines = request.headers().get_all(&name).iter().filter_map(|line| line.to_str().ok());
+        let mut words = lines.flat_map(|line| line.split([',', ' ', '\t']));
+        if words.any(|found| found.eq_ignore_ascii_case(word)) {
+            plain.headers_mut().insert(name, HeaderValue::from_static(word));
+        }
+    }
+    for name in [header::SEC_WEBSOCKET_VERSION, header::SEC_WEBSOCKET_KEY] {
+        if let Some(value) = request.headers().get(&name) {
+            plain.headers_mut().insert(name, value.clone());
+        }
+    }
+    plain
+}
+
+/// The network of all whom a proxy of this machine does not name: `::`, which nobody has. They
+/// are taken for one, or a client would gain by making the header unreadable.
+const HIDDEN: u128 = 0;
 
 /// Who asks together from an address: of IPv4 it alone, of IPv6 the network of 64 bits that
 /// one site has. None for this machine, where a proxy may stand for very many.

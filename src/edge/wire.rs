@@ -3,7 +3,7 @@
 //! Knows how to read and write without waiting. Does not know what the bytes
 //! mean, nor when there are any.
 
-use std::net::{Shutdown, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{RecvFlags, SendFlags};
@@ -14,7 +14,11 @@ const UNSENT_IN_KERNEL: u32 = 64 << 10;
 
 /// The link of a client (TCP) or a worker (Unix).
 #[derive(Debug)]
-pub struct Wire(OwnedFd);
+pub struct Wire {
+    socket: OwnedFd,
+    /// Where the client is, if proxies have named it: few have one.
+    named: Option<Box<IpAddr>>,
+}
 
 /// What a non-blocking read or write came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,33 +43,39 @@ impl From<rustix::io::Result<usize>> for Moved {
 
 impl AsFd for Wire {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.socket.as_fd()
     }
 }
 
 impl From<Wire> for OwnedFd {
     fn from(wire: Wire) -> Self {
-        wire.0
+        wire.socket
     }
 }
 
 impl Wire {
     /// Takes a worker's socket over.
     pub fn worker(stream: impl Into<OwnedFd>) -> Self {
-        Self(stream.into())
+        Self { socket: stream.into(), named: None }
     }
 
-    /// Takes a client's socket over from the handshake.
-    pub fn client(stream: TcpStream) -> Self {
+    /// Takes a client's socket over from the handshake; and where the client is, if the
+    /// peer is a proxy.
+    pub fn client(stream: TcpStream, named: Option<IpAddr>) -> Self {
         // Both only tune; a kernel without them serves as well.
         let _ = stream.set_nodelay(true);
         let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_IN_KERNEL);
-        Self(stream.into())
+        Self { socket: stream.into(), named: named.map(Box::new) }
     }
 
     /// Takes a socket over that was a link in another process.
-    pub(super) fn again(socket: OwnedFd) -> Self {
-        Self(socket)
+    pub(super) fn again(socket: OwnedFd, named: Option<IpAddr>) -> Self {
+        Self { socket, named: named.map(Box::new) }
+    }
+
+    /// What a proxy has told of a client.
+    pub(super) fn named(&self) -> Option<IpAddr> {
+        self.named.as_deref().copied()
     }
 
     /// Reads what is there, up to the block's length.
@@ -78,10 +88,14 @@ impl Wire {
         rustix::net::send(self, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).into()
     }
 
-    /// Where a client is, as far as the network tells.
+    /// Where a client is, as far as the network and trusted proxies tell.
     pub fn address(&self) -> Option<String> {
-        let peer = socket2::SockRef::from(&self.0).peer_addr().ok()?;
-        Some(peer.as_socket()?.to_string())
+        if let Some(named) = &self.named {
+            return Some(named.to_string());
+        }
+        let peer = socket2::SockRef::from(&self.socket).peer_addr().ok()?.as_socket()?;
+        // A listener of IPv6 shows those of IPv4 as mapped ones.
+        Some(SocketAddr::new(peer.ip().to_canonical(), peer.port()).to_string())
     }
 
     /// Which process a worker was when it connected.

@@ -85,8 +85,13 @@ impl Hub {
 
     /// A sign of life that says nothing.
     pub(super) fn alive(&mut self, now: Now, conn: ConnectionId) {
-        if let Some(connection) = self.connections.get_mut(conn) {
-            connection.heard(now.moment);
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        let was_pinged = connection.pinged;
+        connection.heard(now.moment);
+        // Its deadline was that of the pong, which may be later than the next ping: some
+        // proxy counts on that.
+        if was_pinged {
+            self.arm(conn.slot);
         }
     }
 

@@ -75,7 +75,8 @@ fn an_absurd_length_is_refused_at_its_header_without_memory() {
     }
     let grown = resident(&daemon).saturating_sub(before.1);
     assert!(grown < 4 << 20, "{grown} bytes more");
-    wait_for(&mut worker, |stats| number(stats, "memory_bytes") <= before.0);
+    // What the user has paid is remembered for a minute.
+    wait_for(&mut worker, |stats| number(stats, "memory_bytes") <= before.0 + 256);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a story that cannot go on has failed")]
 
+mod addresses;
 mod administration;
 mod bench;
 mod command;
@@ -16,6 +17,7 @@ mod limits;
 mod log;
 mod messages;
 mod operations;
+mod proxies;
 mod reload;
 mod secrets;
 mod stopping;

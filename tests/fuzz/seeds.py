@@ -64,6 +64,8 @@ def heads():
         ("/ws", "hub.example", "Origin: null\r\nAuthorization: Bearer a.b.c\r\n"),
         ("/ws", "BOX.local", "Sec-WebSocket-Protocol: wshub.v1, wshub.bearer.a.b.c\r\n"),
         ("/ws", "evil.example", "Host: localhost\r\n"),
+        ("/ws/", "localhost.:", "Forwarded: for=203.0.113.9, for=\"[2001:db8::7]:4711\";proto=https, for=192.0.2.9\r\n"),
+        ("//ws", "[::ffff:127.0.0.1]", "Forwarded: for=unknown\r\nForwarded: For=192.0.2.7;by=_x\r\nVia: 1.1 a\r\n"),
         ("/ws", "localhost", "Authorization: Basic YTpi\r\nOrigin: http://localhost.evil.example\r\n"),
     ]:
         yield upgrade.format(path=path, host=host, more=more).encode()
@@ -151,9 +153,10 @@ def main():
         "ws_decoder": cut(frames()),
     }
     requests = [f'"{word}"' for word in words()] + ["null", "true", "false", "1e3", "\\u0041", "[{", "}]"]
-    names = "Host Origin Authorization Upgrade Connection Sec-WebSocket-Protocol Content-Length Transfer-Encoding"
+    names = "Host Origin Authorization Upgrade Connection Sec-WebSocket-Protocol Content-Length Transfer-Encoding Forwarded"
     headers = [f"\r\n{name}: " for name in names.split()]
     headers += ["Bearer ", "wshub.v1", "wshub.bearer.", "?token=", "localhost", "http://", "https://", "[::1]", "null"]
+    headers += ["for=", "192.0.2.9", "192.0.2.1", "unknown", "_x", "://*."]
     claims = [f'"{name}":' for name in "alg kid crit user_id userId sub exp nbf wshub subscribe publish admin".split()]
     options = re.findall(r"^#(?:   )?(\[+[a-z_]+\]+|[a-z_]+ = )", OPTIONS, re.M)
     dictionaries = {

@@ -1,10 +1,14 @@
-//! Which `Host` and `Origin` headers are let through.
+//! Which `Host` and `Origin` headers are let through, and where a request comes from.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod forwarded;
+mod listed;
 
 use hyper::HeaderMap;
 use hyper::header::{HOST, HeaderValue, ORIGIN};
 use wshubd::config::{Config, Environment, Listen};
-use wshubd::edge::origin::Gate;
+use wshubd::edge::origin::{Gate, HEALTH, Refused};
+use wshubd::protocol::Reason;
 
 fn listen(origins: &[&str], hosts: &[&str]) -> Listen {
     let mut listen = Config::load(None, &Environment::new(1, [("CONFIGURATION_DIRECTORY", "/nonexistent")]))
@@ -33,9 +37,18 @@ fn gate() -> Gate {
     Gate::new(&listen(&origins, &["hub.example.org", "proxy.example.org:8443"]), "Box.lan")
 }
 
-fn admits(gate: &Gate, host: &str, origin: &str) -> bool {
+/// What a page is told that asks for a WebSocket.
+fn admitted(gate: &Gate, host: &str, origin: &str) -> Result<(), Refused> {
     let origin = [origin.as_bytes()];
-    gate.admit(&headers(&[host.as_bytes()], &origin)).is_ok()
+    gate.admit("/ws", &headers(&[host.as_bytes()], &origin))
+}
+
+fn admits(gate: &Gate, host: &str, origin: &str) -> bool {
+    admitted(gate, host, origin).is_ok()
+}
+
+fn admits_host(gate: &Gate, host: &str) -> bool {
+    gate.admit("/ws", &headers(&[host.as_bytes()], &[])).is_ok()
 }
 
 /// What [`gate`]'s machine may be called.
@@ -56,6 +69,16 @@ const OUR_HOSTS: &[&str] = &[
     "hub.example.org",
     "HUB.example.org:443",
     "proxy.example.org",
+    // Absolute names, and ports that are empty (RFC 3986, section 3.2).
+    "localhost.",
+    "localhost.:8098",
+    "LocalHost:",
+    "box.lan.",
+    "hub.example.org.:",
+    "127.0.0.1:",
+    "[::1]:",
+    "[::ffff:127.0.0.1]:8098",
+    "[::FFFF:7f00:1]",
 ];
 
 /// What it may not.
@@ -66,13 +89,16 @@ const OTHER_HOSTS: &[&str] = &[
     "localhost.attacker.example",
     "attacker.localhost",
     "127.0.0.1.attacker.example",
-    "localhost.",
-    "box.lan.",
+    "localhost..",
+    ".localhost",
     "box.other",
     "boxlocal",
     "sub.hub.example.org",
     "hub.example.org.attacker.example",
-    "localhost:",
+    ":",
+    ".",
+    ".:8098",
+    "localhost::",
     "localhost:http",
     "localhost:99999",
     "localhost:+80",
@@ -102,10 +128,10 @@ const OTHER_HOSTS: &[&str] = &[
 fn a_host_is_ours_an_address_or_listed() {
     let gate = gate();
     for host in OUR_HOSTS {
-        assert_eq!(gate.admit(&headers(&[host.as_bytes()], &[])), Ok(()), "{host:?}");
+        assert!(admits_host(&gate, host), "{host:?}");
     }
     for host in OTHER_HOSTS {
-        assert!(gate.admit(&headers(&[host.as_bytes()], &[])).is_err(), "{host:?}");
+        assert!(!admits_host(&gate, host), "{host:?}");
     }
 }
 
@@ -124,6 +150,10 @@ const OUR_ORIGINS: &[(&str, &str)] = &[
     ("localhost", "HTTPS://App.Example.ORG"),
     ("localhost", "http://dev.example.org:3000"),
     ("localhost", "chrome-extension://abcdef"),
+    ("localhost", "http://localhost."),
+    ("localhost.", "http://localhost"),
+    ("127.0.0.1", "http://[::ffff:127.0.0.1]"),
+    ("[::ffff:127.0.0.1]:8098", "http://127.0.0.1:3000"),
 ];
 
 /// A host, and an origin that may not.
@@ -139,7 +169,6 @@ const OTHER_ORIGINS: &[(&str, &str)] = &[
     ("localhost", "http://localhost.evil.com"),
     ("localhost", "http://localhost@evil.com"),
     ("localhost", "http://evil.com@localhost"),
-    ("localhost", "http://localhost."),
     ("localhost", "http://localhost/"),
     ("localhost", "http://localhost:80/path"),
     ("localhost", "http://localhost?"),
@@ -151,7 +180,8 @@ const OTHER_ORIGINS: &[(&str, &str)] = &[
     ("127.0.0.1", "http://localhost"),
     ("127.0.0.1", "http://127.0.0.1:1@x"),
     ("127.0.0.1", "http://127.0.0.2"),
-    ("127.0.0.1", "http://[::ffff:127.0.0.1]"),
+    ("127.0.0.1", "http://[::ffff:127.0.0.2]"),
+    ("localhost", "http://[::1]"),
     ("localhost", "file://"),
     ("localhost", "file://localhost"),
     ("localhost", "app://localhost"),
@@ -186,8 +216,9 @@ fn an_origin_is_the_hosts_own_or_listed() {
 fn each_header_stands_once_and_is_text() {
     let gate = gate();
     let long = format!("http://{}", "a".repeat(8192));
-    let wrong: [[&[&[u8]]; 2]; 6] = [
+    let wrong: [[&[&[u8]]; 2]; 7] = [
         [&[], &[]],
+        [&[b"localhost", b"evil.example"], &[]],
         [&[b"localhost", b"localhost"], &[]],
         [&[b"local\x80host"], &[]],
         [&[b"localhost"], &[b"http://localhost", b"http://localhost"]],
@@ -195,8 +226,25 @@ fn each_header_stands_once_and_is_text() {
         [&[b"localhost"], &[long.as_bytes()]],
     ];
     for [hosts, origins] in wrong {
-        assert!(gate.admit(&headers(hosts, origins)).is_err(), "{hosts:?} {origins:?}");
+        assert!(gate.admit("/ws", &headers(hosts, origins)).is_err(), "{hosts:?} {origins:?}");
     }
+}
+
+#[test]
+fn a_check_of_health_needs_no_host_and_one_that_is_there_is_checked() {
+    let gate = gate();
+    assert_eq!(gate.admit(HEALTH, &headers(&[], &[])), Ok(()));
+    for path in ["/ws", "/", "/metrics", "/healthz/x", "/api/v1/ws/stats"] {
+        let refused = gate.admit(path, &headers(&[], &[])).unwrap_err();
+        assert_eq!(refused.reason, Reason::Host, "{path}");
+        assert!(refused.message.contains("/healthz"), "{}", refused.message);
+    }
+    let wrong: [&[&[u8]]; 4] = [&[b"evil.example"], &[b""], &[b"\xff"], &[b"localhost", b"localhost"]];
+    for hosts in wrong {
+        assert!(gate.admit(HEALTH, &headers(hosts, &[])).is_err(), "{hosts:?}");
+    }
+    assert!(gate.admit(HEALTH, &headers(&[], &[b"http://localhost"])).is_err(), "it is nobody's own page");
+    assert_eq!(gate.admit(HEALTH, &headers(&[], &[b"https://app.example.org"])), Ok(()));
 }
 
 #[test]
@@ -218,8 +266,8 @@ fn null_is_an_origin_only_where_it_is_listed() {
 fn a_machine_without_a_usable_name_still_answers_to_localhost() {
     for name in ["", ".", "a name", "local host.lan", "127.0.0.1"] {
         let gate = Gate::new(&listen(&[], &[]), name);
-        assert_eq!(gate.admit(&headers(&[b"localhost"], &[])), Ok(()), "{name:?}");
-        assert!(gate.admit(&headers(&[b"evil.example"], &[])).is_err(), "{name:?}");
-        assert!(gate.admit(&headers(&[b""], &[])).is_err(), "{name:?}");
+        assert!(admits_host(&gate, "localhost"), "{name:?}");
+        assert!(!admits_host(&gate, "evil.example"), "{name:?}");
+        assert!(!admits_host(&gate, ""), "{name:?}");
     }
 }

@@ -10,7 +10,7 @@ import time
 
 from hub import Hub
 from story import same, story, tell
-from wire import Closed, Silence, Wire
+from wire import TEXT, Closed, Silence, Wire, frame
 
 RATE = 20_000
 MESSAGES = 480
@@ -89,6 +89,17 @@ def say_everything(hub):
             if n > MESSAGES - 50:
                 time.sleep(0.02)
         worker.ask({"action": "operation_end", "operation_id": "slow-build", "state": "completed"})
+
+
+@story("a frame that is too large, sent at 150 kB/s: the client has it all out before it reads, and reads 1009")
+def too_large(hub):
+    with hub.connect("zoe") as wire:
+        whole, began = frame(TEXT, b"y" * 600_000), time.monotonic()
+        for at in range(0, len(whole), 15_000):
+            wire.sock.sendall(whole[at:at + 15_000])
+            time.sleep(0.1)
+        same(wire.close_code(), 1009)
+        return f"after {time.monotonic() - began:.1f} s"
 
 
 @story("on a link of 20 kB/s a history and an inbox come whole and in order, a short history tells what it lost, others wait for nobody")

@@ -56,7 +56,7 @@ async fn serve(stream: Async<TcpStream>) {
 }
 
 async fn echo(stream: &Async<TcpStream>, early: &[u8]) {
-    let Ok(wire) = stream.get_ref().try_clone().map(Wire::client) else { return };
+    let Ok(wire) = stream.get_ref().try_clone().map(|stream| Wire::client(stream, None)) else { return };
     let mut decoder = Decoder::new(LARGEST);
     let (mut held, mut outbox, mut is_over) = (None, Outbox::default(), false);
     let (mut scratch, mut gone, mut block) = (Vec::new(), Vec::new(), vec![0; 16 << 10]);

@@ -5,6 +5,7 @@ A user account that has nothing yet, in a network namespace of its own, so that 
 a command on its standard error that the README does not lead to expect, a wait.
 """
 
+import json
 import os
 import re
 import shutil
@@ -49,6 +50,7 @@ class Account:
         (tools / "find").chmod(0o755)
         library = Path(__import__("websocket").__file__).parent
         shutil.copytree(library, self.home / "lib/websocket")
+        shutil.copytree(ROOT / "tests/real/node_modules/ws", self.home / "lib/ws")
         subprocess.run(["chown", "-R", f"{UID}:{UID}", self.home], check=True)
         self.log = self.home / "log"
         self.running = []
@@ -146,6 +148,33 @@ def run(account):
     took = time.monotonic() - started
     eventually("its end was not heard", lambda: '"reason":"interrupted"' in account.printed("sub"))
     return in_time("stopped", took, 0.5)
+
+
+# What a page has that Node does not: one of this host, at another port. The button is pressed as soon as it is subscribed.
+BROWSER = """
+const {WebSocket: Socket} = require(process.env.HOME + '/lib/ws')
+globalThis.WebSocket = class extends Socket {
+  constructor(url, protocols) { super(url, protocols, {origin: 'http://127.0.0.1:3000'}) }
+}
+globalThis.location = {hostname: '127.0.0.1'}
+globalThis.prompt = () => process.env.TOKEN
+globalThis.document = {createElement: () => ({}), body: {appendChild: button => button}}
+const log = console.log
+console.log = (...words) => { log(...words); if (words[0] === 'subscription_succeeded') stop.onclick() }
+"""
+
+
+@story("the page of the README, of another port of the host, stops what ran before it came")
+def page(account):
+    process = account.start("before", "export PATH=$PWD/target/release:$PATH; " + block("wshubctl run logs -- find"), account.home / "before")
+    eventually("it does not run", lambda: "stop it with" in account.said("before"))
+    script = account.home / "page.js"
+    script.write_text(BROWSER + "(0, eval)(" + json.dumps(block("new WebSocket", language="js")) + ")")
+    account.start("page", "TOKEN=$(target/release/wshubctl token new --user ada --ttl 1h) exec node page.js", account.home / "page")
+    same(process.wait(20) != 0, True, "it was stopped")
+    eventually(lambda: account.printed("page"), lambda: "interrupt_result delivered" in account.printed("page"))
+    eventually(lambda: account.printed("page"), lambda: "operation ended" in account.printed("page"))
+    same(account.said("page"), "", "what it said beside")
 
 
 @story("the token and the Python of the README")

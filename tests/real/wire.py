@@ -59,12 +59,7 @@ def frame(opcode, payload=b"", fin=True, masked=True, rsv=0):
 
 class Wire:
     def __init__(self, port, path="/api/v1/ws", headers=None, protocols=(), host=None, rcvbuf=None):
-        self.sock = socket.socket()
-        if rcvbuf:
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
-        self.sock.settimeout(PATIENCE)
-        self.sock.connect(("127.0.0.1", port))
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sock = self.dial(port, rcvbuf)
         lines = [
             f"GET {path} HTTP/1.1",
             f"Host: {host or f'127.0.0.1:{port}'}",
@@ -91,6 +86,16 @@ class Wire:
                 self._more()
             self.sock.close()
             raise Refused(self.status, self.headers, self.buffer[:length])
+
+    def dial(self, port, rcvbuf):
+        """A socket that is connected."""
+        sock = socket.socket()
+        if rcvbuf:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
+        sock.settimeout(PATIENCE)
+        sock.connect(("127.0.0.1", port))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
 
     def _more(self):
         try:

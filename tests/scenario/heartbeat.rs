@@ -1,6 +1,9 @@
 //! Signs of life.
 
-use wshubd::hub::Input;
+use std::time::Duration;
+
+use wshubd::hub::settings::Heartbeat;
+use wshubd::hub::{Input, Settings};
 
 use super::bench::Bench;
 
@@ -31,6 +34,27 @@ fn any_sign_of_life_counts() {
     bench.handle(Input::Heard { conn: alice, controls: 1 });
     bench.wait(53.0);
     assert!(bench.story(alice).is_empty());
+}
+
+#[test]
+fn pings_keep_their_interval_however_long_a_pong_may_take() {
+    let [ping_interval, pong_timeout] = [20, 300].map(Duration::from_secs);
+    let heartbeat = Heartbeat { ping_interval, pong_timeout };
+    let mut bench = Bench::with(Settings { heartbeat, ..Settings::default() });
+    let alice = bench.client("alice");
+    for _ in 0..10 {
+        bench.wait(19.9);
+        assert!(bench.story(alice).is_empty());
+        bench.wait(1.1);
+        assert_eq!(bench.story(alice), ["ping"]);
+        bench.handle(Input::Heard { conn: alice, controls: 1 });
+    }
+    bench.wait(21.0);
+    assert_eq!(bench.story(alice), ["ping"]);
+    bench.wait(278.0);
+    assert!(bench.story(alice).is_empty(), "not before its time");
+    bench.wait(2.0);
+    assert_eq!(bench.story(alice), ["closed 4203"]);
 }
 
 #[test]

@@ -11,14 +11,32 @@ use std::path::Path;
 use std::rc::Rc;
 
 use rustix::fs::{Access, access};
-use socket2::SockAddr;
+use socket2::{SockAddr, SockRef};
 
 use super::words::Door as Name;
 use super::{Arrival, Unavailable, Way};
-use crate::edge::doors::{Doors, HTTP, NEWCOMER, WORKER, is_dead_socket};
+use crate::edge::doors::{BACKLOG, Doors, HTTP, NEWCOMER, WORKER, bind_tcp, is_dead_socket, is_only_v6};
 use crate::edge::driver::Driver;
 use crate::edge::epoll::{Epoll, Interest};
 use crate::edge::guests::Guests;
+
+/// A socket that has its address, and takes connections from now on.
+fn listening(socket: TcpListener) -> io::Result<TcpListener> {
+    socket.set_nonblocking(true)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+/// Whether an open socket is what is wanted at an address: one that takes connections of
+/// IPv4 as well is in the way of those who have an address of their own, and cannot change.
+fn is_wanted(address: SocketAddr, socket: &impl AsFd, wanted: &[SocketAddr]) -> bool {
+    let takes_same = || {
+        let only_v6 = SockRef::from(&socket.as_fd()).only_v6();
+        let is_all_of_v6 = address.is_ipv6() && address.ip().is_unspecified();
+        !is_all_of_v6 || only_v6.is_ok_and(|only| only == is_only_v6(address, wanted))
+    };
+    wanted.contains(&address) && takes_same()
+}
 
 impl Doors {
     /// The doors that go along, by name and with their sockets.
@@ -40,15 +58,20 @@ impl Doors {
     pub fn open_for_next(&mut self, clients: &[SocketAddr], workers: &Path) -> Result<(), Unavailable> {
         self.for_next.clear();
         let is_passed = |name: &str| self.names.iter().any(|known| *known == Name::Passed(name.to_owned()));
-        let is_open = |name: &Name| self.names.contains(name);
+        let open = || self.names.iter().zip(&self.doors);
+        let is_open = |name: &Name| match name {
+            Name::Clients(address) => {
+                open().any(|(known, door)| known == name && is_wanted(*address, door, clients))
+            }
+            _ => self.names.contains(name),
+        };
         let mut opened = Vec::new();
         for &address in clients.iter().filter(|_| !is_passed(HTTP)) {
             let name = Name::Clients(address);
             if is_open(&name) {
                 continue;
             }
-            match TcpListener::bind(address).and_then(|socket| socket.set_nonblocking(true).map(|()| socket))
-            {
+            match bind_tcp(address, clients).and_then(listening) {
                 Ok(socket) => opened.push((name, OwnedFd::from(socket))),
                 // The next process closes what it has no use for first.
                 Err(error)
@@ -75,8 +98,8 @@ impl Doors {
             address.port() == other.port()
                 && (ip.is_unspecified() || other_ip.is_unspecified() || ip == other_ip)
         };
-        self.names.iter().any(|name| match name {
-            Name::Clients(other) => !wanted.contains(other) && overlaps(other),
+        self.names.iter().zip(&self.doors).any(|(name, door)| match name {
+            Name::Clients(other) => !is_wanted(*other, door, wanted) && overlaps(other),
             _ => false,
         })
     }
@@ -84,8 +107,10 @@ impl Doors {
     /// Closes the addresses that another process had open and this one does not want:
     /// they may be in the way of what is wanted.
     pub fn keep_wanted(&mut self, clients: &[SocketAddr]) {
-        let is_wanted = |name: &Name| !matches!(name, Name::Clients(address) if !clients.contains(address));
-        self.inherited.retain(|(name, _)| is_wanted(name));
+        self.inherited.retain(|(name, socket)| match name {
+            Name::Clients(address) => is_wanted(*address, socket, clients),
+            _ => true,
+        });
     }
 
     /// Closes what another process had open and nobody has asked for. A socket in the

@@ -147,6 +147,6 @@ impl<'a> Luggage<'a> {
         // It is told at most once a second, so who owes nothing need not know.
         let took = if outbox.is_some() { took } else { Moment::default() };
         let state = words::State { leaving, deaf, ended, parted, took };
-        Ok(words::Link { id: link.id, side, outbox, state })
+        Ok(words::Link { id: link.id, side, named: link.wire.named(), outbox, state })
     }
 }

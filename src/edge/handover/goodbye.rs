@@ -38,7 +38,9 @@ impl Driver {
                     (Side::Client { held: None }, vec![Piece::frame(&bye), Piece::frame(&last)])
                 }
             };
-            let Ok(conn) = self.links.open(Wire::again(socket), side, clock::random()) else { continue };
+            let Ok(conn) = self.links.open(Wire::again(socket, None), side, clock::random()) else {
+                continue;
+            };
             self.links.leave(conn, pieces, false);
             // The hub of this process has never heard of it.
             if let Some(link) = self.links.get(conn) {

@@ -10,7 +10,7 @@ use super::sealed::Sealed;
 use super::words;
 use crate::edge::driver::Latches;
 use crate::edge::epoll::Interest;
-use crate::edge::link::{Latch, Link, Side, Worker};
+use crate::edge::link::{Latch, Link, Rest, Side, Worker};
 use crate::edge::outbox::{Mark, Outbox, Piece};
 use crate::edge::packet::Shared;
 use crate::edge::wire::Wire;
@@ -139,7 +139,7 @@ impl Luggage<'_> {
         };
         Ok(Link {
             id: word.id,
-            wire: Wire::again(socket),
+            wire: Wire::again(socket, word.named),
             side,
             interest: Interest::default(),
             outbox,
@@ -154,6 +154,7 @@ impl Luggage<'_> {
             muted: false,
             parted,
             took,
+            rest: Rest::default(),
         })
     }
 }

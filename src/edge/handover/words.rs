@@ -4,7 +4,7 @@
 //! Bytes that are not ours (what peers have half said, what they are owed) lie
 //! beside the table, and a packet that many wait for lies there once.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -50,6 +50,9 @@ pub enum Door {
 pub(super) struct Link {
     pub(super) id: ConnectionId,
     pub(super) side: Side,
+    /// Where the client is, if proxies have named it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) named: Option<IpAddr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) outbox: Option<Outbox>,
     #[serde(default, skip_serializing_if = "State::is_usual")]

@@ -30,6 +30,8 @@ const CONFIGURATION: &str = r#"
 [listen]
 allowed_hosts = ["hub.example"]
 allowed_origins = ["https://app.example", "http://other.example:8080"]
+trusted_proxies = ["192.0.2.8/29"]
+forwarded = "forwarded"
 "#;
 
 /// The names in the configuration, and those of the machine in [`gate`].
@@ -109,9 +111,10 @@ fn read(head: &[u8], site: &Site) -> Read {
 
 fn check(site: &Site, request: &Request<Incoming>) {
     let headers = request.headers();
-    if site.gate.admit(headers).is_ok() {
-        check_admitted(headers);
+    if site.gate.admit(request.uri().path(), headers).is_ok() {
+        check_admitted(request.uri().path(), headers);
     }
+    check_source(site, headers);
     let token = upgrade::token(site, request);
     let Some(token) = token.as_ref().map(|token| token.reveal()) else { return };
     let query = request.uri().query().unwrap_or_default();
@@ -135,14 +138,16 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
 }
 
 /// What the headers of an admitted request must have, read without the code that admits.
-fn check_admitted(headers: &HeaderMap) {
+fn check_admitted(path: &str, headers: &HeaderMap) {
     let text = |name| {
         let mut all = headers.get_all(name).iter();
         let first = all.next().map(|value| value.to_str().expect("a header is text").to_lowercase());
         assert!(all.next().is_none(), "a header stands once");
         first
     };
-    let host = text(HOST).expect("a host");
+    let Some(host) = text(HOST) else {
+        return assert_eq!(path, "/healthz", "a request without a host is admitted");
+    };
     let host = without_port(&host);
     assert!(HOSTS.contains(&host) || address(host).is_some(), "{host:?} is admitted");
     let Some(origin) = text(ORIGIN) else { return };
@@ -156,18 +161,41 @@ fn check_admitted(headers: &HeaderMap) {
     assert!(of_page == host || is_same_address, "{origin:?} is admitted at {host:?}");
 }
 
+/// Where requests come from: a peer that is not trusted is not heard, and one that is can
+/// name no address that does not stand in its header.
+fn check_source(site: &Site, headers: &HeaderMap) {
+    let [own, stranger, trusted] =
+        ["127.0.0.1", "192.0.2.1", "192.0.2.9"].map(|text| text.parse().expect("an address"));
+    let source = site.proxies.source(stranger, own, headers);
+    assert!(source.address == stranger && !source.is_named && !source.is_local, "{source:?}");
+    let source = site.proxies.source(trusted, own, headers);
+    assert!(!source.is_local, "{source:?}");
+    if !source.is_named {
+        return assert_eq!(source.address, trusted);
+    }
+    let mut lines = headers.get_all("forwarded").iter().map(|line| line.to_str().unwrap_or_default());
+    let is_there = lines.any(|line| {
+        let words = line.split([',', ';', '=', '"', ' ', '\t']);
+        words.filter_map(|word| address(without_port(word)).or_else(|| word.parse().ok()))
+            .any(|found| found.to_canonical() == source.address)
+    });
+    assert!(is_there, "{source:?} of {headers:?}");
+}
+
 fn without_port(authority: &str) -> &str {
-    match authority.rsplit_once(':') {
+    let host = match authority.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !host.ends_with(':') => host,
         _ => authority,
-    }
+    };
+    host.strip_suffix('.').unwrap_or(host)
 }
 
 fn address(host: &str) -> Option<IpAddr> {
-    match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+    let address = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         Some(address) => address.parse().ok().filter(IpAddr::is_ipv6),
         None => host.parse().ok().filter(IpAddr::is_ipv4),
-    }
+    };
+    address.map(|address: IpAddr| address.to_canonical())
 }
 
 fuzz_target!(|head: &[u8]| {

@@ -1,0 +1,489 @@
+"""The hub behind nginx, HAProxy and Caddy, each with the configuration that docs/proxies.md shows.
+
+The recipes are taken from the page as they stand there. What is put in: the ports, the certificate's files, and around them
+what a proxy needs that runs in a directory of its own as a child of this one. Clients speak TLS and check the name; their
+address is another one of loopback than the proxies', so that the hub can tell the two apart.
+"""
+
+import http.client
+import http.server
+import json
+import os
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from hub import ROOT, Answer, Hub, free_port
+from story import eventually, same, story, tell
+from wire import PATIENCE, Closed, Refused, Silence, Wire
+
+NAME = "hub.example.org"
+# Trusted is 127.0.0.1 alone.
+CLIENT = "127.0.0.77"
+PAGE = (ROOT / "docs/proxies.md").read_text()
+
+
+
+def recipe(kind):
+    """The one block of the page that is marked so."""
+    found = re.findall(rf"^```{kind}\n(.*?)^```$", PAGE, re.M | re.S)
+    assert len(found) == 1, f"docs/proxies.md has {len(found)} blocks of {kind}"
+    return found[0]
+
+
+def put(text, *pairs):
+    """Puts something else into a recipe; all of it must be there."""
+    for old, new in pairs:
+        assert old in text, f"{old!r} is not in the recipe any more"
+        text = text.replace(old, new)
+    return text
+
+
+class Proxy:
+    """A proxy that runs in the foreground in a directory of its own. `hub` is the port behind it; `change` what a story has
+    otherwise than the page."""
+
+    def __init__(self, hub, change=()):
+        self.directory = Path(tempfile.mkdtemp(prefix="wshub-proxy-"))
+        self.port, self.hub = free_port(), hub
+        self.log = open(self.directory / "log", "w+b")
+        arguments = self.prepare(lambda text: put(text, *change))
+        self.process = subprocess.Popen(
+            arguments, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, cwd=self.directory,
+            env={"PATH": os.environ["PATH"], "HOME": str(self.directory)},
+        )
+        eventually(self.said, self.serves, 15)
+
+    @property
+    def name(self):
+        return type(self).__name__
+
+    def said(self):
+        self.log.flush()
+        return f"{self.name} does not serve: {(self.directory / 'log').read_text(errors='replace')[-1500:]}"
+
+    def serves(self):
+        assert self.process.poll() is None, self.said()
+        try:
+            self.dial().close()
+            return True
+        except (OSError, ssl.SSLError):
+            return False
+
+    def write(self, name, text):
+        path = self.directory / name
+        path.write_text(text)
+        return path
+
+    def certificate(self):
+        """A certificate of the test's own, and its key."""
+        made, key = self.directory / "cert.pem", self.directory / "key.pem"
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+             "-subj", f"/CN={NAME}", "-addext", f"subjectAltName=DNS:{NAME}", "-out", made, "-keyout", key],
+            check=True, capture_output=True,
+        )
+        return made, key
+
+    def root(self):
+        """What vouches for its name."""
+        return self.directory / "cert.pem"
+
+    def dial(self):
+        context = ssl.create_default_context(cafile=str(self.root()))
+        sock = socket.create_connection(("127.0.0.1", self.port), PATIENCE, source_address=(CLIENT, 0))
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return context.wrap_socket(sock, server_hostname=NAME)
+        except BaseException:
+            sock.close()
+            raise
+
+    def http(self, method, path, body=None, headers=None):
+        connection = http.client.HTTPConnection(NAME, timeout=15)
+        connection.sock = self.dial()
+        try:
+            connection.request(method, path, body=body, headers=headers or {})
+            return Answer(connection.getresponse())
+        finally:
+            connection.close()
+
+    def connect(self, token=None, path="/ws", headers=None, **options):
+        """A WebSocket of a page of that name, past its greeting."""
+        headers = {"Origin": f"https://{NAME}", **(headers or {})}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        wire = Through(self, path, headers, host=NAME, **options)
+        wire.hello = wire.hear("connection_established")
+        wire.id = wire.hello["connection_id"]
+        return wire
+
+    def stop(self):
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(5)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self.log.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+
+class Through(Wire):
+    """A client beyond a proxy."""
+
+    def dial(self, proxy, _):
+        return proxy.dial()
+
+
+class Nginx(Proxy):
+    def prepare(self, change):
+        made, key = self.certificate()
+        text = put(
+            recipe("nginx"),
+            ("listen 443 ssl", f"listen 127.0.0.1:{self.port} ssl"),
+            ("/etc/ssl/certs/hub.example.org.pem", str(made)),
+            ("/etc/ssl/private/hub.example.org.key", str(key)),
+            ("    location / {", recipe("nginx-prefix") + "    location / {"),
+            ("127.0.0.1:8098", f"127.0.0.1:{self.hub}"),
+        )
+        self.write("hub.conf", change(text))
+        # Its child must reach this directory, which is ours alone.
+        user = "user root;" if os.geteuid() == 0 else ""
+        places = "".join(f"{kind}_temp_path {kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+        around = f"{user} pid pid; events {{}} http {{ access_log off; {places} include {self.directory}/hub.conf; }}"
+        config = self.write("nginx.conf", f"daemon off; error_log {self.directory}/error.log; {around}")
+        return ["nginx", "-p", str(self.directory), "-e", str(self.directory / "error.log"), "-c", str(config)]
+
+
+class HAProxy(Proxy):
+    def prepare(self, change):
+        made, key = self.certificate()
+        pair = self.write("pair.pem", made.read_text() + key.read_text())
+        text = put(
+            recipe("haproxy"),
+            ("bind :443", f"bind 127.0.0.1:{self.port}"),
+            ("/etc/haproxy/hub.example.org.pem", str(pair)),
+            ("    option forwardfor\n", "    option forwardfor\n" + recipe("haproxy-prefix")),
+            ("127.0.0.1:8098", f"127.0.0.1:{self.hub}"),
+        )
+        place = f"global\n    stats socket {self.directory}/admin mode 600\n"
+        return ["haproxy", "-db", "-f", str(self.write("haproxy.cfg", place + change(text)))]
+
+    def server(self):
+        """What it knows of the hub: by the names of its own table."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(PATIENCE)
+            sock.connect(str(self.directory / "admin"))
+            sock.sendall(b"show stat\n")
+            said = b"".join(iter(lambda: sock.recv(65536), b"")).decode()
+        names, *rows = [line.split(",") for line in said.splitlines() if line]
+        found = [dict(zip(names, row)) for row in rows]
+        return next(row for row in found if row["svname"] == "hub")
+
+
+class Caddy(Proxy):
+    def prepare(self, change):
+        text = recipe("caddyfile")
+        before, after = text.split("{\n", 1)
+        text = put(before + "{\n" + recipe("caddyfile-prefix") + after, ("127.0.0.1:8098", f"127.0.0.1:{self.hub}"))
+        own = f"""{{
+    admin off
+    local_certs
+    skip_install_trust
+    auto_https disable_redirects
+    https_port {self.port}
+    storage file_system {self.directory}/storage
+}}
+"""
+        config = self.write("Caddyfile", own + change(text))
+        return ["caddy", "run", "--config", str(config), "--adapter", "caddyfile"]
+
+    def root(self):
+        return self.directory / "storage/pki/authorities/local/root.crt"
+
+
+KINDS = (Nginx, HAProxy, Caddy)
+
+
+class Site(Hub):
+    """A hub with the lines of the page, and a proxy of each kind in front of it."""
+
+    def __init__(self):
+        super().__init__(recipe("toml"))
+        self.proxies = [kind(self.port) for kind in KINDS]
+
+    def __exit__(self, *error):
+        for proxy in self.proxies:
+            proxy.stop()
+        return super().__exit__(*error)
+
+
+def addresses(hub):
+    """Where the hub sees its clients, by their ids."""
+    listed = hub.worker().ask({"action": "connections"})["connections"]
+    return {one["connection_id"]: one["address"] for one in listed if one["kind"] == "client"}
+
+
+def at_once(*checks):
+    """Runs checks that wait side by side; the first failure is the story's."""
+    failed = []
+
+    def run(check):
+        try:
+            check()
+        except Exception as e:  # it is told by the thread that waits
+            failed.append(e)
+
+    threads = [threading.Thread(target=run, args=(check,)) for check in checks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]
+
+
+@story("TLS ends at each of them, a page of the same name connects, and messages go both ways")
+def both_ways(hub):
+    for proxy in hub.proxies:
+        with proxy.connect(hub.token("ada"), protocols=("wshub.v1",)) as wire, hub.subscriber("room", user="ben") as near:
+            same(wire.headers.get("sec-websocket-protocol"), "wshub.v1", proxy.name)
+            wire.ask({"action": "subscribe", "channel": "room"})
+            for n, text in enumerate(("\u00e4" * 3, "x" * 200_000)):
+                wire.say({"action": "send", "channel": "room", "event": "e", "data": text, "id": n})
+                same(near.hear("message", event="e")["data"], text, f"through {proxy.name}")
+                near.say({"action": "send", "channel": "room", "event": "back", "data": text})
+                same(wire.hear("message", event="back")["data"], text, f"back through {proxy.name}")
+            wire.until_pong()
+
+
+@story("the token may come by the subprotocol or the query, and pages of other hosts are refused with the cure")
+def origins(hub):
+    token = hub.token("ada")
+    for proxy in hub.proxies:
+        proxy.connect(protocols=("wshub.v1", f"wshub.bearer.{token}")).close()
+        proxy.connect(path=f"/ws?token={token}").close()
+        try:
+            proxy.connect(token, headers={"Origin": "https://evil.example"})
+        except Refused as refused:
+            same(refused.status, 403, proxy.name)
+            assert "https://evil.example" in refused.json()["message"], refused
+            assert "[listen] allowed_origins" in refused.json()["message"], refused
+        else:
+            raise AssertionError(f"{proxy.name} let a foreign page in")
+
+
+@story("the hub lists and logs the client's own address, and not what the client has made up")
+def own_address(hub):
+    token = hub.token("ada")
+    for proxy in hub.proxies:
+        invented = {"X-Forwarded-For": "203.0.113.66", "Forwarded": "for=203.0.113.66", "X-Real-IP": "203.0.113.66"}
+        with proxy.connect(token) as plain, proxy.connect(token, headers=invented) as liar:
+            seen = addresses(hub)
+            same([seen[plain.id], seen[liar.id]], [CLIENT, CLIENT], proxy.name)
+        same(proxy.http("POST", "/broadcast", "{}", {"Authorization": "Bearer wrong"}).status, 401, proxy.name)
+        time.sleep(1.1)  # one line a second
+    lines = [line for line in hub.logged().splitlines() if "a wrong secret" in line]
+    same([f"from {CLIENT}" in line for line in lines], [True] * len(KINDS), f"{lines}")
+
+
+@story("what is open to programs of the machine is closed through each of them, and the check of health is not")
+def closed(hub):
+    same(hub.http("GET", "/api/v1/ws/stats").status, 200)
+    for proxy in hub.proxies:
+        same(proxy.http("GET", "/api/v1/ws/stats").status, 401, proxy.name)
+        same(proxy.http("GET", "/healthz").status, 200, proxy.name)
+
+
+@story("a body that the hub takes passes, and one that is too large is answered by the hub itself")
+def bodies(hub):
+    secret = {"Authorization": f"Bearer {hub.secret}", "Content-Type": "application/json"}
+    for proxy in hub.proxies:
+        for size, status in ((500_000, 200), (600_000, 413)):
+            body = json.dumps({"channel": "c", "event": "e", "data": "x" * size})
+            answer = proxy.http("POST", "/broadcast", body, secret)
+            same(answer.status, status, f"{size} B through {proxy.name}")
+            same(answer.json()["type"], "send_success" if status == 200 else "error", proxy.name)
+        with proxy.connect(hub.token("ada")) as wire:
+            try:
+                wire.say({"action": "send", "channel": "c", "event": "e", "data": "x" * 600_000})
+            except OSError:
+                pass  # a proxy may hang up as soon as it has passed the code on
+            same(wire.close_code(), 1009, f"a frame of 600 kB through {proxy.name}")
+
+
+@story("below a path: the recipe takes the prefix off, for WebSockets and for requests")
+def prefix(hub):
+    for proxy in hub.proxies:
+        with proxy.connect(hub.token("ada"), path="/hub/ws") as wire:
+            wire.until_pong()
+        same(proxy.http("GET", "/hub/healthz").status, 200, proxy.name)
+
+
+@story("HAProxy's check without Host finds the hub up")
+def health(hub):
+    proxy = next(proxy for proxy in hub.proxies if isinstance(proxy, HAProxy))
+
+    def is_checked():
+        server = proxy.server()
+        return server["check_status"] == "L7OK" and server
+
+    server = eventually(lambda: f"HAProxy says {proxy.server()}", is_checked)
+    same((server["status"], server["check_code"]), ("UP", "200"))
+
+
+@story("HAProxy's default check would not, and the answer says which path to ask")
+def health_by_default(hub):
+    with HAProxy(hub.port, [(" GET /healthz", ""), ("status 200,503", "status 200")]) as proxy:
+        server = eventually(lambda: f"HAProxy says {proxy.server()}", lambda: proxy.server()["status"] == "DOWN" and proxy.server())
+        same(server["check_code"], "403")
+
+
+def lives_for(proxy, token, seconds):
+    """A client that only answers pings; how long the proxy lets it."""
+    began = time.monotonic()
+    with proxy.connect(token) as wire:
+        try:
+            while (left := seconds - (time.monotonic() - began)) > 0:
+                wire.next(left)
+        except Silence:
+            wire.until_pong()
+            return True
+        except Closed:
+            return False
+        return True
+
+
+# Twice of it and more is waited for.
+SHORT = "2s"
+
+
+@story("an idle client outlives the time-outs of the recipes, and only because they say so")
+def idle(hub):
+    patience = [int(found) for found in re.findall(r"(?:proxy_read_timeout|timeout (?:client|server)) (\d+)s", PAGE)]
+    with hub.connect() as wire:
+        ping = wire.hello["ping_interval"]
+    same([seconds > ping for seconds in patience], [True] * 3, f"{patience} s and a ping after {ping} s")
+    token = hub.token("ada")
+    short = [("timeout client 75s", f"timeout client {SHORT}"), ("timeout server 75s", f"timeout server {SHORT}")]
+    cases = [
+        (HAProxy, short, True),
+        (HAProxy, [*short, ("    timeout tunnel 2m\n", "")], False),
+        (Nginx, [("proxy_read_timeout 75s", f"proxy_read_timeout {SHORT}")], False),
+        (Nginx, [], True),
+        (Caddy, [], True),
+    ]
+    proxies = [kind(hub.port, change) for kind, change, _ in cases]
+
+    def check(proxy, change, wanted):
+        same(lives_for(proxy, token, 5), wanted, f"{proxy.name} with {change}")
+
+    try:
+        at_once(*(lambda p=p, c=c: check(p, c[1], c[2]) for p, c in zip(proxies, cases)))
+    finally:
+        for proxy in proxies:
+            proxy.stop()
+
+
+@story("the hub's pings keep a silent client through time-outs that are longer than ping_interval")
+def pings(_):
+    # The hub looks at its clients once a second, so a ping comes up to two later; how long a pong may take changes nothing.
+    with Hub(recipe("toml"), HEARTBEAT__PING_INTERVAL="1s", HEARTBEAT__PONG_TIMEOUT="60s") as hub:
+        token = hub.token("ada")
+        changes = [("timeout client 75s", "timeout client 4s"), ("timeout server 75s", "timeout server 4s")]
+        proxies = [
+            Nginx(hub.port, [("proxy_read_timeout 75s", "proxy_read_timeout 4s")]),
+            HAProxy(hub.port, [*changes, ("timeout tunnel 2m", "timeout tunnel 4s")]),
+        ]
+        try:
+            at_once(*(lambda p=p: same(lives_for(p, token, 9), True, p.name) for p in proxies))
+        finally:
+            for proxy in proxies:
+                proxy.stop()
+
+
+class Streamer(http.server.BaseHTTPRequestHandler):
+    """Stands in for the hub: says one line, and the next when the first was heard."""
+
+    heard = threading.Event()
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "application/x-ndjson")
+        self.end_headers()
+        if self.path != "/lines":
+            return  # somebody checks whether it is there
+        self.wfile.write(b'{"n":1}\n')
+        self.wfile.flush()
+        self.heard.wait(PATIENCE)
+        self.wfile.write(b'{"n":2}\n')
+
+    def log_message(self, *_):
+        pass
+
+
+@story("nothing of a stream is held back until more comes")
+def streams(_):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Streamer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        for kind in KINDS:
+            with kind(server.server_address[1]) as proxy:
+                Streamer.heard.clear()
+                connection = http.client.HTTPConnection(NAME, timeout=PATIENCE)
+                connection.sock = proxy.dial()
+                connection.request("GET", "/lines")
+                began, answer = time.monotonic(), connection.getresponse()
+                same(answer.readline(), b'{"n":1}\n', kind.__name__)
+                assert time.monotonic() - began < PATIENCE / 2, f"{kind.__name__} held it back"
+                Streamer.heard.set()
+                same(answer.readline(), b'{"n":2}\n', kind.__name__)
+                connection.close()
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@story("a restart in place ends no connection; a stop is told, and clients come back when the hub is there again")
+def restart(hub):
+    token = hub.token("ada")
+    wires = [proxy.connect(token) for proxy in hub.proxies]
+    hub.process.send_signal(12)  # SIGUSR2
+    eventually("the next program took over", lambda: "took over" in hub.logged())
+    for wire in wires:
+        wire.until_pong()
+    seen = addresses(hub)
+    same([seen[wire.id] for wire in wires], [CLIENT] * len(wires), "after the restart")
+    hub.stop()
+    for proxy, wire in zip(hub.proxies, wires):
+        same(wire.close_code(), 4101, proxy.name)
+        same(proxy.http("GET", "/healthz").status in (502, 503), True, f"{proxy.name} without a hub")
+    hub.start()
+
+    def is_back(proxy):
+        try:
+            with proxy.connect(token) as wire:
+                wire.until_pong()
+            return True
+        except (Refused, Closed, AssertionError):
+            return False
+
+    for proxy in hub.proxies:
+        eventually(f"{proxy.name} lets nobody back", lambda: is_back(proxy), 10)
+
+
+tell(Site)
