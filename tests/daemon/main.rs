@@ -17,6 +17,7 @@ mod log;
 mod messages;
 mod operations;
 mod reload;
+mod revocation;
 mod secrets;
 mod stopping;
 mod systemd;
