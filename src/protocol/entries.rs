@@ -178,8 +178,8 @@ pub struct InboxEntry {
 #[derive(Clone, PartialEq, Debug, Default, Serialize)]
 pub struct TokenCheck {
     pub valid: bool,
-    /// What is wrong with it: `token_invalid`, `token_expired` or `token_not_yet`,
-    /// and in words.
+    /// What is wrong with it: `token_invalid`, `token_expired`, `token_not_yet` or
+    /// `token_revoked`, and in words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
