@@ -24,6 +24,7 @@ use crate::edge::doors::Doors;
 use crate::edge::driver::Driver;
 use crate::edge::epoll::Epoll;
 use crate::edge::handover::{self, Arrival, exec};
+use crate::edge::revocation::{self, file::RevocationFile};
 use crate::edge::secret;
 use crate::edge::site::Site;
 use crate::edge::store::remains::{self, Remains};
@@ -67,7 +68,7 @@ pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
     let (passed, mut arrival) = given()?;
     let config = &loaded.config.clone();
     let secured = secure(&loaded, passed, &mut arrival);
-    let Secured { program, lock, epoll, doors, opened, signals, site } =
+    let Secured { program, lock, epoll, doors, opened, signals, site, revocations } =
         secured.inspect_err(|_| give_back(&mut arrival, store_options(config)))?;
     if let Some(warning) = site.peers.warning() {
         log::warn!("{warning}");
@@ -77,6 +78,7 @@ pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
     if let Some(notify) = Notify::of_process() {
         driver.report_to(Bulletin::new(notify));
     }
+    driver.keep_revocations(revocations);
     let taken_over = driver.adopt(&mut arrival);
     if taken_over.is_none() {
         driver.load(LOADING, &config.positions());
@@ -94,6 +96,7 @@ pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
     // Before anybody hears of a new position.
     driver.borrow_mut().follow_from(&config.positions());
     if taken_over.is_some() {
+        driver.borrow_mut().expel_revoked();
         driver.borrow_mut().go_on();
     }
     // Before anybody is told that it runs: whoever stops it then is heard.
@@ -140,6 +143,7 @@ struct Secured {
     opened: Opened,
     signals: Signals,
     site: Site,
+    revocations: RevocationFile,
 }
 
 /// Takes the state directory and opens all listeners; then makes sure that keys and
@@ -160,14 +164,16 @@ fn secure(loaded: &Loaded, passed: Passed, arrival: &mut Arrival) -> Result<Secu
     let ready = opened.and_then(|opened| {
         // A disk that is full for a moment is no mistake of whoever configures.
         secret::generate_missing(auth, &state.directory).map_err(Error::Secret)?;
-        let site = Site::open(loaded)?;
+        let mut site = Site::open(loaded)?;
+        let (revoked, revocations) = revocation::file::open(&state.directory).map_err(Error::Revocations)?;
+        site.verifier.heed(Rc::new(RefCell::new(revoked)));
         // Who connects as soon as that is possible finds keys and secrets.
         doors.begin_listening().map_err(|(address, error)| Error::Listen(address, error))?;
-        Ok((opened, site))
+        Ok((opened, site, revocations))
     });
-    let (opened, site) = ready.inspect_err(|_| doors.close())?;
+    let (opened, site, revocations) = ready.inspect_err(|_| doors.close())?;
     arrival.lock = None;
-    Ok(Secured { program, lock, epoll, doors, opened, signals, site })
+    Ok(Secured { program, lock, epoll, doors, opened, signals, site, revocations })
 }
 
 /// What the daemon begins with.

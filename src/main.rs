@@ -15,6 +15,7 @@ use log::{Level, LevelFilter};
 use wshubd::config::{ConfigError, Environment, Loaded};
 use wshubd::daemon;
 use wshubd::edge::heap;
+use wshubd::edge::revocation;
 use wshubd::edge::site::Site;
 use wshubd::features::VERSION;
 use wshubd::logging;
@@ -81,6 +82,7 @@ fn show(source: &Source) -> Done {
 fn check(source: &Source) -> Done {
     let loaded = source.load()?;
     Site::open(&loaded)?;
+    revocation::file::open(&loaded.config.state.directory)?;
     let Loaded { config, files, .. } = loaded;
     for warning in config.warnings() {
         complain(Level::Warn, &format!("warning: {warning}"));

@@ -13,12 +13,12 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use wshubd::protocol::frame::{
     ChangeEntry, ChannelEntry, ConnectionEntry, GapCause, InboxEntry, InboxState, Limits, LinkEntry,
-    OperationEntry, OperationState, Outcome, Present, Reloaded, TokenCheck,
+    OperationEntry, OperationState, Outcome, Present, Reloaded, RevocationEntry, TokenCheck,
 };
 use wshubd::protocol::worker::{self, InterruptLine};
 use wshubd::protocol::{
-    Channel, Close, Code, ConnectionId, Delivery, Ending, Event, Frame, Message, MessageId, OperationId,
-    Payload, Refusal, Sender, UnixTime, UserId, client, http,
+    Allowance, Channel, Close, Code, ConnectionId, Delivery, Ending, Event, Frame, Message, MessageId,
+    OperationId, Payload, Refusal, Sender, TokenId, UnixTime, UserId, client, http,
 };
 
 const PAGE: &str = include_str!("../src/protocol/PROTOCOL.md");
@@ -56,11 +56,17 @@ fn every_action_is_on_the_page() {
     let known = [
         "ack",
         "auth",
+        "channels",
+        "connections",
+        "disconnect",
+        "inbox",
         "interrupt",
         "operations",
         "ping",
         "presence",
+        "purge",
         "send",
+        "stats",
         "subscribe",
         "unsubscribe",
         "whisper",
@@ -83,6 +89,7 @@ fn every_error_and_close_code_is_on_the_page() {
         Code::RateLimited,
         Code::TooLarge,
         Code::TooManySubscriptions,
+        Code::TooManyRevocations,
         Code::StoreUnavailable,
         Code::BadConfiguration,
         Code::ShuttingDown,
@@ -167,6 +174,15 @@ fn every_line_to_a_worker_on_the_page_is_what_the_hub_writes() {
     let burst = ChangeEntry::Setting { setting: "limits.burst".into(), from: "20".into(), to: "50".into() };
     let changed = vec![burst, ChangeEntry::File { file: "/etc/wshubd/jwt.key".into() }];
     written.push(answer(&Frame::Reloaded(Reloaded { changed, warnings: Vec::new() }), 17));
+    written.push(answer(&Frame::Revoked { disconnected: 1, revoked_at: at(0, 0) }, 18));
+    let revocation = RevocationEntry {
+        user_id: Some(user("ada")),
+        jti: None,
+        revoked_at: at(0, 0),
+        until: Some(at(30 * 86_400, 0)),
+    };
+    written.push(answer(&Frame::Revocations { revocations: vec![revocation], next: None }, 19));
+    written.push(answer(&Frame::Lifted { lifted: true }, 20));
     written.push(encoded(|to| undelivered.encode(Delivery::Live, to)));
     assert_eq!(shown, written);
 }
@@ -182,6 +198,7 @@ fn lists() -> [Frame<'static>; 3] {
         connected_at: at(0, 0),
         heard_at: at(9, 0),
         expires_at: Some(at(3600, 0)),
+        jti: Some(TokenId::new("9f3b1c07d2e8a465").unwrap()),
         subscriptions: 2,
         operations: 0,
         stalled: None,
@@ -281,7 +298,16 @@ fn send_success() -> Frame<'static> {
 }
 
 fn ada() -> Present {
-    Present { user_id: user("ada"), connections: 2 }
+    Present { user_id: user("ada"), connections: 2, info: Some(json(r#"{"name":"Ada"}"#)) }
+}
+
+fn limits(requests_per_second: Allowance) -> Limits {
+    Limits {
+        message_bytes: 512 << 10,
+        requests_per_second,
+        burst: requests_per_second.burst(),
+        subscriptions: 128,
+    }
 }
 
 fn operation(state: OperationState, reason: Option<Ending>, data: Option<Payload>) -> Frame<'static> {
@@ -355,7 +381,7 @@ fn greetings() -> Vec<Answer> {
         server_time: at(0, 0),
         ping_interval: Duration::from_secs(54),
         pong_timeout: Duration::from_secs(60),
-        limits: Limits { message_bytes: 512 << 10, requests_per_second: 10, burst: 20, subscriptions: 128 },
+        limits: limits(Allowance::new(10, 20)),
         expires_at: Some(expires_at),
         inbox: Some(InboxState { epoch: inbox_epoch(), seq: 12, waiting: 2 }),
     };
@@ -368,7 +394,15 @@ fn greetings() -> Vec<Answer> {
         (established, None),
         (Frame::ConnectionId { connection_id: CONNECTION.into() }, None),
         (Frame::AuthRequired, None),
-        (Frame::AuthSuccess { user_id: user("ada"), expires_at: Some(expires_at), inbox }, None),
+        (
+            Frame::AuthSuccess {
+                user_id: user("ada"),
+                expires_at: Some(expires_at),
+                limits: limits(Allowance::new(200, 1000)),
+                inbox,
+            },
+            None,
+        ),
         (failed, None),
         (Frame::TokenExpiring { expires_at }, None),
     ]
@@ -437,7 +471,7 @@ fn answers() -> Vec<Answer> {
             Some(6),
         ),
         (Frame::Presence { channel: room(), presence: Some(vec![ada()]), count: 1 }, Some(7)),
-        (Frame::UserJoined { channel: room(), user_id: user("grace") }, None),
+        (Frame::UserJoined { channel: room(), user_id: user("grace"), info: None }, None),
         (Frame::UserLeft { channel: room(), user_id: user("grace") }, None),
         (Frame::Pong { server_time: at(5, 0) }, Some(8)),
     ]

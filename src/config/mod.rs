@@ -126,6 +126,8 @@ pub struct Auth {
     pub broadcast_secrets: Vec<PathBuf>,
     /// Of anonymous connections, and of tokens that do not say.
     pub rights: Rc<Rights>,
+    /// For how long a revocation is kept: no token that lives longer is taken while one is.
+    pub revocation_ttl: Duration,
     /// systemd's credentials, which go before generating anything.
     pub credentials: Option<PathBuf>,
 }

@@ -176,6 +176,11 @@ fn auth(mut table: Table, environment: &Environment) -> Auth {
             interrupt: table.list("interrupt", usual.interrupt.clone(), pattern),
             admin: false,
         }),
+        revocation_ttl: table.duration(
+            "revocation_ttl",
+            Duration::from_secs(30 * DAY),
+            seconds(1, 3650 * DAY),
+        ),
         credentials: environment.directory("CREDENTIALS_DIRECTORY"),
     };
     table.finish();
@@ -250,6 +255,7 @@ fn limits(mut table: Table) -> Limits {
                 MANY,
             ),
             user_burst: table.number("user_burst", of_user(burst), MANY),
+            token_rate: table.number("token_rate", usual.token_rate, MANY),
             interrupts_per_second: table.number("interrupts_per_second", usual.interrupts_per_second, MANY),
             interrupt_burst: table.number("interrupt_burst", usual.interrupt_burst, MANY),
             whispers_per_second: table.number("whispers_per_second", usual.whispers_per_second, MANY),

@@ -137,6 +137,7 @@ fn page(config: &Config) -> Page {
     page.section("[auth]");
     page.set("anonymous", auth.anonymous);
     page.set("query_token", auth.query_token);
+    page.set("revocation_ttl", duration(auth.revocation_ttl));
     page.set("keys", list(&auth.keys, key));
     page.set("broadcast_secrets", list(&auth.broadcast_secrets, |file| path(file)));
     page.set("subscribe", patterns(&auth.rights.subscribe));
@@ -172,6 +173,7 @@ fn limits(page: &mut Page, config: &Config) {
     page.set("burst", limits.hub.burst);
     page.set("user_requests_per_second", limits.hub.user_requests_per_second);
     page.set("user_burst", limits.hub.user_burst);
+    page.set("token_rate", limits.hub.token_rate);
     page.set("interrupts_per_second", limits.hub.interrupts_per_second);
     page.set("interrupt_burst", limits.hub.interrupt_burst);
     page.set("whispers_per_second", limits.hub.whispers_per_second);

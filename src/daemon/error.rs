@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use crate::config::owner::explained;
 use crate::config::places::LONGEST_SOCKET;
 use crate::config::{ConfigError, Problem};
+use crate::edge::revocation::file::Unreadable;
 
 /// Why the daemon did not start.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub enum Error {
     Config(ConfigError),
     /// A directory or file of the daemon's own.
     State(PathBuf, io::Error),
+    /// What is revoked cannot be known.
+    Revocations(Unreadable),
     /// A key or a secret that is to be made there.
     Secret(Problem),
     /// Another daemon has the state directory.
@@ -50,6 +53,7 @@ impl fmt::Display for Error {
                 path.display(),
                 explained(error, path)
             ),
+            Self::Revocations(unreadable) => unreadable.fmt(f),
             Self::Running(path) => write!(
                 f,
                 "another wshubd is already running with the state directory {}; give this one another \
@@ -109,7 +113,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Passed(..) => ConfigError::EXIT,
-            Self::State(..) | Self::Secret(_) => 73,
+            Self::State(..) | Self::Revocations(_) | Self::Secret(_) => 73,
             Self::Running(_) | Self::Listen(..) | Self::Worker(..) => 69,
             Self::Wait(_) | Self::Signals(_) | Self::Program(_) => 71,
         }

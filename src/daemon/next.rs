@@ -23,7 +23,7 @@ use crate::edge::driver::{Driver, Shared};
 use crate::edge::handover::moment;
 use crate::edge::handover::{self, Sent, Unavailable, Way, exec};
 use crate::edge::systemd::Notify;
-use crate::edge::{clock, serve, signals};
+use crate::edge::{clock, revoking, serve, signals};
 use crate::hub::Input;
 use crate::protocol::{Close, Moment};
 use crate::reload::{Reloader, Wish};
@@ -102,6 +102,7 @@ pub(super) fn work(
     doors: &Rc<RefCell<Doors>>,
 ) -> Option<&'static str> {
     let executor = Rc::new(LocalExecutor::new());
+    let _writer = executor.spawn(revoking::serve(driver.clone()));
     loop {
         // As a task of its own it is polled when a signal comes, not at every turn.
         let next = await_wish(wishes, program.clone(), driver.clone(), doors.clone());

@@ -9,7 +9,7 @@ use super::driver::Driver;
 use super::link::Side;
 use crate::hub::Asker;
 use crate::protocol::frame::{ConnectionEntry, LinkEntry};
-use crate::protocol::{Code, ConnectionId, Frame, Grant, Refusal, RequestId, Token, UserId};
+use crate::protocol::{Code, ConnectionId, Frame, Refusal, RequestId, Token, UserId, Wanted};
 
 impl Driver {
     /// Makes a token for a user, which lives for so long and allows so much.
@@ -18,12 +18,12 @@ impl Driver {
         conn: ConnectionId,
         id: Option<&RequestId>,
         user: &UserId,
-        (ttl, grant): (Duration, Option<&Grant>),
+        (ttl, wanted): (Duration, &Wanted),
     ) {
         if !self.may_administer(conn) {
             return self.refuse_token(conn, id, Refusal::for_administrators());
         }
-        match self.site.verifier.mint(user, ttl, grant, self.now.wall) {
+        match self.site.verifier.mint(user, ttl, wanted, self.now.wall) {
             Ok((token, expires_at)) => {
                 let frame = Frame::Token { token: &token, user_id: user.clone(), expires_at };
                 self.answer(Asker::Connection(conn), id, &frame, None);

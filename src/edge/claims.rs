@@ -6,13 +6,17 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::marker::PhantomData;
+use std::rc::Rc;
 use std::time::Duration;
 
 use serde::de::{self, DeserializeSeed, IgnoredAny, IntoDeserializer};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 
-use crate::hub::{Pattern, Rights};
-use crate::protocol::{Grant, UnixTime, whole};
+use crate::hub::{Pattern, Rights, Terms};
+use crate::protocol::frame::AllowanceEntry;
+use crate::protocol::worker::DEEPEST_INFO;
+use crate::protocol::{Allowance, Grant, Payload, TokenId, UnixTime, UserId, whole};
 
 /// The last second of the year 9999, the last that a frame can spell.
 pub(super) const LAST_SECOND: u64 = 253_402_300_799;
@@ -118,6 +122,12 @@ impl<'de> Deserialize<'de> for Presence {
 pub(super) struct Claims {
     pub(super) exp: Option<NumericDate>,
     pub(super) nbf: Option<NumericDate>,
+    #[serde(default)]
+    iat: Unless<NumericDate>,
+    #[serde(default)]
+    jti: Unless<Name>,
+    wshub_limits: Option<Object<Limits>>,
+    wshub_info: Option<Box<RawValue>>,
     #[serde(alias = "userId")]
     user_id: Option<Name>,
     sub: Option<Name>,
@@ -131,9 +141,99 @@ impl Claims {
         by_user_id.or_else(|| self.sub.as_ref().map(|name| ("sub", &*name.0)))
     }
 
+    /// When it was issued, where it says so in a form that can be read.
+    pub(super) fn issued_at(&self) -> Option<UnixTime> {
+        self.iat.0.map(NumericDate::time)
+    }
+
+    /// What it says of its bearer, if it does.
+    pub(super) fn terms(&self) -> Result<Option<Rc<Terms>>, Excess> {
+        let terms = Terms {
+            limits: self.wshub_limits.as_ref().map(|limits| limits.0.allowance()),
+            info: self.wshub_info.as_ref().map(|info| Ok(shown(&passed_on(info)?)?.clone())).transpose()?,
+            // One that nobody could name in a revocation is none.
+            jti: self.jti.0.as_ref().and_then(|name| TokenId::new(&name.0).ok()),
+        };
+        let says_nothing = terms == Terms::default();
+        Ok((!says_nothing).then(|| Rc::new(terms)))
+    }
+
     /// What the token itself allows, if it says anything of that.
     pub(super) fn grant(self) -> Option<Grant> {
         self.wshub.map(|object| object.0)
+    }
+}
+
+/// The claims of a token that is minted here.
+#[derive(Serialize)]
+pub(super) struct Minted<'a> {
+    pub(super) sub: &'a UserId,
+    pub(super) iat: u64,
+    pub(super) exp: u64,
+    pub(super) jti: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) wshub: Option<&'a Grant>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) wshub_limits: Option<AllowanceEntry>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) wshub_info: Option<&'a Payload>,
+}
+
+/// Most bytes of what others see of a bearer: it goes into every list.
+pub(super) const MOST_INFO: usize = 256;
+
+/// What others are to see of a bearer, if it is not more than that.
+pub(super) fn shown(info: &Payload) -> Result<&Payload, Excess> {
+    let bytes = info.json().len();
+    if bytes > MOST_INFO { Err(Excess::Info(bytes)) } else { Ok(info) }
+}
+
+/// JSON as it came, in one line.
+fn passed_on(info: &RawValue) -> Result<Payload, Excess> {
+    // Its length is judged as it came: so nothing long is copied.
+    if info.get().len() > MOST_INFO {
+        return Err(Excess::Info(info.get().len()));
+    }
+    crate::protocol::passed_on("wshub_info", info, DEEPEST_INFO).map_err(|_| Excess::Nesting)
+}
+
+/// A claim that tokens have carried unread: one of another form says nothing.
+struct Unless<T>(Option<T>);
+
+impl<T> Default for Unless<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Unless<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = <&RawValue>::deserialize(from)?;
+        Ok(Self(serde_json::from_str(text.get()).ok()))
+    }
+}
+
+/// `wshub_limits`.
+#[derive(Deserialize)]
+struct Limits {
+    rate: Amount,
+    burst: Amount,
+}
+
+impl Limits {
+    fn allowance(&self) -> Allowance {
+        Allowance::asked_for(self.rate.0, self.burst.0)
+    }
+}
+
+/// A number above 0.
+struct Amount(f64);
+
+impl<'de> Deserialize<'de> for Amount {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let wanted = "`rate` and `burst` of wshub_limits must be numbers above 0";
+        let number = from.deserialize_any(Number).map_err(|_| de::Error::custom(wanted))?;
+        if number > 0.0 { Ok(Self(number)) } else { Err(de::Error::custom(wanted)) }
     }
 }
 
@@ -150,7 +250,7 @@ impl NumericDate {
 
 impl<'de> Deserialize<'de> for NumericDate {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let seconds = from.deserialize_f64(Seconds)?;
+        let seconds = from.deserialize_f64(Number)?;
         if seconds.is_sign_negative() {
             return Err(de::Error::custom("a time before 1970"));
         }
@@ -164,9 +264,9 @@ impl<'de> Deserialize<'de> for NumericDate {
 }
 
 /// A number of any spelling.
-struct Seconds;
+struct Number;
 
-impl de::Visitor<'_> for Seconds {
+impl de::Visitor<'_> for Number {
     type Value = f64;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -225,6 +325,10 @@ impl<'de> Deserialize<'de> for Name {
 pub enum Excess {
     Patterns(usize),
     Bytes(usize),
+    /// What others are to see.
+    Info(usize),
+    /// The same, too deep in brackets.
+    Nesting,
 }
 
 /// What the `wshub` claim allows, if it is not more than will be looked at.

@@ -36,11 +36,7 @@ impl Driver {
                 self.push_all(&packet, recipients, &to, None);
             }
             Effect::Answer { to, id, mut frame } => {
-                match &mut *frame {
-                    Frame::Connections { connections, .. } => self.describe_links(connections),
-                    Frame::Stats(statistics) => self.store.describe(self.now.moment, statistics),
-                    _ => {}
-                }
+                self.complete(&mut frame);
                 self.answer(to, id.as_ref(), &frame, None);
             }
             Effect::Refuse { to, id, refusal } => {
@@ -77,9 +73,22 @@ impl Driver {
             }
             Effect::Forget { log, from, to } => self.store.forget(self.now.moment, &log, from, to),
             Effect::HangUp { conn } => self.hang_up(conn),
+            Effect::Revoke { to, id, revoked } => self.revoke(to, id, revoked),
             Effect::Pause { conn } => self.links.pause(conn),
             Effect::Resume { conn } => self.links.resume(conn),
             Effect::Report(anomaly) => self.reports.anomaly(self.now.moment, &anomaly),
+        }
+    }
+
+    /// Adds what the hub does not know.
+    fn complete(&mut self, frame: &mut Frame<'_>) {
+        match frame {
+            Frame::Connections { connections, .. } => self.describe_links(connections),
+            Frame::Stats(statistics) => {
+                self.store.describe(self.now.moment, statistics);
+                statistics.revocations = self.revocations();
+            }
+            _ => {}
         }
     }
 
@@ -122,9 +131,9 @@ impl Driver {
         self.lingering.push_back((self.now.moment + LINGER, conn));
     }
 
-    /// Nothing is asked of the hub any more; a reload may still be.
+    /// Nothing is asked of the hub any more; a reload or a revocation may still be under way.
     pub(super) fn hang_up(&mut self, conn: ConnectionId) {
-        if !self.reloads.owe(conn) {
+        if !self.reloads.owe(conn) && !self.revoking.owe(conn) {
             self.links.finish(conn);
         }
     }

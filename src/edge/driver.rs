@@ -22,6 +22,7 @@ use super::outbox::Piece;
 use super::packet::Packet;
 use super::reload::Reloads;
 use super::report::Reports;
+use super::revoking::Revoking;
 use super::site::Site;
 use super::store::positions::Positions;
 use super::store::{Around, Store};
@@ -80,6 +81,7 @@ pub struct Driver {
     pub(super) ping: Packet,
     pub(super) reports: Reports,
     pub(super) reloads: Reloads,
+    pub(super) revoking: Revoking,
     /// Where numbers go on if the process is killed, for the logs that have it so.
     pub(super) positions: Option<Positions>,
     /// Where systemd wants to hear how it goes.
@@ -109,6 +111,7 @@ impl Driver {
             ping: Packet::ping(),
             reports: Reports::default(),
             reloads: Reloads::default(),
+            revoking: Revoking::default(),
             positions: None,
             bulletin: None,
         }
@@ -117,6 +120,7 @@ impl Driver {
     /// A link is up. `early` is what the peer said before anybody listened.
     pub fn open(&mut self, wire: Wire, peer: Peer, early: &[u8]) {
         self.look_at_the_clock();
+        let peer = self.look_again(peer);
         let side = match &peer {
             Peer::Client { .. } => Side::Client { held: None },
             Peer::Worker { admin, .. } => {

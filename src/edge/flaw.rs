@@ -7,9 +7,11 @@
 
 use std::fmt;
 
-use super::claims::{Excess, MOST_PATTERN_BYTES, MOST_PATTERNS};
+use super::claims::{Excess, MOST_INFO, MOST_PATTERN_BYTES, MOST_PATTERNS};
+use super::revocation::Cause;
 use super::token::{LONGEST_TOKEN, Verifier};
 use crate::hub::TokenFault;
+use crate::protocol::worker::DEEPEST_INFO;
 use crate::protocol::{Reason, Refusal, UnixTime};
 
 /// Why a token does not hold: the first reason that there is, in the order in
@@ -40,8 +42,10 @@ pub(super) enum Flaw {
     Nobody,
     /// It names a user by what is no id.
     Misnamed(Refusal),
-    /// More rights than are looked at.
+    /// More rights than are looked at, or more to show of its bearer.
     Excessive(Excess),
+    /// It is revoked, or one that was may not be told from it.
+    Revoked(Cause),
 }
 
 impl Flaw {
@@ -50,6 +54,7 @@ impl Flaw {
         match self {
             Self::Ended(_) => "token_expired",
             Self::Early(_) => "token_not_yet",
+            Self::Revoked(_) => "token_revoked",
             _ => "token_invalid",
         }
     }
@@ -63,6 +68,7 @@ impl Flaw {
             Self::Forged { .. } => Reason::TokenSignature,
             Self::Ended(_) => Reason::TokenExpired,
             Self::Early(_) => Reason::TokenNotYet,
+            Self::Revoked(_) => Reason::TokenRevoked,
             Self::Endless | Self::Nobody | Self::Misnamed(_) | Self::Excessive(_) => Reason::TokenClaims,
         }
     }
@@ -89,6 +95,8 @@ impl Flaw {
             Self::Excessive(Excess::Bytes(_)) => {
                 format!("the patterns of the wshub claim have more than {MOST_PATTERN_BYTES} bytes")
             }
+            Self::Excessive(excess @ (Excess::Info(_) | Excess::Nesting)) => excess.to_string(),
+            Self::Revoked(cause) => cause.to_string(),
         };
         TokenFault { code: self.code(), message, reason: self.reason() }
     }
@@ -139,6 +147,10 @@ impl fmt::Display for Excess {
                 f,
                 "the patterns of the wshub claim have {bytes} bytes, at most {MOST_PATTERN_BYTES} are taken"
             ),
+            Self::Info(bytes) => {
+                write!(f, "the wshub_info claim has {bytes} bytes, at most {MOST_INFO} are taken")
+            }
+            Self::Nesting => write!(f, "the wshub_info claim nests deeper than {DEEPEST_INFO}"),
         }
     }
 }

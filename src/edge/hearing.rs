@@ -226,11 +226,15 @@ impl Driver {
                 let claim = self.site.verifier.verify(token.reveal(), self.now.wall);
                 Input::Identified { conn, id, inbox, claim }
             }
-            Ok(Said { id, say: Say::MintToken { user_id, ttl, grant } }) => {
-                return self.mint(conn, id.as_ref(), &user_id, (ttl, grant.as_ref()));
+            Ok(Said { id, say: Say::MintToken { user_id, ttl, wanted } }) => {
+                return self.mint(conn, id.as_ref(), &user_id, (ttl, &wanted));
             }
             Ok(Said { id, say: Say::CheckToken(token) }) => {
                 return self.check_token(conn, id.as_ref(), &token);
+            }
+            Ok(Said { id, say: Say::Lift(revoked) }) => return self.lift(conn, id, revoked),
+            Ok(Said { id, say: Say::Revocations { after } }) => {
+                return self.list_revocations(conn, id.as_ref(), &after);
             }
             Ok(Said { id, say: Say::Reload }) => return self.ask_for_reload(conn, id),
             Ok(said) => {

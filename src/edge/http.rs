@@ -241,7 +241,9 @@ fn status(code: Code) -> StatusCode {
         Code::Forbidden => StatusCode::FORBIDDEN,
         Code::NotSubscribed | Code::Conflict => StatusCode::CONFLICT,
         Code::UnknownConnection | Code::UnknownOperation => StatusCode::NOT_FOUND,
-        Code::RateLimited | Code::TooManySubscriptions => StatusCode::TOO_MANY_REQUESTS,
+        Code::RateLimited | Code::TooManySubscriptions | Code::TooManyRevocations => {
+            StatusCode::TOO_MANY_REQUESTS
+        }
         Code::StoreUnavailable | Code::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
         Code::BadConfiguration | Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }

@@ -35,6 +35,8 @@ mod partings;
 pub mod peers;
 pub mod reload;
 pub mod report;
+pub mod revocation;
+pub mod revoking;
 pub mod scales;
 pub mod secret;
 pub mod serve;

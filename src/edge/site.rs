@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::caller;
@@ -94,6 +95,7 @@ impl Site {
     /// Takes over what an earlier site has learnt of those who come.
     pub fn succeed(&mut self, before: &Self) {
         self.proxies.remember(&before.proxies);
+        self.verifier.heed(Rc::clone(before.verifier.revocations().0));
         self.wrong_secrets.get_mut().remember(&before.wrong_secrets.borrow());
         self.wrong_tokens.get_mut().remember(&before.wrong_tokens.borrow());
     }

@@ -5,8 +5,9 @@
 //!
 //! Nothing in a token is believed before its signature holds, and its header
 //! only chooses among keys: the algorithm is the key's own, from the
-//! configuration. `exp` is taken to the millisecond, `nbf` with [`EARLY`]; `iat`,
-//! `aud` and `iss` may be there and are not looked at.
+//! configuration. `exp` is taken to the millisecond, `nbf` with [`EARLY`]; `aud` and
+//! `iss` may be there and are not looked at. `iat` and `jti` say whether a token is
+//! revoked, and nothing else.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -20,15 +21,18 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 
 use super::claims::{self, Claims, Excess, Header, NumericDate};
+use super::clock;
 use super::flaw::{self, Flaw};
 use super::key::{Key, algorithm};
+use super::revocation::Revocations;
 use super::secret::{self, Exposure};
 use super::signature;
 use super::site::Read;
 use crate::config::{Alg, Auth, ConfigError, KeyFile, Problem};
 use crate::hub::{Identity, Pattern, Rights, TokenFault};
-use crate::protocol::frame::{RightsEntry, TokenCheck};
-use crate::protocol::{Grant, UnixTime, UserId};
+use crate::json;
+use crate::protocol::frame::{AllowanceEntry, RightsEntry, TokenCheck};
+use crate::protocol::{UnixTime, UserId, Wanted};
 
 /// Longest token. Headers and URLs of 8 KiB hold it with room to spare.
 pub const LONGEST_TOKEN: usize = 4096;
@@ -45,6 +49,10 @@ pub struct Verifier {
     /// Whose tokens held a moment ago, by a digest of each: whoever comes back with the same
     /// one, or refreshes with it, costs no second signature. Borrowed for a call.
     known: RefCell<HashMap<[u8; 32], Identity>>,
+    /// What is revoked; borrowed for a call.
+    revocations: Rc<RefCell<Revocations>>,
+    /// For how long that is kept; none: for ever.
+    revocation_ttl: Option<Duration>,
 }
 
 /// So many tokens are known at most; then all are forgotten.
@@ -110,7 +118,13 @@ impl Verifier {
             }
         }
         ConfigError::unless_empty(problems)?;
-        Ok(Self { keys: good, usual: Rc::clone(&auth.rights), known: RefCell::default() })
+        Ok(Self {
+            keys: good,
+            usual: Rc::clone(&auth.rights),
+            known: RefCell::default(),
+            revocations: Rc::default(),
+            revocation_ttl: Some(auth.revocation_ttl),
+        })
     }
 
     /// Who a token says its bearer is.
@@ -123,7 +137,7 @@ impl Verifier {
         let mut known = self.known.borrow_mut();
         if let Some(identity) = known.get(&digest) {
             if identity.expires_at.is_none_or(|end| now < end) {
-                return Ok(identity.clone());
+                return self.recall(identity, now).map(|()| identity.clone());
             }
             known.remove(&digest);
         }
@@ -133,6 +147,29 @@ impl Verifier {
         }
         known.insert(digest, identity.clone());
         Ok(identity)
+    }
+
+    /// Whether a token that was taken is to be taken still: it may have been revoked since.
+    ///
+    /// # Errors
+    /// As [`Self::verify`].
+    pub fn recall(&self, identity: &Identity, now: UnixTime) -> Result<(), TokenFault> {
+        self.unrevoked(identity, now).map_err(|flaw| flaw.told())
+    }
+
+    fn unrevoked(&self, identity: &Identity, now: UnixTime) -> Result<(), Flaw> {
+        let found = self.revocations.borrow_mut().find(identity, now, self.revocation_ttl);
+        found.map_or(Ok(()), |cause| Err(Flaw::Revoked(cause)))
+    }
+
+    /// Refuses from now on what is revoked there.
+    pub fn heed(&mut self, revocations: Rc<RefCell<Revocations>>) {
+        self.revocations = revocations;
+    }
+
+    /// What is revoked, and for how long that is kept.
+    pub fn revocations(&self) -> (&Rc<RefCell<Revocations>>, Option<Duration>) {
+        (&self.revocations, self.revocation_ttl)
     }
 
     /// The same for an administrator, who is told more: what it allows and with
@@ -146,6 +183,10 @@ impl Verifier {
                 alg: Some(key.alg.name()),
                 kid: key.kid.clone(),
                 rights: Some(self.spelled(identity.rights.as_deref())),
+                issued_at: Some(identity.issued_at).filter(|at| at.0 > 0),
+                limits: identity.terms.as_ref().and_then(|terms| Some(terms.limits?.into())),
+                info: identity.terms.as_ref().and_then(|terms| terms.info.clone()),
+                jti: identity.terms.as_ref().and_then(|terms| terms.jti.clone()),
                 ..TokenCheck::default()
             },
             Err(flaw) => TokenCheck {
@@ -173,9 +214,12 @@ impl Verifier {
         }
         let (claim, name) = claims.user().ok_or(Flaw::Nobody)?;
         let user_id = UserId::named(claim, name).map_err(Flaw::Misnamed)?;
+        let issued_at = claims.issued_at().unwrap_or_default();
+        let terms = claims.terms().map_err(Flaw::Excessive)?;
         let rights = claims.grant().map(|grant| claims::rights(&grant).map(Rc::new).map_err(Flaw::Excessive));
         let rights = rights.transpose()?;
-        let identity = Identity { user_id, rights, expires_at: Some(expires_at) };
+        let identity = Identity { user_id, rights, expires_at: Some(expires_at), issued_at, terms };
+        self.unrevoked(&identity, now)?;
         Ok(Proof { identity, key })
     }
 
@@ -236,8 +280,7 @@ impl Verifier {
     }
 
     /// A token for `user` that ends after `ttl`, in whole seconds, and when that
-    /// is. It is signed with the first key that is a secret; what it may do is
-    /// what the configuration says of tokens that do not say.
+    /// is. It is signed with the first key that is a secret, and has an id of its own.
     ///
     /// # Errors
     /// There is no such key, or the token would not be valid.
@@ -245,10 +288,13 @@ impl Verifier {
         &self,
         user: &UserId,
         ttl: Duration,
-        grant: Option<&Grant>,
+        wanted: &Wanted,
         now: UnixTime,
     ) -> Result<(String, UnixTime), MintError> {
-        if let Some(Err(excess)) = grant.map(claims::rights) {
+        let Wanted { grant, limits, info } = wanted;
+        let rights = grant.as_ref().map(claims::rights).transpose();
+        let shown = info.as_ref().map(claims::shown).transpose();
+        if let Err(excess) = rights.map(drop).and(shown.map(drop)) {
             return Err(MintError::Excessive(excess));
         }
         let mut secret = self.keys.iter().filter_map(|key| Some((key, key.signs.as_ref()?)));
@@ -260,11 +306,21 @@ impl Verifier {
             Some(kid) => serde_json::json!({ "typ": "JWT", "alg": key.alg.name(), "kid": kid }),
             None => serde_json::json!({ "typ": "JWT", "alg": key.alg.name() }),
         };
-        let mut claims = serde_json::json!({ "sub": user, "iat": iat, "exp": exp });
-        if let Some(grant) = grant {
-            claims["wshub"] = serde_json::json!(grant);
-        }
-        let [header, claims] = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
+        let mut claims = Vec::new();
+        json::write(
+            &claims::Minted {
+                sub: user,
+                iat,
+                exp,
+                // So that it can be revoked alone.
+                jti: format!("{:016x}", clock::random()),
+                wshub: grant.as_ref(),
+                wshub_limits: limits.map(AllowanceEntry::from),
+                wshub_info: info.as_ref(),
+            },
+            &mut claims,
+        );
+        let (header, claims) = (URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims));
         let message = format!("{header}.{claims}");
         let signature = signature::sign(message.as_bytes(), signs, algorithm(key.alg));
         let signature = signature.ok_or(MintError::NoSecretKey)?;

@@ -17,7 +17,7 @@ use super::Hub;
 use super::connections::Kind;
 use super::limits::Bucket;
 use super::settings::Limits;
-use crate::protocol::{ConnectionId, Moment, UserId};
+use crate::protocol::{Allowance, ConnectionId, Moment, UserId};
 
 /// One who asks, over whatever connections: known by a digest of who that is, for there may
 /// be very many, and two with the same one would only share their limits.
@@ -43,6 +43,12 @@ impl Account {
         Self::of(user, true)
     }
 
+    /// Of all connections of a user whose tokens allow the same, where they say so: what
+    /// others of this user ask is not taken from that.
+    fn of_user_allowed(user: &UserId, allowance: Allowance) -> Self {
+        Self::of((user, allowance), true)
+    }
+
     /// Of all who ask over HTTP: one secret lets them in.
     pub(super) fn of_http() -> Self {
         Self::of("http", false)
@@ -57,7 +63,8 @@ impl Account {
 /// What is paid for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Charge {
-    Request,
+    /// By somebody whose token may say how often that may be.
+    Request(Option<Allowance>),
     Interrupt,
     Whisper,
     Connection,
@@ -130,7 +137,7 @@ impl Accounts {
         let purse = self.purses.entry(account).or_default();
         purse.used = now;
         let bucket = match charge {
-            Charge::Request => &mut purse.requests,
+            Charge::Request(_) => &mut purse.requests,
             Charge::Interrupt => &mut purse.interrupts,
             Charge::Whisper => &mut purse.whispers,
             Charge::Connection => &mut purse.connections,
@@ -174,7 +181,10 @@ impl Hub {
 
     /// Charges the account of a connection, or says how long it has to wait.
     pub(super) fn charge(&mut self, now: Moment, conn: ConnectionId, charge: Charge) -> Result<(), Duration> {
-        let account = self.account(conn);
+        let account = match (charge, self.connections.get(conn).and_then(|c| c.user.as_ref())) {
+            (Charge::Request(Some(own)), Some(user)) => Account::of_user_allowed(user, own),
+            _ => self.account(conn),
+        };
         self.accounts.take(now, account, charge, &self.settings.limits)
     }
 }

@@ -6,12 +6,14 @@
 use super::channels::{Hearing, Subscriber, Topic};
 use super::connections::{Connection, Kind};
 use super::deadlines::NEVER;
-use super::event::{Asker, Effects, LogKey, Now};
+use super::event::{Asker, Effect, Effects, LogKey, Now};
 use super::{Ask, Done, Hub};
 use crate::protocol::frame::{ChannelEntry, ConnectionEntry, InboxEntry, LinkEntry, Statistics};
 use crate::protocol::name::spelled;
 use crate::protocol::say::After;
-use crate::protocol::{Channel, Close, Code, ConnectionId, Frame, Moment, Refusal, Target, UnixTime, UserId};
+use crate::protocol::{
+    Channel, Close, Code, ConnectionId, Frame, Moment, Refusal, Revoked, Target, TokenId, UnixTime, UserId,
+};
 
 impl Hub {
     /// Answers with the numbers of the daemon. They are counted when somebody
@@ -29,8 +31,14 @@ impl Hub {
         };
         match kind {
             Some(Kind::Worker { admin: true, .. }) => Ok(()),
+            Some(Kind::Client) if self.has_admin_token(from) => Ok(()),
             _ => Err(Refusal::for_administrators()),
         }
+    }
+
+    fn has_admin_token(&self, from: Asker) -> bool {
+        let Asker::Connection(conn) = from else { return false };
+        self.connections.get(conn).is_some_and(|connection| self.rights_of(connection).admin)
     }
 
     /// Operations that run, and messages that are kept: what costs nothing to count.
@@ -172,6 +180,61 @@ impl Hub {
     }
 }
 
+impl Hub {
+    /// Has tokens refused from now on. It is answered when that is on the disk.
+    pub(super) fn revoke(&mut self, ask: &Ask, revoked: Revoked, out: &mut Effects) -> Done {
+        self.may_administer(ask.from)?;
+        out.push(Effect::Revoke { to: ask.from, id: ask.id.clone(), revoked });
+        Ok(())
+    }
+
+    /// A revocation is on the disk, and counts since `at`; or it could not be written, and
+    /// does not. Who has asked may be gone.
+    pub(super) fn revoked(
+        &mut self,
+        now: Now,
+        ask: &Ask,
+        revoked: &Revoked,
+        outcome: Result<UnixTime, Refusal>,
+        out: &mut Effects,
+    ) {
+        let is_there = match ask.from {
+            Asker::Connection(conn) => self.connections.get(conn).is_some(),
+            Asker::Http(_) => true,
+        };
+        let revoked_at = match outcome {
+            Ok(at) => at,
+            Err(refusal) if is_there => return self.refuse(now, ask, refusal.of("disconnect"), out),
+            Err(_) => return,
+        };
+        let ended = self.connections.ids(|connection| match revoked {
+            Revoked::User(user) => connection.user.as_ref() == Some(user),
+            Revoked::Token(jti) => connection.jti() == Some(jti),
+        });
+        if is_there {
+            let disconnected = ended.len() as u64;
+            self.answer(ask, Frame::Revoked { disconnected, revoked_at }, out);
+        }
+        for conn in ended {
+            self.close(now, conn, Close::Disconnected, out);
+        }
+    }
+
+    /// Whose tokens were taken, for whoever knows which of them are revoked: the user, the
+    /// id of the token and when it was issued.
+    pub fn bearers(&self) -> impl Iterator<Item = (ConnectionId, &UserId, Option<&TokenId>, UnixTime)> {
+        self.connections.iter().filter_map(|(slot, connection)| {
+            let conn = ConnectionId { slot, tag: connection.tag };
+            Some((conn, connection.user.as_ref()?, connection.jti(), connection.issued_at))
+        })
+    }
+
+    /// A connection came with a token that is revoked.
+    pub(super) fn expel(&mut self, now: Now, conn: ConnectionId, out: &mut Effects) {
+        self.close(now, conn, Close::Disconnected, out);
+    }
+}
+
 /// So many entries are in one answer: what is asked for takes a turn, and others wait for
 /// that.
 const LISTED: usize = 1000;
@@ -228,6 +291,7 @@ fn entry(now: Now, slot: u32, connection: &Connection) -> ConnectionEntry {
         connected_at: at(now, connection.opened),
         heard_at: at(now, connection.heard),
         expires_at: connection.expires_at(),
+        jti: connection.jti().cloned(),
         subscriptions: connection.subscriptions() as u64,
         operations: rare.map_or(0, |rare| u64::from(rare.operations)),
         stalled: stuck.map(|since| now.moment.since(since)),

@@ -13,7 +13,7 @@ use super::publish::forbidden;
 use super::rights::Identity;
 use super::{Ask, Hub};
 use crate::protocol::frame::Limits;
-use crate::protocol::{Close, ConnectionId, Frame, InboxMode, Moment, UnixTime, VERSION};
+use crate::protocol::{Allowance, Close, ConnectionId, Frame, InboxMode, Moment, UnixTime, VERSION};
 
 /// What came with an `auth` request.
 pub(super) struct Proof {
@@ -159,13 +159,15 @@ impl Hub {
             connection.inbox = mode;
         }
         let (user_id, expires_at) = (identity.user_id.clone(), identity.expires_at);
+        let own = identity.terms.as_ref().and_then(|terms| terms.limits);
         if !self.take_identity(now, conn, identity, out) {
             return;
         }
         // Who hears the inbox from now on, or acknowledges it, must know its epoch.
         let begins = let_in && (!refreshed || mode.is_some());
         let inbox = if begins { self.inbox_state(now, &user_id, out) } else { None };
-        self.answer(ask, Frame::AuthSuccess { user_id, expires_at, inbox }, out);
+        let limits = self.limits_told(own);
+        self.answer(ask, Frame::AuthSuccess { user_id, expires_at, limits, inbox }, out);
         if !let_in {
             if let Some(connection) = self.connections.get_mut(conn) {
                 connection.kind = Kind::Client;
@@ -206,12 +208,18 @@ impl Hub {
         }
         let Some(connection) = self.connections.get_mut(conn) else { return false };
         connection.rights = identity.rights;
+        connection.issued_at = identity.issued_at;
+        connection.terms = identity.terms;
         connection.expire(moment_of(now, identity.expires_at), identity.expires_at);
         connection.user = Some(identity.user_id.clone());
         if newcomer {
             // Not in the inbox yet, so these are channels all of them.
             for place in connection.topics.clone() {
-                self.arrived(place, &identity.user_id, out);
+                self.arrived(place, conn.slot, &identity.user_id, out);
+            }
+        } else {
+            for place in connection.topics.clone() {
+                self.redescribe(place, conn.slot);
             }
         }
         true
@@ -223,13 +231,24 @@ impl Hub {
         self.close(now, conn, close, out);
     }
 
+    /// What a connection may do at most; `own` is what its token says of that.
+    fn limits_told(&self, own: Option<Allowance>) -> Limits {
+        let limits = &self.settings.limits;
+        let requests_per_second = limits.allowed(own);
+        Limits {
+            message_bytes: limits.message_bytes as u64,
+            requests_per_second,
+            burst: requests_per_second.burst(),
+            subscriptions: u32::try_from(limits.subscriptions).unwrap_or(u32::MAX),
+        }
+    }
+
     /// The first frame of a client that is let in.
     fn greet(&mut self, now: Now, conn: ConnectionId, out: &mut Effects) {
         let Some(connection) = self.connections.get(conn) else { return };
         let user_id = connection.user.clone();
         let inbox = user_id.as_ref().and_then(|user| self.inbox_state(now, user, out));
         let Some(connection) = self.connections.get(conn) else { return };
-        let limits = &self.settings.limits;
         let frame = Frame::ConnectionEstablished {
             connection_id: conn.to_string(),
             user_id,
@@ -237,12 +256,7 @@ impl Hub {
             server_time: now.wall,
             ping_interval: self.settings.heartbeat.ping_interval,
             pong_timeout: self.settings.heartbeat.pong_timeout,
-            limits: Limits {
-                message_bytes: limits.message_bytes as u64,
-                requests_per_second: limits.requests_per_second,
-                burst: limits.burst,
-                subscriptions: u32::try_from(limits.subscriptions).unwrap_or(u32::MAX),
-            },
+            limits: self.limits_told(connection.own_limits()),
             expires_at: connection.expires_at(),
             inbox,
         };

@@ -338,6 +338,12 @@ impl Channels {
         let is_meant = |topic: &Topic| topic.log.as_deref().is_some_and(&wanted);
         self.table.iter().filter(|(_, topic)| is_meant(topic)).map(|(place, _)| place as u32).collect()
     }
+
+    /// The places of all on which somebody is told who comes and goes, in their order.
+    pub(super) fn with_presence(&self) -> Vec<u32> {
+        let watched = self.table.iter().filter(|(_, topic)| topic.presence.is_some());
+        watched.map(|(place, _)| place as u32).collect()
+    }
 }
 
 /// The table alone is written; the rest follows from it.

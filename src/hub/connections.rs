@@ -12,8 +12,10 @@ use smallvec::SmallVec;
 use super::deadlines::NEVER;
 use super::event::Outbound;
 use super::limits::{Bucket, Mistakes, Refusals};
-use super::rights::Rights;
-use crate::protocol::{ConnectionId, InboxMode, Moment, Sender, UnixTime, UserId};
+use super::rights::{Rights, Terms};
+use crate::protocol::{
+    Allowance, ConnectionId, InboxMode, Moment, Payload, Sender, TokenId, UnixTime, UserId,
+};
 
 /// What a connection is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -51,6 +53,12 @@ pub(super) struct Connection {
     /// The same, as it is told where there is such a token. The moment was
     /// computed once, so that a clock that is set neither kills nor extends.
     expires_at: UnixTime,
+    /// When its token was issued, 0 where that is not known; and what else the token says.
+    /// Both go behind the rest of a state.
+    #[serde(skip)]
+    pub(super) issued_at: UnixTime,
+    #[serde(skip)]
+    pub(super) terms: Option<Rc<Terms>>,
     pub(super) requests: Bucket,
     #[serde(default)]
     pub(super) controls: Bucket,
@@ -131,6 +139,8 @@ impl Connection {
             armed: NEVER,
             expires: NEVER,
             expires_at: UnixTime::default(),
+            issued_at: UnixTime::default(),
+            terms: None,
             requests: Bucket::default(),
             controls: Bucket::default(),
             kind,
@@ -158,6 +168,21 @@ impl Connection {
     /// When its token ends, if it has one that does.
     pub(super) fn expires_at(&self) -> Option<UnixTime> {
         (self.expires != NEVER).then_some(self.expires_at)
+    }
+
+    /// How often it may ask, where its token says so.
+    pub(super) fn own_limits(&self) -> Option<Allowance> {
+        self.terms.as_ref()?.limits
+    }
+
+    /// What others see of its user.
+    pub(super) fn info(&self) -> Option<&Payload> {
+        self.terms.as_ref()?.info.as_ref()
+    }
+
+    /// The id of its token.
+    pub(super) fn jti(&self) -> Option<&TokenId> {
+        self.terms.as_ref()?.jti.as_ref()
     }
 
     pub(super) fn is_worker(&self) -> bool {
@@ -266,6 +291,22 @@ impl Connections {
             match known.get(own) {
                 Some(rights) => *own = rights.clone(),
                 None => drop(known.insert(own.clone())),
+            }
+        }
+    }
+
+    /// What of their tokens goes behind the rest of a state, by slot.
+    pub(super) fn bearers(&self) -> Vec<(u32, UnixTime, Option<Rc<Terms>>)> {
+        let says = |connection: &Connection| connection.issued_at.0 > 0 || connection.terms.is_some();
+        let bearers = self.iter().filter(|(_, connection)| says(connection));
+        bearers.map(|(slot, connection)| (slot, connection.issued_at, connection.terms.clone())).collect()
+    }
+
+    /// The same, read back.
+    pub(super) fn restore_bearers(&mut self, bearers: Vec<(u32, UnixTime, Option<Rc<Terms>>)>) {
+        for (slot, issued_at, terms) in bearers {
+            if let Some(connection) = self.at_mut(slot) {
+                (connection.issued_at, connection.terms) = (issued_at, terms);
             }
         }
     }

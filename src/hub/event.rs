@@ -15,7 +15,7 @@ use super::settings::{Disk, Settings};
 use crate::protocol::worker::InterruptLine;
 use crate::protocol::{
     Channel, Close, ConnectionId, Delivery, Frame, InboxMode, Message, MessageId, Misspoken, Moment,
-    OperationId, Reason, Refusal, RequestId, Said, UnixTime, UserId,
+    OperationId, Reason, Refusal, RequestId, Revoked, Said, UnixTime, UserId,
 };
 
 /// What time it is, told with every fact.
@@ -43,6 +43,11 @@ pub enum Input {
     Said { from: Asker, said: Said },
     /// A request that could not be read.
     Misspoke { from: Asker, misspoken: Misspoken },
+    /// A revocation that was ordered is on the disk and counts since then, or it could not
+    /// be written and does not.
+    Revoked { from: Asker, id: Option<RequestId>, revoked: Revoked, outcome: Result<UnixTime, Refusal> },
+    /// A connection came with a token that is revoked.
+    Expelled { conn: ConnectionId },
     /// A sign of life that says nothing: part of a message, or so many pings and pongs.
     Heard { conn: ConnectionId, controls: u32 },
     /// What the link still owes its peer has changed its kind.
@@ -195,7 +200,7 @@ pub enum Claim {
 /// What is wrong with a token.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TokenFault {
-    /// `token_invalid`, `token_expired` or `token_not_yet`.
+    /// `token_invalid`, `token_expired`, `token_not_yet` or `token_revoked`.
     pub code: &'static str,
     /// For people.
     pub message: String,
@@ -269,6 +274,9 @@ pub enum Effect {
     Interrupt { line: Box<InterruptLine> },
     /// Drop it: the operation is over.
     Unlatch { operation: OperationId },
+    /// Take such tokens no longer, and note that on the disk; answered by
+    /// `Input::Revoked`.
+    Revoke { to: Asker, id: Option<RequestId>, revoked: Revoked },
     /// Ask the peer for a sign of life.
     Ping { conn: ConnectionId },
     /// Say goodbye after what is queued, and close. `after_ms` tells when to

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::accounts::Charge;
 use super::settings::Limits;
-use crate::protocol::Moment;
+use crate::protocol::{Allowance, Moment};
 
 /// A rate with a burst, in one number (the generic cell rate algorithm of
 /// ATM): the microsecond at which all that was let through is paid off.
@@ -18,41 +18,63 @@ pub(super) struct Bucket(u64);
 /// How fast a bucket fills, and how much goes into it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rate {
-    pub(super) per_second: u32,
-    pub(super) burst: u32,
+    /// What one costs, in microseconds.
+    each: u64,
+    burst: u32,
 }
 
 /// So many times as much as one connection may ask a user who has several.
 pub const OF_USER: u32 = 5;
 
 impl Rate {
+    const fn new(per_second: u32, burst: u32) -> Self {
+        let per_second = if per_second == 0 { 1 } else { per_second };
+        Self { each: 1_000_000 / per_second as u64, burst }
+    }
+
     fn times(self, times: u32) -> Self {
-        Self { per_second: self.per_second.saturating_mul(times), burst: self.burst.saturating_mul(times) }
+        Self { each: self.each / u64::from(times), burst: self.burst.saturating_mul(times) }
+    }
+
+    /// The faster of two, with the larger burst.
+    fn max(self, other: Self) -> Self {
+        Self { each: self.each.min(other.each), burst: self.burst.max(other.burst) }
+    }
+}
+
+impl From<Allowance> for Rate {
+    fn from(allowance: Allowance) -> Self {
+        let each = 1_000_000_000 / u64::from(allowance.millirate().max(1));
+        Self { each, burst: allowance.burst() }
     }
 }
 
 impl Limits {
-    pub(super) fn requests(&self) -> Rate {
-        Rate { per_second: self.requests_per_second, burst: self.burst }
+    /// What one connection may ask: what its token says, up to a ceiling, else what everybody
+    /// may.
+    pub(super) fn allowed(&self, own: Option<Allowance>) -> Allowance {
+        own.map_or_else(
+            || Allowance::new(self.requests_per_second, self.burst),
+            |own| own.capped(self.token_rate),
+        )
     }
 
     pub(super) fn interrupts(&self) -> Rate {
-        Rate { per_second: self.interrupts_per_second, burst: self.interrupt_burst }
+        Rate::new(self.interrupts_per_second, self.interrupt_burst)
     }
 
     pub(super) fn whispers(&self) -> Rate {
-        Rate { per_second: self.whispers_per_second, burst: self.whisper_burst }
+        Rate::new(self.whispers_per_second, self.whisper_burst)
     }
 
     /// What all connections of a user, or of an address without one, may ask together.
     pub(super) fn of_user(&self, charge: Charge) -> Rate {
         // What one connection may ask its user may in any case.
-        let usual = Rate {
-            per_second: self.user_requests_per_second.max(self.requests_per_second),
-            burst: self.user_burst.max(self.burst),
-        };
+        let usual = Rate::new(self.user_requests_per_second, self.user_burst)
+            .max(Rate::new(self.requests_per_second, self.burst));
         match charge {
-            Charge::Request => usual,
+            Charge::Request(None) => usual,
+            Charge::Request(own) => Rate::from(self.allowed(own)).times(OF_USER),
             Charge::Interrupt => self.interrupts().times(OF_USER),
             Charge::Whisper => self.whispers().times(OF_USER),
             // After a restart all of them come back at once.
@@ -68,10 +90,9 @@ impl Bucket {
     /// Takes one out, or says how long to wait for it.
     pub(super) fn take(&mut self, now: Moment, rate: Rate) -> Result<(), Duration> {
         let now = now.0.saturating_mul(1000);
-        let each = 1_000_000 / u64::from(rate.per_second.max(1));
-        let paid = self.0.max(now).saturating_add(each);
+        let paid = self.0.max(now).saturating_add(rate.each);
         let ahead = paid.saturating_sub(now);
-        let allowed = each.saturating_mul(u64::from(rate.burst.max(1)));
+        let allowed = rate.each.saturating_mul(u64::from(rate.burst.max(1)));
         if ahead > allowed {
             return Err(Duration::from_micros(ahead - allowed));
         }
@@ -93,10 +114,10 @@ impl Bucket {
 
 /// Pings and pongs of one connection: a peer that looks whether its link lives does so now
 /// and then.
-pub(super) const CONTROLS: Rate = Rate { per_second: 10, burst: 100 };
+pub(super) const CONTROLS: Rate = Rate::new(10, 100);
 
 /// The same of those who are not let in yet.
-pub(super) const CONTROLS_OF_STRANGERS: Rate = Rate { per_second: 10, burst: 20 };
+pub(super) const CONTROLS_OF_STRANGERS: Rate = Rate::new(10, 20);
 
 /// How much the lists in the answers to one request may take: whoever asks for many does
 /// so again.

@@ -55,7 +55,7 @@ pub use event::{
 };
 pub use memory::{Asks, Level};
 pub use recent::Scope;
-pub use rights::{Identity, Pattern, Rights};
+pub use rights::{Identity, Pattern, Rights, Terms};
 pub use settings::Settings;
 pub use state::StateError;
 
@@ -184,6 +184,10 @@ impl Hub {
             }
             Input::Said { from, said } => self.said(now, from, said, out),
             Input::Misspoke { from, misspoken } => self.misspoke(now, from, misspoken, out),
+            Input::Revoked { from, id, revoked, outcome } => {
+                self.revoked(now, &Ask { from, id }, &revoked, outcome, out);
+            }
+            Input::Expelled { conn } => self.expel(now, conn, out),
             Input::Heard { conn, controls } => self.control(now, conn, controls, out),
             Input::Outbound { conn, state } => self.outbound(now, conn, state, out),
             Input::Took { conn } => self.took(now, conn),

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::{Channel, UnixTime, UserId};
+use crate::protocol::{Allowance, Channel, Payload, TokenId, UnixTime, UserId};
 
 /// A name with `*` for any run of characters and `{user_id}` for the user's own.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -80,7 +80,7 @@ pub struct Rights {
     pub publish: Vec<Pattern>,
     /// Channels whose operations may be interrupted, beside one's own.
     pub interrupt: Vec<Pattern>,
-    /// Whether the daemon's numbers may be seen.
+    /// Whether its user administers the hub.
     pub admin: bool,
 }
 
@@ -94,6 +94,28 @@ pub struct Identity {
     pub rights: Option<Rc<Rights>>,
     /// When the token ends.
     pub expires_at: Option<UnixTime>,
+    /// When it was issued; 0 where it does not say, for then it may be as old as can be.
+    pub issued_at: UnixTime,
+    /// What else it says of its bearer; none in most.
+    pub terms: Option<Rc<Terms>>,
+}
+
+/// What few tokens say of their bearers, beside what is allowed.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Terms {
+    /// How often it may ask.
+    pub limits: Option<Allowance>,
+    /// What others see of it.
+    pub info: Option<Payload>,
+    /// The id of the token.
+    pub jti: Option<TokenId>,
+}
+
+impl Identity {
+    /// A user of whom nothing else is known.
+    pub fn new(user_id: UserId) -> Self {
+        Self { user_id, rights: None, expires_at: None, issued_at: UnixTime::default(), terms: None }
+    }
 }
 
 impl Rights {

@@ -43,6 +43,8 @@ pub struct Limits {
     /// Of all connections of a user together, or of an address without one.
     pub user_requests_per_second: u32,
     pub user_burst: u32,
+    /// The most that a token may allow its bearer, of either number.
+    pub token_rate: u32,
     pub interrupts_per_second: u32,
     pub interrupt_burst: u32,
     pub whispers_per_second: u32,
@@ -70,6 +72,8 @@ impl Default for Limits {
             burst: 20,
             user_requests_per_second: 10 * OF_USER,
             user_burst: 20 * OF_USER,
+            // What a back end does in a hurry; more is done over the worker socket.
+            token_rate: 1000,
             // Stopping is not a thing to be done in a hurry ten times over.
             interrupts_per_second: 10,
             interrupt_burst: 20,

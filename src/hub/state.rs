@@ -2,13 +2,31 @@
 //!
 //! Knows the version of the form. Does not know how the bytes get there.
 
+use std::rc::Rc;
+
+use serde::{Deserialize, Serialize};
+
 use super::event::LogKey;
-use super::{Hub, Settings};
+use super::{Hub, Settings, Terms};
 use crate::binary::{self, Destination, Output, Source};
+use crate::protocol::{Payload, UnixTime, UserId};
 
 /// Raised when a hub could not go on with what an older one wrote. Postcard spells a value
 /// by the order of its fields: a field more, less or in another place is another version.
-const VERSION: u32 = 4;
+///
+/// What a version adds stands behind all of the one before, as a part of its own: so a
+/// state of version 4 is one that ends earlier, and one reader reads both.
+const VERSION: u32 = 5;
+const OLDEST: u32 = 4;
+
+/// What version 5 has added.
+#[derive(Serialize, Deserialize, Default)]
+struct Since5 {
+    /// By slot: when a token was issued, and what it says of its bearer beside its rights.
+    bearers: Vec<(u32, UnixTime, Option<Rc<Terms>>)>,
+    /// By place in the table of topics: what is said of users who may come back.
+    absent: Vec<(u32, UserId, Payload)>,
+}
 
 /// Why a state cannot be taken over.
 #[derive(Debug)]
@@ -48,6 +66,7 @@ impl Hub {
     pub(crate) fn write(&self, to: Destination<'_>) -> binary::Written {
         let mut output = Output::new(VERSION, to);
         output.add(self);
+        output.add(&Since5 { bearers: self.connections.bearers(), absent: self.infos_of_absent() });
         output.end()
     }
 
@@ -69,14 +88,16 @@ impl Hub {
     }
 
     fn read_as_it_was(mut from: Source<'_>) -> Result<Self, StateError> {
-        match from.version()? {
-            VERSION => {
-                let hub = from.next()?;
-                from.end()?;
-                Ok(hub)
-            }
-            found => Err(StateError::Version { found, known: VERSION }),
+        let version = from.version()?;
+        if !(OLDEST..=VERSION).contains(&version) {
+            return Err(StateError::Version { found: version, known: VERSION });
         }
+        let mut hub: Self = from.next()?;
+        let Since5 { bearers, absent } = if version >= 5 { from.next()? } else { Since5::default() };
+        from.end()?;
+        hub.connections.restore_bearers(bearers);
+        hub.restore_infos(absent);
+        Ok(hub)
     }
 
     /// A hub that nobody goes on with: it takes in what the store tells, and leaves its

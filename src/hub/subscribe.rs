@@ -195,7 +195,7 @@ impl Hub {
         let user = connection.user.clone();
         topic.subscribers.push(Subscriber { slot: conn.slot, hearing: Hearing::Live, watches });
         if let Some(user) = user {
-            self.arrived(place, &user, out);
+            self.arrived(place, conn.slot, &user, out);
         }
         self.watch(place);
     }

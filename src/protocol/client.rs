@@ -20,14 +20,11 @@ pub fn parse(text: &str) -> Result<Said, Misspoken> {
         "send" => read::publication(fields, ToAll::Unknown, None),
         "whisper" => whisper(fields),
         "interrupt" => read::interrupt(fields),
-        "operations" => {
-            read::channel(fields).map(|channel| Say::Operations { channel: Some(channel), after: None })
-        }
         "presence" => read::channel(fields).map(Say::Presence),
         "ack" => ack(fields),
         "auth" => auth(fields),
         "ping" => Ok(Say::Ping),
-        other => Err(read::unknown_action(other)),
+        other => read::administration(other, fields),
     })
 }
 

@@ -6,14 +6,17 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use super::name::{Channel, ConnectionId, OperationId, UserId};
+use super::message::Payload;
+use super::name::{Channel, ConnectionId, OperationId, TokenId, UserId};
+use super::say::Allowance;
 use super::time::{UnixTime, rfc3339, rfc3339_if_any, seconds_if_any};
 
 /// What a connection may do at most.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct Limits {
     pub message_bytes: u64,
-    pub requests_per_second: u32,
+    #[serde(serialize_with = "rate")]
+    pub requests_per_second: Allowance,
     pub burst: u32,
     pub subscriptions: u32,
 }
@@ -79,6 +82,9 @@ pub struct OperationEntry {
 pub struct Present {
     pub user_id: UserId,
     pub connections: u64,
+    /// What the token of the newest connection has in `wshub_info`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub info: Option<Payload>,
 }
 
 /// One connection in a list.
@@ -103,6 +109,9 @@ pub struct ConnectionEntry {
     /// When its token ends.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339_if_any")]
     pub expires_at: Option<UnixTime>,
+    /// The id of its token, by which that can be revoked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jti: Option<TokenId>,
     pub subscriptions: u64,
     /// That it owns.
     pub operations: u64,
@@ -166,11 +175,11 @@ pub struct InboxEntry {
 }
 
 /// What the daemon makes of a token.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize)]
 pub struct TokenCheck {
     pub valid: bool,
-    /// What is wrong with it: `token_invalid`, `token_expired` or `token_not_yet`,
-    /// and in words.
+    /// What is wrong with it: `token_invalid`, `token_expired`, `token_not_yet` or
+    /// `token_revoked`, and in words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -187,6 +196,51 @@ pub struct TokenCheck {
     pub kid: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rights: Option<RightsEntry>,
+    /// How often its bearer may ask, before `[limits] token_rate` counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<AllowanceEntry>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub info: Option<Payload>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jti: Option<TokenId>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339_if_any")]
+    pub issued_at: Option<UnixTime>,
+}
+
+/// What `wshub_limits` says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct AllowanceEntry {
+    #[serde(serialize_with = "rate")]
+    pub rate: Allowance,
+    pub burst: u32,
+}
+
+impl From<Allowance> for AllowanceEntry {
+    fn from(allowance: Allowance) -> Self {
+        Self { rate: allowance, burst: allowance.burst() }
+    }
+}
+
+/// Requests per second: a whole number where it is one.
+fn rate<S: Serializer>(allowance: &Allowance, to: S) -> Result<S::Ok, S::Error> {
+    match allowance.millirate() {
+        whole if whole.is_multiple_of(1000) => to.serialize_u32(whole / 1000),
+        _ => to.serialize_f64(allowance.rate()),
+    }
+}
+
+/// One revocation in a list: of all tokens of a user until then, or of one token.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct RevocationEntry {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_id: Option<UserId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jti: Option<TokenId>,
+    #[serde(serialize_with = "rfc3339")]
+    pub revoked_at: UnixTime,
+    /// When it is forgotten, if it ever is.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339_if_any")]
+    pub until: Option<UnixTime>,
 }
 
 /// What somebody may do, as patterns.
@@ -223,7 +277,7 @@ fn as_text<S: Serializer>(id: &ConnectionId, to: S) -> Result<S::Ok, S::Error> {
 
 /// The numbers of [`Statistics`] that go up and down, in the order in which people
 /// want to see them; all others only ever count up.
-pub const GAUGES: [&str; 16] = [
+pub const GAUGES: [&str; 17] = [
     "uptime_seconds",
     "connected_users",
     "total_connections",
@@ -231,6 +285,7 @@ pub const GAUGES: [&str; 16] = [
     "channels",
     "subscriptions",
     "operations",
+    "revocations",
     "kept_messages",
     "kept_bytes",
     "unstored_bytes",
@@ -253,6 +308,8 @@ pub struct Statistics {
     pub channels: u64,
     pub subscriptions: u64,
     pub operations: u64,
+    /// Users and tokens whose revocation is kept.
+    pub revocations: u64,
     /// Kept and not yet delivered.
     pub kept_messages: u64,
     pub kept_bytes: u64,

@@ -88,6 +88,18 @@ pub(super) struct Fields<'a> {
     pub(super) interrupt: Raw<'a>,
     #[serde(borrow)]
     pub(super) admin: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) limits: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) rate: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) burst: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) info: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) jti: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) revoke: Raw<'a>,
 }
 
 /// The text of one value, if there is one.
@@ -184,6 +196,13 @@ pub(super) fn number(field: &str, raw: Raw<'_>) -> Result<Option<u64>, Refusal> 
     number.map(Some).ok_or_else(|| wrong(field, "a whole number from 0 to 2^53 - 1"))
 }
 
+/// Any number above 0.
+pub(super) fn positive(field: &str, raw: Raw<'_>) -> Result<Option<f64>, Refusal> {
+    let Some(text) = raw.map(RawValue::get) else { return Ok(None) };
+    let number = serde_json::from_str::<f64>(text).ok().filter(|number| *number > 0.0);
+    number.map(Some).ok_or_else(|| wrong(field, "a number above 0"))
+}
+
 /// A list of strings.
 pub(super) fn strings(field: &str, raw: Raw<'_>) -> Result<Option<Vec<String>>, Refusal> {
     let Some(raw) = raw else { return Ok(None) };
@@ -223,19 +242,23 @@ pub(super) fn objects<'a>(field: &str, raw: Raw<'a>) -> Result<Option<Vec<Fields
 
 /// The payload, as the text that came; missing means null.
 pub(super) fn payload(raw: Raw<'_>) -> Result<Payload, Refusal> {
-    let Some(raw) = raw else { return Ok(Payload::null()) };
+    raw.map_or_else(|| Ok(Payload::null()), |raw| passed_on("data", raw, DEEPEST))
+}
+
+/// JSON that is passed on as the text that came, in one line; it may nest so deep.
+pub(crate) fn passed_on(field: &str, raw: &RawValue, deepest: usize) -> Result<Payload, Refusal> {
     let text = raw.get();
     // Depth cannot exceed the number of opening brackets, which costs next to
     // nothing to count; only what has many of them is looked at closely.
-    if memchr::memchr2_iter(b'[', b'{', text.as_bytes()).count() >= DEEPEST && depth(text) > DEEPEST {
-        return Err(Refusal::new(Code::BadRequest, format!("`data` nests deeper than {DEEPEST}")));
+    if memchr::memchr2_iter(b'[', b'{', text.as_bytes()).count() >= deepest && depth(text) > deepest {
+        return Err(Refusal::new(Code::BadRequest, format!("`{field}` nests deeper than {deepest}")));
     }
     if memchr::memchr2(b'\n', b'\r', text.as_bytes()).is_none() {
         return Ok(Payload::new(raw.to_owned()));
     }
     // A raw line break is white space in JSON, and the end of a worker's line.
     let one_line = text.replace(['\n', '\r'], " ");
-    let raw = RawValue::from_string(one_line).map_err(|_| wrong("data", "JSON"))?;
+    let raw = RawValue::from_string(one_line).map_err(|_| wrong(field, "JSON"))?;
     Ok(Payload::new(raw))
 }
 

@@ -47,11 +47,14 @@ pub enum Frame<'a> {
         user_id: UserId,
         #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339_if_any")]
         expires_at: Option<UnixTime>,
+        /// What holds from now on.
+        limits: Limits,
         /// Where no `connection_established` follows, which would tell it.
         #[serde(skip_serializing_if = "Option::is_none")]
         inbox: Option<InboxState>,
     },
-    /// It was not; `code` is `token_invalid`, `token_expired` or `token_not_yet`.
+    /// It was not; `code` is `token_invalid`, `token_expired`, `token_not_yet` or
+    /// `token_revoked`.
     AuthFailed { code: &'static str, message: String },
     /// A new token is due before this time.
     TokenExpiring {
@@ -146,13 +149,19 @@ pub enum Frame<'a> {
     /// Who is on a channel.
     Presence {
         channel: Channel,
-        /// Missing where there are more than a thousand.
+        /// Missing where there are more than a thousand, or it would be over 64 KiB.
         #[serde(skip_serializing_if = "Option::is_none")]
         presence: Option<Vec<Present>>,
         count: u64,
     },
     /// A user is there.
-    UserJoined { channel: Channel, user_id: UserId },
+    UserJoined {
+        channel: Channel,
+        user_id: UserId,
+        /// What its token has in `wshub_info`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        info: Option<Payload>,
+    },
     /// A user is there no longer.
     UserLeft { channel: Channel, user_id: UserId },
     /// Here.
@@ -199,6 +208,21 @@ pub enum Frame<'a> {
     Purged { purged: u64 },
     /// How many connections were ended (administration).
     Disconnected { disconnected: u64 },
+    /// Tokens are taken no longer; so many connections were ended (administration).
+    Revoked {
+        disconnected: u64,
+        /// Tokens of a user that were issued in this second are refused, too.
+        #[serde(serialize_with = "rfc3339")]
+        revoked_at: UnixTime,
+    },
+    /// Which tokens are taken no longer (administration).
+    Revocations {
+        revocations: Vec<RevocationEntry>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        next: Option<String>,
+    },
+    /// Whether there was such a revocation (administration).
+    Lifted { lifted: bool },
     /// A minted token (administration).
     Token {
         token: &'a str,
@@ -261,6 +285,7 @@ impl Frame<'_> {
                 | Self::Channels { .. }
                 | Self::Inbox(_)
                 | Self::Inboxes { .. }
+                | Self::Revocations { .. }
                 | Self::Token { .. }
                 | Self::TokenCheck(_)
                 | Self::Reloaded(_)
@@ -279,6 +304,8 @@ impl Frame<'_> {
                 | Self::InterruptResult { .. }
                 | Self::Purged { .. }
                 | Self::Disconnected { .. }
+                | Self::Revoked { .. }
+                | Self::Lifted { .. }
                 | Self::Done {}
         )
     }

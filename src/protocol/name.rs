@@ -87,6 +87,8 @@ names! {
     Event, "event", may_be_in_an_id;
     /// A message's own id, given by its publisher or by the hub.
     MessageId, "message_id", may_be_in_an_id;
+    /// The id of one token: its `jti`.
+    TokenId, "jti", may_be_in_an_id;
 }
 
 fn may_be_in_an_id(c: char) -> bool {

@@ -7,10 +7,11 @@ use std::fmt::Display;
 
 use super::fields::{self, Fields, Raw, RequestId, missing};
 use super::message::Payload;
-use super::name::{Channel, Event, MessageId, OperationId, UserId};
+use super::name::{Channel, Event, MessageId, OperationId, TokenId, UserId};
 use super::refusal::{Code, Refusal};
 use super::say::{
-    After, End, Ending, Interrupt, Misspoken, Position, Publication, Said, Say, Start, Subscribe, Target,
+    After, End, Ending, Interrupt, Misspoken, Position, Publication, Revoked, Said, Say, Start, Subscribe,
+    Target,
 };
 
 /// Longest reason or label in bytes: a sentence or two for people.
@@ -50,7 +51,7 @@ fn action<'a>(fields: &Fields<'a>, unnamed: Option<&'static str>) -> Result<Cow<
     }
 }
 
-pub(super) fn unknown_action(action: &str) -> Refusal {
+fn unknown_action(action: &str) -> Refusal {
     let shown: String = action.chars().take(40).collect();
     Refusal::new(Code::UnknownAction, format!("there is no action {shown:?}"))
 }
@@ -148,13 +149,46 @@ fn target(fields: &Fields<'_>, to_all: ToAll) -> Result<Target, Refusal> {
 }
 
 /// Whose kept messages are meant.
-pub(super) fn channel_or_user(fields: &Fields<'_>) -> Result<Target, Refusal> {
+fn channel_or_user(fields: &Fields<'_>) -> Result<Target, Refusal> {
     only([on_channel(fields)?, to_user(fields)?], "`channel` and `user_id`")
 }
 
-/// Whose connections are meant.
-pub(super) fn connection_or_user(fields: &Fields<'_>) -> Result<Target, Refusal> {
-    only([to_connection(fields)?, to_user(fields)?], "`connection_id` and `user_id`")
+/// Which connections are to end, and whether tokens are revoked with them.
+pub(super) fn disconnect(fields: &Fields<'_>) -> Result<Say, Refusal> {
+    let revokes = fields::boolean("revoke", fields.revoke)?.unwrap_or(false);
+    if !revokes && fields.jti.is_none() {
+        let target = only([to_connection(fields)?, to_user(fields)?], "`connection_id` and `user_id`")?;
+        return Ok(Say::Disconnect(target));
+    }
+    if fields.connection_id.is_some() {
+        let why = "`revoke` goes with `user_id` or `jti`: a connection by its id has no token of that name";
+        return Err(Refusal::new(Code::BadRequest, why));
+    }
+    user_or_jti(fields).map(Say::Revoke)
+}
+
+/// Whose tokens, or which one.
+pub(super) fn user_or_jti(fields: &Fields<'_>) -> Result<Revoked, Refusal> {
+    let user = user_id(fields)?.map(Revoked::User);
+    let jti = fields::id("jti", fields.jti)?.map(|id| TokenId::new(&id)).transpose()?;
+    only([user, jti.map(Revoked::Token)], "`user_id` and `jti`")
+}
+
+/// Administration that workers and clients ask for in the same words.
+pub(super) fn administration(action: &str, fields: &Fields<'_>) -> Result<Say, Refusal> {
+    match action {
+        "operations" => Ok(Say::Operations { channel: optional_channel(fields)?, after: after(fields)? }),
+        "stats" => Ok(Say::Stats),
+        "connections" => after(fields).map(|after| Say::Connections { after }),
+        "channels" => after(fields).map(|after| Say::Channels { after }),
+        "inbox" => match user_id(fields)? {
+            Some(user) => Ok(Say::Inbox(user)),
+            None => after(fields).map(|after| Say::Inboxes { after }),
+        },
+        "purge" => channel_or_user(fields).map(Say::Purge),
+        "disconnect" => disconnect(fields),
+        other => Err(unknown_action(other)),
+    }
 }
 
 fn on_channel(fields: &Fields<'_>) -> Result<Option<Target>, Refusal> {
@@ -171,7 +205,7 @@ fn to_connection(fields: &Fields<'_>) -> Result<Option<Target>, Refusal> {
     Ok(id.map(|id| Target::Connection(id.chars().take(super::name::LONGEST_NAME).collect())))
 }
 
-fn only<const N: usize>(given: [Option<Target>; N], names: &str) -> Result<Target, Refusal> {
+fn only<T, const N: usize>(given: [Option<T>; N], names: &str) -> Result<T, Refusal> {
     let mut given = given.into_iter().flatten();
     match (given.next(), given.next()) {
         (Some(target), None) => Ok(target),

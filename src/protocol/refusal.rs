@@ -38,7 +38,9 @@ pub enum Code {
     TooLarge,
     /// The connection has as many subscriptions as it may.
     TooManySubscriptions,
-    /// A message that must be stored cannot be.
+    /// As many revocations are kept as may be.
+    TooManyRevocations,
+    /// What must be stored cannot be: a durable message, or a revocation.
     StoreUnavailable,
     /// The configuration cannot be used; the message has a line for each mistake.
     BadConfiguration,
@@ -64,6 +66,7 @@ impl Code {
             Self::RateLimited => "rate_limited",
             Self::TooLarge => "too_large",
             Self::TooManySubscriptions => "too_many_subscriptions",
+            Self::TooManyRevocations => "too_many_revocations",
             Self::StoreUnavailable => "store_unavailable",
             Self::BadConfiguration => "bad_configuration",
             Self::ShuttingDown => "shutting_down",
@@ -101,7 +104,8 @@ impl Refusal {
 
     /// Only administrators may; says who they are.
     pub fn for_administrators() -> Self {
-        let who = "this is for administrators: root, the daemon's own user, and those in `[worker] admins`";
+        let who = "this is for administrators: root, the daemon's own user, those in `[worker] admins`, and \
+                   on a WebSocket whoever has a token with `admin`";
         Self::new(Code::Forbidden, who)
     }
 

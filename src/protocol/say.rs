@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fields::RequestId;
 use super::message::Payload;
-use super::name::{Channel, Event, MessageId, OperationId, UserId};
+use super::name::{Channel, Event, MessageId, OperationId, TokenId, UserId};
 use super::refusal::Refusal;
 
 /// A request and the id that its answer echoes.
@@ -75,8 +75,14 @@ pub enum Say {
     Purge(Target),
     /// Administration: end a connection, or all of a user.
     Disconnect(Target),
+    /// Administration: take tokens no longer, and end the connections that came with them.
+    Revoke(Revoked),
+    /// Administration: which tokens are taken no longer.
+    Revocations { after: After },
+    /// Administration: take tokens again.
+    Lift(Revoked),
     /// Administration: mint a token.
-    MintToken { user_id: UserId, ttl: Duration, grant: Option<Grant> },
+    MintToken { user_id: UserId, ttl: Duration, wanted: Box<Wanted> },
     /// Administration: whether a token holds.
     CheckToken(Token),
     /// Administration: read the configuration again.
@@ -104,7 +110,9 @@ impl Say {
             Self::Channels { .. } => "channels",
             Self::Inbox(_) | Self::Inboxes { .. } => "inbox",
             Self::Purge(_) => "purge",
-            Self::Disconnect(_) => "disconnect",
+            Self::Disconnect(_) | Self::Revoke(_) => "disconnect",
+            Self::Revocations { .. } => "revocations",
+            Self::Lift(_) => "lift",
             Self::MintToken { .. } | Self::CheckToken(_) => "token",
             Self::Reload => "reload",
         }
@@ -142,6 +150,15 @@ pub enum Target {
     User(UserId),
     /// Every authenticated connection (workers and HTTP only).
     All,
+}
+
+/// Which tokens are revoked.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Revoked {
+    /// All that name a user and were issued by then.
+    User(UserId),
+    /// The one with this `jti`.
+    Token(TokenId),
 }
 
 /// A message to be sent.
@@ -268,4 +285,58 @@ pub struct Grant {
     pub interrupt: Vec<String>,
     /// Whether its user administers the hub.
     pub admin: bool,
+}
+
+/// What a new token is to say beside whom it names and when it ends.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Wanted {
+    /// What it allows; none: what the configuration says of such tokens.
+    pub grant: Option<Grant>,
+    /// How often its bearer may ask; none: as often as everybody.
+    pub limits: Option<Allowance>,
+    /// What others see of its bearer.
+    pub info: Option<Payload>,
+}
+
+/// How often somebody may ask: a rate, and how many requests at once.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct Allowance {
+    /// In thousandths of a request per second, so that it may be below one.
+    millirate: u32,
+    burst: u32,
+}
+
+impl Allowance {
+    /// So many requests per second.
+    pub fn new(per_second: u32, burst: u32) -> Self {
+        Self { millirate: per_second.saturating_mul(1000), burst }
+    }
+
+    /// Numbers above 0, as a token spells them: of a burst the whole part counts, one
+    /// request at least; of a rate whatever is more than a thousandth.
+    pub fn asked_for(rate: f64, burst: f64) -> Self {
+        // What is too large for the type is cut to its largest, and no limit allows that.
+        Self { millirate: ((rate * 1000.0) as u32).max(1), burst: (burst as u32).max(1) }
+    }
+
+    /// No more than so many of either.
+    #[must_use]
+    pub fn capped(self, most: u32) -> Self {
+        Self { millirate: self.millirate.min(most.saturating_mul(1000)), burst: self.burst.min(most) }
+    }
+
+    /// In thousandths of a request per second.
+    pub fn millirate(self) -> u32 {
+        self.millirate
+    }
+
+    /// Requests per second, as a number that may have a fraction.
+    pub fn rate(self) -> f64 {
+        f64::from(self.millirate) / 1000.0
+    }
+
+    /// How many at once.
+    pub fn burst(self) -> u32 {
+        self.burst
+    }
 }

@@ -12,7 +12,7 @@ use super::message::{Sender, spelled};
 use super::name::{Channel, MessageId, OperationId, UserId};
 use super::read::{self, ToAll};
 use super::refusal::{Code, Refusal};
-use super::say::{Grant, Misspoken, Said, Say, Token};
+use super::say::{Allowance, Grant, Misspoken, Said, Say, Token, Wanted};
 use super::time::{UnixTime, rfc3339};
 use crate::json;
 
@@ -30,27 +30,20 @@ pub fn parse(line: &[u8]) -> Result<Said, Misspoken> {
         "operation_start" => read::start(fields),
         "operation_end" => read::end(fields),
         "interrupt" => read::interrupt(fields),
-        "operations" => {
-            Ok(Say::Operations { channel: read::optional_channel(fields)?, after: read::after(fields)? })
-        }
-        "stats" => Ok(Say::Stats),
-        "connections" => read::after(fields).map(|after| Say::Connections { after }),
-        "channels" => read::after(fields).map(|after| Say::Channels { after }),
-        "inbox" => match read::user_id(fields)? {
-            Some(user) => Ok(Say::Inbox(user)),
-            None => read::after(fields).map(|after| Say::Inboxes { after }),
-        },
-        "purge" => read::channel_or_user(fields).map(Say::Purge),
-        "disconnect" => read::connection_or_user(fields).map(Say::Disconnect),
         "ping" => Ok(Say::Ping),
         "token" => token(fields),
         "reload" => Ok(Say::Reload),
-        other => Err(read::unknown_action(other)),
+        "revocations" => read::after(fields).map(|after| Say::Revocations { after }),
+        "lift" => read::user_or_jti(fields).map(Say::Lift),
+        other => read::administration(other, fields),
     })
 }
 
 /// How long a minted token lives where nothing is said: a working session.
 const USUAL_TOKEN_LIFE: Duration = Duration::from_secs(3600);
+
+/// How deep `info` may nest: it stands in a list in a frame, and parsers follow that with ease.
+pub(crate) const DEEPEST_INFO: usize = 64;
 
 /// A user is to get a token, or one that somebody has is to be looked at.
 fn token(fields: &Fields<'_>) -> Result<Say, Refusal> {
@@ -58,7 +51,9 @@ fn token(fields: &Fields<'_>) -> Result<Say, Refusal> {
         (Some(token), None) => Ok(Say::CheckToken(Token::new(token))),
         (None, Some(user_id)) => {
             let ttl = fields::duration("ttl", fields.ttl)?.unwrap_or(USUAL_TOKEN_LIFE);
-            Ok(Say::MintToken { user_id, ttl, grant: grant(fields)? })
+            let (grant, limits) = (grant(fields)?, allowance(fields)?);
+            let info = fields.info.map(|raw| fields::passed_on("info", raw, DEEPEST_INFO)).transpose()?;
+            Ok(Say::MintToken { user_id, ttl, wanted: Box::new(Wanted { grant, limits, info }) })
         }
         _ => Err(Refusal::new(
             Code::BadRequest,
@@ -83,6 +78,14 @@ fn grant(fields: &Fields<'_>) -> Result<Option<Grant>, Refusal> {
         interrupt: interrupt.unwrap_or_default(),
         admin: admin.unwrap_or_default(),
     }))
+}
+
+/// How often the bearer may ask, if that is said.
+fn allowance(fields: &Fields<'_>) -> Result<Option<Allowance>, Refusal> {
+    let Some(limits) = fields::object("limits", fields.limits)? else { return Ok(None) };
+    let rate = fields::positive("rate", limits.rate)?.ok_or_else(|| fields::missing("limits.rate"))?;
+    let burst = fields::positive("burst", limits.burst)?.ok_or_else(|| fields::missing("limits.burst"))?;
+    Ok(Some(Allowance::asked_for(rate, burst)))
 }
 
 /// A worker is asked to stop one of its operations.

@@ -1,4 +1,4 @@
-//! `wshubctl channels`, `connections`, `inbox`, `disconnect` and `purge`.
+//! `wshubctl channels`, `connections`, `inbox`, `disconnect` and `purge`; what is revoked.
 
 use serde_json::{Value, json};
 use wshubd::edge::clock;
@@ -208,4 +208,65 @@ fn a_connection_that_is_not_there_is_a_failure() {
     let request = peer.hears();
     peer.refuses(&request, "unknown_connection", "no such connection");
     assert_eq!(end(child).status.code(), Some(1));
+}
+
+#[test]
+fn what_is_revoked_is_told_with_the_second_up_to_which_tokens_are_refused() {
+    let place = Place::new();
+    let at = "2026-03-01T12:00:00.000Z";
+    let revoked = json!({"disconnected": 2, "revoked_at": at});
+    for (words, asked, said) in [
+        (
+            vec!["disconnect", "--revoke", "al"],
+            json!({"user_id": "al", "jti": null, "revoke": true}),
+            format!(
+                "tokens of al that were issued up to {at} do not hold any more; 2 connections ended\n\
+                 a token that is made after that second holds\n"
+            ),
+        ),
+        (
+            vec!["disconnect", "--jti", "t1"],
+            json!({"user_id": null, "jti": "t1", "revoke": true}),
+            format!("the token t1 does not hold any more, since {at}; 2 connections ended\n"),
+        ),
+    ] {
+        let (terminal, mut peer) = place.meet_at_terminal(&words);
+        let request = peer.expects(asked.clone());
+        assert_eq!(request["action"], "disconnect");
+        peer.grants(&request, revoked.clone());
+        assert_eq!(terminal.end(), (Some(0), said));
+        let (child, mut peer) = place.meet(&words);
+        let request = peer.expects(asked);
+        peer.grants(&request, revoked.clone());
+        assert_eq!(stdout(&end(child)), format!("{revoked}\n"), "in a pipe");
+    }
+}
+
+#[test]
+fn what_is_revoked_is_listed_and_can_be_lifted() {
+    let place = Place::new();
+    let (at, until) = ("2026-03-01T12:00:00.000Z", "2026-03-31T12:00:00.000Z");
+    let entries =
+        [json!({"user_id": "al", "revoked_at": at, "until": until}), json!({"jti": "t1", "revoked_at": at})];
+    let (terminal, mut peer) = place.meet_at_terminal(["disconnect", "--revoked"]);
+    let request = peer.expects(json!({"action": "revocations", "after": null}));
+    peer.grants(&request, json!({"revocations": [entries[0]], "next": "1 al"}));
+    let request = peer.expects(json!({"action": "revocations", "after": "1 al"}));
+    peer.grants(&request, json!({"revocations": [entries[1]]}));
+    let (code, shown) = terminal.end();
+    let words: Vec<Vec<&str>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(code, Some(0));
+    assert_eq!(words[0], ["USER", "TOKEN", "REVOKED", "FORGOTTEN"]);
+    assert_eq!((&*words[1], &*words[2]), (&["al", "-", at, until][..], &["-", "t1", at, "-"][..]));
+    for (words, asked, lifted, said) in [
+        (["--lift", "al"], json!({"user_id": "al"}), true, "the tokens of al hold again that have not ended"),
+        (["--lift-jti", "t1"], json!({"jti": "t1"}), true, "the token t1 holds again, if it has not ended"),
+        (["--lift", "bo"], json!({"user_id": "bo"}), false, "bo was not revoked"),
+    ] {
+        let (terminal, mut peer) = place.meet_at_terminal([&["disconnect"], &words[..]].concat());
+        let request = peer.expects(asked);
+        assert_eq!(request["action"], "lift");
+        peer.grants(&request, json!({"lifted": lifted}));
+        assert_eq!(terminal.end(), (Some(0), format!("{said}\n")));
+    }
 }

@@ -1,4 +1,4 @@
-//! `wshubctl token check`.
+//! `wshubctl token check`, and what `token new` asks for.
 
 use std::io::Write;
 
@@ -86,4 +86,39 @@ fn no_token_at_all_is_a_mistake_of_the_caller() {
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("no token"), "{}", stderr(&output));
     peer.has_left();
+}
+
+#[test]
+fn a_token_is_asked_for_with_limits_and_with_what_others_see() {
+    let place = Place::new();
+    let info = r#"{"name": "Ada", "n": 12345678901234567890123}"#;
+    let words = ["token", "new", "--user", "ada", "--rate", "0.5", "--burst", "1000", "--info", info];
+    let (child, mut peer) = place.meet(words);
+    let limits = json!({"rate": 0.5, "burst": 1000.0});
+    let request = peer.expects(json!({"action": "token", "user_id": "ada", "limits": limits}));
+    assert_eq!(request["info"]["name"], "Ada");
+    peer.grants(&request, json!({"token": "a.b.c"}));
+    assert_eq!(stdout(&end(child)), "a.b.c\n");
+    let (child, mut peer) = place.meet(["token", "new", "--user", "ada"]);
+    let request = peer.hears();
+    assert_eq!((request.get("limits"), request.get("info")), (None, None));
+    peer.grants(&request, json!({"token": "a.b.c"}));
+    end(child);
+}
+
+#[test]
+fn on_a_terminal_a_token_shows_its_limits_its_info_and_its_id() {
+    let place = Place::new();
+    let (terminal, mut peer) = place.meet_at_terminal(["token", "check", "a.b.c"]);
+    let request = peer.hears();
+    let mut verdict = holds("2026-03-01T13:00:00.000Z");
+    verdict["limits"] = json!({"rate": 2.5, "burst": 30});
+    verdict["info"] = json!({"name": "A\u{202e}da"});
+    verdict["jti"] = json!("t1");
+    peer.grants(&request, verdict);
+    let (code, shown) = terminal.end();
+    assert_eq!(code, Some(0));
+    assert!(shown.contains("2.5 requests a second, 30 at once"), "{shown}");
+    assert!(shown.contains("jti") && shown.contains("t1"), "{shown}");
+    assert!(shown.contains("name") && !shown.contains('\u{202e}'), "{shown}");
 }

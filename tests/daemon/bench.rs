@@ -102,6 +102,12 @@ impl Daemon {
         Self { child, directory, address, log: Some(log) }
     }
 
+    /// Starts by a command for a daemon in this directory.
+    pub(crate) fn by(directory: PathBuf, command: &mut Command) -> Self {
+        let (child, log, address) = up(command);
+        Self { child, directory, address, log: Some(log) }
+    }
+
     /// Starts with this file of the configuration.
     pub(crate) fn configured(text: &str) -> Self {
         let directory = directory();

@@ -19,6 +19,7 @@ mod messages;
 mod operations;
 mod proxies;
 mod reload;
+mod revocation;
 mod secrets;
 mod stopping;
 mod systemd;

@@ -24,10 +24,10 @@ WRONG = {
 
 
 class Action:
-    def __init__(self, whole, fields, required=(), subscribed=False, answers=None):
+    def __init__(self, whole, fields, required=(), subscribed=False, answers=None, admin=False):
         """`fields`: name -> kind, or kind! where it is a name or id and may be too long."""
         self.whole, self.fields, self.required = whole, fields, required
-        self.subscribed, self.answers = subscribed, answers
+        self.subscribed, self.answers, self.admin = subscribed, answers, admin
 
 
 ACTIONS = {
@@ -42,16 +42,23 @@ ACTIONS = {
                       {"channel": "text!", "event": "text!"}, ["channel", "event"], subscribed=True),
     "interrupt": Action({"data": {"operation_id": "op-1"}},
                         {"data": "object", "channel": "text!", "reason": "text"}, ["data"]),
-    "operations": Action({"channel": "logs"}, {"channel": "text!"}, ["channel"], answers="operations"),
+    "operations": Action({"channel": "logs"}, {"channel": "text!"}, answers="operations", admin=True),
     "presence": Action({"channel": "logs"}, {"channel": "text!"}, ["channel"], answers="presence"),
     "ack": Action({"epoch": "e", "seq": 1}, {"epoch": "text", "seq": "number", "read": "flag"}, ["epoch", "seq"]),
     "auth": Action({"token": "{token}"}, {"token": "text"}, ["token"], answers="auth_success"),
     "ping": Action({}, {}, answers="pong"),
+    "stats": Action({}, {}, answers="stats", admin=True),
+    "connections": Action({}, {"after": "text"}, answers="connections", admin=True),
+    "channels": Action({}, {"after": "text"}, answers="channels", admin=True),
+    "inbox": Action({}, {"user_id": "id!", "after": "text"}, answers="inboxes", admin=True),
+    "purge": Action({"channel": "logs"}, {"channel": "text!"}, ["channel"], answers="purged", admin=True),
+    "disconnect": Action({"user_id": "nobody"}, {"user_id": "id!", "revoke": "flag"}, ["user_id"], answers="disconnected", admin=True),
 }
 
 
 def connection(hub, action):
-    wire = hub.connect("ann")
+    rights = {"wshub": {"subscribe": ["*"], "publish": ["*"], "admin": True}} if action.admin else {}
+    wire = hub.connect(token=hub.token("ann", **rights))
     if action.subscribed:
         wire.say({"action": "subscribe", "channel": "logs"})
         wire.hear("subscription_succeeded")
@@ -170,6 +177,17 @@ for name, action in ACTIONS.items():
             story(f"{name}: {field} as null is the same as without it")(null_story(name, field))
     for field in action.required:
         story(f"{name}: {field} given twice is an error, not the last one wins")(doubled_story(name, field))
+
+
+@story("what administrators ask is forbidden to everybody else, and the error says to whom it is not")
+def administration(hub):
+    for name in (name for name, action in ACTIONS.items() if action.admin):
+        with hub.connect() as wire:
+            # The operations of a channel are for whoever may hear it.
+            refused(wire, request(hub, name, without="channel" if name == "operations" else None), "forbidden", names="administrators")
+    with hub.connect() as wire:
+        for name in ("token", "reload", "revocations", "lift"):
+            refused(wire, f'{{"action":"{name}","user_id":"ann","id":"q1"}}', "unknown_action")
 
 
 @story("an unknown field is ignored in every action")

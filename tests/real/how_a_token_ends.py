@@ -83,7 +83,9 @@ def refreshed(hub):
     (first, old_end), (second, new_end) = ending(hub, "exp3", 1), ending(hub, "exp3", 3)
     with hub.subscriber("c3", user="exp3", token=first) as wire:
         # The subscription stays, and so do the connection and its id.
-        same(refresh_past(wire, "token_expiring", second), {"type": "auth_success", "user_id": "exp3", "expires_at": stamp(new_end), "id": "refresh"})
+        answer = refresh_past(wire, "token_expiring", second)
+        same(answer.pop("limits"), wire.hello["limits"], "what holds is told again")
+        same(answer, {"type": "auth_success", "user_id": "exp3", "expires_at": stamp(new_end), "id": "refresh"})
         wire.hear("token_expiring", expires_at=stamp(new_end))
         time.sleep(max(0, old_end + 0.5 - time.time()))
         hub.post("/broadcast", {"channel": "c3", "event": "e", "data": 1})
@@ -269,6 +271,88 @@ def refresh_in_a_flood(hub):
                 same(got["type"], "auth_success")
                 answers += 1
         flooding.join()
+
+
+def code_of(hub, token):
+    """With which code a token is refused, if it is."""
+    try:
+        hub.connect(token=token).close()
+    except Refused as e:
+        same(e.status, 401)
+        return e.json()["code"]
+
+
+@story("a revoked user is closed with 4003, the tokens of until then are refused for good, a later one is taken")
+def revoked(_):
+    with Hub() as hub:
+        now = int(time.time())
+        old, undated = hub.token("eve", iat=now - 5), hub.token("eve")
+        with hub.connect(token=old) as eve, hub.connect("ann") as ann:
+            done = hub.ctl("disconnect", "--revoke", "eve")
+            same(done.returncode, 0, done.stderr)
+            answer = json.loads(done.stdout)
+            same(answer["disconnected"], 1)
+            bye = eve.hear("bye")
+            same((bye["code"], bye["reconnect"]), (4003, False))
+            same(ann.ask({"action": "ping"})["type"], "pong")
+        later = hub.token("eve", iat=int(time.time()) + 5)
+        for _ in range(2):
+            same([code_of(hub, token) for token in (old, undated, later)], ["token_revoked", "token_revoked", None])
+            # Killed, and with the store's process it may have left behind.
+            hub.kill()
+            hub.start()
+        same([line["user_id"] for line in map(json.loads, hub.ctl("disconnect", "--revoked").stdout.splitlines())], ["eve"])
+        checked = json.loads(hub.ctl("token", "check", old).stdout)
+        same((checked["valid"], checked["code"]), (False, "token_revoked"))
+        same(json.loads(hub.ctl("disconnect", "--lift", "eve").stdout), {"lifted": True})
+        same(code_of(hub, old), None)
+
+
+@story("one token is revoked by its jti, which `connections` shows; the user's others go on")
+def one_token(_):
+    with Hub() as hub:
+        first, second = (hub.ctl("token", "new", "--user", "eve").stdout.strip() for _ in range(2))
+        with hub.connect(token=first) as one, hub.connect(token=second) as two:
+            listed = map(json.loads, hub.ctl("connections", "--user", "eve").stdout.splitlines())
+            jti = next(entry["jti"] for entry in listed if entry["connection_id"] == one.id)
+            same(json.loads(hub.ctl("disconnect", "--jti", jti).stdout)["disconnected"], 1)
+            one.hear("bye", code=4003)
+            same(two.ask({"action": "ping"})["type"], "pong")
+        same([code_of(hub, token) for token in (first, second)], ["token_revoked", None])
+
+
+@story("while a revocation is kept a token that ends after it would be is refused; when it is forgotten the revoked one stays out")
+def long_lived(_):
+    with Hub("[auth]\nrevocation_ttl = \"3s\"\n") as hub:
+        old = hub.token("eve", iat=int(time.time()) - 5)
+        same(code_of(hub, old), None)
+        hub.ctl("disconnect", "--revoke", "eve")
+        began = time.time()
+        short = hub.token("ann", exp=int(time.time()) + 2, iat=int(time.time()) + 2)
+        same([code_of(hub, token) for token in (old, hub.token("ann", iat=int(time.time()) + 9), short)],
+             ["token_revoked", "token_revoked", None])
+        time.sleep(max(0, began + 4 - time.time()))
+        same(hub.ctl("disconnect", "--revoked").stdout, "")
+        same([code_of(hub, token) for token in (old, hub.token("ann", iat=int(time.time())))], ["token_revoked", None])
+        hub.kill()
+        hub.start()
+        same(code_of(hub, old), "token_revoked", "after a restart")
+
+
+@story("limits in a token: 200 lines at once over one WebSocket go through, and others see what it says of its bearer")
+def limits(hub):
+    agent = hub.ctl("token", "new", "--user", "agent", "--rate", "1000", "--burst", "1000", "--info", '{"name":"Agent"}').stdout.strip()
+    with hub.connect(token=agent) as wire, hub.subscriber("lines", user="reader") as reader:
+        same((wire.hello["limits"]["requests_per_second"], wire.hello["limits"]["burst"]), (1000, 1000))
+        for n in range(200):
+            wire.say({"action": "send", "channel": "lines", "event": "line", "data": n})
+        for n in range(200):
+            same(wire.next()["type"], "send_success", f"line {n}")
+            same(reader.hear("message")["data"], n)
+        wire.say({"action": "subscribe", "channel": "lines"})
+        wire.hear("subscription_succeeded")
+        seen = reader.ask({"action": "presence", "channel": "lines"})["presence"]
+        same([entry.get("info") for entry in seen], [{"name": "Agent"}, None])
 
 
 if __name__ == "__main__":

@@ -10,9 +10,8 @@ use super::bench::{Bench, Seat, rights, user_id};
 
 fn identity(bench: &Bench, seconds: u64) -> Identity {
     Identity {
-        user_id: user_id("alice"),
-        rights: None,
         expires_at: Some(UnixTime(bench.now.wall.0 + seconds * 1000)),
+        ..Identity::new(user_id("alice"))
     }
 }
 

@@ -9,7 +9,7 @@ use super::bench::{Bench, Seat, rights, user_id};
 
 fn with_mode(bench: &mut Bench, user: &str, inbox: InboxMode) -> Seat {
     let rights = rights(&["*"], &["*", "@user:*"], &[]);
-    let claim = Claim::Proven(Identity { user_id: user_id(user), rights: Some(rights), expires_at: None });
+    let claim = Claim::Proven(Identity { rights: Some(rights), ..Identity::new(user_id(user)) });
     bench.link(Peer::Client { claim, inbox, network: None })
 }
 

@@ -1,7 +1,9 @@
 //! Another process takes over.
 
 use serde_json::json;
-use wshubd::hub::{Hub, Settings, StateError};
+use serde_json::value::RawValue;
+use wshubd::hub::{Hub, Settings, StateError, Terms};
+use wshubd::protocol::{Allowance, Payload, TokenId};
 
 use super::bench::Bench;
 
@@ -42,19 +44,59 @@ fn a_replay_goes_on_where_it_was() {
     assert_eq!((heard.len(), heard[0].as_str()), (36, "log 65 replayed"));
 }
 
+#[test]
+fn what_tokens_say_of_their_bearers_goes_along() {
+    let mut bench = Bench::new();
+    let (admin, watcher) = (bench.admin(), bench.client("watcher"));
+    bench.ask(watcher, json!({"action": "subscribe", "channel": "room", "presence": true}));
+    let alice = bench.client_on("alice", terms());
+    bench.subscribe(alice, "room");
+    bench.hush(watcher);
+    bench.hand_over();
+    for _ in 0..30 {
+        assert_eq!(bench.say(alice, json!({"action": "ping"})), ["pong"]);
+    }
+    let told = bench.ask(watcher, json!({"action": "presence", "channel": "room"})).remove(0);
+    assert_eq!(told["presence"][0]["info"], json!({"name": "Alice"}));
+    let told = bench.ask(admin, json!({"action": "connections"})).remove(0);
+    assert_eq!(told["connections"][2]["jti"], "t1");
+}
+
+fn terms() -> Terms {
+    let info = RawValue::from_string(r#"{"name":"Alice"}"#.to_owned()).unwrap();
+    Terms {
+        limits: Some(Allowance::asked_for(100.0, 200.0)),
+        info: Some(Payload::new(info)),
+        jti: Some(TokenId::new("t1").unwrap()),
+    }
+}
+
 /// What a daemon of this version has written. A field more, less or in another place does
 /// not read it, and raises the version.
+const OF_VERSION_5: &[u8] = include_bytes!("hub-of-version-5");
+
+/// And one of the version before, which ends earlier.
 const OF_VERSION_4: &[u8] = include_bytes!("hub-of-version-4");
 
 #[test]
 fn a_state_of_this_version_is_read_and_written_alike() {
+    let hub = Hub::import(Settings::default(), OF_VERSION_5).unwrap();
+    assert_eq!(hub.export(), OF_VERSION_5);
+}
+
+#[test]
+fn a_state_of_the_version_before_is_read_as_if_nothing_else_had_been_there() {
     let hub = Hub::import(Settings::default(), OF_VERSION_4).unwrap();
-    assert_eq!(hub.export(), OF_VERSION_4);
+    // Behind the mark and the version, up to the checksum.
+    let body = &OF_VERSION_4[2..OF_VERSION_4.len() - 4];
+    let bytes = hub.export();
+    assert!(bytes[2..].starts_with(body));
+    assert_eq!(bytes.len(), OF_VERSION_4.len() + 2, "two empty lists");
 }
 
 #[test]
 fn a_state_that_is_cut_off_is_not_taken_over() {
-    let bytes = OF_VERSION_4;
+    let bytes = OF_VERSION_5;
     let import = |bytes: &[u8]| Hub::import(Settings::default(), bytes);
     for end in 0..bytes.len() {
         assert!(matches!(import(&bytes[..end]), Err(StateError::Form(_))), "cut off at {end}");
@@ -64,7 +106,7 @@ fn a_state_that_is_cut_off_is_not_taken_over() {
 
 #[test]
 fn a_state_of_another_version_is_not_taken_over() {
-    let mut other = OF_VERSION_4.to_vec();
+    let mut other = OF_VERSION_5.to_vec();
     // Behind the mark.
     other[1] = 0;
     let error = Hub::import(Settings::default(), &other).unwrap_err();

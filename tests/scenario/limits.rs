@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use serde_json::json;
-use wshubd::hub::{Input, Settings, TurnedAway};
-use wshubd::protocol;
+use wshubd::hub::{Input, Settings, Terms, TurnedAway};
+use wshubd::protocol::{self, Allowance};
 
-use super::bench::Bench;
+use super::bench::{Bench, Seat};
 
 #[test]
 fn a_burst_goes_through_and_the_rest_is_refused_until_the_bucket_fills() {
@@ -288,4 +288,149 @@ fn unknown_fields_change_nothing_of_what_a_request_costs() {
     assert_eq!(bench.say(alice, request.clone()), ["error rate_limited"]);
     bench.wait(0.1);
     assert_eq!(bench.say(alice, request), ["pong"]);
+}
+
+/// A token that says how often its bearer may ask.
+fn allows(rate: f64, burst: f64) -> Terms {
+    Terms { limits: Some(Allowance::asked_for(rate, burst)), ..Terms::default() }
+}
+
+/// How many of so many pings are answered.
+fn pings(bench: &mut Bench, seat: Seat, count: usize) -> usize {
+    (0..count).filter(|_| bench.say(seat, json!({"action": "ping"})) == ["pong"]).count()
+}
+
+#[test]
+fn a_back_end_with_a_token_for_it_sends_two_hundred_lines_in_one_go() {
+    let mut bench = Bench::new();
+    let (back_end, reader) = (bench.client_on("agent", allows(1000.0, 1000.0)), bench.client("ada"));
+    bench.subscribe(reader, "logs");
+    bench.hush(reader);
+    for n in 0..200 {
+        bench.tell(back_end, &json!({"action": "send", "channel": "logs", "event": "log", "data": n}));
+    }
+    assert_eq!(bench.story(back_end), vec!["send_success 1 0 false"; 200]);
+    assert_eq!(bench.story(reader).len(), 200);
+    assert_eq!(pings(&mut bench, back_end, 1000), 800, "the rest of the burst");
+    bench.wait(1.0);
+    assert_eq!(pings(&mut bench, back_end, 1200), 1000, "the rate");
+}
+
+#[test]
+fn what_a_token_allows_is_told_when_it_is_taken() {
+    let mut bench = Bench::new();
+    let alice = bench.newcomer_on("alice", allows(0.25, 3.9));
+    let told = bench.frames(alice).remove(0)["limits"].clone();
+    assert_eq!((&told["requests_per_second"], &told["burst"]), (&json!(0.25), &json!(3)));
+    assert_eq!((&told["message_bytes"], &told["subscriptions"]), (&json!(512 << 10), &json!(128)));
+    let wide = bench.token_on("alice", allows(250.0, 1e30));
+    let told = bench.ask(alice, json!({"action": "auth", "token": wide})).remove(0)["limits"].clone();
+    assert_eq!((&told["requests_per_second"], &told["burst"]), (&json!(250), &json!(1000)));
+    let usual = bench.ask(alice, json!({"action": "auth", "token": "alice"})).remove(0)["limits"].clone();
+    assert_eq!((&usual["requests_per_second"], &usual["burst"]), (&json!(10), &json!(20)));
+}
+
+#[test]
+fn a_token_may_allow_less_than_is_usual_and_a_newer_one_more_again() {
+    let mut bench = Bench::new();
+    let alice = bench.client_on("alice", allows(0.5, 0.1));
+    assert_eq!(pings(&mut bench, alice, 5), 1, "one at least");
+    bench.wait(1.9);
+    assert_eq!(pings(&mut bench, alice, 5), 0);
+    bench.wait(0.1);
+    assert_eq!(pings(&mut bench, alice, 5), 1);
+    let wide = bench.token_on("alice", allows(100.0, 100.0));
+    bench.auth(alice, &wide, None);
+    bench.wait(2.0);
+    assert_eq!(pings(&mut bench, alice, 200), 100);
+}
+
+#[test]
+fn a_token_allows_no_more_than_the_configuration_lets_any_allow() {
+    let mut settings = Settings::default();
+    settings.limits.token_rate = 50;
+    let mut bench = Bench::with(settings);
+    let alice = bench.client_on("alice", allows(1e9, 1e9));
+    assert_eq!(pings(&mut bench, alice, 200), 50);
+    bench.configure(|settings| settings.limits.token_rate = 80);
+    bench.live(2);
+    assert_eq!(pings(&mut bench, alice, 200), 80, "a reload counts for those who are here");
+}
+
+#[test]
+fn connections_whose_tokens_allow_the_same_have_five_times_that_together() {
+    let mut bench = Bench::new();
+    let seats: Vec<Seat> = (0..8).map(|_| bench.client_on("agent", allows(100.0, 100.0))).collect();
+    let answered: usize = seats.iter().map(|seat| pings(&mut bench, *seat, 100)).sum();
+    assert_eq!(answered, 500);
+    let page = bench.client("agent");
+    assert_eq!(pings(&mut bench, page, 30), 20, "what others may do is not taken from that");
+    let again = bench.client_on("agent", allows(100.0, 100.0));
+    assert_eq!(pings(&mut bench, again, 100), 0, "who comes back has not more");
+    let other = bench.client_on("bob", allows(100.0, 100.0));
+    assert_eq!(pings(&mut bench, other, 100), 100, "nor does anybody pay for others");
+}
+
+#[test]
+fn what_a_token_allows_concerns_neither_interrupts_nor_whispers() {
+    let mut bench = Bench::new();
+    let alice = bench.client_on("alice", allows(1000.0, 1000.0));
+    bench.subscribe(alice, "room");
+    let interrupt = json!({"action": "interrupt", "data": {"operation_id": "op"}});
+    let refused = (0..60).flat_map(|_| bench.say(alice, interrupt.clone()));
+    let refused = refused.filter(|said| said == "error rate_limited").count();
+    assert!(refused >= 40, "{refused}");
+    for _ in 0..100 {
+        bench.say(alice, json!({"action": "whisper", "channel": "room", "event": "typing"}));
+    }
+    assert_eq!(bench.stats()["whispers_dropped"], 60);
+}
+
+/// Numbers of no pattern, the same in each run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, most: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % most
+    }
+}
+
+#[test]
+fn however_it_asks_nobody_gets_more_than_burst_and_rate() {
+    let mut random = Random(11);
+    for _ in 0..20 {
+        let (rate, burst) = (1 + random.below(1000) as u32, 1 + random.below(1000) as u32);
+        let own = || allows(f64::from(rate), f64::from(burst));
+        let mut bench = Bench::new();
+        let mut seat = bench.client_on("alice", own());
+        let (mut answered, mut millis) = (0, 0);
+        for _ in 0..20 {
+            answered += pings(&mut bench, seat, random.below(20) as usize) as u64;
+            let wait = random.below(1000);
+            bench.wait(wait as f64 / 1000.0);
+            millis += wait;
+            match random.below(3) {
+                // A newer token gives nobody a full bucket, nor does another process.
+                0 => {
+                    let token = bench.token_on("alice", own());
+                    bench.auth(seat, &token, None);
+                }
+                1 => bench.hand_over(),
+                _ => {}
+            }
+            bench.hush(seat);
+        }
+        let most = u64::from(burst) + u64::from(rate) * millis / 1000 + 1;
+        assert!(answered <= most, "{answered}, of {rate} a second and {burst} at once");
+        // Coming back gives five buckets and no sixth.
+        let all: usize = (0..10)
+            .map(|_| {
+                bench.leave(seat);
+                seat = bench.client_on("alice", own());
+                pings(&mut bench, seat, 1000)
+            })
+            .sum();
+        assert!(all as u64 + answered <= 5 * (u64::from(burst) + u64::from(rate) * (millis / 1000 + 1)));
+    }
 }

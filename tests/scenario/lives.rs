@@ -121,7 +121,7 @@ impl World {
         };
         self.links.insert(slot, link);
         let rights = rights(&["*"], &["*", "@user:*"], &[]);
-        let claim = Claim::Proven(Identity { user_id: user_id("u"), rights: Some(rights), expires_at: None });
+        let claim = Claim::Proven(Identity { rights: Some(rights), ..Identity::new(user_id("u")) });
         self.handle(Input::Opened { conn: id, peer: Peer::Client { claim, inbox: mode, network: None } });
         Some(slot)
     }
@@ -346,7 +346,7 @@ impl World {
         }
         let conn = link.id;
         let rights = rights(&["*"], &["*", "@user:*"], &[]);
-        let claim = Ok(Identity { user_id: user_id("u"), rights: Some(rights), expires_at: None });
+        let claim = Ok(Identity { rights: Some(rights), ..Identity::new(user_id("u")) });
         self.handle(Input::Identified { conn, id: None, inbox: Some(mode), claim });
     }
 

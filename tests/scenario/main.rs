@@ -37,6 +37,7 @@ mod presence;
 mod readers;
 mod receipts;
 mod restarts;
+mod revocation;
 mod rights;
 mod shares;
 mod slow_peers;

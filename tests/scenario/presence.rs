@@ -1,10 +1,13 @@
 //! Who is on a channel.
 
-use serde_json::json;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use wshubd::hub::Terms;
+use wshubd::protocol::Payload;
 
 use super::bench::{Bench, Seat};
 
-fn watch(bench: &mut Bench, seat: Seat) -> serde_json::Value {
+fn watch(bench: &mut Bench, seat: Seat) -> Value {
     let heard = bench.ask(seat, json!({"action": "subscribe", "channel": "room", "presence": true}));
     heard.last().unwrap()["presence"].clone()
 }
@@ -130,4 +133,110 @@ fn above_a_thousand_users_there_is_a_count_and_no_list_and_joins_are_not_told() 
     let told = bench.ask(alice, ask).remove(0);
     assert_eq!((&told["count"], told.get("presence")), (&json!(1001), None));
     assert!(watch(&mut bench, alice).is_null());
+}
+
+fn says(info: &str) -> Terms {
+    Terms { info: Some(Payload::new(RawValue::from_string(info.to_owned()).unwrap())), ..Terms::default() }
+}
+
+/// What a list says of each user.
+fn infos(bench: &mut Bench, seat: Seat) -> Vec<(String, Value)> {
+    bench.hush(seat);
+    let told = bench.ask(seat, json!({"action": "presence", "channel": "room"})).remove(0);
+    let list = told["presence"].as_array().unwrap().clone();
+    list.iter().map(|entry| (entry["user_id"].as_str().unwrap().to_owned(), entry["info"].clone())).collect()
+}
+
+#[test]
+fn what_a_token_says_of_its_bearer_is_seen_in_lists_and_when_it_comes() {
+    let mut bench = Bench::new();
+    let (alice, bob) = (bench.client("alice"), bench.client_on("bob", says(r#"{"name": "Bob","n":1.0}"#)));
+    watch(&mut bench, alice);
+    bench.subscribe(bob, "room");
+    let joined = bench.frames(alice).remove(0);
+    assert_eq!(joined["info"], json!({"name": "Bob", "n": 1.0}));
+    assert_eq!(infos(&mut bench, alice)[1], ("bob".to_owned(), json!({"name": "Bob", "n": 1.0})));
+    let told = bench.ask(alice, json!({"action": "presence", "channel": "room"})).remove(0);
+    assert_eq!(told["presence"][0].get("info"), None, "who says nothing has none");
+    assert_eq!(watch(&mut bench, bob)[1]["info"], json!({"name": "Bob", "n": 1.0}));
+}
+
+#[test]
+fn of_several_connections_the_newest_speaks_for_its_user() {
+    for watched in [true, false] {
+        let mut bench = Bench::new();
+        let alice = bench.client("alice");
+        if watched {
+            watch(&mut bench, alice);
+        }
+        let first = bench.client_on("bob", says("1"));
+        bench.wait(1.0);
+        let second = bench.client_on("bob", says("2"));
+        bench.wait(1.0);
+        let silent = bench.client("bob");
+        // By when they came, not by when they subscribed.
+        for (seat, shown) in [(second, json!(2)), (first, json!(2)), (silent, json!(null))] {
+            bench.subscribe(seat, "room");
+            assert_eq!(infos(&mut bench, alice).pop().unwrap().1, shown);
+        }
+        bench.hand_over();
+        for (seat, shown) in [(silent, json!(2)), (second, json!(1))] {
+            bench.say(seat, json!({"action": "unsubscribe", "channel": "room"}));
+            assert_eq!(infos(&mut bench, alice).pop().unwrap().1, shown);
+        }
+        let newer = bench.token_on("bob", says("[3]"));
+        bench.auth(first, &newer, None);
+        assert_eq!(infos(&mut bench, alice).pop().unwrap().1, json!([3]));
+        bench.auth(first, "bob", None);
+        assert_eq!(infos(&mut bench, alice).pop().unwrap().1, json!(null));
+    }
+}
+
+#[test]
+fn who_may_come_back_is_remembered_by_the_last_that_was_said() {
+    let mut bench = Bench::new();
+    let (alice, bob) = (bench.client("alice"), bench.client_on("bob", says(r#""b""#)));
+    watch(&mut bench, alice);
+    bench.subscribe(bob, "room");
+    bench.leave(bob);
+    assert_eq!(infos(&mut bench, alice)[1].1, json!("b"));
+    bench.hand_over();
+    assert_eq!(infos(&mut bench, alice)[1].1, json!("b"), "in another process, too");
+    let bob = bench.client_on("bob", says(r#""B""#));
+    bench.subscribe(bob, "room");
+    assert_eq!(infos(&mut bench, alice)[1].1, json!("B"));
+    bench.leave(bob);
+    bench.live(16);
+    assert_eq!(infos(&mut bench, alice).len(), 1);
+    let bob = bench.client("bob");
+    bench.subscribe(bob, "room");
+    let joined = bench.frames(alice).pop().unwrap();
+    assert_eq!((&joined["type"], joined.get("info")), (&json!("user_joined"), None), "gone is gone");
+}
+
+#[test]
+fn a_list_of_more_than_sixty_four_kibibytes_gives_the_count_only() {
+    let mut bench = Bench::new();
+    let alice = bench.client("alice");
+    watch(&mut bench, alice);
+    let info = format!("{:?}", "x".repeat(254));
+    let mut longest = 0;
+    for n in 0..300 {
+        let seat = bench.client_on(&format!("user{n}\"\\"), says(&info));
+        bench.subscribe(seat, "room");
+        bench.wait(0.1);
+        bench.handle(wshubd::hub::Input::Heard { conn: alice, controls: 1 });
+        let told = bench.ask(alice, json!({"action": "presence", "channel": "room"})).pop().unwrap();
+        assert_eq!(told["count"], n + 2);
+        longest = longest.max(told["presence"].to_string().len());
+        if told.get("presence").is_none() {
+            break;
+        }
+    }
+    assert!((60 << 10..=64 << 10).contains(&longest), "{longest}");
+    assert_eq!(watch(&mut bench, alice), json!(null));
+    let more = bench.client_on("zoe", says("1"));
+    bench.hush(alice);
+    bench.subscribe(more, "room");
+    assert_eq!(bench.story(alice), ["user_joined zoe"], "who comes is told all the same");
 }

@@ -9,7 +9,8 @@ use super::bench::{Bench, Seat, rights, user_id};
 
 fn client_until(bench: &mut Bench, seconds: u64) -> Seat {
     let expires_at = Some(UnixTime(bench.now.wall.0 + seconds * 1000));
-    let identity = Identity { user_id: user_id("alice"), rights: Some(rights(&["*"], &[], &[])), expires_at };
+    let identity =
+        Identity { rights: Some(rights(&["*"], &[], &[])), expires_at, ..Identity::new(user_id("alice")) };
     let seat =
         bench.link(Peer::Client { claim: Claim::Proven(identity), inbox: InboxMode::Auto, network: None });
     bench.hush(seat);

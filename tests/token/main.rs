@@ -3,5 +3,7 @@
 
 mod check;
 mod keys;
+mod revocation;
 mod secrets;
+mod terms;
 mod tokens;

@@ -8,7 +8,7 @@ use wshubd::config::{Alg, KeyFile};
 use wshubd::edge::secret::{Secrets, generate_missing};
 use wshubd::edge::token::Verifier;
 use wshubd::features::PUBLIC_KEYS;
-use wshubd::protocol::UserId;
+use wshubd::protocol::{UserId, Wanted};
 
 use crate::keys::{SECRET, Scratch, auth, now, verifier};
 
@@ -18,7 +18,7 @@ fn the_first_start_generates_what_the_second_uses() {
     let user = UserId::new("ada").unwrap();
     generate_missing(&auth(), &scratch.0).unwrap();
     let first = Verifier::open(&auth(), &scratch.0).unwrap();
-    let (token, _) = first.mint(&user, Duration::from_secs(9), None, now()).unwrap();
+    let (token, _) = first.mint(&user, Duration::from_secs(9), &Wanted::default(), now()).unwrap();
     generate_missing(&auth(), &scratch.0).unwrap();
     let second = Verifier::open(&auth(), &scratch.0).unwrap();
     assert_eq!(second.verify(&token, now()).unwrap().user_id, user);
@@ -77,8 +77,10 @@ fn credentials_of_systemd_go_before_what_would_be_generated() {
     auth.credentials = Some(credentials.0.clone());
     let user = UserId::new("ada").unwrap();
     generate_missing(&auth, &state.0).unwrap();
-    let minted =
-        Verifier::open(&auth, &state.0).unwrap().mint(&user, Duration::from_secs(9), None, now()).unwrap();
+    let minted = Verifier::open(&auth, &state.0)
+        .unwrap()
+        .mint(&user, Duration::from_secs(9), &Wanted::default(), now())
+        .unwrap();
     assert!(crate::keys::hs256().verify(&minted.0, now()).is_ok(), "signed with the credential");
     let secrets = Secrets::open(&auth, &state.0).unwrap();
     assert!(secrets.matches("a-secret-of-systemd's"));

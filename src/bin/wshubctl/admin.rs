@@ -11,12 +11,22 @@ use crate::ask::{Ask, Reader, ask, fields, show, show_json};
 use crate::failure::Failure;
 use crate::figures::count;
 use crate::hub::Hub;
+use crate::list;
 use crate::screen::plain;
 
 pub(crate) async fn disconnect(hub: &Hub, asked: args::Disconnect) -> Result<ExitCode, Failure> {
     #[derive(Deserialize)]
     struct Answer {
         disconnected: u64,
+    }
+    if asked.revoked {
+        return list::revocations(hub, asked.json).await;
+    }
+    if asked.revoke.is_some() || asked.jti.is_some() {
+        return revoke(hub, &asked).await;
+    }
+    if asked.lift.is_some() || asked.lift_jti.is_some() {
+        return lift(hub, &asked).await;
     }
     let (connection_id, user_id) = (asked.connection.as_deref(), asked.user.as_deref());
     let answer = ask(hub, &Ask::Disconnect { connection_id, user_id }).await?;
@@ -27,6 +37,49 @@ pub(crate) async fn disconnect(hub: &Hub, asked: args::Disconnect) -> Result<Exi
             show(&format!("{} of {} ended\n", count(disconnected, "connection"), plain(user)))
         }
         (Reader::Person, None) => show(&format!("{} ended\n", count(disconnected, "connection"))),
+    }
+}
+
+async fn revoke(hub: &Hub, asked: &args::Disconnect) -> Result<ExitCode, Failure> {
+    #[derive(Deserialize)]
+    struct Answer {
+        disconnected: u64,
+        revoked_at: String,
+    }
+    let (user_id, jti) = (asked.revoke.as_deref(), asked.jti.as_deref());
+    let answer = ask(hub, &Ask::Revoke { revoke: true, user_id, jti }).await?;
+    let Answer { disconnected, revoked_at } = answer.read()?;
+    let ended = count(disconnected, "connection");
+    let (at, user, jti) = (plain(&revoked_at), user_id.map(plain), jti.map(plain));
+    match (Reader::of(asked.json), user, jti) {
+        (Reader::Program, ..) => show_json(&format!("{}\n", fields(&answer)?)),
+        (Reader::Person, Some(user), _) => show(&format!(
+            "tokens of {user} that were issued up to {at} do not hold any more; {ended} ended\n\
+             a token that is made after that second holds\n"
+        )),
+        (Reader::Person, None, jti) => {
+            let jti = jti.unwrap_or_default();
+            show(&format!("the token {jti} does not hold any more, since {at}; {ended} ended\n"))
+        }
+    }
+}
+
+async fn lift(hub: &Hub, asked: &args::Disconnect) -> Result<ExitCode, Failure> {
+    #[derive(Deserialize)]
+    struct Answer {
+        lifted: bool,
+    }
+    let (user_id, jti) = (asked.lift.as_deref(), asked.lift_jti.as_deref());
+    let answer = ask(hub, &Ask::Lift { user_id, jti }).await?;
+    let Answer { lifted } = answer.read()?;
+    let name = plain(user_id.or(jti).unwrap_or_default());
+    match Reader::of(asked.json) {
+        Reader::Program => show_json(&format!("{}\n", fields(&answer)?)),
+        Reader::Person if lifted && user_id.is_some() => {
+            show(&format!("the tokens of {name} hold again that have not ended\n"))
+        }
+        Reader::Person if lifted => show(&format!("the token {name} holds again, if it has not ended\n")),
+        Reader::Person => show(&format!("{name} was not revoked\n")),
     }
 }
 

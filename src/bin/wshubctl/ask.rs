@@ -6,6 +6,7 @@ use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use wshubd::client::Heard;
 
@@ -44,6 +45,24 @@ pub(crate) enum Ask<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         user_id: Option<&'a str>,
     },
+    #[serde(rename = "disconnect")]
+    Revoke {
+        revoke: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        user_id: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        jti: Option<&'a str>,
+    },
+    Revocations {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        after: Option<String>,
+    },
+    Lift {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        user_id: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        jti: Option<&'a str>,
+    },
     Purge {
         #[serde(skip_serializing_if = "Option::is_none")]
         channel: Option<&'a str>,
@@ -65,11 +84,22 @@ pub(crate) enum Ask<'a> {
         interrupt: &'a [String],
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         admin: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        limits: Option<Limits>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        info: Option<&'a RawValue>,
     },
     #[serde(rename = "token")]
     CheckToken {
         token: &'a str,
     },
+}
+
+/// How often the bearer of a token may ask.
+#[derive(Serialize)]
+pub(crate) struct Limits {
+    pub(crate) rate: f64,
+    pub(crate) burst: f64,
 }
 
 /// Asks, and waits for the answer.

@@ -119,6 +119,22 @@ const INBOXES: [Column<Inbox>; 5] = [
     Column::numbers("OLDEST", |it, now| age(it.oldest_at.as_deref()?, now)),
 ];
 
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Revocation {
+    user_id: Option<String>,
+    jti: Option<String>,
+    revoked_at: String,
+    until: Option<String>,
+}
+
+const REVOCATIONS: [Column<Revocation>; 4] = [
+    Column::words("USER", |it, _| it.user_id.clone()),
+    Column::words("TOKEN", |it, _| it.jti.clone()),
+    Column::words("REVOKED", |it, _| Some(it.revoked_at.clone())),
+    Column::words("FORGOTTEN", |it, _| it.until.clone()),
+];
+
 impl Connection {
     /// A user of wshubd, or of the machine.
     fn who(&self) -> String {
@@ -167,7 +183,13 @@ fn print<T>(reader: Reader, rows: &[Row<T>], columns: &[Column<T>], none: &str) 
 /// One answer of a list that may have several: `list` is what this one calls its entries.
 #[derive(Deserialize)]
 struct Answer {
-    #[serde(alias = "operations", alias = "channels", alias = "connections", alias = "inboxes")]
+    #[serde(
+        alias = "operations",
+        alias = "channels",
+        alias = "connections",
+        alias = "inboxes",
+        alias = "revocations"
+    )]
     list: Vec<Box<RawValue>>,
     /// Where it goes on, if it does.
     next: Option<String>,
@@ -213,6 +235,11 @@ pub(crate) async fn connections(hub: &Hub, asked: args::Connections) -> Result<E
     let urgency = |it: &Connection| (Reverse(it.queued_bytes), it.connected_at.clone());
     rows.sort_by_cached_key(|row| urgency(&row.entry));
     print(Reader::of(asked.json), &rows, &CONNECTIONS, "nobody is connected")
+}
+
+pub(crate) async fn revocations(hub: &Hub, json: bool) -> Result<ExitCode, Failure> {
+    let rows: Vec<Row<Revocation>> = all(hub, |after| Ask::Revocations { after }).await?;
+    print(Reader::of(json), &rows, &REVOCATIONS, "nothing is revoked")
 }
 
 pub(crate) async fn inbox(hub: &Hub, asked: args::Inbox) -> Result<ExitCode, Failure> {

@@ -7,16 +7,17 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use smol::Unblock;
 use smol::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use wshubd::edge::clock;
 
 use crate::args;
-use crate::ask::{Ask, Reader, ask, fields, show, show_json};
+use crate::ask::{Ask, Limits, Reader, ask, fields, show, show_json};
 use crate::failure::{Exit, Failure};
 use crate::figures::end;
 use crate::hub::Hub;
-use crate::screen::plain;
+use crate::screen::{plain, plain_json};
 use crate::table::pairs;
 
 /// Some times what wshubd looks at: enough to be told that it is too long.
@@ -27,10 +28,12 @@ pub(crate) async fn new(hub: &Hub, asked: args::NewToken) -> Result<ExitCode, Fa
     struct Answer {
         token: String,
     }
-    let args::NewToken { user, ttl, subscribe, publish, interrupt, admin } = &asked;
+    let args::NewToken { user, ttl, subscribe, publish, interrupt, admin, rate, burst, info } = &asked;
     let ttl = ttl.as_secs_f64();
     let (subscribe, publish, interrupt, admin) = (&**subscribe, &**publish, &**interrupt, *admin);
-    let request = Ask::NewToken { user_id: user, ttl, subscribe, publish, interrupt, admin };
+    let limits = rate.zip(*burst).map(|(rate, burst)| Limits { rate, burst });
+    let info = info.as_deref();
+    let request = Ask::NewToken { user_id: user, ttl, subscribe, publish, interrupt, admin, limits, info };
     let Answer { token } = ask(hub, &request).await?.read()?;
     show(&format!("{}\n", plain(&token)))
 }
@@ -45,6 +48,17 @@ struct Verdict {
     alg: Option<String>,
     kid: Option<String>,
     rights: Option<Rights>,
+    limits: Option<Shown>,
+    info: Option<Box<RawValue>>,
+    jti: Option<String>,
+    issued_at: Option<String>,
+}
+
+/// What the token says of how often its bearer may ask.
+#[derive(Deserialize)]
+struct Shown {
+    rate: f64,
+    burst: u64,
 }
 
 #[derive(Deserialize)]
@@ -111,6 +125,14 @@ impl Verdict {
                 ("rights from", format!("the {}", rights.from)),
             ]);
         }
+        if let Some(Shown { rate, burst }) = &self.limits {
+            lines.push(("limits", format!("{rate} requests a second, {burst} at once")));
+        }
+        if let Some(info) = &self.info {
+            lines.push(("info", plain_json(info.get())));
+        }
+        lines.extend(self.issued_at.clone().map(|at| ("issued", at)));
+        lines.extend(self.jti.clone().map(|jti| ("jti", jti)));
         pairs(&lines)
     }
 }

@@ -29,12 +29,13 @@ const KILLED: Duration = Duration::from_secs(1);
 /// So often is looked whether something that is waited for is over.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// Lets nobody in any more, and waits until nobody is spoken to over HTTP, or for
-/// as long as that may take.
+/// Lets nobody in any more, and waits until nobody is spoken to over HTTP and no
+/// revocation is being written, or for as long as that may take.
 pub async fn clear_doors(driver: &Shared, doors: &Rc<RefCell<Doors>>) {
     doors.borrow_mut().pause(&driver.borrow().links.epoll);
     let deadline = clock::now().moment + ANSWERS;
-    while doors.borrow().guests().borrow().are_served() && clock::now().moment < deadline {
+    let is_clear = || !doors.borrow().guests().borrow().are_served() && !driver.borrow().is_revoking();
+    while !is_clear() && clock::now().moment < deadline {
         Timer::after(LOOK_AGAIN).await;
     }
 }

@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 use sha2::Sha256;
 use wshubd::config::{Alg, Config, Environment, KeyFile};
 use wshubd::edge::token::{EARLY, Verifier};
-use wshubd::protocol::{UnixTime, UserId};
+use wshubd::protocol::{UnixTime, UserId, Wanted};
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 
@@ -100,7 +100,7 @@ fn check(verifier: &Verifier, token: &str) {
 /// Changes bytes of a valid token, two of the input for each.
 fn check_changed(verifier: &Verifier, changes: &[u8]) {
     let user = UserId::new("ada").expect("a name");
-    let minted = verifier.mint(&user, Duration::from_secs(60), None, UnixTime::from_secs(NOW));
+    let minted = verifier.mint(&user, Duration::from_secs(60), &Wanted::default(), UnixTime::from_secs(NOW));
     let valid = minted.expect("the first key is a secret").0;
     let mut changed = valid.clone().into_bytes();
     for change in changes.chunks_exact(2) {

@@ -64,6 +64,9 @@ impl Bench {
                 self.answer(Asker::Connection(*conn), json);
             }
             Effect::HangUp { conn } => self.answer(Asker::Connection(*conn), json!({"type": "hung up"})),
+            Effect::Revoke { to, id, revoked } => {
+                self.revocations.push_back((*to, id.clone(), revoked.clone()));
+            }
             Effect::Pause { conn } => assert!(self.paused.insert(*conn), "it is read until then"),
             Effect::Resume { conn } => assert!(self.paused.remove(conn), "it was paused"),
             Effect::Report(_) => {}

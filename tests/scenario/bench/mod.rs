@@ -21,10 +21,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use wshubd::hub::{
     Asker, Claim, Effects, Hub, Identity, Input, LogKey, Now, Pattern, Peer, Purpose, Rights, Settings,
-    TokenFault,
+    Terms, TokenFault,
 };
 use wshubd::protocol::{
-    self, Close, ConnectionId, InboxMode, Message, Moment, OperationId, Reason, Say, UnixTime, UserId, worker,
+    self, Close, Code, ConnectionId, InboxMode, Message, Moment, OperationId, Reason, Refusal, RequestId,
+    Revoked, Say, UnixTime, UserId, worker,
 };
 
 use links::Link;
@@ -49,6 +50,8 @@ pub(crate) struct Bench {
     /// Those of whom nothing is to be read.
     pub(crate) paused: BTreeSet<Seat>,
     latches: BTreeMap<OperationId, ConnectionId>,
+    /// Revocations that wait for the disk.
+    pub(crate) revocations: VecDeque<(Asker, Option<RequestId>, Revoked)>,
     /// Those that were made for a story.
     tokens: BTreeMap<String, Identity>,
     /// Everything that was delivered or kept, by channel and position.
@@ -84,6 +87,7 @@ impl Bench {
             http: Vec::new(),
             paused: BTreeSet::new(),
             latches: BTreeMap::new(),
+            revocations: VecDeque::new(),
             tokens: BTreeMap::new(),
             seen: BTreeMap::new(),
             last: Effects::default(),
@@ -119,13 +123,13 @@ impl Bench {
     /// The same, with all that it hears at first still to be heard.
     pub(crate) fn newcomer(&mut self, user: &str, rights: impl Into<Option<Rc<Rights>>>) -> Seat {
         let rights = rights.into();
-        let claim = Claim::Proven(Identity { user_id: user_id(user), rights, expires_at: None });
+        let claim = Claim::Proven(Identity { rights, ..Identity::new(user_id(user)) });
         self.link(Peer::Client { claim, inbox: InboxMode::Auto, network: None })
     }
 
     /// The same with a say in who moves the cursor of the inbox.
     pub(crate) fn client_in(&mut self, user: &str, inbox: InboxMode) -> Seat {
-        let claim = Claim::Proven(Identity { user_id: user_id(user), rights: None, expires_at: None });
+        let claim = Claim::Proven(Identity::new(user_id(user)));
         self.link(Peer::Client { claim, inbox, network: None })
     }
 
@@ -145,6 +149,20 @@ impl Bench {
     pub(crate) fn leave(&mut self, seat: Seat) {
         self.links.remove(&seat);
         self.handle(Input::Closed { conn: seat });
+    }
+
+    /// A client whose token says what only few say.
+    pub(crate) fn client_on(&mut self, user: &str, terms: Terms) -> Seat {
+        let seat = self.newcomer_on(user, terms);
+        self.hush(seat);
+        seat
+    }
+
+    /// The same, with all that it hears at first still to be heard.
+    pub(crate) fn newcomer_on(&mut self, user: &str, terms: Terms) -> Seat {
+        let identity = Identity { terms: Some(Rc::new(terms)), ..Identity::new(user_id(user)) };
+        let claim = Claim::Proven(identity);
+        self.link(Peer::Client { claim, inbox: InboxMode::Auto, network: None })
     }
 
     // ---- saying and hearing ----
@@ -182,9 +200,27 @@ impl Bench {
     pub(crate) fn token(&mut self, user: &str, rights: Rc<Rights>, seconds: u64) -> String {
         let expires_at = Some(UnixTime(self.now.wall.0 + seconds * 1000));
         let token = format!("{user}.{}", self.tokens.len());
-        self.tokens
-            .insert(token.clone(), Identity { user_id: user_id(user), rights: Some(rights), expires_at });
+        self.tokens.insert(
+            token.clone(),
+            Identity { rights: Some(rights), expires_at, ..Identity::new(user_id(user)) },
+        );
         token
+    }
+
+    /// The same, without rights of its own, and what only few say.
+    pub(crate) fn token_on(&mut self, user: &str, terms: Terms) -> String {
+        let token = format!("{user}.{}", self.tokens.len());
+        let identity = Identity { terms: Some(Rc::new(terms)), ..Identity::new(user_id(user)) };
+        self.tokens.insert(token.clone(), identity);
+        token
+    }
+
+    /// The first revocation that waits is on the disk, or cannot be.
+    pub(crate) fn revocation_is_written(&mut self, is_written: bool) {
+        let (from, id, revoked) = self.revocations.pop_front().expect("one was ordered");
+        let failed = || Refusal::new(Code::StoreUnavailable, "the disk is full");
+        let outcome = if is_written { Ok(self.now.wall) } else { Err(failed()) };
+        self.handle(Input::Revoked { from, id, revoked, outcome });
     }
 
     /// Tokens that were not made are the name of their user; `bad` is none.
@@ -197,7 +233,7 @@ impl Bench {
             Some(made) if made.expires_at.is_some_and(|end| end <= self.now.wall) => fault("token_expired"),
             Some(made) => Ok(made.clone()),
             None if token == "bad" => fault("token_invalid"),
-            None => Ok(Identity { user_id: user_id(token), rights: None, expires_at: None }),
+            None => Ok(Identity::new(user_id(token))),
         }
     }
 

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use clap::Subcommand;
+use clap::{ArgGroup, Subcommand};
+
+use serde_json::value::RawValue;
 
 use super::duration::duration;
 
@@ -71,23 +73,50 @@ pub(crate) struct Inbox {
     pub(crate) json: bool,
 }
 
-/// End a connection, or all of a user
+/// End a connection, or all of a user; revoke tokens
 ///
 /// They are told 4003, which means not to come back by themselves. That a user
 /// has no connection is no error; that there is no such CONNECTION is.
+///
+/// With --revoke the tokens that USER has do not hold any more either: those that were
+/// issued up to this second (`iat`), or do not say when. A token that is made in a later
+/// second holds. --jti does the same to one token, whose `jti` `wshubctl connections` and
+/// `token check` show. That is on the disk when the command ends, and is kept for
+/// `[auth] revocation_ttl`; meanwhile tokens that end further ahead than that are refused.
+/// --revoked lists what is kept, --lift takes one back.
 #[derive(clap::Args, Debug)]
 #[command(
-    override_usage = "wshubctl disconnect [OPTIONS] <CONNECTION|--user USER>",
+    override_usage = "wshubctl disconnect [OPTIONS] <CONNECTION|--user USER>\n       \
+                      wshubctl disconnect [OPTIONS] <--revoke USER|--jti ID>\n       \
+                      wshubctl disconnect [OPTIONS] <--revoked|--lift USER|--lift-jti ID>",
+    group = ArgGroup::new("what").required(true),
     after_help = "Examples:\n  wshubctl disconnect 00000000v2q8pj5d4x1c\n  \
-                  wshubctl disconnect --user alice"
+                  wshubctl disconnect --user alice\n  \
+                  wshubctl disconnect --revoke alice\n  \
+                  wshubctl disconnect --revoked | jq -r .user_id"
 )]
 pub(crate) struct Disconnect {
     /// Its id, as `wshubctl connections` lists it
-    #[arg(value_name = "CONNECTION", required_unless_present = "user", conflicts_with = "user")]
+    #[arg(value_name = "CONNECTION", group = "what")]
     pub(crate) connection: Option<String>,
     /// All connections of a user
-    #[arg(long)]
+    #[arg(long, group = "what")]
     pub(crate) user: Option<String>,
+    /// All connections of a user, and its tokens
+    #[arg(long, value_name = "USER", group = "what")]
+    pub(crate) revoke: Option<String>,
+    /// One token by its `jti`, and the connections that came with it
+    #[arg(long, value_name = "ID", group = "what")]
+    pub(crate) jti: Option<String>,
+    /// List what is revoked
+    #[arg(long, group = "what")]
+    pub(crate) revoked: bool,
+    /// Take the tokens of a user again
+    #[arg(long, value_name = "USER", group = "what")]
+    pub(crate) lift: Option<String>,
+    /// Take one token again
+    #[arg(long, value_name = "ID", group = "what")]
+    pub(crate) lift_jti: Option<String>,
     /// One JSON object, as it is in a pipe
     #[arg(long)]
     pub(crate) json: bool,
@@ -167,6 +196,25 @@ pub(crate) struct NewToken {
     /// It may administer
     #[arg(long)]
     pub(crate) admin: bool,
+    /// How many requests a second its bearer may send, at most `[limits] token_rate`
+    #[arg(long, value_name = "NUMBER", requires = "burst", value_parser = above_zero)]
+    pub(crate) rate: Option<f64>,
+    /// How many requests at once
+    #[arg(long, value_name = "NUMBER", requires = "rate", value_parser = above_zero)]
+    pub(crate) burst: Option<f64>,
+    /// What others see of its bearer where they see who is present: JSON of up to 256 bytes
+    #[arg(long, value_name = "JSON", value_parser = json)]
+    pub(crate) info: Option<Box<RawValue>>,
+}
+
+fn above_zero(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number: &f64| *number > 0.0 && number.is_finite());
+    number.ok_or_else(|| "a number above 0 is wanted".to_owned())
+}
+
+fn json(text: &str) -> Result<Box<RawValue>, String> {
+    RawValue::from_string(text.to_owned())
+        .map_err(|error| format!("JSON is wanted, such as '{{\"name\":\"Ada\"}}': {error}"))
 }
 
 /// Say whether wshubd takes a token, and if not, why

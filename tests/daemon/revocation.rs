@@ -1,0 +1,335 @@
+//! Tokens that are revoked, over every end of the daemon.
+
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use async_tungstenite::tungstenite;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::crypto::rust_crypto;
+use jsonwebtoken::{Algorithm, EncodingKey};
+use serde_json::{Value, json};
+use wshubd::edge::clock;
+
+use crate::bench::{Client, Daemon, Worker, command, directory, stats};
+
+/// The second that a machine's clock shows.
+fn this_second() -> u64 {
+    clock::now().wall.0 / 1000
+}
+
+impl Daemon {
+    /// A token with these claims, for an hour unless they say otherwise.
+    pub(crate) fn signed(&self, claims: &Value) -> String {
+        let mut all = json!({"exp": this_second() + 3600});
+        all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
+        let key = std::fs::read_to_string(self.directory.join("wshubd/jwt.key")).unwrap();
+        let key = EncodingKey::from_secret(key.trim().as_bytes());
+        let parts = [r#"{"alg":"HS256"}"#, &all.to_string()].map(|part| URL_SAFE_NO_PAD.encode(part));
+        let message = parts.join(".");
+        let signer = (rust_crypto::DEFAULT_PROVIDER.signer_factory)(&Algorithm::HS256, &key).unwrap();
+        format!("{message}.{}", URL_SAFE_NO_PAD.encode(signer.sign(message.as_bytes())))
+    }
+
+    /// A token of a user that was issued so many seconds from now.
+    fn issued(&self, user: &str, ahead: i64) -> String {
+        self.signed(&json!({"sub": user, "iat": this_second().checked_add_signed(ahead).unwrap()}))
+    }
+
+    /// What a client with this token hears first, or the code with which it is refused.
+    fn comes(&self, token: &str) -> String {
+        match self.try_client(&format!("/ws?token={token}"), &[]) {
+            Ok(mut client) => client.hear_type("connection_established")["type"].take(),
+            Err(tungstenite::Error::Http(answer)) => {
+                assert_eq!(answer.status(), 401);
+                serde_json::from_slice::<Value>(answer.body().as_ref().unwrap()).unwrap()["code"].take()
+            }
+            Err(error) => panic!("{error}"),
+        }
+        .as_str()
+        .unwrap()
+        .replace("connection_established", "let in")
+    }
+
+    fn lets_in(&self, token: &str) -> Client {
+        let mut client = self.client_at(&format!("/ws?token={token}"));
+        client.hear_type("connection_established");
+        client
+    }
+}
+
+/// Asks an administrator's question, and gives the answer.
+fn ask(worker: &mut Worker, mut question: Value) -> Value {
+    question["id"] = json!("q");
+    worker.say(question);
+    worker.hear()
+}
+
+fn revoke(worker: &mut Worker, user: &str) -> Value {
+    ask(worker, json!({"action": "disconnect", "user_id": user, "revoke": true}))
+}
+
+#[test]
+fn who_was_revoked_is_thrown_out_and_stays_out_until_a_newer_token() {
+    let daemon = Daemon::start();
+    let token = daemon.issued("eve", -5);
+    let (mut eve, mut ada) = (daemon.lets_in(&token), daemon.client("ada"));
+    let mut worker = daemon.worker();
+    let answer = revoke(&mut worker, "eve");
+    assert_eq!((&answer["type"], &answer["disconnected"]), (&json!("ok"), &json!(1)));
+    assert!(answer["revoked_at"].as_str().unwrap().ends_with(".000Z"), "whole seconds count: {answer}");
+    assert_eq!(eve.hear_type("bye")["reconnect"], false);
+    assert_eq!(eve.closed_with(), 4003);
+    assert_eq!(daemon.comes(&token), "token_revoked");
+    assert_eq!(daemon.comes(&daemon.signed(&json!({"sub": "eve"}))), "token_revoked", "without iat");
+    drop(daemon.lets_in(&daemon.issued("eve", 60)));
+    ada.lives();
+    // A page cannot see a 401, and is told on the connection.
+    let protocols = format!("wshub.v1, wshub.bearer.{token}");
+    let mut page = daemon.try_client("/ws", &[("Sec-WebSocket-Protocol", &protocols)]).unwrap();
+    assert_eq!(page.hear_type("auth_failed")["code"], "token_revoked");
+    assert_eq!(page.closed_with(), 4001);
+    let mut late = daemon.client_at("/ws");
+    late.hear_type("auth_required");
+    late.say(json!({"action": "auth", "token": token}));
+    assert_eq!(late.hear_type("auth_failed")["code"], "token_revoked");
+    assert_eq!(stats(&mut worker)["revocations"], 1);
+}
+
+#[test]
+fn what_was_answered_outlives_a_kill_and_what_is_listed_can_be_lifted() {
+    for store in ["sled", "memory"] {
+        let variables = [("WSHUBD_STATE__STORE", store)];
+        let mut daemon = Daemon::with(if wshubd::features::STORE.is_built_in { &variables } else { &[] });
+        let (eve, one) = (daemon.issued("eve", -5), daemon.signed(&json!({"sub": "zoe", "jti": "t1"})));
+        let mut worker = daemon.worker();
+        assert_eq!(revoke(&mut worker, "eve")["type"], "ok");
+        daemon.kill();
+        daemon.ended();
+        daemon.start_again();
+        assert_eq!(daemon.comes(&eve), "token_revoked");
+        let mut worker = daemon.worker();
+        let (mut zoe, mut zoe_too) = (daemon.lets_in(&one), daemon.client("zoe"));
+        assert_eq!(ask(&mut worker, json!({"action": "disconnect", "jti": "t1"}))["disconnected"], 1);
+        daemon.kill();
+        assert!(zoe.socket.read().is_err() || zoe_too.socket.read().is_err(), "it was killed");
+        daemon.ended();
+        daemon.start_again();
+        assert_eq!(daemon.comes(&one), "token_revoked");
+        let file = daemon.directory.join("wshubd/revocations");
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        let mut worker = daemon.worker();
+        let listed = ask(&mut worker, json!({"action": "revocations"}));
+        let names: Vec<_> = listed["revocations"].as_array().unwrap().iter().collect();
+        assert_eq!((&names[0]["user_id"], &names[1]["jti"]), (&json!("eve"), &json!("t1")));
+        assert!(names[0]["until"].is_string() && listed.get("next").is_none());
+        assert_eq!(ask(&mut worker, json!({"action": "lift", "user_id": "eve"}))["lifted"], true);
+        assert_eq!(ask(&mut worker, json!({"action": "lift", "user_id": "eve"}))["lifted"], false);
+        daemon.kill();
+        daemon.ended();
+        daemon.start_again();
+        assert_eq!(daemon.comes(&eve), "let in");
+        assert_eq!(daemon.comes(&one), "token_revoked");
+        daemon.stop();
+        assert_eq!(daemon.ended().0, Some(0));
+    }
+}
+
+#[test]
+fn a_reload_and_another_program_go_on_refusing_and_know_which_token_each_has() {
+    let mut daemon = Daemon::start();
+    let token = |jti: &str| daemon.signed(&json!({"sub": "eve", "jti": jti, "iat": this_second() - 5}));
+    let (first, second) = (token("t1"), token("t2"));
+    let (mut one, mut two) = (daemon.lets_in(&first), daemon.lets_in(&second));
+    let mut worker = daemon.worker();
+    assert_eq!(ask(&mut worker, json!({"action": "disconnect", "jti": "t0"}))["disconnected"], 0);
+    assert_eq!(daemon.reload()["type"], "ok");
+    daemon.hand_over();
+    assert_eq!(ask(&mut worker, json!({"action": "disconnect", "jti": "t1"}))["disconnected"], 1);
+    assert_eq!(one.closed_with(), 4003);
+    two.lives();
+    daemon.hand_over();
+    two.lives();
+    assert_eq!(daemon.comes(&first), "token_revoked");
+    assert_eq!(daemon.reload()["type"], "ok");
+    assert_eq!(daemon.comes(&first), "token_revoked");
+    assert_eq!(daemon.comes(&second), "let in");
+    assert_eq!(revoke(&mut worker, "eve")["disconnected"], 1);
+    assert_eq!(two.closed_with(), 4003);
+}
+
+#[test]
+fn ten_thousand_are_kept_and_one_more_is_an_error_that_forgets_nobody() {
+    let mut daemon = Daemon::start();
+    let worker = daemon.worker();
+    let mut writer = worker.writer();
+    let lines: String = (0..10_001)
+        .map(|n| {
+            format!("{{\"action\":\"disconnect\",\"user_id\":\"user{n}\",\"revoke\":true,\"id\":{n}}}\n")
+        })
+        .collect();
+    let sending = std::thread::spawn(move || {
+        std::io::Write::write_all(&mut writer, lines.as_bytes()).unwrap();
+        writer.shutdown(std::net::Shutdown::Write).unwrap();
+    });
+    // Who says no more hears all answers before the socket closes.
+    let mut answers = String::new();
+    let mut worker = worker;
+    for _ in 0..10_001 {
+        answers += &format!("{}\n", worker.hear());
+    }
+    sending.join().unwrap();
+    assert_eq!(worker.finish(), "");
+    let refused: Vec<&str> = answers.lines().filter(|line| !line.contains(r#""type":"ok""#)).collect();
+    assert_eq!(refused.len(), 1);
+    assert!(refused[0].contains("too_many_revocations") && refused[0].contains("--lift"), "{}", refused[0]);
+    daemon.kill();
+    daemon.ended();
+    daemon.start_again();
+    let mut worker = daemon.worker();
+    assert_eq!(stats(&mut worker)["revocations"], 10_000);
+    for n in [0, 5000, 9999] {
+        assert_eq!(daemon.comes(&daemon.issued(&format!("user{n}"), -5)), "token_revoked");
+    }
+    assert_eq!(daemon.comes(&daemon.issued("user10000", -5)), "let in");
+    assert_eq!(revoke(&mut worker, "user0")["type"], "ok", "who is there may be revoked again");
+    assert_eq!(revoke(&mut worker, "user10000")["code"], "too_many_revocations");
+    assert_eq!(ask(&mut worker, json!({"action": "lift", "user_id": "user7"}))["lifted"], true);
+    assert_eq!(revoke(&mut worker, "user10000")["type"], "ok");
+}
+
+#[test]
+fn where_the_disk_is_full_a_revocation_is_an_error_and_nobody_is_half_revoked() {
+    let directory = directory();
+    // The largest file that the daemon can write: 8 KiB, and the signal that says so is ignored.
+    let limited = "trap '' XFSZ; ulimit -f 8; exec \"$0\"";
+    let mut shell = Command::new("bash");
+    shell.args(["-c", limited, env!("CARGO_BIN_EXE_wshubd")]);
+    let own = command(&directory);
+    shell.env_clear().envs(own.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    shell.env("WSHUBD_STATE__STORE", "memory").stderr(std::process::Stdio::piped());
+    shell.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+    let mut daemon = Daemon::by(directory, &mut shell);
+    let name = |n: u32| format!("{n}-{}", "x".repeat(100));
+    let mut worker = daemon.worker();
+    let (mut done, mut failed) = (Vec::new(), Vec::new());
+    for n in 0..80 {
+        let answer = revoke(&mut worker, &name(n));
+        if answer["type"] == "ok" {
+            done.push(n);
+        } else {
+            assert_eq!(
+                (&answer["code"], &answer["action"]),
+                (&json!("store_unavailable"), &json!("disconnect"))
+            );
+            let message = answer["message"].as_str().unwrap();
+            assert!(
+                message.contains("nothing is changed") && message.contains("wshubd/revocations"),
+                "{answer}"
+            );
+            failed.push(n);
+        }
+    }
+    assert!(done.len() > 20 && failed.len() > 20, "{done:?} {failed:?}");
+    let state = |daemon: &Daemon, n: u32| daemon.comes(&daemon.issued(&name(n), -5));
+    let check = |daemon: &Daemon| {
+        for n in &done {
+            assert_eq!(state(daemon, *n), "token_revoked");
+        }
+        for n in &failed {
+            assert_eq!(state(daemon, *n), "let in");
+        }
+    };
+    check(&daemon);
+    daemon.kill();
+    daemon.ended();
+    daemon.start_again();
+    check(&daemon);
+    let mut worker = daemon.worker();
+    assert_eq!(revoke(&mut worker, &name(79))["type"], "ok", "and with room again it works");
+}
+
+#[test]
+fn a_start_that_cannot_know_who_is_revoked_fails_and_says_what_to_do() {
+    let mut daemon = Daemon::start();
+    let mut worker = daemon.worker();
+    for user in ["eve", "zoe"] {
+        revoke(&mut worker, user);
+    }
+    daemon.kill();
+    daemon.ended();
+    let file = daemon.directory.join("wshubd/revocations");
+    let whole = std::fs::read(&file).unwrap();
+    let mut damaged = whole.clone();
+    damaged[40] ^= 1;
+    std::fs::write(&file, &damaged).unwrap();
+    for check in [false, true] {
+        let mut start = command(&daemon.directory);
+        let output = if check { start.arg("--check") } else { &mut start }.output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success(), "{said}");
+        assert!(said.contains("wshubd/revocations, line 2: it is damaged"), "{said}");
+        assert!(said.contains("would be taken again") && said.contains("remove it"), "{said}");
+    }
+    assert!(!daemon.directory.join("wshubd/worker.sock").exists(), "nobody is let in");
+    // A last line that is not whole was never answered; that is told, and the rest counts.
+    std::fs::write(&file, &whole[..whole.len() - 3]).unwrap();
+    daemon.start_again();
+    assert_eq!(daemon.comes(&daemon.issued("eve", -5)), "token_revoked");
+    assert_eq!(daemon.comes(&daemon.issued("zoe", -5)), "let in");
+    daemon.stop();
+    daemon.ended();
+    let mut start = command(&daemon.directory).spawn().unwrap();
+    let mut said = String::new();
+    let pid = rustix::process::Pid::from_child(&start);
+    let mut log = start.stderr.take().unwrap();
+    let mut byte = [0];
+    while !said.contains("started: ") {
+        assert_ne!(log.read(&mut byte).unwrap(), 0, "{said}");
+        said.push(byte[0].into());
+    }
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    start.wait().unwrap();
+    assert!(said.contains("line 3: the last one is not whole"), "{said}");
+}
+
+#[test]
+fn an_administrator_by_token_asks_over_a_websocket_and_nobody_else_does() {
+    let daemon = Daemon::start();
+    let rights = json!({"subscribe": ["*"], "admin": true});
+    let root = daemon.signed(&json!({"sub": "root", "jti": "r", "iat": this_second(), "wshub": rights}));
+    let (mut root, mut ada) = (daemon.lets_in(&root), daemon.client("ada"));
+    root.say(json!({"action": "connections", "id": 1}));
+    let listed = root.hear_type("connections");
+    let own = listed["connections"].as_array().unwrap().iter().find(|one| one["user_id"] == "root").unwrap();
+    assert_eq!((&own["jti"], own["address"].is_string()), (&json!("r"), true), "{own}");
+    root.say(json!({"action": "stats"}));
+    assert_eq!(root.hear_type("stats")["total_connections"], 2);
+    root.say(json!({"action": "disconnect", "user_id": "ada", "revoke": true, "id": 2}));
+    assert_eq!(root.hear_type("revoked")["disconnected"], 1);
+    assert_eq!(ada.closed_with(), 4003);
+    let mut ben = daemon.client("ben");
+    for action in ["connections", "stats", "disconnect"] {
+        ben.say(json!({"action": action, "user_id": "root"}));
+        assert_eq!(ben.hear_type("error")["code"], "forbidden");
+    }
+}
+
+#[test]
+fn a_back_end_sends_two_hundred_lines_in_one_packet_and_all_are_taken() {
+    let daemon = Daemon::start();
+    let limits = json!({"rate": 1000, "burst": 1000});
+    let mut agent = daemon.lets_in(&daemon.signed(&json!({"sub": "agent", "wshub_limits": limits})));
+    let mut ada = daemon.client("ada");
+    ada.subscribe("logs");
+    for n in 0..200 {
+        let line = json!({"action": "send", "channel": "logs", "event": "log", "data": n});
+        agent.socket.write(tungstenite::Message::text(line.to_string())).unwrap();
+    }
+    agent.socket.flush().unwrap();
+    for n in 0..200 {
+        assert_eq!(agent.hear_type("send_success")["sent"], 1);
+        assert_eq!(ada.hear_type("message")["data"], n);
+    }
+}

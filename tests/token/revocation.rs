@@ -1,0 +1,299 @@
+//! Tokens that are revoked, and the file in which that stands.
+
+use std::cell::RefCell;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use wshubd::edge::revocation::file::{self, RevocationFile};
+use wshubd::edge::revocation::{Change, Revocations};
+use wshubd::edge::token::Verifier;
+use wshubd::protocol::{Revoked, TokenId, UnixTime, UserId};
+
+use crate::keys::{NOW, Scratch, hs256, now, token};
+
+const DAY: u64 = 24 * 3600;
+const MONTH: u64 = 30 * DAY;
+
+fn user(name: &str) -> Revoked {
+    Revoked::User(UserId::new(name).unwrap())
+}
+
+fn jti(name: &str) -> Revoked {
+    Revoked::Token(TokenId::new(name).unwrap())
+}
+
+fn at(second: u64) -> UnixTime {
+    UnixTime::from_secs(second)
+}
+
+/// A verifier that refuses by a list, and that list.
+fn verifier() -> (Verifier, Rc<RefCell<Revocations>>) {
+    let (mut verifier, list) = (hs256(), Rc::<RefCell<Revocations>>::default());
+    verifier.heed(Rc::clone(&list));
+    (verifier, list)
+}
+
+/// What becomes of a token with such claims at a time, once or twice: the second time it is
+/// known.
+fn outcome(verifier: &Verifier, claims: Value, second: u64) -> &'static str {
+    let mut claims = claims;
+    claims["sub"] = json!("ada");
+    let token = token(&claims);
+    let codes =
+        [(); 2].map(|()| verifier.verify(&token, at(second)).map_or_else(|fault| fault.code, |_| "fine"));
+    assert_eq!(codes[0], codes[1]);
+    codes[0]
+}
+
+#[test]
+fn tokens_of_the_same_second_and_earlier_are_refused_and_later_ones_are_not() {
+    let (verifier, list) = verifier();
+    let claims = |iat: Value| json!({"exp": NOW + 60, "iat": iat});
+    let known = token(&json!({"sub": "ada", "exp": NOW + 60, "iat": NOW}));
+    assert!(verifier.verify(&known, now()).is_ok());
+    list.borrow_mut().apply(Change::revoke(user("ada"), NOW));
+    let fault = verifier.verify(&known, now()).unwrap_err();
+    assert_eq!(fault.code, "token_revoked", "though it was known");
+    for (iat, code) in [
+        (json!(NOW), "token_revoked"),
+        (json!(NOW as f64 + 0.9), "token_revoked"),
+        (json!(NOW - 1), "token_revoked"),
+        (json!("now"), "token_revoked"),
+        (json!(null), "token_revoked"),
+        (json!(NOW + 1), "fine"),
+    ] {
+        assert_eq!(outcome(&verifier, claims(iat.clone()), NOW), code, "{iat}");
+    }
+    assert_eq!(outcome(&verifier, json!({"exp": NOW + 60}), NOW), "token_revoked", "without iat");
+    let other = token(&json!({"sub": "bob", "exp": NOW + 60, "iat": NOW}));
+    assert!(verifier.verify(&other, now()).is_ok());
+    list.borrow_mut().apply(Change::lift(user("ada")));
+    assert!(verifier.verify(&known, now()).is_ok(), "taken again");
+}
+
+#[test]
+fn one_token_is_refused_by_its_id_alone() {
+    let (verifier, list) = verifier();
+    list.borrow_mut().apply(Change::revoke(jti("t1"), NOW));
+    let claims = |jti: Value, iat: u64| json!({"exp": NOW + 60, "iat": iat, "jti": jti});
+    assert_eq!(outcome(&verifier, claims(json!("t1"), NOW), NOW), "token_revoked");
+    assert_eq!(outcome(&verifier, claims(json!("t2"), NOW), NOW), "fine");
+    assert_eq!(outcome(&verifier, claims(json!(null), NOW), NOW), "fine");
+    assert_eq!(outcome(&verifier, claims(json!("t1"), NOW + 1), NOW), "fine", "an id that was used again");
+    // A user of that name is somebody else's matter.
+    let named = token(&json!({"sub": "t1", "exp": NOW + 60, "iat": NOW}));
+    assert!(verifier.verify(&named, now()).is_ok());
+}
+
+#[test]
+fn a_revoked_token_never_comes_back_however_long_it_lives() {
+    let (verifier, list) = verifier();
+    let long = json!({"exp": NOW + 10 * MONTH, "iat": NOW - 1});
+    assert_eq!(outcome(&verifier, long.clone(), NOW), "fine", "nothing is revoked");
+    list.borrow_mut().apply(Change::revoke(user("bob"), NOW));
+    // It could outlive a revocation, and nobody would know then.
+    assert_eq!(outcome(&verifier, long.clone(), NOW), "token_revoked");
+    list.borrow_mut().apply(Change::revoke(user("ada"), NOW));
+    let mut refused = 0;
+    for day in 0..300 {
+        let code = outcome(&verifier, long.clone(), NOW + day * DAY);
+        assert_eq!(code, "token_revoked", "on day {day}");
+        refused += 1;
+        // Those that end in time are told from it by when they were issued.
+        let second = NOW + day * DAY + 1;
+        assert_eq!(outcome(&verifier, json!({"exp": second + DAY, "iat": second}), second), "fine");
+    }
+    assert_eq!((refused, list.borrow().len()), (300, 0), "and the list is empty long since");
+}
+
+#[test]
+fn while_any_revocation_is_kept_no_token_is_taken_that_ends_later_than_it_is() {
+    let (verifier, list) = verifier();
+    list.borrow_mut().apply(Change::revoke(user("bob"), NOW));
+    let ends = |exp: u64, second: u64| json!({"exp": exp, "iat": second});
+    assert_eq!(outcome(&verifier, ends(NOW + MONTH, NOW + 1), NOW), "fine");
+    assert_eq!(outcome(&verifier, ends(NOW + MONTH + 1, NOW + 1), NOW), "token_revoked");
+    let later = NOW + MONTH;
+    assert_eq!(outcome(&verifier, ends(later + 2 * MONTH, later), later), "fine", "none is kept any more");
+}
+
+#[test]
+fn of_very_many_revocations_each_is_found_and_each_is_forgotten_in_its_time() {
+    let (verifier, list) = verifier();
+    for n in 0..10_000 {
+        list.borrow_mut().apply(Change::revoke(user(&format!("user{n}")), NOW + n));
+    }
+    assert_eq!(list.borrow().len(), 10_000);
+    let is_refused = |n: u64, second: u64| {
+        let claims = json!({"sub": format!("user{n}"), "exp": second + 60, "iat": NOW - 5});
+        verifier.verify(&token(&claims), at(second)).is_err_and(|fault| fault.code == "token_revoked")
+    };
+    for n in [0, 1, 4999, 9999] {
+        assert!(is_refused(n, NOW + 9999));
+    }
+    assert!(!is_refused(10_000, NOW + 9999));
+    assert_eq!(list.borrow().len(), 10_000, "nothing is forgotten early");
+    assert!(is_refused(9999, NOW + MONTH + 4999));
+    assert_eq!(list.borrow().len(), 5000);
+}
+
+/// Makes changes one after the other, each with a write of its own, as the daemon does.
+fn change(
+    list: &mut Revocations,
+    file: RevocationFile,
+    change: Change,
+) -> (RevocationFile, std::io::Result<()>) {
+    let mut next = list.clone();
+    next.apply(change.clone());
+    let (file, done) = file.write(&[change], &next).carry_out();
+    if done.is_ok() {
+        *list = next;
+    }
+    (file, done)
+}
+
+fn path(scratch: &Scratch) -> std::path::PathBuf {
+    scratch.0.join("revocations")
+}
+
+fn read(directory: &Path) -> Revocations {
+    file::open(directory).unwrap().0
+}
+
+#[test]
+fn what_was_written_is_read_after_each_change_and_the_file_does_not_grow_for_ever() {
+    let scratch = Scratch::new();
+    let (mut list, mut file) = file::open(&scratch.0).unwrap();
+    assert!(list.is_empty() && !path(&scratch).exists(), "looking leaves no trace");
+    let mut random = 7_u64;
+    let mut largest = 0;
+    for n in 0..3000 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let name = format!("u\"\\ {}", (random >> 33) % 40);
+        let revoked = if random >> 62 & 1 == 0 { user(&name) } else { jti(&name) };
+        // What is not revoked the daemon does not lift either.
+        let is_lifted = random >> 61 & 1 == 0 && list.since(&revoked).is_some();
+        let next = if is_lifted { Change::lift(revoked) } else { Change::revoke(revoked, NOW + n) };
+        let (back, done) = change(&mut list, file, next);
+        done.unwrap();
+        file = back;
+        let ttl = Some(Duration::from_secs(300));
+        list.forget(at(NOW + n), ttl);
+        if n % 97 == 0 {
+            let mut found = read(&scratch.0);
+            found.forget(at(NOW + n), ttl);
+            assert_eq!(found.list(None, usize::MAX, ttl), list.list(None, usize::MAX, ttl), "after {n}");
+        }
+        largest = largest.max(fs::metadata(path(&scratch)).unwrap().len());
+    }
+    assert!(largest < 40_000, "{largest}");
+    assert_eq!(fs::metadata(path(&scratch)).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(!scratch.0.join("revocations.new").exists());
+}
+
+#[test]
+fn a_last_line_that_was_cut_off_anywhere_takes_nothing_else_with_it() {
+    let scratch = Scratch::new();
+    let (mut list, mut file) = file::open(&scratch.0).unwrap();
+    for name in ["ada", "bob"] {
+        file = change(&mut list, file, Change::revoke(user(name), NOW)).0;
+    }
+    let before = fs::read(path(&scratch)).unwrap();
+    drop(change(&mut list, file, Change::revoke(user("eve"), NOW)));
+    let whole = fs::read(path(&scratch)).unwrap();
+    for end in before.len()..whole.len() {
+        fs::write(path(&scratch), &whole[..end]).unwrap();
+        let (mut found, file) = file::open(&scratch.0).unwrap();
+        assert_eq!(found.len(), 2, "cut off at {end}");
+        // What comes next is not behind what was cut off.
+        change(&mut found, file, Change::revoke(user("zoe"), NOW)).1.unwrap();
+        assert_eq!(read(&scratch.0).len(), 3);
+    }
+    fs::write(path(&scratch), &whole).unwrap();
+    assert_eq!(read(&scratch.0).len(), 3);
+    // Blocks that never came to the disk.
+    let mut hole = whole.clone();
+    hole[before.len()..].fill(0);
+    fs::write(path(&scratch), &hole).unwrap();
+    assert_eq!(read(&scratch.0).len(), 2);
+}
+
+#[test]
+fn a_file_that_cannot_be_used_is_an_error_that_names_it_and_the_line() {
+    let scratch = Scratch::new();
+    let (mut list, mut file) = file::open(&scratch.0).unwrap();
+    for name in ["ada", "bob", "eve"] {
+        file = change(&mut list, file, Change::revoke(user(name), NOW)).0;
+    }
+    let whole = fs::read(path(&scratch)).unwrap();
+    let refused = |bytes: &[u8]| {
+        fs::write(path(&scratch), bytes).unwrap();
+        file::open(&scratch.0).map(|(list, _)| list.len()).map_err(|error| error.to_string())
+    };
+    let lines: Vec<usize> = (0..whole.len()).filter(|at| whole[*at] == b'\n').collect();
+    let last = lines[lines.len() - 2];
+    for at in 0..last {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1;
+        let error = refused(&damaged).unwrap_err();
+        assert!(error.contains(&path(&scratch).display().to_string()), "{error}");
+        if at > lines[0] + 1 && whole[at] != b'\n' {
+            let line = lines.iter().filter(|end| **end < at).count() + 1;
+            assert!(error.contains(&format!("line {line}: it is damaged")), "{at}: {error}");
+        }
+    }
+    assert!(refused(b"").unwrap_err().contains("does not begin"));
+    assert!(refused(b"wshubd revocations 2\n").unwrap_err().contains("does not begin"));
+    fs::remove_file(path(&scratch)).unwrap();
+    fs::create_dir(path(&scratch)).unwrap();
+    let error = file::open(&scratch.0).map(drop).unwrap_err().to_string();
+    assert!(error.contains("would be taken again"), "{error}");
+}
+
+#[test]
+fn what_cannot_be_written_is_not_there_and_the_next_that_can_is() {
+    let scratch = Scratch::new();
+    let (mut list, file) = file::open(&scratch.0).unwrap();
+    // In the place of the file that would be made.
+    let in_the_way = scratch.0.join("revocations.new");
+    fs::create_dir(&in_the_way).unwrap();
+    let (file, done) = change(&mut list, file, Change::revoke(user("ada"), NOW));
+    assert!(done.is_err() && list.is_empty() && read(&scratch.0).is_empty());
+    fs::remove_dir(&in_the_way).unwrap();
+    let (_, done) = change(&mut list, file, Change::revoke(user("bob"), NOW));
+    done.unwrap();
+    let found = read(&scratch.0);
+    assert!(found.since(&user("bob")).is_some() && found.since(&user("ada")).is_none());
+}
+
+#[test]
+fn a_list_comes_in_parts_and_says_until_when() {
+    let mut list = Revocations::default();
+    for n in 0..2500 {
+        list.apply(Change::revoke(
+            if n % 2 == 0 { user(&n.to_string()) } else { jti(&n.to_string()) },
+            NOW + n,
+        ));
+    }
+    let ttl = Some(Duration::from_secs(MONTH));
+    let (mut seen, mut after) = (Vec::new(), None);
+    loop {
+        let (part, next) = list.list(after.as_deref(), 1000, ttl);
+        assert!(part.len() <= 1000);
+        seen.extend(part.into_iter().map(|entry| {
+            assert_eq!(entry.until.unwrap().0 - entry.revoked_at.0, MONTH * 1000);
+            (entry.user_id, entry.jti)
+        }));
+        after = next;
+        if after.is_none() {
+            break;
+        }
+    }
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen.len(), 2500);
+}
