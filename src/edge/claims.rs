@@ -3,7 +3,7 @@
 //! Knows the header and the claims as JSON, their types and bounds. Does not
 //! know whether any of it is true: signatures and clocks are next door.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -124,6 +124,17 @@ pub(super) struct Claims {
     wshub: Option<Object<Grant>>,
 }
 
+/// The members of the claim `wshub` that mean nothing here, with their names as JSON.
+pub(super) fn unknown_members(json: &[u8]) -> Vec<String> {
+    #[derive(Deserialize)]
+    struct Members {
+        wshub: Option<BTreeMap<String, IgnoredAny>>,
+    }
+    let members = serde_json::from_slice(json).ok().and_then(|claims: Members| claims.wshub);
+    let names = members.into_iter().flatten().map(|(name, _)| name);
+    names.filter(|name| !Grant::MEMBERS.contains(&&**name)).collect()
+}
+
 impl Claims {
     /// The user that the token names, and the claim by which it does.
     pub(super) fn user(&self) -> Option<(&'static str, &str)> {
@@ -135,6 +146,13 @@ impl Claims {
     pub(super) fn grant(self) -> Option<Grant> {
         self.wshub.map(|object| object.0)
     }
+}
+
+/// What to say of members that mean nothing: as a rule one is mistyped, and what it was
+/// to allow is not allowed.
+pub(super) fn told(unknown: &[String]) -> String {
+    let known = Grant::MEMBERS.join(", ");
+    format!("its claim `wshub` has members that mean nothing: {unknown:?}; known are {known}")
 }
 
 /// Seconds since 1970 that a calendar can show, with a fraction where there is

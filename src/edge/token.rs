@@ -45,6 +45,8 @@ pub struct Verifier {
     /// Whose tokens held a moment ago, by a digest of each: whoever comes back with the same
     /// one, or refreshes with it, costs no second signature. Borrowed for a call.
     known: RefCell<HashMap<[u8; 32], Identity>>,
+    /// What was odd about the last one that held.
+    oddity: RefCell<Option<String>>,
 }
 
 /// So many tokens are known at most; then all are forgotten.
@@ -60,6 +62,8 @@ impl fmt::Debug for Verifier {
 struct Proof<'a> {
     identity: Identity,
     key: &'a Key,
+    /// Members of its claim `wshub` that mean nothing.
+    unknown: Vec<String>,
 }
 
 /// Why no token was minted.
@@ -110,7 +114,12 @@ impl Verifier {
             }
         }
         ConfigError::unless_empty(problems)?;
-        Ok(Self { keys: good, usual: Rc::clone(&auth.rights), known: RefCell::default() })
+        Ok(Self {
+            keys: good,
+            usual: Rc::clone(&auth.rights),
+            known: RefCell::default(),
+            oddity: RefCell::default(),
+        })
     }
 
     /// Who a token says its bearer is.
@@ -127,7 +136,11 @@ impl Verifier {
             }
             known.remove(&digest);
         }
-        let identity = self.judge(token, now).map(|proof| proof.identity).map_err(|flaw| flaw.told())?;
+        let Proof { identity, unknown, .. } = self.judge(token, now).map_err(|flaw| flaw.told())?;
+        if !unknown.is_empty() {
+            let odd = format!("a token of {:?}: {}", identity.user_id, claims::told(&unknown));
+            *self.oddity.borrow_mut() = Some(odd);
+        }
         if known.len() >= MOST_KNOWN {
             known.clear();
         }
@@ -135,17 +148,24 @@ impl Verifier {
         Ok(identity)
     }
 
+    /// What whoever makes tokens should know of one that held: told once, and of a token
+    /// that comes again not at all.
+    pub fn oddity(&self) -> Option<String> {
+        self.oddity.take()
+    }
+
     /// The same for an administrator, who is told more: what it allows and with
     /// which key it holds, or what is wrong with it and which keys there are.
     pub fn check(&self, token: &str, now: UnixTime) -> TokenCheck {
         match self.judge(token, now) {
-            Ok(Proof { identity, key }) => TokenCheck {
+            Ok(Proof { identity, key, unknown }) => TokenCheck {
                 valid: true,
                 user_id: Some(identity.user_id),
                 expires_at: identity.expires_at,
                 alg: Some(key.alg.name()),
                 kid: key.kid.clone(),
                 rights: Some(self.spelled(identity.rights.as_deref())),
+                warning: (!unknown.is_empty()).then(|| claims::told(&unknown)),
                 ..TokenCheck::default()
             },
             Err(flaw) => TokenCheck {
@@ -175,8 +195,9 @@ impl Verifier {
         let user_id = UserId::named(claim, name).map_err(Flaw::Misnamed)?;
         let rights = claims.grant().map(|grant| claims::rights(&grant).map(Rc::new).map_err(Flaw::Excessive));
         let rights = rights.transpose()?;
+        let unknown = if rights.is_some() { claims::unknown_members(&payload) } else { Vec::new() };
         let identity = Identity { user_id, rights, expires_at: Some(expires_at) };
-        Ok(Proof { identity, key })
+        Ok(Proof { identity, key, unknown })
     }
 
     /// The claims, once the signature holds, and the key that it holds with.

@@ -187,6 +187,9 @@ pub struct TokenCheck {
     pub kid: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rights: Option<RightsEntry>,
+    /// What in it means nothing, though it is valid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 /// What somebody may do, as patterns.

@@ -269,3 +269,8 @@ pub struct Grant {
     /// Whether its user administers the hub.
     pub admin: bool,
 }
+
+impl Grant {
+    /// What all of it is called.
+    pub const MEMBERS: [&str; 4] = ["subscribe", "publish", "interrupt", "admin"];
+}

@@ -45,6 +45,7 @@ struct Verdict {
     alg: Option<String>,
     kid: Option<String>,
     rights: Option<Rights>,
+    warning: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -111,6 +112,7 @@ impl Verdict {
                 ("rights from", format!("the {}", rights.from)),
             ]);
         }
+        lines.extend(self.warning.as_deref().map(|warning| ("warning", plain(warning))));
         pairs(&lines)
     }
 }

@@ -1,0 +1,107 @@
+//! Files and directories that may not be used: whose they are, who we are, and what
+//! helps.
+
+use std::fs;
+use std::io::{Error, ErrorKind};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use wshubd::config::owner::{Purpose, explained_to};
+
+use super::Scratch;
+
+/// No user and no group has this number.
+const STRANGER: u32 = 4_000_000_000;
+
+fn told(path: &Path, purpose: Purpose, own: u32) -> String {
+    explained_to(&Error::from(ErrorKind::PermissionDenied), path, purpose, own)
+}
+
+#[test]
+fn a_closed_path_is_told_with_owner_group_mode_and_who_asks() {
+    let scratch = Scratch::new();
+    let own = rustix::process::geteuid().as_raw();
+    fs::set_permissions(&scratch.0, fs::Permissions::from_mode(0o750)).unwrap();
+    // What is not there is for the directory that would hold it to allow.
+    let said = told(&scratch.0.join("none/deeper"), Purpose::State, STRANGER);
+    assert!(said.contains(&format!("{} belongs to ", scratch.0.display())), "{said}");
+    assert!(said.contains(&format!("(uid {own}), ")) || said.contains(&format!("uid {own}, ")), "{said}");
+    assert!(said.contains(", mode 0750, and this process runs as uid 4000000000; "), "{said}");
+    let roots = told(Path::new("/proc/1/fd/0"), Purpose::State, STRANGER);
+    assert!(roots.contains("belongs to root (uid 0), group root"), "{roots}");
+    let other = Error::from(ErrorKind::NotFound);
+    assert_eq!(explained_to(&other, &scratch.0, Purpose::State, STRANGER), other.to_string());
+}
+
+#[test]
+fn what_helps_depends_on_what_the_path_is_for() {
+    let scratch = Scratch::new();
+    let file = scratch.write("a.key", "");
+    let (path, directory) = (file.display(), scratch.0.display());
+    let own = rustix::process::geteuid().as_raw();
+    let deeper = scratch.0.join("deeper/still");
+    let deep = deeper.display();
+    let table = [
+        (&file, Purpose::Readable, STRANGER, format!("`chmod a+r {path}` lets it read")),
+        (&deeper, Purpose::Readable, STRANGER, format!("`chmod a+x {directory}` lets it in")),
+        (&file, Purpose::Secret, own, format!("`chmod 0600 {path}` lets it read")),
+        (
+            &file,
+            Purpose::Secret,
+            STRANGER,
+            format!(
+                "`chown 4000000000 {path}` lets it read, or under systemd `LoadCredential=a.key:{path}` in its unit \
+                 passes it as a credential"
+            ),
+        ),
+        // A user of DynamicUser= owns no file tomorrow.
+        (
+            &file,
+            Purpose::Secret,
+            62_000,
+            format!("`LoadCredential=a.key:{path}` in its unit passes it as a credential"),
+        ),
+        (
+            &scratch.0,
+            Purpose::State,
+            STRANGER,
+            format!("`chown -R 4000000000 {directory}`, or name another in `[state] directory`"),
+        ),
+        (&scratch.0, Purpose::State, own, format!("`chmod 0700 {directory}`")),
+        // Never the directory above it.
+        (
+            &deeper,
+            Purpose::State,
+            STRANGER,
+            format!(
+                "make it as root, `install -d -m 0700 -o 4000000000 {deep}`, or name another in `[state] directory`"
+            ),
+        ),
+        (
+            &deeper,
+            Purpose::Listening,
+            STRANGER,
+            format!(
+                "make a directory for it as root, `install -d -o 4000000000 {deep}`, or name another path in `[listen] worker`"
+            ),
+        ),
+    ];
+    for (path, purpose, own, cure) in table {
+        let said = told(path, purpose, own);
+        assert!(said.ends_with(&format!("; {cure}")), "{purpose:?}: {said}");
+    }
+}
+
+#[test]
+fn a_socket_for_a_group_says_how_to_get_into_it() {
+    let scratch = Scratch::new();
+    let file = scratch.write("worker.sock", "");
+    let mode = |mode| fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o660);
+    let said = told(&file, Purpose::Connecting, STRANGER);
+    assert!(said.contains("`usermod -aG "), "{said}");
+    assert!(said.ends_with("as root adds 4000000000 to its group; then log in again"), "{said}");
+    mode(0o600);
+    let said = told(&file, Purpose::Connecting, STRANGER);
+    assert!(said.ends_with(" may, and root"), "{said}");
+}
