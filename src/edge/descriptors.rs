@@ -48,7 +48,8 @@ pub fn warning(connections: usize) -> Option<String> {
     let fit = first_kept_back(limit, Use::Client);
     (fit < connections as u64).then(|| {
         format!(
-            "limits.connections is {connections}, and this process may have {limit} files open, which is enough              for {fit}: raise `LimitNOFILE=` of the unit, or the hard limit (`ulimit -Hn`)"
+            "limits.connections is {connections}, and this process may have {limit} files open, which is enough \
+             for {fit}: raise `LimitNOFILE=` of the unit, or the hard limit (`ulimit -Hn`)"
         )
     })
 }

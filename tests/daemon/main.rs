@@ -18,6 +18,7 @@ mod messages;
 mod operations;
 mod reload;
 mod secrets;
+mod startup;
 mod stopping;
 mod systemd;
 mod worker_lines;
