@@ -49,10 +49,11 @@ pub fn check(source: &Source) -> Result<Report, Error> {
     let mut trial = Trial::default();
     let other = Account::of_daemon(&loaded.config.state.directory);
     if let Some(account) = &other {
-        let directory = &loaded.config.state.directory;
-        if is_for_unit_alone(directory) {
+        let directory = loaded.config.state.directory.clone();
+        if is_for_unit_alone(&directory) {
             // What the daemon has made there it can read; and nobody else from here on.
             trial.state_is_read = true;
+            trial.leave_out_credentials(&mut loaded.config);
             trial.read(&loaded);
             trial.finish()?;
             let why = "which systemd opens to the unit alone";
@@ -153,15 +154,16 @@ impl Trial {
         }
     }
 
-    /// Outside of its unit a credential is not there, as a rule.
+    /// Outside of its unit a credential is not there, or has another mode than a secret.
     fn leave_out_credentials(&mut self, config: &mut Config) {
         if config.auth.credentials.is_some() {
             return;
         }
         let mut is_there = |file: &Path| {
-            let is_there = !file.starts_with(CREDENTIALS) || file.exists();
-            if !is_there {
-                self.untried.push(format!("{}, which systemd passes when the unit starts", file.display()));
+            let is_there = !file.starts_with(CREDENTIALS);
+            let line = format!("{}, which systemd passes when the unit starts", file.display());
+            if !is_there && !self.untried.contains(&line) {
+                self.untried.push(line);
             }
             is_there
         };
