@@ -7,7 +7,6 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::config::owner::{Purpose, explained};
 use crate::config::places::LONGEST_SOCKET;
 
 /// Why something did not work.
@@ -95,10 +94,7 @@ impl fmt::Display for Error {
             ),
             Self::Unreachable { path, why } => {
                 let advice = match why.kind() {
-                    ErrorKind::PermissionDenied => {
-                        let why = explained(why, path, Purpose::Connecting);
-                        return write!(f, "cannot connect to {}: {why}", path.display());
-                    }
+                    ErrorKind::PermissionDenied => "its mode and group say who may: `ls -l` shows them",
                     ErrorKind::WouldBlock => {
                         "too many connections wait for wshubd already: it is stopped or busy, \
                          `systemctl status wshubd` shows which"

@@ -20,8 +20,6 @@ pub enum Purpose {
     State,
     /// Where the daemon makes its worker socket.
     Listening,
-    /// A worker socket that somebody connects to.
-    Connecting,
 }
 
 /// An error of the system about a path; where permission is missing, whose the path is,
@@ -83,7 +81,15 @@ impl Obstacle<'_> {
         let is_whole = self.part == self.path;
         match purpose {
             Purpose::Readable if !is_whole => format!("`chmod a+x {part}` lets it in"),
-            Purpose::Readable => format!("`chmod a+r {path}` lets it read"),
+            Purpose::Readable => match self.group_that_reads() {
+                Some(group) if is_dynamic(self.own) => {
+                    format!("`SupplementaryGroups={group}` in its unit lets it read")
+                }
+                Some(group) => {
+                    format!("`usermod -aG {group} {user}` as root lets it read from its next start on")
+                }
+                None => format!("`chmod a+r {path}` lets it read"),
+            },
             Purpose::Secret => self.cure_of_secret(is_whole),
             Purpose::State if is_whole && self.is_ours() => format!("`chmod 0700 {path}`"),
             Purpose::State if is_whole => {
@@ -101,8 +107,14 @@ impl Obstacle<'_> {
                     directory.display()
                 )
             }
-            Purpose::Connecting => self.cure_of_connecting(),
         }
+    }
+
+    /// The group that may read, unless that is root's.
+    fn group_that_reads(&self) -> Option<String> {
+        let gid = self.metadata.gid();
+        let reads = self.mode() & 0o040 != 0 && gid != 0;
+        reads.then(|| Group(gid).name().unwrap_or_else(|| gid.to_string()))
     }
 
     fn cure_of_secret(&self, is_whole: bool) -> String {
@@ -117,30 +129,6 @@ impl Obstacle<'_> {
             false => format!("put it where {user} may enter, or under systemd {credential}"),
         }
     }
-
-    fn cure_of_connecting(&self) -> String {
-        let (gid, user) = (self.metadata.gid(), Name(self.own));
-        let wanted = if self.metadata.is_dir() { 0o010 } else { 0o020 };
-        if self.mode() & wanted == 0 {
-            return format!("only {} may, and root", Name(self.metadata.uid()));
-        }
-        let group = Group(gid).name().unwrap_or_else(|| gid.to_string());
-        match members(gid).contains(&user.to_string()) {
-            true => format!("{user} is in the group {group} since the last login: log in again"),
-            false => {
-                format!("`usermod -aG {group} {user}` as root adds {user} to its group; then log in again")
-            }
-        }
-    }
-}
-
-/// The users whom `/etc/group` lists as members of a group.
-fn members(gid: u32) -> Vec<String> {
-    let groups = fs::read_to_string("/etc/group").unwrap_or_default();
-    let fields = groups.lines().map(|line| line.split(':').collect::<Vec<_>>());
-    let named = fields.filter(|fields| fields.get(2).and_then(|field| field.parse().ok()) == Some(gid));
-    let lists = named.filter_map(|fields| Some((*fields.get(3)?).to_owned()));
-    lists.flat_map(|list| list.split(',').map(str::to_owned).collect::<Vec<_>>()).collect()
 }
 
 /// A user as a line of `/etc/passwd` has it.
