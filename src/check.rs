@@ -179,7 +179,7 @@ impl Trial {
         };
         match directory.symlink_metadata() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return self.to_be_made(directory, Purpose::State, "the state directory");
+                return self.missing_directory(directory, Purpose::State, "the state directory");
             }
             Err(error) => return self.unusable.push(problem("cannot be used", &error)),
             Ok(_) if !directory.is_dir() => {
@@ -203,7 +203,7 @@ impl Trial {
     }
 
     /// A directory that is not there.
-    fn to_be_made(&mut self, directory: &Path, purpose: Purpose, what: &str) {
+    fn missing_directory(&mut self, directory: &Path, purpose: Purpose, what: &str) {
         let above = directory.ancestors().skip(1).find(|above| above.exists());
         let above = above.filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let error = match access(above, Access::WRITE_OK | Access::EXEC_OK) {
@@ -251,7 +251,11 @@ impl Trial {
         let directory = socket.parent().filter(|parent| !parent.as_os_str().is_empty());
         let directory = directory.unwrap_or(Path::new("."));
         if !directory.exists() {
-            return self.to_be_made(directory, Purpose::Listening, "the directory of the worker socket");
+            return self.missing_directory(
+                directory,
+                Purpose::Listening,
+                "the directory of the worker socket",
+            );
         }
         let Err(error) = access(directory, Access::WRITE_OK | Access::EXEC_OK) else { return };
         if self.is_for_other {
