@@ -22,10 +22,13 @@ and `wshubctl --help` shows what can be said from a shell.
 Options:
   --config FILE   Read FILE instead of the usual files, which are
                   /etc/wshubd/wshubd.toml and over it, in order of name,
-                  /etc/wshubd/conf.d/*.toml
-  --check         Say what is wrong with the configuration, its keys and its
-                  secrets, then exit; nothing is started or created
-  --show          Print the configuration in effect as TOML, then exit
+                  /etc/wshubd/conf.d/*.toml; for a user who has them, those in
+                  ~/.config/wshubd
+  --check         Try what a start needs, for root as the user that the daemon
+                  runs as, and say what is wrong and what could not be tried,
+                  then exit; nothing is started or created
+  --show          Print the configuration in effect as TOML, and from which files
+                  it is, then exit
   -V, --version   Print the version, and with + or - which features were built
                   in: public-keys (RS256, ES256 and EdDSA), store (messages on a
                   disk); then exit
@@ -34,9 +37,11 @@ Options:
 Environment:
   WSHUBD_SECTION__KEY wins over files: WSHUBD_LISTEN__HTTP=127.0.0.1:9000,
   WSHUBD_AUTH__ANONYMOUS=true, WSHUBD_LIMITS__MESSAGE_BYTES=1MiB. Lists are
-  written as in TOML: WSHUBD_AUTH__SUBSCRIBE='[\"logs:*\", \"chat\"]'.
+  written as in TOML: WSHUBD_AUTH__SUBSCRIBE='[\"logs:*\", \"chat\"]'. A name that is
+  nearly an option is a mistake; others are ignored, with a warning.
   systemd's STATE_, RUNTIME_, CONFIGURATION_ and CREDENTIALS_DIRECTORY are
-  used where they are set, else XDG_STATE_HOME and XDG_RUNTIME_DIR.
+  used where they are set, else XDG_STATE_HOME, XDG_RUNTIME_DIR and
+  XDG_CONFIG_HOME.
   RUST_LOG wins over [log] level.
 
 Signals: SIGHUP has it take over what has changed in its files, keys and secrets,
@@ -47,8 +52,8 @@ SIGTERM and SIGINT stop it.
 
 Exit status: 0 after a clean stop, 64 for wrong arguments, 69 where another
 wshubd runs or an address is taken, 71 where the system refuses what a daemon
-needs, 73 where the state cannot be written, 78 for a wrong configuration, 1 for
-anything else.
+needs, 73 where a directory of its own cannot be made or used, 78 for a wrong
+configuration, 1 for anything else.
 ";
 
 /// What is asked for.

@@ -19,7 +19,8 @@ use std::time::Duration;
 use async_signal::{Signal, Signals};
 use rustix::fs::{Access, FlockOperation, flock};
 
-use crate::config::{Config, ConfigError, Loaded, StoreKind, places};
+use crate::config::owner::Purpose;
+use crate::config::{Config, Loaded, StoreKind, places};
 use crate::edge::doors::Doors;
 use crate::edge::driver::Driver;
 use crate::edge::epoll::Epoll;
@@ -37,6 +38,7 @@ use crate::reload::{Reloader, Source};
 pub use error::Error;
 use next::{Terminal, Wishes, work};
 use open::Opened;
+pub(crate) use open::{HTTP_SETTING, overruling};
 
 /// How long peers may take to read what they are owed when the daemon stops.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -70,7 +72,8 @@ pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
     let secured = secure(&loaded, passed, &mut arrival);
     let Secured { program, lock, epoll, doors, opened, signals, site, revocations } =
         secured.inspect_err(|_| give_back(&mut arrival, store_options(config)))?;
-    if let Some(warning) = site.peers.warning() {
+    let limits = descriptors::warning(config.limits.connections);
+    for warning in site.peers.warning().into_iter().chain(loaded.foreign_variables()).chain(limits) {
         log::warn!("{warning}");
     }
     let Begun { hub, store, uses_remains } = begin(config, &lock, &mut arrival);
@@ -108,7 +111,7 @@ pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
         log::info!("took over {count} connections, which waited for {silence} ms");
     }
     driver.borrow_mut().is_ready();
-    let reloader = Reloader::new(source, loaded, opened.addresses);
+    let reloader = Reloader::new(source, loaded, opened.addresses, opened.overruled);
     let wishes = Wishes::new(signals, driver.borrow().reload_bell(), reloader, terminal);
     let Some(cause) = work(wishes, &program, &lock, &driver, &doors) else { return Ok(()) };
     if config.state.store == StoreKind::Sled {
@@ -155,7 +158,7 @@ fn secure(loaded: &Loaded, passed: Passed, arrival: &mut Arrival) -> Result<Secu
     let program = exec::program().map_err(Error::Program)?.into();
     let signals = [Signal::Term, Signal::Int, Signal::Hup, Signal::Usr1, Signal::Usr2];
     let signals = Signals::new(signals).map_err(Error::Signals)?;
-    places::create_directory(&state.directory).map_err(ConfigError::from)?;
+    places::create_directory(&state.directory, Purpose::State)?;
     let lock = lock(&state.directory, arrival.lock.as_ref())?;
     let epoll = Epoll::new().map_err(Error::Wait)?;
     let mut doors = Doors::default();
@@ -163,9 +166,9 @@ fn secure(loaded: &Loaded, passed: Passed, arrival: &mut Arrival) -> Result<Secu
     let opened = open::open(&loaded.config, passed, &mut doors, &epoll);
     let ready = opened.and_then(|opened| {
         // A disk that is full for a moment is no mistake of whoever configures.
-        secret::generate_missing(auth, &state.directory).map_err(Error::Secret)?;
+        secret::generate_missing(auth, &state.directory)?;
         let mut site = Site::open(loaded)?;
-        let (revoked, revocations) = revocation::file::open(&state.directory).map_err(Error::Revocations)?;
+        let (revoked, revocations) = revocation::file::open(&state.directory)?;
         site.verifier.heed(Rc::new(RefCell::new(revoked)));
         // Who connects as soon as that is possible finds keys and secrets.
         doors.begin_listening().map_err(|(address, error)| Error::Listen(address, error))?;

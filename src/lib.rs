@@ -39,7 +39,7 @@
 //! A floor knows those below it and never looks up. Beside the floors stand
 //! [`config`], which says what was asked for, and [`daemon`], which starts the
 //! rooms in order and stops them in reverse; [`reload`] takes over what was changed
-//! meanwhile; [`features`] says what was built in. In front of the house, [`client`] is
+//! meanwhile; [`check`] tries what a start needs; [`features`] says what was built in. In front of the house, [`client`] is
 //! what a worker written in Rust talks to it with.
 //!
 //! # A message's journey
@@ -68,6 +68,7 @@
 //! All of this happens on one thread, and nothing in it waits for a peer.
 
 mod binary;
+pub mod check;
 pub mod client;
 pub mod config;
 pub mod daemon;

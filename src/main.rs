@@ -12,11 +12,10 @@ use std::process::ExitCode;
 
 use args::Task;
 use log::{Level, LevelFilter};
+use wshubd::check::{self, Report};
 use wshubd::config::{ConfigError, Environment, Loaded};
 use wshubd::daemon;
 use wshubd::edge::heap;
-use wshubd::edge::revocation;
-use wshubd::edge::site::Site;
 use wshubd::features::VERSION;
 use wshubd::logging;
 use wshubd::reload::Source;
@@ -74,23 +73,29 @@ fn run(source: Source) -> Done {
     Ok(daemon::run(source, loaded)?)
 }
 
+/// The configuration in effect, and what it was read from.
 fn show(source: &Source) -> Done {
-    print(&source.load()?.config.show())
+    let Loaded { config, files, .. } = source.load()?;
+    let mut told: String = files.iter().map(|file| format!("# read: {}\n", file.display())).collect();
+    if files.is_empty() {
+        told.push_str("# no files, defaults only\n");
+    }
+    told.push_str(&config.show());
+    print(&told)
 }
 
-/// Reads all that a start would read, and leaves no trace.
+/// Tries all that a start needs, and leaves no trace.
 fn check(source: &Source) -> Done {
-    let loaded = source.load()?;
-    Site::open(&loaded)?;
-    revocation::file::open(&loaded.config.state.directory)?;
-    let Loaded { config, files, .. } = loaded;
-    for warning in config.warnings() {
+    let Report { files, warnings, tried_as, untried } = check::check(source)?;
+    for warning in warnings {
         complain(Level::Warn, &format!("warning: {warning}"));
     }
     let mut told: String = files.iter().map(|file| format!("{}\n", file.display())).collect();
     if files.is_empty() {
         told.push_str("no files, defaults only\n");
     }
+    told.push_str(&format!("tried as {tried_as}\n"));
+    untried.iter().for_each(|what| told.push_str(&format!("not tried: {what}\n")));
     told.push_str("ok\n");
     print(&told)
 }

@@ -15,6 +15,7 @@ use std::rc::Rc;
 
 use crate::config::{Change, Config, ConfigError, Environment, Loaded, Problem};
 use crate::daemon;
+use crate::edge::descriptors;
 use crate::edge::doors::Doors;
 use crate::edge::driver::Shared;
 use crate::edge::handover::Unavailable;
@@ -49,6 +50,8 @@ pub(crate) struct Reloader {
     loaded: Loaded,
     /// Where clients come in.
     addresses: Vec<SocketAddr>,
+    /// The settings in whose place systemd has passed sockets.
+    overruled: Vec<&'static str>,
 }
 
 /// Who wants a reload.
@@ -61,8 +64,13 @@ pub(crate) enum Wish {
 }
 
 impl Reloader {
-    pub(crate) fn new(source: Source, loaded: Loaded, addresses: Vec<SocketAddr>) -> Self {
-        Self { source, loaded, addresses }
+    pub(crate) fn new(
+        source: Source,
+        loaded: Loaded,
+        addresses: Vec<SocketAddr>,
+        overruled: Vec<&'static str>,
+    ) -> Self {
+        Self { source, loaded, addresses, overruled }
     }
 
     /// Opens the listeners of another process that would begin with what is written now.
@@ -95,7 +103,7 @@ impl Reloader {
     fn take_over(&mut self, driver: &Shared, doors: &mut Doors) -> Result<Reloaded, ConfigError> {
         let (file, environment) = (self.source.file.as_deref(), &self.source.environment);
         let mut next = Config::load_again(file, environment)?;
-        let (changes, mut problems) = match next.succeed(&self.loaded) {
+        let (changes, mut problems) = match next.succeed(&self.loaded, &self.overruled) {
             Ok(changes) => (changes, Vec::new()),
             Err(problems) => (Vec::new(), problems),
         };
@@ -118,7 +126,11 @@ impl Reloader {
         let file = |file: PathBuf| ChangeEntry::File { file: file.display().to_string() };
         let changed = changes.into_iter().map(entry).chain(files.into_iter().map(file)).collect();
         let hidden = working.site.peers.warning();
-        let warnings = config.warnings_at(&self.addresses).into_iter().chain(hidden).collect();
+        let is_passed = self.overruled.contains(&daemon::HTTP_SETTING);
+        let inert = is_passed.then(|| daemon::overruling(&config.listen.http, &self.addresses)).flatten();
+        let limits = descriptors::warning(config.limits.connections);
+        let warnings = config.warnings_at(&self.addresses).into_iter().chain(hidden).chain(inert);
+        let warnings = warnings.chain(limits).collect();
         self.loaded = next;
         Ok(Reloaded { changed, warnings })
     }

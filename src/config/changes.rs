@@ -4,6 +4,7 @@
 //! running daemon cannot change. Does not know what a change leads to.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use super::error::{Place, Problem};
 use super::tree::{Entries, Value};
@@ -63,9 +64,12 @@ impl Loaded {
     /// Makes this the successor of a configuration that is in use, as far as a
     /// running daemon can take it over.
     ///
+    /// `overruled` are the settings in whose place somebody else has said something: what
+    /// they say changes nothing.
+    ///
     /// # Errors
-    /// Each setting that would take a restart, and where it was or is written.
-    pub fn succeed(&mut self, before: &Self) -> Result<Vec<Change>, Vec<Problem>> {
+    /// Each setting that would take a restart, and where it is written, or was.
+    pub fn succeed(&mut self, before: &Self, overruled: &[&str]) -> Result<Vec<Change>, Vec<Problem>> {
         let place = |setting: &str| self.places.get(setting).or(before.places.get(setting)).cloned();
         // Where nobody says, the first start looked for a place, and has it.
         if place("listen.worker").is_none() {
@@ -75,13 +79,24 @@ impl Loaded {
         if place("state.directory").is_none() {
             self.config.state.directory.clone_from(&before.config.state.directory);
         }
-        let changes = before.config.changes(&self.config);
+        let mut changes = before.config.changes(&self.config);
+        changes.retain(|change| !overruled.contains(&&*change.setting));
         let fixed = changes.iter().filter(|change| FIXED.contains(&&*change.setting));
         let problems: Vec<Problem> = fixed
             .filter_map(|Change { setting, from, to }| {
-                let message =
-                    format!("`{setting}` cannot change while wshubd runs, from {from} to {to}: restart it");
-                Some(Problem::new(place(setting)?, message))
+                let cannot = format!("cannot change while wshubd runs, from {from} to {to}: restart it");
+                let (place, message) = match (self.places.get(setting), before.places.get(setting)) {
+                    (Some(place), _) => (place.clone(), format!("`{setting}` {cannot}")),
+                    (None, was) => {
+                        let place = match was? {
+                            // Something else stands on that line now.
+                            Place::Line { file, .. } => Place::File(Rc::clone(file)),
+                            place => place.clone(),
+                        };
+                        (place, format!("`{setting}` is not set any more, and {cannot}"))
+                    }
+                };
+                Some(Problem::new(place, message))
             })
             .collect();
         if problems.is_empty() { Ok(changes) } else { Err(problems) }

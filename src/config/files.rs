@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use super::environment::Environment;
 use super::error::{Place, Problem};
+use super::owner::{Purpose, explained};
 use super::tree::Entries;
+use super::variables::{self, Meaning};
 use super::{places, tree};
 
 /// The files that count: the one that is named, or else the usual ones.
@@ -48,22 +50,51 @@ fn usual_files(directory: &Path) -> Result<Vec<PathBuf>, Problem> {
 }
 
 pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Problem {
-    Problem::in_file(path, format!("cannot be read: {error}"))
+    Problem::in_file(path, format!("cannot be read: {}", explained(error, path, Purpose::Readable)))
 }
 
 pub(super) fn read(file: &Path) -> Result<Entries, Problem> {
     let text = std::fs::read(file).map_err(|error| unreadable(file, &error))?;
-    let text = String::from_utf8(text).map_err(|_| Problem::in_file(file, "is not UTF-8"))?;
-    tree::parse(&text, file)
+    match std::str::from_utf8(&text) {
+        Ok(text) => tree::parse(text, file),
+        Err(error) => {
+            let before = text.get(..error.valid_up_to()).unwrap_or_default();
+            let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+            Err(Problem::new(Place::Line { file: file.into(), line }, "is not UTF-8; save the file as that"))
+        }
+    }
 }
 
-/// What our variables say.
-pub(super) fn variables(environment: &Environment) -> impl Iterator<Item = Result<Entries, Problem>> {
-    environment.variables().filter_map(|(name, text)| {
-        let name = name.to_str().filter(|name| tree::keys_of(name).is_some())?;
-        Some(match text.to_str() {
-            Some(text) => tree::parse_variable(name, text),
-            None => Err(Problem::new(Place::Variable(name.into()), "is not UTF-8")),
-        })
-    })
+/// Lays what our variables say over `entries`; gives the names of those that set nothing,
+/// and are somebody else's.
+pub(super) fn overlay_variables(
+    entries: &mut Entries,
+    environment: &Environment,
+    problems: &mut Vec<Problem>,
+) -> Vec<String> {
+    let mut foreign = Vec::new();
+    for (name, text) in environment.variables() {
+        let Some(name) = name.to_str() else { continue };
+        let meaning = variables::meaning(name, &text.to_string_lossy());
+        let read = match (meaning, text.to_str()) {
+            (None, _) => continue,
+            (Some(Meaning::Foreign), _) => {
+                foreign.push(name.to_owned());
+                continue;
+            }
+            (Some(Meaning::Mistyped(option)), _) => {
+                let message = format!("sets nothing, did you mean {option}?");
+                Err(Problem::new(Place::Variable(name.into()), message))
+            }
+            (Some(Meaning::Option(_)), None) => {
+                Err(Problem::new(Place::Variable(name.into()), "is not UTF-8"))
+            }
+            (Some(Meaning::Option(keys)), Some(text)) => variables::parse(name, keys, text),
+        };
+        match read {
+            Ok(over) => tree::overlay(entries, over),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    foreign
 }

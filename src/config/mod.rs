@@ -16,8 +16,10 @@ pub mod owner;
 pub mod places;
 mod sections;
 mod show;
+mod syntax;
 mod table;
 mod tree;
+mod variables;
 mod warnings;
 
 use std::cell::RefCell;
@@ -248,6 +250,8 @@ pub struct Loaded {
     /// In the order in which they were laid over one another.
     pub files: Vec<PathBuf>,
     pub places: Places,
+    /// Variables with our prefix that set nothing.
+    pub foreign: Vec<String>,
 }
 
 impl Config {
@@ -281,17 +285,12 @@ impl Config {
                 Err(problem) => problems.push(problem),
             }
         }
-        for over in files::variables(environment) {
-            match over {
-                Ok(over) => tree::overlay(&mut entries, over),
-                Err(problem) => problems.push(problem),
-            }
-        }
+        let foreign = files::overlay_variables(&mut entries, environment, &mut problems);
         let places = changes::places(&entries);
         let problems = Rc::new(RefCell::new(problems));
         let config = sections::config(entries, environment, &problems);
         ConfigError::unless_empty(problems.take())?;
-        Ok(Loaded { config, files, places })
+        Ok(Loaded { config, files, places, foreign })
     }
 
     /// The configuration as a file, which read again gives the same. It names

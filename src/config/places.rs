@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::environment::Environment;
 use super::error::Problem;
-use super::owner::explained;
+use super::owner::{Purpose, explained};
 
 /// How many bytes the path of a socket may have (`sun_path` of `unix(7)`, with a zero at its end).
 pub const LONGEST_SOCKET: usize = 107;
@@ -18,9 +18,33 @@ pub const LONGEST_SOCKET: usize = 107;
 /// The name of the worker socket in its directory.
 const SOCKET: &str = "worker.sock";
 
-/// Where the configuration is: `CONFIGURATION_DIRECTORY`, else `/etc/wshubd`.
+/// Where the configuration is: `CONFIGURATION_DIRECTORY`, else that of the user where
+/// there is one, else `/etc/wshubd`.
 pub fn configuration_directory(environment: &Environment) -> PathBuf {
-    environment.directory("CONFIGURATION_DIRECTORY").unwrap_or_else(|| "/etc/wshubd".into())
+    let systemds = environment.directory("CONFIGURATION_DIRECTORY");
+    systemds.or_else(|| own_configuration(environment)).unwrap_or_else(|| "/etc/wshubd".into())
+}
+
+/// Where a user other than root has a configuration: `$XDG_CONFIG_HOME/wshubd`, else
+/// `~/.config/wshubd`. It stands in for the machine's as a whole, for that may name keys
+/// and directories that are not for users. A service has that of the machine, whatever
+/// is in the home directory of its user.
+fn own_configuration(environment: &Environment) -> Option<PathBuf> {
+    let is_service =
+        ["STATE_DIRECTORY", "RUNTIME_DIRECTORY"].iter().any(|name| environment.directory(name).is_some());
+    if environment.uid == 0 || is_service {
+        return None;
+    }
+    let home = || environment.directory("HOME").map(|home| home.join(".config"));
+    let directory = environment.directory("XDG_CONFIG_HOME").or_else(home)?.join("wshubd");
+    // What is ours and cannot be looked at is complained about, not passed over.
+    let found = directory.ancestors().find_map(|part| part.symlink_metadata().ok());
+    let is_ours = found.is_some_and(|found| found.uid() == environment.uid);
+    let is_there = |name: &str| match directory.join(name).try_exists() {
+        Ok(is_there) => is_there,
+        Err(_) => is_ours,
+    };
+    (is_there("wshubd.toml") || is_there("conf.d")).then_some(directory)
 }
 
 /// What must survive a reboot: `STATE_DIRECTORY`, else
@@ -86,13 +110,23 @@ fn can_hold(directory: &Path, environment: &Environment) -> bool {
 /// # Errors
 /// It cannot be made, or lies where everybody may create things and is not ours
 /// alone: somebody may have laid it out for us.
-pub fn create_directory(path: &Path) -> Result<(), Problem> {
-    let failed =
-        |error: io::Error| Problem::in_file(path, format!("cannot be used: {}", explained(&error, path)));
+pub fn create_directory(path: &Path, purpose: Purpose) -> Result<(), Problem> {
+    let failed = |error: io::Error| {
+        Problem::in_file(path, format!("cannot be used: {}", explained(&error, path, purpose)))
+    };
     // Where a file system is frozen, making even what is there waits for its thaw.
     if !path.is_dir() {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
     }
+    is_ours_alone(path)
+}
+
+/// Whether nobody else can have laid a directory out for us.
+///
+/// # Errors
+/// It lies where everybody may create things, and is not ours alone.
+pub fn is_ours_alone(path: &Path) -> Result<(), Problem> {
+    let failed = |error: io::Error| Problem::in_file(path, format!("cannot be used: {error}"));
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if parent.metadata().map_err(failed)?.mode() & 0o002 == 0 {
         return Ok(());

@@ -3,6 +3,7 @@
 //! Knows what each key may be set to, and which two do not go together. Numbers
 //! that the hub decides by have their defaults there.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -25,6 +26,7 @@ use crate::features;
 use crate::hub::settings::{self, Disk, Heartbeat, Keep, Policy};
 use crate::hub::{Pattern, Rights, Settings};
 use crate::protocol::name::LONGEST_NAME;
+use crate::protocol::routes;
 
 /// Where clients come in when nobody says.
 pub(crate) const DEFAULT_HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8098);
@@ -36,6 +38,9 @@ const GIB: u64 = 1 << 30;
 /// So many of anything fit into the memory of a small machine's big sister;
 /// more is a slip of the keyboard.
 const MANY: RangeInclusive<u64> = 1..=1_000_000;
+
+/// The time of each is held for its connection.
+const MANY_ERRORS: RangeInclusive<u64> = 1..=100;
 
 /// Addresses of 32 bits are the limit: these bytes are counted in memory.
 const MOST_MEMORY: u64 = 2 * GIB;
@@ -64,10 +69,6 @@ pub(super) fn config(entries: Entries, environment: &Environment, problems: &Pro
     Config { listen, state, auth, worker, limits, heartbeat, channels, store, log }
 }
 
-/// The paths that are the daemon's own.
-const TAKEN: [&str; 6] =
-    ["/broadcast", "/api/v1/broadcast", "/interrupt", "/api/v1/ws/stats", "/metrics", "/healthz"];
-
 fn socket_path(text: &str) -> Result<PathBuf, String> {
     match text.len() {
         1..=places::LONGEST_SOCKET => Ok(text.into()),
@@ -77,25 +78,41 @@ fn socket_path(text: &str) -> Result<PathBuf, String> {
     }
 }
 
+/// What should stand where an address does not.
+fn wanted_for(text: &str) -> String {
+    let more = match text {
+        _ if text.contains(',') => "; several are a list, such as [\"127.0.0.1:8098\", \"[::1]:8098\"]",
+        _ if text.starts_with([':', '*']) => {
+            "; \"0.0.0.0:8098\" and \"[::]:8098\" are all that the machine has"
+        }
+        _ => "",
+    };
+    format!("an address and port, such as \"127.0.0.1:8098\" or \"[::1]:8098\"{more}")
+}
+
+/// Passes on an item of a list that has none like it.
+fn once<T: PartialEq + Clone>(seen: &RefCell<Vec<T>>, item: T) -> Result<T, String> {
+    if seen.borrow().contains(&item) {
+        return Err("each of its entries once".to_owned());
+    }
+    seen.borrow_mut().push(item.clone());
+    Ok(item)
+}
+
 fn listen(mut table: Table, environment: &Environment) -> Listen {
     let usual = |paths: [&str; 3]| paths.map(str::to_owned).to_vec();
     if let Some(place) = table.place_of_nothing("paths") {
         table.complain(place, "`listen.paths` wants at least one path".into());
     }
+    let (addresses, paths) = (RefCell::default(), RefCell::default());
     let listen = Listen {
         http: table.list("http", vec![DEFAULT_HTTP], |text| {
-            text.parse()
-                .map_err(|_| "an address and port, such as \"127.0.0.1:8098\" or \"[::1]:8098\"".into())
+            once(&addresses, text.parse().map_err(|_| wanted_for(text))?)
         }),
         worker: table.parsed("worker", socket_path).unwrap_or_else(|| places::worker_socket(environment)),
         paths: table.list("paths", usual(["/api/v1/ws", "/ws/connect", "/ws"]), |text| {
-            let clean =
-                text.starts_with('/') && text.bytes().all(|b| b.is_ascii_graphic() && b != b'?' && b != b'#');
-            match clean {
-                true if TAKEN.contains(&text) => Err("a path that nothing else answers on".into()),
-                true => Ok(text.to_owned()),
-                false => Err("a path such as \"/ws\", without a query".into()),
-            }
+            routes::endpoint(text)?;
+            once(&paths, text.to_owned())
         }),
         allowed_origins: table.list("allowed_origins", Vec::new(), |text| {
             origin::Allowed::parse(text).map(|_| text.to_owned())
@@ -264,6 +281,8 @@ fn limits(mut table: Table) -> Limits {
             message_bytes: table.size("message_bytes", usual.message_bytes, KIB..=64 * MIB),
             subscriptions: table.number("subscriptions", usual.subscriptions, MANY),
             connections_per_user: table.number("connections_per_user", usual.connections_per_user, MANY),
+            errors: table.number("errors", usual.errors, MANY_ERRORS),
+            errors_window: table.duration("errors_window", usual.errors_window, seconds(1, DAY)),
             operations: table.number("operations", usual.operations, MANY),
             // Below 1 MiB a few requests would fill it.
             memory: table.size("memory", usual.memory, MIB..=MOST_MEMORY),

@@ -8,9 +8,12 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::sections::{DISKS, INBOX_KEEPS, KEEPS, LEVELS};
-use super::{Config, Forwarded, KeyFile, Principal, StoreKind};
+use super::sections::{self, DISKS, INBOX_KEEPS, KEEPS, LEVELS};
+use super::table::Problems;
+use super::tree::Entries;
+use super::{ChannelPolicy, Config, Environment, Forwarded, KeyFile, Principal, StoreKind};
 use crate::hub::Pattern;
+use crate::hub::settings::Policy;
 
 /// Spells a size with the largest unit that it is a multiple of.
 pub(super) fn size(bytes: u64) -> String {
@@ -115,6 +118,18 @@ pub(super) fn settings(config: &Config) -> Vec<(String, String)> {
     all
 }
 
+/// The names of all options, each with its section.
+pub(super) fn names() -> Vec<(&'static str, &'static str)> {
+    let nowhere = Environment::new::<&str, &str>(0, []);
+    let mut defaults = sections::config(Entries::new(), &nowhere, &Problems::default());
+    defaults.channels.push(ChannelPolicy { pattern: Pattern::new("*"), policy: Policy::default() });
+    let sections = page(&defaults).0.into_iter();
+    let of = |(head, settings): (&'static str, Vec<(&'static str, String)>)| {
+        settings.into_iter().map(move |(key, _)| (head.trim_matches(['[', ']']), key))
+    };
+    sections.flat_map(of).collect()
+}
+
 /// Everything, in the order of the example file.
 fn page(config: &Config) -> Page {
     let mut page = Page::default();
@@ -185,6 +200,8 @@ fn limits(page: &mut Page, config: &Config) {
     page.set("connections", limits.connections);
     page.set("connections_per_user", limits.hub.connections_per_user);
     page.set("http_connections", limits.http_connections);
+    page.set("errors", limits.hub.errors);
+    page.set("errors_window", duration(limits.hub.errors_window));
     page.set("operations", limits.hub.operations);
     page.set("wrong_secrets_per_minute", limits.wrong_secrets);
     page.set("wrong_tokens_per_minute", limits.wrong_tokens);

@@ -14,10 +14,26 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use super::error::{Place, Problem};
-use super::tree::{self, Entries, Node, Value};
+use super::tree::{Entries, Node, Value};
+use super::{show, variables};
 
 /// Mistakes found so far, shared by all tables of one configuration.
 pub(super) type Problems = Rc<RefCell<Vec<Problem>>>;
+
+/// How many letters of a word are wrong, if it may still be this one: a third of them.
+pub(super) fn typos(word: &str, meant: &str) -> Option<usize> {
+    let typos = strsim::damerau_levenshtein(meant, word);
+    (typos <= 1 + word.len() / 3 && typos < meant.len()).then_some(typos)
+}
+
+/// Whether a variable names several by commas, as other programs have it: as one text
+/// they would be somebody whom nobody knows.
+fn is_list_without_brackets(node: &Node) -> bool {
+    match (&node.value, &node.spelled) {
+        (Value::Text(text), Some(spelled)) => text == spelled && text.contains(','),
+        _ => false,
+    }
+}
 
 /// A table that is being read.
 pub(super) struct Table {
@@ -63,20 +79,55 @@ impl Table {
     /// Complains about what nobody asked for.
     pub(super) fn finish(self) {
         for (key, node) in &self.entries {
-            let path = format!("{}{key}", self.prefix);
-            let nearest = self.asked.iter().map(|known| (strsim::damerau_levenshtein(known, key), known));
-            // A third of the letters may be wrong before it is another word.
-            let meant = nearest.min().filter(|(distance, _)| *distance <= 1 + key.len() / 3);
-            let advice = meant.map_or_else(
-                || format!("known are {}", self.asked.join(", ")),
-                |(_, known)| match node.place {
-                    Place::Variable(_) if node.spelled.is_some() => {
-                        format!("did you mean {}?", tree::variable_of(&format!("{}{known}", self.prefix)))
-                    }
-                    _ => format!("did you mean `{}{known}`?", self.prefix),
-                },
-            );
-            self.complain(node.place.clone(), format!("unknown key `{path}`, {advice}"));
+            let is_section = self.prefix.is_empty() && matches!(node.value, Value::Table(_));
+            let what = match node.place {
+                Place::Variable(_) => format!("unknown key `{}{key}`", self.prefix),
+                _ if is_section => format!("unknown section `[{key}]`"),
+                _ => format!("unknown key `{}{key}`", self.prefix),
+            };
+            self.complain(node.place.clone(), format!("{what}, {}", self.advice(key, node)));
+        }
+    }
+
+    /// What might have been meant by a key that does not exist.
+    fn advice(&self, key: &str, node: &Node) -> String {
+        let own = self.asked.iter().filter_map(|known| Some((typos(key, known)?, *known))).min();
+        let near = own.filter(|(typos, _)| *typos <= 1);
+        let elsewhere = || {
+            let names = show::names();
+            let here = names.iter().filter(|(section, name)| *name == key && !section.is_empty());
+            let sections: Vec<&str> = here.map(|(section, _)| *section).collect();
+            (!sections.is_empty()).then_some(sections)
+        };
+        if let (None, Some(sections)) = (near, elsewhere()) {
+            let paths = sections.iter().map(|section| self.spelled(section, key, node)).collect::<Vec<_>>();
+            return match node.place {
+                Place::Variable(_) => format!("did you mean {}?", paths.join(" or ")),
+                _ => format!("which belongs below {}", paths.join(" or ")),
+            };
+        }
+        match own {
+            Some((_, known)) => format!("did you mean {}?", self.spelled("", known, node)),
+            None => format!("known are {}", self.asked.join(", ")),
+        }
+    }
+
+    /// How a key is named to whoever wrote `node`: one of this table, or of a section.
+    fn spelled(&self, section: &str, key: &str, node: &Node) -> String {
+        let path = match section {
+            "" => format!("{}{key}", self.prefix),
+            section => format!("{section}.{key}"),
+        };
+        match (&node.place, &node.value) {
+            (Place::Variable(_), Value::Table(within)) if node.spelled.is_none() => {
+                let within = within.keys().next().map(|key| format!(".{key}")).unwrap_or_default();
+                variables::variable_of(&format!("{path}{within}"))
+            }
+            (Place::Variable(_), _) => variables::variable_of(&path),
+            (_, Value::Table(_)) if section.is_empty() && self.prefix.is_empty() => format!("`[{key}]`"),
+            _ if section == "channel" => "`[[channel]]`".to_owned(),
+            _ if !section.is_empty() => format!("`[{section}]`"),
+            _ => format!("`{path}`"),
         }
     }
 
@@ -93,7 +144,11 @@ impl Table {
             None => Vec::new(),
             Some(Node { value: Value::List(items), .. }) => items,
             Some(node) => {
-                self.wanted(key, &node, "a list of tables");
+                let wanted = match node.value {
+                    Value::Table(_) => format!("a list of tables, each below `[[{}{key}]]`", self.prefix),
+                    _ => "a list of tables".to_owned(),
+                };
+                self.wanted(key, &node, wanted);
                 Vec::new()
             }
         };
@@ -108,7 +163,14 @@ impl Table {
         if let Value::Table(entries) = node.value {
             return Some(entries);
         }
-        self.wanted(key, &node, "a table");
+        let wanted = match (&node.value, &node.place) {
+            (Value::List(_), Place::Line { .. }) => format!("one table, below `[{}{key}]`", self.prefix),
+            (_, Place::Variable(name)) if self.prefix.is_empty() => {
+                format!("a table, or one of its options in a variable such as {name}__…")
+            }
+            _ => "a table".to_owned(),
+        };
+        self.wanted(key, &node, wanted);
         None
     }
 
@@ -123,7 +185,8 @@ impl Table {
         if let Value::Boolean(yes) = node.value {
             return yes;
         }
-        self.wanted(key, &node, "true or false");
+        let quotes = if matches!(node.value, Value::Text(_)) { ", without quotes" } else { "" };
+        self.wanted(key, &node, format!("true or false{quotes}"));
         default
     }
 
@@ -148,7 +211,7 @@ impl Table {
         default: T,
         range: RangeInclusive<u64>,
     ) -> T {
-        let [low, high] = [range.start(), range.end()].map(|end| super::show::size(*end));
+        let [low, high] = [range.start(), range.end()].map(|end| show::size(*end));
         let wanted = format!("a size from {low} to {high}, such as \"512KiB\" or a number of bytes");
         self.ranged(key, default, &range, &wanted, |value| match value {
             Value::Integer(number) => u64::try_from(*number).ok(),
@@ -189,7 +252,7 @@ impl Table {
             _ => None,
         };
         read.filter(|duration| range.contains(duration)).unwrap_or_else(|| {
-            let [low, high] = [range.start(), range.end()].map(|end| super::show::duration(*end));
+            let [low, high] = [range.start(), range.end()].map(|end| show::duration(*end));
             let wanted =
                 format!("a duration from {low} to {high}, such as \"1m 30s\" or a number of seconds");
             self.wanted(key, &node, wanted);
@@ -230,6 +293,14 @@ impl Table {
             None => default,
             Some(Node { value: Value::List(items), .. }) => {
                 items.iter().filter_map(|item| self.read(key, item, &read)).collect()
+            }
+            Some(node) if is_list_without_brackets(&node) => {
+                self.wanted(
+                    key,
+                    &node,
+                    "a list as in TOML, '[\"a\", \"b\"]', or one text alone, in quotes where it has a comma",
+                );
+                default
             }
             Some(node) => self.read(key, &node, &read).into_iter().collect(),
         }

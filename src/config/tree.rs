@@ -1,4 +1,4 @@
-//! Configuration as it was written: files and variables, laid over one another.
+//! Configuration as it was written: values and tables, laid over one another.
 //!
 //! Knows where each value came from. Does not know which keys exist.
 
@@ -10,6 +10,7 @@ use std::rc::Rc;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{Place, Problem};
+use super::syntax;
 
 /// A value and where it was written.
 #[derive(Clone, Debug)]
@@ -57,7 +58,10 @@ pub(super) fn parse(text: &str, file: &Path) -> Result<Entries, Problem> {
     let source = Source::file(text, file);
     match DeTable::parse(text) {
         Ok(table) => Ok(source.entries(table.get_ref())),
-        Err(error) => Err(Problem::new(source.place(&error.span().unwrap_or_default()), error.message())),
+        Err(error) => {
+            let span = error.span().unwrap_or_default();
+            Err(Problem::new(source.place(&span), syntax::explained(text, &span, error.message())))
+        }
     }
 }
 
@@ -75,43 +79,8 @@ pub(super) fn overlay(under: &mut Entries, over: Entries) {
     }
 }
 
-/// What the names of our variables begin with.
-const PREFIX: &str = "WSHUBD_";
-
-/// The keys that a variable names, or nothing if it is not one of ours.
-pub(super) fn keys_of(variable: &str) -> Option<Vec<String>> {
-    let keys = variable.strip_prefix(PREFIX)?;
-    Some(keys.split("__").map(str::to_lowercase).collect())
-}
-
-/// The variable that sets what a path of keys leads to.
-pub(super) fn variable_of(path: &str) -> String {
-    format!("{PREFIX}{}", path.to_uppercase().replace('.', "__"))
-}
-
-/// Reads a variable into the tables that its name stands for.
-pub(super) fn parse_variable(name: &str, text: &str) -> Result<Entries, Problem> {
-    let place = Place::Variable(name.into());
-    let value = match DeValue::parse(text) {
-        Ok(value) => Source::variable(name).value(value.get_ref()),
-        // Nobody means text by these; a missing quote should not pass for it.
-        Err(error) if text.starts_with(['[', '{', '"', '\'']) => {
-            return Err(Problem::new(place, format!("not a TOML value: {}", error.message())));
-        }
-        Err(_) => Value::Text(text.to_owned()),
-    };
-    let mut node = Node { place: place.clone(), value, spelled: Some(text.to_owned()) };
-    let mut keys = keys_of(name).unwrap_or_default();
-    while keys.len() > 1 {
-        let key = keys.pop().unwrap_or_default();
-        let table = Value::Table(Entries::from([(key, node)]));
-        node = Node { place: place.clone(), value: table, spelled: None };
-    }
-    Ok(Entries::from([(keys.pop().unwrap_or_default(), node)]))
-}
-
 /// Turns places in a text into places for people.
-struct Source {
+pub(super) struct Source {
     whole: Place,
     /// Offsets at which lines begin; none for a variable.
     lines: Vec<usize>,
@@ -124,7 +93,7 @@ impl Source {
         Self { whole: Place::File(Rc::from(file)), lines }
     }
 
-    fn variable(name: &str) -> Self {
+    pub(super) fn variable(name: &str) -> Self {
         Self { whole: Place::Variable(name.into()), lines: Vec::new() }
     }
 
@@ -151,7 +120,7 @@ impl Source {
         entries
     }
 
-    fn value(&self, value: &DeValue<'_>) -> Value {
+    pub(super) fn value(&self, value: &DeValue<'_>) -> Value {
         match value {
             DeValue::String(text) => Value::Text(text.to_string()),
             DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::{Config, StoreKind};
+use super::{Config, Loaded, StoreKind};
 
 impl Config {
     /// What is allowed but seldom wise.
@@ -59,6 +59,18 @@ impl Config {
             );
         }
         warnings
+    }
+}
+
+impl Loaded {
+    /// Which variables look like ours and are not.
+    pub fn foreign_variables(&self) -> Option<String> {
+        (!self.foreign.is_empty()).then(|| {
+            format!(
+                "{} in the environment: ignored, for options are set by WSHUBD_SECTION__KEY",
+                self.foreign.join(", ")
+            )
+        })
     }
 }
 

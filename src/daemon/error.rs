@@ -10,10 +10,9 @@ use std::path::PathBuf;
 
 use rustix::io::Errno;
 
-use crate::config::owner::explained;
+use crate::config::owner::{Purpose, explained};
 use crate::config::places::LONGEST_SOCKET;
 use crate::config::{ConfigError, Problem};
-use crate::edge::revocation::file::Unreadable;
 
 /// Why the daemon did not start.
 #[derive(Debug)]
@@ -22,10 +21,8 @@ pub enum Error {
     Config(ConfigError),
     /// A directory or file of the daemon's own.
     State(PathBuf, io::Error),
-    /// What is revoked cannot be known.
-    Revocations(Unreadable),
-    /// A key or a secret that is to be made there.
-    Secret(Problem),
+    /// Directories, keys, secrets and revocations that are to be made or used there.
+    Unusable(ConfigError),
     /// Another daemon has the state directory.
     Running(PathBuf),
     /// What systemd has passed, by name.
@@ -45,15 +42,13 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Config(error) => error.fmt(f),
-            Self::Secret(problem) => problem.fmt(f),
+            Self::Config(error) | Self::Unusable(error) => error.fmt(f),
             Self::State(path, error) => write!(
                 f,
                 "{}: {} (`[state] directory` sets the path)",
                 path.display(),
-                explained(error, path)
+                explained(error, path, Purpose::State)
             ),
-            Self::Revocations(unreadable) => unreadable.fmt(f),
             Self::Running(path) => write!(
                 f,
                 "another wshubd is already running with the state directory {}; give this one another \
@@ -84,7 +79,7 @@ impl fmt::Display for Error {
                     f,
                     "cannot open the worker socket {}: {} (`[listen] worker` sets the path)",
                     path.display(),
-                    explained(error, path)
+                    explained(error, path, Purpose::Listening)
                 )
             }
             Self::Wait(error) => write!(f, "cannot wait for sockets: {error}"),
@@ -108,12 +103,19 @@ impl From<ConfigError> for Error {
     }
 }
 
+impl From<Problem> for Error {
+    /// Of a place that was to be made or used.
+    fn from(problem: Problem) -> Self {
+        Self::Unusable(problem.into())
+    }
+}
+
 impl Error {
     /// What the process exits with, after `sysexits.h`.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Passed(..) => ConfigError::EXIT,
-            Self::State(..) | Self::Revocations(_) | Self::Secret(_) => 73,
+            Self::State(..) | Self::Unusable(_) => 73,
             Self::Running(_) | Self::Listen(..) | Self::Worker(..) => 69,
             Self::Wait(_) | Self::Signals(_) | Self::Program(_) => 71,
         }

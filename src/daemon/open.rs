@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use super::Error;
-use crate::config::{Config, ConfigError, DEFAULT_HTTP, places};
+use crate::config::owner::Purpose;
+use crate::config::{Config, DEFAULT_HTTP, places};
 use crate::edge::doors::{Doors, HTTP, WORKER};
 use crate::edge::epoll::Epoll;
 use crate::edge::systemd::Passed;
@@ -25,6 +26,8 @@ pub(super) struct Opened {
     pub(super) addresses: Vec<SocketAddr>,
     /// All of it, as it is logged.
     pub(super) told: String,
+    /// The settings in whose place systemd has passed sockets.
+    pub(super) overruled: Vec<&'static str>,
 }
 
 /// Opens all listeners.
@@ -64,13 +67,10 @@ pub(super) fn open(
     for socket in clients {
         addresses.push(doors.adopt_tcp(socket, epoll).map_err(unfit(HTTP))?);
     }
-    if is_passed && is_overruled(&config.listen.http, &addresses) {
-        let opened: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
-        log::warn!(
-            "`[listen] http` counts for nothing: systemd listens at {}, as `ListenStream=` of its socket unit says",
-            opened.join(", ")
-        );
+    if let Some(warning) = is_passed.then(|| overruling(&config.listen.http, &addresses)).flatten() {
+        log::warn!("{warning}");
     }
+    let mut overruled = if is_passed { vec![HTTP_SETTING] } else { Vec::new() };
     told.push(format!("{}{source}", endpoints(config, &addresses)));
     if workers.is_empty() {
         let path = &config.listen.worker;
@@ -81,22 +81,33 @@ pub(super) fn open(
     }
     for socket in workers {
         let path = doors.adopt_unix(socket, epoll).map_err(unfit(WORKER))?;
+        overruled.push("listen.worker");
         told.push(format!("workers at {path}{FROM_SYSTEMD}"));
     }
     for warning in config.warnings_at(&addresses) {
         log::warn!("{warning}");
     }
-    Ok(Opened { addresses, told: told.join("; ") })
+    Ok(Opened { addresses, told: told.join("; "), overruled })
 }
 
-/// Whether somebody has asked for an address that nobody listens at.
-fn is_overruled(asked: &[SocketAddr], opened: &[SocketAddr]) -> bool {
-    asked != [DEFAULT_HTTP] && asked.iter().any(|address| !opened.contains(address))
+/// The setting in whose place systemd opens sockets for clients.
+pub(crate) const HTTP_SETTING: &str = "listen.http";
+
+/// What to say to somebody who has asked for an address at which systemd does not listen.
+pub(crate) fn overruling(asked: &[SocketAddr], opened: &[SocketAddr]) -> Option<String> {
+    let is_missing = asked != [DEFAULT_HTTP] && asked.iter().any(|address| !opened.contains(address));
+    let addresses: Vec<String> = opened.iter().map(SocketAddr::to_string).collect();
+    is_missing.then(|| {
+        format!(
+            "`[listen] http` counts for nothing: systemd listens at {}, as `ListenStream=` of its socket unit says",
+            addresses.join(", ")
+        )
+    })
 }
 
 fn create_directory_of(socket: &Path) -> Result<(), Error> {
     if let Some(directory) = socket.parent() {
-        places::create_directory(directory).map_err(ConfigError::from)?;
+        places::create_directory(directory, Purpose::Listening)?;
     }
     Ok(())
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use super::driver::Driver;
 use super::link::Side;
+use super::report::Kind;
+use super::site::Site;
 use crate::hub::Asker;
 use crate::protocol::frame::{ConnectionEntry, LinkEntry};
 use crate::protocol::{Code, ConnectionId, Frame, Refusal, RequestId, Token, UserId, Wanted};
@@ -39,6 +41,13 @@ impl Driver {
         }
         let check = self.site.verifier.check(token.reveal(), self.now.wall);
         self.answer(Asker::Connection(conn), id, &Frame::TokenCheck(Box::new(check)), None);
+    }
+
+    /// Tells whoever reads the log what is odd about the token that was just verified.
+    pub(super) fn report_oddity(&mut self, site: &Site) {
+        if let Some(oddity) = site.verifier.oddity() {
+            self.reports.say(self.moment(), Kind::OddToken, oddity, &[]);
+        }
     }
 
     pub(super) fn may_administer(&mut self, conn: ConnectionId) -> bool {

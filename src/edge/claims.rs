@@ -3,7 +3,7 @@
 //! Knows the header and the claims as JSON, their types and bounds. Does not
 //! know whether any of it is true: signatures and clocks are next door.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::marker::PhantomData;
 use std::rc::Rc;
@@ -134,6 +134,17 @@ pub(super) struct Claims {
     wshub: Option<Object<Grant>>,
 }
 
+/// The members of the claim `wshub` that mean nothing here, with their names as JSON.
+pub(super) fn unknown_members(json: &[u8]) -> Vec<String> {
+    #[derive(Deserialize)]
+    struct Members {
+        wshub: Option<BTreeMap<String, IgnoredAny>>,
+    }
+    let members = serde_json::from_slice(json).ok().and_then(|claims: Members| claims.wshub);
+    let names = members.into_iter().flatten().map(|(name, _)| name);
+    names.filter(|name| !Grant::MEMBERS.contains(&&**name)).collect()
+}
+
 impl Claims {
     /// The user that the token names, and the claim by which it does.
     pub(super) fn user(&self) -> Option<(&'static str, &str)> {
@@ -235,6 +246,13 @@ impl<'de> Deserialize<'de> for Amount {
         let number = from.deserialize_any(Number).map_err(|_| de::Error::custom(wanted))?;
         if number > 0.0 { Ok(Self(number)) } else { Err(de::Error::custom(wanted)) }
     }
+}
+
+/// What to say of members that mean nothing: as a rule one is mistyped, and what it was
+/// to allow is not allowed.
+pub(super) fn told(unknown: &[String]) -> String {
+    let known = Grant::MEMBERS.join(", ");
+    format!("its claim `wshub` has members that mean nothing: {unknown:?}; known are {known}")
 }
 
 /// Seconds since 1970 that a calendar can show, with a fraction where there is

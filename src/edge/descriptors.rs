@@ -42,6 +42,18 @@ pub fn limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
+/// What to say where that many connections do not fit.
+pub fn warning(connections: usize) -> Option<String> {
+    let limit = limit();
+    let fit = first_kept_back(limit, Use::Client);
+    (fit < connections as u64).then(|| {
+        format!(
+            "limits.connections is {connections}, and this process may have {limit} files open, which is enough \
+             for {fit}: raise `LimitNOFILE=` of the unit, or the hard limit (`ulimit -Hn`)"
+        )
+    })
+}
+
 /// The number of the first descriptor that is not for such a use. The kernel gives out
 /// the lowest that is free, so the number tells how many there are.
 pub fn first_kept_back(limit: u64, what: Use) -> u64 {

@@ -108,7 +108,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 
 /// A socket that has its address and takes no connection yet; `all` are the addresses that
 /// are listened at together.
-pub(super) fn bind_tcp(address: SocketAddr, all: &[SocketAddr]) -> io::Result<TcpListener> {
+pub(crate) fn bind_tcp(address: SocketAddr, all: &[SocketAddr]) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     // Connections of a daemon before this one may still be closing.
     socket.set_reuse_address(true)?;

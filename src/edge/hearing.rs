@@ -224,6 +224,7 @@ impl Driver {
         let input = match said {
             Ok(Said { id, say: Say::Auth { token, inbox } }) => {
                 let claim = self.site.verifier.verify(token.reveal(), self.now.wall);
+                self.report_oddity(&self.site.clone());
                 Input::Identified { conn, id, inbox, claim }
             }
             Ok(Said { id, say: Say::MintToken { user_id, ttl, wanted } }) => {

@@ -24,6 +24,7 @@ use super::report::Kind;
 use super::site::Site;
 use super::upgrade::{self, Admission};
 use crate::hub::{Level, TurnedAway};
+use crate::protocol::routes::Route;
 use crate::protocol::{self, Code, Refusal, Say};
 
 type Reply = Response<Full<Bytes>>;
@@ -49,9 +50,9 @@ pub(super) async fn answer(
             Err(reply) => *reply,
         };
     }
-    let (path, method) = (path.into_owned(), request.method().clone());
-    match (path.as_str(), method) {
-        ("/broadcast" | "/api/v1/broadcast", Method::POST) => {
+    let method = request.method().clone();
+    match (Route::of(&path), method) {
+        (Some(Route::Broadcast), Method::POST) => {
             // Who would fill queues waits; who stops something does not.
             if driver.borrow().memory_level() >= Level::Critical && has_secret(site, &request) {
                 return overloaded("memory is short");
@@ -59,16 +60,17 @@ pub(super) async fn answer(
             let read = |body: &[u8]| protocol::http::broadcast(body).map(Say::Publish);
             with_body(driver, site, caller, request, read).await
         }
-        ("/interrupt" | "/api/v1/interrupt", Method::POST) => {
+        (Some(Route::Interrupt), Method::POST) => {
             let read = |body: &[u8]| protocol::http::interrupt(body).map(Say::Interrupt);
             with_body(driver, site, caller, request, read).await
         }
-        ("/api/v1/ws/stats", Method::GET | Method::HEAD) => stats(driver, site, caller, &request).await,
-        ("/metrics", Method::GET | Method::HEAD) => metrics(driver, site, caller, &request).await,
-        ("/healthz", Method::GET | Method::HEAD) => health(driver),
-        ("/broadcast" | "/api/v1/broadcast" | "/interrupt" | "/api/v1/interrupt", _) => only("POST"),
-        ("/api/v1/ws/stats" | "/metrics" | "/healthz", _) => only("GET, HEAD"),
-        _ => refuse(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path"),
+        (Some(Route::Stats), Method::GET | Method::HEAD) => stats(driver, site, caller, &request).await,
+        (Some(Route::Metrics), Method::GET | Method::HEAD) => metrics(driver, site, caller, &request).await,
+        (Some(Route::Health), Method::GET | Method::HEAD) => health(driver),
+        (None | Some(Route::Reserved), _) => {
+            refuse(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")
+        }
+        (Some(route), _) => only(route.methods()),
     }
 }
 

@@ -30,6 +30,8 @@ pub enum Kind {
     Overloaded,
     /// A wrong secret or token was presented.
     WrongSecret,
+    /// One that holds has something in it that means nothing.
+    OddToken,
     /// Somebody had to leave the clients' door for somebody else.
     GaveWay,
     /// Nobody can be let in.

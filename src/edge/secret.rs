@@ -17,7 +17,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::signature;
 use super::site::Read as ReadFile;
-use crate::config::owner::explained;
+use crate::config::owner::{Purpose, User, explained};
 use crate::config::{Auth, ConfigError, Problem};
 
 /// The name of the generated key of tokens, and of the credential.
@@ -61,8 +61,10 @@ pub(super) enum Exposure {
 
 /// Reads a file whole, without one newline at its end.
 pub(super) fn read(path: &Path, exposure: Exposure) -> Result<Secret, Problem> {
-    let failed =
-        |error: io::Error| Problem::in_file(path, format!("cannot be read: {}", explained(&error, path)));
+    let purpose = if exposure == Exposure::Readable { Purpose::Readable } else { Purpose::Secret };
+    let failed = |error: io::Error| {
+        Problem::in_file(path, format!("cannot be read: {}", explained(&error, path, purpose)))
+    };
     prepare_digests().map_err(|error| Problem::in_file(path, format!("no random numbers: {error}")))?;
     // A pipe in the place of a file must not keep us waiting.
     let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
@@ -79,7 +81,13 @@ pub(super) fn read(path: &Path, exposure: Exposure) -> Result<Secret, Problem> {
         Exposure::Credential => (0, ""),
     };
     if excess != 0 {
-        let message = format!("has mode {mode:04o}, which lets others in; `chmod {wanted}` it");
+        let own = rustix::process::geteuid().as_raw();
+        // Who has it closed and is another could not read it then.
+        let owner = match found.uid() {
+            uid if uid == own || exposure == Exposure::Readable => String::new(),
+            uid => format!("belongs to {}, `chown` it to {}; it ", User(uid), User(own)),
+        };
+        let message = format!("{owner}has mode {mode:04o}, which lets others in; `chmod {wanted}` it");
         return Err(Problem::in_file(path, message));
     }
     let mut bytes = Vec::new();
@@ -113,20 +121,26 @@ pub(super) fn unconfigured(name: &str, auth: &Auth, state: &Path) -> Option<(Pat
     })
 }
 
-/// Makes what nobody has configured and what is not there yet, as the first start
-/// does.
+/// The names of what nobody has configured and what is not there yet.
+pub fn missing(auth: &Auth, state: &Path) -> Vec<&'static str> {
+    let all = [(KEY, !auth.keys.is_empty()), (BROADCAST, !auth.broadcast_secrets.is_empty())];
+    let missing = all
+        .into_iter()
+        .filter(|(name, is_configured)| !is_configured && unconfigured(name, auth, state).is_none());
+    missing.map(|(name, _)| name).collect()
+}
+
+/// Makes what is missing, as the first start does.
 ///
 /// # Errors
 /// The file that cannot be made, and why.
 pub fn generate_missing(auth: &Auth, state: &Path) -> Result<(), Problem> {
-    for (name, is_configured) in
-        [(KEY, !auth.keys.is_empty()), (BROADCAST, !auth.broadcast_secrets.is_empty())]
-    {
-        if !is_configured && unconfigured(name, auth, state).is_none() {
-            let path = state.join(name);
-            generate(&path)
-                .map_err(|error| Problem::in_file(&path, format!("cannot be created: {error}")))?;
-        }
+    for name in missing(auth, state) {
+        let path = state.join(name);
+        generate(&path).map_err(|error| {
+            let why = explained(&error, state, Purpose::State);
+            Problem::in_file(&path, format!("cannot be created: {why}"))
+        })?;
     }
     Ok(())
 }

@@ -53,6 +53,8 @@ pub struct Verifier {
     revocations: Rc<RefCell<Revocations>>,
     /// For how long that is kept; none: for ever.
     revocation_ttl: Option<Duration>,
+    /// What was odd about the last one that held.
+    oddity: RefCell<Option<String>>,
 }
 
 /// So many tokens are known at most; then all are forgotten.
@@ -68,6 +70,8 @@ impl fmt::Debug for Verifier {
 struct Proof<'a> {
     identity: Identity,
     key: &'a Key,
+    /// Members of its claim `wshub` that mean nothing.
+    unknown: Vec<String>,
 }
 
 /// Why no token was minted.
@@ -124,6 +128,7 @@ impl Verifier {
             known: RefCell::default(),
             revocations: Rc::default(),
             revocation_ttl: Some(auth.revocation_ttl),
+            oddity: RefCell::default(),
         })
     }
 
@@ -141,7 +146,11 @@ impl Verifier {
             }
             known.remove(&digest);
         }
-        let identity = self.judge(token, now).map(|proof| proof.identity).map_err(|flaw| flaw.told())?;
+        let Proof { identity, unknown, .. } = self.judge(token, now).map_err(|flaw| flaw.told())?;
+        if !unknown.is_empty() {
+            let odd = format!("a token of {:?}: {}", identity.user_id, claims::told(&unknown));
+            *self.oddity.borrow_mut() = Some(odd);
+        }
         if known.len() >= MOST_KNOWN {
             known.clear();
         }
@@ -172,11 +181,17 @@ impl Verifier {
         (&self.revocations, self.revocation_ttl)
     }
 
+    /// What whoever makes tokens should know of one that held: told once, and of a token
+    /// that comes again not at all.
+    pub fn oddity(&self) -> Option<String> {
+        self.oddity.take()
+    }
+
     /// The same for an administrator, who is told more: what it allows and with
     /// which key it holds, or what is wrong with it and which keys there are.
     pub fn check(&self, token: &str, now: UnixTime) -> TokenCheck {
         match self.judge(token, now) {
-            Ok(Proof { identity, key }) => TokenCheck {
+            Ok(Proof { identity, key, unknown }) => TokenCheck {
                 valid: true,
                 user_id: Some(identity.user_id),
                 expires_at: identity.expires_at,
@@ -187,6 +202,7 @@ impl Verifier {
                 limits: identity.terms.as_ref().and_then(|terms| Some(terms.limits?.into())),
                 info: identity.terms.as_ref().and_then(|terms| terms.info.clone()),
                 jti: identity.terms.as_ref().and_then(|terms| terms.jti.clone()),
+                warning: (!unknown.is_empty()).then(|| claims::told(&unknown)),
                 ..TokenCheck::default()
             },
             Err(flaw) => TokenCheck {
@@ -218,9 +234,10 @@ impl Verifier {
         let terms = claims.terms().map_err(Flaw::Excessive)?;
         let rights = claims.grant().map(|grant| claims::rights(&grant).map(Rc::new).map_err(Flaw::Excessive));
         let rights = rights.transpose()?;
+        let unknown = if rights.is_some() { claims::unknown_members(&payload) } else { Vec::new() };
         let identity = Identity { user_id, rights, expires_at: Some(expires_at), issued_at, terms };
         self.unrevoked(&identity, now)?;
-        Ok(Proof { identity, key })
+        Ok(Proof { identity, key, unknown })
     }
 
     /// The claims, once the signature holds, and the key that it holds with.

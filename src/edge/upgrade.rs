@@ -130,7 +130,10 @@ fn claim(
 ) -> Result<Claim, Box<Reply>> {
     let Some(token) = token else { return Ok(Claim::Nothing) };
     let fault = match site.verifier.verify(token.reveal(), clock::now().wall) {
-        Ok(identity) => return Ok(Claim::Proven(identity)),
+        Ok(identity) => {
+            driver.borrow_mut().report_oddity(site);
+            return Ok(Claim::Proven(identity));
+        }
         Err(fault) => fault,
     };
     // One that has ended was right once: whoever presents it does not guess.

@@ -164,20 +164,15 @@ impl Refusals {
     }
 }
 
-/// So many within [`MISTAKE_WINDOW`] end a connection: a program that is wrong
-/// five times will be wrong again.
-const MOST_MISTAKES: usize = 5;
-const MISTAKE_WINDOW: Duration = Duration::from_secs(600);
-
 /// When the last mistakes were made, oldest first.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Mistakes(Vec<Moment>);
 
 impl Mistakes {
     /// Counts one; whether it was one too many.
-    pub(super) fn count(&mut self, now: Moment) -> bool {
-        self.0.retain(|at| now.since(*at) < MISTAKE_WINDOW);
+    pub(super) fn count(&mut self, now: Moment, limits: &Limits) -> bool {
+        self.0.retain(|at| now.since(*at) < limits.errors_window);
         self.0.push(now);
-        self.0.len() >= MOST_MISTAKES
+        self.0.len() >= limits.errors
     }
 }

@@ -229,8 +229,9 @@ impl Hub {
 
     /// Counts a mistake; one too many ends the connection.
     pub(super) fn count_mistake(&mut self, now: Now, from: Asker, out: &mut Effects) {
+        let limits = self.settings.limits;
         let Some((conn, connection)) = self.client(from) else { return };
-        if connection.rare().mistakes.count(now.moment) {
+        if connection.rare().mistakes.count(now.moment, &limits) {
             self.throw_out(now, conn, Close::TooManyErrors, out);
         }
     }

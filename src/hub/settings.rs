@@ -53,6 +53,9 @@ pub struct Limits {
     pub message_bytes: usize,
     pub subscriptions: usize,
     pub connections_per_user: usize,
+    /// So many mistakes within that time end a connection.
+    pub errors: usize,
+    pub errors_window: Duration,
     /// Operations that run at the same time.
     pub operations: usize,
     /// Bytes that may be held for all peers together.
@@ -83,6 +86,9 @@ impl Default for Limits {
             message_bytes: 512 << 10,
             subscriptions: 128,
             connections_per_user: 1000,
+            // A program that is wrong five times will be wrong again.
+            errors: 5,
+            errors_window: Duration::from_secs(600),
             // More than any machine works on at once; a worker in a loop stops here.
             operations: 10_000,
             memory: 128 << 20,

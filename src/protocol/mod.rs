@@ -15,6 +15,7 @@ pub mod name;
 mod read;
 pub mod reason;
 pub mod refusal;
+pub mod routes;
 pub mod say;
 pub mod time;
 pub mod worker;

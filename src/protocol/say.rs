@@ -287,6 +287,11 @@ pub struct Grant {
     pub admin: bool,
 }
 
+impl Grant {
+    /// What all of it is called.
+    pub const MEMBERS: [&str; 4] = ["subscribe", "publish", "interrupt", "admin"];
+}
+
 /// What a new token is to say beside whom it names and when it ends.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Wanted {

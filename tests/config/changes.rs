@@ -47,16 +47,32 @@ fn loaded(scratch: &Scratch, text: &str, variables: &[(&str, &str)]) -> Loaded {
 
 #[cfg(feature = "store")]
 #[test]
-fn what_takes_a_restart_is_named_with_the_line_that_says_it_or_said_it() {
+fn what_takes_a_restart_is_named_with_the_line_that_says_it() {
     let scratch = Scratch::new();
     let before = loaded(&scratch, "[state]\nstore = 'memory'\n", &[]);
     let mut next = loaded(&scratch, "# nothing\n[listen]\nhttp = ['[::1]:80']\n", &[]);
-    let problems = next.succeed(&before).unwrap_err();
+    let problems = next.succeed(&before, &[]).unwrap_err();
     let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
     assert_eq!(told.len(), 2, "{told:?}");
     assert!(told[0].contains("wshubd.toml:3: `listen.http` cannot change while wshubd runs"), "{told:?}");
-    assert!(told[1].contains("wshubd.toml:2: `state.store` cannot change"), "{told:?}");
+    assert!(
+        told[1].contains("wshubd.toml: `state.store` is not set any more, and cannot change"),
+        "{told:?}"
+    );
     assert!(told[1].ends_with("from \"memory\" to \"sled\": restart it"), "{told:?}");
+}
+
+#[test]
+fn a_setting_that_systemd_overrules_blocks_no_reload() {
+    let scratch = Scratch::new();
+    let before = loaded(&scratch, "", &[]);
+    let text = "[listen]\nhttp = ['[::1]:80']\nworker = '/elsewhere/worker.sock'\n[limits]\nburst = 5\n";
+    let mut next = loaded(&scratch, text, &[]);
+    let problems = next.clone().succeed(&before, &["listen.http"]).unwrap_err();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    let changes = next.succeed(&before, &["listen.http", "listen.worker"]).unwrap();
+    let changed: Vec<_> = changes.iter().map(|change| change.setting.as_str()).collect();
+    assert_eq!(changed, ["limits.burst", "limits.user_burst"]);
 }
 
 #[test]
@@ -64,7 +80,7 @@ fn a_place_that_nobody_named_stays_where_the_start_found_it() {
     let scratch = Scratch::new();
     let before = loaded(&scratch, "", &[("STATE_DIRECTORY", "/a"), ("RUNTIME_DIRECTORY", "/b")]);
     let mut next = loaded(&scratch, "", &[("STATE_DIRECTORY", "/c"), ("RUNTIME_DIRECTORY", "/d")]);
-    assert_eq!(next.succeed(&before), Ok(Vec::new()));
+    assert_eq!(next.succeed(&before, &[]), Ok(Vec::new()));
     assert_eq!(next.config, before.config);
 }
 

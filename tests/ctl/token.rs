@@ -52,7 +52,9 @@ fn on_a_terminal_a_token_that_holds_shows_what_it_allows() {
     let (terminal, mut peer) = place.meet_at_terminal(["token", "check", "a.b.c"]);
     let request = peer.hears();
     let end = UnixTime(clock::now().wall.0 + 3_630_000).to_string();
-    peer.grants(&request, holds(&end));
+    let mut holds = holds(&end);
+    holds["warning"] = json!("its claim `wshub` has members that mean nothing");
+    peer.grants(&request, holds);
     let (code, shown) = terminal.end();
     assert_eq!(code, Some(0));
     let expected = [
@@ -64,6 +66,7 @@ fn on_a_terminal_a_token_that_holds_shows_what_it_allows() {
         "interrupt    *",
         "admin        yes",
         "rights from  the token",
+        "warning      its claim `wshub` has members that mean nothing",
     ];
     assert_eq!(shown.lines().collect::<Vec<_>>(), expected);
 }

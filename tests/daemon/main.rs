@@ -21,6 +21,7 @@ mod proxies;
 mod reload;
 mod revocation;
 mod secrets;
+mod startup;
 mod stopping;
 mod systemd;
 mod worker_lines;

@@ -269,7 +269,7 @@ fn a_start_that_cannot_know_who_is_revoked_fails_and_says_what_to_do() {
         let output = if check { start.arg("--check") } else { &mut start }.output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success(), "{said}");
-        assert!(said.contains("wshubd/revocations, line 2: it is damaged"), "{said}");
+        assert!(said.contains("wshubd/revocations:2: it is damaged"), "{said}");
         assert!(said.contains("would be taken again") && said.contains("remove it"), "{said}");
     }
     assert!(!daemon.directory.join("wshubd/worker.sock").exists(), "nobody is let in");

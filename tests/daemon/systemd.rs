@@ -12,17 +12,22 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::Signal;
 use wshubd::features::STORE;
 
-use crate::bench::{Daemon, PATIENCE, command, directory};
+use crate::bench::{Daemon, PATIENCE, by_file, command, directory};
 
 /// A daemon that is started as systemd does it, with two descriptors of these names.
 fn activated(directory: &Path, names: &str, http: &str, first: OwnedFd, second: OwnedFd) -> Child {
+    let mut daemon = command(&directory.to_owned());
+    daemon.env("WSHUBD_LISTEN__HTTP", format!("[{http:?}]"));
+    activated_as(&daemon, names, first, second)
+}
+
+/// The same of a daemon with an environment of its own.
+fn activated_as(daemon: &Command, names: &str, first: OwnedFd, second: OwnedFd) -> Child {
     // Only the process itself knows its number before it becomes the daemon.
     let script = "exec 3<&0 4<&1 </dev/null >/dev/null\nexport LISTEN_PID=$$\nexec \"$0\"";
-    let daemon = command(&directory.to_owned());
     let mut shell = Command::new("/bin/sh");
     shell.args(["-c", script]).arg(daemon.get_program()).env_clear();
     shell.envs(daemon.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    shell.env("WSHUBD_LISTEN__HTTP", format!("[{http:?}]"));
     shell.env("LISTEN_FDS", "2").env("LISTEN_FDNAMES", names);
     shell.stdin(first).stdout(second).stderr(Stdio::piped()).spawn().unwrap()
 }
@@ -105,6 +110,33 @@ fn a_name_that_nobody_knows_and_one_that_is_missing_are_told_in_a_line_each() {
     assert_eq!(said.lines().count(), 3, "{said}");
     assert!(UnixStream::connect(directory.join("unknown.sock")).is_err(), "nobody waits for that one");
     stop(daemon);
+}
+
+#[test]
+fn an_address_that_counts_for_nothing_blocks_no_reload_and_is_told() {
+    let directory = directory();
+    let http = TcpListener::bind("127.0.0.1:0").unwrap();
+    let path = directory.join("passed.sock");
+    let worker = UnixListener::bind(&path).unwrap();
+    let write = |text: &str| std::fs::write(directory.join("wshubd.toml"), text).unwrap();
+    write("");
+    let mut daemon = activated_as(&by_file(&directory), "worker:http", worker.into(), http.into());
+    let mut log = BufReader::new(daemon.stderr.take().unwrap());
+    log_until(&mut log, "started");
+
+    write("[listen]\nhttp = '192.0.2.1:1'\nworker = '/elsewhere/worker.sock'\n[limits]\nburst = 7\n");
+    rustix::process::kill_process(rustix::process::Pid::from_child(&daemon), Signal::HUP).unwrap();
+    let said = log_until(&mut log, "`[listen] http` counts for nothing: systemd listens at 127.0.0.1:");
+    assert!(said.contains("reloaded: limits.burst, limits.user_burst\n"), "{said}");
+
+    // What is still a matter of the configuration names its own line.
+    write("\n\n[state]\nstore = 'memory'\ndirectory = '/elsewhere'\n");
+    rustix::process::kill_process(rustix::process::Pid::from_child(&daemon), Signal::HUP).unwrap();
+    let said = log_until(&mut log, "not reloaded");
+    assert!(said.contains("wshubd.toml:5: `state.directory` cannot change while wshubd runs"), "{said}");
+    assert!(!said.contains("listen."), "{said}");
+    stop(daemon);
+    std::fs::remove_dir_all(directory).unwrap();
 }
 
 #[test]

@@ -91,6 +91,24 @@ fn the_fifth_mistake_within_ten_minutes_is_answered_and_the_last() {
 }
 
 #[test]
+fn how_many_mistakes_in_what_time_is_a_setting_that_a_reload_changes() {
+    let mut settings = Settings::default();
+    (settings.limits.errors, settings.limits.errors_window) = (3, Duration::from_secs(20));
+    let mut bench = Bench::with(settings);
+    let (alice, bob) = (bench.client("alice"), bench.client("bob"));
+    for _ in 0..2 {
+        bench.say(alice, json!({}));
+        bench.say(bob, json!({}));
+    }
+    bench.wait(15.0);
+    assert_eq!(bench.say(alice, json!({})), ["error bad_request", "closed 4009"]);
+    bench.wait(10.0);
+    assert_eq!(bench.say(bob, json!({})), ["error bad_request"], "two of them are forgotten");
+    bench.configure(|settings| settings.limits.errors = 1);
+    assert_eq!(bench.say(bob, json!({})), ["error bad_request", "closed 4009"]);
+}
+
+#[test]
 fn mistakes_are_forgotten_and_other_errors_do_not_count() {
     let mut bench = Bench::new();
     let (alice, worker) = (bench.client("alice"), bench.worker());

@@ -1,6 +1,6 @@
 """State, keys and secrets: what outlives the process, and the machine."""
 
-from machine import Machine
+from machine import ROOT, Machine
 from story import same, story, tell
 
 CREDENTIALS = """[Service]
@@ -42,6 +42,34 @@ def credentials(hub):
             hub.ctl("restart", "wshubd")
             hub.run("wshubctl", "pub", "--to", "ann", "still here")
             ann.hear("message", data="still here")
+
+
+@story("what the README types for keys of one's own works as it stands there")
+def typed(hub):
+    blocks = (ROOT / "README.md").read_text().split("```sh\n")[1:]
+    block, = [text for text in (block.split("```")[0] for block in blocks) if "LoadCredential=" in text]
+    for name in ("jwt.key", "broadcast.secret"):
+        hub.path(f"/etc/wshubd/{name}").unlink(missing_ok=True)
+    with hub.subscriber("news") as ann:
+        hub.run("bash", "-eu", "-c", block)
+        hub.run("wshubctl", "pub", "news", "still here")
+        ann.hear("message", data="still here")
+    key, secret = (hub.path(f"/etc/wshubd/{name}").read_bytes().strip() for name in ("jwt.key", "broadcast.secret"))
+    same(hub.run("stat", "-c", "%U %a", "/etc/wshubd/jwt.key", "/etc/wshubd/broadcast.secret").stdout, "root 600\n" * 2)
+    hub.connect(token=hub.token("ann", key=key)).close()
+    same(hub.post("/broadcast", {"channel": "c", "event": "e"}, secret=secret.decode()).status, 200)
+    same(hub.post("/broadcast", {"channel": "c", "event": "e"}).status, 401)
+    # Beside the unit, only it can be asked; what root reads is not what the daemon reads.
+    checked = hub.run("wshubd", "--check", check=False)
+    same((checked.returncode, checked.stderr), (0, ""))
+    assert "not tried: writing to the state directory /var/lib/wshubd, which systemd opens to the unit alone\n" in checked.stdout, checked
+    hub.write("/etc/wshubd/wshubd.toml", "[auth]\nkeys = [{ alg = 'HS256', file = '/etc/wshubd/jwt.key' }]\n")
+    checked = hub.run("wshubd", "--check", check=False)
+    same(checked.returncode, 78)
+    assert "/etc/wshubd/jwt.key: cannot be read: Permission denied" in checked.stderr, checked
+    assert "; `LoadCredential=jwt.key:/etc/wshubd/jwt.key` in its unit passes it" in checked.stderr, checked
+    hub.drop_in("", name="keys")
+    hub.fresh()
 
 
 @story("a credential that is missing stops the start, and the unit says which")

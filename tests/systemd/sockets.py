@@ -105,6 +105,19 @@ def later(hub):
         hub.ctl("restart", "wshubd.socket", "wshubd.service")
 
 
+@story("an address in the configuration counts for nothing beside systemd's, blocks no reload, and is told")
+def inert(hub):
+    hub.write("/etc/wshubd/wshubd.toml", '[listen]\nhttp = ["192.0.2.1:1"]\n[limits]\nburst = 7\n')
+    hub.ctl("reload", "wshubd")
+    told = [text for _, text in hub.said()]
+    assert any("reloaded: limits.burst" in text for text in told), told
+    again = hub.run("wshubctl", "reload")
+    assert "`[listen] http` counts for nothing: systemd listens at 127.0.0.1:8098" in again.stdout + again.stderr, again
+    hub.ctl("restart", "wshubd")
+    same(hub.http("GET", "/healthz").status, 200)
+    hub.fresh()
+
+
 @story("a socket of a name that nobody knows is told, and the daemon serves")
 def unknown(hub):
     hub.write("/etc/systemd/system/wshubd-other.socket",

@@ -120,6 +120,28 @@ fn what_is_wrong_with_the_claims_is_named() {
 }
 
 #[test]
+fn a_member_of_the_claim_that_means_nothing_is_told_and_refuses_nobody() {
+    let verifier = hs256();
+    let with = |wshub: Value| token(&json!({ "sub": "ada", "exp": NOW + 9, "wshub": wshub }));
+    let odd = with(json!({ "subscibe": ["*"], "publish": ["a"], "x": { "deep": [1] } }));
+    let check = verifier.check(&odd, now());
+    let told = "its claim `wshub` has members that mean nothing: [\"subscibe\", \"x\"]; known are subscribe, \
+                publish, interrupt, admin";
+    assert_eq!((check.valid, check.warning.as_deref()), (true, Some(told)));
+    assert_eq!(check.rights.unwrap().subscribe, [""; 0], "what it was to allow is not allowed");
+    assert_eq!(verifier.oddity(), None, "an administrator's question is no event");
+    assert!(verifier.verify(&odd, now()).is_ok());
+    assert_eq!(verifier.oddity(), Some(format!("a token of \"ada\": {told}")));
+    assert!(verifier.verify(&odd, now()).is_ok());
+    assert_eq!(verifier.oddity(), None, "the same token again says nothing new");
+    let right = with(json!({ "subscribe": [], "publish": [], "interrupt": [], "admin": false }));
+    for good in [right, token(&json!({ "sub": "ada", "exp": NOW + 9, "more": 1 }))] {
+        assert_eq!(verifier.check(&good, now()).warning, None);
+        assert!(verifier.verify(&good, now()).is_ok() && verifier.oddity().is_none());
+    }
+}
+
+#[test]
 fn what_is_no_token_is_told_what_one_looks_like() {
     for text in ["", "hello", "Bearer a.b.c", "a.b.c.d"] {
         assert!(fault(&hs256(), text).1.contains("three parts of base64url"), "{text}");

@@ -243,7 +243,7 @@ fn a_file_that_cannot_be_used_is_an_error_that_names_it_and_the_line() {
         assert!(error.contains(&path(&scratch).display().to_string()), "{error}");
         if at > lines[0] + 1 && whole[at] != b'\n' {
             let line = lines.iter().filter(|end| **end < at).count() + 1;
-            assert!(error.contains(&format!("line {line}: it is damaged")), "{at}: {error}");
+            assert!(error.contains(&format!(":{line}: it is damaged")), "{at}: {error}");
         }
     }
     assert!(refused(b"").unwrap_err().contains("does not begin"));

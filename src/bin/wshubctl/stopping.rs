@@ -21,6 +21,10 @@ use crate::args::Stopping;
 /// of that unit.
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
+/// What a program exits with that would not start: with what is configured, or where it is
+/// to keep its state.
+const REFUSALS: [i32; 2] = [ConfigError::EXIT as i32, 73];
+
 /// Tells the daemon of a restart that another process survives; of an end there is
 /// nothing to tell.
 pub(crate) fn tell(stopping: &Stopping) -> ExitCode {
@@ -83,12 +87,12 @@ fn refusal(unit: &str) -> Option<String> {
     let (program, arguments) = program_of(&started)?;
     let mut next = Command::new(program);
     next.args(arguments).arg("--check");
-    let credentials = Path::new("/run/credentials").join(unit);
-    if std::env::var_os(CREDENTIALS).is_none() && credentials.is_dir() {
-        next.env(CREDENTIALS, credentials);
+    // Also where there is none yet: what is not in it the next process will not have.
+    if std::env::var_os(CREDENTIALS).is_none() {
+        next.env(CREDENTIALS, Path::new("/run/credentials").join(unit));
     }
     let said = next.output().ok()?;
-    let refuses = said.status.code() == Some(ConfigError::EXIT.into());
+    let refuses = said.status.code().is_some_and(|code| REFUSALS.contains(&code));
     refuses.then(|| String::from_utf8_lossy(&said.stderr).trim().to_owned())
 }
 

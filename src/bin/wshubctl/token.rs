@@ -52,6 +52,7 @@ struct Verdict {
     info: Option<Box<RawValue>>,
     jti: Option<String>,
     issued_at: Option<String>,
+    warning: Option<String>,
 }
 
 /// What the token says of how often its bearer may ask.
@@ -133,6 +134,7 @@ impl Verdict {
         }
         lines.extend(self.issued_at.clone().map(|at| ("issued", at)));
         lines.extend(self.jti.clone().map(|jti| ("jti", jti)));
+        lines.extend(self.warning.as_deref().map(|warning| ("warning", plain(warning))));
         pairs(&lines)
     }
 }

@@ -7,13 +7,16 @@
 //! last line, and was never answered. When most lines are about what is not revoked any more
 //! the file is written anew beside the old one, which it replaces then.
 
-use std::fmt;
+use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use super::{Change, Revocations};
+use crate::config::owner::{Purpose, explained};
+use crate::config::{Place, Problem};
 
 /// The first line; its number is raised when a daemon could not read what an older one wrote.
 const HEADING: &str = "wshubd revocations 1\n";
@@ -32,36 +35,14 @@ pub struct RevocationFile {
     changes: usize,
 }
 
-/// Why the file of a directory cannot be used.
-#[derive(Debug)]
-pub struct Unreadable {
-    pub path: PathBuf,
-    what: What,
+/// Why the file cannot be used.
+fn unusable(place: Place, why: impl Display) -> Problem {
+    let message = format!(
+        "{why}. Without it tokens that were revoked would be taken again; put the file back, or remove it \
+         (of a damaged one: the line) and revoke once more what has to be"
+    );
+    Problem::new(place, message)
 }
-
-#[derive(Debug)]
-enum What {
-    Io(io::Error),
-    Heading,
-    Line(usize),
-}
-
-impl fmt::Display for Unreadable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = self.path.display();
-        match &self.what {
-            What::Io(error) => write!(f, "{path}: {error}"),
-            What::Heading => write!(f, "{path}: it does not begin as revocations of this version do"),
-            What::Line(number) => write!(f, "{path}, line {number}: it is damaged"),
-        }?;
-        f.write_str(
-            ". Without it tokens that were revoked would be taken again; put the file back, or remove it \
-             (of a damaged one: the line) and revoke once more what has to be",
-        )
-    }
-}
-
-impl std::error::Error for Unreadable {}
 
 fn path(directory: &Path) -> PathBuf {
     directory.join("revocations")
@@ -72,16 +53,21 @@ fn path(directory: &Path) -> PathBuf {
 /// # Errors
 /// What is there and cannot be used. A last line that is not whole is none: whoever wanted
 /// that has had no answer. It is told in the log.
-pub fn open(directory: &Path) -> Result<(Revocations, RevocationFile), Unreadable> {
+pub fn open(directory: &Path) -> Result<(Revocations, RevocationFile), Problem> {
     let path = path(directory);
-    let unreadable = |what| Unreadable { path: path.clone(), what };
+    let file: Rc<Path> = Rc::from(path.as_path());
+    let denied =
+        |error: io::Error| unusable(Place::File(Rc::clone(&file)), explained(&error, &path, Purpose::State));
     let mut revocations = Revocations::default();
     let none = RevocationFile { directory: directory.to_owned(), file: None, bytes: 0, changes: 0 };
     let text = match fs::read(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((revocations, none)),
-        text => text.map_err(|error| unreadable(What::Io(error)))?,
+        text => text.map_err(denied)?,
     };
-    let mut rest = text.strip_prefix(HEADING.as_bytes()).ok_or_else(|| unreadable(What::Heading))?;
+    let mut rest = text.strip_prefix(HEADING.as_bytes()).ok_or_else(|| {
+        let why = "it does not begin as revocations of this version do";
+        unusable(Place::File(Rc::clone(&file)), why)
+    })?;
     let mut changes = 0;
     // The heading is the first.
     let mut number = 1;
@@ -105,11 +91,11 @@ pub fn open(directory: &Path) -> Result<(Revocations, RevocationFile), Unreadabl
                 );
                 return Ok((revocations, none));
             }
-            None => return Err(unreadable(What::Line(number))),
+            None => return Err(unusable(Place::Line { file, line: number }, "it is damaged")),
         }
         rest = after;
     }
-    let file = OpenOptions::new().write(true).open(&path).map_err(|error| unreadable(What::Io(error)))?;
+    let file = OpenOptions::new().write(true).open(&path).map_err(denied)?;
     Ok((revocations, RevocationFile { file: Some(file), bytes: text.len() as u64, changes, ..none }))
 }
 

@@ -1,0 +1,85 @@
+//! Paths of HTTP that are the daemon's own, and the methods of each.
+//!
+//! The one table of them: requests are answered by it, and a WebSocket endpoint is
+//! refused where something else answers already.
+
+/// What answers at a path.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Route {
+    Broadcast,
+    Interrupt,
+    Stats,
+    Metrics,
+    Health,
+    /// Nothing yet: a WebSocket endpoint here would have to move later.
+    Reserved,
+}
+
+/// All of them.
+const ROUTES: [(&str, Route); 9] = [
+    ("/broadcast", Route::Broadcast),
+    ("/api/v1/broadcast", Route::Broadcast),
+    ("/interrupt", Route::Interrupt),
+    ("/api/v1/interrupt", Route::Interrupt),
+    ("/api/v1/ws/stats", Route::Stats),
+    ("/metrics", Route::Metrics),
+    ("/healthz", Route::Health),
+    ("/api/v1/lines", Route::Reserved),
+    ("/api/v1/stream", Route::Reserved),
+];
+
+impl Route {
+    /// What answers at a path, which is compared as it was sent.
+    pub fn of(path: &str) -> Option<Self> {
+        ROUTES.iter().find(|(known, _)| *known == path).map(|(_, route)| *route)
+    }
+
+    /// The methods, as the header `Allow` lists them.
+    pub fn methods(self) -> &'static str {
+        match self {
+            Self::Broadcast | Self::Interrupt => "POST",
+            Self::Stats | Self::Metrics | Self::Health => "GET, HEAD",
+            Self::Reserved => "",
+        }
+    }
+}
+
+/// Whether a WebSocket can be had at a path.
+///
+/// # Errors
+/// What is wrong with the path, for whoever configures it.
+pub fn endpoint(path: &str) -> Result<(), String> {
+    let wanted = "a path such as \"/ws\"";
+    if !path.starts_with('/') {
+        return Err(format!("{wanted}, which begins with \"/\""));
+    }
+    match path.bytes().find(|byte| !byte.is_ascii_graphic() || b"?#%".contains(byte)) {
+        Some(b'?') => return Err(format!("{wanted}, without a query")),
+        Some(b'#') => return Err(format!("{wanted}, without a fragment")),
+        Some(b'%') => {
+            return Err(format!("{wanted}, without \"%\": it is compared with requests as they are sent"));
+        }
+        Some(_) => return Err(format!("{wanted}, of visible ASCII characters")),
+        None => {}
+    }
+    match Route::of(path) {
+        Some(Route::Reserved) => Err("a path that is not reserved for requests of HTTP".to_owned()),
+        Some(_) => Err("a path that nothing else answers on".to_owned()),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_path_that_answers_requests_can_be_a_websocket_endpoint() {
+        for (path, route) in ROUTES {
+            assert_eq!(Route::of(path), Some(route));
+            assert!(endpoint(path).is_err(), "{path}");
+            assert_eq!(route.methods().is_empty(), route == Route::Reserved, "{path}");
+        }
+        assert_eq!(endpoint("/api/v1/ws"), Ok(()));
+    }
+}

@@ -1,0 +1,97 @@
+//! Files and directories that may not be used: whose they are, who we are, and what
+//! helps.
+
+use std::fs;
+use std::io::{Error, ErrorKind};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+
+use wshubd::config::owner::{Purpose, explained_to};
+
+use super::Scratch;
+
+/// No user and no group has this number.
+const STRANGER: u32 = 4_000_000_000;
+
+fn told(path: &Path, purpose: Purpose, own: u32) -> String {
+    explained_to(&Error::from(ErrorKind::PermissionDenied), path, purpose, own)
+}
+
+#[test]
+fn a_closed_path_is_told_with_owner_group_mode_and_who_asks() {
+    let scratch = Scratch::new();
+    let own = rustix::process::geteuid().as_raw();
+    fs::set_permissions(&scratch.0, fs::Permissions::from_mode(0o750)).unwrap();
+    // What is not there is for the directory that would hold it to allow.
+    let said = told(&scratch.0.join("none/deeper"), Purpose::State, STRANGER);
+    assert!(said.contains(&format!("{} belongs to ", scratch.0.display())), "{said}");
+    assert!(said.contains(&format!("(uid {own}), ")) || said.contains(&format!("uid {own}, ")), "{said}");
+    assert!(said.contains(", mode 0750, and this process runs as uid 4000000000; "), "{said}");
+    let roots = told(Path::new("/proc/1/fd/0"), Purpose::State, STRANGER);
+    assert!(roots.contains("belongs to root (uid 0), group root"), "{roots}");
+    let other = Error::from(ErrorKind::NotFound);
+    assert_eq!(explained_to(&other, &scratch.0, Purpose::State, STRANGER), other.to_string());
+}
+
+/// Each denial ends with what helps.
+fn helped(table: &[(&Path, Purpose, u32, String)]) {
+    for (path, purpose, own, cure) in table {
+        let said = told(path, *purpose, *own);
+        assert!(said.ends_with(cure), "{purpose:?}: {said}");
+    }
+}
+
+#[test]
+fn a_file_that_may_not_be_read_says_what_lets_the_daemon_read_it() {
+    let scratch = Scratch::new();
+    let (file, shared) = (scratch.write("a.key", ""), scratch.write("issuer.pem", ""));
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o640)).unwrap();
+    if rustix::process::geteuid().is_root() {
+        chown(&shared, None, Some(1)).unwrap();
+    }
+    let deeper = scratch.0.join("deeper/still");
+    let (path, directory) = (file.display(), scratch.0.display());
+    let own = rustix::process::geteuid().as_raw();
+    let credential = format!("`LoadCredential=a.key:{path}` in its unit passes it as a credential");
+    let owner = format!("`chown 4000000000 {path}` lets it read, or under systemd {credential}");
+    let joined = " 4000000000` as root lets it read from its next start on".to_owned();
+    helped(&[
+        (&file, Purpose::Readable, STRANGER, format!("; `chmod a+r {path}` lets it read")),
+        (&deeper, Purpose::Readable, STRANGER, format!("; `chmod a+x {directory}` lets it in")),
+        (&shared, Purpose::Readable, STRANGER, joined),
+        (&shared, Purpose::Readable, 62_000, "` in its unit lets it read".to_owned()),
+        (&file, Purpose::Secret, own, format!("; `chmod 0600 {path}` lets it read")),
+        (&file, Purpose::Secret, STRANGER, format!("; {owner}")),
+        // A user of DynamicUser= owns no file tomorrow.
+        (&file, Purpose::Secret, 62_000, format!("; {credential}")),
+    ]);
+}
+
+#[test]
+fn a_directory_that_cannot_be_made_says_how_root_makes_it() {
+    let scratch = Scratch::new();
+    let deeper = scratch.0.join("deeper/still");
+    let (deep, directory) = (deeper.display(), scratch.0.display());
+    let own = rustix::process::geteuid().as_raw();
+    let state = "or name another in `[state] directory`";
+    let worker = "or name another path in `[listen] worker`";
+    let to = "-o 4000000000";
+    helped(&[
+        (&scratch.0, Purpose::State, own, format!("; `chmod 0700 {directory}`")),
+        (&scratch.0, Purpose::State, STRANGER, format!("; `chown -R 4000000000 {directory}`, {state}")),
+        // Never the directory above it.
+        (
+            &deeper,
+            Purpose::State,
+            STRANGER,
+            format!("; make it as root, `install -d -m 0700 {to} {deep}`, {state}"),
+        ),
+        (
+            &deeper,
+            Purpose::Listening,
+            STRANGER,
+            format!("; make a directory for it as root, `install -d {to} {deep}`, {worker}"),
+        ),
+    ]);
+}

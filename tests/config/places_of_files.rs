@@ -1,0 +1,54 @@
+//! Which files are read by whom: those of the machine, or a user's own.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use wshubd::config::{Config, Environment, places};
+
+use super::Scratch;
+
+fn files(uid: u32, variables: &[(&str, &str)]) -> Vec<PathBuf> {
+    let environment = Environment::new(uid, variables.iter().copied());
+    Config::load(None, &environment).unwrap().files
+}
+
+#[test]
+fn a_users_own_file_stands_in_for_that_of_the_machine() {
+    let scratch = Scratch::new();
+    let home = scratch.0.to_str().unwrap();
+    let machine = Path::new("/etc/wshubd");
+    let of = |uid: u32, variables: &[(&str, &str)]| {
+        places::configuration_directory(&Environment::new(uid, variables.iter().copied()))
+    };
+    assert_eq!(of(1000, &[("HOME", home)]), machine, "there is none");
+    scratch.write(".config/wshubd/wshubd.toml", "[limits]\nburst = 2\n");
+    scratch.write(".config/wshubd/conf.d/a.toml", "[limits]\nburst = 3\n");
+    let own = scratch.0.join(".config/wshubd");
+    assert_eq!(files(1000, &[("HOME", home)]), [own.join("wshubd.toml"), own.join("conf.d/a.toml")]);
+    assert_eq!(of(0, &[("HOME", home)]), machine, "root");
+    for of_systemd in ["STATE_DIRECTORY", "RUNTIME_DIRECTORY"] {
+        assert_eq!(of(1000, &[("HOME", home), (of_systemd, "/run/x")]), machine, "a service");
+    }
+    let named = [("HOME", home), ("CONFIGURATION_DIRECTORY", "/nonexistent")];
+    assert_eq!(of(1000, &named), Path::new("/nonexistent"));
+    // Drop-ins alone, in the place that XDG_CONFIG_HOME names.
+    scratch.write("xdg/wshubd/conf.d/b.toml", "");
+    let xdg = scratch.0.join("xdg");
+    let xdg = xdg.to_str().unwrap();
+    assert_eq!(
+        files(1000, &[("HOME", home), ("XDG_CONFIG_HOME", xdg)]),
+        [xdg.to_owned() + "/wshubd/conf.d/b.toml"].map(PathBuf::from)
+    );
+}
+
+#[test]
+fn a_home_of_somebody_else_that_cannot_be_looked_at_is_passed_over() {
+    let scratch = Scratch::new();
+    // As little as a directory that may not be entered, and for root as well.
+    let config = scratch.write("home/.config", "");
+    let home = scratch.0.join("home");
+    let stranger = fs::metadata(&config).unwrap().uid().wrapping_add(1000);
+    let environment = Environment::new(stranger, [("HOME", home.to_str().unwrap())]);
+    assert_eq!(places::configuration_directory(&environment), Path::new("/etc/wshubd"));
+}

@@ -1,0 +1,297 @@
+//! What a start needs, and what it and `--check` say where it is not there.
+
+use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::json;
+
+use crate::bench::{Daemon, by_file, command, directory};
+
+/// A user who owns nothing here.
+const STRANGER: u32 = 65_534;
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// The program where everybody may start it, and a directory that nobody but root may
+/// write; without root, that we may not write ourselves.
+struct Closed(PathBuf);
+
+impl Closed {
+    fn new() -> Self {
+        let directory = directory();
+        fs::copy(env!("CARGO_BIN_EXE_wshubd"), directory.join("wshubd-program")).unwrap();
+        let mode = if is_root() { 0o755 } else { 0o555 };
+        fs::set_permissions(&directory, Permissions::from_mode(mode)).unwrap();
+        Self(directory)
+    }
+
+    /// Runs it as a user who may not write there: exit code, and what it says.
+    fn run(&self, words: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {
+        let mut asked = Command::new(self.0.join("wshubd-program"));
+        asked.env_clear().envs(command(&self.0).get_envs().filter_map(|(name, value)| Some((name, value?))));
+        asked.args(words).envs(variables.iter().copied()).current_dir("/");
+        if is_root() {
+            asked.uid(STRANGER).gid(STRANGER);
+        }
+        let output = asked.stdin(Stdio::null()).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    }
+}
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        let _ = fs::set_permissions(&self.0, Permissions::from_mode(0o755));
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What `--check` says: exit code, standard output and errors.
+fn check(directory: &PathBuf, variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
+    let mut asked = command(directory);
+    let output =
+        asked.arg("--check").envs(variables.iter().copied()).stdout(Stdio::piped()).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_made_says_why_and_exits_73() {
+    let closed = Closed::new();
+    for words in [&[][..], &["--check"]] {
+        let (code, said) = closed.run(words, &[("XDG_RUNTIME_DIR", "/tmp")]);
+        assert_eq!(code, Some(73), "{said}");
+        let state = closed.0.join("wshubd");
+        assert!(said.starts_with(&format!("{}: cannot be ", state.display())), "{said}");
+        assert!(
+            said.contains(&format!("Permission denied (os error 13): {} belongs to ", closed.0.display()))
+        );
+        assert!(said.contains("; make it as root, `install -d -m 0700 -o "), "{said}");
+        assert!(
+            said.contains(&format!(" {}`, or name another in `[state] directory`", state.display())),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn a_state_directory_that_is_no_directory_is_told() {
+    let directory = directory();
+    fs::write(directory.join("wshubd"), "").unwrap();
+    let elsewhere = [("XDG_RUNTIME_DIR", "/nonexistent"), ("WSHUBD_LISTEN__WORKER", "/tmp/none.sock")];
+    let (code, _, said) = check(&directory, &elsewhere);
+    assert_eq!(code, Some(73), "{said}");
+    assert!(
+        said.contains("wshubd: is no directory, and is to hold the state; `[state] directory` names another")
+    );
+    let started = command(&directory).envs(elsewhere).output().unwrap();
+    assert_eq!(started.status.code(), Some(73));
+    fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn a_worker_socket_that_cannot_be_made_is_told_by_a_check() {
+    let closed = Closed::new();
+    let state = std::env::temp_dir().join(format!("wshubd-none-{}", std::process::id()));
+    let state = ("WSHUBD_STATE__DIRECTORY", state.to_str().unwrap());
+    let place = closed.0.display().to_string();
+    let check = |worker: &str| closed.run(&["--check"], &[state, ("WSHUBD_LISTEN__WORKER", worker)]);
+
+    let (code, said) = check(&place);
+    assert_eq!(code, Some(78), "{said}");
+    assert!(
+        said.contains(": is a directory, and is to be the worker socket; `[listen] worker` names its path")
+    );
+
+    let program = format!("{place}/wshubd-program");
+    let (code, said) = check(&program);
+    assert_eq!(code, Some(78), "{said}");
+    assert!(said.contains(": is something else, and is to be the worker socket; "), "{said}");
+
+    let (code, said) = check(&format!("{program}/worker.sock"));
+    assert_eq!(code, Some(78), "{said}");
+    assert!(said.contains("cannot be the worker socket: Not a directory"), "{said}");
+
+    for worker in ["worker.sock", "deeper/worker.sock"] {
+        let (code, said) = check(&format!("{place}/{worker}"));
+        assert_eq!(code, Some(73), "{said}");
+        assert!(said.contains("cannot be made: Permission denied"), "{said}");
+        assert!(said.contains("or name another path in `[listen] worker`"), "{said}");
+    }
+
+    // One that nobody has written down.
+    let far = format!("{place}/{}", "d".repeat(100));
+    let (code, said) = closed.run(&["--check"], &[state, ("XDG_RUNTIME_DIR", &far)]);
+    assert_eq!(code, Some(78), "{said}");
+    assert!(said.contains(" bytes, and the path of a socket may have 107; `[listen] worker` names its path"));
+}
+
+#[test]
+fn a_check_by_root_tries_what_the_daemons_user_may_read() {
+    // Nobody else may become another user.
+    if !is_root() {
+        return;
+    }
+    let directory = directory();
+    let (state, key) = (directory.join("wshubd"), directory.join("a.key"));
+    fs::create_dir(&state).unwrap();
+    fs::set_permissions(&state, Permissions::from_mode(0o700)).unwrap();
+    fs::write(&key, "0123456789abcdef0123456789abcdef").unwrap();
+    fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+    let keys = format!("[{{ alg = \"HS256\", file = {key:?} }}]");
+    let keys = [("WSHUBD_AUTH__KEYS", keys.as_str())];
+
+    let (code, told, said) = check(&directory, &keys);
+    assert_eq!((code, told.contains("tried as root (uid 0)")), (Some(0), true), "{told}{said}");
+
+    chown(&state, Some(STRANGER), Some(STRANGER)).unwrap();
+    let (code, told, said) = check(&directory, &keys);
+    assert_eq!(code, Some(78), "{told}{said}");
+    assert!(said.starts_with(&format!("{}: cannot be read: Permission denied", key.display())), "{said}");
+    assert!(
+        said.contains("belongs to root (uid 0), group root, mode 0600, and this process runs as "),
+        "{said}"
+    );
+    assert!(said.contains("(uid 65534); `chown "), "{said}");
+    assert!(said.contains(&format!("`LoadCredential=a.key:{}`", key.display())), "{said}");
+
+    chown(&key, Some(STRANGER), None).unwrap();
+    let (code, told, said) = check(&directory, &keys);
+    assert_eq!((code, told.contains("(uid 65534)\n")), (Some(0), true), "{told}{said}");
+
+    // The file of the configuration is read by that user, too.
+    let file = directory.join("wshubd.toml");
+    fs::write(&file, "").unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+    let configuration = [("CONFIGURATION_DIRECTORY", directory.to_str().unwrap())];
+    let (code, _, said) = check(&directory, &configuration);
+    assert_eq!(code, Some(78), "{said}");
+    assert!(said.contains(&format!("; `chmod a+r {}` lets it read", file.display())), "{said}");
+    fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn a_check_leaves_no_trace_and_says_what_it_could_not_try() {
+    let directory = directory();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let credential = "[{ alg = \"HS256\", file = \"/run/credentials/none.service/a.key\" }]";
+    let variables = [("WSHUBD_LISTEN__HTTP", address.as_str()), ("WSHUBD_AUTH__KEYS", credential)];
+
+    let (code, told, said) = check(&directory, &variables);
+
+    assert_eq!((code, said.as_str()), (Some(0), ""));
+    let in_use = format!("not tried: {address}, which is in use, by a wshubd that runs or another\n");
+    assert!(told.contains(&in_use), "{told}");
+    let passed =
+        "not tried: /run/credentials/none.service/a.key, which systemd passes when the unit starts\n";
+    assert!(told.contains(passed) && told.ends_with("ok\n"), "{told}");
+    assert_eq!(names(&directory), [""; 0]);
+
+    let elsewhere = [("WSHUBD_LISTEN__HTTP", "192.0.2.1:1")];
+    let (code, _, said) = check(&directory, &elsewhere);
+    assert_eq!(code, Some(0));
+    assert!(said.contains("warning: cannot listen on 192.0.2.1:1: "), "{said}");
+    fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn a_check_beside_the_daemon_finds_its_socket_and_disturbs_nobody() {
+    let daemon = Daemon::start();
+    let mut ada = daemon.client("ada");
+    let (code, told, said) = check(&daemon.directory, &[]);
+    assert_eq!((code, said.as_str()), (Some(0), ""));
+    let socket = daemon.directory.join("wshubd/worker.sock");
+    let there = format!("not tried: the worker socket {}, which is there already\n", socket.display());
+    assert!(told.contains(&there), "{told}");
+    ada.lives();
+}
+
+#[test]
+fn variables_of_kubernetes_stop_no_start_and_are_told_in_one_line() {
+    let directory = directory();
+    let mut daemon = command(&directory);
+    daemon.envs([
+        ("WSHUBD_SERVICE_HOST", "10.96.0.7"),
+        ("WSHUBD_SERVICE_PORT", "8098"),
+        ("WSHUBD_PORT", "tcp://10.96.0.7:8098"),
+        ("WSHUBD_PORT_8098_TCP", "tcp://10.96.0.7:8098"),
+        ("WSHUBD_PORT_8098_TCP_ADDR", "10.96.0.7"),
+    ]);
+    let mut child = daemon.spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let before: Vec<String> = lines.by_ref().take_while(|line| !line.contains("started: ")).collect();
+    let told = before.iter().filter(|line| line.contains("WSHUBD_PORT, WSHUBD_PORT_8098_TCP, "));
+    assert_eq!(told.count(), 1, "{before:?}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn what_is_shown_says_which_files_were_read() {
+    let directory = directory();
+    fs::write(directory.join("wshubd.toml"), "[limits]\nburst = 7\n").unwrap();
+    let shown = by_file(&directory).arg("--show").stdout(Stdio::piped()).output().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    let head = format!("# read: {}/wshubd.toml\n[listen]\n", directory.display());
+    assert!(shown.starts_with(&head) && shown.contains("\nburst = 7\n"), "{shown}");
+    // It is a configuration itself.
+    fs::write(directory.join("wshubd.toml"), &shown).unwrap();
+    let again = by_file(&directory).arg("--show").stdout(Stdio::piped()).output().unwrap();
+    assert_eq!(String::from_utf8(again.stdout).unwrap(), shown);
+    fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn the_limit_of_open_files_is_raised_and_told_where_it_is_too_low() {
+    let directory = directory();
+    let daemon = command(&directory);
+    for (connections, is_told) in [("1000", true), ("100", false)] {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", "ulimit -Sn 64 && ulimit -Hn 256 && exec \"$0\""]).arg(daemon.get_program());
+        shell.env_clear().envs(daemon.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        shell.env("WSHUBD_LIMITS__CONNECTIONS", connections).stdin(Stdio::null());
+        let mut child = shell.stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let before: Vec<String> = lines.by_ref().take_while(|line| !line.contains("started: ")).collect();
+        let told = "limits.connections is 1000, and this process may have 256 files open, which is enough for 224: raise \
+                    `LimitNOFILE=`";
+        assert_eq!(before.iter().any(|line| line.contains(told)), is_told, "{before:?}");
+        let limits = fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
+        let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        assert_eq!(files.split_whitespace().nth(3), Some("256"), "{files}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn so_many_mistakes_close_a_connection_as_a_reload_says() {
+    let daemon = Daemon::by_file("[listen]\nhttp = \"127.0.0.1:0\"\n[limits]\nerrors = 2\n");
+    let mut ada = daemon.client("ada");
+    ada.say(json!({"action": "dance"}));
+    ada.hear_type("error");
+    daemon.write(
+        "wshubd.toml",
+        "[listen]\nhttp = \"127.0.0.1:0\"\n[limits]\nerrors = 4\nerrors_window = \"1h\"\n",
+    );
+    assert_eq!(daemon.reload()["type"], "ok");
+    for _ in 0..3 {
+        ada.say(json!({"action": "dance"}));
+        ada.hear_type("error");
+    }
+    assert_eq!(ada.closed_with(), 4009);
+}
