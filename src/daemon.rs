@@ -69,7 +69,7 @@ pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
     let secured = secure(&loaded, passed, &mut arrival);
     let Secured { program, lock, epoll, doors, opened, signals, site } =
         secured.inspect_err(|_| give_back(&mut arrival, store_options(config)))?;
-    if let Some(warning) = site.peers.warning() {
+    for warning in site.warnings() {
         log::warn!("{warning}");
     }
     let Begun { hub, store, uses_remains } = begin(config, &lock, &mut arrival);

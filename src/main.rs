@@ -80,9 +80,9 @@ fn show(source: &Source) -> Done {
 /// Reads all that a start would read, and leaves no trace.
 fn check(source: &Source) -> Done {
     let loaded = source.load()?;
-    Site::open(&loaded)?;
+    let site = Site::open(&loaded)?;
     let Loaded { config, files, .. } = loaded;
-    for warning in config.warnings() {
+    for warning in config.warnings().into_iter().chain(site.warnings()) {
         complain(Level::Warn, &format!("warning: {warning}"));
     }
     let mut told: String = files.iter().map(|file| format!("{}\n", file.display())).collect();

@@ -117,8 +117,8 @@ impl Reloader {
         let entry = |Change { setting, from, to }| ChangeEntry::Setting { setting, from, to };
         let file = |file: PathBuf| ChangeEntry::File { file: file.display().to_string() };
         let changed = changes.into_iter().map(entry).chain(files.into_iter().map(file)).collect();
-        let hidden = working.site.peers.warning();
-        let warnings = config.warnings_at(&self.addresses).into_iter().chain(hidden).collect();
+        let warnings =
+            config.warnings_at(&self.addresses).into_iter().chain(working.site.warnings()).collect();
         self.loaded = next;
         Ok(Reloaded { changed, warnings })
     }

@@ -5,13 +5,13 @@
 //!
 //! Nothing in a token is believed before its signature holds, and its header
 //! only chooses among keys: the algorithm is the key's own, from the
-//! configuration. `exp` is taken to the millisecond, `nbf` with [`EARLY`]; `iat`,
-//! `aud` and `iss` may be there and are not looked at.
+//! configuration. `exp` is taken to the millisecond, `nbf` with [`EARLY`]; `iss` and
+//! `aud` count where the configuration names some, `iat` never.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -21,11 +21,11 @@ use sha2::{Digest, Sha256};
 
 use super::claims::{self, Claims, Excess, Header, NumericDate};
 use super::flaw::{self, Flaw};
-use super::key::{Key, algorithm};
+use super::key::{Contents, Key, Skipped, algorithm};
 use super::secret::{self, Exposure};
 use super::signature;
 use super::site::Read;
-use crate::config::{Alg, Auth, ConfigError, KeyFile, Problem};
+use crate::config::{Alg, Auth, ConfigError, KeyFile, WantedClaims};
 use crate::hub::{Identity, Pattern, Rights, TokenFault};
 use crate::protocol::frame::{RightsEntry, TokenCheck};
 use crate::protocol::{Grant, UnixTime, UserId};
@@ -40,6 +40,12 @@ pub const EARLY: Duration = Duration::from_secs(5);
 /// Verifies tokens, and mints them where its key is a secret.
 pub struct Verifier {
     keys: Vec<Key>,
+    /// Keys of JWK sets that are of no use.
+    skipped: Vec<Skipped>,
+    /// Where the keys came from, and a digest of each file.
+    files: Vec<(PathBuf, String)>,
+    /// What a token must say.
+    wanted: WantedClaims,
     /// Of tokens that do not say.
     usual: Rc<Rights>,
     /// Whose tokens held a moment ago, by a digest of each: whoever comes back with the same
@@ -60,6 +66,7 @@ impl fmt::Debug for Verifier {
 struct Proof<'a> {
     identity: Identity,
     key: &'a Key,
+    payload: Vec<u8>,
 }
 
 /// Why no token was minted.
@@ -95,22 +102,38 @@ impl Verifier {
         let configured = auth.keys.iter().map(|key| {
             let exposure =
                 if key.alg.is_public() { Exposure::Readable } else { Exposure::of(&key.file, auth) };
-            Key::read(key, exposure)
+            Contents::read(key, exposure)
         });
-        let mut keys: Vec<Result<Key, Problem>> = configured.collect();
-        if keys.is_empty() {
-            let read = |(file, exposure)| Key::read(&KeyFile { alg: Alg::Hs256, file, kid: None }, exposure);
-            keys.extend(secret::unconfigured(secret::KEY, auth, state).map(read));
+        let mut read: Vec<_> = configured.collect();
+        if read.is_empty() {
+            let only =
+                |(file, exposure)| Contents::read(&KeyFile { alg: Alg::Hs256, file, kid: None }, exposure);
+            read.extend(secret::unconfigured(secret::KEY, auth, state).map(only));
         }
-        let (mut good, mut problems) = (Vec::new(), Vec::new());
-        for key in keys {
-            match key {
-                Ok(key) => good.push(key),
+        let (mut keys, mut skipped, mut files, mut problems) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for contents in read {
+            match contents {
+                Ok(mut contents) => {
+                    contents.deduplicate(&keys);
+                    let (file, digest) = contents.source();
+                    files.push((file.to_owned(), digest.to_owned()));
+                    keys.append(&mut contents.keys);
+                    skipped.append(&mut contents.skipped);
+                }
                 Err(problem) => problems.push(problem),
             }
         }
         ConfigError::unless_empty(problems)?;
-        Ok(Self { keys: good, usual: Rc::clone(&auth.rights), known: RefCell::default() })
+        // What one entry of the configuration has no use for another may have.
+        skipped.retain(|skipped| !keys.iter().any(|key| skipped.is(key)));
+        let wanted = auth.claims.clone();
+        Ok(Self { keys, skipped, files, wanted, usual: Rc::clone(&auth.rights), known: RefCell::default() })
+    }
+
+    /// What is no mistake, and may be none of what was meant: keys that are not used.
+    pub fn warnings(&self) -> impl Iterator<Item = String> {
+        self.skipped.iter().map(Skipped::to_string)
     }
 
     /// Who a token says its bearer is.
@@ -139,8 +162,9 @@ impl Verifier {
     /// which key it holds, or what is wrong with it and which keys there are.
     pub fn check(&self, token: &str, now: UnixTime) -> TokenCheck {
         match self.judge(token, now) {
-            Ok(Proof { identity, key }) => TokenCheck {
+            Ok(Proof { identity, key, payload }) => TokenCheck {
                 valid: true,
+                notes: flaw::notes(token, &payload, key, now),
                 user_id: Some(identity.user_id),
                 expires_at: identity.expires_at,
                 alg: Some(key.alg.name()),
@@ -150,7 +174,7 @@ impl Verifier {
             },
             Err(flaw) => TokenCheck {
                 code: Some(flaw.code()),
-                message: Some(flaw.explained(self, now)),
+                message: Some(flaw.explained(self, token, now)),
                 ..TokenCheck::default()
             },
         }
@@ -162,21 +186,53 @@ impl Verifier {
         }
         let (payload, key) = self.proven(token)?;
         let claims: Claims = claims::read(&payload).map_err(Flaw::Claims)?;
-        let expires_at = claims.exp.ok_or(Flaw::Endless)?.time();
-        if now >= expires_at {
-            return Err(Flaw::Ended(expires_at));
+        let expires_at = claims.exp.map(NumericDate::time);
+        if expires_at.is_none() && self.wanted.end {
+            return Err(Flaw::Endless);
+        }
+        if let Some(end) = expires_at.filter(|end| now >= *end) {
+            return Err(Flaw::Ended(end));
         }
         let early = u64::try_from(EARLY.as_millis()).unwrap_or(u64::MAX);
         let from = claims.nbf.map(NumericDate::time);
         if let Some(from) = from.filter(|from| from.0 > now.0.saturating_add(early)) {
             return Err(Flaw::Early(from));
         }
-        let (claim, name) = claims.user().ok_or(Flaw::Nobody)?;
-        let user_id = UserId::named(claim, name).map_err(Flaw::Misnamed)?;
+        self.check_origin(&claims)?;
+        let user_id = self.user(&claims, &payload)?;
         let rights = claims.grant().map(|grant| claims::rights(&grant).map(Rc::new).map_err(Flaw::Excessive));
         let rights = rights.transpose()?;
-        let identity = Identity { user_id, rights, expires_at: Some(expires_at) };
-        Ok(Proof { identity, key })
+        let identity = Identity { user_id, rights, expires_at };
+        Ok(Proof { identity, key, payload })
+    }
+
+    /// Whether the token was made by whom, and for whom, the configuration says.
+    fn check_origin(&self, claims: &Claims) -> Result<(), Flaw> {
+        let WantedClaims { issuers, audiences, .. } = &self.wanted;
+        if !issuers.is_empty() {
+            let issuer = claims.issuer().map_err(Flaw::Claims)?;
+            if !issuer.as_ref().is_some_and(|issuer| issuers.contains(issuer)) {
+                return Err(Flaw::Issuer(issuer));
+            }
+        }
+        if !audiences.is_empty() {
+            let audience = claims.audience().map_err(Flaw::Claims)?;
+            if !audience.iter().any(|one| audiences.contains(one)) {
+                return Err(Flaw::Audience(audience));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whom the token names, by the claim that is configured or by one of the usual ones.
+    fn user(&self, claims: &Claims, payload: &[u8]) -> Result<UserId, Flaw> {
+        let found = match self.wanted.user.as_deref() {
+            Some(claim) => claims::user_by(claim, payload).map(|user| user.map(|user| (claim, user))),
+            None => claims.user(),
+        };
+        let nobody = || Flaw::Nobody(claims::all(payload).into_keys().collect());
+        let (claim, user) = found.map_err(Flaw::Claims)?.ok_or_else(nobody)?;
+        UserId::named(claim, &user).map_err(Flaw::Misnamed)
     }
 
     /// The claims, once the signature holds, and the key that it holds with.
@@ -192,7 +248,10 @@ impl Verifier {
             // RFC 7515, section 4.1.11: what is not understood must be refused.
             return Err(Flaw::Critical);
         }
-        let mut fitting = self.keys.iter().filter(|key| key.fits(&header)).peekable();
+        // A signature that nobody can read is no forged one.
+        URL_SAFE_NO_PAD.decode(signature).map_err(|_| Flaw::Shapeless)?;
+        let is_only = self.keys.len() == 1;
+        let mut fitting = self.keys.iter().filter(|key| key.fits(&header, is_only)).peekable();
         if fitting.peek().is_none() {
             return Err(Flaw::Keyless { alg: header.alg, kid: header.kid });
         }
@@ -220,19 +279,22 @@ impl Verifier {
         }
     }
 
-    /// Where the keys came from, and a digest of each.
+    /// Where the keys came from, and a digest of each file.
     pub(super) fn files(&self) -> impl Iterator<Item = Read<'_>> {
-        self.keys.iter().map(Key::source)
+        self.files.iter().map(|(file, digest)| (file.as_path(), digest.as_str()))
     }
 
-    /// The configured keys by their names, for administrators.
-    pub(super) fn keys(&self) -> String {
-        let names: Vec<_> =
-            self.keys.iter().map(|key| flaw::named(key.alg.name(), key.kid.as_deref())).collect();
-        match &*names {
-            [] => "no key at all".to_owned(),
-            names => names.join(", "),
-        }
+    /// For explanations: the keys, those that are not used, and what a token must say.
+    pub(super) fn known_keys(&self) -> &[Key] {
+        &self.keys
+    }
+
+    pub(super) fn skipped(&self) -> &[Skipped] {
+        &self.skipped
+    }
+
+    pub(super) fn wanted(&self) -> &WantedClaims {
+        &self.wanted
     }
 
     /// A token for `user` that ends after `ttl`, in whole seconds, and when that
@@ -260,7 +322,13 @@ impl Verifier {
             Some(kid) => serde_json::json!({ "typ": "JWT", "alg": key.alg.name(), "kid": kid }),
             None => serde_json::json!({ "typ": "JWT", "alg": key.alg.name() }),
         };
-        let mut claims = serde_json::json!({ "sub": user, "iat": iat, "exp": exp });
+        let mut claims = serde_json::json!({ "iat": iat, "exp": exp });
+        claims[self.wanted.user.as_deref().unwrap_or("sub")] = serde_json::json!(user);
+        for (claim, wanted) in [("iss", &self.wanted.issuers), ("aud", &self.wanted.audiences)] {
+            if let Some(first) = wanted.first() {
+                claims[claim] = serde_json::json!(first);
+            }
+        }
         if let Some(grant) = grant {
             claims["wshub"] = serde_json::json!(grant);
         }

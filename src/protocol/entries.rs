@@ -187,6 +187,9 @@ pub struct TokenCheck {
     pub kid: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rights: Option<RightsEntry>,
+    /// What is unusual about one that holds, for people.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// What somebody may do, as patterns.

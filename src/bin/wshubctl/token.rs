@@ -45,6 +45,8 @@ struct Verdict {
     alg: Option<String>,
     kid: Option<String>,
     rights: Option<Rights>,
+    #[serde(default)]
+    notes: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -96,7 +98,8 @@ impl Verdict {
             return format!("not valid: {}\n", plain(&format!("{message} ({code})")));
         }
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
-        let ends = self.expires_at.as_deref().map(|time| end(time, clock::now().wall)).unwrap_or_default();
+        let ends = self.expires_at.as_deref().map(|time| end(time, clock::now().wall));
+        let ends = ends.unwrap_or_else(|| "never".to_owned());
         let key = match &self.kid {
             Some(kid) => format!("{} with the kid {kid}", text(&self.alg)),
             None => text(&self.alg),
@@ -111,6 +114,7 @@ impl Verdict {
                 ("rights from", format!("the {}", rights.from)),
             ]);
         }
+        lines.extend(self.notes.iter().map(|note| ("note", note.clone())));
         pairs(&lines)
     }
 }
