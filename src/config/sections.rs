@@ -169,7 +169,7 @@ fn claims(table: &mut Table) -> WantedClaims {
         _ => Err(format!("the name of a claim, up to {LONGEST_NAME} bytes")),
     });
     let text = |text: &str| match text {
-        "" => Err("text as the claim has it, not empty".to_owned()),
+        "" => Err("text as the claim has it".to_owned()),
         text => Ok(text.to_owned()),
     };
     WantedClaims {

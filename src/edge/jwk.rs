@@ -56,10 +56,10 @@ struct Jwk {
     d: Presence,
 }
 
-/// What can be said of a key that is no use otherwise.
+/// The name of a key, of one that is no use otherwise as well.
 #[derive(Deserialize)]
 struct Named {
-    kid: Option<String>,
+    kid: Option<Box<RawValue>>,
 }
 
 /// Whether a file holds JSON in the place of a key's bytes. A secret may begin as JSON does,
@@ -88,17 +88,20 @@ pub(super) fn read(alg: Alg, json: &[u8]) -> Result<Vec<Entry>, String> {
 }
 
 fn entry(alg: Alg, json: &[u8]) -> Result<Entry, String> {
-    let kid = claims::read(json).ok().and_then(|named: Named| named.kid);
-    let key = match claims::read::<Jwk>(json) {
+    let named: Option<Named> = claims::read(json).ok();
+    let kid = named.and_then(|named| named.kid).map(|raw| serde_json::from_str::<String>(raw.get()));
+    let key = match (claims::read::<Jwk>(json), &kid) {
         // Whoever may read this file could sign with it.
-        Ok(jwk) if alg.is_public() && jwk.d.is_present() => {
+        (Ok(jwk), _) if alg.is_public() && jwk.d.is_present() => {
             return Err("it holds a private key (a JWK with `d`), and the public one is wanted: leave out \
                         `d`, `p`, `q`, `dp`, `dq` and `qi`"
                 .into());
         }
-        Ok(jwk) => unfit(alg, &jwk).map_or_else(|| material(alg, &jwk), Err),
-        Err(error) => Err(format!("it cannot be read: {error}")),
+        (Ok(_), Some(Err(_))) => Err("its `kid` is not text".into()),
+        (Ok(jwk), _) => unfit(alg, &jwk).map_or_else(|| material(alg, &jwk), Err),
+        (Err(error), _) => Err(format!("it cannot be read: {error}")),
     };
+    let kid = kid.and_then(Result::ok);
     Ok(Entry { kid, key })
 }
 

@@ -104,6 +104,10 @@ store = "memory"
 anonymous = true
 query_token = false
 keys = [{ alg = "HS256", file = "/etc/wshubd/jwt.key", kid = "a" }, { alg = "HS512", file = "/etc/long.key" }]
+user_claim = "https://example.org/uid"
+issuer = ["https://id.example.org/", "us"]
+audience = "wshub"
+require_exp = false
 broadcast_secrets = ["/etc/wshubd/broadcast.secret"]
 subscribe = ["logs:*"]
 publish = []
@@ -167,6 +171,10 @@ fn every_option_is_understood() {
     assert_eq!((config.state.store, defaults().state.store), (StoreKind::Memory, StoreKind::default()));
     assert_eq!(config.auth.keys[0].kid.as_deref(), Some("a"));
     assert_eq!(config.auth.keys[1].alg, Alg::Hs512);
+    let claims = &config.auth.claims;
+    assert_eq!(claims.user.as_deref(), Some("https://example.org/uid"));
+    assert_eq!(claims.issuers, ["https://id.example.org/", "us"]);
+    assert_eq!((&*claims.audiences, claims.end), (&["wshub".to_owned()][..], false));
     assert_eq!(config.auth.rights.publish, []);
     let allow =
         [Principal::Uid(1000), Principal::Group("wshub".into()), Principal::Unit("build.service".into())];
@@ -350,6 +358,21 @@ fn a_mistake_names_its_line_and_what_is_wanted() {
         ("[auth]\nsubscribe = [\n'a',\n7.5]", "hub.toml:4: `auth.subscribe` wants text, not 7.5"),
         ("[auth]\nsubscribe = ['']", "hub.toml:2: `auth.subscribe` wants a pattern"),
         (
+            "[auth]\nuser_claim = 'iss'",
+            "hub.toml:2: `auth.user_claim` wants a claim that names the user, such as",
+        ),
+        ("[auth]\nuser_claim = ['sub']", "hub.toml:2: `auth.user_claim` wants text, not a list"),
+        (
+            "[auth]\nissuer = ['us',\n'']",
+            "hub.toml:3: `auth.issuer` wants text as the claim has it, not \"\"",
+        ),
+        ("[auth]\naudience = {}", "hub.toml:2: `auth.audience` wants text, not a table"),
+        ("[auth]\nrequire_exp = 'no'", "hub.toml:2: `auth.require_exp` wants true or false, not \"no\""),
+        (
+            "[auth]\nuserclaim = 'sub'",
+            "hub.toml:2: unknown key `auth.userclaim`, did you mean `auth.user_claim`?",
+        ),
+        (
             "[auth]\nkeys = [{ alg = 'none', file = '/k' }]",
             "hub.toml:2: `auth.keys.alg` wants one of \"HS256\"",
         ),
@@ -434,6 +457,7 @@ fn unsafe_choices_are_warned_about() {
         warnings.iter().map(|text| text.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(about("[auth]\nanonymous = true"), [""; 0], "on loopback it is a choice");
+    assert_eq!(about("[auth]\nrequire_exp = false"), ["auth.require_exp"]);
     let open = "[listen]\nhttp = ['0.0.0.0:80']\n[auth]\nquery_token = ";
     assert_eq!(about(&format!("{open}false")), [""; 0]);
     assert_eq!(about(&format!("{open}true")), ["auth.query_token"]);

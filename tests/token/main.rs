@@ -4,4 +4,6 @@
 mod check;
 mod keys;
 mod secrets;
+mod sets;
 mod tokens;
+mod wanted;
