@@ -173,6 +173,12 @@ impl Alg {
         !matches!(self, Self::Hs256 | Self::Hs384 | Self::Hs512)
     }
 
+    /// Whether a token's header or a JWK means it by this: EdDSA is `Ed25519` as well since
+    /// RFC 9864.
+    pub fn is_named(self, name: &str) -> bool {
+        name == self.name() || (self == Self::EdDsa && name == "Ed25519")
+    }
+
     /// As a token's header spells it.
     pub fn name(self) -> &'static str {
         Self::NAMES.iter().find(|(_, alg)| *alg == self).map_or("", |(name, _)| name)

@@ -165,9 +165,12 @@ impl Claims {
     }
 }
 
+/// What stands in an object, by its names, unread.
+pub(super) type Members<'a> = BTreeMap<String, &'a RawValue>;
+
 /// All claims, by their names.
-pub(super) fn all(json: &[u8]) -> BTreeMap<String, &RawValue> {
-    serde_json::from_slice(json).unwrap_or_default()
+pub(super) fn all(json: &[u8]) -> Members<'_> {
+    read(json).unwrap_or_default()
 }
 
 /// The user that one claim names, if it is there.
@@ -180,7 +183,8 @@ fn named(claim: &str, raw: &RawValue) -> Result<String, String> {
     value(claim, raw).map(|Name(user)| user)
 }
 
-fn value<T: de::DeserializeOwned>(claim: &str, raw: &RawValue) -> Result<T, String> {
+/// What one of them holds.
+pub(super) fn value<'a, T: Deserialize<'a>>(claim: &str, raw: &'a RawValue) -> Result<T, String> {
     serde_json::from_str(raw.get()).map_err(|error| format!("`{claim}`: {}", plain(&error)))
 }
 

@@ -10,13 +10,14 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{DecodingKey, EncodingKey};
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::claims::{self, Presence};
+use super::claims::{self, Members};
+use super::flaw::cut;
 use super::key::secret_key;
 use super::signature::public_key_of;
 use crate::config::Alg;
+use crate::protocol::name::LONGEST_NAME;
 
 /// Most keys of a set. A token without a `kid` is tried with each of them.
 pub(super) const MOST_KEYS: usize = 64;
@@ -29,37 +30,6 @@ pub(super) struct Entry {
     pub(super) kid: Option<String>,
     /// The key, or why it cannot be used.
     pub(super) key: Result<Material, String>,
-}
-
-#[derive(Deserialize)]
-struct Set {
-    keys: Option<Vec<Box<RawValue>>>,
-}
-
-/// The members that are looked at. `x5c` and what belongs to it are not: the key stands
-/// beside it.
-#[derive(Deserialize)]
-struct Jwk {
-    kty: String,
-    #[serde(rename = "use")]
-    purpose: Option<String>,
-    key_ops: Option<Vec<String>>,
-    alg: Option<String>,
-    crv: Option<String>,
-    n: Option<String>,
-    e: Option<String>,
-    x: Option<String>,
-    y: Option<String>,
-    k: Option<String>,
-    /// The private half.
-    #[serde(default)]
-    d: Presence,
-}
-
-/// The name of a key, of one that is no use otherwise as well.
-#[derive(Deserialize)]
-struct Named {
-    kid: Option<Box<RawValue>>,
 }
 
 /// Whether a file holds JSON in the place of a key's bytes. A secret may begin as JSON does,
@@ -77,10 +47,12 @@ fn text(bytes: &[u8]) -> &[u8] {
 /// The keys of a set, or the one key, in their order.
 pub(super) fn read(alg: Alg, json: &[u8]) -> Result<Vec<Entry>, String> {
     let json = text(json);
-    let set: Set = claims::read(json).map_err(|error| format!("it is no JWK set: {error}"))?;
-    let Some(keys) = set.keys else {
+    let failed = |error: String| format!("it is no JWK set: {error}");
+    let members: Members<'_> = claims::read(json).map_err(failed)?;
+    let Some(keys) = members.get("keys") else {
         return entry(alg, json).map(|entry| vec![entry]);
     };
+    let keys: Vec<&RawValue> = claims::value("keys", keys).map_err(failed)?;
     if keys.len() > MOST_KEYS {
         return Err(format!("its JWK set has {} keys, at most {MOST_KEYS} are taken", keys.len()));
     }
@@ -88,22 +60,36 @@ pub(super) fn read(alg: Alg, json: &[u8]) -> Result<Vec<Entry>, String> {
 }
 
 fn entry(alg: Alg, json: &[u8]) -> Result<Entry, String> {
-    let named: Option<Named> = claims::read(json).ok();
-    let kid = named.and_then(|named| named.kid).map(|raw| serde_json::from_str::<String>(raw.get()));
-    let key = match (claims::read::<Jwk>(json), &kid) {
-        // Whoever may read this file could sign with it.
-        (Ok(jwk), _) if alg.is_public() && jwk.d.is_present() => {
-            return Err("it holds a private key (a JWK with `d`), and the public one is wanted: leave out \
-                        `d`, `p`, `q`, `dp`, `dq` and `qi`"
-                .into());
-        }
-        (Ok(_), Some(Err(_))) => Err("its `kid` is not text".into()),
-        (Ok(jwk), _) => unfit(alg, &jwk).map_or_else(|| material(alg, &jwk), Err),
-        (Err(error), _) => Err(format!("it cannot be read: {error}")),
+    let unread = |error: String| format!("it cannot be read: {error}");
+    let members: Members<'_> = match claims::read(json) {
+        Ok(members) => members,
+        Err(error) => return Ok(Entry { kid: None, key: Err(unread(error)) }),
     };
-    let kid = kid.and_then(Result::ok);
-    Ok(Entry { kid, key })
+    // Whoever may read this file could sign with it.
+    if alg.is_public() && members.contains_key("d") {
+        return Err("it holds a private key (a JWK with `d`), and the public one is wanted: leave out `d`, \
+                    `p`, `q`, `dp`, `dq` and `qi`"
+            .into());
+    }
+    let jwk = Jwk(members);
+    let kid = jwk.text("kid");
+    let key = match &kid {
+        Err(error) => Err(unread(error.clone())),
+        Ok(Some(kid)) if kid.len() > LONGEST_NAME => {
+            Err(format!("its `kid` has {} bytes, at most {LONGEST_NAME} are taken", kid.len()))
+        }
+        Ok(_) => match jwk.misfit(alg) {
+            Ok(None) => jwk.material(alg),
+            Ok(Some(why)) => Err(why),
+            Err(error) => Err(unread(error)),
+        },
+    };
+    Ok(Entry { kid: kid.ok().flatten(), key })
 }
+
+/// The members of one key. `x5c` and what belongs to it are not looked at: the key stands
+/// beside it.
+struct Jwk<'a>(Members<'a>);
 
 /// `kty`, `crv`, and the members that a key of an algorithm is made of.
 fn form(alg: Alg) -> (&'static str, Option<&'static str>, &'static [&'static str]) {
@@ -118,46 +104,48 @@ fn form(alg: Alg) -> (&'static str, Option<&'static str>, &'static [&'static str
     }
 }
 
-/// Why a key is not one for this algorithm, if it is none.
-fn unfit(alg: Alg, jwk: &Jwk) -> Option<String> {
-    let (kty, crv, _) = form(alg);
-    let is =
-        |name: &str, is: &str| Some(format!("its `{name}` is {:?}", is.chars().take(40).collect::<String>()));
-    if let Some(purpose) = jwk.purpose.as_deref().filter(|purpose| *purpose != "sig") {
-        return is("use", purpose);
+impl Jwk<'_> {
+    fn text(&self, name: &str) -> Result<Option<String>, String> {
+        self.0.get(name).map_or(Ok(None), |raw| claims::value(name, raw))
     }
-    if let Some(other) = jwk.alg.as_deref().filter(|other| *other != alg.name()) {
-        return is("alg", other);
-    }
-    if jwk.kty != kty {
-        return is("kty", &jwk.kty);
-    }
-    if let Some(crv) = crv
-        && jwk.crv.as_deref() != Some(crv)
-    {
-        return is("crv", jwk.crv.as_deref().unwrap_or("missing"));
-    }
-    let verifies = |operations: &Vec<String>| operations.iter().any(|operation| operation == "verify");
-    (!jwk.key_ops.as_ref().is_none_or(verifies)).then(|| "its `key_ops` are without verify".to_owned())
-}
 
-/// What the numbers make.
-fn material(alg: Alg, jwk: &Jwk) -> Result<Material, String> {
-    let number = |name: &&str| {
-        let text = match *name {
-            "n" => &jwk.n,
-            "e" => &jwk.e,
-            "x" => &jwk.x,
-            "y" => &jwk.y,
-            _ => &jwk.k,
+    /// Why a key is not one for this algorithm, if it is none.
+    fn misfit(&self, alg: Alg) -> Result<Option<String>, String> {
+        let (kty, crv, _) = form(alg);
+        let wrong = |name: &str, has: &str| Ok(Some(format!("its `{name}` is {}", cut(has))));
+        if let Some(purpose) = self.text("use")?.filter(|purpose| purpose != "sig") {
+            return wrong("use", &purpose);
+        }
+        if let Some(other) = self.text("alg")?.filter(|other| !alg.is_named(other)) {
+            return wrong("alg", &other);
+        }
+        for (name, wanted) in [("kty", Some(kty)), ("crv", crv)] {
+            let has = self.text(name)?;
+            match (has.as_deref(), wanted) {
+                (Some(has), Some(wanted)) if has != wanted => return wrong(name, has),
+                (None, Some(_)) => return Ok(Some(format!("it has no `{name}`"))),
+                _ => {}
+            }
+        }
+        let operations = self.0.get("key_ops");
+        let operations: Option<Vec<String>> =
+            operations.map_or(Ok(None), |raw| claims::value("key_ops", raw))?;
+        let verifies = operations.is_none_or(|operations| operations.iter().any(|one| one == "verify"));
+        Ok((!verifies).then(|| "its `key_ops` are without verify".to_owned()))
+    }
+
+    /// What the numbers make.
+    fn material(&self, alg: Alg) -> Result<Material, String> {
+        let number = |name: &&str| {
+            let text = self.text(name)?.ok_or_else(|| format!("it has no `{name}`"))?;
+            let wrong = |_| format!("its `{name}` is not base64url without padding");
+            URL_SAFE_NO_PAD.decode(text).map_err(wrong)
         };
-        let text = text.as_ref().ok_or_else(|| format!("it has no `{name}`"))?;
-        URL_SAFE_NO_PAD.decode(text).map_err(|_| format!("its `{name}` is not base64url without padding"))
-    };
-    let (_, _, names) = form(alg);
-    let numbers = names.iter().map(number).collect::<Result<Vec<_>, _>>()?;
-    match &*numbers {
-        [secret] if !alg.is_public() => secret_key(alg, secret),
-        numbers => Ok((public_key_of(alg, numbers)?, None)),
+        let (_, _, names) = form(alg);
+        let numbers = names.iter().map(number).collect::<Result<Vec<_>, _>>()?;
+        match &*numbers {
+            [secret] if !alg.is_public() => secret_key(alg, secret),
+            numbers => Ok((public_key_of(alg, numbers)?, None)),
+        }
     }
 }

@@ -168,7 +168,7 @@ impl Key {
     pub(super) fn fits(&self, header: &Header, is_only: bool) -> bool {
         let unnamed = is_only && self.kid.is_none();
         let called = unnamed || header.kid.is_none() || header.kid == self.kid;
-        called && header.alg == self.alg.name()
+        called && self.alg.is_named(&header.alg)
     }
 
     /// Whether it is one of a JWK set.

@@ -255,6 +255,20 @@ fn the_only_key_takes_tokens_that_name_one_unless_it_has_a_name_itself() {
 
 #[cfg(feature = "public-keys")]
 #[test]
+fn eddsa_has_two_names_and_others_one() {
+    let claims = json!({ "sub": "ada", "exp": NOW + 9 }).to_string();
+    for (number, name, expected) in
+        [(5, "Ed25519", "fine"), (5, "Ed448", "token_invalid"), (0, "Ed25519", "token_invalid")]
+    {
+        let (alg, algorithm, private, public) = pairs().remove(number);
+        let token = signed(&json!({ "alg": name }).to_string(), &claims, &private, algorithm);
+        let verifier = verifier(&[(alg, public, None)]).unwrap();
+        assert_eq!(code(verifier.verify(&token, now())), expected, "{name} for {alg:?}");
+    }
+}
+
+#[cfg(feature = "public-keys")]
+#[test]
 fn a_certificate_stands_for_its_key_whatever_its_dates() {
     // Of the third version with extensions, and of the first without.
     let files = [

@@ -170,7 +170,15 @@ pub(super) fn verifier(algorithm: Algorithm, key: &[u8]) -> Done<Box<dyn JwtVeri
         Algorithm::ES256 => P256Key::from_sec1_bytes(key).ok().map(PublicKey::P256),
         Algorithm::ES384 => P384Key::from_sec1_bytes(key).ok().map(PublicKey::P384),
         Algorithm::EdDSA => EdKey::try_from(key).ok().map(PublicKey::Ed),
-        _ => RsaPublicKey::from_pkcs1_der(key).ok().map(|key| PublicKey::Rsa(algorithm, key)),
+        Algorithm::RS256
+        | Algorithm::RS384
+        | Algorithm::RS512
+        | Algorithm::PS256
+        | Algorithm::PS384
+        | Algorithm::PS512 => {
+            RsaPublicKey::from_pkcs1_der(key).ok().map(|key| PublicKey::Rsa(algorithm, key))
+        }
+        _ => return Err(ErrorKind::InvalidAlgorithm.into()),
     };
     Ok(Box::new(key.ok_or(ErrorKind::InvalidKeyFormat)?))
 }
@@ -179,13 +187,20 @@ impl Verifier<Vec<u8>> for PublicKey {
     /// Whether whoever has the private key signed this message.
     fn verify(&self, message: &[u8], signature: &Vec<u8>) -> Result<(), Error> {
         match self {
-            Self::Rsa(Algorithm::RS256, key) => pkcs1::<Sha256>(key, message, signature),
-            Self::Rsa(Algorithm::RS384, key) => pkcs1::<Sha384>(key, message, signature),
-            Self::Rsa(Algorithm::RS512, key) => pkcs1::<Sha512>(key, message, signature),
-            Self::Rsa(Algorithm::PS256, key) => pss::<Sha256>(key, message, signature),
-            Self::Rsa(Algorithm::PS384, key) => pss::<Sha384>(key, message, signature),
-            Self::Rsa(Algorithm::PS512, key) => pss::<Sha512>(key, message, signature),
-            Self::Rsa(..) => Err(Error::new()),
+            Self::Rsa(algorithm, key) => {
+                let Hashed { digest, pkcs1, pss } = match algorithm {
+                    Algorithm::RS256 | Algorithm::PS256 => Hashed::by::<Sha256>(message),
+                    Algorithm::RS384 | Algorithm::PS384 => Hashed::by::<Sha384>(message),
+                    _ => Hashed::by::<Sha512>(message),
+                };
+                let done = match algorithm {
+                    Algorithm::RS256 | Algorithm::RS384 | Algorithm::RS512 => {
+                        key.verify(pkcs1, &digest, signature)
+                    }
+                    _ => key.verify(pss, &digest, signature),
+                };
+                done.map_err(|_| Error::new())
+            }
             Self::P256(key) => key.verify(message, &P256Signature::from_slice(signature)?),
             Self::P384(key) => key.verify(message, &P384Signature::from_slice(signature)?),
             Self::Ed(key) => key.verify(message, &EdSignature::from_slice(signature)?),
@@ -193,21 +208,21 @@ impl Verifier<Vec<u8>> for PublicKey {
     }
 }
 
-/// RFC 7518, section 3.3.
-fn pkcs1<D: Digest + AssociatedOid>(
-    key: &RsaPublicKey,
-    message: &[u8],
-    signature: &[u8],
-) -> Result<(), Error> {
-    key.verify(Pkcs1v15Sign::new::<D>(), &D::digest(message), signature).map_err(|_| Error::new())
+/// A message as RSA signs it. What is generic ends here: the arithmetic is there once for
+/// all digests.
+struct Hashed {
+    digest: Vec<u8>,
+    /// RFC 7518, section 3.3.
+    pkcs1: Pkcs1v15Sign,
+    /// Section 3.5: the salt is as long as the digest.
+    pss: Pss,
 }
 
-/// RFC 7518, section 3.5: the salt is as long as the digest.
-fn pss<D>(key: &RsaPublicKey, message: &[u8], signature: &[u8]) -> Result<(), Error>
-where
-    D: Digest + DynDigest + Send + Sync + 'static,
-{
-    key.verify(Pss::new::<D>(), &<D as Digest>::digest(message), signature).map_err(|_| Error::new())
+impl Hashed {
+    fn by<D: Digest + DynDigest + AssociatedOid + Send + Sync + 'static>(message: &[u8]) -> Self {
+        let digest = <D as Digest>::digest(message).to_vec();
+        Self { digest, pkcs1: Pkcs1v15Sign::new::<D>(), pss: Pss::new::<D>() }
+    }
 }
 
 impl JwtVerifier for PublicKey {
