@@ -166,22 +166,22 @@ impl Flaw {
 }
 
 /// What is unusual about a token that holds.
-pub(super) fn notes(token: &str, payload: &[u8], key: &Key, now: UnixTime) -> Vec<String> {
-    let mut notes = Vec::new();
+pub(super) fn warnings(token: &str, payload: &[u8], key: &Key, now: UnixTime) -> Vec<String> {
+    let mut warnings = Vec::new();
     let made = claims::all(payload).get("iat").and_then(|raw| raw.get().parse::<f64>().ok());
     // `nbf` may be ahead by less than a minute where clocks differ.
     if let Some(ahead) = made.map(|made| made - now.0 as f64 / 1000.0).filter(|ahead| *ahead > 60.0) {
         let ahead = if ahead < 1e9 { format!("{ahead:.0} s") } else { "very far".to_owned() };
-        notes.push(format!("`iat` lies {ahead} ahead, and is not looked at: do the clocks differ?"));
+        warnings.push(format!("`iat` lies {ahead} ahead, and is not looked at: do the clocks differ?"));
     }
     let header = token.split('.').next().and_then(|header| URL_SAFE_NO_PAD.decode(header).ok());
     let kid =
         header.and_then(|header| claims::read::<claims::Header>(&header).ok()).and_then(|header| header.kid);
     if let (Some(kid), None) = (kid, &key.kid) {
         let kid = cut(&kid);
-        notes.push(format!("its `kid` {kid} is not looked at: one key is configured, without a `kid`"));
+        warnings.push(format!("its `kid` {kid} is not looked at: one key is configured, without a `kid`"));
     }
-    notes
+    warnings
 }
 
 /// What keeps a text from being a token.

@@ -164,7 +164,7 @@ impl Verifier {
         match self.judge(token, now) {
             Ok(Proof { identity, key, payload }) => TokenCheck {
                 valid: true,
-                notes: flaw::notes(token, &payload, key, now),
+                warnings: flaw::warnings(token, &payload, key, now),
                 user_id: Some(identity.user_id),
                 expires_at: identity.expires_at,
                 alg: Some(key.alg.name()),

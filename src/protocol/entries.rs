@@ -189,7 +189,7 @@ pub struct TokenCheck {
     pub rights: Option<RightsEntry>,
     /// What is unusual about one that holds, for people.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub notes: Vec<String>,
+    pub warnings: Vec<String>,
 }
 
 /// What somebody may do, as patterns.

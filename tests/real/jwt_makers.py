@@ -423,7 +423,7 @@ def single(_):
             same(wire.until_pong(), [], "nothing expires")
         shown = hub.ctl("token", "check", "--json", by_pyjwt("ES256", KEYS["ES256"].pem, {"sub": "ann"}, {"kid": "x"}))
         verdict = json.loads(shown.stdout)
-        assert verdict["valid"] and "expires_at" not in verdict and '"x" is not looked at' in verdict["notes"][0], verdict
+        assert verdict["valid"] and "expires_at" not in verdict and '"x" is not looked at' in verdict["warnings"][0], verdict
 
 
 @story("the lines of the documentation make a token with the key that the daemon has made")

@@ -272,7 +272,7 @@ fn what_is_unusual_about_a_token_that_holds_is_noted() {
         let check =
             hs256().check(&signed(&header.to_string(), claims.to_string(), &key, Algorithm::HS256), now());
         assert!(check.valid, "{check:?}");
-        check.notes
+        check.warnings
     };
     let plain = json!({ "alg": "HS256" });
     for iat in [json!(NOW), json!(NOW + 5), json!(null), json!("x"), json!(0)] {

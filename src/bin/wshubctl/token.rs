@@ -46,7 +46,7 @@ struct Verdict {
     kid: Option<String>,
     rights: Option<Rights>,
     #[serde(default)]
-    notes: Vec<String>,
+    warnings: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -114,7 +114,7 @@ impl Verdict {
                 ("rights from", format!("the {}", rights.from)),
             ]);
         }
-        lines.extend(self.notes.iter().map(|note| ("note", note.clone())));
+        lines.extend(self.warnings.iter().map(|text| ("warning", text.clone())));
         pairs(&lines)
     }
 }
