@@ -308,12 +308,7 @@ mod public {
             (Alg::Ps512, 0, json!({ "n": long }), "it has more than 4096 bits"),
             (Alg::Rs256, 0, json!({ "n": "+/==" }), "its `n` is not base64url without padding"),
             (Alg::Rs256, 0, json!({ "e": null }), "it has no `e`"),
-            (
-                Alg::Rs256,
-                0,
-                json!({ "e": 65537 }),
-                "it cannot be read: `e`: invalid type: integer `65537`, expected a string",
-            ),
+            (Alg::Rs256, 0, json!({ "e": 65537 }), "`e`: invalid type: integer `65537`, expected a string"),
             (
                 Alg::Rs256,
                 0,
