@@ -232,7 +232,7 @@ def all_enter(hub, kid=lambda alg: alg):
                     raise AssertionError(f"{alg} by {name}: {e.status} {e.body!r}") from None
                 count += 1
         enters_three_ways(hub, by_joserfc("Ed25519", material("EdDSA"), claims(), {"kid": kid("EdDSA")}))
-    return f"{count} tokens, each in the header, in the subprotocol and in the query"
+    return f"{count + 1} tokens, each in the header, in the subprotocol and in the query"
 
 
 @story("tokens by PyJWT, joserfc, jose and jsonwebtoken enter, by each algorithm, with PEM keys and secrets")
