@@ -358,21 +358,6 @@ fn a_mistake_names_its_line_and_what_is_wanted() {
         ("[auth]\nsubscribe = [\n'a',\n7.5]", "hub.toml:4: `auth.subscribe` wants text, not 7.5"),
         ("[auth]\nsubscribe = ['']", "hub.toml:2: `auth.subscribe` wants a pattern"),
         (
-            "[auth]\nuser_claim = 'iss'",
-            "hub.toml:2: `auth.user_claim` wants a claim that names the user, such as",
-        ),
-        ("[auth]\nuser_claim = ['sub']", "hub.toml:2: `auth.user_claim` wants text, not a list"),
-        (
-            "[auth]\nissuer = ['us',\n'']",
-            "hub.toml:3: `auth.issuer` wants text as the claim has it, not \"\"",
-        ),
-        ("[auth]\naudience = {}", "hub.toml:2: `auth.audience` wants text, not a table"),
-        ("[auth]\nrequire_exp = 'no'", "hub.toml:2: `auth.require_exp` wants true or false, not \"no\""),
-        (
-            "[auth]\nuserclaim = 'sub'",
-            "hub.toml:2: unknown key `auth.userclaim`, did you mean `auth.user_claim`?",
-        ),
-        (
             "[auth]\nkeys = [{ alg = 'none', file = '/k' }]",
             "hub.toml:2: `auth.keys.alg` wants one of \"HS256\"",
         ),
@@ -430,6 +415,31 @@ fn what_was_not_built_in_is_refused_by_its_line() {
         }
         let message = format!("{message}this wshubd was built without the feature `{}`", feature.name);
         assert_eq!(config.unwrap_err(), message);
+    }
+}
+
+#[test]
+fn a_mistake_in_what_claims_must_say_names_its_line() {
+    let cases = [
+        (
+            "[auth]\nuser_claim = 'iss'",
+            "hub.toml:2: `auth.user_claim` wants a claim that names the user, such as",
+        ),
+        ("[auth]\nuser_claim = ['sub']", "hub.toml:2: `auth.user_claim` wants text, not a list"),
+        (
+            "[auth]\nissuer = ['us',\n'']",
+            "hub.toml:3: `auth.issuer` wants text as the claim has it, not \"\"",
+        ),
+        ("[auth]\naudience = {}", "hub.toml:2: `auth.audience` wants text, not a table"),
+        ("[auth]\nrequire_exp = 'no'", "hub.toml:2: `auth.require_exp` wants true or false, not \"no\""),
+        (
+            "[auth]\nuserclaim = 'sub'",
+            "hub.toml:2: unknown key `auth.userclaim`, did you mean `auth.user_claim`?",
+        ),
+    ];
+    for (text, message) in cases {
+        let error = read(text).unwrap_err();
+        assert!(error.starts_with(message), "{text}: {error}");
     }
 }
 
