@@ -169,7 +169,7 @@ fn a_set_without_a_key_of_use_is_a_mistake_and_says_why() {
             set(&vec![oct(SECRET, &json!({ "kid": "a" })); 33]),
             "its JWK set has 33 keys, at most 32 are taken",
         ),
-        (format!(r#"{{"keys":[],"keys":[{{"kty":"oct"}}]}}"#), "it is no JWK set: duplicate field `keys`"),
+        (r#"{"keys":[],"keys":[{"kty":"oct"}]}"#.to_owned(), "it is no JWK set: duplicate field `keys`"),
         (
             r#"{"keys":{"kty":"oct"}}"#.to_owned(),
             "it is no JWK set: `keys`: invalid type: object, expected a list",
