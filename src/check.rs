@@ -150,8 +150,9 @@ impl Trial {
 
     /// Keys, secrets, groups.
     fn read(&mut self, loaded: &Loaded) {
-        if let Err(error) = Site::open(loaded) {
-            self.mistakes.extend(error.problems);
+        match Site::open(loaded) {
+            Ok(site) => self.warnings.extend(site.warnings()),
+            Err(error) => self.mistakes.extend(error.problems),
         }
         if let Err(problem) = revocation::file::open(&loaded.config.state.directory) {
             self.unusable.push(problem);

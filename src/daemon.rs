@@ -73,7 +73,7 @@ pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
     let Secured { program, lock, epoll, doors, opened, signals, site, revocations } =
         secured.inspect_err(|_| give_back(&mut arrival, store_options(config)))?;
     let limits = descriptors::warning(config.limits.connections);
-    for warning in site.peers.warning().into_iter().chain(loaded.foreign_variables()).chain(limits) {
+    for warning in site.warnings().chain(loaded.foreign_variables()).chain(limits) {
         log::warn!("{warning}");
     }
     let Begun { hub, store, uses_remains } = begin(config, &lock, &mut arrival);

@@ -125,12 +125,11 @@ impl Reloader {
         let entry = |Change { setting, from, to }| ChangeEntry::Setting { setting, from, to };
         let file = |file: PathBuf| ChangeEntry::File { file: file.display().to_string() };
         let changed = changes.into_iter().map(entry).chain(files.into_iter().map(file)).collect();
-        let hidden = working.site.peers.warning();
         let is_passed = self.overruled.contains(&daemon::HTTP_SETTING);
         let inert = is_passed.then(|| daemon::overruling(&config.listen.http, &self.addresses)).flatten();
         let limits = descriptors::warning(config.limits.connections);
-        let warnings = config.warnings_at(&self.addresses).into_iter().chain(hidden).chain(inert);
-        let warnings = warnings.chain(limits).collect();
+        let warnings = config.warnings_at(&self.addresses).into_iter().chain(working.site.warnings());
+        let warnings = warnings.chain(inert).chain(limits).collect();
         self.loaded = next;
         Ok(Reloaded { changed, warnings })
     }

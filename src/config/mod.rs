@@ -124,6 +124,7 @@ pub struct Auth {
     pub query_token: bool,
     /// What tokens are verified with; none: a key is generated.
     pub keys: Vec<KeyFile>,
+    pub claims: WantedClaims,
     /// Files of secrets; none: one is generated.
     pub broadcast_secrets: Vec<PathBuf>,
     /// Of anonymous connections, and of tokens that do not say.
@@ -134,11 +135,26 @@ pub struct Auth {
     pub credentials: Option<PathBuf>,
 }
 
-/// One key that tokens are verified with.
+/// What a token must say.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WantedClaims {
+    /// The claim that names the user; none: `user_id`, else `sub`.
+    pub user: Option<String>,
+    /// One of these as `iss`; none: whatever it is.
+    pub issuers: Vec<String>,
+    /// One of these in `aud`; none: whatever it is.
+    pub audiences: Vec<String>,
+    /// Whether there must be an end.
+    pub end: bool,
+}
+
+/// A file of keys that tokens are verified with.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KeyFile {
+    /// Of each key in it.
     pub alg: Alg,
     pub file: PathBuf,
+    /// Of a key that has none of its own.
     pub kid: Option<String>,
 }
 
@@ -149,27 +165,42 @@ pub enum Alg {
     Hs384,
     Hs512,
     Rs256,
+    Rs384,
+    Rs512,
+    Ps256,
+    Ps384,
+    Ps512,
     Es256,
+    Es384,
     EdDsa,
 }
 
 impl Alg {
     /// All, by the names that RFC 7518 and RFC 8037 give them.
-    pub const NAMES: [(&'static str, Self); 6] = [
+    pub const NAMES: [(&'static str, Self); 12] = [
         ("HS256", Self::Hs256),
         ("HS384", Self::Hs384),
         ("HS512", Self::Hs512),
         ("RS256", Self::Rs256),
+        ("RS384", Self::Rs384),
+        ("RS512", Self::Rs512),
+        ("PS256", Self::Ps256),
+        ("PS384", Self::Ps384),
+        ("PS512", Self::Ps512),
         ("ES256", Self::Es256),
+        ("ES384", Self::Es384),
         ("EdDSA", Self::EdDsa),
     ];
 
     /// Whether what verifies cannot sign, and everybody may know it.
     pub fn is_public(self) -> bool {
-        match self {
-            Self::Hs256 | Self::Hs384 | Self::Hs512 => false,
-            Self::Rs256 | Self::Es256 | Self::EdDsa => true,
-        }
+        !matches!(self, Self::Hs256 | Self::Hs384 | Self::Hs512)
+    }
+
+    /// Whether a token's header or a JWK means it by this: EdDSA is `Ed25519` as well since
+    /// RFC 9864.
+    pub fn is_named(self, name: &str) -> bool {
+        name == self.name() || (self == Self::EdDsa && name == "Ed25519")
     }
 
     /// As a token's header spells it.

@@ -19,7 +19,7 @@ use super::table::{Problems, Table};
 use super::tree::Entries;
 use super::{
     Alg, Auth, ChannelPolicy, Config, Environment, Forwarded, INBOX, KeyFile, Limits, Listen, Principal,
-    State, Store, StoreKind, Worker, places,
+    State, Store, StoreKind, WantedClaims, Worker, places,
 };
 use crate::edge::origin;
 use crate::features;
@@ -183,6 +183,7 @@ fn auth(mut table: Table, environment: &Environment) -> Auth {
         anonymous: table.boolean("anonymous", Settings::default().anonymous),
         query_token: table.boolean("query_token", true),
         keys,
+        claims: claims(&mut table),
         broadcast_secrets: table.list("broadcast_secrets", Vec::new(), |text| match text {
             "" => Err("the path of a file".to_owned()),
             text => Ok(text.into()),
@@ -202,6 +203,29 @@ fn auth(mut table: Table, environment: &Environment) -> Auth {
     };
     table.finish();
     auth
+}
+
+/// Claims that say no name of a user: when, by whom and for what a token was made.
+const NO_USERS: [&str; 7] = ["aud", "exp", "iat", "iss", "jti", "nbf", "wshub"];
+
+fn claims(table: &mut Table) -> WantedClaims {
+    let user = table.parsed("user_claim", |text| match text.len() {
+        _ if NO_USERS.contains(&text) => {
+            Err("a claim that names the user, such as \"email\" or \"preferred_username\"".to_owned())
+        }
+        0..=LONGEST_NAME => Ok(text.to_owned()),
+        _ => Err(format!("the name of a claim, up to {LONGEST_NAME} bytes")),
+    });
+    let text = |text: &str| match text {
+        "" => Err("text as the claim has it".to_owned()),
+        text => Ok(text.to_owned()),
+    };
+    WantedClaims {
+        user: user.filter(|claim| !claim.is_empty()),
+        issuers: table.list("issuer", Vec::new(), text),
+        audiences: table.list("audience", Vec::new(), text),
+        end: table.boolean("require_exp", true),
+    }
 }
 
 /// Keys of tokens. A key id names one key, or an attacker could choose.

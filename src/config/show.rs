@@ -154,6 +154,10 @@ fn page(config: &Config) -> Page {
     page.set("query_token", auth.query_token);
     page.set("revocation_ttl", duration(auth.revocation_ttl));
     page.set("keys", list(&auth.keys, key));
+    page.set("user_claim", text(auth.claims.user.as_deref().unwrap_or_default()));
+    page.set("issuer", list(&auth.claims.issuers, |issuer| text(issuer)));
+    page.set("audience", list(&auth.claims.audiences, |audience| text(audience)));
+    page.set("require_exp", auth.claims.end);
     page.set("broadcast_secrets", list(&auth.broadcast_secrets, |file| path(file)));
     page.set("subscribe", patterns(&auth.rights.subscribe));
     page.set("publish", patterns(&auth.rights.publish));

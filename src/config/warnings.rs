@@ -32,6 +32,13 @@ impl Config {
                 ));
             }
         }
+        if !self.auth.claims.end {
+            warnings.push(
+                "auth.require_exp = false takes tokens that never end; whoever finds one has it until its key \
+                 is changed"
+                    .to_owned(),
+            );
+        }
         if self.listen.allowed_origins.iter().any(|origin| origin == "*") {
             warnings.push(
                 "listen.allowed_origins = [\"*\"] lets every web page that a user visits connect".to_owned(),

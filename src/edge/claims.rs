@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use crate::hub::{Pattern, Rights, Terms};
 use crate::protocol::frame::AllowanceEntry;
 use crate::protocol::worker::DEEPEST_INFO;
-use crate::protocol::{Allowance, Grant, Payload, TokenId, UnixTime, UserId, whole};
+use crate::protocol::{Allowance, Grant, Payload, TokenId, UnixTime, whole};
 
 /// The last second of the year 9999, the last that a frame can spell.
 pub(super) const LAST_SECOND: u64 = 253_402_300_799;
@@ -31,16 +31,18 @@ pub(super) const MOST_PATTERN_BYTES: usize = 1024;
 pub(super) fn read<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, String> {
     let json = std::str::from_utf8(json).map_err(|_| "not UTF-8".to_owned())?;
     let object: serde_json::Result<Object<T>> = serde_json::from_str(json);
-    object.map(|object| object.0).map_err(|error| {
-        // Where in a text that nobody has in front of them: who makes tokens sees
-        // names and values.
-        let said = error.to_string();
-        let what = said.rsplit_once(" at line ").map_or(&*said, |(what, _)| what);
-        // JSON's words for what serde names otherwise.
-        what.replace("type: map", "type: object")
-            .replace("type: sequence", "type: list")
-            .replace("a sequence", "a list")
-    })
+    object.map(|object| object.0).map_err(|error| plain(&error))
+}
+
+fn plain(error: &serde_json::Error) -> String {
+    // Where in a text that nobody has in front of them: who makes tokens sees
+    // names and values.
+    let said = error.to_string();
+    let what = said.rsplit_once(" at line ").map_or(&*said, |(what, _)| what);
+    // JSON's words for what serde names otherwise.
+    what.replace("type: map", "type: object")
+        .replace("type: sequence", "type: list")
+        .replace("a sequence", "a list")
 }
 
 /// A structure that is spelled as an object. serde alone would take an array of
@@ -58,7 +60,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
             }
 
             fn visit_map<A: de::MapAccess<'de>>(self, fields: A) -> Result<Object<T>, A::Error> {
-                let fields = Unique { fields, seen: BTreeSet::new() };
+                let fields = Unique { fields, seen: BTreeSet::new(), name: String::new() };
                 T::deserialize(de::value::MapAccessDeserializer::new(fields)).map(Object)
             }
         }
@@ -67,10 +69,12 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
 }
 
 /// Fields of which each comes once, those that are not looked at too: names of claims are
-/// unique (RFC 7519, section 4).
+/// unique (RFC 7519, section 4). One that cannot be read is named.
 struct Unique<A> {
     fields: A,
     seen: BTreeSet<String>,
+    /// Of the field whose value comes next.
+    name: String,
 }
 
 impl<'de, A: de::MapAccess<'de>> de::MapAccess<'de> for Unique<A> {
@@ -82,12 +86,16 @@ impl<'de, A: de::MapAccess<'de>> de::MapAccess<'de> for Unique<A> {
             return Err(de::Error::custom(format_args!("duplicate field `{name}`")));
         }
         let field = seed.deserialize(name.as_str().into_deserializer())?;
+        self.name.clone_from(&name);
         self.seen.insert(name);
         Ok(Some(field))
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
-        self.fields.next_value_seed(seed)
+        let name = &self.name;
+        self.fields
+            .next_value_seed(seed)
+            .map_err(|error| de::Error::custom(format_args!("`{name}`: {error}")))
     }
 }
 
@@ -117,7 +125,8 @@ impl<'de> Deserialize<'de> for Presence {
     }
 }
 
-/// The claims that are looked at.
+/// The claims that are looked at. Those that the configuration may leave out are read when
+/// they are asked for: whatever else they hold is nobody's mistake.
 #[derive(Deserialize)]
 pub(super) struct Claims {
     pub(super) exp: Option<NumericDate>,
@@ -128,28 +137,42 @@ pub(super) struct Claims {
     jti: Unless<Name>,
     wshub_limits: Option<Object<Limits>>,
     wshub_info: Option<Box<RawValue>>,
+    iss: Option<Box<RawValue>>,
+    aud: Option<Box<RawValue>>,
     #[serde(alias = "userId")]
-    user_id: Option<Name>,
-    sub: Option<Name>,
+    user_id: Option<Box<RawValue>>,
+    sub: Option<Box<RawValue>>,
     wshub: Option<Object<Grant>>,
 }
 
 /// The members of the claim `wshub` that mean nothing here, with their names as JSON.
 pub(super) fn unknown_members(json: &[u8]) -> Vec<String> {
-    #[derive(Deserialize)]
-    struct Members {
-        wshub: Option<BTreeMap<String, IgnoredAny>>,
-    }
-    let members = serde_json::from_slice(json).ok().and_then(|claims: Members| claims.wshub);
-    let names = members.into_iter().flatten().map(|(name, _)| name);
-    names.filter(|name| !Grant::MEMBERS.contains(&&**name)).collect()
+    let claim = all(json).remove("wshub");
+    let members: Members<'_> = claim.and_then(|raw| value("wshub", raw).ok()).unwrap_or_default();
+    members.into_keys().filter(|name| !Grant::MEMBERS.contains(&&**name)).collect()
 }
 
 impl Claims {
-    /// The user that the token names, and the claim by which it does.
-    pub(super) fn user(&self) -> Option<(&'static str, &str)> {
-        let by_user_id = self.user_id.as_ref().map(|name| ("user_id", &*name.0));
-        by_user_id.or_else(|| self.sub.as_ref().map(|name| ("sub", &*name.0)))
+    /// The user that the token names by `user_id`, or else `sub`, and which it was.
+    pub(super) fn user(&self) -> Result<Option<(&'static str, String)>, String> {
+        let by = |name, raw: &Option<Box<RawValue>>| {
+            raw.as_deref().map(|raw| named(name, raw).map(|user| (name, user)))
+        };
+        by("user_id", &self.user_id).or_else(|| by("sub", &self.sub)).transpose()
+    }
+
+    /// Who made the token.
+    pub(super) fn issuer(&self) -> Result<Option<String>, String> {
+        self.iss.as_deref().map(|raw| value("iss", raw)).transpose()
+    }
+
+    /// Whom it was made for, which is text or a list.
+    pub(super) fn audience(&self) -> Result<Vec<String>, String> {
+        match self.aud.as_deref() {
+            None => Ok(Vec::new()),
+            Some(raw) if raw.get().starts_with('[') => value("aud", raw),
+            Some(raw) => value("aud", raw).map(|one| vec![one]),
+        }
     }
 
     /// When it was issued, where it says so in a form that can be read.
@@ -178,7 +201,9 @@ impl Claims {
 /// The claims of a token that is minted here.
 #[derive(Serialize)]
 pub(super) struct Minted<'a> {
-    pub(super) sub: &'a UserId,
+    /// The user, and what the configuration wants tokens to say.
+    #[serde(flatten)]
+    pub(super) said: BTreeMap<&'a str, &'a str>,
     pub(super) iat: u64,
     pub(super) exp: u64,
     pub(super) jti: String,
@@ -255,6 +280,29 @@ pub(super) fn told(unknown: &[String]) -> String {
     format!("its claim `wshub` has members that mean nothing: {unknown:?}; known are {known}")
 }
 
+/// What stands in an object, by its names, unread.
+pub(super) type Members<'a> = BTreeMap<String, &'a RawValue>;
+
+/// All claims, by their names.
+pub(super) fn all(json: &[u8]) -> Members<'_> {
+    read(json).unwrap_or_default()
+}
+
+/// The user that one claim names, if it is there.
+pub(super) fn user_by(claim: &str, json: &[u8]) -> Result<Option<String>, String> {
+    let found = all(json).remove(claim).filter(|raw| raw.get() != "null");
+    found.map(|raw| named(claim, raw)).transpose()
+}
+
+fn named(claim: &str, raw: &RawValue) -> Result<String, String> {
+    value(claim, raw).map(|Name(user)| user)
+}
+
+/// What one of them holds.
+pub(super) fn value<'a, T: Deserialize<'a>>(claim: &str, raw: &'a RawValue) -> Result<T, String> {
+    serde_json::from_str(raw.get()).map_err(|error| format!("`{claim}`: {}", plain(&error)))
+}
+
 /// Seconds since 1970 that a calendar can show, with a fraction where there is
 /// one (RFC 7519, section 2).
 #[derive(Clone, Copy)]
@@ -275,8 +323,10 @@ impl<'de> Deserialize<'de> for NumericDate {
         // All that a calendar can show is exact to the millisecond in an f64.
         let time = Duration::try_from_secs_f64(seconds).ok().filter(|time| time.as_secs() <= LAST_SECOND);
         let millis = time.and_then(|time| u64::try_from(time.as_millis()).ok());
-        // Most often somebody's milliseconds.
-        let beyond = || de::Error::custom("a time beyond the year 9999; claims count seconds");
+        let beyond = || {
+            let milliseconds = if seconds < 1e16 { ", and these look like milliseconds" } else { "" };
+            de::Error::custom(format_args!("a time beyond the year 9999; claims count seconds{milliseconds}"))
+        };
         Ok(Self(UnixTime(millis.ok_or_else(beyond)?)))
     }
 }

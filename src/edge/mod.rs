@@ -21,6 +21,7 @@ pub mod heap;
 mod hearing;
 pub mod http;
 pub mod inherited;
+mod jwk;
 mod key;
 mod lasting;
 pub mod lines;

@@ -29,8 +29,11 @@ const BROADCAST: &str = "broadcast.secret";
 /// Shortest secret of an HTTP caller: 128 bits, were they random.
 const SHORTEST: usize = 16;
 
-/// No secret or key is longer; a 16,384-bit RSA key has some 3 KiB.
-const LONGEST_FILE: u64 = 16 << 10;
+/// No secret of an HTTP caller is longer: the head of a request would not hold it.
+const LONGEST_SECRET: u64 = 16 << 10;
+
+/// No file of keys is longer: a JWK set has some 4 KiB for each key with its certificates.
+pub(super) const LONGEST_KEYS: u64 = 256 << 10;
 
 /// What must not be printed.
 pub struct Secret(Vec<u8>);
@@ -51,7 +54,8 @@ impl fmt::Debug for Secret {
 /// Who else may be able to open a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Exposure {
-    /// Only its owner.
+    /// Only its owner; where that is root, a group may read it, for root alone has
+    /// given it to one. (What PostgreSQL asks of its key.)
     Owner,
     /// Anybody may read it, only its owner may write it: a public key.
     Readable,
@@ -59,8 +63,8 @@ pub(super) enum Exposure {
     Credential,
 }
 
-/// Reads a file whole, without one newline at its end.
-pub(super) fn read(path: &Path, exposure: Exposure) -> Result<Secret, Problem> {
+/// Reads a file of at most so many bytes whole, without one newline at its end.
+pub(super) fn read(path: &Path, exposure: Exposure, longest: u64) -> Result<Secret, Problem> {
     let purpose = if exposure == Exposure::Readable { Purpose::Readable } else { Purpose::Secret };
     let failed = |error: io::Error| {
         Problem::in_file(path, format!("cannot be read: {}", explained(&error, path, purpose)))
@@ -76,6 +80,7 @@ pub(super) fn read(path: &Path, exposure: Exposure) -> Result<Secret, Problem> {
     }
     let mode = found.mode() & 0o777;
     let (excess, wanted) = match exposure {
+        Exposure::Owner if found.uid() == 0 => (mode & 0o037, "0640"),
         Exposure::Owner => (mode & 0o077, "0600"),
         Exposure::Readable => (mode & 0o022, "0644"),
         Exposure::Credential => (0, ""),
@@ -85,15 +90,19 @@ pub(super) fn read(path: &Path, exposure: Exposure) -> Result<Secret, Problem> {
         // Who has it closed and is another could not read it then.
         let owner = match found.uid() {
             uid if uid == own || exposure == Exposure::Readable => String::new(),
+            0 => format!(
+                "belongs to root, `chown` it to {} or `chgrp` it to a group of that user; it ",
+                User(own)
+            ),
             uid => format!("belongs to {}, `chown` it to {}; it ", User(uid), User(own)),
         };
         let message = format!("{owner}has mode {mode:04o}, which lets others in; `chmod {wanted}` it");
         return Err(Problem::in_file(path, message));
     }
     let mut bytes = Vec::new();
-    file.take(LONGEST_FILE + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > LONGEST_FILE {
-        return Err(Problem::in_file(path, format!("is larger than {LONGEST_FILE} bytes")));
+    file.take(longest + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > longest {
+        return Err(Problem::in_file(path, format!("is larger than {longest} bytes")));
     }
     // What `echo` and editors add.
     if bytes.ends_with(b"\n") {
@@ -222,7 +231,7 @@ impl Secrets {
         }
         let mut secrets = Self { digests: Vec::new() };
         for (path, exposure) in files {
-            match read(&path, exposure).and_then(|secret| presentable(&path, secret)) {
+            match read(&path, exposure, LONGEST_SECRET).and_then(|secret| presentable(&path, secret)) {
                 Ok(secret) => secrets.digests.extend(digest(secret.bytes()).map(|digest| (path, digest))),
                 Err(problem) => problems.push(problem),
             }

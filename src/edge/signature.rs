@@ -18,12 +18,12 @@ use jsonwebtoken::signature::{Error, Signer, Verifier};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey};
 use sha2::{Sha256, Sha384, Sha512};
 
-pub(super) use public::key as public_key;
+pub(super) use public::{key as public_key, of_numbers as public_key_of};
 
 static OURS: CryptoProvider = CryptoProvider {
     signer_factory: signer,
     verifier_factory: verifier,
-    // For keys in JSON, of which the daemon has none.
+    // For private keys, of which the daemon has none.
     key_utils: KeyUtils::new_unimplemented(),
 };
 

@@ -92,6 +92,11 @@ impl Site {
         })
     }
 
+    /// What is no mistake, and may be none of what was meant.
+    pub fn warnings(&self) -> impl Iterator<Item = String> {
+        self.peers.warning().into_iter().chain(self.verifier.warnings())
+    }
+
     /// Takes over what an earlier site has learnt of those who come.
     pub fn succeed(&mut self, before: &Self) {
         self.proxies.remember(&before.proxies);

@@ -5,14 +5,14 @@
 //!
 //! Nothing in a token is believed before its signature holds, and its header
 //! only chooses among keys: the algorithm is the key's own, from the
-//! configuration. `exp` is taken to the millisecond, `nbf` with [`EARLY`]; `aud` and
-//! `iss` may be there and are not looked at. `iat` and `jti` say whether a token is
-//! revoked, and nothing else.
+//! configuration. `exp` is taken to the millisecond, `nbf` with [`EARLY`]; `iss` and
+//! `aud` count where the configuration names some. `iat` and `jti` say whether a token
+//! is revoked, and nothing else.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -23,12 +23,12 @@ use sha2::{Digest, Sha256};
 use super::claims::{self, Claims, Excess, Header, NumericDate};
 use super::clock;
 use super::flaw::{self, Flaw};
-use super::key::{Key, algorithm};
+use super::key::{Contents, Key, Skipped, algorithm};
 use super::revocation::Revocations;
 use super::secret::{self, Exposure};
 use super::signature;
 use super::site::Read;
-use crate::config::{Alg, Auth, ConfigError, KeyFile, Problem};
+use crate::config::{Alg, Auth, ConfigError, KeyFile, WantedClaims};
 use crate::hub::{Identity, Pattern, Rights, TokenFault};
 use crate::json;
 use crate::protocol::frame::{AllowanceEntry, RightsEntry, TokenCheck};
@@ -44,6 +44,12 @@ pub const EARLY: Duration = Duration::from_secs(5);
 /// Verifies tokens, and mints them where its key is a secret.
 pub struct Verifier {
     keys: Vec<Key>,
+    /// Keys of JWK sets that are of no use.
+    skipped: Vec<Skipped>,
+    /// Where the keys came from, and a digest of each file.
+    files: Vec<(PathBuf, String)>,
+    /// What a token must say.
+    wanted: WantedClaims,
     /// Of tokens that do not say.
     usual: Rc<Rights>,
     /// Whose tokens held a moment ago, by a digest of each: whoever comes back with the same
@@ -70,8 +76,7 @@ impl fmt::Debug for Verifier {
 struct Proof<'a> {
     identity: Identity,
     key: &'a Key,
-    /// Members of its claim `wshub` that mean nothing.
-    unknown: Vec<String>,
+    payload: Vec<u8>,
 }
 
 /// Why no token was minted.
@@ -107,29 +112,48 @@ impl Verifier {
         let configured = auth.keys.iter().map(|key| {
             let exposure =
                 if key.alg.is_public() { Exposure::Readable } else { Exposure::of(&key.file, auth) };
-            Key::read(key, exposure)
+            Contents::read(key, exposure)
         });
-        let mut keys: Vec<Result<Key, Problem>> = configured.collect();
-        if keys.is_empty() {
-            let read = |(file, exposure)| Key::read(&KeyFile { alg: Alg::Hs256, file, kid: None }, exposure);
-            keys.extend(secret::unconfigured(secret::KEY, auth, state).map(read));
+        let mut read: Vec<_> = configured.collect();
+        if read.is_empty() {
+            let only =
+                |(file, exposure)| Contents::read(&KeyFile { alg: Alg::Hs256, file, kid: None }, exposure);
+            read.extend(secret::unconfigured(secret::KEY, auth, state).map(only));
         }
-        let (mut good, mut problems) = (Vec::new(), Vec::new());
-        for key in keys {
-            match key {
-                Ok(key) => good.push(key),
+        let (mut keys, mut skipped, mut files, mut problems) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for contents in read {
+            match contents {
+                Ok(mut contents) => {
+                    contents.deduplicate(&keys);
+                    let (file, digest) = contents.source();
+                    files.push((file.to_owned(), digest.to_owned()));
+                    keys.append(&mut contents.keys);
+                    skipped.append(&mut contents.skipped);
+                }
                 Err(problem) => problems.push(problem),
             }
         }
         ConfigError::unless_empty(problems)?;
+        // What one entry of the configuration has no use for another may have.
+        skipped.retain(|skipped| !keys.iter().any(|key| skipped.is(key)));
         Ok(Self {
-            keys: good,
+            keys,
+            skipped,
+            files,
+            wanted: auth.claims.clone(),
             usual: Rc::clone(&auth.rights),
             known: RefCell::default(),
             revocations: Rc::default(),
-            revocation_ttl: Some(auth.revocation_ttl),
+            // A token without an end may come again at any time.
+            revocation_ttl: auth.claims.end.then_some(auth.revocation_ttl),
             oddity: RefCell::default(),
         })
+    }
+
+    /// What is no mistake, and may be none of what was meant: keys that are not used.
+    pub fn warnings(&self) -> impl Iterator<Item = String> {
+        self.skipped.iter().map(Skipped::to_string)
     }
 
     /// Who a token says its bearer is.
@@ -146,7 +170,8 @@ impl Verifier {
             }
             known.remove(&digest);
         }
-        let Proof { identity, unknown, .. } = self.judge(token, now).map_err(|flaw| flaw.told())?;
+        let Proof { identity, payload, .. } = self.judge(token, now).map_err(|flaw| flaw.told())?;
+        let unknown = claims::unknown_members(&payload);
         if !unknown.is_empty() {
             let odd = format!("a token of {:?}: {}", identity.user_id, claims::told(&unknown));
             *self.oddity.borrow_mut() = Some(odd);
@@ -191,8 +216,9 @@ impl Verifier {
     /// which key it holds, or what is wrong with it and which keys there are.
     pub fn check(&self, token: &str, now: UnixTime) -> TokenCheck {
         match self.judge(token, now) {
-            Ok(Proof { identity, key, unknown }) => TokenCheck {
+            Ok(Proof { identity, key, payload }) => TokenCheck {
                 valid: true,
+                warnings: flaw::warnings(token, &payload, key, now),
                 user_id: Some(identity.user_id),
                 expires_at: identity.expires_at,
                 alg: Some(key.alg.name()),
@@ -202,12 +228,11 @@ impl Verifier {
                 limits: identity.terms.as_ref().and_then(|terms| Some(terms.limits?.into())),
                 info: identity.terms.as_ref().and_then(|terms| terms.info.clone()),
                 jti: identity.terms.as_ref().and_then(|terms| terms.jti.clone()),
-                warning: (!unknown.is_empty()).then(|| claims::told(&unknown)),
                 ..TokenCheck::default()
             },
             Err(flaw) => TokenCheck {
                 code: Some(flaw.code()),
-                message: Some(flaw.explained(self, now)),
+                message: Some(flaw.explained(self, token, now)),
                 ..TokenCheck::default()
             },
         }
@@ -219,25 +244,56 @@ impl Verifier {
         }
         let (payload, key) = self.proven(token)?;
         let claims: Claims = claims::read(&payload).map_err(Flaw::Claims)?;
-        let expires_at = claims.exp.ok_or(Flaw::Endless)?.time();
-        if now >= expires_at {
-            return Err(Flaw::Ended(expires_at));
+        let expires_at = claims.exp.map(NumericDate::time);
+        if expires_at.is_none() && self.wanted.end {
+            return Err(Flaw::Endless);
+        }
+        if let Some(end) = expires_at.filter(|end| now >= *end) {
+            return Err(Flaw::Ended(end));
         }
         let early = u64::try_from(EARLY.as_millis()).unwrap_or(u64::MAX);
         let from = claims.nbf.map(NumericDate::time);
         if let Some(from) = from.filter(|from| from.0 > now.0.saturating_add(early)) {
             return Err(Flaw::Early(from));
         }
-        let (claim, name) = claims.user().ok_or(Flaw::Nobody)?;
-        let user_id = UserId::named(claim, name).map_err(Flaw::Misnamed)?;
+        self.check_origin(&claims)?;
+        let user_id = self.user(&claims, &payload)?;
         let issued_at = claims.issued_at().unwrap_or_default();
         let terms = claims.terms().map_err(Flaw::Excessive)?;
         let rights = claims.grant().map(|grant| claims::rights(&grant).map(Rc::new).map_err(Flaw::Excessive));
         let rights = rights.transpose()?;
-        let unknown = if rights.is_some() { claims::unknown_members(&payload) } else { Vec::new() };
-        let identity = Identity { user_id, rights, expires_at: Some(expires_at), issued_at, terms };
+        let identity = Identity { user_id, rights, expires_at, issued_at, terms };
         self.unrevoked(&identity, now)?;
-        Ok(Proof { identity, key, unknown })
+        Ok(Proof { identity, key, payload })
+    }
+
+    /// Whether the token was made by whom, and for whom, the configuration says.
+    fn check_origin(&self, claims: &Claims) -> Result<(), Flaw> {
+        let WantedClaims { issuers, audiences, .. } = &self.wanted;
+        if !issuers.is_empty() {
+            let issuer = claims.issuer().map_err(Flaw::Claims)?;
+            if !issuer.as_ref().is_some_and(|issuer| issuers.contains(issuer)) {
+                return Err(Flaw::Issuer(issuer));
+            }
+        }
+        if !audiences.is_empty() {
+            let audience = claims.audience().map_err(Flaw::Claims)?;
+            if !audience.iter().any(|one| audiences.contains(one)) {
+                return Err(Flaw::Audience(audience));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whom the token names, by the claim that is configured or by one of the usual ones.
+    fn user(&self, claims: &Claims, payload: &[u8]) -> Result<UserId, Flaw> {
+        let found = match self.wanted.user.as_deref() {
+            Some(claim) => claims::user_by(claim, payload).map(|user| user.map(|user| (claim, user))),
+            None => claims.user(),
+        };
+        let nobody = || Flaw::Nobody(claims::all(payload).into_keys().collect());
+        let (claim, user) = found.map_err(Flaw::Claims)?.ok_or_else(nobody)?;
+        UserId::named(claim, &user).map_err(Flaw::Misnamed)
     }
 
     /// The claims, once the signature holds, and the key that it holds with.
@@ -253,7 +309,10 @@ impl Verifier {
             // RFC 7515, section 4.1.11: what is not understood must be refused.
             return Err(Flaw::Critical);
         }
-        let mut fitting = self.keys.iter().filter(|key| key.fits(&header)).peekable();
+        // A signature that nobody can read is no forged one.
+        URL_SAFE_NO_PAD.decode(signature).map_err(|_| Flaw::Shapeless)?;
+        let is_only = self.keys.len() == 1;
+        let mut fitting = self.keys.iter().filter(|key| key.fits(&header, is_only)).peekable();
         if fitting.peek().is_none() {
             return Err(Flaw::Keyless { alg: header.alg, kid: header.kid });
         }
@@ -281,19 +340,22 @@ impl Verifier {
         }
     }
 
-    /// Where the keys came from, and a digest of each.
+    /// Where the keys came from, and a digest of each file.
     pub(super) fn files(&self) -> impl Iterator<Item = Read<'_>> {
-        self.keys.iter().map(Key::source)
+        self.files.iter().map(|(file, digest)| (file.as_path(), digest.as_str()))
     }
 
-    /// The configured keys by their names, for administrators.
-    pub(super) fn keys(&self) -> String {
-        let names: Vec<_> =
-            self.keys.iter().map(|key| flaw::named(key.alg.name(), key.kid.as_deref())).collect();
-        match &*names {
-            [] => "no key at all".to_owned(),
-            names => names.join(", "),
-        }
+    /// For explanations: the keys, those that are not used, and what a token must say.
+    pub(super) fn known_keys(&self) -> &[Key] {
+        &self.keys
+    }
+
+    pub(super) fn skipped(&self) -> &[Skipped] {
+        &self.skipped
+    }
+
+    pub(super) fn wanted(&self) -> &WantedClaims {
+        &self.wanted
     }
 
     /// A token for `user` that ends after `ttl`, in whole seconds, and when that
@@ -323,10 +385,14 @@ impl Verifier {
             Some(kid) => serde_json::json!({ "typ": "JWT", "alg": key.alg.name(), "kid": kid }),
             None => serde_json::json!({ "typ": "JWT", "alg": key.alg.name() }),
         };
+        let mut said = BTreeMap::from([(self.wanted.user.as_deref().unwrap_or("sub"), user.as_str())]);
+        for (claim, wanted) in [("iss", &self.wanted.issuers), ("aud", &self.wanted.audiences)] {
+            said.extend(wanted.first().map(|first| (claim, &**first)));
+        }
         let mut claims = Vec::new();
         json::write(
             &claims::Minted {
-                sub: user,
+                said,
                 iat,
                 exp,
                 // So that it can be revoked alone.

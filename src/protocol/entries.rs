@@ -205,9 +205,9 @@ pub struct TokenCheck {
     pub jti: Option<TokenId>,
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339_if_any")]
     pub issued_at: Option<UnixTime>,
-    /// What in it means nothing, though it is valid.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub warning: Option<String>,
+    /// What is unusual about one that holds, for people.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// What `wshub_limits` says.

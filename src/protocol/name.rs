@@ -31,7 +31,7 @@ macro_rules! names {
             }
 
             /// The same for a field of another name, for the sake of the message.
-            pub(crate) fn named(field: &'static str, text: &str) -> Result<Self, Refusal> {
+            pub(crate) fn named(field: &str, text: &str) -> Result<Self, Refusal> {
                 if text.len() > LONGEST_NAME {
                     return Err(Refusal::new(
                         Code::TooLarge,

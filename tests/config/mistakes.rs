@@ -271,6 +271,31 @@ fn files_of_other_systems_are_read_as_they_are() {
 }
 
 #[test]
+fn a_mistake_in_what_claims_must_say_names_its_line() {
+    let cases = [
+        (
+            "[auth]\nuser_claim = 'iss'",
+            "hub.toml:2: `auth.user_claim` wants a claim that names the user, such as",
+        ),
+        ("[auth]\nuser_claim = ['sub']", "hub.toml:2: `auth.user_claim` wants text, not a list"),
+        (
+            "[auth]\nissuer = ['us',\n'']",
+            "hub.toml:3: `auth.issuer` wants text as the claim has it, not \"\"",
+        ),
+        ("[auth]\naudience = {}", "hub.toml:2: `auth.audience` wants text, not a table"),
+        ("[auth]\nrequire_exp = 'no'", "hub.toml:2: `auth.require_exp` wants true or false, without quotes, not \"no\""),
+        (
+            "[auth]\nuserclaim = 'sub'",
+            "hub.toml:2: unknown key `auth.userclaim`, did you mean `auth.user_claim`?",
+        ),
+    ];
+    for (text, message) in cases {
+        let error = read(text).unwrap_err();
+        assert!(error.starts_with(message), "{text}: {error}");
+    }
+}
+
+#[test]
 fn all_mistakes_are_told_at_once() {
     let error = read("[limits]\nburst = 0\nsubscriptions = 0\n[heart]\n").unwrap_err();
     assert_eq!(error.lines().count(), 3, "{error}");

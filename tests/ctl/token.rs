@@ -72,6 +72,20 @@ fn on_a_terminal_a_token_that_holds_shows_what_it_allows() {
 }
 
 #[test]
+fn on_a_terminal_a_token_without_an_end_never_ends_and_what_is_unusual_is_noted() {
+    let place = Place::new();
+    let (terminal, mut peer) = place.meet_at_terminal(["token", "check", "a.b.c"]);
+    let request = peer.hears();
+    let verdict = json!({
+        "valid": true, "user_id": "alice", "alg": "ES256", "warnings": ["its `kid` \u{1b}[1m is not looked at", "more"],
+    });
+    peer.grants(&request, verdict);
+    let expected = "valid for  alice\nends       never\nkey        ES256\n\
+                    warning    its `kid` \\u{1b}[1m is not looked at\nwarning    more\n";
+    assert_eq!(terminal.end(), (Some(0), expected.to_owned()));
+}
+
+#[test]
 fn on_a_terminal_a_token_that_fails_is_told_why() {
     let place = Place::new();
     let (terminal, mut peer) = place.meet_at_terminal(["token", "check", "a.b.c"]);

@@ -93,6 +93,13 @@ def tokens():
     for text in claims:
         yield b"\1" + text.encode()
         yield b"\2" + b'{"alg":"HS256","kid":"secret","typ":"JWT"}\n' + text.encode()
+    # JWK sets, under HS256 and public algorithms.
+    secret = {"kty": "oct", "kid": "a", "k": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY"}
+    yield b"\4\0" + json.dumps(secret).encode()
+    yield b"\4\0" + json.dumps({"keys": [{**secret, "use": "enc"}, {**secret, "key_ops": ["verify"]}]}).encode()
+    public = (Path(__file__).parent.parent / "token/keys/jwks.json").read_bytes()
+    for alg in (3, 6, 9, 10, 11):
+        yield bytes([4, alg]) + public
     yield b"\2" + b'{"alg":"HS256","crit":["b64"]}\n' + claims[0].encode()
     yield b"\3" + b"\0e"
     yield b"\3" + bytes([5, 0x2E, 200, 0x41])
@@ -158,6 +165,7 @@ def main():
     headers += ["Bearer ", "wshub.v1", "wshub.bearer.", "?token=", "localhost", "http://", "https://", "[::1]", "null"]
     headers += ["for=", "192.0.2.9", "192.0.2.1", "unknown", "_x", "://*."]
     claims = [f'"{name}":' for name in "alg kid crit user_id userId sub exp nbf wshub subscribe publish admin".split()]
+    claims += [f'"{name}":' for name in "keys kty use key_ops crv n e x y k d".split()]
     options = re.findall(r"^#(?:   )?(\[+[a-z_]+\]+|[a-z_]+ = )", OPTIONS, re.M)
     dictionaries = {
         "client_frames": requests,

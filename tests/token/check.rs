@@ -1,12 +1,14 @@
 //! What an administrator is told of a token.
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::{Value, json};
 use wshubd::config::Alg;
 use wshubd::edge::token::Verifier;
 use wshubd::protocol::frame::TokenCheck;
 
-use crate::keys::{NOW, SECRET, hs256, now, signed, spelled, spelled_in, token, verifier};
+use crate::keys::{NOW, SECRET, hs256, hs256_of, now, signed, spelled, spelled_in, token, verifier};
 
 const OTHER: &str = "another secret of more than thirty-two bytes";
 
@@ -73,8 +75,11 @@ fn a_token_out_of_its_time_is_told_how_far() {
     let message = "the token ended at 2025-06-15T14:04:40.000Z, 1h 2m ago".to_owned();
     assert_eq!(fault(&hs256(), &ended), ("token_expired", message));
     let early = token(&json!({ "sub": "ada", "exp": NOW + 999, "nbf": NOW + 90 }));
-    let message = "the token begins at 2025-06-15T15:08:10.000Z, in 1m 30s".to_owned();
-    assert_eq!(fault(&hs256(), &early), ("token_not_yet", message));
+    let message = "the token begins at 2025-06-15T15:08:10.000Z (`nbf`), in 1m 30s: do the clocks differ?";
+    assert_eq!(fault(&hs256(), &early), ("token_not_yet", message.to_owned()));
+    let duration = token(&json!({ "sub": "ada", "exp": 3600 }));
+    let (code, message) = fault(&hs256(), &duration);
+    assert!(code == "token_expired" && message.ends_with("and this looks like a duration"), "{message}");
 }
 
 #[test]
@@ -82,7 +87,12 @@ fn what_is_wrong_with_the_claims_is_named() {
     let patterns = |count: usize, of: &str| json!({ "subscribe": vec![of; count] });
     let cases = [
         (json!({ "sub": "ada" }), "the claims have no `exp`"),
-        (json!({ "sub": "ada", "exp": NOW * 1000 }), "beyond the year 9999; claims count seconds"),
+        (json!({ "sub": "ada" }), "`[auth] require_exp = false` takes tokens without"),
+        (
+            json!({ "sub": "ada", "exp": NOW * 1000 }),
+            "`exp`: a time beyond the year 9999; claims count seconds, and these look like milliseconds",
+        ),
+        (json!({ "sub": "ada", "exp": NOW + 9, "nbf": NOW * 1000 }), "`nbf`: a time beyond the year 9999"),
         (
             json!({ "sub": "ada", "exp": "soon" }),
             "invalid type: string \"soon\", expected a number of seconds",
@@ -96,7 +106,15 @@ fn what_is_wrong_with_the_claims_is_named() {
             "invalid type: object, expected a list",
         ),
         (json!({ "exp": NOW + 9, "sub": 4.5 }), "expected text or a whole number"),
-        (json!({ "exp": NOW + 9 }), "the claims name no user: `user_id` or `sub`"),
+        (
+            json!({ "exp": NOW + 9, "name": "ada" }),
+            "the claims name no user: `user_id` or `sub`; there is \"exp\", \"name\"",
+        ),
+        (
+            json!({ "exp": NOW + 9, "sub": "u".repeat(129) }),
+            "`sub` is 129 bytes long, at most 128 are allowed",
+        ),
+        (json!({ "exp": NOW + 9, "sub": "" }), "a user is 1 to 128 bytes without control characters"),
         (json!({ "exp": NOW + 9, "sub": "" }), "`sub` is empty"),
         (json!({ "exp": NOW + 9, "sub": "a\u{ad}da" }), "`sub` contains '\\u{ad}', which is not allowed"),
         (json!({ "exp": NOW + 9, "user_id": "a\nb", "sub": "ada" }), "`user_id` contains '\\n'"),
@@ -113,6 +131,9 @@ fn what_is_wrong_with_the_claims_is_named() {
         assert!(message.contains(said) && !message.contains("column"), "{claims}: {message}");
     }
     assert!(fault(&hs256(), &spelled("[]")).1.contains("the claims cannot be read"));
+    let within = spelled(&format!(r#"{{"sub":"ada","exp":{},"wshub":{{"publish":7}}}}"#, NOW + 9));
+    let said = "the claims cannot be read: `wshub`: `publish`: invalid type: integer `7`, expected a list";
+    assert_eq!(fault(&hs256(), &within).1, said);
     let twice = spelled(&format!(r#"{{"sub":"ada","exp":{},"iss":"a","iss":"b"}}"#, NOW + 9));
     assert_eq!(fault(&hs256(), &twice).1, "the claims cannot be read: duplicate field `iss`");
     let latin = spelled_in(&[br#"{"sub":"ada","name":"Zo"#, &[0xeb][..], br#"","exp":9999999999}"#].concat());
@@ -127,7 +148,7 @@ fn a_member_of_the_claim_that_means_nothing_is_told_and_refuses_nobody() {
     let check = verifier.check(&odd, now());
     let told = "its claim `wshub` has members that mean nothing: [\"subscibe\", \"x\"]; known are subscribe, \
                 publish, interrupt, admin";
-    assert_eq!((check.valid, check.warning.as_deref()), (true, Some(told)));
+    assert_eq!((check.valid, check.warnings), (true, vec![told.to_owned()]));
     assert_eq!(check.rights.unwrap().subscribe, [""; 0], "what it was to allow is not allowed");
     assert_eq!(verifier.oddity(), None, "an administrator's question is no event");
     assert!(verifier.verify(&odd, now()).is_ok());
@@ -136,17 +157,156 @@ fn a_member_of_the_claim_that_means_nothing_is_told_and_refuses_nobody() {
     assert_eq!(verifier.oddity(), None, "the same token again says nothing new");
     let right = with(json!({ "subscribe": [], "publish": [], "interrupt": [], "admin": false }));
     for good in [right, token(&json!({ "sub": "ada", "exp": NOW + 9, "more": 1 }))] {
-        assert_eq!(verifier.check(&good, now()).warning, None);
+        assert_eq!(verifier.check(&good, now()).warnings, [""; 0]);
         assert!(verifier.verify(&good, now()).is_ok() && verifier.oddity().is_none());
     }
 }
 
 #[test]
-fn what_is_no_token_is_told_what_one_looks_like() {
-    for text in ["", "hello", "Bearer a.b.c", "a.b.c.d"] {
-        assert!(fault(&hs256(), text).1.contains("three parts of base64url"), "{text}");
+fn what_is_no_token_is_told_what_one_looks_like_and_what_this_may_be() {
+    let good = token(&json!({ "sub": "ada", "exp": NOW + 9 }));
+    let (message, signature) = good.rsplit_once('.').unwrap();
+    let cases = [
+        ("".to_owned(), "no dots"),
+        ("hello".to_owned(), "no dots: one that is opaque"),
+        (format!("Bearer {good}"), "begins with `Bearer`"),
+        (format!("bearer {good}"), "begins with `Bearer`"),
+        (format!("\"{good}\""), "stands in quotes"),
+        (format!("'{good}'"), "stands in quotes"),
+        (format!("{good}\n"), "spaces or line breaks"),
+        (format!("{message}.\n{signature}"), "spaces or line breaks"),
+        ("a.b.c.d".to_owned(), "it has 4 parts"),
+        ("a.b.c.d.e".to_owned(), "encrypted ones have (JWE)"),
+        ("a.b".to_owned(), "it has 2 parts"),
+        (format!("{good}="), "base64's padding"),
+        (good.replacen('.', "==.", 1), "base64's padding"),
+        (format!("{message}./+{signature}"), "`+` or `/`"),
+        (format!("{message}.{}", &signature[..1]), "not base64url: was it cut?"),
+    ];
+    for (text, said) in cases {
+        let (code, message) = fault(&hs256(), &text);
+        assert_eq!(code, "token_invalid");
+        let form = "three parts of base64url with dots between them are wanted, header.payload.signature; ";
+        assert!(message.contains(form) && message.contains(said), "{text}: {message}");
     }
     assert!(fault(&hs256(), &"A".repeat(5000)).1.contains("has 5000 bytes, at most 4096"));
+    assert_eq!(
+        fault(&hs256(), &format!("{message}.")).1,
+        "the token has no signature: its last part is empty"
+    );
+}
+
+#[test]
+fn a_token_of_another_issuer_or_audience_is_told_both_sides() {
+    let claims = |more: Value| {
+        let mut claims =
+            json!({ "email": "ada", "exp": NOW + 9, "iss": "https://us.example/", "aud": "wshub" });
+        for (name, value) in more.as_object().unwrap() {
+            claims[name] = value.clone();
+        }
+        token(&claims)
+    };
+    let verifier = hs256_of(Some("email"), &["https://us.example/"], &["wshub", "hub"], true);
+    assert!(verifier.check(&claims(json!({})), now()).valid);
+    for (more, said) in [
+        (
+            json!({ "iss": "https://us.example" }),
+            "the token has the `iss` \"https://us.example\", and `[auth] issuer` wants \"https://us.example/\"",
+        ),
+        (json!({ "iss": null }), "the token has no `iss`, and `[auth] issuer` wants \"https://us.example/\""),
+        (
+            json!({ "aud": ["account", "x"] }),
+            "the token has the `aud` \"account\", \"x\", and `[auth] audience` wants \"wshub\" or \"hub\"",
+        ),
+        (json!({ "aud": null }), "the token has no `aud`, and `[auth] audience` wants \"wshub\" or \"hub\""),
+        (
+            json!({ "email": null, "sub": "ada" }),
+            "the claims have no \"email\", which `[auth] user_claim` wants; there is \"aud\", \"email\", \"exp\"",
+        ),
+        (
+            json!({ "iss": 5 }),
+            "the claims cannot be read: `iss`: invalid type: integer `5`, expected a string",
+        ),
+        (json!({ "aud": [5] }), "the claims cannot be read: `aud`: invalid type: integer `5`"),
+        (json!({ "email": {} }), "the claims cannot be read: `email`: invalid type: object, expected text"),
+    ] {
+        let (code, message) = fault(&verifier, &claims(more.clone()));
+        assert!(code == "token_invalid" && message.contains(said), "{more}: {message}");
+    }
+    // However many and however long.
+    let many = claims(json!({ "aud": vec!["a".repeat(40); 60] }));
+    assert!(fault(&verifier, &many).1.contains("and 52 more"), "{:?}", fault(&verifier, &many));
+}
+
+#[test]
+fn a_secret_that_was_read_another_way_is_found_out() {
+    let text = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYwMTIzNDU2Nzg5YWJjZGVm";
+    let hexadecimal = "ab".repeat(32);
+    let claims = json!({ "sub": "ada", "exp": NOW + 9 }).to_string();
+    for (file, secret, said) in [
+        (text, b"0123456789abcdef0123456789abcdef0123456789abcdef".to_vec(), "is in base64"),
+        (&hexadecimal, vec![0xab; 32], "is in hexadecimal"),
+        (text, format!("{text}\n").into_bytes(), "the line break at the end of its file"),
+    ] {
+        let verifier = verifier(&[(Alg::Hs256, file, None)]).unwrap();
+        let token =
+            signed(r#"{"alg":"HS256"}"#, &claims, &EncodingKey::from_secret(&secret), Algorithm::HS256);
+        let (_, message) = fault(&verifier, &token);
+        assert!(
+            message.starts_with("the signature of HS256 was made with ") && message.contains(said),
+            "{message}"
+        );
+        assert!(!message.contains(file), "{message}");
+    }
+}
+
+#[test]
+fn the_key_that_a_name_leads_to_is_told_with_what_speaks_against_it() {
+    let header = |header: Value| of(header, "somebody else's secret, thirty-two");
+    let (_, message) = fault(&several(), &header(json!({ "alg": "RS256", "kid": "long" })));
+    assert_eq!(message, "the key with the `kid` \"long\" is for HS512, and the token says RS256");
+    let (_, message) = fault(&hs256(), &header(json!({ "alg": "HS256", "kid": "x" })));
+    assert!(
+        message.contains("does not hold with the key that is configured, HS256 without a `kid`"),
+        "{message}"
+    );
+
+    let oct = |kid: &str, purpose: &str| json!({ "kty": "oct", "kid": kid, "use": purpose, "k": URL_SAFE_NO_PAD.encode(OTHER) });
+    let mut keys: Vec<Value> = (0..12).map(|n| oct(&format!("k{n}"), "sig")).collect();
+    keys.push(oct("enc", "enc"));
+    let verifier = verifier(&[(Alg::Hs256, &json!({ "keys": keys }).to_string(), None)]).unwrap();
+    let (_, message) = fault(&verifier, &header(json!({ "alg": "HS256", "kid": "k12" })));
+    let said = [
+        "\"k12\"; there is HS256 with the `kid` \"k0\", ",
+        " and 4 more; is the JWK set older than the key?",
+    ];
+    assert!(said.iter().all(|said| message.contains(said)), "{message}");
+    let (_, message) = fault(&verifier, &header(json!({ "alg": "HS256", "kid": "enc" })));
+    assert!(message.ends_with("`kid` \"enc\", is skipped: its `use` is \"enc\""), "{message}");
+}
+
+#[test]
+fn what_is_unusual_about_a_token_that_holds_is_noted() {
+    let notes = |header: Value, more: Value| {
+        let mut claims = json!({ "sub": "ada", "exp": NOW + 9 });
+        claims["iat"] = more;
+        let key = EncodingKey::from_secret(SECRET.as_bytes());
+        let check =
+            hs256().check(&signed(&header.to_string(), claims.to_string(), &key, Algorithm::HS256), now());
+        assert!(check.valid, "{check:?}");
+        check.warnings
+    };
+    let plain = json!({ "alg": "HS256" });
+    for iat in [json!(NOW), json!(NOW + 5), json!(null), json!("x"), json!(0)] {
+        assert_eq!(notes(plain.clone(), iat), [""; 0]);
+    }
+    assert_eq!(
+        notes(plain.clone(), json!(NOW + 300)),
+        ["`iat` lies 300 s ahead, and revocations go by it: do the clocks differ?"]
+    );
+    assert!(notes(plain, json!(NOW * 1000))[0].contains("very far ahead"));
+    let named = notes(json!({ "alg": "HS256", "kid": "x" }), json!(NOW));
+    assert_eq!(named, ["its `kid` \"x\" is not looked at: one key is configured, without a `kid`"]);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::crypto::rust_crypto;
 use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::Value;
-use wshubd::config::{Alg, Auth, Config, Environment, KeyFile};
+use wshubd::config::{Alg, Auth, Config, Environment, KeyFile, WantedClaims};
 use wshubd::edge::token::Verifier;
 use wshubd::protocol::UnixTime;
 
@@ -71,6 +71,22 @@ pub(crate) fn verifier(keys: &[(Alg, &str, Option<&str>)]) -> Result<Verifier, S
 /// A verifier for HS256 with [`SECRET`].
 pub(crate) fn hs256() -> Verifier {
     verifier(&[(Alg::Hs256, SECRET, None)]).unwrap()
+}
+
+/// The same where something is asked of claims: a user by `user`, one of `issuers` and of
+/// `audiences`, where there are any.
+pub(crate) fn hs256_of(user: Option<&str>, issuers: &[&str], audiences: &[&str], end: bool) -> Verifier {
+    let scratch = Scratch::new();
+    let mut auth = auth();
+    let texts = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
+    auth.claims = WantedClaims {
+        user: user.map(str::to_owned),
+        issuers: texts(issuers),
+        audiences: texts(audiences),
+        end,
+    };
+    auth.keys.push(KeyFile { alg: Alg::Hs256, file: scratch.write("key", SECRET, 0o600), kid: None });
+    Verifier::open(&auth, &scratch.0).unwrap()
 }
 
 /// A token with this header and these claims, whatever they are.

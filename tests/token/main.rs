@@ -5,5 +5,7 @@ mod check;
 mod keys;
 mod revocation;
 mod secrets;
+mod sets;
 mod terms;
 mod tokens;
+mod wanted;

@@ -1,7 +1,8 @@
 //! Files of keys and secrets, and first starts.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::Path;
 use std::time::Duration;
 
 use wshubd::config::{Alg, KeyFile};
@@ -48,7 +49,7 @@ fn looking_leaves_no_trace() {
 
 #[test]
 fn a_state_directory_that_is_not_there_is_named() {
-    let missing = std::path::Path::new("/nonexistent/wshubd");
+    let missing = Path::new("/nonexistent/wshubd");
     let error = generate_missing(&auth(), missing).unwrap_err().to_string();
     assert!(error.starts_with("/nonexistent/wshubd/jwt.key: cannot be created: "), "{error}");
 }
@@ -118,6 +119,39 @@ fn several_secrets_are_valid_at_once_and_only_as_a_whole() {
     assert!(!scratch.0.join("broadcast.secret").exists(), "none is generated beside configured ones");
 }
 
+/// Where the tests run as root, the file is another user's then.
+fn give_to_somebody(path: &Path) {
+    if rustix::process::geteuid().is_root() {
+        chown(path, Some(12345), Some(12345)).unwrap();
+    }
+}
+
+#[test]
+fn what_root_has_given_to_a_group_that_group_may_read() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let mut auth = auth();
+    for (mode, fine) in
+        [(0o640, true), (0o440, true), (0o600, true), (0o660, false), (0o650, false), (0o644, false)]
+    {
+        let path = scratch.write("key", SECRET, mode);
+        chown(&path, Some(0), Some(12345)).unwrap();
+        auth.keys = vec![KeyFile { alg: Alg::Hs256, file: path.clone(), kid: None }];
+        auth.broadcast_secrets = vec![path.clone()];
+        let (key, secret) = (Verifier::open(&auth, &scratch.0), Secrets::open(&auth, &scratch.0));
+        assert_eq!((key.is_ok(), secret.is_ok()), (fine, fine), "{mode:o}");
+        if let Err(error) = key {
+            let said = format!("has mode {mode:04o}, which lets others in; `chmod 0640` it");
+            assert!(error.to_string().ends_with(&said), "{error}");
+        }
+        // Whoever else owns it may have made it so by a careless umask.
+        give_to_somebody(&path);
+        assert_eq!(Verifier::open(&auth, &scratch.0).is_ok(), mode & 0o077 == 0, "{mode:o}");
+    }
+}
+
 #[test]
 fn a_secret_that_others_can_read_or_guess_is_refused() {
     let cases: [(&str, &[u8], u32, &str); 9] = [
@@ -145,9 +179,11 @@ fn a_secret_that_others_can_read_or_guess_is_refused() {
     let mut auth = auth();
     for (name, text, mode, message) in cases {
         let path = scratch.write(name, text, mode);
+        give_to_somebody(&path);
         auth.broadcast_secrets = vec![path.clone()];
         let error = Secrets::open(&auth, &scratch.0).unwrap_err().to_string();
-        assert!(error.starts_with(&format!("{}: {message}", path.display())), "{error}");
+        let (place, said) = error.split_once(": ").unwrap();
+        assert!(place == path.to_str().unwrap() && said.contains(message), "{error}");
     }
     auth.broadcast_secrets = vec![scratch.0.join("missing"), scratch.0.clone()];
     let error = Secrets::open(&auth, &scratch.0).unwrap_err();
@@ -162,10 +198,15 @@ fn a_key_that_does_not_fit_its_algorithm_is_refused() {
         (Alg::Hs384, &SECRET[..47], "it has 47 bytes, at least 48"),
         (Alg::Hs512, &SECRET[..63], "it has 63 bytes, at least 64"),
         (Alg::Hs256, public, "it holds a PEM key, and a secret is wanted"),
+        (Alg::Hs256, &format!("Bag Attributes\n{public}"), "it holds a PEM key, and a secret is wanted"),
+        (Alg::Hs256, &format!("ssh-rsa {SECRET}"), "it holds a PEM key, and a secret is wanted"),
         (Alg::Rs256, SECRET, "it holds no public key of this kind in PEM"),
+        (Alg::Ps256, "0\u{1}\u{2}\u{3}", "it holds no public key of this kind in PEM, and may be one in DER"),
         (Alg::Rs256, include_str!("keys/rs256.pem"), "it holds a private key, and the public one is wanted"),
         (Alg::Rs256, include_str!("keys/rsa1024.pub.pem"), "it has less than 2048 bits"),
-        (Alg::Rs256, include_str!("keys/es256.pub.pem"), ""),
+        (Alg::Rs512, include_str!("keys/es256.pub.pem"), "it holds no public key of this kind in PEM"),
+        (Alg::Es384, include_str!("keys/es256.pub.pem"), "it holds no public key of this kind in PEM"),
+        (Alg::Es256, include_str!("keys/es384.cert.pem"), "it holds no public key of this kind in PEM"),
         (Alg::Es256, public, "it holds no public key of this kind in PEM"),
         (Alg::Es256, include_str!("keys/eddsa.pub.pem"), "it holds no public key of this kind in PEM"),
         (Alg::EdDsa, include_str!("keys/es256.pub.pem"), "it holds no public key of this kind in PEM"),
@@ -173,7 +214,7 @@ fn a_key_that_does_not_fit_its_algorithm_is_refused() {
         (
             Alg::Rs256,
             "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----",
-            "it holds a certificate",
+            "it holds a certificate that cannot be read",
         ),
     ];
     for (alg, text, message) in cases {
@@ -199,6 +240,7 @@ fn a_public_key_may_be_read_by_all_but_written_by_none() {
         assert_eq!(Verifier::open(&auth, &scratch.0).is_ok(), fine, "{mode:o}");
     }
     let file = scratch.write("key", SECRET, 0o644);
+    give_to_somebody(&file);
     auth.keys = vec![KeyFile { alg: Alg::Hs256, file, kid: None }];
     let error = Verifier::open(&auth, &scratch.0).unwrap_err().to_string();
     assert!(error.contains("has mode 0644, which lets others in"), "{error}");

@@ -52,7 +52,8 @@ struct Verdict {
     info: Option<Box<RawValue>>,
     jti: Option<String>,
     issued_at: Option<String>,
-    warning: Option<String>,
+    #[serde(default)]
+    warnings: Vec<String>,
 }
 
 /// What the token says of how often its bearer may ask.
@@ -111,7 +112,8 @@ impl Verdict {
             return format!("not valid: {}\n", plain(&format!("{message} ({code})")));
         }
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
-        let ends = self.expires_at.as_deref().map(|time| end(time, clock::now().wall)).unwrap_or_default();
+        let ends = self.expires_at.as_deref().map(|time| end(time, clock::now().wall));
+        let ends = ends.unwrap_or_else(|| "never".to_owned());
         let key = match &self.kid {
             Some(kid) => format!("{} with the kid {kid}", text(&self.alg)),
             None => text(&self.alg),
@@ -134,7 +136,7 @@ impl Verdict {
         }
         lines.extend(self.issued_at.clone().map(|at| ("issued", at)));
         lines.extend(self.jti.clone().map(|jti| ("jti", jti)));
-        lines.extend(self.warning.as_deref().map(|warning| ("warning", plain(warning))));
+        lines.extend(self.warnings.iter().map(|warning| ("warning", plain(warning))));
         pairs(&lines)
     }
 }

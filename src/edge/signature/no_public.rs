@@ -13,6 +13,10 @@ pub(in crate::edge) fn key(_: Alg, _: &[u8]) -> Result<DecodingKey, String> {
     Err(features::PUBLIC_KEYS.missing())
 }
 
+pub(in crate::edge) fn of_numbers(_: Alg, _: &[Vec<u8>]) -> Result<DecodingKey, String> {
+    Err(features::PUBLIC_KEYS.missing())
+}
+
 pub(super) fn verifier(_: Algorithm, _: &[u8]) -> Done<Box<dyn JwtVerifier>> {
     Err(ErrorKind::InvalidAlgorithm.into())
 }

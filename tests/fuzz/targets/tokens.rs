@@ -1,12 +1,12 @@
 //! Tokens: `edge::token::Verifier` on any text, on any header and claims with a right
-//! signature, and on a valid token with some bytes changed.
+//! signature, and on a valid token with some bytes changed; and any JWK set as a file of keys.
 
 #![no_main]
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base64::Engine;
@@ -33,9 +33,15 @@ thread_local! {
     static VERIFIER: Verifier = verifier();
 }
 
-fn verifier() -> Verifier {
+/// A directory of this process.
+fn directory() -> PathBuf {
     let directory = std::env::temp_dir().join(format!("wshubd-fuzz-{}", std::process::id()));
     fs::create_dir_all(&directory).expect("the directory for temporary files takes one");
+    directory
+}
+
+fn verifier() -> Verifier {
+    let directory = directory();
     let secret = directory.join("secret");
     fs::write(&secret, SECRET).expect("a file in it");
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).expect("it is ours");
@@ -112,15 +118,54 @@ fn check_changed(verifier: &Verifier, changes: &[u8]) {
     assert_eq!(verified.is_ok(), changed == valid, "{changed}");
 }
 
+/// Reads a JWK set, and asks it for a token of its first secret and for one of a stranger's.
+fn check_set(alg: u8, set: &[u8]) {
+    let directory = directory();
+    let file = directory.join("set");
+    fs::write(&file, set).expect("a file in it");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("it is ours");
+    let nothing = Environment::new(1000, [("CONFIGURATION_DIRECTORY", &directory)]);
+    let mut auth = Config::load(None, &nothing).expect("the defaults are valid").config.auth;
+    let (_, alg) = Alg::NAMES[usize::from(alg) % Alg::NAMES.len()];
+    auth.keys.push(KeyFile { alg, file, kid: None });
+    let verifier = match Verifier::open(&auth, &directory) {
+        Ok(verifier) => verifier,
+        Err(error) => {
+            assert!(error.problems.iter().all(|problem| problem.message.len() < 2000), "{error}");
+            return;
+        }
+    };
+    for warning in verifier.warnings() {
+        assert!(warning.len() < 500 && !warning.contains(char::is_control), "{warning}");
+    }
+    let now = UnixTime::from_secs(NOW);
+    let user = UserId::new("ada").expect("a name");
+    if let Ok((minted, _)) = verifier.mint(&user, Duration::from_secs(60), None, now) {
+        assert!(!alg.is_public(), "a public key signs nothing");
+        assert_eq!(verifier.verify(&minted, now).map(|identity| identity.user_id), Ok(user));
+    }
+    let claims = br#"{"sub":"ada","exp":1750000060}"#;
+    let header = format!(r#"{{"alg":"{}"}}"#, alg.name());
+    let stranger = signed(header.as_bytes(), claims);
+    let verified = verifier.verify(&stranger, now).is_ok();
+    assert_eq!(verifier.check(&stranger, now).valid, verified);
+    assert!(!verified || !alg.is_public(), "HMAC holds under no public key");
+}
+
 fuzz_target!(|input: &[u8]| {
     let Some((kind, rest)) = input.split_first() else { return };
-    VERIFIER.with(|verifier| match kind % 4 {
+    VERIFIER.with(|verifier| match kind % 5 {
         0 => check(verifier, &String::from_utf8_lossy(rest)),
         1 => check(verifier, &signed(br#"{"alg":"HS256"}"#, rest)),
         2 => {
             let line = rest.iter().position(|byte| *byte == b'\n').unwrap_or(rest.len());
             check(verifier, &signed(&rest[..line], rest.get(line + 1..).unwrap_or_default()));
         }
-        _ => check_changed(verifier, rest),
+        3 => check_changed(verifier, rest),
+        _ => {
+            if let Some((alg, set)) = rest.split_first() {
+                check_set(*alg, set);
+            }
+        }
     });
 });
