@@ -153,6 +153,7 @@ fn page(config: &Config) -> Page {
 
     page.section("[log]");
     page.set("level", word(&LEVELS, log));
+    page.set("access", config.log_access);
     page
 }
 

@@ -11,7 +11,7 @@ use super::link::{Latch, Side};
 use super::outbox::{Mark, Piece, Place};
 use super::packet::Packet;
 use super::store::Fetch;
-use crate::hub::{Asker, Effect, LogKey, Purpose, Recipients};
+use crate::hub::{Anomaly, Asker, Effect, LogKey, Purpose, Recipients};
 use crate::protocol::frame::Outcome;
 use crate::protocol::{
     Close, ConnectionId, Delivery, Frame, Message, OperationId, Refusal, RequestId, Return, worker,
@@ -79,7 +79,9 @@ impl Driver {
             Effect::HangUp { conn } => self.hang_up(conn),
             Effect::Pause { conn } => self.links.pause(conn),
             Effect::Resume { conn } => self.links.resume(conn),
+            Effect::Report(Anomaly::Unidentified { conn, within }) => self.unidentified(conn, within),
             Effect::Report(anomaly) => self.reports.anomaly(self.now.moment, &anomaly),
+            Effect::Gone { conn, user, lasted, close } => self.log_end(conn, user.as_ref(), lasted, close),
         }
     }
 
@@ -159,11 +161,9 @@ impl Driver {
                 }
                 let mut body = Vec::new();
                 frame.encode(None, &mut body);
-                let refused = refusal.map(|refusal| refusal.code);
-                let retry_after = refusal.and_then(|refusal| refusal.retry_after);
                 if let Some(waiting) = self.tickets.remove(&ticket) {
                     // Whoever asked may have hung up.
-                    let _ = waiting.try_send(HttpAnswer { refused, retry_after, body });
+                    let _ = waiting.try_send(HttpAnswer { refused: refusal.cloned(), body });
                 }
             }
         }

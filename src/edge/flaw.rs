@@ -90,7 +90,7 @@ impl Flaw {
                 format!("the patterns of the wshub claim have more than {MOST_PATTERN_BYTES} bytes")
             }
         };
-        TokenFault { code: self.code(), message, reason: self.reason() }
+        TokenFault { code: self.code(), message, reason: self.reason(), wait: std::time::Duration::ZERO }
     }
 
     /// For administrators, who may know what there is and what it should be.

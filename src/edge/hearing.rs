@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::driver::Driver;
 use super::lines::{self, Next};
-use super::link::{Link, Side};
+use super::link::{End, Link, Side};
 use super::outbox::Piece;
 use super::packet::Packet;
 use super::turn;
@@ -189,6 +189,7 @@ impl Driver {
             Heard::Reply(frame) => self.push(conn.slot, Piece::frame(&Packet::raw(frame))),
             Heard::Closed => {
                 self.links.leave(conn, [], false);
+                self.links.note_end(conn, End::ByPeer);
                 self.part(conn);
             }
             Heard::Broken(close) => self.refuse_to_go_on(conn, close),
@@ -221,6 +222,7 @@ impl Driver {
         let input = match said {
             Ok(Said { id, say: Say::Auth { token, inbox } }) => {
                 let claim = self.site.verifier.verify(token.reveal(), self.now.wall);
+                let claim = claim.map_err(|fault| self.refuse_auth(conn, token.reveal(), fault));
                 Input::Identified { conn, id, inbox, claim }
             }
             Ok(Said { id, say: Say::MintToken { user_id, ttl, grant } }) => {
@@ -242,6 +244,7 @@ impl Driver {
     /// The peer broke the protocol of the wire itself: no business of the hub's.
     fn refuse_to_go_on(&mut self, conn: ConnectionId, close: Close) {
         self.links.leave(conn, [Piece::frame(&Packet::close(close))], false);
+        self.links.note_end(conn, End::Malformed(close));
         self.part(conn);
         self.tell(Input::TurnedAway(TurnedAway::Malformed));
     }

@@ -3,7 +3,7 @@
 //! Knows how to read and write without waiting. Does not know what the bytes
 //! mean, nor when there are any.
 
-use std::net::{Shutdown, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{RecvFlags, SendFlags};
@@ -82,6 +82,12 @@ impl Wire {
     pub fn address(&self) -> Option<String> {
         let peer = socket2::SockRef::from(&self.0).peer_addr().ok()?;
         Some(peer.as_socket()?.to_string())
+    }
+
+    /// The same without the port.
+    pub(super) fn ip(&self) -> Option<IpAddr> {
+        let peer = socket2::SockRef::from(&self.0).peer_addr().ok()?;
+        Some(peer.as_socket()?.ip().to_canonical())
     }
 
     /// Which process a worker was when it connected.

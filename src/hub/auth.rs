@@ -102,9 +102,9 @@ impl Hub {
         }
         match (kind, claim) {
             (Kind::Worker { .. }, _) => {}
-            (_, Claim::Refused(TokenFault { code, message, .. })) => {
+            (_, Claim::Refused(TokenFault { code, message, wait, .. })) => {
                 out.tell(conn, Frame::AuthFailed { code, message });
-                self.close(now, conn, Close::Unauthenticated, out);
+                self.close_refused(now, conn, wait, out);
             }
             (Kind::Waiting, _) => out.tell(conn, Frame::AuthRequired),
             (_, Claim::Proven(identity)) => {
@@ -137,13 +137,13 @@ impl Hub {
         let let_in = connection.is_let_in();
         let identity = match proof.claim {
             Ok(identity) => identity,
-            Err(TokenFault { code, message, .. }) => {
+            Err(TokenFault { code, message, wait, .. }) => {
                 self.answer(ask, Frame::AuthFailed { code, message }, out);
                 if let_in {
                     // Looking at tokens costs more than most requests, and is free.
                     self.count_refusal(now, ask.from, out);
                 } else {
-                    self.close(now, conn, Close::Unauthenticated, out);
+                    self.close_refused(now, conn, wait, out);
                 }
                 return;
             }

@@ -5,6 +5,7 @@
 use super::event::LogKey;
 use super::{Hub, Settings};
 use crate::binary::{self, Destination, Output, Source};
+use crate::protocol::Refused;
 
 /// Raised when a hub could not go on with what an older one wrote. Postcard spells a value
 /// by the order of its fields: a field more, less or in another place is another version.
@@ -48,6 +49,10 @@ impl Hub {
     pub(crate) fn write(&self, to: Destination<'_>) -> binary::Written {
         let mut output = Output::new(VERSION, to);
         output.add(self);
+        // Last, and only where there are any: an older hub reads what ends before it.
+        if self.refused != Refused::default() {
+            output.add(self.refused.counts());
+        }
         output.end()
     }
 
@@ -71,7 +76,10 @@ impl Hub {
     fn read_as_it_was(mut from: Source<'_>) -> Result<Self, StateError> {
         match from.version()? {
             VERSION => {
-                let hub = from.next()?;
+                let mut hub: Self = from.next()?;
+                if from.has_more() {
+                    hub.refused = Refused::of_counts(&from.next::<Vec<u64>>()?);
+                }
                 from.end()?;
                 Ok(hub)
             }

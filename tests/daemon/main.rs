@@ -16,6 +16,7 @@ mod limits;
 mod log;
 mod messages;
 mod operations;
+mod refusals;
 mod reload;
 mod secrets;
 mod stopping;

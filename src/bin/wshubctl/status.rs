@@ -33,6 +33,14 @@ fn page(mut numbers: Map<String, Value>) -> String {
     let now = GAUGES.iter().filter_map(|name| numbers.remove(*name).map(|value| (name.to_string(), value)));
     let row = |(name, value): (String, Value)| (name.replace('_', " "), word(&value));
     rows.extend(now.collect::<Vec<_>>().into_iter().map(row));
+    let refused = numbers.remove("refused");
     rows.extend(numbers.into_iter().map(row));
+    // Last: whoever asks why somebody cannot connect looks here.
+    if let Some(Value::Object(refused)) = refused {
+        let named = |(reason, count): (String, Value)| {
+            (format!("refused for {}", reason.replace('_', " ")), word(&count))
+        };
+        rows.extend(refused.into_iter().map(named));
+    }
     pairs(&rows)
 }
