@@ -79,7 +79,9 @@ impl Driver {
             Effect::HangUp { conn } => self.hang_up(conn),
             Effect::Pause { conn } => self.links.pause(conn),
             Effect::Resume { conn } => self.links.resume(conn),
-            Effect::Report(Anomaly::Unidentified { conn, within }) => self.unidentified(conn, within),
+            Effect::Report(Anomaly::Refused { conn, user, reason }) => {
+                self.refused_by_hub(conn, user.as_ref(), reason);
+            }
             Effect::Report(anomaly) => self.reports.anomaly(self.now.moment, &anomaly),
             Effect::Gone { conn, user, lasted, close } => self.log_end(conn, user.as_ref(), lasted, close),
         }

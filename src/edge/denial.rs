@@ -20,7 +20,7 @@ use super::driver::Driver;
 use super::guard::{WINDOW, Who};
 use super::report::about;
 use crate::hub::{TokenFault, TurnedAway};
-use crate::protocol::{ConnectionId, Reason, Refusal};
+use crate::protocol::{ConnectionId, Reason, Refusal, UserId};
 
 /// An answer over HTTP.
 pub(super) type Reply = Response<Full<Bytes>>;
@@ -199,6 +199,7 @@ fn usual(reason: Reason) -> (StatusCode, &'static str) {
         Reason::HeadTooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too_large"),
         Reason::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
         Reason::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
+        Reason::TooManyConnections => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
         Reason::StoreUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),
     }
 }
@@ -302,15 +303,28 @@ impl Driver {
         fault
     }
 
-    /// A connection has not said in time who it is; the hub has counted that.
-    pub(super) fn unidentified(&mut self, conn: ConnectionId, within: Duration) {
+    /// The hub has refused a connection, and counted that.
+    pub(super) fn refused_by_hub(&mut self, conn: ConnectionId, user: Option<&UserId>, reason: Reason) {
+        let why = match reason {
+            Reason::TokenMissing => {
+                "it came without a token, and sent no `auth` in time (`[limits] auth_timeout`; `[auth] \
+                 anonymous` lets in whoever has none)"
+            }
+            Reason::TooManyConnections => {
+                "the user has as many connections as one may have (`[limits] connections_per_user`)"
+            }
+            Reason::RateLimited => {
+                "new connections come too fast (`[limits] user_requests_per_second`, `connections_per_user`)"
+            }
+            _ => {
+                "it has not said who it is, and gave way: all connections are taken (`[limits] connections`)"
+            }
+        };
+        let user = user.map(|user| format!(" of user {user:?}")).unwrap_or_default();
         let from = self.links.get(conn).and_then(|link| link.wire.ip());
         let from = from.map_or_else(|| "somebody".to_owned(), |from| from.to_string());
-        let line = format_args!(
-            "{from}: connection {conn} came without a token, and sent no `auth` within {within:?} \
-             (`[limits] auth_timeout`; `[auth] anonymous` lets in whoever has none)"
-        );
-        self.reports.refused(self.now.moment, Reason::TokenMissing, line, &[about("address", &from)]);
+        let line = format_args!("{from}: connection {conn}{user}: {why}");
+        self.reports.refused(self.now.moment, reason, line, &[about("address", &from)]);
     }
 
     /// What the log says of a token that was refused, if it is to say anything now; what is

@@ -103,7 +103,8 @@ const DESCRIPTORS: &str = "no descriptors left (`LimitNOFILE=` of the unit)";
 
 /// Refuses whoever cannot be served for want of room.
 fn crowded(why: &str) -> Box<Denial> {
-    Denial::new(Reason::Overloaded, "too many HTTP connections are open").line(why.to_owned())
+    let denial = Denial::new(Reason::Overloaded, "too many HTTP connections are open");
+    denial.line(why.to_owned()).counted(TurnedAway::Newcomer)
 }
 
 /// Tells somebody at the clients' door that there is no room.
@@ -118,10 +119,7 @@ fn refuse(stream: &TcpStream, denial: &Denial, driver: &Shared) {
 fn gave_way(driver: &Shared, sent: &SentAway, denial: &Denial, why: &str) {
     let mut driver = driver.borrow_mut();
     match (sent.from, sent.is_told) {
-        (Some(from), true) => {
-            driver.deny(denial, from);
-            driver.turned_away(TurnedAway::Newcomer, None);
-        }
+        (Some(from), true) => driver.deny(denial, from),
         _ => {
             let line = format_args!("{why}: the oldest that waits for no answer is closed");
             driver.turned_away(TurnedAway::Newcomer, Some((Kind::GaveWay, line)));

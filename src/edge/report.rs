@@ -110,7 +110,7 @@ impl Reports {
                 self.say(now, Kind::Misbehaved, line, &closed(conn, user.as_ref(), *close));
             }
             // A refusal, and told as one.
-            Anomaly::Unidentified { .. } => {}
+            Anomaly::Refused { .. } => {}
             Anomaly::OwnerLost { operation, channel } => {
                 let line = format_args!("operation {operation:?} on {channel:?}: its worker is gone");
                 let about = [about("operation", operation), about("channel", channel)];

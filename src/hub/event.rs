@@ -315,8 +315,8 @@ pub enum Anomaly {
     Stalled { conn: ConnectionId, user: Option<UserId> },
     /// A connection was closed for mistakes or for asking too much.
     Misbehaved { conn: ConnectionId, user: Option<UserId>, close: Close },
-    /// A connection was closed because it did not say in time who it is.
-    Unidentified { conn: ConnectionId, within: Duration },
+    /// A connection was refused once it was there, for a reason that is counted.
+    Refused { conn: ConnectionId, user: Option<UserId>, reason: Reason },
     /// A worker went away with operations running.
     OwnerLost { operation: OperationId, channel: Channel },
     /// An operation did not end in time.

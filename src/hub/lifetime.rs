@@ -12,7 +12,7 @@ use super::event::{Anomaly, Effect, Effects, Now, Outbound, TurnedAway};
 use super::leaving::Leaving;
 use super::memory::Level;
 use super::settings::Settings;
-use crate::protocol::{Close, ConnectionId, Frame, Moment, Reason, Return};
+use crate::protocol::{Close, ConnectionId, Frame, Moment, Reason, Return, UserId};
 
 /// How long before its end a token is asked to be renewed.
 const WARNING: Duration = Duration::from_secs(60);
@@ -82,9 +82,7 @@ impl Hub {
                 Close::NoPong => self.counters.closed_no_pong += 1,
                 Close::Unauthenticated => {
                     self.counters.closed_unauthenticated += 1;
-                    self.refused.count(Reason::TokenMissing);
-                    let within = self.settings.limits.auth;
-                    out.push(Effect::Report(Anomaly::Unidentified { conn, within }));
+                    self.note_refusal(conn, None, Reason::TokenMissing, out);
                 }
                 _ => {}
             }
@@ -184,6 +182,18 @@ impl Hub {
         self.counters.closed_errors += 1;
         out.push(Effect::Report(Anomaly::Misbehaved { conn, user: connection.user.clone(), close }));
         self.close(now, conn, close, out);
+    }
+
+    /// Counts a refusal of a connection that is there, and has it written down.
+    pub(super) fn note_refusal(
+        &mut self,
+        conn: ConnectionId,
+        user: Option<UserId>,
+        reason: Reason,
+        out: &mut Effects,
+    ) {
+        self.refused.count(reason);
+        out.push(Effect::Report(Anomaly::Refused { conn, user, reason }));
     }
 
     /// Counts whom the edge turned away.

@@ -66,11 +66,13 @@ pub enum Reason {
     RateLimited,
     /// 503: what must be stored cannot be.
     StoreUnavailable,
+    /// The user has as many connections as one may have.
+    TooManyConnections,
 }
 
 impl Reason {
     /// All, by their words.
-    pub const NAMES: [(&'static str, Self); 31] = [
+    pub const NAMES: [(&'static str, Self); 32] = [
         ("host", Self::Host),
         ("origin", Self::Origin),
         ("token_missing", Self::TokenMissing),
@@ -102,6 +104,7 @@ impl Reason {
         ("token_query", Self::TokenQuery),
         ("rate_limited", Self::RateLimited),
         ("store_unavailable", Self::StoreUnavailable),
+        ("too_many_connections", Self::TooManyConnections),
     ];
 
     /// The word for it.
@@ -157,6 +160,14 @@ mod tests {
     fn each_reason_stands_in_the_list_at_its_own_place() {
         for (at, (_, reason)) in Reason::NAMES.iter().enumerate() {
             assert_eq!(*reason as usize, at);
+        }
+    }
+
+    #[test]
+    fn each_reason_stands_on_the_page() {
+        let page = include_str!("PROTOCOL.md");
+        for (word, _) in Reason::NAMES {
+            assert!(page.contains(&format!("`{word}`")), "{word}");
         }
     }
 

@@ -441,12 +441,24 @@ fn who_never_says_who_it_is_is_told_as_that() {
     stranger.hear_type("auth_required");
     assert_eq!(stranger.hear_type("bye")["code"], 4001);
     let line = daemon.logged();
-    assert!(line.contains("refused 127.0.0.1: ") && line.contains("no `auth` within 1s"), "{line}");
+    assert!(line.contains("refused 127.0.0.1: ") && line.contains("no `auth` in time"), "{line}");
     let after = stats(&mut daemon.worker());
     assert_eq!(
         (&after["refused"], &after["closed_unauthenticated"]),
         (&json!({"token_missing": 1}), &json!(1))
     );
+}
+
+#[test]
+fn a_user_with_too_many_connections_is_named_with_the_option() {
+    let mut daemon = Daemon::with(&[("WSHUBD_LIMITS__CONNECTIONS_PER_USER", "1"), MEMORY]);
+    let _first = daemon.client("ada");
+    let mut second = daemon.client_at(&format!("/ws?token={}", daemon.token("ada")));
+    assert_eq!(second.hear_type("bye")["code"], 4008);
+    let line = daemon.logged();
+    assert!(line.contains("of user \"ada\": ") && line.contains("`[limits] connections_per_user`"), "{line}");
+    let after = stats(&mut daemon.worker());
+    assert_eq!(after["refused"], json!({"too_many_connections": 1}));
 }
 
 #[test]
