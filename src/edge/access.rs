@@ -28,14 +28,14 @@ pub(super) struct Request<'a> {
 pub(super) fn request(of: &Request<'_>) {
     let (method, path) = (quoted(of.method.as_bytes()), quoted_path(of.path));
     log::info!(
-        "access: {} {} {} {} {} {} bytes {:.1} ms",
+        "access: {} {} {} {} {} {} bytes {} ms",
         of.from.to_canonical(),
         Shown(of.user),
         method.trim_matches('"'),
         path,
         of.status,
         of.bytes,
-        of.took.as_secs_f64() * 1000.0
+        of.took.as_millis()
     );
 }
 
@@ -59,19 +59,13 @@ impl Driver {
         };
         let seconds = lasted.as_secs_f64();
         let (conn, user) = (conn.to_string(), Shown(user));
-        match (close, link.end) {
-            (Some(close), _) | (None, End::Malformed(close)) => log::info!(
-                "access: {from} {user} end of {conn}: {} {} after {seconds:.1} s",
-                close.code(),
-                close.reason()
-            ),
-            (None, End::ByPeer) => {
-                log::info!("access: {from} {user} end of {conn}: closed by its peer after {seconds:.1} s");
-            }
-            (None, End::Lost) => {
-                log::info!("access: {from} {user} end of {conn}: its socket closed after {seconds:.1} s");
-            }
-        }
+        let (code, why) = match (close, link.end) {
+            (Some(close), _) | (None, End::Malformed(close)) => (close.code(), close.reason()),
+            (None, End::ByPeer) => (1000, "closed by its peer"),
+            // RFC 6455, section 7.4.1: no close frame came.
+            (None, End::Lost) => (1006, "its socket closed"),
+        };
+        log::info!("access: {from} {user} end of {conn}: {code} {why} after {seconds:.1} s");
     }
 }
 

@@ -95,16 +95,16 @@ pub async fn serve(driver: Shared, stream: Async<TcpStream>, stay: Stay) {
         .serve_connection(FuturesIo::new(HttpIo::new(stream)), service);
     let mut life = Life::new(patience);
     let mut last = pin!(caller.stay.is_over());
+    let mut is_finishing = false;
     let served = poll_fn(|cx| match connection.poll_without_shutdown(cx) {
         Poll::Ready(Err(error)) => Poll::Ready(Served::Failed(error)),
         Poll::Ready(Ok(())) => Poll::Ready(Served::Whole),
         Poll::Pending => {
-            if !caller.is_ending.get() && last.as_mut().poll(cx).is_ready() {
+            if !is_finishing && last.as_mut().poll(cx).is_ready() {
                 // Nobody waits for one more request of it.
-                caller.is_ending.set(true);
-                life.is_over = true;
+                is_finishing = true;
                 Pin::new(&mut connection).graceful_shutdown();
-                life.timer.set_after(patience + LONGEST_ANSWER);
+                life.end(&caller.is_ending);
                 cx.waker().wake_by_ref();
             }
             life.poll(cx, &caller.is_ending).map(|()| Served::Cut)
@@ -220,8 +220,13 @@ fn no_request(error: &hyper::Error, read: &[u8]) -> Box<Denial> {
     } else {
         format!("the head of the request cannot be read: {error}")
     };
-    let line = format!("{message}; it begins with {}", first_line(read));
-    Denial::new(Reason::BadRequest, message).line(line)
+    let denial = Denial::new(Reason::BadRequest, message.clone());
+    // Of TLS there is nothing to read.
+    if read.first() == Some(&0x16) {
+        denial
+    } else {
+        denial.line(format!("{message}; it begins with {}", first_line(read)))
+    }
 }
 
 /// Whether the first line does not end as those of HTTP do.
@@ -270,13 +275,19 @@ impl Life {
         if Pin::new(&mut self.timer).poll(cx).is_pending() {
             return Poll::Pending;
         }
-        if std::mem::replace(&mut self.is_over, true) {
+        if self.is_over {
             return Poll::Ready(());
         }
-        is_ending.set(true);
-        self.timer.set_after(self.patience + LONGEST_ANSWER);
+        self.end(is_ending);
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// One more answer, and then it is over.
+    fn end(&mut self, is_ending: &Cell<bool>) {
+        self.is_over = true;
+        is_ending.set(true);
+        self.timer.set_after(self.patience + LONGEST_ANSWER);
     }
 }
 

@@ -11,7 +11,7 @@ use super::link::{Latch, Side};
 use super::outbox::{Mark, Piece, Place};
 use super::packet::Packet;
 use super::store::Fetch;
-use crate::hub::{Anomaly, Asker, Effect, LogKey, Purpose, Recipients};
+use crate::hub::{Asker, Effect, LogKey, Purpose, Recipients};
 use crate::protocol::frame::Outcome;
 use crate::protocol::{
     Close, ConnectionId, Delivery, Frame, Message, OperationId, Refusal, RequestId, Return, worker,
@@ -79,11 +79,7 @@ impl Driver {
             Effect::HangUp { conn } => self.hang_up(conn),
             Effect::Pause { conn } => self.links.pause(conn),
             Effect::Resume { conn } => self.links.resume(conn),
-            Effect::Report(Anomaly::Refused { conn, user, reason }) => {
-                self.refused_by_hub(conn, user.as_ref(), reason);
-            }
-            Effect::Report(anomaly) => self.reports.anomaly(self.now.moment, &anomaly),
-            Effect::Gone { conn, user, lasted, close } => self.log_end(conn, user.as_ref(), lasted, close),
+            effect @ (Effect::Gone { .. } | Effect::Report(_)) => self.write_down(effect),
         }
     }
 

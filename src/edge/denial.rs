@@ -19,7 +19,7 @@ use hyper::{Response, StatusCode};
 use super::driver::Driver;
 use super::guard::{WINDOW, Who};
 use super::report::about;
-use crate::hub::{TokenFault, TurnedAway};
+use crate::hub::{Anomaly, Effect, TokenFault, TurnedAway};
 use crate::protocol::{ConnectionId, Reason, Refusal, UserId};
 
 /// An answer over HTTP.
@@ -215,9 +215,9 @@ pub(super) fn quoted(sent: &[u8]) -> String {
     format!("\"{}{more}\"", shown.escape_debug())
 }
 
-/// The same of a path, up to what may be a token.
+/// The same of a path or a first line, up to what may be a token or secret.
 pub(super) fn quoted_path(path: &str) -> String {
-    let secret = ["eyJ", "token="].iter().filter_map(|mark| path.find(mark)).min();
+    let secret = ["eyJ", "token=", "uthorization"].iter().filter_map(|mark| path.find(mark)).min();
     match secret.and_then(|at| path.get(..at)) {
         Some(before) => quoted(format!("{before}(...)").as_bytes()),
         None => quoted(path.as_bytes()),
@@ -226,14 +226,9 @@ pub(super) fn quoted_path(path: &str) -> String {
 
 /// Whom a token names whose signature holds.
 fn subject(token: &str) -> Option<String> {
-    #[derive(serde::Deserialize)]
-    struct Named {
-        user_id: Option<serde_json::Value>,
-        sub: Option<serde_json::Value>,
-    }
     let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
-    let named: Named = serde_json::from_slice(&payload).ok()?;
-    let name = named.user_id.or(named.sub)?;
+    let claims: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&payload).ok()?;
+    let name = claims.get("user_id").or_else(|| claims.get("sub"))?;
     Some(name.as_str().map_or_else(|| name.to_string(), str::to_owned))
 }
 
@@ -303,8 +298,20 @@ impl Driver {
         fault
     }
 
+    /// What the hub has for the log alone.
+    pub(super) fn write_down(&mut self, effect: Effect) {
+        match effect {
+            Effect::Gone { conn, user, lasted, close } => self.log_end(conn, user.as_ref(), lasted, close),
+            Effect::Report(Anomaly::Refused { conn, user, reason }) => {
+                self.refused_by_hub(conn, user.as_ref(), reason);
+            }
+            Effect::Report(anomaly) => self.reports.anomaly(self.now.moment, &anomaly),
+            _ => debug_assert!(false, "it is to be carried out"),
+        }
+    }
+
     /// The hub has refused a connection, and counted that.
-    pub(super) fn refused_by_hub(&mut self, conn: ConnectionId, user: Option<&UserId>, reason: Reason) {
+    fn refused_by_hub(&mut self, conn: ConnectionId, user: Option<&UserId>, reason: Reason) {
         let why = match reason {
             Reason::TokenMissing => {
                 "it came without a token, and sent no `auth` in time (`[limits] auth_timeout`; `[auth] \

@@ -243,7 +243,7 @@ struct Wanted {
 
 /// What stands in the header `Authorization`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Presented<'r> {
+enum Presented<'r> {
     Nothing,
     /// What follows `Bearer`.
     Bearer(&'r str),
@@ -258,12 +258,13 @@ pub(super) enum Presented<'r> {
 const SCHEMES: [&str; 7] = ["Basic", "Token", "Digest", "JWT", "ApiKey", "Negotiate", "Secret"];
 
 /// What a request presents.
-pub(super) fn presented<B>(request: &Request<B>) -> Presented<'_> {
+fn presented<B>(request: &Request<B>) -> Presented<'_> {
     let Some(value) = request.headers().get(header::AUTHORIZATION) else { return Presented::Nothing };
     let value = value.as_bytes().trim_ascii();
     let Some(end) = value.iter().position(|byte| *byte == b' ') else {
         return match value.eq_ignore_ascii_case(b"bearer") {
-            true => Presented::Bearer(""),
+            // As where a script has an empty variable.
+            true => Presented::Nothing,
             false => Presented::Bare,
         };
     };
@@ -289,8 +290,8 @@ fn entitled<B>(
         Denial::new(reason, message).line(line)
     };
     let secret = match presented(request) {
-        Presented::Bearer(secret) if !secret.is_empty() => secret,
-        Presented::Nothing | Presented::Bearer(_) => {
+        Presented::Bearer(secret) => secret,
+        Presented::Nothing => {
             let message = format!(
                 "this needs {what} in `Authorization: Bearer`, the only place that is looked at; there is none"
             );
@@ -340,11 +341,11 @@ fn administrator<B>(
     token: &str,
 ) -> Denied<()> {
     match site.verifier.verify(token, clock::now().wall) {
-        Ok(identity) if identity.rights.as_ref().is_some_and(|rights| rights.admin) => {
-            *caller.user.borrow_mut() = Some(identity.user_id);
-            Ok(())
-        }
         Ok(identity) => {
+            *caller.user.borrow_mut() = Some(identity.user_id.clone());
+            if identity.rights.as_ref().is_some_and(|rights| rights.admin) {
+                return Ok(());
+            }
             let message = "the token holds, and its `wshub` claim does not say `admin`";
             let (path, user) =
                 (quoted_path(request.uri().path()), quoted(identity.user_id.as_str().as_bytes()));
@@ -383,17 +384,22 @@ fn too_often(what: &str, last: &str, wait: Duration) -> Box<Denial> {
     Denial::new(Reason::TooManyRefusals, message).line(line).after(wait)
 }
 
+/// What follows `Bearer` in the header.
+pub fn bearer<B>(request: &Request<B>) -> Option<&str> {
+    match presented(request) {
+        Presented::Bearer(token) => Some(token),
+        _ => None,
+    }
+}
+
 /// A token or secret as text. One that is not UTF-8 is there, and is none that could be
 /// right: so it is not passed over as if there were none.
 pub(super) fn text(token: &[u8]) -> &str {
-    std::str::from_utf8(token).unwrap_or(NOT_TEXT)
+    std::str::from_utf8(token).unwrap_or_default()
 }
 
-/// In the place of what is no text.
-const NOT_TEXT: &str = "\u{fffd}";
-
 fn has_secret<B>(site: &Site, request: &Request<B>) -> bool {
-    matches!(presented(request), Presented::Bearer(secret) if site.secrets.matches(secret))
+    bearer(request).is_some_and(|secret| site.secrets.matches(secret))
 }
 
 /// A body of another kind could come from a form on a foreign page. One without

@@ -17,9 +17,9 @@ use hyper::{Request, StatusCode};
 use percent_encoding::percent_decode_str;
 
 use super::clock;
-use super::denial::{Denial, Denied, Reply, quoted};
+use super::denial::{Denial, Denied, Reply, quoted, quoted_path};
 use super::driver::Shared;
-use super::http::{Presented, presented, rejected_over_http, text, wrong_method};
+use super::http::{bearer, rejected_over_http, text, wrong_method};
 use super::site::Site;
 use crate::hub::{Claim, Peer, TokenFault, TurnedAway};
 use crate::protocol::client::inbox_mode;
@@ -60,7 +60,7 @@ pub(super) fn upgrade<B>(
         None => InboxMode::default(),
         Some(word) => inbox_mode(&word).ok_or_else(|| {
             let why = "`inbox` must be auto, ack or off";
-            Denial::new(Reason::BadRequest, why).line(format!("inbox {}: {why}", quoted(word.as_bytes())))
+            Denial::new(Reason::BadRequest, why).line(format!("inbox {}: {why}", quoted_path(&word)))
         })?,
     };
     let knows_us = offered(request).any(|protocol| protocol == PROTOCOL.as_bytes());
@@ -182,7 +182,7 @@ fn no_upgrade(why: &'static str, sent: String) -> Box<Denial> {
 
 /// Where a token stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Place {
+pub enum Place {
     Header,
     Protocol,
     Query,
@@ -194,11 +194,12 @@ impl Place {
     /// Where, and where else was looked.
     fn told(self) -> &'static str {
         match self {
-            Self::Header => "in `Authorization: Bearer`, which goes before all other places",
+            Self::Header => "in `Authorization: Bearer`, the first place that is looked at",
             Self::Protocol => {
                 "in the subprotocol `wshub.bearer.TOKEN`; there is none in `Authorization: Bearer`"
             }
-            Self::Query | Self::ForbiddenQuery => {
+            Self::ForbiddenQuery => "is there, in the query alone",
+            Self::Query => {
                 "in the query; there is none in `Authorization: Bearer` and in the subprotocol \
                  `wshub.bearer.TOKEN`"
             }
@@ -211,11 +212,8 @@ const NOT_IN_QUERY: &str = "a token in the URL is not taken here: it goes into `
                             subprotocol `wshub.bearer.TOKEN`, or into an `auth` request";
 
 /// The token: from the header, a subprotocol, or the query.
-fn token<B>(site: &Site, request: &Request<B>) -> Option<(Token, Place)> {
-    let by_header = || match presented(request) {
-        Presented::Bearer(token) => Some((Cow::from(token), Place::Header)),
-        _ => None,
-    };
+pub fn token<B>(site: &Site, request: &Request<B>) -> Option<(Token, Place)> {
+    let by_header = || bearer(request).map(|token| (Cow::from(token), Place::Header));
     let by_protocol = || {
         let token = offered(request).find_map(|protocol| protocol.strip_prefix(BEARER.as_bytes()))?;
         Some((Cow::from(text(token)), Place::Protocol))

@@ -44,3 +44,21 @@ fn page(mut numbers: Map<String, Value>) -> String {
     }
     pairs(&rows)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_come_last_each_by_its_reason() {
+        let numbers = serde_json::json!({
+            "refused": {"host": 3, "token_expired": 12}, "uptime_seconds": 60, "wrong_secrets": 1,
+        });
+        let Value::Object(numbers) = numbers else { return };
+        let page = page(numbers);
+        let words: Vec<Vec<&str>> = page.lines().map(|line| line.split_whitespace().collect()).collect();
+        let last: Vec<String> = words.iter().rev().take(3).map(|words| words.join(" ")).collect();
+        assert_eq!(last, ["refused for token expired 12", "refused for host 3", "wrong secrets 1"]);
+        assert!(page.starts_with("up for"), "{page}");
+    }
+}
