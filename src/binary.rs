@@ -215,6 +215,15 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// Whether another value comes, which not every writer adds.
+    pub(crate) fn has_more(&mut self) -> bool {
+        if self.piece.len() - self.taken <= CHECKSUM {
+            let read = (&mut *self.from).take(PIECE as u64).read_to_end(&mut self.piece);
+            self.failed = read.err().or(self.failed.take());
+        }
+        self.piece.len() - self.taken > CHECKSUM
+    }
+
     /// Nothing is left, and all came as it was written.
     ///
     /// # Errors

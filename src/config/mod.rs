@@ -54,6 +54,8 @@ pub struct Config {
     pub store: Store,
     /// What is logged: this, and what is worse.
     pub log: LevelFilter,
+    /// Whether a line is logged for each request and each end of a connection.
+    pub log_access: bool,
 }
 
 /// Where the daemon can be reached, and from which pages.

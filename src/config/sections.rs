@@ -64,9 +64,9 @@ pub(super) fn config(entries: Entries, environment: &Environment, problems: &Pro
     let heartbeat = heartbeat(root.table("heartbeat"));
     let channels = channels(root.tables("channel"));
     let store = store(root.table("store"), &mut limits);
-    let log = log(root.table("log"));
+    let (log, log_access) = log(root.table("log"));
     root.finish();
-    Config { listen, state, auth, worker, limits, heartbeat, channels, store, log }
+    Config { listen, state, auth, worker, limits, heartbeat, channels, store, log, log_access }
 }
 
 fn socket_path(text: &str) -> Result<PathBuf, String> {
@@ -422,8 +422,9 @@ pub(super) const LEVELS: [(&str, LevelFilter); 5] = [
     ("trace", LevelFilter::Trace),
 ];
 
-fn log(mut table: Table) -> LevelFilter {
+fn log(mut table: Table) -> (LevelFilter, bool) {
     let level = table.choice("level", LevelFilter::Info, &LEVELS);
+    let access = table.boolean("access", false);
     table.finish();
-    level
+    (level, access)
 }

@@ -182,6 +182,7 @@ fn page(config: &Config) -> Page {
 
     page.section("[log]");
     page.set("level", word(&LEVELS, log));
+    page.set("access", config.log_access);
     page
 }
 

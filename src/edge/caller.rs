@@ -3,7 +3,7 @@
 //! Knows how long that may be, and how it ends: as a WebSocket, or with the last
 //! answer read. Does not know what is asked.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::pin::{Pin, pin};
@@ -11,22 +11,29 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::Request;
+use hyper::body::{Body, Incoming};
+use hyper::header::{self, HeaderValue};
 use hyper::service::service_fn;
+use hyper::{Request, StatusCode};
 use smol::future::FutureExt;
 use smol::io::AsyncReadExt;
 use smol::{Async, Timer};
 use smol_hyper::rt::{FuturesIo, SmolTimer};
 
+use super::access;
+use super::clock;
+use super::denial::{Denial, Reply, quoted};
 use super::driver::Shared;
 use super::forwarded::Source;
-use super::guests::Stay;
-use super::http::answer;
+use super::guests::{self, Stay};
+use super::http::{answer, too_slow};
+use super::http_io::HttpIo;
 use super::meter::Load;
 use super::site::Site;
 use super::upgrade::Admission;
 use super::wire::Wire;
-use crate::hub::TurnedAway;
+use crate::hub::{Claim, Peer, TurnedAway};
+use crate::protocol::{Reason, UserId};
 
 /// A request line and headers with a token in them, and room to spare.
 pub const LARGEST_HEAD: usize = 16 << 10;
@@ -38,10 +45,38 @@ pub const MOST_HEADERS: usize = 64;
 /// measured between two requests, 28.2 KiB in the middle of a second head.
 pub const CONVERSATION: usize = 24 << 10;
 
-/// Who makes one request over HTTP: over one connection a proxy brings those of many.
+/// Who asks over HTTP.
 pub(super) struct Caller {
-    pub(super) source: Source,
-    pub(super) stay: Rc<Stay>,
+    /// Where the request under way comes from: over one connection a proxy brings those of
+    /// many, one after the other.
+    source: Cell<Source>,
+    pub(super) stay: Stay,
+    /// Its next answer is the last one, and says so.
+    is_ending: Cell<bool>,
+    /// Whose token has let the request under way in.
+    pub(super) user: RefCell<Option<UserId>>,
+}
+
+impl Caller {
+    /// Where the request under way comes from.
+    pub(super) fn source(&self) -> Source {
+        self.source.get()
+    }
+
+    /// The address of that.
+    pub(super) fn address(&self) -> IpAddr {
+        self.source().address
+    }
+}
+
+/// How a connection has come to its end as far as hyper goes.
+enum Served {
+    /// All was answered, or it becomes a WebSocket.
+    Whole,
+    /// It has had its time, or is gone.
+    Cut,
+    /// What came is no request, or is none in time.
+    Failed(hyper::Error),
 }
 
 /// Serves a TCP connection that has begun to speak: any number of requests, or
@@ -50,17 +85,21 @@ pub(super) struct Caller {
 pub async fn serve(driver: Shared, stream: Async<TcpStream>, stay: Stay) {
     // A peer that is gone already has no address.
     let (Ok(peer), Ok(own)) = (stream.get_ref().peer_addr(), stream.get_ref().local_addr()) else { return };
-    let (peer, own, stay) = (peer.ip(), own.ip(), Rc::new(stay));
+    let (peer, own) = (peer.ip(), own.ip());
+    let (is_ending, user) = (Cell::new(false), RefCell::default());
+    // Until something is asked it is the peer that does whatever is done.
+    let source = Cell::new(Source::of_peer(peer));
+    let caller = Rc::new(Caller { source, stay, is_ending, user });
     let _load = Load::of(CONVERSATION);
     let patience = driver.borrow().site.patience;
     let admission = Rc::new(RefCell::new(None));
     let service = service_fn(|request| {
-        let (driver, admission) = (driver.clone(), admission.clone());
-        // Each request finds the keys and secrets that hold when it is made.
-        let site = driver.borrow().site.clone();
-        let caller = Caller { source: source(&site, peer, own, &request), stay: stay.clone() };
+        let (driver, admission, caller) = (driver.clone(), admission.clone(), caller.clone());
         Box::pin(async move {
-            Ok::<_, std::convert::Infallible>(answer(&driver, &site, &caller, request, &admission).await)
+            // Each request finds the keys and secrets that hold when it is made.
+            let site = driver.borrow().site.clone();
+            caller.source.set(source_of(&site, peer, own, &request));
+            Ok::<_, std::convert::Infallible>(attend(&driver, &site, &caller, request, &admission).await)
         })
     });
     let mut connection = hyper::server::conn::http1::Builder::new()
@@ -70,31 +109,41 @@ pub async fn serve(driver: Shared, stream: Async<TcpStream>, stay: Stay) {
         .max_buf_size(LARGEST_HEAD)
         // Who has sent all and shut that direction still reads its answer.
         .half_close(true)
-        .serve_connection(FuturesIo::new(stream), service);
+        .serve_connection(FuturesIo::new(HttpIo::new(stream)), service);
     let mut life = Life::new(patience);
-    let mut last = pin!(stay.is_over());
+    let mut last = pin!(caller.stay.is_over());
+    let mut is_finishing = false;
     let served = poll_fn(|cx| match connection.poll_without_shutdown(cx) {
-        Poll::Ready(Err(error)) => {
-            if error.is_timeout() {
-                driver.borrow_mut().turned_away(TurnedAway::Newcomer, None);
-            }
-            // What is no head is answered, and more of it may be on its way.
-            Poll::Ready(error.is_parse())
-        }
-        Poll::Ready(Ok(())) => Poll::Ready(true),
+        Poll::Ready(Err(error)) => Poll::Ready(Served::Failed(error)),
+        Poll::Ready(Ok(())) => Poll::Ready(Served::Whole),
         Poll::Pending => {
-            if !life.is_ending && last.as_mut().poll(cx).is_ready() {
-                life.end();
+            if !is_finishing && last.as_mut().poll(cx).is_ready() {
+                // Nobody waits for one more request of it.
+                is_finishing = true;
+                Pin::new(&mut connection).graceful_shutdown();
+                life.end(&caller.is_ending);
+                cx.waker().wake_by_ref();
             }
-            life.poll(cx, || Pin::new(&mut connection).graceful_shutdown())
+            life.poll(cx, &caller.is_ending).map(|()| Served::Cut)
         }
     });
-    // If not, the peer is gone, or has had its time.
-    if !served.await {
+    let served = served.await;
+    if let Served::Cut = served {
         return;
     }
     let parts = connection.into_parts();
-    let stream = parts.io.into_inner();
+    let stream = parts.io.into_inner().into_inner();
+    if let Served::Failed(error) = served {
+        match failed(&driver, &error, &parts.read_buf) {
+            Failed::Silently => return,
+            Failed::Idle => {}
+            Failed::For(denial) => {
+                driver.borrow_mut().deny(&denial, peer.to_canonical());
+                guests::tell(stream.get_ref(), &denial.last_words());
+            }
+        }
+        return hang_up(&stream).await;
+    }
     let Some(Admission { peer, named }) = admission.borrow_mut().take() else {
         return hang_up(&stream).await;
     };
@@ -105,7 +154,7 @@ pub async fn serve(driver: Shared, stream: Async<TcpStream>, stay: Stay) {
 
 /// Where a request comes from. A proxy of this machine that nobody has named is told of:
 /// all who come through it are taken for one.
-fn source<B>(site: &Site, peer: IpAddr, own: IpAddr, request: &Request<B>) -> Source {
+fn source_of<B>(site: &Site, peer: IpAddr, own: IpAddr, request: &Request<B>) -> Source {
     if site.proxies.is_to_be_told(peer, request.headers()) {
         let peer = peer.to_canonical();
         log::warn!(
@@ -114,6 +163,118 @@ fn source<B>(site: &Site, peer: IpAddr, own: IpAddr, request: &Request<B>) -> So
         );
     }
     site.proxies.source(peer, own, request.headers())
+}
+
+/// Answers one request, and writes it down where that is wanted.
+async fn attend(
+    driver: &Shared,
+    site: &Site,
+    caller: &Caller,
+    request: Request<Incoming>,
+    admission: &RefCell<Option<Admission>>,
+) -> Reply {
+    let asked = site.logs_access.then(|| (clock::now(), request.method().clone(), request.uri().clone()));
+    let mut reply = answer(driver, site, caller, request, admission).await;
+    if caller.is_ending.get() && reply.status() != StatusCode::SWITCHING_PROTOCOLS {
+        reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    if let Some((since, method, uri)) = asked {
+        let admitted = admission.borrow();
+        let by_upgrade = admitted.as_ref().and_then(|admitted| match &admitted.peer {
+            Peer::Client { claim: Claim::Proven(identity), .. } => Some(&identity.user_id),
+            _ => None,
+        });
+        let by_token = caller.user.take();
+        access::request(&access::Request {
+            from: caller.address(),
+            user: by_upgrade.or(by_token.as_ref()),
+            method: method.as_str(),
+            path: uri.path(),
+            status: reply.status().as_u16(),
+            bytes: reply.body().size_hint().lower(),
+            took: clock::now().moment.since(since.moment),
+        });
+    }
+    reply
+}
+
+/// What follows where hyper gives a connection up.
+enum Failed {
+    /// The peer is gone.
+    Silently,
+    /// It has asked nothing for a while, which is no fault.
+    Idle,
+    For(Box<Denial>),
+}
+
+fn failed(driver: &Shared, error: &hyper::Error, read: &[u8]) -> Failed {
+    let site = driver.borrow().site.clone();
+    if error.is_timeout() {
+        return match read {
+            [] => Failed::Idle,
+            _ => Failed::For(half_a_head(&site)),
+        };
+    }
+    if !error.is_parse() {
+        return Failed::Silently;
+    }
+    Failed::For(if error.is_parse_too_large() { too_long(read) } else { no_request(error, read) })
+}
+
+/// Refuses whoever has said a part of a head and took too long with the rest.
+pub(super) fn half_a_head(site: &Site) -> Box<Denial> {
+    too_slow("the rest of the head", site).counted(TurnedAway::Newcomer)
+}
+
+/// Refuses a head that is too large.
+fn too_long(read: &[u8]) -> Box<Denial> {
+    let message = match read.len() < LARGEST_HEAD {
+        true => format!("a request may have {MOST_HEADERS} headers"),
+        false => format!("the head of a request may have {} KiB", LARGEST_HEAD >> 10),
+    };
+    let line = format!(
+        "{message}; this one begins with {} (cookies of other programs on this host?)",
+        first_line(read)
+    );
+    Denial::new(Reason::HeadTooLarge, message).line(line)
+}
+
+/// Refuses what is no request of HTTP/1.1, and says what it is where that is plain.
+fn no_request(error: &hyper::Error, read: &[u8]) -> Box<Denial> {
+    let message = if read.starts_with(&[0x16, 0x03]) {
+        "this is TLS, and the port speaks plain HTTP: use http:// or ws://, or put a proxy for TLS before it"
+            .into()
+    } else if read.starts_with(b"PRI * HTTP/2") {
+        "this is HTTP/2, and the port speaks HTTP/1.1".into()
+    } else if is_without_version(read) {
+        "the first line is no request of HTTP/1.1: METHOD PATH HTTP/1.1".into()
+    } else {
+        format!("the head of the request cannot be read: {error}")
+    };
+    let denial = Denial::new(Reason::BadRequest, message.clone());
+    // Of TLS there is nothing to read.
+    if read.first() == Some(&0x16) {
+        denial
+    } else {
+        denial.line(format!("{message}; it begins with {}", first_line(read)))
+    }
+}
+
+/// Whether the first line does not end as those of HTTP do.
+fn is_without_version(read: &[u8]) -> bool {
+    let line = read.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let last = line.trim_ascii_end().rsplit(|byte| *byte == b' ').next().unwrap_or_default();
+    !last.starts_with(b"HTTP/1.")
+}
+
+/// The beginning of what was sent, as far as it holds neither a query nor a header.
+fn first_line(read: &[u8]) -> String {
+    let end = read.iter().position(|byte| b"?\r\n".contains(byte)).unwrap_or(read.len());
+    let line = read.get(..end).unwrap_or_default();
+    match std::str::from_utf8(line) {
+        Ok(line) => super::denial::quoted_path(line),
+        Err(_) => quoted(line.get(..16).unwrap_or(line)),
+    }
 }
 
 /// How long one connection may go on with requests: long enough to be worth
@@ -128,38 +289,36 @@ const LONGEST_ANSWER: Duration = Duration::from_secs(15);
 /// starts it.
 struct Life {
     timer: Timer,
-    /// Told to finish what it is at; some time later it is cut off.
+    /// Its next answer is the last; some time later it is cut off.
     is_over: bool,
-    /// It was asked to come to an end before its time.
-    is_ending: bool,
     patience: Duration,
 }
 
 impl Life {
     fn new(patience: Duration) -> Self {
-        Self { timer: Timer::after(LIFETIME), is_over: false, is_ending: false, patience }
+        Self { timer: Timer::after(LIFETIME), is_over: false, patience }
     }
 
-    /// It has an answer to give, and no more.
-    fn end(&mut self) {
-        self.is_ending = true;
-        if !self.is_over {
-            self.timer.set_after(Duration::ZERO);
-        }
-    }
-
-    /// False once the connection is to be dropped; `finish` is called before.
-    fn poll(&mut self, cx: &mut Context<'_>, finish: impl FnOnce()) -> Poll<bool> {
+    /// Ready once the connection is to be dropped. Before, it is only marked: one that is
+    /// closed between two requests would lose the one that is on its way, and one that asks
+    /// no more is given up for that.
+    fn poll(&mut self, cx: &mut Context<'_>, is_ending: &Cell<bool>) -> Poll<()> {
         if Pin::new(&mut self.timer).poll(cx).is_pending() {
             return Poll::Pending;
         }
-        if std::mem::replace(&mut self.is_over, true) {
-            return Poll::Ready(false);
+        if self.is_over {
+            return Poll::Ready(());
         }
-        finish();
-        self.timer.set_after(self.patience + LONGEST_ANSWER);
+        self.end(is_ending);
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// One more answer, and then it is over.
+    fn end(&mut self, is_ending: &Cell<bool>) {
+        self.is_over = true;
+        is_ending.set(true);
+        self.timer.set_after(self.patience + LONGEST_ANSWER);
     }
 }
 

@@ -76,7 +76,7 @@ impl Driver {
             Effect::Revoke { to, id, revoked } => self.revoke(to, id, revoked),
             Effect::Pause { conn } => self.links.pause(conn),
             Effect::Resume { conn } => self.links.resume(conn),
-            Effect::Report(anomaly) => self.reports.anomaly(self.now.moment, &anomaly),
+            effect @ (Effect::Gone { .. } | Effect::Report(_)) => self.write_down(effect),
         }
     }
 
@@ -168,11 +168,9 @@ impl Driver {
                 }
                 let mut body = Vec::new();
                 frame.encode(None, &mut body);
-                let refused = refusal.map(|refusal| refusal.code);
-                let retry_after = refusal.and_then(|refusal| refusal.retry_after);
                 if let Some(waiting) = self.tickets.remove(&ticket) {
                     // Whoever asked may have hung up.
-                    let _ = waiting.try_send(HttpAnswer { refused, retry_after, body });
+                    let _ = waiting.try_send(HttpAnswer { refused: refusal.cloned(), body });
                 }
             }
         }

@@ -19,16 +19,17 @@ use smol::{Async, LocalExecutor};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::caller;
+use super::denial::Denial;
 use super::descriptors::{self, Use};
 use super::driver::{Driver, Shared};
 use super::epoll::{Epoll, Interest, Ready};
-use super::guests::{self, Guests, Stay};
+use super::guests::{self, GivenUp, Guests, SentAway, Stay};
 use super::handover::words;
-use super::peers::Standing;
+use super::peers::{self, Standing};
 use super::report::{Kind, about};
 use super::wire::Wire;
 use crate::hub::{Peer, TurnedAway};
-use crate::protocol::{Code, Frame, Moment, Refusal};
+use crate::protocol::{Code, Frame, Moment, Reason, Refusal};
 
 /// How long a door stays shut when no descriptor is left for one more guest.
 /// Asking again at once would only burn a processor.
@@ -95,6 +96,35 @@ pub struct Doors {
     is_shut: bool,
     /// The workers' socket, and which one it is.
     socket: Option<(PathBuf, (u64, u64))>,
+}
+
+/// Why somebody gives way where no descriptor is left.
+const DESCRIPTORS: &str = "no descriptors left (`LimitNOFILE=` of the unit)";
+
+/// Refuses whoever cannot be served for want of room.
+fn crowded(why: &str) -> Box<Denial> {
+    let denial = Denial::new(Reason::Overloaded, "too many HTTP connections are open");
+    denial.line(why.to_owned()).counted(TurnedAway::Newcomer)
+}
+
+/// Tells somebody at the clients' door that there is no room.
+fn refuse(stream: &TcpStream, denial: &Denial, driver: &Shared) {
+    guests::tell(stream, &denial.last_words());
+    if let Some(from) = guests::address(stream) {
+        driver.borrow_mut().deny(denial, from);
+    }
+}
+
+/// Somebody has given way to another.
+fn gave_way(driver: &Shared, sent: &SentAway, denial: &Denial, why: &str) {
+    let mut driver = driver.borrow_mut();
+    match (sent.from, sent.is_told) {
+        (Some(from), true) => driver.deny(denial, from),
+        _ => {
+            let line = format_args!("{why}: the oldest that waits for no answer is closed");
+            driver.turned_away(TurnedAway::Newcomer, Some((Kind::GaveWay, line)));
+        }
+    }
 }
 
 /// Who listens at a socket that cannot be opened.
@@ -290,8 +320,16 @@ impl Doors {
             self.wait_for_guests(Interest::READ, &driver.links.epoll);
         }
         let mut guests = self.guests.borrow_mut();
-        for _ in 0..guests.give_up(now) {
-            driver.turned_away(TurnedAway::Newcomer, None);
+        while let Some(GivenUp { from, stream }) = guests.give_up(now) {
+            match (from, stream) {
+                (Some(from), Some(stream)) => {
+                    let denial = caller::half_a_head(&driver.site);
+                    guests::tell(&stream, &denial.last_words());
+                    driver.deny(&denial, from);
+                }
+                // Browsers open connections in advance, for requests that may never come.
+                _ => driver.turned_away(TurnedAway::Newcomer, None),
+            }
         }
         let patience = guests.patience();
         [patience, self.shut_until].into_iter().flatten().min().map(|due| due.since(now))
@@ -336,9 +374,7 @@ impl Doors {
                 Err(Errno::CONNABORTED | Errno::INTR) => {}
                 // Who waits for nothing makes room; its descriptor is free in the
                 // next turn.
-                Err(Errno::MFILE | Errno::NFILE) if self.guests.borrow_mut().send_one_away() => {
-                    return self.gave_way(driver, "descriptors are short");
-                }
+                Err(Errno::MFILE | Errno::NFILE) if self.makes_room(driver, DESCRIPTORS) => return,
                 Err(error) => {
                     let error = io::Error::from(error);
                     self.shut(format_args!("cannot accept connections: {error}"), driver);
@@ -350,10 +386,9 @@ impl Doors {
 
     /// Only those descriptors are left that are kept back from such a use.
     fn is_short(&mut self, limit: u64, is_for: Use, driver: &Shared) {
-        let made_room = self.guests.borrow_mut().send_one_away();
-        if made_room {
-            // Its descriptor is free in the next turn.
-            return self.gave_way(driver, "descriptors are short");
+        // Its descriptor is free in the next turn.
+        if self.makes_room(driver, DESCRIPTORS) {
+            return;
         }
         self.shut(
             format_args!(
@@ -379,22 +414,27 @@ impl Doors {
         self.shut_until = Some(now + OUT_OF_DESCRIPTORS);
     }
 
-    fn gave_way(&self, driver: &Shared, why: &str) {
-        let line = format_args!("{why}: the oldest at the clients' door who wait for nothing are sent away");
-        driver.borrow_mut().turned_away(TurnedAway::Newcomer, Some((Kind::GaveWay, line)));
+    /// Sends the oldest away that waits for nothing. Whether there was one.
+    fn makes_room(&self, driver: &Shared, why: &str) -> bool {
+        let busy = crowded(why);
+        let sent = self.guests.borrow_mut().send_one_away(&busy.last_words());
+        let has_gone = sent.is_some();
+        if let Some(sent) = sent {
+            gave_way(driver, &sent, &busy, why);
+        }
+        has_gone
     }
 
     /// A client waits in the door until it speaks.
     fn greet(&mut self, stream: TcpStream, driver: &Shared) {
         let site = driver.borrow().site.clone();
-        let mut guests = self.guests.borrow_mut();
-        if guests.is_full(site.guests) {
-            let made_room = guests.send_one_away();
-            self.gave_way(driver, "`limits.http_connections` is reached");
-            if !made_room {
-                return guests::turn_away(&stream);
+        if self.guests.borrow().is_full(site.guests) {
+            let why = "as many HTTP connections as `[limits] http_connections` allows";
+            if !self.makes_room(driver, why) {
+                return refuse(&stream, &crowded(why), driver);
             }
         }
+        let mut guests = self.guests.borrow_mut();
         let driver = driver.borrow();
         let number = guests.number();
         if driver.links.epoll.add_for_news(&stream, NEWCOMER | number).is_ok() {
@@ -409,10 +449,11 @@ impl Doors {
         driver.borrow().links.epoll.remove(&stream);
         let most = driver.borrow().site.conversations;
         if self.guests.borrow().are_too_many_served(most) {
-            let made_room = self.guests.borrow_mut().send_speaker_away();
-            self.gave_way(driver, "as many are served over HTTP as `limits.memory` has room for");
-            if !made_room {
-                return guests::turn_away(&stream);
+            let why = "as many HTTP connections in use as `[limits] memory` has room for";
+            let sent = self.guests.borrow_mut().send_speaker_away();
+            match sent {
+                Some(sent) => gave_way(driver, &sent, &crowded(why), why),
+                None => return refuse(&stream, &crowded(why), driver),
             }
         }
         if let Ok(stream) = Async::new_nonblocking(stream) {
@@ -429,17 +470,26 @@ impl Doors {
         let Ok(peer) = sockopt::socket_peercred(&guest) else { return };
         let site = driver.borrow().site.clone();
         let Some(standing) = site.peers.admit(peer) else {
-            let (uid, pid, now) = (peer.uid.as_raw(), peer.pid.as_raw_nonzero(), driver.borrow().moment());
+            let (uid, gid, pid) = (peer.uid.as_raw(), peer.gid.as_raw(), peer.pid.as_raw_nonzero());
             // One that comes back by itself must know that it need not. A socket
             // that is new takes this much.
-            let refusal = Refusal::new(Code::Forbidden, format!("uid {uid} may not speak to this socket"));
+            let why =
+                format!("uid {uid} may not speak to this socket: `[worker] allow` names nothing that it is");
+            let refusal = Refusal::new(Code::Forbidden, why);
             let mut line = Vec::new();
             Frame::from(&refusal).encode(None, &mut line);
             line.push(b'\n');
             let _ = rustix::net::send(&guest, &line, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
-            let line = format_args!("turned a worker away: uid {uid}, pid {pid}");
+            let unit = peers::unit_of(peer).unwrap_or_else(|| "no unit that is known".to_owned());
+            let line = format_args!(
+                "worker of uid {uid}, gid {gid}, pid {pid}, {unit}: neither `[worker] allow` nor `[worker] \
+                 admins` names it"
+            );
             let about = [about("uid", &uid), about("pid", &pid)];
-            return driver.borrow_mut().reports.say(now, Kind::Worker, line, &about);
+            let mut driver = driver.borrow_mut();
+            let now = driver.moment();
+            driver.reports.refused(now, Reason::Worker, line, &about);
+            return driver.turned_away(TurnedAway::Refused(Reason::Worker), None);
         };
         let peer = Peer::Worker { uid: peer.uid.as_raw(), admin: standing == Standing::Administrator };
         driver.borrow_mut().open(Wire::worker(guest), peer, &[]);

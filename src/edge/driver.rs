@@ -30,7 +30,7 @@ use super::systemd::Bulletin;
 use super::turn::Turn;
 use super::wire::Wire;
 use crate::hub::{Asker, Effects, Hub, Input, Now, Peer};
-use crate::protocol::{Code, ConnectionId, Moment, OperationId, Said, Say};
+use crate::protocol::{ConnectionId, Moment, OperationId, Refusal, Said, Say};
 
 /// The driver, as every task of the thread shares it. It is borrowed for the
 /// length of one call and never across an await.
@@ -40,9 +40,7 @@ pub type Shared = Rc<RefCell<Driver>>;
 #[derive(Debug)]
 pub struct HttpAnswer {
     /// Why not, if not.
-    pub refused: Option<Code>,
-    /// Seconds, for `Retry-After`.
-    pub retry_after: Option<Duration>,
+    pub refused: Option<Refusal>,
     /// The JSON of the frame.
     pub body: Vec<u8>,
 }

@@ -114,7 +114,7 @@ impl Flaw {
             Self::Excessive(excess @ (Excess::Info(_) | Excess::Nesting)) => excess.to_string(),
             Self::Revoked(cause) => cause.to_string(),
         };
-        TokenFault { code: self.code(), message, reason: self.reason() }
+        TokenFault { code: self.code(), message, reason: self.reason(), wait: std::time::Duration::ZERO }
     }
 
     /// For administrators, who may know what there is and what it should be.

@@ -44,6 +44,13 @@ pub struct Source {
     pub is_local: bool,
 }
 
+impl Source {
+    /// A peer that has asked nothing yet.
+    pub fn of_peer(peer: IpAddr) -> Self {
+        Self { address: peer.to_canonical(), is_named: false, is_hidden: false, is_local: false }
+    }
+}
+
 impl Proxies {
     /// Those of a configuration.
     pub fn new(listen: &Listen) -> Self {

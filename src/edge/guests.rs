@@ -12,7 +12,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::net::TcpStream;
+use std::net::{IpAddr, TcpStream};
 use std::rc::{Rc, Weak};
 
 use async_channel::{Receiver, Sender};
@@ -66,8 +66,21 @@ pub struct Stay {
     finish: Receiver<Infallible>,
 }
 
-/// What a guest hears that has to leave before it said anything.
-const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 74\r\n\r\n{\"type\":\"error\",\"code\":\"overloaded\",\"message\":\"too many are at the door\"}\n";
+/// One who was sent away.
+pub struct SentAway {
+    /// Where it came from, as long as that is known.
+    pub from: Option<IpAddr>,
+    /// It has not asked yet, and is told why; another has had all its answers.
+    pub is_told: bool,
+}
+
+/// One whose patience has ended.
+pub struct GivenUp {
+    /// Where it came from, as long as that is known.
+    pub from: Option<IpAddr>,
+    /// It has said a part of a head.
+    pub stream: Option<TcpStream>,
+}
 
 impl Default for Guests {
     /// Nobody.
@@ -157,32 +170,31 @@ impl Guests {
         }
     }
 
-    /// Sends the guests away whose patience has ended; how many those were.
-    pub fn give_up(&mut self, now: Moment) -> usize {
-        let before = self.silent.len();
-        while let Some(first) = self.silent.first_entry().filter(|first| first.get().until <= now) {
-            take_up(&first.remove().stream);
-        }
-        before - self.silent.len()
+    /// Takes out the first of those whose patience has ended. Those who have said nothing are
+    /// hung up on at once.
+    pub fn give_up(&mut self, now: Moment) -> Option<GivenUp> {
+        let first = self.silent.first_entry().filter(|first| first.get().until <= now)?;
+        let stream = first.remove().stream;
+        let has_said = take_up(&stream) > 0;
+        Some(GivenUp { from: address(&stream), stream: has_said.then_some(stream) })
     }
 
-    /// Sends the oldest away that waits for nothing. False if there is none.
-    pub fn send_one_away(&mut self) -> bool {
+    /// Sends the oldest away that waits for nothing, if there is one.
+    pub fn send_one_away(&mut self, busy: &[u8]) -> Option<SentAway> {
         let silent = self.silent.first_key_value().map(|(number, _)| *number);
         match (silent, self.first_who_waits()) {
-            (None, None) => return false,
-            (Some(silent), None) => self.turn_out(silent),
-            (Some(silent), Some(speaking)) if silent < speaking => self.turn_out(silent),
-            (_, Some(speaking)) => drop(self.speaking.remove(&speaking)),
+            (Some(silent), speaking) if speaking.is_none_or(|speaking| silent < speaking) => {
+                self.turn_out(silent, busy)
+            }
+            _ => self.send_speaker_away(),
         }
-        true
     }
 
     /// The same among those who are served.
-    pub fn send_speaker_away(&mut self) -> bool {
-        let Some(speaking) = self.first_who_waits() else { return false };
+    pub fn send_speaker_away(&mut self) -> Option<SentAway> {
+        let speaking = self.first_who_waits()?;
         drop(self.speaking.remove(&speaking));
-        true
+        Some(SentAway { from: None, is_told: false })
     }
 
     /// The oldest of those who are served for whom nothing is being done.
@@ -191,11 +203,11 @@ impl Guests {
         first.map(|(number, _)| *number)
     }
 
-    fn turn_out(&mut self, number: u64) {
-        if let Some(silent) = self.silent.remove(&number) {
-            take_up(&silent.stream);
-            turn_away(&silent.stream);
-        }
+    fn turn_out(&mut self, number: u64, busy: &[u8]) -> Option<SentAway> {
+        let Silent { stream, .. } = self.silent.remove(&number)?;
+        take_up(&stream);
+        tell(&stream, busy);
+        Some(SentAway { from: address(&stream), is_told: true })
     }
 
     /// Sends the silent ones away; those who speak have their answer still to
@@ -206,8 +218,14 @@ impl Guests {
 }
 
 /// Takes from a socket what was only looked at: closed with that in it, it would break off.
-fn take_up(stream: &TcpStream) {
-    let _ = recv(stream, &mut [0; LARGEST_HEAD], RecvFlags::DONTWAIT);
+/// How much that was.
+fn take_up(stream: &TcpStream) -> usize {
+    recv(stream, &mut [0; LARGEST_HEAD], RecvFlags::DONTWAIT).map_or(0, |(_, said)| said)
+}
+
+/// Where somebody comes from.
+pub fn address(stream: &TcpStream) -> Option<IpAddr> {
+    stream.peer_addr().ok().map(|address| address.ip().to_canonical())
 }
 
 /// Whether more may make a head of this. The rest of what there is to say about it is
@@ -217,10 +235,10 @@ pub fn is_part(said: &[u8]) -> bool {
     httparse::Request::new(&mut headers).parse(said).is_ok_and(|status| status.is_partial())
 }
 
-/// Tells somebody that there is no room, as far as the socket takes it at once.
-pub fn turn_away(stream: &TcpStream) {
+/// Tells somebody why the connection ends, as far as the socket takes it at once.
+pub fn tell(stream: &TcpStream, words: &[u8]) {
     // It is a courtesy: whoever does not get it sees the end of the connection.
-    let _ = send(stream, BUSY, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    let _ = send(stream, words, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
 }
 
 impl Stay {

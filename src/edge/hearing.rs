@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::driver::Driver;
 use super::lines::{self, Next};
-use super::link::{Link, Rest, Side};
+use super::link::{End, Link, Rest, Side};
 use super::outbox::Piece;
 use super::packet::Packet;
 use super::turn;
@@ -192,6 +192,7 @@ impl Driver {
             Heard::Reply(frame) => self.push(conn.slot, Piece::frame(&Packet::raw(frame))),
             Heard::Closed => {
                 self.links.leave(conn, [], false);
+                self.links.note_end(conn, End::ByPeer);
                 self.part(conn);
             }
             Heard::Broken(close) => self.refuse_to_go_on(conn, close),
@@ -225,6 +226,7 @@ impl Driver {
             Ok(Said { id, say: Say::Auth { token, inbox } }) => {
                 let claim = self.site.verifier.verify(token.reveal(), self.now.wall);
                 self.report_oddity(&self.site.clone());
+                let claim = claim.map_err(|fault| self.refuse_auth(conn, token.reveal(), fault));
                 Input::Identified { conn, id, inbox, claim }
             }
             Ok(Said { id, say: Say::MintToken { user_id, ttl, wanted } }) => {
@@ -255,6 +257,7 @@ impl Driver {
         {
             link.rest = Rest::Coming { waited: 0, has_come: false };
         }
+        self.links.note_end(conn, End::Malformed(close));
         self.part(conn);
         self.tell(Input::TurnedAway(TurnedAway::Malformed));
     }

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::net::IpAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -17,19 +17,19 @@ use smol::future::FutureExt;
 
 use super::caller::Caller;
 use super::clock;
+use super::denial::{Denial, Denied, Rejected, Reply, quoted, quoted_path};
 use super::driver::Shared;
-use super::guard::Guard;
+use super::guard::Who;
 use super::meter::Load;
-use super::report::Kind;
+use super::origin;
 use super::site::Site;
 use super::upgrade::{self, Admission};
 use crate::hub::{Level, TurnedAway};
 use crate::protocol::routes::Route;
-use crate::protocol::{self, Code, Refusal, Say};
+use crate::protocol::{self, Code, Reason, Refusal, Say};
 
-type Reply = Response<Full<Bytes>>;
-
-/// Answers one request; a WebSocket is admitted beside its answer.
+/// Answers one request; a WebSocket is admitted beside its answer. Whatever is refused is
+/// counted and written down here.
 pub(super) async fn answer(
     driver: &Shared,
     site: &Site,
@@ -37,25 +37,36 @@ pub(super) async fn answer(
     request: Request<Incoming>,
     admission: &RefCell<Option<Admission>>,
 ) -> Reply {
+    match respond(driver, site, caller, request, admission).await {
+        Ok(reply) => reply,
+        Err(denial) => {
+            driver.borrow_mut().deny(&denial, caller.address());
+            denial.reply()
+        }
+    }
+}
+
+async fn respond(
+    driver: &Shared,
+    site: &Site,
+    caller: &Caller,
+    request: Request<Incoming>,
+    admission: &RefCell<Option<Admission>>,
+) -> Denied<Reply> {
     let path = tidy(request.uri().path());
-    if let Err(refused) = site.gate.admit(&path, request.headers()) {
-        return refuse(StatusCode::FORBIDDEN, "forbidden", &refused.message);
-    }
+    site.gate.admit(&path, request.headers()).map_err(not_admitted)?;
     if site.paths.iter().any(|known| tidy(known) == path) {
-        return match upgrade::upgrade(driver, site, caller.source, &request) {
-            Ok((reply, admitted)) => {
-                *admission.borrow_mut() = Some(admitted);
-                reply
-            }
-            Err(reply) => *reply,
-        };
+        let (reply, admitted) = upgrade::upgrade(driver, site, caller.source(), &request)?;
+        *admission.borrow_mut() = Some(admitted);
+        return Ok(reply);
     }
+    let path = path.into_owned();
     let method = request.method().clone();
     match (Route::of(&path), method) {
         (Some(Route::Broadcast), Method::POST) => {
             // Who would fill queues waits; who stops something does not.
             if driver.borrow().memory_level() >= Level::Critical && has_secret(site, &request) {
-                return overloaded("memory is short");
+                return Err(short_of_memory());
             }
             let read = |body: &[u8]| protocol::http::broadcast(body).map(Say::Publish);
             with_body(driver, site, caller, request, read).await
@@ -66,11 +77,12 @@ pub(super) async fn answer(
         }
         (Some(Route::Stats), Method::GET | Method::HEAD) => stats(driver, site, caller, &request).await,
         (Some(Route::Metrics), Method::GET | Method::HEAD) => metrics(driver, site, caller, &request).await,
-        (Some(Route::Health), Method::GET | Method::HEAD) => health(driver),
-        (None | Some(Route::Reserved), _) => {
-            refuse(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")
+        (Some(Route::Health), Method::GET | Method::HEAD) => Ok(health(driver)),
+        (None | Some(Route::Reserved), method) => {
+            let line = format!("{method} {}: there is nothing at this path", quoted_path(&path));
+            Err(Denial::new(Reason::NotFound, "there is nothing at this path").line(line))
         }
-        (Some(route), _) => only(route.methods()),
+        (Some(route), method) => Err(wrong_method(&method, &path, route.methods())),
     }
 }
 
@@ -83,6 +95,18 @@ fn tidy(path: &str) -> Cow<'_, str> {
     let parts = path.split('/').filter(|part| !part.is_empty());
     let tidy: String = parts.flat_map(|part| ["/", part]).collect();
     if tidy.is_empty() { "/".into() } else { tidy.into() }
+}
+
+/// Refuses a request for its `Host` or `Origin`.
+fn not_admitted(refused: origin::Refused) -> Box<Denial> {
+    Denial::new(refused.reason, refused.message)
+}
+
+/// Refuses a method, and says which there are.
+pub(super) fn wrong_method(method: &Method, path: &str, understood: &'static str) -> Box<Denial> {
+    let message = format!("only {understood} is understood here");
+    let line = format!("{} {}: {message}", quoted(method.as_str().as_bytes()), quoted_path(path));
+    Denial::new(Reason::Method, message).line(line).header(header::ALLOW, understood)
 }
 
 /// Whether all that is promised can be kept. Who asks for less can go on: live
@@ -104,81 +128,81 @@ async fn with_body(
     caller: &Caller,
     request: Request<Incoming>,
     read: impl FnOnce(&[u8]) -> Result<Say, Refusal>,
-) -> Reply {
-    if !has_secret(site, &request) {
-        let why = "this needs `Authorization: Bearer` with the broadcast secret";
-        return unauthorized(driver, site, caller, &request, why);
-    }
+) -> Denied<Reply> {
+    let wanted = Wanted { what: "the broadcast secret", takes_tokens: false };
+    entitled(driver, site, caller, &request, wanted)?;
     let _awaited = caller.stay.awaited();
-    let body = match whole_body(site, request).await {
-        Ok(body) => body,
-        Err(refused) => {
-            driver.borrow_mut().turned_away(TurnedAway::Request, None);
-            return *refused;
-        }
-    };
-    match read(&body) {
-        Ok(say) => ask(driver, say).await,
-        Err(refusal) => {
-            driver.borrow_mut().turned_away(TurnedAway::Request, None);
-            refuse(status(refusal.code), refusal.code.word(), &refusal.message)
-        }
-    }
+    let path = quoted_path(request.uri().path());
+    let body =
+        whole_body(site, request).await.map_err(|denial| denial.about(&path).counted(TurnedAway::Request))?;
+    let say = read(&body).map_err(|refusal| {
+        let reason = reason(refusal.code).unwrap_or(Reason::BadRequest);
+        let denial = Denial::new(reason, refusal.message).status(status(refusal.code));
+        denial.code(refusal.code.word()).about(&format!("the body for {path}")).counted(TurnedAway::Request)
+    })?;
+    ask(driver, say).await.map_err(|denial| denial.about(&path))
 }
 
-/// The body, if it is JSON, comes in time and is not too long; else the answer.
-async fn whole_body(site: &Site, request: Request<Incoming>) -> Result<Bytes, Box<Reply>> {
-    let wrong = |status, code, why: &str| Err(Box::new(refuse(status, code, why)));
-    if !is_json(&request) {
-        return wrong(StatusCode::UNSUPPORTED_MEDIA_TYPE, "bad_request", "the body must be application/json");
+/// The body, if it is JSON, comes in time and is not too long.
+async fn whole_body(site: &Site, request: Request<Incoming>) -> Denied<Bytes> {
+    if let Some(kind) = request.headers().get(header::CONTENT_TYPE)
+        && !is_json(kind)
+    {
+        let line = format!("Content-Type {}: the body must be application/json", quoted(kind.as_bytes()));
+        return Err(Denial::new(Reason::MediaType, "the body must be application/json").line(line));
     }
-    let limit = format!("the body may be {} bytes long", site.message_bytes);
+    let limit = site.message_bytes;
+    let too_large = || {
+        let message = format!("the body may be {limit} bytes long");
+        let line = format!("{message} (`[limits] message_bytes`)");
+        Denial::new(Reason::TooLarge, message).line(line)
+    };
     // What is announced to be too long is not waited for.
-    if request.body().size_hint().lower() > site.message_bytes as u64 {
-        return wrong(StatusCode::PAYLOAD_TOO_LARGE, "too_large", &limit);
+    if request.body().size_hint().lower() > limit as u64 {
+        return Err(too_large());
     }
-    let announced = request.body().size_hint().upper().map_or(site.message_bytes, |size| size as usize);
-    let _load = Load::of(announced.min(site.message_bytes));
-    let body = Limited::new(request.into_body(), site.message_bytes).collect();
+    let announced = request.body().size_hint().upper().map_or(limit, |size| size as usize);
+    let _load = Load::of(announced.min(limit));
+    let body = Limited::new(request.into_body(), limit).collect();
     let in_time = async { Some(body.await) }.or(async {
         Timer::after(site.patience).await;
         None
     });
     match in_time.await {
         Some(Ok(body)) => Ok(body.to_bytes()),
-        Some(Err(error)) if error.is::<LengthLimitError>() => {
-            wrong(StatusCode::PAYLOAD_TOO_LARGE, "too_large", &limit)
-        }
-        Some(Err(_)) => wrong(StatusCode::BAD_REQUEST, "bad_request", "the body did not come whole"),
-        None => wrong(StatusCode::REQUEST_TIMEOUT, "bad_request", "the body took too long"),
+        Some(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Some(Err(_)) => Err(Denial::new(Reason::BadRequest, "the body did not come whole")),
+        None => Err(too_slow("the body", site).header(header::CONNECTION, "close")),
     }
+}
+
+/// Refuses what did not come in time.
+pub(super) fn too_slow(what: &str, site: &Site) -> Box<Denial> {
+    let line = format!("{what} did not come within {:?} (`[limits] handshake_timeout`)", site.patience);
+    Denial::new(Reason::Timeout, format!("{what} took too long")).line(line)
 }
 
 /// Passes a request to the hub and waits for its word.
-async fn ask(driver: &Shared, say: Say) -> Reply {
+async fn ask(driver: &Shared, say: Say) -> Denied<Reply> {
     let waiting = driver.borrow_mut().ask(say);
-    let Ok(answer) = waiting.recv().await else {
-        return ending();
-    };
-    let mut reply = json(answer.refused.map_or(StatusCode::OK, status), answer.body);
-    let ends = (answer.refused == Some(Code::ShuttingDown)).then_some(RETRY);
-    let wait = answer.retry_after.map(|wait| wait.as_secs_f64().ceil() as u64);
-    if let Some(seconds) = wait.or(ends) {
-        reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    let answer = waiting.recv().await.map_err(|_| ending())?;
+    match answer.refused {
+        None => Ok(json(StatusCode::OK, answer.body)),
+        Some(refusal) => match reason(refusal.code) {
+            Some(reason) => Err(Denial::by_hub(reason, status(refusal.code), &refusal, answer.body)),
+            None => Ok(json(status(refusal.code), answer.body)),
+        },
     }
-    reply
 }
 
-async fn stats(driver: &Shared, site: &Site, caller: &Caller, request: &Request<Incoming>) -> Reply {
-    let knows_all = has_secret(site, request) || is_admin(site, request);
-    if !knows_all && (request.headers().contains_key(header::AUTHORIZATION) || !caller.source.is_local) {
-        let why = "this needs the broadcast secret or an administrator's token";
-        return unauthorized(driver, site, caller, request, why);
+async fn stats(driver: &Shared, site: &Site, caller: &Caller, request: &Request<Incoming>) -> Denied<Reply> {
+    let shows_little = caller.source().is_local && !request.headers().contains_key(header::AUTHORIZATION);
+    if !shows_little {
+        let wanted = Wanted { what: "the broadcast secret or an administrator's token", takes_tokens: true };
+        entitled(driver, site, caller, request, wanted)?;
+        return ask(driver, Say::Stats).await;
     }
-    let reply = ask(driver, Say::Stats).await;
-    if knows_all {
-        return reply;
-    }
+    let reply = ask(driver, Say::Stats).await?;
     // Without a secret, the two numbers that a page of the machine may show.
     #[derive(serde::Deserialize, serde::Serialize)]
     struct Public {
@@ -188,34 +212,188 @@ async fn stats(driver: &Shared, site: &Site, caller: &Caller, request: &Request<
     let (parts, body) = reply.into_parts();
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     let public = serde_json::from_slice::<Public>(&body).and_then(|public| serde_json::to_vec(&public));
-    json(parts.status, public.unwrap_or_default())
+    Ok(json(parts.status, public.unwrap_or_default()))
 }
 
-async fn metrics(driver: &Shared, site: &Site, caller: &Caller, request: &Request<Incoming>) -> Reply {
-    if !(site.metrics_open || has_secret(site, request) || is_admin(site, request)) {
-        let why = "metrics need the broadcast secret, or `metrics_open = true`";
-        return unauthorized(driver, site, caller, request, why);
+async fn metrics(
+    driver: &Shared,
+    site: &Site,
+    caller: &Caller,
+    request: &Request<Incoming>,
+) -> Denied<Reply> {
+    if !site.metrics_open {
+        let what = "the broadcast secret or an administrator's token, unless `metrics_open = true`";
+        entitled(driver, site, caller, request, Wanted { what, takes_tokens: true })?;
     }
     let waiting = driver.borrow_mut().ask(Say::Stats);
-    let Ok(answer) = waiting.recv().await else {
-        return ending();
-    };
+    let answer = waiting.recv().await.map_err(|_| ending())?;
     let mut reply = Response::new(Full::new(Bytes::from(super::metrics::text(&answer.body))));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     reply.headers_mut().insert(header::CONTENT_TYPE, kind);
-    reply
+    Ok(reply)
+}
+
+/// What a request is to show.
+#[derive(Clone, Copy)]
+struct Wanted {
+    what: &'static str,
+    takes_tokens: bool,
+}
+
+/// What stands in the header `Authorization`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Presented<'r> {
+    Nothing,
+    /// What follows `Bearer`.
+    Bearer(&'r str),
+    /// It is of another scheme: by its name, where that is one that is known.
+    Other(&'static str),
+    /// One word without a scheme.
+    Bare,
+}
+
+/// Schemes that are seen in the place of `Bearer`. Of others the name is not told: it may be
+/// a part of a secret.
+const SCHEMES: [&str; 7] = ["Basic", "Token", "Digest", "JWT", "ApiKey", "Negotiate", "Secret"];
+
+/// What a request presents.
+fn presented<B>(request: &Request<B>) -> Presented<'_> {
+    let Some(value) = request.headers().get(header::AUTHORIZATION) else { return Presented::Nothing };
+    let value = value.as_bytes().trim_ascii();
+    let Some(end) = value.iter().position(|byte| *byte == b' ') else {
+        return match value.eq_ignore_ascii_case(b"bearer") {
+            // As where a script has an empty variable.
+            true => Presented::Nothing,
+            false => Presented::Bare,
+        };
+    };
+    let (scheme, rest) = value.split_at(end);
+    if scheme.eq_ignore_ascii_case(b"bearer") {
+        return Presented::Bearer(text(rest).trim());
+    }
+    let known = SCHEMES.iter().find(|known| scheme.eq_ignore_ascii_case(known.as_bytes()));
+    Presented::Other(known.copied().unwrap_or("another"))
+}
+
+/// Whether a request shows what is wanted.
+fn entitled<B>(
+    driver: &Shared,
+    site: &Site,
+    caller: &Caller,
+    request: &Request<B>,
+    wanted: Wanted,
+) -> Denied<()> {
+    let what = wanted.what;
+    let denial = |reason, message: String| {
+        let line = format!("{} {}: {message}", request.method(), quoted_path(request.uri().path()));
+        Denial::new(reason, message).line(line)
+    };
+    let secret = match presented(request) {
+        Presented::Bearer(secret) => secret,
+        Presented::Nothing => {
+            let message = format!(
+                "this needs {what} in `Authorization: Bearer`, the only place that is looked at; there is none"
+            );
+            return Err(denial(Reason::SecretMissing, message));
+        }
+        Presented::Other(scheme) => {
+            let message =
+                format!("`Authorization` is of the scheme {scheme}; this needs `Bearer` with {what}");
+            return Err(denial(Reason::SecretScheme, message));
+        }
+        Presented::Bare => {
+            let message = format!("`Authorization` names no scheme; this needs `Bearer `, then {what}");
+            return Err(denial(Reason::SecretScheme, message));
+        }
+    };
+    if site.secrets.matches(secret) {
+        return Ok(());
+    }
+    let is_token = secret.matches('.').count() == 2;
+    if is_token && wanted.takes_tokens {
+        return administrator(driver, site, caller, request, secret);
+    }
+    let mut driver = driver.borrow_mut();
+    let slowed = site.wrong_secrets.borrow_mut().wrong(Who::Address(caller.address()), driver.moment()).err();
+    driver.turned_away(TurnedAway::WrongSecret, None);
+    Err(match slowed {
+        Some(wait) => too_often("secrets", "", wait),
+        None if is_token => denial(
+            Reason::SecretWrong,
+            format!("this is a token in `Authorization: Bearer`; it needs {what}"),
+        ),
+        None => denial(
+            Reason::SecretWrong,
+            format!(
+                "the secret in `Authorization: Bearer` is wrong; this needs {what} (`[auth] broadcast_secrets`)"
+            ),
+        ),
+    })
+}
+
+/// Whether a token is an administrator's.
+fn administrator<B>(
+    driver: &Shared,
+    site: &Site,
+    caller: &Caller,
+    request: &Request<B>,
+    token: &str,
+) -> Denied<()> {
+    match site.verifier.verify(token, clock::now().wall) {
+        Ok(identity) => {
+            *caller.user.borrow_mut() = Some(identity.user_id.clone());
+            if identity.rights.as_ref().is_some_and(|rights| rights.admin) {
+                return Ok(());
+            }
+            let message = "the token holds, and its `wshub` claim does not say `admin`";
+            let (path, user) =
+                (quoted_path(request.uri().path()), quoted(identity.user_id.as_str().as_bytes()));
+            Err(Denial::new(Reason::Forbidden, message).line(format!("{path}: user {user}: {message}")))
+        }
+        Err(fault) => {
+            let mut driver = driver.borrow_mut();
+            let place = "in `Authorization: Bearer`";
+            let line = driver.explain_token(&fault, token, place);
+            let rejected = driver.reject(fault, token, Some(caller.address()));
+            Err(rejected_over_http(rejected, place, line))
+        }
+    }
+}
+
+/// The answer to a token that does not hold.
+pub(super) fn rejected_over_http(rejected: Rejected, place: &str, line: Option<String>) -> Box<Denial> {
+    let Rejected { fault, slowed } = rejected;
+    if let Some(wait) = slowed {
+        return too_often("tokens", &fault.message, wait);
+    }
+    let message = format!("{} (the token {place})", fault.message);
+    let denial = Denial::new(fault.reason, message).code(fault.code);
+    match line {
+        Some(line) => denial.line(line),
+        None => denial,
+    }
+}
+
+/// Refuses whoever was refused too often.
+fn too_often(what: &str, last: &str, wait: Duration) -> Box<Denial> {
+    let option = format!("wrong_{what}_per_minute");
+    let last = if last.is_empty() { String::new() } else { format!(", the last one because {last}") };
+    let message = format!("too many wrong {what} come from here{last}; a right one is taken at once");
+    let line = format!("{message} (`[limits] {option}`)");
+    Denial::new(Reason::TooManyRefusals, message).line(line).after(wait)
 }
 
 /// What follows `Bearer` in the header.
 pub fn bearer<B>(request: &Request<B>) -> Option<&str> {
-    let value = request.headers().get(header::AUTHORIZATION)?.as_bytes();
-    let (scheme, token) = value.split_at(value.iter().position(|byte| *byte == b' ')?);
-    scheme.eq_ignore_ascii_case(b"bearer").then(|| text(token).trim())
+    match presented(request) {
+        Presented::Bearer(token) => Some(token),
+        _ => None,
+    }
 }
 
 /// A token or secret as text. One that is not UTF-8 is there, and is none that could be
 /// right: so it is not passed over as if there were none.
-pub fn text(token: &[u8]) -> &str {
+pub(super) fn text(token: &[u8]) -> &str {
     std::str::from_utf8(token).unwrap_or_default()
 }
 
@@ -223,15 +401,9 @@ fn has_secret<B>(site: &Site, request: &Request<B>) -> bool {
     bearer(request).is_some_and(|secret| site.secrets.matches(secret))
 }
 
-fn is_admin<B>(site: &Site, request: &Request<B>) -> bool {
-    let claim = bearer(request).and_then(|token| site.verifier.verify(token, clock::now().wall).ok());
-    claim.and_then(|identity| identity.rights).is_some_and(|rights| rights.admin)
-}
-
 /// A body of another kind could come from a form on a foreign page. One without
 /// a type comes from a program.
-fn is_json<B>(request: &Request<B>) -> bool {
-    let Some(kind) = request.headers().get(header::CONTENT_TYPE) else { return true };
+fn is_json(kind: &HeaderValue) -> bool {
     let essence = kind.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
     essence.eq_ignore_ascii_case("application/json") || essence.ends_with("+json")
 }
@@ -251,64 +423,27 @@ fn status(code: Code) -> StatusCode {
     }
 }
 
-/// An error as all of HTTP tells it.
-pub fn refuse(status: StatusCode, code: &str, message: &str) -> Reply {
-    let body = serde_json::json!({"type": "error", "code": code, "message": message});
-    json(status, body.to_string().into_bytes())
+/// What a refusal of the hub is counted as; what is no refusal of a request is not.
+fn reason(code: Code) -> Option<Reason> {
+    Some(match code {
+        Code::BadJson | Code::BadRequest | Code::UnknownAction | Code::TooLarge => Reason::BadRequest,
+        Code::AuthRequired => Reason::SecretMissing,
+        Code::Forbidden => Reason::Forbidden,
+        Code::UnknownConnection | Code::UnknownOperation => Reason::NotFound,
+        Code::RateLimited | Code::TooManySubscriptions | Code::TooManyRevocations => Reason::RateLimited,
+        Code::StoreUnavailable => Reason::StoreUnavailable,
+        Code::ShuttingDown => Reason::ShuttingDown,
+        Code::NotSubscribed | Code::Conflict | Code::BadConfiguration | Code::Internal => return None,
+    })
 }
-
-/// Refuses whoever has no secret, or a wrong one; a wrong one too often.
-fn unauthorized<B>(
-    driver: &Shared,
-    site: &Site,
-    caller: &Caller,
-    request: &Request<B>,
-    message: &str,
-) -> Reply {
-    if bearer(request).is_some()
-        && let Some(too_often) = wrong(driver, &site.wrong_secrets, caller.source.address, "secret")
-    {
-        return too_often;
-    }
-    let mut reply = refuse(StatusCode::UNAUTHORIZED, "auth_required", message);
-    reply.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    reply
-}
-
-/// Counts a wrong secret or token; the answer where it was one too many.
-pub fn wrong(driver: &Shared, guard: &RefCell<Guard>, from: IpAddr, what: &str) -> Option<Reply> {
-    let mut driver = driver.borrow_mut();
-    let line = format_args!("a wrong {what} from {from}");
-    driver.turned_away(TurnedAway::WrongSecret, Some((Kind::WrongSecret, line)));
-    let wait = guard.borrow_mut().wrong(from, driver.moment()).err()?;
-    let message = format!("too many wrong {what}s come from {from}; a right one is taken");
-    let mut reply = refuse(StatusCode::TOO_MANY_REQUESTS, "rate_limited", &message);
-    reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs_f64().ceil() as u64));
-    Some(reply)
-}
-
-/// Seconds: long enough for a few others to have left, or for a daemon to start.
-const RETRY: u64 = 5;
 
 /// The daemon ends; most often another begins.
-fn ending() -> Reply {
-    let mut reply = refuse(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the daemon ends");
-    reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY));
-    reply
+fn ending() -> Box<Denial> {
+    Denial::new(Reason::ShuttingDown, "the daemon ends")
 }
 
-/// Refuses for want of room; it is worth trying again.
-pub fn overloaded(message: &str) -> Reply {
-    let mut reply = refuse(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message);
-    reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY));
-    reply
-}
-
-fn only(method: &'static str) -> Reply {
-    let mut reply =
-        refuse(StatusCode::METHOD_NOT_ALLOWED, "bad_request", &format!("only {method} is understood here"));
-    reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static(method));
-    reply
+fn short_of_memory() -> Box<Denial> {
+    Denial::new(Reason::Overloaded, "memory is short").line("memory is short (`[limits] memory`)".into())
 }
 
 fn json(status: StatusCode, body: Vec<u8>) -> Reply {

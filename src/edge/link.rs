@@ -10,7 +10,7 @@ use super::meter::Head;
 use super::outbox::{Outbox, Piece};
 use super::wire::Wire;
 use super::{lines, ws};
-use crate::protocol::{ConnectionId, Moment, OperationId};
+use crate::protocol::{Close, ConnectionId, Moment, OperationId};
 
 /// One link.
 pub struct Link {
@@ -44,6 +44,8 @@ pub struct Link {
     /// The hub knows, or is being told, that the link is down. The slot is free
     /// for others once the socket is dead and the hub knows.
     pub(super) parted: bool,
+    /// How it ends, where that is not the hub's decision.
+    pub(super) end: End,
     /// When the kernel last took something that had waited.
     pub(super) took: Moment,
     /// It was told goodbye in the middle of a frame that it still sends.
@@ -82,6 +84,18 @@ impl Rest {
             _ => false,
         }
     }
+}
+
+/// How a link ends that the hub does not close.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum End {
+    /// The socket broke, or closed without a word.
+    #[default]
+    Lost,
+    /// The peer has sent a close frame.
+    ByPeer,
+    /// The peer broke the protocol of the wire.
+    Malformed(Close),
 }
 
 impl Link {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use slab::Slab;
 
 use super::epoll::{Epoll, Interest, Ready};
-use super::link::{Link, Rest, Side};
+use super::link::{End, Link, Rest, Side};
 use super::meter;
 use super::outbox::{Bounds, Flushed, Mark, Outbox, Piece, Place};
 use super::wire::{Moved, Wire};
@@ -121,6 +121,7 @@ impl Links {
             resumed: false,
             muted: false,
             parted: false,
+            end: End::default(),
             took: Moment::default(),
             rest: Rest::default(),
         });

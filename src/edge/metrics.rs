@@ -5,6 +5,7 @@
 
 use std::fmt::Write;
 
+use crate::protocol::Reason;
 use crate::protocol::frame::GAUGES;
 
 /// Makes the text of the JSON that `stats` answers with.
@@ -23,5 +24,16 @@ pub fn text(statistics: &[u8]) -> String {
             writeln!(text, "# TYPE wshubd_{name}_total counter\nwshubd_{name}_total {value}")
         };
     }
+    refused(&numbers, &mut text);
     text
+}
+
+/// Each reason for a refusal, those that nobody was refused for too: whoever draws a curve
+/// wants to see that it was 0.
+fn refused(numbers: &serde_json::Map<String, serde_json::Value>, text: &mut String) {
+    text.push_str("# TYPE wshubd_refused_total counter\n");
+    for (reason, _) in Reason::NAMES {
+        let count = numbers.get("refused").and_then(|refused| refused.get(reason)?.as_u64()).unwrap_or(0);
+        let _ = writeln!(text, "wshubd_refused_total{{reason=\"{reason}\"}} {count}");
+    }
 }

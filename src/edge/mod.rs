@@ -2,12 +2,14 @@
 //!
 //! Knows how to get bytes in and out. Does not know why.
 
+mod access;
 mod admin;
 pub mod caller;
 mod catchup;
 pub mod claims;
 pub mod clock;
 pub mod deeds;
+pub mod denial;
 pub mod descriptors;
 pub mod doors;
 pub mod driver;
@@ -20,6 +22,7 @@ pub mod handover;
 pub mod heap;
 mod hearing;
 pub mod http;
+mod http_io;
 pub mod inherited;
 mod jwk;
 mod key;

@@ -3,7 +3,7 @@
 //! Knows in which order a link stops to hear, is written to for the last time, and
 //! gives its slot back. Does not know why it ends.
 
-use super::link::Side;
+use super::link::{End, Side};
 use super::links::Links;
 use super::outbox::Piece;
 use crate::hub::{Input, Outbound};
@@ -29,6 +29,13 @@ impl Links {
             link.forget_input();
         }
         self.touch(id.slot);
+    }
+
+    /// Notes how a link ends, for whoever writes that down.
+    pub(super) fn note_end(&mut self, id: ConnectionId, end: End) {
+        if let Some(link) = self.get(id) {
+            link.end = end;
+        }
     }
 
     /// The peer says no more. Whether it may still read; then the link stays until it has

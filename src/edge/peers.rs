@@ -100,6 +100,11 @@ impl Peers {
     }
 }
 
+/// The unit of a process that has connected, where it is known.
+pub fn unit_of(peer: UCred) -> Option<String> {
+    Process::of(peer)?.unit
+}
+
 impl Rule {
     fn fits(&self, peer: UCred, process: &OnceCell<Option<Process>>) -> bool {
         let process = || process.get_or_init(|| Process::of(peer)).as_ref();

@@ -12,7 +12,7 @@ use log::{Level, Record};
 use smallvec::SmallVec;
 
 use crate::hub::Anomaly;
-use crate::protocol::{Close, ConnectionId, Moment, UserId};
+use crate::protocol::{Close, ConnectionId, Moment, Reason, UserId};
 
 /// What a line is about. Each kind is limited on its own, so that one which comes
 /// often hides no other.
@@ -28,49 +28,76 @@ pub enum Kind {
     NotKept,
     Memory,
     Overloaded,
-    /// A wrong secret or token was presented.
-    WrongSecret,
-    /// One that holds has something in it that means nothing.
+    /// A token that holds has something in it that means nothing.
     OddToken,
     /// Somebody had to leave the clients' door for somebody else.
     GaveWay,
     /// Nobody can be let in.
     Shut,
-    /// A local process was not let in.
-    Worker,
 }
 
 /// How many kinds there are.
-const KINDS: usize = Kind::Worker as usize + 1;
+const KINDS: usize = Kind::Shut as usize + 1;
 
 /// A person reads one line a second; more of the same kind say nothing new.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// When each kind was last written, and how many were held back since.
-#[derive(Default, Debug)]
-pub struct Reports([(Option<Moment>, u64); KINDS]);
+/// When a line of one kind was last written, and how many were held back since.
+#[derive(Clone, Copy, Default, Debug)]
+struct Pace {
+    last: Option<Moment>,
+    held_back: u64,
+}
+
+impl Pace {
+    fn is_due(&self, now: Moment) -> bool {
+        self.last.is_none_or(|last| now.since(last) >= PAUSE)
+    }
+
+    /// Whether it is the turn of this kind; then how many were held back.
+    fn turn(&mut self, now: Moment) -> Option<u64> {
+        if !self.is_due(now) {
+            self.held_back += 1;
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.held_back))
+    }
+}
+
+/// The pace of each kind, and of each reason for a refusal.
+#[derive(Debug)]
+pub struct Reports {
+    kinds: [Pace; KINDS],
+    reasons: [Pace; Reason::NAMES.len()],
+}
+
+impl Default for Reports {
+    fn default() -> Self {
+        Self { kinds: [Pace::default(); KINDS], reasons: [Pace::default(); Reason::NAMES.len()] }
+    }
+}
 
 impl Reports {
     /// Writes a line, unless one of its kind was written within the last second;
     /// the next that is written says how many were not. `about` are the names in it,
     /// for those who search a journal by them.
     pub fn say(&mut self, now: Moment, kind: Kind, line: impl fmt::Display, about: &[About<'_>]) {
-        let Some(held_back) = self.turn(now, kind) else { return };
-        match held_back {
-            0 => write(about, format_args!("{line}")),
-            more => write(about, format_args!("{line} (and {more} more like this before)")),
-        }
+        let held_back = self.kinds.get_mut(kind as usize).and_then(|pace| pace.turn(now));
+        write_with(held_back, line, about);
     }
 
-    /// Whether it is the turn of a kind; then how many were held back.
-    fn turn(&mut self, now: Moment, kind: Kind) -> Option<u64> {
-        let (last, held_back) = self.0.get_mut(kind as usize)?;
-        if last.is_some_and(|last| now.since(last) < PAUSE) {
-            *held_back += 1;
-            return None;
-        }
-        *last = Some(now);
-        Some(std::mem::take(held_back))
+    /// The same of a refusal at a door, limited by its reason; `about` tells who was refused.
+    pub fn refused(&mut self, now: Moment, reason: Reason, line: impl fmt::Display, about: &[About<'_>]) {
+        let held_back = self.reasons.get_mut(reason as usize).and_then(|pace| pace.turn(now));
+        let reason = [("reason", Value::from(reason.word()))];
+        let about: SmallVec<[About<'_>; 3]> = reason.into_iter().chain(about.iter().cloned()).collect();
+        write_with(held_back, format_args!("refused {line}"), &about);
+    }
+
+    /// Whether a line of a reason would be written now.
+    pub fn is_due(&self, now: Moment, reason: Reason) -> bool {
+        self.reasons.get(reason as usize).is_some_and(|pace| pace.is_due(now))
     }
 
     /// Writes what the hub found worth a line.
@@ -84,6 +111,8 @@ impl Reports {
                 let line = format_args!("closed {conn} of {}: {}", Shown(user.as_ref()), close.reason());
                 self.say(now, Kind::Misbehaved, line, &closed(conn, user.as_ref(), *close));
             }
+            // A refusal, and told as one.
+            Anomaly::Refused { .. } => {}
             Anomaly::OwnerLost { operation, channel } => {
                 let line = format_args!("operation {operation:?} on {channel:?}: its worker is gone");
                 let about = [about("operation", operation), about("channel", channel)];
@@ -135,6 +164,14 @@ fn closed<'a>(conn: &'a ConnectionId, user: Option<&'a UserId>, close: Close) ->
     [about("connection", conn), reason].into_iter().chain(user).collect()
 }
 
+fn write_with(held_back: Option<u64>, line: impl fmt::Display, about: &[About<'_>]) {
+    match held_back {
+        None => {}
+        Some(0) => write(about, format_args!("{line}")),
+        Some(more) => write(about, format_args!("{line} (and {more} more like this before)")),
+    }
+}
+
 fn write(about: &[About<'_>], line: fmt::Arguments<'_>) {
     let record =
         Record::builder().level(Level::Warn).target(module_path!()).args(line).key_values(&about).build();
@@ -161,13 +198,20 @@ mod tests {
 
     #[test]
     fn one_line_of_a_kind_is_written_in_a_second_and_the_next_counts_the_others() {
-        let mut reports = Reports::default();
-        assert_eq!(reports.turn(Moment(0), Kind::Stalled), Some(0));
+        let mut pace = Pace::default();
+        assert_eq!(pace.turn(Moment(0)), Some(0));
         for millis in 1..1000 {
-            assert_eq!(reports.turn(Moment(millis), Kind::Stalled), None);
+            assert_eq!(pace.turn(Moment(millis)), None);
         }
-        assert_eq!(reports.turn(Moment(999), Kind::Worker), Some(0), "another kind is not held back");
-        assert_eq!(reports.turn(Moment(1000), Kind::Stalled), Some(999));
-        assert_eq!(reports.turn(Moment(9000), Kind::Stalled), Some(0));
+        assert_eq!(pace.turn(Moment(1000)), Some(999));
+        assert_eq!(pace.turn(Moment(9000)), Some(0));
+    }
+
+    #[test]
+    fn a_refusal_for_another_reason_is_not_held_back() {
+        let mut reports = Reports::default();
+        reports.refused(Moment(0), Reason::Host, "one", &[]);
+        assert!(!reports.is_due(Moment(999), Reason::Host) && reports.is_due(Moment(1000), Reason::Host));
+        assert!(reports.is_due(Moment(0), Reason::Origin));
     }
 }

@@ -30,6 +30,8 @@ pub struct Site {
     pub paths: Vec<String>,
     pub query_token: bool,
     pub metrics_open: bool,
+    /// Whether each request and each end of a connection is written down.
+    pub logs_access: bool,
     /// The ceiling on what is held for all peers.
     pub memory: usize,
     /// Largest frame, line or body.
@@ -78,6 +80,7 @@ impl Site {
             paths: config.listen.paths.clone(),
             query_token: config.auth.query_token,
             metrics_open: config.listen.metrics_open,
+            logs_access: config.log_access,
             memory: config.limits.hub.memory,
             message_bytes: config.limits.hub.message_bytes,
             bounds: Bounds { messages: config.limits.queue_messages, bytes: config.limits.queue_bytes },

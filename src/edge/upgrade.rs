@@ -5,24 +5,26 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use async_tungstenite::tungstenite::Error;
 use async_tungstenite::tungstenite::error::ProtocolError;
 use async_tungstenite::tungstenite::handshake::server::create_response_with_body;
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{self, HeaderValue};
-use hyper::{Request, Response, StatusCode};
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::{Request, StatusCode};
 use percent_encoding::percent_decode_str;
 
 use super::clock;
+use super::denial::{Denial, Denied, Reply, quoted, quoted_path};
 use super::driver::Shared;
 use super::forwarded::Source;
-use super::http::{bearer, overloaded, refuse, text, wrong};
+use super::http::{bearer, rejected_over_http, text, wrong_method};
 use super::site::Site;
-use crate::hub::{Claim, Peer, TurnedAway};
+use crate::hub::{Claim, Peer, TokenFault, TurnedAway};
 use crate::protocol::client::inbox_mode;
-use crate::protocol::{InboxMode, Token};
+use crate::protocol::{InboxMode, Reason, Token};
 
 /// A request that becomes a connection once its answer is out.
 pub struct Admission {
@@ -31,8 +33,6 @@ pub struct Admission {
     /// Where the client is, if proxies have named it.
     pub named: Option<IpAddr>,
 }
-
-type Reply = Response<Full<Bytes>>;
 
 /// The subprotocol of version 1.
 const PROTOCOL: &str = "wshub.v1";
@@ -44,35 +44,34 @@ const BEARER: &str = "wshub.bearer.";
 /// Answers a request for a WebSocket.
 ///
 /// # Errors
-/// The answer of a request that becomes none.
-pub fn upgrade<B>(
+/// Why a request becomes none.
+pub(super) fn upgrade<B>(
     driver: &Shared,
     site: &Site,
     source: Source,
     request: &Request<B>,
-) -> Result<(Reply, Admission), Box<Reply>> {
+) -> Denied<(Reply, Admission)> {
     let mut reply = create_response_with_body(&plain(request), Full::<Bytes>::default)
-        .map_err(|error| not_one(&error))?;
+        .map_err(|error| not_one(&error, request))?;
     if has_body(request) {
-        driver.borrow_mut().turned_away(TurnedAway::Request, None);
         let why = "a request for a WebSocket has no body: leave out `Content-Length` and `Transfer-Encoding`";
-        let mut refused = refuse(StatusCode::BAD_REQUEST, "bad_request", why);
+        let denial = Denial::new(Reason::BadRequest, why).counted(TurnedAway::Request);
         // Nor is it worth reading what follows.
-        refused.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        return Err(Box::new(refused));
+        return Err(denial.header(header::CONNECTION, "close"));
     }
     let inbox = match query(request, "inbox") {
         None => InboxMode::default(),
         Some(word) => inbox_mode(&word).ok_or_else(|| {
-            Box::new(refuse(StatusCode::BAD_REQUEST, "bad_request", "`inbox` must be auto, ack or off"))
+            let why = "`inbox` must be auto, ack or off";
+            Denial::new(Reason::BadRequest, why).line(format!("inbox {}: {why}", quoted_path(&word)))
         })?,
     };
     let knows_us = offered(request).any(|protocol| protocol == PROTOCOL.as_bytes());
     let Source { address, is_named, is_hidden, .. } = source;
-    let claim = claim(driver, site, address, token(site, request), knows_us)?;
-    if let Some(why) = crowded(driver, &claim) {
-        driver.borrow_mut().turned_away(TurnedAway::Crowd, None);
-        return Err(Box::new(overloaded(why)));
+    let claim = claim(driver, site, address, request, knows_us)?;
+    if let Some((why, option)) = crowded(driver, &claim) {
+        let denial = Denial::new(Reason::Overloaded, why).line(format!("{why} (`[limits] {option}`)"));
+        return Err(denial.counted(TurnedAway::Crowd));
     }
     if knows_us {
         reply.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
@@ -121,35 +120,44 @@ pub fn network(address: IpAddr) -> Option<u128> {
 
 /// What the token says, if there is one; the answer, where it says nothing that
 /// the client could be told on a connection.
-fn claim(
+fn claim<B>(
     driver: &Shared,
     site: &Site,
     from: IpAddr,
-    token: Option<Token>,
+    request: &Request<B>,
     knows_us: bool,
-) -> Result<Claim, Box<Reply>> {
-    let Some(token) = token else { return Ok(Claim::Nothing) };
-    let fault = match site.verifier.verify(token.reveal(), clock::now().wall) {
-        Ok(identity) => {
-            driver.borrow_mut().report_oddity(site);
-            return Ok(Claim::Proven(identity));
+) -> Denied<Claim> {
+    let Some((token, place)) = token(site, request) else { return Ok(Claim::Nothing) };
+    let fault = if place == Place::ForbiddenQuery {
+        TokenFault {
+            code: "token_invalid",
+            message: NOT_IN_QUERY.into(),
+            reason: Reason::TokenQuery,
+            wait: Duration::ZERO,
         }
-        Err(fault) => fault,
+    } else {
+        match site.verifier.verify(token.reveal(), clock::now().wall) {
+            Ok(identity) => {
+                driver.borrow_mut().report_oddity(site);
+                return Ok(Claim::Proven(identity));
+            }
+            Err(fault) => fault,
+        }
     };
-    // One that has ended was right once: whoever presents it does not guess.
-    let guesses = fault.code == "token_invalid";
-    let too_often = guesses.then(|| wrong(driver, &site.wrong_tokens, from, "token")).flatten();
+    let mut driver = driver.borrow_mut();
+    let line = match place {
+        Place::ForbiddenQuery => Some(format!("{NOT_IN_QUERY} (`[auth] query_token = false`)")),
+        _ => driver.explain_token(&fault, token.reveal(), place.told()),
+    };
+    let rejected = driver.reject(fault, token.reveal(), Some(from));
     // A page cannot see a 401 or 429; it is told on the connection instead, or
     // it would not know that it needs another token.
     if knows_us {
+        let fault = rejected.fault;
+        driver.note_refusal(fault.reason, Some(from), line.as_ref().unwrap_or(&fault.message));
         return Ok(Claim::Refused(fault));
     }
-    if let Some(too_often) = too_often {
-        return Err(Box::new(too_often));
-    }
-    let mut refused = refuse(StatusCode::UNAUTHORIZED, fault.code, &fault.message);
-    refused.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    Err(Box::new(refused))
+    Err(rejected_over_http(rejected, place.told(), line))
 }
 
 /// Whether something follows the head that is no WebSocket yet (RFC 9112, section 6.3): a
@@ -160,55 +168,97 @@ fn has_body<B>(request: &Request<B>) -> bool {
         || !request.headers().get_all(header::CONTENT_LENGTH).into_iter().all(is_empty)
 }
 
-/// Why there is no room for one more, if there is none.
-fn crowded(driver: &Shared, claim: &Claim) -> Option<&'static str> {
+/// Why there is no room for one more, if there is none, and the limit.
+fn crowded(driver: &Shared, claim: &Claim) -> Option<(&'static str, &'static str)> {
     let mut driver = driver.borrow_mut();
     if !driver.make_place() {
-        return Some("all connections are taken");
+        return Some(("all connections are taken", "connections"));
     }
     let has_proven = matches!(claim, Claim::Proven(_));
-    (!driver.make_memory(has_proven)).then_some("memory is short")
+    (!driver.make_memory(has_proven)).then_some(("memory is short", "memory"))
 }
 
 /// What is wrong with a request that is none for a WebSocket of version 13.
-fn not_one(error: &Error) -> Box<Reply> {
-    let (status, message) = match error {
+fn not_one<B>(error: &Error, request: &Request<B>) -> Box<Denial> {
+    let shown = |name: HeaderName| {
+        request.headers().get(name).map_or_else(|| "none".to_owned(), |value| quoted(value.as_bytes()))
+    };
+    match error {
         Error::Protocol(ProtocolError::WrongHttpMethod) => {
-            (StatusCode::METHOD_NOT_ALLOWED, "a WebSocket is asked for with GET")
+            wrong_method(request.method(), request.uri().path(), "GET")
+        }
+        Error::Protocol(ProtocolError::WrongHttpVersion) => {
+            let why = "a WebSocket needs HTTP/1.1: does a proxy in between speak HTTP/1.0 (nginx: \
+                       `proxy_http_version 1.1`)?";
+            let line = format!("{:?}: {why}", request.version());
+            Denial::new(Reason::NoUpgrade, why).status(StatusCode::HTTP_VERSION_NOT_SUPPORTED).line(line)
         }
         Error::Protocol(
             ProtocolError::MissingConnectionUpgradeHeader | ProtocolError::MissingUpgradeWebSocketHeader,
-        ) => (StatusCode::UPGRADE_REQUIRED, "this is a WebSocket endpoint: send `Upgrade: websocket`"),
-        Error::Protocol(ProtocolError::MissingSecWebSocketVersionHeader) => {
-            (StatusCode::UPGRADE_REQUIRED, "only `Sec-WebSocket-Version: 13` is understood")
-        }
-        Error::Protocol(ProtocolError::WrongHttpVersion) => {
-            (StatusCode::HTTP_VERSION_NOT_SUPPORTED, "a WebSocket needs HTTP/1.1")
-        }
-        _ => (StatusCode::BAD_REQUEST, "`Sec-WebSocket-Key` is missing or not 16 bytes of base64"),
-    };
-    let mut reply = refuse(status, "bad_request", message);
-    let headers = reply.headers_mut();
-    match status {
-        StatusCode::METHOD_NOT_ALLOWED => {
-            headers.insert(header::ALLOW, HeaderValue::from_static("GET"));
-        }
-        StatusCode::UPGRADE_REQUIRED => {
-            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-            headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-        }
-        _ => {}
+        ) => no_upgrade(
+            "this is a WebSocket endpoint: `Upgrade: websocket` and `Connection: Upgrade` are wanted; is there \
+             a proxy in between that does not pass them on?",
+            format!("Upgrade {}, Connection {}", shown(header::UPGRADE), shown(header::CONNECTION)),
+        ),
+        Error::Protocol(ProtocolError::MissingSecWebSocketVersionHeader) => no_upgrade(
+            "only `Sec-WebSocket-Version: 13` is understood",
+            format!("Sec-WebSocket-Version {}", shown(header::SEC_WEBSOCKET_VERSION)),
+        ),
+        _ => Denial::new(Reason::BadRequest, "`Sec-WebSocket-Key` is missing or not 16 bytes of base64"),
     }
-    Box::new(reply)
 }
 
-/// The token: from the header, a subprotocol, or the query where that is allowed.
-pub fn token<B>(site: &Site, request: &Request<B>) -> Option<Token> {
-    let by_header = || bearer(request).map(Cow::from);
-    let by_protocol =
-        || offered(request).find_map(|protocol| protocol.strip_prefix(BEARER.as_bytes())).map(text);
-    let by_query = || query(request, "token").filter(|token| site.query_token && !token.is_empty());
-    by_header().or_else(|| by_protocol().map(Cow::from)).or_else(by_query).map(Token::new)
+fn no_upgrade(why: &'static str, sent: String) -> Box<Denial> {
+    Denial::new(Reason::NoUpgrade, why)
+        .line(format!("{sent}: {why}"))
+        .header(header::UPGRADE, "websocket")
+        .header(header::SEC_WEBSOCKET_VERSION, "13")
+}
+
+/// Where a token stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    Header,
+    Protocol,
+    Query,
+    /// In the query, where none is taken.
+    ForbiddenQuery,
+}
+
+impl Place {
+    /// Where, and where else was looked.
+    fn told(self) -> &'static str {
+        match self {
+            Self::Header => "in `Authorization: Bearer`, the first place that is looked at",
+            Self::Protocol => {
+                "in the subprotocol `wshub.bearer.TOKEN`; there is none in `Authorization: Bearer`"
+            }
+            Self::ForbiddenQuery => "is there, in the query alone",
+            Self::Query => {
+                "in the query; there is none in `Authorization: Bearer` and in the subprotocol \
+                 `wshub.bearer.TOKEN`"
+            }
+        }
+    }
+}
+
+/// What is said of a token in the query where none is taken.
+const NOT_IN_QUERY: &str = "a token in the URL is not taken here: it goes into `Authorization: Bearer`, into the \
+                            subprotocol `wshub.bearer.TOKEN`, or into an `auth` request";
+
+/// The token: from the header, a subprotocol, or the query.
+pub fn token<B>(site: &Site, request: &Request<B>) -> Option<(Token, Place)> {
+    let by_header = || bearer(request).map(|token| (Cow::from(token), Place::Header));
+    let by_protocol = || {
+        let token = offered(request).find_map(|protocol| protocol.strip_prefix(BEARER.as_bytes()))?;
+        Some((Cow::from(text(token)), Place::Protocol))
+    };
+    let by_query = || {
+        let place = if site.query_token { Place::Query } else { Place::ForbiddenQuery };
+        query(request, "token").filter(|token| !token.is_empty()).map(|token| (token, place))
+    };
+    let found = by_header().or_else(by_protocol).or_else(by_query);
+    found.map(|(token, place)| (Token::new(token), place))
 }
 
 /// The subprotocols that the client offers, over all headers of that name.

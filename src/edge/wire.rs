@@ -98,6 +98,12 @@ impl Wire {
         Some(SocketAddr::new(peer.ip().to_canonical(), peer.port()).to_string())
     }
 
+    /// The same without the port.
+    pub(super) fn ip(&self) -> Option<IpAddr> {
+        let peer = || socket2::SockRef::from(&self.socket).peer_addr().ok()?.as_socket();
+        self.named.as_deref().copied().or_else(|| Some(peer()?.ip().to_canonical()))
+    }
+
     /// Which process a worker was when it connected.
     pub fn pid(&self) -> Option<u32> {
         let peer = rustix::net::sockopt::socket_peercred(self).ok()?;

@@ -56,6 +56,7 @@ impl Hub {
             memory_bytes: self.memory_held(),
             memory_level: self.memory.level as u64,
             uptime_seconds: self.started.map_or(0, |started| now.moment.since(started).as_secs()),
+            refused: self.refused,
             counters: self.counters,
             ..Statistics::default()
         };

@@ -13,7 +13,9 @@ use super::publish::forbidden;
 use super::rights::Identity;
 use super::{Ask, Hub};
 use crate::protocol::frame::Limits;
-use crate::protocol::{Allowance, Close, ConnectionId, Frame, InboxMode, Moment, UnixTime, VERSION};
+use crate::protocol::{
+    Allowance, Close, ConnectionId, Frame, InboxMode, Moment, Reason, UnixTime, UserId, VERSION,
+};
 
 /// What came with an `auth` request.
 pub(super) struct Proof {
@@ -49,6 +51,7 @@ impl Hub {
         while let Some(conn) = self.strangers.0.pop_front() {
             if is_stranger(conn, &self.connections) {
                 self.counters.closed_overloaded += 1;
+                self.note_refusal(conn, None, Reason::Overloaded, out);
                 return self.close(now, conn, Close::Overloaded, out);
             }
         }
@@ -98,13 +101,13 @@ impl Hub {
             return;
         }
         if !matches!(claim, Claim::Proven(_)) && self.charge(now.moment, conn, Charge::Connection).is_err() {
-            return self.refuse_connection(now, conn, Close::TooFast, out);
+            return self.refuse_connection(now, conn, None, Close::TooFast, out);
         }
         match (kind, claim) {
             (Kind::Worker { .. }, _) => {}
-            (_, Claim::Refused(TokenFault { code, message, .. })) => {
+            (_, Claim::Refused(TokenFault { code, message, wait, .. })) => {
                 out.tell(conn, Frame::AuthFailed { code, message });
-                self.close(now, conn, Close::Unauthenticated, out);
+                self.close_refused(now, conn, wait, out);
             }
             (Kind::Waiting, _) => out.tell(conn, Frame::AuthRequired),
             (_, Claim::Proven(identity)) => {
@@ -137,13 +140,13 @@ impl Hub {
         let let_in = connection.is_let_in();
         let identity = match proof.claim {
             Ok(identity) => identity,
-            Err(TokenFault { code, message, .. }) => {
+            Err(TokenFault { code, message, wait, .. }) => {
                 self.answer(ask, Frame::AuthFailed { code, message }, out);
                 if let_in {
                     // Looking at tokens costs more than most requests, and is free.
                     self.count_refusal(now, ask.from, out);
                 } else {
-                    self.close(now, conn, Close::Unauthenticated, out);
+                    self.close_refused(now, conn, wait, out);
                 }
                 return;
             }
@@ -203,7 +206,7 @@ impl Hub {
             taken.err().map(|_| Close::TooFast)
         };
         if let Some(close) = refused {
-            self.refuse_connection(now, conn, close, out);
+            self.refuse_connection(now, conn, Some(identity.user_id), close, out);
             return false;
         }
         let Some(connection) = self.connections.get_mut(conn) else { return false };
@@ -226,8 +229,20 @@ impl Hub {
     }
 
     /// A user, or an address, has too many connections, or makes them too fast.
-    fn refuse_connection(&mut self, now: Now, conn: ConnectionId, close: Close, out: &mut Effects) {
+    fn refuse_connection(
+        &mut self,
+        now: Now,
+        conn: ConnectionId,
+        user: Option<UserId>,
+        close: Close,
+        out: &mut Effects,
+    ) {
         self.counters.connections_refused += 1;
+        let reason = match close {
+            Close::TooManyConnections => Reason::TooManyConnections,
+            _ => Reason::RateLimited,
+        };
+        self.note_refusal(conn, user, reason, out);
         self.close(now, conn, close, out);
     }
 

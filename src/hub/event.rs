@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 use std::rc::Rc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -165,6 +166,8 @@ pub enum TurnedAway {
     Request,
     /// A peer that broke the protocol of the wire, or its limit on sizes.
     Malformed,
+    /// Anybody at a door, for this reason.
+    Refused(Reason),
 }
 
 /// Who asks, and is answered.
@@ -206,6 +209,8 @@ pub struct TokenFault {
     pub message: String,
     /// What is counted.
     pub reason: Reason,
+    /// How long its bearer, who has brought such before, is asked to stay away.
+    pub wait: Duration,
 }
 
 /// How much a link still owes its peer.
@@ -304,6 +309,9 @@ pub enum Effect {
     Fetch { fetch: Purpose, log: LogKey, after: u64, count: usize, bytes: usize },
     /// Drop messages of a log, both ends included.
     Forget { log: LogKey, from: u64, to: u64 },
+    /// A connection is gone: whose it was, how long it lasted, and why it ended where that
+    /// was the hub's decision.
+    Gone { conn: ConnectionId, user: Option<UserId>, lasted: Duration, close: Option<Close> },
     /// Say in the log what is out of the ordinary.
     Report(Anomaly),
 }
@@ -315,6 +323,8 @@ pub enum Anomaly {
     Stalled { conn: ConnectionId, user: Option<UserId> },
     /// A connection was closed for mistakes or for asking too much.
     Misbehaved { conn: ConnectionId, user: Option<UserId>, close: Close },
+    /// A connection was refused once it was there, for a reason that is counted.
+    Refused { conn: ConnectionId, user: Option<UserId>, reason: Reason },
     /// A worker went away with operations running.
     OwnerLost { operation: OperationId, channel: Channel },
     /// An operation did not end in time.

@@ -12,7 +12,7 @@ use super::event::{Anomaly, Effect, Effects, Now, Outbound, TurnedAway};
 use super::leaving::Leaving;
 use super::memory::Level;
 use super::settings::Settings;
-use crate::protocol::{Close, ConnectionId, Frame, Moment, Return};
+use crate::protocol::{Close, ConnectionId, Frame, Moment, Reason, Return, UserId};
 
 /// How long before its end a token is asked to be renewed.
 const WARNING: Duration = Duration::from_secs(60);
@@ -80,7 +80,10 @@ impl Hub {
                     out.push(Effect::Report(Anomaly::Stalled { conn, user }));
                 }
                 Close::NoPong => self.counters.closed_no_pong += 1,
-                Close::Unauthenticated => self.counters.closed_unauthenticated += 1,
+                Close::Unauthenticated => {
+                    self.counters.closed_unauthenticated += 1;
+                    self.note_refusal(conn, None, Reason::TokenMissing, out);
+                }
                 _ => {}
             }
             self.close(now, conn, close, out);
@@ -160,7 +163,16 @@ impl Hub {
             Return::Later => self.random.below(SPREAD_LATER + 1),
             Return::Now => self.random.below(SPREAD_NOW + 1),
         };
-        self.closed(now, conn, out);
+        self.forget(now, conn, Some(close), out);
+        out.push(Effect::Close { conn, close, after_ms });
+    }
+
+    /// Says goodbye to one whose token was refused. It is not to come back as it is; how long
+    /// it waits in any case grows with how often it was refused.
+    pub(super) fn close_refused(&mut self, now: Now, conn: ConnectionId, wait: Duration, out: &mut Effects) {
+        let close = Close::Unauthenticated;
+        self.forget(now, conn, Some(close), out);
+        let after_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         out.push(Effect::Close { conn, close, after_ms });
     }
 
@@ -172,6 +184,18 @@ impl Hub {
         self.close(now, conn, close, out);
     }
 
+    /// Counts a refusal of a connection that is there, and has it written down.
+    pub(super) fn note_refusal(
+        &mut self,
+        conn: ConnectionId,
+        user: Option<UserId>,
+        reason: Reason,
+        out: &mut Effects,
+    ) {
+        self.refused.count(reason);
+        out.push(Effect::Report(Anomaly::Refused { conn, user, reason }));
+    }
+
     /// Counts whom the edge turned away.
     pub(super) fn turned_away(&mut self, why: TurnedAway) {
         let count = match why {
@@ -180,17 +204,24 @@ impl Hub {
             TurnedAway::WrongSecret => &mut self.counters.wrong_secrets,
             TurnedAway::Request => &mut self.counters.requests_refused,
             TurnedAway::Malformed => &mut self.counters.closed_malformed,
+            TurnedAway::Refused(reason) => return self.refused.count(reason),
         };
         *count += 1;
     }
 
     /// A connection is gone, and all that was its own with it.
     pub(super) fn closed(&mut self, now: Now, conn: ConnectionId, out: &mut Effects) {
+        self.forget(now, conn, None, out);
+    }
+
+    fn forget(&mut self, now: Now, conn: ConnectionId, close: Option<Close>, out: &mut Effects) {
         if self.connections.get(conn).is_none() {
             return;
         }
         let Some(mut connection) = self.connections.remove(conn.slot) else { return };
         self.counters.connections_closed += 1;
+        let lasted = now.moment.since(connection.opened);
+        out.push(Effect::Gone { conn, user: connection.user.clone(), lasted, close });
         self.waiting.forget(conn);
         self.half_closed.forget(conn);
         self.deadlines.rearm(Task::Connection(conn.slot), &mut connection.armed, NEVER);

@@ -62,7 +62,7 @@ pub use state::StateError;
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::frame::Counters;
-use crate::protocol::{Close, Code, Frame, Moment, Refusal, RequestId};
+use crate::protocol::{Close, Code, Frame, Moment, Refusal, Refused, RequestId};
 use deadlines::Task;
 
 /// All state worth reasoning about.
@@ -86,6 +86,9 @@ pub struct Hub {
     excess: shares::Excess,
     deadlines: deadlines::Deadlines,
     counters: Counters,
+    /// Goes behind all the rest, where a daemon of before ends.
+    #[serde(skip)]
+    refused: Refused,
     /// Told again by whoever holds it; another process holds something else.
     #[serde(skip)]
     memory: memory::Memory,
@@ -153,6 +156,7 @@ impl Hub {
             excess: shares::Excess::default(),
             deadlines: deadlines::Deadlines::default(),
             counters: Counters::default(),
+            refused: Refused::default(),
             memory: memory::Memory::default(),
             disk_failed: false,
             store_room: room::StoreRoom::default(),

@@ -8,6 +8,7 @@ use serde::{Serialize, Serializer};
 
 use super::message::Payload;
 use super::name::{Channel, ConnectionId, OperationId, TokenId, UserId};
+use super::reason::Refused;
 use super::say::Allowance;
 use super::time::{UnixTime, rfc3339, rfc3339_if_any, seconds_if_any};
 
@@ -332,6 +333,8 @@ pub struct Statistics {
     /// 0 below 80 % of the ceiling, 1 from there, 2 from 90 %, 3 at the ceiling.
     pub memory_level: u64,
     pub uptime_seconds: u64,
+    /// Refusals at the doors, by reason.
+    pub refused: Refused,
     #[serde(flatten)]
     pub counters: Counters,
 }
@@ -372,6 +375,6 @@ pub struct Counters {
     /// Others who came to the clients' door and were dropped: they did not ask
     /// in time, or gave way to somebody else.
     pub newcomers_dropped: u64,
-    /// Wrong secrets and tokens that were presented over HTTP.
+    /// Wrong secrets, and tokens that never held, that were presented.
     pub wrong_secrets: u64,
 }

@@ -27,7 +27,7 @@ pub(crate) use fields::{passed_on, whole};
 pub use frame::Frame;
 pub use message::{Delivery, Message, Payload, Sender};
 pub use name::{Channel, ConnectionId, Event, MessageId, OperationId, TokenId, UserId};
-pub use reason::Reason;
+pub use reason::{Reason, Refused};
 pub use refusal::{Code, Refusal};
 pub use say::*;
 pub use time::{Moment, UnixTime};

@@ -3,6 +3,8 @@
 //! Knows the closed list and its words, which stand in statistics, metrics and the log.
 //! Does not know what a request looks like that is refused so.
 
+use serde::{Serialize, Serializer};
+
 /// A reason for a refusal at a door: of HTTP, of WebSockets, or of local processes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reason {
@@ -58,11 +60,19 @@ pub enum Reason {
     ShuttingDown,
     /// A local process that `[worker] allow` does not name.
     Worker,
+    /// A token in a URL, where `query_token = false`.
+    TokenQuery,
+    /// 429, for what is asked too often or too much at once.
+    RateLimited,
+    /// 503: what must be stored cannot be.
+    StoreUnavailable,
+    /// The user has as many connections as one may have.
+    TooManyConnections,
 }
 
 impl Reason {
     /// All, by their words.
-    pub const NAMES: [(&'static str, Self); 28] = [
+    pub const NAMES: [(&'static str, Self); 32] = [
         ("host", Self::Host),
         ("origin", Self::Origin),
         ("token_missing", Self::TokenMissing),
@@ -91,7 +101,55 @@ impl Reason {
         ("overloaded", Self::Overloaded),
         ("shutting_down", Self::ShuttingDown),
         ("worker", Self::Worker),
+        ("token_query", Self::TokenQuery),
+        ("rate_limited", Self::RateLimited),
+        ("store_unavailable", Self::StoreUnavailable),
+        ("too_many_connections", Self::TooManyConnections),
     ];
+
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        Self::NAMES.get(self as usize).map_or("", |(word, _)| word)
+    }
+}
+
+/// How often each reason was given.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Refused([u64; Reason::NAMES.len()]);
+
+impl Default for Refused {
+    fn default() -> Self {
+        Self([0; Reason::NAMES.len()])
+    }
+}
+
+impl Refused {
+    /// Counts one more.
+    pub fn count(&mut self, reason: Reason) {
+        if let Some(count) = self.0.get_mut(reason as usize) {
+            *count += 1;
+        }
+    }
+
+    /// All, in the order of the list.
+    pub fn counts(&self) -> &[u64] {
+        &self.0
+    }
+
+    /// The same again; reasons that are new since have not been given.
+    pub fn of_counts(counts: &[u64]) -> Self {
+        let mut refused = Self::default();
+        refused.0.iter_mut().zip(counts).for_each(|(count, was)| *count = *was);
+        refused
+    }
+}
+
+/// By name, those that were given.
+impl Serialize for Refused {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let given = Reason::NAMES.iter().zip(self.0).filter(|(_, count)| *count > 0);
+        to.collect_map(given.map(|((word, _), count)| (word, count)))
+    }
 }
 
 #[cfg(test)]
@@ -103,5 +161,22 @@ mod tests {
         for (at, (_, reason)) in Reason::NAMES.iter().enumerate() {
             assert_eq!(*reason as usize, at);
         }
+    }
+
+    #[test]
+    fn each_reason_stands_on_the_page() {
+        let page = include_str!("PROTOCOL.md");
+        for (word, _) in Reason::NAMES {
+            assert!(page.contains(&format!("`{word}`")), "{word}");
+        }
+    }
+
+    #[test]
+    fn counts_of_an_older_list_go_on_and_only_given_reasons_are_spelled() {
+        let mut refused = Refused::of_counts(&[0, 2]);
+        refused.count(Reason::StoreUnavailable);
+        let spelled = serde_json::to_string(&refused).unwrap_or_default();
+        assert_eq!(spelled, r#"{"origin":2,"store_unavailable":1}"#);
+        assert_eq!(Refused::of_counts(refused.counts()), refused);
     }
 }

@@ -168,6 +168,7 @@ bytes = "1GiB"
 flash_budget = 0
 [log]
 level = "warn"
+access = true
 "#;
 
 #[test]
@@ -201,6 +202,7 @@ fn every_option_is_understood() {
     assert_eq!(config.store.write_delay, Duration::from_millis(250));
     assert_eq!(config.store.flash_budget, None);
     assert_eq!((config.log, defaults().log), (LevelFilter::Warn, LevelFilter::Info));
+    assert_eq!((config.log_access, defaults().log_access), (true, false));
     let disks: Vec<_> = config.channels.iter().map(|channel| channel.policy.disk).collect();
     assert_eq!(disks, [Disk::Behind, Disk::Behind, Disk::Never]);
 }

@@ -283,7 +283,10 @@ fn a_mistake_in_what_claims_must_say_names_its_line() {
             "hub.toml:3: `auth.issuer` wants text as the claim has it, not \"\"",
         ),
         ("[auth]\naudience = {}", "hub.toml:2: `auth.audience` wants text, not a table"),
-        ("[auth]\nrequire_exp = 'no'", "hub.toml:2: `auth.require_exp` wants true or false, without quotes, not \"no\""),
+        (
+            "[auth]\nrequire_exp = 'no'",
+            "hub.toml:2: `auth.require_exp` wants true or false, without quotes, not \"no\"",
+        ),
         (
             "[auth]\nuserclaim = 'sub'",
             "hub.toml:2: unknown key `auth.userclaim`, did you mean `auth.user_claim`?",

@@ -18,6 +18,7 @@ mod log;
 mod messages;
 mod operations;
 mod proxies;
+mod refusals;
 mod reload;
 mod revocation;
 mod secrets;

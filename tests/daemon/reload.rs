@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use async_tungstenite::tungstenite::Error;
 use rustix::process::{Resource, Rlimit, prlimit};
 use serde_json::json;
 
@@ -153,8 +154,12 @@ fn rights_and_doors_follow_a_reload() {
     assert_eq!(daemon.http("GET /healthz", &["Host: hub.example"], "").0, 200);
     assert_eq!(daemon.http("GET /metrics", &[], "").0, 200);
     assert_eq!(daemon.http("GET /api/v1/ws", &[], "").0, 404);
-    let mut nobody = daemon.client_at(&format!("/ws?token={}", daemon.token("ada")));
-    nobody.hear_type("auth_required");
+    let Err(Error::Http(reply)) = daemon.try_client(&format!("/ws?token={}", daemon.token("ada")), &[])
+    else {
+        panic!("a token in the query is taken");
+    };
+    assert_eq!(reply.status().as_u16(), 401);
+    daemon.client_at("/ws").hear_type("auth_required");
 }
 
 #[test]

@@ -159,6 +159,40 @@ def keep_alive(hub):
     connection.close()
 
 
+@story("after 60 s a kept connection says Connection: close in its last answer, and no request is lost")
+def last_answer(hub):
+    body, headers = '{"channel":"logs","event":"log","ttl":0}', {"Authorization": f"Bearer {hub.secret}", "Content-Type": "application/json"}
+    kept = http.client.HTTPConnection("127.0.0.1", hub.port, timeout=15)
+    begun, said = time.monotonic(), None
+    while said != "close":
+        assert time.monotonic() - begun < 80, "it never ends"
+        kept.request("POST", "/broadcast", body, headers)
+        answer = kept.getresponse()
+        same(answer.status, 200, answer.read())
+        said = answer.headers.get("connection")
+        time.sleep(0.25)
+    assert 55 < time.monotonic() - begun, "it lasts for a while"
+
+
+@story("curl is told why: a TLS handshake, another scheme, a proxy that drops Upgrade; and each has its counter")
+def told_why(_):
+    with Hub() as hub:
+        at = f"http://127.0.0.1:{hub.port}"
+        done = subprocess.run(["curl", "-sSk", f"https://127.0.0.1:{hub.port}/healthz"], capture_output=True, text=True, timeout=20)
+        assert done.returncode != 0, "TLS is spoken"
+        for arguments, status, words in (
+            (["-u", "ann:secret", f"{at}/metrics"], 401, "scheme Basic"),
+            (["-H", f"Authorization: {hub.secret}", f"{at}/metrics"], 401, "names no scheme"),
+            ([f"{at}/ws"], 426, "a proxy in between"),
+            (["-H", "Host: hub.example.org", f"{at}/healthz"], 403, "allowed_hosts"),
+        ):
+            got, answer = curl(hub, *arguments)
+            same(got, status, answer)
+            assert words in json.loads(answer)["message"], answer
+        refused = hub.worker().ask({"action": "stats"})["refused"]
+        same(refused, {"bad_request": 1, "host": 1, "no_upgrade": 1, "secret_scheme": 2})
+
+
 @story("broadcast to all reaches every authenticated connection, without a channel")
 def to_all(hub):
     with hub.connect("ann") as ann, hub.connect("bob") as bob:

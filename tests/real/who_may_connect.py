@@ -275,14 +275,15 @@ def after_a_quiet_time(_):
             assert 0.8 < time.monotonic() - begun < 10, "given up after the handshake's time"
 
 
-@story("query_token = false: a token in the URL is not looked at")
+@story("query_token = false: a token in the URL is not looked at and told as that")
 def no_query(_):
     with Hub(AUTH__QUERY_TOKEN="false") as hub:
         try:
-            with Wire(hub.port, f"/ws?token={hub.token('ann')}") as wire:
-                same(wire.next()["type"], "auth_required")
+            Wire(hub.port, f"/ws?token={hub.token('ann')}")
+            assert False, "it is let in"
         except Refused as e:
             same(e.status, 401)
+        same(hub.worker().ask({"action": "stats"})["refused"], {"token_query": 1})
 
 
 @story("a token in the URL is percent-decoded and other parameters are ignored")

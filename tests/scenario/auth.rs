@@ -1,6 +1,7 @@
 //! Who somebody is.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use serde_json::json;
 use wshubd::hub::{Claim, Identity, Input, Peer, Settings, TokenFault};
@@ -82,11 +83,21 @@ fn a_bad_token_is_the_end_before_the_greeting_and_a_warning_after_it() {
 #[test]
 fn a_refused_upgrade_of_a_page_is_told_and_closed() {
     let mut bench = Bench::new();
-    let fault =
-        TokenFault { code: "token_expired", message: "it ended".into(), reason: Reason::TokenExpired };
+    let fault = TokenFault {
+        code: "token_expired",
+        message: "it ended".into(),
+        reason: Reason::TokenExpired,
+        wait: Duration::from_millis(1500),
+    };
     let seat =
         bench.link(Peer::Client { claim: Claim::Refused(fault), inbox: InboxMode::Auto, network: None });
-    assert_eq!(bench.story(seat), ["auth_failed token_expired", "closed 4001"]);
+    let frames = bench.frames(seat);
+    assert_eq!((&frames[0]["type"], &frames[0]["code"]), (&json!("auth_failed"), &json!("token_expired")));
+    assert_eq!(
+        (&frames[1]["code"], &frames[1]["after_ms"]),
+        (&json!(4001), &json!(1500)),
+        "it has come before"
+    );
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use serde_json::json;
-use wshubd::hub::{Input, Settings, Terms, TurnedAway};
-use wshubd::protocol::{self, Allowance};
+use wshubd::hub::{Claim, Input, Peer, Settings, Terms, TokenFault, TurnedAway};
+use wshubd::protocol::{self, Allowance, InboxMode, Reason};
 
 use super::bench::{Bench, Seat};
 
@@ -199,6 +199,7 @@ fn what_the_edge_turns_away_is_counted() {
         TurnedAway::WrongSecret,
         TurnedAway::Malformed,
         TurnedAway::Request,
+        TurnedAway::Refused(Reason::Host),
     ];
     for (times, why) in whys.into_iter().enumerate() {
         for _ in 0..=times {
@@ -209,6 +210,9 @@ fn what_the_edge_turns_away_is_counted() {
     let names =
         ["connections_refused", "newcomers_dropped", "wrong_secrets", "closed_malformed", "requests_refused"];
     assert_eq!(names.map(|name| stats[name].as_u64().unwrap()), [1, 2, 3, 4, 5]);
+    assert_eq!(stats["refused"], json!({"host": 6}));
+    bench.hand_over();
+    assert_eq!(bench.stats()["refused"], json!({"host": 6}), "the next process goes on with it");
 }
 
 #[test]
@@ -217,7 +221,19 @@ fn who_does_not_say_in_time_who_it_is_is_counted() {
     let stranger = bench.stranger();
     bench.wait(11.0);
     assert_eq!(bench.story(stranger), ["auth_required", "closed 4001"]);
-    assert_eq!(bench.stats()["closed_unauthenticated"], 1);
+    let stats = bench.stats();
+    assert_eq!(
+        (&stats["closed_unauthenticated"], &stats["refused"]),
+        (&json!(1), &json!({"token_missing": 1}))
+    );
+    let fault = TokenFault {
+        code: "token_invalid",
+        message: "no".into(),
+        reason: Reason::TokenSignature,
+        wait: Duration::ZERO,
+    };
+    bench.link(Peer::Client { claim: Claim::Refused(fault), inbox: InboxMode::Auto, network: None });
+    assert_eq!(bench.stats()["closed_unauthenticated"], 1, "that one has said something");
 }
 
 #[test]

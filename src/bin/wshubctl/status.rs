@@ -33,6 +33,32 @@ fn page(mut numbers: Map<String, Value>) -> String {
     let now = GAUGES.iter().filter_map(|name| numbers.remove(*name).map(|value| (name.to_string(), value)));
     let row = |(name, value): (String, Value)| (name.replace('_', " "), word(&value));
     rows.extend(now.collect::<Vec<_>>().into_iter().map(row));
+    let refused = numbers.remove("refused");
     rows.extend(numbers.into_iter().map(row));
+    // Last: whoever asks why somebody cannot connect looks here.
+    if let Some(Value::Object(refused)) = refused {
+        let named = |(reason, count): (String, Value)| {
+            (format!("refused for {}", reason.replace('_', " ")), word(&count))
+        };
+        rows.extend(refused.into_iter().map(named));
+    }
     pairs(&rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_come_last_each_by_its_reason() {
+        let numbers = serde_json::json!({
+            "refused": {"host": 3, "token_expired": 12}, "uptime_seconds": 60, "wrong_secrets": 1,
+        });
+        let Value::Object(numbers) = numbers else { return };
+        let page = page(numbers);
+        let words: Vec<Vec<&str>> = page.lines().map(|line| line.split_whitespace().collect()).collect();
+        let last: Vec<String> = words.iter().rev().take(3).map(|words| words.join(" ")).collect();
+        assert_eq!(last, ["refused for token expired 12", "refused for host 3", "wrong secrets 1"]);
+        assert!(page.starts_with("up for"), "{page}");
+    }
 }

@@ -10,7 +10,7 @@ use super::sealed::Sealed;
 use super::words;
 use crate::edge::driver::Latches;
 use crate::edge::epoll::Interest;
-use crate::edge::link::{Latch, Link, Rest, Side, Worker};
+use crate::edge::link::{End, Latch, Link, Rest, Side, Worker};
 use crate::edge::outbox::{Mark, Outbox, Piece};
 use crate::edge::packet::Shared;
 use crate::edge::wire::Wire;
@@ -153,6 +153,7 @@ impl Luggage<'_> {
             resumed: false,
             muted: false,
             parted,
+            end: End::default(),
             took,
             rest: Rest::default(),
         })

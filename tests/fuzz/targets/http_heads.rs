@@ -116,7 +116,7 @@ fn check(site: &Site, request: &Request<Incoming>) {
     }
     check_source(site, headers);
     let token = upgrade::token(site, request);
-    let Some(token) = token.as_ref().map(|token| token.reveal()) else { return };
+    let Some(token) = token.as_ref().map(|(token, _)| token.reveal()) else { return };
     let query = request.uri().query().unwrap_or_default();
     let is_somewhere = headers.contains_key(AUTHORIZATION)
         || headers.contains_key(SEC_WEBSOCKET_PROTOCOL)

@@ -69,7 +69,7 @@ impl Bench {
             }
             Effect::Pause { conn } => assert!(self.paused.insert(*conn), "it is read until then"),
             Effect::Resume { conn } => assert!(self.paused.remove(conn), "it was paused"),
-            Effect::Report(_) => {}
+            Effect::Report(_) | Effect::Gone { .. } => {}
             Effect::Reach { log, epoch, seq } => self.reach(log, *epoch, *seq),
             Effect::Latch { .. } | Effect::Interrupt { .. } | Effect::Unlatch { .. } => self.latch(effect),
             Effect::Keep { .. } | Effect::Fetch { .. } | Effect::Forget { .. } => self.ask_store(effect),

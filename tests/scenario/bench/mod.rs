@@ -227,7 +227,7 @@ impl Bench {
     fn verify(&self, token: &str) -> Result<Identity, TokenFault> {
         let fault = |code| {
             let message = "not a token that holds".into();
-            Err(TokenFault { code, message, reason: Reason::TokenSignature })
+            Err(TokenFault { code, message, reason: Reason::TokenSignature, wait: Duration::ZERO })
         };
         match self.tokens.get(token) {
             Some(made) if made.expires_at.is_some_and(|end| end <= self.now.wall) => fault("token_expired"),
