@@ -9,8 +9,6 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{self, HeaderName, HeaderValue};
@@ -224,14 +222,6 @@ pub(super) fn quoted_path(path: &str) -> String {
     }
 }
 
-/// Whom a token names whose signature holds.
-fn subject(token: &str) -> Option<String> {
-    let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
-    let claims: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&payload).ok()?;
-    let name = claims.get("user_id").or_else(|| claims.get("sub"))?;
-    Some(name.as_str().map_or_else(|| name.to_string(), str::to_owned))
-}
-
 /// Whether a token that is refused for that has a signature that holds.
 fn is_proven(reason: Reason) -> bool {
     matches!(reason, Reason::TokenExpired | Reason::TokenNotYet | Reason::TokenRevoked)
@@ -270,7 +260,7 @@ impl Driver {
         // Whoever presents what was right once, or will be, does not guess, and no other user of
         // that address answers for it.
         let is_proven = is_proven(fault.reason);
-        let who = match subject(token) {
+        let who = match self.site.verifier.subject(token) {
             Some(subject) if is_proven => {
                 let mut hasher = DefaultHasher::new();
                 subject.hash(&mut hasher);
@@ -342,8 +332,8 @@ impl Driver {
         }
         let check = self.site.verifier.check(token, self.now.wall);
         let message = check.message.unwrap_or_else(|| fault.message.clone());
-        let user = subject(token).filter(|_| is_proven(fault.reason));
-        let user = user.map(|user| format!(" of user {}", quoted(user.as_bytes()))).unwrap_or_default();
+        let user = self.site.verifier.subject(token).filter(|_| is_proven(fault.reason));
+        let user = user.map(|user| format!(" of user {}", quoted(user.as_str().as_bytes()))).unwrap_or_default();
         Some(format!("the token{user} {place}: {message}"))
     }
 }

@@ -79,14 +79,15 @@ pub(super) fn read(path: &Path, exposure: Exposure, longest: u64) -> Result<Secr
         return Err(Problem::in_file(path, "is not a file"));
     }
     let mode = found.mode() & 0o777;
+    let own = rustix::process::geteuid().as_raw();
     let (excess, wanted) = match exposure {
-        Exposure::Owner if found.uid() == 0 => (mode & 0o037, "0640"),
-        Exposure::Owner => (mode & 0o077, "0600"),
+        Exposure::Owner if found.uid() != 0 => (mode & 0o077, "0600"),
+        // Root may have meant a group, unless the daemon is root itself.
+        Exposure::Owner => (mode & 0o037, if own == 0 { "0600" } else { "0640" }),
         Exposure::Readable => (mode & 0o022, "0644"),
         Exposure::Credential => (0, ""),
     };
     if excess != 0 {
-        let own = rustix::process::geteuid().as_raw();
         // Who has it closed and is another could not read it then.
         let owner = match found.uid() {
             uid if uid == own || exposure == Exposure::Readable => String::new(),

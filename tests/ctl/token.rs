@@ -53,7 +53,7 @@ fn on_a_terminal_a_token_that_holds_shows_what_it_allows() {
     let request = peer.hears();
     let end = UnixTime(clock::now().wall.0 + 3_630_000).to_string();
     let mut holds = holds(&end);
-    holds["warning"] = json!("its claim `wshub` has members that mean nothing");
+    holds["warnings"] = json!(["its claim `wshub` has members that mean nothing"]);
     peer.grants(&request, holds);
     let (code, shown) = terminal.end();
     assert_eq!(code, Some(0));

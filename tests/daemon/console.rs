@@ -122,7 +122,7 @@ fn a_token_is_judged_by_the_daemon_that_made_it_and_by_no_other() {
     let fails = checked(&stranger, &token, 1);
     assert_eq!((&fails["valid"], &fails["code"]), (&json!(false), &json!("token_invalid")));
     let why = fails["message"].as_str().unwrap();
-    assert!(why.contains("holds with none of the configured keys"), "{why}");
+    assert!(why.contains("does not hold with the key that is configured"), "{why}");
 }
 
 #[test]

@@ -50,7 +50,7 @@ fn a_secret_that_is_not_fit_stops_the_start_and_is_named() {
                 ("", 0o600, "is empty"),
                 ("\n", 0o600, "is empty"),
                 (fit, 0o644, "has mode 0644, which lets others in; `chmod 0600` it"),
-                (fit, 0o640, "has mode 0640"),
+                (fit, 0o660, "has mode 0660"),
             ];
             for (text, mode, wanted) in table {
                 let why = refused(name, kind, Some(text), mode);

@@ -297,8 +297,8 @@ def own_address(hub):
             same([seen[plain.id], seen[liar.id]], [CLIENT, CLIENT], proxy.name)
         same(proxy.http("POST", "/broadcast", "{}", {"Authorization": "Bearer wrong"}).status, 401, proxy.name)
         time.sleep(1.1)  # one line a second
-    lines = [line for line in hub.logged().splitlines() if "a wrong secret" in line]
-    same([f"from {CLIENT}" in line for line in lines], [True] * len(KINDS), f"{lines}")
+    lines = [line for line in hub.logged().splitlines() if "is wrong; this needs" in line]
+    same([f"refused {CLIENT}: " in line for line in lines], [True] * len(KINDS), f"{lines}")
 
 
 @story("what is open to programs of the machine is closed through each of them, and the check of health is not")
