@@ -143,7 +143,7 @@ fn what_root_has_given_to_a_group_that_group_may_read() {
         let (key, secret) = (Verifier::open(&auth, &scratch.0), Secrets::open(&auth, &scratch.0));
         assert_eq!((key.is_ok(), secret.is_ok()), (fine, fine), "{mode:o}");
         if let Err(error) = key {
-            let said = format!("has mode {mode:04o}, which lets others in; `chmod 0640` it");
+            let said = format!("has mode {mode:04o}, which lets others in; `chmod 0600` it");
             assert!(error.to_string().ends_with(&said), "{error}");
         }
         // Whoever else owns it may have made it so by a careless umask.
