@@ -206,7 +206,7 @@ fn auth(mut table: Table, environment: &Environment) -> Auth {
 }
 
 /// Claims that say no name of a user: when, by whom and for what a token was made.
-const NO_USERS: [&str; 7] = ["aud", "exp", "iat", "iss", "jti", "nbf", "wshub"];
+const NO_USERS: [&str; 9] = ["aud", "exp", "iat", "iss", "jti", "nbf", "wshub", "wshub_info", "wshub_limits"];
 
 fn claims(table: &mut Table) -> WantedClaims {
     let user = table.parsed("user_claim", |text| match text.len() {

@@ -142,10 +142,10 @@ pub async fn serve(driver: Shared, stream: Async<TcpStream>, stay: Stay) {
                 guests::tell(stream.get_ref(), &denial.last_words());
             }
         }
-        return hang_up(&stream).await;
+        return hang_up(&stream, &caller.stay).await;
     }
     let Some(Admission { peer, named }) = admission.borrow_mut().take() else {
-        return hang_up(&stream).await;
+        return hang_up(&stream, &caller.stay).await;
     };
     if let Ok(stream) = stream.into_inner() {
         driver.borrow_mut().open(Wire::client(stream, named), peer, &parts.read_buf);
@@ -246,18 +246,33 @@ fn no_request(error: &hyper::Error, read: &[u8]) -> Box<Denial> {
             .into()
     } else if read.starts_with(b"PRI * HTTP/2") {
         "this is HTTP/2, and the port speaks HTTP/1.1".into()
+    } else if is_about_length(error) {
+        "`Content-Length` or `Transfer-Encoding` cannot be read, or they contradict each other".into()
     } else if is_without_version(read) {
         "the first line is no request of HTTP/1.1: METHOD PATH HTTP/1.1".into()
     } else {
         format!("the head of the request cannot be read: {error}")
     };
     let denial = Denial::new(Reason::BadRequest, message.clone());
-    // Of TLS there is nothing to read.
-    if read.first() == Some(&0x16) {
-        denial
-    } else {
+    // What has not the shape of a request may be the body of one: it is nobody's business.
+    if is_like_request(read) {
         denial.line(format!("{message}; it begins with {}", first_line(read)))
+    } else {
+        denial
     }
+}
+
+/// Whether the head as such was read, and the headers about its body are wrong: what is left
+/// is the body then.
+fn is_about_length(error: &hyper::Error) -> bool {
+    let told = error.to_string();
+    ["content-length", "transfer-encoding"].iter().any(|header| told.contains(header))
+}
+
+/// Whether it begins with a method and a space.
+fn is_like_request(read: &[u8]) -> bool {
+    let method = read.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
+    (3..=16).contains(&method) && read.get(method) == Some(&b' ')
 }
 
 /// Whether the first line does not end as those of HTTP do.
@@ -324,7 +339,8 @@ impl Life {
 
 /// Lets the peer read its answer although it is still sending: a socket closed
 /// with input unread would take the answer back.
-async fn hang_up(mut stream: &Async<TcpStream>) {
+async fn hang_up(mut stream: &Async<TcpStream>, stay: &Stay) {
+    stay.linger();
     /// For a body that is on its way; nobody waits for one that is not.
     const LONGEST: Duration = Duration::from_secs(2);
     let _ = stream.get_ref().shutdown(Shutdown::Write);

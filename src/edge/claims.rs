@@ -142,6 +142,8 @@ pub(super) struct Claims {
     #[serde(alias = "userId")]
     user_id: Option<Box<RawValue>>,
     sub: Option<Box<RawValue>>,
+    // `null` would be the rights of the configuration, where somebody meant none.
+    #[serde(default, deserialize_with = "there")]
     wshub: Option<Object<Grant>>,
 }
 
@@ -150,6 +152,11 @@ pub(super) fn unknown_members(json: &[u8]) -> Vec<String> {
     let claim = all(json).remove("wshub");
     let members: Members<'_> = claim.and_then(|raw| value("wshub", raw).ok()).unwrap_or_default();
     members.into_keys().filter(|name| !Grant::MEMBERS.contains(&&**name)).collect()
+}
+
+/// What is there counts, `null` too.
+fn there<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
 }
 
 impl Claims {
@@ -198,12 +205,10 @@ impl Claims {
     }
 }
 
-/// The claims of a token that is minted here.
+/// The claims of a token that is minted here, without those whose names the configuration
+/// says.
 #[derive(Serialize)]
 pub(super) struct Minted<'a> {
-    /// The user, and what the configuration wants tokens to say.
-    #[serde(flatten)]
-    pub(super) said: BTreeMap<&'a str, &'a str>,
     pub(super) iat: u64,
     pub(super) exp: u64,
     pub(super) jti: String,

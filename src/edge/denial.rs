@@ -333,7 +333,8 @@ impl Driver {
         let check = self.site.verifier.check(token, self.now.wall);
         let message = check.message.unwrap_or_else(|| fault.message.clone());
         let user = self.site.verifier.subject(token).filter(|_| is_proven(fault.reason));
-        let user = user.map(|user| format!(" of user {}", quoted(user.as_str().as_bytes()))).unwrap_or_default();
+        let user =
+            user.map(|user| format!(" of user {}", quoted(user.as_str().as_bytes()))).unwrap_or_default();
         Some(format!("the token{user} {place}: {message}"))
     }
 }

@@ -458,9 +458,9 @@ impl Doors {
         }
         if let Ok(stream) = Async::new_nonblocking(stream) {
             let stay = Stay::new(&self.guests, number);
-            let is_awaited = stay.is_awaited();
+            let stage = stay.stage();
             let serving = caller::serve(driver.clone(), stream, stay);
-            self.guests.borrow_mut().serve(number, is_awaited, executor.spawn(serving));
+            self.guests.borrow_mut().serve(number, stage, executor.spawn(serving));
         }
     }
 

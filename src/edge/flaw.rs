@@ -345,11 +345,11 @@ const SHOWN: usize = 40;
 const SHOWN_OF_CLAIM: usize = 100;
 
 fn short(text: &str) -> String {
-    text.chars().take(SHOWN).collect()
+    text.chars().take(SHOWN).flat_map(char::escape_debug).collect()
 }
 
 pub(super) fn cut(kid: &str) -> String {
-    format!("{:?}", short(kid))
+    format!("{:?}", kid.chars().take(SHOWN).collect::<String>())
 }
 
 /// So many of a list are named.

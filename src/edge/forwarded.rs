@@ -118,10 +118,13 @@ impl Proxies {
     /// The nodes of a line from left to right, each if it has one; nothing, where the line
     /// does not follow the grammar.
     fn nodes<'a>(&self, line: &'a HeaderValue) -> Option<Vec<Option<&'a str>>> {
-        let line = line.to_str().ok()?;
         match self.header {
-            Forwarded::XForwardedFor => Some(line.split(',').map(|node| Some(trimmed(node))).collect()),
-            Forwarded::Forwarded => elements(line),
+            // Byte by byte: what a client has made unreadable spoils nothing that follows.
+            Forwarded::XForwardedFor => {
+                let nodes = line.as_bytes().split(|byte| *byte == b',');
+                Some(nodes.map(|node| std::str::from_utf8(node).ok().map(trimmed)).collect())
+            }
+            Forwarded::Forwarded => elements(line.to_str().ok()?),
         }
     }
 }

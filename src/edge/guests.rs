@@ -53,15 +53,26 @@ struct Speaker {
     /// Dropping it hangs up.
     #[expect(dead_code, reason = "held for what its end does")]
     task: Task<()>,
-    is_awaited: Rc<Cell<bool>>,
+    stage: Rc<Cell<Stage>>,
+}
+
+/// What a conversation is at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Stage {
+    /// It may be asked something.
+    #[default]
+    Waits,
+    /// Something is being done for the guest, and it is not sent away meanwhile.
+    Awaited,
+    /// All is said: the guest has a while to read it.
+    Lingers,
 }
 
 /// What a guest's own task knows of its stay; the end of it ends the stay.
 pub struct Stay {
     guests: Weak<RefCell<Guests>>,
     number: u64,
-    /// Something is being done for it, and it is not sent away meanwhile.
-    is_awaited: Rc<Cell<bool>>,
+    stage: Rc<Cell<Stage>>,
     /// Ends when the guest is to have its answer and no more.
     finish: Receiver<Infallible>,
 }
@@ -102,9 +113,9 @@ impl Guests {
         self.silent.iter().map(|(number, silent)| (*number, &silent.stream))
     }
 
-    /// Whether anybody is spoken to.
+    /// Whether anybody is spoken to who has not heard all.
     pub fn are_served(&self) -> bool {
-        !self.speaking.is_empty()
+        self.speaking.values().any(|speaker| speaker.stage.get() != Stage::Lingers)
     }
 
     /// Lets nobody who is spoken to now ask once more.
@@ -153,8 +164,8 @@ impl Guests {
     }
 
     /// Notes who speaks with a guest from now on.
-    pub fn serve(&mut self, number: u64, is_awaited: Rc<Cell<bool>>, task: Task<()>) {
-        self.speaking.insert(number, Speaker { task, is_awaited });
+    pub fn serve(&mut self, number: u64, stage: Rc<Cell<Stage>>, task: Task<()>) {
+        self.speaking.insert(number, Speaker { task, stage });
     }
 
     /// When the first silent guest is given up.
@@ -199,7 +210,7 @@ impl Guests {
 
     /// The oldest of those who are served for whom nothing is being done.
     fn first_who_waits(&self) -> Option<u64> {
-        let first = self.speaking.iter().find(|(_, speaker)| !speaker.is_awaited.get());
+        let first = self.speaking.iter().find(|(_, speaker)| speaker.stage.get() != Stage::Awaited);
         first.map(|(number, _)| *number)
     }
 
@@ -245,7 +256,7 @@ impl Stay {
     /// The stay of a guest that has begun to speak.
     pub fn new(guests: &Rc<RefCell<Guests>>, number: u64) -> Self {
         let finish = guests.borrow().finish.1.clone();
-        Self { guests: Rc::downgrade(guests), number, is_awaited: Rc::default(), finish }
+        Self { guests: Rc::downgrade(guests), number, stage: Rc::default(), finish }
     }
 
     /// Until the guest is to have its answer and no more.
@@ -253,24 +264,29 @@ impl Stay {
         let _ = self.finish.recv().await;
     }
 
-    /// Whether something is being done for the guest, for who looks from outside.
-    pub fn is_awaited(&self) -> Rc<Cell<bool>> {
-        self.is_awaited.clone()
+    /// What the conversation is at, for who looks from outside.
+    pub fn stage(&self) -> Rc<Cell<Stage>> {
+        self.stage.clone()
+    }
+
+    /// All is said.
+    pub fn linger(&self) {
+        self.stage.set(Stage::Lingers);
     }
 
     /// Something is being done for the guest until what this returns is dropped.
     pub fn awaited(&self) -> Awaited {
-        self.is_awaited.set(true);
-        Awaited(self.is_awaited.clone())
+        self.stage.set(Stage::Awaited);
+        Awaited(self.stage.clone())
     }
 }
 
 /// For as long as this lives, the guest is not sent away.
-pub struct Awaited(Rc<Cell<bool>>);
+pub struct Awaited(Rc<Cell<Stage>>);
 
 impl Drop for Awaited {
     fn drop(&mut self) {
-        self.0.set(false);
+        self.0.set(Stage::Waits);
     }
 }
 

@@ -3,7 +3,6 @@
 //! Knows paths, methods, secrets and status codes. Does not know what a request
 //! leads to: the hub answers it.
 
-use std::borrow::Cow;
 use std::cell::RefCell;
 use std::time::Duration;
 
@@ -20,12 +19,13 @@ use super::clock;
 use super::denial::{Denial, Denied, Rejected, Reply, quoted, quoted_path};
 use super::driver::Shared;
 use super::guard::Who;
+use super::guests::Stay;
 use super::meter::Load;
 use super::origin;
 use super::site::Site;
 use super::upgrade::{self, Admission};
 use crate::hub::{Level, TurnedAway};
-use crate::protocol::routes::Route;
+use crate::protocol::routes::{Route, tidy};
 use crate::protocol::{self, Code, Reason, Refusal, Say};
 
 /// Answers one request; a WebSocket is admitted beside its answer. Whatever is refused is
@@ -79,22 +79,12 @@ async fn respond(
         (Some(Route::Metrics), Method::GET | Method::HEAD) => metrics(driver, site, caller, &request).await,
         (Some(Route::Health), Method::GET | Method::HEAD) => Ok(health(driver)),
         (None | Some(Route::Reserved), method) => {
+            let method = quoted(method.as_str().as_bytes());
             let line = format!("{method} {}: there is nothing at this path", quoted_path(&path));
             Err(Denial::new(Reason::NotFound, "there is nothing at this path").line(line))
         }
         (Some(route), method) => Err(wrong_method(&method, &path, route.methods())),
     }
-}
-
-/// A path without slashes that proxies add: behind each other, and at the end.
-fn tidy(path: &str) -> Cow<'_, str> {
-    let is_tidy = !path.contains("//") && (path == "/" || !path.ends_with('/'));
-    if is_tidy {
-        return path.into();
-    }
-    let parts = path.split('/').filter(|part| !part.is_empty());
-    let tidy: String = parts.flat_map(|part| ["/", part]).collect();
-    if tidy.is_empty() { "/".into() } else { tidy.into() }
 }
 
 /// Refuses a request for its `Host` or `Origin`.
@@ -133,8 +123,8 @@ async fn with_body(
     entitled(driver, site, caller, &request, wanted)?;
     let _awaited = caller.stay.awaited();
     let path = quoted_path(request.uri().path());
-    let body =
-        whole_body(site, request).await.map_err(|denial| denial.about(&path).counted(TurnedAway::Request))?;
+    let body = whole_body(site, &caller.stay, request).await;
+    let body = body.map_err(|denial| denial.about(&path).counted(TurnedAway::Request))?;
     let say = read(&body).map_err(|refusal| {
         let reason = reason(refusal.code).unwrap_or(Reason::BadRequest);
         let denial = Denial::new(reason, refusal.message).status(status(refusal.code));
@@ -144,7 +134,7 @@ async fn with_body(
 }
 
 /// The body, if it is JSON, comes in time and is not too long.
-async fn whole_body(site: &Site, request: Request<Incoming>) -> Denied<Bytes> {
+async fn whole_body(site: &Site, stay: &Stay, request: Request<Incoming>) -> Denied<Bytes> {
     if let Some(kind) = request.headers().get(header::CONTENT_TYPE)
         && !is_json(kind)
     {
@@ -164,17 +154,24 @@ async fn whole_body(site: &Site, request: Request<Incoming>) -> Denied<Bytes> {
     let announced = request.body().size_hint().upper().map_or(limit, |size| size as usize);
     let _load = Load::of(announced.min(limit));
     let body = Limited::new(request.into_body(), limit).collect();
-    let in_time = async { Some(body.await) }.or(async {
+    let late = async {
         Timer::after(site.patience).await;
-        None
-    });
-    match in_time.await {
-        Some(Ok(body)) => Ok(body.to_bytes()),
-        Some(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Some(Err(_)) => Err(Denial::new(Reason::BadRequest, "the body did not come whole")),
-        None => Err(too_slow("the body", site).header(header::CONNECTION, "close")),
+        Err(too_slow("the body", site).header(header::CONNECTION, "close"))
+    };
+    let at_the_end = async {
+        stay.is_over().await;
+        Timer::after(LAST_OF_BODY).await;
+        Err(ending().header(header::CONNECTION, "close"))
+    };
+    match async { Ok(body.await) }.or(late).or(at_the_end).await? {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+        Err(_) => Err(Denial::new(Reason::BadRequest, "the body did not come whole")),
     }
 }
+
+/// How long the daemon waits at its end for the rest of a body.
+const LAST_OF_BODY: Duration = Duration::from_secs(1);
 
 /// Refuses what did not come in time.
 pub(super) fn too_slow(what: &str, site: &Site) -> Box<Denial> {

@@ -275,7 +275,7 @@ impl Gate {
         };
         // A page whose own name was made to lead here (DNS rebinding) still
         // sends that name; an address cannot be made to lead elsewhere.
-        if matches!(host, Host::Name(_)) && !self.hosts.contains(&host) {
+        if matches!(host, Host::Name(_)) && !host.is_loopback() && !self.hosts.contains(&host) {
             let text = shown(text);
             let name = shown(&host.to_string());
             return refuse(format!(
@@ -340,8 +340,12 @@ fn advice(origin: &Origin, host: Option<&(&str, Host)>) -> String {
 /// What somebody sent, without what could disturb a terminal, and not all of it if it is
 /// long.
 fn shown(text: &str) -> String {
+    // A path or query is no part of either header, and may hold a token.
+    let authority = text.find("://").map_or(0, |at| at + 3);
+    let end = text.get(authority..).and_then(|rest| rest.find(['/', '?', '#'])).map(|at| authority + at);
+    let (text, rest) = text.split_at(end.unwrap_or(text.len()));
     let cut: String = text.chars().take(LONGEST_HOST).flat_map(char::escape_default).collect();
-    if text.chars().nth(LONGEST_HOST).is_some() { cut + "…" } else { cut }
+    if !rest.is_empty() || text.chars().nth(LONGEST_HOST).is_some() { cut + "…" } else { cut }
 }
 
 /// The one value of a header.

@@ -10,7 +10,7 @@
 //! is revoked, and nothing else.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -24,7 +24,7 @@ use super::claims::{self, Claims, Excess, Header, NumericDate};
 use super::clock;
 use super::flaw::{self, Flaw};
 use super::key::{Contents, Key, Skipped, algorithm};
-use super::revocation::Revocations;
+use super::revocation::{Cause, Revocations};
 use super::secret::{self, Exposure};
 use super::signature;
 use super::site::Read;
@@ -88,12 +88,18 @@ pub enum MintError {
     Ttl,
     /// It would have allowed more than is looked at.
     Excessive(Excess),
+    /// It would be refused at once.
+    Revoked(Cause),
 }
 
 impl fmt::Display for MintError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Excessive(excess) => return excess.fmt(f),
+            Self::Revoked(Cause::User(_)) => {
+                "the user's tokens were revoked in this very second: ask again in the next one"
+            }
+            Self::Revoked(cause) => return write!(f, "it would be refused: {cause}"),
             Self::NoSecretKey => "all configured keys are public: whoever has the private one mints tokens",
             Self::Ttl => "a token must live for at least a second, and end before the year 10000",
         })
@@ -391,14 +397,30 @@ impl Verifier {
             Some(kid) => serde_json::json!({ "typ": "JWT", "alg": key.alg.name(), "kid": kid }),
             None => serde_json::json!({ "typ": "JWT", "alg": key.alg.name() }),
         };
-        let mut said = BTreeMap::from([(self.wanted.user.as_deref().unwrap_or("sub"), user.as_str())]);
-        for (claim, wanted) in [("iss", &self.wanted.issuers), ("aud", &self.wanted.audiences)] {
-            said.extend(wanted.first().map(|first| (claim, &**first)));
+        let identity = Identity {
+            issued_at: UnixTime::from_secs(iat),
+            expires_at: Some(UnixTime::from_secs(exp)),
+            ..Identity::new(user.clone())
+        };
+        if let Some(cause) = self.revocations.borrow_mut().find(&identity, now, self.revocation_ttl) {
+            return Err(MintError::Revoked(cause));
         }
-        let mut claims = Vec::new();
+        let (issuer, audience) = (self.wanted.issuers.first(), self.wanted.audiences.first());
+        let said = [
+            (self.wanted.user.as_deref().unwrap_or("sub"), Some(user.as_str())),
+            ("iss", issuer.map(|issuer| &**issuer)),
+            ("aud", audience.map(|audience| &**audience)),
+        ];
+        let mut claims = vec![b'{'];
+        for (claim, value) in said.into_iter().filter_map(|(claim, value)| Some((claim, value?))) {
+            json::write(&claim, &mut claims);
+            claims.push(b':');
+            json::write(&value, &mut claims);
+            claims.push(b',');
+        }
+        let rest = claims.len();
         json::write(
             &claims::Minted {
-                said,
                 iat,
                 exp,
                 // So that it can be revoked alone.
@@ -409,6 +431,8 @@ impl Verifier {
             },
             &mut claims,
         );
+        // Its own bracket: all of it is one object.
+        claims.remove(rest);
         let (header, claims) = (URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims));
         let message = format!("{header}.{claims}");
         let signature = signature::sign(message.as_bytes(), signs, algorithm(key.alg));

@@ -17,7 +17,7 @@ use hyper::{Request, StatusCode};
 use percent_encoding::percent_decode_str;
 
 use super::clock;
-use super::denial::{Denial, Denied, Reply, quoted, quoted_path};
+use super::denial::{Denial, Denied, Reply, quoted};
 use super::driver::Shared;
 use super::forwarded::Source;
 use super::http::{bearer, rejected_over_http, text, wrong_method};
@@ -63,7 +63,7 @@ pub(super) fn upgrade<B>(
         None => InboxMode::default(),
         Some(word) => inbox_mode(&word).ok_or_else(|| {
             let why = "`inbox` must be auto, ack or off";
-            Denial::new(Reason::BadRequest, why).line(format!("inbox {}: {why}", quoted_path(&word)))
+            Denial::new(Reason::BadRequest, why)
         })?,
     };
     let knows_us = offered(request).any(|protocol| protocol == PROTOCOL.as_bytes());

@@ -3,6 +3,8 @@
 //! The one table of them: requests are answered by it, and a WebSocket endpoint is
 //! refused where something else answers already.
 
+use std::borrow::Cow;
+
 /// What answers at a path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Route {
@@ -62,11 +64,22 @@ pub fn endpoint(path: &str) -> Result<(), String> {
         Some(_) => return Err(format!("{wanted}, of visible ASCII characters")),
         None => {}
     }
-    match Route::of(path) {
+    match Route::of(&tidy(path)) {
         Some(Route::Reserved) => Err("a path that is not reserved for requests of HTTP".to_owned()),
         Some(_) => Err("a path that nothing else answers on".to_owned()),
         None => Ok(()),
     }
+}
+
+/// A path without slashes that proxies add: behind each other, and at the end.
+pub fn tidy(path: &str) -> Cow<'_, str> {
+    let is_tidy = !path.contains("//") && (path == "/" || !path.ends_with('/'));
+    if is_tidy {
+        return path.into();
+    }
+    let parts = path.split('/').filter(|part| !part.is_empty());
+    let tidy: String = parts.flat_map(|part| ["/", part]).collect();
+    if tidy.is_empty() { "/".into() } else { tidy.into() }
 }
 
 #[cfg(test)]
@@ -77,7 +90,9 @@ mod tests {
     fn no_path_that_answers_requests_can_be_a_websocket_endpoint() {
         for (path, route) in ROUTES {
             assert_eq!(Route::of(path), Some(route));
-            assert!(endpoint(path).is_err(), "{path}");
+            for path in [path.to_owned(), format!("{path}/"), format!("/{path}")] {
+                assert!(endpoint(&path).is_err(), "{path}");
+            }
             assert_eq!(route.methods().is_empty(), route == Route::Reserved, "{path}");
         }
         assert_eq!(endpoint("/api/v1/ws"), Ok(()));

@@ -149,12 +149,8 @@ fn a_token_is_refused_for_what_is_wrong_with_it_and_never_shown() {
             jsonwebtoken::encode(&hs256(), &json!({"sub": "ada", "exp": 9_999_999_999_u64}), &key).unwrap();
         ("/ws".into(), format!("Sec-WebSocket-Protocol: wshub.bearer.{token}\r\n"))
     });
-    let expired = story(
-        "token_expired",
-        "token_expired",
-        "ended at",
-        &["user \"ada\"", "ended at 2001-09-09", "ago"],
-    );
+    let expired =
+        story("token_expired", "token_expired", "ended at", &["user \"ada\"", "ended at 2001-09-09", "ago"]);
     refuses_upgrade(&[], &expired, |daemon| {
         by_query(signed(daemon, &hs256(), &json!({"sub": "ada", "exp": 1_000_000_000})))
     });

@@ -10,7 +10,7 @@
 use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -83,7 +83,8 @@ pub fn open(directory: &Path) -> Result<(Revocations, RevocationFile), Problem> 
                 changes += line.len();
                 line.into_iter().for_each(|change| revocations.apply(change));
             }
-            None if after.is_empty() => {
+            // A file system may have given it its length and not all of its bytes.
+            None if after.is_empty() && (!is_ended || line.is_some_and(|line| line.contains(&0))) => {
                 log::error!(
                     "{}, line {number}: the last one is not whole, and none: it was being written when the \
                      daemon or the machine ended, and nobody was told that it was done",
@@ -133,10 +134,18 @@ impl RevocationFile {
         path(&self.directory)
     }
 
+    /// Whether what has the name is what was written: somebody may have put another file in
+    /// its place, or taken it away.
+    fn is_there(&self) -> bool {
+        let named = fs::metadata(self.path()).map(|found| (found.dev(), found.ino()));
+        let own = self.file.as_ref().and_then(|file| file.metadata().ok());
+        own.map(|own| (own.dev(), own.ino())).is_some_and(|own| named.is_ok_and(|named| named == own))
+    }
+
     /// What has to be written for some changes, which `all` has already.
     pub fn write(self, changes: &[Change], all: &Revocations) -> Writing {
         let is_stale = self.changes + changes.len() > 2 * all.len() + STALE;
-        if self.file.is_some() && !is_stale {
+        if self.is_there() && !is_stale {
             return Writing { bytes: line(changes), changes: changes.len(), is_anew: false, file: self };
         }
         let (mut bytes, mut count) = (HEADING.as_bytes().to_vec(), 0);
