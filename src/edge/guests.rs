@@ -300,3 +300,21 @@ impl Drop for Stay {
         drop(speaker);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_only_reads_its_last_answer_is_not_waited_for() {
+        let guests = Rc::new(RefCell::new(Guests::default()));
+        let stay = Stay::new(&guests, 1);
+        let executor = smol::LocalExecutor::new();
+        guests.borrow_mut().serve(1, stay.stage(), executor.spawn(async {}));
+        assert!(guests.borrow().are_served());
+        drop(stay.awaited());
+        assert!(guests.borrow().are_served());
+        stay.linger();
+        assert!(!guests.borrow().are_served());
+    }
+}

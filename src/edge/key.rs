@@ -3,7 +3,6 @@
 //! Knows which files make keys for which algorithm, and refuses what would be a
 //! weak one or the wrong one. Does not know how a signature is made, nor tokens.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -143,9 +142,9 @@ fn material(alg: Alg, secret: &Secret) -> Result<Material, String> {
     if memmem::find(bytes, b"-----BEGIN ").is_some() || bytes.starts_with(b"ssh-") {
         return Err("it holds a PEM key, and a secret is wanted".into());
     }
-    if serde_json::from_slice::<BTreeMap<String, IgnoredAny>>(bytes).is_ok()
-        || serde_json::from_slice::<Vec<IgnoredAny>>(bytes).is_ok()
-    {
+    let is_structure =
+        bytes.trim_ascii_start().starts_with(b"{") || bytes.trim_ascii_start().starts_with(b"[");
+    if is_structure && serde_json::from_slice::<IgnoredAny>(bytes).is_ok() {
         return Err("it holds JSON that is no JWK set with secrets, and everybody may know it".into());
     }
     secret_key(alg, bytes)

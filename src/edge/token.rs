@@ -402,7 +402,7 @@ impl Verifier {
             expires_at: Some(UnixTime::from_secs(exp)),
             ..Identity::new(user.clone())
         };
-        if let Some(cause) = self.revocations.borrow_mut().find(&identity, now, self.revocation_ttl) {
+        if let Err(Flaw::Revoked(cause)) = self.unrevoked(&identity, now) {
             return Err(MintError::Revoked(cause));
         }
         let (issuer, audience) = (self.wanted.issuers.first(), self.wanted.audiences.first());

@@ -51,8 +51,8 @@ struct Story {
     log: &'static [&'static str],
 }
 
-/// Is refused once by a fresh daemon, and looks at everything.
-fn refuses(variables: &[(&str, &str)], story: &Story, request: impl Fn(&Daemon) -> Vec<u8>) {
+/// Is refused once by a fresh daemon, and looks at everything; the line of its log.
+fn refuses(variables: &[(&str, &str)], story: &Story, request: impl Fn(&Daemon) -> Vec<u8>) -> String {
     let mut daemon = Daemon::with(&[variables, &[MEMORY]].concat());
     let request = request(&daemon);
     let reply = daemon.answers_to(&request);
@@ -77,6 +77,7 @@ fn refuses(variables: &[(&str, &str)], story: &Story, request: impl Fn(&Daemon) 
     }
     daemon.stop();
     assert_eq!(daemon.ended().1.lines().filter(|line| line.contains("refused")).count(), 0, "one line");
+    line
 }
 
 /// A request for a WebSocket, the last one of its connection where it becomes none.
@@ -95,11 +96,15 @@ fn request(line: &str, headers: &str, body: &str) -> Vec<u8> {
 }
 
 /// The same of a request for a WebSocket.
-fn refuses_upgrade(variables: &[(&str, &str)], story: &Story, request: impl Fn(&Daemon) -> (String, String)) {
+fn refuses_upgrade(
+    variables: &[(&str, &str)],
+    story: &Story,
+    request: impl Fn(&Daemon) -> (String, String),
+) -> String {
     refuses(variables, story, |daemon| {
         let (path, headers) = request(daemon);
         upgrade(&path, &headers)
-    });
+    })
 }
 
 #[test]
@@ -555,4 +560,29 @@ fn the_access_log_has_a_line_for_each_request_and_each_end_and_no_query() {
     assert_eq!(daemon.http("GET /healthz", &[], "").0, 200);
     daemon.stop();
     assert!(!daemon.ended().1.contains("GET"), "nothing is written any more");
+}
+
+#[test]
+fn what_was_sent_with_a_request_that_cannot_be_read_stays_out_of_the_log() {
+    let story = |reason, status, code, message, log| Story { reason, status, code, head: "", message, log };
+    let body = r#"{"data":{"password":"hunter2"}}"#;
+    let lengths = story("bad_request", 400, "bad_request", "`Content-Length` or", &["`Content-Length` or"]);
+    for header in ["Content-Length: abc", "Content-Length: 5\r\nContent-Length: 6", "Transfer-Encoding: gzip"]
+    {
+        let sent = format!("POST /broadcast HTTP/1.1\r\nHost: localhost\r\n{header}\r\n\r\n{body}");
+        let said = refuses(&[], &lengths, |_| sent.clone().into_bytes());
+        assert!(!said.contains("hunter2"), "{header}: {said}");
+    }
+    let nothing = story("bad_request", 400, "bad_request", "no request of HTTP/1.1", &["METHOD PATH"]);
+    let said = refuses(&[], &nothing, |_| format!("{body}\r\n\r\n").into_bytes());
+    assert!(!said.contains("hunter2"), "{said}");
+    let page = story("origin", 403, "forbidden", "no origin", &["`Origin: http://127.0.0.1"]);
+    let said = refuses_upgrade(&[], &page, |daemon| {
+        ("/ws".into(), format!("Origin: http://127.0.0.1/ws?token={}\r\n", daemon.token("ada")))
+    });
+    assert!(!said.contains("eyJ"), "{said}");
+    let method = story("not_found", 404, "not_found", "nothing at this path", &["\"MMMM"]);
+    let sent = format!("{} /nope HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", "M".repeat(9000));
+    let said = refuses(&[], &method, |_| sent.clone().into_bytes());
+    assert!(said.len() < 300, "{said}");
 }

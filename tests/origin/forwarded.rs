@@ -139,6 +139,17 @@ fn a_quote_that_a_client_opens_hides_no_proxys_word_and_forges_none() {
 }
 
 #[test]
+fn a_byte_that_no_text_has_spoils_nothing_that_the_proxy_has_added() {
+    let mut headers = HeaderMap::new();
+    headers.insert("X-Forwarded-For", HeaderValue::from_bytes(b"\xe9, 192.0.2.7").unwrap());
+    let proxies = proxies(&["127.0.0.1"], Forwarded::XForwardedFor);
+    let here = ip("127.0.0.1");
+    assert_eq!(proxies.source(here, here, &headers).address, ip("192.0.2.7"));
+    headers.insert("X-Forwarded-For", HeaderValue::from_bytes(b"192.0.2.7, \xe9").unwrap());
+    assert_eq!(proxies.source(here, here, &headers).address, here);
+}
+
+#[test]
 fn one_header_counts_and_only_from_a_peer_that_is_trusted() {
     let both = [("X-Forwarded-For", "192.0.2.7"), ("Forwarded", "for=192.0.2.8")];
     assert_eq!(from(Forwarded::XForwardedFor, &both), "192.0.2.7");

@@ -79,6 +79,9 @@ const OUR_HOSTS: &[&str] = &[
     "[::1]:",
     "[::ffff:127.0.0.1]:8098",
     "[::FFFF:7f00:1]",
+    // Browsers ask nobody where that is.
+    "app.localhost",
+    "app.localhost:8098",
 ];
 
 /// What it may not.
@@ -87,7 +90,6 @@ const OTHER_HOSTS: &[&str] = &[
     ":8098",
     "attacker.example",
     "localhost.attacker.example",
-    "attacker.localhost",
     "127.0.0.1.attacker.example",
     "localhost..",
     ".localhost",

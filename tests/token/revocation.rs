@@ -223,6 +223,22 @@ fn a_last_line_that_was_cut_off_anywhere_takes_nothing_else_with_it() {
 }
 
 #[test]
+fn a_file_that_was_taken_away_or_replaced_is_written_anew_with_all() {
+    let scratch = Scratch::new();
+    let (mut list, mut file) = file::open(&scratch.0).unwrap();
+    file = change(&mut list, file, Change::revoke(user("ada"), NOW)).0;
+    fs::remove_file(path(&scratch)).unwrap();
+    file = change(&mut list, file, Change::revoke(user("bob"), NOW)).0;
+    assert_eq!(read(&scratch.0).len(), 2);
+    // As `sed -i` does it.
+    let text = fs::read(path(&scratch)).unwrap();
+    fs::write(scratch.0.join("edited"), text).unwrap();
+    fs::rename(scratch.0.join("edited"), path(&scratch)).unwrap();
+    change(&mut list, file, Change::revoke(user("eve"), NOW)).1.unwrap();
+    assert_eq!(read(&scratch.0).len(), 3);
+}
+
+#[test]
 fn a_file_that_cannot_be_used_is_an_error_that_names_it_and_the_line() {
     let scratch = Scratch::new();
     let (mut list, mut file) = file::open(&scratch.0).unwrap();
@@ -235,8 +251,8 @@ fn a_file_that_cannot_be_used_is_an_error_that_names_it_and_the_line() {
         file::open(&scratch.0).map(|(list, _)| list.len()).map_err(|error| error.to_string())
     };
     let lines: Vec<usize> = (0..whole.len()).filter(|at| whole[*at] == b'\n').collect();
-    let last = lines[lines.len() - 2];
-    for at in 0..last {
+    // The last line end is what says that the line is whole.
+    for at in 0..whole.len() - 1 {
         let mut damaged = whole.clone();
         damaged[at] ^= 1;
         let error = refused(&damaged).unwrap_err();

@@ -200,6 +200,16 @@ fn a_key_that_does_not_fit_its_algorithm_is_refused() {
         (Alg::Hs256, public, "it holds a PEM key, and a secret is wanted"),
         (Alg::Hs256, &format!("Bag Attributes\n{public}"), "it holds a PEM key, and a secret is wanted"),
         (Alg::Hs256, &format!("ssh-rsa {SECRET}"), "it holds a PEM key, and a secret is wanted"),
+        (
+            Alg::Hs256,
+            r#"[{"kty":"RSA","e":"AQAB","n":"0000000000000000"}]"#,
+            "it holds JSON that is no JWK set",
+        ),
+        (
+            Alg::Hs256,
+            r#"{"error":"not_found","path":"/realms/main/certs"}"#,
+            "it holds JSON that is no JWK set",
+        ),
         (Alg::Rs256, SECRET, "it holds no public key of this kind in PEM"),
         (Alg::Ps256, "0\u{1}\u{2}\u{3}", "it holds no public key of this kind in PEM, and may be one in DER"),
         (Alg::Rs256, include_str!("keys/rs256.pem"), "it holds a private key, and the public one is wanted"),

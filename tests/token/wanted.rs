@@ -1,9 +1,12 @@
 //! What the configuration asks of claims: a user by a claim of its choice, an issuer, an
 //! audience, an end.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use wshubd::edge::revocation::{Change, Revocations};
 use wshubd::edge::token::Verifier;
 use wshubd::protocol::{Reason, UnixTime, UserId, Wanted};
 
@@ -156,4 +159,27 @@ fn each_refusal_has_its_reason_and_the_short_form_says_nothing_of_the_configurat
         assert_eq!(fault.reason, reason, "{claims}");
         assert!(!fault.message.contains("secret") && !fault.message.contains("email"), "{}", fault.message);
     }
+}
+
+#[test]
+fn a_claim_of_rights_that_is_null_is_a_mistake_and_not_the_usual_rights() {
+    let claims = json!({ "sub": "ada", "exp": NOW + 9, "wshub": null });
+    let fault = hs256().verify(&token(&claims), now()).unwrap_err();
+    assert_eq!((fault.code, fault.reason), ("token_invalid", Reason::TokenMalformed));
+}
+
+#[test]
+fn no_token_is_made_that_would_be_refused_at_once() {
+    let mut verifier = hs256();
+    let revoked = Rc::new(RefCell::new(Revocations::default()));
+    verifier.heed(Rc::clone(&revoked));
+    let ada = UserId::new("ada").unwrap();
+    revoked.borrow_mut().apply(Change::RevokeUser(ada.clone(), NOW));
+    let mint = |at: u64, ttl: u64| {
+        let made = verifier.mint(&ada, Duration::from_secs(ttl), &Wanted::default(), UnixTime::from_secs(at));
+        made.map(drop).map_err(|error| error.to_string())
+    };
+    assert!(mint(NOW, 9).unwrap_err().contains("ask again in the next one"));
+    assert_eq!(mint(NOW + 1, 9), Ok(()));
+    assert!(mint(NOW + 1, 31 * 86_400).unwrap_err().contains("as long as revocations are kept"));
 }
