@@ -134,13 +134,9 @@ pub async fn serve(driver: Shared, stream: Async<TcpStream>, stay: Stay) {
     let parts = connection.into_parts();
     let stream = parts.io.into_inner().into_inner();
     if let Served::Failed(error) = served {
-        match failed(&driver, &error, &parts.read_buf) {
-            Failed::Silently => return,
-            Failed::Idle => {}
-            Failed::For(denial) => {
-                driver.borrow_mut().deny(&denial, peer.to_canonical());
-                guests::tell(stream.get_ref(), &denial.last_words());
-            }
+        let why = failed(&driver, &error, &parts.read_buf);
+        if !tell_failure(&driver, why, stream.get_ref(), peer) {
+            return;
         }
         return hang_up(&stream, &caller.stay).await;
     }
@@ -205,6 +201,15 @@ enum Failed {
     /// It has asked nothing for a while, which is no fault.
     Idle,
     For(Box<Denial>),
+}
+
+/// Tells a peer why it was given up, where there is something to tell. False if it is gone.
+fn tell_failure(driver: &Shared, why: Failed, stream: &TcpStream, peer: IpAddr) -> bool {
+    if let Failed::For(denial) = &why {
+        driver.borrow_mut().deny(denial, peer.to_canonical());
+        guests::tell(stream, &denial.last_words());
+    }
+    !matches!(why, Failed::Silently)
 }
 
 fn failed(driver: &Shared, error: &hyper::Error, read: &[u8]) -> Failed {

@@ -236,7 +236,7 @@ fn a_request_that_is_none_or_none_of_ours_is_told_what_is_wanted() {
     refuses(&[], &proxy, |_| request("GET /ws", "", ""));
     let old = story("no_upgrade", 505, "bad_request", "", "proxy_http_version 1.1", &["HTTP/1.0"]);
     refuses(&[], &old, |_| format!("GET /ws HTTP/1.0\r\n{UPGRADE}\r\n").into_bytes());
-    let nowhere = story("not_found", 404, "not_found", "", "nothing at this path", &["GET \"/a/(...)\""]);
+    let nowhere = story("not_found", 404, "not_found", "", "nothing at this path", &["\"GET\" \"/a/(...)\""]);
     refuses(&[], &nowhere, |daemon| request(&format!("GET /a/{}?token=x", daemon.token("ada")), "", ""));
     let method =
         story("method", 405, "bad_request", "\r\nallow: post", "only POST", &["\"GET\" \"/broadcast\""]);
@@ -292,7 +292,7 @@ fn a_head_that_hyper_refuses_by_itself_has_a_body_that_says_what_it_is() {
     });
     let odd = bad("cannot be read", &["begins with \"GET /ws\""]);
     refuses(&[], &odd, |_| b"GET /ws?token=eyJ0 HTTP/1.1\r\nHost: local\0host\r\n\r\n".to_vec());
-    let raw = bad("METHOD PATH HTTP/1.1", &["begins with \"\\u{1b}[2J"]);
+    let raw = bad("METHOD PATH HTTP/1.1", &["METHOD PATH HTTP/1.1"]);
     refuses(&[], &raw, |_| [b"\x1b[2J\x1b]0;", "x".repeat(1 << 20).as_bytes()].concat());
     let large = |message, log| Story {
         reason: "head_too_large",
