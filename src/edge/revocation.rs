@@ -2,7 +2,7 @@
 //!
 //! Knows which users' tokens and which single ones are revoked, since when, and for how
 //! long that is kept. Does not know who may revoke, which the hub decides, nor the file,
-//! which is [`file`]'s.
+//! which is [`mod@file`]'s.
 //!
 //! A revocation counts against what was issued up to its second (`iat`, RFC 7519, section
 //! 4.1.6); a token that does not say when it was issued may be as old as can be. When a

@@ -38,6 +38,7 @@ fn set(keys: &[Value]) -> String {
 }
 
 /// Why a set with this one key is refused.
+#[cfg(feature = "public-keys")]
 fn refusal(alg: Alg, key: &Value) -> String {
     let [of_set, alone] = [set(std::slice::from_ref(key)), key.to_string()].map(|text| {
         let error = read(alg, &text).map(|_| key).expect_err("a key of no use");
