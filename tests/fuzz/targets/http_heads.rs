@@ -176,7 +176,8 @@ fn check_source(site: &Site, headers: &HeaderMap) {
     let mut lines = headers.get_all("forwarded").iter().map(|line| line.to_str().unwrap_or_default());
     let is_there = lines.any(|line| {
         let words = line.split([',', ';', '=', '"', ' ', '\t']);
-        words.filter_map(|word| address(without_port(word)).or_else(|| word.parse().ok()))
+        words
+            .filter_map(|word| address(without_port(word)).or_else(|| word.parse().ok()))
             .any(|found| found.to_canonical() == source.address)
     });
     assert!(is_there, "{source:?} of {headers:?}");
