@@ -154,7 +154,10 @@ impl Trial {
             Ok(site) => self.warnings.extend(site.warnings()),
             Err(error) => self.mistakes.extend(error.problems),
         }
-        if let Err(problem) = revocation::file::open(&loaded.config.state.directory) {
+        // In a directory that cannot be used they are not what is wrong.
+        if self.unusable.is_empty()
+            && let Err(problem) = revocation::file::open(&loaded.config.state.directory)
+        {
             self.unusable.push(problem);
         }
     }

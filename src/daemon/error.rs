@@ -75,12 +75,12 @@ impl fmt::Display for Error {
                 path.as_os_str().len()
             ),
             Self::Worker(path, error) => {
-                write!(
-                    f,
-                    "cannot open the worker socket {}: {} (`[listen] worker` sets the path)",
-                    path.display(),
-                    explained(error, path, Purpose::Listening)
-                )
+                // Whoever may not make it there is told about the directory, and what sets it.
+                let is_denied = error.kind() == io::ErrorKind::PermissionDenied;
+                let directory = path.parent().filter(|_| is_denied).unwrap_or(path);
+                let why = explained(error, directory, Purpose::Listening);
+                let setting = if is_denied { "" } else { " (`[listen] worker` sets the path)" };
+                write!(f, "cannot open the worker socket {}: {why}{setting}", path.display())
             }
             Self::Wait(error) => write!(f, "cannot wait for sockets: {error}"),
             Self::Signals(error) => write!(f, "cannot receive signals: {error}"),

@@ -230,7 +230,8 @@ async fn stop(driver: &Shared, doors: &Rc<RefCell<Doors>>, close: Close) {
     driver.borrow_mut().is_stopping(FAREWELL);
     driver.borrow_mut().told(Input::Stopping { close });
     let deadline = clock::now().moment + FAREWELL;
-    while !driver.borrow().is_idle() && clock::now().moment < deadline {
+    let is_done = || driver.borrow().is_idle() && !doors.borrow().guests().borrow().are_served();
+    while !is_done() && clock::now().moment < deadline {
         Timer::after(LOOK_AGAIN).await;
     }
 }

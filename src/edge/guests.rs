@@ -221,10 +221,11 @@ impl Guests {
         Some(SentAway { from: address(&stream), is_told: true })
     }
 
-    /// Sends the silent ones away; those who speak have their answer still to
+    /// Sends the silent ones away; those who speak have one answer still to
     /// hear.
     pub fn close(&mut self) {
         self.silent.clear();
+        self.finish();
     }
 }
 

@@ -1,15 +1,17 @@
 //! How the program starts and ends.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 
-use crate::bench::{Daemon, command};
+use crate::bench::{Daemon, PATIENCE, command};
 
 #[test]
 fn a_stop_says_goodbye_and_exits_with_0() {
@@ -26,6 +28,25 @@ fn a_stop_says_goodbye_and_exits_with_0() {
     assert_eq!(code, Some(0));
     assert_eq!(log.lines().count(), 1, "a healthy life is two lines: {log}");
     assert!(!daemon.directory.join("wshubd/worker.sock").exists());
+}
+
+#[test]
+fn a_body_that_is_on_its_way_when_the_daemon_ends_is_answered_with_503() {
+    let daemon = Daemon::start();
+    let mut stream = TcpStream::connect(daemon.address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let headers =
+        format!("Host: localhost\r\nAuthorization: Bearer {}\r\nContent-Length: 9", daemon.secret());
+    write!(stream, "POST /broadcast HTTP/1.1\r\n{headers}\r\nExpect: 100-continue\r\n\r\n{{").unwrap();
+    // It waits for the body once it has said that.
+    let mut goes_on = [0; "HTTP/1.1 100 Continue\r\n\r\n".len()];
+    stream.read_exact(&mut goes_on).unwrap();
+    daemon.signal(Signal::TERM);
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).unwrap();
+    for words in ["HTTP/1.1 503", "connection: close", "retry-after: 5", "shutting_down"] {
+        assert!(reply.contains(words), "{words}: {reply}");
+    }
 }
 
 #[test]
@@ -70,7 +91,7 @@ fn a_terminal_that_goes_away_stops_it_as_it_should() {
     }
     drop(screen);
     let pid = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    rustix::process::kill_process(pid, Signal::HUP).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
     std::fs::remove_dir_all(directory).unwrap();
 }
@@ -266,7 +287,7 @@ fn whoever_connects_as_soon_as_that_is_possible_finds_keys_and_secrets() {
     // Free a moment ago.
     let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut daemon = command(&directory).env("WSHUBD_LISTEN__HTTP", address.to_string()).spawn().unwrap();
-    while std::net::TcpStream::connect(address).is_err() {
+    while TcpStream::connect(address).is_err() {
         assert_eq!(daemon.try_wait().unwrap(), None, "it has ended");
     }
     for file in ["jwt.key", "broadcast.secret"] {

@@ -128,7 +128,7 @@ impl Doors {
     }
 
     /// Who stands in the clients' doors.
-    pub(super) fn guests(&self) -> &Rc<RefCell<Guests>> {
+    pub(crate) fn guests(&self) -> &Rc<RefCell<Guests>> {
         &self.guests
     }
 

@@ -56,8 +56,11 @@ fn path(directory: &Path) -> PathBuf {
 pub fn open(directory: &Path) -> Result<(Revocations, RevocationFile), Problem> {
     let path = path(directory);
     let file: Rc<Path> = Rc::from(path.as_path());
-    let denied =
-        |error: io::Error| unusable(Place::File(Rc::clone(&file)), explained(&error, &path, Purpose::State));
+    let denied = |error: io::Error| {
+        // Where it cannot be looked at it is the directory that is closed.
+        let closed = if path.symlink_metadata().is_ok() { &path } else { directory };
+        unusable(Place::File(Rc::clone(&file)), explained(&error, closed, Purpose::State))
+    };
     let mut revocations = Revocations::default();
     let none = RevocationFile { directory: directory.to_owned(), file: None, bytes: 0, changes: 0 };
     let text = match fs::read(&path) {
