@@ -140,7 +140,7 @@ fn check_set(alg: u8, set: &[u8]) {
     }
     let now = UnixTime::from_secs(NOW);
     let user = UserId::new("ada").expect("a name");
-    if let Ok((minted, _)) = verifier.mint(&user, Duration::from_secs(60), None, now) {
+    if let Ok((minted, _)) = verifier.mint(&user, Duration::from_secs(60), &Wanted::default(), now) {
         assert!(!alg.is_public(), "a public key signs nothing");
         assert_eq!(verifier.verify(&minted, now).map(|identity| identity.user_id), Ok(user));
     }
