@@ -56,6 +56,7 @@ pub fn check(source: &Source) -> Result<Report, Error> {
             trial.state_is_read = true;
             trial.leave_out_credentials(&mut loaded.config);
             trial.read(&loaded);
+            trial.revocations(&loaded.config.state.directory);
             trial.finish()?;
             let why = "which systemd opens to the unit alone";
             trial.untried.push(format!("writing to the state directory {}, {why}", directory.display()));
@@ -132,6 +133,10 @@ impl Trial {
         self.leave_out_credentials(&mut loaded.config);
         if !self.state_is_read {
             self.state(&loaded.config);
+            // In a directory that cannot be used they are not what is wrong.
+            if self.unusable.is_empty() {
+                self.revocations(&loaded.config.state.directory);
+            }
         }
         self.read(loaded);
         self.worker_socket(&loaded.config.listen.worker);
@@ -154,12 +159,11 @@ impl Trial {
             Ok(site) => self.warnings.extend(site.warnings()),
             Err(error) => self.mistakes.extend(error.problems),
         }
-        // In a directory that cannot be used they are not what is wrong.
-        if self.unusable.is_empty()
-            && let Err(problem) = revocation::file::open(&loaded.config.state.directory)
-        {
-            self.unusable.push(problem);
-        }
+    }
+
+    /// What is revoked, without which a start would let in who was thrown out.
+    fn revocations(&mut self, directory: &Path) {
+        self.unusable.extend(revocation::file::open(directory).err());
     }
 
     /// Outside of its unit a credential is not there, or has another mode than a secret.

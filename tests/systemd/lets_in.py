@@ -83,7 +83,7 @@ def named(hub):
         done = hub.run(*MEMBER, "wshubctl", "pub", "jobs", "let me in", check=False)
         warnings = [text for priority, text in hub.said() if priority == 4]
     assert done.returncode == 4 and "uid 65534 may not speak to this socket" in done.stderr, done
-    assert len(warnings) == 1 and "turned a worker away: uid 65534" in warnings[0], warnings
+    assert len(warnings) == 1 and "refused worker of uid 65534, " in warnings[0] and "[worker] allow" in warnings[0], warnings
 
 
 @story("a command becomes an operation by the name of a channel")
