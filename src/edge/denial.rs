@@ -232,6 +232,8 @@ pub(super) struct Rejected {
     pub(super) fault: TokenFault,
     /// Set where it was refused too often: for how long.
     pub(super) slowed: Option<Duration>,
+    /// It counts for the user that it names, and not for where it comes from.
+    pub(super) of_user: bool,
 }
 
 impl Driver {
@@ -260,13 +262,15 @@ impl Driver {
         // Whoever presents what was right once, or will be, does not guess, and no other user of
         // that address answers for it.
         let is_proven = is_proven(fault.reason);
-        let who = match self.site.verifier.subject(token) {
-            Some(subject) if is_proven => {
+        let user = if is_proven { self.site.verifier.subject(token) } else { None };
+        let of_user = user.is_some();
+        let who = match user {
+            Some(user) => {
                 let mut hasher = DefaultHasher::new();
-                subject.hash(&mut hasher);
+                user.hash(&mut hasher);
                 Some(Who::User(hasher.finish()))
             }
-            _ => from.map(Who::Address),
+            None => from.map(Who::Address),
         };
         if !is_proven {
             self.turned_away(TurnedAway::WrongSecret, None);
@@ -276,7 +280,7 @@ impl Driver {
         let owed = who.map_or(Ok(Duration::ZERO), |who| self.site.wrong_tokens.borrow_mut().wrong(who, now));
         let slowed = owed.err();
         fault.wait = owed.unwrap_or_else(|wait| wait.max(WINDOW));
-        Rejected { fault, slowed }
+        Rejected { fault, slowed, of_user }
     }
 
     /// The token of an `auth` request was refused.
@@ -332,7 +336,7 @@ impl Driver {
         }
         let check = self.site.verifier.check(token, self.now.wall);
         let message = check.message.unwrap_or_else(|| fault.message.clone());
-        let user = self.site.verifier.subject(token).filter(|_| is_proven(fault.reason));
+        let user = if is_proven(fault.reason) { self.site.verifier.subject(token) } else { None };
         let user =
             user.map(|user| format!(" of user {}", quoted(user.as_str().as_bytes()))).unwrap_or_default();
         Some(format!("the token{user} {place}: {message}"))

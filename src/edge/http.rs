@@ -289,7 +289,7 @@ fn entitled<B>(
         Presented::Bearer(secret) => secret,
         Presented::Nothing => {
             let message = format!(
-                "this needs {what} in `Authorization: Bearer`, the only place that is looked at; there is none"
+                "there is none in `Authorization: Bearer`, the only place that is looked at; this needs {what}"
             );
             return Err(denial(Reason::SecretMissing, message));
         }
@@ -314,7 +314,7 @@ fn entitled<B>(
     let slowed = site.wrong_secrets.borrow_mut().wrong(Who::Address(caller.address()), driver.moment()).err();
     driver.turned_away(TurnedAway::WrongSecret, None);
     Err(match slowed {
-        Some(wait) => too_often("secrets", "", wait),
+        Some(wait) => too_often("secrets", "that are wrong come from here", "", wait),
         None if is_token => denial(
             Reason::SecretWrong,
             format!("this is a token in `Authorization: Bearer`; it needs {what}"),
@@ -359,9 +359,11 @@ fn administrator<B>(
 
 /// The answer to a token that does not hold.
 pub(super) fn rejected_over_http(rejected: Rejected, place: &str, line: Option<String>) -> Box<Denial> {
-    let Rejected { fault, slowed } = rejected;
+    let Rejected { fault, slowed, of_user } = rejected;
     if let Some(wait) = slowed {
-        return too_often("tokens", &fault.message, wait);
+        let whose =
+            if of_user { "of this user came that do not hold" } else { "that are wrong come from here" };
+        return too_often("tokens", whose, &fault.message, wait);
     }
     let message = format!("{} (the token {place})", fault.message);
     let denial = Denial::new(fault.reason, message).code(fault.code);
@@ -372,10 +374,10 @@ pub(super) fn rejected_over_http(rejected: Rejected, place: &str, line: Option<S
 }
 
 /// Refuses whoever was refused too often.
-fn too_often(what: &str, last: &str, wait: Duration) -> Box<Denial> {
+fn too_often(what: &str, whose: &str, last: &str, wait: Duration) -> Box<Denial> {
     let option = format!("wrong_{what}_per_minute");
     let last = if last.is_empty() { String::new() } else { format!(", the last one because {last}") };
-    let message = format!("too many wrong {what} come from here{last}; a right one is taken at once");
+    let message = format!("too many {what} {whose}{last}; a right one is taken at once");
     let line = format!("{message} (`[limits] {option}`)");
     Denial::new(Reason::TooManyRefusals, message).line(line).after(wait)
 }

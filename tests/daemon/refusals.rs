@@ -407,6 +407,7 @@ fn a_script_with_an_expired_token_is_slowed_down_and_the_right_one_is_taken() {
     assert_eq!((answer.status, &answer.body["code"]), (429, &json!("rate_limited")));
     assert!(answer.head.contains("\r\nretry-after: "), "{}", answer.head);
     assert!(answer.body["message"].as_str().unwrap().contains("ended at"), "{}", answer.body);
+    assert!(answer.body["message"].as_str().unwrap().contains("of this user"), "{}", answer.body);
     assert_eq!(ask(&expired("ben")).status, 401, "no other user pays for it");
     daemon.client_at(&format!("/ws?token={}", daemon.token("ada"))).hear_type("connection_established");
     assert_eq!(stats(&mut daemon.worker())["refused"], json!({"token_expired": 3, "too_many_refusals": 1}));
