@@ -67,6 +67,8 @@ def heads():
         ("/ws/", "localhost.:", "Forwarded: for=203.0.113.9, for=\"[2001:db8::7]:4711\";proto=https, for=192.0.2.9\r\n"),
         ("//ws", "[::ffff:127.0.0.1]", "Forwarded: for=unknown\r\nForwarded: For=192.0.2.7;by=_x\r\nVia: 1.1 a\r\n"),
         ("/ws", "localhost", "Authorization: Basic YTpi\r\nOrigin: http://localhost.evil.example\r\n"),
+        ("/ws", "app.localhost:", "Origin: http://app.localhost:5173\r\n"),
+        ("/ws", "localhost", "Origin: http://app.localhost:5173\r\n"),
     ]:
         yield upgrade.format(path=path, host=host, more=more).encode()
     yield upgrade.format(path="/ws", host="localhost", more="").encode()[:-2]
