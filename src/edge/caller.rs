@@ -25,7 +25,7 @@ use super::clock;
 use super::denial::{Denial, Reply, quoted};
 use super::driver::Shared;
 use super::forwarded::Source;
-use super::guests::{self, Stay};
+use super::guests::Stay;
 use super::http::{answer, too_slow};
 use super::http_io::HttpIo;
 use super::meter::Load;
@@ -134,8 +134,7 @@ pub async fn serve(driver: Shared, stream: Async<TcpStream>, stay: Stay) {
     let parts = connection.into_parts();
     let stream = parts.io.into_inner().into_inner();
     if let Served::Failed(error) = served {
-        let why = failed(&driver, &error, &parts.read_buf);
-        if !tell_failure(&driver, why, stream.get_ref(), peer) {
+        if !tell_failure(&driver, &error, &parts.read_buf, stream.get_ref(), peer) {
             return;
         }
         return hang_up(&stream, &caller.stay).await;
@@ -184,11 +183,11 @@ async fn attend(
         access::request(&access::Request {
             from: caller.address(),
             user: by_upgrade.or(by_token.as_ref()),
-            method: method.as_str(),
-            path: uri.path(),
+            method: Some(method.as_str()),
+            path: Some(uri.path()),
             status: reply.status().as_u16(),
             bytes: reply.body().size_hint().lower(),
-            took: clock::now().moment.since(since.moment),
+            took: Some(clock::now().moment.since(since.moment)),
         });
     }
     reply
@@ -204,12 +203,22 @@ enum Failed {
 }
 
 /// Tells a peer why it was given up, where there is something to tell. False if it is gone.
-fn tell_failure(driver: &Shared, why: Failed, stream: &TcpStream, peer: IpAddr) -> bool {
-    if let Failed::For(denial) = &why {
-        driver.borrow_mut().deny(denial, peer.to_canonical());
-        guests::tell(stream, &denial.last_words());
+fn tell_failure(
+    driver: &Shared,
+    error: &hyper::Error,
+    read: &[u8],
+    stream: &TcpStream,
+    peer: IpAddr,
+) -> bool {
+    match failed(driver, error, read) {
+        Failed::Silently => return false,
+        Failed::Idle => {}
+        Failed::For(denial) => {
+            let said = (!is_about_length(error)).then_some(read);
+            driver.borrow_mut().dismiss(&denial, stream, peer.to_canonical(), said);
+        }
     }
-    !matches!(why, Failed::Silently)
+    true
 }
 
 fn failed(driver: &Shared, error: &hyper::Error, read: &[u8]) -> Failed {
@@ -259,8 +268,7 @@ fn no_request(error: &hyper::Error, read: &[u8]) -> Box<Denial> {
         format!("the head of the request cannot be read: {error}")
     };
     let denial = Denial::new(Reason::BadRequest, message.clone());
-    // What has not the shape of a request may be the body of one: it is nobody's business.
-    if is_like_request(read) {
+    if !is_about_length(error) && access::method(read).is_some() {
         denial.line(format!("{message}; it begins with {}", first_line(read)))
     } else {
         denial
@@ -272,12 +280,6 @@ fn no_request(error: &hyper::Error, read: &[u8]) -> Box<Denial> {
 fn is_about_length(error: &hyper::Error) -> bool {
     let told = error.to_string();
     ["content-length", "transfer-encoding"].iter().any(|header| told.contains(header))
-}
-
-/// Whether it begins with a method and a space.
-fn is_like_request(read: &[u8]) -> bool {
-    let method = read.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
-    (3..=16).contains(&method) && read.get(method) == Some(&b' ')
 }
 
 /// Whether the first line does not end as those of HTTP do.

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::fmt::{self, Write};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpStream};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,8 +14,10 @@ use http_body_util::Full;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
+use super::access;
 use super::driver::Driver;
 use super::guard::{WINDOW, Who};
+use super::guests;
 use super::report::about;
 use crate::hub::{Anomaly, Effect, TokenFault, TurnedAway};
 use crate::protocol::{ConnectionId, Reason, Refusal, UserId};
@@ -143,7 +145,7 @@ impl Denial {
 
     /// The answer of a connection that ends with it, for one that nobody speaks HTTP with any
     /// more, or yet.
-    pub fn last_words(&self) -> Vec<u8> {
+    fn last_words(&self) -> Vec<u8> {
         let body = self.json();
         let mut head = format!(
             "HTTP/1.1 {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n",
@@ -245,6 +247,19 @@ impl Driver {
         match &denial.line {
             Some(line) => self.note_refusal(denial.reason, Some(from), line),
             None => self.note_refusal(denial.reason, Some(from), &denial.message),
+        }
+    }
+
+    /// The same of one whose head was not read, or not whole: tells it so, which is the last that
+    /// it hears. `said` is the beginning of that head, unless that is gone.
+    pub(super) fn dismiss(&mut self, denial: &Denial, stream: &TcpStream, from: IpAddr, said: Option<&[u8]>) {
+        self.deny(denial, from);
+        guests::tell(stream, &denial.last_words());
+        // Who has said nothing has requested nothing.
+        if self.site.logs_access && said != Some(&[]) {
+            let (method, path) = said.map_or((None, None), access::first_words);
+            let (status, bytes) = (denial.status.as_u16(), denial.json().len() as u64);
+            access::request(&access::Request { from, user: None, method, path, status, bytes, took: None });
         }
     }
 

@@ -23,7 +23,7 @@ use super::denial::Denial;
 use super::descriptors::{self, Use};
 use super::driver::{Driver, Shared};
 use super::epoll::{Epoll, Interest, Ready};
-use super::guests::{self, GivenUp, Guests, SentAway, Stay};
+use super::guests::{GivenUp, Guests, SentAway, Stay};
 use super::handover::words;
 use super::peers::{self, Standing};
 use super::report::{Kind, about};
@@ -108,23 +108,23 @@ fn crowded(why: &str) -> Box<Denial> {
 }
 
 /// Tells somebody at the clients' door that there is no room.
-fn refuse(stream: &TcpStream, denial: &Denial, driver: &Shared) {
-    guests::tell(stream, &denial.last_words());
-    if let Some(from) = guests::address(stream) {
-        driver.borrow_mut().deny(denial, from);
+fn refuse(stream: TcpStream, why: &str, driver: &Shared) {
+    let refused = GivenUp::new(stream);
+    if let Some(from) = refused.from() {
+        driver.borrow_mut().dismiss(&crowded(why), &refused.stream, from, Some(&refused.said));
     }
 }
 
-/// Somebody has given way to another.
-fn gave_way(driver: &Shared, sent: &SentAway, denial: &Denial, why: &str) {
+/// Somebody gives way to another.
+fn gives_way(driver: &Shared, sent: &SentAway, why: &str) {
     let mut driver = driver.borrow_mut();
-    match (sent.from, sent.is_told) {
-        (Some(from), true) => driver.deny(denial, from),
-        _ => {
-            let line = format_args!("{why}: the oldest that waits for no answer is closed");
-            driver.turned_away(TurnedAway::Newcomer, Some((Kind::GaveWay, line)));
-        }
+    if let SentAway::Silent(silent) = sent
+        && let Some(from) = silent.from()
+    {
+        return driver.dismiss(&crowded(why), &silent.stream, from, Some(&silent.said));
     }
+    let line = format_args!("{why}: the oldest that waits for no answer is closed");
+    driver.turned_away(TurnedAway::Newcomer, Some((Kind::GaveWay, line)));
 }
 
 /// Who listens at a socket that cannot be opened.
@@ -320,12 +320,11 @@ impl Doors {
             self.wait_for_guests(Interest::READ, &driver.links.epoll);
         }
         let mut guests = self.guests.borrow_mut();
-        while let Some(GivenUp { from, stream }) = guests.give_up(now) {
-            match (from, stream) {
-                (Some(from), Some(stream)) => {
+        while let Some(late) = guests.give_up(now) {
+            match late.from() {
+                Some(from) if !late.said.is_empty() => {
                     let denial = caller::half_a_head(&driver.site);
-                    guests::tell(&stream, &denial.last_words());
-                    driver.deny(&denial, from);
+                    driver.dismiss(&denial, &late.stream, from, Some(&late.said));
                 }
                 // Browsers open connections in advance, for requests that may never come.
                 _ => driver.turned_away(TurnedAway::Newcomer, None),
@@ -416,13 +415,11 @@ impl Doors {
 
     /// Sends the oldest away that waits for nothing. Whether there was one.
     fn makes_room(&self, driver: &Shared, why: &str) -> bool {
-        let busy = crowded(why);
-        let sent = self.guests.borrow_mut().send_one_away(&busy.last_words());
-        let has_gone = sent.is_some();
-        if let Some(sent) = sent {
-            gave_way(driver, &sent, &busy, why);
+        let sent = self.guests.borrow_mut().send_one_away();
+        if let Some(sent) = &sent {
+            gives_way(driver, sent, why);
         }
-        has_gone
+        sent.is_some()
     }
 
     /// A client waits in the door until it speaks.
@@ -431,7 +428,7 @@ impl Doors {
         if self.guests.borrow().is_full(site.guests) {
             let why = "as many HTTP connections as `[limits] http_connections` allows";
             if !self.makes_room(driver, why) {
-                return refuse(&stream, &crowded(why), driver);
+                return refuse(stream, why, driver);
             }
         }
         let mut guests = self.guests.borrow_mut();
@@ -452,8 +449,8 @@ impl Doors {
             let why = "as many HTTP connections in use as `[limits] memory` has room for";
             let sent = self.guests.borrow_mut().send_speaker_away();
             match sent {
-                Some(sent) => gave_way(driver, &sent, &crowded(why), why),
-                None => return refuse(&stream, &crowded(why), driver),
+                Some(sent) => gives_way(driver, &sent, why),
+                None => return refuse(stream, why, driver),
             }
         }
         if let Ok(stream) = Async::new_nonblocking(stream) {

@@ -78,19 +78,18 @@ pub struct Stay {
 }
 
 /// One who was sent away.
-pub struct SentAway {
-    /// Where it came from, as long as that is known.
-    pub from: Option<IpAddr>,
-    /// It has not asked yet, and is told why; another has had all its answers.
-    pub is_told: bool,
+pub enum SentAway {
+    /// It has not asked yet, and is to be told why.
+    Silent(GivenUp),
+    /// It has had all its answers, and is hung up on.
+    Speaker,
 }
 
-/// One whose patience has ended.
+/// One who is waited for no longer, and not hung up on yet.
 pub struct GivenUp {
-    /// Where it came from, as long as that is known.
-    pub from: Option<IpAddr>,
-    /// It has said a part of a head.
-    pub stream: Option<TcpStream>,
+    pub stream: TcpStream,
+    /// What it has said of a head.
+    pub said: Vec<u8>,
 }
 
 impl Default for Guests {
@@ -181,21 +180,19 @@ impl Guests {
         }
     }
 
-    /// Takes out the first of those whose patience has ended. Those who have said nothing are
-    /// hung up on at once.
+    /// Takes out the first of those whose patience has ended.
     pub fn give_up(&mut self, now: Moment) -> Option<GivenUp> {
         let first = self.silent.first_entry().filter(|first| first.get().until <= now)?;
-        let stream = first.remove().stream;
-        let has_said = take_up(&stream) > 0;
-        Some(GivenUp { from: address(&stream), stream: has_said.then_some(stream) })
+        Some(GivenUp::new(first.remove().stream))
     }
 
     /// Sends the oldest away that waits for nothing, if there is one.
-    pub fn send_one_away(&mut self, busy: &[u8]) -> Option<SentAway> {
+    pub fn send_one_away(&mut self) -> Option<SentAway> {
         let silent = self.silent.first_key_value().map(|(number, _)| *number);
         match (silent, self.first_who_waits()) {
             (Some(silent), speaking) if speaking.is_none_or(|speaking| silent < speaking) => {
-                self.turn_out(silent, busy)
+                let Silent { stream, .. } = self.silent.remove(&silent)?;
+                Some(SentAway::Silent(GivenUp::new(stream)))
             }
             _ => self.send_speaker_away(),
         }
@@ -205,20 +202,13 @@ impl Guests {
     pub fn send_speaker_away(&mut self) -> Option<SentAway> {
         let speaking = self.first_who_waits()?;
         drop(self.speaking.remove(&speaking));
-        Some(SentAway { from: None, is_told: false })
+        Some(SentAway::Speaker)
     }
 
     /// The oldest of those who are served for whom nothing is being done.
     fn first_who_waits(&self) -> Option<u64> {
         let first = self.speaking.iter().find(|(_, speaker)| speaker.stage.get() != Stage::Awaited);
         first.map(|(number, _)| *number)
-    }
-
-    fn turn_out(&mut self, number: u64, busy: &[u8]) -> Option<SentAway> {
-        let Silent { stream, .. } = self.silent.remove(&number)?;
-        take_up(&stream);
-        tell(&stream, busy);
-        Some(SentAway { from: address(&stream), is_told: true })
     }
 
     /// Sends the silent ones away; those who speak have one answer still to
@@ -229,10 +219,19 @@ impl Guests {
     }
 }
 
-/// Takes from a socket what was only looked at: closed with that in it, it would break off.
-/// How much that was.
-fn take_up(stream: &TcpStream) -> usize {
-    recv(stream, &mut [0; LARGEST_HEAD], RecvFlags::DONTWAIT).map_or(0, |(_, said)| said)
+impl GivenUp {
+    /// Takes from a socket what was only looked at: closed with that in it, it would break off,
+    /// and the peer would not hear why.
+    pub fn new(stream: TcpStream) -> Self {
+        let mut block = [0; LARGEST_HEAD];
+        let said = recv(&stream, &mut block, RecvFlags::DONTWAIT).map_or(0, |(_, said)| said);
+        Self { stream, said: block.get(..said).unwrap_or_default().to_vec() }
+    }
+
+    /// Where it came from, as long as that is known.
+    pub fn from(&self) -> Option<IpAddr> {
+        address(&self.stream)
+    }
 }
 
 /// Where somebody comes from.

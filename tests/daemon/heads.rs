@@ -177,6 +177,68 @@ fn a_head_that_is_too_large_or_holds_nul_is_answered_to_the_end() {
 }
 
 #[test]
+fn a_request_that_no_parser_could_read_has_a_line_in_the_access_log() {
+    let mut daemon = Daemon::by_file(
+        "[listen]\nhttp = [\"127.0.0.1:0\"]\n[state]\nstore = \"memory\"\n[log]\naccess = true\n\
+         [limits]\nhandshake_timeout = \"1s\"\n",
+    );
+    let (many, healthy) = ("X: v\r\n".repeat(65), "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let length = "POST /broadcast HTTP/1.1\r\nHost: localhost\r\nContent-Length: a\r\n\r\nSECRET /hidden";
+    let table = [
+        (format!("GET /ws?token=hidden HTTP/1.1\r\n{many}\r\n"), "GET \"/ws\" 431 "),
+        (format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(20 << 10)), "GET \"/xxx"),
+        ("GET /a?hidden HTTP/9\r\n\r\n".into(), "GET \"/a\" 400 "),
+        ("GET /eyJhidden\r\n\r\n".into(), "GET \"/(...)\" 400 "),
+        ("\u{16}\u{3}\u{1}hidden".into(), "- - 400 "),
+        ("{\"password\": \"hidden\"}\r\n".into(), "- - 400 "),
+        // The head was read and forgotten; what is left of it is the body.
+        (length.into(), "- - 400 "),
+        ("POST /broadcast HTTP/1.1\r\nHost: hid".into(), "POST \"/broadcast\" 408 "),
+        ("GET /hea".into(), "GET \"/hea\" 408 "),
+        ("GE".into(), "- - 408 "),
+        (format!("{healthy}GET /a?hidden HTTP/9\r\n\r\n"), "GET \"/a\" 400 "),
+        (format!("{healthy}GET /hea"), "GET \"/hea\" 408 "),
+    ];
+    for (request, wanted) in &table {
+        let answers = daemon.answers_to(request.as_bytes());
+        let (_, body) = answers.rsplit_once("\r\n\r\n").unwrap();
+        let line = loop {
+            let line = daemon.hear_line("access: ");
+            if !line.contains(" 200 15 bytes ") {
+                break line;
+            }
+        };
+        assert!(line.starts_with(&format!("INFO access: 127.0.0.1 - {wanted}")), "{request}: {line}");
+        assert!(line.ends_with(&format!(" {} bytes - ms\n", body.len())), "{request}: {line}");
+        assert!(!line.contains("hid") && !line.contains("SECRET"), "{line}");
+    }
+    // Nothing was asked.
+    assert_eq!(daemon.answers_to(b""), "");
+    daemon.stop();
+    let rest = daemon.ended().1;
+    assert!(!rest.contains("access: ") && !rest.contains("hidden"), "{rest}");
+}
+
+#[test]
+fn half_a_head_that_gives_way_has_a_line_in_the_access_log() {
+    let mut daemon = Daemon::by_file(
+        "[listen]\nhttp = [\"127.0.0.1:0\"]\n[state]\nstore = \"memory\"\n[log]\naccess = true\n\
+         [limits]\nhttp_connections = 1\n",
+    );
+    let mut first = TcpStream::connect(daemon.address).unwrap();
+    first.write_all(b"GET /first?hidden").unwrap();
+    let mut second = TcpStream::connect(daemon.address).unwrap();
+    first.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut told = String::new();
+    first.read_to_string(&mut told).unwrap();
+    assert_eq!(statuses(&told), [503]);
+    let line = daemon.hear_line("access: ");
+    assert!(line.starts_with("INFO access: 127.0.0.1 - GET \"/first\" 503 "), "{line}");
+    second.write_all(LAST.as_bytes()).unwrap();
+    assert!(daemon.hear_line("access: ").starts_with("INFO access: 127.0.0.1 - GET \"/healthz\" 200 "));
+}
+
+#[test]
 fn a_token_larger_than_any_head_is_answered_and_harms_nobody() {
     let daemon = Daemon::start();
     let mut ada = daemon.client("ada");
