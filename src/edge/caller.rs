@@ -91,7 +91,7 @@ pub async fn serve(driver: Shared, stream: Async<TcpStream>, stay: Stay) {
     let source = Cell::new(Source::of_peer(peer));
     let caller = Rc::new(Caller { source, stay, is_ending, user });
     let _load = Load::of(CONVERSATION);
-    let patience = driver.borrow().site.patience;
+    let site = driver.borrow().site.clone();
     let admission = Rc::new(RefCell::new(None));
     let service = service_fn(|request| {
         let (driver, admission, caller) = (driver.clone(), admission.clone(), caller.clone());
@@ -104,13 +104,13 @@ pub async fn serve(driver: Shared, stream: Async<TcpStream>, stay: Stay) {
     });
     let mut connection = hyper::server::conn::http1::Builder::new()
         .timer(SmolTimer::new())
-        .header_read_timeout(patience)
+        .header_read_timeout(site.patience)
         .max_headers(MOST_HEADERS)
         .max_buf_size(LARGEST_HEAD)
         // Who has sent all and shut that direction still reads its answer.
         .half_close(true)
         .serve_connection(FuturesIo::new(HttpIo::new(stream)), service);
-    let mut life = Life::new(patience);
+    let mut life = Life::new(&site);
     let mut last = pin!(caller.stay.is_over());
     let mut is_finishing = false;
     let served = poll_fn(|cx| match connection.poll_without_shutdown(cx) {
@@ -301,7 +301,7 @@ fn first_line(read: &[u8]) -> String {
 
 /// How long one connection may go on with requests: long enough to be worth
 /// keeping, and the end of those who ask and never read.
-const LIFETIME: Duration = Duration::from_secs(60);
+pub(super) const LIFETIME: Duration = Duration::from_secs(60);
 
 /// What a request may take that came in time: an interrupt waits for its operation
 /// for ten seconds.
@@ -317,8 +317,8 @@ struct Life {
 }
 
 impl Life {
-    fn new(patience: Duration) -> Self {
-        Self { timer: Timer::after(LIFETIME), is_over: false, patience }
+    fn new(site: &Site) -> Self {
+        Self { timer: Timer::after(site.lifetime), is_over: false, patience: site.patience }
     }
 
     /// Ready once the connection is to be dropped. Before, it is only marked: one that is
@@ -359,4 +359,67 @@ async fn hang_up(mut stream: &Async<TcpStream>, stay: &Stay) {
         Timer::after(LONGEST).await;
     };
     rest.or(long).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use smol::io::AsyncWriteExt;
+
+    use super::*;
+    use crate::config::{Config, Environment};
+    use crate::edge::driver::Driver;
+    use crate::edge::epoll::Epoll;
+    use crate::edge::guests::Guests;
+    use crate::edge::store::Store;
+    use crate::hub::Hub;
+
+    const ASKED: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    const OK: &str = "{\"status\":\"ok\"}";
+
+    /// A site with the defaults and no file at all.
+    fn site() -> Site {
+        let nowhere = Environment::new(1, [("CONFIGURATION_DIRECTORY", "/nonexistent")]);
+        let loaded = Config::load(None, &nowhere).unwrap_or_else(|error| panic!("{error}"));
+        Site::open(&loaded).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Serves a peer that has asked once, as long as that lasts.
+    fn serve_to<T>(site: Site, peer: impl AsyncFnOnce(Async<TcpStream>) -> T) -> std::io::Result<T> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+        let mut stream = TcpStream::connect(listener.local_addr()?)?;
+        stream.write_all(ASKED)?;
+        let stream = Async::new(stream)?;
+        let ours = Async::new(listener.accept()?.0)?;
+        let hub = Hub::new(crate::hub::Settings::default(), 1);
+        let driver = Driver::new(hub, Store::in_memory(), Rc::new(site), Epoll::new()?);
+        let guests = Rc::new(RefCell::new(Guests::default()));
+        let served = serve(Rc::new(RefCell::new(driver)), ours, Stay::new(&guests, 1));
+        Ok(smol::block_on(smol::future::zip(served, peer(stream))).1)
+    }
+
+    #[test]
+    fn a_kept_connection_lasts_for_a_minute() {
+        assert_eq!(site().lifetime, Duration::from_secs(60), "as PROTOCOL.md has it");
+    }
+
+    #[test]
+    fn a_connection_past_its_time_answers_once_more_and_says_close() -> std::io::Result<()> {
+        let answers = serve_to(Site { lifetime: Duration::ZERO, ..site() }, async |mut peer| {
+            let mut first = [0; 1024];
+            let length = peer.read(&mut first).await?;
+            // Its time is over now, and this request was on its way.
+            AsyncWriteExt::write_all(&mut peer, ASKED).await?;
+            let mut last = String::new();
+            peer.read_to_string(&mut last).await?;
+            Ok::<_, std::io::Error>([String::from_utf8_lossy(&first[..length]).into_owned(), last])
+        })??;
+        let says_close = |answer: &String| {
+            assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with(OK), "{answer:?}");
+            answer.contains("\r\nconnection: close\r\n")
+        };
+        assert_eq!(answers.each_ref().map(says_close), [false, true]);
+        Ok(())
+    }
 }

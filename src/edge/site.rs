@@ -46,6 +46,8 @@ pub struct Site {
     pub conversations: usize,
     /// A request head or body that takes longer is given up.
     pub patience: Duration,
+    /// An HTTP connection that lasts longer has its last answer next.
+    pub lifetime: Duration,
     /// How many wrong secrets and tokens come from where; borrowed for the length
     /// of one call.
     pub wrong_secrets: RefCell<Guard>,
@@ -90,6 +92,7 @@ impl Site {
             // holds requests open would throw those out who are let in.
             conversations: (config.limits.hub.memory / 4 / caller::CONVERSATION).max(1),
             patience: config.limits.handshake,
+            lifetime: caller::LIFETIME,
             wrong_secrets: RefCell::new(Guard::new(config.limits.wrong_secrets)),
             wrong_tokens: RefCell::new(Guard::new(config.limits.wrong_tokens)),
         })

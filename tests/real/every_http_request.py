@@ -159,21 +159,6 @@ def keep_alive(hub):
     connection.close()
 
 
-@story("after 60 s a kept connection says Connection: close in its last answer, and no request is lost")
-def last_answer(hub):
-    body, headers = '{"channel":"logs","event":"log","ttl":0}', {"Authorization": f"Bearer {hub.secret}", "Content-Type": "application/json"}
-    kept = http.client.HTTPConnection("127.0.0.1", hub.port, timeout=15)
-    begun, said = time.monotonic(), None
-    while said != "close":
-        assert time.monotonic() - begun < 80, "it never ends"
-        kept.request("POST", "/broadcast", body, headers)
-        answer = kept.getresponse()
-        same(answer.status, 200, answer.read())
-        said = answer.headers.get("connection")
-        time.sleep(0.25)
-    assert 55 < time.monotonic() - begun, "it lasts for a while"
-
-
 @story("curl is told why: a TLS handshake, another scheme, a proxy that drops Upgrade; and each has its counter")
 def told_why(_):
     with Hub() as hub:
