@@ -26,8 +26,9 @@ from wire import PATIENCE, Closed, Refused, Silence, Wire
 NAME = "hub.example.org"
 # Trusted is 127.0.0.1 alone.
 CLIENT = "127.0.0.77"
+# Of a proxy that stands before another.
+FIRST = "127.0.0.78"
 PAGE = (ROOT / "docs/proxies.md").read_text()
-
 
 
 def recipe(kind):
@@ -299,6 +300,67 @@ def own_address(hub):
         time.sleep(1.1)  # one line a second
     lines = [line for line in hub.logged().splitlines() if "is wrong; this needs" in line]
     same([f"refused {CLIENT}: " in line for line in lines], [True] * len(KINDS), f"{lines}")
+
+
+def in_front(second):
+    """What the recipe of a first proxy has otherwise, by its kind: it comes from an address of its own, and speaks TLS with
+    the second one."""
+    return {
+        Nginx: [("proxy_pass http://", f"proxy_bind {FIRST}; proxy_ssl_server_name on; proxy_ssl_name {NAME}; proxy_pass https://")],
+        HAProxy: [(f"server hub 127.0.0.1:{second.port}", f"server hub 127.0.0.1:{second.port} source {FIRST} ssl verify none sni str({NAME}) check-sni {NAME}")],
+    }
+
+
+# A list that the client has begun: one address of nobody, and one that is trusted.
+BEGUN = "203.0.113.66, 127.0.0.1"
+
+
+@story("of two proxies in a row the hub sees the client's own address, and that of the first where it is not trusted")
+def in_a_row(_):
+    known = put(recipe("toml-row"), ("10.0.0.7", FIRST))
+    plain = put(recipe("caddyfile"), ("hub.example.org {\n", ""), ("}\n", ""))
+    trusting = (plain, put(recipe("caddyfile-row"), ("10.0.0.7", FIRST)))
+    with Hub(known) as knowing, Hub(recipe("toml")) as unknowing:
+        for hub, wanted in ((knowing, CLIENT), (unknowing, FIRST)):
+            caddy = [tuple(put(text, ("127.0.0.1:8098", f"127.0.0.1:{hub.port}")) for text in trusting)]
+            for kind, change in ((Nginx, ()), (HAProxy, ()), (Caddy, caddy)):
+                with kind(hub.port, change) as second:
+                    for first in (Nginx, HAProxy):
+                        with first(second.port, in_front(second)[first]) as proxy:
+                            what = f"{proxy.name} before {second.name}"
+                            token = hub.token("ada")
+                            with proxy.connect(token) as honest, proxy.connect(token, headers={"X-Forwarded-For": BEGUN}) as liar:
+                                seen = addresses(hub)
+                                same([seen[honest.id], seen[liar.id]], [wanted, wanted], what)
+                                liar.until_pong()
+                            same(proxy.http("GET", "/api/v1/ws/stats").status, 401, what)
+
+
+@story("with Forwarded of RFC 7239 the hub sees the client's own address as well, and the other header does not count")
+def forwarded(_):
+    with Hub(recipe("toml-forwarded")) as hub:
+        caddy = tuple(put(text, ("127.0.0.1:8098", f"127.0.0.1:{hub.port}")) for text in
+                      (put(recipe("caddyfile"), ("hub.example.org {\n", ""), ("}\n", "")), recipe("caddyfile-forwarded")))
+        changes = [
+            (Nginx, [("    proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\n", recipe("nginx-forwarded"))]),
+            (HAProxy, [("    option forwardfor\n", recipe("haproxy-forwarded"))]),
+            (Caddy, [caddy]),
+        ]
+        if haproxy_version() >= (2, 8):
+            changes.append((HAProxy, [("option forwardfor", "option forwarded")]))
+        invented = ["for=203.0.113.66", 'for="203.0.113.66', "for=203.0.113.66, for=127.0.0.1", 'for="[2001:db8::66]:1";by=x', "\u00e4"]
+        for kind, change in changes:
+            with kind(hub.port, change) as proxy:
+                token = hub.token("ada")
+                for made_up in ({}, *({"Forwarded": value, "X-Forwarded-For": "203.0.113.66"} for value in invented)):
+                    with proxy.connect(token, headers=made_up) as wire:
+                        same(addresses(hub)[wire.id], CLIENT, f"{proxy.name} with {made_up}")
+                same(proxy.http("GET", "/api/v1/ws/stats").status, 401, proxy.name)
+
+
+def haproxy_version():
+    said = subprocess.run(["haproxy", "-v"], capture_output=True, text=True, check=True).stdout
+    return tuple(int(part) for part in re.search(r"version (\d+)\.(\d+)", said).groups())
 
 
 @story("what is open to programs of the machine is closed through each of them, and the check of health is not")
