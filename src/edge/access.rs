@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::denial::{quoted, quoted_path};
+use super::denial::quoted;
 use super::driver::Driver;
 use super::link::{End, Side};
 use crate::protocol::{Close, ConnectionId, UserId};
@@ -26,7 +26,7 @@ pub(super) struct Request<'a> {
 
 /// Writes a request down.
 pub(super) fn request(of: &Request<'_>) {
-    let (method, path) = (quoted(of.method.as_bytes()), quoted_path(of.path));
+    let (method, path) = (quoted(of.method.as_bytes()), quoted(of.path.as_bytes()));
     log::info!(
         "access: {} {} {} {} {} {} bytes {} ms",
         of.from.to_canonical(),
