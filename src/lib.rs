@@ -79,4 +79,5 @@ pub mod hub;
 mod json;
 pub mod logging;
 pub mod protocol;
+mod redaction;
 pub mod reload;

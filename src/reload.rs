@@ -15,6 +15,7 @@ use std::rc::Rc;
 
 use crate::config::{Change, Config, ConfigError, Environment, Loaded, Problem};
 use crate::daemon;
+use crate::edge::clock;
 use crate::edge::descriptors;
 use crate::edge::doors::Doors;
 use crate::edge::driver::Shared;
@@ -54,15 +55,6 @@ pub(crate) struct Reloader {
     overruled: Vec<&'static str>,
 }
 
-/// Who wants a reload.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Wish {
-    /// Whoever has asked over the worker socket, and is answered.
-    Asked,
-    /// Whoever sent SIGHUP, and reads the log.
-    Signal,
-}
-
 impl Reloader {
     pub(crate) fn new(
         source: Source,
@@ -83,7 +75,7 @@ impl Reloader {
     }
 
     /// Reloads, writes a line about it, and answers those who have asked.
-    pub(crate) fn reload(&mut self, wish: Wish, driver: &Shared, doors: &mut Doors) {
+    pub(crate) fn reload(&mut self, driver: &Shared, doors: &mut Doors) {
         let outcome = self.take_over(driver, doors);
         match &outcome {
             Ok(reloaded) => log::info!("reloaded: {}", summary(&reloaded.changed)),
@@ -92,10 +84,9 @@ impl Reloader {
                 log::error!("not reloaded, and nothing is changed: {}", problems.join("; "));
             }
         }
-        if let (Wish::Signal, Ok(Reloaded { warnings, .. })) = (wish, &outcome) {
-            for warning in warnings {
-                log::warn!("{warning}");
-            }
+        // Whoever has asked is told, and whoever reads the log later is not that one.
+        for warning in outcome.iter().flat_map(|reloaded| &reloaded.warnings) {
+            log::warn!("{warning}");
         }
         driver.borrow_mut().answer_reload(&outcome.map_err(|error| error.to_string()));
     }
@@ -116,6 +107,7 @@ impl Reloader {
         let before = driver.borrow().site.clone();
         site.succeed(&before);
         let files = site.files_changed(&before);
+        let shortened = site.revocations_shortened(&before, clock::now().wall);
         let patience = site.patience;
         let config = &next.config;
         let mut working = driver.borrow_mut();
@@ -129,7 +121,7 @@ impl Reloader {
         let inert = is_passed.then(|| daemon::overruling(&config.listen.http, &self.addresses)).flatten();
         let limits = descriptors::warning(config.limits.connections);
         let warnings = config.warnings_at(&self.addresses).into_iter().chain(working.site.warnings());
-        let warnings = warnings.chain(inert).chain(limits).collect();
+        let warnings = warnings.chain(shortened).chain(inert).chain(limits).collect();
         self.loaded = next;
         Ok(Reloaded { changed, warnings })
     }

@@ -174,7 +174,7 @@ fn every_line_to_a_worker_on_the_page_is_what_the_hub_writes() {
     let burst = ChangeEntry::Setting { setting: "limits.burst".into(), from: "20".into(), to: "50".into() };
     let changed = vec![burst, ChangeEntry::File { file: "/etc/wshubd/jwt.key".into() }];
     written.push(answer(&Frame::Reloaded(Reloaded { changed, warnings: Vec::new() }), 17));
-    written.push(answer(&Frame::Revoked { disconnected: 1, revoked_at: at(0, 0) }, 18));
+    written.push(answer(&Frame::Revoked { disconnected: 1, revoked_at: at(0, 0), ahead: 0 }, 18));
     let revocation = RevocationEntry {
         user_id: Some(user("ada")),
         jti: None,

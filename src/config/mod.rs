@@ -11,6 +11,7 @@
 mod changes;
 pub mod environment;
 pub mod error;
+mod file_name;
 mod files;
 pub mod owner;
 pub mod places;

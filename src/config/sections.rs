@@ -184,10 +184,7 @@ fn auth(mut table: Table, environment: &Environment) -> Auth {
         query_token: table.boolean("query_token", true),
         keys,
         claims: claims(&mut table),
-        broadcast_secrets: table.list("broadcast_secrets", Vec::new(), |text| match text {
-            "" => Err("the path of a file".to_owned()),
-            text => Ok(text.into()),
-        }),
+        broadcast_secrets: table.files("broadcast_secrets"),
         rights: Rc::new(Rights {
             subscribe: table.list("subscribe", usual.subscribe.clone(), pattern),
             publish: table.list("publish", usual.publish.clone(), pattern),
@@ -241,7 +238,8 @@ fn keys(tables: Vec<(Place, Table)>) -> Vec<KeyFile> {
             }
             alg
         });
-        let file = table.path("file");
+        let has_file = table.place("file").is_some();
+        let file = table.file("file");
         let kid = table.parsed("kid", |text| {
             let fits = (1..=LONGEST_NAME).contains(&text.len());
             fits.then(|| text.to_owned()).ok_or_else(|| format!("a key id of 1 to {LONGEST_NAME} bytes"))
@@ -251,6 +249,8 @@ fn keys(tables: Vec<(Place, Table)>) -> Vec<KeyFile> {
         }
         match (alg, file) {
             (Some(alg), Some(file)) => keys.push(KeyFile { alg, file, kid }),
+            // What is there and is none has been told.
+            (Some(_), None) if has_file => {}
             _ => table.complain(
                 place,
                 "a key of `auth.keys` wants `alg` and `file`, such as { alg = \"HS256\", file = \"/etc/wshubd/jwt.key\" }"

@@ -7,12 +7,15 @@ use std::ops::Range;
 
 use toml::de::DeValue;
 
+use crate::redaction::{is_name_of_secret, is_random};
+
 /// Says what is wrong at `span` of a text that is no TOML, where `message` is the
 /// parser's own word for it.
 pub(super) fn explained(text: &str, span: &Range<usize>, message: &str) -> String {
     let begin = text.get(..span.start).and_then(|before| before.rfind('\n')).map_or(0, |end| end + 1);
     let line = text.get(begin..).and_then(|rest| rest.lines().next()).unwrap_or_default();
-    let line = without_comment(line).trim();
+    let shown = unseen(text.get(..begin).unwrap_or_default(), without_comment(line).trim());
+    let line = shown.as_deref().unwrap_or_else(|| without_comment(line).trim());
     if message == "duplicate key" {
         return twice(
             text.get(..begin).unwrap_or_default(),
@@ -26,7 +29,40 @@ pub(super) fn explained(text: &str, span: &Range<usize>, message: &str) -> Strin
         None if message.starts_with("key with no value") => of_colon(line),
         None => quoted(line.trim_end_matches(',').trim()).map(|text| format!("text needs quotes: {text}")),
     };
-    hint.unwrap_or_else(|| message.to_owned())
+    let hint = hint.unwrap_or_else(|| message.to_owned());
+    match shown {
+        Some(_) => format!(
+            "{hint}; what may be a secret is not shown: it belongs into a file, whose name stands here"
+        ),
+        None => hint,
+    }
+}
+
+/// A line with dots for each value on it that may be a secret, if one may be: what stands
+/// where the name of its file belongs, and is none. `above` are the lines in front of it.
+fn unseen(above: &str, line: &str) -> Option<String> {
+    let opened = above.lines().rev().map(without_comment).find(|line| line.contains(['=', ']']));
+    let is_within = opened.and_then(|line| line.split_once('=')).is_some_and(|(key, value)| {
+        is_name_of_secret(key) && value.trim_start().starts_with('[') && !value.contains(']')
+    });
+    let (key, value) = match line.split_once(['=', ':']) {
+        Some((key, value)) if !is_within && !is_random(key) => (line.get(..=key.len())?, value),
+        _ => ("", line),
+    };
+    let is_word = ["yes", "no", "on", "off", "true", "false", ""];
+    let is_word = is_word.iter().any(|word| value.trim().eq_ignore_ascii_case(word));
+    if is_word || !(is_within || is_name_of_secret(key) || is_random(value)) {
+        return None;
+    }
+    let is_between = |c: char| c.is_whitespace() || "[],{}\"'“”„‘’".contains(c);
+    let is_path = |piece: &str| piece.contains(['/', '\\']) && !is_random(piece);
+    let mut shown = key.to_owned();
+    for piece in value.split_inclusive(is_between) {
+        let text = piece.trim_end_matches(is_between);
+        shown.push_str(if text.is_empty() || is_path(text) { text } else { "…" });
+        shown.push_str(piece.get(text.len()..).unwrap_or_default());
+    }
+    (shown != line).then_some(shown)
 }
 
 /// What stands on a line in front of `#`, unless that is in quotes.

@@ -15,7 +15,7 @@ use bytesize::ByteSize;
 
 use super::error::{Place, Problem};
 use super::tree::{Entries, Node, Value};
-use super::{show, variables};
+use super::{file_name, show, variables};
 
 /// Mistakes found so far, shared by all tables of one configuration.
 pub(super) type Problems = Rc<RefCell<Vec<Problem>>>;
@@ -42,12 +42,14 @@ pub(super) struct Table {
     entries: Entries,
     asked: Vec<&'static str>,
     problems: Problems,
+    /// Which of several tables it is, from 1; none, where it is the only one.
+    number: Option<usize>,
 }
 
 impl Table {
     /// The outermost table.
     pub(super) fn root(entries: Entries, problems: Problems) -> Self {
-        Self { prefix: String::new(), entries, asked: Vec::new(), problems }
+        Self { prefix: String::new(), entries, asked: Vec::new(), problems, number: None }
     }
 
     fn take(&mut self, key: &'static str) -> Option<Node> {
@@ -61,8 +63,30 @@ impl Table {
     }
 
     fn wanted(&self, key: &str, node: &Node, wanted: impl Display) {
-        let message = format!("`{}{key}` wants {wanted}, not {}", self.prefix, node.value.describe());
+        self.wanted_at(key, None, node, wanted);
+    }
+
+    /// The same of one of several values, from 1.
+    fn wanted_at(&self, key: &str, number: Option<usize>, node: &Node, wanted: impl Display) {
+        let found = match self.may_be_secret(key, &node.value) {
+            true => node.value.describe_unseen(),
+            false => node.value.describe(),
+        };
+        let number = number.or(self.number).map(|number| format!(", number {number},")).unwrap_or_default();
+        let message = format!("`{}{key}`{number} wants {wanted}, not {found}", self.prefix);
         self.complain(node.place.clone(), message);
+    }
+
+    /// Whether a secret may stand here by mistake, where the name of its file belongs.
+    fn may_be_secret(&self, key: &str, value: &Value) -> bool {
+        /// Longer than any name of an algorithm.
+        const LONGEST_ALG: usize = 16;
+        match (&*self.prefix, key, value) {
+            ("auth.keys.", "alg", Value::Text(text)) => text.len() > LONGEST_ALG,
+            ("auth.keys.", ..) | ("auth.", "keys" | "broadcast_secrets", _) => true,
+            ("", "auth", _) => true,
+            _ => false,
+        }
     }
 
     /// Where `key` was set, if it was; to be asked before the key is read.
@@ -152,11 +176,20 @@ impl Table {
                 Vec::new()
             }
         };
-        let table = |node: Node| {
-            let place = node.place.clone();
-            self.entries_of(key, node).map(|entries| (place, self.within(key, entries)))
+        let is_only = items.len() == 1;
+        let table = |(number, node): (usize, Node)| {
+            let (place, number) = (node.place.clone(), Some(number).filter(|_| !is_only));
+            if !matches!(node.value, Value::Table(_)) {
+                let example = match key {
+                    "keys" => ", such as { alg = \"HS256\", file = \"/etc/wshubd/jwt.key\" }",
+                    _ => "",
+                };
+                self.wanted_at(key, number, &node, format_args!("a table{example}"));
+                return None;
+            }
+            self.entries_of(key, node).map(|entries| (place, Self { number, ..self.within(key, entries) }))
         };
-        items.into_iter().filter_map(table).collect()
+        (1..).zip(items).filter_map(table).collect()
     }
 
     fn entries_of(&self, key: &str, node: Node) -> Option<Entries> {
@@ -176,7 +209,7 @@ impl Table {
 
     fn within(&self, key: &str, entries: Entries) -> Self {
         let prefix = format!("{}{key}.", self.prefix);
-        Self { prefix, entries, asked: Vec::new(), problems: Rc::clone(&self.problems) }
+        Self { prefix, entries, asked: Vec::new(), problems: Rc::clone(&self.problems), number: None }
     }
 
     /// `true` or `false`.
@@ -323,6 +356,38 @@ impl Table {
                 None
             }
         }
+    }
+
+    /// The name of a file with a key or secret.
+    pub(super) fn file(&mut self, key: &'static str) -> Option<PathBuf> {
+        let node = self.take(key)?;
+        self.named(key, None, &node)
+    }
+
+    /// A list of such names. One alone may stand without its brackets.
+    pub(super) fn files(&mut self, key: &'static str) -> Vec<PathBuf> {
+        match self.take(key) {
+            None => Vec::new(),
+            Some(Node { value: Value::List(items), .. }) => {
+                let is_only = items.len() == 1;
+                let number = |number: usize| Some(number).filter(|_| !is_only);
+                let items = (1..).zip(&items);
+                items.filter_map(|(at, item)| self.named(key, number(at), item)).collect()
+            }
+            Some(node) => self.named(key, None, &node).into_iter().collect(),
+        }
+    }
+
+    fn named(&self, key: &str, number: Option<usize>, node: &Node) -> Option<PathBuf> {
+        let text = match (&node.value, &node.spelled) {
+            (Value::Text(text), _) | (_, Some(text)) => Some(text),
+            _ => None,
+        };
+        let name = text.and_then(|text| file_name::named(text));
+        if name.is_none() {
+            self.wanted_at(key, number, node, file_name::WANTED);
+        }
+        name
     }
 
     /// A path, taken from the working directory if it does not begin with `/`.

@@ -53,6 +53,17 @@ impl Value {
     }
 }
 
+impl Value {
+    /// The same without what may be a secret.
+    pub(super) fn describe_unseen(&self) -> String {
+        match self {
+            Self::Text(text) => format!("text of {} bytes", text.len()),
+            Self::Integer(_) | Self::Float(_) => "a number".to_owned(),
+            value => value.describe(),
+        }
+    }
+}
+
 /// Reads the text of a file.
 pub(super) fn parse(text: &str, file: &Path) -> Result<Entries, Problem> {
     let source = Source::file(text, file);

@@ -26,7 +26,7 @@ use crate::edge::systemd::Notify;
 use crate::edge::{clock, revoking, serve, signals};
 use crate::hub::Input;
 use crate::protocol::{Close, Moment};
-use crate::reload::{Reloader, Wish};
+use crate::reload::Reloader;
 
 /// How long the disk may take to write what it is still owed, before systemd starts
 /// another process that goes on with that: everybody is served meanwhile.
@@ -139,9 +139,9 @@ async fn await_wish(
         waiting.extend(all_that_wait(&mut wishes.signals).await);
         let is_announced = |waiting: &VecDeque<Signal>| waiting.contains(&Signal::Usr1);
         match signal {
-            None => wishes.reloader.reload(Wish::Asked, &driver, &mut doors.borrow_mut()),
+            None => wishes.reloader.reload(&driver, &mut doors.borrow_mut()),
             Some(Signal::Hup) if !wishes.has_lost_terminal() => {
-                wishes.reloader.reload(Wish::Signal, &driver, &mut doors.borrow_mut());
+                wishes.reloader.reload(&driver, &mut doors.borrow_mut());
             }
             Some(Signal::Usr1) => restarts_until = clock::now().moment + ANNOUNCED,
             Some(Signal::Usr2) => match may_go_on(&program, &wishes.reloader, &doors).await {

@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::denial::{quoted, quoted_path};
+use super::denial::quoted;
 use super::driver::Driver;
 use super::link::{End, Side};
 use crate::protocol::{Close, ConnectionId, UserId};
@@ -30,13 +30,14 @@ pub(super) struct Request<'a> {
 pub(super) fn request(of: &Request<'_>) {
     let unknown = || "-".to_owned();
     let method = of.method.map(|method| quoted(method.as_bytes()));
+    let path = of.path.map(|path| quoted(path.as_bytes()));
     let took = of.took.map(|took| took.as_millis().to_string());
     log::info!(
         "access: {} {} {} {} {} {} bytes {} ms",
         of.from.to_canonical(),
         Shown(of.user),
         method.as_deref().map_or("-", |method| method.trim_matches('"')),
-        of.path.map_or_else(unknown, quoted_path),
+        path.unwrap_or_else(unknown),
         of.status,
         of.bytes,
         took.unwrap_or_else(unknown)

@@ -39,7 +39,8 @@ impl Driver {
         if !self.may_administer(conn) {
             return self.refuse_token(conn, id, Refusal::for_administrators());
         }
-        let check = self.site.verifier.check(token.reveal(), self.now.wall);
+        let mut check = self.site.verifier.check(token.reveal(), self.now.wall);
+        check.cap(self.site.token_rate);
         self.answer(Asker::Connection(conn), id, &Frame::TokenCheck(Box::new(check)), None);
     }
 

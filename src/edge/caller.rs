@@ -294,7 +294,7 @@ fn first_line(read: &[u8]) -> String {
     let end = read.iter().position(|byte| b"?\r\n".contains(byte)).unwrap_or(read.len());
     let line = read.get(..end).unwrap_or_default();
     match std::str::from_utf8(line) {
-        Ok(line) => super::denial::quoted_path(line),
+        Ok(line) => quoted(line.as_bytes()),
         Err(_) => quoted(line.get(..16).unwrap_or(line)),
     }
 }

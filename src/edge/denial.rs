@@ -16,11 +16,13 @@ use hyper::{Response, StatusCode};
 
 use super::access;
 use super::driver::Driver;
+use super::flaw::Flaw;
 use super::guard::{WINDOW, Who};
 use super::guests;
 use super::report::about;
 use crate::hub::{Anomaly, Effect, TokenFault, TurnedAway};
 use crate::protocol::{ConnectionId, Reason, Refusal, UserId};
+use crate::redaction::secret_at;
 
 /// An answer over HTTP.
 pub(super) type Reply = Response<Full<Bytes>>;
@@ -207,21 +209,17 @@ fn usual(reason: Reason) -> (StatusCode, &'static str) {
 /// Bytes of something that was sent which the log shows.
 const SHOWN: usize = 80;
 
-/// What somebody sent, as the log quotes it: its beginning, with nothing in it that could
-/// begin a line or move a cursor.
+/// What somebody sent in a request, as the log quotes it: its beginning, up to what may be a
+/// token or secret, with nothing in it that could begin a line or move a cursor.
 pub(super) fn quoted(sent: &[u8]) -> String {
-    let shown = String::from_utf8_lossy(sent.get(..SHOWN).unwrap_or(sent));
-    let more = if sent.len() > SHOWN { "..." } else { "" };
+    let secret = secret_at(sent).filter(|at| *at < SHOWN);
+    let shown = String::from_utf8_lossy(sent.get(..secret.unwrap_or(SHOWN)).unwrap_or(sent));
+    let more = match secret {
+        Some(_) => "(...)",
+        None if sent.len() > SHOWN => "...",
+        None => "",
+    };
     format!("\"{}{more}\"", shown.escape_debug())
-}
-
-/// The same of a path or a first line, up to what may be a token or secret.
-pub(super) fn quoted_path(path: &str) -> String {
-    let secret = ["eyJ", "token=", "uthorization"].iter().filter_map(|mark| path.find(mark)).min();
-    match secret.and_then(|at| path.get(..at)) {
-        Some(before) => quoted(format!("{before}(...)").as_bytes()),
-        None => quoted(path.as_bytes()),
-    }
 }
 
 /// Whether a token that is refused for that has a signature that holds.
@@ -299,10 +297,10 @@ impl Driver {
     }
 
     /// The token of an `auth` request was refused.
-    pub(super) fn refuse_auth(&mut self, conn: ConnectionId, token: &str, fault: TokenFault) -> TokenFault {
+    pub(super) fn refuse_auth(&mut self, conn: ConnectionId, token: &str, flaw: &Flaw) -> TokenFault {
         let from = self.links.get(conn).and_then(|link| link.wire.ip());
-        let line = self.explain_token(&fault, token, "of an `auth` request");
-        let fault = self.reject(fault, token, from).fault;
+        let line = self.explain_token(flaw, token, "of an `auth` request");
+        let fault = self.reject(flaw.told(), token, from).fault;
         self.note_refusal(fault.reason, from, line.as_ref().unwrap_or(&fault.message));
         fault
     }
@@ -345,15 +343,14 @@ impl Driver {
 
     /// What the log says of a token that was refused, if it is to say anything now; what is
     /// wrong with it, and the user where that is proven.
-    pub(super) fn explain_token(&self, fault: &TokenFault, token: &str, place: &str) -> Option<String> {
-        if !self.reports.is_due(self.now.moment, fault.reason) {
+    pub(super) fn explain_token(&self, flaw: &Flaw, token: &str, place: &str) -> Option<String> {
+        if !self.reports.is_due(self.now.moment, flaw.reason()) {
             return None;
         }
-        let check = self.site.verifier.check(token, self.now.wall);
-        let message = check.message.unwrap_or_else(|| fault.message.clone());
-        let user = if is_proven(fault.reason) { self.site.verifier.subject(token) } else { None };
-        let user =
-            user.map(|user| format!(" of user {}", quoted(user.as_str().as_bytes()))).unwrap_or_default();
+        let verifier = &self.site.verifier;
+        let message = flaw.explained(verifier, token, self.now.wall);
+        let user = if is_proven(flaw.reason()) { verifier.subject(token) } else { None };
+        let user = user.map(|user| format!(" of user {user:?}")).unwrap_or_default();
         Some(format!("the token{user} {place}: {message}"))
     }
 }
@@ -372,10 +369,14 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_shown_up_to_a_token_in_it() {
-        assert_eq!(quoted_path("/nowhere"), "\"/nowhere\"");
-        assert_eq!(quoted_path("/ws/eyJhbGciOi.x.y"), "\"/ws/(...)\"");
-        assert_eq!(quoted_path("/ws;token=abc"), "\"/ws;(...)\"");
+    fn what_was_sent_is_shown_up_to_a_token_in_it() {
+        assert_eq!(quoted(b"/nowhere"), "\"/nowhere\"");
+        assert_eq!(quoted(b"/ws/eyJhbGciOi.x.y"), "\"/ws/(...)\"");
+        assert_eq!(quoted(b"/ws;%54oken=abc"), "\"/ws;(...)\"");
+        assert_eq!(quoted(b"websocket, eyJhbGciOi.x.y"), "\"websocket, (...)\"");
+        // One that begins behind what is shown is not shown either.
+        let late = format!("/{}/token=abc", "x".repeat(SHOWN));
+        assert_eq!(quoted(late.as_bytes()), format!("\"/{}...\"", "x".repeat(SHOWN - 1)));
     }
 
     #[test]

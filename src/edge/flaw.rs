@@ -15,7 +15,7 @@ use super::claims::{self, Excess, MOST_INFO, MOST_PATTERN_BYTES, MOST_PATTERNS};
 use super::key::{Key, algorithm};
 use super::revocation::Cause;
 use super::signature;
-use super::token::{LONGEST_TOKEN, Verifier};
+use super::token::{LONGEST_TOKEN, MOST_TRIED, Verifier};
 use crate::hub::TokenFault;
 use crate::protocol::worker::DEEPEST_INFO;
 use crate::protocol::{Reason, Refusal, UnixTime};
@@ -34,6 +34,8 @@ pub(super) enum Flaw {
     Critical,
     /// No key is configured for what the header names.
     Keyless { alg: String, kid: Option<String> },
+    /// It names no key, and more fit its algorithm than are tried.
+    Nameless { alg: String, fitting: usize },
     /// The signature holds with none of the keys that may have made it.
     Forged { alg: String, kid: Option<String> },
     /// The claims are no JSON object of their kind.
@@ -69,12 +71,12 @@ impl Flaw {
         }
     }
 
-    fn reason(&self) -> Reason {
+    pub(super) fn reason(&self) -> Reason {
         match self {
             Self::TooLong(_) | Self::Shapeless | Self::Header(_) | Self::Critical | Self::Claims(_) => {
                 Reason::TokenMalformed
             }
-            Self::Keyless { .. } => Reason::TokenKey,
+            Self::Keyless { .. } | Self::Nameless { .. } => Reason::TokenKey,
             Self::Forged { .. } => Reason::TokenSignature,
             Self::Ended(_) => Reason::TokenExpired,
             Self::Early(_) => Reason::TokenNotYet,
@@ -94,6 +96,9 @@ impl Flaw {
             Self::Header(error) => format!("the header cannot be read: {error}"),
             Self::Critical => "the header has `crit`, of which nothing is understood".into(),
             Self::Keyless { .. } => "no key is configured for the token's `alg` and `kid`".into(),
+            Self::Nameless { .. } => {
+                "the header has no `kid`, and more keys fit the token's `alg` than are tried".into()
+            }
             Self::Forged { .. } => "the signature does not hold".into(),
             Self::Claims(error) => format!("the claims cannot be read: {error}"),
             Self::Endless => "the claims have no `exp`, in seconds since 1970".into(),
@@ -130,6 +135,12 @@ impl Flaw {
                 misshapen(token)
             ),
             Self::Keyless { alg, kid } => keyless(alg, kid.as_deref(), verifier),
+            Self::Nameless { alg, fitting } => format!(
+                "the header has no `kid`, and {fitting} keys of {} may have made the token, of which at most \
+                 {MOST_TRIED} are tried: have its maker put the `kid` of its key into the header, or configure \
+                 fewer keys",
+                short(alg)
+            ),
             Self::Forged { alg, kid } => forged(alg, kid.as_deref(), verifier, token),
             Self::Endless => {
                 format!("{}; `[auth] require_exp = false` takes tokens without", self.told().message)
@@ -182,7 +193,10 @@ pub(super) fn warnings(token: &str, payload: &[u8], key: &Key, now: UnixTime) ->
     // `nbf` may be ahead by less than a minute where clocks differ.
     if let Some(ahead) = made.map(|made| made - now.0 as f64 / 1000.0).filter(|ahead| *ahead > 60.0) {
         let ahead = if ahead < 1e9 { format!("{ahead:.0} s") } else { "very far".to_owned() };
-        warnings.push(format!("`iat` lies {ahead} ahead, and revocations go by it: do the clocks differ?"));
+        warnings.push(format!(
+            "`iat` lies {ahead} ahead, and revocations go by it: none that is made before then counts for this \
+             token; do the clocks differ?"
+        ));
     }
     let header = token.split('.').next().and_then(|header| URL_SAFE_NO_PAD.decode(header).ok());
     let kid =

@@ -224,9 +224,9 @@ impl Driver {
         let from = Asker::Connection(conn);
         let input = match said {
             Ok(Said { id, say: Say::Auth { token, inbox } }) => {
-                let claim = self.site.verifier.verify(token.reveal(), self.now.wall);
+                let claim = self.site.verifier.examine(token.reveal(), self.now.wall);
                 self.report_oddity(&self.site.clone());
-                let claim = claim.map_err(|fault| self.refuse_auth(conn, token.reveal(), fault));
+                let claim = claim.map_err(|flaw| self.refuse_auth(conn, token.reveal(), &flaw));
                 Input::Identified { conn, id, inbox, claim }
             }
             Ok(Said { id, say: Say::MintToken { user_id, ttl, wanted } }) => {

@@ -16,7 +16,7 @@ use smol::future::FutureExt;
 
 use super::caller::Caller;
 use super::clock;
-use super::denial::{Denial, Denied, Rejected, Reply, quoted, quoted_path};
+use super::denial::{Denial, Denied, Rejected, Reply, quoted};
 use super::driver::Shared;
 use super::guard::Who;
 use super::guests::Stay;
@@ -80,7 +80,7 @@ async fn respond(
         (Some(Route::Health), Method::GET | Method::HEAD) => Ok(health(driver)),
         (None | Some(Route::Reserved), method) => {
             let method = quoted(method.as_str().as_bytes());
-            let line = format!("{method} {}: there is nothing at this path", quoted_path(&path));
+            let line = format!("{method} {}: there is nothing at this path", quoted(path.as_bytes()));
             Err(Denial::new(Reason::NotFound, "there is nothing at this path").line(line))
         }
         (Some(route), method) => Err(wrong_method(&method, &path, route.methods())),
@@ -95,7 +95,7 @@ fn not_admitted(refused: origin::Refused) -> Box<Denial> {
 /// Refuses a method, and says which there are.
 pub(super) fn wrong_method(method: &Method, path: &str, understood: &'static str) -> Box<Denial> {
     let message = format!("only {understood} is understood here");
-    let line = format!("{} {}: {message}", quoted(method.as_str().as_bytes()), quoted_path(path));
+    let line = format!("{} {}: {message}", quoted(method.as_str().as_bytes()), quoted(path.as_bytes()));
     Denial::new(Reason::Method, message).line(line).header(header::ALLOW, understood)
 }
 
@@ -122,7 +122,7 @@ async fn with_body(
     let wanted = Wanted { what: "the broadcast secret", takes_tokens: false };
     entitled(driver, site, caller, &request, wanted)?;
     let _awaited = caller.stay.awaited();
-    let path = quoted_path(request.uri().path());
+    let path = quoted(request.uri().path().as_bytes());
     let body = whole_body(site, &caller.stay, request).await;
     let body = body.map_err(|denial| denial.about(&path).counted(TurnedAway::Request))?;
     let say = read(&body).map_err(|refusal| {
@@ -282,7 +282,7 @@ fn entitled<B>(
 ) -> Denied<()> {
     let what = wanted.what;
     let denial = |reason, message: String| {
-        let line = format!("{} {}: {message}", request.method(), quoted_path(request.uri().path()));
+        let line = format!("{} {}: {message}", request.method(), quoted(request.uri().path().as_bytes()));
         Denial::new(reason, message).line(line)
     };
     let secret = match presented(request) {
@@ -336,22 +336,21 @@ fn administrator<B>(
     request: &Request<B>,
     token: &str,
 ) -> Denied<()> {
-    match site.verifier.verify(token, clock::now().wall) {
+    match site.verifier.examine(token, clock::now().wall) {
         Ok(identity) => {
             *caller.user.borrow_mut() = Some(identity.user_id.clone());
             if identity.rights.as_ref().is_some_and(|rights| rights.admin) {
                 return Ok(());
             }
             let message = "the token holds, and its `wshub` claim does not say `admin`";
-            let (path, user) =
-                (quoted_path(request.uri().path()), quoted(identity.user_id.as_str().as_bytes()));
-            Err(Denial::new(Reason::Forbidden, message).line(format!("{path}: user {user}: {message}")))
+            let (path, user) = (quoted(request.uri().path().as_bytes()), identity.user_id);
+            Err(Denial::new(Reason::Forbidden, message).line(format!("{path}: user {user:?}: {message}")))
         }
-        Err(fault) => {
+        Err(flaw) => {
             let mut driver = driver.borrow_mut();
             let place = "in `Authorization: Bearer`";
-            let line = driver.explain_token(&fault, token, place);
-            let rejected = driver.reject(fault, token, Some(caller.address()));
+            let line = driver.explain_token(&flaw, token, place);
+            let rejected = driver.reject(flaw.told(), token, Some(caller.address()));
             Err(rejected_over_http(rejected, place, line))
         }
     }

@@ -13,6 +13,7 @@ use hyper::header::{HOST, HeaderName, ORIGIN};
 
 use crate::config::Listen;
 use crate::protocol::reason::Reason;
+use crate::redaction::token_at;
 
 /// A host as an authority names it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -276,8 +277,12 @@ impl Gate {
         // A page whose own name was made to lead here (DNS rebinding) still
         // sends that name; an address cannot be made to lead elsewhere.
         if matches!(host, Host::Name(_)) && !host.is_loopback() && !self.hosts.contains(&host) {
-            let text = shown(text);
-            let name = shown(&host.to_string());
+            let shown_text = shown(text);
+            // In lower case it would not be known for a token any more.
+            if token_at(text).is_some() {
+                return refuse(format!("`Host: {shown_text}` is no name of this machine"));
+            }
+            let (text, name) = (shown_text, shown(&host.to_string()));
             return refuse(format!(
                 "`Host: {text}` is no name of this machine; if the hub is reached by it, add \"{name}\" to \
                  [listen] allowed_hosts"
@@ -304,6 +309,10 @@ impl Gate {
         };
         if is_own || self.origins.iter().any(|allowed| allowed.admits(&origin)) {
             return Ok(());
+        }
+        let is_token = |text: &str| token_at(text).is_some();
+        if is_token(text) || host.as_ref().is_some_and(|(text, _)| is_token(text)) {
+            return refuse(format!("pages of the origin \"{}\" may not connect", shown(text)));
         }
         refuse(advice(&origin, host.as_ref()))
     }
@@ -343,7 +352,8 @@ fn shown(text: &str) -> String {
     // A path or query is no part of either header, and may hold a token.
     let authority = text.find("://").map_or(0, |at| at + 3);
     let end = text.get(authority..).and_then(|rest| rest.find(['/', '?', '#'])).map(|at| authority + at);
-    let (text, rest) = text.split_at(end.unwrap_or(text.len()));
+    let end = [end, token_at(text)].into_iter().flatten().min();
+    let (text, rest) = text.split_at_checked(end.unwrap_or(text.len())).unwrap_or(("", text));
     let cut: String = text.chars().take(LONGEST_HOST).flat_map(char::escape_default).collect();
     if !rest.is_empty() || text.chars().nth(LONGEST_HOST).is_some() { cut + "…" } else { cut }
 }

@@ -90,6 +90,62 @@ impl fmt::Display for Cause {
     }
 }
 
+/// A token that holds although it, or all of its user, were revoked: it says that it was
+/// issued later than that, and later than now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Outlived {
+    revoked_at: UnixTime,
+    issued_at: UnixTime,
+}
+
+impl fmt::Display for Outlived {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "it holds although it was revoked at {}: it says that it was issued at {} (`iat`), which is still to \
+             come, and a revocation counts for what was issued before; revoke it again once that second has \
+             passed, or change its key",
+            self.revoked_at, self.issued_at
+        )
+    }
+}
+
+/// What becomes of revocations when they are to be kept for a shorter time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shortened {
+    ttl: Duration,
+    /// How many are forgotten at once, and the latest of them.
+    forgotten: usize,
+    latest_forgotten: UnixTime,
+    /// How many are kept on, and when the last of them is forgotten.
+    kept: usize,
+    until: UnixTime,
+}
+
+impl Shortened {
+    /// What it means for tokens, a sentence for each thing.
+    pub fn warnings(&self) -> impl Iterator<Item = String> {
+        let Self { forgotten, latest_forgotten, kept, until, .. } = *self;
+        let ttl = humantime::format_duration(self.ttl);
+        let gone = (forgotten > 0).then(|| {
+            format!(
+                "auth.revocation_ttl is shorter than before: revocations up to {latest_forgotten}, {forgotten} in \
+                 number, are forgotten at once; in their place all tokens that were issued up to then are \
+                 refused, of every user, and revoked ones that do not say when they were issued (`iat`) are \
+                 taken again"
+            )
+        });
+        let closed = (kept > 0).then(|| {
+            format!(
+                "auth.revocation_ttl is shorter than before: until {until}, when the last of the {kept} \
+                 revocations that are kept is forgotten, tokens that end more than {ttl} ahead are refused \
+                 (token_revoked)"
+            )
+        });
+        gone.into_iter().chain(closed)
+    }
+}
+
 /// All that is revoked.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Revocations {
@@ -171,6 +227,40 @@ impl Revocations {
         let by_jti = jti.and_then(|jti| self.since(&Revoked::Token(jti.clone())));
         let by_user = || self.since(&Revoked::User(user.clone())).filter(counts).map(Cause::User);
         by_jti.filter(counts).map(Cause::Token).or_else(by_user)
+    }
+
+    /// Whether a token that holds would not if it did not say that it is issued later than now.
+    pub fn outlived(&self, identity: &Identity, now: UnixTime) -> Option<Outlived> {
+        let issued_at = identity.issued_at;
+        if issued_at.0 / 1000 <= now.0 / 1000 {
+            return None;
+        }
+        let jti = identity.terms.as_ref().and_then(|terms| terms.jti.clone());
+        let by_jti = jti.and_then(|jti| self.since(&Revoked::Token(jti)));
+        let revoked_at = by_jti.max(self.since(&Revoked::User(identity.user_id.clone())))?;
+        Some(Outlived { revoked_at, issued_at })
+    }
+
+    /// What follows from keeping all for `ttl` from now on, where that is shorter than before.
+    pub fn shortened(
+        &mut self,
+        now: UnixTime,
+        before: Option<Duration>,
+        ttl: Option<Duration>,
+    ) -> Option<Shortened> {
+        let ttl = ttl.filter(|ttl| before.is_none_or(|before| *ttl < before))?;
+        self.forget(now, before);
+        let end = |second: u64| second.saturating_add(ttl.as_secs());
+        let (over, kept): (Vec<u64>, Vec<u64>) =
+            self.kept.values().partition(|second| end(**second) <= now.0 / 1000);
+        let latest = |seconds: &[u64]| seconds.iter().copied().max().unwrap_or_default();
+        Some(Shortened {
+            ttl,
+            forgotten: over.len(),
+            latest_forgotten: UnixTime::from_secs(latest(&over)),
+            kept: kept.len(),
+            until: UnixTime::from_secs(end(latest(&kept))),
+        })
     }
 
     fn of_one_that_may_be_meant(

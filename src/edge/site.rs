@@ -15,9 +15,11 @@ use super::guard::Guard;
 use super::origin::Gate;
 use super::outbox::Bounds;
 use super::peers::Peers;
+use super::revocation::Shortened;
 use super::secret::Secrets;
 use super::token::Verifier;
 use crate::config::{ConfigError, Loaded};
+use crate::protocol::UnixTime;
 
 /// All of it.
 pub struct Site {
@@ -36,6 +38,8 @@ pub struct Site {
     pub memory: usize,
     /// Largest frame, line or body.
     pub message_bytes: usize,
+    /// Most that a token may have its bearer ask for.
+    pub token_rate: u32,
     /// What may wait for one link.
     pub bounds: Bounds,
     /// Most WebSocket connections and workers together.
@@ -85,6 +89,7 @@ impl Site {
             logs_access: config.log_access,
             memory: config.limits.hub.memory,
             message_bytes: config.limits.hub.message_bytes,
+            token_rate: config.limits.hub.token_rate,
             bounds: Bounds { messages: config.limits.queue_messages, bytes: config.limits.queue_bytes },
             connections: config.limits.connections,
             guests: config.limits.http_connections,
@@ -109,6 +114,14 @@ impl Site {
         self.verifier.heed(Rc::clone(before.verifier.revocations().0));
         self.wrong_secrets.get_mut().remember(&before.wrong_secrets.borrow());
         self.wrong_tokens.get_mut().remember(&before.wrong_tokens.borrow());
+    }
+
+    /// What becomes of revocations that an earlier site would have kept for longer.
+    pub fn revocations_shortened(&self, before: &Self, now: UnixTime) -> Vec<String> {
+        let (revocations, ttl) = self.verifier.revocations();
+        let (_, before) = before.verifier.revocations();
+        let shortened = revocations.borrow_mut().shortened(now, before, ttl);
+        shortened.iter().flat_map(Shortened::warnings).collect()
     }
 
     /// Files of keys and secrets that hold something else than an earlier site has

@@ -128,27 +128,24 @@ fn claim<B>(
     knows_us: bool,
 ) -> Denied<Claim> {
     let Some((token, place)) = token(site, request) else { return Ok(Claim::Nothing) };
-    let fault = if place == Place::ForbiddenQuery {
-        TokenFault {
+    let (fault, line) = if place == Place::ForbiddenQuery {
+        let fault = TokenFault {
             code: "token_invalid",
             message: NOT_IN_QUERY.into(),
             reason: Reason::TokenQuery,
             wait: Duration::ZERO,
-        }
+        };
+        (fault, Some(format!("{NOT_IN_QUERY} (`[auth] query_token = false`)")))
     } else {
-        match site.verifier.verify(token.reveal(), clock::now().wall) {
+        match site.verifier.examine(token.reveal(), clock::now().wall) {
             Ok(identity) => {
                 driver.borrow_mut().report_oddity(site);
                 return Ok(Claim::Proven(identity));
             }
-            Err(fault) => fault,
+            Err(flaw) => (flaw.told(), driver.borrow().explain_token(&flaw, token.reveal(), place.told())),
         }
     };
     let mut driver = driver.borrow_mut();
-    let line = match place {
-        Place::ForbiddenQuery => Some(format!("{NOT_IN_QUERY} (`[auth] query_token = false`)")),
-        _ => driver.explain_token(&fault, token.reveal(), place.told()),
-    };
     let rejected = driver.reject(fault, token.reveal(), Some(from));
     // A page cannot see a 401 or 429; it is told on the connection instead, or
     // it would not know that it needs another token.

@@ -214,7 +214,12 @@ impl Hub {
         });
         if is_there {
             let disconnected = ended.len() as u64;
-            self.answer(ask, Frame::Revoked { disconnected, revoked_at }, out);
+            let is_ahead = |conn: &&ConnectionId| {
+                let issued_at = self.connections.get(**conn).map(|connection| connection.issued_at.0);
+                issued_at.is_some_and(|issued_at| issued_at / 1000 > revoked_at.0 / 1000)
+            };
+            let ahead = ended.iter().filter(is_ahead).count() as u64;
+            self.answer(ask, Frame::Revoked { disconnected, revoked_at, ahead }, out);
         }
         for conn in ended {
             self.close(now, conn, Close::Disconnected, out);

@@ -200,6 +200,9 @@ pub struct TokenCheck {
     /// How often its bearer may ask, before `[limits] token_rate` counts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<AllowanceEntry>,
+    /// The same after it counted, where that is less.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub granted: Option<AllowanceEntry>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub info: Option<Payload>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -209,6 +212,26 @@ pub struct TokenCheck {
     /// What is unusual about one that holds, for people.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+}
+
+impl TokenCheck {
+    /// Says what its bearer gets where the token asks for more than `token_rate`.
+    pub fn cap(&mut self, token_rate: u32) {
+        let Some(AllowanceEntry { rate: asked, .. }) = self.limits else { return };
+        let granted = asked.capped(token_rate);
+        if granted == asked {
+            return;
+        }
+        self.granted = Some(granted.into());
+        self.warnings.push(format!(
+            "its `wshub_limits` ask for {} requests a second and {} at once, and it gets {} and {}: `[limits] \
+             token_rate` is {token_rate}",
+            asked.rate(),
+            asked.burst(),
+            granted.rate(),
+            granted.burst()
+        ));
+    }
 }
 
 /// What `wshub_limits` says.

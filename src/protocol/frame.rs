@@ -214,6 +214,10 @@ pub enum Frame<'a> {
         /// Tokens of a user that were issued in this second are refused, too.
         #[serde(serialize_with = "rfc3339")]
         revoked_at: UnixTime,
+        /// How many of those connections came with a token that says it was issued after that
+        /// second, and so is still taken.
+        #[serde(skip_serializing_if = "none_at_all")]
+        ahead: u64,
     },
     /// Which tokens are taken no longer (administration).
     Revocations {
@@ -236,6 +240,12 @@ pub enum Frame<'a> {
     Reloaded(Reloaded),
     /// Done; there is nothing else to say.
     Done {},
+}
+
+/// What need not be told.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn none_at_all(count: &u64) -> bool {
+    *count == 0
 }
 
 impl<'a> From<&'a Refusal> for Frame<'a> {

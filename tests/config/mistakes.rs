@@ -357,3 +357,94 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_secret_where_the_name_of_its_file_belongs_is_not_repeated() {
+    let hex = "0123456789abcdef".repeat(4);
+    let base64 = "k3J9/QwX7Zr0uT5vLm2NaYb8CdEfGhIjKlMnOpQrS0=";
+    let rooted = format!("/{hex}");
+    for secret in [&*hex, base64, &rooted, "hunter2-and-more-words", "correct horse battery", "ours.key"] {
+        let bytes = secret.len();
+        let wanted = "wants the name of a file that holds it, such as";
+        let (of_secrets, of_file) = ("`auth.broadcast_secrets`", "`auth.keys.file`");
+        let (found, of_keys) = (format!(", not text of {bytes} bytes"), "`auth.keys` wants a list of tables");
+        let table = "wants a table, such as { alg = \"HS256\"";
+        for (text, begins) in [
+            (
+                format!("[auth]\nbroadcast_secrets = [{secret:?}]"),
+                format!("hub.toml:2: {of_secrets} {wanted}"),
+            ),
+            (format!("[auth]\nbroadcast_secrets = {secret:?}"), format!("hub.toml:2: {of_secrets} {wanted}")),
+            (
+                format!("[auth]\nbroadcast_secrets = ['/a',\n{secret:?}]"),
+                format!("hub.toml:3: {of_secrets}, number 2, {wanted}"),
+            ),
+            (format!("[auth]\nkeys = [{secret:?}]"), format!("hub.toml:2: `auth.keys` {table}")),
+            (
+                format!("[auth]\nkeys = [{{ alg = 'HS256', file = '/a' }}, {secret:?}]"),
+                format!("hub.toml:2: `auth.keys`, number 2, {table}"),
+            ),
+            (format!("[auth]\nkeys = {secret:?}"), format!("hub.toml:2: {of_keys}")),
+            (
+                format!("[auth]\nkeys = [{{ alg = 'HS256', file = {secret:?} }}]"),
+                format!("hub.toml:2: {of_file} {wanted}"),
+            ),
+            (
+                format!(
+                    "[[auth.keys]]\nalg = 'HS256'\nfile = '/a'\n[[auth.keys]]\nalg = 'HS256'\nfile = {secret:?}"
+                ),
+                format!("hub.toml:6: {of_file}, number 2, {wanted}"),
+            ),
+        ] {
+            let error = read(&text).expect_err(&text);
+            assert!(error.starts_with(&begins) && error.ends_with(&found), "{error}");
+            assert!(!error.contains(secret) && error.lines().count() == 1, "{error}");
+        }
+        for name in ["WSHUBD_AUTH__BROADCAST_SECRETS", "WSHUBD_AUTH__KEYS", "WSHUBD_AUTH"] {
+            let error = read_with("", &[(name, secret)]).expect_err(name);
+            assert!(error.starts_with(name) && error.ends_with(&found), "{error}");
+            assert!(!error.contains(secret), "{error}");
+        }
+    }
+    let number = read("[auth]\nbroadcast_secrets = [1234567890123456]").expect_err("a number");
+    assert!(number.ends_with(", not a number"), "{number}");
+}
+
+#[test]
+fn a_secret_without_quotes_is_not_repeated_either() {
+    let hex = "0123456789abcdef".repeat(4);
+    let base64 = "k3J9QwX7Zr0uT5vLm2NaYb8CdEfGhIjKlMnOpQrS0==";
+    for secret in [&*hex, base64, "hunter2-and-more"] {
+        for text in [
+            format!("[auth]\nbroadcast_secrets = {secret}"),
+            format!("[auth]\nbroadcast_secrets = [{secret}]"),
+            format!("[auth]\nbroadcast_secrets = [{secret}, {secret}]"),
+            format!("[auth]\nbroadcast_secrets = [\n  {secret},\n]"),
+            format!("[auth]\nbroadcast_secrets = [ # all\n  \"/a\",\n  {secret}\n]"),
+            format!("[auth]\nbroadcast_secrets: {secret}"),
+            format!("[auth]\njwt_secret = {secret}"),
+            format!("[auth]\njwt_secret = “{secret}”"),
+            format!("[auth]\nkeys = [{{ alg = HS256, file = {secret} }}]"),
+            format!("[[auth.keys]]\nfile = {secret}"),
+            format!("[auth]\ntoken = yes {secret}"),
+        ] {
+            let error = read(&text).expect_err(&text);
+            assert!(error.starts_with("hub.toml:") && !error.contains(secret), "{text}: {error}");
+        }
+    }
+    for text in
+        [format!("[listen]\n{hex}"), format!("[listen]\n{base64}"), format!("[listen]\nhttp = {hex}x")]
+    {
+        let error = read(&text).expect_err(&text);
+        assert!(!error.contains(&hex) && !error.contains(base64), "{error}");
+    }
+    // The advice is as good as before.
+    refused(&[
+        (
+            "[auth]\nbroadcast_secrets = [/a/b, c]",
+            "hub.toml:2: text needs quotes, and a list brackets: broadcast_secrets = [\"/a/b\", \"…\"]",
+        ),
+        ("[auth]\nquery_token = yes", "hub.toml:2: yes is spelled true: query_token = true"),
+        ("[state]\ndirectory = /var/lib", "hub.toml:2: text needs quotes: directory = \"/var/lib\""),
+    ]);
+}

@@ -243,6 +243,26 @@ fn what_is_revoked_is_told_with_the_second_up_to_which_tokens_are_refused() {
 }
 
 #[test]
+fn connections_that_can_come_back_after_a_revocation_are_told() {
+    let place = Place::new();
+    for (ahead, is_told) in [(json!(null), false), (json!(1), true)] {
+        let (child, mut peer) = place.meet(["disconnect", "--revoke", "al"]);
+        let request = peer.hears();
+        let mut revoked = json!({"disconnected": 2, "revoked_at": "2026-03-01T12:00:00.000Z"});
+        if is_told {
+            revoked["ahead"] = ahead;
+        }
+        peer.grants(&request, revoked);
+        let said = stderr(&end(child));
+        assert_eq!(
+            said.contains("warning: 1 connection came with a token that says it was issued later"),
+            is_told,
+            "{said}"
+        );
+    }
+}
+
+#[test]
 fn what_is_revoked_is_listed_and_can_be_lifted() {
     let place = Place::new();
     let (at, until) = ("2026-03-01T12:00:00.000Z", "2026-03-31T12:00:00.000Z");

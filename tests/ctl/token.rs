@@ -139,3 +139,50 @@ fn on_a_terminal_a_token_shows_its_limits_its_info_and_its_id() {
     assert!(shown.contains("jti") && shown.contains("t1"), "{shown}");
     assert!(shown.contains("name") && !shown.contains('\u{202e}'), "{shown}");
 }
+
+#[test]
+fn a_token_that_a_terminal_has_wrapped_is_put_together_and_that_is_told() {
+    let place = Place::new();
+    for (given, expected, is_told) in [
+        ("aaaa.bb\nbb.cccc\n", "aaaa.bbbb.cccc", true),
+        ("aaaa.bb\r\n  bb.cc cc\n", "aaaa.bbbb.cccc", true),
+        ("  aaaa.bbbb.cccc\r\n\n", "aaaa.bbbb.cccc", false),
+        // What is no token with a break in it is judged as it is.
+        ("Bearer a.b.c", "Bearer a.b.c", false),
+        ("a.b.c\nd.e.f", "a.b.c\nd.e.f", false),
+        ("a token is wanted", "a token is wanted", false),
+    ] {
+        for by_argument in [false, true] {
+            let words = if by_argument { vec!["token", "check", given] } else { vec!["token", "check"] };
+            let (mut child, mut peer) = place.meet(&words);
+            child.stdin.take().unwrap().write_all(given.as_bytes()).unwrap();
+            let request = peer.expects(json!({"action": "token", "token": expected}));
+            peer.grants(&request, expired());
+            let said = stderr(&end(child));
+            let told =
+                "wshubctl: warning: the token has spaces or line breaks in it, which are left out here";
+            assert_eq!(said.starts_with(told), is_told, "{given:?}: {said}");
+        }
+    }
+}
+
+#[test]
+fn what_a_token_asks_for_and_what_it_gets_are_both_shown() {
+    let place = Place::new();
+    let (terminal, mut peer) = place.meet_at_terminal(["token", "check", "a.b.c"]);
+    let request = peer.hears();
+    let mut verdict = holds("2026-03-01T13:00:00.000Z");
+    verdict["limits"] = json!({"rate": 5000, "burst": 8000});
+    verdict["granted"] = json!({"rate": 1000, "burst": 1000});
+    peer.grants(&request, verdict);
+    let (_, shown) = terminal.end();
+    let lines: Vec<Vec<&str>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert!(
+        lines.contains(&vec!["limits", "5000", "requests", "a", "second,", "8000", "at", "once"]),
+        "{shown}"
+    );
+    assert!(
+        lines.contains(&vec!["granted", "1000", "requests", "a", "second,", "1000", "at", "once"]),
+        "{shown}"
+    );
+}

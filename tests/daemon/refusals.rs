@@ -221,6 +221,35 @@ fn a_secret_that_is_missing_wrong_or_of_another_scheme_is_told_apart() {
 }
 
 #[test]
+fn no_header_and_no_path_shows_a_token_or_secret_in_the_log() {
+    let secret = |daemon: &Daemon| format!("Authorization: Bearer {}\r\n", daemon.secret());
+    let story = |reason, status, code, head, message, log| Story { reason, status, code, head, message, log };
+    let hidden = story(
+        "no_upgrade",
+        426,
+        "bad_request",
+        "",
+        "a proxy in between",
+        &["Upgrade \"h2c, (...)\", Connection \"close, (...)\""],
+    );
+    refuses(&[], &hidden, |daemon| {
+        let token = daemon.token("ada");
+        format!(
+            "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: h2c, {token}\r\nConnection: close, TOKEN={token}\r\n\r\n"
+        )
+        .into_bytes()
+    });
+    let kind =
+        story("media_type", 415, "bad_request", "", "application/json", &["Content-Type \"text/(...)\""]);
+    refuses(&[], &kind, |daemon| {
+        let kind = format!("{}Content-Type: text/%53ecret={}\r\n", secret(daemon), daemon.secret());
+        request("POST /broadcast", &kind, "{}")
+    });
+    let encoded = story("not_found", 404, "not_found", "", "nothing at this path", &["\"GET\" \"/a;(...)\""]);
+    refuses(&[], &encoded, |_| request("GET /a;%74oken=hidden", "", ""));
+}
+
+#[test]
 fn a_request_that_is_none_or_none_of_ours_is_told_what_is_wanted() {
     let secret = |daemon: &Daemon| format!("Authorization: Bearer {}\r\n", daemon.secret());
     let json_type = "Content-Type: application/json\r\n";

@@ -333,3 +333,33 @@ fn a_back_end_sends_two_hundred_lines_in_one_packet_and_all_are_taken() {
         assert_eq!(ada.hear_type("message")["data"], n);
     }
 }
+
+#[test]
+fn a_revocation_tells_how_many_tokens_of_the_future_it_does_not_reach() {
+    let daemon = Daemon::start();
+    let ahead = daemon.issued("eve", 300);
+    let (mut now, mut later) = (daemon.lets_in(&daemon.issued("eve", -5)), daemon.lets_in(&ahead));
+    let mut worker = daemon.worker();
+    let answer = revoke(&mut worker, "eve");
+    assert_eq!((&answer["disconnected"], &answer["ahead"]), (&json!(2), &json!(1)), "{answer}");
+    assert_eq!((now.closed_with(), later.closed_with()), (4003, 4003));
+    assert_eq!(daemon.comes(&ahead), "let in", "as it was told");
+    let check = ask(&mut worker, json!({"action": "token", "token": ahead}));
+    assert!(check["warnings"].to_string().contains("it holds although it was revoked"), "{check}");
+    drop(daemon.lets_in(&daemon.issued("zoe", -5)));
+    assert!(revoke(&mut worker, "zoe").get("ahead").is_none());
+}
+
+#[test]
+fn a_reload_with_a_shorter_time_for_revocations_says_what_that_means() {
+    let mut daemon = Daemon::configured("");
+    let mut worker = daemon.worker();
+    revoke(&mut worker, "eve");
+    daemon.write("wshubd.toml", "[auth]\nrevocation_ttl = \"1h\"\n");
+    let warnings = daemon.reload()["warnings"].clone();
+    let told =
+        "when the last of the 1 revocations that are kept is forgotten, tokens that end more than 1h ahead";
+    assert!(warnings.to_string().contains(told), "{warnings}");
+    assert!(daemon.hear_line("auth.revocation_ttl is shorter than before").contains(told), "and in the log");
+    assert_eq!(daemon.reload()["warnings"], json!([]), "once");
+}

@@ -152,3 +152,25 @@ fn what_was_sent_disturbs_no_terminal_and_is_cut() {
         assert!(!refused.message.contains(char::is_control), "{}", refused.message);
     }
 }
+
+#[test]
+fn a_token_in_the_place_of_a_host_or_origin_is_not_repeated_in_any_case() {
+    let gate = gate(&[]);
+    let token = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhZGEifQ.c2lnbmF0dXJl";
+    let page = format!("https://{token}");
+    for (host, origin) in [
+        (token, None),
+        (token, Some("https://else.example")),
+        ("localhost", Some(token)),
+        ("localhost", Some(&*page)),
+        ("192.0.2.7", Some(&*page)),
+    ] {
+        let origin: Vec<&[u8]> = origin.iter().map(|origin| origin.as_bytes()).collect();
+        let refused = gate.admit("/ws", &super::headers(&[host.as_bytes()], &origin)).unwrap_err();
+        let said = refused.message.to_lowercase();
+        assert!(!said.contains("eyj") && !said.contains("c2ln"), "{host} {origin:?}: {said}");
+    }
+    // What looks like one in other letters is a name, and is told.
+    let refused = gate.admit("/ws", &super::headers(&[b"keyjar.example"], &[])).unwrap_err();
+    assert!(refused.message.contains("add \"keyjar.example\""), "{}", refused.message);
+}

@@ -174,6 +174,10 @@ fn what_is_no_token_is_told_what_one_looks_like_and_what_this_may_be() {
         (format!("\"{good}\""), "stands in quotes"),
         (format!("'{good}'"), "stands in quotes"),
         (format!("{good}\n"), "spaces or line breaks"),
+        (format!("{}\n{}", &good[..9], &good[9..]), "spaces or line breaks"),
+        (format!("{} {}", &good[..40], &good[40..]), "spaces or line breaks"),
+        (format!("{}\r\n{}", &good[..40], &good[40..]), "spaces or line breaks"),
+        (format!("{}\n{}", &good[..good.len() - 5], &good[good.len() - 5..]), "spaces or line breaks"),
         (format!("{message}.\n{signature}"), "spaces or line breaks"),
         ("a.b.c.d".to_owned(), "it has 4 parts"),
         ("a.b.c.d.e".to_owned(), "encrypted ones have (JWE)"),
@@ -302,7 +306,10 @@ fn what_is_unusual_about_a_token_that_holds_is_noted() {
     }
     assert_eq!(
         notes(plain.clone(), json!(NOW + 300)),
-        ["`iat` lies 300 s ahead, and revocations go by it: do the clocks differ?"]
+        [
+            "`iat` lies 300 s ahead, and revocations go by it: none that is made before then counts for this token; do \
+          the clocks differ?"
+        ]
     );
     assert!(notes(plain, json!(NOW * 1000))[0].contains("very far ahead"));
     let named = notes(json!({ "alg": "HS256", "kid": "x" }), json!(NOW));
@@ -318,4 +325,32 @@ fn no_reason_shows_a_key_or_repeats_a_long_header() {
         let (_, message) = fault(&verifier, &of(header, "somebody else's secret, thirty-two"));
         assert!(message.len() < 300 && !message.contains(SECRET) && !message.contains(OTHER), "{message}");
     }
+}
+
+#[test]
+fn limits_above_the_cap_are_told_with_what_is_granted() {
+    let limits = |rate: f64, burst: f64| {
+        let claims =
+            json!({ "sub": "ada", "exp": NOW + 9, "wshub_limits": { "rate": rate, "burst": burst } });
+        let mut check = hs256().check(&token(&claims), now());
+        check.cap(1000);
+        let granted = check.granted.map(|granted| (granted.rate.rate(), granted.burst));
+        (granted, check.warnings)
+    };
+    for (rate, burst) in [(1000.0, 1000.0), (0.5, 1.0)] {
+        assert_eq!(limits(rate, burst), (None, Vec::new()));
+    }
+    let told = |asked: &str, granted: &str| {
+        format!("its `wshub_limits` ask for {asked}, and it gets {granted}: `[limits] token_rate` is 1000")
+    };
+    for (rate, burst, granted, told) in [
+        (5000.0, 8000.0, (1000.0, 1000), told("5000 requests a second and 8000 at once", "1000 and 1000")),
+        (2.5, 8000.0, (2.5, 1000), told("2.5 requests a second and 8000 at once", "2.5 and 1000")),
+        (1000.5, 10.0, (1000.0, 10), told("1000.5 requests a second and 10 at once", "1000 and 10")),
+    ] {
+        assert_eq!(limits(rate, burst), (Some(granted), vec![told]));
+    }
+    let mut none = hs256().check(&token(&json!({ "sub": "ada", "exp": NOW + 9 })), now());
+    none.cap(1);
+    assert_eq!((none.granted, none.warnings), (None, Vec::new()), "what everybody may is no token's");
 }

@@ -3,6 +3,8 @@
 
 mod check;
 mod keys;
+#[cfg(feature = "public-keys")]
+mod pem;
 mod revocation;
 mod secrets;
 mod sets;

@@ -313,3 +313,56 @@ fn a_list_comes_in_parts_and_says_until_when() {
     seen.dedup();
     assert_eq!(seen.len(), 2500);
 }
+
+#[test]
+fn a_token_that_is_issued_in_the_future_is_told_to_outlive_its_revocation() {
+    let (verifier, list) = verifier();
+    let claims = |iat: u64| token(&json!({"sub": "ada", "jti": "t1", "exp": NOW + 600, "iat": iat}));
+    let warnings = |iat: u64| verifier.check(&claims(iat), now()).warnings;
+    assert_eq!(warnings(NOW + 30), [""; 0], "nothing is revoked");
+    for revoked in [user("ada"), jti("t1")] {
+        list.borrow_mut().apply(Change::revoke(revoked.clone(), NOW - 5));
+        let told = warnings(NOW + 30);
+        assert!(
+            told[0].starts_with(&format!("it holds although it was revoked at {}", at(NOW - 5))),
+            "{told:?}"
+        );
+        assert!(told[0].contains(&format!("issued at {} (`iat`)", at(NOW + 30))), "{told:?}");
+        assert!(warnings(NOW + 300)[0].contains("none that is made before then counts for this token"));
+        // Made anew since then, as it should be.
+        assert_eq!(warnings(NOW), [""; 0]);
+        assert!(!verifier.check(&claims(NOW - 5), now()).valid);
+        list.borrow_mut().apply(Change::lift(revoked));
+    }
+    list.borrow_mut().apply(Change::revoke(user("bob"), NOW));
+    assert_eq!(warnings(NOW + 30), [""; 0], "somebody else is");
+}
+
+#[test]
+fn what_a_shorter_time_forgets_and_locks_out_is_counted() {
+    let told = |before: Option<u64>, ttl: Option<u64>| {
+        let mut list = Revocations::default();
+        for (name, second) in [("gone", NOW - 40 * DAY), ("old", NOW - 10 * DAY), ("older", NOW - 20 * DAY)] {
+            list.apply(Change::revoke(user(name), second));
+        }
+        list.apply(Change::revoke(jti("t1"), NOW - DAY));
+        let [before, ttl] = [before, ttl].map(|days| days.map(|days| Duration::from_secs(days * DAY)));
+        let shortened = list.shortened(now(), before, ttl);
+        shortened.iter().flat_map(|shortened| shortened.warnings()).collect::<Vec<_>>()
+    };
+    for (before, ttl) in [(Some(30), Some(30)), (Some(30), Some(31)), (Some(30), None), (None, None)] {
+        assert_eq!(told(before, ttl), [""; 0], "{before:?} {ttl:?}");
+    }
+    // The one of 40 days was over before.
+    let both = told(Some(30), Some(5));
+    let up_to = format!("revocations up to {}, 2 in number, are forgotten at once", at(NOW - 10 * DAY));
+    assert!(both[0].contains(&up_to) && both[0].contains("of every user"), "{both:?}");
+    let until = format!("until {}, when the last of the 1 revocations", at(NOW + 4 * DAY));
+    assert!(both[1].contains(&until) && both[1].contains("more than 5days ahead are refused"), "{both:?}");
+    let kept = told(Some(30), Some(25));
+    assert!(kept.len() == 1 && kept[0].contains("last of the 3 revocations"), "{kept:?}");
+    let for_ever = told(None, Some(30));
+    assert!(for_ever[0].contains("1 in number") && for_ever.len() == 2, "{for_ever:?}");
+    let all = told(Some(30), Some(1));
+    assert!(all.len() == 1 && all[0].contains("3 in number"), "{all:?}");
+}

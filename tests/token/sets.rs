@@ -258,6 +258,55 @@ mod public {
     }
 
     #[test]
+    fn a_token_without_a_kid_is_tried_with_four_public_keys_at_most() {
+        let key = EncodingKey::from_ec_pem(include_bytes!("keys/es384.pem")).unwrap();
+        let keys = |count: usize| -> Vec<Value> {
+            (0..count).map(|n| changed(2, &json!({ "kid": format!("k{n}"), "alg": "ES384" }))).collect()
+        };
+        let token = |header: &str| signed(header, claims(), &key, Algorithm::ES384);
+        let (nameless, named) = (token(r#"{"alg":"ES384"}"#), token(r#"{"alg":"ES384","kid":"k1"}"#));
+        let forged = token(r#"{"alg":"ES384","typ":"JWT"}"#).rsplit_once('.').unwrap().0.to_owned();
+        let forged = format!("{forged}.{}", nameless.rsplit_once('.').unwrap().1);
+        for count in [2, 4] {
+            let (verifier, _) = read(Alg::Es384, &set(&keys(count))).unwrap();
+            assert_eq!([&nameless, &named].map(|token| code(&verifier, token)), ["fine"; 2], "of {count}");
+        }
+        for count in [5, 32] {
+            let (verifier, warnings) = read(Alg::Es384, &set(&keys(count))).unwrap();
+            assert_eq!((code(&verifier, &named), warnings.len()), ("fine", 0));
+            for token in [&nameless, &forged] {
+                let fault = verifier.verify(token, now()).unwrap_err();
+                assert_eq!((fault.code, fault.reason.word()), ("token_invalid", "token_key"));
+                assert_eq!(
+                    fault.message,
+                    "the header has no `kid`, and more keys fit the token's `alg` than are tried"
+                );
+                let message = verifier.check(token, now()).message.unwrap();
+                let said = [&*format!("{count} keys of ES384 may"), "at most 4 are tried", "put the `kid`"];
+                assert!(said.iter().all(|said| message.contains(said)), "{message}");
+            }
+        }
+        // Secrets cost nothing, and are all tried.
+        let secrets: Vec<Value> = (0..32).map(|n| oct(&format!("{OTHER} {n}"), &json!({}))).collect();
+        let (verifier, _) = read(Alg::Hs256, &set(&secrets)).unwrap();
+        assert_eq!(code(&verifier, &hmac(r#"{"alg":"HS256"}"#, &format!("{OTHER} 31"))), "fine");
+    }
+
+    #[test]
+    fn public_keys_that_no_token_leads_to_are_warned_of() {
+        let pem = include_str!("keys/es256.pub.pem");
+        for (count, warned) in [(4, false), (5, true)] {
+            let verifier = verifier(&vec![(Alg::Es256, pem, None); count]).unwrap();
+            let warnings: Vec<String> = verifier.warnings().collect();
+            assert_eq!(warnings.len(), usize::from(warned), "{warnings:?}");
+            assert!(
+                !warned || warnings[0].starts_with("5 of the 5 keys of ES256 have no `kid`"),
+                "{warnings:?}"
+            );
+        }
+    }
+
+    #[test]
     fn each_algorithm_finds_its_keys_in_one_set() {
         let scratch = Scratch::new();
         let file = scratch.write("set", ALL, 0o644);

@@ -12,7 +12,7 @@ use crate::failure::Failure;
 use crate::figures::count;
 use crate::hub::Hub;
 use crate::list;
-use crate::screen::plain;
+use crate::screen::{plain, say};
 
 pub(crate) async fn disconnect(hub: &Hub, asked: args::Disconnect) -> Result<ExitCode, Failure> {
     #[derive(Deserialize)]
@@ -45,10 +45,19 @@ async fn revoke(hub: &Hub, asked: &args::Disconnect) -> Result<ExitCode, Failure
     struct Answer {
         disconnected: u64,
         revoked_at: String,
+        #[serde(default)]
+        ahead: u64,
     }
     let (user_id, jti) = (asked.revoke.as_deref(), asked.jti.as_deref());
     let answer = ask(hub, &Ask::Revoke { revoke: true, user_id, jti }).await?;
-    let Answer { disconnected, revoked_at } = answer.read()?;
+    let Answer { disconnected, revoked_at, ahead } = answer.read()?;
+    if ahead > 0 {
+        say(&format!(
+            "warning: {} came with a token that says it was issued later than that (`iat` ahead of the clock of \
+             wshubd), and can come back with it: revoke it again once that time has passed",
+            count(ahead, "connection")
+        ));
+    }
     let ended = count(disconnected, "connection");
     let (at, user, jti) = (plain(&revoked_at), user_id.map(plain), jti.map(plain));
     match (Reader::of(asked.json), user, jti) {

@@ -41,7 +41,8 @@ pub(in crate::edge) fn key(alg: Alg, pem: &[u8]) -> Result<DecodingKey, String> 
                     `openssl pkey -pubout -in FILE` prints it"
             .into());
     }
-    let Some((label, mut der)) = block(pem) else {
+    let blocks = blocks(pem);
+    let Some((label, Some(der))) = blocks.first() else {
         // As ASN.1 begins.
         return Err(if pem.starts_with(&[0x30]) {
             "it holds no public key of this kind in PEM, and may be one in DER: \
@@ -51,20 +52,18 @@ pub(in crate::edge) fn key(alg: Alg, pem: &[u8]) -> Result<DecodingKey, String> 
         }
         .into());
     };
-    let label = match label {
-        "CERTIFICATE" => {
-            der = certified(&der).ok_or("it holds a certificate that cannot be read")?;
-            "PUBLIC KEY"
-        }
-        label => label,
+    is_about_one_key(&blocks)?;
+    let (label, der) = match *label {
+        CERTIFICATE => ("PUBLIC KEY", Certificate::read(der).ok_or(UNREADABLE)?.key),
+        label => (label, &**der),
     };
     let key = match (alg, label) {
         (Alg::Rs256 | Alg::Rs384 | Alg::Rs512 | Alg::Ps256 | Alg::Ps384 | Alg::Ps512, label) => {
-            return rsa_in(label, &der).map_err(|why| why.unwrap_or_else(|| UNFIT.into()));
+            return rsa_in(label, der).map_err(|why| why.unwrap_or_else(|| UNFIT.into()));
         }
-        (Alg::Es256, "PUBLIC KEY") => P256Key::from_public_key_der(&der).ok().map(|key| p256(&key)),
-        (Alg::Es384, "PUBLIC KEY") => P384Key::from_public_key_der(&der).ok().map(|key| p384(&key)),
-        (Alg::EdDsa, "PUBLIC KEY") => EdKey::from_public_key_der(&der).ok().map(|key| ed(&key)),
+        (Alg::Es256, "PUBLIC KEY") => P256Key::from_public_key_der(der).ok().map(|key| p256(&key)),
+        (Alg::Es384, "PUBLIC KEY") => P384Key::from_public_key_der(der).ok().map(|key| p384(&key)),
+        (Alg::EdDsa, "PUBLIC KEY") => EdKey::from_public_key_der(der).ok().map(|key| ed(&key)),
         _ => None,
     };
     key.ok_or_else(|| UNFIT.into())
@@ -133,21 +132,72 @@ fn ed(key: &EdKey) -> DecodingKey {
     DecodingKey::from_ed_der(key.as_bytes())
 }
 
-/// The public key in a certificate (RFC 5280, section 4.1), as in a file of its own. What a
-/// whole reader of certificates would add, 30 kB of names and extensions, is not looked at.
-fn certified(der: &[u8]) -> Option<Vec<u8>> {
-    let certificate = AnyRef::from_der(der).ok()?;
-    let body = AnyRef::decode(&mut within(certificate)?).ok()?;
-    let mut fields = within(body)?;
-    // The version stands in front where it is not the first.
-    if fields.peek_tag().ok()?.is_context_specific() {
-        AnyRef::decode(&mut fields).ok()?;
+/// What is looked at of a certificate (RFC 5280, section 4.1). What a whole reader of
+/// certificates would add, 30 kB of names and extensions, is not.
+struct Certificate<'a> {
+    issuer: &'a [u8],
+    subject: &'a [u8],
+    /// As in a file of its own.
+    key: &'a [u8],
+}
+
+impl<'a> Certificate<'a> {
+    fn read(der: &'a [u8]) -> Option<Self> {
+        let certificate = AnyRef::from_der(der).ok()?;
+        let body = AnyRef::decode(&mut within(certificate)?).ok()?;
+        let mut fields = within(body)?;
+        // The version stands in front where it is not the first.
+        if fields.peek_tag().ok()?.is_context_specific() {
+            AnyRef::decode(&mut fields).ok()?;
+        }
+        let mut field = || fields.tlv_bytes().ok();
+        let (_number, _algorithm) = (field()?, field()?);
+        let issuer = field()?;
+        let _dates = field()?;
+        Some(Self { issuer, subject: field()?, key: field()? })
     }
-    // Its number, its algorithm, who signed it, its dates, whom it names.
-    for _ in 0..5 {
-        AnyRef::decode(&mut fields).ok()?;
+
+    /// Whether the next one of a chain vouches for it.
+    fn is_issued_by(&self, next: &Self) -> bool {
+        // What vouches for itself ends a chain, and has its name from nobody.
+        self.issuer == next.subject && self.issuer != self.subject
     }
-    fields.tlv_bytes().ok().map(<[u8]>::to_vec)
+}
+
+const CERTIFICATE: &str = "CERTIFICATE";
+
+const UNREADABLE: &str = "it holds a certificate that cannot be read";
+
+/// Whether a file has one key to verify with: once or more often, or certified, with the
+/// certificates behind it that vouch for that one (a chain, as authorities send it). Of two keys
+/// one would not be used, and nobody would know which.
+fn is_about_one_key(blocks: &[Block<'_>]) -> Result<(), String> {
+    let certificates = blocks.iter().filter(|(label, _)| *label == CERTIFICATE);
+    let read = certificates.map(|(_, der)| der.as_deref().and_then(Certificate::read));
+    let chain: Vec<Certificate<'_>> = read.collect::<Option<_>>().ok_or(UNREADABLE)?;
+    let keys = blocks.iter().filter(|(label, _)| label.ends_with("PUBLIC KEY"));
+    let keys: Vec<&[u8]> = keys.map(|(_, der)| der.as_deref().unwrap_or_default()).collect();
+    if !is_one(keys.iter().copied().chain(chain.first().map(|first| first.key))) {
+        let count = keys.len() + chain.len();
+        return Err(format!(
+            "it holds {count} public keys, of which one alone would be used: one key a file, or a JWK set"
+        ));
+    }
+    let is_chain = chain.windows(2).all(|pair| matches!(pair, [one, next] if one.is_issued_by(next)));
+    if is_chain || is_one(chain.iter().map(|certificate| certificate.key)) {
+        return Ok(());
+    }
+    Err(format!(
+        "it holds {} certificates that are no chain, in which the next one has issued each: one certificate a \
+         file, or a chain that begins with it, or the keys as a JWK set",
+        chain.len()
+    ))
+}
+
+/// Whether all of these are the same.
+fn is_one<'a>(mut keys: impl Iterator<Item = &'a [u8]>) -> bool {
+    let first = keys.next();
+    keys.all(|key| Some(key) == first)
 }
 
 /// The fields of a sequence.
@@ -236,12 +286,19 @@ impl JwtVerifier for PublicKey {
     }
 }
 
-/// The first block of a PEM file: its label, and what it holds. Lines may be as
-/// long as whoever wrote them liked, or one.
-fn block(pem: &[u8]) -> Option<(&str, Vec<u8>)> {
-    let (_, rest) = str::from_utf8(pem).ok()?.split_once("-----BEGIN ")?;
-    let (label, rest) = rest.split_once("-----")?;
-    let (lines, _) = rest.split_once("-----END ")?;
-    let text: String = lines.split_ascii_whitespace().collect();
-    Some((label, STANDARD.decode(text).ok()?))
+/// A block of a PEM file: its label, and what it holds, if that is base64 and has an end.
+type Block<'a> = (&'a str, Option<Vec<u8>>);
+
+/// The blocks of a PEM file. Lines may be as long as whoever wrote them liked, or one.
+fn blocks(pem: &[u8]) -> Vec<Block<'_>> {
+    let (mut blocks, mut rest) = (Vec::new(), str::from_utf8(pem).unwrap_or_default());
+    while let Some((label, after)) =
+        rest.split_once("-----BEGIN ").and_then(|(_, rest)| rest.split_once("-----"))
+    {
+        let (lines, after) = after.split_once("-----END ").map_or((None, ""), |(it, rest)| (Some(it), rest));
+        let text = lines.map(|lines| lines.split_ascii_whitespace().collect::<String>());
+        blocks.push((label, text.and_then(|text| STANDARD.decode(text).ok())));
+        rest = after;
+    }
+    blocks
 }

@@ -1,0 +1,75 @@
+//! Names of files with keys and secrets, and secrets that stand where such a name belongs.
+//!
+//! Knows how the two are told apart: a name is repeated in errors, lists and the log, a secret
+//! never. Does not know what is in the file.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use crate::redaction::is_random;
+
+/// What an option wants that takes such a name.
+pub(super) const WANTED: &str = "the name of a file that holds it, such as \"/etc/wshubd/jwt.key\" (one in the working \
+                                 directory begins with \"./\")";
+
+/// The path, if a text is one and no secret.
+pub(super) fn named(text: &str) -> Option<PathBuf> {
+    let path = Path::new(text);
+    let is_anchored = ["/", "./", "../"].iter().any(|begin| text.starts_with(begin));
+    let may_be_one = || !is_random(text) || lies_somewhere(path);
+    (is_there(path) || (is_anchored && may_be_one())).then(|| path.to_owned())
+}
+
+/// Whether there is something of this name, for all that can be found out: a directory that
+/// lets nobody look is there as well.
+fn is_there(path: &Path) -> bool {
+    match path.symlink_metadata() {
+        Ok(_) => true,
+        Err(error) => error.kind() == ErrorKind::PermissionDenied,
+    }
+}
+
+/// Whether the directory of a file is there. That of `/SECRET` would be the root, and says
+/// nothing.
+fn lies_somewhere(path: &Path) -> bool {
+    path.parent().is_some_and(|parent| parent.file_name().is_some() && is_there(parent))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_told_from_the_name_of_a_file() {
+        let hex = "0123456789abcdef".repeat(4);
+        let here = std::env::temp_dir();
+        for secret in [
+            "",
+            "hunter2",
+            "my secret",
+            "a-secret-of-many-words-and-no-digits",
+            "jwt.key",
+            &hex,
+            &format!("/{hex}"),
+            "k3J9/QwX7Zr0uT5vLm2NaYb8CdEfGhIjKlMnOp==",
+            "/k3J9QwX7Zr0uT5vLm2NaYb8/CdEfGhIjKlMnOp==",
+            "keys/not-there",
+            "/etc/with\0nul/k3J9QwX7Zr0uT5vLm2NaYb8",
+            &"x".repeat(5000),
+        ] {
+            assert_eq!(named(secret), None, "{secret}");
+        }
+        let there = here.join(&hex);
+        for name in [
+            "/etc/wshubd/jwt.key",
+            "/k",
+            "./jwt.key",
+            "../keys/a",
+            "Cargo.toml",
+            "src",
+            there.to_str().unwrap_or("/"),
+        ] {
+            assert_eq!(named(name), Some(name.into()), "{name}");
+        }
+    }
+}
