@@ -80,3 +80,4 @@ mod json;
 pub mod logging;
 pub mod protocol;
 pub mod reload;
+mod sort;
