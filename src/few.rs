@@ -6,7 +6,7 @@
 //! Very many logs have one message each, and an empty block for four of them was most of
 //! what such a log took.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::Hash;
 use std::iter::Chain;
 use std::ops::{Bound, Index, RangeBounds};
@@ -23,6 +23,14 @@ pub(crate) fn shrink<K: Eq + Hash, V>(table: &mut HashMap<K, V>) {
     if table.capacity() > 8 * table.len().max(SLACK) {
         table.shrink_to(2 * table.len());
     }
+}
+
+/// Makes a tree anew of which little is left: that lies scattered over the memory that
+/// the tree had, which is given back first.
+pub(crate) fn gather<T: Ord>(tree: &mut BTreeSet<T>) {
+    let left: Vec<T> = std::mem::take(tree).into_iter().collect();
+    // Not collected, which would bring a sort of its own for what is sorted.
+    tree.extend(left);
 }
 
 #[expect(clippy::box_collection, reason = "a queue in place would be larger than most elements")]

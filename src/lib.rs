@@ -81,3 +81,4 @@ pub mod logging;
 pub mod protocol;
 mod redaction;
 pub mod reload;
+mod sort;

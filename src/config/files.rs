@@ -11,6 +11,7 @@ use super::owner::{Purpose, explained};
 use super::tree::Entries;
 use super::variables::{self, Meaning};
 use super::{places, tree};
+use crate::sort::sort;
 
 /// The files that count: the one that is named, or else the usual ones.
 pub(super) fn of(file: Option<&Path>, environment: &Environment) -> Result<Vec<PathBuf>, Problem> {
@@ -37,7 +38,7 @@ fn usual_files(directory: &Path) -> Result<Vec<PathBuf>, Problem> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(unreadable(&drop_ins, &error)),
     }
-    files.sort_unstable();
+    sort(&mut files);
     let file = directory.join("wshubd.toml");
     // Only what is known to be missing is left out; defaults in place of a
     // file that could not be looked at might open what it closes.

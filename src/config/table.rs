@@ -5,7 +5,6 @@
 //! a mistake.
 
 use std::cell::RefCell;
-use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -32,6 +31,38 @@ fn is_list_without_brackets(node: &Node) -> bool {
     match (&node.value, &node.spelled) {
         (Value::Text(text), Some(spelled)) => text == spelled && text.contains(','),
         _ => false,
+    }
+}
+
+/// Takes a text, or says what should stand there. Behind a pointer, so that all that is
+/// around it is compiled once and not for each option.
+type Reader<'a> = &'a mut dyn FnMut(&str) -> Result<(), String>;
+
+/// What a number counts.
+#[derive(Clone, Copy)]
+enum Measure {
+    Count,
+    Bytes,
+}
+
+impl Measure {
+    fn read(self, value: &Value) -> Option<u64> {
+        match (self, value) {
+            (_, Value::Integer(number)) => u64::try_from(*number).ok(),
+            (Self::Bytes, Value::Text(text)) => text.parse::<ByteSize>().ok().map(|size| size.as_u64()),
+            _ => None,
+        }
+    }
+
+    fn wanted(self, range: &RangeInclusive<u64>) -> String {
+        let (low, high) = (*range.start(), *range.end());
+        match self {
+            Self::Count => format!("a whole number from {low} to {high}"),
+            Self::Bytes => {
+                let [low, high] = [low, high].map(show::size);
+                format!("a size from {low} to {high}, such as \"512KiB\" or a number of bytes")
+            }
+        }
     }
 }
 
@@ -62,12 +93,12 @@ impl Table {
         self.problems.borrow_mut().push(Problem::new(place, message));
     }
 
-    fn wanted(&self, key: &str, node: &Node, wanted: impl Display) {
+    fn wanted(&self, key: &str, node: &Node, wanted: &str) {
         self.wanted_at(key, None, node, wanted);
     }
 
     /// The same of one of several values, from 1.
-    fn wanted_at(&self, key: &str, number: Option<usize>, node: &Node, wanted: impl Display) {
+    fn wanted_at(&self, key: &str, number: Option<usize>, node: &Node, wanted: &str) {
         let found = match self.may_be_secret(key, &node.value) {
             true => node.value.describe_unseen(),
             false => node.value.describe(),
@@ -172,7 +203,7 @@ impl Table {
                     Value::Table(_) => format!("a list of tables, each below `[[{}{key}]]`", self.prefix),
                     _ => "a list of tables".to_owned(),
                 };
-                self.wanted(key, &node, wanted);
+                self.wanted(key, &node, &wanted);
                 Vec::new()
             }
         };
@@ -184,7 +215,7 @@ impl Table {
                     "keys" => ", such as { alg = \"HS256\", file = \"/etc/wshubd/jwt.key\" }",
                     _ => "",
                 };
-                self.wanted_at(key, number, &node, format_args!("a table{example}"));
+                self.wanted_at(key, number, &node, &format!("a table{example}"));
                 return None;
             }
             self.entries_of(key, node).map(|entries| (place, Self { number, ..self.within(key, entries) }))
@@ -203,7 +234,7 @@ impl Table {
             }
             _ => "a table".to_owned(),
         };
-        self.wanted(key, &node, wanted);
+        self.wanted(key, &node, &wanted);
         None
     }
 
@@ -219,7 +250,7 @@ impl Table {
             return yes;
         }
         let quotes = if matches!(node.value, Value::Text(_)) { ", without quotes" } else { "" };
-        self.wanted(key, &node, format!("true or false{quotes}"));
+        self.wanted(key, &node, &format!("true or false{quotes}"));
         default
     }
 
@@ -230,11 +261,7 @@ impl Table {
         default: T,
         range: RangeInclusive<u64>,
     ) -> T {
-        let wanted = format!("a whole number from {} to {}", range.start(), range.end());
-        self.ranged(key, default, &range, &wanted, |value| match value {
-            Value::Integer(number) => u64::try_from(*number).ok(),
-            _ => None,
-        })
+        self.ranged(key, default, Measure::Count, &range)
     }
 
     /// A number of bytes.
@@ -244,30 +271,34 @@ impl Table {
         default: T,
         range: RangeInclusive<u64>,
     ) -> T {
-        let [low, high] = [range.start(), range.end()].map(|end| show::size(*end));
-        let wanted = format!("a size from {low} to {high}, such as \"512KiB\" or a number of bytes");
-        self.ranged(key, default, &range, &wanted, |value| match value {
-            Value::Integer(number) => u64::try_from(*number).ok(),
-            Value::Text(text) => text.parse::<ByteSize>().ok().map(|size| size.as_u64()),
-            _ => None,
-        })
+        self.ranged(key, default, Measure::Bytes, &range)
     }
 
-    /// What `read` makes of the value, within `range`.
     fn ranged<T: TryFrom<u64>>(
         &mut self,
         key: &'static str,
         default: T,
+        measure: Measure,
         range: &RangeInclusive<u64>,
-        wanted: &str,
-        read: impl Fn(&Value) -> Option<u64>,
     ) -> T {
-        let Some(node) = self.take(key) else { return default };
-        let number = read(&node.value).filter(|number| range.contains(number));
-        number.and_then(|number| T::try_from(number).ok()).unwrap_or_else(|| {
-            self.wanted(key, &node, wanted);
-            default
-        })
+        let number = self.measured(key, measure, range, |number| T::try_from(number).is_ok());
+        number.and_then(|number| T::try_from(number).ok()).unwrap_or(default)
+    }
+
+    /// A number within `range` that its type can hold.
+    fn measured(
+        &mut self,
+        key: &'static str,
+        measure: Measure,
+        range: &RangeInclusive<u64>,
+        fits: fn(u64) -> bool,
+    ) -> Option<u64> {
+        let node = self.take(key)?;
+        let number = measure.read(&node.value).filter(|number| range.contains(number) && fits(*number));
+        if number.is_none() {
+            self.wanted(key, &node, &measure.wanted(range));
+        }
+        number
     }
 
     /// A length of time.
@@ -288,21 +319,27 @@ impl Table {
             let [low, high] = [range.start(), range.end()].map(|end| show::duration(*end));
             let wanted =
                 format!("a duration from {low} to {high}, such as \"1m 30s\" or a number of seconds");
-            self.wanted(key, &node, wanted);
+            self.wanted(key, &node, &wanted);
             default
         })
     }
 
     /// One of several words.
     pub(super) fn choice<T: Copy>(&mut self, key: &'static str, default: T, words: &[(&str, T)]) -> T {
-        let Some(node) = self.take(key) else { return default };
-        let known = words.iter().find(|(word, _)| matches!(&node.value, Value::Text(text) if text == word));
-        if let Some((_, choice)) = known {
-            return *choice;
+        let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        let chosen = self.word(key, &known).and_then(|at| words.get(at));
+        chosen.map_or(default, |(_, choice)| *choice)
+    }
+
+    /// Which of the words it is.
+    fn word(&mut self, key: &'static str, words: &[&str]) -> Option<usize> {
+        let node = self.take(key)?;
+        let chosen = words.iter().position(|word| matches!(&node.value, Value::Text(text) if text == word));
+        if chosen.is_none() {
+            let list: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
+            self.wanted(key, &node, &format!("one of {}", list.join(", ")));
         }
-        let list: Vec<String> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
-        self.wanted(key, &node, format!("one of {}", list.join(", ")));
-        default
+        chosen
     }
 
     /// Text that `read` understands, or says why it does not.
@@ -312,7 +349,12 @@ impl Table {
         read: impl Fn(&str) -> Result<T, String>,
     ) -> Option<T> {
         let node = self.take(key)?;
-        self.read(key, &node, &read)
+        let mut found = None;
+        self.read(key, &node, &mut |text| {
+            found = Some(read(text)?);
+            Ok(())
+        });
+        found
     }
 
     /// A list of such texts. One alone may stand without its brackets.
@@ -322,39 +364,41 @@ impl Table {
         default: Vec<T>,
         read: impl Fn(&str) -> Result<T, String>,
     ) -> Vec<T> {
-        match self.take(key) {
-            None => default,
-            Some(Node { value: Value::List(items), .. }) => {
-                items.iter().filter_map(|item| self.read(key, item, &read)).collect()
-            }
-            Some(node) if is_list_without_brackets(&node) => {
-                self.wanted(
-                    key,
-                    &node,
-                    "a list as in TOML, '[\"a\", \"b\"]', or one text alone, in quotes where it has a comma",
-                );
-                default
-            }
-            Some(node) => self.read(key, &node, &read).into_iter().collect(),
-        }
+        let mut found = Vec::new();
+        let is_valid = self.read_list(key, &mut |text| {
+            found.push(read(text)?);
+            Ok(())
+        });
+        if is_valid { found } else { default }
     }
 
-    fn read<T>(&self, key: &str, node: &Node, read: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+    /// Reads each of a list. False where there is none.
+    fn read_list(&mut self, key: &'static str, read: Reader<'_>) -> bool {
+        match self.take(key) {
+            None => return false,
+            Some(Node { value: Value::List(items), .. }) => {
+                items.iter().for_each(|item| self.read(key, item, read));
+            }
+            Some(node) if is_list_without_brackets(&node) => {
+                let wanted =
+                    "a list as in TOML, '[\"a\", \"b\"]', or one text alone, in quotes where it has a comma";
+                self.wanted(key, &node, wanted);
+                return false;
+            }
+            Some(node) => self.read(key, &node, read),
+        }
+        true
+    }
+
+    fn read(&self, key: &str, node: &Node, read: Reader<'_>) {
         let text = match (&node.value, &node.spelled) {
             (Value::Text(text), _) => text.clone(),
             (Value::Integer(number), None) => number.to_string(),
-            (Value::List(_) | Value::Table(_), _) | (_, None) => {
-                self.wanted(key, node, "text");
-                return None;
-            }
+            (Value::List(_) | Value::Table(_), _) | (_, None) => return self.wanted(key, node, "text"),
             (_, Some(spelled)) => spelled.clone(),
         };
-        match read(&text) {
-            Ok(value) => Some(value),
-            Err(wanted) => {
-                self.wanted(key, node, wanted);
-                None
-            }
+        if let Err(wanted) = read(&text) {
+            self.wanted(key, node, &wanted);
         }
     }
 

@@ -103,7 +103,9 @@ pub(super) struct Accounts {
 impl From<Vec<(Account, Purse)>> for Accounts {
     fn from(purses: Vec<(Account, Purse)>) -> Self {
         let order = purses.iter().map(|(account, purse)| (purse.used, *account)).collect();
-        Self { purses: purses.into_iter().collect(), order }
+        let mut accounts = Self { purses: BTreeMap::new(), order };
+        accounts.purses.extend(purses);
+        accounts
     }
 }
 

@@ -3,6 +3,8 @@
 //! Knows how to count and list what the other rooms hold, and how to end and drop
 //! it on demand. Does not know who is an administrator beyond the word of the edge.
 
+use std::collections::BinaryHeap;
+
 use super::channels::{Hearing, Subscriber, Topic};
 use super::connections::{Connection, Kind};
 use super::deadlines::NEVER;
@@ -260,8 +262,8 @@ impl<E, K> Page<E, K> {
         name: impl Fn(&T) -> &str,
         entry: impl Fn(&T) -> (E, K),
     ) -> Self {
-        let names = all.iter().map(name).enumerate().map(|(at, name)| (name, at)).collect();
-        let (chosen, is_part) = choose(names, after);
+        let mut names = all.iter().map(name).enumerate().map(|(at, name)| (name, at));
+        let (chosen, is_part) = choose(&mut names, after);
         let chosen = chosen.into_iter().filter_map(|(_, at)| all.get(at));
         let (entries, mut names): (Vec<E>, Vec<K>) = chosen.map(entry).unzip();
         Self { entries, next: names.pop().filter(|_| is_part) }
@@ -270,15 +272,25 @@ impl<E, K> Page<E, K> {
 
 /// The first so many names that are greater than the last one before, and whether there are
 /// more.
-fn choose<'n>(mut names: Vec<(&'n str, usize)>, after: Option<&str>) -> (Vec<(&'n str, usize)>, bool) {
-    names.retain(|(name, _)| after.is_none_or(|after| *name > after));
-    let is_part = names.len() > LISTED;
-    if is_part {
-        names.select_nth_unstable(LISTED);
-        names.truncate(LISTED);
+fn choose<'n>(
+    names: &mut dyn Iterator<Item = (&'n str, usize)>,
+    after: Option<&str>,
+) -> (Vec<(&'n str, usize)>, bool) {
+    let mut chosen = BinaryHeap::new();
+    let mut is_part = false;
+    for one in names.filter(|(name, _)| after.is_none_or(|after| *name > after)) {
+        if chosen.len() < LISTED {
+            chosen.push(one);
+            continue;
+        }
+        is_part = true;
+        if let Some(mut last) = chosen.peek_mut()
+            && one < *last
+        {
+            *last = one;
+        }
     }
-    names.sort_unstable();
-    (names, is_part)
+    (chosen.into_sorted_vec(), is_part)
 }
 
 /// A connection as administrators see it, but for what the link knows.
@@ -340,4 +352,32 @@ fn held(now: Now, topic: &Topic) -> Held {
 fn at(now: Now, moment: Moment) -> UnixTime {
     let ago = u64::try_from(now.moment.since(moment).as_millis()).unwrap_or(u64::MAX);
     UnixTime(now.wall.0.saturating_sub(ago))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LISTED, choose};
+
+    #[test]
+    fn a_page_holds_the_first_names_whatever_their_order() {
+        let names: Vec<String> = (0..3 * LISTED).map(|number| format!("{number:04}")).collect();
+        // Each comes once, far from its neighbours.
+        let scattered = (0..names.len()).map(|at| at * 7 % names.len());
+        let all: Vec<(&str, usize)> = scattered.map(|at| (names[at].as_str(), at)).collect();
+        let (mut after, mut seen) = (None, 0);
+        loop {
+            let (page, is_part) = choose(&mut all.iter().copied(), after);
+            assert_eq!(page.len(), LISTED);
+            for (name, at) in page {
+                assert_eq!((name, at), (names[seen].as_str(), seen));
+                seen += 1;
+                after = Some(name);
+            }
+            if !is_part {
+                break;
+            }
+        }
+        assert_eq!(seen, names.len());
+        assert_eq!(choose(&mut all.iter().copied(), after), (Vec::new(), false));
+    }
 }

@@ -18,6 +18,7 @@ use super::jump::Jump;
 use super::logs::Log;
 use super::presence::Presence;
 use super::weights::Weights;
+use crate::few::gather;
 use crate::protocol::frame::GapCause;
 use crate::protocol::{Channel, Moment, UserId};
 
@@ -230,7 +231,7 @@ impl Channels {
         let hash = |place: &u32| table.get(*place as usize).map_or(0, |topic| hasher.hash_one(&topic.key));
         self.index.shrink_to(2 * table.len(), hash);
         self.weights.gather();
-        self.idle = std::mem::take(&mut self.idle).into_iter().collect();
+        gather(&mut self.idle);
     }
 
     pub(super) fn at(&self, place: u32) -> Option<&Topic> {

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::few::gather;
 use crate::protocol::Moment;
 
 /// Stands for a moment that does not come.
@@ -59,7 +60,7 @@ impl Deadlines {
     /// over the memory that it had.
     fn gather(&mut self) {
         if self.most > 4 * self.set.len().max(FEW) {
-            self.set = std::mem::take(&mut self.set).into_iter().collect();
+            gather(&mut self.set);
             self.most = self.set.len();
         }
     }

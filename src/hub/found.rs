@@ -18,6 +18,7 @@ use super::{Hub, replay};
 use crate::protocol::ConnectionId;
 use crate::protocol::frame::GapCause;
 use crate::protocol::say::Target;
+use crate::sort::sort_by;
 
 /// A log for which messages were found, to be looked after when all are told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
@@ -80,7 +81,7 @@ impl Hub {
     pub(super) fn found(&mut self, now: Now, mut found: Found) {
         // From here on it is known what is there.
         self.started.get_or_insert(now.moment);
-        found.kept.sort_unstable_by_key(|message| message.seq);
+        sort_by(&mut found.kept, |one, other| one.seq.cmp(&other.seq));
         let known = self.channels.find(&found.log);
         let place = known.unwrap_or_else(|| {
             let topic = Topic::new(found.log.clone(), self.random.next());

@@ -21,6 +21,7 @@ use super::event::{Anomaly, Effect, Effects, Now, Outbound};
 use super::kept::ENTRY;
 use super::logs::Log;
 use crate::protocol::{Close, ConnectionId, Moment};
+use crate::sort::sort;
 
 /// How near the ceiling is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -241,7 +242,7 @@ impl Hub {
 
     /// All who are worth closing.
     fn rank(&self, mut holders: Vec<(ConnectionId, u64)>) -> Ranking {
-        holders.sort_unstable();
+        sort(&mut holders);
         let mut ranking = Ranking::default();
         let mut known: HashMap<Account, u32> = HashMap::new();
         for (slot, connection) in self.connections.iter() {

@@ -13,6 +13,7 @@ use super::seldom::List;
 use crate::few::Few;
 use crate::protocol::frame::GapCause;
 use crate::protocol::{Channel, ConnectionId};
+use crate::sort::sort_by;
 
 /// A subscriber that reads what is kept.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -53,7 +54,7 @@ impl<'de> Deserialize<'de> for Readers {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         // A process of an older version had them in the order of their coming.
         let mut readers = Vec::<Reader>::deserialize(from)?;
-        readers.sort_by_key(|reader| reader.slot);
+        sort_by(&mut readers, |one, other| one.slot.cmp(&other.slot));
         Ok(Self(readers))
     }
 }

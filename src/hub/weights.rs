@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::shares::Author;
+use crate::few::gather;
 
 /// What one log weighs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -113,9 +114,8 @@ impl Weights {
     /// Puts the ranks together again, now that there were many more of them: what is left of
     /// a tree lies scattered over the memory that it had.
     pub(super) fn gather(&mut self) {
-        for ranks in [&mut self.yielding, &mut self.loose] {
-            *ranks = std::mem::take(ranks).into_iter().collect();
-        }
+        gather(&mut self.yielding);
+        gather(&mut self.loose);
     }
 
     /// The one that keeps most bytes among those whose oldest may go, and how

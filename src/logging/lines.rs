@@ -60,11 +60,11 @@ pub(super) struct Terminal<L>(pub(super) L);
 
 impl<L: Log> Log for Terminal<L> {
     fn enabled(&self, of: &Metadata<'_>) -> bool {
-        self.0.enabled(of)
+        is_wanted(of)
     }
 
     fn log(&self, record: &Record<'_>) {
-        if has_room(std::io::stderr()) {
+        if is_wanted(record.metadata()) && has_room(std::io::stderr()) {
             self.0.log(record);
         }
     }

@@ -26,10 +26,7 @@ const QUIET: [&str; 2] = ["tungstenite", "hyper"];
 /// Begins to write, where standard error leads.
 pub fn start(level: LevelFilter) {
     if std::io::stderr().is_terminal() {
-        let mut logger = simple_logger::SimpleLogger::new().with_level(LevelFilter::Trace);
-        for library in QUIET {
-            logger = logger.with_module_level(library, LevelFilter::Warn);
-        }
+        let logger = simple_logger::SimpleLogger::new().with_level(LevelFilter::Trace);
         // Only a logger that is there already would refuse.
         let _ = log::set_boxed_logger(Box::new(Terminal(logger)));
     } else if is_for_journal() {

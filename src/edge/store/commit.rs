@@ -21,6 +21,7 @@ use super::words::{Gone, Mark, Order, Put, Room};
 use crate::hub::settings::Disk as When;
 use crate::hub::{Input, LogKey, StoreFact};
 use crate::protocol::Moment;
+use crate::sort::sort;
 
 /// How much goes into one commit: what a slow card writes in a fraction of a
 /// second, and no more than part of a generation.
@@ -242,7 +243,7 @@ impl Disk {
 
 /// Tells the hub what is on the disk now, in runs.
 fn tell(mut stored: Vec<(LogKey, u64)>, around: &mut Around<'_>) {
-    stored.sort_unstable();
+    sort(&mut stored);
     let mut stored = stored.into_iter().peekable();
     while let Some((log, from)) = stored.next() {
         let mut to = from;

@@ -7,7 +7,7 @@
 //! The texts of messages in memory are passed on as they were spelled when they were
 //! kept: nobody reads them again before somebody wants them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,7 @@ use crate::binary::{self, Destination, Output, Source};
 use crate::hub::settings::Disk as When;
 use crate::hub::{Keeping, LogKey, Now, Purpose};
 use crate::protocol::Moment;
+use crate::sort::{sort, sort_by};
 
 /// All that is of no log.
 #[derive(Serialize, Deserialize)]
@@ -123,7 +124,9 @@ impl Store {
         let is_on_disk = |log: &LogKey| index.is_some_and(|index| index.logs.contains_key(log));
         let stale = index.into_iter().flat_map(|index| &index.stale);
         let others = tail.logs.keys().chain(stale).chain(gone.keys().copied());
-        let others: BTreeSet<&LogKey> = others.filter(|log| !is_on_disk(log)).collect();
+        let mut others: Vec<&LogKey> = others.filter(|log| !is_on_disk(log)).collect();
+        sort(&mut others);
+        others.dedup();
         let on_disk = index.into_iter().flat_map(|index| index.logs.keys());
         let logs = index.map_or(0, |index| index.logs.len()) + others.len();
         let mut output = Output::new(VERSION, to);
@@ -249,7 +252,7 @@ impl Store {
             messages.iter().map(move |(seq, entry)| (entry.since, log, *seq, entry.disk))
         });
         let mut each: Vec<_> = each.collect();
-        each.sort_unstable_by(|one, other| (one.0, one.1, one.2).cmp(&(other.0, other.1, other.2)));
+        sort_by(&mut each, |one, other| (one.0, one.1, one.2).cmp(&(other.0, other.1, other.2)));
         for (since, log, seq, when) in each {
             disk.owes(since, log, seq, when, &self.tail);
         }

@@ -19,6 +19,7 @@ use super::tail::Tail;
 use super::words::{Size, Word};
 use crate::few::Few;
 use crate::hub::{Found, Input, LogKey, StoreFact};
+use crate::sort::{sort, sort_by_cached_key};
 
 /// The state of the store itself, written with every commit.
 #[derive(Serialize, Deserialize, Debug)]
@@ -168,7 +169,7 @@ impl Gathered {
         let mark = self.mark.unwrap_or(LogMark { life: last_life, first: 0, cursor: 0, last: 0 });
         let of_this_life = |(life, from, to): (u64, u64, u64)| (life == mark.life).then_some((from, to));
         let mut gone: Vec<_> = std::mem::take(&mut self.gone).into_iter().filter_map(of_this_life).collect();
-        gone.sort_unstable();
+        sort(&mut gone);
         // Numbers go on above what is gone, too: it would be taken for that.
         let written =
             self.records.iter().filter(|record| record.head.0 == mark.life).map(|record| record.seq);
@@ -273,7 +274,7 @@ impl Disk {
         if let Some(store) = &loading.store {
             self.budget.spend(now.moment, store.spent);
         }
-        loading.logs.list.sort_by_cached_key(|log| around.hub.place(&log.key));
+        sort_by_cached_key(&mut loading.logs.list, |log| around.hub.place(&log.key));
         self.index.logs.reserve(loading.logs.list.len());
         for mut log in loading.logs.list {
             let lives = log.records.iter().map(|record| record.head.0).chain(log.mark.map(|mark| mark.life));

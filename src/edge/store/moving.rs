@@ -21,6 +21,7 @@ use super::tail::Tail;
 use super::words::Order;
 use crate::hub::{Input, LogKey, StoreFact};
 use crate::protocol::Moment;
+use crate::sort::sort;
 
 /// How much is written again with one commit: little beside what a card writes in
 /// a second, so that whoever waits for the disk hardly notices.
@@ -77,7 +78,7 @@ impl Moving {
         let Some((log, run)) = self.runs.pop_front() else { return };
         let of_this = self.moved.iter().rev().take_while(|moved| moved.log == log);
         let mut came: Vec<u64> = of_this.map(|moved| moved.placed.seq).collect();
-        came.sort_unstable();
+        sort(&mut came);
         for placed in run.iter().filter(|placed| came.binary_search(&placed.seq).is_err()) {
             if index.get(&log, placed.seq) == Some(*placed) {
                 index.forget(&log, placed.seq, placed.seq, Some(0));

@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use crate::edge::inherited;
+use crate::sort::sort;
 
 /// What was passed, and nobody has asked for yet.
 #[derive(Default, Debug)]
@@ -53,7 +54,7 @@ impl Passed {
     /// The names of what is left, each once.
     pub fn names(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self.0.iter().map(|(name, _)| name.as_str()).collect();
-        names.sort_unstable();
+        sort(&mut names);
         names.dedup();
         names
     }
