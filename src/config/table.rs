@@ -15,7 +15,7 @@ use bytesize::ByteSize;
 
 use super::error::{Place, Problem};
 use super::tree::{Entries, Node, Value};
-use super::{show, variables};
+use super::{Environment, absolute, show, variables};
 
 /// Mistakes found so far, shared by all tables of one configuration.
 pub(super) type Problems = Rc<RefCell<Vec<Problem>>>;
@@ -325,11 +325,9 @@ impl Table {
         }
     }
 
-    /// A path, taken from the working directory if it does not begin with `/`.
-    pub(super) fn path(&mut self, key: &'static str) -> Option<PathBuf> {
-        self.parsed(key, |text| match text {
-            "" => Err("a path".to_owned()),
-            text => Ok(PathBuf::from(text)),
-        })
+    /// An absolute path.
+    pub(super) fn path(&mut self, key: &'static str, environment: &Environment) -> Option<PathBuf> {
+        let place = self.place(key);
+        self.parsed(key, |text| absolute::path(text, place.as_ref(), environment))
     }
 }

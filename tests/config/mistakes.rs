@@ -50,7 +50,7 @@ fn a_mistake_in_the_environment_names_the_variable() {
         ),
         ("WSHUBD_LISTEN__HTTP", "[::1]:1,[::1]:2", "`listen.http` wants a list as in TOML, '[\"a\", \"b\"]'"),
         ("WSHUBD_CHANNEL", "{ match = 'a", "not a TOML value"),
-        ("WSHUBD_STATE__DIRECTORY", "", "`state.directory` wants a path"),
+        ("WSHUBD_STATE__DIRECTORY", "", "`state.directory` wants an absolute path, not "),
     ];
     for (name, value, message) in wrong {
         let error = read_with("", &[(name, value)]).expect_err(name);
