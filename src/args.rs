@@ -52,8 +52,8 @@ SIGTERM and SIGINT stop it.
 
 Exit status: 0 after a clean stop, 64 for wrong arguments, 69 where another
 wshubd runs or an address is taken, 71 where the system refuses what a daemon
-needs, 73 where a directory of its own cannot be made or used, 78 for a wrong
-configuration, 1 for anything else.
+needs, 73 where a directory of its own, or a key in it, cannot be made or used,
+78 for a wrong configuration, 1 for anything else.
 ";
 
 /// What is asked for.

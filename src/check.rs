@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use crate::config::owner::{Account, Purpose, User, explained};
 use crate::config::{Config, ConfigError, Loaded, Problem, places};
-use crate::daemon::Error;
+use crate::daemon::{Error, ownership};
 use crate::edge::doors;
 use crate::edge::revocation;
 use crate::edge::secret;
@@ -157,7 +157,13 @@ impl Trial {
     fn read(&mut self, loaded: &Loaded) {
         match Site::open(loaded) {
             Ok(site) => self.warnings.extend(site.warnings()),
-            Err(error) => self.mistakes.extend(error.problems),
+            Err(error) => {
+                let state = &loaded.config.state.directory;
+                let (of_state, others): (Vec<_>, Vec<_>) =
+                    error.problems.into_iter().partition(|problem| problem.is_in(state));
+                self.unusable.extend(of_state);
+                self.mistakes.extend(others);
+            }
         }
     }
 
@@ -200,12 +206,13 @@ impl Trial {
             }
             Ok(_) => {}
         }
-        if let Err(error) = places::is_ours_alone(directory) {
+        if let Err(error) = places::is_ours_alone(directory, Purpose::State) {
             return self.unusable.push(error);
         }
         if let Err(error) = access(directory, Access::READ_OK | Access::EXEC_OK) {
             return self.unusable.push(problem("cannot be used", &error.into()));
         }
+        self.unusable.extend(ownership::denied(config));
         let Err(error) = access(directory, Access::WRITE_OK) else { return };
         let error = io::Error::from(error);
         match secret::missing(&config.auth, directory).first() {

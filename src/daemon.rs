@@ -7,6 +7,7 @@ mod error;
 mod give_back;
 mod next;
 mod open;
+pub(crate) mod ownership;
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -72,10 +73,7 @@ pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
     let secured = secure(&loaded, passed, &mut arrival);
     let Secured { program, lock, epoll, doors, opened, signals, site, revocations } =
         secured.inspect_err(|_| give_back(&mut arrival, store_options(config)))?;
-    let limits = descriptors::warning(config.limits.connections);
-    for warning in site.warnings().chain(loaded.foreign_variables()).chain(limits) {
-        log::warn!("{warning}");
-    }
+    tell_doubts(&loaded, &site);
     let Begun { hub, store, uses_remains } = begin(config, &lock, &mut arrival);
     let mut driver = Driver::new(hub, store, Rc::new(site), epoll);
     if let Some(notify) = Notify::of_process() {
@@ -102,6 +100,11 @@ pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
         driver.borrow_mut().expel_revoked();
         driver.borrow_mut().go_on();
     }
+    // Now that all is open that the daemon needs.
+    let open = driver.borrow().connections() + arrival.guests.len();
+    if let Some(warning) = descriptors::warning(config.limits.connections, open) {
+        log::warn!("{warning}");
+    }
     // Before anybody is told that it runs: whoever stops it then is heard.
     signals::let_in();
     log::info!("started: {}", opened.told);
@@ -119,6 +122,16 @@ pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
     }
     log::info!("stopped by {cause}");
     Ok(())
+}
+
+/// Says what keeps nobody from starting, and is seldom meant.
+fn tell_doubts(loaded: &Loaded, site: &Site) {
+    for warning in site.warnings().chain(loaded.foreign_variables()) {
+        log::warn!("{warning}");
+    }
+    for problem in ownership::denied(&loaded.config) {
+        log::error!("{problem}");
+    }
 }
 
 /// For a process that will not become a daemon: those who were handed over to it are
@@ -167,7 +180,7 @@ fn secure(loaded: &Loaded, passed: Passed, arrival: &mut Arrival) -> Result<Secu
     let ready = opened.and_then(|opened| {
         // A disk that is full for a moment is no mistake of whoever configures.
         secret::generate_missing(auth, &state.directory)?;
-        let mut site = Site::open(loaded)?;
+        let mut site = Site::open(loaded).map_err(|error| Error::of_site(error, &state.directory))?;
         let (revoked, revocations) = revocation::file::open(&state.directory)?;
         site.verifier.heed(Rc::new(RefCell::new(revoked)));
         // Who connects as soon as that is possible finds keys and secrets.
@@ -282,7 +295,7 @@ pub(crate) fn store_options(config: &Config) -> Option<store::Options> {
         engine,
         // The file may have been replaced by a newer one; this one is what runs.
         program: "/proc/self/exe".into(),
-        directory: config.state.directory.join("store"),
+        directory: config.state.directory.join(places::STORE),
         write_delay: config.store.write_delay,
         bytes: config.limits.hub.kept_bytes as u64,
         flash_budget: config.store.flash_budget,

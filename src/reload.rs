@@ -65,6 +65,16 @@ impl Reloader {
         Self { source, loaded, addresses, overruled }
     }
 
+    /// Makes sure that another program that goes on from here would find what this one has
+    /// left: who begins with another store has nothing to go on with.
+    ///
+    /// # Errors
+    /// What is written now and takes a restart.
+    pub(crate) fn may_be_succeeded(&self) -> Result<(), ConfigError> {
+        let next = Config::load_for_next(self.source.file.as_deref(), &self.source.environment)?;
+        ConfigError::unless_empty(next.loses(&self.loaded))
+    }
+
     /// Opens the listeners of another process that would begin with what is written now.
     /// What this program cannot read the next one may.
     pub(crate) fn open_for_next(&self, doors: &mut Doors) -> Result<(), Unavailable> {
@@ -119,7 +129,8 @@ impl Reloader {
         let changed = changes.into_iter().map(entry).chain(files.into_iter().map(file)).collect();
         let is_passed = self.overruled.contains(&daemon::HTTP_SETTING);
         let inert = is_passed.then(|| daemon::overruling(&config.listen.http, &self.addresses)).flatten();
-        let limits = descriptors::warning(config.limits.connections);
+        let open = working.connections() + doors.guests().borrow().count();
+        let limits = descriptors::warning(config.limits.connections, open);
         let warnings = config.warnings_at(&self.addresses).into_iter().chain(working.site.warnings());
         let warnings = warnings.chain(shortened).chain(inert).chain(limits).collect();
         self.loaded = next;

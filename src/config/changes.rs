@@ -29,6 +29,9 @@ pub struct Change {
 /// asked for, and `systemctl reload` has nowhere to show a warning.
 const FIXED: [&str; 4] = ["listen.http", "listen.worker", "state.directory", "state.store"];
 
+/// Those of them without which another program has nothing to go on with.
+const KEPT: [&str; 2] = ["state.directory", "state.store"];
+
 /// All settings that were written down.
 pub(super) fn places(entries: &Entries) -> Places {
     let mut places = Places::new();
@@ -70,35 +73,51 @@ impl Loaded {
     /// # Errors
     /// Each setting that would take a restart, and where it is written, or was.
     pub fn succeed(&mut self, before: &Self, overruled: &[&str]) -> Result<Vec<Change>, Vec<Problem>> {
-        let place = |setting: &str| self.places.get(setting).or(before.places.get(setting)).cloned();
-        // Where nobody says, the first start looked for a place, and has it.
-        if place("listen.worker").is_none() {
-            self.config.listen.worker.clone_from(&before.config.listen.worker);
-        }
-        self.config.state.runtime.clone_from(&before.config.state.runtime);
-        if place("state.directory").is_none() {
-            self.config.state.directory.clone_from(&before.config.state.directory);
-        }
+        self.stay_where(before);
         let mut changes = before.config.changes(&self.config);
         changes.retain(|change| !overruled.contains(&&*change.setting));
         let fixed = changes.iter().filter(|change| FIXED.contains(&&*change.setting));
-        let problems: Vec<Problem> = fixed
-            .filter_map(|Change { setting, from, to }| {
-                let cannot = format!("cannot change while wshubd runs, from {from} to {to}: restart it");
-                let (place, message) = match (self.places.get(setting), before.places.get(setting)) {
-                    (Some(place), _) => (place.clone(), format!("`{setting}` {cannot}")),
-                    (None, was) => {
-                        let place = match was? {
-                            // Something else stands on that line now.
-                            Place::Line { file, .. } => Place::File(Rc::clone(file)),
-                            place => place.clone(),
-                        };
-                        (place, format!("`{setting}` is not set any more, and {cannot}"))
-                    }
-                };
-                Some(Problem::new(place, message))
-            })
-            .collect();
+        let problems: Vec<Problem> = fixed.filter_map(|change| self.takes_restart(before, change)).collect();
         if problems.is_empty() { Ok(changes) } else { Err(problems) }
+    }
+
+    /// What another program that begins with this would lose of what a running daemon has:
+    /// each setting, and where it is written, or was.
+    pub fn loses(mut self, before: &Self) -> Vec<Problem> {
+        self.stay_where(before);
+        let changes = before.config.changes(&self.config);
+        let lost = changes.iter().filter(|change| KEPT.contains(&&*change.setting));
+        lost.filter_map(|change| self.takes_restart(before, change)).collect()
+    }
+
+    /// Takes the places for which the daemon before has looked where nobody says.
+    fn stay_where(&mut self, before: &Self) {
+        let is_said =
+            |setting: &str| self.places.contains_key(setting) || before.places.contains_key(setting);
+        let (has_worker, has_directory) = (is_said("listen.worker"), is_said("state.directory"));
+        if !has_worker {
+            self.config.listen.worker.clone_from(&before.config.listen.worker);
+        }
+        self.config.state.runtime.clone_from(&before.config.state.runtime);
+        if !has_directory {
+            self.config.state.directory.clone_from(&before.config.state.directory);
+        }
+    }
+
+    fn takes_restart(&self, before: &Self, change: &Change) -> Option<Problem> {
+        let Change { setting, from, to } = change;
+        let cannot = format!("cannot change while wshubd runs, from {from} to {to}: restart it");
+        let (place, message) = match (self.places.get(setting), before.places.get(setting)) {
+            (Some(place), _) => (place.clone(), format!("`{setting}` {cannot}")),
+            (None, was) => {
+                let place = match was? {
+                    // Something else stands on that line now.
+                    Place::Line { file, .. } => Place::File(Rc::clone(file)),
+                    place => place.clone(),
+                };
+                (place, format!("`{setting}` is not set any more, and {cannot}"))
+            }
+        };
+        Some(Problem::new(place, message))
     }
 }

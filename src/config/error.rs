@@ -42,6 +42,11 @@ impl Problem {
         Self { place, message: message.into() }
     }
 
+    /// Whether it is of a file in this directory as a whole, and of no line in it.
+    pub fn is_in(&self, directory: &Path) -> bool {
+        matches!(&self.place, Place::File(file) if file.starts_with(directory))
+    }
+
     /// A mistake of a file as a whole.
     pub fn in_file(file: &Path, message: impl Into<String>) -> Self {
         Self::new(Place::File(file.into()), message)

@@ -4,20 +4,18 @@
 //! never. Does not know what is in the file.
 
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::redaction::is_random;
 
 /// What an option wants that takes such a name.
-pub(super) const WANTED: &str = "the name of a file that holds it, such as \"/etc/wshubd/jwt.key\" (one in the working \
-                                 directory begins with \"./\")";
+pub(super) const WANTED: &str = "the path of a file that holds it, such as \"/etc/wshubd/jwt.key\"";
 
-/// The path, if a text is one and no secret.
-pub(super) fn named(text: &str) -> Option<PathBuf> {
+/// Whether a text is such a name, and no secret.
+pub(super) fn is_one(text: &str) -> bool {
     let path = Path::new(text);
-    let is_anchored = ["/", "./", "../"].iter().any(|begin| text.starts_with(begin));
-    let may_be_one = || !is_random(text) || lies_somewhere(path);
-    (is_there(path) || (is_anchored && may_be_one())).then(|| path.to_owned())
+    let is_anchored = ["/", "./", "../", "~/", "$HOME/"].iter().any(|begin| text.starts_with(begin));
+    is_there(path) || (is_anchored && (!is_random(text) || lies_somewhere(path)))
 }
 
 /// Whether there is something of this name, for all that can be found out: a directory that
@@ -57,7 +55,7 @@ mod tests {
             "/etc/with\0nul/k3J9QwX7Zr0uT5vLm2NaYb8",
             &"x".repeat(5000),
         ] {
-            assert_eq!(named(secret), None, "{secret}");
+            assert!(!is_one(secret), "{secret}");
         }
         let there = here.join(&hex);
         for name in [
@@ -65,11 +63,12 @@ mod tests {
             "/k",
             "./jwt.key",
             "../keys/a",
+            "~/jwt.key",
             "Cargo.toml",
             "src",
             there.to_str().unwrap_or("/"),
         ] {
-            assert_eq!(named(name), Some(name.into()), "{name}");
+            assert!(is_one(name), "{name}");
         }
     }
 }

@@ -50,6 +50,17 @@ fn usual_files(directory: &Path) -> Result<Vec<PathBuf>, Problem> {
     Ok(files)
 }
 
+/// Whether all can be read more than once.
+pub(super) fn are_files(files: &[PathBuf]) -> Result<(), Problem> {
+    for file in files {
+        let meta = std::fs::metadata(file).map_err(|error| unreadable(file, &error))?;
+        if !meta.is_file() {
+            return Err(Problem::in_file(file, "is not a file, and can be read only once"));
+        }
+    }
+    Ok(())
+}
+
 pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Problem {
     Problem::in_file(path, format!("cannot be read: {}", explained(error, path, Purpose::Readable)))
 }

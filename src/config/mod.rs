@@ -8,6 +8,7 @@
 //! as a whole, `[[channel]]` among them: the order of its entries has a meaning
 //! that two files could not share.
 
+mod absolute;
 mod changes;
 pub mod environment;
 pub mod error;
@@ -16,6 +17,7 @@ mod files;
 pub mod owner;
 pub mod places;
 mod sections;
+pub(crate) mod shell;
 mod show;
 mod syntax;
 mod table;
@@ -295,13 +297,19 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn load_again(file: Option<&Path>, environment: &Environment) -> Result<Loaded, ConfigError> {
-        for file in files::of(file, environment)? {
-            let meta = std::fs::metadata(&file).map_err(|error| files::unreadable(&file, &error))?;
-            if !meta.is_file() {
-                return Err(Problem::in_file(&file, "is not a file, and can be read only once").into());
-            }
-        }
+        files::are_files(&files::of(file, environment)?)?;
         Self::load(file, environment)
+    }
+
+    /// The same for another program, which may know options that this one does not: what
+    /// is wrong with one of them is for that one to say.
+    ///
+    /// # Errors
+    /// Files that cannot be read, or only once.
+    pub fn load_for_next(file: Option<&Path>, environment: &Environment) -> Result<Loaded, ConfigError> {
+        files::are_files(&files::of(file, environment)?)?;
+        let (loaded, unreadable, _) = Self::read(file, environment)?;
+        ConfigError::unless_empty(unreadable).map(|()| loaded)
     }
 
     /// Reads `file`, or else the usual ones where they exist; the environment
@@ -310,21 +318,31 @@ impl Config {
     /// # Errors
     /// All that is wrong with any of it.
     pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Loaded, ConfigError> {
+        let (loaded, mut problems, wrong) = Self::read(file, environment)?;
+        problems.extend(wrong);
+        ConfigError::unless_empty(problems).map(|()| loaded)
+    }
+
+    /// What is written, which of it cannot be read, and what is wrong with the rest.
+    fn read(
+        file: Option<&Path>,
+        environment: &Environment,
+    ) -> Result<(Loaded, Vec<Problem>, Vec<Problem>), ConfigError> {
         let files = files::of(file, environment)?;
-        let mut problems = Vec::new();
+        let mut unreadable = Vec::new();
         let mut entries = tree::Entries::new();
         for file in &files {
             match files::read(file) {
                 Ok(over) => tree::overlay(&mut entries, over),
-                Err(problem) => problems.push(problem),
+                Err(problem) => unreadable.push(problem),
             }
         }
+        let mut problems = Vec::new();
         let foreign = files::overlay_variables(&mut entries, environment, &mut problems);
         let places = changes::places(&entries);
         let problems = Rc::new(RefCell::new(problems));
         let config = sections::config(entries, environment, &problems);
-        ConfigError::unless_empty(problems.take())?;
-        Ok(Loaded { config, files, places, foreign })
+        Ok((Loaded { config, files, places, foreign }, unreadable, problems.take()))
     }
 
     /// The configuration as a file, which read again gives the same. It names

@@ -7,7 +7,12 @@ use std::fmt;
 use std::fs::{self, Metadata};
 use std::io::{Error, ErrorKind};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, access};
+use rustix::io::Errno;
+
+use super::shell::quoted;
 
 /// What a path is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,19 +38,31 @@ pub fn explained_to(error: &Error, path: &Path, purpose: Purpose, own: u32) -> S
     if error.kind() != ErrorKind::PermissionDenied {
         return error.to_string();
     }
-    // What lies in a directory that is closed cannot be looked at.
-    let found = path.ancestors().find_map(|part| Some((part, fs::symlink_metadata(part).ok()?)));
-    let Some((part, metadata)) = found else { return error.to_string() };
-    let obstacle = Obstacle { path, part, metadata, own };
-    format!(
-        "{error}: {} belongs to {}, {}, mode {:04o}, and this process runs as {}; {}",
-        part.display(),
-        User(obstacle.metadata.uid()),
-        Group(obstacle.metadata.gid()),
-        obstacle.mode(),
-        User(own),
-        obstacle.cure(purpose)
-    )
+    let Some(obstacle) = Obstacle::on(path, own) else { return error.to_string() };
+    format!("{error}: {obstacle}; {}", obstacle.cure(purpose))
+}
+
+/// The same about something in a directory that is all ours: what helps is for all of it.
+pub fn explained_within(error: &Error, path: &Path, directory: &Path) -> String {
+    let own = rustix::process::geteuid().as_raw();
+    let Some(obstacle) = Obstacle::on(path, own) else { return error.to_string() };
+    let (user, directory) = (Name(own), quoted(directory));
+    format!("{error}: {obstacle}; `chown -R {user} {directory} && chmod -R u+rwX {directory}`")
+}
+
+/// The first of a directory and all in it that this process may not read and write.
+pub fn first_denied(path: &Path) -> Option<PathBuf> {
+    let found = fs::symlink_metadata(path).ok()?;
+    let needed = if found.is_dir() { Access::EXEC_OK } else { Access::empty() };
+    if access(path, Access::READ_OK | Access::WRITE_OK | needed) == Err(Errno::ACCESS) {
+        return Some(path.to_owned());
+    }
+    if !found.is_dir() {
+        return None;
+    }
+    let mut entries: Vec<PathBuf> = fs::read_dir(path).ok()?.flatten().map(|entry| entry.path()).collect();
+    entries.sort_unstable();
+    entries.iter().find_map(|entry| first_denied(entry))
 }
 
 /// The users that systemd makes up for a unit (`DynamicUser=`), whom no file can be given.
@@ -57,16 +74,52 @@ pub fn is_dynamic(uid: u32) -> bool {
 }
 
 /// What does not let a process in.
-struct Obstacle<'a> {
+struct Obstacle {
     /// What was wanted.
-    path: &'a Path,
+    path: PathBuf,
     /// The part of it that can be looked at.
-    part: &'a Path,
+    part: PathBuf,
     metadata: Metadata,
     own: u32,
 }
 
-impl Obstacle<'_> {
+/// Whose it is, and who asks.
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} belongs to {}, {}, mode {:04o}, and this process runs as {}",
+            self.part.display(),
+            User(self.metadata.uid()),
+            Group(self.metadata.gid()),
+            self.mode(),
+            User(self.own)
+        )
+    }
+}
+
+/// The kernel follows no more links of one path.
+const LINKS: usize = 40;
+
+impl Obstacle {
+    /// What is in the way to a path. What lies in a directory that is closed cannot be
+    /// looked at; a link lets everybody through, and what it leads to need not.
+    fn on(path: &Path, own: u32) -> Option<Self> {
+        let mut path = path.to_owned();
+        for _ in 0..LINKS {
+            let found = path.ancestors().find_map(|part| Some((part, fs::symlink_metadata(part).ok()?)));
+            let (part, metadata) = found?;
+            if !metadata.is_symlink() {
+                return Some(Self { part: part.to_owned(), metadata, own, path });
+            }
+            let behind = path.strip_prefix(part).ok()?;
+            let target = part.parent()?.join(fs::read_link(part).ok()?);
+            // Nothing is added where the link is the whole path, not even a slash.
+            path = if behind.as_os_str().is_empty() { target } else { target.join(behind) };
+        }
+        None
+    }
+
     fn mode(&self) -> u32 {
         self.metadata.mode() & 0o7777
     }
@@ -75,59 +128,141 @@ impl Obstacle<'_> {
         self.metadata.uid() == self.own
     }
 
+    /// Whether the path itself is what is in the way.
+    fn is_whole(&self) -> bool {
+        self.part == self.path
+    }
+
+    /// Whether the process may enter the part. Of another user's groups nothing is known.
+    fn can_be_entered(&self) -> bool {
+        if self.own == rustix::process::geteuid().as_raw() {
+            return access(&self.part, Access::EXEC_OK).is_ok();
+        }
+        let bit = if self.is_ours() { 0o100 } else { 0o001 };
+        self.metadata.is_dir() && self.mode() & bit != 0
+    }
+
     /// What lets the process in, as a command where one does.
     fn cure(&self, purpose: Purpose) -> String {
-        let (path, part, user) = (self.path.display(), self.part.display(), Name(self.own));
-        let is_whole = self.part == self.path;
         match purpose {
-            Purpose::Readable if !is_whole => format!("`chmod a+x {part}` lets it in"),
-            Purpose::Readable => match self.group_that_reads() {
-                Some(group) if is_dynamic(self.own) => {
-                    format!("`SupplementaryGroups={group}` in its unit lets it read")
-                }
-                Some(group) => {
-                    format!("`usermod -aG {group} {user}` as root lets it read from its next start on")
-                }
-                None => format!("`chmod a+r {path}` lets it read"),
-            },
-            Purpose::Secret => self.cure_of_secret(is_whole),
-            Purpose::State if is_whole && self.is_ours() => format!("`chmod 0700 {path}`"),
-            Purpose::State if is_whole => {
-                format!("`chown -R {user} {path}`, or name another in `[state] directory`")
+            Purpose::Readable => self.cure_of_readable(),
+            Purpose::Secret => self.cure_of_secret(),
+            Purpose::State => self.cure_of_state(),
+            Purpose::Listening => self.cure_of_socket(),
+        }
+    }
+
+    fn cure_of_readable(&self) -> String {
+        let (path, part, user) = (quoted(&self.path), quoted(&self.part), Name(self.own));
+        let what = if self.metadata.is_dir() { "a+rx" } else { "a+r" };
+        match self.group_that_reads() {
+            _ if !self.is_whole() => format!("`chmod a+x {part}` lets it in"),
+            Some(group) if is_dynamic(self.own) => {
+                format!("`SupplementaryGroups={group}` in its unit lets it read")
             }
-            Purpose::State => format!(
-                "make it as root, `install -d -m 0700 -o {user} {path}`, or name another in `[state] directory`"
-            ),
-            Purpose::Listening => {
-                let directory =
-                    if self.metadata.is_dir() { self.path } else { self.path.parent().unwrap_or(self.path) };
-                format!(
-                    "make a directory for it as root, `install -d -o {user} {}`, or name another path in \
-                     `[listen] worker`",
-                    directory.display()
-                )
+            Some(group) => {
+                format!("`usermod -aG {group} {user}` as root lets it read from its next start on")
             }
+            None => format!("`chmod {what} {path}` lets it read"),
         }
     }
 
     /// The group that may read, unless that is root's.
     fn group_that_reads(&self) -> Option<String> {
         let gid = self.metadata.gid();
-        let reads = self.mode() & 0o040 != 0 && gid != 0;
+        let needed = if self.metadata.is_dir() { 0o050 } else { 0o040 };
+        let reads = self.mode() & needed == needed && gid != 0 && !self.is_ours();
         reads.then(|| Group(gid).name().unwrap_or_else(|| gid.to_string()))
     }
 
-    fn cure_of_secret(&self, is_whole: bool) -> String {
-        let (path, user) = (self.path.display(), Name(self.own));
-        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
-        let credential = format!("`LoadCredential={name}:{path}` in its unit passes it as a credential");
-        match is_whole {
-            true if self.is_ours() => format!("`chmod 0600 {path}` lets it read"),
+    fn cure_of_secret(&self) -> String {
+        let user = Name(self.own);
+        match self.is_whole() {
+            true if self.is_ours() => format!("`chmod 0600 {}` lets it read", quoted(&self.path)),
             // Nothing can be given to a user who is another one tomorrow.
-            _ if is_dynamic(self.own) => credential,
-            true => format!("`chown {user} {path}` lets it read, or under systemd {credential}"),
-            false => format!("put it where {user} may enter, or under systemd {credential}"),
+            _ if is_dynamic(self.own) => credential(&self.path),
+            true => format!(
+                "`{}` lets it read, or under systemd {}",
+                giving(&self.path, self.mode(), self.own),
+                credential(&self.path)
+            ),
+            false => format!("put it where {user} may enter, or under systemd {}", credential(&self.path)),
         }
+    }
+
+    fn cure_of_state(&self) -> String {
+        let (path, user) = (quoted(&self.path), Name(self.own));
+        let other = "or name another in `[state] directory`";
+        let (all, needed) = if self.metadata.is_dir() { (" -R", 0o700) } else { ("", 0o600) };
+        // Its owner may not use it either.
+        let more = match self.mode() & needed == needed {
+            true => String::new(),
+            false => format!(" && chmod{all} u+rwX {path}"),
+        };
+        match self.is_whole() {
+            true if self.is_ours() => format!("`chmod {needed:04o} {path}`"),
+            true => format!("`chown{all} {user} {path}{more}`, {other}"),
+            false => {
+                format!("make it as root, `{}install -d -m 0700 -o {user} {path}`, {other}", self.entering())
+            }
+        }
+    }
+
+    fn cure_of_socket(&self) -> String {
+        let (path, user) = (quoted(&self.path), Name(self.own));
+        match self.is_whole() && self.metadata.is_dir() {
+            true if self.is_ours() => format!("`chmod u+wx {path}`"),
+            // It has another owner for a reason, and may hold what is not ours.
+            true => format!(
+                "make a directory of its own in it as root, `install -d -o {user} {}`, and name a path in that, \
+                 or name another path in `[listen] worker`",
+                quoted(&self.path.join("wshubd"))
+            ),
+            false => format!(
+                "make a directory for it as root, `{}install -d -o {user} {path}`, or name another path in \
+                 `[listen] worker`",
+                self.entering()
+            ),
+        }
+    }
+
+    /// What has to be done first where a directory above cannot be entered: one that is
+    /// made in it could not be either.
+    fn entering(&self) -> String {
+        match self.can_be_entered() {
+            true => String::new(),
+            false => format!("chmod a+x {} && ", quoted(&self.part)),
+        }
+    }
+}
+
+/// The setting of a unit that passes a file as a credential.
+fn credential(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    // Systemd takes no quotes there, and `%` for a specifier.
+    let path = path.display().to_string().replace('%', "%%");
+    format!("`LoadCredential={}:{path}` in its unit passes it as a credential", name.replace('%', "%%"))
+}
+
+/// The command that gives a secret to a user, and to nobody else.
+fn giving(path: &Path, mode: u32, user: u32) -> String {
+    let (path, user) = (quoted(path), Name(user));
+    let is_closed = mode & 0o477 == 0o400;
+    let more = if is_closed { String::new() } else { format!(" && chmod 0600 {path}") };
+    format!("chown {user} {path}{more}")
+}
+
+/// What to do about a secret that others may read or write, where we are a user.
+pub fn cure_of_open_secret(path: &Path, metadata: &Metadata, own: u32) -> String {
+    let (word, mode, owner) = (quoted(path), metadata.mode() & 0o7777, metadata.uid());
+    match owner {
+        _ if owner == own => format!("`chmod 0600 {word}`"),
+        _ if is_dynamic(own) => credential(path),
+        0 => format!(
+            "`{}`, or `chgrp GROUP {word} && chmod 0640 {word}` with a group of that user",
+            giving(path, mode, own)
+        ),
+        _ => format!("`{}`", giving(path, mode, own)),
     }
 }
 

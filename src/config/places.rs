@@ -11,9 +11,13 @@ use std::path::{Path, PathBuf};
 use super::environment::Environment;
 use super::error::Problem;
 use super::owner::{Purpose, explained};
+use super::shell;
 
 /// How many bytes the path of a socket may have (`sun_path` of `unix(7)`, with a zero at its end).
 pub const LONGEST_SOCKET: usize = 107;
+
+/// The name of the directory of kept messages in that of the state.
+pub const STORE: &str = "store";
 
 /// The name of the worker socket in its directory.
 const SOCKET: &str = "worker.sock";
@@ -37,14 +41,24 @@ fn own_configuration(environment: &Environment) -> Option<PathBuf> {
     }
     let home = || environment.directory("HOME").map(|home| home.join(".config"));
     let directory = environment.directory("XDG_CONFIG_HOME").or_else(home)?.join("wshubd");
-    // What is ours and cannot be looked at is complained about, not passed over.
-    let found = directory.ancestors().find_map(|part| part.symlink_metadata().ok());
-    let is_ours = found.is_some_and(|found| found.uid() == environment.uid);
+    // What cannot be looked at is complained about, not passed over: it may be there, and
+    // the machine's is not what was asked for.
     let is_there = |name: &str| match directory.join(name).try_exists() {
         Ok(is_there) => is_there,
-        Err(_) => is_ours,
+        Err(_) => !is_in_home_of_another(&directory, environment),
     };
     (is_there("wshubd.toml") || is_there("conf.d")).then_some(directory)
+}
+
+/// Whether a directory is one that is looked for in a home of somebody else, which we may
+/// not enter: `HOME` stays that of whoever has started us as another user.
+fn is_in_home_of_another(directory: &Path, environment: &Environment) -> bool {
+    let Some(home) = environment.directory("HOME") else { return false };
+    if environment.directory("XDG_CONFIG_HOME").is_some() {
+        return false;
+    }
+    let found = directory.ancestors().find_map(|part| Some((part, part.symlink_metadata().ok()?)));
+    found.is_some_and(|(part, found)| home.starts_with(part) && found.uid() != environment.uid)
 }
 
 /// What must survive a reboot: `STATE_DIRECTORY`, else
@@ -118,25 +132,29 @@ pub fn create_directory(path: &Path, purpose: Purpose) -> Result<(), Problem> {
     if !path.is_dir() {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
     }
-    is_ours_alone(path)
+    is_ours_alone(path, purpose)
 }
 
 /// Whether nobody else can have laid a directory out for us.
 ///
 /// # Errors
 /// It lies where everybody may create things, and is not ours alone.
-pub fn is_ours_alone(path: &Path) -> Result<(), Problem> {
+pub fn is_ours_alone(path: &Path, purpose: Purpose) -> Result<(), Problem> {
     let failed = |error: io::Error| Problem::in_file(path, format!("cannot be used: {error}"));
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if parent.metadata().map_err(failed)?.mode() & 0o002 == 0 {
         return Ok(());
     }
     let found = path.symlink_metadata().map_err(failed)?;
-    if found.is_dir() && found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o077 == 0 {
+    let is_ours = found.is_dir() && found.uid() == rustix::process::geteuid().as_raw();
+    if is_ours && found.mode() & 0o077 == 0 {
         return Ok(());
     }
-    Err(Problem::in_file(
-        path,
-        "lies where everybody may write, and is not a directory of our own with mode 0700",
-    ))
+    let option = if purpose == Purpose::Listening { "[listen] worker" } else { "[state] directory" };
+    let cure = match is_ours {
+        true => format!("`chmod 0700 {}`", shell::quoted(path)),
+        false => format!("name one in `{option}` that lies elsewhere"),
+    };
+    let why = "lies where everybody may write, and is not a directory of our own with mode 0700";
+    Err(Problem::in_file(path, format!("{why}; {cure}")))
 }

@@ -19,7 +19,7 @@ use super::table::{Problems, Table};
 use super::tree::Entries;
 use super::{
     Alg, Auth, ChannelPolicy, Config, Environment, Forwarded, INBOX, KeyFile, Limits, Listen, Principal,
-    State, Store, StoreKind, WantedClaims, Worker, places,
+    State, Store, StoreKind, WantedClaims, Worker, absolute, places,
 };
 use crate::edge::origin;
 use crate::features;
@@ -69,9 +69,9 @@ pub(super) fn config(entries: Entries, environment: &Environment, problems: &Pro
     Config { listen, state, auth, worker, limits, heartbeat, channels, store, log, log_access }
 }
 
-fn socket_path(text: &str) -> Result<PathBuf, String> {
-    match text.len() {
-        1..=places::LONGEST_SOCKET => Ok(text.into()),
+fn socket_path(path: PathBuf) -> Result<PathBuf, String> {
+    match path.as_os_str().len() {
+        ..=places::LONGEST_SOCKET => Ok(path),
         _ => {
             Err(format!("a path of up to {} bytes, the most that a socket may have", places::LONGEST_SOCKET))
         }
@@ -90,6 +90,35 @@ fn wanted_for(text: &str) -> String {
     format!("an address and port, such as \"127.0.0.1:8098\" or \"[::1]:8098\"{more}")
 }
 
+/// An address that can be listened at beside those before it. The kernel lets nobody else
+/// listen at a port of which somebody takes all addresses.
+fn address(seen: &RefCell<Vec<SocketAddr>>, text: &str) -> Result<SocketAddr, String> {
+    let address = once(seen, text.parse().map_err(|_| wanted_for(text))?)?;
+    match seen.borrow().iter().find(|other| **other != address && overlap(**other, address)) {
+        Some(other) => Err(format!(
+            "no address that is among those of \"{other}\", beside which it cannot be listened at (leave out \
+             one of the two)"
+        )),
+        None => Ok(address),
+    }
+}
+
+/// Whether two addresses of one port have connections that may come to either. `[::]` takes
+/// none of IPv4 where an address of IPv4 has its port.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let [one_ip, other_ip] = [one, other].map(|address| address.ip().to_canonical());
+    let is_of_same = one_ip.is_ipv4() == other_ip.is_ipv4() || (one.is_ipv6() && other.is_ipv6());
+    let is_same = one_ip == other_ip && scope(one) == scope(other);
+    // The kernel chooses another one for each.
+    let has_port = one.port() != 0 && one.port() == other.port();
+    has_port && is_of_same && (is_same || one_ip.is_unspecified() || other_ip.is_unspecified())
+}
+
+/// On which link an address is.
+fn scope(address: SocketAddr) -> u32 {
+    if let SocketAddr::V6(address) = address { address.scope_id() } else { 0 }
+}
+
 /// Passes on an item of a list that has none like it.
 fn once<T: PartialEq + Clone>(seen: &RefCell<Vec<T>>, item: T) -> Result<T, String> {
     if seen.borrow().contains(&item) {
@@ -105,11 +134,12 @@ fn listen(mut table: Table, environment: &Environment) -> Listen {
         table.complain(place, "`listen.paths` wants at least one path".into());
     }
     let (addresses, paths) = (RefCell::default(), RefCell::default());
+    let place = table.place("worker");
+    let worker = table
+        .parsed("worker", |text| absolute::path(text, place.as_ref(), environment).and_then(socket_path));
     let listen = Listen {
-        http: table.list("http", vec![DEFAULT_HTTP], |text| {
-            once(&addresses, text.parse().map_err(|_| wanted_for(text))?)
-        }),
-        worker: table.parsed("worker", socket_path).unwrap_or_else(|| places::worker_socket(environment)),
+        http: table.list("http", vec![DEFAULT_HTTP], |text| address(&addresses, text)),
+        worker: worker.unwrap_or_else(|| places::worker_socket(environment)),
         paths: table.list("paths", usual(["/api/v1/ws", "/ws/connect", "/ws"]), |text| {
             routes::endpoint(text)?;
             once(&paths, text.to_owned())
@@ -157,7 +187,9 @@ fn network(text: &str) -> Result<IpNet, String> {
 fn state(mut table: Table, environment: &Environment) -> State {
     let place = table.place("store");
     let state = State {
-        directory: table.path("directory").unwrap_or_else(|| places::state_directory(environment)),
+        directory: table
+            .path("directory", environment)
+            .unwrap_or_else(|| places::state_directory(environment)),
         runtime: environment.directory("RUNTIME_DIRECTORY"),
         store: table.choice("store", StoreKind::default(), &StoreKind::NAMES),
     };
@@ -174,7 +206,7 @@ impl StoreKind {
 
 fn auth(mut table: Table, environment: &Environment) -> Auth {
     let usual = Settings::default().rights;
-    let keys = keys(table.tables("keys"));
+    let keys = keys(table.tables("keys"), environment);
     let pattern = |text: &str| {
         let fits = (1..=LONGEST_NAME).contains(&text.len());
         fits.then(|| Pattern::new(text)).ok_or_else(|| format!("a pattern of 1 to {LONGEST_NAME} bytes"))
@@ -184,7 +216,7 @@ fn auth(mut table: Table, environment: &Environment) -> Auth {
         query_token: table.boolean("query_token", true),
         keys,
         claims: claims(&mut table),
-        broadcast_secrets: table.files("broadcast_secrets"),
+        broadcast_secrets: table.files("broadcast_secrets", environment),
         rights: Rc::new(Rights {
             subscribe: table.list("subscribe", usual.subscribe.clone(), pattern),
             publish: table.list("publish", usual.publish.clone(), pattern),
@@ -226,7 +258,7 @@ fn claims(table: &mut Table) -> WantedClaims {
 }
 
 /// Keys of tokens. A key id names one key, or an attacker could choose.
-fn keys(tables: Vec<(Place, Table)>) -> Vec<KeyFile> {
+fn keys(tables: Vec<(Place, Table)>, environment: &Environment) -> Vec<KeyFile> {
     let mut seen = HashSet::new();
     let mut keys = Vec::new();
     for (place, mut table) in tables {
@@ -239,7 +271,7 @@ fn keys(tables: Vec<(Place, Table)>) -> Vec<KeyFile> {
             alg
         });
         let has_file = table.place("file").is_some();
-        let file = table.file("file");
+        let file = table.file("file", environment);
         let kid = table.parsed("kid", |text| {
             let fits = (1..=LONGEST_NAME).contains(&text.len());
             fits.then(|| text.to_owned()).ok_or_else(|| format!("a key id of 1 to {LONGEST_NAME} bytes"))
@@ -249,7 +281,7 @@ fn keys(tables: Vec<(Place, Table)>) -> Vec<KeyFile> {
         }
         match (alg, file) {
             (Some(alg), Some(file)) => keys.push(KeyFile { alg, file, kid }),
-            // What is there and is none has been told.
+            // What is wrong with the file is said already.
             (Some(_), None) if has_file => {}
             _ => table.complain(
                 place,

@@ -14,7 +14,7 @@ use bytesize::ByteSize;
 
 use super::error::{Place, Problem};
 use super::tree::{Entries, Node, Value};
-use super::{file_name, show, variables};
+use super::{Environment, absolute, file_name, show, variables};
 
 /// Mistakes found so far, shared by all tables of one configuration.
 pub(super) type Problems = Rc<RefCell<Vec<Problem>>>;
@@ -403,42 +403,46 @@ impl Table {
     }
 
     /// The name of a file with a key or secret.
-    pub(super) fn file(&mut self, key: &'static str) -> Option<PathBuf> {
+    pub(super) fn file(&mut self, key: &'static str, environment: &Environment) -> Option<PathBuf> {
         let node = self.take(key)?;
-        self.named(key, None, &node)
+        self.named(key, None, &node, environment)
     }
 
     /// A list of such names. One alone may stand without its brackets.
-    pub(super) fn files(&mut self, key: &'static str) -> Vec<PathBuf> {
+    pub(super) fn files(&mut self, key: &'static str, environment: &Environment) -> Vec<PathBuf> {
         match self.take(key) {
             None => Vec::new(),
             Some(Node { value: Value::List(items), .. }) => {
                 let is_only = items.len() == 1;
                 let number = |number: usize| Some(number).filter(|_| !is_only);
                 let items = (1..).zip(&items);
-                items.filter_map(|(at, item)| self.named(key, number(at), item)).collect()
+                items.filter_map(|(at, item)| self.named(key, number(at), item, environment)).collect()
             }
-            Some(node) => self.named(key, None, &node).into_iter().collect(),
+            Some(node) => self.named(key, None, &node, environment).into_iter().collect(),
         }
     }
 
-    fn named(&self, key: &str, number: Option<usize>, node: &Node) -> Option<PathBuf> {
+    /// A name is repeated in the error, with the absolute path that it probably means; what
+    /// may be a secret is not.
+    fn named(
+        &self,
+        key: &str,
+        number: Option<usize>,
+        node: &Node,
+        environment: &Environment,
+    ) -> Option<PathBuf> {
         let text = match (&node.value, &node.spelled) {
             (Value::Text(text), _) | (_, Some(text)) => Some(text),
             _ => None,
         };
-        let name = text.and_then(|text| file_name::named(text));
-        if name.is_none() {
-            self.wanted_at(key, number, node, file_name::WANTED);
-        }
-        name
+        let named = text.filter(|text| file_name::is_one(text)).ok_or_else(|| file_name::WANTED.to_owned());
+        let path = named.and_then(|text| absolute::path(text, Some(&node.place), environment));
+        path.map_err(|wanted| self.wanted_at(key, number, node, &wanted)).ok()
     }
 
-    /// A path, taken from the working directory if it does not begin with `/`.
-    pub(super) fn path(&mut self, key: &'static str) -> Option<PathBuf> {
-        self.parsed(key, |text| match text {
-            "" => Err("a path".to_owned()),
-            text => Ok(PathBuf::from(text)),
-        })
+    /// An absolute path.
+    pub(super) fn path(&mut self, key: &'static str, environment: &Environment) -> Option<PathBuf> {
+        let place = self.place(key);
+        self.parsed(key, |text| absolute::path(text, place.as_ref(), environment))
     }
 }

@@ -2,10 +2,13 @@
 //!
 //! Knows which options together open more than most want. Forbids nothing.
 
+use std::fs::Metadata;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use super::places::STORE;
+use super::shell::quoted;
 use super::{Config, Loaded, StoreKind};
 
 impl Config {
@@ -59,6 +62,7 @@ impl Config {
                 directory.display()
             ));
         }
+        warnings.extend(self.open_directories());
         if self.state.store == StoreKind::Memory && self.kept_bytes() < self.limits.hub.kept_bytes {
             warnings.push(
                 "store.bytes is more than half of limits.memory: messages are kept up to that half"
@@ -66,6 +70,26 @@ impl Config {
             );
         }
         warnings
+    }
+
+    /// Directories of the daemon's own that others may write, which none of them needs.
+    fn open_directories(&self) -> Option<String> {
+        let state = &self.state.directory;
+        let mode =
+            |directory: &Path| Some(directory.metadata().ok().filter(Metadata::is_dir)?.mode() & 0o7777);
+        let may_be_entered = mode(state)? & 0o011 != 0;
+        let within = may_be_entered.then(|| state.join(STORE));
+        let is_open = |directory: &PathBuf| mode(directory).is_some_and(|mode| mode & 0o022 != 0);
+        let open: Vec<PathBuf> = [state.clone()].into_iter().chain(within).filter(is_open).collect();
+        let directory = open.first()?;
+        let words: Vec<String> = open.iter().map(|directory| quoted(directory)).collect();
+        Some(format!(
+            "state.directory: {} has mode {:04o}, so that others may replace keys and kept messages; \
+             `chmod go-w {}` keeps them out",
+            directory.display(),
+            mode(directory)?,
+            words.join(" ")
+        ))
     }
 }
 

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
@@ -111,6 +111,15 @@ impl From<Problem> for Error {
 }
 
 impl Error {
+    /// Keys and secrets that cannot be used. Where all of them lie in the state directory,
+    /// no configuration is wrong.
+    pub(crate) fn of_site(error: ConfigError, state: &Path) -> Self {
+        match error.problems.iter().all(|problem| problem.is_in(state)) {
+            true => Self::Unusable(error),
+            false => Self::Config(error),
+        }
+    }
+
     /// What the process exits with, after `sysexits.h`.
     pub fn exit_code(&self) -> u8 {
         match self {

@@ -181,9 +181,11 @@ async fn await_wish(
     }
 }
 
-/// Makes sure that the next program would start, and opens for it what it listens at:
+/// Makes sure that the next program would start and go on with what this one has, and opens for it what it listens at:
 /// nobody could take back what is handed over to one that does not.
 async fn may_go_on(program: &Path, reloader: &Reloader, doors: &Rc<RefCell<Doors>>) -> Result<(), String> {
+    // Its line says more than that of a program which reads the same.
+    reloader.may_be_succeeded().map_err(|error| error.to_string().replace('\n', "; "))?;
     moment::check(program).await?;
     reloader.open_for_next(&mut doors.borrow_mut()).map_err(|unavailable| unavailable.why)
 }

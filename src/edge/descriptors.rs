@@ -3,6 +3,8 @@
 //! Knows the limits of the process, and how many are kept back. Does not know what
 //! they are used for.
 
+use std::fs::{self, DirEntry};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::io::fcntl_dupfd_cloexec;
@@ -42,16 +44,28 @@ pub fn limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// What to say where that many connections do not fit.
-pub fn warning(connections: usize) -> Option<String> {
+/// What to say where that many connections do not fit, while so many are open.
+pub fn warning(connections: usize, open: usize) -> Option<String> {
     let limit = limit();
-    let fit = first_kept_back(limit, Use::Client);
+    let first_kept_back = first_kept_back(limit, Use::Client);
+    let fit = first_kept_back.saturating_sub(own(open, first_kept_back));
     (fit < connections as u64).then(|| {
         format!(
             "limits.connections is {connections}, and this process may have {limit} files open, which is enough \
              for {fit}: raise `LimitNOFILE=` of the unit, or the hard limit (`ulimit -Hn`)"
         )
     })
+}
+
+/// How many descriptors with a number below the end the daemon has open for itself, beside
+/// one for each of so many connections: listeners, the lock, epoll, signals, the log.
+fn own(connections: usize, end: u64) -> u64 {
+    let number = |entry: io::Result<DirEntry>| entry.ok()?.file_name().to_str()?.parse::<u64>().ok();
+    // The list takes one while it is read. Without `/proc` there was no start.
+    let of_list = next(io::stdin());
+    let counts = |number: &u64| *number < end && Some(*number) != of_list;
+    let open = fs::read_dir("/proc/self/fd").map_or(0, |list| list.filter_map(number).filter(counts).count());
+    open.saturating_sub(connections) as u64
 }
 
 /// The number of the first descriptor that is not for such a use. The kernel gives out

@@ -112,6 +112,11 @@ impl Guests {
         self.silent.iter().map(|(number, silent)| (*number, &silent.stream))
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.silent.len() + self.speaking.len()
+    }
+
     /// Whether anybody is spoken to who has not heard all.
     pub fn are_served(&self) -> bool {
         self.speaking.values().any(|speaker| speaker.stage.get() != Stage::Lingers)

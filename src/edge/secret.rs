@@ -17,7 +17,8 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::signature;
 use super::site::Read as ReadFile;
-use crate::config::owner::{Purpose, User, explained};
+use crate::config::owner::{Purpose, User, cure_of_open_secret, explained};
+use crate::config::shell::quoted;
 use crate::config::{Auth, ConfigError, Problem};
 
 /// The name of the generated key of tokens, and of the credential.
@@ -80,24 +81,24 @@ pub(super) fn read(path: &Path, exposure: Exposure, longest: u64) -> Result<Secr
     }
     let mode = found.mode() & 0o777;
     let own = rustix::process::geteuid().as_raw();
-    let (excess, wanted) = match exposure {
-        Exposure::Owner if found.uid() != 0 => (mode & 0o077, "0600"),
-        // Root may have meant a group, unless the daemon is root itself.
-        Exposure::Owner => (mode & 0o037, if own == 0 { "0600" } else { "0640" }),
-        Exposure::Readable => (mode & 0o022, "0644"),
-        Exposure::Credential => (0, ""),
+    let excess = match exposure {
+        Exposure::Owner if found.uid() != 0 => mode & 0o077,
+        // Root may have meant a group.
+        Exposure::Owner => mode & 0o037,
+        Exposure::Readable => mode & 0o022,
+        Exposure::Credential => 0,
     };
     if excess != 0 {
-        // Who has it closed and is another could not read it then.
-        let owner = match found.uid() {
-            uid if uid == own || exposure == Exposure::Readable => String::new(),
-            0 => format!(
-                "belongs to root, `chown` it to {} or `chgrp` it to a group of that user; it ",
-                User(own)
-            ),
-            uid => format!("belongs to {}, `chown` it to {}; it ", User(uid), User(own)),
+        let (owner, cure) = match exposure {
+            Exposure::Readable => (String::new(), format!("`chmod 0644 {}`", quoted(path))),
+            _ if found.uid() == own => (String::new(), cure_of_open_secret(path, &found, own)),
+            _ => {
+                let owner =
+                    format!("belongs to {}, and this process runs as {}; it ", User(found.uid()), User(own));
+                (owner, cure_of_open_secret(path, &found, own))
+            }
         };
-        let message = format!("{owner}has mode {mode:04o}, which lets others in; `chmod {wanted}` it");
+        let message = format!("{owner}has mode {mode:04o}, which lets others in; {cure}");
         return Err(Problem::in_file(path, message));
     }
     let mut bytes = Vec::new();

@@ -1,6 +1,6 @@
 //! What `[listen]` refuses.
 
-use super::read;
+use super::{read, read_with};
 
 #[test]
 fn a_mistake_about_listening_names_its_line_and_what_is_wanted() {
@@ -37,4 +37,72 @@ fn a_mistake_about_listening_names_its_line_and_what_is_wanted() {
         assert!(error.starts_with(message), "{text:?} gave {error}");
         assert_eq!(error.lines().count(), 1, "{error}");
     }
+}
+
+#[test]
+fn an_address_among_those_of_another_is_refused_with_both() {
+    let both = |one: &str, other: &str| read(&format!("[listen]\nhttp = [\n{one:?},\n{other:?}]"));
+    for (all, one) in [
+        ("0.0.0.0:80", "127.0.0.1:80"),
+        ("[::]:80", "[::1]:80"),
+        ("[::]:80", "[::ffff:127.0.0.1]:80"),
+        ("0.0.0.0:80", "[::ffff:127.0.0.1]:80"),
+        ("127.0.0.1:80", "[::ffff:127.0.0.1]:80"),
+    ] {
+        for (first, second) in [(all, one), (one, all)] {
+            let error = both(first, second).unwrap_err();
+            let said =
+                format!("hub.toml:4: `listen.http` wants no address that is among those of \"{first}\"");
+            assert!(error.starts_with(&said), "{error}");
+            assert!(error.ends_with(&format!("(leave out one of the two), not \"{second}\"")), "{error}");
+        }
+    }
+    for (one, other) in [
+        ("0.0.0.0:80", "[::]:80"),
+        ("127.0.0.1:80", "[::]:80"),
+        ("127.0.0.1:80", "127.0.0.2:80"),
+        ("127.0.0.1:80", "[::1]:80"),
+        ("0.0.0.0:80", "127.0.0.1:81"),
+        ("[fe80::1%1]:80", "[fe80::1%2]:80"),
+    ] {
+        both(one, other).unwrap();
+        both(other, one).unwrap();
+    }
+    // The kernel chooses a port for each.
+    both("0.0.0.0:0", "127.0.0.1:0").unwrap();
+}
+
+#[test]
+fn a_path_that_is_not_absolute_is_refused_with_the_one_that_was_meant() {
+    let here = std::env::current_dir().unwrap();
+    // Beside the file, whose directory the messages here leave out.
+    let told = [
+        ("~/x", "\"/home/ada/x\""),
+        ("~", "\"/home/ada\""),
+        ("$HOME/x", "\"/home/ada/x\""),
+        ("${HOME}/x", "\"/home/ada/x\""),
+        ("x/./y/../z", "\"x/z\""),
+        ("./hub.toml", "\"hub.toml\""),
+        ("src/lib.rs", &format!("{:?}", here.join("src/lib.rs"))),
+    ];
+    for (line, option, before, after) in [
+        (2, "listen.worker", "[listen]\nworker = ", ""),
+        (2, "state.directory", "[state]\ndirectory = ", ""),
+        (3, "auth.keys.file", "[[auth.keys]]\nalg = 'HS256'\nfile = ", ""),
+        (2, "auth.broadcast_secrets", "[auth]\nbroadcast_secrets = [", "]"),
+    ] {
+        for (path, meant) in told {
+            let text = format!("{before}'{path}'{after}");
+            let error = read_with(&text, &[("HOME", "/home/ada")]).unwrap_err();
+            let said =
+                format!("hub.toml:{line}: `{option}` wants an absolute path, probably {meant}, not {path:?}");
+            assert_eq!(error, said);
+        }
+        for path in ["~bob/x", "$STATE/x", ""] {
+            let error = read(&format!("{before}'{path}'{after}")).unwrap_err();
+            assert_eq!(error, format!("hub.toml:{line}: `{option}` wants an absolute path, not {path:?}"));
+        }
+    }
+    let error = read_with("", &[("WSHUBD_STATE__DIRECTORY", "x")]).unwrap_err();
+    assert!(error.contains(&format!("probably {:?}, not \"x\"", here.join("x"))), "{error}");
 }

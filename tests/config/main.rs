@@ -315,7 +315,8 @@ fn the_environment_speaks_toml_or_plain_text() {
             ("WSHUBD_LISTEN__ALLOWED_HOSTS", "['a.example', \"b.example\"]"),
             ("WSHUBD_AUTH__KEYS", "[{ alg = 'HS512', file = '/k' }]"),
             ("WSHUBD_AUTH__ANONYMOUS", "true"),
-            ("WSHUBD_STATE__DIRECTORY", "2024"),
+            ("WSHUBD_AUTH__USER_CLAIM", "2024"),
+            ("WSHUBD_STATE__DIRECTORY", "/2024"),
             ("WSHUBD_LIMITS__MESSAGE_BYTES", "1KiB"),
             ("WSHUBD_HEARTBEAT__PING_INTERVAL", "7"),
             ("WSHUBD_CHANNEL", "[{ match = 'a' }]"),
@@ -328,7 +329,8 @@ fn the_environment_speaks_toml_or_plain_text() {
     assert_eq!(config.listen.http, ["0.0.0.0:80".parse().unwrap()]);
     assert_eq!(config.listen.allowed_hosts, ["a.example", "b.example"]);
     assert_eq!(config.auth.keys[0].alg, Alg::Hs512);
-    assert_eq!(config.state.directory, Path::new("2024"));
+    assert_eq!(config.auth.claims.user.as_deref(), Some("2024"));
+    assert_eq!(config.state.directory, Path::new("/2024"));
     assert_eq!((config.limits.hub.message_bytes, config.limits.hub.burst), (1024, 3));
     assert_eq!(config.heartbeat.ping_interval, Duration::from_secs(7));
     assert_eq!(config.channels.len(), 1);

@@ -50,7 +50,7 @@ fn a_mistake_in_the_environment_names_the_variable() {
         ),
         ("WSHUBD_LISTEN__HTTP", "[::1]:1,[::1]:2", "`listen.http` wants a list as in TOML, '[\"a\", \"b\"]'"),
         ("WSHUBD_CHANNEL", "{ match = 'a", "not a TOML value"),
-        ("WSHUBD_STATE__DIRECTORY", "", "`state.directory` wants a path"),
+        ("WSHUBD_STATE__DIRECTORY", "", "`state.directory` wants an absolute path, not "),
     ];
     for (name, value, message) in wrong {
         let error = read_with("", &[(name, value)]).expect_err(name);
@@ -365,7 +365,7 @@ fn a_secret_where_the_name_of_its_file_belongs_is_not_repeated() {
     let rooted = format!("/{hex}");
     for secret in [&*hex, base64, &rooted, "hunter2-and-more-words", "correct horse battery", "ours.key"] {
         let bytes = secret.len();
-        let wanted = "wants the name of a file that holds it, such as";
+        let wanted = "wants the path of a file that holds it, such as";
         let (of_secrets, of_file) = ("`auth.broadcast_secrets`", "`auth.keys.file`");
         let (found, of_keys) = (format!(", not text of {bytes} bytes"), "`auth.keys` wants a list of tables");
         let table = "wants a table, such as { alg = \"HS256\"";

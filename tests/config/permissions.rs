@@ -27,7 +27,7 @@ fn a_closed_path_is_told_with_owner_group_mode_and_who_asks() {
     assert!(said.contains(&format!("{} belongs to ", scratch.0.display())), "{said}");
     assert!(said.contains(&format!("(uid {own}), ")) || said.contains(&format!("uid {own}, ")), "{said}");
     assert!(said.contains(", mode 0750, and this process runs as uid 4000000000; "), "{said}");
-    let roots = told(Path::new("/proc/1/fd/0"), Purpose::State, STRANGER);
+    let roots = told(Path::new("/proc/1/environ"), Purpose::State, STRANGER);
     assert!(roots.contains("belongs to root (uid 0), group root"), "{roots}");
     let other = Error::from(ErrorKind::NotFound);
     assert_eq!(explained_to(&other, &scratch.0, Purpose::State, STRANGER), other.to_string());
@@ -94,4 +94,77 @@ fn a_directory_that_cannot_be_made_says_how_root_makes_it() {
             format!("; make a directory for it as root, `install -d {to} {deep}`, {worker}"),
         ),
     ]);
+}
+
+#[test]
+fn a_cure_is_a_command_that_a_shell_reads_as_it_is_meant() {
+    let scratch = Scratch::new();
+    let key = scratch.write("it's my/a key", "");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let directory = key.parent().unwrap();
+    let root = scratch.0.display();
+    let (word, place) = (format!(r"'{root}/it'\''s my/a key'"), format!(r"'{root}/it'\''s my'"));
+    let deeper = directory.join("deeper/still");
+    let own = rustix::process::geteuid().as_raw();
+    let chmod = format!("; `chmod 0600 {word}` lets it read");
+    helped(&[
+        (&key, Purpose::Secret, own, chmod),
+        (&key, Purpose::Readable, STRANGER, format!("; `chmod a+r {word}` lets it read")),
+        (&directory.join("none"), Purpose::Readable, STRANGER, format!("; `chmod a+x {place}` lets it in")),
+        (directory, Purpose::State, own, format!("; `chmod 0700 {place}`")),
+    ]);
+    for (path, purpose, command) in [
+        (directory, Purpose::State, format!("`chown -R 4000000000 {place}`")),
+        (&key, Purpose::Secret, format!("`chown 4000000000 {word}`")),
+        (&deeper, Purpose::State, format!(r"-o 4000000000 '{root}/it'\''s my/deeper/still'`")),
+        (&deeper, Purpose::Listening, format!(r"-o 4000000000 '{root}/it'\''s my/deeper/still'`")),
+        (directory, Purpose::Listening, format!(r"-o 4000000000 '{root}/it'\''s my/wshubd'`")),
+    ] {
+        let said = told(path, purpose, STRANGER);
+        assert!(said.contains(&command), "{said}");
+    }
+}
+
+#[test]
+fn a_cure_that_takes_two_steps_names_both() {
+    let scratch = Scratch::new();
+    let (key, directory) = (scratch.write("closed/a.key", ""), scratch.0.join("closed"));
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    mode(&key, 0o640);
+    let (path, place) = (key.display(), directory.display());
+    // Whoever has it may not leave it open.
+    let said = told(&key, Purpose::Secret, STRANGER);
+    let both = format!("`chown 4000000000 {path} && chmod 0600 {path}` lets it read");
+    assert!(said.contains(&both), "{said}");
+    mode(&directory, 0o700);
+    let none = directory.join("none");
+    for (purpose, more) in [(Purpose::State, "-d -m 0700"), (Purpose::Listening, "-d")] {
+        let said = told(&none, purpose, STRANGER);
+        let both = format!("`chmod a+x {place} && install {more} -o 4000000000 {place}/none`");
+        assert!(said.contains(&both), "{said}");
+    }
+    // One that its owner may not use either, and one that has to be entered as well.
+    mode(&directory, 0o050);
+    let said = told(&directory, Purpose::State, STRANGER);
+    assert!(said.contains(&format!("`chown -R 4000000000 {place} && chmod -R u+rwX {place}`")), "{said}");
+    mode(&directory, 0o700);
+    let said = told(&directory, Purpose::Readable, STRANGER);
+    assert!(said.ends_with(&format!("; `chmod a+rx {place}` lets it read")), "{said}");
+}
+
+#[test]
+fn it_is_what_a_link_leads_to_that_is_in_the_way() {
+    let scratch = Scratch::new();
+    let (file, link) = (scratch.write("closed/file", ""), scratch.0.join("link"));
+    std::os::unix::fs::symlink("closed/file", &link).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    let said = told(&link, Purpose::Readable, STRANGER);
+    assert!(said.ends_with(&format!("; `chmod a+r {}` lets it read", file.display())), "{said}");
+    // One that leads to itself leads nowhere.
+    let round = scratch.0.join("round");
+    std::os::unix::fs::symlink("round", &round).unwrap();
+    assert_eq!(
+        told(&round, Purpose::Readable, STRANGER),
+        Error::from(ErrorKind::PermissionDenied).to_string()
+    );
 }

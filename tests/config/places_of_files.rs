@@ -42,13 +42,38 @@ fn a_users_own_file_stands_in_for_that_of_the_machine() {
     );
 }
 
+/// What stands in the way, for root as well: as little as a directory that may not be
+/// entered.
+fn closed(scratch: &Scratch, name: &str) -> u32 {
+    let path = scratch.write(name, "");
+    fs::metadata(path).unwrap().uid()
+}
+
 #[test]
-fn a_home_of_somebody_else_that_cannot_be_looked_at_is_passed_over() {
+fn a_home_of_somebody_else_that_cannot_be_entered_is_passed_over() {
     let scratch = Scratch::new();
-    // As little as a directory that may not be entered, and for root as well.
-    let config = scratch.write("home/.config", "");
+    let stranger = closed(&scratch, "home").wrapping_add(1000);
     let home = scratch.0.join("home");
-    let stranger = fs::metadata(&config).unwrap().uid().wrapping_add(1000);
     let environment = Environment::new(stranger, [("HOME", home.to_str().unwrap())]);
     assert_eq!(places::configuration_directory(&environment), Path::new("/etc/wshubd"));
+}
+
+#[test]
+fn an_own_configuration_that_cannot_be_looked_at_is_told() {
+    for (variable, file, within) in [
+        ("HOME", ".config", ".config/wshubd"),
+        ("HOME", ".config/wshubd", ".config/wshubd"),
+        ("XDG_CONFIG_HOME", "wshubd", "wshubd"),
+    ] {
+        let scratch = Scratch::new();
+        let stranger = closed(&scratch, file).wrapping_add(1000);
+        let environment = Environment::new(stranger, [(variable, scratch.0.to_str().unwrap())]);
+        let error = Config::load(None, &environment).unwrap_err().to_string();
+        let path = scratch.0.join(within);
+        assert!(error.starts_with(&format!("{}/", path.display())), "{error}");
+        assert!(error.contains(": cannot be read: "), "{error}");
+        // Missing is fine.
+        fs::remove_file(scratch.0.join(file)).unwrap();
+        assert_eq!(places::configuration_directory(&environment), Path::new("/etc/wshubd"));
+    }
 }

@@ -26,6 +26,8 @@ pub(crate) struct Daemon {
     pub(crate) directory: PathBuf,
     pub(crate) address: SocketAddr,
     log: Option<BufReader<std::process::ChildStderr>>,
+    /// What it logged before it said that it had started.
+    before: Vec<String>,
 }
 
 /// The command for a daemon in `directory`, on a port that the kernel chooses.
@@ -58,27 +60,33 @@ pub(crate) fn directory() -> PathBuf {
     directory
 }
 
+/// A program that has started.
+struct Started {
+    child: Child,
+    log: BufReader<std::process::ChildStderr>,
+    address: SocketAddr,
+    before: Vec<String>,
+}
+
 /// Starts the program, and waits until it says where it listens.
-fn launch(
-    directory: &PathBuf,
-    variables: &[(&str, &str)],
-) -> (Child, BufReader<std::process::ChildStderr>, SocketAddr) {
+fn launch(directory: &PathBuf, variables: &[(&str, &str)]) -> Started {
     up(command(directory).envs(variables.iter().copied()))
 }
 
 /// The same with a command that may be another one.
-fn up(command: &mut Command) -> (Child, BufReader<std::process::ChildStderr>, SocketAddr) {
+fn up(command: &mut Command) -> Started {
     let mut child = command.spawn().unwrap();
     let mut log = BufReader::new(child.stderr.take().unwrap());
-    let mut line = String::new();
+    let mut before = Vec::new();
     let address = loop {
-        line.clear();
+        let mut line = String::new();
         assert_ne!(log.read_line(&mut line).unwrap(), 0, "the daemon ended at once");
         if let Some((_, rest)) = line.split_once("started: ws://") {
             break rest.split('/').next().unwrap().parse().unwrap();
         }
+        before.push(line.trim_end().to_owned());
     };
-    (child, log, address)
+    Started { child, log, address, before }
 }
 
 impl Daemon {
@@ -98,14 +106,27 @@ impl Daemon {
     }
 
     fn with_in(directory: PathBuf, variables: &[(&str, &str)]) -> Self {
-        let (child, log, address) = launch(&directory, variables);
-        Self { child, directory, address, log: Some(log) }
+        Self::in_place(directory.clone(), launch(&directory, variables))
     }
 
     /// Starts by a command for a daemon in this directory.
     pub(crate) fn by(directory: PathBuf, command: &mut Command) -> Self {
-        let (child, log, address) = up(command);
-        Self { child, directory, address, log: Some(log) }
+        Self::in_place(directory, up(command))
+    }
+
+    fn in_place(directory: PathBuf, started: Started) -> Self {
+        let Started { child, log, address, before } = started;
+        Self { child, directory, address, log: Some(log), before }
+    }
+
+    fn again(&mut self, started: Started) {
+        let Started { child, log, address, before } = started;
+        (self.child, self.log, self.address, self.before) = (child, Some(log), address, before);
+    }
+
+    /// What it logged before it said that it had started.
+    pub(crate) fn said_before_start(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.before)
     }
 
     /// Starts with this file of the configuration.
@@ -113,8 +134,8 @@ impl Daemon {
         let directory = directory();
         std::fs::write(directory.join("wshubd.toml"), text).unwrap();
         let place = directory.to_str().unwrap().to_owned();
-        let (child, log, address) = launch(&directory, &[("CONFIGURATION_DIRECTORY", &place)]);
-        Self { child, directory, address, log: Some(log) }
+        let started = launch(&directory, &[("CONFIGURATION_DIRECTORY", &place)]);
+        Self::in_place(directory, started)
     }
 
     /// Starts with a file alone, which says where it listens and may say something else
@@ -122,15 +143,14 @@ impl Daemon {
     pub(crate) fn by_file(text: &str) -> Self {
         let directory = directory();
         std::fs::write(directory.join("wshubd.toml"), text).unwrap();
-        let (child, log, address) = up(&mut by_file(&directory));
-        Self { child, directory, address, log: Some(log) }
+        let started = up(&mut by_file(&directory));
+        Self::in_place(directory, started)
     }
 
     /// The same after its end.
     #[cfg(feature = "store")]
     pub(crate) fn start_by_file(&mut self) {
-        let (child, log, address) = up(&mut by_file(&self.directory));
-        (self.child, self.log, self.address) = (child, Some(log), address);
+        self.again(up(&mut by_file(&self.directory)));
     }
 
     /// Changes a file beside that one, and who may read it.
@@ -156,8 +176,7 @@ impl Daemon {
 
     /// Starts it again after its end, in the same directory and on another port.
     pub(crate) fn start_again(&mut self) {
-        let (child, log, address) = launch(&self.directory, &[]);
-        (self.child, self.log, self.address) = (child, Some(log), address);
+        self.again(launch(&self.directory, &[]));
     }
 
     pub(crate) fn token(&self, user: &str) -> String {

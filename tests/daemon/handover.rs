@@ -511,23 +511,46 @@ fn a_next_program_that_fails_puts_everything_back_on_the_disk() {
 
 #[cfg(feature = "store")]
 #[test]
-fn another_state_directory_begins_anew_and_the_old_one_has_everything() {
-    let mut daemon = Daemon::by_file(&listens_at("127.0.0.1:0"));
+fn what_a_reload_refuses_and_a_handover_would_lose_keeps_this_one() {
+    let state = directory();
+    let text = |state: &str| format!("[state]\n{state}{}", listens_at("127.0.0.1:0"));
+    let here = format!("directory = {:?}\n", state.join("state"));
+    let other = format!("directory = {:?}\n", state.join("other"));
+    let mut daemon = Daemon::by_file(&text(&here).replace("[listen]\n", "[listen]\npaths = [\"/ws\"]\n"));
     keeps_something(&daemon);
     let before = found(&daemon);
-    let mut ben = daemon.client("ben");
-    let other = daemon.directory.join("other");
-    daemon.write("wshubd.toml", &format!("[state]\ndirectory = {other:?}\n{}", listens_at("127.0.0.1:0")));
+    let (mut ben, mut worker) = (daemon.client("ben"), daemon.worker());
+    let cannot = "cannot change while wshubd runs, from ";
+    for (written, said) in [
+        (text(&other), format!("wshubd.toml:2: `state.directory` {cannot}")),
+        (text(&format!("{here}store = \"memory\"\n")), format!("wshubd.toml:3: `state.store` {cannot}")),
+        (text(""), format!("wshubd.toml: `state.directory` is not set any more, and {cannot}")),
+        // Of an option that only the next program may know it is that one's to say.
+        (text(&format!("{other}newer = 1\n")), format!("wshubd.toml:2: `state.directory` {cannot}")),
+    ] {
+        daemon.write("wshubd.toml", &written);
+        daemon.signal(Signal::USR2);
+        let line = daemon.logged();
+        assert!(line.contains("SIGUSR2: nothing is handed over: "), "{line}");
+        assert!(line.contains(&said) && line.ends_with(": restart it\n"), "{line}");
+        ben.is_heard();
+        worker.ok(json!({"action": "ping", "id": 1}));
+    }
+    assert!(!state.join("other").exists());
+    // In the place of a file, what can be read once: the next program would find nothing.
+    let file = daemon.directory.join("wshubd.toml");
+    std::fs::remove_file(&file).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, &file, rustix::fs::Mode::RWXU).unwrap();
     daemon.signal(Signal::USR2);
-    while ben.hear()["type"] != "bye" {}
-    assert_eq!(ben.closed_with(), 4200);
-    drop(ben);
-    daemon.hear_line("started");
-    daemon.stop();
-    daemon.ended();
-    daemon.write("wshubd.toml", &listens_at("127.0.0.1:0"));
-    daemon.start_by_file();
+    let line = daemon.logged();
+    assert!(line.contains("wshubd.toml: is not a file, and can be read only once"), "{line}");
+    ben.is_heard();
+    std::fs::remove_file(&file).unwrap();
+    daemon.write("wshubd.toml", &text(&here));
+    daemon.hand_over();
+    ben.is_heard();
     assert_eq!(found(&daemon), before);
+    std::fs::remove_dir_all(state).unwrap();
 }
 
 #[cfg(feature = "store")]

@@ -34,14 +34,19 @@ impl Closed {
 
     /// Runs it as a user who may not write there: exit code, and what it says.
     fn run(&self, words: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {
+        let output = self.command(words, variables).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    }
+
+    fn command(&self, words: &[&str], variables: &[(&str, &str)]) -> Command {
         let mut asked = Command::new(self.0.join("wshubd-program"));
         asked.env_clear().envs(command(&self.0).get_envs().filter_map(|(name, value)| Some((name, value?))));
         asked.args(words).envs(variables.iter().copied()).current_dir("/");
         if is_root() {
             asked.uid(STRANGER).gid(STRANGER);
         }
-        let output = asked.stdin(Stdio::null()).output().unwrap();
-        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+        asked.stdin(Stdio::null()).stdout(Stdio::null());
+        asked
     }
 }
 
@@ -254,26 +259,172 @@ fn what_is_shown_says_which_files_were_read() {
     fs::remove_dir_all(directory).unwrap();
 }
 
+/// A daemon that may have so many files open, and what it says before it has started.
+fn with_files(directory: &PathBuf, files: u64, connections: usize) -> (Daemon, Vec<String>) {
+    let daemon = command(directory);
+    let mut shell = Command::new("/bin/sh");
+    let limits = format!("ulimit -Sn 64 && ulimit -Hn {files} && exec \"$0\"");
+    shell.args(["-c", &limits]).arg(daemon.get_program());
+    shell.env_clear().envs(daemon.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    shell.env("WSHUBD_LIMITS__CONNECTIONS", connections.to_string()).env("WSHUBD_AUTH__ANONYMOUS", "true");
+    let mut daemon = Daemon::by(directory.clone(), shell.stdin(Stdio::null()).stderr(Stdio::piped()));
+    let before = daemon.said_before_start();
+    (daemon, before)
+}
+
 #[test]
 fn the_limit_of_open_files_is_raised_and_told_where_it_is_too_low() {
-    let directory = directory();
-    let daemon = command(&directory);
-    for (connections, is_told) in [("1000", true), ("100", false)] {
-        let mut shell = Command::new("/bin/sh");
-        shell.args(["-c", "ulimit -Sn 64 && ulimit -Hn 256 && exec \"$0\""]).arg(daemon.get_program());
-        shell.env_clear().envs(daemon.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        shell.env("WSHUBD_LIMITS__CONNECTIONS", connections).stdin(Stdio::null());
-        let mut child = shell.stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
-        let before: Vec<String> = lines.by_ref().take_while(|line| !line.contains("started: ")).collect();
-        let told = "limits.connections is 1000, and this process may have 256 files open, which is enough for 224: raise \
-                    `LimitNOFILE=`";
-        assert_eq!(before.iter().any(|line| line.contains(told)), is_told, "{before:?}");
-        let limits = fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
+    for (connections, is_told) in [(1000, true), (100, false)] {
+        let (daemon, before) = with_files(&directory(), 256, connections);
+        let told =
+            "limits.connections is 1000, and this process may have 256 files open, which is enough for 2";
+        let is_said = before.iter().any(|line| line.contains(told) && line.contains("raise `LimitNOFILE=`"));
+        assert_eq!(is_said, is_told, "{before:?}");
+        let limits = fs::read_to_string(format!("/proc/{}/limits", daemon.pid().as_raw_nonzero())).unwrap();
         let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
         assert_eq!(files.split_whitespace().nth(3), Some("256"), "{files}");
-        child.kill().unwrap();
-        child.wait().unwrap();
+    }
+}
+
+#[test]
+fn the_limit_of_files_is_enough_for_as_many_as_is_told() {
+    let (mut daemon, before) = with_files(&directory(), 100, 1000);
+    let enough = |lines: &[String]| -> usize {
+        let line = lines.iter().find_map(|line| line.split_once("which is enough for ")).unwrap().1;
+        line.split(':').next().unwrap().parse().unwrap()
+    };
+    let told = enough(&before);
+    let clients: Vec<_> = (0..told).map(|_| daemon.client_at("/ws")).collect();
+    // All are taken but those that are kept back, a quarter; the store may have ended, and
+    // whoever runs the test may have left one open.
+    let open = daemon.descriptors();
+    assert!((73..=76).contains(&open), "{open} are open with {told} clients");
+    // Who is connected counts as little for the next warning as for the first.
+    daemon.hang_up();
+    let line = daemon.hear_line("which is enough for ");
+    let again = enough(&[line]);
+    assert!(again.abs_diff(told) <= 1, "{told} at the start, and {again} with as many clients");
+    drop(clients);
+}
+
+/// What a check and a start say as the user who owns the state: with an exit code, where
+/// one has ended by itself.
+fn tried_and_started(closed: &Closed, state: &Path) -> [(Option<i32>, String); 2] {
+    let worker = state.join("worker.sock");
+    let variables = [
+        ("WSHUBD_STATE__DIRECTORY", state.to_str().unwrap()),
+        ("WSHUBD_LISTEN__WORKER", worker.to_str().unwrap()),
+    ];
+    let check = closed.run(&["--check"], &variables);
+    let mut asked = closed.command(&[], &variables);
+    let mut child = asked.stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    for line in BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap) {
+        let is_up = line.contains("started: ");
+        said += &format!("{line}\n");
+        if is_up {
+            child.kill().unwrap();
+            break;
+        }
+    }
+    [check, (child.wait().unwrap().code(), said)]
+}
+
+#[test]
+fn what_belongs_to_another_user_in_the_state_directory_is_told() {
+    // Nobody else may give files away.
+    if !is_root() {
+        return;
+    }
+    let closed = Closed::new();
+    // What is there, whether it keeps the daemon from starting, and whether only a disk needs it.
+    for (name, is_needed) in [
+        ("store", false),
+        ("store/00000001", false),
+        ("store/00000001/database/db", false),
+        ("remains", false),
+        ("jwt.key", true),
+        ("broadcast.secret", true),
+        ("revocations", true),
+    ] {
+        if name.starts_with("store") && !wshubd::features::STORE.is_built_in {
+            continue;
+        }
+        let state = closed.0.join("my states").join(name.replace('/', "-"));
+        let foreign = state.join(name);
+        fs::create_dir_all(foreign.parent().unwrap()).unwrap();
+        match foreign.extension().is_some()
+            || matches!(name, "remains" | "revocations")
+            || name.ends_with("/db")
+        {
+            true => fs::write(&foreign, "0123456789abcdef0123456789abcdef").unwrap(),
+            false => fs::create_dir(&foreign).unwrap(),
+        }
+        let give = |path: &Path| chown(path, Some(STRANGER), Some(STRANGER)).unwrap();
+        foreign.ancestors().skip(1).take_while(|part| part.starts_with(&state)).for_each(give);
+        fs::set_permissions(&state, Permissions::from_mode(0o700)).unwrap();
+        fs::set_permissions(&foreign, Permissions::from_mode(0o700)).unwrap();
+
+        let [(checked, said), (started, told)] = tried_and_started(&closed, &state);
+
+        assert_eq!(checked, Some(73), "{name}: {said}");
+        assert_eq!(started, is_needed.then_some(73), "{name}: {told}");
+        for said in [said, told] {
+            let owner = format!("{} belongs to root (uid 0), group root, mode 0700, ", foreign.display());
+            assert!(said.contains(&owner), "{name}: {said}");
+            assert!(
+                said.contains("and this process runs as ") && said.contains("(uid 65534); `chown "),
+                "{said}"
+            );
+            assert!(said.contains(&format!(" '{}/", state.display())), "{name}: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_state_directory_that_others_may_write_is_told_with_what_closes_it() {
+    let directory = directory();
+    let state = directory.join("wshubd");
+    fs::create_dir_all(state.join("store")).unwrap();
+    let open = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    for (of_state, of_store, open_ones) in [
+        (
+            0o777,
+            0o700,
+            Some(format!(
+                "0777, so that others may replace keys and kept messages; `chmod go-w {}`",
+                state.display()
+            )),
+        ),
+        (
+            0o770,
+            0o700,
+            Some(format!(
+                "0770, so that others may replace keys and kept messages; `chmod go-w {}`",
+                state.display()
+            )),
+        ),
+        (0o755, 0o775, Some(format!("`chmod go-w {}/store`", state.display()))),
+        (0o775, 0o777, Some(format!("`chmod go-w {0} {0}/store`", state.display()))),
+        (0o755, 0o755, None),
+        // Nobody gets to what is in it.
+        (0o700, 0o777, None),
+    ] {
+        open(&state, of_state);
+        open(&state.join("store"), of_store);
+        let (code, _, said) = check(&directory, &[]);
+        assert_eq!(code, Some(0), "{said}");
+        let mut daemon = Daemon::by(directory.clone(), &mut command(&directory));
+        let started = daemon.said_before_start().join("\n");
+        for said in [said, started] {
+            match &open_ones {
+                Some(told) => assert!(said.contains(told), "{said}"),
+                None => assert!(!said.contains("chmod"), "{said}"),
+            }
+        }
+        daemon.stop();
+        daemon.ended();
+        std::mem::forget(daemon);
     }
     fs::remove_dir_all(directory).unwrap();
 }

@@ -143,7 +143,8 @@ fn what_root_has_given_to_a_group_that_group_may_read() {
         let (key, secret) = (Verifier::open(&auth, &scratch.0), Secrets::open(&auth, &scratch.0));
         assert_eq!((key.is_ok(), secret.is_ok()), (fine, fine), "{mode:o}");
         if let Err(error) = key {
-            let said = format!("has mode {mode:04o}, which lets others in; `chmod 0600` it");
+            let file = path.display();
+            let said = format!("has mode {mode:04o}, which lets others in; `chmod 0600 {file}`");
             assert!(error.to_string().ends_with(&said), "{error}");
         }
         // Whoever else owns it may have made it so by a careless umask.
@@ -155,12 +156,7 @@ fn what_root_has_given_to_a_group_that_group_may_read() {
 #[test]
 fn a_secret_that_others_can_read_or_guess_is_refused() {
     let cases: [(&str, &[u8], u32, &str); 9] = [
-        (
-            "wide",
-            b"a secret that is long enough",
-            0o644,
-            "has mode 0644, which lets others in; `chmod 0600` it",
-        ),
+        ("wide", b"a secret that is long enough", 0o644, "has mode 0644, which lets others in; `ch"),
         ("group", b"a-secret-that-is-long-enough", 0o640, "has mode 0640"),
         ("world", b"a-secret-that-is-long-enough", 0o604, "has mode 0604"),
         ("empty", b"", 0o600, "is empty"),

@@ -32,7 +32,8 @@ pub struct Remains {
     pub hub: Vec<u8>,
 }
 
-fn path(state: &Path) -> PathBuf {
+/// Where it is.
+pub fn path(state: &Path) -> PathBuf {
     state.join("remains")
 }
 
