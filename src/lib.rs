@@ -46,7 +46,7 @@
 //!
 //! A browser sends `{"action":"send","channel":"logs",…}`.
 //!
-//! 1. Its socket becomes readable. [`edge::ws`] unmasks one text frame in a buffer
+//! 1. Its socket becomes readable. [`edge::net::ws_decoder`] unmasks one text frame in a buffer
 //!    that all connections share; [`protocol::client`] makes a
 //!    [`Said`](protocol::Said) of it, with `data` still the text that came.
 //! 2. [`edge::driver`] hands it to the hub as an [`Input`](hub::Input), with the time.
@@ -61,24 +61,22 @@
 //!    its queue; a queue that is full is an [`Input`](hub::Input) like any other.
 //!
 //! The other journeys differ in their ends only. A worker's line comes through
-//! [`edge::lines`] and [`protocol::worker`]; an HTTP request waits for the effect
+//! [`edge::net::line_decoder`] and [`protocol::worker`]; an HTTP request waits for the effect
 //! that answers it. An interrupt overtakes: for each operation there is a latch
 //! that holds one interrupt, and a worker's writer looks at it before its queue.
 //!
 //! All of this happens on one thread, and nothing in it waits for a peer.
 
-mod binary;
-pub mod check;
+mod binary_codec;
 pub mod client;
 pub mod config;
 pub mod daemon;
 pub mod edge;
 pub mod features;
-mod few;
 pub mod hub;
 mod json;
 pub mod logging;
 pub mod protocol;
 mod redaction;
-pub mod reload;
+mod small_queue;
 mod sort;

@@ -12,20 +12,21 @@ use std::process::ExitCode;
 
 use args::Task;
 use log::{Level, LevelFilter};
-use wshubd::check::{self, Report};
 use wshubd::config::{ConfigError, Environment, Loaded};
 use wshubd::daemon;
-use wshubd::edge::heap;
+use wshubd::daemon::check;
+use wshubd::daemon::check::Report;
+use wshubd::daemon::reload::Source;
+use wshubd::edge::driver::malloc_trim;
 use wshubd::features::VERSION;
 use wshubd::logging;
-use wshubd::reload::Source;
 
 /// `sysexits.h`, which systemd and scripts understand.
 const USAGE: u8 = 64;
 const FAILURE: u8 = 1;
 
 fn main() -> ExitCode {
-    heap::give_back_what_is_free();
+    malloc_trim::give_back_what_is_free();
     let args = match args::parse(std::env::args_os().skip(1)) {
         Ok(args) => args,
         Err(error) => {
@@ -38,7 +39,7 @@ fn main() -> ExitCode {
         Task::Version => print(&format!("wshubd {}\n", *VERSION)),
         // Not in --help: the daemon starts itself so, for the process that owns its disk.
         #[cfg(feature = "store")]
-        Task::Store(directory) => wshubd::edge::store::keeper::run(&directory),
+        Task::Store(directory) => wshubd::edge::store::server::run(&directory),
         Task::Run => run(source(args.config)),
         Task::Check => check(&source(args.config)),
         Task::Show => show(&source(args.config)),
@@ -64,7 +65,7 @@ fn source(file: Option<PathBuf>) -> Source {
 
 fn run(source: Source) -> Done {
     // Before there is any other thread.
-    wshubd::edge::signals::hold();
+    wshubd::edge::net::signal_mask::hold();
     let loaded = source.load().inspect_err(|_| {
         logging::start(LevelFilter::Info);
         daemon::turn_away();

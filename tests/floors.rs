@@ -91,7 +91,7 @@ fn words_and_decisions_touch_no_clock_no_disk_no_network_and_no_thread() {
 #[test]
 fn the_hub_writes_no_json_but_its_own_state() {
     for (path, text) in sources("src/hub") {
-        let state = path.ends_with("state.rs");
+        let state = path.ends_with("snapshot.rs");
         assert!(state || !names(&code(&text), "serde_json"), "{} names `serde_json`", path.display());
     }
 }

@@ -12,7 +12,7 @@ const CONFIGURATION: &str = include_str!("../packaging/man/wshubd.toml.5");
 const CONTROL: &str = include_str!("../packaging/man/wshubctl.1");
 const DAEMON: &str = include_str!("../packaging/man/wshubd.8");
 const PREINST: &str = include_str!("../packaging/debian/preinst");
-const FILES: &str = include_str!("../src/edge/store/keeper/files.rs");
+const FILES: &str = include_str!("../src/edge/store/server/generation_files.rs");
 
 /// The section of which the example has an entry for a comment.
 const CHANNEL: &str = "[[channel]]";

@@ -15,7 +15,8 @@ use wshubd::protocol::frame::{
     ChangeEntry, ChannelEntry, ConnectionEntry, GapCause, InboxEntry, InboxState, Limits, LinkEntry,
     OperationEntry, OperationState, Outcome, Present, Reloaded, RevocationEntry, TokenCheck,
 };
-use wshubd::protocol::worker::{self, InterruptLine};
+use wshubd::protocol::worker;
+use wshubd::protocol::worker::InterruptLine;
 use wshubd::protocol::{
     Allowance, Channel, Close, Code, ConnectionId, Delivery, Ending, Event, Frame, Message, MessageId,
     OperationId, Payload, Refusal, Sender, TokenId, UnixTime, UserId, client, http,

@@ -1,11 +1,12 @@
 //! The wire itself, case by case: what a peer may send in frames and lines, and
 //! what comes of it, however the bytes are cut and whoever else is talking.
 
-use wshubd::edge::lines::{self, Line, Next};
-use wshubd::edge::meter;
-use wshubd::edge::outbox::{Outbox, Piece};
-use wshubd::edge::packet::Packet;
-use wshubd::edge::ws::{Decoder, Heard, Held};
+use wshubd::edge::net::encoded_frame::Packet;
+use wshubd::edge::net::line_decoder;
+use wshubd::edge::net::line_decoder::{Line, Next};
+use wshubd::edge::net::mem_accounting;
+use wshubd::edge::net::send_queue::{Outbox, Piece};
+use wshubd::edge::net::ws_decoder::{Decoder, Heard, Held};
 use wshubd::protocol::Close;
 
 /// Small, so that the limits are within reach.
@@ -247,9 +248,9 @@ fn lines_of(bytes: &[u8], cut: usize) -> Vec<String> {
         Next::More
     };
     for piece in bytes.chunks(cut) {
-        lines::split(&mut held, piece, 8, &mut tell);
+        line_decoder::split(&mut held, piece, 8, &mut tell);
     }
-    lines::end(held, |line| {
+    line_decoder::end(held, |line| {
         tell(line);
     });
     heard
@@ -289,46 +290,46 @@ fn every_close_code_fits_a_close_frame() {
 
 #[test]
 fn bytes_in_many_queues_are_held_once_and_given_back_with_the_last() {
-    let before = meter::held();
+    let before = mem_accounting::held();
     let packet = Packet::raw(&[b'x'; 10_000]);
     let mut queues: Vec<Outbox> = (0..100).map(|_| Outbox::default()).collect();
     for queue in &mut queues {
         queue.push(Piece::frame(&packet));
     }
     drop(packet);
-    let held = meter::held() - before;
+    let held = mem_accounting::held() - before;
     assert!((10_000..20_000).contains(&held), "{held}: the bytes once, and a little for each place");
     let parts: usize = queues.iter().map(Outbox::held).sum();
     assert!(parts.abs_diff(held) <= queues.len(), "{parts} of {held}: each has its part of them");
     queues.truncate(1);
     assert!((10_000..11_000).contains(&queues[0].held()));
     queues.clear();
-    assert_eq!(meter::held(), before);
+    assert_eq!(mem_accounting::held(), before);
 }
 
 #[test]
 fn what_is_half_said_is_held_until_it_is_whole_or_its_link_is_gone() {
-    let before = meter::held();
+    let before = mem_accounting::held();
     let mut decoder = Decoder::new(1 << 20);
     let (mut held, mut line) = (None, None);
     let long = frame(FIN | TEXT, &[b'x'; 60_000]);
     let (first, rest) = long.split_at(50_000);
     decoder.decode(&mut held, first, |_| Next::More);
-    let half = meter::held() - before;
+    let half = mem_accounting::held() - before;
     assert!((50_000..110_000).contains(&half), "{half}");
     assert_eq!(held.as_ref().map(|held| held.bytes()), Some(half));
     decoder.decode(&mut held, rest, |_| Next::More);
-    assert_eq!(meter::held(), before);
+    assert_eq!(mem_accounting::held(), before);
 
-    lines::split(&mut line, &[b'x'; 50_000], 1 << 20, |_| Next::More);
-    assert!(meter::held() - before >= 50_000);
+    line_decoder::split(&mut line, &[b'x'; 50_000], 1 << 20, |_| Next::More);
+    assert!(mem_accounting::held() - before >= 50_000);
     drop(line);
-    assert_eq!(meter::held(), before);
+    assert_eq!(mem_accounting::held(), before);
 }
 
 #[test]
 fn fragments_of_one_byte_are_held_within_a_bound() {
-    let before = meter::held();
+    let before = mem_accounting::held();
     let mut decoder = Decoder::new(LIMIT);
     let (mut held, mut most, mut is_over) = (None, 0, false);
     let mut fragment = frame(TEXT, b"x");
@@ -338,19 +339,19 @@ fn fragments_of_one_byte_are_held_within_a_bound() {
             is_over |= one == Heard::Broken(Close::TooBig);
             Next::More
         });
-        most = most.max(meter::held() - before);
+        most = most.max(mem_accounting::held() - before);
         fragment = frame(MORE, b"x");
         count += 1;
     }
     // The payload of a whole message has more bytes than this many headers.
     assert!(count < LIMIT, "{count} fragments");
     assert!(most < 4 * (LIMIT + (4 << 10)), "{most} bytes were held");
-    assert_eq!(meter::held(), before);
+    assert_eq!(mem_accounting::held(), before);
 }
 
 #[test]
 fn a_header_that_says_too_much_takes_no_memory() {
-    let before = meter::held();
+    let before = mem_accounting::held();
     let mut decoder = Decoder::new(LIMIT);
     let mut held = None;
     for length in [1 << 16, 1 << 32, 1 << 63, u64::MAX] {
@@ -360,12 +361,12 @@ fn a_header_that_says_too_much_takes_no_memory() {
                 heard.push(spoken(&one));
                 Next::More
             });
-            assert!(meter::held() - before < 1000);
+            assert!(mem_accounting::held() - before < 1000);
             if !heard.is_empty() {
                 break;
             }
         }
-        assert_eq!((heard, meter::held()), (vec!["broken 1009".to_owned()], before), "{length}");
+        assert_eq!((heard, mem_accounting::held()), (vec!["broken 1009".to_owned()], before), "{length}");
     }
 }
 
@@ -381,8 +382,8 @@ fn lines_that_are_not_to_be_heard_yet_are_heard_later() {
             }
             if stops && heard.len() == stop { Next::Wait } else { Next::More }
         };
-        lines::split(&mut held, bytes, 8, |line| say(line, true));
-        lines::split(&mut held, b"ur\n", 8, |line| say(line, false));
+        line_decoder::split(&mut held, bytes, 8, |line| say(line, true));
+        line_decoder::split(&mut held, b"ur\n", 8, |line| say(line, false));
         assert_eq!(heard, ["one", "two", "three", "four"]);
         assert!(held.is_none());
     }

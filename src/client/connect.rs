@@ -7,7 +7,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockop
 use smol::net::unix::UnixStream;
 
 use super::error::Error;
-use super::trust::{objection, way};
+use super::socket_trust::{objection, way};
 
 /// Which sockets are connected to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

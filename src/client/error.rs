@@ -3,11 +3,12 @@
 //! Knows the words for it, and what to do about it. Does not know exit codes.
 
 use std::fmt;
-use std::io::{self, ErrorKind};
+use std::io;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::config::places::LONGEST_SOCKET;
+use crate::config::paths::LONGEST_SOCKET;
 
 /// Why something did not work.
 #[derive(Clone, Debug)]

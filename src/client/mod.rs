@@ -54,23 +54,23 @@
 //!   or operation, and was on its way, comes as [`Error::Lost`] at once: nobody
 //!   knows whether it was carried out.
 
-mod ask;
 mod backoff;
+mod backpressure;
 mod connect;
+mod connection;
+mod dispatch;
 mod error;
-mod hear;
-mod heard;
-mod journal;
-mod lines;
-mod link;
-mod names;
+mod event;
+mod framed;
+mod incoming;
+mod message_ids;
 mod operation;
 mod options;
-mod room;
-mod standing;
-mod talk;
-mod trust;
-mod turn;
+mod request;
+mod select;
+mod session;
+mod socket_trust;
+mod unacked;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -78,21 +78,21 @@ use std::sync::{Arc, OnceLock};
 use async_channel::{Receiver, Sender};
 use serde::Serialize;
 
-pub use ask::{Publication, Published, Start};
+pub use connection::Link;
 pub use error::{Error, Refused};
-pub use heard::{Heard, Message};
-pub use lines::{Lines, News};
-pub use link::Link;
+pub use event::{Heard, Message};
+pub use incoming::{Lines, News};
 pub use operation::{Interrupt, Operation};
 pub use options::Options;
+pub use request::{Publication, Published, Start};
 
-use crate::edge::clock;
-use journal::Kind;
-use link::{Answer, Order};
-use names::Names;
+use super::edge::clock;
+use backpressure::{Found, Room};
+use connection::{Answer, Order};
+use message_ids::Names;
 use operation::Beginning;
-use room::{Found, Room};
-use standing::Registration;
+use session::Registration;
+use unacked::Kind;
 
 /// A new connection, in its parts.
 #[derive(Debug)]
@@ -187,7 +187,7 @@ impl Client {
     /// # Errors
     /// As [`Client::send`].
     pub async fn begin_subscribe(&self, channel: &str) -> Result<Pending, Error> {
-        let line = spoken(&ask::Subscribe { channel, since: None })?;
+        let line = spoken(&request::Subscribe { channel, since: None })?;
         self.ask(Kind::Subscribe(channel.into()), line, None).await
     }
 
@@ -196,7 +196,7 @@ impl Client {
     /// # Errors
     /// As [`Client::send`] and [`Pending::answer`].
     pub async fn unsubscribe(&self, channel: &str) -> Result<(), Error> {
-        let line = spoken(&ask::Unsubscribe { channel })?;
+        let line = spoken(&request::Unsubscribe { channel })?;
         self.ask(Kind::Unsubscribe(channel.into()), line, None).await?.answer().await.map(drop)
     }
 
@@ -240,7 +240,7 @@ impl Client {
     /// # Errors
     /// As [`Client::send`] and [`Pending::answer`]; what was sent still waits.
     pub async fn flush(&self) -> Result<(), Error> {
-        self.ask(Kind::Flush, spoken(&ask::Ping {})?, None).await?.answer().await.map(drop)
+        self.ask(Kind::Flush, spoken(&request::Ping {})?, None).await?.answer().await.map(drop)
     }
 
     /// Sends a line of any kind, without an `id`: it gets one. It is never
@@ -278,7 +278,7 @@ impl Client {
         answer: Option<Sender<Answer>>,
         begins: Option<Registration>,
     ) -> Result<(), Error> {
-        let weight = room::weight(&line);
+        let weight = backpressure::weight(&line);
         match kind {
             // The last word about an operation always finds room.
             Kind::End(_) => self.room.take_anyway(weight),

@@ -7,10 +7,10 @@ use std::sync::{Arc, OnceLock};
 use async_channel::Receiver;
 use serde::{Deserialize, Serialize};
 
+use super::connection::Order;
 use super::error::Error;
-use super::journal::Kind;
-use super::link::Order;
-use super::{Client, Pending, ask, room, spoken};
+use super::unacked::Kind;
+use super::{Client, Pending, backpressure, request, spoken};
 use crate::protocol::Ending;
 
 /// An operation that runs. Dropped without [`Operation::end`] it counts as
@@ -88,7 +88,7 @@ impl Operation {
     /// With [`Error::Away`] the hub does not know yet, and is told when it is back
     /// and the link still there.
     pub async fn end(mut self, state: Ending, data: &impl Serialize) -> Result<(), Error> {
-        let line = spoken(&ask::End { operation_id: &self.id, state, data })?;
+        let line = spoken(&request::End { operation_id: &self.id, state, data })?;
         self.ended = true;
         if let Some(fate) = self.fate.get() {
             return Err(fate.clone());
@@ -138,9 +138,9 @@ impl Drop for Operation {
         if self.ended || self.fate.get().is_some() {
             return;
         }
-        let end = ask::End { operation_id: &self.id, state: Ending::Failed, data: &() };
+        let end = request::End { operation_id: &self.id, state: Ending::Failed, data: &() };
         if let Ok(line) = spoken(&end) {
-            let weight = room::weight(&line);
+            let weight = backpressure::weight(&line);
             self.client.room.take_anyway(weight);
             let kind = Kind::End(self.id.clone());
             // It only fails where the link has gone, and the operation with it.

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use smol::net::unix::UnixStream;
 
+use super::backpressure::{Room, STANDSTILL};
 use super::connect::{Trust, connect};
+use super::connection::{Link, Parts};
 use super::error::Error;
-use super::journal::Memory;
-use super::link::{Link, Parts};
-use super::names::Names;
-use super::room::{Room, STANDSTILL};
-use super::{Client, Connection, lines};
+use super::message_ids::Names;
+use super::unacked::Memory;
+use super::{Client, Connection, incoming};
 
 /// What is kept for a hub that is away: some ten thousand lines of output, and
 /// less than anybody misses on a small machine.
@@ -159,7 +159,7 @@ impl Options {
         let path = places.present().path.clone();
         // The room bounds it.
         let (orders, taken) = async_channel::unbounded();
-        let (unasked, lines) = lines::queue();
+        let (unasked, lines) = incoming::queue();
         let over = Arc::new(OnceLock::new());
         let repeats = memory == Memory::UntilTaken;
         let room = Room::new(buffer, repeats.then_some(standstill));

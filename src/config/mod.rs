@@ -8,20 +8,20 @@
 //! as a whole, `[[channel]]` among them: the order of its entries has a meaning
 //! that two files could not share.
 
-mod absolute;
-mod changes;
+mod absolute_path;
+mod diff;
 pub mod environment;
 pub mod error;
 mod file_name;
-mod files;
-pub mod owner;
-pub mod places;
-mod sections;
-pub(crate) mod shell;
-mod show;
-mod syntax;
-mod table;
-mod tree;
+pub mod file_owner;
+mod merge;
+pub mod paths;
+mod reader;
+mod render;
+mod schema;
+pub(crate) mod shell_quoting;
+mod sources;
+mod syntax_hints;
 mod variables;
 mod warnings;
 
@@ -34,14 +34,14 @@ use std::time::Duration;
 use ipnet::IpNet;
 use log::LevelFilter;
 
-use crate::features;
-use crate::hub::settings::{Heartbeat, Policy};
-use crate::hub::{Pattern, Rights, Settings, settings};
+use super::features;
+use super::hub::settings::{Heartbeat, Policy};
+use super::hub::{Pattern, Rights, Settings, settings};
 
-pub use changes::{Change, Places};
+pub use diff::{Change, Places};
 pub use environment::Environment;
 pub use error::{ConfigError, Place, Problem};
-pub(crate) use sections::DEFAULT_HTTP;
+pub(crate) use schema::DEFAULT_HTTP;
 
 /// All that can be configured.
 #[derive(Clone, PartialEq, Debug)]
@@ -70,7 +70,7 @@ pub struct Listen {
     pub worker: PathBuf,
     /// Of the WebSocket endpoint.
     pub paths: Vec<String>,
-    /// Each as [`crate::edge::origin::Allowed`] reads it.
+    /// Each as [`super::edge::http::origin::Allowed`] reads it.
     pub allowed_origins: Vec<String>,
     /// Names that requests may be addressed to, beside our own.
     pub allowed_hosts: Vec<String>,
@@ -297,7 +297,7 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn load_again(file: Option<&Path>, environment: &Environment) -> Result<Loaded, ConfigError> {
-        files::are_files(&files::of(file, environment)?)?;
+        sources::are_files(&sources::of(file, environment)?)?;
         Self::load(file, environment)
     }
 
@@ -307,7 +307,7 @@ impl Config {
     /// # Errors
     /// Files that cannot be read, or only once.
     pub fn load_for_next(file: Option<&Path>, environment: &Environment) -> Result<Loaded, ConfigError> {
-        files::are_files(&files::of(file, environment)?)?;
+        sources::are_files(&sources::of(file, environment)?)?;
         let (loaded, unreadable, _) = Self::read(file, environment)?;
         ConfigError::unless_empty(unreadable).map(|()| loaded)
     }
@@ -328,27 +328,27 @@ impl Config {
         file: Option<&Path>,
         environment: &Environment,
     ) -> Result<(Loaded, Vec<Problem>, Vec<Problem>), ConfigError> {
-        let files = files::of(file, environment)?;
+        let files = sources::of(file, environment)?;
         let mut unreadable = Vec::new();
-        let mut entries = tree::Entries::new();
+        let mut entries = merge::Entries::new();
         for file in &files {
-            match files::read(file) {
-                Ok(over) => tree::overlay(&mut entries, over),
+            match sources::read(file) {
+                Ok(over) => merge::overlay(&mut entries, over),
                 Err(problem) => unreadable.push(problem),
             }
         }
         let mut problems = Vec::new();
-        let foreign = files::overlay_variables(&mut entries, environment, &mut problems);
-        let places = changes::places(&entries);
+        let foreign = sources::overlay_variables(&mut entries, environment, &mut problems);
+        let places = diff::places(&entries);
         let problems = Rc::new(RefCell::new(problems));
-        let config = sections::config(entries, environment, &problems);
+        let config = schema::config(entries, environment, &problems);
         Ok((Loaded { config, files, places, foreign }, unreadable, problems.take()))
     }
 
     /// The configuration as a file, which read again gives the same. It names
     /// secrets by their files and never shows them.
     pub fn show(&self) -> String {
-        show::config(self)
+        render::config(self)
     }
 
     /// What the hub has to know.

@@ -11,8 +11,8 @@
 use toml::de::DeValue;
 
 use super::error::{Place, Problem};
-use super::show;
-use super::tree::{Entries, Node, Source, Value};
+use super::merge::{Entries, Node, Source, Value};
+use super::render;
 
 /// What the names of our variables begin with.
 const PREFIX: &str = "WSHUBD_";
@@ -36,7 +36,7 @@ pub(super) fn meaning(variable: &str, text: &str) -> Option<Meaning> {
     }
     let name = name.to_lowercase();
     let keys: Vec<String> = name.split("__").map(str::to_owned).collect();
-    let names = show::names();
+    let names = render::names();
     if keys.len() > 1 || names.iter().any(|(section, _)| *section == name) {
         return Some(Meaning::Option(keys));
     }
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn every_option_is_set_by_its_variable_and_missed_by_one_underscore() {
-        for (section, key) in show::names().into_iter().filter(|(section, _)| *section != "channel") {
+        for (section, key) in render::names().into_iter().filter(|(section, _)| *section != "channel") {
             let variable = variable_of(&format!("{section}.{key}"));
             let keys = vec![section.to_owned(), key.to_owned()];
             assert_eq!(meaning(&variable, "1"), Some(Meaning::Option(keys)), "{variable}");

@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::places::STORE;
-use super::shell::quoted;
+use super::paths::STORE;
+use super::shell_quoting::quoted;
 use super::{Config, Loaded, StoreKind};
 
 impl Config {

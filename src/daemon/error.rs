@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use crate::config::owner::{Purpose, explained};
-use crate::config::places::LONGEST_SOCKET;
+use crate::config::file_owner::{Purpose, explained};
+use crate::config::paths::LONGEST_SOCKET;
 use crate::config::{ConfigError, Problem};
 
 /// Why the daemon did not start.

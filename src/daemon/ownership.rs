@@ -9,9 +9,9 @@ use std::path::Path;
 use rustix::fs::{Access, access};
 use rustix::io::Errno;
 
-use crate::config::owner::{Purpose, explained, explained_within, first_denied};
-use crate::config::{Config, Problem, StoreKind, places};
-use crate::edge::store::remains;
+use crate::config::file_owner::{Purpose, explained, explained_within, first_denied};
+use crate::config::{Config, Problem, StoreKind, paths};
+use crate::edge::store::checkpoint;
 
 /// What of the state directory may not be used: whose it is, and what helps.
 pub(crate) fn denied(config: &Config) -> Vec<Problem> {
@@ -19,14 +19,14 @@ pub(crate) fn denied(config: &Config) -> Vec<Problem> {
     let error = io::Error::from(Errno::ACCESS);
     let problem = |path: &Path, why: String| Problem::in_file(path, format!("cannot be used: {why}"));
     let mut problems = Vec::new();
-    let store = directory.join(places::STORE);
+    let store = directory.join(paths::STORE);
     if config.state.store == StoreKind::Sled
         && let Some(denied) = first_denied(&store)
     {
         problems.push(problem(&store, explained_within(&error, &denied, &store)));
     }
     let [_, positions] = config.positions();
-    for path in [remains::path(directory), positions] {
+    for path in [checkpoint::path(directory), positions] {
         if access(&path, Access::READ_OK) == Err(Errno::ACCESS) {
             problems.push(problem(&path, explained(&error, &path, Purpose::State)));
         }

@@ -5,14 +5,14 @@
 
 use std::collections::BinaryHeap;
 
-use super::channels::{Hearing, Subscriber, Topic};
-use super::connections::{Connection, Kind};
-use super::deadlines::NEVER;
+use super::channel::topics::{Hearing, Subscriber, Topic};
+use super::connection::table::{Connection, Kind};
 use super::event::{Asker, Effect, Effects, LogKey, Now};
+use super::timers::NEVER;
 use super::{Ask, Done, Hub};
 use crate::protocol::frame::{ChannelEntry, ConnectionEntry, InboxEntry, LinkEntry, Statistics};
-use crate::protocol::name::spelled;
-use crate::protocol::say::After;
+use crate::protocol::ids::spelled;
+use crate::protocol::request::After;
 use crate::protocol::{
     Channel, Close, Code, ConnectionId, Frame, Moment, Refusal, Revoked, Target, TokenId, UnixTime, UserId,
 };

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::memory::Level;
-use super::recent::Scope;
-use super::rights::Identity;
+use super::channel::dedup::Scope;
+use super::connection::rights::Identity;
+use super::memory_pressure::Level;
 use super::settings::{Disk, Settings};
 use crate::protocol::worker::InterruptLine;
 use crate::protocol::{

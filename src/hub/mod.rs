@@ -3,117 +3,88 @@
 //! Knows who is connected, who hears what, what is kept and what runs. Does not
 //! know how any of it travels.
 
-mod accounts;
 mod admin;
-mod auth;
-mod channels;
-mod configured;
-mod connections;
-mod deadlines;
-mod durable;
+mod channel;
+mod checkpoint;
+pub mod connection;
+mod dispatch;
 pub mod event;
-mod fanout;
-mod found;
-mod half_closed;
-mod inbox;
-mod interrupts;
-mod jump;
-mod keeping;
-mod kept;
-mod leaving;
-mod lifetime;
-mod limits;
-mod logs;
-pub mod memory;
-mod notices;
-mod operations;
-mod presence;
-mod progress;
-mod publish;
-mod random;
-mod readers;
-mod receipts;
-mod recent;
-mod remains;
-mod replay;
-mod requests;
-pub mod rights;
-mod room;
-mod seldom;
+mod log;
+pub mod memory_pressure;
+mod operation;
+mod optional_list;
+mod reconfigure;
+mod rng;
 pub mod settings;
-mod shares;
-mod state;
-mod subscribe;
-mod unread;
-mod weights;
-mod whisper;
+mod snapshot;
+mod timers;
 
-pub use accounts::Account;
+pub use channel::dedup::Scope;
+pub use connection::account::Account;
+pub use connection::rights::{Identity, Pattern, Rights, Terms};
 pub use event::{
     Anomaly, Asker, Claim, Effect, Effects, Fate, Found, FoundMessage, Input, Keeping, LogKey, Now, Outbound,
     Peer, Purpose, Recipients, StoreFact, TokenFault, TurnedAway,
 };
-pub use memory::{Asks, Level};
-pub use recent::Scope;
-pub use rights::{Identity, Pattern, Rights, Terms};
+pub use memory_pressure::{Asks, Level};
 pub use settings::Settings;
-pub use state::StateError;
+pub use snapshot::StateError;
 
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::frame::Counters;
-use crate::protocol::{Close, Code, Frame, Moment, Refusal, Refused, RequestId};
-use deadlines::Task;
+use super::protocol::frame::Counters;
+use super::protocol::{Close, Code, Frame, Moment, Refusal, Refused, RequestId};
+use timers::Task;
 
 /// All state worth reasoning about.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Hub {
     #[serde(skip)]
     settings: Settings,
-    random: random::Random,
-    connections: connections::Connections,
-    channels: channels::Channels,
-    operations: operations::Operations,
-    pending: interrupts::Pending,
-    recent: recent::Recent,
-    departures: notices::Departures,
+    random: rng::Random,
+    connections: connection::table::Connections,
+    channels: channel::topics::Channels,
+    operations: operation::Operations,
+    pending: operation::interrupt::Pending,
+    recent: channel::dedup::Recent,
+    departures: channel::system_channels::Departures,
     #[serde(default)]
-    accounts: accounts::Accounts,
+    accounts: connection::account::Accounts,
     #[serde(default)]
-    flash: shares::Flash,
+    flash: log::publisher_quota::Flash,
     /// Found again by another process.
     #[serde(skip)]
-    excess: shares::Excess,
-    deadlines: deadlines::Deadlines,
+    excess: log::publisher_quota::Excess,
+    deadlines: timers::Deadlines,
     counters: Counters,
     /// Goes behind all the rest, where a daemon of before ends.
     #[serde(skip)]
     refused: Refused,
     /// Told again by whoever holds it; another process holds something else.
     #[serde(skip)]
-    memory: memory::Memory,
+    memory: memory_pressure::Memory,
     /// The disk cannot be used. Told again by the store of another process.
     #[serde(skip)]
     disk_failed: bool,
     /// How much the disk takes of what is kept. Told again by the store of another
     /// process.
     #[serde(skip)]
-    store_room: room::StoreRoom,
+    store_room: log::eviction::StoreRoom,
     /// Counted again by another process, from the answers that wait.
     #[serde(skip)]
-    waiting: durable::Waiting,
+    waiting: log::durable::Waiting,
     /// Told again by the edge of another process.
     #[serde(skip)]
-    half_closed: half_closed::HalfClosed,
+    half_closed: connection::half_closed::HalfClosed,
     /// Found again by another process.
     #[serde(skip)]
-    strangers: auth::Strangers,
+    strangers: connection::auth::Strangers,
     /// When the first thing happened that is not about the disk.
     started: Option<Moment>,
     /// Above which number topics begin, while nobody has told what is on the disk.
     numbers_above: Option<u64>,
     /// What was found on the disk and is not looked after yet.
-    unsorted: Vec<found::Unsorted>,
+    unsorted: Vec<log::recovery::Unsorted>,
     /// It was read back, and has not gone on yet.
     #[serde(skip)]
     resumes: bool,
@@ -144,25 +115,25 @@ impl Hub {
     pub fn new(settings: Settings, seed: u64) -> Self {
         Self {
             settings,
-            random: random::Random::new(seed),
-            connections: connections::Connections::default(),
-            channels: channels::Channels::default(),
-            operations: operations::Operations::default(),
-            pending: interrupts::Pending::default(),
-            recent: recent::Recent::default(),
-            departures: notices::Departures::default(),
-            accounts: accounts::Accounts::default(),
-            flash: shares::Flash::default(),
-            excess: shares::Excess::default(),
-            deadlines: deadlines::Deadlines::default(),
+            random: rng::Random::new(seed),
+            connections: connection::table::Connections::default(),
+            channels: channel::topics::Channels::default(),
+            operations: operation::Operations::default(),
+            pending: operation::interrupt::Pending::default(),
+            recent: channel::dedup::Recent::default(),
+            departures: channel::system_channels::Departures::default(),
+            accounts: connection::account::Accounts::default(),
+            flash: log::publisher_quota::Flash::default(),
+            excess: log::publisher_quota::Excess::default(),
+            deadlines: timers::Deadlines::default(),
             counters: Counters::default(),
             refused: Refused::default(),
-            memory: memory::Memory::default(),
+            memory: memory_pressure::Memory::default(),
             disk_failed: false,
-            store_room: room::StoreRoom::default(),
-            waiting: durable::Waiting::default(),
-            half_closed: half_closed::HalfClosed::default(),
-            strangers: auth::Strangers::default(),
+            store_room: log::eviction::StoreRoom::default(),
+            waiting: log::durable::Waiting::default(),
+            half_closed: connection::half_closed::HalfClosed::default(),
+            strangers: connection::auth::Strangers::default(),
             started: None,
             numbers_above: None,
             unsorted: Vec::new(),
@@ -184,7 +155,7 @@ impl Hub {
             Input::Opened { conn, peer } => self.opened(now, conn, peer, out),
             Input::Identified { conn, id, inbox, claim } => {
                 let ask = Ask { from: Asker::Connection(conn), id };
-                self.identified(now, &ask, conn, auth::Proof { inbox, claim }, out);
+                self.identified(now, &ask, conn, connection::auth::Proof { inbox, claim }, out);
             }
             Input::Said { from, said } => self.said(now, from, said, out),
             Input::Misspoke { from, misspoken } => self.misspoke(now, from, misspoken, out),

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use super::limits::OF_USER;
-use super::rights::{Pattern, Rights};
+pub use super::connection::rate_limit::OF_USER;
+use super::connection::rights::{Pattern, Rights};
 use crate::protocol::Channel;
 
 /// All that the hub can be told to do differently.

@@ -7,17 +7,18 @@
 //! first line that nobody takes, and the crates that speak to the journal wait for
 //! it: one that has stopped would stop the daemon. So neither is used there.
 
-mod journal;
-mod lines;
+mod journald;
+mod stderr;
 
 use std::fmt::Write;
 use std::io::IsTerminal;
 
-use log::kv::{self, Key, Value, VisitSource};
+use log::kv;
+use log::kv::{Key, Value, VisitSource};
 use log::{Level, LevelFilter, Metadata, Record};
 
-use journal::Journal;
-use lines::{Lines, Terminal};
+use journald::Journal;
+use stderr::{Lines, Terminal};
 
 /// What passes through the libraries' lower levels must not be written: tokens
 /// are in it too.
@@ -39,7 +40,7 @@ pub fn start(level: LevelFilter) {
 
 /// Whether standard error leads to systemd's journal.
 pub fn is_for_journal() -> bool {
-    journal::is_behind(std::io::stderr())
+    journald::is_behind(std::io::stderr())
 }
 
 /// What a line begins with there (sd-daemon(3)).

@@ -3,10 +3,12 @@
 //! Knows one text frame as one request. Does not know sockets, or who the
 //! client is; what it hears is in [`frame`](super::frame).
 
-use super::fields::{self, Fields, missing};
-use super::read::{self, ToAll};
+use super::fields;
+use super::fields::{Fields, missing};
 use super::refusal::{Code, Refusal};
-use super::say::{InboxMode, Misspoken, Said, Say, Token};
+use super::request::{InboxMode, Misspoken, Said, Say, Token};
+use super::request_parser;
+use super::request_parser::ToAll;
 
 /// Reads one frame.
 ///
@@ -14,30 +16,30 @@ use super::say::{InboxMode, Misspoken, Said, Say, Token};
 /// `bad_json`, `bad_request`, `unknown_action`, `too_large` or `forbidden`, with
 /// the request's id where it could be read.
 pub fn parse(text: &str) -> Result<Said, Misspoken> {
-    read::request(text, None, |action, fields| match action {
-        "subscribe" => read::subscribe(fields),
-        "unsubscribe" => read::channel(fields).map(Say::Unsubscribe),
-        "send" => read::publication(fields, ToAll::Unknown, None),
+    request_parser::request(text, None, |action, fields| match action {
+        "subscribe" => request_parser::subscribe(fields),
+        "unsubscribe" => request_parser::channel(fields).map(Say::Unsubscribe),
+        "send" => request_parser::publication(fields, ToAll::Unknown, None),
         "whisper" => whisper(fields),
-        "interrupt" => read::interrupt(fields),
-        "presence" => read::channel(fields).map(Say::Presence),
+        "interrupt" => request_parser::interrupt(fields),
+        "presence" => request_parser::channel(fields).map(Say::Presence),
         "ack" => ack(fields),
         "auth" => auth(fields),
         "ping" => Ok(Say::Ping),
-        other => read::administration(other, fields),
+        other => request_parser::administration(other, fields),
     })
 }
 
 fn whisper(fields: &Fields<'_>) -> Result<Say, Refusal> {
     Ok(Say::Whisper {
-        channel: read::channel(fields)?,
-        event: read::event(fields.event, None)?,
+        channel: request_parser::channel(fields)?,
+        event: request_parser::event(fields.event, None)?,
         data: fields::payload(fields.data)?,
     })
 }
 
 fn ack(fields: &Fields<'_>) -> Result<Say, Refusal> {
-    let position = read::position(fields)?;
+    let position = request_parser::position(fields)?;
     let read = fields::boolean("read", fields.read)?.unwrap_or(false);
     Ok(Say::Ack { position, read })
 }

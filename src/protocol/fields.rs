@@ -10,8 +10,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::ids::LONGEST_NAME;
 use super::message::Payload;
-use super::name::LONGEST_NAME;
 use super::refusal::{Code, Refusal};
 
 /// How deep `data` may nest: what parsers of clients follow without trouble.
@@ -325,7 +325,8 @@ impl RequestId {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Publication, Say, Target, client, http, refusal::Code, worker};
+    use crate::protocol::refusal::Code;
+    use crate::protocol::{Publication, Say, Target, client, http, worker};
 
     #[test]
     fn a_list_is_no_request_and_has_no_id() {

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-pub use super::entries::*;
 use super::fields::RequestId;
+use super::ids::{Channel, ConnectionId, MessageId, OperationId, UserId};
+pub use super::listings::*;
 use super::message::Payload;
-use super::name::{Channel, ConnectionId, MessageId, OperationId, UserId};
 use super::refusal::Refusal;
-use super::say::Ending;
+use super::request::Ending;
 use super::time::{UnixTime, rfc3339, rfc3339_if_any, seconds, seconds_if_any};
 use crate::json;
 

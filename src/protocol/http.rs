@@ -3,16 +3,17 @@
 //! Knows the JSON. Does not know HTTP, or whose secret came with it.
 
 use super::fields::Fields;
-use super::read::{self, ToAll};
 use super::refusal::{Code, Refusal};
-use super::say::{Interrupt, Misspoken, Publication, Say};
+use super::request::{Interrupt, Misspoken, Publication, Say};
+use super::request_parser;
+use super::request_parser::ToAll;
 
 /// Reads the body of `POST /broadcast`.
 ///
 /// # Errors
 /// `bad_json`, `bad_request`, `too_large` or `forbidden`.
 pub fn broadcast(body: &[u8]) -> Result<Publication, Refusal> {
-    match read_body(body, |fields| read::publication(fields, ToAll::Allowed, None))? {
+    match read_body(body, |fields| request_parser::publication(fields, ToAll::Allowed, None))? {
         Say::Publish(publication) => Ok(publication),
         _ => Err(Refusal::new(Code::Internal, "not a publication")),
     }
@@ -23,7 +24,7 @@ pub fn broadcast(body: &[u8]) -> Result<Publication, Refusal> {
 /// # Errors
 /// `bad_json`, `bad_request` or `too_large`.
 pub fn interrupt(body: &[u8]) -> Result<Interrupt, Refusal> {
-    match read_body(body, read::interrupt)? {
+    match read_body(body, request_parser::interrupt)? {
         Say::Interrupt(interrupt) => Ok(interrupt),
         _ => Err(Refusal::new(Code::Internal, "not an interrupt")),
     }
@@ -31,7 +32,7 @@ pub fn interrupt(body: &[u8]) -> Result<Interrupt, Refusal> {
 
 fn read_body(body: &[u8], of: impl FnOnce(&Fields<'_>) -> Result<Say, Refusal>) -> Result<Say, Refusal> {
     let text = std::str::from_utf8(body).map_err(|_| Refusal::new(Code::BadJson, "the body is not UTF-8"))?;
-    read::request(text, Some(""), |_, fields| of(fields)).map(|said| said.say).map_err(
+    request_parser::request(text, Some(""), |_, fields| of(fields)).map(|said| said.say).map_err(
         |Misspoken { mut refusal, .. }| {
             refusal.action = None;
             refusal

@@ -9,7 +9,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::name::{Channel, ConnectionId, Event, MessageId, UserId};
+use super::ids::{Channel, ConnectionId, Event, MessageId, UserId};
 use super::time::{UnixTime, rfc3339};
 use crate::json;
 

@@ -6,17 +6,17 @@
 
 pub mod client;
 pub mod close;
-mod entries;
 mod fields;
 pub mod frame;
 pub mod http;
+pub mod ids;
+mod listings;
 pub mod message;
-pub mod name;
-mod read;
-pub mod reason;
 pub mod refusal;
+pub mod rejection;
+pub mod request;
+mod request_parser;
 pub mod routes;
-pub mod say;
 pub mod time;
 pub mod worker;
 
@@ -25,11 +25,11 @@ pub use close::{Close, Return};
 pub use fields::RequestId;
 pub(crate) use fields::{passed_on, whole};
 pub use frame::Frame;
+pub use ids::{Channel, ConnectionId, Event, MessageId, OperationId, TokenId, UserId};
 pub use message::{Delivery, Message, Payload, Sender};
-pub use name::{Channel, ConnectionId, Event, MessageId, OperationId, TokenId, UserId};
-pub use reason::{Reason, Refused};
 pub use refusal::{Code, Refusal};
-pub use say::*;
+pub use rejection::{Reason, Refused};
+pub use request::*;
 pub use time::{Moment, UnixTime};
 
 /// The version that `connection_established` names.

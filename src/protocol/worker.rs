@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::fields::{self, Fields};
+use super::fields;
+use super::fields::Fields;
 use super::frame::Frame;
+use super::ids::{Channel, MessageId, OperationId, UserId};
 use super::message::{Sender, spelled};
-use super::name::{Channel, MessageId, OperationId, UserId};
-use super::read::{self, ToAll};
 use super::refusal::{Code, Refusal};
-use super::say::{Allowance, Grant, Misspoken, Said, Say, Token, Wanted};
+use super::request::{Allowance, Grant, Misspoken, Said, Say, Token, Wanted};
+use super::request_parser;
+use super::request_parser::ToAll;
 use super::time::{UnixTime, rfc3339};
 use crate::json;
 
@@ -23,19 +25,19 @@ use crate::json;
 pub fn parse(line: &[u8]) -> Result<Said, Misspoken> {
     let line = std::str::from_utf8(line)
         .map_err(|_| Misspoken { id: None, refusal: Refusal::new(Code::BadJson, "the line is not UTF-8") })?;
-    read::request(line, Some("publish"), |action, fields| match action {
-        "publish" | "send" => read::publication(fields, ToAll::Allowed, fields.kind),
-        "subscribe" => read::subscribe(fields),
-        "unsubscribe" => read::channel(fields).map(Say::Unsubscribe),
-        "operation_start" => read::start(fields),
-        "operation_end" => read::end(fields),
-        "interrupt" => read::interrupt(fields),
+    request_parser::request(line, Some("publish"), |action, fields| match action {
+        "publish" | "send" => request_parser::publication(fields, ToAll::Allowed, fields.kind),
+        "subscribe" => request_parser::subscribe(fields),
+        "unsubscribe" => request_parser::channel(fields).map(Say::Unsubscribe),
+        "operation_start" => request_parser::start(fields),
+        "operation_end" => request_parser::end(fields),
+        "interrupt" => request_parser::interrupt(fields),
         "ping" => Ok(Say::Ping),
         "token" => token(fields),
         "reload" => Ok(Say::Reload),
-        "revocations" => read::after(fields).map(|after| Say::Revocations { after }),
-        "lift" => read::user_or_jti(fields).map(Say::Lift),
-        other => read::administration(other, fields),
+        "revocations" => request_parser::after(fields).map(|after| Say::Revocations { after }),
+        "lift" => request_parser::user_or_jti(fields).map(Say::Lift),
+        other => request_parser::administration(other, fields),
     })
 }
 
@@ -47,7 +49,7 @@ pub(crate) const DEEPEST_INFO: usize = 64;
 
 /// A user is to get a token, or one that somebody has is to be looked at.
 fn token(fields: &Fields<'_>) -> Result<Say, Refusal> {
-    match (fields::string("token", fields.token)?, read::user_id(fields)?) {
+    match (fields::string("token", fields.token)?, request_parser::user_id(fields)?) {
         (Some(token), None) => Ok(Say::CheckToken(Token::new(token))),
         (None, Some(user_id)) => {
             let ttl = fields::duration("ttl", fields.ttl)?.unwrap_or(USUAL_TOKEN_LIFE);

@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use log::LevelFilter;
-use wshubd::config::owner::Purpose;
-use wshubd::config::{Alg, Config, Environment, Forwarded, Loaded, Principal, StoreKind, places};
+use wshubd::config::file_owner::Purpose;
+use wshubd::config::{Alg, Config, Environment, Forwarded, Loaded, Principal, StoreKind, paths};
 use wshubd::features::{PUBLIC_KEYS, STORE};
 use wshubd::hub::settings::Disk;
 use wshubd::hub::settings::{Keep, Limits};
@@ -413,18 +413,18 @@ fn state_is_kept_where_the_nearest_variable_says() {
     let expected = ["/a", "/c/wshubd", "/d/.local/state/wshubd", "/var/tmp/wshubd-7"];
     for (from, expected) in expected.iter().enumerate() {
         let environment = Environment::new(7, all[from..].iter().copied());
-        assert_eq!(places::state_directory(&environment), Path::new(expected));
+        assert_eq!(paths::state_directory(&environment), Path::new(expected));
     }
-    let root = |from: usize| places::state_directory(&Environment::new(0, all[from..].iter().copied()));
+    let root = |from: usize| paths::state_directory(&Environment::new(0, all[from..].iter().copied()));
     assert_eq!([root(1), root(2)], [Path::new("/c/wshubd"), Path::new("/var/lib/wshubd")]);
     let relative = Environment::new(7, [("XDG_STATE_HOME", "c"), ("HOME", "")]);
-    assert_eq!(places::state_directory(&relative), Path::new("/var/tmp/wshubd-7"));
+    assert_eq!(paths::state_directory(&relative), Path::new("/var/tmp/wshubd-7"));
 }
 
 #[test]
 fn the_worker_socket_is_looked_for_from_near_to_far() {
     let candidates = |variables: &[(&str, &str)]| {
-        places::worker_socket_candidates(&Environment::new(7, variables.iter().copied()))
+        paths::worker_socket_candidates(&Environment::new(7, variables.iter().copied()))
     };
     let far =
         ["/run/user/7/wshubd", "/run/wshubd", "/tmp/wshubd-7"].map(|dir| Path::new(dir).join("worker.sock"));
@@ -433,10 +433,10 @@ fn the_worker_socket_is_looked_for_from_near_to_far() {
     let near = candidates(&[("XDG_RUNTIME_DIR", "/x"), ("RUNTIME_DIRECTORY", "/r")]);
     assert_eq!(near[..2], ["/r/worker.sock", "/x/wshubd/worker.sock"].map(PathBuf::from));
     let named = Environment::new(7, [("XDG_RUNTIME_DIR", "/nonexistent/x")]);
-    assert_eq!(places::worker_socket(&named), Path::new("/nonexistent/x/wshubd/worker.sock"));
+    assert_eq!(paths::worker_socket(&named), Path::new("/nonexistent/x/wshubd/worker.sock"));
     // No user has this number, so that no directory of theirs is there.
     let nowhere = Environment::new(4_000_000_000, [("HOME", "/")]);
-    assert_eq!(places::worker_socket(&nowhere), Path::new("/tmp/wshubd-4000000000/worker.sock"));
+    assert_eq!(paths::worker_socket(&nowhere), Path::new("/tmp/wshubd-4000000000/worker.sock"));
 }
 
 #[test]
@@ -444,24 +444,24 @@ fn a_directory_among_everybodys_must_be_ours_alone() {
     use std::os::unix::fs::symlink;
     let scratch = Scratch::new();
     let made = scratch.0.join("a/b");
-    places::create_directory(&made, Purpose::State).unwrap();
+    paths::create_directory(&made, Purpose::State).unwrap();
     assert_eq!(fs::metadata(&made).unwrap().permissions().mode() & 0o777, 0o700);
-    places::create_directory(&made, Purpose::State).unwrap();
+    paths::create_directory(&made, Purpose::State).unwrap();
     // In a directory of our own, others cannot have laid it out.
     let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     mode(&made, 0o755);
-    places::create_directory(&made, Purpose::State).unwrap();
+    paths::create_directory(&made, Purpose::State).unwrap();
 
     let common = scratch.0.join("common");
     fs::create_dir(&common).unwrap();
     mode(&common, 0o1777);
-    places::create_directory(&common.join("new"), Purpose::State).unwrap();
-    places::create_directory(&common.join("new"), Purpose::State).unwrap();
+    paths::create_directory(&common.join("new"), Purpose::State).unwrap();
+    paths::create_directory(&common.join("new"), Purpose::State).unwrap();
     mode(&common.join("new"), 0o755);
-    assert!(places::create_directory(&common.join("new"), Purpose::State).is_err());
+    assert!(paths::create_directory(&common.join("new"), Purpose::State).is_err());
     symlink(&made, common.join("link")).unwrap();
-    let error = places::create_directory(&common.join("link"), Purpose::State).unwrap_err().to_string();
+    let error = paths::create_directory(&common.join("link"), Purpose::State).unwrap_err().to_string();
     assert!(error.contains("common/link: lies where everybody may write"), "{error}");
     scratch.write("file", "");
-    assert!(places::create_directory(&scratch.0.join("file"), Purpose::State).is_err());
+    assert!(paths::create_directory(&scratch.0.join("file"), Purpose::State).is_err());
 }

@@ -6,7 +6,7 @@ use std::io::{Error, ErrorKind};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 
-use wshubd::config::owner::{Purpose, explained_to};
+use wshubd::config::file_owner::{Purpose, explained_to};
 
 use super::Scratch;
 

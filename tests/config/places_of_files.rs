@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use wshubd::config::{Config, Environment, places};
+use wshubd::config::{Config, Environment, paths};
 
 use super::Scratch;
 
@@ -19,7 +19,7 @@ fn a_users_own_file_stands_in_for_that_of_the_machine() {
     let home = scratch.0.to_str().unwrap();
     let machine = Path::new("/etc/wshubd");
     let of = |uid: u32, variables: &[(&str, &str)]| {
-        places::configuration_directory(&Environment::new(uid, variables.iter().copied()))
+        paths::configuration_directory(&Environment::new(uid, variables.iter().copied()))
     };
     assert_eq!(of(1000, &[("HOME", home)]), machine, "there is none");
     scratch.write(".config/wshubd/wshubd.toml", "[limits]\nburst = 2\n");
@@ -55,7 +55,7 @@ fn a_home_of_somebody_else_that_cannot_be_entered_is_passed_over() {
     let stranger = closed(&scratch, "home").wrapping_add(1000);
     let home = scratch.0.join("home");
     let environment = Environment::new(stranger, [("HOME", home.to_str().unwrap())]);
-    assert_eq!(places::configuration_directory(&environment), Path::new("/etc/wshubd"));
+    assert_eq!(paths::configuration_directory(&environment), Path::new("/etc/wshubd"));
 }
 
 #[test]
@@ -74,6 +74,6 @@ fn an_own_configuration_that_cannot_be_looked_at_is_told() {
         assert!(error.contains(": cannot be read: "), "{error}");
         // Missing is fine.
         fs::remove_file(scratch.0.join(file)).unwrap();
-        assert_eq!(places::configuration_directory(&environment), Path::new("/etc/wshubd"));
+        assert_eq!(paths::configuration_directory(&environment), Path::new("/etc/wshubd"));
     }
 }

@@ -1,6 +1,7 @@
 //! `wshubctl run` where pipes break, children stray and somebody presses Ctrl-C.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
+use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;

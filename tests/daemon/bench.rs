@@ -9,9 +9,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use async_tungstenite::tungstenite;
 use async_tungstenite::tungstenite::client::IntoClientRequest;
 use async_tungstenite::tungstenite::protocol::Role;
-use async_tungstenite::tungstenite::{self, Message, WebSocket};
+use async_tungstenite::tungstenite::{Message, WebSocket};
 use serde_json::{Value, json};
 
 /// A test that waits longer has failed.

@@ -6,7 +6,7 @@ use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
 use proptest::prelude::*;
 use wshubd::config::Forwarded;
-use wshubd::edge::forwarded::{Proxies, Source};
+use wshubd::edge::http::forwarded::{Proxies, Source};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()

@@ -1,6 +1,6 @@
 //! What `allowed_origins` may list, and what a page is told that is not in it.
 
-use wshubd::edge::origin::{Allowed, Gate};
+use wshubd::edge::http::origin::{Allowed, Gate};
 use wshubd::protocol::Reason;
 
 use super::{admits, admitted, listen};

@@ -7,7 +7,7 @@ mod listed;
 use hyper::HeaderMap;
 use hyper::header::{HOST, HeaderValue, ORIGIN};
 use wshubd::config::{Config, Environment, Listen};
-use wshubd::edge::origin::{Gate, HEALTH, Refused};
+use wshubd::edge::http::origin::{Gate, HEALTH, Refused};
 use wshubd::protocol::Reason;
 
 fn listen(origins: &[&str], hosts: &[&str]) -> Listen {

@@ -15,11 +15,11 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use smol::{Async, LocalExecutor};
 use smol_hyper::rt::FuturesIo;
-use wshubd::edge::lines::Next;
-use wshubd::edge::outbox::{Flushed, Outbox, Piece};
-use wshubd::edge::packet::Packet;
-use wshubd::edge::wire::{Moved, Wire};
-use wshubd::edge::ws::{Decoder, Heard};
+use wshubd::edge::net::encoded_frame::Packet;
+use wshubd::edge::net::line_decoder::Next;
+use wshubd::edge::net::send_queue::{Flushed, Outbox, Piece};
+use wshubd::edge::net::socket::{Moved, Wire};
+use wshubd::edge::net::ws_decoder::{Decoder, Heard};
 
 /// What the suite's largest case sends.
 const LARGEST: usize = 16 << 20;

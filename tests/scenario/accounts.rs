@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use serde_json::json;
-use wshubd::edge::upgrade::network;
+use wshubd::edge::http::upgrade::network;
 use wshubd::hub::{Claim, Peer, Settings};
 use wshubd::protocol::InboxMode;
 

@@ -8,8 +8,9 @@ use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 use wshubd::hub::settings::{Keep, Policy};
 use wshubd::hub::{Asker, Effect, Effects, Input, Outbound, Pattern, Settings};
+use wshubd::protocol;
+use wshubd::protocol::Close;
 use wshubd::protocol::message::Delivery;
-use wshubd::protocol::{self, Close};
 
 use super::bench::{Bench, Seat};
 

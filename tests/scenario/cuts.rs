@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 use wshubd::hub::Settings;
 use wshubd::hub::settings::{Keep, Policy};
-use wshubd::protocol::InboxMode::{self, Ack, Auto, Off};
+use wshubd::protocol::InboxMode;
+use wshubd::protocol::InboxMode::{Ack, Auto, Off};
 
 use super::bench::{Bench, Seat};
 

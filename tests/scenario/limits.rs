@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde_json::json;
 use wshubd::hub::{Claim, Input, Peer, Settings, Terms, TokenFault, TurnedAway};
-use wshubd::protocol::{self, Allowance, InboxMode, Reason};
+use wshubd::protocol;
+use wshubd::protocol::{Allowance, InboxMode, Reason};
 
 use super::bench::{Bench, Seat};
 

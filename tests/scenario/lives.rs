@@ -14,8 +14,9 @@ use wshubd::hub::settings::Policy;
 use wshubd::hub::{
     Asker, Claim, Effect, Effects, Hub, Identity, Input, LogKey, Now, Outbound, Peer, Purpose, Settings,
 };
+use wshubd::protocol;
 use wshubd::protocol::message::Delivery;
-use wshubd::protocol::{self, ConnectionId, InboxMode, Message, Moment, Say, UnixTime, worker};
+use wshubd::protocol::{ConnectionId, InboxMode, Message, Moment, Say, UnixTime, worker};
 
 use super::bench::{rights, user_id};
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use wshubd::edge::store::words::{Gone, Mark, Order, Put};
+use wshubd::edge::store::ipc::{Gone, Mark, Order, Put};
 
 /// Nothing that is asked takes nearly as long.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use wshubd::edge::store::budget::{Budget, Thrift};
+use wshubd::edge::store::write_budget::{Budget, Thrift};
 use wshubd::protocol::Moment;
 
 const MIB: u64 = 1 << 20;

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use wshubd::edge::store::positions::{Owner, Position, Positions};
+use wshubd::edge::store::seq_file::{Owner, Position, Positions};
 use wshubd::hub::LogKey;
 use wshubd::protocol::{Channel, UserId};
 

@@ -3,7 +3,7 @@
 use std::fs;
 
 use serde_json::{Value, json};
-use wshubd::edge::store::words::Order;
+use wshubd::edge::store::ipc::Order;
 
 use crate::child::{Answer, Place, gone, mark, put, record};
 

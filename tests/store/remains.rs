@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use wshubd::edge::store::{Clocks, Elapsed, remains};
+use wshubd::edge::store::{Clocks, Elapsed, checkpoint};
 use wshubd::hub::Now;
 use wshubd::protocol::{Moment, UnixTime};
 
@@ -13,7 +13,7 @@ fn place_with(hub: &[u8]) -> Place {
     fs::create_dir(place.store()).unwrap();
     let now = Now { moment: Moment(5), wall: UnixTime(1_795_000_000_000) };
     let clocks = Clocks { boot: "a".to_owned(), is_trusted: true };
-    remains::write(&place.store(), Elapsed::new(now, clocks, None).stamp(now), hub).unwrap();
+    checkpoint::write(&place.store(), Elapsed::new(now, clocks, None).stamp(now), hub).unwrap();
     place
 }
 
@@ -21,12 +21,12 @@ fn place_with(hub: &[u8]) -> Place {
 fn who_is_stopped_before_anybody_was_let_in_leaves_it_to_the_next() {
     let place = place_with(b"positions");
     for _ in 0..2 {
-        assert_eq!(remains::read(&place.store()).unwrap().unwrap().hub, b"positions");
+        assert_eq!(checkpoint::read(&place.store()).unwrap().unwrap().hub, b"positions");
     }
-    remains::remove(&place.store()).unwrap();
-    assert!(remains::read(&place.store()).unwrap().is_none());
+    checkpoint::remove(&place.store()).unwrap();
+    assert!(checkpoint::read(&place.store()).unwrap().is_none());
     // There need not be any.
-    remains::remove(&place.store()).unwrap();
+    checkpoint::remove(&place.store()).unwrap();
 }
 
 #[test]
@@ -36,10 +36,10 @@ fn what_is_not_whole_does_not_count() {
     let whole = fs::read(&path).unwrap();
     for bytes in 0..whole.len() {
         fs::write(&path, &whole[..bytes]).unwrap();
-        assert!(remains::read(&place.store()).is_err(), "{bytes} bytes");
+        assert!(checkpoint::read(&place.store()).is_err(), "{bytes} bytes");
     }
     let mut changed = whole;
     *changed.last_mut().unwrap() ^= 1;
     fs::write(&path, changed).unwrap();
-    assert!(remains::read(&place.store()).is_err());
+    assert!(checkpoint::read(&place.store()).is_err());
 }

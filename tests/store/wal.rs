@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::json;
-use wshubd::edge::store::words::Order;
+use wshubd::edge::store::ipc::Order;
 use wshubd::hub::settings::Disk;
 
 use crate::child::{Answer, Place, mark, put, record};

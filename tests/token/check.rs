@@ -5,7 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::{Value, json};
 use wshubd::config::Alg;
-use wshubd::edge::token::Verifier;
+use wshubd::edge::auth::jwt::Verifier;
 use wshubd::protocol::frame::TokenCheck;
 
 use crate::keys::{NOW, SECRET, hs256, hs256_of, now, signed, spelled, spelled_in, token, verifier};

@@ -11,7 +11,7 @@ use jsonwebtoken::crypto::rust_crypto;
 use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::Value;
 use wshubd::config::{Alg, Auth, Config, Environment, KeyFile, WantedClaims};
-use wshubd::edge::token::Verifier;
+use wshubd::edge::auth::jwt::Verifier;
 use wshubd::protocol::UnixTime;
 
 /// The secret that tests sign with; long enough for HS512.

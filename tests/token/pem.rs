@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use wshubd::config::Alg;
-use wshubd::edge::token::Verifier;
+use wshubd::edge::auth::jwt::Verifier;
 
 use crate::keys::verifier;
 

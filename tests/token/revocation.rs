@@ -8,9 +8,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use wshubd::edge::revocation::file::{self, RevocationFile};
-use wshubd::edge::revocation::{Change, Revocations};
-use wshubd::edge::token::Verifier;
+use wshubd::edge::auth::jwt::Verifier;
+use wshubd::edge::auth::revocation::file;
+use wshubd::edge::auth::revocation::file::RevocationFile;
+use wshubd::edge::auth::revocation::{Change, Revocations};
 use wshubd::protocol::{Revoked, TokenId, UnixTime, UserId};
 
 use crate::keys::{NOW, Scratch, hs256, now, token};

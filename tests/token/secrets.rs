@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use wshubd::config::{Alg, KeyFile};
-use wshubd::edge::secret::{Secrets, generate_missing};
-use wshubd::edge::token::Verifier;
+use wshubd::edge::auth::jwt::Verifier;
+use wshubd::edge::auth::secret_file::{Secrets, generate_missing};
 use wshubd::features::PUBLIC_KEYS;
 use wshubd::protocol::{UserId, Wanted};
 

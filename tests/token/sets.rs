@@ -7,7 +7,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::{Value, json};
 use wshubd::config::{Alg, KeyFile};
-use wshubd::edge::token::Verifier;
+use wshubd::edge::auth::jwt::Verifier;
 use wshubd::hub::Identity;
 
 use crate::keys::{NOW, SECRET, Scratch, auth, now, signed, verifier};

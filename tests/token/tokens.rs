@@ -4,11 +4,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 #[cfg(feature = "public-keys")]
-use base64::{Engine, engine::general_purpose::STANDARD};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::json;
 use wshubd::config::Alg;
-use wshubd::edge::token::MintError;
+use wshubd::edge::auth::jwt::MintError;
 use wshubd::features::PUBLIC_KEYS;
 use wshubd::hub::{Identity, Pattern};
 use wshubd::protocol::{Grant, UnixTime, UserId, Wanted};

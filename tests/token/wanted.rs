@@ -6,8 +6,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use wshubd::edge::revocation::{Change, Revocations};
-use wshubd::edge::token::Verifier;
+use wshubd::edge::auth::jwt::Verifier;
+use wshubd::edge::auth::revocation::{Change, Revocations};
 use wshubd::protocol::{Reason, UnixTime, UserId, Wanted};
 
 use crate::keys::{NOW, hs256, hs256_of, now, token};

@@ -6,13 +6,13 @@ use std::process::ExitCode;
 
 use serde::Deserialize;
 
-use crate::args;
-use crate::ask::{Ask, Reader, ask, fields, show, show_json};
-use crate::failure::Failure;
-use crate::figures::count;
-use crate::hub::Hub;
-use crate::list;
-use crate::screen::{plain, say};
+use super::args;
+use super::connection::Hub;
+use super::error::Failure;
+use super::format::count;
+use super::list;
+use super::query::{Ask, Reader, ask, fields, show, show_json};
+use super::terminal::{plain, say};
 
 pub(crate) async fn disconnect(hub: &Hub, asked: args::Disconnect) -> Result<ExitCode, Failure> {
     #[derive(Deserialize)]

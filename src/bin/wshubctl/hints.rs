@@ -7,7 +7,7 @@ use std::ffi::OsString;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use crate::screen::plain;
+use super::terminal::plain;
 
 /// Adds the hint that fits, if one does.
 pub(crate) fn explain(error: &mut clap::Error, words: &[OsString]) {

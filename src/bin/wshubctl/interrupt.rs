@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::args;
-use crate::ask::show;
-use crate::failure::{Exit, Failure};
-use crate::hub::Hub;
-use crate::screen::{plain, say};
-use crate::wait::Silence;
+use super::args;
+use super::connection::Hub;
+use super::error::{Exit, Failure};
+use super::query::show;
+use super::terminal::{plain, say};
+use super::wait_limit::Silence;
 
 /// For so long wshubd waits for an operation that nobody has registered, before it
 /// says what became of the interrupt.

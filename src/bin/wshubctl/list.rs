@@ -13,13 +13,13 @@ use serde_json::value::RawValue;
 use wshubd::client::Error;
 use wshubd::edge::clock;
 
-use crate::args;
-use crate::ask::{Ask, Reader, ask, fields, show, show_json};
-use crate::failure::Failure;
-use crate::figures::{age, count, size, span};
-use crate::hub::Hub;
-use crate::screen::say;
-use crate::table::{Column, pairs, table};
+use super::args;
+use super::connection::Hub;
+use super::error::Failure;
+use super::format::{age, count, size, span};
+use super::query::{Ask, Reader, ask, fields, show, show_json};
+use super::table::{Column, pairs, table};
+use super::terminal::say;
 
 #[derive(Deserialize, Default)]
 #[serde(default)]

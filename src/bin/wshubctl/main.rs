@@ -3,39 +3,39 @@
 //! Knows which command was asked for and with which status to exit. Does not
 //! know the wire: `wshubd::client` does.
 
-mod access;
 mod admin;
 mod args;
-mod ask;
+mod child_setup;
 mod completions;
-mod failure;
-mod figures;
+mod connection;
+mod error;
+mod exec_stop;
+mod format;
 mod hints;
-mod hub;
 mod interrupt;
 mod list;
 mod publish;
+mod query;
 mod receipts;
 mod reload;
 mod run;
-mod screen;
-mod session;
-mod socket;
+mod socket_access;
+mod socket_path;
 mod status;
-mod stopping;
 mod subscribe;
 mod table;
+mod terminal;
 mod token;
-mod wait;
+mod wait_limit;
 
 use std::process::ExitCode;
 
 use args::{Args, Command, TokenCommand};
 use clap::Parser;
-use failure::{Exit, Failure};
-use hub::Hub;
+use connection::Hub;
+use error::{Exit, Failure};
 use smol::{LocalExecutor, future};
-use wait::Wait;
+use wait_limit::Wait;
 
 fn main() -> ExitCode {
     let args = Args::try_parse().unwrap_or_else(|mut error| {
@@ -43,10 +43,10 @@ fn main() -> ExitCode {
         error.exit()
     });
     if let Command::Session(command) = args.command {
-        return session::enter(&command);
+        return child_setup::enter(&command);
     }
     if let Command::Stopping(stopping) = &args.command {
-        return stopping::tell(stopping);
+        return exec_stop::tell(stopping);
     }
     let done = match &args.command {
         Command::Completions(asked) => completions::print(asked),
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
     match done {
         Ok(code) => code,
         Err(failure) => {
-            screen::say(&failure.to_string());
+            terminal::say(&failure.to_string());
             failure.exit.into()
         }
     }

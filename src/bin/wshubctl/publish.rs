@@ -4,7 +4,7 @@
 //! message that was sent is counted: taken, refused, or without an answer.
 
 mod input;
-mod tally;
+mod outcome_counts;
 
 use std::collections::VecDeque;
 use std::process::ExitCode;
@@ -14,14 +14,14 @@ use serde_json::value::RawValue;
 use smol::future;
 use wshubd::client::{Error, Heard, Pending, Publication, Published};
 
-use crate::args;
-use crate::failure::{Exit, Failure, exit_of};
-use crate::hub::Hub;
-use crate::receipts::Receipts;
-use crate::screen::{plain, say};
-use crate::wait::Silence;
+use super::args;
+use super::connection::Hub;
+use super::error::{Exit, Failure, exit_of};
+use super::receipts::Receipts;
+use super::terminal::{plain, say};
+use super::wait_limit::Silence;
 use input::{Input, Line};
-use tally::Tally;
+use outcome_counts::Tally;
 
 /// Messages on their way before one answer is waited for: enough that neither
 /// side waits for the other.

@@ -10,9 +10,9 @@ use serde::Deserialize;
 use smol::{Timer, future};
 use wshubd::client::{Client, Heard, Lines};
 
-use crate::failure::{Exit, Failure};
-use crate::figures::count;
-use crate::screen::{plain, say};
+use super::error::{Exit, Failure};
+use super::format::count;
+use super::terminal::{plain, say};
 
 /// Receipts of one user for messages of this command.
 pub(crate) struct Receipts<'a> {

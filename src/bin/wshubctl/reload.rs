@@ -7,11 +7,11 @@ use std::process::ExitCode;
 use serde::Deserialize;
 use wshubd::client::Error;
 
-use crate::args;
-use crate::ask::{Ask, Reader, fields, show, show_json};
-use crate::failure::{Exit, Failure};
-use crate::hub::Hub;
-use crate::screen::{plain, say};
+use super::args;
+use super::connection::Hub;
+use super::error::{Exit, Failure};
+use super::query::{Ask, Reader, fields, show, show_json};
+use super::terminal::{plain, say};
 
 #[derive(Deserialize)]
 struct Answer {

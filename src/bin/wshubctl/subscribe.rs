@@ -3,7 +3,8 @@
 //! Knows when it has heard enough, and says when it may have missed something.
 //! Does not know what the messages mean.
 
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::io;
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,10 +14,11 @@ use serde::Deserialize;
 use smol::{Async, Timer, future};
 use wshubd::client::{Client, Error, Heard, Lines, News, Refused};
 
-use crate::args;
-use crate::failure::{Exit, Failure};
-use crate::hub::Hub;
-use crate::screen::{self, plain, say};
+use super::args;
+use super::connection::Hub;
+use super::error::{Exit, Failure};
+use super::terminal;
+use super::terminal::{plain, say};
 
 pub(crate) async fn subscribe(hub: &Hub, asked: args::Subscribe) -> Result<ExitCode, Failure> {
     let is_terminal = io::stdout().is_terminal();
@@ -132,8 +134,8 @@ impl Listener {
     fn hear(&mut self, heard: &Heard, text: &mut String) -> Option<Result<ExitCode, Failure>> {
         match (self.json, self.is_terminal) {
             (true, false) => text.push_str(heard.json()),
-            (true, true) => text.push_str(&screen::plain_json(heard.json())),
-            (false, _) => text.push_str(&screen::line(heard)),
+            (true, true) => text.push_str(&terminal::plain_json(heard.json())),
+            (false, _) => text.push_str(&terminal::line(heard)),
         }
         text.push('\n');
         match heard.kind() {

@@ -4,7 +4,7 @@
 
 use wshubd::protocol::UnixTime;
 
-use crate::screen::plain;
+use super::terminal::plain;
 
 /// One column of a table of `T`.
 pub(crate) struct Column<T> {

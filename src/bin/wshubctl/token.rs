@@ -14,13 +14,13 @@ use smol::Unblock;
 use smol::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use wshubd::edge::clock;
 
-use crate::args;
-use crate::ask::{Ask, Limits, Reader, ask, fields, show, show_json};
-use crate::failure::{Exit, Failure};
-use crate::figures::end;
-use crate::hub::Hub;
-use crate::screen::{plain, plain_json, say};
-use crate::table::pairs;
+use super::args;
+use super::connection::Hub;
+use super::error::{Exit, Failure};
+use super::format::end;
+use super::query::{Ask, Limits, Reader, ask, fields, show, show_json};
+use super::table::pairs;
+use super::terminal::{plain, plain_json, say};
 
 /// Some times what wshubd looks at: enough to be told that it is too long.
 const LONGEST: u64 = 64 << 10;

@@ -2,12 +2,12 @@
 //!
 //! Knows how they come to be waited for again. Does not know what was handed over.
 
-use super::words::Table;
+use super::format::Table;
 use super::{Arrival, Legacy};
 use crate::edge::driver::Driver;
-use crate::edge::epoll::Interest;
-use crate::edge::link::{Link, Side};
-use crate::edge::links::{Links, key};
+use crate::edge::net::connection::{Link, Side};
+use crate::edge::net::connection_table::{Links, key};
+use crate::edge::net::epoll::Interest;
 use crate::hub::{Input, Outbound};
 use crate::protocol::{ConnectionId, Moment};
 

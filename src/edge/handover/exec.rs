@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::{FdFlags, fcntl_setfd};
 
 use super::{Arrival, Parcel};
-use crate::edge::inherited;
+use crate::edge::net::inherited_fd;
 
 /// Where the next process finds the parcel: its own number, so that nobody takes
 /// it who was only given the same environment, and those of two descriptors. It
@@ -78,6 +78,6 @@ pub fn arrival() -> Option<Arrival> {
     if u32::try_from(pid).is_ok_and(|pid| pid != std::process::id()) {
         return None;
     }
-    let parcel = Parcel { state: inherited::take(state)?, pouch: inherited::take(pouch)? };
+    let parcel = Parcel { state: inherited_fd::take(state)?, pouch: inherited_fd::take(pouch)? };
     Some(Arrival::unpack(parcel))
 }

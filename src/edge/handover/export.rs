@@ -7,11 +7,12 @@ use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
 
-use super::sealed::{Draft, Span};
-use super::words;
+use super::format;
+use super::memfd::{Draft, Span};
 use crate::edge::driver::{Driver, Latches};
-use crate::edge::link::{self, Link};
-use crate::edge::outbox::{Mark, Outbox, Piece, Place};
+use crate::edge::net::connection;
+use crate::edge::net::connection::Link;
+use crate::edge::net::send_queue::{Mark, Outbox, Piece, Place};
 use crate::protocol::Moment;
 
 impl Driver {
@@ -19,9 +20,9 @@ impl Driver {
     pub(super) fn export(
         &mut self,
         draft: &mut Draft,
-        doors: Vec<words::Door>,
+        doors: Vec<format::Door>,
         guests: Vec<Moment>,
-    ) -> io::Result<words::Table> {
+    ) -> io::Result<format::Table> {
         self.look_at_the_clock();
         self.links.gather_all();
         let mut luggage = Luggage::new(draft);
@@ -32,7 +33,7 @@ impl Driver {
         let Luggage { packets, marks, .. } = luggage;
         let hub = draft.stream(|to| self.hub.write(to))?;
         let store = draft.stream(|to| self.store.write(self.now, to))?;
-        Ok(words::Table {
+        Ok(format::Table {
             since: self.now.moment,
             doors,
             links,
@@ -62,7 +63,7 @@ impl<'a> Luggage<'a> {
         Self { draft, packets: Vec::new(), packet_at, marks: Vec::new(), mark_at }
     }
 
-    fn piece(&mut self, piece: &Piece) -> io::Result<words::Piece> {
+    fn piece(&mut self, piece: &Piece) -> io::Result<format::Piece> {
         let place = piece.bytes.place();
         let packet = match self.packet_at.get(&place) {
             Some(at) => *at,
@@ -74,7 +75,7 @@ impl<'a> Luggage<'a> {
             }
         };
         let mark = piece.mark.as_ref().and_then(|mark| self.mark(mark));
-        Ok(words::Piece(packet, piece.from, piece.to, mark))
+        Ok(format::Piece(packet, piece.from, piece.to, mark))
     }
 
     /// What confirms a start is told of its latch.
@@ -87,17 +88,17 @@ impl<'a> Luggage<'a> {
         }))
     }
 
-    fn outbox(&mut self, outbox: &Outbox) -> io::Result<words::Outbox> {
+    fn outbox(&mut self, outbox: &Outbox) -> io::Result<format::Outbox> {
         let pieces = outbox.pieces.iter().map(|piece| self.piece(piece)).collect::<io::Result<_>>()?;
-        Ok(words::Outbox { pieces, taken: outbox.taken, told: outbox.told })
+        Ok(format::Outbox { pieces, taken: outbox.taken, told: outbox.told })
     }
 
     fn latch(
         &mut self,
-        latch: &mut link::Latch,
+        latch: &mut connection::Latch,
         outbox: Option<&Outbox>,
         running: &Latches,
-    ) -> io::Result<words::Latch> {
+    ) -> io::Result<format::Latch> {
         let runs = !latch.pieces.is_closed();
         let pulled = latch.pieces.try_recv().ok();
         let word = pulled.as_ref().map(|piece| self.piece(piece)).transpose()?;
@@ -112,26 +113,26 @@ impl<'a> Luggage<'a> {
             }
         }
         let start = outbox.and_then(|outbox| outbox.start_of(&latch.operation));
-        Ok(words::Latch { operation: latch.operation.clone(), runs, pulled: word, start })
+        Ok(format::Latch { operation: latch.operation.clone(), runs, pulled: word, start })
     }
 
-    fn link(&mut self, link: &mut Link, running: &Latches) -> io::Result<words::Link> {
+    fn link(&mut self, link: &mut Link, running: &Latches) -> io::Result<format::Link> {
         let side = match &mut link.side {
-            link::Side::Client { held } => words::Side::Client(match held {
+            connection::Side::Client { held } => format::Side::Client(match held {
                 None => None,
                 Some(held) => {
                     let (fragments, payload, tail) = held.parts();
                     let (fragments, tail) = (self.draft.put(fragments)?, self.draft.put(tail)?);
-                    Some(words::Frames { fragments, payload, tail })
+                    Some(format::Frames { fragments, payload, tail })
                 }
             }),
-            link::Side::Worker(worker) => words::Side::Worker {
+            connection::Side::Worker(worker) => format::Side::Worker {
                 admin: worker.admin,
                 line: match &worker.held {
                     None => None,
                     Some(held) => {
                         let (tail, skips) = held.parts();
-                        Some(words::Line { tail: self.draft.put(tail)?, skips })
+                        Some(format::Line { tail: self.draft.put(tail)?, skips })
                     }
                 },
                 latches: {
@@ -146,7 +147,7 @@ impl<'a> Luggage<'a> {
         let Link { leaving, deaf, ended, parted, took, .. } = *link;
         // It is told at most once a second, so who owes nothing need not know.
         let took = if outbox.is_some() { took } else { Moment::default() };
-        let state = words::State { leaving, deaf, ended, parted, took };
-        Ok(words::Link { id: link.id, side, named: link.wire.named(), outbox, state })
+        let state = format::State { leaving, deaf, ended, parted, took };
+        Ok(format::Link { id: link.id, side, named: link.wire.named(), outbox, state })
     }
 }

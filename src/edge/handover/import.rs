@@ -6,15 +6,15 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use super::sealed::Sealed;
-use super::words;
+use super::format;
+use super::memfd::Sealed;
 use crate::edge::driver::Latches;
-use crate::edge::epoll::Interest;
-use crate::edge::link::{End, Latch, Link, Rest, Side, Worker};
-use crate::edge::outbox::{Mark, Outbox, Piece};
-use crate::edge::packet::Shared;
-use crate::edge::wire::Wire;
-use crate::edge::{lines, ws};
+use crate::edge::net::connection::{End, Latch, Link, Rest, Side, Worker};
+use crate::edge::net::encoded_frame::Shared;
+use crate::edge::net::epoll::Interest;
+use crate::edge::net::send_queue::{Mark, Outbox, Piece};
+use crate::edge::net::socket::Wire;
+use crate::edge::net::{line_decoder, ws_decoder};
 use crate::protocol::ConnectionId;
 
 /// Links as they were, and the hub's ends of their latches.
@@ -31,7 +31,7 @@ pub(in crate::edge) struct Whole {
 /// come back.
 pub(super) fn links(
     sealed: &Sealed,
-    table: &mut words::Table,
+    table: &mut format::Table,
     sockets: Vec<OwnedFd>,
 ) -> Result<Whole, (io::Error, Vec<OwnedFd>)> {
     let mut whole = Whole::default();
@@ -65,15 +65,15 @@ struct Luggage<'a> {
 }
 
 impl Luggage<'_> {
-    fn piece(&self, word: words::Piece) -> io::Result<Piece> {
-        let words::Piece(packet, from, to, mark) = word;
+    fn piece(&self, word: format::Piece) -> io::Result<Piece> {
+        let format::Piece(packet, from, to, mark) = word;
         let nothing_there = || io::Error::new(io::ErrorKind::InvalidData, "it names what is not there");
         let bytes = self.packets.get(packet as usize).ok_or_else(nothing_there)?.clone();
         let mark = mark.map(|mark| self.marks.get(mark as usize).cloned().ok_or_else(nothing_there));
         Ok(Piece { bytes, from, to, mark: mark.transpose()? })
     }
 
-    fn outbox(&self, word: words::Outbox) -> io::Result<Box<Outbox>> {
+    fn outbox(&self, word: format::Outbox) -> io::Result<Box<Outbox>> {
         let mut outbox = Box::<Outbox>::default();
         for piece in word.pieces {
             outbox.push(self.piece(piece)?);
@@ -86,7 +86,7 @@ impl Luggage<'_> {
         Ok(outbox)
     }
 
-    fn latch(&self, word: words::Latch, owner: ConnectionId, running: &mut Latches) -> io::Result<Latch> {
+    fn latch(&self, word: format::Latch, owner: ConnectionId, running: &mut Latches) -> io::Result<Latch> {
         let (sender, pieces) = async_channel::bounded(1);
         if let Some(piece) = word.pulled {
             // It has room for one.
@@ -98,18 +98,18 @@ impl Luggage<'_> {
         Ok(Latch { operation: word.operation, pieces })
     }
 
-    fn side(&self, word: words::Side, owner: ConnectionId, running: &mut Latches) -> io::Result<Side> {
+    fn side(&self, word: format::Side, owner: ConnectionId, running: &mut Latches) -> io::Result<Side> {
         Ok(match word {
-            words::Side::Client(None) => Side::Client { held: None },
-            words::Side::Client(Some(words::Frames { fragments, payload, tail })) => {
+            format::Side::Client(None) => Side::Client { held: None },
+            format::Side::Client(Some(format::Frames { fragments, payload, tail })) => {
                 let (fragments, tail) = (self.sealed.get(fragments)?, self.sealed.get(tail)?);
-                Side::Client { held: Some(Box::new(ws::Held::of_parts(fragments, payload, tail))) }
+                Side::Client { held: Some(Box::new(ws_decoder::Held::of_parts(fragments, payload, tail))) }
             }
-            words::Side::Worker { admin, line, latches } => {
+            format::Side::Worker { admin, line, latches } => {
                 let held = match line {
                     None => None,
                     Some(line) => {
-                        Some(Box::new(lines::Held::of_parts(self.sealed.get(line.tail)?, line.skips)))
+                        Some(Box::new(line_decoder::Held::of_parts(self.sealed.get(line.tail)?, line.skips)))
                     }
                 };
                 let latches = latches.into_iter().map(|latch| self.latch(latch, owner, running));
@@ -121,13 +121,13 @@ impl Luggage<'_> {
 
     fn link(
         &self,
-        word: words::Link,
+        word: format::Link,
         socket: OwnedFd,
         running: &mut Latches,
     ) -> Result<Link, (io::Error, OwnedFd)> {
-        let words::State { leaving, deaf, ended, parted, took } = word.state;
+        let format::State { leaving, deaf, ended, parted, took } = word.state;
         let mut outbox = word.outbox.map(|outbox| self.outbox(outbox)).transpose();
-        if let (Ok(Some(outbox)), words::Side::Worker { latches, .. }) = (&mut outbox, &word.side) {
+        if let (Ok(Some(outbox)), format::Side::Worker { latches, .. }) = (&mut outbox, &word.side) {
             for latch in latches {
                 latch.start.into_iter().for_each(|at| outbox.mark_start(at, latch.operation.clone()));
             }

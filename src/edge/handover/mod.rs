@@ -12,16 +12,16 @@
 //! true in another process.
 
 mod adopt;
-mod doors;
+pub mod drain;
 pub mod exec;
 mod export;
-mod goodbye;
+mod fd_passing;
+pub mod fd_store;
+pub mod format;
 mod import;
-pub mod moment;
-mod pouch;
-mod sealed;
-pub mod systemd;
-pub mod words;
+mod listeners;
+mod memfd;
+mod refuse;
 
 use std::error::Error;
 use std::fs::File;
@@ -31,15 +31,16 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use super::clock;
-use super::doors::Doors;
 use super::driver::Driver;
-use super::store::{self, Store};
-use crate::binary::Source;
+use super::net::listeners::Doors;
+use super::store;
+use super::store::Store;
+use crate::binary_codec::Source;
 use crate::hub::{Hub, Settings};
 use crate::protocol::Moment;
+use format::{Door, Table};
 use import::Whole;
-use sealed::{Counts, Draft, Sealed};
-use words::{Door, Table};
+use memfd::{Counts, Draft, Sealed};
 
 /// All that goes to the next process, as two descriptors.
 #[derive(Debug)]
@@ -63,7 +64,7 @@ impl Sent {
     pub fn is_held(self, patience: Duration) -> bool {
         let Self { parcel, into } = self;
         drop(parcel);
-        pouch::is_held(&into, patience)
+        fd_passing::is_held(&into, patience)
     }
 }
 
@@ -111,7 +112,7 @@ pub fn pack(driver: &mut Driver, doors: &Doors, way: Way<'_>) -> io::Result<Sent
     };
     let table = serde_json::to_vec(&table)?;
     let state = draft.seal(counts, &table)?;
-    let (into, pouch) = pouch::fill(&descriptors)?;
+    let (into, pouch) = fd_passing::fill(&descriptors)?;
     Ok(Sent { parcel: Parcel { state, pouch }, into })
 }
 
@@ -157,7 +158,7 @@ impl Arrival {
     /// Unpacks what has come, as far as it is understood.
     pub fn unpack(parcel: Parcel) -> Self {
         let Parcel { state, pouch } = parcel;
-        let mut descriptors = pouch::empty(pouch).unwrap_or_else(|error| {
+        let mut descriptors = fd_passing::empty(pouch).unwrap_or_else(|error| {
             log::error!("connections were handed over and could not be taken: {error}");
             Vec::new()
         });

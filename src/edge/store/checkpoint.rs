@@ -1,124 +1,93 @@
-//! Checkpoints: what lies in write-ahead logs is copied into databases.
+//! The file in which a daemon that stops cleanly leaves what is not a message.
 //!
-//! Knows when that is worth its writing: where nobody wants anything of the disk for a
-//! while, what is kept is here to stay. Does not know how it is copied.
-//!
-//! A commit goes to a log, for that is the least a disk can do. A database takes more room
-//! than a log with the same messages: so it is made of what fits easily, and where the
-//! store is full of what is kept, that stays in logs.
+//! Knows that it is there whole or not at all, and that it counts once. Does not
+//! know what the hub writes into it.
 
-use std::time::Duration;
+use std::fs;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
-use super::budget::Thrift;
-use super::disk::{Around, Disk};
-use super::orders::Task;
-use super::tail::Tail;
-use super::words::Room;
-use crate::protocol::Moment;
+use serde::{Deserialize, Serialize};
 
-/// How long nothing is asked of the disk before that. Who reads what it missed does so
-/// within this time, as a rule.
-const QUIET: Duration = Duration::from_secs(5);
+use super::Stamp;
 
-/// A shorter log is not worth it: a database takes two segments of sled's at least, and
-/// writes one whenever it is opened.
-const SHORT: u64 = 64 << 10;
+/// Raised when what comes before the hub's part changes.
+const FORM: u32 = 1;
 
-/// How much is copied by one order, so that whoever wants something meanwhile waits for no
-/// more than that.
-pub(super) const COPIED: u64 = 256 << 10;
+/// The first line.
+#[derive(Serialize, Deserialize)]
+struct Heading {
+    form: u32,
+    stamp: Stamp,
+    /// Of all that follows.
+    bytes: usize,
+    checksum: u32,
+}
 
-/// About what a database takes for each byte of a log, as measured with messages of 300 B.
-/// Where it is more, a copy that was begun is finished all the same.
-const TIMES: u64 = 3;
+/// What was left.
+#[derive(Debug)]
+pub struct Remains {
+    pub stamp: Stamp,
+    pub hub: Vec<u8>,
+}
 
-/// What is kept takes so much of the disk at most, when some of it is copied.
-const PART: u64 = 4;
+/// Where it is.
+pub fn path(state: &Path) -> PathBuf {
+    state.join("remains")
+}
 
-/// What failed is not tried before.
-const PAUSE: Duration = Duration::from_secs(3600);
+/// Leaves it for the next daemon.
+///
+/// # Errors
+/// Those of the disk; then nothing is left.
+pub fn write(state: &Path, stamp: Stamp, hub: &[u8]) -> io::Result<()> {
+    let heading = Heading { form: FORM, stamp, bytes: hub.len(), checksum: crc32fast::hash(hub) };
+    let mut text = serde_json::to_vec(&heading)?;
+    text.push(b'\n');
+    let fresh = state.join("remains.new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+    file.write_all(&text)?;
+    file.write_all(hub)?;
+    file.sync_all()?;
+    fs::rename(&fresh, path(state))?;
+    File::open(state)?.sync_all()
+}
 
-impl Disk {
-    /// When something is to be copied, if there is something.
-    pub(super) fn checkpoint_due(&self, now: Moment) -> Option<Moment> {
-        // What is still to be written comes first.
-        let is_quiet = self.behind.is_empty() && self.urgent.is_empty();
-        self.to_be_copied(now).filter(|_| is_quiet)?;
-        let is_under_way = self.checkpoint.is_some();
-        Some(if is_under_way { now } else { self.no_checkpoint_before.max(self.busy_at + QUIET) })
+/// Takes it away, once the daemon is ready and before it lets anybody in: whoever
+/// goes on from it makes it untrue, and whoever is stopped before that does not.
+///
+/// # Errors
+/// Those of the disk; then nobody may be let in.
+pub fn remove(state: &Path) -> io::Result<()> {
+    // Where a file system is frozen, removing even what is not there waits for its thaw;
+    // looking does not.
+    match path(state).symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        _ => {}
     }
+    fs::remove_file(path(state)).and_then(|()| File::open(state)?.sync_all())
+}
 
-    /// The next part, if it is due.
-    pub(super) fn next_checkpoint(&mut self, now: Moment) -> Option<Task> {
-        let is_due = self.checkpoint_due(now).is_some_and(|due| due <= now);
-        if !is_due {
-            return None;
-        }
-        self.checkpoint = self.to_be_copied(now);
-        self.checkpoint.map(Task::Checkpoint)
+/// Reads what a daemon before this one has left.
+///
+/// # Errors
+/// What is there and cannot be used.
+pub fn read(state: &Path) -> io::Result<Option<Remains>> {
+    let text = match fs::read(path(state)) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let wrong = || io::Error::new(io::ErrorKind::InvalidData, "it is damaged, or of another version");
+    let end = memchr::memchr(b'\n', &text).ok_or_else(wrong)?;
+    let (heading, hub) = text.split_at(end);
+    let heading: Heading = serde_json::from_slice(heading).map_err(|_| wrong())?;
+    let hub = hub.get(1..).unwrap_or_default();
+    if heading.form != FORM || heading.bytes != hub.len() || heading.checksum != crc32fast::hash(hub) {
+        return Err(wrong());
     }
-
-    /// The oldest generation whose log is worth it, and fits.
-    fn to_be_copied(&self, now: Moment) -> Option<u32> {
-        let may_write = self.process.is_some()
-            && self.trouble.is_none()
-            && self.loading.is_none()
-            && self.moving.is_none()
-            && !self.is_finishing
-            && self.budget.thrift(now) == Thrift::Free;
-        if !may_write {
-            return None;
-        }
-        let used = self.index.used();
-        let fits = |generation: u32, wal: u64| {
-            // What was begun takes room already, and more until it is finished.
-            if self.checkpoint == Some(generation) {
-                return self.takes_more() && self.room.free > wal.saturating_mul(TIMES);
-            }
-            let most = self.room.free.min(self.options.bytes / PART);
-            used.saturating_add(wal.saturating_mul(TIMES)) <= most
-        };
-        let is_worth_it = |generation: &u32| {
-            let of = self.index.generations.get(generation);
-            of.is_some_and(|of| of.wal > SHORT && of.messages > 0 && fits(*generation, of.wal))
-        };
-        // What was begun comes first.
-        let mut generations = self.checkpoint.iter().chain(self.index.generations.keys()).copied();
-        generations.find(is_worth_it)
-    }
-
-    /// Something was copied.
-    pub(super) fn has_copied(
-        &mut self,
-        generation: u32,
-        room: Room,
-        is_done: bool,
-        tail: &Tail,
-        around: &mut Around<'_>,
-    ) {
-        self.task = None;
-        if let Some(of) = self.index.generations.get_mut(&generation) {
-            (of.bytes, of.wal) = (room.newest, room.wal);
-        }
-        let newest = if generation == self.newest { room.newest } else { self.room.newest };
-        self.has_room(around.now.moment, Room { newest, ..room });
-        self.tell_capacity(tail, around.facts);
-        if is_done {
-            self.checkpoint = None;
-            // The engine keeps memory, and threads.
-            self.ends_after_this = true;
-        }
-    }
-
-    /// What failed was only copying: what is kept is where it was.
-    pub(super) fn copies_later(&mut self, now: Moment, why: &str) -> bool {
-        let is_copying = matches!(self.task, Some((Task::Checkpoint(_), _)));
-        if is_copying {
-            log::warn!("{why}; what is kept stays in its write-ahead log");
-            self.kill_process(now);
-            (self.task, self.checkpoint) = (None, None);
-            self.no_checkpoint_before = now + PAUSE;
-        }
-        is_copying
-    }
+    Ok(Some(Remains { stamp: heading.stamp, hub: hub.to_owned() }))
 }

@@ -9,15 +9,16 @@ use std::io;
 
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::budget::{Budget, Thrift};
-use super::disk::{Around, Disk};
-use super::elapsed::Elapsed;
+use super::backend::{Around, Disk};
+use super::child::Process;
+use super::encoding;
+use super::encoding::LogMark;
+use super::hub_clock::Elapsed;
 use super::index::{Placed, Stale};
-use super::loading::StoreMark;
-use super::process::Process;
-use super::spelling::{self, LogMark};
-use super::tail::Tail;
-use super::words::{Gone, Mark, Order, Put, Room};
+use super::ipc::{Gone, Mark, Order, Put, Room};
+use super::memtable::Tail;
+use super::recovery::StoreMark;
+use super::write_budget::{Budget, Thrift};
 use crate::hub::settings::Disk as When;
 use crate::hub::{Input, LogKey, StoreFact};
 use crate::protocol::Moment;
@@ -198,7 +199,7 @@ impl Disk {
 
     /// A commit is on the disk.
     pub(super) fn has_written(&mut self, room: Room, tail: &mut Tail, around: &mut Around<'_>) {
-        let Some((super::orders::Task::Commit(batch), _)) = self.task.take() else { return };
+        let Some((super::scheduler::Task::Commit(batch), _)) = self.task.take() else { return };
         let now = around.now.moment;
         let Batch { generation, puts, moved, stale, is_stale_left, .. } = *batch;
         self.has_room(now, room);
@@ -270,14 +271,14 @@ impl Batch {
         budget: &Budget,
         around: &mut Around<'_>,
     ) -> io::Result<()> {
-        let names: Vec<String> = self.logs.iter().map(|of| spelling::log(&of.log)).collect();
+        let names: Vec<String> = self.logs.iter().map(|of| encoding::log(&of.log)).collect();
         let name = |log: &LogKey| {
             let name = find(&self.logs, log).and_then(|(place, _)| names.get(place));
             name.map_or("", String::as_str)
         };
         let put = |(log, seq, life): &(LogKey, u64, u64)| {
             let entry = tail.get(log, *seq)?;
-            spelling::put((name(log), *seq), *life, entry, tail.text(entry)?, elapsed)
+            encoding::put((name(log), *seq), *life, entry, tail.text(entry)?, elapsed)
         };
         let moved = self.moved.iter().map(|moved| moved.put(name(&moved.log)));
         let puts = self.puts.iter().filter_map(put).chain(moved).collect();
@@ -287,7 +288,7 @@ impl Batch {
             marks.push(mark(name, &of.mark)?);
         }
         let gone = self.stale.gone.iter().map(|run| Gone {
-            log: spelling::life(name(&run.log), run.life).into(),
+            log: encoding::life(name(&run.log), run.life).into(),
             from: run.from,
             to: run.to,
         });

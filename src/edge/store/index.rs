@@ -6,9 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::spelling::LogMark;
-use crate::few::{Few, shrink};
+use super::encoding::LogMark;
 use crate::hub::LogKey;
+use crate::small_queue::{Few, shrink};
 
 /// A message on the disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

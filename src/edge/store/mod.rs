@@ -4,36 +4,36 @@
 //! both are read as one. Does not know policies: which messages are kept, for how
 //! long and when they are forgotten is the hub's decision.
 
-mod blocks;
-pub mod budget;
-mod bundle;
-mod checkpoint;
+mod arena;
+mod backend;
+pub mod checkpoint;
+mod child;
 mod commit;
-mod disk;
-mod elapsed;
+mod compaction;
+mod encoding;
 mod engine;
-mod failing;
-mod handover;
-mod hearing;
+mod failure;
+mod hub_clock;
 mod index;
+pub mod ipc;
+mod memtable;
+mod read_queue;
+mod recovery;
+mod responses;
+mod scheduler;
+pub mod seq_file;
 #[cfg(feature = "store")]
-pub mod keeper;
-mod loading;
-mod moving;
-mod orders;
-pub mod positions;
-mod process;
-mod reading;
-pub mod remains;
-mod spelling;
-mod tail;
-pub mod words;
+pub mod server;
+mod snapshot;
+mod snapshot_codec;
+mod wal_checkpoint;
+pub mod write_budget;
 
-pub use bundle::ImportError;
-pub use disk::{Around, Options};
-pub use elapsed::{Clocks, Elapsed, Stamp};
+pub use backend::{Around, Options};
+pub use child::is_meant;
 pub use engine::Engine;
-pub use process::is_meant;
+pub use hub_clock::{Clocks, Elapsed, Stamp};
+pub use snapshot_codec::ImportError;
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
@@ -41,15 +41,15 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::edge::clock;
+use super::clock;
 use crate::hub::settings::Disk as When;
 use crate::hub::{Input, Keeping, LogKey, Now, Purpose, StoreFact};
 use crate::protocol::frame::Statistics;
 use crate::protocol::{Message, Moment};
-use disk::Disk;
-use positions::{Owner, Positions};
-use reading::Wanted;
-use tail::Tail;
+use backend::Disk;
+use memtable::Tail;
+use read_queue::Wanted;
+use seq_file::{Owner, Positions};
 
 /// Keeps messages by log and seq. Calls on one log take effect in order.
 pub struct Store {
@@ -63,7 +63,7 @@ pub enum State {
     /// It forgets all when the process ends, as was asked for.
     Memory,
     /// The disk works; what may still be written today.
-    Works(budget::Thrift),
+    Works(write_budget::Thrift),
     /// The disk cannot be used; [`Store::trouble`] says why.
     Failing,
 }

@@ -6,11 +6,11 @@
 //! Without systemd nothing happens here: no variable is set, so nothing was passed
 //! and nobody is told.
 
-mod bulletin;
+mod listen_fds;
 mod notify;
-mod passed;
 mod standing;
+mod status;
 
-pub use bulletin::{Bulletin, Numbers};
+pub use listen_fds::Passed;
 pub use notify::Notify;
-pub use passed::Passed;
+pub use status::{Bulletin, Numbers};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Bulletin, Numbers};
 use crate::edge::driver::Driver;
-use crate::edge::meter;
+use crate::edge::net::mem_accounting;
 use crate::protocol::Moment;
 
 impl Driver {
@@ -57,7 +57,7 @@ impl Driver {
     }
 
     fn numbers(&self) -> Numbers {
-        let workers = meter::workers();
+        let workers = mem_accounting::workers();
         let (operations, messages) = self.hub.at_a_glance();
         Numbers {
             connections: self.links.len().saturating_sub(workers),

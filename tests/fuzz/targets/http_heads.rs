@@ -21,10 +21,12 @@ use libfuzzer_sys::fuzz_target;
 use smol::io::{AsyncRead, AsyncWrite};
 use smol_hyper::rt::FuturesIo;
 use wshubd::config::{Config, Environment};
-use wshubd::edge::caller::{LARGEST_HEAD, MOST_HEADERS};
-use wshubd::edge::origin::{Gate, Host, Origin};
-use wshubd::edge::site::Site;
-use wshubd::edge::{guests, http, upgrade};
+use wshubd::edge::http::conn::{LARGEST_HEAD, MOST_HEADERS};
+use wshubd::edge::http::origin::{Gate, Host, Origin};
+use wshubd::edge::driver::config::Site;
+use wshubd::edge::net::pending_conns;
+use wshubd::edge::http;
+use wshubd::edge::http::upgrade;
 
 const CONFIGURATION: &str = r#"
 [listen]
@@ -207,6 +209,6 @@ fuzz_target!(|head: &[u8]| {
     // A whole buffer is not looked at any further by those who wait for a head.
     let head = head.get(..LARGEST_HEAD - 1).unwrap_or(head);
     let read = SITE.with(|site| read(head, site));
-    let waits = guests::is_part(head);
+    let waits = pending_conns::is_part(head);
     assert_eq!(read == Read::Waits, waits, "the library: {read:?}; {text:?}");
 });

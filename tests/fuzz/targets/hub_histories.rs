@@ -18,7 +18,8 @@ use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
 use wshubd::hub::settings::{Disk, Keep, Policy};
 use wshubd::hub::{Asker, Effects, Hub, Input, Outbound, Pattern, Settings, StoreFact, TurnedAway};
-use wshubd::protocol::{self, InboxMode, Say};
+use wshubd::protocol;
+use wshubd::protocol::{InboxMode, Say};
 
 /// As tests/scenario/bounds.rs has it: the most orders that follow from one request of a
 /// client, with 128 channels and the lists of one answer.

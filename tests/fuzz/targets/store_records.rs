@@ -10,10 +10,11 @@ use std::path::PathBuf;
 
 use libfuzzer_sys::fuzz_target;
 use pieces::Cuts;
-use wshubd::edge::store::keeper::generation::{Listener, Next, Told};
-use wshubd::edge::store::keeper::record::{self, Assembly, Found};
-use wshubd::edge::store::keeper::trouble::Done;
-use wshubd::edge::store::keeper::wal::Wal;
+use wshubd::edge::store::server::generation::{Listener, Next, Told};
+use wshubd::edge::store::server::record;
+use wshubd::edge::store::server::record::{Assembly, Found};
+use wshubd::edge::store::server::error::Done;
+use wshubd::edge::store::server::wal::Wal;
 
 /// As in the name of the file.
 const SALT: u64 = 0x0123_4567_89ab_cdef;

@@ -1,4 +1,4 @@
-//! Tokens: `edge::token::Verifier` on any text, on any header and claims with a right
+//! Tokens: `edge::auth::jwt::Verifier` on any text, on any header and claims with a right
 //! signature, and on a valid token with some bytes changed; and any JWK set as a file of keys.
 
 #![no_main]
@@ -17,7 +17,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::Sha256;
 use wshubd::config::{Alg, Config, Environment, KeyFile};
-use wshubd::edge::token::{EARLY, Verifier};
+use wshubd::edge::auth::jwt::{EARLY, Verifier};
 use wshubd::protocol::{UnixTime, UserId, Wanted};
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";

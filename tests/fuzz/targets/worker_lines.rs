@@ -1,4 +1,4 @@
-//! Lines of workers: `edge::lines` on any bytes in any pieces, and `protocol::worker::parse`
+//! Lines of workers: `edge::net::line_decoder` on any bytes in any pieces, and `protocol::worker::parse`
 //! on each line.
 
 #![no_main]
@@ -8,7 +8,8 @@ mod requests;
 
 use libfuzzer_sys::fuzz_target;
 use pieces::Cuts;
-use wshubd::edge::lines::{self, Line, Next};
+use wshubd::edge::net::line_decoder;
+use wshubd::edge::net::line_decoder::{Line, Next};
 use wshubd::protocol::worker;
 
 /// Short, so that lines over it are common.
@@ -39,13 +40,13 @@ fn decoded(pieces: &[&[u8]], mut waits: impl FnMut() -> bool) -> Vec<Told> {
         let piece = if is_waiting && waits() { Some(empty) } else { pieces.next() };
         let Some(piece) = piece.or(is_waiting.then_some(empty)) else { break };
         is_waiting = false;
-        lines::split(&mut held, piece, LONGEST, |line| {
+        line_decoder::split(&mut held, piece, LONGEST, |line| {
             all.push(told(line));
             is_waiting = waits();
             if is_waiting { Next::Wait } else { Next::More }
         });
     }
-    lines::end(held, |line| all.push(told(line)));
+    line_decoder::end(held, |line| all.push(told(line)));
     all
 }
 

@@ -1,4 +1,4 @@
-//! WebSocket frames: `edge::ws::Decoder` on any bytes in any pieces, alone and for two
+//! WebSocket frames: `edge::net::ws_decoder::Decoder` on any bytes in any pieces, alone and for two
 //! connections in turn.
 
 #![no_main]
@@ -7,8 +7,8 @@ mod pieces;
 
 use libfuzzer_sys::fuzz_target;
 use pieces::Cuts;
-use wshubd::edge::lines::Next;
-use wshubd::edge::ws::{Decoder, Heard, Held};
+use wshubd::edge::net::line_decoder::Next;
+use wshubd::edge::net::ws_decoder::{Decoder, Heard, Held};
 use wshubd::protocol::Close;
 
 /// Small, so that messages over it are common.

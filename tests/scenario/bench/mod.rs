@@ -23,9 +23,10 @@ use wshubd::hub::{
     Asker, Claim, Effects, Hub, Identity, Input, LogKey, Now, Pattern, Peer, Purpose, Rights, Settings,
     Terms, TokenFault,
 };
+use wshubd::protocol;
 use wshubd::protocol::{
-    self, Close, Code, ConnectionId, InboxMode, Message, Moment, OperationId, Reason, Refusal, RequestId,
-    Revoked, Say, UnixTime, UserId, worker,
+    Close, Code, ConnectionId, InboxMode, Message, Moment, OperationId, Reason, Refusal, RequestId, Revoked,
+    Say, UnixTime, UserId, worker,
 };
 
 use links::Link;

@@ -2,14 +2,15 @@
 //!
 //! Tells a line that cannot be sent from an input that cannot be read.
 
-use std::io::{self, IsTerminal};
+use std::io;
+use std::io::IsTerminal;
 
 use serde_json::value::RawValue;
 use smol::Unblock;
 use smol::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
-use crate::failure::{Exit, Failure};
-use crate::screen::say;
+use crate::error::{Exit, Failure};
+use crate::terminal::say;
 
 /// More than any hub takes in one message; so that endless input without a line
 /// end does not fill the memory.

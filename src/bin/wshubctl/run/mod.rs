@@ -8,21 +8,22 @@
 //! processes are found and signalled ([`family`], [`stop`]), whom it listens to
 //! ([`watch`], [`attention`]) or how lines are made ([`output`], [`lines`]).
 
-mod aim;
-mod attention;
-mod family;
-mod hub;
-mod label;
-mod lines;
+mod escalation;
+mod hub_connection;
+mod line_splitter;
+mod messages;
+mod operation_name;
 mod output;
+mod process_tree;
 mod pty;
-mod report;
-mod stop;
-mod watch;
+mod sigint_timing;
+mod signals;
+mod supervise;
 
 use std::cell::Cell;
 use std::fs::File;
-use std::io::{self, IsTerminal};
+use std::io;
+use std::io::IsTerminal;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
@@ -34,15 +35,15 @@ use smol::{Async, LocalExecutor, Task, Timer, Unblock, future};
 use wshubd::client::{Client, Operation, Pending, Start};
 use wshubd::protocol::Ending;
 
-use crate::args;
-use crate::failure::{Exit, Failure};
-use attention::Attention;
-use family::Family;
-use hub::{Hub, Registration};
+use super::args;
+use super::error::{Exit, Failure};
+use escalation::Stop;
+use hub_connection::{Hub, Registration};
+use messages::{Outcome, Report};
 use output::Output;
-use report::{Outcome, Report};
-use stop::Stop;
-use watch::Watch;
+use process_tree::Family;
+use signals::Attention;
+use supervise::Watch;
 
 /// How long the last output may take to leave after an interrupt, before the
 /// end is told without it: a reader of ours that stands still must not keep
@@ -65,8 +66,8 @@ pub(crate) async fn run(
     };
     let Some(registration) = future::or(begins, given_up).await else {
         return Ok(match attention.was_interrupted() {
-            true => report::end_by_interrupt(),
-            false => report::given_up(),
+            true => messages::end_by_interrupt(),
+            false => messages::given_up(),
         });
     };
     let registration = registration?;
@@ -148,7 +149,7 @@ async fn end(
         future::or(carrying, watch.attention.end()).await;
     }
     if watch.attention.was_interrupted() && outcome.is_interrupted() {
-        return Ok(report::end_by_interrupt());
+        return Ok(messages::end_by_interrupt());
     }
     Ok(outcome.exit_code())
 }
@@ -163,14 +164,17 @@ async fn begin(client: &Client, asked: &args::Run) -> Result<(Operation, Pending
         Some(id) => id.clone(),
         None => unguessable().map_err(|error| Failure::of("no random bytes", error))?,
     };
-    let label = asked.label.clone().or_else(|| label::label(&asked.command));
+    let label = asked.label.clone().or_else(|| operation_name::label(&asked.command));
     let start = Start {
         user_id: asked.user.as_deref(),
         label: label.as_deref(),
         deadline: asked.deadline,
         // Long enough for all steps; the hub would call it a timeout before.
         interrupt_grace: Some(
-            asked.term_after.saturating_add(asked.kill_after).saturating_add(stop::LAST_STEP + LAST_WORDS),
+            asked
+                .term_after
+                .saturating_add(asked.kill_after)
+                .saturating_add(escalation::LAST_STEP + LAST_WORDS),
         ),
         ..Start::new(&id, &asked.channel)
     };

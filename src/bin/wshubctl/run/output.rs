@@ -20,9 +20,9 @@ use wshubd::client::{Client, Error, Pending, Publication};
 use wshubd::edge::clock;
 use wshubd::protocol::Moment;
 
-use super::hub::Presence;
-use super::lines::{LONGEST, Piece, Splitter};
-use super::report::Report;
+use super::hub_connection::Presence;
+use super::line_splitter::{LONGEST, Piece, Splitter};
+use super::messages::Report;
 
 /// The event under which output is published.
 const EVENT: &str = "operation:output";

@@ -1,0 +1,102 @@
+//! Why wshubctl ends without having done what was asked.
+//!
+//! Knows the documented exit codes and which error means which.
+
+use std::fmt;
+use std::io;
+use std::process::ExitCode;
+
+use wshubd::client::Error;
+
+use super::socket_access;
+use super::terminal::plain;
+
+/// The documented exit codes but 0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Exit {
+    Failed = 1,
+    Usage = 2,
+    Unreachable = 3,
+    Denied = 4,
+    TimedOut = 5,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// One line for people, and the exit code for scripts.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) exit: Exit,
+    message: String,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into() }
+    }
+
+    /// The same, with something more to say in its first line.
+    pub(crate) fn but(mut self, more: &str) -> Self {
+        let first = self.message.lines().next().unwrap_or_default().trim_end_matches(':').len();
+        self.message.insert_str(first, &format!("; {more}"));
+        self
+    }
+
+    /// The same, and behind it what else there is to say.
+    pub(crate) fn then(mut self, more: &str) -> Self {
+        self.message.push_str("; ");
+        self.message.push_str(more);
+        self
+    }
+
+    /// Something of our own standard streams or processes went wrong.
+    pub(crate) fn of(what: &str, error: impl fmt::Display) -> Self {
+        Self::new(Exit::Failed, format!("{what}: {error}"))
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// What the hub's answer means for the exit code.
+pub(crate) fn exit_of(error: &Error) -> Exit {
+    match error {
+        Error::Unreachable { why, .. } if why.kind() == io::ErrorKind::PermissionDenied => Exit::Denied,
+        Error::TurnedAway { .. } | Error::Untrusted { .. } => Exit::Denied,
+        Error::Unreachable { .. } | Error::Lost { .. } | Error::Away { .. } => Exit::Unreachable,
+        Error::Refused(refused) => match &*refused.code {
+            "forbidden" | "auth_required" => Exit::Denied,
+            _ => Exit::Failed,
+        },
+        Error::Garbled(_) | Error::Unspeakable(_) | Error::Full { .. } | Error::Expired => Exit::Failed,
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let mut message = error.to_string();
+        match &error {
+            Error::Unreachable { path, why } if why.kind() == io::ErrorKind::PermissionDenied => {
+                if let Some(denial) = socket_access::denial(path) {
+                    message = format!("cannot connect to {}: {why}: {denial}", path.display());
+                }
+            }
+            Error::Untrusted { path, part, owner } => {
+                let (path, part, owner) = (path.display(), part.display(), socket_access::user(*owner));
+                message = format!(
+                    "{path} is not used: {part} belongs to {owner}, who may have put it there in \
+                     place of wshubd's; `--socket {path}` uses it all the same"
+                );
+            }
+            _ => {}
+        }
+        Self::new(exit_of(&error), plain(&message))
+    }
+}

@@ -1,0 +1,114 @@
+//! Counts of messages by outcome, and their report.
+
+use std::process::ExitCode;
+
+use wshubd::client::Published;
+
+use crate::error::Exit;
+use crate::format::count;
+use crate::terminal::{plain, say};
+
+/// Refusals, and lines that cannot be sent, that are shown one by one.
+const SHOWN: u64 = 5;
+
+#[derive(Default)]
+pub(super) struct Tally {
+    pub(super) taken: u64,
+    sent: u64,
+    failed: u64,
+    kept: u64,
+    stored: u64,
+    refused: u64,
+    /// Of which nobody knows whether wshubd has them.
+    pub(super) unanswered: u64,
+    /// Lines that are no messages.
+    bad: u64,
+    blank: u64,
+    exit: Option<Exit>,
+}
+
+impl Tally {
+    pub(super) fn take(&mut self, published: &Published) {
+        self.taken += 1;
+        self.sent += published.sent;
+        self.failed += published.failed;
+        self.kept += u64::from(published.kept);
+        self.stored += u64::from(published.stored);
+    }
+
+    /// Without a message where it is told otherwise.
+    pub(super) fn refuse(&mut self, exit: Exit, message: Option<&str>) {
+        self.refused += 1;
+        // The first refusal decides; the others are most often the same.
+        self.exit.get_or_insert(exit);
+        if let Some(message) = message.filter(|_| self.refused <= SHOWN) {
+            say(&format!("refused: {}", plain(message)));
+        }
+    }
+
+    pub(super) fn bad_line(&mut self, number: u64, why: &str) {
+        self.bad += 1;
+        self.exit.get_or_insert(Exit::Failed);
+        if self.bad <= SHOWN {
+            say(&format!("line {number} of the standard input {}, not sent", plain(why)));
+        }
+    }
+
+    pub(super) fn blank_line(&mut self) {
+        self.blank += 1;
+    }
+
+    /// Whether there was nothing that could have been a message.
+    pub(super) fn is_empty(&self) -> bool {
+        self.taken + self.refused + self.unanswered + self.bad == 0
+    }
+
+    /// The counts of all that was not shown one by one.
+    pub(super) fn report_rest(&self) {
+        if self.refused > SHOWN {
+            say(&format!("{} messages were refused", self.refused));
+        }
+        if self.bad > SHOWN {
+            say(&format!("{} lines were not sent", self.bad));
+        }
+        if self.blank > 0 {
+            say(&format!("{} skipped", count(self.blank, "blank line")));
+        }
+    }
+
+    /// How far it came, where it ended before its time.
+    pub(super) fn so_far(&self) -> String {
+        let refused = match self.refused {
+            0 => String::new(),
+            refused => format!(" and refused {refused}"),
+        };
+        let unanswered = match self.unanswered {
+            0 => String::new(),
+            1 => "; 1 has no answer, and may have been taken or not".to_owned(),
+            more => format!("; {more} have no answer, and may have been taken or not"),
+        };
+        format!("wshubd took {}{refused}{unanswered}", count(self.taken, "message"))
+    }
+
+    /// All counts; `with_stored` where durable messages were asked for.
+    pub(super) fn report(&self, with_stored: bool) {
+        let stored = if with_stored { format!(", {} stored", self.stored) } else { String::new() };
+        let mut rest = String::new();
+        for (number, what) in [(self.bad, "bad line"), (self.blank, "blank line")] {
+            if number > 0 {
+                rest += &format!(", {}", count(number, what));
+            }
+        }
+        if self.unanswered > 0 {
+            rest += &format!(", {} without an answer", self.unanswered);
+        }
+        say(&format!(
+            "{} published, {} delivered, {} shed, {} kept{stored}, {} refused{rest}",
+            self.taken, self.sent, self.failed, self.kept, self.refused
+        ));
+    }
+
+    pub(super) fn exit(&self) -> ExitCode {
+        self.exit.map_or(ExitCode::SUCCESS, ExitCode::from)
+    }
+}

@@ -1,0 +1,113 @@
+//! Where configuration is read: files, drop-ins, variables.
+//!
+//! Knows which there are and in which order they count. Does not know what any of
+//! them may say.
+
+use std::path::{Path, PathBuf};
+
+use super::environment::Environment;
+use super::error::{Place, Problem};
+use super::file_owner::{Purpose, explained};
+use super::merge::Entries;
+use super::variables;
+use super::variables::Meaning;
+use super::{merge, paths};
+use crate::sort::sort;
+
+/// The files that count: the one that is named, or else the usual ones.
+pub(super) fn of(file: Option<&Path>, environment: &Environment) -> Result<Vec<PathBuf>, Problem> {
+    match file {
+        Some(file) => Ok(vec![file.to_owned()]),
+        None => usual_files(&paths::configuration_directory(environment)),
+    }
+}
+
+/// The file and the drop-ins of a directory that exist, in order of name.
+fn usual_files(directory: &Path) -> Result<Vec<PathBuf>, Problem> {
+    let drop_ins = directory.join("conf.d");
+    let mut files = Vec::new();
+    match std::fs::read_dir(&drop_ins) {
+        Ok(entries) => {
+            for entry in entries {
+                let path = entry.map_err(|error| unreadable(&drop_ins, &error))?.path();
+                let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+                if !hidden && path.extension().is_some_and(|extension| extension == "toml") {
+                    files.push(path);
+                }
+            }
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(unreadable(&drop_ins, &error)),
+    }
+    sort(&mut files);
+    let file = directory.join("wshubd.toml");
+    // Only what is known to be missing is left out; defaults in place of a
+    // file that could not be looked at might open what it closes.
+    match file.try_exists() {
+        Ok(true) => files.insert(0, file),
+        Ok(false) => {}
+        Err(error) => return Err(unreadable(&file, &error)),
+    }
+    Ok(files)
+}
+
+/// Whether all can be read more than once.
+pub(super) fn are_files(files: &[PathBuf]) -> Result<(), Problem> {
+    for file in files {
+        let meta = std::fs::metadata(file).map_err(|error| unreadable(file, &error))?;
+        if !meta.is_file() {
+            return Err(Problem::in_file(file, "is not a file, and can be read only once"));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Problem {
+    Problem::in_file(path, format!("cannot be read: {}", explained(error, path, Purpose::Readable)))
+}
+
+pub(super) fn read(file: &Path) -> Result<Entries, Problem> {
+    let text = std::fs::read(file).map_err(|error| unreadable(file, &error))?;
+    match std::str::from_utf8(&text) {
+        Ok(text) => merge::parse(text, file),
+        Err(error) => {
+            let before = text.get(..error.valid_up_to()).unwrap_or_default();
+            let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+            Err(Problem::new(Place::Line { file: file.into(), line }, "is not UTF-8; save the file as that"))
+        }
+    }
+}
+
+/// Lays what our variables say over `entries`; gives the names of those that set nothing,
+/// and are somebody else's.
+pub(super) fn overlay_variables(
+    entries: &mut Entries,
+    environment: &Environment,
+    problems: &mut Vec<Problem>,
+) -> Vec<String> {
+    let mut foreign = Vec::new();
+    for (name, text) in environment.variables() {
+        let Some(name) = name.to_str() else { continue };
+        let meaning = variables::meaning(name, &text.to_string_lossy());
+        let read = match (meaning, text.to_str()) {
+            (None, _) => continue,
+            (Some(Meaning::Foreign), _) => {
+                foreign.push(name.to_owned());
+                continue;
+            }
+            (Some(Meaning::Mistyped(option)), _) => {
+                let message = format!("sets nothing, did you mean {option}?");
+                Err(Problem::new(Place::Variable(name.into()), message))
+            }
+            (Some(Meaning::Option(_)), None) => {
+                Err(Problem::new(Place::Variable(name.into()), "is not UTF-8"))
+            }
+            (Some(Meaning::Option(keys)), Some(text)) => variables::parse(name, keys, text),
+        };
+        match read {
+            Ok(over) => merge::overlay(entries, over),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    foreign
+}

@@ -1,0 +1,111 @@
+//! The cryptography of tokens (RFC 7518), as jsonwebtoken asks for it.
+//!
+//! Knows what each algorithm does with bytes. Does not know tokens, nor which files
+//! keys are in.
+//!
+//! The library would bring its own, and with it the other half: signing with private
+//! keys, which is several hundred kilobytes and nobody's wish here.
+
+#[cfg_attr(not(feature = "public-keys"), path = "signature/no_public.rs")]
+mod public_key;
+
+use std::sync::Once;
+
+use hmac::{Hmac, Mac};
+use jsonwebtoken::crypto;
+use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
+use jsonwebtoken::errors::{ErrorKind, Result};
+use jsonwebtoken::signature::{Error, Signer, Verifier};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey};
+use sha2::{Sha256, Sha384, Sha512};
+
+pub(in crate::edge) use public_key::{key as public_key, of_numbers as public_key_of};
+
+static OURS: CryptoProvider = CryptoProvider {
+    signer_factory: signer,
+    verifier_factory: verifier,
+    // For private keys, of which the daemon has none.
+    key_utils: KeyUtils::new_unimplemented(),
+};
+
+/// Tells the library of ours, before it is asked for anything.
+fn install() {
+    static DONE: Once = Once::new();
+    DONE.call_once(|| {
+        let is_first = OURS.install_default().is_ok();
+        debug_assert!(is_first, "somebody else has chosen another cryptography");
+    });
+}
+
+/// The signature of a message, in base64url.
+pub(in crate::edge) fn sign(message: &[u8], key: &EncodingKey, algorithm: Algorithm) -> Option<String> {
+    install();
+    crypto::sign(message, key, algorithm).ok()
+}
+
+/// Whether this is the signature of a message, in base64url.
+pub(in crate::edge) fn verifies(
+    signature: &str,
+    message: &[u8],
+    key: &DecodingKey,
+    algorithm: Algorithm,
+) -> bool {
+    install();
+    crypto::verify(signature, message, key, algorithm).unwrap_or(false)
+}
+
+/// A message's authentication code.
+struct Code<M> {
+    algorithm: Algorithm,
+    mac: M,
+}
+
+impl<M: Mac + Clone> Signer<Vec<u8>> for Code<M> {
+    fn try_sign(&self, message: &[u8]) -> std::result::Result<Vec<u8>, Error> {
+        Ok(self.mac.clone().chain_update(message).finalize().into_bytes().to_vec())
+    }
+}
+
+impl<M: Mac + Clone> Verifier<Vec<u8>> for Code<M> {
+    /// Takes as long whatever part of a signature is right.
+    fn verify(&self, message: &[u8], signature: &Vec<u8>) -> std::result::Result<(), Error> {
+        self.mac.clone().chain_update(message).verify_slice(signature).map_err(|_| Error::new())
+    }
+}
+
+impl<M: Mac + Clone> JwtSigner for Code<M> {
+    fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+}
+
+impl<M: Mac + Clone> JwtVerifier for Code<M> {
+    fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+}
+
+fn code<M: Mac + hmac::digest::KeyInit>(algorithm: Algorithm, secret: &[u8]) -> Result<Box<Code<M>>> {
+    let mac = <M as Mac>::new_from_slice(secret).map_err(|_| ErrorKind::InvalidKeyFormat)?;
+    Ok(Box::new(Code { algorithm, mac }))
+}
+
+fn signer(algorithm: &Algorithm, key: &EncodingKey) -> Result<Box<dyn JwtSigner>> {
+    let secret = key.as_bytes();
+    Ok(match algorithm {
+        Algorithm::HS256 => code::<Hmac<Sha256>>(*algorithm, secret)?,
+        Algorithm::HS384 => code::<Hmac<Sha384>>(*algorithm, secret)?,
+        Algorithm::HS512 => code::<Hmac<Sha512>>(*algorithm, secret)?,
+        _ => return Err(ErrorKind::InvalidAlgorithm.into()),
+    })
+}
+
+fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>> {
+    let secret = key.try_get_as_bytes()?;
+    Ok(match algorithm {
+        Algorithm::HS256 => code::<Hmac<Sha256>>(*algorithm, secret)?,
+        Algorithm::HS384 => code::<Hmac<Sha384>>(*algorithm, secret)?,
+        Algorithm::HS512 => code::<Hmac<Sha512>>(*algorithm, secret)?,
+        _ => return public_key::verifier(*algorithm, secret),
+    })
+}

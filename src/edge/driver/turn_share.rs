@@ -1,0 +1,72 @@
+//! How much one user may have done in a turn.
+//!
+//! Knows what requests cost, and that all connections of a user ask together. Does not
+//! know what they ask; limits over time are the hub's.
+//!
+//! A user with very many connections, each within its limits, would otherwise make turns
+//! so long that all others notice.
+
+use std::collections::HashMap;
+
+use crate::hub::Account;
+use crate::protocol::Say;
+
+/// As many short requests.
+const OF_A_TURN: u32 = 256;
+
+/// What a signature costs that may have to be looked at, in short requests.
+const SIGNATURE: u32 = 32;
+
+/// What a request costs, in short ones.
+pub(in crate::edge) fn cost(say: &Say) -> u32 {
+    match say {
+        Say::Subscribe(list) => u32::try_from(list.len()).unwrap_or(u32::MAX).max(1),
+        Say::Auth { .. } => SIGNATURE,
+        _ => 1,
+    }
+}
+
+/// What is left to those who have asked for something in this turn.
+#[derive(Default)]
+pub(in crate::edge) struct Turn(HashMap<Account, u32>);
+
+impl Turn {
+    /// What one may have done still.
+    pub(in crate::edge) fn rest_of(&self, account: Account) -> u32 {
+        self.0.get(&account).copied().unwrap_or(OF_A_TURN)
+    }
+
+    /// So much is left.
+    pub(in crate::edge) fn leave(&mut self, account: Account, rest: u32) {
+        if rest < OF_A_TURN && account.pays {
+            self.0.insert(account, rest);
+        }
+    }
+
+    /// Everybody has a new one.
+    pub(in crate::edge) fn end(&mut self) {
+        self.0.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Account, OF_A_TURN, Turn};
+
+    fn account(digest: u64, pays: bool) -> Account {
+        serde_json::from_value(serde_json::json!({"digest": digest, "pays": pays}))
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[test]
+    fn what_one_user_has_had_in_a_turn_is_missing_to_nobody_else() {
+        let (alice, bob, workers) = (account(1, true), account(2, true), account(3, false));
+        let mut turn = Turn::default();
+        turn.leave(alice, 0);
+        turn.leave(workers, 0);
+        assert_eq!((turn.rest_of(alice), turn.rest_of(bob)), (0, OF_A_TURN));
+        assert_eq!(turn.rest_of(workers), OF_A_TURN, "their sockets slow them down");
+        turn.end();
+        assert_eq!(turn.rest_of(alice), OF_A_TURN, "the next turn");
+    }
+}

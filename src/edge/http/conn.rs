@@ -1,0 +1,426 @@
+//! A TCP connection that speaks HTTP, for as long as it does.
+//!
+//! Knows how long that may be, and how it ends: as a WebSocket, or with the last
+//! answer read. Does not know what is asked.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::net::{IpAddr, Shutdown, TcpStream};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::body::{Body, Incoming};
+use hyper::header;
+use hyper::header::HeaderValue;
+use hyper::service::service_fn;
+use hyper::{Request, StatusCode};
+use smol::future::FutureExt;
+use smol::io::AsyncReadExt;
+use smol::{Async, Timer};
+use smol_hyper::rt::{FuturesIo, SmolTimer};
+
+use super::access_log;
+use super::denial::{Denial, Reply, quoted};
+use super::forwarded::Source;
+use super::io::HttpIo;
+use super::upgrade::Admission;
+use super::{answer, too_slow};
+use crate::edge::clock;
+use crate::edge::driver::Shared;
+use crate::edge::driver::config::Site;
+use crate::edge::net::mem_accounting::Load;
+use crate::edge::net::pending_conns::Stay;
+use crate::edge::net::socket::Wire;
+use crate::hub::{Claim, Peer, TurnedAway};
+use crate::protocol::{Reason, UserId};
+
+/// A request line and headers with a token in them, and room to spare.
+pub const LARGEST_HEAD: usize = 16 << 10;
+
+/// More headers than any browser sends.
+pub const MOST_HEADERS: usize = 64;
+
+/// What a conversation takes in memory: hyper's buffers and state, and the task. 20.3 KiB
+/// measured between two requests, 28.2 KiB in the middle of a second head.
+pub const CONVERSATION: usize = 24 << 10;
+
+/// Who asks over HTTP.
+pub(in crate::edge) struct Caller {
+    /// Where the request under way comes from: over one connection a proxy brings those of
+    /// many, one after the other.
+    source: Cell<Source>,
+    pub(in crate::edge) stay: Stay,
+    /// Its next answer is the last one, and says so.
+    is_ending: Cell<bool>,
+    /// Whose token has let the request under way in.
+    pub(in crate::edge) user: RefCell<Option<UserId>>,
+}
+
+impl Caller {
+    /// Where the request under way comes from.
+    pub(in crate::edge) fn source(&self) -> Source {
+        self.source.get()
+    }
+
+    /// The address of that.
+    pub(in crate::edge) fn address(&self) -> IpAddr {
+        self.source().address
+    }
+}
+
+/// How a connection has come to its end as far as hyper goes.
+enum Served {
+    /// All was answered, or it becomes a WebSocket.
+    Whole,
+    /// It has had its time, or is gone.
+    Cut,
+    /// What came is no request, or is none in time.
+    Failed(hyper::Error),
+}
+
+/// Serves a TCP connection that has begun to speak: any number of requests, or
+/// one upgrade. A head that comes in one piece is read, answered and forgotten at
+/// once, so that a thousand newcomers take the memory of one.
+pub async fn serve(driver: Shared, stream: Async<TcpStream>, stay: Stay) {
+    // A peer that is gone already has no address.
+    let (Ok(peer), Ok(own)) = (stream.get_ref().peer_addr(), stream.get_ref().local_addr()) else { return };
+    let (peer, own) = (peer.ip(), own.ip());
+    let (is_ending, user) = (Cell::new(false), RefCell::default());
+    // Until something is asked it is the peer that does whatever is done.
+    let source = Cell::new(Source::of_peer(peer));
+    let caller = Rc::new(Caller { source, stay, is_ending, user });
+    let _load = Load::of(CONVERSATION);
+    let site = driver.borrow().site.clone();
+    let admission = Rc::new(RefCell::new(None));
+    let service = service_fn(|request| {
+        let (driver, admission, caller) = (driver.clone(), admission.clone(), caller.clone());
+        Box::pin(async move {
+            // Each request finds the keys and secrets that hold when it is made.
+            let site = driver.borrow().site.clone();
+            caller.source.set(source_of(&site, peer, own, &request));
+            Ok::<_, std::convert::Infallible>(attend(&driver, &site, &caller, request, &admission).await)
+        })
+    });
+    let mut connection = hyper::server::conn::http1::Builder::new()
+        .timer(SmolTimer::new())
+        .header_read_timeout(site.patience)
+        .max_headers(MOST_HEADERS)
+        .max_buf_size(LARGEST_HEAD)
+        // Who has sent all and shut that direction still reads its answer.
+        .half_close(true)
+        .serve_connection(FuturesIo::new(HttpIo::new(stream)), service);
+    let mut life = Life::new(&site);
+    let mut last = pin!(caller.stay.is_over());
+    let mut is_finishing = false;
+    let served = poll_fn(|cx| match connection.poll_without_shutdown(cx) {
+        Poll::Ready(Err(error)) => Poll::Ready(Served::Failed(error)),
+        Poll::Ready(Ok(())) => Poll::Ready(Served::Whole),
+        Poll::Pending => {
+            if !is_finishing && last.as_mut().poll(cx).is_ready() {
+                // Nobody waits for one more request of it.
+                is_finishing = true;
+                Pin::new(&mut connection).graceful_shutdown();
+                life.end(&caller.is_ending);
+                cx.waker().wake_by_ref();
+            }
+            life.poll(cx, &caller.is_ending).map(|()| Served::Cut)
+        }
+    });
+    let served = served.await;
+    if let Served::Cut = served {
+        return;
+    }
+    let parts = connection.into_parts();
+    let stream = parts.io.into_inner().into_inner();
+    if let Served::Failed(error) = served {
+        if !tell_failure(&driver, &error, &parts.read_buf, stream.get_ref(), peer) {
+            return;
+        }
+        return hang_up(&stream, &caller.stay).await;
+    }
+    let Some(Admission { peer, named }) = admission.borrow_mut().take() else {
+        return hang_up(&stream, &caller.stay).await;
+    };
+    if let Ok(stream) = stream.into_inner() {
+        driver.borrow_mut().open(Wire::client(stream, named), peer, &parts.read_buf);
+    }
+}
+
+/// Where a request comes from. A proxy of this machine that nobody has named is told of:
+/// all who come through it are taken for one.
+fn source_of<B>(site: &Site, peer: IpAddr, own: IpAddr, request: &Request<B>) -> Source {
+    if site.proxies.is_to_be_told(peer, request.headers()) {
+        let peer = peer.to_canonical();
+        log::warn!(
+            "a proxy on {peer} passes requests on, and all who come through it count as one address: \
+             [listen] trusted_proxies = [\"{peer}\"] tells them apart"
+        );
+    }
+    site.proxies.source(peer, own, request.headers())
+}
+
+/// Answers one request, and writes it down where that is wanted.
+async fn attend(
+    driver: &Shared,
+    site: &Site,
+    caller: &Caller,
+    request: Request<Incoming>,
+    admission: &RefCell<Option<Admission>>,
+) -> Reply {
+    let asked = site.logs_access.then(|| (clock::now(), request.method().clone(), request.uri().clone()));
+    let mut reply = answer(driver, site, caller, request, admission).await;
+    if caller.is_ending.get() && reply.status() != StatusCode::SWITCHING_PROTOCOLS {
+        reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    if let Some((since, method, uri)) = asked {
+        let admitted = admission.borrow();
+        let by_upgrade = admitted.as_ref().and_then(|admitted| match &admitted.peer {
+            Peer::Client { claim: Claim::Proven(identity), .. } => Some(&identity.user_id),
+            _ => None,
+        });
+        let by_token = caller.user.take();
+        access_log::request(&access_log::Request {
+            from: caller.address(),
+            user: by_upgrade.or(by_token.as_ref()),
+            method: Some(method.as_str()),
+            path: Some(uri.path()),
+            status: reply.status().as_u16(),
+            bytes: reply.body().size_hint().lower(),
+            took: Some(clock::now().moment.since(since.moment)),
+        });
+    }
+    reply
+}
+
+/// What follows where hyper gives a connection up.
+enum Failed {
+    /// The peer is gone.
+    Silently,
+    /// It has asked nothing for a while, which is no fault.
+    Idle,
+    For(Box<Denial>),
+}
+
+/// Tells a peer why it was given up, where there is something to tell. False if it is gone.
+fn tell_failure(
+    driver: &Shared,
+    error: &hyper::Error,
+    read: &[u8],
+    stream: &TcpStream,
+    peer: IpAddr,
+) -> bool {
+    match failed(driver, error, read) {
+        Failed::Silently => return false,
+        Failed::Idle => {}
+        Failed::For(denial) => {
+            let said = (!is_about_length(error)).then_some(read);
+            driver.borrow_mut().dismiss(&denial, stream, peer.to_canonical(), said);
+        }
+    }
+    true
+}
+
+fn failed(driver: &Shared, error: &hyper::Error, read: &[u8]) -> Failed {
+    let site = driver.borrow().site.clone();
+    if error.is_timeout() {
+        return match read {
+            [] => Failed::Idle,
+            _ => Failed::For(half_a_head(&site)),
+        };
+    }
+    if !error.is_parse() {
+        return Failed::Silently;
+    }
+    Failed::For(if error.is_parse_too_large() { too_long(read) } else { no_request(error, read) })
+}
+
+/// Refuses whoever has said a part of a head and took too long with the rest.
+pub(in crate::edge) fn half_a_head(site: &Site) -> Box<Denial> {
+    too_slow("the rest of the head", site).counted(TurnedAway::Newcomer)
+}
+
+/// Refuses a head that is too large.
+fn too_long(read: &[u8]) -> Box<Denial> {
+    let message = match read.len() < LARGEST_HEAD {
+        true => format!("a request may have {MOST_HEADERS} headers"),
+        false => format!("the head of a request may have {} KiB", LARGEST_HEAD >> 10),
+    };
+    let line = format!(
+        "{message}; this one begins with {} (cookies of other programs on this host?)",
+        first_line(read)
+    );
+    Denial::new(Reason::HeadTooLarge, message).line(line)
+}
+
+/// Refuses what is no request of HTTP/1.1, and says what it is where that is plain.
+fn no_request(error: &hyper::Error, read: &[u8]) -> Box<Denial> {
+    let message = if read.starts_with(&[0x16, 0x03]) {
+        "this is TLS, and the port speaks plain HTTP: use http:// or ws://, or put a proxy for TLS before it"
+            .into()
+    } else if read.starts_with(b"PRI * HTTP/2") {
+        "this is HTTP/2, and the port speaks HTTP/1.1".into()
+    } else if is_about_length(error) {
+        "`Content-Length` or `Transfer-Encoding` cannot be read, or they contradict each other".into()
+    } else if is_without_version(read) {
+        "the first line is no request of HTTP/1.1: METHOD PATH HTTP/1.1".into()
+    } else {
+        format!("the head of the request cannot be read: {error}")
+    };
+    let denial = Denial::new(Reason::BadRequest, message.clone());
+    if !is_about_length(error) && access_log::method(read).is_some() {
+        denial.line(format!("{message}; it begins with {}", first_line(read)))
+    } else {
+        denial
+    }
+}
+
+/// Whether the head as such was read, and the headers about its body are wrong: what is left
+/// is the body then.
+fn is_about_length(error: &hyper::Error) -> bool {
+    let told = error.to_string();
+    ["content-length", "transfer-encoding"].iter().any(|header| told.contains(header))
+}
+
+/// Whether the first line does not end as those of HTTP do.
+fn is_without_version(read: &[u8]) -> bool {
+    let line = read.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let last = line.trim_ascii_end().rsplit(|byte| *byte == b' ').next().unwrap_or_default();
+    !last.starts_with(b"HTTP/1.")
+}
+
+/// The beginning of what was sent, as far as it holds neither a query nor a header.
+fn first_line(read: &[u8]) -> String {
+    let end = read.iter().position(|byte| b"?\r\n".contains(byte)).unwrap_or(read.len());
+    let line = read.get(..end).unwrap_or_default();
+    match std::str::from_utf8(line) {
+        Ok(line) => quoted(line.as_bytes()),
+        Err(_) => quoted(line.get(..16).unwrap_or(line)),
+    }
+}
+
+/// How long one connection may go on with requests: long enough to be worth
+/// keeping, and the end of those who ask and never read.
+pub(in crate::edge) const LIFETIME: Duration = Duration::from_secs(60);
+
+/// What a request may take that came in time: an interrupt waits for its operation
+/// for ten seconds.
+const LONGEST_ANSWER: Duration = Duration::from_secs(15);
+
+/// The time that an HTTP connection has. Whoever becomes a WebSocket at once never
+/// starts it.
+struct Life {
+    timer: Timer,
+    /// Its next answer is the last; some time later it is cut off.
+    is_over: bool,
+    patience: Duration,
+}
+
+impl Life {
+    fn new(site: &Site) -> Self {
+        Self { timer: Timer::after(site.lifetime), is_over: false, patience: site.patience }
+    }
+
+    /// Ready once the connection is to be dropped. Before, it is only marked: one that is
+    /// closed between two requests would lose the one that is on its way, and one that asks
+    /// no more is given up for that.
+    fn poll(&mut self, cx: &mut Context<'_>, is_ending: &Cell<bool>) -> Poll<()> {
+        if Pin::new(&mut self.timer).poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        if self.is_over {
+            return Poll::Ready(());
+        }
+        self.end(is_ending);
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// One more answer, and then it is over.
+    fn end(&mut self, is_ending: &Cell<bool>) {
+        self.is_over = true;
+        is_ending.set(true);
+        self.timer.set_after(self.patience + LONGEST_ANSWER);
+    }
+}
+
+/// Lets the peer read its answer although it is still sending: a socket closed
+/// with input unread would take the answer back.
+async fn hang_up(mut stream: &Async<TcpStream>, stay: &Stay) {
+    stay.linger();
+    /// For a body that is on its way; nobody waits for one that is not.
+    const LONGEST: Duration = Duration::from_secs(2);
+    let _ = stream.get_ref().shutdown(Shutdown::Write);
+    let rest = async {
+        let mut ignored = [0; 4096];
+        while matches!(stream.read(&mut ignored).await, Ok(1..)) {}
+    };
+    let long = async {
+        Timer::after(LONGEST).await;
+    };
+    rest.or(long).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use smol::io::AsyncWriteExt;
+
+    use super::*;
+    use crate::config::{Config, Environment};
+    use crate::edge::driver::Driver;
+    use crate::edge::net::epoll::Epoll;
+    use crate::edge::net::pending_conns::Guests;
+    use crate::edge::store::Store;
+    use crate::hub::Hub;
+
+    const ASKED: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    const OK: &str = "{\"status\":\"ok\"}";
+
+    /// A site with the defaults and no file at all.
+    fn site() -> Site {
+        let nowhere = Environment::new(1, [("CONFIGURATION_DIRECTORY", "/nonexistent")]);
+        let loaded = Config::load(None, &nowhere).unwrap_or_else(|error| panic!("{error}"));
+        Site::open(&loaded).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Serves a peer that has asked once, as long as that lasts.
+    fn serve_to<T>(site: Site, peer: impl AsyncFnOnce(Async<TcpStream>) -> T) -> std::io::Result<T> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+        let mut stream = TcpStream::connect(listener.local_addr()?)?;
+        stream.write_all(ASKED)?;
+        let stream = Async::new(stream)?;
+        let ours = Async::new(listener.accept()?.0)?;
+        let hub = Hub::new(crate::hub::Settings::default(), 1);
+        let driver = Driver::new(hub, Store::in_memory(), Rc::new(site), Epoll::new()?);
+        let guests = Rc::new(RefCell::new(Guests::default()));
+        let served = serve(Rc::new(RefCell::new(driver)), ours, Stay::new(&guests, 1));
+        Ok(smol::block_on(smol::future::zip(served, peer(stream))).1)
+    }
+
+    #[test]
+    fn a_kept_connection_lasts_for_a_minute() {
+        assert_eq!(site().lifetime, Duration::from_secs(60), "as PROTOCOL.md has it");
+    }
+
+    #[test]
+    fn a_connection_past_its_time_answers_once_more_and_says_close() -> std::io::Result<()> {
+        let answers = serve_to(Site { lifetime: Duration::ZERO, ..site() }, async |mut peer| {
+            let mut first = [0; 1024];
+            let length = peer.read(&mut first).await?;
+            // Its time is over now, and this request was on its way.
+            AsyncWriteExt::write_all(&mut peer, ASKED).await?;
+            let mut last = String::new();
+            peer.read_to_string(&mut last).await?;
+            Ok::<_, std::io::Error>([String::from_utf8_lossy(&first[..length]).into_owned(), last])
+        })??;
+        let says_close = |answer: &String| {
+            assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with(OK), "{answer:?}");
+            answer.contains("\r\nconnection: close\r\n")
+        };
+        assert_eq!(answers.each_ref().map(says_close), [false, true]);
+        Ok(())
+    }
+}

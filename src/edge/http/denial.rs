@@ -1,0 +1,428 @@
+//! A refusal at the doors: what is answered, counted and written down of it.
+//!
+//! Knows the status and the words of each reason, and how much of what was sent may stand in
+//! the log. Does not know when somebody is refused.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::fmt::Write;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{IpAddr, TcpStream};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header;
+use hyper::header::{HeaderName, HeaderValue};
+use hyper::{Response, StatusCode};
+
+use super::access_log;
+use super::auth_throttle::{WINDOW, Who};
+use crate::edge::auth::error::Flaw;
+use crate::edge::driver::Driver;
+use crate::edge::driver::anomaly_log::about;
+use crate::edge::net::pending_conns;
+use crate::hub::{Anomaly, Effect, TokenFault, TurnedAway};
+use crate::protocol::{ConnectionId, Reason, Refusal, UserId};
+use crate::redaction::secret_at;
+
+/// An answer over HTTP.
+pub(in crate::edge) type Reply = Response<Full<Bytes>>;
+
+/// A request that is refused over HTTP.
+pub struct Denial {
+    reason: Reason,
+    status: StatusCode,
+    code: &'static str,
+    /// For whoever asked: nothing in it of what was sent.
+    message: Cow<'static, str>,
+    /// For the log, where that is told more: what was sent, and which option decides.
+    line: Option<String>,
+    /// Where the hub has worded the answer.
+    body: Option<Vec<u8>>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    /// What it is counted as beside its reason.
+    also: Option<TurnedAway>,
+}
+
+/// What came of a request, unless it was refused.
+pub(in crate::edge) type Denied<T> = Result<T, Box<Denial>>;
+
+/// Seconds: long enough for a few others to have left, or for a daemon to start.
+const RETRY: u64 = 5;
+
+impl Denial {
+    /// A refusal with the status and code of its reason.
+    pub fn new(reason: Reason, message: impl Into<Cow<'static, str>>) -> Box<Self> {
+        let (status, code) = usual(reason);
+        let mut denial = Self {
+            reason,
+            status,
+            code,
+            message: message.into(),
+            line: None,
+            body: None,
+            headers: Vec::new(),
+            also: None,
+        };
+        match status {
+            StatusCode::UNAUTHORIZED => {
+                denial.headers.push((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
+            }
+            StatusCode::SERVICE_UNAVAILABLE => {
+                denial.headers.push((header::RETRY_AFTER, HeaderValue::from(RETRY)));
+            }
+            _ => {}
+        }
+        Box::new(denial)
+    }
+
+    /// The hub has refused it, and this is its answer.
+    pub(in crate::edge) fn by_hub(
+        reason: Reason,
+        status: StatusCode,
+        refusal: &Refusal,
+        body: Vec<u8>,
+    ) -> Box<Self> {
+        let mut denial = Self::new(reason, refusal.message.clone());
+        (denial.status, denial.body) = (status, Some(body));
+        match refusal.retry_after {
+            Some(wait) => denial.after(wait),
+            None => denial,
+        }
+    }
+
+    /// With another status than the reason has.
+    #[must_use]
+    pub(in crate::edge) fn status(mut self: Box<Self>, status: StatusCode) -> Box<Self> {
+        self.status = status;
+        self
+    }
+
+    /// With another code than the reason has.
+    #[must_use]
+    pub(in crate::edge) fn code(mut self: Box<Self>, code: &'static str) -> Box<Self> {
+        self.code = code;
+        self
+    }
+
+    /// With more in the log than in the answer.
+    #[must_use]
+    pub(in crate::edge) fn line(mut self: Box<Self>, line: String) -> Box<Self> {
+        self.line = Some(line);
+        self
+    }
+
+    /// With what it was about before all that the log says.
+    #[must_use]
+    pub(in crate::edge) fn about(mut self: Box<Self>, what: &str) -> Box<Self> {
+        self.line = Some(format!("{what}: {}", self.line.as_deref().unwrap_or(&self.message)));
+        self
+    }
+
+    #[must_use]
+    pub(in crate::edge) fn header(mut self: Box<Self>, name: HeaderName, value: &'static str) -> Box<Self> {
+        self.headers.push((name, HeaderValue::from_static(value)));
+        self
+    }
+
+    /// It is worth trying again after that long.
+    #[must_use]
+    pub(in crate::edge) fn after(mut self: Box<Self>, wait: Duration) -> Box<Self> {
+        self.headers.retain(|(name, _)| name != header::RETRY_AFTER);
+        let seconds = wait.as_secs_f64().ceil().max(1.0) as u64;
+        self.headers.push((header::RETRY_AFTER, HeaderValue::from(seconds)));
+        self
+    }
+
+    /// Counted as that, too.
+    #[must_use]
+    pub(in crate::edge) fn counted(mut self: Box<Self>, also: TurnedAway) -> Box<Self> {
+        self.also = Some(also);
+        self
+    }
+
+    /// The answer.
+    pub(in crate::edge) fn reply(self) -> Reply {
+        let mut reply = Response::new(Full::new(Bytes::from(self.json())));
+        *reply.status_mut() = self.status;
+        let kind = HeaderValue::from_static("application/json");
+        reply.headers_mut().insert(header::CONTENT_TYPE, kind);
+        reply.headers_mut().extend(self.headers);
+        reply
+    }
+
+    /// The answer of a connection that ends with it, for one that nobody speaks HTTP with any
+    /// more, or yet.
+    fn last_words(&self) -> Vec<u8> {
+        let body = self.json();
+        let mut head = format!(
+            "HTTP/1.1 {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n",
+            self.status,
+            body.len()
+        );
+        for (name, value) in &self.headers {
+            let _ = write!(head, "{name}: {}\r\n", value.to_str().unwrap_or_default());
+        }
+        head.push_str("\r\n");
+        let mut bytes = head.into_bytes();
+        bytes.extend(body);
+        bytes
+    }
+
+    fn json(&self) -> Vec<u8> {
+        self.body.clone().unwrap_or_else(|| {
+            let body = serde_json::json!({"type": "error", "code": self.code, "message": self.message});
+            body.to_string().into_bytes()
+        })
+    }
+}
+
+/// The status and code of a reason.
+fn usual(reason: Reason) -> (StatusCode, &'static str) {
+    match reason {
+        Reason::Host | Reason::Origin | Reason::Forbidden | Reason::Worker => {
+            (StatusCode::FORBIDDEN, "forbidden")
+        }
+        Reason::TokenMissing | Reason::SecretMissing | Reason::SecretWrong | Reason::SecretScheme => {
+            (StatusCode::UNAUTHORIZED, "auth_required")
+        }
+        Reason::TokenMalformed
+        | Reason::TokenExpired
+        | Reason::TokenNotYet
+        | Reason::TokenKey
+        | Reason::TokenSignature
+        | Reason::TokenIssuer
+        | Reason::TokenAudience
+        | Reason::TokenRevoked
+        | Reason::TokenClaims
+        | Reason::TokenQuery => (StatusCode::UNAUTHORIZED, "token_invalid"),
+        Reason::TooManyRefusals | Reason::RateLimited => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
+        Reason::NoUpgrade => (StatusCode::UPGRADE_REQUIRED, "bad_request"),
+        Reason::BadRequest => (StatusCode::BAD_REQUEST, "bad_request"),
+        Reason::NotFound => (StatusCode::NOT_FOUND, "not_found"),
+        Reason::Method => (StatusCode::METHOD_NOT_ALLOWED, "bad_request"),
+        Reason::Timeout => (StatusCode::REQUEST_TIMEOUT, "bad_request"),
+        Reason::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
+        Reason::MediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "bad_request"),
+        Reason::HeadTooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too_large"),
+        Reason::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
+        Reason::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
+        Reason::TooManyConnections => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
+        Reason::StoreUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),
+    }
+}
+
+/// Bytes of something that was sent which the log shows.
+const SHOWN: usize = 80;
+
+/// What somebody sent in a request, as the log quotes it: its beginning, up to what may be a
+/// token or secret, with nothing in it that could begin a line or move a cursor.
+pub(in crate::edge) fn quoted(sent: &[u8]) -> String {
+    let secret = secret_at(sent).filter(|at| *at < SHOWN);
+    let shown = String::from_utf8_lossy(sent.get(..secret.unwrap_or(SHOWN)).unwrap_or(sent));
+    let more = match secret {
+        Some(_) => "(...)",
+        None if sent.len() > SHOWN => "...",
+        None => "",
+    };
+    format!("\"{}{more}\"", shown.escape_debug())
+}
+
+/// Whether a token that is refused for that has a signature that holds.
+fn is_proven(reason: Reason) -> bool {
+    matches!(reason, Reason::TokenExpired | Reason::TokenNotYet | Reason::TokenRevoked)
+}
+
+/// A token that was refused, and what follows.
+pub(in crate::edge) struct Rejected {
+    pub(in crate::edge) fault: TokenFault,
+    /// Set where it was refused too often: for how long.
+    pub(in crate::edge) slowed: Option<Duration>,
+    /// It counts for the user that it names, and not for where it comes from.
+    pub(in crate::edge) of_user: bool,
+}
+
+impl Driver {
+    /// Counts a refusal over HTTP, and writes it down.
+    pub(in crate::edge) fn deny(&mut self, denial: &Denial, from: IpAddr) {
+        if let Some(also) = denial.also {
+            self.turned_away(also, None);
+        }
+        match &denial.line {
+            Some(line) => self.note_refusal(denial.reason, Some(from), line),
+            None => self.note_refusal(denial.reason, Some(from), &denial.message),
+        }
+    }
+
+    /// The same of one whose head was not read, or not whole: tells it so, which is the last that
+    /// it hears. `said` is the beginning of that head, unless that is gone.
+    pub(in crate::edge) fn dismiss(
+        &mut self,
+        denial: &Denial,
+        stream: &TcpStream,
+        from: IpAddr,
+        said: Option<&[u8]>,
+    ) {
+        self.deny(denial, from);
+        pending_conns::tell(stream, &denial.last_words());
+        // Who has said nothing has requested nothing.
+        if self.site.logs_access && said != Some(&[]) {
+            let (method, path) = said.map_or((None, None), access_log::first_words);
+            let (status, bytes) = (denial.status.as_u16(), denial.json().len() as u64);
+            access_log::request(&access_log::Request {
+                from,
+                user: None,
+                method,
+                path,
+                status,
+                bytes,
+                took: None,
+            });
+        }
+    }
+
+    /// The same of whatever was refused in another way.
+    pub(in crate::edge) fn note_refusal(
+        &mut self,
+        reason: Reason,
+        from: Option<IpAddr>,
+        line: &dyn fmt::Display,
+    ) {
+        self.look_at_the_clock();
+        let from = from.map_or_else(|| "somebody".to_owned(), |from| from.to_canonical().to_string());
+        let line = format_args!("{from}: {line}");
+        self.reports.refused(self.now.moment, reason, line, &[about("address", &from)]);
+        self.turned_away(TurnedAway::Refused(reason), None);
+    }
+
+    /// A token was refused: counts that for whoever presents it, and says how long to wait.
+    pub(in crate::edge) fn reject(
+        &mut self,
+        mut fault: TokenFault,
+        token: &str,
+        from: Option<IpAddr>,
+    ) -> Rejected {
+        // Whoever presents what was right once, or will be, does not guess, and no other user of
+        // that address answers for it.
+        let is_proven = is_proven(fault.reason);
+        let user = if is_proven { self.site.verifier.subject(token) } else { None };
+        let of_user = user.is_some();
+        let who = match user {
+            Some(user) => {
+                let mut hasher = DefaultHasher::new();
+                user.hash(&mut hasher);
+                Some(Who::User(hasher.finish()))
+            }
+            None => from.map(Who::Address),
+        };
+        if !is_proven {
+            self.turned_away(TurnedAway::WrongSecret, None);
+        }
+        self.look_at_the_clock();
+        let now = self.moment();
+        let owed = who.map_or(Ok(Duration::ZERO), |who| self.site.wrong_tokens.borrow_mut().wrong(who, now));
+        let slowed = owed.err();
+        fault.wait = owed.unwrap_or_else(|wait| wait.max(WINDOW));
+        Rejected { fault, slowed, of_user }
+    }
+
+    /// The token of an `auth` request was refused.
+    pub(in crate::edge) fn refuse_auth(
+        &mut self,
+        conn: ConnectionId,
+        token: &str,
+        flaw: &Flaw,
+    ) -> TokenFault {
+        let from = self.links.get(conn).and_then(|link| link.wire.ip());
+        let line = self.explain_token(flaw, token, "of an `auth` request");
+        let fault = self.reject(flaw.told(), token, from).fault;
+        self.note_refusal(fault.reason, from, line.as_ref().unwrap_or(&fault.message));
+        fault
+    }
+
+    /// What the hub has for the log alone.
+    pub(in crate::edge) fn write_down(&mut self, effect: Effect) {
+        match effect {
+            Effect::Gone { conn, user, lasted, close } => self.log_end(conn, user.as_ref(), lasted, close),
+            Effect::Report(Anomaly::Refused { conn, user, reason }) => {
+                self.refused_by_hub(conn, user.as_ref(), reason);
+            }
+            Effect::Report(anomaly) => self.reports.anomaly(self.now.moment, &anomaly),
+            _ => debug_assert!(false, "it is to be carried out"),
+        }
+    }
+
+    /// The hub has refused a connection, and counted that.
+    fn refused_by_hub(&mut self, conn: ConnectionId, user: Option<&UserId>, reason: Reason) {
+        let why = match reason {
+            Reason::TokenMissing => {
+                "it came without a token, and sent no `auth` in time (`[limits] auth_timeout`; `[auth] \
+                 anonymous` lets in whoever has none)"
+            }
+            Reason::TooManyConnections => {
+                "the user has as many connections as one may have (`[limits] connections_per_user`)"
+            }
+            Reason::RateLimited => {
+                "new connections come too fast (`[limits] user_requests_per_second`, `connections_per_user`)"
+            }
+            _ => {
+                "it has not said who it is, and gave way: all connections are taken (`[limits] connections`)"
+            }
+        };
+        let user = user.map(|user| format!(" of user {user:?}")).unwrap_or_default();
+        let from = self.links.get(conn).and_then(|link| link.wire.ip());
+        let from = from.map_or_else(|| "somebody".to_owned(), |from| from.to_string());
+        let line = format_args!("{from}: connection {conn}{user}: {why}");
+        self.reports.refused(self.now.moment, reason, line, &[about("address", &from)]);
+    }
+
+    /// What the log says of a token that was refused, if it is to say anything now; what is
+    /// wrong with it, and the user where that is proven.
+    pub(in crate::edge) fn explain_token(&self, flaw: &Flaw, token: &str, place: &str) -> Option<String> {
+        if !self.reports.is_due(self.now.moment, flaw.reason()) {
+            return None;
+        }
+        let verifier = &self.site.verifier;
+        let message = flaw.explained(verifier, token, self.now.wall);
+        let user = if is_proven(flaw.reason()) { verifier.subject(token) } else { None };
+        let user = user.map(|user| format!(" of user {user:?}")).unwrap_or_default();
+        Some(format!("the token{user} {place}: {message}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_sent_is_cut_short_and_begins_no_line() {
+        let sent = format!("evil\n\u{1b}[2J\u{202e}\"{}", "x".repeat(1 << 20));
+        let shown = quoted(sent.as_bytes());
+        assert!(shown.len() < 130 && shown.starts_with("\"evil\\n\\u{1b}[2J\\u{202e}\\\"xx"), "{shown}");
+        assert!(!shown.chars().any(char::is_control), "{shown}");
+        assert_eq!(quoted(b"\xff\xfe"), "\"\u{fffd}\u{fffd}\"");
+    }
+
+    #[test]
+    fn what_was_sent_is_shown_up_to_a_token_in_it() {
+        assert_eq!(quoted(b"/nowhere"), "\"/nowhere\"");
+        assert_eq!(quoted(b"/ws/eyJhbGciOi.x.y"), "\"/ws/(...)\"");
+        assert_eq!(quoted(b"/ws;%54oken=abc"), "\"/ws;(...)\"");
+        assert_eq!(quoted(b"websocket, eyJhbGciOi.x.y"), "\"websocket, (...)\"");
+        // One that begins behind what is shown is not shown either.
+        let late = format!("/{}/token=abc", "x".repeat(SHOWN));
+        assert_eq!(quoted(late.as_bytes()), format!("\"/{}...\"", "x".repeat(SHOWN - 1)));
+    }
+
+    #[test]
+    fn a_last_answer_is_one_of_http_that_says_that_it_is_the_last() {
+        let words = Denial::new(Reason::Overloaded, "all places are taken").last_words();
+        let words = String::from_utf8(words).unwrap_or_default();
+        let (head, body) = words.split_once("\r\n\r\n").unwrap_or_default();
+        assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{head}");
+        assert!(head.contains("\r\nconnection: close\r\n") && head.contains("\r\nretry-after: 5"), "{head}");
+        assert!(head.contains(&format!("\r\ncontent-length: {}\r\n", body.len())), "{head}");
+        assert!(body.contains(r#""code":"overloaded""#), "{body}");
+    }
+}

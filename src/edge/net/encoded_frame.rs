@@ -1,0 +1,140 @@
+//! What goes out: shared bytes that are a frame to clients and a line to workers.
+//!
+//! Knows the framing of RFC 6455 from the server's side, without masks. Does not
+//! know what the JSON in it says.
+
+use std::io::Cursor;
+use std::ops::Deref;
+use std::rc::Rc;
+
+use async_tungstenite::tungstenite::protocol::frame::FrameHeader;
+use async_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
+
+use super::mem_accounting;
+use crate::protocol::Close;
+
+/// Bytes that are there once, however many queues they are in; the meter knows.
+#[derive(Debug)]
+pub struct Shared(Rc<[u8]>);
+
+/// What one place in a queue takes, its mark included.
+pub(in crate::edge) const PLACE: usize = 64;
+
+impl Shared {
+    pub(in crate::edge) fn new(bytes: &[u8]) -> Self {
+        mem_accounting::add(PLACE + bytes.len());
+        Self(bytes.into())
+    }
+
+    /// What tells it from others, for as long as it lives.
+    pub(in crate::edge) fn place(&self) -> *const u8 {
+        self.0.as_ptr()
+    }
+
+    /// What is held for one of those who share it: its place, and its part of
+    /// the bytes.
+    pub fn part(&self) -> usize {
+        PLACE + self.0.len() / Rc::strong_count(&self.0)
+    }
+}
+
+impl Clone for Shared {
+    fn clone(&self) -> Self {
+        mem_accounting::add(PLACE);
+        Self(self.0.clone())
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let is_last = Rc::strong_count(&self.0) == 1;
+        mem_accounting::remove(PLACE + if is_last { self.0.len() } else { 0 });
+    }
+}
+
+impl Deref for Shared {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// What is written: one piece of shared memory, seen as a frame by clients and
+/// as a line by workers.
+#[derive(Clone, Debug)]
+pub struct Packet {
+    /// Frame header, JSON, line break.
+    bytes: Shared,
+    /// Where the JSON begins.
+    body: u32,
+}
+
+impl Packet {
+    /// Frames JSON that was written to `scratch` after [`Packet::room`].
+    pub fn seal(scratch: &mut Vec<u8>) -> Self {
+        let payload = scratch.len() - LONGEST_HEAD;
+        let mut head = [0; LONGEST_HEAD];
+        let written = header(OpCode::Data(Data::Text), payload, &mut head);
+        let from = LONGEST_HEAD - written;
+        if let (Some(place), Some(head)) = (scratch.get_mut(from..LONGEST_HEAD), head.get(..written)) {
+            place.copy_from_slice(head);
+        }
+        scratch.push(b'\n');
+        let bytes = Shared::new(scratch.get(from..).unwrap_or_default());
+        Self { bytes, body: written as u32 }
+    }
+
+    /// Empties `scratch` but for the room that the header will take.
+    pub fn room(scratch: &mut Vec<u8>) {
+        scratch.clear();
+        scratch.resize(LONGEST_HEAD, 0);
+    }
+
+    /// A frame of the protocol's own, as it goes out.
+    pub fn raw(frame: &[u8]) -> Self {
+        let mut bytes = Vec::with_capacity(frame.len() + 1);
+        bytes.extend_from_slice(frame);
+        bytes.push(b'\n');
+        Self { bytes: Shared::new(&bytes), body: 0 }
+    }
+
+    /// A ping without payload.
+    pub fn ping() -> Self {
+        let mut head = [0; LONGEST_HEAD];
+        let written = header(OpCode::Control(Control::Ping), 0, &mut head);
+        Self::raw(head.get(..written).unwrap_or_default())
+    }
+
+    /// A close frame.
+    pub fn close(close: Close) -> Self {
+        let reason = close.reason().as_bytes();
+        let mut head = [0; LONGEST_HEAD];
+        let written = header(OpCode::Control(Control::Close), 2 + reason.len(), &mut head);
+        let mut frame = head.get(..written).unwrap_or_default().to_vec();
+        frame.extend_from_slice(&close.code().to_be_bytes());
+        frame.extend_from_slice(reason);
+        Self::raw(&frame)
+    }
+
+    /// As a client reads it.
+    pub fn frame(&self) -> (&Shared, u32, u32) {
+        (&self.bytes, 0, self.bytes.len() as u32 - 1)
+    }
+
+    /// As a worker reads it.
+    pub fn line(&self) -> (&Shared, u32, u32) {
+        (&self.bytes, self.body, self.bytes.len() as u32)
+    }
+}
+
+/// The server's headers have no mask: at most two bytes and a 64-bit length.
+const LONGEST_HEAD: usize = 10;
+
+fn header(opcode: OpCode, payload: usize, to: &mut [u8; LONGEST_HEAD]) -> usize {
+    let header = FrameHeader { is_final: true, rsv1: false, rsv2: false, rsv3: false, opcode, mask: None };
+    let mut cursor = Cursor::new(&mut to[..]);
+    // Ten bytes always suffice.
+    let _ = header.format(payload as u64, &mut cursor);
+    cursor.position() as usize
+}

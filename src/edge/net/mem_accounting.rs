@@ -1,0 +1,82 @@
+//! How much this thread holds for its peers, in bytes, and how many are workers.
+//!
+//! Knows two numbers, which whoever holds something keeps true by owning a
+//! [`Load`], and whoever is a worker by owning a [`Head`]. Does not know how much is
+//! too much: the hub decides.
+//!
+//! The numbers follow from what lives, so nothing has to be walked through to
+//! find them, and no path on which a link ends can forget to give something back.
+
+use std::cell::Cell;
+
+thread_local! {
+    /// All links live on one thread; so the number costs an addition.
+    static HELD: Cell<usize> = const { Cell::new(0) };
+    static WORKERS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// What is held.
+pub fn held() -> usize {
+    HELD.get()
+}
+
+/// Counts bytes that came to be held.
+pub(in crate::edge) fn add(bytes: usize) {
+    HELD.set(HELD.get().wrapping_add(bytes));
+}
+
+/// Counts bytes that are held no longer.
+pub(in crate::edge) fn remove(bytes: usize) {
+    HELD.set(HELD.get().wrapping_sub(bytes));
+}
+
+/// So many bytes are held for as long as this lives.
+#[derive(Default, Debug)]
+pub struct Load(usize);
+
+impl Load {
+    /// Holds so many bytes.
+    pub fn of(bytes: usize) -> Self {
+        add(bytes);
+        Self(bytes)
+    }
+
+    /// Holds so many from now on.
+    pub fn set(&mut self, bytes: usize) {
+        add(bytes);
+        remove(std::mem::replace(&mut self.0, bytes));
+    }
+
+    /// How many.
+    pub fn bytes(&self) -> usize {
+        self.0
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        remove(self.0);
+    }
+}
+
+/// One worker, for as long as this lives.
+#[derive(Debug)]
+pub struct Head(());
+
+impl Default for Head {
+    fn default() -> Self {
+        WORKERS.set(WORKERS.get() + 1);
+        Self(())
+    }
+}
+
+impl Drop for Head {
+    fn drop(&mut self) {
+        WORKERS.set(WORKERS.get() - 1);
+    }
+}
+
+/// How many workers there are.
+pub fn workers() -> usize {
+    WORKERS.get()
+}

@@ -1,0 +1,419 @@
+//! WebSocket frames, coming in (RFC 6455).
+//!
+//! Knows framing. One decoder serves every connection of the thread: a
+//! connection keeps bytes of its own only while a frame or a fragmented message
+//! is unfinished. Does not know what the text in the frames says.
+
+use std::io;
+use std::io::{Cursor, Read, Write};
+
+use async_tungstenite::tungstenite::protocol::frame::FrameHeader;
+use async_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
+use async_tungstenite::tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
+use async_tungstenite::tungstenite::{Error, Message};
+
+use super::line_decoder::Next;
+use super::mem_accounting::Load;
+use crate::protocol::Close;
+
+/// What the peer's bytes came to.
+#[derive(PartialEq, Eq, Debug)]
+pub enum Heard<'a> {
+    /// A text message.
+    Text(&'a str),
+    /// A binary message.
+    Binary(&'a [u8]),
+    /// Part of a message, or so many pings and pongs in a row: the peer lives.
+    Alive { controls: u32 },
+    /// Bytes that the protocol itself sends back: a pong, or the answer to a close.
+    Reply(&'a [u8]),
+    /// The peer has closed; the reply went before this.
+    Closed,
+    /// The peer broke the protocol; nothing after this is looked at.
+    Broken(Close),
+}
+
+/// What a connection keeps while something it sent is unfinished.
+#[derive(Default, Debug)]
+pub struct Held {
+    /// The beginning of a frame.
+    tail: Vec<u8>,
+    /// How long `tail` must be before looking at it again is of use.
+    wanted: usize,
+    /// Whole frames of a message that has not ended, as they came.
+    fragments: Vec<u8>,
+    /// The payload in `fragments`.
+    fragments_payload: usize,
+    /// There may be whole frames in `tail`, which nobody has heard yet.
+    has_frames: bool,
+    load: Load,
+}
+
+impl Held {
+    fn is_empty(&self) -> bool {
+        self.tail.is_empty() && self.fragments.is_empty()
+    }
+
+    /// How much memory it takes.
+    pub fn bytes(&self) -> usize {
+        self.load.bytes()
+    }
+
+    /// Whether there may be whole frames that nobody has heard yet.
+    pub(in crate::edge) fn has_frames(&self) -> bool {
+        self.has_frames
+    }
+
+    /// Whole frames of an unfinished message, with how much of them is payload,
+    /// and the beginning of a frame.
+    pub(in crate::edge) fn parts(&self) -> (&[u8], usize, &[u8]) {
+        (&self.fragments, self.fragments_payload, &self.tail)
+    }
+
+    /// The same again, of another process.
+    pub(in crate::edge) fn of_parts(fragments: Vec<u8>, fragments_payload: usize, tail: Vec<u8>) -> Self {
+        // Looked at again at once, whatever it waits for.
+        let has_frames = !tail.is_empty();
+        let load = Load::default();
+        let mut held = Self { tail, wanted: 0, fragments, fragments_payload, has_frames, load };
+        held.load.set(size_of::<Self>() + held.tail.capacity() + held.fragments.capacity());
+        held
+    }
+}
+
+/// One frame that is there as a whole, or why not.
+enum Ahead {
+    Whole {
+        size: usize,
+        payload: usize,
+        kind: Kind,
+    },
+    /// So many bytes are needed in all, as far as one can tell.
+    Wants(usize),
+    Bad(Close),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A message in one frame, or a control frame.
+    Complete,
+    /// The beginning of a message in several frames.
+    First,
+    /// Its continuation.
+    Middle,
+    /// Its end.
+    Last,
+    /// A control frame, which may stand between fragments.
+    Control,
+}
+
+/// What the context reads from and writes to: memory on both sides.
+struct Feed<'a> {
+    input: &'a [u8],
+    reply: &'a mut Vec<u8>,
+}
+
+impl Read for Feed<'_> {
+    /// Says `WouldBlock` at the end: to the context nothing is ever over.
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.input.is_empty() { Err(io::ErrorKind::WouldBlock.into()) } else { self.input.read(into) }
+    }
+}
+
+impl Write for Feed<'_> {
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        self.reply.write(from)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Decodes for all connections of a thread in turn.
+pub struct Decoder {
+    /// Empty between two connections: it is given whole frames only, exactly as
+    /// many messages are taken out as went in, replies are flushed at once, and
+    /// after an error or a close it is replaced. Were it not, one peer would
+    /// hear what was meant for another.
+    context: WebSocketContext,
+    /// Pongs and closes on their way to `Heard::Reply`; empty between frames.
+    reply: Vec<u8>,
+    /// How many pings and pongs came in a row, and the pongs for them; none between two
+    /// connections.
+    controls: u32,
+    pongs: Vec<u8>,
+    /// Very many came: only the last is answered (RFC 6455, section 5.5.3).
+    is_crowded: bool,
+    /// Largest message in bytes.
+    limit: usize,
+}
+
+/// The context's own buffer. It is zeroed for each read, so it is no larger than
+/// what a busy connection sends in one go.
+const CONTEXT_BUFFER: usize = 4 << 10;
+
+/// So many pings and pongs in a row are told of, and answered each: whoever sends more may
+/// be sent away for it.
+const MOST_CONTROLS: u32 = 16;
+
+fn context() -> WebSocketContext {
+    // Sizes are checked on the headers, before anything is buffered.
+    let config = WebSocketConfig::default()
+        .read_buffer_size(CONTEXT_BUFFER)
+        .write_buffer_size(0)
+        .max_message_size(None)
+        .max_frame_size(None);
+    WebSocketContext::new(Role::Server, Some(config))
+}
+
+impl Decoder {
+    /// Takes messages of up to `limit` bytes from now on.
+    pub fn limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
+    /// A decoder that takes messages of up to `limit` bytes.
+    pub fn new(limit: usize) -> Self {
+        Self {
+            context: context(),
+            reply: Vec::new(),
+            controls: 0,
+            pongs: Vec::new(),
+            is_crowded: false,
+            limit,
+        }
+    }
+
+    /// Decodes what was read from one connection, beginning with what it `held`; what
+    /// follows a message that is to be the last for now is held, as it is.
+    pub fn decode(
+        &mut self,
+        held: &mut Option<Box<Held>>,
+        block: &[u8],
+        mut hear: impl FnMut(Heard<'_>) -> Next,
+    ) {
+        let mut kept = held.take().unwrap_or_default();
+        kept.has_frames = false;
+        if kept.tail.is_empty() {
+            if let Some(rest) = self.walk(&mut kept, block, &mut hear) {
+                kept.tail = rest.to_vec();
+            }
+        } else {
+            kept.tail.extend_from_slice(block);
+            if kept.tail.len() >= kept.wanted {
+                let all = std::mem::take(&mut kept.tail);
+                if let Some(rest) = self.walk(&mut kept, &all, &mut hear) {
+                    kept.tail = rest.to_vec();
+                }
+            }
+        }
+        self.end_controls(&mut hear);
+        if !kept.is_empty() {
+            kept.load.set(size_of::<Held>() + kept.tail.capacity() + kept.fragments.capacity());
+            *held = Some(kept);
+        }
+    }
+
+    /// Takes whole frames off the front; returns what is left of an unfinished
+    /// one, or nothing more is to be heard of this connection.
+    fn walk<'b>(
+        &mut self,
+        kept: &mut Held,
+        bytes: &'b [u8],
+        hear: &mut impl FnMut(Heard<'_>) -> Next,
+    ) -> Option<&'b [u8]> {
+        let mut rest = bytes;
+        loop {
+            let step = match look_ahead(rest, self.limit) {
+                Ahead::Whole { size, kind: Kind::Control, .. } => {
+                    let step = self.feed(rest.get(..size).unwrap_or_default(), size, hear);
+                    match step {
+                        Step::On { size, .. } if self.controls >= MOST_CONTROLS => {
+                            let next = self.end_controls(hear);
+                            self.is_crowded = true;
+                            Step::On { size, next }
+                        }
+                        step => step,
+                    }
+                }
+                Ahead::Whole { size, kind: Kind::Complete, .. } if kept.fragments.is_empty() => {
+                    self.end_controls(hear);
+                    self.feed(rest.get(..size).unwrap_or_default(), size, hear)
+                }
+                other => {
+                    self.end_controls(hear);
+                    self.odd(kept, other, rest, hear)
+                }
+            };
+            match step {
+                Step::On { size, next } => {
+                    rest = rest.get(size..).unwrap_or_default();
+                    if next == Next::Wait && !rest.is_empty() {
+                        (kept.has_frames, kept.wanted) = (true, 0);
+                        return Some(rest);
+                    }
+                }
+                Step::Wait => return Some(rest),
+                Step::Over => {
+                    *kept = Held::default();
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Tells of pings and pongs that came in a row, and answers them.
+    fn end_controls(&mut self, hear: &mut impl FnMut(Heard<'_>) -> Next) -> Next {
+        let controls = std::mem::take(&mut self.controls);
+        let mut next = Next::More;
+        if controls > 0 {
+            next = hear(Heard::Alive { controls });
+        }
+        if !self.pongs.is_empty() {
+            next = hear(Heard::Reply(&self.pongs));
+            self.pongs.clear();
+        }
+        self.is_crowded = false;
+        next
+    }
+
+    /// What is no whole message: a fragment, an unfinished frame, a mistake.
+    fn odd(
+        &mut self,
+        kept: &mut Held,
+        ahead: Ahead,
+        rest: &[u8],
+        hear: &mut impl FnMut(Heard<'_>) -> Next,
+    ) -> Step {
+        let (size, payload, kind) = match ahead {
+            Ahead::Whole { size, payload, kind } => (size, payload, kind),
+            Ahead::Wants(bytes) => {
+                kept.wanted = bytes;
+                return Step::Wait;
+            }
+            Ahead::Bad(close) => {
+                hear(Heard::Broken(close));
+                return Step::Over;
+            }
+        };
+        // A new message inside an unfinished one, or the continuation of none.
+        if (kind == Kind::Middle || kind == Kind::Last) == kept.fragments.is_empty() {
+            hear(Heard::Broken(Close::ProtocolError));
+            return Step::Over;
+        }
+        kept.fragments.extend_from_slice(rest.get(..size).unwrap_or_default());
+        kept.fragments_payload += payload;
+        // Headers count too, or empty fragments would cost memory without end.
+        let headers = kept.fragments.len() - kept.fragments_payload;
+        if kept.fragments_payload > self.limit || headers > self.limit / 4 + CONTEXT_BUFFER {
+            hear(Heard::Broken(Close::TooBig));
+            return Step::Over;
+        }
+        if kind == Kind::Last {
+            let message = std::mem::take(&mut kept.fragments);
+            kept.fragments_payload = 0;
+            return self.feed(&message, size, hear);
+        }
+        hear(Heard::Alive { controls: 0 });
+        Step::On { size, next: Next::More }
+    }
+
+    /// Gives the context the frames of one message and takes it out; they take `size` bytes
+    /// of what is walked through.
+    fn feed(&mut self, input: &[u8], size: usize, hear: &mut impl FnMut(Heard<'_>) -> Next) -> Step {
+        let mut feed = Feed { input, reply: &mut self.reply };
+        let message = self.context.read(&mut feed);
+        let mut next = Next::More;
+        let over = match &message {
+            Ok(Message::Text(text)) => {
+                next = hear(Heard::Text(text.as_str()));
+                None
+            }
+            Ok(Message::Binary(bytes)) => {
+                next = hear(Heard::Binary(bytes));
+                None
+            }
+            Ok(Message::Ping(_)) => {
+                // Whatever could go wrong here the next read tells.
+                let _ = self.context.flush(&mut feed);
+                if self.is_crowded {
+                    self.pongs.clear();
+                }
+                self.pongs.append(&mut self.reply);
+                self.controls += 1;
+                None
+            }
+            Ok(Message::Pong(_) | Message::Frame(_)) => {
+                self.controls += 1;
+                None
+            }
+            Ok(Message::Close(_)) => {
+                // The error that follows a close says only that it is one.
+                let _ = self.context.flush(&mut feed);
+                Some(Heard::Closed)
+            }
+            Err(Error::Utf8(_)) => Some(Heard::Broken(Close::NotUtf8)),
+            Err(Error::Capacity(_)) => Some(Heard::Broken(Close::TooBig)),
+            Err(_) => Some(Heard::Broken(Close::ProtocolError)),
+        };
+        let Some(end) = over else { return Step::On { size, next } };
+        self.context = context();
+        self.end_controls(hear);
+        if end == Heard::Closed {
+            hear(Heard::Reply(&self.reply));
+        }
+        self.reply.clear();
+        hear(end);
+        Step::Over
+    }
+}
+
+/// How the walk goes on.
+enum Step {
+    On {
+        size: usize,
+        next: Next,
+    },
+    /// For more bytes.
+    Wait,
+    Over,
+}
+
+/// Looks at the frame in front: everything that its header can tell.
+fn look_ahead(bytes: &[u8], limit: usize) -> Ahead {
+    let mut cursor = Cursor::new(bytes);
+    let (header, payload) = match FrameHeader::parse(&mut cursor) {
+        Ok(Some(parsed)) => parsed,
+        // A header is at least 2 and at most 14 bytes; one more may complete it.
+        Ok(None) => return Ahead::Wants(bytes.len() + 1),
+        Err(_) => return Ahead::Bad(Close::ProtocolError),
+    };
+    let kind = match header.opcode {
+        OpCode::Control(Control::Close | Control::Ping | Control::Pong) => Kind::Control,
+        OpCode::Data(Data::Text | Data::Binary) if header.is_final => Kind::Complete,
+        OpCode::Data(Data::Text | Data::Binary) => Kind::First,
+        OpCode::Data(Data::Continue) if header.is_final => Kind::Last,
+        OpCode::Data(Data::Continue) => Kind::Middle,
+        OpCode::Data(Data::Reserved(_)) | OpCode::Control(Control::Reserved(_)) => {
+            return Ahead::Bad(Close::ProtocolError);
+        }
+    };
+    let head = usize::try_from(cursor.position()).unwrap_or(usize::MAX);
+    /// RFC 6455, section 5.5.
+    const LONGEST_CONTROL: u64 = 125;
+    let in_order = header.mask.is_some()
+        && !(header.rsv1 || header.rsv2 || header.rsv3)
+        && header.len(payload) == head
+        && (kind != Kind::Control || header.is_final && payload <= LONGEST_CONTROL);
+    if !in_order {
+        return Ahead::Bad(Close::ProtocolError);
+    }
+    let Some(payload) = usize::try_from(payload).ok().filter(|&payload| payload <= limit) else {
+        return Ahead::Bad(Close::TooBig);
+    };
+    match head + payload {
+        size if size <= bytes.len() => Ahead::Whole { size, payload, kind },
+        size => Ahead::Wants(size),
+    }
+}

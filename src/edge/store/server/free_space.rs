@@ -1,0 +1,161 @@
+//! How much room there is on the file system, and how much is taken.
+//!
+//! Knows the reserve, below which nothing is written, and the ballast, which is
+//! thrown off to read what is kept on a disk that others have filled. Does not
+//! know what is written.
+
+use std::cell::Cell;
+use std::fs;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+
+use super::error::{Done, Trouble};
+use crate::edge::store::child::written_by;
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+
+/// What is put aside while there is plenty. As much as opening the largest
+/// generation takes.
+const BALLAST: u64 = MIB;
+
+/// The file system that the store is on.
+#[derive(Debug)]
+pub(super) struct Space {
+    directory: PathBuf,
+    ballast: PathBuf,
+    /// What that takes, once it was measured. Nobody else removes it.
+    ballast_taken: Cell<Option<u64>>,
+}
+
+impl Space {
+    pub(super) fn of(directory: &Path) -> Self {
+        let ballast = directory.join("reserve");
+        Self { directory: directory.to_owned(), ballast, ballast_taken: Cell::new(None) }
+    }
+
+    /// What is free, and what of it is never written to: 5 % of the file system,
+    /// for others need a little, and the engine does not survive to be without.
+    fn free_and_reserve(&self) -> Done<(u64, u64)> {
+        let system = statvfs(&self.directory).map_err(Trouble::call(&self.directory))?;
+        let bytes = |blocks: u64| blocks.saturating_mul(system.f_frsize);
+        Ok((bytes(system.f_bavail), (bytes(system.f_blocks) / 20).clamp(MIB, 16 * MIB)))
+    }
+
+    /// What may be written.
+    pub(super) fn free(&self) -> Done<u64> {
+        self.free_and_reserve().map(|(free, reserve)| free.saturating_sub(reserve))
+    }
+
+    /// Refuses to write so many bytes where they would use up the reserve. The
+    /// engine writes several times what it is given. Tells what is free, as
+    /// [`Self::free`] does.
+    pub(super) fn for_writing(&self, bytes: u64) -> Done<u64> {
+        let (free, reserve) = self.free_and_reserve()?;
+        self.unless_less(free, reserve.saturating_add(bytes.saturating_mul(4)))?;
+        Ok(free.saturating_sub(reserve))
+    }
+
+    /// Refuses to open so many bytes where there is no room for what the engine
+    /// writes then: the end of a segment, and what it knows of the pages. Throws
+    /// the ballast off first.
+    pub(super) fn for_opening(&self, bytes: u64) -> Done {
+        let needed = 128 * KIB + bytes / 32;
+        let (free, _) = self.free_and_reserve()?;
+        if free >= needed || fs::remove_file(&self.ballast).is_err() {
+            return self.unless_less(free, needed);
+        }
+        self.ballast_taken.set(None);
+        self.unless_less(self.free_and_reserve()?.0, needed)
+    }
+
+    fn unless_less(&self, free: u64, needed: u64) -> Done {
+        if free >= needed {
+            return Ok(());
+        }
+        // In one unit, or it may have 1 MiB where 1 MiB is needed.
+        let [free, needed] = [free / KIB, needed.div_ceil(KIB)];
+        let place = self.directory.display();
+        Err(Trouble::Hindered(format!(
+            "the file system of {place} has {free} KiB free; {needed} KiB are needed"
+        )))
+    }
+
+    /// Takes ballast aboard where there is plenty of room. To be without is no
+    /// failure: some file systems cannot promise room, and those that could not
+    /// now are asked again.
+    pub(super) fn take_ballast(&self) {
+        let plenty = self.free().is_ok_and(|free| free >= 2 * BALLAST);
+        if !plenty || self.ballast.exists() {
+            return;
+        }
+        let Ok(file) = File::create(&self.ballast) else { return };
+        if fallocate(&file, FallocateFlags::empty(), 0, BALLAST).is_err() {
+            drop(fs::remove_file(&self.ballast));
+        }
+        self.ballast_taken.set(None);
+    }
+
+    /// What the ballast takes.
+    pub(super) fn ballast(&self) -> u64 {
+        let taken = self.ballast_taken.get().unwrap_or_else(|| taken(&self.ballast).unwrap_or_default());
+        self.ballast_taken.set(Some(taken));
+        taken
+    }
+}
+
+/// What a file, or a directory with all in it, takes on the disk.
+pub(super) fn taken(path: &Path) -> io::Result<u64> {
+    let metadata = fs::symlink_metadata(path)?;
+    // Blocks of this size, whatever the file system's own is.
+    let mut bytes = metadata.blocks() * 512;
+    if metadata.is_dir() {
+        for entry in fs::read_dir(path)? {
+            bytes += match taken(&entry?.path()) {
+                // The engine may put a file away under our eyes.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+                taken => taken?,
+            };
+        }
+    }
+    Ok(bytes)
+}
+
+/// What this process has had written to disks, where the kernel counts that.
+pub(super) fn written() -> Option<u64> {
+    written_by("self")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{KIB, Space, taken};
+
+    #[test]
+    fn nothing_is_written_or_opened_where_there_is_no_room_and_people_are_told_why() {
+        let space = Space::of(Path::new(env!("CARGO_MANIFEST_DIR")));
+        let (free, reserve) = space.free_and_reserve().unwrap();
+        assert!((1024 * KIB..=16 * 1024 * KIB).contains(&reserve));
+        let refused = space.for_writing(free / 4).unwrap_err();
+        let (before, after) = refused.why().split_once(" KiB free; ").unwrap();
+        assert!(before.starts_with("the file system of /") && before.contains(" has "), "{before}");
+        let needed: u64 = after.strip_suffix(" KiB are needed").unwrap().parse().unwrap();
+        assert!(needed >= (free / 4 * 4 + reserve) / KIB);
+        assert!(space.for_opening(free.saturating_mul(40)).is_err());
+        assert!(space.for_opening(0).is_ok());
+    }
+
+    #[test]
+    fn what_is_taken_counts_all_that_is_in_a_directory() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/edge/store");
+        let keeper = taken(&directory.join("keeper")).unwrap();
+        assert!(keeper > 0);
+        assert!(taken(&directory).unwrap() > keeper);
+        assert!(taken(&directory.join("nothing")).is_err());
+    }
+}

@@ -1,0 +1,134 @@
+//! Which messages were seen a moment ago.
+//!
+//! Knows the ids that publishers gave, and for how long. Does not know what the
+//! messages said.
+
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::hub::checkpoint::shifted;
+use crate::hub::timers::round_up;
+use crate::protocol::request::Target;
+use crate::protocol::{ConnectionId, MessageId, Moment, UserId};
+
+/// A publisher that repeats itself later than this means it.
+const REMEMBERED: Duration = Duration::from_secs(600);
+
+/// At a few hundred bytes each, a few megabytes at worst.
+const MOST: usize = 10_000;
+
+/// Among whose messages an id is unique.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub enum Scope {
+    User(UserId),
+    Connection(ConnectionId),
+    Worker(u32),
+    Http,
+}
+
+/// One message, as its publisher named it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub(in crate::hub) struct Key {
+    pub(in crate::hub) scope: Scope,
+    pub(in crate::hub) target: Target,
+    pub(in crate::hub) id: MessageId,
+}
+
+/// Where a message was put, if it took a position. None is at zero.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(in crate::hub) struct Place {
+    pub(in crate::hub) epoch: u64,
+    pub(in crate::hub) seq: u64,
+}
+
+/// One message, when it was seen and where it was put.
+type Seen = (Moment, Rc<Key>, Option<Place>);
+
+/// The messages seen within the last minutes, oldest first.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(from = "VecDeque<Seen>", into = "VecDeque<Seen>")]
+pub(in crate::hub) struct Recent {
+    order: VecDeque<Seen>,
+    seen: HashMap<Rc<Key>, Option<Place>>,
+}
+
+impl From<VecDeque<Seen>> for Recent {
+    fn from(order: VecDeque<Seen>) -> Self {
+        Self { seen: order.iter().map(|(_, key, place)| (key.clone(), *place)).collect(), order }
+    }
+}
+
+impl From<Recent> for VecDeque<Seen> {
+    fn from(recent: Recent) -> Self {
+        recent.order
+    }
+}
+
+impl Recent {
+    /// Where a message was put that was seen before.
+    pub(in crate::hub) fn find(&self, key: &Key) -> Option<Option<Place>> {
+        self.seen.get(key).copied()
+    }
+
+    pub(in crate::hub) fn insert(&mut self, now: Moment, key: Key, place: Option<Place>) {
+        let key = Rc::new(key);
+        if self.seen.insert(key.clone(), place).is_none() {
+            self.order.push_back((now, key, place));
+        }
+        if self.order.len() > MOST {
+            self.forget_first();
+        }
+    }
+
+    /// Puts one back that was seen earlier, in its place.
+    pub(in crate::hub) fn restore(&mut self, now: Moment, at: Moment, key: Key, place: Place) {
+        let key = Rc::new(key);
+        let is_full = self.order.len() >= MOST && self.order.front().is_some_and(|(first, ..)| at <= *first);
+        if is_full || now.since(at) >= REMEMBERED || self.seen.contains_key(&key) {
+            return;
+        }
+        self.seen.insert(key.clone(), Some(place));
+        let after = self.order.partition_point(|(other, ..)| *other <= at);
+        self.order.insert(after, (at, key, Some(place)));
+        if self.order.len() > MOST {
+            self.forget_first();
+        }
+    }
+
+    /// Those whose publisher and target outlive their connections.
+    pub(in crate::hub) fn of_others(&self) -> Self {
+        let outlives = |(_, key, _): &&Seen| {
+            !matches!(key.scope, Scope::Connection(_)) && !matches!(key.target, Target::Connection(_))
+        };
+        self.order.iter().filter(outlives).cloned().collect::<VecDeque<_>>().into()
+    }
+
+    /// The same on another clock.
+    pub(in crate::hub) fn shifted(mut self, shift: i64) -> Self {
+        for (at, ..) in &mut self.order {
+            *at = shifted(*at, shift);
+        }
+        self
+    }
+
+    /// When the oldest is to be forgotten.
+    pub(in crate::hub) fn deadline(&self) -> Option<Moment> {
+        self.order.front().map(|(at, ..)| round_up(*at + REMEMBERED))
+    }
+
+    /// Forgets what is old enough.
+    pub(in crate::hub) fn forget(&mut self, now: Moment) {
+        while self.order.front().is_some_and(|(at, ..)| now.since(*at) >= REMEMBERED) {
+            self.forget_first();
+        }
+    }
+
+    fn forget_first(&mut self) {
+        if let Some((_, key, _)) = self.order.pop_front() {
+            self.seen.remove(&key);
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! How a connection lives and ends.
+//!
+//! Knows signs of life, stalls and every deadline of a connection, and what
+//! goes with it when it ends. Does not know what it says meanwhile.
+
+use std::time::Duration;
+
+use super::table::Connection;
+use crate::hub::Hub;
+use crate::hub::channel::unsubscribe::Leaving;
+use crate::hub::event::{Anomaly, Effect, Effects, Now, Outbound, TurnedAway};
+use crate::hub::memory_pressure::Level;
+use crate::hub::settings::Settings;
+use crate::hub::timers::{NEVER, Task, round_up};
+use crate::protocol::{Close, ConnectionId, Frame, Moment, Reason, Return, UserId};
+
+/// How long before its end a token is asked to be renewed.
+const WARNING: Duration = Duration::from_secs(60);
+
+/// Over how long those come back who were told to do so later, or at once: a
+/// thousand browsers at the same instant are a burst that nobody needs.
+const SPREAD_LATER: u64 = 5000;
+const SPREAD_NOW: u64 = 1000;
+
+impl Connection {
+    /// A sign of life. The deadline stays: it is looked at when it comes.
+    pub(in crate::hub) fn heard(&mut self, now: Moment) {
+        self.heard = now;
+        self.pinged = false;
+    }
+
+    /// The next moment at which something may be due.
+    fn due(&self, settings: &Settings) -> Moment {
+        let silence = match self.pinged {
+            false => settings.heartbeat.ping_interval.min(settings.heartbeat.pong_timeout),
+            true => settings.heartbeat.pong_timeout,
+        };
+        let life = if self.is_worker() { NEVER } else { self.heard + silence };
+        let token = if self.warned { self.expires } else { warning(self.expires) };
+        let (auth, stall) = match &self.rare {
+            Some(rare) if rare.stuck_since != NEVER => {
+                (rare.auth_by, rare.stuck_since.max(rare.spared) + settings.limits.stall)
+            }
+            Some(rare) => (rare.auth_by, NEVER),
+            None => (NEVER, NEVER),
+        };
+        round_up(life.min(token).min(auth).min(stall))
+    }
+}
+
+fn warning(expires: Moment) -> Moment {
+    if expires == NEVER { NEVER } else { Moment(expires.0.saturating_sub(WARNING.as_millis() as u64)) }
+}
+
+impl Hub {
+    /// Sets the deadline of a connection to what is due first, where that is
+    /// sooner than what it is set to.
+    pub(in crate::hub) fn arm(&mut self, slot: u32) {
+        let Some(connection) = self.connections.at_mut(slot) else { return };
+        let due = connection.due(&self.settings);
+        if due < connection.armed {
+            self.deadlines.rearm(Task::Connection(slot), &mut connection.armed, due);
+        }
+    }
+
+    /// The deadline of a connection has come: whatever is due is done.
+    pub(in crate::hub) fn attend(&mut self, now: Now, slot: u32, out: &mut Effects) {
+        let Some(connection) = self.connections.at_mut(slot) else { return };
+        connection.armed = NEVER;
+        let conn = ConnectionId { slot, tag: connection.tag };
+        if self.waiting.is_paused(conn) {
+            // A pong would not be read: its silence is ours.
+            connection.heard(now.moment);
+        }
+        if let Some(close) = overdue(connection, &self.settings, now.moment) {
+            match close {
+                Close::TooSlow => {
+                    self.counters.closed_slow += 1;
+                    let user = connection.user.clone();
+                    out.push(Effect::Report(Anomaly::Stalled { conn, user }));
+                }
+                Close::NoPong => self.counters.closed_no_pong += 1,
+                Close::Unauthenticated => {
+                    self.counters.closed_unauthenticated += 1;
+                    self.note_refusal(conn, None, Reason::TokenMissing, out);
+                }
+                _ => {}
+            }
+            self.close(now, conn, close, out);
+            return;
+        }
+        if !connection.warned && now.moment >= warning(connection.expires) {
+            connection.warned = true;
+            if let Some(expires_at) = connection.expires_at() {
+                out.tell(conn, Frame::TokenExpiring { expires_at });
+            }
+        }
+        let silence = now.moment.since(connection.heard);
+        let quiet = !connection.is_worker() && silence >= self.settings.heartbeat.ping_interval;
+        if quiet && !connection.pinged {
+            connection.pinged = true;
+            out.push(Effect::Ping { conn });
+        }
+        if let Some(rare) = &mut connection.rare
+            && rare.stuck_since != NEVER
+            && now.moment.since(rare.stuck_since) >= self.settings.limits.stall
+        {
+            // The owner of an operation is not closed; it is looked at again.
+            rare.spared = now.moment;
+        }
+        self.arm(slot);
+    }
+
+    /// What a link owes its peer has changed its kind.
+    pub(in crate::hub) fn outbound(
+        &mut self,
+        now: Now,
+        conn: ConnectionId,
+        state: Outbound,
+        out: &mut Effects,
+    ) {
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        let was = std::mem::replace(&mut connection.outbound, state);
+        match state {
+            Outbound::Clear => {
+                connection.full = false;
+                if let Some(rare) = &mut connection.rare {
+                    rare.stuck_since = NEVER;
+                }
+                self.catch_up(now, conn, out);
+            }
+            Outbound::Waiting => {
+                connection.full |= self.memory.level >= Level::Critical;
+                connection.rare().stuck_since = now.moment;
+            }
+            Outbound::Full => {
+                connection.full = true;
+                let rare = connection.rare();
+                // From waiting to full nothing was accepted.
+                if was == Outbound::Clear || rare.stuck_since == NEVER {
+                    rare.stuck_since = now.moment;
+                }
+            }
+        }
+        self.arm(conn.slot);
+    }
+
+    /// The socket has taken all: what was missed is told, what is kept goes on.
+    fn catch_up(&mut self, now: Now, conn: ConnectionId, out: &mut Effects) {
+        self.tell_missed(conn.slot, None, out);
+        let Some(connection) = self.connections.get(conn) else { return };
+        for place in connection.topics.clone() {
+            self.advance(now, place, conn.slot, out);
+        }
+    }
+
+    pub(in crate::hub) fn took(&mut self, now: Now, conn: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        if connection.outbound != Outbound::Clear {
+            connection.rare().stuck_since = now.moment;
+        }
+    }
+
+    /// Says goodbye to a peer. For the hub it is gone at once; that its link
+    /// closes later finds nobody.
+    pub(in crate::hub) fn close(&mut self, now: Now, conn: ConnectionId, close: Close, out: &mut Effects) {
+        let after_ms = match close.returning() {
+            Return::No => 0,
+            Return::Later => self.random.below(SPREAD_LATER + 1),
+            Return::Now => self.random.below(SPREAD_NOW + 1),
+        };
+        self.forget(now, conn, Some(close), out);
+        out.push(Effect::Close { conn, close, after_ms });
+    }
+
+    /// Says goodbye to one whose token was refused. It is not to come back as it is; how long
+    /// it waits in any case grows with how often it was refused.
+    pub(in crate::hub) fn close_refused(
+        &mut self,
+        now: Now,
+        conn: ConnectionId,
+        wait: Duration,
+        out: &mut Effects,
+    ) {
+        let close = Close::Unauthenticated;
+        self.forget(now, conn, Some(close), out);
+        let after_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        out.push(Effect::Close { conn, close, after_ms });
+    }
+
+    /// As [`Hub::close`], and worth a line in the log.
+    pub(in crate::hub) fn throw_out(
+        &mut self,
+        now: Now,
+        conn: ConnectionId,
+        close: Close,
+        out: &mut Effects,
+    ) {
+        let Some(connection) = self.connections.get(conn) else { return };
+        self.counters.closed_errors += 1;
+        out.push(Effect::Report(Anomaly::Misbehaved { conn, user: connection.user.clone(), close }));
+        self.close(now, conn, close, out);
+    }
+
+    /// Counts a refusal of a connection that is there, and has it written down.
+    pub(in crate::hub) fn note_refusal(
+        &mut self,
+        conn: ConnectionId,
+        user: Option<UserId>,
+        reason: Reason,
+        out: &mut Effects,
+    ) {
+        self.refused.count(reason);
+        out.push(Effect::Report(Anomaly::Refused { conn, user, reason }));
+    }
+
+    /// Counts whom the edge turned away.
+    pub(in crate::hub) fn turned_away(&mut self, why: TurnedAway) {
+        let count = match why {
+            TurnedAway::Crowd => &mut self.counters.connections_refused,
+            TurnedAway::Newcomer => &mut self.counters.newcomers_dropped,
+            TurnedAway::WrongSecret => &mut self.counters.wrong_secrets,
+            TurnedAway::Request => &mut self.counters.requests_refused,
+            TurnedAway::Malformed => &mut self.counters.closed_malformed,
+            TurnedAway::Refused(reason) => return self.refused.count(reason),
+        };
+        *count += 1;
+    }
+
+    /// A connection is gone, and all that was its own with it.
+    pub(in crate::hub) fn closed(&mut self, now: Now, conn: ConnectionId, out: &mut Effects) {
+        self.forget(now, conn, None, out);
+    }
+
+    fn forget(&mut self, now: Now, conn: ConnectionId, close: Option<Close>, out: &mut Effects) {
+        if self.connections.get(conn).is_none() {
+            return;
+        }
+        let Some(mut connection) = self.connections.remove(conn.slot) else { return };
+        self.counters.connections_closed += 1;
+        let lasted = now.moment.since(connection.opened);
+        out.push(Effect::Gone { conn, user: connection.user.clone(), lasted, close });
+        self.waiting.forget(conn);
+        self.half_closed.forget(conn);
+        self.deadlines.rearm(Task::Connection(conn.slot), &mut connection.armed, NEVER);
+        for place in connection.topics {
+            self.leave(now, place, conn, connection.user.as_ref(), Leaving::Lost, out);
+        }
+        let Some(rare) = connection.rare else { return };
+        for place in rare.lingering {
+            self.drop_readers(place, conn);
+            self.sweep(now, place, out);
+        }
+        if rare.pending > 0 {
+            self.drop_pending(conn);
+        }
+        if rare.operations > 0 {
+            self.lose_owner(now, conn, out);
+        }
+    }
+
+    /// The daemon ends: everybody is told, the clients before the workers, so
+    /// that nobody takes an operation for lost which its worker registers again.
+    pub(in crate::hub) fn stop(&mut self, now: Now, close: Close, out: &mut Effects) {
+        self.stopping = Some(close);
+        self.channels.returning = usize::MAX;
+        self.give_up_pending(out);
+        let clients = self.connections.ids(|connection| !connection.is_worker());
+        let workers = self.connections.ids(Connection::is_worker);
+        for conn in clients.into_iter().chain(workers) {
+            self.close(now, conn, close, out);
+        }
+    }
+}
+
+/// Why a connection has to end now, if it has to.
+fn overdue(connection: &Connection, settings: &Settings, now: Moment) -> Option<Close> {
+    let rare = connection.rare.as_deref();
+    if now >= connection.expires {
+        return Some(Close::TokenExpired);
+    }
+    if rare.is_some_and(|rare| now >= rare.auth_by) {
+        return Some(Close::Unauthenticated);
+    }
+    let stuck = rare.map_or(NEVER, |rare| rare.stuck_since);
+    if stuck != NEVER && now.since(stuck) >= settings.limits.stall && !connection.owns_operations() {
+        return Some(Close::TooSlow);
+    }
+    let silent = now.since(connection.heard) >= settings.heartbeat.pong_timeout;
+    (silent && !connection.is_worker()).then_some(Close::NoPong)
+}

@@ -1,0 +1,251 @@
+//! Requests at the door.
+//!
+//! Knows who may ask at all, how often, and which room each request belongs to.
+//! Does not know what any of them leads to.
+
+use super::channel::publish::forbidden;
+use super::connection::account::Charge;
+use super::connection::rate_limit::{CONTROLS, CONTROLS_OF_STRANGERS, ListSpace};
+use super::connection::table::{Connection, Kind};
+use super::event::{Asker, Effects, Now};
+use super::operation::Operation;
+use super::{Ask, Done, Hub};
+use crate::protocol::request::After;
+use crate::protocol::{Channel, Close, Code, ConnectionId, Frame, Misspoken, Refusal, Said, Say};
+
+/// Which bucket a request is taken from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Toll {
+    Requests,
+    Interrupts,
+    /// None, or one that is taken from where the request is carried out.
+    Free,
+}
+
+/// What is said where one connection alone would not be too much.
+const OF_ALL: &str = "too many requests on all connections of this user together";
+
+fn toll(say: &Say) -> Toll {
+    match say {
+        Say::Interrupt(_) => Toll::Interrupts,
+        Say::Whisper { .. } | Say::Ack { .. } | Say::Auth { .. } => Toll::Free,
+        _ => Toll::Requests,
+    }
+}
+
+impl Hub {
+    /// A request that could be read.
+    pub(super) fn said(&mut self, now: Now, from: Asker, said: Said, out: &mut Effects) {
+        let ask = Ask { from, id: said.id };
+        let (action, toll) = (said.say.action(), toll(&said.say));
+        if !self.is_there(now, from) {
+            return;
+        }
+        let done = self.admit(now, from, toll);
+        let done = done.and_then(|()| self.carry_out(now, &ask, said.say, out));
+        if let Err(refusal) = done {
+            // What is free is so where it is right.
+            let charged = if toll == Toll::Free { self.take_toll(now, from, Toll::Requests) } else { Ok(()) };
+            let refusal = charged.err().unwrap_or(refusal);
+            let limited = refusal.code == Code::RateLimited;
+            let refusal = if refusal.action.is_some() { refusal } else { refusal.of(action) };
+            self.refuse(now, &ask, refusal, out);
+            if limited {
+                self.count_refusal(now, from, out);
+            }
+        }
+    }
+
+    /// A request that could not be read.
+    pub(super) fn misspoke(&mut self, now: Now, from: Asker, misspoken: Misspoken, out: &mut Effects) {
+        let ask = Ask { from, id: misspoken.id };
+        if !self.is_there(now, from) {
+            return;
+        }
+        match self.take_toll(now, from, Toll::Requests) {
+            Ok(()) => self.refuse(now, &ask, misspoken.refusal, out),
+            Err(limited) => {
+                self.refuse(now, &ask, limited, out);
+                self.count_refusal(now, from, out);
+            }
+        }
+    }
+
+    /// Pings and pongs, or part of a message. Whoever does nothing but ping keeps others
+    /// waiting as well as whoever asks.
+    pub(super) fn control(&mut self, now: Now, conn: ConnectionId, controls: u32, out: &mut Effects) {
+        self.alive(now, conn);
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        let rate = if connection.is_let_in() { CONTROLS } else { CONTROLS_OF_STRANGERS };
+        let is_too_fast = (0..controls).any(|_| connection.controls.take(now.moment, rate).is_err());
+        if is_too_fast {
+            self.throw_out(now, conn, Close::TooFast, out);
+        }
+    }
+
+    /// A sign of life that says nothing.
+    pub(super) fn alive(&mut self, now: Now, conn: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        let was_pinged = connection.pinged;
+        connection.heard(now.moment);
+        // Its deadline was that of the pong, which may be later than the next ping: some
+        // proxy counts on that.
+        if was_pinged {
+            self.arm(conn.slot);
+        }
+    }
+
+    /// Whether there is somebody to answer. What a link that is closing still
+    /// says is nobody's.
+    fn is_there(&mut self, now: Now, from: Asker) -> bool {
+        let Asker::Connection(conn) = from else { return true };
+        self.alive(now, conn);
+        self.connections.get(conn).is_some()
+    }
+
+    fn admit(&mut self, now: Now, from: Asker, toll: Toll) -> Done {
+        if self.stopping.is_some() {
+            return Err(Refusal::new(Code::ShuttingDown, "the daemon is about to end"));
+        }
+        self.take_toll(now, from, toll)?;
+        let Asker::Connection(conn) = from else { return Ok(()) };
+        if self.connections.get(conn).is_some_and(|connection| connection.kind == Kind::Waiting) {
+            return Err(Refusal::new(Code::AuthRequired, "say who you are first: action `auth`"));
+        }
+        Ok(())
+    }
+
+    /// Workers and HTTP callers are slowed down by their sockets, not refused.
+    fn take_toll(&mut self, now: Now, from: Asker, toll: Toll) -> Done {
+        let Asker::Connection(conn) = from else { return Ok(()) };
+        let Some(connection) = self.connections.get_mut(conn).filter(|c| !c.is_worker()) else {
+            return Ok(());
+        };
+        let limits = &self.settings.limits;
+        let (taken, charge) = match toll {
+            Toll::Free => return Ok(()),
+            Toll::Requests => {
+                let own = connection.own_limits();
+                let rate = limits.allowed(own).into();
+                (connection.requests.take(now.moment, rate), Charge::Request(own))
+            }
+            Toll::Interrupts => {
+                (connection.rare().interrupts.take(now.moment, limits.interrupts()), Charge::Interrupt)
+            }
+        };
+        let refused = match taken {
+            Ok(()) => self.charge(now.moment, conn, charge).err().map(|wait| (wait, OF_ALL)),
+            Err(wait) => Some((wait, "too many requests")),
+        };
+        let Some((wait, why)) = refused else { return Ok(()) };
+        self.counters.rate_limited += 1;
+        Err(Refusal::new(Code::RateLimited, why).after(wait))
+    }
+
+    fn carry_out(&mut self, now: Now, ask: &Ask, say: Say, out: &mut Effects) -> Done {
+        match say {
+            Say::Subscribe(list) => self.subscribe(now, ask, connected(ask)?, list, out),
+            Say::Unsubscribe(channel) => self.unsubscribe(now, ask, connected(ask)?, channel, out),
+            Say::Publish(publication) => self.publish(now, ask, publication, out),
+            Say::Whisper { channel, event, data } => {
+                self.whisper(now, connected(ask)?, (channel, event, data), out)
+            }
+            Say::Interrupt(interrupt) => self.interrupt(now, ask, interrupt, out),
+            Say::Operations { channel, after } => self.list_operations(ask, channel, after, out),
+            Say::Presence(channel) => self.presence(ask, channel, out),
+            Say::Ack { position, read } => {
+                self.ack(now, connected(ask)?, &position, read, out);
+                Ok(())
+            }
+            Say::Ping => {
+                self.answer(ask, Frame::Pong { server_time: now.wall }, out);
+                Ok(())
+            }
+            Say::Start(start) => self.start_operation(now, ask, start, out),
+            Say::End(end) => self.end_operation(now, ask, end, out),
+            Say::Stats => self.stats(now, ask, out),
+            Say::Connections { after } => self.list_connections(now, ask, after, out),
+            Say::Channels { after } => self.list_channels(now, ask, after, out),
+            Say::Inbox(user) => self.look_into_inbox(now, ask, user, out),
+            Say::Inboxes { after } => self.list_inboxes(now, ask, after, out),
+            Say::Purge(target) => self.purge(now, ask, &target, out),
+            Say::Disconnect(target) => self.disconnect(now, ask, &target, out),
+            Say::Revoke(revoked) => self.revoke(ask, revoked, out),
+            Say::Auth { .. }
+            | Say::MintToken { .. }
+            | Say::CheckToken(_)
+            | Say::Revocations { .. }
+            | Say::Lift(_)
+            | Say::Reload => {
+                Err(Refusal::new(Code::Internal, "this is answered where tokens and files are known"))
+            }
+        }
+    }
+
+    fn list_operations(&self, ask: &Ask, channel: Option<Channel>, after: After, out: &mut Effects) -> Done {
+        let mut next = None;
+        let (operations, operations_running) = match &channel {
+            Some(channel) => {
+                self.may_administer(ask.from).or_else(|_| self.may_look(ask.from, channel))?;
+                self.operations.list_on(channel, &mut ListSpace::default())
+            }
+            None => {
+                let may = self.may_administer(ask.from);
+                let sees_all = may.is_ok();
+                if self.machine_user(ask.from).is_none() {
+                    may.map_err(|refusal| Refusal {
+                        message: format!(
+                            "all operations are asked for without `channel`: {}",
+                            refusal.message
+                        )
+                        .into(),
+                        ..refusal
+                    })?;
+                }
+                let is_theirs = |operation: &Operation| sees_all || self.has_started(ask.from, operation);
+                let page = self.operations.list(after.as_deref(), is_theirs);
+                next = page.next;
+                (page.entries, None)
+            }
+        };
+        self.answer(ask, Frame::Operations { channel, operations, operations_running, next }, out);
+        Ok(())
+    }
+
+    /// Who may hear a channel may know what is on it.
+    pub(super) fn may_look(&self, from: Asker, channel: &Channel) -> Done {
+        let Asker::Connection(conn) = from else { return Ok(()) };
+        let Some(connection) = self.connections.get(conn) else { return Ok(()) };
+        self.may_subscribe(connection, channel).map_err(|refusal| refusal.on(channel))
+    }
+
+    /// Counts a refusal for rate; one too many ends the connection.
+    pub(super) fn count_refusal(&mut self, now: Now, from: Asker, out: &mut Effects) {
+        let Some((conn, connection)) = self.client(from) else { return };
+        if connection.rare().refusals.count(now.moment) {
+            self.throw_out(now, conn, Close::TooFast, out);
+        }
+    }
+
+    /// Counts a mistake; one too many ends the connection.
+    pub(super) fn count_mistake(&mut self, now: Now, from: Asker, out: &mut Effects) {
+        let limits = self.settings.limits;
+        let Some((conn, connection)) = self.client(from) else { return };
+        if connection.rare().mistakes.count(now.moment, &limits) {
+            self.throw_out(now, conn, Close::TooManyErrors, out);
+        }
+    }
+
+    fn client(&mut self, from: Asker) -> Option<(ConnectionId, &mut Connection)> {
+        let Asker::Connection(conn) = from else { return None };
+        self.connections.get_mut(conn).filter(|c| !c.is_worker()).map(|connection| (conn, connection))
+    }
+}
+
+/// Only who is connected hears anything.
+fn connected(ask: &Ask) -> Result<ConnectionId, Refusal> {
+    match ask.from {
+        Asker::Connection(conn) => Ok(conn),
+        Asker::Http(_) => Err(forbidden("only connections subscribe")),
+    }
+}

@@ -1,0 +1,88 @@
+//! Going on with other settings.
+//!
+//! Knows what becomes of those who are here and of what is kept when the settings
+//! change under them. Does not know where settings come from, or which of them a
+//! running daemon can change.
+//!
+//! Whoever is here stays: a limit on how many there may be turns newcomers away,
+//! and ends nothing. What a connection may do, what is kept and how much memory
+//! that takes follow at once, as they would after a restart.
+
+use super::connection::rights::Rights;
+use super::connection::table::Connection;
+use super::event::{Effects, Now};
+use super::settings::{Heartbeat, Keep, Settings};
+use super::{Hub, timers};
+use crate::protocol::Moment;
+
+impl Hub {
+    /// The settings are others from now on.
+    pub(super) fn configured(&mut self, now: Now, settings: Settings, out: &mut Effects) {
+        let was = std::mem::replace(&mut self.settings, settings);
+        if was.heartbeat != self.settings.heartbeat {
+            self.forgive_silence(now.moment);
+        }
+        for slot in self.connections.slots() {
+            self.arm(slot);
+        }
+        if was.rights != self.settings.rights {
+            self.apply_rights(now, out);
+        }
+        self.conform_all(now, out);
+    }
+
+    /// What a connection may do: what its token says, or the settings.
+    pub(super) fn rights_of<'a>(&'a self, connection: &'a Connection) -> &'a Rights {
+        connection.rights.as_deref().unwrap_or(&self.settings.rights)
+    }
+
+    /// Nobody is closed for a silence that nobody has asked about: whoever was quiet
+    /// for longer than is usual now is asked, and has all the time for an answer.
+    fn forgive_silence(&mut self, now: Moment) {
+        let Heartbeat { ping_interval, pong_timeout } = self.settings.heartbeat;
+        let quiet = u64::try_from(ping_interval.min(pong_timeout).as_millis()).unwrap_or(u64::MAX);
+        for connection in self.connections.iter_mut() {
+            connection.heard = connection.heard.max(Moment(now.0.saturating_sub(quiet)));
+        }
+    }
+
+    /// Ends the subscriptions which only the old settings allowed.
+    fn apply_rights(&mut self, now: Now, out: &mut Effects) {
+        let usual = self.connections.ids(|connection| connection.rights.is_none());
+        for conn in usual {
+            self.check_subscriptions(now, conn, out);
+        }
+    }
+
+    /// Brings all that is kept under the policies as they are.
+    pub(super) fn conform_all(&mut self, now: Now, out: &mut Effects) {
+        let places = self.channels.with(|_| true);
+        // All of them before any is trimmed: what goes by its own policy makes room
+        // for what another might have to give up.
+        for place in &places {
+            self.conform(now, *place, out);
+        }
+        for place in places {
+            self.trim(now, place, out);
+            self.advance_all(now, place, out);
+        }
+    }
+
+    /// Drops what the policy of a topic keeps no longer. An age counts from when a
+    /// message was kept; none lives longer than it was told.
+    pub(super) fn conform(&mut self, now: Now, place: u32, out: &mut Effects) {
+        let Some(topic) = self.channels.at(place) else { return };
+        let policy = self.policy_of(&topic.key);
+        if policy.keep == Keep::Never {
+            self.purge_topic(now, place, out);
+        }
+        if let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) {
+            for kept in log.kept.iter_mut() {
+                kept.expires = kept.expires.min(kept.since + policy.ttl);
+            }
+            log.soonest = log.kept.iter().map(|kept| kept.expires).min().unwrap_or(timers::NEVER);
+        }
+        self.expire_due(now, place, out);
+        self.sweep(now, place, out);
+    }
+}

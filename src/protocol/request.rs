@@ -1,0 +1,347 @@
+//! What a peer may ask for, once it is read and well-formed.
+//!
+//! Knows the requests of clients, workers and HTTP callers, which share most of
+//! them. Does not know who may make which.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::fields::RequestId;
+use super::ids::{Channel, Event, MessageId, OperationId, TokenId, UserId};
+use super::message::Payload;
+use super::refusal::Refusal;
+
+/// A request and the id that its answer echoes.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Said {
+    /// Echoed by the answer.
+    pub id: Option<RequestId>,
+    /// What is asked.
+    pub say: Say,
+}
+
+/// A request that could not be read.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Misspoken {
+    /// Echoed by the error, where it could be read.
+    pub id: Option<RequestId>,
+    /// What was wrong.
+    pub refusal: Refusal,
+}
+
+/// Where a list goes on: the `next` of the answer before, or its beginning.
+pub type After = Option<String>;
+
+/// One request.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Say {
+    /// Say who one is, or bring a newer token.
+    Auth { token: Token, inbox: Option<InboxMode> },
+    /// Hear channels.
+    Subscribe(Vec<Subscribe>),
+    /// Hear one no longer.
+    Unsubscribe(Channel),
+    /// Send a message that is answered, kept and counted.
+    Publish(Publication),
+    /// Tell the other subscribers, unanswered and never kept.
+    Whisper { channel: Channel, event: Event, data: Payload },
+    /// Stop an operation.
+    Interrupt(Interrupt),
+    /// Which operations run; all of them without a channel (administration).
+    Operations { channel: Option<Channel>, after: After },
+    /// Who is on a channel.
+    Presence(Channel),
+    /// What of the inbox has arrived.
+    Ack { position: Position, read: bool },
+    /// Are you there?
+    Ping,
+    /// A worker's long work begins.
+    Start(Start),
+    /// And ends.
+    End(End),
+    /// Administration: the numbers of the daemon.
+    Stats,
+    /// Administration: who is connected.
+    Connections { after: After },
+    /// Administration: which channels there are.
+    Channels { after: After },
+    /// Administration: what waits for a user.
+    Inbox(UserId),
+    /// Administration: what waits for all who are waited for.
+    Inboxes { after: After },
+    /// Administration: drop what is kept of a channel, or for a user.
+    Purge(Target),
+    /// Administration: end a connection, or all of a user.
+    Disconnect(Target),
+    /// Administration: take tokens no longer, and end the connections that came with them.
+    Revoke(Revoked),
+    /// Administration: which tokens are taken no longer.
+    Revocations { after: After },
+    /// Administration: take tokens again.
+    Lift(Revoked),
+    /// Administration: mint a token.
+    MintToken { user_id: UserId, ttl: Duration, wanted: Box<Wanted> },
+    /// Administration: whether a token holds.
+    CheckToken(Token),
+    /// Administration: read the configuration again.
+    Reload,
+}
+
+impl Say {
+    /// The action's word on the wire.
+    pub fn action(&self) -> &'static str {
+        match self {
+            Self::Auth { .. } => "auth",
+            Self::Subscribe(_) => "subscribe",
+            Self::Unsubscribe(_) => "unsubscribe",
+            Self::Publish(_) => "send",
+            Self::Whisper { .. } => "whisper",
+            Self::Interrupt(_) => "interrupt",
+            Self::Operations { .. } => "operations",
+            Self::Presence(_) => "presence",
+            Self::Ack { .. } => "ack",
+            Self::Ping => "ping",
+            Self::Start(_) => "operation_start",
+            Self::End(_) => "operation_end",
+            Self::Stats => "stats",
+            Self::Connections { .. } => "connections",
+            Self::Channels { .. } => "channels",
+            Self::Inbox(_) | Self::Inboxes { .. } => "inbox",
+            Self::Purge(_) => "purge",
+            Self::Disconnect(_) | Self::Revoke(_) => "disconnect",
+            Self::Revocations { .. } => "revocations",
+            Self::Lift(_) => "lift",
+            Self::MintToken { .. } | Self::CheckToken(_) => "token",
+            Self::Reload => "reload",
+        }
+    }
+}
+
+/// One channel to hear.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Subscribe {
+    /// Which.
+    pub channel: Channel,
+    /// What was heard last; none means live only.
+    pub since: Option<Position>,
+    /// Whether to be told who comes and goes.
+    pub presence: bool,
+}
+
+/// A place in a channel's history.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Position {
+    /// Which run of numbers; opaque.
+    pub epoch: String,
+    /// The last message heard.
+    pub seq: u64,
+}
+
+/// To whom a message goes.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub enum Target {
+    /// The subscribers of a channel.
+    Channel(Channel),
+    /// One connection, by its id as it was spelled.
+    Connection(String),
+    /// All connections of one user.
+    User(UserId),
+    /// Every authenticated connection (workers and HTTP only).
+    All,
+}
+
+/// Which tokens are revoked.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Revoked {
+    /// All that name a user and were issued by then.
+    User(UserId),
+    /// The one with this `jti`.
+    Token(TokenId),
+}
+
+/// A message to be sent.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Publication {
+    /// To whom.
+    pub target: Target,
+    /// What kind of message it is.
+    pub event: Event,
+    /// Passed on as it came.
+    pub data: Payload,
+    /// How long it is worth keeping; can only shorten what the policy says.
+    pub ttl: Option<Duration>,
+    /// Answer only when it is on the disk.
+    pub durable: bool,
+    /// Whether a subscribed sender hears itself.
+    pub echo: bool,
+    /// A key by which a repetition is known.
+    pub message_id: Option<MessageId>,
+    /// Whether the sender wants to know when the recipient has it.
+    pub receipt: bool,
+}
+
+/// A wish that an operation stops.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Interrupt {
+    /// Which.
+    pub operation_id: OperationId,
+    /// Where it runs; must be the operation's, and tells workers that only
+    /// listen of an id nobody has registered.
+    pub channel: Option<Channel>,
+    /// For the worker, and for people; at most 1 KiB.
+    pub reason: Option<String>,
+}
+
+/// A worker's long work begins.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Start {
+    /// Unique in the hub.
+    pub operation_id: OperationId,
+    /// The channel that it reports to.
+    pub channel: Channel,
+    /// For whom; that user may interrupt it.
+    pub user_id: Option<UserId>,
+    /// For people; at most 1 KiB.
+    pub label: Option<String>,
+    /// When it is interrupted by itself, counted from now.
+    pub deadline: Option<Duration>,
+    /// How long it may take to end after an interrupt.
+    pub interrupt_grace: Option<Duration>,
+}
+
+/// A worker's long work is over.
+#[derive(Clone, PartialEq, Debug)]
+pub struct End {
+    /// Which.
+    pub operation_id: OperationId,
+    /// How.
+    pub state: Ending,
+    /// Passed on to those who watch.
+    pub data: Option<Payload>,
+}
+
+/// How an operation ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// The worker says: done.
+    Completed,
+    /// The worker says: it went wrong.
+    Failed,
+    /// The worker says: stopped as asked.
+    Interrupted,
+    /// The worker's socket closed.
+    OwnerLost,
+    /// It did not end in time after an interrupt.
+    Timeout,
+}
+
+/// Who moves the cursor of a user's inbox.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InboxMode {
+    /// The hub, when a socket has taken the frame.
+    #[default]
+    Auto,
+    /// The client, by `ack`.
+    Ack,
+    /// This connection does not hear the inbox.
+    Off,
+}
+
+/// A token as it came. It is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(Box<str>);
+
+impl Token {
+    /// Takes it over.
+    pub fn new(text: impl Into<Box<str>>) -> Self {
+        Self(text.into())
+    }
+
+    /// For the one who checks it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+/// What a token itself allows. What it does not mention, it does not allow.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Grant {
+    /// Patterns of channels.
+    pub subscribe: Vec<String>,
+    /// Patterns of channels, and of `@user:` and `@connection:` with an id.
+    pub publish: Vec<String>,
+    /// Patterns of channels whose operations may be stopped.
+    pub interrupt: Vec<String>,
+    /// Whether its user administers the hub.
+    pub admin: bool,
+}
+
+impl Grant {
+    /// What all of it is called.
+    pub const MEMBERS: [&str; 4] = ["subscribe", "publish", "interrupt", "admin"];
+}
+
+/// What a new token is to say beside whom it names and when it ends.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Wanted {
+    /// What it allows; none: what the configuration says of such tokens.
+    pub grant: Option<Grant>,
+    /// How often its bearer may ask; none: as often as everybody.
+    pub limits: Option<Allowance>,
+    /// What others see of its bearer.
+    pub info: Option<Payload>,
+}
+
+/// How often somebody may ask: a rate, and how many requests at once.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct Allowance {
+    /// In thousandths of a request per second, so that it may be below one.
+    millirate: u32,
+    burst: u32,
+}
+
+impl Allowance {
+    /// So many requests per second.
+    pub fn new(per_second: u32, burst: u32) -> Self {
+        Self { millirate: per_second.saturating_mul(1000), burst }
+    }
+
+    /// Numbers above 0, as a token spells them: of a burst the whole part counts, one
+    /// request at least; of a rate whatever is more than a thousandth.
+    pub fn asked_for(rate: f64, burst: f64) -> Self {
+        // What is too large for the type is cut to its largest, and no limit allows that.
+        Self { millirate: ((rate * 1000.0) as u32).max(1), burst: (burst as u32).max(1) }
+    }
+
+    /// No more than so many of either.
+    #[must_use]
+    pub fn capped(self, most: u32) -> Self {
+        Self { millirate: self.millirate.min(most.saturating_mul(1000)), burst: self.burst.min(most) }
+    }
+
+    /// In thousandths of a request per second.
+    pub fn millirate(self) -> u32 {
+        self.millirate
+    }
+
+    /// Requests per second, as a number that may have a fraction.
+    pub fn rate(self) -> f64 {
+        f64::from(self.millirate) / 1000.0
+    }
+
+    /// How many at once.
+    pub fn burst(self) -> u32 {
+        self.burst
+    }
+}
