@@ -2,10 +2,10 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
 mod changes;
+mod file_lookup;
 mod listen;
 mod mistakes;
 mod permissions;
-mod places_of_files;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

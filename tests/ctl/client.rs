@@ -5,7 +5,7 @@ use smol::future;
 use wshubd::client::{Connection, Error, Link, Options, Publication, Start};
 use wshubd::protocol::Ending;
 
-use crate::hub::{Peer, Place};
+use crate::fake_hub::{Peer, Place};
 
 /// Plays a hub on a thread while the story of the worker is told here.
 fn play<T>(hub: impl FnOnce(Peer) + Send + 'static, worker: impl AsyncFnOnce(Connection) -> T) -> T {

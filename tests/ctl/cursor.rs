@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::hub::Place;
+use crate::fake_hub::Place;
 
 #[test]
 fn a_listener_goes_on_from_where_its_subscription_began() {

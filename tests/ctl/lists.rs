@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use wshubd::edge::clock;
 use wshubd::protocol::UnixTime;
 
-use crate::hub::{Peer, Place, end, stderr, stdout};
+use crate::fake_hub::{Peer, Place, end, stderr, stdout};
 
 /// A time so many seconds ago, as the hub spells it. Half a minute more than what
 /// is shown of it leaves time for a slow machine.

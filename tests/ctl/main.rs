@@ -5,22 +5,22 @@
 
 #![expect(clippy::unwrap_used, reason = "a story that cannot go on has failed")]
 
-mod ask;
 mod client;
-mod comeback;
+mod command_line;
 mod cursor;
-mod hub;
-mod lines;
+mod fake_hub;
 mod lists;
 mod publish;
+mod publish_errors;
+mod queries;
 mod receipts;
+mod reconnect;
 mod reload;
 mod run;
+mod run_failures;
 mod run_progress;
-mod run_rough;
 mod run_signals;
 mod run_without_hub;
 mod subscribe;
 mod token;
-mod waiting;
-mod words;
+mod wait_limit;

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde_json::json;
 
-use crate::hub::{Place, end, program, stderr, stdout};
+use crate::fake_hub::{Place, end, program, stderr, stdout};
 
 fn taken() -> serde_json::Value {
     json!({"channel": "logs", "sent": 2, "failed": 0, "kept": false, "stored": false, "message_id": "m"})

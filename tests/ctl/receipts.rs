@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::hub::{Peer, Place, end, stderr};
+use crate::fake_hub::{Peer, Place, end, stderr};
 
 /// Takes the next message for a user, and calls it `id`.
 fn take(peer: &mut Peer, id: &str, kept: bool) {

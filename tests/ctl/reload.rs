@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::hub::{Place, end, stderr, stdout};
+use crate::fake_hub::{Place, end, stderr, stdout};
 
 fn changes() -> Value {
     json!({

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::hub::{Peer, Place, end, exists, stderr, stdout};
+use crate::fake_hub::{Peer, Place, end, exists, stderr, stdout};
 
 /// Waits that a test could not outlast: where a story ends, it was not by these.
 pub(crate) const NEVER: [&str; 4] = ["--term-after", "1h", "--kill-after", "1h"];

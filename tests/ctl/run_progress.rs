@@ -5,7 +5,7 @@ use std::io::{BufReader, Read, Write};
 
 use serde_json::{Value, json};
 
-use crate::hub::{Peer, Place, end, stdout};
+use crate::fake_hub::{Peer, Place, end, stdout};
 use crate::run::{ended, line, said, script};
 
 /// The next output, with its fields beside the usual ones.

@@ -8,7 +8,7 @@ use std::process::{Child, Stdio};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::json;
 
-use crate::hub::{Peer, Place, end, exists};
+use crate::fake_hub::{Peer, Place, end, exists};
 use crate::run::{NEVER, ended, interrupt, line, pid, said, script};
 
 fn send(child: &Child, signal: Signal) {
@@ -145,7 +145,7 @@ fn an_interrupt_that_came_while_run_stood_still_is_carried_out() {
 fn two_signals_at_once_are_one_and_the_end_is_told() {
     let place = Place::new();
     for _ in 0..40 {
-        let mut command = crate::hub::program();
+        let mut command = crate::fake_hub::program();
         command.arg("--socket").arg(place.path()).args(["run", "-q"]).args(NEVER);
         // A second step would kill what the first lets end in order.
         let orderly = "trap 'exit 5' INT; echo up; while :; do sleep 3600; done";

@@ -10,7 +10,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use crate::hub::{Place, end, program, stderr};
+use crate::fake_hub::{Place, end, program, stderr};
 use crate::run::{NEVER, ended, interrupt, line, pid, said};
 
 /// Runs a shell script as operation `op`, while nobody has answered.
@@ -89,7 +89,7 @@ fn a_hub_that_comes_later_hears_what_was_printed_and_can_stop_it() {
     said(&mut errors, "wshubd is there");
     interrupt(&mut peer);
     assert_eq!(ended(&mut peer)["state"], "interrupted");
-    assert!(!crate::hub::exists(shell));
+    assert!(!crate::fake_hub::exists(shell));
     assert_eq!(end(child).status.code(), Some(130));
 }
 

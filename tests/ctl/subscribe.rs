@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use serde_json::{Value, json};
 
-use crate::hub::{Peer, Place, end, program, stderr, stdout};
+use crate::fake_hub::{Peer, Place, end, program, stderr, stdout};
 
 fn message(data: Value) -> Value {
     json!({

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use wshubd::edge::clock;
 use wshubd::protocol::UnixTime;
 
-use crate::hub::{Place, end, stderr, stdout};
+use crate::fake_hub::{Place, end, stderr, stdout};
 
 fn holds(expires_at: &str) -> Value {
     json!({

@@ -4,19 +4,17 @@
 
 mod addresses;
 mod administration;
+mod admission;
 mod bench;
-mod command;
-mod console;
-mod doors;
 mod frames;
 mod handover;
-mod heads;
-#[cfg(feature = "store")]
-mod kept;
+mod http_heads;
 mod limits;
 mod log;
 mod messages;
 mod operations;
+#[cfg(feature = "store")]
+mod persistence;
 mod proxies;
 mod refusals;
 mod reload;
@@ -26,3 +24,5 @@ mod startup;
 mod stopping;
 mod systemd;
 mod worker_lines;
+mod wshubctl;
+mod wshubctl_admin;

@@ -4,7 +4,7 @@
 use serde_json::json;
 use wshubd::hub::Outbound;
 
-use super::history::{COUNT, all, bench, client, publish, replayed, since};
+use super::replay::{COUNT, all, bench, client, publish, replayed, since};
 
 #[test]
 fn a_second_subscribe_starts_the_channel_anew() {

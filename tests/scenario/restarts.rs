@@ -12,8 +12,8 @@ use wshubd::hub::{Hub, Pattern, Settings, StateError};
 use wshubd::protocol::InboxMode::{Ack, Auto};
 
 use super::bench::{Bench, Seat};
-use super::history::{all, client, publish, replayed, since};
 use super::inbox::{send, send_all, sender, waits};
+use super::replay::{all, client, publish, replayed, since};
 
 fn settings() -> Settings {
     let history = Policy { keep: Keep::History, count: 100, disk: Disk::Stop, ..Policy::default() };

@@ -6,7 +6,7 @@ use wshubd::edge::store::Store;
 use wshubd::hub::settings::Disk;
 use wshubd::hub::{Input, LogKey, StoreFact};
 
-use crate::stage::{DELAY, Stage, log};
+use crate::harness::{DELAY, Stage, log};
 
 const MIB: u64 = 1 << 20;
 
@@ -91,7 +91,7 @@ impl Keeper {
 /// What a message counts of so many bytes of text.
 fn counted(log: &LogKey, bytes: usize) -> u64 {
     let LogKey::Channel(channel) = log else { panic!("{log:?}") };
-    crate::stage::message(channel, 1, &"x".repeat(bytes)).size() as u64
+    crate::harness::message(channel, 1, &"x".repeat(bytes)).size() as u64
 }
 
 /// Fills a store with messages of one size until most of them had to go again, some at a
@@ -209,7 +209,7 @@ fn what_stays_in_memory_takes_no_room_on_the_disk() {
     let in_memory: u64 = keeper
         .kept
         .iter()
-        .filter(|(log, ..)| *log == crate::stage::log("in memory"))
+        .filter(|(log, ..)| *log == crate::harness::log("in memory"))
         .map(|(.., counted)| counted)
         .sum();
     let expected = (alone.limit + in_memory).min(2 * MIB);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use wshubd::hub::StoreFact;
 use wshubd::hub::settings::Disk;
 
-use crate::stage::{DELAY, NOTHING, PROGRAM, Stage, log, stored};
+use crate::harness::{DELAY, NOTHING, PROGRAM, Stage, log, stored};
 
 const MIB: u64 = 1 << 20;
 const SECOND: Duration = Duration::from_secs(1);
@@ -157,7 +157,7 @@ fn a_process_that_ends_while_it_reads_costs_another_and_no_page() {
     stage.act(wshubd::edge::store::Store::tick);
     stage.kill();
     let page = stage.page().unwrap();
-    assert_eq!(page.iter().map(|message| crate::stage::text(message)).collect::<Vec<_>>(), ["first"]);
+    assert_eq!(page.iter().map(|message| crate::harness::text(message)).collect::<Vec<_>>(), ["first"]);
     stage.keep(&orders, 2, Disk::Now, "second");
     stage.settle();
     assert!(stage.told().iter().all(|fact| *fact == stored(&orders, 2, 2)));
@@ -197,7 +197,7 @@ fn a_process_that_ends_while_it_begins_costs_another_and_no_page() {
     stage.hear();
     stage.program(PROGRAM);
     let page = stage.page().unwrap();
-    assert_eq!(page.iter().map(|message| crate::stage::text(message)).collect::<Vec<_>>(), ["first"]);
+    assert_eq!(page.iter().map(|message| crate::harness::text(message)).collect::<Vec<_>>(), ["first"]);
     assert_eq!(stage.told(), []);
 }
 

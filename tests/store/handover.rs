@@ -7,7 +7,7 @@ use wshubd::hub::settings::Disk;
 use wshubd::hub::{LogKey, StoreFact};
 use wshubd::protocol::UserId;
 
-use crate::stage::{DELAY, NOTHING, PROGRAM, Stage, log, stored};
+use crate::harness::{DELAY, NOTHING, PROGRAM, Stage, log, stored};
 
 const MIB: u64 = 1 << 20;
 const SECOND: Duration = Duration::from_secs(1);

@@ -7,7 +7,7 @@ use wshubd::edge::store::Store;
 use wshubd::hub::settings::Disk;
 use wshubd::hub::{Input, LogKey, StoreFact};
 
-use crate::stage::{DELAY, Stage, log};
+use crate::harness::{DELAY, Stage, log};
 
 /// Small, so that generations are begun, emptied and dropped all the time.
 const CAP: u64 = 2 << 20;

@@ -4,18 +4,18 @@
 #![expect(clippy::unwrap_used, reason = "a story that cannot go on has failed")]
 
 mod capacity;
+mod checkpoint;
 mod child;
 mod damage;
 mod disk;
 mod flash_budget;
+mod full_disk;
 mod handover;
+mod harness;
 mod histories;
 mod hub_clock;
-mod lives;
-mod positions;
-mod reading;
-mod records;
-mod remains;
-mod room;
-mod stage;
+mod process_end;
+mod read_queue;
+mod recovery;
+mod seq_file;
 mod wal;

@@ -9,7 +9,7 @@ use wshubd::edge::store::ipc::Order;
 use wshubd::hub::settings::Disk;
 
 use crate::child::{Answer, Place, mark, put, record};
-use crate::stage::{DELAY, Stage, log};
+use crate::harness::{DELAY, Stage, log};
 
 const MIB: u64 = 1 << 20;
 const SECOND: Duration = Duration::from_secs(1);

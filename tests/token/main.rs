@@ -2,12 +2,12 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
 mod check;
+mod extra_claims;
+mod jwk_sets;
 mod keys;
 #[cfg(feature = "public-keys")]
 mod pem;
+mod required_claims;
 mod revocation;
 mod secrets;
-mod sets;
-mod terms;
 mod tokens;
-mod wanted;

@@ -21,7 +21,7 @@ use wshubd::hub::{Asker, Effects, Hub, Input, Outbound, Pattern, Settings, Store
 use wshubd::protocol;
 use wshubd::protocol::{InboxMode, Say};
 
-/// As tests/scenario/bounds.rs has it: the most orders that follow from one request of a
+/// As tests/scenario/work_per_input.rs has it: the most orders that follow from one request of a
 /// client, with 128 channels and the lists of one answer.
 const MOST_ORDERS: usize = 600;
 

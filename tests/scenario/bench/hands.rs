@@ -9,7 +9,7 @@ use wshubd::hub::{Asker, Effect, Effects, Input, LogKey, Purpose, StoreFact};
 use wshubd::protocol::message::Delivery;
 use wshubd::protocol::{ConnectionId, Frame, Message, RequestId, worker};
 
-use super::links::{Mark, Seen};
+use super::connections::{Mark, Seen};
 use super::{Bench, Seat};
 
 impl Bench {

@@ -5,14 +5,14 @@
 //! follow from what; that is in the stories.
 
 mod brief;
+mod connections;
+mod disk;
 mod hands;
-mod links;
-mod lives;
-mod writing;
+mod restarts;
 
 pub(crate) use brief::brief;
-pub(crate) use links::Seen;
-pub(crate) use lives::Written;
+pub(crate) use connections::Seen;
+pub(crate) use restarts::Written;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -29,7 +29,7 @@ use wshubd::protocol::{
     Say, UnixTime, UserId, worker,
 };
 
-use links::Link;
+use connections::Link;
 
 /// A client or worker of a story.
 pub(crate) type Seat = ConnectionId;
@@ -44,8 +44,8 @@ pub(crate) struct Bench {
     store: BTreeMap<LogKey, BTreeMap<u64, Rc<Message>>>,
     /// Whether the store lets the hub wait.
     pub(crate) slow_store: bool,
-    pub(crate) disk: writing::Disk,
-    pub(crate) past: lives::Past,
+    pub(crate) disk: disk::Disk,
+    pub(crate) past: restarts::Past,
     waiting: VecDeque<Input>,
     http: Vec<(u64, Value)>,
     /// Those of whom nothing is to be read.
@@ -82,8 +82,8 @@ impl Bench {
             next_tag: 0,
             store: BTreeMap::new(),
             slow_store: false,
-            disk: writing::Disk::default(),
-            past: lives::Past::default(),
+            disk: disk::Disk::default(),
+            past: restarts::Past::default(),
             waiting: VecDeque::new(),
             http: Vec::new(),
             paused: BTreeSet::new(),

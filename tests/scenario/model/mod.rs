@@ -4,14 +4,14 @@
 //! it should have been. What is found is shrunk to a story, told line by line.
 //! `PROPTEST_CASES` tries more of them; `MODEL_SECONDS=3600` tries for an hour.
 
-mod endings;
+mod connections;
+mod observations;
 mod operations;
-mod passing;
 mod publishers;
+mod random_histories;
 mod reference;
+mod shutdown;
 mod step;
-mod stories;
-mod witness;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -22,9 +22,9 @@ use wshubd::hub::{Pattern, Settings};
 use wshubd::protocol::{InboxMode, Moment};
 
 use super::bench::{Bench, Seat, rights};
-use endings::End;
 use operations::Observed;
 use reference::{Check, Keeps, Log, Since};
+use shutdown::End;
 use step::{CHANNELS, DEVICES, PEERS, Step, USERS};
 
 /// A device or worker, with what it remembers while it is away.

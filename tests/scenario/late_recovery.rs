@@ -9,8 +9,8 @@ use wshubd::hub::{Pattern, Settings};
 use wshubd::protocol::InboxMode::{Ack, Auto};
 
 use super::bench::{Bench, Seat};
-use super::history::{all, client, publish, replayed, zero};
 use super::inbox::{send_all, waits};
+use super::replay::{all, client, publish, replayed, zero};
 
 /// Numbers that clients can count with are below this.
 const MOST: u64 = 1 << 53;

@@ -11,7 +11,7 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::json;
 
-use crate::hub::{Place, end, program, stderr, stdout};
+use crate::fake_hub::{Place, end, program, stderr, stdout};
 use crate::run::{NEVER, ended, line, pid, said, script};
 
 fn fifo(place: &Place) -> String {

@@ -8,7 +8,7 @@ use wshubd::hub::settings::{Disk, Heartbeat, Keep, Policy};
 use wshubd::hub::{Asks, Input, Outbound, Pattern, Rights, Settings};
 
 use super::bench::{Bench, Seat, rights};
-use super::history::{all, bench, client, publish, replayed, since};
+use super::replay::{all, bench, client, publish, replayed, since};
 
 /// Changes the policy of `orders`.
 fn orders(bench: &mut Bench, change: impl FnOnce(&mut Policy)) {

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 
 use serde_json::json;
 
-use crate::hub::{Place, end, program, stderr, stdout};
+use crate::fake_hub::{Place, end, program, stderr, stdout};
 
 /// The error about a command line that is wrong.
 fn complaint(words: &[&str]) -> String {

@@ -7,7 +7,7 @@ use smol::future;
 use wshubd::client::{Client, Connection, Error, Lines, Link, News, Options, Publication, Start};
 use wshubd::protocol::Ending;
 
-use crate::hub::Place;
+use crate::fake_hub::Place;
 
 /// Plays a hub, which is started as often as it accepts, while the story of the
 /// worker is told here.

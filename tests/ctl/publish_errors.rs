@@ -7,7 +7,7 @@ use std::process::Stdio;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use serde_json::json;
 
-use crate::hub::{Peer, Place, end, program, stderr};
+use crate::fake_hub::{Peer, Place, end, program, stderr};
 
 /// Publishes this input; the hub takes `taken` messages. Its exit code, and what it says.
 fn publish(words: &[&str], input: &[u8], taken: usize) -> (Option<i32>, Vec<String>, Vec<serde_json::Value>) {

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use wshubd::hub::LogKey;
 use wshubd::protocol::InboxMode;
 
-use super::endings::same_epoch;
 use super::reference::{Check, Line, Since};
+use super::shutdown::same_epoch;
 use super::{CHANNELS, DEVICES, Model, PEERS, Peer, inbox_of};
 use crate::bench::{Seat, Seen, brief};
 

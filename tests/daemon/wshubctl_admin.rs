@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use serde_json::{Value, json};
 
 use crate::bench::{Client, Daemon};
-use crate::command::{printed, wshubctl};
+use crate::wshubctl::{printed, wshubctl};
 
 /// What a list prints in a pipe.
 fn listed(daemon: &Daemon, words: &[&str]) -> Vec<Value> {

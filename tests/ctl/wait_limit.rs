@@ -12,7 +12,7 @@ use rustix::net::{
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use serde_json::{Value, json};
 
-use crate::hub::{Peer, Place, end, program, stderr, stdout};
+use crate::fake_hub::{Peer, Place, end, program, stderr, stdout};
 
 /// All commands but `run`, which has waits of its own.
 const COMMANDS: [&[&str]; 16] = [

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::hub::{Place, end, program, stderr, stdout};
+use crate::fake_hub::{Place, end, program, stderr, stdout};
 
 #[test]
 fn an_interrupt_waits_for_its_final_outcome() {

@@ -6,7 +6,7 @@ use wshubd::edge::store::Store;
 use wshubd::hub::LogKey;
 use wshubd::hub::settings::Disk;
 
-use crate::stage::{Stage, log};
+use crate::harness::{Stage, log};
 
 const MIB: u64 = 1 << 20;
 const SECOND: Duration = Duration::from_secs(1);
