@@ -114,6 +114,8 @@ impl Table {
         const LONGEST_ALG: usize = 16;
         match (&*self.prefix, key, value) {
             ("auth.keys.", "alg", Value::Text(text)) => text.len() > LONGEST_ALG,
+            ("auth.keys.", "file", Value::Text(text)) => !file_name::is_one(text),
+            ("auth.", "broadcast_secrets", Value::Text(text)) => !file_name::is_one(text),
             ("auth.keys.", ..) | ("auth.", "keys" | "broadcast_secrets", _) => true,
             ("", "auth", _) => true,
             _ => false,

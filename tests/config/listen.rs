@@ -91,7 +91,12 @@ fn a_path_that_is_not_absolute_is_refused_with_the_one_that_was_meant() {
         (3, "auth.keys.file", "[[auth.keys]]\nalg = 'HS256'\nfile = ", ""),
         (2, "auth.broadcast_secrets", "[auth]\nbroadcast_secrets = [", "]"),
     ] {
+        // What has not the shape of a path and is none may be the secret itself.
+        let may_be_secret = |path: &str| option.starts_with("auth.") && ["x/./y/../z", "~"].contains(&path);
         for (path, meant) in told {
+            if may_be_secret(path) {
+                continue;
+            }
             let text = format!("{before}'{path}'{after}");
             let error = read_with(&text, &[("HOME", "/home/ada")]).unwrap_err();
             let said =
@@ -99,6 +104,9 @@ fn a_path_that_is_not_absolute_is_refused_with_the_one_that_was_meant() {
             assert_eq!(error, said);
         }
         for path in ["~bob/x", "$STATE/x", ""] {
+            if option.starts_with("auth.") {
+                continue;
+            }
             let error = read(&format!("{before}'{path}'{after}")).unwrap_err();
             assert_eq!(error, format!("hub.toml:{line}: `{option}` wants an absolute path, not {path:?}"));
         }
