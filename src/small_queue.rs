@@ -35,7 +35,7 @@ pub(crate) fn gather<T: Ord>(tree: &mut BTreeSet<T>) {
 
 #[expect(clippy::box_collection, reason = "a queue in place would be larger than most elements")]
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) enum Few<T> {
+pub(crate) enum SmallQueue<T> {
     #[default]
     None,
     One(T),
@@ -45,7 +45,7 @@ pub(crate) enum Few<T> {
 type Iter<'a, T> = Chain<slice::Iter<'a, T>, slice::Iter<'a, T>>;
 type IterMut<'a, T> = Chain<slice::IterMut<'a, T>, slice::IterMut<'a, T>>;
 
-impl<T> Few<T> {
+impl<T> SmallQueue<T> {
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::None => 0,
@@ -235,7 +235,7 @@ fn bounds(range: &impl RangeBounds<usize>, len: usize) -> (usize, usize) {
     (from.min(len), to.min(len).max(from.min(len)))
 }
 
-impl<T> Index<usize> for Few<T> {
+impl<T> Index<usize> for SmallQueue<T> {
     type Output = T;
 
     fn index(&self, at: usize) -> &T {
@@ -246,13 +246,13 @@ impl<T> Index<usize> for Few<T> {
     }
 }
 
-impl<T> Extend<T> for Few<T> {
+impl<T> Extend<T> for SmallQueue<T> {
     fn extend<I: IntoIterator<Item = T>>(&mut self, more: I) {
         more.into_iter().for_each(|one| self.push_back(one));
     }
 }
 
-impl<T> FromIterator<T> for Few<T> {
+impl<T> FromIterator<T> for SmallQueue<T> {
     fn from_iter<I: IntoIterator<Item = T>>(all: I) -> Self {
         let mut few = Self::None;
         few.extend(all);
@@ -260,7 +260,7 @@ impl<T> FromIterator<T> for Few<T> {
     }
 }
 
-impl<T> IntoIterator for Few<T> {
+impl<T> IntoIterator for SmallQueue<T> {
     type Item = T;
     type IntoIter = Chain<std::option::IntoIter<T>, std::collections::vec_deque::IntoIter<T>>;
 
@@ -274,7 +274,7 @@ impl<T> IntoIterator for Few<T> {
     }
 }
 
-impl<'a, T> IntoIterator for &'a Few<T> {
+impl<'a, T> IntoIterator for &'a SmallQueue<T> {
     type Item = &'a T;
     type IntoIter = Iter<'a, T>;
 
@@ -283,7 +283,7 @@ impl<'a, T> IntoIterator for &'a Few<T> {
     }
 }
 
-impl<T: Serialize> Serialize for Few<T> {
+impl<T: Serialize> Serialize for SmallQueue<T> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_seq(Exactly(self.iter(), self.len()))
     }
@@ -304,7 +304,7 @@ impl<I: Iterator> Iterator for Exactly<I> {
     }
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Few<T> {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for SmallQueue<T> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let mut many = VecDeque::deserialize(from)?;
         Ok(match many.len() {
@@ -318,7 +318,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Few<T> {
 mod tests {
     use std::collections::VecDeque;
 
-    use super::Few;
+    use super::SmallQueue;
 
     /// A number that looks random.
     fn next(state: &mut u64) -> u64 {
@@ -328,7 +328,7 @@ mod tests {
 
     #[test]
     fn a_queue_of_few_is_as_any_other() {
-        let (mut few, mut queue, mut state) = (Few::None, VecDeque::new(), 7);
+        let (mut few, mut queue, mut state) = (SmallQueue::None, VecDeque::new(), 7);
         for round in 0..20_000 {
             let at = next(&mut state) as usize % (queue.len() + 1);
             match next(&mut state) % 8 {
@@ -354,23 +354,23 @@ mod tests {
             assert!(few.iter().eq(&queue) && few.len() == queue.len());
             assert_eq!((few.front(), few.back(), few.get(at)), (queue.front(), queue.back(), queue.get(at)));
             assert!(few.range(at..).eq(queue.range(at.min(queue.len())..)));
-            let copy: Few<i32> = serde_json::from_str(&serde_json::to_string(&few).unwrap()).unwrap();
+            let copy: SmallQueue<i32> = serde_json::from_str(&serde_json::to_string(&few).unwrap()).unwrap();
             assert!(copy.iter().eq(&queue));
         }
     }
 
     #[test]
     fn a_queue_that_was_long_gives_its_memory_back() {
-        let mut few: Few<u64> = (0..100_000).collect();
+        let mut few: SmallQueue<u64> = (0..100_000).collect();
         while few.len() > 100 {
             few.remove(0);
         }
-        assert!(matches!(&few, Few::Many(many) if many.capacity() <= 6_400));
+        assert!(matches!(&few, SmallQueue::Many(many) if many.capacity() <= 6_400));
         while few.len() > 1 {
             few.remove(0);
         }
-        assert!(matches!(&few, Few::Many(many) if many.capacity() <= 64));
+        assert!(matches!(&few, SmallQueue::Many(many) if many.capacity() <= 64));
         few.remove(0);
-        assert!(matches!(few, Few::None));
+        assert!(matches!(few, SmallQueue::None));
     }
 }

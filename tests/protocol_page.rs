@@ -18,8 +18,8 @@ use wshubd::protocol::frame::{
 use wshubd::protocol::worker;
 use wshubd::protocol::worker::InterruptLine;
 use wshubd::protocol::{
-    Allowance, Channel, Close, Code, ConnectionId, Delivery, Ending, Event, Frame, Message, MessageId,
-    OperationId, Payload, Refusal, Sender, TokenId, UnixTime, UserId, client, http,
+    Channel, Close, Code, ConnectionId, Delivery, EndState, Event, Frame, Message, MessageId, OperationId,
+    Payload, RateLimit, Refusal, Sender, TokenId, UnixTime, UserId, client, http,
 };
 
 const PAGE: &str = include_str!("../src/protocol/PROTOCOL.md");
@@ -53,7 +53,7 @@ fn every_request_on_the_page_is_understood() {
 #[test]
 fn every_action_is_on_the_page() {
     let said: BTreeSet<_> =
-        examples("client").iter().map(|line| client::parse(line.get()).unwrap().say.action()).collect();
+        examples("client").iter().map(|line| client::parse(line.get()).unwrap().request.action()).collect();
     let known = [
         "ack",
         "auth",
@@ -302,7 +302,7 @@ fn ada() -> Present {
     Present { user_id: user("ada"), connections: 2, info: Some(json(r#"{"name":"Ada"}"#)) }
 }
 
-fn limits(requests_per_second: Allowance) -> Limits {
+fn limits(requests_per_second: RateLimit) -> Limits {
     Limits {
         message_bytes: 512 << 10,
         requests_per_second,
@@ -311,7 +311,7 @@ fn limits(requests_per_second: Allowance) -> Limits {
     }
 }
 
-fn operation(state: OperationState, reason: Option<Ending>, data: Option<Payload>) -> Frame<'static> {
+fn operation(state: OperationState, reason: Option<EndState>, data: Option<Payload>) -> Frame<'static> {
     Frame::Operation {
         operation_id: operation_id(),
         channel: channel("logs"),
@@ -382,7 +382,7 @@ fn greetings() -> Vec<Answer> {
         server_time: at(0, 0),
         ping_interval: Duration::from_secs(54),
         pong_timeout: Duration::from_secs(60),
-        limits: limits(Allowance::new(10, 20)),
+        limits: limits(RateLimit::new(10, 20)),
         expires_at: Some(expires_at),
         inbox: Some(InboxState { epoch: inbox_epoch(), seq: 12, waiting: 2 }),
     };
@@ -399,7 +399,7 @@ fn greetings() -> Vec<Answer> {
             Frame::AuthSuccess {
                 user_id: user("ada"),
                 expires_at: Some(expires_at),
-                limits: limits(Allowance::new(200, 1000)),
+                limits: limits(RateLimit::new(200, 1000)),
                 inbox,
             },
             None,
@@ -445,7 +445,7 @@ fn answers() -> Vec<Answer> {
         outcome: Outcome::Delivered,
     };
     let ended =
-        operation(OperationState::Ended, Some(Ending::Interrupted), Some(json(r#"{"exit_code": 130}"#)));
+        operation(OperationState::Ended, Some(EndState::Interrupted), Some(json(r#"{"exit_code": 130}"#)));
     let entry = OperationEntry {
         operation_id: operation_id(),
         channel: channel("logs"),

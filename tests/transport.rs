@@ -1,12 +1,12 @@
 //! The wire itself, case by case: what a peer may send in frames and lines, and
 //! what comes of it, however the bytes are cut and whoever else is talking.
 
-use wshubd::edge::net::encoded_frame::Packet;
+use wshubd::edge::net::encoded_frame::EncodedFrame;
 use wshubd::edge::net::line_decoder;
 use wshubd::edge::net::line_decoder::{Line, Next};
 use wshubd::edge::net::mem_accounting;
-use wshubd::edge::net::send_queue::{Outbox, Piece};
-use wshubd::edge::net::ws_decoder::{Decoder, Heard, Held};
+use wshubd::edge::net::send_queue::{QueuedFrame, SendQueue};
+use wshubd::edge::net::ws_decoder::{Decoded, Decoder, PartialMessage};
 use wshubd::protocol::Close;
 
 /// Small, so that the limits are within reach.
@@ -45,14 +45,14 @@ fn joined(frames: &[Vec<u8>]) -> Vec<u8> {
 }
 
 /// What was heard, in words that a table can hold.
-fn spoken(heard: &Heard<'_>) -> String {
+fn spoken(heard: &Decoded<'_>) -> String {
     match heard {
-        Heard::Text(text) => format!("text {text}"),
-        Heard::Binary(bytes) => format!("binary {}", bytes.len()),
-        Heard::Alive { .. } => "alive".into(),
-        Heard::Reply(frame) => format!("reply {}", hex(frame)),
-        Heard::Closed => "closed".into(),
-        Heard::Broken(close) => format!("broken {}", close.code()),
+        Decoded::Text(text) => format!("text {text}"),
+        Decoded::Binary(bytes) => format!("binary {}", bytes.len()),
+        Decoded::Alive { .. } => "alive".into(),
+        Decoded::Reply(frame) => format!("reply {}", hex(frame)),
+        Decoded::Closed => "closed".into(),
+        Decoded::Broken(close) => format!("broken {}", close.code()),
     }
 }
 
@@ -167,7 +167,7 @@ fn decode(
     cut: usize,
     mut meanwhile: impl FnMut(&mut Decoder),
 ) -> Vec<String> {
-    let (mut held, mut heard): (Option<Box<Held>>, Vec<String>) = (None, Vec::new());
+    let (mut held, mut heard): (Option<Box<PartialMessage>>, Vec<String>) = (None, Vec::new());
     for piece in bytes.chunks(cut) {
         let is_over = heard.last().is_some_and(|last| last.starts_with("broken") || last == "closed");
         if is_over {
@@ -279,7 +279,7 @@ fn a_line_is_whole_or_it_is_an_error() {
 #[test]
 fn every_close_code_fits_a_close_frame() {
     for close in [Close::TooBig, Close::TooFast, Close::Unauthenticated] {
-        let packet = Packet::close(close);
+        let packet = EncodedFrame::close(close);
         let (bytes, from, to) = packet.frame();
         let frame = &bytes[from as usize..to as usize];
         assert_eq!(frame[0], FIN | CLOSE);
@@ -291,15 +291,15 @@ fn every_close_code_fits_a_close_frame() {
 #[test]
 fn bytes_in_many_queues_are_held_once_and_given_back_with_the_last() {
     let before = mem_accounting::held();
-    let packet = Packet::raw(&[b'x'; 10_000]);
-    let mut queues: Vec<Outbox> = (0..100).map(|_| Outbox::default()).collect();
+    let packet = EncodedFrame::raw(&[b'x'; 10_000]);
+    let mut queues: Vec<SendQueue> = (0..100).map(|_| SendQueue::default()).collect();
     for queue in &mut queues {
-        queue.push(Piece::frame(&packet));
+        queue.push(QueuedFrame::frame(&packet));
     }
     drop(packet);
     let held = mem_accounting::held() - before;
     assert!((10_000..20_000).contains(&held), "{held}: the bytes once, and a little for each place");
-    let parts: usize = queues.iter().map(Outbox::held).sum();
+    let parts: usize = queues.iter().map(SendQueue::held).sum();
     assert!(parts.abs_diff(held) <= queues.len(), "{parts} of {held}: each has its part of them");
     queues.truncate(1);
     assert!((10_000..11_000).contains(&queues[0].held()));
@@ -336,7 +336,7 @@ fn fragments_of_one_byte_are_held_within_a_bound() {
     let mut count = 0;
     while !is_over {
         decoder.decode(&mut held, &fragment, |one| {
-            is_over |= one == Heard::Broken(Close::TooBig);
+            is_over |= one == Decoded::Broken(Close::TooBig);
             Next::More
         });
         most = most.max(mem_accounting::held() - before);
@@ -401,8 +401,8 @@ fn frames_that_are_not_to_be_heard_yet_are_heard_later_also_by_another_process()
     for stop in 1..=3 {
         let mut decoder = Decoder::new(LIMIT);
         let (mut held, mut heard) = (None, Vec::new());
-        let mut say = |one: &Heard<'_>, stops: bool| {
-            let Heard::Text(text) = one else { return Next::More };
+        let mut say = |one: &Decoded<'_>, stops: bool| {
+            let Decoded::Text(text) = one else { return Next::More };
             heard.push((*text).to_owned());
             if stops && heard.len() == stop { Next::Wait } else { Next::More }
         };
@@ -420,7 +420,7 @@ fn some_pings_in_a_row_are_answered_each_and_of_very_many_only_the_last_of_sixte
     let bytes = joined(&[joined(&pings), text("and"), frame(FIN | PING, b"last")]);
     let (mut held, mut heard, mut pinged) = (None, Vec::new(), 0);
     decoder.decode(&mut held, &bytes, |one| {
-        if let Heard::Alive { controls } = one {
+        if let Decoded::Alive { controls } = one {
             pinged += controls;
         } else {
             heard.push(spoken(&one));

@@ -45,7 +45,7 @@ pub(super) enum Found {
 
 /// The room of one client and its link.
 #[derive(Clone, Debug)]
-pub(super) struct Room(Arc<Shared>);
+pub(super) struct SendBudget(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -67,7 +67,7 @@ pub(super) fn weight(line: &[u8]) -> usize {
     line.len() + ENVELOPE
 }
 
-impl Room {
+impl SendBudget {
     pub(super) fn new(bound: usize, standstill: Option<Duration>) -> Self {
         Self(Arc::new(Shared {
             bound,
@@ -161,12 +161,12 @@ impl Room {
 mod tests {
     use std::time::Duration;
 
-    use super::{Flow, Found, Room};
+    use super::{Flow, Found, SendBudget};
 
     #[test]
     fn below_the_bound_there_is_room_for_one_more_of_any_size() {
         smol::block_on(async {
-            let room = Room::new(10, None);
+            let room = SendBudget::new(10, None);
             assert_eq!(room.take(9).await, Found::Room);
             assert_eq!(room.take(1000).await, Found::Room);
             room.set(Flow::Away);
@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn all_who_wait_for_room_find_it_one_after_another() {
         smol::block_on(async {
-            let room = Room::new(1, None);
+            let room = SendBudget::new(1, None);
             assert_eq!(room.take(1).await, Found::Room);
             let turns = async || {
                 assert_eq!(room.take(1).await, Found::Room);
@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn a_hub_that_stands_still_is_waited_for_once() {
         smol::block_on(async {
-            let room = Room::new(1, Some(Duration::from_millis(1)));
+            let room = SendBudget::new(1, Some(Duration::from_millis(1)));
             assert_eq!(room.take(1).await, Found::Room);
             assert_eq!(room.take(1).await, Found::None);
             assert!(room.is(Flow::StandsStill));
@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn nobody_waits_any_longer_for_a_hub_that_has_gone() {
         smol::block_on(async {
-            let room = Room::new(1, None);
+            let room = SendBudget::new(1, None);
             assert_eq!(room.take(1).await, Found::Room);
             let gone = async { room.set(Flow::Away) };
             let (both, ()) = smol::future::zip(smol::future::zip(room.take(1), room.take(1)), gone).await;

@@ -14,15 +14,15 @@ use smol::net::unix::UnixStream;
 use smol::{Timer, future};
 
 use super::backoff::{Backoff, SETTLED};
-use super::backpressure::{Flow, Room};
+use super::backpressure::{Flow, SendBudget};
 use super::error::Error;
 use super::event::Heard;
-use super::framed::{Bye, Talk};
+use super::framed::{Bye, FramedStream};
 use super::incoming::{News, Unasked};
 use super::options::Places;
-use super::select::{Turn, impatient, next_order, turn};
-use super::session::{Again, Registration, Standing};
-use super::unacked::{Journal, Kind, Memory};
+use super::select::{Wakeup, impatient, next_order, turn};
+use super::session::{Registration, Resubscribe, SessionState};
+use super::unacked::{Kind, Memory, Unacked};
 use crate::edge::clock;
 use crate::protocol::Moment;
 
@@ -56,14 +56,14 @@ pub(super) struct Order {
 
 /// Owns the socket; [`Link::run`] does all there is to do.
 #[derive(Debug)]
-pub struct Link {
+pub struct ConnectionTask {
     pub(super) path: Arc<Path>,
     pub(super) orders: Receiver<Order>,
     pub(super) unasked: Unasked,
-    pub(super) room: Room,
-    pub(super) journal: Journal,
-    pub(super) standing: Standing,
-    pub(super) here: Here,
+    pub(super) room: SendBudget,
+    pub(super) journal: Unacked,
+    pub(super) standing: SessionState,
+    pub(super) here: Connected,
     /// Where the socket may be; `path` is where it was last.
     places: Places,
     memory: Memory,
@@ -83,7 +83,7 @@ pub struct Link {
 
 /// Whether the hub is there, as far as we know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Here {
+pub(super) enum Connected {
     Since(Moment),
     /// For a short while, in which it may be back before anybody minds.
     Away,
@@ -103,24 +103,24 @@ pub(super) struct Parts {
     pub(super) places: Places,
     pub(super) orders: Receiver<Order>,
     pub(super) unasked: Unasked,
-    pub(super) room: Room,
+    pub(super) room: SendBudget,
     pub(super) memory: Memory,
     pub(super) over: Arc<OnceLock<Error>>,
     pub(super) patience: Duration,
     pub(super) denial_ends: bool,
 }
 
-impl Link {
+impl ConnectionTask {
     /// Without a stream it looks for the hub first.
     pub(super) fn new(parts: Parts, stream: Option<UnixStream>) -> Self {
         let Parts { places, orders, unasked, room, memory, over, patience, denial_ends } = parts;
-        let here = if stream.is_some() { Here::Since(clock::now().moment) } else { Here::Away };
-        if here == Here::Away {
+        let here = if stream.is_some() { Connected::Since(clock::now().moment) } else { Connected::Away };
+        if here == Connected::Away {
             room.set(Flow::Away);
         }
-        let journal = Journal::new(memory, room.clone());
-        let standing = Standing::default();
-        let impatience = (here == Here::Away).then(|| Timer::after(patience));
+        let journal = Unacked::new(memory, room.clone());
+        let standing = SessionState::default();
+        let impatience = (here == Connected::Away).then(|| Timer::after(patience));
         let backoff = Backoff::default();
         Self {
             path: places.present().path.clone(),
@@ -173,7 +173,7 @@ impl Link {
                     None => return Ok(()),
                 },
             };
-            let mut talk = Talk::new(stream);
+            let mut talk = FramedStream::new(stream);
             if !self.is_here() {
                 talk.greet();
             }
@@ -186,7 +186,7 @@ impl Link {
         }
     }
 
-    async fn carry(&mut self, talk: &mut Talk) -> Result<(), Loss> {
+    async fn carry(&mut self, talk: &mut FramedStream) -> Result<(), Loss> {
         let mut chunk = vec![0; CHUNK];
         loop {
             // Whoever listens at the socket may not be a hub yet: until it has
@@ -197,7 +197,7 @@ impl Link {
             if self.orphaned && self.journal.is_empty() && talk.outgoing.is_empty() && !talk.unheard {
                 return Ok(());
             }
-            if self.orphaned && self.here == Here::LongGone {
+            if self.orphaned && self.here == Connected::LongGone {
                 return Err(Loss { error: self.away(), is_final: true, after: None });
             }
             let listens = !self.unasked.is_full()
@@ -209,19 +209,19 @@ impl Link {
             let orders = (!self.orphaned).then_some(&self.orders);
             let next = turn(talk, orders, read, &self.unasked, &mut self.impatience).await;
             match next.map_err(|error| self.loss(talk, &error.to_string()))? {
-                Turn::Read(0) => return Err(self.loss(talk, "wshubd closed it")),
-                Turn::Read(count) => self.hear(talk, chunk.get(..count).unwrap_or_default())?,
-                Turn::Room => {}
-                Turn::Wrote(count) => talk.outgoing.advance(count),
-                Turn::Unheard => {
+                Wakeup::Read(0) => return Err(self.loss(talk, "wshubd closed it")),
+                Wakeup::Read(count) => self.hear(talk, chunk.get(..count).unwrap_or_default())?,
+                Wakeup::Room => {}
+                Wakeup::Wrote(count) => talk.outgoing.advance(count),
+                Wakeup::Unheard => {
                     talk.unheard = true;
                     talk.outgoing.clear();
                 }
-                Turn::Ordered(order) => self.take_all(order),
-                Turn::Retry => talk.retry(&self.standing, clock::now().moment),
-                Turn::Impatient => self.lose_patience(),
-                Turn::Orphaned => self.orphaned = true,
-                Turn::Due => {}
+                Wakeup::Ordered(order) => self.take_all(order),
+                Wakeup::Retry => talk.retry(&self.standing, clock::now().moment),
+                Wakeup::Impatient => self.lose_patience(),
+                Wakeup::Orphaned => self.orphaned = true,
+                Wakeup::Due => {}
             }
         }
     }
@@ -265,16 +265,16 @@ impl Link {
             if self.orphaned && self.journal.is_empty() {
                 return Ok(false);
             }
-            if self.orphaned && self.here == Here::LongGone {
+            if self.orphaned && self.here == Connected::LongGone {
                 return Err(self.away());
             }
             let over = async {
                 (&mut due).await;
-                Turn::Due
+                Wakeup::Due
             };
             let order = next_order((!self.orphaned).then_some(&self.orders));
             match future::or(over, future::or(impatient(&mut self.impatience), order)).await {
-                Turn::Ordered(order) => {
+                Wakeup::Ordered(order) => {
                     // Whoever says that all is over will not wait for long.
                     let is_end = matches!(order.kind, Kind::End(_));
                     self.take_all(order);
@@ -283,8 +283,8 @@ impl Link {
                         return Ok(true);
                     }
                 }
-                Turn::Orphaned => self.orphaned = true,
-                Turn::Impatient => self.lose_patience(),
+                Wakeup::Orphaned => self.orphaned = true,
+                Wakeup::Impatient => self.lose_patience(),
                 _ => return Ok(true),
             }
         }
@@ -292,11 +292,11 @@ impl Link {
 
     /// The connection is gone, and another is looked for.
     fn lose(&mut self, error: Error) {
-        if let Here::Since(then) = self.here {
+        if let Connected::Since(then) = self.here {
             if clock::now().moment.since(then) >= SETTLED {
                 self.backoff.reset();
             }
-            self.here = Here::Away;
+            self.here = Connected::Away;
             self.impatience = Some(Timer::after(self.patience));
             self.room.set(Flow::Away);
             self.is_told = true;
@@ -308,7 +308,7 @@ impl Link {
     }
 
     /// The hub has answered, after it was away: first it is told how things stand.
-    pub(super) fn is_back(&mut self, talk: &mut Talk) {
+    pub(super) fn is_back(&mut self, talk: &mut FramedStream) {
         let now = clock::now().moment;
         // What was said until now was said while it was away.
         self.take_waiting();
@@ -318,20 +318,22 @@ impl Link {
         let mut again = self.standing.all();
         self.journal.restate(|kind| match kind {
             Kind::Start(id) => self.standing.start(id, now),
-            Kind::Subscribe(channel) => self.standing.line(&Again::Channel(channel.clone()), now),
+            Kind::Subscribe(channel) => self.standing.line(&Resubscribe::Channel(channel.clone()), now),
             _ => None,
         });
         // Asked for twice it would begin twice, and the second time from now.
-        again.retain(|thing| !matches!(thing, Again::Channel(channel) if self.journal.subscribes(channel)));
+        again.retain(
+            |thing| !matches!(thing, Resubscribe::Channel(channel) if self.journal.subscribes(channel)),
+        );
         talk.say_again(again, &self.standing, now);
-        self.here = Here::Since(now);
+        self.here = Connected::Since(now);
         self.impatience = None;
         self.room.set(Flow::Flows);
         self.unasked.push(News::Back);
     }
 
     fn is_here(&self) -> bool {
-        matches!(self.here, Here::Since(_))
+        matches!(self.here, Connected::Since(_))
     }
 
     pub(super) fn away(&self) -> Error {
@@ -341,7 +343,7 @@ impl Link {
     /// Nobody is kept waiting any longer.
     fn lose_patience(&mut self) {
         self.impatience = None;
-        self.here = Here::LongGone;
+        self.here = Connected::LongGone;
         for (kind, answer) in self.journal.give_up() {
             if let Kind::Start(id) = &kind {
                 self.standing.forget(id);
@@ -351,7 +353,7 @@ impl Link {
     }
 
     /// How a connection has ended, as far as it is known.
-    fn loss(&self, talk: &Talk, why: &str) -> Loss {
+    fn loss(&self, talk: &FramedStream, why: &str) -> Loss {
         if let Some(why) = talk.turned_away.clone() {
             return Loss {
                 error: Error::TurnedAway { path: self.path.clone(), why },
@@ -372,7 +374,7 @@ fn is_denial(error: &Error) -> bool {
     matches!(error, Error::Unreachable { why, .. } if why.kind() == ErrorKind::PermissionDenied)
 }
 
-impl Drop for Link {
+impl Drop for ConnectionTask {
     fn drop(&mut self) {
         // First this, so that whoever finds no room finds why.
         self.orders.close();

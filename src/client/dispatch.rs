@@ -9,20 +9,20 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::backpressure;
-use super::connection::{Answer, Here, Link, Loss, Order};
+use super::connection::{Answer, Connected, ConnectionTask, Loss, Order};
 use super::error::{Error, Refused};
 use super::event::Heard;
-use super::framed::{About, Talk};
+use super::framed::{About, FramedStream};
 use super::incoming::News;
 use super::request::End;
-use super::session::Again;
+use super::session::Resubscribe;
 use super::unacked::Kind;
-use crate::protocol::Ending;
+use crate::protocol::EndState;
 
 /// No hub's limit for a line is below this; that for a name or an id is.
 const SHORTEST_LIMIT: usize = 1024;
 
-impl Link {
+impl ConnectionTask {
     pub(super) fn take_all(&mut self, first: Order) {
         self.take(first);
         self.take_waiting();
@@ -50,7 +50,7 @@ impl Link {
             self.standing.unsubscribed(channel);
         }
         let answer = match answer {
-            Some(waiting) if self.here == Here::LongGone => {
+            Some(waiting) if self.here == Connected::LongGone => {
                 let _ = waiting.try_send(Err(self.away()));
                 if !matches!(kind, Kind::End(_)) {
                     if let Kind::Start(id) = &kind {
@@ -65,7 +65,7 @@ impl Link {
         self.journal.push(kind, line, weight, answer);
     }
 
-    pub(super) fn hear(&mut self, talk: &mut Talk, chunk: &[u8]) -> Result<(), Loss> {
+    pub(super) fn hear(&mut self, talk: &mut FramedStream, chunk: &[u8]) -> Result<(), Loss> {
         let mut searched = talk.unfinished();
         talk.received(chunk);
         while let Some(line) = talk.next_line(&mut searched) {
@@ -77,7 +77,7 @@ impl Link {
         Ok(())
     }
 
-    fn line(&mut self, talk: &mut Talk, line: &[u8]) -> Result<(), &'static str> {
+    fn line(&mut self, talk: &mut FramedStream, line: &[u8]) -> Result<(), &'static str> {
         let text = std::str::from_utf8(line).map_err(|_| "a line that is not UTF-8")?;
         let head: Head<'_> =
             serde_json::from_str(text).map_err(|_| "a line that is no JSON object with a type")?;
@@ -153,7 +153,7 @@ impl Link {
         if self.journal.ends(id) {
             return;
         }
-        let end = End { operation_id: id, state: Ending::Failed, data: &() };
+        let end = End { operation_id: id, state: EndState::Failed, data: &() };
         if let Ok(line) = serde_json::to_vec(&end) {
             let weight = backpressure::weight(&line);
             self.room.take_anyway(weight);
@@ -161,19 +161,21 @@ impl Link {
         }
     }
 
-    fn said_again(&mut self, talk: &mut Talk, number: usize, heard: Heard) {
+    fn said_again(&mut self, talk: &mut FramedStream, number: usize, heard: Heard) {
         let Some(thing) = talk.said_again(number).cloned() else { return };
         match (&thing, told(heard.clone())) {
-            (Again::Operation(_), Ok(_)) => {}
-            (Again::Channel(channel), Ok(heard)) => self.standing.subscribed(channel, heard.read().ok()),
+            (Resubscribe::Operation(_), Ok(_)) => {}
+            (Resubscribe::Channel(channel), Ok(heard)) => {
+                self.standing.subscribed(channel, heard.read().ok())
+            }
             (_, Err(error)) => {
                 let passes = matches!(error.code(), Some("conflict" | "unknown_operation" | "rate_limited"));
                 if passes && talk.try_later(thing.clone()) {
                     return;
                 }
                 match &thing {
-                    Again::Operation(id) => self.standing.disown(id, error),
-                    Again::Channel(channel) => self.standing.unsubscribed(channel),
+                    Resubscribe::Operation(id) => self.standing.disown(id, error),
+                    Resubscribe::Channel(channel) => self.standing.unsubscribed(channel),
                 }
                 self.unasked.push(News::Line(heard));
             }
@@ -181,7 +183,7 @@ impl Link {
     }
 
     /// An error without an id. Of a line over the limit the hub has seen no id.
-    fn complaint(&mut self, talk: &mut Talk, heard: Heard, is_about_a_request: bool) {
+    fn complaint(&mut self, talk: &mut FramedStream, heard: Heard, is_about_a_request: bool) {
         let refused: Option<Refused> = heard.read().ok();
         let code = refused.as_ref().map(|refused| &*refused.code);
         let is_about_us = talk.has_just_begun() && code == Some("forbidden") && !is_about_a_request;

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use smol::Timer;
 use smol::net::unix::UnixStream;
 
-use super::session::{Again, Standing};
+use super::session::{Resubscribe, SessionState};
 use crate::protocol::{Moment, Return};
 
 /// No hub says more on one line: a hundred times its default limit. Beyond it,
@@ -26,14 +26,14 @@ const RETRIES: u32 = 10;
 const AGAIN: &str = "again:";
 
 #[derive(Debug)]
-pub(super) struct Talk {
+pub(super) struct FramedStream {
     pub(super) stream: UnixStream,
     pub(super) outgoing: BytesMut,
     incoming: BytesMut,
     /// What was said again, by number.
-    said_again: Vec<Again>,
+    said_again: Vec<Resubscribe>,
     /// What was refused and is to be said once more.
-    refused: Vec<Again>,
+    refused: Vec<Resubscribe>,
     retries: u32,
     pub(super) retry: Option<Timer>,
     /// Lines heard.
@@ -89,7 +89,7 @@ impl About {
     }
 }
 
-impl Talk {
+impl FramedStream {
     pub(super) fn new(stream: UnixStream) -> Self {
         Self {
             stream,
@@ -113,7 +113,7 @@ impl Talk {
         self.outgoing.extend_from_slice(line.as_bytes());
     }
 
-    pub(super) fn say_again(&mut self, things: Vec<Again>, standing: &Standing, now: Moment) {
+    pub(super) fn say_again(&mut self, things: Vec<Resubscribe>, standing: &SessionState, now: Moment) {
         if self.unheard {
             return;
         }
@@ -127,12 +127,12 @@ impl Talk {
         }
     }
 
-    pub(super) fn said_again(&self, number: usize) -> Option<&Again> {
+    pub(super) fn said_again(&self, number: usize) -> Option<&Resubscribe> {
         self.said_again.get(number)
     }
 
     /// Notes that something was refused; false where it was asked often enough.
-    pub(super) fn try_later(&mut self, thing: Again) -> bool {
+    pub(super) fn try_later(&mut self, thing: Resubscribe) -> bool {
         let again = self.retries < RETRIES;
         if again {
             self.refused.push(thing);
@@ -142,7 +142,7 @@ impl Talk {
     }
 
     /// The wait for the next attempt is over.
-    pub(super) fn retry(&mut self, standing: &Standing, now: Moment) {
+    pub(super) fn retry(&mut self, standing: &SessionState, now: Moment) {
         self.retry = None;
         self.retries += 1;
         let refused = std::mem::take(&mut self.refused);

@@ -78,7 +78,7 @@ use std::sync::{Arc, OnceLock};
 use async_channel::{Receiver, Sender};
 use serde::Serialize;
 
-pub use connection::Link;
+pub use connection::ConnectionTask;
 pub use error::{Error, Refused};
 pub use event::{Heard, Message};
 pub use incoming::{Lines, News};
@@ -87,7 +87,7 @@ pub use options::Options;
 pub use request::{Publication, Published, Start};
 
 use super::edge::clock;
-use backpressure::{Found, Room};
+use backpressure::{Found, SendBudget};
 use connection::{Answer, Order};
 use message_ids::Names;
 use operation::Beginning;
@@ -102,7 +102,7 @@ pub struct Connection {
     /// Hears messages and whatever else comes unasked. May be dropped.
     pub lines: Lines,
     /// Owns the socket; nothing happens until [`Link::run`] is polled.
-    pub link: Link,
+    pub link: ConnectionTask,
 }
 
 /// Connects to the worker socket at `path`, and comes back whenever the
@@ -119,7 +119,7 @@ pub async fn connect(path: impl AsRef<Path>) -> Result<Connection, Error> {
 #[derive(Clone, Debug)]
 pub struct Client {
     orders: Sender<Order>,
-    room: Room,
+    room: SendBudget,
     /// Where messages may be repeated.
     names: Option<Arc<Names>>,
     path: Arc<Path>,

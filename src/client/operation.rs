@@ -11,7 +11,7 @@ use super::connection::Order;
 use super::error::Error;
 use super::unacked::Kind;
 use super::{Client, Pending, backpressure, request, spoken};
-use crate::protocol::Ending;
+use crate::protocol::EndState;
 
 /// An operation that runs. Dropped without [`Operation::end`] it counts as
 /// failed.
@@ -87,7 +87,7 @@ impl Operation {
     /// [`Error::Unspeakable`], [`Error::Refused`], and why the link has ended.
     /// With [`Error::Away`] the hub does not know yet, and is told when it is back
     /// and the link still there.
-    pub async fn end(mut self, state: Ending, data: &impl Serialize) -> Result<(), Error> {
+    pub async fn end(mut self, state: EndState, data: &impl Serialize) -> Result<(), Error> {
         let line = spoken(&request::End { operation_id: &self.id, state, data })?;
         self.ended = true;
         if let Some(fate) = self.fate.get() {
@@ -138,7 +138,7 @@ impl Drop for Operation {
         if self.ended || self.fate.get().is_some() {
             return;
         }
-        let end = request::End { operation_id: &self.id, state: Ending::Failed, data: &() };
+        let end = request::End { operation_id: &self.id, state: EndState::Failed, data: &() };
         if let Ok(line) = spoken(&end) {
             let weight = backpressure::weight(&line);
             self.client.room.take_anyway(weight);

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use smol::net::unix::UnixStream;
 
-use super::backpressure::{Room, STANDSTILL};
+use super::backpressure::{STANDSTILL, SendBudget};
 use super::connect::{Trust, connect};
-use super::connection::{Link, Parts};
+use super::connection::{ConnectionTask, Parts};
 use super::error::Error;
 use super::message_ids::Names;
 use super::unacked::Memory;
@@ -162,7 +162,7 @@ impl Options {
         let (unasked, lines) = incoming::queue();
         let over = Arc::new(OnceLock::new());
         let repeats = memory == Memory::UntilTaken;
-        let room = Room::new(buffer, repeats.then_some(standstill));
+        let room = SendBudget::new(buffer, repeats.then_some(standstill));
         let parts = Parts {
             places,
             orders: taken,
@@ -174,7 +174,7 @@ impl Options {
             denial_ends,
         };
         let names = repeats.then(|| Arc::new(Names::new()));
-        let link = Link::new(parts, stream);
+        let link = ConnectionTask::new(parts, stream);
         Connection { client: Client { orders, room, names, path, over }, lines, link }
     }
 }

@@ -120,7 +120,7 @@ impl<'a> Start<'a> {
 #[serde(tag = "action", rename = "operation_end")]
 pub(super) struct End<'a, T> {
     pub(super) operation_id: &'a str,
-    pub(super) state: crate::protocol::Ending,
+    pub(super) state: crate::protocol::EndState,
     pub(super) data: &'a T,
 }
 

@@ -9,11 +9,11 @@ use smol::io::{AsyncReadExt, AsyncWriteExt};
 use smol::{Timer, future};
 
 use super::connection::Order;
-use super::framed::Talk;
+use super::framed::FramedStream;
 use super::incoming::Unasked;
 
 /// What happened to the link.
-pub(super) enum Turn {
+pub(super) enum Wakeup {
     Read(usize),
     Room,
     Wrote(usize),
@@ -32,26 +32,26 @@ pub(super) enum Turn {
 /// dropped half way without losing anything; `race` keeps none of them waiting
 /// for ever. Without a chunk nothing is read before its reader has room.
 pub(super) async fn turn(
-    talk: &mut Talk,
+    talk: &mut FramedStream,
     orders: Option<&Receiver<Order>>,
     chunk: Option<&mut [u8]>,
     unasked: &Unasked,
     impatience: &mut Option<Timer>,
-) -> io::Result<Turn> {
+) -> io::Result<Wakeup> {
     let (mut reader, mut writer) = (talk.stream.clone(), talk.stream.clone());
     let (outgoing, retry) = (&talk.outgoing, &mut talk.retry);
     let read = async {
         let Some(chunk) = chunk else {
             unasked.room().await;
-            return Ok(Turn::Room);
+            return Ok(Wakeup::Room);
         };
-        reader.read(chunk).await.map(Turn::Read)
+        reader.read(chunk).await.map(Wakeup::Read)
     };
     let write = async {
         if outgoing.is_empty() {
             return future::pending().await;
         }
-        Ok(writer.write(outgoing).await.map_or(Turn::Unheard, Turn::Wrote))
+        Ok(writer.write(outgoing).await.map_or(Wakeup::Unheard, Wakeup::Wrote))
     };
     let order = async { Ok(next_order(orders).await) };
     let waits = async {
@@ -60,7 +60,7 @@ pub(super) async fn turn(
                 Some(retry) => drop(retry.await),
                 None => future::pending().await,
             }
-            Turn::Retry
+            Wakeup::Retry
         };
         Ok(future::or(retry, impatient(impatience)).await)
     };
@@ -68,18 +68,18 @@ pub(super) async fn turn(
 }
 
 /// Waits for an order; without a queue there will be none.
-pub(super) async fn next_order(orders: Option<&Receiver<Order>>) -> Turn {
+pub(super) async fn next_order(orders: Option<&Receiver<Order>>) -> Wakeup {
     match orders {
-        Some(orders) => orders.recv().await.map_or(Turn::Orphaned, Turn::Ordered),
+        Some(orders) => orders.recv().await.map_or(Wakeup::Orphaned, Wakeup::Ordered),
         None => future::pending().await,
     }
 }
 
 /// Waits until nobody is kept waiting any more.
-pub(super) async fn impatient(impatience: &mut Option<Timer>) -> Turn {
+pub(super) async fn impatient(impatience: &mut Option<Timer>) -> Wakeup {
     match impatience {
         Some(timer) => drop(timer.await),
         None => future::pending().await,
     }
-    Turn::Impatient
+    Wakeup::Impatient
 }

@@ -49,19 +49,19 @@ pub(super) struct Beginning {
 
 /// A thing to be said again.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Again {
+pub(super) enum Resubscribe {
     Operation(Box<str>),
     Channel(Box<str>),
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Standing {
+pub(super) struct SessionState {
     operations: BTreeMap<Box<str>, Running>,
     /// Where the hub gave a position, what was heard last.
     channels: BTreeMap<Box<str>, Option<Position>>,
 }
 
-impl Standing {
+impl SessionState {
     /// Notes an operation that is about to be registered; false where one of
     /// that id runs already. From now on its latch can be pulled: the interrupt
     /// may come with the answer.
@@ -127,17 +127,17 @@ impl Standing {
     }
 
     /// All that must be said again.
-    pub(super) fn all(&self) -> Vec<Again> {
+    pub(super) fn all(&self) -> Vec<Resubscribe> {
         let running = self.operations.iter().filter(|(_, running)| running.registered);
-        let operations = running.map(|(id, _)| Again::Operation(id.clone()));
-        operations.chain(self.channels.keys().cloned().map(Again::Channel)).collect()
+        let operations = running.map(|(id, _)| Resubscribe::Operation(id.clone()));
+        operations.chain(self.channels.keys().cloned().map(Resubscribe::Channel)).collect()
     }
 
     /// How one of them is said; none where it is over.
-    pub(super) fn line(&self, again: &Again, now: Moment) -> Option<Vec<u8>> {
+    pub(super) fn line(&self, again: &Resubscribe, now: Moment) -> Option<Vec<u8>> {
         match again {
-            Again::Operation(id) => self.start(id, now),
-            Again::Channel(channel) => {
+            Resubscribe::Operation(id) => self.start(id, now),
+            Resubscribe::Channel(channel) => {
                 let since = self.channels.get(channel)?.as_ref();
                 serde_json::to_vec(&Subscribe { channel, since }).ok()
             }

@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use async_channel::Sender;
 use bytes::BytesMut;
 
-use super::backpressure::Room;
+use super::backpressure::SendBudget;
 use super::connection::Answer;
 use crate::protocol::Moment;
 
@@ -70,7 +70,7 @@ impl Entry {
 }
 
 #[derive(Debug)]
-pub(super) struct Journal {
+pub(super) struct Unacked {
     entries: VecDeque<Entry>,
     /// The id of the first entry.
     first: u64,
@@ -81,11 +81,11 @@ pub(super) struct Journal {
     /// Bytes written since the last line with an id.
     unnamed: usize,
     memory: Memory,
-    room: Room,
+    room: SendBudget,
 }
 
-impl Journal {
-    pub(super) fn new(memory: Memory, room: Room) -> Self {
+impl Unacked {
+    pub(super) fn new(memory: Memory, room: SendBudget) -> Self {
         Self { entries: VecDeque::new(), first: 0, next: 0, confirmed: 0, unnamed: 0, memory, room }
     }
 

@@ -24,7 +24,7 @@ use super::{
 use crate::edge::http::origin;
 use crate::features;
 use crate::hub::settings;
-use crate::hub::settings::{Disk, Heartbeat, Keep, Policy};
+use crate::hub::settings::{Heartbeat, Keep, Policy, WriteThrough};
 use crate::hub::{Pattern, Rights, Settings};
 use crate::protocol::ids::LONGEST_NAME;
 use crate::protocol::routes;
@@ -379,8 +379,8 @@ fn heartbeat(mut table: Table) -> Heartbeat {
 }
 
 /// Words for [`Disk`], which is the hub's.
-pub(super) const DISKS: [(&str, Disk); 3] =
-    [("behind", Disk::Behind), ("stop", Disk::Stop), ("never", Disk::Never)];
+pub(super) const DISKS: [(&str, WriteThrough); 3] =
+    [("behind", WriteThrough::Behind), ("stop", WriteThrough::Stop), ("never", WriteThrough::Never)];
 
 /// Words for [`Keep`], which is the hub's: those for channels, and for inboxes.
 pub(super) const KEEPS: [(&str, Keep); 3] =
@@ -428,7 +428,7 @@ fn channel(place: &Place, table: &mut Table) -> Option<ChannelPolicy> {
         count: table.number("count", usual.count, MANY),
         bytes: table.size("bytes", usual.bytes, KIB..=GIB),
         ttl: table.duration("ttl", usual.ttl, seconds(1, 3650 * DAY)),
-        disk: table.choice("disk", Disk::for_keep(keep), &DISKS),
+        disk: table.choice("disk", WriteThrough::for_keep(keep), &DISKS),
     };
     Some(ChannelPolicy { pattern: Pattern::new(&pattern?), policy })
 }

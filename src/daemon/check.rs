@@ -21,7 +21,7 @@ use crate::config::file_owner::{Account, Purpose, User, explained};
 use crate::config::{Config, ConfigError, Loaded, Problem, paths};
 use crate::edge::auth::revocation;
 use crate::edge::auth::secret_file;
-use crate::edge::driver::config::Site;
+use crate::edge::driver::config::EdgeConfig;
 use crate::edge::net::listeners;
 
 /// The user that packages make for the daemon.
@@ -156,7 +156,7 @@ impl Trial {
 
     /// Keys, secrets, groups.
     fn read(&mut self, loaded: &Loaded) {
-        match Site::open(loaded) {
+        match EdgeConfig::open(loaded) {
             Ok(site) => self.warnings.extend(site.warnings()),
             Err(error) => {
                 let state = &loaded.config.state.directory;

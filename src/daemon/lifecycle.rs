@@ -25,7 +25,7 @@ use crate::edge::driver::{event_loop, revocations};
 use crate::edge::handover;
 use crate::edge::handover::drain;
 use crate::edge::handover::{Sent, Unavailable, Way, exec};
-use crate::edge::net::listeners::Doors;
+use crate::edge::net::listeners::Listeners;
 use crate::edge::net::signal_mask;
 use crate::edge::systemd::Notify;
 use crate::hub::Input;
@@ -102,7 +102,7 @@ pub(super) fn work(
     program: &Rc<Path>,
     lock: &File,
     driver: &Shared,
-    doors: &Rc<RefCell<Doors>>,
+    doors: &Rc<RefCell<Listeners>>,
 ) -> Option<&'static str> {
     let executor = Rc::new(LocalExecutor::new());
     let _writer = executor.spawn(revocations::serve(driver.clone()));
@@ -128,7 +128,7 @@ async fn await_wish(
     mut wishes: Wishes,
     program: Rc<Path>,
     driver: Shared,
-    doors: Rc<RefCell<Doors>>,
+    doors: Rc<RefCell<Listeners>>,
 ) -> (Wishes, Next) {
     let mut restarts_until = Moment::default();
     let mut waiting = VecDeque::new();
@@ -171,7 +171,7 @@ async fn await_wish(
                     stop(&driver, &doors, Close::Restarting).await;
                     return (wishes, Next::End(cause(Signal::Term)));
                 }
-                driver.borrow_mut().is_restarting();
+                driver.borrow_mut().notify_restarting();
                 write_out(&driver).await;
                 drain::clear_doors(&driver, &doors).await;
                 return (wishes, Next::Process);
@@ -186,7 +186,11 @@ async fn await_wish(
 
 /// Makes sure that the next program would start and go on with what this one has, and opens for it what it listens at:
 /// nobody could take back what is handed over to one that does not.
-async fn may_go_on(program: &Path, reloader: &Reloader, doors: &Rc<RefCell<Doors>>) -> Result<(), String> {
+async fn may_go_on(
+    program: &Path,
+    reloader: &Reloader,
+    doors: &Rc<RefCell<Listeners>>,
+) -> Result<(), String> {
     // Its line says more than that of a program which reads the same.
     reloader.may_be_succeeded().map_err(|error| error.to_string().replace('\n', "; "))?;
     drain::check(program).await?;
@@ -224,15 +228,15 @@ fn cause(signal: Signal) -> &'static str {
 }
 
 /// For a daemon that has connections and no doors: they are told to come back.
-pub(super) fn say_goodbye(driver: &Shared, doors: &Rc<RefCell<Doors>>) {
+pub(super) fn say_goodbye(driver: &Shared, doors: &Rc<RefCell<Listeners>>) {
     let executor = Rc::new(LocalExecutor::new());
     event_loop::run(driver, doors, &executor, stop(driver, doors, Close::Restarting));
 }
 
 /// Says goodbye to everybody, and lets them read it.
-async fn stop(driver: &Shared, doors: &Rc<RefCell<Doors>>, close: Close) {
+async fn stop(driver: &Shared, doors: &Rc<RefCell<Listeners>>, close: Close) {
     doors.borrow_mut().close();
-    driver.borrow_mut().is_stopping(FAREWELL);
+    driver.borrow_mut().notify_stopping(FAREWELL);
     driver.borrow_mut().told(Input::Stopping { close });
     let deadline = clock::now().moment + FAREWELL;
     let is_done = || driver.borrow().is_idle() && !doors.borrow().guests().borrow().are_served();
@@ -243,7 +247,7 @@ async fn stop(driver: &Shared, doors: &Rc<RefCell<Doors>>, close: Close) {
 
 /// Goes on in the program that is in our file now. Returns only if that fails;
 /// then this one goes on as if nothing had happened.
-fn become_next(program: &Path, driver: &mut Driver, doors: &mut Doors, lock: &File) {
+fn become_next(program: &Path, driver: &mut Driver, doors: &mut Listeners, lock: &File) {
     let error = match handover::pack(driver, doors, Way::InPlace(lock)) {
         Ok(Sent { parcel, .. }) => exec::become_next(program, &parcel),
         Err(error) => error,
@@ -255,7 +259,7 @@ fn become_next(program: &Path, driver: &mut Driver, doors: &mut Doors, lock: &Fi
 
 /// Leaves everything to the process that systemd starts next. False if it does not
 /// take it: then this one has to say goodbye.
-fn leave_to_systemd(driver: &mut Driver, doors: &Doors) -> bool {
+fn leave_to_systemd(driver: &mut Driver, doors: &Listeners) -> bool {
     let Some(notify) = Notify::of_process() else { return false };
     let count = driver.connections();
     let given = handover::pack(driver, doors, Way::Systemd);

@@ -10,8 +10,8 @@ use super::Error;
 use crate::config::file_owner::Purpose;
 use crate::config::{Config, DEFAULT_HTTP, paths};
 use crate::edge::net::epoll::Epoll;
-use crate::edge::net::listeners::{Doors, HTTP, WORKER};
-use crate::edge::systemd::Passed;
+use crate::edge::net::listeners::{HTTP, Listeners, WORKER};
+use crate::edge::systemd::ListenFds;
 
 /// For the daemon's own user and group; the directory that it makes around the
 /// socket lets in the user alone.
@@ -33,8 +33,8 @@ pub(super) struct Opened {
 /// Opens all listeners.
 pub(super) fn open(
     config: &Config,
-    mut passed: Passed,
-    doors: &mut Doors,
+    mut passed: ListenFds,
+    doors: &mut Listeners,
     epoll: &Epoll,
 ) -> Result<Opened, Error> {
     let expects = !passed.is_empty();

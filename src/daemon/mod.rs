@@ -29,17 +29,17 @@ use super::edge::auth::revocation::file::RevocationFile;
 use super::edge::auth::secret_file;
 use super::edge::clock;
 use super::edge::driver::Driver;
-use super::edge::driver::config::Site;
+use super::edge::driver::config::EdgeConfig;
 use super::edge::handover;
 use super::edge::handover::{Arrival, exec};
 use super::edge::net::epoll::Epoll;
-use super::edge::net::listeners::Doors;
+use super::edge::net::listeners::Listeners;
 use super::edge::net::{fd_limit, signal_mask};
 use super::edge::store;
 use super::edge::store::checkpoint;
-use super::edge::store::checkpoint::Remains;
+use super::edge::store::checkpoint::CheckpointFile;
 use super::edge::store::{Engine, Store};
-use super::edge::systemd::{Bulletin, Notify, Passed};
+use super::edge::systemd::{ListenFds, Notify, StatusNotifier};
 use super::hub::{Hub, Settings};
 use super::protocol::Close;
 pub use error::Error;
@@ -84,7 +84,7 @@ pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
     let Begun { hub, store, uses_remains } = begin(config, &lock, &mut arrival);
     let mut driver = Driver::new(hub, store, Rc::new(site), epoll);
     if let Some(notify) = Notify::of_process() {
-        driver.report_to(Bulletin::new(notify));
+        driver.report_to(StatusNotifier::new(notify));
     }
     driver.keep_revocations(revocations);
     let taken_over = driver.adopt(&mut arrival);
@@ -120,7 +120,7 @@ pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
         let silence = clock::now().moment.since(since).as_millis();
         log::info!("took over {count} connections, which waited for {silence} ms");
     }
-    driver.borrow_mut().is_ready();
+    driver.borrow_mut().notify_ready();
     let reloader = Reloader::new(source, loaded, opened.addresses, opened.overruled);
     let wishes = Wishes::new(signals, driver.borrow().reload_bell(), reloader, terminal);
     let Some(cause) = work(wishes, &program, &lock, &driver, &doors) else { return Ok(()) };
@@ -132,7 +132,7 @@ pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
 }
 
 /// Says what keeps nobody from starting, and is seldom meant.
-fn tell_doubts(loaded: &Loaded, site: &Site) {
+fn tell_doubts(loaded: &Loaded, site: &EdgeConfig) {
     for warning in site.warnings().chain(loaded.foreign_variables()) {
         log::warn!("{warning}");
     }
@@ -151,8 +151,8 @@ pub fn turn_away() {
 
 /// What systemd has passed, and what the process before this one has left. To be asked
 /// for once.
-fn given() -> Result<(Passed, Arrival), Error> {
-    let mut passed = Passed::of_process().map_err(|error| Error::Passed("LISTEN_FDS", error))?;
+fn given() -> Result<(ListenFds, Arrival), Error> {
+    let mut passed = ListenFds::of_process().map_err(|error| Error::Passed("LISTEN_FDS", error))?;
     let arrival = exec::arrival().or_else(|| handover::fd_store::arrival(&mut passed));
     Ok((passed, arrival.unwrap_or_default()))
 }
@@ -162,16 +162,16 @@ struct Secured {
     program: Rc<Path>,
     lock: File,
     epoll: Epoll,
-    doors: Doors,
+    doors: Listeners,
     opened: Opened,
     signals: Signals,
-    site: Site,
+    site: EdgeConfig,
     revocations: RevocationFile,
 }
 
 /// Takes the state directory and opens all listeners; then makes sure that keys and
 /// secrets are there.
-fn secure(loaded: &Loaded, passed: Passed, arrival: &mut Arrival) -> Result<Secured, Error> {
+fn secure(loaded: &Loaded, passed: ListenFds, arrival: &mut Arrival) -> Result<Secured, Error> {
     let Config { auth, state, .. } = &loaded.config;
     let mut passed = passed;
     passed.extend(arrival.passed());
@@ -181,13 +181,13 @@ fn secure(loaded: &Loaded, passed: Passed, arrival: &mut Arrival) -> Result<Secu
     paths::create_directory(&state.directory, Purpose::State)?;
     let lock = lock(&state.directory, arrival.lock.as_ref())?;
     let epoll = Epoll::new().map_err(Error::Wait)?;
-    let mut doors = Doors::default();
+    let mut doors = Listeners::default();
     doors.inherit(arrival);
     let opened = listeners::open(&loaded.config, passed, &mut doors, &epoll);
     let ready = opened.and_then(|opened| {
         // A disk that is full for a moment is no mistake of whoever configures.
         secret_file::generate_missing(auth, &state.directory)?;
-        let mut site = Site::open(loaded).map_err(|error| Error::of_site(error, &state.directory))?;
+        let mut site = EdgeConfig::open(loaded).map_err(|error| Error::of_site(error, &state.directory))?;
         let (revoked, revocations) = revocation::file::open(&state.directory)?;
         site.verifier.heed(Rc::new(RefCell::new(revoked)));
         // Who connects as soon as that is possible finds keys and secrets.
@@ -238,7 +238,7 @@ fn give_back(arrival: &mut Arrival, options: Option<store::Options>) {
 
 /// What a clean stop has left, where it can be taken away before anybody is let in:
 /// it is true once.
-fn left(directory: &Path) -> Option<Remains> {
+fn left(directory: &Path) -> Option<CheckpointFile> {
     let left = checkpoint::read(directory).unwrap_or_else(|error| {
         log::error!("{}: what the last stop has left cannot be read: {error}", directory.display());
         None
@@ -264,7 +264,7 @@ fn forget(directory: &Path, uses_remains: bool) -> Result<(), Error> {
 }
 
 /// A hub that goes on from what a clean stop has left, or begins anew.
-fn hub(settings: Settings, store: &mut Store, left: Option<&Remains>) -> Hub {
+fn hub(settings: Settings, store: &mut Store, left: Option<&CheckpointFile>) -> Hub {
     let seed = clock::random();
     let Some(left) = left else { return Hub::new(settings, seed) };
     let Some(shift) = store.go_on(&left.stamp) else { return Hub::new(settings, seed) };

@@ -18,10 +18,10 @@ use crate::daemon;
 use crate::edge::auth::secret_file;
 use crate::edge::clock;
 use crate::edge::driver::Shared;
-use crate::edge::driver::config::Site;
+use crate::edge::driver::config::EdgeConfig;
 use crate::edge::handover::Unavailable;
 use crate::edge::net::fd_limit;
-use crate::edge::net::listeners::Doors;
+use crate::edge::net::listeners::Listeners;
 use crate::logging;
 use crate::protocol::frame::{ChangeEntry, Reloaded};
 
@@ -77,7 +77,7 @@ impl Reloader {
 
     /// Opens the listeners of another process that would begin with what is written now.
     /// What this program cannot read the next one may.
-    pub(crate) fn open_for_next(&self, doors: &mut Doors) -> Result<(), Unavailable> {
+    pub(crate) fn open_for_next(&self, doors: &mut Listeners) -> Result<(), Unavailable> {
         match Config::load_again(self.source.file.as_deref(), &self.source.environment) {
             Ok(Loaded { config, .. }) => doors.open_for_next(&config.listen.http, &config.listen.worker),
             Err(_) => Ok(()),
@@ -85,7 +85,7 @@ impl Reloader {
     }
 
     /// Reloads, writes a line about it, and answers those who have asked.
-    pub(crate) fn reload(&mut self, driver: &Shared, doors: &mut Doors) {
+    pub(crate) fn reload(&mut self, driver: &Shared, doors: &mut Listeners) {
         let outcome = self.take_over(driver, doors);
         match &outcome {
             Ok(reloaded) => log::info!("reloaded: {}", summary(&reloaded.changed)),
@@ -101,7 +101,7 @@ impl Reloader {
         driver.borrow_mut().answer_reload(&outcome.map_err(|error| error.to_string()));
     }
 
-    fn take_over(&mut self, driver: &Shared, doors: &mut Doors) -> Result<Reloaded, ConfigError> {
+    fn take_over(&mut self, driver: &Shared, doors: &mut Listeners) -> Result<Reloaded, ConfigError> {
         let (file, environment) = (self.source.file.as_deref(), &self.source.environment);
         let mut next = Config::load_again(file, environment)?;
         let (changes, mut problems) = match next.succeed(&self.loaded, &self.overruled) {
@@ -109,11 +109,11 @@ impl Reloader {
             Err(problems) => (Vec::new(), problems),
         };
         // One attempt shows all that is wrong, and leaves no trace if anything is.
-        problems.extend(Site::open(&next).err().into_iter().flat_map(|error| error.problems));
+        problems.extend(EdgeConfig::open(&next).err().into_iter().flat_map(|error| error.problems));
         ConfigError::unless_empty(problems)?;
         let Config { auth, state, .. } = &next.config;
         secret_file::generate_missing(auth, &state.directory)?;
-        let mut site = Site::open(&next)?;
+        let mut site = EdgeConfig::open(&next)?;
         let before = driver.borrow().site.clone();
         site.succeed(&before);
         let files = site.files_changed(&before);

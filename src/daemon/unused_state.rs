@@ -15,8 +15,8 @@ use crate::edge::clock;
 use crate::edge::handover::State;
 use crate::edge::store;
 use crate::edge::store::checkpoint;
-use crate::edge::store::{Around, Engine, Store};
-use crate::hub::{Effects, Hub, Input, Settings, StoreFact};
+use crate::edge::store::{Engine, Store, StoreContext};
+use crate::hub::{Effects, Hub, Input, Settings, StoreEvent};
 
 /// Writes a state to the directory that it came from, which is locked for that;
 /// `options` count if they are for that directory, and `kept` is a lock that this
@@ -88,10 +88,10 @@ fn write_out(mut store: Store, mut hub: Hub) -> (Store, Hub) {
     loop {
         let now = clock::now();
         for act in [Store::ready, Store::tick] {
-            act(&mut store, &mut Around { now, hub: &hub, epoll: None, facts: &mut facts });
+            act(&mut store, &mut StoreContext { now, hub: &hub, epoll: None, inputs: &mut facts });
         }
         // All else would be acted on, such as that the disk takes less than there is.
-        let is_stored = |fact: &Input| matches!(fact, Input::Store(StoreFact::Stored { .. }));
+        let is_stored = |fact: &Input| matches!(fact, Input::Store(StoreEvent::Stored { .. }));
         for fact in facts.drain(..).filter(is_stored) {
             hub.handle(now, fact, &mut unheard);
             unheard.clear();

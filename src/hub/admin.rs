@@ -5,31 +5,32 @@
 
 use std::collections::BinaryHeap;
 
-use super::channel::topics::{Hearing, Subscriber, Topic};
+use super::channel::topics::{DeliveryMode, Subscriber, Topic};
 use super::connection::table::{Connection, Kind};
-use super::event::{Asker, Effect, Effects, LogKey, Now};
+use super::event::{Effect, Effects, LogKey, Now, Requester};
 use super::timers::NEVER;
-use super::{Ask, Done, Hub};
+use super::{Hub, RequestContext, RequestResult};
 use crate::protocol::frame::{ChannelEntry, ConnectionEntry, InboxEntry, LinkEntry, Statistics};
 use crate::protocol::ids::spelled;
 use crate::protocol::request::After;
 use crate::protocol::{
-    Channel, Close, Code, ConnectionId, Frame, Moment, Refusal, Revoked, Target, TokenId, UnixTime, UserId,
+    Channel, Close, Code, ConnectionId, Frame, Moment, Refusal, RevocationTarget, Target, TokenId, UnixTime,
+    UserId,
 };
 
 impl Hub {
     /// Answers with the numbers of the daemon. They are counted when somebody
     /// asks, so that there is nothing which could be wrong.
-    pub(super) fn stats(&self, now: Now, ask: &Ask, out: &mut Effects) -> Done {
+    pub(super) fn stats(&self, now: Now, ask: &RequestContext, out: &mut Effects) -> RequestResult {
         self.may_administer(ask.from)?;
         self.answer(ask, Frame::Stats(Box::new(self.statistics(now))), out);
         Ok(())
     }
 
-    pub(super) fn may_administer(&self, from: Asker) -> Done {
+    pub(super) fn may_administer(&self, from: Requester) -> RequestResult {
         let kind = match from {
-            Asker::Http(_) => return Ok(()),
-            Asker::Connection(conn) => self.connections.get(conn).map(|connection| connection.kind),
+            Requester::Http(_) => return Ok(()),
+            Requester::Connection(conn) => self.connections.get(conn).map(|connection| connection.kind),
         };
         match kind {
             Some(Kind::Worker { admin: true, .. }) => Ok(()),
@@ -38,8 +39,8 @@ impl Hub {
         }
     }
 
-    fn has_admin_token(&self, from: Asker) -> bool {
-        let Asker::Connection(conn) = from else { return false };
+    fn has_admin_token(&self, from: Requester) -> bool {
+        let Requester::Connection(conn) = from else { return false };
         self.connections.get(conn).is_some_and(|connection| self.rights_of(connection).admin)
     }
 
@@ -79,7 +80,13 @@ impl Hub {
     }
 
     /// Lists who is connected, in the order of their places.
-    pub(super) fn list_connections(&self, now: Now, ask: &Ask, after: After, out: &mut Effects) -> Done {
+    pub(super) fn list_connections(
+        &self,
+        now: Now,
+        ask: &RequestContext,
+        after: After,
+        out: &mut Effects,
+    ) -> RequestResult {
         self.may_administer(ask.from)?;
         let nobody = || Refusal::new(Code::BadRequest, "`after` must be the `next` of an answer");
         let after = after.map(|id| ConnectionId::parse(&id).ok_or_else(nobody)).transpose()?;
@@ -94,7 +101,13 @@ impl Hub {
     }
 
     /// Lists the channels there are, by name.
-    pub(super) fn list_channels(&self, now: Now, ask: &Ask, after: After, out: &mut Effects) -> Done {
+    pub(super) fn list_channels(
+        &self,
+        now: Now,
+        ask: &RequestContext,
+        after: After,
+        out: &mut Effects,
+    ) -> RequestResult {
         self.may_administer(ask.from)?;
         let channels = self.channels.iter().filter_map(|topic| match &topic.key {
             LogKey::Channel(channel) => Some((channel, topic)),
@@ -111,7 +124,7 @@ impl Hub {
 
     fn channel_entry(&self, now: Now, channel: &Channel, topic: &Topic) -> ChannelEntry {
         let Held { messages, bytes, oldest_at } = held(now, topic);
-        let behind = |subscriber: &&Subscriber| subscriber.hearing == Hearing::Reading;
+        let behind = |subscriber: &&Subscriber| subscriber.hearing == DeliveryMode::Reading;
         ChannelEntry {
             channel: channel.clone(),
             subscribers: topic.subscribers.len() as u64,
@@ -126,7 +139,13 @@ impl Hub {
     }
 
     /// Tells what waits for a user.
-    pub(super) fn look_into_inbox(&self, now: Now, ask: &Ask, user_id: UserId, out: &mut Effects) -> Done {
+    pub(super) fn look_into_inbox(
+        &self,
+        now: Now,
+        ask: &RequestContext,
+        user_id: UserId,
+        out: &mut Effects,
+    ) -> RequestResult {
         self.may_administer(ask.from)?;
         let topic = self.channels.find_inbox(&user_id).and_then(|place| self.channels.at(place));
         self.answer(ask, Frame::Inbox(Box::new(inbox_entry(now, user_id, topic))), out);
@@ -134,7 +153,13 @@ impl Hub {
     }
 
     /// Lists the users for whom something waits, by name.
-    pub(super) fn list_inboxes(&self, now: Now, ask: &Ask, after: After, out: &mut Effects) -> Done {
+    pub(super) fn list_inboxes(
+        &self,
+        now: Now,
+        ask: &RequestContext,
+        after: After,
+        out: &mut Effects,
+    ) -> RequestResult {
         self.may_administer(ask.from)?;
         let inboxes = self.channels.iter().filter_map(|topic| match &topic.key {
             LogKey::Inbox(user_id) => Some((user_id, topic)).filter(|_| topic.waiting() > 0),
@@ -150,7 +175,13 @@ impl Hub {
     }
 
     /// Drops what is kept of a channel or for a user.
-    pub(super) fn purge(&mut self, now: Now, ask: &Ask, target: &Target, out: &mut Effects) -> Done {
+    pub(super) fn purge(
+        &mut self,
+        now: Now,
+        ask: &RequestContext,
+        target: &Target,
+        out: &mut Effects,
+    ) -> RequestResult {
         self.may_administer(ask.from)?;
         let place = match target {
             Target::Channel(channel) => self.channels.find_channel(channel),
@@ -163,7 +194,13 @@ impl Hub {
     }
 
     /// Ends a connection, or all of a user; a user who has none is no mistake.
-    pub(super) fn disconnect(&mut self, now: Now, ask: &Ask, target: &Target, out: &mut Effects) -> Done {
+    pub(super) fn disconnect(
+        &mut self,
+        now: Now,
+        ask: &RequestContext,
+        target: &Target,
+        out: &mut Effects,
+    ) -> RequestResult {
         self.may_administer(ask.from)?;
         let ended = match target {
             Target::Connection(id) => {
@@ -185,7 +222,12 @@ impl Hub {
 
 impl Hub {
     /// Has tokens refused from now on. It is answered when that is on the disk.
-    pub(super) fn revoke(&mut self, ask: &Ask, revoked: Revoked, out: &mut Effects) -> Done {
+    pub(super) fn revoke(
+        &mut self,
+        ask: &RequestContext,
+        revoked: RevocationTarget,
+        out: &mut Effects,
+    ) -> RequestResult {
         self.may_administer(ask.from)?;
         out.push(Effect::Revoke { to: ask.from, id: ask.id.clone(), revoked });
         Ok(())
@@ -196,14 +238,14 @@ impl Hub {
     pub(super) fn revoked(
         &mut self,
         now: Now,
-        ask: &Ask,
-        revoked: &Revoked,
+        ask: &RequestContext,
+        revoked: &RevocationTarget,
         outcome: Result<UnixTime, Refusal>,
         out: &mut Effects,
     ) {
         let is_there = match ask.from {
-            Asker::Connection(conn) => self.connections.get(conn).is_some(),
-            Asker::Http(_) => true,
+            Requester::Connection(conn) => self.connections.get(conn).is_some(),
+            Requester::Http(_) => true,
         };
         let revoked_at = match outcome {
             Ok(at) => at,
@@ -211,8 +253,8 @@ impl Hub {
             Err(_) => return,
         };
         let ended = self.connections.ids(|connection| match revoked {
-            Revoked::User(user) => connection.user.as_ref() == Some(user),
-            Revoked::Token(jti) => connection.jti() == Some(jti),
+            RevocationTarget::User(user) => connection.user.as_ref() == Some(user),
+            RevocationTarget::Token(jti) => connection.jti() == Some(jti),
         });
         if is_there {
             let disconnected = ended.len() as u64;

@@ -10,11 +10,11 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::channel::dedup::Recent;
+use super::channel::dedup::DedupWindow;
 use super::channel::receipts::Owed;
 use super::channel::topics::Topic;
 use super::event::{LogKey, Now};
-use super::log::provisional_seq::Jump;
+use super::log::provisional_seq::ProvisionalRange;
 use super::timers::NEVER;
 use super::{Hub, Settings, StateError};
 use crate::binary_codec;
@@ -35,7 +35,7 @@ struct Position {
     cursor: u64,
     offered: u64,
     last_loss: GapCause,
-    jump: Option<Jump>,
+    jump: Option<ProvisionalRange>,
     receipts: Vec<Owed>,
 }
 
@@ -50,7 +50,7 @@ impl Hub {
             for topic in self.channels.iter() {
                 output.add(&self.position(topic));
             }
-            output.add(&self.recent.of_others());
+            output.add(&self.dedup.of_others());
             output.end()
         })
     }
@@ -96,7 +96,7 @@ impl Hub {
                 for _ in 0..count {
                     hub.take_up(now, from.next()?, shift);
                 }
-                hub.recent = from.next::<Recent>()?.shifted(shift);
+                hub.dedup = from.next::<DedupWindow>()?.shifted(shift);
                 from.end()?;
             }
             found => return Err(StateError::Version { found, known: VERSION }),
@@ -125,7 +125,7 @@ impl Position {
         topic.cursor = self.cursor;
         topic.offered = self.offered;
         topic.last_loss = self.last_loss;
-        topic.jump = self.jump.map(|jump| Box::new(Jump { reach: self.seq, ..jump }));
+        topic.jump = self.jump.map(|jump| Box::new(ProvisionalRange { reach: self.seq, ..jump }));
         if !self.receipts.is_empty() {
             for owed in &mut self.receipts {
                 owed.expires = shifted(owed.expires, shift);

@@ -7,15 +7,17 @@ use super::channel::publish::forbidden;
 use super::connection::account::Charge;
 use super::connection::rate_limit::{CONTROLS, CONTROLS_OF_STRANGERS, ListSpace};
 use super::connection::table::{Connection, Kind};
-use super::event::{Asker, Effects, Now};
+use super::event::{Effects, Now, Requester};
 use super::operation::Operation;
-use super::{Ask, Done, Hub};
+use super::{Hub, RequestContext, RequestResult};
 use crate::protocol::request::After;
-use crate::protocol::{Channel, Close, Code, ConnectionId, Frame, Misspoken, Refusal, Said, Say};
+use crate::protocol::{
+    Channel, Close, Code, ConnectionId, Frame, MalformedRequest, Refusal, Request, RequestEnvelope,
+};
 
 /// Which bucket a request is taken from.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Toll {
+enum RateClass {
     Requests,
     Interrupts,
     /// None, or one that is taken from where the request is carried out.
@@ -25,27 +27,37 @@ enum Toll {
 /// What is said where one connection alone would not be too much.
 const OF_ALL: &str = "too many requests on all connections of this user together";
 
-fn toll(say: &Say) -> Toll {
+fn toll(say: &Request) -> RateClass {
     match say {
-        Say::Interrupt(_) => Toll::Interrupts,
-        Say::Whisper { .. } | Say::Ack { .. } | Say::Auth { .. } => Toll::Free,
-        _ => Toll::Requests,
+        Request::Interrupt(_) => RateClass::Interrupts,
+        Request::Whisper { .. } | Request::Ack { .. } | Request::Auth { .. } => RateClass::Free,
+        _ => RateClass::Requests,
     }
 }
 
 impl Hub {
     /// A request that could be read.
-    pub(super) fn said(&mut self, now: Now, from: Asker, said: Said, out: &mut Effects) {
-        let ask = Ask { from, id: said.id };
-        let (action, toll) = (said.say.action(), toll(&said.say));
+    pub(super) fn handle_request(
+        &mut self,
+        now: Now,
+        from: Requester,
+        said: RequestEnvelope,
+        out: &mut Effects,
+    ) {
+        let ask = RequestContext { from, id: said.id };
+        let (action, toll) = (said.request.action(), toll(&said.request));
         if !self.is_there(now, from) {
             return;
         }
         let done = self.admit(now, from, toll);
-        let done = done.and_then(|()| self.carry_out(now, &ask, said.say, out));
+        let done = done.and_then(|()| self.dispatch(now, &ask, said.request, out));
         if let Err(refusal) = done {
             // What is free is so where it is right.
-            let charged = if toll == Toll::Free { self.take_toll(now, from, Toll::Requests) } else { Ok(()) };
+            let charged = if toll == RateClass::Free {
+                self.charge_rate(now, from, RateClass::Requests)
+            } else {
+                Ok(())
+            };
             let refusal = charged.err().unwrap_or(refusal);
             let limited = refusal.code == Code::RateLimited;
             let refusal = if refusal.action.is_some() { refusal } else { refusal.of(action) };
@@ -57,12 +69,18 @@ impl Hub {
     }
 
     /// A request that could not be read.
-    pub(super) fn misspoke(&mut self, now: Now, from: Asker, misspoken: Misspoken, out: &mut Effects) {
-        let ask = Ask { from, id: misspoken.id };
+    pub(super) fn handle_malformed(
+        &mut self,
+        now: Now,
+        from: Requester,
+        misspoken: MalformedRequest,
+        out: &mut Effects,
+    ) {
+        let ask = RequestContext { from, id: misspoken.id };
         if !self.is_there(now, from) {
             return;
         }
-        match self.take_toll(now, from, Toll::Requests) {
+        match self.charge_rate(now, from, RateClass::Requests) {
             Ok(()) => self.refuse(now, &ask, misspoken.refusal, out),
             Err(limited) => {
                 self.refuse(now, &ask, limited, out);
@@ -97,18 +115,18 @@ impl Hub {
 
     /// Whether there is somebody to answer. What a link that is closing still
     /// says is nobody's.
-    fn is_there(&mut self, now: Now, from: Asker) -> bool {
-        let Asker::Connection(conn) = from else { return true };
+    fn is_there(&mut self, now: Now, from: Requester) -> bool {
+        let Requester::Connection(conn) = from else { return true };
         self.alive(now, conn);
         self.connections.get(conn).is_some()
     }
 
-    fn admit(&mut self, now: Now, from: Asker, toll: Toll) -> Done {
+    fn admit(&mut self, now: Now, from: Requester, toll: RateClass) -> RequestResult {
         if self.stopping.is_some() {
             return Err(Refusal::new(Code::ShuttingDown, "the daemon is about to end"));
         }
-        self.take_toll(now, from, toll)?;
-        let Asker::Connection(conn) = from else { return Ok(()) };
+        self.charge_rate(now, from, toll)?;
+        let Requester::Connection(conn) = from else { return Ok(()) };
         if self.connections.get(conn).is_some_and(|connection| connection.kind == Kind::Waiting) {
             return Err(Refusal::new(Code::AuthRequired, "say who you are first: action `auth`"));
         }
@@ -116,20 +134,20 @@ impl Hub {
     }
 
     /// Workers and HTTP callers are slowed down by their sockets, not refused.
-    fn take_toll(&mut self, now: Now, from: Asker, toll: Toll) -> Done {
-        let Asker::Connection(conn) = from else { return Ok(()) };
+    fn charge_rate(&mut self, now: Now, from: Requester, toll: RateClass) -> RequestResult {
+        let Requester::Connection(conn) = from else { return Ok(()) };
         let Some(connection) = self.connections.get_mut(conn).filter(|c| !c.is_worker()) else {
             return Ok(());
         };
         let limits = &self.settings.limits;
         let (taken, charge) = match toll {
-            Toll::Free => return Ok(()),
-            Toll::Requests => {
+            RateClass::Free => return Ok(()),
+            RateClass::Requests => {
                 let own = connection.own_limits();
                 let rate = limits.allowed(own).into();
                 (connection.requests.take(now.moment, rate), Charge::Request(own))
             }
-            Toll::Interrupts => {
+            RateClass::Interrupts => {
                 (connection.rare().interrupts.take(now.moment, limits.interrupts()), Charge::Interrupt)
             }
         };
@@ -142,47 +160,53 @@ impl Hub {
         Err(Refusal::new(Code::RateLimited, why).after(wait))
     }
 
-    fn carry_out(&mut self, now: Now, ask: &Ask, say: Say, out: &mut Effects) -> Done {
+    fn dispatch(&mut self, now: Now, ask: &RequestContext, say: Request, out: &mut Effects) -> RequestResult {
         match say {
-            Say::Subscribe(list) => self.subscribe(now, ask, connected(ask)?, list, out),
-            Say::Unsubscribe(channel) => self.unsubscribe(now, ask, connected(ask)?, channel, out),
-            Say::Publish(publication) => self.publish(now, ask, publication, out),
-            Say::Whisper { channel, event, data } => {
+            Request::Subscribe(list) => self.subscribe(now, ask, connected(ask)?, list, out),
+            Request::Unsubscribe(channel) => self.unsubscribe(now, ask, connected(ask)?, channel, out),
+            Request::Publish(publication) => self.publish(now, ask, publication, out),
+            Request::Whisper { channel, event, data } => {
                 self.whisper(now, connected(ask)?, (channel, event, data), out)
             }
-            Say::Interrupt(interrupt) => self.interrupt(now, ask, interrupt, out),
-            Say::Operations { channel, after } => self.list_operations(ask, channel, after, out),
-            Say::Presence(channel) => self.presence(ask, channel, out),
-            Say::Ack { position, read } => {
+            Request::Interrupt(interrupt) => self.interrupt(now, ask, interrupt, out),
+            Request::Operations { channel, after } => self.list_operations(ask, channel, after, out),
+            Request::Presence(channel) => self.presence(ask, channel, out),
+            Request::Ack { position, read } => {
                 self.ack(now, connected(ask)?, &position, read, out);
                 Ok(())
             }
-            Say::Ping => {
+            Request::Ping => {
                 self.answer(ask, Frame::Pong { server_time: now.wall }, out);
                 Ok(())
             }
-            Say::Start(start) => self.start_operation(now, ask, start, out),
-            Say::End(end) => self.end_operation(now, ask, end, out),
-            Say::Stats => self.stats(now, ask, out),
-            Say::Connections { after } => self.list_connections(now, ask, after, out),
-            Say::Channels { after } => self.list_channels(now, ask, after, out),
-            Say::Inbox(user) => self.look_into_inbox(now, ask, user, out),
-            Say::Inboxes { after } => self.list_inboxes(now, ask, after, out),
-            Say::Purge(target) => self.purge(now, ask, &target, out),
-            Say::Disconnect(target) => self.disconnect(now, ask, &target, out),
-            Say::Revoke(revoked) => self.revoke(ask, revoked, out),
-            Say::Auth { .. }
-            | Say::MintToken { .. }
-            | Say::CheckToken(_)
-            | Say::Revocations { .. }
-            | Say::Lift(_)
-            | Say::Reload => {
+            Request::Start(start) => self.start_operation(now, ask, start, out),
+            Request::End(end) => self.end_operation(now, ask, end, out),
+            Request::Stats => self.stats(now, ask, out),
+            Request::Connections { after } => self.list_connections(now, ask, after, out),
+            Request::Channels { after } => self.list_channels(now, ask, after, out),
+            Request::Inbox(user) => self.look_into_inbox(now, ask, user, out),
+            Request::Inboxes { after } => self.list_inboxes(now, ask, after, out),
+            Request::Purge(target) => self.purge(now, ask, &target, out),
+            Request::Disconnect(target) => self.disconnect(now, ask, &target, out),
+            Request::Revoke(revoked) => self.revoke(ask, revoked, out),
+            Request::Auth { .. }
+            | Request::MintToken { .. }
+            | Request::CheckToken(_)
+            | Request::Revocations { .. }
+            | Request::Lift(_)
+            | Request::Reload => {
                 Err(Refusal::new(Code::Internal, "this is answered where tokens and files are known"))
             }
         }
     }
 
-    fn list_operations(&self, ask: &Ask, channel: Option<Channel>, after: After, out: &mut Effects) -> Done {
+    fn list_operations(
+        &self,
+        ask: &RequestContext,
+        channel: Option<Channel>,
+        after: After,
+        out: &mut Effects,
+    ) -> RequestResult {
         let mut next = None;
         let (operations, operations_running) = match &channel {
             Some(channel) => {
@@ -213,14 +237,14 @@ impl Hub {
     }
 
     /// Who may hear a channel may know what is on it.
-    pub(super) fn may_look(&self, from: Asker, channel: &Channel) -> Done {
-        let Asker::Connection(conn) = from else { return Ok(()) };
+    pub(super) fn may_look(&self, from: Requester, channel: &Channel) -> RequestResult {
+        let Requester::Connection(conn) = from else { return Ok(()) };
         let Some(connection) = self.connections.get(conn) else { return Ok(()) };
         self.may_subscribe(connection, channel).map_err(|refusal| refusal.on(channel))
     }
 
     /// Counts a refusal for rate; one too many ends the connection.
-    pub(super) fn count_refusal(&mut self, now: Now, from: Asker, out: &mut Effects) {
+    pub(super) fn count_refusal(&mut self, now: Now, from: Requester, out: &mut Effects) {
         let Some((conn, connection)) = self.client(from) else { return };
         if connection.rare().refusals.count(now.moment) {
             self.throw_out(now, conn, Close::TooFast, out);
@@ -228,7 +252,7 @@ impl Hub {
     }
 
     /// Counts a mistake; one too many ends the connection.
-    pub(super) fn count_mistake(&mut self, now: Now, from: Asker, out: &mut Effects) {
+    pub(super) fn count_mistake(&mut self, now: Now, from: Requester, out: &mut Effects) {
         let limits = self.settings.limits;
         let Some((conn, connection)) = self.client(from) else { return };
         if connection.rare().mistakes.count(now.moment, &limits) {
@@ -236,16 +260,16 @@ impl Hub {
         }
     }
 
-    fn client(&mut self, from: Asker) -> Option<(ConnectionId, &mut Connection)> {
-        let Asker::Connection(conn) = from else { return None };
+    fn client(&mut self, from: Requester) -> Option<(ConnectionId, &mut Connection)> {
+        let Requester::Connection(conn) = from else { return None };
         self.connections.get_mut(conn).filter(|c| !c.is_worker()).map(|connection| (conn, connection))
     }
 }
 
 /// Only who is connected hears anything.
-fn connected(ask: &Ask) -> Result<ConnectionId, Refusal> {
+fn connected(ask: &RequestContext) -> Result<ConnectionId, Refusal> {
     match ask.from {
-        Asker::Connection(conn) => Ok(conn),
-        Asker::Http(_) => Err(forbidden("only connections subscribe")),
+        Requester::Connection(conn) => Ok(conn),
+        Requester::Http(_) => Err(forbidden("only connections subscribe")),
     }
 }

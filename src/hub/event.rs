@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 use super::channel::dedup::Scope;
 use super::connection::rights::Identity;
 use super::memory_pressure::Level;
-use super::settings::{Disk, Settings};
+use super::settings::{Settings, WriteThrough};
 use crate::protocol::worker::InterruptLine;
 use crate::protocol::{
-    Channel, Close, ConnectionId, Delivery, Frame, InboxMode, Message, MessageId, Misspoken, Moment,
-    OperationId, Reason, Refusal, RequestId, Revoked, Said, UnixTime, UserId,
+    Channel, Close, ConnectionId, Delivery, Frame, InboxMode, MalformedRequest, Message, MessageId, Moment,
+    OperationId, Reason, Refusal, RequestEnvelope, RequestId, RevocationTarget, UnixTime, UserId,
 };
 
 /// What time it is, told with every fact.
@@ -34,37 +34,42 @@ pub enum Input {
     /// A link is up; for a client, the upgrade is done.
     Opened { conn: ConnectionId, peer: Peer },
     /// An `auth` request's token was looked at.
-    Identified {
+    TokenChecked {
         conn: ConnectionId,
         id: Option<RequestId>,
         inbox: Option<InboxMode>,
         claim: Result<Identity, TokenFault>,
     },
     /// A well-formed request.
-    Said { from: Asker, said: Said },
+    Request { from: Requester, request: RequestEnvelope },
     /// A request that could not be read.
-    Misspoke { from: Asker, misspoken: Misspoken },
+    Malformed { from: Requester, request: MalformedRequest },
     /// A revocation that was ordered is on the disk and counts since then, or it could not
     /// be written and does not.
-    Revoked { from: Asker, id: Option<RequestId>, revoked: Revoked, outcome: Result<UnixTime, Refusal> },
+    RevocationSaved {
+        from: Requester,
+        id: Option<RequestId>,
+        revoked: RevocationTarget,
+        outcome: Result<UnixTime, Refusal>,
+    },
     /// A connection came with a token that is revoked.
-    Expelled { conn: ConnectionId },
+    TokenRevoked { conn: ConnectionId },
     /// A sign of life that says nothing: part of a message, or so many pings and pongs.
-    Heard { conn: ConnectionId, controls: u32 },
+    KeepAlive { conn: ConnectionId, controls: u32 },
     /// What the link still owes its peer has changed its kind.
-    Outbound { conn: ConnectionId, state: Outbound },
+    SendQueue { conn: ConnectionId, state: SendQueueState },
     /// The peer, which has something queued, took some of it. Told at most once
     /// a second.
-    Took { conn: ConnectionId },
+    WriteProgress { conn: ConnectionId },
     /// The kernel has taken the whole frame of a message that waits for that.
-    Written { conn: ConnectionId, log: LogKey, seq: u64, how: Delivery },
+    Flushed { conn: ConnectionId, log: LogKey, seq: u64, how: Delivery },
     /// What the store has of a log after a position, oldest first; empty when
     /// there is nothing more.
-    Fetched { fetch: Purpose, log: LogKey, messages: Vec<Rc<Message>> },
+    Fetched { fetch: FetchPurpose, log: LogKey, messages: Vec<Rc<Message>> },
     /// The store has something to tell of the disk.
-    Store(StoreFact),
+    Store(StoreEvent),
     /// A worker says no more, and still reads: it has shut one direction of its socket.
-    Ended { conn: ConnectionId },
+    ReadClosed { conn: ConnectionId },
     /// The link is down; nothing of its queue will arrive any more.
     Closed { conn: ConnectionId },
     /// What the links hold in bytes, and, where the hub asks for that, how much
@@ -72,20 +77,20 @@ pub enum Input {
     /// somebody who has said who it is waits to be let in.
     Memory { links: u64, holders: Vec<(ConnectionId, u64)>, is_waited_for: bool },
     /// All places are taken, and somebody waits for one.
-    Crowded,
+    NoCapacity,
     /// The edge has turned somebody away by itself.
-    TurnedAway(TurnedAway),
+    Rejected(Rejection),
     /// The moment that `Hub::deadline` named has come.
-    Due,
+    Timeout,
     /// An administrator has changed the settings.
-    Configured { settings: Box<Settings> },
+    Reconfigured { settings: Box<Settings> },
     /// The daemon ends, or starts again.
     Stopping { close: Close },
 }
 
 /// What a store tells unasked.
 #[derive(Clone, PartialEq, Debug)]
-pub enum StoreFact {
+pub enum StoreEvent {
     /// Messages of a log are on the disk now, both ends included.
     Stored { log: LogKey, from: u64, to: u64 },
     /// A message whose publisher waits for the disk is not there. It is tried
@@ -97,39 +102,39 @@ pub enum StoreFact {
     Failed,
     /// It can be used again. What was not told yet of what is there was told before
     /// this.
-    Works,
+    Recovered,
     /// So much may be kept, as messages count: more the disk would not take. None, where
     /// too little is there to tell.
     Capacity { bytes: Option<u64> },
     /// Whether half of what may be written to the flash in a day is spent.
-    Flash { is_scarce: bool },
+    WriteBudget { is_scarce: bool },
     /// What is asked for is on a disk that cannot be read.
-    Unread { fetch: Purpose, log: LogKey },
+    ReadFailed { fetch: FetchPurpose, log: LogKey },
     /// How far a log had come when the process before this one was killed. Told
     /// before anything else.
-    Reached { log: LogKey, epoch: u64, seq: u64 },
+    LastSeq { log: LogKey, epoch: u64, seq: u64 },
     /// What a log has on the disk, told when the disk is first read: before
     /// anybody is let in, or later, if it could not be read then.
-    Found(Box<Found>),
+    RecoveredLog(Box<RecoveredLog>),
 }
 
 /// What is on the disk of one log.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Found {
+pub struct RecoveredLog {
     pub log: LogKey,
     /// Of an inbox, the last position that its user has.
     pub cursor: u64,
     /// The highest position that the disk knows of.
     pub last: u64,
     /// Ascending by position.
-    pub kept: Vec<FoundMessage>,
+    pub kept: Vec<RecoveredMessage>,
 }
 
 /// One message on the disk.
 #[derive(Clone, PartialEq, Debug)]
-pub struct FoundMessage {
+pub struct RecoveredMessage {
     pub seq: u64,
-    pub keeping: Keeping,
+    pub meta: EntryMeta,
     /// As its publisher gave it; goes with the scope in `keeping`.
     pub id: Option<MessageId>,
 }
@@ -137,42 +142,42 @@ pub struct FoundMessage {
 /// What is to be known of a kept message beside what it says, by a hub that
 /// starts anew too.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Keeping {
+pub struct EntryMeta {
     pub expires: Moment,
     /// When it was kept.
     pub since: Moment,
     /// What it counts against the limits on bytes.
     pub size: u32,
     /// Somebody other than its publisher has it.
-    pub heard: bool,
+    pub delivered: bool,
     /// Its publisher was promised that it is on the disk, or waits for that.
     pub durable: bool,
     /// When it goes to the disk.
-    pub disk: Disk,
+    pub disk: WriteThrough,
     /// Where its publisher gave it an id: among whose messages that is unique.
     pub scope: Option<Scope>,
 }
 
 /// Whom the edge turns away before the hub hears of them, or without asking it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum TurnedAway {
+pub enum Rejection {
     /// A request for a WebSocket, for which there is no room.
-    Crowd,
+    NoCapacity,
     /// Somebody who came and asked nothing, or not in time.
-    Newcomer,
+    HandshakeTimeout,
     /// Who presented a wrong secret or token.
     WrongSecret,
     /// A request over HTTP whose body was no JSON, too long, or not there in time.
-    Request,
+    BadHttpBody,
     /// A peer that broke the protocol of the wire, or its limit on sizes.
-    Malformed,
+    ProtocolViolation,
     /// Anybody at a door, for this reason.
     Refused(Reason),
 }
 
 /// Who asks, and is answered.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-pub enum Asker {
+pub enum Requester {
     /// A WebSocket client or a worker.
     Connection(ConnectionId),
     /// One HTTP request, by a number of its own. Its secret was verified.
@@ -184,18 +189,18 @@ pub enum Asker {
 pub enum Peer {
     /// A WebSocket client, and the network from which those without a name ask together;
     /// none for this machine.
-    Client { claim: Claim, inbox: InboxMode, network: Option<u128> },
+    Client { credentials: Credentials, inbox: InboxMode, network: Option<u128> },
     /// A local process. Who may connect at all was decided before.
     Worker { uid: u32, admin: bool },
 }
 
 /// What a client's upgrade request said about who it is.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Claim {
+pub enum Credentials {
     /// Nothing.
     Nothing,
     /// A token, and it holds.
-    Proven(Identity),
+    Verified(Identity),
     /// A token that does not hold, from a client that cannot see a 401.
     Refused(TokenFault),
 }
@@ -215,12 +220,12 @@ pub struct TokenFault {
 
 /// How much a link still owes its peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub enum Outbound {
+pub enum SendQueueState {
     /// Nothing: the kernel has it all.
     #[default]
-    Clear,
+    Empty,
     /// Something waits for the kernel, within the limits.
-    Waiting,
+    Backlogged,
     /// As much as may wait; messages to it are shed, answers are not.
     Full,
 }
@@ -234,17 +239,17 @@ pub enum LogKey {
 
 /// What a log is read for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Purpose {
+pub enum FetchPurpose {
     /// To replay it to a connection.
     Replay(ConnectionId),
     /// To tell workers what nobody heard.
-    Notice(Fate),
+    Notice(DeliveryOutcome),
 }
 
 /// What became of a message that did not reach its user, or anybody.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Fate {
+pub enum DeliveryOutcome {
     /// It waits for a user who is away.
     Kept,
     /// It grew too old.
@@ -265,11 +270,11 @@ pub enum Effect {
     /// Queue a kept message for one, and tell when the kernel has taken it.
     Replay { message: Rc<Message>, conn: ConnectionId, log: LogKey },
     /// Queue a frame for many; never shed.
-    Tell { frame: Box<Frame<'static>>, to: Recipients },
+    Broadcast { frame: Box<Frame<'static>>, to: Recipients },
     /// Answer a request, or greet; never shed.
-    Answer { to: Asker, id: Option<RequestId>, frame: Box<Frame<'static>> },
+    Reply { to: Requester, id: Option<RequestId>, frame: Box<Frame<'static>> },
     /// Refuse a request; never shed.
-    Refuse { to: Asker, id: Option<RequestId>, refusal: Box<Refusal> },
+    Refuse { to: Requester, id: Option<RequestId>, refusal: Box<Refusal> },
     /// Make the latch between an operation and the worker that owns it, and confirm the
     /// request that has started it, where that has an id. As long as the confirmation
     /// waits, an interrupt goes directly behind it: many a worker throws away what it
@@ -281,7 +286,7 @@ pub enum Effect {
     Unlatch { operation: OperationId },
     /// Take such tokens no longer, and note that on the disk; answered by
     /// `Input::Revoked`.
-    Revoke { to: Asker, id: Option<RequestId>, revoked: Revoked },
+    Revoke { to: Requester, id: Option<RequestId>, revoked: RevocationTarget },
     /// Ask the peer for a sign of life.
     Ping { conn: ConnectionId },
     /// Say goodbye after what is queued, and close. `after_ms` tells when to
@@ -291,29 +296,29 @@ pub enum Effect {
     /// has its answers.
     HangUp { conn: ConnectionId },
     /// Keep a message; its `seq` is its place.
-    Keep { log: LogKey, message: Rc<Message>, keeping: Box<Keeping> },
+    Append { log: LogKey, message: Rc<Message>, meta: Box<EntryMeta> },
     /// Write a kept message at once, whatever was said when it was kept: somebody
     /// waits for that now. Answered by `Stored` or `NotStored`, also where it is on
     /// the disk already, or is here no longer.
-    Store { log: LogKey, seq: u64 },
+    SyncNow { log: LogKey, seq: u64 },
     /// Read no more from a connection until `Resume`, and leave unsaid what was read of
     /// it: as many of its messages wait for the disk as may.
-    Pause { conn: ConnectionId },
+    PauseReading { conn: ConnectionId },
     /// Go on with what was left unsaid, and read again.
-    Resume { conn: ConnectionId },
+    ResumeReading { conn: ConnectionId },
     /// Note, before anybody hears of it, how far a log has come: if the process is
     /// killed its numbers go on from there.
-    Reach { log: LogKey, epoch: u64, seq: u64 },
+    PersistSeq { log: LogKey, epoch: u64, seq: u64 },
     /// Read from a log what lies after `after`, up to `count` messages or
     /// `bytes`, at least one if there is one; answered by `Input::Fetched`.
-    Fetch { fetch: Purpose, log: LogKey, after: u64, count: usize, bytes: usize },
+    Fetch { fetch: FetchPurpose, log: LogKey, after: u64, count: usize, bytes: usize },
     /// Drop messages of a log, both ends included.
-    Forget { log: LogKey, from: u64, to: u64 },
+    Truncate { log: LogKey, from: u64, to: u64 },
     /// A connection is gone: whose it was, how long it lasted, and why it ended where that
     /// was the hub's decision.
-    Gone { conn: ConnectionId, user: Option<UserId>, lasted: Duration, close: Option<Close> },
+    LogDisconnect { conn: ConnectionId, user: Option<UserId>, lasted: Duration, close: Option<Close> },
     /// Say in the log what is out of the ordinary.
-    Report(Anomaly),
+    LogAnomaly(Anomaly),
 }
 
 /// What is worth a line in the log: the closed list of all that is.

@@ -16,7 +16,7 @@ use super::Hub;
 use super::channel::topics::Topic;
 use super::connection::account::{ACCOUNT, Account};
 use super::connection::table::{Connection, Kind};
-use super::event::{Anomaly, Effect, Effects, Now, Outbound};
+use super::event::{Anomaly, Effect, Effects, Now, SendQueueState};
 use super::log::Log;
 use super::log::durable::ANSWER;
 use super::log::entry::ENTRY;
@@ -90,7 +90,7 @@ const GIVES_WAY: u64 = 128;
 
 /// What is known of the memory of all.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Memory {
+pub(super) struct MemoryUse {
     pub(super) level: Level,
     /// Since when it is high or worse.
     since: Moment,
@@ -105,13 +105,13 @@ pub(super) struct Memory {
 impl Hub {
     /// What is to be told with `Input::Memory` now that the links hold so many
     /// bytes: nothing, that alone, or also who holds them.
-    pub fn asks_for_memory(&self, now: Now, links: u64) -> Asks {
+    pub fn asks_for_memory(&self, now: Now, links: u64) -> MemoryQuery {
         let level = self.level_at(links);
         let is_due = now.moment >= self.memory.patient_until || level > self.memory.level;
         if level >= Level::High && is_due {
-            return Asks::Holders;
+            return MemoryQuery::Holders;
         }
-        if level == self.memory.level { Asks::Nothing } else { Asks::Total }
+        if level == self.memory.level { MemoryQuery::Nothing } else { MemoryQuery::Total }
     }
 
     /// Whether somebody was closed for want of memory when the hub was told last of what is
@@ -186,13 +186,13 @@ impl Hub {
         }
         if level > was {
             let (held, ceiling) = (self.memory_held(), self.settings.limits.memory as u64);
-            out.push(Effect::Report(Anomaly::Memory { level, held, ceiling }));
+            out.push(Effect::LogAnomaly(Anomaly::Memory { level, held, ceiling }));
         }
         if level >= Level::Critical && was < Level::Critical {
             for connection in self.connections.iter_mut() {
                 // As one whose queue is full: what it misses makes one gap, told
                 // once it has taken the rest.
-                connection.full |= connection.outbound != Outbound::Clear;
+                connection.full |= connection.outbound != SendQueueState::Empty;
             }
         }
         self.memory.has_made_room = false;
@@ -213,8 +213,8 @@ impl Hub {
         let calm = ceiling / 100 * (Level::High.mark() - SLACK);
         let mut left = self.memory_held();
         let mut chosen = Vec::new();
-        let first = [(Turn::Stranger, 0, calm), (Turn::Client, ceiling / SHARE, calm)];
-        let all = [Turn::Stranger, Turn::Client, Turn::Worker, Turn::Owner];
+        let first = [(EvictionRank::Stranger, 0, calm), (EvictionRank::Client, ceiling / SHARE, calm)];
+        let all = [EvictionRank::Stranger, EvictionRank::Client, EvictionRank::Worker, EvictionRank::Owner];
         let then = bearable.map(|bearable| all.map(|turn| (turn, 0, bearable)));
         for (turn, above, bearable) in first.into_iter().chain(then.into_iter().flatten()) {
             while left > bearable
@@ -225,7 +225,7 @@ impl Hub {
             }
         }
         if is_waited_for && chosen.is_empty() {
-            chosen.extend(ranking.most(Turn::Client, ceiling / GIVES_WAY));
+            chosen.extend(ranking.most(EvictionRank::Client, ceiling / GIVES_WAY));
         }
         chosen
     }
@@ -235,7 +235,7 @@ impl Hub {
             let Some(connection) = self.connections.get(conn) else { continue };
             let user = connection.user.clone();
             self.counters.closed_overloaded += 1;
-            out.push(Effect::Report(Anomaly::Overloaded { conn, user, held }));
+            out.push(Effect::LogAnomaly(Anomaly::Overloaded { conn, user, held }));
             self.close(now, conn, Close::Overloaded, out);
         }
     }
@@ -250,14 +250,14 @@ impl Hub {
             let of_its_link = holders.binary_search_by_key(&conn, |(conn, _)| *conn);
             let of_its_link = of_its_link.ok().and_then(|at| holders.get(at)).map_or(0, |(_, held)| *held);
             let bytes = of_its_link + self.subscribed(connection);
-            let turn = Turn::of(connection);
-            if bytes < if turn == Turn::Stranger { 1 } else { LEAST } {
+            let turn = EvictionRank::of(connection);
+            if bytes < if turn == EvictionRank::Stranger { 1 } else { LEAST } {
                 continue;
             }
             let account = self.account(conn);
             let next = ranking.0.len() as u32;
             // Who may stand for many, or belongs to nobody yet, is looked at by itself.
-            let is_shared = turn == Turn::Client && account.pays;
+            let is_shared = turn == EvictionRank::Client && account.pays;
             let at = if is_shared { *known.entry(account).or_insert(next) } else { next };
             if at == next {
                 ranking.0.push(Share { turn, bytes: 0, holders: Vec::new() });
@@ -289,7 +289,7 @@ struct Holder {
 /// What all connections of one user hold.
 #[derive(Debug)]
 struct Share {
-    turn: Turn,
+    turn: EvictionRank,
     bytes: u64,
     holders: Vec<Holder>,
 }
@@ -301,7 +301,7 @@ struct Ranking(Vec<Share>);
 impl Ranking {
     /// Takes out the connection that holds most of the user who holds most, where that is more
     /// than so much.
-    fn most(&mut self, turn: Turn, above: u64) -> Option<Holder> {
+    fn most(&mut self, turn: EvictionRank, above: u64) -> Option<Holder> {
         let shares = self.0.iter_mut().filter(|share| share.turn == turn && share.bytes > above);
         let first = shares.max_by_key(|share| share.bytes)?;
         let (largest, _) = first.holders.iter().enumerate().max_by_key(|(_, holder)| holder.bytes)?;
@@ -313,7 +313,7 @@ impl Ranking {
 
 /// Who is closed before whom, whatever they hold.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Turn {
+enum EvictionRank {
     /// Who has not said who it is.
     Stranger,
     Client,
@@ -324,7 +324,7 @@ enum Turn {
     Owner,
 }
 
-impl Turn {
+impl EvictionRank {
     fn of(connection: &Connection) -> Self {
         match connection.kind {
             _ if connection.owns_operations() => Self::Owner,
@@ -337,7 +337,7 @@ impl Turn {
 
 /// What the hub wants to know of the memory of links.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Asks {
+pub enum MemoryQuery {
     Nothing,
     /// How much it is.
     Total,

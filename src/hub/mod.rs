@@ -23,10 +23,11 @@ pub use channel::dedup::Scope;
 pub use connection::account::Account;
 pub use connection::rights::{Identity, Pattern, Rights, Terms};
 pub use event::{
-    Anomaly, Asker, Claim, Effect, Effects, Fate, Found, FoundMessage, Input, Keeping, LogKey, Now, Outbound,
-    Peer, Purpose, Recipients, StoreFact, TokenFault, TurnedAway,
+    Anomaly, Credentials, DeliveryOutcome, Effect, Effects, EntryMeta, FetchPurpose, Input, LogKey, Now,
+    Peer, Recipients, RecoveredLog, RecoveredMessage, Rejection, Requester, SendQueueState, StoreEvent,
+    TokenFault,
 };
-pub use memory_pressure::{Asks, Level};
+pub use memory_pressure::{Level, MemoryQuery};
 pub use settings::Settings;
 pub use snapshot::StateError;
 
@@ -34,20 +35,20 @@ use serde::{Deserialize, Serialize};
 
 use super::protocol::frame::Counters;
 use super::protocol::{Close, Code, Frame, Moment, Refusal, Refused, RequestId};
-use timers::Task;
+use timers::Timer;
 
 /// All state worth reasoning about.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Hub {
     #[serde(skip)]
     settings: Settings,
-    random: rng::Random,
+    random: rng::Rng,
     connections: connection::table::Connections,
-    channels: channel::topics::Channels,
+    channels: channel::topics::Topics,
     operations: operation::Operations,
     pending: operation::interrupt::Pending,
-    recent: channel::dedup::Recent,
-    departures: channel::system_channels::Departures,
+    dedup: channel::dedup::DedupWindow,
+    pending_leaves: channel::system_channels::PendingLeaves,
     #[serde(default)]
     accounts: connection::account::Accounts,
     #[serde(default)]
@@ -55,14 +56,14 @@ pub struct Hub {
     /// Found again by another process.
     #[serde(skip)]
     excess: log::publisher_quota::Excess,
-    deadlines: timers::Deadlines,
+    timers: timers::Timers,
     counters: Counters,
     /// Goes behind all the rest, where a daemon of before ends.
     #[serde(skip)]
     refused: Refused,
     /// Told again by whoever holds it; another process holds something else.
     #[serde(skip)]
-    memory: memory_pressure::Memory,
+    memory: memory_pressure::MemoryUse,
     /// The disk cannot be used. Told again by the store of another process.
     #[serde(skip)]
     disk_failed: bool,
@@ -72,30 +73,30 @@ pub struct Hub {
     store_room: log::eviction::StoreRoom,
     /// Counted again by another process, from the answers that wait.
     #[serde(skip)]
-    waiting: log::durable::Waiting,
+    waiting: log::durable::DurableWaiters,
     /// Told again by the edge of another process.
     #[serde(skip)]
     half_closed: connection::half_closed::HalfClosed,
     /// Found again by another process.
     #[serde(skip)]
-    strangers: connection::auth::Strangers,
+    unauthenticated: connection::auth::Unauthenticated,
     /// When the first thing happened that is not about the disk.
     started: Option<Moment>,
     /// Above which number topics begin, while nobody has told what is on the disk.
-    numbers_above: Option<u64>,
+    seq_floor: Option<u64>,
     /// What was found on the disk and is not looked after yet.
-    unsorted: Vec<log::recovery::Unsorted>,
+    recovering: Vec<log::recovery::PendingRecovery>,
     /// It was read back, and has not gone on yet.
     #[serde(skip)]
-    resumes: bool,
+    resume_pending: bool,
     /// How everybody is sent away, once the daemon ends.
     stopping: Option<Close>,
 }
 
 /// A request as far as answering it goes.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-struct Ask {
-    from: Asker,
+struct RequestContext {
+    from: Requester,
     id: Option<RequestId>,
 }
 
@@ -108,36 +109,36 @@ const TASKS_AT_ONCE: usize = 1000;
 const ORDERS_AT_ONCE: usize = 4096;
 
 /// A request is carried out, or refused.
-type Done = Result<(), Refusal>;
+type RequestResult = Result<(), Refusal>;
 
 impl Hub {
     /// An empty hub. `seed` makes its ids and epochs unlike those of any other.
     pub fn new(settings: Settings, seed: u64) -> Self {
         Self {
             settings,
-            random: rng::Random::new(seed),
+            random: rng::Rng::new(seed),
             connections: connection::table::Connections::default(),
-            channels: channel::topics::Channels::default(),
+            channels: channel::topics::Topics::default(),
             operations: operation::Operations::default(),
             pending: operation::interrupt::Pending::default(),
-            recent: channel::dedup::Recent::default(),
-            departures: channel::system_channels::Departures::default(),
+            dedup: channel::dedup::DedupWindow::default(),
+            pending_leaves: channel::system_channels::PendingLeaves::default(),
             accounts: connection::account::Accounts::default(),
             flash: log::publisher_quota::Flash::default(),
             excess: log::publisher_quota::Excess::default(),
-            deadlines: timers::Deadlines::default(),
+            timers: timers::Timers::default(),
             counters: Counters::default(),
             refused: Refused::default(),
-            memory: memory_pressure::Memory::default(),
+            memory: memory_pressure::MemoryUse::default(),
             disk_failed: false,
             store_room: log::eviction::StoreRoom::default(),
-            waiting: log::durable::Waiting::default(),
+            waiting: log::durable::DurableWaiters::default(),
             half_closed: connection::half_closed::HalfClosed::default(),
-            strangers: connection::auth::Strangers::default(),
+            unauthenticated: connection::auth::Unauthenticated::default(),
             started: None,
-            numbers_above: None,
-            unsorted: Vec::new(),
-            resumes: false,
+            seq_floor: None,
+            recovering: Vec::new(),
+            resume_pending: false,
             stopping: None,
         }
     }
@@ -148,53 +149,53 @@ impl Hub {
         if !matches!(input, Input::Store(_)) {
             self.started.get_or_insert(now.moment);
         }
-        if std::mem::take(&mut self.resumes) {
+        if std::mem::take(&mut self.resume_pending) {
             self.resume(now, out);
         }
         match input {
             Input::Opened { conn, peer } => self.opened(now, conn, peer, out),
-            Input::Identified { conn, id, inbox, claim } => {
-                let ask = Ask { from: Asker::Connection(conn), id };
-                self.identified(now, &ask, conn, connection::auth::Proof { inbox, claim }, out);
+            Input::TokenChecked { conn, id, inbox, claim } => {
+                let ask = RequestContext { from: Requester::Connection(conn), id };
+                self.identified(now, &ask, conn, connection::auth::AuthAttempt { inbox, claim }, out);
             }
-            Input::Said { from, said } => self.said(now, from, said, out),
-            Input::Misspoke { from, misspoken } => self.misspoke(now, from, misspoken, out),
-            Input::Revoked { from, id, revoked, outcome } => {
-                self.revoked(now, &Ask { from, id }, &revoked, outcome, out);
+            Input::Request { from, request: said } => self.handle_request(now, from, said, out),
+            Input::Malformed { from, request: misspoken } => self.handle_malformed(now, from, misspoken, out),
+            Input::RevocationSaved { from, id, revoked, outcome } => {
+                self.revoked(now, &RequestContext { from, id }, &revoked, outcome, out);
             }
-            Input::Expelled { conn } => self.expel(now, conn, out),
-            Input::Heard { conn, controls } => self.control(now, conn, controls, out),
-            Input::Outbound { conn, state } => self.outbound(now, conn, state, out),
-            Input::Took { conn } => self.took(now, conn),
-            Input::Written { conn, log, seq, how } => self.written(now, conn, &log, (seq, how), out),
-            Input::Fetched { fetch: Purpose::Replay(conn), log, messages } => {
+            Input::TokenRevoked { conn } => self.expel(now, conn, out),
+            Input::KeepAlive { conn, controls } => self.control(now, conn, controls, out),
+            Input::SendQueue { conn, state } => self.outbound(now, conn, state, out),
+            Input::WriteProgress { conn } => self.took(now, conn),
+            Input::Flushed { conn, log, seq, how } => self.written(now, conn, &log, (seq, how), out),
+            Input::Fetched { fetch: FetchPurpose::Replay(conn), log, messages } => {
                 self.fetched(now, conn, &log, messages, out);
             }
-            Input::Fetched { fetch: Purpose::Notice(fate), log, messages } => {
+            Input::Fetched { fetch: FetchPurpose::Notice(fate), log, messages } => {
                 self.tell_fate(now, &log, &messages, fate, out);
             }
-            Input::Store(StoreFact::Stored { log, from, to }) => self.stored(now, &log, (from, to), out),
-            Input::Store(StoreFact::NotStored { log, seq }) => self.not_stored(now, &log, seq, out),
-            Input::Store(StoreFact::Failed) => self.disk_fails(now, out),
-            Input::Store(StoreFact::Works) => self.disk_works(now, out),
-            Input::Store(StoreFact::Capacity { bytes }) => self.capacity(now, bytes, out),
-            Input::Store(StoreFact::Flash { is_scarce }) => self.flash.is_scarce = is_scarce,
-            Input::Store(StoreFact::Unread { fetch: Purpose::Replay(conn), log }) => {
+            Input::Store(StoreEvent::Stored { log, from, to }) => self.stored(now, &log, (from, to), out),
+            Input::Store(StoreEvent::NotStored { log, seq }) => self.not_stored(now, &log, seq, out),
+            Input::Store(StoreEvent::Failed) => self.disk_fails(now, out),
+            Input::Store(StoreEvent::Recovered) => self.disk_works(now, out),
+            Input::Store(StoreEvent::Capacity { bytes }) => self.capacity(now, bytes, out),
+            Input::Store(StoreEvent::WriteBudget { is_scarce }) => self.flash.is_scarce = is_scarce,
+            Input::Store(StoreEvent::ReadFailed { fetch: FetchPurpose::Replay(conn), log }) => {
                 self.unread(now, conn, &log, out);
             }
-            Input::Store(StoreFact::Found(found)) => self.found(now, *found),
-            Input::Store(StoreFact::Reached { log, epoch, seq }) => self.reached(now, log, epoch, seq),
+            Input::Store(StoreEvent::RecoveredLog(found)) => self.found(now, *found),
+            Input::Store(StoreEvent::LastSeq { log, epoch, seq }) => self.reached(now, log, epoch, seq),
             // Of what cannot be read nothing can be told.
-            Input::Store(StoreFact::Unread { fetch: Purpose::Notice(_), .. }) => {}
-            Input::Ended { conn } => self.ended(now, conn, out),
+            Input::Store(StoreEvent::ReadFailed { fetch: FetchPurpose::Notice(_), .. }) => {}
+            Input::ReadClosed { conn } => self.ended(now, conn, out),
             Input::Closed { conn } => self.closed(now, conn, out),
             Input::Memory { links, holders, is_waited_for } => {
                 self.weighed(now, links, holders, is_waited_for, out);
             }
-            Input::Crowded => self.crowded(now, out),
-            Input::TurnedAway(why) => self.turned_away(why),
-            Input::Due => self.due(now, out),
-            Input::Configured { settings } => self.configured(now, *settings, out),
+            Input::NoCapacity => self.crowded(now, out),
+            Input::Rejected(why) => self.turned_away(why),
+            Input::Timeout => self.due(now, out),
+            Input::Reconfigured { settings } => self.configured(now, *settings, out),
             Input::Stopping { close } => self.stop(now, close, out),
         }
         self.hang_up(out);
@@ -202,15 +203,15 @@ impl Hub {
 
     /// The next moment at which something is due, if anything is.
     pub fn deadline(&self) -> Option<Moment> {
-        if !self.unsorted.is_empty() || self.store_room.is_over {
+        if !self.recovering.is_empty() || self.store_room.is_over {
             return Some(Moment::default());
         }
         let first = [
-            self.deadlines.first(),
+            self.timers.first(),
             self.channels.deadline(),
             self.operations.deadline(),
-            self.recent.deadline(),
-            self.departures.deadline(),
+            self.dedup.deadline(),
+            self.pending_leaves.deadline(),
         ];
         first.into_iter().flatten().min()
     }
@@ -242,27 +243,27 @@ impl Hub {
             if out.list.len() >= ORDERS_AT_ONCE {
                 break;
             }
-            let Some(task) = self.deadlines.pop(now.moment) else { break };
+            let Some(task) = self.timers.pop(now.moment) else { break };
             match task {
-                Task::Connection(slot) => self.attend(now, slot, out),
-                Task::Operation(place) => self.attend_operation(now, place, out),
-                Task::Pending(number) => self.give_up(number, out),
-                Task::Expiry(place) => self.grow_old(now, place, out),
-                Task::Absence(place) => self.absent(now, place, out),
+                Timer::Connection(slot) => self.attend(now, slot, out),
+                Timer::Operation(place) => self.attend_operation(now, place, out),
+                Timer::Pending(number) => self.give_up(number, out),
+                Timer::Expiry(place) => self.grow_old(now, place, out),
+                Timer::Absence(place) => self.absent(now, place, out),
             }
         }
         self.channels.forget(now.moment);
         self.operations.forget(now.moment);
-        self.recent.forget(now.moment);
+        self.dedup.forget(now.moment);
         self.accounts.forget(now.moment, ACCOUNTS_AT_ONCE);
         self.take_leave(now, out);
     }
 
-    fn answer(&self, ask: &Ask, frame: Frame<'static>, out: &mut Effects) {
-        out.push(Effect::Answer { to: ask.from, id: ask.id.clone(), frame: Box::new(frame) });
+    fn answer(&self, ask: &RequestContext, frame: Frame<'static>, out: &mut Effects) {
+        out.push(Effect::Reply { to: ask.from, id: ask.id.clone(), frame: Box::new(frame) });
     }
 
-    fn refuse(&mut self, now: Now, ask: &Ask, refusal: Refusal, out: &mut Effects) {
+    fn refuse(&mut self, now: Now, ask: &RequestContext, refusal: Refusal, out: &mut Effects) {
         self.counters.requests_refused += 1;
         self.counters.durable_refused += u64::from(refusal.code == Code::StoreUnavailable);
         let mistake = refusal.code.is_a_mistake();

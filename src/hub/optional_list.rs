@@ -32,9 +32,9 @@ impl<T: 'static> List for VecDeque<T> {
 }
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Seldom<T>(Option<Box<T>>);
+pub(super) struct OptionalList<T>(Option<Box<T>>);
 
-impl<T: List> Seldom<T> {
+impl<T: List> OptionalList<T> {
     /// Gives back what an empty one holds.
     pub(super) fn tidy(&mut self) {
         self.0.take_if(|list| list.is_empty());
@@ -52,7 +52,7 @@ impl<T: List> Seldom<T> {
     }
 }
 
-impl<T: List> Deref for Seldom<T> {
+impl<T: List> Deref for OptionalList<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -60,31 +60,31 @@ impl<T: List> Deref for Seldom<T> {
     }
 }
 
-impl<T: List> DerefMut for Seldom<T> {
+impl<T: List> DerefMut for OptionalList<T> {
     fn deref_mut(&mut self) -> &mut T {
         self.0.get_or_insert_default()
     }
 }
 
-impl<T: List + PartialEq> PartialEq for Seldom<T> {
+impl<T: List + PartialEq> PartialEq for OptionalList<T> {
     fn eq(&self, other: &Self) -> bool {
         **self == **other
     }
 }
 
-impl<T: List> From<T> for Seldom<T> {
+impl<T: List> From<T> for OptionalList<T> {
     fn from(list: T) -> Self {
         Self(if list.is_empty() { None } else { Some(Box::new(list)) })
     }
 }
 
-impl<T: List + Serialize> Serialize for Seldom<T> {
+impl<T: List + Serialize> Serialize for OptionalList<T> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         (**self).serialize(to)
     }
 }
 
-impl<'de, T: List + Deserialize<'de>> Deserialize<'de> for Seldom<T> {
+impl<'de, T: List + Deserialize<'de>> Deserialize<'de> for OptionalList<T> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         T::deserialize(from).map(Self::from)
     }

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 /// splitmix64: its state passes through every number once, so no id or epoch
 /// comes twice.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(super) struct Random(u64);
+pub(super) struct Rng(u64);
 
-impl Random {
+impl Rng {
     pub(super) fn new(seed: u64) -> Self {
         Self(seed)
     }

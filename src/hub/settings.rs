@@ -123,12 +123,12 @@ pub struct Policy {
     pub bytes: usize,
     /// For at most so long.
     pub ttl: Duration,
-    pub disk: Disk,
+    pub disk: WriteThrough,
 }
 
 /// When a kept message goes to the disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Disk {
+pub enum WriteThrough {
     /// Not at all.
     Never,
     /// When the daemon stops or hands over.
@@ -139,7 +139,7 @@ pub enum Disk {
     Now,
 }
 
-impl Disk {
+impl WriteThrough {
     /// Unless the configuration says otherwise: what is gone soon anyway is worth
     /// no flash before the end.
     pub fn for_keep(keep: Keep) -> Self {
@@ -189,7 +189,7 @@ impl Default for Policy {
             count: 1000,
             bytes: 1 << 20,
             ttl: Duration::from_secs(24 * 3600),
-            disk: Disk::Behind,
+            disk: WriteThrough::Behind,
         }
     }
 }

@@ -85,7 +85,7 @@ impl Hub {
 
     /// The same, of a stream.
     pub(crate) fn read(settings: Settings, from: Source<'_>) -> Result<Self, StateError> {
-        let mut hub = Self { settings, resumes: true, ..Self::read_as_it_was(from)? };
+        let mut hub = Self { settings, resume_pending: true, ..Self::read_as_it_was(from)? };
         hub.connections.share_rights();
         hub.share_users();
         hub.operations.weigh();

@@ -15,7 +15,7 @@ pub(super) const NEVER: Moment = Moment(u64::MAX);
 
 /// Whom a deadline concerns, by its place in the table of its kind.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-pub(super) enum Task {
+pub(super) enum Timer {
     /// Heartbeat, token, authentication or stall of a connection.
     Connection(u32),
     /// Deadline or grace of an operation.
@@ -31,8 +31,8 @@ pub(super) enum Task {
 /// All deadlines. One for each thing that has any: it is re-armed when it comes
 /// and turns out to be too early, so that a sign of life costs nothing here.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Deadlines {
-    set: BTreeSet<(Moment, Task)>,
+pub(super) struct Timers {
+    set: BTreeSet<(Moment, Timer)>,
     /// How many there were at most since the tree was made.
     #[serde(skip)]
     most: usize,
@@ -41,9 +41,9 @@ pub(super) struct Deadlines {
 /// A tree of fewer is not worth making anew.
 const FEW: usize = 64;
 
-impl Deadlines {
+impl Timers {
     /// Moves the deadline of `task`, which stands in `armed`, to `due`.
-    pub(super) fn rearm(&mut self, task: Task, armed: &mut Moment, due: Moment) {
+    pub(super) fn rearm(&mut self, task: Timer, armed: &mut Moment, due: Moment) {
         if *armed == due {
             return;
         }
@@ -72,7 +72,7 @@ impl Deadlines {
 
     /// Takes out one that is due, if any is. The one who armed it has to know
     /// that it is armed no longer.
-    pub(super) fn pop(&mut self, now: Moment) -> Option<Task> {
+    pub(super) fn pop(&mut self, now: Moment) -> Option<Timer> {
         let first = *self.set.first()?;
         if first.0 > now {
             return None;

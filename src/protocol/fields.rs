@@ -326,7 +326,7 @@ impl RequestId {
 #[cfg(test)]
 mod tests {
     use crate::protocol::refusal::Code;
-    use crate::protocol::{Publication, Say, Target, client, http, worker};
+    use crate::protocol::{Publication, Request, Target, client, http, worker};
 
     #[test]
     fn a_list_is_no_request_and_has_no_id() {
@@ -360,8 +360,8 @@ mod tests {
     fn whole_numbers_are_taken_as_ids_and_positions_however_they_are_spelled() {
         let user = |number: &str| {
             let text = format!(r#"{{"action":"send","user_id":{number},"event":"e"}}"#);
-            match client::parse(&text).map(|said| said.say) {
-                Ok(Say::Publish(Publication { target: Target::User(user), .. })) => user.to_string(),
+            match client::parse(&text).map(|said| said.request) {
+                Ok(Request::Publish(Publication { target: Target::User(user), .. })) => user.to_string(),
                 other => format!("{other:?}"),
             }
         };
@@ -374,8 +374,8 @@ mod tests {
         let seq = |number: &str| {
             let text =
                 format!(r#"{{"action":"subscribe","channel":"c","since":{{"epoch":"","seq":{number}}}}}"#);
-            match client::parse(&text).map(|said| said.say) {
-                Ok(Say::Subscribe(list)) => list[0].since.as_ref().map(|since| since.seq),
+            match client::parse(&text).map(|said| said.request) {
+                Ok(Request::Subscribe(list)) => list[0].since.as_ref().map(|since| since.seq),
                 _ => None,
             }
         };

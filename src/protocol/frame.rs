@@ -12,7 +12,7 @@ use super::ids::{Channel, ConnectionId, MessageId, OperationId, UserId};
 pub use super::listings::*;
 use super::message::Payload;
 use super::refusal::Refusal;
-use super::request::Ending;
+use super::request::EndState;
 use super::time::{UnixTime, rfc3339, rfc3339_if_any, seconds, seconds_if_any};
 use crate::json;
 
@@ -125,7 +125,7 @@ pub enum Frame<'a> {
         channel: Channel,
         state: OperationState,
         #[serde(skip_serializing_if = "Option::is_none")]
-        reason: Option<Ending>,
+        reason: Option<EndState>,
         #[serde(skip_serializing_if = "Option::is_none")]
         label: Option<String>,
         /// The user, connection or kind of peer that asked it to stop.

@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 use super::ids::{Channel, ConnectionId, OperationId, TokenId, UserId};
 use super::message::Payload;
 use super::rejection::Refused;
-use super::request::Allowance;
+use super::request::RateLimit;
 use super::time::{UnixTime, rfc3339, rfc3339_if_any, seconds_if_any};
 
 /// What a connection may do at most.
@@ -17,7 +17,7 @@ use super::time::{UnixTime, rfc3339, rfc3339_if_any, seconds_if_any};
 pub struct Limits {
     pub message_bytes: u64,
     #[serde(serialize_with = "rate")]
-    pub requests_per_second: Allowance,
+    pub requests_per_second: RateLimit,
     pub burst: u32,
     pub subscriptions: u32,
 }
@@ -199,10 +199,10 @@ pub struct TokenCheck {
     pub rights: Option<RightsEntry>,
     /// How often its bearer may ask, before `[limits] token_rate` counts.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub limits: Option<AllowanceEntry>,
+    pub limits: Option<RateLimitEntry>,
     /// The same after it counted, where that is less.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub granted: Option<AllowanceEntry>,
+    pub granted: Option<RateLimitEntry>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub info: Option<Payload>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -217,7 +217,7 @@ pub struct TokenCheck {
 impl TokenCheck {
     /// Says what its bearer gets where the token asks for more than `token_rate`.
     pub fn cap(&mut self, token_rate: u32) {
-        let Some(AllowanceEntry { rate: asked, .. }) = self.limits else { return };
+        let Some(RateLimitEntry { rate: asked, .. }) = self.limits else { return };
         let granted = asked.capped(token_rate);
         if granted == asked {
             return;
@@ -236,20 +236,20 @@ impl TokenCheck {
 
 /// What `wshub_limits` says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-pub struct AllowanceEntry {
+pub struct RateLimitEntry {
     #[serde(serialize_with = "rate")]
-    pub rate: Allowance,
+    pub rate: RateLimit,
     pub burst: u32,
 }
 
-impl From<Allowance> for AllowanceEntry {
-    fn from(allowance: Allowance) -> Self {
+impl From<RateLimit> for RateLimitEntry {
+    fn from(allowance: RateLimit) -> Self {
         Self { rate: allowance, burst: allowance.burst() }
     }
 }
 
 /// Requests per second: a whole number where it is one.
-fn rate<S: Serializer>(allowance: &Allowance, to: S) -> Result<S::Ok, S::Error> {
+fn rate<S: Serializer>(allowance: &RateLimit, to: S) -> Result<S::Ok, S::Error> {
     match allowance.millirate() {
         whole if whole.is_multiple_of(1000) => to.serialize_u32(whole / 1000),
         _ => to.serialize_f64(allowance.rate()),

@@ -15,16 +15,16 @@ use super::refusal::Refusal;
 
 /// A request and the id that its answer echoes.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Said {
+pub struct RequestEnvelope {
     /// Echoed by the answer.
     pub id: Option<RequestId>,
     /// What is asked.
-    pub say: Say,
+    pub request: Request,
 }
 
 /// A request that could not be read.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Misspoken {
+pub struct MalformedRequest {
     /// Echoed by the error, where it could be read.
     pub id: Option<RequestId>,
     /// What was wrong.
@@ -36,11 +36,11 @@ pub type After = Option<String>;
 
 /// One request.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Say {
+pub enum Request {
     /// Say who one is, or bring a newer token.
     Auth { token: Token, inbox: Option<InboxMode> },
     /// Hear channels.
-    Subscribe(Vec<Subscribe>),
+    Subscribe(Vec<Subscription>),
     /// Hear one no longer.
     Unsubscribe(Channel),
     /// Send a message that is answered, kept and counted.
@@ -48,7 +48,7 @@ pub enum Say {
     /// Tell the other subscribers, unanswered and never kept.
     Whisper { channel: Channel, event: Event, data: Payload },
     /// Stop an operation.
-    Interrupt(Interrupt),
+    Interrupt(InterruptRequest),
     /// Which operations run; all of them without a channel (administration).
     Operations { channel: Option<Channel>, after: After },
     /// Who is on a channel.
@@ -58,9 +58,9 @@ pub enum Say {
     /// Are you there?
     Ping,
     /// A worker's long work begins.
-    Start(Start),
+    Start(OperationStart),
     /// And ends.
-    End(End),
+    End(OperationEnd),
     /// Administration: the numbers of the daemon.
     Stats,
     /// Administration: who is connected.
@@ -76,20 +76,20 @@ pub enum Say {
     /// Administration: end a connection, or all of a user.
     Disconnect(Target),
     /// Administration: take tokens no longer, and end the connections that came with them.
-    Revoke(Revoked),
+    Revoke(RevocationTarget),
     /// Administration: which tokens are taken no longer.
     Revocations { after: After },
     /// Administration: take tokens again.
-    Lift(Revoked),
+    Lift(RevocationTarget),
     /// Administration: mint a token.
-    MintToken { user_id: UserId, ttl: Duration, wanted: Box<Wanted> },
+    MintToken { user_id: UserId, ttl: Duration, wanted: Box<MintTerms> },
     /// Administration: whether a token holds.
     CheckToken(Token),
     /// Administration: read the configuration again.
     Reload,
 }
 
-impl Say {
+impl Request {
     /// The action's word on the wire.
     pub fn action(&self) -> &'static str {
         match self {
@@ -121,7 +121,7 @@ impl Say {
 
 /// One channel to hear.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Subscribe {
+pub struct Subscription {
     /// Which.
     pub channel: Channel,
     /// What was heard last; none means live only.
@@ -154,7 +154,7 @@ pub enum Target {
 
 /// Which tokens are revoked.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub enum Revoked {
+pub enum RevocationTarget {
     /// All that name a user and were issued by then.
     User(UserId),
     /// The one with this `jti`.
@@ -184,7 +184,7 @@ pub struct Publication {
 
 /// A wish that an operation stops.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Interrupt {
+pub struct InterruptRequest {
     /// Which.
     pub operation_id: OperationId,
     /// Where it runs; must be the operation's, and tells workers that only
@@ -196,7 +196,7 @@ pub struct Interrupt {
 
 /// A worker's long work begins.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Start {
+pub struct OperationStart {
     /// Unique in the hub.
     pub operation_id: OperationId,
     /// The channel that it reports to.
@@ -213,11 +213,11 @@ pub struct Start {
 
 /// A worker's long work is over.
 #[derive(Clone, PartialEq, Debug)]
-pub struct End {
+pub struct OperationEnd {
     /// Which.
     pub operation_id: OperationId,
     /// How.
-    pub state: Ending,
+    pub state: EndState,
     /// Passed on to those who watch.
     pub data: Option<Payload>,
 }
@@ -225,7 +225,7 @@ pub struct End {
 /// How an operation ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Ending {
+pub enum EndState {
     /// The worker says: done.
     Completed,
     /// The worker says: it went wrong.
@@ -294,24 +294,24 @@ impl Grant {
 
 /// What a new token is to say beside whom it names and when it ends.
 #[derive(Clone, PartialEq, Debug, Default)]
-pub struct Wanted {
+pub struct MintTerms {
     /// What it allows; none: what the configuration says of such tokens.
     pub grant: Option<Grant>,
     /// How often its bearer may ask; none: as often as everybody.
-    pub limits: Option<Allowance>,
+    pub limits: Option<RateLimit>,
     /// What others see of its bearer.
     pub info: Option<Payload>,
 }
 
 /// How often somebody may ask: a rate, and how many requests at once.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-pub struct Allowance {
+pub struct RateLimit {
     /// In thousandths of a request per second, so that it may be below one.
     millirate: u32,
     burst: u32,
 }
 
-impl Allowance {
+impl RateLimit {
     /// So many requests per second.
     pub fn new(per_second: u32, burst: u32) -> Self {
         Self { millirate: per_second.saturating_mul(1000), burst }

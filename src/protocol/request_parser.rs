@@ -11,8 +11,8 @@ use super::ids::{Channel, Event, MessageId, OperationId, TokenId, UserId};
 use super::message::Payload;
 use super::refusal::{Code, Refusal};
 use super::request::{
-    After, End, Ending, Interrupt, Misspoken, Position, Publication, Revoked, Said, Say, Start, Subscribe,
-    Target,
+    After, EndState, InterruptRequest, MalformedRequest, OperationEnd, OperationStart, Position, Publication,
+    Request, RequestEnvelope, RevocationTarget, Subscription, Target,
 };
 
 /// Longest reason or label in bytes: a sentence or two for people.
@@ -23,10 +23,11 @@ const LONGEST_TEXT: usize = 1024;
 pub(super) fn request(
     text: &str,
     unnamed: Option<&'static str>,
-    of: impl FnOnce(&str, &Fields<'_>) -> Result<Say, Refusal>,
-) -> Result<Said, Misspoken> {
-    let fields = Fields::read(text).map_err(|refusal| Misspoken { id: RequestId::glean(text), refusal })?;
-    let id = RequestId::read(fields.id).map_err(|refusal| Misspoken { id: None, refusal })?;
+    of: impl FnOnce(&str, &Fields<'_>) -> Result<Request, Refusal>,
+) -> Result<RequestEnvelope, MalformedRequest> {
+    let fields =
+        Fields::read(text).map_err(|refusal| MalformedRequest { id: RequestId::glean(text), refusal })?;
+    let id = RequestId::read(fields.id).map_err(|refusal| MalformedRequest { id: None, refusal })?;
     let said = action(&fields, unnamed).and_then(|action| {
         of(&action, &fields).map_err(|mut refusal| {
             // A known action is one of a few words; what is unknown is cut to
@@ -40,8 +41,8 @@ pub(super) fn request(
         })
     });
     match said {
-        Ok(say) => Ok(Said { id, say }),
-        Err(refusal) => Err(Misspoken { id, refusal }),
+        Ok(say) => Ok(RequestEnvelope { id, request: say }),
+        Err(refusal) => Err(MalformedRequest { id, refusal }),
     }
 }
 
@@ -100,7 +101,7 @@ fn text(field: &'static str, raw: Raw<'_>) -> Result<Option<String>, Refusal> {
 }
 
 /// Who may send to whom, and by which field: exactly one of them.
-pub(super) fn publication(fields: &Fields<'_>, to_all: ToAll, also: Raw<'_>) -> Result<Say, Refusal> {
+pub(super) fn publication(fields: &Fields<'_>, to_all: ToAll, also: Raw<'_>) -> Result<Request, Refusal> {
     let ttl = fields::duration("ttl", fields.ttl)?;
     let durable = fields::boolean("durable", fields.durable)?.unwrap_or(false);
     if durable && ttl.is_some_and(|ttl| ttl.is_zero()) {
@@ -118,7 +119,7 @@ pub(super) fn publication(fields: &Fields<'_>, to_all: ToAll, also: Raw<'_>) -> 
         let why = "`receipt` goes with `user_id` and a `ttl` above 0: nothing else is acknowledged";
         return Err(Refusal::new(Code::BadRequest, why));
     }
-    Ok(Say::Publish(Publication {
+    Ok(Request::Publish(Publication {
         target,
         event: event(fields.event, also)?,
         data: fields::payload(fields.data)?,
@@ -155,38 +156,38 @@ fn channel_or_user(fields: &Fields<'_>) -> Result<Target, Refusal> {
 }
 
 /// Which connections are to end, and whether tokens are revoked with them.
-pub(super) fn disconnect(fields: &Fields<'_>) -> Result<Say, Refusal> {
+pub(super) fn disconnect(fields: &Fields<'_>) -> Result<Request, Refusal> {
     let revokes = fields::boolean("revoke", fields.revoke)?.unwrap_or(false);
     if !revokes && fields.jti.is_none() {
         let target = only([to_connection(fields)?, to_user(fields)?], "`connection_id` and `user_id`")?;
-        return Ok(Say::Disconnect(target));
+        return Ok(Request::Disconnect(target));
     }
     if fields.connection_id.is_some() {
         let why = "`revoke` goes with `user_id` or `jti`: a connection by its id has no token of that name";
         return Err(Refusal::new(Code::BadRequest, why));
     }
-    user_or_jti(fields).map(Say::Revoke)
+    user_or_jti(fields).map(Request::Revoke)
 }
 
 /// Whose tokens, or which one.
-pub(super) fn user_or_jti(fields: &Fields<'_>) -> Result<Revoked, Refusal> {
-    let user = user_id(fields)?.map(Revoked::User);
+pub(super) fn user_or_jti(fields: &Fields<'_>) -> Result<RevocationTarget, Refusal> {
+    let user = user_id(fields)?.map(RevocationTarget::User);
     let jti = fields::id("jti", fields.jti)?.map(|id| TokenId::new(&id)).transpose()?;
-    only([user, jti.map(Revoked::Token)], "`user_id` and `jti`")
+    only([user, jti.map(RevocationTarget::Token)], "`user_id` and `jti`")
 }
 
 /// Administration that workers and clients ask for in the same words.
-pub(super) fn administration(action: &str, fields: &Fields<'_>) -> Result<Say, Refusal> {
+pub(super) fn administration(action: &str, fields: &Fields<'_>) -> Result<Request, Refusal> {
     match action {
-        "operations" => Ok(Say::Operations { channel: optional_channel(fields)?, after: after(fields)? }),
-        "stats" => Ok(Say::Stats),
-        "connections" => after(fields).map(|after| Say::Connections { after }),
-        "channels" => after(fields).map(|after| Say::Channels { after }),
+        "operations" => Ok(Request::Operations { channel: optional_channel(fields)?, after: after(fields)? }),
+        "stats" => Ok(Request::Stats),
+        "connections" => after(fields).map(|after| Request::Connections { after }),
+        "channels" => after(fields).map(|after| Request::Channels { after }),
         "inbox" => match user_id(fields)? {
-            Some(user) => Ok(Say::Inbox(user)),
-            None => after(fields).map(|after| Say::Inboxes { after }),
+            Some(user) => Ok(Request::Inbox(user)),
+            None => after(fields).map(|after| Request::Inboxes { after }),
         },
-        "purge" => channel_or_user(fields).map(Say::Purge),
+        "purge" => channel_or_user(fields).map(Request::Purge),
         "disconnect" => disconnect(fields),
         other => Err(unknown_action(other)),
     }
@@ -220,22 +221,22 @@ fn one_of(names: &str, but: impl Display) -> Refusal {
 }
 
 /// `operation_id` stands in `data`, or beside it.
-pub(super) fn interrupt(fields: &Fields<'_>) -> Result<Say, Refusal> {
+pub(super) fn interrupt(fields: &Fields<'_>) -> Result<Request, Refusal> {
     let mut operation = operation_id(fields.operation_id)?;
     let mut reason = text("reason", fields.reason)?;
     if let (None, Some(data)) = (&operation, fields::object("data", fields.data)?) {
         operation = operation_id(data.operation_id)?;
         reason = reason.or(text("reason", data.reason)?);
     }
-    Ok(Say::Interrupt(Interrupt {
+    Ok(Request::Interrupt(InterruptRequest {
         operation_id: operation.ok_or_else(|| missing("operation_id"))?,
         channel: optional_channel(fields)?,
         reason,
     }))
 }
 
-pub(super) fn start(fields: &Fields<'_>) -> Result<Say, Refusal> {
-    Ok(Say::Start(Start {
+pub(super) fn start(fields: &Fields<'_>) -> Result<Request, Refusal> {
+    Ok(Request::Start(OperationStart {
         operation_id: operation_id(fields.operation_id)?.ok_or_else(|| missing("operation_id"))?,
         channel: channel(fields)?,
         user_id: user_id(fields)?,
@@ -245,11 +246,11 @@ pub(super) fn start(fields: &Fields<'_>) -> Result<Say, Refusal> {
     }))
 }
 
-pub(super) fn end(fields: &Fields<'_>) -> Result<Say, Refusal> {
+pub(super) fn end(fields: &Fields<'_>) -> Result<Request, Refusal> {
     let state = match fields::string("state", fields.state)?.as_deref() {
-        Some("completed") => Ending::Completed,
-        Some("failed") => Ending::Failed,
-        Some("interrupted") => Ending::Interrupted,
+        Some("completed") => EndState::Completed,
+        Some("failed") => EndState::Failed,
+        Some("interrupted") => EndState::Interrupted,
         None => return Err(missing("state")),
         Some(_) => {
             return Err(Refusal::new(Code::BadRequest, "`state` must be completed, failed or interrupted"));
@@ -257,23 +258,23 @@ pub(super) fn end(fields: &Fields<'_>) -> Result<Say, Refusal> {
     };
     let data: Option<Payload> = fields.data.map(|raw| fields::payload(Some(raw))).transpose()?;
     let operation_id = operation_id(fields.operation_id)?.ok_or_else(|| missing("operation_id"))?;
-    Ok(Say::End(End { operation_id, state, data }))
+    Ok(Request::End(OperationEnd { operation_id, state, data }))
 }
 
 /// `channel` with its options, or `channels`: a list of such.
-pub(super) fn subscribe(fields: &Fields<'_>) -> Result<Say, Refusal> {
+pub(super) fn subscribe(fields: &Fields<'_>) -> Result<Request, Refusal> {
     match (fields.channel, fields::objects("channels", fields.channels)?) {
         (Some(_), Some(_)) => {
             Err(Refusal::new(Code::BadRequest, "`channel` and `channels` exclude each other"))
         }
         (None, Some(list)) if list.is_empty() => Err(Refusal::new(Code::BadRequest, "`channels` is empty")),
-        (None, Some(list)) => list.iter().map(one).collect::<Result<_, _>>().map(Say::Subscribe),
-        (_, None) => Ok(Say::Subscribe(vec![one(fields)?])),
+        (None, Some(list)) => list.iter().map(one).collect::<Result<_, _>>().map(Request::Subscribe),
+        (_, None) => Ok(Request::Subscribe(vec![one(fields)?])),
     }
 }
 
-fn one(fields: &Fields<'_>) -> Result<Subscribe, Refusal> {
-    Ok(Subscribe {
+fn one(fields: &Fields<'_>) -> Result<Subscription, Refusal> {
+    Ok(Subscription {
         channel: channel(fields)?,
         since: fields::object("since", fields.since)?.map(|since| position(&since)).transpose()?,
         presence: fields::boolean("presence", fields.presence)?.unwrap_or(false),

@@ -12,7 +12,7 @@ use super::frame::Frame;
 use super::ids::{Channel, MessageId, OperationId, UserId};
 use super::message::{Sender, spelled};
 use super::refusal::{Code, Refusal};
-use super::request::{Allowance, Grant, Misspoken, Said, Say, Token, Wanted};
+use super::request::{Grant, MalformedRequest, MintTerms, RateLimit, Request, RequestEnvelope, Token};
 use super::request_parser;
 use super::request_parser::ToAll;
 use super::time::{UnixTime, rfc3339};
@@ -22,21 +22,23 @@ use crate::json;
 ///
 /// # Errors
 /// As [`client::parse`](super::client::parse).
-pub fn parse(line: &[u8]) -> Result<Said, Misspoken> {
-    let line = std::str::from_utf8(line)
-        .map_err(|_| Misspoken { id: None, refusal: Refusal::new(Code::BadJson, "the line is not UTF-8") })?;
+pub fn parse(line: &[u8]) -> Result<RequestEnvelope, MalformedRequest> {
+    let line = std::str::from_utf8(line).map_err(|_| MalformedRequest {
+        id: None,
+        refusal: Refusal::new(Code::BadJson, "the line is not UTF-8"),
+    })?;
     request_parser::request(line, Some("publish"), |action, fields| match action {
         "publish" | "send" => request_parser::publication(fields, ToAll::Allowed, fields.kind),
         "subscribe" => request_parser::subscribe(fields),
-        "unsubscribe" => request_parser::channel(fields).map(Say::Unsubscribe),
+        "unsubscribe" => request_parser::channel(fields).map(Request::Unsubscribe),
         "operation_start" => request_parser::start(fields),
         "operation_end" => request_parser::end(fields),
         "interrupt" => request_parser::interrupt(fields),
-        "ping" => Ok(Say::Ping),
+        "ping" => Ok(Request::Ping),
         "token" => token(fields),
-        "reload" => Ok(Say::Reload),
-        "revocations" => request_parser::after(fields).map(|after| Say::Revocations { after }),
-        "lift" => request_parser::user_or_jti(fields).map(Say::Lift),
+        "reload" => Ok(Request::Reload),
+        "revocations" => request_parser::after(fields).map(|after| Request::Revocations { after }),
+        "lift" => request_parser::user_or_jti(fields).map(Request::Lift),
         other => request_parser::administration(other, fields),
     })
 }
@@ -48,14 +50,14 @@ const USUAL_TOKEN_LIFE: Duration = Duration::from_secs(3600);
 pub(crate) const DEEPEST_INFO: usize = 64;
 
 /// A user is to get a token, or one that somebody has is to be looked at.
-fn token(fields: &Fields<'_>) -> Result<Say, Refusal> {
+fn token(fields: &Fields<'_>) -> Result<Request, Refusal> {
     match (fields::string("token", fields.token)?, request_parser::user_id(fields)?) {
-        (Some(token), None) => Ok(Say::CheckToken(Token::new(token))),
+        (Some(token), None) => Ok(Request::CheckToken(Token::new(token))),
         (None, Some(user_id)) => {
             let ttl = fields::duration("ttl", fields.ttl)?.unwrap_or(USUAL_TOKEN_LIFE);
             let (grant, limits) = (grant(fields)?, allowance(fields)?);
             let info = fields.info.map(|raw| fields::passed_on("info", raw, DEEPEST_INFO)).transpose()?;
-            Ok(Say::MintToken { user_id, ttl, wanted: Box::new(Wanted { grant, limits, info }) })
+            Ok(Request::MintToken { user_id, ttl, wanted: Box::new(MintTerms { grant, limits, info }) })
         }
         _ => Err(Refusal::new(
             Code::BadRequest,
@@ -83,11 +85,11 @@ fn grant(fields: &Fields<'_>) -> Result<Option<Grant>, Refusal> {
 }
 
 /// How often the bearer may ask, if that is said.
-fn allowance(fields: &Fields<'_>) -> Result<Option<Allowance>, Refusal> {
+fn allowance(fields: &Fields<'_>) -> Result<Option<RateLimit>, Refusal> {
     let Some(limits) = fields::object("limits", fields.limits)? else { return Ok(None) };
     let rate = fields::positive("rate", limits.rate)?.ok_or_else(|| fields::missing("limits.rate"))?;
     let burst = fields::positive("burst", limits.burst)?.ok_or_else(|| fields::missing("limits.burst"))?;
-    Ok(Some(Allowance::asked_for(rate, burst)))
+    Ok(Some(RateLimit::asked_for(rate, burst)))
 }
 
 /// A worker is asked to stop one of its operations.

@@ -17,7 +17,7 @@ use log::LevelFilter;
 use wshubd::config::file_owner::Purpose;
 use wshubd::config::{Alg, Config, Environment, Forwarded, Loaded, Principal, StoreKind, paths};
 use wshubd::features::{PUBLIC_KEYS, STORE};
-use wshubd::hub::settings::Disk;
+use wshubd::hub::settings::WriteThrough;
 use wshubd::hub::settings::{Keep, Limits};
 use wshubd::hub::{Pattern, Settings};
 use wshubd::protocol::Channel;
@@ -204,7 +204,7 @@ fn every_option_is_understood() {
     assert_eq!((config.log, defaults().log), (LevelFilter::Warn, LevelFilter::Info));
     assert_eq!((config.log_access, defaults().log_access), (true, false));
     let disks: Vec<_> = config.channels.iter().map(|channel| channel.policy.disk).collect();
-    assert_eq!(disks, [Disk::Behind, Disk::Behind, Disk::Never]);
+    assert_eq!(disks, [WriteThrough::Behind, WriteThrough::Behind, WriteThrough::Never]);
 }
 
 #[test]

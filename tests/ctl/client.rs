@@ -2,8 +2,8 @@
 
 use serde_json::json;
 use smol::future;
-use wshubd::client::{Connection, Error, Link, Options, Publication, Start};
-use wshubd::protocol::Ending;
+use wshubd::client::{Connection, ConnectionTask, Error, Options, Publication, Start};
+use wshubd::protocol::EndState;
 
 use crate::fake_hub::{Peer, Place};
 
@@ -18,7 +18,7 @@ fn play<T>(hub: impl FnOnce(Peer) + Send + 'static, worker: impl AsyncFnOnce(Con
 }
 
 /// Carries what the story says and hears; the story ends it.
-async fn carried(link: Link) {
+async fn carried(link: ConnectionTask) {
     let _ = link.run().await;
     future::pending().await
 }
@@ -43,7 +43,7 @@ fn an_interrupt_pulls_the_latch_past_messages_that_nobody_reads() {
             assert_eq!((interrupt.from.as_str(), interrupt.reason.as_deref()), ("http", Some("why")));
             // The second one asked for the same, and the latch was full.
             assert!(!operation.is_interrupted());
-            operation.end(Ending::Interrupted, &4).await.unwrap();
+            operation.end(EndState::Interrupted, &4).await.unwrap();
         };
         future::or(story, carried(link)).await;
         let mut heard = 0;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use smol::future;
-use wshubd::client::{Client, Connection, Error, Lines, Link, News, Options, Publication, Start};
-use wshubd::protocol::Ending;
+use wshubd::client::{Client, Connection, ConnectionTask, Error, Lines, News, Options, Publication, Start};
+use wshubd::protocol::EndState;
 
 use crate::fake_hub::Place;
 
@@ -27,7 +27,7 @@ fn play(
 }
 
 /// Carries what the story says and hears; the story ends it.
-async fn carried(link: Link) {
+async fn carried(link: ConnectionTask) {
     let _ = link.run().await;
     future::pending().await
 }
@@ -79,7 +79,7 @@ fn an_operation_is_registered_again_and_can_be_stopped_then() {
             };
             let operation = client.start(start).await.unwrap();
             assert_eq!(operation.interrupted().await.unwrap().from, "http");
-            operation.end(Ending::Interrupted, &()).await.unwrap();
+            operation.end(EndState::Interrupted, &()).await.unwrap();
         },
     );
 }
@@ -105,7 +105,7 @@ fn an_interrupt_outlives_the_hub_that_passed_it_on() {
             let operation = client.start(Start::new("op", "logs")).await.unwrap();
             back(lines).await;
             assert!(operation.is_interrupted());
-            operation.end(Ending::Interrupted, &()).await.unwrap();
+            operation.end(EndState::Interrupted, &()).await.unwrap();
         },
     );
 }
@@ -243,7 +243,7 @@ fn an_end_said_while_the_hub_is_away_is_told_when_it_is_back() {
             let operation = client.start(Start::new("op", "logs")).await.unwrap();
             away(lines).await;
             client.send(&message(&5)).await.unwrap();
-            operation.end(Ending::Completed, &9).await.unwrap();
+            operation.end(EndState::Completed, &9).await.unwrap();
             away(lines).await;
             client.publish(&message(&6)).await.unwrap();
         },
@@ -277,7 +277,7 @@ fn nobody_waits_for_ever_for_a_hub_that_is_away_but_an_end_is_told_all_the_same(
             for _ in 0..2 {
                 assert!(matches!(client.publish(&message(&1)).await, Err(Error::Away { .. })));
             }
-            assert!(matches!(operation.end(Ending::Failed, &()).await, Err(Error::Away { .. })));
+            assert!(matches!(operation.end(EndState::Failed, &()).await, Err(Error::Away { .. })));
             told.send(()).unwrap();
             back(lines).await;
             client.flush().await.unwrap();
@@ -327,7 +327,7 @@ fn an_operation_that_the_hub_will_not_have_again_says_so() {
         async |client, _| {
             let operation = client.start(Start::new("op", "logs")).await.unwrap();
             assert_eq!(operation.interrupted().await.unwrap_err().code(), Some("forbidden"));
-            assert_eq!(operation.end(Ending::Failed, &()).await.unwrap_err().code(), Some("forbidden"));
+            assert_eq!(operation.end(EndState::Failed, &()).await.unwrap_err().code(), Some("forbidden"));
         },
     );
 }
@@ -354,7 +354,7 @@ fn a_conflict_with_ones_own_old_connection_passes() {
         async |client, _| {
             let operation = client.start(Start::new("op", "logs")).await.unwrap();
             operation.interrupted().await.unwrap();
-            operation.end(Ending::Interrupted, &()).await.unwrap();
+            operation.end(EndState::Interrupted, &()).await.unwrap();
         },
     );
 }

@@ -1,15 +1,15 @@
 //! What `allowed_origins` may list, and what a page is told that is not in it.
 
-use wshubd::edge::http::origin::{Allowed, Gate};
+use wshubd::edge::http::origin::{Allowed, OriginPolicy};
 use wshubd::protocol::Reason;
 
 use super::{admits, admitted, listen};
 
-fn gate(origins: &[&str]) -> Gate {
+fn gate(origins: &[&str]) -> OriginPolicy {
     for origin in origins {
         assert!(Allowed::parse(origin).is_ok(), "{origin}");
     }
-    Gate::new(&listen(origins, &["hub.example.org"]), "box")
+    OriginPolicy::new(&listen(origins, &["hub.example.org"]), "box")
 }
 
 #[test]

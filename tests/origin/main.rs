@@ -7,7 +7,7 @@ mod listed;
 use hyper::HeaderMap;
 use hyper::header::{HOST, HeaderValue, ORIGIN};
 use wshubd::config::{Config, Environment, Listen};
-use wshubd::edge::http::origin::{Gate, HEALTH, Refused};
+use wshubd::edge::http::origin::{HEALTH, OriginPolicy, OriginRefusal};
 use wshubd::protocol::Reason;
 
 fn listen(origins: &[&str], hosts: &[&str]) -> Listen {
@@ -32,22 +32,22 @@ fn headers(hosts: &[&[u8]], origins: &[&[u8]]) -> HeaderMap {
 
 /// The gate of a machine called `Box.lan`, which also serves two names and
 /// lists some pages.
-fn gate() -> Gate {
+fn gate() -> OriginPolicy {
     let origins = ["https://app.example.org", "http://dev.example.org:3000", "chrome-extension://abcdef"];
-    Gate::new(&listen(&origins, &["hub.example.org", "proxy.example.org:8443"]), "Box.lan")
+    OriginPolicy::new(&listen(&origins, &["hub.example.org", "proxy.example.org:8443"]), "Box.lan")
 }
 
 /// What a page is told that asks for a WebSocket.
-fn admitted(gate: &Gate, host: &str, origin: &str) -> Result<(), Refused> {
+fn admitted(gate: &OriginPolicy, host: &str, origin: &str) -> Result<(), OriginRefusal> {
     let origin = [origin.as_bytes()];
     gate.admit("/ws", &headers(&[host.as_bytes()], &origin))
 }
 
-fn admits(gate: &Gate, host: &str, origin: &str) -> bool {
+fn admits(gate: &OriginPolicy, host: &str, origin: &str) -> bool {
     admitted(gate, host, origin).is_ok()
 }
 
-fn admits_host(gate: &Gate, host: &str) -> bool {
+fn admits_host(gate: &OriginPolicy, host: &str) -> bool {
     gate.admit("/ws", &headers(&[host.as_bytes()], &[])).is_ok()
 }
 
@@ -251,7 +251,7 @@ fn a_check_of_health_needs_no_host_and_one_that_is_there_is_checked() {
 
 #[test]
 fn a_star_lets_every_page_in_but_not_every_host() {
-    let gate = Gate::new(&listen(&["*"], &[]), "box");
+    let gate = OriginPolicy::new(&listen(&["*"], &[]), "box");
     assert!(admits(&gate, "localhost", "https://evil.example"));
     assert!(admits(&gate, "localhost", "null"));
     assert!(!admits(&gate, "evil.example", "https://evil.example"));
@@ -259,7 +259,7 @@ fn a_star_lets_every_page_in_but_not_every_host() {
 
 #[test]
 fn null_is_an_origin_only_where_it_is_listed() {
-    let gate = Gate::new(&listen(&["null"], &[]), "box");
+    let gate = OriginPolicy::new(&listen(&["null"], &[]), "box");
     assert!(admits(&gate, "localhost", "null"));
     assert!(!admits(&gate, "localhost", "https://evil.example"));
 }
@@ -267,7 +267,7 @@ fn null_is_an_origin_only_where_it_is_listed() {
 #[test]
 fn a_machine_without_a_usable_name_still_answers_to_localhost() {
     for name in ["", ".", "a name", "local host.lan", "127.0.0.1"] {
-        let gate = Gate::new(&listen(&[], &[]), name);
+        let gate = OriginPolicy::new(&listen(&[], &[]), name);
         assert!(admits_host(&gate, "localhost"), "{name:?}");
         assert!(!admits_host(&gate, "evil.example"), "{name:?}");
         assert!(!admits_host(&gate, ""), "{name:?}");

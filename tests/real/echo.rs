@@ -15,11 +15,11 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use smol::{Async, LocalExecutor};
 use smol_hyper::rt::FuturesIo;
-use wshubd::edge::net::encoded_frame::Packet;
+use wshubd::edge::net::encoded_frame::EncodedFrame;
 use wshubd::edge::net::line_decoder::Next;
-use wshubd::edge::net::send_queue::{Flushed, Outbox, Piece};
-use wshubd::edge::net::socket::{Moved, Wire};
-use wshubd::edge::net::ws_decoder::{Decoder, Heard};
+use wshubd::edge::net::send_queue::{FlushOutcome, QueuedFrame, SendQueue};
+use wshubd::edge::net::socket::{IoOutcome, PeerSocket};
+use wshubd::edge::net::ws_decoder::{Decoded, Decoder};
 
 /// What the suite's largest case sends.
 const LARGEST: usize = 16 << 20;
@@ -56,34 +56,36 @@ async fn serve(stream: Async<TcpStream>) {
 }
 
 async fn echo(stream: &Async<TcpStream>, early: &[u8]) {
-    let Ok(wire) = stream.get_ref().try_clone().map(|stream| Wire::client(stream, None)) else { return };
+    let Ok(wire) = stream.get_ref().try_clone().map(|stream| PeerSocket::client(stream, None)) else {
+        return;
+    };
     let mut decoder = Decoder::new(LARGEST);
-    let (mut held, mut outbox, mut is_over) = (None, Outbox::default(), false);
+    let (mut held, mut outbox, mut is_over) = (None, SendQueue::default(), false);
     let (mut scratch, mut gone, mut block) = (Vec::new(), Vec::new(), vec![0; 16 << 10]);
     let mut next: Vec<u8> = early.to_vec();
     loop {
         decoder.decode(&mut held, &next, |heard| {
             match heard {
-                Heard::Text(text) => {
-                    Packet::room(&mut scratch);
+                Decoded::Text(text) => {
+                    EncodedFrame::room(&mut scratch);
                     scratch.extend_from_slice(text.as_bytes());
-                    outbox.push(Piece::frame(&Packet::seal(&mut scratch)));
+                    outbox.push(QueuedFrame::frame(&EncodedFrame::seal(&mut scratch)));
                 }
-                Heard::Binary(bytes) => outbox.push(Piece::frame(&binary(bytes))),
-                Heard::Reply(frame) => outbox.push(Piece::frame(&Packet::raw(frame))),
-                Heard::Broken(close) => {
-                    outbox.push(Piece::frame(&Packet::close(close)));
+                Decoded::Binary(bytes) => outbox.push(QueuedFrame::frame(&binary(bytes))),
+                Decoded::Reply(frame) => outbox.push(QueuedFrame::frame(&EncodedFrame::raw(frame))),
+                Decoded::Broken(close) => {
+                    outbox.push(QueuedFrame::frame(&EncodedFrame::close(close)));
                     is_over = true;
                 }
-                Heard::Closed => is_over = true,
-                Heard::Alive { .. } => {}
+                Decoded::Closed => is_over = true,
+                Decoded::Alive { .. } => {}
             }
             Next::More
         });
         loop {
             match outbox.flush(&wire, &mut scratch, &mut gone) {
-                Flushed::All => break,
-                Flushed::Part { .. } if stream.writable().await.is_ok() => {}
+                FlushOutcome::All => break,
+                FlushOutcome::Part { .. } if stream.writable().await.is_ok() => {}
                 _ => return,
             }
         }
@@ -95,25 +97,25 @@ async fn echo(stream: &Async<TcpStream>, early: &[u8]) {
                 return;
             }
             match wire.read(&mut block) {
-                Moved::Bytes(0) | Moved::Broken => return,
-                Moved::Bytes(_) if is_over => {}
-                Moved::Bytes(bytes) => {
+                IoOutcome::Bytes(0) | IoOutcome::Broken => return,
+                IoOutcome::Bytes(_) if is_over => {}
+                IoOutcome::Bytes(bytes) => {
                     next.clear();
                     next.extend_from_slice(&block[..bytes]);
                     break;
                 }
-                Moved::NotNow => {}
+                IoOutcome::NotNow => {}
             }
         }
     }
 }
 
-fn binary(payload: &[u8]) -> Packet {
+fn binary(payload: &[u8]) -> EncodedFrame {
     let opcode = OpCode::Data(Data::Binary);
     let header = FrameHeader { is_final: true, rsv1: false, rsv2: false, rsv3: false, opcode, mask: None };
     let mut frame = Cursor::new(Vec::new());
     let _ = header.format(payload.len() as u64, &mut frame);
     let mut frame = frame.into_inner();
     frame.extend_from_slice(payload);
-    Packet::raw(&frame)
+    EncodedFrame::raw(&frame)
 }

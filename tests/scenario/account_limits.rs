@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::json;
 use wshubd::edge::http::upgrade::network;
-use wshubd::hub::{Claim, Peer, Settings};
+use wshubd::hub::{Credentials, Peer, Settings};
 use wshubd::protocol::InboxMode;
 
 use super::bench::{Bench, Seat};
@@ -19,7 +19,8 @@ fn pings(bench: &mut Bench, seat: Seat, count: usize) -> usize {
 /// not looked at.
 fn visitor(bench: &mut Bench, address: &str) -> (Seat, Vec<String>) {
     let network = network(address.parse::<IpAddr>().unwrap());
-    let seat = bench.link(Peer::Client { claim: Claim::Nothing, inbox: InboxMode::Auto, network });
+    let seat =
+        bench.link(Peer::Client { credentials: Credentials::Nothing, inbox: InboxMode::Auto, network });
     let heard = bench.story(seat);
     (seat, heard)
 }

@@ -1,7 +1,7 @@
 //! What administrators see, and who is one.
 
 use serde_json::{Value, json};
-use wshubd::hub::{Input, Outbound, Settings};
+use wshubd::hub::{Input, SendQueueState, Settings};
 use wshubd::protocol::UnixTime;
 
 use super::bench::{Bench, Seat};
@@ -30,7 +30,7 @@ fn a_connection_shows_since_when_it_is_there_and_when_it_was_last_heard() {
     bench.subscribe(alice, "logs");
     bench.say(worker, json!({"action": "operation_start", "operation_id": "op", "channel": "logs"}));
     bench.wait(30.0);
-    bench.handle(Input::Heard { conn: alice, controls: 1 });
+    bench.handle(Input::KeepAlive { conn: alice, controls: 1 });
     bench.wait(7.0);
 
     let client = seen(&mut bench, admin, alice);
@@ -63,17 +63,17 @@ fn a_connection_that_takes_nothing_shows_for_how_long_and_what_it_misses() {
     for seat in [alice, bob] {
         bench.subscribe(seat, "logs");
     }
-    bench.outbound(alice, Outbound::Full);
+    bench.outbound(alice, SendQueueState::Full);
     for n in 1..=2 {
         bench.say(admin, json!({"channel": "logs", "event": "log", "data": n}));
     }
     bench.wait(4.0);
     let slow = seen(&mut bench, admin, alice);
     assert_eq!((&slow["stalled"], &slow["missed"]), (&json!(4), &json!(2)));
-    bench.handle(Input::Took { conn: alice });
+    bench.handle(Input::WriteProgress { conn: alice });
     bench.wait(1.5);
     assert_eq!(seen(&mut bench, admin, alice)["stalled"], 1.5);
-    bench.outbound(alice, Outbound::Clear);
+    bench.outbound(alice, SendQueueState::Empty);
     let clear = seen(&mut bench, admin, alice);
     assert_eq!((&clear["stalled"], &clear["missed"]), (&json!(null), &json!(0)));
 }
@@ -83,7 +83,7 @@ fn a_worker_that_is_spared_for_its_operation_shows_how_long_it_took_nothing() {
     let mut bench = Bench::new();
     let (admin, worker) = (bench.admin(), bench.worker());
     bench.say(worker, json!({"action": "operation_start", "operation_id": "op", "channel": "logs"}));
-    bench.outbound(worker, Outbound::Full);
+    bench.outbound(worker, SendQueueState::Full);
     bench.wait(3600.0);
     assert_eq!(seen(&mut bench, admin, worker)["stalled"], 3600);
     bench.say(worker, json!({"action": "operation_end", "operation_id": "op", "state": "completed"}));

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use serde_json::json;
-use wshubd::hub::{Claim, Identity, Input, Peer, Settings, TokenFault};
+use wshubd::hub::{Credentials, Identity, Input, Peer, Settings, TokenFault};
 use wshubd::protocol::{InboxMode, Reason, UnixTime};
 
 use super::bench::{Bench, Seat, rights, user_id};
@@ -17,15 +17,15 @@ fn identity(bench: &Bench, seconds: u64) -> Identity {
 }
 
 fn client_until(bench: &mut Bench, seconds: u64) -> Seat {
-    let claim = Claim::Proven(identity(bench, seconds));
-    bench.link(Peer::Client { claim, inbox: InboxMode::Auto, network: None })
+    let claim = Credentials::Verified(identity(bench, seconds));
+    bench.link(Peer::Client { credentials: claim, inbox: InboxMode::Auto, network: None })
 }
 
 /// Time passes, and the peer is alive.
 fn live(bench: &mut Bench, seat: Seat, seconds: u32) {
     for _ in 0..seconds {
         bench.wait(1.0);
-        bench.handle(Input::Heard { conn: seat, controls: 1 });
+        bench.handle(Input::KeepAlive { conn: seat, controls: 1 });
     }
 }
 
@@ -89,8 +89,11 @@ fn a_refused_upgrade_of_a_page_is_told_and_closed() {
         reason: Reason::TokenExpired,
         wait: Duration::from_millis(1500),
     };
-    let seat =
-        bench.link(Peer::Client { claim: Claim::Refused(fault), inbox: InboxMode::Auto, network: None });
+    let seat = bench.link(Peer::Client {
+        credentials: Credentials::Refused(fault),
+        inbox: InboxMode::Auto,
+        network: None,
+    });
     let frames = bench.frames(seat);
     assert_eq!((&frames[0]["type"], &frames[0]["code"]), (&json!("auth_failed"), &json!("token_expired")));
     assert_eq!(
@@ -132,7 +135,7 @@ fn a_newer_token_lets_the_connection_live_on() {
     live(&mut bench, alice, 5);
     bench.hush(alice);
     let claim = Ok(identity(&bench, 3600));
-    bench.handle(Input::Identified { conn: alice, id: None, inbox: None, claim });
+    bench.handle(Input::TokenChecked { conn: alice, id: None, inbox: None, claim });
     assert_eq!(bench.story(alice), ["auth_success alice"]);
     live(&mut bench, alice, 120);
     assert!(bench.story(alice).is_empty());
@@ -160,7 +163,7 @@ fn subscriptions_that_a_new_token_does_not_allow_end() {
     bench.subscribe(alice, "open:a");
     bench.subscribe(alice, "shut:b");
     let claim = Ok(Identity { rights: Some(rights(&["open:*"], &[], &[])), ..identity(&bench, 3600) });
-    bench.handle(Input::Identified { conn: alice, id: None, inbox: None, claim });
+    bench.handle(Input::TokenChecked { conn: alice, id: None, inbox: None, claim });
     assert_eq!(bench.story(alice), ["auth_success alice", "unsubscribed shut:b forbidden"]);
     let worker = bench.worker();
     bench.say(worker, json!({"channel": "shut:b", "event": "say", "data": 1}));
@@ -170,14 +173,14 @@ fn subscriptions_that_a_new_token_does_not_allow_end() {
 #[test]
 fn a_connection_that_wants_no_inbox_hears_none_and_is_its_users_all_the_same() {
     let mut bench = Bench::with(Settings { rights: Rc::new(Default::default()), ..Settings::default() });
-    let claim = Claim::Proven(identity(&bench, 3600));
-    let alice = bench.link(Peer::Client { claim, inbox: InboxMode::Off, network: None });
+    let claim = Credentials::Verified(identity(&bench, 3600));
+    let alice = bench.link(Peer::Client { credentials: claim, inbox: InboxMode::Off, network: None });
     bench.hush(alice);
     let worker = bench.worker();
     bench.say(worker, json!({"user_id": "alice", "event": "say", "data": 1}));
     assert!(bench.story(alice).is_empty());
     assert_eq!(bench.stats()["connected_users"], 1);
     let claim = Ok(identity(&bench, 3600));
-    bench.handle(Input::Identified { conn: alice, id: None, inbox: Some(InboxMode::Auto), claim });
+    bench.handle(Input::TokenChecked { conn: alice, id: None, inbox: Some(InboxMode::Auto), claim });
     assert_eq!(bench.story(alice), ["auth_success alice", "say 1 replayed"]);
 }

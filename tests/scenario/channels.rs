@@ -1,7 +1,7 @@
 //! Subscribing, publishing and whispering.
 
 use serde_json::json;
-use wshubd::hub::{Outbound, Settings};
+use wshubd::hub::{SendQueueState, Settings};
 
 use super::bench::{Bench, rights};
 
@@ -231,7 +231,7 @@ fn a_whisper_reaches_everybody_but_its_sender() {
     }
     bench.hush(bob);
     bench.hush(carol);
-    bench.outbound(carol, Outbound::Waiting);
+    bench.outbound(carol, SendQueueState::Backlogged);
     let whisper = json!({"action": "whisper", "channel": "room", "event": "typing", "data": null});
     assert!(bench.say(alice, whisper).is_empty(), "it has no answer");
     assert_eq!(bench.story(bob), ["typing"]);
@@ -269,8 +269,8 @@ fn a_message_id_that_comes_again_within_ten_minutes_is_not_sent_again() {
     );
     for _ in 0..11 {
         bench.wait(50.0);
-        bench.handle(wshubd::hub::Input::Heard { conn: alice, controls: 1 });
-        bench.handle(wshubd::hub::Input::Heard { conn: bob, controls: 1 });
+        bench.handle(wshubd::hub::Input::KeepAlive { conn: alice, controls: 1 });
+        bench.handle(wshubd::hub::Input::KeepAlive { conn: bob, controls: 1 });
     }
     bench.wait(51.0);
     bench.hush(alice);
@@ -303,7 +303,7 @@ fn a_channel_that_nobody_needs_is_forgotten_and_comes_back_under_a_new_epoch() {
     bench.say(alice, json!({"action": "unsubscribe", "channel": "room"}));
     for _ in 0..7 {
         bench.wait(50.0);
-        bench.handle(wshubd::hub::Input::Heard { conn: alice, controls: 1 });
+        bench.handle(wshubd::hub::Input::KeepAlive { conn: alice, controls: 1 });
     }
     let second = epoch(&mut bench);
     assert_ne!(second, first);

@@ -12,11 +12,12 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use wshubd::hub::settings::Policy;
 use wshubd::hub::{
-    Asker, Claim, Effect, Effects, Hub, Identity, Input, LogKey, Now, Outbound, Peer, Purpose, Settings,
+    Credentials, Effect, Effects, FetchPurpose, Hub, Identity, Input, LogKey, Now, Peer, Requester,
+    SendQueueState, Settings,
 };
 use wshubd::protocol;
 use wshubd::protocol::message::Delivery;
-use wshubd::protocol::{ConnectionId, InboxMode, Message, Moment, Say, UnixTime, worker};
+use wshubd::protocol::{ConnectionId, InboxMode, Message, Moment, Request, UnixTime, worker};
 
 use super::bench::{rights, user_id};
 
@@ -44,7 +45,7 @@ struct Link {
     id: ConnectionId,
     mode: InboxMode,
     queue: VecDeque<(Value, Option<Mark>)>,
-    told: Outbound,
+    told: SendQueueState,
     /// Queued since it last began to hear the inbox.
     heard: BTreeSet<u64>,
     last: u64,
@@ -114,7 +115,7 @@ impl World {
             id,
             mode,
             queue: VecDeque::new(),
-            told: Outbound::Clear,
+            told: SendQueueState::Empty,
             heard: BTreeSet::new(),
             last: 0,
             begins: u64::MAX,
@@ -122,8 +123,11 @@ impl World {
         };
         self.links.insert(slot, link);
         let rights = rights(&["*"], &["*", "@user:*"], &[]);
-        let claim = Claim::Proven(Identity { rights: Some(rights), ..Identity::new(user_id("u")) });
-        self.handle(Input::Opened { conn: id, peer: Peer::Client { claim, inbox: mode, network: None } });
+        let claim = Credentials::Verified(Identity { rights: Some(rights), ..Identity::new(user_id("u")) });
+        self.handle(Input::Opened {
+            conn: id,
+            peer: Peer::Client { credentials: claim, inbox: mode, network: None },
+        });
         Some(slot)
     }
 
@@ -158,14 +162,14 @@ impl World {
         for link in self.links.values_mut() {
             let waiting = link.queue.len();
             let state = match link.told {
-                _ if waiting == 0 => Outbound::Clear,
-                Outbound::Full if waiting >= BOUND / 2 => Outbound::Full,
-                _ if waiting >= BOUND => Outbound::Full,
-                _ => Outbound::Waiting,
+                _ if waiting == 0 => SendQueueState::Empty,
+                SendQueueState::Full if waiting >= BOUND / 2 => SendQueueState::Full,
+                _ if waiting >= BOUND => SendQueueState::Full,
+                _ => SendQueueState::Backlogged,
             };
             if state != link.told {
                 link.told = state;
-                facts.push(Input::Outbound { conn: link.id, state });
+                facts.push(Input::SendQueue { conn: link.id, state });
             }
         }
         facts
@@ -232,30 +236,30 @@ impl World {
                 let json = json_of(|to| message.encode(Delivery::Replayed, to));
                 self.give(conn.slot, json, Some((log.clone(), message.seq.unwrap(), Delivery::Replayed)));
             }
-            Effect::Tell { frame, to } => {
+            Effect::Broadcast { frame, to } => {
                 let json = json_of(|to| frame.encode(None, to));
                 for slot in out.slots(to) {
                     self.give(*slot, json.clone(), None);
                 }
             }
-            Effect::Answer { to: Asker::Connection(conn), frame, .. } => {
+            Effect::Reply { to: Requester::Connection(conn), frame, .. } => {
                 assert!(self.slot_is_there(*conn));
                 let json = json_of(|to| frame.encode(None, to));
                 self.give(conn.slot, json, None);
             }
             Effect::Refuse { refusal, .. } => panic!("{refusal:?}"),
-            Effect::Keep { log, message, .. } => {
+            Effect::Append { log, message, .. } => {
                 let known =
                     self.store.entry(log.clone()).or_default().insert(message.seq.unwrap(), message.clone());
                 assert!(known.is_none());
             }
             Effect::Fetch { fetch, log, after, count, bytes: _ } => {
                 let kept = self.store.get(log).into_iter().flat_map(|kept| kept.range(after + 1..));
-                let count = if matches!(fetch, Purpose::Replay(_)) { 3.min(*count) } else { *count };
+                let count = if matches!(fetch, FetchPurpose::Replay(_)) { 3.min(*count) } else { *count };
                 let messages = kept.take(count).map(|(_, message)| message.clone()).collect();
                 self.answers.push_back(Input::Fetched { fetch: *fetch, log: log.clone(), messages });
             }
-            Effect::Forget { log, from, to } => {
+            Effect::Truncate { log, from, to } => {
                 if let Some(kept) = self.store.get_mut(log) {
                     kept.retain(|seq, _| seq < from || seq > to);
                 }
@@ -279,7 +283,7 @@ impl World {
             }
             let conn = link.id;
             if let Some((log, seq, how)) = mark {
-                self.handle(Input::Written { conn, log, seq, how });
+                self.handle(Input::Flushed { conn, log, seq, how });
             }
             for fact in self.states() {
                 self.handle(fact);
@@ -334,7 +338,7 @@ impl World {
         self.hub = Hub::import(self.settings.clone(), &bytes).unwrap();
         // What the other process asked of its store is answered to nobody.
         self.answers.clear();
-        self.handle(Input::Due);
+        self.handle(Input::Timeout);
     }
 
     fn change_mode(&mut self, n: u8, mode: InboxMode) {
@@ -348,7 +352,7 @@ impl World {
         let conn = link.id;
         let rights = rights(&["*"], &["*", "@user:*"], &[]);
         let claim = Ok(Identity { rights: Some(rights), ..Identity::new(user_id("u")) });
-        self.handle(Input::Identified { conn, id: None, inbox: Some(mode), claim });
+        self.handle(Input::TokenChecked { conn, id: None, inbox: Some(mode), claim });
     }
 
     fn ack(&mut self, n: u8, back: u64, read: bool) {
@@ -366,8 +370,8 @@ impl World {
         }
         let line = json!({"action": "ack", "epoch": self.epoch, "seq": seq, "read": read}).to_string();
         let said = protocol::parse(&line).unwrap();
-        assert!(matches!(said.say, Say::Ack { .. }));
-        self.handle(Input::Said { from: Asker::Connection(conn), said });
+        assert!(matches!(said.request, Request::Ack { .. }));
+        self.handle(Input::Request { from: Requester::Connection(conn), request: said });
     }
 
     fn answer(&mut self) {
@@ -378,18 +382,18 @@ impl World {
 
     fn worker_says(&mut self, line: &Value) {
         let said = worker::parse(line.to_string().as_bytes()).unwrap();
-        self.handle(Input::Said { from: Asker::Connection(self.worker), said });
+        self.handle(Input::Request { from: Requester::Connection(self.worker), request: said });
     }
 
     fn wait(&mut self, seconds: u64) {
         for _ in 0..seconds {
             self.now.moment = self.now.moment + Duration::from_secs(1);
             for conn in self.links.values().map(|link| link.id).collect::<Vec<_>>() {
-                self.handle(Input::Heard { conn, controls: 0 });
-                self.handle(Input::Took { conn });
+                self.handle(Input::KeepAlive { conn, controls: 0 });
+                self.handle(Input::WriteProgress { conn });
             }
             if self.hub.deadline().is_some_and(|due| due <= self.now.moment) {
-                self.handle(Input::Due);
+                self.handle(Input::Timeout);
                 assert!(self.hub.deadline().is_none_or(|due| due > self.now.moment), "spins");
             }
         }

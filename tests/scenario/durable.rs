@@ -1,7 +1,7 @@
 //! `durable: true`: what a publisher may believe, and when it is told.
 
 use serde_json::{Value, json};
-use wshubd::hub::settings::{Disk, Keep, Policy};
+use wshubd::hub::settings::{Keep, Policy, WriteThrough};
 use wshubd::hub::{Effect, LogKey, Pattern, Scope, Settings};
 use wshubd::protocol::{Channel, InboxMode};
 
@@ -13,7 +13,7 @@ fn settings() -> Settings {
     let never = Policy { keep: Keep::Never, ..Policy::default() };
     let none = Policy { count: 0, ..Policy::default() };
     let one = Policy { count: 1, ..Policy::default() };
-    let history = Policy { keep: Keep::History, disk: Disk::Stop, ..Policy::default() };
+    let history = Policy { keep: Keep::History, disk: WriteThrough::Stop, ..Policy::default() };
     let pattern = Pattern::new;
     let policies = vec![
         (pattern("never"), never),
@@ -280,9 +280,9 @@ fn the_store_is_told_all_that_it_has_to_know() {
     bench.publish(alice, "room", 3);
     let keeping = |channel: &str, seq: u64| &bench.disk.keepings[&(log(channel), seq)];
     let (first, second, third) = (keeping("history", 1), keeping("history", 2), keeping("room", 1));
-    assert_eq!((first.durable, first.disk), (true, Disk::Now));
-    assert_eq!((second.durable, second.disk), (false, Disk::Stop));
-    assert_eq!((third.durable, third.disk), (false, Disk::Behind));
+    assert_eq!((first.durable, first.disk), (true, WriteThrough::Now));
+    assert_eq!((second.durable, second.disk), (false, WriteThrough::Stop));
+    assert_eq!((third.durable, third.disk), (false, WriteThrough::Behind));
     assert_eq!(first.scope, Some(Scope::User(user_id("alice"))));
     assert_eq!(third.scope, None, "its publisher gave it no id");
 }
@@ -292,7 +292,7 @@ fn without_a_disk_nothing_is_to_be_written() {
     let mut bench = Bench::new();
     let alice = bench.client("alice");
     bench.publish(alice, "room", 1);
-    assert_eq!(bench.disk.keepings[&(log("room"), 1)].disk, Disk::Never);
+    assert_eq!(bench.disk.keepings[&(log("room"), 1)].disk, WriteThrough::Never);
     assert_eq!(bench.say(alice, durable("room", 1)), ["error store_unavailable"]);
     assert_eq!(bench.stats()["durable_refused"], 1);
 }
@@ -325,7 +325,7 @@ fn a_repetition_of_what_is_in_memory_only_makes_it_durable_now() {
     let alice = bench.client("alice");
     assert_eq!(bench.say(alice, named("history", "m1", false)), ["send_success 0 0 kept"]);
     assert!(bench.say(alice, named("history", "m1", true)).is_empty());
-    let order = Effect::Store { log: log("history"), seq: 1 };
+    let order = Effect::SyncNow { log: log("history"), seq: 1 };
     assert_eq!(bench.last.list, [order], "what is kept is written, not what was said now");
     bench.disk_writes();
     assert_eq!(bench.story(alice), ["send_success 0 0 kept stored duplicate"]);

@@ -2,15 +2,15 @@
 
 use serde_json::{Value, json};
 use wshubd::hub::settings::{Keep, Policy};
-use wshubd::hub::{Claim, Identity, Outbound, Peer, Settings};
+use wshubd::hub::{Credentials, Identity, Peer, SendQueueState, Settings};
 use wshubd::protocol::InboxMode;
 
 use super::bench::{Bench, Seat, rights, user_id};
 
 fn with_mode(bench: &mut Bench, user: &str, inbox: InboxMode) -> Seat {
     let rights = rights(&["*"], &["*", "@user:*"], &[]);
-    let claim = Claim::Proven(Identity { rights: Some(rights), ..Identity::new(user_id(user)) });
-    bench.link(Peer::Client { claim, inbox, network: None })
+    let claim = Credentials::Verified(Identity { rights: Some(rights), ..Identity::new(user_id(user)) });
+    bench.link(Peer::Client { credentials: claim, inbox, network: None })
 }
 
 fn to_user(bench: &mut Bench, worker: Seat, user: &str, data: impl Into<Value>) {
@@ -29,7 +29,7 @@ fn what_a_socket_has_not_taken_is_not_acknowledged_because_a_later_message_expir
     for n in 1..=3 {
         to_user(&mut bench, worker, "alice", n);
     }
-    bench.outbound(alice, Outbound::Full);
+    bench.outbound(alice, SendQueueState::Full);
     bench.say(worker, json!({"user_id": "alice", "event": "e", "data": 4, "ttl": 1}));
     bench.wait(3.0);
     bench.leave(alice);
@@ -103,10 +103,10 @@ fn gaps_do_not_overlap() {
     for (n, ttl) in [(1, 1), (2, 6), (3, 3), (4, 6), (5, 1), (6, 100)] {
         bench.say(worker, json!({"channel": "room", "event": "e", "data": n, "ttl": ttl}));
     }
-    bench.outbound(bob, Outbound::Full);
+    bench.outbound(bob, SendQueueState::Full);
     bench.subscribe(bob, "room");
     bench.wait(9.0);
-    bench.outbound(bob, Outbound::Clear);
+    bench.outbound(bob, SendQueueState::Empty);
     assert_eq!(bench.story(bob), ["gap 1 5 5 expired", "e 6 replayed"]);
 }
 
@@ -142,9 +142,9 @@ fn a_receipt_that_does_not_fit_is_counted_at_least() {
     let alice = with_mode(&mut bench, "alice", InboxMode::Ack);
     let epoch = bench.frames(alice)[0]["inbox"]["epoch"].clone();
     bench.say(worker, json!({"user_id": "alice", "event": "e", "receipt": true}));
-    bench.outbound(worker, Outbound::Full);
+    bench.outbound(worker, SendQueueState::Full);
     bench.say(alice, json!({"action": "ack", "epoch": epoch, "seq": 1}));
-    bench.outbound(worker, Outbound::Clear);
+    bench.outbound(worker, SendQueueState::Empty);
     let told = bench.story(worker).len();
     assert!(told == 1 || bench.stats()["messages_shed"] == 1, "lost in silence");
 }
@@ -268,10 +268,10 @@ fn who_wants_no_inbox_hears_of_no_gap_in_it() {
     let policy = Policy { keep: Keep::Never, ..Policy::default() };
     let mut bench = Bench::with(Settings { inbox: policy, ..Settings::default() });
     let (worker, alice) = (bench.worker(), bench.client("alice"));
-    bench.outbound(alice, Outbound::Full);
+    bench.outbound(alice, SendQueueState::Full);
     to_user(&mut bench, worker, "alice", 1);
     bench.say(alice, json!({"action": "auth", "token": "alice", "inbox": "off"}));
-    bench.outbound(alice, Outbound::Clear);
+    bench.outbound(alice, SendQueueState::Empty);
     assert!(bench.story(alice).is_empty());
 }
 

@@ -20,7 +20,7 @@ fn durable(bench: &mut Bench, worker: Seat, id: Option<u32>) {
 
 /// Shuts the direction in which the worker speaks; what it hears of that.
 fn end(bench: &mut Bench, worker: Seat) -> Vec<String> {
-    bench.handle(Input::Ended { conn: worker });
+    bench.handle(Input::ReadClosed { conn: worker });
     bench.story(worker)
 }
 
@@ -58,7 +58,7 @@ fn a_refusal_of_the_disk_comes_after_the_end_too() {
     let worker = bench.worker();
     durable(&mut bench, worker, Some(1));
     assert!(end(&mut bench, worker).is_empty());
-    bench.handle(Input::Store(wshubd::hub::StoreFact::Failed));
+    bench.handle(Input::Store(wshubd::hub::StoreEvent::Failed));
     assert_eq!(bench.story(worker), ["error store_unavailable room", HUNG_UP]);
 }
 

@@ -3,7 +3,7 @@
 use serde_json::json;
 use serde_json::value::RawValue;
 use wshubd::hub::{Hub, Settings, StateError, Terms};
-use wshubd::protocol::{Allowance, Payload, TokenId};
+use wshubd::protocol::{Payload, RateLimit, TokenId};
 
 use super::bench::Bench;
 
@@ -65,7 +65,7 @@ fn what_tokens_say_of_their_bearers_goes_along() {
 fn terms() -> Terms {
     let info = RawValue::from_string(r#"{"name":"Alice"}"#.to_owned()).unwrap();
     Terms {
-        limits: Some(Allowance::asked_for(100.0, 200.0)),
+        limits: Some(RateLimit::asked_for(100.0, 200.0)),
         info: Some(Payload::new(info)),
         jti: Some(TokenId::new("t1").unwrap()),
     }

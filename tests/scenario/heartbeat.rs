@@ -26,12 +26,12 @@ fn any_sign_of_life_counts() {
     let alice = bench.client("alice");
     for _ in 0..5 {
         bench.wait(50.0);
-        bench.handle(Input::Heard { conn: alice, controls: 1 });
+        bench.handle(Input::KeepAlive { conn: alice, controls: 1 });
     }
     assert!(bench.story(alice).is_empty());
     bench.wait(54.0);
     assert_eq!(bench.story(alice), ["ping"]);
-    bench.handle(Input::Heard { conn: alice, controls: 1 });
+    bench.handle(Input::KeepAlive { conn: alice, controls: 1 });
     bench.wait(53.0);
     assert!(bench.story(alice).is_empty());
 }
@@ -47,7 +47,7 @@ fn pings_keep_their_interval_however_long_a_pong_may_take() {
         assert!(bench.story(alice).is_empty());
         bench.wait(1.1);
         assert_eq!(bench.story(alice), ["ping"]);
-        bench.handle(Input::Heard { conn: alice, controls: 1 });
+        bench.handle(Input::KeepAlive { conn: alice, controls: 1 });
     }
     bench.wait(21.0);
     assert_eq!(bench.story(alice), ["ping"]);
@@ -76,7 +76,7 @@ fn connections_of_the_same_second_are_pinged_together() {
     }
     let first = bench.hub.deadline().unwrap();
     bench.now.moment = first;
-    bench.handle(Input::Due);
+    bench.handle(Input::Timeout);
     let pings = bench.last.list.iter().filter(|effect| matches!(effect, wshubd::hub::Effect::Ping { .. }));
     assert_eq!(pings.count(), 1000, "those of one second share their wake-up");
 }

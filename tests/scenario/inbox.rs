@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 use wshubd::hub::settings::Policy;
-use wshubd::hub::{Outbound, Settings};
+use wshubd::hub::{SendQueueState, Settings};
 use wshubd::protocol::InboxMode::{Ack, Auto, Off};
 
 use super::bench::{Bench, Seat, rights};
@@ -154,12 +154,12 @@ fn a_link_that_is_slow_for_live_hears_it_as_replay_and_nothing_is_shed() {
         let (slow, fast) = (bench.client_in("bob", mode), bench.client_in("bob", mode));
         bench.hush(slow);
         bench.hush(fast);
-        bench.outbound(slow, Outbound::Full);
+        bench.outbound(slow, SendQueueState::Full);
         assert_eq!(send(&mut bench, alice, 1), ["send_success 2 0 kept"]);
         send(&mut bench, alice, 2);
         assert_eq!(bench.story(fast), ["say 1", "say 2"]);
         assert!(bench.story(slow).is_empty());
-        bench.outbound(slow, Outbound::Clear);
+        bench.outbound(slow, SendQueueState::Empty);
         assert_eq!(bench.story(slow), ["say 1 replayed", "say 2 replayed"]);
         send(&mut bench, alice, 3);
         assert_eq!(bench.story(slow), ["say 3"]);
@@ -174,10 +174,10 @@ fn a_connection_that_is_full_when_it_comes_to_reading_hears_all_in_time() {
     bench.slow_store = true;
     let bob = bench.client_in("bob", Ack);
     bench.hush(bob);
-    bench.outbound(bob, Outbound::Full);
+    bench.outbound(bob, SendQueueState::Full);
     bench.store_answers();
     assert!(bench.story(bob).is_empty());
-    bench.outbound(bob, Outbound::Clear);
+    bench.outbound(bob, SendQueueState::Empty);
     bench.store_answers();
     assert_eq!(bench.story(bob), ["say 1 replayed", "say 2 replayed", "say 3 replayed"]);
 }

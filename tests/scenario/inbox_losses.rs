@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use wshubd::hub::settings::Policy;
-use wshubd::hub::{Outbound, Settings};
+use wshubd::hub::{SendQueueState, Settings};
 use wshubd::protocol::InboxMode::Ack;
 
 use super::bench::Bench;
@@ -92,13 +92,13 @@ fn what_expires_under_a_reader_shows_as_a_gap_in_its_place() {
     bench.slow_store = true;
     let bob = bench.client_in("bob", Ack);
     bench.hush(bob);
-    bench.outbound(bob, Outbound::Full);
+    bench.outbound(bob, SendQueueState::Full);
     bench.store_answers();
     bench.wait(8.0);
-    bench.outbound(bob, Outbound::Waiting);
+    bench.outbound(bob, SendQueueState::Backlogged);
     bench.wait(3.0);
     bench.slow_store = false;
-    bench.outbound(bob, Outbound::Clear);
+    bench.outbound(bob, SendQueueState::Empty);
     assert_eq!(bench.story(bob), ["say 1 replayed", "gap 2 2 1 expired", "say 3 replayed"]);
 }
 

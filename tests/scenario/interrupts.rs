@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use wshubd::hub::Peer;
-use wshubd::protocol::{Interrupt, OperationId, Say};
+use wshubd::protocol::{InterruptRequest, OperationId, Request};
 
 use super::bench::{Bench, Seat, rights};
 
@@ -241,11 +241,12 @@ fn who_asked_early_and_left_interrupts_nothing() {
 fn an_http_caller_hears_that_it_waits_and_then_how_it_went() {
     let mut bench = Bench::new();
     let worker = bench.worker();
-    let wish = Interrupt { operation_id: OperationId::new("op").unwrap(), channel: None, reason: None };
-    assert_eq!(bench.ask_http(1, Say::Interrupt(wish.clone())), ["interrupt_result pending"]);
+    let wish =
+        InterruptRequest { operation_id: OperationId::new("op").unwrap(), channel: None, reason: None };
+    assert_eq!(bench.ask_http(1, Request::Interrupt(wish.clone())), ["interrupt_result pending"]);
     start_for(&mut bench, worker, Some("alice"));
     assert_eq!(bench.answers(1), ["interrupt_result delivered"]);
-    assert_eq!(bench.ask_http(2, Say::Interrupt(wish)), ["interrupt_result delivered"]);
+    assert_eq!(bench.ask_http(2, Request::Interrupt(wish)), ["interrupt_result delivered"]);
 }
 
 #[test]
@@ -283,8 +284,9 @@ fn interrupts_of_one_user_take_the_places_of_nobody_else() {
     let mut request = ask(1025);
     request["id"] = json!(1);
     assert_eq!(bench.ask(admin, request).remove(0)["outcome"], "pending", "workers have their own");
-    let wish = Interrupt { operation_id: OperationId::new("late").unwrap(), channel: None, reason: None };
-    assert_eq!(bench.ask_http(1, Say::Interrupt(wish)), ["interrupt_result pending"], "and so has HTTP");
+    let wish =
+        InterruptRequest { operation_id: OperationId::new("late").unwrap(), channel: None, reason: None };
+    assert_eq!(bench.ask_http(1, Request::Interrupt(wish)), ["interrupt_result pending"], "and so has HTTP");
     bench.hand_over();
     assert_eq!(bench.say(again, ask(64)), ["error rate_limited"], "a hand-over changes nothing");
     bench.live(11);
@@ -297,7 +299,7 @@ fn an_interrupt_overtakes_what_a_full_worker_has_not_read() {
     let mut bench = Bench::new();
     let (worker, alice) = (bench.worker(), bench.client("alice"));
     start_for(&mut bench, worker, Some("alice"));
-    bench.outbound(worker, wshubd::hub::Outbound::Full);
+    bench.outbound(worker, wshubd::hub::SendQueueState::Full);
     assert_eq!(stop(&mut bench, alice), ["interrupt_result delivered"]);
     assert_eq!(bench.story(worker), ["interrupt op"]);
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use wshubd::hub::settings::{Keep, Policy};
-use wshubd::hub::{Input, Outbound, Pattern, Settings};
+use wshubd::hub::{Input, Pattern, SendQueueState, Settings};
 
 use super::bench::{Bench, Seat, brief};
 
@@ -25,7 +25,7 @@ enum Step {
     Fleeting(u8, u8),
     Whisper(u8, u8),
     ToUser(u8, u8),
-    Outbound(u8, Outbound),
+    Outbound(u8, SendQueueState),
     Clog(u8),
     Drain(u8, u8),
     Unclog(u8),
@@ -96,7 +96,11 @@ fn policies() -> [Policy; 5] {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let state = prop_oneof![Just(Outbound::Clear), Just(Outbound::Waiting), Just(Outbound::Full)];
+    let state = prop_oneof![
+        Just(SendQueueState::Empty),
+        Just(SendQueueState::Backlogged),
+        Just(SendQueueState::Full)
+    ];
     let two = (any::<u8>(), any::<u8>());
     prop_oneof![
         3 => any::<u8>().prop_map(Step::Client),
@@ -329,7 +333,7 @@ impl Model {
             }
             Step::Configure(what, how) => self.configure(what.into(), how.into()),
             Step::Wait(seconds) => {
-                self.bench.handle(Input::Heard { conn: self.observer, controls: 0 });
+                self.bench.handle(Input::KeepAlive { conn: self.observer, controls: 0 });
                 self.bench.wait(f64::from(seconds));
             }
             Step::Start(who, what) => {
@@ -482,7 +486,7 @@ impl Model {
         self.bench.store_answers();
         for seat in self.seats.keys().copied().collect::<Vec<_>>() {
             if self.seats.contains_key(&seat) {
-                self.bench.outbound(seat, Outbound::Clear);
+                self.bench.outbound(seat, SendQueueState::Empty);
                 self.bench.unclog(seat);
             }
         }
@@ -500,7 +504,7 @@ impl Model {
                 assert!(missing.is_empty(), "{channel} lost {missing:?} of {last}");
             }
         }
-        self.bench.handle(Input::Heard { conn: self.observer, controls: 0 });
+        self.bench.handle(Input::KeepAlive { conn: self.observer, controls: 0 });
         self.bench.wait(11.0);
         self.check();
         for witness in self.seats.values() {

@@ -4,7 +4,7 @@
 //! before, and is owed as before.
 
 use serde_json::{Value, json};
-use wshubd::hub::settings::{Disk, Keep, Policy};
+use wshubd::hub::settings::{Keep, Policy, WriteThrough};
 use wshubd::hub::{Pattern, Settings};
 use wshubd::protocol::InboxMode::{Ack, Auto};
 
@@ -16,7 +16,7 @@ use super::replay::{all, client, publish, replayed, zero};
 const MOST: u64 = 1 << 53;
 
 fn bench() -> Bench {
-    let history = Policy { keep: Keep::History, disk: Disk::Behind, ..Policy::default() };
+    let history = Policy { keep: Keep::History, disk: WriteThrough::Behind, ..Policy::default() };
     let policies = vec![(Pattern::new("orders"), history)];
     Bench::with(Settings { has_disk: true, policies, ..Settings::default() })
 }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use serde_json::json;
-use wshubd::hub::{Claim, Input, Peer, Settings, Terms, TokenFault, TurnedAway};
+use wshubd::hub::{Credentials, Input, Peer, Rejection, Settings, Terms, TokenFault};
 use wshubd::protocol;
-use wshubd::protocol::{Allowance, InboxMode, Reason};
+use wshubd::protocol::{InboxMode, RateLimit, Reason};
 
 use super::bench::{Bench, Seat};
 
@@ -195,16 +195,16 @@ fn only_so_many_operations_run_at_once() {
 fn what_the_edge_turns_away_is_counted() {
     let mut bench = Bench::new();
     let whys = [
-        TurnedAway::Crowd,
-        TurnedAway::Newcomer,
-        TurnedAway::WrongSecret,
-        TurnedAway::Malformed,
-        TurnedAway::Request,
-        TurnedAway::Refused(Reason::Host),
+        Rejection::NoCapacity,
+        Rejection::HandshakeTimeout,
+        Rejection::WrongSecret,
+        Rejection::ProtocolViolation,
+        Rejection::BadHttpBody,
+        Rejection::Refused(Reason::Host),
     ];
     for (times, why) in whys.into_iter().enumerate() {
         for _ in 0..=times {
-            bench.handle(Input::TurnedAway(why));
+            bench.handle(Input::Rejected(why));
         }
     }
     let stats = bench.stats();
@@ -233,7 +233,11 @@ fn who_does_not_say_in_time_who_it_is_is_counted() {
         reason: Reason::TokenSignature,
         wait: Duration::ZERO,
     };
-    bench.link(Peer::Client { claim: Claim::Refused(fault), inbox: InboxMode::Auto, network: None });
+    bench.link(Peer::Client {
+        credentials: Credentials::Refused(fault),
+        inbox: InboxMode::Auto,
+        network: None,
+    });
     assert_eq!(bench.stats()["closed_unauthenticated"], 1, "that one has said something");
 }
 
@@ -257,15 +261,15 @@ fn a_client_that_pings_now_and_then_stays_and_one_that_does_nothing_else_is_clos
     let alice = bench.client("alice");
     for _ in 0..300 {
         bench.wait(0.2);
-        bench.handle(Input::Heard { conn: alice, controls: 2 });
+        bench.handle(Input::KeepAlive { conn: alice, controls: 2 });
     }
     assert!(bench.story(alice).is_empty());
     bench.wait(10.0);
-    bench.handle(Input::Heard { conn: alice, controls: 100 });
+    bench.handle(Input::KeepAlive { conn: alice, controls: 100 });
     assert!(bench.story(alice).is_empty(), "a burst is no crime");
     let mallory = bench.stranger();
     bench.hush(mallory);
-    bench.handle(Input::Heard { conn: mallory, controls: 21 });
+    bench.handle(Input::KeepAlive { conn: mallory, controls: 21 });
     assert_eq!(bench.story(mallory), ["closed 4103"]);
 }
 
@@ -327,7 +331,7 @@ fn unknown_fields_change_nothing_of_what_a_request_costs() {
 
 /// A token that says how often its bearer may ask.
 fn allows(rate: f64, burst: f64) -> Terms {
-    Terms { limits: Some(Allowance::asked_for(rate, burst)), ..Terms::default() }
+    Terms { limits: Some(RateLimit::asked_for(rate, burst)), ..Terms::default() }
 }
 
 /// How many of so many pings are answered.

@@ -1,7 +1,7 @@
 //! The ceiling on memory, and who notices it in which order.
 
 use serde_json::json;
-use wshubd::hub::{Anomaly, Asks, Effect, Input, Level, Outbound, Settings};
+use wshubd::hub::{Anomaly, Effect, Input, Level, MemoryQuery, SendQueueState, Settings};
 
 use super::bench::{Bench, Seat};
 
@@ -31,7 +31,7 @@ fn is_there(bench: &mut Bench, seat: Seat) -> bool {
 }
 
 fn reports(bench: &Bench) -> usize {
-    let is_report = |effect: &&Effect| matches!(effect, Effect::Report(Anomaly::Memory { .. }));
+    let is_report = |effect: &&Effect| matches!(effect, Effect::LogAnomaly(Anomaly::Memory { .. }));
     bench.last.list.iter().filter(is_report).count()
 }
 
@@ -88,19 +88,19 @@ fn a_level_is_left_a_little_below_the_mark_at_which_it_began() {
 fn the_hub_asks_only_for_what_changes_something() {
     let mut bench = bench();
     let asks = |bench: &Bench, links| bench.hub.asks_for_memory(bench.now, links);
-    assert_eq!(asks(&bench, 700_000), Asks::Nothing);
-    assert_eq!(asks(&bench, 800_000), Asks::Holders);
+    assert_eq!(asks(&bench, 700_000), MemoryQuery::Nothing);
+    assert_eq!(asks(&bench, 800_000), MemoryQuery::Holders);
     hold(&mut bench, 800_000, &[]);
-    assert_eq!(asks(&bench, 850_000), Asks::Nothing, "nobody holds too much");
+    assert_eq!(asks(&bench, 850_000), MemoryQuery::Nothing, "nobody holds too much");
     bench.wait(1.0);
-    assert_eq!(asks(&bench, 850_000), Asks::Holders);
+    assert_eq!(asks(&bench, 850_000), MemoryQuery::Holders);
     hold(&mut bench, 850_000, &[]);
-    assert_eq!(asks(&bench, 1_000_000), Asks::Holders, "it has become worse");
+    assert_eq!(asks(&bench, 1_000_000), MemoryQuery::Holders, "it has become worse");
     hold(&mut bench, 1_000_000, &[]);
-    assert_eq!(asks(&bench, 1_000_001), Asks::Nothing, "nobody holds enough to be worth it");
+    assert_eq!(asks(&bench, 1_000_001), MemoryQuery::Nothing, "nobody holds enough to be worth it");
     bench.wait(1.0);
-    assert_eq!(asks(&bench, 1_000_001), Asks::Holders, "that may have changed");
-    assert_eq!(asks(&bench, 0), Asks::Total);
+    assert_eq!(asks(&bench, 1_000_001), MemoryQuery::Holders, "that may have changed");
+    assert_eq!(asks(&bench, 0), MemoryQuery::Total);
 }
 
 #[test]
@@ -115,20 +115,20 @@ fn at_90_per_cent_who_has_something_waiting_loses_messages_and_is_told_by_one_ga
     let log = |bench: &mut Bench, data: u64| {
         bench.say(worker, json!({"channel": "logs", "event": "log", "data": data}));
     };
-    bench.outbound(slow, Outbound::Waiting);
+    bench.outbound(slow, SendQueueState::Backlogged);
     log(&mut bench, 1);
     assert_eq!(bench.story(slow), ["log 1"], "there is room");
 
     hold(&mut bench, CEILING * 9 / 10, &[]);
     log(&mut bench, 2);
-    bench.outbound(slower, Outbound::Waiting);
+    bench.outbound(slower, SendQueueState::Backlogged);
     log(&mut bench, 3);
     assert!(bench.story(slow).is_empty());
     assert_eq!(bench.story(slower), ["log 1", "log 2"]);
     assert_eq!(bench.story(alice), ["log 1", "log 2", "log 3"], "who keeps up notices nothing");
     assert_eq!(bench.stats()["messages_shed"], 3);
 
-    bench.outbound(slow, Outbound::Clear);
+    bench.outbound(slow, SendQueueState::Empty);
     log(&mut bench, 4);
     assert_eq!(bench.story(slow), ["gap 2 3 2 slow", "log 4"]);
     assert_eq!(bench.say(slower, json!({"action": "ping"})), ["pong"], "answers are never shed");
@@ -143,11 +143,11 @@ fn a_history_is_read_later_by_who_had_no_room() {
     let (alice, bob) = (bench.client("alice"), bench.client("bob"));
     bench.subscribe(bob, "room");
     bench.hush(bob);
-    bench.outbound(bob, Outbound::Waiting);
+    bench.outbound(bob, SendQueueState::Backlogged);
     hold(&mut bench, CEILING * 9 / 10, &[]);
     bench.publish(alice, "room", 1);
     assert!(bench.story(bob).is_empty());
-    bench.outbound(bob, Outbound::Clear);
+    bench.outbound(bob, SendQueueState::Empty);
     assert_eq!(bench.story(bob), ["say 1 replayed"]);
 }
 
@@ -175,7 +175,7 @@ fn nobody_locks_newcomers_out_for_long_by_staying_below_the_ceiling() {
     hold(&mut bench, 840_000, &holders);
     assert!(bench.story(mallory).is_empty(), "a peer may be slow for a while");
     bench.wait(1.0);
-    assert_eq!(bench.hub.asks_for_memory(bench.now, 840_000), Asks::Holders);
+    assert_eq!(bench.hub.asks_for_memory(bench.now, 840_000), MemoryQuery::Holders);
     hold(&mut bench, 840_000, &holders);
     assert_eq!(bench.story(mallory), ["closed 4102"]);
     assert_eq!(bench.say(alice, json!({"action": "ping"})), ["pong"]);
@@ -254,13 +254,13 @@ fn where_all_places_are_taken_the_oldest_stranger_gives_way() {
     bench.auth(strangers[0], "alice", None);
     bench.leave(strangers[1]);
     bench.hush(strangers[0]);
-    bench.handle(Input::Crowded);
+    bench.handle(Input::NoCapacity);
     assert_eq!(bench.story(strangers[2]), ["closed 4102"]);
     bench.hand_over();
-    bench.handle(Input::Crowded);
+    bench.handle(Input::NoCapacity);
     assert_eq!(bench.story(strangers[3]), ["closed 4102"], "they are known after a hand-over");
     for _ in 4..50 {
-        bench.handle(Input::Crowded);
+        bench.handle(Input::NoCapacity);
     }
     assert!(is_there(&mut bench, strangers[0]), "nobody else gives way");
     assert_eq!(bench.stats()["closed_overloaded"], 38);

@@ -225,7 +225,7 @@ fn a_list_of_more_than_sixty_four_kibibytes_gives_the_count_only() {
         let seat = bench.client_on(&format!("user{n}\"\\"), says(&info));
         bench.subscribe(seat, "room");
         bench.wait(0.1);
-        bench.handle(wshubd::hub::Input::Heard { conn: alice, controls: 1 });
+        bench.handle(wshubd::hub::Input::KeepAlive { conn: alice, controls: 1 });
         let told = bench.ask(alice, json!({"action": "presence", "channel": "room"})).pop().unwrap();
         assert_eq!(told["count"], n + 2);
         longest = longest.max(told["presence"].to_string().len());

@@ -2,8 +2,8 @@
 //! the flash.
 
 use serde_json::json;
-use wshubd::hub::settings::{Disk, Policy};
-use wshubd::hub::{Effect, Input, Settings, StoreFact};
+use wshubd::hub::settings::{Policy, WriteThrough};
+use wshubd::hub::{Effect, Input, Settings, StoreEvent};
 
 use super::bench::{Bench, Seat, rights};
 use super::inbox::waits;
@@ -183,9 +183,9 @@ fn durable(bench: &mut Bench, from: Seat, bytes: usize) -> Vec<String> {
     )
 }
 
-fn disk_of_last(bench: &Bench) -> Vec<Disk> {
+fn disk_of_last(bench: &Bench) -> Vec<WriteThrough> {
     let disk = |effect: &Effect| match effect {
-        Effect::Keep { keeping, .. } => Some(keeping.disk),
+        Effect::Append { meta: keeping, .. } => Some(keeping.disk),
         _ => None,
     };
     bench.last.list.iter().filter_map(disk).collect()
@@ -202,16 +202,16 @@ fn who_has_written_an_eighth_of_a_day_writes_nothing_once_that_is_scarce() {
             "there is plenty"
         );
     }
-    bench.handle(Input::Store(StoreFact::Flash { is_scarce: true }));
+    bench.handle(Input::Store(StoreEvent::WriteBudget { is_scarce: true }));
     assert_eq!(durable(&mut bench, mallory, 1), ["error rate_limited"]);
     let again = bench.client("mallory");
     assert_eq!(durable(&mut bench, again, 1), ["error rate_limited"], "over whatever connection");
     bench.publish(mallory, "jobs", 1);
-    assert_eq!(disk_of_last(&bench), [Disk::Stop], "what was not promised waits for the end");
+    assert_eq!(disk_of_last(&bench), [WriteThrough::Stop], "what was not promised waits for the end");
 
     assert_eq!(durable(&mut bench, alice, 1), ["send_success 0 0 kept stored"], "nobody pays for others");
     bench.publish(alice, "jobs", 1);
-    assert_eq!(disk_of_last(&bench), [Disk::Behind]);
+    assert_eq!(disk_of_last(&bench), [WriteThrough::Behind]);
     let worker = bench.worker();
     for _ in 0..4 {
         let said =
@@ -220,9 +220,9 @@ fn who_has_written_an_eighth_of_a_day_writes_nothing_once_that_is_scarce() {
     }
 
     bench.hand_over();
-    bench.handle(Input::Store(StoreFact::Flash { is_scarce: true }));
+    bench.handle(Input::Store(StoreEvent::WriteBudget { is_scarce: true }));
     assert_eq!(durable(&mut bench, mallory, 1), ["error rate_limited"], "a hand-over changes nothing");
-    bench.handle(Input::Store(StoreFact::Flash { is_scarce: false }));
+    bench.handle(Input::Store(StoreEvent::WriteBudget { is_scarce: false }));
     assert_eq!(durable(&mut bench, mallory, 1), ["send_success 0 0 kept stored"]);
 }
 
@@ -239,7 +239,7 @@ fn what_was_delivered_before_it_was_written_is_paid_for_too() {
         bench.disk_writes();
     }
     assert_eq!(bench.story(mallory), ["send_success 1 0 kept stored"; 10]);
-    bench.handle(Input::Store(StoreFact::Flash { is_scarce: true }));
+    bench.handle(Input::Store(StoreEvent::WriteBudget { is_scarce: true }));
     assert_eq!(durable(&mut bench, mallory, 1), ["error rate_limited"]);
 }
 
@@ -250,7 +250,7 @@ fn a_day_pays_off_what_one_may_write_in_a_day() {
     for _ in 0..10 {
         durable(&mut bench, mallory, 100_000);
     }
-    bench.handle(Input::Store(StoreFact::Flash { is_scarce: true }));
+    bench.handle(Input::Store(StoreEvent::WriteBudget { is_scarce: true }));
     let refused = bench
         .ask(mallory, json!({"action": "send", "channel": "jobs", "event": "e", "durable": true, "id": 1}));
     let wait = refused[0]["retry_after"].as_f64().unwrap();

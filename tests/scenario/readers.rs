@@ -2,7 +2,7 @@
 //! of their link.
 
 use serde_json::json;
-use wshubd::hub::Outbound;
+use wshubd::hub::SendQueueState;
 
 use super::replay::{COUNT, all, bench, client, publish, replayed, since};
 
@@ -111,12 +111,12 @@ fn who_is_too_slow_for_live_falls_back_to_replay_and_misses_nothing() {
     let bob = client(&mut bench, "bob");
     bench.subscribe(bob, "orders");
     publish(&mut bench, "orders", 1..=1);
-    bench.outbound(bob, Outbound::Full);
+    bench.outbound(bob, SendQueueState::Full);
     publish(&mut bench, "orders", 2..=4);
-    bench.outbound(bob, Outbound::Waiting);
+    bench.outbound(bob, SendQueueState::Backlogged);
     publish(&mut bench, "orders", 5..=5);
     bench.hush(bob);
-    bench.outbound(bob, Outbound::Clear);
+    bench.outbound(bob, SendQueueState::Empty);
     assert_eq!(bench.story(bob), replayed(2..=5));
     publish(&mut bench, "orders", 6..=6);
     assert_eq!(bench.story(bob), ["new 6"]);
@@ -130,9 +130,9 @@ fn who_is_too_slow_even_for_the_history_is_told_what_was_evicted_meanwhile() {
     bench.subscribe(bob, "orders");
     publish(&mut bench, "orders", 1..=1);
     bench.hush(bob);
-    bench.outbound(bob, Outbound::Full);
+    bench.outbound(bob, SendQueueState::Full);
     publish(&mut bench, "orders", 2..=COUNT + 3);
-    bench.outbound(bob, Outbound::Clear);
+    bench.outbound(bob, SendQueueState::Empty);
     let heard = bench.story(bob);
     assert_eq!(heard[0], "gap 2 3 2 evicted");
     assert_eq!(heard[1..], replayed(4..=COUNT + 3));
@@ -143,9 +143,9 @@ fn where_nothing_is_kept_the_slow_are_told_how_much_they_missed() {
     let mut bench = bench();
     let bob = client(&mut bench, "bob");
     bench.subscribe(bob, "never");
-    bench.outbound(bob, Outbound::Full);
+    bench.outbound(bob, SendQueueState::Full);
     publish(&mut bench, "never", 1..=3);
-    bench.outbound(bob, Outbound::Clear);
+    bench.outbound(bob, SendQueueState::Empty);
     publish(&mut bench, "never", 4..=4);
     assert_eq!(bench.story(bob), ["gap 1 3 3 slow", "new 4"]);
     assert_eq!(since(&mut bench, bob, "never", 4), ["subscription_succeeded never 4 recovered"]);

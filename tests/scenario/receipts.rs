@@ -297,7 +297,7 @@ fn what_one_connection_has_may_grow_too_old_for_another_and_is_acknowledged_stil
     let worker = bench.worker();
     let desk = bench.client_in("bob", Auto);
     bench.clog(desk);
-    bench.outbound(desk, wshubd::hub::Outbound::Full);
+    bench.outbound(desk, wshubd::hub::SendQueueState::Full);
     bench.say(worker, json!({"user_id": "bob", "event": "say", "ttl": 5, "receipt": true}));
     let phone = bench.client_in("bob", Auto);
     bench.hush(phone);

@@ -4,8 +4,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use serde_json::json;
-use wshubd::hub::settings::{Disk, Heartbeat, Keep, Policy};
-use wshubd::hub::{Asks, Input, Outbound, Pattern, Rights, Settings};
+use wshubd::hub::settings::{Heartbeat, Keep, Policy, WriteThrough};
+use wshubd::hub::{Input, MemoryQuery, Pattern, Rights, SendQueueState, Settings};
 
 use super::bench::{Bench, Seat, rights};
 use super::replay::{all, bench, client, publish, replayed, since};
@@ -41,10 +41,10 @@ fn who_is_reading_what_goes_is_told_of_a_gap() {
     let mut bench = bench();
     publish(&mut bench, "orders", 1..=5);
     let bob = client(&mut bench, "bob");
-    bench.outbound(bob, Outbound::Full);
+    bench.outbound(bob, SendQueueState::Full);
     assert_eq!(all(&mut bench, bob, "orders").len(), 1, "the rest waits for the socket");
     orders(&mut bench, |policy| policy.count = 2);
-    bench.outbound(bob, Outbound::Clear);
+    bench.outbound(bob, SendQueueState::Empty);
     let heard = bench.story(bob);
     assert_eq!((&*heard[0], &heard[1..]), ("gap 1 3 3 evicted", &replayed(4..=5)[..]));
 }
@@ -54,11 +54,11 @@ fn who_was_to_read_only_what_went_is_told_and_hears_live() {
     let mut bench = bench();
     publish(&mut bench, "orders", 1..=5);
     let bob = client(&mut bench, "bob");
-    bench.outbound(bob, Outbound::Full);
+    bench.outbound(bob, SendQueueState::Full);
     all(&mut bench, bob, "orders");
     orders(&mut bench, |policy| policy.keep = Keep::Never);
     assert_eq!((bench.stored(), &*bench.story(bob)), (0, &["gap 1 5 5 evicted".to_owned()][..]));
-    bench.outbound(bob, Outbound::Clear);
+    bench.outbound(bob, SendQueueState::Empty);
     publish(&mut bench, "orders", 6..=6);
     assert_eq!(bench.story(bob), ["new 6"]);
 }
@@ -146,10 +146,10 @@ fn a_store_that_may_hold_less_takes_from_the_log_that_holds_most() {
 fn logs_whose_numbers_are_to_outlive_a_crash_are_followed_from_where_they_are() {
     let mut bench = Bench::with(Settings { has_disk: true, ..bench().settings });
     publish(&mut bench, "orders", 1..=3);
-    orders(&mut bench, |policy| policy.disk = Disk::Stop);
+    orders(&mut bench, |policy| policy.disk = WriteThrough::Stop);
     assert!(bench.hub.reaches().is_empty());
     publish(&mut bench, "orders", 4..=4);
-    orders(&mut bench, |policy| policy.disk = Disk::Behind);
+    orders(&mut bench, |policy| policy.disk = WriteThrough::Behind);
     let seqs: Vec<u64> = bench.hub.reaches().iter().map(|(_, _, seq)| *seq).collect();
     assert_eq!(seqs, [4]);
 }
@@ -269,7 +269,7 @@ fn who_was_asked_before_has_the_new_time_for_an_answer() {
     beat(&mut bench, 10, 20);
     bench.wait(9.9);
     assert!(bench.story(alice).is_empty());
-    bench.handle(Input::Heard { conn: alice, controls: 1 });
+    bench.handle(Input::KeepAlive { conn: alice, controls: 1 });
     bench.wait(9.9);
     assert!(bench.story(alice).is_empty(), "it lives");
 }
@@ -278,9 +278,9 @@ fn who_was_asked_before_has_the_new_time_for_an_answer() {
 fn a_ceiling_on_memory_that_comes_down_is_felt_when_memory_is_next_told() {
     let mut bench = Bench::new();
     bench.client("alice");
-    assert_eq!(bench.hub.asks_for_memory(bench.now, 1 << 20), Asks::Nothing);
+    assert_eq!(bench.hub.asks_for_memory(bench.now, 1 << 20), MemoryQuery::Nothing);
     bench.configure(|settings| settings.limits.memory = 1 << 20);
-    assert_ne!(bench.hub.asks_for_memory(bench.now, 1 << 20), Asks::Nothing);
+    assert_ne!(bench.hub.asks_for_memory(bench.now, 1 << 20), MemoryQuery::Nothing);
     bench.handle(Input::Memory { links: 1 << 20, holders: Vec::new(), is_waited_for: false });
     assert_eq!(bench.stats()["memory_level"], 3);
 }

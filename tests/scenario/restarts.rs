@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use wshubd::hub::settings::{Disk, Keep, Policy};
+use wshubd::hub::settings::{Keep, Policy, WriteThrough};
 use wshubd::hub::{Hub, Pattern, Settings, StateError};
 use wshubd::protocol::InboxMode::{Ack, Auto};
 
@@ -16,11 +16,11 @@ use super::inbox::{send, send_all, sender, waits};
 use super::replay::{all, client, publish, replayed, since};
 
 fn settings() -> Settings {
-    let history = Policy { keep: Keep::History, count: 100, disk: Disk::Stop, ..Policy::default() };
+    let history = Policy { keep: Keep::History, count: 100, disk: WriteThrough::Stop, ..Policy::default() };
     let policies = vec![
         (Pattern::new("orders"), history),
-        (Pattern::new("behind"), Policy { disk: Disk::Behind, ..history }),
-        (Pattern::new("memory"), Policy { disk: Disk::Never, ..history }),
+        (Pattern::new("behind"), Policy { disk: WriteThrough::Behind, ..history }),
+        (Pattern::new("memory"), Policy { disk: WriteThrough::Never, ..history }),
         (Pattern::new("never"), Policy { keep: Keep::Never, ..history }),
     ];
     Settings { has_disk: true, policies, ..Settings::default() }

@@ -128,7 +128,7 @@ fn a_connection_whose_token_another_process_knew_to_be_revoked_is_closed() {
     let mut bench = Bench::new();
     let alice = bench.client("alice");
     bench.hand_over();
-    bench.handle(Input::Expelled { conn: alice });
+    bench.handle(Input::TokenRevoked { conn: alice });
     assert_eq!(bench.story(alice), ["closed 4003"]);
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use wshubd::hub::settings::{Keep, Policy};
-use wshubd::hub::{Claim, Identity, Peer, Settings};
+use wshubd::hub::{Credentials, Identity, Peer, Settings};
 use wshubd::protocol::{InboxMode, UnixTime};
 
 use super::bench::{Bench, Seat, rights, user_id};
@@ -11,8 +11,11 @@ fn client_until(bench: &mut Bench, seconds: u64) -> Seat {
     let expires_at = Some(UnixTime(bench.now.wall.0 + seconds * 1000));
     let identity =
         Identity { rights: Some(rights(&["*"], &[], &[])), expires_at, ..Identity::new(user_id("alice")) };
-    let seat =
-        bench.link(Peer::Client { claim: Claim::Proven(identity), inbox: InboxMode::Auto, network: None });
+    let seat = bench.link(Peer::Client {
+        credentials: Credentials::Verified(identity),
+        inbox: InboxMode::Auto,
+        network: None,
+    });
     bench.hush(seat);
     seat
 }

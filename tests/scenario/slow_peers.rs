@@ -1,7 +1,7 @@
 //! Peers that take nothing, or little.
 
 use serde_json::json;
-use wshubd::hub::{Anomaly, Effect, Input, Outbound};
+use wshubd::hub::{Anomaly, Effect, Input, SendQueueState};
 
 use super::bench::Bench;
 
@@ -12,15 +12,15 @@ fn what_is_shed_for_a_full_connection_is_told_as_one_gap_before_anything_newer()
     bench.subscribe(alice, "logs");
     bench.subscribe(bob, "logs");
     bench.hush(bob);
-    bench.outbound(bob, Outbound::Full);
+    bench.outbound(bob, SendQueueState::Full);
     for n in 1..=3 {
         let line = json!({"channel": "logs", "event": "log", "data": n, "id": 1});
         bench.say(worker, line);
     }
-    bench.outbound(bob, Outbound::Waiting);
+    bench.outbound(bob, SendQueueState::Backlogged);
     bench.say(worker, json!({"channel": "logs", "event": "log", "data": 4}));
     assert!(bench.story(bob).is_empty());
-    bench.outbound(bob, Outbound::Clear);
+    bench.outbound(bob, SendQueueState::Empty);
     bench.say(worker, json!({"channel": "logs", "event": "log", "data": 5}));
     assert_eq!(bench.story(bob), ["gap 1 4 4 slow", "log 5"]);
     assert_eq!(bench.stats()["messages_shed"], 4);
@@ -34,7 +34,7 @@ fn what_was_shed_is_told_before_the_end_of_an_operation() {
     bench.subscribe(bob, "logs");
     bench.say(worker, json!({"action": "operation_start", "operation_id": "op", "channel": "logs"}));
     bench.hush(bob);
-    bench.outbound(bob, Outbound::Full);
+    bench.outbound(bob, SendQueueState::Full);
     bench.say(worker, json!({"channel": "logs", "event": "log", "data": 1}));
     bench.say(worker, json!({"action": "operation_end", "operation_id": "op", "state": "completed"}));
     assert_eq!(bench.story(bob), ["gap 1 1 1 slow", "operation op ended completed"]);
@@ -47,7 +47,7 @@ fn a_sender_learns_for_how_many_a_message_was_shed() {
     for seat in [alice, bob, carol] {
         bench.subscribe(seat, "room");
     }
-    bench.outbound(bob, Outbound::Full);
+    bench.outbound(bob, SendQueueState::Full);
     assert_eq!(bench.publish(alice, "room", 1).last().unwrap(), "send_success 2 1 false");
 }
 
@@ -57,10 +57,10 @@ fn what_only_a_full_connection_would_hear_is_kept_for_it() {
     let (alice, bob) = (bench.client("alice"), bench.client("bob"));
     bench.subscribe(bob, "room");
     bench.hush(bob);
-    bench.outbound(bob, Outbound::Full);
+    bench.outbound(bob, SendQueueState::Full);
     assert_eq!(bench.publish(alice, "room", 1), ["send_success 1 0 kept"]);
     bench.publish(alice, "room", 2);
-    bench.outbound(bob, Outbound::Clear);
+    bench.outbound(bob, SendQueueState::Empty);
     assert_eq!(bench.story(bob), ["say 1 replayed", "say 2 replayed"]);
     bench.publish(alice, "room", 3);
     assert_eq!(bench.story(bob), ["say 3"]);
@@ -74,10 +74,10 @@ fn a_page_that_comes_while_the_connection_is_full_is_asked_for_again() {
     bench.publish(alice, "room", 1);
     bench.subscribe(bob, "room");
     bench.hush(bob);
-    bench.outbound(bob, Outbound::Full);
+    bench.outbound(bob, SendQueueState::Full);
     bench.store_answers();
     assert!(bench.story(bob).is_empty());
-    bench.outbound(bob, Outbound::Clear);
+    bench.outbound(bob, SendQueueState::Empty);
     bench.store_answers();
     assert_eq!(bench.story(bob), ["say 1 replayed"]);
 }
@@ -88,7 +88,7 @@ fn answers_and_operations_reach_a_full_connection() {
     let (worker, alice) = (bench.worker(), bench.client("alice"));
     bench.subscribe(alice, "jobs");
     bench.hush(alice);
-    bench.outbound(alice, Outbound::Full);
+    bench.outbound(alice, SendQueueState::Full);
     bench.say(worker, json!({"action": "operation_start", "operation_id": "op", "channel": "jobs"}));
     assert_eq!(bench.say(alice, json!({"action": "ping"})), ["operation op started", "pong"]);
 }
@@ -97,10 +97,10 @@ fn answers_and_operations_reach_a_full_connection() {
 fn a_connection_that_accepts_no_byte_for_ten_seconds_is_closed() {
     let mut bench = Bench::new();
     let alice = bench.client("alice");
-    bench.outbound(alice, Outbound::Waiting);
+    bench.outbound(alice, SendQueueState::Backlogged);
     bench.wait(8.0);
-    bench.handle(Input::Took { conn: alice });
-    bench.outbound(alice, Outbound::Full);
+    bench.handle(Input::WriteProgress { conn: alice });
+    bench.outbound(alice, SendQueueState::Full);
     bench.wait(9.0);
     assert!(bench.story(alice).is_empty(), "it took something");
     bench.wait(2.0);
@@ -113,9 +113,9 @@ fn a_connection_that_accepts_no_byte_for_ten_seconds_is_closed() {
 fn a_connection_that_takes_all_in_time_is_not_closed() {
     let mut bench = Bench::new();
     let alice = bench.client("alice");
-    bench.outbound(alice, Outbound::Full);
+    bench.outbound(alice, SendQueueState::Full);
     bench.wait(9.0);
-    bench.outbound(alice, Outbound::Clear);
+    bench.outbound(alice, SendQueueState::Empty);
     bench.wait(20.0);
     assert!(bench.story(alice).is_empty());
 }
@@ -129,13 +129,13 @@ fn the_owner_of_an_operation_is_not_closed_for_not_reading_and_hears_of_a_gap() 
     let bob = bench.client("bob");
     bench.subscribe(alice, "jobs");
     bench.subscribe(bob, "jobs");
-    bench.outbound(worker, Outbound::Full);
-    bench.outbound(idle, Outbound::Full);
+    bench.outbound(worker, SendQueueState::Full);
+    bench.outbound(idle, SendQueueState::Full);
     bench.publish(alice, "jobs", 1);
     bench.wait(40.0);
     assert_eq!(bench.story(idle), ["closed 4202"]);
     assert!(bench.story(worker).is_empty());
-    bench.outbound(worker, Outbound::Clear);
+    bench.outbound(worker, SendQueueState::Empty);
     assert_eq!(bench.story(worker), ["gap 1 1 1 slow"]);
 }
 
@@ -143,11 +143,10 @@ fn the_owner_of_an_operation_is_not_closed_for_not_reading_and_hears_of_a_gap() 
 fn a_stalled_connection_is_worth_a_line_in_the_log() {
     let mut bench = Bench::new();
     let alice = bench.client("alice");
-    bench.outbound(alice, Outbound::Full);
+    bench.outbound(alice, SendQueueState::Full);
     bench.now.moment = bench.hub.deadline().unwrap();
-    bench.handle(Input::Due);
-    let said =
-        |effect: &Effect| matches!(effect, Effect::Report(Anomaly::Stalled { conn, .. }) if *conn == alice);
+    bench.handle(Input::Timeout);
+    let said = |effect: &Effect| matches!(effect, Effect::LogAnomaly(Anomaly::Stalled { conn, .. }) if *conn == alice);
     assert!(bench.last.list.iter().any(said));
 }
 
@@ -158,7 +157,7 @@ fn what_was_shed_is_told_before_what_expired_later() {
     bench.say(worker, json!({"action": "operation_start", "operation_id": "op", "channel": "jobs"}));
     bench.subscribe(worker, "room");
     bench.subscribe(alice, "room");
-    bench.outbound(worker, Outbound::Full);
+    bench.outbound(worker, SendQueueState::Full);
     bench.publish(bob, "room", 1);
     bench.say(alice, json!({"action": "send", "channel": "room", "event": "say", "ttl": 5}));
     bench.wait(6.0);

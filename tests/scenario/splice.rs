@@ -6,7 +6,7 @@
 
 use serde_json::{Value, json};
 use wshubd::hub::settings::{Keep, Policy};
-use wshubd::hub::{Outbound, Settings};
+use wshubd::hub::{SendQueueState, Settings};
 use wshubd::protocol::InboxMode;
 
 use super::bench::{Bench, Seat};
@@ -86,8 +86,8 @@ impl Splice {
             Event::Published => self.publish(),
             Event::Fetched => self.bench.store_answers(),
             Event::Written => self.bench.drain(self.reader, 1),
-            Event::Congested => self.bench.outbound(self.reader, Outbound::Full),
-            Event::Drained => self.bench.outbound(self.reader, Outbound::Clear),
+            Event::Congested => self.bench.outbound(self.reader, SendQueueState::Full),
+            Event::Drained => self.bench.outbound(self.reader, SendQueueState::Empty),
         }
     }
 
@@ -95,7 +95,7 @@ impl Splice {
     fn settle(&mut self) {
         self.bench.slow_store = false;
         self.bench.store_answers();
-        self.bench.outbound(self.reader, Outbound::Clear);
+        self.bench.outbound(self.reader, SendQueueState::Empty);
         self.bench.unclog(self.reader);
         self.publish();
     }

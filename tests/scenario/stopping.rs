@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use wshubd::hub::Effect;
-use wshubd::protocol::{Close, Interrupt, OperationId, Say};
+use wshubd::protocol::{Close, InterruptRequest, OperationId, Request};
 
 use super::bench::Bench;
 
@@ -33,7 +33,7 @@ fn who_comes_or_asks_afterwards_is_sent_away() {
     bench.stop(Close::ShuttingDown);
     let alice = bench.stranger();
     assert_eq!(bench.story(alice), ["closed 4101"]);
-    assert_eq!(bench.ask_http(1, Say::Stats), ["error shutting_down"]);
+    assert_eq!(bench.ask_http(1, Request::Stats), ["error shutting_down"]);
 }
 
 #[test]
@@ -42,8 +42,9 @@ fn those_who_wait_are_answered_and_nobody_takes_an_operation_for_lost() {
     let (worker, alice) = (bench.worker(), bench.client("alice"));
     bench.subscribe(alice, "jobs");
     bench.say(worker, json!({"action": "operation_start", "operation_id": "op", "channel": "jobs"}));
-    let wish = Interrupt { operation_id: OperationId::new("other").unwrap(), channel: None, reason: None };
-    bench.ask_http(1, Say::Interrupt(wish));
+    let wish =
+        InterruptRequest { operation_id: OperationId::new("other").unwrap(), channel: None, reason: None };
+    bench.ask_http(1, Request::Interrupt(wish));
     bench.hush(alice);
     bench.stop(Close::Restarting);
     assert_eq!(bench.answers(1), ["interrupt_result no_owner"]);
@@ -59,5 +60,5 @@ fn what_ends_with_the_daemon_is_no_anomaly() {
     let worker = bench.worker();
     bench.say(worker, json!({"action": "operation_start", "operation_id": "op", "channel": "jobs"}));
     bench.stop(Close::Restarting);
-    assert!(!bench.last.list.iter().any(|effect| matches!(effect, Effect::Report(_))));
+    assert!(!bench.last.list.iter().any(|effect| matches!(effect, Effect::LogAnomaly(_))));
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use wshubd::hub::settings::{Keep, Policy};
-use wshubd::hub::{Outbound, Settings};
+use wshubd::hub::{SendQueueState, Settings};
 use wshubd::protocol::InboxMode::{Ack, Auto, Off};
 
 use super::bench::{Bench, Seat, brief, rights};
@@ -144,7 +144,7 @@ fn kept_is_told_only_while_nobody_hears_the_inbox() {
     to_bob(&mut bench, sender, "m2", 1000);
     assert_eq!(losses(&mut bench, worker), ["kept m2"]);
     bench.auth(bob, "bob", Some("auto"));
-    bench.outbound(bob, Outbound::Full);
+    bench.outbound(bob, SendQueueState::Full);
     to_bob(&mut bench, sender, "m3", 1000);
     assert!(losses(&mut bench, worker).is_empty(), "slow is not away");
     bench.leave(bob);

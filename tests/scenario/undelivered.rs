@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use wshubd::hub::settings::{Keep, Policy};
-use wshubd::hub::{Outbound, Pattern, Settings};
+use wshubd::hub::{Pattern, SendQueueState, Settings};
 
 use super::bench::{Bench, rights};
 
@@ -273,12 +273,12 @@ fn a_subscriber_too_slow_for_a_live_history_falls_back_to_replay() {
     bench.subscribe(alice, "orders");
     bench.subscribe(bob, "orders");
     bench.hush(alice);
-    bench.outbound(alice, Outbound::Full);
+    bench.outbound(alice, SendQueueState::Full);
     for n in 1..=2 {
         bench.say(worker, json!({"channel": "orders", "event": "new", "data": n}));
     }
     assert!(bench.story(alice).is_empty());
-    bench.outbound(alice, Outbound::Clear);
+    bench.outbound(alice, SendQueueState::Empty);
     assert_eq!(bench.story(alice), ["new 1 replayed", "new 2 replayed"]);
 }
 

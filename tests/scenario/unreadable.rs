@@ -136,9 +136,9 @@ fn a_reader_without_room_is_told_when_it_has_some() {
     bench.store_answers();
     assert_eq!(bench.story(alice), log(1..=2), "it was asked before");
     bench.slow_store = false;
-    bench.outbound(alice, wshubd::hub::Outbound::Full);
+    bench.outbound(alice, wshubd::hub::SendQueueState::Full);
     assert!(all(&mut bench, alice, "orders").is_empty());
-    bench.outbound(alice, wshubd::hub::Outbound::Clear);
+    bench.outbound(alice, wshubd::hub::SendQueueState::Empty);
     assert_eq!(bench.story(alice), ["gap 1 2 2 evicted"]);
 }
 

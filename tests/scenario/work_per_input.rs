@@ -7,7 +7,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 use wshubd::hub::settings::{Keep, Policy};
-use wshubd::hub::{Asker, Effect, Effects, Input, Outbound, Pattern, Settings};
+use wshubd::hub::{Effect, Effects, Input, Pattern, Requester, SendQueueState, Settings};
 use wshubd::protocol;
 use wshubd::protocol::Close;
 use wshubd::protocol::message::Delivery;
@@ -32,7 +32,7 @@ fn bytes(effects: &Effects) -> usize {
         match effect {
             Effect::Deliver { message, .. } => message.encode(Delivery::Live, &mut encoded),
             Effect::Replay { message, .. } => message.encode(Delivery::Replayed, &mut encoded),
-            Effect::Tell { frame, .. } | Effect::Answer { frame, .. } => frame.encode(None, &mut encoded),
+            Effect::Broadcast { frame, .. } | Effect::Reply { frame, .. } => frame.encode(None, &mut encoded),
             Effect::Interrupt { line } => line.encode(&mut encoded),
             _ => {}
         }
@@ -110,17 +110,17 @@ fn no_request_makes_more_than_a_bounded_number_of_orders_and_bytes() {
     let mut most = 0;
     for _ in 0..250 {
         let said = request().new_tree(&mut runner).unwrap().current().to_string();
-        let from = Asker::Connection(mallory);
+        let from = Requester::Connection(mallory);
         let input = match protocol::parse(&said) {
-            Ok(said) => Input::Said { from, said },
-            Err(misspoken) => Input::Misspoke { from, misspoken },
+            Ok(said) => Input::Request { from, request: said },
+            Err(misspoken) => Input::Malformed { from, request: misspoken },
         };
         most = most.max(within(&mut bench, input));
     }
     assert!(most > 100, "{most}: these were no large requests");
-    within(&mut bench, Input::Outbound { conn: mallory, state: Outbound::Full });
-    within(&mut bench, Input::Outbound { conn: mallory, state: Outbound::Clear });
-    within(&mut bench, Input::Heard { conn: mallory, controls: 16 });
+    within(&mut bench, Input::SendQueue { conn: mallory, state: SendQueueState::Full });
+    within(&mut bench, Input::SendQueue { conn: mallory, state: SendQueueState::Empty });
+    within(&mut bench, Input::KeepAlive { conn: mallory, controls: 16 });
     within(&mut bench, Input::Closed { conn: mallory });
 }
 
@@ -178,7 +178,7 @@ fn what_grows_old_at_the_same_moment_goes_by_and_by() {
     bench.now.moment = bench.now.moment + Duration::from_secs(90);
     let mut turns = 0;
     while bench.hub.deadline().is_some_and(|due| due <= bench.now.moment) {
-        let effects = orders(&mut bench, Input::Due);
+        let effects = orders(&mut bench, Input::Timeout);
         // One more may be begun at the last moment.
         assert!(effects.list.len() <= 4096 + 1000, "{} orders in one turn", effects.list.len());
         turns += 1;

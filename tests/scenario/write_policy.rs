@@ -1,8 +1,8 @@
 //! What is where: on the disk, or in memory alone; and who gives way.
 
 use serde_json::{Value, json};
-use wshubd::hub::settings::{Disk, Keep, Policy};
-use wshubd::hub::{Anomaly, Effect, Input, Pattern, Settings, StoreFact};
+use wshubd::hub::settings::{Keep, Policy, WriteThrough};
+use wshubd::hub::{Anomaly, Effect, Input, Pattern, Settings, StoreEvent};
 
 use super::bench::{Bench, Seat};
 
@@ -90,7 +90,7 @@ fn a_full_store_evicts_from_the_log_that_holds_most() {
 
 /// The store tells how much of what is kept the disk takes.
 fn takes(bench: &mut Bench, bytes: Option<u64>) {
-    bench.handle(Input::Store(StoreFact::Capacity { bytes }));
+    bench.handle(Input::Store(StoreEvent::Capacity { bytes }));
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn very_much_that_does_not_fit_gives_way_some_at_a_time() {
     takes(&mut bench, Some(1000));
     assert_eq!(number(&mut bench, "messages_evicted"), 500);
     for _ in 0..10 {
-        bench.handle(Input::Due);
+        bench.handle(Input::Timeout);
     }
     assert!(number(&mut bench, "kept_bytes") <= 1000);
     assert_eq!(bench.hub.deadline().filter(|due| *due <= bench.now.moment), None, "and then no more");
@@ -214,9 +214,9 @@ fn a_durable_message_is_never_pushed_out_by_another_log() {
     }
     assert_eq!(fill(&mut bench, worker, "b", false), (false, false), "the newcomer is not kept instead");
     assert_eq!(fill(&mut bench, worker, "b", true), (false, false), "a durable one no more than others");
-    let is_order = |effect: &&Effect| matches!(effect, Effect::Keep { .. } | Effect::Forget { .. });
+    let is_order = |effect: &&Effect| matches!(effect, Effect::Append { .. } | Effect::Truncate { .. });
     assert_eq!(bench.last.list.iter().filter(is_order).count(), 0, "nothing is written for it");
-    assert!(bench.last.list.contains(&Effect::Report(Anomaly::KeptLimit { is_newcomer_lost: true })));
+    assert!(bench.last.list.contains(&Effect::LogAnomaly(Anomaly::KeptLimit { is_newcomer_lost: true })));
     let all: Vec<String> = (1..=10).map(|seq| seq.to_string()).collect();
     assert_eq!(kept(&mut bench, "a"), all);
     assert_eq!(kept(&mut bench, "b"), ["gap 1 2 2 not_kept"]);
@@ -233,7 +233,7 @@ fn nothing_is_given_up_for_a_newcomer_that_is_not_kept_in_the_end() {
         assert_eq!(fill(&mut bench, worker, "b", true), (true, true));
     }
     bench.ask(worker, line("b", json!("x".repeat(2500)), true));
-    assert!(bench.last.list.contains(&Effect::Report(Anomaly::KeptLimit { is_newcomer_lost: true })));
+    assert!(bench.last.list.contains(&Effect::LogAnomaly(Anomaly::KeptLimit { is_newcomer_lost: true })));
     assert_eq!((number(&mut bench, "messages_evicted"), number(&mut bench, "kept_bytes")), (0, 10_000));
     assert_eq!(
         fill(&mut bench, worker, "b", true),
@@ -388,7 +388,7 @@ fn what_was_promised_in_vain_is_kept_like_any_other() {
 #[test]
 fn what_no_policy_writes_is_bounded_by_the_memory() {
     let mut settings = Settings { has_disk: true, ..Settings::default() };
-    settings.policy = Policy { keep: Keep::History, disk: Disk::Never, ..Policy::default() };
+    settings.policy = Policy { keep: Keep::History, disk: WriteThrough::Never, ..Policy::default() };
     settings.limits.memory = 26_000;
     let mut bench = Bench::with(settings);
     let worker = bench.worker();

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use wshubd::edge::store::Store;
-use wshubd::hub::settings::Disk;
-use wshubd::hub::{Input, LogKey, StoreFact};
+use wshubd::hub::settings::WriteThrough;
+use wshubd::hub::{Input, LogKey, StoreEvent};
 
 use crate::harness::{DELAY, Stage, log};
 
@@ -29,7 +29,7 @@ impl Keeper {
         Self { stage: Stage::new(cap), cap, limit, kept, sum: 0, last: 0, evicted: 0 }
     }
 
-    fn keep(&mut self, log: &LogKey, bytes: usize, disk: Disk) {
+    fn keep(&mut self, log: &LogKey, bytes: usize, disk: WriteThrough) {
         self.last += 1;
         let text = "x".repeat(bytes);
         self.stage.keep(log, self.last, disk, &text);
@@ -56,10 +56,10 @@ impl Keeper {
             let told: Vec<Input> = self.stage.facts.drain(..).collect();
             for fact in told {
                 match fact {
-                    Input::Store(StoreFact::Capacity { bytes }) => {
+                    Input::Store(StoreEvent::Capacity { bytes }) => {
                         self.limit = bytes.unwrap_or(self.cap / 2).min(self.cap / 2);
                     }
-                    Input::Store(fact) => assert!(matches!(fact, StoreFact::Stored { .. }), "{fact:?}"),
+                    Input::Store(fact) => assert!(matches!(fact, StoreEvent::Stored { .. }), "{fact:?}"),
                     other => panic!("{other:?}"),
                 }
             }
@@ -101,7 +101,7 @@ fn fill(cap: u64, bytes: usize, at_once: u64, logs: u64) -> Keeper {
     let each = counted(&log("l:0"), bytes).max(bytes as u64 + 600);
     let count = (2 * cap / each).max(24);
     for number in 0..count {
-        keeper.keep(&log(&format!("l:{}", number % logs)), bytes, Disk::Behind);
+        keeper.keep(&log(&format!("l:{}", number % logs)), bytes, WriteThrough::Behind);
         if number % at_once == at_once - 1 {
             keeper.stage.advance(DELAY);
             keeper.follow();
@@ -140,12 +140,12 @@ fn message_in_each_of_very_many_logs_never_fills_the_store() {
 fn store_of_large_messages_that_small_ones_follow_learns_in_time() {
     let mut keeper = Keeper::new(4 * MIB);
     for number in 0..40 {
-        keeper.keep(&log(&format!("large:{}", number % 5)), 50_000, Disk::Behind);
+        keeper.keep(&log(&format!("large:{}", number % 5)), 50_000, WriteThrough::Behind);
         keeper.stage.advance(DELAY);
         keeper.follow();
     }
     for number in 0..8000 {
-        keeper.keep(&log(&format!("small:{}", number % 50)), 1, Disk::Behind);
+        keeper.keep(&log(&format!("small:{}", number % 50)), 1, WriteThrough::Behind);
         if number % 400 == 399 {
             keeper.stage.advance(DELAY);
             keeper.follow();
@@ -159,7 +159,7 @@ fn store_of_large_messages_that_small_ones_follow_learns_in_time() {
 fn stop_has_room_for_what_was_in_memory_until_then() {
     let mut keeper = Keeper::new(4 * MIB);
     for number in 0..16_000 {
-        let when = if number % 2 == 0 { Disk::Behind } else { Disk::Stop };
+        let when = if number % 2 == 0 { WriteThrough::Behind } else { WriteThrough::Stop };
         keeper.keep(&log(&format!("l:{}", number % 7)), 20, when);
         if number % 300 == 299 {
             keeper.stage.advance(DELAY);
@@ -175,7 +175,7 @@ fn stop_has_room_for_what_was_in_memory_until_then() {
 fn burst_of_small_messages_that_no_disk_has_yet_fits_when_it_is_written_at_a_stop() {
     let mut keeper = Keeper::new(4 * MIB);
     for number in 0..20_000 {
-        keeper.keep(&log(&format!("l:{number}")), 100, Disk::Behind);
+        keeper.keep(&log(&format!("l:{number}")), 100, WriteThrough::Behind);
         if number % 100 == 99 {
             keeper.follow();
         }
@@ -190,8 +190,8 @@ fn burst_of_small_messages_that_no_disk_has_yet_fits_when_it_is_written_at_a_sto
 fn what_stays_in_memory_takes_no_room_on_the_disk() {
     let mut keeper = Keeper::new(4 * MIB);
     for number in 0..3000 {
-        keeper.keep(&log("on disk"), 100, Disk::Behind);
-        keeper.keep(&log("in memory"), 100, Disk::Never);
+        keeper.keep(&log("on disk"), 100, WriteThrough::Behind);
+        keeper.keep(&log("in memory"), 100, WriteThrough::Never);
         if number % 300 == 299 {
             keeper.stage.advance(DELAY);
             keeper.follow();
@@ -200,7 +200,7 @@ fn what_stays_in_memory_takes_no_room_on_the_disk() {
     let both = keeper.limit;
     let mut alone = Keeper::new(4 * MIB);
     for number in 0..3000 {
-        alone.keep(&log("on disk"), 100, Disk::Behind);
+        alone.keep(&log("on disk"), 100, WriteThrough::Behind);
         if number % 300 == 299 {
             alone.stage.advance(DELAY);
             alone.follow();

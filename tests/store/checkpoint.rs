@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use wshubd::edge::store::{Clocks, Elapsed, checkpoint};
+use wshubd::edge::store::{Clocks, HubClock, checkpoint};
 use wshubd::hub::Now;
 use wshubd::protocol::{Moment, UnixTime};
 
@@ -13,7 +13,7 @@ fn place_with(hub: &[u8]) -> Place {
     fs::create_dir(place.store()).unwrap();
     let now = Now { moment: Moment(5), wall: UnixTime(1_795_000_000_000) };
     let clocks = Clocks { boot: "a".to_owned(), is_trusted: true };
-    checkpoint::write(&place.store(), Elapsed::new(now, clocks, None).stamp(now), hub).unwrap();
+    checkpoint::write(&place.store(), HubClock::new(now, clocks, None).stamp(now), hub).unwrap();
     place
 }
 

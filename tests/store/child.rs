@@ -13,7 +13,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use wshubd::edge::store::ipc::{Gone, Mark, Order, Put};
+use wshubd::edge::store::ipc::{LogHeader, NewRecord, StoreRequest, Tombstone};
 
 /// Nothing that is asked takes nearly as long.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -142,7 +142,7 @@ impl Child {
     }
 
     /// Says something; it may have ended before.
-    pub(crate) fn say(&mut self, order: &Order<'_>) {
+    pub(crate) fn say(&mut self, order: &StoreRequest<'_>) {
         let mut line = serde_json::to_string(order).unwrap();
         line.push('\n');
         self.say_text(&line);
@@ -176,30 +176,30 @@ impl Child {
         }
     }
 
-    pub(crate) fn ask(&mut self, order: &Order<'_>) -> Answer {
+    pub(crate) fn ask(&mut self, order: &StoreRequest<'_>) -> Answer {
         self.say(order);
         self.answer()
     }
 
     pub(crate) fn load(&mut self, generation: u32) -> Answer {
-        self.ask(&Order::Load { generation })
+        self.ask(&StoreRequest::Load { generation })
     }
 
-    pub(crate) fn commit(&mut self, generation: u32, puts: Vec<Put<'static>>) -> Answer {
+    pub(crate) fn commit(&mut self, generation: u32, puts: Vec<NewRecord<'static>>) -> Answer {
         self.ask(&commit(generation, puts))
     }
 
     /// Copies all of a log into its database, in portions.
     pub(crate) fn checkpoint(&mut self, generation: u32) {
-        while self.ask(&Order::Checkpoint { generation, bytes: 2000 }).end("Checkpointed")["is_done"] == false
-        {
-        }
+        while self.ask(&StoreRequest::Checkpoint { generation, bytes: 2000 }).end("Checkpointed")["is_done"]
+            == false
+        {}
     }
 
     /// All of one log.
     pub(crate) fn read(&mut self, generation: u32, log: &str) -> Answer {
         let (count, bytes) = (usize::MAX, usize::MAX);
-        self.ask(&Order::Read { generation, log: log.into(), from: 0, to: u64::MAX, count, bytes })
+        self.ask(&StoreRequest::Read { generation, log: log.into(), from: 0, to: u64::MAX, count, bytes })
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -233,8 +233,8 @@ impl Drop for Child {
     }
 }
 
-pub(crate) fn commit(generation: u32, puts: Vec<Put<'static>>) -> Order<'static> {
-    Order::Commit { generation, puts, marks: Vec::new(), gone: Vec::new() }
+pub(crate) fn commit(generation: u32, puts: Vec<NewRecord<'static>>) -> StoreRequest<'static> {
+    StoreRequest::Commit { generation, puts, marks: Vec::new(), gone: Vec::new() }
 }
 
 fn raw(value: &Value) -> Box<RawValue> {
@@ -242,10 +242,10 @@ fn raw(value: &Value) -> Box<RawValue> {
 }
 
 /// A message whose body has so many bytes, all made of its seq.
-pub(crate) fn put(log: &'static str, seq: u64, bytes: usize) -> Put<'static> {
+pub(crate) fn put(log: &'static str, seq: u64, bytes: usize) -> NewRecord<'static> {
     let Record { head, body, .. } = record(log, seq, bytes);
     use std::borrow::Cow::Owned;
-    Put { log: log.into(), seq, head: Owned(raw(&head)), body: Owned(raw(&body)) }
+    NewRecord { log: log.into(), seq, head: Owned(raw(&head)), body: Owned(raw(&body)) }
 }
 
 /// The same, as it is told.
@@ -254,10 +254,10 @@ pub(crate) fn record(log: &str, seq: u64, bytes: usize) -> Record {
     Record { log: log.to_owned(), seq, head: json!({ "n": seq, "bytes": bytes }), body: body.into() }
 }
 
-pub(crate) fn mark(log: &'static str, state: &Value) -> Mark<'static> {
-    Mark { log: log.into(), state: std::borrow::Cow::Owned(raw(state)) }
+pub(crate) fn mark(log: &'static str, state: &Value) -> LogHeader<'static> {
+    LogHeader { log: log.into(), state: std::borrow::Cow::Owned(raw(state)) }
 }
 
-pub(crate) fn gone(log: &'static str, from: u64, to: u64) -> Gone<'static> {
-    Gone { log: log.into(), from, to }
+pub(crate) fn gone(log: &'static str, from: u64, to: u64) -> Tombstone<'static> {
+    Tombstone { log: log.into(), from, to }
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use wshubd::hub::StoreFact;
-use wshubd::hub::settings::Disk;
+use wshubd::hub::StoreEvent;
+use wshubd::hub::settings::WriteThrough;
 
 use crate::harness::{DELAY, NOTHING, PROGRAM, Stage, log, stored};
 
@@ -14,7 +14,7 @@ const SECOND: Duration = Duration::from_secs(1);
 fn what_was_delivered_in_time_never_touches_the_disk() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
-    stage.keep(&orders, 1, Disk::Behind, "brief");
+    stage.keep(&orders, 1, WriteThrough::Behind, "brief");
     stage.later(DELAY - SECOND / 10);
     stage.forget(&orders, 1, 1);
     stage.later(DELAY);
@@ -30,7 +30,7 @@ fn what_was_delivered_in_time_never_touches_the_disk() {
 fn forgetting_is_written_a_little_later_and_then_nothing_more() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
-    stage.keep(&orders, 1, Disk::Behind, "brief");
+    stage.keep(&orders, 1, WriteThrough::Behind, "brief");
     stage.later(DELAY);
     assert_eq!(stage.told(), [stored(&orders, 1, 1)]);
     stage.forget(&orders, 1, 1);
@@ -49,7 +49,7 @@ fn a_stream_of_forgetting_is_not_a_stream_of_commits() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
     for seq in 1..=10 {
-        stage.keep(&orders, seq, Disk::Now, "one of many");
+        stage.keep(&orders, seq, WriteThrough::Now, "one of many");
     }
     stage.settle();
     stage.forget(&orders, 1, 1);
@@ -65,7 +65,7 @@ fn a_stream_of_forgetting_is_not_a_stream_of_commits() {
 fn what_somebody_waits_for_is_written_though_nobody_reads_it_any_more() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
-    stage.keep(&orders, 1, Disk::Now, "brief");
+    stage.keep(&orders, 1, WriteThrough::Now, "brief");
     stage.forget(&orders, 1, 1);
     stage.settle();
     assert_eq!(stage.told(), [stored(&orders, 1, 1)]);
@@ -79,14 +79,14 @@ fn what_somebody_waits_for_is_written_though_nobody_reads_it_any_more() {
 fn a_commit_without_an_answer_is_told_in_vain_once_and_made_again() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
-    stage.keep(&orders, 1, Disk::Now, "first");
-    stage.keep(&orders, 2, Disk::Behind, "second");
+    stage.keep(&orders, 1, WriteThrough::Now, "first");
+    stage.keep(&orders, 2, WriteThrough::Behind, "second");
     stage.unanswered();
-    let vain = StoreFact::NotStored { log: orders.clone(), seq: 1 };
-    assert_eq!(stage.told(), [StoreFact::Failed, vain]);
+    let vain = StoreEvent::NotStored { log: orders.clone(), seq: 1 };
+    assert_eq!(stage.told(), [StoreEvent::Failed, vain]);
     assert!(stage.store.trouble().is_some());
     stage.later(2 * SECOND);
-    assert_eq!(stage.told(), [stored(&orders, 1, 2), StoreFact::Works]);
+    assert_eq!(stage.told(), [stored(&orders, 1, 2), StoreEvent::Recovered]);
     assert_eq!(stage.store.trouble(), None);
 }
 
@@ -96,10 +96,10 @@ fn a_message_of_a_commit_without_an_answer_does_not_come_back_when_it_was_forgot
         let mut stage = Stage::new(64 * MIB);
         let orders = log("orders");
         for seq in 1..=others {
-            stage.keep(&orders, seq, Disk::Now, "another");
+            stage.keep(&orders, seq, WriteThrough::Now, "another");
         }
         stage.settle();
-        stage.keep(&orders, 5, Disk::Behind, "brief");
+        stage.keep(&orders, 5, WriteThrough::Behind, "brief");
         stage.advance(DELAY);
         stage.unanswered();
         stage.forget(&orders, 5, 5);
@@ -128,18 +128,18 @@ fn a_disk_that_fails_again_and_again_is_asked_less_and_less_often() {
     let at_the_start = [100, 200, 400, 800, 1600];
     let later = [1000, 2000, 4000, 8000, 16_000, 30_000, 30_000];
     assert_eq!(pauses, [&at_the_start[..], &later].concat());
-    assert_eq!(stage.told(), [StoreFact::Failed]);
+    assert_eq!(stage.told(), [StoreEvent::Failed]);
 }
 
 #[test]
 fn a_process_that_ends_while_nothing_is_asked_of_it_is_no_failure() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
-    stage.keep(&orders, 1, Disk::Now, "first");
+    stage.keep(&orders, 1, WriteThrough::Now, "first");
     stage.settle();
     stage.kill();
     stage.hear();
-    stage.keep(&orders, 2, Disk::Now, "second");
+    stage.keep(&orders, 2, WriteThrough::Now, "second");
     stage.settle();
     assert_eq!(stage.told(), [stored(&orders, 1, 1), stored(&orders, 2, 2)]);
 }
@@ -148,7 +148,7 @@ fn a_process_that_ends_while_nothing_is_asked_of_it_is_no_failure() {
 fn a_process_that_ends_while_it_reads_costs_another_and_no_page() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
-    stage.keep(&orders, 1, Disk::Now, "first");
+    stage.keep(&orders, 1, WriteThrough::Now, "first");
     stage.settle();
     stage.told();
     // It cannot have answered before its end.
@@ -158,7 +158,7 @@ fn a_process_that_ends_while_it_reads_costs_another_and_no_page() {
     stage.kill();
     let page = stage.page().unwrap();
     assert_eq!(page.iter().map(|message| crate::harness::text(message)).collect::<Vec<_>>(), ["first"]);
-    stage.keep(&orders, 2, Disk::Now, "second");
+    stage.keep(&orders, 2, WriteThrough::Now, "second");
     stage.settle();
     assert!(stage.told().iter().all(|fact| *fact == stored(&orders, 2, 2)));
 }
@@ -167,7 +167,7 @@ fn a_process_that_ends_while_it_reads_costs_another_and_no_page() {
 fn who_waits_for_a_page_that_cannot_be_read_is_told_in_the_end() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
-    stage.keep(&orders, 1, Disk::Now, "first");
+    stage.keep(&orders, 1, WriteThrough::Now, "first");
     stage.settle();
     stage.told();
     stage.kill();
@@ -178,14 +178,14 @@ fn who_waits_for_a_page_that_cannot_be_read_is_told_in_the_end() {
     std::fs::create_dir(&log).unwrap();
     stage.ask(&orders, 0, 10, 1 << 20);
     assert_eq!(stage.page(), None);
-    assert!(stage.told().contains(&StoreFact::Failed));
+    assert!(stage.told().contains(&StoreEvent::Failed));
 }
 
 #[test]
 fn a_process_that_ends_while_it_begins_costs_another_and_no_page() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
-    stage.keep(&orders, 1, Disk::Now, "first");
+    stage.keep(&orders, 1, WriteThrough::Now, "first");
     stage.settle();
     stage.later(30 * SECOND);
     stage.wait_for_the_end();
@@ -212,14 +212,14 @@ fn what_goes_to_no_disk_makes_nothing_else_be_written_early() {
     stage.later(SECOND);
     let text = "x".repeat(1000);
     for seq in 1..=20 {
-        stage.keep(&log("in memory"), seq, Disk::Never, &text);
+        stage.keep(&log("in memory"), seq, WriteThrough::Never, &text);
     }
-    stage.keep(&log("orders"), 1, Disk::Behind, "may wait");
+    stage.keep(&log("orders"), 1, WriteThrough::Behind, "may wait");
     stage.act(wshubd::edge::store::Store::tick);
     assert_eq!(stage.deadline(), Some(DELAY));
     // What goes there is written, where that is too much to hold.
     for seq in 2..=20 {
-        stage.keep(&log("orders"), seq, Disk::Behind, &text);
+        stage.keep(&log("orders"), seq, WriteThrough::Behind, &text);
     }
     assert_eq!(stage.deadline(), Some(Duration::ZERO));
 }
@@ -229,9 +229,9 @@ fn very_many_empty_logs_are_told_of_in_several_commits() {
     let mut stage = Stage::new(64 * MIB);
     let name = |number: usize| log(&format!("user:{number}"));
     for number in 0..1200 {
-        stage.keep(&name(number), 1, Disk::Behind, "one");
+        stage.keep(&name(number), 1, WriteThrough::Behind, "one");
     }
-    stage.keep(&log("stays"), 1, Disk::Behind, "one");
+    stage.keep(&log("stays"), 1, WriteThrough::Behind, "one");
     stage.later(DELAY);
     for number in 0..1200 {
         stage.forget(&name(number), 1, 1);
@@ -259,7 +259,7 @@ fn what_an_order_wrote_that_was_never_answered_counts_against_the_budget() {
     stage.load();
     // What a socket takes at once, for only a whole order is carried out.
     let text = "x".repeat(50_000);
-    stage.keep(&log("orders"), 1, Disk::Behind, &text);
+    stage.keep(&log("orders"), 1, WriteThrough::Behind, &text);
     stage.advance(DELAY);
     stage.unanswered();
     assert!(stage.store.trouble().is_some());
@@ -271,7 +271,7 @@ fn what_an_order_wrote_that_was_never_answered_counts_against_the_budget() {
 fn what_cannot_be_read_at_the_start_is_found_later() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
-    stage.keep(&orders, 1, Disk::Now, "first");
+    stage.keep(&orders, 1, WriteThrough::Now, "first");
     stage.settle();
     stage.program(NOTHING);
     stage.crash();
@@ -280,12 +280,12 @@ fn what_cannot_be_read_at_the_start_is_found_later() {
         let pause = stage.deadline().unwrap();
         stage.later(pause);
     }
-    assert_eq!(stage.told(), [StoreFact::Failed]);
+    assert_eq!(stage.told(), [StoreEvent::Failed]);
     stage.program(PROGRAM);
     stage.later(2 * SECOND);
     let told = stage.told();
     assert!(
-        matches!(&told[..], [StoreFact::Found(found), StoreFact::Works] if found.log == orders),
+        matches!(&told[..], [StoreEvent::RecoveredLog(found), StoreEvent::Recovered] if found.log == orders),
         "{told:?}"
     );
     assert_eq!(stage.read(&orders, 10, 1000), [(1, "first".to_owned())]);
@@ -296,7 +296,7 @@ fn a_page_keeps_the_order_where_memory_and_disk_take_turns() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
     for seq in 1..=12_u64 {
-        let disk = if seq.is_multiple_of(4) { Disk::Stop } else { Disk::Now };
+        let disk = if seq.is_multiple_of(4) { WriteThrough::Stop } else { WriteThrough::Now };
         stage.keep(&orders, seq, disk, &format!("message {seq}"));
     }
     stage.settle();
@@ -312,7 +312,9 @@ fn a_page_keeps_the_order_where_memory_and_disk_take_turns() {
 fn a_page_that_is_asked_for_is_what_is_there_when_it_is_read() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
-    for (seq, disk) in [(3, Disk::Now), (5, Disk::Stop), (6, Disk::Now), (11, Disk::Stop)] {
+    for (seq, disk) in
+        [(3, WriteThrough::Now), (5, WriteThrough::Stop), (6, WriteThrough::Now), (11, WriteThrough::Stop)]
+    {
         stage.keep(&orders, seq, disk, "text");
     }
     stage.settle();
@@ -338,7 +340,7 @@ fn a_full_disk_can_still_be_read_and_so_be_emptied() {
     while stage.store.trouble().is_none() {
         last += 1;
         assert!(last < 1000, "there is no limit");
-        stage.keep(&orders, last, Disk::Now, &text);
+        stage.keep(&orders, last, WriteThrough::Now, &text);
         stage.settle();
         assert!(stage.used() <= 2 * MIB, "{} bytes with {last} messages", stage.used());
     }
@@ -349,7 +351,7 @@ fn a_full_disk_can_still_be_read_and_so_be_emptied() {
     stage.later(2 * SECOND);
     stage.later(30 * SECOND);
     let told = stage.told();
-    assert!(told.contains(&StoreFact::Works), "{told:?}");
+    assert!(told.contains(&StoreEvent::Recovered), "{told:?}");
     assert_eq!(stage.read(&orders, 20, 1 << 20).len(), 3);
     assert!(stage.used() < 2 * MIB / 3, "{}", stage.used());
 }
@@ -360,7 +362,7 @@ fn what_is_all_owed_is_not_written_again_and_again() {
     let mut stage = Stage::new(16 * MIB);
     let orders = log("orders");
     for seq in 1..=5000_u64 {
-        stage.keep(&orders, seq, Disk::Behind, "");
+        stage.keep(&orders, seq, WriteThrough::Behind, "");
         if seq.is_multiple_of(500) {
             stage.later(DELAY);
         }
@@ -380,9 +382,9 @@ fn after_churn_the_disk_shrinks_and_keeps_what_is_owed() {
     let (rare, busy) = (log("rare"), log("busy"));
     let text = "x".repeat(5000);
     for seq in 1..=600_u64 {
-        stage.keep(&busy, seq, Disk::Behind, &text);
+        stage.keep(&busy, seq, WriteThrough::Behind, &text);
         if seq.is_multiple_of(100) {
-            stage.keep(&rare, seq / 100, Disk::Now, "kept");
+            stage.keep(&rare, seq / 100, WriteThrough::Now, "kept");
         }
         if seq.is_multiple_of(20) {
             stage.later(DELAY);
@@ -404,7 +406,7 @@ fn a_topic_that_begins_anew_is_not_taken_for_the_one_before() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
     for seq in 1..=5 {
-        stage.keep(&orders, seq, Disk::Now, "before");
+        stage.keep(&orders, seq, WriteThrough::Now, "before");
     }
     stage.settle();
     // A run in the middle, and then all.
@@ -412,7 +414,7 @@ fn a_topic_that_begins_anew_is_not_taken_for_the_one_before() {
     stage.later(6 * SECOND);
     stage.forget(&orders, 1, 5);
     for seq in 1..=4 {
-        stage.keep(&orders, seq, Disk::Now, "after");
+        stage.keep(&orders, seq, WriteThrough::Now, "after");
     }
     stage.settle();
     stage.crash();
@@ -425,10 +427,10 @@ fn a_topic_that_begins_anew_is_not_taken_for_the_one_before() {
 fn a_number_that_is_given_out_again_during_a_commit_is_another_message() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
-    stage.keep(&orders, 1, Disk::Now, "before");
+    stage.keep(&orders, 1, WriteThrough::Now, "before");
     stage.act(wshubd::edge::store::Store::tick);
     stage.forget(&orders, 1, 1);
-    stage.keep(&orders, 1, Disk::Behind, "after");
+    stage.keep(&orders, 1, WriteThrough::Behind, "after");
     stage.settle();
     let after = [(1, "after".to_owned())];
     assert_eq!(stage.read(&orders, 10, 1 << 20), after);
@@ -442,9 +444,9 @@ fn a_number_that_is_given_out_again_during_a_commit_is_another_message() {
 fn an_older_message_that_is_written_later_brings_nothing_back() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
-    stage.keep(&orders, 2, Disk::Stop, "second");
-    stage.keep(&orders, 3, Disk::Now, "third");
-    stage.keep(&orders, 7, Disk::Now, "seventh");
+    stage.keep(&orders, 2, WriteThrough::Stop, "second");
+    stage.keep(&orders, 3, WriteThrough::Now, "third");
+    stage.keep(&orders, 7, WriteThrough::Now, "seventh");
     stage.settle();
     stage.forget(&orders, 3, 3);
     stage.later(6 * SECOND);
@@ -459,11 +461,11 @@ fn an_older_message_that_is_written_later_brings_nothing_back() {
 fn a_clean_stop_writes_all_that_was_owed_even_if_the_process_dies_in_between() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
-    stage.keep(&orders, 1, Disk::Now, "now");
+    stage.keep(&orders, 1, WriteThrough::Now, "now");
     stage.settle();
-    stage.keep(&orders, 2, Disk::Behind, "behind");
-    stage.keep(&orders, 3, Disk::Stop, "stop");
-    stage.keep(&orders, 4, Disk::Never, "never");
+    stage.keep(&orders, 2, WriteThrough::Behind, "behind");
+    stage.keep(&orders, 3, WriteThrough::Stop, "stop");
+    stage.keep(&orders, 4, WriteThrough::Never, "never");
     stage.store.finish();
     stage.kill();
     stage.act(wshubd::edge::store::Store::tick);
@@ -481,7 +483,7 @@ fn a_clean_stop_writes_all_that_was_owed_even_if_the_process_dies_in_between() {
 fn a_stop_with_a_disk_that_cannot_be_used_does_not_take_for_ever() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
-    stage.keep(&orders, 1, Disk::Stop, "stop");
+    stage.keep(&orders, 1, WriteThrough::Stop, "stop");
     stage.program(NOTHING);
     stage.later(31 * SECOND);
     stage.wait_for_the_end();
@@ -508,18 +510,18 @@ fn a_stop_with_nothing_to_write_starts_no_process() {
 fn a_process_that_hangs_is_ended_and_another_goes_on() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
-    stage.keep(&orders, 1, Disk::Now, "first");
+    stage.keep(&orders, 1, WriteThrough::Now, "first");
     stage.settle();
     stage.told();
     stage.signal(rustix::process::Signal::STOP);
-    stage.keep(&orders, 2, Disk::Now, "second");
+    stage.keep(&orders, 2, WriteThrough::Now, "second");
     stage.act(wshubd::edge::store::Store::tick);
     assert_eq!(stage.deadline(), Some(10 * SECOND));
     stage.later(10 * SECOND);
-    let vain = StoreFact::NotStored { log: orders.clone(), seq: 2 };
-    assert_eq!(stage.told(), [StoreFact::Failed, vain]);
+    let vain = StoreEvent::NotStored { log: orders.clone(), seq: 2 };
+    assert_eq!(stage.told(), [StoreEvent::Failed, vain]);
     stage.later(2 * SECOND);
-    assert_eq!(stage.told(), [stored(&orders, 2, 2), StoreFact::Works]);
+    assert_eq!(stage.told(), [stored(&orders, 2, 2), StoreEvent::Recovered]);
 }
 
 #[test]
@@ -528,7 +530,7 @@ fn a_commit_that_no_socket_takes_at_once_arrives_whole() {
     let orders = log("orders");
     let text = |seq: u64| format!("{seq} {}", "x".repeat(100_000));
     for seq in 1..=12 {
-        stage.keep(&orders, seq, Disk::Now, &text(seq));
+        stage.keep(&orders, seq, WriteThrough::Now, &text(seq));
     }
     stage.settle();
     let told = stage.told();
@@ -548,15 +550,15 @@ fn a_spent_budget_writes_only_what_somebody_waits_for_also_after_a_restart() {
     let orders = log("orders");
     let text = "x".repeat(10_000);
     for seq in 1..=20 {
-        stage.keep(&orders, seq, Disk::Now, &text);
+        stage.keep(&orders, seq, WriteThrough::Now, &text);
         stage.settle();
     }
     for _ in 0..2 {
         stage.told();
-        stage.keep(&orders, 31, Disk::Behind, "may wait");
+        stage.keep(&orders, 31, WriteThrough::Behind, "may wait");
         stage.later(600 * SECOND);
         assert_eq!(stage.told(), []);
-        stage.keep(&orders, 32, Disk::Now, "may not");
+        stage.keep(&orders, 32, WriteThrough::Now, "may not");
         stage.settle();
         assert_eq!(stage.told(), [stored(&orders, 32, 32)]);
         stage.crash();
@@ -569,10 +571,10 @@ fn what_is_looked_up_before_it_is_forgotten_is_told_wherever_it_lies() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
     for seq in 1..=3 {
-        stage.keep(&orders, seq, Disk::Now, "on the disk");
+        stage.keep(&orders, seq, WriteThrough::Now, "on the disk");
     }
     stage.settle();
-    stage.keep(&orders, 4, Disk::Never, "in memory");
+    stage.keep(&orders, 4, WriteThrough::Never, "in memory");
     stage.look_up(&orders, 0, 3);
     stage.forget(&orders, 1, 3);
     stage.look_up(&orders, 3, 1);
@@ -585,7 +587,7 @@ fn disk_that_hangs_is_asked_for_a_bounded_number_of_forgotten_messages() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
     for seq in 1..=5000 {
-        stage.keep(&orders, seq, Disk::Behind, "unheard");
+        stage.keep(&orders, seq, WriteThrough::Behind, "unheard");
     }
     stage.later(DELAY);
     stage.told();
@@ -594,7 +596,7 @@ fn disk_that_hangs_is_asked_for_a_bounded_number_of_forgotten_messages() {
         stage.look_up(&orders, seq - 1, 1);
         stage.forget(&orders, seq, seq);
     }
-    let unread = stage.told().iter().filter(|fact| matches!(fact, StoreFact::Unread { .. })).count();
+    let unread = stage.told().iter().filter(|fact| matches!(fact, StoreEvent::ReadFailed { .. })).count();
     assert!((900..=910).contains(&unread), "{unread} of 5,000 are not read");
     stage.kill();
 }
@@ -604,10 +606,10 @@ fn what_is_looked_up_comes_in_parts_where_it_lies_in_parts() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
     for seq in [1, 2, 4] {
-        stage.keep(&orders, seq, Disk::Now, "on the disk");
+        stage.keep(&orders, seq, WriteThrough::Now, "on the disk");
     }
     stage.settle();
-    stage.keep(&orders, 3, Disk::Never, "in memory");
+    stage.keep(&orders, 3, WriteThrough::Never, "in memory");
     stage.look_up(&orders, 0, 4);
     stage.forget(&orders, 1, 4);
     let mut heard: Vec<u64> = stage.pages().concat();
@@ -619,7 +621,7 @@ fn what_is_looked_up_comes_in_parts_where_it_lies_in_parts() {
 fn a_disk_that_works_for_a_moment_has_not_recovered() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
-    stage.keep(&orders, 1, Disk::Now, "first");
+    stage.keep(&orders, 1, WriteThrough::Now, "first");
     stage.settle();
     let mut pauses = Vec::new();
     for seq in [2, 4] {
@@ -628,7 +630,7 @@ fn a_disk_that_works_for_a_moment_has_not_recovered() {
         stage.hear();
         // Who has ended is looked after as well, and would be the next to be due.
         stage.wait_for_the_end();
-        stage.keep(&orders, seq, Disk::Now, "while it fails");
+        stage.keep(&orders, seq, WriteThrough::Now, "while it fails");
         stage.act(wshubd::edge::store::Store::tick);
         let pause = stage.deadline().unwrap();
         pauses.push(pause.as_millis());

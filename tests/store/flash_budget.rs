@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use wshubd::edge::store::write_budget::{Budget, Thrift};
+use wshubd::edge::store::write_budget::{Thrift, WriteBudget};
 use wshubd::protocol::Moment;
 
 const MIB: u64 = 1 << 20;
@@ -12,20 +12,20 @@ const DAY: u64 = 24 * 3_600_000;
 
 #[test]
 fn a_fresh_budget_changes_nothing() {
-    let budget = Budget::new(Some(256 * MIB), 0, Moment(0));
+    let budget = WriteBudget::new(Some(256 * MIB), 0, Moment(0));
     assert_eq!((budget.thrift(Moment(0)), budget.window(Moment(0), DELAY)), (Thrift::Free, DELAY));
 }
 
 #[test]
 fn without_a_budget_nothing_is_ever_spent() {
-    let mut budget = Budget::new(None, 0, Moment(0));
+    let mut budget = WriteBudget::new(None, 0, Moment(0));
     budget.spend(Moment(0), 1 << 40);
     assert_eq!((budget.thrift(Moment(0)), budget.window(Moment(0), DELAY)), (Thrift::Free, DELAY));
 }
 
 #[test]
 fn from_half_of_it_on_the_window_grows_until_only_promises_are_kept() {
-    let mut budget = Budget::new(Some(256 * MIB), 0, Moment(0));
+    let mut budget = WriteBudget::new(Some(256 * MIB), 0, Moment(0));
     budget.spend(Moment(0), 128 * MIB);
     assert_eq!(budget.window(Moment(0), DELAY), DELAY);
     let mut before = DELAY;
@@ -42,7 +42,7 @@ fn from_half_of_it_on_the_window_grows_until_only_promises_are_kept() {
 
 #[test]
 fn a_day_later_all_is_forgiven() {
-    let mut budget = Budget::new(Some(256 * MIB), 0, Moment(0));
+    let mut budget = WriteBudget::new(Some(256 * MIB), 0, Moment(0));
     budget.spend(Moment(0), 256 * MIB);
     assert_eq!(budget.spent(Moment(DAY / 2)), 128 * MIB);
     assert_eq!(budget.spent(Moment(DAY)), 0);
@@ -50,7 +50,7 @@ fn a_day_later_all_is_forgiven() {
 
 #[test]
 fn a_spent_budget_says_when_it_is_worth_writing_again() {
-    let mut budget = Budget::new(Some(256 * MIB), 0, Moment(0));
+    let mut budget = WriteBudget::new(Some(256 * MIB), 0, Moment(0));
     budget.spend(Moment(0), 256 * MIB);
     let refilled = budget.refilled(Moment(0));
     assert!(refilled > Moment(DAY / 20) && refilled < Moment(DAY / 10), "{refilled:?}");
@@ -59,7 +59,7 @@ fn a_spent_budget_says_when_it_is_worth_writing_again() {
 
 #[test]
 fn a_steady_stream_stays_near_its_budget() {
-    let mut budget = Budget::new(Some(256 * MIB), 0, Moment(0));
+    let mut budget = WriteBudget::new(Some(256 * MIB), 0, Moment(0));
     let (mut now, mut written) = (Moment(0), 0);
     // Each commit writes 64 KiB, and is due again as soon as the window allows.
     while now.0 < 4 * DAY {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use wshubd::edge::store::{ImportError, Store};
-use wshubd::hub::settings::Disk;
-use wshubd::hub::{LogKey, StoreFact};
+use wshubd::hub::settings::WriteThrough;
+use wshubd::hub::{LogKey, StoreEvent};
 use wshubd::protocol::UserId;
 
 use crate::harness::{DELAY, NOTHING, PROGRAM, Stage, log, stored};
@@ -20,10 +20,10 @@ fn texts(read: &[(u64, String)]) -> Vec<(u64, &str)> {
 fn what_is_in_memory_and_on_the_disk_is_known_at_once() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
-    stage.keep(&orders, 1, Disk::Now, "on the disk");
+    stage.keep(&orders, 1, WriteThrough::Now, "on the disk");
     stage.settle();
     assert_eq!(stage.told(), [stored(&orders, 1, 1)]);
-    for (seq, disk) in [(2, Disk::Behind), (3, Disk::Stop), (4, Disk::Never)] {
+    for (seq, disk) in [(2, WriteThrough::Behind), (3, WriteThrough::Stop), (4, WriteThrough::Never)] {
         stage.keep(&orders, seq, disk, "in memory");
     }
     stage.advance(DELAY / 4);
@@ -46,7 +46,7 @@ fn a_store_in_memory_is_handed_over_too() {
     let mut stage = Stage::new(64 * MIB);
     let inbox = LogKey::Inbox(UserId::new("ada").unwrap());
     stage.store = Store::in_memory();
-    stage.keep(&log("orders"), 7, Disk::Behind, "brief");
+    stage.keep(&log("orders"), 7, WriteThrough::Behind, "brief");
     let bytes = stage.store.export(stage.now);
     stage.store = Store::import(None, stage.now, &bytes).unwrap();
     assert_eq!(texts(&stage.read(&log("orders"), 10, 1000)), [(7, "brief")]);
@@ -58,8 +58,8 @@ fn a_store_in_memory_is_handed_over_too() {
 fn a_commit_whose_answer_nobody_hears_is_made_again_and_told_once() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
-    stage.keep(&orders, 1, Disk::Now, "promised");
-    stage.keep(&orders, 2, Disk::Behind, "owed");
+    stage.keep(&orders, 1, WriteThrough::Now, "promised");
+    stage.keep(&orders, 2, WriteThrough::Behind, "owed");
     begin_commit(&mut stage);
     stage.hand_over();
     // What is asked for once more is not written once more.
@@ -78,10 +78,10 @@ fn what_was_in_such_a_commit_and_is_forgotten_then_does_not_come_back() {
         let mut stage = Stage::new(64 * MIB);
         let orders = log("orders");
         for seq in 1..=others {
-            stage.keep(&orders, seq, Disk::Now, "another");
+            stage.keep(&orders, seq, WriteThrough::Now, "another");
         }
         stage.settle();
-        stage.keep(&orders, 5, Disk::Now, "brief");
+        stage.keep(&orders, 5, WriteThrough::Now, "brief");
         begin_commit(&mut stage);
         stage.hand_over();
         stage.forget(&orders, 5, 5);
@@ -106,7 +106,7 @@ fn begin_commit(stage: &mut Stage) {
 fn a_promise_to_somebody_who_has_read_it_already_is_kept() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
-    stage.keep(&orders, 1, Disk::Now, "brief");
+    stage.keep(&orders, 1, WriteThrough::Now, "brief");
     stage.forget(&orders, 1, 1);
     stage.hand_over();
     assert_eq!(stage.read(&orders, 10, 1000), []);
@@ -119,8 +119,8 @@ fn what_the_disk_was_not_told_to_forget_is_told_by_the_next() {
     let mut stage = Stage::new(64 * MIB);
     let (orders, stock) = (log("orders"), log("stock"));
     for seq in 1..=3 {
-        stage.keep(&orders, seq, Disk::Now, "brief");
-        stage.keep(&stock, seq, Disk::Now, "brief");
+        stage.keep(&orders, seq, WriteThrough::Now, "brief");
+        stage.keep(&stock, seq, WriteThrough::Now, "brief");
     }
     stage.settle();
     stage.forget(&orders, 1, 3);
@@ -147,14 +147,14 @@ fn disk_that_answers_nothing_costs_a_bounded_memory_for_what_is_forgotten() {
     // Neighbours that stay: what goes from between them is noted one by one.
     let logs = [log("orders"), log("stock")];
     for log in &logs {
-        stage.keep(log, 1, Disk::Now, "stays");
+        stage.keep(log, 1, WriteThrough::Now, "stays");
     }
     stage.settle();
     let mut sizes = Vec::new();
     for round in 0..12_u64 {
         let seqs = 2 + round * 400..2 + (round + 1) * 400;
         for seq in seqs.clone() {
-            stage.keep(&logs[usize::from(seq.is_multiple_of(2))], seq, Disk::Behind, "brief");
+            stage.keep(&logs[usize::from(seq.is_multiple_of(2))], seq, WriteThrough::Behind, "brief");
         }
         stage.advance(DELAY);
         stage.unanswered();
@@ -176,7 +176,7 @@ fn the_last_copy_of_a_message_that_is_read_to_be_told_of_is_read_all_the_same() 
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
     for seq in 1..=3 {
-        stage.keep(&orders, seq, Disk::Now, "nobody heard it");
+        stage.keep(&orders, seq, WriteThrough::Now, "nobody heard it");
     }
     stage.settle();
     stage.look_up(&orders, 0, 3);
@@ -194,24 +194,24 @@ fn a_disk_in_trouble_is_so_for_the_next_and_tried_when_it_was_due() {
     stage.later(31 * SECOND);
     stage.wait_for_the_end();
     stage.program(NOTHING);
-    stage.keep(&orders, 1, Disk::Now, "brief");
+    stage.keep(&orders, 1, WriteThrough::Now, "brief");
     stage.settle();
-    let vain = StoreFact::NotStored { log: orders.clone(), seq: 1 };
-    assert_eq!(stage.told(), [StoreFact::Failed, vain]);
+    let vain = StoreEvent::NotStored { log: orders.clone(), seq: 1 };
+    assert_eq!(stage.told(), [StoreEvent::Failed, vain]);
     let (why, due) = (stage.store.trouble().map(str::to_owned), stage.deadline());
     stage.hand_over();
     assert_eq!((stage.store.trouble(), stage.deadline()), (why.as_deref(), due));
     assert!(stage.store.is_open(), "the hub knows");
     stage.program(PROGRAM);
     stage.later(due.unwrap());
-    assert_eq!(stage.told(), [stored(&orders, 1, 1), StoreFact::Works]);
+    assert_eq!(stage.told(), [stored(&orders, 1, 1), StoreEvent::Recovered]);
 }
 
 #[test]
 fn what_was_not_read_to_its_end_is_read_from_the_beginning() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
-    stage.keep(&orders, 1, Disk::Now, "brief");
+    stage.keep(&orders, 1, WriteThrough::Now, "brief");
     stage.settle();
     stage.crash();
     for _ in 0..2 {
@@ -232,9 +232,9 @@ fn making_room_goes_on_whoever_does_it() {
     let mut stage = Stage::new(CAP);
     let orders = log("orders");
     let text = "x".repeat(4000);
-    stage.keep(&orders, 1, Disk::Now, "the oldest of all");
+    stage.keep(&orders, 1, WriteThrough::Now, "the oldest of all");
     for seq in 2..1000 {
-        stage.keep(&orders, seq, Disk::Now, &text);
+        stage.keep(&orders, seq, WriteThrough::Now, &text);
         if seq > 20 {
             stage.forget(&orders, seq - 15, seq - 15);
         }
@@ -259,7 +259,7 @@ fn the_hub_clock_and_what_was_spent_go_on() {
     stage.options.flash_budget = Some(MIB);
     stage.crash();
     stage.load();
-    stage.keep(&log("orders"), 1, Disk::Now, "brief");
+    stage.keep(&log("orders"), 1, WriteThrough::Now, "brief");
     stage.settle();
     let known = |stage: &Stage| {
         let mut statistics = wshubd::protocol::frame::Statistics::default();
@@ -276,7 +276,7 @@ fn the_hub_clock_and_what_was_spent_go_on() {
 fn one_to_whom_nobody_listens_goes_on_itself() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
-    stage.keep(&orders, 1, Disk::Now, "brief");
+    stage.keep(&orders, 1, WriteThrough::Now, "brief");
     begin_commit(&mut stage);
     stage.store.export(stage.now);
     stage.settle();
@@ -291,9 +291,9 @@ fn one_to_whom_nobody_listens_goes_on_itself() {
 fn bytes_that_are_no_store_are_refused_by_name() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
-    stage.keep(&orders, 1, Disk::Now, "on the disk");
+    stage.keep(&orders, 1, WriteThrough::Now, "on the disk");
     stage.settle();
-    stage.keep(&orders, 2, Disk::Behind, "in memory");
+    stage.keep(&orders, 2, WriteThrough::Behind, "in memory");
     let bytes = stage.store.export(stage.now);
     let options = Some(stage.options.clone());
     let import = |bytes: &[u8]| Store::import(options.clone(), stage.now, bytes);
@@ -322,35 +322,35 @@ fn bytes_that_are_no_store_are_refused_by_name() {
 fn a_process_that_hangs_at_a_handover_is_killed_when_its_time_is_over() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
-    stage.keep(&orders, 1, Disk::Now, "on the disk");
+    stage.keep(&orders, 1, WriteThrough::Now, "on the disk");
     stage.settle();
     stage.told();
     stage.signal(rustix::process::Signal::STOP);
-    stage.keep(&orders, 2, Disk::Now, "promised");
+    stage.keep(&orders, 2, WriteThrough::Now, "promised");
     begin_commit(&mut stage);
     stage.hand_over();
     // Whoever goes on starts no other before that, so that none but this can end it.
     stage.program(NOTHING);
     stage.act(Store::tick);
-    assert_eq!(stage.told(), [StoreFact::Failed, StoreFact::NotStored { log: orders.clone(), seq: 2 }]);
+    assert_eq!(stage.told(), [StoreEvent::Failed, StoreEvent::NotStored { log: orders.clone(), seq: 2 }]);
     stage.advance(10 * SECOND);
     stage.act(Store::tick);
     stage.wait_for_the_end();
     stage.program(PROGRAM);
     stage.later(30 * SECOND);
-    assert_eq!(stage.told(), [stored(&orders, 2, 2), StoreFact::Works]);
+    assert_eq!(stage.told(), [stored(&orders, 2, 2), StoreEvent::Recovered]);
 }
 
 #[test]
 fn who_takes_over_a_disk_that_fails_knows_it_fails() {
     let mut stage = Stage::new(64 * MIB);
-    stage.keep(&log("orders"), 1, Disk::Now, "on the disk");
+    stage.keep(&log("orders"), 1, WriteThrough::Now, "on the disk");
     stage.settle();
     assert!(!stage.store.has_failed());
     stage.kill();
     stage.wait_for_the_end();
     stage.program(NOTHING);
-    stage.keep(&log("orders"), 2, Disk::Now, "promised");
+    stage.keep(&log("orders"), 2, WriteThrough::Now, "promised");
     while !stage.store.has_failed() {
         stage.hear_or_pass();
     }

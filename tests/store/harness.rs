@@ -7,9 +7,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
-use wshubd::edge::store::{Around, Engine, Fetch, Options, Store};
-use wshubd::hub::settings::Disk;
-use wshubd::hub::{Fate, Found, Hub, Input, Keeping, LogKey, Now, Purpose, Settings, StoreFact};
+use wshubd::edge::store::{Engine, Fetch, Options, Store, StoreContext};
+use wshubd::hub::settings::WriteThrough;
+use wshubd::hub::{
+    DeliveryOutcome, EntryMeta, FetchPurpose, Hub, Input, LogKey, Now, RecoveredLog, Settings, StoreEvent,
+};
 use wshubd::protocol::frame::Statistics;
 use wshubd::protocol::{Channel, ConnectionId, Event, Message, MessageId, Moment, Payload, Sender, UnixTime};
 
@@ -82,7 +84,7 @@ impl Stage {
     }
 
     /// Reads what is there.
-    pub(crate) fn load(&mut self) -> Vec<Found> {
+    pub(crate) fn load(&mut self) -> Vec<RecoveredLog> {
         self.act(Store::tick);
         while !self.store.is_open() {
             self.hear();
@@ -91,7 +93,7 @@ impl Stage {
         self.settle();
         let mut found = Vec::new();
         self.facts.retain(|fact| match fact {
-            Input::Store(StoreFact::Found(one)) => {
+            Input::Store(StoreEvent::RecoveredLog(one)) => {
                 found.push((**one).clone());
                 false
             }
@@ -106,8 +108,8 @@ impl Stage {
         self.settle();
     }
 
-    pub(crate) fn act(&mut self, act: impl FnOnce(&mut Store, &mut Around<'_>)) {
-        let mut around = Around { now: self.now, hub: &self.hub, epoll: None, facts: &mut self.facts };
+    pub(crate) fn act(&mut self, act: impl FnOnce(&mut Store, &mut StoreContext<'_>)) {
+        let mut around = StoreContext { now: self.now, hub: &self.hub, epoll: None, inputs: &mut self.facts };
         act(&mut self.store, &mut around);
     }
 
@@ -200,15 +202,15 @@ impl Stage {
         self.settle();
     }
 
-    pub(crate) fn keep(&mut self, log: &LogKey, seq: u64, disk: Disk, text: &str) {
+    pub(crate) fn keep(&mut self, log: &LogKey, seq: u64, disk: WriteThrough, text: &str) {
         let LogKey::Channel(channel) = log else { panic!("{log:?}") };
         let message = message(channel, seq, text);
-        let keeping = Keeping {
+        let keeping = EntryMeta {
             expires: self.now.moment + Duration::from_secs(86_400),
             since: self.now.moment,
             size: u32::try_from(message.size()).unwrap(),
-            heard: false,
-            durable: disk == Disk::Now,
+            delivered: false,
+            durable: disk == WriteThrough::Now,
             disk,
             scope: None,
         };
@@ -221,14 +223,14 @@ impl Stage {
 
     /// Asks for a page; it comes at once, or as a fact.
     pub(crate) fn ask(&mut self, log: &LogKey, after: u64, count: usize, bytes: usize) {
-        let purpose = Purpose::Replay(ConnectionId { slot: 1, tag: 1 });
+        let purpose = FetchPurpose::Replay(ConnectionId { slot: 1, tag: 1 });
         let fetch = Fetch { purpose, log: log.clone(), after, count, bytes };
         self.facts.extend(self.store.fetch(fetch));
     }
 
     /// Asks as the hub does before it forgets what nobody heard: for `count` messages.
     pub(crate) fn look_up(&mut self, log: &LogKey, after: u64, count: usize) {
-        let purpose = Purpose::Notice(Fate::Expired);
+        let purpose = FetchPurpose::Notice(DeliveryOutcome::Expired);
         let fetch = Fetch { purpose, log: log.clone(), after, count, bytes: usize::MAX };
         self.facts.extend(self.store.fetch(fetch));
     }
@@ -257,8 +259,9 @@ impl Stage {
     /// The page that was asked for, if it could be read.
     pub(crate) fn page(&mut self) -> Option<Vec<Rc<Message>>> {
         self.settle();
-        let is_page =
-            |fact: &Input| matches!(fact, Input::Fetched { .. } | Input::Store(StoreFact::Unread { .. }));
+        let is_page = |fact: &Input| {
+            matches!(fact, Input::Fetched { .. } | Input::Store(StoreEvent::ReadFailed { .. }))
+        };
         let at = self.facts.iter().position(is_page).unwrap();
         match self.facts.remove(at) {
             Some(Input::Fetched { messages, .. }) => Some(messages),
@@ -281,9 +284,9 @@ impl Stage {
     }
 
     /// What was told of the disk since the last time.
-    pub(crate) fn told(&mut self) -> Vec<StoreFact> {
+    pub(crate) fn told(&mut self) -> Vec<StoreEvent> {
         let told = self.facts.drain(..).filter_map(|fact| match fact {
-            Input::Store(StoreFact::Capacity { .. }) => None,
+            Input::Store(StoreEvent::Capacity { .. }) => None,
             Input::Store(fact) => Some(fact),
             _ => None,
         });
@@ -333,6 +336,6 @@ pub(crate) fn text(message: &Message) -> String {
 }
 
 /// `Stored`, spelled shortly.
-pub(crate) fn stored(log: &LogKey, from: u64, to: u64) -> StoreFact {
-    StoreFact::Stored { log: log.clone(), from, to }
+pub(crate) fn stored(log: &LogKey, from: u64, to: u64) -> StoreEvent {
+    StoreEvent::Stored { log: log.clone(), from, to }
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use wshubd::edge::store::Store;
-use wshubd::hub::settings::Disk;
-use wshubd::hub::{Input, LogKey, StoreFact};
+use wshubd::hub::settings::WriteThrough;
+use wshubd::hub::{Input, LogKey, StoreEvent};
 
 use crate::harness::{DELAY, Stage, log};
 
@@ -25,7 +25,7 @@ impl Dice {
 /// What is known of one message.
 struct Known {
     text: String,
-    disk: Disk,
+    disk: WriteThrough,
     is_stored: bool,
 }
 
@@ -70,7 +70,8 @@ impl History {
         self.written += 1;
         let size = [5, 50, 500, 20_000][self.dice.below(4) as usize];
         let text = format!("{} {}", self.written, "x".repeat(self.dice.below(size) as usize));
-        let disk = [Disk::Behind, Disk::Behind, Disk::Now, Disk::Stop][self.dice.below(4) as usize];
+        let disk = [WriteThrough::Behind, WriteThrough::Behind, WriteThrough::Now, WriteThrough::Stop]
+            [self.dice.below(4) as usize];
         let (key, account) = &mut self.logs[which];
         account.last += 1 + self.dice.below(2);
         self.stage.keep(key, account.last, disk, &text);
@@ -158,7 +159,7 @@ impl History {
         for (_, account) in &mut self.logs {
             account.fading.clear();
         }
-        self.find(|known| known.disk != Disk::Never);
+        self.find(|known| known.disk != WriteThrough::Never);
     }
 
     /// What is found is what is owed at least, and nothing that was forgotten and
@@ -183,7 +184,7 @@ impl History {
                 };
                 assert!(possible, "{key:?} {seq} has come back");
             }
-            let known = |text| Known { text, disk: Disk::Behind, is_stored: true };
+            let known = |text| Known { text, disk: WriteThrough::Behind, is_stored: true };
             account.live = read.into_iter().map(|(seq, text)| (seq, known(text))).collect();
             account.last = account.last.max(last);
             account.fading.clear();
@@ -203,7 +204,7 @@ impl History {
 
     fn take_facts(&mut self) {
         for fact in self.stage.facts.drain(..) {
-            let Input::Store(StoreFact::Stored { log, from, to }) = fact else { continue };
+            let Input::Store(StoreEvent::Stored { log, from, to }) = fact else { continue };
             let account =
                 self.logs.iter_mut().find(|(key, _)| *key == log).map(|(_, account)| account).unwrap();
             for (_, known) in account.live.range_mut(from..=to) {

@@ -1,7 +1,7 @@
 //! What is kept grows old with the time that has really passed, whatever the
 //! clocks of the machine say.
 
-use wshubd::edge::store::{Clocks, Elapsed};
+use wshubd::edge::store::{Clocks, HubClock};
 use wshubd::hub::Now;
 use wshubd::protocol::{Moment, UnixTime};
 
@@ -18,9 +18,9 @@ fn clocks(boot: &str, is_trusted: bool) -> Clocks {
 
 /// How much the hub clock went on from a stop at `stop` to a start at `start`.
 fn passed(stop: (Clocks, Now), start: (Clocks, Now)) -> u64 {
-    let stamp = Elapsed::new(stop.1, stop.0, None).stamp(stop.1);
-    let before = Elapsed::new(stop.1, clocks("a", true), None).at(stop.1.moment);
-    Elapsed::new(start.1, start.0, Some(&stamp)).at(start.1.moment) - before
+    let stamp = HubClock::new(stop.1, stop.0, None).stamp(stop.1);
+    let before = HubClock::new(stop.1, clocks("a", true), None).at(stop.1.moment);
+    HubClock::new(start.1, start.0, Some(&stamp)).at(start.1.moment) - before
 }
 
 #[test]
@@ -75,11 +75,11 @@ fn a_clock_that_leaps_by_years_costs_one_at_most() {
 #[test]
 fn a_moment_is_the_same_on_both_sides_of_a_reboot() {
     let stop = at(9 * HOUR, NOON);
-    let before = Elapsed::new(stop, clocks("a", true), None);
+    let before = HubClock::new(stop, clocks("a", true), None);
     let expires = before.at(Moment(10 * HOUR));
     let stamp = before.stamp(stop);
     let start = at(2000, NOON + HOUR / 4);
-    let after = Elapsed::new(start, clocks("b", true), Some(&stamp));
+    let after = HubClock::new(start, clocks("b", true), Some(&stamp));
     // An hour was left; a quarter of it went by without power.
     assert_eq!(after.moment(expires), Moment(2000 + HOUR * 3 / 4));
     assert_eq!(
@@ -91,9 +91,9 @@ fn a_moment_is_the_same_on_both_sides_of_a_reboot() {
 #[test]
 fn what_grew_old_while_nobody_looked_is_old_from_the_first_moment_on() {
     let stop = at(9 * HOUR, NOON);
-    let before = Elapsed::new(stop, clocks("a", true), None);
+    let before = HubClock::new(stop, clocks("a", true), None);
     let expires = before.at(Moment(10 * HOUR));
     let start = at(2000, NOON + 3 * HOUR);
-    let after = Elapsed::new(start, clocks("b", true), Some(&before.stamp(stop)));
+    let after = HubClock::new(start, clocks("b", true), Some(&before.stamp(stop)));
     assert!(after.moment(expires) <= start.moment);
 }

@@ -42,7 +42,7 @@ fn kills_while_it_opens_are_no_damage() {
     for _ in 0..10 {
         let mut child = place.start();
         assert_eq!(child.ready["notes"].as_array().map(Vec::len), Some(0));
-        child.say(&wshubd::edge::store::ipc::Order::Load { generation: 1 });
+        child.say(&wshubd::edge::store::ipc::StoreRequest::Load { generation: 1 });
         child.signal(Signal::KILL);
         child.wait();
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use wshubd::edge::store::Store;
 use wshubd::hub::LogKey;
-use wshubd::hub::settings::Disk;
+use wshubd::hub::settings::WriteThrough;
 
 use crate::harness::{Stage, log};
 
@@ -15,7 +15,7 @@ const SECOND: Duration = Duration::from_secs(1);
 fn spread(stage: &mut Stage, logs: &[LogKey], generations: u64) {
     for seq in 1..=generations {
         for log in logs {
-            stage.keep(log, seq, Disk::Now, &"x".repeat(70_000 / logs.len()));
+            stage.keep(log, seq, WriteThrough::Now, &"x".repeat(70_000 / logs.len()));
         }
         stage.settle();
     }

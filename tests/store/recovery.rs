@@ -3,7 +3,7 @@
 use std::fs;
 
 use serde_json::{Value, json};
-use wshubd::edge::store::ipc::Order;
+use wshubd::edge::store::ipc::StoreRequest;
 
 use crate::child::{Answer, Place, gone, mark, put, record};
 
@@ -15,8 +15,12 @@ fn what_was_committed_is_told_with_its_states_and_all_that_is_gone() {
     let seqs = [1, 256, 2, 255, 70_000, 3];
     let puts = seqs.iter().flat_map(|seq| [put("logs", *seq, 40), put("news", *seq, 900)]).collect();
     let marks = vec![mark("logs", &json!({"first": 1})), mark("", &json!({"clock": 5}))];
-    let order =
-        Order::Commit { generation: 1, puts, marks, gone: vec![gone("logs", 2, 3), gone("logs", 9, 9)] };
+    let order = StoreRequest::Commit {
+        generation: 1,
+        puts,
+        marks,
+        gone: vec![gone("logs", 2, 3), gone("logs", 9, 9)],
+    };
     child.ask(&order).end("Committed");
     is_told(&child.load(1));
     child.end();
@@ -51,7 +55,9 @@ fn a_new_state_takes_the_place_of_the_old() {
     let mut child = place.start();
     for first in [1, 2, 3] {
         let marks = vec![mark("logs", &json!({"first": first}))];
-        child.ask(&Order::Commit { generation: 1, puts: vec![], marks, gone: vec![] }).end("Committed");
+        child
+            .ask(&StoreRequest::Commit { generation: 1, puts: vec![], marks, gone: vec![] })
+            .end("Committed");
     }
     assert_eq!(child.load(1).marks, [("logs".into(), json!({"first": 3}))]);
 }
@@ -85,7 +91,7 @@ fn a_page_has_no_more_than_was_asked_for_but_at_least_one() {
     let puts = (1..=9).flat_map(|seq| [put("a", seq, 100), put("b", seq, 100)]).collect();
     child.commit(1, puts).end("Committed");
     let mut page = |from, to, count, bytes| {
-        let read = child.ask(&Order::Read { generation: 1, log: "a".into(), from, to, count, bytes });
+        let read = child.ask(&StoreRequest::Read { generation: 1, log: "a".into(), from, to, count, bytes });
         assert_eq!(read.end("Read")["damaged"], 0);
         read.records.iter().map(|record| record.seq).collect::<Vec<_>>()
     };
@@ -107,7 +113,7 @@ fn what_is_not_there_has_nothing_to_tell_and_is_not_made() {
     assert_eq!(child.ready["generations"], json!([]));
     assert_eq!(child.load(4).end("Loaded")["damaged"], 0);
     assert_eq!(child.read(4, "logs").end("Read")["damaged"], 0);
-    child.ask(&Order::Drop { generation: 4 }).end("Dropped");
+    child.ask(&StoreRequest::Drop { generation: 4 }).end("Dropped");
     assert_eq!(place.names(), [""; 0]);
 }
 
@@ -143,7 +149,7 @@ fn a_dropped_generation_gives_its_room_back() {
     assert!(first["newest"].as_u64() > Some(400_000), "{first}");
     assert!(both["used"].as_u64() > first["used"].as_u64());
     child.read(1, "logs").end("Read");
-    let after = room(&child.ask(&Order::Drop { generation: 1 }), "Dropped");
+    let after = room(&child.ask(&StoreRequest::Drop { generation: 1 }), "Dropped");
     let freed = both["used"].as_u64().unwrap() - after["used"].as_u64().unwrap();
     assert!(freed >= 400_000, "{freed}");
     assert_eq!(place.names(), ["00000002"]);
@@ -173,7 +179,7 @@ fn no_page_gets_so_long_that_it_is_a_file_of_its_own() {
         let puts = names.iter().flat_map(|log| seqs.clone().map(|seq| put(log, seq, 850))).collect();
         let marks = names.iter().map(|log| mark(log, &json!({"first": 1, "last": 4}))).collect();
         let gone = names.iter().map(|log| gone(log, 1, 2)).collect();
-        child.ask(&Order::Commit { generation: 1, puts, marks, gone }).end("Committed");
+        child.ask(&StoreRequest::Commit { generation: 1, puts, marks, gone }).end("Committed");
     }
     child.commit(1, vec![put("logs", 1, 2_000_000)]).end("Committed");
     child.checkpoint(1);

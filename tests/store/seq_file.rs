@@ -3,12 +3,12 @@
 
 use std::path::PathBuf;
 
-use wshubd::edge::store::seq_file::{Owner, Position, Positions};
+use wshubd::edge::store::seq_file::{Owner, SeqFile, SeqFileEntry};
 use wshubd::hub::LogKey;
 use wshubd::protocol::{Channel, UserId};
 
-fn channel(name: &str, epoch: u64, seq: u64) -> Position {
-    Position { log: LogKey::Channel(Channel::new(name).unwrap()), epoch, seq }
+fn channel(name: &str, epoch: u64, seq: u64) -> SeqFileEntry {
+    SeqFileEntry { log: LogKey::Channel(Channel::new(name).unwrap()), epoch, seq }
 }
 
 fn owner(boot: &str) -> Owner {
@@ -21,7 +21,7 @@ fn path(story: &str) -> PathBuf {
     directory.join("positions")
 }
 
-fn sorted(mut positions: Vec<Position>) -> Vec<Position> {
+fn sorted(mut positions: Vec<SeqFileEntry>) -> Vec<SeqFileEntry> {
     positions.sort_by(|a, b| a.log.cmp(&b.log));
     positions
 }
@@ -29,8 +29,8 @@ fn sorted(mut positions: Vec<Position>) -> Vec<Position> {
 #[test]
 fn what_was_written_is_there_although_nobody_said_goodbye() {
     let path = path("written");
-    let inbox = Position { log: LogKey::Inbox(UserId::new("ann").unwrap()), epoch: 7, seq: 1 };
-    let mut positions = Positions::create(&path, &owner("boot"), std::slice::from_ref(&inbox)).unwrap();
+    let inbox = SeqFileEntry { log: LogKey::Inbox(UserId::new("ann").unwrap()), epoch: 7, seq: 1 };
+    let mut positions = SeqFile::create(&path, &owner("boot"), std::slice::from_ref(&inbox)).unwrap();
     for seq in 1..=1000 {
         positions.grew(&channel("orders", 1, 1).log, 1, seq);
     }
@@ -39,38 +39,38 @@ fn what_was_written_is_there_although_nobody_said_goodbye() {
     positions.write(|_| true).unwrap();
     std::mem::forget(positions);
     let expected = sorted(vec![inbox, channel("orders", 1, 1000), channel("news", u64::MAX, 3)]);
-    assert_eq!(sorted(Positions::read(&path, &owner("boot"))), expected);
+    assert_eq!(sorted(SeqFile::read(&path, &owner("boot"))), expected);
 }
 
 #[test]
 fn of_another_run_of_the_machine_nothing_counts() {
     let path = path("boot");
-    drop(Positions::create(&path, &owner("boot"), &[channel("orders", 1, 5)]).unwrap());
-    assert_eq!(Positions::read(&path, &owner("another")), []);
+    drop(SeqFile::create(&path, &owner("boot"), &[channel("orders", 1, 5)]).unwrap());
+    assert_eq!(SeqFile::read(&path, &owner("another")), []);
 }
 
 #[test]
 fn positions_of_another_state_directory_count_for_nothing() {
     let path = path("state");
-    drop(Positions::create(&path, &owner("boot"), &[channel("orders", 1, 5)]).unwrap());
-    assert_eq!(Positions::read(&path, &Owner { state: (1, 3), ..owner("boot") }), []);
-    assert_eq!(Positions::read(&path, &owner("boot")), [channel("orders", 1, 5)]);
+    drop(SeqFile::create(&path, &owner("boot"), &[channel("orders", 1, 5)]).unwrap());
+    assert_eq!(SeqFile::read(&path, &Owner { state: (1, 3), ..owner("boot") }), []);
+    assert_eq!(SeqFile::read(&path, &owner("boot")), [channel("orders", 1, 5)]);
 }
 
 #[test]
 fn slots_of_forgotten_logs_are_given_to_others() {
     let path = path("slots");
-    let mut positions = Positions::create(&path, &owner("boot"), &[]).unwrap();
+    let mut positions = SeqFile::create(&path, &owner("boot"), &[]).unwrap();
     // Three times as many as there are slots, and never more than a hundred at a time.
     let name = |number: u64| channel(&format!("job:{number}"), 7, number + 1);
     for number in 0..12_288 {
-        let Position { log, epoch, seq } = name(number);
+        let SeqFileEntry { log, epoch, seq } = name(number);
         positions.grew(&log, epoch, seq);
         let is_known =
             |log: &LogKey| (number.saturating_sub(99)..=number).any(|known| name(known).log == *log);
         positions.write(is_known).unwrap();
     }
-    let read = Positions::read(&path, &owner("boot"));
+    let read = SeqFile::read(&path, &owner("boot"));
     for number in 12_188..12_288 {
         let found: Vec<_> = read.iter().filter(|found| found.log == name(number).log).collect();
         assert_eq!(found, [&name(number)], "each is there once");
@@ -81,8 +81,8 @@ fn slots_of_forgotten_logs_are_given_to_others() {
 #[test]
 fn log_that_returns_is_found_in_its_new_slot_alone() {
     let path = path("returns");
-    let mut positions = Positions::create(&path, &owner("boot"), &[]).unwrap();
-    let mut grow = |log: &Position, forgotten: &str| {
+    let mut positions = SeqFile::create(&path, &owner("boot"), &[]).unwrap();
+    let mut grow = |log: &SeqFileEntry, forgotten: &str| {
         positions.grew(&log.log, log.epoch, log.seq);
         let is_known = |log: &LogKey| !forgotten.contains(&format!("{log:?}"));
         positions.write(is_known).unwrap();
@@ -99,7 +99,7 @@ fn log_that_returns_is_found_in_its_new_slot_alone() {
     for number in 0..4096 {
         grow(&channel("returns", 2, 1 + number), &other);
     }
-    let read = Positions::read(&path, &owner("boot"));
+    let read = SeqFile::read(&path, &owner("boot"));
     let found: Vec<_> = read.iter().filter(|found| found.log == returning.log).collect();
     assert_eq!(found, [&channel("returns", 2, 4096)]);
 }
@@ -107,49 +107,47 @@ fn log_that_returns_is_found_in_its_new_slot_alone() {
 #[test]
 fn file_that_is_begun_anew_replaces_the_one_before_as_a_whole() {
     let path = path("anew");
-    drop(
-        Positions::create(&path, &owner("boot"), &[channel("orders", 1, 5), channel("news", 1, 5)]).unwrap(),
-    );
+    drop(SeqFile::create(&path, &owner("boot"), &[channel("orders", 1, 5), channel("news", 1, 5)]).unwrap());
     // As a process leaves it that is killed before the new one is whole.
     let mut unfinished = path.clone().into_os_string();
     unfinished.push(".new");
     std::fs::write(&unfinished, b"half").unwrap();
-    assert_eq!(Positions::read(&path, &owner("boot")).len(), 2);
-    drop(Positions::create(&path, &owner("boot"), &[channel("orders", 1, 9)]).unwrap());
-    assert_eq!(Positions::read(&path, &owner("boot")), [channel("orders", 1, 9)]);
+    assert_eq!(SeqFile::read(&path, &owner("boot")).len(), 2);
+    drop(SeqFile::create(&path, &owner("boot"), &[channel("orders", 1, 9)]).unwrap());
+    assert_eq!(SeqFile::read(&path, &owner("boot")), [channel("orders", 1, 9)]);
 }
 
 #[test]
 fn where_no_file_can_be_made_an_old_one_is_not_found() {
     let path = path("refused");
-    drop(Positions::create(&path, &owner("boot"), &[channel("orders", 1, 5)]).unwrap());
+    drop(SeqFile::create(&path, &owner("boot"), &[channel("orders", 1, 5)]).unwrap());
     let mut unfinished = path.clone().into_os_string();
     unfinished.push(".new");
     std::fs::create_dir_all(&unfinished).unwrap();
-    assert!(Positions::create(&path, &owner("boot"), &[channel("orders", 1, 9)]).is_err());
-    assert_eq!(Positions::read(&path, &owner("boot")), []);
+    assert!(SeqFile::create(&path, &owner("boot"), &[channel("orders", 1, 9)]).is_err());
+    assert_eq!(SeqFile::read(&path, &owner("boot")), []);
 }
 
 #[test]
 fn what_is_damaged_does_not_count_and_the_rest_does() {
     let path = path("damaged");
-    drop(Positions::create(&path, &owner("boot"), &[channel("orders", 1, 5)]).unwrap());
+    drop(SeqFile::create(&path, &owner("boot"), &[channel("orders", 1, 5)]).unwrap());
     let whole = std::fs::read(&path).unwrap();
     let mut longer = whole.clone();
     longer.extend_from_slice(&[9; 300]);
     std::fs::write(&path, &longer).unwrap();
-    assert_eq!(Positions::read(&path, &owner("boot")), [channel("orders", 1, 5)]);
+    assert_eq!(SeqFile::read(&path, &owner("boot")), [channel("orders", 1, 5)]);
     for at in whole.len() / 2..whole.len() {
         let mut flipped = whole.clone();
         flipped[at] ^= 0x10;
         std::fs::write(&path, &flipped).unwrap();
-        assert_eq!(Positions::read(&path, &owner("boot")), [], "{at}");
+        assert_eq!(SeqFile::read(&path, &owner("boot")), [], "{at}");
     }
 }
 
 #[test]
 fn after_a_clean_stop_nothing_is_left() {
     let path = path("clean");
-    Positions::create(&path, &owner("boot"), &[channel("orders", 1, 5)]).unwrap().remove();
-    assert_eq!(Positions::read(&path, &owner("boot")), []);
+    SeqFile::create(&path, &owner("boot"), &[channel("orders", 1, 5)]).unwrap().remove();
+    assert_eq!(SeqFile::read(&path, &owner("boot")), []);
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::json;
-use wshubd::edge::store::ipc::Order;
-use wshubd::hub::settings::Disk;
+use wshubd::edge::store::ipc::StoreRequest;
+use wshubd::hub::settings::WriteThrough;
 
 use crate::child::{Answer, Place, mark, put, record};
 use crate::harness::{DELAY, Stage, log};
@@ -121,7 +121,7 @@ fn what_lies_in_log_and_database_is_read_as_one() {
     child
         .commit(1, (1..=20).filter(|seq| seq % 2 == 0).map(|seq| put("logs", seq, 500)).collect())
         .end("Committed");
-    let order = |state| Order::Commit {
+    let order = |state| StoreRequest::Commit {
         generation: 1,
         puts: vec![],
         marks: vec![mark("logs", &state)],
@@ -142,7 +142,7 @@ fn what_lies_in_log_and_database_is_read_as_one() {
         }
         assert_eq!(child.read(1, "logs").records, expected);
         let mut page = |from, to, count| {
-            let read = child.ask(&Order::Read {
+            let read = child.ask(&StoreRequest::Read {
                 generation: 1,
                 log: "logs".into(),
                 from,
@@ -182,7 +182,7 @@ fn a_kill_at_any_time_of_a_checkpoint_loses_nothing() {
             }
             child.commit(1, (21..=40).map(|seq| put("logs", seq, 400)).collect()).end("Committed");
             expected.extend((21..=40).map(|seq| record("logs", seq, 400)));
-            let order = Order::Checkpoint { generation: 1, bytes: 1000 };
+            let order = StoreRequest::Checkpoint { generation: 1, bytes: 1000 };
             for _ in 0..portions {
                 child.ask(&order).end("Checkpointed");
             }
@@ -235,7 +235,7 @@ fn what_is_still_kept_when_it_is_quiet_goes_to_the_database() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
     for seq in 1..=300 {
-        stage.keep(&orders, seq, Disk::Behind, &"x".repeat(400));
+        stage.keep(&orders, seq, WriteThrough::Behind, &"x".repeat(400));
     }
     stage.later(DELAY);
     stage.later(4 * SECOND);
@@ -245,7 +245,7 @@ fn what_is_still_kept_when_it_is_quiet_goes_to_the_database() {
     assert_eq!(stage.store.trouble(), None);
     assert_eq!(stage.read(&orders, 1000, MIB as usize).len(), 300);
     // What comes then is read with it, also by the next.
-    stage.keep(&orders, 301, Disk::Now, "last");
+    stage.keep(&orders, 301, WriteThrough::Now, "last");
     stage.settle();
     stage.crash();
     stage.load();
@@ -257,7 +257,7 @@ fn what_was_delivered_in_a_few_seconds_never_goes_to_the_database() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
     for seq in 1..=300 {
-        stage.keep(&orders, seq, Disk::Now, &"x".repeat(400));
+        stage.keep(&orders, seq, WriteThrough::Now, &"x".repeat(400));
         stage.settle();
     }
     stage.forget(&orders, 1, 300);
@@ -270,7 +270,7 @@ fn where_much_is_kept_it_stays_in_its_log() {
     let mut stage = Stage::new(MIB);
     let orders = log("orders");
     for seq in 1..=300 {
-        stage.keep(&orders, seq, Disk::Behind, &"x".repeat(400));
+        stage.keep(&orders, seq, WriteThrough::Behind, &"x".repeat(400));
     }
     stage.later(DELAY);
     stage.later(60 * SECOND);
@@ -284,7 +284,7 @@ fn what_is_begun_to_be_copied_is_finished_though_the_store_grows_by_it() {
     let mut stage = Stage::new(6 * MIB);
     let orders = log("orders");
     for seq in 1..=600 {
-        stage.keep(&orders, seq, Disk::Behind, &"x".repeat(400));
+        stage.keep(&orders, seq, WriteThrough::Behind, &"x".repeat(400));
     }
     stage.later(DELAY);
     let length = fs::metadata(stage.place.wal(0)).unwrap().len();
@@ -300,16 +300,16 @@ fn checkpoint_that_fails_is_no_trouble_and_is_tried_an_hour_later() {
     let mut stage = Stage::new(64 * MIB);
     let orders = log("orders");
     for seq in 1..=300 {
-        stage.keep(&orders, seq, Disk::Behind, &"x".repeat(400));
+        stage.keep(&orders, seq, WriteThrough::Behind, &"x".repeat(400));
     }
     stage.later(DELAY);
     // In the way of the directory that is to be made.
     fs::write(stage.place.generation(0).join("database"), "in the way").unwrap();
     stage.later(6 * SECOND);
     assert_eq!(stage.store.trouble(), None);
-    assert!(stage.told().iter().all(|fact| matches!(fact, wshubd::hub::StoreFact::Stored { .. })));
+    assert!(stage.told().iter().all(|fact| matches!(fact, wshubd::hub::StoreEvent::Stored { .. })));
     fs::remove_file(stage.place.generation(0).join("database")).unwrap();
-    stage.keep(&orders, 301, Disk::Now, "goes on");
+    stage.keep(&orders, 301, WriteThrough::Now, "goes on");
     stage.settle();
     stage.later(20 * SECOND);
     assert!(!holds(&stage, "database"));
@@ -338,7 +338,7 @@ fn generation_of_the_first_format_is_read_and_another_is_written() {
     let orders = log("orders");
     let found = stage.load();
     assert_eq!(found.iter().map(|found| (&found.log, found.kept.len())).collect::<Vec<_>>(), [(&orders, 40)]);
-    stage.keep(&orders, 41, Disk::Now, "later");
+    stage.keep(&orders, 41, WriteThrough::Now, "later");
     stage.settle();
     assert_eq!(stage.place.names(), ["00000000", "00000001"]);
     let read = stage.read(&orders, 7, MIB as usize);

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use wshubd::hub::Terms;
-use wshubd::protocol::{Allowance, Grant, Payload, UserId, Wanted};
+use wshubd::protocol::{Grant, MintTerms, Payload, RateLimit, UserId};
 
 use crate::keys::{NOW, hs256, now, spelled, token};
 
@@ -22,7 +22,7 @@ fn limits_are_numbers_above_zero_and_whatever_else_refuses_the_token() {
         (r#"{"rate":1e300,"burst":18446744073709551615}"#, 1e300, 1e300),
     ] {
         let found = limits(spelled).unwrap().unwrap().limits;
-        assert_eq!(found, Some(Allowance::asked_for(rate, burst)), "{spelled}");
+        assert_eq!(found, Some(RateLimit::asked_for(rate, burst)), "{spelled}");
     }
     assert_eq!(limits("null"), Ok(None));
     let wanted = "`rate` and `burst` of wshub_limits must be numbers above 0";
@@ -76,18 +76,18 @@ fn claims_that_were_never_looked_at_refuse_no_token_whatever_they_hold() {
 fn what_is_minted_says_what_was_asked_for_and_has_an_id_of_its_own() {
     let (verifier, user) = (hs256(), UserId::new("ada").unwrap());
     let info = || Payload::of(&json!({"name": "Ada"}));
-    let wanted = Wanted {
+    let wanted = MintTerms {
         grant: Some(Grant::default()),
-        limits: Some(Allowance::asked_for(0.5, 20.0)),
+        limits: Some(RateLimit::asked_for(0.5, 20.0)),
         info: Some(info()),
     };
     let ttl = std::time::Duration::from_secs(60);
-    let mint = |wanted: &Wanted| verifier.mint(&user, ttl, wanted, now());
+    let mint = |wanted: &MintTerms| verifier.mint(&user, ttl, wanted, now());
     let (first, second) = (mint(&wanted).unwrap().0, mint(&wanted).unwrap().0);
     let [first, second] = [first, second].map(|token| verifier.verify(&token, now()).unwrap().terms.unwrap());
     assert_eq!((first.limits, &first.info), (wanted.limits, &wanted.info));
     assert!(first.jti.is_some() && first.jti != second.jti);
-    let long = Wanted { info: Some(Payload::of(&"x".repeat(255))), ..Wanted::default() };
+    let long = MintTerms { info: Some(Payload::of(&"x".repeat(255))), ..MintTerms::default() };
     assert!(mint(&long).unwrap_err().to_string().contains("257 bytes"));
 }
 

@@ -82,7 +82,7 @@ fn secrets_of_a_set_verify_and_the_first_one_mints() {
     }
     let user = wshubd::protocol::UserId::new("ada").unwrap();
     let (minted, _) = verifier
-        .mint(&user, std::time::Duration::from_secs(9), &wshubd::protocol::Wanted::default(), now())
+        .mint(&user, std::time::Duration::from_secs(9), &wshubd::protocol::MintTerms::default(), now())
         .unwrap();
     let header = URL_SAFE_NO_PAD.decode(minted.split('.').next().unwrap()).unwrap();
     assert_eq!(serde_json::from_slice::<Value>(&header).unwrap()["kid"], "a");
@@ -448,7 +448,12 @@ mod public {
         let user = wshubd::protocol::UserId::new("ada").unwrap();
         assert!(
             verifier
-                .mint(&user, std::time::Duration::from_secs(9), &wshubd::protocol::Wanted::default(), now())
+                .mint(
+                    &user,
+                    std::time::Duration::from_secs(9),
+                    &wshubd::protocol::MintTerms::default(),
+                    now()
+                )
                 .is_err()
         );
     }

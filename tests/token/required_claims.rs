@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use wshubd::edge::auth::jwt::Verifier;
 use wshubd::edge::auth::revocation::{Change, Revocations};
-use wshubd::protocol::{Reason, UnixTime, UserId, Wanted};
+use wshubd::protocol::{MintTerms, Reason, UnixTime, UserId};
 
 use crate::keys::{NOW, hs256, hs256_of, now, token};
 
@@ -133,7 +133,8 @@ fn what_is_minted_says_what_is_asked_for() {
         hs256_of(Some("email"), &[], &[], false),
         hs256_of(Some("sub"), &["us"], &[], true),
     ] {
-        let (minted, end) = verifier.mint(&user, Duration::from_secs(9), &Wanted::default(), now()).unwrap();
+        let (minted, end) =
+            verifier.mint(&user, Duration::from_secs(9), &MintTerms::default(), now()).unwrap();
         let identity = verifier.verify(&minted, now()).unwrap();
         assert_eq!((identity.user_id, identity.expires_at), (user.clone(), Some(end)));
     }
@@ -176,7 +177,8 @@ fn no_token_is_made_that_would_be_refused_at_once() {
     let ada = UserId::new("ada").unwrap();
     revoked.borrow_mut().apply(Change::RevokeUser(ada.clone(), NOW));
     let mint = |at: u64, ttl: u64| {
-        let made = verifier.mint(&ada, Duration::from_secs(ttl), &Wanted::default(), UnixTime::from_secs(at));
+        let made =
+            verifier.mint(&ada, Duration::from_secs(ttl), &MintTerms::default(), UnixTime::from_secs(at));
         made.map(drop).map_err(|error| error.to_string())
     };
     assert!(mint(NOW, 9).unwrap_err().contains("ask again in the next one"));

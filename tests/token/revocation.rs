@@ -12,19 +12,19 @@ use wshubd::edge::auth::jwt::Verifier;
 use wshubd::edge::auth::revocation::file;
 use wshubd::edge::auth::revocation::file::RevocationFile;
 use wshubd::edge::auth::revocation::{Change, Revocations};
-use wshubd::protocol::{Revoked, TokenId, UnixTime, UserId};
+use wshubd::protocol::{RevocationTarget, TokenId, UnixTime, UserId};
 
 use crate::keys::{NOW, Scratch, hs256, now, token};
 
 const DAY: u64 = 24 * 3600;
 const MONTH: u64 = 30 * DAY;
 
-fn user(name: &str) -> Revoked {
-    Revoked::User(UserId::new(name).unwrap())
+fn user(name: &str) -> RevocationTarget {
+    RevocationTarget::User(UserId::new(name).unwrap())
 }
 
-fn jti(name: &str) -> Revoked {
-    Revoked::Token(TokenId::new(name).unwrap())
+fn jti(name: &str) -> RevocationTarget {
+    RevocationTarget::Token(TokenId::new(name).unwrap())
 }
 
 fn at(second: u64) -> UnixTime {

@@ -9,7 +9,7 @@ use wshubd::config::{Alg, KeyFile};
 use wshubd::edge::auth::jwt::Verifier;
 use wshubd::edge::auth::secret_file::{Secrets, generate_missing};
 use wshubd::features::PUBLIC_KEYS;
-use wshubd::protocol::{UserId, Wanted};
+use wshubd::protocol::{MintTerms, UserId};
 
 use crate::keys::{SECRET, Scratch, auth, now, verifier};
 
@@ -19,7 +19,7 @@ fn the_first_start_generates_what_the_second_uses() {
     let user = UserId::new("ada").unwrap();
     generate_missing(&auth(), &scratch.0).unwrap();
     let first = Verifier::open(&auth(), &scratch.0).unwrap();
-    let (token, _) = first.mint(&user, Duration::from_secs(9), &Wanted::default(), now()).unwrap();
+    let (token, _) = first.mint(&user, Duration::from_secs(9), &MintTerms::default(), now()).unwrap();
     generate_missing(&auth(), &scratch.0).unwrap();
     let second = Verifier::open(&auth(), &scratch.0).unwrap();
     assert_eq!(second.verify(&token, now()).unwrap().user_id, user);
@@ -80,7 +80,7 @@ fn credentials_of_systemd_go_before_what_would_be_generated() {
     generate_missing(&auth, &state.0).unwrap();
     let minted = Verifier::open(&auth, &state.0)
         .unwrap()
-        .mint(&user, Duration::from_secs(9), &Wanted::default(), now())
+        .mint(&user, Duration::from_secs(9), &MintTerms::default(), now())
         .unwrap();
     assert!(crate::keys::hs256().verify(&minted.0, now()).is_ok(), "signed with the credential");
     let secrets = Secrets::open(&auth, &state.0).unwrap();

@@ -12,7 +12,7 @@ use wshubd::config::Alg;
 use wshubd::edge::auth::jwt::MintError;
 use wshubd::features::PUBLIC_KEYS;
 use wshubd::hub::{Identity, Pattern};
-use wshubd::protocol::{Grant, UnixTime, UserId, Wanted};
+use wshubd::protocol::{Grant, MintTerms, UnixTime, UserId};
 
 use crate::keys::{NOW, SECRET, hs256, now, signed, spelled, spelled_in, token, verifier};
 
@@ -25,7 +25,7 @@ fn what_is_minted_is_believed_until_it_ends() {
     let verifier = hs256();
     let user = UserId::new("ada \"é\"").unwrap();
     let (token, expires_at) =
-        verifier.mint(&user, Duration::from_secs(60), &Wanted::default(), now()).unwrap();
+        verifier.mint(&user, Duration::from_secs(60), &MintTerms::default(), now()).unwrap();
     assert_eq!(expires_at, UnixTime::from_secs(NOW + 60));
     let identity = verifier.verify(&token, now()).unwrap();
     assert_eq!(identity.user_id, user);
@@ -59,17 +59,27 @@ fn a_token_is_made_with_the_rights_that_are_asked_for_and_no_others() {
     let (verifier, user) = (hs256(), UserId::new("ada").unwrap());
     let grant = Grant { subscribe: vec!["logs:*".into()], admin: true, ..Grant::default() };
     let (token, _) = verifier
-        .mint(&user, Duration::from_secs(60), &Wanted { grant: Some(grant), ..Wanted::default() }, now())
+        .mint(
+            &user,
+            Duration::from_secs(60),
+            &MintTerms { grant: Some(grant), ..MintTerms::default() },
+            now(),
+        )
         .unwrap();
     let rights = verifier.verify(&token, now()).unwrap().rights.unwrap();
     assert_eq!(rights.subscribe, [Pattern::new("logs:*")]);
     assert!(rights.publish.is_empty() && rights.interrupt.is_empty() && rights.admin);
-    let (token, _) = verifier.mint(&user, Duration::from_secs(60), &Wanted::default(), now()).unwrap();
+    let (token, _) = verifier.mint(&user, Duration::from_secs(60), &MintTerms::default(), now()).unwrap();
     assert!(verifier.verify(&token, now()).unwrap().rights.is_none(), "the configuration says");
     for patterns in [vec!["a".to_owned(); 33], vec!["a".repeat(1025)]] {
         let grant = Grant { interrupt: patterns, ..Grant::default() };
         let refused = verifier
-            .mint(&user, Duration::from_secs(60), &Wanted { grant: Some(grant), ..Wanted::default() }, now())
+            .mint(
+                &user,
+                Duration::from_secs(60),
+                &MintTerms { grant: Some(grant), ..MintTerms::default() },
+                now(),
+            )
             .unwrap_err();
         assert!(refused.to_string().contains("are taken"), "{refused}");
     }
@@ -94,7 +104,7 @@ fn a_user_may_be_a_whole_number_however_it_is_spelled() {
 fn a_token_must_live_for_a_while_but_not_for_ever() {
     let user = UserId::new("ada").unwrap();
     for ttl in [Duration::ZERO, Duration::from_millis(999), Duration::from_secs(1 << 40), Duration::MAX] {
-        assert_eq!(hs256().mint(&user, ttl, &Wanted::default(), now()), Err(MintError::Ttl), "{ttl:?}");
+        assert_eq!(hs256().mint(&user, ttl, &MintTerms::default(), now()), Err(MintError::Ttl), "{ttl:?}");
     }
 }
 
@@ -175,7 +185,7 @@ fn public_keys_mint_nothing() {
     let (alg, _, _, public) = pairs().remove(5);
     let verifier = verifier(&[(alg, public, None)]).unwrap();
     let minted =
-        verifier.mint(&UserId::new("ada").unwrap(), Duration::from_secs(9), &Wanted::default(), now());
+        verifier.mint(&UserId::new("ada").unwrap(), Duration::from_secs(9), &MintTerms::default(), now());
     assert_eq!(minted, Err(MintError::NoSecretKey));
 }
 
@@ -237,7 +247,7 @@ fn a_key_is_chosen_by_its_id_or_tried_in_turn() {
         assert_eq!(code(verifier.verify(&token, now())), expected, "{header}");
     }
     let (minted, _) = verifier
-        .mint(&UserId::new("ada").unwrap(), Duration::from_secs(9), &Wanted::default(), now())
+        .mint(&UserId::new("ada").unwrap(), Duration::from_secs(9), &MintTerms::default(), now())
         .unwrap();
     assert_eq!(code(verifier.verify(&minted, now())), "fine");
 }

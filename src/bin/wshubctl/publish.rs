@@ -21,7 +21,7 @@ use super::receipts::Receipts;
 use super::terminal::{plain, say};
 use super::wait_limit::Silence;
 use input::{Input, Line};
-use outcome_counts::Tally;
+use outcome_counts::OutcomeCounts;
 
 /// Messages on their way before one answer is waited for: enough that neither
 /// side waits for the other.
@@ -46,7 +46,7 @@ pub(crate) async fn publish(hub: &Hub, asked: args::Publish) -> Result<ExitCode,
         answers: VecDeque::new(),
         ahead: 0,
         silence: Silence::begin(),
-        tally: Tally::default(),
+        tally: OutcomeCounts::default(),
         receipts: asked.wait_read.then(|| Receipts::new(&hub.lines, asked.verbose)),
     };
     let is_lines = matches!(source, Source::Lines);
@@ -108,7 +108,7 @@ struct Publisher<'a> {
     ahead: usize,
     /// Since the last answer, while one is due.
     silence: Silence,
-    tally: Tally,
+    tally: OutcomeCounts,
     /// While it matters who has read what.
     receipts: Option<Receipts<'a>>,
 }

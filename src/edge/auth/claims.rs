@@ -15,9 +15,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use crate::hub::{Pattern, Rights, Terms};
-use crate::protocol::frame::AllowanceEntry;
+use crate::protocol::frame::RateLimitEntry;
 use crate::protocol::worker::DEEPEST_INFO;
-use crate::protocol::{Allowance, Grant, Payload, TokenId, UnixTime, whole};
+use crate::protocol::{Grant, Payload, RateLimit, TokenId, UnixTime, whole};
 
 /// The last second of the year 9999, the last that a frame can spell.
 pub(in crate::edge) const LAST_SECOND: u64 = 253_402_300_799;
@@ -52,8 +52,8 @@ pub(in crate::edge) struct Object<T>(T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Reader<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> de::Visitor<'de> for Reader<T> {
+        struct ObjectReader<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> de::Visitor<'de> for ObjectReader<T> {
             type Value = Object<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -65,7 +65,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
                 T::deserialize(de::value::MapAccessDeserializer::new(fields)).map(Object)
             }
         }
-        from.deserialize_map(Reader(PhantomData))
+        from.deserialize_map(ObjectReader(PhantomData))
     }
 }
 
@@ -216,7 +216,7 @@ pub(in crate::edge) struct Minted<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::edge) wshub: Option<&'a Grant>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(in crate::edge) wshub_limits: Option<AllowanceEntry>,
+    pub(in crate::edge) wshub_limits: Option<RateLimitEntry>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::edge) wshub_info: Option<&'a Payload>,
 }
@@ -263,8 +263,8 @@ struct Limits {
 }
 
 impl Limits {
-    fn allowance(&self) -> Allowance {
-        Allowance::asked_for(self.rate.0, self.burst.0)
+    fn allowance(&self) -> RateLimit {
+        RateLimit::asked_for(self.rate.0, self.burst.0)
     }
 }
 

@@ -24,7 +24,7 @@ use crate::protocol::{Reason, Refusal, UnixTime};
 /// Why a token does not hold: the first reason that there is, in the order in
 /// which a verifier looks.
 #[derive(Clone, PartialEq, Debug)]
-pub(in crate::edge) enum Flaw {
+pub(in crate::edge) enum TokenError {
     /// So many bytes.
     TooLong(usize),
     /// Not three parts in base64url.
@@ -61,7 +61,7 @@ pub(in crate::edge) enum Flaw {
     Revoked(Cause),
 }
 
-impl Flaw {
+impl TokenError {
     /// The word on the wire.
     pub(in crate::edge) fn code(&self) -> &'static str {
         match self {

@@ -24,7 +24,7 @@ use super::claims;
 use super::claims::{Claims, Excess, Header, NumericDate};
 use super::crypto;
 use super::error;
-use super::error::Flaw;
+use super::error::TokenError;
 use super::keys::{Contents, Key, Skipped, algorithm};
 use super::revocation::{Cause, Revocations};
 use super::secret_file;
@@ -34,8 +34,8 @@ use crate::edge::clock;
 use crate::edge::driver::config::Read;
 use crate::hub::{Identity, Pattern, Rights, TokenFault};
 use crate::json;
-use crate::protocol::frame::{AllowanceEntry, RightsEntry, TokenCheck};
-use crate::protocol::{UnixTime, UserId, Wanted};
+use crate::protocol::frame::{RateLimitEntry, RightsEntry, TokenCheck};
+use crate::protocol::{MintTerms, UnixTime, UserId};
 
 /// Longest token. Headers and URLs of 8 KiB hold it with room to spare.
 pub const LONGEST_TOKEN: usize = 4096;
@@ -193,7 +193,7 @@ impl Verifier {
     }
 
     /// The same for whoever has to explain a refusal.
-    pub(in crate::edge) fn examine(&self, token: &str, now: UnixTime) -> Result<Identity, Flaw> {
+    pub(in crate::edge) fn examine(&self, token: &str, now: UnixTime) -> Result<Identity, TokenError> {
         // More than that is not even read.
         let digest: [u8; 32] = Sha256::digest(token.get(..LONGEST_TOKEN + 1).unwrap_or(token)).into();
         let mut known = self.known.borrow_mut();
@@ -224,9 +224,9 @@ impl Verifier {
         self.unrevoked(identity, now).map_err(|flaw| flaw.told())
     }
 
-    fn unrevoked(&self, identity: &Identity, now: UnixTime) -> Result<(), Flaw> {
+    fn unrevoked(&self, identity: &Identity, now: UnixTime) -> Result<(), TokenError> {
         let found = self.revocations.borrow_mut().find(identity, now, self.revocation_ttl);
-        found.map_or(Ok(()), |cause| Err(Flaw::Revoked(cause)))
+        found.map_or(Ok(()), |cause| Err(TokenError::Revoked(cause)))
     }
 
     /// Refuses from now on what is revoked there.
@@ -277,29 +277,30 @@ impl Verifier {
         warnings.into_iter().chain(outlived.map(|outlived| outlived.to_string())).collect()
     }
 
-    fn judge(&self, token: &str, now: UnixTime) -> Result<Proof<'_>, Flaw> {
+    fn judge(&self, token: &str, now: UnixTime) -> Result<Proof<'_>, TokenError> {
         if token.len() > LONGEST_TOKEN {
-            return Err(Flaw::TooLong(token.len()));
+            return Err(TokenError::TooLong(token.len()));
         }
         let (payload, key) = self.proven(token)?;
-        let claims: Claims = claims::read(&payload).map_err(Flaw::Claims)?;
+        let claims: Claims = claims::read(&payload).map_err(TokenError::Claims)?;
         let expires_at = claims.exp.map(NumericDate::time);
         if expires_at.is_none() && self.wanted.end {
-            return Err(Flaw::Endless);
+            return Err(TokenError::Endless);
         }
         if let Some(end) = expires_at.filter(|end| now >= *end) {
-            return Err(Flaw::Ended(end));
+            return Err(TokenError::Ended(end));
         }
         let early = u64::try_from(EARLY.as_millis()).unwrap_or(u64::MAX);
         let from = claims.nbf.map(NumericDate::time);
         if let Some(from) = from.filter(|from| from.0 > now.0.saturating_add(early)) {
-            return Err(Flaw::Early(from));
+            return Err(TokenError::Early(from));
         }
         self.check_origin(&claims)?;
         let user_id = self.user(&claims, &payload)?;
         let issued_at = claims.issued_at().unwrap_or_default();
-        let terms = claims.terms().map_err(Flaw::Excessive)?;
-        let rights = claims.grant().map(|grant| claims::rights(&grant).map(Rc::new).map_err(Flaw::Excessive));
+        let terms = claims.terms().map_err(TokenError::Excessive)?;
+        let rights =
+            claims.grant().map(|grant| claims::rights(&grant).map(Rc::new).map_err(TokenError::Excessive));
         let rights = rights.transpose()?;
         let identity = Identity { user_id, rights, expires_at, issued_at, terms };
         self.unrevoked(&identity, now)?;
@@ -307,32 +308,32 @@ impl Verifier {
     }
 
     /// Whether the token was made by whom, and for whom, the configuration says.
-    fn check_origin(&self, claims: &Claims) -> Result<(), Flaw> {
+    fn check_origin(&self, claims: &Claims) -> Result<(), TokenError> {
         let WantedClaims { issuers, audiences, .. } = &self.wanted;
         if !issuers.is_empty() {
-            let issuer = claims.issuer().map_err(Flaw::Claims)?;
+            let issuer = claims.issuer().map_err(TokenError::Claims)?;
             if !issuer.as_ref().is_some_and(|issuer| issuers.contains(issuer)) {
-                return Err(Flaw::Issuer(issuer));
+                return Err(TokenError::Issuer(issuer));
             }
         }
         if !audiences.is_empty() {
-            let audience = claims.audience().map_err(Flaw::Claims)?;
+            let audience = claims.audience().map_err(TokenError::Claims)?;
             if !audience.iter().any(|one| audiences.contains(one)) {
-                return Err(Flaw::Audience(audience));
+                return Err(TokenError::Audience(audience));
             }
         }
         Ok(())
     }
 
     /// Whom the token names, by the claim that is configured or by one of the usual ones.
-    fn user(&self, claims: &Claims, payload: &[u8]) -> Result<UserId, Flaw> {
+    fn user(&self, claims: &Claims, payload: &[u8]) -> Result<UserId, TokenError> {
         let found = match self.wanted.user.as_deref() {
             Some(claim) => claims::user_by(claim, payload).map(|user| user.map(|user| (claim, user))),
             None => claims.user(),
         };
-        let nobody = || Flaw::Nobody(claims::all(payload).into_keys().collect());
-        let (claim, user) = found.map_err(Flaw::Claims)?.ok_or_else(nobody)?;
-        UserId::named(claim, &user).map_err(Flaw::Misnamed)
+        let nobody = || TokenError::Nobody(claims::all(payload).into_keys().collect());
+        let (claim, user) = found.map_err(TokenError::Claims)?.ok_or_else(nobody)?;
+        UserId::named(claim, &user).map_err(TokenError::Misnamed)
     }
 
     /// Whom a token names, whether its signature holds or not.
@@ -342,34 +343,34 @@ impl Verifier {
     }
 
     /// The claims, once the signature holds, and the key that it holds with.
-    fn proven(&self, token: &str) -> Result<(Vec<u8>, &Key), Flaw> {
-        let (message, signature) = token.rsplit_once('.').ok_or(Flaw::Shapeless)?;
-        let (header, payload) = message.split_once('.').ok_or(Flaw::Shapeless)?;
+    fn proven(&self, token: &str) -> Result<(Vec<u8>, &Key), TokenError> {
+        let (message, signature) = token.rsplit_once('.').ok_or(TokenError::Shapeless)?;
+        let (header, payload) = message.split_once('.').ok_or(TokenError::Shapeless)?;
         if payload.contains('.') {
-            return Err(Flaw::Shapeless);
+            return Err(TokenError::Shapeless);
         }
-        let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| Flaw::Shapeless)?;
-        let header: Header = claims::read(&header).map_err(Flaw::Header)?;
+        let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| TokenError::Shapeless)?;
+        let header: Header = claims::read(&header).map_err(TokenError::Header)?;
         if header.crit.is_present() {
             // RFC 7515, section 4.1.11: what is not understood must be refused.
-            return Err(Flaw::Critical);
+            return Err(TokenError::Critical);
         }
         // What nobody can read is not forged: it was cut, or wrapped by a terminal.
-        URL_SAFE_NO_PAD.decode(signature).map_err(|_| Flaw::Shapeless)?;
-        let claims = URL_SAFE_NO_PAD.decode(payload).map_err(|_| Flaw::Shapeless)?;
+        URL_SAFE_NO_PAD.decode(signature).map_err(|_| TokenError::Shapeless)?;
+        let claims = URL_SAFE_NO_PAD.decode(payload).map_err(|_| TokenError::Shapeless)?;
         let is_only = self.keys.len() == 1;
         let fitting: Vec<&Key> = self.keys.iter().filter(|key| key.fits(&header, is_only)).collect();
         match (&*fitting, &header.kid) {
-            ([], _) => return Err(Flaw::Keyless { alg: header.alg, kid: header.kid }),
+            ([], _) => return Err(TokenError::Keyless { alg: header.alg, kid: header.kid }),
             ([first, ..], None) if first.alg.is_public() && fitting.len() > MOST_TRIED => {
-                return Err(Flaw::Nameless { alg: header.alg, fitting: fitting.len() });
+                return Err(TokenError::Nameless { alg: header.alg, fitting: fitting.len() });
             }
             _ => {}
         }
         let holds =
             |key: &&Key| crypto::verifies(signature, message.as_bytes(), &key.verifies, algorithm(key.alg));
         let Some(key) = fitting.into_iter().find(holds) else {
-            return Err(Flaw::Forged { alg: header.alg, kid: header.kid });
+            return Err(TokenError::Forged { alg: header.alg, kid: header.kid });
         };
         Ok((claims, key))
     }
@@ -415,10 +416,10 @@ impl Verifier {
         &self,
         user: &UserId,
         ttl: Duration,
-        wanted: &Wanted,
+        wanted: &MintTerms,
         now: UnixTime,
     ) -> Result<(String, UnixTime), MintError> {
-        let Wanted { grant, limits, info } = wanted;
+        let MintTerms { grant, limits, info } = wanted;
         let rights = grant.as_ref().map(claims::rights).transpose();
         let shown = info.as_ref().map(claims::shown).transpose();
         if let Err(excess) = rights.map(drop).and(shown.map(drop)) {
@@ -438,7 +439,7 @@ impl Verifier {
             expires_at: Some(UnixTime::from_secs(exp)),
             ..Identity::new(user.clone())
         };
-        if let Err(Flaw::Revoked(cause)) = self.unrevoked(&identity, now) {
+        if let Err(TokenError::Revoked(cause)) = self.unrevoked(&identity, now) {
             return Err(MintError::Revoked(cause));
         }
         let (issuer, audience) = (self.wanted.issuers.first(), self.wanted.audiences.first());
@@ -462,7 +463,7 @@ impl Verifier {
                 // So that it can be revoked alone.
                 jti: format!("{:016x}", clock::random()),
                 wshub: grant.as_ref(),
-                wshub_limits: limits.map(AllowanceEntry::from),
+                wshub_limits: limits.map(RateLimitEntry::from),
                 wshub_info: info.as_ref(),
             },
             &mut claims,

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::hub::Identity;
 use crate::protocol::frame::RevocationEntry;
-use crate::protocol::{Revoked, TokenId, UnixTime, UserId};
+use crate::protocol::{RevocationTarget, TokenId, UnixTime, UserId};
 
 /// So many are kept at most: 10,000 users of names as long as can be take 3 MiB. Nothing is
 /// forgotten early for one more.
@@ -40,18 +40,18 @@ pub enum Change {
 
 impl Change {
     /// Such tokens are revoked.
-    pub fn revoke(revoked: Revoked, second: u64) -> Self {
+    pub fn revoke(revoked: RevocationTarget, second: u64) -> Self {
         match revoked {
-            Revoked::User(user) => Self::RevokeUser(user, second),
-            Revoked::Token(jti) => Self::RevokeToken(jti, second),
+            RevocationTarget::User(user) => Self::RevokeUser(user, second),
+            RevocationTarget::Token(jti) => Self::RevokeToken(jti, second),
         }
     }
 
     /// Such tokens are taken again.
-    pub fn lift(revoked: Revoked) -> Self {
+    pub fn lift(revoked: RevocationTarget) -> Self {
         match revoked {
-            Revoked::User(user) => Self::LiftUser(user),
-            Revoked::Token(jti) => Self::LiftToken(jti),
+            RevocationTarget::User(user) => Self::LiftUser(user),
+            RevocationTarget::Token(jti) => Self::LiftToken(jti),
         }
     }
 }
@@ -150,7 +150,7 @@ impl Shortened {
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Revocations {
     /// Since which second.
-    kept: BTreeMap<Revoked, u64>,
+    kept: BTreeMap<RevocationTarget, u64>,
     /// Not later than the first of those: whether any has to be forgotten is asked for every
     /// token.
     oldest: u64,
@@ -170,22 +170,22 @@ impl Revocations {
     }
 
     /// Since when such tokens are revoked, if they are.
-    pub fn since(&self, revoked: &Revoked) -> Option<UnixTime> {
+    pub fn since(&self, revoked: &RevocationTarget) -> Option<UnixTime> {
         self.kept.get(revoked).copied().map(UnixTime::from_secs)
     }
 
     /// Makes a change. Of two revocations of the same the later one counts.
     pub fn apply(&mut self, change: Change) {
         match change {
-            Change::RevokeUser(user, second) => self.revoke(Revoked::User(user), second),
-            Change::RevokeToken(jti, second) => self.revoke(Revoked::Token(jti), second),
-            Change::LiftUser(user) => drop(self.kept.remove(&Revoked::User(user))),
-            Change::LiftToken(jti) => drop(self.kept.remove(&Revoked::Token(jti))),
+            Change::RevokeUser(user, second) => self.revoke(RevocationTarget::User(user), second),
+            Change::RevokeToken(jti, second) => self.revoke(RevocationTarget::Token(jti), second),
+            Change::LiftUser(user) => drop(self.kept.remove(&RevocationTarget::User(user))),
+            Change::LiftToken(jti) => drop(self.kept.remove(&RevocationTarget::Token(jti))),
             Change::Forgotten(second) => self.forgotten = self.forgotten.max(second),
         }
     }
 
-    fn revoke(&mut self, revoked: Revoked, second: u64) {
+    fn revoke(&mut self, revoked: RevocationTarget, second: u64) {
         self.oldest = if self.kept.is_empty() { second } else { self.oldest.min(second) };
         let since = self.kept.entry(revoked).or_default();
         *since = second.max(*since);
@@ -224,8 +224,8 @@ impl Revocations {
             return None;
         }
         let counts = |since: &UnixTime| issued_at.0 / 1000 <= since.0 / 1000;
-        let by_jti = jti.and_then(|jti| self.since(&Revoked::Token(jti.clone())));
-        let by_user = || self.since(&Revoked::User(user.clone())).filter(counts).map(Cause::User);
+        let by_jti = jti.and_then(|jti| self.since(&RevocationTarget::Token(jti.clone())));
+        let by_user = || self.since(&RevocationTarget::User(user.clone())).filter(counts).map(Cause::User);
         by_jti.filter(counts).map(Cause::Token).or_else(by_user)
     }
 
@@ -236,8 +236,8 @@ impl Revocations {
             return None;
         }
         let jti = identity.terms.as_ref().and_then(|terms| terms.jti.clone());
-        let by_jti = jti.and_then(|jti| self.since(&Revoked::Token(jti)));
-        let revoked_at = by_jti.max(self.since(&Revoked::User(identity.user_id.clone())))?;
+        let by_jti = jti.and_then(|jti| self.since(&RevocationTarget::Token(jti)));
+        let revoked_at = by_jti.max(self.since(&RevocationTarget::User(identity.user_id.clone())))?;
         Some(Outlived { revoked_at, issued_at })
     }
 
@@ -293,10 +293,10 @@ impl Revocations {
         count: usize,
         ttl: Option<Duration>,
     ) -> (Vec<RevocationEntry>, Option<String>) {
-        let entry = |(revoked, second): (&Revoked, &u64)| {
+        let entry = |(revoked, second): (&RevocationTarget, &u64)| {
             let (user_id, jti) = match revoked {
-                Revoked::User(user) => (Some(user.clone()), None),
-                Revoked::Token(jti) => (None, Some(jti.clone())),
+                RevocationTarget::User(user) => (Some(user.clone()), None),
+                RevocationTarget::Token(jti) => (None, Some(jti.clone())),
             };
             let until = ttl.map(|ttl| UnixTime::from_secs(second.saturating_add(ttl.as_secs())));
             RevocationEntry { user_id, jti, revoked_at: UnixTime::from_secs(*second), until }
@@ -316,9 +316,9 @@ impl Revocations {
 }
 
 /// In the order in which they are kept: tokens behind users.
-fn name(revoked: &Revoked) -> String {
+fn name(revoked: &RevocationTarget) -> String {
     match revoked {
-        Revoked::User(user) => format!("1 {user}"),
-        Revoked::Token(jti) => format!("2 {jti}"),
+        RevocationTarget::User(user) => format!("1 {user}"),
+        RevocationTarget::Token(jti) => format!("2 {jti}"),
     }
 }

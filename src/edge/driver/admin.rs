@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use super::Driver;
 use super::anomaly_log::Kind;
-use super::config::Site;
+use super::config::EdgeConfig;
 use crate::edge::net::connection::Side;
-use crate::hub::Asker;
+use crate::hub::Requester;
 use crate::protocol::frame::{ConnectionEntry, LinkEntry};
-use crate::protocol::{Code, ConnectionId, Frame, Refusal, RequestId, Token, UserId, Wanted};
+use crate::protocol::{Code, ConnectionId, Frame, MintTerms, Refusal, RequestId, Token, UserId};
 
 impl Driver {
     /// Makes a token for a user, which lives for so long and allows so much.
@@ -20,7 +20,7 @@ impl Driver {
         conn: ConnectionId,
         id: Option<&RequestId>,
         user: &UserId,
-        (ttl, wanted): (Duration, &Wanted),
+        (ttl, wanted): (Duration, &MintTerms),
     ) {
         if !self.may_administer(conn) {
             return self.refuse_token(conn, id, Refusal::for_administrators());
@@ -28,7 +28,7 @@ impl Driver {
         match self.site.verifier.mint(user, ttl, wanted, self.now.wall) {
             Ok((token, expires_at)) => {
                 let frame = Frame::Token { token: &token, user_id: user.clone(), expires_at };
-                self.answer(Asker::Connection(conn), id, &frame, None);
+                self.answer(Requester::Connection(conn), id, &frame, None);
             }
             Err(why) => self.refuse_token(conn, id, Refusal::new(Code::BadRequest, why.to_string())),
         }
@@ -41,11 +41,11 @@ impl Driver {
         }
         let mut check = self.site.verifier.check(token.reveal(), self.now.wall);
         check.cap(self.site.token_rate);
-        self.answer(Asker::Connection(conn), id, &Frame::TokenCheck(Box::new(check)), None);
+        self.answer(Requester::Connection(conn), id, &Frame::TokenCheck(Box::new(check)), None);
     }
 
     /// Tells whoever reads the log what is odd about the token that was just verified.
-    pub(in crate::edge) fn report_oddity(&mut self, site: &Site) {
+    pub(in crate::edge) fn report_oddity(&mut self, site: &EdgeConfig) {
         if let Some(oddity) = site.verifier.oddity() {
             self.reports.say(self.moment(), Kind::OddToken, oddity, &[]);
         }
@@ -57,7 +57,7 @@ impl Driver {
 
     fn refuse_token(&mut self, conn: ConnectionId, id: Option<&RequestId>, refusal: Refusal) {
         let refusal = refusal.of("token");
-        self.answer(Asker::Connection(conn), id, &Frame::from(&refusal), Some(&refusal));
+        self.answer(Requester::Connection(conn), id, &Frame::from(&refusal), Some(&refusal));
     }
 
     /// Adds to a list of connections what their sockets say. The kernel knows who

@@ -44,12 +44,12 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// When a line of one kind was last written, and how many were held back since.
 #[derive(Clone, Copy, Default, Debug)]
-struct Pace {
+struct LogRate {
     last: Option<Moment>,
     held_back: u64,
 }
 
-impl Pace {
+impl LogRate {
     fn is_due(&self, now: Moment) -> bool {
         self.last.is_none_or(|last| now.since(last) >= PAUSE)
     }
@@ -67,18 +67,18 @@ impl Pace {
 
 /// The pace of each kind, and of each reason for a refusal.
 #[derive(Debug)]
-pub struct Reports {
-    kinds: [Pace; KINDS],
-    reasons: [Pace; Reason::NAMES.len()],
+pub struct AnomalyLog {
+    kinds: [LogRate; KINDS],
+    reasons: [LogRate; Reason::NAMES.len()],
 }
 
-impl Default for Reports {
+impl Default for AnomalyLog {
     fn default() -> Self {
-        Self { kinds: [Pace::default(); KINDS], reasons: [Pace::default(); Reason::NAMES.len()] }
+        Self { kinds: [LogRate::default(); KINDS], reasons: [LogRate::default(); Reason::NAMES.len()] }
     }
 }
 
-impl Reports {
+impl AnomalyLog {
     /// Writes a line, unless one of its kind was written within the last second;
     /// the next that is written says how many were not. `about` are the names in it,
     /// for those who search a journal by them.
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn one_line_of_a_kind_is_written_in_a_second_and_the_next_counts_the_others() {
-        let mut pace = Pace::default();
+        let mut pace = LogRate::default();
         assert_eq!(pace.turn(Moment(0)), Some(0));
         for millis in 1..1000 {
             assert_eq!(pace.turn(Moment(millis)), None);
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_refusal_for_another_reason_is_not_held_back() {
-        let mut reports = Reports::default();
+        let mut reports = AnomalyLog::default();
         reports.refused(Moment(0), Reason::Host, "one", &[]);
         assert!(!reports.is_due(Moment(999), Reason::Host) && reports.is_due(Moment(1000), Reason::Host));
         assert!(reports.is_due(Moment(0), Reason::Origin));

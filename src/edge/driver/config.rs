@@ -13,17 +13,17 @@ use crate::config::{ConfigError, Loaded};
 use crate::edge::auth::jwt::Verifier;
 use crate::edge::auth::revocation::Shortened;
 use crate::edge::auth::secret_file::Secrets;
-use crate::edge::http::auth_throttle::Guard;
+use crate::edge::http::auth_throttle::AuthThrottle;
 use crate::edge::http::conn;
 use crate::edge::http::forwarded::Proxies;
-use crate::edge::http::origin::Gate;
+use crate::edge::http::origin::OriginPolicy;
 use crate::edge::net::peer_credentials::Peers;
-use crate::edge::net::send_queue::Bounds;
+use crate::edge::net::send_queue::QueueLimits;
 use crate::protocol::UnixTime;
 
 /// All of it.
-pub struct Site {
-    pub gate: Gate,
+pub struct EdgeConfig {
+    pub gate: OriginPolicy,
     pub proxies: Proxies,
     pub verifier: Verifier,
     pub secrets: Secrets,
@@ -41,7 +41,7 @@ pub struct Site {
     /// Most that a token may have its bearer ask for.
     pub token_rate: u32,
     /// What may wait for one link.
-    pub bounds: Bounds,
+    pub bounds: QueueLimits,
     /// Most WebSocket connections and workers together.
     pub connections: usize,
     /// Most HTTP connections, those that have said nothing yet among them.
@@ -54,11 +54,11 @@ pub struct Site {
     pub lifetime: Duration,
     /// How many wrong secrets and tokens come from where; borrowed for the length
     /// of one call.
-    pub wrong_secrets: RefCell<Guard>,
-    pub wrong_tokens: RefCell<Guard>,
+    pub wrong_secrets: RefCell<AuthThrottle>,
+    pub wrong_tokens: RefCell<AuthThrottle>,
 }
 
-impl Site {
+impl EdgeConfig {
     /// Reads the files that a configuration names, and leaves no trace.
     ///
     /// # Errors
@@ -78,7 +78,7 @@ impl Site {
             }
         };
         Ok(Self {
-            gate: Gate::new(&config.listen, &hostname()),
+            gate: OriginPolicy::new(&config.listen, &hostname()),
             proxies: Proxies::new(&config.listen),
             verifier,
             secrets,
@@ -90,7 +90,7 @@ impl Site {
             memory: config.limits.hub.memory,
             message_bytes: config.limits.hub.message_bytes,
             token_rate: config.limits.hub.token_rate,
-            bounds: Bounds { messages: config.limits.queue_messages, bytes: config.limits.queue_bytes },
+            bounds: QueueLimits { messages: config.limits.queue_messages, bytes: config.limits.queue_bytes },
             connections: config.limits.connections,
             guests: config.limits.http_connections,
             // No more than fit into a quarter of the ceiling on memory, or whoever
@@ -98,8 +98,8 @@ impl Site {
             conversations: (config.limits.hub.memory / 4 / conn::CONVERSATION).max(1),
             patience: config.limits.handshake,
             lifetime: conn::LIFETIME,
-            wrong_secrets: RefCell::new(Guard::new(config.limits.wrong_secrets)),
-            wrong_tokens: RefCell::new(Guard::new(config.limits.wrong_tokens)),
+            wrong_secrets: RefCell::new(AuthThrottle::new(config.limits.wrong_secrets)),
+            wrong_tokens: RefCell::new(AuthThrottle::new(config.limits.wrong_tokens)),
         })
     }
 

@@ -8,10 +8,10 @@ use std::rc::Rc;
 use super::inbound::{BLOCK, LINGER};
 use super::{Driver, HttpAnswer};
 use crate::edge::net::connection::{Latch, Side};
-use crate::edge::net::encoded_frame::Packet;
-use crate::edge::net::send_queue::{Mark, Piece, Place};
+use crate::edge::net::encoded_frame::EncodedFrame;
+use crate::edge::net::send_queue::{DeliveryTag, FramePosition, QueuedFrame};
 use crate::edge::store::Fetch;
-use crate::hub::{Asker, Effect, LogKey, Purpose, Recipients};
+use crate::hub::{Effect, FetchPurpose, LogKey, Recipients, Requester};
 use crate::protocol::frame::Outcome;
 use crate::protocol::{
     Close, ConnectionId, Delivery, Frame, Message, OperationId, Refusal, RequestId, Return, worker,
@@ -31,11 +31,11 @@ impl Driver {
                 let piece = self.piece(&packet, conn.slot).marked(mark(log, &message, Delivery::Replayed));
                 self.push(conn.slot, piece);
             }
-            Effect::Tell { frame, to } => {
+            Effect::Broadcast { frame, to } => {
                 let packet = self.seal(|scratch| frame.encode(None, scratch));
                 self.push_all(&packet, recipients, &to, None);
             }
-            Effect::Answer { to, id, mut frame } => {
+            Effect::Reply { to, id, mut frame } => {
                 self.complete(&mut frame);
                 self.answer(to, id.as_ref(), &frame, None);
             }
@@ -47,18 +47,18 @@ impl Driver {
                 let packet = self.seal(|scratch| line.encode(scratch));
                 if let Some((latch, owner)) = self.latches.get(&line.operation_id) {
                     // Full or closed, the asker has what it wanted.
-                    let _ = latch.try_send(Piece::line(&packet));
+                    let _ = latch.try_send(QueuedFrame::line(&packet));
                     self.links.touch(owner.slot);
                 }
             }
             Effect::Unlatch { operation } => drop(self.latches.remove(&operation)),
-            Effect::Ping { conn } => self.push(conn.slot, Piece::frame(&self.ping)),
+            Effect::Ping { conn } => self.push(conn.slot, QueuedFrame::frame(&self.ping)),
             Effect::Close { conn, close, after_ms } => self.close(conn, close, after_ms),
-            Effect::Keep { log, message, keeping } => {
+            Effect::Append { log, message, meta: keeping } => {
                 self.store.keep(self.now.moment, &log, &message, &keeping);
             }
-            Effect::Store { log, seq } => self.links.facts.extend(self.store.hurry(log, seq)),
-            Effect::Reach { log, epoch, seq } => {
+            Effect::SyncNow { log, seq } => self.links.inputs.extend(self.store.hurry(log, seq)),
+            Effect::PersistSeq { log, epoch, seq } => {
                 if let Some(positions) = &mut self.positions {
                     positions.grew(&log, epoch, seq);
                 }
@@ -66,17 +66,17 @@ impl Driver {
             Effect::Fetch { fetch, log, after, count, bytes } => {
                 let fetch = Fetch { purpose: fetch, log, after, count, bytes };
                 match fetch.purpose {
-                    Purpose::Replay(conn) => self.serve_page(conn, fetch),
+                    FetchPurpose::Replay(conn) => self.serve_page(conn, fetch),
                     // It is about to be forgotten.
-                    Purpose::Notice(_) => self.links.facts.extend(self.store.fetch(fetch)),
+                    FetchPurpose::Notice(_) => self.links.inputs.extend(self.store.fetch(fetch)),
                 }
             }
-            Effect::Forget { log, from, to } => self.store.forget(self.now.moment, &log, from, to),
+            Effect::Truncate { log, from, to } => self.store.forget(self.now.moment, &log, from, to),
             Effect::HangUp { conn } => self.hang_up(conn),
             Effect::Revoke { to, id, revoked } => self.revoke(to, id, revoked),
-            Effect::Pause { conn } => self.links.pause(conn),
-            Effect::Resume { conn } => self.links.resume(conn),
-            effect @ (Effect::Gone { .. } | Effect::Report(_)) => self.write_down(effect),
+            Effect::PauseReading { conn } => self.links.pause(conn),
+            Effect::ResumeReading { conn } => self.links.resume(conn),
+            effect @ (Effect::LogDisconnect { .. } | Effect::LogAnomaly(_)) => self.write_down(effect),
         }
     }
 
@@ -102,7 +102,7 @@ impl Driver {
                 let packet = self.seal(|scratch| {
                     worker::encode(&Frame::Done {}, id, scratch);
                 });
-                let piece = Piece::line(&packet).marked(Rc::new(Mark::Starts(operation)));
+                let piece = QueuedFrame::line(&packet).marked(Rc::new(DeliveryTag::Starts(operation)));
                 self.push(conn.slot, piece);
             }
         }
@@ -120,10 +120,10 @@ impl Driver {
             self.seal(|scratch| frame.encode(None, scratch))
         });
         let is_worker = matches!(self.links.get(conn).map(|link| &link.side), Some(Side::Worker(_)));
-        let pieces: Vec<Piece> = if is_worker {
-            bye.iter().map(Piece::line).collect()
+        let pieces: Vec<QueuedFrame> = if is_worker {
+            bye.iter().map(QueuedFrame::line).collect()
         } else {
-            bye.iter().chain([&Packet::close(close)]).map(Piece::frame).collect()
+            bye.iter().chain([&EncodedFrame::close(close)]).map(QueuedFrame::frame).collect()
         };
         // What such a peer did not take is in the way, its own or others'.
         let drop_queue = matches!(close, Close::TooSlow | Close::Overloaded);
@@ -141,13 +141,13 @@ impl Driver {
     /// Answers whoever asked; nobody, if they are gone.
     pub(in crate::edge) fn answer(
         &mut self,
-        to: Asker,
+        to: Requester,
         id: Option<&RequestId>,
         frame: &Frame<'_>,
         refusal: Option<&Refusal>,
     ) {
         match to {
-            Asker::Connection(conn) => {
+            Requester::Connection(conn) => {
                 let is_worker = matches!(self.links.get(conn).map(|link| &link.side), Some(Side::Worker(_)));
                 let mut is_said = true;
                 let packet = self.seal(|scratch| {
@@ -162,7 +162,7 @@ impl Driver {
                     self.push(conn.slot, piece);
                 }
             }
-            Asker::Http(ticket) => {
+            Requester::Http(ticket) => {
                 if matches!(frame, Frame::InterruptResult { outcome: Outcome::Pending, .. }) {
                     return;
                 }
@@ -176,36 +176,42 @@ impl Driver {
         }
     }
 
-    pub(in crate::edge) fn seal(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Packet {
-        Packet::room(&mut self.scratch);
+    pub(in crate::edge) fn seal(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> EncodedFrame {
+        EncodedFrame::room(&mut self.scratch);
         write(&mut self.scratch);
-        let packet = Packet::seal(&mut self.scratch);
+        let packet = EncodedFrame::seal(&mut self.scratch);
         // One large message must not cost its size for ever.
         self.scratch.clear();
         self.scratch.shrink_to(BLOCK);
         packet
     }
 
-    pub(in crate::edge) fn seal_message(&mut self, message: &Message, delivery: Delivery) -> Packet {
+    pub(in crate::edge) fn seal_message(&mut self, message: &Message, delivery: Delivery) -> EncodedFrame {
         self.seal(|scratch| message.encode(delivery, scratch))
     }
 
     /// Queues a piece for a link, which is written to at once where its queue is full.
-    pub(in crate::edge) fn push(&mut self, slot: u32, piece: Piece) {
+    pub(in crate::edge) fn push(&mut self, slot: u32, piece: QueuedFrame) {
         if self.links.push(slot, piece) {
             let permit = self.permit_to_write();
             self.links.flush(slot, permit);
         }
     }
 
-    fn piece(&self, packet: &Packet, slot: u32) -> Piece {
+    fn piece(&self, packet: &EncodedFrame, slot: u32) -> QueuedFrame {
         match self.links.at(slot).map(|link| &link.side) {
-            Some(Side::Worker(_)) => Piece::line(packet),
-            _ => Piece::frame(packet),
+            Some(Side::Worker(_)) => QueuedFrame::line(packet),
+            _ => QueuedFrame::frame(packet),
         }
     }
 
-    fn push_all(&mut self, packet: &Packet, recipients: &[u32], to: &Recipients, mark: Option<&Rc<Mark>>) {
+    fn push_all(
+        &mut self,
+        packet: &EncodedFrame,
+        recipients: &[u32],
+        to: &Recipients,
+        mark: Option<&Rc<DeliveryTag>>,
+    ) {
         for &slot in recipients.get(to.start as usize..to.end as usize).unwrap_or_default() {
             let mut piece = self.piece(packet, slot);
             if let Some(mark) = mark {
@@ -217,6 +223,6 @@ impl Driver {
 }
 
 /// Has the hub told when the kernel has taken a message whole.
-fn mark(log: LogKey, message: &Message, how: Delivery) -> Rc<Mark> {
-    Rc::new(Mark::Kept(Place { log, seq: message.seq.unwrap_or_default(), how }))
+fn mark(log: LogKey, message: &Message, how: Delivery) -> Rc<DeliveryTag> {
+    Rc::new(DeliveryTag::Kept(FramePosition { log, seq: message.seq.unwrap_or_default(), how }))
 }

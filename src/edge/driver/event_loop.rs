@@ -16,13 +16,13 @@ use smol::LocalExecutor;
 
 use super::Shared;
 use crate::edge::net::listeners;
-use crate::edge::net::listeners::Doors;
+use crate::edge::net::listeners::Listeners;
 use crate::edge::store;
 
 /// Runs until `main` is done; its tasks and those of `executor` run in between.
 pub fn run<T>(
     driver: &Shared,
-    doors: &Rc<RefCell<Doors>>,
+    doors: &Rc<RefCell<Listeners>>,
     executor: &Rc<LocalExecutor<'static>>,
     main: impl Future<Output = T>,
 ) -> T {

@@ -7,23 +7,25 @@ use std::time::Duration;
 
 use super::Driver;
 use super::turn_share;
-use crate::edge::net::connection::{End, Link, Rest, Side};
-use crate::edge::net::encoded_frame::Packet;
+use crate::edge::net::connection::{End, Link, PartialFrame, Side};
+use crate::edge::net::encoded_frame::EncodedFrame;
 use crate::edge::net::line_decoder;
 use crate::edge::net::line_decoder::Next;
-use crate::edge::net::send_queue::Piece;
-use crate::edge::net::socket::Moved;
-use crate::edge::net::ws_decoder::{Decoder, Heard};
-use crate::hub::{Asker, Input, TurnedAway};
-use crate::protocol::{Close, Code, ConnectionId, Misspoken, Refusal, Said, Say, worker};
+use crate::edge::net::send_queue::QueuedFrame;
+use crate::edge::net::socket::IoOutcome;
+use crate::edge::net::ws_decoder::{Decoded, Decoder};
+use crate::hub::{Input, Rejection, Requester};
+use crate::protocol::{
+    Close, Code, ConnectionId, MalformedRequest, Refusal, Request, RequestEnvelope, worker,
+};
 
 /// What reading needs, for all links in turn.
-pub(in crate::edge) struct Ears {
+pub(in crate::edge) struct ReadContext {
     block: Box<[u8]>,
     decoder: Decoder,
 }
 
-impl Ears {
+impl ReadContext {
     pub(in crate::edge) fn new(message_bytes: usize) -> Self {
         Self { block: vec![0; BLOCK].into(), decoder: Decoder::new(message_bytes) }
     }
@@ -70,7 +72,7 @@ impl Driver {
             let block = ears.block.get_mut(..most).unwrap_or_default();
             link.wire.read(block)
         });
-        if let Some(Moved::Bytes(bytes @ 1..)) = moved {
+        if let Some(IoOutcome::Bytes(bytes @ 1..)) = moved {
             if let Some(link) = self.links.get(conn) {
                 link.rest.comes();
             }
@@ -78,7 +80,7 @@ impl Driver {
             self.listen(conn, block, &mut ears.decoder);
         }
         self.ears = Some(ears);
-        if let Some(Moved::Bytes(0) | Moved::Broken) = moved {
+        if let Some(IoOutcome::Bytes(0) | IoOutcome::Broken) = moved {
             self.hung_up(conn);
         }
     }
@@ -174,29 +176,29 @@ impl Driver {
     }
 
     /// What that costs the one who said it.
-    fn hear(&mut self, conn: ConnectionId, heard: Heard<'_>) -> u32 {
+    fn hear(&mut self, conn: ConnectionId, heard: Decoded<'_>) -> u32 {
         if self.staying(conn).is_none() {
             return 0;
         }
         let mut cost = 1;
         match heard {
-            Heard::Text(text) => {
+            Decoded::Text(text) => {
                 let said = crate::protocol::parse(text);
-                cost = said.as_ref().map_or(1, |said| turn_share::cost(&said.say));
+                cost = said.as_ref().map_or(1, |said| turn_share::cost(&said.request));
                 self.said(conn, said);
             }
-            Heard::Binary(_) => self.refuse_to_go_on(conn, Close::NotText),
-            Heard::Alive { controls } => {
+            Decoded::Binary(_) => self.refuse_to_go_on(conn, Close::NotText),
+            Decoded::Alive { controls } => {
                 cost = controls.max(1);
-                self.tell(Input::Heard { conn, controls });
+                self.tell(Input::KeepAlive { conn, controls });
             }
-            Heard::Reply(frame) => self.push(conn.slot, Piece::frame(&Packet::raw(frame))),
-            Heard::Closed => {
+            Decoded::Reply(frame) => self.push(conn.slot, QueuedFrame::frame(&EncodedFrame::raw(frame))),
+            Decoded::Closed => {
                 self.links.leave(conn, [], false);
                 self.links.note_end(conn, End::ByPeer);
                 self.part(conn);
             }
-            Heard::Broken(close) => self.refuse_to_go_on(conn, close),
+            Decoded::Broken(close) => self.refuse_to_go_on(conn, close),
         }
         cost
     }
@@ -206,11 +208,11 @@ impl Driver {
         let said = match line {
             line_decoder::Line::Whole(line) => worker::parse(line),
             line_decoder::Line::TooLong => {
-                Err(Misspoken { id: None, refusal: Refusal::new(Code::TooLarge, too_long()) })
+                Err(MalformedRequest { id: None, refusal: Refusal::new(Code::TooLarge, too_long()) })
             }
             line_decoder::Line::Half => {
                 let refusal = Refusal::new(Code::BadJson, "the socket closed in the middle of a line");
-                Err(Misspoken { id: None, refusal })
+                Err(MalformedRequest { id: None, refusal })
             }
         };
         self.said(conn, said);
@@ -218,49 +220,51 @@ impl Driver {
 
     /// Passes a request on; what concerns tokens is looked at here, for the hub
     /// knows none.
-    fn said(&mut self, conn: ConnectionId, said: Result<Said, Misspoken>) {
+    fn said(&mut self, conn: ConnectionId, said: Result<RequestEnvelope, MalformedRequest>) {
         if self.staying(conn).is_none() {
             return;
         }
-        let from = Asker::Connection(conn);
+        let from = Requester::Connection(conn);
         let input = match said {
-            Ok(Said { id, say: Say::Auth { token, inbox } }) => {
+            Ok(RequestEnvelope { id, request: Request::Auth { token, inbox } }) => {
                 let claim = self.site.verifier.examine(token.reveal(), self.now.wall);
                 self.report_oddity(&self.site.clone());
                 let claim = claim.map_err(|flaw| self.refuse_auth(conn, token.reveal(), &flaw));
-                Input::Identified { conn, id, inbox, claim }
+                Input::TokenChecked { conn, id, inbox, claim }
             }
-            Ok(Said { id, say: Say::MintToken { user_id, ttl, wanted } }) => {
+            Ok(RequestEnvelope { id, request: Request::MintToken { user_id, ttl, wanted } }) => {
                 return self.mint(conn, id.as_ref(), &user_id, (ttl, &wanted));
             }
-            Ok(Said { id, say: Say::CheckToken(token) }) => {
+            Ok(RequestEnvelope { id, request: Request::CheckToken(token) }) => {
                 return self.check_token(conn, id.as_ref(), &token);
             }
-            Ok(Said { id, say: Say::Lift(revoked) }) => return self.lift(conn, id, revoked),
-            Ok(Said { id, say: Say::Revocations { after } }) => {
+            Ok(RequestEnvelope { id, request: Request::Lift(revoked) }) => {
+                return self.lift(conn, id, revoked);
+            }
+            Ok(RequestEnvelope { id, request: Request::Revocations { after } }) => {
                 return self.list_revocations(conn, id.as_ref(), &after);
             }
-            Ok(Said { id, say: Say::Reload }) => return self.ask_for_reload(conn, id),
+            Ok(RequestEnvelope { id, request: Request::Reload }) => return self.ask_for_reload(conn, id),
             Ok(said) => {
-                self.weigh_for(&said.say);
-                Input::Said { from, said }
+                self.weigh_for(&said.request);
+                Input::Request { from, request: said }
             }
-            Err(misspoken) => Input::Misspoke { from, misspoken },
+            Err(misspoken) => Input::Malformed { from, request: misspoken },
         };
         self.tell(input);
     }
 
     /// The peer broke the protocol of the wire itself: no business of the hub's.
     fn refuse_to_go_on(&mut self, conn: ConnectionId, close: Close) {
-        self.links.leave(conn, [Piece::frame(&Packet::close(close))], false);
+        self.links.leave(conn, [QueuedFrame::frame(&EncodedFrame::close(close))], false);
         if close == Close::TooBig
             && let Some(link) = self.links.get(conn)
         {
-            link.rest = Rest::Coming { waited: 0, has_come: false };
+            link.rest = PartialFrame::Coming { waited: 0, has_come: false };
         }
         self.links.note_end(conn, End::Malformed(close));
         self.part(conn);
-        self.tell(Input::TurnedAway(TurnedAway::Malformed));
+        self.tell(Input::Rejected(Rejection::ProtocolViolation));
     }
 
     /// The socket gives no more.
@@ -278,7 +282,7 @@ impl Driver {
         // ends by a close frame: one that is cut off is over in both (RFC 6455, section
         // 7.1.1).
         if is_worker && self.links.end(conn) {
-            return self.tell(Input::Ended { conn });
+            return self.tell(Input::ReadClosed { conn });
         }
         self.links.lose(conn);
         self.pump();

@@ -7,8 +7,8 @@ use std::fmt::Arguments;
 
 use super::Driver;
 use super::anomaly_log::Kind;
-use crate::hub::{Asks, Input, Level, TurnedAway};
-use crate::protocol::{ConnectionId, Say};
+use crate::hub::{Input, Level, MemoryQuery, Rejection};
+use crate::protocol::{ConnectionId, Request};
 
 /// A part of the ceiling on memory that is worth looking at it.
 const GROWTH: usize = 64;
@@ -19,9 +19,9 @@ impl Driver {
         self.weighed = self.links.held();
         let links = self.weighed as u64;
         let holders = match self.hub.asks_for_memory(self.now, links) {
-            Asks::Nothing => return,
-            Asks::Total => Vec::new(),
-            Asks::Holders => self.links.holders(),
+            MemoryQuery::Nothing => return,
+            MemoryQuery::Total => Vec::new(),
+            MemoryQuery::Holders => self.links.holders(),
         };
         self.tell_held(links, holders, false);
     }
@@ -35,8 +35,8 @@ impl Driver {
     }
 
     /// Who asks for the numbers is told those of this moment.
-    pub(in crate::edge) fn weigh_for(&mut self, say: &Say) {
-        if matches!(say, Say::Stats) {
+    pub(in crate::edge) fn weigh_for(&mut self, say: &Request) {
+        if matches!(say, Request::Stats) {
             let (links, holders) = (self.links.held() as u64, self.links.holders());
             self.tell_held(links, holders, false);
         }
@@ -80,7 +80,7 @@ impl Driver {
         if self.links.len() < self.site.connections || self.cut_first_lingering() {
             return true;
         }
-        self.tell(Input::Crowded);
+        self.tell(Input::NoCapacity);
         self.cut_first_lingering()
     }
 
@@ -97,11 +97,11 @@ impl Driver {
 
     /// Somebody was turned away, with a line in the log about it where there is
     /// something to say.
-    pub fn turned_away(&mut self, why: TurnedAway, line: Option<(Kind, Arguments<'_>)>) {
+    pub fn turned_away(&mut self, why: Rejection, line: Option<(Kind, Arguments<'_>)>) {
         self.look_at_the_clock();
         if let Some((kind, line)) = line {
             self.reports.say(self.now.moment, kind, line, &[]);
         }
-        self.tell(Input::TurnedAway(why));
+        self.tell(Input::Rejected(why));
     }
 }

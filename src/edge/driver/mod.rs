@@ -29,22 +29,22 @@ use async_channel::{Receiver, Sender};
 use super::clock;
 use super::net::connection::{Side, Worker};
 use super::net::connection_table::Links;
-use super::net::encoded_frame::Packet;
+use super::net::encoded_frame::EncodedFrame;
 use super::net::epoll::{Epoll, Ready};
-use super::net::send_queue::Piece;
-use super::net::socket::Wire;
-use super::store::seq_file::Positions;
-use super::store::{Around, Store};
-use super::systemd::Bulletin;
-use crate::hub::{Asker, Effects, Hub, Input, Now, Peer};
-use crate::protocol::{ConnectionId, Moment, OperationId, Refusal, Said, Say};
-use anomaly_log::Reports;
-use config::Site;
-use inbound::{Ears, LINGER};
+use super::net::send_queue::QueuedFrame;
+use super::net::socket::PeerSocket;
+use super::store::seq_file::SeqFile;
+use super::store::{Store, StoreContext};
+use super::systemd::StatusNotifier;
+use crate::hub::{Effects, Hub, Input, Now, Peer, Requester};
+use crate::protocol::{ConnectionId, Moment, OperationId, Refusal, Request, RequestEnvelope};
+use anomaly_log::AnomalyLog;
+use config::EdgeConfig;
+use inbound::{LINGER, ReadContext};
 use reload::Reloads;
-use replay_pages::Pages;
-use revocations::Revoking;
-use turn_share::Turn;
+use replay_pages::ReplayPages;
+use revocations::RevocationQueue;
+use turn_share::TurnShares;
 
 /// The driver, as every task of the thread shares it. It is borrowed for the
 /// length of one call and never across an await.
@@ -60,7 +60,7 @@ pub struct HttpAnswer {
 }
 
 /// The hub's ends of latches, and whose the other ends are.
-pub(super) type Latches = HashMap<OperationId, (Sender<Piece>, ConnectionId)>;
+pub(super) type Latches = HashMap<OperationId, (Sender<QueuedFrame>, ConnectionId)>;
 
 /// So many facts are more than almost any turn has.
 const USUAL_FACTS: usize = 1024;
@@ -71,39 +71,39 @@ pub struct Driver {
     pub links: Links,
     pub(super) store: Store,
     /// What is known of the configuration, until another takes its place.
-    pub site: Rc<Site>,
+    pub site: Rc<EdgeConfig>,
     /// One per running operation, held by this end; the other end is the
     /// worker's writer. Full: somebody asked already. Closed: it is over.
     pub(super) latches: Latches,
-    pub(super) pages: Pages,
+    pub(super) pages: ReplayPages,
     /// What users have had done in this turn.
-    pub(super) turn: Turn,
+    pub(super) turn: TurnShares,
     /// What was held for the links when the hub was told last.
     pub(super) weighed: usize,
     /// HTTP requests that wait for an answer.
     pub(super) tickets: HashMap<u64, Sender<HttpAnswer>>,
     pub(super) last_ticket: u64,
     /// Away while something is being read.
-    pub(super) ears: Option<Ears>,
+    pub(super) ears: Option<ReadContext>,
     pub(super) scratch: Vec<u8>,
     /// The time of this call.
     pub(super) now: Now,
     /// Links that were told goodbye, and when they are cut off; oldest first.
     pub(super) lingering: VecDeque<(Moment, ConnectionId)>,
-    pub(super) ping: Packet,
-    pub(super) reports: Reports,
+    pub(super) ping: EncodedFrame,
+    pub(super) reports: AnomalyLog,
     pub(super) reloads: Reloads,
-    pub(super) revoking: Revoking,
+    pub(super) revoking: RevocationQueue,
     /// Where numbers go on if the process is killed, for the logs that have it so.
-    pub(super) positions: Option<Positions>,
+    pub(super) positions: Option<SeqFile>,
     /// Where systemd wants to hear how it goes.
-    pub(super) bulletin: Option<Bulletin>,
+    pub(super) bulletin: Option<StatusNotifier>,
 }
 
 impl Driver {
     /// A driver around a hub.
-    pub fn new(hub: Hub, store: Store, site: Rc<Site>, epoll: Epoll) -> Self {
-        let ears = Ears::new(site.message_bytes);
+    pub fn new(hub: Hub, store: Store, site: Rc<EdgeConfig>, epoll: Epoll) -> Self {
+        let ears = ReadContext::new(site.message_bytes);
         Self {
             hub,
             effects: Effects::default(),
@@ -111,8 +111,8 @@ impl Driver {
             store,
             site,
             latches: HashMap::new(),
-            pages: Pages::default(),
-            turn: Turn::default(),
+            pages: ReplayPages::default(),
+            turn: TurnShares::default(),
             weighed: 0,
             tickets: HashMap::new(),
             last_ticket: 0,
@@ -120,17 +120,17 @@ impl Driver {
             scratch: Vec::new(),
             now: clock::now(),
             lingering: VecDeque::new(),
-            ping: Packet::ping(),
-            reports: Reports::default(),
+            ping: EncodedFrame::ping(),
+            reports: AnomalyLog::default(),
             reloads: Reloads::default(),
-            revoking: Revoking::default(),
+            revoking: RevocationQueue::default(),
             positions: None,
             bulletin: None,
         }
     }
 
     /// A link is up. `early` is what the peer said before anybody listened.
-    pub fn open(&mut self, wire: Wire, peer: Peer, early: &[u8]) {
+    pub fn open(&mut self, wire: PeerSocket, peer: Peer, early: &[u8]) {
         self.look_at_the_clock();
         let peer = self.look_again(peer);
         let side = match &peer {
@@ -168,15 +168,15 @@ impl Driver {
 
     /// Asks the hub something for an HTTP request; the answer comes through the
     /// receiver.
-    pub fn ask(&mut self, say: Say) -> Receiver<HttpAnswer> {
+    pub fn ask(&mut self, say: Request) -> Receiver<HttpAnswer> {
         self.look_at_the_clock();
         // An interrupt may be answered twice, `pending` first.
         let (sender, receiver) = async_channel::bounded(1);
         self.last_ticket += 1;
         self.tickets.insert(self.last_ticket, sender);
-        let from = Asker::Http(self.last_ticket);
+        let from = Requester::Http(self.last_ticket);
         self.weigh_for(&say);
-        self.tell(Input::Said { from, said: Said { id: None, say } });
+        self.tell(Input::Request { from, request: RequestEnvelope { id: None, request: say } });
         receiver
     }
 
@@ -194,13 +194,13 @@ impl Driver {
     }
 
     pub(super) fn tell(&mut self, input: Input) {
-        self.links.facts.push_back(input);
+        self.links.inputs.push_back(input);
         self.pump();
     }
 
     /// Lets the hub decide until nothing is left to be told.
     pub(super) fn pump(&mut self) {
-        while let Some(input) = self.links.facts.pop_front() {
+        while let Some(input) = self.links.inputs.pop_front() {
             let closed = match &input {
                 Input::Closed { conn } => Some(*conn),
                 _ => None,
@@ -218,8 +218,8 @@ impl Driver {
         }
         // At the start all that is kept is told. Cut short the list would stay where it is,
         // above all that is free by then.
-        if self.links.facts.capacity() > USUAL_FACTS {
-            self.links.facts = VecDeque::new();
+        if self.links.inputs.capacity() > USUAL_FACTS {
+            self.links.inputs = VecDeque::new();
         }
     }
 
@@ -241,7 +241,7 @@ impl Driver {
         }
         self.go_on_listening();
         if self.hub.deadline().is_some_and(|due| due <= self.now.moment) {
-            self.tell(Input::Due);
+            self.tell(Input::Timeout);
         }
         self.with_store(Store::tick);
         self.pump();
@@ -267,9 +267,9 @@ impl Driver {
         self.pump();
     }
 
-    pub(super) fn with_store(&mut self, act: impl FnOnce(&mut Store, &mut Around<'_>)) {
-        let Links { epoll, facts, .. } = &mut self.links;
-        let mut around = Around { now: self.now, hub: &self.hub, epoll: Some(epoll), facts };
+    pub(super) fn with_store(&mut self, act: impl FnOnce(&mut Store, &mut StoreContext<'_>)) {
+        let Links { epoll, inputs: facts, .. } = &mut self.links;
+        let mut around = StoreContext { now: self.now, hub: &self.hub, epoll: Some(epoll), inputs: facts };
         act(&mut self.store, &mut around);
     }
 

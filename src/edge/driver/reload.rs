@@ -9,9 +9,9 @@ use std::rc::Rc;
 use async_channel::{Receiver, Sender};
 
 use super::Driver;
-use super::config::Site;
+use super::config::EdgeConfig;
 use crate::edge::store;
-use crate::hub::{Asker, Input, Settings};
+use crate::hub::{Input, Requester, Settings};
 use crate::protocol::frame::Reloaded;
 use crate::protocol::{Code, ConnectionId, Frame, Refusal, RequestId};
 
@@ -53,7 +53,7 @@ impl Driver {
     }
 
     /// Goes on with another configuration. Every link stays.
-    pub fn configure(&mut self, site: Rc<Site>, settings: Settings, disk: Option<store::Options>) {
+    pub fn configure(&mut self, site: Rc<EdgeConfig>, settings: Settings, disk: Option<store::Options>) {
         self.look_at_the_clock();
         self.links.bound(site.bounds);
         self.limit_messages(site.message_bytes);
@@ -61,7 +61,7 @@ impl Driver {
         if let Some(options) = disk {
             self.store.adjust(self.now.moment, options);
         }
-        self.tell(Input::Configured { settings: Box::new(settings) });
+        self.tell(Input::Reconfigured { settings: Box::new(settings) });
         self.follow_again();
     }
 
@@ -72,7 +72,7 @@ impl Driver {
             match outcome {
                 Ok(reloaded) => {
                     let frame = Frame::Reloaded(reloaded.clone());
-                    self.answer(Asker::Connection(conn), id.as_ref(), &frame, None);
+                    self.answer(Requester::Connection(conn), id.as_ref(), &frame, None);
                 }
                 Err(problems) => {
                     let refusal = Refusal::new(Code::BadConfiguration, problems.clone());
@@ -81,13 +81,13 @@ impl Driver {
             }
             // The hub says once more whether it owes nothing either.
             if self.links.get(conn).is_some_and(|link| link.ended && !link.leaving) {
-                self.tell(Input::Ended { conn });
+                self.tell(Input::ReadClosed { conn });
             }
         }
     }
 
     fn refuse_reload(&mut self, conn: ConnectionId, id: Option<&RequestId>, refusal: &Refusal) {
         let refusal = refusal.clone().of("reload");
-        self.answer(Asker::Connection(conn), id, &Frame::from(&refusal), Some(&refusal));
+        self.answer(Requester::Connection(conn), id, &Frame::from(&refusal), Some(&refusal));
     }
 }

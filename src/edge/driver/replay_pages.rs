@@ -10,9 +10,9 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
 use super::Driver;
-use crate::edge::net::encoded_frame::Packet;
+use crate::edge::net::encoded_frame::EncodedFrame;
 use crate::edge::store::Fetch;
-use crate::hub::{Account, Input, LogKey, Purpose};
+use crate::hub::{Account, FetchPurpose, Input, LogKey};
 use crate::protocol::{ConnectionId, Delivery, Message};
 
 /// So much is served in one turn: each message counts one, and one more for each of
@@ -26,20 +26,20 @@ const AT_ONCE: usize = 256;
 
 /// Pages that were asked for, by whose they are.
 #[derive(Default)]
-pub(in crate::edge) struct Pages {
+pub(in crate::edge) struct ReplayPages {
     waiting: HashMap<Account, VecDeque<Fetch>>,
     /// One has a page, then the next.
     turns: VecDeque<Account>,
     /// What was served in this turn, by log and position.
     served: HashMap<(LogKey, u64), Vec<Rc<Message>>>,
     /// Messages of that, encoded, by their place in memory: they live as long.
-    packets: HashMap<*const Message, (Rc<Message>, Packet)>,
+    packets: HashMap<*const Message, (Rc<Message>, EncodedFrame)>,
     is_serving: bool,
     /// What was served at once since the last turn ended.
     at_once: usize,
 }
 
-impl Pages {
+impl ReplayPages {
     pub(in crate::edge) fn is_empty(&self) -> bool {
         self.turns.is_empty()
     }
@@ -82,7 +82,7 @@ impl Driver {
         if self.pages.is_empty() && self.pages.at_once < AT_ONCE {
             let facts = self.store.fetch(fetch);
             self.pages.at_once += cost(&facts);
-            self.links.facts.extend(facts);
+            self.links.inputs.extend(facts);
         } else {
             self.pages.push(self.hub.account(conn), fetch);
         }
@@ -106,11 +106,11 @@ impl Driver {
             };
             served += cost(&facts);
             for fact in &facts {
-                if let Input::Fetched { fetch: Purpose::Replay(_), messages, .. } = fact {
+                if let Input::Fetched { fetch: FetchPurpose::Replay(_), messages, .. } = fact {
                     self.pages.served.entry(place.clone()).or_insert_with(|| messages.clone());
                 }
             }
-            self.links.facts.extend(facts);
+            self.links.inputs.extend(facts);
             self.pump();
         }
         self.pages.is_serving = false;
@@ -119,7 +119,7 @@ impl Driver {
     }
 
     /// A message as those hear it who catch up.
-    pub(in crate::edge) fn seal_replayed(&mut self, message: &Rc<Message>) -> Packet {
+    pub(in crate::edge) fn seal_replayed(&mut self, message: &Rc<Message>) -> EncodedFrame {
         if let Some((_, packet)) = self.pages.packets.get(&Rc::as_ptr(message)) {
             return packet.clone();
         }
@@ -133,7 +133,7 @@ impl Driver {
 
 #[cfg(test)]
 mod tests {
-    use super::{Account, ConnectionId, Fetch, LogKey, Pages, Purpose};
+    use super::{Account, ConnectionId, Fetch, FetchPurpose, LogKey, ReplayPages};
     use crate::protocol::UserId;
 
     fn account(digest: u64) -> Account {
@@ -143,19 +143,19 @@ mod tests {
 
     fn page(slot: u32) -> Fetch {
         let user = UserId::new("ada").unwrap_or_else(|refusal| panic!("{refusal:?}"));
-        let purpose = Purpose::Replay(ConnectionId { slot, tag: 1 });
+        let purpose = FetchPurpose::Replay(ConnectionId { slot, tag: 1 });
         Fetch { purpose, log: LogKey::Inbox(user), after: 0, count: 1, bytes: 1 }
     }
 
     #[test]
     fn users_have_their_pages_in_turns_however_many_each_waits_for() {
-        let mut pages = Pages::default();
+        let mut pages = ReplayPages::default();
         (0..100).for_each(|slot| pages.push(account(1), page(slot)));
         (100..103).for_each(|slot| pages.push(account(2), page(slot)));
         pages.push(account(3), page(200));
         let order = std::iter::from_fn(|| pages.pop()).map(|fetch| match fetch.purpose {
-            Purpose::Replay(conn) => conn.slot,
-            Purpose::Notice(_) => u32::MAX,
+            FetchPurpose::Replay(conn) => conn.slot,
+            FetchPurpose::Notice(_) => u32::MAX,
         });
         let order: Vec<u32> = order.collect();
         assert_eq!(order.get(..8), Some(&[0, 100, 200, 1, 101, 2, 102, 3][..]));

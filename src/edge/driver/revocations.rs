@@ -13,52 +13,52 @@ use async_channel::{Receiver, Sender};
 use super::{Driver, Shared};
 use crate::edge::auth::revocation::file::{RevocationFile, Writing};
 use crate::edge::auth::revocation::{Change, MOST, Revocations};
-use crate::hub::{Asker, Claim, Input, Peer};
+use crate::hub::{Credentials, Input, Peer, Requester};
 use crate::protocol::request::After;
-use crate::protocol::{Code, ConnectionId, Frame, Refusal, RequestId, Revoked, UnixTime};
+use crate::protocol::{Code, ConnectionId, Frame, Refusal, RequestId, RevocationTarget, UnixTime};
 
 /// So many are in one answer to who lists them.
 const LISTED: usize = 1000;
 
 /// What is to be changed, and who waits for that.
-struct Order {
-    from: Asker,
+struct PendingRevocation {
+    from: Requester,
     id: Option<RequestId>,
     wish: Wish,
 }
 
 enum Wish {
     /// As of then.
-    Revoke(Revoked, UnixTime),
-    Lift(Revoked),
+    Revoke(RevocationTarget, UnixTime),
+    Lift(RevocationTarget),
 }
 
 /// All orders that are not carried out.
-pub(in crate::edge) struct Revoking {
-    orders: Vec<Order>,
+pub(in crate::edge) struct RevocationQueue {
+    orders: Vec<PendingRevocation>,
     /// Those of the write that is under way.
-    under_way: Vec<Order>,
+    under_way: Vec<PendingRevocation>,
     /// Away while something is being written; none where nothing can be.
     file: Option<RevocationFile>,
     /// A latch: one write takes all orders that have come by then.
     bell: (Sender<()>, Receiver<()>),
 }
 
-impl Default for Revoking {
+impl Default for RevocationQueue {
     fn default() -> Self {
         let bell = async_channel::bounded(1);
         Self { orders: Vec::new(), under_way: Vec::new(), file: None, bell }
     }
 }
 
-impl Revoking {
+impl RevocationQueue {
     /// Whether a connection waits for an answer.
     pub(in crate::edge) fn owe(&self, conn: ConnectionId) -> bool {
         let mut all = self.orders.iter().chain(&self.under_way);
-        all.any(|order| order.from == Asker::Connection(conn))
+        all.any(|order| order.from == Requester::Connection(conn))
     }
 
-    fn order(&mut self, order: Order) {
+    fn order(&mut self, order: PendingRevocation) {
         self.orders.push(order);
         // Full: it rings already.
         let _ = self.bell.0.try_send(());
@@ -89,9 +89,9 @@ impl Driver {
         let (revocations, _) = self.site.verifier.revocations();
         let revocations = revocations.borrow();
         let revoked = self.hub.bearers().filter_map(|(conn, user, jti, issued_at)| {
-            revocations.of(user, jti, issued_at).map(|_| Input::Expelled { conn })
+            revocations.of(user, jti, issued_at).map(|_| Input::TokenRevoked { conn })
         });
-        self.links.facts.extend(revoked);
+        self.links.inputs.extend(revoked);
     }
 
     /// Whether somebody waits for a revocation to be written.
@@ -102,28 +102,42 @@ impl Driver {
     /// A token that held when its upgrade was asked for may be revoked by now.
     pub(in crate::edge) fn look_again(&self, peer: Peer) -> Peer {
         match peer {
-            Peer::Client { claim: Claim::Proven(identity), inbox, network } => {
+            Peer::Client { credentials: Credentials::Verified(identity), inbox, network } => {
                 let claim = match self.site.verifier.recall(&identity, self.now.wall) {
-                    Ok(()) => Claim::Proven(identity),
-                    Err(fault) => Claim::Refused(fault),
+                    Ok(()) => Credentials::Verified(identity),
+                    Err(fault) => Credentials::Refused(fault),
                 };
-                Peer::Client { claim, inbox, network }
+                Peer::Client { credentials: claim, inbox, network }
             }
             peer => peer,
         }
     }
 
     /// Tokens are to be taken no longer; the hub permits it.
-    pub(in crate::edge) fn revoke(&mut self, from: Asker, id: Option<RequestId>, revoked: Revoked) {
-        self.revoking.order(Order { from, id, wish: Wish::Revoke(revoked, self.now.wall) });
+    pub(in crate::edge) fn revoke(
+        &mut self,
+        from: Requester,
+        id: Option<RequestId>,
+        revoked: RevocationTarget,
+    ) {
+        self.revoking.order(PendingRevocation { from, id, wish: Wish::Revoke(revoked, self.now.wall) });
     }
 
     /// Revoked tokens are to be taken again.
-    pub(in crate::edge) fn lift(&mut self, conn: ConnectionId, id: Option<RequestId>, revoked: Revoked) {
+    pub(in crate::edge) fn lift(
+        &mut self,
+        conn: ConnectionId,
+        id: Option<RequestId>,
+        revoked: RevocationTarget,
+    ) {
         if !self.may_administer(conn) {
             return self.refuse_lift(conn, id.as_ref(), Refusal::for_administrators());
         }
-        self.revoking.order(Order { from: Asker::Connection(conn), id, wish: Wish::Lift(revoked) });
+        self.revoking.order(PendingRevocation {
+            from: Requester::Connection(conn),
+            id,
+            wish: Wish::Lift(revoked),
+        });
     }
 
     /// Which tokens are taken no longer.
@@ -133,7 +147,7 @@ impl Driver {
         id: Option<&RequestId>,
         after: &After,
     ) {
-        let from = Asker::Connection(conn);
+        let from = Requester::Connection(conn);
         if !self.may_administer(conn) {
             let refusal = Refusal::for_administrators().of("revocations");
             return self.answer(from, id, &Frame::from(&refusal), Some(&refusal));
@@ -153,7 +167,7 @@ impl Driver {
 
     fn refuse_lift(&mut self, conn: ConnectionId, id: Option<&RequestId>, refusal: Refusal) {
         let refusal = refusal.of("lift");
-        self.answer(Asker::Connection(conn), id, &Frame::from(&refusal), Some(&refusal));
+        self.answer(Requester::Connection(conn), id, &Frame::from(&refusal), Some(&refusal));
     }
 
     /// What is to be written next. Orders that change nothing on the disk are answered.
@@ -210,8 +224,8 @@ impl Driver {
     }
 
     /// Answers orders.
-    fn settle(&mut self, orders: Vec<(Order, Answer)>) {
-        let mut askers: Vec<Asker> = orders.iter().map(|(order, _)| order.from).collect();
+    fn settle(&mut self, orders: Vec<(PendingRevocation, Answer)>) {
+        let mut askers: Vec<Requester> = orders.iter().map(|(order, _)| order.from).collect();
         for (order, answer) in orders {
             self.answer_order(order, answer);
         }
@@ -219,26 +233,26 @@ impl Driver {
         // once all of their answers are given.
         askers.dedup();
         for asker in askers {
-            if let Asker::Connection(conn) = asker
+            if let Requester::Connection(conn) = asker
                 && self.links.get(conn).is_some_and(|link| link.ended && !link.leaving)
             {
-                self.tell(Input::Ended { conn });
+                self.tell(Input::ReadClosed { conn });
             }
         }
     }
 
-    fn answer_order(&mut self, order: Order, answer: Answer) {
-        let Order { from, id, wish } = order;
+    fn answer_order(&mut self, order: PendingRevocation, answer: Answer) {
+        let PendingRevocation { from, id, wish } = order;
         match (wish, answer) {
             (Wish::Revoke(revoked, at), answer) => {
                 let outcome = match answer {
                     Answer::Refused(refusal) => Err(refusal),
                     Answer::Done | Answer::NothingToDo => Ok(UnixTime::from_secs(at.0 / 1000)),
                 };
-                self.tell(Input::Revoked { from, id, revoked, outcome });
+                self.tell(Input::RevocationSaved { from, id, revoked, outcome });
             }
             (Wish::Lift(_), Answer::Refused(refusal)) => {
-                if let Asker::Connection(conn) = from {
+                if let Requester::Connection(conn) = from {
                     self.refuse_lift(conn, id.as_ref(), refusal);
                 }
             }
@@ -266,7 +280,7 @@ impl Wish {
     }
 }
 
-impl Order {
+impl PendingRevocation {
     /// What it changes of what is revoked, or the answer where it changes nothing.
     fn change(&self, known: &Revocations) -> Result<Change, Answer> {
         match &self.wish {

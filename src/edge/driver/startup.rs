@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use super::Driver;
 use crate::edge::net::connection_table::WritePermit;
-use crate::edge::store::seq_file::{Owner, Position, Positions};
+use crate::edge::store::seq_file::{Owner, SeqFile, SeqFileEntry};
 use crate::edge::store::{Stamp, Store};
-use crate::hub::{Input, LogKey, StoreFact};
+use crate::hub::{Input, LogKey, StoreEvent};
 
 impl Driver {
     /// Begins: reads what is on the disk, before anybody is let in. After `patience`
@@ -20,9 +20,10 @@ impl Driver {
         self.look_at_the_clock();
         let owner = self.store.owner();
         if let Some(owner) = &owner {
-            for Position { log, epoch, seq } in positions.iter().flat_map(|path| Positions::read(path, owner))
+            for SeqFileEntry { log, epoch, seq } in
+                positions.iter().flat_map(|path| SeqFile::read(path, owner))
             {
-                self.links.facts.push_back(Input::Store(StoreFact::Reached { log, epoch, seq }));
+                self.links.inputs.push_back(Input::Store(StoreEvent::LastSeq { log, epoch, seq }));
             }
         }
         self.wait_for_store(patience, "reading what is kept", Store::is_open);
@@ -30,7 +31,7 @@ impl Driver {
             self.with_store(Store::give_up);
         }
         // Else the first thing that the hub hears of is the time at which it began.
-        self.tell(Input::Due);
+        self.tell(Input::Timeout);
     }
 
     /// Begins with a hub and a store that go on where those of another process were:
@@ -38,9 +39,9 @@ impl Driver {
     pub fn go_on(&mut self) {
         self.look_at_the_clock();
         if self.store.has_failed() {
-            self.links.facts.push_back(Input::Store(StoreFact::Failed));
+            self.links.inputs.push_back(Input::Store(StoreEvent::Failed));
         }
-        self.tell(Input::Due);
+        self.tell(Input::Timeout);
     }
 
     /// Notes from now on how far logs have come, in the place of what a daemon before
@@ -54,15 +55,15 @@ impl Driver {
     /// Notes from now on how far logs have come, in the first of these places where a
     /// file can be made. In the others there is none then: it would be too old.
     fn follow(&mut self, places: &[PathBuf], owner: &Owner) {
-        let position = |(log, epoch, seq)| Position { log, epoch, seq };
-        let known: Vec<Position> = self.hub.reaches().into_iter().map(position).collect();
+        let position = |(log, epoch, seq)| SeqFileEntry { log, epoch, seq };
+        let known: Vec<SeqFileEntry> = self.hub.reaches().into_iter().map(position).collect();
         let mut refused = Vec::new();
         for place in places {
             if self.positions.is_some() {
-                Positions::discard(place);
+                SeqFile::discard(place);
                 continue;
             }
-            match Positions::create(place, owner, &known) {
+            match SeqFile::create(place, owner, &known) {
                 Ok(positions) => self.positions = Some(positions),
                 Err(error) => refused.push(format!("{}: {error}", place.display())),
             }

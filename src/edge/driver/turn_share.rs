@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 
 use crate::hub::Account;
-use crate::protocol::Say;
+use crate::protocol::Request;
 
 /// As many short requests.
 const OF_A_TURN: u32 = 256;
@@ -18,19 +18,19 @@ const OF_A_TURN: u32 = 256;
 const SIGNATURE: u32 = 32;
 
 /// What a request costs, in short ones.
-pub(in crate::edge) fn cost(say: &Say) -> u32 {
+pub(in crate::edge) fn cost(say: &Request) -> u32 {
     match say {
-        Say::Subscribe(list) => u32::try_from(list.len()).unwrap_or(u32::MAX).max(1),
-        Say::Auth { .. } => SIGNATURE,
+        Request::Subscribe(list) => u32::try_from(list.len()).unwrap_or(u32::MAX).max(1),
+        Request::Auth { .. } => SIGNATURE,
         _ => 1,
     }
 }
 
 /// What is left to those who have asked for something in this turn.
 #[derive(Default)]
-pub(in crate::edge) struct Turn(HashMap<Account, u32>);
+pub(in crate::edge) struct TurnShares(HashMap<Account, u32>);
 
-impl Turn {
+impl TurnShares {
     /// What one may have done still.
     pub(in crate::edge) fn rest_of(&self, account: Account) -> u32 {
         self.0.get(&account).copied().unwrap_or(OF_A_TURN)
@@ -51,7 +51,7 @@ impl Turn {
 
 #[cfg(test)]
 mod tests {
-    use super::{Account, OF_A_TURN, Turn};
+    use super::{Account, OF_A_TURN, TurnShares};
 
     fn account(digest: u64, pays: bool) -> Account {
         serde_json::from_value(serde_json::json!({"digest": digest, "pays": pays}))
@@ -61,7 +61,7 @@ mod tests {
     #[test]
     fn what_one_user_has_had_in_a_turn_is_missing_to_nobody_else() {
         let (alice, bob, workers) = (account(1, true), account(2, true), account(3, false));
-        let mut turn = Turn::default();
+        let mut turn = TurnShares::default();
         turn.leave(alice, 0);
         turn.leave(workers, 0);
         assert_eq!((turn.rest_of(alice), turn.rest_of(bob)), (0, OF_A_TURN));

@@ -3,12 +3,12 @@
 //! Knows how they come to be waited for again. Does not know what was handed over.
 
 use super::format::Table;
-use super::{Arrival, Legacy};
+use super::{Arrival, ReceivedState};
 use crate::edge::driver::Driver;
 use crate::edge::net::connection::{Link, Side};
 use crate::edge::net::connection_table::{Links, key};
 use crate::edge::net::epoll::Interest;
-use crate::hub::{Input, Outbound};
+use crate::hub::{Input, SendQueueState};
 use crate::protocol::{ConnectionId, Moment};
 
 impl Driver {
@@ -16,14 +16,14 @@ impl Driver {
     /// nobody listened to them.
     pub fn adopt(&mut self, arrival: &mut Arrival) -> Option<(usize, Moment)> {
         self.look_at_the_clock();
-        let Legacy { table, whole, .. } = arrival.legacy.take()?;
+        let ReceivedState { table, whole, .. } = arrival.legacy.take()?;
         let Table { since, lingering, last_ticket, .. } = table;
         let count = whole.links.len();
         self.latches = whole.latches;
         self.lingering = lingering.into();
         self.last_ticket = last_ticket;
         for lost in self.links.adopt(whole.links) {
-            self.links.facts.push_back(Input::Closed { conn: lost });
+            self.links.inputs.push_back(Input::Closed { conn: lost });
         }
         Some((count, since))
     }
@@ -49,7 +49,7 @@ impl Links {
                 self.touch(id.slot);
             }
             if self.get(id).is_some_and(|link| link.ended && !link.leaving) {
-                self.facts.push_back(Input::Ended { conn: id });
+                self.inputs.push_back(Input::ReadClosed { conn: id });
             }
         }
         for id in &lost {
@@ -61,8 +61,8 @@ impl Links {
     /// Has the kernel tell of a link what it told before.
     fn waits_for(&mut self, id: ConnectionId) -> bool {
         let Some(link) = self.table.get_mut(id.slot as usize) else { return false };
-        let told = link.outbox.as_ref().map_or(Outbound::Clear, |outbox| outbox.told);
-        let read = !link.ended && (told != Outbound::Full || link.leaving);
+        let told = link.outbox.as_ref().map_or(SendQueueState::Empty, |outbox| outbox.reported);
+        let read = !link.ended && (told != SendQueueState::Full || link.leaving);
         link.interest = Interest { read, write: link.outbox.is_some() };
         self.epoll.add(&link.wire, key(id), link.interest).is_ok()
     }

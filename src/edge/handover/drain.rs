@@ -14,7 +14,7 @@ use smol::Timer;
 use super::exec::VARIABLE;
 use crate::edge::clock;
 use crate::edge::driver::Shared;
-use crate::edge::net::listeners::Doors;
+use crate::edge::net::listeners::Listeners;
 
 /// How long requests over HTTP that are under way may take. Meanwhile everybody
 /// else is served as always, and newcomers wait in the kernel.
@@ -31,7 +31,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Lets nobody in any more, and waits until nobody is spoken to over HTTP and no
 /// revocation is being written, or for as long as that may take.
-pub async fn clear_doors(driver: &Shared, doors: &Rc<RefCell<Doors>>) {
+pub async fn clear_doors(driver: &Shared, doors: &Rc<RefCell<Listeners>>) {
     doors.borrow_mut().pause(&driver.borrow().links.epoll);
     let deadline = clock::now().moment + ANSWERS;
     let is_clear = || !doors.borrow().guests().borrow().are_served() && !driver.borrow().is_revoking();

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::{FdFlags, fcntl_setfd};
 
-use super::{Arrival, Parcel};
+use super::{Arrival, Package};
 use crate::edge::net::inherited_fd;
 
 /// Where the next process finds the parcel: its own number, so that nobody takes
@@ -33,7 +33,7 @@ pub fn program() -> io::Result<PathBuf> {
 
 /// Becomes the program in that file, which is told of the parcel. Returns only
 /// if that failed.
-pub fn become_next(program: &Path, parcel: &Parcel) -> io::Error {
+pub fn become_next(program: &Path, parcel: &Package) -> io::Error {
     let descriptors = [parcel.state.as_fd(), parcel.pouch.as_fd()];
     let why = descriptors
         .iter()
@@ -47,7 +47,7 @@ pub fn become_next(program: &Path, parcel: &Parcel) -> io::Error {
     why.err().unwrap_or_else(|| io::Error::other("the program ended"))
 }
 
-fn exec(program: &Path, parcel: &Parcel) -> io::Result<()> {
+fn exec(program: &Path, parcel: &Package) -> io::Result<()> {
     let text = |text: OsString| CString::new(text.into_vec()).map_err(io::Error::from);
     let arguments = std::env::args_os().map(text).collect::<io::Result<Vec<_>>>()?;
     let kept = std::env::vars_os().filter(|(name, _)| !NOT_FOR_IT.iter().any(|not| name == not));
@@ -78,6 +78,6 @@ pub fn arrival() -> Option<Arrival> {
     if u32::try_from(pid).is_ok_and(|pid| pid != std::process::id()) {
         return None;
     }
-    let parcel = Parcel { state: inherited_fd::take(state)?, pouch: inherited_fd::take(pouch)? };
+    let parcel = Package { state: inherited_fd::take(state)?, pouch: inherited_fd::take(pouch)? };
     Some(Arrival::unpack(parcel))
 }

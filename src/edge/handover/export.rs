@@ -8,29 +8,29 @@ use std::io;
 use std::rc::Rc;
 
 use super::format;
-use super::memfd::{Draft, Span};
+use super::memfd::{MemfdWriter, Span};
 use crate::edge::driver::{Driver, Latches};
 use crate::edge::net::connection;
 use crate::edge::net::connection::Link;
-use crate::edge::net::send_queue::{Mark, Outbox, Piece, Place};
+use crate::edge::net::send_queue::{DeliveryTag, FramePosition, QueuedFrame, SendQueue};
 use crate::protocol::Moment;
 
 impl Driver {
     /// All that is known of links, with the hub and the store; `doors` and `guests` go with it.
     pub(super) fn export(
         &mut self,
-        draft: &mut Draft,
+        draft: &mut MemfdWriter,
         doors: Vec<format::Door>,
         guests: Vec<Moment>,
     ) -> io::Result<format::Table> {
         self.look_at_the_clock();
         self.links.gather_all();
-        let mut luggage = Luggage::new(draft);
+        let mut luggage = Exporter::new(draft);
         let mut links = Vec::with_capacity(self.links.len());
         for (_, link) in &mut self.links.table {
             links.push(luggage.link(link, &self.latches)?);
         }
-        let Luggage { packets, marks, .. } = luggage;
+        let Exporter { packets, marks, .. } = luggage;
         let hub = draft.stream(|to| self.hub.write(to))?;
         let store = draft.stream(|to| self.store.write(self.now, to))?;
         Ok(format::Table {
@@ -49,21 +49,21 @@ impl Driver {
 }
 
 /// What was put beside the table, so that what is shared stays so.
-struct Luggage<'a> {
-    draft: &'a mut Draft,
+struct Exporter<'a> {
+    draft: &'a mut MemfdWriter,
     packets: Vec<Span>,
     packet_at: HashMap<*const u8, u32>,
-    marks: Vec<Place>,
-    mark_at: HashMap<*const Mark, u32>,
+    marks: Vec<FramePosition>,
+    mark_at: HashMap<*const DeliveryTag, u32>,
 }
 
-impl<'a> Luggage<'a> {
-    fn new(draft: &'a mut Draft) -> Self {
+impl<'a> Exporter<'a> {
+    fn new(draft: &'a mut MemfdWriter) -> Self {
         let (packet_at, mark_at) = (HashMap::new(), HashMap::new());
         Self { draft, packets: Vec::new(), packet_at, marks: Vec::new(), mark_at }
     }
 
-    fn piece(&mut self, piece: &Piece) -> io::Result<format::Piece> {
+    fn piece(&mut self, piece: &QueuedFrame) -> io::Result<format::Piece> {
         let place = piece.bytes.place();
         let packet = match self.packet_at.get(&place) {
             Some(at) => *at,
@@ -79,8 +79,8 @@ impl<'a> Luggage<'a> {
     }
 
     /// What confirms a start is told of its latch.
-    fn mark(&mut self, mark: &Rc<Mark>) -> Option<u32> {
-        let Mark::Kept(place) = &**mark else { return None };
+    fn mark(&mut self, mark: &Rc<DeliveryTag>) -> Option<u32> {
+        let DeliveryTag::Kept(place) = &**mark else { return None };
         let marks = &mut self.marks;
         Some(*self.mark_at.entry(Rc::as_ptr(mark)).or_insert_with(|| {
             marks.push(place.clone());
@@ -88,15 +88,15 @@ impl<'a> Luggage<'a> {
         }))
     }
 
-    fn outbox(&mut self, outbox: &Outbox) -> io::Result<format::Outbox> {
+    fn outbox(&mut self, outbox: &SendQueue) -> io::Result<format::Outbox> {
         let pieces = outbox.pieces.iter().map(|piece| self.piece(piece)).collect::<io::Result<_>>()?;
-        Ok(format::Outbox { pieces, taken: outbox.taken, told: outbox.told })
+        Ok(format::Outbox { pieces, taken: outbox.taken, told: outbox.reported })
     }
 
     fn latch(
         &mut self,
         latch: &mut connection::Latch,
-        outbox: Option<&Outbox>,
+        outbox: Option<&SendQueue>,
         running: &Latches,
     ) -> io::Result<format::Latch> {
         let runs = !latch.pieces.is_closed();

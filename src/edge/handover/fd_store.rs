@@ -6,8 +6,8 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use super::{Arrival, Parcel, Sent};
-use crate::edge::systemd::{Notify, Passed};
+use super::{Arrival, Package, Sent};
+use crate::edge::systemd::{ListenFds, Notify};
 
 /// The names of the two descriptors.
 const STATE: &str = "wshubd-state";
@@ -36,12 +36,12 @@ pub fn give(notify: Notify, sent: Sent) -> std::io::Result<()> {
 }
 
 /// What the process before this one has given to systemd, which keeps it no longer.
-pub fn arrival(passed: &mut Passed) -> Option<Arrival> {
+pub fn arrival(passed: &mut ListenFds) -> Option<Arrival> {
     let (state, pouch) = (passed.take(STATE).pop(), passed.take(LINKS).pop());
     if let Some(notify) = Notify::of_process().filter(|_| state.is_some() || pouch.is_some()) {
         forget(notify);
     }
-    Some(Arrival::unpack(Parcel { state: state?, pouch: pouch? }))
+    Some(Arrival::unpack(Package { state: state?, pouch: pouch? }))
 }
 
 fn forget(notify: Notify) {

@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::memfd::Span;
-use crate::edge::net::send_queue::Place;
-use crate::hub::Outbound;
+use crate::edge::net::send_queue::FramePosition;
+use crate::hub::SendQueueState;
 use crate::protocol::{ConnectionId, Moment, OperationId};
 
 /// All but the bytes.
@@ -29,7 +29,7 @@ pub(super) struct Table {
     /// taken for another.
     pub(super) last_ticket: u64,
     pub(super) packets: Vec<Span>,
-    pub(super) marks: Vec<Place>,
+    pub(super) marks: Vec<FramePosition>,
     pub(super) hub: Span,
     pub(super) store: Span,
 }
@@ -100,7 +100,7 @@ pub(super) struct Latch {
 pub(super) struct Outbox {
     pub(super) pieces: Vec<Piece>,
     pub(super) taken: usize,
-    pub(super) told: Outbound,
+    pub(super) told: SendQueueState,
 }
 
 /// Part of a packet: which, from, to; and its mark.

@@ -9,17 +9,17 @@ use std::rc::Rc;
 use super::format;
 use super::memfd::Sealed;
 use crate::edge::driver::Latches;
-use crate::edge::net::connection::{End, Latch, Link, Rest, Side, Worker};
-use crate::edge::net::encoded_frame::Shared;
+use crate::edge::net::connection::{End, Latch, Link, PartialFrame, Side, Worker};
+use crate::edge::net::encoded_frame::SharedBytes;
 use crate::edge::net::epoll::Interest;
-use crate::edge::net::send_queue::{Mark, Outbox, Piece};
-use crate::edge::net::socket::Wire;
+use crate::edge::net::send_queue::{DeliveryTag, QueuedFrame, SendQueue};
+use crate::edge::net::socket::PeerSocket;
 use crate::edge::net::{line_decoder, ws_decoder};
 use crate::protocol::ConnectionId;
 
 /// Links as they were, and the hub's ends of their latches.
 #[derive(Default)]
-pub(in crate::edge) struct Whole {
+pub(in crate::edge) struct ImportedLinks {
     pub(in crate::edge) links: Vec<Link>,
     pub(in crate::edge) latches: Latches,
 }
@@ -33,16 +33,16 @@ pub(super) fn links(
     sealed: &Sealed,
     table: &mut format::Table,
     sockets: Vec<OwnedFd>,
-) -> Result<Whole, (io::Error, Vec<OwnedFd>)> {
-    let mut whole = Whole::default();
-    let packets = table.packets.iter().map(|span| Ok(Shared::new(&sealed.get(*span)?)));
+) -> Result<ImportedLinks, (io::Error, Vec<OwnedFd>)> {
+    let mut whole = ImportedLinks::default();
+    let packets = table.packets.iter().map(|span| Ok(SharedBytes::new(&sealed.get(*span)?)));
     let packets = match packets.collect::<io::Result<_>>() {
         Ok(packets) => packets,
         Err(error) => return Err((error, sockets)),
     };
     let marks =
-        std::mem::take(&mut table.marks).into_iter().map(|place| Rc::new(Mark::Kept(place))).collect();
-    let luggage = Luggage { sealed, packets, marks };
+        std::mem::take(&mut table.marks).into_iter().map(|place| Rc::new(DeliveryTag::Kept(place))).collect();
+    let luggage = Importer { sealed, packets, marks };
     let mut sockets = sockets.into_iter();
     for word in std::mem::take(&mut table.links) {
         // Counted before: there are as many of one as of the other.
@@ -58,28 +58,28 @@ pub(super) fn links(
     Ok(whole)
 }
 
-struct Luggage<'a> {
+struct Importer<'a> {
     sealed: &'a Sealed,
-    packets: Vec<Shared>,
-    marks: Vec<Rc<Mark>>,
+    packets: Vec<SharedBytes>,
+    marks: Vec<Rc<DeliveryTag>>,
 }
 
-impl Luggage<'_> {
-    fn piece(&self, word: format::Piece) -> io::Result<Piece> {
+impl Importer<'_> {
+    fn piece(&self, word: format::Piece) -> io::Result<QueuedFrame> {
         let format::Piece(packet, from, to, mark) = word;
         let nothing_there = || io::Error::new(io::ErrorKind::InvalidData, "it names what is not there");
         let bytes = self.packets.get(packet as usize).ok_or_else(nothing_there)?.clone();
         let mark = mark.map(|mark| self.marks.get(mark as usize).cloned().ok_or_else(nothing_there));
-        Ok(Piece { bytes, from, to, mark: mark.transpose()? })
+        Ok(QueuedFrame { bytes, from, to, mark: mark.transpose()? })
     }
 
-    fn outbox(&self, word: format::Outbox) -> io::Result<Box<Outbox>> {
-        let mut outbox = Box::<Outbox>::default();
+    fn outbox(&self, word: format::Outbox) -> io::Result<Box<SendQueue>> {
+        let mut outbox = Box::<SendQueue>::default();
         for piece in word.pieces {
             outbox.push(self.piece(piece)?);
         }
         outbox.taken = word.taken;
-        outbox.told = word.told;
+        outbox.reported = word.told;
         // Nothing leaves before the kernel says that it takes something: so what
         // comes now stays behind it.
         outbox.blocked = true;
@@ -103,14 +103,17 @@ impl Luggage<'_> {
             format::Side::Client(None) => Side::Client { held: None },
             format::Side::Client(Some(format::Frames { fragments, payload, tail })) => {
                 let (fragments, tail) = (self.sealed.get(fragments)?, self.sealed.get(tail)?);
-                Side::Client { held: Some(Box::new(ws_decoder::Held::of_parts(fragments, payload, tail))) }
+                Side::Client {
+                    held: Some(Box::new(ws_decoder::PartialMessage::of_parts(fragments, payload, tail))),
+                }
             }
             format::Side::Worker { admin, line, latches } => {
                 let held = match line {
                     None => None,
-                    Some(line) => {
-                        Some(Box::new(line_decoder::Held::of_parts(self.sealed.get(line.tail)?, line.skips)))
-                    }
+                    Some(line) => Some(Box::new(line_decoder::PartialLine::of_parts(
+                        self.sealed.get(line.tail)?,
+                        line.skips,
+                    ))),
                 };
                 let latches = latches.into_iter().map(|latch| self.latch(latch, owner, running));
                 let latches = latches.collect::<io::Result<_>>()?;
@@ -139,11 +142,11 @@ impl Luggage<'_> {
         };
         Ok(Link {
             id: word.id,
-            wire: Wire::again(socket, word.named),
+            wire: PeerSocket::again(socket, word.named),
             side,
             interest: Interest::default(),
             outbox,
-            given_at: None,
+            dirty_at: None,
             leaving,
             broken: false,
             deaf,
@@ -155,7 +158,7 @@ impl Luggage<'_> {
             parted,
             end: End::default(),
             took,
-            rest: Rest::default(),
+            rest: PartialFrame::default(),
         })
     }
 }

@@ -18,9 +18,9 @@ use super::{Arrival, Unavailable, Way};
 use crate::edge::driver::Driver;
 use crate::edge::net::epoll::{Epoll, Interest};
 use crate::edge::net::listeners::{
-    BACKLOG, Doors, HTTP, NEWCOMER, WORKER, bind_tcp, is_dead_socket, is_only_v6,
+    BACKLOG, HTTP, Listeners, PENDING_KEY, WORKER, bind_tcp, is_dead_socket, is_only_v6,
 };
-use crate::edge::net::pending_conns::Guests;
+use crate::edge::net::pending_conns::PendingConns;
 
 /// A socket that has its address, and takes connections from now on.
 fn listening(socket: TcpListener) -> io::Result<TcpListener> {
@@ -40,7 +40,7 @@ fn is_wanted(address: SocketAddr, socket: &impl AsFd, wanted: &[SocketAddr]) -> 
     wanted.contains(&address) && takes_same()
 }
 
-impl Doors {
+impl Listeners {
     /// The doors that go along, by name and with their sockets.
     pub(super) fn going(&self, way: Way<'_>) -> impl Iterator<Item = (&Name, BorrowedFd<'_>)> {
         // What systemd has open it passes on itself.
@@ -130,7 +130,7 @@ impl Doors {
     }
 
     /// Who stands in the clients' doors.
-    pub(crate) fn guests(&self) -> &Rc<RefCell<Guests>> {
+    pub(crate) fn guests(&self) -> &Rc<RefCell<PendingConns>> {
         &self.guests
     }
 
@@ -152,7 +152,7 @@ impl Doors {
         let mut guests = self.guests.borrow_mut();
         for (until, stream) in arrival.guests.drain(..) {
             let number = guests.number();
-            if driver.links.epoll.add_for_news(&stream, NEWCOMER | number).is_ok() {
+            if driver.links.epoll.add_for_news(&stream, PENDING_KEY | number).is_ok() {
                 guests.wait(number, until.unwrap_or(driver.moment() + driver.site.patience), stream);
             }
         }
@@ -174,7 +174,7 @@ impl Doors {
     fn listen(&self, epoll: &Epoll, interest: Interest) {
         self.wait_for_guests(interest, epoll);
         for (number, stream) in self.guests.borrow().numbered() {
-            epoll.modify_for_news(stream, NEWCOMER | number, interest.read);
+            epoll.modify_for_news(stream, PENDING_KEY | number, interest.read);
         }
     }
 }

@@ -49,12 +49,12 @@ pub(super) struct Counts {
 }
 
 /// A file that is being written.
-pub(super) struct Draft {
+pub(super) struct MemfdWriter {
     out: BufWriter<File>,
     end: u64,
 }
 
-impl Draft {
+impl MemfdWriter {
     /// An empty one.
     pub(super) fn new() -> io::Result<Self> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;

@@ -32,19 +32,19 @@ use std::time::Duration;
 
 use super::clock;
 use super::driver::Driver;
-use super::net::listeners::Doors;
+use super::net::listeners::Listeners;
 use super::store;
 use super::store::Store;
 use crate::binary_codec::Source;
 use crate::hub::{Hub, Settings};
 use crate::protocol::Moment;
 use format::{Door, Table};
-use import::Whole;
-use memfd::{Counts, Draft, Sealed};
+use import::ImportedLinks;
+use memfd::{Counts, MemfdWriter, Sealed};
 
 /// All that goes to the next process, as two descriptors.
 #[derive(Debug)]
-pub struct Parcel {
+pub struct Package {
     /// The sealed file.
     pub state: OwnedFd,
     /// The socket in which all others wait.
@@ -54,7 +54,7 @@ pub struct Parcel {
 /// A parcel that was packed, and that others may have.
 #[derive(Debug)]
 pub struct Sent {
-    pub parcel: Parcel,
+    pub parcel: Package,
     into: OwnedFd,
 }
 
@@ -92,8 +92,8 @@ pub enum Way<'a> {
 ///
 /// # Errors
 /// When memory or descriptors do not suffice. This daemon can go on in any case.
-pub fn pack(driver: &mut Driver, doors: &Doors, way: Way<'_>) -> io::Result<Sent> {
-    let mut draft = Draft::new()?;
+pub fn pack(driver: &mut Driver, doors: &Listeners, way: Way<'_>) -> io::Result<Sent> {
+    let mut draft = MemfdWriter::new()?;
     // Whoever takes over writes to the same links.
     let _ = driver.permit_to_write();
     let guests = doors.guests().borrow();
@@ -113,7 +113,7 @@ pub fn pack(driver: &mut Driver, doors: &Doors, way: Way<'_>) -> io::Result<Sent
     let table = serde_json::to_vec(&table)?;
     let state = draft.seal(counts, &table)?;
     let (into, pouch) = fd_passing::fill(&descriptors)?;
-    Ok(Sent { parcel: Parcel { state, pouch }, into })
+    Ok(Sent { parcel: Package { state, pouch }, into })
 }
 
 /// What another process has left for this one.
@@ -129,7 +129,7 @@ pub struct Arrival {
     strangers: Vec<OwnedFd>,
     /// Something has come, whatever it is.
     has_come: bool,
-    legacy: Option<Legacy>,
+    legacy: Option<ReceivedState>,
     /// What nobody goes on with, where it was understood so far.
     unused: Option<State>,
 }
@@ -148,16 +148,16 @@ impl State {
 }
 
 /// What is gone on with.
-struct Legacy {
+struct ReceivedState {
     table: Table,
-    whole: Whole,
+    whole: ImportedLinks,
     sealed: Sealed,
 }
 
 impl Arrival {
     /// Unpacks what has come, as far as it is understood.
-    pub fn unpack(parcel: Parcel) -> Self {
-        let Parcel { state, pouch } = parcel;
+    pub fn unpack(parcel: Package) -> Self {
+        let Package { state, pouch } = parcel;
         let mut descriptors = fd_passing::empty(pouch).unwrap_or_else(|error| {
             log::error!("connections were handed over and could not be taken: {error}");
             Vec::new()
@@ -206,7 +206,7 @@ impl Arrival {
 
     fn with_links(mut self, sealed: Sealed, mut table: Table, sockets: Vec<OwnedFd>) -> Self {
         match import::links(&sealed, &mut table, sockets) {
-            Ok(whole) => self.legacy = Some(Legacy { table, whole, sealed }),
+            Ok(whole) => self.legacy = Some(ReceivedState { table, whole, sealed }),
             Err((error, sockets)) => {
                 complain(&error);
                 self.strangers = sockets;
@@ -253,7 +253,7 @@ impl Arrival {
     /// Goes on with nothing: the sockets of all links.
     fn let_go(&mut self) -> Vec<OwnedFd> {
         let mut sockets = std::mem::take(&mut self.strangers);
-        if let Some(Legacy { table, whole, sealed }) = self.legacy.take() {
+        if let Some(ReceivedState { table, whole, sealed }) = self.legacy.take() {
             self.unused = Some(State::of(&sealed, &table));
             sockets.extend(whole.links.into_iter().map(|link| OwnedFd::from(link.wire)));
         }
@@ -261,7 +261,7 @@ impl Arrival {
     }
 }
 
-impl Legacy {
+impl ReceivedState {
     fn revive(
         &self,
         settings: &Settings,

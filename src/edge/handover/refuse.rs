@@ -13,9 +13,9 @@ use crate::edge::clock;
 use crate::edge::driver::Driver;
 use crate::edge::driver::inbound::LINGER;
 use crate::edge::net::connection::Side;
-use crate::edge::net::encoded_frame::{Packet, Shared};
-use crate::edge::net::send_queue::Piece;
-use crate::edge::net::socket::Wire;
+use crate::edge::net::encoded_frame::{EncodedFrame, SharedBytes};
+use crate::edge::net::send_queue::QueuedFrame;
+use crate::edge::net::socket::PeerSocket;
 use crate::protocol::{Close, Frame};
 
 /// How long a process that ends waits for peers to hang up: closing before they have
@@ -32,13 +32,13 @@ impl Driver {
         let bye = self.seal(|scratch| bye(close).encode(None, scratch));
         for socket in std::mem::take(&mut arrival.strangers) {
             let (side, pieces) = match is_worker(&socket) {
-                true => (Side::Worker(Box::default()), vec![Piece::line(&bye)]),
+                true => (Side::Worker(Box::default()), vec![QueuedFrame::line(&bye)]),
                 false => {
-                    let last = Packet::close(close);
-                    (Side::Client { held: None }, vec![Piece::frame(&bye), Piece::frame(&last)])
+                    let last = EncodedFrame::close(close);
+                    (Side::Client { held: None }, vec![QueuedFrame::frame(&bye), QueuedFrame::frame(&last)])
                 }
             };
-            let Ok(conn) = self.links.open(Wire::again(socket, None), side, clock::random()) else {
+            let Ok(conn) = self.links.open(PeerSocket::again(socket, None), side, clock::random()) else {
                 continue;
             };
             self.links.leave(conn, pieces, false);
@@ -61,9 +61,9 @@ impl Arrival {
         }
         log::warn!("{} connections that were handed over are told to come back", links.len());
         let mut scratch = Vec::new();
-        Packet::room(&mut scratch);
+        EncodedFrame::room(&mut scratch);
         bye(close).encode(None, &mut scratch);
-        let (bye, last) = (Packet::seal(&mut scratch), Packet::close(close));
+        let (bye, last) = (EncodedFrame::seal(&mut scratch), EncodedFrame::close(close));
         let line = part(bye.line());
         let frames = [part(bye.frame()), part(last.frame())].concat();
         for link in &links {
@@ -84,7 +84,7 @@ fn bye(close: Close) -> Frame<'static> {
     Frame::Bye { code: close.code(), reason: close.reason(), reconnect: true, after_ms: 0 }
 }
 
-fn part((bytes, from, to): (&Shared, u32, u32)) -> &[u8] {
+fn part((bytes, from, to): (&SharedBytes, u32, u32)) -> &[u8] {
     bytes.get(from as usize..to as usize).unwrap_or_default()
 }
 

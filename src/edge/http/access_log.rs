@@ -14,7 +14,7 @@ use crate::edge::net::connection::{End, Side};
 use crate::protocol::{Close, ConnectionId, UserId};
 
 /// A request that was answered.
-pub(in crate::edge) struct Request<'a> {
+pub(in crate::edge) struct RequestLine<'a> {
     pub(in crate::edge) from: IpAddr,
     pub(in crate::edge) user: Option<&'a UserId>,
     pub(in crate::edge) method: Option<&'a str>,
@@ -27,7 +27,7 @@ pub(in crate::edge) struct Request<'a> {
 }
 
 /// Writes a request down.
-pub(in crate::edge) fn request(of: &Request<'_>) {
+pub(in crate::edge) fn request(of: &RequestLine<'_>) {
     let unknown = || "-".to_owned();
     let method = of.method.map(|method| quoted(method.as_bytes()));
     let path = of.path.map(|path| quoted(path.as_bytes()));

@@ -27,7 +27,7 @@ pub enum Who {
 
 /// The budgets of those that have presented something wrong.
 #[derive(Debug)]
-pub struct Guard {
+pub struct AuthThrottle {
     /// For each, the moment at which all that it was let get wrong is
     /// paid off (the generic cell rate algorithm); who has paid is forgotten when
     /// the place is needed.
@@ -35,7 +35,7 @@ pub struct Guard {
     per_minute: u32,
 }
 
-impl Guard {
+impl AuthThrottle {
     /// Lets each be wrong so often in a minute, all at once or spread.
     pub fn new(per_minute: u32) -> Self {
         Self { paid: BTreeMap::new(), per_minute: per_minute.max(1) }
@@ -92,13 +92,13 @@ fn network(address: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
-    fn wrong(guard: &mut Guard, from: &str, millis: u64) -> Result<Duration, Duration> {
+    fn wrong(guard: &mut AuthThrottle, from: &str, millis: u64) -> Result<Duration, Duration> {
         guard.wrong(Who::Address(from.parse().unwrap_or(IpAddr::V6(Ipv6Addr::LOCALHOST))), Moment(millis))
     }
 
     #[test]
     fn an_address_that_is_wrong_too_often_waits_until_its_budget_grows_again() {
-        let mut guard = Guard::new(10);
+        let mut guard = AuthThrottle::new(10);
         for n in 0..10 {
             assert_eq!(wrong(&mut guard, "192.0.2.1", 5), Ok(Duration::from_secs(6 * n)));
         }
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_network_of_ipv6_has_one_budget() {
-        let mut guard = Guard::new(1);
+        let mut guard = AuthThrottle::new(1);
         assert!(wrong(&mut guard, "2001:db8::1", 0).is_ok());
         assert!(wrong(&mut guard, "2001:db8::ffff:1", 0).is_err());
         assert!(wrong(&mut guard, "2001:db8:0:1::1", 0).is_ok());
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_crowd_of_addresses_takes_no_more_than_its_place_and_frees_nobody_who_owes() {
-        let mut guard = Guard::new(10);
+        let mut guard = AuthThrottle::new(10);
         for _ in 0..11 {
             let _ = wrong(&mut guard, "192.0.2.1", 0);
         }

@@ -29,11 +29,11 @@ use super::upgrade::Admission;
 use super::{answer, too_slow};
 use crate::edge::clock;
 use crate::edge::driver::Shared;
-use crate::edge::driver::config::Site;
-use crate::edge::net::mem_accounting::Load;
-use crate::edge::net::pending_conns::Stay;
-use crate::edge::net::socket::Wire;
-use crate::hub::{Claim, Peer, TurnedAway};
+use crate::edge::driver::config::EdgeConfig;
+use crate::edge::net::mem_accounting::MemCharge;
+use crate::edge::net::pending_conns::ConnGuard;
+use crate::edge::net::socket::PeerSocket;
+use crate::hub::{Credentials, Peer, Rejection};
 use crate::protocol::{Reason, UserId};
 
 /// A request line and headers with a token in them, and room to spare.
@@ -47,18 +47,18 @@ pub const MOST_HEADERS: usize = 64;
 pub const CONVERSATION: usize = 24 << 10;
 
 /// Who asks over HTTP.
-pub(in crate::edge) struct Caller {
+pub(in crate::edge) struct HttpConn {
     /// Where the request under way comes from: over one connection a proxy brings those of
     /// many, one after the other.
     source: Cell<Source>,
-    pub(in crate::edge) stay: Stay,
+    pub(in crate::edge) stay: ConnGuard,
     /// Its next answer is the last one, and says so.
     is_ending: Cell<bool>,
     /// Whose token has let the request under way in.
     pub(in crate::edge) user: RefCell<Option<UserId>>,
 }
 
-impl Caller {
+impl HttpConn {
     /// Where the request under way comes from.
     pub(in crate::edge) fn source(&self) -> Source {
         self.source.get()
@@ -83,15 +83,15 @@ enum Served {
 /// Serves a TCP connection that has begun to speak: any number of requests, or
 /// one upgrade. A head that comes in one piece is read, answered and forgotten at
 /// once, so that a thousand newcomers take the memory of one.
-pub async fn serve(driver: Shared, stream: Async<TcpStream>, stay: Stay) {
+pub async fn serve(driver: Shared, stream: Async<TcpStream>, stay: ConnGuard) {
     // A peer that is gone already has no address.
     let (Ok(peer), Ok(own)) = (stream.get_ref().peer_addr(), stream.get_ref().local_addr()) else { return };
     let (peer, own) = (peer.ip(), own.ip());
     let (is_ending, user) = (Cell::new(false), RefCell::default());
     // Until something is asked it is the peer that does whatever is done.
     let source = Cell::new(Source::of_peer(peer));
-    let caller = Rc::new(Caller { source, stay, is_ending, user });
-    let _load = Load::of(CONVERSATION);
+    let caller = Rc::new(HttpConn { source, stay, is_ending, user });
+    let _load = MemCharge::of(CONVERSATION);
     let site = driver.borrow().site.clone();
     let admission = Rc::new(RefCell::new(None));
     let service = service_fn(|request| {
@@ -111,7 +111,7 @@ pub async fn serve(driver: Shared, stream: Async<TcpStream>, stay: Stay) {
         // Who has sent all and shut that direction still reads its answer.
         .half_close(true)
         .serve_connection(FuturesIo::new(HttpIo::new(stream)), service);
-    let mut life = Life::new(&site);
+    let mut life = ConnDeadline::new(&site);
     let mut last = pin!(caller.stay.is_over());
     let mut is_finishing = false;
     let served = poll_fn(|cx| match connection.poll_without_shutdown(cx) {
@@ -144,13 +144,13 @@ pub async fn serve(driver: Shared, stream: Async<TcpStream>, stay: Stay) {
         return hang_up(&stream, &caller.stay).await;
     };
     if let Ok(stream) = stream.into_inner() {
-        driver.borrow_mut().open(Wire::client(stream, named), peer, &parts.read_buf);
+        driver.borrow_mut().open(PeerSocket::client(stream, named), peer, &parts.read_buf);
     }
 }
 
 /// Where a request comes from. A proxy of this machine that nobody has named is told of:
 /// all who come through it are taken for one.
-fn source_of<B>(site: &Site, peer: IpAddr, own: IpAddr, request: &Request<B>) -> Source {
+fn source_of<B>(site: &EdgeConfig, peer: IpAddr, own: IpAddr, request: &Request<B>) -> Source {
     if site.proxies.is_to_be_told(peer, request.headers()) {
         let peer = peer.to_canonical();
         log::warn!(
@@ -164,8 +164,8 @@ fn source_of<B>(site: &Site, peer: IpAddr, own: IpAddr, request: &Request<B>) ->
 /// Answers one request, and writes it down where that is wanted.
 async fn attend(
     driver: &Shared,
-    site: &Site,
-    caller: &Caller,
+    site: &EdgeConfig,
+    caller: &HttpConn,
     request: Request<Incoming>,
     admission: &RefCell<Option<Admission>>,
 ) -> Reply {
@@ -177,11 +177,11 @@ async fn attend(
     if let Some((since, method, uri)) = asked {
         let admitted = admission.borrow();
         let by_upgrade = admitted.as_ref().and_then(|admitted| match &admitted.peer {
-            Peer::Client { claim: Claim::Proven(identity), .. } => Some(&identity.user_id),
+            Peer::Client { credentials: Credentials::Verified(identity), .. } => Some(&identity.user_id),
             _ => None,
         });
         let by_token = caller.user.take();
-        access_log::request(&access_log::Request {
+        access_log::request(&access_log::RequestLine {
             from: caller.address(),
             user: by_upgrade.or(by_token.as_ref()),
             method: Some(method.as_str()),
@@ -237,8 +237,8 @@ fn failed(driver: &Shared, error: &hyper::Error, read: &[u8]) -> Failed {
 }
 
 /// Refuses whoever has said a part of a head and took too long with the rest.
-pub(in crate::edge) fn half_a_head(site: &Site) -> Box<Denial> {
-    too_slow("the rest of the head", site).counted(TurnedAway::Newcomer)
+pub(in crate::edge) fn half_a_head(site: &EdgeConfig) -> Box<Denial> {
+    too_slow("the rest of the head", site).counted(Rejection::HandshakeTimeout)
 }
 
 /// Refuses a head that is too large.
@@ -310,15 +310,15 @@ const LONGEST_ANSWER: Duration = Duration::from_secs(15);
 
 /// The time that an HTTP connection has. Whoever becomes a WebSocket at once never
 /// starts it.
-struct Life {
+struct ConnDeadline {
     timer: Timer,
     /// Its next answer is the last; some time later it is cut off.
     is_over: bool,
     patience: Duration,
 }
 
-impl Life {
-    fn new(site: &Site) -> Self {
+impl ConnDeadline {
+    fn new(site: &EdgeConfig) -> Self {
         Self { timer: Timer::after(site.lifetime), is_over: false, patience: site.patience }
     }
 
@@ -347,7 +347,7 @@ impl Life {
 
 /// Lets the peer read its answer although it is still sending: a socket closed
 /// with input unread would take the answer back.
-async fn hang_up(mut stream: &Async<TcpStream>, stay: &Stay) {
+async fn hang_up(mut stream: &Async<TcpStream>, stay: &ConnGuard) {
     stay.linger();
     /// For a body that is on its way; nobody waits for one that is not.
     const LONGEST: Duration = Duration::from_secs(2);
@@ -372,7 +372,7 @@ mod tests {
     use crate::config::{Config, Environment};
     use crate::edge::driver::Driver;
     use crate::edge::net::epoll::Epoll;
-    use crate::edge::net::pending_conns::Guests;
+    use crate::edge::net::pending_conns::PendingConns;
     use crate::edge::store::Store;
     use crate::hub::Hub;
 
@@ -380,14 +380,14 @@ mod tests {
     const OK: &str = "{\"status\":\"ok\"}";
 
     /// A site with the defaults and no file at all.
-    fn site() -> Site {
+    fn site() -> EdgeConfig {
         let nowhere = Environment::new(1, [("CONFIGURATION_DIRECTORY", "/nonexistent")]);
         let loaded = Config::load(None, &nowhere).unwrap_or_else(|error| panic!("{error}"));
-        Site::open(&loaded).unwrap_or_else(|error| panic!("{error}"))
+        EdgeConfig::open(&loaded).unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Serves a peer that has asked once, as long as that lasts.
-    fn serve_to<T>(site: Site, peer: impl AsyncFnOnce(Async<TcpStream>) -> T) -> std::io::Result<T> {
+    fn serve_to<T>(site: EdgeConfig, peer: impl AsyncFnOnce(Async<TcpStream>) -> T) -> std::io::Result<T> {
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
         let mut stream = TcpStream::connect(listener.local_addr()?)?;
         stream.write_all(ASKED)?;
@@ -395,8 +395,8 @@ mod tests {
         let ours = Async::new(listener.accept()?.0)?;
         let hub = Hub::new(crate::hub::Settings::default(), 1);
         let driver = Driver::new(hub, Store::in_memory(), Rc::new(site), Epoll::new()?);
-        let guests = Rc::new(RefCell::new(Guests::default()));
-        let served = serve(Rc::new(RefCell::new(driver)), ours, Stay::new(&guests, 1));
+        let guests = Rc::new(RefCell::new(PendingConns::default()));
+        let served = serve(Rc::new(RefCell::new(driver)), ours, ConnGuard::new(&guests, 1));
         Ok(smol::block_on(smol::future::zip(served, peer(stream))).1)
     }
 
@@ -407,7 +407,7 @@ mod tests {
 
     #[test]
     fn a_connection_past_its_time_answers_once_more_and_says_close() -> std::io::Result<()> {
-        let answers = serve_to(Site { lifetime: Duration::ZERO, ..site() }, async |mut peer| {
+        let answers = serve_to(EdgeConfig { lifetime: Duration::ZERO, ..site() }, async |mut peer| {
             let mut first = [0; 1024];
             let length = peer.read(&mut first).await?;
             // Its time is over now, and this request was on its way.

@@ -18,11 +18,11 @@ use hyper::{Response, StatusCode};
 
 use super::access_log;
 use super::auth_throttle::{WINDOW, Who};
-use crate::edge::auth::error::Flaw;
+use crate::edge::auth::error::TokenError;
 use crate::edge::driver::Driver;
 use crate::edge::driver::anomaly_log::about;
 use crate::edge::net::pending_conns;
-use crate::hub::{Anomaly, Effect, TokenFault, TurnedAway};
+use crate::hub::{Anomaly, Effect, Rejection, TokenFault};
 use crate::protocol::{ConnectionId, Reason, Refusal, UserId};
 use crate::redaction::secret_at;
 
@@ -42,7 +42,7 @@ pub struct Denial {
     body: Option<Vec<u8>>,
     headers: Vec<(HeaderName, HeaderValue)>,
     /// What it is counted as beside its reason.
-    also: Option<TurnedAway>,
+    also: Option<Rejection>,
 }
 
 /// What came of a request, unless it was refused.
@@ -137,7 +137,7 @@ impl Denial {
 
     /// Counted as that, too.
     #[must_use]
-    pub(in crate::edge) fn counted(mut self: Box<Self>, also: TurnedAway) -> Box<Self> {
+    pub(in crate::edge) fn counted(mut self: Box<Self>, also: Rejection) -> Box<Self> {
         self.also = Some(also);
         self
     }
@@ -235,7 +235,7 @@ fn is_proven(reason: Reason) -> bool {
 }
 
 /// A token that was refused, and what follows.
-pub(in crate::edge) struct Rejected {
+pub(in crate::edge) struct RefusedToken {
     pub(in crate::edge) fault: TokenFault,
     /// Set where it was refused too often: for how long.
     pub(in crate::edge) slowed: Option<Duration>,
@@ -270,7 +270,7 @@ impl Driver {
         if self.site.logs_access && said != Some(&[]) {
             let (method, path) = said.map_or((None, None), access_log::first_words);
             let (status, bytes) = (denial.status.as_u16(), denial.json().len() as u64);
-            access_log::request(&access_log::Request {
+            access_log::request(&access_log::RequestLine {
                 from,
                 user: None,
                 method,
@@ -293,7 +293,7 @@ impl Driver {
         let from = from.map_or_else(|| "somebody".to_owned(), |from| from.to_canonical().to_string());
         let line = format_args!("{from}: {line}");
         self.reports.refused(self.now.moment, reason, line, &[about("address", &from)]);
-        self.turned_away(TurnedAway::Refused(reason), None);
+        self.turned_away(Rejection::Refused(reason), None);
     }
 
     /// A token was refused: counts that for whoever presents it, and says how long to wait.
@@ -302,7 +302,7 @@ impl Driver {
         mut fault: TokenFault,
         token: &str,
         from: Option<IpAddr>,
-    ) -> Rejected {
+    ) -> RefusedToken {
         // Whoever presents what was right once, or will be, does not guess, and no other user of
         // that address answers for it.
         let is_proven = is_proven(fault.reason);
@@ -317,14 +317,14 @@ impl Driver {
             None => from.map(Who::Address),
         };
         if !is_proven {
-            self.turned_away(TurnedAway::WrongSecret, None);
+            self.turned_away(Rejection::WrongSecret, None);
         }
         self.look_at_the_clock();
         let now = self.moment();
         let owed = who.map_or(Ok(Duration::ZERO), |who| self.site.wrong_tokens.borrow_mut().wrong(who, now));
         let slowed = owed.err();
         fault.wait = owed.unwrap_or_else(|wait| wait.max(WINDOW));
-        Rejected { fault, slowed, of_user }
+        RefusedToken { fault, slowed, of_user }
     }
 
     /// The token of an `auth` request was refused.
@@ -332,7 +332,7 @@ impl Driver {
         &mut self,
         conn: ConnectionId,
         token: &str,
-        flaw: &Flaw,
+        flaw: &TokenError,
     ) -> TokenFault {
         let from = self.links.get(conn).and_then(|link| link.wire.ip());
         let line = self.explain_token(flaw, token, "of an `auth` request");
@@ -344,11 +344,13 @@ impl Driver {
     /// What the hub has for the log alone.
     pub(in crate::edge) fn write_down(&mut self, effect: Effect) {
         match effect {
-            Effect::Gone { conn, user, lasted, close } => self.log_end(conn, user.as_ref(), lasted, close),
-            Effect::Report(Anomaly::Refused { conn, user, reason }) => {
+            Effect::LogDisconnect { conn, user, lasted, close } => {
+                self.log_end(conn, user.as_ref(), lasted, close)
+            }
+            Effect::LogAnomaly(Anomaly::Refused { conn, user, reason }) => {
                 self.refused_by_hub(conn, user.as_ref(), reason);
             }
-            Effect::Report(anomaly) => self.reports.anomaly(self.now.moment, &anomaly),
+            Effect::LogAnomaly(anomaly) => self.reports.anomaly(self.now.moment, &anomaly),
             _ => debug_assert!(false, "it is to be carried out"),
         }
     }
@@ -379,7 +381,12 @@ impl Driver {
 
     /// What the log says of a token that was refused, if it is to say anything now; what is
     /// wrong with it, and the user where that is proven.
-    pub(in crate::edge) fn explain_token(&self, flaw: &Flaw, token: &str, place: &str) -> Option<String> {
+    pub(in crate::edge) fn explain_token(
+        &self,
+        flaw: &TokenError,
+        token: &str,
+        place: &str,
+    ) -> Option<String> {
         if !self.reports.is_due(self.now.moment, flaw.reason()) {
             return None;
         }

@@ -27,25 +27,25 @@ use smol::future::FutureExt;
 
 use super::clock;
 use super::driver::Shared;
-use super::net::mem_accounting::Load;
-use super::net::pending_conns::Stay;
+use super::net::mem_accounting::MemCharge;
+use super::net::pending_conns::ConnGuard;
 use auth_throttle::Who;
-use conn::Caller;
-use denial::{Denial, Denied, Rejected, Reply, quoted};
+use conn::HttpConn;
+use denial::{Denial, Denied, RefusedToken, Reply, quoted};
 
-use super::driver::config::Site;
-use crate::hub::{Level, TurnedAway};
+use super::driver::config::EdgeConfig;
+use crate::hub::{Level, Rejection};
 use crate::protocol;
 use crate::protocol::routes::{Route, tidy};
-use crate::protocol::{Code, Reason, Refusal, Say};
+use crate::protocol::{Code, Reason, Refusal};
 use upgrade::Admission;
 
 /// Answers one request; a WebSocket is admitted beside its answer. Whatever is refused is
 /// counted and written down here.
 pub(super) async fn answer(
     driver: &Shared,
-    site: &Site,
-    caller: &Caller,
+    site: &EdgeConfig,
+    caller: &HttpConn,
     request: Request<Incoming>,
     admission: &RefCell<Option<Admission>>,
 ) -> Reply {
@@ -60,8 +60,8 @@ pub(super) async fn answer(
 
 async fn respond(
     driver: &Shared,
-    site: &Site,
-    caller: &Caller,
+    site: &EdgeConfig,
+    caller: &HttpConn,
     request: Request<Incoming>,
     admission: &RefCell<Option<Admission>>,
 ) -> Denied<Reply> {
@@ -80,11 +80,11 @@ async fn respond(
             if driver.borrow().memory_level() >= Level::Critical && has_secret(site, &request) {
                 return Err(short_of_memory());
             }
-            let read = |body: &[u8]| protocol::http::broadcast(body).map(Say::Publish);
+            let read = |body: &[u8]| protocol::http::broadcast(body).map(protocol::Request::Publish);
             with_body(driver, site, caller, request, read).await
         }
         (Some(Route::Interrupt), Method::POST) => {
-            let read = |body: &[u8]| protocol::http::interrupt(body).map(Say::Interrupt);
+            let read = |body: &[u8]| protocol::http::interrupt(body).map(protocol::Request::Interrupt);
             with_body(driver, site, caller, request, read).await
         }
         (Some(Route::Stats), Method::GET | Method::HEAD) => stats(driver, site, caller, &request).await,
@@ -100,7 +100,7 @@ async fn respond(
 }
 
 /// Refuses a request for its `Host` or `Origin`.
-fn not_admitted(refused: origin::Refused) -> Box<Denial> {
+fn not_admitted(refused: origin::OriginRefusal) -> Box<Denial> {
     Denial::new(refused.reason, refused.message)
 }
 
@@ -126,27 +126,30 @@ fn health(driver: &Shared) -> Reply {
 /// A request with a body and the secret: read, asked, answered.
 async fn with_body(
     driver: &Shared,
-    site: &Site,
-    caller: &Caller,
+    site: &EdgeConfig,
+    caller: &HttpConn,
     request: Request<Incoming>,
-    read: impl FnOnce(&[u8]) -> Result<Say, Refusal>,
+    read: impl FnOnce(&[u8]) -> Result<protocol::Request, Refusal>,
 ) -> Denied<Reply> {
     let wanted = Wanted { what: "the broadcast secret", takes_tokens: false };
     entitled(driver, site, caller, &request, wanted)?;
     let _awaited = caller.stay.awaited();
     let path = quoted(request.uri().path().as_bytes());
     let body = whole_body(site, &caller.stay, request).await;
-    let body = body.map_err(|denial| denial.about(&path).counted(TurnedAway::Request))?;
+    let body = body.map_err(|denial| denial.about(&path).counted(Rejection::BadHttpBody))?;
     let say = read(&body).map_err(|refusal| {
         let reason = reason(refusal.code).unwrap_or(Reason::BadRequest);
         let denial = Denial::new(reason, refusal.message).status(status(refusal.code));
-        denial.code(refusal.code.word()).about(&format!("the body for {path}")).counted(TurnedAway::Request)
+        denial
+            .code(refusal.code.word())
+            .about(&format!("the body for {path}"))
+            .counted(Rejection::BadHttpBody)
     })?;
     ask(driver, say).await.map_err(|denial| denial.about(&path))
 }
 
 /// The body, if it is JSON, comes in time and is not too long.
-async fn whole_body(site: &Site, stay: &Stay, request: Request<Incoming>) -> Denied<Bytes> {
+async fn whole_body(site: &EdgeConfig, stay: &ConnGuard, request: Request<Incoming>) -> Denied<Bytes> {
     if let Some(kind) = request.headers().get(header::CONTENT_TYPE)
         && !is_json(kind)
     {
@@ -164,7 +167,7 @@ async fn whole_body(site: &Site, stay: &Stay, request: Request<Incoming>) -> Den
         return Err(too_large());
     }
     let announced = request.body().size_hint().upper().map_or(limit, |size| size as usize);
-    let _load = Load::of(announced.min(limit));
+    let _load = MemCharge::of(announced.min(limit));
     let body = Limited::new(request.into_body(), limit).collect();
     let late = async {
         Timer::after(site.patience).await;
@@ -186,14 +189,14 @@ async fn whole_body(site: &Site, stay: &Stay, request: Request<Incoming>) -> Den
 const LAST_OF_BODY: Duration = Duration::from_secs(1);
 
 /// Refuses what did not come in time.
-pub(super) fn too_slow(what: &str, site: &Site) -> Box<Denial> {
+pub(super) fn too_slow(what: &str, site: &EdgeConfig) -> Box<Denial> {
     let line = format!("{what} did not come within {:?} (`[limits] handshake_timeout`)", site.patience);
     Denial::new(Reason::Timeout, format!("{what} took too long")).line(line)
 }
 
 /// Passes a request to the hub and waits for its word.
-async fn ask(driver: &Shared, say: Say) -> Denied<Reply> {
-    let waiting = driver.borrow_mut().ask(say);
+async fn ask(driver: &Shared, request: protocol::Request) -> Denied<Reply> {
+    let waiting = driver.borrow_mut().ask(request);
     let answer = waiting.recv().await.map_err(|_| ending())?;
     match answer.refused {
         None => Ok(json(StatusCode::OK, answer.body)),
@@ -204,14 +207,19 @@ async fn ask(driver: &Shared, say: Say) -> Denied<Reply> {
     }
 }
 
-async fn stats(driver: &Shared, site: &Site, caller: &Caller, request: &Request<Incoming>) -> Denied<Reply> {
+async fn stats(
+    driver: &Shared,
+    site: &EdgeConfig,
+    caller: &HttpConn,
+    request: &Request<Incoming>,
+) -> Denied<Reply> {
     let shows_little = caller.source().is_local && !request.headers().contains_key(header::AUTHORIZATION);
     if !shows_little {
         let wanted = Wanted { what: "the broadcast secret or an administrator's token", takes_tokens: true };
         entitled(driver, site, caller, request, wanted)?;
-        return ask(driver, Say::Stats).await;
+        return ask(driver, protocol::Request::Stats).await;
     }
-    let reply = ask(driver, Say::Stats).await?;
+    let reply = ask(driver, protocol::Request::Stats).await?;
     // Without a secret, the two numbers that a page of the machine may show.
     #[derive(serde::Deserialize, serde::Serialize)]
     struct Public {
@@ -226,15 +234,15 @@ async fn stats(driver: &Shared, site: &Site, caller: &Caller, request: &Request<
 
 async fn metrics(
     driver: &Shared,
-    site: &Site,
-    caller: &Caller,
+    site: &EdgeConfig,
+    caller: &HttpConn,
     request: &Request<Incoming>,
 ) -> Denied<Reply> {
     if !site.metrics_open {
         let what = "the broadcast secret or an administrator's token, unless `metrics_open = true`";
         entitled(driver, site, caller, request, Wanted { what, takes_tokens: true })?;
     }
-    let waiting = driver.borrow_mut().ask(Say::Stats);
+    let waiting = driver.borrow_mut().ask(protocol::Request::Stats);
     let answer = waiting.recv().await.map_err(|_| ending())?;
     let mut reply = Response::new(Full::new(Bytes::from(metrics::text(&answer.body))));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -287,8 +295,8 @@ fn presented<B>(request: &Request<B>) -> Presented<'_> {
 /// Whether a request shows what is wanted.
 fn entitled<B>(
     driver: &Shared,
-    site: &Site,
-    caller: &Caller,
+    site: &EdgeConfig,
+    caller: &HttpConn,
     request: &Request<B>,
     wanted: Wanted,
 ) -> Denied<()> {
@@ -324,7 +332,7 @@ fn entitled<B>(
     }
     let mut driver = driver.borrow_mut();
     let slowed = site.wrong_secrets.borrow_mut().wrong(Who::Address(caller.address()), driver.moment()).err();
-    driver.turned_away(TurnedAway::WrongSecret, None);
+    driver.turned_away(Rejection::WrongSecret, None);
     Err(match slowed {
         Some(wait) => too_often("secrets", "that are wrong come from here", "", wait),
         None if is_token => denial(
@@ -343,8 +351,8 @@ fn entitled<B>(
 /// Whether a token is an administrator's.
 fn administrator<B>(
     driver: &Shared,
-    site: &Site,
-    caller: &Caller,
+    site: &EdgeConfig,
+    caller: &HttpConn,
     request: &Request<B>,
     token: &str,
 ) -> Denied<()> {
@@ -369,8 +377,8 @@ fn administrator<B>(
 }
 
 /// The answer to a token that does not hold.
-pub(super) fn rejected_over_http(rejected: Rejected, place: &str, line: Option<String>) -> Box<Denial> {
-    let Rejected { fault, slowed, of_user } = rejected;
+pub(super) fn rejected_over_http(rejected: RefusedToken, place: &str, line: Option<String>) -> Box<Denial> {
+    let RefusedToken { fault, slowed, of_user } = rejected;
     if let Some(wait) = slowed {
         let whose =
             if of_user { "of this user came that do not hold" } else { "that are wrong come from here" };
@@ -407,7 +415,7 @@ pub(super) fn text(token: &[u8]) -> &str {
     std::str::from_utf8(token).unwrap_or_default()
 }
 
-fn has_secret<B>(site: &Site, request: &Request<B>) -> bool {
+fn has_secret<B>(site: &EdgeConfig, request: &Request<B>) -> bool {
     bearer(request).is_some_and(|secret| site.secrets.matches(secret))
 }
 

@@ -222,7 +222,7 @@ impl Allowed {
 /// Why a request may not go on. The message names what was sent and what would have it
 /// admitted; what was sent is quoted and cut.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Refused {
+pub struct OriginRefusal {
     pub reason: Reason,
     pub message: String,
 }
@@ -233,12 +233,12 @@ pub const HEALTH: &str = "/healthz";
 
 /// What may ask.
 #[derive(Clone, Debug)]
-pub struct Gate {
+pub struct OriginPolicy {
     hosts: Vec<Host>,
     origins: Vec<Allowed>,
 }
 
-impl Gate {
+impl OriginPolicy {
     /// A gate for the listeners of a machine that calls itself `own_hostname`.
     pub fn new(listen: &Listen, own_hostname: &str) -> Self {
         let own = own_hostname.trim_end_matches('.');
@@ -254,14 +254,14 @@ impl Gate {
     ///
     /// # Errors
     /// Which header keeps it from that, and why.
-    pub fn admit(&self, path: &str, headers: &HeaderMap) -> Result<(), Refused> {
+    pub fn admit(&self, path: &str, headers: &HeaderMap) -> Result<(), OriginRefusal> {
         let host = self.host(path, headers)?;
         self.origin(host, headers)
     }
 
     /// The host that is asked, as it was sent and as it is understood.
-    fn host<'a>(&self, path: &str, headers: &'a HeaderMap) -> Result<Option<(&'a str, Host)>, Refused> {
-        let refuse = |message: String| Err(Refused { reason: Reason::Host, message });
+    fn host<'a>(&self, path: &str, headers: &'a HeaderMap) -> Result<Option<(&'a str, Host)>, OriginRefusal> {
+        let refuse = |message: String| Err(OriginRefusal { reason: Reason::Host, message });
         let Ok(text) = only(headers, &HOST) else {
             return refuse("`Host` must stand once, and be text".into());
         };
@@ -291,11 +291,11 @@ impl Gate {
         Ok(Some((text, host)))
     }
 
-    fn origin(&self, host: Option<(&str, Host)>, headers: &HeaderMap) -> Result<(), Refused> {
+    fn origin(&self, host: Option<(&str, Host)>, headers: &HeaderMap) -> Result<(), OriginRefusal> {
         if self.origins.contains(&Allowed::Any) {
             return Ok(());
         }
-        let refuse = |message: String| Err(Refused { reason: Reason::Origin, message });
+        let refuse = |message: String| Err(OriginRefusal { reason: Reason::Origin, message });
         let Ok(text) = only(headers, &ORIGIN) else {
             return refuse("`Origin` must stand once, and be text".into());
         };

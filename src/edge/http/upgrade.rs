@@ -22,8 +22,8 @@ use super::forwarded::Source;
 use super::{bearer, rejected_over_http, text, wrong_method};
 use crate::edge::clock;
 use crate::edge::driver::Shared;
-use crate::edge::driver::config::Site;
-use crate::hub::{Claim, Peer, TokenFault, TurnedAway};
+use crate::edge::driver::config::EdgeConfig;
+use crate::hub::{Credentials, Peer, Rejection, TokenFault};
 use crate::protocol::client::inbox_mode;
 use crate::protocol::{InboxMode, Reason, Token};
 
@@ -48,7 +48,7 @@ const BEARER: &str = "wshub.bearer.";
 /// Why a request becomes none.
 pub(in crate::edge) fn upgrade<B>(
     driver: &Shared,
-    site: &Site,
+    site: &EdgeConfig,
     source: Source,
     request: &Request<B>,
 ) -> Denied<(Reply, Admission)> {
@@ -56,7 +56,7 @@ pub(in crate::edge) fn upgrade<B>(
         .map_err(|error| not_one(&error, request))?;
     if has_body(request) {
         let why = "a request for a WebSocket has no body: leave out `Content-Length` and `Transfer-Encoding`";
-        let denial = Denial::new(Reason::BadRequest, why).counted(TurnedAway::Request);
+        let denial = Denial::new(Reason::BadRequest, why).counted(Rejection::BadHttpBody);
         // Nor is it worth reading what follows.
         return Err(denial.header(header::CONNECTION, "close"));
     }
@@ -72,13 +72,13 @@ pub(in crate::edge) fn upgrade<B>(
     let claim = claim(driver, site, address, request, knows_us)?;
     if let Some((why, option)) = crowded(driver, &claim) {
         let denial = Denial::new(Reason::Overloaded, why).line(format!("{why} (`[limits] {option}`)"));
-        return Err(denial.counted(TurnedAway::Crowd));
+        return Err(denial.counted(Rejection::NoCapacity));
     }
     if knows_us {
         reply.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
     }
     let network = network(address).or_else(|| is_hidden.then_some(HIDDEN));
-    let peer = Peer::Client { claim, inbox, network };
+    let peer = Peer::Client { credentials: claim, inbox, network };
     Ok((reply, Admission { peer, named: is_named.then_some(address) }))
 }
 
@@ -123,12 +123,12 @@ pub fn network(address: IpAddr) -> Option<u128> {
 /// the client could be told on a connection.
 fn claim<B>(
     driver: &Shared,
-    site: &Site,
+    site: &EdgeConfig,
     from: IpAddr,
     request: &Request<B>,
     knows_us: bool,
-) -> Denied<Claim> {
-    let Some((token, place)) = token(site, request) else { return Ok(Claim::Nothing) };
+) -> Denied<Credentials> {
+    let Some((token, place)) = token(site, request) else { return Ok(Credentials::Nothing) };
     let (fault, line) = if place == Place::ForbiddenQuery {
         let fault = TokenFault {
             code: "token_invalid",
@@ -141,7 +141,7 @@ fn claim<B>(
         match site.verifier.examine(token.reveal(), clock::now().wall) {
             Ok(identity) => {
                 driver.borrow_mut().report_oddity(site);
-                return Ok(Claim::Proven(identity));
+                return Ok(Credentials::Verified(identity));
             }
             Err(flaw) => (flaw.told(), driver.borrow().explain_token(&flaw, token.reveal(), place.told())),
         }
@@ -153,7 +153,7 @@ fn claim<B>(
     if knows_us {
         let fault = rejected.fault;
         driver.note_refusal(fault.reason, Some(from), line.as_ref().unwrap_or(&fault.message));
-        return Ok(Claim::Refused(fault));
+        return Ok(Credentials::Refused(fault));
     }
     Err(rejected_over_http(rejected, place.told(), line))
 }
@@ -167,12 +167,12 @@ fn has_body<B>(request: &Request<B>) -> bool {
 }
 
 /// Why there is no room for one more, if there is none, and the limit.
-fn crowded(driver: &Shared, claim: &Claim) -> Option<(&'static str, &'static str)> {
+fn crowded(driver: &Shared, claim: &Credentials) -> Option<(&'static str, &'static str)> {
     let mut driver = driver.borrow_mut();
     if !driver.make_place() {
         return Some(("all connections are taken", "connections"));
     }
-    let has_proven = matches!(claim, Claim::Proven(_));
+    let has_proven = matches!(claim, Credentials::Verified(_));
     (!driver.make_memory(has_proven)).then_some(("memory is short", "memory"))
 }
 
@@ -245,7 +245,7 @@ const NOT_IN_QUERY: &str = "a token in the URL is not taken here: it goes into `
                             subprotocol `wshub.bearer.TOKEN`, or into an `auth` request";
 
 /// The token: from the header, a subprotocol, or the query.
-pub fn token<B>(site: &Site, request: &Request<B>) -> Option<(Token, Place)> {
+pub fn token<B>(site: &EdgeConfig, request: &Request<B>) -> Option<(Token, Place)> {
     let by_header = || bearer(request).map(|token| (Cow::from(token), Place::Header));
     let by_protocol = || {
         let token = offered(request).find_map(|protocol| protocol.strip_prefix(BEARER.as_bytes()))?;

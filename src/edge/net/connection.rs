@@ -7,22 +7,22 @@ use async_channel::Receiver;
 
 use super::epoll::Interest;
 use super::mem_accounting::Head;
-use super::send_queue::{Outbox, Piece};
-use super::socket::Wire;
+use super::send_queue::{QueuedFrame, SendQueue};
+use super::socket::PeerSocket;
 use super::{line_decoder, ws_decoder};
 use crate::protocol::{Close, ConnectionId, Moment, OperationId};
 
 /// One link.
 pub struct Link {
     pub id: ConnectionId,
-    pub wire: Wire,
+    pub wire: PeerSocket,
     pub side: Side,
     /// What the kernel was asked to tell of it.
     pub(in crate::edge) interest: Interest,
     /// Only while something waits.
-    pub(in crate::edge) outbox: Option<Box<Outbox>>,
+    pub(in crate::edge) outbox: Option<Box<SendQueue>>,
     /// Its place in `given`, while it is there.
-    pub(in crate::edge) given_at: Option<u32>,
+    pub(in crate::edge) dirty_at: Option<u32>,
     /// The hub has closed it; what it says is not heard any more.
     pub leaving: bool,
     /// The socket is dead.
@@ -49,13 +49,13 @@ pub struct Link {
     /// When the kernel last took something that had waited.
     pub(in crate::edge) took: Moment,
     /// It was told goodbye in the middle of a frame that it still sends.
-    pub(in crate::edge) rest: Rest,
+    pub(in crate::edge) rest: PartialFrame,
 }
 
 /// What comes of a frame that is not taken. A socket that closes with that in it takes the
 /// goodbye back, so it is read to its end: as long as it comes, and not for ever.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(in crate::edge) enum Rest {
+pub(in crate::edge) enum PartialFrame {
     /// There is none.
     #[default]
     Nothing,
@@ -63,7 +63,7 @@ pub(in crate::edge) enum Rest {
     Coming { waited: u8, has_come: bool },
 }
 
-impl Rest {
+impl PartialFrame {
     /// So often it is waited for once more: half a minute in all.
     const MOST_WAITS: u8 = 15;
 
@@ -107,7 +107,7 @@ impl Link {
 
 /// What is at the other end, and what it has begun to say.
 pub enum Side {
-    Client { held: Option<Box<ws_decoder::Held>> },
+    Client { held: Option<Box<ws_decoder::PartialMessage>> },
     Worker(Box<Worker>),
 }
 
@@ -146,7 +146,7 @@ impl Link {
 /// What only a worker's link has.
 #[derive(Default)]
 pub struct Worker {
-    pub held: Option<Box<line_decoder::Held>>,
+    pub held: Option<Box<line_decoder::PartialLine>>,
     /// May ask for what only administrators may.
     pub admin: bool,
     /// One per running operation. What is in a latch leaves before the queue.
@@ -158,7 +158,7 @@ pub struct Worker {
 /// The worker's end of an operation's latch.
 pub struct Latch {
     pub operation: OperationId,
-    pub pieces: Receiver<Piece>,
+    pub pieces: Receiver<QueuedFrame>,
 }
 
 impl Latch {
@@ -170,12 +170,12 @@ impl Latch {
 
 #[cfg(test)]
 mod tests {
-    use super::Rest;
+    use super::PartialFrame;
 
     #[test]
     fn a_frame_that_comes_is_waited_for_and_not_for_ever() {
-        assert!(!Rest::default().waits_again());
-        let mut rest = Rest::Coming { waited: 0, has_come: false };
+        assert!(!PartialFrame::default().waits_again());
+        let mut rest = PartialFrame::Coming { waited: 0, has_come: false };
         assert!(!rest.waits_again(), "nothing has come");
         let mut waits = 0;
         rest.comes();
@@ -184,6 +184,6 @@ mod tests {
             waits += 1;
             rest.comes();
         }
-        assert_eq!(waits, Rest::MOST_WAITS);
+        assert_eq!(waits, PartialFrame::MOST_WAITS);
     }
 }

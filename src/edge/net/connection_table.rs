@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use super::connection::{End, Link, Rest, Side};
+use super::connection::{End, Link, PartialFrame, Side};
 use super::epoll::{Epoll, Interest, Ready};
 use super::mem_accounting;
-use super::send_queue::{Bounds, Flushed, Mark, Outbox, Piece, Place};
-use super::socket::{Moved, Wire};
-use crate::hub::{Input, Outbound};
+use super::send_queue::{DeliveryTag, FlushOutcome, FramePosition, QueueLimits, QueuedFrame, SendQueue};
+use super::socket::{IoOutcome, PeerSocket};
+use crate::hub::{Input, SendQueueState};
 use crate::protocol::{ConnectionId, Moment};
 
 /// What events call a link: its slot, and enough of its tag to tell it from those
@@ -32,33 +32,33 @@ pub struct Links {
     pub(in crate::edge) table: Slab<Link>,
     /// Links that were given something since the last turn. A first piece waits
     /// here: most turns give a link one, and that needs no outbox.
-    given: Vec<Given>,
+    dirty: Vec<DirtyEntry>,
     pub epoll: Epoll,
     /// The time of this call.
     pub now: Moment,
     /// What the hub is to be told next.
-    pub facts: VecDeque<Input>,
+    pub inputs: VecDeque<Input>,
     /// Outboxes that are not in use.
     #[expect(clippy::vec_box, reason = "they move between here and the links as boxes")]
-    spare: Vec<Box<Outbox>>,
-    bounds: Bounds,
+    free_queues: Vec<Box<SendQueue>>,
+    bounds: QueueLimits,
     /// Whoever has anything queued is not read.
     strict: bool,
     /// Those that were not read and are again, since the last turn.
     pub(in crate::edge) resumed: Vec<ConnectionId>,
     scratch: Vec<u8>,
-    gone: Vec<Rc<Mark>>,
+    gone: Vec<Rc<DeliveryTag>>,
 }
 
 /// A link to be written to at the end of the turn.
-struct Given {
+struct DirtyEntry {
     id: ConnectionId,
-    piece: Option<Piece>,
+    piece: Option<QueuedFrame>,
 }
 
-fn written(conn: ConnectionId, mark: &Mark) -> Option<Input> {
-    let Mark::Kept(Place { log, seq, how }) = mark else { return None };
-    Some(Input::Written { conn, log: log.clone(), seq: *seq, how: *how })
+fn written(conn: ConnectionId, mark: &DeliveryTag) -> Option<Input> {
+    let DeliveryTag::Kept(FramePosition { log, seq, how }) = mark else { return None };
+    Some(Input::Flushed { conn, log: log.clone(), seq: *seq, how: *how })
 }
 
 /// The right to write to links once: whoever gives it has noted every number that
@@ -81,14 +81,14 @@ const TELL_PROGRESS: Duration = Duration::from_secs(1);
 
 impl Links {
     /// No links, with these bounds for each.
-    pub fn new(bounds: Bounds, epoll: Epoll) -> Self {
+    pub fn new(bounds: QueueLimits, epoll: Epoll) -> Self {
         Self {
             table: Slab::new(),
-            given: Vec::new(),
+            dirty: Vec::new(),
             epoll,
             now: Moment::default(),
-            facts: VecDeque::new(),
-            spare: Vec::new(),
+            inputs: VecDeque::new(),
+            free_queues: Vec::new(),
             bounds,
             strict: false,
             resumed: Vec::new(),
@@ -101,7 +101,7 @@ impl Links {
     ///
     /// # Errors
     /// When the kernel cannot wait for one more.
-    pub fn open(&mut self, wire: Wire, side: Side, tag: u64) -> io::Result<ConnectionId> {
+    pub fn open(&mut self, wire: PeerSocket, side: Side, tag: u64) -> io::Result<ConnectionId> {
         let place = self.table.vacant_entry();
         let id = ConnectionId { slot: place.key() as u32, tag };
         self.epoll.add(&wire, key(id), Interest::READ)?;
@@ -111,7 +111,7 @@ impl Links {
             side,
             interest: Interest::READ,
             outbox: None,
-            given_at: None,
+            dirty_at: None,
             leaving: false,
             broken: false,
             deaf: false,
@@ -123,13 +123,13 @@ impl Links {
             parted: false,
             end: End::default(),
             took: Moment::default(),
-            rest: Rest::default(),
+            rest: PartialFrame::default(),
         });
         Ok(id)
     }
 
     /// Lets so much wait for each link from now on.
-    pub fn bound(&mut self, bounds: Bounds) {
+    pub fn bound(&mut self, bounds: QueueLimits) {
         self.bounds = bounds;
         self.tell_waiting();
     }
@@ -169,22 +169,23 @@ impl Links {
     /// before that: only what the kernel refuses counts as full, so it is asked at
     /// once rather than at the end of a long turn.
     #[must_use]
-    pub fn push(&mut self, slot: u32, piece: Piece) -> bool {
+    pub fn push(&mut self, slot: u32, piece: QueuedFrame) -> bool {
         let Some(link) = self.table.get_mut(slot as usize) else { return false };
         // Nothing follows a goodbye.
         if link.broken || link.deaf || link.leaving {
             return false;
         }
-        if link.outbox.is_none() && link.given_at.is_none() {
-            link.given_at = Some(self.given.len() as u32);
-            self.given.push(Given { id: link.id, piece: Some(piece) });
+        if link.outbox.is_none() && link.dirty_at.is_none() {
+            link.dirty_at = Some(self.dirty.len() as u32);
+            self.dirty.push(DirtyEntry { id: link.id, piece: Some(piece) });
             return false;
         }
         self.touch(slot);
         let Some(link) = self.table.get_mut(slot as usize) else { return false };
-        let outbox = link.outbox.get_or_insert_with(|| self.spare.pop().unwrap_or_default());
+        let outbox = link.outbox.get_or_insert_with(|| self.free_queues.pop().unwrap_or_default());
         outbox.push(piece);
-        let is_over = outbox.told != Outbound::Full && outbox.state(self.bounds) == Outbound::Full;
+        let is_over =
+            outbox.reported != SendQueueState::Full && outbox.state(self.bounds) == SendQueueState::Full;
         let is_blocked = outbox.blocked;
         if is_over && is_blocked {
             self.tell(slot);
@@ -196,24 +197,24 @@ impl Links {
     pub fn touch(&mut self, slot: u32) {
         self.gather(slot);
         let Some(link) = self.table.get_mut(slot as usize) else { return };
-        if link.given_at.is_none() {
-            link.given_at = Some(self.given.len() as u32);
-            self.given.push(Given { id: link.id, piece: None });
+        if link.dirty_at.is_none() {
+            link.dirty_at = Some(self.dirty.len() as u32);
+            self.dirty.push(DirtyEntry { id: link.id, piece: None });
         }
     }
 
     /// Moves a first piece into the outbox, for it is not the only one.
     pub(in crate::edge) fn gather(&mut self, slot: u32) {
         let Some(link) = self.table.get_mut(slot as usize) else { return };
-        let given = link.given_at.and_then(|at| self.given.get_mut(at as usize));
+        let given = link.dirty_at.and_then(|at| self.dirty.get_mut(at as usize));
         if let Some(piece) = given.and_then(|given| given.piece.take()) {
-            link.outbox.get_or_insert_with(|| self.spare.pop().unwrap_or_default()).push(piece);
+            link.outbox.get_or_insert_with(|| self.free_queues.pop().unwrap_or_default()).push(piece);
         }
     }
 
     /// Has everything that is owed in an outbox; it leaves at the end of the turn.
     pub(in crate::edge) fn gather_all(&mut self) {
-        let slots: Vec<u32> = self.given.iter().map(|given| given.id.slot).collect();
+        let slots: Vec<u32> = self.dirty.iter().map(|given| given.id.slot).collect();
         for slot in slots {
             self.gather(slot);
         }
@@ -221,15 +222,15 @@ impl Links {
 
     /// Whether a link was given something since the last turn ended.
     pub fn is_dirty(&self) -> bool {
-        !self.given.is_empty()
+        !self.dirty.is_empty()
     }
 
     /// Writes to each link that was given something, once.
     pub fn end_turn(&mut self, _: WritePermit) {
-        let mut given = std::mem::take(&mut self.given);
-        for Given { id, piece } in given.drain(..) {
+        let mut given = std::mem::take(&mut self.dirty);
+        for DirtyEntry { id, piece } in given.drain(..) {
             let Some(link) = self.get(id) else { continue };
-            link.given_at = None;
+            link.dirty_at = None;
             match piece {
                 Some(piece) => self.write_one(id, piece),
                 None if link.outbox.as_ref().is_some_and(|outbox| outbox.blocked) => {}
@@ -237,30 +238,30 @@ impl Links {
             }
         }
         // The list keeps its memory: writing adds facts, and no pieces.
-        if self.given.is_empty() {
-            self.given = given;
+        if self.dirty.is_empty() {
+            self.dirty = given;
         }
     }
 
     /// Writes the only piece of a turn; what the kernel does not take of it goes
     /// into an outbox.
-    fn write_one(&mut self, id: ConnectionId, piece: Piece) {
+    fn write_one(&mut self, id: ConnectionId, piece: QueuedFrame) {
         let Some(link) = self.get(id) else { return };
         match link.wire.write(piece.bytes()) {
-            Moved::Bytes(bytes) if bytes == piece.bytes().len() => {
+            IoOutcome::Bytes(bytes) if bytes == piece.bytes().len() => {
                 if link.leaving {
                     link.wire.shutdown(Shutdown::Write);
                 }
                 let is_finished = link.finished;
-                self.facts.extend(piece.mark.as_deref().and_then(|mark| written(id, mark)));
+                self.inputs.extend(piece.mark.as_deref().and_then(|mark| written(id, mark)));
                 if is_finished {
                     self.lose(id);
                 }
             }
-            Moved::Broken => self.broke(id),
+            IoOutcome::Broken => self.broke(id),
             moved => {
-                let taken = if let Moved::Bytes(bytes) = moved { bytes } else { 0 };
-                let mut outbox = self.spare.pop().unwrap_or_default();
+                let taken = if let IoOutcome::Bytes(bytes) = moved { bytes } else { 0 };
+                let mut outbox = self.free_queues.pop().unwrap_or_default();
                 outbox.begin(piece, taken);
                 if let Some(link) = self.get(id) {
                     link.outbox = Some(outbox);
@@ -282,7 +283,7 @@ impl Links {
             for latch in &worker.latches {
                 while let Ok(piece) = latch.pieces.try_recv() {
                     link.outbox
-                        .get_or_insert_with(|| self.spare.pop().unwrap_or_default())
+                        .get_or_insert_with(|| self.free_queues.pop().unwrap_or_default())
                         .push_ahead(piece, &latch.operation);
                 }
             }
@@ -298,9 +299,9 @@ impl Links {
             return;
         };
         let result = outbox.flush(&link.wire, &mut self.scratch, &mut self.gone);
-        self.facts.extend(self.gone.drain(..).filter_map(|mark| written(id, &mark)));
+        self.inputs.extend(self.gone.drain(..).filter_map(|mark| written(id, &mark)));
         match result {
-            Flushed::All => {
+            FlushOutcome::All => {
                 outbox.blocked = false;
                 let is_finished = link.finished && !link.leaving;
                 if link.leaving {
@@ -311,15 +312,15 @@ impl Links {
                     self.lose(id);
                 }
             }
-            Flushed::Part { moved } => {
+            FlushOutcome::Part { moved } => {
                 if moved && self.now.since(link.took) >= TELL_PROGRESS {
                     link.took = self.now;
-                    self.facts.push_back(Input::Took { conn: id });
+                    self.inputs.push_back(Input::WriteProgress { conn: id });
                 }
                 outbox.blocked = true;
                 self.tell(slot);
             }
-            Flushed::Broken => self.broke(id),
+            FlushOutcome::Broken => self.broke(id),
         }
     }
 
@@ -328,32 +329,32 @@ impl Links {
         let Some(link) = self.table.get_mut(slot as usize) else { return };
         let Some(outbox) = &mut link.outbox else { return };
         let state = outbox.state(self.bounds);
-        if state != outbox.told {
-            outbox.told = state;
-            self.facts.push_back(Input::Outbound { conn: link.id, state });
+        if state != outbox.reported {
+            outbox.reported = state;
+            self.inputs.push_back(Input::SendQueue { conn: link.id, state });
         }
         self.wait_for(slot);
         let Some(link) = self.table.get_mut(slot as usize) else { return };
         let Some(outbox) = &mut link.outbox else { return };
         if outbox.is_empty()
             && let Some(mut outbox) = link.outbox.take()
-            && self.spare.len() < SPARE_OUTBOXES
+            && self.free_queues.len() < SPARE_OUTBOXES
             && outbox.is_small()
         {
-            outbox.told = Outbound::Clear;
+            outbox.reported = SendQueueState::Empty;
             outbox.blocked = false;
-            self.spare.push(outbox);
+            self.free_queues.push(outbox);
         }
     }
 
     /// Whether a link is heard now: who asks and does not listen is not heard until it does.
     pub(in crate::edge) fn hears(&self, slot: u32) -> bool {
         let Some(link) = self.table.get(slot as usize) else { return false };
-        let state = link.outbox.as_ref().map_or(Outbound::Clear, |outbox| outbox.state(self.bounds));
+        let state = link.outbox.as_ref().map_or(SendQueueState::Empty, |outbox| outbox.state(self.bounds));
         let listens = match state {
-            Outbound::Clear => true,
-            Outbound::Waiting => !self.strict,
-            Outbound::Full => false,
+            SendQueueState::Empty => true,
+            SendQueueState::Backlogged => !self.strict,
+            SendQueueState::Full => false,
         };
         listens && !link.paused
     }

@@ -15,12 +15,12 @@ use crate::protocol::Close;
 
 /// Bytes that are there once, however many queues they are in; the meter knows.
 #[derive(Debug)]
-pub struct Shared(Rc<[u8]>);
+pub struct SharedBytes(Rc<[u8]>);
 
 /// What one place in a queue takes, its mark included.
 pub(in crate::edge) const PLACE: usize = 64;
 
-impl Shared {
+impl SharedBytes {
     pub(in crate::edge) fn new(bytes: &[u8]) -> Self {
         mem_accounting::add(PLACE + bytes.len());
         Self(bytes.into())
@@ -38,21 +38,21 @@ impl Shared {
     }
 }
 
-impl Clone for Shared {
+impl Clone for SharedBytes {
     fn clone(&self) -> Self {
         mem_accounting::add(PLACE);
         Self(self.0.clone())
     }
 }
 
-impl Drop for Shared {
+impl Drop for SharedBytes {
     fn drop(&mut self) {
         let is_last = Rc::strong_count(&self.0) == 1;
         mem_accounting::remove(PLACE + if is_last { self.0.len() } else { 0 });
     }
 }
 
-impl Deref for Shared {
+impl Deref for SharedBytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -63,14 +63,14 @@ impl Deref for Shared {
 /// What is written: one piece of shared memory, seen as a frame by clients and
 /// as a line by workers.
 #[derive(Clone, Debug)]
-pub struct Packet {
+pub struct EncodedFrame {
     /// Frame header, JSON, line break.
-    bytes: Shared,
+    bytes: SharedBytes,
     /// Where the JSON begins.
     body: u32,
 }
 
-impl Packet {
+impl EncodedFrame {
     /// Frames JSON that was written to `scratch` after [`Packet::room`].
     pub fn seal(scratch: &mut Vec<u8>) -> Self {
         let payload = scratch.len() - LONGEST_HEAD;
@@ -81,7 +81,7 @@ impl Packet {
             place.copy_from_slice(head);
         }
         scratch.push(b'\n');
-        let bytes = Shared::new(scratch.get(from..).unwrap_or_default());
+        let bytes = SharedBytes::new(scratch.get(from..).unwrap_or_default());
         Self { bytes, body: written as u32 }
     }
 
@@ -96,7 +96,7 @@ impl Packet {
         let mut bytes = Vec::with_capacity(frame.len() + 1);
         bytes.extend_from_slice(frame);
         bytes.push(b'\n');
-        Self { bytes: Shared::new(&bytes), body: 0 }
+        Self { bytes: SharedBytes::new(&bytes), body: 0 }
     }
 
     /// A ping without payload.
@@ -118,12 +118,12 @@ impl Packet {
     }
 
     /// As a client reads it.
-    pub fn frame(&self) -> (&Shared, u32, u32) {
+    pub fn frame(&self) -> (&SharedBytes, u32, u32) {
         (&self.bytes, 0, self.bytes.len() as u32 - 1)
     }
 
     /// As a worker reads it.
-    pub fn line(&self) -> (&Shared, u32, u32) {
+    pub fn line(&self) -> (&SharedBytes, u32, u32) {
         (&self.bytes, self.body, self.bytes.len() as u32)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Knows where a line ends and how long one may be. Does not know JSON.
 
-use super::mem_accounting::Load;
+use super::mem_accounting::MemCharge;
 
 /// What came.
 #[derive(PartialEq, Eq, Debug)]
@@ -17,17 +17,17 @@ pub enum Line<'a> {
 
 /// What a worker's socket keeps while a line is unfinished.
 #[derive(Default, Debug)]
-pub struct Held {
+pub struct PartialLine {
     /// The beginning of the line.
     tail: Vec<u8>,
     /// The rest of a line that was too long is being skipped.
     skips: bool,
     /// There are whole lines in `tail`, which nobody has heard yet.
     has_lines: bool,
-    load: Load,
+    load: MemCharge,
 }
 
-impl Held {
+impl PartialLine {
     fn is_empty(&self) -> bool {
         self.tail.is_empty() && !self.skips
     }
@@ -49,7 +49,7 @@ impl Held {
 
     /// The same again, of another process.
     pub(in crate::edge) fn of_parts(tail: Vec<u8>, skips: bool) -> Self {
-        let load = Load::of(size_of::<Self>() + tail.capacity());
+        let load = MemCharge::of(size_of::<Self>() + tail.capacity());
         let has_lines = memchr::memchr(b'\n', &tail).is_some();
         Self { tail, skips, has_lines, load }
     }
@@ -66,7 +66,7 @@ pub enum Next {
 /// Splits what was read, beginning with what was `held`. Lines over `limit`
 /// bytes are told once and never kept.
 pub fn split(
-    held: &mut Option<Box<Held>>,
+    held: &mut Option<Box<PartialLine>>,
     block: &[u8],
     limit: usize,
     mut hear: impl FnMut(Line<'_>) -> Next,
@@ -80,12 +80,12 @@ pub fn split(
         split_block(&mut kept, block, limit, &mut hear);
     }
     if !kept.is_empty() {
-        kept.load.set(size_of::<Held>() + kept.tail.capacity());
+        kept.load.set(size_of::<PartialLine>() + kept.tail.capacity());
         *held = Some(kept);
     }
 }
 
-fn split_block(kept: &mut Held, block: &[u8], limit: usize, hear: &mut impl FnMut(Line<'_>) -> Next) {
+fn split_block(kept: &mut PartialLine, block: &[u8], limit: usize, hear: &mut impl FnMut(Line<'_>) -> Next) {
     let mut rest = block;
     while let Some(end) = memchr::memchr(b'\n', rest) {
         let (line, after) = rest.split_at(end);
@@ -127,7 +127,7 @@ fn tell(line: &[u8], hear: &mut impl FnMut(Line<'_>) -> Next) -> Next {
 }
 
 /// The socket has closed: what is left of a line is never a message.
-pub fn end(held: Option<Box<Held>>, mut hear: impl FnMut(Line<'_>)) {
+pub fn end(held: Option<Box<PartialLine>>, mut hear: impl FnMut(Line<'_>)) {
     if held.is_some_and(|held| !held.tail.trim_ascii().is_empty()) {
         hear(Line::Half);
     }

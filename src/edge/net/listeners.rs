@@ -23,14 +23,14 @@ use super::fd_limit;
 use super::fd_limit::Use;
 use super::peer_credentials;
 use super::peer_credentials::Standing;
-use super::pending_conns::{GivenUp, Guests, SentAway, Stay};
-use super::socket::Wire;
+use super::pending_conns::{ConnGuard, PendingConns, SentAway, TimedOutConn};
+use super::socket::PeerSocket;
 use crate::edge::driver::anomaly_log::{Kind, about};
 use crate::edge::driver::{Driver, Shared};
 use crate::edge::handover::format;
 use crate::edge::http::conn;
 use crate::edge::http::denial::Denial;
-use crate::hub::{Peer, TurnedAway};
+use crate::hub::{Peer, Rejection};
 use crate::protocol::{Code, Frame, Moment, Reason, Refusal};
 
 /// How long a door stays shut when no descriptor is left for one more guest.
@@ -49,20 +49,20 @@ pub const HTTP: &str = "http";
 pub const WORKER: &str = "worker";
 
 /// Keys of doors and newcomers, beside those of links.
-const DOOR: u64 = 1 << 63;
-pub(in crate::edge) const NEWCOMER: u64 = DOOR | 1 << 62;
+const LISTENER_KEY: u64 = 1 << 63;
+pub(in crate::edge) const PENDING_KEY: u64 = LISTENER_KEY | 1 << 62;
 
 /// Whether an event is about a door, or somebody standing in it.
 pub fn is_meant(ready: Ready) -> bool {
-    ready.key & DOOR != 0
+    ready.key & LISTENER_KEY != 0
 }
 
-pub(in crate::edge) enum Door {
+pub(in crate::edge) enum Listener {
     Clients(TcpListener),
     Workers(UnixListener),
 }
 
-impl Door {
+impl Listener {
     fn is_for(&self) -> Use {
         match self {
             Self::Clients(_) => Use::Client,
@@ -71,7 +71,7 @@ impl Door {
     }
 }
 
-impl AsFd for Door {
+impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Clients(listener) => listener.as_fd(),
@@ -82,8 +82,8 @@ impl AsFd for Door {
 
 /// All doors, and those who came through one; at first there is none.
 #[derive(Default)]
-pub struct Doors {
-    pub(in crate::edge) doors: Vec<Door>,
+pub struct Listeners {
+    pub(in crate::edge) doors: Vec<Listener>,
     /// As what each of them was opened.
     pub(in crate::edge) names: Vec<format::Door>,
     /// Opened by a process before this one, and not asked for yet.
@@ -91,7 +91,7 @@ pub struct Doors {
     /// Opened for the process after this one, which is to have other addresses.
     pub(in crate::edge) for_next: Vec<(format::Door, OwnedFd)>,
     /// Shared with the tasks that speak with them.
-    pub(in crate::edge) guests: Rc<RefCell<Guests>>,
+    pub(in crate::edge) guests: Rc<RefCell<PendingConns>>,
     /// No descriptors are left; until then nobody is let in.
     shut_until: Option<Moment>,
     /// That has been said, and nobody was let in since.
@@ -106,12 +106,12 @@ const DESCRIPTORS: &str = "no descriptors left (`LimitNOFILE=` of the unit)";
 /// Refuses whoever cannot be served for want of room.
 fn crowded(why: &str) -> Box<Denial> {
     let denial = Denial::new(Reason::Overloaded, "too many HTTP connections are open");
-    denial.line(why.to_owned()).counted(TurnedAway::Newcomer)
+    denial.line(why.to_owned()).counted(Rejection::HandshakeTimeout)
 }
 
 /// Tells somebody at the clients' door that there is no room.
 fn refuse(stream: TcpStream, why: &str, driver: &Shared) {
-    let refused = GivenUp::new(stream);
+    let refused = TimedOutConn::new(stream);
     if let Some(from) = refused.from() {
         driver.borrow_mut().dismiss(&crowded(why), &refused.stream, from, Some(&refused.said));
     }
@@ -126,7 +126,7 @@ fn gives_way(driver: &Shared, sent: &SentAway, why: &str) {
         return driver.dismiss(&crowded(why), &silent.stream, from, Some(&silent.said));
     }
     let line = format_args!("{why}: the oldest that waits for no answer is closed");
-    driver.turned_away(TurnedAway::Newcomer, Some((Kind::GaveWay, line)));
+    driver.turned_away(Rejection::HandshakeTimeout, Some((Kind::GaveWay, line)));
 }
 
 /// Who listens at a socket that cannot be opened.
@@ -201,7 +201,7 @@ fn listens(socket: &OwnedFd, families: &[AddressFamily]) -> io::Result<()> {
     is_meant.then_some(()).ok_or_else(error)
 }
 
-impl Doors {
+impl Listeners {
     /// Opens a door for HTTP callers and WebSocket clients, one of `all`; tells its address,
     /// which the kernel chose where port 0 was asked for.
     ///
@@ -219,7 +219,7 @@ impl Doors {
             None => bind_tcp(address, all)?,
         };
         let address = listener.local_addr()?;
-        self.add(Door::Clients(listener), name, epoll)?;
+        self.add(Listener::Clients(listener), name, epoll)?;
         Ok(address)
     }
 
@@ -230,7 +230,7 @@ impl Doors {
     /// Somebody else has listened at that address meanwhile.
     pub fn begin_listening(&self) -> Result<(), (SocketAddr, io::Error)> {
         for (door, name) in self.doors.iter().zip(&self.names) {
-            if let (Door::Clients(listener), format::Door::Clients(address)) = (door, name) {
+            if let (Listener::Clients(listener), format::Door::Clients(address)) = (door, name) {
                 rustix::net::listen(listener, BACKLOG).map_err(|error| (*address, error.into()))?;
             }
         }
@@ -252,7 +252,7 @@ impl Doors {
         };
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
         self.socket = Some((path.to_owned(), identity(path)?));
-        self.add(Door::Workers(listener), name, epoll)
+        self.add(Listener::Workers(listener), name, epoll)
     }
 
     /// Others may wait only so long from now on as whoever comes next.
@@ -269,7 +269,7 @@ impl Doors {
         listens(&socket, &[AddressFamily::INET, AddressFamily::INET6])?;
         let listener = TcpListener::from(socket);
         let address = listener.local_addr()?;
-        self.add(Door::Clients(listener), format::Door::Passed(HTTP.into()), epoll)?;
+        self.add(Listener::Clients(listener), format::Door::Passed(HTTP.into()), epoll)?;
         Ok(address)
     }
 
@@ -283,16 +283,16 @@ impl Doors {
         let address = listener.local_addr()?;
         let path = address.as_pathname().map_or("a socket without a path".into(), Path::to_string_lossy);
         let path = path.into_owned();
-        self.add(Door::Workers(listener), format::Door::Passed(WORKER.into()), epoll)?;
+        self.add(Listener::Workers(listener), format::Door::Passed(WORKER.into()), epoll)?;
         Ok(path)
     }
 
-    fn add(&mut self, door: Door, name: format::Door, epoll: &Epoll) -> io::Result<()> {
+    fn add(&mut self, door: Listener, name: format::Door, epoll: &Epoll) -> io::Result<()> {
         match &door {
-            Door::Clients(listener) => listener.set_nonblocking(true)?,
-            Door::Workers(listener) => listener.set_nonblocking(true)?,
+            Listener::Clients(listener) => listener.set_nonblocking(true)?,
+            Listener::Workers(listener) => listener.set_nonblocking(true)?,
         }
-        epoll.add(&door, DOOR | self.doors.len() as u64, Interest::READ)?;
+        epoll.add(&door, LISTENER_KEY | self.doors.len() as u64, Interest::READ)?;
         self.doors.push(door);
         self.names.push(name);
         Ok(())
@@ -329,7 +329,7 @@ impl Doors {
                     driver.dismiss(&denial, &late.stream, from, Some(&late.said));
                 }
                 // Browsers open connections in advance, for requests that may never come.
-                _ => driver.turned_away(TurnedAway::Newcomer, None),
+                _ => driver.turned_away(Rejection::HandshakeTimeout, None),
             }
         }
         let patience = guests.patience();
@@ -338,18 +338,18 @@ impl Doors {
 
     pub(in crate::edge) fn wait_for_guests(&self, interest: Interest, epoll: &Epoll) {
         for (place, door) in self.doors.iter().enumerate() {
-            epoll.modify(door, DOOR | place as u64, interest);
+            epoll.modify(door, LISTENER_KEY | place as u64, interest);
         }
     }
 
     /// Somebody is at a door, or has begun to speak.
     pub fn ready(&mut self, ready: Ready, driver: &Shared, executor: &Rc<LocalExecutor<'static>>) {
-        if ready.key & NEWCOMER == NEWCOMER {
-            return self.show_in(ready, driver, executor);
+        if ready.key & PENDING_KEY == PENDING_KEY {
+            return self.start_http(ready, driver, executor);
         }
         let limit = fd_limit::limit();
         for _ in 0..AT_ONCE {
-            let Some(door) = self.doors.get((ready.key & !DOOR) as usize) else { return };
+            let Some(door) = self.doors.get((ready.key & !LISTENER_KEY) as usize) else { return };
             let is_for = door.is_for();
             let first_kept_back = fd_limit::first_kept_back(limit, is_for);
             if self.is_shut && fd_limit::next(door).is_none_or(|next| next >= first_kept_back) {
@@ -363,8 +363,8 @@ impl Doors {
                         self.is_short(limit, is_for, driver);
                     }
                     match is_for {
-                        Use::Client => self.greet(guest.into(), driver),
-                        Use::Worker => self.let_in(guest, driver),
+                        Use::Client => self.park(guest.into(), driver),
+                        Use::Worker => self.accept_worker(guest, driver),
                     }
                     if is_last {
                         return;
@@ -400,7 +400,7 @@ impl Doors {
         );
         let epoll = &driver.borrow().links.epoll;
         for (place, door) in self.doors.iter().enumerate().filter(|(_, door)| door.is_for() == is_for) {
-            epoll.modify(door, DOOR | place as u64, Interest::default());
+            epoll.modify(door, LISTENER_KEY | place as u64, Interest::default());
         }
     }
 
@@ -425,7 +425,7 @@ impl Doors {
     }
 
     /// A client waits in the door until it speaks.
-    fn greet(&mut self, stream: TcpStream, driver: &Shared) {
+    fn park(&mut self, stream: TcpStream, driver: &Shared) {
         let site = driver.borrow().site.clone();
         if self.guests.borrow().is_full(site.guests) {
             let why = "as many HTTP connections as `[limits] http_connections` allows";
@@ -436,14 +436,14 @@ impl Doors {
         let mut guests = self.guests.borrow_mut();
         let driver = driver.borrow();
         let number = guests.number();
-        if driver.links.epoll.add_for_news(&stream, NEWCOMER | number).is_ok() {
+        if driver.links.epoll.add_for_news(&stream, PENDING_KEY | number).is_ok() {
             guests.wait(number, driver.moment() + site.patience, stream);
         }
     }
 
     /// It has said something: HTTP, and once the head is whole it is answered.
-    fn show_in(&mut self, ready: Ready, driver: &Shared, executor: &Rc<LocalExecutor<'static>>) {
-        let number = ready.key & !NEWCOMER;
+    fn start_http(&mut self, ready: Ready, driver: &Shared, executor: &Rc<LocalExecutor<'static>>) {
+        let number = ready.key & !PENDING_KEY;
         let Some(stream) = self.guests.borrow_mut().hear(number, ready.has_ended) else { return };
         driver.borrow().links.epoll.remove(&stream);
         let most = driver.borrow().site.conversations;
@@ -456,7 +456,7 @@ impl Doors {
             }
         }
         if let Ok(stream) = Async::new_nonblocking(stream) {
-            let stay = Stay::new(&self.guests, number);
+            let stay = ConnGuard::new(&self.guests, number);
             let stage = stay.stage();
             let serving = conn::serve(driver.clone(), stream, stay);
             self.guests.borrow_mut().serve(number, stage, executor.spawn(serving));
@@ -464,7 +464,7 @@ impl Doors {
     }
 
     /// A worker speaks its lines at once.
-    fn let_in(&self, guest: OwnedFd, driver: &Shared) {
+    fn accept_worker(&self, guest: OwnedFd, driver: &Shared) {
         // The kernel's word; a peer that is gone already has none.
         let Ok(peer) = sockopt::socket_peercred(&guest) else { return };
         let site = driver.borrow().site.clone();
@@ -488,9 +488,9 @@ impl Doors {
             let mut driver = driver.borrow_mut();
             let now = driver.moment();
             driver.reports.refused(now, Reason::Worker, line, &about);
-            return driver.turned_away(TurnedAway::Refused(Reason::Worker), None);
+            return driver.turned_away(Rejection::Refused(Reason::Worker), None);
         };
         let peer = Peer::Worker { uid: peer.uid.as_raw(), admin: standing == Standing::Administrator };
-        driver.borrow_mut().open(Wire::worker(guest), peer, &[]);
+        driver.borrow_mut().open(PeerSocket::worker(guest), peer, &[]);
     }
 }

@@ -32,9 +32,9 @@ pub(in crate::edge) fn remove(bytes: usize) {
 
 /// So many bytes are held for as long as this lives.
 #[derive(Default, Debug)]
-pub struct Load(usize);
+pub struct MemCharge(usize);
 
-impl Load {
+impl MemCharge {
     /// Holds so many bytes.
     pub fn of(bytes: usize) -> Self {
         add(bytes);
@@ -53,7 +53,7 @@ impl Load {
     }
 }
 
-impl Drop for Load {
+impl Drop for MemCharge {
     fn drop(&mut self) {
         remove(self.0);
     }

@@ -20,28 +20,28 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use smol::Task;
 
-use super::mem_accounting::Load;
+use super::mem_accounting::MemCharge;
 use crate::edge::http::conn::{LARGEST_HEAD, MOST_HEADERS};
 use crate::protocol::Moment;
 
 /// All guests, by number: the oldest have the lowest.
-pub struct Guests {
+pub struct PendingConns {
     /// Who has not asked yet. All have the same patience, so the first is given up first.
-    silent: BTreeMap<u64, Silent>,
-    speaking: BTreeMap<u64, Speaker>,
+    silent: BTreeMap<u64, PendingHead>,
+    speaking: BTreeMap<u64, HttpTask>,
     last: u64,
     /// Whoever speaks waits for the end of this, which tells it to finish.
     finish: (Sender<Infallible>, Receiver<Infallible>),
 }
 
 /// Somebody who has said nothing yet, or not all of a head.
-struct Silent {
+struct PendingHead {
     /// For so long.
     until: Moment,
     stream: TcpStream,
     /// It is counted.
     #[expect(dead_code, reason = "held for what its end does")]
-    load: Load,
+    load: MemCharge,
 }
 
 /// What it takes: its place in the table, and the kernel's tables as far as they are ours to
@@ -49,7 +49,7 @@ struct Silent {
 const WAITING: usize = 72;
 
 /// A task that speaks HTTP with one guest.
-struct Speaker {
+struct HttpTask {
     /// Dropping it hangs up.
     #[expect(dead_code, reason = "held for what its end does")]
     task: Task<()>,
@@ -69,8 +69,8 @@ pub enum Stage {
 }
 
 /// What a guest's own task knows of its stay; the end of it ends the stay.
-pub struct Stay {
-    guests: Weak<RefCell<Guests>>,
+pub struct ConnGuard {
+    guests: Weak<RefCell<PendingConns>>,
     number: u64,
     stage: Rc<Cell<Stage>>,
     /// Ends when the guest is to have its answer and no more.
@@ -80,19 +80,19 @@ pub struct Stay {
 /// One who was sent away.
 pub enum SentAway {
     /// It has not asked yet, and is to be told why.
-    Silent(GivenUp),
+    Silent(TimedOutConn),
     /// It has had all its answers, and is hung up on.
     Speaker,
 }
 
 /// One who is waited for no longer, and not hung up on yet.
-pub struct GivenUp {
+pub struct TimedOutConn {
     pub stream: TcpStream,
     /// What it has said of a head.
     pub said: Vec<u8>,
 }
 
-impl Default for Guests {
+impl Default for PendingConns {
     /// Nobody.
     fn default() -> Self {
         let (silent, speaking) = (BTreeMap::new(), BTreeMap::new());
@@ -100,7 +100,7 @@ impl Default for Guests {
     }
 }
 
-impl Guests {
+impl PendingConns {
     /// Those who have not asked yet, the oldest first, and until when that may
     /// be so.
     pub fn silent(&self) -> impl Iterator<Item = (Moment, &TcpStream)> {
@@ -146,7 +146,7 @@ impl Guests {
 
     /// Lets a guest wait until it asks something.
     pub fn wait(&mut self, number: u64, until: Moment, stream: TcpStream) {
-        self.silent.insert(number, Silent { until, stream, load: Load::of(WAITING) });
+        self.silent.insert(number, PendingHead { until, stream, load: MemCharge::of(WAITING) });
     }
 
     /// A silent guest has something to say. It is silent no more once that is a whole head,
@@ -169,7 +169,7 @@ impl Guests {
 
     /// Notes who speaks with a guest from now on.
     pub fn serve(&mut self, number: u64, stage: Rc<Cell<Stage>>, task: Task<()>) {
-        self.speaking.insert(number, Speaker { task, stage });
+        self.speaking.insert(number, HttpTask { task, stage });
     }
 
     /// When the first silent guest is given up.
@@ -186,9 +186,9 @@ impl Guests {
     }
 
     /// Takes out the first of those whose patience has ended.
-    pub fn give_up(&mut self, now: Moment) -> Option<GivenUp> {
+    pub fn give_up(&mut self, now: Moment) -> Option<TimedOutConn> {
         let first = self.silent.first_entry().filter(|first| first.get().until <= now)?;
-        Some(GivenUp::new(first.remove().stream))
+        Some(TimedOutConn::new(first.remove().stream))
     }
 
     /// Sends the oldest away that waits for nothing, if there is one.
@@ -196,8 +196,8 @@ impl Guests {
         let silent = self.silent.first_key_value().map(|(number, _)| *number);
         match (silent, self.first_who_waits()) {
             (Some(silent), speaking) if speaking.is_none_or(|speaking| silent < speaking) => {
-                let Silent { stream, .. } = self.silent.remove(&silent)?;
-                Some(SentAway::Silent(GivenUp::new(stream)))
+                let PendingHead { stream, .. } = self.silent.remove(&silent)?;
+                Some(SentAway::Silent(TimedOutConn::new(stream)))
             }
             _ => self.send_speaker_away(),
         }
@@ -224,7 +224,7 @@ impl Guests {
     }
 }
 
-impl GivenUp {
+impl TimedOutConn {
     /// Takes from a socket what was only looked at: closed with that in it, it would break off,
     /// and the peer would not hear why.
     pub fn new(stream: TcpStream) -> Self {
@@ -257,9 +257,9 @@ pub fn tell(stream: &TcpStream, words: &[u8]) {
     let _ = send(stream, words, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
 }
 
-impl Stay {
+impl ConnGuard {
     /// The stay of a guest that has begun to speak.
-    pub fn new(guests: &Rc<RefCell<Guests>>, number: u64) -> Self {
+    pub fn new(guests: &Rc<RefCell<PendingConns>>, number: u64) -> Self {
         let finish = guests.borrow().finish.1.clone();
         Self { guests: Rc::downgrade(guests), number, stage: Rc::default(), finish }
     }
@@ -295,7 +295,7 @@ impl Drop for Awaited {
     }
 }
 
-impl Drop for Stay {
+impl Drop for ConnGuard {
     fn drop(&mut self) {
         // Nobody is in the middle of something with the guests when a task ends:
         // one that is sent away is ended by the executor, later.
@@ -312,8 +312,8 @@ mod tests {
 
     #[test]
     fn who_only_reads_its_last_answer_is_not_waited_for() {
-        let guests = Rc::new(RefCell::new(Guests::default()));
-        let stay = Stay::new(&guests, 1);
+        let guests = Rc::new(RefCell::new(PendingConns::default()));
+        let stay = ConnGuard::new(&guests, 1);
         let executor = smol::LocalExecutor::new();
         guests.borrow_mut().serve(1, stay.stage(), executor.spawn(async {}));
         assert!(guests.borrow().are_served());

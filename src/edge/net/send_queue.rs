@@ -8,30 +8,30 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
-use super::encoded_frame::{Packet, Shared};
-use super::socket::{Moved, Wire};
-use crate::hub::{LogKey, Outbound};
+use super::encoded_frame::{EncodedFrame, SharedBytes};
+use super::socket::{IoOutcome, PeerSocket};
+use crate::hub::{LogKey, SendQueueState};
 use crate::protocol::{Delivery, OperationId};
 
 /// How much may wait for one peer before messages to it are shed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Bounds {
+pub struct QueueLimits {
     pub messages: usize,
     pub bytes: usize,
 }
 
 /// What is to be known of a piece as long as it waits.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Mark {
+pub enum DeliveryTag {
     /// Where the message is kept: the hub is told when the kernel has it.
-    Kept(Place),
+    Kept(FramePosition),
     /// It confirms that an operation has started.
     Starts(OperationId),
 }
 
 /// The place of a message in its log.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Place {
+pub struct FramePosition {
     pub log: LogKey,
     pub seq: u64,
     pub how: Delivery,
@@ -39,31 +39,31 @@ pub struct Place {
 
 /// Part of a shared packet, as one kind of peer reads it.
 #[derive(Clone, Debug)]
-pub struct Piece {
-    pub(in crate::edge) bytes: Shared,
+pub struct QueuedFrame {
+    pub(in crate::edge) bytes: SharedBytes,
     pub(in crate::edge) from: u32,
     pub(in crate::edge) to: u32,
-    pub(in crate::edge) mark: Option<Rc<Mark>>,
+    pub(in crate::edge) mark: Option<Rc<DeliveryTag>>,
 }
 
-impl Piece {
+impl QueuedFrame {
     /// The piece that clients read.
-    pub fn frame(packet: &Packet) -> Self {
+    pub fn frame(packet: &EncodedFrame) -> Self {
         Self::of(packet.frame())
     }
 
     /// The piece that workers read.
-    pub fn line(packet: &Packet) -> Self {
+    pub fn line(packet: &EncodedFrame) -> Self {
         Self::of(packet.line())
     }
 
-    fn of((bytes, from, to): (&Shared, u32, u32)) -> Self {
+    fn of((bytes, from, to): (&SharedBytes, u32, u32)) -> Self {
         Self { bytes: bytes.clone(), from, to, mark: None }
     }
 
     /// The same, with what is to be known of it.
     #[must_use]
-    pub fn marked(mut self, mark: Rc<Mark>) -> Self {
+    pub fn marked(mut self, mark: Rc<DeliveryTag>) -> Self {
         self.mark = Some(mark);
         self
     }
@@ -76,21 +76,21 @@ impl Piece {
 
 /// The pieces that wait for one link.
 #[derive(Default, Debug)]
-pub struct Outbox {
-    pub(in crate::edge) pieces: VecDeque<Piece>,
+pub struct SendQueue {
+    pub(in crate::edge) pieces: VecDeque<QueuedFrame>,
     /// How much of the first piece the kernel has.
     pub(in crate::edge) taken: usize,
     /// All that waits, `taken` included.
     bytes: usize,
     /// What the hub was told last.
-    pub told: Outbound,
+    pub reported: SendQueueState,
     /// The kernel's buffer is full: nothing is written until it says otherwise.
     pub blocked: bool,
 }
 
 /// What a flush came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Flushed {
+pub enum FlushOutcome {
     /// The kernel has all of it.
     All,
     /// The kernel takes no more now; whether it took anything.
@@ -106,22 +106,22 @@ const TOGETHER: usize = 64 << 10;
 /// A piece over this is worth a write of its own.
 const LARGE: usize = 8 << 10;
 
-impl Outbox {
+impl SendQueue {
     /// Begins with a piece of which some has left already.
-    pub fn begin(&mut self, piece: Piece, taken: usize) {
+    pub fn begin(&mut self, piece: QueuedFrame, taken: usize) {
         self.push(piece);
         self.taken = taken;
     }
 
     /// Queues a piece behind all others.
-    pub fn push(&mut self, piece: Piece) {
+    pub fn push(&mut self, piece: QueuedFrame) {
         self.bytes += piece.bytes().len();
         self.pieces.push_back(piece);
     }
 
     /// Queues an interrupt: behind the piece that confirms the start of its operation, if
     /// that still waits, else ahead of all that have not begun to leave.
-    pub fn push_ahead(&mut self, piece: Piece, operation: &OperationId) {
+    pub fn push_ahead(&mut self, piece: QueuedFrame, operation: &OperationId) {
         self.bytes += piece.bytes().len();
         let at = self.start_of(operation).map_or(usize::from(self.taken > 0), |at| at + 1);
         self.pieces.insert(at, piece);
@@ -130,14 +130,14 @@ impl Outbox {
     /// Where the piece is that confirms the start of an operation; of one that has ended and
     /// started again meanwhile, the later one.
     pub(in crate::edge) fn start_of(&self, operation: &OperationId) -> Option<usize> {
-        let confirms = |piece: &Piece| matches!(piece.mark.as_deref(), Some(Mark::Starts(started)) if started == operation);
+        let confirms = |piece: &QueuedFrame| matches!(piece.mark.as_deref(), Some(DeliveryTag::Starts(started)) if started == operation);
         self.pieces.iter().rposition(confirms)
     }
 
     /// Marks a piece, by its place, as that which confirms the start of an operation.
     pub(in crate::edge) fn mark_start(&mut self, at: usize, operation: OperationId) {
         if let Some(piece) = self.pieces.get_mut(at) {
-            piece.mark = Some(Rc::new(Mark::Starts(operation)));
+            piece.mark = Some(Rc::new(DeliveryTag::Starts(operation)));
         }
     }
 
@@ -174,20 +174,25 @@ impl Outbox {
 
     /// How it stands against its bounds. Full stays full until half is gone, so
     /// that a slow peer does not go to and fro with every message.
-    pub fn state(&self, bounds: Bounds) -> Outbound {
+    pub fn state(&self, bounds: QueueLimits) -> SendQueueState {
         let messages = self.pieces.len();
         let is_over = |part: usize| messages >= bounds.messages / part || self.bytes >= bounds.bytes / part;
-        match self.told {
-            _ if messages == 0 => Outbound::Clear,
-            Outbound::Full if is_over(2) => Outbound::Full,
-            _ if is_over(1) => Outbound::Full,
-            _ => Outbound::Waiting,
+        match self.reported {
+            _ if messages == 0 => SendQueueState::Empty,
+            SendQueueState::Full if is_over(2) => SendQueueState::Full,
+            _ if is_over(1) => SendQueueState::Full,
+            _ => SendQueueState::Backlogged,
         }
     }
 
     /// Writes until all is gone or the kernel takes no more. Marks of pieces
     /// that are gone as a whole are added to `gone`.
-    pub fn flush(&mut self, wire: &Wire, scratch: &mut Vec<u8>, gone: &mut Vec<Rc<Mark>>) -> Flushed {
+    pub fn flush(
+        &mut self,
+        wire: &PeerSocket,
+        scratch: &mut Vec<u8>,
+        gone: &mut Vec<Rc<DeliveryTag>>,
+    ) -> FlushOutcome {
         let mut moved = false;
         while let Some(first) = self.pieces.front() {
             let rest = first.bytes().get(self.taken..).unwrap_or_default();
@@ -205,18 +210,18 @@ impl Outbox {
                 wire.write(scratch)
             };
             match result {
-                Moved::Bytes(bytes) => {
+                IoOutcome::Bytes(bytes) => {
                     moved = true;
                     self.took(bytes, gone);
                 }
-                Moved::NotNow => return Flushed::Part { moved },
-                Moved::Broken => return Flushed::Broken,
+                IoOutcome::NotNow => return FlushOutcome::Part { moved },
+                IoOutcome::Broken => return FlushOutcome::Broken,
             }
         }
-        Flushed::All
+        FlushOutcome::All
     }
 
-    fn took(&mut self, bytes: usize, gone: &mut Vec<Rc<Mark>>) {
+    fn took(&mut self, bytes: usize, gone: &mut Vec<Rc<DeliveryTag>>) {
         self.taken += bytes;
         while let Some(first) = self.pieces.front() {
             let size = first.bytes().len();

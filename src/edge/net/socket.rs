@@ -14,7 +14,7 @@ const UNSENT_IN_KERNEL: u32 = 64 << 10;
 
 /// The link of a client (TCP) or a worker (Unix).
 #[derive(Debug)]
-pub struct Wire {
+pub struct PeerSocket {
     socket: OwnedFd,
     /// Where the client is, if proxies have named it: few have one.
     named: Option<Box<IpAddr>>,
@@ -22,7 +22,7 @@ pub struct Wire {
 
 /// What a non-blocking read or write came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Moved {
+pub enum IoOutcome {
     /// So many bytes; none means the end of what the peer sends.
     Bytes(usize),
     /// Nothing now.
@@ -31,7 +31,7 @@ pub enum Moved {
     Broken,
 }
 
-impl From<rustix::io::Result<usize>> for Moved {
+impl From<rustix::io::Result<usize>> for IoOutcome {
     fn from(result: rustix::io::Result<usize>) -> Self {
         match result {
             Ok(bytes) => Self::Bytes(bytes),
@@ -41,19 +41,19 @@ impl From<rustix::io::Result<usize>> for Moved {
     }
 }
 
-impl AsFd for Wire {
+impl AsFd for PeerSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }
 
-impl From<Wire> for OwnedFd {
-    fn from(wire: Wire) -> Self {
+impl From<PeerSocket> for OwnedFd {
+    fn from(wire: PeerSocket) -> Self {
         wire.socket
     }
 }
 
-impl Wire {
+impl PeerSocket {
     /// Takes a worker's socket over.
     pub fn worker(stream: impl Into<OwnedFd>) -> Self {
         Self { socket: stream.into(), named: None }
@@ -79,12 +79,12 @@ impl Wire {
     }
 
     /// Reads what is there, up to the block's length.
-    pub fn read(&self, block: &mut [u8]) -> Moved {
+    pub fn read(&self, block: &mut [u8]) -> IoOutcome {
         rustix::net::recv(self, block, RecvFlags::DONTWAIT).map(|(_, bytes)| bytes).into()
     }
 
     /// Writes what fits.
-    pub fn write(&self, bytes: &[u8]) -> Moved {
+    pub fn write(&self, bytes: &[u8]) -> IoOutcome {
         rustix::net::send(self, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).into()
     }
 

@@ -5,14 +5,14 @@
 
 use super::connection::{End, Side};
 use super::connection_table::Links;
-use super::send_queue::Piece;
-use crate::hub::{Input, Outbound};
+use super::send_queue::QueuedFrame;
+use crate::hub::{Input, SendQueueState};
 use crate::protocol::ConnectionId;
 
 impl Links {
     /// Says the last pieces and hears no more; once they are out, the link's
     /// sending side is shut.
-    pub fn leave(&mut self, id: ConnectionId, last: impl IntoIterator<Item = Piece>, drop_queue: bool) {
+    pub fn leave(&mut self, id: ConnectionId, last: impl IntoIterator<Item = QueuedFrame>, drop_queue: bool) {
         self.gather(id.slot);
         let Some(link) = self.get(id) else { return };
         if let (true, Some(outbox)) = (drop_queue, &mut link.outbox) {
@@ -69,14 +69,14 @@ impl Links {
         link.outbox = None;
         // It is read on, and counts for one to whom nothing can be given.
         self.wait_for(id.slot);
-        self.facts.push_back(Input::Outbound { conn: id, state: Outbound::Full });
+        self.inputs.push_back(Input::SendQueue { conn: id, state: SendQueueState::Full });
     }
 
     /// The link is down as far as the hub is concerned; it is told once.
     pub fn part(&mut self, id: ConnectionId) {
         let Some(link) = self.get(id) else { return };
         if !std::mem::replace(&mut link.parted, true) {
-            self.facts.push_back(Input::Closed { conn: id });
+            self.inputs.push_back(Input::Closed { conn: id });
         }
     }
 

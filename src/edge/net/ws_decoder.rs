@@ -13,12 +13,12 @@ use async_tungstenite::tungstenite::protocol::{Role, WebSocketConfig, WebSocketC
 use async_tungstenite::tungstenite::{Error, Message};
 
 use super::line_decoder::Next;
-use super::mem_accounting::Load;
+use super::mem_accounting::MemCharge;
 use crate::protocol::Close;
 
 /// What the peer's bytes came to.
 #[derive(PartialEq, Eq, Debug)]
-pub enum Heard<'a> {
+pub enum Decoded<'a> {
     /// A text message.
     Text(&'a str),
     /// A binary message.
@@ -35,7 +35,7 @@ pub enum Heard<'a> {
 
 /// What a connection keeps while something it sent is unfinished.
 #[derive(Default, Debug)]
-pub struct Held {
+pub struct PartialMessage {
     /// The beginning of a frame.
     tail: Vec<u8>,
     /// How long `tail` must be before looking at it again is of use.
@@ -46,10 +46,10 @@ pub struct Held {
     fragments_payload: usize,
     /// There may be whole frames in `tail`, which nobody has heard yet.
     has_frames: bool,
-    load: Load,
+    load: MemCharge,
 }
 
-impl Held {
+impl PartialMessage {
     fn is_empty(&self) -> bool {
         self.tail.is_empty() && self.fragments.is_empty()
     }
@@ -74,7 +74,7 @@ impl Held {
     pub(in crate::edge) fn of_parts(fragments: Vec<u8>, fragments_payload: usize, tail: Vec<u8>) -> Self {
         // Looked at again at once, whatever it waits for.
         let has_frames = !tail.is_empty();
-        let load = Load::default();
+        let load = MemCharge::default();
         let mut held = Self { tail, wanted: 0, fragments, fragments_payload, has_frames, load };
         held.load.set(size_of::<Self>() + held.tail.capacity() + held.fragments.capacity());
         held
@@ -189,9 +189,9 @@ impl Decoder {
     /// follows a message that is to be the last for now is held, as it is.
     pub fn decode(
         &mut self,
-        held: &mut Option<Box<Held>>,
+        held: &mut Option<Box<PartialMessage>>,
         block: &[u8],
-        mut hear: impl FnMut(Heard<'_>) -> Next,
+        mut hear: impl FnMut(Decoded<'_>) -> Next,
     ) {
         let mut kept = held.take().unwrap_or_default();
         kept.has_frames = false;
@@ -210,7 +210,7 @@ impl Decoder {
         }
         self.end_controls(&mut hear);
         if !kept.is_empty() {
-            kept.load.set(size_of::<Held>() + kept.tail.capacity() + kept.fragments.capacity());
+            kept.load.set(size_of::<PartialMessage>() + kept.tail.capacity() + kept.fragments.capacity());
             *held = Some(kept);
         }
     }
@@ -219,9 +219,9 @@ impl Decoder {
     /// one, or nothing more is to be heard of this connection.
     fn walk<'b>(
         &mut self,
-        kept: &mut Held,
+        kept: &mut PartialMessage,
         bytes: &'b [u8],
-        hear: &mut impl FnMut(Heard<'_>) -> Next,
+        hear: &mut impl FnMut(Decoded<'_>) -> Next,
     ) -> Option<&'b [u8]> {
         let mut rest = bytes;
         loop {
@@ -256,7 +256,7 @@ impl Decoder {
                 }
                 Step::Wait => return Some(rest),
                 Step::Over => {
-                    *kept = Held::default();
+                    *kept = PartialMessage::default();
                     return None;
                 }
             }
@@ -264,14 +264,14 @@ impl Decoder {
     }
 
     /// Tells of pings and pongs that came in a row, and answers them.
-    fn end_controls(&mut self, hear: &mut impl FnMut(Heard<'_>) -> Next) -> Next {
+    fn end_controls(&mut self, hear: &mut impl FnMut(Decoded<'_>) -> Next) -> Next {
         let controls = std::mem::take(&mut self.controls);
         let mut next = Next::More;
         if controls > 0 {
-            next = hear(Heard::Alive { controls });
+            next = hear(Decoded::Alive { controls });
         }
         if !self.pongs.is_empty() {
-            next = hear(Heard::Reply(&self.pongs));
+            next = hear(Decoded::Reply(&self.pongs));
             self.pongs.clear();
         }
         self.is_crowded = false;
@@ -281,10 +281,10 @@ impl Decoder {
     /// What is no whole message: a fragment, an unfinished frame, a mistake.
     fn odd(
         &mut self,
-        kept: &mut Held,
+        kept: &mut PartialMessage,
         ahead: Ahead,
         rest: &[u8],
-        hear: &mut impl FnMut(Heard<'_>) -> Next,
+        hear: &mut impl FnMut(Decoded<'_>) -> Next,
     ) -> Step {
         let (size, payload, kind) = match ahead {
             Ahead::Whole { size, payload, kind } => (size, payload, kind),
@@ -293,13 +293,13 @@ impl Decoder {
                 return Step::Wait;
             }
             Ahead::Bad(close) => {
-                hear(Heard::Broken(close));
+                hear(Decoded::Broken(close));
                 return Step::Over;
             }
         };
         // A new message inside an unfinished one, or the continuation of none.
         if (kind == Kind::Middle || kind == Kind::Last) == kept.fragments.is_empty() {
-            hear(Heard::Broken(Close::ProtocolError));
+            hear(Decoded::Broken(Close::ProtocolError));
             return Step::Over;
         }
         kept.fragments.extend_from_slice(rest.get(..size).unwrap_or_default());
@@ -307,7 +307,7 @@ impl Decoder {
         // Headers count too, or empty fragments would cost memory without end.
         let headers = kept.fragments.len() - kept.fragments_payload;
         if kept.fragments_payload > self.limit || headers > self.limit / 4 + CONTEXT_BUFFER {
-            hear(Heard::Broken(Close::TooBig));
+            hear(Decoded::Broken(Close::TooBig));
             return Step::Over;
         }
         if kind == Kind::Last {
@@ -315,23 +315,23 @@ impl Decoder {
             kept.fragments_payload = 0;
             return self.feed(&message, size, hear);
         }
-        hear(Heard::Alive { controls: 0 });
+        hear(Decoded::Alive { controls: 0 });
         Step::On { size, next: Next::More }
     }
 
     /// Gives the context the frames of one message and takes it out; they take `size` bytes
     /// of what is walked through.
-    fn feed(&mut self, input: &[u8], size: usize, hear: &mut impl FnMut(Heard<'_>) -> Next) -> Step {
+    fn feed(&mut self, input: &[u8], size: usize, hear: &mut impl FnMut(Decoded<'_>) -> Next) -> Step {
         let mut feed = Feed { input, reply: &mut self.reply };
         let message = self.context.read(&mut feed);
         let mut next = Next::More;
         let over = match &message {
             Ok(Message::Text(text)) => {
-                next = hear(Heard::Text(text.as_str()));
+                next = hear(Decoded::Text(text.as_str()));
                 None
             }
             Ok(Message::Binary(bytes)) => {
-                next = hear(Heard::Binary(bytes));
+                next = hear(Decoded::Binary(bytes));
                 None
             }
             Ok(Message::Ping(_)) => {
@@ -351,17 +351,17 @@ impl Decoder {
             Ok(Message::Close(_)) => {
                 // The error that follows a close says only that it is one.
                 let _ = self.context.flush(&mut feed);
-                Some(Heard::Closed)
+                Some(Decoded::Closed)
             }
-            Err(Error::Utf8(_)) => Some(Heard::Broken(Close::NotUtf8)),
-            Err(Error::Capacity(_)) => Some(Heard::Broken(Close::TooBig)),
-            Err(_) => Some(Heard::Broken(Close::ProtocolError)),
+            Err(Error::Utf8(_)) => Some(Decoded::Broken(Close::NotUtf8)),
+            Err(Error::Capacity(_)) => Some(Decoded::Broken(Close::TooBig)),
+            Err(_) => Some(Decoded::Broken(Close::ProtocolError)),
         };
         let Some(end) = over else { return Step::On { size, next } };
         self.context = context();
         self.end_controls(hear);
-        if end == Heard::Closed {
-            hear(Heard::Reply(&self.reply));
+        if end == Decoded::Closed {
+            hear(Decoded::Reply(&self.reply));
         }
         self.reply.clear();
         hear(end);

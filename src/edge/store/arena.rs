@@ -37,7 +37,7 @@ struct Block {
 
 /// All blocks.
 #[derive(Default)]
-pub(super) struct Blocks {
+pub(super) struct Arena {
     /// By number; a number that is free is given out again.
     blocks: Vec<Option<Block>>,
     free: Vec<u32>,
@@ -48,7 +48,7 @@ pub(super) struct Blocks {
     live: usize,
 }
 
-impl Blocks {
+impl Arena {
     /// Takes a text.
     pub(super) fn put(&mut self, text: &[u8]) -> Place {
         let number = self.open.filter(|open| text.len() <= self.room(*open));
@@ -135,11 +135,11 @@ impl Blocks {
 
 #[cfg(test)]
 mod tests {
-    use super::{BLOCK, Blocks};
+    use super::{Arena, BLOCK};
 
     #[test]
     fn a_text_is_there_until_it_is_freed_and_its_block_until_all_are() {
-        let mut blocks = Blocks::default();
+        let mut blocks = Arena::default();
         let lengths = [1, 400, 70_000, 3 * BLOCK, 400, 9].repeat(50);
         let text = |at: usize| vec![at as u8; lengths[at]];
         let places: Vec<_> = (0..lengths.len()).map(|at| blocks.put(&text(at))).collect();
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn what_is_freed_between_what_is_not_is_held_until_that_has_moved() {
-        let mut blocks = Blocks::default();
+        let mut blocks = Arena::default();
         let mut places: Vec<_> = (0..20_000).map(|_| blocks.put(&[7; 500])).collect();
         let (mut at, mut kept) = (0, Vec::new());
         places.retain(|place| {

@@ -8,20 +8,20 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::child::{Ended, Process};
-use super::compaction::Moving;
+use super::child::{EndedChild, StoreProcess};
+use super::compaction::Compaction;
 use super::engine::Engine;
-use super::failure::{LAST_TRIES, Trouble};
-use super::hub_clock::{Clocks, Elapsed};
+use super::failure::{Failure, LAST_TRIES};
+use super::hub_clock::{Clocks, HubClock};
 use super::index::Index;
-use super::ipc::Room;
-use super::memtable::Tail;
-use super::read_queue::Wanted;
-use super::recovery::Loading;
-use super::scheduler::Task;
-use super::write_budget::Budget;
+use super::ipc::SpaceReport;
+use super::memtable::Memtable;
+use super::read_queue::QueuedRead;
+use super::recovery::Recovery;
+use super::scheduler::ChildTask;
+use super::write_budget::WriteBudget;
 use crate::edge::net::epoll::Epoll;
-use crate::hub::settings::Disk as When;
+use crate::hub::settings::WriteThrough as When;
 use crate::hub::{Hub, Input, LogKey, Now};
 use crate::protocol::Moment;
 
@@ -44,50 +44,50 @@ pub struct Options {
 }
 
 /// What the disk needs of the rest of the daemon.
-pub struct Around<'a> {
+pub struct StoreContext<'a> {
     pub now: Now,
     pub hub: &'a Hub,
     /// None while nobody waits there: at the start and at the end.
     pub epoll: Option<&'a Epoll>,
-    pub facts: &'a mut VecDeque<Input>,
+    pub inputs: &'a mut VecDeque<Input>,
 }
 
 /// The disk.
-pub(super) struct Disk {
+pub(super) struct Backend {
     pub(super) options: Options,
     pub(super) clocks: Clocks,
-    pub(super) elapsed: Option<Elapsed>,
-    pub(super) budget: Budget,
+    pub(super) elapsed: Option<HubClock>,
+    pub(super) budget: WriteBudget,
     pub(super) index: Index,
     /// Until all of it was read.
-    pub(super) loading: Option<Box<Loading>>,
-    pub(super) moving: Option<Box<Moving>>,
-    pub(super) process: Option<Process>,
-    pub(super) ended: Vec<Ended>,
-    pub(super) task: Option<(Task, Moment)>,
-    pub(super) reads: VecDeque<Wanted>,
+    pub(super) loading: Option<Box<Recovery>>,
+    pub(super) moving: Option<Box<Compaction>>,
+    pub(super) process: Option<StoreProcess>,
+    pub(super) ended: Vec<EndedChild>,
+    pub(super) task: Option<(ChildTask, Moment)>,
+    pub(super) reads: VecDeque<QueuedRead>,
     /// The old generation that the process has open, and since when.
     pub(super) open: Option<(u32, Moment)>,
     /// What is to be written: when it was kept, oldest first.
-    pub(super) behind: VecDeque<(Moment, LogKey, u64)>,
+    pub(super) unwritten: VecDeque<(Moment, LogKey, u64)>,
     /// What somebody waits for.
-    pub(super) urgent: VecDeque<(LogKey, u64)>,
+    pub(super) sync_queue: VecDeque<(LogKey, u64)>,
     /// When all that was owed for long enough went last. What comes up a moment later
     /// waits for the next time, or a steady stream would be written one by one.
-    pub(super) swept_at: Moment,
+    pub(super) last_flush: Moment,
     /// Since when something on the disk is kept no longer.
-    pub(super) stale_since: Option<Moment>,
+    pub(super) garbage_since: Option<Moment>,
     /// The number of the generation that is written.
-    pub(super) newest: u32,
-    pub(super) room: Room,
+    pub(super) active_generation: u32,
+    pub(super) room: SpaceReport,
     /// When the process had something to do last.
     pub(super) busy_at: Moment,
-    pub(super) trouble: Option<Trouble>,
+    pub(super) trouble: Option<Failure>,
     /// How often it failed lately, and since when it works again.
     pub(super) attempts: u32,
     pub(super) works_since: Option<Moment>,
     /// How often in a row reading has failed.
-    pub(super) readings: u32,
+    pub(super) read_failures: u32,
     /// Everything that can be is written now.
     pub(super) is_finishing: bool,
     /// How often it may fail until it is given up, at the end.
@@ -106,9 +106,9 @@ pub(super) struct Disk {
     pub(super) told_scarce: bool,
 }
 
-impl Disk {
+impl Backend {
     pub(super) fn new(options: Options, now: Now) -> Self {
-        let budget = Budget::new(options.flash_budget, 0, now.moment);
+        let budget = WriteBudget::new(options.flash_budget, 0, now.moment);
         Self {
             options,
             clocks: Clocks::of_machine(now),
@@ -122,17 +122,17 @@ impl Disk {
             task: None,
             reads: VecDeque::new(),
             open: None,
-            behind: VecDeque::new(),
-            urgent: VecDeque::new(),
-            swept_at: now.moment,
-            stale_since: None,
-            newest: 0,
-            room: Room::default(),
+            unwritten: VecDeque::new(),
+            sync_queue: VecDeque::new(),
+            last_flush: now.moment,
+            garbage_since: None,
+            active_generation: 0,
+            room: SpaceReport::default(),
             busy_at: now.moment,
             trouble: None,
             attempts: 0,
             works_since: None,
-            readings: 0,
+            read_failures: 0,
             is_finishing: false,
             last_tries: LAST_TRIES,
             has_committed: false,
@@ -145,17 +145,17 @@ impl Disk {
     }
 
     /// A message was kept.
-    pub(super) fn owes(&mut self, now: Moment, log: &LogKey, seq: u64, when: When, tail: &Tail) {
+    pub(super) fn owes(&mut self, now: Moment, log: &LogKey, seq: u64, when: When, tail: &Memtable) {
         /// A list as short as this is not worth looking through.
         const SHORT: usize = 1024;
         match when {
             When::Behind => {
-                self.behind.push_back((now, log.clone(), seq));
-                if self.behind.len() > SHORT.max(2 * tail.len()) {
+                self.unwritten.push_back((now, log.clone(), seq));
+                if self.unwritten.len() > SHORT.max(2 * tail.len()) {
                     self.drop_paid(tail);
                 }
             }
-            When::Now => self.urgent.push_back((log.clone(), seq)),
+            When::Now => self.sync_queue.push_back((log.clone(), seq)),
             When::Stop | When::Never => {}
         }
     }
@@ -163,15 +163,15 @@ impl Disk {
     /// Drops from the list of what is to be written what is owed no longer: while nothing
     /// can be written, most messages are delivered and forgotten before they would have
     /// been.
-    fn drop_paid(&mut self, tail: &Tail) {
-        self.behind.retain(|(_, log, seq)| {
+    fn drop_paid(&mut self, tail: &Memtable) {
+        self.unwritten.retain(|(_, log, seq)| {
             tail.get(log, *seq).is_some_and(|entry| entry.disk == When::Behind && !entry.is_leaving)
         });
-        self.behind.shrink_to(2 * self.behind.len());
+        self.unwritten.shrink_to(2 * self.unwritten.len());
     }
 
     /// Messages are kept no longer.
-    pub(super) fn forget(&mut self, now: Moment, log: &LogKey, from: u64, to: u64, tail: &Tail) {
+    pub(super) fn forget(&mut self, now: Moment, log: &LogKey, from: u64, to: u64, tail: &Memtable) {
         self.index.forget(log, from, to, tail.next(log, 0));
         if self.index.is_stale() {
             self.is_stale(now);
@@ -188,18 +188,18 @@ impl Disk {
 
     /// The disk does not know of something that is kept no longer.
     pub(super) fn is_stale(&mut self, now: Moment) {
-        self.stale_since.get_or_insert(now);
+        self.garbage_since.get_or_insert(now);
     }
 
     /// What was written counts, and how much room there is.
-    pub(super) fn has_room(&mut self, now: Moment, room: Room) {
+    pub(super) fn has_room(&mut self, now: Moment, room: SpaceReport) {
         self.budget.spend(now, room.written.saturating_sub(self.room.written));
         self.room = room;
     }
 
     /// The disk knows of all that is kept no longer.
     pub(super) fn is_tidy(&mut self) {
-        self.stale_since = None;
+        self.garbage_since = None;
     }
 
     /// Ends the process at once; what it has written until then counts, whether it could
@@ -207,14 +207,15 @@ impl Disk {
     pub(super) fn kill_process(&mut self, now: Moment) {
         let Some(process) = self.process.take() else { return };
         if let Some(written) = process.written() {
-            self.has_room(now, Room { written, ..self.room });
+            self.has_room(now, SpaceReport { written, ..self.room });
         }
         self.ended.push(process.kill());
     }
 
     /// All that the disk has is known.
     pub(super) fn has_found_all(&mut self) {
-        self.room.newest = self.index.generations.get(&self.newest).map_or(0, |generation| generation.bytes);
+        self.room.newest =
+            self.index.generations.get(&self.active_generation).map_or(0, |generation| generation.bytes);
     }
 
     /// Waits for the process alone.
@@ -230,8 +231,8 @@ impl Disk {
 mod tests {
     use std::time::Duration;
 
-    use super::{Disk, Engine, Options, Tail, When};
-    use crate::hub::{Keeping, LogKey, Now};
+    use super::{Backend, Engine, Memtable, Options, When};
+    use crate::hub::{EntryMeta, LogKey, Now};
     use crate::protocol::{Channel, Event, Message, MessageId, Moment, Payload, Sender, UnixTime};
 
     fn message(channel: &Channel, seq: u64) -> Message {
@@ -259,14 +260,14 @@ mod tests {
             flash_budget: None,
             memory: 64 << 20,
         };
-        let (mut disk, mut tail) = (Disk::new(options, Now::default()), Tail::default());
+        let (mut disk, mut tail) = (Backend::new(options, Now::default()), Memtable::default());
         let channel = Channel::new("orders").unwrap();
         let log = LogKey::Channel(channel.clone());
-        let keeping = Keeping {
+        let keeping = EntryMeta {
             expires: Moment(u64::MAX),
             since: Moment(0),
             size: 200,
-            heard: false,
+            delivered: false,
             durable: false,
             disk: When::Behind,
             scope: None,
@@ -276,15 +277,16 @@ mod tests {
         for seq in 1..=100_000 {
             tail.insert(&log, seq, &message(&channel, seq), &keeping);
             disk.owes(Moment(seq), &log, seq, When::Behind, &tail);
-            longest = longest.max(disk.behind.len());
+            longest = longest.max(disk.unwritten.len());
             if seq > 100 {
                 tail.forget(&log, seq - 100, seq - 100);
             }
         }
         assert!(longest <= 1100, "{longest}");
-        assert!(disk.behind.capacity() <= 4096, "{}", disk.behind.capacity());
+        assert!(disk.unwritten.capacity() <= 4096, "{}", disk.unwritten.capacity());
         // All of what is live is still owed, oldest first.
-        let owed: Vec<u64> = disk.behind.iter().map(|(.., seq)| *seq).filter(|seq| *seq > 99_900).collect();
+        let owed: Vec<u64> =
+            disk.unwritten.iter().map(|(.., seq)| *seq).filter(|seq| *seq > 99_900).collect();
         assert_eq!(owed, (99_901..=100_000).collect::<Vec<_>>());
     }
 }

@@ -29,7 +29,7 @@ struct Heading {
 
 /// What was left.
 #[derive(Debug)]
-pub struct Remains {
+pub struct CheckpointFile {
     pub stamp: Stamp,
     pub hub: Vec<u8>,
 }
@@ -75,7 +75,7 @@ pub fn remove(state: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// What is there and cannot be used.
-pub fn read(state: &Path) -> io::Result<Option<Remains>> {
+pub fn read(state: &Path) -> io::Result<Option<CheckpointFile>> {
     let text = match fs::read(path(state)) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -89,5 +89,5 @@ pub fn read(state: &Path) -> io::Result<Option<Remains>> {
     if heading.form != FORM || heading.bytes != hub.len() || heading.checksum != crc32fast::hash(hub) {
         return Err(wrong());
     }
-    Ok(Some(Remains { stamp: heading.stamp, hub: hub.to_owned() }))
+    Ok(Some(CheckpointFile { stamp: heading.stamp, hub: hub.to_owned() }))
 }

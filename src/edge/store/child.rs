@@ -19,7 +19,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use serde::{Deserialize, Serialize};
 
-use super::ipc::{Order, Word};
+use super::ipc::{StoreRequest, StoreResponse};
 use crate::edge::net::epoll::{Epoll, Interest, Ready};
 use crate::edge::{clock, handover};
 use crate::protocol::Moment;
@@ -42,7 +42,7 @@ const BLOCK: usize = 16 << 10;
 const USUAL: usize = 128 << 10;
 
 /// A process that owns the disk.
-pub(super) struct Process {
+pub(super) struct StoreProcess {
     child: Child,
     socket: UnixStream,
     orders: Vec<u8>,
@@ -56,7 +56,7 @@ pub(super) struct Process {
     interest: Option<Interest>,
 }
 
-impl Process {
+impl StoreProcess {
     /// Starts one on a directory.
     pub(super) fn start(program: &Path, directory: &Path, epoll: Option<&Epoll>) -> io::Result<Self> {
         let (socket, theirs) = UnixStream::pair()?;
@@ -80,7 +80,7 @@ impl Process {
     }
 
     /// Gives an order.
-    pub(super) fn order(&mut self, order: &Order<'_>, epoll: Option<&Epoll>) -> io::Result<()> {
+    pub(super) fn order(&mut self, order: &StoreRequest<'_>, epoll: Option<&Epoll>) -> io::Result<()> {
         serde_json::to_writer(&mut self.orders, order)?;
         self.orders.push(b'\n');
         self.flush(epoll)
@@ -128,7 +128,7 @@ impl Process {
 
     /// Hands each whole line that has come to `heard`; the end of the process is
     /// an error.
-    pub(super) fn read(&mut self, mut heard: impl FnMut(Word<'_>)) -> io::Result<()> {
+    pub(super) fn read(&mut self, mut heard: impl FnMut(StoreResponse<'_>)) -> io::Result<()> {
         // As much as is there, within a bound: others want a turn as well.
         for _ in 0..64 {
             let read = match self.socket.read(&mut self.block) {
@@ -164,15 +164,15 @@ impl Process {
     }
 
     /// Ends it at once.
-    pub(super) fn kill(mut self) -> Ended {
+    pub(super) fn kill(mut self) -> EndedChild {
         // Without a right to signal it, or after its end, there is nothing to do.
         let _ = self.child.kill();
-        Ended { number: self.child.id(), until: None, killed_at: clock::now().moment }
+        EndedChild { number: self.child.id(), until: None, killed_at: clock::now().moment }
     }
 
     /// Lets it end by itself: it finishes what it does, for which it has until then.
-    pub(super) fn dismiss(self, until: Moment) -> Ended {
-        Ended { number: self.child.id(), until: Some(until), killed_at: Moment(0) }
+    pub(super) fn dismiss(self, until: Moment) -> EndedChild {
+        EndedChild { number: self.child.id(), until: Some(until), killed_at: Moment(0) }
     }
 }
 
@@ -187,7 +187,7 @@ pub(super) fn written_by(process: &str) -> Option<u64> {
 /// program in place; where another process takes over, it is none of ours.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(from = "u32", into = "u32")]
-pub(super) struct Ended {
+pub(super) struct EndedChild {
     number: u32,
     /// Until when it may end by itself. None, where it was killed: in a call that the
     /// kernel does not interrupt it ends when that returns.
@@ -199,7 +199,7 @@ pub(super) struct Ended {
 /// A process that was killed is gone after this time, unless its disk hangs.
 const GOING: Duration = Duration::from_millis(500);
 
-impl Ended {
+impl EndedChild {
     /// The same, with time until then.
     pub(super) fn until(self, until: Moment) -> Self {
         Self { until: Some(until), ..self }
@@ -237,14 +237,14 @@ impl Ended {
     }
 }
 
-impl From<u32> for Ended {
+impl From<u32> for EndedChild {
     fn from(number: u32) -> Self {
         Self { number, until: None, killed_at: Moment(0) }
     }
 }
 
-impl From<Ended> for u32 {
-    fn from(ended: Ended) -> Self {
+impl From<EndedChild> for u32 {
+    fn from(ended: EndedChild) -> Self {
         ended.number
     }
 }

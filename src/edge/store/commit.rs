@@ -9,18 +9,18 @@ use std::io;
 
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::backend::{Around, Disk};
-use super::child::Process;
+use super::backend::{Backend, StoreContext};
+use super::child::StoreProcess;
 use super::encoding;
 use super::encoding::LogMark;
-use super::hub_clock::Elapsed;
+use super::hub_clock::HubClock;
 use super::index::{Placed, Stale};
-use super::ipc::{Gone, Mark, Order, Put, Room};
-use super::memtable::Tail;
+use super::ipc::{LogHeader, NewRecord, SpaceReport, StoreRequest, Tombstone};
+use super::memtable::Memtable;
 use super::recovery::StoreMark;
-use super::write_budget::{Budget, Thrift};
-use crate::hub::settings::Disk as When;
-use crate::hub::{Input, LogKey, StoreFact};
+use super::write_budget::{Thrift, WriteBudget};
+use crate::hub::settings::WriteThrough as When;
+use crate::hub::{Input, LogKey, StoreEvent};
 use crate::protocol::Moment;
 use crate::sort::sort;
 
@@ -46,9 +46,9 @@ pub(super) struct Moved {
 }
 
 impl Moved {
-    fn put<'a>(&'a self, log: &'a str) -> Put<'a> {
+    fn put<'a>(&'a self, log: &'a str) -> NewRecord<'a> {
         let (head, body) = (Cow::Borrowed(&*self.head), Cow::Borrowed(&*self.body));
-        Put { log: log.into(), seq: self.placed.seq, head, body }
+        NewRecord { log: log.into(), seq: self.placed.seq, head, body }
     }
 }
 
@@ -72,9 +72,9 @@ pub(super) struct Batch {
     is_stale_left: bool,
 }
 
-impl Disk {
+impl Backend {
     /// What is to be written now; none if there is nothing.
-    pub(super) fn batch(&mut self, tail: &mut Tail, around: &mut Around<'_>) -> Option<Batch> {
+    pub(super) fn batch(&mut self, tail: &mut Memtable, around: &mut StoreContext<'_>) -> Option<Batch> {
         let now = around.now.moment;
         // What is kept for making room is not used up by what comes.
         let has_room = self.takes_more();
@@ -93,7 +93,7 @@ impl Disk {
             return None;
         }
         if self.room.newest > self.generation_bytes() {
-            self.newest += 1;
+            self.active_generation += 1;
             self.room.newest = 0;
         }
         let logs = self.logs_of(&chosen, &moved, &stale, around);
@@ -101,7 +101,8 @@ impl Disk {
             let life = find(&logs, &log).map_or(0, |(_, of)| of.mark.life);
             (log, seq, life)
         });
-        let (generation, puts, is_stale_left) = (self.newest, puts.collect(), self.index.is_stale());
+        let (generation, puts, is_stale_left) =
+            (self.active_generation, puts.collect(), self.index.is_stale());
         Some(Batch { generation, puts, moved, logs, stale, is_stale_left })
     }
 
@@ -111,7 +112,7 @@ impl Disk {
         chosen: &[(LogKey, u64)],
         moved: &[Moved],
         stale: &Stale,
-        around: &Around<'_>,
+        around: &StoreContext<'_>,
     ) -> Vec<LogInCommit> {
         // With the first position that is written of each.
         let mut logs: BTreeMap<&LogKey, Option<u64>> = BTreeMap::new();
@@ -133,11 +134,11 @@ impl Disk {
 
     /// Which messages are written now: those that somebody waits for, and those
     /// that were owed for long enough.
-    fn choose(&mut self, now: Moment, tail: &mut Tail) -> Vec<(LogKey, u64)> {
+    fn choose(&mut self, now: Moment, tail: &mut Memtable) -> Vec<(LogKey, u64)> {
         let mut chosen = Vec::new();
         let mut room = MOST_BYTES.min(self.generation_bytes() as usize / 4);
         let most = if self.trouble.is_some() { TRIAL } else { MOST_MESSAGES };
-        let mut take = |log: LogKey, seq: u64, tail: &mut Tail| {
+        let mut take = |log: LogKey, seq: u64, tail: &mut Memtable| {
             // It was forgotten, or went before.
             let Some(entry) = tail.get_mut(&log, seq).filter(|entry| !entry.is_leaving) else { return true };
             entry.is_leaving = true;
@@ -146,27 +147,27 @@ impl Disk {
             room > 0 && chosen.len() < most
         };
         let mut more = true;
-        while more && let Some((log, seq)) = self.urgent.pop_front() {
+        while more && let Some((log, seq)) = self.sync_queue.pop_front() {
             more = take(log, seq, tail);
         }
         let window = self.budget.window(now, self.options.write_delay);
         let is_spent = self.budget.thrift(now) == Thrift::Spent;
         let hurries = self.is_finishing || (tail.bytes_for_disk() > self.options.memory && !is_spent);
         more &= !is_spent || self.is_finishing;
-        while more && let Some((kept, ..)) = self.behind.front() {
+        while more && let Some((kept, ..)) = self.unwritten.front() {
             if *kept + window > now && !hurries {
                 break;
             }
-            let Some((_, log, seq)) = self.behind.pop_front() else { break };
+            let Some((_, log, seq)) = self.unwritten.pop_front() else { break };
             more = take(log, seq, tail);
         }
         if more {
-            self.swept_at = now;
+            self.last_flush = now;
         }
-        if self.behind.len() < self.behind.capacity() / 4 {
-            self.behind.shrink_to(2 * self.behind.len());
+        if self.unwritten.len() < self.unwritten.capacity() / 4 {
+            self.unwritten.shrink_to(2 * self.unwritten.len());
         }
-        if more && hurries && self.behind.is_empty() {
+        if more && hurries && self.unwritten.is_empty() {
             let owed: Vec<(LogKey, u64)> =
                 tail.owed().take(most).map(|(log, seq)| (log.clone(), seq)).collect();
             for (log, seq) in owed {
@@ -179,17 +180,17 @@ impl Disk {
     }
 
     /// A commit failed, or was not begun: what it took is owed again.
-    pub(super) fn take_back(&mut self, now: Moment, batch: Batch, tail: &mut Tail) {
+    pub(super) fn take_back(&mut self, now: Moment, batch: Batch, tail: &mut Memtable) {
         for (log, seq, _) in batch.puts.into_iter().rev() {
             let Some(entry) = tail.get_mut(&log, seq) else { continue };
             (entry.is_leaving, entry.is_tried) = (false, true);
             match entry.disk {
-                When::Now => self.urgent.push_front((log, seq)),
+                When::Now => self.sync_queue.push_front((log, seq)),
                 _ if entry.is_forgotten => {
                     tail.remove(&log, seq);
                     self.bury(now, &log, [seq]);
                 }
-                When::Behind => self.behind.push_front((entry.since, log, seq)),
+                When::Behind => self.unwritten.push_front((entry.since, log, seq)),
                 When::Stop | When::Never => {}
             }
         }
@@ -198,8 +199,13 @@ impl Disk {
     }
 
     /// A commit is on the disk.
-    pub(super) fn has_written(&mut self, room: Room, tail: &mut Tail, around: &mut Around<'_>) {
-        let Some((super::scheduler::Task::Commit(batch), _)) = self.task.take() else { return };
+    pub(super) fn has_written(
+        &mut self,
+        room: SpaceReport,
+        tail: &mut Memtable,
+        around: &mut StoreContext<'_>,
+    ) {
+        let Some((super::scheduler::ChildTask::Commit(batch), _)) = self.task.take() else { return };
         let now = around.now.moment;
         let Batch { generation, puts, moved, stale, is_stale_left, .. } = *batch;
         self.has_room(now, room);
@@ -236,14 +242,14 @@ impl Disk {
             self.is_stale(now);
         }
         tell(stored, around);
-        self.tell_capacity(tail, around.facts);
-        self.tell_scarcity(now, around.facts);
+        self.tell_capacity(tail, around.inputs);
+        self.tell_scarcity(now, around.inputs);
         self.recover(around);
     }
 }
 
 /// Tells the hub what is on the disk now, in runs.
-fn tell(mut stored: Vec<(LogKey, u64)>, around: &mut Around<'_>) {
+fn tell(mut stored: Vec<(LogKey, u64)>, around: &mut StoreContext<'_>) {
     sort(&mut stored);
     let mut stored = stored.into_iter().peekable();
     while let Some((log, from)) = stored.next() {
@@ -251,7 +257,7 @@ fn tell(mut stored: Vec<(LogKey, u64)>, around: &mut Around<'_>) {
         while stored.next_if(|(next, seq)| *next == log && *seq == to + 1).is_some() {
             to += 1;
         }
-        around.facts.push_back(Input::Store(StoreFact::Stored { log, from, to }));
+        around.inputs.push_back(Input::Store(StoreEvent::Stored { log, from, to }));
     }
 }
 
@@ -265,11 +271,11 @@ impl Batch {
     /// Gives it to the process.
     pub(super) fn give(
         &self,
-        process: &mut Process,
-        tail: &Tail,
-        elapsed: &Elapsed,
-        budget: &Budget,
-        around: &mut Around<'_>,
+        process: &mut StoreProcess,
+        tail: &Memtable,
+        elapsed: &HubClock,
+        budget: &WriteBudget,
+        around: &mut StoreContext<'_>,
     ) -> io::Result<()> {
         let names: Vec<String> = self.logs.iter().map(|of| encoding::log(&of.log)).collect();
         let name = |log: &LogKey| {
@@ -287,17 +293,17 @@ impl Batch {
         for (of, name) in self.logs.iter().zip(&names).filter(|(of, _)| of.is_mark_needed) {
             marks.push(mark(name, &of.mark)?);
         }
-        let gone = self.stale.gone.iter().map(|run| Gone {
+        let gone = self.stale.gone.iter().map(|run| Tombstone {
             log: encoding::life(name(&run.log), run.life).into(),
             from: run.from,
             to: run.to,
         });
         let gone = gone.collect();
-        let order = Order::Commit { generation: self.generation, puts, marks, gone };
+        let order = StoreRequest::Commit { generation: self.generation, puts, marks, gone };
         process.order(&order, around.epoll)
     }
 }
 
-fn mark<'a>(log: &'a str, state: &impl serde::Serialize) -> io::Result<Mark<'a>> {
-    Ok(Mark { log: log.into(), state: Cow::Owned(to_raw_value(state)?) })
+fn mark<'a>(log: &'a str, state: &impl serde::Serialize) -> io::Result<LogHeader<'a>> {
+    Ok(LogHeader { log: log.into(), state: Cow::Owned(to_raw_value(state)?) })
 }

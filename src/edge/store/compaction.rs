@@ -11,15 +11,15 @@ use std::collections::VecDeque;
 
 use serde_json::value::RawValue;
 
-use super::backend::{Around, Disk};
+use super::backend::{Backend, StoreContext};
 use super::commit::Moved;
 use super::encoding;
 use super::index::{Index, Placed};
-use super::ipc::Order;
-use super::memtable::Tail;
-use super::scheduler::Task;
+use super::ipc::StoreRequest;
+use super::memtable::Memtable;
+use super::scheduler::ChildTask;
 use super::write_budget::Thrift;
-use crate::hub::{Input, LogKey, StoreFact};
+use crate::hub::{Input, LogKey, StoreEvent};
 use crate::protocol::Moment;
 use crate::sort::sort;
 
@@ -41,7 +41,7 @@ const CROWDED: u64 = 13;
 
 /// What is being written again.
 #[derive(Default)]
-pub(super) struct Moving {
+pub(super) struct Compaction {
     pub(super) generation: u32,
     /// Still to be read.
     runs: VecDeque<(LogKey, Vec<Placed>)>,
@@ -49,11 +49,11 @@ pub(super) struct Moving {
     pub(super) moved: Vec<Moved>,
 }
 
-impl Moving {
+impl Compaction {
     /// What is to be read next.
-    pub(super) fn order(&self) -> Option<Order<'static>> {
+    pub(super) fn order(&self) -> Option<StoreRequest<'static>> {
         let (log, run) = self.runs.front()?;
-        Some(Order::Read {
+        Some(StoreRequest::Read {
             generation: self.generation,
             log: encoding::log(log).into(),
             from: run.first()?.seq,
@@ -87,42 +87,42 @@ impl Moving {
     }
 }
 
-impl Disk {
+impl Backend {
     /// What may be done while nothing is urgent: drops what is empty, and makes
     /// empty what is nearly so.
-    pub(super) fn tidy(&mut self, tail: &mut Tail, around: &mut Around<'_>) -> Option<Task> {
+    pub(super) fn tidy(&mut self, tail: &mut Memtable, around: &mut StoreContext<'_>) -> Option<ChildTask> {
         if let Some(moving) = &self.moving {
             if !moving.runs.is_empty() {
-                return Some(Task::Move);
+                return Some(ChildTask::Move);
             }
             if self.process.is_none() {
-                return Some(Task::Start);
+                return Some(ChildTask::Start);
             }
-            return self.batch(tail, around).map(|batch| Task::Commit(Box::new(batch)));
+            return self.batch(tail, around).map(|batch| ChildTask::Commit(Box::new(batch)));
         }
         let (&oldest, generation) = self.index.generations.first_key_value()?;
-        if oldest == self.newest && !self.is_wasteful(oldest) {
+        if oldest == self.active_generation && !self.is_wasteful(oldest) {
             return None;
         }
         let is_empty = generation.messages == 0;
-        if is_empty && oldest != self.newest {
-            return Some(Task::Drop(oldest));
+        if is_empty && oldest != self.active_generation {
+            return Some(ChildTask::Drop(oldest));
         }
         if !self.holds_too_much() {
             return None;
         }
-        if oldest == self.newest {
+        if oldest == self.active_generation {
             // What is worth keeping of it goes into a new one.
-            self.newest += 1;
+            self.active_generation += 1;
             self.room.newest = 0;
         }
         let portion = PORTION.min(self.generation_bytes() as usize / 4);
         let runs: VecDeque<_> = self.index.survivors(oldest, portion).into();
         if runs.is_empty() {
-            return is_empty.then_some(Task::Drop(oldest));
+            return is_empty.then_some(ChildTask::Drop(oldest));
         }
-        self.moving = Some(Box::new(Moving { generation: oldest, runs, moved: Vec::new() }));
-        Some(Task::Move)
+        self.moving = Some(Box::new(Compaction { generation: oldest, runs, moved: Vec::new() }));
+        Some(ChildTask::Move)
     }
 
     /// Whether a single generation is large and holds little.
@@ -148,7 +148,7 @@ impl Disk {
     /// How much a message takes depends on its size, on others that were written with it
     /// and on what becomes of its log: from a little more than it counts to five times
     /// that. So it is measured, with every commit.
-    pub(super) fn tell_capacity(&mut self, tail: &Tail, facts: &mut VecDeque<Input>) {
+    pub(super) fn tell_capacity(&mut self, tail: &Memtable, facts: &mut VecDeque<Input>) {
         let capacity = self.capacity(tail);
         let is_near = match (self.told_capacity, capacity) {
             (Some(told), Some(capacity)) => told.abs_diff(capacity) < told / 32,
@@ -156,7 +156,7 @@ impl Disk {
         };
         if !is_near {
             self.told_capacity = capacity;
-            facts.push_back(Input::Store(StoreFact::Capacity { bytes: capacity }));
+            facts.push_back(Input::Store(StoreEvent::Capacity { bytes: capacity }));
         }
     }
 
@@ -165,13 +165,13 @@ impl Disk {
     pub(super) fn tell_scarcity(&mut self, now: Moment, facts: &mut VecDeque<Input>) {
         let is_scarce = self.budget.thrift(now) != Thrift::Free;
         if std::mem::replace(&mut self.told_scarce, is_scarce) != is_scarce {
-            facts.push_back(Input::Store(StoreFact::Flash { is_scarce }));
+            facts.push_back(Input::Store(StoreEvent::WriteBudget { is_scarce }));
         }
     }
 
     /// What all kept messages may count together so that the disk takes them; none, as
     /// long as too little is there to tell.
-    fn capacity(&self, tail: &Tail) -> Option<u64> {
+    fn capacity(&self, tail: &Memtable) -> Option<u64> {
         let (part, owed) = (self.options.bytes / PARTS, self.index.owed());
         let live = self.index.used().saturating_sub(self.index.waste());
         let room = LIVE.saturating_mul(part);
@@ -192,7 +192,7 @@ impl Disk {
     /// How much the disk takes for each byte that a message counts which is not written
     /// yet: no less than for those that are there, and no less than such messages take
     /// where nothing else is written with them. None, where there are neither.
-    fn taken_for_each(&self, live: u64, owed: u64, tail: &Tail) -> Option<f64> {
+    fn taken_for_each(&self, live: u64, owed: u64, tail: &Memtable) -> Option<f64> {
         /// As measured, in logs of one message each: a little more than what it counts, some
         /// bytes of its own, and a generation some for itself.
         const PART: f64 = 1.1;

@@ -13,11 +13,11 @@ use serde::de::value::StrDeserializer;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::hub_clock::Elapsed;
-use super::ipc::Put;
+use super::hub_clock::HubClock;
+use super::ipc::NewRecord;
 use super::memtable::Entry;
-use crate::hub::settings::Disk;
-use crate::hub::{FoundMessage, Keeping, LogKey, Scope};
+use crate::hub::settings::WriteThrough;
+use crate::hub::{EntryMeta, LogKey, RecoveredMessage, Scope};
 use crate::json;
 use crate::protocol::{Channel, Event, Message, MessageId, Payload, Sender, UnixTime, UserId};
 
@@ -119,11 +119,11 @@ pub(super) fn put<'a>(
     life: u64,
     entry: &Entry,
     text: Text<'a>,
-    elapsed: &Elapsed,
-) -> Option<Put<'a>> {
+    elapsed: &HubClock,
+) -> Option<NewRecord<'a>> {
     let Entry { expires, since, size, heard, durable, .. } = *entry;
     let head = Head(life, elapsed.at(expires), elapsed.at(since), size, heard, durable, text.id);
-    Some(Put {
+    Some(NewRecord {
         log: Cow::Borrowed(log),
         seq,
         head: Cow::Owned(to_raw_value(&head).ok()?),
@@ -149,19 +149,19 @@ pub(super) fn head(text: &RawValue) -> Option<Head> {
 
 impl Head {
     /// What the hub is told of it.
-    pub(super) fn found(self, seq: u64, elapsed: &Elapsed) -> FoundMessage {
+    pub(super) fn found(self, seq: u64, elapsed: &HubClock) -> RecoveredMessage {
         let Self(_, expires, since, size, heard, durable, id) = self;
         let (scope, id) = id.unzip();
-        let keeping = Keeping {
+        let keeping = EntryMeta {
             expires: elapsed.moment(expires),
             since: elapsed.moment(since),
             size,
-            heard,
+            delivered: heard,
             durable,
-            disk: Disk::Behind,
+            disk: WriteThrough::Behind,
             scope,
         };
-        FoundMessage { seq, keeping, id }
+        RecoveredMessage { seq, meta: keeping, id }
     }
 }
 

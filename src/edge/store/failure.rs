@@ -5,12 +5,12 @@
 
 use std::time::Duration;
 
-use super::backend::{Around, Disk};
-use super::memtable::Tail;
-use super::recovery::Loading;
-use super::scheduler::Task;
-use crate::hub::settings::Disk as When;
-use crate::hub::{Input, StoreFact};
+use super::backend::{Backend, StoreContext};
+use super::memtable::Memtable;
+use super::recovery::Recovery;
+use super::scheduler::ChildTask;
+use crate::hub::settings::WriteThrough as When;
+use crate::hub::{Input, StoreEvent};
 use crate::protocol::Moment;
 
 /// The longest pause between two attempts on a disk that fails.
@@ -43,7 +43,7 @@ const MOST_HUNG: usize = 2;
 
 /// Why the disk cannot be used.
 #[derive(Debug)]
-pub(super) struct Trouble {
+pub(super) struct Failure {
     pub(super) why: String,
     /// Nothing can be read either.
     pub(super) is_deaf: bool,
@@ -60,13 +60,13 @@ pub(super) enum Left {
     Reading,
 }
 
-impl Disk {
+impl Backend {
     /// The disk cannot be used, for now.
-    pub(super) fn fail(&mut self, why: String, tail: &mut Tail, around: &mut Around<'_>) {
+    pub(super) fn fail(&mut self, why: String, tail: &mut Memtable, around: &mut StoreContext<'_>) {
         if self.copies_later(around.now.moment, &why) || self.reads_once_more(around.now.moment, &why) {
             return;
         }
-        let is_writing = matches!(self.task, Some((Task::Commit(_) | Task::Drop(_), _)));
+        let is_writing = matches!(self.task, Some((ChildTask::Commit(_) | ChildTask::Drop(_), _)));
         self.fail_but(if is_writing { Left::Reading } else { Left::Nothing }, why, tail, around);
     }
 
@@ -74,23 +74,29 @@ impl Disk {
     /// better.
     fn reads_once_more(&mut self, now: Moment, why: &str) -> bool {
         let is_reading = self.task.as_ref().is_some_and(|(task, _)| match task {
-            Task::Start => self.loading.is_none() && !self.reads.is_empty(),
+            ChildTask::Start => self.loading.is_none() && !self.reads.is_empty(),
             task => task.is_reading(),
         });
-        if !is_reading || self.readings >= READINGS - 1 {
+        if !is_reading || self.read_failures >= READINGS - 1 {
             return false;
         }
         log::warn!("{why}; reading it again");
-        self.readings += 1;
+        self.read_failures += 1;
         self.kill_process(now);
         self.moving = None;
-        if let Some((Task::Read(wanted, _), _)) = self.task.take() {
+        if let Some((ChildTask::Read(wanted, _), _)) = self.task.take() {
             self.reads.push_front(wanted);
         }
         true
     }
 
-    pub(super) fn fail_but(&mut self, left: Left, why: String, tail: &mut Tail, around: &mut Around<'_>) {
+    pub(super) fn fail_but(
+        &mut self,
+        left: Left,
+        why: String,
+        tail: &mut Memtable,
+        around: &mut StoreContext<'_>,
+    ) {
         let now = around.now.moment;
         self.kill_process(now);
         let task = self.task.take().map(|(task, _)| task);
@@ -106,7 +112,7 @@ impl Disk {
             }
         } else if !is_told {
             log::error!("messages are kept in memory only: {why}");
-            around.facts.push_back(Input::Store(StoreFact::Failed));
+            around.inputs.push_back(Input::Store(StoreEvent::Failed));
             is_told = true;
             if self.loading.is_some() {
                 // Those were to get in at all; from now on nobody waits.
@@ -115,24 +121,24 @@ impl Disk {
         }
         self.moving = None;
         match task {
-            Some(Task::Commit(batch)) => self.take_back(now, *batch, tail),
-            Some(Task::Read(wanted, _)) => self.reads.push_front(wanted),
+            Some(ChildTask::Commit(batch)) => self.take_back(now, *batch, tail),
+            Some(ChildTask::Read(wanted, _)) => self.reads.push_front(wanted),
             _ => {}
         }
         let mut buried = Vec::new();
-        for (log, seq) in self.urgent.drain(..) {
+        for (log, seq) in self.sync_queue.drain(..) {
             tail.set_disk(&log, seq, When::Behind);
             if let Some(entry) = tail.get(&log, seq) {
                 let (is_forgotten, is_tried) = (entry.is_forgotten, entry.is_tried);
-                self.behind.push_back((now, log.clone(), seq));
+                self.unwritten.push_back((now, log.clone(), seq));
                 if is_forgotten {
                     tail.remove(&log, seq);
                     buried.extend(is_tried.then(|| (log.clone(), seq)));
                 }
             }
-            around.facts.push_back(Input::Store(StoreFact::NotStored { log, seq }));
+            around.inputs.push_back(Input::Store(StoreEvent::NotStored { log, seq }));
         }
-        self.urgent.shrink_to(64);
+        self.sync_queue.shrink_to(64);
         for (log, seq) in buried {
             self.bury(now, &log, [seq]);
         }
@@ -140,11 +146,11 @@ impl Disk {
             self.deafen(around);
         }
         if let Some(loading) = &mut self.loading {
-            **loading = Loading::default();
+            **loading = Recovery::default();
         }
         // Whoever starts waits for the first attempts.
         let first = if is_told { Duration::from_secs(1) } else { Duration::from_millis(100) };
-        self.trouble = Some(Trouble { why, is_deaf, is_told, again: now + self.pause(now, first) });
+        self.trouble = Some(Failure { why, is_deaf, is_told, again: now + self.pause(now, first) });
     }
 
     /// Looks after the processes that are to end: who takes too long is killed. Where no
@@ -192,7 +198,7 @@ impl Disk {
     }
 
     /// The daemon starts without the disk, which takes too long.
-    pub(super) fn give_up(&mut self, tail: &mut Tail, around: &mut Around<'_>) {
+    pub(super) fn give_up(&mut self, tail: &mut Memtable, around: &mut StoreContext<'_>) {
         self.attempts = ATTEMPTS;
         self.fail("reading what is kept takes too long".to_owned(), tail, around);
     }
@@ -210,25 +216,25 @@ impl Disk {
     }
 
     /// Whoever waits for something from the disk is told that it cannot be read.
-    pub(super) fn deafen(&mut self, around: &mut Around<'_>) {
+    pub(super) fn deafen(&mut self, around: &mut StoreContext<'_>) {
         for wanted in self.reads.drain(..) {
-            around.facts.push_back(wanted.fetch.unread());
+            around.inputs.push_back(wanted.fetch.unread());
         }
     }
 
     /// It can be used again.
-    pub(super) fn recover(&mut self, around: &mut Around<'_>) {
+    pub(super) fn recover(&mut self, around: &mut StoreContext<'_>) {
         if self.trouble.is_some() {
             self.works_since = Some(around.now.moment);
         }
         if self.trouble.take().is_some_and(|trouble| trouble.is_told) {
             log::info!("messages are written to {} again", self.options.directory.display());
-            around.facts.push_back(Input::Store(StoreFact::Works));
+            around.inputs.push_back(Input::Store(StoreEvent::Recovered));
         }
     }
 
     /// From now on everything is written that can be. What failed is tried at once.
-    pub(super) fn finish(&mut self, tail: &Tail) {
+    pub(super) fn finish(&mut self, tail: &Memtable) {
         let is_owed = tail.owed().next().is_some() || self.index.is_stale();
         // What is under way may fail, and is owed then.
         self.is_finishing = is_owed || self.task.is_some() || self.loading.is_some();

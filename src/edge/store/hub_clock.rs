@@ -31,7 +31,7 @@ pub struct Stamp {
 
 /// The hub clock.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
-pub struct Elapsed {
+pub struct HubClock {
     boot: String,
     is_trusted: bool,
     /// What it showed when the monotonic clock showed nothing; earlier boots are
@@ -70,7 +70,7 @@ impl Clocks {
     }
 }
 
-impl Elapsed {
+impl HubClock {
     /// A clock that begins now, or goes on from a stamp of an earlier life.
     pub fn new(now: Now, clocks: Clocks, stamp: Option<&Stamp>) -> Self {
         let shown = stamp.map_or(0, |stamp| stamp.elapsed.saturating_add(stamp.until(now, &clocks)));

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::encoding::LogMark;
 use crate::hub::LogKey;
-use crate::small_queue::{Few, shrink};
+use crate::small_queue::{SmallQueue, shrink};
 
 /// A message on the disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,7 +23,7 @@ pub(super) struct Placed {
 pub(super) struct Log {
     pub(super) life: u64,
     /// Ascending by position.
-    pub(super) messages: Few<Placed>,
+    pub(super) messages: SmallQueue<Placed>,
     /// As the last mark has them that was written; zero where there is none.
     pub(super) cursor: u64,
     pub(super) last: u64,
@@ -147,7 +147,7 @@ impl Index {
         let is_empty = |log: &Log| log.messages.is_empty();
         if self.logs.get(key).is_none_or(is_empty) {
             let life = self.new_life();
-            let fresh = || Log { life, messages: Few::default(), cursor: 0, last: 0 };
+            let fresh = || Log { life, messages: SmallQueue::default(), cursor: 0, last: 0 };
             self.logs.entry(key.clone()).or_insert_with(fresh).life = life;
         }
         self.logs.get(key).map_or(0, |log| log.life)
@@ -334,7 +334,7 @@ impl Index {
         last: u64,
         placed: impl Iterator<Item = Placed>,
     ) {
-        let mut messages = Few::default();
+        let mut messages = SmallQueue::default();
         for placed in placed {
             self.count(placed);
             messages.push_back(placed);

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 /// What the daemon orders. Orders are carried out one after the other, and each
 /// is answered in that order.
 #[derive(Serialize, Deserialize, Debug)]
-pub enum Order<'a> {
+pub enum StoreRequest<'a> {
     /// Tell all that a generation holds: a `Record` for each message, a `Mark` for each
     /// log, a `Gone` for each run of messages, then `Loaded`. What was put once more may
     /// be told once more: the last word counts. What is not there holds nothing.
@@ -24,13 +24,13 @@ pub enum Order<'a> {
     Commit {
         generation: u32,
         #[serde(borrow)]
-        puts: Vec<Put<'a>>,
+        puts: Vec<NewRecord<'a>>,
         /// The last state of logs: a new one takes the place of the old.
         #[serde(borrow)]
-        marks: Vec<Mark<'a>>,
+        marks: Vec<LogHeader<'a>>,
         /// Messages that are kept no longer, here or in older generations.
         #[serde(borrow)]
-        gone: Vec<Gone<'a>>,
+        gone: Vec<Tombstone<'a>>,
     },
     /// Tell the records of a log from one position to another, both included, up
     /// to `count` or `bytes`, at least one if there is one; answered by `Record`s
@@ -45,7 +45,7 @@ pub enum Order<'a> {
 
 /// A message to be written.
 #[derive(Serialize, Deserialize, Debug)]
-pub struct Put<'a> {
+pub struct NewRecord<'a> {
     pub log: Cow<'a, str>,
     pub seq: u64,
     /// What the daemon has to know of it when it starts.
@@ -59,7 +59,7 @@ pub struct Put<'a> {
 /// The state of a log, as the daemon spells it. The log without a name is the
 /// store itself.
 #[derive(Serialize, Deserialize, Debug)]
-pub struct Mark<'a> {
+pub struct LogHeader<'a> {
     pub log: Cow<'a, str>,
     #[serde(borrow)]
     pub state: Cow<'a, RawValue>,
@@ -67,7 +67,7 @@ pub struct Mark<'a> {
 
 /// A run of messages that are kept no longer, both ends included.
 #[derive(Serialize, Deserialize, Debug)]
-pub struct Gone<'a> {
+pub struct Tombstone<'a> {
     pub log: Cow<'a, str>,
     pub from: u64,
     pub to: u64,
@@ -75,12 +75,12 @@ pub struct Gone<'a> {
 
 /// What the process that owns the disk answers.
 #[derive(Serialize, Deserialize, Debug)]
-pub enum Word<'a> {
+pub enum StoreResponse<'a> {
     /// The first word: what is there. Nothing is open yet.
     Ready {
         /// Ascending by number.
-        generations: Vec<Size>,
-        room: Room,
+        generations: Vec<GenerationSize>,
+        room: SpaceReport,
         /// What somebody should know: what was set aside, and why. It is not among
         /// the generations any more. Before that it is tried again, each time by
         /// another process: three may end in `Failed`, or without a word.
@@ -95,8 +95,8 @@ pub enum Word<'a> {
         #[serde(borrow)]
         body: Option<Cow<'a, RawValue>>,
     },
-    Mark(#[serde(borrow)] Mark<'a>),
-    Gone(#[serde(borrow)] Gone<'a>),
+    Mark(#[serde(borrow)] LogHeader<'a>),
+    Gone(#[serde(borrow)] Tombstone<'a>),
     /// All of a generation was told.
     Loaded {
         /// Records whose checksum is wrong, which are not whole, or which were
@@ -106,18 +106,18 @@ pub enum Word<'a> {
     },
     /// It is on the disk.
     Committed {
-        room: Room,
+        room: SpaceReport,
     },
     Read {
         damaged: u64,
     },
     /// What was asked for is copied, or all of it, and there is no log any more.
     Checkpointed {
-        room: Room,
+        room: SpaceReport,
         is_done: bool,
     },
     Dropped {
-        room: Room,
+        room: SpaceReport,
     },
     /// The order could not be carried out. The process ends after this: another
     /// one begins anew.
@@ -128,7 +128,7 @@ pub enum Word<'a> {
 
 /// How much a generation takes on the disk.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
-pub struct Size {
+pub struct GenerationSize {
     pub generation: u32,
     pub bytes: u64,
     /// How long its write-ahead log is.
@@ -139,7 +139,7 @@ pub struct Size {
 
 /// How much room there is.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug, Default)]
-pub struct Room {
+pub struct SpaceReport {
     /// What the whole store takes on the disk, but what was set aside.
     pub used: u64,
     /// What the generation that was written takes.

@@ -6,13 +6,13 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use super::arena::{Blocks, Place};
+use super::arena::{Arena, Place};
 use super::encoding;
 use super::encoding::Text;
-use crate::hub::settings::Disk;
-use crate::hub::{Keeping, LogKey};
+use crate::hub::settings::WriteThrough;
+use crate::hub::{EntryMeta, LogKey};
 use crate::protocol::{Message, Moment};
-use crate::small_queue::{Few, shrink};
+use crate::small_queue::{SmallQueue, shrink};
 
 /// One message that is in memory only: what is said of it in its `Keeping`, but for
 /// the scope of its id, which is spelled with the rest.
@@ -23,7 +23,7 @@ pub(super) struct Entry {
     pub(super) size: u32,
     pub(super) heard: bool,
     pub(super) durable: bool,
-    pub(super) disk: Disk,
+    pub(super) disk: WriteThrough,
     /// It is in the commit under way.
     pub(super) is_leaving: bool,
     /// It was in a commit that failed: perhaps it is on the disk all the same.
@@ -37,7 +37,7 @@ pub(super) struct Entry {
 }
 
 /// The messages of one log, ascending by position.
-pub(super) type Messages = Few<(u64, Entry)>;
+pub(super) type Messages = SmallQueue<(u64, Entry)>;
 
 /// The place of a message, or where it would be.
 fn place(messages: &Messages, seq: u64) -> Result<usize, usize> {
@@ -46,7 +46,7 @@ fn place(messages: &Messages, seq: u64) -> Result<usize, usize> {
 
 /// Messages that live as long as the process.
 #[derive(Default)]
-pub(super) struct Tail {
+pub(super) struct Memtable {
     /// Logs without messages are not here.
     pub(super) logs: HashMap<LogKey, Messages>,
     /// How many there are.
@@ -55,7 +55,7 @@ pub(super) struct Tail {
     /// the others count.
     for_disk: usize,
     never: usize,
-    texts: Blocks,
+    texts: Arena,
     /// Where a text is spelled before it has its place.
     scratch: Vec<u8>,
 }
@@ -63,7 +63,7 @@ pub(super) struct Tail {
 /// What is spelled in one place again and again; a longer text is rare.
 const SCRATCH: usize = 64 << 10;
 
-impl Tail {
+impl Memtable {
     /// What all of them count against limits.
     pub(super) fn bytes(&self) -> usize {
         self.for_disk + self.never
@@ -85,19 +85,19 @@ impl Tail {
     }
 
     /// The sum in which a message counts.
-    fn sum(&mut self, disk: Disk) -> &mut usize {
-        if disk == Disk::Never { &mut self.never } else { &mut self.for_disk }
+    fn sum(&mut self, disk: WriteThrough) -> &mut usize {
+        if disk == WriteThrough::Never { &mut self.never } else { &mut self.for_disk }
     }
 
     /// Has a message go to the disk at another time.
-    pub(super) fn set_disk(&mut self, log: &LogKey, seq: u64, disk: Disk) {
+    pub(super) fn set_disk(&mut self, log: &LogKey, seq: u64, disk: WriteThrough) {
         let Some(entry) = self.get_mut(log, seq) else { return };
         let (size, before) = (entry.size as usize, std::mem::replace(&mut entry.disk, disk));
         *self.sum(before) -= size;
         *self.sum(disk) += size;
     }
 
-    pub(super) fn insert(&mut self, log: &LogKey, seq: u64, message: &Message, keeping: &Keeping) {
+    pub(super) fn insert(&mut self, log: &LogKey, seq: u64, message: &Message, keeping: &EntryMeta) {
         let mut text = std::mem::take(&mut self.scratch);
         let id_bytes = encoding::spell(message, keeping.scope.as_ref(), &mut text);
         self.insert_spelled(log, seq, keeping, &text, id_bytes);
@@ -111,7 +111,7 @@ impl Tail {
         &mut self,
         log: &LogKey,
         seq: u64,
-        keeping: &Keeping,
+        keeping: &EntryMeta,
         text: &[u8],
         id_bytes: usize,
     ) {
@@ -120,7 +120,7 @@ impl Tail {
         // One that was forgotten is another message with the same number.
         let before = self.get(log, seq).filter(|before| !before.is_forgotten);
         let (is_leaving, is_tried) = before.map_or((false, false), |it| (it.is_leaving, it.is_tried));
-        let &Keeping { expires, since, size, heard, durable, disk, .. } = keeping;
+        let &EntryMeta { expires, since, size, delivered: heard, durable, disk, .. } = keeping;
         let text = self.texts.put(text);
         // Names are short, whatever is escaped in them.
         let id_bytes = u16::try_from(id_bytes).unwrap_or_default();
@@ -204,7 +204,7 @@ impl Tail {
     /// Moves what holds up blocks of which little is of use.
     fn gather(&mut self) {
         let mut text = Vec::new();
-        for (_, entry) in self.logs.values_mut().flat_map(Few::iter_mut) {
+        for (_, entry) in self.logs.values_mut().flat_map(SmallQueue::iter_mut) {
             if self.texts.should_move(entry.text) {
                 text.clear();
                 text.extend_from_slice(self.texts.get(entry.text));
@@ -241,7 +241,7 @@ impl Tail {
         let begin = messages.partition_point(|(seq, _)| *seq < from);
         let end = messages.partition_point(|(seq, _)| *seq <= to);
         for (seq, entry) in messages.range_mut(begin..end) {
-            entry.is_forgotten = entry.is_leaving || entry.disk == Disk::Now;
+            entry.is_forgotten = entry.is_leaving || entry.disk == WriteThrough::Now;
             if !entry.is_forgotten {
                 gone.push(*seq);
             }
@@ -255,7 +255,7 @@ impl Tail {
 
     /// All that is to reach a disk before the end, by log and position.
     pub(super) fn owed(&self) -> impl Iterator<Item = (&LogKey, u64)> {
-        let is_owed = |entry: &Entry| entry.disk != Disk::Never && !entry.is_leaving;
+        let is_owed = |entry: &Entry| entry.disk != WriteThrough::Never && !entry.is_leaving;
         self.logs.iter().flat_map(move |(log, messages)| {
             messages.iter().filter(move |(_, entry)| is_owed(entry)).map(move |(seq, _)| (log, *seq))
         })

@@ -29,10 +29,10 @@ mod snapshot_codec;
 mod wal_checkpoint;
 pub mod write_budget;
 
-pub use backend::{Around, Options};
+pub use backend::{Options, StoreContext};
 pub use child::is_meant;
 pub use engine::Engine;
-pub use hub_clock::{Clocks, Elapsed, Stamp};
+pub use hub_clock::{Clocks, HubClock, Stamp};
 pub use snapshot_codec::ImportError;
 
 use std::fmt;
@@ -42,19 +42,19 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::clock;
-use crate::hub::settings::Disk as When;
-use crate::hub::{Input, Keeping, LogKey, Now, Purpose, StoreFact};
+use crate::hub::settings::WriteThrough as When;
+use crate::hub::{EntryMeta, FetchPurpose, Input, LogKey, Now, StoreEvent};
 use crate::protocol::frame::Statistics;
 use crate::protocol::{Message, Moment};
-use backend::Disk;
-use memtable::Tail;
-use read_queue::Wanted;
-use seq_file::{Owner, Positions};
+use backend::Backend;
+use memtable::Memtable;
+use read_queue::QueuedRead;
+use seq_file::{Owner, SeqFile};
 
 /// Keeps messages by log and seq. Calls on one log take effect in order.
 pub struct Store {
-    tail: Tail,
-    disk: Option<Disk>,
+    tail: Memtable,
+    disk: Option<Backend>,
 }
 
 /// How a store stands.
@@ -71,7 +71,7 @@ pub enum State {
 /// What is asked of a log.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Fetch {
-    pub purpose: Purpose,
+    pub purpose: FetchPurpose,
     pub log: LogKey,
     /// What lies after this, oldest first: up to `count` messages or `bytes`, but
     /// at least one where there is one.
@@ -87,12 +87,12 @@ impl Fetch {
     }
 
     fn unread(self) -> Input {
-        Input::Store(StoreFact::Unread { fetch: self.purpose, log: self.log })
+        Input::Store(StoreEvent::ReadFailed { fetch: self.purpose, log: self.log })
     }
 }
 
 /// What is in memory of what was asked for, up to the first that is on the disk.
-fn page_of(tail: &Tail, fetch: &Fetch, disk: Option<u64>) -> Vec<Rc<Message>> {
+fn page_of(tail: &Memtable, fetch: &Fetch, disk: Option<u64>) -> Vec<Rc<Message>> {
     let mut room = fetch.bytes;
     let mut page = Vec::new();
     for (seq, entry) in tail.read(&fetch.log, fetch.after).take(fetch.count) {
@@ -109,12 +109,12 @@ fn page_of(tail: &Tail, fetch: &Fetch, disk: Option<u64>) -> Vec<Rc<Message>> {
 impl Store {
     /// One that forgets all when the process ends.
     pub fn in_memory() -> Self {
-        Self { tail: Tail::default(), disk: None }
+        Self { tail: Memtable::default(), disk: None }
     }
 
     /// One that writes to a disk.
     pub fn on_disk(options: Options, now: Now) -> Self {
-        Self { tail: Tail::default(), disk: Some(Disk::new(options, now)) }
+        Self { tail: Memtable::default(), disk: Some(Backend::new(options, now)) }
     }
 
     /// Uses the disk in another way from now on, in the same place.
@@ -127,7 +127,7 @@ impl Store {
 
     /// Keeps a message under its own `seq`. One that is kept already may be asked
     /// for once more, to be written at once.
-    pub fn keep(&mut self, now: Moment, log: &LogKey, message: &Message, keeping: &Keeping) {
+    pub fn keep(&mut self, now: Moment, log: &LogKey, message: &Message, keeping: &EntryMeta) {
         let Some(seq) = message.seq else { return };
         self.tail.insert(log, seq, message, keeping);
         if let Some(disk) = &mut self.disk {
@@ -138,28 +138,28 @@ impl Store {
     /// Writes a kept message at once. What comes of it is told, now where it is known.
     pub fn hurry(&mut self, log: LogKey, seq: u64) -> Option<Input> {
         let Some(disk) = &mut self.disk else {
-            return Some(Input::Store(StoreFact::NotStored { log, seq }));
+            return Some(Input::Store(StoreEvent::NotStored { log, seq }));
         };
         if let Some(entry) = self.tail.get_mut(&log, seq) {
             let is_on_its_way = entry.disk == When::Now || entry.is_leaving;
             entry.durable = true;
             self.tail.set_disk(&log, seq, When::Now);
             if !is_on_its_way {
-                disk.urgent.push_back((log, seq));
+                disk.sync_queue.push_back((log, seq));
             }
             return None;
         }
         let fact = if disk.index.contains(&log, seq) {
-            StoreFact::Stored { log, from: seq, to: seq }
+            StoreEvent::Stored { log, from: seq, to: seq }
         } else {
-            StoreFact::NotStored { log, seq }
+            StoreEvent::NotStored { log, seq }
         };
         Some(Input::Store(fact))
     }
 
     /// Answers at once, or as facts that come later.
     pub fn fetch(&mut self, fetch: Fetch) -> Vec<Input> {
-        if matches!(fetch.purpose, Purpose::Notice(_)) {
+        if matches!(fetch.purpose, FetchPurpose::Notice(_)) {
             return self.look_up(fetch);
         }
         let on_disk = self.disk.as_ref().and_then(|disk| disk.index.next(&fetch.log, fetch.after));
@@ -168,7 +168,7 @@ impl Store {
             && let Some(disk) = &mut self.disk
         {
             debug_assert!(placed.seq > fetch.after);
-            return disk.want(Wanted { fetch, run: None });
+            return disk.want(QueuedRead { fetch, run: None });
         }
         let page = page_of(&self.tail, &fetch, on_disk.map(|placed| placed.seq));
         vec![fetch.found(page)]
@@ -190,7 +190,7 @@ impl Store {
                 let (length, run) = (run.len(), Some((first.generation, first.seq, last.seq)));
                 rest.count -= length;
                 let fetch = Fetch { count: length, ..rest.clone() };
-                facts.extend(disk.want(Wanted { fetch, run }));
+                facts.extend(disk.want(QueuedRead { fetch, run }));
                 rest.after = last.seq;
                 continue;
             }
@@ -219,14 +219,14 @@ impl Store {
     }
 
     /// Does what is due.
-    pub fn tick(&mut self, around: &mut Around<'_>) {
+    pub fn tick(&mut self, around: &mut StoreContext<'_>) {
         if let Some(disk) = &mut self.disk {
             disk.tick(&mut self.tail, around);
         }
     }
 
     /// The process that owns the disk has something to say.
-    pub fn ready(&mut self, around: &mut Around<'_>) {
+    pub fn ready(&mut self, around: &mut StoreContext<'_>) {
         if let Some(disk) = &mut self.disk {
             disk.ready(&mut self.tail, around);
         }
@@ -262,11 +262,11 @@ impl Store {
     /// Whether nothing can be written, and the hub was told: where it was another one,
     /// this one has to be.
     pub fn has_failed(&self) -> bool {
-        self.disk.as_ref().is_some_and(Disk::has_told)
+        self.disk.as_ref().is_some_and(Backend::has_told)
     }
 
     /// What takes too long is done while the daemon runs.
-    pub fn give_up(&mut self, around: &mut Around<'_>) {
+    pub fn give_up(&mut self, around: &mut StoreContext<'_>) {
         if let Some(disk) = &mut self.disk {
             disk.give_up(&mut self.tail, around);
         }
@@ -285,7 +285,7 @@ impl Store {
     /// places: then it was killed.
     pub fn is_left_behind(&self, places: &[PathBuf]) -> bool {
         let owner = self.owner();
-        owner.is_some_and(|owner| places.iter().any(|place| Positions::is_left(place, &owner)))
+        owner.is_some_and(|owner| places.iter().any(|place| SeqFile::is_left(place, &owner)))
     }
 
     /// Whether all that was on the disk is known, or is not to be had.
@@ -327,7 +327,7 @@ impl Store {
     }
 
     /// The hub clock, once it is known.
-    pub fn elapsed(&self) -> Option<&Elapsed> {
+    pub fn elapsed(&self) -> Option<&HubClock> {
         self.disk.as_ref()?.elapsed.as_ref()
     }
 
@@ -335,7 +335,7 @@ impl Store {
     /// moments of that time.
     pub fn go_on(&mut self, stamp: &Stamp) -> Option<i64> {
         let disk = self.disk.as_mut()?;
-        let elapsed = Elapsed::new(clock::now(), disk.clocks.clone(), Some(stamp));
+        let elapsed = HubClock::new(clock::now(), disk.clocks.clone(), Some(stamp));
         let shift = elapsed.shift(stamp);
         disk.elapsed = Some(elapsed);
         Some(shift)

@@ -9,11 +9,11 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::backend::{Around, Disk};
-use super::memtable::Tail;
-use super::scheduler::Task;
+use super::backend::{Backend, StoreContext};
+use super::memtable::Memtable;
+use super::scheduler::ChildTask;
 use super::{Fetch, page_of};
-use crate::hub::{Input, Purpose};
+use crate::hub::{FetchPurpose, Input};
 use crate::protocol::{Message, Moment};
 
 /// So many pages may be waited for before no more are read for notices: while a disk
@@ -25,7 +25,7 @@ const MOST_WAITING: usize = 4096;
 const TURN: Duration = Duration::from_secs(1);
 
 /// What is to be read from the disk.
-pub(super) struct Wanted {
+pub(super) struct QueuedRead {
     pub(super) fetch: Fetch,
     /// Where it lies, if it is forgotten before it is read: the generation, and the
     /// first and the last position.
@@ -42,11 +42,11 @@ pub(super) struct Reading {
     pub(super) messages: Vec<Rc<Message>>,
 }
 
-impl Disk {
+impl Backend {
     /// Reads something as soon as it is its turn. What cannot be read is not waited
     /// for: others have more to say.
-    pub(super) fn want(&mut self, wanted: Wanted) -> Vec<Input> {
-        let is_notice = matches!(wanted.fetch.purpose, Purpose::Notice(_));
+    pub(super) fn want(&mut self, wanted: QueuedRead) -> Vec<Input> {
+        let is_notice = matches!(wanted.fetch.purpose, FetchPurpose::Notice(_));
         let is_deaf = self.trouble.as_ref().is_some_and(|trouble| trouble.is_deaf);
         if is_deaf || (is_notice && self.reads.len() >= MOST_WAITING) {
             return vec![wanted.fetch.unread()];
@@ -57,24 +57,24 @@ impl Disk {
 
     /// The next page to be read. Who asked for what was forgotten meanwhile is
     /// answered on the way: what is left of it is in memory.
-    pub(super) fn next_read(&mut self, tail: &Tail, around: &mut Around<'_>) -> Option<Task> {
+    pub(super) fn next_read(&mut self, tail: &Memtable, around: &mut StoreContext<'_>) -> Option<ChildTask> {
         while let Some(wanted) = self.next_wanted(around.now.moment) {
             if let Some(reading) = self.reading(&wanted, tail) {
-                return Some(Task::Read(wanted, reading));
+                return Some(ChildTask::Read(wanted, reading));
             }
             let fetch = wanted.fetch;
             let placed = self.index.next(&fetch.log, fetch.after);
             let found = page_of(tail, &fetch, placed.map(|placed| placed.seq));
-            around.facts.push_back(fetch.found(found));
+            around.inputs.push_back(fetch.found(found));
         }
         None
     }
 
     /// Takes the first of those for whom nothing has to be opened; else the first of
     /// all. What is asked of one log is answered in that order.
-    fn next_wanted(&mut self, now: Moment) -> Option<Wanted> {
+    fn next_wanted(&mut self, now: Moment) -> Option<QueuedRead> {
         let open = self.open.filter(|(_, since)| now < *since + TURN).map(|(open, _)| open);
-        let is_open = |generation| Some(generation) == open || generation == self.newest;
+        let is_open = |generation| Some(generation) == open || generation == self.active_generation;
         let at = self.reads.iter().position(|wanted| self.generation(wanted).is_none_or(is_open));
         let log = at.and_then(|at| self.reads.get(at)).map(|wanted| &wanted.fetch.log);
         let first = log.and_then(|log| self.reads.iter().position(|wanted| wanted.fetch.log == *log));
@@ -82,21 +82,21 @@ impl Disk {
     }
 
     /// Where the page begins that somebody waits for.
-    fn generation(&self, wanted: &Wanted) -> Option<u32> {
+    fn generation(&self, wanted: &QueuedRead) -> Option<u32> {
         let Fetch { log, after, .. } = &wanted.fetch;
         let run = wanted.run.map(|(generation, ..)| generation);
         run.or_else(|| self.index.next(log, *after).map(|placed| placed.generation))
     }
 
     /// What an order makes the process open.
-    pub(super) fn opens(&mut self, task: &Task, now: Moment) {
+    pub(super) fn opens(&mut self, task: &ChildTask, now: Moment) {
         let generation = match task {
-            Task::Load(generation) | Task::Checkpoint(generation) => Some(*generation),
-            Task::Read(_, reading) => Some(reading.generation),
-            Task::Move => self.moving.as_ref().map(|moving| moving.generation),
-            Task::Start | Task::Commit(_) | Task::Drop(_) => None,
+            ChildTask::Load(generation) | ChildTask::Checkpoint(generation) => Some(*generation),
+            ChildTask::Read(_, reading) => Some(reading.generation),
+            ChildTask::Move => self.moving.as_ref().map(|moving| moving.generation),
+            ChildTask::Start | ChildTask::Commit(_) | ChildTask::Drop(_) => None,
         };
-        if let Some(generation) = generation.filter(|generation| *generation != self.newest)
+        if let Some(generation) = generation.filter(|generation| *generation != self.active_generation)
             && self.open.is_none_or(|(open, since)| open != generation || since + TURN <= now)
         {
             self.open = Some((generation, now));
@@ -105,7 +105,7 @@ impl Disk {
 
     /// What is to be read for a request: none if it was forgotten meanwhile, or what
     /// comes first is in memory.
-    fn reading(&self, wanted: &Wanted, tail: &Tail) -> Option<Reading> {
+    fn reading(&self, wanted: &QueuedRead, tail: &Memtable) -> Option<Reading> {
         let fetch = &wanted.fetch;
         let reading =
             |(generation, from, to)| Reading { generation, from, to, reached: None, messages: Vec::new() };
@@ -118,13 +118,13 @@ impl Disk {
     }
 
     /// A page has come.
-    pub(super) fn has_read(&mut self, tail: &Tail, around: &mut Around<'_>) {
-        let Some((Task::Read(wanted, reading), _)) = self.task.take() else { return };
-        self.readings = 0;
+    pub(super) fn has_read(&mut self, tail: &Memtable, around: &mut StoreContext<'_>) {
+        let Some((ChildTask::Read(wanted, reading), _)) = self.task.take() else { return };
+        self.read_failures = 0;
         let Reading { from, to, reached, mut messages, .. } = reading;
         if wanted.run.is_some() {
             // It is forgotten already.
-            around.facts.push_back(wanted.fetch.found(messages));
+            around.inputs.push_back(wanted.fetch.found(messages));
             return;
         }
         let log = &wanted.fetch.log;
@@ -136,6 +136,6 @@ impl Disk {
             self.reads.push_front(wanted);
             return;
         }
-        around.facts.push_back(wanted.fetch.found(messages));
+        around.inputs.push_back(wanted.fetch.found(messages));
     }
 }

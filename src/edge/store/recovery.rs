@@ -10,16 +10,16 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 use serde::{Deserialize, Serialize};
 
-use super::backend::{Around, Disk};
+use super::backend::{Backend, StoreContext};
 use super::encoding;
 use super::encoding::{Head, LogMark};
-use super::hub_clock::{Elapsed, Stamp};
+use super::hub_clock::{HubClock, Stamp};
 use super::index::Placed;
-use super::ipc::{Size, Word};
-use super::memtable::Tail;
-use super::scheduler::Task;
-use crate::hub::{Found, Input, LogKey, StoreFact};
-use crate::small_queue::Few;
+use super::ipc::{GenerationSize, StoreResponse};
+use super::memtable::Memtable;
+use super::scheduler::ChildTask;
+use crate::hub::{Input, LogKey, RecoveredLog, StoreEvent};
+use crate::small_queue::SmallQueue;
 use crate::sort::{sort, sort_by_cached_key};
 
 /// The state of the store itself, written with every commit.
@@ -35,7 +35,7 @@ struct Gathered {
     key: LogKey,
     mark: Option<LogMark>,
     /// Ascending by position; a later generation has the later word.
-    records: Few<Record>,
+    records: SmallQueue<Record>,
     /// Life, first and last position.
     gone: Vec<(u64, u64, u64)>,
 }
@@ -77,7 +77,12 @@ impl Logs {
                 let place = self.list.len();
                 let key = encoding::key(name)?;
                 free.insert(place);
-                self.list.push(Gathered { key, mark: None, records: Few::default(), gone: Vec::new() });
+                self.list.push(Gathered {
+                    key,
+                    mark: None,
+                    records: SmallQueue::default(),
+                    gone: Vec::new(),
+                });
                 place
             }
         };
@@ -87,7 +92,7 @@ impl Logs {
 
 /// What was read so far.
 #[derive(Default)]
-pub(super) struct Loading {
+pub(super) struct Recovery {
     /// What is still to be read, oldest first, once that is known.
     generations: Option<VecDeque<u32>>,
     logs: Logs,
@@ -105,22 +110,22 @@ const LARGE: u64 = 12 << 20;
 /// What has read so much does not stay once all is read.
 const GROWN: u64 = 1 << 20;
 
-impl Loading {
+impl Recovery {
     /// The next generation to be read.
     pub(super) fn next(&self) -> Option<u32> {
         self.generations.as_ref()?.front().copied()
     }
 
-    fn take(&mut self, generation: u32, word: Word<'_>) -> Result<bool, String> {
+    fn take(&mut self, generation: u32, word: StoreResponse<'_>) -> Result<bool, String> {
         match word {
-            Word::Record { log, seq, head, .. } => match encoding::head(&head) {
+            StoreResponse::Record { log, seq, head, .. } => match encoding::head(&head) {
                 Some(head) => self.record(&log, Record { seq, generation, head }),
                 None => self.damaged += 1,
             },
-            Word::Mark(mark) if mark.log.is_empty() => {
+            StoreResponse::Mark(mark) if mark.log.is_empty() => {
                 self.store = serde_json::from_str(mark.state.get()).ok().or(self.store.take());
             }
-            Word::Mark(mark) => match serde_json::from_str(mark.state.get()) {
+            StoreResponse::Mark(mark) => match serde_json::from_str(mark.state.get()) {
                 Ok(state) => {
                     if let Some(log) = self.logs.entry(&mark.log) {
                         log.mark = Some(state);
@@ -128,7 +133,7 @@ impl Loading {
                 }
                 Err(_) => self.damaged += 1,
             },
-            Word::Gone(gone) => match encoding::log_and_life(&gone.log) {
+            StoreResponse::Gone(gone) => match encoding::log_and_life(&gone.log) {
                 Some((log, life)) => {
                     if let Some(log) = self.logs.entry(log) {
                         log.gone.push((life, gone.from, gone.to));
@@ -136,7 +141,7 @@ impl Loading {
                 }
                 None => self.damaged += 1,
             },
-            Word::Loaded { damaged, notes } => {
+            StoreResponse::Loaded { damaged, notes } => {
                 self.damaged += damaged;
                 for note in notes {
                     log::warn!("{note}");
@@ -193,11 +198,16 @@ impl Gathered {
     }
 }
 
-impl Disk {
+impl Backend {
     /// The process has said which generations there are. One that was set aside
     /// because it is damaged is gone with all that it held; whoever wants to read
     /// that is told then.
-    pub(super) fn is_there(&mut self, sizes: &[Size], tail: &Tail, around: &mut Around<'_>) {
+    pub(super) fn is_there(
+        &mut self,
+        sizes: &[GenerationSize],
+        tail: &Memtable,
+        around: &mut StoreContext<'_>,
+    ) {
         let is_there = |generation: u32| sizes.iter().any(|size| size.generation == generation);
         let lost = self.index.lose_generations(is_there);
         if lost > 0 {
@@ -215,9 +225,9 @@ impl Disk {
             (generation.bytes, generation.wal) = (size.bytes, size.wal);
         }
         if let Some(last) = sizes.last() {
-            self.newest = self.newest.max(last.generation);
-            if last.is_only_read && self.newest == last.generation {
-                self.newest += 1;
+            self.active_generation = self.active_generation.max(last.generation);
+            if last.is_only_read && self.active_generation == last.generation {
+                self.active_generation += 1;
                 self.room.newest = 0;
             }
         }
@@ -233,9 +243,9 @@ impl Disk {
     pub(super) fn load(
         &mut self,
         generation: u32,
-        word: Word<'_>,
-        tail: &Tail,
-        around: &mut Around<'_>,
+        word: StoreResponse<'_>,
+        tail: &Memtable,
+        around: &mut StoreContext<'_>,
     ) -> Result<(), String> {
         let Some(loading) = &mut self.loading else { return Ok(()) };
         if !loading.take(generation, word)? {
@@ -246,7 +256,7 @@ impl Disk {
         }
         loading.read += self.index.generations.get(&generation).map_or(0, |generation| generation.bytes);
         let is_over = loading.next().is_none();
-        debug_assert!(matches!(self.task, Some((Task::Load(_), _))));
+        debug_assert!(matches!(self.task, Some((ChildTask::Load(_), _))));
         self.task = None;
         if loading.read > if is_over { GROWN } else { LARGE } {
             loading.read = 0;
@@ -259,7 +269,7 @@ impl Disk {
     }
 
     /// All of it was read: the hub is told what is there.
-    fn has_loaded(&mut self, tail: &Tail, around: &mut Around<'_>) {
+    fn has_loaded(&mut self, tail: &Memtable, around: &mut StoreContext<'_>) {
         let Some(mut loading) = self.loading.take() else { return };
         if loading.damaged > 0 {
             log::error!("{} messages on the disk are damaged and lost", loading.damaged);
@@ -270,7 +280,7 @@ impl Disk {
         let latest = heads.map(|head| head.2).max();
         let clocks = self.clocks.clone();
         let elapsed = self.elapsed.take();
-        let elapsed = elapsed.unwrap_or_else(|| Elapsed::new(now, clocks, stamp));
+        let elapsed = elapsed.unwrap_or_else(|| HubClock::new(now, clocks, stamp));
         let elapsed = elapsed.not_before(now, latest.unwrap_or_default());
         if let Some(store) = &loading.store {
             self.budget.spend(now.moment, store.spent);
@@ -291,11 +301,11 @@ impl Disk {
             self.index.adopt(&key, &mark, last_in_mark, log.records.iter().map(Record::placed));
             let kept =
                 log.records.into_iter().map(|Record { seq, head, .. }| head.found(seq, &elapsed)).collect();
-            let found = Found { log: key, cursor: mark.cursor, last: mark.last, kept };
-            around.facts.push_back(Input::Store(StoreFact::Found(Box::new(found))));
+            let found = RecoveredLog { log: key, cursor: mark.cursor, last: mark.last, kept };
+            around.inputs.push_back(Input::Store(StoreEvent::RecoveredLog(Box::new(found))));
         }
         self.elapsed = Some(elapsed);
         self.has_found_all();
-        self.tell_capacity(tail, around.facts);
+        self.tell_capacity(tail, around.inputs);
     }
 }

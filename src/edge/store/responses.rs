@@ -4,17 +4,17 @@
 
 use std::io;
 
-use super::backend::{Around, Disk};
+use super::backend::{Backend, StoreContext};
 use super::encoding;
 use super::failure::ENDING;
-use super::ipc::{Room, Word};
-use super::memtable::Tail;
-use super::read_queue::Wanted;
-use super::scheduler::Task;
+use super::ipc::{SpaceReport, StoreResponse};
+use super::memtable::Memtable;
+use super::read_queue::QueuedRead;
+use super::scheduler::ChildTask;
 
-impl Disk {
+impl Backend {
     /// The socket has something, or takes something.
-    pub(super) fn ready(&mut self, tail: &mut Tail, around: &mut Around<'_>) {
+    pub(super) fn ready(&mut self, tail: &mut Memtable, around: &mut StoreContext<'_>) {
         let Some(mut process) = self.process.take() else { return };
         let flushed = process.flush(around.epoll);
         let mut failed = None;
@@ -45,50 +45,57 @@ impl Disk {
     }
 
     /// One word of the process.
-    fn heard(&mut self, word: Word<'_>, tail: &mut Tail, around: &mut Around<'_>) -> Result<(), String> {
+    fn heard(
+        &mut self,
+        word: StoreResponse<'_>,
+        tail: &mut Memtable,
+        around: &mut StoreContext<'_>,
+    ) -> Result<(), String> {
         match (word, self.task.as_mut().map(|(task, _)| task)) {
-            (Word::Failed { why }, _) => return Err(why),
-            (Word::Ready { generations, room, notes }, Some(Task::Start)) => {
+            (StoreResponse::Failed { why }, _) => return Err(why),
+            (StoreResponse::Ready { generations, room, notes }, Some(ChildTask::Start)) => {
                 self.task = None;
-                self.room = Room { newest: self.room.newest, ..room };
+                self.room = SpaceReport { newest: self.room.newest, ..room };
                 for note in notes {
                     log::warn!("{note}");
                 }
                 self.is_there(&generations, tail, around);
             }
             (
-                Word::Record { log, seq, body: Some(body), .. },
-                Some(Task::Read(Wanted { fetch, .. }, reading)),
+                StoreResponse::Record { log, seq, body: Some(body), .. },
+                Some(ChildTask::Read(QueuedRead { fetch, .. }, reading)),
             ) => {
                 let is_meant = encoding::log(&fetch.log) == log;
                 let message = encoding::message(&fetch.log, seq, &body).filter(|_| is_meant);
                 reading.reached = Some(seq);
                 reading.messages.extend(message);
             }
-            (Word::Record { seq, head, body: Some(body), .. }, Some(Task::Move)) => {
+            (StoreResponse::Record { seq, head, body: Some(body), .. }, Some(ChildTask::Move)) => {
                 if let Some(moving) = &mut self.moving {
                     moving.came(seq, head.into_owned(), body.into_owned());
                 }
             }
-            (word, Some(Task::Load(generation))) => {
+            (word, Some(ChildTask::Load(generation))) => {
                 let generation = *generation;
                 self.load(generation, word, tail, around)?;
             }
-            (Word::Read { .. }, Some(Task::Read(..))) => self.has_read(tail, around),
-            (Word::Read { .. }, Some(Task::Move)) => {
-                (self.task, self.readings) = (None, 0);
+            (StoreResponse::Read { .. }, Some(ChildTask::Read(..))) => self.has_read(tail, around),
+            (StoreResponse::Read { .. }, Some(ChildTask::Move)) => {
+                (self.task, self.read_failures) = (None, 0);
                 if let Some(moving) = &mut self.moving {
                     moving.has_read(&mut self.index);
                 }
             }
-            (Word::Committed { room }, Some(Task::Commit(_))) => self.has_written(room, tail, around),
-            (Word::Dropped { room }, Some(Task::Drop(generation))) => {
+            (StoreResponse::Committed { room }, Some(ChildTask::Commit(_))) => {
+                self.has_written(room, tail, around)
+            }
+            (StoreResponse::Dropped { room }, Some(ChildTask::Drop(generation))) => {
                 self.index.generations.remove(generation);
                 self.task = None;
-                self.has_room(around.now.moment, Room { newest: self.room.newest, ..room });
-                self.tell_capacity(tail, around.facts);
+                self.has_room(around.now.moment, SpaceReport { newest: self.room.newest, ..room });
+                self.tell_capacity(tail, around.inputs);
             }
-            (Word::Checkpointed { room, is_done }, Some(Task::Checkpoint(generation))) => {
+            (StoreResponse::Checkpointed { room, is_done }, Some(ChildTask::Checkpoint(generation))) => {
                 let generation = *generation;
                 self.has_copied(generation, room, is_done, tail, around);
             }
@@ -103,7 +110,7 @@ impl Disk {
         let process = self.process.as_mut()?;
         // It ends in an error, for there is nobody any more.
         let _ = process.read(|word| {
-            if let Word::Failed { why } = word {
+            if let StoreResponse::Failed { why } = word {
                 last = Some(why);
             }
         });

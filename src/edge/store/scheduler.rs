@@ -7,13 +7,13 @@
 
 use std::time::Duration;
 
-use super::backend::{Around, Disk};
-use super::child::Process;
+use super::backend::{Backend, StoreContext};
+use super::child::StoreProcess;
 use super::commit::Batch;
 use super::failure::{ENDING, Left};
-use super::ipc::Order;
-use super::memtable::Tail;
-use super::read_queue::{Reading, Wanted};
+use super::ipc::StoreRequest;
+use super::memtable::Memtable;
+use super::read_queue::{QueuedRead, Reading};
 use super::wal_checkpoint::COPIED;
 use super::write_budget::Thrift;
 use crate::protocol::Moment;
@@ -34,12 +34,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LOADING: Duration = Duration::from_secs(60);
 
 /// What is under way.
-pub(super) enum Task {
+pub(super) enum ChildTask {
     /// The process begins, and says what is there.
     Start,
     Load(u32),
     Commit(Box<Batch>),
-    Read(Wanted, Reading),
+    Read(QueuedRead, Reading),
     Drop(u32),
     /// A run of survivors is read, to be written again.
     Move,
@@ -47,32 +47,35 @@ pub(super) enum Task {
     Checkpoint(u32),
 }
 
-impl Task {
+impl ChildTask {
     /// Whether it leaves the disk as it is, and can be begun again.
     pub(super) fn is_reading(&self) -> bool {
         matches!(self, Self::Read(..) | Self::Move)
     }
 }
 
-impl Disk {
+impl Backend {
     /// When something has to be written that is not urgent.
-    fn commit_due(&self, now: Moment, tail: &Tail) -> Option<Moment> {
-        if !self.urgent.is_empty() || self.is_finishing {
+    fn commit_due(&self, now: Moment, tail: &Memtable) -> Option<Moment> {
+        if !self.sync_queue.is_empty() || self.is_finishing {
             return Some(now);
         }
         let thrift = self.budget.thrift(now);
-        if tail.bytes_for_disk() > self.options.memory && thrift != Thrift::Spent && !self.behind.is_empty() {
+        if tail.bytes_for_disk() > self.options.memory
+            && thrift != Thrift::Spent
+            && !self.unwritten.is_empty()
+        {
             return Some(now);
         }
         let window = self.budget.window(now, self.options.write_delay);
-        let behind = self.behind.front().map(|(kept, ..)| self.swept_at.max(*kept) + window);
-        let stale = self.stale_since.map(|since| since + window.max(FORGETTING));
+        let behind = self.unwritten.front().map(|(kept, ..)| self.last_flush.max(*kept) + window);
+        let stale = self.garbage_since.map(|since| since + window.max(FORGETTING));
         let due = [behind, stale].into_iter().flatten().min()?;
         Some(if thrift == Thrift::Spent { due.max(self.budget.refilled(now)) } else { due })
     }
 
     /// When the disk wants its turn again.
-    pub(super) fn deadline(&self, now: Moment, tail: &Tail) -> Option<Moment> {
+    pub(super) fn deadline(&self, now: Moment, tail: &Memtable) -> Option<Moment> {
         /// Who was killed is looked after; nobody waits for it.
         const LOOK_AGAIN: Duration = Duration::from_secs(1);
         let task = self.task.as_ref().map(|(_, deadline)| *deadline);
@@ -98,20 +101,20 @@ impl Disk {
     }
 
     /// Does what is due.
-    pub(super) fn tick(&mut self, tail: &mut Tail, around: &mut Around<'_>) {
+    pub(super) fn tick(&mut self, tail: &mut Memtable, around: &mut StoreContext<'_>) {
         let now = around.now.moment;
         self.look_after_ended(now);
         if self.task.is_none() && self.loading.is_none() {
-            self.tell_capacity(tail, around.facts);
+            self.tell_capacity(tail, around.inputs);
         }
-        self.tell_scarcity(now, around.facts);
+        self.tell_scarcity(now, around.inputs);
         if let Some((task, deadline)) = &self.task
             && *deadline <= now
         {
             let why = format!("the disk of {} does not answer", self.options.directory.display());
             if task.is_reading() {
                 // Nobody waits for that twice.
-                self.readings = u32::MAX;
+                self.read_failures = u32::MAX;
             }
             self.fail(why, tail, around);
         }
@@ -125,17 +128,17 @@ impl Disk {
     }
 
     /// Begins the next order, if one is due.
-    fn begin(&mut self, tail: &mut Tail, around: &mut Around<'_>) {
+    fn begin(&mut self, tail: &mut Memtable, around: &mut StoreContext<'_>) {
         let now = around.now.moment;
         let may_try = self.trouble.as_ref().is_none_or(|trouble| trouble.again <= now);
         let Some(task) = self.next(may_try, tail, around) else { return };
         if self.process.is_none() {
             return self.start(tail, around);
         }
-        let is_long = matches!(task, Task::Load(_) | Task::Checkpoint(_));
+        let is_long = matches!(task, ChildTask::Load(_) | ChildTask::Checkpoint(_));
         let patience = if is_long { LOADING } else { PATIENCE };
         let given = self.give(&task, tail, around);
-        self.has_committed = matches!(task, Task::Commit(_));
+        self.has_committed = matches!(task, ChildTask::Commit(_));
         self.opens(&task, now);
         self.busy_at = now;
         self.task = Some((task, now + patience));
@@ -147,19 +150,24 @@ impl Disk {
     }
 
     /// What to do next.
-    fn next(&mut self, may_try: bool, tail: &mut Tail, around: &mut Around<'_>) -> Option<Task> {
+    fn next(
+        &mut self,
+        may_try: bool,
+        tail: &mut Memtable,
+        around: &mut StoreContext<'_>,
+    ) -> Option<ChildTask> {
         let now = around.now.moment;
         if let Some(loading) = &self.loading {
             return match loading.next() {
                 _ if !may_try => None,
-                Some(generation) => Some(Task::Load(generation)),
+                Some(generation) => Some(ChildTask::Load(generation)),
                 // The first word of the process tells what there is.
-                None => Some(Task::Start),
+                None => Some(ChildTask::Start),
             };
         }
         let is_due = self.commit_due(now, tail).is_some_and(|due| due <= now) || self.trouble.is_some();
         if self.process.is_none() && !self.reads.is_empty() {
-            return Some(Task::Start);
+            return Some(ChildTask::Start);
         }
         let reads_first = self.has_committed || !(is_due && may_try);
         if reads_first && let Some(task) = self.next_read(tail, around) {
@@ -179,16 +187,16 @@ impl Disk {
             return None;
         }
         if is_due && self.process.is_none() {
-            return Some(Task::Start);
+            return Some(ChildTask::Start);
         }
         if is_due {
-            return self.batch(tail, around).map(|batch| Task::Commit(Box::new(batch)));
+            return self.batch(tail, around).map(|batch| ChildTask::Commit(Box::new(batch)));
         }
         self.tidy(tail, around).or_else(|| self.next_checkpoint(now))
     }
 
     /// Starts the process; what it is wanted for is found again once it is there.
-    fn start(&mut self, tail: &mut Tail, around: &mut Around<'_>) {
+    fn start(&mut self, tail: &mut Memtable, around: &mut StoreContext<'_>) {
         let now = around.now.moment;
         self.room.written = 0;
         (self.open, self.checkpoint) = (None, None);
@@ -196,10 +204,10 @@ impl Disk {
         if let Some(why) = self.hangs() {
             return self.fail(why, tail, around);
         }
-        match Process::start(&self.options.program, &self.options.directory, around.epoll) {
+        match StoreProcess::start(&self.options.program, &self.options.directory, around.epoll) {
             Ok(process) => {
                 self.process = Some(process);
-                self.task = Some((Task::Start, now + PATIENCE));
+                self.task = Some((ChildTask::Start, now + PATIENCE));
             }
             Err(error) => {
                 let why = format!("cannot start {}: {error}", self.options.program.display());
@@ -208,14 +216,21 @@ impl Disk {
         }
     }
 
-    fn give(&mut self, task: &Task, tail: &Tail, around: &mut Around<'_>) -> std::io::Result<()> {
+    fn give(
+        &mut self,
+        task: &ChildTask,
+        tail: &Memtable,
+        around: &mut StoreContext<'_>,
+    ) -> std::io::Result<()> {
         let Some(process) = &mut self.process else { return Ok(()) };
         let order = match task {
-            Task::Start => return Ok(()),
-            Task::Load(generation) => Order::Load { generation: *generation },
-            Task::Drop(generation) => Order::Drop { generation: *generation },
-            Task::Checkpoint(generation) => Order::Checkpoint { generation: *generation, bytes: COPIED },
-            Task::Read(Wanted { fetch, .. }, reading) => Order::Read {
+            ChildTask::Start => return Ok(()),
+            ChildTask::Load(generation) => StoreRequest::Load { generation: *generation },
+            ChildTask::Drop(generation) => StoreRequest::Drop { generation: *generation },
+            ChildTask::Checkpoint(generation) => {
+                StoreRequest::Checkpoint { generation: *generation, bytes: COPIED }
+            }
+            ChildTask::Read(QueuedRead { fetch, .. }, reading) => StoreRequest::Read {
                 generation: reading.generation,
                 log: super::encoding::log(&fetch.log).into(),
                 from: reading.from,
@@ -223,11 +238,11 @@ impl Disk {
                 count: fetch.count,
                 bytes: fetch.bytes,
             },
-            Task::Move => match self.moving.as_ref().and_then(|moving| moving.order()) {
+            ChildTask::Move => match self.moving.as_ref().and_then(|moving| moving.order()) {
                 Some(order) => order,
                 None => return Ok(()),
             },
-            Task::Commit(batch) => {
+            ChildTask::Commit(batch) => {
                 let elapsed = self.elapsed.as_ref();
                 let Some(elapsed) = elapsed else { return Ok(()) };
                 return batch.give(process, tail, elapsed, &self.budget, around);

@@ -36,7 +36,7 @@ const MOST: usize = 4096;
 
 /// How far a log has come.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Position {
+pub struct SeqFileEntry {
     pub log: LogKey,
     pub epoch: u64,
     pub seq: u64,
@@ -53,7 +53,7 @@ pub struct Owner {
 
 /// The file.
 #[derive(Debug)]
-pub struct Positions {
+pub struct SeqFile {
     path: PathBuf,
     file: File,
     slots: HashMap<LogKey, u64>,
@@ -65,10 +65,10 @@ pub struct Positions {
     without_slot: usize,
 }
 
-impl Positions {
+impl SeqFile {
     /// Reads what a daemon left that did not stop cleanly. Something there that is
     /// not ours, or of another run of the machine, counts as nothing.
-    pub fn read(path: &Path, owner: &Owner) -> Vec<Position> {
+    pub fn read(path: &Path, owner: &Owner) -> Vec<SeqFileEntry> {
         let Ok(bytes) = fs::read(path) else { return Vec::new() };
         let mut slots = bytes.chunks(SLOT);
         let is_ours = |found: &[u8]| found == heading(owner) || found == heading_before_owners(owner);
@@ -94,11 +94,11 @@ impl Positions {
     ///
     /// # Errors
     /// Those of the directory; then nothing is followed, and no file is there.
-    pub fn create(path: &Path, owner: &Owner, known: &[Position]) -> io::Result<Self> {
+    pub fn create(path: &Path, owner: &Owner, known: &[SeqFileEntry]) -> io::Result<Self> {
         Self::replace(path, owner, known).inspect_err(|_| drop(fs::remove_file(path)))
     }
 
-    fn replace(path: &Path, owner: &Owner, known: &[Position]) -> io::Result<Self> {
+    fn replace(path: &Path, owner: &Owner, known: &[SeqFileEntry]) -> io::Result<Self> {
         let mut fresh = path.as_os_str().to_owned();
         fresh.push(".new");
         // Left by a process that was killed just here.
@@ -234,7 +234,7 @@ fn slot(name: &str, epoch: u64, seq: u64) -> Option<[u8; SLOT]> {
     Some(slot)
 }
 
-fn position(slot: &[u8]) -> Option<Position> {
+fn position(slot: &[u8]) -> Option<SeqFileEntry> {
     let (checksum, rest) = slot.split_first_chunk()?;
     if u32::from_be_bytes(*checksum) != crc32fast::hash(rest) || slot.len() != SLOT {
         return None;
@@ -244,5 +244,5 @@ fn position(slot: &[u8]) -> Option<Position> {
     let (length, name) = rest.split_first()?;
     let name = std::str::from_utf8(name.get(..usize::from(*length))?).ok()?;
     let log = encoding::key(name)?;
-    Some(Position { log, epoch: u64::from_be_bytes(*epoch), seq: u64::from_be_bytes(*seq) })
+    Some(SeqFileEntry { log, epoch: u64::from_be_bytes(*epoch), seq: u64::from_be_bytes(*seq) })
 }

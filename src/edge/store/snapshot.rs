@@ -12,21 +12,21 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::backend::{Disk, Options};
-use super::child::Ended;
-use super::failure::{ENDING, Trouble};
-use super::hub_clock::Elapsed;
+use super::backend::{Backend, Options};
+use super::child::EndedChild;
+use super::failure::{ENDING, Failure};
+use super::hub_clock::HubClock;
 use super::index::{Generation, Index, Log, Placed, Run};
-use super::memtable::{Entry, Tail};
-use super::read_queue::Wanted;
-use super::scheduler::Task;
+use super::memtable::{Entry, Memtable};
+use super::read_queue::QueuedRead;
+use super::scheduler::ChildTask;
 use super::snapshot_codec::{ImportError, VERSION};
-use super::write_budget::Budget;
+use super::write_budget::WriteBudget;
 use super::{Fetch, Store};
 use crate::binary_codec;
 use crate::binary_codec::{Destination, Output, Source};
-use crate::hub::settings::Disk as When;
-use crate::hub::{Keeping, LogKey, Now, Purpose};
+use crate::hub::settings::WriteThrough as When;
+use crate::hub::{EntryMeta, FetchPurpose, LogKey, Now};
 use crate::protocol::Moment;
 use crate::sort::{sort, sort_by};
 
@@ -45,7 +45,7 @@ struct DiskOutline {
     directory: PathBuf,
     /// All that is on the disk is known; else it is read from the beginning.
     is_loaded: bool,
-    elapsed: Option<Elapsed>,
+    elapsed: Option<HubClock>,
     /// What of the budget was spent.
     spent: u64,
     /// With the bytes that were ever put there, and those that it takes.
@@ -62,16 +62,16 @@ struct DiskOutline {
     works_since: Option<Moment>,
     /// Asked for to be told of, and forgotten by the hub.
     notices: Vec<Notice>,
-    ended: Vec<Ended>,
+    ended: Vec<EndedChild>,
     /// Those that were killed.
     #[serde(default)]
-    killed: Vec<Ended>,
+    killed: Vec<EndedChild>,
 }
 
 /// What is read for a notice: the first position is after this, and the run is
 /// where it lay when it was asked for.
 #[derive(Serialize, Deserialize)]
-struct Notice(Purpose, LogKey, u64, usize, Option<(u32, u64, u64)>);
+struct Notice(FetchPurpose, LogKey, u64, usize, Option<(u32, u64, u64)>);
 
 /// One log, in memory and on the disk.
 #[derive(Serialize, Deserialize)]
@@ -183,7 +183,7 @@ impl Store {
         }
         let mut store = Self::in_memory();
         if let (Some(options), Some(outline)) = (options, disk) {
-            store.disk = Some(Disk::resume(options, now, outline)?);
+            store.disk = Some(Backend::resume(options, now, outline)?);
         }
         for _ in 0..logs {
             let both: Both = from.next()?;
@@ -260,19 +260,19 @@ impl Store {
     }
 }
 
-impl Disk {
+impl Backend {
     /// Ends what is under way, without its answer.
-    fn let_go(&mut self, now: Moment, tail: &mut Tail) {
+    fn let_go(&mut self, now: Moment, tail: &mut Memtable) {
         let until = self.task.as_ref().map_or(now + ENDING, |(_, deadline)| *deadline);
         self.ended.extend(self.process.take().map(|process| process.dismiss(until)));
         match self.task.take().map(|(task, _)| task) {
-            Some(Task::Commit(batch)) => self.take_back(now, *batch, tail),
-            Some(Task::Read(wanted, _)) => self.reads.push_front(wanted),
+            Some(ChildTask::Commit(batch)) => self.take_back(now, *batch, tail),
+            Some(ChildTask::Read(wanted, _)) => self.reads.push_front(wanted),
             _ => {}
         }
         self.moving = None;
         if let Some(loading) = &mut self.loading {
-            **loading = super::recovery::Loading::default();
+            **loading = super::recovery::Recovery::default();
         }
     }
 
@@ -281,8 +281,8 @@ impl Disk {
         let generations = self.index.generations.iter();
         let (killed, ended) = self.ended.iter().partition(|ended| ended.is_killed());
         let notices =
-            self.reads.iter().filter(|wanted| matches!(wanted.fetch.purpose, Purpose::Notice(_))).map(
-                |Wanted { fetch, run }| {
+            self.reads.iter().filter(|wanted| matches!(wanted.fetch.purpose, FetchPurpose::Notice(_))).map(
+                |QueuedRead { fetch, run }| {
                     Notice(fetch.purpose, fetch.log.clone(), fetch.after, fetch.count, *run)
                 },
             );
@@ -292,11 +292,11 @@ impl Disk {
             elapsed: self.elapsed.clone(),
             spent: self.budget.spent(now),
             generations: generations.map(|(number, of)| (*number, of.put, of.bytes)).collect(),
-            newest: self.newest,
+            newest: self.active_generation,
             newest_bytes: self.room.newest,
             next_life: self.index.next_life,
-            swept_at: self.swept_at,
-            stale_since: self.stale_since,
+            swept_at: self.last_flush,
+            stale_since: self.garbage_since,
             trouble: trouble.map(|trouble| (trouble.why.clone(), trouble.is_deaf, trouble.again)),
             attempts: self.attempts,
             works_since: self.works_since,
@@ -315,19 +315,19 @@ impl Disk {
         if outline.is_loaded {
             disk.loading = None;
         }
-        disk.budget = Budget::new(disk.options.flash_budget, 0, now.moment);
+        disk.budget = WriteBudget::new(disk.options.flash_budget, 0, now.moment);
         disk.budget.spend(now.moment, outline.spent);
         let generation = |(number, put, bytes)| (number, Generation { put, bytes, ..Generation::default() });
         disk.index.generations.extend(outline.generations.into_iter().map(generation));
-        (disk.newest, disk.room.newest) = (outline.newest, outline.newest_bytes);
+        (disk.active_generation, disk.room.newest) = (outline.newest, outline.newest_bytes);
         disk.index.next_life = outline.next_life;
-        (disk.swept_at, disk.stale_since) = (outline.swept_at, outline.stale_since);
+        (disk.last_flush, disk.garbage_since) = (outline.swept_at, outline.stale_since);
         disk.trouble =
-            outline.trouble.map(|(why, is_deaf, again)| Trouble { why, is_deaf, is_told: true, again });
+            outline.trouble.map(|(why, is_deaf, again)| Failure { why, is_deaf, is_told: true, again });
         (disk.attempts, disk.works_since) = (outline.attempts, outline.works_since);
         let wanted = |Notice(purpose, log, after, count, run)| {
             let fetch = Fetch { purpose, log, after, count, bytes: usize::MAX };
-            Wanted { fetch, run }
+            QueuedRead { fetch, run }
         };
         disk.reads = outline.notices.into_iter().map(wanted).collect();
         disk.ended = outline.ended.into_iter().map(|ended| ended.until(now.moment + ENDING)).collect();
@@ -338,7 +338,7 @@ impl Disk {
 
 impl Both {
     /// What of it is in memory.
-    fn of(log: &LogKey, tail: &Tail) -> Self {
+    fn of(log: &LogKey, tail: &Memtable) -> Self {
         let messages = tail.logs.get(log).into_iter().flatten();
         Self {
             log: log.clone(),
@@ -361,7 +361,7 @@ impl Both {
 }
 
 impl Kept {
-    fn of(seq: u64, entry: &Entry, tail: &Tail) -> Self {
+    fn of(seq: u64, entry: &Entry, tail: &Memtable) -> Self {
         let Entry { expires, since, size, heard, durable, disk, is_tried, is_forgotten, .. } = *entry;
         let kind = Kind(expires, since, size, heard, durable, disk);
         let (id, body) = tail.spelled(entry);
@@ -370,8 +370,8 @@ impl Kept {
 }
 
 impl Kind {
-    fn keeping(self) -> Keeping {
+    fn keeping(self) -> EntryMeta {
         let Self(expires, since, size, heard, durable, disk) = self;
-        Keeping { expires, since, size, heard, durable, disk, scope: None }
+        EntryMeta { expires, since, size, delivered: heard, durable, disk, scope: None }
     }
 }

@@ -9,10 +9,10 @@
 
 use std::time::Duration;
 
-use super::backend::{Around, Disk};
-use super::ipc::Room;
-use super::memtable::Tail;
-use super::scheduler::Task;
+use super::backend::{Backend, StoreContext};
+use super::ipc::SpaceReport;
+use super::memtable::Memtable;
+use super::scheduler::ChildTask;
 use super::write_budget::Thrift;
 use crate::protocol::Moment;
 
@@ -38,24 +38,24 @@ const PART: u64 = 4;
 /// What failed is not tried before.
 const PAUSE: Duration = Duration::from_secs(3600);
 
-impl Disk {
+impl Backend {
     /// When something is to be copied, if there is something.
     pub(super) fn checkpoint_due(&self, now: Moment) -> Option<Moment> {
         // What is still to be written comes first.
-        let is_quiet = self.behind.is_empty() && self.urgent.is_empty();
+        let is_quiet = self.unwritten.is_empty() && self.sync_queue.is_empty();
         self.to_be_copied(now).filter(|_| is_quiet)?;
         let is_under_way = self.checkpoint.is_some();
         Some(if is_under_way { now } else { self.no_checkpoint_before.max(self.busy_at + QUIET) })
     }
 
     /// The next part, if it is due.
-    pub(super) fn next_checkpoint(&mut self, now: Moment) -> Option<Task> {
+    pub(super) fn next_checkpoint(&mut self, now: Moment) -> Option<ChildTask> {
         let is_due = self.checkpoint_due(now).is_some_and(|due| due <= now);
         if !is_due {
             return None;
         }
         self.checkpoint = self.to_be_copied(now);
-        self.checkpoint.map(Task::Checkpoint)
+        self.checkpoint.map(ChildTask::Checkpoint)
     }
 
     /// The oldest generation whose log is worth it, and fits.
@@ -91,18 +91,18 @@ impl Disk {
     pub(super) fn has_copied(
         &mut self,
         generation: u32,
-        room: Room,
+        room: SpaceReport,
         is_done: bool,
-        tail: &Tail,
-        around: &mut Around<'_>,
+        tail: &Memtable,
+        around: &mut StoreContext<'_>,
     ) {
         self.task = None;
         if let Some(of) = self.index.generations.get_mut(&generation) {
             (of.bytes, of.wal) = (room.newest, room.wal);
         }
-        let newest = if generation == self.newest { room.newest } else { self.room.newest };
-        self.has_room(around.now.moment, Room { newest, ..room });
-        self.tell_capacity(tail, around.facts);
+        let newest = if generation == self.active_generation { room.newest } else { self.room.newest };
+        self.has_room(around.now.moment, SpaceReport { newest, ..room });
+        self.tell_capacity(tail, around.inputs);
         if is_done {
             self.checkpoint = None;
             // The engine keeps memory, and threads.
@@ -112,7 +112,7 @@ impl Disk {
 
     /// What failed was only copying: what is kept is where it was.
     pub(super) fn copies_later(&mut self, now: Moment, why: &str) -> bool {
-        let is_copying = matches!(self.task, Some((Task::Checkpoint(_), _)));
+        let is_copying = matches!(self.task, Some((ChildTask::Checkpoint(_), _)));
         if is_copying {
             log::warn!("{why}; what is kept stays in its write-ahead log");
             self.kill_process(now);

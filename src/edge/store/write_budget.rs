@@ -18,7 +18,7 @@ const WIDEST: Duration = Duration::from_secs(300);
 
 /// What may be written in a day.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Budget {
+pub struct WriteBudget {
     /// Bytes a day; none: as many as it takes.
     daily: Option<u64>,
     spent: u64,
@@ -37,7 +37,7 @@ pub enum Thrift {
     Spent,
 }
 
-impl Budget {
+impl WriteBudget {
     /// One of which so much is spent already.
     pub fn new(daily: Option<u64>, spent: u64, now: Moment) -> Self {
         Self { daily, spent: daily.map_or(0, |daily| spent.min(daily)), at: now }

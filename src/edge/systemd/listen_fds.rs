@@ -11,9 +11,9 @@ use crate::sort::sort;
 
 /// What was passed, and nobody has asked for yet.
 #[derive(Default, Debug)]
-pub struct Passed(Vec<(String, OwnedFd)>);
+pub struct ListenFds(Vec<(String, OwnedFd)>);
 
-impl Passed {
+impl ListenFds {
     /// What was passed to this process, and not to one that started it: `LISTEN_PID`
     /// says whom it is for. To be asked once, before anything else is opened.
     ///

@@ -11,6 +11,6 @@ mod notify;
 mod standing;
 mod status;
 
-pub use listen_fds::Passed;
+pub use listen_fds::ListenFds;
 pub use notify::Notify;
-pub use status::{Bulletin, Numbers};
+pub use status::{StatusCounts, StatusNotifier};

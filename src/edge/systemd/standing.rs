@@ -4,19 +4,19 @@
 
 use std::time::Duration;
 
-use super::{Bulletin, Numbers};
+use super::{StatusCounts, StatusNotifier};
 use crate::edge::driver::Driver;
 use crate::edge::net::mem_accounting;
 use crate::protocol::Moment;
 
 impl Driver {
     /// From now on systemd is told how it goes.
-    pub fn report_to(&mut self, bulletin: Bulletin) {
+    pub fn report_to(&mut self, bulletin: StatusNotifier) {
         self.bulletin = Some(bulletin);
     }
 
     /// Whoever connects is served from now on.
-    pub fn is_ready(&mut self) {
+    pub fn notify_ready(&mut self) {
         self.look_at_the_clock();
         let (now, numbers) = (self.now.moment, self.numbers());
         if let Some(bulletin) = &mut self.bulletin {
@@ -26,7 +26,7 @@ impl Driver {
 
     /// The daemon is going to end; its peers may take `time` to read what they are
     /// owed.
-    pub fn is_stopping(&mut self, time: Duration) {
+    pub fn notify_stopping(&mut self, time: Duration) {
         self.look_at_the_clock();
         if let Some(bulletin) = &mut self.bulletin {
             bulletin.stopping(self.now.moment, time);
@@ -34,7 +34,7 @@ impl Driver {
     }
 
     /// The daemon is going to end, and nobody who is connected is to notice.
-    pub fn is_restarting(&mut self) {
+    pub fn notify_restarting(&mut self) {
         self.look_at_the_clock();
         if let Some(bulletin) = &mut self.bulletin {
             bulletin.restarting();
@@ -56,10 +56,10 @@ impl Driver {
         self.bulletin.as_mut()?.turn(now, numbers, self.store.trouble(), is_stuck)
     }
 
-    fn numbers(&self) -> Numbers {
+    fn numbers(&self) -> StatusCounts {
         let workers = mem_accounting::workers();
         let (operations, messages) = self.hub.at_a_glance();
-        Numbers {
+        StatusCounts {
             connections: self.links.len().saturating_sub(workers),
             workers,
             operations,

@@ -24,7 +24,7 @@ const LONGER: Duration = Duration::from_secs(10);
 
 /// What the line says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Numbers {
+pub struct StatusCounts {
     /// WebSocket connections.
     pub connections: usize,
     pub workers: usize,
@@ -35,7 +35,7 @@ pub struct Numbers {
     pub store: State,
 }
 
-impl fmt::Display for Numbers {
+impl fmt::Display for StatusCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let counted = |count: usize, one: &str| {
             let ending = if count == 1 { "" } else { "s" };
@@ -59,9 +59,9 @@ impl fmt::Display for Numbers {
 
 /// What was told, and when.
 #[derive(Debug)]
-pub struct Bulletin {
+pub struct StatusNotifier {
     notify: Notify,
-    numbers: Option<Numbers>,
+    numbers: Option<StatusCounts>,
     line: String,
     told_at: Moment,
     /// When it was said last that more time is needed.
@@ -70,7 +70,7 @@ pub struct Bulletin {
     alive_at: Option<Moment>,
 }
 
-impl Bulletin {
+impl StatusNotifier {
     /// One that has told nothing yet.
     pub fn new(notify: Notify) -> Self {
         Self {
@@ -100,7 +100,7 @@ impl Bulletin {
     }
 
     /// Whoever connects is served from now on.
-    pub fn ready(&mut self, now: Moment, numbers: Numbers, trouble: Option<&str>) {
+    pub fn ready(&mut self, now: Moment, numbers: StatusCounts, trouble: Option<&str>) {
         self.set(now, numbers, trouble);
         self.notify.ready(&self.line);
         self.alive_at = self.pulse().map(|pulse| now + pulse);
@@ -126,14 +126,14 @@ impl Bulletin {
     pub fn turn(
         &mut self,
         now: Moment,
-        numbers: Numbers,
+        numbers: StatusCounts,
         trouble: Option<&str>,
         is_stuck: bool,
     ) -> Option<Moment> {
         [self.report(now, numbers, trouble), self.pulsate(now, is_stuck)].into_iter().flatten().min()
     }
 
-    fn report(&mut self, now: Moment, numbers: Numbers, trouble: Option<&str>) -> Option<Moment> {
+    fn report(&mut self, now: Moment, numbers: StatusCounts, trouble: Option<&str>) -> Option<Moment> {
         let told = self.numbers?;
         // Why the store fails may change while it fails.
         if told == numbers && trouble.is_none() {
@@ -151,7 +151,7 @@ impl Bulletin {
         None
     }
 
-    fn set(&mut self, now: Moment, numbers: Numbers, trouble: Option<&str>) {
+    fn set(&mut self, now: Moment, numbers: StatusCounts, trouble: Option<&str>) {
         self.line = match trouble {
             Some(why) => format!("degraded: messages are kept in memory only: {why}; {numbers}"),
             None => numbers.to_string(),
@@ -184,12 +184,17 @@ impl Bulletin {
 mod tests {
     use super::*;
 
-    const QUIET: Numbers =
-        Numbers { connections: 0, workers: 0, operations: 0, messages: 0, store: State::Works(Thrift::Free) };
+    const QUIET: StatusCounts = StatusCounts {
+        connections: 0,
+        workers: 0,
+        operations: 0,
+        messages: 0,
+        store: State::Works(Thrift::Free),
+    };
 
     /// Ready since the first second; nobody listens.
-    fn bulletin(watchdog: Option<Duration>) -> Bulletin {
-        let mut bulletin = Bulletin::new(Notify { watchdog });
+    fn bulletin(watchdog: Option<Duration>) -> StatusNotifier {
+        let mut bulletin = StatusNotifier::new(Notify { watchdog });
         bulletin.ready(Moment(1000), QUIET, None);
         bulletin
     }
@@ -204,7 +209,7 @@ mod tests {
     #[test]
     fn a_change_within_a_second_is_told_when_it_is_over_and_only_if_it_lasts() {
         let mut bulletin = bulletin(None);
-        let busy = Numbers { connections: 1, workers: 2, ..QUIET };
+        let busy = StatusCounts { connections: 1, workers: 2, ..QUIET };
         assert_eq!(bulletin.turn(Moment(1500), busy, None, false), Some(Moment(2000)));
         assert_eq!(bulletin.turn(Moment(1600), QUIET, None, false), None);
         assert_eq!(bulletin.turn(Moment(2000), busy, None, false), None);
@@ -215,7 +220,7 @@ mod tests {
     #[test]
     fn a_store_that_fails_is_told_with_the_reason_on_one_line() {
         let mut bulletin = bulletin(None);
-        let failing = Numbers { store: State::Failing, ..QUIET };
+        let failing = StatusCounts { store: State::Failing, ..QUIET };
         bulletin.turn(Moment(5000), failing, Some("no\nspace"), false);
         let line = "degraded: messages are kept in memory only: no space; ";
         assert_eq!(bulletin.line.strip_prefix(line), Some(failing.to_string().as_str()));

@@ -31,7 +31,7 @@ pub enum Scope {
 
 /// One message, as its publisher named it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-pub(in crate::hub) struct Key {
+pub(in crate::hub) struct DedupKey {
     pub(in crate::hub) scope: Scope,
     pub(in crate::hub) target: Target,
     pub(in crate::hub) id: MessageId,
@@ -39,41 +39,41 @@ pub(in crate::hub) struct Key {
 
 /// Where a message was put, if it took a position. None is at zero.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub(in crate::hub) struct Place {
+pub(in crate::hub) struct LogPosition {
     pub(in crate::hub) epoch: u64,
     pub(in crate::hub) seq: u64,
 }
 
 /// One message, when it was seen and where it was put.
-type Seen = (Moment, Rc<Key>, Option<Place>);
+type DedupEntry = (Moment, Rc<DedupKey>, Option<LogPosition>);
 
 /// The messages seen within the last minutes, oldest first.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-#[serde(from = "VecDeque<Seen>", into = "VecDeque<Seen>")]
-pub(in crate::hub) struct Recent {
-    order: VecDeque<Seen>,
-    seen: HashMap<Rc<Key>, Option<Place>>,
+#[serde(from = "VecDeque<DedupEntry>", into = "VecDeque<DedupEntry>")]
+pub(in crate::hub) struct DedupWindow {
+    order: VecDeque<DedupEntry>,
+    seen: HashMap<Rc<DedupKey>, Option<LogPosition>>,
 }
 
-impl From<VecDeque<Seen>> for Recent {
-    fn from(order: VecDeque<Seen>) -> Self {
+impl From<VecDeque<DedupEntry>> for DedupWindow {
+    fn from(order: VecDeque<DedupEntry>) -> Self {
         Self { seen: order.iter().map(|(_, key, place)| (key.clone(), *place)).collect(), order }
     }
 }
 
-impl From<Recent> for VecDeque<Seen> {
-    fn from(recent: Recent) -> Self {
+impl From<DedupWindow> for VecDeque<DedupEntry> {
+    fn from(recent: DedupWindow) -> Self {
         recent.order
     }
 }
 
-impl Recent {
+impl DedupWindow {
     /// Where a message was put that was seen before.
-    pub(in crate::hub) fn find(&self, key: &Key) -> Option<Option<Place>> {
+    pub(in crate::hub) fn find(&self, key: &DedupKey) -> Option<Option<LogPosition>> {
         self.seen.get(key).copied()
     }
 
-    pub(in crate::hub) fn insert(&mut self, now: Moment, key: Key, place: Option<Place>) {
+    pub(in crate::hub) fn insert(&mut self, now: Moment, key: DedupKey, place: Option<LogPosition>) {
         let key = Rc::new(key);
         if self.seen.insert(key.clone(), place).is_none() {
             self.order.push_back((now, key, place));
@@ -84,7 +84,7 @@ impl Recent {
     }
 
     /// Puts one back that was seen earlier, in its place.
-    pub(in crate::hub) fn restore(&mut self, now: Moment, at: Moment, key: Key, place: Place) {
+    pub(in crate::hub) fn restore(&mut self, now: Moment, at: Moment, key: DedupKey, place: LogPosition) {
         let key = Rc::new(key);
         let is_full = self.order.len() >= MOST && self.order.front().is_some_and(|(first, ..)| at <= *first);
         if is_full || now.since(at) >= REMEMBERED || self.seen.contains_key(&key) {
@@ -100,7 +100,7 @@ impl Recent {
 
     /// Those whose publisher and target outlive their connections.
     pub(in crate::hub) fn of_others(&self) -> Self {
-        let outlives = |(_, key, _): &&Seen| {
+        let outlives = |(_, key, _): &&DedupEntry| {
             !matches!(key.scope, Scope::Connection(_)) && !matches!(key.target, Target::Connection(_))
         };
         self.order.iter().filter(outlives).cloned().collect::<VecDeque<_>>().into()

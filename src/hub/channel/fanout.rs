@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use super::dedup::Scope;
 use super::publish::Publisher;
-use super::topics::{Hearing, Topic};
+use super::topics::{DeliveryMode, Topic};
 use crate::hub::Hub;
 use crate::hub::connection::table::Connection;
 use crate::hub::event::{Effect, Effects, LogKey, Now};
 use crate::hub::log::cursor::Backlog;
-use crate::hub::log::entry::Kept;
+use crate::hub::log::entry::LogEntry;
 use crate::hub::log::retention::expiry;
 use crate::hub::settings::Keep;
 use crate::protocol::frame::GapCause;
@@ -23,7 +23,7 @@ use crate::protocol::{Channel, Message, Sender};
 
 /// What becomes of a message, as its publisher is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub(in crate::hub) struct Reach {
+pub(in crate::hub) struct DeliveryCounts {
     pub(in crate::hub) sent: u64,
     pub(in crate::hub) failed: u64,
     pub(in crate::hub) kept: bool,
@@ -34,7 +34,7 @@ pub(in crate::hub) struct Reach {
 
 /// What its publisher wants of a message beside its delivery.
 #[derive(Clone, Debug, Default)]
-pub(in crate::hub) struct Terms {
+pub(in crate::hub) struct PublishOptions {
     /// No longer than the policy says.
     pub(in crate::hub) ttl: Option<Duration>,
     pub(in crate::hub) durable: bool,
@@ -42,7 +42,7 @@ pub(in crate::hub) struct Terms {
     pub(in crate::hub) scope: Option<Scope>,
 }
 
-impl Terms {
+impl PublishOptions {
     /// For those who are here now, and nobody else.
     pub(in crate::hub) fn fleeting() -> Self {
         Self { ttl: Some(Duration::ZERO), ..Self::default() }
@@ -50,10 +50,10 @@ impl Terms {
 }
 
 /// A message, and those whom it did not reach live.
-pub(in crate::hub) struct Rest {
+pub(in crate::hub) struct Fanout {
     pub(in crate::hub) place: u32,
     pub(in crate::hub) message: Rc<Message>,
-    pub(in crate::hub) terms: Terms,
+    pub(in crate::hub) terms: PublishOptions,
     /// Whether anybody but its publisher heard it.
     heard: bool,
     /// How many read what lies before it.
@@ -70,8 +70,8 @@ impl Hub {
         wanted: impl Fn(u32, &Connection) -> bool,
         from: &Publisher,
         out: &mut Effects,
-    ) -> Reach {
-        let mut reach = Reach::default();
+    ) -> DeliveryCounts {
+        let mut reach = DeliveryCounts::default();
         let start = out.recipients.len();
         for (slot, connection) in self.connections.iter() {
             if !wanted(slot, connection) || (Some(slot) == from.slot() && !from.echo) {
@@ -113,9 +113,9 @@ impl Hub {
         key: LogKey,
         mut message: Message,
         from: &Publisher,
-        terms: Terms,
+        terms: PublishOptions,
         out: &mut Effects,
-    ) -> Reach {
+    ) -> DeliveryCounts {
         let fleeting = terms.ttl.is_some_and(|ttl| ttl.is_zero());
         let (channel, inbox) = match &key {
             LogKey::Channel(channel) => (channel.clone(), None),
@@ -123,14 +123,14 @@ impl Hub {
         };
         message.channel = Some(channel);
         let place = match self.channels.find(&key) {
-            None if fleeting => return Reach::default(),
+            None if fleeting => return DeliveryCounts::default(),
             None => self.topic(key),
             Some(place) => place,
         };
         if !fleeting {
             message.seq = self.next_seq(place, out);
         }
-        let Some(topic) = self.channels.at_mut(place) else { return Reach::default() };
+        let Some(topic) = self.channels.at_mut(place) else { return DeliveryCounts::default() };
         let start = out.recipients.len();
         let (mut heard, mut reading, mut full) = (false, 0, 0);
         for subscriber in &topic.subscribers {
@@ -139,13 +139,15 @@ impl Hub {
                 continue;
             }
             match subscriber.hearing {
-                Hearing::Live if self.connections.at(subscriber.slot).is_some_and(|c| c.full) => full += 1,
-                Hearing::Live => {
+                DeliveryMode::Live if self.connections.at(subscriber.slot).is_some_and(|c| c.full) => {
+                    full += 1
+                }
+                DeliveryMode::Live => {
                     heard |= !own;
                     out.recipients.push(subscriber.slot);
                 }
-                Hearing::Reading => reading += 1,
-                Hearing::Off => {}
+                DeliveryMode::Reading => reading += 1,
+                DeliveryMode::Off => {}
             }
         }
         let message = Rc::new(message);
@@ -154,7 +156,7 @@ impl Hub {
         if let Some(topic) = self.channels.at_mut(place).filter(|_| sent > 0) {
             topic.offered = topic.seq;
         }
-        let rest = Rest { place, message, terms, heard, reading, full };
+        let rest = Fanout { place, message, terms, heard, reading, full };
         let mut reach = self.keep_for(now, &rest, from, out);
         if sent == 0 {
             self.settle(now, place);
@@ -176,19 +178,19 @@ impl Hub {
         let (epoch, seq) = (topic.epoch, topic.seq);
         let topic = self.channels.at(place)?;
         if self.goes_on(&self.policy_of(&topic.key)) {
-            out.push(Effect::Reach { log: topic.key.clone(), epoch, seq });
+            out.push(Effect::PersistSeq { log: topic.key.clone(), epoch, seq });
         }
         Some(seq)
     }
 
     /// Those who did not hear it live read it later, where the policy is so.
-    fn keep_for(&mut self, now: Now, rest: &Rest, from: &Publisher, out: &mut Effects) -> Reach {
+    fn keep_for(&mut self, now: Now, rest: &Fanout, from: &Publisher, out: &mut Effects) -> DeliveryCounts {
         let late = rest.reading + rest.full;
         let Some(seq) = rest.message.seq else {
             self.counters.messages_shed += late;
-            return Reach { failed: late, ..Reach::default() };
+            return DeliveryCounts { failed: late, ..DeliveryCounts::default() };
         };
-        let Some(topic) = self.channels.at(rest.place) else { return Reach::default() };
+        let Some(topic) = self.channels.at(rest.place) else { return DeliveryCounts::default() };
         let policy = self.policy_of(&topic.key);
         let wanted = match policy.keep {
             Keep::Never => rest.reading > 0,
@@ -199,9 +201,9 @@ impl Hub {
             topic.last_loss = GapCause::NotKept;
         }
         if !wanted && rest.full == 0 {
-            return Reach::default();
+            return DeliveryCounts::default();
         }
-        let kept = Kept {
+        let kept = LogEntry {
             seq,
             expires: expiry(now.moment, &policy, rest.terms.ttl),
             since: now.moment,
@@ -231,13 +233,13 @@ impl Hub {
         }
         let sent = if kept { rest.reading } else { 0 } + if kept && behind { rest.full } else { 0 };
         self.counters.messages_shed += late - sent;
-        Reach { sent, failed: late - sent, kept, ..Reach::default() }
+        DeliveryCounts { sent, failed: late - sent, kept, ..DeliveryCounts::default() }
     }
 
     /// The subscribers that hear live and have no room.
-    fn full_ones(&self, rest: &Rest, from: &Publisher) -> Vec<u32> {
+    fn full_ones(&self, rest: &Fanout, from: &Publisher) -> Vec<u32> {
         let Some(topic) = self.channels.at(rest.place).filter(|_| rest.full > 0) else { return Vec::new() };
-        let live = topic.subscribers.iter().filter(|subscriber| subscriber.hearing == Hearing::Live);
+        let live = topic.subscribers.iter().filter(|subscriber| subscriber.hearing == DeliveryMode::Live);
         live.map(|subscriber| subscriber.slot)
             .filter(|slot| Some(*slot) != from.slot() || from.echo)
             .filter(|slot| self.connections.at(*slot).is_some_and(|connection| connection.full))

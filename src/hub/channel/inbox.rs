@@ -4,7 +4,7 @@
 //! cursor that all connections of a user share. Does not know how it is kept or
 //! read: it is one more topic.
 
-use super::topics::{Hearing, Subscriber, Topic};
+use super::topics::{DeliveryMode, Subscriber, Topic};
 use crate::hub::Hub;
 use crate::hub::event::{Effects, LogKey, Now};
 use crate::hub::log::Log;
@@ -34,14 +34,14 @@ impl Hub {
         let Some(connection) = self.connections.get(conn) else { return };
         let (Some(user), mode) = (connection.user.clone(), connection.inbox) else { return };
         let place = self.topic(LogKey::Inbox(user.clone()));
-        let hearing = if mode == InboxMode::Off { Hearing::Off } else { Hearing::Live };
+        let hearing = if mode == InboxMode::Off { DeliveryMode::Off } else { DeliveryMode::Live };
         let Some(topic) = self.channels.at_mut(place) else { return };
         let is_first = topic.subscribers.is_empty();
         topic.subscribers.push(Subscriber { slot: conn.slot, hearing, watches: false });
         if let Some(connection) = self.connections.get_mut(conn) {
             connection.topics.insert(0, place);
         }
-        if hearing == Hearing::Live {
+        if hearing == DeliveryMode::Live {
             self.read_inbox(now, place, conn, out);
         } else {
             // Who is back only like this is away for what waits.
@@ -60,10 +60,10 @@ impl Hub {
         let Some(place) = connection.inbox_at() else { return };
         let Some(topic) = self.channels.at_mut(place) else { return };
         let Some(subscriber) = topic.subscriber_mut(conn.slot) else { return };
-        if off == (subscriber.hearing == Hearing::Off) {
+        if off == (subscriber.hearing == DeliveryMode::Off) {
             return;
         }
-        subscriber.hearing = if off { Hearing::Off } else { Hearing::Live };
+        subscriber.hearing = if off { DeliveryMode::Off } else { DeliveryMode::Live };
         if off {
             self.give_up_reading(place, conn, out);
             self.forget_missed(place, conn);
@@ -179,6 +179,6 @@ impl Topic {
 
     /// Whether no connection of its user hears an inbox.
     pub(in crate::hub) fn is_unheard(&self) -> bool {
-        self.subscribers.iter().all(|subscriber| subscriber.hearing == Hearing::Off)
+        self.subscribers.iter().all(|subscriber| subscriber.hearing == DeliveryMode::Off)
     }
 }

@@ -12,8 +12,8 @@ use super::topics::Topic;
 use super::unsubscribe::Leaving;
 use crate::hub::connection::rate_limit::ListSpace;
 use crate::hub::event::{Effect, Effects, Now};
-use crate::hub::timers::{NEVER, Task, round_up};
-use crate::hub::{Ask, Done, Hub};
+use crate::hub::timers::{NEVER, Timer, round_up};
+use crate::hub::{Hub, RequestContext, RequestResult};
 use crate::protocol::frame::Present;
 use crate::protocol::{Channel, Frame, Moment, Payload, UserId};
 
@@ -29,7 +29,7 @@ const LONGEST_LIST: usize = 64 << 10;
 /// Who is on a channel that somebody watches.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(in crate::hub) struct Presence {
-    users: BTreeMap<UserId, Here>,
+    users: BTreeMap<UserId, Member>,
     /// For which moment the deadline of those who lost a connection is set.
     armed: Moment,
     /// What all that is said of them takes.
@@ -38,7 +38,7 @@ pub(in crate::hub) struct Presence {
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-struct Here {
+struct Member {
     connections: u64,
     /// When a user without connections is taken for gone.
     until: Moment,
@@ -50,7 +50,7 @@ struct Here {
     info: Option<Payload>,
 }
 
-impl Here {
+impl Member {
     fn new() -> Self {
         Self { connections: 0, until: NEVER, opened: Moment::default(), info: None }
     }
@@ -116,7 +116,7 @@ impl Hub {
         let bytes = || users.iter().map(|(user, here)| entry_bytes(user, here.info.as_ref())).sum();
         let fits = |bytes: usize, room: &mut ListSpace| bytes <= LONGEST_LIST && room.takes(bytes);
         let is_listed = users.len() <= MOST_LISTED && fits(bytes(), room);
-        let entry = |(user, here): (&UserId, &Here)| Present {
+        let entry = |(user, here): (&UserId, &Member)| Present {
             user_id: user.clone(),
             connections: here.connections,
             info: here.info.clone(),
@@ -131,7 +131,7 @@ impl Hub {
             let Some(user) = self.connections.at(subscriber.slot).and_then(|c| c.user.as_ref()) else {
                 continue;
             };
-            presence.users.entry(user.clone()).or_insert_with(Here::new).connections += 1;
+            presence.users.entry(user.clone()).or_insert_with(Member::new).connections += 1;
         }
         self.describe_users(topic, &mut presence, None);
         presence
@@ -212,7 +212,12 @@ impl Hub {
         }
     }
 
-    pub(in crate::hub) fn presence(&self, ask: &Ask, channel: Channel, out: &mut Effects) -> Done {
+    pub(in crate::hub) fn presence(
+        &self,
+        ask: &RequestContext,
+        channel: Channel,
+        out: &mut Effects,
+    ) -> RequestResult {
         self.may_look(ask.from, &channel)?;
         let topic = self.channels.find_channel(&channel).and_then(|place| self.channels.at(place));
         let (count, presence) =
@@ -233,7 +238,7 @@ impl Hub {
             self.channels.watched += held;
         } else if !watched && let Some(mut presence) = topic.presence.take() {
             self.channels.watched -= presence.held();
-            self.deadlines.rearm(Task::Absence(place), &mut presence.armed, NEVER);
+            self.timers.rearm(Timer::Absence(place), &mut presence.armed, NEVER);
         }
     }
 
@@ -245,7 +250,7 @@ impl Hub {
         let was = presence.held();
         let here = presence.users.entry(user.clone()).or_insert_with(|| {
             joins = true;
-            Here::new()
+            Member::new()
         });
         if here.connections == 0 {
             here.opened = Moment::default();
@@ -287,7 +292,7 @@ impl Hub {
         }
         here.until = round_up(now.moment + GRACE);
         let due = presence.armed.min(here.until);
-        self.deadlines.rearm(Task::Absence(place), &mut presence.armed, due);
+        self.timers.rearm(Timer::Absence(place), &mut presence.armed, due);
     }
 
     /// Some who lost a connection may have been away for too long.
@@ -299,7 +304,7 @@ impl Hub {
         let away = presence.users.iter().filter(|(_, here)| here.until <= now.moment);
         let away: Vec<UserId> = away.map(|(user, _)| user.clone()).collect();
         let due = presence.users.values().map(|here| here.until).filter(|until| *until > now.moment).min();
-        self.deadlines.rearm(Task::Absence(place), &mut presence.armed, due.unwrap_or(NEVER));
+        self.timers.rearm(Timer::Absence(place), &mut presence.armed, due.unwrap_or(NEVER));
         for user in away {
             self.gone(place, &user, out);
         }
@@ -331,7 +336,7 @@ impl Hub {
         }
         let to = out.noted(start);
         if !to.is_empty() {
-            out.push(Effect::Tell { frame: Box::new(frame), to });
+            out.push(Effect::Broadcast { frame: Box::new(frame), to });
         }
     }
 }

@@ -3,14 +3,14 @@
 //! Knows who may publish where, what was sent before, and how it is answered.
 //! Does not know whom it reaches; that is in [`fanout`](super::fanout).
 
-use super::dedup::{Key, Place, Scope};
-use super::fanout::{Reach, Terms};
+use super::dedup::{DedupKey, LogPosition, Scope};
+use super::fanout::{DeliveryCounts, PublishOptions};
 use super::receipts::Wants;
 use crate::hub::connection::table::{Connection, Kind};
-use crate::hub::event::{Asker, Effects, LogKey, Now};
+use crate::hub::event::{Effects, LogKey, Now, Requester};
 use crate::hub::log::durable::Answer;
 use crate::hub::settings::Keep;
-use crate::hub::{Ask, Done, Hub};
+use crate::hub::{Hub, RequestContext, RequestResult};
 use crate::protocol::request::Target;
 use crate::protocol::{
     Channel, Code, ConnectionId, Frame, Message, MessageId, OperationId, Publication, Refusal, Sender, UserId,
@@ -40,8 +40,8 @@ impl Publisher {
 
 impl Hub {
     /// Who asks, as a publisher.
-    pub(in crate::hub) fn publisher(&self, from: Asker, echo: bool) -> Publisher {
-        let Asker::Connection(conn) = from else {
+    pub(in crate::hub) fn publisher(&self, from: Requester, echo: bool) -> Publisher {
+        let Requester::Connection(conn) = from else {
             return Publisher { conn: None, sender: Sender::Http, user: None, echo: false };
         };
         let connection = self.connections.get(conn);
@@ -56,20 +56,20 @@ impl Hub {
     pub(in crate::hub) fn publish(
         &mut self,
         now: Now,
-        ask: &Ask,
+        ask: &RequestContext,
         publication: Publication,
         out: &mut Effects,
-    ) -> Done {
+    ) -> RequestResult {
         self.may_publish(ask.from, &publication.target)?;
         let conn = self.addressed(&publication.target)?;
         let receipt = if publication.receipt { Some(self.wants_receipt(ask.from)?) } else { None };
-        let key = publication.message_id.clone().map(|id| Key {
+        let key = publication.message_id.clone().map(|id| DedupKey {
             scope: self.scope(ask.from),
             target: publication.target.clone(),
             id,
         });
-        self.recent.forget(now.moment);
-        if let Some(first) = key.as_ref().and_then(|key| self.recent.find(key)) {
+        self.dedup.forget(now.moment);
+        if let Some(first) = key.as_ref().and_then(|key| self.dedup.find(key)) {
             return self.repeat(now, ask, &publication, first, out);
         }
         let log = log_of(&publication.target);
@@ -81,7 +81,7 @@ impl Hub {
         }
         let Publication { ttl, durable, .. } = publication;
         let target = publication.target.clone();
-        let terms = Terms { ttl, durable, scope: key.as_ref().map(|key| key.scope.clone()) };
+        let terms = PublishOptions { ttl, durable, scope: key.as_ref().map(|key| key.scope.clone()) };
         let is_fleeting = ttl.is_some_and(|ttl| ttl.is_zero());
         let message = self.compose(now, &from, publication);
         let message_id = message.message_id.clone();
@@ -98,12 +98,12 @@ impl Hub {
         }
         let place = log.filter(|_| !is_fleeting).and_then(|log| self.channels.find(&log));
         let put = place.and_then(|place| self.channels.at(place));
-        let put = put.map(|topic| Place { epoch: topic.epoch, seq: topic.seq });
+        let put = put.map(|topic| LogPosition { epoch: topic.epoch, seq: topic.seq });
         if let Some(key) = key {
-            self.recent.insert(now.moment, key, put);
+            self.dedup.insert(now.moment, key, put);
         }
         match place.zip(put).filter(|_| durable && reach.kept) {
-            Some((place, Place { seq, .. })) => {
+            Some((place, LogPosition { seq, .. })) => {
                 self.await_disk(now, place, Answer::new(seq, ask, message_id, reach), out)
             }
             None => self.answer(ask, send_success(target, message_id, reach), out),
@@ -130,23 +130,23 @@ impl Hub {
     fn repeat(
         &mut self,
         now: Now,
-        ask: &Ask,
+        ask: &RequestContext,
         publication: &Publication,
-        first: Option<Place>,
+        first: Option<LogPosition>,
         out: &mut Effects,
-    ) -> Done {
+    ) -> RequestResult {
         let Publication { target, durable, message_id: Some(id), .. } = publication else { return Ok(()) };
-        let Place { epoch, seq } = first.unwrap_or_default();
+        let LogPosition { epoch, seq } = first.unwrap_or_default();
         let place = log_of(target).and_then(|log| self.channels.find(&log));
         let topic = place.and_then(|place| self.channels.at(place)).filter(|topic| topic.epoch == epoch);
         let log = topic.and_then(|topic| topic.log.as_ref());
         let kept = log.and_then(|log| log.find(seq));
         let is_awaited = log.is_some_and(|log| log.answers.awaits(seq));
-        let reach = Reach {
+        let reach = DeliveryCounts {
             kept: kept.is_some(),
             stored: *durable && kept.is_some_and(|kept| kept.stored),
             duplicate: true,
-            ..Reach::default()
+            ..DeliveryCounts::default()
         };
         let waits = *durable && !reach.stored && (reach.kept || is_awaited);
         if waits {
@@ -170,10 +170,10 @@ impl Hub {
 
     /// Whether somebody may send there. A worker's or HTTP caller's right is its
     /// socket or secret; the daemon's own names are nobody's.
-    fn may_publish(&self, from: Asker, target: &Target) -> Done {
+    fn may_publish(&self, from: Requester, target: &Target) -> RequestResult {
         let connection = match from {
-            Asker::Connection(conn) => self.connections.get(conn),
-            Asker::Http(_) => None,
+            Requester::Connection(conn) => self.connections.get(conn),
+            Requester::Http(_) => None,
         };
         if let Target::Channel(channel) = target {
             if let Some(operation) = channel.operation() {
@@ -197,13 +197,13 @@ impl Hub {
     }
 
     /// Only its worker publishes on the channel of an operation.
-    fn owns(&self, from: Asker, operation: &str) -> Done {
+    fn owns(&self, from: Requester, operation: &str) -> RequestResult {
         let Ok(id) = OperationId::new(operation) else {
             return Err(Refusal::new(Code::UnknownOperation, "no such operation"));
         };
         match self.operations.find(&id) {
             None => Err(Refusal::new(Code::UnknownOperation, "no such operation runs")),
-            Some(operation) if Asker::Connection(operation.owner) == from => Ok(()),
+            Some(operation) if Requester::Connection(operation.owner) == from => Ok(()),
             Some(_) => Err(forbidden("only its worker publishes on the channel of an operation")),
         }
     }
@@ -217,9 +217,9 @@ impl Hub {
     }
 
     /// Who is told that a message has arrived; somebody must be there to tell.
-    fn wants_receipt(&self, from: Asker) -> Result<Wants, Refusal> {
+    fn wants_receipt(&self, from: Requester) -> Result<Wants, Refusal> {
         let nobody = || Refusal::new(Code::BadRequest, "`receipt` needs a user or a worker who is told");
-        let Asker::Connection(conn) = from else { return Err(nobody()) };
+        let Requester::Connection(conn) = from else { return Err(nobody()) };
         let connection = self.connections.get(conn).ok_or_else(nobody)?;
         if connection.is_worker() {
             return Ok(Wants::Worker(conn));
@@ -227,7 +227,7 @@ impl Hub {
         connection.user.clone().map(Wants::User).ok_or_else(nobody)
     }
 
-    pub(in crate::hub) fn may_publish_on(&self, connection: &Connection, channel: &Channel) -> Done {
+    pub(in crate::hub) fn may_publish_on(&self, connection: &Connection, channel: &Channel) -> RequestResult {
         if self.rights_of(connection).may_publish(channel.as_str(), connection.user.as_ref()) {
             return Ok(());
         }
@@ -239,8 +239,8 @@ impl Hub {
         policy.keep != Keep::Never && policy.count > 0
     }
 
-    fn scope(&self, from: Asker) -> Scope {
-        let Asker::Connection(conn) = from else { return Scope::Http };
+    fn scope(&self, from: Requester) -> Scope {
+        let Requester::Connection(conn) = from else { return Scope::Http };
         match self.connections.get(conn) {
             Some(Connection { kind: Kind::Worker { uid, .. }, .. }) => Scope::Worker(*uid),
             Some(Connection { user: Some(user), .. }) => Scope::User(user.clone()),
@@ -262,7 +262,11 @@ fn log_of(target: &Target) -> Option<LogKey> {
     }
 }
 
-pub(in crate::hub) fn send_success(target: Target, message_id: MessageId, reach: Reach) -> Frame<'static> {
+pub(in crate::hub) fn send_success(
+    target: Target,
+    message_id: MessageId,
+    reach: DeliveryCounts,
+) -> Frame<'static> {
     let (channel, connection_id, user_id) = match target {
         Target::Channel(channel) => (Some(channel), None, None),
         Target::Connection(id) => (None, Some(id), None),

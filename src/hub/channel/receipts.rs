@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
-use super::fanout::Terms;
+use super::fanout::PublishOptions;
 use super::publish::Publisher;
 use crate::hub::Hub;
 use crate::hub::event::{Effects, LogKey, Now};
@@ -116,8 +116,11 @@ impl Hub {
             Wants::User(user) => {
                 // It must not push out what somebody said: where there is no room
                 // for it, it is for those who are here.
-                let terms =
-                    if self.is_full_for(user, &message) { Terms::fleeting() } else { Terms::default() };
+                let terms = if self.is_full_for(user, &message) {
+                    PublishOptions::fleeting()
+                } else {
+                    PublishOptions::default()
+                };
                 self.publish_on(now, LogKey::Inbox(user.clone()), message, &Publisher::hub(), terms, out);
             }
             Wants::Worker(conn) => {

@@ -4,18 +4,18 @@
 //! kept is read.
 
 use super::publish::forbidden;
-use super::topics::{Hearing, Subscriber, Topic};
+use super::topics::{DeliveryMode, Subscriber, Topic};
 use crate::hub::connection::rate_limit::ListSpace;
 use crate::hub::connection::table::{Connection, Kind};
-use crate::hub::event::{Asker, Effect, Effects, LogKey, Now};
+use crate::hub::event::{Effect, Effects, LogKey, Now, Requester};
 use crate::hub::log::Log;
-use crate::hub::log::cursor::{Backlog, Hole, Reader, Word};
+use crate::hub::log::cursor::{Backlog, DeferredFrame, Gap, Reader};
 use crate::hub::log::replay::{gap, new_epoch};
-use crate::hub::operation::Told;
+use crate::hub::operation::OperationSummary;
 use crate::hub::settings::Keep;
-use crate::hub::{Ask, Done, Hub};
+use crate::hub::{Hub, RequestContext, RequestResult};
 use crate::protocol::ids::spelled;
-use crate::protocol::{Channel, Code, ConnectionId, Frame, OperationId, Position, Refusal, Subscribe};
+use crate::protocol::{Channel, Code, ConnectionId, Frame, OperationId, Position, Refusal, Subscription};
 
 /// Where a subscription begins.
 pub(in crate::hub) struct Start {
@@ -28,7 +28,7 @@ pub(in crate::hub) struct Start {
 }
 
 enum Lost {
-    Hole(Hole),
+    Hole(Gap),
     /// The position is of other numbers: nobody knows how many.
     Epoch,
 }
@@ -37,11 +37,11 @@ impl Hub {
     pub(in crate::hub) fn subscribe(
         &mut self,
         now: Now,
-        ask: &Ask,
+        ask: &RequestContext,
         conn: ConnectionId,
-        list: Vec<Subscribe>,
+        list: Vec<Subscription>,
         out: &mut Effects,
-    ) -> Done {
+    ) -> RequestResult {
         let limit = self.settings.limits.subscriptions;
         let Some(connection) = self.connections.get_mut(conn) else { return Ok(()) };
         if list.len() > limit {
@@ -63,7 +63,7 @@ impl Hub {
     }
 
     /// Whether a connection may hear a channel.
-    pub(in crate::hub) fn may_subscribe(&self, connection: &Connection, channel: &Channel) -> Done {
+    pub(in crate::hub) fn may_subscribe(&self, connection: &Connection, channel: &Channel) -> RequestResult {
         let (user, rights) = (connection.user.as_ref(), self.rights_of(connection));
         if let Some(id) = channel.operation() {
             let told = OperationId::new(id).ok().and_then(|id| self.operations.told(&id));
@@ -85,12 +85,12 @@ impl Hub {
     fn subscribe_to(
         &mut self,
         now: Now,
-        ask: &Ask,
+        ask: &RequestContext,
         conn: ConnectionId,
-        wish: Subscribe,
+        wish: Subscription,
         room: &mut ListSpace,
         out: &mut Effects,
-    ) -> Done {
+    ) -> RequestResult {
         let Some(connection) = self.connections.get(conn) else { return Ok(()) };
         self.may_subscribe(connection, &wish.channel)?;
         let key = LogKey::Channel(wish.channel.clone());
@@ -136,15 +136,15 @@ impl Hub {
             let reader =
                 self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()?.reader_mut(conn.slot));
             if let Some(reader) = reader {
-                reader
-                    .words
-                    .retain(|(_, word)| !matches!(word, Word::Unsubscribed(ended) if ended == channel));
+                reader.words.retain(
+                    |(_, word)| !matches!(word, DeferredFrame::Unsubscribed(ended) if ended == channel),
+                );
             }
         }
     }
 
     /// The operation whose channel this is, running or remembered.
-    fn told(&self, channel: &Channel) -> Option<Told> {
+    fn told(&self, channel: &Channel) -> Option<OperationSummary> {
         let id = OperationId::new(channel.operation()?).ok()?;
         self.operations.told(&id)
     }
@@ -171,8 +171,7 @@ impl Hub {
             };
         }
         // What a disk has that cannot be read was numbered as nobody knows.
-        let is_unread =
-            self.numbers_above.is_some() && topic.jump.as_ref().is_some_and(|jump| jump.from == 0);
+        let is_unread = self.seq_floor.is_some() && topic.jump.as_ref().is_some_and(|jump| jump.from == 0);
         let lost = match topic.missing(since.seq) {
             _ if is_unread && all => Some(Lost::Epoch),
             missing => missing.map(Lost::Hole),
@@ -193,7 +192,7 @@ impl Hub {
         }
         connection.topics.push(place);
         let user = connection.user.clone();
-        topic.subscribers.push(Subscriber { slot: conn.slot, hearing: Hearing::Live, watches });
+        topic.subscribers.push(Subscriber { slot: conn.slot, hearing: DeliveryMode::Live, watches });
         if let Some(user) = user {
             self.arrived(place, conn.slot, &user, out);
         }
@@ -203,7 +202,7 @@ impl Hub {
     #[expect(clippy::too_many_arguments, reason = "all that one frame tells, and to whom")]
     fn confirm(
         &self,
-        ask: &Ask,
+        ask: &RequestContext,
         conn: ConnectionId,
         place: u32,
         channel: &Channel,
@@ -280,15 +279,15 @@ impl Hub {
         self.give_up_reading(place, conn, out);
         let subscriber = self.channels.at_mut(place).and_then(|topic| topic.subscriber_mut(conn.slot));
         if let Some(subscriber) = subscriber {
-            subscriber.hearing = Hearing::Live;
+            subscriber.hearing = DeliveryMode::Live;
         }
     }
 }
 
 /// What is asked of each channel: of one that is named again the last counts, in the place
 /// of the first.
-fn last_of_each(list: Vec<Subscribe>) -> Vec<Subscribe> {
-    let mut wishes: Vec<Subscribe> = Vec::with_capacity(list.len());
+fn last_of_each(list: Vec<Subscription>) -> Vec<Subscription> {
+    let mut wishes: Vec<Subscription> = Vec::with_capacity(list.len());
     for wish in list {
         match wishes.iter_mut().find(|before| before.channel == wish.channel) {
             Some(before) => *before = wish,
@@ -301,6 +300,6 @@ fn last_of_each(list: Vec<Subscribe>) -> Vec<Subscribe> {
 impl Effects {
     /// Tells one connection something that it did not ask for.
     pub(in crate::hub) fn tell(&mut self, conn: ConnectionId, frame: Frame<'static>) {
-        self.push(Effect::Answer { to: Asker::Connection(conn), id: None, frame: Box::new(frame) });
+        self.push(Effect::Reply { to: Requester::Connection(conn), id: None, frame: Box::new(frame) });
     }
 }

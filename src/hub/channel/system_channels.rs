@@ -9,11 +9,11 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
-use super::fanout::Terms;
+use super::fanout::PublishOptions;
 use super::presence::GRACE;
 use super::publish::Publisher;
 use crate::hub::Hub;
-use crate::hub::event::{Effect, Effects, Fate, LogKey, Now, Purpose};
+use crate::hub::event::{DeliveryOutcome, Effect, Effects, FetchPurpose, LogKey, Now};
 use crate::hub::log::replay::PAGE_MESSAGES;
 use crate::hub::timers::round_up;
 use crate::protocol::ids::spelled;
@@ -21,14 +21,14 @@ use crate::protocol::{Channel, Event, Message, MessageId, Moment, Payload, Sende
 
 /// The users who lost their last connection and may be back in a moment.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-pub(in crate::hub) struct Departures {
+pub(in crate::hub) struct PendingLeaves {
     /// When each of them is taken for gone.
     until: BTreeMap<UserId, Moment>,
     /// The same, oldest first, with those who came back meanwhile.
     order: VecDeque<(Moment, UserId)>,
 }
 
-impl Departures {
+impl PendingLeaves {
     /// When the first of them may be gone.
     pub(in crate::hub) fn deadline(&self) -> Option<Moment> {
         self.order.front().map(|(until, _)| *until)
@@ -50,7 +50,7 @@ impl Departures {
 /// The data of `system:undelivered`: all but the message's own data.
 #[derive(Serialize)]
 struct Undelivered<'a> {
-    state: Fate,
+    state: DeliveryOutcome,
     message_id: &'a MessageId,
     event: &'a Event,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,7 +70,7 @@ struct About<'a> {
 impl Hub {
     /// A user's first connection is here.
     pub(in crate::hub) fn user_came(&mut self, now: Now, user: UserId, out: &mut Effects) {
-        if self.departures.until.remove(&user).is_none() {
+        if self.pending_leaves.until.remove(&user).is_none() {
             self.tell_presence(now, Event::user_joined(), &user, out);
         }
     }
@@ -82,13 +82,13 @@ impl Hub {
             return;
         }
         let until = round_up(now.moment + GRACE);
-        self.departures.order.push_back((until, user.clone()));
-        self.departures.until.insert(user, until);
+        self.pending_leaves.order.push_back((until, user.clone()));
+        self.pending_leaves.until.insert(user, until);
     }
 
     /// Tells of those who did not come back.
     pub(in crate::hub) fn take_leave(&mut self, now: Now, out: &mut Effects) {
-        while let Some(user) = self.departures.next(now.moment) {
+        while let Some(user) = self.pending_leaves.next(now.moment) {
             self.tell_presence(now, Event::user_left(), &user, out);
             if let Some(place) = self.channels.find_inbox(&user) {
                 self.tell_waiting(place, out);
@@ -98,7 +98,7 @@ impl Hub {
 
     fn tell_presence(&mut self, now: Now, event: Event, user_id: &UserId, out: &mut Effects) {
         // It is about now: not kept, and without a position.
-        let terms = Terms::fleeting();
+        let terms = PublishOptions::fleeting();
         self.tell_workers(now, Channel::presence(), event, &About { user_id }, terms, out);
     }
 
@@ -110,7 +110,7 @@ impl Hub {
         channel: Channel,
         event: Event,
         about: &impl Serialize,
-        terms: Terms,
+        terms: PublishOptions,
         out: &mut Effects,
     ) {
         if self.channels.find_channel(&channel).is_some() {
@@ -125,7 +125,7 @@ impl Hub {
         if let Some(kept) = log.and_then(|log| log.find_mut(message.seq.unwrap_or_default())) {
             kept.told = true;
         }
-        self.tell_undelivered(now, place, message, Fate::Kept, out);
+        self.tell_undelivered(now, place, message, DeliveryOutcome::Kept, out);
     }
 
     /// What was on its way to the last connection of a user that heard the inbox
@@ -136,10 +136,17 @@ impl Hub {
         let Some(log) = &mut topic.log else { return };
         let waiting = log.runs(PAGE_MESSAGES, |kept| kept.seq > cursor && !kept.told);
         log.kept.iter_mut().for_each(|kept| kept.told = true);
-        self.look_up(place, &waiting, Fate::Kept, out);
+        self.look_up(place, &waiting, DeliveryOutcome::Kept, out);
     }
 
-    fn tell_undelivered(&mut self, now: Now, place: u32, message: &Message, state: Fate, out: &mut Effects) {
+    fn tell_undelivered(
+        &mut self,
+        now: Now,
+        place: u32,
+        message: &Message,
+        state: DeliveryOutcome,
+        out: &mut Effects,
+    ) {
         let Some(topic) = self.channels.at(place) else { return };
         let (channel, user_id) = match topic.key.clone() {
             LogKey::Channel(channel) => (Some(channel), None),
@@ -154,18 +161,31 @@ impl Hub {
             epoch: spelled(topic.epoch),
             seq: message.seq.unwrap_or_default(),
         };
-        self.tell_workers(now, Channel::undelivered(), Event::undelivered(), &about, Terms::default(), out);
+        self.tell_workers(
+            now,
+            Channel::undelivered(),
+            Event::undelivered(),
+            &about,
+            PublishOptions::default(),
+            out,
+        );
     }
 
     /// Reads messages that reached nobody, each run by its first position and its
     /// length, so that this can be told.
-    pub(in crate::hub) fn look_up(&self, place: u32, runs: &[(u64, usize)], fate: Fate, out: &mut Effects) {
+    pub(in crate::hub) fn look_up(
+        &self,
+        place: u32,
+        runs: &[(u64, usize)],
+        fate: DeliveryOutcome,
+        out: &mut Effects,
+    ) {
         let Some(topic) = self.channels.at(place) else { return };
         if topic.tells_of_others() || self.channels.find_channel(&Channel::undelivered()).is_none() {
             return;
         }
         for (first, count) in runs {
-            let (fetch, log) = (Purpose::Notice(fate), topic.key.clone());
+            let (fetch, log) = (FetchPurpose::Notice(fate), topic.key.clone());
             out.push(Effect::Fetch { fetch, log, after: first - 1, count: *count, bytes: usize::MAX });
         }
     }
@@ -177,7 +197,7 @@ impl Hub {
         now: Now,
         key: &LogKey,
         messages: &[Rc<Message>],
-        fate: Fate,
+        fate: DeliveryOutcome,
         out: &mut Effects,
     ) {
         let Some(place) = self.channels.find(key) else { return };
@@ -185,7 +205,7 @@ impl Hub {
             let log = self.channels.at(place).and_then(|topic| topic.log.as_ref());
             let waits = log.is_some_and(|log| log.contains(message.seq.unwrap_or_default()));
             // That somebody has a message is worth no push to anybody.
-            if waits == (fate == Fate::Kept) && message.from != Sender::Hub {
+            if waits == (fate == DeliveryOutcome::Kept) && message.from != Sender::Hub {
                 self.tell_undelivered(now, place, message, fate, out);
             }
         }

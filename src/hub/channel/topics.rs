@@ -15,8 +15,8 @@ use smallvec::SmallVec;
 use super::presence::Presence;
 use crate::hub::event::LogKey;
 use crate::hub::log::Log;
-use crate::hub::log::provisional_seq::Jump;
-use crate::hub::log::usage::Weights;
+use crate::hub::log::provisional_seq::ProvisionalRange;
+use crate::hub::log::usage::UsageIndex;
 use crate::hub::timers::{NEVER, round_up};
 use crate::protocol::frame::GapCause;
 use crate::protocol::{Channel, Moment, UserId};
@@ -34,7 +34,7 @@ const MOST_IDLE: usize = 4096;
 
 /// How a subscriber hears.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(in crate::hub) enum Hearing {
+pub(in crate::hub) enum DeliveryMode {
     /// What is published, as it is published.
     Live,
     /// What is kept first; what is published meanwhile goes behind that.
@@ -47,7 +47,7 @@ pub(in crate::hub) enum Hearing {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(in crate::hub) struct Subscriber {
     pub(in crate::hub) slot: u32,
-    pub(in crate::hub) hearing: Hearing,
+    pub(in crate::hub) hearing: DeliveryMode,
     /// Wants to be told who comes and goes.
     pub(in crate::hub) watches: bool,
 }
@@ -72,7 +72,7 @@ pub(in crate::hub) struct Topic {
     /// What is kept, and who reads it; none while there is neither.
     pub(in crate::hub) log: Option<Box<Log>>,
     /// Where its numbers jump, if they do.
-    pub(in crate::hub) jump: Option<Box<Jump>>,
+    pub(in crate::hub) jump: Option<Box<ProvisionalRange>>,
     /// Who is here, while somebody wants to be told.
     pub(in crate::hub) presence: Option<Box<Presence>>,
     /// When it is forgotten, while nobody needs it.
@@ -144,7 +144,7 @@ impl Topic {
 
 /// All topics.
 #[derive(Debug, Default)]
-pub(in crate::hub) struct Channels {
+pub(in crate::hub) struct Topics {
     table: Slab<Topic>,
     /// How many there were at most since the tables were shrunk.
     most: usize,
@@ -159,7 +159,7 @@ pub(in crate::hub) struct Channels {
     /// hub stopped, or this one does. Whoever heard them comes back.
     pub(in crate::hub) returning: usize,
     /// What all of them keep together.
-    pub(in crate::hub) weights: Weights,
+    pub(in crate::hub) weights: UsageIndex,
     /// Subscribers of all of them together.
     pub(in crate::hub) subscribers: usize,
     /// Bytes in the names of those that are needed.
@@ -168,7 +168,7 @@ pub(in crate::hub) struct Channels {
     pub(in crate::hub) watched: usize,
 }
 
-impl Channels {
+impl Topics {
     pub(in crate::hub) fn find(&self, key: &LogKey) -> Option<u32> {
         let is_meant = |place: &u32| self.at(*place).is_some_and(|topic| topic.key == *key);
         self.index.find(self.hasher.hash_one(key), is_meant).copied()
@@ -348,13 +348,13 @@ impl Channels {
 }
 
 /// The table alone is written; the rest follows from it.
-impl Serialize for Channels {
+impl Serialize for Topics {
     fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         self.table.serialize(to)
     }
 }
 
-impl<'de> Deserialize<'de> for Channels {
+impl<'de> Deserialize<'de> for Topics {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let mut all = Self { table: Slab::deserialize(from)?, ..Self::default() };
         let places: Vec<u32> = all.table.iter().map(|(place, _)| place as u32).collect();

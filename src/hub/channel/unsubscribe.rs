@@ -4,7 +4,7 @@
 //! how one begins.
 
 use crate::hub::event::{Effects, LogKey, Now};
-use crate::hub::{Ask, Done, Hub};
+use crate::hub::{Hub, RequestContext, RequestResult};
 use crate::protocol::{Channel, ConnectionId, Frame, UserId};
 
 /// How somebody leaves a topic.
@@ -47,11 +47,11 @@ impl Hub {
     pub(in crate::hub) fn unsubscribe(
         &mut self,
         now: Now,
-        ask: &Ask,
+        ask: &RequestContext,
         conn: ConnectionId,
         channel: Channel,
         out: &mut Effects,
-    ) -> Done {
+    ) -> RequestResult {
         if let Some(place) = self.channels.find_channel(&channel) {
             self.unsubscribe_from(now, conn, place, out);
         }

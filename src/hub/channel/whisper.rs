@@ -6,11 +6,11 @@
 use std::rc::Rc;
 
 use super::publish::forbidden;
-use super::topics::Hearing;
+use super::topics::DeliveryMode;
 use crate::hub::connection::account::Charge;
-use crate::hub::event::{Effects, Now, Outbound};
+use crate::hub::event::{Effects, Now, SendQueueState};
 use crate::hub::memory_pressure::Level;
-use crate::hub::{Done, Hub};
+use crate::hub::{Hub, RequestResult};
 use crate::protocol::{Channel, Code, ConnectionId, Event, Message, MessageId, Payload, Refusal};
 
 impl Hub {
@@ -21,7 +21,7 @@ impl Hub {
         conn: ConnectionId,
         said: (Channel, Event, Payload),
         out: &mut Effects,
-    ) -> Done {
+    ) -> RequestResult {
         let (channel, event, data) = said;
         let Some(connection) = self.connections.get(conn) else { return Ok(()) };
         let place = self.channels.find_channel(&channel);
@@ -56,8 +56,8 @@ impl Hub {
         for subscriber in topic.subscribers.iter().filter(|subscriber| subscriber.slot != conn.slot) {
             let connection = self.connections.at(subscriber.slot);
             // Nothing overtakes a replay, and a whisper does not wait for one.
-            let takes = subscriber.hearing == Hearing::Live
-                && connection.is_some_and(|connection| connection.outbound == Outbound::Clear);
+            let takes = subscriber.hearing == DeliveryMode::Live
+                && connection.is_some_and(|connection| connection.outbound == SendQueueState::Empty);
             if takes {
                 out.recipients.push(subscriber.slot);
             } else {

@@ -17,7 +17,7 @@ use super::rate_limit::Bucket;
 use super::table::Kind;
 use crate::hub::Hub;
 use crate::hub::settings::Limits;
-use crate::protocol::{Allowance, ConnectionId, Moment, UserId};
+use crate::protocol::{ConnectionId, Moment, RateLimit, UserId};
 
 /// One who asks, over whatever connections: known by a digest of who that is, for there may
 /// be very many, and two with the same one would only share their limits.
@@ -45,7 +45,7 @@ impl Account {
 
     /// Of all connections of a user whose tokens allow the same, where they say so: what
     /// others of this user ask is not taken from that.
-    fn of_user_allowed(user: &UserId, allowance: Allowance) -> Self {
+    fn of_user_allowed(user: &UserId, allowance: RateLimit) -> Self {
         Self::of((user, allowance), true)
     }
 
@@ -64,7 +64,7 @@ impl Account {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::hub) enum Charge {
     /// By somebody whose token may say how often that may be.
-    Request(Option<Allowance>),
+    Request(Option<RateLimit>),
     Interrupt,
     Whisper,
     Connection,

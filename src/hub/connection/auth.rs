@@ -9,16 +9,16 @@ use super::account::{Account, Charge};
 use super::rights::Identity;
 use super::table::{Connection, Connections, Kind};
 use crate::hub::channel::publish::forbidden;
-use crate::hub::event::{Claim, Effects, Now, Peer, TokenFault};
+use crate::hub::event::{Credentials, Effects, Now, Peer, TokenFault};
 use crate::hub::timers::NEVER;
-use crate::hub::{Ask, Hub};
+use crate::hub::{Hub, RequestContext};
 use crate::protocol::frame::Limits;
 use crate::protocol::{
-    Allowance, Close, ConnectionId, Frame, InboxMode, Moment, Reason, UnixTime, UserId, VERSION,
+    Close, ConnectionId, Frame, InboxMode, Moment, RateLimit, Reason, UnixTime, UserId, VERSION,
 };
 
 /// What came with an `auth` request.
-pub(in crate::hub) struct Proof {
+pub(in crate::hub) struct AuthAttempt {
     pub(in crate::hub) inbox: Option<InboxMode>,
     pub(in crate::hub) claim: Result<Identity, TokenFault>,
 }
@@ -26,9 +26,9 @@ pub(in crate::hub) struct Proof {
 /// Connections that have to say who they are, in the order in which they came. Those that
 /// have said it, or are gone, may still be named here.
 #[derive(Debug, Default)]
-pub(in crate::hub) struct Strangers(VecDeque<ConnectionId>);
+pub(in crate::hub) struct Unauthenticated(VecDeque<ConnectionId>);
 
-impl Strangers {
+impl Unauthenticated {
     fn push(&mut self, conn: ConnectionId, connections: &Connections) {
         if self.0.len() == self.0.capacity() {
             self.0.retain(|conn| is_stranger(*conn, connections));
@@ -48,7 +48,7 @@ impl Hub {
     /// All places are taken, and somebody waits for one: the oldest connection gives way
     /// that has not said who it is.
     pub(in crate::hub) fn crowded(&mut self, now: Now, out: &mut Effects) {
-        while let Some(conn) = self.strangers.0.pop_front() {
+        while let Some(conn) = self.unauthenticated.0.pop_front() {
             if is_stranger(conn, &self.connections) {
                 self.counters.closed_overloaded += 1;
                 self.note_refusal(conn, None, Reason::Overloaded, out);
@@ -64,7 +64,7 @@ impl Hub {
             strangers.map(|(slot, connection)| (connection.opened.0, slot, connection.tag)).collect();
         found.sort_unstable();
         let found = found.into_iter().map(|(_, slot, tag)| ConnectionId { slot, tag });
-        self.strangers = Strangers(found.collect());
+        self.unauthenticated = Unauthenticated(found.collect());
     }
 
     /// A link is up.
@@ -78,14 +78,16 @@ impl Hub {
         self.counters.connections_opened += 1;
         let network = if let Peer::Client { network, .. } = &peer { *network } else { None };
         let (kind, claim, inbox) = match peer {
-            Peer::Worker { uid, admin } => (Kind::Worker { uid, admin }, Claim::Nothing, InboxMode::Off),
-            Peer::Client { claim: Claim::Nothing, inbox, .. } if !self.settings.anonymous => {
-                (Kind::Waiting, Claim::Nothing, inbox)
+            Peer::Worker { uid, admin } => {
+                (Kind::Worker { uid, admin }, Credentials::Nothing, InboxMode::Off)
             }
-            Peer::Client { claim: Claim::Refused(fault), inbox, .. } => {
-                (Kind::Waiting, Claim::Refused(fault), inbox)
+            Peer::Client { credentials: Credentials::Nothing, inbox, .. } if !self.settings.anonymous => {
+                (Kind::Waiting, Credentials::Nothing, inbox)
             }
-            Peer::Client { claim, inbox, .. } => (Kind::Client, claim, inbox),
+            Peer::Client { credentials: Credentials::Refused(fault), inbox, .. } => {
+                (Kind::Waiting, Credentials::Refused(fault), inbox)
+            }
+            Peer::Client { credentials: claim, inbox, .. } => (Kind::Client, claim, inbox),
         };
         let mut connection = Connection::new(conn.tag, kind, now.moment);
         (connection.inbox, connection.network) = (inbox, network);
@@ -94,29 +96,31 @@ impl Hub {
         }
         self.connections.insert(conn.slot, connection);
         if kind == Kind::Waiting {
-            self.strangers.push(conn, &self.connections);
+            self.unauthenticated.push(conn, &self.connections);
         }
         if let Some(close) = self.stopping {
             self.close(now, conn, close, out);
             return;
         }
-        if !matches!(claim, Claim::Proven(_)) && self.charge(now.moment, conn, Charge::Connection).is_err() {
+        if !matches!(claim, Credentials::Verified(_))
+            && self.charge(now.moment, conn, Charge::Connection).is_err()
+        {
             return self.refuse_connection(now, conn, None, Close::TooFast, out);
         }
         match (kind, claim) {
             (Kind::Worker { .. }, _) => {}
-            (_, Claim::Refused(TokenFault { code, message, wait, .. })) => {
+            (_, Credentials::Refused(TokenFault { code, message, wait, .. })) => {
                 out.tell(conn, Frame::AuthFailed { code, message });
                 self.close_refused(now, conn, wait, out);
             }
             (Kind::Waiting, _) => out.tell(conn, Frame::AuthRequired),
-            (_, Claim::Proven(identity)) => {
+            (_, Credentials::Verified(identity)) => {
                 if self.take_identity(now, conn, identity, out) {
                     self.greet(now, conn, out);
                     self.join_inbox(now, conn, out);
                 }
             }
-            (_, Claim::Nothing) => self.greet(now, conn, out),
+            (_, Credentials::Nothing) => self.greet(now, conn, out),
         }
         self.arm(conn.slot);
     }
@@ -130,9 +134,9 @@ impl Hub {
     pub(in crate::hub) fn identified(
         &mut self,
         now: Now,
-        ask: &Ask,
+        ask: &RequestContext,
         conn: ConnectionId,
-        proof: Proof,
+        proof: AuthAttempt,
         out: &mut Effects,
     ) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
@@ -247,7 +251,7 @@ impl Hub {
     }
 
     /// What a connection may do at most; `own` is what its token says of that.
-    fn limits_told(&self, own: Option<Allowance>) -> Limits {
+    fn limits_told(&self, own: Option<RateLimit>) -> Limits {
         let limits = &self.settings.limits;
         let requests_per_second = limits.allowed(own);
         Limits {

@@ -8,10 +8,10 @@ use std::time::Duration;
 use super::table::Connection;
 use crate::hub::Hub;
 use crate::hub::channel::unsubscribe::Leaving;
-use crate::hub::event::{Anomaly, Effect, Effects, Now, Outbound, TurnedAway};
+use crate::hub::event::{Anomaly, Effect, Effects, Now, Rejection, SendQueueState};
 use crate::hub::memory_pressure::Level;
 use crate::hub::settings::Settings;
-use crate::hub::timers::{NEVER, Task, round_up};
+use crate::hub::timers::{NEVER, Timer, round_up};
 use crate::protocol::{Close, ConnectionId, Frame, Moment, Reason, Return, UserId};
 
 /// How long before its end a token is asked to be renewed.
@@ -59,7 +59,7 @@ impl Hub {
         let Some(connection) = self.connections.at_mut(slot) else { return };
         let due = connection.due(&self.settings);
         if due < connection.armed {
-            self.deadlines.rearm(Task::Connection(slot), &mut connection.armed, due);
+            self.timers.rearm(Timer::Connection(slot), &mut connection.armed, due);
         }
     }
 
@@ -77,7 +77,7 @@ impl Hub {
                 Close::TooSlow => {
                     self.counters.closed_slow += 1;
                     let user = connection.user.clone();
-                    out.push(Effect::Report(Anomaly::Stalled { conn, user }));
+                    out.push(Effect::LogAnomaly(Anomaly::Stalled { conn, user }));
                 }
                 Close::NoPong => self.counters.closed_no_pong += 1,
                 Close::Unauthenticated => {
@@ -116,28 +116,28 @@ impl Hub {
         &mut self,
         now: Now,
         conn: ConnectionId,
-        state: Outbound,
+        state: SendQueueState,
         out: &mut Effects,
     ) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let was = std::mem::replace(&mut connection.outbound, state);
         match state {
-            Outbound::Clear => {
+            SendQueueState::Empty => {
                 connection.full = false;
                 if let Some(rare) = &mut connection.rare {
                     rare.stuck_since = NEVER;
                 }
                 self.catch_up(now, conn, out);
             }
-            Outbound::Waiting => {
+            SendQueueState::Backlogged => {
                 connection.full |= self.memory.level >= Level::Critical;
                 connection.rare().stuck_since = now.moment;
             }
-            Outbound::Full => {
+            SendQueueState::Full => {
                 connection.full = true;
                 let rare = connection.rare();
                 // From waiting to full nothing was accepted.
-                if was == Outbound::Clear || rare.stuck_since == NEVER {
+                if was == SendQueueState::Empty || rare.stuck_since == NEVER {
                     rare.stuck_since = now.moment;
                 }
             }
@@ -156,7 +156,7 @@ impl Hub {
 
     pub(in crate::hub) fn took(&mut self, now: Now, conn: ConnectionId) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
-        if connection.outbound != Outbound::Clear {
+        if connection.outbound != SendQueueState::Empty {
             connection.rare().stuck_since = now.moment;
         }
     }
@@ -198,7 +198,7 @@ impl Hub {
     ) {
         let Some(connection) = self.connections.get(conn) else { return };
         self.counters.closed_errors += 1;
-        out.push(Effect::Report(Anomaly::Misbehaved { conn, user: connection.user.clone(), close }));
+        out.push(Effect::LogAnomaly(Anomaly::Misbehaved { conn, user: connection.user.clone(), close }));
         self.close(now, conn, close, out);
     }
 
@@ -211,18 +211,18 @@ impl Hub {
         out: &mut Effects,
     ) {
         self.refused.count(reason);
-        out.push(Effect::Report(Anomaly::Refused { conn, user, reason }));
+        out.push(Effect::LogAnomaly(Anomaly::Refused { conn, user, reason }));
     }
 
     /// Counts whom the edge turned away.
-    pub(in crate::hub) fn turned_away(&mut self, why: TurnedAway) {
+    pub(in crate::hub) fn turned_away(&mut self, why: Rejection) {
         let count = match why {
-            TurnedAway::Crowd => &mut self.counters.connections_refused,
-            TurnedAway::Newcomer => &mut self.counters.newcomers_dropped,
-            TurnedAway::WrongSecret => &mut self.counters.wrong_secrets,
-            TurnedAway::Request => &mut self.counters.requests_refused,
-            TurnedAway::Malformed => &mut self.counters.closed_malformed,
-            TurnedAway::Refused(reason) => return self.refused.count(reason),
+            Rejection::NoCapacity => &mut self.counters.connections_refused,
+            Rejection::HandshakeTimeout => &mut self.counters.newcomers_dropped,
+            Rejection::WrongSecret => &mut self.counters.wrong_secrets,
+            Rejection::BadHttpBody => &mut self.counters.requests_refused,
+            Rejection::ProtocolViolation => &mut self.counters.closed_malformed,
+            Rejection::Refused(reason) => return self.refused.count(reason),
         };
         *count += 1;
     }
@@ -239,10 +239,10 @@ impl Hub {
         let Some(mut connection) = self.connections.remove(conn.slot) else { return };
         self.counters.connections_closed += 1;
         let lasted = now.moment.since(connection.opened);
-        out.push(Effect::Gone { conn, user: connection.user.clone(), lasted, close });
+        out.push(Effect::LogDisconnect { conn, user: connection.user.clone(), lasted, close });
         self.waiting.forget(conn);
         self.half_closed.forget(conn);
-        self.deadlines.rearm(Task::Connection(conn.slot), &mut connection.armed, NEVER);
+        self.timers.rearm(Timer::Connection(conn.slot), &mut connection.armed, NEVER);
         for place in connection.topics {
             self.leave(now, place, conn, connection.user.as_ref(), Leaving::Lost, out);
         }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::account::Charge;
 use crate::hub::settings::Limits;
-use crate::protocol::{Allowance, Moment};
+use crate::protocol::{Moment, RateLimit};
 
 /// A rate with a burst, in one number (the generic cell rate algorithm of
 /// ATM): the microsecond at which all that was let through is paid off.
@@ -42,8 +42,8 @@ impl Rate {
     }
 }
 
-impl From<Allowance> for Rate {
-    fn from(allowance: Allowance) -> Self {
+impl From<RateLimit> for Rate {
+    fn from(allowance: RateLimit) -> Self {
         let each = 1_000_000_000 / u64::from(allowance.millirate().max(1));
         Self { each, burst: allowance.burst() }
     }
@@ -52,9 +52,9 @@ impl From<Allowance> for Rate {
 impl Limits {
     /// What one connection may ask: what its token says, up to a ceiling, else what everybody
     /// may.
-    pub(in crate::hub) fn allowed(&self, own: Option<Allowance>) -> Allowance {
+    pub(in crate::hub) fn allowed(&self, own: Option<RateLimit>) -> RateLimit {
         own.map_or_else(
-            || Allowance::new(self.requests_per_second, self.burst),
+            || RateLimit::new(self.requests_per_second, self.burst),
             |own| own.capped(self.token_rate),
         )
     }

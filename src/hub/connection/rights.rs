@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::{Allowance, Channel, Payload, TokenId, UnixTime, UserId};
+use crate::protocol::{Channel, Payload, RateLimit, TokenId, UnixTime, UserId};
 
 /// A name with `*` for any run of characters and `{user_id}` for the user's own.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -104,7 +104,7 @@ pub struct Identity {
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Terms {
     /// How often it may ask.
-    pub limits: Option<Allowance>,
+    pub limits: Option<RateLimit>,
     /// What others see of it.
     pub info: Option<Payload>,
     /// The id of the token.

@@ -11,10 +11,10 @@ use smallvec::SmallVec;
 
 use super::rate_limit::{Bucket, Mistakes, Refusals};
 use super::rights::{Rights, Terms};
-use crate::hub::event::Outbound;
+use crate::hub::event::SendQueueState;
 use crate::hub::timers::NEVER;
 use crate::protocol::{
-    Allowance, ConnectionId, InboxMode, Moment, Payload, Sender, TokenId, UnixTime, UserId,
+    ConnectionId, InboxMode, Moment, Payload, RateLimit, Sender, TokenId, UnixTime, UserId,
 };
 
 /// What a connection is.
@@ -63,7 +63,7 @@ pub(in crate::hub) struct Connection {
     #[serde(default)]
     pub(in crate::hub) controls: Bucket,
     pub(in crate::hub) kind: Kind,
-    pub(in crate::hub) outbound: Outbound,
+    pub(in crate::hub) outbound: SendQueueState,
     /// Was full and is not clear yet: what it misses meanwhile makes one gap.
     pub(in crate::hub) full: bool,
     /// Was asked for a sign of life, and gave none since.
@@ -73,12 +73,12 @@ pub(in crate::hub) struct Connection {
     /// Was told its id, as the first `subscribe` does.
     pub(in crate::hub) introduced: bool,
     pub(in crate::hub) inbox: InboxMode,
-    pub(in crate::hub) rare: Option<Box<Rare>>,
+    pub(in crate::hub) rare: Option<Box<ConnectionExt>>,
 }
 
 /// What few connections need.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub(in crate::hub) struct Rare {
+pub(in crate::hub) struct ConnectionExt {
     /// Until when it has to say who it is.
     pub(in crate::hub) auth_by: Moment,
     /// When it last accepted a byte, while something waits.
@@ -99,7 +99,7 @@ pub(in crate::hub) struct Rare {
     pub(in crate::hub) operations: u32,
 }
 
-impl Default for Rare {
+impl Default for ConnectionExt {
     fn default() -> Self {
         Self {
             auth_by: NEVER,
@@ -144,7 +144,7 @@ impl Connection {
             requests: Bucket::default(),
             controls: Bucket::default(),
             kind,
-            outbound: Outbound::Clear,
+            outbound: SendQueueState::Empty,
             full: false,
             pinged: false,
             warned: false,
@@ -154,7 +154,7 @@ impl Connection {
         }
     }
 
-    pub(in crate::hub) fn rare(&mut self) -> &mut Rare {
+    pub(in crate::hub) fn rare(&mut self) -> &mut ConnectionExt {
         self.rare.get_or_insert_default()
     }
 
@@ -171,7 +171,7 @@ impl Connection {
     }
 
     /// How often it may ask, where its token says so.
-    pub(in crate::hub) fn own_limits(&self) -> Option<Allowance> {
+    pub(in crate::hub) fn own_limits(&self) -> Option<RateLimit> {
         self.terms.as_ref()?.limits
     }
 

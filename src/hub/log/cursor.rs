@@ -7,12 +7,12 @@ use std::ops::{Deref, DerefMut, Range};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::entry::Kept;
-use crate::hub::operation::Told;
+use super::entry::LogEntry;
+use crate::hub::operation::OperationSummary;
 use crate::hub::optional_list::List;
 use crate::protocol::frame::GapCause;
 use crate::protocol::{Channel, ConnectionId};
-use crate::small_queue::Few;
+use crate::small_queue::SmallQueue;
 use crate::sort::sort_by;
 
 /// A subscriber that reads what is kept.
@@ -36,12 +36,12 @@ pub(in crate::hub) struct Reader {
     /// It hears the topic no longer; only what is on its way counts.
     pub(in crate::hub) left: bool,
     /// What was lost in front of it, and is told in its place.
-    pub(in crate::hub) holes: Vec<Hole>,
+    pub(in crate::hub) holes: Vec<Gap>,
     /// What is kept for other readers alone, ascending.
     #[serde(default)]
     pub(in crate::hub) others: Vec<u64>,
     /// What is told behind the messages up to a position.
-    pub(in crate::hub) words: Vec<(u64, Word)>,
+    pub(in crate::hub) words: Vec<(u64, DeferredFrame)>,
 }
 
 /// The readers of one log, by slot: what happens to one is found among very many. Of a
@@ -149,16 +149,16 @@ impl Readers {
 
 /// What has to wait for the backlog: nobody is told of the end before the lines.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub(in crate::hub) enum Word {
+pub(in crate::hub) enum DeferredFrame {
     /// How an operation stands.
-    Operation(Box<Told>),
+    Operation(Box<OperationSummary>),
     /// Its channel has ended with it.
     Unsubscribed(Channel),
 }
 
 /// Messages that were lost before a reader came to them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(in crate::hub) struct Hole {
+pub(in crate::hub) struct Gap {
     pub(in crate::hub) from: u64,
     pub(in crate::hub) to: u64,
     pub(in crate::hub) lost: u64,
@@ -171,7 +171,7 @@ pub(in crate::hub) struct Backlog {
     /// The last position that counts as heard.
     pub(in crate::hub) after: u64,
     /// What is missing behind that, and told in its place.
-    pub(in crate::hub) holes: Vec<Hole>,
+    pub(in crate::hub) holes: Vec<Gap>,
     /// What is kept there for others alone, ascending.
     pub(in crate::hub) others: Vec<u64>,
 }
@@ -230,7 +230,7 @@ impl Reader {
         let at = self.holes.partition_point(|hole| hole.to < seq);
         match self.holes.get_mut(at) {
             Some(hole) if hole.from <= seq => hole.lost += 1,
-            _ => self.holes.insert(at, Hole { from: seq, to: seq, lost: 1, cause }),
+            _ => self.holes.insert(at, Gap { from: seq, to: seq, lost: 1, cause }),
         }
         at
     }
@@ -242,7 +242,7 @@ impl Reader {
 
 /// Makes one of two neighbouring holes of one cause with nothing kept between
 /// them; `at` is the second.
-pub(in crate::hub) fn join(holes: &mut Vec<Hole>, at: usize, kept: &Few<Kept>) {
+pub(in crate::hub) fn join(holes: &mut Vec<Gap>, at: usize, kept: &SmallQueue<LogEntry>) {
     let (Some(before), Some(next)) = (at.checked_sub(1).and_then(|at| holes.get(at)), holes.get(at)) else {
         return;
     };

@@ -7,12 +7,12 @@ use std::collections::{HashMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use super::Run;
-use crate::hub::channel::fanout::Reach;
+use super::SeqRange;
+use crate::hub::channel::fanout::DeliveryCounts;
 use crate::hub::channel::publish::send_success;
-use crate::hub::event::{Asker, Effect, Effects, LogKey, Now};
+use crate::hub::event::{Effect, Effects, LogKey, Now, Requester};
 use crate::hub::optional_list::List;
-use crate::hub::{Ask, Done, Hub};
+use crate::hub::{Hub, RequestContext, RequestResult};
 use crate::protocol::{Code, ConnectionId, MessageId, Refusal, Target};
 
 /// So many publishers may wait for the disk. What comes while something is being
@@ -42,7 +42,7 @@ const MOST_EACH: usize = 256;
 
 /// What each connection has waiting.
 #[derive(Default, Debug)]
-pub(in crate::hub) struct Waiting {
+pub(in crate::hub) struct DurableWaiters {
     /// Of those that have something.
     each: HashMap<ConnectionId, Share>,
 }
@@ -54,7 +54,7 @@ struct Share {
     is_paused: bool,
 }
 
-impl Waiting {
+impl DurableWaiters {
     /// Whether a connection is not read.
     pub(in crate::hub) fn is_paused(&self, conn: ConnectionId) -> bool {
         self.each.get(&conn).is_some_and(|share| share.is_paused)
@@ -99,15 +99,20 @@ impl Waiting {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(in crate::hub) struct Answer {
     pub(in crate::hub) seq: u64,
-    pub(in crate::hub) ask: Ask,
+    pub(in crate::hub) ask: RequestContext,
     pub(in crate::hub) message_id: MessageId,
-    pub(in crate::hub) reach: Reach,
+    pub(in crate::hub) reach: DeliveryCounts,
     /// Of its message, where it is the first that waits for it.
     size: u32,
 }
 
 impl Answer {
-    pub(in crate::hub) fn new(seq: u64, ask: &Ask, message_id: MessageId, reach: Reach) -> Self {
+    pub(in crate::hub) fn new(
+        seq: u64,
+        ask: &RequestContext,
+        message_id: MessageId,
+        reach: DeliveryCounts,
+    ) -> Self {
         Self { seq, ask: ask.clone(), message_id, reach, size: 0 }
     }
 }
@@ -153,7 +158,7 @@ impl Answers {
     }
 
     /// Takes out those that wait for a run of messages.
-    fn take(&mut self, (from, to): Run) -> Vec<Answer> {
+    fn take(&mut self, (from, to): SeqRange) -> Vec<Answer> {
         let first = self.list.partition_point(|answer| answer.seq < from);
         let end = self.list.partition_point(|answer| answer.seq <= to);
         let taken: Vec<Answer> = self.list.drain(first..end).collect();
@@ -172,7 +177,7 @@ impl Answers {
 
 impl Hub {
     /// Whether it can be promised of one more message that it will be on the disk.
-    pub(in crate::hub) fn may_store(&self) -> Done {
+    pub(in crate::hub) fn may_store(&self) -> RequestResult {
         let sum = &self.channels.weights.sum;
         let is_much = sum.awaited > self.settings.limits.memory / PART;
         let why = match () {
@@ -194,23 +199,23 @@ impl Hub {
     }
 
     /// A connection has one more answer waiting.
-    fn waits(&mut self, from: Asker, size: u32, out: &mut Effects) {
-        let Asker::Connection(conn) = from else { return };
+    fn waits(&mut self, from: Requester, size: u32, out: &mut Effects) {
+        let Requester::Connection(conn) = from else { return };
         let share = self.share();
         if self.waiting.add(conn, size as usize, share) {
-            out.push(Effect::Pause { conn });
+            out.push(Effect::PauseReading { conn });
         }
     }
 
     /// A connection has one answer less waiting.
-    fn waits_no_longer(&mut self, now: Now, from: Asker, size: u32, out: &mut Effects) {
-        let Asker::Connection(conn) = from else { return };
+    fn waits_no_longer(&mut self, now: Now, from: Requester, size: u32, out: &mut Effects) {
+        let Requester::Connection(conn) = from else { return };
         let share = self.share();
         if self.waiting.remove(conn, size as usize, share) {
             if let Some(connection) = self.connections.get_mut(conn) {
                 connection.heard(now.moment);
             }
-            out.push(Effect::Resume { conn });
+            out.push(Effect::ResumeReading { conn });
         }
         self.half_closed.look_at(conn);
     }
@@ -232,11 +237,11 @@ impl Hub {
         let Some(topic) = self.channels.at_mut(place) else { return };
         let Some(log) = &mut topic.log else { return };
         log.promise(seq);
-        out.push(Effect::Store { log: topic.key.clone(), seq });
+        out.push(Effect::SyncNow { log: topic.key.clone(), seq });
     }
 
     /// A run of messages is on the disk.
-    pub(in crate::hub) fn stored(&mut self, now: Now, key: &LogKey, run: Run, out: &mut Effects) {
+    pub(in crate::hub) fn stored(&mut self, now: Now, key: &LogKey, run: SeqRange, out: &mut Effects) {
         let Some(place) = self.channels.find(key) else { return };
         let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) else { return };
         let (flash, settings) = (&mut self.flash, &self.settings);
@@ -246,7 +251,8 @@ impl Hub {
         let answers = log.answers.take(run);
         // What was delivered meanwhile was written for who waits for that.
         let delivered = answers.iter().filter(|answer| answer.size > 0 && !log.contains(answer.seq));
-        let delivered: Vec<(Asker, u32)> = delivered.map(|answer| (answer.ask.from, answer.size)).collect();
+        let delivered: Vec<(Requester, u32)> =
+            delivered.map(|answer| (answer.ask.from, answer.size)).collect();
         count += delivered.len() as u64;
         self.counters.messages_stored += count;
         for (from, size) in delivered {
@@ -257,7 +263,7 @@ impl Hub {
         for Answer { ask, message_id, reach, size, .. } in answers {
             self.waits_no_longer(now, ask.from, size, out);
             if self.hears_answers(ask.from) {
-                let frame = send_success(target(key), message_id, Reach { stored: true, ..reach });
+                let frame = send_success(target(key), message_id, DeliveryCounts { stored: true, ..reach });
                 self.answer(&ask, frame, out);
             }
         }
@@ -288,7 +294,7 @@ impl Hub {
         self.read_again(now, out);
     }
 
-    fn answer_in_vain(&mut self, now: Now, place: u32, run: Run, out: &mut Effects) {
+    fn answer_in_vain(&mut self, now: Now, place: u32, run: SeqRange, out: &mut Effects) {
         let Some(topic) = self.channels.at_mut(place) else { return };
         let Some(log) = &mut topic.log else { return };
         let answers = log.answers.take(run);
@@ -311,10 +317,10 @@ impl Hub {
     }
 
     /// Whoever disconnected while waiting is simply not answered.
-    fn hears_answers(&self, from: Asker) -> bool {
+    fn hears_answers(&self, from: Requester) -> bool {
         match from {
-            Asker::Connection(conn) => self.connections.get(conn).is_some(),
-            Asker::Http(_) => true,
+            Requester::Connection(conn) => self.connections.get(conn).is_some(),
+            Requester::Http(_) => true,
         }
     }
 
@@ -326,10 +332,11 @@ impl Hub {
             let Some(topic) = self.channels.at_mut(place) else { continue };
             let Some(log) = &mut topic.log else { continue };
             let answers = log.answers.take((0, u64::MAX));
-            for answer in answers.into_iter().filter(|answer| matches!(answer.ask.from, Asker::Connection(_)))
+            for answer in
+                answers.into_iter().filter(|answer| matches!(answer.ask.from, Requester::Connection(_)))
             {
                 if !log.answers.awaits(answer.seq) {
-                    out.push(Effect::Store { log: topic.key.clone(), seq: answer.seq });
+                    out.push(Effect::SyncNow { log: topic.key.clone(), seq: answer.seq });
                 }
                 waiting.push((answer.ask.from, answer.size));
                 log.answers.push(answer);

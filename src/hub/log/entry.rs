@@ -10,7 +10,7 @@ use crate::protocol::Moment;
 
 /// One kept message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(in crate::hub) struct Kept {
+pub(in crate::hub) struct LogEntry {
     pub(in crate::hub) seq: u64,
     pub(in crate::hub) expires: Moment,
     /// When it was kept; told to administrators.
@@ -39,11 +39,11 @@ pub(in crate::hub) struct Kept {
 /// is in the size.
 pub(in crate::hub) const ENTRY: usize = 64;
 
-const _: () = assert!(size_of::<Kept>() <= ENTRY, "an entry is as large as it is counted");
+const _: () = assert!(size_of::<LogEntry>() <= ENTRY, "an entry is as large as it is counted");
 
 /// What the kept messages of one log come to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub(in crate::hub) struct Sums {
+pub(in crate::hub) struct Totals {
     /// Bytes of all of them.
     pub(in crate::hub) bytes: usize,
     /// Of those which only the memory has, and which may be given up.
@@ -54,26 +54,26 @@ pub(in crate::hub) struct Sums {
     pub(in crate::hub) stored: usize,
 }
 
-impl Sums {
-    pub(in crate::hub) fn add(&mut self, kept: &Kept) {
+impl Totals {
+    pub(in crate::hub) fn add(&mut self, kept: &LogEntry) {
         self.bytes += kept.size as usize;
         *self.place_of(kept) += Self::counted(kept);
     }
 
-    pub(in crate::hub) fn take(&mut self, kept: &Kept) {
+    pub(in crate::hub) fn take(&mut self, kept: &LogEntry) {
         self.bytes -= kept.size as usize;
         *self.place_of(kept) -= Self::counted(kept);
     }
 
-    fn place_of(&mut self, kept: &Kept) -> &mut usize {
+    fn place_of(&mut self, kept: &LogEntry) -> &mut usize {
         match kept {
-            Kept { stored: true, .. } => &mut self.stored,
-            Kept { durable: true, .. } => &mut self.promised,
+            LogEntry { stored: true, .. } => &mut self.stored,
+            LogEntry { durable: true, .. } => &mut self.promised,
             _ => &mut self.loose,
         }
     }
 
-    fn counted(kept: &Kept) -> usize {
+    fn counted(kept: &LogEntry) -> usize {
         if kept.stored { 1 } else { kept.size as usize }
     }
 }

@@ -5,18 +5,18 @@
 //! that is in [`retention`](super::retention).
 
 use super::Log;
-use super::entry::{ENTRY, Kept};
+use super::entry::{ENTRY, LogEntry};
 use super::publisher_quota::{Measure, Newcomer};
 use crate::hub::Hub;
 use crate::hub::channel::topics::Topic;
-use crate::hub::event::{Anomaly, Effect, Effects, Fate, LogKey, Now};
+use crate::hub::event::{Anomaly, DeliveryOutcome, Effect, Effects, LogKey, Now};
 use crate::hub::memory_pressure::{LOG, TOPIC};
 use crate::hub::settings::Policy;
 use crate::protocol::frame::GapCause;
 
 /// What there is too little of for one more message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Lack {
+enum Shortage {
     /// All that is kept together has a limit.
     Store,
     /// What only the memory has, and the index of all, has another.
@@ -37,7 +37,7 @@ pub(in crate::hub) struct StoreRoom {
 const AT_ONCE: usize = 500;
 
 /// What is given up.
-enum Loss {
+enum Victim {
     /// The oldest receipt of a log: what was said is worth more.
     Receipt,
     /// The message at a position.
@@ -86,7 +86,7 @@ impl Hub {
         }
         if let Some(last) = changed {
             self.settle_victim(now, last, out);
-            out.push(Effect::Report(Anomaly::KeptLimit { is_newcomer_lost: false }));
+            out.push(Effect::LogAnomaly(Anomaly::KeptLimit { is_newcomer_lost: false }));
         }
     }
 
@@ -134,7 +134,7 @@ impl Hub {
         let size = newcomer.map_or(0, |newcomer| newcomer.size as usize);
         let most = self.most_for_a_newcomer(size);
         if size > 0 && !self.can_have_room(place, size, most) {
-            out.push(Effect::Report(Anomaly::KeptLimit { is_newcomer_lost: true }));
+            out.push(Effect::LogAnomaly(Anomaly::KeptLimit { is_newcomer_lost: true }));
             return false;
         }
         let is_over = |log: &Log| match log {
@@ -162,13 +162,13 @@ impl Hub {
             }
             let Some((victim, loss)) = self.victim(place, newcomer, lack) else { break false };
             match loss {
-                Loss::Message(seq) => self.evict(victim, seq, out),
-                Loss::Receipt => self.drop_receipt(victim),
+                Victim::Message(seq) => self.evict(victim, seq, out),
+                Victim::Receipt => self.drop_receipt(victim),
             }
             self.gave_way(victim, place, others);
         };
         if is_short {
-            out.push(Effect::Report(Anomaly::KeptLimit { is_newcomer_lost: !has_room }));
+            out.push(Effect::LogAnomaly(Anomaly::KeptLimit { is_newcomer_lost: !has_room }));
         }
         has_room
     }
@@ -243,13 +243,13 @@ impl Hub {
     ///
     /// Where the disk takes less than what is kept, a newcomer may leave it at `most`: its
     /// log does not pay for all others.
-    fn lack(&self, place: u32, size: usize, most: usize) -> Option<Lack> {
+    fn lack(&self, place: u32, size: usize, most: usize) -> Option<Shortage> {
         let sum = &self.channels.weights.sum;
         let is_newcomer_too_much = size > 0 && sum.bytes + size > self.kept_limit().max(most);
         if is_newcomer_too_much || sum.bytes + size > self.settings.limits.kept_bytes {
-            return Some(Lack::Store);
+            return Some(Shortage::Store);
         }
-        (self.held_with(place, size) > self.memory_limit()).then_some(Lack::Memory)
+        (self.held_with(place, size) > self.memory_limit()).then_some(Shortage::Memory)
     }
 
     /// What keeping takes of the memory, a newcomer counted.
@@ -267,15 +267,15 @@ impl Hub {
 
     /// Whether only what no disk has is worth giving up: where the index takes more than that,
     /// it would be the wrong thing, again and again.
-    fn wants_loose(&self, lack: Lack) -> bool {
+    fn wants_loose(&self, lack: Shortage) -> bool {
         let sum = &self.channels.weights.sum;
-        lack == Lack::Memory && sum.loose >= sum.stored as usize * ENTRY
+        lack == Shortage::Memory && sum.loose >= sum.stored as usize * ENTRY
     }
 
     /// Which log gives what up for a newcomer of `size` bytes in the log at `own`:
     /// the one that has most, the newcomer counted; none where that is the newcomer
     /// itself. What is durable goes for its own log alone.
-    fn victim(&mut self, own: u32, newcomer: Option<Newcomer>, lack: Lack) -> Option<(u32, Loss)> {
+    fn victim(&mut self, own: u32, newcomer: Option<Newcomer>, lack: Shortage) -> Option<(u32, Victim)> {
         let size = newcomer.map_or(0, |newcomer| newcomer.size as usize);
         let is_loose = self.wants_loose(lack);
         let weights = &self.channels.weights;
@@ -295,9 +295,9 @@ impl Hub {
         };
         let log = self.log(victim)?;
         match first {
-            Some(seq) if !log.is_mostly_receipts() => Some((victim, Loss::Message(seq))),
+            Some(seq) if !log.is_mostly_receipts() => Some((victim, Victim::Message(seq))),
             _ if log.receipts.is_empty() => None,
-            _ => Some((victim, Loss::Receipt)),
+            _ => Some((victim, Victim::Receipt)),
         }
     }
 
@@ -309,7 +309,7 @@ impl Hub {
         place: u32,
         measure: Measure,
         newcomer: Option<Newcomer>,
-        may_go: impl Fn(&Kept) -> bool,
+        may_go: impl Fn(&LogEntry) -> bool,
     ) -> Option<u64> {
         let topic = self.channels.at(place)?;
         let log = topic.log.as_deref()?;
@@ -341,14 +341,14 @@ impl Hub {
     fn evict(&mut self, place: u32, seq: u64, out: &mut Effects) {
         let Some(topic) = self.channels.at(place) else { return };
         let Some(kept) = topic.log.as_ref().and_then(|log| log.find(seq).copied()) else { return };
-        if self.reached_nobody(topic, &kept, Fate::Evicted) {
-            self.look_up(place, &[(seq, 1)], Fate::Evicted, out);
+        if self.reached_nobody(topic, &kept, DeliveryOutcome::Evicted) {
+            self.look_up(place, &[(seq, 1)], DeliveryOutcome::Evicted, out);
         }
         let Some(topic) = self.channels.at_mut(place) else { return };
         let Some(log) = &mut topic.log else { return };
         log.take(seq);
         topic.lose(seq, GapCause::Evicted);
         self.counters.messages_evicted += 1;
-        out.push(Effect::Forget { log: topic.key.clone(), from: seq, to: seq });
+        out.push(Effect::Truncate { log: topic.key.clone(), from: seq, to: seq });
     }
 }

@@ -20,63 +20,63 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::channel::receipts::Owed;
-use super::optional_list::Seldom;
+use super::optional_list::OptionalList;
 use super::timers::NEVER;
 use crate::protocol::Moment;
 use crate::protocol::frame::GapCause;
-use crate::small_queue::Few;
+use crate::small_queue::SmallQueue;
 use cursor::{Backlog, Reader, Readers, join};
 use durable::Answers;
-use entry::{Kept, Sums};
+use entry::{LogEntry, Totals};
 use publisher_quota::Author;
-use usage::Weight;
+use usage::LogUsage;
 
 /// What is kept of one topic.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(super) struct Log {
     /// By position, ascending.
-    pub(super) kept: Few<Kept>,
+    pub(super) kept: SmallQueue<LogEntry>,
     /// Of all kept messages.
-    pub(super) sums: Sums,
+    pub(super) sums: Totals,
     /// What of it is in the sums over all logs.
     #[serde(skip)]
-    pub(super) weighed: Weight,
+    pub(super) weighed: LogUsage,
     /// Nothing loose lies before this.
     loose_from: u64,
     /// Who reads it.
-    pub(super) readers: Seldom<Readers>,
+    pub(super) readers: OptionalList<Readers>,
     /// No kept message expires before this.
     pub(super) soonest: Moment,
     /// For which moment the deadline of its oldest is set.
     pub(super) armed: Moment,
     /// Who is to be told that a message has arrived, by position.
-    pub(super) receipts: Seldom<VecDeque<Owed>>,
+    pub(super) receipts: OptionalList<VecDeque<Owed>>,
     /// Publishers that wait for the disk.
-    pub(super) answers: Seldom<Answers>,
+    pub(super) answers: OptionalList<Answers>,
     /// Of an inbox: the first and the last position that was passed over for a
     /// connection because the disk could not be read. The cursor stays before the
     /// first until some connection has had it.
-    unread: Option<Box<Run>>,
+    unread: Option<Box<SeqRange>>,
     /// What has come and gone since it was weighed, of publishers who have a share in all that
     /// is kept.
     #[serde(skip)]
-    moved: Seldom<Vec<(Author, isize)>>,
+    moved: OptionalList<Vec<(Author, isize)>>,
 }
 
 impl Default for Log {
     fn default() -> Self {
         Self {
-            kept: Few::default(),
-            sums: Sums::default(),
-            weighed: Weight::default(),
+            kept: SmallQueue::default(),
+            sums: Totals::default(),
+            weighed: LogUsage::default(),
             loose_from: 0,
-            readers: Seldom::default(),
+            readers: OptionalList::default(),
             soonest: NEVER,
             armed: NEVER,
-            receipts: Seldom::default(),
-            answers: Seldom::default(),
+            receipts: OptionalList::default(),
+            answers: OptionalList::default(),
             unread: None,
-            moved: Seldom::default(),
+            moved: OptionalList::default(),
         }
     }
 }
@@ -86,7 +86,7 @@ impl Default for Log {
 const FEW_READERS: usize = 16;
 
 /// A run of positions, both ends included.
-pub(super) type Run = (u64, u64);
+pub(super) type SeqRange = (u64, u64);
 
 /// What one receipt that is owed takes, with the names in it.
 pub(super) const RECEIPT: usize = 256;
@@ -94,10 +94,10 @@ pub(super) const RECEIPT: usize = 256;
 impl Log {
     /// What it counts in the sums over all logs: a receipt waits longer than its
     /// message, so it is not in the bytes of those.
-    pub(super) fn weight(&self) -> Weight {
+    pub(super) fn weight(&self) -> LogUsage {
         let receipts = self.receipts.len() * RECEIPT;
-        let Sums { bytes, loose, promised, stored } = self.sums;
-        Weight {
+        let Totals { bytes, loose, promised, stored } = self.sums;
+        LogUsage {
             bytes: bytes + receipts,
             unstored: loose + promised + receipts,
             loose: loose + receipts,
@@ -119,11 +119,11 @@ impl Log {
     }
 
     /// What was passed over because the disk could not be read.
-    pub(super) fn unread(&self) -> Option<Run> {
+    pub(super) fn unread(&self) -> Option<SeqRange> {
         self.unread.as_deref().copied()
     }
 
-    pub(super) fn set_unread(&mut self, unread: Option<Run>) {
+    pub(super) fn set_unread(&mut self, unread: Option<SeqRange>) {
         self.unread = unread.map(Box::new);
     }
 
@@ -134,14 +134,14 @@ impl Log {
         self.answers.tidy();
     }
 
-    pub(super) fn push(&mut self, kept: Kept) {
+    pub(super) fn push(&mut self, kept: LogEntry) {
         self.sums.add(&kept);
         self.note_moved(&kept, 1);
         self.soonest = self.soonest.min(kept.expires);
         self.kept.push_back(kept);
     }
 
-    fn note_moved(&mut self, kept: &Kept, sign: isize) {
+    fn note_moved(&mut self, kept: &LogEntry, sign: isize) {
         if kept.author.pays() {
             self.moved.push((kept.author, sign * kept.size as isize));
         }
@@ -154,7 +154,7 @@ impl Log {
 
     /// Puts messages that were found on the disk between those that are here; how
     /// many found their place taken.
-    pub(super) fn merge(&mut self, found: Vec<Kept>) -> u64 {
+    pub(super) fn merge(&mut self, found: Vec<LogEntry>) -> u64 {
         let mut doubles = 0;
         let mut rest = std::mem::take(&mut self.kept).into_iter().peekable();
         for kept in found {
@@ -176,16 +176,16 @@ impl Log {
         self.kept.partition_point(|kept| kept.seq <= seq)
     }
 
-    pub(super) fn first_after(&self, seq: u64) -> Option<&Kept> {
+    pub(super) fn first_after(&self, seq: u64) -> Option<&LogEntry> {
         self.kept.get(self.place_after(seq))
     }
 
-    pub(super) fn find_mut(&mut self, seq: u64) -> Option<&mut Kept> {
+    pub(super) fn find_mut(&mut self, seq: u64) -> Option<&mut LogEntry> {
         let place = self.kept.find(&seq, |kept| kept.seq).ok()?;
         self.kept.get_mut(place)
     }
 
-    pub(super) fn find(&self, seq: u64) -> Option<&Kept> {
+    pub(super) fn find(&self, seq: u64) -> Option<&LogEntry> {
         let place = self.kept.find(&seq, |kept| kept.seq).ok()?;
         self.kept.get(place)
     }
@@ -195,7 +195,7 @@ impl Log {
     }
 
     /// A run of messages is on the disk; tells those that were not, and how many they are.
-    pub(super) fn store(&mut self, (from, to): Run, mut tell: impl FnMut(&Kept)) -> u64 {
+    pub(super) fn store(&mut self, (from, to): SeqRange, mut tell: impl FnMut(&LogEntry)) -> u64 {
         let run = self.kept.partition_point(|kept| kept.seq < from)..self.place_after(to);
         let mut count = 0;
         for kept in self.kept.range_mut(run).filter(|kept| !kept.stored) {
@@ -219,7 +219,7 @@ impl Log {
         self.loose_from = self.loose_from.min(seq);
     }
 
-    fn change(&mut self, seq: u64, what: impl FnOnce(&mut Kept)) {
+    fn change(&mut self, seq: u64, what: impl FnOnce(&mut LogEntry)) {
         let Ok(place) = self.kept.find(&seq, |kept| kept.seq) else { return };
         if let Some(kept) = self.kept.get_mut(place) {
             self.sums.take(kept);
@@ -255,8 +255,9 @@ impl Log {
     /// not want to hear, nor what is kept for others.
     pub(super) fn first_for(&self, tag: u64, backlog: &Backlog) -> Option<u64> {
         let mut rest = self.kept.range(self.place_after(backlog.after)..);
-        let is_heard =
-            |kept: &&Kept| (kept.by != tag || kept.echo) && backlog.others.binary_search(&kept.seq).is_err();
+        let is_heard = |kept: &&LogEntry| {
+            (kept.by != tag || kept.echo) && backlog.others.binary_search(&kept.seq).is_err()
+        };
         rest.find(is_heard).map(|kept| kept.seq)
     }
 
@@ -269,7 +270,7 @@ impl Log {
     /// no reader is on its way to. What somebody heard is kept for those who were
     /// here when it was said, and for nobody else.
     pub(super) fn unclaimed(&self) -> Option<Backlog> {
-        let claimed = |kept: &Kept| self.readers.want(kept.seq);
+        let claimed = |kept: &LogEntry| self.readers.want(kept.seq);
         let at = self.kept.iter().position(|kept| !kept.heard && !claimed(kept))?;
         let after = self.kept.get(at)?.seq - 1;
         let heard = self.kept.range(at..).filter(|kept| kept.heard);
@@ -316,7 +317,7 @@ impl Log {
 
     /// The runs of messages that satisfy a condition, each by its first position
     /// and how many it has; none is longer than `most`.
-    pub(super) fn runs(&self, most: usize, wanted: impl Fn(&Kept) -> bool) -> Vec<(u64, usize)> {
+    pub(super) fn runs(&self, most: usize, wanted: impl Fn(&LogEntry) -> bool) -> Vec<(u64, usize)> {
         let mut runs: Vec<(u64, usize)> = Vec::new();
         let mut adjacent = false;
         for kept in &self.kept {
@@ -332,8 +333,8 @@ impl Log {
     }
 
     /// Takes out what satisfies a condition, and says which positions went.
-    pub(super) fn remove(&mut self, mut gone: impl FnMut(&Kept) -> bool) -> Vec<Run> {
-        let mut runs: Vec<Run> = Vec::new();
+    pub(super) fn remove(&mut self, mut gone: impl FnMut(&LogEntry) -> bool) -> Vec<SeqRange> {
+        let mut runs: Vec<SeqRange> = Vec::new();
         let mut adjacent = false;
         let mut moved = Vec::new();
         let sums = &mut self.sums;
@@ -360,8 +361,8 @@ impl Log {
 
     /// Takes out of the front what somebody heard and no reader wants any more;
     /// enough where messages are heard in their order.
-    pub(super) fn remove_first_delivered(&mut self) -> Option<Run> {
-        let mut run: Option<Run> = None;
+    pub(super) fn remove_first_delivered(&mut self) -> Option<SeqRange> {
+        let mut run: Option<SeqRange> = None;
         while let Some(first) = self.kept.front().filter(|kept| kept.heard)
             && !self.readers.want(first.seq)
         {
@@ -374,7 +375,7 @@ impl Log {
     }
 
     /// Takes out what somebody heard and no reader wants any more.
-    pub(super) fn remove_delivered(&mut self) -> Vec<Run> {
+    pub(super) fn remove_delivered(&mut self) -> Vec<SeqRange> {
         if self.readers.len() > FEW_READERS {
             let written = self.readers.written();
             let is_first = self.kept.front().is_some_and(|first| first.seq <= written);

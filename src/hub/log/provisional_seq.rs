@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::cursor::Hole;
+use super::cursor::Gap;
 use crate::hub::Hub;
 use crate::hub::channel::topics::Topic;
 use crate::hub::event::{LogKey, Now};
@@ -26,7 +26,7 @@ const MOST_SECONDS: u64 = 1 << 32;
 /// Where the numbers of a topic jump, because they went on while nobody could
 /// read what the disk has of it: that lies below, and is found later or never.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub(in crate::hub) struct Jump {
+pub(in crate::hub) struct ProvisionalRange {
     /// The last position below that is known of; zero while there is none.
     pub(in crate::hub) from: u64,
     /// Nobody misses a position above `from` and up to here: it was never given
@@ -51,7 +51,7 @@ impl Hub {
     /// From now on nothing gets a number that may be on the disk.
     pub(in crate::hub) fn number_apart(&mut self, now: Now) {
         let seconds = (now.wall.0 / 1000).min(MOST_SECONDS);
-        self.numbers_above = Some(BASE + seconds * EACH_SECOND + self.random.below(EACH_SECOND));
+        self.seq_floor = Some(BASE + seconds * EACH_SECOND + self.random.below(EACH_SECOND));
         for topic in self.channels.iter_mut() {
             let (seq, jump) = (topic.seq, topic.jump.take().map(|jump| *jump));
             let jump = match (&topic.key, jump) {
@@ -60,11 +60,11 @@ impl Hub {
                 (LogKey::Inbox(_), jump) => {
                     let cursor = jump.filter(|jump| jump.from == 0).map_or(topic.cursor, |jump| jump.cursor);
                     topic.cursor = seq;
-                    Some(Jump { to: seq, reach: seq, cursor, ..Jump::default() })
+                    Some(ProvisionalRange { to: seq, reach: seq, cursor, ..ProvisionalRange::default() })
                 }
-                (LogKey::Channel(_), Some(jump)) => Some(Jump { reach: seq, ..jump }),
+                (LogKey::Channel(_), Some(jump)) => Some(ProvisionalRange { reach: seq, ..jump }),
                 (LogKey::Channel(_), None) => {
-                    Some(Jump { from: seq, to: seq, reach: seq, ..Jump::default() })
+                    Some(ProvisionalRange { from: seq, to: seq, reach: seq, ..ProvisionalRange::default() })
                 }
             };
             topic.jump = jump.map(Box::new);
@@ -76,13 +76,14 @@ impl Topic {
     /// Numbers what comes from now on from above `base`: what lies below may be on
     /// the disk.
     pub(in crate::hub) fn begin_above(&mut self, base: u64) {
-        let jump = Jump { to: base, reach: base, cursor: self.cursor, ..Jump::default() };
+        let jump =
+            ProvisionalRange { to: base, reach: base, cursor: self.cursor, ..ProvisionalRange::default() };
         (self.seq, self.cursor) = (base, base);
         self.jump = Some(Box::new(jump));
     }
 
     /// What is missing after a position, as the runs of it.
-    pub(in crate::hub) fn holes(&self, after: u64) -> Vec<Hole> {
+    pub(in crate::hub) fn holes(&self, after: u64) -> Vec<Gap> {
         let jump = self.jump.as_deref().copied().unwrap_or_default();
         let stretches = [(after, jump.from), (after.max(jump.to), self.seq)];
         let mut holes = Vec::new();
@@ -92,7 +93,7 @@ impl Topic {
             for seq in kept.chain([to + 1]) {
                 if seq > expected && !is_jump(expected, seq) {
                     let cause = self.last_loss;
-                    holes.push(Hole { from: expected, to: seq - 1, lost: seq - expected, cause });
+                    holes.push(Gap { from: expected, to: seq - 1, lost: seq - expected, cause });
                 }
                 expected = seq + 1;
             }
@@ -101,17 +102,18 @@ impl Topic {
     }
 
     /// All of it as one.
-    pub(in crate::hub) fn missing(&self, after: u64) -> Option<Hole> {
+    pub(in crate::hub) fn missing(&self, after: u64) -> Option<Gap> {
         let holes = self.holes(after);
         let (first, last) = (holes.first()?, holes.last()?);
         let lost = holes.iter().map(|hole| hole.lost).sum();
-        Some(Hole { from: first.from, to: last.to, lost, cause: self.last_loss })
+        Some(Gap { from: first.from, to: last.to, lost, cause: self.last_loss })
     }
 
     /// Whether that the user of an inbox has a position may not mean that nothing
     /// before it is owed.
     pub(in crate::hub) fn is_ambiguous(&self, seq: u64) -> bool {
-        let is_from_before = |jump: &Jump| self.cursor < jump.from && jump.from < seq && seq <= jump.seen;
+        let is_from_before =
+            |jump: &ProvisionalRange| self.cursor < jump.from && jump.from < seq && seq <= jump.seen;
         self.jump.as_deref().is_some_and(is_from_before)
     }
 

@@ -10,13 +10,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Log;
-use super::entry::Kept;
+use super::entry::LogEntry;
 use crate::hub::channel::publish::Publisher;
 use crate::hub::connection::account::Account;
 use crate::hub::connection::rate_limit::Bucket;
 use crate::hub::event::Now;
 use crate::hub::settings::Settings;
-use crate::hub::{Done, Hub};
+use crate::hub::{Hub, RequestResult};
 use crate::protocol::{Code, Moment, Refusal};
 
 /// Who has published a message, over whatever connection: a digest, that an entry of the
@@ -87,7 +87,7 @@ impl Log {
         &self,
         measure: Measure,
         newcomer: Option<Newcomer>,
-        may_go: impl Fn(&Kept) -> bool,
+        may_go: impl Fn(&LogEntry) -> bool,
     ) -> Option<u64> {
         // By publisher, and the oldest of each first: what comes from one is sorted already.
         let oldest = (0..).zip(&self.kept).take(LOOKED_AT).filter(|(_, kept)| may_go(kept));
@@ -144,7 +144,7 @@ impl Hub {
         if self.excess.author != author {
             self.excess = Excess { author, ..Excess::default() };
         }
-        let may_go = |kept: &Kept| kept.author == author && !kept.durable && !(is_loose && kept.stored);
+        let may_go = |kept: &LogEntry| kept.author == author && !kept.durable && !(is_loose && kept.stored);
         loop {
             while let Some((place, seq)) = self.excess.found.pop_front() {
                 let log = self.channels.at(place).and_then(|topic| topic.log.as_ref());
@@ -163,7 +163,7 @@ impl Hub {
         }
     }
 
-    fn find_oldest(&mut self, may_go: impl Fn(&Kept) -> bool) {
+    fn find_oldest(&mut self, may_go: impl Fn(&LogEntry) -> bool) {
         let mut found: Vec<(u64, u32, u64)> = Vec::new();
         for place in self.channels.with(|log| !log.kept.is_empty()) {
             let Some(log) = self.channels.at(place).and_then(|topic| topic.log.as_ref()) else { continue };
@@ -179,7 +179,7 @@ impl Hub {
     }
 
     /// Whether so much more may be kept of a publisher that no other message pushes out.
-    pub(in crate::hub) fn may_hold(&self, from: &Publisher) -> Done {
+    pub(in crate::hub) fn may_hold(&self, from: &Publisher) -> RequestResult {
         let limit = self.kept_limit();
         let is_near = self.channels.weights.sum.bytes >= limit / 4 * 3;
         let theirs = self.channels.weights.publishers.of(self.author(from));
@@ -262,7 +262,7 @@ impl Flash {
 
 impl Hub {
     /// Whether one more message of a publisher may be written at once.
-    pub(in crate::hub) fn may_spend(&self, now: Now, from: &Publisher) -> Done {
+    pub(in crate::hub) fn may_spend(&self, now: Now, from: &Publisher) -> RequestResult {
         let Some(wait) = self.flash.wait(now.moment, self.author(from)) else { return Ok(()) };
         let why = "an eighth of what may be written in a day (`[store] flash_budget`) was written for this user; \
                    without `durable` it is sent now";

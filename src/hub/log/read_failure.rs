@@ -8,9 +8,9 @@
 //! for that.
 
 use super::cursor::{Backlog, Reader, join};
-use super::{Log, Run};
+use super::{Log, SeqRange};
 use crate::hub::Hub;
-use crate::hub::channel::topics::Hearing;
+use crate::hub::channel::topics::DeliveryMode;
 use crate::hub::event::{Effects, LogKey, Now};
 use crate::protocol::ConnectionId;
 use crate::protocol::frame::GapCause;
@@ -63,7 +63,7 @@ impl Hub {
             return;
         };
         match (hearing, log.reader_mut(slot)) {
-            (Hearing::Live, _) => {
+            (DeliveryMode::Live, _) => {
                 self.read_from(place, slot, Backlog::after(first - 1));
                 self.advance(now, place, slot, out);
             }
@@ -95,10 +95,10 @@ impl Hub {
 impl Log {
     /// Passes the messages over that lie before a reader on the disk, at least one,
     /// and notes that they are lost to it: between which two. They stay for others.
-    pub(in crate::hub) fn pass_over(&mut self, slot: u32) -> Option<Run> {
+    pub(in crate::hub) fn pass_over(&mut self, slot: u32) -> Option<SeqRange> {
         let reader = self.readers.of_mut(slot).iter_mut().find(|reader| !reader.left)?;
         let from = self.kept.partition_point(|kept| kept.seq <= reader.sent);
-        let mut lost: Option<Run> = None;
+        let mut lost: Option<SeqRange> = None;
         for (passed, kept) in self.kept.range(from..).enumerate() {
             if passed > 0 && !kept.stored {
                 break;

@@ -8,14 +8,14 @@
 //! numbers were given out and not written.
 
 use super::cursor::{Backlog, Reader};
-use super::entry::Kept;
+use super::entry::LogEntry;
 use super::publisher_quota::Author;
 use super::replay;
 use crate::hub::Hub;
-use crate::hub::channel::dedup::{Key, Place};
-use crate::hub::channel::topics::{Hearing, Topic};
-use crate::hub::event::{Effects, Found, FoundMessage, Input, LogKey, Now, StoreFact};
-use crate::hub::settings::{Disk, Keep, Policy};
+use crate::hub::channel::dedup::{DedupKey, LogPosition};
+use crate::hub::channel::topics::{DeliveryMode, Topic};
+use crate::hub::event::{Effects, Input, LogKey, Now, RecoveredLog, RecoveredMessage, StoreEvent};
+use crate::hub::settings::{Keep, Policy, WriteThrough};
 use crate::protocol::ConnectionId;
 use crate::protocol::frame::GapCause;
 use crate::protocol::request::Target;
@@ -23,14 +23,14 @@ use crate::sort::sort_by;
 
 /// A log for which messages were found, to be looked after when all are told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
-pub(in crate::hub) struct Unsorted {
+pub(in crate::hub) struct PendingRecovery {
     place: u32,
-    how: Arrival,
+    how: RecoveredEntry,
 }
 
 /// How what was found fits to what is there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
-enum Arrival {
+enum RecoveredEntry {
     /// It lies below what was numbered meanwhile, if anything was.
     Below,
     /// Among that: there is a new epoch.
@@ -41,13 +41,13 @@ impl Hub {
     /// Takes note of what a fact says about the disk, before it is dealt with.
     pub(in crate::hub) fn note_disk(&mut self, now: Now, input: &Input, out: &mut Effects) {
         match input {
-            Input::Store(StoreFact::Found(_)) => return,
+            Input::Store(StoreEvent::RecoveredLog(_)) => return,
             // The first of all facts: what is on the disk is not known.
-            Input::Store(StoreFact::Failed) if self.started.is_none() => self.number_apart(now),
-            Input::Store(StoreFact::Works) => self.numbers_above = None,
+            Input::Store(StoreEvent::Failed) if self.started.is_none() => self.number_apart(now),
+            Input::Store(StoreEvent::Recovered) => self.seq_floor = None,
             _ => {}
         }
-        if !self.unsorted.is_empty() {
+        if !self.recovering.is_empty() {
             self.sort_in(now, out);
         }
     }
@@ -74,12 +74,12 @@ impl Hub {
 
     /// Whether the numbers of a log go on although the process is killed.
     pub(in crate::hub) fn goes_on(&self, policy: &Policy) -> bool {
-        self.settings.has_disk && policy.keep == Keep::History && policy.disk == Disk::Behind
+        self.settings.has_disk && policy.keep == Keep::History && policy.disk == WriteThrough::Behind
     }
 
     /// Takes what was found of one log into the index. What follows from it waits
     /// until all is told, so that it does not depend on the order of that.
-    pub(in crate::hub) fn found(&mut self, now: Now, mut found: Found) {
+    pub(in crate::hub) fn found(&mut self, now: Now, mut found: RecoveredLog) {
         // From here on it is known what is there.
         self.started.get_or_insert(now.moment);
         sort_by(&mut found.kept, |one, other| one.seq.cmp(&other.seq));
@@ -99,20 +99,20 @@ impl Hub {
             self.counters.messages_evicted += doubles;
         }
         self.know_again(now, epoch, &found);
-        self.unsorted.push(Unsorted { place, how });
+        self.recovering.push(PendingRecovery { place, how });
     }
 
     /// The ids of messages that were found are those of messages seen.
-    fn know_again(&mut self, now: Now, epoch: u64, found: &Found) {
+    fn know_again(&mut self, now: Now, epoch: u64, found: &RecoveredLog) {
         let target = match &found.log {
             LogKey::Channel(channel) => Target::Channel(channel.clone()),
             LogKey::Inbox(user) => Target::User(user.clone()),
         };
         for message in &found.kept {
-            if let (Some(scope), Some(id)) = (&message.keeping.scope, &message.id) {
-                let key = Key { scope: scope.clone(), target: target.clone(), id: id.clone() };
-                let place = Place { epoch, seq: message.seq };
-                self.recent.restore(now.moment, message.keeping.since, key, place);
+            if let (Some(scope), Some(id)) = (&message.meta.scope, &message.id) {
+                let key = DedupKey { scope: scope.clone(), target: target.clone(), id: id.clone() };
+                let place = LogPosition { epoch, seq: message.seq };
+                self.dedup.restore(now.moment, message.meta.since, key, place);
             }
         }
     }
@@ -120,27 +120,27 @@ impl Hub {
     /// Drops what is too old or too much, and has the rest read by those who are
     /// here.
     fn sort_in(&mut self, now: Now, out: &mut Effects) {
-        let unsorted = std::mem::take(&mut self.unsorted);
-        for Unsorted { place, .. } in &unsorted {
+        let unsorted = std::mem::take(&mut self.recovering);
+        for PendingRecovery { place, .. } in &unsorted {
             self.conform(now, *place, out);
         }
-        for Unsorted { place, how } in unsorted {
+        for PendingRecovery { place, how } in unsorted {
             self.trim(now, place, out);
             self.read_found(now, place, how, out);
         }
     }
 
     /// Whoever hears a topic hears now what was found of it, where it is owed.
-    fn read_found(&mut self, now: Now, place: u32, how: Arrival, out: &mut Effects) {
+    fn read_found(&mut self, now: Now, place: u32, how: RecoveredEntry, out: &mut Effects) {
         let Some(topic) = self.channels.at(place) else { return };
         let keep = self.policy_of(&topic.key).keep;
-        let hearing = topic.subscribers.iter().filter(|subscriber| subscriber.hearing != Hearing::Off);
+        let hearing = topic.subscribers.iter().filter(|subscriber| subscriber.hearing != DeliveryMode::Off);
         let hearing: Vec<u32> = hearing.map(|subscriber| subscriber.slot).collect();
         for slot in hearing {
             let Some(tag) = self.connections.at(slot).map(|connection| connection.tag) else { continue };
             let conn = ConnectionId { slot, tag };
             let Some(topic) = self.channels.at(place) else { return };
-            if how == Arrival::Among {
+            if how == RecoveredEntry::Among {
                 out.push(replay::new_epoch(conn, topic.name(), topic.epoch));
             }
             if let Some(backlog) = topic.backlog_found(slot, keep) {
@@ -154,7 +154,7 @@ impl Hub {
 impl Topic {
     /// Sets the positions after what was found, which is what was known before or
     /// not; another epoch where numbers might be given out again.
-    fn take_back(&mut self, found: &Found, is_known: bool, epoch: u64) -> Arrival {
+    fn take_back(&mut self, found: &RecoveredLog, is_known: bool, epoch: u64) -> RecoveredEntry {
         let seqs = found.kept.iter().map(|message| message.seq);
         let last = seqs.clone().chain([found.last, found.cursor]).max().unwrap_or_default();
         // All that is found is owed: a mark of what is not may be of other numbers.
@@ -165,9 +165,9 @@ impl Topic {
             self.epoch = epoch;
             self.cursor = if is_known { cursor.min(self.cursor) } else { cursor };
             (self.seq, self.offered, self.jump) = (self.seq.max(last), 0, None);
-            return Arrival::Among;
+            return RecoveredEntry::Among;
         }
-        let Some(jump) = &mut self.jump else { return Arrival::Below };
+        let Some(jump) = &mut self.jump else { return RecoveredEntry::Below };
         let from = seqs.chain([found.last]).filter(|seq| *seq <= jump.to).max().unwrap_or_default();
         jump.from = jump.from.max(from);
         if from > 0 && matches!(self.key, LogKey::Inbox(_)) {
@@ -177,18 +177,18 @@ impl Topic {
             let cursor = jump.cursor.max(cursor);
             self.pass(cursor);
         }
-        Arrival::Below
+        RecoveredEntry::Below
     }
 
     /// A message on the disk, in the index again. Who published it is somebody
     /// else by now, and workers were told of it when it was kept.
-    fn kept_again(&self, message: &FoundMessage) -> Kept {
-        let keeping = &message.keeping;
+    fn kept_again(&self, message: &RecoveredMessage) -> LogEntry {
+        let keeping = &message.meta;
         let heard = match self.key {
-            LogKey::Channel(_) => keeping.heard,
+            LogKey::Channel(_) => keeping.delivered,
             LogKey::Inbox(_) => self.is_passed(message.seq),
         };
-        Kept {
+        LogEntry {
             seq: message.seq,
             expires: keeping.expires,
             since: keeping.since,

@@ -6,12 +6,12 @@
 use std::rc::Rc;
 
 use super::Log;
-use super::cursor::{Backlog, Hole, Reader, Word};
+use super::cursor::{Backlog, DeferredFrame, Gap, Reader};
 use super::retention::forget;
 use crate::hub::Hub;
-use crate::hub::channel::topics::Hearing;
+use crate::hub::channel::topics::DeliveryMode;
 use crate::hub::connection::table::Missed;
-use crate::hub::event::{Asker, Effect, Effects, LogKey, Now, Purpose};
+use crate::hub::event::{Effect, Effects, FetchPurpose, LogKey, Now, Requester};
 use crate::protocol::frame::GapCause;
 use crate::protocol::ids::spelled;
 use crate::protocol::{Channel, ConnectionId, Delivery, Frame, Message};
@@ -27,7 +27,7 @@ impl Hub {
         let Some(tag) = self.connections.at(slot).map(|connection| connection.tag) else { return };
         let Some(topic) = self.channels.at_mut(place) else { return };
         if let Some(subscriber) = topic.subscriber_mut(slot) {
-            subscriber.hearing = Hearing::Reading;
+            subscriber.hearing = DeliveryMode::Reading;
         }
         topic.log.get_or_insert_default().readers.insert(Reader::new(slot, tag, backlog));
     }
@@ -85,7 +85,7 @@ impl Hub {
                     reader.asked = Some(topic.seq);
                 }
                 let log = topic.key.clone();
-                let fetch = Purpose::Replay(conn);
+                let fetch = FetchPurpose::Replay(conn);
                 out.push(Effect::Fetch { fetch, log, after, count: PAGE_MESSAGES, bytes: PAGE_BYTES });
             }
             return;
@@ -93,7 +93,7 @@ impl Hub {
         let Some(mut reader) = log.readers.take_current(slot) else { return };
         let (holes, words) = (std::mem::take(&mut reader.holes), std::mem::take(&mut reader.words));
         if let Some(subscriber) = topic.subscriber_mut(slot) {
-            subscriber.hearing = Hearing::Live;
+            subscriber.hearing = DeliveryMode::Live;
         }
         topic.offered = topic.seq;
         if !holes.is_empty() {
@@ -113,7 +113,7 @@ impl Hub {
 
     /// Whether a subscriber that still reads what is kept has to be told
     /// something behind that; what is not urgent may overtake nothing.
-    pub(in crate::hub) fn tell_later(&mut self, place: u32, slot: u32, word: &Word) -> bool {
+    pub(in crate::hub) fn tell_later(&mut self, place: u32, slot: u32, word: &DeferredFrame) -> bool {
         let Some(topic) = self.channels.at_mut(place) else { return false };
         let seq = topic.seq;
         let Some(reader) = topic.log.as_mut().and_then(|log| log.reader_mut(slot)) else { return false };
@@ -235,7 +235,7 @@ impl Hub {
         let told = rare.missed.extract_if(.., |missed| only.is_none_or(|place| place == missed.topic));
         for missed in told {
             let Some(topic) = self.channels.at(missed.topic) else { continue };
-            let hole = Hole { from: missed.from, to: missed.to, lost: missed.lost, cause: GapCause::Slow };
+            let hole = Gap { from: missed.from, to: missed.to, lost: missed.lost, cause: GapCause::Slow };
             out.push(gap(conn, topic.name(), topic.epoch, &hole));
         }
     }
@@ -258,7 +258,7 @@ fn replay(
     key: &LogKey,
     messages: Vec<Rc<Message>>,
     last: u64,
-    gap: impl Fn(&Hole) -> Effect,
+    gap: impl Fn(&Gap) -> Effect,
     out: &mut Effects,
 ) -> u64 {
     let Log { kept, readers, .. } = log;
@@ -287,7 +287,7 @@ fn replay(
     reader.sent
 }
 
-impl Word {
+impl DeferredFrame {
     /// Whether nothing that was said before may come after it.
     fn is_last(&self) -> bool {
         matches!(self, Self::Operation(told) if told.is_over())
@@ -311,11 +311,11 @@ pub(in crate::hub) fn new_epoch(conn: ConnectionId, channel: Channel, epoch: u64
         lost: None,
         cause: GapCause::Epoch,
     };
-    Effect::Answer { to: Asker::Connection(conn), id: None, frame: Box::new(frame) }
+    Effect::Reply { to: Requester::Connection(conn), id: None, frame: Box::new(frame) }
 }
 
 /// Tells one connection what it will not see.
-pub(in crate::hub) fn gap(conn: ConnectionId, channel: Channel, epoch: u64, hole: &Hole) -> Effect {
+pub(in crate::hub) fn gap(conn: ConnectionId, channel: Channel, epoch: u64, hole: &Gap) -> Effect {
     let frame = Frame::Gap {
         channel,
         epoch: spelled(epoch),
@@ -324,5 +324,5 @@ pub(in crate::hub) fn gap(conn: ConnectionId, channel: Channel, epoch: u64, hole
         lost: Some(hole.lost),
         cause: hole.cause,
     };
-    Effect::Answer { to: Asker::Connection(conn), id: None, frame: Box::new(frame) }
+    Effect::Reply { to: Requester::Connection(conn), id: None, frame: Box::new(frame) }
 }

@@ -4,16 +4,16 @@
 //! what goes where there is no room; that is in [`eviction`](super::eviction). Nor who
 //! reads; that is in [`replay`](super::replay).
 
-use super::Run;
-use super::entry::Kept;
+use super::SeqRange;
+use super::entry::LogEntry;
 use super::publisher_quota::Newcomer;
 use super::replay::PAGE_MESSAGES;
 use crate::hub::Hub;
-use crate::hub::channel::fanout::Rest;
+use crate::hub::channel::fanout::Fanout;
 use crate::hub::channel::topics::Topic;
-use crate::hub::event::{Effect, Effects, Fate, Keeping, LogKey, Now};
-use crate::hub::settings::{Disk, Keep, Policy};
-use crate::hub::timers::{NEVER, Task, round_up};
+use crate::hub::event::{DeliveryOutcome, Effect, Effects, EntryMeta, LogKey, Now};
+use crate::hub::settings::{Keep, Policy, WriteThrough};
+use crate::hub::timers::{NEVER, Timer, round_up};
 use crate::protocol::Moment;
 use crate::protocol::frame::GapCause;
 
@@ -36,7 +36,7 @@ impl Hub {
             return place;
         }
         let mut topic = Topic::new(key, self.random.next());
-        if let Some(base) = self.numbers_above {
+        if let Some(base) = self.seq_floor {
             topic.begin_above(base);
         }
         self.channels.insert(topic)
@@ -49,7 +49,7 @@ impl Hub {
                 log.soonest = NEVER;
             }
             let receipt = log.receipts.front().map_or(NEVER, |owed| owed.expires);
-            self.deadlines.rearm(Task::Expiry(place), &mut log.armed, round_up(log.soonest.min(receipt)));
+            self.timers.rearm(Timer::Expiry(place), &mut log.armed, round_up(log.soonest.min(receipt)));
         }
         self.channels.settle(now.moment, place);
     }
@@ -60,8 +60,8 @@ impl Hub {
         &mut self,
         now: Now,
         policy: &Policy,
-        kept: Kept,
-        rest: &Rest,
+        kept: LogEntry,
+        rest: &Fanout,
         out: &mut Effects,
     ) -> bool {
         let (size, place) = (kept.size as usize, rest.place);
@@ -75,7 +75,7 @@ impl Hub {
         if is_kept {
             topic.log.get_or_insert_default().push(kept);
             let keeping = Box::new(self.keeping(now, policy, &kept, rest));
-            out.push(Effect::Keep { log, message: rest.message.clone(), keeping });
+            out.push(Effect::Append { log, message: rest.message.clone(), meta: keeping });
         } else {
             topic.lose(kept.seq, GapCause::NotKept);
         }
@@ -87,18 +87,20 @@ impl Hub {
     }
 
     /// What the store has to know of a message.
-    fn keeping(&self, now: Now, policy: &Policy, kept: &Kept, rest: &Rest) -> Keeping {
+    fn keeping(&self, now: Now, policy: &Policy, kept: &LogEntry, rest: &Fanout) -> EntryMeta {
         let disk = match (self.settings.has_disk, policy.disk) {
-            (false, _) => Disk::Never,
-            (true, _) if kept.durable => Disk::Now,
-            (true, Disk::Behind) if self.flash.is_overspent(now.moment, kept.author) => Disk::Stop,
+            (false, _) => WriteThrough::Never,
+            (true, _) if kept.durable => WriteThrough::Now,
+            (true, WriteThrough::Behind) if self.flash.is_overspent(now.moment, kept.author) => {
+                WriteThrough::Stop
+            }
             (true, disk) => disk,
         };
-        Keeping {
+        EntryMeta {
             expires: kept.expires,
             since: kept.since,
             size: kept.size,
-            heard: kept.heard,
+            delivered: kept.heard,
             durable: kept.durable,
             disk,
             scope: rest.terms.scope.clone(),
@@ -116,7 +118,12 @@ impl Hub {
     /// Whether a message that is about to be lost reached nobody, in a way that is
     /// worth telling. What a user who is here was sent counts as heard, and that a
     /// history moves on is in its nature.
-    pub(in crate::hub) fn reached_nobody(&self, topic: &Topic, kept: &Kept, fate: Fate) -> bool {
+    pub(in crate::hub) fn reached_nobody(
+        &self,
+        topic: &Topic,
+        kept: &LogEntry,
+        fate: DeliveryOutcome,
+    ) -> bool {
         !kept.heard
             && match self.policy_of(&topic.key).keep {
                 Keep::Unacknowledged => {
@@ -124,7 +131,7 @@ impl Hub {
                     kept.seq > topic.offered || topic.is_unheard() || is_unread
                 }
                 Keep::Undelivered => true,
-                Keep::History => fate == Fate::Expired,
+                Keep::History => fate == DeliveryOutcome::Expired,
                 Keep::Never => false,
             }
     }
@@ -140,12 +147,13 @@ impl Hub {
 
     /// Drops what has grown too old.
     pub(in crate::hub) fn expire(&mut self, now: Now, place: u32, out: &mut Effects) {
-        let old = |kept: &Kept| kept.expires <= now.moment;
+        let old = |kept: &LogEntry| kept.expires <= now.moment;
         let Some(topic) = self.channels.at(place) else { return };
         if let Some(log) = &topic.log {
-            let unheard =
-                log.runs(PAGE_MESSAGES, |kept| old(kept) && self.reached_nobody(topic, kept, Fate::Expired));
-            self.look_up(place, &unheard, Fate::Expired, out);
+            let unheard = log.runs(PAGE_MESSAGES, |kept| {
+                old(kept) && self.reached_nobody(topic, kept, DeliveryOutcome::Expired)
+            });
+            self.look_up(place, &unheard, DeliveryOutcome::Expired, out);
         }
         if let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) {
             while log.receipts.front().is_some_and(|owed| owed.expires <= now.moment) {
@@ -168,7 +176,7 @@ impl Hub {
         now: Now,
         place: u32,
         cause: GapCause,
-        goes: impl Fn(&Kept) -> bool,
+        goes: impl Fn(&LogEntry) -> bool,
         out: &mut Effects,
     ) -> u64 {
         let Some(topic) = self.channels.at_mut(place) else { return 0 };
@@ -228,9 +236,9 @@ impl Hub {
 }
 
 /// Orders the store to drop runs of a log.
-pub(in crate::hub) fn forget(key: &LogKey, runs: &[Run], out: &mut Effects) {
+pub(in crate::hub) fn forget(key: &LogKey, runs: &[SeqRange], out: &mut Effects) {
     for (from, to) in runs {
-        out.push(Effect::Forget { log: key.clone(), from: *from, to: *to });
+        out.push(Effect::Truncate { log: key.clone(), from: *from, to: *to });
     }
 }
 

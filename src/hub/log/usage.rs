@@ -10,7 +10,7 @@ use crate::small_queue::gather;
 
 /// What one log weighs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(in crate::hub) struct Weight {
+pub(in crate::hub) struct LogUsage {
     /// All that it keeps, wherever that is, and the receipts that it owes.
     pub(in crate::hub) bytes: usize,
     /// Of that: what only the memory has.
@@ -29,7 +29,7 @@ pub(in crate::hub) struct Weight {
     pub(in crate::hub) yields: bool,
 }
 
-impl Weight {
+impl LogUsage {
     /// Where it stands among those that give way to others.
     fn rank(&self) -> Option<usize> {
         Some(self.bytes).filter(|bytes| self.yields && *bytes > 0)
@@ -43,9 +43,9 @@ impl Weight {
 
 /// What all logs weigh.
 #[derive(Debug, Default)]
-pub(in crate::hub) struct Weights {
+pub(in crate::hub) struct UsageIndex {
     /// The sums; nobody yields.
-    pub(in crate::hub) sum: Weight,
+    pub(in crate::hub) sum: LogUsage,
     /// How many keep something.
     pub(in crate::hub) logs: usize,
     /// Those whose oldest may be pushed out, by the bytes they keep.
@@ -91,9 +91,9 @@ impl Publishers {
     }
 }
 
-impl Weights {
+impl UsageIndex {
     /// A log weighs something else than before.
-    pub(in crate::hub) fn change(&mut self, place: u32, was: Weight, is: Weight) {
+    pub(in crate::hub) fn change(&mut self, place: u32, was: LogUsage, is: LogUsage) {
         if was == is {
             return;
         }

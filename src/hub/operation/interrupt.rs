@@ -13,14 +13,14 @@ use super::Operation;
 use crate::hub::channel::publish::{Publisher, forbidden};
 use crate::hub::connection::account::Account;
 use crate::hub::connection::table::{Connection, Kind};
-use crate::hub::event::{Asker, Effect, Effects, Now};
-use crate::hub::timers::{NEVER, Task};
-use crate::hub::{Ask, Done, Hub};
+use crate::hub::event::{Effect, Effects, Now, Requester};
+use crate::hub::timers::{NEVER, Timer};
+use crate::hub::{Hub, RequestContext, RequestResult};
 use crate::protocol::frame::Outcome;
 use crate::protocol::worker::InterruptLine;
 use crate::protocol::{
-    Channel, Code, ConnectionId, Event, Frame, Interrupt, Message, MessageId, Moment, OperationId, Payload,
-    Refusal, Sender, UserId,
+    Channel, Code, ConnectionId, Event, Frame, InterruptRequest, Message, MessageId, Moment, OperationId,
+    Payload, Refusal, Sender, UserId,
 };
 
 /// For how long an interrupt waits for its operation to register: somebody who
@@ -40,8 +40,8 @@ const MOST: usize = 1024;
 
 /// An interrupt that waits for its operation to register.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-struct Waiting {
-    ask: Ask,
+struct PendingInterrupts {
+    ask: RequestContext,
     #[serde(default)]
     way: Way,
     operation: OperationId,
@@ -62,10 +62,10 @@ enum Way {
 /// All interrupts that wait, in the order in which they came.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
-pub(in crate::hub) struct Pending(BTreeMap<u32, Waiting>);
+pub(in crate::hub) struct Pending(BTreeMap<u32, PendingInterrupts>);
 
 /// Who interrupts, and why.
-struct Cause {
+struct InterruptCause {
     sender: Sender,
     user: Option<UserId>,
     reason: Option<String>,
@@ -73,7 +73,7 @@ struct Cause {
 
 /// A request, and the channel that it named.
 struct Asked<'a> {
-    ask: &'a Ask,
+    ask: &'a RequestContext,
     channel: Option<Channel>,
 }
 
@@ -92,7 +92,7 @@ impl Pending {
     }
 }
 
-impl Cause {
+impl InterruptCause {
     fn by(&self) -> String {
         match (&self.user, self.sender) {
             (Some(user), _) => user.to_string(),
@@ -106,10 +106,10 @@ impl Hub {
     pub(in crate::hub) fn interrupt(
         &mut self,
         now: Now,
-        ask: &Ask,
-        wish: Interrupt,
+        ask: &RequestContext,
+        wish: InterruptRequest,
         out: &mut Effects,
-    ) -> Done {
+    ) -> RequestResult {
         self.counters.interrupts += 1;
         let Some(told) = self.operations.told(&wish.operation_id) else {
             return self.await_operation(now, ask, wish, out);
@@ -148,14 +148,14 @@ impl Hub {
         asked.channel.or_else(|| may_hear().then_some(channel))
     }
 
-    fn cause(&self, from: Asker, reason: Option<String>) -> Cause {
+    fn cause(&self, from: Requester, reason: Option<String>) -> InterruptCause {
         let Publisher { sender, user, .. } = self.publisher(from, true);
-        Cause { sender, user, reason }
+        InterruptCause { sender, user, reason }
     }
 
     /// Whether somebody may stop what runs on a channel for a user, or for none.
-    fn may_interrupt(&self, from: Asker, channel: &Channel, of: Option<&UserId>) -> bool {
-        let Asker::Connection(conn) = from else { return true };
+    fn may_interrupt(&self, from: Requester, channel: &Channel, of: Option<&UserId>) -> bool {
+        let Requester::Connection(conn) = from else { return true };
         let Some(connection) = self.connections.get(conn) else { return true };
         if let Kind::Worker { admin, .. } = connection.kind {
             return admin;
@@ -167,13 +167,20 @@ impl Hub {
     }
 
     /// Whether somebody may stop what runs.
-    fn may_stop(&self, from: Asker, operation: &Operation) -> bool {
+    fn may_stop(&self, from: Requester, operation: &Operation) -> bool {
         self.may_interrupt(from, &operation.channel, operation.user.as_ref())
             || self.has_started(from, operation)
     }
 
     /// Pulls the latch; the worker hears it before anybody hears of it.
-    fn pull(&mut self, now: Now, place: u32, cause: &Cause, asked: Option<Asked<'_>>, out: &mut Effects) {
+    fn pull(
+        &mut self,
+        now: Now,
+        place: u32,
+        cause: &InterruptCause,
+        asked: Option<Asked<'_>>,
+        out: &mut Effects,
+    ) {
         let Some(operation) = self.operations.at(place) else { return };
         let (id, channel) = (operation.id.clone(), operation.channel.clone());
         let again = operation.is_interrupted();
@@ -204,14 +211,20 @@ impl Hub {
 
     /// At its deadline an operation is interrupted by the hub itself.
     pub(in crate::hub) fn interrupt_at_deadline(&mut self, now: Now, place: u32, out: &mut Effects) {
-        let cause = Cause { sender: Sender::Hub, user: None, reason: Some("deadline".to_owned()) };
+        let cause = InterruptCause { sender: Sender::Hub, user: None, reason: Some("deadline".to_owned()) };
         self.pull(now, place, &cause, None, out);
     }
 
     /// Nobody has registered it: the wish waits, and is told to those who only
     /// listen.
-    fn await_operation(&mut self, now: Now, ask: &Ask, wish: Interrupt, out: &mut Effects) -> Done {
-        let Interrupt { operation_id, channel, reason } = wish;
+    fn await_operation(
+        &mut self,
+        now: Now,
+        ask: &RequestContext,
+        wish: InterruptRequest,
+        out: &mut Effects,
+    ) -> RequestResult {
+        let InterruptRequest { operation_id, channel, reason } = wish;
         match &channel {
             Some(channel) if channel.is_reserved() => {
                 return Err(forbidden(format!("{channel} is the daemon's own")).on(channel));
@@ -226,7 +239,7 @@ impl Hub {
         if self.pending.is_full(way) {
             return Err(full());
         }
-        if let Asker::Connection(conn) = ask.from
+        if let Requester::Connection(conn) = ask.from
             && let Some(connection) = self.connections.get_mut(conn)
         {
             if connection.rare().pending >= MOST_OF_ONE {
@@ -236,31 +249,39 @@ impl Hub {
         }
         let number = self.pending.0.last_key_value().map_or(0, |(last, _)| last.wrapping_add(1));
         let mut armed = NEVER;
-        self.deadlines.rearm(Task::Pending(number), &mut armed, now.moment + PATIENCE);
+        self.timers.rearm(Timer::Pending(number), &mut armed, now.moment + PATIENCE);
         self.answer(ask, result(operation_id.clone(), channel.clone(), Outcome::Pending), out);
         if let Some(channel) = &channel {
             let cause = self.cause(ask.from, reason.clone());
             self.announce(now, &operation_id, channel, &cause, out);
         }
-        let waiting = Waiting { ask: ask.clone(), way, operation: operation_id, channel, reason, armed };
+        let waiting =
+            PendingInterrupts { ask: ask.clone(), way, operation: operation_id, channel, reason, armed };
         self.pending.0.insert(number, waiting);
         Ok(())
     }
 
-    fn way(&self, from: Asker) -> Way {
+    fn way(&self, from: Requester) -> Way {
         match from {
-            Asker::Http(_) => Way::Http,
-            Asker::Connection(_) if self.is_worker(from) => Way::Worker,
-            Asker::Connection(conn) => Way::Client(self.account(conn)),
+            Requester::Http(_) => Way::Http,
+            Requester::Connection(_) if self.is_worker(from) => Way::Worker,
+            Requester::Connection(conn) => Way::Client(self.account(conn)),
         }
     }
 
-    fn is_worker(&self, from: Asker) -> bool {
-        matches!(from, Asker::Connection(conn) if self.connections.get(conn).is_some_and(Connection::is_worker))
+    fn is_worker(&self, from: Requester) -> bool {
+        matches!(from, Requester::Connection(conn) if self.connections.get(conn).is_some_and(Connection::is_worker))
     }
 
     /// `system:interrupt` on a channel. It is about now, so it is not kept.
-    fn announce(&mut self, now: Now, id: &OperationId, channel: &Channel, cause: &Cause, out: &mut Effects) {
+    fn announce(
+        &mut self,
+        now: Now,
+        id: &OperationId,
+        channel: &Channel,
+        cause: &InterruptCause,
+        out: &mut Effects,
+    ) {
         let Some(place) = self.channels.find_channel(channel) else { return };
         let Some(topic) = self.channels.at(place) else { return };
         let start = out.recipients.len();
@@ -293,10 +314,10 @@ impl Hub {
         }
     }
 
-    fn take_pending(&mut self, number: u32) -> Option<Waiting> {
+    fn take_pending(&mut self, number: u32) -> Option<PendingInterrupts> {
         let mut waiting = self.pending.0.remove(&number)?;
-        self.deadlines.rearm(Task::Pending(number), &mut waiting.armed, NEVER);
-        if let Asker::Connection(conn) = waiting.ask.from
+        self.timers.rearm(Timer::Pending(number), &mut waiting.armed, NEVER);
+        if let Requester::Connection(conn) = waiting.ask.from
             && let Some(connection) = self.connections.get_mut(conn)
         {
             let rare = connection.rare();
@@ -323,7 +344,8 @@ impl Hub {
     /// Who asked is gone; whether it is the operation's user that is asked for
     /// can be checked no longer.
     pub(in crate::hub) fn drop_pending(&mut self, conn: ConnectionId) {
-        let theirs = self.pending.0.iter().filter(|(_, waiting)| waiting.ask.from == Asker::Connection(conn));
+        let theirs =
+            self.pending.0.iter().filter(|(_, waiting)| waiting.ask.from == Requester::Connection(conn));
         let numbers: Vec<u32> = theirs.map(|(number, _)| *number).collect();
         for number in numbers {
             self.take_pending(number);
@@ -346,7 +368,7 @@ fn result(operation_id: OperationId, channel: Option<Channel>, outcome: Outcome)
 
 /// What handlers that listen the simple way hear. It has no position: it goes to
 /// two channels at once.
-fn interrupt_message(now: Now, id: &OperationId, channel: Channel, cause: &Cause) -> Message {
+fn interrupt_message(now: Now, id: &OperationId, channel: Channel, cause: &InterruptCause) -> Message {
     /// The data of the event.
     #[derive(Serialize)]
     struct About<'a> {

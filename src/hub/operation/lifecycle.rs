@@ -6,16 +6,16 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{Operation, Told};
+use super::{Operation, OperationSummary};
 use crate::hub::channel::publish::forbidden;
-use crate::hub::channel::topics::Hearing;
+use crate::hub::channel::topics::DeliveryMode;
 use crate::hub::connection::table::Kind;
-use crate::hub::event::{Anomaly, Asker, Effect, Effects, Now, Recipients};
-use crate::hub::log::cursor::Word;
-use crate::hub::timers::{NEVER, Task};
-use crate::hub::{Ask, Done, Hub};
+use crate::hub::event::{Anomaly, Effect, Effects, Now, Recipients, Requester};
+use crate::hub::log::cursor::DeferredFrame;
+use crate::hub::timers::{NEVER, Timer};
+use crate::hub::{Hub, RequestContext, RequestResult};
 use crate::protocol::frame::OperationState;
-use crate::protocol::request::{End, Ending, Start};
+use crate::protocol::request::{EndState, OperationEnd, OperationStart};
 use crate::protocol::{Channel, Code, ConnectionId, Frame, Message, Moment, Payload, Refusal};
 
 /// How long a worker may take to end an operation after an interrupt.
@@ -26,10 +26,10 @@ impl Hub {
     pub(in crate::hub) fn start_operation(
         &mut self,
         now: Now,
-        ask: &Ask,
-        start: Start,
+        ask: &RequestContext,
+        start: OperationStart,
         out: &mut Effects,
-    ) -> Done {
+    ) -> RequestResult {
         let owner = self.worker(ask.from)?;
         if start.channel.is_reserved() {
             return Err(forbidden(format!("{} is the daemon's own", start.channel)).on(&start.channel));
@@ -71,7 +71,13 @@ impl Hub {
     }
 
     /// And ends.
-    pub(in crate::hub) fn end_operation(&mut self, now: Now, ask: &Ask, end: End, out: &mut Effects) -> Done {
+    pub(in crate::hub) fn end_operation(
+        &mut self,
+        now: Now,
+        ask: &RequestContext,
+        end: OperationEnd,
+        out: &mut Effects,
+    ) -> RequestResult {
         let worker = self.worker(ask.from)?;
         let Some(place) = self.operations.place(&end.operation_id) else {
             return Err(Refusal::new(Code::UnknownOperation, "no such operation runs"));
@@ -85,18 +91,18 @@ impl Hub {
     }
 
     /// Operations are of workers.
-    fn worker(&self, from: Asker) -> Result<ConnectionId, Refusal> {
+    fn worker(&self, from: Requester) -> Result<ConnectionId, Refusal> {
         let conn = match from {
-            Asker::Connection(conn) => self.connections.get(conn).filter(|c| c.is_worker()).map(|_| conn),
-            Asker::Http(_) => None,
+            Requester::Connection(conn) => self.connections.get(conn).filter(|c| c.is_worker()).map(|_| conn),
+            Requester::Http(_) => None,
         };
         conn.ok_or_else(|| forbidden("operations are for workers"))
     }
 
     /// As which user of the machine a worker runs, where that tells it from others: what root
     /// does is an administrator's, and whom the kernel cannot name could be anybody.
-    pub(in crate::hub) fn machine_user(&self, from: Asker) -> Option<u32> {
-        let Asker::Connection(conn) = from else { return None };
+    pub(in crate::hub) fn machine_user(&self, from: Requester) -> Option<u32> {
+        let Requester::Connection(conn) = from else { return None };
         match self.connections.get(conn)?.kind {
             Kind::Worker { uid, .. } => (uid != 0 && uid != self.settings.overflow_uid).then_some(uid),
             _ => None,
@@ -104,8 +110,8 @@ impl Hub {
     }
 
     /// Whether a worker runs as the user of the machine who has started an operation.
-    pub(in crate::hub) fn has_started(&self, from: Asker, operation: &Operation) -> bool {
-        let theirs = self.machine_user(Asker::Connection(operation.owner));
+    pub(in crate::hub) fn has_started(&self, from: Requester, operation: &Operation) -> bool {
+        let theirs = self.machine_user(Requester::Connection(operation.owner));
         theirs.is_some() && theirs == self.machine_user(from)
     }
 
@@ -116,7 +122,7 @@ impl Hub {
         for channel in [&operation.channel, &Channel::of_operation(&operation.id)] {
             let topic = self.channels.find_channel(channel).and_then(|place| self.channels.at(place));
             let Some(topic) = topic else { continue };
-            let hear = topic.subscribers.iter().filter(|subscriber| subscriber.hearing != Hearing::Off);
+            let hear = topic.subscribers.iter().filter(|subscriber| subscriber.hearing != DeliveryMode::Off);
             out.recipients.extend(hear.map(|subscriber| subscriber.slot).filter(|slot| wants(*slot)));
         }
         let noted = &mut out.recipients[start..];
@@ -141,12 +147,12 @@ impl Hub {
 
     /// Tells how an operation stands: at once, or behind the backlog to those who
     /// still read that and would hear of the end before the last lines.
-    fn tell_in_order(&mut self, told: Told, to: Recipients, out: &mut Effects) {
+    fn tell_in_order(&mut self, told: OperationSummary, to: Recipients, out: &mut Effects) {
         let channel = told.channel.clone();
-        let word = Word::Operation(Box::new(told));
+        let word = DeferredFrame::Operation(Box::new(told));
         let to = self.those_who_hear_now(&channel, &word, to, out);
         if !to.is_empty() {
-            out.push(Effect::Tell { frame: Box::new(word.frame()), to });
+            out.push(Effect::Broadcast { frame: Box::new(word.frame()), to });
         }
     }
 
@@ -154,7 +160,7 @@ impl Hub {
     fn those_who_hear_now(
         &mut self,
         channel: &Channel,
-        word: &Word,
+        word: &DeferredFrame,
         to: Recipients,
         out: &mut Effects,
     ) -> Recipients {
@@ -184,7 +190,7 @@ impl Hub {
     pub(in crate::hub) fn arm_operation(&mut self, place: u32) {
         let Some(operation) = self.operations.at_mut(place) else { return };
         let due = operation.deadline.min(operation.timeout);
-        self.deadlines.rearm(Task::Operation(place), &mut operation.armed, due);
+        self.timers.rearm(Timer::Operation(place), &mut operation.armed, due);
     }
 
     /// Gives an interrupted operation its time to end. Asking again gives none.
@@ -203,8 +209,8 @@ impl Hub {
         operation.armed = NEVER;
         if now.moment >= operation.timeout {
             let (id, channel) = (operation.id.clone(), operation.channel.clone());
-            out.push(Effect::Report(Anomaly::Overran { operation: id, channel }));
-            self.finish(now, place, Ending::Timeout, None, out);
+            out.push(Effect::LogAnomaly(Anomaly::Overran { operation: id, channel }));
+            self.finish(now, place, EndState::Timeout, None, out);
             return;
         }
         if now.moment >= operation.deadline {
@@ -223,17 +229,17 @@ impl Hub {
             let (id, channel) = (operation.id.clone(), operation.channel.clone());
             // When the daemon itself ends, this is no anomaly.
             if self.stopping.is_none() {
-                out.push(Effect::Report(Anomaly::OwnerLost { operation: id, channel }));
+                out.push(Effect::LogAnomaly(Anomaly::OwnerLost { operation: id, channel }));
             }
-            self.finish(now, place as u32, Ending::OwnerLost, None, out);
+            self.finish(now, place as u32, EndState::OwnerLost, None, out);
         }
     }
 
     /// The one end of an operation. Taking it from the table makes it the only
     /// one.
-    fn finish(&mut self, now: Now, place: u32, reason: Ending, data: Option<Payload>, out: &mut Effects) {
+    fn finish(&mut self, now: Now, place: u32, reason: EndState, data: Option<Payload>, out: &mut Effects) {
         let Some(mut operation) = self.operations.remove(place) else { return };
-        self.deadlines.rearm(Task::Operation(place), &mut operation.armed, NEVER);
+        self.timers.rearm(Timer::Operation(place), &mut operation.armed, NEVER);
         if let Some(connection) = self.connections.get_mut(operation.owner) {
             let rare = connection.rare();
             rare.operations = rare.operations.saturating_sub(1);
@@ -241,7 +247,8 @@ impl Hub {
         out.push(Effect::Unlatch { operation: operation.id.clone() });
         // Whoever stops listening at the end has heard of all that was shed.
         self.tell_missed_on(&operation.channel, out);
-        let told = Told { state: OperationState::Ended, reason: Some(reason), data, ..operation.told() };
+        let told =
+            OperationSummary { state: OperationState::Ended, reason: Some(reason), data, ..operation.told() };
         let to = self.watchers(&operation, |_| true, out);
         self.tell_in_order(told.clone(), to, out);
         self.operations.remember(now.moment, told);
@@ -274,10 +281,10 @@ impl Hub {
         self.channels.forget_now(place);
         let start = out.recipients.len();
         out.recipients.extend(slots);
-        let word = Word::Unsubscribed(channel);
+        let word = DeferredFrame::Unsubscribed(channel);
         let to = self.those_who_hear_now(&operation.channel, &word, out.noted(start), out);
         if !to.is_empty() {
-            out.push(Effect::Tell { frame: Box::new(word.frame()), to });
+            out.push(Effect::Broadcast { frame: Box::new(word.frame()), to });
         }
     }
 }

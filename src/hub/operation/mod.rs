@@ -16,7 +16,7 @@ use super::admin::Page;
 use super::connection::rate_limit::ListSpace;
 use super::timers::{NEVER, round_up};
 use crate::protocol::frame::{OperationEntry, OperationState};
-use crate::protocol::request::Ending;
+use crate::protocol::request::EndState;
 use crate::protocol::{Channel, ConnectionId, Frame, Moment, OperationId, Payload, UnixTime, UserId};
 
 /// For how long an ended operation is remembered, and how many are: a page that
@@ -62,34 +62,34 @@ pub(super) struct Operation {
 
 /// What is remembered of one that ended.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-struct Ended {
-    told: Told,
+struct EndedOperation {
+    told: OperationSummary,
     at: Moment,
 }
 
 /// What somebody who comes later is told.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub(super) struct Told {
+pub(super) struct OperationSummary {
     pub(super) id: OperationId,
     pub(super) channel: Channel,
     pub(super) user: Option<UserId>,
     pub(super) state: OperationState,
-    pub(super) reason: Option<Ending>,
+    pub(super) reason: Option<EndState>,
     pub(super) label: Option<String>,
     pub(super) by: Option<String>,
     pub(super) data: Option<Payload>,
 }
 
-impl Ended {
+impl EndedOperation {
     fn held(&self) -> usize {
-        let Told { id, channel, user, label, by, data, .. } = &self.told;
+        let OperationSummary { id, channel, user, label, by, data, .. } = &self.told;
         let (user, data) = (user.as_ref().map(UserId::as_str), data.as_ref().map(Payload::json));
         let names = [Some(id.as_str()), Some(channel.as_str()), user];
         ENDED + texts(names) + texts([label.as_deref(), by.as_deref(), data])
     }
 }
 
-impl Told {
+impl OperationSummary {
     pub(super) fn is_over(&self) -> bool {
         self.state == OperationState::Ended
     }
@@ -116,8 +116,8 @@ impl Operation {
         if self.is_interrupted() { OperationState::Interrupting } else { OperationState::Started }
     }
 
-    pub(super) fn told(&self) -> Told {
-        Told {
+    pub(super) fn told(&self) -> OperationSummary {
+        OperationSummary {
             id: self.id.clone(),
             channel: self.channel.clone(),
             user: self.user.clone(),
@@ -158,7 +158,7 @@ pub(super) struct Operations {
     pub(super) table: Slab<Operation>,
     by_id: BTreeMap<OperationId, u32>,
     by_channel: BTreeSet<(Channel, OperationId)>,
-    ended: BTreeMap<OperationId, Ended>,
+    ended: BTreeMap<OperationId, EndedOperation>,
     /// Those that ended, oldest first.
     order: VecDeque<OperationId>,
     /// What all of them take, in bytes. Follows from the rest.
@@ -189,7 +189,7 @@ impl Operations {
     }
 
     /// What there is to tell of one, running or remembered.
-    pub(super) fn told(&self, id: &OperationId) -> Option<Told> {
+    pub(super) fn told(&self, id: &OperationId) -> Option<OperationSummary> {
         let ended = || self.ended.get(id).map(|ended| ended.told.clone());
         self.find(id).map(Operation::told).or_else(ended)
     }
@@ -202,7 +202,7 @@ impl Operations {
     /// Counts that anew, after they were read back.
     pub(super) fn weigh(&mut self) {
         let running: usize = self.table.iter().map(|(_, operation)| operation.held()).sum();
-        self.held = running + self.ended.values().map(Ended::held).sum::<usize>();
+        self.held = running + self.ended.values().map(EndedOperation::held).sum::<usize>();
     }
 
     pub(super) fn running(&self) -> usize {
@@ -265,9 +265,9 @@ impl Operations {
         Some(operation)
     }
 
-    pub(super) fn remember(&mut self, now: Moment, mut told: Told) {
+    pub(super) fn remember(&mut self, now: Moment, mut told: OperationSummary) {
         told.data = told.data.filter(|data| data.json().len() <= MOST_DATA);
-        let (id, ended) = (told.id.clone(), Ended { told, at: now });
+        let (id, ended) = (told.id.clone(), EndedOperation { told, at: now });
         self.held += ended.held();
         self.order.push_back(id.clone());
         self.ended.insert(id, ended);

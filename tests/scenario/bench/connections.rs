@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use serde_json::Value;
-use wshubd::hub::{Input, LogKey, Outbound};
+use wshubd::hub::{Input, LogKey, SendQueueState};
 use wshubd::protocol::Delivery;
 
 use super::{Bench, Seat};
@@ -27,7 +27,7 @@ pub(super) struct Link {
     /// has not carried.
     pub(super) slow: Option<VecDeque<(Value, Option<Mark>)>>,
     /// How the hub was told that a slow link is doing.
-    pub(super) state: Outbound,
+    pub(super) state: SendQueueState,
     /// The epoch of its user's inbox, as it was greeted.
     pub(super) inbox: Option<String>,
 }
@@ -47,8 +47,8 @@ pub(crate) enum Seen {
 const FULL: usize = 5;
 
 impl Bench {
-    pub(crate) fn outbound(&mut self, seat: Seat, state: Outbound) {
-        self.handle(Input::Outbound { conn: seat, state });
+    pub(crate) fn outbound(&mut self, seat: Seat, state: SendQueueState) {
+        self.handle(Input::SendQueue { conn: seat, state });
     }
 
     /// A socket that takes nothing of a replay.
@@ -61,7 +61,7 @@ impl Bench {
         for _ in 0..count {
             let next = self.links.get_mut(&seat).and_then(|link| link.unwritten.pop_front());
             let Some((log, seq, how)) = next else { return };
-            self.handle(Input::Written { conn: seat, log, seq, how });
+            self.handle(Input::Flushed { conn: seat, log, seq, how });
         }
     }
 
@@ -86,7 +86,7 @@ impl Bench {
             let Some((frame, mark)) = self.next_frame(seat) else { break };
             self.hear(seat, frame);
             self.write(seat, mark);
-            self.handle(Input::Took { conn: seat });
+            self.handle(Input::WriteProgress { conn: seat });
         }
         self.report_links();
     }
@@ -121,7 +121,7 @@ impl Bench {
 
     fn write(&mut self, seat: Seat, mark: Option<Mark>) {
         if let Some((log, seq, how)) = mark {
-            self.handle(Input::Written { conn: seat, log, seq, how });
+            self.handle(Input::Flushed { conn: seat, log, seq, how });
         }
     }
 
@@ -139,13 +139,13 @@ impl Bench {
     /// Tells the hub how slow links are doing, as at the end of a turn.
     pub(crate) fn report_links(&mut self) {
         let state = |link: &Link| match link.slow.as_ref().map_or(0, VecDeque::len) {
-            0 => Outbound::Clear,
-            FULL.. => Outbound::Full,
-            _ => Outbound::Waiting,
+            0 => SendQueueState::Empty,
+            FULL.. => SendQueueState::Full,
+            _ => SendQueueState::Backlogged,
         };
         while let Some((seat, link)) = self.links.iter_mut().find(|(_, link)| link.state != state(link)) {
             link.state = state(link);
-            let input = Input::Outbound { conn: *seat, state: link.state };
+            let input = Input::SendQueue { conn: *seat, state: link.state };
             self.handle(input);
         }
     }

@@ -4,8 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use wshubd::hub::settings::Disk as When;
-use wshubd::hub::{Effect, Input, Keeping, LogKey, StoreFact};
+use wshubd::hub::settings::WriteThrough as When;
+use wshubd::hub::{Effect, EntryMeta, Input, LogKey, StoreEvent};
 
 use super::Bench;
 
@@ -29,7 +29,7 @@ pub(crate) struct Disk {
     /// Whether it could not be read when somebody wanted to.
     pub(crate) was_unread: bool,
     /// What the hub said of each message that it ordered to be kept.
-    pub(crate) keepings: BTreeMap<Place, Keeping>,
+    pub(crate) keepings: BTreeMap<Place, EntryMeta>,
 }
 
 impl Disk {
@@ -66,7 +66,7 @@ impl Disk {
         }
     }
 
-    pub(super) fn keep(&mut self, log: &LogKey, seq: u64, keeping: &Keeping) {
+    pub(super) fn keep(&mut self, log: &LogKey, seq: u64, keeping: &EntryMeta) {
         let place = (log.clone(), seq);
         self.keepings.insert(place.clone(), keeping.clone());
         match keeping.disk {
@@ -88,7 +88,7 @@ impl Disk {
 
 impl Bench {
     pub(super) fn write_now(&mut self, effect: &Effect) {
-        let Effect::Store { log, seq } = effect else { return };
+        let Effect::SyncNow { log, seq } = effect else { return };
         let place = (log.clone(), *seq);
         assert!(!self.disk.due.contains(&place), "a message is ordered once");
         self.disk.due.push_back(place);
@@ -151,7 +151,7 @@ impl Bench {
             }
         }
         for (log, from, to) in runs {
-            self.handle(Input::Store(StoreFact::Stored { log, from, to }));
+            self.handle(Input::Store(StoreEvent::Stored { log, from, to }));
         }
     }
 
@@ -161,14 +161,14 @@ impl Bench {
             if self.store.get(&log).is_some_and(|kept| kept.contains_key(&seq)) {
                 self.disk.later.insert((log.clone(), seq));
             }
-            self.handle(Input::Store(StoreFact::NotStored { log, seq }));
+            self.handle(Input::Store(StoreEvent::NotStored { log, seq }));
         }
     }
 
     /// Breaks: nothing can be written or read.
     pub(crate) fn disk_fails(&mut self) {
         (self.disk.failed, self.disk.unreadable) = (true, true);
-        self.handle(Input::Store(StoreFact::Failed));
+        self.handle(Input::Store(StoreEvent::Failed));
         self.disk_refuses();
     }
 
@@ -176,7 +176,7 @@ impl Bench {
     pub(crate) fn disk_works(&mut self) {
         (self.disk.failed, self.disk.unreadable) = (false, false);
         self.tell_found();
-        self.handle(Input::Store(StoreFact::Works));
+        self.handle(Input::Store(StoreEvent::Recovered));
     }
 
     /// What a process was ordered and had not written when it ended.
@@ -189,7 +189,7 @@ impl Bench {
     /// The first that another process hears of a disk that has failed.
     pub(super) fn disk_tells(&mut self) {
         if self.disk.failed {
-            self.handle(Input::Store(StoreFact::Failed));
+            self.handle(Input::Store(StoreEvent::Failed));
         }
     }
 }

@@ -5,7 +5,7 @@
 use std::rc::Rc;
 
 use serde_json::{Value, json};
-use wshubd::hub::{Asker, Effect, Effects, Input, LogKey, Purpose, StoreFact};
+use wshubd::hub::{Effect, Effects, FetchPurpose, Input, LogKey, Requester, StoreEvent};
 use wshubd::protocol::message::Delivery;
 use wshubd::protocol::{ConnectionId, Frame, Message, RequestId, worker};
 
@@ -14,7 +14,7 @@ use super::{Bench, Seat};
 
 impl Bench {
     pub(crate) fn handle(&mut self, input: Input) {
-        if let Input::Written { conn, log, seq, .. } = &input {
+        if let Input::Flushed { conn, log, seq, .. } = &input {
             self.see(*conn, || Seen::Taken(log.clone(), *seq));
         }
         let mut out = Effects::default();
@@ -42,7 +42,7 @@ impl Bench {
                 let mark = log.as_ref().map(|log| (log.clone(), message.seq.unwrap(), Delivery::Live));
                 self.give(out.slots(to), &json, mark.as_ref(), taken);
             }
-            Effect::Tell { frame, to } => {
+            Effect::Broadcast { frame, to } => {
                 let json = encoded(|to| frame.encode(None, to));
                 self.give(out.slots(to), &json, None, taken);
             }
@@ -52,34 +52,34 @@ impl Bench {
                 let mark = (log.clone(), message.seq.unwrap(), Delivery::Replayed);
                 self.queue(*conn, json, Some(&mark), taken);
             }
-            Effect::Answer { to, id, frame } => self.answer_with(*to, id.as_ref(), frame),
+            Effect::Reply { to, id, frame } => self.answer_with(*to, id.as_ref(), frame),
             Effect::Refuse { to, id, refusal } => {
                 let frame = Frame::from(&**refusal);
                 let json = encoded(|to| frame.encode(id.as_ref(), to));
                 self.answer(*to, json);
             }
-            Effect::Ping { conn } => self.answer(Asker::Connection(*conn), json!({"type": "ping"})),
+            Effect::Ping { conn } => self.answer(Requester::Connection(*conn), json!({"type": "ping"})),
             Effect::Close { conn, close, after_ms } => {
                 let json = json!({"type": "closed", "code": close.code(), "after_ms": after_ms});
-                self.answer(Asker::Connection(*conn), json);
+                self.answer(Requester::Connection(*conn), json);
             }
-            Effect::HangUp { conn } => self.answer(Asker::Connection(*conn), json!({"type": "hung up"})),
+            Effect::HangUp { conn } => self.answer(Requester::Connection(*conn), json!({"type": "hung up"})),
             Effect::Revoke { to, id, revoked } => {
                 self.revocations.push_back((*to, id.clone(), revoked.clone()));
             }
-            Effect::Pause { conn } => assert!(self.paused.insert(*conn), "it is read until then"),
-            Effect::Resume { conn } => assert!(self.paused.remove(conn), "it was paused"),
-            Effect::Report(_) | Effect::Gone { .. } => {}
-            Effect::Reach { log, epoch, seq } => self.reach(log, *epoch, *seq),
+            Effect::PauseReading { conn } => assert!(self.paused.insert(*conn), "it is read until then"),
+            Effect::ResumeReading { conn } => assert!(self.paused.remove(conn), "it was paused"),
+            Effect::LogAnomaly(_) | Effect::LogDisconnect { .. } => {}
+            Effect::PersistSeq { log, epoch, seq } => self.reach(log, *epoch, *seq),
             Effect::Latch { .. } | Effect::Interrupt { .. } | Effect::Unlatch { .. } => self.latch(effect),
-            Effect::Keep { .. } | Effect::Fetch { .. } | Effect::Forget { .. } => self.ask_store(effect),
-            Effect::Store { .. } => self.write_now(effect),
+            Effect::Append { .. } | Effect::Fetch { .. } | Effect::Truncate { .. } => self.ask_store(effect),
+            Effect::SyncNow { .. } => self.write_now(effect),
         }
     }
 
     /// A worker hears of an answer only what it wants to know.
-    fn answer_with(&mut self, to: Asker, id: Option<&RequestId>, frame: &Frame<'_>) {
-        let worker = matches!(to, Asker::Connection(conn) if self.is_worker(conn));
+    fn answer_with(&mut self, to: Requester, id: Option<&RequestId>, frame: &Frame<'_>) {
+        let worker = matches!(to, Requester::Connection(conn) if self.is_worker(conn));
         let mut bytes = Vec::new();
         let said = match worker {
             true => worker::encode(frame, id, &mut bytes),
@@ -99,13 +99,13 @@ impl Bench {
                 assert!(self.is_worker(*worker));
                 let known = self.latches.insert(operation.clone(), *worker);
                 assert!(known.is_none(), "one latch for an operation");
-                self.answer_with(Asker::Connection(*worker), id.as_ref(), &Frame::Done {});
+                self.answer_with(Requester::Connection(*worker), id.as_ref(), &Frame::Done {});
             }
             Effect::Interrupt { line } => {
                 let owner =
                     self.latches.get(&line.operation_id).expect("a latch is pulled while it is there");
                 let json = encoded(|to| line.encode(to));
-                self.answer(Asker::Connection(*owner), json);
+                self.answer(Requester::Connection(*owner), json);
             }
             Effect::Unlatch { operation } => {
                 assert!(self.latches.remove(operation).is_some(), "a latch is dropped once");
@@ -116,7 +116,7 @@ impl Bench {
 
     fn ask_store(&mut self, effect: &Effect) {
         match effect {
-            Effect::Keep { log, message, keeping } => {
+            Effect::Append { log, message, meta: keeping } => {
                 self.note(message, Some(log));
                 let seq = message.seq.unwrap();
                 let known = self.store.entry(log.clone()).or_default().insert(seq, message.clone());
@@ -127,7 +127,7 @@ impl Bench {
                 let input = self.read(*fetch, log, *after, *count, *bytes);
                 self.waiting.push_back(input);
             }
-            Effect::Forget { log, from, to } => {
+            Effect::Truncate { log, from, to } => {
                 self.remove(log, *from, *to);
                 self.disk.forget(log, *from, *to);
                 if let Some(kept) = self.store.get_mut(log) {
@@ -149,7 +149,7 @@ impl Bench {
         }
     }
 
-    fn read(&mut self, fetch: Purpose, log: &LogKey, after: u64, count: usize, bytes: usize) -> Input {
+    fn read(&mut self, fetch: FetchPurpose, log: &LogKey, after: u64, count: usize, bytes: usize) -> Input {
         let mut left = bytes;
         let kept = self.store.get(log).into_iter().flat_map(|kept| kept.range(after + 1..));
         let fits = |(_, message): &(&u64, &Rc<Message>)| {
@@ -161,7 +161,7 @@ impl Bench {
         let mut page = kept.take(count).peekable();
         if page.peek().is_some_and(|(seq, _)| self.disk.hides(log, **seq)) {
             self.disk.was_unread = true;
-            return Input::Store(StoreFact::Unread { fetch, log: log.clone() });
+            return Input::Store(StoreEvent::ReadFailed { fetch, log: log.clone() });
         }
         let page = page.take_while(|(seq, _)| !self.disk.hides(log, **seq)).take_while(fits);
         let messages = page.map(|(_, message)| message.clone()).collect();
@@ -172,16 +172,16 @@ impl Bench {
         self.links.get(&conn).is_some_and(|link| link.is_worker)
     }
 
-    fn answer(&mut self, to: Asker, json: Value) {
+    fn answer(&mut self, to: Requester, json: Value) {
         match to {
-            Asker::Connection(conn) => {
+            Requester::Connection(conn) => {
                 let link = self.links.get_mut(&conn).expect("an answer goes to somebody");
                 if let Some(epoch) = json["inbox"]["epoch"].as_str() {
                     link.inbox = Some(epoch.to_owned());
                 }
                 self.queue(conn, json, None, &mut Vec::new());
             }
-            Asker::Http(number) => self.http.push((number, json)),
+            Requester::Http(number) => self.http.push((number, json)),
         }
     }
 
@@ -207,7 +207,7 @@ impl Bench {
             if link.stuck {
                 link.unwritten.push_back((log, seq, how));
             } else {
-                taken.push(Input::Written { conn: seat, log, seq, how });
+                taken.push(Input::Flushed { conn: seat, log, seq, how });
             }
         }
         self.hear(seat, json);

@@ -20,13 +20,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use wshubd::hub::{
-    Asker, Claim, Effects, Hub, Identity, Input, LogKey, Now, Pattern, Peer, Purpose, Rights, Settings,
-    Terms, TokenFault,
+    Credentials, Effects, FetchPurpose, Hub, Identity, Input, LogKey, Now, Pattern, Peer, Requester, Rights,
+    Settings, Terms, TokenFault,
 };
 use wshubd::protocol;
 use wshubd::protocol::{
-    Close, Code, ConnectionId, InboxMode, Message, Moment, OperationId, Reason, Refusal, RequestId, Revoked,
-    Say, UnixTime, UserId, worker,
+    Close, Code, ConnectionId, InboxMode, Message, Moment, OperationId, Reason, Refusal, Request, RequestId,
+    RevocationTarget, UnixTime, UserId, worker,
 };
 
 use connections::Link;
@@ -52,7 +52,7 @@ pub(crate) struct Bench {
     pub(crate) paused: BTreeSet<Seat>,
     latches: BTreeMap<OperationId, ConnectionId>,
     /// Revocations that wait for the disk.
-    pub(crate) revocations: VecDeque<(Asker, Option<RequestId>, Revoked)>,
+    pub(crate) revocations: VecDeque<(Requester, Option<RequestId>, RevocationTarget)>,
     /// Those that were made for a story.
     tokens: BTreeMap<String, Identity>,
     /// Everything that was delivered or kept, by channel and position.
@@ -124,19 +124,19 @@ impl Bench {
     /// The same, with all that it hears at first still to be heard.
     pub(crate) fn newcomer(&mut self, user: &str, rights: impl Into<Option<Rc<Rights>>>) -> Seat {
         let rights = rights.into();
-        let claim = Claim::Proven(Identity { rights, ..Identity::new(user_id(user)) });
-        self.link(Peer::Client { claim, inbox: InboxMode::Auto, network: None })
+        let claim = Credentials::Verified(Identity { rights, ..Identity::new(user_id(user)) });
+        self.link(Peer::Client { credentials: claim, inbox: InboxMode::Auto, network: None })
     }
 
     /// The same with a say in who moves the cursor of the inbox.
     pub(crate) fn client_in(&mut self, user: &str, inbox: InboxMode) -> Seat {
-        let claim = Claim::Proven(Identity::new(user_id(user)));
-        self.link(Peer::Client { claim, inbox, network: None })
+        let claim = Credentials::Verified(Identity::new(user_id(user)));
+        self.link(Peer::Client { credentials: claim, inbox, network: None })
     }
 
     /// A client without a token.
     pub(crate) fn stranger(&mut self) -> Seat {
-        self.link(Peer::Client { claim: Claim::Nothing, inbox: InboxMode::Auto, network: None })
+        self.link(Peer::Client { credentials: Credentials::Nothing, inbox: InboxMode::Auto, network: None })
     }
 
     pub(crate) fn worker(&mut self) -> Seat {
@@ -162,8 +162,8 @@ impl Bench {
     /// The same, with all that it hears at first still to be heard.
     pub(crate) fn newcomer_on(&mut self, user: &str, terms: Terms) -> Seat {
         let identity = Identity { terms: Some(Rc::new(terms)), ..Identity::new(user_id(user)) };
-        let claim = Claim::Proven(identity);
-        self.link(Peer::Client { claim, inbox: InboxMode::Auto, network: None })
+        let claim = Credentials::Verified(identity);
+        self.link(Peer::Client { credentials: claim, inbox: InboxMode::Auto, network: None })
     }
 
     // ---- saying and hearing ----
@@ -185,14 +185,14 @@ impl Bench {
         let text = request.to_string();
         let is_worker = self.links.get(&seat).is_some_and(|link| link.is_worker);
         let parsed = if is_worker { worker::parse(text.as_bytes()) } else { protocol::parse(&text) };
-        let from = Asker::Connection(seat);
+        let from = Requester::Connection(seat);
         match parsed {
-            Ok(protocol::Said { id, say: Say::Auth { token, inbox } }) => {
+            Ok(protocol::RequestEnvelope { id, request: Request::Auth { token, inbox } }) => {
                 let claim = self.verify(token.reveal());
-                self.handle(Input::Identified { conn: seat, id, inbox, claim });
+                self.handle(Input::TokenChecked { conn: seat, id, inbox, claim });
             }
-            Ok(said) => self.handle(Input::Said { from, said }),
-            Err(misspoken) => self.handle(Input::Misspoke { from, misspoken }),
+            Ok(said) => self.handle(Input::Request { from, request: said }),
+            Err(misspoken) => self.handle(Input::Malformed { from, request: misspoken }),
         }
     }
 
@@ -221,7 +221,7 @@ impl Bench {
         let (from, id, revoked) = self.revocations.pop_front().expect("one was ordered");
         let failed = || Refusal::new(Code::StoreUnavailable, "the disk is full");
         let outcome = if is_written { Ok(self.now.wall) } else { Err(failed()) };
-        self.handle(Input::Revoked { from, id, revoked, outcome });
+        self.handle(Input::RevocationSaved { from, id, revoked, outcome });
     }
 
     /// Tokens that were not made are the name of their user; `bad` is none.
@@ -269,15 +269,18 @@ impl Bench {
         self.say(seat, json!({"action": "send", "channel": channel, "event": "say", "data": data.into()}))
     }
 
-    pub(crate) fn ask_http(&mut self, number: u64, say: Say) -> Vec<String> {
-        self.handle(Input::Said { from: Asker::Http(number), said: protocol::Said { id: None, say } });
+    pub(crate) fn ask_http(&mut self, number: u64, say: Request) -> Vec<String> {
+        self.handle(Input::Request {
+            from: Requester::Http(number),
+            request: protocol::RequestEnvelope { id: None, request: say },
+        });
         self.answers(number)
     }
 
     /// What `POST /broadcast` is answered.
     pub(crate) fn post(&mut self, number: u64, body: &Value) -> Vec<String> {
         match protocol::http::broadcast(body.to_string().as_bytes()) {
-            Ok(publication) => self.ask_http(number, Say::Publish(publication)),
+            Ok(publication) => self.ask_http(number, Request::Publish(publication)),
             Err(refusal) => vec![format!("error {}", refusal.code.word())],
         }
     }
@@ -292,8 +295,11 @@ impl Bench {
 
     pub(crate) fn stats(&mut self) -> Value {
         let number = u64::MAX;
-        let from = Asker::Http(number);
-        self.handle(Input::Said { from, said: protocol::Said { id: None, say: Say::Stats } });
+        let from = Requester::Http(number);
+        self.handle(Input::Request {
+            from,
+            request: protocol::RequestEnvelope { id: None, request: Request::Stats },
+        });
         // The disk may have answered others meanwhile.
         let at = self.http.iter().rposition(|(to, _)| *to == number).unwrap();
         self.http.remove(at).1
@@ -339,7 +345,7 @@ impl Bench {
         while let Some(due) = self.hub.deadline().filter(|due| *due <= until) {
             let ahead = due.since(self.now.moment);
             self.pass(ahead);
-            self.handle(Input::Due);
+            self.handle(Input::Timeout);
             // Very much that is due goes in parts.
             let next = self.hub.deadline().filter(|next| *next <= self.now.moment);
             again = if next.is_some() { again + 1 } else { 0 };
@@ -354,7 +360,7 @@ impl Bench {
             self.wait(1.0);
             let clients = self.links.iter().filter(|(_, link)| !link.is_worker).map(|(seat, _)| *seat);
             for conn in clients.collect::<Vec<_>>() {
-                self.handle(Input::Heard { conn, controls: 1 });
+                self.handle(Input::KeepAlive { conn, controls: 1 });
             }
         }
     }
@@ -372,7 +378,7 @@ impl Bench {
     pub(crate) fn configure(&mut self, change: impl FnOnce(&mut Settings)) {
         change(&mut self.settings);
         let settings = Box::new(self.settings.clone());
-        self.handle(Input::Configured { settings });
+        self.handle(Input::Reconfigured { settings });
         self.note_reaches();
     }
 
@@ -380,7 +386,8 @@ impl Bench {
     pub(crate) fn hand_over(&mut self) {
         // What nobody could ask for again is waited for.
         let waiting = std::mem::take(&mut self.waiting);
-        let is_notice = |input: &Input| matches!(input, Input::Fetched { fetch: Purpose::Notice(_), .. });
+        let is_notice =
+            |input: &Input| matches!(input, Input::Fetched { fetch: FetchPurpose::Notice(_), .. });
         for input in waiting.into_iter().filter(is_notice) {
             self.handle(input);
         }
@@ -394,7 +401,7 @@ impl Bench {
         self.waiting.clear();
         self.note_reaches();
         self.disk_tells();
-        self.handle(Input::Due);
+        self.handle(Input::Timeout);
     }
 }
 

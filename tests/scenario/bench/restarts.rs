@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use wshubd::hub::settings::{Disk as When, Keep};
-use wshubd::hub::{Found, FoundMessage, Hub, Input, LogKey, Settings, StoreFact};
+use wshubd::hub::settings::{Keep, WriteThrough as When};
+use wshubd::hub::{Hub, Input, LogKey, RecoveredLog, RecoveredMessage, Settings, StoreEvent};
 use wshubd::protocol::{Close, Message, Moment};
 
 use super::Bench;
@@ -186,10 +186,10 @@ impl Bench {
             self.past.marks.retain(|log, _| unread.contains_key(log));
         }
         for (log, epoch, seq) in std::mem::take(&mut self.past.reached) {
-            self.handle(Input::Store(StoreFact::Reached { log, epoch, seq }));
+            self.handle(Input::Store(StoreEvent::LastSeq { log, epoch, seq }));
         }
         if self.disk.failed {
-            self.handle(Input::Store(StoreFact::Failed));
+            self.handle(Input::Store(StoreEvent::Failed));
         } else {
             self.tell_found();
         }
@@ -202,21 +202,21 @@ impl Bench {
         for (log, messages) in self.past.unread.take().unwrap_or_default() {
             let (cursor, last) = self.past.marks.get(&log).copied().unwrap_or_default();
             let kept = messages.iter().map(|(seq, message)| self.found_message(&log, *seq, message));
-            all.push(Found { cursor, last, kept: kept.collect(), log: log.clone() });
+            all.push(RecoveredLog { cursor, last, kept: kept.collect(), log: log.clone() });
             let here = self.store.entry(log).or_default();
             for (seq, message) in messages {
                 assert!(here.insert(seq, message).is_none(), "a position is given out once");
             }
         }
         for found in all {
-            self.handle(Input::Store(StoreFact::Found(Box::new(found))));
+            self.handle(Input::Store(StoreEvent::RecoveredLog(Box::new(found))));
         }
-        self.handle(Input::Due);
+        self.handle(Input::Timeout);
     }
 
-    fn found_message(&self, log: &LogKey, seq: u64, message: &Message) -> FoundMessage {
+    fn found_message(&self, log: &LogKey, seq: u64, message: &Message) -> RecoveredMessage {
         let keeping = self.disk.keepings[&(log.clone(), seq)].clone();
         let id = keeping.scope.as_ref().map(|_| message.message_id.clone());
-        FoundMessage { seq, keeping, id }
+        RecoveredMessage { seq, meta: keeping, id }
     }
 }

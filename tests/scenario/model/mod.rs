@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use wshubd::hub::settings::{Disk, Keep, Policy};
+use wshubd::hub::settings::{Keep, Policy, WriteThrough};
 use wshubd::hub::{Pattern, Settings};
 use wshubd::protocol::{InboxMode, Moment};
 
@@ -97,10 +97,10 @@ fn settings() -> Settings {
     let mut settings = Settings {
         has_disk: true,
         policies: vec![
-            (Pattern::new("history"), keep(Keep::History, HISTORY, DAY, Disk::Behind)),
-            (Pattern::new("undelivered"), keep(Keep::Undelivered, 1000, DAY, Disk::Stop)),
-            (Pattern::new("brief"), keep(Keep::Undelivered, 1000, BRIEF, Disk::Never)),
-            (Pattern::new("never"), keep(Keep::Never, 0, 0, Disk::Never)),
+            (Pattern::new("history"), keep(Keep::History, HISTORY, DAY, WriteThrough::Behind)),
+            (Pattern::new("undelivered"), keep(Keep::Undelivered, 1000, DAY, WriteThrough::Stop)),
+            (Pattern::new("brief"), keep(Keep::Undelivered, 1000, BRIEF, WriteThrough::Never)),
+            (Pattern::new("never"), keep(Keep::Never, 0, 0, WriteThrough::Never)),
         ],
         rights: rights(&["*"], &["*", "@user:*"], &[]),
         ..Settings::default()

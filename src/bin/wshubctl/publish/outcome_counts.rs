@@ -12,7 +12,7 @@ use crate::terminal::{plain, say};
 const SHOWN: u64 = 5;
 
 #[derive(Default)]
-pub(super) struct Tally {
+pub(super) struct OutcomeCounts {
     pub(super) taken: u64,
     sent: u64,
     failed: u64,
@@ -27,7 +27,7 @@ pub(super) struct Tally {
     exit: Option<Exit>,
 }
 
-impl Tally {
+impl OutcomeCounts {
     pub(super) fn take(&mut self, published: &Published) {
         self.taken += 1;
         self.sent += published.sent;

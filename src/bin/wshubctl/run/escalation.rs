@@ -9,7 +9,7 @@ use smol::{Timer, future};
 use wshubd::edge::clock;
 use wshubd::protocol::Moment;
 
-use super::process_tree::{Family, Reach, last_born};
+use super::process_tree::{ProcessTree, SignalScope, last_born};
 use super::sigint_timing::{Aim, aim};
 
 /// A moment in which nobody forgives SIGINT is looked for so often: a shell is between
@@ -62,7 +62,7 @@ enum Step {
 
 pub(super) struct Stop {
     step: Step,
-    reach: Reach,
+    reach: SignalScope,
     term_after: Duration,
     kill_after: Duration,
     due: Option<Timer>,
@@ -76,7 +76,7 @@ impl Stop {
     pub(super) fn new(term_after: Duration, kill_after: Duration) -> Self {
         Self {
             step: Step::Runs,
-            reach: Reach::Session,
+            reach: SignalScope::Session,
             term_after,
             kill_after,
             due: None,
@@ -87,17 +87,17 @@ impl Stop {
 
     /// Whether somebody asked for it.
     pub(super) fn was_asked(&self) -> bool {
-        self.reach == Reach::Everybody
+        self.reach == SignalScope::Everybody
     }
 
     /// Whether all is over.
-    pub(super) fn is_over(&self, family: &Family) -> bool {
+    pub(super) fn is_over(&self, family: &ProcessTree) -> bool {
         self.step == Step::GivenUp || family.is_gone(self.reach)
     }
 
     /// Somebody wants it to stop. Asking again changes nothing.
-    pub(super) fn ask(&mut self, family: &Family) {
-        self.reach = Reach::Everybody;
+    pub(super) fn ask(&mut self, family: &ProcessTree) {
+        self.reach = SignalScope::Everybody;
         match self.step {
             Step::Runs => self.aim(0, family),
             Step::Finishes => self.go(Step::Terminated, family),
@@ -106,14 +106,14 @@ impl Stop {
     }
 
     /// As [`Stop::ask`]; asking again does not wait for the next step.
-    pub(super) fn insist(&mut self, family: &Family) {
+    pub(super) fn insist(&mut self, family: &ProcessTree) {
         if self.was_asked() { self.next(family) } else { self.ask(family) }
     }
 
     /// The command itself has exited. If that was asked for, what is left has
     /// lost who would have waited for it: background jobs of a shell do not even
     /// hear SIGINT.
-    pub(super) fn leader_exited(&mut self, family: &Family) {
+    pub(super) fn leader_exited(&mut self, family: &ProcessTree) {
         match self.step {
             Step::Runs => self.go(Step::Finishes, family),
             Step::Aims(_) | Step::Interrupted(_) => self.go(Step::Terminated, family),
@@ -123,7 +123,7 @@ impl Stop {
 
     /// Sends SIGINT to all while they are held, unless somebody would forgive it
     /// just now: then they run on for a while first.
-    fn aim(&mut self, times: u32, family: &Family) {
+    fn aim(&mut self, times: u32, family: &ProcessTree) {
         if aim(family) == Aim::Missed && times < AIMS {
             family.release();
             self.step = Step::Aims(times);
@@ -144,7 +144,7 @@ impl Stop {
     }
 
     /// The wait for the next step is over.
-    pub(super) fn go_on(&mut self, family: &Family) {
+    pub(super) fn go_on(&mut self, family: &ProcessTree) {
         match self.step {
             Step::Aims(times) => self.aim(times + 1, family),
             Step::Interrupted(times) if !self.has_had_its_time() => {
@@ -169,7 +169,7 @@ impl Stop {
     }
 
     /// Takes the next step.
-    fn next(&mut self, family: &Family) {
+    fn next(&mut self, family: &ProcessTree) {
         let step = match self.step {
             Step::Runs | Step::Aims(_) => return self.aim(AIMS, family),
             Step::Finishes | Step::Interrupted(_) => Step::Terminated,
@@ -180,7 +180,7 @@ impl Stop {
         self.go(step, family);
     }
 
-    fn go(&mut self, step: Step, family: &Family) {
+    fn go(&mut self, step: Step, family: &ProcessTree) {
         let (signal, wait) = match step {
             Step::Runs | Step::Aims(_) | Step::GivenUp => (None, None),
             Step::Finishes => (None, None),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::process::{Signal, WaitStatus};
 use serde::Serialize;
 use wshubd::client::{Error, Heard, Interrupt, Refused};
-use wshubd::protocol::Ending;
+use wshubd::protocol::EndState;
 
 use crate::terminal::{plain, say};
 
@@ -39,11 +39,11 @@ impl Outcome {
         Self { exit_code, signal: killed_by.map(name), killed_by, lines, lost: (lost > 0).then_some(lost) }
     }
 
-    pub(super) fn ending(&self, asked: bool) -> Ending {
+    pub(super) fn ending(&self, asked: bool) -> EndState {
         match (asked, self.exit_code) {
-            (true, _) => Ending::Interrupted,
-            (false, Some(0)) => Ending::Completed,
-            (false, _) => Ending::Failed,
+            (true, _) => EndState::Interrupted,
+            (false, Some(0)) => EndState::Completed,
+            (false, _) => EndState::Failed,
         }
     }
 

@@ -33,7 +33,7 @@ use std::time::Duration;
 use rustix::process::WaitStatus;
 use smol::{Async, LocalExecutor, Task, Timer, Unblock, future};
 use wshubd::client::{Client, Operation, Pending, Start};
-use wshubd::protocol::Ending;
+use wshubd::protocol::EndState;
 
 use super::args;
 use super::error::{Exit, Failure};
@@ -41,9 +41,9 @@ use escalation::Stop;
 use hub_connection::{Hub, Registration};
 use messages::{Outcome, Report};
 use output::Output;
-use process_tree::Family;
-use signals::Attention;
-use supervise::Watch;
+use process_tree::ProcessTree;
+use signals::SignalQueue;
+use supervise::Supervisor;
 
 /// How long the last output may take to leave after an interrupt, before the
 /// end is told without it: a reader of ours that stands still must not keep
@@ -55,7 +55,7 @@ pub(crate) async fn run(
     socket: Option<&Path>,
     asked: args::Run,
 ) -> Result<ExitCode, Failure> {
-    let mut attention = Attention::new().map_err(|error| Failure::of("signals", error))?;
+    let mut attention = SignalQueue::new().map_err(|error| Failure::of("signals", error))?;
     let report = Report::new(asked.quiet);
     let hub = Hub::new(executor, socket, asked.need_hub, report).await?;
     let (operation, beginning) = begin(&hub.client, &asked).await?;
@@ -100,7 +100,8 @@ pub(crate) async fn run(
     let carrying = carry(executor, &output, streams, told);
 
     let stop = Stop::new(asked.term_after, asked.kill_after);
-    let mut watch = Watch { family, stop, attention, output, beginning, hub: true, linger: asked.linger };
+    let mut watch =
+        Supervisor { family, stop, attention, output, beginning, hub: true, linger: asked.linger };
     let status = watch.until_over(&operation, asked.deadline).await;
     drop(over);
     end(watch, operation, carrying, status).await
@@ -114,7 +115,7 @@ async fn unstarted(operation: Operation, error: &io::Error) -> Failure {
         Timer::after(LAST_WORDS).await;
         Ok(())
     };
-    let told = future::or(operation.end(Ending::Failed, &data), late).await;
+    let told = future::or(operation.end(EndState::Failed, &data), late).await;
     // Whether anybody hears of it changes nothing for the caller.
     drop(told);
     Failure::new(Exit::Failed, message)
@@ -122,7 +123,7 @@ async fn unstarted(operation: Operation, error: &io::Error) -> Failure {
 
 /// Tells the hub, the readers and the caller.
 async fn end(
-    mut watch: Watch,
+    mut watch: Supervisor,
     operation: Operation,
     mut carrying: Task<()>,
     status: Option<WaitStatus>,
@@ -200,7 +201,7 @@ struct Streams {
     errors: Option<Async<File>>,
 }
 
-fn spawn(asked: &args::Run) -> io::Result<(Family, Streams)> {
+fn spawn(asked: &args::Run) -> io::Result<(ProcessTree, Streams)> {
     let mut command = Command::new("/proc/self/exe");
     command.arg("--in-session");
     if asked.pty {
@@ -214,13 +215,13 @@ fn spawn(asked: &args::Run) -> io::Result<(Family, Streams)> {
     if asked.pty {
         let (master, terminal) = pty::open()?;
         command.stdout(terminal.try_clone()?).stderr(terminal);
-        let family = Family::start(&mut command)?;
+        let family = ProcessTree::start(&mut command)?;
         return Ok((family, Streams { output: ours(master)?, errors: None }));
     }
     let (output, its_output) = io::pipe()?;
     let (errors, its_errors) = io::pipe()?;
     command.stdout(its_output).stderr(its_errors);
-    let family = Family::start(&mut command)?;
+    let family = ProcessTree::start(&mut command)?;
     Ok((family, Streams { output: ours(output.into())?, errors: Some(ours(errors.into())?) }))
 }
 

@@ -20,14 +20,14 @@ use rustix::process::{
 
 /// Who is meant by "all".
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Reach {
+pub(super) enum SignalScope {
     /// The command's session: what it left behind without hiding.
     Session,
     /// Every descendant, in whatever session.
     Everybody,
 }
 
-pub(super) struct Family {
+pub(super) struct ProcessTree {
     leader: Pid,
     /// Set once the leader has been reaped.
     status: Option<WaitStatus>,
@@ -59,7 +59,7 @@ pub(super) enum State {
     Dead,
 }
 
-impl Family {
+impl ProcessTree {
     /// Starts the command, which leads a group of its own from then on.
     pub(super) fn start(command: &mut Command) -> io::Result<Self> {
         // The argument is ignored but for being there.
@@ -94,19 +94,19 @@ impl Family {
     }
 
     /// Whether nobody within reach is left.
-    pub(super) fn is_gone(&self, reach: Reach) -> bool {
+    pub(super) fn is_gone(&self, reach: SignalScope) -> bool {
         let group = || test_kill_process_group(self.leader) == Err(Errno::SRCH);
         let session = || !self.descendants().iter().any(|process| self.is_of_session(process));
         let rest = || match reach {
-            Reach::Session => session(),
-            Reach::Everybody => !self.strangers.is_empty() && self.descendants().is_empty(),
+            SignalScope::Session => session(),
+            SignalScope::Everybody => !self.strangers.is_empty() && self.descendants().is_empty(),
         };
         self.childless || (self.status.is_some() && group() && rest())
     }
 
     /// Signals all within reach. Who has just gone is as good as reached; who
     /// may not be signalled (a program of another user) is waited for.
-    pub(super) fn signal(&self, reach: Reach, signal: Signal) {
+    pub(super) fn signal(&self, reach: SignalScope, signal: Signal) {
         // Whoever is stopped has to go on in order to end.
         let signals = [signal, Signal::CONT];
         // The group at one stroke, before anybody is looked for.
@@ -128,14 +128,14 @@ impl Family {
     /// they are.
     pub(super) fn hold(&self) -> Vec<Process> {
         let _ = kill_process_group(self.leader, Signal::STOP);
-        for pid in self.outsiders(Reach::Everybody) {
+        for pid in self.outsiders(SignalScope::Everybody) {
             let _ = kill_process(pid, Signal::STOP);
         }
         self.relatives()
     }
 
     pub(super) fn release(&self) {
-        for pid in self.outsiders(Reach::Everybody) {
+        for pid in self.outsiders(SignalScope::Everybody) {
             let _ = kill_process(pid, Signal::CONT);
         }
         let _ = kill_process_group(self.leader, Signal::CONT);
@@ -165,10 +165,10 @@ impl Family {
     }
 
     /// Those within reach that left the group, as jobs of a shell do, and `timeout`.
-    fn outsiders(&self, reach: Reach) -> impl Iterator<Item = Pid> {
+    fn outsiders(&self, reach: SignalScope) -> impl Iterator<Item = Pid> {
         let group = self.leader.as_raw_nonzero().get();
         let is_outside = |process: &Process| {
-            process.group != group && (reach == Reach::Everybody || self.is_of_session(process))
+            process.group != group && (reach == SignalScope::Everybody || self.is_of_session(process))
         };
         let mut outside = self.descendants();
         outside.retain(is_outside);

@@ -18,7 +18,7 @@ use std::fs;
 
 use rustix::process::Signal;
 
-use super::process_tree::{Family, Process, State, handles};
+use super::process_tree::{Process, ProcessTree, State, handles};
 
 /// How often is looked whether all are held: the kernel stops a process before it
 /// runs on; but whoever waits for a disk is not to be waited for.
@@ -34,7 +34,7 @@ pub(super) enum Aim {
 }
 
 /// Holds all, and looks at them.
-pub(super) fn aim(family: &Family) -> Aim {
+pub(super) fn aim(family: &ProcessTree) -> Aim {
     let mut all = family.hold();
     for _ in 1..LOOKS {
         if all.iter().all(|process| process.state != State::Runs) {

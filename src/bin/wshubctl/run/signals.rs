@@ -28,7 +28,7 @@ use super::process_tree::ignores;
 /// loses patience so soon.
 const TOGETHER: Duration = Duration::from_millis(500);
 
-pub(super) struct Attention {
+pub(super) struct SignalQueue {
     signals: Signals,
     /// Handled for the command's sake alone.
     disregarded: Vec<Signal>,
@@ -48,7 +48,7 @@ pub(super) enum Event {
     Suspend,
 }
 
-impl Attention {
+impl SignalQueue {
     /// To be made before any thread, and before the command.
     pub(super) fn new() -> io::Result<Self> {
         let ignored = |signal| ignores(getpid().as_raw_nonzero().get(), signal);

@@ -9,14 +9,14 @@ use std::time::Duration;
 use rustix::process::WaitStatus;
 use smol::{Timer, future};
 use wshubd::client::{Error, Heard, Interrupt, Operation, Pending};
-use wshubd::protocol::Ending;
+use wshubd::protocol::EndState;
 
 use super::escalation::Stop;
 use super::hub_connection::Presence;
 use super::messages::Outcome;
 use super::output::Output;
-use super::process_tree::Family;
-use super::signals::{Attention, Event};
+use super::process_tree::ProcessTree;
+use super::signals::{Event, SignalQueue};
 
 /// How long the end waits for a hub that is away, unless somebody says otherwise.
 pub(super) const LINGER: Duration = Duration::from_secs(10);
@@ -33,10 +33,10 @@ const SILENT: Duration = Duration::from_secs(1);
 const FAIR: Duration = Duration::from_millis(500);
 
 /// Who may end it, and whether it has ended.
-pub(super) struct Watch {
-    pub(super) family: Family,
+pub(super) struct Supervisor {
+    pub(super) family: ProcessTree,
     pub(super) stop: Stop,
-    pub(super) attention: Attention,
+    pub(super) attention: SignalQueue,
     pub(super) output: Rc<Output>,
     /// Until the hub has answered whether it takes the operation.
     pub(super) beginning: Option<Pending>,
@@ -53,7 +53,7 @@ enum Happening {
     Deadline,
 }
 
-impl Watch {
+impl Supervisor {
     /// Waits until nothing of the command is left, and stops it when asked.
     pub(super) async fn until_over(
         &mut self,
@@ -143,7 +143,7 @@ impl Watch {
     /// Says that it is over, and with it the output before. A hub that does not
     /// hear it within some time, or before somebody presses Ctrl-C, does not keep
     /// the caller waiting.
-    pub(super) async fn tell_the_end(&mut self, operation: Operation, ending: Ending, outcome: &Outcome) {
+    pub(super) async fn tell_the_end(&mut self, operation: Operation, ending: EndState, outcome: &Outcome) {
         let report = self.output.report;
         let presence = &self.output.presence;
         let linger = self.linger.unwrap_or(match presence.get() {

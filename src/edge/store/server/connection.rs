@@ -10,18 +10,18 @@ use std::os::unix::net::UnixStream;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FileType, fstat};
 
-use super::error::{Done, Trouble};
-use crate::edge::store::ipc::{Order, Word};
+use super::error::{StoreError, StoreResult};
+use crate::edge::store::ipc::{StoreRequest, StoreResponse};
 
 /// A line longer than this is not kept in memory for the next one.
 const LINE: usize = 64 * 1024;
 
-pub(super) struct Talk {
+pub(super) struct DaemonConnection {
     from: BufReader<UnixStream>,
     to: BufWriter<UnixStream>,
 }
 
-impl Talk {
+impl DaemonConnection {
     /// Whoever starts this by hand has no socket there.
     pub(super) fn over_standard_input() -> Option<Self> {
         let input = io::stdin();
@@ -48,22 +48,22 @@ impl Talk {
     }
 
     /// Says a word, some time before `flush` returns.
-    pub(super) fn say(&mut self, word: &Word<'_>) -> Done {
+    pub(super) fn say(&mut self, word: &StoreResponse<'_>) -> StoreResult {
         let said = serde_json::to_writer(&mut self.to, word).map_err(io::Error::from);
         said.and_then(|()| self.to.write_all(b"\n")).map_err(gone)
     }
 
-    pub(super) fn flush(&mut self) -> Done {
+    pub(super) fn flush(&mut self) -> StoreResult {
         self.to.flush().map_err(gone)
     }
 }
 
-pub(super) fn read_order(line: &[u8]) -> Done<Order<'_>> {
+pub(super) fn read_order(line: &[u8]) -> StoreResult<StoreRequest<'_>> {
     serde_json::from_slice(line)
-        .map_err(|error| Trouble::Hindered(format!("an order cannot be read: {error}")))
+        .map_err(|error| StoreError::Hindered(format!("an order cannot be read: {error}")))
 }
 
 /// Nobody is left to be told.
-fn gone(error: io::Error) -> Trouble {
-    Trouble::Hindered(format!("the daemon is gone: {error}"))
+fn gone(error: io::Error) -> StoreError {
+    StoreError::Hindered(format!("the daemon is gone: {error}"))
 }

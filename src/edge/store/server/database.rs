@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use sled::{Db, IVec, Tree};
 
-use super::error::{Done, Trouble};
-use super::generation::{Listener, Next, Told};
+use super::error::{StoreError, StoreResult};
+use super::generation::{Next, RecordSink, Told};
 use super::generation_files;
-use super::ram_copy::Mirror;
+use super::ram_copy::RamCopy;
 use super::record;
 use super::record::{Assembly, Found};
 
@@ -50,33 +50,33 @@ pub(super) struct Database {
 
 impl Database {
     /// Opens the one in a directory, and makes it if it is not there.
-    pub(super) fn open(directory: &Path) -> Done<Self> {
+    pub(super) fn open(directory: &Path) -> StoreResult<Self> {
         generation_files::prepare_database(directory)?;
         Self::start(directory, directory)
     }
 
     /// Opens one of a store, in a generation that takes so many bytes, to be read: a copy
     /// of it where that can be. It is removed at once, for what is open stays.
-    pub(super) fn open_to_read(directory: &Path, store: &Path, bytes: u64) -> Done<Self> {
+    pub(super) fn open_to_read(directory: &Path, store: &Path, bytes: u64) -> StoreResult<Self> {
         generation_files::prepare_database(directory)?;
-        match Mirror::of(directory, store, bytes) {
+        match RamCopy::of(directory, store, bytes) {
             Some(copy) => Ok(Self { is_copy: true, ..Self::start(directory, &copy.path())? }),
             None => Self::start(directory, directory),
         }
     }
 
     /// Opens what is in a place; people are told of the directory.
-    fn start(directory: &Path, place: &Path) -> Done<Self> {
-        let told = || Trouble::engine(directory);
+    fn start(directory: &Path, place: &Path) -> StoreResult<Self> {
+        let told = || StoreError::engine(directory);
         let db = open_engine(place).map_err(told())?;
         let tree = |name| db.open_tree(name).map_err(told());
         let (messages, marks, gone) = (tree("messages")?, tree("marks")?, tree("gone")?);
         let path = place.join(generation_files::DB);
-        let file = File::open(&path).map_err(Trouble::file(&path))?;
+        let file = File::open(&path).map_err(StoreError::file(&path))?;
         let count = match db.get(COUNT).map_err(told())? {
             None => 0,
             Some(value) => read_count(&value)
-                .ok_or_else(|| Trouble::Damaged(format!("{}: its count is wrong", directory.display())))?,
+                .ok_or_else(|| StoreError::Damaged(format!("{}: its count is wrong", directory.display())))?,
         };
         let witness = read_count(&generation_files::read_witness(place)?).unwrap_or_default();
         let count = count.max(witness);
@@ -89,7 +89,7 @@ impl Database {
     }
 
     /// Takes a message in the place of what it has there; on the disk with [`Self::sync`].
-    pub(super) fn put(&mut self, told: Told<'_>) -> Done {
+    pub(super) fn put(&mut self, told: Told<'_>) -> StoreResult {
         let text = record::join([told.log, told.head, told.body]);
         for (part, content) in record::cut(&text) {
             let place = record::message_place(told.log, told.seq, part);
@@ -101,24 +101,24 @@ impl Database {
         Ok(())
     }
 
-    pub(super) fn mark(&self, log: &str, state: &str) -> Done {
+    pub(super) fn mark(&self, log: &str, state: &str) -> StoreResult {
         self.insert(&self.marks, &record::mark_place(log), &record::join([log, state])).map(drop)
     }
 
-    pub(super) fn gone(&self, log: &str, from: u64, to: u64) -> Done {
+    pub(super) fn gone(&self, log: &str, from: u64, to: u64) -> StoreResult {
         self.insert(&self.gone, &record::gone_place(log, from, to), &record::join([log])).map(drop)
     }
 
-    fn insert(&self, tree: &Tree, place: &[u8], content: &[u8]) -> Done<Option<IVec>> {
-        tree.insert(place, record::seal(place, content)).map_err(Trouble::engine(&self.directory))
+    fn insert(&self, tree: &Tree, place: &[u8], content: &[u8]) -> StoreResult<Option<IVec>> {
+        tree.insert(place, record::seal(place, content)).map_err(StoreError::engine(&self.directory))
     }
 
     /// Returns when all of it is on the disk. The engine's flush hands bytes to the disk,
     /// but has it write down neither them nor how long the file is.
-    pub(super) fn sync(&mut self) -> Done {
+    pub(super) fn sync(&mut self) -> StoreResult {
         self.insert(&self.db, COUNT, &self.count.to_be_bytes())?;
-        self.db.flush().map_err(Trouble::engine(&self.directory))?;
-        self.file.sync_data().map_err(Trouble::file(&self.directory))?;
+        self.db.flush().map_err(StoreError::engine(&self.directory))?;
+        self.file.sync_data().map_err(StoreError::file(&self.directory))?;
         // How much there is is told outside of the engine as well, which finds an end of
         // its log wherever it cannot read on.
         generation_files::write_witness(&self.directory, &record::seal(COUNT, &self.count.to_be_bytes()))?;
@@ -126,7 +126,7 @@ impl Database {
     }
 
     /// Tells all messages that are in it, by log and position.
-    pub(super) fn messages(&self, listener: &mut impl Listener) -> Done {
+    pub(super) fn messages(&self, listener: &mut impl RecordSink) -> StoreResult {
         let found = self.tell(self.messages.iter(), |_| true, listener)?;
         if found < self.count {
             let lost = self.count - found;
@@ -137,16 +137,16 @@ impl Database {
     }
 
     /// Tells all states, then what is kept no longer.
-    pub(super) fn marks_and_gone(&self, listener: &mut impl Listener) -> Done {
+    pub(super) fn marks_and_gone(&self, listener: &mut impl RecordSink) -> StoreResult {
         for pair in self.marks.iter() {
-            let (place, value) = pair.map_err(Trouble::engine(&self.directory))?;
+            let (place, value) = pair.map_err(StoreError::engine(&self.directory))?;
             match record::unseal(&place, &value).and_then(record::split) {
                 Some([log, state]) => listener.mark(log, state)?,
                 None => listener.damaged("the state of a log".to_owned(), 1),
             }
         }
         for pair in self.gone.iter() {
-            let (place, value) = pair.map_err(Trouble::engine(&self.directory))?;
+            let (place, value) = pair.map_err(StoreError::engine(&self.directory))?;
             let log = record::unseal(&place, &value).and_then(record::split);
             match (log, record::read_gone_place(&place)) {
                 (Some([log]), Some((from, to))) => listener.gone(log, from, to)?,
@@ -157,14 +157,19 @@ impl Database {
     }
 
     /// Tells messages of one log, both ends included.
-    pub(super) fn read(&self, log: &str, from: u64, to: u64, listener: &mut impl Listener) -> Done {
+    pub(super) fn read(&self, log: &str, from: u64, to: u64, listener: &mut impl RecordSink) -> StoreResult {
         let range = record::message_place(log, from, 0)..=record::message_place(log, to, u32::MAX);
         self.tell(self.messages.range(range), |told| told == log, listener).map(drop)
     }
 
     /// Puts messages together and tells them; returns how many there were, damaged
     /// ones included.
-    fn tell(&self, parts: sled::Iter, is_asked: impl Fn(&str) -> bool, to: &mut impl Listener) -> Done<u64> {
+    fn tell(
+        &self,
+        parts: sled::Iter,
+        is_asked: impl Fn(&str) -> bool,
+        to: &mut impl RecordSink,
+    ) -> StoreResult<u64> {
         let mut assembly = Assembly::default();
         let mut count = 0;
         let mut tell = |found: Found| {
@@ -172,7 +177,7 @@ impl Database {
             tell_one(found, &is_asked, to)
         };
         for pair in parts {
-            let (place, value) = pair.map_err(Trouble::engine(&self.directory))?;
+            let (place, value) = pair.map_err(StoreError::engine(&self.directory))?;
             if let Some(found) = assembly.push(&place, &value)
                 && tell(found)? == Next::Enough
             {
@@ -186,7 +191,7 @@ impl Database {
     }
 }
 
-fn tell_one(found: Found, is_asked: &impl Fn(&str) -> bool, to: &mut impl Listener) -> Done<Next> {
+fn tell_one(found: Found, is_asked: &impl Fn(&str) -> bool, to: &mut impl RecordSink) -> StoreResult<Next> {
     let seq = match &found {
         Found::Whole { seq, .. } | Found::Damaged { seq } => *seq,
     };

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::error::{Done, Trouble};
+use super::error::{StoreError, StoreResult};
 use super::generation_files;
 use super::lock_holder;
 
@@ -32,16 +32,16 @@ const MENDED: &str = "mended";
 
 /// The directory, ours alone as long as this lives.
 #[derive(Debug)]
-pub(super) struct Shelf {
+pub(super) struct StoreDir {
     directory: PathBuf,
     /// Holds the lock, and is what new names are synced with.
     handle: File,
 }
 
-impl Shelf {
+impl StoreDir {
     /// Takes the directory, and makes it if it is not there.
-    pub(super) fn take(directory: &Path) -> Done<Self> {
-        let told = || Trouble::file(directory);
+    pub(super) fn take(directory: &Path) -> StoreResult<Self> {
+        let told = || StoreError::file(directory);
         match DirBuilder::new().mode(0o700).create(directory) {
             Ok(()) => sync_directory(directory.parent().unwrap_or(Path::new("/")))?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -53,7 +53,7 @@ impl Shelf {
     }
 
     /// All generations, ascending.
-    pub(super) fn generations(&self) -> Done<Vec<u32>> {
+    pub(super) fn generations(&self) -> StoreResult<Vec<u32>> {
         let mut generations: Vec<u32> = self.names()?.iter().filter_map(|name| number(name)).collect();
         generations.sort_unstable();
         Ok(generations)
@@ -70,25 +70,25 @@ impl Shelf {
     }
 
     /// The generations that have such a file beside them.
-    pub(super) fn with(&self, what: &str) -> Done<Vec<u32>> {
+    pub(super) fn with(&self, what: &str) -> StoreResult<Vec<u32>> {
         let of = |name: &String| name.strip_suffix(what)?.strip_suffix('.').and_then(number);
         Ok(self.names()?.iter().filter_map(of).collect())
     }
 
     /// Deletes a generation: it vanishes as one, and its bytes after that.
-    pub(super) fn remove(&self, generation: u32) -> Done {
+    pub(super) fn remove(&self, generation: u32) -> StoreResult {
         let (place, dropped) = (self.place(generation), self.beside(generation, DROPPED));
         match fs::rename(&place, &dropped) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            renamed => renamed.and_then(|()| fs::remove_dir_all(&dropped)).map_err(Trouble::file(&place)),
+            renamed => renamed.and_then(|()| fs::remove_dir_all(&dropped)).map_err(StoreError::file(&place)),
         }
     }
 
     /// Deletes what was being deleted when the process before this one ended.
-    pub(super) fn sweep(&self) -> Done {
+    pub(super) fn sweep(&self) -> StoreResult {
         for generation in self.with(DROPPED)? {
             let dropped = self.beside(generation, DROPPED);
-            fs::remove_dir_all(&dropped).map_err(Trouble::file(&dropped))?;
+            fs::remove_dir_all(&dropped).map_err(StoreError::file(&dropped))?;
         }
         Ok(())
     }
@@ -101,31 +101,31 @@ impl Shelf {
 
     /// A name under which nobody opens a generation, or deletes it, and which is
     /// not taken.
-    pub(super) fn name_aside(&self, generation: u32) -> Done<PathBuf> {
+    pub(super) fn name_aside(&self, generation: u32) -> StoreResult<PathBuf> {
         let mut names = (1_u32..).map(|n| self.beside(generation, &format!("damaged-{n}")));
         let free = names.find(|name| !name.exists());
-        free.ok_or_else(|| Trouble::Hindered(format!("{}: no name is left", self.directory.display())))
+        free.ok_or_else(|| StoreError::Hindered(format!("{}: no name is left", self.directory.display())))
     }
 
     /// Gives a generation such a name.
-    pub(super) fn set_aside(&self, generation: u32) -> Done<PathBuf> {
+    pub(super) fn set_aside(&self, generation: u32) -> StoreResult<PathBuf> {
         let (place, aside) = (self.place(generation), self.name_aside(generation)?);
-        fs::rename(&place, &aside).map_err(Trouble::file(&place))?;
+        fs::rename(&place, &aside).map_err(StoreError::file(&place))?;
         self.sync()?;
         Ok(aside)
     }
 
     /// The same with what cannot be opened of a generation that is damaged. A write-ahead
     /// log can be read around any damage: beside one it is the database.
-    pub(super) fn set_damaged_aside(&self, generation: u32) -> Done<PathBuf> {
+    pub(super) fn set_damaged_aside(&self, generation: u32) -> StoreResult<PathBuf> {
         let place = self.place(generation);
         let Some(database) = generation_files::database_beside_wal(&place) else {
             return self.set_aside(generation);
         };
         let aside = self.name_aside(generation)?;
-        fs::create_dir(&aside).map_err(Trouble::file(&aside))?;
+        fs::create_dir(&aside).map_err(StoreError::file(&aside))?;
         let moved = aside.join(database.file_name().unwrap_or_default());
-        fs::rename(&database, moved).map_err(Trouble::file(&database))?;
+        fs::rename(&database, moved).map_err(StoreError::file(&database))?;
         sync_directory(&aside)?;
         sync_directory(&place)?;
         self.sync()?;
@@ -135,24 +135,24 @@ impl Shelf {
     /// Sets a generation aside, and puts what was made of it in its place. These are
     /// several steps: once the first is done, whoever takes the directory next does the
     /// rest.
-    pub(super) fn replace(&self, generation: u32) -> Done<PathBuf> {
+    pub(super) fn replace(&self, generation: u32) -> StoreResult<PathBuf> {
         let (made, mended) = (self.name_unfinished(generation), self.beside(generation, MENDED));
-        fs::rename(&made, &mended).map_err(Trouble::file(&made))?;
+        fs::rename(&made, &mended).map_err(StoreError::file(&made))?;
         self.sync()?;
         let aside = self.set_aside(generation)?;
         self.put_in_place(generation)?;
         Ok(aside)
     }
 
-    fn put_in_place(&self, generation: u32) -> Done {
+    fn put_in_place(&self, generation: u32) -> StoreResult {
         let mended = self.beside(generation, MENDED);
-        fs::rename(&mended, self.place(generation)).map_err(Trouble::file(&mended))?;
+        fs::rename(&mended, self.place(generation)).map_err(StoreError::file(&mended))?;
         self.sync()
     }
 
     /// Puts in place what was being put there when the process before this one ended;
     /// tells it.
-    pub(super) fn finish_replacing(&self) -> Done<Vec<String>> {
+    pub(super) fn finish_replacing(&self) -> StoreResult<Vec<String>> {
         let mut told = Vec::new();
         for generation in self.with(MENDED)? {
             let place = self.place(generation);
@@ -167,12 +167,12 @@ impl Shelf {
     }
 
     /// Puts the names in the directory on the disk.
-    pub(super) fn sync(&self) -> Done {
-        self.handle.sync_all().map_err(Trouble::file(&self.directory))
+    pub(super) fn sync(&self) -> StoreResult {
+        self.handle.sync_all().map_err(StoreError::file(&self.directory))
     }
 
-    fn names(&self) -> Done<Vec<String>> {
-        let told = || Trouble::file(&self.directory);
+    fn names(&self) -> StoreResult<Vec<String>> {
+        let told = || StoreError::file(&self.directory);
         let entries = fs::read_dir(&self.directory).map_err(told())?;
         let name = |entry: io::Result<fs::DirEntry>| entry.map(|entry| entry.file_name().into_string().ok());
         entries.filter_map(|entry| name(entry).transpose()).collect::<io::Result<_>>().map_err(told())
@@ -185,19 +185,19 @@ fn number(name: &str) -> Option<u32> {
     (name == format!("{number:08}")).then_some(number)
 }
 
-fn lock(handle: &File, directory: &Path) -> Done {
+fn lock(handle: &File, directory: &Path) -> StoreResult {
     let is_locked = wait_for_lock(handle, directory, PATIENCE)?
         || (lock_holder::kill(handle, directory) && wait_for_lock(handle, directory, AFTER_KILLING)?);
-    let why = || Trouble::Hindered(format!("another process has {} open", directory.display()));
+    let why = || StoreError::Hindered(format!("another process has {} open", directory.display()));
     is_locked.then_some(()).ok_or_else(why)
 }
 
-fn wait_for_lock(handle: &File, directory: &Path, patience: Duration) -> Done<bool> {
+fn wait_for_lock(handle: &File, directory: &Path, patience: Duration) -> StoreResult<bool> {
     let (mut waited, mut wait) = (Duration::ZERO, BETWEEN_FIRST);
     while waited < patience {
         match flock(handle, FlockOperation::NonBlockingLockExclusive) {
             Err(rustix::io::Errno::WOULDBLOCK) => thread::sleep(wait),
-            locked => return locked.map(|()| true).map_err(Trouble::call(directory)),
+            locked => return locked.map(|()| true).map_err(StoreError::call(directory)),
         }
         waited += wait;
         wait = BETWEEN_LAST.min(2 * wait);
@@ -206,6 +206,6 @@ fn wait_for_lock(handle: &File, directory: &Path, patience: Duration) -> Done<bo
 }
 
 /// Puts the names in a directory on the disk.
-pub(super) fn sync_directory(directory: &Path) -> Done {
-    File::open(directory).and_then(|directory| directory.sync_all()).map_err(Trouble::file(directory))
+pub(super) fn sync_directory(directory: &Path) -> StoreResult {
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(StoreError::file(directory))
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 
 /// Why something could not be done, for people.
 #[derive(Debug)]
-pub enum Trouble {
+pub enum StoreError {
     /// The disk is full, not ours, or broken; what is on it may be as it should.
     Hindered(String),
     /// The disk does not give back some of what it took.
@@ -18,9 +18,9 @@ pub enum Trouble {
     Damaged(String),
 }
 
-pub type Done<T = ()> = Result<T, Trouble>;
+pub type StoreResult<T = ()> = Result<T, StoreError>;
 
-impl Trouble {
+impl StoreError {
     /// For people.
     pub(super) fn why(&self) -> &str {
         match self {

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
-use super::error::{Done, Trouble};
+use super::error::{StoreError, StoreResult};
 use crate::edge::store::child::written_by;
 
 const KIB: u64 = 1024;
@@ -40,21 +40,21 @@ impl Space {
 
     /// What is free, and what of it is never written to: 5 % of the file system,
     /// for others need a little, and the engine does not survive to be without.
-    fn free_and_reserve(&self) -> Done<(u64, u64)> {
-        let system = statvfs(&self.directory).map_err(Trouble::call(&self.directory))?;
+    fn free_and_reserve(&self) -> StoreResult<(u64, u64)> {
+        let system = statvfs(&self.directory).map_err(StoreError::call(&self.directory))?;
         let bytes = |blocks: u64| blocks.saturating_mul(system.f_frsize);
         Ok((bytes(system.f_bavail), (bytes(system.f_blocks) / 20).clamp(MIB, 16 * MIB)))
     }
 
     /// What may be written.
-    pub(super) fn free(&self) -> Done<u64> {
+    pub(super) fn free(&self) -> StoreResult<u64> {
         self.free_and_reserve().map(|(free, reserve)| free.saturating_sub(reserve))
     }
 
     /// Refuses to write so many bytes where they would use up the reserve. The
     /// engine writes several times what it is given. Tells what is free, as
     /// [`Self::free`] does.
-    pub(super) fn for_writing(&self, bytes: u64) -> Done<u64> {
+    pub(super) fn for_writing(&self, bytes: u64) -> StoreResult<u64> {
         let (free, reserve) = self.free_and_reserve()?;
         self.unless_less(free, reserve.saturating_add(bytes.saturating_mul(4)))?;
         Ok(free.saturating_sub(reserve))
@@ -63,7 +63,7 @@ impl Space {
     /// Refuses to open so many bytes where there is no room for what the engine
     /// writes then: the end of a segment, and what it knows of the pages. Throws
     /// the ballast off first.
-    pub(super) fn for_opening(&self, bytes: u64) -> Done {
+    pub(super) fn for_opening(&self, bytes: u64) -> StoreResult {
         let needed = 128 * KIB + bytes / 32;
         let (free, _) = self.free_and_reserve()?;
         if free >= needed || fs::remove_file(&self.ballast).is_err() {
@@ -73,14 +73,14 @@ impl Space {
         self.unless_less(self.free_and_reserve()?.0, needed)
     }
 
-    fn unless_less(&self, free: u64, needed: u64) -> Done {
+    fn unless_less(&self, free: u64, needed: u64) -> StoreResult {
         if free >= needed {
             return Ok(());
         }
         // In one unit, or it may have 1 MiB where 1 MiB is needed.
         let [free, needed] = [free / KIB, needed.div_ceil(KIB)];
         let place = self.directory.display();
-        Err(Trouble::Hindered(format!(
+        Err(StoreError::Hindered(format!(
             "the file system of {place} has {free} KiB free; {needed} KiB are needed"
         )))
     }

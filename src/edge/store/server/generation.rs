@@ -14,12 +14,12 @@ use std::vec;
 
 use super::database::Database;
 use super::directory::sync_directory;
-use super::error::{Done, Trouble};
+use super::error::{StoreError, StoreResult};
 use super::free_space;
 use super::generation_files;
 use super::generation_files::Layout;
 use super::wal::{Found, Record, Wal};
-use crate::edge::store::ipc::{Gone, Mark, Put};
+use crate::edge::store::ipc::{LogHeader, NewRecord, Tombstone};
 
 /// A generation that is open.
 pub(super) struct Generation {
@@ -34,11 +34,11 @@ pub(super) struct Generation {
 }
 
 /// What is told while a generation is read. An error ends the reading.
-pub trait Listener {
+pub trait RecordSink {
     /// A message, or the place where one was damaged.
-    fn message(&mut self, message: Told<'_>) -> Done<Next>;
-    fn mark(&mut self, log: &str, state: &str) -> Done;
-    fn gone(&mut self, log: &str, from: u64, to: u64) -> Done;
+    fn message(&mut self, message: Told<'_>) -> StoreResult<Next>;
+    fn mark(&mut self, log: &str, state: &str) -> StoreResult;
+    fn gone(&mut self, log: &str, from: u64, to: u64) -> StoreResult;
     fn damaged(&mut self, what: String, count: u64);
 }
 
@@ -60,7 +60,7 @@ pub enum Next {
 
 /// What a generation is wanted for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Deed {
+pub(super) enum Access {
     Read,
     ReadAll,
     Commit,
@@ -69,11 +69,11 @@ pub(super) enum Deed {
 
 impl Generation {
     /// Opens a generation, and makes it if it is not there; not its database yet.
-    pub(super) fn open(directory: &Path) -> Done<Self> {
+    pub(super) fn open(directory: &Path) -> StoreResult<Self> {
         let layout = generation_files::prepare(directory)?;
         let wal = if layout.has_wal() { Wal::open(directory)? } else { None };
         if layout == (Layout::WithWal { has_database: false }) && wal.is_none() {
-            return Err(Trouble::Damaged(format!(
+            return Err(StoreError::Damaged(format!(
                 "{}: its write-ahead log is not there",
                 directory.display()
             )));
@@ -83,18 +83,18 @@ impl Generation {
     }
 
     /// Whether all is open that this takes.
-    pub(super) fn is_ready_for(&self, deed: Deed) -> bool {
+    pub(super) fn is_ready_for(&self, deed: Access) -> bool {
         match deed {
-            Deed::Commit => true,
-            Deed::Read | Deed::ReadAll => {
+            Access::Commit => true,
+            Access::Read | Access::ReadAll => {
                 self.database.is_some() || self.layout.database(&self.directory).is_none()
             }
-            Deed::Checkpoint => self.database.as_ref().is_some_and(|database| !database.is_copy()),
+            Access::Checkpoint => self.database.as_ref().is_some_and(|database| !database.is_copy()),
         }
     }
 
     /// Opens the rest of what this takes.
-    pub(super) fn open_for(&mut self, deed: Deed, bytes: u64) -> Done {
+    pub(super) fn open_for(&mut self, deed: Access, bytes: u64) -> StoreResult {
         if self.is_ready_for(deed) {
             return Ok(());
         }
@@ -103,12 +103,12 @@ impl Generation {
         self.database = None;
         let place = self.layout.database(&self.directory);
         self.database = match (place, deed) {
-            (Some(place), Deed::Read | Deed::ReadAll) => {
+            (Some(place), Access::Read | Access::ReadAll) => {
                 let store = self.directory.parent().unwrap_or(&self.directory);
                 Some(Database::open_to_read(&place, store, bytes)?)
             }
             (Some(place), _) => Some(Database::open(&place)?),
-            (None, Deed::Checkpoint) => {
+            (None, Access::Checkpoint) => {
                 Some(Database::open(&generation_files::begin_database(&self.directory)?)?)
             }
             (None, _) => None,
@@ -117,10 +117,15 @@ impl Generation {
     }
 
     /// Writes all of it, and returns when it is on the disk: how much that was.
-    pub(super) fn commit(&mut self, puts: &[Put<'_>], marks: &[Mark<'_>], gone: &[Gone<'_>]) -> Done<u64> {
+    pub(super) fn commit(
+        &mut self,
+        puts: &[NewRecord<'_>],
+        marks: &[LogHeader<'_>],
+        gone: &[Tombstone<'_>],
+    ) -> StoreResult<u64> {
         if !self.layout.has_wal() {
             let place = self.directory.display();
-            return Err(Trouble::Hindered(format!("{place} is of a format that is only read")));
+            return Err(StoreError::Hindered(format!("{place} is of a format that is only read")));
         }
         let is_there = self.wal.is_some();
         let wal = match &mut self.wal {
@@ -139,7 +144,7 @@ impl Generation {
 
     /// Copies so much of the log into the database, and tells whether that was all: then
     /// there is no log any more.
-    pub(super) fn checkpoint(&mut self, bytes: u64) -> Done<bool> {
+    pub(super) fn checkpoint(&mut self, bytes: u64) -> StoreResult<bool> {
         let (Some(wal), Some(database)) = (&self.wal, &mut self.database) else { return Ok(true) };
         if wal.damaged() > 0 {
             return Ok(true);
@@ -182,17 +187,17 @@ impl Generation {
     }
 
     /// Leaves word of how much there is in it, for whoever opens it next.
-    pub(super) fn leave_witness(&self) -> Done {
+    pub(super) fn leave_witness(&self) -> StoreResult {
         self.wal.as_ref().map_or(Ok(()), Wal::leave_witness)
     }
 
     /// What it takes on the disk.
-    pub(super) fn taken(&mut self) -> Done<u64> {
+    pub(super) fn taken(&mut self) -> StoreResult<u64> {
         let wal = self.wal.as_ref().map_or(0, Wal::bytes);
         let rest = match self.rest {
             Some(rest) => rest,
             None => free_space::taken(&self.directory)
-                .map_err(Trouble::file(&self.directory))?
+                .map_err(StoreError::file(&self.directory))?
                 .saturating_sub(wal),
         };
         self.rest = Some(rest);
@@ -206,7 +211,7 @@ impl Generation {
 
     /// Tells all that is in it: messages, then states, then what is kept no longer. What is
     /// told of later has the last word.
-    pub(super) fn load(&self, listener: &mut impl Listener) -> Done {
+    pub(super) fn load(&self, listener: &mut impl RecordSink) -> StoreResult {
         if let Some(database) = &self.database {
             database.messages(listener)?;
             database.marks_and_gone(listener)?;
@@ -215,7 +220,13 @@ impl Generation {
     }
 
     /// Tells messages of one log, both ends included, ascending.
-    pub(super) fn read(&mut self, log: &str, from: u64, to: u64, listener: &mut impl Listener) -> Done {
+    pub(super) fn read(
+        &mut self,
+        log: &str,
+        from: u64,
+        to: u64,
+        listener: &mut impl RecordSink,
+    ) -> StoreResult {
         let found = self.wal.as_mut().map(|wal| wal.find(log, from, to)).transpose()?.unwrap_or_default();
         let mut merge =
             Merge { wal: self.wal.as_ref(), found: found.into_iter().peekable(), listener, next: Next::More };
@@ -234,9 +245,9 @@ struct Merge<'m, L> {
     next: Next,
 }
 
-impl<L: Listener> Merge<'_, L> {
+impl<L: RecordSink> Merge<'_, L> {
     /// Tells what is in the log up to a position.
-    fn tell_before(&mut self, seq: u64) -> Done {
+    fn tell_before(&mut self, seq: u64) -> StoreResult {
         let Some(wal) = self.wal else { return Ok(()) };
         while self.next == Next::More
             && let Some(found) = self.found.next_if(|found| found.seq <= seq)
@@ -247,8 +258,8 @@ impl<L: Listener> Merge<'_, L> {
     }
 }
 
-impl<L: Listener> Listener for Merge<'_, L> {
-    fn message(&mut self, told: Told<'_>) -> Done<Next> {
+impl<L: RecordSink> RecordSink for Merge<'_, L> {
+    fn message(&mut self, told: Told<'_>) -> StoreResult<Next> {
         let is_in_both = |merge: &mut Self| merge.found.peek().is_some_and(|found| found.seq == told.seq);
         self.tell_before(told.seq - u64::from(told.seq > 0))?;
         if self.next == Next::More && !is_in_both(self) {
@@ -257,11 +268,11 @@ impl<L: Listener> Listener for Merge<'_, L> {
         Ok(self.next)
     }
 
-    fn mark(&mut self, log: &str, state: &str) -> Done {
+    fn mark(&mut self, log: &str, state: &str) -> StoreResult {
         self.listener.mark(log, state)
     }
 
-    fn gone(&mut self, log: &str, from: u64, to: u64) -> Done {
+    fn gone(&mut self, log: &str, from: u64, to: u64) -> StoreResult {
         self.listener.gone(log, from, to)
     }
 

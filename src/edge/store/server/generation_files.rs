@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::directory::sync_directory;
-use super::error::{Done, Trouble, is_unread};
+use super::error::{StoreError, StoreResult, is_unread};
 use super::record;
 use super::wal;
 
@@ -63,10 +63,10 @@ impl Layout {
 }
 
 /// Makes the directory of a generation, or makes it ready.
-pub(super) fn prepare(directory: &Path) -> Done<Layout> {
+pub(super) fn prepare(directory: &Path) -> StoreResult<Layout> {
     match fs::create_dir(directory) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(Trouble::file(directory)(error));
+            return Err(StoreError::file(directory)(error));
         }
         _ => {}
     }
@@ -75,7 +75,7 @@ pub(super) fn prepare(directory: &Path) -> Done<Layout> {
     let database = directory.join(DATABASE);
     if database.join(UNFINISHED_DATABASE).exists() {
         // All of it is in the log.
-        fs::remove_dir_all(&database).map_err(Trouble::file(&database))?;
+        fs::remove_dir_all(&database).map_err(StoreError::file(&database))?;
     }
     Ok(match format {
         Some(1) => Layout::Bare,
@@ -101,7 +101,7 @@ pub(super) fn is_only_read(directory: &Path) -> bool {
 }
 
 /// Makes a database ready for the engine.
-pub(super) fn prepare_database(directory: &Path) -> Done {
+pub(super) fn prepare_database(directory: &Path) -> StoreResult {
     check_settings(directory)?;
     check_readable(directory)?;
     // What the engine was writing when it ended it takes for whole, and then
@@ -110,26 +110,26 @@ pub(super) fn prepare_database(directory: &Path) -> Done {
 }
 
 /// Makes a directory for a database, which is not whole before that is said.
-pub(super) fn begin_database(directory: &Path) -> Done<PathBuf> {
+pub(super) fn begin_database(directory: &Path) -> StoreResult<PathBuf> {
     let database = directory.join(DATABASE);
     let unfinished = database.join(UNFINISHED_DATABASE);
     let made = fs::create_dir(&database).and_then(|()| File::create_new(&unfinished));
-    made.map_err(Trouble::file(&unfinished))?;
+    made.map_err(StoreError::file(&unfinished))?;
     sync_directory(&database)?;
     sync_directory(directory)?;
     Ok(database)
 }
 
 /// Says that it is whole: all of it was synced.
-pub(super) fn finish_database(directory: &Path) -> Done {
+pub(super) fn finish_database(directory: &Path) -> StoreResult {
     let database = directory.join(DATABASE);
     let unfinished = database.join(UNFINISHED_DATABASE);
-    fs::remove_file(&unfinished).map_err(Trouble::file(&unfinished))?;
+    fs::remove_file(&unfinished).map_err(StoreError::file(&unfinished))?;
     sync_directory(&database)
 }
 
 /// Puts all of a database on the disk but what the engine syncs.
-pub(super) fn sync_database(directory: &Path) -> Done {
+pub(super) fn sync_database(directory: &Path) -> StoreResult {
     sync_file(&directory.join(CONF))?;
     sync_file(&directory.join(WITNESS))?;
     sync_blobs(directory)?;
@@ -137,20 +137,20 @@ pub(super) fn sync_database(directory: &Path) -> Done {
 }
 
 /// Puts a new generation on the disk, whose files are there already.
-pub(super) fn sync_new(directory: &Path) -> Done {
+pub(super) fn sync_new(directory: &Path) -> StoreResult {
     sync_directory(directory)?;
     sync_directory(directory.parent().unwrap_or(directory))?;
     // Last: where it is, all of the above is on the disk.
     write_format(directory)
 }
 
-pub(super) fn read_witness(directory: &Path) -> Done<Vec<u8>> {
+pub(super) fn read_witness(directory: &Path) -> StoreResult<Vec<u8>> {
     read_if_there(&directory.join(WITNESS))
 }
 
-pub(super) fn write_witness(directory: &Path, witness: &[u8]) -> Done {
+pub(super) fn write_witness(directory: &Path, witness: &[u8]) -> StoreResult {
     let path = directory.join(WITNESS);
-    fs::write(&path, witness).map_err(Trouble::file(&path))
+    fs::write(&path, witness).map_err(StoreError::file(&path))
 }
 
 /// Copies all files of a generation to a directory that is not there.
@@ -224,12 +224,12 @@ fn salvage_file(from: &Path, to: &Path) -> io::Result<Salvaged> {
 }
 
 /// Removes what the engine makes anew from the rest.
-pub(super) fn remove_what_can_be_made_anew(directory: &Path) -> Done {
+pub(super) fn remove_what_can_be_made_anew(directory: &Path) -> StoreResult {
     for database in [directory.to_owned(), directory.join(DATABASE)].iter().filter(|place| place.exists()) {
         remove_snapshots(database, |_| true)?;
         if check_settings(database).is_err() {
             let conf = database.join(CONF);
-            fs::remove_file(&conf).map_err(Trouble::file(&conf))?;
+            fs::remove_file(&conf).map_err(StoreError::file(&conf))?;
         }
     }
     Ok(())
@@ -245,9 +245,9 @@ pub(super) fn was_made(directory: &Path) -> bool {
         || wal::length(directory).is_ok_and(|length| length > 0)
 }
 
-fn write_format(directory: &Path) -> Done {
+fn write_format(directory: &Path) -> StoreResult {
     let format = directory.join(FORMAT);
-    fs::write(&format, spell_format(NEWEST_FORMAT)).map_err(Trouble::file(&format))?;
+    fs::write(&format, spell_format(NEWEST_FORMAT)).map_err(StoreError::file(&format))?;
     sync_file(&format)?;
     sync_directory(directory)
 }
@@ -260,7 +260,7 @@ fn spell_format(format: u32) -> String {
 
 /// The format of a generation, if there is one that can be read; none is told of
 /// one that was being made.
-fn read_format(directory: &Path) -> Done<Option<u32>> {
+fn read_format(directory: &Path) -> StoreResult<Option<u32>> {
     let path = directory.join(FORMAT);
     let text = read_if_there(&path)?;
     if text.is_empty() {
@@ -270,23 +270,23 @@ fn read_format(directory: &Path) -> Done<Option<u32>> {
     let format = text.split(' ').nth(2).and_then(|format| format.parse().ok());
     match format.filter(|format| spell_format(*format) == text) {
         Some(format) if format <= NEWEST_FORMAT => Ok(Some(format)),
-        Some(format) => Err(Trouble::Hindered(format!(
+        Some(format) => Err(StoreError::Hindered(format!(
             "{} was written by a newer wshubd, in format {format}; this one reads formats up to {}",
             directory.display(),
             NEWEST_FORMAT
         ))),
-        None => Err(Trouble::Damaged(format!("{}: it spells no format", path.display()))),
+        None => Err(StoreError::Damaged(format!("{}: it spells no format", path.display()))),
     }
 }
 
 /// The engine opens what says that it was made with other settings only to say
 /// so; whether that is true it does not check.
-fn check_settings(directory: &Path) -> Done {
+fn check_settings(directory: &Path) -> StoreResult {
     let path = directory.join(CONF);
     let text = read_if_there(&path)?;
     match text.split_last_chunk::<4>() {
         Some((settings, sum)) if u32::from_le_bytes(*sum) != record::checksum(&[settings]) => {
-            Err(Trouble::Damaged(format!("{}: its checksum is wrong", path.display())))
+            Err(StoreError::Damaged(format!("{}: its checksum is wrong", path.display())))
         }
         _ => Ok(()),
     }
@@ -294,25 +294,25 @@ fn check_settings(directory: &Path) -> Done {
 
 /// The engine takes what it cannot read for what was never written, and writes
 /// over it: all that it will read is read before.
-fn check_readable(directory: &Path) -> Done {
+fn check_readable(directory: &Path) -> StoreResult {
     let mut block = vec![0; 64 * 1024];
-    for entry in fs::read_dir(directory).map_err(Trouble::file(directory))? {
-        let path = entry.map_err(Trouble::file(directory))?.path();
+    for entry in fs::read_dir(directory).map_err(StoreError::file(directory))? {
+        let path = entry.map_err(StoreError::file(directory))?.path();
         if path.is_dir() {
             continue;
         }
-        let mut file = File::open(&path).map_err(Trouble::file(&path))?;
-        while file.read(&mut block).map_err(Trouble::reading(&path))? > 0 {}
+        let mut file = File::open(&path).map_err(StoreError::file(&path))?;
+        while file.read(&mut block).map_err(StoreError::reading(&path))? > 0 {}
     }
     Ok(())
 }
 
-fn remove_snapshots(directory: &Path, which: impl Fn(&str) -> bool) -> Done {
-    for entry in fs::read_dir(directory).map_err(Trouble::file(directory))? {
-        let entry = entry.map_err(Trouble::file(directory))?;
+fn remove_snapshots(directory: &Path, which: impl Fn(&str) -> bool) -> StoreResult {
+    for entry in fs::read_dir(directory).map_err(StoreError::file(directory))? {
+        let entry = entry.map_err(StoreError::file(directory))?;
         let name = entry.file_name().to_string_lossy().into_owned();
         if name.starts_with(SNAPSHOT) && which(&name) {
-            fs::remove_file(entry.path()).map_err(Trouble::file(directory))?;
+            fs::remove_file(entry.path()).map_err(StoreError::file(directory))?;
         }
     }
     Ok(())
@@ -320,25 +320,25 @@ fn remove_snapshots(directory: &Path, which: impl Fn(&str) -> bool) -> Done {
 
 /// Pages that are too long for a segment become files, which the engine never
 /// syncs. Values are so short that there are none.
-fn sync_blobs(directory: &Path) -> Done {
+fn sync_blobs(directory: &Path) -> StoreResult {
     let blobs = directory.join(BLOBS);
     let mut any = false;
-    for entry in fs::read_dir(&blobs).map_err(Trouble::file(&blobs))? {
-        let path = entry.map_err(Trouble::file(&blobs))?.path();
+    for entry in fs::read_dir(&blobs).map_err(StoreError::file(&blobs))? {
+        let path = entry.map_err(StoreError::file(&blobs))?.path();
         sync_file(&path)?;
         any = true;
     }
     if any { sync_directory(&blobs) } else { Ok(()) }
 }
 
-fn sync_file(path: &Path) -> Done {
-    File::open(path).and_then(|file| file.sync_all()).map_err(Trouble::file(path))
+fn sync_file(path: &Path) -> StoreResult {
+    File::open(path).and_then(|file| file.sync_all()).map_err(StoreError::file(path))
 }
 
 /// What is in a file; nothing, if there is none.
-fn read_if_there(path: &Path) -> Done<Vec<u8>> {
+fn read_if_there(path: &Path) -> StoreResult<Vec<u8>> {
     match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        text => text.map_err(Trouble::reading(path)),
+        text => text.map_err(StoreError::reading(path)),
     }
 }

@@ -26,16 +26,16 @@ use std::sync::Arc;
 
 use rustix::process::Signal;
 
-use super::ipc::Word;
-use connection::Talk;
-use requests::Keeper;
+use super::ipc::StoreResponse;
+use connection::DaemonConnection;
+use requests::StorageServer;
 
 /// As in `sysexits.h`: it is not for people to start.
 const USAGE: i32 = 64;
 
 /// Carries orders out until there are no more, and ends the process.
 pub fn run(directory: &Path) -> ! {
-    let Some(mut talk) = Talk::over_standard_input() else {
+    let Some(mut talk) = DaemonConnection::over_standard_input() else {
         eprintln!("wshubd: --store is how the daemon starts the process that owns its disk");
         exit(USAGE);
     };
@@ -48,7 +48,7 @@ pub fn run(directory: &Path) -> ! {
     // It was started by the file that the daemon runs, whatever that is called now.
     let _ = rustix::thread::set_name(c"wshubd-store");
     repair::note_panics();
-    let mut keeper = match Keeper::start(directory).and_then(|(keeper, ready)| {
+    let mut keeper = match StorageServer::start(directory).and_then(|(keeper, ready)| {
         talk.say(&ready)?;
         talk.flush().map(|()| keeper)
     }) {
@@ -68,8 +68,8 @@ pub fn run(directory: &Path) -> ! {
 }
 
 /// Says why, and ends: what the engine has refused once it refuses for ever.
-fn fail(talk: &mut Talk, why: &str) -> ! {
-    drop(talk.say(&Word::Failed { why: why.to_owned() }));
+fn fail(talk: &mut DaemonConnection, why: &str) -> ! {
+    drop(talk.say(&StoreResponse::Failed { why: why.to_owned() }));
     drop(talk.flush());
     exit(1);
 }

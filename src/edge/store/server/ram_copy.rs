@@ -27,9 +27,9 @@ const SHARED: &str = "/dev/shm";
 /// The directory with the copy. It is removed with this, and by whoever makes the
 /// next copy of one of the same store.
 #[derive(Debug)]
-pub(super) struct Mirror(PathBuf);
+pub(super) struct RamCopy(PathBuf);
 
-impl Mirror {
+impl RamCopy {
     /// Copies a database out of a store, in a generation that takes so many bytes. None
     /// where there is no room, or no such place, or it cannot be read: opening it tells why.
     pub(super) fn of(place: &Path, store: &Path, bytes: u64) -> Option<Self> {
@@ -53,7 +53,7 @@ impl Mirror {
     }
 }
 
-impl Drop for Mirror {
+impl Drop for RamCopy {
     fn drop(&mut self) {
         // Else the next one removes it.
         let _ = fs::remove_dir_all(&self.0);

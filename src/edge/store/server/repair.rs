@@ -22,8 +22,8 @@ use std::sync::{Mutex, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
-use super::directory::Shelf;
-use super::error::{Done, Trouble};
+use super::directory::StoreDir;
+use super::error::{StoreError, StoreResult};
 use super::free_space;
 use super::free_space::Space;
 use super::generation_files;
@@ -93,7 +93,7 @@ pub(super) fn note_panics() {
 }
 
 /// Takes the step that is due for every generation, and tells it.
-pub(super) fn climb(shelf: &Shelf, space: &Space) -> Done<Vec<String>> {
+pub(super) fn climb(shelf: &StoreDir, space: &Space) -> StoreResult<Vec<String>> {
     let there = shelf.generations()?;
     let mut told = Vec::new();
     for generation in shelf.with(TROUBLE)? {
@@ -111,7 +111,13 @@ pub(super) fn climb(shelf: &Shelf, space: &Space) -> Done<Vec<String>> {
     Ok(told)
 }
 
-fn take_step(shelf: &Shelf, space: &Space, generation: u32, note: &Note, damage: &str) -> Done<String> {
+fn take_step(
+    shelf: &StoreDir,
+    space: &Space,
+    generation: u32,
+    note: &Note,
+    damage: &str,
+) -> StoreResult<String> {
     let path = shelf.beside(generation, TROUBLE);
     let (place, name) = (shelf.place(generation), shelf.place(generation).display().to_string());
     match note.step {
@@ -122,7 +128,7 @@ fn take_step(shelf: &Shelf, space: &Space, generation: u32, note: &Note, damage:
         2 if copy_fits(shelf, space, generation) => {
             // The engine writes over what it then cannot read.
             let copy = shelf.name_aside(generation)?;
-            generation_files::copy(&place, &copy).map_err(Trouble::file(&copy))?;
+            generation_files::copy(&place, &copy).map_err(StoreError::file(&copy))?;
             generation_files::remove_what_can_be_made_anew(&place)?;
             note.write(&path)?;
             let copy = copy.display();
@@ -141,7 +147,12 @@ fn take_step(shelf: &Shelf, space: &Space, generation: u32, note: &Note, damage:
 
 /// Puts a copy of what can be read in the place of a generation. Says nothing where
 /// all of it can be read now, or too little.
-fn go_on_without(shelf: &Shelf, space: &Space, generation: u32, mut note: Note) -> Done<Option<String>> {
+fn go_on_without(
+    shelf: &StoreDir,
+    space: &Space,
+    generation: u32,
+    mut note: Note,
+) -> StoreResult<Option<String>> {
     let (path, step) = (shelf.beside(generation, TROUBLE), note.step);
     let (place, name) = (shelf.place(generation), shelf.place(generation).display().to_string());
     note.unread = 0;
@@ -168,16 +179,16 @@ fn go_on_without(shelf: &Shelf, space: &Space, generation: u32, mut note: Note) 
     note.step = step;
     note.write(&path)?;
     let removed = fs::remove_dir_all(&copy);
-    salvaged.and(removed).map(|()| None).map_err(Trouble::file(&copy))
+    salvaged.and(removed).map(|()| None).map_err(StoreError::file(&copy))
 }
 
-fn copy_fits(shelf: &Shelf, space: &Space, generation: u32) -> bool {
+fn copy_fits(shelf: &StoreDir, space: &Space, generation: u32) -> bool {
     let taken = free_space::taken(&shelf.place(generation));
     taken.is_ok_and(|taken| space.free().is_ok_and(|free| free > taken))
 }
 
 /// Begins to open a generation.
-pub(super) fn begin_opening(shelf: &Shelf, generation: u32) -> Done {
+pub(super) fn begin_opening(shelf: &StoreDir, generation: u32) -> StoreResult {
     let path = shelf.beside(generation, TROUBLE);
     let mut note = Note::read(&path);
     note.unended += 1;
@@ -189,7 +200,7 @@ pub(super) fn begin_opening(shelf: &Shelf, generation: u32) -> Done {
 }
 
 /// Begins to work with one that is open.
-pub(super) fn begin(shelf: &Shelf, generation: u32) {
+pub(super) fn begin(shelf: &StoreDir, generation: u32) {
     let path = shelf.beside(generation, TROUBLE);
     let is_clean = NOTHING_NOTED.lock().is_ok_and(|clean| clean.as_ref() == Some(&path));
     let note = if is_clean { Note::none() } else { Note::read(&path) };
@@ -220,12 +231,12 @@ pub(super) fn end_well(seen: Seen) {
 }
 
 /// What was begun has ended badly. What goes wrong with the note is not the reason.
-pub(super) fn end_badly(trouble: &Trouble) {
+pub(super) fn end_badly(trouble: &StoreError) {
     let Some((path, mut note)) = under_way(None) else { return };
     match trouble {
-        Trouble::Damaged(why) => note.damage = Some(why.clone()),
-        Trouble::Unread(_) => note.unread += 1,
-        Trouble::Hindered(_) => {}
+        StoreError::Damaged(why) => note.damage = Some(why.clone()),
+        StoreError::Unread(_) => note.unread += 1,
+        StoreError::Hindered(_) => {}
     }
     drop(note.settle(&path));
 }
@@ -258,16 +269,16 @@ impl Note {
     }
 
     /// Not synced: it tells one process of another, and a power cut is no damage.
-    fn write(&self, path: &Path) -> Done {
+    fn write(&self, path: &Path) -> StoreResult {
         if let Ok(mut clean) = NOTHING_NOTED.lock() {
             clean.take_if(|clean| clean == path);
         }
-        let text = serde_json::to_vec(self).map_err(|error| Trouble::Hindered(error.to_string()))?;
-        fs::write(path, text).map_err(Trouble::file(path))
+        let text = serde_json::to_vec(self).map_err(|error| StoreError::Hindered(error.to_string()))?;
+        fs::write(path, text).map_err(StoreError::file(path))
     }
 
     /// Notes that the attempt has ended.
-    fn settle(mut self, path: &Path) -> Done {
+    fn settle(mut self, path: &Path) -> StoreResult {
         let opened = std::mem::take(&mut self.unended) > 0;
         match (&self.damage, self.step) {
             _ if self.unread > 0 => self.write(path),
@@ -289,9 +300,9 @@ impl Note {
     }
 }
 
-fn remove(path: &Path) -> Done {
+fn remove(path: &Path) -> StoreResult {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Trouble::file(path)(error)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(StoreError::file(path)(error)),
         _ => Ok(()),
     }
 }

@@ -9,17 +9,19 @@ use std::path::Path;
 
 use serde_json::value::RawValue;
 
-use super::connection::Talk;
-use super::directory::Shelf;
-use super::error::{Done, Trouble};
+use super::connection::DaemonConnection;
+use super::directory::StoreDir;
+use super::error::{StoreError, StoreResult};
 use super::free_space;
 use super::free_space::Space;
-use super::generation::{Deed, Generation, Listener, Next, Told};
+use super::generation::{Access, Generation, Next, RecordSink, Told};
 use super::generation_files;
 use super::repair;
 use super::repair::Seen;
 use super::wal;
-use crate::edge::store::ipc::{Gone, Mark, Order, Put, Room, Size, Word};
+use crate::edge::store::ipc::{
+    GenerationSize, LogHeader, NewRecord, SpaceReport, StoreRequest, StoreResponse, Tombstone,
+};
 
 /// So many damaged records are told one by one.
 const NOTES: usize = 8;
@@ -31,8 +33,8 @@ struct Taken {
     wal: u64,
 }
 
-pub(super) struct Keeper {
-    shelf: Shelf,
+pub(super) struct StorageServer {
+    shelf: StoreDir,
     space: Space,
     newest: Option<(u32, Generation)>,
     older: Option<(u32, Generation)>,
@@ -44,10 +46,10 @@ pub(super) struct Keeper {
     logged: u64,
 }
 
-impl Keeper {
+impl StorageServer {
     /// Takes the store, and tells what is there.
-    pub(super) fn start(directory: &Path) -> Done<(Self, Word<'static>)> {
-        let shelf = Shelf::take(directory)?;
+    pub(super) fn start(directory: &Path) -> StoreResult<(Self, StoreResponse<'static>)> {
+        let shelf = StoreDir::take(directory)?;
         shelf.sweep()?;
         let space = Space::of(directory);
         let mut notes = shelf.finish_replacing()?;
@@ -62,49 +64,49 @@ impl Keeper {
         }
         let size = |(&generation, &Taken { bytes, wal }): (&u32, &Taken)| {
             let is_only_read = generation_files::is_only_read(&keeper.shelf.place(generation));
-            Size { generation, bytes, wal, is_only_read }
+            GenerationSize { generation, bytes, wal, is_only_read }
         };
         let generations = keeper.sizes.iter().map(size).collect();
-        let ready = Word::Ready { generations, room: keeper.room(0)?, notes };
+        let ready = StoreResponse::Ready { generations, room: keeper.room(0)?, notes };
         Ok((keeper, ready))
     }
 
-    pub(super) fn carry_out(&mut self, order: Order<'_>, talk: &mut Talk) -> Done {
+    pub(super) fn carry_out(&mut self, order: StoreRequest<'_>, talk: &mut DaemonConnection) -> StoreResult {
         match order {
-            Order::Load { generation } => {
+            StoreRequest::Load { generation } => {
                 let mut loading = Loading { talk, damaged: 0, notes: Vec::new() };
-                self.with(generation, Deed::ReadAll, |generation| generation.load(&mut loading))?;
+                self.with(generation, Access::ReadAll, |generation| generation.load(&mut loading))?;
                 let Loading { talk, damaged, notes } = loading;
-                talk.say(&Word::Loaded { damaged, notes })
+                talk.say(&StoreResponse::Loaded { damaged, notes })
             }
-            Order::Read { generation, log, from, to, count, bytes } => {
+            StoreRequest::Read { generation, log, from, to, count, bytes } => {
                 let mut reading = Reading { talk, told: 0, count, bytes, damaged: 0 };
                 if count > 0 {
-                    self.with(generation, Deed::Read, |generation| {
+                    self.with(generation, Access::Read, |generation| {
                         generation.read(&log, from, to, &mut reading)
                     })?;
                 }
                 let Reading { talk, damaged, .. } = reading;
-                talk.say(&Word::Read { damaged })
+                talk.say(&StoreResponse::Read { damaged })
             }
-            Order::Commit { generation, puts, marks, gone } => {
+            StoreRequest::Commit { generation, puts, marks, gone } => {
                 let room = self.commit(generation, &puts, &marks, &gone)?;
-                talk.say(&Word::Committed { room })
+                talk.say(&StoreResponse::Committed { room })
             }
-            Order::Checkpoint { generation, bytes } => {
+            StoreRequest::Checkpoint { generation, bytes } => {
                 self.space.for_writing(bytes)?;
                 // For where the kernel does not count.
                 self.logged += bytes;
                 let mut is_done = true;
-                self.with(generation, Deed::Checkpoint, |generation| {
+                self.with(generation, Access::Checkpoint, |generation| {
                     is_done = generation.checkpoint(bytes)?;
                     Ok(())
                 })?;
-                talk.say(&Word::Checkpointed { room: self.room(generation)?, is_done })
+                talk.say(&StoreResponse::Checkpointed { room: self.room(generation)?, is_done })
             }
-            Order::Drop { generation } => {
+            StoreRequest::Drop { generation } => {
                 self.remove(generation)?;
-                talk.say(&Word::Dropped { room: self.room(generation)? })
+                talk.say(&StoreResponse::Dropped { room: self.room(generation)? })
             }
         }
     }
@@ -119,17 +121,17 @@ impl Keeper {
     fn commit(
         &mut self,
         generation: u32,
-        puts: &[Put<'_>],
-        marks: &[Mark<'_>],
-        gone: &[Gone<'_>],
-    ) -> Done<Room> {
-        let put = |put: &Put<'_>| put.log.len() + put.head.get().len() + put.body.get().len();
-        let mark = |mark: &Mark<'_>| mark.log.len() + mark.state.get().len();
+        puts: &[NewRecord<'_>],
+        marks: &[LogHeader<'_>],
+        gone: &[Tombstone<'_>],
+    ) -> StoreResult<SpaceReport> {
+        let put = |put: &NewRecord<'_>| put.log.len() + put.head.get().len() + put.body.get().len();
+        let mark = |mark: &LogHeader<'_>| mark.log.len() + mark.state.get().len();
         let given = puts.iter().map(put).chain(marks.iter().map(mark)).sum::<usize>() as u64;
         let free = self.space.for_writing(given)?;
         self.sizes.entry(generation).or_default();
         let mut written = 0;
-        self.with(generation, Deed::Commit, |generation| {
+        self.with(generation, Access::Commit, |generation| {
             written = generation.commit(puts, marks, gone)?;
             Ok(())
         })?;
@@ -139,7 +141,12 @@ impl Keeper {
 
     /// Does something with a generation, which is opened if it is not. One that
     /// is not there has nothing to tell.
-    fn with(&mut self, number: u32, what: Deed, deed: impl FnOnce(&mut Generation) -> Done) -> Done {
+    fn with(
+        &mut self,
+        number: u32,
+        what: Access,
+        deed: impl FnOnce(&mut Generation) -> StoreResult,
+    ) -> StoreResult {
         let Some(is_newest) = self.sizes.last_key_value().map(|(newest, _)| *newest == number) else {
             return Ok(());
         };
@@ -151,13 +158,13 @@ impl Keeper {
         let bytes = self.sizes.get(&number).map_or(0, |taken| taken.bytes);
         let done = match slot {
             Some((_, open)) if open.is_ready_for(what) => {
-                if what != Deed::Checkpoint {
+                if what != Access::Checkpoint {
                     repair::begin(&self.shelf, number);
                 }
                 deed(open)
             }
             _ => open(&self.shelf, &self.space, number, slot.take(), (what, bytes)).and_then(|opened| {
-                if what == Deed::Checkpoint {
+                if what == Access::Checkpoint {
                     // What goes wrong with a copy is no damage of what is kept.
                     repair::end_well(what.seen());
                 }
@@ -190,7 +197,7 @@ impl Keeper {
         }
     }
 
-    fn remove(&mut self, generation: u32) -> Done {
+    fn remove(&mut self, generation: u32) -> StoreResult {
         for slot in [&mut self.newest, &mut self.older] {
             slot.take_if(|(open, _)| *open == generation);
         }
@@ -200,28 +207,28 @@ impl Keeper {
         Ok(())
     }
 
-    fn measure(&mut self, generation: u32) -> Done {
+    fn measure(&mut self, generation: u32) -> StoreResult {
         let place = self.shelf.place(generation);
-        let bytes = free_space::taken(&place).map_err(Trouble::file(&place))?;
+        let bytes = free_space::taken(&place).map_err(StoreError::file(&place))?;
         self.sizes.insert(generation, Taken { bytes, wal: wal::length(&place)? });
         Ok(())
     }
 
     /// How much room there is, after something was done with a generation.
-    fn room(&mut self, generation: u32) -> Done<Room> {
+    fn room(&mut self, generation: u32) -> StoreResult<SpaceReport> {
         let known = self.asked + self.logged;
         (self.asked, self.logged) = (free_space::written().unwrap_or_default().max(known), 0);
         Ok(self.room_with(generation, self.space.free()?))
     }
 
-    fn room_with(&self, generation: u32, free: u64) -> Room {
+    fn room_with(&self, generation: u32, free: u64) -> SpaceReport {
         let Taken { bytes, wal } = self.sizes.get(&generation).copied().unwrap_or_default();
         let used = self.sizes.values().map(|taken| taken.bytes).sum::<u64>() + self.space.ballast();
-        Room { used, newest: bytes, wal, free, written: self.asked + self.logged }
+        SpaceReport { used, newest: bytes, wal, free, written: self.asked + self.logged }
     }
 }
 
-impl Deed {
+impl Access {
     /// How much of it is known to be well when that is done.
     fn seen(self) -> Seen {
         match self {
@@ -239,12 +246,12 @@ impl Deed {
 /// Opens a generation, or makes it, or opens what is missing of it for what it is wanted
 /// for. That begins with this.
 fn open(
-    shelf: &Shelf,
+    shelf: &StoreDir,
     space: &Space,
     number: u32,
     opened: Option<(u32, Generation)>,
-    (what, bytes): (Deed, u64),
-) -> Done<Generation> {
+    (what, bytes): (Access, u64),
+) -> StoreResult<Generation> {
     let place = shelf.place(number);
     space.for_opening(bytes)?;
     let mut generation = match opened {
@@ -269,17 +276,17 @@ fn open(
 
 /// Tells all of a generation.
 struct Loading<'t> {
-    talk: &'t mut Talk,
+    talk: &'t mut DaemonConnection,
     damaged: u64,
     notes: Vec<String>,
 }
 
-impl Listener for Loading<'_> {
-    fn message(&mut self, told: Told<'_>) -> Done<Next> {
+impl RecordSink for Loading<'_> {
+    fn message(&mut self, told: Told<'_>) -> StoreResult<Next> {
         let Told { log, seq, head, .. } = told;
         match serde_json::from_str::<&RawValue>(head) {
             Ok(head) => {
-                self.talk.say(&Word::Record {
+                self.talk.say(&StoreResponse::Record {
                     log: log.into(),
                     seq,
                     head: Cow::Borrowed(head),
@@ -291,9 +298,11 @@ impl Listener for Loading<'_> {
         Ok(Next::More)
     }
 
-    fn mark(&mut self, log: &str, state: &str) -> Done {
+    fn mark(&mut self, log: &str, state: &str) -> StoreResult {
         match serde_json::from_str::<&RawValue>(state) {
-            Ok(state) => self.talk.say(&Word::Mark(Mark { log: log.into(), state: Cow::Borrowed(state) })),
+            Ok(state) => self
+                .talk
+                .say(&StoreResponse::Mark(LogHeader { log: log.into(), state: Cow::Borrowed(state) })),
             Err(_) => {
                 self.damaged(format!("the state of {log}"), 1);
                 Ok(())
@@ -301,8 +310,8 @@ impl Listener for Loading<'_> {
         }
     }
 
-    fn gone(&mut self, log: &str, from: u64, to: u64) -> Done {
-        self.talk.say(&Word::Gone(Gone { log: log.into(), from, to }))
+    fn gone(&mut self, log: &str, from: u64, to: u64) -> StoreResult {
+        self.talk.say(&StoreResponse::Gone(Tombstone { log: log.into(), from, to }))
     }
 
     fn damaged(&mut self, what: String, count: u64) {
@@ -315,7 +324,7 @@ impl Listener for Loading<'_> {
 
 /// Tells some messages of a log.
 struct Reading<'t> {
-    talk: &'t mut Talk,
+    talk: &'t mut DaemonConnection,
     told: usize,
     count: usize,
     /// How many more.
@@ -323,8 +332,8 @@ struct Reading<'t> {
     damaged: u64,
 }
 
-impl Listener for Reading<'_> {
-    fn message(&mut self, told: Told<'_>) -> Done<Next> {
+impl RecordSink for Reading<'_> {
+    fn message(&mut self, told: Told<'_>) -> StoreResult<Next> {
         let Told { log, seq, head, body } = told;
         let size = head.len() + body.len();
         let Some(bytes) = self.bytes.checked_sub(size).or((self.told == 0).then_some(0)) else {
@@ -335,17 +344,17 @@ impl Listener for Reading<'_> {
             self.damaged(String::new(), 1);
             return Ok(Next::More);
         };
-        self.talk.say(&Word::Record { log: log.into(), seq, head, body: Some(body) })?;
+        self.talk.say(&StoreResponse::Record { log: log.into(), seq, head, body: Some(body) })?;
         self.bytes = bytes;
         self.told += 1;
         Ok(if self.told == self.count { Next::Enough } else { Next::More })
     }
 
-    fn mark(&mut self, _: &str, _: &str) -> Done {
+    fn mark(&mut self, _: &str, _: &str) -> StoreResult {
         Ok(())
     }
 
-    fn gone(&mut self, _: &str, _: u64, _: u64) -> Done {
+    fn gone(&mut self, _: &str, _: u64, _: u64) -> StoreResult {
         Ok(())
     }
 

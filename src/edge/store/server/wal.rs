@@ -19,12 +19,12 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Advice, fadvise};
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use super::error::{Done, Trouble};
-use super::generation::{Listener, Next, Told};
+use super::error::{StoreError, StoreResult};
+use super::generation::{Next, RecordSink, Told};
 use super::record;
 use super::record::LogPlace;
-use super::wal_scan::{Counts, Kind, Spot, Survey};
-use crate::edge::store::ipc::{Gone, Mark, Put};
+use super::wal_scan::{Counts, Kind, Spot, WalScan};
+use crate::edge::store::ipc::{LogHeader, NewRecord, Tombstone};
 
 /// Its file is called so, and then as many hexadecimal digits as its salt has.
 const NAME: &str = "wal-";
@@ -95,9 +95,9 @@ pub struct Wal {
 
 impl Wal {
     /// Opens that of a generation, if it has one.
-    pub fn open(directory: &Path) -> Done<Option<Self>> {
+    pub fn open(directory: &Path) -> StoreResult<Option<Self>> {
         let Some((path, salt)) = find(directory)? else { return Ok(None) };
-        let told = || Trouble::file(&path);
+        let told = || StoreError::file(&path);
         let file = OpenOptions::new().read(true).write(true).open(&path).map_err(told())?;
         // Whoever wrote to it may have ended before that was synced: what is told from here on
         // is on the disk.
@@ -108,14 +108,14 @@ impl Wal {
     }
 
     /// Makes one. Its name has to be synced by whoever writes to it first.
-    pub(super) fn create(directory: &Path) -> Done<Self> {
+    pub(super) fn create(directory: &Path) -> StoreResult<Self> {
         let mut salt = [0; 8];
-        getrandom(&mut salt, GetRandomFlags::empty()).map_err(Trouble::call(directory))?;
+        getrandom(&mut salt, GetRandomFlags::empty()).map_err(StoreError::call(directory))?;
         let salt = u64::from_be_bytes(salt);
         let path = directory.join(format!("{NAME}{salt:016x}"));
         let mut options = OpenOptions::new();
         let file =
-            options.read(true).write(true).create_new(true).open(&path).map_err(Trouble::file(&path))?;
+            options.read(true).write(true).create_new(true).open(&path).map_err(StoreError::file(&path))?;
         Ok(Self { is_cut: true, ..Self::new(path, salt, file) })
     }
 
@@ -154,15 +154,20 @@ impl Wal {
 
     /// Writes all of it, and returns when it is on the disk: how much that was, for disks
     /// are written to in pages.
-    pub(super) fn commit(&mut self, puts: &[Put<'_>], marks: &[Mark<'_>], gone: &[Gone<'_>]) -> Done<u64> {
+    pub(super) fn commit(
+        &mut self,
+        puts: &[NewRecord<'_>],
+        marks: &[LogHeader<'_>],
+        gone: &[Tombstone<'_>],
+    ) -> StoreResult<u64> {
         let mut commit = Commit { salt: self.salt, at: self.end, bytes: std::mem::take(&mut self.buffer) };
-        for Put { log, seq, head, body } in puts {
+        for NewRecord { log, seq, head, body } in puts {
             commit.add(MESSAGE, &[&seq.to_be_bytes()], [log, head.get(), body.get()]);
         }
-        for Mark { log, state } in marks {
+        for LogHeader { log, state } in marks {
             commit.add(MARK, &[], [log, state.get()]);
         }
-        for Gone { log, from, to } in gone {
+        for Tombstone { log, from, to } in gone {
             commit.add(GONE, &[&from.to_be_bytes(), &to.to_be_bytes()], [log]);
         }
         let Counts { messages, others } = self.counts;
@@ -182,8 +187,8 @@ impl Wal {
         Ok(written)
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Done<u64> {
-        let told = || Trouble::file(&self.path);
+    fn write(&mut self, bytes: &[u8]) -> StoreResult<u64> {
+        let told = || StoreError::file(&self.path);
         if !self.is_cut {
             // What was never committed must not be found behind what is.
             self.file.set_len(self.end).map_err(told())?;
@@ -211,13 +216,13 @@ impl Wal {
 
     /// Leaves word of how much there is outside of it: that its end is missing could
     /// not be told otherwise. Not synced: fewer than there are are no harm.
-    pub(super) fn leave_witness(&self) -> Done {
+    pub(super) fn leave_witness(&self) -> StoreResult {
         if !self.has_grown {
             return Ok(());
         }
         let path = witness(&self.path);
         fs::write(&path, record::seal(&self.salt.to_be_bytes(), &self.counts.messages.to_be_bytes()))
-            .map_err(Trouble::file(&path))
+            .map_err(StoreError::file(&path))
     }
 
     fn read_witness(&self) -> Option<u64> {
@@ -226,21 +231,21 @@ impl Wal {
     }
 
     /// Removes it: all of it is in the database.
-    pub(super) fn remove(self) -> Done {
+    pub(super) fn remove(self) -> StoreResult {
         match fs::remove_file(witness(&self.path)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(Trouble::file(&self.path)(error));
+                return Err(StoreError::file(&self.path)(error));
             }
             _ => {}
         }
-        fs::remove_file(&self.path).map_err(Trouble::file(&self.path))
+        fs::remove_file(&self.path).map_err(StoreError::file(&self.path))
     }
 
     /// Finds out where it ends, and what of it cannot be read.
-    fn survey(&mut self) -> Done {
+    fn survey(&mut self) -> StoreResult {
         let mut window = Window::new(self)?;
         let length = window.length;
-        let mut survey = Survey::default();
+        let mut survey = WalScan::default();
         let mut at = 0;
         while let Some((spot, found)) = window.next(at)? {
             survey.meet(at, spot, found);
@@ -258,11 +263,19 @@ impl Wal {
     /// Tells the records from one offset on, until there are none or nobody wants more;
     /// returns the offset after the last that was told. What is damaged was told by
     /// [`Self::damaged`].
-    pub(super) fn each(&self, from: u64, mut tell: impl FnMut(Record<'_>) -> Done<Next>) -> Done<u64> {
+    pub(super) fn each(
+        &self,
+        from: u64,
+        mut tell: impl FnMut(Record<'_>) -> StoreResult<Next>,
+    ) -> StoreResult<u64> {
         self.each_with_spot(from, |_, record| tell(record))
     }
 
-    fn each_with_spot(&self, from: u64, mut tell: impl FnMut(Spot, Record<'_>) -> Done<Next>) -> Done<u64> {
+    fn each_with_spot(
+        &self,
+        from: u64,
+        mut tell: impl FnMut(Spot, Record<'_>) -> StoreResult<Next>,
+    ) -> StoreResult<u64> {
         let mut window = Window::new(self)?;
         window.length = self.end;
         let mut at = from;
@@ -279,7 +292,7 @@ impl Wal {
 
     /// Tells all that is in it: messages as they were committed, then the last state of
     /// each log, then what is kept no longer.
-    pub fn load(&self, listener: &mut impl Listener) -> Done {
+    pub fn load(&self, listener: &mut impl RecordSink) -> StoreResult {
         let mut marks: BTreeMap<Box<str>, Box<str>> = BTreeMap::new();
         let mut runs: Vec<(Box<str>, u64, u64)> = Vec::new();
         self.each(0, |record| {
@@ -305,7 +318,7 @@ impl Wal {
 
     /// The messages of a log from one position to another, both ends included,
     /// ascending.
-    pub(super) fn find(&mut self, log: &str, from: u64, to: u64) -> Done<Vec<Found>> {
+    pub(super) fn find(&mut self, log: &str, from: u64, to: u64) -> StoreResult<Vec<Found>> {
         let mut spots = std::mem::take(&mut self.spots);
         let known_to = self.each_with_spot(self.known_to, |spot, record| {
             if let Record::Message(told) = record {
@@ -321,7 +334,7 @@ impl Wal {
     }
 
     /// Tells a message that was found.
-    pub(super) fn tell(&self, found: &Found, listener: &mut impl Listener) -> Done<Next> {
+    pub(super) fn tell(&self, found: &Found, listener: &mut impl RecordSink) -> StoreResult<Next> {
         let mut window = Window::new(self)?;
         window.block = 0;
         match window.record(found.spot)? {
@@ -351,13 +364,13 @@ struct Window<'w> {
 }
 
 impl<'w> Window<'w> {
-    fn new(wal: &'w Wal) -> Done<Self> {
-        let length = wal.file.metadata().map_err(Trouble::file(&wal.path))?.len();
+    fn new(wal: &'w Wal) -> StoreResult<Self> {
+        let length = wal.file.metadata().map_err(StoreError::file(&wal.path))?.len();
         Ok(Self { wal, length, start: 0, bytes: Vec::new(), block: BLOCK })
     }
 
     /// So many bytes from an offset on; none, where the file is shorter.
-    fn get(&mut self, at: u64, count: usize) -> Done<Option<&[u8]>> {
+    fn get(&mut self, at: u64, count: usize) -> StoreResult<Option<&[u8]>> {
         let is_there = at.checked_add(count as u64).is_some_and(|end| end <= self.length);
         if !is_there {
             return Ok(None);
@@ -372,13 +385,13 @@ impl<'w> Window<'w> {
             self.bytes.resize(block, 0);
             self.start = at;
             let read = self.wal.file.read_exact_at(&mut self.bytes, at);
-            read.map_err(Trouble::reading(&self.wal.path))?;
+            read.map_err(StoreError::reading(&self.wal.path))?;
         }
         Ok(held(self).and_then(|range| self.bytes.get(range)))
     }
 
     /// The record at an offset, or the next one that can be read.
-    fn next(&mut self, at: u64) -> Done<Option<(Spot, Kind)>> {
+    fn next(&mut self, at: u64) -> StoreResult<Option<(Spot, Kind)>> {
         let mut at = at;
         while at + (HEADER as u64) < self.length {
             if let Some(length) = self.length_at(at)? {
@@ -396,7 +409,7 @@ impl<'w> Window<'w> {
     }
 
     /// How long the record at an offset is with its header, if there may be one.
-    fn length_at(&mut self, at: u64) -> Done<Option<usize>> {
+    fn length_at(&mut self, at: u64) -> StoreResult<Option<usize>> {
         let Some(header) = self.get(at, HEADER)? else { return Ok(None) };
         let length = header.first_chunk().map(|length| u32::from_be_bytes(*length) as usize);
         let length = length.filter(|length| (1..LONGEST).contains(length)).map(|length| HEADER + length);
@@ -405,7 +418,7 @@ impl<'w> Window<'w> {
     }
 
     /// The record in a place, if it is what was written there.
-    fn record(&mut self, Spot { at, length }: Spot) -> Done<Option<Record<'_>>> {
+    fn record(&mut self, Spot { at, length }: Spot) -> StoreResult<Option<Record<'_>>> {
         let salt = self.wal.salt;
         let Some(bytes) = self.get(at, length)? else { return Ok(None) };
         let Some((sum, content)) = bytes.get(4..).and_then(|bytes| bytes.split_first_chunk::<4>()) else {
@@ -477,8 +490,8 @@ fn read(content: &[u8]) -> Option<Record<'_>> {
 }
 
 /// The file in a directory, and its salt.
-fn find(directory: &Path) -> Done<Option<(PathBuf, u64)>> {
-    let told = || Trouble::file(directory);
+fn find(directory: &Path) -> StoreResult<Option<(PathBuf, u64)>> {
+    let told = || StoreError::file(directory);
     for entry in fs::read_dir(directory).map_err(told())? {
         let entry = entry.map_err(told())?;
         if let Some(salt) = salt(&entry.file_name().to_string_lossy()) {
@@ -495,9 +508,9 @@ fn salt(name: &str) -> Option<u64> {
 }
 
 /// How long that of a generation is; none, if it has none.
-pub(super) fn length(directory: &Path) -> Done<u64> {
+pub(super) fn length(directory: &Path) -> StoreResult<u64> {
     let found = find(directory)?;
-    let length = found.map(|(path, _)| fs::metadata(&path).map_err(Trouble::file(&path)));
+    let length = found.map(|(path, _)| fs::metadata(&path).map_err(StoreError::file(&path)));
     Ok(length.transpose()?.map_or(0, |metadata| metadata.len()))
 }
 

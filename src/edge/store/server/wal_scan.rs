@@ -19,7 +19,7 @@ pub(super) struct Counts {
 
 /// What is known after the records up to some offset.
 #[derive(Default)]
-pub(super) struct Survey {
+pub(super) struct WalScan {
     /// Where the last commit without a hole ends, or the last record before a hole.
     pub(super) end: u64,
     /// What was committed up to the end of the last commit, read or not.
@@ -47,7 +47,7 @@ struct Ended {
     counts: Counts,
 }
 
-impl Survey {
+impl WalScan {
     /// The next record that can be read; `at` is where it was looked for.
     pub(super) fn meet(&mut self, at: u64, spot: Spot, kind: Kind) {
         if let Some(ended) = self.ended.take() {
