@@ -21,12 +21,12 @@ use libfuzzer_sys::fuzz_target;
 use smol::io::{AsyncRead, AsyncWrite};
 use smol_hyper::rt::FuturesIo;
 use wshubd::config::{Config, Environment};
-use wshubd::edge::http::conn::{LARGEST_HEAD, MOST_HEADERS};
-use wshubd::edge::http::origin::{Gate, Host, Origin};
-use wshubd::edge::driver::config::Site;
-use wshubd::edge::net::pending_conns;
+use wshubd::edge::driver::config::EdgeConfig;
 use wshubd::edge::http;
+use wshubd::edge::http::conn::{LARGEST_HEAD, MOST_HEADERS};
+use wshubd::edge::http::origin::{Host, Origin, OriginPolicy};
 use wshubd::edge::http::upgrade;
+use wshubd::edge::net::pending_conns;
 
 const CONFIGURATION: &str = r#"
 [listen]
@@ -40,10 +40,10 @@ forwarded = "forwarded"
 const HOSTS: [&str; 5] = ["hub.example", "localhost", "box.lan", "box", "box.local"];
 
 thread_local! {
-    static SITE: Site = site();
+    static SITE: EdgeConfig = site();
 }
 
-fn site() -> Site {
+fn site() -> EdgeConfig {
     let directory = std::env::temp_dir().join(format!("wshubd-fuzz-{}", std::process::id()));
     fs::create_dir_all(&directory).expect("the directory for temporary files takes one");
     let file = directory.join("wshubd.toml");
@@ -51,8 +51,8 @@ fn site() -> Site {
     let environment = Environment::new(1000, [("STATE_DIRECTORY", &directory)]);
     let mut loaded = Config::load(Some(&file), &environment).expect("the configuration is valid");
     loaded.config.auth.query_token = true;
-    let mut site = Site::open(&loaded).expect("no file but those of the directory is wanted");
-    site.gate = Gate::new(&loaded.config.listen, "box.lan");
+    let mut site = EdgeConfig::open(&loaded).expect("no file but those of the directory is wanted");
+    site.gate = OriginPolicy::new(&loaded.config.listen, "box.lan");
     fs::remove_dir_all(&directory).expect("nobody else uses it");
     site
 }
@@ -91,7 +91,7 @@ enum Read {
     Waits,
 }
 
-fn read(head: &[u8], site: &Site) -> Read {
+fn read(head: &[u8], site: &EdgeConfig) -> Read {
     let has_asked = RefCell::new(false);
     let service = service_fn(|request: Request<Incoming>| {
         *has_asked.borrow_mut() = true;
@@ -111,7 +111,7 @@ fn read(head: &[u8], site: &Site) -> Read {
     }
 }
 
-fn check(site: &Site, request: &Request<Incoming>) {
+fn check(site: &EdgeConfig, request: &Request<Incoming>) {
     let headers = request.headers();
     if site.gate.admit(request.uri().path(), headers).is_ok() {
         check_admitted(request.uri().path(), headers);
@@ -167,7 +167,7 @@ fn check_admitted(path: &str, headers: &HeaderMap) {
 
 /// Where requests come from: a peer that is not trusted is not heard, and one that is can
 /// name no address that does not stand in its header.
-fn check_source(site: &Site, headers: &HeaderMap) {
+fn check_source(site: &EdgeConfig, headers: &HeaderMap) {
     let [own, stranger, trusted] =
         ["127.0.0.1", "192.0.2.1", "192.0.2.9"].map(|text| text.parse().expect("an address"));
     let source = site.proxies.source(stranger, own, headers);

@@ -16,10 +16,10 @@ use bench::{Bench, Seat, rights};
 use hub_witness::{ASKED, Witness};
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
-use wshubd::hub::settings::{Disk, Keep, Policy};
-use wshubd::hub::{Asker, Effects, Hub, Input, Outbound, Pattern, Settings, StoreFact, TurnedAway};
+use wshubd::hub::settings::{Keep, Policy, WriteThrough};
+use wshubd::hub::{Effects, Hub, Input, Pattern, Rejection, Requester, SendQueueState, Settings, StoreEvent};
 use wshubd::protocol;
-use wshubd::protocol::{InboxMode, Say};
+use wshubd::protocol::{InboxMode, Request};
 
 /// As tests/scenario/work_per_input.rs has it: the most orders that follow from one request of a
 /// client, with 128 channels and the lists of one answer.
@@ -42,10 +42,10 @@ fn settings() -> Settings {
         anonymous: true,
         has_disk: true,
         policies: vec![
-            (Pattern::new("undelivered"), keep(Keep::Undelivered, 12, 86_400, Disk::Behind)),
-            (Pattern::new("history"), keep(Keep::History, 4, 86_400, Disk::Stop)),
-            (Pattern::new("never"), keep(Keep::Never, 0, 0, Disk::Never)),
-            (Pattern::new("brief"), keep(Keep::Undelivered, 3, 10, Disk::Behind)),
+            (Pattern::new("undelivered"), keep(Keep::Undelivered, 12, 86_400, WriteThrough::Behind)),
+            (Pattern::new("history"), keep(Keep::History, 4, 86_400, WriteThrough::Stop)),
+            (Pattern::new("never"), keep(Keep::Never, 0, 0, WriteThrough::Never)),
+            (Pattern::new("brief"), keep(Keep::Undelivered, 3, 10, WriteThrough::Behind)),
         ],
         ..Settings::default()
     };
@@ -152,11 +152,11 @@ impl History {
             23 | 24 => self.store(steps),
             25 => {
                 let seconds = steps.below(20);
-                self.bench.handle(Input::Heard { conn: self.observer, controls: 0 });
+                self.bench.handle(Input::KeepAlive { conn: self.observer, controls: 0 });
                 self.bench.wait(seconds as f64 + 0.5);
             }
             26 => {
-                self.bench.handle(Input::Heard { conn: self.observer, controls: 0 });
+                self.bench.handle(Input::KeepAlive { conn: self.observer, controls: 0 });
                 self.bench.live(steps.below(70) as u64);
             }
             27 => self.bench.hand_over(),
@@ -286,17 +286,20 @@ impl History {
     fn link(&mut self, steps: &mut Steps<'_>) {
         let Some(seat) = self.anybody(steps) else { return };
         match steps.below(9) {
-            0 => self.bench.outbound(seat, steps.of(&[Outbound::Clear, Outbound::Waiting, Outbound::Full])),
+            0 => self.bench.outbound(
+                seat,
+                steps.of(&[SendQueueState::Empty, SendQueueState::Backlogged, SendQueueState::Full]),
+            ),
             1 => self.bench.clog(seat),
             2 => self.bench.drain(seat, steps.below(20)),
             3 => self.bench.unclog(seat),
-            4 => self.bench.handle(Input::Heard { conn: seat, controls: steps.below(30) as u32 }),
-            5 => self.bench.handle(Input::Took { conn: seat }),
+            4 => self.bench.handle(Input::KeepAlive { conn: seat, controls: steps.below(30) as u32 }),
+            5 => self.bench.handle(Input::WriteProgress { conn: seat }),
             6 => {
                 let witness = self.seats.get_mut(&seat).expect("it is here");
                 if witness.is_worker && !witness.has_ended {
                     witness.ends();
-                    self.bench.handle(Input::Ended { conn: seat });
+                    self.bench.handle(Input::ReadClosed { conn: seat });
                 }
             }
             7 => self.acknowledge(seat, steps),
@@ -352,16 +355,16 @@ impl History {
         match steps.below(6) {
             0 => {
                 let bytes = [None, Some(0), Some(3000)][steps.below(3)];
-                self.bench.handle(Input::Store(StoreFact::Capacity { bytes }));
+                self.bench.handle(Input::Store(StoreEvent::Capacity { bytes }));
             }
             1 => {
                 let is_scarce = steps.below(2) == 1;
-                self.bench.handle(Input::Store(StoreFact::Flash { is_scarce }));
+                self.bench.handle(Input::Store(StoreEvent::WriteBudget { is_scarce }));
             }
-            2 => self.bench.handle(Input::Crowded),
+            2 => self.bench.handle(Input::NoCapacity),
             3 => {
-                let all = [TurnedAway::Crowd, TurnedAway::Newcomer, TurnedAway::WrongSecret];
-                self.bench.handle(Input::TurnedAway(steps.of(&all)));
+                let all = [Rejection::NoCapacity, Rejection::HandshakeTimeout, Rejection::WrongSecret];
+                self.bench.handle(Input::Rejected(steps.of(&all)));
             }
             _ => {
                 let links = ceiling / 100 * steps.below(110) as u64;
@@ -463,9 +466,13 @@ impl History {
             .collect();
         let request = json!({"action": "subscribe", "channels": all}).to_string();
         let said = protocol::parse(&request).expect("a request");
-        assert!(matches!(said.say, Say::Subscribe(_)));
+        assert!(matches!(said.request, Request::Subscribe(_)));
         let mut out = Effects::default();
-        self.bench.hub.handle(self.bench.now, Input::Said { from: Asker::Connection(seat), said }, &mut out);
+        self.bench.hub.handle(
+            self.bench.now,
+            Input::Request { from: Requester::Connection(seat), request: said },
+            &mut out,
+        );
         assert!(out.list.len() <= MOST_ORDERS, "{} orders", out.list.len());
     }
 
@@ -476,16 +483,16 @@ impl History {
         self.bench.disk_writes();
         self.bench.slow_store = false;
         self.bench.store_answers();
-        self.bench.handle(Input::Store(StoreFact::Capacity { bytes: None }));
+        self.bench.handle(Input::Store(StoreEvent::Capacity { bytes: None }));
         self.bench.handle(Input::Memory { links: 0, holders: Vec::new(), is_waited_for: false });
         for seat in self.seats.keys().copied().collect::<Vec<_>>() {
             if self.seats.contains_key(&seat) {
-                self.bench.outbound(seat, Outbound::Clear);
+                self.bench.outbound(seat, SendQueueState::Empty);
                 self.bench.unclog(seat);
                 self.hear();
             }
         }
-        self.bench.handle(Input::Heard { conn: self.observer, controls: 0 });
+        self.bench.handle(Input::KeepAlive { conn: self.observer, controls: 0 });
         self.bench.wait(11.0);
         self.hear();
         for witness in self.seats.values() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 use serde_json::value::RawValue;
-use wshubd::protocol::{Frame, Misspoken, RequestId, Said, Say, worker};
+use wshubd::protocol::{Frame, MalformedRequest, Request, RequestEnvelope, RequestId, worker};
 
 /// More than any error needs: a message with a name of 128 bytes in it, and a channel.
 const LONGEST_ERROR: usize = 2048;
@@ -19,24 +19,24 @@ fn fields(text: &str) -> Option<Fields<'_>> {
 }
 
 /// Checks what a client's or worker's request was parsed to.
-pub(crate) fn check(text: &str, parsed: &Result<Said, Misspoken>) {
+pub(crate) fn check(text: &str, parsed: &Result<RequestEnvelope, MalformedRequest>) {
     match parsed {
         Ok(said) => check_request(text, said),
         Err(misspoken) => check_error(text, misspoken),
     }
 }
 
-fn check_request(text: &str, Said { id, say }: &Said) {
+fn check_request(text: &str, RequestEnvelope { id, request }: &RequestEnvelope) {
     let fields = fields(text).expect("a request is a JSON object");
     let raw = |name: &str| fields.get(name).map(|raw| raw.get());
     assert_eq!(id.as_ref().map(RequestId::json), raw("id"), "an answer echoes the id as it came");
     match raw("action").map(|text| serde_json::from_str::<String>(text).expect("an action is text")) {
-        Some(action) if action != "publish" => assert_eq!(say.action(), action),
-        _ => assert_eq!(say.action(), "send"),
+        Some(action) if action != "publish" => assert_eq!(request.action(), action),
+        _ => assert_eq!(request.action(), "send"),
     }
-    let payload = match say {
-        Say::Publish(publication) => Some(&publication.data),
-        Say::Whisper { data, .. } => Some(data),
+    let payload = match request {
+        Request::Publish(publication) => Some(&publication.data),
+        Request::Whisper { data, .. } => Some(data),
         _ => None,
     };
     if let Some(payload) = payload {
@@ -51,7 +51,7 @@ fn check_request(text: &str, Said { id, say }: &Said) {
     }
 }
 
-fn check_error(text: &str, Misspoken { id, refusal }: &Misspoken) {
+fn check_error(text: &str, MalformedRequest { id, refusal }: &MalformedRequest) {
     if let Some(id) = id {
         let fields = fields(text).expect("only an object has an id");
         assert_eq!(Some(id.json()), fields.get("id").map(|raw| raw.get()));

@@ -10,10 +10,10 @@ use std::path::PathBuf;
 
 use libfuzzer_sys::fuzz_target;
 use pieces::Cuts;
-use wshubd::edge::store::server::generation::{Listener, Next, Told};
+use wshubd::edge::store::server::error::StoreResult;
+use wshubd::edge::store::server::generation::{Next, RecordSink, Told};
 use wshubd::edge::store::server::record;
 use wshubd::edge::store::server::record::{Assembly, Found};
-use wshubd::edge::store::server::error::Done;
 use wshubd::edge::store::server::wal::Wal;
 
 /// As in the name of the file.
@@ -102,18 +102,18 @@ struct Heard {
     damaged: u64,
 }
 
-impl Listener for Heard {
-    fn message(&mut self, Told { log, seq, head, body }: Told<'_>) -> Done<Next> {
+impl RecordSink for Heard {
+    fn message(&mut self, Told { log, seq, head, body }: Told<'_>) -> StoreResult<Next> {
         self.messages.push((log.to_owned(), seq, head.to_owned(), body.to_owned()));
         Ok(Next::More)
     }
 
-    fn mark(&mut self, _: &str, _: &str) -> Done {
+    fn mark(&mut self, _: &str, _: &str) -> StoreResult {
         self.others += 1;
         Ok(())
     }
 
-    fn gone(&mut self, _: &str, _: u64, _: u64) -> Done {
+    fn gone(&mut self, _: &str, _: u64, _: u64) -> StoreResult {
         self.others += 1;
         Ok(())
     }

@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 use sha2::Sha256;
 use wshubd::config::{Alg, Config, Environment, KeyFile};
 use wshubd::edge::auth::jwt::{EARLY, Verifier};
-use wshubd::protocol::{UnixTime, UserId, Wanted};
+use wshubd::protocol::{MintTerms, UnixTime, UserId};
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 
@@ -106,7 +106,8 @@ fn check(verifier: &Verifier, token: &str) {
 /// Changes bytes of a valid token, two of the input for each.
 fn check_changed(verifier: &Verifier, changes: &[u8]) {
     let user = UserId::new("ada").expect("a name");
-    let minted = verifier.mint(&user, Duration::from_secs(60), &Wanted::default(), UnixTime::from_secs(NOW));
+    let minted =
+        verifier.mint(&user, Duration::from_secs(60), &MintTerms::default(), UnixTime::from_secs(NOW));
     let valid = minted.expect("the first key is a secret").0;
     let mut changed = valid.clone().into_bytes();
     for change in changes.chunks_exact(2) {
@@ -140,7 +141,7 @@ fn check_set(alg: u8, set: &[u8]) {
     }
     let now = UnixTime::from_secs(NOW);
     let user = UserId::new("ada").expect("a name");
-    if let Ok((minted, _)) = verifier.mint(&user, Duration::from_secs(60), &Wanted::default(), now) {
+    if let Ok((minted, _)) = verifier.mint(&user, Duration::from_secs(60), &MintTerms::default(), now) {
         assert!(!alg.is_public(), "a public key signs nothing");
         assert_eq!(verifier.verify(&minted, now).map(|identity| identity.user_id), Ok(user));
     }

@@ -8,7 +8,7 @@ mod pieces;
 use libfuzzer_sys::fuzz_target;
 use pieces::Cuts;
 use wshubd::edge::net::line_decoder::Next;
-use wshubd::edge::net::ws_decoder::{Decoder, Heard, Held};
+use wshubd::edge::net::ws_decoder::{Decoded, Decoder, PartialMessage};
 use wshubd::protocol::Close;
 
 /// Small, so that messages over it are common.
@@ -31,7 +31,7 @@ enum Told {
 /// One connection: what it holds, and what was decoded of it.
 #[derive(Default)]
 struct Connection {
-    held: Option<Box<Held>>,
+    held: Option<Box<PartialMessage>>,
     told: Vec<Told>,
     /// Each pong, with how many of the others came before.
     pongs: Vec<(usize, Vec<u8>)>,
@@ -50,15 +50,15 @@ impl Connection {
         decoder.decode(held, piece, |heard| {
             assert!(!*is_over, "nothing follows the end");
             match heard {
-                Heard::Text(text) => told.push(Told::Text(text.to_owned())),
-                Heard::Binary(bytes) => told.push(Told::Binary(bytes.to_vec())),
-                Heard::Alive { controls: more } => *controls += more,
-                Heard::Reply(bytes) if bytes.first() == Some(&CLOSE) => {
+                Decoded::Text(text) => told.push(Told::Text(text.to_owned())),
+                Decoded::Binary(bytes) => told.push(Told::Binary(bytes.to_vec())),
+                Decoded::Alive { controls: more } => *controls += more,
+                Decoded::Reply(bytes) if bytes.first() == Some(&CLOSE) => {
                     told.push(Told::Goodbye(bytes.to_vec()))
                 }
-                Heard::Reply(bytes) => pongs.extend(split_pongs(bytes).map(|pong| (told.len(), pong))),
-                Heard::Closed => told.push(Told::Closed),
-                Heard::Broken(close) => told.push(Told::Broken(close)),
+                Decoded::Reply(bytes) => pongs.extend(split_pongs(bytes).map(|pong| (told.len(), pong))),
+                Decoded::Closed => told.push(Told::Closed),
+                Decoded::Broken(close) => told.push(Told::Broken(close)),
             }
             *is_over = matches!(told.last(), Some(Told::Closed | Told::Broken(_)));
             *is_waiting = !*is_over && waits();
