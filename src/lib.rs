@@ -12,20 +12,24 @@
 //!                 WebSocket              Unix socket             HTTP
 //!                     │                       │                    │
 //! edge      ┌─────────┴───────────────────────┴────────────────────┴───────┐
-//! hands     │  doors  http  upgrade  ws  lines  token  origin  store       │
-//!           │                                                              │
+//! hands     │  net: sockets, decoders, send queues    auth: tokens, keys   │
+//!           │  http: requests, upgrade                store: what is kept  │
+//!           │  systemd: notify, listen_fds            handover: export,    │
+//!           │                                         import, exec         │
 //!           │  driver: the one owner of the hub, and the only clock        │
 //!           └───────────────┬─────────────────────────────▲────────────────┘
 //!                     Input │  what happened              │ Effect
 //!                           ▼                             │ what to do
 //! hub       ┌─────────────────────────────────────────────┴────────────────┐
 //! decisions │  Hub::handle(now, input, &mut effects)                       │
-//!           │  connections  channels  presence  logs  operations  limits   │
+//!           │  connection: table, auth, rights, heartbeat, rate_limit      │
+//!           │  channel: topics, subscribe, publish, fanout, presence       │
+//!           │  log: retention, eviction, replay    operation: interrupt    │
 //!           └───────────────────────────┬──────────────────────────────────┘
 //!                                       │ speaks of
 //!                                       ▼
 //! protocol  ┌──────────────────────────────────────────────────────────────┐
-//! words     │  requests, frames, messages, names, codes                    │
+//! words     │  requests, frames, messages, ids, codes                      │
 //!           └──────────────────────────────────────────────────────────────┘
 //! ```
 //!
@@ -38,9 +42,9 @@
 //!
 //! A floor knows those below it and never looks up. Beside the floors stand
 //! [`config`], which says what was asked for, and [`daemon`], which starts the
-//! rooms in order and stops them in reverse; [`reload`] takes over what was changed
-//! meanwhile; [`check`] tries what a start needs; [`features`] says what was built in. In front of the house, [`client`] is
-//! what a worker written in Rust talks to it with.
+//! parts in order and stops them in reverse, reloads the configuration, and tries for
+//! `--check` what a start needs. [`features`] says what was built in. [`client`] is the
+//! library that workers written in Rust connect with.
 //!
 //! # A message's journey
 //!
@@ -48,7 +52,7 @@
 //!
 //! 1. Its socket becomes readable. [`edge::net::ws_decoder`] unmasks one text frame in a buffer
 //!    that all connections share; [`protocol::client`] makes a
-//!    [`Said`](protocol::Said) of it, with `data` still the text that came.
+//!    [`RequestEnvelope`](protocol::RequestEnvelope) of it, with `data` still the text that came.
 //! 2. [`edge::driver`] hands it to the hub as an [`Input`](hub::Input), with the time.
 //! 3. [`hub::Hub::handle`] takes it from the connection's bucket of requests, looks
 //!    at rights, gives the message the channel's next `seq`, and finds out who

@@ -54,7 +54,7 @@ pub(super) struct Order {
     pub(super) begins: Option<Registration>,
 }
 
-/// Owns the socket; [`Link::run`] does all there is to do.
+/// Owns the socket; [`ConnectionTask::run`] does all there is to do.
 #[derive(Debug)]
 pub struct ConnectionTask {
     pub(super) path: Arc<Path>,

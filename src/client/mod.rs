@@ -1,7 +1,7 @@
 //! The worker's side of the worker socket: publish, listen, and be stopped.
 //!
 //! Knows how to ask and whose answer is whose. Does not know what the messages
-//! mean, or which executor runs it: whoever connects spawns the [`Link`].
+//! mean, or which executor runs it: whoever connects spawns the [`ConnectionTask`].
 //!
 //! One task, the link, owns the socket. Everybody else holds an end of a queue:
 //! a [`Client`] gives orders, [`Pending`] waits for one answer, [`Lines`] hears
@@ -11,7 +11,7 @@
 //!
 //! ```no_run
 //! use wshubd::client::{self, Connection, Publication, Start};
-//! use wshubd::protocol::Ending;
+//! use wshubd::protocol::EndState;
 //!
 //! # async fn work() -> Result<(), client::Error> {
 //! let Connection { client, link, .. } = client::connect("/run/wshubd/worker.sock").await?;
@@ -20,11 +20,11 @@
 //! let operation = client.start(Start::new("report-7", "reports")).await?;
 //! for page in 1..=100 {
 //!     if operation.is_interrupted() {
-//!         return operation.end(Ending::Interrupted, &page).await;
+//!         return operation.end(EndState::Interrupted, &page).await;
 //!     }
 //!     client.send(&Publication::to_channel("reports", "page", &page)).await?;
 //! }
-//! operation.end(Ending::Completed, &100).await
+//! operation.end(EndState::Completed, &100).await
 //! # }
 //! ```
 //!
@@ -86,7 +86,7 @@ pub use operation::{Interrupt, Operation};
 pub use options::Options;
 pub use request::{Publication, Published, Start};
 
-use super::edge::clock;
+use crate::edge::clock;
 use backpressure::{Found, SendBudget};
 use connection::{Answer, Order};
 use message_ids::Names;
@@ -101,7 +101,7 @@ pub struct Connection {
     pub client: Client,
     /// Hears messages and whatever else comes unasked. May be dropped.
     pub lines: Lines,
-    /// Owns the socket; nothing happens until [`Link::run`] is polled.
+    /// Owns the socket; nothing happens until [`ConnectionTask::run`] is polled.
     pub link: ConnectionTask,
 }
 

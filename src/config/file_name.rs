@@ -14,7 +14,8 @@ pub(super) const WANTED: &str = "the path of a file that holds it, such as \"/et
 /// Whether a text is such a name, and no secret.
 pub(super) fn is_one(text: &str) -> bool {
     let path = Path::new(text);
-    let is_anchored = ["/", "./", "../", "~/", "$HOME/"].iter().any(|begin| text.starts_with(begin));
+    let is_anchored =
+        ["/", "./", "../", "~/", "$HOME/", "${HOME}/"].iter().any(|begin| text.starts_with(begin));
     is_there(path) || (is_anchored && (!is_random(text) || lies_somewhere(path)))
 }
 

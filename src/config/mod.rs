@@ -34,9 +34,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use log::LevelFilter;
 
-use super::features;
-use super::hub::settings::{Heartbeat, Policy};
-use super::hub::{Pattern, Rights, Settings, settings};
+use crate::features;
+use crate::hub::settings::{Heartbeat, Policy};
+use crate::hub::{Pattern, Rights, Settings, settings};
 
 pub use diff::{Change, Places};
 pub use environment::Environment;
@@ -70,7 +70,7 @@ pub struct Listen {
     pub worker: PathBuf,
     /// Of the WebSocket endpoint.
     pub paths: Vec<String>,
-    /// Each as [`super::edge::http::origin::Allowed`] reads it.
+    /// Each as [`crate::edge::http::origin::Allowed`] reads it.
     pub allowed_origins: Vec<String>,
     /// Names that requests may be addressed to, beside our own.
     pub allowed_hosts: Vec<String>,

@@ -301,7 +301,7 @@ pub enum Effect {
     /// waits for that now. Answered by `Stored` or `NotStored`, also where it is on
     /// the disk already, or is here no longer.
     SyncNow { log: LogKey, seq: u64 },
-    /// Read no more from a connection until `Resume`, and leave unsaid what was read of
+    /// Read no more from a connection until `ResumeReading`, and leave unsaid what was read of
     /// it: as many of its messages wait for the disk as may.
     PauseReading { conn: ConnectionId },
     /// Go on with what was left unsaid, and read again.
@@ -352,7 +352,7 @@ const USUAL: usize = 4096;
 pub struct Effects {
     /// In the order in which they are to be carried out.
     pub list: Vec<Effect>,
-    /// Slots of connections, for [`Effect::Deliver`] and [`Effect::Tell`].
+    /// Slots of connections, for [`Effect::Deliver`] and [`Effect::Broadcast`].
     pub recipients: Vec<u32>,
 }
 

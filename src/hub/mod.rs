@@ -33,8 +33,8 @@ pub use snapshot::StateError;
 
 use serde::{Deserialize, Serialize};
 
-use super::protocol::frame::Counters;
-use super::protocol::{Close, Code, Frame, Moment, Refusal, Refused, RequestId};
+use crate::protocol::frame::Counters;
+use crate::protocol::{Close, Code, Frame, Moment, Refusal, Refused, RequestId};
 use timers::Timer;
 
 /// All state worth reasoning about.

@@ -433,7 +433,7 @@ impl World {
         self.close(slot);
         self.wait(90_000);
         let state = serde_json::to_value(&self.hub).unwrap();
-        assert_eq!(state["departures"], json!({"until": {}, "order": []}));
+        assert_eq!(state["pending_leaves"], json!({"until": {}, "order": []}));
         let left: Vec<&Value> = state["channels"].as_object().unwrap().values().collect();
         assert!(left.iter().all(|topic| topic["key"] != json!({"Inbox": "u"})), "{left:?}");
     }

@@ -119,7 +119,7 @@ fn a_purge_leaves_no_deadline_behind() {
         bench.say(admin, json!({"action": "purge", "channel": "room"}));
         bench.wait(2.0);
     }
-    assert_eq!(state(&bench)["deadlines"], json!({"set": []}));
+    assert_eq!(state(&bench)["timers"], json!({"set": []}));
 }
 
 #[test]

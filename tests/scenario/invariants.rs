@@ -527,7 +527,7 @@ impl Model {
         for table in ["channels", "pending"] {
             assert_eq!(hub[table], json!({}), "{table}");
         }
-        assert_eq!((&hub["recent"], &hub["deadlines"]), (&json!([]), &json!({"set": []})));
+        assert_eq!((&hub["dedup"], &hub["timers"]), (&json!([]), &json!({"set": []})));
         let none = json!({"table": {}, "by_id": {}, "by_channel": [], "ended": {}, "order": []});
         assert_eq!(hub["operations"], none);
     }

@@ -538,7 +538,7 @@ fn remains_of_this_version_are_gone_on_from() {
         (r#"{"Inbox":"carol"}"#, 1),
     ];
     assert_eq!(seqs.collect::<Vec<_>>(), expected.map(|(key, seq)| (key.to_owned(), seq)));
-    assert_eq!(state["recent"].as_array().unwrap().len(), 1);
+    assert_eq!(state["dedup"].as_array().unwrap().len(), 1);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 #[cfg(feature = "public-keys")]
 use base64::Engine;
+#[cfg(feature = "public-keys")]
 use base64::engine::general_purpose::STANDARD;
 use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::json;

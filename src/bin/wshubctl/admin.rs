@@ -6,13 +6,13 @@ use std::process::ExitCode;
 
 use serde::Deserialize;
 
-use super::args;
-use super::connection::Hub;
-use super::error::Failure;
-use super::format::count;
-use super::list;
-use super::query::{Ask, Reader, ask, fields, show, show_json};
-use super::terminal::{plain, say};
+use crate::args;
+use crate::connection::Hub;
+use crate::error::Failure;
+use crate::format::count;
+use crate::list;
+use crate::query::{Ask, Reader, ask, fields, show, show_json};
+use crate::terminal::{plain, say};
 
 pub(crate) async fn disconnect(hub: &Hub, asked: args::Disconnect) -> Result<ExitCode, Failure> {
     #[derive(Deserialize)]

@@ -10,8 +10,8 @@ use std::process::{Command, ExitCode};
 
 use rustix::process::{Signal, ioctl_tiocsctty, set_parent_process_death_signal, setsid};
 
-use super::args;
-use super::terminal::{plain, say};
+use crate::args;
+use crate::terminal::{plain, say};
 
 /// The codes of shells for a command that is not there or cannot be run.
 const NOT_FOUND: u8 = 127;

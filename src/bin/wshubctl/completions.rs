@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use clap::{Command, CommandFactory};
 use clap_complete::{Shell, generate};
 
-use super::args;
-use super::error::Failure;
-use super::query::show;
+use crate::args;
+use crate::error::Failure;
+use crate::query::show;
 
 pub(crate) fn print(asked: &args::Completions) -> Result<ExitCode, Failure> {
     let shell = match asked.shell {

@@ -10,9 +10,9 @@ use serde::Serialize;
 use smol::LocalExecutor;
 use wshubd::client::{Client, Connection, Error, Heard, Lines, Options};
 
-use super::error::Failure;
-use super::socket_path;
-use super::wait_limit::{Silence, Wait};
+use crate::error::Failure;
+use crate::socket_path;
+use crate::wait_limit::{Silence, Wait};
 
 /// Between two attempts: short for a person, and each is some microseconds of work.
 const PAUSE: Duration = Duration::from_millis(50);

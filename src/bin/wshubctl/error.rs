@@ -8,8 +8,8 @@ use std::process::ExitCode;
 
 use wshubd::client::Error;
 
-use super::socket_access;
-use super::terminal::plain;
+use crate::socket_access;
+use crate::terminal::plain;
 
 /// The documented exit codes but 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use wshubd::config::ConfigError;
 use wshubd::logging;
 
-use super::args::Stopping;
+use crate::args::Stopping;
 
 /// Where systemd has the credentials of a unit, which it does not tell every process
 /// of that unit.

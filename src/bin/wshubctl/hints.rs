@@ -7,7 +7,7 @@ use std::ffi::OsString;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use super::terminal::plain;
+use crate::terminal::plain;
 
 /// Adds the hint that fits, if one does.
 pub(crate) fn explain(error: &mut clap::Error, words: &[OsString]) {

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::args;
-use super::connection::Hub;
-use super::error::{Exit, Failure};
-use super::query::show;
-use super::terminal::{plain, say};
-use super::wait_limit::Silence;
+use crate::args;
+use crate::connection::Hub;
+use crate::error::{Exit, Failure};
+use crate::query::show;
+use crate::terminal::{plain, say};
+use crate::wait_limit::Silence;
 
 /// For so long wshubd waits for an operation that nobody has registered, before it
 /// says what became of the interrupt.

@@ -13,13 +13,13 @@ use serde_json::value::RawValue;
 use wshubd::client::Error;
 use wshubd::edge::clock;
 
-use super::args;
-use super::connection::Hub;
-use super::error::Failure;
-use super::format::{age, count, size, span};
-use super::query::{Ask, Reader, ask, fields, show, show_json};
-use super::table::{Column, pairs, table};
-use super::terminal::say;
+use crate::args;
+use crate::connection::Hub;
+use crate::error::Failure;
+use crate::format::{age, count, size, span};
+use crate::query::{Ask, Reader, ask, fields, show, show_json};
+use crate::table::{Column, pairs, table};
+use crate::terminal::say;
 
 #[derive(Deserialize, Default)]
 #[serde(default)]

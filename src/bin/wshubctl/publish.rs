@@ -14,12 +14,12 @@ use serde_json::value::RawValue;
 use smol::future;
 use wshubd::client::{Error, Heard, Pending, Publication, Published};
 
-use super::args;
-use super::connection::Hub;
-use super::error::{Exit, Failure, exit_of};
-use super::receipts::Receipts;
-use super::terminal::{plain, say};
-use super::wait_limit::Silence;
+use crate::args;
+use crate::connection::Hub;
+use crate::error::{Exit, Failure, exit_of};
+use crate::receipts::Receipts;
+use crate::terminal::{plain, say};
+use crate::wait_limit::Silence;
 use input::{Input, Line};
 use outcome_counts::OutcomeCounts;
 

@@ -10,9 +10,9 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use wshubd::client::Heard;
 
-use super::connection::Hub;
-use super::error::Failure;
-use super::terminal;
+use crate::connection::Hub;
+use crate::error::Failure;
+use crate::terminal;
 
 /// A question, as its line spells it.
 #[derive(Serialize)]

@@ -10,9 +10,9 @@ use serde::Deserialize;
 use smol::{Timer, future};
 use wshubd::client::{Client, Heard, Lines};
 
-use super::error::{Exit, Failure};
-use super::format::count;
-use super::terminal::{plain, say};
+use crate::error::{Exit, Failure};
+use crate::format::count;
+use crate::terminal::{plain, say};
 
 /// Receipts of one user for messages of this command.
 pub(crate) struct Receipts<'a> {

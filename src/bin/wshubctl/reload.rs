@@ -7,11 +7,11 @@ use std::process::ExitCode;
 use serde::Deserialize;
 use wshubd::client::Error;
 
-use super::args;
-use super::connection::Hub;
-use super::error::{Exit, Failure};
-use super::query::{Ask, Reader, fields, show, show_json};
-use super::terminal::{plain, say};
+use crate::args;
+use crate::connection::Hub;
+use crate::error::{Exit, Failure};
+use crate::query::{Ask, Reader, fields, show, show_json};
+use crate::terminal::{plain, say};
 
 #[derive(Deserialize)]
 struct Answer {

@@ -9,8 +9,8 @@ use wshubd::client::Options;
 use wshubd::config::Environment;
 use wshubd::config::paths::worker_socket_candidates;
 
-use super::error::{Exit, Failure};
-use super::terminal::plain;
+use crate::error::{Exit, Failure};
+use crate::terminal::plain;
 
 /// A place where the socket is.
 pub(crate) struct Place {

@@ -8,12 +8,12 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use wshubd::protocol::frame::GAUGES;
 
-use super::args;
-use super::connection::Hub;
-use super::error::Failure;
-use super::query::{Ask, Reader, ask, fields, show, show_json};
-use super::table::pairs;
-use super::terminal::word;
+use crate::args;
+use crate::connection::Hub;
+use crate::error::Failure;
+use crate::query::{Ask, Reader, ask, fields, show, show_json};
+use crate::table::pairs;
+use crate::terminal::word;
 
 pub(crate) async fn status(hub: &Hub, asked: args::Status) -> Result<ExitCode, Failure> {
     let answer = fields(&ask(hub, &Ask::Stats).await?)?;

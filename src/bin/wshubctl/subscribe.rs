@@ -14,11 +14,11 @@ use serde::Deserialize;
 use smol::{Async, Timer, future};
 use wshubd::client::{Client, Error, Heard, Lines, News, Refused};
 
-use super::args;
-use super::connection::Hub;
-use super::error::{Exit, Failure};
-use super::terminal;
-use super::terminal::{plain, say};
+use crate::args;
+use crate::connection::Hub;
+use crate::error::{Exit, Failure};
+use crate::terminal;
+use crate::terminal::{plain, say};
 
 pub(crate) async fn subscribe(hub: &Hub, asked: args::Subscribe) -> Result<ExitCode, Failure> {
     let is_terminal = io::stdout().is_terminal();

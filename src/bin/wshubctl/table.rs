@@ -4,7 +4,7 @@
 
 use wshubd::protocol::UnixTime;
 
-use super::terminal::plain;
+use crate::terminal::plain;
 
 /// One column of a table of `T`.
 pub(crate) struct Column<T> {

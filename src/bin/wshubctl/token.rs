@@ -14,13 +14,13 @@ use smol::Unblock;
 use smol::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use wshubd::edge::clock;
 
-use super::args;
-use super::connection::Hub;
-use super::error::{Exit, Failure};
-use super::format::end;
-use super::query::{Ask, Limits, Reader, ask, fields, show, show_json};
-use super::table::pairs;
-use super::terminal::{plain, plain_json, say};
+use crate::args;
+use crate::connection::Hub;
+use crate::error::{Exit, Failure};
+use crate::format::end;
+use crate::query::{Ask, Limits, Reader, ask, fields, show, show_json};
+use crate::table::pairs;
+use crate::terminal::{plain, plain_json, say};
 
 /// Some times what wshubd looks at: enough to be told that it is too long.
 const LONGEST: u64 = 64 << 10;

@@ -11,8 +11,8 @@ use smol::{Timer, future};
 use wshubd::edge::clock;
 use wshubd::protocol::Moment;
 
-use super::error::{Exit, Failure};
-use super::terminal::{plain, say};
+use crate::error::{Exit, Failure};
+use crate::terminal::{plain, say};
 
 /// Where nobody says how long: more than a wshubd takes to start.
 pub(crate) const USUAL: Duration = Duration::from_secs(10);

@@ -153,7 +153,7 @@ impl AnomalyLog {
 /// A name in a line, and what it is.
 pub type About<'a> = (&'static str, Value<'a>);
 
-/// A name for [`Reports::say`].
+/// A name for [`AnomalyLog::say`].
 pub fn about<'a>(what: &'static str, name: &'a dyn fmt::Display) -> About<'a> {
     (what, Value::from_dyn_display(name))
 }

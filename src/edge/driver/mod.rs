@@ -1,7 +1,7 @@
 //! Owns the hub. Makes facts of what happens.
 //!
 //! Knows the hub, the links and the clock. Does not decide anything, and leaves
-//! what arrives to `hearing`, and what the hub orders to [`deeds`](effects).
+//! what arrives to `inbound`, and what the hub orders to [`effects`].
 //! The former is decided on at once; what is to be written waits for the end of the
 //! turn.
 

@@ -71,7 +71,7 @@ pub struct EncodedFrame {
 }
 
 impl EncodedFrame {
-    /// Frames JSON that was written to `scratch` after [`Packet::room`].
+    /// Frames JSON that was written to `scratch` after [`EncodedFrame::room`].
     pub fn seal(scratch: &mut Vec<u8>) -> Self {
         let payload = scratch.len() - LONGEST_HEAD;
         let mut head = [0; LONGEST_HEAD];

@@ -1,7 +1,7 @@
 //! How much this thread holds for its peers, in bytes, and how many are workers.
 //!
 //! Knows two numbers, which whoever holds something keeps true by owning a
-//! [`Load`], and whoever is a worker by owning a [`Head`]. Does not know how much is
+//! [`MemCharge`], and whoever is a worker by owning a [`Head`]. Does not know how much is
 //! too much: the hub decides.
 //!
 //! The numbers follow from what lives, so nothing has to be walked through to

@@ -14,7 +14,7 @@ use crate::hub::{EntryMeta, LogKey};
 use crate::protocol::{Message, Moment};
 use crate::small_queue::{SmallQueue, shrink};
 
-/// One message that is in memory only: what is said of it in its `Keeping`, but for
+/// One message that is in memory only: what is said of it in its `EntryMeta`, but for
 /// the scope of its id, which is spelled with the rest.
 #[derive(Debug)]
 pub(super) struct Entry {

@@ -92,7 +92,7 @@ struct Both {
 #[derive(Serialize, Deserialize)]
 struct Kept(u64, Kind, State, usize, usize);
 
-/// `Keeping`: until when and since when, size, whether somebody has it and whether
+/// `EntryMeta`: until when and since when, size, whether somebody has it and whether
 /// it was promised, when it goes to the disk.
 #[derive(Serialize, Deserialize)]
 struct Kind(Moment, Moment, u32, bool, bool, When);

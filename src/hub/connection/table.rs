@@ -29,7 +29,7 @@ pub(in crate::hub) enum Kind {
 }
 
 /// One link. There are thousands of these: what few of them need is in
-/// [`Rare`].
+/// [`ConnectionExt`].
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(in crate::hub) struct Connection {
     pub(in crate::hub) tag: u64,

@@ -1,7 +1,7 @@
 //! Long pieces of work, each with an owner and one end.
 //!
 //! Knows which run and which have ended a moment ago. Does not know what makes
-//! them start and end; that is in [`progress`](lifecycle).
+//! them start and end; that is in [`lifecycle`].
 
 pub(super) mod interrupt;
 pub(super) mod lifecycle;

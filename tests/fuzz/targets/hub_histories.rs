@@ -518,7 +518,7 @@ impl History {
 /// All that a hub holds, but for numbers that only grow, and what is random.
 fn tables(hub: &Hub) -> Value {
     let mut hub = serde_json::to_value(hub).expect("a hub has a form");
-    for number in ["counters", "numbers_above", "random", "started"] {
+    for number in ["counters", "seq_floor", "random", "started"] {
         hub.as_object_mut().expect("it has fields").remove(number);
     }
     hub

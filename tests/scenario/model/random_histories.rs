@@ -127,7 +127,7 @@ impl Model {
         let own = json!({"Channel": "system:undelivered"});
         let others = channels.filter(|(_, topic)| topic["key"] != own || !topic["log"].is_null()).count();
         let is_left = |table: &str| state[table] != json!([]);
-        if others > 0 || is_left("connections") || is_left("recent") {
+        if others > 0 || is_left("connections") || is_left("dedup") {
             return Err(format!("not forgotten: {state}"));
         }
         Ok(())

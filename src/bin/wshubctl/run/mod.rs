@@ -4,9 +4,9 @@
 //! not. Only one that says no before the command has begun is an error.
 //!
 //! Knows the order: the hub first, but not for long, then the command, then its
-//! output and its end. Does not know how a hub is looked for ([`hub`]), how
-//! processes are found and signalled ([`family`], [`stop`]), whom it listens to
-//! ([`watch`], [`attention`]) or how lines are made ([`output`], [`lines`]).
+//! output and its end. Does not know how a hub is looked for ([`hub_connection`]), how
+//! processes are found and signalled ([`process_tree`], [`escalation`]), whom it listens to
+//! ([`supervise`], [`signals`]) or how lines are made ([`output`], [`line_splitter`]).
 
 mod escalation;
 mod hub_connection;
@@ -35,8 +35,8 @@ use smol::{Async, LocalExecutor, Task, Timer, Unblock, future};
 use wshubd::client::{Client, Operation, Pending, Start};
 use wshubd::protocol::EndState;
 
-use super::args;
-use super::error::{Exit, Failure};
+use crate::args;
+use crate::error::{Exit, Failure};
 use escalation::Stop;
 use hub_connection::{Hub, Registration};
 use messages::{Outcome, Report};

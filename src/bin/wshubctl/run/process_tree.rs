@@ -124,7 +124,7 @@ impl ProcessTree {
         }
     }
 
-    /// Stops everybody, until [`Family::release`] or the next signal; returns how
+    /// Stops everybody, until [`ProcessTree::release`] or the next signal; returns how
     /// they are.
     pub(super) fn hold(&self) -> Vec<Process> {
         let _ = kill_process_group(self.leader, Signal::STOP);

@@ -6,7 +6,7 @@
 //! The library would bring its own, and with it the other half: signing with private
 //! keys, which is several hundred kilobytes and nobody's wish here.
 
-#[cfg_attr(not(feature = "public-keys"), path = "signature/no_public.rs")]
+#[cfg_attr(not(feature = "public-keys"), path = "no_public_key.rs")]
 mod public_key;
 
 use std::sync::Once;
