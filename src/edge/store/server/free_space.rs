@@ -153,9 +153,9 @@ mod tests {
     #[test]
     fn what_is_taken_counts_all_that_is_in_a_directory() {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/edge/store");
-        let keeper = taken(&directory.join("keeper")).unwrap();
-        assert!(keeper > 0);
-        assert!(taken(&directory).unwrap() > keeper);
+        let server = taken(&directory.join("server")).unwrap();
+        assert!(server > 0);
+        assert!(taken(&directory).unwrap() > server);
         assert!(taken(&directory.join("nothing")).is_err());
     }
 }
