@@ -184,8 +184,8 @@ async fn await_wish(
     }
 }
 
-/// Makes sure that the next program would start and go on with what this one has, and opens for it what it listens at:
-/// nobody could take back what is handed over to one that does not.
+/// Makes sure that the next program would start and go on with what this one has, and opens
+/// for it what it listens at: nobody could take back what is handed over to one that does not.
 async fn may_go_on(
     program: &Path,
     reloader: &Reloader,

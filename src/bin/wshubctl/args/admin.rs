@@ -81,9 +81,10 @@ pub(crate) struct Inbox {
 /// With --revoke the tokens that USER has do not hold any more either: those that were
 /// issued up to this second (`iat`), or do not say when. A token that is made in a later
 /// second holds, and so does one whose `iat` is ahead of the clock of wshubd: `token check`
-/// tells of it, and it can be revoked once that time has passed. --jti does the same to one token, whose `jti` `wshubctl connections` and
-/// `token check` show. That is on the disk when the command ends, and is kept for
-/// `[auth] revocation_ttl`; meanwhile tokens that end further ahead than that are refused.
+/// tells of it, and it can be revoked once that time has passed. --jti does the same to one
+/// token, whose `jti` `wshubctl connections` and `token check` show. That is on the disk when
+/// the command ends, and is kept for `[auth] revocation_ttl`; meanwhile tokens that end further
+/// ahead than that are refused.
 /// --revoked lists what is kept, --lift takes one back.
 #[derive(clap::Args, Debug)]
 #[command(
