@@ -7,7 +7,7 @@ use std::collections::BinaryHeap;
 
 use super::channel::topics::{DeliveryMode, Subscriber, Topic};
 use super::connection::table::{Connection, Kind};
-use super::event::{Effect, Effects, LogKey, Now, Requester};
+use super::event::{Cx, Effect, Effects, LogKey, Now, Requester};
 use super::timers::NEVER;
 use super::{Hub, RequestContext, RequestResult};
 use crate::protocol::frame::{ChannelEntry, ConnectionEntry, InboxEntry, LinkEntry, Statistics};
@@ -21,9 +21,9 @@ use crate::protocol::{
 impl Hub {
     /// Answers with the numbers of the daemon. They are counted when somebody
     /// asks, so that there is nothing which could be wrong.
-    pub(super) fn stats(&self, now: Now, ask: &RequestContext, out: &mut Effects) -> RequestResult {
+    pub(super) fn stats(&self, cx: &mut Cx<'_>, ask: &RequestContext) -> RequestResult {
         self.may_administer(ask.from)?;
-        self.answer(ask, Frame::Stats(Box::new(self.statistics(now))), out);
+        self.answer(ask, Frame::Stats(Box::new(self.statistics(cx.now))), cx.out);
         Ok(())
     }
 
@@ -82,10 +82,9 @@ impl Hub {
     /// Lists who is connected, in the order of their places.
     pub(super) fn list_connections(
         &self,
-        now: Now,
+        cx: &mut Cx<'_>,
         ask: &RequestContext,
         after: After,
-        out: &mut Effects,
     ) -> RequestResult {
         self.may_administer(ask.from)?;
         let nobody = || Refusal::new(Code::BadRequest, "`after` must be the `next` of an answer");
@@ -93,21 +92,15 @@ impl Hub {
         let from = after.map_or(0, |conn| conn.slot as usize + 1);
         let mut rest = self.connections.iter_from(from).peekable();
         let page = rest.by_ref().take(LISTED);
-        let connections: Vec<_> = page.map(|(slot, connection)| entry(now, slot, connection)).collect();
+        let connections: Vec<_> = page.map(|(slot, connection)| entry(cx.now, slot, connection)).collect();
         let last = connections.last().map(|last| last.connection_id);
         let next = last.filter(|_| rest.peek().is_some());
-        self.answer(ask, Frame::Connections { connections, next }, out);
+        self.answer(ask, Frame::Connections { connections, next }, cx.out);
         Ok(())
     }
 
     /// Lists the channels there are, by name.
-    pub(super) fn list_channels(
-        &self,
-        now: Now,
-        ask: &RequestContext,
-        after: After,
-        out: &mut Effects,
-    ) -> RequestResult {
+    pub(super) fn list_channels(&self, cx: &mut Cx<'_>, ask: &RequestContext, after: After) -> RequestResult {
         self.may_administer(ask.from)?;
         let channels = self.channels.iter().filter_map(|topic| match &topic.key {
             LogKey::Channel(channel) => Some((channel, topic)),
@@ -115,10 +108,10 @@ impl Hub {
         });
         let channels: Vec<_> = channels.collect();
         let entry = |(channel, topic): &(&Channel, &Topic)| {
-            (self.channel_entry(now, channel, topic), (*channel).clone())
+            (self.channel_entry(cx.now, channel, topic), (*channel).clone())
         };
         let page = Page::of(&channels, after.as_deref(), |(channel, _)| channel.as_str(), entry);
-        self.answer(ask, Frame::Channels { channels: page.entries, next: page.next }, out);
+        self.answer(ask, Frame::Channels { channels: page.entries, next: page.next }, cx.out);
         Ok(())
     }
 
@@ -141,25 +134,18 @@ impl Hub {
     /// Tells what waits for a user.
     pub(super) fn look_into_inbox(
         &self,
-        now: Now,
+        cx: &mut Cx<'_>,
         ask: &RequestContext,
         user_id: UserId,
-        out: &mut Effects,
     ) -> RequestResult {
         self.may_administer(ask.from)?;
         let topic = self.channels.find_inbox(&user_id).and_then(|place| self.channels.at(place));
-        self.answer(ask, Frame::Inbox(Box::new(inbox_entry(now, user_id, topic))), out);
+        self.answer(ask, Frame::Inbox(Box::new(inbox_entry(cx.now, user_id, topic))), cx.out);
         Ok(())
     }
 
     /// Lists the users for whom something waits, by name.
-    pub(super) fn list_inboxes(
-        &self,
-        now: Now,
-        ask: &RequestContext,
-        after: After,
-        out: &mut Effects,
-    ) -> RequestResult {
+    pub(super) fn list_inboxes(&self, cx: &mut Cx<'_>, ask: &RequestContext, after: After) -> RequestResult {
         self.may_administer(ask.from)?;
         let inboxes = self.channels.iter().filter_map(|topic| match &topic.key {
             LogKey::Inbox(user_id) => Some((user_id, topic)).filter(|_| topic.waiting() > 0),
@@ -167,39 +153,32 @@ impl Hub {
         });
         let inboxes: Vec<_> = inboxes.collect();
         let entry = |(user_id, topic): &(&UserId, &Topic)| {
-            (inbox_entry(now, (*user_id).clone(), Some(topic)), (*user_id).clone())
+            (inbox_entry(cx.now, (*user_id).clone(), Some(topic)), (*user_id).clone())
         };
         let page = Page::of(&inboxes, after.as_deref(), |(user_id, _)| user_id.as_str(), entry);
-        self.answer(ask, Frame::Inboxes { inboxes: page.entries, next: page.next }, out);
+        self.answer(ask, Frame::Inboxes { inboxes: page.entries, next: page.next }, cx.out);
         Ok(())
     }
 
     /// Drops what is kept of a channel or for a user.
-    pub(super) fn purge(
-        &mut self,
-        now: Now,
-        ask: &RequestContext,
-        target: &Target,
-        out: &mut Effects,
-    ) -> RequestResult {
+    pub(super) fn purge(&mut self, cx: &mut Cx<'_>, ask: &RequestContext, target: &Target) -> RequestResult {
         self.may_administer(ask.from)?;
         let place = match target {
             Target::Channel(channel) => self.channels.find_channel(channel),
             Target::User(user) => self.channels.find_inbox(user),
             Target::Connection(_) | Target::All => None,
         };
-        let purged = place.map_or(0, |place| self.purge_topic(now, place, out));
-        self.answer(ask, Frame::Purged { purged }, out);
+        let purged = place.map_or(0, |place| self.purge_topic(cx, place));
+        self.answer(ask, Frame::Purged { purged }, cx.out);
         Ok(())
     }
 
     /// Ends a connection, or all of a user; a user who has none is no mistake.
     pub(super) fn disconnect(
         &mut self,
-        now: Now,
+        cx: &mut Cx<'_>,
         ask: &RequestContext,
         target: &Target,
-        out: &mut Effects,
     ) -> RequestResult {
         self.may_administer(ask.from)?;
         let ended = match target {
@@ -212,9 +191,9 @@ impl Hub {
         };
         let disconnected = ended.len() as u64;
         // Who ends its own connection is answered before it ends.
-        self.answer(ask, Frame::Disconnected { disconnected }, out);
+        self.answer(ask, Frame::Disconnected { disconnected }, cx.out);
         for conn in ended {
-            self.close(now, conn, Close::Disconnected, out);
+            self.close(cx, conn, Close::Disconnected);
         }
         Ok(())
     }
@@ -237,11 +216,10 @@ impl Hub {
     /// does not. Who has asked may be gone.
     pub(super) fn revoked(
         &mut self,
-        now: Now,
+        cx: &mut Cx<'_>,
         ask: &RequestContext,
         revoked: &RevocationTarget,
         outcome: Result<UnixTime, Refusal>,
-        out: &mut Effects,
     ) {
         let is_there = match ask.from {
             Requester::Connection(conn) => self.connections.get(conn).is_some(),
@@ -249,7 +227,7 @@ impl Hub {
         };
         let revoked_at = match outcome {
             Ok(at) => at,
-            Err(refusal) if is_there => return self.refuse(now, ask, refusal.of("disconnect"), out),
+            Err(refusal) if is_there => return self.refuse(cx, ask, refusal.of("disconnect")),
             Err(_) => return,
         };
         let ended = self.connections.ids(|connection| match revoked {
@@ -263,10 +241,10 @@ impl Hub {
                 issued_at.is_some_and(|issued_at| issued_at / 1000 > revoked_at.0 / 1000)
             };
             let ahead = ended.iter().filter(is_ahead).count() as u64;
-            self.answer(ask, Frame::Revoked { disconnected, revoked_at, ahead }, out);
+            self.answer(ask, Frame::Revoked { disconnected, revoked_at, ahead }, cx.out);
         }
         for conn in ended {
-            self.close(now, conn, Close::Disconnected, out);
+            self.close(cx, conn, Close::Disconnected);
         }
     }
 
@@ -280,8 +258,8 @@ impl Hub {
     }
 
     /// A connection came with a token that is revoked.
-    pub(super) fn expel(&mut self, now: Now, conn: ConnectionId, out: &mut Effects) {
-        self.close(now, conn, Close::Disconnected, out);
+    pub(super) fn expel(&mut self, cx: &mut Cx<'_>, conn: ConnectionId) {
+        self.close(cx, conn, Close::Disconnected);
     }
 }
 

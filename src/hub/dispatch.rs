@@ -7,7 +7,7 @@ use super::channel::publish::forbidden;
 use super::connection::account::Charge;
 use super::connection::rate_limit::{CONTROLS, CONTROLS_OF_STRANGERS, ListSpace};
 use super::connection::table::{Connection, Kind};
-use super::event::{Effects, Now, Requester};
+use super::event::{Cx, Effects, Now, Requester};
 use super::operation::Operation;
 use super::{Hub, RequestContext, RequestResult};
 use crate::protocol::request::After;
@@ -37,67 +37,55 @@ fn toll(say: &Request) -> RateClass {
 
 impl Hub {
     /// A request that could be read.
-    pub(super) fn handle_request(
-        &mut self,
-        now: Now,
-        from: Requester,
-        said: RequestEnvelope,
-        out: &mut Effects,
-    ) {
+    pub(super) fn handle_request(&mut self, cx: &mut Cx<'_>, from: Requester, said: RequestEnvelope) {
         let ask = RequestContext { from, id: said.id };
         let (action, toll) = (said.request.action(), toll(&said.request));
-        if !self.is_there(now, from) {
+        if !self.is_there(cx.now, from) {
             return;
         }
-        let done = self.admit(now, from, toll);
-        let done = done.and_then(|()| self.dispatch(now, &ask, said.request, out));
+        let done = self.admit(cx.now, from, toll);
+        let done = done.and_then(|()| self.dispatch(cx, &ask, said.request));
         if let Err(refusal) = done {
             // What is free is so where it is right.
             let charged = if toll == RateClass::Free {
-                self.charge_rate(now, from, RateClass::Requests)
+                self.charge_rate(cx.now, from, RateClass::Requests)
             } else {
                 Ok(())
             };
             let refusal = charged.err().unwrap_or(refusal);
             let limited = refusal.code == Code::RateLimited;
             let refusal = if refusal.action.is_some() { refusal } else { refusal.of(action) };
-            self.refuse(now, &ask, refusal, out);
+            self.refuse(cx, &ask, refusal);
             if limited {
-                self.count_refusal(now, from, out);
+                self.count_refusal(cx, from);
             }
         }
     }
 
     /// A request that could not be read.
-    pub(super) fn handle_malformed(
-        &mut self,
-        now: Now,
-        from: Requester,
-        misspoken: MalformedRequest,
-        out: &mut Effects,
-    ) {
+    pub(super) fn handle_malformed(&mut self, cx: &mut Cx<'_>, from: Requester, misspoken: MalformedRequest) {
         let ask = RequestContext { from, id: misspoken.id };
-        if !self.is_there(now, from) {
+        if !self.is_there(cx.now, from) {
             return;
         }
-        match self.charge_rate(now, from, RateClass::Requests) {
-            Ok(()) => self.refuse(now, &ask, misspoken.refusal, out),
+        match self.charge_rate(cx.now, from, RateClass::Requests) {
+            Ok(()) => self.refuse(cx, &ask, misspoken.refusal),
             Err(limited) => {
-                self.refuse(now, &ask, limited, out);
-                self.count_refusal(now, from, out);
+                self.refuse(cx, &ask, limited);
+                self.count_refusal(cx, from);
             }
         }
     }
 
     /// Pings and pongs, or part of a message. Whoever does nothing but ping keeps others
     /// waiting as well as whoever asks.
-    pub(super) fn control(&mut self, now: Now, conn: ConnectionId, controls: u32, out: &mut Effects) {
-        self.alive(now, conn);
+    pub(super) fn control(&mut self, cx: &mut Cx<'_>, conn: ConnectionId, controls: u32) {
+        self.alive(cx.now, conn);
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let rate = if connection.is_let_in() { CONTROLS } else { CONTROLS_OF_STRANGERS };
-        let is_too_fast = (0..controls).any(|_| connection.controls.take(now.moment, rate).is_err());
+        let is_too_fast = (0..controls).any(|_| connection.controls.take(cx.now.moment, rate).is_err());
         if is_too_fast {
-            self.throw_out(now, conn, Close::TooFast, out);
+            self.throw_out(cx, conn, Close::TooFast);
         }
     }
 
@@ -160,35 +148,35 @@ impl Hub {
         Err(Refusal::new(Code::RateLimited, why).after(wait))
     }
 
-    fn dispatch(&mut self, now: Now, ask: &RequestContext, say: Request, out: &mut Effects) -> RequestResult {
+    fn dispatch(&mut self, cx: &mut Cx<'_>, ask: &RequestContext, say: Request) -> RequestResult {
         match say {
-            Request::Subscribe(list) => self.subscribe(now, ask, connected(ask)?, list, out),
-            Request::Unsubscribe(channel) => self.unsubscribe(now, ask, connected(ask)?, channel, out),
-            Request::Publish(publication) => self.publish(now, ask, publication, out),
+            Request::Subscribe(list) => self.subscribe(cx, ask, connected(ask)?, list),
+            Request::Unsubscribe(channel) => self.unsubscribe(cx, ask, connected(ask)?, channel),
+            Request::Publish(publication) => self.publish(cx, ask, publication),
             Request::Whisper { channel, event, data } => {
-                self.whisper(now, connected(ask)?, (channel, event, data), out)
+                self.whisper(cx, connected(ask)?, (channel, event, data))
             }
-            Request::Interrupt(interrupt) => self.interrupt(now, ask, interrupt, out),
-            Request::Operations { channel, after } => self.list_operations(ask, channel, after, out),
-            Request::Presence(channel) => self.presence(ask, channel, out),
+            Request::Interrupt(interrupt) => self.interrupt(cx, ask, interrupt),
+            Request::Operations { channel, after } => self.list_operations(ask, channel, after, cx.out),
+            Request::Presence(channel) => self.presence(ask, channel, cx.out),
             Request::Ack { position, read } => {
-                self.ack(now, connected(ask)?, &position, read, out);
+                self.ack(cx, connected(ask)?, &position, read);
                 Ok(())
             }
             Request::Ping => {
-                self.answer(ask, Frame::Pong { server_time: now.wall }, out);
+                self.answer(ask, Frame::Pong { server_time: cx.now.wall }, cx.out);
                 Ok(())
             }
-            Request::Start(start) => self.start_operation(now, ask, start, out),
-            Request::End(end) => self.end_operation(now, ask, end, out),
-            Request::Stats => self.stats(now, ask, out),
-            Request::Connections { after } => self.list_connections(now, ask, after, out),
-            Request::Channels { after } => self.list_channels(now, ask, after, out),
-            Request::Inbox(user) => self.look_into_inbox(now, ask, user, out),
-            Request::Inboxes { after } => self.list_inboxes(now, ask, after, out),
-            Request::Purge(target) => self.purge(now, ask, &target, out),
-            Request::Disconnect(target) => self.disconnect(now, ask, &target, out),
-            Request::Revoke(revoked) => self.revoke(ask, revoked, out),
+            Request::Start(start) => self.start_operation(cx, ask, start),
+            Request::End(end) => self.end_operation(cx, ask, end),
+            Request::Stats => self.stats(cx, ask),
+            Request::Connections { after } => self.list_connections(cx, ask, after),
+            Request::Channels { after } => self.list_channels(cx, ask, after),
+            Request::Inbox(user) => self.look_into_inbox(cx, ask, user),
+            Request::Inboxes { after } => self.list_inboxes(cx, ask, after),
+            Request::Purge(target) => self.purge(cx, ask, &target),
+            Request::Disconnect(target) => self.disconnect(cx, ask, &target),
+            Request::Revoke(revoked) => self.revoke(ask, revoked, cx.out),
             Request::Auth { .. }
             | Request::MintToken { .. }
             | Request::CheckToken(_)
@@ -244,19 +232,19 @@ impl Hub {
     }
 
     /// Counts a refusal for rate; one too many ends the connection.
-    pub(super) fn count_refusal(&mut self, now: Now, from: Requester, out: &mut Effects) {
+    pub(super) fn count_refusal(&mut self, cx: &mut Cx<'_>, from: Requester) {
         let Some((conn, connection)) = self.client(from) else { return };
-        if connection.rare().refusals.count(now.moment) {
-            self.throw_out(now, conn, Close::TooFast, out);
+        if connection.rare().refusals.count(cx.now.moment) {
+            self.throw_out(cx, conn, Close::TooFast);
         }
     }
 
     /// Counts a mistake; one too many ends the connection.
-    pub(super) fn count_mistake(&mut self, now: Now, from: Requester, out: &mut Effects) {
+    pub(super) fn count_mistake(&mut self, cx: &mut Cx<'_>, from: Requester) {
         let limits = self.settings.limits;
         let Some((conn, connection)) = self.client(from) else { return };
-        if connection.rare().mistakes.count(now.moment, &limits) {
-            self.throw_out(now, conn, Close::TooManyErrors, out);
+        if connection.rare().mistakes.count(cx.now.moment, &limits) {
+            self.throw_out(cx, conn, Close::TooManyErrors);
         }
     }
 

@@ -28,6 +28,12 @@ pub struct Now {
     pub wall: UnixTime,
 }
 
+/// What one input is handled with: the time that came with it, and where its effects go.
+pub(super) struct Cx<'a> {
+    pub(super) now: Now,
+    pub(super) out: &'a mut Effects,
+}
+
 /// Something that happened.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Input {

@@ -16,7 +16,7 @@ use super::Hub;
 use super::channel::topics::Topic;
 use super::connection::account::{ACCOUNT, Account};
 use super::connection::table::{Connection, Kind};
-use super::event::{Anomaly, Effect, Effects, Now, SendQueueState};
+use super::event::{Anomaly, Cx, Effect, Now, SendQueueState};
 use super::log::Log;
 use super::log::durable::ANSWER;
 use super::log::entry::ENTRY;
@@ -171,22 +171,21 @@ impl Hub {
     /// who holds much gives way to it.
     pub(super) fn weighed(
         &mut self,
-        now: Now,
+        cx: &mut Cx<'_>,
         links: u64,
         holders: Vec<(ConnectionId, u64)>,
         is_waited_for: bool,
-        out: &mut Effects,
     ) {
         let (was, level) = (self.memory.level, self.level_at(links));
-        let bearable = self.bearable(now, level);
+        let bearable = self.bearable(cx.now, level);
         self.memory.level = level;
         self.memory.links = links;
         if was < Level::High {
-            self.memory.since = now.moment;
+            self.memory.since = cx.now.moment;
         }
         if level > was {
             let (held, ceiling) = (self.memory_held(), self.settings.limits.memory as u64);
-            out.push(Effect::LogAnomaly(Anomaly::Memory { level, held, ceiling }));
+            cx.out.push(Effect::LogAnomaly(Anomaly::Memory { level, held, ceiling }));
         }
         if level >= Level::Critical && was < Level::Critical {
             for connection in self.connections.iter_mut() {
@@ -196,14 +195,14 @@ impl Hub {
             }
         }
         self.memory.has_made_room = false;
-        self.memory.patient_until = now.moment;
+        self.memory.patient_until = cx.now.moment;
         if level >= Level::High {
             let chosen = self.choose(bearable, self.rank(holders), is_waited_for);
             self.memory.has_made_room = !chosen.is_empty();
             if chosen.is_empty() {
-                self.memory.patient_until = now.moment + AGAIN;
+                self.memory.patient_until = cx.now.moment + AGAIN;
             }
-            self.close_holders(now, chosen, out);
+            self.close_holders(cx, chosen);
         }
     }
 
@@ -230,13 +229,13 @@ impl Hub {
         chosen
     }
 
-    fn close_holders(&mut self, now: Now, chosen: Vec<Holder>, out: &mut Effects) {
+    fn close_holders(&mut self, cx: &mut Cx<'_>, chosen: Vec<Holder>) {
         for Holder { bytes: held, conn } in chosen {
             let Some(connection) = self.connections.get(conn) else { continue };
             let user = connection.user.clone();
             self.counters.closed_overloaded += 1;
-            out.push(Effect::LogAnomaly(Anomaly::Overloaded { conn, user, held }));
-            self.close(now, conn, Close::Overloaded, out);
+            cx.out.push(Effect::LogAnomaly(Anomaly::Overloaded { conn, user, held }));
+            self.close(cx, conn, Close::Overloaded);
         }
     }
 

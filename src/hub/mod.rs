@@ -35,6 +35,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::protocol::frame::Counters;
 use crate::protocol::{Close, Code, Frame, Moment, Refusal, Refused, RequestId};
+use event::Cx;
 use timers::Timer;
 
 /// All state worth reasoning about.
@@ -145,60 +146,61 @@ impl Hub {
 
     /// Takes one fact in and pushes the orders that follow onto `out`.
     pub fn handle(&mut self, now: Now, input: Input, out: &mut Effects) {
-        self.note_disk(now, &input, out);
+        let cx = &mut Cx { now, out };
+        self.note_disk(cx, &input);
         if !matches!(input, Input::Store(_)) {
-            self.started.get_or_insert(now.moment);
+            self.started.get_or_insert(cx.now.moment);
         }
         if std::mem::take(&mut self.resume_pending) {
-            self.resume(now, out);
+            self.resume(cx);
         }
         match input {
-            Input::Opened { conn, peer } => self.opened(now, conn, peer, out),
+            Input::Opened { conn, peer } => self.opened(cx, conn, peer),
             Input::TokenChecked { conn, id, inbox, claim } => {
                 let ask = RequestContext { from: Requester::Connection(conn), id };
-                self.identified(now, &ask, conn, connection::auth::AuthAttempt { inbox, claim }, out);
+                self.identified(cx, &ask, conn, connection::auth::AuthAttempt { inbox, claim });
             }
-            Input::Request { from, request: said } => self.handle_request(now, from, said, out),
-            Input::Malformed { from, request: misspoken } => self.handle_malformed(now, from, misspoken, out),
+            Input::Request { from, request: said } => self.handle_request(cx, from, said),
+            Input::Malformed { from, request: misspoken } => self.handle_malformed(cx, from, misspoken),
             Input::RevocationSaved { from, id, revoked, outcome } => {
-                self.revoked(now, &RequestContext { from, id }, &revoked, outcome, out);
+                self.revoked(cx, &RequestContext { from, id }, &revoked, outcome);
             }
-            Input::TokenRevoked { conn } => self.expel(now, conn, out),
-            Input::KeepAlive { conn, controls } => self.control(now, conn, controls, out),
-            Input::SendQueue { conn, state } => self.outbound(now, conn, state, out),
-            Input::WriteProgress { conn } => self.took(now, conn),
-            Input::Flushed { conn, log, seq, how } => self.written(now, conn, &log, (seq, how), out),
+            Input::TokenRevoked { conn } => self.expel(cx, conn),
+            Input::KeepAlive { conn, controls } => self.control(cx, conn, controls),
+            Input::SendQueue { conn, state } => self.outbound(cx, conn, state),
+            Input::WriteProgress { conn } => self.took(cx.now, conn),
+            Input::Flushed { conn, log, seq, how } => self.written(cx, conn, &log, (seq, how)),
             Input::Fetched { fetch: FetchPurpose::Replay(conn), log, messages } => {
-                self.fetched(now, conn, &log, messages, out);
+                self.fetched(cx, conn, &log, messages);
             }
             Input::Fetched { fetch: FetchPurpose::Notice(fate), log, messages } => {
-                self.tell_fate(now, &log, &messages, fate, out);
+                self.tell_fate(cx, &log, &messages, fate);
             }
-            Input::Store(StoreEvent::Stored { log, from, to }) => self.stored(now, &log, (from, to), out),
-            Input::Store(StoreEvent::NotStored { log, seq }) => self.not_stored(now, &log, seq, out),
-            Input::Store(StoreEvent::Failed) => self.disk_fails(now, out),
-            Input::Store(StoreEvent::Recovered) => self.disk_works(now, out),
-            Input::Store(StoreEvent::Capacity { bytes }) => self.capacity(now, bytes, out),
+            Input::Store(StoreEvent::Stored { log, from, to }) => self.stored(cx, &log, (from, to)),
+            Input::Store(StoreEvent::NotStored { log, seq }) => self.not_stored(cx, &log, seq),
+            Input::Store(StoreEvent::Failed) => self.disk_fails(cx),
+            Input::Store(StoreEvent::Recovered) => self.disk_works(cx),
+            Input::Store(StoreEvent::Capacity { bytes }) => self.capacity(cx, bytes),
             Input::Store(StoreEvent::WriteBudget { is_scarce }) => self.flash.is_scarce = is_scarce,
             Input::Store(StoreEvent::ReadFailed { fetch: FetchPurpose::Replay(conn), log }) => {
-                self.unread(now, conn, &log, out);
+                self.unread(cx, conn, &log);
             }
-            Input::Store(StoreEvent::RecoveredLog(found)) => self.found(now, *found),
-            Input::Store(StoreEvent::LastSeq { log, epoch, seq }) => self.reached(now, log, epoch, seq),
+            Input::Store(StoreEvent::RecoveredLog(found)) => self.found(cx.now, *found),
+            Input::Store(StoreEvent::LastSeq { log, epoch, seq }) => self.reached(cx.now, log, epoch, seq),
             // Of what cannot be read nothing can be told.
             Input::Store(StoreEvent::ReadFailed { fetch: FetchPurpose::Notice(_), .. }) => {}
-            Input::ReadClosed { conn } => self.ended(now, conn, out),
-            Input::Closed { conn } => self.closed(now, conn, out),
+            Input::ReadClosed { conn } => self.ended(cx, conn),
+            Input::Closed { conn } => self.closed(cx, conn),
             Input::Memory { links, holders, is_waited_for } => {
-                self.weighed(now, links, holders, is_waited_for, out);
+                self.weighed(cx, links, holders, is_waited_for);
             }
-            Input::NoCapacity => self.crowded(now, out),
+            Input::NoCapacity => self.crowded(cx),
             Input::Rejected(why) => self.turned_away(why),
-            Input::Timeout => self.due(now, out),
-            Input::Reconfigured { settings } => self.configured(now, *settings, out),
-            Input::Stopping { close } => self.stop(now, close, out),
+            Input::Timeout => self.due(cx),
+            Input::Reconfigured { settings } => self.configured(cx, *settings),
+            Input::Stopping { close } => self.stop(cx, close),
         }
-        self.hang_up(out);
+        self.hang_up(cx.out);
     }
 
     /// The next moment at which something is due, if anything is.
@@ -235,42 +237,42 @@ impl Hub {
         topic.map_or(key, |topic| topic.key.clone())
     }
 
-    fn due(&mut self, now: Now, out: &mut Effects) {
+    fn due(&mut self, cx: &mut Cx<'_>) {
         if self.store_room.is_over {
-            self.fit_into_store(now, out);
+            self.fit_into_store(cx);
         }
         for _ in 0..TASKS_AT_ONCE {
-            if out.list.len() >= ORDERS_AT_ONCE {
+            if cx.out.list.len() >= ORDERS_AT_ONCE {
                 break;
             }
-            let Some(task) = self.timers.pop(now.moment) else { break };
+            let Some(task) = self.timers.pop(cx.now.moment) else { break };
             match task {
-                Timer::Connection(slot) => self.attend(now, slot, out),
-                Timer::Operation(place) => self.attend_operation(now, place, out),
-                Timer::Pending(number) => self.give_up(number, out),
-                Timer::Expiry(place) => self.grow_old(now, place, out),
-                Timer::Absence(place) => self.absent(now, place, out),
+                Timer::Connection(slot) => self.attend(cx, slot),
+                Timer::Operation(place) => self.attend_operation(cx, place),
+                Timer::Pending(number) => self.give_up(number, cx.out),
+                Timer::Expiry(place) => self.grow_old(cx, place),
+                Timer::Absence(place) => self.absent(cx, place),
             }
         }
-        self.channels.forget(now.moment);
-        self.operations.forget(now.moment);
-        self.dedup.forget(now.moment);
-        self.accounts.forget(now.moment, ACCOUNTS_AT_ONCE);
-        self.take_leave(now, out);
+        self.channels.forget(cx.now.moment);
+        self.operations.forget(cx.now.moment);
+        self.dedup.forget(cx.now.moment);
+        self.accounts.forget(cx.now.moment, ACCOUNTS_AT_ONCE);
+        self.take_leave(cx);
     }
 
     fn answer(&self, ask: &RequestContext, frame: Frame<'static>, out: &mut Effects) {
         out.push(Effect::Reply { to: ask.from, id: ask.id.clone(), frame: Box::new(frame) });
     }
 
-    fn refuse(&mut self, now: Now, ask: &RequestContext, refusal: Refusal, out: &mut Effects) {
+    fn refuse(&mut self, cx: &mut Cx<'_>, ask: &RequestContext, refusal: Refusal) {
         self.counters.requests_refused += 1;
         self.counters.durable_refused += u64::from(refusal.code == Code::StoreUnavailable);
         let mistake = refusal.code.is_a_mistake();
         let refusal = Box::new(refusal);
-        out.push(Effect::Refuse { to: ask.from, id: ask.id.clone(), refusal });
+        cx.out.push(Effect::Refuse { to: ask.from, id: ask.id.clone(), refusal });
         if mistake {
-            self.count_mistake(now, ask.from, out);
+            self.count_mistake(cx, ask.from);
         }
     }
 }

@@ -10,25 +10,25 @@
 
 use super::connection::rights::Rights;
 use super::connection::table::Connection;
-use super::event::{Effects, Now};
+use super::event::Cx;
 use super::settings::{Heartbeat, Keep, Settings};
 use super::{Hub, timers};
 use crate::protocol::Moment;
 
 impl Hub {
     /// The settings are others from now on.
-    pub(super) fn configured(&mut self, now: Now, settings: Settings, out: &mut Effects) {
+    pub(super) fn configured(&mut self, cx: &mut Cx<'_>, settings: Settings) {
         let was = std::mem::replace(&mut self.settings, settings);
         if was.heartbeat != self.settings.heartbeat {
-            self.forgive_silence(now.moment);
+            self.forgive_silence(cx.now.moment);
         }
         for slot in self.connections.slots() {
             self.arm(slot);
         }
         if was.rights != self.settings.rights {
-            self.apply_rights(now, out);
+            self.apply_rights(cx);
         }
-        self.conform_all(now, out);
+        self.conform_all(cx);
     }
 
     /// What a connection may do: what its token says, or the settings.
@@ -47,34 +47,34 @@ impl Hub {
     }
 
     /// Ends the subscriptions which only the old settings allowed.
-    fn apply_rights(&mut self, now: Now, out: &mut Effects) {
+    fn apply_rights(&mut self, cx: &mut Cx<'_>) {
         let usual = self.connections.ids(|connection| connection.rights.is_none());
         for conn in usual {
-            self.check_subscriptions(now, conn, out);
+            self.check_subscriptions(cx, conn);
         }
     }
 
     /// Brings all that is kept under the policies as they are.
-    pub(super) fn conform_all(&mut self, now: Now, out: &mut Effects) {
+    pub(super) fn conform_all(&mut self, cx: &mut Cx<'_>) {
         let places = self.channels.with(|_| true);
         // All of them before any is trimmed: what goes by its own policy makes room
         // for what another might have to give up.
         for place in &places {
-            self.conform(now, *place, out);
+            self.conform(cx, *place);
         }
         for place in places {
-            self.trim(now, place, out);
-            self.advance_all(now, place, out);
+            self.trim(cx, place);
+            self.advance_all(cx, place);
         }
     }
 
     /// Drops what the policy of a topic keeps no longer. An age counts from when a
     /// message was kept; none lives longer than it was told.
-    pub(super) fn conform(&mut self, now: Now, place: u32, out: &mut Effects) {
+    pub(super) fn conform(&mut self, cx: &mut Cx<'_>, place: u32) {
         let Some(topic) = self.channels.at(place) else { return };
         let policy = self.policy_of(&topic.key);
         if policy.keep == Keep::Never {
-            self.purge_topic(now, place, out);
+            self.purge_topic(cx, place);
         }
         if let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) {
             for kept in log.kept.iter_mut() {
@@ -82,7 +82,7 @@ impl Hub {
             }
             log.soonest = log.kept.iter().map(|kept| kept.expires).min().unwrap_or(timers::NEVER);
         }
-        self.expire_due(now, place, out);
-        self.sweep(now, place, out);
+        self.expire_due(cx, place);
+        self.sweep(cx, place);
     }
 }

@@ -13,7 +13,7 @@ use super::publish::Publisher;
 use super::topics::{DeliveryMode, Topic};
 use crate::hub::Hub;
 use crate::hub::connection::table::Connection;
-use crate::hub::event::{Effect, Effects, LogKey, Now};
+use crate::hub::event::{Cx, Effect, Effects, LogKey};
 use crate::hub::log::cursor::Backlog;
 use crate::hub::log::entry::LogEntry;
 use crate::hub::log::retention::expiry;
@@ -109,12 +109,11 @@ impl Hub {
     /// A message to the subscribers of a channel, or to a user's connections.
     pub(in crate::hub) fn publish_on(
         &mut self,
-        now: Now,
+        cx: &mut Cx<'_>,
         key: LogKey,
         mut message: Message,
         from: &Publisher,
         terms: PublishOptions,
-        out: &mut Effects,
     ) -> DeliveryCounts {
         let fleeting = terms.ttl.is_some_and(|ttl| ttl.is_zero());
         let (channel, inbox) = match &key {
@@ -128,10 +127,10 @@ impl Hub {
             Some(place) => place,
         };
         if !fleeting {
-            message.seq = self.next_seq(place, out);
+            message.seq = self.next_seq(place, cx.out);
         }
         let Some(topic) = self.channels.at_mut(place) else { return DeliveryCounts::default() };
-        let start = out.recipients.len();
+        let start = cx.out.recipients.len();
         let (mut heard, mut reading, mut full) = (false, 0, 0);
         for subscriber in &topic.subscribers {
             let own = Some(subscriber.slot) == from.slot();
@@ -144,7 +143,7 @@ impl Hub {
                 }
                 DeliveryMode::Live => {
                     heard |= !own;
-                    out.recipients.push(subscriber.slot);
+                    cx.out.recipients.push(subscriber.slot);
                 }
                 DeliveryMode::Reading => reading += 1,
                 DeliveryMode::Off => {}
@@ -152,20 +151,20 @@ impl Hub {
         }
         let message = Rc::new(message);
         let mark = inbox.filter(|_| !fleeting);
-        let sent = self.deliver(message.clone(), start, mark, out);
+        let sent = self.deliver(message.clone(), start, mark, cx.out);
         if let Some(topic) = self.channels.at_mut(place).filter(|_| sent > 0) {
             topic.offered = topic.seq;
         }
         let rest = Fanout { place, message, terms, heard, reading, full };
-        let mut reach = self.keep_for(now, &rest, from, out);
+        let mut reach = self.keep_for(cx, &rest, from);
         if sent == 0 {
-            self.settle(now, place);
+            self.settle(cx.now, place);
         }
         reach.sent += sent;
         let away = |topic: &Topic| matches!(topic.key, LogKey::Inbox(_)) && topic.is_unheard();
         // That somebody has a message is worth no push to anybody.
         if reach.kept && from.sender != Sender::Hub && self.channels.at(place).is_some_and(away) {
-            self.tell_kept(now, place, &rest.message, out);
+            self.tell_kept(cx, place, &rest.message);
         }
         reach
     }
@@ -184,7 +183,7 @@ impl Hub {
     }
 
     /// Those who did not hear it live read it later, where the policy is so.
-    fn keep_for(&mut self, now: Now, rest: &Fanout, from: &Publisher, out: &mut Effects) -> DeliveryCounts {
+    fn keep_for(&mut self, cx: &mut Cx<'_>, rest: &Fanout, from: &Publisher) -> DeliveryCounts {
         let late = rest.reading + rest.full;
         let Some(seq) = rest.message.seq else {
             self.counters.messages_shed += late;
@@ -205,8 +204,8 @@ impl Hub {
         }
         let kept = LogEntry {
             seq,
-            expires: expiry(now.moment, &policy, rest.terms.ttl),
-            since: now.moment,
+            expires: expiry(cx.now.moment, &policy, rest.terms.ttl),
+            since: cx.now.moment,
             by: from.conn.map_or(0, |conn| conn.tag),
             size: u32::try_from(rest.message.size()).unwrap_or(u32::MAX),
             author: self.author(from),
@@ -217,7 +216,7 @@ impl Hub {
             durable: rest.terms.durable,
             stored: false,
         };
-        let kept = wanted && self.keep(now, &policy, kept, rest, out);
+        let kept = wanted && self.keep(cx, &policy, kept, rest);
         // What others heard is not kept for the sake of one who is slow, unless
         // it is kept anyway.
         let behind = kept && (policy.keep.keeps_all() || !rest.heard);
@@ -229,7 +228,7 @@ impl Hub {
             }
         }
         if wanted {
-            self.advance_all(now, rest.place, out);
+            self.advance_all(cx, rest.place);
         }
         let sent = if kept { rest.reading } else { 0 } + if kept && behind { rest.full } else { 0 };
         self.counters.messages_shed += late - sent;

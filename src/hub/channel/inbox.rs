@@ -6,7 +6,7 @@
 
 use super::topics::{DeliveryMode, Subscriber, Topic};
 use crate::hub::Hub;
-use crate::hub::event::{Effects, LogKey, Now};
+use crate::hub::event::{Cx, LogKey};
 use crate::hub::log::Log;
 use crate::hub::log::cursor::Backlog;
 use crate::protocol::frame::InboxState;
@@ -16,21 +16,16 @@ use crate::protocol::{ConnectionId, InboxMode, Position, UserId};
 impl Hub {
     /// Where the inbox of a user stands, for the frame after which a connection
     /// hears it.
-    pub(in crate::hub) fn inbox_state(
-        &mut self,
-        now: Now,
-        user: &UserId,
-        out: &mut Effects,
-    ) -> Option<InboxState> {
+    pub(in crate::hub) fn inbox_state(&mut self, cx: &mut Cx<'_>, user: &UserId) -> Option<InboxState> {
         let place = self.topic(LogKey::Inbox(user.clone()));
-        self.expire_due(now, place, out);
+        self.expire_due(cx, place);
         let topic = self.channels.at(place)?;
         Some(InboxState { epoch: spelled(topic.epoch), seq: topic.seq, waiting: topic.waiting() as u64 })
     }
 
     /// Makes a connection one of its user's: it hears the inbox, first what
     /// waits there.
-    pub(in crate::hub) fn join_inbox(&mut self, now: Now, conn: ConnectionId, out: &mut Effects) {
+    pub(in crate::hub) fn join_inbox(&mut self, cx: &mut Cx<'_>, conn: ConnectionId) {
         let Some(connection) = self.connections.get(conn) else { return };
         let (Some(user), mode) = (connection.user.clone(), connection.inbox) else { return };
         let place = self.topic(LogKey::Inbox(user.clone()));
@@ -42,19 +37,19 @@ impl Hub {
             connection.topics.insert(0, place);
         }
         if hearing == DeliveryMode::Live {
-            self.read_inbox(now, place, conn, out);
+            self.read_inbox(cx, place, conn);
         } else {
             // Who is back only like this is away for what waits.
-            self.tell_waiting(place, out);
+            self.tell_waiting(place, cx.out);
         }
-        self.settle(now, place);
+        self.settle(cx.now, place);
         if is_first {
-            self.user_came(now, user, out);
+            self.user_came(cx, user);
         }
     }
 
     /// Begins or ceases to hear the inbox, as the connection has just said.
-    pub(in crate::hub) fn change_inbox(&mut self, now: Now, conn: ConnectionId, out: &mut Effects) {
+    pub(in crate::hub) fn change_inbox(&mut self, cx: &mut Cx<'_>, conn: ConnectionId) {
         let Some(connection) = self.connections.get(conn) else { return };
         let off = connection.inbox == InboxMode::Off;
         let Some(place) = connection.inbox_at() else { return };
@@ -65,22 +60,22 @@ impl Hub {
         }
         subscriber.hearing = if off { DeliveryMode::Off } else { DeliveryMode::Live };
         if off {
-            self.give_up_reading(place, conn, out);
+            self.give_up_reading(place, conn, cx.out);
             self.forget_missed(place, conn);
-            self.sweep(now, place, out);
-            self.tell_waiting(place, out);
+            self.sweep(cx, place);
+            self.tell_waiting(place, cx.out);
         } else {
-            self.read_inbox(now, place, conn, out);
+            self.read_inbox(cx, place, conn);
         }
     }
 
     /// Reads what lies after the cursor, if anything does, kept or lost.
-    fn read_inbox(&mut self, now: Now, place: u32, conn: ConnectionId, out: &mut Effects) {
+    fn read_inbox(&mut self, cx: &mut Cx<'_>, place: u32, conn: ConnectionId) {
         let Some(topic) = self.channels.at(place) else { return };
         let after = topic.cursor;
         if after < topic.seq {
             let backlog = Backlog { holes: topic.holes(after), ..Backlog::after(after) };
-            self.restart(now, place, conn, backlog, out);
+            self.restart(cx, place, conn, backlog);
         }
     }
 
@@ -88,11 +83,10 @@ impl Hub {
     /// beyond what any connection of that user was sent, it means nothing.
     pub(in crate::hub) fn ack(
         &mut self,
-        now: Now,
+        cx: &mut Cx<'_>,
         conn: ConnectionId,
         position: &Position,
         read: bool,
-        out: &mut Effects,
     ) {
         let Some(connection) = self.connections.get(conn) else { return };
         if connection.user.is_none() || connection.inbox == InboxMode::Off {
@@ -113,8 +107,8 @@ impl Hub {
             .and_then(Log::first_unread)
             .map_or(position.seq, |unread| position.seq.min(unread - 1));
         self.move_cursor(place, seq);
-        self.sweep(now, place, out);
-        self.tell_receipts(now, place, seq, read, out);
+        self.sweep(cx, place);
+        self.tell_receipts(cx, place, seq, read);
     }
 
     /// A socket has taken a message of an inbox: where nobody acknowledges, that

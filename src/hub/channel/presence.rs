@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::topics::Topic;
 use super::unsubscribe::Leaving;
 use crate::hub::connection::rate_limit::ListSpace;
-use crate::hub::event::{Effect, Effects, Now};
+use crate::hub::event::{Cx, Effect, Effects};
 use crate::hub::timers::{NEVER, Timer, round_up};
 use crate::hub::{Hub, RequestContext, RequestResult};
 use crate::protocol::frame::Present;
@@ -271,14 +271,7 @@ impl Hub {
     }
 
     /// A connection of a user is on a channel no longer.
-    pub(in crate::hub) fn departed(
-        &mut self,
-        now: Now,
-        place: u32,
-        user: &UserId,
-        how: Leaving,
-        out: &mut Effects,
-    ) {
+    pub(in crate::hub) fn departed(&mut self, cx: &mut Cx<'_>, place: u32, user: &UserId, how: Leaving) {
         let Some(topic) = self.channels.at_mut(place) else { return };
         let Some(presence) = &mut topic.presence else { return };
         let Some(here) = presence.users.get_mut(user) else { return };
@@ -287,26 +280,26 @@ impl Hub {
             return self.find_newest(place, user);
         }
         if how == Leaving::Unsubscribed {
-            self.gone(place, user, out);
+            self.gone(place, user, cx.out);
             return;
         }
-        here.until = round_up(now.moment + GRACE);
+        here.until = round_up(cx.now.moment + GRACE);
         let due = presence.armed.min(here.until);
         self.timers.rearm(Timer::Absence(place), &mut presence.armed, due);
     }
 
     /// Some who lost a connection may have been away for too long.
-    pub(in crate::hub) fn absent(&mut self, now: Now, place: u32, out: &mut Effects) {
+    pub(in crate::hub) fn absent(&mut self, cx: &mut Cx<'_>, place: u32) {
         let Some(presence) = self.channels.at_mut(place).and_then(|topic| topic.presence.as_mut()) else {
             return;
         };
         presence.armed = NEVER;
-        let away = presence.users.iter().filter(|(_, here)| here.until <= now.moment);
+        let away = presence.users.iter().filter(|(_, here)| here.until <= cx.now.moment);
         let away: Vec<UserId> = away.map(|(user, _)| user.clone()).collect();
-        let due = presence.users.values().map(|here| here.until).filter(|until| *until > now.moment).min();
+        let due = presence.users.values().map(|here| here.until).filter(|until| *until > cx.now.moment).min();
         self.timers.rearm(Timer::Absence(place), &mut presence.armed, due.unwrap_or(NEVER));
         for user in away {
-            self.gone(place, &user, out);
+            self.gone(place, &user, cx.out);
         }
     }
 

@@ -7,7 +7,7 @@ use super::dedup::{DedupKey, LogPosition, Scope};
 use super::fanout::{DeliveryCounts, PublishOptions};
 use super::receipts::Wants;
 use crate::hub::connection::table::{Connection, Kind};
-use crate::hub::event::{Effects, LogKey, Now, Requester};
+use crate::hub::event::{Cx, LogKey, Now, Requester};
 use crate::hub::log::durable::Answer;
 use crate::hub::settings::Keep;
 use crate::hub::{Hub, RequestContext, RequestResult};
@@ -55,10 +55,9 @@ impl Hub {
 
     pub(in crate::hub) fn publish(
         &mut self,
-        now: Now,
+        cx: &mut Cx<'_>,
         ask: &RequestContext,
         publication: Publication,
-        out: &mut Effects,
     ) -> RequestResult {
         self.may_publish(ask.from, &publication.target)?;
         let conn = self.addressed(&publication.target)?;
@@ -68,45 +67,45 @@ impl Hub {
             target: publication.target.clone(),
             id,
         });
-        self.dedup.forget(now.moment);
+        self.dedup.forget(cx.now.moment);
         if let Some(first) = key.as_ref().and_then(|key| self.dedup.find(key)) {
-            return self.repeat(now, ask, &publication, first, out);
+            return self.repeat(cx, ask, &publication, first);
         }
         let log = log_of(&publication.target);
         let from = self.publisher(ask.from, publication.echo);
         if publication.durable && log.as_ref().is_some_and(|log| self.would_keep(log)) {
             self.may_store()?;
             self.may_hold(&from)?;
-            self.may_spend(now, &from)?;
+            self.may_spend(cx.now, &from)?;
         }
         let Publication { ttl, durable, .. } = publication;
         let target = publication.target.clone();
         let terms = PublishOptions { ttl, durable, scope: key.as_ref().map(|key| key.scope.clone()) };
         let is_fleeting = ttl.is_some_and(|ttl| ttl.is_zero());
-        let message = self.compose(now, &from, publication);
+        let message = self.compose(cx.now, &from, publication);
         let message_id = message.message_id.clone();
         self.counters.messages_received += 1;
         let reach = match log.clone() {
-            Some(log) => self.publish_on(now, log, message, &from, terms, out),
+            Some(log) => self.publish_on(cx, log, message, &from, terms),
             None if target == Target::All => {
-                self.send_to(message, |_, connection| connection.kind == Kind::Client, &from, out)
+                self.send_to(message, |_, connection| connection.kind == Kind::Client, &from, cx.out)
             }
-            None => self.send_to(message, |slot, _| Some(slot) == conn.map(|c| c.slot), &from, out),
+            None => self.send_to(message, |slot, _| Some(slot) == conn.map(|c| c.slot), &from, cx.out),
         };
         if let (Target::User(user), Some(wants), true) = (&target, receipt, reach.kept) {
-            self.owe_receipt(now, user, &message_id, wants);
+            self.owe_receipt(cx.now, user, &message_id, wants);
         }
         let place = log.filter(|_| !is_fleeting).and_then(|log| self.channels.find(&log));
         let put = place.and_then(|place| self.channels.at(place));
         let put = put.map(|topic| LogPosition { epoch: topic.epoch, seq: topic.seq });
         if let Some(key) = key {
-            self.dedup.insert(now.moment, key, put);
+            self.dedup.insert(cx.now.moment, key, put);
         }
         match place.zip(put).filter(|_| durable && reach.kept) {
             Some((place, LogPosition { seq, .. })) => {
-                self.await_disk(now, place, Answer::new(seq, ask, message_id, reach), out)
+                self.await_disk(cx, place, Answer::new(seq, ask, message_id, reach))
             }
-            None => self.answer(ask, send_success(target, message_id, reach), out),
+            None => self.answer(ask, send_success(target, message_id, reach), cx.out),
         }
         Ok(())
     }
@@ -129,11 +128,10 @@ impl Hub {
     /// became of it, and may wait for the disk now if it did not then.
     fn repeat(
         &mut self,
-        now: Now,
+        cx: &mut Cx<'_>,
         ask: &RequestContext,
         publication: &Publication,
         first: Option<LogPosition>,
-        out: &mut Effects,
     ) -> RequestResult {
         let Publication { target, durable, message_id: Some(id), .. } = publication else { return Ok(()) };
         let LogPosition { epoch, seq } = first.unwrap_or_default();
@@ -153,17 +151,17 @@ impl Hub {
             self.may_store()?;
         }
         if waits && !is_awaited {
-            self.may_spend(now, &self.publisher(ask.from, false))?;
+            self.may_spend(cx.now, &self.publisher(ask.from, false))?;
         }
         self.counters.messages_received += 1;
         match place.filter(|_| waits) {
             Some(place) => {
                 if !is_awaited {
-                    self.store_now(place, seq, out);
+                    self.store_now(place, seq, cx.out);
                 }
-                self.await_disk(now, place, Answer::new(seq, ask, id.clone(), reach), out);
+                self.await_disk(cx, place, Answer::new(seq, ask, id.clone(), reach));
             }
-            None => self.answer(ask, send_success(target.clone(), id.clone(), reach), out),
+            None => self.answer(ask, send_success(target.clone(), id.clone(), reach), cx.out),
         }
         Ok(())
     }

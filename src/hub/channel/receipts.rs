@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::fanout::PublishOptions;
 use super::publish::Publisher;
 use crate::hub::Hub;
-use crate::hub::event::{Effects, LogKey, Now};
+use crate::hub::event::{Cx, LogKey, Now};
 use crate::protocol::{ConnectionId, Event, Message, MessageId, Moment, Payload, Sender, UserId};
 
 /// Who wants a receipt.
@@ -80,14 +80,7 @@ impl Hub {
     }
 
     /// A user has acknowledged up to a position.
-    pub(in crate::hub) fn tell_receipts(
-        &mut self,
-        now: Now,
-        place: u32,
-        seq: u64,
-        read: bool,
-        out: &mut Effects,
-    ) {
+    pub(in crate::hub) fn tell_receipts(&mut self, cx: &mut Cx<'_>, place: u32, seq: u64, read: bool) {
         let Some(topic) = self.channels.at_mut(place) else { return };
         let (LogKey::Inbox(user), Some(log)) = (&topic.key, &mut topic.log) else { return };
         let user = user.clone();
@@ -104,14 +97,14 @@ impl Hub {
         };
         let state = if read { State::Read } else { State::Delivered };
         for owed in &due {
-            self.tell_receipt(now, owed, &user, state, out);
+            self.tell_receipt(cx, owed, &user, state);
         }
-        self.settle(now, place);
+        self.settle(cx.now, place);
     }
 
-    fn tell_receipt(&mut self, now: Now, owed: &Owed, user_id: &UserId, state: State, out: &mut Effects) {
+    fn tell_receipt(&mut self, cx: &mut Cx<'_>, owed: &Owed, user_id: &UserId, state: State) {
         let about = About { message_id: &owed.message_id, user_id, state };
-        let message = self.own_message(now, Event::receipt(), Payload::of(&about));
+        let message = self.own_message(cx.now, Event::receipt(), Payload::of(&about));
         match &owed.to {
             Wants::User(user) => {
                 // It must not push out what somebody said: where there is no room
@@ -121,14 +114,14 @@ impl Hub {
                 } else {
                     PublishOptions::default()
                 };
-                self.publish_on(now, LogKey::Inbox(user.clone()), message, &Publisher::hub(), terms, out);
+                self.publish_on(cx, LogKey::Inbox(user.clone()), message, &Publisher::hub(), terms);
             }
             Wants::Worker(conn) => {
                 // As an answer, it is never shed.
                 if self.connections.get(*conn).is_some() {
-                    let start = out.recipients.len();
-                    out.recipients.push(conn.slot);
-                    self.deliver(Rc::new(message), start, None, out);
+                    let start = cx.out.recipients.len();
+                    cx.out.recipients.push(conn.slot);
+                    self.deliver(Rc::new(message), start, None, cx.out);
                 }
             }
         }

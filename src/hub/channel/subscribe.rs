@@ -7,7 +7,7 @@ use super::publish::forbidden;
 use super::topics::{DeliveryMode, Subscriber, Topic};
 use crate::hub::connection::rate_limit::ListSpace;
 use crate::hub::connection::table::{Connection, Kind};
-use crate::hub::event::{Effect, Effects, LogKey, Now, Requester};
+use crate::hub::event::{Cx, Effect, Effects, LogKey, Requester};
 use crate::hub::log::Log;
 use crate::hub::log::cursor::{Backlog, DeferredFrame, Gap, Reader};
 use crate::hub::log::replay::{gap, new_epoch};
@@ -36,11 +36,10 @@ enum Lost {
 impl Hub {
     pub(in crate::hub) fn subscribe(
         &mut self,
-        now: Now,
+        cx: &mut Cx<'_>,
         ask: &RequestContext,
         conn: ConnectionId,
         list: Vec<Subscription>,
-        out: &mut Effects,
     ) -> RequestResult {
         let limit = self.settings.limits.subscriptions;
         let Some(connection) = self.connections.get_mut(conn) else { return Ok(()) };
@@ -50,13 +49,13 @@ impl Hub {
         }
         if connection.kind == Kind::Client && !connection.introduced {
             connection.introduced = true;
-            out.tell(conn, Frame::ConnectionId { connection_id: conn.to_string() });
+            cx.out.tell(conn, Frame::ConnectionId { connection_id: conn.to_string() });
         }
         let mut room = ListSpace::default();
         for wish in last_of_each(list) {
             let channel = wish.channel.clone();
-            if let Err(refusal) = self.subscribe_to(now, ask, conn, wish, &mut room, out) {
-                self.refuse(now, ask, refusal.of("subscribe").on(&channel), out);
+            if let Err(refusal) = self.subscribe_to(cx, ask, conn, wish, &mut room) {
+                self.refuse(cx, ask, refusal.of("subscribe").on(&channel));
             }
         }
         Ok(())
@@ -84,12 +83,11 @@ impl Hub {
 
     fn subscribe_to(
         &mut self,
-        now: Now,
+        cx: &mut Cx<'_>,
         ask: &RequestContext,
         conn: ConnectionId,
         wish: Subscription,
         room: &mut ListSpace,
-        out: &mut Effects,
     ) -> RequestResult {
         let Some(connection) = self.connections.get(conn) else { return Ok(()) };
         self.may_subscribe(connection, &wish.channel)?;
@@ -102,23 +100,23 @@ impl Hub {
         }
         let place = self.topic(key);
         self.forget_end_of(conn, &wish.channel);
-        self.expire_due(now, place, out);
+        self.expire_due(cx, place);
         let mut start = self.start(place, known.is_some(), wish.since);
-        self.join(place, conn, wish.presence, out);
-        self.confirm(ask, conn, place, &wish.channel, (wish.presence, room), &start, out);
+        self.join(place, conn, wish.presence, cx.out);
+        self.confirm(ask, conn, place, &wish.channel, (wish.presence, room), &start, cx.out);
         match start.backlog.take() {
             Some(backlog) => {
                 self.forget_missed(place, conn);
-                self.restart(now, place, conn, backlog, out);
+                self.restart(cx, place, conn, backlog);
             }
-            None => self.break_off(place, conn, out),
+            None => self.break_off(place, conn, cx.out),
         }
-        self.settle(now, place);
+        self.settle(cx.now, place);
         if let Some(told) = self.told(&wish.channel) {
-            out.tell(conn, told.clone().frame());
+            cx.out.tell(conn, told.clone().frame());
             if told.is_over() {
-                self.unsubscribe_from(now, conn, place, out);
-                out.tell(conn, Frame::Unsubscribed { channel: wish.channel, reason: "ended" });
+                self.unsubscribe_from(cx, conn, place);
+                cx.out.tell(conn, Frame::Unsubscribed { channel: wish.channel, reason: "ended" });
                 self.channels.forget_now(place);
             }
         }
@@ -251,22 +249,21 @@ impl Hub {
     /// before.
     pub(in crate::hub) fn restart(
         &mut self,
-        now: Now,
+        cx: &mut Cx<'_>,
         place: u32,
         conn: ConnectionId,
         backlog: Backlog,
-        out: &mut Effects,
     ) {
         // What waits for the backlog waits for it as it is read now.
         let reader = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()?.reader_mut(conn.slot));
         let words = reader.map(|reader| std::mem::take(&mut reader.words)).unwrap_or_default();
-        self.give_up_reading(place, conn, out);
+        self.give_up_reading(place, conn, cx.out);
         self.read_from(place, conn.slot, backlog);
         let reader = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()?.reader_mut(conn.slot));
         if let Some(reader) = reader {
             reader.words = words;
         }
-        self.advance(now, place, conn.slot, out);
+        self.advance(cx, place, conn.slot);
     }
 
     /// Who subscribes again and asks for nothing of a history hears it live. What

@@ -13,7 +13,7 @@ use super::fanout::PublishOptions;
 use super::presence::GRACE;
 use super::publish::Publisher;
 use crate::hub::Hub;
-use crate::hub::event::{DeliveryOutcome, Effect, Effects, FetchPurpose, LogKey, Now};
+use crate::hub::event::{Cx, DeliveryOutcome, Effect, Effects, FetchPurpose, LogKey, Now};
 use crate::hub::log::replay::PAGE_MESSAGES;
 use crate::hub::timers::round_up;
 use crate::protocol::ids::spelled;
@@ -69,9 +69,9 @@ struct About<'a> {
 
 impl Hub {
     /// A user's first connection is here.
-    pub(in crate::hub) fn user_came(&mut self, now: Now, user: UserId, out: &mut Effects) {
+    pub(in crate::hub) fn user_came(&mut self, cx: &mut Cx<'_>, user: UserId) {
         if self.pending_leaves.until.remove(&user).is_none() {
-            self.tell_presence(now, Event::user_joined(), &user, out);
+            self.tell_presence(cx, Event::user_joined(), &user);
         }
     }
 
@@ -87,45 +87,44 @@ impl Hub {
     }
 
     /// Tells of those who did not come back.
-    pub(in crate::hub) fn take_leave(&mut self, now: Now, out: &mut Effects) {
-        while let Some(user) = self.pending_leaves.next(now.moment) {
-            self.tell_presence(now, Event::user_left(), &user, out);
+    pub(in crate::hub) fn take_leave(&mut self, cx: &mut Cx<'_>) {
+        while let Some(user) = self.pending_leaves.next(cx.now.moment) {
+            self.tell_presence(cx, Event::user_left(), &user);
             if let Some(place) = self.channels.find_inbox(&user) {
-                self.tell_waiting(place, out);
+                self.tell_waiting(place, cx.out);
             }
         }
     }
 
-    fn tell_presence(&mut self, now: Now, event: Event, user_id: &UserId, out: &mut Effects) {
+    fn tell_presence(&mut self, cx: &mut Cx<'_>, event: Event, user_id: &UserId) {
         // It is about now: not kept, and without a position.
         let terms = PublishOptions::fleeting();
-        self.tell_workers(now, Channel::presence(), event, &About { user_id }, terms, out);
+        self.tell_workers(cx, Channel::presence(), event, &About { user_id }, terms);
     }
 
     /// Says something on a channel of the daemon's own, if anybody has ever asked
     /// for it: what nobody wants to know is not worth keeping.
     fn tell_workers(
         &mut self,
-        now: Now,
+        cx: &mut Cx<'_>,
         channel: Channel,
         event: Event,
         about: &impl Serialize,
         terms: PublishOptions,
-        out: &mut Effects,
     ) {
         if self.channels.find_channel(&channel).is_some() {
-            let message = self.own_message(now, event, Payload::of(about));
-            self.publish_on(now, LogKey::Channel(channel), message, &Publisher::hub(), terms, out);
+            let message = self.own_message(cx.now, event, Payload::of(about));
+            self.publish_on(cx, LogKey::Channel(channel), message, &Publisher::hub(), terms);
         }
     }
 
     /// A message waits for a user none of whose connections hears the inbox.
-    pub(in crate::hub) fn tell_kept(&mut self, now: Now, place: u32, message: &Message, out: &mut Effects) {
+    pub(in crate::hub) fn tell_kept(&mut self, cx: &mut Cx<'_>, place: u32, message: &Message) {
         let log = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut());
         if let Some(kept) = log.and_then(|log| log.find_mut(message.seq.unwrap_or_default())) {
             kept.told = true;
         }
-        self.tell_undelivered(now, place, message, DeliveryOutcome::Kept, out);
+        self.tell_undelivered(cx, place, message, DeliveryOutcome::Kept);
     }
 
     /// What was on its way to the last connection of a user that heard the inbox
@@ -139,14 +138,7 @@ impl Hub {
         self.look_up(place, &waiting, DeliveryOutcome::Kept, out);
     }
 
-    fn tell_undelivered(
-        &mut self,
-        now: Now,
-        place: u32,
-        message: &Message,
-        state: DeliveryOutcome,
-        out: &mut Effects,
-    ) {
+    fn tell_undelivered(&mut self, cx: &mut Cx<'_>, place: u32, message: &Message, state: DeliveryOutcome) {
         let Some(topic) = self.channels.at(place) else { return };
         let (channel, user_id) = match topic.key.clone() {
             LogKey::Channel(channel) => (Some(channel), None),
@@ -162,12 +154,11 @@ impl Hub {
             seq: message.seq.unwrap_or_default(),
         };
         self.tell_workers(
-            now,
+            cx,
             Channel::undelivered(),
             Event::undelivered(),
             &about,
             PublishOptions::default(),
-            out,
         );
     }
 
@@ -194,11 +185,10 @@ impl Hub {
     /// hole, what it found instead is not meant.
     pub(in crate::hub) fn tell_fate(
         &mut self,
-        now: Now,
+        cx: &mut Cx<'_>,
         key: &LogKey,
         messages: &[Rc<Message>],
         fate: DeliveryOutcome,
-        out: &mut Effects,
     ) {
         let Some(place) = self.channels.find(key) else { return };
         for message in messages {
@@ -206,7 +196,7 @@ impl Hub {
             let waits = log.is_some_and(|log| log.contains(message.seq.unwrap_or_default()));
             // That somebody has a message is worth no push to anybody.
             if waits == (fate == DeliveryOutcome::Kept) && message.from != Sender::Hub {
-                self.tell_undelivered(now, place, message, fate, out);
+                self.tell_undelivered(cx, place, message, fate);
             }
         }
     }

@@ -3,7 +3,7 @@
 //! Knows what remains of a subscription that ends, whoever ends it. Does not know
 //! how one begins.
 
-use crate::hub::event::{Effects, LogKey, Now};
+use crate::hub::event::{Cx, Effects, LogKey};
 use crate::hub::{Hub, RequestContext, RequestResult};
 use crate::protocol::{Channel, ConnectionId, Frame, UserId};
 
@@ -46,45 +46,37 @@ impl Hub {
 
     pub(in crate::hub) fn unsubscribe(
         &mut self,
-        now: Now,
+        cx: &mut Cx<'_>,
         ask: &RequestContext,
         conn: ConnectionId,
         channel: Channel,
-        out: &mut Effects,
     ) -> RequestResult {
         if let Some(place) = self.channels.find_channel(&channel) {
-            self.unsubscribe_from(now, conn, place, out);
+            self.unsubscribe_from(cx, conn, place);
         }
-        self.answer(ask, Frame::UnsubscribeSucceeded { channel }, out);
+        self.answer(ask, Frame::UnsubscribeSucceeded { channel }, cx.out);
         Ok(())
     }
 
     /// Ends one subscription of a connection that stays.
-    pub(in crate::hub) fn unsubscribe_from(
-        &mut self,
-        now: Now,
-        conn: ConnectionId,
-        place: u32,
-        out: &mut Effects,
-    ) {
+    pub(in crate::hub) fn unsubscribe_from(&mut self, cx: &mut Cx<'_>, conn: ConnectionId, place: u32) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let Some(at) = connection.topics.iter().position(|topic| *topic == place) else { return };
         connection.topics.remove(at);
         let user = connection.user.clone();
         self.forget_missed(place, conn);
-        self.give_up_reading(place, conn, out);
-        self.leave(now, place, conn, user.as_ref(), Leaving::Unsubscribed, out);
+        self.give_up_reading(place, conn, cx.out);
+        self.leave(cx, place, conn, user.as_ref(), Leaving::Unsubscribed);
     }
 
     /// Takes a connection out of a topic.
     pub(in crate::hub) fn leave(
         &mut self,
-        now: Now,
+        cx: &mut Cx<'_>,
         place: u32,
         conn: ConnectionId,
         user: Option<&UserId>,
         how: Leaving,
-        out: &mut Effects,
     ) {
         let Some(topic) = self.channels.at_mut(place) else { return };
         if let Some(at) = topic.subscribers.iter().position(|subscriber| subscriber.slot == conn.slot) {
@@ -92,10 +84,10 @@ impl Hub {
             if let Some(user) = user {
                 let is_inbox = matches!(topic.key, LogKey::Inbox(_));
                 let is_last = topic.subscribers.is_empty();
-                self.departed(now, place, user, how, out);
+                self.departed(cx, place, user, how);
                 match is_last {
-                    true if is_inbox => self.user_went(now, user.clone()),
-                    false if is_inbox => self.tell_waiting(place, out),
+                    true if is_inbox => self.user_went(cx.now, user.clone()),
+                    false if is_inbox => self.tell_waiting(place, cx.out),
                     _ => {}
                 }
             }
@@ -104,7 +96,7 @@ impl Hub {
             self.drop_readers(place, conn);
         }
         self.watch(place);
-        self.sweep(now, place, out);
+        self.sweep(cx, place);
     }
 
     /// Nothing that was on its way to a lost connection arrives.
@@ -115,7 +107,7 @@ impl Hub {
     }
 
     /// Ends the subscriptions that a connection may have no longer.
-    pub(in crate::hub) fn check_subscriptions(&mut self, now: Now, conn: ConnectionId, out: &mut Effects) {
+    pub(in crate::hub) fn check_subscriptions(&mut self, cx: &mut Cx<'_>, conn: ConnectionId) {
         let Some(connection) = self.connections.get(conn) else { return };
         let mut ended = Vec::new();
         for place in &connection.topics {
@@ -126,8 +118,8 @@ impl Hub {
             }
         }
         for (place, channel) in ended {
-            self.unsubscribe_from(now, conn, place, out);
-            out.tell(conn, Frame::Unsubscribed { channel, reason: "forbidden" });
+            self.unsubscribe_from(cx, conn, place);
+            cx.out.tell(conn, Frame::Unsubscribed { channel, reason: "forbidden" });
         }
     }
 }

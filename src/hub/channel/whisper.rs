@@ -8,7 +8,7 @@ use std::rc::Rc;
 use super::publish::forbidden;
 use super::topics::DeliveryMode;
 use crate::hub::connection::account::Charge;
-use crate::hub::event::{Effects, Now, SendQueueState};
+use crate::hub::event::{Cx, SendQueueState};
 use crate::hub::memory_pressure::Level;
 use crate::hub::{Hub, RequestResult};
 use crate::protocol::{Channel, Code, ConnectionId, Event, Message, MessageId, Payload, Refusal};
@@ -17,10 +17,9 @@ impl Hub {
     /// Tells the other subscribers, those whose socket takes it at once.
     pub(in crate::hub) fn whisper(
         &mut self,
-        now: Now,
+        cx: &mut Cx<'_>,
         conn: ConnectionId,
         said: (Channel, Event, Payload),
-        out: &mut Effects,
     ) -> RequestResult {
         let (channel, event, data) = said;
         let Some(connection) = self.connections.get(conn) else { return Ok(()) };
@@ -34,8 +33,8 @@ impl Hub {
         self.may_publish_on(connection, &channel)?;
         let rate = self.settings.limits.whispers();
         let Some(connection) = self.connections.get_mut(conn) else { return Ok(()) };
-        let too_many = connection.rare().whispers.take(now.moment, rate).is_err()
-            || self.charge(now.moment, conn, Charge::Whisper).is_err();
+        let too_many = connection.rare().whispers.take(cx.now.moment, rate).is_err()
+            || self.charge(cx.now.moment, conn, Charge::Whisper).is_err();
         let Some(connection) = self.connections.get_mut(conn) else { return Ok(()) };
         if too_many || self.memory.level >= Level::High {
             self.counters.whispers_dropped += 1;
@@ -48,10 +47,10 @@ impl Hub {
             from: connection.sender(conn.slot),
             user_id: connection.user.clone(),
             message_id: MessageId::made(self.random.next()),
-            timestamp: now.wall,
+            timestamp: cx.now.wall,
             seq: None,
         };
-        let start = out.recipients.len();
+        let start = cx.out.recipients.len();
         let Some(topic) = self.channels.at(place) else { return Ok(()) };
         for subscriber in topic.subscribers.iter().filter(|subscriber| subscriber.slot != conn.slot) {
             let connection = self.connections.at(subscriber.slot);
@@ -59,12 +58,12 @@ impl Hub {
             let takes = subscriber.hearing == DeliveryMode::Live
                 && connection.is_some_and(|connection| connection.outbound == SendQueueState::Empty);
             if takes {
-                out.recipients.push(subscriber.slot);
+                cx.out.recipients.push(subscriber.slot);
             } else {
                 self.counters.whispers_dropped += 1;
             }
         }
-        self.deliver(Rc::new(message), start, None, out);
+        self.deliver(Rc::new(message), start, None, cx.out);
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use super::account::{Account, Charge};
 use super::rights::Identity;
 use super::table::{Connection, Connections, Kind};
 use crate::hub::channel::publish::forbidden;
-use crate::hub::event::{Credentials, Effects, Now, Peer, TokenFault};
+use crate::hub::event::{Credentials, Cx, Now, Peer, TokenFault};
 use crate::hub::timers::NEVER;
 use crate::hub::{Hub, RequestContext};
 use crate::protocol::frame::Limits;
@@ -47,12 +47,12 @@ fn is_stranger(conn: ConnectionId, connections: &Connections) -> bool {
 impl Hub {
     /// All places are taken, and somebody waits for one: the oldest connection gives way
     /// that has not said who it is.
-    pub(in crate::hub) fn crowded(&mut self, now: Now, out: &mut Effects) {
+    pub(in crate::hub) fn crowded(&mut self, cx: &mut Cx<'_>) {
         while let Some(conn) = self.unauthenticated.0.pop_front() {
             if is_stranger(conn, &self.connections) {
                 self.counters.closed_overloaded += 1;
-                self.note_refusal(conn, None, Reason::Overloaded, out);
-                return self.close(now, conn, Close::Overloaded, out);
+                self.note_refusal(conn, None, Reason::Overloaded, cx.out);
+                return self.close(cx, conn, Close::Overloaded);
             }
         }
     }
@@ -68,12 +68,12 @@ impl Hub {
     }
 
     /// A link is up.
-    pub(in crate::hub) fn opened(&mut self, now: Now, conn: ConnectionId, peer: Peer, out: &mut Effects) {
+    pub(in crate::hub) fn opened(&mut self, cx: &mut Cx<'_>, conn: ConnectionId, peer: Peer) {
         // A place is given out again only after its link has closed; who was
         // there, if anybody was, is gone.
         if let Some(before) = self.connections.at(conn.slot) {
             let before = ConnectionId { slot: conn.slot, tag: before.tag };
-            self.closed(now, before, out);
+            self.closed(cx, before);
         }
         self.counters.connections_opened += 1;
         let network = if let Peer::Client { network, .. } = &peer { *network } else { None };
@@ -89,38 +89,38 @@ impl Hub {
             }
             Peer::Client { credentials: claim, inbox, .. } => (Kind::Client, claim, inbox),
         };
-        let mut connection = Connection::new(conn.tag, kind, now.moment);
+        let mut connection = Connection::new(conn.tag, kind, cx.now.moment);
         (connection.inbox, connection.network) = (inbox, network);
         if kind == Kind::Waiting {
-            connection.rare().auth_by = now.moment + self.settings.limits.auth;
+            connection.rare().auth_by = cx.now.moment + self.settings.limits.auth;
         }
         self.connections.insert(conn.slot, connection);
         if kind == Kind::Waiting {
             self.unauthenticated.push(conn, &self.connections);
         }
         if let Some(close) = self.stopping {
-            self.close(now, conn, close, out);
+            self.close(cx, conn, close);
             return;
         }
         if !matches!(claim, Credentials::Verified(_))
-            && self.charge(now.moment, conn, Charge::Connection).is_err()
+            && self.charge(cx.now.moment, conn, Charge::Connection).is_err()
         {
-            return self.refuse_connection(now, conn, None, Close::TooFast, out);
+            return self.refuse_connection(cx, conn, None, Close::TooFast);
         }
         match (kind, claim) {
             (Kind::Worker { .. }, _) => {}
             (_, Credentials::Refused(TokenFault { code, message, wait, .. })) => {
-                out.tell(conn, Frame::AuthFailed { code, message });
-                self.close_refused(now, conn, wait, out);
+                cx.out.tell(conn, Frame::AuthFailed { code, message });
+                self.close_refused(cx, conn, wait);
             }
-            (Kind::Waiting, _) => out.tell(conn, Frame::AuthRequired),
+            (Kind::Waiting, _) => cx.out.tell(conn, Frame::AuthRequired),
             (_, Credentials::Verified(identity)) => {
-                if self.take_identity(now, conn, identity, out) {
-                    self.greet(now, conn, out);
-                    self.join_inbox(now, conn, out);
+                if self.take_identity(cx, conn, identity) {
+                    self.greet(cx, conn);
+                    self.join_inbox(cx, conn);
                 }
             }
-            (_, Credentials::Nothing) => self.greet(now, conn, out),
+            (_, Credentials::Nothing) => self.greet(cx, conn),
         }
         self.arm(conn.slot);
     }
@@ -133,31 +133,30 @@ impl Hub {
     /// A token was looked at.
     pub(in crate::hub) fn identified(
         &mut self,
-        now: Now,
+        cx: &mut Cx<'_>,
         ask: &RequestContext,
         conn: ConnectionId,
         proof: AuthAttempt,
-        out: &mut Effects,
     ) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
-        connection.heard(now.moment);
+        connection.heard(cx.now.moment);
         let let_in = connection.is_let_in();
         let identity = match proof.claim {
             Ok(identity) => identity,
             Err(TokenFault { code, message, wait, .. }) => {
-                self.answer(ask, Frame::AuthFailed { code, message }, out);
+                self.answer(ask, Frame::AuthFailed { code, message }, cx.out);
                 if let_in {
                     // Looking at tokens costs more than most requests, and is free.
-                    self.count_refusal(now, ask.from, out);
+                    self.count_refusal(cx, ask.from);
                 } else {
-                    self.close_refused(now, conn, wait, out);
+                    self.close_refused(cx, conn, wait);
                 }
                 return;
             }
         };
         if connection.user.as_ref().is_some_and(|user| *user != identity.user_id) {
             let why = "this connection belongs to another user; open a new one";
-            self.refuse(now, ask, forbidden(why).of("auth"), out);
+            self.refuse(cx, ask, forbidden(why).of("auth"));
             return;
         }
         let refreshed = connection.user.is_some();
@@ -167,33 +166,33 @@ impl Hub {
         }
         let (user_id, expires_at) = (identity.user_id.clone(), identity.expires_at);
         let own = identity.terms.as_ref().and_then(|terms| terms.limits);
-        if !self.take_identity(now, conn, identity, out) {
+        if !self.take_identity(cx, conn, identity) {
             return;
         }
         // Who hears the inbox from now on, or acknowledges it, must know its epoch.
         let begins = let_in && (!refreshed || mode.is_some());
-        let inbox = if begins { self.inbox_state(now, &user_id, out) } else { None };
+        let inbox = if begins { self.inbox_state(cx, &user_id) } else { None };
         let limits = self.limits_told(own);
-        self.answer(ask, Frame::AuthSuccess { user_id, expires_at, limits, inbox }, out);
+        self.answer(ask, Frame::AuthSuccess { user_id, expires_at, limits, inbox }, cx.out);
         if !let_in {
             if let Some(connection) = self.connections.get_mut(conn) {
                 connection.kind = Kind::Client;
                 connection.rare().auth_by = NEVER;
             }
-            self.greet(now, conn, out);
+            self.greet(cx, conn);
         }
         if !refreshed {
-            self.join_inbox(now, conn, out);
+            self.join_inbox(cx, conn);
         } else if mode.is_some() {
-            self.change_inbox(now, conn, out);
+            self.change_inbox(cx, conn);
         }
-        self.check_subscriptions(now, conn, out);
+        self.check_subscriptions(cx, conn);
         self.arm(conn.slot);
     }
 
     /// Makes a connection its user's, with what the token allows; false if the
     /// user has too many already.
-    fn take_identity(&mut self, now: Now, conn: ConnectionId, identity: Identity, out: &mut Effects) -> bool {
+    fn take_identity(&mut self, cx: &mut Cx<'_>, conn: ConnectionId, identity: Identity) -> bool {
         let inbox = self.channels.find_inbox(&identity.user_id);
         let theirs =
             inbox.and_then(|place| self.channels.at(place)).map_or(0, |topic| topic.subscribers.len());
@@ -206,23 +205,23 @@ impl Hub {
             Some(Close::TooManyConnections)
         } else {
             let account = Account::of_user(&identity.user_id);
-            let taken = self.accounts.take(now.moment, account, Charge::Connection, limits);
+            let taken = self.accounts.take(cx.now.moment, account, Charge::Connection, limits);
             taken.err().map(|_| Close::TooFast)
         };
         if let Some(close) = refused {
-            self.refuse_connection(now, conn, Some(identity.user_id), close, out);
+            self.refuse_connection(cx, conn, Some(identity.user_id), close);
             return false;
         }
         let Some(connection) = self.connections.get_mut(conn) else { return false };
         connection.rights = identity.rights;
         connection.issued_at = identity.issued_at;
         connection.terms = identity.terms;
-        connection.expire(moment_of(now, identity.expires_at), identity.expires_at);
+        connection.expire(moment_of(cx.now, identity.expires_at), identity.expires_at);
         connection.user = Some(identity.user_id.clone());
         if newcomer {
             // Not in the inbox yet, so these are channels all of them.
             for place in connection.topics.clone() {
-                self.arrived(place, conn.slot, &identity.user_id, out);
+                self.arrived(place, conn.slot, &identity.user_id, cx.out);
             }
         } else {
             for place in connection.topics.clone() {
@@ -233,21 +232,14 @@ impl Hub {
     }
 
     /// A user, or an address, has too many connections, or makes them too fast.
-    fn refuse_connection(
-        &mut self,
-        now: Now,
-        conn: ConnectionId,
-        user: Option<UserId>,
-        close: Close,
-        out: &mut Effects,
-    ) {
+    fn refuse_connection(&mut self, cx: &mut Cx<'_>, conn: ConnectionId, user: Option<UserId>, close: Close) {
         self.counters.connections_refused += 1;
         let reason = match close {
             Close::TooManyConnections => Reason::TooManyConnections,
             _ => Reason::RateLimited,
         };
-        self.note_refusal(conn, user, reason, out);
-        self.close(now, conn, close, out);
+        self.note_refusal(conn, user, reason, cx.out);
+        self.close(cx, conn, close);
     }
 
     /// What a connection may do at most; `own` is what its token says of that.
@@ -263,23 +255,23 @@ impl Hub {
     }
 
     /// The first frame of a client that is let in.
-    fn greet(&mut self, now: Now, conn: ConnectionId, out: &mut Effects) {
+    fn greet(&mut self, cx: &mut Cx<'_>, conn: ConnectionId) {
         let Some(connection) = self.connections.get(conn) else { return };
         let user_id = connection.user.clone();
-        let inbox = user_id.as_ref().and_then(|user| self.inbox_state(now, user, out));
+        let inbox = user_id.as_ref().and_then(|user| self.inbox_state(cx, user));
         let Some(connection) = self.connections.get(conn) else { return };
         let frame = Frame::ConnectionEstablished {
             connection_id: conn.to_string(),
             user_id,
             protocol: VERSION,
-            server_time: now.wall,
+            server_time: cx.now.wall,
             ping_interval: self.settings.heartbeat.ping_interval,
             pong_timeout: self.settings.heartbeat.pong_timeout,
             limits: self.limits_told(connection.own_limits()),
             expires_at: connection.expires_at(),
             inbox,
         };
-        out.tell(conn, frame);
+        cx.out.tell(conn, frame);
     }
 }
 

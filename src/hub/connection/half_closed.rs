@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use crate::hub::Hub;
 use crate::hub::channel::unsubscribe::Leaving;
-use crate::hub::event::{Effect, Effects, Now};
+use crate::hub::event::{Cx, Effect, Effects};
 use crate::protocol::ConnectionId;
 
 /// All that there are.
@@ -36,7 +36,7 @@ impl HalfClosed {
 impl Hub {
     /// The peer says no more: it hears no channel from now on and ends none of its
     /// operations, but what it has asked for is answered.
-    pub(in crate::hub) fn ended(&mut self, now: Now, conn: ConnectionId, out: &mut Effects) {
+    pub(in crate::hub) fn ended(&mut self, cx: &mut Cx<'_>, conn: ConnectionId) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let (topics, user) = (std::mem::take(&mut connection.topics), connection.user.clone());
         let mut owns = false;
@@ -47,14 +47,14 @@ impl Hub {
             lingering = std::mem::take(&mut rare.lingering);
         }
         for place in topics {
-            self.leave(now, place, conn, user.as_ref(), Leaving::Lost, out);
+            self.leave(cx, place, conn, user.as_ref(), Leaving::Lost);
         }
         for place in lingering {
             self.drop_readers(place, conn);
-            self.sweep(now, place, out);
+            self.sweep(cx, place);
         }
         if owns {
-            self.lose_owner(now, conn, out);
+            self.lose_owner(cx, conn);
         }
         self.half_closed.waiting.insert(conn);
         self.half_closed.look_at(conn);

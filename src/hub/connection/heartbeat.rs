@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::table::Connection;
 use crate::hub::Hub;
 use crate::hub::channel::unsubscribe::Leaving;
-use crate::hub::event::{Anomaly, Effect, Effects, Now, Rejection, SendQueueState};
+use crate::hub::event::{Anomaly, Cx, Effect, Effects, Now, Rejection, SendQueueState};
 use crate::hub::memory_pressure::Level;
 use crate::hub::settings::Settings;
 use crate::hub::timers::{NEVER, Timer, round_up};
@@ -64,61 +64,55 @@ impl Hub {
     }
 
     /// The deadline of a connection has come: whatever is due is done.
-    pub(in crate::hub) fn attend(&mut self, now: Now, slot: u32, out: &mut Effects) {
+    pub(in crate::hub) fn attend(&mut self, cx: &mut Cx<'_>, slot: u32) {
         let Some(connection) = self.connections.at_mut(slot) else { return };
         connection.armed = NEVER;
         let conn = ConnectionId { slot, tag: connection.tag };
         if self.waiting.is_paused(conn) {
             // A pong would not be read: its silence is ours.
-            connection.heard(now.moment);
+            connection.heard(cx.now.moment);
         }
-        if let Some(close) = overdue(connection, &self.settings, now.moment) {
+        if let Some(close) = overdue(connection, &self.settings, cx.now.moment) {
             match close {
                 Close::TooSlow => {
                     self.counters.closed_slow += 1;
                     let user = connection.user.clone();
-                    out.push(Effect::LogAnomaly(Anomaly::Stalled { conn, user }));
+                    cx.out.push(Effect::LogAnomaly(Anomaly::Stalled { conn, user }));
                 }
                 Close::NoPong => self.counters.closed_no_pong += 1,
                 Close::Unauthenticated => {
                     self.counters.closed_unauthenticated += 1;
-                    self.note_refusal(conn, None, Reason::TokenMissing, out);
+                    self.note_refusal(conn, None, Reason::TokenMissing, cx.out);
                 }
                 _ => {}
             }
-            self.close(now, conn, close, out);
+            self.close(cx, conn, close);
             return;
         }
-        if !connection.warned && now.moment >= warning(connection.expires) {
+        if !connection.warned && cx.now.moment >= warning(connection.expires) {
             connection.warned = true;
             if let Some(expires_at) = connection.expires_at() {
-                out.tell(conn, Frame::TokenExpiring { expires_at });
+                cx.out.tell(conn, Frame::TokenExpiring { expires_at });
             }
         }
-        let silence = now.moment.since(connection.heard);
+        let silence = cx.now.moment.since(connection.heard);
         let quiet = !connection.is_worker() && silence >= self.settings.heartbeat.ping_interval;
         if quiet && !connection.pinged {
             connection.pinged = true;
-            out.push(Effect::Ping { conn });
+            cx.out.push(Effect::Ping { conn });
         }
         if let Some(rare) = &mut connection.rare
             && rare.stuck_since != NEVER
-            && now.moment.since(rare.stuck_since) >= self.settings.limits.stall
+            && cx.now.moment.since(rare.stuck_since) >= self.settings.limits.stall
         {
             // The owner of an operation is not closed; it is looked at again.
-            rare.spared = now.moment;
+            rare.spared = cx.now.moment;
         }
         self.arm(slot);
     }
 
     /// What a link owes its peer has changed its kind.
-    pub(in crate::hub) fn outbound(
-        &mut self,
-        now: Now,
-        conn: ConnectionId,
-        state: SendQueueState,
-        out: &mut Effects,
-    ) {
+    pub(in crate::hub) fn outbound(&mut self, cx: &mut Cx<'_>, conn: ConnectionId, state: SendQueueState) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let was = std::mem::replace(&mut connection.outbound, state);
         match state {
@@ -127,18 +121,18 @@ impl Hub {
                 if let Some(rare) = &mut connection.rare {
                     rare.stuck_since = NEVER;
                 }
-                self.catch_up(now, conn, out);
+                self.catch_up(cx, conn);
             }
             SendQueueState::Backlogged => {
                 connection.full |= self.memory.level >= Level::Critical;
-                connection.rare().stuck_since = now.moment;
+                connection.rare().stuck_since = cx.now.moment;
             }
             SendQueueState::Full => {
                 connection.full = true;
                 let rare = connection.rare();
                 // From waiting to full nothing was accepted.
                 if was == SendQueueState::Empty || rare.stuck_since == NEVER {
-                    rare.stuck_since = now.moment;
+                    rare.stuck_since = cx.now.moment;
                 }
             }
         }
@@ -146,11 +140,11 @@ impl Hub {
     }
 
     /// The socket has taken all: what was missed is told, what is kept goes on.
-    fn catch_up(&mut self, now: Now, conn: ConnectionId, out: &mut Effects) {
-        self.tell_missed(conn.slot, None, out);
+    fn catch_up(&mut self, cx: &mut Cx<'_>, conn: ConnectionId) {
+        self.tell_missed(conn.slot, None, cx.out);
         let Some(connection) = self.connections.get(conn) else { return };
         for place in connection.topics.clone() {
-            self.advance(now, place, conn.slot, out);
+            self.advance(cx, place, conn.slot);
         }
     }
 
@@ -163,43 +157,31 @@ impl Hub {
 
     /// Says goodbye to a peer. For the hub it is gone at once; that its link
     /// closes later finds nobody.
-    pub(in crate::hub) fn close(&mut self, now: Now, conn: ConnectionId, close: Close, out: &mut Effects) {
+    pub(in crate::hub) fn close(&mut self, cx: &mut Cx<'_>, conn: ConnectionId, close: Close) {
         let after_ms = match close.returning() {
             Return::No => 0,
             Return::Later => self.random.below(SPREAD_LATER + 1),
             Return::Now => self.random.below(SPREAD_NOW + 1),
         };
-        self.forget(now, conn, Some(close), out);
-        out.push(Effect::Close { conn, close, after_ms });
+        self.forget(cx, conn, Some(close));
+        cx.out.push(Effect::Close { conn, close, after_ms });
     }
 
     /// Says goodbye to one whose token was refused. It is not to come back as it is; how long
     /// it waits in any case grows with how often it was refused.
-    pub(in crate::hub) fn close_refused(
-        &mut self,
-        now: Now,
-        conn: ConnectionId,
-        wait: Duration,
-        out: &mut Effects,
-    ) {
+    pub(in crate::hub) fn close_refused(&mut self, cx: &mut Cx<'_>, conn: ConnectionId, wait: Duration) {
         let close = Close::Unauthenticated;
-        self.forget(now, conn, Some(close), out);
+        self.forget(cx, conn, Some(close));
         let after_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        out.push(Effect::Close { conn, close, after_ms });
+        cx.out.push(Effect::Close { conn, close, after_ms });
     }
 
     /// As [`Hub::close`], and worth a line in the log.
-    pub(in crate::hub) fn throw_out(
-        &mut self,
-        now: Now,
-        conn: ConnectionId,
-        close: Close,
-        out: &mut Effects,
-    ) {
+    pub(in crate::hub) fn throw_out(&mut self, cx: &mut Cx<'_>, conn: ConnectionId, close: Close) {
         let Some(connection) = self.connections.get(conn) else { return };
         self.counters.closed_errors += 1;
-        out.push(Effect::LogAnomaly(Anomaly::Misbehaved { conn, user: connection.user.clone(), close }));
-        self.close(now, conn, close, out);
+        cx.out.push(Effect::LogAnomaly(Anomaly::Misbehaved { conn, user: connection.user.clone(), close }));
+        self.close(cx, conn, close);
     }
 
     /// Counts a refusal of a connection that is there, and has it written down.
@@ -228,47 +210,47 @@ impl Hub {
     }
 
     /// A connection is gone, and all that was its own with it.
-    pub(in crate::hub) fn closed(&mut self, now: Now, conn: ConnectionId, out: &mut Effects) {
-        self.forget(now, conn, None, out);
+    pub(in crate::hub) fn closed(&mut self, cx: &mut Cx<'_>, conn: ConnectionId) {
+        self.forget(cx, conn, None);
     }
 
-    fn forget(&mut self, now: Now, conn: ConnectionId, close: Option<Close>, out: &mut Effects) {
+    fn forget(&mut self, cx: &mut Cx<'_>, conn: ConnectionId, close: Option<Close>) {
         if self.connections.get(conn).is_none() {
             return;
         }
         let Some(mut connection) = self.connections.remove(conn.slot) else { return };
         self.counters.connections_closed += 1;
-        let lasted = now.moment.since(connection.opened);
-        out.push(Effect::LogDisconnect { conn, user: connection.user.clone(), lasted, close });
+        let lasted = cx.now.moment.since(connection.opened);
+        cx.out.push(Effect::LogDisconnect { conn, user: connection.user.clone(), lasted, close });
         self.waiting.forget(conn);
         self.half_closed.forget(conn);
         self.timers.rearm(Timer::Connection(conn.slot), &mut connection.armed, NEVER);
         for place in connection.topics {
-            self.leave(now, place, conn, connection.user.as_ref(), Leaving::Lost, out);
+            self.leave(cx, place, conn, connection.user.as_ref(), Leaving::Lost);
         }
         let Some(rare) = connection.rare else { return };
         for place in rare.lingering {
             self.drop_readers(place, conn);
-            self.sweep(now, place, out);
+            self.sweep(cx, place);
         }
         if rare.pending > 0 {
             self.drop_pending(conn);
         }
         if rare.operations > 0 {
-            self.lose_owner(now, conn, out);
+            self.lose_owner(cx, conn);
         }
     }
 
     /// The daemon ends: everybody is told, the clients before the workers, so
     /// that nobody takes an operation for lost which its worker registers again.
-    pub(in crate::hub) fn stop(&mut self, now: Now, close: Close, out: &mut Effects) {
+    pub(in crate::hub) fn stop(&mut self, cx: &mut Cx<'_>, close: Close) {
         self.stopping = Some(close);
         self.channels.returning = usize::MAX;
-        self.give_up_pending(out);
+        self.give_up_pending(cx.out);
         let clients = self.connections.ids(|connection| !connection.is_worker());
         let workers = self.connections.ids(Connection::is_worker);
         for conn in clients.into_iter().chain(workers) {
-            self.close(now, conn, close, out);
+            self.close(cx, conn, close);
         }
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::SeqRange;
 use crate::hub::channel::fanout::DeliveryCounts;
 use crate::hub::channel::publish::send_success;
-use crate::hub::event::{Effect, Effects, LogKey, Now, Requester};
+use crate::hub::event::{Cx, Effect, Effects, LogKey, Requester};
 use crate::hub::optional_list::List;
 use crate::hub::{Hub, RequestContext, RequestResult};
 use crate::protocol::{Code, ConnectionId, MessageId, Refusal, Target};
@@ -208,28 +208,28 @@ impl Hub {
     }
 
     /// A connection has one answer less waiting.
-    fn waits_no_longer(&mut self, now: Now, from: Requester, size: u32, out: &mut Effects) {
+    fn waits_no_longer(&mut self, cx: &mut Cx<'_>, from: Requester, size: u32) {
         let Requester::Connection(conn) = from else { return };
         let share = self.share();
         if self.waiting.remove(conn, size as usize, share) {
             if let Some(connection) = self.connections.get_mut(conn) {
-                connection.heard(now.moment);
+                connection.heard(cx.now.moment);
             }
-            out.push(Effect::ResumeReading { conn });
+            cx.out.push(Effect::ResumeReading { conn });
         }
         self.half_closed.look_at(conn);
     }
 
     /// Lets a publisher wait until a message is on the disk.
-    pub(in crate::hub) fn await_disk(&mut self, now: Now, place: u32, answer: Answer, out: &mut Effects) {
+    pub(in crate::hub) fn await_disk(&mut self, cx: &mut Cx<'_>, place: u32, answer: Answer) {
         let Some(topic) = self.channels.at_mut(place) else { return };
         let log = topic.log.get_or_insert_default();
         let is_first = !log.answers.awaits(answer.seq);
         let size = log.find(answer.seq).filter(|_| is_first).map_or(0, |kept| kept.size);
         let from = answer.ask.from;
         log.answers.push(Answer { size, ..answer });
-        self.settle(now, place);
-        self.waits(from, size, out);
+        self.settle(cx.now, place);
+        self.waits(from, size, cx.out);
     }
 
     /// Has a message written that is in memory only.
@@ -241,12 +241,12 @@ impl Hub {
     }
 
     /// A run of messages is on the disk.
-    pub(in crate::hub) fn stored(&mut self, now: Now, key: &LogKey, run: SeqRange, out: &mut Effects) {
+    pub(in crate::hub) fn stored(&mut self, cx: &mut Cx<'_>, key: &LogKey, run: SeqRange) {
         let Some(place) = self.channels.find(key) else { return };
         let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) else { return };
         let (flash, settings) = (&mut self.flash, &self.settings);
         let mut count = log.store(run, |kept| {
-            flash.charge(now.moment, kept.author, kept.size, kept.durable, settings);
+            flash.charge(cx.now.moment, kept.author, kept.size, kept.durable, settings);
         });
         let answers = log.answers.take(run);
         // What was delivered meanwhile was written for who waits for that.
@@ -257,44 +257,44 @@ impl Hub {
         self.counters.messages_stored += count;
         for (from, size) in delivered {
             let author = self.author(&self.publisher(from, false));
-            self.flash.charge(now.moment, author, size, true, &self.settings);
+            self.flash.charge(cx.now.moment, author, size, true, &self.settings);
         }
-        self.settle(now, place);
+        self.settle(cx.now, place);
         for Answer { ask, message_id, reach, size, .. } in answers {
-            self.waits_no_longer(now, ask.from, size, out);
+            self.waits_no_longer(cx, ask.from, size);
             if self.hears_answers(ask.from) {
                 let frame = send_success(target(key), message_id, DeliveryCounts { stored: true, ..reach });
-                self.answer(&ask, frame, out);
+                self.answer(&ask, frame, cx.out);
             }
         }
     }
 
     /// A message is not on the disk, and its publisher waits no longer. It is kept
     /// as any other, and written when that can be done.
-    pub(in crate::hub) fn not_stored(&mut self, now: Now, key: &LogKey, seq: u64, out: &mut Effects) {
+    pub(in crate::hub) fn not_stored(&mut self, cx: &mut Cx<'_>, key: &LogKey, seq: u64) {
         if let Some(place) = self.channels.find(key) {
             if let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) {
                 log.release(seq);
             }
-            self.answer_in_vain(now, place, (seq, seq), out);
+            self.answer_in_vain(cx, place, (seq, seq));
         }
     }
 
     /// Nothing can be written or read: nobody waits for that.
-    pub(in crate::hub) fn disk_fails(&mut self, now: Now, out: &mut Effects) {
+    pub(in crate::hub) fn disk_fails(&mut self, cx: &mut Cx<'_>) {
         self.disk_failed = true;
         for place in self.channels.with(|log| !log.answers.is_empty()) {
-            self.answer_in_vain(now, place, (0, u64::MAX), out);
+            self.answer_in_vain(cx, place, (0, u64::MAX));
         }
     }
 
     /// The disk can be used again.
-    pub(in crate::hub) fn disk_works(&mut self, now: Now, out: &mut Effects) {
+    pub(in crate::hub) fn disk_works(&mut self, cx: &mut Cx<'_>) {
         self.disk_failed = false;
-        self.read_again(now, out);
+        self.read_again(cx);
     }
 
-    fn answer_in_vain(&mut self, now: Now, place: u32, run: SeqRange, out: &mut Effects) {
+    fn answer_in_vain(&mut self, cx: &mut Cx<'_>, place: u32, run: SeqRange) {
         let Some(topic) = self.channels.at_mut(place) else { return };
         let Some(log) = &mut topic.log else { return };
         let answers = log.answers.take(run);
@@ -305,13 +305,13 @@ impl Hub {
             LogKey::Channel(channel) => Some(channel.clone()),
             LogKey::Inbox(_) => None,
         };
-        self.settle(now, place);
+        self.settle(cx.now, place);
         for Answer { ask, size, .. } in answers {
-            self.waits_no_longer(now, ask.from, size, out);
+            self.waits_no_longer(cx, ask.from, size);
             if self.hears_answers(ask.from) {
                 let why = "the disk did not take it; who is here may have heard it";
                 let refusal = Refusal::new(Code::StoreUnavailable, why).of("send");
-                self.refuse(now, &ask, Refusal { channel: channel.clone(), ..refusal }, out);
+                self.refuse(cx, &ask, Refusal { channel: channel.clone(), ..refusal });
             }
         }
     }
@@ -326,7 +326,7 @@ impl Hub {
 
     /// Goes on where another process was: its store may have been told nothing of
     /// what that one had promised. A request over HTTP ended with it.
-    pub(in crate::hub) fn promise_again(&mut self, now: Now, out: &mut Effects) {
+    pub(in crate::hub) fn promise_again(&mut self, cx: &mut Cx<'_>) {
         let mut waiting = Vec::new();
         for place in self.channels.with(|log| !log.answers.is_empty()) {
             let Some(topic) = self.channels.at_mut(place) else { continue };
@@ -336,15 +336,15 @@ impl Hub {
                 answers.into_iter().filter(|answer| matches!(answer.ask.from, Requester::Connection(_)))
             {
                 if !log.answers.awaits(answer.seq) {
-                    out.push(Effect::SyncNow { log: topic.key.clone(), seq: answer.seq });
+                    cx.out.push(Effect::SyncNow { log: topic.key.clone(), seq: answer.seq });
                 }
                 waiting.push((answer.ask.from, answer.size));
                 log.answers.push(answer);
             }
-            self.settle(now, place);
+            self.settle(cx.now, place);
         }
         for (from, size) in waiting {
-            self.waits(from, size, out);
+            self.waits(from, size, cx.out);
         }
     }
 }

@@ -9,7 +9,7 @@ use super::entry::{ENTRY, LogEntry};
 use super::publisher_quota::{Measure, Newcomer};
 use crate::hub::Hub;
 use crate::hub::channel::topics::Topic;
-use crate::hub::event::{Anomaly, DeliveryOutcome, Effect, Effects, LogKey, Now};
+use crate::hub::event::{Anomaly, Cx, DeliveryOutcome, Effect, Effects, LogKey};
 use crate::hub::memory_pressure::{LOG, TOPIC};
 use crate::hub::settings::Policy;
 use crate::protocol::frame::GapCause;
@@ -52,14 +52,14 @@ impl Hub {
     }
 
     /// The disk has told how much it takes.
-    pub(in crate::hub) fn capacity(&mut self, now: Now, bytes: Option<u64>, out: &mut Effects) {
+    pub(in crate::hub) fn capacity(&mut self, cx: &mut Cx<'_>, bytes: Option<u64>) {
         self.store_room.bytes = bytes.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
-        self.fit_into_store(now, out);
+        self.fit_into_store(cx);
     }
 
     /// Gives up some of what is kept and does not fit into the store: of the log that
     /// holds most, as for a newcomer.
-    pub(in crate::hub) fn fit_into_store(&mut self, now: Now, out: &mut Effects) {
+    pub(in crate::hub) fn fit_into_store(&mut self, cx: &mut Cx<'_>) {
         self.store_room.is_over = false;
         let mut changed: Option<u32> = None;
         for _ in 0..AT_ONCE {
@@ -75,24 +75,24 @@ impl Hub {
             };
             let Some(log) = self.log(victim) else { break };
             match first {
-                Some(seq) if excess.is_some() || !log.is_mostly_receipts() => self.evict(victim, seq, out),
+                Some(seq) if excess.is_some() || !log.is_mostly_receipts() => self.evict(victim, seq, cx.out),
                 _ => self.drop_receipt(victim),
             }
             self.channels.weigh(victim);
             if let Some(before) = changed.replace(victim).filter(|before| *before != victim) {
-                self.settle_victim(now, before, out);
+                self.settle_victim(cx, before);
             }
             self.store_room.is_over = true;
         }
         if let Some(last) = changed {
-            self.settle_victim(now, last, out);
-            out.push(Effect::LogAnomaly(Anomaly::KeptLimit { is_newcomer_lost: false }));
+            self.settle_victim(cx, last);
+            cx.out.push(Effect::LogAnomaly(Anomaly::KeptLimit { is_newcomer_lost: false }));
         }
     }
 
-    pub(in crate::hub) fn settle_victim(&mut self, now: Now, place: u32, out: &mut Effects) {
-        self.settle(now, place);
-        self.advance_all(now, place, out);
+    pub(in crate::hub) fn settle_victim(&mut self, cx: &mut Cx<'_>, place: u32) {
+        self.settle(cx.now, place);
+        self.advance_all(cx, place);
     }
 
     /// Makes room for one more message of a log; whether there is any. Those who
@@ -112,14 +112,14 @@ impl Hub {
 
     /// Gives up what of a log is over its limits, and those of all, now that it
     /// has grown otherwise than by a newcomer.
-    pub(in crate::hub) fn trim(&mut self, now: Now, place: u32, out: &mut Effects) {
+    pub(in crate::hub) fn trim(&mut self, cx: &mut Cx<'_>, place: u32) {
         let Some(topic) = self.channels.at(place) else { return };
         let policy = self.policy_of(&topic.key);
         let mut others = Vec::new();
-        self.give_way(place, &policy, None, &mut others, out);
-        self.settle(now, place);
+        self.give_way(place, &policy, None, &mut others, cx.out);
+        self.settle(cx.now, place);
         for other in others {
-            self.settle_victim(now, other, out);
+            self.settle_victim(cx, other);
         }
     }
 

@@ -11,13 +11,13 @@ use super::cursor::{Backlog, Reader, join};
 use super::{Log, SeqRange};
 use crate::hub::Hub;
 use crate::hub::channel::topics::DeliveryMode;
-use crate::hub::event::{Effects, LogKey, Now};
+use crate::hub::event::{Cx, LogKey};
 use crate::protocol::ConnectionId;
 use crate::protocol::frame::GapCause;
 
 impl Hub {
     /// The page that a reader asked for cannot be read.
-    pub(in crate::hub) fn unread(&mut self, now: Now, conn: ConnectionId, key: &LogKey, out: &mut Effects) {
+    pub(in crate::hub) fn unread(&mut self, cx: &mut Cx<'_>, conn: ConnectionId, key: &LogKey) {
         let Some(connection) = self.connections.get(conn) else { return };
         let full = connection.full;
         let Some(place) = self.channels.find(key) else { return };
@@ -28,7 +28,7 @@ impl Hub {
         reader.asked = None;
         if reader.left || full {
             log.drop_over(conn.slot);
-            self.sweep(now, place, out);
+            self.sweep(cx, place);
             return;
         }
         let passed = log.pass_over(conn.slot);
@@ -36,25 +36,25 @@ impl Hub {
             let (before, after) = log.unread().unwrap_or((first, last));
             log.set_unread(Some((before.min(first), after.max(last))));
         }
-        self.advance_all(now, place, out);
-        self.settle(now, place);
+        self.advance_all(cx, place);
+        self.settle(cx.now, place);
     }
 
     /// Has those who hear an inbox read from what was passed over for them. What
     /// they had already comes twice, as it may there.
-    pub(in crate::hub) fn read_again(&mut self, now: Now, out: &mut Effects) {
+    pub(in crate::hub) fn read_again(&mut self, cx: &mut Cx<'_>) {
         for place in self.channels.with(|log| log.unread().is_some()) {
             let Some(topic) = self.channels.at_mut(place) else { continue };
             let slots: Vec<u32> = topic.subscribers.iter().map(|subscriber| subscriber.slot).collect();
             for slot in slots {
-                self.begin_again(now, place, slot, out);
+                self.begin_again(cx, place, slot);
             }
-            self.settle(now, place);
+            self.settle(cx.now, place);
         }
     }
 
     /// Who still reads what lies behind that begins again when it is through.
-    fn begin_again(&mut self, now: Now, place: u32, slot: u32, out: &mut Effects) {
+    fn begin_again(&mut self, cx: &mut Cx<'_>, place: u32, slot: u32) {
         let Some(topic) = self.channels.at_mut(place) else { return };
         let Some(hearing) = topic.subscriber_mut(slot).map(|subscriber| subscriber.hearing) else { return };
         let Some(log) = &mut topic.log else { return };
@@ -65,7 +65,7 @@ impl Hub {
         match (hearing, log.reader_mut(slot)) {
             (DeliveryMode::Live, _) => {
                 self.read_from(place, slot, Backlog::after(first - 1));
-                self.advance(now, place, slot, out);
+                self.advance(cx, place, slot);
             }
             (_, Some(reader)) => reader.again |= reader.began >= first,
             _ => {}
@@ -74,9 +74,9 @@ impl Hub {
 
     /// A connection has read an inbox to its end, and is to hear what was passed
     /// over before.
-    pub(in crate::hub) fn is_through(&mut self, now: Now, place: u32, reader: &Reader, out: &mut Effects) {
+    pub(in crate::hub) fn is_through(&mut self, cx: &mut Cx<'_>, place: u32, reader: &Reader) {
         if reader.again {
-            self.begin_again(now, place, reader.slot, out);
+            self.begin_again(cx, place, reader.slot);
         }
     }
 

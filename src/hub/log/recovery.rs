@@ -14,7 +14,7 @@ use super::replay;
 use crate::hub::Hub;
 use crate::hub::channel::dedup::{DedupKey, LogPosition};
 use crate::hub::channel::topics::{DeliveryMode, Topic};
-use crate::hub::event::{Effects, Input, LogKey, Now, RecoveredLog, RecoveredMessage, StoreEvent};
+use crate::hub::event::{Cx, Input, LogKey, Now, RecoveredLog, RecoveredMessage, StoreEvent};
 use crate::hub::settings::{Keep, Policy, WriteThrough};
 use crate::protocol::ConnectionId;
 use crate::protocol::frame::GapCause;
@@ -39,16 +39,16 @@ enum RecoveredEntry {
 
 impl Hub {
     /// Takes note of what a fact says about the disk, before it is dealt with.
-    pub(in crate::hub) fn note_disk(&mut self, now: Now, input: &Input, out: &mut Effects) {
+    pub(in crate::hub) fn note_disk(&mut self, cx: &mut Cx<'_>, input: &Input) {
         match input {
             Input::Store(StoreEvent::RecoveredLog(_)) => return,
             // The first of all facts: what is on the disk is not known.
-            Input::Store(StoreEvent::Failed) if self.started.is_none() => self.number_apart(now),
+            Input::Store(StoreEvent::Failed) if self.started.is_none() => self.number_apart(cx.now),
             Input::Store(StoreEvent::Recovered) => self.seq_floor = None,
             _ => {}
         }
         if !self.recovering.is_empty() {
-            self.sort_in(now, out);
+            self.sort_in(cx);
         }
     }
 
@@ -119,19 +119,19 @@ impl Hub {
 
     /// Drops what is too old or too much, and has the rest read by those who are
     /// here.
-    fn sort_in(&mut self, now: Now, out: &mut Effects) {
+    fn sort_in(&mut self, cx: &mut Cx<'_>) {
         let unsorted = std::mem::take(&mut self.recovering);
         for PendingRecovery { place, .. } in &unsorted {
-            self.conform(now, *place, out);
+            self.conform(cx, *place);
         }
         for PendingRecovery { place, how } in unsorted {
-            self.trim(now, place, out);
-            self.read_found(now, place, how, out);
+            self.trim(cx, place);
+            self.read_found(cx, place, how);
         }
     }
 
     /// Whoever hears a topic hears now what was found of it, where it is owed.
-    fn read_found(&mut self, now: Now, place: u32, how: RecoveredEntry, out: &mut Effects) {
+    fn read_found(&mut self, cx: &mut Cx<'_>, place: u32, how: RecoveredEntry) {
         let Some(topic) = self.channels.at(place) else { return };
         let keep = self.policy_of(&topic.key).keep;
         let hearing = topic.subscribers.iter().filter(|subscriber| subscriber.hearing != DeliveryMode::Off);
@@ -141,13 +141,13 @@ impl Hub {
             let conn = ConnectionId { slot, tag };
             let Some(topic) = self.channels.at(place) else { return };
             if how == RecoveredEntry::Among {
-                out.push(replay::new_epoch(conn, topic.name(), topic.epoch));
+                cx.out.push(replay::new_epoch(conn, topic.name(), topic.epoch));
             }
             if let Some(backlog) = topic.backlog_found(slot, keep) {
-                self.restart(now, place, conn, backlog, out);
+                self.restart(cx, place, conn, backlog);
             }
         }
-        self.settle(now, place);
+        self.settle(cx.now, place);
     }
 }
 

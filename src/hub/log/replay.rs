@@ -11,7 +11,7 @@ use super::retention::forget;
 use crate::hub::Hub;
 use crate::hub::channel::topics::DeliveryMode;
 use crate::hub::connection::table::Missed;
-use crate::hub::event::{Effect, Effects, FetchPurpose, LogKey, Now, Requester};
+use crate::hub::event::{Cx, Effect, Effects, FetchPurpose, LogKey, Requester};
 use crate::protocol::frame::GapCause;
 use crate::protocol::ids::spelled;
 use crate::protocol::{Channel, ConnectionId, Delivery, Frame, Message};
@@ -33,18 +33,18 @@ impl Hub {
     }
 
     /// Goes on with everybody who reads a log.
-    pub(in crate::hub) fn advance_all(&mut self, now: Now, place: u32, out: &mut Effects) {
+    pub(in crate::hub) fn advance_all(&mut self, cx: &mut Cx<'_>, place: u32) {
         let Some(log) = self.channels.at(place).and_then(|topic| topic.log.as_ref()) else { return };
         let reading = log.readers.iter().filter(|reader| !reader.left);
         let slots: Vec<u32> = reading.map(|reader| reader.slot).collect();
         for slot in slots {
-            self.advance(now, place, slot, out);
+            self.advance(cx, place, slot);
         }
     }
 
     /// Goes on where another process was: what it had asked of its store nobody
     /// answers any more.
-    pub(in crate::hub) fn resume(&mut self, now: Now, out: &mut Effects) {
+    pub(in crate::hub) fn resume(&mut self, cx: &mut Cx<'_>) {
         for place in self.channels.reading() {
             let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) else {
                 continue;
@@ -53,18 +53,18 @@ impl Hub {
                 reader.asked = None;
             }
             log.readers.drop_all_over();
-            self.advance_all(now, place, out);
+            self.advance_all(cx, place);
         }
         // The settings may be others than the ones it wrote all that under.
-        self.conform_all(now, out);
+        self.conform_all(cx);
         self.find_strangers();
-        self.promise_again(now, out);
-        self.read_again(now, out);
+        self.promise_again(cx);
+        self.read_again(cx);
     }
 
     /// The next step of a reader of which nothing is on its way: another page,
     /// or, when nothing remains, hearing live. There is nothing between the two.
-    pub(in crate::hub) fn advance(&mut self, now: Now, place: u32, slot: u32, out: &mut Effects) {
+    pub(in crate::hub) fn advance(&mut self, cx: &mut Cx<'_>, place: u32, slot: u32) {
         let Some(connection) = self.connections.at(slot) else { return };
         let conn = ConnectionId { slot, tag: connection.tag };
         let Some(topic) = self.channels.at_mut(place) else { return };
@@ -76,8 +76,8 @@ impl Hub {
         }
         let after = reader.sent;
         // Deadlines are rounded up; what is read is not a moment too old.
-        if log.soonest <= now.moment {
-            return self.expire(now, place, out);
+        if log.soonest <= cx.now.moment {
+            return self.expire(cx, place);
         }
         if log.first_after(after).is_some() {
             if !connection.full {
@@ -86,7 +86,7 @@ impl Hub {
                 }
                 let log = topic.key.clone();
                 let fetch = FetchPurpose::Replay(conn);
-                out.push(Effect::Fetch { fetch, log, after, count: PAGE_MESSAGES, bytes: PAGE_BYTES });
+                cx.out.push(Effect::Fetch { fetch, log, after, count: PAGE_MESSAGES, bytes: PAGE_BYTES });
             }
             return;
         }
@@ -98,17 +98,17 @@ impl Hub {
         topic.offered = topic.seq;
         if !holes.is_empty() {
             // What was shed before it began to read lies before that.
-            self.tell_missed(slot, Some(place), out);
+            self.tell_missed(slot, Some(place), cx.out);
         }
         for hole in &holes {
-            out.push(gap(conn, name.clone(), epoch, hole));
+            cx.out.push(gap(conn, name.clone(), epoch, hole));
         }
         for (_, word) in words {
-            out.tell(conn, word.frame());
+            cx.out.tell(conn, word.frame());
         }
         self.has_caught_up(place, slot, reader.began);
-        self.sweep(now, place, out);
-        self.is_through(now, place, &reader, out);
+        self.sweep(cx, place);
+        self.is_through(cx, place, &reader);
     }
 
     /// Whether a subscriber that still reads what is kept has to be told
@@ -127,11 +127,10 @@ impl Hub {
     /// The store has answered.
     pub(in crate::hub) fn fetched(
         &mut self,
-        now: Now,
+        cx: &mut Cx<'_>,
         conn: ConnectionId,
         key: &LogKey,
         messages: Vec<Rc<Message>>,
-        out: &mut Effects,
     ) {
         let Some(connection) = self.connections.get(conn) else { return };
         let full = connection.full;
@@ -146,7 +145,7 @@ impl Hub {
         if reader.left || full {
             log.drop_over(conn.slot);
             // Asked again when there is room: the hub holds no payloads.
-            self.sweep(now, place, out);
+            self.sweep(cx, place);
             return;
         }
         let after = reader.sent;
@@ -158,28 +157,28 @@ impl Hub {
             for seq in &lost {
                 topic.lose(*seq, GapCause::Evicted);
             }
-            forget(key, &runs, out);
+            forget(key, &runs, cx.out);
         }
         let Some(log) = &mut topic.log else { return };
-        let sent = replay(log, conn, key, messages, last, |hole| gap(conn, name.clone(), epoch, hole), out);
+        let sent =
+            replay(log, conn, key, messages, last, |hole| gap(conn, name.clone(), epoch, hole), cx.out);
         topic.offered = topic.offered.max(sent);
         if lost.is_empty() {
-            self.advance(now, place, conn.slot, out);
+            self.advance(cx, place, conn.slot);
         } else {
             // Others may have waited for what is not there.
-            self.advance_all(now, place, out);
+            self.advance_all(cx, place);
         }
-        self.settle(now, place);
+        self.settle(cx.now, place);
     }
 
     /// A socket has taken a message whole.
     pub(in crate::hub) fn written(
         &mut self,
-        now: Now,
+        cx: &mut Cx<'_>,
         conn: ConnectionId,
         key: &LogKey,
         (seq, how): (u64, Delivery),
-        out: &mut Effects,
     ) {
         if self.connections.get(conn).is_none() {
             return;
@@ -190,7 +189,7 @@ impl Hub {
         }
         self.has_taken(place, conn.slot, seq);
         if how == Delivery::Live {
-            return self.sweep(now, place, out);
+            return self.sweep(cx, place);
         }
         let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) else { return };
         let waits = |reader: &&mut Reader| reader.tag == conn.tag && reader.in_flight > 0;
@@ -207,10 +206,10 @@ impl Hub {
         }
         if is_page_over {
             log.drop_over(conn.slot);
-            self.sweep(now, place, out);
-            self.advance(now, place, conn.slot, out);
+            self.sweep(cx, place);
+            self.advance(cx, place, conn.slot);
         } else {
-            self.sweep_one(now, place, seq, out);
+            self.sweep_one(cx, place, seq);
         }
     }
 

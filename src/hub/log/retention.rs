@@ -11,7 +11,7 @@ use super::replay::PAGE_MESSAGES;
 use crate::hub::Hub;
 use crate::hub::channel::fanout::Fanout;
 use crate::hub::channel::topics::Topic;
-use crate::hub::event::{DeliveryOutcome, Effect, Effects, EntryMeta, LogKey, Now};
+use crate::hub::event::{Cx, DeliveryOutcome, Effect, Effects, EntryMeta, LogKey, Now};
 use crate::hub::settings::{Keep, Policy, WriteThrough};
 use crate::hub::timers::{NEVER, Timer, round_up};
 use crate::protocol::Moment;
@@ -58,30 +58,29 @@ impl Hub {
     /// there is room for it. Whether it is there.
     pub(in crate::hub) fn keep(
         &mut self,
-        now: Now,
+        cx: &mut Cx<'_>,
         policy: &Policy,
         kept: LogEntry,
         rest: &Fanout,
-        out: &mut Effects,
     ) -> bool {
         let (size, place) = (kept.size as usize, rest.place);
         let limit = policy.bytes.min(self.settings.limits.kept_bytes);
         let fits = policy.keep != Keep::Never && policy.count > 0 && size <= limit;
         let mut others = Vec::new();
         let newcomer = Newcomer { author: kept.author, size: kept.size };
-        let is_kept = fits && self.find_room(place, policy, newcomer, &mut others, out);
+        let is_kept = fits && self.find_room(place, policy, newcomer, &mut others, cx.out);
         let Some(topic) = self.channels.at_mut(place) else { return false };
         let log = topic.key.clone();
         if is_kept {
             topic.log.get_or_insert_default().push(kept);
-            let keeping = Box::new(self.keeping(now, policy, &kept, rest));
-            out.push(Effect::Append { log, message: rest.message.clone(), meta: keeping });
+            let keeping = Box::new(self.keeping(cx.now, policy, &kept, rest));
+            cx.out.push(Effect::Append { log, message: rest.message.clone(), meta: keeping });
         } else {
             topic.lose(kept.seq, GapCause::NotKept);
         }
-        self.settle(now, place);
+        self.settle(cx.now, place);
         for other in others {
-            self.settle_victim(now, other, out);
+            self.settle_victim(cx, other);
         }
         is_kept
     }
@@ -108,11 +107,11 @@ impl Hub {
     }
 
     /// The deadline of the oldest message has come.
-    pub(in crate::hub) fn grow_old(&mut self, now: Now, place: u32, out: &mut Effects) {
+    pub(in crate::hub) fn grow_old(&mut self, cx: &mut Cx<'_>, place: u32) {
         if let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) {
             log.armed = NEVER;
         }
-        self.expire(now, place, out);
+        self.expire(cx, place);
     }
 
     /// Whether a message that is about to be lost reached nobody, in a way that is
@@ -138,34 +137,35 @@ impl Hub {
 
     /// Drops what is too old already, whose deadline was rounded up: what is
     /// counted and promised is not a moment too old.
-    pub(in crate::hub) fn expire_due(&mut self, now: Now, place: u32, out: &mut Effects) {
+    pub(in crate::hub) fn expire_due(&mut self, cx: &mut Cx<'_>, place: u32) {
         let log = self.channels.at(place).and_then(|topic| topic.log.as_ref());
-        if log.is_some_and(|log| log.soonest <= now.moment) {
-            self.expire(now, place, out);
+        if log.is_some_and(|log| log.soonest <= cx.now.moment) {
+            self.expire(cx, place);
         }
     }
 
     /// Drops what has grown too old.
-    pub(in crate::hub) fn expire(&mut self, now: Now, place: u32, out: &mut Effects) {
-        let old = |kept: &LogEntry| kept.expires <= now.moment;
+    pub(in crate::hub) fn expire(&mut self, cx: &mut Cx<'_>, place: u32) {
+        let moment = cx.now.moment;
+        let old = |kept: &LogEntry| kept.expires <= moment;
         let Some(topic) = self.channels.at(place) else { return };
         if let Some(log) = &topic.log {
             let unheard = log.runs(PAGE_MESSAGES, |kept| {
                 old(kept) && self.reached_nobody(topic, kept, DeliveryOutcome::Expired)
             });
-            self.look_up(place, &unheard, DeliveryOutcome::Expired, out);
+            self.look_up(place, &unheard, DeliveryOutcome::Expired, cx.out);
         }
         if let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) {
-            while log.receipts.front().is_some_and(|owed| owed.expires <= now.moment) {
+            while log.receipts.front().is_some_and(|owed| owed.expires <= moment) {
                 log.receipts.pop_front();
             }
         }
-        self.counters.messages_expired += self.drop_where(now, place, GapCause::Expired, old, out);
+        self.counters.messages_expired += self.drop_where(cx, place, GapCause::Expired, old);
     }
 
     /// Drops all that is kept of a topic, because an administrator says so.
-    pub(in crate::hub) fn purge_topic(&mut self, now: Now, place: u32, out: &mut Effects) -> u64 {
-        let purged = self.drop_where(now, place, GapCause::Evicted, |_| true, out);
+    pub(in crate::hub) fn purge_topic(&mut self, cx: &mut Cx<'_>, place: u32) -> u64 {
+        let purged = self.drop_where(cx, place, GapCause::Evicted, |_| true);
         self.counters.messages_evicted += purged;
         purged
     }
@@ -173,11 +173,10 @@ impl Hub {
     /// Drops what satisfies a condition; who was still to read it is told.
     fn drop_where(
         &mut self,
-        now: Now,
+        cx: &mut Cx<'_>,
         place: u32,
         cause: GapCause,
         goes: impl Fn(&LogEntry) -> bool,
-        out: &mut Effects,
     ) -> u64 {
         let Some(topic) = self.channels.at_mut(place) else { return 0 };
         let Some(log) = &mut topic.log else { return 0 };
@@ -193,15 +192,15 @@ impl Hub {
         for seq in &gone {
             topic.lose(*seq, cause);
         }
-        forget(&topic.key, &runs, out);
-        self.advance_all(now, place, out);
-        self.settle(now, place);
+        forget(&topic.key, &runs, cx.out);
+        self.advance_all(cx, place);
+        self.settle(cx.now, place);
         gone.len() as u64
     }
 
     /// Drops one message that was just delivered: looking at all of them for each
     /// would make a replay quadratic.
-    pub(in crate::hub) fn sweep_one(&mut self, now: Now, place: u32, seq: u64, out: &mut Effects) {
+    pub(in crate::hub) fn sweep_one(&mut self, cx: &mut Cx<'_>, place: u32, seq: u64) {
         let Some(topic) = self.channels.at(place) else { return };
         let stays = self.policy_of(&topic.key).keep == Keep::History;
         let Some(topic) = self.channels.at_mut(place) else { return };
@@ -209,13 +208,13 @@ impl Hub {
             && !stays
             && log.take_delivered(seq)
         {
-            forget(&topic.key, &[(seq, seq)], out);
-            self.settle(now, place);
+            forget(&topic.key, &[(seq, seq)], cx.out);
+            self.settle(cx.now, place);
         }
     }
 
     /// Drops what was delivered, where the policy is to keep no more than that.
-    pub(in crate::hub) fn sweep(&mut self, now: Now, place: u32, out: &mut Effects) {
+    pub(in crate::hub) fn sweep(&mut self, cx: &mut Cx<'_>, place: u32) {
         let Some(topic) = self.channels.at(place) else { return };
         let keep = self.policy_of(&topic.key).keep;
         let Some(topic) = self.channels.at_mut(place) else { return };
@@ -229,9 +228,9 @@ impl Hub {
             if !runs.is_empty() && keep != Keep::Unacknowledged {
                 topic.last_loss = GapCause::NotKept;
             }
-            forget(&topic.key, &runs, out);
+            forget(&topic.key, &runs, cx.out);
         }
-        self.settle(now, place);
+        self.settle(cx.now, place);
     }
 }
 

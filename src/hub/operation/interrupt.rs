@@ -13,7 +13,7 @@ use super::Operation;
 use crate::hub::channel::publish::{Publisher, forbidden};
 use crate::hub::connection::account::Account;
 use crate::hub::connection::table::{Connection, Kind};
-use crate::hub::event::{Effect, Effects, Now, Requester};
+use crate::hub::event::{Cx, Effect, Effects, Now, Requester};
 use crate::hub::timers::{NEVER, Timer};
 use crate::hub::{Hub, RequestContext, RequestResult};
 use crate::protocol::frame::Outcome;
@@ -105,14 +105,13 @@ impl InterruptCause {
 impl Hub {
     pub(in crate::hub) fn interrupt(
         &mut self,
-        now: Now,
+        cx: &mut Cx<'_>,
         ask: &RequestContext,
         wish: InterruptRequest,
-        out: &mut Effects,
     ) -> RequestResult {
         self.counters.interrupts += 1;
         let Some(told) = self.operations.told(&wish.operation_id) else {
-            return self.await_operation(now, ask, wish, out);
+            return self.await_operation(cx, ask, wish);
         };
         if wish.channel.as_ref().is_some_and(|channel| *channel != told.channel) {
             return Err(Refusal::new(Code::UnknownOperation, "no such operation on that channel"));
@@ -131,11 +130,11 @@ impl Hub {
         match self.operations.place(&wish.operation_id) {
             Some(place) => {
                 let cause = self.cause(ask.from, wish.reason);
-                self.pull(now, place, &cause, Some(asked), out);
+                self.pull(cx, place, &cause, Some(asked));
             }
             None => {
                 let channel = self.nameable(asked, &wish.operation_id, told.channel);
-                self.answer(ask, result(wish.operation_id, channel, Outcome::AlreadyEnded), out);
+                self.answer(ask, result(wish.operation_id, channel, Outcome::AlreadyEnded), cx.out);
             }
         }
         Ok(())
@@ -173,14 +172,7 @@ impl Hub {
     }
 
     /// Pulls the latch; the worker hears it before anybody hears of it.
-    fn pull(
-        &mut self,
-        now: Now,
-        place: u32,
-        cause: &InterruptCause,
-        asked: Option<Asked<'_>>,
-        out: &mut Effects,
-    ) {
+    fn pull(&mut self, cx: &mut Cx<'_>, place: u32, cause: &InterruptCause, asked: Option<Asked<'_>>) {
         let Some(operation) = self.operations.at(place) else { return };
         let (id, channel) = (operation.id.clone(), operation.channel.clone());
         let again = operation.is_interrupted();
@@ -191,38 +183,37 @@ impl Hub {
             from: cause.sender,
             reason: cause.reason.clone(),
             message_id: MessageId::made(self.random.next()),
-            timestamp: now.wall,
+            timestamp: cx.now.wall,
         };
         let message_id = line.message_id.clone();
-        out.push(Effect::Interrupt { line: Box::new(line) });
+        cx.out.push(Effect::Interrupt { line: Box::new(line) });
         if let Some(asked) = asked {
             let ask = asked.ask;
             let channel = self.nameable(asked, &id, channel.clone());
-            self.answer(ask, result(id.clone(), channel, Outcome::Delivered), out);
+            self.answer(ask, result(id.clone(), channel, Outcome::Delivered), cx.out);
         }
-        self.begin_grace(now, place, cause.by());
+        self.begin_grace(cx.now, place, cause.by());
         if again {
             return;
         }
-        self.tell_of_operation(place, out);
-        let message = Message { message_id, ..interrupt_message(now, &id, channel, cause) };
-        self.message_watchers(place, message, out);
+        self.tell_of_operation(place, cx.out);
+        let message = Message { message_id, ..interrupt_message(cx.now, &id, channel, cause) };
+        self.message_watchers(place, message, cx.out);
     }
 
     /// At its deadline an operation is interrupted by the hub itself.
-    pub(in crate::hub) fn interrupt_at_deadline(&mut self, now: Now, place: u32, out: &mut Effects) {
+    pub(in crate::hub) fn interrupt_at_deadline(&mut self, cx: &mut Cx<'_>, place: u32) {
         let cause = InterruptCause { sender: Sender::Hub, user: None, reason: Some("deadline".to_owned()) };
-        self.pull(now, place, &cause, None, out);
+        self.pull(cx, place, &cause, None);
     }
 
     /// Nobody has registered it: the wish waits, and is told to those who only
     /// listen.
     fn await_operation(
         &mut self,
-        now: Now,
+        cx: &mut Cx<'_>,
         ask: &RequestContext,
         wish: InterruptRequest,
-        out: &mut Effects,
     ) -> RequestResult {
         let InterruptRequest { operation_id, channel, reason } = wish;
         match &channel {
@@ -249,11 +240,11 @@ impl Hub {
         }
         let number = self.pending.0.last_key_value().map_or(0, |(last, _)| last.wrapping_add(1));
         let mut armed = NEVER;
-        self.timers.rearm(Timer::Pending(number), &mut armed, now.moment + PATIENCE);
-        self.answer(ask, result(operation_id.clone(), channel.clone(), Outcome::Pending), out);
+        self.timers.rearm(Timer::Pending(number), &mut armed, cx.now.moment + PATIENCE);
+        self.answer(ask, result(operation_id.clone(), channel.clone(), Outcome::Pending), cx.out);
         if let Some(channel) = &channel {
             let cause = self.cause(ask.from, reason.clone());
-            self.announce(now, &operation_id, channel, &cause, out);
+            self.announce(cx, &operation_id, channel, &cause);
         }
         let waiting =
             PendingInterrupts { ask: ask.clone(), way, operation: operation_id, channel, reason, armed };
@@ -274,28 +265,21 @@ impl Hub {
     }
 
     /// `system:interrupt` on a channel. It is about now, so it is not kept.
-    fn announce(
-        &mut self,
-        now: Now,
-        id: &OperationId,
-        channel: &Channel,
-        cause: &InterruptCause,
-        out: &mut Effects,
-    ) {
+    fn announce(&mut self, cx: &mut Cx<'_>, id: &OperationId, channel: &Channel, cause: &InterruptCause) {
         let Some(place) = self.channels.find_channel(channel) else { return };
         let Some(topic) = self.channels.at(place) else { return };
-        let start = out.recipients.len();
+        let start = cx.out.recipients.len();
         let slots = topic.subscribers.iter().map(|subscriber| subscriber.slot);
         let room = |slot: &u32| self.connections.at(*slot).is_some_and(|connection| !connection.full);
-        out.recipients.extend(slots.filter(room));
-        let message = interrupt_message(now, id, channel.clone(), cause);
+        cx.out.recipients.extend(slots.filter(room));
+        let message = interrupt_message(cx.now, id, channel.clone(), cause);
         let message = Message { message_id: MessageId::made(self.random.next()), ..message };
-        self.deliver(Rc::new(message), start, None, out);
+        self.deliver(Rc::new(message), start, None, cx.out);
     }
 
     /// An operation has registered: those who asked before are answered now,
     /// where they may.
-    pub(in crate::hub) fn settle_pending(&mut self, now: Now, id: &OperationId, out: &mut Effects) {
+    pub(in crate::hub) fn settle_pending(&mut self, cx: &mut Cx<'_>, id: &OperationId) {
         let theirs = self.pending.0.iter().filter(|(_, waiting)| waiting.operation == *id);
         let numbers: Vec<u32> = theirs.map(|(number, _)| *number).collect();
         for number in numbers {
@@ -307,9 +291,9 @@ impl Hub {
             if there && may {
                 let cause = self.cause(waiting.ask.from, waiting.reason);
                 let asked = Asked { ask: &waiting.ask, channel: waiting.channel };
-                self.pull(now, place, &cause, Some(asked), out);
+                self.pull(cx, place, &cause, Some(asked));
             } else {
-                self.answer(&waiting.ask, result(id.clone(), waiting.channel, Outcome::NoOwner), out);
+                self.answer(&waiting.ask, result(id.clone(), waiting.channel, Outcome::NoOwner), cx.out);
             }
         }
     }

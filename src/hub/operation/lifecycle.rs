@@ -10,7 +10,7 @@ use super::{Operation, OperationSummary};
 use crate::hub::channel::publish::forbidden;
 use crate::hub::channel::topics::DeliveryMode;
 use crate::hub::connection::table::Kind;
-use crate::hub::event::{Anomaly, Effect, Effects, Now, Recipients, Requester};
+use crate::hub::event::{Anomaly, Cx, Effect, Effects, Now, Recipients, Requester};
 use crate::hub::log::cursor::DeferredFrame;
 use crate::hub::timers::{NEVER, Timer};
 use crate::hub::{Hub, RequestContext, RequestResult};
@@ -25,10 +25,9 @@ impl Hub {
     /// A worker's long work begins.
     pub(in crate::hub) fn start_operation(
         &mut self,
-        now: Now,
+        cx: &mut Cx<'_>,
         ask: &RequestContext,
         start: OperationStart,
-        out: &mut Effects,
     ) -> RequestResult {
         let owner = self.worker(ask.from)?;
         if start.channel.is_reserved() {
@@ -38,7 +37,7 @@ impl Hub {
             if known.owner != owner {
                 return Err(Refusal::new(Code::Conflict, "an operation of this id runs already"));
             }
-            self.answer(ask, Frame::Done {}, out);
+            self.answer(ask, Frame::Done {}, cx.out);
             return Ok(());
         }
         let most = self.settings.limits.operations;
@@ -53,9 +52,9 @@ impl Hub {
             channel: start.channel,
             user: start.user_id,
             label: start.label,
-            started_at: now.wall,
+            started_at: cx.now.wall,
             grace: start.interrupt_grace.unwrap_or(GRACE),
-            deadline: start.deadline.map_or(NEVER, |wait| now.moment + wait),
+            deadline: start.deadline.map_or(NEVER, |wait| cx.now.moment + wait),
             timeout: NEVER,
             armed: NEVER,
             by: None,
@@ -63,20 +62,19 @@ impl Hub {
         if let Some(connection) = self.connections.get_mut(owner) {
             connection.rare().operations += 1;
         }
-        out.push(Effect::Latch { operation: id.clone(), worker: owner, id: ask.id.clone() });
+        cx.out.push(Effect::Latch { operation: id.clone(), worker: owner, id: ask.id.clone() });
         self.arm_operation(place);
-        self.tell_of_operation(place, out);
-        self.settle_pending(now, &id, out);
+        self.tell_of_operation(place, cx.out);
+        self.settle_pending(cx, &id);
         Ok(())
     }
 
     /// And ends.
     pub(in crate::hub) fn end_operation(
         &mut self,
-        now: Now,
+        cx: &mut Cx<'_>,
         ask: &RequestContext,
         end: OperationEnd,
-        out: &mut Effects,
     ) -> RequestResult {
         let worker = self.worker(ask.from)?;
         let Some(place) = self.operations.place(&end.operation_id) else {
@@ -85,8 +83,8 @@ impl Hub {
         if self.operations.at(place).is_some_and(|operation| operation.owner != worker) {
             return Err(forbidden("only the worker that started an operation ends it"));
         }
-        self.answer(ask, Frame::Done {}, out);
-        self.finish(now, place, end.state, end.data, out);
+        self.answer(ask, Frame::Done {}, cx.out);
+        self.finish(cx, place, end.state, end.data);
         Ok(())
     }
 
@@ -204,24 +202,24 @@ impl Hub {
     }
 
     /// The deadline of an operation has come.
-    pub(in crate::hub) fn attend_operation(&mut self, now: Now, place: u32, out: &mut Effects) {
+    pub(in crate::hub) fn attend_operation(&mut self, cx: &mut Cx<'_>, place: u32) {
         let Some(operation) = self.operations.at_mut(place) else { return };
         operation.armed = NEVER;
-        if now.moment >= operation.timeout {
+        if cx.now.moment >= operation.timeout {
             let (id, channel) = (operation.id.clone(), operation.channel.clone());
-            out.push(Effect::LogAnomaly(Anomaly::Overran { operation: id, channel }));
-            self.finish(now, place, EndState::Timeout, None, out);
+            cx.out.push(Effect::LogAnomaly(Anomaly::Overran { operation: id, channel }));
+            self.finish(cx, place, EndState::Timeout, None);
             return;
         }
-        if now.moment >= operation.deadline {
+        if cx.now.moment >= operation.deadline {
             operation.deadline = NEVER;
-            self.interrupt_at_deadline(now, place, out);
+            self.interrupt_at_deadline(cx, place);
         }
         self.arm_operation(place);
     }
 
     /// The worker's socket closed.
-    pub(in crate::hub) fn lose_owner(&mut self, now: Now, owner: ConnectionId, out: &mut Effects) {
+    pub(in crate::hub) fn lose_owner(&mut self, cx: &mut Cx<'_>, owner: ConnectionId) {
         let lost = self.operations.table.iter().filter(|(_, operation)| operation.owner == owner);
         let lost: Vec<usize> = lost.map(|(place, _)| place).collect();
         for place in lost {
@@ -229,30 +227,30 @@ impl Hub {
             let (id, channel) = (operation.id.clone(), operation.channel.clone());
             // When the daemon itself ends, this is no anomaly.
             if self.stopping.is_none() {
-                out.push(Effect::LogAnomaly(Anomaly::OwnerLost { operation: id, channel }));
+                cx.out.push(Effect::LogAnomaly(Anomaly::OwnerLost { operation: id, channel }));
             }
-            self.finish(now, place as u32, EndState::OwnerLost, None, out);
+            self.finish(cx, place as u32, EndState::OwnerLost, None);
         }
     }
 
     /// The one end of an operation. Taking it from the table makes it the only
     /// one.
-    fn finish(&mut self, now: Now, place: u32, reason: EndState, data: Option<Payload>, out: &mut Effects) {
+    fn finish(&mut self, cx: &mut Cx<'_>, place: u32, reason: EndState, data: Option<Payload>) {
         let Some(mut operation) = self.operations.remove(place) else { return };
         self.timers.rearm(Timer::Operation(place), &mut operation.armed, NEVER);
         if let Some(connection) = self.connections.get_mut(operation.owner) {
             let rare = connection.rare();
             rare.operations = rare.operations.saturating_sub(1);
         }
-        out.push(Effect::Unlatch { operation: operation.id.clone() });
+        cx.out.push(Effect::Unlatch { operation: operation.id.clone() });
         // Whoever stops listening at the end has heard of all that was shed.
-        self.tell_missed_on(&operation.channel, out);
+        self.tell_missed_on(&operation.channel, cx.out);
         let told =
             OperationSummary { state: OperationState::Ended, reason: Some(reason), data, ..operation.told() };
-        let to = self.watchers(&operation, |_| true, out);
-        self.tell_in_order(told.clone(), to, out);
-        self.operations.remember(now.moment, told);
-        self.end_channel(now, &operation, out);
+        let to = self.watchers(&operation, |_| true, cx.out);
+        self.tell_in_order(told.clone(), to, cx.out);
+        self.operations.remember(cx.now.moment, told);
+        self.end_channel(cx, &operation);
     }
 
     /// Tells those who missed something of a channel what it was.
@@ -268,23 +266,23 @@ impl Hub {
     }
 
     /// The channel of an operation goes with it.
-    fn end_channel(&mut self, now: Now, operation: &Operation, out: &mut Effects) {
+    fn end_channel(&mut self, cx: &mut Cx<'_>, operation: &Operation) {
         let channel = Channel::of_operation(&operation.id);
         let Some(place) = self.channels.find_channel(&channel) else { return };
         let Some(topic) = self.channels.at(place) else { return };
         let slots: Vec<u32> = topic.subscribers.iter().map(|subscriber| subscriber.slot).collect();
         for slot in &slots {
             let Some(tag) = self.connections.at(*slot).map(|connection| connection.tag) else { continue };
-            self.tell_missed(*slot, Some(place), out);
-            self.unsubscribe_from(now, ConnectionId { slot: *slot, tag }, place, out);
+            self.tell_missed(*slot, Some(place), cx.out);
+            self.unsubscribe_from(cx, ConnectionId { slot: *slot, tag }, place);
         }
         self.channels.forget_now(place);
-        let start = out.recipients.len();
-        out.recipients.extend(slots);
+        let start = cx.out.recipients.len();
+        cx.out.recipients.extend(slots);
         let word = DeferredFrame::Unsubscribed(channel);
-        let to = self.those_who_hear_now(&operation.channel, &word, out.noted(start), out);
+        let to = self.those_who_hear_now(&operation.channel, &word, cx.out.noted(start), cx.out);
         if !to.is_empty() {
-            out.push(Effect::Broadcast { frame: Box::new(word.frame()), to });
+            cx.out.push(Effect::Broadcast { frame: Box::new(word.frame()), to });
         }
     }
 }
