@@ -1,18 +1,15 @@
-//! Requests at the door.
-//!
-//! Knows who may ask at all, how often, and which room each request belongs to.
-//! Does not know what any of them leads to.
+//! Requests: rate limits, general rights, and the method that each request leads to.
+
+use std::time::Duration;
 
 use super::channel::publish::forbidden;
+use super::connection::Connection;
 use super::connection::account::Charge;
-use super::connection::rate_limit::{CONTROLS, CONTROLS_OF_STRANGERS, ListSpace};
-use super::connection::table::{Connection, Kind};
-use super::event::{Cx, Effects, Now, Requester};
-use super::operation::Operation;
+use super::connection::rights::Rights;
+use super::event::{Cx, Now, Requester};
 use super::{Hub, RequestContext, RequestResult};
-use crate::protocol::request::After;
 use crate::protocol::{
-    Channel, Close, Code, ConnectionId, Frame, MalformedRequest, Refusal, Request, RequestEnvelope,
+    Channel, Close, Code, ConnectionId, Frame, MalformedRequest, Moment, Refusal, Request, RequestEnvelope,
 };
 
 /// Which bucket a request is taken from.
@@ -20,124 +17,96 @@ use crate::protocol::{
 enum RateClass {
     Requests,
     Interrupts,
-    /// None, or one that is taken from where the request is carried out.
+    /// None, or one that is charged where the request is carried out.
     Free,
 }
 
-/// What is said where one connection alone would not be too much.
+/// The reason of a refusal where one connection alone would not be too much.
 const OF_ALL: &str = "too many requests on all connections of this user together";
 
-fn toll(say: &Request) -> RateClass {
-    match say {
-        Request::Interrupt(_) => RateClass::Interrupts,
-        Request::Whisper { .. } | Request::Ack { .. } | Request::Auth { .. } => RateClass::Free,
-        _ => RateClass::Requests,
+impl RateClass {
+    fn of(request: &Request) -> Self {
+        match request {
+            Request::Interrupt(_) => Self::Interrupts,
+            Request::Whisper { .. } | Request::Ack { .. } | Request::Auth { .. } => Self::Free,
+            _ => Self::Requests,
+        }
     }
 }
 
 impl Hub {
-    /// A request that could be read.
-    pub(super) fn handle_request(&mut self, cx: &mut Cx<'_>, from: Requester, said: RequestEnvelope) {
-        let ask = RequestContext { from, id: said.id };
-        let (action, toll) = (said.request.action(), toll(&said.request));
-        if !self.is_there(cx.now, from) {
+    /// A well-formed request.
+    pub(super) fn handle_request(&mut self, cx: &mut Cx<'_>, from: Requester, envelope: RequestEnvelope) {
+        let RequestEnvelope { id, request: body } = envelope;
+        let request = RequestContext { from, id };
+        let (action, class) = (body.action(), RateClass::of(&body));
+        if !self.touch_if_open(cx.now, from) {
             return;
         }
-        let done = self.admit(cx.now, from, toll);
-        let done = done.and_then(|()| self.dispatch(cx, &ask, said.request));
-        if let Err(refusal) = done {
-            // What is free is so where it is right.
-            let charged = if toll == RateClass::Free {
-                self.charge_rate(cx.now, from, RateClass::Requests)
-            } else {
-                Ok(())
-            };
-            let refusal = charged.err().unwrap_or(refusal);
-            let limited = refusal.code == Code::RateLimited;
-            let refusal = if refusal.action.is_some() { refusal } else { refusal.of(action) };
-            self.refuse(cx, &ask, refusal);
-            if limited {
-                self.count_refusal(cx, from);
-            }
+        let result = self.admit(cx.now, from, class);
+        let Err(refusal) = result.and_then(|()| self.dispatch(cx, &request, body)) else { return };
+        // What is free is so where it is right.
+        let charged = match class {
+            RateClass::Free => self.charge_rate(cx.now, from, RateClass::Requests),
+            RateClass::Requests | RateClass::Interrupts => Ok(()),
+        };
+        let refusal = charged.err().unwrap_or(refusal);
+        let is_limited = refusal.code == Code::RateLimited;
+        let refusal = if refusal.action.is_some() { refusal } else { refusal.of(action) };
+        self.refuse(cx, &request, refusal);
+        if is_limited {
+            self.count_refusal(cx, from);
         }
     }
 
-    /// A request that could not be read.
-    pub(super) fn handle_malformed(&mut self, cx: &mut Cx<'_>, from: Requester, misspoken: MalformedRequest) {
-        let ask = RequestContext { from, id: misspoken.id };
-        if !self.is_there(cx.now, from) {
+    /// A request that cannot be parsed.
+    pub(super) fn handle_malformed(&mut self, cx: &mut Cx<'_>, from: Requester, malformed: MalformedRequest) {
+        let request = RequestContext { from, id: malformed.id };
+        if !self.touch_if_open(cx.now, from) {
             return;
         }
         match self.charge_rate(cx.now, from, RateClass::Requests) {
-            Ok(()) => self.refuse(cx, &ask, misspoken.refusal),
+            Ok(()) => self.refuse(cx, &request, malformed.refusal),
             Err(limited) => {
-                self.refuse(cx, &ask, limited);
+                self.refuse(cx, &request, limited);
                 self.count_refusal(cx, from);
             }
         }
     }
 
-    /// Pings and pongs, or part of a message. Whoever does nothing but ping keeps others
-    /// waiting as well as whoever asks.
-    pub(super) fn control(&mut self, cx: &mut Cx<'_>, conn: ConnectionId, controls: u32) {
-        self.alive(cx.now, conn);
-        let Some(connection) = self.connections.get_mut(conn) else { return };
-        let rate = if connection.is_let_in() { CONTROLS } else { CONTROLS_OF_STRANGERS };
-        let is_too_fast = (0..controls).any(|_| connection.controls.take(cx.now.moment, rate).is_err());
-        if is_too_fast {
-            self.throw_out(cx, conn, Close::TooFast);
-        }
-    }
-
-    /// A sign of life that says nothing.
-    pub(super) fn alive(&mut self, now: Now, conn: ConnectionId) {
-        let Some(connection) = self.connections.get_mut(conn) else { return };
-        let was_pinged = connection.pinged;
-        connection.heard(now.moment);
-        // Its deadline was that of the pong, which may be later than the next ping: some
-        // proxy counts on that.
-        if was_pinged {
-            self.arm(conn.slot);
-        }
-    }
-
-    /// Whether there is somebody to answer. What a link that is closing still
-    /// says is nobody's.
-    fn is_there(&mut self, now: Now, from: Requester) -> bool {
+    /// Notes activity of a requester; false where it is gone. What a closing connection still
+    /// sends is dropped.
+    fn touch_if_open(&mut self, now: Now, from: Requester) -> bool {
         let Requester::Connection(conn) = from else { return true };
-        self.alive(now, conn);
-        self.connections.get(conn).is_some()
+        self.touch(now, conn);
+        self.connections.contains(conn)
     }
 
-    fn admit(&mut self, now: Now, from: Requester, toll: RateClass) -> RequestResult {
+    fn admit(&mut self, now: Now, from: Requester, class: RateClass) -> RequestResult {
         if self.stopping.is_some() {
             return Err(Refusal::new(Code::ShuttingDown, "the daemon is about to end"));
         }
-        self.charge_rate(now, from, toll)?;
+        self.charge_rate(now, from, class)?;
         let Requester::Connection(conn) = from else { return Ok(()) };
-        if self.connections.get(conn).is_some_and(|connection| connection.kind == Kind::Waiting) {
+        if self.connections.get(conn).is_some_and(|connection| !connection.is_admitted()) {
             return Err(Refusal::new(Code::AuthRequired, "say who you are first: action `auth`"));
         }
         Ok(())
     }
 
     /// Workers and HTTP callers are slowed down by their sockets, not refused.
-    fn charge_rate(&mut self, now: Now, from: Requester, toll: RateClass) -> RequestResult {
+    fn charge_rate(&mut self, now: Now, from: Requester, class: RateClass) -> RequestResult {
         let Requester::Connection(conn) = from else { return Ok(()) };
         let Some(connection) = self.connections.get_mut(conn).filter(|c| !c.is_worker()) else {
             return Ok(());
         };
         let limits = &self.settings.limits;
-        let (taken, charge) = match toll {
+        let (taken, charge) = match class {
             RateClass::Free => return Ok(()),
             RateClass::Requests => {
-                let own = connection.own_limits();
-                let rate = limits.allowed(own).into();
-                (connection.requests.take(now.moment, rate), Charge::Request(own))
+                (connection.take_request(now.moment, limits), Charge::Request(connection.own_limits()))
             }
-            RateClass::Interrupts => {
-                (connection.rare().interrupts.take(now.moment, limits.interrupts()), Charge::Interrupt)
-            }
+            RateClass::Interrupts => (connection.take_interrupt(now.moment, limits), Charge::Interrupt),
         };
         let refused = match taken {
             Ok(()) => self.charge(now.moment, conn, charge).err().map(|wait| (wait, OF_ALL)),
@@ -148,35 +117,41 @@ impl Hub {
         Err(Refusal::new(Code::RateLimited, why).after(wait))
     }
 
-    fn dispatch(&mut self, cx: &mut Cx<'_>, ask: &RequestContext, say: Request) -> RequestResult {
-        match say {
-            Request::Subscribe(list) => self.subscribe(cx, ask, connected(ask)?, list),
-            Request::Unsubscribe(channel) => self.unsubscribe(cx, ask, connected(ask)?, channel),
-            Request::Publish(publication) => self.publish(cx, ask, publication),
+    /// Charges the account of a connection, or returns how long it has to wait.
+    pub(super) fn charge(&mut self, now: Moment, conn: ConnectionId, charge: Charge) -> Result<(), Duration> {
+        let account = self.connections.account_for(conn, charge);
+        self.accounts.charge(now, account, charge, &self.settings.limits)
+    }
+
+    fn dispatch(&mut self, cx: &mut Cx<'_>, request: &RequestContext, body: Request) -> RequestResult {
+        match body {
+            Request::Subscribe(list) => self.subscribe(cx, request, connected(request)?, list),
+            Request::Unsubscribe(channel) => self.unsubscribe(cx, request, connected(request)?, channel),
+            Request::Publish(publication) => self.publish(cx, request, publication),
             Request::Whisper { channel, event, data } => {
-                self.whisper(cx, connected(ask)?, (channel, event, data))
+                self.whisper(cx, connected(request)?, (channel, event, data))
             }
-            Request::Interrupt(interrupt) => self.interrupt(cx, ask, interrupt),
-            Request::Operations { channel, after } => self.list_operations(ask, channel, after, cx.out),
-            Request::Presence(channel) => self.presence(ask, channel, cx.out),
+            Request::Interrupt(interrupt) => self.interrupt(cx, request, interrupt),
+            Request::Operations { channel, after } => self.list_operations(request, channel, after, cx.out),
+            Request::Presence(channel) => self.presence(request, channel, cx.out),
             Request::Ack { position, read } => {
-                self.ack(cx, connected(ask)?, &position, read);
+                self.ack(cx, connected(request)?, &position, read);
                 Ok(())
             }
             Request::Ping => {
-                self.answer(ask, Frame::Pong { server_time: cx.now.wall }, cx.out);
+                self.answer(request, Frame::Pong { server_time: cx.now.wall }, cx.out);
                 Ok(())
             }
-            Request::Start(start) => self.start_operation(cx, ask, start),
-            Request::End(end) => self.end_operation(cx, ask, end),
-            Request::Stats => self.stats(cx, ask),
-            Request::Connections { after } => self.list_connections(cx, ask, after),
-            Request::Channels { after } => self.list_channels(cx, ask, after),
-            Request::Inbox(user) => self.look_into_inbox(cx, ask, user),
-            Request::Inboxes { after } => self.list_inboxes(cx, ask, after),
-            Request::Purge(target) => self.purge(cx, ask, &target),
-            Request::Disconnect(target) => self.disconnect(cx, ask, &target),
-            Request::Revoke(revoked) => self.revoke(ask, revoked, cx.out),
+            Request::Start(start) => self.start_operation(cx, request, start),
+            Request::End(end) => self.end_operation(cx, request, end),
+            Request::Stats => self.stats(cx, request),
+            Request::Connections { after } => self.list_connections(cx, request, after),
+            Request::Channels { after } => self.list_channels(cx, request, after),
+            Request::Inbox(user) => self.show_inbox(cx, request, user),
+            Request::Inboxes { after } => self.list_inboxes(cx, request, after),
+            Request::Purge(target) => self.purge(cx, request, &target),
+            Request::Disconnect(target) => self.disconnect(cx, request, &target),
+            Request::Revoke(revoked) => self.revoke(cx, request, revoked),
             Request::Auth { .. }
             | Request::MintToken { .. }
             | Request::CheckToken(_)
@@ -188,43 +163,23 @@ impl Hub {
         }
     }
 
-    fn list_operations(
-        &self,
-        ask: &RequestContext,
-        channel: Option<Channel>,
-        after: After,
-        out: &mut Effects,
-    ) -> RequestResult {
-        let mut next = None;
-        let (operations, operations_running) = match &channel {
-            Some(channel) => {
-                self.may_administer(ask.from).or_else(|_| self.may_look(ask.from, channel))?;
-                self.operations.list_on(channel, &mut ListSpace::default())
-            }
-            None => {
-                let may = self.may_administer(ask.from);
-                let sees_all = may.is_ok();
-                if self.machine_user(ask.from).is_none() {
-                    may.map_err(|refusal| Refusal {
-                        message: format!(
-                            "all operations are asked for without `channel`: {}",
-                            refusal.message
-                        )
-                        .into(),
-                        ..refusal
-                    })?;
-                }
-                let is_theirs = |operation: &Operation| sees_all || self.has_started(ask.from, operation);
-                let page = self.operations.list(after.as_deref(), is_theirs);
-                next = page.next;
-                (page.entries, None)
-            }
-        };
-        self.answer(ask, Frame::Operations { channel, operations, operations_running, next }, out);
-        Ok(())
+    /// What a connection may do: what its token says, or the settings.
+    pub(super) fn rights_of<'a>(&'a self, connection: &'a Connection) -> &'a Rights {
+        connection.rights(&self.settings.rights)
     }
 
-    /// Who may hear a channel may know what is on it.
+    pub(super) fn may_administer(&self, from: Requester) -> RequestResult {
+        let is_admin = match from {
+            Requester::Http(_) => true,
+            Requester::Connection(conn) => {
+                let connection = self.connections.get(conn);
+                connection.is_some_and(|connection| connection.is_admin(&self.settings.rights))
+            }
+        };
+        if is_admin { Ok(()) } else { Err(Refusal::for_administrators()) }
+    }
+
+    /// Whoever may subscribe to a channel may know what is on it.
     pub(super) fn may_look(&self, from: Requester, channel: &Channel) -> RequestResult {
         let Requester::Connection(conn) = from else { return Ok(()) };
         let Some(connection) = self.connections.get(conn) else { return Ok(()) };
@@ -234,8 +189,8 @@ impl Hub {
     /// Counts a refusal for rate; one too many ends the connection.
     pub(super) fn count_refusal(&mut self, cx: &mut Cx<'_>, from: Requester) {
         let Some((conn, connection)) = self.client(from) else { return };
-        if connection.rare().refusals.count(cx.now.moment) {
-            self.throw_out(cx, conn, Close::TooFast);
+        if connection.count_refusal(cx.now.moment) {
+            self.close_abuser(cx, conn, Close::TooFast);
         }
     }
 
@@ -243,20 +198,21 @@ impl Hub {
     pub(super) fn count_mistake(&mut self, cx: &mut Cx<'_>, from: Requester) {
         let limits = self.settings.limits;
         let Some((conn, connection)) = self.client(from) else { return };
-        if connection.rare().mistakes.count(cx.now.moment, &limits) {
-            self.throw_out(cx, conn, Close::TooManyErrors);
+        if connection.count_mistake(cx.now.moment, &limits) {
+            self.close_abuser(cx, conn, Close::TooManyErrors);
         }
     }
 
+    /// The connection of a requester, where it is none of a worker.
     fn client(&mut self, from: Requester) -> Option<(ConnectionId, &mut Connection)> {
         let Requester::Connection(conn) = from else { return None };
         self.connections.get_mut(conn).filter(|c| !c.is_worker()).map(|connection| (conn, connection))
     }
 }
 
-/// Only who is connected hears anything.
-fn connected(ask: &RequestContext) -> Result<ConnectionId, Refusal> {
-    match ask.from {
+/// The connection of a request: over HTTP there is none that could subscribe.
+fn connected(request: &RequestContext) -> Result<ConnectionId, Refusal> {
+    match request.from {
         Requester::Connection(conn) => Ok(conn),
         Requester::Http(_) => Err(forbidden("only connections subscribe")),
     }

@@ -13,7 +13,7 @@ use async_channel::{Receiver, Sender};
 use super::{Driver, Shared};
 use crate::edge::auth::revocation::file::{RevocationFile, Writing};
 use crate::edge::auth::revocation::{Change, MOST, Revocations};
-use crate::hub::{Credentials, Input, Peer, Requester};
+use crate::hub::{Bearer, Credentials, Input, Peer, Requester};
 use crate::protocol::request::After;
 use crate::protocol::{Code, ConnectionId, Frame, Refusal, RequestId, RevocationTarget, UnixTime};
 
@@ -88,7 +88,7 @@ impl Driver {
     pub fn expel_revoked(&mut self) {
         let (revocations, _) = self.site.verifier.revocations();
         let revocations = revocations.borrow();
-        let revoked = self.hub.bearers().filter_map(|(conn, user, jti, issued_at)| {
+        let revoked = self.hub.bearers().filter_map(|Bearer { conn, user, jti, issued_at }| {
             revocations.of(user, jti, issued_at).map(|_| Input::TokenRevoked { conn })
         });
         self.links.inputs.extend(revoked);

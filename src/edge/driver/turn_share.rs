@@ -38,7 +38,7 @@ impl TurnShares {
 
     /// So much is left.
     pub(in crate::edge) fn leave(&mut self, account: Account, rest: u32) {
-        if rest < OF_A_TURN && account.pays {
+        if rest < OF_A_TURN && account.is_limited() {
             self.0.insert(account, rest);
         }
     }

@@ -12,7 +12,7 @@ use super::dedup::Scope;
 use super::publish::Publisher;
 use super::topics::{DeliveryMode, Topic};
 use crate::hub::Hub;
-use crate::hub::connection::table::Connection;
+use crate::hub::connection::Connection;
 use crate::hub::event::{Cx, Effect, Effects, LogKey};
 use crate::hub::log::cursor::Backlog;
 use crate::hub::log::entry::LogEntry;
@@ -77,7 +77,7 @@ impl Hub {
             if !wanted(slot, connection) || (Some(slot) == from.slot() && !from.echo) {
                 continue;
             }
-            if connection.full {
+            if connection.is_full() {
                 reach.failed += 1;
             } else {
                 out.recipients.push(slot);
@@ -138,7 +138,7 @@ impl Hub {
                 continue;
             }
             match subscriber.hearing {
-                DeliveryMode::Live if self.connections.at(subscriber.slot).is_some_and(|c| c.full) => {
+                DeliveryMode::Live if self.connections.at(subscriber.slot).is_some_and(|c| c.is_full()) => {
                     full += 1
                 }
                 DeliveryMode::Live => {
@@ -241,7 +241,7 @@ impl Hub {
         let live = topic.subscribers.iter().filter(|subscriber| subscriber.hearing == DeliveryMode::Live);
         live.map(|subscriber| subscriber.slot)
             .filter(|slot| Some(*slot) != from.slot() || from.echo)
-            .filter(|slot| self.connections.at(*slot).is_some_and(|connection| connection.full))
+            .filter(|slot| self.connections.at(*slot).is_some_and(|connection| connection.is_full()))
             .collect()
     }
 }

@@ -27,14 +27,14 @@ impl Hub {
     /// waits there.
     pub(in crate::hub) fn join_inbox(&mut self, cx: &mut Cx<'_>, conn: ConnectionId) {
         let Some(connection) = self.connections.get(conn) else { return };
-        let (Some(user), mode) = (connection.user.clone(), connection.inbox) else { return };
+        let (Some(user), mode) = (connection.user().cloned(), connection.inbox_mode()) else { return };
         let place = self.topic(LogKey::Inbox(user.clone()));
         let hearing = if mode == InboxMode::Off { DeliveryMode::Off } else { DeliveryMode::Live };
         let Some(topic) = self.channels.at_mut(place) else { return };
         let is_first = topic.subscribers.is_empty();
         topic.subscribers.push(Subscriber { slot: conn.slot, hearing, watches: false });
         if let Some(connection) = self.connections.get_mut(conn) {
-            connection.topics.insert(0, place);
+            connection.add_inbox(place);
         }
         if hearing == DeliveryMode::Live {
             self.read_inbox(cx, place, conn);
@@ -51,8 +51,8 @@ impl Hub {
     /// Begins or ceases to hear the inbox, as the connection has just said.
     pub(in crate::hub) fn change_inbox(&mut self, cx: &mut Cx<'_>, conn: ConnectionId) {
         let Some(connection) = self.connections.get(conn) else { return };
-        let off = connection.inbox == InboxMode::Off;
-        let Some(place) = connection.inbox_at() else { return };
+        let off = connection.inbox_mode() == InboxMode::Off;
+        let Some(place) = connection.inbox_topic() else { return };
         let Some(topic) = self.channels.at_mut(place) else { return };
         let Some(subscriber) = topic.subscriber_mut(conn.slot) else { return };
         if off == (subscriber.hearing == DeliveryMode::Off) {
@@ -89,10 +89,10 @@ impl Hub {
         read: bool,
     ) {
         let Some(connection) = self.connections.get(conn) else { return };
-        if connection.user.is_none() || connection.inbox == InboxMode::Off {
+        if connection.user().is_none() || connection.inbox_mode() == InboxMode::Off {
             return;
         }
-        let Some(place) = connection.inbox_at() else { return };
+        let Some(place) = connection.inbox_topic() else { return };
         let Some(topic) = self.channels.at(place) else { return };
         if position.epoch != spelled(topic.epoch) || position.seq > topic.offered {
             return;
@@ -115,7 +115,7 @@ impl Hub {
     /// is what counts, up to what this connection said itself and does not hear.
     pub(in crate::hub) fn has_taken(&mut self, place: u32, slot: u32, seq: u64) {
         let Some(topic) = self.channels.at(place).filter(|topic| topic.cursor < seq) else { return };
-        let Some(tag) = self.connections.at(slot).map(|connection| connection.tag) else { return };
+        let Some(tag) = self.connections.id(slot).map(|conn| conn.tag) else { return };
         if !self.moves_cursor(place, slot) {
             return;
         }
@@ -142,7 +142,7 @@ impl Hub {
     fn moves_cursor(&self, place: u32, slot: u32) -> bool {
         let Some(topic) = self.channels.at(place) else { return false };
         let is_in = |slot: u32, mode: InboxMode| {
-            self.connections.at(slot).is_some_and(|connection| connection.inbox == mode)
+            self.connections.at(slot).is_some_and(|connection| connection.inbox_mode() == mode)
         };
         let acknowledges = |subscriber: &Subscriber| is_in(subscriber.slot, InboxMode::Ack);
         matches!(topic.key, LogKey::Inbox(_))

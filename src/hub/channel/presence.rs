@@ -114,7 +114,7 @@ impl Hub {
         };
         let users = &presence.users;
         let bytes = || users.iter().map(|(user, here)| entry_bytes(user, here.info.as_ref())).sum();
-        let fits = |bytes: usize, room: &mut ListSpace| bytes <= LONGEST_LIST && room.takes(bytes);
+        let fits = |bytes: usize, room: &mut ListSpace| bytes <= LONGEST_LIST && room.take(bytes);
         let is_listed = users.len() <= MOST_LISTED && fits(bytes(), room);
         let entry = |(user, here): (&UserId, &Member)| Present {
             user_id: user.clone(),
@@ -128,7 +128,7 @@ impl Hub {
     fn count_users(&self, topic: &Topic) -> Presence {
         let mut presence = Presence { users: BTreeMap::new(), armed: NEVER, info_bytes: 0 };
         for subscriber in &topic.subscribers {
-            let Some(user) = self.connections.at(subscriber.slot).and_then(|c| c.user.as_ref()) else {
+            let Some(user) = self.connections.at(subscriber.slot).and_then(|c| c.user()) else {
                 continue;
             };
             presence.users.entry(user.clone()).or_insert_with(Member::new).connections += 1;
@@ -140,9 +140,8 @@ impl Hub {
     /// Looks up what the tokens of all who are on a channel say, or of one user.
     fn describe_users(&self, topic: &Topic, presence: &mut Presence, only: Option<&UserId>) {
         for connection in topic.subscribers.iter().filter_map(|s| self.connections.at(s.slot)) {
-            if let Some(user) = connection.user.as_ref().filter(|user| only.is_none_or(|only| *user == only))
-            {
-                presence.describe(user, connection.opened, connection.info());
+            if let Some(user) = connection.user().filter(|user| only.is_none_or(|only| *user == only)) {
+                presence.describe(user, connection.opened(), connection.info());
             }
         }
     }
@@ -151,9 +150,9 @@ impl Hub {
     pub(in crate::hub) fn redescribe(&mut self, place: u32, slot: u32) {
         let Some(connection) = self.connections.at(slot) else { return };
         let presence = self.channels.at_mut(place).and_then(|topic| topic.presence.as_mut());
-        if let (Some(presence), Some(user)) = (presence, &connection.user) {
+        if let (Some(presence), Some(user)) = (presence, connection.user()) {
             let was = presence.held();
-            presence.describe(user, connection.opened, connection.info());
+            presence.describe(user, connection.opened(), connection.info());
             let held = presence.held();
             self.channels.watched = self.channels.watched - was + held;
         }
@@ -258,7 +257,7 @@ impl Hub {
         here.connections += 1;
         here.until = NEVER;
         let info = self.connections.at(slot).and_then(|connection| {
-            presence.describe(user, connection.opened, connection.info());
+            presence.describe(user, connection.opened(), connection.info());
             connection.info().cloned()
         });
         let (held, is_told) = (presence.held(), joins && presence.users.len() <= MOST_LISTED);
@@ -322,7 +321,7 @@ impl Hub {
         let Some(topic) = self.channels.at(place) else { return };
         let start = out.recipients.len();
         for subscriber in topic.subscribers.iter().filter(|subscriber| subscriber.watches) {
-            let user = self.connections.at(subscriber.slot).and_then(|connection| connection.user.as_ref());
+            let user = self.connections.at(subscriber.slot).and_then(|connection| connection.user());
             if user != Some(about) {
                 out.recipients.push(subscriber.slot);
             }

@@ -6,7 +6,7 @@
 use super::dedup::{DedupKey, LogPosition, Scope};
 use super::fanout::{DeliveryCounts, PublishOptions};
 use super::receipts::Wants;
-use crate::hub::connection::table::{Connection, Kind};
+use crate::hub::connection::Connection;
 use crate::hub::event::{Cx, LogKey, Now, Requester};
 use crate::hub::log::durable::Answer;
 use crate::hub::settings::Keep;
@@ -48,7 +48,7 @@ impl Hub {
         Publisher {
             conn: Some(conn),
             sender: connection.map_or(Sender::Hub, |connection| connection.sender(conn.slot)),
-            user: connection.and_then(|connection| connection.user.clone()),
+            user: connection.and_then(Connection::user).cloned(),
             echo: echo && connection.is_some_and(|connection| !connection.is_worker()),
         }
     }
@@ -88,7 +88,7 @@ impl Hub {
         let reach = match log.clone() {
             Some(log) => self.publish_on(cx, log, message, &from, terms),
             None if target == Target::All => {
-                self.send_to(message, |_, connection| connection.kind == Kind::Client, &from, cx.out)
+                self.send_to(message, |_, connection| connection.is_client(), &from, cx.out)
             }
             None => self.send_to(message, |slot, _| Some(slot) == conn.map(|c| c.slot), &from, cx.out),
         };
@@ -188,7 +188,7 @@ impl Hub {
             Target::Connection(id) => format!("@connection:{id}"),
             Target::All => return Err(forbidden("`all` is for workers and HTTP callers")),
         };
-        if self.rights_of(connection).may_publish(&name, connection.user.as_ref()) {
+        if self.rights_of(connection).may_publish(&name, connection.user()) {
             return Ok(());
         }
         Err(forbidden(format!("the right to publish to {name} is missing")))
@@ -201,7 +201,7 @@ impl Hub {
         };
         match self.operations.find(&id) {
             None => Err(Refusal::new(Code::UnknownOperation, "no such operation runs")),
-            Some(operation) if Requester::Connection(operation.owner) == from => Ok(()),
+            Some(operation) if Requester::Connection(operation.owner()) == from => Ok(()),
             Some(_) => Err(forbidden("only its worker publishes on the channel of an operation")),
         }
     }
@@ -209,8 +209,8 @@ impl Hub {
     /// The connection that a message is addressed to, where it is to one.
     fn addressed(&self, target: &Target) -> Result<Option<ConnectionId>, Refusal> {
         let Target::Connection(id) = target else { return Ok(None) };
-        let found =
-            ConnectionId::parse(id).filter(|id| self.connections.get(*id).is_some_and(Connection::is_let_in));
+        let found = ConnectionId::parse(id)
+            .filter(|id| self.connections.get(*id).is_some_and(Connection::is_admitted));
         found.map(Some).ok_or_else(|| Refusal::new(Code::UnknownConnection, "no such connection"))
     }
 
@@ -222,11 +222,11 @@ impl Hub {
         if connection.is_worker() {
             return Ok(Wants::Worker(conn));
         }
-        connection.user.clone().map(Wants::User).ok_or_else(nobody)
+        connection.user().cloned().map(Wants::User).ok_or_else(nobody)
     }
 
     pub(in crate::hub) fn may_publish_on(&self, connection: &Connection, channel: &Channel) -> RequestResult {
-        if self.rights_of(connection).may_publish(channel.as_str(), connection.user.as_ref()) {
+        if self.rights_of(connection).may_publish(channel.as_str(), connection.user()) {
             return Ok(());
         }
         Err(forbidden(format!("the right to publish to {channel} is missing")).on(channel))
@@ -239,11 +239,10 @@ impl Hub {
 
     fn scope(&self, from: Requester) -> Scope {
         let Requester::Connection(conn) = from else { return Scope::Http };
-        match self.connections.get(conn) {
-            Some(Connection { kind: Kind::Worker { uid, .. }, .. }) => Scope::Worker(*uid),
-            Some(Connection { user: Some(user), .. }) => Scope::User(user.clone()),
-            _ => Scope::Connection(conn),
-        }
+        let connection = self.connections.get(conn);
+        let uid = connection.and_then(Connection::worker_uid);
+        let user = connection.and_then(Connection::user);
+        uid.map(Scope::Worker).or_else(|| user.cloned().map(Scope::User)).unwrap_or(Scope::Connection(conn))
     }
 }
 

@@ -5,8 +5,8 @@
 
 use super::publish::forbidden;
 use super::topics::{DeliveryMode, Subscriber, Topic};
+use crate::hub::connection::Connection;
 use crate::hub::connection::rate_limit::ListSpace;
-use crate::hub::connection::table::{Connection, Kind};
 use crate::hub::event::{Cx, Effect, Effects, LogKey, Requester};
 use crate::hub::log::Log;
 use crate::hub::log::cursor::{Backlog, DeferredFrame, Gap, Reader};
@@ -47,8 +47,7 @@ impl Hub {
             let why = format!("{} channels in one request, at most {limit} are allowed", list.len());
             return Err(Refusal::new(Code::TooManySubscriptions, why));
         }
-        if connection.kind == Kind::Client && !connection.introduced {
-            connection.introduced = true;
+        if connection.is_client() && connection.mark_introduced() {
             cx.out.tell(conn, Frame::ConnectionId { connection_id: conn.to_string() });
         }
         let mut room = ListSpace::default();
@@ -63,14 +62,14 @@ impl Hub {
 
     /// Whether a connection may hear a channel.
     pub(in crate::hub) fn may_subscribe(&self, connection: &Connection, channel: &Channel) -> RequestResult {
-        let (user, rights) = (connection.user.as_ref(), self.rights_of(connection));
+        let (user, rights) = (connection.user(), self.rights_of(connection));
         if let Some(id) = channel.operation() {
-            let told = OperationId::new(id).ok().and_then(|id| self.operations.told(&id));
+            let told = OperationId::new(id).ok().and_then(|id| self.operations.summary(&id));
             let Some(told) = told else {
                 return Err(Refusal::new(Code::UnknownOperation, "no such operation"));
             };
-            let own = user.is_some() && user == told.user.as_ref();
-            if own || connection.is_worker() || rights.may_subscribe(&told.channel, user) {
+            let own = user.is_some() && user == told.user();
+            if own || connection.is_worker() || rights.may_subscribe(told.channel(), user) {
                 return Ok(());
             }
         } else if channel.as_str().starts_with('@') {
@@ -92,7 +91,7 @@ impl Hub {
         let Some(connection) = self.connections.get(conn) else { return Ok(()) };
         self.may_subscribe(connection, &wish.channel)?;
         let key = LogKey::Channel(wish.channel.clone());
-        let known = self.channels.find(&key).filter(|place| connection.topics.contains(place));
+        let known = self.channels.find(&key).filter(|place| connection.is_subscribed(*place));
         let limit = self.settings.limits.subscriptions;
         if known.is_none() && connection.subscriptions() >= limit {
             let why = format!("a connection may have {limit} subscriptions");
@@ -129,7 +128,7 @@ impl Hub {
         if channel.operation().is_none() {
             return;
         }
-        let places = self.connections.get(conn).map(|connection| connection.topics.clone());
+        let places = self.connections.get(conn).map(|connection| connection.topics().clone());
         for place in places.into_iter().flatten() {
             let reader =
                 self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()?.reader_mut(conn.slot));
@@ -144,7 +143,7 @@ impl Hub {
     /// The operation whose channel this is, running or remembered.
     fn told(&self, channel: &Channel) -> Option<OperationSummary> {
         let id = OperationId::new(channel.operation()?).ok()?;
-        self.operations.told(&id)
+        self.operations.summary(&id)
     }
 
     /// Where a subscription begins.
@@ -181,15 +180,15 @@ impl Hub {
     fn join(&mut self, place: u32, conn: ConnectionId, watches: bool, out: &mut Effects) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let Some(topic) = self.channels.at_mut(place) else { return };
-        if connection.topics.contains(&place) {
+        if connection.is_subscribed(place) {
             if let Some(subscriber) = topic.subscriber_mut(conn.slot) {
                 subscriber.watches = watches;
             }
             self.watch(place);
             return;
         }
-        connection.topics.push(place);
-        let user = connection.user.clone();
+        connection.add_channel(place);
+        let user = connection.user().cloned();
         topic.subscribers.push(Subscriber { slot: conn.slot, hearing: DeliveryMode::Live, watches });
         if let Some(user) = user {
             self.arrived(place, conn.slot, &user, out);

@@ -19,8 +19,8 @@ pub(in crate::hub) enum Leaving {
 impl Hub {
     /// What was shed of a topic is of no interest any more.
     pub(in crate::hub) fn forget_missed(&mut self, place: u32, conn: ConnectionId) {
-        if let Some(rare) = self.connections.get_mut(conn).and_then(|c| c.rare.as_mut()) {
-            rare.missed.retain(|missed| missed.topic != place);
+        if let Some(connection) = self.connections.get_mut(conn) {
+            connection.forget_missed(place);
         }
     }
 
@@ -36,12 +36,8 @@ impl Hub {
         }
         log.drop_over(conn.slot);
         let Some(connection) = self.connections.get_mut(conn) else { return };
-        let lingering = &mut connection.rare().lingering;
         let channels = &self.channels;
-        lingering.retain(|place| channels.at(*place).is_some_and(|topic| topic.log.is_some()));
-        if !lingering.contains(&place) {
-            lingering.push(place);
-        }
+        connection.add_lingering(place, |place| channels.at(place).is_some_and(|topic| topic.log.is_some()));
     }
 
     pub(in crate::hub) fn unsubscribe(
@@ -61,9 +57,10 @@ impl Hub {
     /// Ends one subscription of a connection that stays.
     pub(in crate::hub) fn unsubscribe_from(&mut self, cx: &mut Cx<'_>, conn: ConnectionId, place: u32) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
-        let Some(at) = connection.topics.iter().position(|topic| *topic == place) else { return };
-        connection.topics.remove(at);
-        let user = connection.user.clone();
+        if !connection.remove_topic(place) {
+            return;
+        }
+        let user = connection.user().cloned();
         self.forget_missed(place, conn);
         self.give_up_reading(place, conn, cx.out);
         self.leave(cx, place, conn, user.as_ref(), Leaving::Unsubscribed);
@@ -110,7 +107,7 @@ impl Hub {
     pub(in crate::hub) fn check_subscriptions(&mut self, cx: &mut Cx<'_>, conn: ConnectionId) {
         let Some(connection) = self.connections.get(conn) else { return };
         let mut ended = Vec::new();
-        for place in &connection.topics {
+        for place in connection.topics() {
             let Some(topic) = self.channels.at(*place) else { continue };
             let LogKey::Channel(channel) = &topic.key else { continue };
             if self.may_subscribe(connection, channel).is_err() {

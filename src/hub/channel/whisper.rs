@@ -8,7 +8,7 @@ use std::rc::Rc;
 use super::publish::forbidden;
 use super::topics::DeliveryMode;
 use crate::hub::connection::account::Charge;
-use crate::hub::event::{Cx, SendQueueState};
+use crate::hub::event::Cx;
 use crate::hub::memory_pressure::Level;
 use crate::hub::{Hub, RequestResult};
 use crate::protocol::{Channel, Code, ConnectionId, Event, Message, MessageId, Payload, Refusal};
@@ -24,19 +24,18 @@ impl Hub {
         let (channel, event, data) = said;
         let Some(connection) = self.connections.get(conn) else { return Ok(()) };
         let place = self.channels.find_channel(&channel);
-        let place = place.filter(|place| connection.topics.contains(place)).ok_or_else(|| {
+        let place = place.filter(|place| connection.is_subscribed(*place)).ok_or_else(|| {
             Refusal::new(Code::NotSubscribed, "a whisper needs a subscription").on(&channel)
         })?;
         if channel.is_reserved() {
             return Err(forbidden(format!("{channel} is the daemon's own")).on(&channel));
         }
         self.may_publish_on(connection, &channel)?;
-        let rate = self.settings.limits.whispers();
         let Some(connection) = self.connections.get_mut(conn) else { return Ok(()) };
-        let too_many = connection.rare().whispers.take(cx.now.moment, rate).is_err()
+        let too_many = connection.take_whisper(cx.now.moment, &self.settings.limits).is_err()
             || self.charge(cx.now.moment, conn, Charge::Whisper).is_err();
         let Some(connection) = self.connections.get_mut(conn) else { return Ok(()) };
-        if too_many || self.memory.level >= Level::High {
+        if too_many || self.memory.level() >= Level::High {
             self.counters.whispers_dropped += 1;
             return Ok(());
         }
@@ -45,7 +44,7 @@ impl Hub {
             event,
             data,
             from: connection.sender(conn.slot),
-            user_id: connection.user.clone(),
+            user_id: connection.user().cloned(),
             message_id: MessageId::made(self.random.next()),
             timestamp: cx.now.wall,
             seq: None,
@@ -56,7 +55,7 @@ impl Hub {
             let connection = self.connections.at(subscriber.slot);
             // Nothing overtakes a replay, and a whisper does not wait for one.
             let takes = subscriber.hearing == DeliveryMode::Live
-                && connection.is_some_and(|connection| connection.outbound == SendQueueState::Empty);
+                && connection.is_some_and(|connection| connection.has_empty_queue());
             if takes {
                 cx.out.recipients.push(subscriber.slot);
             } else {

@@ -213,11 +213,11 @@ impl Hub {
         let share = self.share();
         if self.waiting.remove(conn, size as usize, share) {
             if let Some(connection) = self.connections.get_mut(conn) {
-                connection.heard(cx.now.moment);
+                connection.touch(cx.now.moment);
             }
             cx.out.push(Effect::ResumeReading { conn });
         }
-        self.half_closed.look_at(conn);
+        self.half_closed.note_answered(conn);
     }
 
     /// Lets a publisher wait until a message is on the disk.
@@ -319,7 +319,7 @@ impl Hub {
     /// Whoever disconnected while waiting is simply not answered.
     fn hears_answers(&self, from: Requester) -> bool {
         match from {
-            Requester::Connection(conn) => self.connections.get(conn).is_some(),
+            Requester::Connection(conn) => self.connections.contains(conn),
             Requester::Http(_) => true,
         }
     }

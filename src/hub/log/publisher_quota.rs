@@ -30,7 +30,7 @@ impl Author {
 
     fn of(account: Account) -> Self {
         let digest = account.short();
-        Self(if account.pays { digest | Self::PAYS } else { digest & !Self::PAYS })
+        Self(if account.is_limited() { digest | Self::PAYS } else { digest & !Self::PAYS })
     }
 
     /// As what it stands in tables of those for whom there is a limit.

@@ -19,7 +19,7 @@ impl Hub {
     /// The page that a reader asked for cannot be read.
     pub(in crate::hub) fn unread(&mut self, cx: &mut Cx<'_>, conn: ConnectionId, key: &LogKey) {
         let Some(connection) = self.connections.get(conn) else { return };
-        let full = connection.full;
+        let full = connection.is_full();
         let Some(place) = self.channels.find(key) else { return };
         let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) else { return };
         let Some(reader) = log.readers.of_mut(conn.slot).iter_mut().find(|reader| reader.asks(conn)) else {

@@ -16,7 +16,6 @@ use crate::hub::channel::dedup::{DedupKey, LogPosition};
 use crate::hub::channel::topics::{DeliveryMode, Topic};
 use crate::hub::event::{Cx, Input, LogKey, Now, RecoveredLog, RecoveredMessage, StoreEvent};
 use crate::hub::settings::{Keep, Policy, WriteThrough};
-use crate::protocol::ConnectionId;
 use crate::protocol::frame::GapCause;
 use crate::protocol::request::Target;
 use crate::sort::sort_by;
@@ -137,8 +136,7 @@ impl Hub {
         let hearing = topic.subscribers.iter().filter(|subscriber| subscriber.hearing != DeliveryMode::Off);
         let hearing: Vec<u32> = hearing.map(|subscriber| subscriber.slot).collect();
         for slot in hearing {
-            let Some(tag) = self.connections.at(slot).map(|connection| connection.tag) else { continue };
-            let conn = ConnectionId { slot, tag };
+            let Some(conn) = self.connections.id(slot) else { continue };
             let Some(topic) = self.channels.at(place) else { return };
             if how == RecoveredEntry::Among {
                 cx.out.push(replay::new_epoch(conn, topic.name(), topic.epoch));

@@ -10,7 +10,7 @@ use super::cursor::{Backlog, DeferredFrame, Gap, Reader};
 use super::retention::forget;
 use crate::hub::Hub;
 use crate::hub::channel::topics::DeliveryMode;
-use crate::hub::connection::table::Missed;
+use crate::hub::connection::auth::AuthQueue;
 use crate::hub::event::{Cx, Effect, Effects, FetchPurpose, LogKey, Requester};
 use crate::protocol::frame::GapCause;
 use crate::protocol::ids::spelled;
@@ -24,7 +24,7 @@ const PAGE_BYTES: usize = 64 << 10;
 impl Hub {
     /// Makes a subscriber read what is kept for it.
     pub(in crate::hub) fn read_from(&mut self, place: u32, slot: u32, backlog: Backlog) {
-        let Some(tag) = self.connections.at(slot).map(|connection| connection.tag) else { return };
+        let Some(tag) = self.connections.id(slot).map(|conn| conn.tag) else { return };
         let Some(topic) = self.channels.at_mut(place) else { return };
         if let Some(subscriber) = topic.subscriber_mut(slot) {
             subscriber.hearing = DeliveryMode::Reading;
@@ -57,7 +57,7 @@ impl Hub {
         }
         // The settings may be others than the ones it wrote all that under.
         self.conform_all(cx);
-        self.find_strangers();
+        self.unauthenticated = AuthQueue::of(&self.connections);
         self.promise_again(cx);
         self.read_again(cx);
     }
@@ -66,7 +66,7 @@ impl Hub {
     /// or, when nothing remains, hearing live. There is nothing between the two.
     pub(in crate::hub) fn advance(&mut self, cx: &mut Cx<'_>, place: u32, slot: u32) {
         let Some(connection) = self.connections.at(slot) else { return };
-        let conn = ConnectionId { slot, tag: connection.tag };
+        let conn = connection.id(slot);
         let Some(topic) = self.channels.at_mut(place) else { return };
         let (name, epoch) = (topic.name(), topic.epoch);
         let Some(log) = &mut topic.log else { return };
@@ -80,7 +80,7 @@ impl Hub {
             return self.expire(cx, place);
         }
         if log.first_after(after).is_some() {
-            if !connection.full {
+            if !connection.is_full() {
                 if let Some(reader) = log.reader_mut(slot) {
                     reader.asked = Some(topic.seq);
                 }
@@ -133,7 +133,7 @@ impl Hub {
         messages: Vec<Rc<Message>>,
     ) {
         let Some(connection) = self.connections.get(conn) else { return };
-        let full = connection.full;
+        let full = connection.is_full();
         let Some(place) = self.channels.find(key) else { return };
         let Some(topic) = self.channels.at_mut(place) else { return };
         let (name, epoch) = (topic.name(), topic.epoch);
@@ -215,26 +215,19 @@ impl Hub {
 
     /// Notes what was shed for a connection, to be told as one gap.
     pub(in crate::hub) fn miss(&mut self, place: u32, slot: u32, seq: u64) {
-        let Some(connection) = self.connections.at_mut(slot) else { return };
-        let missed = &mut connection.rare().missed;
-        match missed.iter_mut().find(|missed| missed.topic == place) {
-            Some(known) => {
-                known.to = seq;
-                known.lost += 1;
-            }
-            None => missed.push(Missed { topic: place, from: seq, to: seq, lost: 1 }),
+        if let Some(connection) = self.connections.at_mut(slot) {
+            connection.note_missed(place, seq);
         }
     }
 
     /// Tells a connection what it missed of one topic, or of all.
     pub(in crate::hub) fn tell_missed(&mut self, slot: u32, only: Option<u32>, out: &mut Effects) {
         let Some(connection) = self.connections.at_mut(slot) else { return };
-        let conn = ConnectionId { slot, tag: connection.tag };
-        let Some(rare) = &mut connection.rare else { return };
-        let told = rare.missed.extract_if(.., |missed| only.is_none_or(|place| place == missed.topic));
-        for missed in told {
-            let Some(topic) = self.channels.at(missed.topic) else { continue };
-            let hole = Gap { from: missed.from, to: missed.to, lost: missed.lost, cause: GapCause::Slow };
+        let conn = connection.id(slot);
+        for missed in connection.take_missed(only) {
+            let Some(topic) = self.channels.at(missed.topic()) else { continue };
+            let (from, to, lost) = (missed.from(), missed.to(), missed.lost());
+            let hole = Gap { from, to, lost, cause: GapCause::Slow };
             out.push(gap(conn, topic.name(), topic.epoch, &hole));
         }
     }
