@@ -44,7 +44,7 @@ fn write(
     let options = options.unwrap_or_else(|| any_options(engine, &place));
     let store = Store::import(Some(options), clock::now(), &store)?;
     // Without a hub the messages are there all the same.
-    let hub = hub.map_err(Box::<dyn Error>::from).and_then(|hub| Ok(Hub::import_to_leave(&hub)?));
+    let hub = hub.map_err(Box::<dyn Error>::from).and_then(|hub| Ok(Hub::import_for_checkpoint(&hub)?));
     let (is_known, hub) = match hub {
         Ok(hub) => (true, hub),
         Err(error) => {
@@ -58,7 +58,7 @@ fn write(
         log::error!("{} messages are lost with this process: {why}", store.owed());
     }
     if let (true, Some(elapsed)) = (is_known, store.elapsed()) {
-        checkpoint::write(&directory, elapsed.stamp(clock::now()), &hub.remains())?;
+        checkpoint::write(&directory, elapsed.stamp(clock::now()), &hub.checkpoint())?;
     }
     drop(lock);
     Ok(Some(directory))

@@ -15,8 +15,8 @@ use crate::protocol::{
 };
 
 impl Hub {
-    /// Answers with the numbers of the daemon. They are counted when somebody
-    /// asks, so that there is nothing which could be wrong.
+    /// Answers with the numbers of the daemon. They are counted on
+    /// request, so that there is nothing which could be wrong.
     pub(super) fn stats(&self, cx: &mut Cx<'_>, request: &RequestContext) -> RequestResult {
         self.may_administer(request.from)?;
         self.answer(request, Frame::Stats(Box::new(self.statistics(cx.now))), cx.out);
@@ -168,7 +168,7 @@ impl Hub {
         Ok(())
     }
 
-    /// Closes a connection, or all of a user; a user who has none is no mistake.
+    /// Closes a connection, or all of a user; a user without one is no mistake.
     pub(super) fn disconnect(
         &mut self,
         cx: &mut Cx<'_>,

@@ -179,7 +179,7 @@ impl Hub {
         if is_admin { Ok(()) } else { Err(Refusal::for_administrators()) }
     }
 
-    /// Whoever may subscribe to a channel may know what is on it.
+    /// Whether a requester may know what is on a channel: if it may subscribe to it.
     pub(super) fn may_look(&self, from: Requester, channel: &Channel) -> RequestResult {
         let Requester::Connection(conn) = from else { return Ok(()) };
         let Some(connection) = self.connections.get(conn) else { return Ok(()) };

@@ -99,14 +99,6 @@ pub(super) struct MemoryUse {
     has_made_room: bool,
 }
 
-/// What follows from a report.
-pub(super) struct PressureChange {
-    /// The new level, where it is worse than before.
-    pub(super) risen_to: Option<Level>,
-    /// What connections are to be closed for, where they are.
-    pub(super) relief: Option<Relief>,
-}
-
 /// How much memory is to be freed.
 #[derive(Clone, Copy)]
 pub(super) struct Relief {
@@ -143,8 +135,9 @@ impl MemoryUse {
         if level == self.level { MemoryQuery::Nothing } else { MemoryQuery::Total }
     }
 
-    /// Takes a report of what the sockets hold; `own` is what the hub holds itself.
-    pub(super) fn update(&mut self, now: Moment, links: u64, own: u64, limits: &Limits) -> PressureChange {
+    /// Takes a report of what the sockets hold; `own` is what the hub holds itself. What
+    /// connections are to be closed for, where that is so.
+    pub(super) fn update(&mut self, now: Moment, links: u64, own: u64, limits: &Limits) -> Option<Relief> {
         let held = links + own;
         let (was, level) = (self.level, self.level_at(held, limits));
         let bearable = self.bearable(now, level, limits);
@@ -156,10 +149,7 @@ impl MemoryUse {
         self.has_made_room = false;
         self.patient_until = now;
         let relief = Relief { held, ceiling: limits.memory as u64, bearable };
-        PressureChange {
-            risen_to: (level > was).then_some(level),
-            relief: (level >= Level::High).then_some(relief),
-        }
+        (level >= Level::High).then_some(relief)
     }
 
     /// Notes how many connections were closed for a report.

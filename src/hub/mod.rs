@@ -43,7 +43,7 @@ use crate::protocol::{Close, Code, ConnectionId, Frame, Moment, Refusal, Refused
 use checkpoint::CheckpointReader;
 use connection::Connection;
 use connection::account::ACCOUNT;
-use connection::auth::{AuthAttempt, AuthQueue};
+use connection::auth::AuthQueue;
 use event::Cx;
 use log::durable::ANSWER;
 use log::entry::ENTRY;
@@ -119,7 +119,7 @@ const ACCOUNTS_AT_ONCE: usize = 64;
 
 /// And so many timers fire, with so many effects: what one user has sent to very many expires
 /// at once.
-const TASKS_AT_ONCE: usize = 1000;
+const TIMERS_AT_ONCE: usize = 1000;
 const EFFECTS_AT_ONCE: usize = 4096;
 
 /// A request is carried out, or refused.
@@ -171,7 +171,7 @@ impl Hub {
             Input::Opened { conn, peer } => self.on_opened(cx, conn, peer),
             Input::TokenChecked { conn, id, inbox, claim } => {
                 let request = RequestContext { from: Requester::Connection(conn), id };
-                self.on_token_checked(cx, &request, conn, AuthAttempt { inbox, claim });
+                self.on_token_checked(cx, &request, conn, inbox, claim);
             }
             Input::Request { from, request } => self.handle_request(cx, from, request),
             Input::Malformed { from, request } => self.handle_malformed(cx, from, request),
@@ -258,7 +258,7 @@ impl Hub {
         if self.store_room.is_over {
             self.fit_into_store(cx);
         }
-        for _ in 0..TASKS_AT_ONCE {
+        for _ in 0..TIMERS_AT_ONCE {
             if cx.out.list.len() >= EFFECTS_AT_ONCE {
                 break;
             }
@@ -359,7 +359,7 @@ impl Hub {
 /// Memory.
 impl Hub {
     /// What is to be reported with [`Input::Memory`] now that the sockets hold so many bytes.
-    pub fn asks_for_memory(&self, now: Now, links: u64) -> MemoryQuery {
+    pub fn memory_query(&self, now: Now, links: u64) -> MemoryQuery {
         self.memory.query(now.moment, links + self.own_memory(), &self.settings.limits)
     }
 
@@ -401,15 +401,16 @@ impl Hub {
         is_waited_for: bool,
     ) {
         let (was, own) = (self.memory.level(), self.own_memory());
-        let change = self.memory.update(cx.now.moment, links, own, &self.settings.limits);
-        if let Some(level) = change.risen_to {
+        let relief = self.memory.update(cx.now.moment, links, own, &self.settings.limits);
+        let level = self.memory.level();
+        if level > was {
             let (held, ceiling) = (links + own, self.settings.limits.memory as u64);
             cx.out.push(Effect::LogAnomaly(Anomaly::Memory { level, held, ceiling }));
         }
-        if was < Level::Critical && self.memory.level() >= Level::Critical {
+        if was < Level::Critical && level >= Level::Critical {
             self.connections.shed_backlogged();
         }
-        let Some(relief) = change.relief else { return };
+        let Some(relief) = relief else { return };
         let ranking = Ranking::of(holders, &self.connections, &self.channels);
         let chosen = ranking.choose(relief, is_waited_for);
         self.memory.note_closed(cx.now.moment, chosen.len());
@@ -459,16 +460,15 @@ impl Hub {
     ///
     /// # Errors
     /// As [`Hub::import`].
-    pub fn import_to_leave(mut bytes: &[u8]) -> Result<Self, StateError> {
+    pub fn import_for_checkpoint(mut bytes: &[u8]) -> Result<Self, StateError> {
         let mut hub = snapshot::read(Source::new(&mut bytes))?;
         hub.channels.returning = usize::MAX;
         Ok(hub)
     }
 
-    /// The checkpoint: what the next hub needs to go on, whichever connections it has then.
-    /// Asked for after `Input::Stopping`, when there are none, and after the store has reported
+    /// What the next hub needs to go on, whichever connections it has then. Asked for after `Input::Stopping`, when there are none, and after the store has reported
     /// what it wrote.
-    pub fn remains(&self) -> Vec<u8> {
+    pub fn checkpoint(&self) -> Vec<u8> {
         checkpoint::write(&self.channels, &self.dedup)
     }
 
@@ -484,13 +484,13 @@ impl Hub {
         settings: Settings,
         seed: u64,
         now: Now,
-        mut remains: &[u8],
+        mut checkpoint: &[u8],
         shift: i64,
     ) -> Result<Self, StateError> {
         // A file that says more than can be has no bytes for it either.
         const MOST: usize = 1 << 20;
         let mut hub = Self::new(settings, seed);
-        let mut checkpoint = CheckpointReader::open(Source::new(&mut remains), shift)?;
+        let mut checkpoint = CheckpointReader::open(Source::new(&mut checkpoint), shift)?;
         hub.channels.reserve(checkpoint.left().min(MOST));
         hub.channels.returning = checkpoint.left();
         while let Some(topic) = checkpoint.next_topic()? {

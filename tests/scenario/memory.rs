@@ -87,7 +87,7 @@ fn a_level_is_left_a_little_below_the_mark_at_which_it_began() {
 #[test]
 fn the_hub_asks_only_for_what_changes_something() {
     let mut bench = bench();
-    let asks = |bench: &Bench, links| bench.hub.asks_for_memory(bench.now, links);
+    let asks = |bench: &Bench, links| bench.hub.memory_query(bench.now, links);
     assert_eq!(asks(&bench, 700_000), MemoryQuery::Nothing);
     assert_eq!(asks(&bench, 800_000), MemoryQuery::Holders);
     hold(&mut bench, 800_000, &[]);
@@ -175,7 +175,7 @@ fn nobody_locks_newcomers_out_for_long_by_staying_below_the_ceiling() {
     hold(&mut bench, 840_000, &holders);
     assert!(bench.story(mallory).is_empty(), "a peer may be slow for a while");
     bench.wait(1.0);
-    assert_eq!(bench.hub.asks_for_memory(bench.now, 840_000), MemoryQuery::Holders);
+    assert_eq!(bench.hub.memory_query(bench.now, 840_000), MemoryQuery::Holders);
     hold(&mut bench, 840_000, &holders);
     assert_eq!(bench.story(mallory), ["closed 4102"]);
     assert_eq!(bench.say(alice, json!({"action": "ping"})), ["pong"]);

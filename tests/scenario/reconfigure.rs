@@ -278,9 +278,9 @@ fn who_was_asked_before_has_the_new_time_for_an_answer() {
 fn a_ceiling_on_memory_that_comes_down_is_felt_when_memory_is_next_told() {
     let mut bench = Bench::new();
     bench.client("alice");
-    assert_eq!(bench.hub.asks_for_memory(bench.now, 1 << 20), MemoryQuery::Nothing);
+    assert_eq!(bench.hub.memory_query(bench.now, 1 << 20), MemoryQuery::Nothing);
     bench.configure(|settings| settings.limits.memory = 1 << 20);
-    assert_ne!(bench.hub.asks_for_memory(bench.now, 1 << 20), MemoryQuery::Nothing);
+    assert_ne!(bench.hub.memory_query(bench.now, 1 << 20), MemoryQuery::Nothing);
     bench.handle(Input::Memory { links: 1 << 20, holders: Vec::new(), is_waited_for: false });
     assert_eq!(bench.stats()["memory_level"], 3);
 }

@@ -67,7 +67,7 @@ impl Driver {
             return;
         }
         let Some(mut ears) = self.ears.take() else { return };
-        let most = if self.hub.lets_in(conn) { BLOCK } else { BLOCK_OF_STRANGERS };
+        let most = if self.hub.is_admitted(conn) { BLOCK } else { BLOCK_OF_STRANGERS };
         let moved = self.links.get(conn).map(|link| {
             let block = ears.block.get_mut(..most).unwrap_or_default();
             link.wire.read(block)
@@ -135,7 +135,7 @@ impl Driver {
                     self.next(conn, rest)
                 });
                 let is_long = held.as_ref().is_some_and(|held| held.bytes() > LONGEST_FROM_STRANGERS);
-                if is_long && self.staying(conn).is_some() && !self.hub.lets_in(conn) {
+                if is_long && self.staying(conn).is_some() && !self.hub.is_admitted(conn) {
                     return self.refuse_to_go_on(conn, Close::TooBig);
                 }
                 if let Some(Side::Client { held: place }) = self.staying(conn).map(|link| &mut link.side) {

@@ -18,7 +18,7 @@ impl Driver {
     pub(in crate::edge) fn weigh(&mut self) {
         self.weighed = self.links.held();
         let links = self.weighed as u64;
-        let holders = match self.hub.asks_for_memory(self.now, links) {
+        let holders = match self.hub.memory_query(self.now, links) {
             MemoryQuery::Nothing => return,
             MemoryQuery::Total => Vec::new(),
             MemoryQuery::Holders => self.links.holders(),

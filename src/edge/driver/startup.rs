@@ -128,7 +128,7 @@ impl Driver {
 
     /// What the next daemon needs to go on, and when that was true.
     pub fn remains(&self) -> Option<(Stamp, Vec<u8>)> {
-        Some((self.store.elapsed()?.stamp(self.now), self.hub.remains()))
+        Some((self.store.elapsed()?.stamp(self.now), self.hub.checkpoint()))
     }
 
     /// Why the disk cannot be used, if that is so.

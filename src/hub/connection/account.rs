@@ -34,7 +34,7 @@ enum Limited {
 
 impl Account {
     /// Of clients of this machine without a user.
-    const NOBODY: Self = Self { digest: 0, is_limited: false };
+    const ANONYMOUS: Self = Self { digest: 0, is_limited: false };
 
     fn of(owner: impl Hash, limited: Limited) -> Self {
         let mut hasher = DefaultHasher::new();
@@ -182,7 +182,9 @@ impl Connection {
         match (self.kind, &self.user) {
             (ConnectionKind::Worker { uid, .. }, _) => Account::of(uid, Limited::No),
             (_, Some(user)) => Account::of_user(user),
-            (_, None) => self.network.map_or(Account::NOBODY, |network| Account::of(network, Limited::Yes)),
+            (_, None) => {
+                self.network.map_or(Account::ANONYMOUS, |network| Account::of(network, Limited::Yes))
+            }
         }
     }
 
@@ -196,12 +198,12 @@ impl Connection {
 }
 
 impl Connections {
-    /// The account of a connection; nobody's, if it is gone.
+    /// The account of a connection; the anonymous one, if it is gone.
     pub(in crate::hub) fn account(&self, conn: ConnectionId) -> Account {
-        self.get(conn).map_or(Account::NOBODY, Connection::account)
+        self.get(conn).map_or(Account::ANONYMOUS, Connection::account)
     }
 
     pub(in crate::hub) fn account_for(&self, conn: ConnectionId, charge: Charge) -> Account {
-        self.get(conn).map_or(Account::NOBODY, |connection| connection.account_for(charge))
+        self.get(conn).map_or(Account::ANONYMOUS, |connection| connection.account_for(charge))
     }
 }

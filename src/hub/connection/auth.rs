@@ -3,11 +3,12 @@
 //! Does not know how a token is verified: the edge does that.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::rights::Identity;
 use super::table::Connections;
 use super::{Connection, ConnectionKind};
-use crate::hub::event::{Credentials, Now, Peer, TokenFault};
+use crate::hub::event::{Credentials, Now, Peer};
 use crate::hub::settings;
 use crate::hub::timers::NEVER;
 use crate::protocol::frame::Limits;
@@ -16,9 +17,9 @@ use crate::protocol::{ConnectionId, InboxMode, Moment, RateLimit, UnixTime};
 /// As what a connection is admitted.
 #[derive(Clone, Copy)]
 pub(super) struct Admission {
-    pub(super) kind: ConnectionKind,
-    pub(super) inbox: InboxMode,
-    pub(super) network: Option<u128>,
+    kind: ConnectionKind,
+    inbox: InboxMode,
+    network: Option<u128>,
 }
 
 /// Whether clients may connect without a token.
@@ -45,12 +46,16 @@ impl Admission {
         };
         (Self { kind, inbox, network }, credentials)
     }
-}
 
-/// What came with an `auth` request.
-pub(in crate::hub) struct AuthAttempt {
-    pub(in crate::hub) inbox: Option<InboxMode>,
-    pub(in crate::hub) claim: Result<Identity, TokenFault>,
+    /// The connection that is opened. One that has to authenticate has `auth_timeout` for that.
+    pub(super) fn open(self, tag: u64, now: Moment, auth_timeout: Duration) -> Connection {
+        let Self { kind, inbox, network } = self;
+        let mut connection = Connection { inbox, network, ..Connection::new(tag, kind, now) };
+        if !connection.is_admitted() {
+            connection.ext_mut().auth_deadline = now + auth_timeout;
+        }
+        connection
+    }
 }
 
 /// Connections that have to authenticate, in the order in which they were opened. Those that

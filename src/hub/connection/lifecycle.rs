@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::account::{Account, Charge};
-use super::auth::{Admission, Anonymous, AuthAttempt};
+use super::auth::{Admission, Anonymous};
 use super::heartbeat::Due;
 use super::rights::Identity;
 use super::{Connection, Subscriptions};
@@ -16,7 +16,7 @@ use crate::hub::event::{
     Anomaly, Credentials, Cx, Effect, Effects, Now, Peer, Rejection, SendQueueState, TokenFault,
 };
 use crate::hub::{Hub, RequestContext};
-use crate::protocol::{Close, ConnectionId, Frame, Reason, Return, UserId, VERSION};
+use crate::protocol::{Close, ConnectionId, Frame, InboxMode, Reason, Return, UserId, VERSION};
 
 /// Over how long the clients of connections that were closed reconnect, where they are told to
 /// do that later, or at once: a thousand browsers at the same instant are a burst that nobody
@@ -44,7 +44,7 @@ impl Hub {
         self.counters.connections_opened += 1;
         let anonymous = if self.settings.anonymous { Anonymous::Allowed } else { Anonymous::Refused };
         let (admission, credentials) = Admission::of(peer, anonymous);
-        let connection = Connection::new(conn.tag, admission, cx.now.moment, self.settings.limits.auth);
+        let connection = admission.open(conn.tag, cx.now.moment, self.settings.limits.auth);
         let (is_worker, is_admitted) = (connection.is_worker(), connection.is_admitted());
         self.connections.insert(conn.slot, connection);
         if !is_admitted {
@@ -88,11 +88,11 @@ impl Hub {
     }
 
     /// Whether a connection may request more than `auth`.
-    pub fn lets_in(&self, conn: ConnectionId) -> bool {
+    pub fn is_admitted(&self, conn: ConnectionId) -> bool {
         self.connections.get(conn).is_some_and(Connection::is_admitted)
     }
 
-    /// The account of a connection; nobody's, if it is gone.
+    /// The account of a connection; the anonymous one, if it is gone.
     pub fn account(&self, conn: ConnectionId) -> Account {
         self.connections.account(conn)
     }
@@ -103,12 +103,13 @@ impl Hub {
         cx: &mut Cx<'_>,
         request: &RequestContext,
         conn: ConnectionId,
-        attempt: AuthAttempt,
+        mode: Option<InboxMode>,
+        claim: Result<Identity, TokenFault>,
     ) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         connection.touch(cx.now.moment);
         let was_admitted = connection.is_admitted();
-        let identity = match attempt.claim {
+        let identity = match claim {
             Ok(identity) => identity,
             Err(fault) => return self.reject_token(cx, request, conn, fault),
         };
@@ -118,7 +119,7 @@ impl Hub {
             self.refuse(cx, request, forbidden(why).of("auth"));
             return;
         }
-        let is_other_mode = connection.change_inbox_mode(attempt.inbox);
+        let is_other_mode = connection.change_inbox_mode(mode);
         let (user_id, expires_at) = (identity.user_id.clone(), identity.expires_at);
         let own = identity.terms.as_ref().and_then(|terms| terms.limits);
         if self.take_identity(cx, conn, identity) == IdentityOutcome::Refused {
@@ -153,7 +154,7 @@ impl Hub {
     ) {
         let TokenFault { code, message, wait, .. } = fault;
         self.answer(request, Frame::AuthFailed { code, message }, cx.out);
-        if self.lets_in(conn) {
+        if self.is_admitted(conn) {
             // Verifying tokens costs more than most requests, and is free.
             self.count_refusal(cx, request.from);
         } else {
@@ -260,8 +261,11 @@ impl Hub {
 
     /// The timer of a connection has fired: whatever is due is done.
     pub(in crate::hub) fn on_connection_timer(&mut self, cx: &mut Cx<'_>, slot: u32) {
-        let Some(conn) = self.connections.id(slot) else { return };
-        let Some(connection) = self.connections.at_mut(slot) else { return };
+        let Some(connection) = self.connections.at_mut(slot) else {
+            debug_assert!(false, "a timer is disarmed with its connection");
+            return;
+        };
+        let conn = connection.id(slot);
         if self.waiting.is_paused(conn) {
             // A pong would not be read: its silence is ours.
             connection.touch(cx.now.moment);

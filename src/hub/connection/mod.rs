@@ -13,7 +13,6 @@ pub mod rights;
 pub(super) mod table;
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
@@ -23,7 +22,6 @@ use super::timers::NEVER;
 use crate::protocol::{
     ConnectionId, InboxMode, Moment, Payload, RateLimit, Sender, TokenId, UnixTime, UserId,
 };
-use auth::Admission;
 use rate_limit::{Bucket, Mistakes, Refusals};
 use rights::{Rights, Terms};
 
@@ -167,14 +165,12 @@ struct Subscriptions {
 }
 
 impl Connection {
-    /// A connection that was just opened. One that has to authenticate has `auth_timeout`
-    /// for that.
-    fn new(tag: u64, admission: Admission, now: Moment, auth_timeout: Duration) -> Self {
-        let Admission { kind, inbox, network } = admission;
-        let mut connection = Self {
+    /// A connection that was just opened.
+    fn new(tag: u64, kind: ConnectionKind, now: Moment) -> Self {
+        Self {
             tag,
             user: None,
-            network,
+            network: None,
             rights: None,
             topics: SmallVec::new(),
             opened: now,
@@ -192,13 +188,9 @@ impl Connection {
             pinged: false,
             warned: false,
             introduced: false,
-            inbox,
+            inbox: InboxMode::Auto,
             ext: None,
-        };
-        if kind == ConnectionKind::Unauthenticated {
-            connection.ext_mut().auth_deadline = now + auth_timeout;
         }
-        connection
     }
 
     fn ext_mut(&mut self) -> &mut ConnectionExt {

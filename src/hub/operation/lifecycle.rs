@@ -61,7 +61,7 @@ impl Hub {
         cx.out.push(Effect::Latch { operation: id.clone(), worker: owner, id: request.id.clone() });
         self.rearm_operation(slot);
         self.notify_watchers(slot, cx.out);
-        self.deliver_pending_interrupts(cx, &id);
+        self.deliver_pending_interrupts(cx, slot, &id);
         Ok(())
     }
 
@@ -157,10 +157,7 @@ impl Hub {
 
     /// The timer of an operation has fired.
     pub(in crate::hub) fn on_operation_timer(&mut self, cx: &mut Cx<'_>, slot: OperationSlot) {
-        let Some(operation) = self.operations.at_mut(slot) else {
-            debug_assert!(false, "a timer is disarmed with its operation");
-            return;
-        };
+        let Some(operation) = self.operations.at_mut(slot) else { return };
         match operation.take_due(cx.now.moment) {
             OperationDue::Nothing => {}
             OperationDue::Interrupt => self.deliver_interrupt(cx, slot, &InterruptCause::deadline(), None),
@@ -238,17 +235,7 @@ impl Hub {
             let hear = topic.subscribers.iter().filter(|subscriber| subscriber.hearing != DeliveryMode::Off);
             out.recipients.extend(hear.map(|subscriber| subscriber.slot).filter(|slot| wants(*slot)));
         }
-        let noted = &mut out.recipients[start..];
-        noted.sort_unstable();
-        let mut kept = start;
-        for at in start..out.recipients.len() {
-            if kept == start || out.recipients[at] != out.recipients[kept - 1] {
-                out.recipients[kept] = out.recipients[at];
-                kept += 1;
-            }
-        }
-        out.recipients.truncate(kept);
-        out.noted(start)
+        out.dedup_noted(start)
     }
 
     /// Sends its watchers the state of an operation.
@@ -274,32 +261,16 @@ impl Hub {
         to: Recipients,
         out: &mut Effects,
     ) {
-        let to = self.defer_for_readers(channel, &frame, to, out);
+        let to = match self.channels.find_channel(channel) {
+            Some(topic_id) => {
+                let start = to.start as usize;
+                out.retain_noted(start, |slot| !self.tell_later(topic_id, slot, &frame))
+            }
+            None => to,
+        };
         if !to.is_empty() {
             out.push(Effect::Broadcast { frame: Box::new(frame.frame()), to });
         }
-    }
-
-    /// The last recipients but those that get a frame later.
-    fn defer_for_readers(
-        &mut self,
-        channel: &Channel,
-        frame: &DeferredFrame,
-        to: Recipients,
-        out: &mut Effects,
-    ) -> Recipients {
-        let Some(topic_id) = self.channels.find_channel(channel) else { return to };
-        let start = to.start as usize;
-        let mut kept = start;
-        for at in start..out.recipients.len() {
-            let slot = out.recipients[at];
-            if !self.tell_later(topic_id, slot, frame) {
-                out.recipients[kept] = slot;
-                kept += 1;
-            }
-        }
-        out.recipients.truncate(kept);
-        out.noted(start)
     }
 
     /// Sends its watchers a message, except where it does not fit.
@@ -484,10 +455,9 @@ impl Hub {
 
     /// An operation has started: interrupts that waited for it are answered now, and delivered
     /// where they are permitted.
-    fn deliver_pending_interrupts(&mut self, cx: &mut Cx<'_>, id: &OperationId) {
+    fn deliver_pending_interrupts(&mut self, cx: &mut Cx<'_>, slot: OperationSlot, id: &OperationId) {
         for pending_id in self.pending.for_operation(id) {
             let Some(pending) = self.take_pending_interrupt(pending_id) else { continue };
-            let Some(slot) = self.operations.slot(id) else { continue };
             let Some(operation) = self.operations.at(slot) else { continue };
             let request = pending.request();
             if pending.is_for(&operation.channel) && self.may_stop(request.from, operation) {

@@ -262,11 +262,15 @@ impl Operations {
     }
 
     fn at(&self, slot: OperationSlot) -> Option<&Operation> {
-        self.table.get(slot.0 as usize)
+        let found = self.table.get(slot.0 as usize);
+        debug_assert!(found.is_some(), "no index and no timer names a slot that is free");
+        found
     }
 
     fn at_mut(&mut self, slot: OperationSlot) -> Option<&mut Operation> {
-        self.table.get_mut(slot.0 as usize)
+        let found = self.table.get_mut(slot.0 as usize);
+        debug_assert!(found.is_some(), "no index and no timer names a slot that is free");
+        found
     }
 
     /// The running operation of an id.
@@ -350,6 +354,7 @@ impl Operations {
     }
 
     fn remove(&mut self, slot: OperationSlot) -> Option<Operation> {
+        self.at(slot)?;
         let operation = self.table.try_remove(slot.0 as usize)?;
         self.held -= operation.held();
         self.by_id.remove(&operation.id);

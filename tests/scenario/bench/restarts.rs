@@ -146,7 +146,7 @@ impl Bench {
         self.paused.clear();
         self.disk_writes_what(|when| when != When::Never);
         self.forget_tail();
-        self.hub.remains()
+        self.hub.checkpoint()
     }
 
     /// The disk is in order when the next daemon starts.
