@@ -2,9 +2,9 @@
 //!
 //! [`Hub`] owns the state in parts, each with private fields in a file of its own: connections,
 //! topics with their logs, operations, interrupts that wait, accounts, timers. Its own methods
-//! combine several of them: those here for inputs of general nature, those for requests in
-//! [`dispatch`] and [`admin`], the others in [`connection`], [`operation`], [`channel`] and
-//! [`log`].
+//! combine several of them: those here for timers, settings, memory and state as bytes, those
+//! for requests in `dispatch` and `admin`, the others in `connection`, `operation`, `channel`
+//! and `log`.
 
 mod admin;
 mod channel;

@@ -1,7 +1,7 @@
 //! Connections: table, authentication, rights, heartbeat, rate limits, closing.
 //!
-//! [`Connection`] is the state of one open socket; its fields are private to this folder.
-//! [`table`] owns all of them, [`lifecycle`] combines them with topics and operations.
+//! `Connection` is the state of one open socket; its fields are private to this folder.
+//! `table` owns all of them, `lifecycle` combines them with topics and operations.
 
 pub(super) mod account;
 pub(super) mod auth;
