@@ -5,7 +5,7 @@
 
 use std::collections::BinaryHeap;
 
-use super::channel::topics::{DeliveryMode, Subscriber, Topic};
+use super::channel::topic::{DeliveryMode, Subscriber, Topic};
 use super::connection::table::{Connection, Kind};
 use super::event::{Cx, Effect, Effects, LogKey, Now, Requester};
 use super::timers::NEVER;
@@ -46,15 +46,15 @@ impl Hub {
 
     /// Operations that run, and messages that are kept: what costs nothing to count.
     pub fn at_a_glance(&self) -> (usize, usize) {
-        (self.operations.running(), self.channels.weights.sum.messages as usize)
+        (self.operations.running(), self.channels.usage().sum().messages() as usize)
     }
 
     fn statistics(&self, now: Now) -> Statistics {
         let mut counted = Statistics {
             operations: self.operations.running() as u64,
-            kept_messages: u64::from(self.channels.weights.sum.messages),
-            kept_bytes: self.channels.weights.sum.bytes as u64,
-            unstored_bytes: self.channels.weights.sum.unstored as u64,
+            kept_messages: u64::from(self.channels.usage().sum().messages()),
+            kept_bytes: self.channels.usage().sum().bytes() as u64,
+            unstored_bytes: self.channels.usage().sum().unstored() as u64,
             store_failed: u64::from(self.disk_failed),
             memory_bytes: self.memory_held(),
             memory_level: self.memory.level as u64,
@@ -71,9 +71,9 @@ impl Hub {
             counted.subscriptions += connection.subscriptions() as u64;
         }
         for topic in self.channels.iter() {
-            match topic.key {
+            match topic.key() {
                 LogKey::Channel(_) => counted.channels += 1,
-                LogKey::Inbox(_) => counted.connected_users += u64::from(!topic.subscribers.is_empty()),
+                LogKey::Inbox(_) => counted.connected_users += u64::from(!topic.subscribers().is_empty()),
             }
         }
         counted
@@ -102,7 +102,7 @@ impl Hub {
     /// Lists the channels there are, by name.
     pub(super) fn list_channels(&self, cx: &mut Cx<'_>, ask: &RequestContext, after: After) -> RequestResult {
         self.may_administer(ask.from)?;
-        let channels = self.channels.iter().filter_map(|topic| match &topic.key {
+        let channels = self.channels.iter().filter_map(|topic| match topic.key() {
             LogKey::Channel(channel) => Some((channel, topic)),
             LogKey::Inbox(_) => None,
         });
@@ -117,14 +117,14 @@ impl Hub {
 
     fn channel_entry(&self, now: Now, channel: &Channel, topic: &Topic) -> ChannelEntry {
         let Held { messages, bytes, oldest_at } = held(now, topic);
-        let behind = |subscriber: &&Subscriber| subscriber.hearing == DeliveryMode::Reading;
+        let behind = |subscriber: &&Subscriber| subscriber.mode() == DeliveryMode::Reading;
         ChannelEntry {
             channel: channel.clone(),
-            subscribers: topic.subscribers.len() as u64,
-            behind: topic.subscribers.iter().filter(behind).count() as u64,
-            epoch: spelled(topic.epoch),
-            seq: topic.seq,
-            keep: self.policy_of(&topic.key).keep.word(),
+            subscribers: topic.subscribers().len() as u64,
+            behind: topic.subscribers().iter().filter(behind).count() as u64,
+            epoch: spelled(topic.position().epoch),
+            seq: topic.position().seq,
+            keep: self.settings.log_policy(topic.key()).keep.word(),
             kept: messages,
             bytes,
             oldest_at,
@@ -147,7 +147,7 @@ impl Hub {
     /// Lists the users for whom something waits, by name.
     pub(super) fn list_inboxes(&self, cx: &mut Cx<'_>, ask: &RequestContext, after: After) -> RequestResult {
         self.may_administer(ask.from)?;
-        let inboxes = self.channels.iter().filter_map(|topic| match &topic.key {
+        let inboxes = self.channels.iter().filter_map(|topic| match topic.key() {
             LogKey::Inbox(user_id) => Some((user_id, topic)).filter(|_| topic.waiting() > 0),
             LogKey::Channel(_) => None,
         });
@@ -341,9 +341,9 @@ fn inbox_entry(now: Now, user_id: UserId, topic: Option<&Topic>) -> InboxEntry {
     let Held { bytes, oldest_at, .. } = topic.map_or_else(Held::default, |topic| held(now, topic));
     InboxEntry {
         user_id,
-        connections: topic.map_or(0, |topic| topic.subscribers.len() as u64),
-        epoch: topic.map(|topic| spelled(topic.epoch)),
-        seq: topic.map_or(0, |topic| topic.seq),
+        connections: topic.map_or(0, |topic| topic.subscribers().len() as u64),
+        epoch: topic.map(|topic| spelled(topic.position().epoch)),
+        seq: topic.map_or(0, |topic| topic.position().seq),
         waiting: topic.map_or(0, |topic| topic.waiting() as u64),
         bytes,
         oldest_at,
@@ -359,11 +359,11 @@ struct Held {
 }
 
 fn held(now: Now, topic: &Topic) -> Held {
-    let Some(log) = topic.log.as_deref() else { return Held::default() };
+    let Some(entries) = topic.entries() else { return Held::default() };
     Held {
-        messages: log.kept.len() as u64,
-        bytes: log.sums.bytes as u64,
-        oldest_at: log.first_after(topic.cursor).map(|oldest| at(now, oldest.since)),
+        messages: entries.len() as u64,
+        bytes: entries.bytes() as u64,
+        oldest_at: entries.first_after(topic.numbers().cursor()).map(|oldest| at(now, oldest.since())),
     }
 }
 

@@ -3,7 +3,8 @@
 //! Knows who may ask at all, how often, and which room each request belongs to.
 //! Does not know what any of them leads to.
 
-use super::channel::publish::forbidden;
+use super::channel::publish::{Whisper, forbidden};
+use super::channel::receipts::ReceiptState;
 use super::connection::account::Charge;
 use super::connection::rate_limit::{CONTROLS, CONTROLS_OF_STRANGERS, ListSpace};
 use super::connection::table::{Connection, Kind};
@@ -154,13 +155,14 @@ impl Hub {
             Request::Unsubscribe(channel) => self.unsubscribe(cx, ask, connected(ask)?, channel),
             Request::Publish(publication) => self.publish(cx, ask, publication),
             Request::Whisper { channel, event, data } => {
-                self.whisper(cx, connected(ask)?, (channel, event, data))
+                self.whisper(cx, connected(ask)?, Whisper::new(channel, event, data))
             }
             Request::Interrupt(interrupt) => self.interrupt(cx, ask, interrupt),
             Request::Operations { channel, after } => self.list_operations(ask, channel, after, cx.out),
             Request::Presence(channel) => self.presence(ask, channel, cx.out),
             Request::Ack { position, read } => {
-                self.ack(cx, connected(ask)?, &position, read);
+                let state = if read { ReceiptState::Read } else { ReceiptState::Delivered };
+                self.ack(cx, connected(ask)?, &position, state);
                 Ok(())
             }
             Request::Ping => {

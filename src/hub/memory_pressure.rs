@@ -13,13 +13,12 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::Hub;
-use super::channel::topics::Topic;
+use super::channel::topic::Topic;
+use super::channel::topics::TopicId;
 use super::connection::account::{ACCOUNT, Account};
 use super::connection::table::{Connection, Kind};
 use super::event::{Anomaly, Cx, Effect, Now, SendQueueState};
 use super::log::Log;
-use super::log::durable::ANSWER;
-use super::log::entry::ENTRY;
 use crate::protocol::{Close, ConnectionId, Moment};
 use crate::sort::sort;
 
@@ -148,13 +147,12 @@ impl Hub {
     /// What the hub holds itself. What has a fixed and small bound (interrupts that wait, ids
     /// of messages, idle channels) is beside the ceiling.
     fn own_memory(&self) -> u64 {
-        let sum = &self.channels.weights.sum;
-        (sum.unstored + sum.stored as usize * ENTRY + sum.awaited + sum.answers as usize * ANSWER) as u64
+        self.channels.usage().sum().memory() as u64
             + self.channels.needed() as u64 * TOPIC
-            + self.channels.weights.logs as u64 * LOG
-            + self.channels.subscribers as u64 * SUBSCRIPTION
+            + self.channels.usage().logs() as u64 * LOG
+            + self.channels.subscriptions() as u64 * SUBSCRIPTION
             + self.accounts.len() as u64 * ACCOUNT
-            + (self.channels.named + self.channels.watched + self.operations.held()) as u64
+            + (self.channels.held_bytes() + self.operations.held()) as u64
     }
 
     fn level_at(&self, links: u64) -> Level {
@@ -272,9 +270,9 @@ impl Hub {
     /// What the subscriptions of a connection take. A channel is on its account
     /// where nobody else hears it.
     fn subscribed(&self, connection: &Connection) -> u64 {
-        let alone = |place: &u32| self.channels.at(*place).filter(|topic| topic.subscribers.len() == 1);
-        let taken = |place: &u32| alone(place).map_or(0, |topic| TOPIC + topic.taken() as u64);
-        connection.topics.iter().map(|place| SUBSCRIPTION + taken(place)).sum()
+        let alone = |id: &TopicId| self.channels.at(*id).filter(|topic| topic.subscribers().len() == 1);
+        let taken = |id: &TopicId| alone(id).map_or(0, |topic| TOPIC + topic.held_bytes() as u64);
+        connection.topics.iter().map(|id| SUBSCRIPTION + taken(id)).sum()
     }
 }
 

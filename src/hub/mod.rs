@@ -27,6 +27,7 @@ pub use event::{
     Peer, Recipients, RecoveredLog, RecoveredMessage, Rejection, Requester, SendQueueState, StoreEvent,
     TokenFault,
 };
+pub use log::position::LogPosition;
 pub use memory_pressure::{Level, MemoryQuery};
 pub use settings::Settings;
 pub use snapshot::StateError;
@@ -35,7 +36,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::protocol::frame::Counters;
 use crate::protocol::{Close, Code, Frame, Moment, Refusal, Refused, RequestId};
+use channel::topics::TopicId;
 use event::Cx;
+use log::position::SeqRange;
 use timers::Timer;
 
 /// All state worth reasoning about.
@@ -54,9 +57,6 @@ pub struct Hub {
     accounts: connection::account::Accounts,
     #[serde(default)]
     flash: log::publisher_quota::Flash,
-    /// Found again by another process.
-    #[serde(skip)]
-    excess: log::publisher_quota::Excess,
     timers: timers::Timers,
     counters: Counters,
     /// Goes behind all the rest, where a daemon of before ends.
@@ -126,7 +126,6 @@ impl Hub {
             pending_leaves: channel::system_channels::PendingLeaves::default(),
             accounts: connection::account::Accounts::default(),
             flash: log::publisher_quota::Flash::default(),
-            excess: log::publisher_quota::Excess::default(),
             timers: timers::Timers::default(),
             counters: Counters::default(),
             refused: Refused::default(),
@@ -169,24 +168,28 @@ impl Hub {
             Input::KeepAlive { conn, controls } => self.control(cx, conn, controls),
             Input::SendQueue { conn, state } => self.outbound(cx, conn, state),
             Input::WriteProgress { conn } => self.took(cx.now, conn),
-            Input::Flushed { conn, log, seq, how } => self.written(cx, conn, &log, (seq, how)),
+            Input::Flushed { conn, log, seq, how } => self.message_flushed(cx, conn, &log, seq, how),
             Input::Fetched { fetch: FetchPurpose::Replay(conn), log, messages } => {
-                self.fetched(cx, conn, &log, messages);
+                self.page_fetched(cx, conn, &log, messages);
             }
             Input::Fetched { fetch: FetchPurpose::Notice(fate), log, messages } => {
-                self.tell_fate(cx, &log, &messages, fate);
+                self.undelivered_fetched(cx, &log, &messages, fate);
             }
-            Input::Store(StoreEvent::Stored { log, from, to }) => self.stored(cx, &log, (from, to)),
-            Input::Store(StoreEvent::NotStored { log, seq }) => self.not_stored(cx, &log, seq),
+            Input::Store(StoreEvent::Stored { log, from, to }) => {
+                self.messages_stored(cx, &log, SeqRange::new(from, to));
+            }
+            Input::Store(StoreEvent::NotStored { log, seq }) => self.message_not_stored(cx, &log, seq),
             Input::Store(StoreEvent::Failed) => self.disk_fails(cx),
             Input::Store(StoreEvent::Recovered) => self.disk_works(cx),
-            Input::Store(StoreEvent::Capacity { bytes }) => self.capacity(cx, bytes),
-            Input::Store(StoreEvent::WriteBudget { is_scarce }) => self.flash.is_scarce = is_scarce,
+            Input::Store(StoreEvent::Capacity { bytes }) => self.set_store_capacity(cx, bytes),
+            Input::Store(StoreEvent::WriteBudget { is_scarce }) => self.flash.set_scarce(is_scarce),
             Input::Store(StoreEvent::ReadFailed { fetch: FetchPurpose::Replay(conn), log }) => {
-                self.unread(cx, conn, &log);
+                self.page_unreadable(cx, conn, &log);
             }
-            Input::Store(StoreEvent::RecoveredLog(found)) => self.found(cx.now, *found),
-            Input::Store(StoreEvent::LastSeq { log, epoch, seq }) => self.reached(cx.now, log, epoch, seq),
+            Input::Store(StoreEvent::RecoveredLog(found)) => self.log_recovered(cx.now, *found),
+            Input::Store(StoreEvent::LastSeq { log, epoch, seq }) => {
+                self.restore_position(cx.now, log, LogPosition { epoch, seq });
+            }
             // Of what cannot be read nothing can be told.
             Input::Store(StoreEvent::ReadFailed { fetch: FetchPurpose::Notice(_), .. }) => {}
             Input::ReadClosed { conn } => self.ended(cx, conn),
@@ -205,7 +208,7 @@ impl Hub {
 
     /// The next moment at which something is due, if anything is.
     pub fn deadline(&self) -> Option<Moment> {
-        if !self.recovering.is_empty() || self.store_room.is_over {
+        if !self.recovering.is_empty() || self.store_room.is_over() {
             return Some(Moment::default());
         }
         let first = [
@@ -222,23 +225,23 @@ impl Hub {
     /// last position that was given out.
     pub fn standing(&self, key: &LogKey) -> Option<(u64, u64)> {
         let topic = self.channels.at(self.channels.find(key)?)?;
-        Some((topic.cursor, topic.seq))
+        Some((topic.numbers().cursor(), topic.position().seq))
     }
 
     /// Where a log is among those that the hub knows: whoever tells it of very many does so
     /// in this order, in which they lie in memory.
     pub fn place(&self, key: &LogKey) -> Option<u32> {
-        self.channels.find(key)
+        self.channels.find(key).map(TopicId::number)
     }
 
     /// The same key, with the text of its name shared if the hub knows it.
     pub fn shared(&self, key: LogKey) -> LogKey {
         let topic = self.channels.find(&key).and_then(|place| self.channels.at(place));
-        topic.map_or(key, |topic| topic.key.clone())
+        topic.map_or(key, |topic| topic.key().clone())
     }
 
     fn due(&mut self, cx: &mut Cx<'_>) {
-        if self.store_room.is_over {
+        if self.store_room.is_over() {
             self.fit_into_store(cx);
         }
         for _ in 0..TASKS_AT_ONCE {
@@ -250,15 +253,17 @@ impl Hub {
                 Timer::Connection(slot) => self.attend(cx, slot),
                 Timer::Operation(place) => self.attend_operation(cx, place),
                 Timer::Pending(number) => self.give_up(number, cx.out),
-                Timer::Expiry(place) => self.grow_old(cx, place),
-                Timer::Absence(place) => self.absent(cx, place),
+                Timer::Expiry(id) => self.expiry_due(cx, id),
+                Timer::Absence(id) => {
+                    self.channels.expire_absent(cx, &self.connections, &mut self.timers, id);
+                }
             }
         }
         self.channels.forget(cx.now.moment);
         self.operations.forget(cx.now.moment);
         self.dedup.forget(cx.now.moment);
         self.accounts.forget(cx.now.moment, ACCOUNTS_AT_ONCE);
-        self.take_leave(cx);
+        self.end_pending_leaves(cx);
     }
 
     fn answer(&self, ask: &RequestContext, frame: Frame<'static>, out: &mut Effects) {

@@ -8,11 +8,11 @@
 //! and ends nothing. What a connection may do, what is kept and how much memory
 //! that takes follow at once, as they would after a restart.
 
+use super::Hub;
 use super::connection::rights::Rights;
 use super::connection::table::Connection;
 use super::event::Cx;
-use super::settings::{Heartbeat, Keep, Settings};
-use super::{Hub, timers};
+use super::settings::{Heartbeat, Settings};
 use crate::protocol::Moment;
 
 impl Hub {
@@ -52,37 +52,5 @@ impl Hub {
         for conn in usual {
             self.check_subscriptions(cx, conn);
         }
-    }
-
-    /// Brings all that is kept under the policies as they are.
-    pub(super) fn conform_all(&mut self, cx: &mut Cx<'_>) {
-        let places = self.channels.with(|_| true);
-        // All of them before any is trimmed: what goes by its own policy makes room
-        // for what another might have to give up.
-        for place in &places {
-            self.conform(cx, *place);
-        }
-        for place in places {
-            self.trim(cx, place);
-            self.advance_all(cx, place);
-        }
-    }
-
-    /// Drops what the policy of a topic keeps no longer. An age counts from when a
-    /// message was kept; none lives longer than it was told.
-    pub(super) fn conform(&mut self, cx: &mut Cx<'_>, place: u32) {
-        let Some(topic) = self.channels.at(place) else { return };
-        let policy = self.policy_of(&topic.key);
-        if policy.keep == Keep::Never {
-            self.purge_topic(cx, place);
-        }
-        if let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) {
-            for kept in log.kept.iter_mut() {
-                kept.expires = kept.expires.min(kept.since + policy.ttl);
-            }
-            log.soonest = log.kept.iter().map(|kept| kept.expires).min().unwrap_or(timers::NEVER);
-        }
-        self.expire_due(cx, place);
-        self.sweep(cx, place);
     }
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 pub use super::connection::rate_limit::OF_USER;
 use super::connection::rights::{Pattern, Rights};
+use super::event::LogKey;
 use crate::protocol::Channel;
 
 /// All that the hub can be told to do differently.
@@ -224,5 +225,22 @@ impl Settings {
     pub fn policy_of(&self, channel: &Channel) -> Policy {
         let named = self.policies.iter().find(|(pattern, _)| pattern.matches(channel.as_str(), None));
         named.map_or(self.policy, |(_, policy)| *policy)
+    }
+
+    /// The policy of a channel or an inbox.
+    pub(super) fn log_policy(&self, key: &LogKey) -> Policy {
+        match key {
+            LogKey::Inbox(_) => self.inbox,
+            // Its state goes to whoever comes later; its messages are for those who watch.
+            LogKey::Channel(channel) if channel.operation().is_some() => {
+                Policy { keep: Keep::Never, ..Policy::default() }
+            }
+            LogKey::Channel(channel) => self.policy_of(channel),
+        }
+    }
+
+    /// Whether the numbers of a log go on although the process is killed.
+    pub(super) fn keeps_numbers(&self, policy: &Policy) -> bool {
+        self.has_disk && policy.keep == Keep::History && policy.disk == WriteThrough::Behind
     }
 }

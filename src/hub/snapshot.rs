@@ -6,11 +6,12 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
+use super::channel::presence::AbsentInfo;
 use super::event::LogKey;
 use super::{Hub, Settings, Terms};
 use crate::binary_codec;
 use crate::binary_codec::{Destination, Output, Source};
-use crate::protocol::{Payload, Refused, UnixTime, UserId};
+use crate::protocol::{Refused, UnixTime};
 
 /// Raised when a hub could not go on with what an older one wrote. Postcard spells a value
 /// by the order of its fields: a field more, less or in another place is another version.
@@ -26,7 +27,7 @@ struct Since5 {
     /// By slot: when a token was issued, and what it says of its bearer beside its rights.
     bearers: Vec<(u32, UnixTime, Option<Rc<Terms>>)>,
     /// By place in the table of topics: what is said of users who may come back.
-    absent: Vec<(u32, UserId, Payload)>,
+    absent: Vec<AbsentInfo>,
 }
 
 /// Why a state cannot be taken over.
@@ -67,7 +68,7 @@ impl Hub {
     pub(crate) fn write(&self, to: Destination<'_>) -> binary_codec::Written {
         let mut output = Output::new(VERSION, to);
         output.add(self);
-        output.add(&Since5 { bearers: self.connections.bearers(), absent: self.infos_of_absent() });
+        output.add(&Since5 { bearers: self.connections.bearers(), absent: self.channels.absent_infos() });
         // Last, and only where there are any: without, whoever knows no more reads it too.
         if self.refused != Refused::default() {
             output.add(self.refused.counts());
@@ -104,7 +105,7 @@ impl Hub {
         }
         from.end()?;
         hub.connections.restore_bearers(bearers);
-        hub.restore_infos(absent);
+        hub.channels.restore_infos(&hub.connections, absent);
         Ok(hub)
     }
 
@@ -115,7 +116,7 @@ impl Hub {
     /// As [`Hub::import`].
     pub fn import_to_leave(mut bytes: &[u8]) -> Result<Self, StateError> {
         let mut hub = Self::read_as_it_was(Source::new(&mut bytes))?;
-        hub.channels.returning = usize::MAX;
+        hub.channels.keep_idle();
         Ok(hub)
     }
 
@@ -123,7 +124,7 @@ impl Hub {
     fn share_users(&mut self) {
         for connection in self.connections.iter_mut() {
             let topic = connection.inbox_at().and_then(|place| self.channels.at(place));
-            if let Some(LogKey::Inbox(user)) = topic.map(|topic| &topic.key) {
+            if let Some(LogKey::Inbox(user)) = topic.map(|topic| topic.key()) {
                 connection.user = Some(user.clone());
             }
         }

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::channel::topics::TopicId;
 use crate::protocol::Moment;
 use crate::small_queue::gather;
 
@@ -23,9 +24,9 @@ pub(super) enum Timer {
     /// An interrupt that waits for its operation to register.
     Pending(u32),
     /// A message of a log grows too old.
-    Expiry(u32),
+    Expiry(TopicId),
     /// A user who lost a connection is taken for gone.
-    Absence(u32),
+    Absence(TopicId),
 }
 
 /// All deadlines. One for each thing that has any: it is re-armed when it comes

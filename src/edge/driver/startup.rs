@@ -10,7 +10,7 @@ use super::Driver;
 use crate::edge::net::connection_table::WritePermit;
 use crate::edge::store::seq_file::{Owner, SeqFile, SeqFileEntry};
 use crate::edge::store::{Stamp, Store};
-use crate::hub::{Input, LogKey, StoreEvent};
+use crate::hub::{Input, LogKey, LogPosition, StoreEvent};
 
 impl Driver {
     /// Begins: reads what is on the disk, before anybody is let in. After `patience`
@@ -55,7 +55,10 @@ impl Driver {
     /// Notes from now on how far logs have come, in the first of these places where a
     /// file can be made. In the others there is none then: it would be too old.
     fn follow(&mut self, places: &[PathBuf], owner: &Owner) {
-        let position = |(log, epoch, seq)| SeqFileEntry { log, epoch, seq };
+        let position = |(log, last): (LogKey, LogPosition)| {
+            let LogPosition { epoch, seq } = last;
+            SeqFileEntry { log, epoch, seq }
+        };
         let known: Vec<SeqFileEntry> = self.hub.reaches().into_iter().map(position).collect();
         let mut refused = Vec::new();
         for place in places {

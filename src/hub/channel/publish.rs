@@ -1,56 +1,48 @@
-//! A message is to be sent.
+//! Publishing: permission, deduplication, and the answer to the publisher.
 //!
-//! Knows who may publish where, what was sent before, and how it is answered.
-//! Does not know whom it reaches; that is in [`fanout`](super::fanout).
+//! [`fanout`](super::fanout) finds the recipients.
 
-use super::dedup::{DedupKey, LogPosition, Scope};
-use super::fanout::{DeliveryCounts, PublishOptions};
-use super::receipts::Wants;
+use std::rc::Rc;
+
+use super::dedup::{DedupKey, Scope};
+use super::delivery::{DeliveryCounts, Echo, PublishOptions, Publisher};
+use super::fanout::Published;
+use super::receipts::ReceiptRecipient;
+use super::topic::Topic;
+use crate::hub::connection::account::Charge;
 use crate::hub::connection::table::{Connection, Kind};
-use crate::hub::event::{Cx, LogKey, Now, Requester};
+use crate::hub::event::{Cx, LogKey, Now, Requester, SendQueueState};
 use crate::hub::log::durable::Answer;
+use crate::hub::log::position::LogPosition;
+use crate::hub::memory_pressure::Level;
 use crate::hub::settings::Keep;
 use crate::hub::{Hub, RequestContext, RequestResult};
 use crate::protocol::request::Target;
 use crate::protocol::{
-    Channel, Code, ConnectionId, Frame, Message, MessageId, OperationId, Publication, Refusal, Sender, UserId,
+    Channel, Code, ConnectionId, Event, Message, MessageId, OperationId, Payload, Publication, Refusal,
 };
 
-/// Who publishes.
-#[derive(Clone, Debug)]
-pub(in crate::hub) struct Publisher {
-    /// Where it is connected, if it is.
-    pub(in crate::hub) conn: Option<ConnectionId>,
-    pub(in crate::hub) sender: Sender,
-    pub(in crate::hub) user: Option<UserId>,
-    /// Whether it hears itself where it is subscribed.
-    pub(in crate::hub) echo: bool,
+/// A whisper: typing indicators, cursors, what is worth nothing a moment later. It has neither
+/// position nor log.
+pub(in crate::hub) struct Whisper {
+    channel: Channel,
+    event: Event,
+    data: Payload,
 }
 
-impl Publisher {
-    /// The hub itself.
-    pub(in crate::hub) fn hub() -> Self {
-        Self { conn: None, sender: Sender::Hub, user: None, echo: false }
-    }
-
-    pub(in crate::hub) fn slot(&self) -> Option<u32> {
-        self.conn.map(|conn| conn.slot)
+impl Whisper {
+    pub(in crate::hub) fn new(channel: Channel, event: Event, data: Payload) -> Self {
+        Self { channel, event, data }
     }
 }
 
 impl Hub {
-    /// Who asks, as a publisher.
-    pub(in crate::hub) fn publisher(&self, from: Requester, echo: bool) -> Publisher {
-        let Requester::Connection(conn) = from else {
-            return Publisher { conn: None, sender: Sender::Http, user: None, echo: false };
-        };
-        let connection = self.connections.get(conn);
-        Publisher {
-            conn: Some(conn),
-            sender: connection.map_or(Sender::Hub, |connection| connection.sender(conn.slot)),
-            user: connection.and_then(|connection| connection.user.clone()),
-            echo: echo && connection.is_some_and(|connection| !connection.is_worker()),
-        }
+    /// The publisher that a requester is.
+    pub(in crate::hub) fn publisher(&self, from: Requester, echo: Echo) -> Publisher {
+        let Requester::Connection(conn) = from else { return Publisher::http() };
+        let Some(connection) = self.connections.get(conn) else { return Publisher::gone(conn) };
+        let echo = if connection.is_worker() { Echo::No } else { echo };
+        Publisher::connection(conn, connection.sender(conn.slot), connection.user.clone(), echo)
     }
 
     pub(in crate::hub) fn publish(
@@ -61,70 +53,70 @@ impl Hub {
     ) -> RequestResult {
         self.may_publish(ask.from, &publication.target)?;
         let conn = self.addressed(&publication.target)?;
-        let receipt = if publication.receipt { Some(self.wants_receipt(ask.from)?) } else { None };
-        let key = publication.message_id.clone().map(|id| DedupKey {
-            scope: self.scope(ask.from),
-            target: publication.target.clone(),
-            id,
-        });
+        let receipt = if publication.receipt { Some(self.receipt_recipient(ask.from)?) } else { None };
+        let key = publication
+            .message_id
+            .clone()
+            .map(|id| DedupKey::new(self.scope(ask.from), publication.target.clone(), id));
         self.dedup.forget(cx.now.moment);
         if let Some(first) = key.as_ref().and_then(|key| self.dedup.find(key)) {
             return self.repeat(cx, ask, &publication, first);
         }
         let log = log_of(&publication.target);
-        let from = self.publisher(ask.from, publication.echo);
+        let from = self.publisher(ask.from, if publication.echo { Echo::Yes } else { Echo::No });
         if publication.durable && log.as_ref().is_some_and(|log| self.would_keep(log)) {
             self.may_store()?;
-            self.may_hold(&from)?;
-            self.may_spend(cx.now, &from)?;
+            self.store_room.may_hold(&self.channels, &self.settings.limits, self.author(&from))?;
+            self.flash.may_spend(cx.now.moment, self.author(&from))?;
         }
         let Publication { ttl, durable, .. } = publication;
         let target = publication.target.clone();
-        let terms = PublishOptions { ttl, durable, scope: key.as_ref().map(|key| key.scope.clone()) };
-        let is_fleeting = ttl.is_some_and(|ttl| ttl.is_zero());
+        let options = PublishOptions::new(ttl, durable, key.as_ref().map(|key| key.scope().clone()));
         let message = self.compose(cx.now, &from, publication);
         let message_id = message.message_id.clone();
         self.counters.messages_received += 1;
-        let reach = match log.clone() {
-            Some(log) => self.publish_on(cx, log, message, &from, terms),
-            None if target == Target::All => {
-                self.send_to(message, |_, connection| connection.kind == Kind::Client, &from, cx.out)
+        let published = match log {
+            Some(log) => self.publish_on(cx, log, message, &from, options),
+            None => {
+                let is_target = |slot: u32, connection: &Connection| match target {
+                    Target::All => connection.kind == Kind::Client,
+                    _ => conn.is_some_and(|conn| conn.slot == slot),
+                };
+                Published::unplaced(self.send_to(message, is_target, &from, cx.out))
             }
-            None => self.send_to(message, |slot, _| Some(slot) == conn.map(|c| c.slot), &from, cx.out),
         };
-        if let (Target::User(user), Some(wants), true) = (&target, receipt, reach.kept) {
-            self.owe_receipt(cx.now, user, &message_id, wants);
+        let (counts, place) = (published.counts(), published.place());
+        if let (Target::User(user), Some(recipient), true) = (&target, receipt, counts.is_kept()) {
+            self.owe_receipt(cx.now, user, &message_id, recipient);
         }
-        let place = log.filter(|_| !is_fleeting).and_then(|log| self.channels.find(&log));
-        let put = place.and_then(|place| self.channels.at(place));
-        let put = put.map(|topic| LogPosition { epoch: topic.epoch, seq: topic.seq });
         if let Some(key) = key {
-            self.dedup.insert(cx.now.moment, key, put);
+            self.dedup.insert(cx.now.moment, key, place.map(|place| place.position()));
         }
-        match place.zip(put).filter(|_| durable && reach.kept) {
-            Some((place, LogPosition { seq, .. })) => {
-                self.await_disk(cx, place, Answer::new(seq, ask, message_id, reach))
+        match place.filter(|_| durable && counts.is_kept()) {
+            Some(place) => {
+                let answer = Answer::new(place.position().seq, ask, message_id, counts);
+                self.await_disk(cx, place.id(), answer);
             }
-            None => self.answer(ask, send_success(target, message_id, reach), cx.out),
+            None => self.answer(ask, counts.frame(target, message_id), cx.out),
         }
         Ok(())
     }
 
-    /// What is said, as everybody will hear it.
+    /// The message, as all recipients get it.
     fn compose(&mut self, now: Now, from: &Publisher, publication: Publication) -> Message {
         Message {
             channel: None,
             event: publication.event,
             data: publication.data,
-            from: from.sender,
-            user_id: from.user.clone(),
+            from: from.sender(),
+            user_id: from.user().cloned(),
             message_id: publication.message_id.unwrap_or_else(|| MessageId::made(self.random.next())),
             timestamp: now.wall,
             seq: None,
         }
     }
 
-    /// A message that came before is not sent again. Its publisher is told what
+    /// A message that came before is not sent again. Its publisher is answered what
     /// became of it, and may wait for the disk now if it did not then.
     fn repeat(
         &mut self,
@@ -133,36 +125,89 @@ impl Hub {
         publication: &Publication,
         first: Option<LogPosition>,
     ) -> RequestResult {
-        let Publication { target, durable, message_id: Some(id), .. } = publication else { return Ok(()) };
-        let LogPosition { epoch, seq } = first.unwrap_or_default();
-        let place = log_of(target).and_then(|log| self.channels.find(&log));
-        let topic = place.and_then(|place| self.channels.at(place)).filter(|topic| topic.epoch == epoch);
-        let log = topic.and_then(|topic| topic.log.as_ref());
-        let kept = log.and_then(|log| log.find(seq));
-        let is_awaited = log.is_some_and(|log| log.answers.awaits(seq));
-        let reach = DeliveryCounts {
-            kept: kept.is_some(),
-            stored: *durable && kept.is_some_and(|kept| kept.stored),
-            duplicate: true,
-            ..DeliveryCounts::default()
+        let Publication { target, durable, message_id: Some(message_id), .. } = publication else {
+            debug_assert!(false, "a message that came before has an id");
+            return Ok(());
         };
-        let waits = *durable && !reach.stored && (reach.kept || is_awaited);
+        let LogPosition { epoch, seq } = first.unwrap_or_default();
+        let id = log_of(target).and_then(|log| self.channels.find(&log));
+        let topic = id.and_then(|id| self.channels.at(id)).filter(|topic| topic.position().epoch == epoch);
+        let log = topic.and_then(Topic::log);
+        let entry = log.and_then(|log| log.entries().find(seq));
+        let is_awaited = log.is_some_and(|log| log.answers().await_seq(seq));
+        let is_stored = *durable && entry.is_some_and(|entry| entry.is_stored());
+        let counts = DeliveryCounts::duplicate(entry.is_some(), is_stored);
+        let waits = *durable && !is_stored && (counts.is_kept() || is_awaited);
         if waits {
             self.may_store()?;
         }
         if waits && !is_awaited {
-            self.may_spend(cx.now, &self.publisher(ask.from, false))?;
+            let author = self.author(&self.publisher(ask.from, Echo::No));
+            self.flash.may_spend(cx.now.moment, author)?;
         }
         self.counters.messages_received += 1;
-        match place.filter(|_| waits) {
-            Some(place) => {
+        match id.filter(|_| waits) {
+            Some(id) => {
                 if !is_awaited {
-                    self.store_now(place, seq, cx.out);
+                    self.store_now(id, seq, cx.out);
                 }
-                self.await_disk(cx, place, Answer::new(seq, ask, id.clone(), reach));
+                self.await_disk(cx, id, Answer::new(seq, ask, message_id.clone(), counts));
             }
-            None => self.answer(ask, send_success(target.clone(), id.clone(), reach), cx.out),
+            None => self.answer(ask, counts.frame(target.clone(), message_id.clone()), cx.out),
         }
+        Ok(())
+    }
+
+    /// Delivers to the other subscribers, those whose socket takes it at once.
+    pub(in crate::hub) fn whisper(
+        &mut self,
+        cx: &mut Cx<'_>,
+        conn: ConnectionId,
+        whisper: Whisper,
+    ) -> RequestResult {
+        let Whisper { channel, event, data } = whisper;
+        let Some(connection) = self.connections.get(conn) else { return Ok(()) };
+        let id = self.channels.find_channel(&channel).filter(|id| connection.topics.contains(id));
+        let id = id.ok_or_else(|| {
+            Refusal::new(Code::NotSubscribed, "a whisper needs a subscription").on(&channel)
+        })?;
+        if channel.is_reserved() {
+            return Err(forbidden(format!("{channel} is the daemon's own")).on(&channel));
+        }
+        self.may_publish_on(connection, &channel)?;
+        let rate = self.settings.limits.whispers();
+        let Some(connection) = self.connections.get_mut(conn) else { return Ok(()) };
+        let too_many = connection.rare().whispers.take(cx.now.moment, rate).is_err()
+            || self.charge(cx.now.moment, conn, Charge::Whisper).is_err();
+        let Some(connection) = self.connections.get_mut(conn) else { return Ok(()) };
+        if too_many || self.memory.level >= Level::High {
+            self.counters.whispers_dropped += 1;
+            return Ok(());
+        }
+        let message = Message {
+            channel: Some(channel),
+            event,
+            data,
+            from: connection.sender(conn.slot),
+            user_id: connection.user.clone(),
+            message_id: MessageId::made(self.random.next()),
+            timestamp: cx.now.wall,
+            seq: None,
+        };
+        let start = cx.out.recipients.len();
+        let Some(topic) = self.channels.at(id) else { return Ok(()) };
+        for subscriber in topic.subscribers().iter().filter(|subscriber| subscriber.slot() != conn.slot) {
+            let connection = self.connections.at(subscriber.slot());
+            // Nothing overtakes a replay, and a whisper does not wait for one.
+            let takes = subscriber.is_live()
+                && connection.is_some_and(|connection| connection.outbound == SendQueueState::Empty);
+            if takes {
+                cx.out.recipients.push(subscriber.slot());
+            } else {
+                self.counters.whispers_dropped += 1;
+            }
+        }
+        self.deliver(Rc::new(message), start, None, cx.out);
         Ok(())
     }
 
@@ -214,15 +259,15 @@ impl Hub {
         found.map(Some).ok_or_else(|| Refusal::new(Code::UnknownConnection, "no such connection"))
     }
 
-    /// Who is told that a message has arrived; somebody must be there to tell.
-    fn wants_receipt(&self, from: Requester) -> Result<Wants, Refusal> {
+    /// Where a receipt goes that a publisher wants.
+    fn receipt_recipient(&self, from: Requester) -> Result<ReceiptRecipient, Refusal> {
         let nobody = || Refusal::new(Code::BadRequest, "`receipt` needs a user or a worker who is told");
         let Requester::Connection(conn) = from else { return Err(nobody()) };
         let connection = self.connections.get(conn).ok_or_else(nobody)?;
         if connection.is_worker() {
-            return Ok(Wants::Worker(conn));
+            return Ok(ReceiptRecipient::Worker(conn));
         }
-        connection.user.clone().map(Wants::User).ok_or_else(nobody)
+        connection.user.clone().map(ReceiptRecipient::User).ok_or_else(nobody)
     }
 
     pub(in crate::hub) fn may_publish_on(&self, connection: &Connection, channel: &Channel) -> RequestResult {
@@ -233,7 +278,7 @@ impl Hub {
     }
 
     fn would_keep(&self, log: &LogKey) -> bool {
-        let policy = self.policy_of(log);
+        let policy = self.settings.log_policy(log);
         policy.keep != Keep::Never && policy.count > 0
     }
 
@@ -257,30 +302,5 @@ fn log_of(target: &Target) -> Option<LogKey> {
         Target::Channel(channel) => Some(LogKey::Channel(channel.clone())),
         Target::User(user) => Some(LogKey::Inbox(user.clone())),
         Target::Connection(_) | Target::All => None,
-    }
-}
-
-pub(in crate::hub) fn send_success(
-    target: Target,
-    message_id: MessageId,
-    reach: DeliveryCounts,
-) -> Frame<'static> {
-    let (channel, connection_id, user_id) = match target {
-        Target::Channel(channel) => (Some(channel), None, None),
-        Target::Connection(id) => (None, Some(id), None),
-        Target::User(user) => (None, None, Some(user)),
-        Target::All => (None, None, None),
-    };
-    Frame::SendSuccess {
-        channel,
-        connection_id,
-        user_id,
-        sent: reach.sent,
-        failed: reach.failed,
-        kept: reach.kept,
-        stored: reach.stored,
-        message_id,
-        duplicate: reach.duplicate,
-        partial: false,
     }
 }

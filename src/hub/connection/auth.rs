@@ -195,7 +195,7 @@ impl Hub {
     fn take_identity(&mut self, cx: &mut Cx<'_>, conn: ConnectionId, identity: Identity) -> bool {
         let inbox = self.channels.find_inbox(&identity.user_id);
         let theirs =
-            inbox.and_then(|place| self.channels.at(place)).map_or(0, |topic| topic.subscribers.len());
+            inbox.and_then(|place| self.channels.at(place)).map_or(0, |topic| topic.subscribers().len());
         let Some(connection) = self.connections.get_mut(conn) else { return false };
         let newcomer = connection.user.is_none();
         let limits = &self.settings.limits;
@@ -221,11 +221,12 @@ impl Hub {
         if newcomer {
             // Not in the inbox yet, so these are channels all of them.
             for place in connection.topics.clone() {
-                self.arrived(place, conn.slot, &identity.user_id, cx.out);
+                let user = &identity.user_id;
+                self.channels.join_presence(&self.connections, place, conn.slot, user, cx.out);
             }
         } else {
             for place in connection.topics.clone() {
-                self.redescribe(place, conn.slot);
+                self.channels.update_presence_info(&self.connections, place, conn.slot);
             }
         }
         true

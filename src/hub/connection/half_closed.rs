@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 
 use crate::hub::Hub;
-use crate::hub::channel::unsubscribe::Leaving;
+use crate::hub::channel::subscribe::Leaving;
 use crate::hub::event::{Cx, Effect, Effects};
 use crate::protocol::ConnectionId;
 

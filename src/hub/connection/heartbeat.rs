@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::table::Connection;
 use crate::hub::Hub;
-use crate::hub::channel::unsubscribe::Leaving;
+use crate::hub::channel::subscribe::Leaving;
 use crate::hub::event::{Anomaly, Cx, Effect, Effects, Now, Rejection, SendQueueState};
 use crate::hub::memory_pressure::Level;
 use crate::hub::settings::Settings;
@@ -141,7 +141,7 @@ impl Hub {
 
     /// The socket has taken all: what was missed is told, what is kept goes on.
     fn catch_up(&mut self, cx: &mut Cx<'_>, conn: ConnectionId) {
-        self.tell_missed(conn.slot, None, cx.out);
+        self.notify_missed(conn.slot, None, cx.out);
         let Some(connection) = self.connections.get(conn) else { return };
         for place in connection.topics.clone() {
             self.advance(cx, place, conn.slot);
@@ -245,7 +245,7 @@ impl Hub {
     /// that nobody takes an operation for lost which its worker registers again.
     pub(in crate::hub) fn stop(&mut self, cx: &mut Cx<'_>, close: Close) {
         self.stopping = Some(close);
-        self.channels.returning = usize::MAX;
+        self.channels.keep_idle();
         self.give_up_pending(cx.out);
         let clients = self.connections.ids(|connection| !connection.is_worker());
         let workers = self.connections.ids(Connection::is_worker);

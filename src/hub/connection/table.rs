@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use super::rate_limit::{Bucket, Mistakes, Refusals};
 use super::rights::{Rights, Terms};
+use crate::hub::channel::topics::TopicId;
 use crate::hub::event::SendQueueState;
 use crate::hub::timers::NEVER;
 use crate::protocol::{
@@ -41,7 +42,7 @@ pub(in crate::hub) struct Connection {
     pub(in crate::hub) rights: Option<Rc<Rights>>,
     /// What it hears, by place in the table of topics; with a user, the first
     /// is that user's inbox. A usual page has four.
-    pub(in crate::hub) topics: SmallVec<[u32; 4]>,
+    pub(in crate::hub) topics: SmallVec<[TopicId; 4]>,
     /// When it began.
     pub(in crate::hub) opened: Moment,
     /// When the peer last gave a sign of life.
@@ -92,7 +93,7 @@ pub(in crate::hub) struct ConnectionExt {
     /// What was shed since it is full, once for each topic.
     pub(in crate::hub) missed: Vec<Missed>,
     /// Topics it has left while part of a replay was on its way.
-    pub(in crate::hub) lingering: Vec<u32>,
+    pub(in crate::hub) lingering: Vec<TopicId>,
     /// How many of its interrupts wait for their operation.
     pub(in crate::hub) pending: u32,
     /// How many operations it owns.
@@ -120,7 +121,7 @@ impl Default for ConnectionExt {
 /// Messages of one topic that were shed, told as one gap.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(in crate::hub) struct Missed {
-    pub(in crate::hub) topic: u32,
+    pub(in crate::hub) topic: TopicId,
     pub(in crate::hub) from: u64,
     pub(in crate::hub) to: u64,
     pub(in crate::hub) lost: u64,
@@ -199,7 +200,7 @@ impl Connection {
     }
 
     /// Its user's inbox, by place in the table of topics.
-    pub(in crate::hub) fn inbox_at(&self) -> Option<u32> {
+    pub(in crate::hub) fn inbox_at(&self) -> Option<TopicId> {
         self.topics.first().copied().filter(|_| self.user.is_some())
     }
 

@@ -10,7 +10,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Operation;
-use crate::hub::channel::publish::{Publisher, forbidden};
+use crate::hub::channel::delivery::Echo;
+use crate::hub::channel::publish::forbidden;
+use crate::hub::channel::topic::Subscriber;
 use crate::hub::connection::account::Account;
 use crate::hub::connection::table::{Connection, Kind};
 use crate::hub::event::{Cx, Effect, Effects, Now, Requester};
@@ -148,8 +150,8 @@ impl Hub {
     }
 
     fn cause(&self, from: Requester, reason: Option<String>) -> InterruptCause {
-        let Publisher { sender, user, .. } = self.publisher(from, true);
-        InterruptCause { sender, user, reason }
+        let publisher = self.publisher(from, Echo::Yes);
+        InterruptCause { sender: publisher.sender(), user: publisher.user().cloned(), reason }
     }
 
     /// Whether somebody may stop what runs on a channel for a user, or for none.
@@ -269,7 +271,7 @@ impl Hub {
         let Some(place) = self.channels.find_channel(channel) else { return };
         let Some(topic) = self.channels.at(place) else { return };
         let start = cx.out.recipients.len();
-        let slots = topic.subscribers.iter().map(|subscriber| subscriber.slot);
+        let slots = topic.subscribers().iter().map(Subscriber::slot);
         let room = |slot: &u32| self.connections.at(*slot).is_some_and(|connection| !connection.full);
         cx.out.recipients.extend(slots.filter(room));
         let message = interrupt_message(cx.now, id, channel.clone(), cause);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{Operation, OperationSummary};
 use crate::hub::channel::publish::forbidden;
-use crate::hub::channel::topics::DeliveryMode;
+use crate::hub::channel::topic::Subscriber;
 use crate::hub::connection::table::Kind;
 use crate::hub::event::{Anomaly, Cx, Effect, Effects, Now, Recipients, Requester};
 use crate::hub::log::cursor::DeferredFrame;
@@ -120,8 +120,8 @@ impl Hub {
         for channel in [&operation.channel, &Channel::of_operation(&operation.id)] {
             let topic = self.channels.find_channel(channel).and_then(|place| self.channels.at(place));
             let Some(topic) = topic else { continue };
-            let hear = topic.subscribers.iter().filter(|subscriber| subscriber.hearing != DeliveryMode::Off);
-            out.recipients.extend(hear.map(|subscriber| subscriber.slot).filter(|slot| wants(*slot)));
+            let hear = topic.subscribers().iter().filter(|subscriber| subscriber.is_recipient());
+            out.recipients.extend(hear.map(Subscriber::slot).filter(|slot| wants(*slot)));
         }
         let noted = &mut out.recipients[start..];
         noted.sort_unstable();
@@ -167,7 +167,7 @@ impl Hub {
         let mut kept = start;
         for at in start..out.recipients.len() {
             let slot = out.recipients[at];
-            if !self.tell_later(place, slot, word) {
+            if !self.defer(place, slot, word) {
                 out.recipients[kept] = slot;
                 kept += 1;
             }
@@ -258,10 +258,9 @@ impl Hub {
         let Some(place) = self.channels.find_channel(channel) else { return };
         let Some(topic) = self.channels.at(place) else { return };
         let full = |slot: &u32| self.connections.at(*slot).is_some_and(|connection| connection.full);
-        let slots: Vec<u32> =
-            topic.subscribers.iter().map(|subscriber| subscriber.slot).filter(full).collect();
+        let slots: Vec<u32> = topic.subscribers().iter().map(Subscriber::slot).filter(full).collect();
         for slot in slots {
-            self.tell_missed(slot, Some(place), out);
+            self.notify_missed(slot, Some(place), out);
         }
     }
 
@@ -270,10 +269,10 @@ impl Hub {
         let channel = Channel::of_operation(&operation.id);
         let Some(place) = self.channels.find_channel(&channel) else { return };
         let Some(topic) = self.channels.at(place) else { return };
-        let slots: Vec<u32> = topic.subscribers.iter().map(|subscriber| subscriber.slot).collect();
+        let slots: Vec<u32> = topic.subscribers().iter().map(Subscriber::slot).collect();
         for slot in &slots {
             let Some(tag) = self.connections.at(*slot).map(|connection| connection.tag) else { continue };
-            self.tell_missed(*slot, Some(place), cx.out);
+            self.notify_missed(*slot, Some(place), cx.out);
             self.unsubscribe_from(cx, ConnectionId { slot: *slot, tag }, place);
         }
         self.channels.forget_now(place);
