@@ -147,10 +147,10 @@ fn logs_whose_numbers_are_to_outlive_a_crash_are_followed_from_where_they_are() 
     let mut bench = Bench::with(Settings { has_disk: true, ..bench().settings });
     publish(&mut bench, "orders", 1..=3);
     orders(&mut bench, |policy| policy.disk = WriteThrough::Stop);
-    assert!(bench.hub.reaches().is_empty());
+    assert!(bench.hub.lasting_positions().is_empty());
     publish(&mut bench, "orders", 4..=4);
     orders(&mut bench, |policy| policy.disk = WriteThrough::Behind);
-    let seqs: Vec<u64> = bench.hub.reaches().iter().map(|(_, _, seq)| *seq).collect();
+    let seqs: Vec<u64> = bench.hub.lasting_positions().iter().map(|(_, last)| last.seq).collect();
     assert_eq!(seqs, [4]);
 }
 

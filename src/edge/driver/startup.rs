@@ -59,7 +59,7 @@ impl Driver {
             let LogPosition { epoch, seq } = last;
             SeqFileEntry { log, epoch, seq }
         };
-        let known: Vec<SeqFileEntry> = self.hub.reaches().into_iter().map(position).collect();
+        let known: Vec<SeqFileEntry> = self.hub.lasting_positions().into_iter().map(position).collect();
         let mut refused = Vec::new();
         for place in places {
             if self.positions.is_some() {

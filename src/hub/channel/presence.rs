@@ -20,7 +20,7 @@ use crate::protocol::{Frame, Moment, Payload, UserId};
 /// A page that is reloaded is back before this.
 pub(in crate::hub) const GRACE: Duration = Duration::from_secs(15);
 
-/// Above this, a list says nothing to people and costs every join.
+/// Above this, a list is of no use to people and costs every join.
 const MOST_LISTED: usize = 1000;
 
 /// Nor does a list that is longer than this.
@@ -170,7 +170,12 @@ pub(in crate::hub) fn present(
 }
 
 /// The info of a user without a connection, who may come back.
-pub(in crate::hub) type AbsentInfo = (TopicId, UserId, Payload);
+#[derive(Serialize, Deserialize)]
+pub(in crate::hub) struct AbsentInfo {
+    id: TopicId,
+    user: UserId,
+    info: Payload,
+}
 
 impl Topics {
     /// Changes the presence of a topic, where it is counted.
@@ -201,7 +206,7 @@ impl Topics {
             let presence = self.at(id).and_then(Topic::presence);
             for (user, here) in presence.iter().flat_map(|presence| &presence.users) {
                 if let (0, Some(info)) = (here.connections, &here.info) {
-                    absent.push((id, user.clone(), info.clone()));
+                    absent.push(AbsentInfo { id, user: user.clone(), info: info.clone() });
                 }
             }
         }
@@ -213,7 +218,7 @@ impl Topics {
         for id in self.with_presence() {
             self.change_presence(id, |presence, topic| presence.describe_users(topic, connections, None));
         }
-        for (id, user, info) in absent {
+        for AbsentInfo { id, user, info } in absent {
             self.change_presence(id, |presence, _| {
                 presence.describe(&user, Moment::default(), Some(&info));
             });

@@ -7,7 +7,7 @@
 use super::presence::present;
 use super::publish::forbidden;
 use super::receipts::ReceiptState;
-use super::subscription_start::{Subscribed, SubscriptionStart};
+use super::subscription_start::{DiskIndex, Subscribed, SubscriptionStart};
 use super::topic::{DeliveryMode, Subscriber, Topic};
 use super::topics::TopicId;
 use crate::hub::connection::rate_limit::ListSpace;
@@ -65,12 +65,12 @@ impl Hub {
     pub(in crate::hub) fn may_subscribe(&self, connection: &Connection, channel: &Channel) -> RequestResult {
         let (user, rights) = (connection.user.as_ref(), self.rights_of(connection));
         if let Some(id) = channel.operation() {
-            let told = OperationId::new(id).ok().and_then(|id| self.operations.told(&id));
-            let Some(told) = told else {
+            let summary = OperationId::new(id).ok().and_then(|id| self.operations.told(&id));
+            let Some(summary) = summary else {
                 return Err(Refusal::new(Code::UnknownOperation, "no such operation"));
             };
-            let own = user.is_some() && user == told.user.as_ref();
-            if own || connection.is_worker() || rights.may_subscribe(&told.channel, user) {
+            let own = user.is_some() && user == summary.user.as_ref();
+            if own || connection.is_worker() || rights.may_subscribe(&summary.channel, user) {
                 return Ok(());
             }
         } else if channel.as_str().starts_with('@') {
@@ -159,7 +159,8 @@ impl Hub {
     ) -> Option<SubscriptionStart> {
         let topic = self.channels.at(id)?;
         let keep = self.settings.log_policy(topic.key()).keep;
-        Some(SubscriptionStart::new(topic, keep, subscribed, since, self.seq_floor.is_some()))
+        let disk = if self.seq_floor.is_some() { DiskIndex::Unknown } else { DiskIndex::Complete };
+        Some(SubscriptionStart::new(topic, keep, subscribed, since, disk))
     }
 
     /// Makes a connection a subscriber, if it is none.
@@ -220,7 +221,7 @@ impl Hub {
         self.advance(cx, id, conn.slot);
     }
 
-    /// Who subscribes again and asks for nothing of a history gets it live. What
+    /// A subscriber that asks again, and for nothing of a history, gets it live. What
     /// was delivered to nobody yet is read on: it is owed to somebody.
     fn break_off(&mut self, id: TopicId, conn: ConnectionId, out: &mut Effects) {
         let Some(topic) = self.channels.at(id) else { return };
@@ -263,8 +264,8 @@ impl Hub {
     fn stop_reading(&mut self, id: TopicId, conn: ConnectionId, out: &mut Effects) {
         let Some(log) = self.channels.log_mut(id) else { return };
         let Some(deferred) = log.stop_reading(conn.slot) else { return };
-        for (_, frame) in deferred {
-            out.tell(conn, frame.frame());
+        for frame in deferred {
+            out.tell(conn, frame.into_frame());
         }
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let lingering = &mut connection.rare().lingering;
@@ -384,7 +385,7 @@ impl Hub {
         if mode == DeliveryMode::Live {
             self.read_inbox(cx, id, conn);
         } else {
-            // Who is back only like this is away for what waits.
+            // A user who is back only like this is away for what waits.
             self.channels.announce_waiting(id, cx.out);
         }
         self.settle(cx.now, id);

@@ -31,18 +31,25 @@ pub(super) enum Subscribed {
     New,
 }
 
+/// Whether it is known what the disk has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum DiskIndex {
+    Complete,
+    /// It cannot be read yet.
+    Unknown,
+}
+
 impl SubscriptionStart {
     /// Live, with nothing before.
     const LIVE: Self = Self { backlog: None, recovered: None, lost: None };
 
     /// Where a connection begins on a topic, after a position where it names one.
-    /// `is_disk_unknown` says that what the disk has cannot be read yet.
     pub(super) fn new(
         topic: &Topic,
         keep: Keep,
         subscribed: Subscribed,
         since: Option<&Position>,
-        is_disk_unknown: bool,
+        disk: DiskIndex,
     ) -> Self {
         let Some(since) = since else {
             // A repeated subscription goes on where it is: what was delivered to nobody else
@@ -60,7 +67,7 @@ impl SubscriptionStart {
             };
         }
         // What a disk has that cannot be read was numbered as nobody knows.
-        let is_unread = is_disk_unknown && topic.numbers().is_provisional();
+        let is_unread = disk == DiskIndex::Unknown && topic.numbers().is_provisional();
         let lost = match topic.missing(since.seq) {
             _ if is_unread && is_all => Some(MissedPart::Epoch),
             missing => missing.map(MissedPart::Gap),

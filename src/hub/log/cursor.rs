@@ -40,7 +40,20 @@ pub(in crate::hub) struct Reader {
     #[serde(default)]
     skipped: Vec<u64>,
     /// What follows the messages up to a position.
-    deferred: Vec<(u64, DeferredFrame)>,
+    deferred: Vec<Deferred>,
+}
+
+/// A frame that waits, and the position behind which it goes.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(in crate::hub) struct Deferred {
+    after: u64,
+    frame: DeferredFrame,
+}
+
+impl Deferred {
+    pub(in crate::hub) fn into_frame(self) -> Frame<'static> {
+        self.frame.frame()
+    }
 }
 
 /// A frame that must not overtake the backlog: a client learns of the end of an operation
@@ -149,7 +162,7 @@ pub(in crate::hub) struct CaughtUp {
     began: u64,
     rereads: bool,
     gaps: Gaps,
-    deferred: Vec<(u64, DeferredFrame)>,
+    deferred: Vec<Deferred>,
 }
 
 impl CaughtUp {
@@ -178,8 +191,8 @@ impl CaughtUp {
         for gap in self.gaps.iter() {
             out.push(gap.notice(conn, name.clone(), position.epoch));
         }
-        for (_, frame) in std::mem::take(&mut self.deferred) {
-            out.tell(conn, frame.frame());
+        for deferred in std::mem::take(&mut self.deferred) {
+            out.tell(conn, deferred.into_frame());
         }
     }
 }
@@ -254,19 +267,20 @@ impl Reader {
     pub(in crate::hub) fn defer(&mut self, last: u64, frame: &DeferredFrame) -> bool {
         let waits = !self.deferred.is_empty() || (frame.is_last() && self.sent < last);
         if waits {
-            self.deferred.push((last, frame.clone()));
+            self.deferred.push(Deferred { after: last, frame: frame.clone() });
         }
         waits
     }
 
     /// That the channel of an operation has ended is not announced any more.
     pub(in crate::hub) fn forget_end_of(&mut self, channel: &Channel) {
-        self.deferred
-            .retain(|(_, frame)| !matches!(frame, DeferredFrame::Unsubscribed(ended) if ended == channel));
+        let is_end =
+            |frame: &DeferredFrame| matches!(frame, DeferredFrame::Unsubscribed(ended) if ended == channel);
+        self.deferred.retain(|deferred| !is_end(&deferred.frame));
     }
 
     /// What it was still to read is given up, and what is on its way arrives.
-    fn leave(&mut self) -> Vec<(u64, DeferredFrame)> {
+    fn leave(&mut self) -> Vec<Deferred> {
         self.left = true;
         self.gaps.clear();
         std::mem::take(&mut self.deferred)
@@ -287,8 +301,8 @@ impl Reader {
             for gap in self.gaps.take_before(seq) {
                 out.push(gap.notice(conn, name.clone(), epoch));
             }
-            for (_, frame) in self.deferred.extract_if(.., |(after, _)| *after < seq) {
-                out.tell(conn, frame.frame());
+            for deferred in self.deferred.extract_if(.., |deferred| deferred.after < seq) {
+                out.tell(conn, deferred.into_frame());
             }
             self.sent = seq;
             if entry.is_withheld_from(self.tag) || self.skips(seq) {
@@ -422,18 +436,18 @@ impl Readers {
     }
 
     /// A subscriber reads no more: what waits for its backlog, if it was a reader.
-    pub(super) fn leave(&mut self, slot: u32) -> Option<Vec<(u64, DeferredFrame)>> {
+    pub(super) fn leave(&mut self, slot: u32) -> Option<Vec<Deferred>> {
         let deferred = self.current_mut(slot)?.leave();
         self.drop_over(slot);
         Some(deferred)
     }
 
     /// Reads anew: what waits for the backlog waits for it as it is read now.
-    pub(super) fn take_deferred(&mut self, slot: u32) -> Vec<(u64, DeferredFrame)> {
+    pub(super) fn take_deferred(&mut self, slot: u32) -> Vec<Deferred> {
         self.current_mut(slot).map(|reader| std::mem::take(&mut reader.deferred)).unwrap_or_default()
     }
 
-    pub(super) fn set_deferred(&mut self, slot: u32, deferred: Vec<(u64, DeferredFrame)>) {
+    pub(super) fn set_deferred(&mut self, slot: u32, deferred: Vec<Deferred>) {
         if let Some(reader) = self.current_mut(slot) {
             reader.deferred = deferred;
         }

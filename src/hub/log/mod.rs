@@ -48,7 +48,7 @@ use super::settings::Keep;
 use super::timers::{NEVER, Timer, Timers, round_up};
 use crate::protocol::frame::GapCause;
 use crate::protocol::{ConnectionId, Moment};
-use cursor::{Backlog, CaughtUp, DeferredFrame, PageProgress, Reader, Readers, ReplayPage};
+use cursor::{Backlog, CaughtUp, Deferred, PageProgress, Reader, Readers, ReplayPage};
 use durable::{Answer, Answers};
 use entries::{Entries, EntryRun, LogEntry};
 use position::SeqRange;
@@ -399,17 +399,17 @@ impl Log {
 
     /// What a subscriber was still to read is given up; the frames that waited for that, if it
     /// was a reader. What is on its way arrives.
-    pub(super) fn stop_reading(&mut self, slot: u32) -> Option<Vec<(u64, DeferredFrame)>> {
+    pub(super) fn stop_reading(&mut self, slot: u32) -> Option<Vec<Deferred>> {
         self.readers.some_mut()?.leave(slot)
     }
 
     /// Takes out the frames that wait for the backlog of a subscriber.
-    pub(super) fn take_deferred(&mut self, slot: u32) -> Vec<(u64, DeferredFrame)> {
+    pub(super) fn take_deferred(&mut self, slot: u32) -> Vec<Deferred> {
         self.readers.some_mut().map(|readers| readers.take_deferred(slot)).unwrap_or_default()
     }
 
     /// Has them wait for another backlog of the same subscriber.
-    pub(super) fn set_deferred(&mut self, slot: u32, deferred: Vec<(u64, DeferredFrame)>) {
+    pub(super) fn set_deferred(&mut self, slot: u32, deferred: Vec<Deferred>) {
         if let Some(readers) = self.readers.some_mut() {
             readers.set_deferred(slot, deferred);
         }

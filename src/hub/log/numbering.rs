@@ -43,7 +43,7 @@ pub(in crate::hub) struct ProvisionalRange {
     /// Of an inbox, the last position that its user had when it jumped.
     cursor: u64,
     /// Of an inbox, the last position there was when the messages below were
-    /// found: that its user has what lies up to here says nothing of those.
+    /// found: that its user has what lies up to here means nothing for those.
     seen: u64,
 }
 
@@ -216,8 +216,8 @@ impl Numbering {
         seq <= self.cursor || self.jump.as_ref().is_some_and(|jump| jump.from < seq && seq <= jump.to)
     }
 
-    /// Goes on after what was found on the disk. `known` says whether there were numbers
-    /// before; where some might be given out again, those of `epoch` begin.
+    /// Goes on after what was found on the disk. Where numbers might be given out again, those
+    /// of `epoch` begin.
     pub(in crate::hub) fn recover(
         &mut self,
         found: &RecoveredLog,

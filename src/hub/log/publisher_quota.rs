@@ -243,7 +243,7 @@ const MOST: usize = 4096;
 /// What users have had written to the flash.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(in crate::hub) struct Flash {
-    /// Half of what may be written in a day is spent. Told again by the store of another
+    /// Half of what may be written in a day is spent. Reported again by the store of another
     /// process.
     #[serde(skip)]
     is_scarce: bool,

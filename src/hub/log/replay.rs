@@ -85,7 +85,7 @@ impl Hub {
     fn go_live(&mut self, cx: &mut Cx<'_>, id: TopicId, conn: ConnectionId) {
         let Some(topic) = self.channels.at_mut(id) else { return };
         let Some(mut reader) = topic.log_mut().and_then(|log| log.take_reader(conn.slot)) else {
-            debug_assert!(false, "who goes live was a reader");
+            debug_assert!(false, "only a reader goes live");
             return;
         };
         topic.set_mode(conn.slot, DeliveryMode::Live);
@@ -269,7 +269,7 @@ impl Hub {
         }
     }
 
-    /// Who still reads what lies behind that begins again once it has caught up.
+    /// A reader of what lies behind that begins again once it has caught up.
     fn reread(&mut self, cx: &mut Cx<'_>, id: TopicId, slot: u32) {
         let Some(topic) = self.channels.at_mut(id) else { return };
         let Some(mode) = topic.mode_of(slot) else { return };

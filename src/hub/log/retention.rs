@@ -125,7 +125,7 @@ impl Hub {
         purged
     }
 
-    /// Drops what satisfies a condition; who was still to read it gets a gap.
+    /// Drops what satisfies a condition; readers that were still to get it get a gap.
     fn drop_where(
         &mut self,
         cx: &mut Cx<'_>,
@@ -283,7 +283,7 @@ impl Hub {
     fn drop_victim(&mut self, victim: Victim, out: &mut Effects) {
         match victim {
             Victim::Message(id, seq) => self.evict(id, seq, out),
-            // Who wants it is not notified.
+            // Its publisher is not notified.
             Victim::Receipt(id) => {
                 if let Some(log) = self.channels.log_mut(id) {
                     log.drop_receipt();

@@ -83,7 +83,7 @@ impl Hub {
             flash.charge(cx.now.moment, entry.author(), entry.size(), synced, settings);
         });
         let answers = log.take_answers(range);
-        // What was delivered meanwhile was written for who waits for that.
+        // What was delivered meanwhile was written for its publisher.
         let is_gone = |answer: &&Answer| answer.size() > 0 && !log.entries().contains(answer.seq());
         let gone = answers.iter().filter(is_gone).map(|answer| (answer.from(), answer.size()));
         let gone: Vec<(Requester, u32)> = gone.collect();
@@ -137,7 +137,7 @@ impl Hub {
         }
     }
 
-    /// Who has disconnected while waiting is simply not answered.
+    /// A connection that has ended while it waited is simply not answered.
     fn can_answer(&self, from: Requester) -> bool {
         match from {
             Requester::Connection(conn) => self.connections.get(conn).is_some(),
@@ -220,7 +220,7 @@ impl Hub {
 
     /// The last positions of the logs whose numbers are to go on although the process
     /// is killed: those of which the disk has all but the last moment.
-    pub fn reaches(&self) -> Vec<(LogKey, LogPosition)> {
+    pub fn lasting_positions(&self) -> Vec<(LogKey, LogPosition)> {
         let is_one = |topic: &&Topic| {
             topic.position().seq > 0 && self.settings.keeps_numbers(&self.settings.log_policy(topic.key()))
         };

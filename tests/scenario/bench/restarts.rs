@@ -102,8 +102,8 @@ impl Bench {
 
     /// A process that begins, or takes over, notes what there is.
     pub(super) fn note_reaches(&mut self) {
-        let reaches = self.hub.reaches().into_iter();
-        self.past.noted = reaches.map(|(log, epoch, seq)| (log, (epoch, seq))).collect();
+        let positions = self.hub.lasting_positions().into_iter();
+        self.past.noted = positions.map(|(log, last)| (log, (last.epoch, last.seq))).collect();
     }
 
     /// Nobody hears a position that a hub after this one could give out again,
