@@ -12,11 +12,10 @@ use std::process::ExitCode;
 
 use args::Task;
 use log::{Level, LevelFilter};
-use wshubd::config::{ConfigError, Environment, Loaded};
+use wshubd::config::{ConfigError, ConfigSource, Environment, Loaded};
 use wshubd::daemon;
 use wshubd::daemon::check;
 use wshubd::daemon::check::Report;
-use wshubd::daemon::reload::Source;
 use wshubd::edge::driver::malloc_trim;
 use wshubd::features::VERSION;
 use wshubd::logging;
@@ -59,23 +58,23 @@ fn main() -> ExitCode {
 
 type Done<T = ()> = Result<T, Box<dyn Error>>;
 
-fn source(file: Option<PathBuf>) -> Source {
-    Source { file, environment: Environment::of_process() }
+fn source(file: Option<PathBuf>) -> ConfigSource {
+    ConfigSource::new(file, Environment::of_process())
 }
 
-fn run(source: Source) -> Done {
+fn run(source: ConfigSource) -> Done {
     // Before there is any other thread.
     wshubd::edge::net::signal_mask::hold();
     let loaded = source.load().inspect_err(|_| {
         logging::start(LevelFilter::Info);
         daemon::turn_away();
     })?;
-    logging::start(loaded.config.log);
+    logging::start(loaded.config.log.level);
     Ok(daemon::run(source, loaded)?)
 }
 
 /// The configuration in effect, and what it was read from.
-fn show(source: &Source) -> Done {
+fn show(source: &ConfigSource) -> Done {
     let Loaded { config, files, .. } = source.load()?;
     let mut told: String = files.iter().map(|file| format!("# read: {}\n", file.display())).collect();
     if files.is_empty() {
@@ -86,7 +85,7 @@ fn show(source: &Source) -> Done {
 }
 
 /// Tries all that a start needs, and leaves no trace.
-fn check(source: &Source) -> Done {
+fn check(source: &ConfigSource) -> Done {
     let Report { files, warnings, tried_as, untried } = check::check(source)?;
     for warning in warnings {
         complain(Level::Warn, &format!("warning: {warning}"));

@@ -10,9 +10,9 @@
 
 use toml::de::DeValue;
 
-use super::error::{Place, Problem};
-use super::merge::{Entries, Node, Source, Value};
-use super::render;
+use super::error::{Location, Problem};
+use super::merge::{ConfigValue, Entries, LineIndex, Node};
+use super::pass;
 
 /// What the names of our variables begin with.
 const PREFIX: &str = "WSHUBD_";
@@ -36,7 +36,7 @@ pub(super) fn meaning(variable: &str, text: &str) -> Option<Meaning> {
     }
     let name = name.to_lowercase();
     let keys: Vec<String> = name.split("__").map(str::to_owned).collect();
-    let names = render::names();
+    let names = pass::names();
     if keys.len() > 1 || names.iter().any(|(section, _)| *section == name) {
         return Some(Meaning::Option(keys));
     }
@@ -96,9 +96,9 @@ pub(super) fn variable_of(path: &str) -> String {
 
 /// Reads a variable into the tables that its name stands for.
 pub(super) fn parse(name: &str, mut keys: Vec<String>, text: &str) -> Result<Entries, Problem> {
-    let place = Place::Variable(name.into());
+    let location = Location::Variable(name.into());
     let value = match DeValue::parse(text) {
-        Ok(value) => Source::variable(name).value(value.get_ref()),
+        Ok(value) => LineIndex::variable(name).value(value.get_ref()),
         // Nobody means text by these; a missing quote should not pass for it.
         Err(error) if is_meant_as_toml(text) => {
             let message = format!(
@@ -106,15 +106,15 @@ pub(super) fn parse(name: &str, mut keys: Vec<String>, text: &str) -> Result<Ent
                  of its own: '\"[a]\"'",
                 error.message()
             );
-            return Err(Problem::new(place, message));
+            return Err(Problem::new(location, message));
         }
-        Err(_) => Value::Text(text.to_owned()),
+        Err(_) => ConfigValue::Text(text.to_owned()),
     };
-    let mut node = Node { place: place.clone(), value, spelled: Some(text.to_owned()) };
+    let mut node = Node { location: location.clone(), value, spelled: Some(text.to_owned()) };
     while keys.len() > 1 {
         let key = keys.pop().unwrap_or_default();
-        let table = Value::Table(Entries::from([(key, node)]));
-        node = Node { place: place.clone(), value: table, spelled: None };
+        let table = ConfigValue::Table(Entries::from([(key, node)]));
+        node = Node { location: location.clone(), value: table, spelled: None };
     }
     Ok(Entries::from([(keys.pop().unwrap_or_default(), node)]))
 }
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn every_option_is_set_by_its_variable_and_missed_by_one_underscore() {
-        for (section, key) in render::names().into_iter().filter(|(section, _)| *section != "channel") {
+        for (section, key) in pass::names().into_iter().filter(|(section, _)| *section != "channel") {
             let variable = variable_of(&format!("{section}.{key}"));
             let keys = vec![section.to_owned(), key.to_owned()];
             assert_eq!(meaning(&variable, "1"), Some(Meaning::Option(keys)), "{variable}");

@@ -15,10 +15,9 @@ use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 use rustix::fs::{Access, access};
 use rustix::io::Errno;
 
-use super::reload::Source;
 use super::{Error, ownership};
 use crate::config::file_owner::{Account, Purpose, User, explained};
-use crate::config::{Config, ConfigError, Loaded, Problem, paths};
+use crate::config::{Config, ConfigError, ConfigSource, Loaded, Problem, paths};
 use crate::edge::auth::revocation;
 use crate::edge::auth::secret_file;
 use crate::edge::driver::config::EdgeConfig;
@@ -46,7 +45,7 @@ pub struct Report {
 ///
 /// # Errors
 /// All that would keep the daemon from starting, as it would say it itself.
-pub fn check(source: &Source) -> Result<Report, Error> {
+pub fn check(source: &ConfigSource) -> Result<Report, Error> {
     let mut loaded = source.load()?;
     let mut trial = Trial::default();
     let other = Account::of_daemon(&loaded.config.state.directory);

@@ -23,7 +23,7 @@ use async_signal::{Signal, Signals};
 use rustix::fs::{Access, FlockOperation, flock};
 
 use crate::config::file_owner::Purpose;
-use crate::config::{Config, Loaded, StoreKind, paths};
+use crate::config::{Config, ConfigSource, Loaded, StoreKind, paths};
 use crate::edge::auth::revocation;
 use crate::edge::auth::revocation::file::RevocationFile;
 use crate::edge::auth::secret_file;
@@ -46,7 +46,7 @@ pub use error::Error;
 use lifecycle::{Terminal, Wishes, work};
 use listeners::Opened;
 pub(crate) use listeners::{HTTP_SETTING, overruling};
-use reload::{Reloader, Source};
+use reload::Reloader;
 
 /// How long peers may take to read what they are owed when the daemon stops.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -72,7 +72,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 ///
 /// # Errors
 /// Whatever keeps it from starting; once it runs, nothing does.
-pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
+pub fn run(source: ConfigSource, loaded: Loaded) -> Result<(), Error> {
     fd_limit::raise_limit();
     let terminal = Terminal::of_process();
     let (passed, mut arrival) = given()?;

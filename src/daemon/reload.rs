@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use crate::config::{Change, Config, ConfigError, Environment, Loaded, Problem};
+use crate::config::{Config, ConfigError, ConfigSource, Loaded, OptionChange, Problem};
 use crate::daemon;
 use crate::edge::auth::secret_file;
 use crate::edge::clock;
@@ -25,28 +25,9 @@ use crate::edge::net::listeners::Listeners;
 use crate::logging;
 use crate::protocol::frame::{ChangeEntry, Reloaded};
 
-/// Where the configuration of a process comes from.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Source {
-    /// The file that was named; none: the usual ones.
-    pub file: Option<PathBuf>,
-    /// That of the start: nobody can change it from outside.
-    pub environment: Environment,
-}
-
-impl Source {
-    /// Reads it for the first time.
-    ///
-    /// # Errors
-    /// All that is wrong with it.
-    pub fn load(&self) -> Result<Loaded, ConfigError> {
-        Config::load(self.file.as_deref(), &self.environment)
-    }
-}
-
 /// Reads it again when it is asked to.
 pub(crate) struct Reloader {
-    source: Source,
+    source: ConfigSource,
     /// What is in use.
     loaded: Loaded,
     /// Where clients come in.
@@ -57,7 +38,7 @@ pub(crate) struct Reloader {
 
 impl Reloader {
     pub(crate) fn new(
-        source: Source,
+        source: ConfigSource,
         loaded: Loaded,
         addresses: Vec<SocketAddr>,
         overruled: Vec<&'static str>,
@@ -71,14 +52,14 @@ impl Reloader {
     /// # Errors
     /// What is written now and takes a restart.
     pub(crate) fn may_be_succeeded(&self) -> Result<(), ConfigError> {
-        let next = Config::load_for_next(self.source.file.as_deref(), &self.source.environment)?;
-        ConfigError::unless_empty(next.loses(&self.loaded))
+        let next = self.source.load_for_next()?;
+        ConfigError::unless_empty(next.losses(&self.loaded))
     }
 
     /// Opens the listeners of another process that would begin with what is written now.
     /// What this program cannot read the next one may.
     pub(crate) fn open_for_next(&self, doors: &mut Listeners) -> Result<(), Unavailable> {
-        match Config::load_again(self.source.file.as_deref(), &self.source.environment) {
+        match self.source.load_again() {
             Ok(Loaded { config, .. }) => doors.open_for_next(&config.listen.http, &config.listen.worker),
             Err(_) => Ok(()),
         }
@@ -102,8 +83,7 @@ impl Reloader {
     }
 
     fn take_over(&mut self, driver: &Shared, doors: &mut Listeners) -> Result<Reloaded, ConfigError> {
-        let (file, environment) = (self.source.file.as_deref(), &self.source.environment);
-        let mut next = Config::load_again(file, environment)?;
+        let mut next = self.source.load_again()?;
         let (changes, mut problems) = match next.succeed(&self.loaded, &self.overruled) {
             Ok(changes) => (changes, Vec::new()),
             Err(problems) => (Vec::new(), problems),
@@ -123,8 +103,8 @@ impl Reloader {
         let mut working = driver.borrow_mut();
         working.configure(Rc::new(site), config.hub_settings(), daemon::store_options(config));
         doors.hurry(working.moment() + patience);
-        logging::set_level(config.log);
-        let entry = |Change { setting, from, to }| ChangeEntry::Setting { setting, from, to };
+        logging::set_level(config.log.level);
+        let entry = |OptionChange { setting, from, to }| ChangeEntry::Setting { setting, from, to };
         let file = |file: PathBuf| ChangeEntry::File { file: file.display().to_string() };
         let changed = changes.into_iter().map(entry).chain(files.into_iter().map(file)).collect();
         let is_passed = self.overruled.contains(&daemon::HTTP_SETTING);

@@ -1,11 +1,11 @@
 //! What one configuration says otherwise than another.
 
-use wshubd::config::{Change, Config, Loaded};
+use wshubd::config::{Config, Loaded, OptionChange};
 
 use crate::{Scratch, environment, read};
 
 fn changes(was: &str, is: &str) -> Vec<(String, String, String)> {
-    let told = |Change { setting, from, to }| (setting, from, to);
+    let told = |OptionChange { setting, from, to }| (setting, from, to);
     read(was).unwrap().changes(&read(is).unwrap()).into_iter().map(told).collect()
 }
 

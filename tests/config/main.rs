@@ -201,8 +201,8 @@ fn every_option_is_understood() {
     assert_eq!((config.limits.wrong_secrets, config.limits.wrong_tokens), (14, 15));
     assert_eq!(config.store.write_delay, Duration::from_millis(250));
     assert_eq!(config.store.flash_budget, None);
-    assert_eq!((config.log, defaults().log), (LevelFilter::Warn, LevelFilter::Info));
-    assert_eq!((config.log_access, defaults().log_access), (true, false));
+    assert_eq!((config.log.level, defaults().log.level), (LevelFilter::Warn, LevelFilter::Info));
+    assert_eq!((config.log.access, defaults().log.access), (true, false));
     let disks: Vec<_> = config.channels.iter().map(|channel| channel.policy.disk).collect();
     assert_eq!(disks, [WriteThrough::Behind, WriteThrough::Behind, WriteThrough::Never]);
 }

@@ -29,7 +29,7 @@ use super::keys::{Contents, Key, Skipped, algorithm};
 use super::revocation::{Cause, Revocations};
 use super::secret_file;
 use super::secret_file::Exposure;
-use crate::config::{Alg, Auth, ConfigError, KeyFile, WantedClaims};
+use crate::config::{Alg, AuthConfig, ConfigError, KeyFile, RequiredClaims};
 use crate::edge::clock;
 use crate::edge::driver::config::Read;
 use crate::hub::{Identity, Pattern, Rights, TokenFault};
@@ -52,7 +52,7 @@ pub struct Verifier {
     /// Where the keys came from, and a digest of each file.
     files: Vec<(PathBuf, String)>,
     /// What a token must say.
-    wanted: WantedClaims,
+    wanted: RequiredClaims,
     /// Of tokens that do not say.
     usual: Rc<Rights>,
     /// Whose tokens held a moment ago, by a digest of each: whoever comes back with the same
@@ -122,7 +122,7 @@ impl Verifier {
     ///
     /// # Errors
     /// All files that cannot be used, each by its name.
-    pub fn open(auth: &Auth, state: &Path) -> Result<Self, ConfigError> {
+    pub fn open(auth: &AuthConfig, state: &Path) -> Result<Self, ConfigError> {
         let configured = auth.keys.iter().map(|key| {
             let exposure =
                 if key.alg.is_public() { Exposure::Readable } else { Exposure::of(&key.file, auth) };
@@ -309,7 +309,7 @@ impl Verifier {
 
     /// Whether the token was made by whom, and for whom, the configuration says.
     fn check_origin(&self, claims: &Claims) -> Result<(), TokenError> {
-        let WantedClaims { issuers, audiences, .. } = &self.wanted;
+        let RequiredClaims { issuers, audiences, .. } = &self.wanted;
         if !issuers.is_empty() {
             let issuer = claims.issuer().map_err(TokenError::Claims)?;
             if !issuer.as_ref().is_some_and(|issuer| issuers.contains(issuer)) {
@@ -403,7 +403,7 @@ impl Verifier {
         &self.skipped
     }
 
-    pub(in crate::edge) fn wanted(&self) -> &WantedClaims {
+    pub(in crate::edge) fn wanted(&self) -> &RequiredClaims {
         &self.wanted
     }
 

@@ -20,7 +20,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use super::crypto;
 use crate::config::file_owner::{Purpose, User, cure_of_open_secret, explained};
 use crate::config::shell_quoting::quoted;
-use crate::config::{Auth, ConfigError, Problem};
+use crate::config::{AuthConfig, ConfigError, Problem};
 use crate::edge::driver::config::Read as ReadFile;
 
 /// The name of the generated key of tokens, and of the credential.
@@ -123,7 +123,11 @@ pub(in crate::edge) fn read(path: &Path, exposure: Exposure, longest: u64) -> Re
 
 /// The file that is used without a configured one, if it is there, and how far it may
 /// be open: a credential of systemd, else one in the state directory.
-pub(in crate::edge) fn unconfigured(name: &str, auth: &Auth, state: &Path) -> Option<(PathBuf, Exposure)> {
+pub(in crate::edge) fn unconfigured(
+    name: &str,
+    auth: &AuthConfig,
+    state: &Path,
+) -> Option<(PathBuf, Exposure)> {
     let credential = auth.credentials.as_ref().map(|directory| directory.join(name));
     let credential = credential.filter(|path| path.exists()).map(|path| (path, Exposure::Credential));
     credential.or_else(|| {
@@ -135,7 +139,7 @@ pub(in crate::edge) fn unconfigured(name: &str, auth: &Auth, state: &Path) -> Op
 }
 
 /// The names of what nobody has configured and what is not there yet.
-pub fn missing(auth: &Auth, state: &Path) -> Vec<&'static str> {
+pub fn missing(auth: &AuthConfig, state: &Path) -> Vec<&'static str> {
     let all = [(KEY, !auth.keys.is_empty()), (BROADCAST, !auth.broadcast_secrets.is_empty())];
     let missing = all
         .into_iter()
@@ -147,7 +151,7 @@ pub fn missing(auth: &Auth, state: &Path) -> Vec<&'static str> {
 ///
 /// # Errors
 /// The file that cannot be made, and why.
-pub fn generate_missing(auth: &Auth, state: &Path) -> Result<(), Problem> {
+pub fn generate_missing(auth: &AuthConfig, state: &Path) -> Result<(), Problem> {
     for name in missing(auth, state) {
         let path = state.join(name);
         generate(&path).map_err(|error| {
@@ -226,7 +230,7 @@ impl Secrets {
     ///
     /// # Errors
     /// All files that cannot be used, each by its name.
-    pub fn open(auth: &Auth, state: &Path) -> Result<Self, ConfigError> {
+    pub fn open(auth: &AuthConfig, state: &Path) -> Result<Self, ConfigError> {
         let mut problems = Vec::new();
         let mut files: Vec<_> =
             auth.broadcast_secrets.iter().map(|path| (path.clone(), Exposure::of(path, auth))).collect();
@@ -261,7 +265,7 @@ impl Secrets {
 
 impl Exposure {
     /// How far a configured secret may be open.
-    pub(in crate::edge) fn of(path: &Path, auth: &Auth) -> Self {
+    pub(in crate::edge) fn of(path: &Path, auth: &AuthConfig) -> Self {
         let credential = auth.credentials.as_ref().is_some_and(|directory| path.starts_with(directory));
         if credential { Self::Credential } else { Self::Owner }
     }

@@ -86,7 +86,7 @@ impl EdgeConfig {
             paths: config.listen.paths.clone(),
             query_token: config.auth.query_token,
             metrics_open: config.listen.metrics_open,
-            logs_access: config.log_access,
+            logs_access: config.log.access,
             memory: config.limits.hub.memory,
             message_bytes: config.limits.hub.message_bytes,
             token_rate: config.limits.hub.token_rate,

@@ -15,7 +15,7 @@ use hyper::HeaderMap;
 use hyper::header::{FORWARDED, HeaderName, HeaderValue, VIA};
 use ipnet::IpNet;
 
-use crate::config::{Forwarded, Listen};
+use crate::config::{Forwarded, ListenConfig};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -53,7 +53,7 @@ impl Source {
 
 impl Proxies {
     /// Those of a configuration.
-    pub fn new(listen: &Listen) -> Self {
+    pub fn new(listen: &ListenConfig) -> Self {
         let (trusted, header) = (listen.trusted_proxies.clone(), listen.forwarded);
         Self { trusted, header, has_told: Cell::new(false) }
     }

@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use hyper::HeaderMap;
 use hyper::header::{HOST, HeaderName, ORIGIN};
 
-use crate::config::Listen;
+use crate::config::ListenConfig;
 use crate::protocol::rejection::Reason;
 use crate::redaction::token_at;
 
@@ -240,7 +240,7 @@ pub struct OriginPolicy {
 
 impl OriginPolicy {
     /// A gate for the listeners of a machine that calls itself `own_hostname`.
-    pub fn new(listen: &Listen, own_hostname: &str) -> Self {
+    pub fn new(listen: &ListenConfig, own_hostname: &str) -> Self {
         let own = own_hostname.trim_end_matches('.');
         let short = own.split('.').next().unwrap_or_default();
         let mdns = format!("{short}.local");

@@ -53,14 +53,14 @@ impl Peers {
         let mut rules = |setting: &str, named: &[Principal]| {
             let mut rules = Vec::new();
             for principal in named {
-                match (rule(principal), loaded.places.get(setting)) {
+                match (rule(principal), loaded.locations.get(setting)) {
                     (Ok(rule), _) => rules.push(rule),
-                    (Err(group), Some(place)) => {
+                    (Err(group), Some(location)) => {
                         let message = format!(
                             "`{setting}` names the group {group:?}, which is not in /etc/group; one from \
                              elsewhere goes by its number, as in \"@1001\""
                         );
-                        problems.push(Problem::new(place.clone(), message));
+                        problems.push(Problem::new(location.clone(), message));
                     }
                     // Only what is written somewhere names a group.
                     (Err(_), None) => {}

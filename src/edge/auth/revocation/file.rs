@@ -18,7 +18,7 @@ use std::rc::Rc;
 
 use super::{Change, Revocations};
 use crate::config::file_owner::{Purpose, explained};
-use crate::config::{Place, Problem};
+use crate::config::{Location, Problem};
 
 /// The first line; its number is raised when a daemon could not read what an older one wrote.
 const HEADING: &str = "wshubd revocations 1\n";
@@ -38,12 +38,12 @@ pub struct RevocationFile {
 }
 
 /// Why the file cannot be used.
-fn unusable(place: Place, why: impl Display) -> Problem {
+fn unusable(location: Location, why: impl Display) -> Problem {
     let message = format!(
         "{why}. Without it tokens that were revoked would be taken again; put the file back, or remove it \
          (of a damaged one: the line) and revoke once more what has to be"
     );
-    Problem::new(place, message)
+    Problem::new(location, message)
 }
 
 fn path(directory: &Path) -> PathBuf {
@@ -61,7 +61,7 @@ pub fn open(directory: &Path) -> Result<(Revocations, RevocationFile), Problem> 
     let denied = |error: io::Error| {
         // Where it cannot be looked at it is the directory that is closed.
         let closed = if path.symlink_metadata().is_ok() { &path } else { directory };
-        unusable(Place::File(Rc::clone(&file)), explained(&error, closed, Purpose::State))
+        unusable(Location::File(Rc::clone(&file)), explained(&error, closed, Purpose::State))
     };
     let mut revocations = Revocations::default();
     let none = RevocationFile { directory: directory.to_owned(), file: None, bytes: 0, changes: 0 };
@@ -71,7 +71,7 @@ pub fn open(directory: &Path) -> Result<(Revocations, RevocationFile), Problem> 
     };
     let mut rest = text.strip_prefix(HEADING.as_bytes()).ok_or_else(|| {
         let why = "it does not begin as revocations of this version do";
-        unusable(Place::File(Rc::clone(&file)), why)
+        unusable(Location::File(Rc::clone(&file)), why)
     })?;
     let mut changes = 0;
     // The heading is the first.
@@ -97,7 +97,7 @@ pub fn open(directory: &Path) -> Result<(Revocations, RevocationFile), Problem> 
                 );
                 return Ok((revocations, none));
             }
-            None => return Err(unusable(Place::Line { file, line: number }, "it is damaged")),
+            None => return Err(unusable(Location::Line { file, line: number }, "it is damaged")),
         }
         rest = after;
     }
