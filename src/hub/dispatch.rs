@@ -12,7 +12,7 @@ use super::operation::Operation;
 use super::{Hub, RequestContext, RequestResult};
 use crate::protocol::request::After;
 use crate::protocol::{
-    Channel, Close, Code, ConnectionId, Frame, MalformedRequest, Refusal, Request, RequestEnvelope,
+    Channel, Close, Code, ConnectionId, Frame, HubRequest, MalformedRequest, Refusal, RequestEnvelope,
 };
 
 /// Which bucket a request is taken from.
@@ -27,10 +27,10 @@ enum RateClass {
 /// What is said where one connection alone would not be too much.
 const OF_ALL: &str = "too many requests on all connections of this user together";
 
-fn toll(say: &Request) -> RateClass {
+fn toll(say: &HubRequest) -> RateClass {
     match say {
-        Request::Interrupt(_) => RateClass::Interrupts,
-        Request::Whisper { .. } | Request::Ack { .. } | Request::Auth { .. } => RateClass::Free,
+        HubRequest::Interrupt(_) => RateClass::Interrupts,
+        HubRequest::Whisper { .. } | HubRequest::Ack { .. } => RateClass::Free,
         _ => RateClass::Requests,
     }
 }
@@ -41,7 +41,7 @@ impl Hub {
         &mut self,
         now: Now,
         from: Requester,
-        said: RequestEnvelope,
+        said: RequestEnvelope<HubRequest>,
         out: &mut Effects,
     ) {
         let ask = RequestContext { from, id: said.id };
@@ -160,43 +160,41 @@ impl Hub {
         Err(Refusal::new(Code::RateLimited, why).after(wait))
     }
 
-    fn dispatch(&mut self, now: Now, ask: &RequestContext, say: Request, out: &mut Effects) -> RequestResult {
+    fn dispatch(
+        &mut self,
+        now: Now,
+        ask: &RequestContext,
+        say: HubRequest,
+        out: &mut Effects,
+    ) -> RequestResult {
         match say {
-            Request::Subscribe(list) => self.subscribe(now, ask, connected(ask)?, list, out),
-            Request::Unsubscribe(channel) => self.unsubscribe(now, ask, connected(ask)?, channel, out),
-            Request::Publish(publication) => self.publish(now, ask, publication, out),
-            Request::Whisper { channel, event, data } => {
+            HubRequest::Subscribe(list) => self.subscribe(now, ask, connected(ask)?, list, out),
+            HubRequest::Unsubscribe(channel) => self.unsubscribe(now, ask, connected(ask)?, channel, out),
+            HubRequest::Publish(publication) => self.publish(now, ask, publication, out),
+            HubRequest::Whisper { channel, event, data } => {
                 self.whisper(now, connected(ask)?, (channel, event, data), out)
             }
-            Request::Interrupt(interrupt) => self.interrupt(now, ask, interrupt, out),
-            Request::Operations { channel, after } => self.list_operations(ask, channel, after, out),
-            Request::Presence(channel) => self.presence(ask, channel, out),
-            Request::Ack { position, read } => {
+            HubRequest::Interrupt(interrupt) => self.interrupt(now, ask, interrupt, out),
+            HubRequest::Operations { channel, after } => self.list_operations(ask, channel, after, out),
+            HubRequest::Presence(channel) => self.presence(ask, channel, out),
+            HubRequest::Ack { position, read } => {
                 self.ack(now, connected(ask)?, &position, read, out);
                 Ok(())
             }
-            Request::Ping => {
+            HubRequest::Ping => {
                 self.answer(ask, Frame::Pong { server_time: now.wall }, out);
                 Ok(())
             }
-            Request::Start(start) => self.start_operation(now, ask, start, out),
-            Request::End(end) => self.end_operation(now, ask, end, out),
-            Request::Stats => self.stats(now, ask, out),
-            Request::Connections { after } => self.list_connections(now, ask, after, out),
-            Request::Channels { after } => self.list_channels(now, ask, after, out),
-            Request::Inbox(user) => self.look_into_inbox(now, ask, user, out),
-            Request::Inboxes { after } => self.list_inboxes(now, ask, after, out),
-            Request::Purge(target) => self.purge(now, ask, &target, out),
-            Request::Disconnect(target) => self.disconnect(now, ask, &target, out),
-            Request::Revoke(revoked) => self.revoke(ask, revoked, out),
-            Request::Auth { .. }
-            | Request::MintToken { .. }
-            | Request::CheckToken(_)
-            | Request::Revocations { .. }
-            | Request::Lift(_)
-            | Request::Reload => {
-                Err(Refusal::new(Code::Internal, "this is answered where tokens and files are known"))
-            }
+            HubRequest::Start(start) => self.start_operation(now, ask, start, out),
+            HubRequest::End(end) => self.end_operation(now, ask, end, out),
+            HubRequest::Stats => self.stats(now, ask, out),
+            HubRequest::Connections { after } => self.list_connections(now, ask, after, out),
+            HubRequest::Channels { after } => self.list_channels(now, ask, after, out),
+            HubRequest::Inbox(user) => self.look_into_inbox(now, ask, user, out),
+            HubRequest::Inboxes { after } => self.list_inboxes(now, ask, after, out),
+            HubRequest::Purge(target) => self.purge(now, ask, &target, out),
+            HubRequest::Disconnect(target) => self.disconnect(now, ask, &target, out),
+            HubRequest::Revoke(revoked) => self.revoke(ask, revoked, out),
         }
     }
 

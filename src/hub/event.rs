@@ -15,8 +15,9 @@ use super::memory_pressure::Level;
 use super::settings::{Settings, WriteThrough};
 use crate::protocol::worker::InterruptLine;
 use crate::protocol::{
-    Channel, Close, ConnectionId, Delivery, Frame, InboxMode, MalformedRequest, Message, MessageId, Moment,
-    OperationId, Reason, Refusal, RequestEnvelope, RequestId, RevocationTarget, UnixTime, UserId,
+    Channel, Close, ConnectionId, Delivery, Frame, HubRequest, InboxMode, MalformedRequest, Message,
+    MessageId, Moment, OperationId, Reason, Refusal, RequestEnvelope, RequestId, RevocationTarget, UnixTime,
+    UserId,
 };
 
 /// What time it is, told with every fact.
@@ -41,7 +42,7 @@ pub enum Input {
         claim: Result<Identity, TokenFault>,
     },
     /// A well-formed request.
-    Request { from: Requester, request: RequestEnvelope },
+    Request { from: Requester, request: RequestEnvelope<HubRequest> },
     /// A request that could not be read.
     Malformed { from: Requester, request: MalformedRequest },
     /// A revocation that was ordered is on the disk and counts since then, or it could not

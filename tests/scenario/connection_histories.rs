@@ -17,9 +17,9 @@ use wshubd::hub::{
 };
 use wshubd::protocol;
 use wshubd::protocol::message::Delivery;
-use wshubd::protocol::{ConnectionId, InboxMode, Message, Moment, Request, UnixTime, worker};
+use wshubd::protocol::{ConnectionId, HubRequest, InboxMode, Message, Moment, UnixTime, worker};
 
-use super::bench::{rights, user_id};
+use super::bench::{for_hub, rights, user_id};
 
 const BOUND: usize = 2;
 
@@ -370,8 +370,9 @@ impl World {
         }
         let line = json!({"action": "ack", "epoch": self.epoch, "seq": seq, "read": read}).to_string();
         let said = protocol::parse(&line).unwrap();
-        assert!(matches!(said.request, Request::Ack { .. }));
-        self.handle(Input::Request { from: Requester::Connection(conn), request: said });
+        let request = for_hub(said);
+        assert!(matches!(request.request, HubRequest::Ack { .. }));
+        self.handle(Input::Request { from: Requester::Connection(conn), request });
     }
 
     fn answer(&mut self) {
@@ -382,7 +383,7 @@ impl World {
 
     fn worker_says(&mut self, line: &Value) {
         let said = worker::parse(line.to_string().as_bytes()).unwrap();
-        self.handle(Input::Request { from: Requester::Connection(self.worker), request: said });
+        self.handle(Input::Request { from: Requester::Connection(self.worker), request: for_hub(said) });
     }
 
     fn wait(&mut self, seconds: u64) {

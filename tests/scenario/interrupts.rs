@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use wshubd::hub::Peer;
-use wshubd::protocol::{InterruptRequest, OperationId, Request};
+use wshubd::protocol::{HubRequest, InterruptRequest, OperationId};
 
 use super::bench::{Bench, Seat, rights};
 
@@ -243,10 +243,10 @@ fn an_http_caller_hears_that_it_waits_and_then_how_it_went() {
     let worker = bench.worker();
     let wish =
         InterruptRequest { operation_id: OperationId::new("op").unwrap(), channel: None, reason: None };
-    assert_eq!(bench.ask_http(1, Request::Interrupt(wish.clone())), ["interrupt_result pending"]);
+    assert_eq!(bench.ask_http(1, HubRequest::Interrupt(wish.clone())), ["interrupt_result pending"]);
     start_for(&mut bench, worker, Some("alice"));
     assert_eq!(bench.answers(1), ["interrupt_result delivered"]);
-    assert_eq!(bench.ask_http(2, Request::Interrupt(wish)), ["interrupt_result delivered"]);
+    assert_eq!(bench.ask_http(2, HubRequest::Interrupt(wish)), ["interrupt_result delivered"]);
 }
 
 #[test]
@@ -286,7 +286,11 @@ fn interrupts_of_one_user_take_the_places_of_nobody_else() {
     assert_eq!(bench.ask(admin, request).remove(0)["outcome"], "pending", "workers have their own");
     let wish =
         InterruptRequest { operation_id: OperationId::new("late").unwrap(), channel: None, reason: None };
-    assert_eq!(bench.ask_http(1, Request::Interrupt(wish)), ["interrupt_result pending"], "and so has HTTP");
+    assert_eq!(
+        bench.ask_http(1, HubRequest::Interrupt(wish)),
+        ["interrupt_result pending"],
+        "and so has HTTP"
+    );
     bench.hand_over();
     assert_eq!(bench.say(again, ask(64)), ["error rate_limited"], "a hand-over changes nothing");
     bench.live(11);

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use wshubd::hub::Effect;
-use wshubd::protocol::{Close, InterruptRequest, OperationId, Request};
+use wshubd::protocol::{Close, HubRequest, InterruptRequest, OperationId};
 
 use super::bench::Bench;
 
@@ -33,7 +33,7 @@ fn who_comes_or_asks_afterwards_is_sent_away() {
     bench.stop(Close::ShuttingDown);
     let alice = bench.stranger();
     assert_eq!(bench.story(alice), ["closed 4101"]);
-    assert_eq!(bench.ask_http(1, Request::Stats), ["error shutting_down"]);
+    assert_eq!(bench.ask_http(1, HubRequest::Stats), ["error shutting_down"]);
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn those_who_wait_are_answered_and_nobody_takes_an_operation_for_lost() {
     bench.say(worker, json!({"action": "operation_start", "operation_id": "op", "channel": "jobs"}));
     let wish =
         InterruptRequest { operation_id: OperationId::new("other").unwrap(), channel: None, reason: None };
-    bench.ask_http(1, Request::Interrupt(wish));
+    bench.ask_http(1, HubRequest::Interrupt(wish));
     bench.hush(alice);
     bench.stop(Close::Restarting);
     assert_eq!(bench.answers(1), ["interrupt_result no_owner"]);

@@ -12,7 +12,7 @@ use wshubd::protocol;
 use wshubd::protocol::Close;
 use wshubd::protocol::message::Delivery;
 
-use super::bench::{Bench, Seat};
+use super::bench::{Bench, Seat, for_hub};
 
 /// Orders that follow from one input, and the bytes of all that is to be encoded for them:
 /// twice the lists of one answer; four orders and a few hundred bytes for each of 128 channels.
@@ -112,7 +112,7 @@ fn no_request_makes_more_than_a_bounded_number_of_orders_and_bytes() {
         let said = request().new_tree(&mut runner).unwrap().current().to_string();
         let from = Requester::Connection(mallory);
         let input = match protocol::parse(&said) {
-            Ok(said) => Input::Request { from, request: said },
+            Ok(said) => Input::Request { from, request: for_hub(said) },
             Err(misspoken) => Input::Malformed { from, request: misspoken },
         };
         most = most.max(within(&mut bench, input));

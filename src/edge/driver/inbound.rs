@@ -16,7 +16,8 @@ use crate::edge::net::socket::IoOutcome;
 use crate::edge::net::ws_decoder::{Decoded, Decoder};
 use crate::hub::{Input, Rejection, Requester};
 use crate::protocol::{
-    Close, Code, ConnectionId, MalformedRequest, Refusal, Request, RequestEnvelope, worker,
+    Close, Code, ConnectionId, EdgeRequest, MalformedRequest, Refusal, Request, RequestEnvelope, RequestId,
+    worker,
 };
 
 /// What reading needs, for all links in turn.
@@ -218,40 +219,42 @@ impl Driver {
         self.said(conn, said);
     }
 
-    /// Passes a request on; what concerns tokens is looked at here, for the hub
-    /// knows none.
+    /// Passes a request on to the floor that answers it.
     fn said(&mut self, conn: ConnectionId, said: Result<RequestEnvelope, MalformedRequest>) {
         if self.staying(conn).is_none() {
             return;
         }
         let from = Requester::Connection(conn);
-        let input = match said {
-            Ok(RequestEnvelope { id, request: Request::Auth { token, inbox } }) => {
+        match said {
+            Ok(RequestEnvelope { id, request: Request::Hub(request) }) => {
+                self.weigh_for(&request);
+                self.tell(Input::Request { from, request: RequestEnvelope { id, request } });
+            }
+            Ok(RequestEnvelope { id, request: Request::Edge(request) }) => {
+                self.answer_edge_request(conn, id, request);
+            }
+            Err(misspoken) => self.tell(Input::Malformed { from, request: misspoken }),
+        }
+    }
+
+    /// Answers a request about tokens and files, or has the hub answer it with what was found
+    /// out about them.
+    fn answer_edge_request(&mut self, conn: ConnectionId, id: Option<RequestId>, request: EdgeRequest) {
+        match request {
+            EdgeRequest::Auth { token, inbox } => {
                 let claim = self.site.verifier.examine(token.reveal(), self.now.wall);
                 self.report_oddity(&self.site.clone());
                 let claim = claim.map_err(|flaw| self.refuse_auth(conn, token.reveal(), &flaw));
-                Input::TokenChecked { conn, id, inbox, claim }
+                self.tell(Input::TokenChecked { conn, id, inbox, claim });
             }
-            Ok(RequestEnvelope { id, request: Request::MintToken { user_id, ttl, wanted } }) => {
-                return self.mint(conn, id.as_ref(), &user_id, (ttl, &wanted));
+            EdgeRequest::MintToken { user_id, ttl, wanted } => {
+                self.mint(conn, id.as_ref(), &user_id, (ttl, &wanted));
             }
-            Ok(RequestEnvelope { id, request: Request::CheckToken(token) }) => {
-                return self.check_token(conn, id.as_ref(), &token);
-            }
-            Ok(RequestEnvelope { id, request: Request::Lift(revoked) }) => {
-                return self.lift(conn, id, revoked);
-            }
-            Ok(RequestEnvelope { id, request: Request::Revocations { after } }) => {
-                return self.list_revocations(conn, id.as_ref(), &after);
-            }
-            Ok(RequestEnvelope { id, request: Request::Reload }) => return self.ask_for_reload(conn, id),
-            Ok(said) => {
-                self.weigh_for(&said.request);
-                Input::Request { from, request: said }
-            }
-            Err(misspoken) => Input::Malformed { from, request: misspoken },
-        };
-        self.tell(input);
+            EdgeRequest::CheckToken(token) => self.check_token(conn, id.as_ref(), &token),
+            EdgeRequest::Lift(revoked) => self.lift(conn, id, revoked),
+            EdgeRequest::Revocations { after } => self.list_revocations(conn, id.as_ref(), &after),
+            EdgeRequest::Reload => self.ask_for_reload(conn, id),
+        }
     }
 
     /// The peer broke the protocol of the wire itself: no business of the hub's.

@@ -8,7 +8,7 @@ use std::fmt::Arguments;
 use super::Driver;
 use super::anomaly_log::Kind;
 use crate::hub::{Input, Level, MemoryQuery, Rejection};
-use crate::protocol::{ConnectionId, Request};
+use crate::protocol::{ConnectionId, HubRequest};
 
 /// A part of the ceiling on memory that is worth looking at it.
 const GROWTH: usize = 64;
@@ -35,8 +35,8 @@ impl Driver {
     }
 
     /// Who asks for the numbers is told those of this moment.
-    pub(in crate::edge) fn weigh_for(&mut self, say: &Request) {
-        if matches!(say, Request::Stats) {
+    pub(in crate::edge) fn weigh_for(&mut self, say: &HubRequest) {
+        if matches!(say, HubRequest::Stats) {
             let (links, holders) = (self.links.held() as u64, self.links.holders());
             self.tell_held(links, holders, false);
         }

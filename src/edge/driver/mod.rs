@@ -37,7 +37,7 @@ use super::store::seq_file::SeqFile;
 use super::store::{Store, StoreContext};
 use super::systemd::StatusNotifier;
 use crate::hub::{Effects, Hub, Input, Now, Peer, Requester};
-use crate::protocol::{ConnectionId, Moment, OperationId, Refusal, Request, RequestEnvelope};
+use crate::protocol::{ConnectionId, HubRequest, Moment, OperationId, Refusal, RequestEnvelope};
 use anomaly_log::AnomalyLog;
 use config::EdgeConfig;
 use inbound::{LINGER, ReadContext};
@@ -168,7 +168,7 @@ impl Driver {
 
     /// Asks the hub something for an HTTP request; the answer comes through the
     /// receiver.
-    pub fn ask(&mut self, say: Request) -> Receiver<HttpAnswer> {
+    pub fn ask(&mut self, say: HubRequest) -> Receiver<HttpAnswer> {
         self.look_at_the_clock();
         // An interrupt may be answered twice, `pending` first.
         let (sender, receiver) = async_channel::bounded(1);

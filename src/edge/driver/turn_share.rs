@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 
 use crate::hub::Account;
-use crate::protocol::Request;
+use crate::protocol::{EdgeRequest, HubRequest, Request};
 
 /// As many short requests.
 const OF_A_TURN: u32 = 256;
@@ -20,8 +20,8 @@ const SIGNATURE: u32 = 32;
 /// What a request costs, in short ones.
 pub(in crate::edge) fn cost(say: &Request) -> u32 {
     match say {
-        Request::Subscribe(list) => u32::try_from(list.len()).unwrap_or(u32::MAX).max(1),
-        Request::Auth { .. } => SIGNATURE,
+        Request::Hub(HubRequest::Subscribe(list)) => u32::try_from(list.len()).unwrap_or(u32::MAX).max(1),
+        Request::Edge(EdgeRequest::Auth { .. }) => SIGNATURE,
         _ => 1,
     }
 }

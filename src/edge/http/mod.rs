@@ -80,11 +80,11 @@ async fn respond(
             if driver.borrow().memory_level() >= Level::Critical && has_secret(site, &request) {
                 return Err(short_of_memory());
             }
-            let read = |body: &[u8]| protocol::http::broadcast(body).map(protocol::Request::Publish);
+            let read = |body: &[u8]| protocol::http::broadcast(body).map(protocol::HubRequest::Publish);
             with_body(driver, site, caller, request, read).await
         }
         (Some(Route::Interrupt), Method::POST) => {
-            let read = |body: &[u8]| protocol::http::interrupt(body).map(protocol::Request::Interrupt);
+            let read = |body: &[u8]| protocol::http::interrupt(body).map(protocol::HubRequest::Interrupt);
             with_body(driver, site, caller, request, read).await
         }
         (Some(Route::Stats), Method::GET | Method::HEAD) => stats(driver, site, caller, &request).await,
@@ -129,7 +129,7 @@ async fn with_body(
     site: &EdgeConfig,
     caller: &HttpConn,
     request: Request<Incoming>,
-    read: impl FnOnce(&[u8]) -> Result<protocol::Request, Refusal>,
+    read: impl FnOnce(&[u8]) -> Result<protocol::HubRequest, Refusal>,
 ) -> Denied<Reply> {
     let wanted = Wanted { what: "the broadcast secret", takes_tokens: false };
     entitled(driver, site, caller, &request, wanted)?;
@@ -195,7 +195,7 @@ pub(super) fn too_slow(what: &str, site: &EdgeConfig) -> Box<Denial> {
 }
 
 /// Passes a request to the hub and waits for its word.
-async fn ask(driver: &Shared, request: protocol::Request) -> Denied<Reply> {
+async fn ask(driver: &Shared, request: protocol::HubRequest) -> Denied<Reply> {
     let waiting = driver.borrow_mut().ask(request);
     let answer = waiting.recv().await.map_err(|_| ending())?;
     match answer.refused {
@@ -217,9 +217,9 @@ async fn stats(
     if !shows_little {
         let wanted = Wanted { what: "the broadcast secret or an administrator's token", takes_tokens: true };
         entitled(driver, site, caller, request, wanted)?;
-        return ask(driver, protocol::Request::Stats).await;
+        return ask(driver, protocol::HubRequest::Stats).await;
     }
-    let reply = ask(driver, protocol::Request::Stats).await?;
+    let reply = ask(driver, protocol::HubRequest::Stats).await?;
     // Without a secret, the two numbers that a page of the machine may show.
     #[derive(serde::Deserialize, serde::Serialize)]
     struct Public {
@@ -242,7 +242,7 @@ async fn metrics(
         let what = "the broadcast secret or an administrator's token, unless `metrics_open = true`";
         entitled(driver, site, caller, request, Wanted { what, takes_tokens: true })?;
     }
-    let waiting = driver.borrow_mut().ask(protocol::Request::Stats);
+    let waiting = driver.borrow_mut().ask(protocol::HubRequest::Stats);
     let answer = waiting.recv().await.map_err(|_| ending())?;
     let mut reply = Response::new(Full::new(Bytes::from(metrics::text(&answer.body))));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");

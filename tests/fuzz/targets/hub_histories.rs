@@ -12,14 +12,14 @@ mod hub_witness;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bench::{Bench, Seat, rights};
+use bench::{Bench, Seat, for_hub, rights};
 use hub_witness::{ASKED, Witness};
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
 use wshubd::hub::settings::{Keep, Policy, WriteThrough};
 use wshubd::hub::{Effects, Hub, Input, Pattern, Rejection, Requester, SendQueueState, Settings, StoreEvent};
 use wshubd::protocol;
-use wshubd::protocol::{InboxMode, Request};
+use wshubd::protocol::{HubRequest, InboxMode};
 
 /// As tests/scenario/work_per_input.rs has it: the most orders that follow from one request of a
 /// client, with 128 channels and the lists of one answer.
@@ -466,11 +466,12 @@ impl History {
             .collect();
         let request = json!({"action": "subscribe", "channels": all}).to_string();
         let said = protocol::parse(&request).expect("a request");
-        assert!(matches!(said.request, Request::Subscribe(_)));
+        let request = for_hub(said);
+        assert!(matches!(request.request, HubRequest::Subscribe(_)));
         let mut out = Effects::default();
         self.bench.hub.handle(
             self.bench.now,
-            Input::Request { from: Requester::Connection(seat), request: said },
+            Input::Request { from: Requester::Connection(seat), request },
             &mut out,
         );
         assert!(out.list.len() <= MOST_ORDERS, "{} orders", out.list.len());

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 use serde_json::value::RawValue;
-use wshubd::protocol::{Frame, MalformedRequest, Request, RequestEnvelope, RequestId, worker};
+use wshubd::protocol::{Frame, HubRequest, MalformedRequest, Request, RequestEnvelope, RequestId, worker};
 
 /// More than any error needs: a message with a name of 128 bytes in it, and a channel.
 const LONGEST_ERROR: usize = 2048;
@@ -35,8 +35,8 @@ fn check_request(text: &str, RequestEnvelope { id, request }: &RequestEnvelope) 
         _ => assert_eq!(request.action(), "send"),
     }
     let payload = match request {
-        Request::Publish(publication) => Some(&publication.data),
-        Request::Whisper { data, .. } => Some(data),
+        Request::Hub(HubRequest::Publish(publication)) => Some(&publication.data),
+        Request::Hub(HubRequest::Whisper { data, .. }) => Some(data),
         _ => None,
     };
     if let Some(payload) = payload {

@@ -25,8 +25,8 @@ use wshubd::hub::{
 };
 use wshubd::protocol;
 use wshubd::protocol::{
-    Close, Code, ConnectionId, InboxMode, Message, Moment, OperationId, Reason, Refusal, Request, RequestId,
-    RevocationTarget, UnixTime, UserId, worker,
+    Close, Code, ConnectionId, EdgeRequest, HubRequest, InboxMode, Message, Moment, OperationId, Reason,
+    Refusal, Request, RequestEnvelope, RequestId, RevocationTarget, UnixTime, UserId, worker,
 };
 
 use connections::Link;
@@ -187,11 +187,11 @@ impl Bench {
         let parsed = if is_worker { worker::parse(text.as_bytes()) } else { protocol::parse(&text) };
         let from = Requester::Connection(seat);
         match parsed {
-            Ok(protocol::RequestEnvelope { id, request: Request::Auth { token, inbox } }) => {
+            Ok(RequestEnvelope { id, request: Request::Edge(EdgeRequest::Auth { token, inbox }) }) => {
                 let claim = self.verify(token.reveal());
                 self.handle(Input::TokenChecked { conn: seat, id, inbox, claim });
             }
-            Ok(said) => self.handle(Input::Request { from, request: said }),
+            Ok(request) => self.handle(Input::Request { from, request: for_hub(request) }),
             Err(misspoken) => self.handle(Input::Malformed { from, request: misspoken }),
         }
     }
@@ -269,10 +269,10 @@ impl Bench {
         self.say(seat, json!({"action": "send", "channel": channel, "event": "say", "data": data.into()}))
     }
 
-    pub(crate) fn ask_http(&mut self, number: u64, say: Request) -> Vec<String> {
+    pub(crate) fn ask_http(&mut self, number: u64, say: HubRequest) -> Vec<String> {
         self.handle(Input::Request {
             from: Requester::Http(number),
-            request: protocol::RequestEnvelope { id: None, request: say },
+            request: RequestEnvelope { id: None, request: say },
         });
         self.answers(number)
     }
@@ -280,7 +280,7 @@ impl Bench {
     /// What `POST /broadcast` is answered.
     pub(crate) fn post(&mut self, number: u64, body: &Value) -> Vec<String> {
         match protocol::http::broadcast(body.to_string().as_bytes()) {
-            Ok(publication) => self.ask_http(number, Request::Publish(publication)),
+            Ok(publication) => self.ask_http(number, HubRequest::Publish(publication)),
             Err(refusal) => vec![format!("error {}", refusal.code.word())],
         }
     }
@@ -298,7 +298,7 @@ impl Bench {
         let from = Requester::Http(number);
         self.handle(Input::Request {
             from,
-            request: protocol::RequestEnvelope { id: None, request: Request::Stats },
+            request: RequestEnvelope { id: None, request: HubRequest::Stats },
         });
         // The disk may have answered others meanwhile.
         let at = self.http.iter().rposition(|(to, _)| *to == number).unwrap();
@@ -402,6 +402,14 @@ impl Bench {
         self.note_reaches();
         self.disk_tells();
         self.handle(Input::Timeout);
+    }
+}
+
+/// A request that the hub answers; there is no edge here.
+pub(crate) fn for_hub(RequestEnvelope { id, request }: RequestEnvelope) -> RequestEnvelope<HubRequest> {
+    match request {
+        Request::Hub(request) => RequestEnvelope { id, request },
+        Request::Edge(request) => panic!("{request:?} is answered by the edge"),
     }
 }
 
