@@ -51,7 +51,7 @@ fn beside(path: &Path, location: Option<&Location>) -> PathBuf {
     plain(&meant)
 }
 
-/// The same without `.` and `..`, as somebody would write it.
+/// The same without `.` and `..`, as it would be written.
 fn plain(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for component in path.components() {

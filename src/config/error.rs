@@ -29,7 +29,7 @@ impl fmt::Display for Location {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Problem {
     pub location: Location,
-    /// Names the key and what is wanted.
+    /// With the key and what is wanted.
     pub message: String,
 }
 
@@ -68,7 +68,7 @@ impl ConfigError {
     /// then.
     pub const EXIT: u8 = 78;
 
-    /// `Ok` where there is nothing to complain about.
+    /// `Ok` where there are no problems.
     ///
     /// # Errors
     /// All `problems`, if there are any.

@@ -59,7 +59,7 @@ pub struct Config {
 /// How much of what the disk may take can be messages, in hundredths, at most. Beside
 /// them it holds what was written around each of them, what is forgotten there and not
 /// dropped yet, and copies of what outlives that. Of small messages it takes fewer: how
-/// many, the store finds out and tells.
+/// many, the store finds out and reports.
 const KEPT_OF_DISK: usize = 50;
 
 /// A configuration, and the files that it came from.
@@ -75,12 +75,12 @@ pub struct Loaded {
 
 impl Config {
     /// Reads it again in a running daemon: of what is no file, such as a pipe, nothing
-    /// is left to be read, and waiting for more would stop everybody.
+    /// is left to be read, and waiting for more would stop all connections.
     ///
     /// # Errors
     /// As [`Config::load`].
     pub fn load_again(file: Option<&Path>, environment: &Environment) -> Result<Loaded, ConfigError> {
-        sources::are_files(&sources::of(file, environment)?)?;
+        sources::check_regular_files(&sources::of(file, environment)?)?;
         Self::load(file, environment)
     }
 
@@ -90,7 +90,7 @@ impl Config {
     /// # Errors
     /// Files that cannot be read, or only once.
     pub fn load_for_next(file: Option<&Path>, environment: &Environment) -> Result<Loaded, ConfigError> {
-        sources::are_files(&sources::of(file, environment)?)?;
+        sources::check_regular_files(&sources::of(file, environment)?)?;
         let (loaded, unreadable, _) = Self::read_sources(file, environment)?;
         ConfigError::unless_empty(unreadable).map(|()| loaded)
     }

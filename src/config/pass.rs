@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::diff::OptionChange;
 use super::error::Location;
 use super::merge::Entries;
-use super::reader::{Measure, Problems, TableReader};
+use super::reader::{NumberUnit, Problems, TableReader};
 use super::spelling::Spell;
 use super::{Config, Environment, absolute_path, options, spelling};
 
@@ -100,7 +100,7 @@ impl Pass<'_> {
         name: &'static str,
         entries: &mut Vec<T>,
         blank: impl Fn() -> T,
-        mut options: impl FnMut(&mut T, &mut Section<'_>) -> Use,
+        mut options: impl FnMut(&mut T, &mut Section<'_>) -> Usability,
     ) {
         match &mut self.0 {
             PassKind::Read { root, environment } => {
@@ -120,9 +120,10 @@ impl Pass<'_> {
 
 /// Whether an entry of a list is of use, as far as it can be read.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Use {
-    Keep,
-    LeaveOut,
+pub(super) enum Usability {
+    Usable,
+    /// It is left out.
+    Unusable,
 }
 
 fn read_entries<T>(
@@ -130,13 +131,13 @@ fn read_entries<T>(
     key: &'static str,
     environment: &Environment,
     blank: impl Fn() -> T,
-    mut options: impl FnMut(&mut T, &mut Section<'_>) -> Use,
+    mut options: impl FnMut(&mut T, &mut Section<'_>) -> Usability,
 ) -> Vec<T> {
     let mut entries = Vec::new();
     for (location, table) in table.tables(key) {
         let mut entry = blank();
         let mut section = Section::read(table, environment, Some(location));
-        if options(&mut entry, &mut section) == Use::Keep {
+        if options(&mut entry, &mut section) == Usability::Usable {
             entries.push(entry);
         }
         section.finish();
@@ -217,7 +218,7 @@ impl<'a> Section<'a> {
     where
         T: Copy + TryFrom<u64> + TryInto<u64>,
     {
-        self.measured(key, value, Measure::Count, &range);
+        self.measured(key, value, NumberUnit::Count, &range);
     }
 
     /// A number of bytes.
@@ -225,17 +226,17 @@ impl<'a> Section<'a> {
     where
         T: Copy + TryFrom<u64> + TryInto<u64>,
     {
-        self.measured(key, value, Measure::Bytes, &range);
+        self.measured(key, value, NumberUnit::Bytes, &range);
     }
 
-    fn measured<T>(&mut self, key: &'static str, value: &mut T, measure: Measure, range: &RangeInclusive<u64>)
+    fn measured<T>(&mut self, key: &'static str, value: &mut T, unit: NumberUnit, range: &RangeInclusive<u64>)
     where
         T: Copy + TryFrom<u64> + TryInto<u64>,
     {
         let mut number = (*value).try_into().unwrap_or(u64::MAX);
         let fits = |number| T::try_from(number).is_ok();
-        let read = |table: &mut TableReader, _: &_| table.measured(key, measure, range, fits);
-        self.option(key, &mut number, read, |number| measure.spell(*number));
+        let read = |table: &mut TableReader, _: &_| table.measured(key, unit, range, fits);
+        self.option(key, &mut number, read, |number| unit.spell(*number));
         if let Ok(number) = T::try_from(number) {
             *value = number;
         }
@@ -329,7 +330,7 @@ impl<'a> Section<'a> {
         key: &'static str,
         entries: &mut Vec<T>,
         blank: impl Fn() -> T,
-        mut options: impl FnMut(&mut T, &mut Section<'_>) -> Use,
+        mut options: impl FnMut(&mut T, &mut Section<'_>) -> Usability,
     ) {
         match &mut self.kind {
             SectionKind::Read { table, environment, .. } => {

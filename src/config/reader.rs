@@ -19,14 +19,14 @@ use super::{Environment, absolute_path, file_name, pass, spelling, variables};
 /// Mistakes found so far, shared by all tables of one configuration.
 pub(super) type Problems = Rc<RefCell<Vec<Problem>>>;
 
-/// How many letters of a word are wrong, if it may still be this one: a third of them.
+/// How many letters of a word are wrong, if it may still be this one: up to a third of them.
 pub(super) fn typos(word: &str, meant: &str) -> Option<usize> {
     let typos = strsim::damerau_levenshtein(meant, word);
     (typos <= 1 + word.len() / 3 && typos < meant.len()).then_some(typos)
 }
 
 /// Whether a variable names several by commas, as other programs have it: as one text
-/// they would be somebody whom nobody knows.
+/// they would be one unknown name.
 fn is_list_without_brackets(node: &Node) -> bool {
     match (&node.value, &node.spelled) {
         (ConfigValue::Text(text), Some(spelled)) => text == spelled && text.contains(','),
@@ -40,12 +40,12 @@ type TextParser<'a> = &'a mut dyn FnMut(&str) -> Result<(), String>;
 
 /// What a number counts.
 #[derive(Clone, Copy)]
-pub(super) enum Measure {
+pub(super) enum NumberUnit {
     Count,
     Bytes,
 }
 
-impl Measure {
+impl NumberUnit {
     fn read(self, value: &ConfigValue) -> Option<u64> {
         match (self, value) {
             (_, ConfigValue::Integer(number)) => u64::try_from(*number).ok(),
@@ -178,7 +178,7 @@ impl TableReader {
         }
     }
 
-    /// How a key is named to whoever wrote `node`: one of this table, or of a section.
+    /// The name of a key, for an error about `node`: one of this table, or of a section.
     fn spelled(&self, section: &str, key: &str, node: &Node) -> String {
         let path = match section {
             "" => format!("{}{key}", self.prefix),
@@ -275,14 +275,14 @@ impl TableReader {
     pub(super) fn measured(
         &mut self,
         key: &'static str,
-        measure: Measure,
+        unit: NumberUnit,
         range: &RangeInclusive<u64>,
         fits: fn(u64) -> bool,
     ) -> Option<u64> {
         let node = self.take(key)?;
-        let number = measure.read(&node.value).filter(|number| range.contains(number) && fits(*number));
+        let number = unit.read(&node.value).filter(|number| range.contains(number) && fits(*number));
         if number.is_none() {
-            self.wanted(key, &node, &measure.wanted(range));
+            self.wanted(key, &node, &unit.wanted(range));
         }
         number
     }
@@ -357,7 +357,7 @@ impl TableReader {
         is_list.then_some(found)
     }
 
-    /// Reads each of a list. False where there is none.
+    /// Reads each entry of a list. False where there is no list.
     fn read_list(&mut self, key: &'static str, read: TextParser<'_>) -> bool {
         match self.take(key) {
             None => return false,

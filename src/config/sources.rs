@@ -88,8 +88,8 @@ fn usual_files(directory: &Path) -> Result<Vec<PathBuf>, Problem> {
     Ok(files)
 }
 
-/// Whether all can be read more than once.
-pub(super) fn are_files(files: &[PathBuf]) -> Result<(), Problem> {
+/// Checks that all can be read more than once.
+pub(super) fn check_regular_files(files: &[PathBuf]) -> Result<(), Problem> {
     for file in files {
         let meta = std::fs::metadata(file).map_err(|error| unreadable(file, &error))?;
         if !meta.is_file() {
@@ -118,8 +118,8 @@ pub(super) fn read(file: &Path) -> Result<Entries, Problem> {
     }
 }
 
-/// Lays what our variables say over `entries`; gives the names of those that set nothing,
-/// and are somebody else's.
+/// Lays the values of our variables over `entries`; returns the names of variables that only
+/// look like ours.
 pub(super) fn overlay_variables(
     entries: &mut Entries,
     environment: &Environment,

@@ -1,12 +1,9 @@
 //! Variables of the environment that set options, and those that only look like it.
 //!
-//! Knows how a variable's name and text are read, and which names other programs give
-//! to variables of their own. Does not know what an option takes.
-//!
 //! `WSHUBD_` is no name that others keep clear of: Kubernetes and Docker set
 //! `WSHUBD_PORT` and the like where a service is called `wshubd`. So a name with `__` is
 //! meant for us, and is a mistake where there is no such option; one without it is a
-//! mistake where it is nearly an option, and else somebody else's.
+//! mistake where it is nearly an option, and else of another program.
 
 use toml::de::DeValue;
 
@@ -61,7 +58,7 @@ fn distance(name: &str, section: &str, key: &str) -> Option<usize> {
     typos.or(begins.then_some(name.len()))
 }
 
-/// How many letters are wrong in a name of which nobody knows whether it is ours: of
+/// How many letters are wrong in a name that may not be ours at all: of
 /// `WSHUBD_TEST` nearly half would be.
 fn typos(name: &str, option: &str) -> Option<usize> {
     let typos = strsim::damerau_levenshtein(name, option);

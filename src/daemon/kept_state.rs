@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::fs::Access;
@@ -14,7 +15,9 @@ use super::unused_state;
 use crate::config::Config;
 use crate::edge::clock;
 use crate::edge::driver::Driver;
+use crate::edge::driver::config::EdgeConfig;
 use crate::edge::handover::Arrival;
+use crate::edge::net::epoll::Epoll;
 use crate::edge::store::Store;
 use crate::edge::store::checkpoint;
 use crate::edge::store::checkpoint::CheckpointFile;
@@ -23,12 +26,22 @@ use crate::hub::{Hub, Settings};
 /// How long the disk may take at the end. systemd kills after 90 s.
 pub(super) const SAVE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A hub with its store.
+/// A hub with its store, before the driver owns them.
 pub(super) struct Begun {
-    pub(super) hub: Hub,
-    pub(super) store: Store,
+    hub: Hub,
+    store: Store,
+    uses_checkpoint: bool,
+}
+
+impl Begun {
     /// Whether they go on from a checkpoint, which is true once.
-    pub(super) uses_checkpoint: bool,
+    pub(super) fn uses_checkpoint(&self) -> bool {
+        self.uses_checkpoint
+    }
+
+    pub(super) fn into_driver(self, edge: EdgeConfig, epoll: Epoll) -> Driver {
+        Driver::new(self.hub, self.store, Rc::new(edge), epoll)
+    }
 }
 
 /// A hub and a store that go on where those of another process were, or from the checkpoint

@@ -8,31 +8,38 @@ mod listeners;
 mod lock;
 pub(crate) mod ownership;
 mod reload;
-mod resources;
 mod store_options;
 mod unused_state;
 
 use std::cell::RefCell;
+use std::fs::File;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::config::{Config, ConfigSource, Loaded, StoreKind};
+use async_signal::{Signal, Signals};
+
+use crate::config::file_owner::Purpose;
+use crate::config::{Config, ConfigSource, Loaded, StoreKind, paths};
+use crate::edge::auth::revocation;
+use crate::edge::auth::revocation::file::RevocationFile;
+use crate::edge::auth::secret_file;
 use crate::edge::clock;
 use crate::edge::driver::config::EdgeConfig;
 use crate::edge::driver::{Driver, Shared};
 use crate::edge::handover;
 use crate::edge::handover::{Arrival, exec};
+use crate::edge::net::epoll::Epoll;
 use crate::edge::net::listeners::Listeners;
 use crate::edge::net::{fd_limit, signal_mask};
 use crate::edge::store;
 use crate::edge::systemd::{ListenFds, Notify, StatusNotifier};
 use crate::protocol::{Close, Moment};
 pub use error::Error;
-use kept_state::Begun;
 use lifecycle::{ControlEvents, Terminal};
 use listeners::Opened;
+use lock::lock;
 use reload::Reloader;
-use resources::Resources;
 use store_options::store_options;
 
 /// How long the disk may take at the start; what it has comes later then.
@@ -47,12 +54,13 @@ pub fn run(source: ConfigSource, loaded: Loaded) -> Result<(), Error> {
     let terminal = Terminal::of_process();
     let (passed, mut arrival) = passed()?;
     let config = &loaded.config.clone();
-    let resources = resources::acquire(&loaded, passed, &mut arrival);
+    let resources = acquire(&loaded, passed, &mut arrival);
     let Resources { program, lock, epoll, listeners, opened, signals, edge, revocations } =
         resources.inspect_err(|_| give_back(&mut arrival, store_options(config)))?;
     log_doubts(&loaded, &edge);
-    let Begun { hub, store, uses_checkpoint } = kept_state::begin(config, &lock, &mut arrival);
-    let mut driver = Driver::new(hub, store, Rc::new(edge), epoll);
+    let begun = kept_state::begin(config, &lock, &mut arrival);
+    let uses_checkpoint = begun.uses_checkpoint();
+    let mut driver = begun.into_driver(edge, epoll);
     driver.keep_revocations(revocations);
     let taken_over = take_over(&mut driver, config, &mut arrival);
     let driver: Shared = Rc::new(RefCell::new(driver));
@@ -98,6 +106,50 @@ fn give_back(arrival: &mut Arrival, options: Option<store::Options>) {
     if let Some(unused) = arrival.unused() {
         unused_state::save(unused, options, arrival.lock.as_ref());
     }
+}
+
+/// What a process must have before it becomes the daemon, and what no two can have.
+struct Resources {
+    program: Rc<Path>,
+    lock: File,
+    epoll: Epoll,
+    listeners: Listeners,
+    opened: Opened,
+    signals: Signals,
+    edge: EdgeConfig,
+    revocations: RevocationFile,
+}
+
+/// Takes the state directory and opens all listeners; then makes sure that keys and
+/// secrets are there.
+///
+/// What another process might have comes first; keys, secrets and revocations are read, made
+/// and written after that. So a process that does not become the daemon leaves no trace.
+fn acquire(loaded: &Loaded, mut passed: ListenFds, arrival: &mut Arrival) -> Result<Resources, Error> {
+    let Config { auth, state, .. } = &loaded.config;
+    passed.extend(arrival.passed());
+    let program = exec::program().map_err(Error::Program)?.into();
+    let signals = [Signal::Term, Signal::Int, Signal::Hup, Signal::Usr1, Signal::Usr2];
+    let signals = Signals::new(signals).map_err(Error::Signals)?;
+    paths::create_directory(&state.directory, Purpose::State)?;
+    let lock = lock(&state.directory, arrival.lock.as_ref())?;
+    let epoll = Epoll::new().map_err(Error::Wait)?;
+    let mut listeners = Listeners::default();
+    listeners.inherit(arrival);
+    let opened = listeners::open(&loaded.config, passed, &mut listeners, &epoll);
+    let ready = opened.and_then(|opened| {
+        // A disk that is full for a moment is no mistake in the configuration.
+        secret_file::generate_missing(auth, &state.directory)?;
+        let mut edge = EdgeConfig::open(loaded).map_err(|error| Error::of_site(error, &state.directory))?;
+        let (revoked, revocations) = revocation::file::open(&state.directory)?;
+        edge.verifier.heed(Rc::new(RefCell::new(revoked)));
+        // A peer that connects as soon as that is possible finds keys and secrets.
+        listeners.begin_listening().map_err(|(address, error)| Error::Listen(address, error))?;
+        Ok((opened, edge, revocations))
+    });
+    let (opened, edge, revocations) = ready.inspect_err(|_| listeners.close())?;
+    arrival.lock = None;
+    Ok(Resources { program, lock, epoll, listeners, opened, signals, edge, revocations })
 }
 
 /// Logs what prevents no start, and is seldom meant.

@@ -1,8 +1,9 @@
 //! A reload of the configuration, while all connections stay.
 //!
-//! It is read and checked as a whole before anything of it is used. A reload changes all that was asked for or nothing. What would take a restart is
-//! an error and no warning: `systemctl reload` shows nobody a warning, and a
-//! daemon that runs half of what is written would be found out at its next start.
+//! It is read and checked as a whole before anything of it is used. A reload changes all
+//! settings that are written or none. One that would take a restart is an error and no
+//! warning: `systemctl reload` shows no warnings, and a daemon that runs half of what is
+//! written would be noticed at its next start.
 
 use std::fmt::Write;
 use std::path::PathBuf;

@@ -34,7 +34,7 @@ pub use snapshot::StateError;
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::frame::Counters;
-use crate::protocol::{Close, Code, Frame, Moment, Refusal, Refused, RequestId};
+use crate::protocol::{Close, Code, Frame, Moment, Refusal, RejectionCounts, RequestId};
 use timers::Timer;
 
 /// All state worth reasoning about.
@@ -60,7 +60,7 @@ pub struct Hub {
     counters: Counters,
     /// Goes behind all the rest, where a daemon of before ends.
     #[serde(skip)]
-    refused: Refused,
+    refused: RejectionCounts,
     /// Told again by whoever holds it; another process holds something else.
     #[serde(skip)]
     memory: memory_pressure::MemoryUse,
@@ -128,7 +128,7 @@ impl Hub {
             excess: log::publisher_quota::Excess::default(),
             timers: timers::Timers::default(),
             counters: Counters::default(),
-            refused: Refused::default(),
+            refused: RejectionCounts::default(),
             memory: memory_pressure::MemoryUse::default(),
             disk_failed: false,
             store_room: log::eviction::StoreRoom::default(),

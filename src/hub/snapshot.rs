@@ -10,7 +10,7 @@ use super::event::LogKey;
 use super::{Hub, Settings, Terms};
 use crate::binary_codec;
 use crate::binary_codec::{Destination, Output, Source};
-use crate::protocol::{Payload, Refused, UnixTime, UserId};
+use crate::protocol::{Payload, RejectionCounts, UnixTime, UserId};
 
 /// Raised when a hub could not go on with what an older one wrote. Postcard spells a value
 /// by the order of its fields: a field more, less or in another place is another version.
@@ -69,7 +69,7 @@ impl Hub {
         output.add(self);
         output.add(&Since5 { bearers: self.connections.bearers(), absent: self.infos_of_absent() });
         // Last, and only where there are any: without, whoever knows no more reads it too.
-        if self.refused != Refused::default() {
+        if self.refused != RejectionCounts::default() {
             output.add(self.refused.counts());
         }
         output.end()
@@ -100,7 +100,7 @@ impl Hub {
         let mut hub: Self = from.next()?;
         let Since5 { bearers, absent } = if version >= 5 { from.next()? } else { Since5::default() };
         if from.has_more() {
-            hub.refused = Refused::of_counts(&from.next::<Vec<u64>>()?);
+            hub.refused = RejectionCounts::of_counts(&from.next::<Vec<u64>>()?);
         }
         from.end()?;
         hub.connections.restore_bearers(bearers);

@@ -170,7 +170,7 @@ pub struct Position {
     pub seq: u64,
 }
 
-/// To whom a message goes.
+/// The recipients of a message.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum Target {
     /// The subscribers of a channel.
@@ -195,13 +195,13 @@ pub enum RevocationTarget {
 /// A message to be sent.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Publication {
-    /// To whom.
+    /// Its recipients.
     pub target: Target,
     /// What kind of message it is.
     pub event: Event,
     /// Passed on as it came.
     pub data: Payload,
-    /// How long it is worth keeping; can only shorten what the policy says.
+    /// How long it is worth keeping; can only shorten the policy's `ttl`.
     pub ttl: Option<Duration>,
     /// Answer only when it is on the disk.
     pub durable: bool,
@@ -232,7 +232,7 @@ pub struct OperationStart {
     pub operation_id: OperationId,
     /// The channel that it reports to.
     pub channel: Channel,
-    /// For whom; that user may interrupt it.
+    /// The user that it is for, who may interrupt it.
     pub user_id: Option<UserId>,
     /// For people; at most 1 KiB.
     pub label: Option<String>,
@@ -257,11 +257,11 @@ pub struct OperationEnd {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EndState {
-    /// The worker says: done.
+    /// It succeeded, as its worker reports.
     Completed,
-    /// The worker says: it went wrong.
+    /// It failed, as its worker reports.
     Failed,
-    /// The worker says: stopped as asked.
+    /// It stopped as asked, as its worker reports.
     Interrupted,
     /// The worker's socket closed.
     OwnerLost,
@@ -326,9 +326,9 @@ impl Grant {
 /// The claims of a new token beside its user and its end.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct MintTerms {
-    /// What it allows; none: what the configuration says of such tokens.
+    /// What it allows; none: the default rights of the configuration.
     pub grant: Option<Grant>,
-    /// How often its bearer may ask; none: as often as everybody.
+    /// How often its bearer may ask; none: as often as others.
     pub limits: Option<RateLimit>,
     /// What presence shows of its bearer.
     pub info: Option<Payload>,

@@ -96,7 +96,7 @@ fn text(fields: &Fields<'_>, field: Field) -> Result<Option<String>, Refusal> {
     }
 }
 
-/// A message, with exactly one field that says to whom.
+/// A message, with exactly one field that names its recipients.
 pub(super) fn publication(
     fields: &Fields<'_>,
     to_all: ToAll,
@@ -149,7 +149,7 @@ fn target(fields: &Fields<'_>, to_all: ToAll) -> Result<Target, Refusal> {
     only([on_channel(fields)?, to_connection(fields)?, to_user(fields)?, all], names)
 }
 
-/// Whose kept messages are meant.
+/// The log that is meant.
 fn channel_or_user(fields: &Fields<'_>) -> Result<Target, Refusal> {
     only([on_channel(fields)?, to_user(fields)?], "`channel` and `user_id`")
 }
@@ -168,7 +168,7 @@ pub(super) fn disconnect(fields: &Fields<'_>) -> Result<HubRequest, Refusal> {
     user_or_jti(fields).map(HubRequest::Revoke)
 }
 
-/// Whose tokens, or which one.
+/// The tokens of a user, or one token.
 pub(super) fn user_or_jti(fields: &Fields<'_>) -> Result<RevocationTarget, Refusal> {
     let user = user_id(fields)?.map(RevocationTarget::User);
     let jti = fields.id(Field::Jti)?.map(|id| TokenId::new(&id)).transpose()?;
@@ -202,7 +202,7 @@ fn to_user(fields: &Fields<'_>) -> Result<Option<Target>, Refusal> {
     Ok(user_id(fields)?.map(Target::User))
 }
 
-/// What is longer than any id names nobody, whatever follows.
+/// A name that is longer than any id names no connection, and is cut.
 fn to_connection(fields: &Fields<'_>) -> Result<Option<Target>, Refusal> {
     let id = fields.id(Field::ConnectionId)?;
     Ok(id.map(|id| Target::Connection(id.chars().take(super::ids::LONGEST_NAME).collect())))

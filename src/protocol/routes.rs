@@ -49,7 +49,7 @@ impl Route {
 /// Whether a WebSocket can be had at a path.
 ///
 /// # Errors
-/// What is wrong with the path, for whoever configures it.
+/// What is wrong with the path, for an error about the configuration.
 pub fn endpoint(path: &str) -> Result<(), String> {
     let wanted = "a path such as \"/ws\"";
     if !path.starts_with('/') {

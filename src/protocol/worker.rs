@@ -105,7 +105,7 @@ fn allowance(fields: &Fields<'_>) -> Result<Option<RateLimit>, Refusal> {
     Ok(Some(RateLimit::asked_for(rate, burst)))
 }
 
-/// A worker is asked to stop one of its operations.
+/// An interrupt of one of a worker's operations.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 #[serde(tag = "type", rename = "interrupt")]
 pub struct InterruptLine {
@@ -116,7 +116,7 @@ pub struct InterruptLine {
     /// The user who asked, if it was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_id: Option<UserId>,
-    /// The connection that asked, or the kind of asker.
+    /// The connection that asked, or the kind of sender.
     #[serde(serialize_with = "spelled")]
     pub from: Sender,
     /// Why, in the asker's words, or `deadline`.
@@ -144,7 +144,7 @@ impl InterruptLine {
 pub fn encode(frame: &Frame<'_>, id: Option<&super::RequestId>, to: &mut Vec<u8>) -> bool {
     match id {
         Some(_) if frame.is_answer() => frame.encode_as("ok", id, to),
-        None if frame.only_confirms() => return false,
+        None if frame.is_confirmation() => return false,
         _ => frame.encode(id, to),
     }
     true

@@ -1,4 +1,4 @@
-//! Files of keys, and tokens signed by others than the daemon.
+//! Files of keys, and tokens that the daemon did not sign, for the tests beside this one.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,4 +1,4 @@
-//! `[auth]`: tokens, secrets, and the rights of those who have none of their own.
+//! `[auth]`: tokens, secrets and default rights.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{DAY, name, seconds};
 use crate::config::Environment;
-use crate::config::pass::{Section, Use};
+use crate::config::pass::{Section, Usability};
 use crate::config::spelling::Spell;
 use crate::features;
 use crate::hub::{Pattern, Rights, Settings};
@@ -27,7 +27,7 @@ pub struct AuthConfig {
     pub claims: RequiredClaims,
     /// Files of secrets; none: one is generated.
     pub broadcast_secrets: Vec<PathBuf>,
-    /// Of anonymous connections, and of tokens that do not say.
+    /// Of anonymous connections, and of tokens without rights of their own.
     pub rights: Rc<Rights>,
     /// systemd's credentials, which go before generating anything.
     pub credentials: Option<PathBuf>,
@@ -84,7 +84,7 @@ impl AuthConfig {
     }
 }
 
-/// Claims that say no name of a user: when, by whom and for what a token was made.
+/// Claims that are no name of a user.
 const NO_USERS: [&str; 9] = ["aud", "exp", "iat", "iss", "jti", "nbf", "wshub", "wshub_info", "wshub_limits"];
 
 impl RequiredClaims {
@@ -124,7 +124,7 @@ impl KeyFile {
     }
 
     /// Keys without `alg` or `file` are of no use.
-    fn options(&mut self, kids: &mut HashSet<String>, entry: &mut Section<'_>) -> Use {
+    fn options(&mut self, kids: &mut HashSet<String>, entry: &mut Section<'_>) -> Usability {
         let location = entry.location("alg");
         entry.choice("alg", &mut self.alg, &Alg::NAMES);
         let has_alg = location.is_some();
@@ -147,7 +147,7 @@ impl KeyFile {
                     .into(),
             );
         }
-        if has_alg && is_named { Use::Keep } else { Use::LeaveOut }
+        if has_alg && is_named { Usability::Usable } else { Usability::Unusable }
     }
 }
 
@@ -185,7 +185,7 @@ impl Alg {
         ("EdDSA", Self::EdDsa),
     ];
 
-    /// Whether what verifies cannot sign, and everybody may know it.
+    /// Whether the key that verifies cannot sign, and need not be kept secret.
     pub fn is_public(self) -> bool {
         !matches!(self, Self::Hs256 | Self::Hs384 | Self::Hs512)
     }

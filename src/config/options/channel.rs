@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::{DAY, GIB, KIB, MANY, seconds};
-use crate::config::pass::{Pass, Section, Use};
+use crate::config::pass::{Pass, Section, Usability};
 use crate::hub::Pattern;
 use crate::hub::settings::{Keep, Policy, WriteThrough};
 use crate::protocol::ids::LONGEST_NAME;
@@ -39,7 +39,7 @@ pub(super) fn options(channels: &mut Vec<ChannelPolicy>, pass: &mut Pass<'_>) {
 
 impl ChannelPolicy {
     /// A policy for nothing is of no use.
-    fn options(&mut self, seen: &mut HashSet<String>, entry: &mut Section<'_>) -> Use {
+    fn options(&mut self, seen: &mut HashSet<String>, entry: &mut Section<'_>) -> Usability {
         let mut matched = Some(self.pattern.as_str().to_owned());
         let is_missing = entry.location("match").is_none();
         entry.default_to(&mut matched, None);
@@ -60,12 +60,12 @@ impl ChannelPolicy {
         entry.duration("ttl", &mut policy.ttl, seconds(1, 3650 * DAY));
         entry.default_to(&mut policy.disk, WriteThrough::for_keep(policy.keep));
         entry.choice("disk", &mut policy.disk, &DISKS);
-        let Some(matched) = matched else { return Use::LeaveOut };
+        let Some(matched) = matched else { return Usability::Unusable };
         self.pattern = Pattern::new(&matched);
         if !seen.insert(matched.clone()) {
             entry.complain_of_entry(format!("an earlier `[[channel]]` matches {matched:?} already"));
         }
-        Use::Keep
+        Usability::Usable
     }
 }
 

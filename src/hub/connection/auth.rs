@@ -12,7 +12,7 @@ use crate::hub::channel::publish::forbidden;
 use crate::hub::event::{Credentials, Effects, Now, Peer, TokenFault};
 use crate::hub::timers::NEVER;
 use crate::hub::{Hub, RequestContext};
-use crate::protocol::frame::Limits;
+use crate::protocol::frame::ClientLimits;
 use crate::protocol::{
     Close, ConnectionId, Frame, InboxMode, Moment, RateLimit, Reason, UnixTime, UserId, VERSION,
 };
@@ -251,10 +251,10 @@ impl Hub {
     }
 
     /// What a connection may do at most; `own` is what its token says of that.
-    fn limits_told(&self, own: Option<RateLimit>) -> Limits {
+    fn limits_told(&self, own: Option<RateLimit>) -> ClientLimits {
         let limits = &self.settings.limits;
         let requests_per_second = limits.allowed(own);
-        Limits {
+        ClientLimits {
             message_bytes: limits.message_bytes as u64,
             requests_per_second,
             burst: requests_per_second.burst(),
