@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::error::{Location, Problem};
 use super::merge::{ConfigValue, Entries};
-use super::pass::TakesEffect;
+use super::pass::EffectAfter;
 use super::{Config, Loaded};
 
 /// Where settings were written, by their names: `limits.burst`. A setting that is written
@@ -46,7 +46,7 @@ impl Config {
         self.changes_with_effect(next).into_iter().map(|(change, _)| change).collect()
     }
 
-    fn changes_with_effect(&self, next: &Self) -> Vec<(OptionChange, TakesEffect)> {
+    fn changes_with_effect(&self, next: &Self) -> Vec<(OptionChange, EffectAfter)> {
         let was = self.settings();
         let is = next.settings();
         is.iter().filter_map(|is| was.iter().find_map(|was| was.change_to(is))).collect()
@@ -68,7 +68,7 @@ impl Loaded {
         self.keep_unwritten_paths(before);
         let mut changes = before.config.changes_with_effect(&self.config);
         changes.retain(|(change, _)| !overruled.contains(&&*change.setting));
-        let late = changes.iter().filter(|(_, effect)| *effect > TakesEffect::AtReload);
+        let late = changes.iter().filter(|(_, effect)| *effect > EffectAfter::Reload);
         let problems: Vec<Problem> =
             late.filter_map(|(change, _)| self.takes_restart(before, change)).collect();
         let changes = changes.into_iter().map(|(change, _)| change).collect();
@@ -80,7 +80,7 @@ impl Loaded {
     pub fn losses(mut self, before: &Self) -> Vec<Problem> {
         self.keep_unwritten_paths(before);
         let changes = before.config.changes_with_effect(&self.config);
-        let lost = changes.iter().filter(|(_, effect)| *effect > TakesEffect::AtHandover);
+        let lost = changes.iter().filter(|(_, effect)| *effect > EffectAfter::Handover);
         lost.filter_map(|(change, _)| self.takes_restart(before, change)).collect()
     }
 

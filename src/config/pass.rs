@@ -16,25 +16,25 @@ use super::reader::{NumberUnit, Problems, TableReader};
 use super::spelling::Spell;
 use super::{Config, Environment, absolute_path, options, spelling};
 
-/// From when on a change of an option has an effect; each of these includes those before.
+/// What a change of an option needs to have an effect; each of these includes those before.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub(super) enum TakesEffect {
-    /// When the configuration is read again.
+pub(super) enum EffectAfter {
+    /// The configuration is read again.
     #[default]
-    AtReload,
-    /// When another program goes on in the place of this one: the daemon takes hold of it
+    Reload,
+    /// Another program goes on in the place of this one: the daemon takes hold of the option
     /// when it starts.
-    AtHandover,
-    /// When a daemon starts that goes on from nothing: one that takes over from another
+    Handover,
+    /// A daemon starts that goes on from nothing: one that takes over from another
     /// would not find what that has left.
-    AtRestart,
+    Restart,
 }
 
 /// A setting as a file spells it.
 struct Setting {
     key: &'static str,
     value: String,
-    effect: TakesEffect,
+    effect: EffectAfter,
 }
 
 /// The settings of a section, or of an entry in a list of sections.
@@ -149,7 +149,7 @@ fn read_entries<T>(
 pub(super) struct Section<'a> {
     kind: SectionKind<'a>,
     /// Of the option that comes next.
-    effect: TakesEffect,
+    effect: EffectAfter,
 }
 
 enum SectionKind<'a> {
@@ -164,11 +164,11 @@ enum SectionKind<'a> {
 
 impl<'a> Section<'a> {
     fn read(table: TableReader, environment: &'a Environment, location: Option<Location>) -> Self {
-        Self { kind: SectionKind::Read { table, environment, location }, effect: TakesEffect::default() }
+        Self { kind: SectionKind::Read { table, environment, location }, effect: EffectAfter::default() }
     }
 
     fn show() -> Self {
-        Self { kind: SectionKind::Show(Vec::new()), effect: TakesEffect::default() }
+        Self { kind: SectionKind::Show(Vec::new()), effect: EffectAfter::default() }
     }
 
     /// Complains about keys that are no options; gives the settings that were spelled.
@@ -184,7 +184,7 @@ impl<'a> Section<'a> {
 
     /// From when on a change of the option that comes next has an effect, where that is not
     /// the next reload.
-    pub(super) fn takes_effect(&mut self, effect: TakesEffect) -> &mut Self {
+    pub(super) fn needs(&mut self, effect: EffectAfter) -> &mut Self {
         self.effect = effect;
         self
     }
@@ -347,7 +347,7 @@ impl<'a> Section<'a> {
                 };
                 let tables: Vec<String> = entries.iter_mut().map(inline).collect();
                 let value = format!("[{}]", tables.join(", "));
-                settings.push(Setting { key, value, effect: TakesEffect::default() });
+                settings.push(Setting { key, value, effect: EffectAfter::default() });
             }
         }
     }
@@ -398,13 +398,13 @@ impl<'a> Section<'a> {
 pub(super) struct NamedSetting {
     name: String,
     value: String,
-    effect: TakesEffect,
+    effect: EffectAfter,
 }
 
 impl NamedSetting {
     /// What changes from this to `next`, and from when on that has an effect; nothing where
     /// it is another setting, or has the same value.
-    pub(super) fn change_to(&self, next: &Self) -> Option<(OptionChange, TakesEffect)> {
+    pub(super) fn change_to(&self, next: &Self) -> Option<(OptionChange, EffectAfter)> {
         let is_changed = self.name == next.name && self.value != next.value;
         is_changed.then(|| {
             let (from, to) = (self.value.clone(), next.value.clone());
@@ -457,7 +457,7 @@ impl Config {
             self.channels.iter().map(|channel| channel.pattern.as_str().to_owned()).collect();
         let value = spelling::list(&patterns);
         let mut all =
-            vec![NamedSetting { name: "channel".to_owned(), value, effect: TakesEffect::default() }];
+            vec![NamedSetting { name: "channel".to_owned(), value, effect: EffectAfter::default() }];
         for section in self.shown() {
             let title = section.title();
             let named = |Setting { key, value, effect }| {

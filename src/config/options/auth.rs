@@ -94,7 +94,7 @@ impl RequiredClaims {
                 Err("a claim that names the user, such as \"email\" or \"preferred_username\"".to_owned())
             }
             0 => Ok(None),
-            ..=LONGEST_NAME => Ok(Some(text.to_owned())),
+            1..=LONGEST_NAME => Ok(Some(text.to_owned())),
             _ => Err(format!("the name of a claim, up to {LONGEST_NAME} bytes")),
         });
         let text = |text: &str| match text {

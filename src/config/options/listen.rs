@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use super::once;
-use crate::config::pass::{Section, TakesEffect};
+use crate::config::pass::{EffectAfter, Section};
 use crate::config::spelling::Spell;
 use crate::config::{Environment, paths};
 use crate::edge::http::origin;
@@ -68,10 +68,8 @@ impl ListenConfig {
 
     pub(super) fn options(&mut self, section: &mut Section<'_>) {
         let addresses = RefCell::default();
-        section
-            .takes_effect(TakesEffect::AtHandover)
-            .list("http", &mut self.http, |text| address(&addresses, text));
-        section.takes_effect(TakesEffect::AtHandover).path("worker", &mut self.worker, socket_path);
+        section.needs(EffectAfter::Handover).list("http", &mut self.http, |text| address(&addresses, text));
+        section.needs(EffectAfter::Handover).path("worker", &mut self.worker, socket_path);
         if let Some(location) = section.location_of_empty_list("paths") {
             section.complain(location, "`listen.paths` wants at least one path".into());
         }

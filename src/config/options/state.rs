@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::config::pass::{Section, TakesEffect};
+use crate::config::pass::{EffectAfter, Section};
 use crate::config::{Environment, paths};
 use crate::features;
 
@@ -43,9 +43,9 @@ impl StateConfig {
     }
 
     pub(super) fn options(&mut self, section: &mut Section<'_>) {
-        section.takes_effect(TakesEffect::AtRestart).path("directory", &mut self.directory, Ok);
+        section.needs(EffectAfter::Restart).path("directory", &mut self.directory, Ok);
         let location = section.location("store");
-        section.takes_effect(TakesEffect::AtRestart).choice("store", &mut self.store, &StoreKind::NAMES);
+        section.needs(EffectAfter::Restart).choice("store", &mut self.store, &StoreKind::NAMES);
         if let (Some(location), StoreKind::Sled, false) = (location, self.store, features::STORE.is_built_in)
         {
             let message = format!("`state.store` cannot be \"sled\": {}", features::STORE.missing());
