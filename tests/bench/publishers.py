@@ -31,7 +31,7 @@ def publish(path, requests, is_answer, seconds):
     seconds, when all are answered. `is_answer`: whether what came is one, whole; raises where it is a refusal."""
     publishers, poll, waits = {}, select.epoll(), []
 
-    def say(one):
+    def send(one):
         sock, turn, said, _, _ = one
         one[1], one[3], one[4] = (turn + 1) % len(said), b"", time.perf_counter()
         sock.sendall(said[turn])
@@ -43,7 +43,7 @@ def publish(path, requests, is_answer, seconds):
         poll.register(sock, select.EPOLLIN)
     began = time.perf_counter()
     for one in publishers.values():
-        say(one)
+        send(one)
     waiting = len(publishers)
     while waiting:
         ready = poll.poll(PATIENCE)
@@ -58,7 +58,7 @@ def publish(path, requests, is_answer, seconds):
             now = time.perf_counter()
             waits.append(now - one[4])
             if now - began < seconds:
-                say(one)
+                send(one)
             else:
                 waiting -= 1
     took = time.perf_counter() - began

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from hub import ROOT, free_port
+from daemon import ROOT, free_port
 
 HERE = Path(__file__).resolve().parent
 VENV, TOOLS, OUT = HERE / ".venv27", HERE / ".venv-tools", HERE / "out"

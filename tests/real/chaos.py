@@ -11,13 +11,13 @@ import random
 import signal
 import time
 
-import chaos_scenes  # noqa: F401  the scenes that random rounds do not reach quickly: they are told first
-from crowd import Crowd
-from heard import Book, Listener
-from kept import Cast, Device, Figures, Log, Passer, Pipe
-from loads import Loads, Pulse, bursts, inboxes, saturating
-from rough import Disk, Rough, hand_over_that_fails, start_that_fails, taken_port
-from story import same, story, tell
+import chaos_cases  # noqa: F401  the scenes that random rounds do not reach quickly: they are told first
+from subscriber_pool import SubscriberPool
+from received_positions import Listener, PositionLedger
+from kept_messages import ChannelSubscriber, Device, Figures, Log, PipelinedPublisher, Workload
+from load_generators import Loads, Pulse, bursts, inboxes, saturating
+from fault_injection import Disk, FaultyDaemon, hand_over_that_fails, start_that_fails, taken_port
+from harness import case, run_cases, same
 
 ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "20"))
 SEED = int(os.environ.get("CHAOS_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
@@ -89,8 +89,8 @@ class Owed:
 
     def start(self, hub, rng):
         """Two who say durable messages, with names that nobody had before."""
-        self.cast, self.casts = Cast(), self.casts + 1
-        said = [Pipe(hub, self.logs, random.Random(rng.random()), f"cast{self.casts}-{n}", 1.0, self.figures, self.cast.going) for n in range(2)]
+        self.cast, self.casts = Workload(), self.casts + 1
+        said = [PipelinedPublisher(hub, self.logs, random.Random(rng.random()), f"cast{self.casts}-{n}", 1.0, self.figures, self.cast.going) for n in range(2)]
         self.cast.start(*(publisher.run for publisher in said))
 
     def crash(self):
@@ -152,26 +152,26 @@ class Patient(Told, Device):
                 self.over()
 
     def leave(self, wire):
-        wire.say({"action": "ack", "epoch": self.epoch, "seq": self.end})
+        wire.send({"action": "ack", "epoch": self.epoch, "seq": self.end})
         wire.until_pong()
 
 
-class Waiting(Told, Passer):
+class Waiting(Told, ChannelSubscriber):
     def arrive(self, wire):
-        wire.say({"action": "subscribe", "channel": self.log.target["channel"], "since": {"epoch": "", "seq": 0}})
-        got = wire.hear("subscription_succeeded")
+        wire.send({"action": "subscribe", "channel": self.log.target["channel"], "since": {"epoch": "", "seq": 0}})
+        got = wire.receive("subscription_succeeded")
         self.epoch, self.end = got["epoch"], got["seq"]
         if not got["seq"]:
             self.over()
 
 
-class Stage:
+class ChaosRun:
     """One daemon over some rounds, with what was heard of it."""
 
     def __init__(self, place, book, figures):
         self.place, self.book, self.figures = place, book, figures
         self.disk = Disk(96 << 20) if place == "a disk of its own" else None
-        self.hub = Rough(state=self.disk and self.disk.state, **PLACES[place])
+        self.hub = FaultyDaemon(state=self.disk and self.disk.state, **PLACES[place])
         self.owed, self.positions, self.found = Owed(figures), {}, []
         # The history's epochs: a new one may come only after a crash.
         self.epochs, self.crashed = {}, True
@@ -205,7 +205,7 @@ class Stage:
         crowd = loads = pulse = None
         listeners = {listener.user: listener for listener in self.listeners(plan)}
         try:
-            crowd = Crowd(self.hub, list(listeners.values()))
+            crowd = SubscriberPool(self.hub, list(listeners.values()))
             loads = Loads(self.hub.worker_path, plan.loads)
             pulse = self.pulse = Pulse(self.hub)
             self.owed.start(self.hub, plan.rng)
@@ -379,12 +379,12 @@ class Stage:
 
 
 FAULT = {
-    "hand-over": Stage.hand_over, "hand-overs in a row": Stage.hand_overs, "hand-over, then kill": Stage.hand_over_and_kill,
-    "kill": Stage.kill, "kill the child": Stage.kill_child, "child, then daemon": Stage.child_then_daemon,
-    "child stops for a while": Stage.child_stops, "stop and start": Stage.stops, "start that fails": Stage.start_fails,
-    "hand-over that fails": Stage.hand_over_fails, "second daemon": Stage.second_daemon,
-    "second daemon, same socket": Stage.second_at_the_socket, "freeze": Stage.freeze,
-    "freeze, with a hand-over": Stage.freeze_and_hand_over, "full": Stage.full,
+    "hand-over": ChaosRun.hand_over, "hand-overs in a row": ChaosRun.hand_overs, "hand-over, then kill": ChaosRun.hand_over_and_kill,
+    "kill": ChaosRun.kill, "kill the child": ChaosRun.kill_child, "child, then daemon": ChaosRun.child_then_daemon,
+    "child stops for a while": ChaosRun.child_stops, "stop and start": ChaosRun.stops, "start that fails": ChaosRun.start_fails,
+    "hand-over that fails": ChaosRun.hand_over_fails, "second daemon": ChaosRun.second_daemon,
+    "second daemon, same socket": ChaosRun.second_at_the_socket, "freeze": ChaosRun.freeze,
+    "freeze, with a hand-over": ChaosRun.freeze_and_hand_over, "full": ChaosRun.full,
 }
 
 
@@ -392,7 +392,7 @@ def rounds_of(place, numbers, book, figures):
     """The rounds of one daemon; how many of them found something. One that is broken for good breaks no more rounds."""
     red = 0
     try:
-        with Stage(place, book, figures) as stage:
+        with ChaosRun(place, book, figures) as stage:
             for number in numbers:
                 plan = Plan(number)
                 try:
@@ -411,10 +411,10 @@ def rounds_of(place, numbers, book, figures):
     return red
 
 
-@story(f"{ROUNDS} rounds of load and faults at random: no position that was heard stands for two messages, and nothing promised is lost")
+@case(f"{ROUNDS} rounds of load and faults at random: no position that was heard stands for two messages, and nothing promised is lost")
 def chaos(_):
     print(f"# CHAOS_SEED={SEED}", flush=True)
-    began, book, figures, red = time.monotonic(), Book(), Figures(), 0
+    began, book, figures, red = time.monotonic(), PositionLedger(), Figures(), 0
     numbers = range(ROUNDS)
     for first in range(0, ROUNDS, IN_A_ROW):
         row = [n for n in numbers if first <= n < first + IN_A_ROW]
@@ -426,4 +426,4 @@ def chaos(_):
 
 
 if __name__ == "__main__":
-    tell()
+    run_cases()

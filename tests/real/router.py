@@ -16,8 +16,8 @@ import tempfile
 import threading
 from pathlib import Path
 
-from hub import BIN, Door, ended, free_port
-from story import eventually
+from daemon import BIN, HubClient, ended, free_port
+from harness import eventually
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -137,7 +137,7 @@ class Procd:
             self.stopped[name] = instance.status
 
 
-class Router(Door):
+class Router(HubClient):
     """BusyBox, what the recipe installs, and a procd."""
 
     def __init__(self):

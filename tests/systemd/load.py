@@ -14,8 +14,8 @@ import threading
 import time
 
 from machine import eventually
-from story import same
-from wire import frame
+from harness import same
+from ws_client import frame
 
 # Of the numbers that everybody hears, and of each client's pings: a second.
 NUMBERS, PINGS = 4, 0.5
@@ -80,11 +80,11 @@ class Client(Peer):
         elif opcode == 8:
             self.closed = f"close {int.from_bytes(payload[:2], 'big')}"
         elif opcode == 1:
-            self.hear(json.loads(payload))
+            self.receive(json.loads(payload))
         else:
             self.wrong.append(f"opcode {opcode}")
 
-    def hear(self, said):
+    def receive(self, said):
         kind = said["type"]
         if kind == "message" and said["channel"] == "numbers":
             number = said["data"]
@@ -139,7 +139,7 @@ class Worker(Peer):
             else:
                 self.wrong.append(str(line))
 
-    async def say(self, **line):
+    async def send(self, **line):
         data = json.dumps({**line, "id": self.asked}).encode() + b"\n"
         self.asked += 1
         await self.say_in_parts(data, random.sample(range(1, len(data)), 1), lambda: random.random() / 5)
@@ -167,7 +167,7 @@ class Load:
         for number in range(workers):
             _, worker = await self.loop.create_connection(lambda: Worker(number), "127.0.0.1", BRIDGE)
             self.workers.append(worker)
-            await worker.say(action="operation_start", operation_id=worker.operation, channel="jobs")
+            await worker.send(action="operation_start", operation_id=worker.operation, channel="jobs")
         for first in range(0, clients, 50):
             await asyncio.gather(*(self.come(number) for number in range(first, min(first + 50, clients))))
 
@@ -191,7 +191,7 @@ class Load:
     async def publish(self):
         while not self.over:
             self.published += 1
-            await self.workers[0].say(channel="numbers", event="number", data=self.published)
+            await self.workers[0].send(channel="numbers", event="number", data=self.published)
             await asyncio.sleep(1 / NUMBERS)
 
     async def ping(self, client):
@@ -201,7 +201,7 @@ class Load:
 
     async def work(self, worker):
         while not self.over:
-            await worker.say(channel=f"progress:{worker.operation}", event="progress", data=worker.asked)
+            await worker.send(channel=f"progress:{worker.operation}", event="progress", data=worker.asked)
             await asyncio.sleep(random.random())
 
     def finish(self):

@@ -15,8 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/real"))
 
-from hub import Door  # noqa: E402
-from story import eventually  # noqa: E402
+from daemon import HubClient  # noqa: E402
+from harness import eventually  # noqa: E402
 
 BIN = Path(os.environ["WSHUBD_BIN"])
 LAB = os.environ["SYSTEMD_LAB"]
@@ -25,7 +25,7 @@ PATIENCE = 20.0
 UNITS = ["wshubd.service", "wshubd.socket", "wshubd-worker.socket"]
 
 
-class Machine(Door):
+class Machine(HubClient):
     port = 8098
 
     def __init__(self):
