@@ -39,7 +39,7 @@ def hand_over(hub):
     eventually("another program goes on", lambda: took_over(hub) > before)
 
 
-@case("the daemon and the process that owns its disk are emulated, the one started by the other")
+@case("the daemon and its store process both run emulated")
 def emulated(hub):
     kinds = {machine(BIN / name) for name in ("wshubd", "wshubctl")}
     same(machine(NATIVE / "wshubctl") in kinds, False)
@@ -51,7 +51,7 @@ def emulated(hub):
     return kinds.pop()
 
 
-@case("a client subscribes and hears what another one, HTTP and wshubctl publish")
+@case("a subscriber receives from a client, HTTP and wshubctl")
 def heard(hub):
     with hub.subscriber("news", user="ann") as ann, hub.connect("ben") as ben:
         ben.send({"action": "send", "channel": "news", "event": "e", "data": "client"})
@@ -63,7 +63,7 @@ def heard(hub):
         ann.receive("message", channel="news")
 
 
-@case("a message that was answered as stored is there after kill -9 of the daemon, and after one of the process that owns the disk")
+@case("a stored message survives kill -9 of daemon or store process")
 def kept(hub):
     def post(data):
         return hub.post("/broadcast", {"channel": "late", "event": "e", "data": data, "durable": True}).json().get("stored")
@@ -86,7 +86,7 @@ def kept(hub):
     return f"stored again at try {tries}, started again in {hub.took:.1f} s"
 
 
-@case("numbers go on over a restart: who comes back with `since` misses nothing")
+@case("seq goes on after a restart, and `since` misses nothing")
 def positions(hub):
     for number in range(5):
         hub.post("/broadcast", {"channel": "late2", "event": "e", "data": number, "durable": True})
@@ -105,7 +105,7 @@ def positions(hub):
         same(ann.receive("message", channel="late2")["seq"], seqs[-1] + 1)
 
 
-@case("a command of this machine becomes an operation, and the emulated wshubctl ends it with its children")
+@case("wshubctl emulated interrupts a native command with children")
 def interrupted(hub):
     with hub.subscriber("jobs") as ann:
         command = [NATIVE / "wshubctl", "run", "--quiet", "jobs", "--", "sh", "-c", "echo begun; sleep 600 & wait"]
@@ -126,7 +126,7 @@ def interrupted(hub):
     return f"{took * 1000:.0f} ms"
 
 
-@case("SIGUSR2 with a hundred connections ends none, three times in a row, and the process stays the same")
+@case("SIGUSR2 three times closes none of a hundred connections")
 def handed_over(hub):
     pid, silences = hub.process.pid, []
     wires = [hub.subscriber("news", user=f"user{n % 10}") for n in range(100)]
@@ -156,7 +156,7 @@ def take(what, pid, most):
 
 if machine(BIN / "wshubd") == "32-bit Arm":
 
-    @case("with a megabyte of durable messages and a hundred clients neither process takes 64 MiB of address space")
+    @case("durable load and a hundred clients stay below 64 MiB each")
     def small(hub):
         for number in range(20):
             data = {"channel": f"small{number}", "event": "e", "data": "x" * 50_000, "durable": True}

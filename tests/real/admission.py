@@ -26,7 +26,7 @@ def auth_failed(wire, *codes):
     same(wire.close_code(), 4001, "the close code")
 
 
-@case("a token in the header, in the subprotocol, in the query and in band, on all three paths")
+@case("a token by header, subprotocol, query or in band, each path")
 def four_ways(hub):
     token = hub.token("ann")
     for path in PATHS:
@@ -47,7 +47,7 @@ def four_ways(hub):
             same(wire.next()["type"], "connection_established")
 
 
-@case("connection_established says all that the contract promises")
+@case("connection_established has every field of the contract")
 def established(hub):
     with hub.connect("ann") as wire:
         hello = wire.hello
@@ -59,7 +59,7 @@ def established(hub):
             assert len(hello[field]) == 24 and hello[field][19] == "." and hello[field].endswith("Z"), f"{field}: {hello[field]}"
 
 
-@case("the subprotocol wshub.v1 without a token is answered, and a token in band follows")
+@case("wshub.v1 without a token is answered; auth in band follows")
 def bare_subprotocol(hub):
     with WsClient(hub.port, protocols=["wshub.v1"]) as wire:
         same(wire.headers.get("sec-websocket-protocol"), "wshub.v1")
@@ -70,7 +70,7 @@ def bare_subprotocol(hub):
         assert "sec-websocket-protocol" not in wire.headers, wire.headers
 
 
-@case("the header comes before the subprotocol, the subprotocol before the query")
+@case("header precedes subprotocol, subprotocol precedes query")
 def precedence(hub):
     ann, bob, eve = (hub.token(name) for name in ("ann", "bob", "eve"))
     both = ["wshub.v1", f"wshub.bearer.{bob}"]
@@ -80,7 +80,7 @@ def precedence(hub):
         same(wire.receive("connection_established")["user_id"], "bob")
 
 
-@case("tokens that are not valid are 401 with a JSON body, or auth_failed and 4001 for a page")
+@case("an invalid token is 401 with JSON, or auth_failed and 4001")
 def bad_tokens(hub):
     now = int(time.time())
     good = hub.token("ann")
@@ -121,7 +121,7 @@ def bad_tokens(hub):
     return f"{len(bad)} tokens"
 
 
-@case("an Authorization header of another scheme does not authenticate")
+@case("Authorization of another scheme does not authenticate")
 def other_scheme(hub):
     try:
         with WsClient(hub.port, headers={"Authorization": "Basic YTpi"}) as wire:
@@ -136,14 +136,14 @@ def scheme_case(hub):
         wire.receive("connection_established")
 
 
-@case("sub and a number serve as the user; user_id wins")
+@case("sub and a number name the user; user_id takes precedence")
 def user_claims(hub):
     for claims, user in (({"sub": "carl"}, "carl"), ({"user_id": 42}, "42"), ({"sub": 7}, "7"), ({"user_id": "a", "sub": "b"}, "a")):
         with hub.connect(token=hub.token(**({"user": None} | claims))) as wire:
             same(wire.hello["user_id"], user, str(claims))
 
 
-@case("before auth only auth is accepted, and another user's auth cannot take a live connection over")
+@case("before auth only auth is accepted; one user a connection")
 def only_auth(hub):
     with WsClient(hub.port) as wire:
         wire.receive("auth_required")
@@ -158,7 +158,7 @@ def only_auth(hub):
         assert came["type"] in ("auth_failed", "error"), f"ann became bob: {came}"
 
 
-@case("auth on a live connection refreshes it, and what is no longer allowed ends with unsubscribed")
+@case("auth on a live connection refreshes and narrows its rights")
 def refresh(hub):
     with hub.connect(token=hub.token("ann", wshub={"subscribe": ["a", "b"], "publish": ["a"]})) as wire:
         for channel in ("a", "b"):
@@ -173,7 +173,7 @@ def refresh(hub):
         same(wire.ask({"action": "send", "channel": "a", "event": "e"})["code"], "forbidden")
 
 
-@case("a token that has expired closes with 4204 after token_expiring; a fresh one keeps the connection")
+@case("an expired token closes with 4204 after token_expiring")
 def expiry(hub):
     with hub.connect(token=hub.token("ann", ttl=2)) as wire, hub.connect(token=hub.token("ann", ttl=2)) as renewed:
         renewed.send({"action": "auth", "token": hub.token("ann", ttl=600)})
@@ -201,7 +201,7 @@ def no_auth(hub):
     return f"after {took:.1f} s"
 
 
-@case("a foreign Host is 403 on every endpoint, a loopback name or address literal is not")
+@case("a foreign Host is 403 at every endpoint; loopback passes")
 def hosts(hub):
     token = hub.token("ann")
     for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example", "localhost.evil.example"):
@@ -214,7 +214,7 @@ def hosts(hub):
             pass
 
 
-@case("a foreign Origin is 403 before the token is looked at; the same host on any port is not")
+@case("a foreign Origin is 403 before the token is checked")
 def origins(hub):
     for origin in ("http://evil.example", "https://127.0.0.1.evil.example", "null", "http://localhost:3000", "nonsense", "file://"):
         refused(403, lambda o=origin: WsClient(hub.port, headers={"Origin": o}))
@@ -226,7 +226,7 @@ def origins(hub):
         pass
 
 
-@case("allowed_origins and allowed_hosts let in what they name, a star lets in every origin")
+@case("allowed_origins and allowed_hosts admit the names listed")
 def allowed(_):
     with Hub(LISTEN__ALLOWED_ORIGINS='["https://app.example", "null"]', LISTEN__ALLOWED_HOSTS='["hub.example"]') as hub:
         for origin in ("https://app.example", "null"):
@@ -241,7 +241,7 @@ def allowed(_):
                 pass
 
 
-@case("anonymous = true lets connect without a token, gain a user once, and refuses a bad token all the same")
+@case("anonymous = true admits without a token, gains a user once")
 def anonymous(_):
     with Hub(AUTH__ANONYMOUS="true") as hub:
         with WsClient(hub.port) as wire:
@@ -260,7 +260,7 @@ def anonymous(_):
         refused(401, lambda: WsClient(hub.port, headers={"Authorization": "Bearer nonsense"}))
 
 
-@case("who comes after a quiet time has all the time to speak")
+@case("a connection after an idle period has its full auth timeout")
 def after_a_quiet_time(_):
     with Hub(LIMITS__HANDSHAKE_TIMEOUT="1s") as hub:
         hub.connect("ann").close()
@@ -275,7 +275,7 @@ def after_a_quiet_time(_):
             assert 0.8 < time.monotonic() - begun < 10, "given up after the handshake's time"
 
 
-@case("query_token = false: a token in the URL is not looked at and told as that")
+@case("query_token = false: a token in the URL is refused as that")
 def no_query(_):
     with Hub(AUTH__QUERY_TOKEN="false") as hub:
         try:
@@ -286,7 +286,7 @@ def no_query(_):
         same(hub.worker().ask({"action": "stats"})["refused"], {"token_query": 1})
 
 
-@case("a token in the URL is percent-decoded and other parameters are ignored")
+@case("a token in the URL is decoded, other parameters ignored")
 def query(hub):
     token = hub.token("ann").replace(".", "%2E")
     for path in (f"/ws?token={token}&inbox=off&x=1", f"/ws?x=1&token={token}"):
@@ -294,7 +294,7 @@ def query(hub):
             wire.receive("connection_established")
 
 
-@case("patterns of the token decide: stars, {user_id}, nothing beyond them, never @ or system:")
+@case("token patterns decide: stars, {user_id}, never @ or system:")
 def patterns(hub):
     token = hub.token("ann", wshub={"subscribe": ["logs:*", "user:{user_id}", "*:end"], "publish": ["out:*"]})
     with hub.connect(token=token) as wire:
@@ -318,14 +318,14 @@ def patterns(hub):
         same(wire.ask({"action": "subscribe", "channel": "a"})["code"], "forbidden", "a claim that grants nothing")
 
 
-@case("by default everybody may subscribe and publish anywhere and to connections, not to users")
+@case("default rights: any channel and connection, not users")
 def defaults(hub):
     with hub.connect("ann") as ann, hub.connect("bob") as bob:
         same(ann.ask({"action": "send", "event": "e", "connection_id": bob.id})["type"], "send_success")
         same(ann.ask({"action": "send", "event": "e", "user_id": "bob"})["code"], "forbidden")
 
 
-@case("wshubctl token new mints what the daemon accepts, for as long as asked")
+@case("wshubctl token new mints tokens valid for the time asked")
 def ctl_token(hub):
     done = hub.ctl("token", "new", "--user", "zoë", "--ttl", "1h")
     same(done.returncode, 0, done.stderr)
@@ -362,7 +362,7 @@ def no_token_in_log(_):
         del os.environ["RUST_LOG"]
 
 
-@case("a connection over connections_per_user is closed with 4008, one over connections is 503 with Retry-After")
+@case("connections_per_user closes with 4008, connections is 503")
 def too_many(_):
     with Hub(LIMITS__CONNECTIONS_PER_USER="2") as hub:
         kept = [hub.connect("ann"), hub.connect("ann"), hub.connect("bob")]

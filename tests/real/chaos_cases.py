@@ -68,13 +68,13 @@ def given_out_again(hub, rounds, parts, before_the_kill=lambda: None):
     return f"{book.count:,} positions heard, {rounds} kills"
 
 
-@case("what was heard under saturating load stands at no other position after kill -9")
+@case("received positions stay valid after kill -9 under full load")
 def positions_after_a_kill(_):
     with FaultyDaemon() as hub:
         return given_out_again(hub, 10, [(saturating, "history:a", 1, 16 << 10, 0)])
 
 
-@case("what was heard stands at no other position after kill -9 directly behind a hand-over")
+@case("received positions stay valid after hand-over, then kill -9")
 def positions_after_a_hand_over(_):
     rng = random.Random(5)
 
@@ -86,7 +86,7 @@ def positions_after_a_hand_over(_):
         return given_out_again(hub, 6, [(saturating, "history:a", 1, 16 << 10, 0.05)], lambda: hand_over(hub))
 
 
-@case("in its first life on a machine, too, positions of a history go on after kill -9")
+@case("positions of a history go on after kill -9 of a first start")
 def positions_of_a_first_life(_):
     with FaultyDaemon(first=True) as hub:
         with hub.worker() as worker:
@@ -127,22 +127,22 @@ def fills_up(kind, size, count, logs, durable=False):
         return f"{count:,} of {size} B in {logs} {kind}: {before['kept_messages']:,} kept, {before['disk_bytes'] / MIB:.1f} MiB on the disk"
 
 
-@case("a store of tiny messages evicts the oldest at its limit, and is never degraded")
+@case("a store of tiny messages evicts the oldest at its limit")
 def tiny_messages(_):
     return fills_up("channels", 1, 16_000, 1000)
 
 
-@case("a store of one tiny message in each of many inboxes does so too")
+@case("a store of one tiny message per inbox evicts at its limit")
 def tiny_inboxes(_):
     return fills_up("inboxes", 1, 16_000, 16_000)
 
 
-@case("durable messages of 80 B are taken at the limit of the store, too")
+@case("durable messages of 80 B are accepted at the store's limit")
 def small_durable_messages(_):
     return fills_up("channels", 80, 16_000, 1000, durable=True)
 
 
-@case("a clean stop writes all that waited for it in memory, though the store is at its limit")
+@case("a clean stop writes pending messages to a store at its limit")
 def full_store_that_stops(_):
     at_a_stop = '[[channel]]\nmatch = "stop*"\ncount = 1000\ndisk = "stop"\n'
     with FaultyDaemon(store="4MiB", memory="32MiB", policies=at_a_stop + POLICIES) as hub, hub.worker() as worker:
@@ -181,7 +181,7 @@ def break_the_store(hub):
     return mend
 
 
-@case("what was delivered while nothing can be written leaves nothing behind: memory is bounded, and counted")
+@case("memory stays bounded and counted while the disk fails")
 def delivered_while_the_disk_fails(_):
     with FaultyDaemon(memory="24MiB") as hub:
         hub.rest()
@@ -240,7 +240,7 @@ def known_again(hub):
             assert answer.get("duplicate"), f"eve{n} was said before, and is taken a second time: {answer}"
 
 
-@case("a start that fails after a clean stop takes nothing with it")
+@case("a failed start after a clean stop loses nothing")
 def failed_start(_):
     with full_of_state() as hub:
         before = positions_of(hub)
@@ -252,7 +252,7 @@ def failed_start(_):
         known_again(hub)
 
 
-@case("a start that fails after kill -9 takes nothing with it, either")
+@case("a failed start after kill -9 loses nothing")
 def failed_start_after_a_kill(_):
     with FaultyDaemon() as hub:
         with hub.worker() as worker:
@@ -267,7 +267,7 @@ def failed_start_after_a_kill(_):
         same(heard_at(hub, "history:a", "ann"), before, "epoch, seq and messages after a start that failed")
 
 
-@case("a hand-over onto a port that is taken takes nothing with it")
+@case("a hand-over onto an occupied port loses nothing")
 def failed_hand_over(_):
     with full_of_state() as hub:
         before = positions_of(hub)
@@ -280,7 +280,7 @@ def failed_hand_over(_):
         return "the daemon went on" if goes_on else "the daemon ended"
 
 
-@case("a daemon that was handed over knows that the disk fails: durable publishers hear so at once")
+@case("after a hand-over on a failing disk durable is refused")
 def handed_over_while_the_disk_fails(_):
     with FaultyDaemon() as hub:
         hub.rest()
@@ -302,7 +302,7 @@ def handed_over_while_the_disk_fails(_):
         return f"longest answer {longest * 1000:.0f} ms"
 
 
-@case("one worker that says durable messages as fast as it can takes nobody else's turn")
+@case("a worker that pipelines durable messages delays nobody else")
 def pipelining_worker(_):
     with FaultyDaemon(store="512MiB", memory="128MiB") as hub:
         block = b"".join(line_of({"user_id": f"hog{n}"}, 100, durable=True, id=1) for n in range(200))
@@ -326,7 +326,7 @@ def pipelining_worker(_):
         return f"{len(waits)} of a polite publisher, longest wait {max(waits) * 1000:.0f} ms"
 
 
-@case("the marks of many logs that become empty at once hold nobody up, however slow the disk's process is")
+@case("many logs emptied at once delay nobody on a slow store")
 def many_marks_at_once(_):
     count, ttl = 40_000, 7
     with FaultyDaemon() as hub, hub.worker() as worker:

@@ -28,7 +28,7 @@ def talk(make):
     return watcher.name
 
 
-@case("Python's websocket-client, a WebSocketApp in a background thread")
+@case("Python's websocket-client, in a background thread")
 def websocket_client(_):
     return talk(lambda hub: PythonApp(hub, hub.token("ann"), "logs", "admin"))
 
@@ -48,7 +48,7 @@ def node_native(_):
     return talk(lambda hub: Node("native", hub, hub.token("ann"), "logs", "admin"))
 
 
-@case("Chromium on a page of another port, which shows the lines as they come")
+@case("Chromium on a page of another port shows lines at once")
 def chromium(hub):
     browser = Browser(hub, hub.token("ann"), "shown")
     with all_of(browser):
@@ -65,7 +65,7 @@ def chromium(hub):
     return "20 lines shown"
 
 
-@case("Chromium with a token that has expired hears auth_failed and sees 4001")
+@case("Chromium with an expired token gets auth_failed and 4001")
 def chromium_refused(hub):
     browser = Browser(hub, hub.token("ann", ttl=-60), "logs")
     with all_of(browser):
@@ -76,7 +76,7 @@ def chromium_refused(hub):
         raise AssertionError(f"the page shows {browser.ask('document.getElementById(`state`).textContent')!r}")
 
 
-@case("wshubctl pub and sub: an argument, lines of a pipe, JSON out, -n and --timeout")
+@case("wshubctl pub and sub: arguments, pipe, JSON, -n, --timeout")
 def ctl(hub):
     # What nobody hears yet is kept for the first who comes, so that nothing has to be awaited here.
     same(hub.ctl("pub", "pipes", "hello").returncode, 0)
@@ -93,7 +93,7 @@ def ctl(hub):
     assert timed.returncode != 0, "a sub that ran into its time-out says so in its status"
 
 
-@case("wshubctl status says that the daemon runs, and --help teaches every command")
+@case("wshubctl status reports a running daemon; --help is complete")
 def status(hub):
     done = hub.ctl("status")
     same(done.returncode, 0, done.stderr)
@@ -106,7 +106,7 @@ def status(hub):
     assert hub.ctl("fly").returncode != 0
 
 
-@case("wshubctl sub is quiet on a broken pipe")
+@case("wshubctl sub is silent on a broken pipe")
 def broken_pipe(hub):
     script = f"'{CTL}' sub broken | head -n 1"
     shell = subprocess.Popen(["bash", "-c", script], env=hub.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)

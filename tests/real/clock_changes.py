@@ -40,7 +40,7 @@ def restart(board, clock, cleanly):
     board.boot(clock)
 
 
-@case("a message for an hour outlives every jump of the clock, while the daemon runs and between its runs")
+@case("a ttl of an hour outlives every jump of the wall clock")
 def nothing_expires_early(_):
     told = []
     with VirtualMachine(POLICIES, random.Random(SEED)) as board:
@@ -59,7 +59,7 @@ def nothing_expires_early(_):
     return f"{board.boots} boots, at {', '.join(told)}"
 
 
-@case("a message for a few seconds does expire when they have passed, whatever the clock was set to")
+@case("a ttl of seconds expires whatever the clock was set to")
 def it_does_expire(_):
     with VirtualMachine(POLICIES, random.Random(SEED)) as board:
         board.boot("2026-11-21T12:00:00")

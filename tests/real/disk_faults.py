@@ -158,7 +158,7 @@ def provoke(bench, kind, at):
     return False
 
 
-@case(f"the n-th write, sync, open, rename or read of the store fails, {FAULTS} of each, and nothing else does")
+@case(f"the n-th disk call fails, {FAULTS} of a kind: only durable suffers")
 def the_nth_call_fails(_):
     print(f"# FAULT_SEED={SEED}", flush=True)
     failed = Counter()
@@ -188,7 +188,7 @@ def the_nth_call_fails(_):
         return f"{number + 1} trials, failed {dict(failed)}, {bench.told(live)}"
 
 
-@case("a disk that stays broken is tried again with patience, and heals by itself")
+@case("a broken disk is retried with backoff and recovers by itself")
 def patience(_):
     with StoreUnderFault(failing=True) as bench:
         with LiveTraffic(bench.hub) as live:
@@ -254,17 +254,17 @@ def until_full(bench):
     raise AssertionError("20,000 messages, and the disk is not full")
 
 
-@case("a file system of 4 MiB fills, is grown, and all goes on")
+@case("a file system of 4 MiB fills, is grown, the store recovers")
 def four_megabytes(_):
     return full("tmpfs", "4m", 0, lambda disk: disk.remount("size=128m"))
 
 
-@case("a file system that somebody else has filled but for 12 MiB fills, is emptied, and all goes on")
+@case("a file system filled by others is emptied, and it recovers")
 def somebody_elses(_):
     return full("ext4", 128 << 20, 12 << 20, Mounted.empty)
 
 
-@case("a file system that fills while the daemon runs refuses durable messages, and takes them again when it is emptied")
+@case("a file system fills at runtime: durable is refused meanwhile")
 def filled_while_running(_):
     with mounted("ext4", 128 << 20) as disk, StoreUnderFault(disk.at) as bench:
         with LiveTraffic(bench.hub) as live:
@@ -278,7 +278,7 @@ def filled_while_running(_):
         return f"{reason}, {bench.told(live)}"
 
 
-@case("a file system that becomes read-only refuses durable messages, and takes them again when it is writable")
+@case("a file system turns read-only: durable is refused meanwhile")
 def read_only(_):
     with mounted("ext4", 128 << 20) as disk, StoreUnderFault(disk.at) as bench:
         with LiveTraffic(bench.hub) as live:
@@ -292,7 +292,7 @@ def read_only(_):
         return f"{reason}; {bench.told(live)}"
 
 
-@case("a daemon on a read-only file system starts, serves and refuses durable messages, until it is writable")
+@case("a start on a read-only file system serves without durable")
 def started_read_only(_):
     with mounted("ext4", 128 << 20) as disk, StoreUnderFault(disk.at) as bench:
         assert bench.durable()
@@ -308,7 +308,7 @@ def started_read_only(_):
         return f"{reason}; {bench.told(live)}"
 
 
-@case("a directory without permissions refuses durable messages, and works when it has them again")
+@case("a directory without permissions: no durable meanwhile")
 def no_permission(_):
     with StoreUnderFault() as bench:
         with LiveTraffic(bench.hub) as live:
@@ -327,7 +327,7 @@ def no_permission(_):
         return f"{reason}, {bench.told(live)}"
 
 
-@case("a directory that is gone refuses durable messages or is made anew, and one that comes back has all that was in it")
+@case("a removed directory is made anew, a restored one read")
 def directory_gone(_):
     with StoreUnderFault() as bench:
         with LiveTraffic(bench.hub) as live:
@@ -345,7 +345,7 @@ def directory_gone(_):
         return f"{reason}, {bench.told(live)}"
 
 
-@case("a sector goes bad, under a daemon that runs or before it starts: it is set aside as it is, what is lost is told, and the store works again")
+@case("a bad sector is set aside and logged; the store recovers")
 def bad_sector(_):
     for running, name in itertools.product((True, False), ("wal-" + "?" * 16, "database/db")):
         with StoreUnderFault(failing=True) as bench:
@@ -390,7 +390,7 @@ def bad_sector(_):
     return bench.told(live)
 
 
-@case("a store's process that hangs is replaced, and nobody but durable publishers notices")
+@case("a hanging store process is replaced; only durable waits")
 def child_hangs(_):
     with StoreUnderFault() as bench:
         with LiveTraffic(bench.hub) as live:
@@ -407,7 +407,7 @@ def child_hangs(_):
         return bench.told(live)
 
 
-@case("a store's process that hangs when the daemon hands over is replaced, and the store works again within 15 s")
+@case("a store process hung at a hand-over is replaced within 15 s")
 def child_hangs_at_a_hand_over(_):
     with StoreUnderFault() as bench:
         with LiveTraffic(bench.hub) as live:
@@ -429,7 +429,7 @@ SILENT_FOR = 0.5
 MOST_HUNG = 3
 
 
-@case("a file system that freezes, with hand-overs in between, stops no live traffic, piles no processes up and works when it thaws")
+@case("a frozen file system stops no live traffic and recovers")
 def frozen(_):
     with mounted("ext4", 128 << 20) as disk, StoreUnderFault(disk.at) as bench:
         assert bench.durable() and bench.durable()
@@ -459,7 +459,7 @@ def hand_over(hub):
         time.sleep(0.02)
 
 
-@case("a second daemon on the same directory does no harm, and takes over when the first is gone")
+@case("a second daemon on the same directory is harmless")
 def second_daemon(_):
     with StoreUnderFault() as bench:
         assert bench.durable()
@@ -501,7 +501,7 @@ def evidence(state):
     return sum(path.stat().st_size for path in Path(state).rglob("*") if path.is_file())
 
 
-@case(f"the store's files are damaged {MUTATIONS:,} times at random, and each time the daemon starts, serves and stores")
+@case(f"{MUTATIONS:,} damaged stores: each start serves and stores")
 def mutations(_):
     rng, outcomes = random.Random(SEED), Counter()
     with StoreUnderFault() as bench:

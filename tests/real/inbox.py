@@ -57,7 +57,7 @@ def until_waiting(hub, user, count):
         time.sleep(0.01)
 
 
-@case("connection_established says epoch, seq and how many wait, in every mode, and nothing for nobody")
+@case("connection_established has epoch, seq and pending, per mode")
 def established(hub):
     with inbox(hub, "est") as wire:
         first = wire.hello["inbox"]
@@ -71,7 +71,7 @@ def established(hub):
         assert "inbox" not in nobody.receive("connection_established"), "an anonymous connection has no inbox"
 
 
-@case("auto: what came while the user was away is heard once, as a message of @me, in order and marked")
+@case("auto: missed messages are replayed once, in order and marked")
 def auto(hub):
     answer = to(hub, "auto", 1, 2, 3)
     same((answer["user_id"], answer["sent"], answer["failed"], answer["kept"]), ("auto", 0, 0, True))
@@ -87,7 +87,7 @@ def auto(hub):
         same((wire.hello["inbox"]["seq"], wire.until_pong()), (4, []))
 
 
-@case("ack: what was not acknowledged comes again to the next connection, with the same id and position")
+@case("ack: unacknowledged messages are replayed with the same id")
 def comes_again(hub):
     to(hub, "again", *range(1, 6))
     with inbox(hub, "again") as wire:
@@ -105,7 +105,7 @@ def comes_again(hub):
     same(waiting(hub, "again"), 0)
 
 
-@case("a client that is cut in the middle of its inbox hears the rest, and again what it had not acknowledged")
+@case("an interrupted replay goes on, unacknowledged ones again")
 def cut_in_the_middle(hub):
     pad, total, acked = "x" * 4000, 200, 0
     to(hub, "cut", *([n, pad] for n in range(1, total + 1)))
@@ -131,7 +131,7 @@ def cut_in_the_middle(hub):
     return f"{total} messages over {cuts} connections"
 
 
-@case("off: this connection hears nothing, and what is sent waits; live messages without seq reach the others alone")
+@case("off: the connection receives no inbox, and messages wait")
 def off(hub):
     with inbox(hub, "off", "off") as wire:
         same((lambda a: (a["sent"], a["kept"]))(to(hub, "off", 1)), (0, True))
@@ -142,7 +142,7 @@ def off(hub):
     same(waiting(hub, "off"), 1, "an ack of one that does not hear the inbox moves nothing; waiting")
 
 
-@case("the mode can be chosen in band, with auth")
+@case("the inbox mode can be chosen in band, with auth")
 def in_band(hub):
     for mode, left in (("off", 2), ("ack", 2), ("auto", 0)):
         user = f"band-{mode}"
@@ -155,7 +155,7 @@ def in_band(hub):
         until_waiting(hub, user, left)
 
 
-@case("an ack counts for all before it; one of another epoch, or beyond what was sent, or of the past, changes nothing")
+@case("an ack is cumulative; stale and foreign ones change nothing")
 def which_ack_counts(hub):
     to(hub, "count", *range(1, 6))
     with inbox(hub, "count") as wire:
@@ -172,7 +172,7 @@ def which_ack_counts(hub):
         same(waiting(hub, "count"), 1, "an ack that came too early moves nothing later; waiting")
 
 
-@case("an ack that is malformed is bad_request and names the field")
+@case("a malformed ack is bad_request and names the field")
 def malformed(hub):
     with inbox(hub, "mal") as wire:
         for fields, named in (({"seq": 1}, "epoch"), ({"epoch": "e"}, "seq"), ({"epoch": "e", "seq": -1}, "seq"), ({"epoch": "e", "seq": 1, "read": 1}, "read")):
@@ -181,7 +181,7 @@ def malformed(hub):
             assert named in error["message"], f"{fields}: {error}"
 
 
-@case("several connections: each hears what waits and then what comes, and one cursor serves them all")
+@case("several connections get replay, then live, with one cursor")
 def several(hub):
     to(hub, "many", 1, 2)
     with inbox(hub, "many") as one, inbox(hub, "many") as two, inbox(hub, "many", "auto") as three:
@@ -200,7 +200,7 @@ def several(hub):
         same((two.until_pong(), one.until_pong()), ([], []), "the cursor is nobody's news")
 
 
-@case("as long as a connection in ack mode is open, the sockets of the others move nothing")
+@case("a connection in ack mode alone moves the cursor")
 def auto_beside_ack(hub):
     with inbox(hub, "beside") as careful, inbox(hub, "beside", "auto") as easy:
         to(hub, "beside", 1, 2)
@@ -214,7 +214,7 @@ def auto_beside_ack(hub):
         until_waiting(hub, "beside", 0)
 
 
-@case("what waits comes whole before what is said meanwhile, each in its order and none twice")
+@case("the replay comes whole before live messages, none twice")
 def replay_before_live(hub):
     pad = "x" * 1000
     with Hub(INBOX + 'count = 50000\nbytes = "32MiB"\n') as own:
@@ -245,7 +245,7 @@ def replay_before_live(hub):
     return f"{said[0] - 400} said meanwhile"
 
 
-@case("a reader too slow for its queue loses nothing of its inbox: it reads on from there")
+@case("a slow reader loses nothing of its inbox and reads on")
 def slow(_):
     pad, total = "x" * 2000, 2000
     with Hub(INBOX + 'count = 5000\nbytes = "32MiB"\n') as hub:
@@ -260,7 +260,7 @@ def slow(_):
     return f"{behind:,} of {total + 1:,} read from the log"
 
 
-@case("what was evicted is one gap of @me in its place, and what is left follows")
+@case("evicted messages are one gap of @me in their place")
 def evicted(_):
     with Hub(INBOX + "count = 5\n") as hub:
         to(hub, "full", *range(1, 13))
@@ -277,7 +277,7 @@ def evicted(_):
             same([(f["type"], f.get("seq")) for f in wire.until_pong()], [("message", 13)], "a gap that was told and passed is not told again")
 
 
-@case("what expired shows as a gap in its place; ttl 0 is for those who are here and has no position")
+@case("expired messages show as a gap; ttl 0 has no position")
 def expired(hub):
     with inbox(hub, "ttl") as wire:
         same((lambda a: (a["sent"], a["kept"]))(to(hub, "ttl", "now", ttl=0)), (1, False))
@@ -296,7 +296,7 @@ def expired(hub):
              [("message", 1, None, None, None, None), ("gap", None, "expired", 2, 3, 2), ("message", 4, None, None, None, None)])
 
 
-@case("keep = never for @me: whoever is here hears it, nothing waits")
+@case("keep = never for @me: delivered live, nothing waits")
 def never(_):
     with Hub('[[channel]]\nmatch = "@me"\nkeep = "never"\n') as hub:
         same(to(hub, "gone", 1)["kept"], False)
@@ -306,7 +306,7 @@ def never(_):
             same(wire.receive("message")["data"], 2)
 
 
-@case("a message_id that was sent before to the same user is a duplicate, and waits once")
+@case("a repeated message_id to a user is a duplicate, kept once")
 def duplicate(hub):
     to(hub, "dup", "first", message_id="m1")
     same(to(hub, "dup", "second", message_id="m1").get("duplicate"), True)
@@ -315,7 +315,7 @@ def duplicate(hub):
         same([(f["data"], f["message_id"]) for f in wire.until_pong()], [("first", "m1")])
 
 
-@case("an anonymous connection that becomes a user's hears what waits for that user")
+@case("an anonymous connection that gains a user gets its inbox")
 def becomes_a_user(_):
     with Hub(AUTH__ANONYMOUS="true") as hub:
         to(hub, "late", 1, 2)
@@ -327,7 +327,7 @@ def becomes_a_user(_):
         same(waiting(hub, "late"), 2)
 
 
-@case("an administrator sees what waits, and purges it")
+@case("an administrator lists and purges an inbox")
 def administration(hub):
     to(hub, "adm", "one", "two")
     with hub.worker() as worker:
@@ -339,7 +339,7 @@ def administration(hub):
     same(waiting(hub, "adm"), 0)
 
 
-@case("what the inbox carries is passed on as it came, from HTTP and from users too")
+@case("the inbox forwards messages unchanged, from HTTP and users")
 def sources(hub):
     token = hub.token("src-sender", wshub={"publish": ["@user:*"]})
     with inbox(hub, "src") as wire, hub.connect(token=token) as sender:

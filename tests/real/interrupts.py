@@ -27,7 +27,7 @@ def states(frames, operation):
     return [f["state"] for f in frames if f["type"] == "operation" and f["operation_id"] == operation]
 
 
-@case("an interrupt reaches the owner, everybody sees interrupting and exactly one ended")
+@case("an interrupt reaches the owner; subscribers see one end")
 def delivered(hub):
     with hub.worker() as worker, hub.subscriber("jobs", user="ann") as ann, hub.subscriber("jobs", user="bob") as bob:
         start(worker, "d1", user_id="ann", label="a long job")
@@ -55,7 +55,7 @@ def delivered(hub):
     return in_time("button to worker", took, 0.01)
 
 
-@case("a repeated interrupt is harmless: delivered again, one interrupting, one line more or none, one end")
+@case("a repeated interrupt is harmless: one interrupting, one end")
 def repeated(hub):
     with hub.worker() as worker, hub.subscriber("jobs", user="ann") as ann:
         start(worker, "r1", user_id="ann")
@@ -67,7 +67,7 @@ def repeated(hub):
         same(press(ann, "r1", "after")["outcome"], "already_ended")
 
 
-@case("already_ended, and the state of an ended operation is told to a late subscriber, who then is unsubscribed")
+@case("already_ended; a late subscriber gets the end, unsubscribed")
 def already_ended(hub):
     with hub.worker() as worker, hub.connect("ann") as ann:
         start(worker, "e1", user_id="ann")
@@ -81,7 +81,7 @@ def already_ended(hub):
         same([f["reason"] for f in came if f["type"] == "unsubscribed"], ["ended"])
 
 
-@case("an unknown operation is pending and after 10 s no_owner, with the same id")
+@case("an unknown operation is pending, after 10 s no_owner")
 def no_owner(hub):
     with hub.connect("ann") as ann:
         result = press(ann, "nobody", "n1")
@@ -94,7 +94,7 @@ def no_owner(hub):
     return f"no_owner after {took:.2f} s"
 
 
-@case("an interrupt before the operation starts is pending, then delivered the moment it registers")
+@case("an early interrupt is pending, delivered at registration")
 def before_the_start(hub):
     with hub.worker() as worker, hub.subscriber("jobs", user="ann") as ann:
         same(press(ann, "early")["outcome"], "pending")
@@ -113,7 +113,7 @@ def before_the_start(hub):
     return in_time("registration to worker", took, 0.01)
 
 
-@case("with a channel, an interrupt for an unregistered id is published there at once for workers that only listen")
+@case("an early interrupt with a channel is published to listeners")
 def listeners(hub):
     with hub.worker() as worker, hub.connect("ann") as ann:
         worker.ask({"action": "subscribe", "channel": "simple"})
@@ -132,7 +132,7 @@ def wrong_channel(hub):
         same(answer.get("outcome"), "delivered")
 
 
-@case("who may: the operation's user, a token whose patterns match, nobody else; without a user whoever may publish")
+@case("interrupt rights: the user, matching patterns, nobody else")
 def who_may(hub):
     with hub.worker() as worker, hub.connect("ann") as ann, hub.connect("bob") as bob, \
             hub.connect(token=hub.token("boss", wshub={"interrupt": ["jobs*"]})) as boss, \
@@ -153,7 +153,7 @@ def who_may(hub):
         same(press(bob, "w2")["outcome"], "delivered")
 
 
-@case("rights are checked again when a pending one registers: no_owner, and the worker hears nothing")
+@case("rights of a pending interrupt are checked at registration")
 def pending_without_right(hub):
     with hub.worker() as worker, hub.connect("bob") as bob:
         same(press(bob, "private")["outcome"], "pending")
@@ -165,7 +165,7 @@ def pending_without_right(hub):
             pass
 
 
-@case("two users press at once: both are told delivered, everybody sees one interrupting and one ended")
+@case("two users interrupt at once: both delivered, one end")
 def two_at_once(hub):
     with hub.worker() as worker, hub.subscriber("jobs", user="ann") as ann, hub.subscriber("jobs", user="bob") as bob:
         for n in range(4):  # within the bucket of interrupts
@@ -187,7 +187,7 @@ def two_at_once(hub):
                 same(states(heard + wire.until_pong(), operation), ["started", "interrupting", "ended"])
 
 
-@case("a worker that dies ends its operations with owner_lost, at once")
+@case("a dead worker ends its operations with owner_lost at once")
 def owner_lost(hub):
     with hub.subscriber("jobs", user="ann") as ann:
         worker = hub.worker()
@@ -202,7 +202,7 @@ def owner_lost(hub):
     return in_time("death to ended", took, 0.02)
 
 
-@case("an owner that does not end within its grace is ended with timeout, and only once")
+@case("an owner that exceeds its grace is ended with timeout, once")
 def timeout(hub):
     with hub.worker() as worker, hub.subscriber("jobs", user="ann") as ann:
         start(worker, "slow", user_id="ann", interrupt_grace=1)
@@ -217,7 +217,7 @@ def timeout(hub):
     return f"after {took:.2f} s with a grace of 1 s"
 
 
-@case("at its deadline an operation is interrupted with reason deadline")
+@case("an operation past its deadline is interrupted as that")
 def deadline(hub):
     with hub.worker() as worker, hub.subscriber("jobs", user="ann") as ann:
         start(worker, "due", deadline=1)
@@ -228,7 +228,7 @@ def deadline(hub):
         same(ann.receive("operation", state="ended")["reason"], "interrupted")
 
 
-@case("an interrupt overtakes thousands of messages queued for its owner")
+@case("an interrupt overtakes thousands of queued messages")
 def behind_a_queue(hub):
     with hub.worker() as worker, hub.worker() as flood, hub.connect("ann") as ann:
         same(worker.ask({"action": "subscribe", "channel": "noise"})["type"], "ok")
@@ -252,7 +252,7 @@ def behind_a_queue(hub):
     return in_time(f"after {before} lines that were in the socket already,", took, 0.1)
 
 
-@case("an owner that does not read is not closed, and its interrupt waits for it, ahead of its messages, with one gap")
+@case("an owner that does not read gets its interrupt first")
 def owner_does_not_read(_):
     with Hub(LIMITS__STALL_TIMEOUT="2s") as hub, hub.worker() as worker, hub.worker() as flood, hub.subscriber("jobs", user="ann") as ann:
         worker.ask({"action": "subscribe", "channel": "noise2"})
@@ -275,7 +275,7 @@ def owner_does_not_read(_):
     return f"{len(lines) - 1} lines were in the socket before it"
 
 
-@case("a worker that reads late is told of what it lost in one gap")
+@case("a worker that reads late gets one gap for what it lost")
 def one_gap(hub):
     with hub.worker() as worker, hub.worker() as flood:
         worker.ask({"action": "subscribe", "channel": "noise3"})
@@ -308,7 +308,7 @@ def one_gap(hub):
     return f"{heard} heard, {gaps[0]['lost']} told as lost"
 
 
-@case("a connection subscribed to both channels hears each state once; only the owner publishes to operation:<id>")
+@case("each state is received once; only the owner publishes")
 def both_channels(hub):
     with hub.worker() as worker, hub.worker() as other, hub.connect("ann") as ann, hub.connect("eve") as eve:
         start(worker, "both", user_id="ann", label="L")
@@ -331,7 +331,7 @@ def both_channels(hub):
         same([(f["channel"], f["reason"]) for f in came if f["type"] == "unsubscribed"], [("operation:both", "ended")])
 
 
-@case("operation:<id> is open to its user and to whoever may subscribe to its channel, to nobody else")
+@case("operation:<id> is open to its user and channel subscribers")
 def open_to(hub):
     nothing = {"subscribe": ["other"]}
     with hub.worker() as worker, hub.connect(token=hub.token("ann", wshub=nothing)) as ann, hub.connect(token=hub.token("eve", wshub=nothing)) as eve, hub.connect("bob") as bob:
@@ -342,7 +342,7 @@ def open_to(hub):
         end(worker, "open")
 
 
-@case("operations lists those running on a channel and no longer the ended ones")
+@case("operations lists running ones only")
 def listed(hub):
     with hub.worker() as worker, hub.connect("ann") as ann:
         for name in ("l1", "l2"):
@@ -354,7 +354,7 @@ def listed(hub):
         same([o["operation_id"] for o in answer["operations"]], ["l2"])
 
 
-@case("starting one that runs is conflict from another worker and ok from its own")
+@case("a running id is conflict for others, ok for its owner")
 def conflict(hub):
     with hub.worker() as worker, hub.worker() as other:
         start(worker, "mine")
@@ -389,7 +389,7 @@ def seventeen(_):
         assert outcomes[16]["type"] == "error" or outcomes[16]["outcome"] == "no_owner", outcomes[16]
 
 
-@case("wshubctl interrupt and operations do what a person expects, with exit codes")
+@case("wshubctl interrupt and operations, with exit codes")
 def by_ctl(hub):
     with hub.worker() as worker:
         start(worker, "byhand", "jobs", label="by hand")

@@ -21,7 +21,7 @@ def logged(router, words):
     return eventually(lambda: f"{words!r} is logged: {router.procd.log}", lambda: [l for l in router.procd.log if words in l])
 
 
-@case("BusyBox and shellcheck can read the init script, and the recipe installs it beside the daemon, its companion and a conffile")
+@case("the recipe installs the init script, daemon and conffile")
 def installed(router):
     checked = subprocess.run(["shellcheck", RECIPE / "files/wshubd.init"], capture_output=True, text=True)
     same((checked.returncode, checked.stdout), (0, ""))
@@ -36,7 +36,7 @@ def installed(router):
     same((checked.returncode, checked.stderr), (0, ""))
 
 
-@case("enable has it started at boot after the network, and stopped before it")
+@case("enable starts it at boot after the network")
 def enabled(router):
     same(router.init("enabled").returncode, 1)
     same(router.init("enable").returncode, 0)
@@ -44,7 +44,7 @@ def enabled(router):
     same(router.init("enabled").returncode, 0)
 
 
-@case("a configuration that is wrong starts nothing, and both the caller and the log hear which line it is")
+@case("a wrong configuration starts nothing and names its line")
 def wrong_at_the_start(router):
     router.configure("20-wrong", "[limits]\nbrust = 7\n")
     started = router.init("start")
@@ -56,7 +56,7 @@ def wrong_at_the_start(router):
     router.unconfigure("20-wrong")
 
 
-@case("start serves within a moment, as a user of its own, with generated keys on the flash and messages in memory")
+@case("start serves as its own user with keys on the flash")
 def start(router):
     began = time.monotonic()
     router.start()
@@ -75,7 +75,7 @@ def start(router):
     return f"{took * 1000:.0f} ms"
 
 
-@case("clients, wshubctl and HTTP reach it where they look for it by themselves")
+@case("clients, wshubctl and HTTP find it at the default places")
 def reached(router):
     with router.subscriber("news") as ann:
         published = router.ctl("pub", "news", "from a shell")
@@ -86,7 +86,7 @@ def reached(router):
     same(sorted(os.listdir(router.tree / "etc/wshubd/state")), ["broadcast.secret", "jwt.key"], "nothing else is written to the flash")
 
 
-@case("reload takes over what has changed, in the same process, and closes no connection")
+@case("reload takes changes over in place and keeps connections")
 def reload(router):
     pid = router.pid()
     with router.connect("ann") as ann:
@@ -100,7 +100,7 @@ def reload(router):
     same(router.pid(), pid)
 
 
-@case("reload of a wrong configuration fails, says why, and has changed nothing")
+@case("reload of a wrong configuration fails and changes nothing")
 def wrong_at_a_reload(router):
     router.configure("30-limits", "[limits]\nburst = \"many\"\n")
     reloaded = router.init("reload")
@@ -110,7 +110,7 @@ def wrong_at_a_reload(router):
     router.unconfigure("30-limits")
 
 
-@case("start and restart with a wrong configuration fail, and leave the daemon that runs alone")
+@case("a restart with a wrong configuration keeps the old daemon")
 def wrong_while_it_runs(router):
     pid = router.pid()
     with router.connect("ann") as ann:
@@ -125,7 +125,7 @@ def wrong_while_it_runs(router):
     same((router.pid(), router.instance().starts), (pid, 1))
 
 
-@case("upgrade goes on in a program that was put in the old one's place, and keeps connections and what is kept in memory")
+@case("upgrade executes the new program and keeps connections")
 def upgrade(router):
     pid, program = router.pid(), router.tree / "usr/bin/wshubd"
     with router.subscriber("news") as ann:
@@ -148,7 +148,7 @@ def upgrade(router):
     return f"{took * 1000:.0f} ms; {silence.partition(': ')[2] or silence}"
 
 
-@case("a daemon that was killed is back by itself, with the same keys")
+@case("a killed daemon is respawned with the same keys")
 def respawned(router):
     pid, key = router.pid(), router.key
     os.kill(pid, signal.SIGKILL)
@@ -162,7 +162,7 @@ def respawned(router):
     return f"{time.monotonic() - began:.1f} s"
 
 
-@case("restart says goodbye to whoever is connected, and serves again")
+@case("restart sends bye to every connection and serves again")
 def restarted(router):
     pid = router.pid()
     with router.connect("ann") as ann:
@@ -172,7 +172,7 @@ def restarted(router):
     same(router.procd.stopped["wshubd"], 0)
 
 
-@case("stop ends it cleanly, and it stays away; the keys stay too")
+@case("stop ends it cleanly for good; the keys stay")
 def stopped(router):
     pid = router.pid()
     same(router.init("stop").returncode, 0)

@@ -87,7 +87,7 @@ class PowerCutRun:
                 f"{disk.lost:,} sectors lost with the power")
 
 
-@case(f"the power is cut {CUTS} times at random, and nothing that was answered stored is lost")
+@case(f"{CUTS} random power cuts: no message answered stored is lost")
 def nothing_is_lost(_):
     print(f"# POWER_SEED={SEED}", flush=True)
     began, stage = time.monotonic(), PowerCutRun("barrier=1")
@@ -108,7 +108,7 @@ def nothing_is_lost(_):
     return f"{CUTS} cuts in {time.monotonic() - began:.0f} s, {stage.told()}, acknowledged messages lost 0"
 
 
-@case("the same machine without flushes does lose what it had promised, and this harness finds it")
+@case("without flushes messages are lost, and this harness finds it")
 def losses_are_found(_):
     stage = PowerCutRun("barrier=0")
     with stage.board:

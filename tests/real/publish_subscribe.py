@@ -12,7 +12,7 @@ def data(frames):
     return [f["data"] for f in frames if f["type"] == "message"]
 
 
-@case("a message carries all that the contract promises, and a sender hears itself unless it says echo: false")
+@case("a message has every field; echo: false spares the sender")
 def message(hub):
     with hub.subscriber("talk", user="ann") as ann, hub.subscriber("talk", user="bob") as bob:
         answer = ann.ask({"action": "send", "channel": "talk", "event": "e", "data": {"n": 1}, "message_id": "m1"})
@@ -28,7 +28,7 @@ def message(hub):
         same(data([bob.receive("message"), bob.receive("message")]), [2, 3])
 
 
-@case("seq rises by one for every message of a channel, ttl 0 has none")
+@case("seq rises by one a message; ttl 0 has none")
 def positions(hub):
     with hub.subscriber("pos") as ann:
         for ttl in (None, 5, 0, None):
@@ -40,7 +40,7 @@ def positions(hub):
             same(bob.receive("subscription_succeeded")["seq"], 3)
 
 
-@case("undelivered messages wait and go, in order and marked, to the first subscriber and only to it")
+@case("undelivered messages go once to the first subscriber")
 def undelivered(hub):
     with hub.connect("ann") as ann:
         for n in range(5):
@@ -68,7 +68,7 @@ def undelivered(hub):
     return "301 messages"
 
 
-@case("a message nobody but its publisher heard is kept for the next one, who hears it once")
+@case("a message only its publisher received is kept for the next")
 def only_the_publisher(hub):
     with hub.subscriber("alone", user="ann") as ann:
         same(ann.ask({"action": "send", "channel": "alone", "event": "e", "data": 1})["kept"], True)
@@ -79,7 +79,7 @@ def only_the_publisher(hub):
             same(ann.ask({"action": "send", "channel": "alone", "event": "e", "data": 2})["kept"], False, "somebody heard it")
 
 
-@case("ttl shortens the keeping, 0 keeps nothing, and an expired one is told as a gap or not at all")
+@case("ttl shortens retention, 0 keeps nothing")
 def ttl(hub):
     with hub.connect("ann") as ann:
         same(ann.ask({"action": "send", "channel": "short", "event": "e", "data": 0, "ttl": 0})["kept"], False)
@@ -91,7 +91,7 @@ def ttl(hub):
             same(data(bob.until_pong()), [2])
 
 
-@case("a thousand are kept, the oldest goes first, and since tells what was evicted")
+@case("a thousand are kept, the oldest is evicted, since tells it")
 def evicted(hub):
     with hub.worker() as worker:
         for n in range(1100):
@@ -112,7 +112,7 @@ def evicted(hub):
         same(came, list(range(101, 1101)))
 
 
-@case("unsubscribe: nothing of that channel comes after it")
+@case("nothing of a channel comes after unsubscribe")
 def unsubscribe(hub):
     with hub.subscriber("off", user="ann") as ann, hub.worker() as worker:
         stop = threading.Event()
@@ -127,7 +127,7 @@ def unsubscribe(hub):
         same(after, [])
 
 
-@case("a whisper reaches every other subscriber, has no seq, needs a subscription, and is never kept")
+@case("a whisper reaches other subscribers and is never kept")
 def whisper(hub):
     with hub.subscriber("w", user="ann") as ann, hub.subscriber("w", user="bob") as bob, hub.connect("eve") as eve:
         ann.send({"action": "whisper", "channel": "w", "event": "typing", "data": {"at": 3}, "id": "x"})
@@ -141,7 +141,7 @@ def whisper(hub):
         same(data(zed.until_pong()), [])
 
 
-@case("presence: who is there, with counts; joins and leaves come once per user and never one's own")
+@case("presence: members with counts, one join and leave per user")
 def presence(hub):
     with hub.connect("ann") as ann:
         ann.send({"action": "subscribe", "channel": "room", "presence": True})
@@ -170,7 +170,7 @@ def presence(hub):
     return f"a lost connection leaves after {took:.1f} s"
 
 
-@case("a reader that does not read gets a gap for what was shed, others lose nothing, and answers are never shed")
+@case("a reader that stalls gets a gap; others lose nothing")
 def slow_reader(hub):
     total = 20_000
     with hub.subscriber("fast", user="slow", rcvbuf=8192) as slow, hub.subscriber("fast", user="quick") as quick, hub.worker() as worker:
@@ -205,7 +205,7 @@ def slow_reader(hub):
     return f"{lost:,} of {total:,} shed, told in {gaps} gap{'s' if gaps != 1 else ''}"
 
 
-@case("a message_id of the same publisher is a duplicate for 10 minutes, of another it is not")
+@case("a repeated message_id is a duplicate for 10 minutes")
 def duplicates(hub):
     with hub.subscriber("dup", user="ann") as ann, hub.subscriber("dup", user="bob") as bob:
         request = {"action": "send", "channel": "dup", "event": "e", "message_id": "same"}
@@ -228,7 +228,7 @@ def policies(_):
             same(data(ann.until_pong()), [])
 
 
-@case("messages to a user reach all of that user's connections")
+@case("messages to a user reach all connections of that user")
 def to_user(hub):
     with hub.connect("bob") as one, hub.connect("bob") as two, hub.connect("eve") as eve:
         same(hub.post("/broadcast", {"user_id": "bob", "event": "e", "data": 1}).json()["sent"], 2)

@@ -108,7 +108,7 @@ class Account:
         shutil.rmtree(RUNTIME)
 
 
-@case("the first start says where it listens, and nothing else")
+@case("the first start logs its address and nothing else")
 def first_start(account):
     lines = account.logged().splitlines()
     same(len(lines), 1, f"lines of {lines}")
@@ -118,7 +118,7 @@ def first_start(account):
         same(oct((state / name).stat().st_mode & 0o777), "0o600", name)
 
 
-@case("what is published in one terminal is heard in another, from the command, a socket and HTTP")
+@case("wshubctl, a socket and HTTP publish to another terminal")
 def receive(account):
     account.start("sub", block("wshubctl sub logs"), account.home / "sub")
     # It is there as soon as it has subscribed.
@@ -133,7 +133,7 @@ def receive(account):
     return in_time("three messages", took, 0.5)
 
 
-@case("a command is seen, listed and stopped by the words that it says itself")
+@case("a command is published, listed and interrupted")
 def run(account):
     process = account.start("run", "export PATH=$PWD/target/release:$PATH; " + block("wshubctl run logs -- find"), account.home / "run")
     hint = eventually(lambda: account.said("run"), lambda: re.search(r"stop it with: (wshubctl interrupt (\S+))", account.said("run")))
@@ -164,7 +164,7 @@ console.log = (...words) => { log(...words); if (words[0] === 'subscription_succ
 """
 
 
-@case("the page of the README, of another port of the host, stops what ran before it came")
+@case("the README's page stops an operation that ran before it")
 def page(account):
     process = account.start("before", "export PATH=$PWD/target/release:$PATH; " + block("wshubctl run logs -- find"), account.home / "before")
     eventually("it does not run", lambda: "stop it with" in account.said("before"))
@@ -177,7 +177,7 @@ def page(account):
     same(account.said("page"), "", "what it said beside")
 
 
-@case("the token and the Python of the README")
+@case("the README's token and Python work")
 def python(account):
     account.start("python", "export PATH=$PWD/target/release:$PATH; " + block("websocket.create_connection"), account.home / "python")
     heard = eventually(lambda: account.said("python"), lambda: account.printed("python") if "from Python" in account.printed("python") else None)
@@ -185,7 +185,7 @@ def python(account):
     same(account.said("python"), "", "what it said beside")
 
 
-@case("what the README shows for looking after it answers at once")
+@case("the README's administration commands answer at once")
 def look(account):
     account.types("target/release/wshubctl token new --user ada --ttl 1h > token.txt")
     started = time.monotonic()
@@ -196,7 +196,7 @@ def look(account):
     return in_time("five questions", took, 0.5)
 
 
-@case("the daemon has warned of nothing in all that")
+@case("the daemon has logged no warning")
 def log(account):
     lines = account.logged().splitlines()
     same([line for line in lines if "INFO" not in line], [], f"of {lines}")

@@ -54,7 +54,7 @@ def heard_until(worker, mark):
     return came
 
 
-@case("a receipt says delivered when an ack passes the message, and read when one with read does")
+@case("receipts: delivered at the ack, read at one with read")
 def delivered_and_read(hub):
     with sender(hub, "rs1") as ann, recipient(hub, "rr1") as bob:
         for n in (1, 2, 3):
@@ -76,7 +76,7 @@ def delivered_and_read(hub):
         same(receipts(ann.until_pong()), [], "each state is told once")
 
 
-@case("a receipt waits in the inbox of a sender who is away")
+@case("a receipt waits in the inbox of an absent sender")
 def sender_away(hub):
     with sender(hub, "rs2") as ann:
         ann.ask({"action": "send", "user_id": "rr2", "event": "e", "message_id": "later", "receipt": True})
@@ -89,7 +89,7 @@ def sender_away(hub):
         same((receipts(came), came[0].get("replayed")), ([("later", "delivered")], True))
 
 
-@case("who uses no ack gives no receipts, nor does an ack that changes nothing")
+@case("no receipt without ack, nor for an ack that changes nothing")
 def no_receipt(hub):
     with sender(hub, "rs3") as ann:
         with recipient(hub, "rr3", "auto") as bob:
@@ -104,7 +104,7 @@ def no_receipt(hub):
         same(receipts(ann.until_pong()), [])
 
 
-@case("a duplicate is not receipted again")
+@case("a duplicate produces no receipt")
 def duplicate(hub):
     with sender(hub, "rs4") as ann, recipient(hub, "rr4") as bob:
         request = {"action": "send", "user_id": "rr4", "event": "e", "message_id": "twice", "receipt": True}
@@ -115,7 +115,7 @@ def duplicate(hub):
         same(receipts(ann.until_pong()), [("twice", "delivered")])
 
 
-@case("a worker hears its receipts on its own connection, without channel and seq, as long as that is open")
+@case("a worker gets receipts on its own open connection")
 def worker_receipts(hub):
     with hub.worker() as gone:
         gone.ask({"user_id": "rr5", "event": "e", "message_id": "gone", "receipt": True})
@@ -131,7 +131,7 @@ def worker_receipts(hub):
         same((heard_until(worker, "end"), heard_until(other, "end")), ([], []))
 
 
-@case("receipt is bad_request on any other target, from nobody, over HTTP, and where it is no boolean")
+@case("receipt on an unsupported target is bad_request")
 def bad_receipts(hub):
     def refused(answer, where):
         same((answer["type"], answer["code"]), ("error", "bad_request"), where)
@@ -153,7 +153,7 @@ def bad_receipts(hub):
         refused(nobody.ask({"action": "send", "user_id": "x", "event": "e", "receipt": True}), "an anonymous connection")
 
 
-@case("system:presence tells a worker that a user's first connection came and the last one is gone for 15 s, without seq")
+@case("system:presence announces a user's first and last connection")
 def presence(hub):
     with listening(hub, "system:presence") as worker:
         one, two = hub.connect("pres"), hub.connect("pres")
@@ -177,7 +177,7 @@ def presence(hub):
     return f"left after {took:.1f} s"
 
 
-@case("system:presence says nothing of anonymous connections and of workers, and is never kept")
+@case("system:presence omits anonymous connections and workers")
 def presence_of_nobody(_):
     with Hub(AUTH__ANONYMOUS="true") as hub, listening(hub, "system:presence") as worker:
         with WsClient(hub.port) as wire, hub.worker():
@@ -196,7 +196,7 @@ def undelivered(got):
     return got["data"]
 
 
-@case("system:undelivered tells what is kept for a user none of whose connections hears the inbox, and not its data")
+@case("system:undelivered announces what waits, without its data")
 def kept_for_later(hub):
     with listening(hub, "system:undelivered") as worker, hub.worker() as publisher:
         publisher.ask({"user_id": "und", "event": "note", "data": "secret", "message_id": "away"})
@@ -216,7 +216,7 @@ def kept_for_later(hub):
         same(heard_until(worker, "end"), [], "who is there, what is not kept, and what is kept on a channel is not news")
 
 
-@case("system:undelivered tells what expired or was evicted unheard, from inboxes and channels, and nothing that was heard")
+@case("system:undelivered announces expired and evicted messages")
 def expired_and_evicted(_):
     config = '[[channel]]\nmatch = "@me"\nkeep = "unacknowledged"\ncount = 2\n[[channel]]\nmatch = "few"\nkeep = "undelivered"\ncount = 2\n'
     with Hub(config) as hub, listening(hub, "system:undelivered") as worker, hub.worker() as publisher:
@@ -245,7 +245,7 @@ def expired_and_evicted(_):
         same(heard_until(worker, "end"), [], "what was heard")
 
 
-@case("what is told on system:undelivered waits for the next worker, once one has subscribed")
+@case("system:undelivered waits for the next worker")
 def for_the_next_worker(hub):
     with Hub() as own:
         with own.worker() as publisher:
@@ -257,7 +257,7 @@ def for_the_next_worker(hub):
                 same([(undelivered(f)["message_id"], f.get("replayed")) for f in heard_until(worker, "second")], [("between", True)])
 
 
-@case("a client needs a token that names the hub's own channels, a star does not reach them; nobody publishes there")
+@case("system channels need a token that names them")
 def who_may_hear(hub):
     with hub.connect("star") as wire:
         for channel in ("system:presence", "system:undelivered"):

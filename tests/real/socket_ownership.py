@@ -79,7 +79,7 @@ COMMANDS = [
 ]
 
 
-@case("a socket that another user has made in /tmp hears nothing, and the error names its owner")
+@case("a foreign socket in /tmp gets nothing and is named")
 def stranger(_):
     with ForeignListener(temporary()) as it:
         for words in COMMANDS:
@@ -91,7 +91,7 @@ def stranger(_):
                 assert part in done.stderr or words[0] == "run", f"{words}: {part} is not in {done.stderr!r}"
 
 
-@case("a link that another user has made in /tmp leads nowhere that is trusted")
+@case("a foreign link in /tmp is not followed to a trusted socket")
 def link(_):
     theirs = temporary()
     with ForeignListener(theirs) as it:
@@ -106,7 +106,7 @@ def link(_):
             shutil.rmtree(place)
 
 
-@case("a socket that is named is used, also another user's")
+@case("a socket named by option is used, also another user's")
 def named(_):
     with ForeignListener(temporary()) as it:
         for words, variables in (
@@ -118,7 +118,7 @@ def named(_):
             assert "stats" in it.heard()
 
 
-@case("where only its owner may write, wshubd may have a user of its own")
+@case("a directory only its owner may write holds wshubd's socket")
 def closed(_):
     outer = Path(tempfile.mkdtemp(prefix="wshub-closed-", dir="/run"))
     try:
@@ -133,7 +133,7 @@ def closed(_):
         shutil.rmtree(outer, ignore_errors=True)
 
 
-@case("one's own daemon and root's are found in /tmp, by root and by another user")
+@case("own and root's daemons are found in /tmp by both users")
 def own(hub):
     directory = hub.worker_path.parent
     same(ctl(directory, "status").returncode, 0)
@@ -144,7 +144,7 @@ def own(hub):
     same(done.returncode, 0, done.stderr)
 
 
-@case("a listener that comes back does not follow to a socket that another user has put in its place")
+@case("a reconnecting listener refuses a replaced foreign socket")
 def replaced(_):
     place = temporary()
     listener = None
@@ -174,7 +174,7 @@ def replaced(_):
         shutil.rmtree(place, ignore_errors=True)
 
 
-@case("a user who is denied the socket is told its owner, its group and how to join that")
+@case("a user without access reads owner, group and how to join")
 def denied(hub):
     shown = hub.directory.stat().st_mode, hub.worker_path.parent.stat().st_mode, hub.worker_path.stat().st_mode
     try:

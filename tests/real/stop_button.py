@@ -96,7 +96,7 @@ def one_end(watchers, operation, reason):
         same(watcher.count("operation", operation_id=operation, state="interrupting"), 1, f"{watcher.name}: interruptings")
 
 
-@case("a browser, a Python and a Node script watch; each in turn presses Stop; all children are dead and all see one end")
+@case("Stop in browser, Python and Node kills all children")
 def the_scene(hub):
     worst, figures = 0, []
     browser = Browser(hub, hub.token("ann"), "jobs")
@@ -133,7 +133,7 @@ def the_scene(hub):
     return in_time("; ".join(figures) + " ms; at worst", worst, AIM)
 
 
-@case("each line of stdout and stderr is published as it comes, with its stream and number, and the end with the status")
+@case("each output line is published with stream and number")
 def output(hub):
     with hub.subscriber("jobs", user="ann") as ann:
         with Run(hub, "lines", ["bash", "-c", "echo one; echo two >&2; sleep 0.3; echo three; printf 'no newline'; exit 7"]) as run:
@@ -156,7 +156,7 @@ def output(hub):
         same(ann.receive("operation", operation_id="fine", state="ended")["reason"], "completed")
 
 
-@case("100,000 lines of output come in order, none doubled, what a slow reader lost is told, and run does not hang")
+@case("100,000 lines come in order, losses announced, run ends")
 def much_output(hub):
     with hub.subscriber("jobs", user="ann") as ann, Run(hub, "seq", ["seq", "100000"]) as run:
         numbers, lost, behind = [], 0, None
@@ -178,7 +178,7 @@ def much_output(hub):
     return f"{len(numbers):,} heard, {lost:,} told as lost, {behind:,} of them after `ended`"
 
 
-@case("run killed by -9 is owner_lost for everybody")
+@case("kill -9 of run is owner_lost for everybody")
 def killed(hub):
     with hub.subscriber("jobs", user="ann") as ann, Run(hub, "kill9", ["sleep", "1000"]) as run:
         ann.receive("operation", operation_id="kill9", state="started")
@@ -189,7 +189,7 @@ def killed(hub):
     return in_time("kill to ended", took, 0.05)
 
 
-@case("Stop before the operation starts is pending, and ends it the moment it starts")
+@case("Stop before the start is pending, then ends the operation")
 def before(hub):
     with hub.subscriber("jobs", user="ann") as ann:
         ann.send({"action": "interrupt", "id": "early", "data": {"operation_id": "soon"}})
@@ -201,7 +201,7 @@ def before(hub):
             same(run.children(), [])
 
 
-@case("a user who may not stop it is told forbidden and the command goes on")
+@case("Stop without the right is forbidden; the command goes on")
 def forbidden(hub):
     with hub.subscriber("jobs", user="bob") as bob, hub.connect("ann") as ann, Run(hub, "anns", ["sleep", "1000"]) as run:
         bob.receive("operation", operation_id="anns", state="started")
@@ -212,7 +212,7 @@ def forbidden(hub):
         run.dead_after(time.time())
 
 
-@case("two users press at once: one death, one end")
+@case("two users press Stop at once: one kill, one end")
 def two(hub):
     with hub.subscriber("jobs", user="ann") as ann, hub.subscriber("jobs", user="bob") as bob, Run(hub, "shared", ["sleep", "1000"], user=None) as run:
         for wire in (ann, bob):
@@ -234,7 +234,7 @@ def two(hub):
     return in_time("press to death", took, AIM)
 
 
-@case("Stop gets through behind a flood: an owner that publishes as fast as it can, and thousands of messages on its channel")
+@case("Stop overtakes a flooding owner and a full channel")
 def behind_a_flood(hub):
     stop = threading.Event()
 
@@ -263,7 +263,7 @@ def behind_a_flood(hub):
     return in_time("press to death", took, AIM)
 
 
-@case("a command that ignores SIGINT and SIGTERM is killed, with its children")
+@case("a command that ignores SIGINT and SIGTERM is killed")
 def stubborn(hub):
     script = "trap '' INT TERM; (trap '' INT TERM; while true; do sleep 0.2; done) & while true; do sleep 0.2; done"
     with hub.subscriber("jobs", user="ann") as ann, Run(hub, "stubborn", ["bash", "-c", script]) as run:
@@ -278,7 +278,7 @@ def stubborn(hub):
     return f"dead after {took:.1f} s"
 
 
-@case("a child in the background that ignores SIGINT does not outlive the command that was stopped")
+@case("a background child that ignores SIGINT is killed as well")
 def background(hub):
     script = "sleep 1000 & while true; do sleep 0.1; done"  # a shell without job control starts it with SIGINT ignored
     with hub.subscriber("jobs", user="ann") as ann, Run(hub, "background", ["bash", "-c", script]) as run:
@@ -292,7 +292,7 @@ def background(hub):
     return f"dead after {took:.2f} s"
 
 
-@case("Ctrl-C and SIGTERM at run itself stop the command too")
+@case("Ctrl-C and SIGTERM of run itself stop the command")
 def signals(hub):
     # Where this suite is a background job of a script it ignores SIGINT, and so would what it starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -307,7 +307,7 @@ def signals(hub):
             run.ended()
 
 
-@case("run without a daemon says so and runs the command, unless a daemon is needed")
+@case("run without a daemon runs the command and reports it")
 def no_daemon(hub):
     with tempfile.TemporaryDirectory() as empty:
         marker = os.path.join(empty, "ran")
@@ -319,7 +319,7 @@ def no_daemon(hub):
             same(os.path.exists(marker), status == 0)
 
 
-@case("a shell that is about to start its first command does not sit out that command")
+@case("a shell about to fork its first command is stopped too")
 def slow_fork(hub):
     library = HERE / "out/slow_fork.so"
     library.parent.mkdir(exist_ok=True)
@@ -336,7 +336,7 @@ def slow_fork(hub):
             same(status, 5, said)
 
 
-@case("--pty shows lines of a program that buffers, and Stop works there too")
+@case("--pty publishes lines of a buffering program; Stop works")
 def pty(hub):
     with hub.subscriber("jobs", user="ann") as ann, Run(hub, "tty", ["python3", "-c", "import time, sys\nprint('tty' if sys.stdout.isatty() else 'pipe')\ntime.sleep(1000)"], options=["--pty"]) as run:
         line = ann.receive("message", event="operation:output", within=10)

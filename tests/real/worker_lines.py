@@ -18,7 +18,7 @@ def error(answer, *codes, names=None):
         assert names in answer["message"], f"{answer} does not name {names}"
 
 
-@case("a shell publishes one line through socat and needs no handshake")
+@case("a shell publishes a line through socat without a handshake")
 def by_socat(hub):
     with hub.subscriber("logs") as ann:
         line = '{"channel":"logs","event":"log","data":"hi"}'
@@ -31,7 +31,7 @@ def by_socat(hub):
     return "1,001 lines"
 
 
-@case("a line without id is not answered, with id by one line of send_success' fields; ids of both kinds come back")
+@case("a line with an id is answered once, without one never")
 def ids(hub):
     with hub.worker() as worker, hub.subscriber("logs"):
         worker.send({"channel": "logs", "event": "e", "data": 1})
@@ -45,7 +45,7 @@ def ids(hub):
         same(worker.ask({"userId": "ann", "event": "e"})["user_id"], "ann")
 
 
-@case("garbage gets an error and the connection goes on")
+@case("malformed lines get an error and the connection lives")
 def garbage(hub):
     with hub.worker() as worker:
         for line in (b"hello\n", b"{\n", b"[1]\n", b"7\n", b"\xff\xfe\n", b"{\"channel\":\"a\"} x\n", b"null\n", b"GET / HTTP/1.1\r\n"):
@@ -56,14 +56,14 @@ def garbage(hub):
         same(worker.ask({"channel": "logs", "event": "e"})["type"], "ok")
 
 
-@case("far more than five errors do not close a worker")
+@case("more than five errors do not close a worker")
 def no_budget(hub):
     with hub.worker() as worker:
         for n in range(200):
             error(worker.ask({"action": "fly"}, n), "unknown_action")
 
 
-@case("every field of a publishing line missing, of the wrong type or too long is an error that names it")
+@case("publish: a missing, mistyped or long field is named")
 def fields(hub):
     whole = {"channel": "logs", "event": "line", "data": 1}
     with hub.worker() as worker:
@@ -89,7 +89,7 @@ def fields(hub):
             error(worker.next(), "bad_request")
 
 
-@case("every other action with fields missing, wrong, too long")
+@case("other actions with missing, mistyped or long fields")
 def actions(hub):
     start = {"action": "operation_start", "operation_id": "f1", "channel": "jobs"}
     with hub.worker() as worker:
@@ -118,7 +118,7 @@ def actions(hub):
             error(worker.ask({"action": value, "channel": "a", "event": "e"}), "bad_request", "unknown_action")
 
 
-@case("a half line at the end of file is an error and never a message")
+@case("a partial line at end of file is an error, never a message")
 def half_line(hub):
     with hub.subscriber("halves") as ann:
         with hub.worker() as worker:
@@ -129,7 +129,7 @@ def half_line(hub):
         same([f["event"] for f in ann.until_pong() if f["type"] == "message"], ["whole"])
 
 
-@case("a line over the limit is skipped to its end and answered too_large; the next one works")
+@case("a line over the limit is skipped and answered too_large")
 def long_line(hub):
     with hub.worker() as worker, hub.subscriber("long") as ann:
         for size in (512 * 1024 + 1, 3_000_000):
@@ -144,7 +144,7 @@ def long_line(hub):
         same(worker.next()["type"], "ok", "a line of exactly 512 KiB")
 
 
-@case("a line may come byte by byte, and a thousand lines in one write")
+@case("a line byte by byte, and a thousand lines in one write")
 def pieces(hub):
     with hub.worker() as worker:
         for byte in b'{"channel":"logs","event":"e","id":8}\n':
@@ -156,7 +156,7 @@ def pieces(hub):
         same(worker.ask({"channel": "logs", "event": "e"})["type"], "ok", "after empty lines")
 
 
-@case("a worker subscribes, hears others and not itself, and nothing after it unsubscribed")
+@case("a worker subscribes, receives others', then unsubscribes")
 def subscribe(hub):
     with hub.worker() as one, hub.worker() as two, hub.connect("ann") as ann:
         for worker in (one, two):
@@ -177,7 +177,7 @@ def subscribe(hub):
             pass
 
 
-@case("worker messages keep their order and none is lost, 20,000 lines at full speed to a worker that reads")
+@case("20,000 worker lines at full speed keep their order")
 def order(hub):
     with hub.worker() as writer, hub.worker() as reader:
         same(reader.ask({"action": "subscribe", "channel": "flood"})["type"], "ok")
@@ -198,7 +198,7 @@ def order(hub):
     return f"{20_000 / took:,.0f} lines a second, {lost} shed and told in gaps"
 
 
-@case("administration lines answer with their id: stats, connections, channels, operations")
+@case("administration lines are answered with their id")
 def administration(hub):
     with hub.worker() as worker, hub.subscriber("seen") as ann:
         for action in ("stats", "connections", "channels", "operations"):
@@ -209,7 +209,7 @@ def administration(hub):
         assert "seen" in json.dumps(worker.ask({"action": "channels"})), "channels does not list the channel"
 
 
-@case("an administrator disconnects a connection: bye and close 4003")
+@case("an administrator's disconnect sends bye and closes 4003")
 def disconnect(hub):
     with hub.worker() as worker, hub.connect("ann") as ann:
         answer = worker.ask({"action": "disconnect", "connection_id": ann.id})
@@ -219,7 +219,7 @@ def disconnect(hub):
         same(ann.close_code(), 4003)
 
 
-@case("the worker socket is the user's alone by default")
+@case("by default the worker socket belongs to its user alone")
 def private(hub):
     mode = os.stat(hub.worker_path).st_mode & 0o777
     assert mode & 0o007 == 0, f"mode {oct(mode)}"

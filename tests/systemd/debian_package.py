@@ -20,7 +20,7 @@ def mode(hub, path):
     return oct(stat.S_IMODE(hub.path(path).stat().st_mode))
 
 
-@case("apt installs it, and all of it runs: nothing else is to be done")
+@case("apt installs the package and everything runs")
 def install(hub):
     Package(VERSION).put_on(hub)
     said = hub.run("apt-get", "install", "-y", FILE)
@@ -33,7 +33,7 @@ def install(hub):
     same(hub.executable(), "/usr/bin/wshubd")
 
 
-@case("its secrets were made here, for root alone")
+@case("secrets are generated here, readable by root alone")
 def secrets(hub):
     for name in ("jwt.key", "broadcast.secret"):
         same(mode(hub, f"/var/lib/private/wshubd/{name}"), "0o600", name)
@@ -42,7 +42,7 @@ def secrets(hub):
     assert hub.secret and len(hub.key) >= 32
 
 
-@case("a member of its group publishes and hears, and nobody else may")
+@case("only members of the group publish and subscribe")
 def members(hub):
     hub.run("useradd", "--no-create-home", "--groups", "wshub-worker", "ada")
     hub.run("useradd", "--no-create-home", "eve")
@@ -53,7 +53,7 @@ def members(hub):
     same(hub.run(*as_eve, "wshubctl", "pub", "logs", "hello", check=False).returncode, 4, "exit code of eve")
 
 
-@case("a member lists and stops a job of his own, by the words that it says itself, and nobody else's")
+@case("a member lists and stops only jobs of his own")
 def jobs(hub):
     hub.run("useradd", "--no-create-home", "--groups", "wshub-worker", "bob")
     script = ("wshubctl run logs -- sleep 60 2>/tmp/said & until grep -q 'stop it with' /tmp/said; do sleep 0.05; done; "
@@ -73,7 +73,7 @@ def jobs(hub):
     same(warned, "", "warnings in the journal")
 
 
-@case("a client is let in with a token of wshubctl's, and hears what is said over HTTP with the secret")
+@case("a token of wshubctl admits a client that receives from HTTP")
 def client(hub):
     token = hub.run("wshubctl", "token", "new", "--user", "ada").stdout.strip()
     with hub.connect(token=token) as ada:
@@ -83,7 +83,7 @@ def client(hub):
         same(ada.receive("message")["data"], "over HTTP")
 
 
-@case("the manual and the words of wshubctl for three shells are where people look for them")
+@case("manual pages and shell completions are installed")
 def pages(hub):
     pages = ["man1/wshubctl.1", "man5/wshubd.toml.5", "man7/wshub-protocol.7", "man8/wshubd.8"]
     for page in pages:
@@ -97,7 +97,7 @@ def pages(hub):
         assert "interrupt" in text and "in-session" not in text, words
 
 
-@case("installed once more over itself, it goes on with the same clients")
+@case("a reinstallation over itself keeps the clients")
 def again(hub):
     with hub.subscriber("news") as ann:
         hub.dpkg("-i", FILE)
@@ -105,7 +105,7 @@ def again(hub):
         ann.receive("message", data="still here")
 
 
-@case("removed, it stops: no process, no socket; configuration, secrets and messages stay")
+@case("removal stops the daemon and keeps its files")
 def remove(hub):
     hub.run("wshubctl", "pub", "later", "kept")
     for path, text in DROP_INS.items():
@@ -125,7 +125,7 @@ def remove(hub):
     same(hub.key, key)
 
 
-@case("installed again, it has the secrets and the messages of before")
+@case("installed again, it has its secrets and messages")
 def reinstall(hub):
     key = hub.key
     hub.dpkg("-i", FILE)
@@ -136,7 +136,7 @@ def reinstall(hub):
     same(json.loads(heard)["data"], "kept")
 
 
-@case("purged, it leaves what others wrote, and says so")
+@case("a purge keeps files of others and lists them")
 def purge(hub):
     said = hub.dpkg("--purge", "wshubd").stderr
     for directory in ("/etc/wshubd", "/etc/systemd/system/wshubd.service.d"):
@@ -147,7 +147,7 @@ def purge(hub):
     same(hub.installed(), "never heard of")
 
 
-@case("installed and purged on a machine where nobody wrote anything, it leaves nothing at all")
+@case("install and purge on a fresh machine leave no file")
 def nothing(hub):
     hub.run("rm", "-r", "/etc/wshubd", "/etc/systemd/system/wshubd.service.d")
     for user in ("ada", "eve"):
@@ -163,7 +163,7 @@ def nothing(hub):
     return f"{len(before)} files as before"
 
 
-@case("a state on a disk of its own is emptied by a purge, and the mount point is told of")
+@case("a purge empties a mounted state directory and reports it")
 def mounted(hub):
     state = "/var/lib/private/wshubd"
     hub.run("mkdir", "-p", "-m", "700", state)
@@ -178,7 +178,7 @@ def mounted(hub):
     hub.run("rmdir", state)
 
 
-@case("a processor that could start none of it is refused")
+@case("a processor without the needed instructions is refused")
 def older(hub):
     package = Package(VERSION)
     hub.write("/root/preinst", (package.tree / "DEBIAN/preinst").read_text())

@@ -46,7 +46,7 @@ def under_load(hub, package):
     return f"{in_time('longest silence', silence, AIM)}; {took[0]}"
 
 
-@case(f"an upgrade under {CLIENTS} clients and {WORKERS} workers: 0 closed, lost, doubled, reordered")
+@case(f"upgrade, {CLIENTS} clients, {WORKERS} workers: 0 closed, lost, doubled")
 def upgrade(hub):
     hub.run("wshubctl", "pub", "later", "of the older one")
     figure = under_load(hub, hub.newer)
@@ -56,7 +56,7 @@ def upgrade(hub):
     return figure
 
 
-@case("back to the older version, in the same way, with what was kept")
+@case("a downgrade keeps connections and kept messages")
 def downgrade(hub):
     figure = under_load(hub, hub.older)
     same(hub.installed(), f"ii {VERSION}")
@@ -64,7 +64,7 @@ def downgrade(hub):
     return figure
 
 
-@case("an older version that could not read what is kept is refused, and nothing has changed")
+@case("a downgrade that cannot read the store is refused")
 def refused(hub):
     hub.dpkg("-i", hub.newer)
     text = "wshubd store 9"
@@ -83,7 +83,7 @@ def refused(hub):
     hub.dpkg("-i", hub.older)
 
 
-@case("a configuration that was changed here and there: ours stays, theirs lies beside it, clients stay connected")
+@case("a changed configuration stays; the package's lies beside it")
 def configuration(hub):
     conffile = "/etc/wshubd/wshubd.toml"
     ours = hub.path(conffile).read_text() + '\n[limits]\nburst = 33\n'
@@ -100,7 +100,7 @@ def configuration(hub):
         ann.receive("message", data="still here")
 
 
-@case("a configuration that the new version refuses: the old daemon goes on, and dpkg tells why")
+@case("a configuration the new version refuses keeps the old daemon")
 def mistake(hub):
     conffile, right = "/etc/wshubd/wshubd.toml", hub.path("/etc/wshubd/wshubd.toml").read_text()
     line = len(right.splitlines()) + 1
@@ -133,7 +133,7 @@ def mistake(hub):
         ann.receive("message", data="and the new one too")
 
 
-@case("what was disabled and stopped stays so; what is masked too")
+@case("disabled, stopped and masked units stay as they are")
 def disabled(hub):
     hub.ctl("disable", "--now", *UNITS)
     hub.dpkg("-i", hub.newer)
@@ -145,7 +145,7 @@ def disabled(hub):
     hub.ctl("enable", "--now", *UNITS)
 
 
-@case("a daemon that does not start, for its configuration is wrong, is told of, and is no broken package")
+@case("a daemon that cannot start leaves the package configured")
 def dead(hub):
     hub.ctl("stop", *UNITS)
     right = hub.path("/etc/wshubd/wshubd.toml").read_text()

@@ -153,7 +153,7 @@ def signed(hub, key=None, **claims):
     return mint(key or hub.key, {"sub": "ann", "exp": int(time.time()) + 3600, "aud": "wshub", **claims}, **header)
 
 
-@case("a proxy that passes no Host on")
+@case("a proxy that forwards no Host")
 def host(hub):
     with Nginx(("proxy_set_header Host $http_host;", "proxy_set_header Host hub_backend;"), port=WRONG):
         with told(hub, "host", CLIENT, "hub_backend", "allowed_hosts"):
@@ -168,7 +168,7 @@ def origin(hub):
     assert status == 403 and '"https://app.example.com"' in body["message"], body
 
 
-@case("a proxy that passes no Upgrade on")
+@case("a proxy that forwards no Upgrade")
 def no_upgrade(hub):
     with Nginx(("    proxy_set_header Upgrade $http_upgrade;\n", ""), ("    proxy_set_header Connection $connection_upgrade;\n", ""),
                port=WRONG):
@@ -177,7 +177,7 @@ def no_upgrade(hub):
     same((status, body["code"]), (426, "bad_request"), body)
 
 
-@case("a token that has ended, that has not begun, of another audience, of no key, with a wrong signature, without a user")
+@case("a token that is expired, not yet valid, or invalid")
 def tokens(hub):
     now = int(time.time())
     for reason, token, words in [
@@ -194,14 +194,14 @@ def tokens(hub):
         same((status, body["type"]), (401, "error"), reason)
 
 
-@case("a token in the URL, where none is taken")
+@case("a token in the URL where query_token = false")
 def query(hub):
     with told(hub, "token_query", CLIENT, "query_token"):
         status, body = upgrade(path=f"/ws?token={signed(hub)}")
     assert status == 401 and "URL" in body["message"], body
 
 
-@case("a user that was thrown out for good")
+@case("a revoked user")
 def revoked(hub):
     token = signed(hub, sub="eve", iat=int(time.time()) - 5)
     hub.run("wshubctl", "disconnect", "--revoke", "eve")
@@ -210,7 +210,7 @@ def revoked(hub):
     same((status, body["code"]), (401, "token_revoked"), body)
 
 
-@case("a page without a token that never says who it is")
+@case("a page that never authenticates")
 def nobody(hub):
     with hub.limited('\n[limits]\nauth_timeout = "1s"\n'):
         with told(hub, "token_missing", CLIENT, "auth_timeout"):
@@ -222,7 +222,7 @@ def nobody(hub):
                 same(end.code, 4001)
 
 
-@case("a back end whose secret is missing, wrong, or of another scheme, and what it asks for is not there")
+@case("a back end with a missing or wrong secret, or a wrong path")
 def secrets(hub):
     for reason, header, words in [
         ("secret_missing", {}, ("broadcast secret",)),
@@ -239,7 +239,7 @@ def secrets(hub):
         same(ask("PUT", "/broadcast")[0], 405)
 
 
-@case("a hub that is full")
+@case("a hub with all connections taken")
 def full(hub):
     with hub.limited("\n[limits]\nconnections = 2\n"):
         with hub.connect(token=signed(hub)), hub.connect(token=signed(hub)):
@@ -248,7 +248,7 @@ def full(hub):
             same((status, body["code"]), (503, "overloaded"), body)
 
 
-@case("a worker of a user that is not named")
+@case("a worker of a user that is not allowed")
 def worker(hub):
     with hub.limited("\n[worker]\nallow = [1]\n"):
         with told(hub, "worker", "65534", "[worker] allow"):

@@ -18,7 +18,7 @@ def entries(hub, **wanted):
     return [e for e in found if all(e.get(name) == value for name, value in wanted.items())]
 
 
-@case("systemctl reload takes a good configuration over, and keeps every connection")
+@case("systemctl reload applies a good configuration, none closed")
 def good(hub):
     hub.fresh()
     pid = hub.main()
@@ -37,7 +37,7 @@ def good(hub):
     return f"{took * 1000:.0f} ms"
 
 
-@case("systemctl reload fails over a wrong one, which the journal names, and nothing has changed")
+@case("systemctl reload of a wrong one fails and changes nothing")
 def bad(hub):
     pid = hub.main()
     with hub.connect("ann") as ann:
@@ -56,7 +56,7 @@ def bad(hub):
     return failed.stderr.strip().splitlines()[0]
 
 
-@case("what takes a restart is refused by name, and a restart takes it over")
+@case("options that need a restart are refused until a restart")
 def fixed(hub):
     hub.write(CONFIG, "[limits]\nburst = 8\n[state]\nstore = \"memory\"\n")
     assert hub.ctl("reload", "wshubd", check=False).returncode != 0
@@ -67,7 +67,7 @@ def fixed(hub):
     hub.fresh()
 
 
-@case("a secret is rotated by a reload, and only root administers it")
+@case("a secret is rotated by a reload; only root administers it")
 def rotated(hub):
     hub.ctl("stop", "wshubd")
     hub.write("/var/lib/private/wshubd/broadcast.secret", SECRETS[0], mode=0o600)
@@ -82,7 +82,7 @@ def rotated(hub):
     hub.read_keys()
 
 
-@case("SIGHUP reloads too, and says so in the journal")
+@case("SIGHUP reloads and logs it in the journal")
 def hang_up(hub):
     hub.write(CONFIG, "[limits]\nburst = 6\n")
     hub.signal("HUP")
@@ -98,7 +98,7 @@ def misbehave(hub, user):
         client.close_code()
 
 
-@case("the journal can be searched by connection, user and reason, and by the channel of an operation")
+@case("journal fields: connection, user, reason and channel")
 def fields(hub):
     misbehave(hub, "ann")
     running = hub.start("wshubctl", "run", "--quiet", "--operation", "op-1", "jobs", "--", "sleep", "60")
@@ -130,7 +130,7 @@ def fill(path):
     return filled
 
 
-@case("a journal that has stopped and takes no more stops nobody, and hears later what it has missed")
+@case("a stopped journal blocks nobody and gets the lines later")
 def deaf(hub):
     # Nothing was written in the last second.
     hub.ctl("restart", "wshubd")
@@ -151,7 +151,7 @@ def deaf(hub):
     return f"{filled} entries filled it"
 
 
-@case("a process is known by its unit, which nobody can give to his own")
+@case("a process is identified by its unit, which cannot be forged")
 def units(hub):
     as_unit = lambda *how: hub.run("systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--uid=daemon",
                                    "--property=SupplementaryGroups=wshub-worker", *how, "/usr/bin/wshubctl", "pub", "jobs", "x",
@@ -169,7 +169,7 @@ def units(hub):
     hub.fresh()
 
 
-@case("a further group lets in and lets administer, by its name or its number")
+@case("an extra group admits workers and administrators")
 def groups(hub):
     with hub.edited("[Service]\nProtectProc=default\n"):
         number = hub.run("getent", "group", "games").stdout.split(":")[2]

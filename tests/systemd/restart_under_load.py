@@ -34,7 +34,7 @@ def send(hub, signal):
 load = None
 
 
-@case(f"{CLIENTS} clients and {WORKERS} workers with operations talk, and are restarted under: 0 closed, lost, doubled, reordered")
+@case(f"restarts, {CLIENTS} clients, {WORKERS} workers: 0 closed, lost, doubled")
 def restarts(hub):
     global load
     load = Load(hub, CLIENTS, WORKERS)
@@ -47,7 +47,7 @@ def restarts(hub):
     return f"{figure}, median {middle * 1000:.0f} ms; {said[0]}"
 
 
-@case("one more, onto a newer file")
+@case("a restart onto a newer file")
 def newer(hub):
     hub.run("sh", "-c", "cp /usr/bin/wshubd /usr/bin/.wshubd.new && mv /usr/bin/.wshubd.new /usr/bin/wshubd")
     figure = in_time("longest silence", restart(hub, load), AIM)
@@ -55,7 +55,7 @@ def newer(hub):
     return f"{figure}; {load.published} numbers each, {sum(c.answered for c in load.clients)} pings"
 
 
-@case("the operations still run, and each can be stopped once")
+@case("operations still run, and each can be stopped once")
 def operations(hub):
     running = json.loads("[" + ",".join(hub.run("wshubctl", "operations", "--json").stdout.splitlines()) + "]")
     same(sorted(o["operation_id"] for o in running), sorted(w.operation for w in load.workers))
@@ -66,12 +66,12 @@ def operations(hub):
     load.leave()
 
 
-@case("systemd keeps nothing between two restarts")
+@case("the fd store is empty between two restarts")
 def nothing_left(hub):
     same(hub.show("NFileDescriptorStore"), "0")
 
 
-@case("SIGUSR2 does the same in place, inside the sandbox")
+@case("SIGUSR2 hands over in place, inside the sandbox")
 def in_place(hub):
     pid = hub.main()
     with hub.subscriber("news") as ann:
@@ -87,7 +87,7 @@ def in_place(hub):
         ann.receive("message", data="restarted")
 
 
-@case("a stop is still a stop: everybody is told, and nothing is kept")
+@case("a stop sends bye to every connection and keeps no descriptor")
 def stop(hub):
     with hub.connect("ann") as ann:
         hub.ctl("stop", "wshubd.service")
@@ -96,7 +96,7 @@ def stop(hub):
     assert not [text for _, text in hub.said() if "took over" in text]
 
 
-@case("a unit that keeps nothing says so, and its clients are told to come back at once")
+@case("a unit without fd store logs it; clients reconnect at once")
 def no_store(hub):
     hub.drop_in("[Service]\nFileDescriptorStoreMax=0\n")
     hub.ctl("restart", "wshubd")
@@ -108,7 +108,7 @@ def no_store(hub):
     hub.ctl("restart", "wshubd")
 
 
-@case("a restart onto a configuration that cannot be read is a stop: everybody is told, and nothing that is kept is lost")
+@case("a restart onto a wrong configuration is a clean stop")
 def broken(hub):
     keeps = '[[channel]]\nmatch = "past"\nkeep = "history"\n'
     hub.write("/etc/wshubd/wshubd.toml", keeps)
@@ -129,7 +129,7 @@ def broken(hub):
     hub.fresh()
 
 
-@case("a restart onto a key that only root reads is a stop: the check by root tries it as the daemon's user")
+@case("a restart onto a key only root reads is a clean stop")
 def unreadable(hub):
     hub.write("/etc/wshubd/only.key", "0123456789abcdef" * 2, mode=0o600)
     hub.write("/etc/wshubd/wshubd.toml", '[auth]\nkeys = [{ alg = "HS256", file = "/etc/wshubd/only.key" }]\n')
@@ -150,7 +150,7 @@ def unreadable(hub):
     assert "said just before" in hub.run("wshubctl", "sub", "-n", "1", "--timeout", "10s", "later").stdout
 
 
-@case("who was killed hands nothing over, and the next one says so")
+@case("a killed daemon hands nothing over, and the next logs it")
 def killed(hub):
     pid = hub.main()
     with hub.connect("ann"):

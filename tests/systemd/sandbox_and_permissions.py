@@ -11,7 +11,7 @@ NOBODY = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
 MEMBER = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--groups=wshub-worker")
 
 
-@case("the sandbox is as tight as it is said to be")
+@case("the exposure level of the sandbox is as documented")
 def exposure(hub):
     found = json.loads(hub.run("systemd-analyze", "security", "--json=short", "--no-pager", "wshubd.service",
                                "--offline=true").stdout)
@@ -22,14 +22,14 @@ def exposure(hub):
     return f"{level}"
 
 
-@case("systemd finds nothing to complain about in any unit")
+@case("systemd-analyze verify has no complaint about any unit")
 def verify(hub):
     for unit in [*UNITS, "wshub-run@backups.service"]:
         done = hub.run("systemd-analyze", "verify", "--man=no", unit)
         same(done.stdout + done.stderr, "", unit)
 
 
-@case("the process has the limits of its unit, no capability and no way to the network")
+@case("the process has its limits, no capability and no network")
 def confined(hub):
     pid = hub.main()
     limits = hub.path(f"/proc/{pid}/limits").read_text()
@@ -42,7 +42,7 @@ def confined(hub):
     return f"{status['Threads']} threads, {len(hub.children())} process for the disk"
 
 
-@case("it calls nothing that the sandbox forbids: with death for a forbidden call it lives")
+@case("it makes no system call that the sandbox forbids")
 def forbidden(hub):
     with hub.edited("[Service]\nSystemCallErrorNumber=\n"):
         assert "1 stored" in hub.run("wshubctl", "pub", "--durable", "--verbose", "notes", "one").stderr
@@ -62,20 +62,20 @@ def root(hub):
     assert minted.strip(), "no token"
 
 
-@case("a member of the workers' group publishes and does not administer")
+@case("a member of the worker group publishes, not administers")
 def member(hub):
     hub.run(*MEMBER, "wshubctl", "pub", "jobs", "from a worker")
     same(hub.run(*MEMBER, "wshubctl", "connections", check=False).returncode, 4)
 
 
-@case("a worker of another group is not let in")
+@case("a worker of another group is refused")
 def stranger(hub):
     done = hub.run(*NOBODY, "wshubctl", "pub", "jobs", "let me in", check=False)
     assert done.returncode == 4, done
     assert "ermission denied" in done.stderr, done.stderr
 
 
-@case("where users are named, one that is not is turned away, told why, and named in the journal")
+@case("a worker not in the allow list is refused and logged")
 def named(hub):
     uid = hub.run("id", "-u", "daemon").stdout.strip()
     with hub.configured(f"[worker]\nallow = [{uid}]\n"):
@@ -86,7 +86,7 @@ def named(hub):
     assert len(warnings) == 1 and "refused worker of uid 65534, " in warnings[0] and "[worker] allow" in warnings[0], warnings
 
 
-@case("a command becomes an operation by the name of a channel")
+@case("wshub-run@CHANNEL makes a command an operation")
 def wrapped(hub):
     hub.write("/etc/wshubd/run/backups", "COMMAND=echo the backup is done\n")
     with hub.subscriber("backups") as ann:

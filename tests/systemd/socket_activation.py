@@ -13,7 +13,7 @@ from harness import case, in_time, run_cases, same
 RATE, RESTARTS = 200, 5
 
 
-@case("the first connection starts it")
+@case("the first connection starts the daemon")
 def first(hub):
     hub.ctl("stop", "wshubd.service")
     same(hub.show("ActiveState"), "inactive")
@@ -24,14 +24,14 @@ def first(hub):
     return in_time("answered", took, 1)
 
 
-@case("so does the first worker")
+@case("the first worker starts the daemon")
 def worker(hub):
     hub.ctl("stop", "wshubd.service")
     hub.run("wshubctl", "pub", "jobs", "hello")
     eventually("it runs", hub.is_active)
 
 
-@case("the worker socket is systemd's: it stays through a stop, with its group and mode")
+@case("the worker socket stays through a stop, with group and mode")
 def stays(hub):
     socket = hub.path("/run/wshubd/worker.sock")
     before = socket.stat()
@@ -42,7 +42,7 @@ def stays(hub):
     hub.ctl("start", "wshubd")
 
 
-@case("restarts under load refuse nobody")
+@case("restarts under load refuse no connection")
 def restarts(hub):
     refused, cut, answered, slowest = [], [], [], [0.0]
     over = threading.Event()
@@ -88,7 +88,7 @@ def restarts(hub):
     return f"{len(answered)} connections, {RESTARTS} restarts, slowest answer {slowest[0] * 1000:.0f} ms"
 
 
-@case("an address that the machine gets later keeps nobody waiting at the boot")
+@case("an address that appears later does not delay the boot")
 def later(hub):
     address = "192.0.2.7"
     hub.drop_in(f"[Socket]\nListenStream=\nListenStream={address}:{hub.port}\n", unit="wshubd.socket")
@@ -105,7 +105,7 @@ def later(hub):
         hub.ctl("restart", "wshubd.socket", "wshubd.service")
 
 
-@case("an address in the configuration counts for nothing beside systemd's, blocks no reload, and is told")
+@case("a configured address beside systemd's sockets is ignored")
 def inert(hub):
     hub.write("/etc/wshubd/wshubd.toml", '[listen]\nhttp = ["192.0.2.1:1"]\n[limits]\nburst = 7\n')
     hub.ctl("reload", "wshubd")
@@ -118,7 +118,7 @@ def inert(hub):
     hub.fresh()
 
 
-@case("a socket of a name that nobody knows is told, and the daemon serves")
+@case("a socket with an unknown name is logged, the daemon serves")
 def unknown(hub):
     hub.write("/etc/systemd/system/wshubd-other.socket",
               "[Socket]\nListenStream=/run/wshubd/other.sock\nService=wshubd.service\n")

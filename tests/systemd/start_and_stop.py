@@ -10,7 +10,7 @@ from harness import case, run_cases, same
 STARTED = "started: ws://127.0.0.1:8098/api/v1/ws (from systemd); workers at /run/wshubd/worker.sock (from systemd)"
 
 
-@case("a start is over when it serves, and says in one line of the right priority where")
+@case("a start is complete when it serves, and logs one line")
 def start(hub):
     hub.ctl("stop", "wshubd.service")
     hub.ctl("start", "wshubd.service")
@@ -20,7 +20,7 @@ def start(hub):
     assert 'Status: "0 connections, 0 workers, 0 operations, 0 messages kept, store ok"' in status, status
 
 
-@case("the status line follows connections, workers, operations and what is kept")
+@case("the status line follows connections, operations, messages")
 def status(hub):
     with hub.connect("ann"):
         hub.status_until("1 connection, ")
@@ -35,7 +35,7 @@ def status(hub):
     hub.status_until(f"{before + 1} message")
 
 
-@case("an idle daemon is woken by nothing but the watchdog")
+@case("only the watchdog wakes an idle daemon")
 def idle(hub):
     def wakes(seconds):
         status = hub.path(f"/proc/{hub.main()}/status")
@@ -54,7 +54,7 @@ def idle(hub):
     return f"{with_watchdog} wake-ups in 6 s with a watchdog of 6 s, {without} without one"
 
 
-@case("a stop says goodbye, ends with 0 and leaves two lines")
+@case("a stop sends bye, exits with 0 and logs two lines")
 def stop(hub):
     hub.ctl("stop", "wshubd.service")
     hub.ctl("start", "wshubd.service")
@@ -70,7 +70,7 @@ def stop(hub):
     return f"bye {bye['code']}"
 
 
-@case("a stop with full queues and peers that read nothing ends within its time")
+@case("a stop with full queues ends within its time limit")
 def stop_full(hub):
     hub.ctl("restart", "wshubd")
     deaf = [hub.subscriber("flood", user=f"deaf{n}", rcvbuf=4096) for n in range(20)]
@@ -88,7 +88,7 @@ def stop_full(hub):
     return f"{took:.2f} s with 20 peers that read nothing (the unit allows 15 s)"
 
 
-@case("what is owed to the disk is written while systemd waits longer than the unit says")
+@case("pending writes extend the stop timeout of systemd")
 def stop_slow(hub):
     with hub.edited("[Service]\nTimeoutStopSec=1s\n"):
         deaf = hub.subscriber("flood", rcvbuf=4096)
@@ -107,7 +107,7 @@ def stop_slow(hub):
     return f"{took:.2f} s with TimeoutStopSec=1s"
 
 
-@case("whoever asks while it fails to start is told where to look, and answered as soon as it does")
+@case("wshubctl names a failing start and waits for the next one")
 def failing(hub):
     # Before the story that has the door shut: starts of the last half minute count.
     hub.ctl("stop", "wshubd.service")
@@ -122,7 +122,7 @@ def failing(hub):
         assert "waiting for wshubd at" in line and "systemctl status wshubd" in line, told
 
 
-@case("a mistake in the configuration is an error in the journal, names its line and is not tried again")
+@case("a configuration mistake is logged with its line, no restart")
 def mistake(hub):
     hub.write("/etc/wshubd/wshubd.toml", "[limits]\nburst = 5\nrequests_per_secnd = 3\n")
     failed = hub.ctl("restart", "wshubd", check=False)
@@ -138,7 +138,7 @@ def mistake(hub):
     return message
 
 
-@case("a mistake does not start it for ever for whoever waits at the door, and a restart opens the door again")
+@case("socket activation does not restart a failing daemon forever")
 def no_endless_starts(hub):
     hub.write("/etc/wshubd/wshubd.toml", "[limits]\nburts = 5\n")
     hub.ctl("stop", "wshubd.service")
@@ -160,7 +160,7 @@ def no_endless_starts(hub):
     return f"{starts} starts in {took:.0f} s"
 
 
-@case("a store that cannot be used is in the status line, and the daemon runs")
+@case("an unusable store is in the status line; the daemon runs")
 def degraded(hub):
     hub.ctl("stop", *UNITS)
     state = hub.path("/var/lib/private/wshubd/store")

@@ -9,7 +9,7 @@ LoadCredential=broadcast.secret:/etc/wshubd/broadcast.secret
 """
 
 
-@case("its user exists only while it runs, and nobody else reads its state")
+@case("the dynamic user exists only at runtime, state is private")
 def user(hub):
     same(hub.run("stat", "-c", "%a", "/var/lib/private/wshubd").stdout.strip(), "700")
     same(hub.run("id", "-u", "wshubd").returncode, 0)
@@ -19,7 +19,7 @@ def user(hub):
     return f"uid {uid}"
 
 
-@case("what is kept is there after a restart, with its key and its secret")
+@case("kept messages, key and secret survive a restart")
 def restart(hub):
     token = hub.token("ann")
     hub.run("wshubctl", "pub", "--to", "ann", "later")
@@ -29,7 +29,7 @@ def restart(hub):
     same(hub.post("/broadcast", {"channel": "c", "event": "e"}).status, 200)
 
 
-@case("a key and a secret come as credentials of files that only root can read, and a restart with them closes nothing")
+@case("credentials only root can read are used, restarts close none")
 def credentials(hub):
     key, secret = b"k" * 40, "s3cret-s3cret-s3cret"
     hub.write("/etc/wshubd/jwt.key", key.decode(), mode=0o600)
@@ -44,7 +44,7 @@ def credentials(hub):
             ann.receive("message", data="still here")
 
 
-@case("what the README types for keys of one's own works as it stands there")
+@case("the README's commands for own keys work")
 def typed(hub):
     blocks = (ROOT / "README.md").read_text().split("```sh\n")[1:]
     block, = [text for text in (block.split("```")[0] for block in blocks) if "LoadCredential=" in text]
@@ -72,7 +72,7 @@ def typed(hub):
     hub.fresh()
 
 
-@case("a credential that is missing stops the start, and the unit says which")
+@case("a missing credential stops the start and is named")
 def missing(hub):
     hub.path("/etc/wshubd/jwt.key").unlink(missing_ok=True)
     hub.drop_in(CREDENTIALS)
@@ -83,7 +83,7 @@ def missing(hub):
     same(hub.post("/broadcast", {"channel": "c", "event": "e"}).status, 200)
 
 
-@case("and after the machine was started anew, which starts it")
+@case("after a reboot the daemon is started and state is there")
 def reboot(hub):
     hub.run("wshubctl", "pub", "--durable", "letters", "over a boot")
     hub.reboot()

@@ -18,7 +18,7 @@ def back(hub, old, began):
     return time.monotonic() - began
 
 
-@case("a hub that hangs is killed by the watchdog and back within 10 s")
+@case("a hanging hub is killed by the watchdog, back within 10 s")
 def hangs(hub):
     old = hub.main()
     before = int(hub.show("NRestarts"))
@@ -31,7 +31,7 @@ def hangs(hub):
     return f"{took:.2f} s"
 
 
-@case("a hub that is killed is back, and what was stored is still there")
+@case("a killed hub restarts with what was stored")
 def killed(hub):
     hub.run("wshubctl", "pub", "--durable", "orders", "one")
     old = hub.main()
@@ -44,7 +44,7 @@ def killed(hub):
     return in_time("back", took, 2)
 
 
-@case("numbers of a channel go on after a crash: what notes them is kept beside the state")
+@case("seq goes on after a crash, from a file beside the state")
 def numbers(hub):
     def position():
         with hub.connect("ann") as ann:
@@ -61,7 +61,7 @@ def numbers(hub):
     same((after["epoch"], after["seq"]), (before["epoch"], before["seq"] + 1))
 
 
-@case("the process that owns the disk is started anew, in the sandbox too, and from a file that was replaced")
+@case("the store process restarts in the sandbox, from a new file")
 def disk(hub):
     hub.run("wshubctl", "pub", "--durable", "orders", "two")
     # As a package manager does it: another file takes the name.
