@@ -1,7 +1,7 @@
-"""A static daemon for another processor, emulated, and clients of this one: what it keeps, what it stops, and how it goes on.
+"""A static daemon for another processor, emulated, with native clients: storage, interrupts and hand-overs.
 
-WSHUBD_BIN says where the daemon and its companion are; the kernel starts both through an emulator. The clients are this
-process, and a wshubctl of this machine in NATIVE_BIN.
+WSHUBD_BIN names the directory of the daemon and its companion; the kernel starts both through an emulator. The clients are
+this process, and a native wshubctl in NATIVE_BIN.
 """
 
 import os

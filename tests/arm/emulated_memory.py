@@ -1,7 +1,7 @@
-"""How much memory an emulated program of 32 bits takes, without what its emulator takes.
+"""Memory of an emulated 32-bit program, without that of its emulator.
 
-qemu-user lays the four gigabytes that such a program can address out as one run of mappings, most of which nobody may
-touch; the kernel tells what is in it.
+qemu-user maps the four gigabytes that such a program can address as one run of mappings, most of which are inaccessible;
+the kernel reports their contents.
 """
 
 import re

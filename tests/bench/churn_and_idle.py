@@ -1,6 +1,6 @@
-"""What is left when all is over: room on the disk after churn, and work while nothing happens.
+"""Space on the disk after churn, and work while nothing happens.
 
-Both are mostly waited for, so both go on beside other measurements and tell at the end.
+Both mostly wait, so both run beside other measurements and report at the end.
 """
 
 import threading

@@ -1,4 +1,4 @@
-"""How many durable messages a second, beside a plain log and beside Redis."""
+"""The rate of durable messages, beside a plain log and beside Redis."""
 
 import os
 import shutil

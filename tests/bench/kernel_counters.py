@@ -1,7 +1,6 @@
-"""What the kernel counts of processes, files and disks.
+"""Counters of the kernel for processes, files and disks, from /proc and /sys.
 
-Knows /proc, /sys and file systems; knows nothing of what runs there. `Device` wants to be root, `Syncs` wants strace;
-each says in `why_not` what is in its way.
+`Device` needs root, `Syncs` needs strace; `why_not` of each names what is missing.
 """
 
 import ctypes

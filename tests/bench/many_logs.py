@@ -1,4 +1,4 @@
-"""What very many logs cost, with one message in each: memory, and time at a start and at a hand-over."""
+"""The costs of very many logs with one message in each: memory, and time at a start and at a hand-over."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What a kept message costs: bytes written, room on the disk, memory, and time at the next start."""
+"""The costs of a kept message: bytes written, space on the disk, memory, and time at the next start."""
 
 import contextlib
 import time

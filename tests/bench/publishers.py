@@ -1,7 +1,7 @@
-"""Publishers who wait for each answer before they say the next, and what else they may publish to than a hub.
+"""Publishers that wait for each answer before the next request, and two other servers to publish to.
 
-Knows a plain log, which is the least that durability costs, and Redis. Each of the servers here promises the same as a
-`durable` message: answered is on the disk.
+The servers are a plain log, which is the least that durability costs, and Redis. Each of them makes the promise of a
+`durable` message: answered means on the disk.
 """
 
 import os

@@ -1,7 +1,4 @@
-"""A daemon with a disk, set up so that a figure means one thing.
-
-Knows how it is started, what is said to it, and when it has come to rest. Knows nothing of what is measured.
-"""
+"""A daemon with a disk, configured so that a figure means one thing, and the waits until it is at rest."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""Tokens in every way they may come, wrong ones, other origins, and what a token lets one do."""
+"""Authentication and admission: tokens by every way, invalid ones, other origins, and the rights of a token."""
 
 import os
 import socket

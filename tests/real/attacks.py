@@ -1,8 +1,8 @@
-"""One user who asks for as much as the limits let him, and what everybody else notices of it.
+"""One user who requests as much as the limits allow, and the effect on everybody else.
 
-Each scene is one kind: small requests with large answers, very many who come back at once, free requests without end,
-reconnecting for a full bucket, pings, and keeping others out. Beside it somebody asks something small again and again. What a wall clock
-decides is bounded by ten times the aim, and printed.
+Each case is one kind of load: small requests with large answers, very many reconnects at once, free requests without end,
+reconnecting for a full bucket, pings, and connections that occupy all places. Beside it a bystander sends a small request
+again and again. What depends on a wall clock is bounded by ten times the aim, and printed.
 """
 
 import json

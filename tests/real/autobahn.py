@@ -1,6 +1,6 @@
 """The Autobahn test suite's fuzzing client against the daemon's own transport, as an echo server.
 
-The suite lives on PyPI and runs on CPython 2.7 alone; it gets a virtualenv of its own. Cases 12 and 13 are compression,
+The suite is on PyPI and runs on CPython 2.7 alone; it gets a virtualenv of its own. Cases 12 and 13 are compression,
 which the daemon does not offer. Text and binary are echoed by `examples/echo`, which raises the limits for case 9.
 """
 

@@ -1,9 +1,9 @@
-"""Load, limits and faults at random: what anybody has heard holds, and whatever was promised is there.
+"""Random load, limits and faults: a received position stays valid, and every promise is kept.
 
 CHAOS_ROUNDS sets how many rounds (180 in the long run), CHAOS_SEED repeats their plan. In every round saturating workers,
 bursts, many inboxes and durable publishers meet up to 200 subscribers that keep up, and hand-overs, kills of the daemon and
-of the process that owns its disk, starts that fail, second daemons, frozen and full disks break something. After each of
-them epoch and seq of all that was heard are held against all that was heard before. Needs root, for disks of its own.
+of its store process, failing starts, second daemons, frozen and full disks are the faults. After each of them epoch and seq
+of all received messages are compared with all that was received before. Needs root, for disks of its own.
 """
 
 import os

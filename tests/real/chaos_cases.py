@@ -1,7 +1,6 @@
-"""Scenes of a daemon at its limits, each for one kind of fault that random rounds do not reach quickly.
+"""A daemon at its limits: one case for each kind of fault that random rounds do not reach quickly.
 
-Knows what has to hold there. Limits are small, so that each takes seconds; the numbers that they are reached with follow
-from that.
+Limits are small, so that each takes seconds; the numbers that reach them follow from that.
 """
 
 import contextlib

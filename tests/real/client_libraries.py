@@ -1,4 +1,4 @@
-"""The clients that people have: each subscribes, waits for `connection_id`, sends to `logs` and `admin`, hears both."""
+"""Common client libraries: each subscribes, waits for `connection_id`, sends to `logs` and `admin`, and receives both."""
 
 import json
 import subprocess

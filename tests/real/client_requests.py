@@ -1,7 +1,7 @@
 """Every request a client may make, with every field missing, of the wrong type, too long, doubled, and unknown.
 
-A table of the contract, section 2: for each action one whole request and what is known of its fields. The checks are
-made of the table. Each runs on a connection of its own, so that no error budget and no bucket is shared.
+A table of the contract, section 2: for each action one whole request and the rules of its fields. The cases are generated
+from the table. Each runs on a connection of its own, so that no error budget and no bucket is shared.
 """
 
 import json
@@ -94,7 +94,7 @@ def refused(wire, text, *codes, names=None):
     return answer
 
 
-def whole_story(name, action):
+def whole_case(name, action):
     def check(hub):
         with connection(hub, action) as wire:
             text = request(hub, name, **({"data": '{"operation_id":"nobody"}'} if name == "interrupt" else {}))
@@ -112,7 +112,7 @@ def whole_story(name, action):
     return check
 
 
-def missing_story(name, field):
+def missing_case(name, field):
     def check(hub):
         with connection(hub, ACTIONS[name]) as wire:
             for text in (request(hub, name, without=field), request(hub, name, **{field: "null"})):
@@ -122,7 +122,7 @@ def missing_story(name, field):
     return check
 
 
-def wrong_story(name, field, kind):
+def wrong_case(name, field, kind):
     def check(hub):
         with connection(hub, ACTIONS[name]) as wire:
             for value in WRONG[kind]:
@@ -131,7 +131,7 @@ def wrong_story(name, field, kind):
     return check
 
 
-def long_story(name, field):
+def long_case(name, field):
     def check(hub):
         with connection(hub, ACTIONS[name]) as wire:
             refused(wire, request(hub, name, **{field: json.dumps(LONG)}), "too_large")
@@ -143,7 +143,7 @@ def long_story(name, field):
     return check
 
 
-def doubled_story(name, field):
+def doubled_case(name, field):
     def check(hub):
         with connection(hub, ACTIONS[name]) as wire:
             text = request(hub, name)[:-1] + f',{json.dumps(field)}:{json.dumps(ACTIONS[name].whole.get(field, "logs"))}}}'
@@ -155,7 +155,7 @@ def doubled_story(name, field):
     return check
 
 
-def null_story(name, field):
+def null_case(name, field):
     def check(hub):
         with connection(hub, ACTIONS[name]) as wire:
             wire.send(request(hub, name, **{field: "null"}))
@@ -166,17 +166,17 @@ def null_story(name, field):
 
 
 for name, action in ACTIONS.items():
-    case(f"{name}: a whole request is answered with its id")(whole_story(name, action))
+    case(f"{name}: a whole request is answered with its id")(whole_case(name, action))
     for field in action.required:
-        case(f"{name}: without {field} it is bad_request and names the field")(missing_story(name, field))
+        case(f"{name}: without {field} is bad_request and names it")(missing_case(name, field))
     for field, kind in action.fields.items():
-        case(f"{name}: {field} of the wrong type is bad_request and names the field")(wrong_story(name, field, kind.rstrip("!")))
+        case(f"{name}: {field} of the wrong type is bad_request and named")(wrong_case(name, field, kind.rstrip("!")))
         if kind.endswith("!"):
-            case(f"{name}: {field} of 129 bytes is too_large, of 128 is not")(long_story(name, field))
+            case(f"{name}: {field} of 129 bytes is too_large, of 128 is not")(long_case(name, field))
         if field not in action.required:
-            case(f"{name}: {field} as null is the same as without it")(null_story(name, field))
+            case(f"{name}: {field} as null is the same as without it")(null_case(name, field))
     for field in action.required:
-        case(f"{name}: {field} given twice is an error, not the last one wins")(doubled_story(name, field))
+        case(f"{name}: {field} given twice is an error")(doubled_case(name, field))
 
 
 @case("requests of administrators are forbidden to everybody else")

@@ -1,7 +1,7 @@
-"""Clocks that start in 1970 and jump: nothing that is kept expires before its time has really passed.
+"""A wall clock that starts in 1970 and jumps: no kept message expires before its time has really passed.
 
-The clock is that of a virtual machine, set from within and, between two boots, by its battery: no library could stand in
-for it, since the daemon asks the kernel itself.
+The clock is that of a virtual machine, set from within and, between two boots, by its battery: no library could replace it,
+since the daemon asks the kernel itself.
 """
 
 import random

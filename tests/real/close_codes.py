@@ -1,4 +1,4 @@
-"""Close codes: the standard's and the hub's own, and what does not close."""
+"""Close codes: the standard's and the hub's own, and errors that do not close."""
 
 import signal
 import socket

@@ -1,8 +1,7 @@
-"""A daemon of one's own: its directory, its port, its keys, its worker socket.
+"""A daemon under test: its directory, its port, its keys, its worker socket, and clients for them.
 
-Knows how `wshubd` is started and where it keeps what; knows nothing of how it is built. Whoever leaves the `with`
-block has stopped it, by SIGTERM, and has checked that it ended with exit code 0 and did not die before. A suite may
-also kill it, or the process that owns its disk, and start it again on what is left.
+Leaving the `with` block stops it by SIGTERM, and checks that it ended with exit code 0 and not before. A suite may also kill
+it, or its store process, and start it again on the files that are left.
 """
 
 import base64

@@ -1,11 +1,11 @@
-"""A disk that fails in all the ways in which disks fail, and a daemon that goes on and says so.
+"""Disk failures of every kind, and a daemon that goes on and reports them.
 
-FAULTS sets how many calls of each kind are made to fail, each in a trial of its own (300 in the long run), MUTATIONS how
-often the store's files are damaged (1000 in the long run), FAULT_SEED repeats the plan of a run. The daemon runs as an
-ordinary user, so that permissions mean something; the suite itself has to be run by root, for file systems of its own.
-Always the same is expected: live traffic goes on, durable publishers hear `store_unavailable` soon, `/healthz` is 503 with a
-reason and 200 again by itself when the cause is gone, nothing that was answered stored is lost but by damage to the
-medium, and what was damaged is put aside and never deleted.
+FAULTS sets how many calls of each kind fail, each in a trial of its own (300 in the long run), MUTATIONS how often the
+store's files are damaged (1000 in the long run), FAULT_SEED repeats the plan of a run. The daemon runs as an ordinary user,
+so that permissions take effect; the suite itself has to be run by root, for file systems of its own. Always the same is
+expected: live traffic goes on, durable publishers get `store_unavailable` soon, `/healthz` is 503 with a reason and 200
+again by itself when the cause is gone, nothing that was answered stored is lost except by damage to the medium, and what
+was damaged is set aside and never deleted.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
-"""Calls of the store's process that fail, file systems that can be full or read-only, and files that were damaged.
+"""Fault injection below the store: failing system calls, full and read-only file systems, damaged files.
 
-Knows how to break what lies under a program, and how to mend it again. Knows nothing of what the program makes of it.
+Each fault can be undone again. `failing_calls.c` is the library that makes the calls fail.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
-"""A daemon that is treated roughly, and the faults that it is treated with.
+"""Faults of a running daemon: each is provoked here and undone again.
 
-Knows how each fault is made and how it is over. Knows nothing of what has to hold meanwhile: that is in the suites.
+The expectations meanwhile are those of the suites.
 """
 
 import contextlib

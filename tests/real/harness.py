@@ -1,8 +1,8 @@
-"""Checks with sentences for names, and one line each when they are told.
+"""Test cases with a sentence as name, and one line of output each.
 
-`@story("…")` registers a check, which gets a running hub; what it returns is its figure. `tell()` runs them all, in order, prints a line for each
-and a last line `N passed, M failed`, and ends the process accordingly. `in_time` is the only word about wall clock: it
-fails at ten times the aim and always prints the figure.
+`@case("…")` registers a check, which gets a running hub; its return value is printed as a figure. `run_cases()` runs them
+all, in order, prints a line for each and a last line `N passed, M failed`, and ends the process accordingly. `in_time` is
+the only check of a wall clock: it fails at ten times the aim and always prints the figure.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""/broadcast, /interrupt, stats, metrics and health, asked rightly and wrongly; and curl, as a person would."""
+"""/broadcast, /interrupt, stats, metrics and health: valid and invalid requests, and curl on a command line."""
 
 import http.client
 import json

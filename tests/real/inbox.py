@@ -1,6 +1,6 @@
-"""The inbox: modes, cursor, replay before live, what is lost and told, and what an `ack` does and does not do.
+"""The inbox: modes, cursor, replay before live, announced losses, and the effects of an `ack`.
 
-Every story has a user of its own, so that all but those with another configuration share one daemon.
+Every case has a user of its own, so that all but those with another configuration share one daemon.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Section 5 of the contract: every outcome, who may, exactly one end, and what everybody hears of it."""
+"""Section 5 of the contract: every outcome of an interrupt, rights, exactly one end, and the states that subscribers receive."""
 
 import json
 import threading

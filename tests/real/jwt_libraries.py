@@ -1,5 +1,5 @@
-"""Tokens as others make them: PyJWT, joserfc, jose and jsonwebtoken, by each algorithm that each knows, and the JWK set
-of an identity provider whose keys change.
+"""Tokens of other libraries: PyJWT, joserfc, jose and jsonwebtoken, by each algorithm that each of them knows, and the
+JWK set of an identity provider whose keys change.
 """
 
 import base64

@@ -1,7 +1,7 @@
-"""What was said, what was promised about it, and what was heard: the bookkeeping of suites that break the store.
+"""A ledger of published, stored and received messages, for suites that break the store.
 
-Knows the promises of the contract about kept messages, and a daemon that keeps them on a disk. Knows nothing of how the
-store is built, nor of who breaks it: a kill, a power cut and a failing disk are all "a crash" here.
+Holds the promises of the contract about kept messages, and a daemon that keeps them on a disk. A kill, a power cut and a
+failing disk are all "a crash" here.
 """
 
 import json

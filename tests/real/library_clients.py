@@ -1,7 +1,7 @@
-"""Real clients as watchers: Chromium, Node, and Python's two libraries, all asked the same way.
+"""Clients of four libraries behind one interface: Chromium, Node, and Python's two libraries.
 
-Every watcher has `hear(kind, **fields)`, `count(kind, **fields)`, `say(request)` and `close()`. What came is kept whole,
-so that "exactly one" can be asked at the end.
+Every client has `receive(kind, **fields)`, `count(kind, **fields)`, `send(request)` and `close()`. All frames are kept, so
+that "exactly one" can be checked at the end.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
-"""Load on a daemon from processes of their own: workers that write as fast as they are read, bursts, many inboxes; and a
-pulse that measures how long others wait meanwhile.
+"""Load generators in processes of their own: workers that write as fast as they are read, bursts, many inboxes; and a
+pulse that measures how long other requests wait meanwhile.
 
-Knows the worker socket. Whatever breaks, these go on and come back; who listens is somebody else's matter.
+They use the worker socket, and reconnect after every fault.
 """
 
 import json

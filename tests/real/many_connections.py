@@ -1,7 +1,7 @@
 """A thousand connections on one channel, and a thousand channels with one connection each.
 
 In order, none lost or doubled, beside one peer that never reads. Everything is published on the worker socket, which has
-no rate limit, in batches that the healthy readers have taken before the next one is written: what a hub must not lose.
+no rate limit, in batches that the other readers have received before the next one is written: a hub must not lose those.
 """
 
 import asyncio

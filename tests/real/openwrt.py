@@ -1,7 +1,7 @@
-"""OpenWrt's init script and recipe, on a router that is a stand-in: BusyBox, and a procd of the suite's own.
+"""OpenWrt's init script and recipe, on a simulated router: BusyBox, and a procd of the suite's own.
 
-Shows that the recipe installs what the init script needs, and what each action of the script comes to with a real daemon
-and real clients. Does not show OpenWrt's build system, its procd or its flash.
+Shows that the recipe installs what the init script needs, and the effect of each action of the script on a real daemon and
+real clients. Does not show OpenWrt's build system, its procd or its flash.
 """
 
 import os

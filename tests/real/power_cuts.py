@@ -1,9 +1,9 @@
-"""The plug is pulled: on a disk that loses what was not flushed, all that was answered stored is there afterwards.
+"""Power cuts: on a disk that loses what was not flushed, every message answered stored is there afterwards.
 
 POWER_CUTS sets how often (100 in the long run), POWER_SEED repeats the plan of a run: `POWER_CUTS=100 tests/real/run power_cuts`.
-The machine is a virtual one, and the disk a server of ours that really forgets; the publishers run here and reach the daemon
-over its network, so that what they were told before the cut outlives it. A second story takes the machine's flushes away and
-expects losses: a harness that finds none then would find none ever.
+The machine is a virtual one, and its disk a server of ours that really loses its cache; the publishers run here and reach
+the daemon over its network, so that the answers they got before the cut survive it. A second case takes the machine's
+flushes away and expects losses: a harness that finds none then would never find any.
 """
 
 import os

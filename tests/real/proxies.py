@@ -1,8 +1,8 @@
 """The hub behind nginx, HAProxy and Caddy, each with the configuration that docs/proxies.md shows.
 
-The recipes are taken from the page as they stand there. What is put in: the ports, the certificate's files, and around them
-what a proxy needs that runs in a directory of its own as a child of this one. Clients speak TLS and check the name; their
-address is another one of loopback than the proxies', so that the hub can tell the two apart.
+The recipes are taken from the page verbatim. The suite adds the ports, the certificate's files, and around them what a proxy
+needs that runs in a directory of its own as a child of this process. Clients use TLS and check the name; their address is
+another one of loopback than the proxies', so that the hub can tell the two apart.
 """
 
 import http.client

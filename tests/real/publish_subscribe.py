@@ -1,4 +1,4 @@
-"""Messages between clients: who hears what, in which order, what is kept for later, what a slow reader is told."""
+"""Messages between clients: delivery, order, retention, presence, and the gaps of slow readers."""
 
 import json
 import threading

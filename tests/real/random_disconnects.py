@@ -1,4 +1,4 @@
-"""Clients that are cut at random, a thousand times in everyday use, and miss nothing that was promised to them.
+"""Clients disconnected at random, a thousand times by default, that lose nothing that was promised to them.
 
 REAL_CUTS sets how often (10,000 in the long run), REAL_SEED repeats the plan of a run. A thousand cuts take about half a
 minute with a debug build on two cores. The publishers are a worker and two WebSocket clients that are cut as well and then

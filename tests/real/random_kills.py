@@ -1,7 +1,7 @@
-"""The daemon, the process that owns its disk, or both, killed at random under load: what was promised is there afterwards.
+"""Random kills of the daemon, of its store process, or of both, under load: every promised message is there afterwards.
 
 KILLS sets how often (1000 in the long run), KILL_SEED repeats the plan of a run. Publishers are workers, WebSocket clients
-and HTTP callers, durable and not; the logs are inboxes, a channel that keeps what nobody heard and a history. A message
+and HTTP callers, durable and not; the logs are inboxes, a channel that keeps undelivered messages and a history. A message
 may come twice after a crash, never out of order within one replay, and no position ever stands for two messages.
 """
 

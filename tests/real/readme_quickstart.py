@@ -1,8 +1,8 @@
-"""The first hour of somebody who has just come: the commands of the README, as they stand there.
+"""The README's "Try it" for a new user: its commands, exactly as they stand there.
 
-A user account that has nothing yet, in a network namespace of its own, so that the usual port is free. Each block of
-"Try it" is run in a shell of that user's. Whatever is said on the way is a finding: a warning of the daemon, a word of
-a command on its standard error that the README does not lead to expect, a wait.
+A fresh user account in a network namespace of its own, so that the usual port is free. Each block of "Try it" is run in a
+shell of that user. Any surprise on the way is a failure: a warning of the daemon, text on a command's standard error that
+the README does not announce, a delay.
 """
 
 import json

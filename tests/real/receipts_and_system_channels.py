@@ -1,4 +1,4 @@
-"""What the hub says by itself: receipts to those who asked, and to workers who came, who went and what nobody heard."""
+"""Receipts for senders, and the system channels for workers: presence, and undelivered messages."""
 
 import socket
 import struct

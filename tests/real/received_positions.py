@@ -1,8 +1,8 @@
-"""Positions that were heard: what a subscriber's bytes say about them, and one book of all of them over a whole run.
+"""Received positions: the checks on what a subscriber receives, and one ledger of all positions of a run.
 
-Knows the promises about `epoch` and `seq`: a position stands for one message for ever; one subscription hears ascending
-positions; what is missing between two of them was told in a `gap`; `recovered: true` leaves nothing out. Knows nothing of
-who breaks what. Bytes are collected first and parsed later, so that a subscriber keeps up with a saturated daemon.
+The promises about `epoch` and `seq`: a position stands for one message for ever; one subscription receives ascending
+positions; what is missing between two of them was announced in a `gap`; `recovered: true` leaves nothing out. Bytes are
+collected first and parsed later, so that a subscriber keeps up with a saturated daemon.
 """
 
 import json

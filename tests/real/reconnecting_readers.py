@@ -1,8 +1,7 @@
-"""Readers that are cut at random and come back, and what each of them must find when it does.
+"""Readers that are cut at random and reconnect, with what each of them must find afterwards.
 
-Knows the promises about positions (`since`, `recovered`, `gap`, `ack`) and checks them frame by frame; knows nothing of
-who publishes or how long it goes on. Everything random comes from one seed and the reader's name; what the threads make
-of it together is not repeatable, but the plan of each of them is.
+The promises about positions (`since`, `recovered`, `gap`, `ack`) are checked frame by frame. Everything random comes from
+one seed and the reader's name; the interleaving of the threads is not repeatable, but the plan of each of them is.
 """
 
 import json

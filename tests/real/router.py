@@ -1,8 +1,7 @@
-"""A router, as far as wshubd may notice: BusyBox for a userland, and a procd that starts, signals and ends what init scripts name.
+"""A simulated router: BusyBox for a userland, and a procd that starts, signals and ends the programs of init scripts.
 
-Knows the recipe for OpenWrt's build system, which installs into the router's tree, and what procd does with what it is
-told. Knows nothing of what the init script says. The tree is mounted in a mount namespace, which a suite has to be in:
-see `alone`.
+The recipe for OpenWrt's build system installs into the router's tree; procd acts on the requests of the init script. The
+tree is mounted in a mount namespace, which a suite has to be in: see `alone`.
 """
 
 import ctypes

@@ -1,7 +1,7 @@
-"""A subscriber on a link of 20 kB/s, with the limits that everybody has: it falls behind, and what it hears is whole.
+"""A subscriber on a link of 20 kB/s, with the default limits: it falls behind, and what it receives is whole.
 
 The figures: 480 messages of a kilobyte are more than the hub's queue (256 messages or 256 KiB) and the kernel's buffers
-hold, so that the end of them is read from the log. All three readers are slow at the same time, for some 25 s.
+hold, so that the last of them are read from the log. All three readers are slow at the same time, for some 25 s.
 """
 
 import threading

@@ -1,4 +1,4 @@
-"""Sockets that other users have made, and sockets that they may not use: what wshubctl says, and what it never sends."""
+"""Worker sockets of other users, or without permission: what wshubctl reports, and what it never sends."""
 
 import os
 import shutil

@@ -1,7 +1,7 @@
-"""The scene that is the reason for the project: somebody presses Stop, and the command and all its children are dead.
+"""The Stop button, end to end: somebody presses Stop, and the command and all its children are dead.
 
 `wshubctl run` wraps real commands; a browser, a Python script and a Node script watch; one of them presses. The time is
-taken from the press to the last process gone, found by a mark in the environment that every child inherits.
+measured from the press to the end of the last process, found by a mark in the environment that every child inherits.
 """
 
 import json

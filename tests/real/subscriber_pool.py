@@ -1,7 +1,7 @@
-"""Many subscribers that keep up, in one process of their own: it only collects bytes, and parses them when there is time.
+"""Many subscribers that keep up, in one process: it collects bytes first, and parses them when there is time.
 
-Knows how they come, come back after a crash with the last position that they heard, and acknowledge. Knows nothing of what
-they ought to hear: that is in `heard`.
+They connect, reconnect after a crash with the last position that they received, and acknowledge. What they ought to receive
+is decided in `received_positions`.
 """
 
 import multiprocessing

@@ -1,6 +1,6 @@
-"""Tokens on live connections: refreshed, narrowed, about to end, ended, and of a key that was taken away.
+"""Tokens on live connections: refresh, narrower rights, expiry, revocation, and key rotation.
 
-The wall clock is that of the daemon: tokens are made with an end that is near. `exp` counts whole seconds.
+The wall clock is that of the daemon: tokens are made with an expiry that is near. `exp` counts whole seconds.
 """
 
 import json

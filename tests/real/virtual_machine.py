@@ -1,8 +1,8 @@
-"""A small machine whose plug can be pulled: a virtual one with Debian's kernel, a forgetful disk and a daemon.
+"""A virtual machine whose power can be cut: Debian's kernel, a disk with a volatile write cache, and a daemon.
 
-Knows how such a machine is made (kernel, initial file system, emulator) and how it boots; its daemon's port is forwarded
-to this machine, so that the suites' own clients are its clients, and a second serial line is a shell. Knows nothing of
-what is published there. Needs no root and no virtualisation by the processor.
+Builds the machine (kernel, initial file system, emulator) and boots it. Its daemon's port is forwarded to this machine, so
+that the clients of the suites are its clients; a second serial line is a shell. Needs no root and no virtualisation by the
+processor.
 """
 
 import gzip

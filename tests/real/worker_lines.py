@@ -1,4 +1,4 @@
-"""The worker socket: lines right, wrong, half, over-long; a shell with socat; what a subscribed worker hears."""
+"""The worker socket: valid, invalid, partial and over-long lines, socat in a shell, and the frames of a subscribed worker."""
 
 import json
 import os

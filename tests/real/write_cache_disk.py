@@ -1,8 +1,8 @@
-"""A disk with a write cache that is lost when the power goes: an NBD server.
+"""An NBD server: a disk with a volatile write cache that is lost when the power goes.
 
-Knows which writes a disk has promised to keep (those before a FLUSH that it has answered, and those marked FUA) and which
-it may lose: all others, each sector of them by itself. Killing a virtual machine alone shows nothing, since what it wrote
-is with its host by then; here what was not flushed really goes. Knows nothing of file systems.
+A disk must keep the writes before a FLUSH that it has answered, and those marked FUA; it may lose all others, each sector
+of them by itself. Killing a virtual machine alone shows nothing, since its host has what it wrote by then; here what was
+not flushed is lost.
 """
 
 import random

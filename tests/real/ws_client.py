@@ -1,7 +1,7 @@
-"""A WebSocket client that can also misbehave.
+"""A WebSocket client that can also violate the protocol.
 
-Knows RFC 6455 frames and nothing of the hub. Conformance needs what polite libraries refuse to send: unmasked
-frames, half frames, bad UTF-8, binary where text belongs. Blocking sockets, the standard library, one file.
+Implements RFC 6455 frames and nothing of the hub. Conformance needs what well-behaved libraries refuse to send: unmasked
+frames, partial frames, bad UTF-8, binary in the place of text. Blocking sockets, the standard library, one file.
 """
 
 import base64

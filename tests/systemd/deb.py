@@ -1,7 +1,7 @@
-"""The Debian package of what was built, versions of it that never were, and a machine that begins without it.
+"""The Debian package of the build, modified versions of it, and a machine without it.
 
-Knows how a package is taken apart and put together, and how dpkg is asked. A newer version is the same package with
-another number, in its programs too; what else differs is the suite's own doing. Nothing is built.
+Takes a package apart, puts it together, and calls dpkg. A newer version is the same package with another number, in its
+programs too; other differences are made by the suite. Nothing is built.
 """
 
 import os

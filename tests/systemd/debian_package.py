@@ -1,4 +1,4 @@
-"""The Debian package from its first installation to the last trace of it: what a user finds, and what is left behind.
+"""The Debian package from its first installation to its purge.
 
 The machine has no network, as many such boxes: all that the package depends on has to be there.
 """

@@ -1,8 +1,7 @@
-"""Clients and workers that talk all the time, half of what they say cut somewhere, and that miss nothing unnoticed.
+"""Clients and workers under constant load, half of their bytes cut somewhere, that detect every loss.
 
-Every client counts: numbers of a channel, answers to its own pings, in order and each once. The longest silence is that
-of the client that waited longest for the answer to something it had said whole. Knows nothing of what happens to the
-daemon meanwhile: that is for whoever has them talk.
+Every client checks the numbers of a channel and the answers to its own pings, in order and each once. The longest silence is
+that of the client that waited longest for the answer to something it had sent whole.
 """
 
 import asyncio

@@ -1,8 +1,7 @@
-"""A machine with systemd as its PID 1, and wshubd on it as a package would put it there.
+"""A machine with systemd as its PID 1, and wshubd on it as a package would install it.
 
-Knows the lab that boots such a machine, where things are installed, and how to ask systemd. Knows nothing of how wshubd
-is built. The suite itself runs in the machine's network, so 127.0.0.1 is the machine's; its files are seen through
-/proc. Everything is waited for, never slept for.
+The lab boots such a machine; files are installed where the package puts them. The suite itself runs in the machine's
+network, so 127.0.0.1 is the machine's; its files are seen through /proc. Everything is waited for, without sleeps.
 """
 
 import contextlib

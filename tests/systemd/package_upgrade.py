@@ -1,4 +1,4 @@
-"""Another version of the package put over the one that runs, under a thousand clients that talk all the time.
+"""Upgrades and downgrades of the package, under a thousand clients that send all the time.
 
 What must not happen: a connection that ends, a daemon that is gone, a package that dpkg calls broken, an older program
 on messages that it cannot read.

@@ -1,5 +1,5 @@
-"""Why can this client not connect? For a client behind nginx, each time from the journal, `wshubctl status` and /metrics
-alone, and once more as the client hears it.
+"""Reasons of refusals: for a client behind nginx, each is found from the journal, `wshubctl status` and /metrics alone, and
+once more from the answer to the client.
 
 nginx runs as a child of this suite, in the machine's network, with the recipe of docs/proxies.md; clients have an address of
 their own, so that a line about the proxy is none about them.

@@ -1,4 +1,4 @@
-"""A configuration that changes while everybody is connected; what the journal is told; who is who at the socket."""
+"""Reloads under connected clients, fields of the journal, and identification of workers at the socket."""
 
 import contextlib
 import json

@@ -1,5 +1,5 @@
-"""A restart that nobody who is connected notices: a thousand clients and ten workers talk all the time, half of what they
-say is cut somewhere, and the daemon is restarted under them again and again.
+"""Restarts that no connection notices: a thousand clients and ten workers send all the time, half of their bytes cut
+somewhere, while the daemon is restarted again and again.
 """
 
 import json

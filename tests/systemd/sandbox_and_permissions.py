@@ -1,4 +1,4 @@
-"""Who may do what: workers at the socket, and the daemon on the machine."""
+"""Permissions: those of workers at the socket, and those of the daemon on the machine."""
 
 import json
 

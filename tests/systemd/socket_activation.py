@@ -1,4 +1,4 @@
-"""Sockets that systemd opens: the daemon may come and go behind them."""
+"""Socket activation: systemd opens the sockets, and the daemon may stop and start behind them."""
 
 import http.client
 import random

@@ -1,4 +1,4 @@
-"""How an administrator sees the daemon start, live and end."""
+"""Start, status and stop of the daemon, as an administrator sees them."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""State, keys and secrets: what outlives the process, and the machine."""
+"""State, keys and secrets that survive the process, and the machine."""
 
 from machine import ROOT, Machine
 from harness import case, run_cases, same

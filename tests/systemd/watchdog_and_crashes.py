@@ -1,4 +1,4 @@
-"""What ends without being asked to is there again."""
+"""Restarts by systemd after a hang, a kill or a failure."""
 
 import time
 
