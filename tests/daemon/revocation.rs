@@ -71,7 +71,7 @@ fn revoke(worker: &mut Worker, user: &str) -> Value {
 }
 
 #[test]
-fn who_was_revoked_is_thrown_out_and_stays_out_until_a_newer_token() {
+fn a_revoked_user_is_closed_until_a_newer_token() {
     let daemon = Daemon::start();
     let token = daemon.issued("eve", -5);
     let (mut eve, mut ada) = (daemon.lets_in(&token), daemon.client("ada"));
@@ -98,7 +98,7 @@ fn who_was_revoked_is_thrown_out_and_stays_out_until_a_newer_token() {
 }
 
 #[test]
-fn what_was_answered_outlives_a_kill_and_what_is_listed_can_be_lifted() {
+fn revocations_outlive_a_kill_and_can_be_lifted() {
     for store in ["sled", "memory"] {
         let variables = [("WSHUBD_STATE__STORE", store)];
         let mut daemon = Daemon::with(if wshubd::features::STORE.is_built_in { &variables } else { &[] });
@@ -137,7 +137,7 @@ fn what_was_answered_outlives_a_kill_and_what_is_listed_can_be_lifted() {
 }
 
 #[test]
-fn a_reload_and_another_program_go_on_refusing_and_know_which_token_each_has() {
+fn a_reload_and_a_handover_keep_revocations() {
     let mut daemon = Daemon::start();
     let token = |jti: &str| daemon.signed(&json!({"sub": "eve", "jti": jti, "iat": this_second() - 5}));
     let (first, second) = (token("t1"), token("t2"));
@@ -160,7 +160,7 @@ fn a_reload_and_another_program_go_on_refusing_and_know_which_token_each_has() {
 }
 
 #[test]
-fn ten_thousand_are_kept_and_one_more_is_an_error_that_forgets_nobody() {
+fn revocations_are_limited_to_ten_thousand() {
     let mut daemon = Daemon::start();
     let worker = daemon.worker();
     let mut writer = worker.writer();
@@ -200,7 +200,7 @@ fn ten_thousand_are_kept_and_one_more_is_an_error_that_forgets_nobody() {
 }
 
 #[test]
-fn where_the_disk_is_full_a_revocation_is_an_error_and_nobody_is_half_revoked() {
+fn a_revocation_on_a_full_disk_is_an_error_without_effect() {
     let directory = directory();
     // The largest file that the daemon can write: 8 KiB, and the signal that says so is ignored.
     let limited = "trap '' XFSZ; ulimit -f 8; exec \"$0\"";
@@ -251,7 +251,7 @@ fn where_the_disk_is_full_a_revocation_is_an_error_and_nobody_is_half_revoked() 
 }
 
 #[test]
-fn a_start_that_cannot_know_who_is_revoked_fails_and_says_what_to_do() {
+fn a_start_with_unreadable_revocations_fails_with_advice() {
     let mut daemon = Daemon::start();
     let mut worker = daemon.worker();
     for user in ["eve", "zoe"] {
@@ -295,7 +295,7 @@ fn a_start_that_cannot_know_who_is_revoked_fails_and_says_what_to_do() {
 }
 
 #[test]
-fn an_administrator_by_token_asks_over_a_websocket_and_nobody_else_does() {
+fn an_admin_token_administers_over_a_websocket() {
     let daemon = Daemon::start();
     let rights = json!({"subscribe": ["*"], "admin": true});
     let root = daemon.signed(&json!({"sub": "root", "jti": "r", "iat": this_second(), "wshub": rights}));
@@ -317,7 +317,7 @@ fn an_administrator_by_token_asks_over_a_websocket_and_nobody_else_does() {
 }
 
 #[test]
-fn a_back_end_sends_two_hundred_lines_in_one_packet_and_all_are_taken() {
+fn two_hundred_lines_in_one_packet_are_all_accepted() {
     let daemon = Daemon::start();
     let limits = json!({"rate": 1000, "burst": 1000});
     let mut agent = daemon.lets_in(&daemon.signed(&json!({"sub": "agent", "wshub_limits": limits})));
@@ -335,7 +335,7 @@ fn a_back_end_sends_two_hundred_lines_in_one_packet_and_all_are_taken() {
 }
 
 #[test]
-fn a_revocation_tells_how_many_tokens_of_the_future_it_does_not_reach() {
+fn a_revocation_counts_the_future_tokens_it_does_not_reach() {
     let daemon = Daemon::start();
     let ahead = daemon.issued("eve", 300);
     let (mut now, mut later) = (daemon.lets_in(&daemon.issued("eve", -5)), daemon.lets_in(&ahead));
@@ -351,7 +351,7 @@ fn a_revocation_tells_how_many_tokens_of_the_future_it_does_not_reach() {
 }
 
 #[test]
-fn a_reload_with_a_shorter_time_for_revocations_says_what_that_means() {
+fn a_reload_with_a_shorter_revocation_time_warns() {
     let mut daemon = Daemon::configured("");
     let mut worker = daemon.worker();
     revoke(&mut worker, "eve");

@@ -49,7 +49,7 @@ fn refused(name: &str, kind: Kind, text: Option<&str>, mode: u32) -> String {
 }
 
 #[test]
-fn a_secret_that_is_not_fit_stops_the_start_and_is_named() {
+fn an_unfit_secret_stops_the_start_and_is_named() {
     let fit = "0123456789abcdef0123456789abcdef";
     for name in ["jwt.key", "broadcast.secret"] {
         for kind in [Kind::Generated, Kind::Configured] {

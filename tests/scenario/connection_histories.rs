@@ -472,7 +472,7 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn an_inbox_loses_nothing_in_silence(
+    fn an_inbox_loses_nothing_unannounced(
         steps in prop::collection::vec(step(), 1..120), settles in any::<bool>()
     ) {
         let mut world = World::new();

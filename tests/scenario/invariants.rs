@@ -543,7 +543,7 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn whatever_happens_order_and_counts_hold_and_nothing_is_lost_in_silence(
+    fn order_and_counts_hold_and_no_loss_goes_unannounced(
         steps in prop::collection::vec(step(), 1..160)
     ) {
         let mut model = Model::new();

@@ -31,7 +31,7 @@ fn epoch(bench: &mut Bench) -> String {
 }
 
 #[test]
-fn a_subscription_begins_before_the_first_message_that_it_brings() {
+fn a_subscription_begins_before_its_first_message() {
     let mut bench = with(Keep::History);
     let (ann, bob) = (bench.client("ann"), bench.client("bob"));
     assert_eq!(begins(&mut bench, bob, None), (0, 0, None), "an empty channel");
@@ -48,7 +48,7 @@ fn a_subscription_begins_before_the_first_message_that_it_brings() {
 }
 
 #[test]
-fn what_is_gone_lies_before_where_a_subscription_begins() {
+fn lost_messages_lie_before_the_start_of_a_subscription() {
     let policy = Policy { keep: Keep::History, count: 3, ..Policy::default() };
     let mut bench = Bench::with(Settings { policy, ..Settings::default() });
     let (ann, bob) = (bench.client("ann"), bench.client("bob"));
@@ -65,7 +65,7 @@ fn what_is_gone_lies_before_where_a_subscription_begins() {
 }
 
 #[test]
-fn what_nobody_heard_follows_and_a_subscription_begins_before_it() {
+fn undelivered_messages_follow_the_start_of_a_subscription() {
     let mut bench = with(Keep::Undelivered);
     let (ann, bob) = (bench.client("ann"), bench.client("bob"));
     begins(&mut bench, bob, None);
@@ -178,7 +178,7 @@ fn lives(keep: Keep, seed: u64) -> Reader {
 }
 
 #[test]
-fn a_client_that_stores_where_it_is_misses_nothing_without_a_word() {
+fn a_client_that_stores_its_position_misses_nothing() {
     let mut heard = [0, 0];
     for seed in 0..40 {
         let bob = lives(Keep::History, seed);

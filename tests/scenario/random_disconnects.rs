@@ -139,7 +139,7 @@ impl Reader {
 }
 
 #[test]
-fn on_a_history_it_misses_nothing_and_doubles_nothing() {
+fn a_history_loses_and_doubles_nothing() {
     let mut cuts = Cuts::new(json!({"channel": "orders"}));
     let mut reader = Reader { since: json!({"epoch": "", "seq": 0}), heard: 0 };
     for cut in 0..=CUTS {
@@ -164,7 +164,7 @@ fn on_a_history_it_misses_nothing_and_doubles_nothing() {
 }
 
 #[test]
-fn in_ack_mode_it_misses_nothing_and_what_it_acknowledged_never_comes_again() {
+fn ack_mode_loses_nothing_and_repeats_nothing_acknowledged() {
     let mut cuts = Cuts::new(json!({"user_id": "bob"}));
     let (mut heard, mut last, mut acknowledged) = (BTreeMap::new(), 0, 0);
     for cut in 0..=CUTS {
@@ -198,7 +198,7 @@ fn in_ack_mode_it_misses_nothing_and_what_it_acknowledged_never_comes_again() {
 }
 
 #[test]
-fn in_auto_mode_it_doubles_nothing_and_misses_only_what_its_socket_had_taken() {
+fn auto_mode_doubles_nothing_and_loses_only_frames_taken() {
     let mut cuts = Cuts::new(json!({"user_id": "bob"}));
     let (mut heard, mut lost) = (BTreeSet::new(), BTreeSet::new());
     for cut in 0..=CUTS {

@@ -134,17 +134,17 @@ fn every_order(topic: Topic, length: u32) {
 }
 
 #[test]
-fn a_history_is_spliced_without_loss_or_double_in_every_order_of_events() {
+fn a_history_is_spliced_exactly_once_in_every_event_order() {
     every_order(Topic::History, 5);
 }
 
 #[test]
-fn a_backlog_is_spliced_without_loss_or_double_in_every_order_of_events() {
+fn a_backlog_is_spliced_exactly_once_in_every_event_order() {
     every_order(Topic::Undelivered, 4);
 }
 
 #[test]
-fn an_inbox_is_spliced_without_loss_or_double_in_every_order_of_events() {
+fn an_inbox_is_spliced_exactly_once_in_every_event_order() {
     every_order(Topic::Auto, 4);
     every_order(Topic::Ack, 5);
 }
@@ -174,7 +174,7 @@ fn death_after(topic: Topic, row: &[Event]) {
 }
 
 #[test]
-fn whenever_a_reader_dies_the_next_one_hears_what_it_did_not_take() {
+fn the_next_reader_gets_what_a_dying_one_did_not_take() {
     for topic in [Topic::History, Topic::Undelivered, Topic::Auto, Topic::Ack] {
         for row in rows(4) {
             death_after(topic, &row);

@@ -96,7 +96,7 @@ fn request() -> impl Strategy<Value = Value> {
 }
 
 #[test]
-fn no_request_makes_more_than_a_bounded_number_of_orders_and_bytes() {
+fn every_request_has_bounded_effects_and_bytes() {
     let (mut bench, mallory) = crowded();
     let within = |bench: &mut Bench, input: Input| {
         let told = format!("{input:?}");
@@ -125,7 +125,7 @@ fn no_request_makes_more_than_a_bounded_number_of_orders_and_bytes() {
 }
 
 #[test]
-fn lists_for_administrators_come_in_parts() {
+fn lists_for_administrators_are_paged() {
     let (mut bench, _) = crowded();
     let admin = bench.admin();
     for (action, list) in [
@@ -166,7 +166,7 @@ fn lists_for_administrators_come_in_parts() {
 }
 
 #[test]
-fn what_grows_old_at_the_same_moment_goes_by_and_by() {
+fn simultaneous_expiry_is_processed_in_batches() {
     let mut bench = Bench::new();
     let worker = bench.worker();
     for n in 0..6000 {

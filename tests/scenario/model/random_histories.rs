@@ -229,7 +229,7 @@ fn asked(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn whatever_happens_everybody_hears_what_the_reference_says() {
+fn every_history_matches_the_reference_model() {
     let seconds = asked("MODEL_SECONDS");
     let cases = asked("PROPTEST_CASES").map(|cases| u32::try_from(cases).unwrap());
     if seconds.is_none() && cases.is_none() {
@@ -248,7 +248,7 @@ fn whatever_happens_everybody_hears_what_the_reference_says() {
 
 /// Few random histories kill a hub between what is heard and the disk.
 #[test]
-fn position_heard_before_a_kill_stands_for_that_message_alone() {
+fn a_position_received_before_a_kill_is_never_reused() {
     let publish = || Step::Publish { by: 6, channel: 0, ttl: None, quiet: false, durable: false };
     let arrive = || [Step::Come(0, InboxMode::Auto), Step::Subscribe(0, 0)];
     let mut steps = vec![Step::Come(6, InboxMode::Auto)];
