@@ -70,7 +70,7 @@ def kept(hub):
 
     assert post("before")
     os.kill(hub.children()[0], signal.SIGKILL)
-    # Until another process owns the disk, whoever asks hears that it is not there.
+    # Until another process owns the disk, a durable request is refused.
     tries = 1
     while not post(f"try {tries}"):
         tries += 1
@@ -148,7 +148,7 @@ def handed_over(hub):
 
 
 def take(what, pid, most):
-    """What a process of 32 bits takes, in words; fails where it is more address space than that."""
+    """The memory of a 32-bit process, as text; fails where it has more address space than that."""
     space, resident, own = emulated_memory.memory(pid)
     assert space <= most, f"{what}: {space} KiB of address space"
     return f"{what} {space / 1024:.1f} MiB of address space, {resident / 1024:.1f} resident, {own / 1024:.1f} of it its own"

@@ -31,7 +31,7 @@ class Churn:
                     worker.send(b"".join(line(f"user{n % sizes.inboxes}") for n in range(at, at + 100)))
                 for user in range(number, sizes.inboxes, rounds):
                     taken += hub.take(f"user{user}")
-            # All that is left to somebody at the end is left to one user of a hundred.
+            # At the end one user of a hundred has messages left.
             self.took = time.monotonic() - began
             for user in range(sizes.inboxes):
                 if user % 100:

@@ -24,7 +24,7 @@ def tree(pid):
 
 
 def number(path, name):
-    """What a line such as `VmHWM:  1234 kB` says; 0 where there is no such line, or no such process any more."""
+    """The number of a line such as `VmHWM:  1234 kB`; 0 without such a line, or without the process."""
     try:
         lines = Path(path).read_text().splitlines()
     except OSError:
@@ -34,7 +34,7 @@ def number(path, name):
 
 def written(pid):
     """Bytes that a process and all that it started had written to disks: pages that they made dirty, whole pages, but not
-    what the file system writes for itself. The kernel adds those that have ended to whoever waited for them."""
+    what the file system writes for itself. The kernel adds those that have ended to the process that waited for them."""
     return sum(number(f"/proc/{one}/io", "write_bytes") for one in tree(pid))
 
 

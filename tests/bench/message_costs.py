@@ -16,7 +16,7 @@ def owed(hub, count, pause):
 
 
 def heard(hub, count):
-    """Half to an inbox, half to a channel; both have somebody there."""
+    """Half to an inbox, half to a channel; both have a subscriber."""
     with hub.connect("here") as here, hub.subscriber("bench", user="there") as there, hub.worker() as worker:
         for _ in range(count // 2):
             worker.send(line("here"))
@@ -24,7 +24,7 @@ def heard(hub, count):
         for _ in range(count // 2):
             here.receive("message")
             there.receive("message")
-        time.sleep(3)  # the delay, and what is told of the past a little later than that
+        time.sleep(3)  # the write delay, and the counters that follow a little later
 
 
 def read(hub, users):

@@ -27,8 +27,8 @@ class Rate:
 
 
 def publish(path, requests, is_answer, seconds):
-    """As many publishers as `requests` has lists: each says its requests in turn, again and again. Stops after so many
-    seconds, when all are answered. `is_answer`: whether what came is one, whole; raises where it is a refusal."""
+    """As many publishers as `requests` has lists: each sends its requests in turn, again and again. Stops after so many
+    seconds, when all are answered. `is_answer`: whether these bytes are a whole answer; raises where it is a refusal."""
     publishers, poll, waits = {}, select.epoll(), []
 
     def send(one):
@@ -73,7 +73,7 @@ def is_line(came):
 
 
 class Log:
-    """Appends what comes to a file and syncs it, once for all who wait: nothing simpler can promise as much."""
+    """Appends requests to a file and syncs it, once for all that wait: nothing simpler can promise as much."""
 
     name, why_not = "append and fdatasync", None
 

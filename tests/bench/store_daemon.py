@@ -33,7 +33,7 @@ class Store(Hub):
         self.key = (self.state / "jwt.key").read_bytes().strip()
 
     def _wait_until_ready(self, _):
-        """Until it says that it has started; looked at so often that this takes little of a busy machine."""
+        """Waits for the line `started`; polled at a rate that costs a busy machine little."""
         lines, end = self.directory / "log", time.monotonic() + 30
         while lines.read_bytes().count(b"started: ") < self.starts:
             assert self.process.poll() is None and time.monotonic() < end, f"wshubd does not begin: {self.logged()}"
@@ -69,18 +69,18 @@ class Store(Hub):
             time.sleep(0.1)
 
     def take(self, user):
-        """What waits for a user, taken as a page does: it comes, hears all that there was, and goes; how much it was."""
+        """Reads the inbox of a user as a page does: connects, receives all of it, and leaves; the number of messages."""
         with self.connect(user) as wire:
             return take(wire)
 
 
 def take(wire):
-    """All that waits for whoever has just come; how much it was."""
+    """Receives all that waits for a new connection; the number of messages."""
     inbox, taken, seq = wire.hello["inbox"], 0, 0
     while inbox["waiting"] and seq < inbox["seq"]:
         got = wire.next(within=PATIENCE)
         taken += got["type"] == "message"
-        # What was pushed out while it was read is told as a gap.
+        # Messages evicted during the read are a gap.
         seq = got.get("to_seq") or got.get("seq") or seq
     return taken
 

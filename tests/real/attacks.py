@@ -33,7 +33,7 @@ NEWCOMERS = int(os.environ.get("NEWCOMERS", "25"))
 
 
 class Bystander:
-    """Somebody who asks for an answer again and again, in a process of its own."""
+    """A client that sends a small request again and again, in a process of its own."""
 
     def __init__(self, hub):
         self.path = hub.worker_path
@@ -137,7 +137,7 @@ def catching_up(hub):
     crowd = [hub.connect(token=tokens[n % 50]) for n in range(READERS)]
 
     def receive(said):
-        """Until everybody has heard all that `said` makes the hub say; seconds of CPU, and the neighbour."""
+        """Until every client has received all answers to `said`; seconds of CPU, and the bystander."""
         heard, poll, by = 0, select.epoll(), {}
         for wire in crowd:
             wire.sock.setblocking(False)
@@ -257,7 +257,7 @@ def much_that_is_not_read(hub):
 
 
 def a_place(hub):
-    """A stranger that says nothing."""
+    """A silent connection without authentication."""
     return hub.connect(user=None, established=False)
 
 

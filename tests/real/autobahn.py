@@ -102,7 +102,7 @@ def main():
         print(f"FAIL  {line}")
     failed = len({line.split(":")[0] for line in bad})
     print(f"{'ok  ' if not bad else 'FAIL'}  Autobahn: {len(results)} cases, {counts}, in {time.monotonic() - began:.0f} s")
-    # All that is asked for must have been run: a suite that ends early is no pass.
+    # All requested cases must have been run: a suite that ends early is no pass.
     missing = max(0, 301 - len(results))
     print(f"{len(results) - failed} passed, {failed + missing} failed")
     sys.exit(1 if bad or missing else 0)

@@ -11,7 +11,7 @@ import random
 import signal
 import time
 
-import chaos_cases  # noqa: F401  the scenes that random rounds do not reach quickly: they are told first
+import chaos_cases  # noqa: F401  its cases run first: random rounds do not reach them quickly
 from subscriber_pool import SubscriberPool
 from received_positions import Listener, PositionLedger
 from kept_messages import ChannelSubscriber, Device, Figures, Log, PipelinedPublisher, Workload
@@ -70,7 +70,7 @@ class Plan:
         if kind == "inboxes":
             return inboxes, rng.choice([300, INBOXES]), rng.choice([1, 100]), rng.random()
         size = round(2 ** rng.uniform(0, 16)) if kind == "sizes" else rng.choice([60_000, 200_000, 523_000])
-        # A machine carries so much to all who listen, and no more.
+        # A machine delivers so much to all subscribers, and no more.
         return saturating, channel, size, most, max(0.01, size * self.listeners / 2 / 100e6)
 
     def __str__(self):
@@ -79,7 +79,7 @@ class Plan:
 
 
 class Owed:
-    """The part of `kept` that a stage needs: logs with promises, who says what to them and who fetches it."""
+    """The logs with promises, their publishers and their readers."""
 
     def __init__(self, figures):
         self.figures, self.casts = figures, 0
@@ -88,7 +88,7 @@ class Owed:
         self.logs = [self.inbox, self.jobs]
 
     def start(self, hub, rng):
-        """Two who say durable messages, with names that nobody had before."""
+        """Two durable publishers, with names that nobody had before."""
         self.cast, self.casts = Workload(), self.casts + 1
         said = [PipelinedPublisher(hub, self.logs, random.Random(rng.random()), f"cast{self.casts}-{n}", 1.0, self.figures, self.cast.going) for n in range(2)]
         self.cast.start(*(publisher.run for publisher in said))
@@ -104,7 +104,7 @@ class Owed:
                 log.kept.clear()
 
     def verify(self, hub, rng):
-        """All that was answered stored comes, or is told to be lost."""
+        """All that was answered stored is received, or announced as lost."""
         for kind, log, user in ((Patient, self.inbox, "promised"), (Waiting, self.jobs, "passer")):
             owed = dict(log.stored)
             if owed:
@@ -116,7 +116,7 @@ class Owed:
 
 
 class Told:
-    """A reader that accepts the loss of what it is told to be lost, and goes when all that waits has come."""
+    """A reader that accepts announced losses, and leaves when all that waits has been received."""
 
     def visit(self, until, wanted=()):
         self.lost, self.missing, self.wanted = 0, set(), set(wanted)
@@ -145,7 +145,7 @@ class Patient(Told, Device):
         inbox = wire.hello["inbox"]
         self.epoch, self.here, self.unread, self.end = inbox["epoch"], [], [], inbox["seq"]
         if not inbox["waiting"]:
-            # What is lost is told all the same.
+            # A loss is announced all the same.
             for got in wire.until_pong():
                 self.frame(wire, got)
             if self.left:
@@ -166,7 +166,7 @@ class Waiting(Told, ChannelSubscriber):
 
 
 class ChaosRun:
-    """One daemon over some rounds, with what was heard of it."""
+    """One daemon over some rounds, with all positions received from it."""
 
     def __init__(self, place, book, figures):
         self.place, self.book, self.figures = place, book, figures
@@ -189,7 +189,7 @@ class ChaosRun:
                 self.disk.__exit__(*failure)
 
     def listeners(self, plan):
-        """Some come for the first time, some where they were in the round before; some hear one of the many inboxes."""
+        """Some connect for the first time, some at their last position; some read one of the many inboxes."""
         rng = plan.rng
         for n in range(plan.listeners):
             if n % 5 == 4:
@@ -264,7 +264,7 @@ class ChaosRun:
         self.crashed = False
 
     def left_out(self, log, epoch, first, end):
-        """Positions that nobody heard in this round. Only behind a crash may there be some that were never given out."""
+        """Positions that nobody received in this round. Only after a crash may there be some that were never assigned."""
         heard = self.book.heard_between((self.place, log, epoch), first, end)
         if heard or epoch == self.epochs.get(log, [epoch])[0]:
             self.found.append(f"{log}, epoch {epoch}: {heard or first} is left out before {end}, and no gap tells of it")

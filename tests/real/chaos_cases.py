@@ -18,7 +18,7 @@ MIB = 1 << 20
 
 
 def asks(worker, lines, every=400):
-    """Says lines with an id, so many at once, and yields the answers."""
+    """Sends lines with an id, so many at once, and yields the answers."""
     for first in range(0, len(lines), every):
         part = lines[first : first + every]
         worker.send(b"".join(part))
@@ -29,7 +29,7 @@ def asks(worker, lines, every=400):
 
 
 def heard_at(hub, channel, user):
-    """A history as somebody finds it: epoch, seq, and the positions that are kept."""
+    """A history as a new subscriber receives it: epoch, seq, and the number of kept positions."""
     with hub.connect(user) as wire:
         wire.send({"action": "subscribe", "channel": channel, "since": {"epoch": "", "seq": 0}})
         got, seqs = wire.receive("subscription_succeeded"), []
@@ -42,7 +42,7 @@ def heard_at(hub, channel, user):
 
 
 def given_out_again(hub, rounds, parts, before_the_kill=lambda: None):
-    """Kills the daemon under load; how many times positions that were heard were given out again, with the first finding."""
+    """Kills the daemon under load; the number of positions assigned twice, with the first of them."""
     book, findings, rng, positions = PositionLedger(), [], random.Random(7), {}
     for number in range(rounds):
         listeners = [Listener(f"l{n}", "off", ["history:a"]) for n in range(4)]

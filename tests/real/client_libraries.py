@@ -12,7 +12,7 @@ CTL = BIN / "wshubctl"
 
 
 def talk(make):
-    """On a hub of its own: what a client said to itself alone is kept for the next one."""
+    """On a hub of its own: a message that only its sender received is kept for the next client."""
     with Hub() as hub, all_of(make(hub)) as (watcher,):
         connection = watcher.receive("connection_id")["connection_id"]
         for channel in ("logs", "admin"):
@@ -78,7 +78,7 @@ def chromium_refused(hub):
 
 @case("wshubctl pub and sub: arguments, pipe, JSON, -n, --timeout")
 def ctl(hub):
-    # What nobody hears yet is kept for the first who comes, so that nothing has to be awaited here.
+    # Undelivered messages wait for the first subscriber, so that nothing has to be awaited here.
     same(hub.ctl("pub", "pipes", "hello").returncode, 0)
     lines = "printf 'one\\ntwo\\n{\"n\":3}\\n' | '" + str(CTL) + "' pub pipes"
     done = subprocess.run(["bash", "-c", lines], env=hub.environment, capture_output=True, text=True, timeout=20)

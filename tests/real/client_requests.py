@@ -116,7 +116,7 @@ def missing_case(name, field):
     def check(hub):
         with connection(hub, ACTIONS[name]) as wire:
             for text in (request(hub, name, without=field), request(hub, name, **{field: "null"})):
-                # `data` of an interrupt is a wrapper: naming what it wraps tells a person as much.
+                # `data` of an interrupt is a wrapper: naming its field is as clear.
                 answer = refused(wire, text, "bad_request", names="operation_id" if name == "interrupt" else field)
                 same(answer.get("action"), name, "the action in the error")
     return check
@@ -183,7 +183,7 @@ for name, action in ACTIONS.items():
 def administration(hub):
     for name in (name for name, action in ACTIONS.items() if action.admin):
         with hub.connect() as wire:
-            # The operations of a channel are for whoever may hear it.
+            # The operations of a channel are for those who may subscribe to it.
             refused(wire, request(hub, name, without="channel" if name == "operations" else None), "forbidden", names="administrators")
     with hub.connect() as wire:
         for name in ("token", "reload", "revocations", "lift"):
@@ -406,5 +406,5 @@ def interrupt_ids(hub):
 
 
 if __name__ == "__main__":
-    # One user says all of it, much faster than people do.
+    # One user sends all of it, much faster than people do.
     run_cases(lambda: Hub(LIMITS__USER_REQUESTS_PER_SECOND="100000", LIMITS__USER_BURST="100000"))

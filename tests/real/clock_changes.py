@@ -12,7 +12,7 @@ from kept_messages import POLICIES
 from harness import case, run_cases, same
 
 SEED = 1970
-# For tokens: they do end with the clock, and are not what is asked about here.
+# For tokens: they do expire by the wall clock, and are not the subject here.
 FOR_EVER = 3_000_000_000
 USER = {"user_id": "away", "event": "e", "durable": True}
 
@@ -24,14 +24,14 @@ def publish(board, name, ttl):
 
 
 def waiting(board):
-    """What the user would hear now; nothing is acknowledged."""
+    """The messages that the user would receive now; nothing is acknowledged."""
     with board.connect(token=board.token("away", ttl=FOR_EVER), path="/ws?inbox=ack") as wire:
         count = wire.hello["inbox"]["waiting"]
         return [wire.receive("message")["data"] for _ in range(count)]
 
 
 def restart(board, clock, cleanly):
-    """Off and on again; the clock says then what its battery has made of it."""
+    """Off and on again, with the time of the battery-backed clock."""
     if cleanly:
         board.shell("kill $(pidof wshubd | tr ' ' '\\n' | sort -n | head -n 1); while pidof wshubd; do sleep 0.1; done")
         board.shell("umount /state")

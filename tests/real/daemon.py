@@ -54,7 +54,7 @@ def mint(key, claims, alg="HS256", **header):
 
 
 def ended(pid):
-    """Whether a process is gone, or waits only to be counted by its parent."""
+    """Whether a process is gone, or a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     except OSError:
@@ -195,7 +195,7 @@ class HubClient:
 
 
 class Hub(HubClient):
-    # A command that starts the daemon in its own place, such as `setpriv`.
+    # A command that executes the daemon, such as `setpriv`.
     before = ()
 
     def __init__(self, config=None, healthy=True, **environment):
@@ -203,7 +203,7 @@ class Hub(HubClient):
         self.directory = Path(tempfile.mkdtemp(prefix="wshub-"))
         self.port = free_port()
         self.environment = {
-            # Settings of whoever runs the suite are not those of this daemon, and WSHUBD_BIN is no setting at all.
+            # Settings in the environment of the suite are not those of this daemon, and WSHUBD_BIN is no setting at all.
             **{name: value for name, value in os.environ.items() if not name.startswith("WSHUBD_")},
             "XDG_STATE_HOME": str(self.directory),
             "XDG_RUNTIME_DIR": str(self.directory),
@@ -221,7 +221,7 @@ class Hub(HubClient):
 
     def start(self, config=None, healthy=True):
         """Starts the daemon on what its directory holds; again after `stop` or `kill`, with the same configuration where
-        no other is given. `healthy=False` takes one that serves and says that it has no store."""
+        no other is given. `healthy=False` accepts one that serves and reports no store."""
         file = self.directory / "wshubd.toml"
         if config is not None:
             file.write_text(config)
@@ -264,7 +264,7 @@ class Hub(HubClient):
         return [int(pid) for pid in pids if not ended(int(pid))]
 
     def kill(self):
-        """Ends it as a crash would: no word, no chance to finish anything."""
+        """Ends it as a crash would: without a chance to finish anything."""
         self.process.kill()
         self.process.wait()
 

@@ -36,7 +36,7 @@ DURABLE_WITHIN = 15.5
 
 
 class StoreUnderFault:
-    """A daemon, two logs with what they owe, and one who says durable messages one by one."""
+    """A daemon, two logs with their undelivered messages, and a publisher of durable messages one by one."""
 
     def __init__(self, state=None, failing=False):
         self.figures, self.number = Figures(), 0
@@ -93,7 +93,7 @@ class StoreUnderFault:
         self.figures.most("longest recovery", took + time.monotonic() - began)
 
     def until_refused(self, within=30, anew=False):
-        """The cause is there: durable messages are refused, and `/healthz` says why. `anew`: by a process that begins."""
+        """The cause is there: durable messages are refused, and `/healthz` has the reason. `anew`: by a process that begins."""
         end = time.monotonic() + within
         while self.durable():
             for child in self.hub.children() if anew else ():
@@ -132,7 +132,7 @@ AT_THE_START = {"open": 20, "name": 10, "read": 20}
 
 
 def plan_of_faults():
-    """Every kind of call with every error; the first calls always, others at random where not all were asked for."""
+    """Every kind of call with every error; the first calls always, others at random where not all were requested."""
     rng = random.Random(SEED)
     for kind in ("write", "sync", *AT_THE_START):
         most = min(AT_THE_START.get(kind, 300), max(FAULTS, 60))
@@ -227,7 +227,7 @@ def mounted(kind, size):
 
 
 def full(kind, size, leave, make_room):
-    """Fills a file system with messages, sees what is said about it, makes room and sees it end."""
+    """Fills a file system with messages, checks the reports, makes room and waits for the recovery."""
     with mounted(kind, size) as disk:
         if leave:
             disk.fill(leave)
@@ -365,13 +365,13 @@ def bad_sector(_):
             stored = {m for log in bench.logs for m in log.stored}
             bench.calls.spoil(db, db.stat().st_size // 2 // BLOCK * BLOCK, BLOCK)
             if running:
-                # Whoever has it open has it in memory; the next one has not.
+                # A process that has it open has it in memory; the next one has not.
                 os.kill(child, signal.SIGKILL)
                 with LiveTraffic(bench.hub) as live:
                     bench.until_stored()
                     found, end = found_of(bench, said), time.monotonic() + 60
                     while not list(store.glob("*.damaged-*")):
-                        # What is written to is not read: that it cannot be is found by who wants to read it.
+                        # A file that is written to is not read: only a reader finds that it cannot be.
                         assert time.monotonic() < end, "nothing was set aside"
                         found = max(found, found_of(bench, said))
                     bench.until_stored()

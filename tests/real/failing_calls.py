@@ -97,7 +97,7 @@ class Mounted:
 
     @contextlib.contextmanager
     def frozen(self):
-        """Whoever writes to it, or makes or removes a name, waits without end."""
+        """A write to it, or a change of a name, blocks without end."""
         self._run("fsfreeze", "-f", self.at)
         try:
             yield
@@ -109,7 +109,7 @@ class Mounted:
         return state.f_bavail * state.f_frsize
 
     def fill(self, leave):
-        """Takes all but so many bytes, by a file of somebody else's."""
+        """Uses all but so many bytes, by a file of another user."""
         with open(self.at / "filler", "wb") as filler:
             while (more := min(1 << 16, self.free() - leave)) > 0:
                 filler.write(bytes(more))

@@ -75,7 +75,7 @@ class FaultyDaemon(StoreDaemon):
             return worker.ask({"action": "stats"})
 
     def rest(self, within=10):
-        """Waits until all that is kept is written; what it says of itself then."""
+        """Waits until all that is kept is written; the stats then."""
         end = time.monotonic() + within
         while (stats := self.stats())["unstored_bytes"]:
             assert time.monotonic() < end, f"{stats['unstored_bytes']} bytes are not written after {within} s: {self.health()}"
@@ -113,7 +113,7 @@ class FaultyDaemon(StoreDaemon):
 
 @contextlib.contextmanager
 def taken_port():
-    """An address at which somebody else listens already."""
+    """An address with another listener."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -121,7 +121,7 @@ def taken_port():
 
 
 def start_that_fails(hub, port):
-    """Starts it where somebody listens: it has to end, and does not stay."""
+    """Starts it on an occupied address: it has to exit."""
     hub.listen_at(port)
     try:
         hub.start(healthy=False)
@@ -148,7 +148,7 @@ def hand_over_that_fails(hub, port, within=10):
 
 
 class Disk(Mounted):
-    """A small ext4 of its own, which can be full, or frozen: then whoever writes stands still until it is thawed."""
+    """A small ext4 of its own, which can be full, or frozen: then a write blocks until it is thawed."""
 
     def __init__(self, size):
         directory = Path(tempfile.mkdtemp(prefix="wshub-disk-"))

@@ -12,14 +12,14 @@ import traceback
 
 from daemon import Hub
 
-_stories = []
+_cases = []
 # Repetitions for the long run; 1 in everyday use.
 TIMES = int(os.environ.get("REAL_TIMES", "1"))
 
 
 def case(sentence):
     def register(check):
-        _stories.append((sentence, check))
+        _cases.append((sentence, check))
         return check
 
     return register
@@ -36,7 +36,7 @@ def same(got, wanted, what=""):
 
 
 def eventually(what, check, within=20.0):
-    """The first true result of `check`; fails with `what`, which may be a function that tells more."""
+    """The first true result of `check`; fails with `what`, which may be a function that returns more."""
     end = time.monotonic() + within
     while True:
         found = check()
@@ -47,19 +47,19 @@ def eventually(what, check, within=20.0):
 
 
 def _shared_hub(hub, make):
-    """The hub that the stories of one file share; a new one where the last was left dead."""
+    """The hub that the cases of one file share; a new one where the last has ended."""
     if hub is None or hub.exit_code() is not None:
         return make()
     return hub
 
 
-def _told(sentence, check, hub):
-    """Runs one story and prints its line; whether it held."""
+def _run_case(sentence, check, hub):
+    """Runs one case and prints its line; whether it passed."""
     started = time.monotonic()
     try:
         figure = check(hub)
         assert hub.exit_code() is None, f"wshubd ended with {hub.exit_code()}: {hub.logged()}"
-    except Exception as e:  # every failure is a finding, and the next story is told all the same
+    except Exception as e:  # every failure is a finding, and the next case runs all the same
         frames = traceback.extract_tb(e.__traceback__)
         inner = ("/ws_client.py", "/daemon.py", "/machine.py", "/harness.py")
         here = next((f for f in reversed(frames) if not f.filename.endswith(inner)), frames[-1])
@@ -71,15 +71,15 @@ def _told(sentence, check, hub):
 
 
 def run_cases(make=Hub):
-    """Runs every story on what `make` starts; with arguments, only those whose sentence contains one of them."""
+    """Runs every case on the daemon of `make`; with arguments, only those whose sentence contains one of them."""
     wanted = sys.argv[1:]
-    stories = [(s, check) for s, check in _stories if not wanted or any(word in s for word in wanted)]
+    cases = [(s, check) for s, check in _cases if not wanted or any(word in s for word in wanted)]
     hub, results = None, []
-    for sentence, check in stories:
+    for sentence, check in cases:
         hub = _shared_hub(hub, make)
-        results.append(_told(sentence, check, hub))
+        results.append(_run_case(sentence, check, hub))
     if hub is not None:
-        results.append(_stopped("the daemon is stopped after all this and ends with exit code 0", hub))
+        results.append(_stopped("the daemon then stops with exit code 0", hub))
     passed = sum(results)
     print(f"{passed} passed, {len(results) - passed} failed", flush=True)
     sys.exit(0 if all(results) and len(results) > 1 else 1)

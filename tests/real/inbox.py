@@ -44,7 +44,7 @@ def inbox(hub, user, mode="ack"):
 
 
 def waiting(hub, user):
-    """How much waits for the user, asked without touching it."""
+    """How much waits for the user, without changing it."""
     with inbox(hub, user, "off") as wire:
         return wire.hello["inbox"]["waiting"]
 
@@ -117,7 +117,7 @@ def cut_in_the_middle(hub):
             got = wire.receive("message")
             same((got["seq"], got["data"][0]), (expected, expected))
             heard.add(expected)
-        # Of what was heard, the first twenty are acknowledged, and the pong says that the hub has read that.
+        # Of the messages received, the first twenty are acknowledged, and the pong shows that the hub has read that.
         acked = min(acked + 20, total)
         ack(wire, acked)
         wire.send({"action": "ping", "id": "read"})

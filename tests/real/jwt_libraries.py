@@ -27,7 +27,7 @@ from daemon import ROOT, Hub, b64
 from harness import case, eventually, run_cases, same
 from ws_client import Refused, WsClient
 
-# joserfc says that EdDSA has another name by now; it is tried under both.
+# joserfc has another name for EdDSA by now; it is tried under both.
 warnings.filterwarnings("ignore", message="EdDSA is deprecated")
 
 ISSUER, AUDIENCE = "https://id.example.org/realms/r", "wshub"
@@ -207,7 +207,7 @@ def enters_three_ways(hub, token):
 
 
 def is_refused(hub, token, code, said, checked=None):
-    """At the door with a short word, by `wshubctl token check` with more."""
+    """At the upgrade with a short reason, by `wshubctl token check` with a longer one."""
     try:
         hub.connect(token=token).close()
         raise AssertionError(f"a token was let in, refused should be: {said}")

@@ -18,13 +18,13 @@ from ws_client import Closed, Refused, Silence
 ANSWERED_WITHIN = 20.0
 # Beyond `write_delay` and whatever a slow machine adds: what was kept for so long, by a store that worked, is on the disk.
 BEHIND = 5.0
-# Wrong names for the end of a link that somebody pulled.
+# Errors that mean nothing but the end of a connection that was cut.
 GONE = (Closed, Refused, ConnectionError, OSError)
 ORDINARY_USER = 65534
 
-# A publisher says up to so many messages before the first of them is answered.
+# A publisher sends up to so many messages before the first of them is answered.
 BURST = 30
-# How many later messages leave one in the history below. What four publishers say at once may come in any order.
+# How many later messages leave one in the history below. The messages of four publishers at once may come in any order.
 HISTORY = 500 - 1 - 4 * BURST
 
 POLICIES = """
@@ -56,7 +56,7 @@ flash_budget = 0
 
 class StoreDaemon(Hub):
     """A daemon whose store is on a disk. `state`: the directory, where it is to be broken; keys and sockets are elsewhere,
-    so that clients can be heard whatever happens to it. `ordinary`: run by an ordinary user, whom permissions bind."""
+    so that clients can connect whatever happens to it. `ordinary`: run by an ordinary user, whom permissions bind."""
 
     def __init__(self, state=None, ordinary=False, policies=POLICIES, extra=None, **options):
         self.given, self.ordinary, self.policies, self.extra = state, ordinary, policies, extra or {}
@@ -95,7 +95,7 @@ class StoreDaemon(Hub):
             time.sleep(0.05)
 
     def until_unhealthy(self, within):
-        """Waits until it says that the store does not work; the reason that it gives."""
+        """Waits until it reports that the store does not work; its reason."""
         end = time.monotonic() + within
         while True:
             status, reason = self.health()
@@ -121,19 +121,19 @@ publish = ["*", "@user:*"]
 
 
 def data_of(message_id):
-    """What a message says follows from its name, so that a changed one is noticed and nothing has to be remembered."""
+    """The data of a message follows from its name, so that a changed one is detected without a record of it."""
     size = 2 ** (zlib.crc32(message_id.encode()) % 13)
     return (message_id + " ") * (size // (len(message_id) + 1) + 1)
 
 
 class Log:
-    """One channel or inbox. All positions that were ever heard are remembered: none may stand for two messages."""
+    """One channel or inbox. All positions ever received are recorded: none may stand for two messages."""
 
     def __init__(self, name, target, limit):
         # `limit`: how many later messages may push one out; less than the daemon's own count.
         self.name, self.target, self.limit, self.lock = name, target, limit, threading.Lock()
         self.said, self.said_at = {}, {}
-        # What has to be delivered still: message ids whose answer said `stored`, or `kept`.
+        # Undelivered: message ids whose answer was `stored`, or `kept`.
         self.stored, self.kept = {}, {}
         self.answered_stored = self.times_heard = 0
         # (epoch, seq) -> message id, and the other way round.
@@ -175,7 +175,7 @@ class Log:
                 self.kept.pop(message_id, None)
 
     def owed(self):
-        """What must be delivered to the next who asks: promised, and neither settled nor perhaps pushed out."""
+        """What must be delivered to the next reader: promised, and neither settled nor perhaps evicted."""
         with self.lock:
             self._drop_pushed_out(self.stored)
             self._drop_pushed_out(self.kept)
@@ -192,7 +192,7 @@ class Log:
                 del self.kept[message_id]
 
     def in_order(self):
-        """Checks that each connection's messages stand in the order in which it said them, in every epoch."""
+        """Checks that each connection's messages stand in the order in which it sent them, in every epoch."""
         last = {}
         for (epoch, seq), message_id in sorted(self.places.items()):
             speaker, number = message_id.rsplit("/", 1)
@@ -213,7 +213,7 @@ def runs(numbers):
 
 
 class Reader:
-    """One who comes to one log, hears, and goes. `wanted`: ids that must be heard on this visit."""
+    """A reader of one log that connects, receives, and leaves. `wanted`: ids that must be received on this visit."""
 
     def __init__(self, door, log, rng, user):
         self.door, self.log, self.rng, self.user = door, log, rng, user
@@ -269,7 +269,7 @@ class Reader:
 
 
 class Device(Reader):
-    """A user who acknowledges, now and then, a part of what came."""
+    """A device of a user that acknowledges, now and then, a part of what it received."""
 
     def __init__(self, *arguments, acknowledging=0.2):
         super().__init__(*arguments)
@@ -300,15 +300,16 @@ class Device(Reader):
             self.acknowledge(wire, self.rng.choice(self.here)[0])
 
     def acknowledge(self, wire, seq):
-        # From here on it may be forgotten, whether the hub gets to hear of it or not.
+        # From here on it may be dropped, whether the ack reaches the hub or not.
         self.log.settle(m for s, m in self.here if s <= seq)
         self.here = [(s, m) for s, m in self.here if s > seq]
         wire.send({"action": "ack", "epoch": self.epoch, "seq": seq})
 
 
 class ChannelSubscriber(Reader):
-    """A subscriber of a channel that keeps what nobody heard: what it has heard is over. So is what its link was given in
-    the moment of a crash, whether that came or not: what the daemon's socket has taken is promised no longer."""
+    """A subscriber of a channel that keeps undelivered messages: what it has received is settled. So is what its connection
+    was given in
+    the moment of a crash, whether that arrived or not: what the daemon's socket has taken is promised no longer."""
 
     def visit(self, until, wanted=()):
         try:
@@ -339,7 +340,7 @@ class ChannelSubscriber(Reader):
 
 
 class HistoryFollower(Reader):
-    """Hears a history from where it was, or all of it; knows whether anything was missed."""
+    """Reads a history from its position, or all of it; detects whether anything was missed."""
 
     position = ("", 0)
 
@@ -353,7 +354,7 @@ class HistoryFollower(Reader):
         wire.send({"action": "subscribe", "channel": self.log.target["channel"], "since": {"epoch": epoch, "seq": seq}})
         got = wire.receive("subscription_succeeded")
         self.epoch, self.gap_due, self.told = got["epoch"], not got["recovered"] and epoch != "", []
-        # Behind what was asked for, or, in another epoch, behind whatever comes first.
+        # Behind the position requested, or, in another epoch, behind the first message received.
         self.last_place = seq if got["recovered"] and epoch else None
 
     def frame(self, wire, got):
@@ -370,7 +371,7 @@ class HistoryFollower(Reader):
 
 
 class Publisher:
-    """Says numbered messages to the logs, over a link of its own, until it is told to stop or the link is gone."""
+    """Sends numbered messages to the logs, over a connection of its own, until it is stopped or the connection is gone."""
 
     def __init__(self, door, logs, rng, name, durable, figures, going):
         self.door, self.logs, self.rng, self.name, self.durable = door, logs, rng, name, durable
@@ -477,7 +478,7 @@ class Figures:
 
 
 class Workload:
-    """All who act while something breaks. What one of them finds ends the run; that a link ends is no finding once
+    """All publishers and readers of a round. What one of them finds ends the run; the end of a connection is no finding once
     `crashing` is set."""
 
     def __init__(self):

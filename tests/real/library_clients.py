@@ -202,7 +202,7 @@ class Browser(LibraryClient):
         return json.loads(result["result"].get("value", "null"))
 
     def find(self, kind, fields):
-        """Asked in the page, so that a hundred thousand lines need not come over."""
+        """Evaluated in the page, so that a hundred thousand lines need not be transferred."""
         wanted = json.dumps({"type": kind, **fields})
         return self.ask(f"((w) => typeof heard === 'undefined' ? [] : heard.filter((f) => f.type === w.type && Object.keys(w).every((k) => "
                         f"JSON.stringify(f[k]) === JSON.stringify(w[k]))))({wanted})")

@@ -17,7 +17,7 @@ from pathlib import Path
 from daemon import ended
 
 PROCESSES = multiprocessing.get_context("fork")
-# A daemon that is killed ends the link; its successor is asked again so soon.
+# A daemon that is killed ends the connection; the next one is tried again so soon.
 AGAIN = 0.01
 
 
@@ -75,7 +75,7 @@ def _speak(path, make, arguments):
 
 
 def _drop_answers(link):
-    """Nobody asked for any; refusals come all the same, and would fill the link."""
+    """None was requested; refusals come all the same, and would fill the connection."""
     while select.select([link], [], [], 0)[0]:
         if not link.recv(1 << 20):
             raise EOFError
@@ -131,11 +131,11 @@ def children_of(pid):
 
 
 class Pulse:
-    """One message that nobody hears, every 10 ms, and an answer to each; what the daemon holds, every 100 ms."""
+    """One message without subscribers, every 10 ms, and an answer to each; the memory of the daemon, every 100 ms."""
 
     def __init__(self, hub):
         self.here, there = PROCESSES.Pipe()
-        # The daemon that is started again is another process: its number is told through shared memory.
+        # The daemon that is started again is another process: its pid is passed through shared memory.
         self.pid = PROCESSES.Value("i", hub.process.pid)
         self.process = PROCESSES.Process(target=self._run, args=(str(hub.worker_path), there), daemon=True)
         self.process.start()
@@ -170,7 +170,7 @@ class Pulse:
                 figures["longest"], figures["at"] = took, said
             figures["answers"] += 1
             stats = json.loads(line) if asks else {}
-            if stats.get("type") == "ok":  # one that is stopping says no figures
+            if stats.get("type") == "ok":  # one that is stopping has no figures
                 self._measure(stats)
             time.sleep(0.01)
 

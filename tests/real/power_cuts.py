@@ -23,7 +23,7 @@ LUCK = 8
 
 
 class PowerCutRun:
-    """A board and its logs, over all cuts."""
+    """A virtual machine and its logs, over all cuts."""
 
     def __init__(self, mount):
         self.rng, self.figures = random.Random(SEED), Figures()
@@ -52,8 +52,8 @@ class PowerCutRun:
         yield come_and_go
 
     def cut(self, number):
-        """Load, and the cut somewhere in it: at any moment, or on the heels of an answer that says `stored`. Now and then the
-        machine rests before, until what it has is copied from the write-ahead log into a database, or is being copied."""
+        """Load, and the cut somewhere in it: at any moment, or right behind an answer `stored`. Now and then the
+        machine idles before, until the write-ahead log is copied into a database, or is being copied."""
         if self.rng.random() < RESTS:
             time.sleep(self.rng.uniform(4.5, 9))
         cast = Workload()

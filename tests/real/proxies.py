@@ -47,8 +47,8 @@ def put(text, *pairs):
 
 
 class Proxy:
-    """A proxy that runs in the foreground in a directory of its own. `hub` is the port behind it; `change` what a story has
-    otherwise than the page."""
+    """A proxy that runs in the foreground in a directory of its own. `hub` is the port behind it; `change`: the differences of
+    a case from the page."""
 
     def __init__(self, hub, change=()):
         self.directory = Path(tempfile.mkdtemp(prefix="wshub-proxy-"))
@@ -240,13 +240,13 @@ def addresses(hub):
 
 
 def at_once(*checks):
-    """Runs checks that wait side by side; the first failure is the story's."""
+    """Runs checks that wait side by side; the first failure is that of the case."""
     failed = []
 
     def run(check):
         try:
             check()
-        except Exception as e:  # it is told by the thread that waits
+        except Exception as e:  # the waiting thread raises it
             failed.append(e)
 
     threads = [threading.Thread(target=run, args=(check,)) for check in checks]
@@ -303,7 +303,7 @@ def own_address(hub):
 
 
 def in_front(second):
-    """What the recipe of a first proxy has otherwise, by its kind: it comes from an address of its own, and speaks TLS with
+    """The differences in the recipe of a first proxy, by its kind: it has an address of its own, and speaks TLS with
     the second one."""
     return {
         Nginx: [("proxy_pass http://", f"proxy_bind {FIRST}; proxy_ssl_server_name on; proxy_ssl_name {NAME}; proxy_pass https://")],
@@ -479,7 +479,7 @@ def pings(_):
 
 
 class Streamer(http.server.BaseHTTPRequestHandler):
-    """Stands in for the hub: says one line, and the next when the first was heard."""
+    """In the place of the hub: sends one line, and the next when the first was received."""
 
     heard = threading.Event()
 
@@ -488,7 +488,7 @@ class Streamer(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/x-ndjson")
         self.end_headers()
         if self.path != "/lines":
-            return  # somebody checks whether it is there
+            return  # a health check
         self.wfile.write(b'{"n":1}\n')
         self.wfile.flush()
         self.heard.wait(PATIENCE)

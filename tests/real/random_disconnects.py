@@ -46,7 +46,7 @@ bytes = "16MiB"
 
 
 class Publisher:
-    """Says bursts of messages of all sizes into rooms that have room."""
+    """Sends bursts of messages of all sizes into channels that have room."""
 
     def __init__(self, scene, hub, rooms, name):
         self.scene, self.hub, self.rooms, self.name = scene, hub, rooms, name
@@ -94,7 +94,7 @@ class WorkerPublisher(Publisher):
 
 
 class CutPublisher(Publisher):
-    """Over WebSocket; cut now and then, and what was not answered then is said again with its message_id."""
+    """Over WebSocket; cut now and then, and unanswered messages are sent again with their message_id."""
 
     wire = None
 

@@ -22,7 +22,7 @@ WAYS = ["daemon"] * 8 + ["child"] * 5 + ["child, then daemon"] * 2 + ["daemon, t
 
 
 class KillRun:
-    """The daemon, its logs, and who reads them, over all rounds."""
+    """The daemon, its logs, and their readers, over all rounds."""
 
     def __init__(self):
         self.rng, self.figures, self.hub = random.Random(SEED), Figures(), StoreDaemon()
@@ -41,7 +41,7 @@ class KillRun:
             yield publisher.run
 
     def visitors(self, cast):
-        """Those who come and go while something breaks: a device and a historian all the time, a subscriber now and then."""
+        """Readers during the faults: a device and a reader of the history all the time, a subscriber now and then."""
         device, historian = self.reader(Device, self.present), self.reader(HistoryFollower, self.history)
         historian.position = getattr(self, "position", ("", 0))
         passer = self.reader(ChannelSubscriber, self.channel)
@@ -60,7 +60,7 @@ class KillRun:
             yield lambda: receive(passer, 0.1, 1.0)
 
     def round(self, number):
-        """Load, a kill somewhere in it, and the end of the daemon; it is started again by whoever comes next."""
+        """Load, a kill somewhere in it, and the end of the daemon; the next step starts it again."""
         cast, way = Workload(), self.rng.choice(WAYS)
         self.told = [way]
         cast.start(*self.publishers(cast, number), *self.visitors(cast))

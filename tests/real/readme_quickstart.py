@@ -26,7 +26,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def block(*words, language="sh"):
-    """The block of the README that has all these words."""
+    """The block of the README that contains all these words."""
     found = [text for text in re.findall(rf"```{language}\n(.*?)```", README, re.S) if all(word in text for word in words)]
     same(len(found), 1, f"blocks of the README with {words}")
     return found[0]
@@ -70,7 +70,7 @@ class Account:
         return process
 
     def types(self, script, name="typed"):
-        """Types this and waits for its end: what it printed, and what it said beside that."""
+        """Runs this and waits for its end: its standard output and standard error."""
         process = self.start(name, script, self.home / name)
         try:
             code = process.wait(20)

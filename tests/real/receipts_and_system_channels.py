@@ -191,7 +191,7 @@ def presence_of_nobody(_):
 
 
 def undelivered(got):
-    """What is told, without the position in the channel it is told on."""
+    """The notice, without its position in the channel."""
     same((got["channel"], got["event"], got["from"], got["source"]), ("system:undelivered", "system:undelivered", "hub", "hub"))
     return got["data"]
 

@@ -17,7 +17,7 @@ CHANNEL = re.compile(rb'message","channel":"([^"]*)"')
 # The end of a message as the hub writes it; the last byte shows that the number was whole when the link was cut.
 TAIL = re.compile(rb'"message_id":"([^"]*)","timestamp":"[^"]*"(?:,"seq":(\d+))?[,}]')
 LONGEST_TAIL = 420
-# Where a run of messages ends that is read once for all who hear the same.
+# Where a run of messages ends that is parsed once for all subscribers with the same bytes.
 BOUNDARY = re.compile(rb'"timestamp":"[^"]*","seq":\d*00[,}]')
 MOST_KNOWN = 2000
 DECODER = json.JSONDecoder()
@@ -32,13 +32,13 @@ def parsed(piece):
 
 
 def fingerprint(message_id, piece):
-    """What tells one message from another: its id and the beginning of what it says."""
+    """Distinguishes messages: the id and the beginning of the data."""
     start = piece.find(b'"data":')
     return zlib.crc32(message_id) | zlib.crc32(piece[start : start + 40]) << 32
 
 
 class Reading:
-    """One subscription, or the inbox of one connection: where it is, and what is wrong with what it heard."""
+    """One subscription, or the inbox of one connection: its position, and the faults in what it received."""
 
     def __init__(self, log, epoch, at, expected):
         self.log, self.epoch, self.at = log, epoch, at
@@ -59,7 +59,7 @@ class Reading:
             self.gaps.append((got["from_seq"], got["to_seq"]))
 
     def untold(self, first, last):
-        """The first of these positions that no gap tells of; None where all are told."""
+        """The first of these positions without a gap; None where all are announced."""
         for begin, end in sorted(gap for gap in self.gaps if gap[1] >= first):
             if begin > first:
                 break
@@ -67,7 +67,7 @@ class Reading:
         return first if first <= last else None
 
     def message(self, seq):
-        """What is wrong with hearing this position now, if anything is."""
+        """The fault in receiving this position now, if there is one."""
         wrong, self.hole = None, None
         if self.gap_due:
             wrong = "recovered: false, and no gap came before it"
@@ -76,7 +76,7 @@ class Reading:
         elif self.expected is not None and seq > self.expected and (missing := self.untold(self.expected, seq - 1)):
             self.hole = missing, seq
         self.last, self.gap_due = seq, False
-        # The undelivered backlog has holes: others have heard what is missing there.
+        # The undelivered backlog has holes: others have received what is missing there.
         if self.expected is None or seq >= self.expected:
             self.expected = seq + 1
         if not self.log.startswith("@"):
@@ -85,23 +85,23 @@ class Reading:
 
 
 class Listener:
-    """What one subscriber hears over all its connections; it comes back with the last position that it heard."""
+    """What one subscriber receives over all its connections; it reconnects with the last position received."""
 
     def __init__(self, user, mode, channels):
         self.user, self.mode, self.channels = user, mode, channels
         # (log, epoch) -> seq -> message; one book for all listeners of a process.
         self.places, self.read = {}, {}
-        # channel -> (epoch, seq) to come back with; inboxes are not asked for.
+        # channel -> (epoch, seq) to reconnect with; inboxes need none.
         self.positions = {}
         self.faults, self.began, self.readings, self.tops = [], [], {}, {}
-        # Positions from, up to, that were left out, and no gap tells of them: (log, epoch, from, up to).
+        # Positions from, up to, that were left out without a gap: (log, epoch, from, up to).
         self.holes = []
         self.inbox = None
         self.ended, self.runs = None, None
         self.gaps, self.messages = {}, 0
 
     def connected(self):
-        """A new connection begins; the requests to say on it."""
+        """A new connection begins; the requests to send on it."""
         self.readings, self.asked, self.ended = {}, dict(self.positions), None
         for channel in self.channels:
             since = self.asked.get(channel)
@@ -129,7 +129,7 @@ class Listener:
         return last
 
     def _same_as_others(self, runs):
-        """Everybody hears the same bytes: whether these go on from where this one is, as they did for the first who heard."""
+        """All subscribers get the same bytes: whether these go on from this position, as they did for the first subscriber."""
         for channel, (epoch, first, *_) in runs.items():
             reading = self.readings.get(channel)
             if reading is None or reading.gap_due or (reading.epoch, reading.expected) != (epoch, first):
@@ -254,7 +254,7 @@ class Listener:
         return self
 
     def holes_of_what_others_heard(self):
-        """What it was not told of, and others heard, is a fault; of the rest it is not known here whether there ever was any."""
+        """A loss that was not announced, and that others received, is a fault; whether the rest ever existed is unknown here."""
         holes, self.holes = self.holes, []
         for log, epoch, first, end in holes:
             heard = self.places.get((log, epoch), {})
@@ -273,19 +273,18 @@ class Listener:
 
 
 class PositionLedger:
-    """All positions that anybody has heard in a run, with the message that each stands for and the round in which it was
-    heard first."""
+    """All positions received in a run, with the message of each and the round in which it was first received."""
 
     def __init__(self):
         self.marks, self.rounds, self.count = {}, {}, 0
 
     def heard_between(self, place, first, end):
-        """A position in a range that somebody has heard; None where nobody has."""
+        """A position in a range that was received; None where none was."""
         marks = self.marks.get(place, ())
         return next((seq for seq in range(first, min(end, len(marks))) if marks[seq]), None)
 
     def enter(self, number, place, seqs, marks):
-        """Enters what was heard in one log and epoch; what is wrong with it."""
+        """Enters the positions received in one log and epoch; their faults."""
         known = self.marks.setdefault(place, array("Q"))
         rounds = self.rounds.setdefault(place, array("H"))
         if seqs and (missing := max(seqs) + 1 - len(known)) > 0:

@@ -69,7 +69,7 @@ class CutRun:
 
 
 class Room:
-    """One channel or one inbox: what was said there, and at which position it was heard."""
+    """One channel or one inbox: the messages sent there, and the position of each."""
 
     def __init__(self, target, reach=None):
         self.target, self.lock = target, threading.Lock()
@@ -87,7 +87,7 @@ class Room:
         return f"{publisher}/{number}", chr(97 + number % 26) * size
 
     def receive(self, got):
-        """Checks a message against what was said and where others heard it; when it was said."""
+        """Checks a message against what was sent and where others received it; when it was sent."""
         publisher, number = got["message_id"].rsplit("/", 1)
         key = publisher, int(number)
         assert key in self.sizes, f"nobody said {got['message_id']}"
@@ -101,7 +101,7 @@ class Room:
         return self.reach is not None or self.said - min(reader.done() for reader in self.readers) < 600
 
     def every_publisher_in_order(self):
-        """Each said everything once and in its order, as far as it was heard; whether that is all."""
+        """Each publisher's messages were received once and in order, as far as they were; whether that is all."""
         last = {}
         for seq in sorted(self.order):
             publisher, number = self.order[seq]
@@ -168,7 +168,7 @@ class Reader:
                 pass
 
     def settle(self, wire):
-        """What a reader has to say where nothing more may come: here nothing."""
+        """The request of a reader at a point where nothing more may come: here none."""
 
     def read(self, wire, until):
         while (left := until - time.monotonic()) > 0:
@@ -217,7 +217,7 @@ class Reader:
         wire.close()
 
     def half_close(self, wire):
-        """Says no more and hears on: the hub ends it, and all that came until then has arrived."""
+        """Half-closes and reads on: the hub closes it, and all that was sent until then has arrived."""
         wire.sock.shutdown(socket.SHUT_WR)
         try:
             until = time.monotonic() + PATIENT
@@ -255,7 +255,7 @@ class Reader:
 
 
 class HistoryReader(Reader):
-    """Hears a channel from the position that it has reached."""
+    """Reads a channel from the position that it has reached."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -285,7 +285,7 @@ class HistoryReader(Reader):
     def subscribed(self, got):
         same(self.epoch or got["epoch"], got["epoch"], "the epoch")
         self.epoch = got["epoch"]
-        # The channel's count is its only limit, so that it can be said exactly what is kept.
+        # The channel's count is its only limit, so that the kept range is known exactly.
         reaches = self.room.reach is None or self.last >= got["seq"] - self.room.reach
         same(got["recovered"], reaches, f"{self.name}: recovered from {self.last}, at {got['seq']}")
         self.gap_due = not reaches
@@ -308,7 +308,7 @@ class Inbox(Room):
     def __init__(self, user):
         super().__init__({"user_id": user})
         self.user, self.epoch = user, None
-        # `sure`: the hub has answered what was asked behind the ack. `maybe`: the ack was sent, perhaps into a cut.
+        # `sure`: the hub has answered the request behind the ack. `maybe`: the ack was sent, perhaps into a cut.
         self.sure = self.maybe = 0
 
 
@@ -340,7 +340,7 @@ class InboxReader(Reader):
 
     def message(self, wire, got):
         room = self.room
-        # What another device acknowledges meanwhile, or an ack that was still on its way, need not be heard here.
+        # What another device acknowledges meanwhile, or an ack that was still on its way, need not be received here.
         assert got["channel"] == "@me" and self.next <= got["seq"] <= max(self.next, room.maybe + 1), \
             f"{self.name} waited for {self.next}, and {got['seq']} came; acknowledged {room.sure} to {room.maybe}"
         self.scene.count("heard again, unacknowledged", got["seq"] <= self.furthest)
@@ -369,7 +369,7 @@ class InboxReader(Reader):
         wire.send(json.dumps(request))
 
     def settle(self, wire):
-        """Where all that is there was heard: acknowledges it, and makes sure."""
+        """Where everything was received: acknowledges it, and makes sure."""
         if self.next > self.room.said > self.room.sure and not self.asked:
             self.acknowledge(wire, asking=True)
 

@@ -94,7 +94,7 @@ class Instance:
 
 
 class Procd:
-    """What procd does with what init scripts tell it, one request at a time."""
+    """A procd: carries out the requests of init scripts, one at a time."""
 
     def __init__(self, root):
         self.root, self.instances, self.log, self.stopped = root, {}, [], {}
@@ -176,7 +176,7 @@ class Router(HubClient):
             subprocess.run(["mount", "--rbind", f"/{place}", self.tree / place], check=True)
 
     def _install(self):
-        """By the recipe, with what was built already; what it says of itself."""
+        """By the recipe, with the programs built already; its package data."""
         build = self.tree / "tmp/build"
         made = subprocess.run(
             ["make", "--no-print-directory", "-C", RECIPE, f"TOPDIR={HERE}/router", f"BUILD_DIR={build}",

@@ -45,7 +45,7 @@ class SlowWsClient(WsClient):
 
 
 class SlowReader(threading.Thread):
-    """Hears frames until it has the last message; what came is for the story to judge."""
+    """Reads frames until it has the last message; the case checks them."""
 
     def __init__(self, hub, user, channel=None):
         super().__init__()
@@ -123,7 +123,7 @@ def slow_link(_):
         whole(inbox.heard()[0])
         lost = gaps_account(*short.heard())
 
-        # Who has caught up is live again.
+        # A reader that has caught up is live again.
         for reader, target in ((long, {"channel": "long"}), (inbox, {"user_id": "slow"})):
             hub.post("/broadcast", {**target, "event": "e", "data": "live"})
             got = reader.wire.receive("message")
@@ -134,7 +134,7 @@ def slow_link(_):
 
 
 def gaps_account(messages, others):
-    """Each position was heard or is in a gap, which stands where it is missing; how many were lost."""
+    """Each position was received or is in a gap, which stands where it is missing; how many were lost."""
     came, lost = sorted([*messages, *others], key=lambda f: f.get("seq") or f["from_seq"]), 0
     expected = 1
     for f in came:

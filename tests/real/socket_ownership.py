@@ -15,7 +15,7 @@ NOBODY = 65534
 # A group that none of our users is in, and every system has.
 GROUP = "daemon"
 
-# Listens at a path, and prints what comes; another user than ours runs it.
+# Listens at a path, and prints what it receives; another user than ours runs it.
 LISTEN = """
 import socket, sys
 s = socket.socket(socket.AF_UNIX)
@@ -50,7 +50,7 @@ class ForeignListener:
         return self
 
     def heard(self):
-        """What the next connection said, once it has ended."""
+        """The bytes of the next connection, once it has ended."""
         return self.process.stdout.readline()
 
     def __exit__(self, *_):

@@ -104,7 +104,7 @@ def the_scene(hub):
         for watcher in watchers:
             watcher.receive("subscription_succeeded", channel="jobs")
         for turn in range(len(COMMANDS) * TIMES):
-            # The flood comes once: watchers in Python have to digest it before the next scene.
+            # The flood comes once: clients in Python have to read it before the next turn.
             scenes = list(COMMANDS.items())
             name, command = scenes[turn] if turn < len(scenes) else scenes[1 + turn % (len(scenes) - 1)]
             operation = f"scene-{turn}"

@@ -11,11 +11,11 @@ from array import array
 
 from ws_client import Refused, Silence
 
-# What the kernel holds for one who does not read at once.
+# The kernel's buffer of a subscriber that does not read at once.
 ROOM = 4 << 20
 # More than this is parsed while it comes: a machine has no room for all of a saturated second.
 MOST_COLLECTED = 96 << 20
-# Nobody says anything any more, and so long nothing has come: all is there.
+# Nothing is sent any more, and for so long nothing has arrived: all is there.
 QUIET = 0.15
 LONGEST_DRAIN = 6.0
 PROCESSES = multiprocessing.get_context("fork")
@@ -64,7 +64,7 @@ class PooledSubscriber:
         self.left = self.listener.receive(data)
 
     def acknowledge(self):
-        """Says that the inbox has arrived, now and then: whoever does must look at what came."""
+        """Acknowledges the inbox now and then: that needs the frames to be parsed."""
         self.parse()
         if self.listener.inbox and "@me" in self.listener.readings:
             epoch, seq = self.listener.inbox
@@ -82,7 +82,7 @@ class PooledSubscriber:
 
 
 class Room:
-    """The loop of the process: who is connected, and what the suite says to it."""
+    """The loop of the process: the connections, and the commands of the suite."""
 
     def __init__(self, door, listeners, suite):
         self.seats, self.suite, self.places = [PooledSubscriber(door, listener) for listener in listeners], suite, {}
@@ -94,7 +94,7 @@ class Room:
         self.waiting, self.acknowledged = list(self.seats), time.monotonic()
 
     def come(self):
-        """Those who are not there try to be; a daemon that is being started is asked again soon."""
+        """Connects the absent ones; a daemon that is being started is tried again soon."""
         for seat in list(self.waiting):
             if not seat.connect() or seat.wire is None:
                 return
@@ -111,7 +111,7 @@ class Room:
         self.waiting.append(seat)
 
     def turn(self):
-        """What came in one turn; whether the suite has spoken."""
+        """Reads what came in one turn; whether the suite has sent a command."""
         came, spoken = 0, False
         for number, _ in self.poll.poll(0.05 if not self.waiting else 0.01):
             if number == self.suite.fileno():
@@ -171,7 +171,7 @@ def _process(door, listeners, suite):
 
 
 class SubscriberPool:
-    """The process, as the suite sees it: there after `start`, and over after `leave`, which gives what was heard."""
+    """The process, as the suite sees it: there after `start`, and over after `leave`, which returns what was received."""
 
     def __init__(self, door, listeners):
         self.here, there = PROCESSES.Pipe()
@@ -182,7 +182,7 @@ class SubscriberPool:
         self.connected = self.here.recv()
 
     def leave(self, within=60):
-        """Those who were there; what they heard, by log and epoch; how many links ended without a word."""
+        """The subscribers; what they received, by log and epoch; how many connections ended without a close."""
         self.here.send("over")
         assert self.here.poll(within), f"the subscribers have not come to an end within {within} s"
         came = self.here.recv()

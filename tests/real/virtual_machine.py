@@ -140,7 +140,7 @@ class VirtualMachine(HubClient):
         return content
 
     def boot(self, clock="utc", within=BOOTED_WITHIN):
-        """Switches it on and waits until its daemon answers; `clock`: what its battery-backed clock says. Of the last block of
+        """Switches it on and waits until its daemon answers; `clock`: the time of its battery-backed clock. Of the last block of
         a journal one sector may be there and another not; then the kernel does not mount it, and it is repaired first, as
         machines do when they boot."""
         began, said_before = time.monotonic(), self.log.seek(0, 2)
@@ -195,8 +195,8 @@ class VirtualMachine(HubClient):
         return told[: ended.start()]
 
     def freeze_disk(self):
-        """The first half of a power cut: from here on the disk has what it has. Whoever is told `stored` even now, must be
-        told the truth."""
+        """The first half of a power cut: from here on the disk has what it has. An answer `stored`, even now, must be
+        true."""
         self.disk.power_off()
 
     def power_off(self):
@@ -208,7 +208,7 @@ class VirtualMachine(HubClient):
         return (self.directory / "log").read_text(errors="replace")[-3000:]
 
     def leave_evidence(self, when):
-        """Keeps what is on the disk, and prints what the machine has said."""
+        """Saves an image of the disk, and prints the console of the machine."""
         image = Path(__file__).parent / "out" / "power_cut.img"
         image.parent.mkdir(exist_ok=True)
         image.write_bytes(self.disk.safe)

@@ -30,7 +30,7 @@ class WriteCacheDisk:
         self.safe, self.seen = bytearray(content), bytearray(content)
         self.unflushed, self.on = [], False
         self.writes = self.flushes = self.lost = 0
-        # A flush takes its time, so that whoever does not wait for it is found out.
+        # A flush takes its time, so that a daemon that does not wait for it is detected.
         self.slowest_flush = 0.01
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(str(path))

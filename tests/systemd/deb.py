@@ -59,7 +59,7 @@ class Package:
 
 def newer():
     package = Package(NEWER)
-    # As it stands before the features in what --version says.
+    # As it stands before the features in the output of --version.
     package.replace("usr/bin/wshubd", f"{NUMBER} (", f"{LATER} (")
     return package
 
@@ -85,7 +85,7 @@ class EmptyMachine(Machine):
         return {path for path in listed.splitlines() if not path.startswith(others)}
 
     def installed(self):
-        """What dpkg says of it: its state and version."""
+        """Its state and version by dpkg."""
         done = self.run("dpkg-query", "-W", "-f", "${db:Status-Abbrev}${Version}", "wshubd", check=False)
         return done.stdout.strip() if done.returncode == 0 else "never heard of"
 

@@ -16,7 +16,7 @@ from machine import eventually
 from harness import same
 from ws_client import frame
 
-# Of the numbers that everybody hears, and of each client's pings: a second.
+# Of the numbers that every client receives, and of each client's pings: a second.
 NUMBERS, PINGS = 4, 0.5
 # A worker has to be a process of the machine, which the kernel knows there: this port leads to one that passes bytes on.
 BRIDGE = 8099
@@ -45,7 +45,7 @@ class Peer(asyncio.Protocol):
 
 
 class Client(Peer):
-    """Hears the numbers of a channel and pings; keeps what was wrong."""
+    """Receives the numbers of a channel and pings; keeps every fault."""
 
     def __init__(self, name):
         super().__init__()
@@ -120,7 +120,7 @@ class Client(Peer):
 
 
 class Worker(Peer):
-    """Has an operation, and says lines that come in pieces."""
+    """Has an operation, and sends lines in pieces."""
 
     def __init__(self, number):
         super().__init__()
@@ -145,7 +145,7 @@ class Worker(Peer):
 
 
 class Load:
-    """All of them, in a thread of their own; the stories look on."""
+    """All of them, in a thread of their own, beside the cases."""
 
     def __init__(self, hub, clients, workers):
         self.hub, self.loop, self.over = hub, asyncio.new_event_loop(), False
@@ -204,7 +204,7 @@ class Load:
             await asyncio.sleep(random.random())
 
     def finish(self):
-        """Lets everybody say and hear the rest; what was seen."""
+        """Lets every client send and receive the rest; the results."""
         self.over = True
         self.talk.result(30)
         peers = [*self.clients, *self.workers]

@@ -113,7 +113,7 @@ class Machine(HubClient):
         return [json.loads(line) for line in lines]
 
     def said(self, *arguments):
-        """What the daemon itself said since its last start: (priority, text)."""
+        """The lines of the daemon itself since its last start: (priority, text)."""
         invocation = self.show("InvocationID")
         entries = self.journal(f"_SYSTEMD_INVOCATION_ID={invocation}", *arguments)
         return [(int(e["PRIORITY"]), e["MESSAGE"]) for e in entries if e.get("_COMM") == "wshubd"]

@@ -26,12 +26,12 @@ class Installed(EmptyMachine):
         self.read_keys()
 
     def version(self):
-        """What the daemon's own program says."""
+        """The version by the daemon's own program."""
         return self.run(f"/proc/{self.main()}/exe", "--version").stdout
 
 
 def under_load(hub, package):
-    """Installs another version under all of them; the longest silence, and what the new daemon said of it."""
+    """Installs another version under all of them; the longest silence, and the new daemon's line about it."""
     load = Load(hub, CLIENTS, WORKERS)
     pid = hub.main()
     load.silence()
@@ -117,7 +117,7 @@ def mistake(hub):
         hub.run("wshubctl", "pub", "--durable", "later", "the old one goes on")
         hub.run("wshubctl", "pub", "news", "the old one goes on")
         ann.receive("message", data="the old one goes on")
-        # Whoever restarts nevertheless closes connections, and with a goodbye.
+        # A restart all the same closes connections, and sends bye.
         assert hub.ctl("restart", "wshubd", check=False).returncode != 0
         same(ann.receive("bye")["code"], 4101)
     hub.write(conffile, right)

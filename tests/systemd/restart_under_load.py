@@ -133,7 +133,7 @@ def broken(hub):
 def unreadable(hub):
     hub.write("/etc/wshubd/only.key", "0123456789abcdef" * 2, mode=0o600)
     hub.write("/etc/wshubd/wshubd.toml", '[auth]\nkeys = [{ alg = "HS256", file = "/etc/wshubd/only.key" }]\n')
-    # Whoever is not of the machine has no user there, and is turned away.
+    # A process from outside the machine has no user there, and is refused.
     worker = hub.start("socat", "-", "UNIX-CONNECT:/run/wshubd/worker.sock", stdin=PIPE, stdout=PIPE)
     print(json.dumps({"action": "connections", "id": 1}), file=worker.stdin, flush=True)
     same(json.loads(worker.stdout.readline())["id"], 1)

@@ -109,7 +109,7 @@ def stop_slow(hub):
 
 @case("wshubctl names a failing start and waits for the next one")
 def failing(hub):
-    # Before the story that has the door shut: starts of the last half minute count.
+    # Before the case that reaches the start limit: starts of the last half minute count.
     hub.ctl("stop", "wshubd.service")
     hub.drop_in("[Service]\nExecStartPre=/bin/false\nExecPaths=/bin /usr/bin\n")
     asking = [hub.start("wshubctl", *words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -142,7 +142,7 @@ def mistake(hub):
 def no_endless_starts(hub):
     hub.write("/etc/wshubd/wshubd.toml", "[limits]\nburts = 5\n")
     hub.ctl("stop", "wshubd.service")
-    # A second would be too coarse: some starts of the story before may lie in it.
+    # A second would be too coarse: some starts of the case before may lie in it.
     hub.run("journalctl", "--sync")
     here = hub.run("journalctl", "--lines=1", "--output=json").stdout
     cursor = json.loads(here)["__CURSOR"]

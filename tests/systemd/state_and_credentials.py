@@ -59,7 +59,7 @@ def typed(hub):
     hub.connect(token=hub.token("ann", key=key)).close()
     same(hub.post("/broadcast", {"channel": "c", "event": "e"}, secret=secret.decode()).status, 200)
     same(hub.post("/broadcast", {"channel": "c", "event": "e"}).status, 401)
-    # Beside the unit, only it can be asked; what root reads is not what the daemon reads.
+    # Only the daemon itself can show this: what root reads is not what the daemon reads.
     checked = hub.run("wshubd", "--check", check=False)
     same((checked.returncode, checked.stderr), (0, ""))
     assert "not tried: writing to the state directory /var/lib/wshubd, which systemd opens to the unit alone\n" in checked.stdout, checked
