@@ -1,4 +1,4 @@
-//! The addresses at which the daemon listens, and what they take.
+//! The addresses of the listeners, and the connections that they accept.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 

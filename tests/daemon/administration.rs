@@ -1,4 +1,4 @@
-//! What an administrator sees and does over the worker socket.
+//! Administration over the worker socket.
 
 use serde_json::json;
 

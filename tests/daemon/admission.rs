@@ -1,4 +1,4 @@
-//! Who is let in, and how others are turned away.
+//! Admission and refusal of clients.
 
 use async_tungstenite::tungstenite::{Error, Message};
 use serde_json::{Value, json};

@@ -33,7 +33,7 @@ fn frames_beside_a_handshake_without_a_token_are_refused() {
         let refused = stranger.hear_type("error");
         assert_eq!((&refused["code"], &refused["id"]), (&json!("auth_required"), &json!(id)));
     }
-    // Nor are they carried out once it has said who it is.
+    // Nor are they carried out once it has authenticated.
     stranger.say(json!({"action": "auth", "token": daemon.token("ben")}));
     stranger.hear_type("auth_success");
     stranger.hear_type("connection_established");

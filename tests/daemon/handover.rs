@@ -1,5 +1,4 @@
-//! One program goes, the next one comes, in the same process: to whoever is
-//! connected nothing happens.
+//! Hand-over to the next program in the same process, unnoticed by every connection.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -30,7 +29,7 @@ impl Client {
         self.socket.get_mut().write_all(bytes).unwrap();
     }
 
-    /// Answers with `pong`: the daemon has read all that was said before.
+    /// Answers with `pong`: the daemon has read all that was sent before.
     fn is_heard(&mut self) {
         self.say(json!({"action": "ping", "id": "heard"}));
         loop {
@@ -49,7 +48,7 @@ impl Worker {
     }
 }
 
-/// Room for all that a story does not read.
+/// Room for all that a test does not read.
 const ROOM: (&str, &str) = ("WSHUBD_LIMITS__QUEUE_BYTES", "16MiB");
 
 /// One masked frame of a client.
@@ -357,7 +356,7 @@ fn a_next_daemon_that_cannot_start_closes_to_reconnect() {
     let state = format!("{:<159}\n", "wshubd handover 99 0 0 2 0 0 0 0");
     let mistakes = [
         // Found before anything else is, when the state directory is looked at, when a key is made there, and
-        // when doors open.
+        // when listeners open.
         (("WSHUBD_LIMITS__BURST", "many"), 78),
         (("WSHUBD_STATE__DIRECTORY", "/proc/nowhere"), 73),
         (("WSHUBD_STATE__DIRECTORY", "/proc"), 73),
@@ -428,7 +427,7 @@ fn found(daemon: &Daemon) -> (Value, Value, Vec<Value>, Value) {
     (subscribed["epoch"].clone(), subscribed["seq"].clone(), messages, inbox)
 }
 
-/// Three messages of a history that no disk has yet, and one that waits for somebody.
+/// Three messages of a history that no disk has yet, and an undelivered one.
 fn keeps_something(daemon: &Daemon) {
     let mut worker = daemon.worker();
     for n in 0..3 {
@@ -525,7 +524,7 @@ fn options_that_a_reload_refuses_also_refuse_a_handover() {
         (text(&other), format!("wshubd.toml:2: `state.directory` {cannot}")),
         (text(&format!("{here}store = \"memory\"\n")), format!("wshubd.toml:3: `state.store` {cannot}")),
         (text(""), format!("wshubd.toml: `state.directory` is not set any more, and {cannot}")),
-        // Of an option that only the next program may know it is that one's to say.
+        // An option that only the next program may know is judged by that one.
         (text(&format!("{other}newer = 1\n")), format!("wshubd.toml:2: `state.directory` {cannot}")),
     ] {
         daemon.write("wshubd.toml", &written);

@@ -309,7 +309,7 @@ fn a_handshake_cut_at_any_byte_leaks_nothing() {
     let mut cuts: Vec<(usize, bool)> =
         (0..=request.len()).flat_map(|cut| [(cut, false), (cut, true)]).collect();
     cuts.extend([(0, true); 1000]);
-    // As many at once as wait in the kernel, half of them while the daemon hears nothing.
+    // As many at once as wait in the kernel, half of them while the daemon is stopped.
     for (turn, some) in cuts.chunks(50).enumerate() {
         if turn % 2 == 0 {
             daemon.signal(Signal::STOP);

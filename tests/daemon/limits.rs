@@ -1,4 +1,4 @@
-//! What one peer, or a crowd of them, may cost all others: nothing.
+//! Limits: peers that would cost all others something.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -172,7 +172,7 @@ fn invalid_tokens_get_429_while_pages_get_their_reason() {
     assert_eq!(page.closed_with(), 4001);
 }
 
-/// So many sockets at the clients' door, one half silent, the other in the middle
+/// So many sockets at the clients' listener, one half silent, the other in the middle
 /// of a request that never ends.
 fn slow_ones(daemon: &Daemon, count: usize) -> Vec<TcpStream> {
     let slow_one = |n: usize| {
@@ -427,7 +427,7 @@ fn pipelined_durable_messages_are_throttled_not_refused() {
     let hears_the_hog = |stats: &Value| number(stats, "messages_received") > 200;
     let mut asker = daemon.worker();
     wait_for(&mut asker, hears_the_hog);
-    // Each question is a turn, in which more would be read of the hog than it may say.
+    // Each request is a turn, in which more would be read of the flooding peer than it may send.
     let last = (0..500).map(|_| stats(&mut asker)).last().unwrap();
     assert!(number(&last, "messages_received") < 300, "{last}");
     polite.say(polite_line);

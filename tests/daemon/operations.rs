@@ -1,4 +1,4 @@
-//! A long operation and those who stop it.
+//! A long operation and its interrupts.
 
 use serde_json::{Value, json};
 

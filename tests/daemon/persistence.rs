@@ -1,4 +1,4 @@
-//! What is kept outlives the daemon: its stop, and its death.
+//! Kept messages after a stop or a kill of the daemon.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;

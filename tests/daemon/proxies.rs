@@ -1,4 +1,4 @@
-//! Requests that come through proxies, as what they are.
+//! Requests that come through proxies.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};

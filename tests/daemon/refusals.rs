@@ -1,5 +1,5 @@
-//! For each reason a refusal at a door: what the peer hears, what is counted, and what the log
-//! says to whoever is asked why somebody cannot connect.
+//! For each reason a refusal: the answer to the peer, the counter, and the line in the log
+//! that tells an administrator why somebody cannot connect.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -543,7 +543,7 @@ fn a_refused_worker_process_is_answered_and_logged() {
     for open in [daemon.directory.clone(), daemon.directory.join("wshubd"), socket.clone()] {
         std::fs::set_permissions(open, std::fs::Permissions::from_mode(0o777)).unwrap();
     }
-    // What it says is of no use: the daemon does not listen.
+    // Its requests are of no use: the daemon does not read them.
     let python = "import socket,sys; s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); print(s.recv(999).decode())";
     let mut child = Command::new("python3");
     child.args(["-c", python]).arg(&socket).uid(NOBODY).gid(NOBODY);

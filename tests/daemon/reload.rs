@@ -1,4 +1,4 @@
-//! A configuration that changes under a daemon, and those who are connected.
+//! Reloads of the configuration under connected peers.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Tokens that are revoked, over every end of the daemon.
+//! Revocation of tokens, by every way to the daemon.
 
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
@@ -20,7 +20,7 @@ fn this_second() -> u64 {
 }
 
 impl Daemon {
-    /// A token with these claims, for an hour unless they say otherwise.
+    /// A token with these claims, for an hour unless they have another `exp`.
     pub(crate) fn signed(&self, claims: &Value) -> String {
         let mut all = json!({"exp": this_second() + 3600});
         all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
@@ -37,7 +37,7 @@ impl Daemon {
         self.signed(&json!({"sub": user, "iat": this_second().checked_add_signed(ahead).unwrap()}))
     }
 
-    /// What a client with this token hears first, or the code with which it is refused.
+    /// The first frame of a client with this token, or the code with which it is refused.
     fn comes(&self, token: &str) -> String {
         match self.try_client(&format!("/ws?token={token}"), &[]) {
             Ok(mut client) => client.hear_type("connection_established")["type"].take(),
@@ -85,7 +85,7 @@ fn a_revoked_user_is_closed_until_a_newer_token() {
     assert_eq!(daemon.comes(&daemon.signed(&json!({"sub": "eve"}))), "token_revoked", "without iat");
     drop(daemon.lets_in(&daemon.issued("eve", 60)));
     ada.lives();
-    // A page cannot see a 401, and is told on the connection.
+    // A page cannot see a 401, and gets the reason on the connection.
     let protocols = format!("wshub.v1, wshub.bearer.{token}");
     let mut page = daemon.try_client("/ws", &[("Sec-WebSocket-Protocol", &protocols)]).unwrap();
     assert_eq!(page.hear_type("auth_failed")["code"], "token_revoked");
@@ -173,7 +173,7 @@ fn revocations_are_limited_to_ten_thousand() {
         std::io::Write::write_all(&mut writer, lines.as_bytes()).unwrap();
         writer.shutdown(std::net::Shutdown::Write).unwrap();
     });
-    // Who says no more hears all answers before the socket closes.
+    // A half-closed worker gets all answers before the socket closes.
     let mut answers = String::new();
     let mut worker = worker;
     for _ in 0..10_001 {
@@ -202,7 +202,7 @@ fn revocations_are_limited_to_ten_thousand() {
 #[test]
 fn a_revocation_on_a_full_disk_is_an_error_without_effect() {
     let directory = directory();
-    // The largest file that the daemon can write: 8 KiB, and the signal that says so is ignored.
+    // The largest file that the daemon can write: 8 KiB, and the signal for that is ignored.
     let limited = "trap '' XFSZ; ulimit -f 8; exec \"$0\"";
     let mut shell = Command::new("bash");
     shell.args(["-c", limited, env!("CARGO_BIN_EXE_wshubd")]);
@@ -273,7 +273,7 @@ fn a_start_with_unreadable_revocations_fails_with_advice() {
         assert!(said.contains("would be taken again") && said.contains("remove it"), "{said}");
     }
     assert!(!daemon.directory.join("wshubd/worker.sock").exists(), "nobody is let in");
-    // A last line that is not whole was never answered; that is told, and the rest counts.
+    // A last line that is not whole was never answered; that is logged, and the rest counts.
     std::fs::write(&file, &whole[..whole.len() - 3]).unwrap();
     daemon.start_again();
     assert_eq!(daemon.comes(&daemon.issued("eve", -5)), "token_revoked");

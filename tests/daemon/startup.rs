@@ -1,4 +1,4 @@
-//! What a start needs, and what it and `--check` say where it is not there.
+//! The conditions of a start, and the reports of it and of `--check` where one is missing.
 
 use std::fs;
 use std::fs::Permissions;
@@ -33,7 +33,7 @@ impl Closed {
         Self(directory)
     }
 
-    /// Runs it as a user who may not write there: exit code, and what it says.
+    /// Runs it as a user who may not write there: exit code, and output.
     fn run(&self, words: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {
         let output = self.command(words, variables).output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
@@ -58,7 +58,7 @@ impl Drop for Closed {
     }
 }
 
-/// What `--check` says: exit code, standard output and errors.
+/// The result of `--check`: exit code, standard output and errors.
 fn check(directory: &PathBuf, variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
     let mut asked = command(directory);
     let output =
@@ -260,7 +260,7 @@ fn show_names_the_files_that_were_read() {
     fs::remove_dir_all(directory).unwrap();
 }
 
-/// A daemon that may have so many files open, and what it says before it has started.
+/// A daemon that may have so many files open, and its log before it has started.
 fn with_files(directory: &PathBuf, files: u64, connections: usize) -> (Daemon, Vec<String>) {
     let daemon = command(directory);
     let mut shell = Command::new("/bin/sh");
@@ -297,7 +297,7 @@ fn the_open_file_limit_suffices_for_the_reported_number() {
     let told = enough(&before);
     let clients: Vec<_> = (0..told).map(|_| daemon.client_at("/ws")).collect();
     // All are taken but those that are kept back, a quarter; the store may have ended, and
-    // whoever runs the test may have left one open.
+    // the test runner may have left one open.
     let open = daemon.descriptors();
     assert!((73..=76).contains(&open), "{open} are open with {told} clients");
     // Who is connected counts as little for the next warning as for the first.
@@ -308,7 +308,7 @@ fn the_open_file_limit_suffices_for_the_reported_number() {
     drop(clients);
 }
 
-/// What a check and a start say as the user who owns the state: with an exit code, where
+/// The output of a check and a start as the user who owns the state: with an exit code, where
 /// one has ended by itself.
 fn tried_and_started(closed: &Closed, state: &Path) -> [(Option<i32>, String); 2] {
     let worker = state.join("worker.sock");

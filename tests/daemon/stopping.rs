@@ -1,4 +1,4 @@
-//! How the program starts and ends.
+//! Start and stop of the program.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -38,7 +38,7 @@ fn an_unfinished_body_at_a_stop_is_answered_with_503() {
     let headers =
         format!("Host: localhost\r\nAuthorization: Bearer {}\r\nContent-Length: 9", daemon.secret());
     write!(stream, "POST /broadcast HTTP/1.1\r\n{headers}\r\nExpect: 100-continue\r\n\r\n{{").unwrap();
-    // It waits for the body once it has said that.
+    // It waits for the body once it has sent that.
     let mut goes_on = [0; "HTTP/1.1 100 Continue\r\n\r\n".len()];
     stream.read_exact(&mut goes_on).unwrap();
     daemon.signal(Signal::TERM);

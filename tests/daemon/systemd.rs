@@ -1,4 +1,4 @@
-//! What systemd passes to the daemon, and hears from it.
+//! The interface to systemd: passed sockets, readiness, status, watchdog.
 
 use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read};
@@ -160,7 +160,7 @@ fn descriptors_for_another_process_are_left_alone() {
     assert_eq!(daemon.http("GET /healthz", &[], "").0, 200);
 }
 
-/// Whoever hears what systemd would.
+/// A notification socket in the place of systemd's.
 struct Overseer(UnixDatagram);
 
 impl Overseer {
@@ -219,7 +219,7 @@ fn systemd_gets_ready_status_and_stopping() {
 fn systemd_gets_more_time_while_the_store_is_read() {
     let elsewhere = directory();
     let overseer = Overseer::listen(&elsewhere);
-    // Whoever reads that waits for somebody to write it.
+    // A read of that blocks until it is written to.
     let note = elsewhere.join("wshubd/store/00000000.trouble");
     std::fs::create_dir_all(note.parent().unwrap()).unwrap();
     assert!(Command::new("mkfifo").arg(&note).status().unwrap().success());
@@ -266,7 +266,7 @@ fn an_idle_daemon_feeds_the_watchdog() {
 }
 
 /// What `ExecStop=` runs at a restart, where systemd would start the daemon anew with
-/// these arguments: what it says.
+/// these arguments: its output.
 fn before_a_restart(daemon: &Daemon, arguments: &str) -> String {
     let elsewhere = directory();
     let program = env!("CARGO_BIN_EXE_wshubd");
@@ -306,7 +306,7 @@ fn a_restart_the_next_daemon_accepts_is_announced() {
     let mut ada = daemon.client("ada");
     assert_eq!(before_a_restart(&daemon, ""), "");
     daemon.signal(Signal::TERM);
-    // No systemd is there that would keep the connection: they are told to come back at once.
+    // No systemd is there that would keep the connections: they are closed to reconnect at once.
     assert_eq!(ada.closed_with(), 4200);
     drop(ada);
     assert_eq!(daemon.ended().0, Some(0));

@@ -1,4 +1,4 @@
-//! wshubctl against the daemon: publish, listen, and stop a real command.
+//! wshubctl against the daemon: publish, subscribe, and interrupt a real command.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -106,7 +106,7 @@ fn a_commands_own_end_is_published_with_its_exit_status() {
     assert_eq!(printed(run, 3), "done\n");
 }
 
-/// What `run` says of itself, until it says this.
+/// The lines of `run` itself, up to this one.
 fn said(errors: &mut impl BufRead, what: &str) {
     let mut line = String::new();
     while !line.contains(what) {
@@ -136,7 +136,7 @@ fn outlived(end: impl FnOnce(&mut Daemon)) {
     daemon.start_again();
     said(&mut errors, "wshubd is back");
 
-    // Nobody heard it meanwhile, so that it was kept for who comes now.
+    // It was not delivered meanwhile, and so kept for the next subscriber.
     let mut ada = daemon.client("ada");
     ada.subscribe("jobs");
     let mut expected = 1;

@@ -1,4 +1,4 @@
-//! wshubctl in the hands of an administrator, against the daemon.
+//! The administration commands of wshubctl, against the daemon.
 
 use std::io::{BufRead, BufReader, Write};
 
@@ -13,7 +13,7 @@ fn listed(daemon: &Daemon, words: &[&str]) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// What it says when it fails with `code`.
+/// Its standard error when it fails with `code`.
 fn complaint(daemon: &Daemon, words: &[&str], code: i32) -> String {
     let output = wshubctl(daemon, words).wait_with_output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
@@ -21,7 +21,7 @@ fn complaint(daemon: &Daemon, words: &[&str], code: i32) -> String {
     said
 }
 
-/// Whether the daemon takes a token, and what it says of it.
+/// Whether the daemon accepts a token, and its reason.
 fn checked(daemon: &Daemon, token: &str, code: i32) -> Value {
     let mut child = wshubctl(daemon, &["token", "check"]);
     child.stdin.take().unwrap().write_all(token.as_bytes()).unwrap();

@@ -1,4 +1,4 @@
-//! How much one user may ask, over whatever connections.
+//! Request rates of one user over all connections.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! What administrators see, and who is one.
+//! Requests of administrators, and the right to make them.
 
 use serde_json::{Value, json};
 use wshubd::hub::{Input, SendQueueState, Settings};

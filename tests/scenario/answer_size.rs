@@ -1,4 +1,4 @@
-//! How much one request may make the hub say.
+//! The size of the answers to one request.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ fn again_and_again(channel: &str, times: usize) -> Value {
     json!({"action": "subscribe", "channels": vec![wish; times], "id": 1})
 }
 
-/// What is heard of a request, but for the id that the first subscription tells.
+/// The answers to a request, but for the id in the first subscription.
 fn ask(bench: &mut Bench, seat: Seat, request: Value) -> Vec<Value> {
     let heard = bench.ask(seat, request).into_iter();
     heard.filter(|frame| frame["type"] != "connection_id").collect()

@@ -1,4 +1,4 @@
-//! Who somebody is.
+//! Authentication: tokens, anonymous connections, expiry.
 
 use std::rc::Rc;
 use std::time::Duration;

@@ -1,8 +1,7 @@
-//! Random lives of one user's connections.
+//! Random histories of one user's connections.
 //!
-//! Knows links that behave as those of the edge do: bounded queues, marks in their
-//! order, full until half is gone. Does not know channels: it is all about one
-//! inbox and its cursor.
+//! The connections behave as those of the edge do: bounded queues, marks in their
+//! order, full until half is gone. It is all about one inbox and its cursor.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -46,7 +45,7 @@ struct Link {
     mode: InboxMode,
     queue: VecDeque<(Value, Option<Mark>)>,
     told: SendQueueState,
-    /// Queued since it last began to hear the inbox.
+    /// Queued since it last began to read the inbox.
     heard: BTreeSet<u64>,
     last: u64,
     begins: u64,
@@ -399,7 +398,7 @@ impl World {
         }
     }
 
-    /// All sockets take all: nobody who hears misses anything.
+    /// All sockets take all: no reader misses anything.
     fn settle(&mut self) {
         self.slow = false;
         self.answer();

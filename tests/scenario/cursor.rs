@@ -1,4 +1,4 @@
-//! How far a user's inbox has arrived, and who says so.
+//! The cursor of a user's inbox, and the events that move it.
 //!
 //! In `auto` the socket does, in `ack` the client. One cursor for all
 //! connections of a user.

@@ -1,4 +1,4 @@
-//! A message that comes again is sent once.
+//! Deduplication: a repeated message is sent once.
 //!
 //! A key is the publisher, the target and the `message_id` together.
 

@@ -1,4 +1,4 @@
-//! `durable: true`: what a publisher may believe, and when it is told.
+//! `durable: true`: the promise to the publisher, and the time of its answer.
 
 use serde_json::{Value, json};
 use wshubd::hub::settings::{Keep, Policy, WriteThrough};
@@ -28,7 +28,7 @@ fn bench() -> Bench {
     Bench::with(settings())
 }
 
-/// One with a disk that writes when it is told to.
+/// A bench with a disk that writes on demand.
 fn slow() -> Bench {
     let mut bench = bench();
     bench.disk.slow = true;

@@ -1,4 +1,4 @@
-//! What a second reader doubted. Each story says what should be.
+//! Corner cases that a review found. Each test states the right behaviour.
 
 use serde_json::{Value, json};
 use wshubd::hub::settings::{Keep, Policy};

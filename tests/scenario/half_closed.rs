@@ -1,4 +1,4 @@
-//! A worker that says no more and still reads.
+//! A half-closed worker: it sends no more and still reads.
 
 use serde_json::json;
 use wshubd::hub::{Input, Settings};
@@ -18,7 +18,7 @@ fn durable(bench: &mut Bench, worker: Seat, id: Option<u32>) {
     assert!(bench.say(worker, line).is_empty());
 }
 
-/// Shuts the direction in which the worker speaks; what it hears of that.
+/// Half-closes the worker; the frames that it gets then.
 fn end(bench: &mut Bench, worker: Seat) -> Vec<String> {
     bench.handle(Input::ReadClosed { conn: worker });
     bench.story(worker)

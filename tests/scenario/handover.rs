@@ -1,4 +1,4 @@
-//! Another process takes over.
+//! Hand-over of the hub's state to another process.
 
 use serde_json::json;
 use serde_json::value::RawValue;

@@ -1,4 +1,4 @@
-//! Signs of life.
+//! Heartbeat: pings, pongs and silent peers.
 
 use std::time::Duration;
 

@@ -1,7 +1,6 @@
-//! What is sent to a user: one inbox, one cursor, many connections.
+//! The inbox of a user: one log, one cursor, many connections.
 //!
-//! Bob is the user it is sent to. Who moves the cursor, and when, is in
-//! `cursor.rs`.
+//! Bob is the recipient. The movements of the cursor are in `cursor.rs`.
 
 use serde_json::{Value, json};
 use wshubd::hub::settings::Policy;

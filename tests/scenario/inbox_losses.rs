@@ -1,4 +1,4 @@
-//! What an inbox keeps for a while only, and how its user is told that it is lost.
+//! Expiry and eviction in an inbox, and the gaps that its user receives.
 
 use std::time::Duration;
 

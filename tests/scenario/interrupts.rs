@@ -1,4 +1,4 @@
-//! Stop, in every case.
+//! Interrupts, in every state of an operation.
 
 use serde_json::json;
 use wshubd::hub::Peer;
@@ -86,7 +86,7 @@ fn a_guessed_id_does_not_reveal_the_channel_of_an_operation() {
     let warden = bench.client_with("carol", rights(&[], &["*"], &["*"]));
     let request = json!({"action": "interrupt", "data": {"operation_id": "op"}});
     let named = json!({"action": "interrupt", "channel": "jobs", "data": {"operation_id": "op"}});
-    // Asked too early by one who may stop what runs for nobody, and hears nothing of it.
+    // Requested too early by one who may interrupt operations without a user, and gets no frame of it.
     assert_eq!(bench.say(deaf, request.clone()), ["interrupt_result pending"]);
     start_for(&mut bench, worker, None);
     assert!(!json!(bench.ask(deaf, request.clone())).to_string().contains("jobs"));

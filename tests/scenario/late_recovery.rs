@@ -1,7 +1,7 @@
-//! The disk cannot be read when the daemon starts, and can be later.
+//! Recovery of a disk that cannot be read when the daemon starts, and can be later.
 //!
-//! Meanwhile the hub serves, and gives out numbers; what is found then was said
-//! before, and is owed as before.
+//! Meanwhile the hub serves, and assigns numbers; what is found then was sent
+//! before, and is still to be delivered.
 
 use serde_json::{Value, json};
 use wshubd::hub::settings::{Keep, Policy, WriteThrough};

@@ -1,4 +1,4 @@
-//! How much one peer may ask.
+//! Limits of one peer: rates, errors, sizes, tokens.
 
 use std::time::Duration;
 
@@ -329,7 +329,7 @@ fn unknown_fields_do_not_change_the_cost_of_a_request() {
     assert_eq!(bench.say(alice, request), ["pong"]);
 }
 
-/// A token that says how often its bearer may ask.
+/// A token with a request rate for its bearer.
 fn allows(rate: f64, burst: f64) -> Terms {
     Terms { limits: Some(RateLimit::asked_for(rate, burst)), ..Terms::default() }
 }

@@ -1,4 +1,4 @@
-//! The ceiling on memory, and who notices it in which order.
+//! Memory pressure: the ceiling, and the order in which peers are affected.
 
 use serde_json::json;
 use wshubd::hub::{Anomaly, Effect, Input, Level, MemoryQuery, SendQueueState, Settings};
@@ -20,7 +20,7 @@ fn hold(bench: &mut Bench, links: u64, holders: &[(Seat, u64)]) {
     bench.handle(Input::Memory { links, holders: holders.to_vec(), is_waited_for: false });
 }
 
-/// The same, while somebody who has said who it is waits to be let in; whether there is room.
+/// The same, while an authenticated connection waits to be admitted; whether there is room.
 fn knock(bench: &mut Bench, links: u64, holders: &[(Seat, u64)]) -> bool {
     bench.handle(Input::Memory { links, holders: holders.to_vec(), is_waited_for: true });
     bench.hub.has_made_room()
@@ -250,7 +250,7 @@ fn with_all_places_taken_the_oldest_unauthenticated_is_closed() {
         })
         .collect();
     strangers.iter().for_each(|seat| bench.hush(*seat));
-    // The first has said who it is, the second is gone.
+    // The first has authenticated, the second is gone.
     bench.auth(strangers[0], "alice", None);
     bench.leave(strangers[1]);
     bench.hush(strangers[0]);
@@ -392,7 +392,7 @@ fn names_and_texts_count_with_their_length() {
 fn messages_of_very_many_channels_use_at_most_their_half() {
     let mut bench = bench();
     let (worker, alice) = (bench.worker(), bench.client("alice"));
-    // What a busy page hears, which is more than is left alone at the ceiling.
+    // The traffic of a busy page, which is more than is left alone at the ceiling.
     for n in 0..70 {
         bench.subscribe(alice, &format!("hers:{n}"));
     }

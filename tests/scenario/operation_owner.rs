@@ -1,4 +1,4 @@
-//! Whoever has started an operation on this machine may list and stop it.
+//! The system user that started an operation: it may list and interrupt it.
 
 use serde_json::{Value, json};
 use wshubd::hub::{Peer, Settings};

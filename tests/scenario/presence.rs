@@ -1,4 +1,4 @@
-//! Who is on a channel.
+//! Presence: lists, joins and leaves of a channel.
 
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -139,7 +139,7 @@ fn says(info: &str) -> Terms {
     Terms { info: Some(Payload::new(RawValue::from_string(info.to_owned()).unwrap())), ..Terms::default() }
 }
 
-/// What a list says of each user.
+/// The entry of each user in a list.
 fn infos(bench: &mut Bench, seat: Seat) -> Vec<(String, Value)> {
     bench.hush(seat);
     let told = bench.ask(seat, json!({"action": "presence", "channel": "room"})).remove(0);

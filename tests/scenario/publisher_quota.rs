@@ -1,4 +1,4 @@
-//! What one publisher may have of what belongs to others too: places in their inboxes, and
+//! The share of one publisher in what belongs to others too: places in their inboxes, and
 //! the flash.
 
 use serde_json::json;

@@ -1,8 +1,8 @@
-//! A client that is cut off ten thousand times, anywhere.
+//! A client that is disconnected ten thousand times, anywhere.
 //!
-//! Its link is slow, the store sometimes is, and with each cut some frames are
+//! Its connection is slow, the store sometimes is, and with each cut some frames are
 //! lost that its socket had taken already. `CUTS_SEED` chooses other cuts; the
-//! seed is told when something goes wrong.
+//! seed is printed when something fails.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,7 +38,7 @@ impl Chance {
     }
 }
 
-/// A hub, one who says numbers, and one who is cut off.
+/// A hub, a publisher of numbers, and a client that is disconnected.
 struct Cuts {
     bench: Bench,
     chance: Chance,
@@ -86,7 +86,7 @@ impl Cuts {
         self.bench.report_links();
     }
 
-    /// The last of it is cut off too; what is said meanwhile it hears later.
+    /// The last of it is cut off too; what is published meanwhile it receives later.
     fn cut(&mut self, seat: Seat) {
         let lost = self.chance.below(8);
         self.bench.cut(seat, lost);
@@ -112,7 +112,7 @@ fn messages(frames: &[Value]) -> impl Iterator<Item = &Value> {
     frames.iter().filter(|frame| frame["type"] == "message")
 }
 
-/// A client of a history that comes back with what it heard last.
+/// A client of a history that reconnects with its last position.
 struct Reader {
     since: Value,
     heard: u64,

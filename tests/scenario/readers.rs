@@ -1,5 +1,4 @@
-//! Those who read a history: at different places, slowly, again, and to the end
-//! of their link.
+//! Readers of a history: at different positions, slow, restarted, and disconnected.
 
 use serde_json::json;
 use wshubd::hub::SendQueueState;

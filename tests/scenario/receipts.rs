@@ -1,4 +1,4 @@
-//! Hearing that somebody has it, or has seen it.
+//! Receipts: delivered and read.
 //!
 //! Alice sends to Bob and asks for receipts. They come as messages in her own
 //! inbox.
@@ -18,7 +18,7 @@ fn send(bench: &mut Bench, from: Seat, id: &str) -> Vec<String> {
     bench.say(from, request)
 }
 
-/// The receipts among what was heard, as `id state`.
+/// The receipts among the frames, as `id state`.
 fn receipts(bench: &mut Bench, seat: Seat) -> Vec<String> {
     bench.frames(seat).iter().map(receipt).collect()
 }

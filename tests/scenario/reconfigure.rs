@@ -1,4 +1,4 @@
-//! Settings that change under those who are here.
+//! Settings that change under connected peers.
 
 use std::rc::Rc;
 use std::time::Duration;

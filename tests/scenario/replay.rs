@@ -1,7 +1,7 @@
-//! Coming back with `since`: what follows, and what is told to be lost.
+//! Replay with `since`: the messages that follow, and the losses announced.
 //!
 //! Channels `orders` keep a history, `brief` for ten seconds, `never` nothing;
-//! others keep what nobody heard.
+//! others keep undelivered messages.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub(crate) fn bench() -> Bench {
     Bench::with(Settings { policies, ..Settings::default() })
 }
 
-/// A client that was told its connection id already.
+/// A client that has received its connection id already.
 pub(crate) fn client(bench: &mut Bench, user: &str) -> Seat {
     let seat = bench.client(user);
     bench.say(seat, json!({"action": "subscribe", "channel": "elsewhere"}));

@@ -1,8 +1,8 @@
-//! The daemon stops, or is killed, and starts again.
+//! Restarts of the daemon after a stop or a kill.
 //!
 //! Channels `orders` keep a history that goes to the disk at a clean stop,
 //! `behind` one that goes there within a second, `never` nothing; others keep
-//! what nobody heard. Nobody is connected when a hub begins.
+//! undelivered messages. Nobody is connected when a hub begins.
 
 use std::time::Duration;
 
@@ -341,7 +341,7 @@ fn a_delivered_message_is_no_backlog_after_a_crash() {
     bench.clog(alice);
     bench.subscribe(alice, "room");
     bench.subscribe(bob, "room");
-    // Kept for alice, who still reads; bob has heard it.
+    // Kept for alice, who still reads; bob has received it.
     publish(&mut bench, "room", 2..=2);
     bench.disk_writes_behind();
     bench.crash();

@@ -1,7 +1,7 @@
-//! Tokens that are taken no longer, and administration by token.
+//! Revocation of tokens, and administration by token.
 //!
-//! Which tokens are refused is the edge's to know; here are who may revoke, what is answered
-//! when, and who is closed.
+//! Which tokens are refused is decided in the edge; here are the right to revoke, the time
+//! of the answer, and the connections that are closed.
 
 use std::rc::Rc;
 

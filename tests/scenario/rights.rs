@@ -1,4 +1,4 @@
-//! What somebody may do, and what happens when that changes.
+//! Rights of a connection, and their changes.
 
 use serde_json::json;
 use wshubd::hub::settings::{Keep, Policy};

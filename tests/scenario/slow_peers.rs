@@ -1,4 +1,4 @@
-//! Peers that take nothing, or little.
+//! Slow and stalled peers.
 
 use serde_json::json;
 use wshubd::hub::{Anomaly, Effect, Input, SendQueueState};

@@ -1,7 +1,7 @@
-//! Where replay becomes live, in every order in which things can happen there.
+//! The splice of replay and live, in every order of events.
 //!
-//! All sequences of the same few events are tried out, not a choice of them.
-//! What must come out is the same for each: every message once, in order, the
+//! All sequences of the same few events are tried, not a choice of them.
+//! The result must be the same for each: every message once, in order, the
 //! replayed ones before the live ones.
 
 use serde_json::{Value, json};
@@ -149,7 +149,7 @@ fn an_inbox_is_spliced_exactly_once_in_every_event_order() {
     every_order(Topic::Ack, 5);
 }
 
-/// What the next reader hears when this one dies after a row of events.
+/// What the next reader receives when this one dies after a row of events.
 fn death_after(topic: Topic, row: &[Event]) {
     let mut splice = Splice::new(topic);
     for event in row {

@@ -1,4 +1,4 @@
-//! The end of the daemon.
+//! The stop of the daemon.
 
 use serde_json::json;
 use wshubd::hub::Effect;

@@ -1,4 +1,4 @@
-//! What the hub itself tells workers: who came and went, and what nobody heard.
+//! System channels for workers: presence of users, and undelivered messages.
 
 use serde_json::{Value, json};
 use wshubd::hub::settings::{Keep, Policy};
@@ -7,7 +7,7 @@ use wshubd::protocol::InboxMode::{Ack, Auto, Off};
 
 use super::bench::{Bench, Seat, brief, rights};
 
-/// A worker that hears one of the hub's channels.
+/// A worker subscribed to one of the hub's channels.
 fn listener(bench: &mut Bench, channel: &str) -> Seat {
     let seat = bench.worker();
     assert!(bench.subscribe(seat, channel).is_empty());

@@ -1,4 +1,4 @@
-//! What nobody heard waits for somebody.
+//! Undelivered messages, which wait for the first subscriber.
 
 use serde_json::json;
 use wshubd::hub::settings::{Keep, Policy};

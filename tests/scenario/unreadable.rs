@@ -37,7 +37,7 @@ fn all(bench: &mut Bench, seat: Seat, channel: &str) -> Vec<String> {
     heard.into_iter().filter(|told| !told.starts_with("subscription") && told != "connection_id").collect()
 }
 
-/// What a new connection of bob's hears first.
+/// The first frames of a new connection of bob's.
 fn waits(bench: &mut Bench, mode: InboxMode) -> (Seat, Vec<String>) {
     let seat = bench.client_in("bob", mode);
     (seat, bench.story(seat).split_off(1))
@@ -270,7 +270,7 @@ fn messages_expired_unread_are_announced_to_workers() {
     bench.disk_fails();
     waits(&mut bench, InboxMode::Auto);
     bench.hush(watcher);
-    // What is to be told of it can be read again by then.
+    // Its gap can be read again by then.
     bench.disk.unreadable = false;
     bench.wait(6.0);
     let told = bench.frames(watcher);

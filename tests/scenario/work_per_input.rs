@@ -1,4 +1,4 @@
-//! How much one input may make the hub do, whoever sends it and whatever there is.
+//! The bound on the effects of one input, whatever the state of the hub.
 
 use std::time::Duration;
 
@@ -40,10 +40,10 @@ fn bytes(effects: &Effects) -> usize {
     encoded.len()
 }
 
-/// So many hear all channels.
+/// So many are subscribed to all channels.
 const USERS: u32 = 60;
 
-/// A hub full of everything, and somebody who may ask for it.
+/// A hub full of everything, and a connection that may ask for it.
 fn crowded() -> (Bench, Seat) {
     let policy = |keep| Policy { keep, count: 1000, ..Policy::default() };
     let policies = vec![(Pattern::new("c:*"), policy(Keep::History))];

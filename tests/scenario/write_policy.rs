@@ -1,4 +1,4 @@
-//! What is where: on the disk, or in memory alone; and who gives way.
+//! Placement of messages on the disk or in memory alone, and eviction.
 
 use serde_json::{Value, json};
 use wshubd::hub::settings::{Keep, Policy, WriteThrough};
@@ -88,7 +88,7 @@ fn a_full_store_evicts_from_the_largest_log() {
     assert_eq!(kept(&mut bench, "c"), ["1", "2"]);
 }
 
-/// The store tells how much of what is kept the disk takes.
+/// The store reports how much of what is kept the disk takes.
 fn takes(bench: &mut Bench, bytes: Option<u64>) {
     bench.handle(Input::Store(StoreEvent::Capacity { bytes }));
 }

@@ -1,7 +1,6 @@
-//! Hubs that end and begin, on what is on the disk.
+//! Stops, kills and starts of a hub, on the contents of the disk.
 //!
-//! Knows what a daemon that was killed has written, and what it leaves that
-//! stops as it should. Does not know what a hub makes of it.
+//! Holds what a killed daemon has written, and what a clean stop leaves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;

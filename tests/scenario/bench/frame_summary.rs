@@ -1,8 +1,8 @@
-//! Frames as stories tell them.
+//! Frames in a few words, for comparison in tests.
 
 use serde_json::Value;
 
-/// A frame in a few words: what stories are about.
+/// A frame in a few words: the fields that tests compare.
 pub(crate) fn brief(frame: &Value) -> String {
     let kind = frame["type"].as_str().unwrap_or_default();
     let fields: &[&str] = match kind {

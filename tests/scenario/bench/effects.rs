@@ -1,6 +1,4 @@
-//! Carries out what the hub orders.
-//!
-//! Knows how each effect is done on a bench. Does not know why.
+//! Carries out the effects of the hub.
 
 use std::rc::Rc;
 
@@ -77,7 +75,7 @@ impl Bench {
         }
     }
 
-    /// A worker hears of an answer only what it wants to know.
+    /// A worker gets only the answers that it asked for.
     fn answer_with(&mut self, to: Requester, id: Option<&RequestId>, frame: &Frame<'_>) {
         let worker = matches!(to, Requester::Connection(conn) if self.is_worker(conn));
         let mut bytes = Vec::new();
