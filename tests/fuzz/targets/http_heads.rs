@@ -83,7 +83,7 @@ impl AsyncWrite for Peer<'_> {
     }
 }
 
-/// What the HTTP library makes of what one peer sends.
+/// The HTTP library's reading of the bytes of one peer.
 #[derive(PartialEq, Debug)]
 enum Read {
     Request,
@@ -165,7 +165,7 @@ fn check_admitted(path: &str, headers: &HeaderMap) {
     assert!(of_page == host || is_same_address, "{origin:?} is admitted at {host:?}");
 }
 
-/// Where requests come from: a peer that is not trusted is not heard, and one that is can
+/// The origin of requests: the header of an untrusted peer is ignored, and a trusted one can
 /// name no address that does not stand in its header.
 fn check_source(site: &EdgeConfig, headers: &HeaderMap) {
     let [own, stranger, trusted] =

@@ -1,5 +1,5 @@
-//! Histories of a hub: the input is a list of steps, one byte for what happens and some for to
-//! whom. The hub of tests/scenario is driven, with its store and links; its own checks hold
+//! Histories of a hub: the input is a list of steps, one byte for the event and some for its
+//! peer. The hub of tests/scenario is driven, with its store and links; its own checks hold
 //! as well: a position is given out once, a latch is made and dropped once.
 
 #![no_main]
@@ -88,7 +88,7 @@ struct History {
     /// Operations that run, and whether they were interrupted.
     running: BTreeMap<String, bool>,
     requests: u64,
-    /// What is said and heard is printed: `FUZZ_TELL=1`, for one input.
+    /// Requests and frames are printed: `FUZZ_TELL=1`, for one input.
     is_told: bool,
 }
 
@@ -111,7 +111,7 @@ impl History {
         self.pick(steps, |_| true)
     }
 
-    /// Lets somebody say something, which is answered.
+    /// Sends a request of a peer, which is answered.
     fn say(&mut self, who: Option<Seat>, request: Value) {
         self.ask(who, ASKED, request);
     }
@@ -428,7 +428,7 @@ impl History {
         self.count();
     }
 
-    /// What the hub counts is what is there.
+    /// The hub's counts are those of its contents.
     fn count(&mut self) {
         let stats = self.bench.stats();
         let workers = self.seats.values().filter(|witness| witness.is_worker).count();

@@ -1,4 +1,4 @@
-//! Requests in JSON: what was parsed, held against the text by another reader of JSON.
+//! Requests in JSON: the parsed values, compared with the text by another reader of JSON.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ fn fields(text: &str) -> Option<Fields<'_>> {
     Some(fields)
 }
 
-/// Checks what a client's or worker's request was parsed to.
+/// Checks the parsed request of a client or worker.
 pub(crate) fn check(text: &str, parsed: &Result<RequestEnvelope, MalformedRequest>) {
     match parsed {
         Ok(said) => check_request(text, said),

@@ -36,7 +36,7 @@ fn directory() -> PathBuf {
     directory
 }
 
-/// Any bytes as values, and as what a value holds.
+/// Any bytes as values, and as the contents of a value.
 fn check_values(bytes: &[u8]) {
     let (place, value) = bytes.split_at(bytes.len().min(24));
     let _ = record::unseal(place, value);
@@ -94,7 +94,7 @@ fn check_parts(cuts: &mut Cuts, text: &[u8]) {
     }
 }
 
-/// What was told of a log.
+/// The recovered entries of a log.
 #[derive(Default)]
 struct Heard {
     messages: Vec<(String, u64, String, String)>,

@@ -30,7 +30,7 @@ fn told(line: Line<'_>) -> Told {
     }
 }
 
-/// What the decoder tells of a stream that comes in pieces. Now and then the rest of what
+/// The lines that the decoder returns for a stream in pieces. Now and then the rest of what
 /// came is to wait, and is asked for with the next piece or before it.
 fn decoded(pieces: &[&[u8]], mut waits: impl FnMut() -> bool) -> Vec<Told> {
     let (mut all, mut held, mut is_waiting) = (Vec::new(), None, false);

@@ -28,7 +28,7 @@ enum Told {
     Broken(Close),
 }
 
-/// One connection: what it holds, and what was decoded of it.
+/// One connection: its partial input, and the decoded messages.
 #[derive(Default)]
 struct Connection {
     held: Option<Box<PartialMessage>>,
@@ -69,7 +69,7 @@ impl Connection {
         assert!(self.held.as_ref().is_none_or(|held| held.bytes() <= most), "what is held is bounded");
     }
 
-    /// Lets it go on with what was left for later, in parts.
+    /// Decodes the input that was left for later, in parts.
     fn go_on(&mut self, decoder: &mut Decoder, mut waits: impl FnMut() -> bool) {
         while self.is_waiting {
             self.decode(decoder, &[], &mut waits);
@@ -97,7 +97,7 @@ fn by_bytes(bytes: &[u8]) -> Connection {
     connection
 }
 
-/// Whether the same was told as byte by byte. Of very many pings in a row, which depends on the
+/// Whether the result is the same as byte by byte. Of very many pings in a row, which depends on the
 /// pieces, only some are answered.
 fn check(cut: &Connection, by_bytes: &Connection) {
     assert_eq!(cut.told, by_bytes.told);
@@ -121,7 +121,7 @@ fuzz_target!(|input: &[u8]| {
         connection.decode(&mut decoder, piece, || false);
     }
     check(&connection, &expected);
-    // The same decoder, for whoever comes next; now and then with the rest to wait.
+    // The same decoder, for the next connection; now and then with the rest to wait.
     let mut connection = Connection::default();
     for piece in &pieces {
         connection.decode(&mut decoder, piece, || cuts.below(3) == 0);
