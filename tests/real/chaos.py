@@ -78,34 +78,34 @@ class Plan:
         return f"round {self.number} on {self.place}: {self.listeners} listeners; {loads}; {', '.join(self.faults)}"
 
 
-class Owed:
+class StoredMessages:
     """The logs with promises, their publishers and their readers."""
 
     def __init__(self, figures):
-        self.figures, self.casts = figures, 0
+        self.figures, self.workloads = figures, 0
         self.inbox = Log("promised", {"user_id": "promised"}, 900)
         self.jobs = Log("owed", {"channel": "owed"}, 900)
         self.logs = [self.inbox, self.jobs]
 
     def start(self, hub, rng):
         """Two durable publishers, with names that nobody had before."""
-        self.cast, self.casts = Workload(), self.casts + 1
-        said = [PipelinedPublisher(hub, self.logs, random.Random(rng.random()), f"cast{self.casts}-{n}", 1.0, self.figures, self.cast.going) for n in range(2)]
-        self.cast.start(*(publisher.run for publisher in said))
+        self.workload, self.workloads = Workload(), self.workloads + 1
+        said = [PipelinedPublisher(hub, self.logs, random.Random(rng.random()), f"load{self.workloads}-{n}", 1.0, self.figures, self.workload.going) for n in range(2)]
+        self.workload.start(*(publisher.run for publisher in said))
 
     def crash(self):
-        self.cast.crashing.set()
+        self.workload.crashing.set()
 
     def end(self, crashed):
-        self.cast.leaving.set()
-        self.cast.join()
+        self.workload.leaving.set()
+        self.workload.join()
         if crashed:
             for log in self.logs:
                 log.kept.clear()
 
     def verify(self, hub, rng):
         """All that was answered stored is received, or announced as lost."""
-        for kind, log, user in ((Patient, self.inbox, "promised"), (Waiting, self.jobs, "passer")):
+        for kind, log, user in ((InboxVerifier, self.inbox, "promised"), (BacklogVerifier, self.jobs, "passer")):
             owed = dict(log.stored)
             if owed:
                 reader = kind(hub, log, random.Random(rng.random()), user)
@@ -115,7 +115,7 @@ class Owed:
                 log.settle(owed)
 
 
-class Told:
+class LossTolerantReader:
     """A reader that accepts announced losses, and leaves when all that waits has been received."""
 
     def visit(self, until, wanted=()):
@@ -140,7 +140,7 @@ class Told:
         )
 
 
-class Patient(Told, Device):
+class InboxVerifier(LossTolerantReader, Device):
     def arrive(self, wire):
         inbox = wire.hello["inbox"]
         self.epoch, self.here, self.unread, self.end = inbox["epoch"], [], [], inbox["seq"]
@@ -156,7 +156,7 @@ class Patient(Told, Device):
         wire.until_pong()
 
 
-class Waiting(Told, ChannelSubscriber):
+class BacklogVerifier(LossTolerantReader, ChannelSubscriber):
     def arrive(self, wire):
         wire.send({"action": "subscribe", "channel": self.log.target["channel"], "since": {"epoch": "", "seq": 0}})
         got = wire.receive("subscription_succeeded")
@@ -172,7 +172,7 @@ class ChaosRun:
         self.place, self.book, self.figures = place, book, figures
         self.disk = Disk(96 << 20) if place == "a disk of its own" else None
         self.hub = FaultyDaemon(state=self.disk and self.disk.state, **PLACES[place])
-        self.owed, self.positions, self.found = Owed(figures), {}, []
+        self.owed, self.positions, self.found = StoredMessages(figures), {}, []
         # The history's epochs: a new one may come only after a crash.
         self.epochs, self.crashed = {}, True
 
