@@ -9,7 +9,7 @@ parts=(
   "chaos|15|180 random rounds of load, limits, hand-overs, kills and full disks: no position is reused"
   "cuts|12|clients are disconnected 10,000 times at random: nothing is lost or doubled unnoticed"
   "soak|30|thousands of connections, attacks, the Stop button five times over, 100 restarts under load on each systemd"
-  "model|45|random histories against a reference model for half an hour, and 2,000 of each other kind"
+  "model|50|random histories against a reference model for half an hour, and 10,000 of each other kind"
   "fuzz|55|each fuzz target for nine minutes, with new choices"
   "arm|50|the tests for 32-bit Arm, emulated"
   "arm64|50|the tests for 64-bit Arm, emulated"
