@@ -219,7 +219,7 @@ fn begin(config: &Config, lock: &File, arrival: &mut Arrival) -> Begun {
     }
     let left = left(&config.state.directory);
     let mut store = store(config);
-    if left.is_none() && !arrival.has_come() && store.is_left_behind(&config.positions()) {
+    if left.is_none() && !arrival.has_come() && store.was_killed(&config.positions()) {
         log::warn!(
             "the daemon before this one has not stopped but ended, and handed nothing over: its connections \
              are lost, and what no disk had"
@@ -267,7 +267,7 @@ fn forget(directory: &Path, uses_remains: bool) -> Result<(), Error> {
 fn hub(settings: Settings, store: &mut Store, left: Option<&CheckpointFile>) -> Hub {
     let seed = clock::random();
     let Some(left) = left else { return Hub::new(settings, seed) };
-    let Some(shift) = store.go_on(&left.stamp) else { return Hub::new(settings, seed) };
+    let Some(shift) = store.restore_clock(&left.stamp) else { return Hub::new(settings, seed) };
     match Hub::revive(settings.clone(), seed, clock::now(), &left.hub, shift) {
         Ok(hub) => hub,
         Err(error) => {

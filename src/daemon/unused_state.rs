@@ -53,11 +53,11 @@ fn write(
         }
     };
     let (store, hub) = write_out(store, hub);
-    if store.owed() > 0 {
-        let why = store.trouble().unwrap_or("the disk is too slow");
-        log::error!("{} messages are lost with this process: {why}", store.owed());
+    if store.unwritten_len() > 0 {
+        let why = store.failure().unwrap_or("the disk is too slow");
+        log::error!("{} messages are lost with this process: {why}", store.unwritten_len());
     }
-    if let (true, Some(elapsed)) = (is_known, store.elapsed()) {
+    if let (true, Some(elapsed)) = (is_known, store.hub_clock()) {
         checkpoint::write(&directory, elapsed.stamp(clock::now()), &hub.remains())?;
     }
     drop(lock);

@@ -65,7 +65,7 @@ impl Keeper {
             }
             self.fit();
             self.stage.act(Store::tick);
-            assert_eq!(self.stage.store.trouble(), None);
+            assert_eq!(self.stage.store.failure(), None);
             if self.stage.store.is_finished() && self.stage.facts.is_empty() {
                 break;
             }
@@ -81,7 +81,7 @@ impl Keeper {
     fn stop_and_count(&mut self) -> usize {
         self.stage.store.finish();
         self.stage.settle();
-        assert_eq!((self.stage.store.trouble(), self.stage.store.owed()), (None, 0));
+        assert_eq!((self.stage.store.failure(), self.stage.store.unwritten_len()), (None, 0));
         assert!(self.stage.used() <= self.cap);
         self.stage.crash();
         self.stage.load().iter().map(|found| found.kept.len()).sum()

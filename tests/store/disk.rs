@@ -84,10 +84,10 @@ fn a_commit_without_an_answer_is_told_in_vain_once_and_made_again() {
     stage.unanswered();
     let vain = StoreEvent::NotStored { log: orders.clone(), seq: 1 };
     assert_eq!(stage.told(), [StoreEvent::Failed, vain]);
-    assert!(stage.store.trouble().is_some());
+    assert!(stage.store.failure().is_some());
     stage.later(2 * SECOND);
     assert_eq!(stage.told(), [stored(&orders, 1, 2), StoreEvent::Recovered]);
-    assert_eq!(stage.store.trouble(), None);
+    assert_eq!(stage.store.failure(), None);
 }
 
 #[test]
@@ -262,7 +262,7 @@ fn what_an_order_wrote_that_was_never_answered_counts_against_the_budget() {
     stage.keep(&log("orders"), 1, WriteThrough::Behind, &text);
     stage.advance(DELAY);
     stage.unanswered();
-    assert!(stage.store.trouble().is_some());
+    assert!(stage.store.failure().is_some());
     let spent = stage.spent();
     assert!(spent >= 50_000, "{spent}");
 }
@@ -337,7 +337,7 @@ fn a_full_disk_can_still_be_read_and_so_be_emptied() {
     let orders = log("orders");
     let text = "x".repeat(8000);
     let mut last = 0;
-    while stage.store.trouble().is_none() {
+    while stage.store.failure().is_none() {
         last += 1;
         assert!(last < 1000, "there is no limit");
         stage.keep(&orders, last, WriteThrough::Now, &text);
@@ -472,7 +472,7 @@ fn a_clean_stop_writes_all_that_was_owed_even_if_the_process_dies_in_between() {
     while !stage.store.is_finished() {
         stage.hear_or_pass();
     }
-    assert_eq!(stage.store.trouble(), None);
+    assert_eq!(stage.store.failure(), None);
     stage.crash();
     stage.load();
     let read = stage.read(&orders, 10, 1 << 20);
@@ -494,7 +494,7 @@ fn a_stop_with_a_disk_that_cannot_be_used_does_not_take_for_ever() {
         stage.hear_or_pass();
     }
     assert!(stage.now.moment.since(before) <= 5 * SECOND);
-    assert!(stage.store.trouble().is_some());
+    assert!(stage.store.failure().is_some());
 }
 
 #[test]
@@ -503,7 +503,7 @@ fn a_stop_with_nothing_to_write_starts_no_process() {
     stage.later(31 * SECOND);
     stage.program(NOTHING);
     stage.stop();
-    assert_eq!(stage.store.trouble(), None);
+    assert_eq!(stage.store.failure(), None);
 }
 
 #[test]

@@ -51,7 +51,7 @@ fn a_store_in_memory_is_handed_over_too() {
     stage.store = Store::import(None, stage.now, &bytes).unwrap();
     assert_eq!(texts(&stage.read(&log("orders"), 10, 1000)), [(7, "brief")]);
     assert_eq!(stage.read(&inbox, 10, 1000), []);
-    assert_eq!(stage.store.owed(), 1);
+    assert_eq!(stage.store.unwritten_len(), 1);
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn a_commit_whose_answer_nobody_hears_is_made_again_and_told_once() {
     begin_commit(&mut stage);
     stage.hand_over();
     // What is asked for once more is not written once more.
-    assert_eq!(stage.store.hurry(orders.clone(), 1), None);
+    assert_eq!(stage.store.sync_now(orders.clone(), 1), None);
     stage.advance(DELAY);
     stage.settle();
     assert_eq!(stage.told(), [stored(&orders, 1, 2)]);
@@ -198,9 +198,9 @@ fn a_disk_in_trouble_is_so_for_the_next_and_tried_when_it_was_due() {
     stage.settle();
     let vain = StoreEvent::NotStored { log: orders.clone(), seq: 1 };
     assert_eq!(stage.told(), [StoreEvent::Failed, vain]);
-    let (why, due) = (stage.store.trouble().map(str::to_owned), stage.deadline());
+    let (why, due) = (stage.store.failure().map(str::to_owned), stage.deadline());
     stage.hand_over();
-    assert_eq!((stage.store.trouble(), stage.deadline()), (why.as_deref(), due));
+    assert_eq!((stage.store.failure(), stage.deadline()), (why.as_deref(), due));
     assert!(stage.store.is_open(), "the hub knows");
     stage.program(PROGRAM);
     stage.later(due.unwrap());
@@ -249,7 +249,7 @@ fn making_room_goes_on_whoever_does_it() {
         }
     }
     stage.settle();
-    assert_eq!(stage.store.trouble(), None);
+    assert_eq!(stage.store.failure(), None);
     assert_eq!(stage.read(&orders, 100, 1 << 20)[0], (1, "the oldest of all".to_owned()));
 }
 
@@ -264,7 +264,7 @@ fn the_hub_clock_and_what_was_spent_go_on() {
     let known = |stage: &Stage| {
         let mut statistics = wshubd::protocol::frame::Statistics::default();
         stage.store.describe(stage.now.moment, &mut statistics);
-        (stage.store.elapsed().cloned(), statistics)
+        (stage.store.hub_clock().cloned(), statistics)
     };
     let before = known(&stage);
     assert!(before.1.flash_spent_bytes > 0 && before.1.disk_bytes > 0);
@@ -346,14 +346,14 @@ fn who_takes_over_a_disk_that_fails_knows_it_fails() {
     let mut stage = Stage::new(64 * MIB);
     stage.keep(&log("orders"), 1, WriteThrough::Now, "on the disk");
     stage.settle();
-    assert!(!stage.store.has_failed());
+    assert!(!stage.store.is_failure_reported());
     stage.kill();
     stage.wait_for_the_end();
     stage.program(NOTHING);
     stage.keep(&log("orders"), 2, WriteThrough::Now, "promised");
-    while !stage.store.has_failed() {
+    while !stage.store.is_failure_reported() {
         stage.hear_or_pass();
     }
     stage.hand_over();
-    assert!(stage.store.has_failed());
+    assert!(stage.store.is_failure_reported());
 }

@@ -89,7 +89,7 @@ impl Stage {
         while !self.store.is_open() {
             self.hear();
         }
-        assert_eq!(self.store.trouble(), None);
+        assert_eq!(self.store.failure(), None);
         self.settle();
         let mut found = Vec::new();
         self.facts.retain(|fact| match fact {
@@ -134,7 +134,7 @@ impl Stage {
         // One that was started just now has no name yet, and an order to carry out.
         let due = self.deadline().filter(|due| *due < Duration::from_secs(10));
         match due {
-            Some(due) if self.store.trouble().is_some() && self.pids().is_empty() => {
+            Some(due) if self.store.failure().is_some() && self.pids().is_empty() => {
                 self.advance(due);
                 self.act(Store::tick);
             }

@@ -108,7 +108,7 @@ impl History {
         self.stage.settle();
         self.stage.later(time);
         self.take_facts();
-        assert_eq!(self.stage.store.trouble(), None);
+        assert_eq!(self.stage.store.failure(), None);
         assert!(self.stage.used() <= CAP, "{}", self.stage.used());
         if time >= Duration::from_secs(6) {
             for (_, account) in &mut self.logs {
@@ -126,7 +126,7 @@ impl History {
         // What was written may be what is forgotten before another attempt.
         let which = self.dice.below(self.logs.len() as u64) as usize;
         self.forget(which);
-        while self.stage.store.trouble().is_some() {
+        while self.stage.store.failure().is_some() {
             self.stage.later(Duration::from_secs(30));
         }
         self.take_facts();

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use wshubd::edge::store::seq_file::{Owner, SeqFile, SeqFileEntry};
+use wshubd::edge::store::seq_file::{SeqFileOwner, SeqFile, SeqFileEntry};
 use wshubd::hub::LogKey;
 use wshubd::protocol::{Channel, UserId};
 
@@ -11,8 +11,8 @@ fn channel(name: &str, epoch: u64, seq: u64) -> SeqFileEntry {
     SeqFileEntry { log: LogKey::Channel(Channel::new(name).unwrap()), epoch, seq }
 }
 
-fn owner(boot: &str) -> Owner {
-    Owner { boot: boot.to_owned(), state: (1, 2) }
+fn owner(boot: &str) -> SeqFileOwner {
+    SeqFileOwner { boot: boot.to_owned(), state: (1, 2) }
 }
 
 fn path(story: &str) -> PathBuf {
@@ -53,7 +53,7 @@ fn of_another_run_of_the_machine_nothing_counts() {
 fn positions_of_another_state_directory_count_for_nothing() {
     let path = path("state");
     drop(SeqFile::create(&path, &owner("boot"), &[channel("orders", 1, 5)]).unwrap());
-    assert_eq!(SeqFile::read(&path, &Owner { state: (1, 3), ..owner("boot") }), []);
+    assert_eq!(SeqFile::read(&path, &SeqFileOwner { state: (1, 3), ..owner("boot") }), []);
     assert_eq!(SeqFile::read(&path, &owner("boot")), [channel("orders", 1, 5)]);
 }
 

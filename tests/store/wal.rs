@@ -242,7 +242,7 @@ fn what_is_still_kept_when_it_is_quiet_goes_to_the_database() {
     assert!(!holds(&stage, "database"), "not before it is quiet");
     stage.later(SECOND);
     assert!(holds(&stage, "database") && stage.place.has_no_wal(0));
-    assert_eq!(stage.store.trouble(), None);
+    assert_eq!(stage.store.failure(), None);
     assert_eq!(stage.read(&orders, 1000, MIB as usize).len(), 300);
     // What comes then is read with it, also by the next.
     stage.keep(&orders, 301, WriteThrough::Now, "last");
@@ -306,7 +306,7 @@ fn checkpoint_that_fails_is_no_trouble_and_is_tried_an_hour_later() {
     // In the way of the directory that is to be made.
     fs::write(stage.place.generation(0).join("database"), "in the way").unwrap();
     stage.later(6 * SECOND);
-    assert_eq!(stage.store.trouble(), None);
+    assert_eq!(stage.store.failure(), None);
     assert!(stage.told().iter().all(|fact| matches!(fact, wshubd::hub::StoreEvent::Stored { .. })));
     fs::remove_file(stage.place.generation(0).join("database")).unwrap();
     stage.keep(&orders, 301, WriteThrough::Now, "goes on");

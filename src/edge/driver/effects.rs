@@ -57,7 +57,7 @@ impl Driver {
             Effect::Append { log, message, meta: keeping } => {
                 self.store.keep(self.now.moment, &log, &message, &keeping);
             }
-            Effect::SyncNow { log, seq } => self.links.inputs.extend(self.store.hurry(log, seq)),
+            Effect::SyncNow { log, seq } => self.links.inputs.extend(self.store.sync_now(log, seq)),
             Effect::PersistSeq { log, epoch, seq } => {
                 if let Some(positions) = &mut self.positions {
                     positions.grew(&log, epoch, seq);

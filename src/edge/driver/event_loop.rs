@@ -41,7 +41,7 @@ pub fn run<T>(
         working.wait(wait, &mut ready);
         drop(working);
         for one in ready.drain(..) {
-            if store::is_meant(one) {
+            if store::is_store_event(one) {
                 driver.borrow_mut().store_ready();
             } else if listeners::is_meant(one) {
                 doors.borrow_mut().ready(one, driver, executor);

@@ -59,7 +59,7 @@ impl Driver {
         self.limit_messages(site.message_bytes);
         self.site = site;
         if let Some(options) = disk {
-            self.store.adjust(self.now.moment, options);
+            self.store.reconfigure(self.now.moment, options);
         }
         self.tell(Input::Reconfigured { settings: Box::new(settings) });
         self.follow_again();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Driver;
 use crate::edge::net::connection_table::WritePermit;
-use crate::edge::store::seq_file::{Owner, SeqFile, SeqFileEntry};
+use crate::edge::store::seq_file::{SeqFileOwner, SeqFile, SeqFileEntry};
 use crate::edge::store::{Stamp, Store};
 use crate::hub::{Input, LogKey, StoreEvent};
 
@@ -28,7 +28,7 @@ impl Driver {
         }
         self.wait_for_store(patience, "reading what is kept", Store::is_open);
         if !self.store.is_open() {
-            self.with_store(Store::give_up);
+            self.with_store(Store::abandon_recovery);
         }
         // Else the first thing that the hub hears of is the time at which it began.
         self.tell(Input::Timeout);
@@ -38,7 +38,7 @@ impl Driver {
     /// what that one has noted is no news.
     pub fn go_on(&mut self) {
         self.look_at_the_clock();
-        if self.store.has_failed() {
+        if self.store.is_failure_reported() {
             self.links.inputs.push_back(Input::Store(StoreEvent::Failed));
         }
         self.tell(Input::Timeout);
@@ -54,7 +54,7 @@ impl Driver {
 
     /// Notes from now on how far logs have come, in the first of these places where a
     /// file can be made. In the others there is none then: it would be too old.
-    fn follow(&mut self, places: &[PathBuf], owner: &Owner) {
+    fn follow(&mut self, places: &[PathBuf], owner: &SeqFileOwner) {
         let position = |(log, epoch, seq)| SeqFileEntry { log, epoch, seq };
         let known: Vec<SeqFileEntry> = self.hub.reaches().into_iter().map(position).collect();
         let mut refused = Vec::new();
@@ -102,7 +102,7 @@ impl Driver {
         if let Some(positions) = self.positions.take() {
             positions.remove();
         }
-        self.store.owed()
+        self.store.unwritten_len()
     }
 
     /// Writes what is to outlive the daemon, for as long as that may take.
@@ -128,12 +128,12 @@ impl Driver {
 
     /// What the next daemon needs to go on, and when that was true.
     pub fn remains(&self) -> Option<(Stamp, Vec<u8>)> {
-        Some((self.store.elapsed()?.stamp(self.now), self.hub.remains()))
+        Some((self.store.hub_clock()?.stamp(self.now), self.hub.remains()))
     }
 
     /// Why the disk cannot be used, if that is so.
     pub fn trouble(&self) -> Option<&str> {
-        self.store.trouble()
+        self.store.failure()
     }
 
     fn wait_for_store(&mut self, patience: Duration, what: &str, is_done: impl Fn(&Store) -> bool) {

@@ -122,6 +122,53 @@ impl HubClock {
     }
 }
 
+/// The hub clock of a store, once it is known, and the clocks of the machine.
+pub(super) struct StoreClock {
+    clocks: Clocks,
+    hub_clock: Option<HubClock>,
+}
+
+impl StoreClock {
+    pub(super) fn new(now: Now) -> Self {
+        Self { clocks: Clocks::of_machine(now), hub_clock: None }
+    }
+
+    /// Which run of the machine this is.
+    pub(super) fn boot(&self) -> &str {
+        &self.clocks.boot
+    }
+
+    pub(super) fn hub_clock(&self) -> Option<&HubClock> {
+        self.hub_clock.as_ref()
+    }
+
+    /// Goes on with the hub clock of a clean stop: what has to be added to the moments of
+    /// that time.
+    pub(super) fn restore(&mut self, now: Now, stamp: &Stamp) -> i64 {
+        let hub_clock = HubClock::new(now, self.clocks.clone(), Some(stamp));
+        let shift = hub_clock.shift(stamp);
+        self.hub_clock = Some(hub_clock);
+        shift
+    }
+
+    /// All that is on the disk is known: the hub clock goes on from the last commit, if it is
+    /// not known yet, and shows no less than what was kept last.
+    pub(super) fn recover(&mut self, now: Now, stamp: Option<&Stamp>, latest: u64) -> &HubClock {
+        let clocks = self.clocks.clone();
+        let known = self.hub_clock.take().unwrap_or_else(|| HubClock::new(now, clocks, stamp));
+        self.hub_clock.insert(known.not_before(now, latest))
+    }
+
+    /// That of another process; none, if that was in another run of the machine.
+    pub(super) fn resume(known: Option<HubClock>, now: Now) -> Option<Self> {
+        let mut clock = Self::new(now);
+        if let Some(known) = known {
+            clock.hub_clock = Some(known.taken_over(&clock.clocks)?);
+        }
+        Some(clock)
+    }
+}
+
 impl Stamp {
     /// How long ago it was, as far as that is certain, in milliseconds.
     fn until(&self, now: Now, clocks: &Clocks) -> u64 {

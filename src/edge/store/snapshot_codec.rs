@@ -1,7 +1,7 @@
-//! The store as a stream of values and texts, for a process that takes over.
+//! The version of a store as bytes, and why such bytes are refused.
 //!
-//! Knows that they are whole, and of a version that is understood. Does not know what
-//! they mean. Each log is one value, with the texts of its messages behind it.
+//! The bytes are a stream of values: one for all that is of no log, then one for each log
+//! with the texts of its messages behind it.
 
 use std::fmt;
 use std::path::PathBuf;

@@ -20,7 +20,7 @@ impl Driver {
         self.look_at_the_clock();
         let (now, numbers) = (self.now.moment, self.numbers());
         if let Some(bulletin) = &mut self.bulletin {
-            bulletin.ready(now, numbers, self.store.trouble());
+            bulletin.ready(now, numbers, self.store.failure());
         }
     }
 
@@ -53,7 +53,7 @@ impl Driver {
         self.bulletin.as_ref()?;
         let (now, numbers) = (self.now.moment, self.numbers());
         let is_stuck = self.store.is_stuck(now);
-        self.bulletin.as_mut()?.turn(now, numbers, self.store.trouble(), is_stuck)
+        self.bulletin.as_mut()?.turn(now, numbers, self.store.failure(), is_stuck)
     }
 
     fn numbers(&self) -> StatusCounts {

@@ -11,7 +11,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::Notify;
-use crate::edge::store::State;
+use crate::edge::store::StoreState;
 use crate::edge::store::write_budget::Thrift;
 use crate::protocol::Moment;
 
@@ -32,7 +32,7 @@ pub struct StatusCounts {
     pub operations: usize,
     /// Messages that are kept.
     pub messages: usize,
-    pub store: State,
+    pub store: StoreState,
 }
 
 impl fmt::Display for StatusCounts {
@@ -46,13 +46,13 @@ impl fmt::Display for StatusCounts {
         let operations = counted(self.operations, "operation");
         write!(f, "{connections}, {workers}, {operations}, {} kept", counted(self.messages, "message"))?;
         f.write_str(match self.store {
-            State::Memory => ", store in memory",
-            State::Works(Thrift::Free) => ", store ok",
-            State::Works(Thrift::Saving) => ", store ok (half of today's flash budget is spent)",
-            State::Works(Thrift::Spent) => {
+            StoreState::InMemory => ", store in memory",
+            StoreState::Working(Thrift::Free) => ", store ok",
+            StoreState::Working(Thrift::Saving) => ", store ok (half of today's flash budget is spent)",
+            StoreState::Working(Thrift::Spent) => {
                 ", store ok (today's flash budget is spent: durable messages only)"
             }
-            State::Failing => ", store failing",
+            StoreState::Failing => ", store failing",
         })
     }
 }
@@ -189,7 +189,7 @@ mod tests {
         workers: 0,
         operations: 0,
         messages: 0,
-        store: State::Works(Thrift::Free),
+        store: StoreState::Working(Thrift::Free),
     };
 
     /// Ready since the first second; nobody listens.
@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn a_store_that_fails_is_told_with_the_reason_on_one_line() {
         let mut bulletin = bulletin(None);
-        let failing = StatusCounts { store: State::Failing, ..QUIET };
+        let failing = StatusCounts { store: StoreState::Failing, ..QUIET };
         bulletin.turn(Moment(5000), failing, Some("no\nspace"), false);
         let line = "degraded: messages are kept in memory only: no space; ";
         assert_eq!(bulletin.line.strip_prefix(line), Some(failing.to_string().as_str()));

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
 use super::error::{StoreError, StoreResult};
-use crate::edge::store::child::written_by;
+use crate::edge::store::child::bytes_written_by;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -127,7 +127,7 @@ pub(super) fn taken(path: &Path) -> io::Result<u64> {
 
 /// What this process has had written to disks, where the kernel counts that.
 pub(super) fn written() -> Option<u64> {
-    written_by("self")
+    bytes_written_by("self")
 }
 
 #[cfg(test)]
