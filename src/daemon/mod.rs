@@ -229,7 +229,7 @@ fn begin(config: &Config, lock: &File, arrival: &mut Arrival) -> Begun {
 }
 
 /// For a process that does not become the daemon.
-fn give_back(arrival: &mut Arrival, options: Option<store::Options>) {
+fn give_back(arrival: &mut Arrival, options: Option<store::StoreOptions>) {
     arrival.turn_away(Close::Restarting);
     if let Some(unused) = arrival.unused() {
         unused_state::save(unused, options, arrival.lock.as_ref());
@@ -296,9 +296,9 @@ fn store(config: &Config) -> Store {
 }
 
 /// How the disk is to be used, if it is.
-pub(crate) fn store_options(config: &Config) -> Option<store::Options> {
+pub(crate) fn store_options(config: &Config) -> Option<store::StoreOptions> {
     let engine = Engine::built_in().filter(|_| config.state.store == StoreKind::Sled);
-    engine.map(|engine| store::Options {
+    engine.map(|engine| store::StoreOptions {
         engine,
         // The file may have been replaced by a newer one; this one is what runs.
         program: "/proc/self/exe".into(),

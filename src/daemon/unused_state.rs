@@ -21,7 +21,7 @@ use crate::hub::{Effects, Hub, Input, Settings, StoreEvent};
 /// Writes a state to the directory that it came from, which is locked for that;
 /// `options` count if they are for that directory, and `kept` is a lock that this
 /// process has already.
-pub(super) fn save(state: State, options: Option<store::Options>, kept: Option<&File>) {
+pub(super) fn save(state: State, options: Option<store::StoreOptions>, kept: Option<&File>) {
     match write(state, options, kept) {
         Ok(None) => {}
         Ok(Some(directory)) => log::info!("what was handed over is in {} now", directory.display()),
@@ -32,7 +32,7 @@ pub(super) fn save(state: State, options: Option<store::Options>, kept: Option<&
 /// Where it is then; nowhere, if it was never to be on a disk.
 fn write(
     state: State,
-    options: Option<store::Options>,
+    options: Option<store::StoreOptions>,
     kept: Option<&File>,
 ) -> Result<Option<PathBuf>, Box<dyn Error>> {
     let State { hub, store } = state;
@@ -66,8 +66,8 @@ fn write(
 
 /// How a disk is used whose configuration is not known: everything is written that is
 /// owed, whatever it takes.
-fn any_options(engine: Engine, place: &Path) -> store::Options {
-    store::Options {
+fn any_options(engine: Engine, place: &Path) -> store::StoreOptions {
+    store::StoreOptions {
         engine,
         program: "/proc/self/exe".into(),
         directory: place.to_owned(),

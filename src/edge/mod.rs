@@ -2,6 +2,7 @@
 //!
 //! Knows how to get bytes in and out. Does not know why.
 
+mod atomic_file;
 pub mod auth;
 pub mod clock;
 pub mod driver;

@@ -53,7 +53,7 @@ impl Driver {
     }
 
     /// Goes on with another configuration. Every link stays.
-    pub fn configure(&mut self, site: Rc<EdgeConfig>, settings: Settings, disk: Option<store::Options>) {
+    pub fn configure(&mut self, site: Rc<EdgeConfig>, settings: Settings, disk: Option<store::StoreOptions>) {
         self.look_at_the_clock();
         self.links.bound(site.bounds);
         self.limit_messages(site.message_bytes);

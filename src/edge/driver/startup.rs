@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Driver;
 use crate::edge::net::connection_table::WritePermit;
-use crate::edge::store::seq_file::{SeqFileOwner, SeqFile, SeqFileEntry};
+use crate::edge::store::seq_file::{SeqFile, SeqFileEntry, SeqFileOwner};
 use crate::edge::store::{Stamp, Store};
 use crate::hub::{Input, LogKey, StoreEvent};
 

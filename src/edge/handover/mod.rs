@@ -232,7 +232,11 @@ impl Arrival {
 
     /// The hub and its store, if they can be gone on with: either both or none, for
     /// one counts what the other has. `options` are those of a disk.
-    pub fn revive(&mut self, settings: &Settings, options: Option<store::Options>) -> Option<(Hub, Store)> {
+    pub fn revive(
+        &mut self,
+        settings: &Settings,
+        options: Option<store::StoreOptions>,
+    ) -> Option<(Hub, Store)> {
         let legacy = self.legacy.as_ref()?;
         match legacy.revive(settings, options) {
             Ok(revived) => Some(revived),
@@ -265,7 +269,7 @@ impl ReceivedState {
     fn revive(
         &self,
         settings: &Settings,
-        options: Option<store::Options>,
+        options: Option<store::StoreOptions>,
     ) -> Result<(Hub, Store), Box<dyn Error>> {
         let (mut hub, mut store) = (self.sealed.reader(self.table.hub), self.sealed.reader(self.table.store));
         let hub = Hub::read(settings.clone(), Source::new(&mut hub))?;

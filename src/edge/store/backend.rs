@@ -18,7 +18,6 @@
 mod snapshot;
 
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 pub(super) use snapshot::BackendSnapshot;
@@ -40,7 +39,7 @@ use super::space::DiskSpace;
 use super::wal_checkpoint::WalCheckpoints;
 use super::write_budget::Thrift;
 use super::write_queue::WritePace;
-use super::{Options, StoreContext, StoreState};
+use super::{StoreContext, StoreOptions, StoreState};
 use crate::edge::clock;
 use crate::hub::{EntryMeta, Input, LogKey, Now, StoreEvent};
 use crate::protocol::frame::Statistics;
@@ -48,7 +47,7 @@ use crate::protocol::{Message, Moment};
 
 /// The store where it has a disk.
 pub(super) struct Backend {
-    options: Options,
+    options: StoreOptions,
     messages: Messages,
     reads: ReadQueue,
     scheduler: Scheduler,
@@ -66,7 +65,7 @@ pub(super) struct Backend {
 
 /// What the hub asks for.
 impl Backend {
-    pub(super) fn new(options: Options, now: Now) -> Self {
+    pub(super) fn new(options: StoreOptions, now: Now) -> Self {
         Self {
             messages: Messages::new(now.moment),
             reads: ReadQueue::default(),
@@ -84,7 +83,7 @@ impl Backend {
     }
 
     /// Uses the disk in another way from now on, in the same place.
-    pub(super) fn reconfigure(&mut self, now: Moment, options: Options) {
+    pub(super) fn reconfigure(&mut self, now: Moment, options: StoreOptions) {
         self.space.reconfigure(&options, now);
         self.options = options;
     }
@@ -122,9 +121,7 @@ impl Backend {
 
     /// Whose files it is that outlive the process, and not the machine.
     pub(super) fn owner(&self) -> SeqFileOwner {
-        let state = self.options.directory.parent().and_then(|state| state.metadata().ok());
-        let state = state.map(|state| (state.dev(), state.ino())).unwrap_or_default();
-        SeqFileOwner { boot: self.clock.boot().to_owned(), state }
+        SeqFileOwner::of(self.clock.boot(), &self.options.directory)
     }
 
     pub(super) fn hub_clock(&self) -> Option<&HubClock> {
@@ -138,19 +135,15 @@ impl Backend {
     }
 
     pub(super) fn state(&self, now: Moment) -> StoreState {
-        if self.failures.is_failing() {
-            return StoreState::Failing;
-        }
-        StoreState::Working(self.space.budget().thrift(now))
+        let working = || StoreState::Working(self.space.budget().thrift(now));
+        self.failures.why().map_or_else(working, |_| StoreState::Failing)
     }
 
     pub(super) fn describe(&self, now: Moment, statistics: &mut Statistics) {
         statistics.disk_bytes = self.messages.index().used();
-        statistics.flash_spent_bytes = self.space.budget().spent(now);
-        statistics.flash_level = self.space.budget().thrift(now) as u64;
+        self.space.describe(now, statistics);
     }
 
-    /// Why nothing can be written, if that is so.
     pub(super) fn failures(&self) -> &Failures {
         &self.failures
     }
@@ -173,12 +166,11 @@ impl Backend {
     /// When it wants its turn again.
     pub(super) fn deadline(&self, now: Moment) -> Option<Moment> {
         let reap = self.children.reap_at(now);
-        let task = self.scheduler.deadline();
-        if task.is_some() {
-            return [task, reap].into_iter().flatten().min();
+        if let Some(task) = self.scheduler.deadline() {
+            return Some(reap.map_or(task, |reap| reap.min(task)));
         }
         let wish = if !self.reads.is_empty() && self.recovery.is_none() {
-            // Who waits for a page waits for nothing else.
+            // Pages wait for nothing else.
             Some(now)
         } else {
             self.failures.retry_at().or_else(|| self.messages.commit_due(&self.pace(now)))
@@ -188,8 +180,7 @@ impl Backend {
     }
 
     fn pace(&self, now: Moment) -> WritePace {
-        let (budget, memtable) = (self.space.budget(), self.messages.memtable());
-        WritePace::new(now, budget, &self.options, memtable, self.is_finishing)
+        WritePace::new(now, self.space.budget(), &self.options, self.messages.memtable(), self.is_finishing)
     }
 
     /// When a write-ahead log is to be copied, if nothing else is to be done.
@@ -215,7 +206,7 @@ impl Backend {
             self.failures.retry_from(now);
         }
         if self.scheduler.is_free() && self.recovery.is_none() {
-            self.report_capacity(context);
+            context.report(self.space.capacity_change(&self.messages));
         }
         context.report(self.space.scarcity_change(now));
         if self.scheduler.is_overdue(now) {
@@ -269,8 +260,9 @@ impl Backend {
             return Some(ChildTask::Start);
         }
         let reads_first = self.scheduler.is_turn_of_reads() || !(is_due && may_try);
-        if reads_first && let Some(task) = self.next_read(context) {
-            return Some(task);
+        let active = self.space.active_generation();
+        if reads_first && let Some(read) = self.reads.next(now, active, &self.messages, context.inputs) {
+            return Some(ChildTask::Read(read));
         }
         if !may_try {
             return None;
@@ -279,8 +271,7 @@ impl Backend {
             return self.next_compaction(context).or_else(|| self.next_checkpoint(now));
         }
         if !self.space.fits_commit(self.messages.index()) {
-            // Making room comes first; where there is none to be made, nothing more
-            // is written.
+            // Making room comes first; where there is none to be made, nothing more is written.
             let task = self.next_compaction(context);
             if task.is_none() {
                 let why = format!("the store has reached {} bytes, its limit", self.options.bytes);
@@ -289,11 +280,6 @@ impl Backend {
             return task;
         }
         if is_running { self.next_commit(context) } else { Some(ChildTask::Start) }
-    }
-
-    fn next_read(&mut self, context: &mut StoreContext<'_>) -> Option<ChildTask> {
-        let (now, active) = (context.now.moment, self.space.active_generation());
-        self.reads.next(now, active, &self.messages, context.inputs).map(ChildTask::Read)
     }
 
     /// What there is to commit; none if there is nothing.
@@ -380,8 +366,7 @@ impl Backend {
         if let Some(why) = failed.or(exchanged.err()) {
             let is_idle = self.scheduler.is_free() && !self.failures.is_failing();
             if is_idle && self.children.is_running() {
-                // Nothing was asked of it, so nothing failed: the next task starts
-                // another.
+                // Nothing was asked of it, so nothing failed: the next task starts another.
                 self.children.kill();
             } else {
                 self.fail(why, context);
@@ -429,14 +414,14 @@ impl Backend {
                 self.messages.remove_generation(*generation);
                 self.scheduler.take();
                 self.space.changed(now, None, room);
-                self.report_capacity(context);
+                context.report(self.space.capacity_change(&self.messages));
             }
             (StoreResponse::Checkpointed { room, is_done }, Some(ChildTask::Checkpoint(generation))) => {
                 let generation = *generation;
                 self.scheduler.take();
                 self.messages.measured(generation, &room);
                 self.space.changed(now, Some(generation), room);
-                self.report_capacity(context);
+                context.report(self.space.capacity_change(&self.messages));
                 if is_done {
                     self.checkpoints.end();
                     // The engine keeps memory, and threads.
@@ -448,16 +433,10 @@ impl Backend {
         Ok(())
     }
 
-    /// The process has reported which generations there are. One that was set aside
-    /// because it is damaged is gone with all that it held; whoever wants to read
-    /// that is told then.
+    /// The process has reported which generations there are. One that was set aside because it
+    /// is damaged is gone with all that it held; a read of that is answered then.
     fn end_start(&mut self, sizes: &[GenerationSize], context: &mut StoreContext<'_>) {
-        let lost = self.messages.found_generations(sizes);
-        if lost > 0 {
-            // No other line tells an administrator.
-            let directory = self.options.directory.display();
-            log::error!("{lost} messages are gone with what was set aside in {directory}");
-        }
+        self.messages.found_generations(sizes, &self.options.directory);
         if let Some(last) = sizes.last() {
             self.space.found_generation(last.generation, last.is_only_read);
         }
@@ -495,7 +474,7 @@ impl Backend {
         let spent = self.messages.recover(*recovery, &mut self.clock, context);
         self.space.spent_before(context.now.moment, spent);
         self.space.recovered(self.messages.index());
-        self.report_capacity(context);
+        context.report(self.space.capacity_change(&self.messages));
     }
 
     /// A page was read.
@@ -517,16 +496,12 @@ impl Backend {
         let now = context.now.moment;
         let stored = self.messages.finish_commit(now, *commit, self.space.report());
         context.report(stored);
-        self.report_capacity(context);
+        context.report(self.space.capacity_change(&self.messages));
         context.report(self.space.scarcity_change(now));
         if self.failures.recover(now) {
             log::info!("messages are written to {} again", self.options.directory.display());
             context.report([StoreEvent::Recovered]);
         }
-    }
-
-    fn report_capacity(&mut self, context: &mut StoreContext<'_>) {
-        context.report(self.space.capacity_change(&self.messages));
     }
 }
 
@@ -541,8 +516,7 @@ impl Backend {
             self.scheduler.take();
             return self.checkpoints.fail(now);
         }
-        // What failed was only reading, or to begin with it, and another process may do
-        // better.
+        // What failed was only reading, or to begin with it: another process may do better.
         let is_reading = self.scheduler.task().is_some_and(|task| match task {
             ChildTask::Start => self.recovery.is_none() && !self.reads.is_empty(),
             task => task.is_reading(),
@@ -568,11 +542,9 @@ impl Backend {
         if access == DiskAccess::None {
             context.inputs.extend(self.reads.fail_all());
         }
-        self.restart_recovery();
     }
 
-    /// Ends the process at once; what it has written until then counts, whether that was
-    /// reported or not.
+    /// Ends the process at once; what it has written counts, whether it was reported or not.
     fn kill_process(&mut self, now: Moment) {
         if let Some(written) = self.children.kill() {
             self.space.process_ended(now, written);
@@ -587,11 +559,8 @@ impl Backend {
             Some(ChildTask::Read(read)) => self.reads.put_back(read.into_pending()),
             _ => {}
         }
-    }
-
-    /// What was read without coming to the end is read again.
-    fn restart_recovery(&mut self) {
         if let Some(recovery) = &mut self.recovery {
+            // What was read without coming to the end is read again.
             **recovery = Recovery::default();
         }
     }
@@ -599,12 +568,10 @@ impl Backend {
 
 /// The start and the end of the daemon.
 impl Backend {
-    /// Waits for the process alone.
     pub(super) fn wait(&self, time: Duration) {
         self.children.wait(time);
     }
 
-    /// The daemon starts without the disk, which takes too long.
     pub(super) fn abandon_recovery(&mut self, context: &mut StoreContext<'_>) {
         self.failures.skip_attempts();
         self.fail("reading what is kept takes too long".to_owned(), context);
@@ -625,11 +592,9 @@ impl Backend {
         }
     }
 
-    /// Ends what is under way, without its response: the process finishes it, and whoever
-    /// takes over waits for that.
+    /// Ends what is under way, without its response: the next daemon waits for its end.
     pub(super) fn release(&mut self, now: Moment) {
         self.children.dismiss_busy(self.scheduler.deadline(), now);
         self.undo_task(now);
-        self.restart_recovery();
     }
 }

@@ -44,8 +44,8 @@ const USUAL: usize = 128 << 10;
 /// that the disk does not answer, and the next one would stand beside it.
 const MOST_HUNG: usize = 2;
 
-/// How long a process may take to finish what it does, once nobody wants anything of
-/// it any more: as long as any request may.
+/// How long a process may take to finish what it does, once it is dismissed: as long as any
+/// request may.
 const ENDING: Duration = Duration::from_secs(10);
 
 /// Those that are on their way out are looked after so often; nothing waits for them.

@@ -33,8 +33,8 @@ const MOST_MESSAGES: usize = 1000;
 /// ranges.
 const MOST_GARBAGE: usize = 500;
 
-/// How many messages try whether the disk can be used again: nobody knows what of them
-/// is there if it cannot, and that is remembered of each.
+/// How many messages try whether the disk can be used again: if it cannot, it is unknown
+/// which of them are there, and that is remembered of each.
 const TRIAL: usize = 16;
 
 /// How much goes into one commit.

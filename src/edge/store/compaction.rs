@@ -18,7 +18,7 @@ use crate::hub::LogKey;
 use crate::sort::sort;
 
 /// How much is written again with one commit: little beside what a card writes in
-/// a second, so that whoever waits for the disk hardly notices.
+/// a second, so that other requests are hardly delayed.
 const PORTION: usize = 128 << 10;
 
 /// What is to be done about the oldest generation.

@@ -69,7 +69,7 @@ pub(super) fn log_and_life(name: &str) -> Option<(&str, u64)> {
 /// What is read of a message when the daemon starts. On the disk it is an array of its
 /// fields.
 #[derive(Deserialize, Debug)]
-pub(super) struct Head<I = Option<MessageIdInScope>> {
+pub(super) struct RecordHead<I = Option<MessageIdInScope>> {
     /// Which life of its log it belongs to.
     life: u64,
     /// When it expires and since when it is kept, by the hub clock.
@@ -87,7 +87,7 @@ pub(super) struct Head<I = Option<MessageIdInScope>> {
 /// Where its publisher gave a message an id: among whose messages that is unique.
 type MessageIdInScope = (Scope, MessageId);
 
-impl<I: Serialize> Serialize for Head<I> {
+impl<I: Serialize> Serialize for RecordHead<I> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let Self { life, expires, since, size, delivered, durable, id } = self;
         (life, expires, since, size, delivered, durable, id).serialize(to)
@@ -97,12 +97,12 @@ impl<I: Serialize> Serialize for Head<I> {
 /// What of a message is encoded once, when it is kept: its id and its body, as they
 /// are written later.
 #[derive(Clone, Copy)]
-pub(super) struct Text<'a> {
+pub(super) struct EncodedText<'a> {
     id: &'a RawValue,
     body: &'a RawValue,
 }
 
-impl<'a> Text<'a> {
+impl<'a> EncodedText<'a> {
     pub(super) fn new(id: &'a RawValue, body: &'a RawValue) -> Self {
         Self { id, body }
     }
@@ -143,12 +143,12 @@ pub(super) fn new_record<'a>(
     life: u64,
     seq: u64,
     state: &EntryState,
-    text: Text<'a>,
+    text: EncodedText<'a>,
     clock: &HubClock,
 ) -> Option<NewRecord<'a>> {
     let &EntryState { expires, since, size, delivered, durable, .. } = state;
     let (expires, since) = (clock.at(expires), clock.at(since));
-    let head = Head { life, expires, since, size, delivered, durable, id: text.id };
+    let head = RecordHead { life, expires, since, size, delivered, durable, id: text.id };
     Some(NewRecord {
         log: Cow::Borrowed(log),
         seq,
@@ -169,11 +169,11 @@ pub(super) fn encode(message: &Message, scope: Option<&Scope>, to: &mut Vec<u8>)
 }
 
 /// Decodes the head of a message.
-pub(super) fn head(text: &RawValue) -> Option<Head> {
+pub(super) fn head(text: &RawValue) -> Option<RecordHead> {
     serde_json::from_str(text.get()).ok()
 }
 
-impl Head {
+impl RecordHead {
     pub(super) fn life(&self) -> u64 {
         self.life
     }

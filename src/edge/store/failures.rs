@@ -16,9 +16,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// it takes until all that is damaged is out of the way.
 const ATTEMPTS: u32 = 5;
 
-/// A page is read so often before whoever waits for it is told that it cannot
-/// be read: one process may die by chance, and what is damaged is out of the way
-/// after three.
+/// A page is read so often before the answer is that it cannot be read: one process may die
+/// by chance, and what is damaged is out of the way after three.
 const READINGS: u32 = 4;
 
 /// What fails again within this time has not recovered: a disk that takes what is
@@ -47,7 +46,7 @@ pub(super) struct Phase {
 
 /// Why the disk cannot be used.
 #[derive(Debug)]
-struct Failure {
+struct DiskFailure {
     why: String,
     access: DiskAccess,
     /// The hub knows.
@@ -59,7 +58,7 @@ struct Failure {
 /// How the disk does.
 #[derive(Debug)]
 pub(super) struct Failures {
-    current: Option<Failure>,
+    current: Option<DiskFailure>,
     /// How often it failed lately, and since when it works again.
     attempts: u32,
     works_since: Option<Moment>,
@@ -131,7 +130,7 @@ impl Failures {
         // The start of the daemon waits for the first attempts.
         let first = if is_reported { Duration::from_secs(1) } else { Duration::from_millis(100) };
         let retry_at = now + self.pause(now, first, phase);
-        self.current = Some(Failure { why, access, is_reported, retry_at });
+        self.current = Some(DiskFailure { why, access, is_reported, retry_at });
         is_due
     }
 
@@ -161,7 +160,7 @@ impl Failures {
         may_retry
     }
 
-    /// Reading takes too long: nobody waits for that twice.
+    /// Reading takes too long: it is not tried again.
     pub(super) fn give_up_reading(&mut self) {
         self.reads = u32::MAX;
     }
@@ -216,7 +215,7 @@ impl Failures {
         let FailuresSnapshot { current, attempts, works_since } = snapshot;
         let current = current.map(|FailureSnapshot { why, is_unreadable, retry_at }| {
             let access = if is_unreadable { DiskAccess::None } else { DiskAccess::ReadOnly };
-            Failure { why, access, is_reported: true, retry_at }
+            DiskFailure { why, access, is_reported: true, retry_at }
         });
         Self { current, attempts, works_since, ..Self::new() }
     }

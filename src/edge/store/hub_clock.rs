@@ -1,13 +1,13 @@
 //! The hub clock: what time it is for messages that outlive the process.
 //!
-//! Knows how long all of the daemon's lives have lasted together, and how long it
-//! was away where that can be trusted. Does not know what grows old by it.
+//! It counts how long all runs of the daemon have lasted together, and the time between them
+//! where that can be trusted.
 //!
 //! A message must never expire early because a clock was set. A board without a
 //! battery starts in 1970, or at the time of its last shutdown, and jumps when the
 //! network tells it better. So the hub clock follows the monotonic one; time while
-//! the machine was off counts only where both ends of it were told by a clock that
-//! somebody keeps. Elsewhere messages live longer by that time, which hurts nobody.
+//! the machine was off counts only where both ends of it were read from a clock that
+//! is kept right. Elsewhere messages live longer by that time, which does no harm.
 
 use std::path::Path;
 
@@ -23,10 +23,10 @@ pub struct Stamp {
     boot: String,
     moment: Moment,
     wall: UnixTime,
-    /// The wall clock was kept by somebody.
+    /// The wall clock was kept right by the network, or a battery.
     is_trusted: bool,
     /// The hub clock then, in milliseconds.
-    pub(super) elapsed: u64,
+    elapsed: u64,
 }
 
 /// The hub clock.
@@ -44,7 +44,7 @@ pub struct HubClock {
 pub struct Clocks {
     /// Which run of the machine.
     pub boot: String,
-    /// The wall clock is kept by somebody: the network, or a battery.
+    /// The wall clock is kept right by the network, or a battery.
     pub is_trusted: bool,
 }
 
@@ -58,7 +58,7 @@ impl Clocks {
     /// Of this machine.
     pub fn of_machine(now: Now) -> Self {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        // systemd-timesyncd's word, which a sandbox lets through.
+        // Made by systemd-timesyncd, and visible in a sandbox.
         let is_synced = Path::new("/run/systemd/timesync/synchronized").exists();
         // A clock with a battery that was the kernel's source at boot.
         let has_set = |clock: &str| {
@@ -110,7 +110,7 @@ impl HubClock {
         i64::try_from(then - self.base).unwrap_or_default()
     }
 
-    /// For whoever comes after a restart.
+    /// To be read after a restart.
     pub fn stamp(&self, now: Now) -> Stamp {
         Stamp {
             boot: self.boot.clone(),

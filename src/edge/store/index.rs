@@ -2,8 +2,7 @@
 //!
 //! It is complete and in memory: for each log the messages in it, for each generation how
 //! much of it is still kept. What is dropped here is garbage on the disk until a commit has
-//! written that down; until then the index holds that as well. It does not touch the disk,
-//! nor does it have what the messages say.
+//! written that down; until then the index holds that as well. It does not touch the disk.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -316,7 +315,7 @@ impl Index {
     /// written. `standing` is its cursor and last position, where the hub has it;
     /// `written` the first position among what is written with it.
     ///
-    /// Where nothing of a log was dropped yet its messages say all that a mark would:
+    /// Where nothing of a log was dropped yet its messages replace a mark:
     /// for a message in each of very many logs, that is a third of what the disk takes.
     pub(super) fn mark(
         &mut self,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::arena::{Arena, TextPlace};
 use super::encoding;
-use super::encoding::Text;
+use super::encoding::EncodedText;
 use crate::hub::settings::WriteThrough;
 use crate::hub::{EntryMeta, LogKey};
 use crate::protocol::{Message, Moment};
@@ -36,14 +36,14 @@ pub(super) struct EntryState {
     disk: WriteThrough,
     /// It was in a commit that failed: perhaps it is on the disk all the same.
     is_tried: bool,
-    /// Nobody reads it any more; it is here because its publisher was promised
-    /// that it is written.
+    /// It is read no more; it is here because its publisher was promised that it is
+    /// written.
     is_forgotten: bool,
 }
 
 /// One message that is in memory only.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct MemtableEntry {
     state: EntryState,
     /// It is in the commit under way.
     is_in_commit: bool,
@@ -52,7 +52,7 @@ pub(super) struct Entry {
     id_bytes: u16,
 }
 
-impl Entry {
+impl MemtableEntry {
     pub(super) fn state(&self) -> &EntryState {
         &self.state
     }
@@ -63,7 +63,7 @@ impl Entry {
     }
 }
 
-/// A message for which somebody waits until it is on the disk.
+/// A message whose publisher waits until it is on the disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Promise {
     /// It is in the commit under way, or in the queue of those that are written at once.
@@ -75,22 +75,22 @@ pub(super) enum Promise {
 /// When a message is written whose commit failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Retry {
-    /// At once: somebody waits for it.
+    /// At once: its publisher waits for that.
     Now,
     /// When its time comes, which began then.
     Behind(Moment),
     /// When the daemon stops, or not at all.
     NotYet,
-    /// Never: nobody reads it any more, and it is removed. It may be on the disk.
+    /// Never: it is forgotten, and removed. It may be on the disk.
     Dropped,
 }
 
-/// A message that nobody can wait for any more, as the disk fails.
+/// A message whose publisher cannot wait for it any more, as the disk fails.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Demoted {
     /// It is written when its time comes.
     Kept,
-    /// Nobody reads it any more, and it is removed.
+    /// It is forgotten, and removed.
     Dropped { may_be_on_disk: bool },
 }
 
@@ -98,15 +98,15 @@ pub(super) enum Demoted {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Committed {
     pub(super) size: u32,
-    /// Nobody reads it any more.
+    /// It is read no more.
     pub(super) is_forgotten: bool,
 }
 
 /// The messages of one log, ascending by position.
-type Messages = SmallQueue<(u64, Entry)>;
+type LogMessages = SmallQueue<(u64, MemtableEntry)>;
 
 /// The place of a message, or where it would be.
-fn place(messages: &Messages, seq: u64) -> Result<usize, usize> {
+fn place(messages: &LogMessages, seq: u64) -> Result<usize, usize> {
     messages.find(&seq, |(seq, _)| *seq)
 }
 
@@ -114,7 +114,7 @@ fn place(messages: &Messages, seq: u64) -> Result<usize, usize> {
 #[derive(Default)]
 pub(super) struct Memtable {
     /// Logs without messages are not here.
-    logs: HashMap<LogKey, Messages>,
+    logs: HashMap<LogKey, LogMessages>,
     /// How many messages there are.
     count: usize,
     /// What those count against limits that go to a disk sooner or later, and what
@@ -189,7 +189,7 @@ impl Memtable {
         let text = self.texts.put(text);
         // Names are short, whatever is escaped in them.
         let id_bytes = u16::try_from(id_bytes).unwrap_or_default();
-        let entry = Entry { state, is_in_commit: false, text, id_bytes };
+        let entry = MemtableEntry { state, is_in_commit: false, text, id_bytes };
         let messages = match self.logs.get_mut(log) {
             Some(messages) => messages,
             None => self.logs.entry(log.clone()).or_default(),
@@ -206,33 +206,33 @@ impl Memtable {
     }
 
     /// What the disk will have of a message.
-    pub(super) fn text(&self, entry: &Entry) -> Option<Text<'_>> {
+    pub(super) fn text(&self, entry: &MemtableEntry) -> Option<EncodedText<'_>> {
         let (id, body) = self.encoded(entry);
-        Some(Text::new(serde_json::from_slice(id).ok()?, serde_json::from_slice(body).ok()?))
+        Some(EncodedText::new(serde_json::from_slice(id).ok()?, serde_json::from_slice(body).ok()?))
     }
 
     /// The same, as bytes: the id and the body.
-    pub(super) fn encoded(&self, entry: &Entry) -> (&[u8], &[u8]) {
+    pub(super) fn encoded(&self, entry: &MemtableEntry) -> (&[u8], &[u8]) {
         self.texts.get(entry.text).split_at_checked(entry.id_bytes.into()).unwrap_or_default()
     }
 
     /// A message as it was kept.
-    pub(super) fn message(&self, log: &LogKey, seq: u64, entry: &Entry) -> Option<Rc<Message>> {
+    pub(super) fn message(&self, log: &LogKey, seq: u64, entry: &MemtableEntry) -> Option<Rc<Message>> {
         encoding::message(log, seq, self.text(entry)?.body())
     }
 
-    pub(super) fn get(&self, log: &LogKey, seq: u64) -> Option<&Entry> {
+    pub(super) fn get(&self, log: &LogKey, seq: u64) -> Option<&MemtableEntry> {
         let messages = self.logs.get(log)?;
         messages.get(place(messages, seq).ok()?).map(|(_, entry)| entry)
     }
 
-    fn get_mut(&mut self, log: &LogKey, seq: u64) -> Option<&mut Entry> {
+    fn get_mut(&mut self, log: &LogKey, seq: u64) -> Option<&mut MemtableEntry> {
         let messages = self.logs.get_mut(log)?;
         let at = place(messages, seq).ok()?;
         messages.get_mut(at).map(|(_, entry)| entry)
     }
 
-    fn remove(&mut self, log: &LogKey, seq: u64) -> Option<Entry> {
+    fn remove(&mut self, log: &LogKey, seq: u64) -> Option<MemtableEntry> {
         let messages = self.logs.get_mut(log)?;
         let at = place(messages, seq).ok()?;
         let (_, entry) = messages.remove(at)?;
@@ -245,7 +245,7 @@ impl Memtable {
     }
 
     /// Gives back what a message took that is here no more.
-    fn release(&mut self, entry: &Entry) {
+    fn release(&mut self, entry: &MemtableEntry) {
         self.count -= 1;
         *self.sum(entry.state.disk) -= entry.size();
         self.texts.free(entry.text);
@@ -267,8 +267,8 @@ impl Memtable {
         }
     }
 
-    /// Has a message written as soon as can be, for somebody waits for that; none, if it is
-    /// not here.
+    /// Has a message written as soon as can be, for its publisher waits for that; none, if it
+    /// is not here.
     pub(super) fn promise(&mut self, key: &MessageKey) -> Option<Promise> {
         let entry = self.get_mut(&key.log, key.seq)?;
         let is_under_way = entry.state.disk == WriteThrough::Now || entry.is_in_commit;
@@ -313,7 +313,7 @@ impl Memtable {
         Some(Committed { size, is_forgotten })
     }
 
-    /// Has a message written later for which somebody waited in vain; none, if it is not
+    /// Has a message written later whose publisher has waited in vain; none, if it is not
     /// here any more.
     pub(super) fn demote(&mut self, key: &MessageKey) -> Option<Demoted> {
         self.set_disk(&key.log, key.seq, WriteThrough::Behind);
@@ -331,8 +331,8 @@ impl Memtable {
     }
 
     /// What there is to read after a position, oldest first.
-    pub(super) fn read(&self, log: &LogKey, after: u64) -> impl Iterator<Item = (u64, &Entry)> {
-        let later = |messages: &Messages| messages.partition_point(|(seq, _)| *seq <= after);
+    pub(super) fn read(&self, log: &LogKey, after: u64) -> impl Iterator<Item = (u64, &MemtableEntry)> {
+        let later = |messages: &LogMessages| messages.partition_point(|(seq, _)| *seq <= after);
         let messages = self.logs.get(log).map(|messages| messages.range(later(messages)..));
         let there = messages.into_iter().flatten().filter(|(_, entry)| !entry.state.is_forgotten);
         there.map(|(seq, entry)| (*seq, entry))
@@ -360,7 +360,8 @@ impl Memtable {
 
     /// All that is to reach a disk before the end, by log and position.
     pub(super) fn unwritten(&self) -> impl Iterator<Item = (&LogKey, u64)> {
-        let is_unwritten = |entry: &Entry| entry.state.disk != WriteThrough::Never && !entry.is_in_commit;
+        let is_unwritten =
+            |entry: &MemtableEntry| entry.state.disk != WriteThrough::Never && !entry.is_in_commit;
         self.logs.iter().flat_map(move |(log, messages)| {
             messages.iter().filter(move |(_, entry)| is_unwritten(entry)).map(move |(seq, _)| (log, *seq))
         })
@@ -377,7 +378,7 @@ pub(super) struct EntrySnapshot {
 }
 
 impl EntrySnapshot {
-    /// How long its text is; none, if it says what cannot be.
+    /// How long its text is; none, if it cannot be so long.
     pub(super) fn text_bytes(&self) -> Option<usize> {
         self.id_bytes.checked_add(self.body_bytes)
     }
@@ -391,7 +392,7 @@ impl Memtable {
 
     /// The messages of a log, for a process that takes over.
     pub(super) fn snapshot_of(&self, log: &LogKey) -> Vec<EntrySnapshot> {
-        let of = |(seq, entry): &(u64, Entry)| {
+        let of = |(seq, entry): &(u64, MemtableEntry)| {
             let (id, body) = self.encoded(entry);
             EntrySnapshot { seq: *seq, state: entry.state, id_bytes: id.len(), body_bytes: body.len() }
         };
@@ -404,7 +405,7 @@ impl Memtable {
     }
 
     /// Takes a message of another process. What goes to the disk at a stop goes at a
-    /// hand-over; afterwards, when nobody waits for that.
+    /// hand-over: afterwards, when that delays nothing.
     pub(super) fn resume(&mut self, log: &LogKey, snapshot: &EntrySnapshot, text: &[u8]) {
         let mut state = snapshot.state;
         if state.disk == WriteThrough::Stop {
@@ -416,7 +417,8 @@ impl Memtable {
     /// All messages that go to the disk while the daemon runs, with the time since when they
     /// are kept, oldest first.
     pub(super) fn to_be_queued(&self) -> Vec<(Moment, MessageKey, WriteThrough)> {
-        let is_queued = |entry: &Entry| matches!(entry.state.disk, WriteThrough::Behind | WriteThrough::Now);
+        let is_queued =
+            |entry: &MemtableEntry| matches!(entry.state.disk, WriteThrough::Behind | WriteThrough::Now);
         let all = self.logs.iter().flat_map(|(log, messages)| {
             messages.iter().filter(move |(_, entry)| is_queued(entry)).map(move |(seq, entry)| {
                 let key = MessageKey { log: log.clone(), seq: *seq };

@@ -3,6 +3,8 @@
 //! Each message is in the memtable until a commit with it is on the disk, and in the index
 //! from then on. The write queue knows which are written next.
 
+use std::path::Path;
+
 use super::StoreContext;
 use super::commit::{Commit, CommitContent, CommitLimits, MovedRecord};
 use super::fetch;
@@ -94,15 +96,19 @@ impl Messages {
         }
     }
 
-    /// Takes what the process has reported of all generations: how many messages are gone
-    /// with those that are not there any more.
-    pub(super) fn found_generations(&mut self, sizes: &[GenerationSize]) -> usize {
+    /// Takes what the process has reported of all generations in a directory. Messages of one
+    /// that is not there any more are gone.
+    pub(super) fn found_generations(&mut self, sizes: &[GenerationSize], directory: &Path) {
         let is_there = |generation| sizes.iter().any(|size| size.generation == generation);
         let lost = self.index.lose_generations(is_there);
+        if lost > 0 {
+            // No other line tells an administrator.
+            let directory = directory.display();
+            log::error!("{lost} messages are gone with what was set aside in {directory}");
+        }
         for size in sizes {
             self.index.measured(size.generation, size.bytes, size.wal);
         }
-        lost
     }
 
     /// Something was written to a generation.
@@ -184,7 +190,7 @@ impl Messages {
         commit.undo(now, &mut self.memtable, &mut self.writes, &mut self.index);
     }
 
-    /// The disk fails: nobody can wait for a message any more. What the hub receives.
+    /// The disk fails: no publisher can wait any more. What the hub receives.
     pub(super) fn fail_urgent(&mut self, now: Moment) -> impl Iterator<Item = StoreEvent> {
         let failed = self.writes.fail_urgent(now, &mut self.memtable);
         for MessageKey { log, seq } in failed.unconfirmed {
@@ -195,7 +201,7 @@ impl Messages {
         failed.not_stored.into_iter().map(event)
     }
 
-    /// When what was written last, for a process that takes over.
+    /// When something was written last, for a process that takes over.
     pub(super) fn queue_snapshot(&self) -> WriteQueueSnapshot {
         self.writes.snapshot()
     }

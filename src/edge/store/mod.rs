@@ -50,7 +50,7 @@ use memtable::{Memtable, MessageKey};
 use seq_file::{SeqFile, SeqFileOwner};
 
 /// The proof that this build can use a disk. Whatever is done with a disk wants one, through
-/// [`Options`]; where the engine was left out there is no value of this type, and the
+/// [`StoreOptions`]; where the engine was left out there is no value of this type, and the
 /// compiler leaves out the rest as well.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Engine {
@@ -70,7 +70,7 @@ impl Engine {
 
 /// How the disk is to be used.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Options {
+pub struct StoreOptions {
     pub engine: Engine,
     /// What is started to own the disk.
     pub program: PathBuf,
@@ -104,12 +104,12 @@ impl StoreContext<'_> {
 
 /// Keeps messages by log and seq. Calls on one log take effect in order.
 pub struct Store {
-    place: Place,
+    storage: Storage,
 }
 
 /// Where messages are kept.
 #[expect(clippy::large_enum_variant, reason = "one a process; boxed, a build without the engine had it too")]
-enum Place {
+enum Storage {
     Memory(Memtable),
     Disk(Backend),
 }
@@ -128,38 +128,38 @@ pub enum StoreState {
 impl Store {
     /// One that forgets all when the process ends.
     pub fn in_memory() -> Self {
-        Self { place: Place::Memory(Memtable::default()) }
+        Self { storage: Storage::Memory(Memtable::default()) }
     }
 
     /// One that writes to a disk.
-    pub fn on_disk(options: Options, now: Now) -> Self {
-        Self { place: Place::Disk(Backend::new(options, now)) }
+    pub fn on_disk(options: StoreOptions, now: Now) -> Self {
+        Self { storage: Storage::Disk(Backend::new(options, now)) }
     }
 
     fn backend(&self) -> Option<&Backend> {
-        match &self.place {
-            Place::Memory(_) => None,
-            Place::Disk(backend) => Some(backend),
+        match &self.storage {
+            Storage::Memory(_) => None,
+            Storage::Disk(backend) => Some(backend),
         }
     }
 
     fn backend_mut(&mut self) -> Option<&mut Backend> {
-        match &mut self.place {
-            Place::Memory(_) => None,
-            Place::Disk(backend) => Some(backend),
+        match &mut self.storage {
+            Storage::Memory(_) => None,
+            Storage::Disk(backend) => Some(backend),
         }
     }
 
     /// What is in memory only.
     fn memtable(&self) -> &Memtable {
-        match &self.place {
-            Place::Memory(memtable) => memtable,
-            Place::Disk(backend) => backend.messages().memtable(),
+        match &self.storage {
+            Storage::Memory(memtable) => memtable,
+            Storage::Disk(backend) => backend.messages().memtable(),
         }
     }
 
     /// Uses the disk in another way from now on, in the same place.
-    pub fn reconfigure(&mut self, now: Moment, options: Options) {
+    pub fn reconfigure(&mut self, now: Moment, options: StoreOptions) {
         if let Some(backend) = self.backend_mut() {
             backend.reconfigure(now, options);
         }
@@ -169,9 +169,9 @@ impl Store {
     /// to be written at once.
     pub fn keep(&mut self, now: Moment, log: &LogKey, message: &Message, meta: &EntryMeta) {
         let Some(seq) = message.seq else { return };
-        match &mut self.place {
-            Place::Memory(memtable) => memtable.insert(log, seq, message, meta),
-            Place::Disk(backend) => {
+        match &mut self.storage {
+            Storage::Memory(memtable) => memtable.insert(log, seq, message, meta),
+            Storage::Disk(backend) => {
                 backend.keep(now, MessageKey { log: log.clone(), seq }, message, meta);
             }
         }
@@ -179,18 +179,18 @@ impl Store {
 
     /// Writes a kept message at once. The answer comes as an input: now, where it is known.
     pub fn sync_now(&mut self, log: LogKey, seq: u64) -> Option<Input> {
-        let event = match &mut self.place {
-            Place::Memory(_) => Some(StoreEvent::NotStored { log, seq }),
-            Place::Disk(backend) => backend.sync_now(MessageKey { log, seq }),
+        let event = match &mut self.storage {
+            Storage::Memory(_) => Some(StoreEvent::NotStored { log, seq }),
+            Storage::Disk(backend) => backend.sync_now(MessageKey { log, seq }),
         };
         event.map(Input::Store)
     }
 
     /// Reads messages. The answer comes as inputs: now, where it is known.
     pub fn fetch(&mut self, fetch: Fetch) -> Vec<Input> {
-        let memtable = match &mut self.place {
-            Place::Memory(memtable) => memtable,
-            Place::Disk(backend) => return backend.fetch(fetch),
+        let memtable = match &mut self.storage {
+            Storage::Memory(memtable) => memtable,
+            Storage::Disk(backend) => return backend.fetch(fetch),
         };
         let answers = fetch::plan(fetch, memtable, None).into_iter().filter_map(|part| match part {
             FetchPart::Page(page) => Some(page),
@@ -204,9 +204,9 @@ impl Store {
 
     /// Drops messages, both ends included.
     pub fn forget(&mut self, now: Moment, log: &LogKey, from: u64, to: u64) {
-        match &mut self.place {
-            Place::Memory(memtable) => drop(memtable.forget(log, from, to)),
-            Place::Disk(backend) => backend.forget(now, log, from, to),
+        match &mut self.storage {
+            Storage::Memory(memtable) => drop(memtable.forget(log, from, to)),
+            Storage::Disk(backend) => backend.forget(now, log, from, to),
         }
     }
 

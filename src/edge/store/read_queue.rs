@@ -1,8 +1,7 @@
 //! The read queue: pages that are read back from the disk, and in which order.
 //!
 //! Of the old generations one is open, and opening another is dear: it is copied into
-//! memory, or it costs flash. So all who wait for the one that is open have their
-//! pages first.
+//! memory, or it costs flash. So all pages of the one that is open are read first.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -21,11 +20,11 @@ use crate::hub::{Input, LogKey};
 use crate::protocol::{Message, Moment};
 
 /// So many pages may be waited for before no more are read for notices: while a disk
-/// hangs, messages that nobody received go on to grow old, and each would be read.
+/// hangs, undelivered messages go on to grow old, and each would be read.
 const MOST_WAITING: usize = 4096;
 
-/// Who waits for another generation waits no longer than this for those who keep
-/// coming for the one that is open.
+/// A page of another generation waits no longer than this for pages of the one that is open,
+/// of which more and more may come.
 const TURN: Duration = Duration::from_secs(1);
 
 /// Where messages of one log lie: positions of a generation, both ends included.

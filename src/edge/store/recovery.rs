@@ -1,7 +1,7 @@
 //! Recovery: the whole disk is read once, before anything is written to it.
 //!
 //! Records, marks and what is kept no longer come generation by generation, and make logs
-//! together: of what is said twice the later generation has the last word.
+//! together: of what comes twice the one of the later generation counts.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::StoreContext;
 use super::encoding;
-use super::encoding::{Head, LogMark};
+use super::encoding::{LogMark, RecordHead};
 use super::hub_clock::{HubClock, Stamp, StoreClock};
 use super::index::{GoneRange, Index, IndexEntry};
 use super::ipc::{GenerationSize, StoreResponse};
@@ -47,7 +47,7 @@ struct GatheredLog {
 struct RecoveredRecord {
     seq: u64,
     generation: u32,
-    head: Head,
+    head: RecordHead,
 }
 
 impl RecoveredRecord {
@@ -254,7 +254,7 @@ impl Recovery {
         let hub = context.hub;
         let stamp = self.store.as_ref().map(|store| &store.stamp);
         let heads = self.logs.list.iter().flat_map(|log| log.records.iter().map(|record| &record.head));
-        let latest = heads.map(Head::since).max();
+        let latest = heads.map(RecordHead::since).max();
         let hub_clock = clock.recover(context.now, stamp, latest.unwrap_or_default());
         sort_by_cached_key(&mut self.logs.list, |log| hub.place(&log.key));
         index.reserve(self.logs.list.len());
@@ -271,7 +271,7 @@ impl GatheredLog {
     /// Puts what is kept of it into the index; none, if nothing is.
     fn into_index(mut self, index: &mut Index, hub: &Hub, clock: &HubClock) -> Option<RecoveredLog> {
         let lives = self.records.iter().map(|record| record.head.life());
-        // Damage may leave less of a log than what says that it is kept no longer.
+        // Damage may leave less of a log than the ranges that are kept no longer.
         let others =
             self.mark.map(|mark| mark.life).into_iter().chain(self.gone.iter().map(|range| range.life));
         index.reserve_life(lives.chain(others).max().unwrap_or_default());

@@ -1,7 +1,7 @@
 //! The scheduler: the request that is under way, and the time that each may take.
 //!
 //! One request is under way at a time. What is to be written meanwhile goes into the
-//! next commit, so that a sync is shared by all who wait for one. Which request comes next
+//! next commit, so that a sync is shared by all that wait for one. Which request comes next
 //! is chosen in `Backend::next_task`.
 
 use std::time::Duration;

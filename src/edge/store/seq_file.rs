@@ -10,12 +10,13 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::encoding;
+use crate::edge::atomic_file::Replacement;
 use crate::hub::LogKey;
 
 /// One log in the file: its checksum, epoch, position, the length of its name, and
@@ -54,6 +55,15 @@ pub struct SeqFileOwner {
     pub boot: String,
     /// Device and number of the state directory.
     pub state: (u64, u64),
+}
+
+impl SeqFileOwner {
+    /// The daemon that has its store in a directory, in this run of the machine.
+    pub(super) fn of(boot: &str, store: &Path) -> Self {
+        let state = store.parent().and_then(|state| state.metadata().ok());
+        let state = state.map(|state| (state.dev(), state.ino())).unwrap_or_default();
+        Self { boot: boot.to_owned(), state }
+    }
 }
 
 /// The file, while the daemon runs.
@@ -103,14 +113,8 @@ impl SeqFile {
     }
 
     fn replace(path: &Path, owner: &SeqFileOwner, known: &[SeqFileEntry]) -> io::Result<Self> {
-        let mut fresh = path.as_os_str().to_owned();
-        fresh.push(".new");
-        // Left by a process that was killed just here.
-        match fs::remove_file(&fresh) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+        let replacement = Replacement::create(path)?;
+        let file = replacement.file().try_clone()?;
         file.write_all_at(&heading(owner), 0)?;
         let mut fresh_file = Self {
             path: path.to_owned(),
@@ -124,7 +128,8 @@ impl SeqFile {
             fresh_file.grew(&known.log, known.epoch, known.seq);
         }
         fresh_file.write(|_| true)?;
-        fs::rename(&fresh, path)?;
+        // Not synced: it lies in memory.
+        replacement.rename()?;
         Ok(fresh_file)
     }
 

@@ -2,7 +2,7 @@
 //!
 //! What the hub has fetched to replay it is not in them: that is fetched again. The texts of
 //! messages in memory are passed on as they were encoded when they were kept; nothing decodes
-//! them before somebody wants them.
+//! them before they are delivered.
 
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ use super::backend::BackendSnapshot;
 use super::index::{Index, IndexedLogSnapshot};
 use super::memtable::{EntrySnapshot, Memtable};
 use super::snapshot_codec::{ImportError, VERSION};
-use super::{Options, Place, Store};
+use super::{Storage, Store, StoreOptions};
 use crate::binary_codec;
 use crate::binary_codec::{Destination, Output, Source};
 use crate::hub::{LogKey, Now};
@@ -36,7 +36,7 @@ struct LogSnapshot {
 
 impl Store {
     /// All that it knows, for a process that takes over. The process that owns the
-    /// disk is let go: it finishes what it does, and whoever comes next waits for
+    /// disk is let go: it finishes what it does, and the next one waits for
     /// that. What it would have answered is to be done again, so this one can go on as
     /// well if nothing takes over.
     pub fn export(&mut self, now: Now) -> Vec<u8> {
@@ -79,13 +79,13 @@ impl Store {
     ///
     /// # Errors
     /// When the bytes are no store, or one that this one cannot be.
-    pub fn import(options: Option<Options>, now: Now, mut bytes: &[u8]) -> Result<Self, ImportError> {
+    pub fn import(options: Option<StoreOptions>, now: Now, mut bytes: &[u8]) -> Result<Self, ImportError> {
         Self::read(options, now, Source::new(&mut bytes), |key| key)
     }
 
     /// The same, of a stream. `shared` finds the key of a log whose text others have.
     pub(crate) fn read(
-        options: Option<Options>,
+        options: Option<StoreOptions>,
         now: Now,
         mut from: Source<'_>,
         shared: impl Fn(LogKey) -> LogKey,
@@ -97,7 +97,7 @@ impl Store {
     }
 
     fn assemble(
-        options: Option<Options>,
+        options: Option<StoreOptions>,
         now: Now,
         mut from: Source<'_>,
         shared: impl Fn(LogKey) -> LogKey,
@@ -117,13 +117,11 @@ impl Store {
             log.resume(&mut memtable, &mut index, &mut from)?;
         }
         from.end()?;
-        let place = match (options, backend) {
-            (Some(options), Some(backend)) => {
-                Place::Disk(backend.resume(options, now, memtable, index)?)
-            }
-            _ => Place::Memory(memtable),
+        let storage = match (options, backend) {
+            (Some(options), Some(backend)) => Storage::Disk(backend.resume(options, now, memtable, index)?),
+            _ => Storage::Memory(memtable),
         };
-        Ok(Self { place })
+        Ok(Self { storage })
     }
 
     /// Where the disk of another store is, if it has one.

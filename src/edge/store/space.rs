@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Options;
+use super::StoreOptions;
 use super::index::Index;
 use super::ipc::SpaceReport;
 use super::memtable::Memtable;
@@ -13,6 +13,7 @@ use super::messages::Messages;
 use super::write_budget::{Thrift, WriteBudget};
 use crate::hub::StoreEvent;
 use crate::protocol::Moment;
+use crate::protocol::frame::Statistics;
 
 /// The limit is cut into so many parts. Nothing is written into the last two, where the
 /// oldest generation is made empty.
@@ -41,7 +42,7 @@ pub(super) struct DiskSpace {
 }
 
 impl DiskSpace {
-    pub(super) fn new(options: &Options, now: Moment) -> Self {
+    pub(super) fn new(options: &StoreOptions, now: Moment) -> Self {
         Self {
             limit: options.bytes,
             budget: WriteBudget::new(options.flash_budget, 0, now),
@@ -53,13 +54,19 @@ impl DiskSpace {
     }
 
     /// The store may take as much from now on as these say, and write as much.
-    pub(super) fn reconfigure(&mut self, options: &Options, now: Moment) {
+    pub(super) fn reconfigure(&mut self, options: &StoreOptions, now: Moment) {
         self.limit = options.bytes;
         self.budget.limit(options.flash_budget, now);
     }
 
     pub(super) fn budget(&self) -> &WriteBudget {
         &self.budget
+    }
+
+    /// Fills in what was written of the budget, and what is left of it.
+    pub(super) fn describe(&self, now: Moment, statistics: &mut Statistics) {
+        statistics.flash_spent_bytes = self.budget.spent(now);
+        statistics.flash_level = self.budget.thrift(now) as u64;
     }
 
     /// So much was written before this process.
@@ -253,7 +260,7 @@ impl DiskSpace {
     }
 
     /// The room of another process.
-    pub(super) fn resume(snapshot: SpaceSnapshot, options: &Options, now: Moment) -> Self {
+    pub(super) fn resume(snapshot: SpaceSnapshot, options: &StoreOptions, now: Moment) -> Self {
         let SpaceSnapshot { active_generation, newest_bytes } = snapshot;
         let report = SpaceReport { newest: newest_bytes, ..SpaceReport::default() };
         Self { active_generation, report, ..Self::new(options, now) }

@@ -11,7 +11,7 @@ use super::index::Index;
 use super::space::DiskSpace;
 use crate::protocol::Moment;
 
-/// How long nothing is asked of the disk before that. Who reads what it missed does so
+/// How long nothing is requested of the disk before that. A client reads what it missed
 /// within this time, as a rule.
 const QUIET: Duration = Duration::from_secs(5);
 
@@ -19,8 +19,7 @@ const QUIET: Duration = Duration::from_secs(5);
 /// writes one whenever it is opened.
 const SHORT: u64 = 64 << 10;
 
-/// How much is copied by one request, so that whoever wants something meanwhile waits for no
-/// more than that.
+/// How much is copied by one request, so that another one waits for no more than that.
 pub(super) const COPIED: u64 = 256 << 10;
 
 /// About what a database takes for each byte of a log, as measured with messages of 300 B.

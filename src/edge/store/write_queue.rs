@@ -1,6 +1,6 @@
 //! The write queue: which messages go to the disk next, and when.
 //!
-//! A message for which somebody waits is written at once; others are written behind, after
+//! A message whose publisher waits is written at once; others are written behind, after
 //! some time in memory, in which most are delivered and never cost any flash. That something
 //! is kept no longer is written a little later, too.
 //!
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Options;
+use super::StoreOptions;
 use super::commit::CommitLimits;
 use super::memtable::{Demoted, Memtable, MessageKey, Retry};
 use super::write_budget::{Thrift, WriteBudget};
@@ -57,7 +57,7 @@ impl WritePace {
     pub(super) fn new(
         now: Moment,
         budget: &WriteBudget,
-        options: &Options,
+        options: &StoreOptions,
         memtable: &Memtable,
         is_finishing: bool,
     ) -> Self {
@@ -80,7 +80,7 @@ impl WritePace {
 /// What becomes of messages that were to be written at once when the disk fails.
 #[derive(Default)]
 pub(super) struct FailedSync {
-    /// All of them: whoever waits has to be told.
+    /// All of them: their publishers are notified.
     pub(super) not_stored: Vec<MessageKey>,
     /// Those that are removed and may be on the disk all the same.
     pub(super) unconfirmed: Vec<MessageKey>,
@@ -105,7 +105,7 @@ impl WriteQueue {
         }
     }
 
-    /// Takes a message for which somebody waits.
+    /// Takes a message whose publisher waits.
     pub(super) fn push_urgent(&mut self, key: MessageKey) {
         self.urgent.push_back(key);
     }
@@ -144,7 +144,7 @@ impl WriteQueue {
         Some(if pace.thrift == Thrift::Spent { due.max(pace.refilled) } else { due })
     }
 
-    /// Takes what the next commit writes: what somebody waits for, then what has waited for
+    /// Takes what the next commit writes: what publishers wait for, then what has waited for
     /// long enough.
     pub(super) fn take(
         &mut self,
@@ -196,7 +196,7 @@ impl WriteQueue {
         }
     }
 
-    /// The disk fails: nobody can wait for it any more, and all is written behind.
+    /// The disk fails: no publisher can wait for it any more, and all is written behind.
     pub(super) fn fail_urgent(&mut self, now: Moment, memtable: &mut Memtable) -> FailedSync {
         let mut failed = FailedSync::default();
         for key in self.urgent.drain(..) {

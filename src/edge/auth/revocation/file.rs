@@ -11,14 +11,14 @@ use std::fmt::Display;
 use std::fs;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::io::Write;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::{Change, Revocations};
 use crate::config::file_owner::{Purpose, explained};
 use crate::config::{Place, Problem};
+use crate::edge::atomic_file::{Replacement, read_if_there, sync_directory};
 
 /// The first line; its number is raised when a daemon could not read what an older one wrote.
 const HEADING: &str = "wshubd revocations 1\n";
@@ -65,10 +65,7 @@ pub fn open(directory: &Path) -> Result<(Revocations, RevocationFile), Problem> 
     };
     let mut revocations = Revocations::default();
     let none = RevocationFile { directory: directory.to_owned(), file: None, bytes: 0, changes: 0 };
-    let text = match fs::read(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((revocations, none)),
-        text => text.map_err(denied)?,
-    };
+    let Some(text) = read_if_there(&path).map_err(denied)? else { return Ok((revocations, none)) };
     let mut rest = text.strip_prefix(HEADING.as_bytes()).ok_or_else(|| {
         let why = "it does not begin as revocations of this version do";
         unusable(Place::File(Rc::clone(&file)), why)
@@ -189,14 +186,7 @@ impl RevocationFile {
     }
 
     fn replace(&mut self, bytes: &[u8], changes: usize) -> io::Result<()> {
-        let fresh = self.directory.join("revocations.new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-        let written = file.write_all(bytes).and_then(|()| file.sync_all());
-        let renamed = written.and_then(|()| fs::rename(&fresh, path(&self.directory)));
-        if renamed.is_err() {
-            let _ = fs::remove_file(&fresh);
-        }
-        renamed?;
+        let file = Replacement::create(&path(&self.directory))?.write(&[bytes])?;
         // It has its name now, whether the directory is on the disk or not.
         *self = Self {
             directory: std::mem::take(&mut self.directory),
@@ -204,7 +194,7 @@ impl RevocationFile {
             bytes: bytes.len() as u64,
             changes,
         };
-        let synced = File::open(&self.directory).and_then(|directory| directory.sync_all());
+        let synced = sync_directory(&self.directory);
         if synced.is_err() {
             // What was not answered is left out next time.
             self.file = None;

@@ -7,16 +7,19 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::Backend;
-use crate::edge::store::Options;
+use crate::edge::store::StoreOptions;
 use crate::edge::store::child::{Children, ChildrenSnapshot};
+use crate::edge::store::compaction::Compactor;
 use crate::edge::store::failures::{Failures, FailuresSnapshot};
 use crate::edge::store::hub_clock::{HubClock, StoreClock};
 use crate::edge::store::index::{GenerationSnapshot, Index};
 use crate::edge::store::memtable::Memtable;
 use crate::edge::store::messages::Messages;
 use crate::edge::store::read_queue::{PendingRead, ReadQueue};
+use crate::edge::store::scheduler::Scheduler;
 use crate::edge::store::snapshot_codec::ImportError;
 use crate::edge::store::space::{DiskSpace, SpaceSnapshot};
+use crate::edge::store::wal_checkpoint::WalCheckpoints;
 use crate::edge::store::write_queue::WriteQueueSnapshot;
 use crate::hub::Now;
 use crate::protocol::Moment;
@@ -70,23 +73,65 @@ impl BackendSnapshot {
     /// A backend that goes on, with the messages of this one.
     pub(in crate::edge::store) fn resume(
         self,
-        options: Options,
+        options: StoreOptions,
         now: Now,
         memtable: Memtable,
         index: Index,
     ) -> Result<Backend, ImportError> {
         let mut space = DiskSpace::resume(self.space, &options, now.moment);
         space.spent_before(now.moment, self.spent);
-        let fresh = Backend::new(options, now);
         Ok(Backend {
             messages: Messages::resume(memtable, index, self.writes),
             reads: ReadQueue::resume(self.notices),
+            scheduler: Scheduler::new(now.moment),
             children: Children::resume(self.children, now.moment),
             space,
-            recovery: fresh.recovery.filter(|_| !self.is_recovered),
+            recovery: (!self.is_recovered).then(Box::default),
+            compactor: Compactor::default(),
+            checkpoints: WalCheckpoints::default(),
             failures: Failures::resume(self.failures),
             clock: StoreClock::resume(self.hub_clock, now).ok_or(ImportError::Boot)?,
-            ..fresh
+            is_finishing: false,
+            options,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Serialize;
+
+    use super::BackendSnapshot;
+    use crate::binary_codec::{Output, Source, collect};
+    use crate::hub::{DeliveryOutcome, FetchPurpose, LogKey};
+    use crate::protocol::{Channel, Moment};
+
+    fn encoded(value: &impl Serialize) -> Vec<u8> {
+        collect(|to| {
+            let mut output = Output::new(2, to);
+            output.add(value);
+            output.end()
+        })
+    }
+
+    /// As a daemon of version 2 wrote it, field by field.
+    #[test]
+    fn snapshot_keeps_the_bytes_of_version_2() {
+        let log = LogKey::Channel(Channel::new("orders").unwrap());
+        let purpose = FetchPurpose::Notice(DeliveryOutcome::Expired);
+        let notice = (purpose, log, 7_u64, 3_usize, Some((4_u32, 8_u64, 10_u64)));
+        let first = ("/state/store", true, None::<u8>, 1_000_u64, [(4_u32, 300_u64, 4096_u64)].as_slice());
+        let space = (5_u32, 8192_u64, 42_u64);
+        let queue = (Moment(11), Some(Moment(12)));
+        let failures = (Some(("no space left", true, Moment(13))), 2_u32, Some(Moment(14)));
+        let notices = [notice];
+        let rest = (notices.as_slice(), [77_u32].as_slice(), [78_u32, 79].as_slice());
+        let bytes = encoded(&(first, space, queue, failures, rest));
+        let mut unread = bytes.as_slice();
+        let mut from = Source::new(&mut unread);
+        assert_eq!(from.version().unwrap(), 2);
+        let snapshot: BackendSnapshot = from.next().unwrap();
+        assert_eq!(encoded(&snapshot), bytes);
+        assert_eq!((snapshot.spent, snapshot.last_life), (1_000, 42));
     }
 }

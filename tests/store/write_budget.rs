@@ -11,7 +11,7 @@ const DELAY: Duration = Duration::from_secs(1);
 const DAY: u64 = 24 * 3_600_000;
 
 #[test]
-fn a_fresh_budget_changes_nothing() {
+fn fresh_budget_changes_nothing() {
     let budget = WriteBudget::new(Some(256 * MIB), 0, Moment(0));
     assert_eq!((budget.thrift(Moment(0)), budget.window(Moment(0), DELAY)), (Thrift::Free, DELAY));
 }
@@ -24,7 +24,7 @@ fn without_a_budget_nothing_is_ever_spent() {
 }
 
 #[test]
-fn from_half_of_it_on_the_window_grows_until_only_promises_are_kept() {
+fn window_grows_once_half_of_the_budget_is_spent() {
     let mut budget = WriteBudget::new(Some(256 * MIB), 0, Moment(0));
     budget.spend(Moment(0), 128 * MIB);
     assert_eq!(budget.window(Moment(0), DELAY), DELAY);
@@ -41,7 +41,7 @@ fn from_half_of_it_on_the_window_grows_until_only_promises_are_kept() {
 }
 
 #[test]
-fn a_day_later_all_is_forgiven() {
+fn spent_budget_is_whole_again_a_day_later() {
     let mut budget = WriteBudget::new(Some(256 * MIB), 0, Moment(0));
     budget.spend(Moment(0), 256 * MIB);
     assert_eq!(budget.spent(Moment(DAY / 2)), 128 * MIB);
@@ -49,7 +49,7 @@ fn a_day_later_all_is_forgiven() {
 }
 
 #[test]
-fn a_spent_budget_says_when_it_is_worth_writing_again() {
+fn spent_budget_knows_when_writing_is_worth_it_again() {
     let mut budget = WriteBudget::new(Some(256 * MIB), 0, Moment(0));
     budget.spend(Moment(0), 256 * MIB);
     let refilled = budget.refilled(Moment(0));
@@ -58,7 +58,7 @@ fn a_spent_budget_says_when_it_is_worth_writing_again() {
 }
 
 #[test]
-fn a_steady_stream_stays_near_its_budget() {
+fn steady_stream_stays_near_its_budget() {
     let mut budget = WriteBudget::new(Some(256 * MIB), 0, Moment(0));
     let (mut now, mut written) = (Moment(0), 0);
     // Each commit writes 64 KiB, and is due again as soon as the window allows.
