@@ -81,6 +81,7 @@ pub mod hub;
 mod json;
 pub mod logging;
 pub mod protocol;
+mod rate_limiter;
 mod redaction;
 mod small_queue;
 mod sort;

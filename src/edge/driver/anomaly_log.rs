@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 
 use crate::hub::Anomaly;
 use crate::protocol::{Close, ConnectionId, Moment, Reason, UserId};
+use crate::rate_limiter::Bucket;
 
 /// What a line is about. Each kind is limited on its own, so that one which comes
 /// often hides no other.
@@ -42,25 +43,24 @@ const KINDS: usize = Kind::Shut as usize + 1;
 /// A person reads one line a second; more of the same kind say nothing new.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// When a line of one kind was last written, and how many were held back since.
+/// The rate of lines of one kind, and how many were held back since the last.
 #[derive(Clone, Copy, Default, Debug)]
 struct LogRate {
-    last: Option<Moment>,
+    bucket: Bucket,
     held_back: u64,
 }
 
 impl LogRate {
     fn is_due(&self, now: Moment) -> bool {
-        self.last.is_none_or(|last| now.since(last) >= PAUSE)
+        self.bucket.owes(now).is_zero()
     }
 
     /// Whether it is the turn of this kind; then how many were held back.
     fn turn(&mut self, now: Moment) -> Option<u64> {
-        if !self.is_due(now) {
+        if self.bucket.take_within(now, PAUSE, PAUSE).is_err() {
             self.held_back += 1;
             return None;
         }
-        self.last = Some(now);
         Some(std::mem::take(&mut self.held_back))
     }
 }

@@ -9,45 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::account::Charge;
 use crate::hub::settings::Limits;
 use crate::protocol::{Moment, RateLimit};
-
-/// A rate with a burst, in one number (the generic cell rate algorithm of
-/// ATM): the microsecond at which all that was let through is paid off.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub(in crate::hub) struct Bucket(u64);
-
-/// How fast a bucket fills, and how much goes into it.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::hub) struct Rate {
-    /// What one costs, in microseconds.
-    each: u64,
-    burst: u32,
-}
+pub(in crate::hub) use crate::rate_limiter::{Bucket, Rate};
 
 /// So many times as much as one connection may ask a user who has several.
 pub const OF_USER: u32 = 5;
-
-impl Rate {
-    const fn new(per_second: u32, burst: u32) -> Self {
-        let per_second = if per_second == 0 { 1 } else { per_second };
-        Self { each: 1_000_000 / per_second as u64, burst }
-    }
-
-    fn times(self, times: u32) -> Self {
-        Self { each: self.each / u64::from(times), burst: self.burst.saturating_mul(times) }
-    }
-
-    /// The faster of two, with the larger burst.
-    fn max(self, other: Self) -> Self {
-        Self { each: self.each.min(other.each), burst: self.burst.max(other.burst) }
-    }
-}
-
-impl From<RateLimit> for Rate {
-    fn from(allowance: RateLimit) -> Self {
-        let each = 1_000_000_000 / u64::from(allowance.millirate().max(1));
-        Self { each, burst: allowance.burst() }
-    }
-}
 
 impl Limits {
     /// What one connection may ask: what its token says, up to a ceiling, else what everybody
@@ -80,35 +45,9 @@ impl Limits {
             // After a restart all of them come back at once.
             Charge::Connection => {
                 let all = u32::try_from(self.connections_per_user).unwrap_or(u32::MAX);
-                Rate { burst: usual.burst.max(all), ..usual }
+                usual.with_burst_of(all)
             }
         }
-    }
-}
-
-impl Bucket {
-    /// Takes one out, or says how long to wait for it.
-    pub(in crate::hub) fn take(&mut self, now: Moment, rate: Rate) -> Result<(), Duration> {
-        let now = now.0.saturating_mul(1000);
-        let paid = self.0.max(now).saturating_add(rate.each);
-        let ahead = paid.saturating_sub(now);
-        let allowed = rate.each.saturating_mul(u64::from(rate.burst.max(1)));
-        if ahead > allowed {
-            return Err(Duration::from_micros(ahead - allowed));
-        }
-        self.0 = paid;
-        Ok(())
-    }
-
-    /// Notes what is done already.
-    pub(in crate::hub) fn owe(&mut self, now: Moment, cost: Duration) {
-        let cost = u64::try_from(cost.as_micros()).unwrap_or(u64::MAX);
-        self.0 = self.0.max(now.0.saturating_mul(1000)).saturating_add(cost);
-    }
-
-    /// How long it takes until all is paid off.
-    pub(in crate::hub) fn owes(&self, now: Moment) -> Duration {
-        Duration::from_micros(self.0.saturating_sub(now.0.saturating_mul(1000)))
     }
 }
 
