@@ -70,7 +70,7 @@ pub struct Listen {
     pub worker: PathBuf,
     /// Of the WebSocket endpoint.
     pub paths: Vec<String>,
-    /// Each as [`crate::edge::http::origin::Allowed`] reads it.
+    /// Each as [`crate::protocol::origin::AllowedOrigin`] reads it.
     pub allowed_origins: Vec<String>,
     /// Names that requests may be addressed to, beside our own.
     pub allowed_hosts: Vec<String>,

@@ -21,12 +21,12 @@ use super::{
     Alg, Auth, ChannelPolicy, Config, Environment, Forwarded, INBOX, KeyFile, Limits, Listen, Principal,
     State, Store, StoreKind, WantedClaims, Worker, absolute_path, paths,
 };
-use crate::edge::http::origin;
 use crate::features;
 use crate::hub::settings;
 use crate::hub::settings::{Heartbeat, Keep, Policy, WriteThrough};
 use crate::hub::{Pattern, Rights, Settings};
 use crate::protocol::ids::LONGEST_NAME;
+use crate::protocol::origin::{AllowedOrigin, Host};
 use crate::protocol::routes;
 
 /// Where clients come in when nobody says.
@@ -144,12 +144,11 @@ fn listen(mut table: Table, environment: &Environment) -> Listen {
             routes::endpoint(text)?;
             once(&paths, text.to_owned())
         }),
-        allowed_origins: table.list("allowed_origins", Vec::new(), |text| {
-            origin::Allowed::parse(text).map(|_| text.to_owned())
-        }),
+        allowed_origins: table
+            .list("allowed_origins", Vec::new(), |text| AllowedOrigin::parse(text).map(|_| text.to_owned())),
         allowed_hosts: table.list("allowed_hosts", Vec::new(), |text| {
             let wanted = "a host name such as \"hub.example.org\"";
-            origin::Host::parse(text).map(|_| text.to_owned()).ok_or_else(|| wanted.into())
+            Host::parse(text).map(|_| text.to_owned()).ok_or_else(|| wanted.into())
         }),
         metrics_open: table.boolean("metrics_open", false),
         trusted_proxies: table.list("trusted_proxies", Vec::new(), network),

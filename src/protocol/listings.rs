@@ -302,28 +302,6 @@ fn as_text<S: Serializer>(id: &ConnectionId, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(id)
 }
 
-/// The numbers of [`Statistics`] that go up and down, in the order in which people
-/// want to see them; all others only ever count up.
-pub const GAUGES: [&str; 17] = [
-    "uptime_seconds",
-    "connected_users",
-    "total_connections",
-    "workers",
-    "channels",
-    "subscriptions",
-    "operations",
-    "revocations",
-    "kept_messages",
-    "kept_bytes",
-    "unstored_bytes",
-    "store_failed",
-    "disk_bytes",
-    "flash_spent_bytes",
-    "flash_level",
-    "memory_bytes",
-    "memory_level",
-];
-
 /// The numbers of the daemon. Counters count since it started.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Statistics {

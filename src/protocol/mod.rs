@@ -12,6 +12,8 @@ pub mod http;
 pub mod ids;
 mod listings;
 pub mod message;
+pub mod metrics;
+pub mod origin;
 pub mod refusal;
 pub mod rejection;
 pub mod request;

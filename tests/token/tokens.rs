@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::json;
 use wshubd::config::Alg;
-use wshubd::edge::auth::jwt::MintError;
+use wshubd::edge::auth::mint::MintError;
 use wshubd::features::PUBLIC_KEYS;
 use wshubd::hub::{Identity, Pattern};
 use wshubd::protocol::{Grant, MintTerms, UnixTime, UserId};

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
-use wshubd::protocol::frame::GAUGES;
+use wshubd::protocol::frame::Statistics;
 
 use crate::args;
 use crate::connection::Hub;
@@ -30,7 +30,8 @@ fn page(mut numbers: Map<String, Value>) -> String {
         rows.push(("up for".to_owned(), time.to_string()));
     }
     // What is the case now comes first, what has happened so far after it.
-    let now = GAUGES.iter().filter_map(|name| numbers.remove(*name).map(|value| (name.to_string(), value)));
+    let now =
+        Statistics::gauges().filter_map(|name| numbers.remove(name).map(|value| (name.to_owned(), value)));
     let row = |(name, value): (String, Value)| (name.replace('_', " "), word(&value));
     rows.extend(now.collect::<Vec<_>>().into_iter().map(row));
     let refused = numbers.remove("refused");

@@ -5,14 +5,14 @@
 //! was let in by one site stays when another takes its place.
 
 use std::cell::RefCell;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
 use crate::config::{ConfigError, Loaded};
 use crate::edge::auth::jwt::Verifier;
 use crate::edge::auth::revocation::Shortened;
-use crate::edge::auth::secret_file::Secrets;
+use crate::edge::auth::secret_file::{ReadFile, Secrets};
 use crate::edge::http::auth_throttle::AuthThrottle;
 use crate::edge::http::conn;
 use crate::edge::http::forwarded::Proxies;
@@ -127,16 +127,12 @@ impl EdgeConfig {
     /// Files of keys and secrets that hold something else than an earlier site has
     /// read in them.
     pub fn files_changed(&self, before: &Self) -> Vec<PathBuf> {
-        let was: Vec<Read<'_>> = before.verifier.files().chain(before.secrets.files()).collect();
-        let is = self.verifier.files().chain(self.secrets.files());
-        let changed =
-            is.filter(|(file, content)| was.iter().any(|(old, held)| old == file && held != content));
-        changed.map(|(file, _)| file.to_owned()).collect()
+        let earlier: Vec<&ReadFile> = before.verifier.files().iter().chain(before.secrets.files()).collect();
+        let read = self.verifier.files().iter().chain(self.secrets.files());
+        let changed = read.filter(|file| earlier.iter().any(|earlier| file.is_change_of(earlier)));
+        changed.map(|file| file.path().to_owned()).collect()
     }
 }
-
-/// A file that a key or secret came from, and a digest of what it holds.
-pub(in crate::edge) type Read<'a> = (&'a Path, &'a str);
 
 /// The machine's own name, by which it may be called.
 fn hostname() -> String {

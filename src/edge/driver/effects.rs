@@ -166,11 +166,9 @@ impl Driver {
                 if matches!(frame, Frame::InterruptResult { outcome: Outcome::Pending, .. }) {
                     return;
                 }
-                let mut body = Vec::new();
-                frame.encode(None, &mut body);
                 if let Some(waiting) = self.tickets.remove(&ticket) {
-                    // Whoever asked may have hung up.
-                    let _ = waiting.try_send(HttpAnswer { refused: refusal.cloned(), body });
+                    // The requester may have disconnected.
+                    let _ = waiting.try_send(HttpAnswer::new(frame, refusal));
                 }
             }
         }

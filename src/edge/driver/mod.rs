@@ -37,7 +37,8 @@ use super::store::seq_file::SeqFile;
 use super::store::{Store, StoreContext};
 use super::systemd::StatusNotifier;
 use crate::hub::{Effects, Hub, Input, Now, Peer, Requester};
-use crate::protocol::{ConnectionId, Moment, OperationId, Refusal, Request, RequestEnvelope};
+use crate::protocol::frame::Statistics;
+use crate::protocol::{ConnectionId, Frame, Moment, OperationId, Refusal, Request, RequestEnvelope};
 use anomaly_log::AnomalyLog;
 use config::EdgeConfig;
 use inbound::{LINGER, ReadContext};
@@ -50,13 +51,29 @@ use turn_share::TurnShares;
 /// length of one call and never across an await.
 pub type Shared = Rc<RefCell<Driver>>;
 
-/// What an HTTP request gets for an answer.
+/// The hub's answer to an HTTP request.
 #[derive(Debug)]
-pub struct HttpAnswer {
-    /// Why not, if not.
-    pub refused: Option<Refusal>,
+pub enum HttpAnswer {
+    /// The statistics, which each endpoint renders in its own form.
+    Statistics(Box<Statistics>),
     /// The JSON of the frame.
-    pub body: Vec<u8>,
+    Done(Vec<u8>),
+    /// The same of a refusal.
+    Refused { refusal: Refusal, body: Vec<u8> },
+}
+
+impl HttpAnswer {
+    fn new(frame: &Frame<'_>, refusal: Option<&Refusal>) -> Self {
+        if let Frame::Stats(statistics) = frame {
+            return Self::Statistics(statistics.clone());
+        }
+        let mut body = Vec::new();
+        frame.encode(None, &mut body);
+        match refusal {
+            None => Self::Done(body),
+            Some(refusal) => Self::Refused { refusal: refusal.clone(), body },
+        }
+    }
 }
 
 /// The hub's ends of latches, and whose the other ends are.

@@ -24,9 +24,10 @@ use wshubd::config::{Config, Environment};
 use wshubd::edge::driver::config::EdgeConfig;
 use wshubd::edge::http;
 use wshubd::edge::http::conn::{LARGEST_HEAD, MOST_HEADERS};
-use wshubd::edge::http::origin::{Host, Origin, OriginPolicy};
+use wshubd::edge::http::origin::OriginPolicy;
 use wshubd::edge::http::upgrade;
 use wshubd::edge::net::pending_conns;
+use wshubd::protocol::origin::{Host, Origin};
 
 const CONFIGURATION: &str = r#"
 [listen]
