@@ -1,7 +1,7 @@
 //! Metrics: the statistics as typed numbers.
 //!
-//! The only table of what is a gauge and what is a counter. The patterns below are
-//! exhaustive: a new number of the statistics does not compile before it has a type here.
+//! The only table of gauges and counters. Its patterns are exhaustive: a new number of the
+//! statistics does not compile before it has a type here.
 
 use super::frame::{Counters, Statistics};
 

@@ -7,7 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::claims::{ClaimExcess, LONGEST_TOKEN, MOST_INFO, MOST_PATTERN_BYTES, MOST_PATTERNS};
-use super::revocation::Cause;
+use super::revocation::RevocationCause;
 use crate::hub::TokenFault;
 use crate::protocol::worker::DEEPEST_INFO;
 use crate::protocol::{Reason, Refusal, UnixTime};
@@ -18,45 +18,45 @@ pub(in crate::edge) enum TokenError {
     /// Its length in bytes.
     TooLong(usize),
     /// Not three parts in base64url.
-    Shapeless,
+    Malformed,
     /// The header is no JSON object of its kind.
     Header(String),
     /// The header requires an extension (`crit`).
     Critical,
     /// No key is configured for what the header names.
-    Keyless { alg: String, kid: Option<String> },
+    NoKey { alg: String, kid: Option<String> },
     /// It names no key, and more fit its algorithm than are tried.
-    Nameless { alg: String, fitting: usize },
+    AmbiguousKey { alg: String, fitting: usize },
     /// The signature holds with none of the keys that may have made it.
-    Forged { alg: String, kid: Option<String> },
+    BadSignature { alg: String, kid: Option<String> },
     /// The claims are no JSON object of their kind.
     Claims(String),
     /// There is no `exp`.
-    Endless,
+    NoExpiry,
     /// Its `exp` is over.
-    Ended(UnixTime),
+    Expired(UnixTime),
     /// Its `nbf` lies ahead.
-    Early(UnixTime),
+    NotYet(UnixTime),
     /// Its `iss`, if it has one, is none of those that are wanted.
     Issuer(Option<String>),
     /// Nothing in its `aud` is wanted.
     Audience(Vec<String>),
     /// It names no user in the claim that counts; these are the claims that it has.
-    Nobody(Vec<String>),
+    NoUser(Vec<String>),
     /// Its user is not a valid id.
-    Misnamed(Refusal),
+    BadUser(Refusal),
     /// Its claims exceed a bound.
-    Excessive(ClaimExcess),
+    OutOfBounds(ClaimExcess),
     /// It is revoked, or cannot be distinguished from one that was.
-    Revoked(Cause),
+    Revoked(RevocationCause),
 }
 
 impl TokenError {
     /// The code on the wire.
     pub(in crate::edge) fn code(&self) -> &'static str {
         match self {
-            Self::Ended(_) => "token_expired",
-            Self::Early(_) => "token_not_yet",
+            Self::Expired(_) => "token_expired",
+            Self::NotYet(_) => "token_not_yet",
             Self::Revoked(_) => "token_revoked",
             _ => "token_invalid",
         }
@@ -65,17 +65,17 @@ impl TokenError {
     /// The reason that the refusal is counted by.
     pub(in crate::edge) fn reason(&self) -> Reason {
         match self {
-            Self::TooLong(_) | Self::Shapeless | Self::Header(_) | Self::Critical | Self::Claims(_) => {
+            Self::TooLong(_) | Self::Malformed | Self::Header(_) | Self::Critical | Self::Claims(_) => {
                 Reason::TokenMalformed
             }
-            Self::Keyless { .. } | Self::Nameless { .. } => Reason::TokenKey,
-            Self::Forged { .. } => Reason::TokenSignature,
-            Self::Ended(_) => Reason::TokenExpired,
-            Self::Early(_) => Reason::TokenNotYet,
+            Self::NoKey { .. } | Self::AmbiguousKey { .. } => Reason::TokenKey,
+            Self::BadSignature { .. } => Reason::TokenSignature,
+            Self::Expired(_) => Reason::TokenExpired,
+            Self::NotYet(_) => Reason::TokenNotYet,
             Self::Issuer(_) => Reason::TokenIssuer,
             Self::Audience(_) => Reason::TokenAudience,
             Self::Revoked(_) => Reason::TokenRevoked,
-            Self::Endless | Self::Nobody(_) | Self::Misnamed(_) | Self::Excessive(_) => Reason::TokenClaims,
+            Self::NoExpiry | Self::NoUser(_) | Self::BadUser(_) | Self::OutOfBounds(_) => Reason::TokenClaims,
         }
     }
 
@@ -83,31 +83,31 @@ impl TokenError {
     pub(in crate::edge) fn fault(&self) -> TokenFault {
         let message = match self {
             Self::TooLong(_) => format!("the token is longer than {LONGEST_TOKEN} bytes"),
-            Self::Shapeless => "this is not a token: header.payload.signature".into(),
+            Self::Malformed => "this is not a token: header.payload.signature".into(),
             Self::Header(error) => format!("the header cannot be read: {error}"),
             Self::Critical => "the header has `crit`, of which nothing is understood".into(),
-            Self::Keyless { .. } => "no key is configured for the token's `alg` and `kid`".into(),
-            Self::Nameless { .. } => {
+            Self::NoKey { .. } => "no key is configured for the token's `alg` and `kid`".into(),
+            Self::AmbiguousKey { .. } => {
                 "the header has no `kid`, and more keys fit the token's `alg` than are tried".into()
             }
-            Self::Forged { .. } => "the signature does not hold".into(),
+            Self::BadSignature { .. } => "the signature does not hold".into(),
             Self::Claims(error) => format!("the claims cannot be read: {error}"),
-            Self::Endless => "the claims have no `exp`, in seconds since 1970".into(),
-            Self::Ended(end) => format!("the token ended at {end}"),
-            Self::Early(begin) => format!("the token begins at {begin}"),
+            Self::NoExpiry => "the claims have no `exp`, in seconds since 1970".into(),
+            Self::Expired(end) => format!("the token ended at {end}"),
+            Self::NotYet(begin) => format!("the token begins at {begin}"),
             Self::Issuer(None) => "the claims have no `iss`, and one is wanted".into(),
             Self::Issuer(Some(_)) => "the `iss` of the token is none that is taken".into(),
             Self::Audience(has) if has.is_empty() => "the claims have no `aud`, and one is wanted".into(),
             Self::Audience(_) => "the `aud` of the token is none that is taken".into(),
-            Self::Nobody(_) => "the claims name no user".into(),
-            Self::Misnamed(refusal) => refusal.message.to_string(),
-            Self::Excessive(ClaimExcess::Patterns(_)) => {
+            Self::NoUser(_) => "the claims name no user".into(),
+            Self::BadUser(refusal) => refusal.message.to_string(),
+            Self::OutOfBounds(ClaimExcess::Patterns(_)) => {
                 format!("the wshub claim has more than {MOST_PATTERNS} patterns")
             }
-            Self::Excessive(ClaimExcess::Bytes(_)) => {
+            Self::OutOfBounds(ClaimExcess::Bytes(_)) => {
                 format!("the patterns of the wshub claim have more than {MOST_PATTERN_BYTES} bytes")
             }
-            Self::Excessive(excess @ (ClaimExcess::Info(_) | ClaimExcess::Nesting)) => excess.to_string(),
+            Self::OutOfBounds(excess @ (ClaimExcess::Info(_) | ClaimExcess::Nesting)) => excess.to_string(),
             Self::Revoked(cause) => cause.to_string(),
         };
         TokenFault { code: self.code(), message, reason: self.reason(), wait: Duration::ZERO }

@@ -14,7 +14,8 @@ use super::quote::{all_of, cut, key_name, one_of, short, some_of};
 use crate::config::WantedClaims;
 use crate::protocol::UnixTime;
 
-/// What tokens are checked against.
+/// The keys and claims that tokens are checked against. Those of the moment: a refusal is
+/// explained at once, before a reload could change them.
 pub(super) struct Requirements<'a> {
     keys: &'a KeyRing,
     claims: &'a WantedClaims,
@@ -31,29 +32,29 @@ impl<'a> Requirements<'a> {
             TokenError::TooLong(bytes) => {
                 format!("the token has {bytes} bytes, at most {LONGEST_TOKEN} are looked at")
             }
-            TokenError::Shapeless => format!(
+            TokenError::Malformed => format!(
                 "this is not a token: three parts of base64url with dots between them are wanted, \
                  header.payload.signature; {}",
                 misshapen(token)
             ),
-            TokenError::Keyless { alg, kid } => self.keyless(alg, kid.as_deref()),
-            TokenError::Nameless { alg, fitting } => format!(
+            TokenError::NoKey { alg, kid } => self.keyless(alg, kid.as_deref()),
+            TokenError::AmbiguousKey { alg, fitting } => format!(
                 "the header has no `kid`, and {fitting} keys of {} may have made the token, of which at most \
                  {MOST_TRIED} are tried: have its maker put the `kid` of its key into the header, or configure \
                  fewer keys",
                 short(alg)
             ),
-            TokenError::Forged { alg, kid } => self.forged(alg, kid.as_deref(), token),
-            TokenError::Endless => {
+            TokenError::BadSignature { alg, kid } => self.forged(alg, kid.as_deref(), token),
+            TokenError::NoExpiry => {
                 format!("{}; `[auth] require_exp = false` takes tokens without", error.fault().message)
             }
             // A time of that kind would have been in 1973 at the latest.
-            TokenError::Ended(end) if end.0 < 100_000_000_000 => format!(
+            TokenError::Expired(end) if end.0 < 100_000_000_000 => format!(
                 "the token ended at {end}: `exp` is a time, in seconds since 1970, and this looks like a \
                  duration"
             ),
-            TokenError::Ended(end) => format!("the token ended at {end}, {} ago", between(*end, now)),
-            TokenError::Early(begin) => {
+            TokenError::Expired(end) => format!("the token ended at {end}, {} ago", between(*end, now)),
+            TokenError::NotYet(begin) => {
                 format!(
                     "the token begins at {begin} (`nbf`), in {}: do the clocks differ?",
                     between(now, *begin)
@@ -68,19 +69,19 @@ impl<'a> Requirements<'a> {
                     if has.is_empty() { "no `aud`".to_owned() } else { format!("the `aud` {}", all_of(has)) };
                 format!("the token has {has}, and `[auth] audience` wants {}", one_of(&self.claims.audiences))
             }
-            TokenError::Nobody(has) => {
+            TokenError::NoUser(has) => {
                 let wanted = match &self.claims.user {
                     Some(claim) => format!("the claims have no {claim:?}, which `[auth] user_claim` wants"),
                     None => "the claims name no user: `user_id` or `sub`".to_owned(),
                 };
                 format!("{wanted}; there is {}", all_of(has))
             }
-            TokenError::Misnamed(refusal) => format!(
+            TokenError::BadUser(refusal) => format!(
                 "{}: a user is 1 to 128 bytes without control characters; `[auth] user_claim` takes another \
                  claim",
                 refusal.message
             ),
-            TokenError::Excessive(excess) => excess.to_string(),
+            TokenError::OutOfBounds(excess) => excess.to_string(),
             TokenError::Header(_) | TokenError::Critical | TokenError::Claims(_) | TokenError::Revoked(_) => {
                 error.fault().message
             }

@@ -194,21 +194,21 @@ impl Verifier {
         let claims: Claims = claims::read(&payload).map_err(TokenError::Claims)?;
         let expires_at = claims.expires_at();
         if expires_at.is_none() && self.wanted.end {
-            return Err(TokenError::Endless);
+            return Err(TokenError::NoExpiry);
         }
         if let Some(end) = expires_at.filter(|end| now >= *end) {
-            return Err(TokenError::Ended(end));
+            return Err(TokenError::Expired(end));
         }
         let early = u64::try_from(EARLY.as_millis()).unwrap_or(u64::MAX);
         if let Some(from) = claims.not_before().filter(|from| from.0 > now.0.saturating_add(early)) {
-            return Err(TokenError::Early(from));
+            return Err(TokenError::NotYet(from));
         }
         self.check_origin(&claims)?;
         let user_id = self.user(&claims, &payload)?;
         let issued_at = claims.issued_at().unwrap_or_default();
-        let terms = claims.terms().map_err(TokenError::Excessive)?;
+        let terms = claims.terms().map_err(TokenError::OutOfBounds)?;
         let rights =
-            claims.grant().map(|grant| claims::rights(&grant).map(Rc::new).map_err(TokenError::Excessive));
+            claims.grant().map(|grant| claims::rights(&grant).map(Rc::new).map_err(TokenError::OutOfBounds));
         let rights = rights.transpose()?;
         let identity = Identity { user_id, rights, expires_at, issued_at, terms };
         self.check_revoked(&identity, now)?;
@@ -239,9 +239,9 @@ impl Verifier {
             Some(claim) => claims::user_by(claim, payload).map(|user| user.map(|user| (claim, user))),
             None => claims.user(),
         };
-        let nobody = || TokenError::Nobody(claims::all(payload).into_keys().collect());
-        let (claim, user) = found.map_err(TokenError::Claims)?.ok_or_else(nobody)?;
-        UserId::named(claim, &user).map_err(TokenError::Misnamed)
+        let no_user = || TokenError::NoUser(claims::all(payload).into_keys().collect());
+        let (claim, user) = found.map_err(TokenError::Claims)?.ok_or_else(no_user)?;
+        UserId::named(claim, &user).map_err(TokenError::BadUser)
     }
 
     /// The user that a token names, whether its signature holds or not.
@@ -252,31 +252,31 @@ impl Verifier {
 
     /// The claims, not parsed yet, and the key that the signature holds with.
     fn check_signature(&self, token: &str) -> Result<(Vec<u8>, &Key), TokenError> {
-        let (message, signature) = token.rsplit_once('.').ok_or(TokenError::Shapeless)?;
-        let (header, payload) = message.split_once('.').ok_or(TokenError::Shapeless)?;
+        let (message, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
+        let (header, payload) = message.split_once('.').ok_or(TokenError::Malformed)?;
         if payload.contains('.') {
-            return Err(TokenError::Shapeless);
+            return Err(TokenError::Malformed);
         }
-        let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| TokenError::Shapeless)?;
+        let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| TokenError::Malformed)?;
         let header: Header = claims::read(&header).map_err(TokenError::Header)?;
         if header.is_critical() {
-            // RFC 7515, section 4.1.11: what is not understood must be refused.
+            // RFC 7515, section 4.1.11: an unknown extension must be refused.
             return Err(TokenError::Critical);
         }
         // An unreadable signature is not forged: it was cut, or wrapped by a terminal.
-        URL_SAFE_NO_PAD.decode(signature).map_err(|_| TokenError::Shapeless)?;
-        let claims = URL_SAFE_NO_PAD.decode(payload).map_err(|_| TokenError::Shapeless)?;
+        URL_SAFE_NO_PAD.decode(signature).map_err(|_| TokenError::Malformed)?;
+        let claims = URL_SAFE_NO_PAD.decode(payload).map_err(|_| TokenError::Malformed)?;
         let fitting = self.keys.fitting(&header);
         let (alg, kid) = header.into_key_name();
         match (&*fitting, &kid) {
-            ([], _) => return Err(TokenError::Keyless { alg, kid }),
+            ([], _) => return Err(TokenError::NoKey { alg, kid }),
             ([first, ..], None) if first.alg().is_public() && fitting.len() > MOST_TRIED => {
-                return Err(TokenError::Nameless { alg, fitting: fitting.len() });
+                return Err(TokenError::AmbiguousKey { alg, fitting: fitting.len() });
             }
             _ => {}
         }
         let key = fitting.into_iter().find(|key| key.material().verifies(message, signature));
-        Ok((claims, key.ok_or(TokenError::Forged { alg, kid })?))
+        Ok((claims, key.ok_or(TokenError::BadSignature { alg, kid })?))
     }
 
     /// The rights of a token, or those of the configuration in their place.

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::claims;
 use super::claims::ClaimExcess;
-use super::revocation::Cause;
+use super::revocation::RevocationCause;
 use crate::config::WantedClaims;
 use crate::edge::clock;
 use crate::json;
@@ -26,14 +26,14 @@ pub enum MintError {
     /// Its claims would exceed a bound.
     Excessive(ClaimExcess),
     /// It would be refused at once.
-    Revoked(Cause),
+    Revoked(RevocationCause),
 }
 
 impl fmt::Display for MintError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Excessive(excess) => return excess.fmt(f),
-            Self::Revoked(Cause::User(_)) => {
+            Self::Revoked(RevocationCause::User(_)) => {
                 "the user's tokens were revoked in this very second: ask again in the next one"
             }
             Self::Revoked(cause) => return write!(f, "it would be refused: {cause}"),

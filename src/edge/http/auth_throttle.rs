@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_with_too_many_failures_waits_until_its_budget_grows() {
+    fn an_address_that_is_wrong_too_often_waits_until_its_budget_grows_again() {
         let mut throttle = AuthThrottle::new(10);
         for n in 0..10 {
             assert_eq!(wrong(&mut throttle, "192.0.2.1", 5), Ok(Duration::from_secs(6 * n)));
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn many_addresses_stay_within_the_bound_and_the_largest_debt_is_kept() {
+    fn a_crowd_of_addresses_takes_no_more_than_its_place_and_frees_nobody_who_owes() {
         let mut throttle = AuthThrottle::new(10);
         for _ in 0..11 {
             let _ = wrong(&mut throttle, "192.0.2.1", 0);

@@ -252,7 +252,7 @@ enum CountedFor {
 }
 
 impl RefusedToken {
-    /// The fault, for a client that is told on its connection.
+    /// The fault, for a client that receives it on its connection.
     pub(in crate::edge) fn into_fault(self) -> TokenFault {
         self.fault
     }
@@ -452,7 +452,7 @@ mod tests {
         assert_eq!(quoted(b"/ws/eyJhbGciOi.x.y"), "\"/ws/(...)\"");
         assert_eq!(quoted(b"/ws;%54oken=abc"), "\"/ws;(...)\"");
         assert_eq!(quoted(b"websocket, eyJhbGciOi.x.y"), "\"websocket, (...)\"");
-        // One that begins behind what is shown is not shown either.
+        // One that begins behind the shown part is not shown either.
         let late = format!("/{}/token=abc", "x".repeat(SHOWN));
         assert_eq!(quoted(late.as_bytes()), format!("\"/{}...\"", "x".repeat(SHOWN - 1)));
     }

@@ -58,6 +58,8 @@ pub(super) async fn answer(
     }
 }
 
+/// Dispatches one request. Paths of WebSockets come first: they are configured, and no route
+/// may be one of them.
 async fn respond(
     driver: &Shared,
     site: &EdgeConfig,
@@ -102,6 +104,7 @@ fn not_admitted(refused: origin::OriginRefusal) -> Box<Denial> {
     Denial::new(refused.reason, refused.message)
 }
 
+/// Denies a path that has no route, reserved ones included.
 fn not_found(method: &Method, path: &str) -> Box<Denial> {
     let (method, path) = (quoted(method.as_str().as_bytes()), quoted(path.as_bytes()));
     let line = format!("{method} {path}: there is nothing at this path");
@@ -214,6 +217,7 @@ async fn ask(driver: &Shared, request: protocol::Request) -> Denied<Reply> {
     }
 }
 
+/// The hub's answer. Without one the driver is gone, and with it the daemon.
 async fn answer_of_hub(driver: &Shared, request: protocol::Request) -> Denied<HttpAnswer> {
     let waiting = driver.borrow_mut().ask(request);
     waiting.recv().await.map_err(|_| ending())
@@ -234,6 +238,8 @@ async fn statistics(driver: &Shared) -> Denied<Box<Statistics>> {
     }
 }
 
+/// Answers with the statistics: all of them with a secret or an administrator's token, two to
+/// programs on this machine without one.
 async fn stats(
     driver: &Shared,
     site: &EdgeConfig,
@@ -259,6 +265,7 @@ async fn stats(
     Ok(json(StatusCode::OK, body))
 }
 
+/// Answers with the metrics page, to everybody if the configuration says so.
 async fn metrics(
     driver: &Shared,
     site: &EdgeConfig,
@@ -425,6 +432,8 @@ pub(super) fn text(token: &[u8]) -> &str {
     std::str::from_utf8(token).unwrap_or_default()
 }
 
+/// Whether the bearer has a secret. A wrong one is not counted here: the request goes on to
+/// [`check_authorization`], which counts it.
 fn has_secret<B>(site: &EdgeConfig, request: &Request<B>) -> bool {
     bearer(request).is_some_and(|secret| site.secrets.matches(secret))
 }
@@ -436,6 +445,7 @@ fn is_json(kind: &HeaderValue) -> bool {
     essence.eq_ignore_ascii_case("application/json") || essence.ends_with("+json")
 }
 
+/// The status of a refusal by the hub.
 fn status(code: Code) -> StatusCode {
     match code {
         Code::BadJson | Code::BadRequest | Code::UnknownAction | Code::TooLarge => StatusCode::BAD_REQUEST,

@@ -30,7 +30,7 @@ fn install() {
     static DONE: Once = Once::new();
     DONE.call_once(|| {
         let is_first = OURS.install_default().is_ok();
-        debug_assert!(is_first, "somebody else has chosen another cryptography");
+        debug_assert!(is_first, "another provider is installed already");
     });
 }
 

@@ -131,12 +131,12 @@ fn ed(key: &EdKey) -> DecodingKey {
     DecodingKey::from_ed_der(key.as_bytes())
 }
 
-/// What is looked at of a certificate (RFC 5280, section 4.1). What a whole reader of
-/// certificates would add, 30 kB of names and extensions, is not.
+/// The parts of a certificate that count (RFC 5280, section 4.1). A complete parser would add
+/// 30 kB of names and extensions.
 struct Certificate<'a> {
     issuer: &'a [u8],
     subject: &'a [u8],
-    /// As in a file of its own.
+    /// In the form of a file with a public key.
     key: &'a [u8],
 }
 
@@ -167,9 +167,9 @@ const CERTIFICATE: &str = "CERTIFICATE";
 
 const UNREADABLE: &str = "it holds a certificate that cannot be read";
 
-/// Whether a file has one key to verify with: once or more often, or certified, with the
-/// certificates behind it that vouch for that one (a chain, as authorities send it). Of two keys
-/// one would not be used, and nobody would know which.
+/// Checks that a file has one key to verify with: once or more often, or certified, followed by
+/// the certificates of its issuers (a chain, as authorities send it). Of two keys one would not
+/// be used, without any sign of which.
 fn check_single_key(blocks: &[PemBlock<'_>]) -> Result<(), String> {
     let certificates = blocks.iter().filter(|(label, _)| *label == CERTIFICATE);
     let read = certificates.map(|(_, der)| der.as_deref().and_then(Certificate::read));
@@ -257,7 +257,7 @@ impl Verifier<Vec<u8>> for PublicKey {
     }
 }
 
-/// A message as RSA signs it. What is generic ends here: the arithmetic is there once for
+/// A message as RSA signs it. The generic code ends here: the arithmetic is compiled once for
 /// all digests.
 struct Hashed {
     digest: Vec<u8>,
