@@ -1,6 +1,6 @@
 //! Header and claims of a token as JSON: their types and bounds.
 //!
-//! Nothing here is proven: signatures are checked with [`keys`](super::keys), times in
+//! Nothing here is proven: signatures are checked by `keys`, times in
 //! [`jwt`](super::jwt).
 
 use std::collections::{BTreeMap, BTreeSet};

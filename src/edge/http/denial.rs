@@ -1,7 +1,7 @@
 //! Denial of a request: its HTTP response, its count and its log line.
 //!
 //! The response holds nothing of the request. The log quotes the request, but no more of it
-//! than [`quoted`] allows.
+//! than `quoted` allows.
 
 use std::borrow::Cow;
 use std::fmt;
