@@ -21,8 +21,8 @@ use crate::config::file_owner::{Account, Purpose, User, explained};
 use crate::config::{Config, ConfigError, Loaded, Problem, paths};
 use crate::edge::auth::revocation;
 use crate::edge::auth::secret_file;
-use crate::edge::driver::config::EdgeConfig;
-use crate::edge::net::listeners;
+use crate::edge::config::EdgeConfig;
+use crate::edge::net::bind;
 
 /// The user that packages make for the daemon.
 const USER: &str = "wshubd";
@@ -292,7 +292,7 @@ impl Trial {
     /// one cannot be had.
     fn addresses(&mut self, config: &Config) {
         for &address in &config.listen.http {
-            match listeners::bind_tcp(address, &config.listen.http) {
+            match bind::bind_tcp(address, &config.listen.http) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                     self.untried

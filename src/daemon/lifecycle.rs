@@ -3,7 +3,6 @@
 //!
 //! Knows what has to be done before either. Does not know how it is done.
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::IsTerminal;
@@ -20,12 +19,13 @@ use smol::{LocalExecutor, Timer};
 use super::FAREWELL;
 use super::reload::Reloader;
 use crate::edge::clock;
-use crate::edge::driver::{Driver, Shared};
-use crate::edge::driver::{event_loop, revocations};
+use crate::edge::driver::{Shared, revocations};
+use crate::edge::event_loop::Edge;
 use crate::edge::handover;
 use crate::edge::handover::drain;
-use crate::edge::handover::{Sent, Unavailable, Way, exec};
-use crate::edge::net::listeners::Listeners;
+use crate::edge::handover::{SentPackage, Transport, exec};
+use crate::edge::net::bind::Unavailable;
+use crate::edge::net::listeners::SharedListeners;
 use crate::edge::net::signal_mask;
 use crate::edge::systemd::Notify;
 use crate::hub::Input;
@@ -97,39 +97,29 @@ impl Wishes {
 
 /// Runs until something ends this program: why it stops, or nothing where another
 /// process has everything.
-pub(super) fn work(
-    mut wishes: Wishes,
-    program: &Rc<Path>,
-    lock: &File,
-    driver: &Shared,
-    doors: &Rc<RefCell<Listeners>>,
-) -> Option<&'static str> {
+pub(super) fn work(mut wishes: Wishes, program: &Rc<Path>, lock: &File, edge: &Edge) -> Option<&'static str> {
     let executor = Rc::new(LocalExecutor::new());
-    let _writer = executor.spawn(revocations::serve(driver.clone()));
+    let _writer = executor.spawn(revocations::serve(edge.driver.clone()));
     loop {
         // As a task of its own it is polled when a signal comes, not at every turn.
-        let next = await_wish(wishes, program.clone(), driver.clone(), doors.clone());
-        wishes = match event_loop::run(driver, doors, &executor, executor.spawn(next)) {
+        let next = await_wish(wishes, program.clone(), edge.clone());
+        wishes = match edge.run(&executor, executor.spawn(next)) {
             (_, Next::End(cause)) => return Some(cause),
-            (_, Next::Process) if leave_to_systemd(&mut driver.borrow_mut(), &doors.borrow()) => return None,
+            (_, Next::Process) if leave_to_systemd(edge) => return None,
             (_, Next::Process) => {
-                event_loop::run(driver, doors, &executor, stop(driver, doors, Close::Restarting));
+                edge.run(&executor, stop(edge, Close::Restarting));
                 return Some("SIGTERM");
             }
             (wishes, Next::Program) => wishes,
         };
-        become_next(program, &mut driver.borrow_mut(), &mut doors.borrow_mut(), lock);
+        become_next(program, edge, lock);
     }
 }
 
 /// Does what is wanted until it ends this program, and then what has to be done
 /// while the loop still turns.
-async fn await_wish(
-    mut wishes: Wishes,
-    program: Rc<Path>,
-    driver: Shared,
-    doors: Rc<RefCell<Listeners>>,
-) -> (Wishes, Next) {
+async fn await_wish(mut wishes: Wishes, program: Rc<Path>, edge: Edge) -> (Wishes, Next) {
+    let Edge { driver, listeners, status, .. } = &edge;
     let mut restarts_until = Moment::default();
     let mut waiting = VecDeque::new();
     loop {
@@ -142,14 +132,14 @@ async fn await_wish(
         waiting.extend(all_that_wait(&mut wishes.signals).await);
         let is_announced = |waiting: &VecDeque<Signal>| waiting.contains(&Signal::Usr1);
         match signal {
-            None => wishes.reloader.reload(&driver, &mut doors.borrow_mut()),
+            None => wishes.reloader.reload(&edge),
             Some(Signal::Hup) if !wishes.has_lost_terminal() => {
-                wishes.reloader.reload(&driver, &mut doors.borrow_mut());
+                wishes.reloader.reload(&edge);
             }
             Some(Signal::Usr1) => restarts_until = clock::now().moment + ANNOUNCED,
-            Some(Signal::Usr2) => match may_go_on(&program, &wishes.reloader, &doors).await {
+            Some(Signal::Usr2) => match may_go_on(&program, &wishes.reloader, listeners).await {
                 Ok(()) => {
-                    drain::clear_doors(&driver, &doors).await;
+                    drain::drain(driver, listeners).await;
                     signal_mask::hold();
                     // What came meanwhile was for this program.
                     waiting.extend(all_that_wait(&mut wishes.signals).await);
@@ -158,26 +148,26 @@ async fn await_wish(
                         return (wishes, Next::Program);
                     }
                     signal_mask::let_in();
-                    doors.borrow_mut().resume(&driver.borrow().links.epoll);
+                    listeners.borrow_mut().resume(driver.borrow().epoll());
                 }
                 Err(why) => log::error!("SIGUSR2: nothing is handed over: {why}"),
             },
             Some(Signal::Term) if clock::now().moment < restarts_until || is_announced(&waiting) => {
-                let listeners = wishes.reloader.open_for_next(&mut doors.borrow_mut());
-                if let Err(Unavailable { why, is_taken: true }) = listeners {
+                let opened = wishes.reloader.open_for_next(&mut listeners.borrow_mut());
+                if let Err(Unavailable { why, is_taken: true }) = opened {
                     log::error!(
                         "the next process would not start, so this restart ends all connections: {why}"
                     );
-                    stop(&driver, &doors, Close::Restarting).await;
+                    stop(&edge, Close::Restarting).await;
                     return (wishes, Next::End(cause(Signal::Term)));
                 }
-                driver.borrow_mut().notify_restarting();
-                write_out(&driver).await;
-                drain::clear_doors(&driver, &doors).await;
+                status.restarting();
+                write_out(driver).await;
+                drain::drain(driver, listeners).await;
                 return (wishes, Next::Process);
             }
             Some(signal) => {
-                stop(&driver, &doors, Close::ShuttingDown).await;
+                stop(&edge, Close::ShuttingDown).await;
                 return (wishes, Next::End(cause(signal)));
             }
         }
@@ -186,15 +176,11 @@ async fn await_wish(
 
 /// Makes sure that the next program would start and go on with what this one has, and opens
 /// for it what it listens at: nobody could take back what is handed over to one that does not.
-async fn may_go_on(
-    program: &Path,
-    reloader: &Reloader,
-    doors: &Rc<RefCell<Listeners>>,
-) -> Result<(), String> {
+async fn may_go_on(program: &Path, reloader: &Reloader, listeners: &SharedListeners) -> Result<(), String> {
     // Its line says more than that of a program which reads the same.
     reloader.may_be_succeeded().map_err(|error| error.to_string().replace('\n', "; "))?;
     drain::check(program).await?;
-    reloader.open_for_next(&mut doors.borrow_mut()).map_err(|unavailable| unavailable.why)
+    reloader.open_for_next(&mut listeners.borrow_mut()).map_err(|unavailable| unavailable.why)
 }
 
 /// Has the disk write what it is owed, for as long as that may take. Who is still at it
@@ -227,19 +213,20 @@ fn cause(signal: Signal) -> &'static str {
     }
 }
 
-/// For a daemon that has connections and no doors: they are told to come back.
-pub(super) fn say_goodbye(driver: &Shared, doors: &Rc<RefCell<Listeners>>) {
+/// For a daemon that has connections and no listeners: they are closed, and asked to come back.
+pub(super) fn close_all(edge: &Edge) {
     let executor = Rc::new(LocalExecutor::new());
-    event_loop::run(driver, doors, &executor, stop(driver, doors, Close::Restarting));
+    edge.run(&executor, stop(edge, Close::Restarting));
 }
 
-/// Says goodbye to everybody, and lets them read it.
-async fn stop(driver: &Shared, doors: &Rc<RefCell<Listeners>>, close: Close) {
-    doors.borrow_mut().close();
-    driver.borrow_mut().notify_stopping(FAREWELL);
-    driver.borrow_mut().told(Input::Stopping { close });
+/// Closes all connections, and lets their peers read that.
+async fn stop(edge: &Edge, close: Close) {
+    let Edge { driver, listeners, status, .. } = edge;
+    listeners.borrow_mut().close();
+    status.stopping(clock::now().moment, FAREWELL);
+    driver.borrow_mut().handle(Input::Stopping { close });
     let deadline = clock::now().moment + FAREWELL;
-    let is_done = || driver.borrow().is_idle() && !doors.borrow().guests().borrow().are_served();
+    let is_done = || driver.borrow().is_idle() && !listeners.borrow().pending().borrow().is_serving();
     while !is_done() && clock::now().moment < deadline {
         Timer::after(LOOK_AGAIN).await;
     }
@@ -247,23 +234,25 @@ async fn stop(driver: &Shared, doors: &Rc<RefCell<Listeners>>, close: Close) {
 
 /// Goes on in the program that is in our file now. Returns only if that fails;
 /// then this one goes on as if nothing had happened.
-fn become_next(program: &Path, driver: &mut Driver, doors: &mut Listeners, lock: &File) {
-    let error = match handover::pack(driver, doors, Way::InPlace(lock)) {
-        Ok(Sent { parcel, .. }) => exec::become_next(program, &parcel),
+fn become_next(program: &Path, edge: &Edge, lock: &File) {
+    let (mut driver, mut listeners) = (edge.driver.borrow_mut(), edge.listeners.borrow_mut());
+    let error = match handover::pack(&mut driver, &listeners, Transport::Exec(lock)) {
+        Ok(SentPackage { package, .. }) => exec::become_next(program, &package),
         Err(error) => error,
     };
     log::error!("nothing is handed over to {}: {error}; this daemon goes on", program.display());
-    doors.resume(&driver.links.epoll);
+    listeners.resume(driver.epoll());
     signal_mask::let_in();
 }
 
 /// Leaves everything to the process that systemd starts next. False if it does not
 /// take it: then this one has to say goodbye.
-fn leave_to_systemd(driver: &mut Driver, doors: &Listeners) -> bool {
+fn leave_to_systemd(edge: &Edge) -> bool {
     let Some(notify) = Notify::of_process() else { return false };
+    let mut driver = edge.driver.borrow_mut();
     let count = driver.connections();
-    let given = handover::pack(driver, doors, Way::Systemd);
-    match given.and_then(|sent| handover::fd_store::give(notify, sent)) {
+    let packed = handover::pack(&mut driver, &edge.listeners.borrow(), Transport::Systemd);
+    match packed.and_then(|sent| handover::fd_store::give(notify, sent)) {
         Ok(()) => log::info!("handed {count} connections over to the next process"),
         Err(error) => {
             log::error!("nothing is handed over: {error}; connections are told to come back");

@@ -28,10 +28,11 @@ use crate::edge::auth::revocation;
 use crate::edge::auth::revocation::file::RevocationFile;
 use crate::edge::auth::secret_file;
 use crate::edge::clock;
+use crate::edge::config::EdgeConfig;
 use crate::edge::driver::Driver;
-use crate::edge::driver::config::EdgeConfig;
+use crate::edge::event_loop::Edge;
 use crate::edge::handover;
-use crate::edge::handover::{Arrival, exec};
+use crate::edge::handover::{ReceivedHandover, TakenOver, exec};
 use crate::edge::net::epoll::Epoll;
 use crate::edge::net::listeners::Listeners;
 use crate::edge::net::{fd_limit, signal_mask};
@@ -39,7 +40,7 @@ use crate::edge::store;
 use crate::edge::store::checkpoint;
 use crate::edge::store::checkpoint::CheckpointFile;
 use crate::edge::store::{Engine, Store};
-use crate::edge::systemd::{ListenFds, Notify, StatusNotifier};
+use crate::edge::systemd::{ListenFds, Notify, Status};
 use crate::hub::{Hub, Settings};
 use crate::protocol::Close;
 pub use error::Error;
@@ -75,65 +76,66 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
     fd_limit::raise_limit();
     let terminal = Terminal::of_process();
-    let (passed, mut arrival) = given()?;
+    let (passed, mut received) = receive()?;
     let config = &loaded.config.clone();
-    let secured = secure(&loaded, passed, &mut arrival);
-    let Secured { program, lock, epoll, doors, opened, signals, site, revocations } =
-        secured.inspect_err(|_| give_back(&mut arrival, store_options(config)))?;
-    tell_doubts(&loaded, &site);
-    let Begun { hub, store, uses_remains } = begin(config, &lock, &mut arrival);
-    let mut driver = Driver::new(hub, store, Rc::new(site), epoll);
-    if let Some(notify) = Notify::of_process() {
-        driver.report_to(StatusNotifier::new(notify));
-    }
+    let secured = secure(&loaded, passed, &mut received);
+    let Secured { program, lock, epoll, listeners, opened, signals, edge_config, revocations } =
+        secured.inspect_err(|_| give_back(&mut received, store_options(config)))?;
+    tell_doubts(&loaded, &edge_config);
+    let Begun { hub, store, uses_remains } = begin(config, &lock, &mut received);
+    let EdgeConfig { accept, driver: driver_config, http } = edge_config;
+    let mut driver = Driver::new(hub, store, Rc::new(driver_config), epoll);
+    let status = Status::new(Notify::of_process());
     driver.keep_revocations(revocations);
-    let taken_over = driver.adopt(&mut arrival);
+    let taken_over = received.take_over(&mut driver);
     if taken_over.is_none() {
-        driver.load(LOADING, &config.positions());
+        driver.load(LOADING, &config.positions(), &mut |now| {
+            status.takes_longer(now, "reading what is kept");
+        });
     }
-    driver.send_away(&mut arrival, Close::Restarting);
-    let driver = Rc::new(RefCell::new(driver));
-    let doors = Rc::new(RefCell::new(doors));
+    received.close_unusable(&mut driver, Close::Restarting);
+    let edge = Edge::new(driver, listeners, http, accept, status);
     // The last that may fail.
     forget(&config.state.directory, uses_remains).inspect_err(|_| {
-        lifecycle::say_goodbye(&driver, &doors);
+        lifecycle::close_all(&edge);
         if taken_over.is_some() {
-            leave(&mut driver.borrow_mut(), &config.state.directory);
+            leave(&edge, &config.state.directory);
         }
     })?;
-    // Before anybody hears of a new position.
-    driver.borrow_mut().follow_from(&config.positions());
+    // Before any peer receives a new position.
+    edge.driver.borrow_mut().begin_recording(&config.positions());
     if taken_over.is_some() {
-        driver.borrow_mut().expel_revoked();
-        driver.borrow_mut().go_on();
+        edge.driver.borrow_mut().expel_revoked();
+        edge.driver.borrow_mut().go_on();
     }
     // Now that all is open that the daemon needs.
-    let open = driver.borrow().connections() + arrival.guests.len();
+    let open = edge.driver.borrow().connections() + received.pending();
     if let Some(warning) = fd_limit::warning(config.limits.connections, open) {
         log::warn!("{warning}");
     }
-    // Before anybody is told that it runs: whoever stops it then is heard.
+    // Before it is reported that it runs: a signal that stops it then is handled.
     signal_mask::let_in();
     log::info!("started: {}", opened.told);
-    doors.borrow_mut().settle_in(&mut arrival, &driver.borrow());
-    if let Some((count, since)) = taken_over {
+    edge.import_pending(received.take_pending());
+    if let Some(TakenOver { count, since }) = taken_over {
         let silence = clock::now().moment.since(since).as_millis();
         log::info!("took over {count} connections, which waited for {silence} ms");
     }
-    driver.borrow_mut().notify_ready();
+    edge.notify_ready();
     let reloader = Reloader::new(source, loaded, opened.addresses, opened.overruled);
-    let wishes = Wishes::new(signals, driver.borrow().reload_bell(), reloader, terminal);
-    let Some(cause) = work(wishes, &program, &lock, &driver, &doors) else { return Ok(()) };
+    let reloads = edge.driver.borrow().reload_trigger();
+    let wishes = Wishes::new(signals, reloads, reloader, terminal);
+    let Some(cause) = work(wishes, &program, &lock, &edge) else { return Ok(()) };
     if config.state.store == StoreKind::Sled {
-        leave(&mut driver.borrow_mut(), &config.state.directory);
+        leave(&edge, &config.state.directory);
     }
     log::info!("stopped by {cause}");
     Ok(())
 }
 
 /// Says what keeps nobody from starting, and is seldom meant.
-fn tell_doubts(loaded: &Loaded, site: &EdgeConfig) {
-    for warning in site.warnings().chain(loaded.foreign_variables()) {
+fn tell_doubts(loaded: &Loaded, edge_config: &EdgeConfig) {
+    for warning in edge_config.warnings().into_iter().chain(loaded.foreign_variables()) {
         log::warn!("{warning}");
     }
     for problem in ownership::denied(&loaded.config) {
@@ -144,17 +146,17 @@ fn tell_doubts(loaded: &Loaded, site: &EdgeConfig) {
 /// For a process that will not become a daemon: those who were handed over to it are
 /// told to come back, and what was handed over goes to the disk.
 pub fn turn_away() {
-    if let Ok((_, mut arrival)) = given() {
-        give_back(&mut arrival, None);
+    if let Ok((_, mut received)) = receive() {
+        give_back(&mut received, None);
     }
 }
 
 /// What systemd has passed, and what the process before this one has left. To be asked
 /// for once.
-fn given() -> Result<(ListenFds, Arrival), Error> {
+fn receive() -> Result<(ListenFds, ReceivedHandover), Error> {
     let mut passed = ListenFds::of_process().map_err(|error| Error::Passed("LISTEN_FDS", error))?;
-    let arrival = exec::arrival().or_else(|| handover::fd_store::arrival(&mut passed));
-    Ok((passed, arrival.unwrap_or_default()))
+    let received = exec::receive().or_else(|| handover::fd_store::receive(&mut passed));
+    Ok((passed, received.unwrap_or_default()))
 }
 
 /// What a process has that may become the daemon: nobody else has any of it.
@@ -162,41 +164,42 @@ struct Secured {
     program: Rc<Path>,
     lock: File,
     epoll: Epoll,
-    doors: Listeners,
+    listeners: Listeners,
     opened: Opened,
     signals: Signals,
-    site: EdgeConfig,
+    edge_config: EdgeConfig,
     revocations: RevocationFile,
 }
 
 /// Takes the state directory and opens all listeners; then makes sure that keys and
 /// secrets are there.
-fn secure(loaded: &Loaded, passed: ListenFds, arrival: &mut Arrival) -> Result<Secured, Error> {
+fn secure(loaded: &Loaded, passed: ListenFds, received: &mut ReceivedHandover) -> Result<Secured, Error> {
     let Config { auth, state, .. } = &loaded.config;
     let mut passed = passed;
-    passed.extend(arrival.passed());
+    passed.extend(received.take_passed());
     let program = exec::program().map_err(Error::Program)?.into();
     let signals = [Signal::Term, Signal::Int, Signal::Hup, Signal::Usr1, Signal::Usr2];
     let signals = Signals::new(signals).map_err(Error::Signals)?;
     paths::create_directory(&state.directory, Purpose::State)?;
-    let lock = lock(&state.directory, arrival.lock.as_ref())?;
+    let lock = lock(&state.directory, received.lock())?;
     let epoll = Epoll::new().map_err(Error::Wait)?;
-    let mut doors = Listeners::default();
-    doors.inherit(arrival);
-    let opened = listeners::open(&loaded.config, passed, &mut doors, &epoll);
+    let mut listeners = Listeners::default();
+    listeners.inherit(received.take_listeners());
+    let opened = listeners::open(&loaded.config, passed, &mut listeners, &epoll);
     let ready = opened.and_then(|opened| {
         // A disk that is full for a moment is no mistake of whoever configures.
         secret_file::generate_missing(auth, &state.directory)?;
-        let mut site = EdgeConfig::open(loaded).map_err(|error| Error::of_site(error, &state.directory))?;
+        let mut edge_config =
+            EdgeConfig::open(loaded).map_err(|error| Error::of_site(error, &state.directory))?;
         let (revoked, revocations) = revocation::file::open(&state.directory)?;
-        site.verifier.heed(Rc::new(RefCell::new(revoked)));
-        // Who connects as soon as that is possible finds keys and secrets.
-        doors.begin_listening().map_err(|(address, error)| Error::Listen(address, error))?;
-        Ok((opened, site, revocations))
+        edge_config.driver.verifier.heed(Rc::new(RefCell::new(revoked)));
+        // A client that connects as soon as that is possible finds keys and secrets.
+        listeners.begin_listening().map_err(|(address, error)| Error::Listen(address, error))?;
+        Ok((opened, edge_config, revocations))
     });
-    let (opened, site, revocations) = ready.inspect_err(|_| doors.close())?;
-    arrival.lock = None;
-    Ok(Secured { program, lock, epoll, doors, opened, signals, site, revocations })
+    let (opened, edge_config, revocations) = ready.inspect_err(|_| listeners.close())?;
+    received.release_lock();
+    Ok(Secured { program, lock, epoll, listeners, opened, signals, edge_config, revocations })
 }
 
 /// What the daemon begins with.
@@ -209,17 +212,17 @@ struct Begun {
 
 /// A hub and a store that go on where those of another process were, or from what a
 /// clean stop has left, or anew.
-fn begin(config: &Config, lock: &File, arrival: &mut Arrival) -> Begun {
+fn begin(config: &Config, lock: &File, received: &mut ReceivedHandover) -> Begun {
     let settings = config.hub_settings();
-    if let Some((hub, store)) = arrival.revive(&settings, store_options(config)) {
+    if let Some((hub, store)) = received.revive(&settings, store_options(config)) {
         return Begun { hub, store, uses_remains: false };
     }
-    if let Some(unused) = arrival.unused() {
+    if let Some(unused) = received.take_unused() {
         unused_state::save(unused, store_options(config), Some(lock));
     }
     let left = left(&config.state.directory);
     let mut store = store(config);
-    if left.is_none() && !arrival.has_come() && store.is_left_behind(&config.positions()) {
+    if left.is_none() && !received.has_come() && store.is_left_behind(&config.positions()) {
         log::warn!(
             "the daemon before this one has not stopped but ended, and handed nothing over: its connections \
              are lost, and what no disk had"
@@ -229,10 +232,10 @@ fn begin(config: &Config, lock: &File, arrival: &mut Arrival) -> Begun {
 }
 
 /// For a process that does not become the daemon.
-fn give_back(arrival: &mut Arrival, options: Option<store::Options>) {
-    arrival.turn_away(Close::Restarting);
-    if let Some(unused) = arrival.unused() {
-        unused_state::save(unused, options, arrival.lock.as_ref());
+fn give_back(received: &mut ReceivedHandover, options: Option<store::Options>) {
+    received.close_all(Close::Restarting);
+    if let Some(unused) = received.take_unused() {
+        unused_state::save(unused, options, received.lock());
     }
 }
 
@@ -278,8 +281,9 @@ fn hub(settings: Settings, store: &mut Store, left: Option<&CheckpointFile>) -> 
 }
 
 /// Writes what is to outlive the daemon.
-fn leave(driver: &mut Driver, directory: &Path) {
-    let lost = driver.save(SAVING);
+fn leave(edge: &Edge, directory: &Path) {
+    let mut driver = edge.driver.borrow_mut();
+    let lost = driver.save(SAVING, &mut |now| edge.status.takes_longer(now, "writing what is kept"));
     if lost > 0 {
         let why = driver.trouble().unwrap_or("the disk is too slow");
         log::error!("{lost} messages are lost with this process: {why}");

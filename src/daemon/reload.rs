@@ -11,15 +11,14 @@
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::rc::Rc;
 
 use crate::config::{Change, Config, ConfigError, Environment, Loaded, Problem};
 use crate::daemon;
 use crate::edge::auth::secret_file;
 use crate::edge::clock;
-use crate::edge::driver::Shared;
-use crate::edge::driver::config::EdgeConfig;
-use crate::edge::handover::Unavailable;
+use crate::edge::config::EdgeConfig;
+use crate::edge::event_loop::Edge;
+use crate::edge::net::bind::Unavailable;
 use crate::edge::net::fd_limit;
 use crate::edge::net::listeners::Listeners;
 use crate::logging;
@@ -85,8 +84,8 @@ impl Reloader {
     }
 
     /// Reloads, writes a line about it, and answers those who have asked.
-    pub(crate) fn reload(&mut self, driver: &Shared, doors: &mut Listeners) {
-        let outcome = self.take_over(driver, doors);
+    pub(crate) fn reload(&mut self, edge: &Edge) {
+        let outcome = self.take_over(edge);
         match &outcome {
             Ok(reloaded) => log::info!("reloaded: {}", summary(&reloaded.changed)),
             Err(error) => {
@@ -98,10 +97,10 @@ impl Reloader {
         for warning in outcome.iter().flat_map(|reloaded| &reloaded.warnings) {
             log::warn!("{warning}");
         }
-        driver.borrow_mut().answer_reload(&outcome.map_err(|error| error.to_string()));
+        edge.driver.borrow_mut().answer_reload(&outcome.map_err(|error| error.to_string()));
     }
 
-    fn take_over(&mut self, driver: &Shared, doors: &mut Listeners) -> Result<Reloaded, ConfigError> {
+    fn take_over(&mut self, edge: &Edge) -> Result<Reloaded, ConfigError> {
         let (file, environment) = (self.source.file.as_deref(), &self.source.environment);
         let mut next = Config::load_again(file, environment)?;
         let (changes, mut problems) = match next.succeed(&self.loaded, &self.overruled) {
@@ -113,25 +112,23 @@ impl Reloader {
         ConfigError::unless_empty(problems)?;
         let Config { auth, state, .. } = &next.config;
         secret_file::generate_missing(auth, &state.directory)?;
-        let mut site = EdgeConfig::open(&next)?;
-        let before = driver.borrow().site.clone();
-        site.succeed(&before);
-        let files = site.files_changed(&before);
-        let shortened = site.revocations_shortened(&before, clock::now().wall);
-        let patience = site.patience;
+        let mut opened = EdgeConfig::open(&next)?;
+        let before = edge.config();
+        opened.inherit(&before);
+        let files = opened.files_changed(&before);
+        let shortened = opened.driver.revocations_shortened(before.driver(), clock::now().wall);
+        let edge_warnings = opened.warnings();
         let config = &next.config;
-        let mut working = driver.borrow_mut();
-        working.configure(Rc::new(site), config.hub_settings(), daemon::store_options(config));
-        doors.hurry(working.moment() + patience);
+        edge.configure(opened, config.hub_settings(), daemon::store_options(config));
         logging::set_level(config.log);
         let entry = |Change { setting, from, to }| ChangeEntry::Setting { setting, from, to };
         let file = |file: PathBuf| ChangeEntry::File { file: file.display().to_string() };
         let changed = changes.into_iter().map(entry).chain(files.into_iter().map(file)).collect();
         let is_passed = self.overruled.contains(&daemon::HTTP_SETTING);
         let inert = is_passed.then(|| daemon::overruling(&config.listen.http, &self.addresses)).flatten();
-        let open = working.connections() + doors.guests().borrow().count();
+        let open = edge.connections();
         let limits = fd_limit::warning(config.limits.connections, open);
-        let warnings = config.warnings_at(&self.addresses).into_iter().chain(working.site.warnings());
+        let warnings = config.warnings_at(&self.addresses).into_iter().chain(edge_warnings);
         let warnings = warnings.chain(shortened).chain(inert).chain(limits).collect();
         self.loaded = next;
         Ok(Reloaded { changed, warnings })

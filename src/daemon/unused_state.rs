@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::{SAVING, lock};
 use crate::edge::clock;
-use crate::edge::handover::State;
+use crate::edge::handover::UnusedState;
 use crate::edge::store;
 use crate::edge::store::checkpoint;
 use crate::edge::store::{Engine, Store, StoreContext};
@@ -21,7 +21,7 @@ use crate::hub::{Effects, Hub, Input, Settings, StoreEvent};
 /// Writes a state to the directory that it came from, which is locked for that;
 /// `options` count if they are for that directory, and `kept` is a lock that this
 /// process has already.
-pub(super) fn save(state: State, options: Option<store::Options>, kept: Option<&File>) {
+pub(super) fn save(state: UnusedState, options: Option<store::Options>, kept: Option<&File>) {
     match write(state, options, kept) {
         Ok(None) => {}
         Ok(Some(directory)) => log::info!("what was handed over is in {} now", directory.display()),
@@ -31,11 +31,11 @@ pub(super) fn save(state: State, options: Option<store::Options>, kept: Option<&
 
 /// Where it is then; nowhere, if it was never to be on a disk.
 fn write(
-    state: State,
+    state: UnusedState,
     options: Option<store::Options>,
     kept: Option<&File>,
 ) -> Result<Option<PathBuf>, Box<dyn Error>> {
-    let State { hub, store } = state;
+    let UnusedState { hub, store } = state;
     let store = store?;
     let (Some(place), Some(engine)) = (Store::place(&store)?, Engine::built_in()) else { return Ok(None) };
     let directory = place.parent().unwrap_or(&place).to_owned();

@@ -10,3 +10,4 @@ pub mod jwt;
 pub(super) mod keys;
 pub mod revocation;
 pub mod secret_file;
+pub mod throttle;

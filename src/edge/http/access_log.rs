@@ -1,4 +1,5 @@
-//! The access log: a line for each request over HTTP and each end of a connection.
+//! Lines of the access log for requests over HTTP; those for ends of connections are the
+//! driver's.
 //!
 //! Knows what stands in a line; `[log] access` switches it. No query is in it, for a token may
 //! be. A request that no parser could read has a line as well, with `-` for what is not known
@@ -9,9 +10,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::denial::quoted;
-use crate::edge::driver::Driver;
-use crate::edge::net::connection::{End, Side};
-use crate::protocol::{Close, ConnectionId, UserId};
+use crate::protocol::UserId;
 
 /// A request that was answered.
 pub(in crate::edge) struct RequestLine<'a> {
@@ -58,36 +57,6 @@ pub(in crate::edge) fn method(said: &[u8]) -> Option<(&str, &[u8])> {
     let length = said.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
     let (method, rest) = said.split_at_checked(length).filter(|_| (3..=16).contains(&length))?;
     Some((std::str::from_utf8(method).ok()?, rest.strip_prefix(b" ")?))
-}
-
-impl Driver {
-    /// Writes down that a connection is gone.
-    pub(in crate::edge) fn log_end(
-        &mut self,
-        conn: ConnectionId,
-        user: Option<&UserId>,
-        lasted: Duration,
-        close: Option<Close>,
-    ) {
-        if !self.site.logs_access {
-            return;
-        }
-        let Some(link) = self.links.get(conn) else { return };
-        let is_worker = matches!(link.side, Side::Worker(_));
-        let from = match is_worker {
-            true => link.wire.pid().map_or("worker".to_owned(), |pid| format!("worker of pid {pid}")),
-            false => link.wire.address().unwrap_or_else(|| "-".to_owned()),
-        };
-        let seconds = lasted.as_secs_f64();
-        let (conn, user) = (conn.to_string(), Shown(user));
-        let (code, why) = match (close, link.end) {
-            (Some(close), _) | (None, End::Malformed(close)) => (close.code(), close.reason()),
-            (None, End::ByPeer) => (1000, "closed by its peer"),
-            // RFC 6455, section 7.4.1: no close frame came.
-            (None, End::Lost) => (1006, "its socket closed"),
-        };
-        log::info!("access: {from} {user} end of {conn}: {code} {why} after {seconds:.1} s");
-    }
 }
 
 /// A user, where there is one.

@@ -22,29 +22,46 @@ use smol::{Async, Timer};
 use smol_hyper::rt::{FuturesIo, SmolTimer};
 
 use super::access_log;
-use super::denial::{Denial, Reply, quoted};
+use super::config::HttpConfig;
+use super::denial::{Denial, Reply, dismiss, quoted};
 use super::forwarded::Source;
 use super::io::HttpIo;
 use super::upgrade::Admission;
 use super::{answer, too_slow};
 use crate::edge::clock;
 use crate::edge::driver::Shared;
-use crate::edge::driver::config::EdgeConfig;
 use crate::edge::net::mem_accounting::MemCharge;
-use crate::edge::net::pending_conns::ConnGuard;
+use crate::edge::net::pending_conns::{ConnGuard, LARGEST_HEAD, MOST_HEADERS};
 use crate::edge::net::socket::PeerSocket;
 use crate::hub::{Credentials, Peer, Rejection};
 use crate::protocol::{Reason, UserId};
 
-/// A request line and headers with a token in them, and room to spare.
-pub const LARGEST_HEAD: usize = 16 << 10;
+/// What a connection that is served takes in memory: hyper's buffers and state, and the task.
+/// 20.3 KiB measured between two requests, 28.2 KiB in the middle of a second head.
+pub const CONNECTION_MEMORY: usize = 24 << 10;
 
-/// More headers than any browser sends.
-pub const MOST_HEADERS: usize = 64;
+/// What all HTTP connections share.
+pub struct HttpContext {
+    driver: Shared,
+    config: RefCell<Rc<HttpConfig>>,
+}
 
-/// What a conversation takes in memory: hyper's buffers and state, and the task. 20.3 KiB
-/// measured between two requests, 28.2 KiB in the middle of a second head.
-pub const CONVERSATION: usize = 24 << 10;
+impl HttpContext {
+    /// Passes requests to this driver.
+    pub fn new(driver: Shared, config: HttpConfig) -> Self {
+        Self { driver, config: RefCell::new(Rc::new(config)) }
+    }
+
+    /// The configuration that holds for a request that comes now.
+    pub fn config(&self) -> Rc<HttpConfig> {
+        self.config.borrow().clone()
+    }
+
+    /// Goes on with another configuration.
+    pub fn configure(&self, config: HttpConfig) {
+        *self.config.borrow_mut() = Rc::new(config);
+    }
+}
 
 /// Who asks over HTTP.
 pub(in crate::edge) struct HttpConn {
@@ -83,7 +100,7 @@ enum Served {
 /// Serves a TCP connection that has begun to speak: any number of requests, or
 /// one upgrade. A head that comes in one piece is read, answered and forgotten at
 /// once, so that a thousand newcomers take the memory of one.
-pub async fn serve(driver: Shared, stream: Async<TcpStream>, stay: ConnGuard) {
+pub async fn serve(context: Rc<HttpContext>, stream: Async<TcpStream>, stay: ConnGuard) {
     // A peer that is gone already has no address.
     let (Ok(peer), Ok(own)) = (stream.get_ref().peer_addr(), stream.get_ref().local_addr()) else { return };
     let (peer, own) = (peer.ip(), own.ip());
@@ -91,16 +108,18 @@ pub async fn serve(driver: Shared, stream: Async<TcpStream>, stay: ConnGuard) {
     // Until something is asked it is the peer that does whatever is done.
     let source = Cell::new(Source::of_peer(peer));
     let caller = Rc::new(HttpConn { source, stay, is_ending, user });
-    let _load = MemCharge::of(CONVERSATION);
-    let site = driver.borrow().site.clone();
+    let _load = MemCharge::of(CONNECTION_MEMORY);
+    let site = context.config();
+    let driver = &context.driver;
     let admission = Rc::new(RefCell::new(None));
     let service = service_fn(|request| {
-        let (driver, admission, caller) = (driver.clone(), admission.clone(), caller.clone());
+        let (context, admission, caller) = (context.clone(), admission.clone(), caller.clone());
         Box::pin(async move {
             // Each request finds the keys and secrets that hold when it is made.
-            let site = driver.borrow().site.clone();
+            let site = context.config();
             caller.source.set(source_of(&site, peer, own, &request));
-            Ok::<_, std::convert::Infallible>(attend(&driver, &site, &caller, request, &admission).await)
+            let reply = attend(&context.driver, &site, &caller, request, &admission).await;
+            Ok::<_, std::convert::Infallible>(reply)
         })
     });
     let mut connection = hyper::server::conn::http1::Builder::new()
@@ -112,7 +131,7 @@ pub async fn serve(driver: Shared, stream: Async<TcpStream>, stay: ConnGuard) {
         .half_close(true)
         .serve_connection(FuturesIo::new(HttpIo::new(stream)), service);
     let mut life = ConnDeadline::new(&site);
-    let mut last = pin!(caller.stay.is_over());
+    let mut last = pin!(caller.stay.until_finish());
     let mut is_finishing = false;
     let served = poll_fn(|cx| match connection.poll_without_shutdown(cx) {
         Poll::Ready(Err(error)) => Poll::Ready(Served::Failed(error)),
@@ -135,7 +154,7 @@ pub async fn serve(driver: Shared, stream: Async<TcpStream>, stay: ConnGuard) {
     let parts = connection.into_parts();
     let stream = parts.io.into_inner().into_inner();
     if let Served::Failed(error) = served {
-        if !tell_failure(&driver, &error, &parts.read_buf, stream.get_ref(), peer) {
+        if !tell_failure(&context, &error, &parts.read_buf, stream.get_ref(), peer) {
             return;
         }
         return hang_up(&stream, &caller.stay).await;
@@ -150,7 +169,7 @@ pub async fn serve(driver: Shared, stream: Async<TcpStream>, stay: ConnGuard) {
 
 /// Where a request comes from. A proxy of this machine that nobody has named is told of:
 /// all who come through it are taken for one.
-fn source_of<B>(site: &EdgeConfig, peer: IpAddr, own: IpAddr, request: &Request<B>) -> Source {
+fn source_of<B>(site: &HttpConfig, peer: IpAddr, own: IpAddr, request: &Request<B>) -> Source {
     if site.proxies.is_to_be_told(peer, request.headers()) {
         let peer = peer.to_canonical();
         log::warn!(
@@ -164,7 +183,7 @@ fn source_of<B>(site: &EdgeConfig, peer: IpAddr, own: IpAddr, request: &Request<
 /// Answers one request, and writes it down where that is wanted.
 async fn attend(
     driver: &Shared,
-    site: &EdgeConfig,
+    site: &HttpConfig,
     caller: &HttpConn,
     request: Request<Incoming>,
     admission: &RefCell<Option<Admission>>,
@@ -205,29 +224,30 @@ enum Failed {
 
 /// Tells a peer why it was given up, where there is something to tell. False if it is gone.
 fn tell_failure(
-    driver: &Shared,
+    context: &HttpContext,
     error: &hyper::Error,
     read: &[u8],
     stream: &TcpStream,
     peer: IpAddr,
 ) -> bool {
-    match failed(driver, error, read) {
+    let config = context.config();
+    match failed(&config, error, read) {
         Failed::Silently => return false,
         Failed::Idle => {}
         Failed::For(denial) => {
             let said = (!is_about_length(error)).then_some(read);
-            driver.borrow_mut().dismiss(&denial, stream, peer.to_canonical(), said);
+            let mut driver = context.driver.borrow_mut();
+            dismiss(&mut driver, &config, &denial, stream, peer.to_canonical(), said);
         }
     }
     true
 }
 
-fn failed(driver: &Shared, error: &hyper::Error, read: &[u8]) -> Failed {
-    let site = driver.borrow().site.clone();
+fn failed(site: &HttpConfig, error: &hyper::Error, read: &[u8]) -> Failed {
     if error.is_timeout() {
         return match read {
             [] => Failed::Idle,
-            _ => Failed::For(half_a_head(&site)),
+            _ => Failed::For(half_a_head(site)),
         };
     }
     if !error.is_parse() {
@@ -236,8 +256,14 @@ fn failed(driver: &Shared, error: &hyper::Error, read: &[u8]) -> Failed {
     Failed::For(if error.is_parse_too_large() { too_long(read) } else { no_request(error, read) })
 }
 
-/// Refuses whoever has said a part of a head and took too long with the rest.
-pub(in crate::edge) fn half_a_head(site: &EdgeConfig) -> Box<Denial> {
+/// Refuses a connection for which there is no room.
+pub(in crate::edge) fn crowded(why: &str) -> Box<Denial> {
+    let denial = Denial::new(Reason::Overloaded, "too many HTTP connections are open");
+    denial.line(why.to_owned()).counted(Rejection::HandshakeTimeout)
+}
+
+/// Refuses a connection that has sent a part of a head and took too long with the rest.
+pub(in crate::edge) fn half_a_head(site: &HttpConfig) -> Box<Denial> {
     too_slow("the rest of the head", site).counted(Rejection::HandshakeTimeout)
 }
 
@@ -318,7 +344,7 @@ struct ConnDeadline {
 }
 
 impl ConnDeadline {
-    fn new(site: &EdgeConfig) -> Self {
+    fn new(site: &HttpConfig) -> Self {
         Self { timer: Timer::after(site.lifetime), is_over: false, patience: site.patience }
     }
 
@@ -370,6 +396,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Config, Environment};
+    use crate::edge::config::EdgeConfig;
     use crate::edge::driver::Driver;
     use crate::edge::net::epoll::Epoll;
     use crate::edge::net::pending_conns::PendingConns;
@@ -394,20 +421,27 @@ mod tests {
         let stream = Async::new(stream)?;
         let ours = Async::new(listener.accept()?.0)?;
         let hub = Hub::new(crate::hub::Settings::default(), 1);
-        let driver = Driver::new(hub, Store::in_memory(), Rc::new(site), Epoll::new()?);
+        let driver = Driver::new(hub, Store::in_memory(), Rc::new(site.driver), Epoll::new()?);
+        let context = HttpContext::new(Rc::new(RefCell::new(driver)), site.http);
         let guests = Rc::new(RefCell::new(PendingConns::default()));
-        let served = serve(Rc::new(RefCell::new(driver)), ours, ConnGuard::new(&guests, 1));
+        let served = serve(Rc::new(context), ours, ConnGuard::new(&guests, 1));
         Ok(smol::block_on(smol::future::zip(served, peer(stream))).1)
+    }
+
+    fn short_lived() -> EdgeConfig {
+        let mut site = site();
+        site.http.lifetime = Duration::ZERO;
+        site
     }
 
     #[test]
     fn a_kept_connection_lasts_for_a_minute() {
-        assert_eq!(site().lifetime, Duration::from_secs(60), "as PROTOCOL.md has it");
+        assert_eq!(site().http.lifetime, Duration::from_secs(60), "as PROTOCOL.md has it");
     }
 
     #[test]
     fn a_connection_past_its_time_answers_once_more_and_says_close() -> std::io::Result<()> {
-        let answers = serve_to(EdgeConfig { lifetime: Duration::ZERO, ..site() }, async |mut peer| {
+        let answers = serve_to(short_lived(), async |mut peer| {
             let mut first = [0; 1024];
             let length = peer.read(&mut first).await?;
             // Its time is over now, and this request was on its way.

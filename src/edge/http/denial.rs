@@ -4,9 +4,7 @@
 //! the log. Does not know when somebody is refused.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::fmt::Write;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, TcpStream};
 use std::time::Duration;
 
@@ -17,13 +15,11 @@ use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
 use super::access_log;
-use super::auth_throttle::{WINDOW, Who};
-use crate::edge::auth::error::TokenError;
+use super::config::HttpConfig;
 use crate::edge::driver::Driver;
-use crate::edge::driver::anomaly_log::about;
 use crate::edge::net::pending_conns;
-use crate::hub::{Anomaly, Effect, Rejection, TokenFault};
-use crate::protocol::{ConnectionId, Reason, Refusal, UserId};
+use crate::hub::Rejection;
+use crate::protocol::{Reason, Refusal};
 use crate::redaction::secret_at;
 
 /// An answer over HTTP.
@@ -229,172 +225,42 @@ pub(in crate::edge) fn quoted(sent: &[u8]) -> String {
     format!("\"{}{more}\"", shown.escape_debug())
 }
 
-/// Whether a token that is refused for that has a signature that holds.
-fn is_proven(reason: Reason) -> bool {
-    matches!(reason, Reason::TokenExpired | Reason::TokenNotYet | Reason::TokenRevoked)
+/// Counts a refusal over HTTP, and logs it.
+pub(in crate::edge) fn deny(driver: &mut Driver, denial: &Denial, from: IpAddr) {
+    if let Some(also) = denial.also {
+        driver.count_rejection(also);
+    }
+    match &denial.line {
+        Some(line) => driver.note_refusal(denial.reason, Some(from), line),
+        None => driver.note_refusal(denial.reason, Some(from), &denial.message),
+    }
 }
 
-/// A token that was refused, and what follows.
-pub(in crate::edge) struct RefusedToken {
-    pub(in crate::edge) fault: TokenFault,
-    /// Set where it was refused too often: for how long.
-    pub(in crate::edge) slowed: Option<Duration>,
-    /// It counts for the user that it names, and not for where it comes from.
-    pub(in crate::edge) of_user: bool,
-}
-
-impl Driver {
-    /// Counts a refusal over HTTP, and writes it down.
-    pub(in crate::edge) fn deny(&mut self, denial: &Denial, from: IpAddr) {
-        if let Some(also) = denial.also {
-            self.turned_away(also, None);
-        }
-        match &denial.line {
-            Some(line) => self.note_refusal(denial.reason, Some(from), line),
-            None => self.note_refusal(denial.reason, Some(from), &denial.message),
-        }
-    }
-
-    /// The same of one whose head was not read, or not whole: tells it so, which is the last that
-    /// it hears. `said` is the beginning of that head, unless that is gone.
-    pub(in crate::edge) fn dismiss(
-        &mut self,
-        denial: &Denial,
-        stream: &TcpStream,
-        from: IpAddr,
-        said: Option<&[u8]>,
-    ) {
-        self.deny(denial, from);
-        pending_conns::tell(stream, &denial.last_words());
-        // Who has said nothing has requested nothing.
-        if self.site.logs_access && said != Some(&[]) {
-            let (method, path) = said.map_or((None, None), access_log::first_words);
-            let (status, bytes) = (denial.status.as_u16(), denial.json().len() as u64);
-            access_log::request(&access_log::RequestLine {
-                from,
-                user: None,
-                method,
-                path,
-                status,
-                bytes,
-                took: None,
-            });
-        }
-    }
-
-    /// The same of whatever was refused in another way.
-    pub(in crate::edge) fn note_refusal(
-        &mut self,
-        reason: Reason,
-        from: Option<IpAddr>,
-        line: &dyn fmt::Display,
-    ) {
-        self.look_at_the_clock();
-        let from = from.map_or_else(|| "somebody".to_owned(), |from| from.to_canonical().to_string());
-        let line = format_args!("{from}: {line}");
-        self.reports.refused(self.now.moment, reason, line, &[about("address", &from)]);
-        self.turned_away(Rejection::Refused(reason), None);
-    }
-
-    /// A token was refused: counts that for whoever presents it, and says how long to wait.
-    pub(in crate::edge) fn reject(
-        &mut self,
-        mut fault: TokenFault,
-        token: &str,
-        from: Option<IpAddr>,
-    ) -> RefusedToken {
-        // Whoever presents what was right once, or will be, does not guess, and no other user of
-        // that address answers for it.
-        let is_proven = is_proven(fault.reason);
-        let user = if is_proven { self.site.verifier.subject(token) } else { None };
-        let of_user = user.is_some();
-        let who = match user {
-            Some(user) => {
-                let mut hasher = DefaultHasher::new();
-                user.hash(&mut hasher);
-                Some(Who::User(hasher.finish()))
-            }
-            None => from.map(Who::Address),
-        };
-        if !is_proven {
-            self.turned_away(Rejection::WrongSecret, None);
-        }
-        self.look_at_the_clock();
-        let now = self.moment();
-        let owed = who.map_or(Ok(Duration::ZERO), |who| self.site.wrong_tokens.borrow_mut().wrong(who, now));
-        let slowed = owed.err();
-        fault.wait = owed.unwrap_or_else(|wait| wait.max(WINDOW));
-        RefusedToken { fault, slowed, of_user }
-    }
-
-    /// The token of an `auth` request was refused.
-    pub(in crate::edge) fn refuse_auth(
-        &mut self,
-        conn: ConnectionId,
-        token: &str,
-        flaw: &TokenError,
-    ) -> TokenFault {
-        let from = self.links.get(conn).and_then(|link| link.wire.ip());
-        let line = self.explain_token(flaw, token, "of an `auth` request");
-        let fault = self.reject(flaw.told(), token, from).fault;
-        self.note_refusal(fault.reason, from, line.as_ref().unwrap_or(&fault.message));
-        fault
-    }
-
-    /// What the hub has for the log alone.
-    pub(in crate::edge) fn write_down(&mut self, effect: Effect) {
-        match effect {
-            Effect::LogDisconnect { conn, user, lasted, close } => {
-                self.log_end(conn, user.as_ref(), lasted, close)
-            }
-            Effect::LogAnomaly(Anomaly::Refused { conn, user, reason }) => {
-                self.refused_by_hub(conn, user.as_ref(), reason);
-            }
-            Effect::LogAnomaly(anomaly) => self.reports.anomaly(self.now.moment, &anomaly),
-            _ => debug_assert!(false, "it is to be carried out"),
-        }
-    }
-
-    /// The hub has refused a connection, and counted that.
-    fn refused_by_hub(&mut self, conn: ConnectionId, user: Option<&UserId>, reason: Reason) {
-        let why = match reason {
-            Reason::TokenMissing => {
-                "it came without a token, and sent no `auth` in time (`[limits] auth_timeout`; `[auth] \
-                 anonymous` lets in whoever has none)"
-            }
-            Reason::TooManyConnections => {
-                "the user has as many connections as one may have (`[limits] connections_per_user`)"
-            }
-            Reason::RateLimited => {
-                "new connections come too fast (`[limits] user_requests_per_second`, `connections_per_user`)"
-            }
-            _ => {
-                "it has not said who it is, and gave way: all connections are taken (`[limits] connections`)"
-            }
-        };
-        let user = user.map(|user| format!(" of user {user:?}")).unwrap_or_default();
-        let from = self.links.get(conn).and_then(|link| link.wire.ip());
-        let from = from.map_or_else(|| "somebody".to_owned(), |from| from.to_string());
-        let line = format_args!("{from}: connection {conn}{user}: {why}");
-        self.reports.refused(self.now.moment, reason, line, &[about("address", &from)]);
-    }
-
-    /// What the log says of a token that was refused, if it is to say anything now; what is
-    /// wrong with it, and the user where that is proven.
-    pub(in crate::edge) fn explain_token(
-        &self,
-        flaw: &TokenError,
-        token: &str,
-        place: &str,
-    ) -> Option<String> {
-        if !self.reports.is_due(self.now.moment, flaw.reason()) {
-            return None;
-        }
-        let verifier = &self.site.verifier;
-        let message = flaw.explained(verifier, token, self.now.wall);
-        let user = if is_proven(flaw.reason()) { verifier.subject(token) } else { None };
-        let user = user.map(|user| format!(" of user {user:?}")).unwrap_or_default();
-        Some(format!("the token{user} {place}: {message}"))
+/// The same of a connection whose head was not read, or not whole: answers it, which is the last
+/// that its peer receives. `head` is the beginning of that head, unless that is gone.
+pub(in crate::edge) fn dismiss(
+    driver: &mut Driver,
+    config: &HttpConfig,
+    denial: &Denial,
+    stream: &TcpStream,
+    from: IpAddr,
+    head: Option<&[u8]>,
+) {
+    deny(driver, denial, from);
+    pending_conns::send_last(stream, &denial.last_words());
+    // A peer that has sent nothing has requested nothing.
+    if config.logs_access && head != Some(&[]) {
+        let (method, path) = head.map_or((None, None), access_log::first_words);
+        let (status, bytes) = (denial.status.as_u16(), denial.json().len() as u64);
+        access_log::request(&access_log::RequestLine {
+            from,
+            user: None,
+            method,
+            path,
+            status,
+            bytes,
+            took: None,
+        });
     }
 }
 

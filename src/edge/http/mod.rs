@@ -4,7 +4,7 @@
 //! leads to: the hub answers it.
 
 pub(super) mod access_log;
-pub mod auth_throttle;
+pub mod config;
 pub mod conn;
 pub mod denial;
 pub mod forwarded;
@@ -25,15 +25,14 @@ use hyper::{Method, Request, Response, StatusCode};
 use smol::Timer;
 use smol::future::FutureExt;
 
-use super::clock;
-use super::driver::Shared;
+use super::auth::throttle::Who;
+use super::driver::{RefusedToken, Shared};
 use super::net::mem_accounting::MemCharge;
 use super::net::pending_conns::ConnGuard;
-use auth_throttle::Who;
+use config::HttpConfig;
 use conn::HttpConn;
-use denial::{Denial, Denied, RefusedToken, Reply, quoted};
+use denial::{Denial, Denied, Reply, quoted};
 
-use super::driver::config::EdgeConfig;
 use crate::hub::{Level, Rejection};
 use crate::protocol;
 use crate::protocol::routes::{Route, tidy};
@@ -44,7 +43,7 @@ use upgrade::Admission;
 /// counted and written down here.
 pub(super) async fn answer(
     driver: &Shared,
-    site: &EdgeConfig,
+    site: &HttpConfig,
     caller: &HttpConn,
     request: Request<Incoming>,
     admission: &RefCell<Option<Admission>>,
@@ -52,7 +51,7 @@ pub(super) async fn answer(
     match respond(driver, site, caller, request, admission).await {
         Ok(reply) => reply,
         Err(denial) => {
-            driver.borrow_mut().deny(&denial, caller.address());
+            denial::deny(&mut driver.borrow_mut(), &denial, caller.address());
             denial.reply()
         }
     }
@@ -60,7 +59,7 @@ pub(super) async fn answer(
 
 async fn respond(
     driver: &Shared,
-    site: &EdgeConfig,
+    site: &HttpConfig,
     caller: &HttpConn,
     request: Request<Incoming>,
     admission: &RefCell<Option<Admission>>,
@@ -126,14 +125,14 @@ fn health(driver: &Shared) -> Reply {
 /// A request with a body and the secret: read, asked, answered.
 async fn with_body(
     driver: &Shared,
-    site: &EdgeConfig,
+    site: &HttpConfig,
     caller: &HttpConn,
     request: Request<Incoming>,
     read: impl FnOnce(&[u8]) -> Result<protocol::Request, Refusal>,
 ) -> Denied<Reply> {
     let wanted = Wanted { what: "the broadcast secret", takes_tokens: false };
     entitled(driver, site, caller, &request, wanted)?;
-    let _awaited = caller.stay.awaited();
+    let _awaited = caller.stay.begin_answer();
     let path = quoted(request.uri().path().as_bytes());
     let body = whole_body(site, &caller.stay, request).await;
     let body = body.map_err(|denial| denial.about(&path).counted(Rejection::BadHttpBody))?;
@@ -149,7 +148,7 @@ async fn with_body(
 }
 
 /// The body, if it is JSON, comes in time and is not too long.
-async fn whole_body(site: &EdgeConfig, stay: &ConnGuard, request: Request<Incoming>) -> Denied<Bytes> {
+async fn whole_body(site: &HttpConfig, stay: &ConnGuard, request: Request<Incoming>) -> Denied<Bytes> {
     if let Some(kind) = request.headers().get(header::CONTENT_TYPE)
         && !is_json(kind)
     {
@@ -174,7 +173,7 @@ async fn whole_body(site: &EdgeConfig, stay: &ConnGuard, request: Request<Incomi
         Err(too_slow("the body", site).header(header::CONNECTION, "close"))
     };
     let at_the_end = async {
-        stay.is_over().await;
+        stay.until_finish().await;
         Timer::after(LAST_OF_BODY).await;
         Err(ending().header(header::CONNECTION, "close"))
     };
@@ -189,7 +188,7 @@ async fn whole_body(site: &EdgeConfig, stay: &ConnGuard, request: Request<Incomi
 const LAST_OF_BODY: Duration = Duration::from_secs(1);
 
 /// Refuses what did not come in time.
-pub(super) fn too_slow(what: &str, site: &EdgeConfig) -> Box<Denial> {
+pub(super) fn too_slow(what: &str, site: &HttpConfig) -> Box<Denial> {
     let line = format!("{what} did not come within {:?} (`[limits] handshake_timeout`)", site.patience);
     Denial::new(Reason::Timeout, format!("{what} took too long")).line(line)
 }
@@ -209,7 +208,7 @@ async fn ask(driver: &Shared, request: protocol::Request) -> Denied<Reply> {
 
 async fn stats(
     driver: &Shared,
-    site: &EdgeConfig,
+    site: &HttpConfig,
     caller: &HttpConn,
     request: &Request<Incoming>,
 ) -> Denied<Reply> {
@@ -234,7 +233,7 @@ async fn stats(
 
 async fn metrics(
     driver: &Shared,
-    site: &EdgeConfig,
+    site: &HttpConfig,
     caller: &HttpConn,
     request: &Request<Incoming>,
 ) -> Denied<Reply> {
@@ -295,7 +294,7 @@ fn presented<B>(request: &Request<B>) -> Presented<'_> {
 /// Whether a request shows what is wanted.
 fn entitled<B>(
     driver: &Shared,
-    site: &EdgeConfig,
+    site: &HttpConfig,
     caller: &HttpConn,
     request: &Request<B>,
     wanted: Wanted,
@@ -328,11 +327,11 @@ fn entitled<B>(
     }
     let is_token = secret.matches('.').count() == 2;
     if is_token && wanted.takes_tokens {
-        return administrator(driver, site, caller, request, secret);
+        return administrator(driver, caller, request, secret);
     }
     let mut driver = driver.borrow_mut();
     let slowed = site.wrong_secrets.borrow_mut().wrong(Who::Address(caller.address()), driver.moment()).err();
-    driver.turned_away(Rejection::WrongSecret, None);
+    driver.count_rejection(Rejection::WrongSecret);
     Err(match slowed {
         Some(wait) => too_often("secrets", "that are wrong come from here", "", wait),
         None if is_token => denial(
@@ -349,14 +348,9 @@ fn entitled<B>(
 }
 
 /// Whether a token is an administrator's.
-fn administrator<B>(
-    driver: &Shared,
-    site: &EdgeConfig,
-    caller: &HttpConn,
-    request: &Request<B>,
-    token: &str,
-) -> Denied<()> {
-    match site.verifier.examine(token, clock::now().wall) {
+fn administrator<B>(driver: &Shared, caller: &HttpConn, request: &Request<B>, token: &str) -> Denied<()> {
+    let examined = driver.borrow().examine(token);
+    match examined {
         Ok(identity) => {
             *caller.user.borrow_mut() = Some(identity.user_id.clone());
             if identity.rights.as_ref().is_some_and(|rights| rights.admin) {
@@ -415,7 +409,7 @@ pub(super) fn text(token: &[u8]) -> &str {
     std::str::from_utf8(token).unwrap_or_default()
 }
 
-fn has_secret<B>(site: &EdgeConfig, request: &Request<B>) -> bool {
+fn has_secret<B>(site: &HttpConfig, request: &Request<B>) -> bool {
     bearer(request).is_some_and(|secret| site.secrets.matches(secret))
 }
 

@@ -17,12 +17,11 @@ use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Request, StatusCode};
 use percent_encoding::percent_decode_str;
 
+use super::config::HttpConfig;
 use super::denial::{Denial, Denied, Reply, quoted};
 use super::forwarded::Source;
 use super::{bearer, rejected_over_http, text, wrong_method};
-use crate::edge::clock;
 use crate::edge::driver::Shared;
-use crate::edge::driver::config::EdgeConfig;
 use crate::hub::{Credentials, Peer, Rejection, TokenFault};
 use crate::protocol::client::inbox_mode;
 use crate::protocol::{InboxMode, Reason, Token};
@@ -48,7 +47,7 @@ const BEARER: &str = "wshub.bearer.";
 /// Why a request becomes none.
 pub(in crate::edge) fn upgrade<B>(
     driver: &Shared,
-    site: &EdgeConfig,
+    site: &HttpConfig,
     source: Source,
     request: &Request<B>,
 ) -> Denied<(Reply, Admission)> {
@@ -123,7 +122,7 @@ pub fn network(address: IpAddr) -> Option<u128> {
 /// the client could be told on a connection.
 fn claim<B>(
     driver: &Shared,
-    site: &EdgeConfig,
+    site: &HttpConfig,
     from: IpAddr,
     request: &Request<B>,
     knows_us: bool,
@@ -138,9 +137,10 @@ fn claim<B>(
         };
         (fault, Some(format!("{NOT_IN_QUERY} (`[auth] query_token = false`)")))
     } else {
-        match site.verifier.examine(token.reveal(), clock::now().wall) {
+        let examined = driver.borrow().examine(token.reveal());
+        match examined {
             Ok(identity) => {
-                driver.borrow_mut().report_oddity(site);
+                driver.borrow_mut().log_oddity();
                 return Ok(Credentials::Verified(identity));
             }
             Err(flaw) => (flaw.told(), driver.borrow().explain_token(&flaw, token.reveal(), place.told())),
@@ -172,8 +172,7 @@ fn crowded(driver: &Shared, claim: &Credentials) -> Option<(&'static str, &'stat
     if !driver.make_place() {
         return Some(("all connections are taken", "connections"));
     }
-    let has_proven = matches!(claim, Credentials::Verified(_));
-    (!driver.make_memory(has_proven)).then_some(("memory is short", "memory"))
+    (!driver.make_memory(claim)).then_some(("memory is short", "memory"))
 }
 
 /// What is wrong with a request that is none for a WebSocket of version 13.
@@ -245,7 +244,7 @@ const NOT_IN_QUERY: &str = "a token in the URL is not taken here: it goes into `
                             subprotocol `wshub.bearer.TOKEN`, or into an `auth` request";
 
 /// The token: from the header, a subprotocol, or the query.
-pub fn token<B>(site: &EdgeConfig, request: &Request<B>) -> Option<(Token, Place)> {
+pub fn token<B>(site: &HttpConfig, request: &Request<B>) -> Option<(Token, Place)> {
     let by_header = || bearer(request).map(|token| (Cow::from(token), Place::Header));
     let by_protocol = || {
         let token = offered(request).find_map(|protocol| protocol.strip_prefix(BEARER.as_bytes()))?;

@@ -1,7 +1,5 @@
-//! Local processes by the kernel's word: user, groups, systemd unit.
-//!
-//! Knows the credentials of a Unix socket's peer and which of them the
-//! configuration names. Does not know what a worker may do once it is in.
+//! Credentials of local processes: user, groups, systemd unit; and which of them the
+//! configuration admits.
 //!
 //! User and primary group are the socket's own (SO_PEERCRED) and cannot be wrong.
 //! Further groups and the unit are read in `/proc` under the number of the process
@@ -20,7 +18,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::config::{ConfigError, Loaded, Principal, Problem};
 
-/// Who may come in, and who may administer.
+/// The processes that may connect as workers, and those that may administer.
 #[derive(Debug)]
 pub struct Peers {
     /// Nobody named: whoever the socket's mode lets in.
@@ -36,10 +34,12 @@ enum Rule {
     Unit(String),
 }
 
-/// What somebody who may connect may do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Standing {
+/// What a process that may connect may request.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum WorkerRank {
+    #[default]
     Worker,
+    /// What only administrators may, too.
     Administrator,
 }
 
@@ -76,13 +76,13 @@ impl Peers {
 
     /// Whether a process may connect, and as what: administrators are root, the
     /// daemon's own user, and those named.
-    pub fn admit(&self, peer: UCred) -> Option<Standing> {
+    pub fn admit(&self, peer: UCred) -> Option<WorkerRank> {
         let (uid, process) = (peer.uid.as_raw(), OnceCell::new());
         let fits = |rules: &[Rule]| rules.iter().any(|rule| rule.fits(peer, &process));
         if uid == 0 || uid == self.own || fits(&self.admins) {
-            return Some(Standing::Administrator);
+            return Some(WorkerRank::Administrator);
         }
-        (self.allow.is_empty() || fits(&self.allow)).then_some(Standing::Worker)
+        (self.allow.is_empty() || fits(&self.allow)).then_some(WorkerRank::Worker)
     }
 
     /// Why rules may fit nobody, if that is so.

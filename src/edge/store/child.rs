@@ -20,8 +20,9 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use serde::{Deserialize, Serialize};
 
 use super::ipc::{StoreRequest, StoreResponse};
+use crate::edge::clock;
 use crate::edge::net::epoll::{Epoll, Interest, Ready};
-use crate::edge::{clock, handover};
+use crate::edge::net::inherited_fd::HANDOVER_VARIABLE;
 use crate::protocol::Moment;
 
 /// The key of the socket; neither a door nor a link has it.
@@ -70,7 +71,7 @@ impl StoreProcess {
             .arg0("wshubd")
             .arg(ARGUMENT)
             .arg(directory)
-            .env_remove(handover::exec::VARIABLE)
+            .env_remove(HANDOVER_VARIABLE)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .spawn()?;

@@ -1,7 +1,4 @@
 //! Descriptors that systemd has passed, by the names that its units give them.
-//!
-//! Knows what was passed and what was asked for so far. Does not know what a name
-//! stands for.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -9,7 +6,7 @@ use std::os::fd::OwnedFd;
 use crate::edge::net::inherited_fd;
 use crate::sort::sort;
 
-/// What was passed, and nobody has asked for yet.
+/// What was passed, and was not taken yet.
 #[derive(Default, Debug)]
 pub struct ListenFds(Vec<(String, OwnedFd)>);
 

@@ -7,7 +7,7 @@ mod pieces;
 
 use libfuzzer_sys::fuzz_target;
 use pieces::Cuts;
-use wshubd::edge::net::line_decoder::Next;
+use wshubd::edge::net::line_decoder::DecodeFlow;
 use wshubd::edge::net::ws_decoder::{Decoded, Decoder, PartialMessage};
 use wshubd::protocol::Close;
 
@@ -62,7 +62,7 @@ impl Connection {
             }
             *is_over = matches!(told.last(), Some(Told::Closed | Told::Broken(_)));
             *is_waiting = !*is_over && waits();
-            if *is_waiting { Next::Wait } else { Next::More }
+            if *is_waiting { DecodeFlow::Pause } else { DecodeFlow::Continue }
         });
         assert!(!self.is_over || self.held.is_none(), "what has ended keeps nothing");
         let most = 4 * (LONGEST + 14 + (LONGEST / 4 + (4 << 10))) + 1024;
