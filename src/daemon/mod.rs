@@ -40,7 +40,7 @@ use crate::edge::store;
 use crate::edge::store::checkpoint;
 use crate::edge::store::checkpoint::CheckpointFile;
 use crate::edge::store::{Engine, Store};
-use crate::edge::systemd::{ListenFds, Notify, Status};
+use crate::edge::systemd::{ListenFds, Notify, StatusReporter};
 use crate::hub::{Hub, Settings};
 use crate::protocol::Close;
 pub use error::Error;
@@ -85,7 +85,7 @@ pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
     let Begun { hub, store, uses_remains } = begin(config, &lock, &mut received);
     let EdgeConfig { accept, driver: driver_config, http } = edge_config;
     let mut driver = Driver::new(hub, store, Rc::new(driver_config), epoll);
-    let status = Status::new(Notify::of_process());
+    let status = StatusReporter::new(Notify::of_process());
     driver.keep_revocations(revocations);
     let taken_over = received.take_over(&mut driver);
     if taken_over.is_none() {

@@ -31,7 +31,7 @@ use super::net::peer_credentials::WorkerRank;
 use super::net::pending_conns::{ConnGuard, EvictedConn, UnreadConn};
 use super::net::socket::PeerSocket;
 use super::store;
-use super::systemd::Status;
+use super::systemd::StatusReporter;
 use crate::hub::{Peer, Rejection, Settings};
 use crate::protocol::{Code, Frame, Moment, Reason, Refusal};
 
@@ -41,7 +41,7 @@ pub struct Edge {
     pub driver: Shared,
     pub listeners: SharedListeners,
     pub http: Rc<HttpContext>,
-    pub status: Status,
+    pub status: StatusReporter,
     pub accept: Rc<RefCell<AcceptConfig>>,
 }
 
@@ -52,7 +52,7 @@ impl Edge {
         listeners: Listeners,
         http: HttpConfig,
         accept: AcceptConfig,
-        status: Status,
+        status: StatusReporter,
     ) -> Self {
         let driver = Rc::new(RefCell::new(driver));
         Self {

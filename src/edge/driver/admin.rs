@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use super::config::DriverConfig;
 use crate::edge::net::connection_table::ConnectionTable;
+use crate::edge::store::Store;
+use crate::hub::Now;
 use crate::protocol::frame::{ConnectionEntry, LinkEntry, RevocationEntry};
 use crate::protocol::request::After;
 use crate::protocol::{
-    Code, MintTerms, Refusal, Request, RequestEnvelope, RequestId, RevocationTarget, Token, UnixTime, UserId,
+    Code, Frame, MintTerms, Refusal, Request, RequestEnvelope, RequestId, RevocationTarget, Token, UnixTime,
+    UserId,
 };
 
 /// One of them.
@@ -97,9 +100,27 @@ pub(super) fn list_revocations(config: &DriverConfig, after: &After, now: UnixTi
     RevocationPage { revocations, next }
 }
 
-/// Adds to a list of connections what their sockets tell. The kernel knows the other end, so
+/// Adds to an answer of the hub what the hub does not know.
+pub(super) fn complete(
+    frame: &mut Frame<'_>,
+    config: &DriverConfig,
+    connections: &ConnectionTable,
+    store: &Store,
+    now: Now,
+) {
+    match frame {
+        Frame::Connections { connections: entries, .. } => describe_sockets(connections, entries),
+        Frame::Stats(statistics) => {
+            store.describe(now.moment, statistics);
+            statistics.revocations = config.revocation_count(now.wall);
+        }
+        _ => {}
+    }
+}
+
+/// Adds to a list of connections what their sockets show. The kernel knows the other end, so
 /// nothing is held for the day on which somebody asks.
-pub(super) fn describe_sockets(connections: &ConnectionTable, entries: &mut [ConnectionEntry]) {
+fn describe_sockets(connections: &ConnectionTable, entries: &mut [ConnectionEntry]) {
     for entry in entries {
         let Some(connection) = connections.get(entry.connection_id) else { continue };
         let (queued, socket) = (connection.queued(), connection.socket());

@@ -39,7 +39,7 @@ pub enum AnomalyKind {
 /// How many kinds there are.
 const KINDS: usize = AnomalyKind::NotAccepting as usize + 1;
 
-/// A person reads one line a second; more of the same kind say nothing new.
+/// A person reads one line a second; more of the same kind show nothing new.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// When a line of one kind was last written, and how many were held back since.
@@ -80,8 +80,8 @@ impl Default for AnomalyLog {
 
 impl AnomalyLog {
     /// Writes a line, unless one of its kind was written within the last second;
-    /// the next that is written says how many were not. `fields` are the names in it,
-    /// for those who search a journal by them.
+    /// the next that is written counts those that were not. `fields` are the names in it,
+    /// by which a journal is searched.
     pub fn log(&mut self, now: Moment, kind: AnomalyKind, line: impl fmt::Display, fields: &[LogField<'_>]) {
         let held_back = self.kinds.get_mut(kind as usize).and_then(|rate| rate.take_turn(now));
         write_with(held_back, line, fields);

@@ -76,7 +76,7 @@ impl DriverConfig {
     }
 }
 
-/// The files whose content another configuration has read in another form.
+/// Files of which `after` has read another content than `before`.
 pub fn changed_files<'a>(
     before: impl Iterator<Item = Read<'a>>,
     after: impl Iterator<Item = Read<'a>>,

@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
-use crate::edge::net::connection::{Connection, DisconnectCause};
+use crate::edge::net::connection::{DisconnectCause, PeerConnection};
 use crate::protocol::{Close, UserId};
 
 /// Writes it. `close` is the reason where the hub has closed the connection.
-pub(super) fn write(connection: &Connection, user: Option<&UserId>, lasted: Duration, close: Option<Close>) {
+pub(super) fn write(
+    connection: &PeerConnection,
+    user: Option<&UserId>,
+    lasted: Duration,
+    close: Option<Close>,
+) {
     let socket = connection.socket();
     let from = match connection.is_worker() {
         true => socket.pid().map_or("worker".to_owned(), |pid| format!("worker of pid {pid}")),

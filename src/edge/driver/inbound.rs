@@ -282,6 +282,10 @@ impl Driver {
         fault
     }
 
+    pub(super) fn peer_ip(&self, conn: ConnectionId) -> Option<IpAddr> {
+        self.connections.get(conn).and_then(|connection| connection.socket().ip())
+    }
+
     /// Answers a request of an administrator, or begins what it orders.
     fn administer(&mut self, conn: ConnectionId, id: Option<RequestId>, request: AdminRequest) {
         let (from, now, subject) = (Requester::Connection(conn), self.now.wall, request.subject());
@@ -582,7 +586,7 @@ impl Driver {
         token_refusal::throttle(&self.config, fault, token, from, self.now.moment)
     }
 
-    /// What the log tells of a token that was refused, if a line is due: what is wrong with it,
+    /// What the log shows of a token that was refused, if a line is due: what is wrong with it,
     /// and the user where that is proven.
     pub(in crate::edge) fn explain_token(
         &self,

@@ -1,8 +1,7 @@
 //! Driver: owns the hub, feeds it inputs and carries out its effects.
 //!
-//! An input is decided on at once; what is to be written waits for the end of the turn. The
-//! driver composes the parts below, each of which owns its state; only this file and
-//! [`inbound`] see all of them.
+//! An input is decided on at once; what is to be written waits for the end of the turn. Each of
+//! the parts below owns its state; only this file and `inbound` see all of them.
 
 mod admin;
 pub mod anomaly_log;
@@ -28,7 +27,6 @@ mod turn_share;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -37,7 +35,7 @@ use std::time::Duration;
 use async_channel::Receiver;
 
 use super::clock;
-use super::net::connection::ConnectionState;
+use super::net::connection::{ConnectionState, Reading};
 use super::net::connection_table::{ConnectionTable, Slot};
 use super::net::encoded_frame::{EncodedFrame, FrameEncoder};
 use super::net::epoll::{Epoll, Ready};
@@ -52,7 +50,7 @@ use super::store::{Fetch, Stamp, Store, StoreContext};
 use crate::hub::{
     Anomaly, Effect, Effects, FetchPurpose, Hub, Input, Now, Peer, Recipients, Requester, StoreEvent,
 };
-use crate::protocol::{Close, ConnectionId, Frame, Moment, Refusal, Request, RequestEnvelope, RequestId};
+use crate::protocol::{Close, Frame, Moment, Refusal, Request, RequestEnvelope, RequestId};
 use anomaly_log::AnomalyLog;
 use closing_queue::ClosingQueue;
 use config::DriverConfig;
@@ -250,13 +248,8 @@ impl Driver {
     }
 
     fn writer(&mut self) -> FrameWriter<'_> {
-        FrameWriter::new(
-            &self.hub,
-            &mut self.connections,
-            &mut self.latches,
-            &mut self.encoder,
-            &mut self.seqs,
-        )
+        let Self { hub, connections, latches, encoder, seqs, .. } = self;
+        FrameWriter::new(hub, connections, latches, encoder, seqs)
     }
 
     /// Carries out one effect.
@@ -271,7 +264,7 @@ impl Driver {
             }
             Effect::Broadcast { frame, to } => self.writer().broadcast(&frame, recipients(&to)),
             Effect::Reply { to, id, mut frame } => {
-                self.complete(&mut frame);
+                admin::complete(&mut frame, &self.config, &self.connections, &self.store, self.now);
                 self.reply(to, id.as_ref(), &frame);
             }
             Effect::Refuse { to, id, refusal } => self.refuse(to, id.as_ref(), &refusal),
@@ -295,8 +288,8 @@ impl Driver {
                     self.connections.finish(conn);
                 }
             }
-            Effect::PauseReading { conn } => self.connections.pause_reading(conn),
-            Effect::ResumeReading { conn } => self.connections.resume_reading(conn),
+            Effect::PauseReading { conn } => self.connections.set_reading(conn, Reading::Paused),
+            Effect::ResumeReading { conn } => self.connections.set_reading(conn, Reading::Resumed),
             Effect::Revoke { to, id, revoked } => self.revocations.revoke(to, id, revoked, self.now.wall),
             Effect::Append { log, message, meta } => {
                 self.store.keep(self.now.moment, &log, &message, &meta);
@@ -343,35 +336,25 @@ impl Driver {
         }
     }
 
-    fn peer_ip(&self, conn: ConnectionId) -> Option<IpAddr> {
-        self.connections.get(conn).and_then(|connection| connection.socket().ip())
-    }
-
-    /// Adds what the hub does not know.
-    fn complete(&self, frame: &mut Frame<'_>) {
-        match frame {
-            Frame::Connections { connections, .. } => admin::describe_sockets(&self.connections, connections),
-            Frame::Stats(statistics) => {
-                self.store.describe(self.now.moment, statistics);
-                statistics.revocations = self.config.revocation_count(self.now.wall);
-            }
-            _ => {}
-        }
-    }
-
     /// Answers a request; nobody, if the requester is gone.
     fn reply(&mut self, to: Requester, id: Option<&RequestId>, frame: &Frame<'_>) {
-        match to {
-            Requester::Connection(conn) => self.writer().reply(conn, id, frame),
-            Requester::Http(number) => self.http.answer(number, frame, None),
-        }
+        self.answer(to, id, frame, None);
     }
 
     fn refuse(&mut self, to: Requester, id: Option<&RequestId>, refusal: &Refusal) {
-        let frame = Frame::from(refusal);
+        self.answer(to, id, &Frame::from(refusal), Some(refusal));
+    }
+
+    fn answer(
+        &mut self,
+        to: Requester,
+        id: Option<&RequestId>,
+        frame: &Frame<'_>,
+        refusal: Option<&Refusal>,
+    ) {
         match to {
-            Requester::Connection(conn) => self.writer().reply(conn, id, &frame),
-            Requester::Http(number) => self.http.answer(number, &frame, Some(refusal)),
+            Requester::Connection(conn) => self.writer().reply(conn, id, frame),
+            Requester::Http(number) => self.http.answer(number, frame, refusal),
         }
     }
 }
@@ -610,14 +593,5 @@ impl Driver {
         // The hub of this process does not know it.
         self.connections.skip_close_report(conn);
         self.closing.push(self.now.moment, conn);
-    }
-}
-
-impl std::fmt::Debug for Driver {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Driver")
-            .field("connections", &self.connections.len())
-            .field("now", &self.now)
-            .finish_non_exhaustive()
     }
 }

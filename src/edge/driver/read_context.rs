@@ -1,6 +1,6 @@
 //! Buffer and decoder for reading, of all connections in turn.
 
-use crate::edge::net::connection::Connection;
+use crate::edge::net::connection::PeerConnection;
 use crate::edge::net::socket::IoOutcome;
 use crate::edge::net::ws_decoder::Decoder;
 
@@ -43,7 +43,7 @@ impl ReadContext {
     }
 
     /// Reads once from a connection.
-    pub(super) fn read(&mut self, connection: &mut Connection, trust: Trust) -> IoOutcome {
+    pub(super) fn read(&mut self, connection: &mut PeerConnection, trust: Trust) -> IoOutcome {
         let most = if trust == Trust::LetIn { BLOCK } else { BLOCK_OF_STRANGERS };
         connection.read(self.block.get_mut(..most).unwrap_or_default())
     }

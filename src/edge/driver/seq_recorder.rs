@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use crate::edge::net::connection_table::WritePermit;
+use crate::edge::net::write_permit::WritePermit;
 use crate::edge::store::seq_file::{Owner, SeqFile, SeqFileEntry};
 use crate::hub::{Hub, LogKey};
 

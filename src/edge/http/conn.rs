@@ -4,6 +4,7 @@
 //! answer read. Does not know what is asked.
 
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::pin::{Pin, pin};
@@ -110,7 +111,6 @@ pub async fn serve(context: Rc<HttpContext>, stream: Async<TcpStream>, stay: Con
     let caller = Rc::new(HttpConn { source, stay, is_ending, user });
     let _load = MemCharge::of(CONNECTION_MEMORY);
     let site = context.config();
-    let driver = &context.driver;
     let admission = Rc::new(RefCell::new(None));
     let service = service_fn(|request| {
         let (context, admission, caller) = (context.clone(), admission.clone(), caller.clone());
@@ -118,8 +118,7 @@ pub async fn serve(context: Rc<HttpContext>, stream: Async<TcpStream>, stay: Con
             // Each request finds the keys and secrets that hold when it is made.
             let site = context.config();
             caller.source.set(source_of(&site, peer, own, &request));
-            let reply = attend(&context.driver, &site, &caller, request, &admission).await;
-            Ok::<_, std::convert::Infallible>(reply)
+            attend(&context.driver, &site, &caller, request, &admission).await
         })
     });
     let mut connection = hyper::server::conn::http1::Builder::new()
@@ -163,7 +162,8 @@ pub async fn serve(context: Rc<HttpContext>, stream: Async<TcpStream>, stay: Con
         return hang_up(&stream, &caller.stay).await;
     };
     if let Ok(stream) = stream.into_inner() {
-        driver.borrow_mut().open(PeerSocket::client(stream, named), peer, &parts.read_buf);
+        let mut driver = context.driver.borrow_mut();
+        driver.open(PeerSocket::client(stream, named), peer, &parts.read_buf);
     }
 }
 
@@ -187,7 +187,7 @@ async fn attend(
     caller: &HttpConn,
     request: Request<Incoming>,
     admission: &RefCell<Option<Admission>>,
-) -> Reply {
+) -> Result<Reply, Infallible> {
     let asked = site.logs_access.then(|| (clock::now(), request.method().clone(), request.uri().clone()));
     let mut reply = answer(driver, site, caller, request, admission).await;
     if caller.is_ending.get() && reply.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -210,7 +210,7 @@ async fn attend(
             took: Some(clock::now().moment.since(since.moment)),
         });
     }
-    reply
+    Ok(reply)
 }
 
 /// What follows where hyper gives a connection up.
@@ -396,8 +396,8 @@ mod tests {
 
     use super::*;
     use crate::config::{Config, Environment};
-    use crate::edge::config::EdgeConfig;
     use crate::edge::driver::Driver;
+    use crate::edge::driver::config::DriverConfig;
     use crate::edge::net::epoll::Epoll;
     use crate::edge::net::pending_conns::PendingConns;
     use crate::edge::store::Store;
@@ -406,42 +406,38 @@ mod tests {
     const ASKED: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
     const OK: &str = "{\"status\":\"ok\"}";
 
-    /// A site with the defaults and no file at all.
-    fn site() -> EdgeConfig {
+    /// The defaults, without any file.
+    fn defaults() -> (DriverConfig, HttpConfig) {
         let nowhere = Environment::new(1, [("CONFIGURATION_DIRECTORY", "/nonexistent")]);
         let loaded = Config::load(None, &nowhere).unwrap_or_else(|error| panic!("{error}"));
-        EdgeConfig::open(&loaded).unwrap_or_else(|error| panic!("{error}"))
+        let driver = DriverConfig::open(&loaded.config).unwrap_or_else(|error| panic!("{error}"));
+        (driver, HttpConfig::open(&loaded.config).unwrap_or_else(|error| panic!("{error}")))
     }
 
     /// Serves a peer that has asked once, as long as that lasts.
-    fn serve_to<T>(site: EdgeConfig, peer: impl AsyncFnOnce(Async<TcpStream>) -> T) -> std::io::Result<T> {
+    fn serve_to<T>(lifetime: Duration, peer: impl AsyncFnOnce(Async<TcpStream>) -> T) -> std::io::Result<T> {
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
         let mut stream = TcpStream::connect(listener.local_addr()?)?;
         stream.write_all(ASKED)?;
         let stream = Async::new(stream)?;
         let ours = Async::new(listener.accept()?.0)?;
+        let (driver, http) = defaults();
         let hub = Hub::new(crate::hub::Settings::default(), 1);
-        let driver = Driver::new(hub, Store::in_memory(), Rc::new(site.driver), Epoll::new()?);
-        let context = HttpContext::new(Rc::new(RefCell::new(driver)), site.http);
+        let driver = Driver::new(hub, Store::in_memory(), Rc::new(driver), Epoll::new()?);
+        let context = HttpContext::new(Rc::new(RefCell::new(driver)), HttpConfig { lifetime, ..http });
         let guests = Rc::new(RefCell::new(PendingConns::default()));
         let served = serve(Rc::new(context), ours, ConnGuard::new(&guests, 1));
         Ok(smol::block_on(smol::future::zip(served, peer(stream))).1)
     }
 
-    fn short_lived() -> EdgeConfig {
-        let mut site = site();
-        site.http.lifetime = Duration::ZERO;
-        site
-    }
-
     #[test]
     fn a_kept_connection_lasts_for_a_minute() {
-        assert_eq!(site().http.lifetime, Duration::from_secs(60), "as PROTOCOL.md has it");
+        assert_eq!(defaults().1.lifetime, Duration::from_secs(60), "as PROTOCOL.md has it");
     }
 
     #[test]
     fn a_connection_past_its_time_answers_once_more_and_says_close() -> std::io::Result<()> {
-        let answers = serve_to(short_lived(), async |mut peer| {
+        let answers = serve_to(Duration::ZERO, async |mut peer| {
             let mut first = [0; 1024];
             let length = peer.read(&mut first).await?;
             // Its time is over now, and this request was on its way.

@@ -32,7 +32,7 @@ use crate::hub::SendQueueState;
 use crate::protocol::{Close, ConnectionId, Moment};
 
 /// One connection.
-pub struct Connection {
+pub struct PeerConnection {
     id: ConnectionId,
     socket: PeerSocket,
     side: PeerSide,
@@ -141,7 +141,7 @@ pub struct ConnectionState {
     pub progress_at: Moment,
 }
 
-impl Connection {
+impl PeerConnection {
     /// What the connection itself takes, with its slot in the hub and in the kernel's
     /// tables as far as they are ours to pay for: of an idle one with a user 585 bytes
     /// measured with 3000, 184 of which are its inbox.
@@ -236,7 +236,7 @@ impl Connection {
 }
 
 /// Reading.
-impl Connection {
+impl PeerConnection {
     /// Reads what is there, up to the block's length.
     pub fn read(&mut self, block: &mut [u8]) -> IoOutcome {
         let outcome = self.socket.read(block);
@@ -280,8 +280,8 @@ impl Connection {
         self.is_resumed = false;
     }
 
-    pub(super) fn set_paused(&mut self, is_paused: bool) {
-        self.is_paused = is_paused;
+    pub(super) fn set_reading(&mut self, reading: Reading) {
+        self.is_paused = reading == Reading::Paused;
     }
 
     /// Whether input is decoded now: a peer that does not read is not read either.
@@ -329,8 +329,16 @@ pub enum ReadPolicy {
     OnceEmpty,
 }
 
-/// What is to be changed in epoll.
+/// Whether a connection is read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reading {
+    /// Its last request waits for the disk.
+    Paused,
+    Resumed,
+}
+
+/// What is to be changed in epoll.
+#[derive(Clone, Copy)]
 pub(super) enum InterestChange {
     None,
     Add(Interest),
@@ -338,7 +346,7 @@ pub(super) enum InterestChange {
 }
 
 /// Writing.
-impl Connection {
+impl PeerConnection {
     /// Its place among those that are written to at the end of the turn.
     pub(super) fn dirty_at(&self) -> Option<u32> {
         self.dirty_at
@@ -452,7 +460,7 @@ impl Connection {
 }
 
 /// Teardown.
-impl Connection {
+impl PeerConnection {
     pub(super) fn set_cause(&mut self, cause: DisconnectCause) {
         self.cause = cause;
     }
@@ -518,7 +526,7 @@ impl Connection {
 }
 
 /// Hand-over.
-impl Connection {
+impl PeerConnection {
     /// Its state, of which nothing is changed.
     pub(super) fn export(&mut self, latches: &Latches) -> ConnectionState {
         let queue = self.queue.as_deref();
@@ -574,7 +582,7 @@ impl Connection {
     }
 }
 
-impl AsFd for Connection {
+impl AsFd for PeerConnection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
@@ -582,10 +590,10 @@ impl AsFd for Connection {
 
 #[cfg(test)]
 mod tests {
-    use super::Connection;
+    use super::PeerConnection;
 
     #[test]
     fn connection_takes_no_more_memory_than_was_measured() {
-        assert!(size_of::<Connection>() <= 112, "{}", size_of::<Connection>());
+        assert!(size_of::<PeerConnection>() <= 112, "{}", size_of::<PeerConnection>());
     }
 }

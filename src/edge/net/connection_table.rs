@@ -12,7 +12,8 @@ use std::time::Duration;
 use slab::Slab;
 
 use super::connection::{
-    Connection, ConnectionEvent, ConnectionState, DisconnectCause, InterestChange, ReadPolicy, WriteOutcome,
+    ConnectionEvent, ConnectionState, DisconnectCause, InterestChange, PeerConnection, ReadPolicy, Reading,
+    WriteOutcome,
 };
 use super::epoll::{Epoll, Interest, Ready};
 use super::latch::{Latch, Latches};
@@ -20,6 +21,7 @@ use super::mem_accounting;
 use super::peer_side::PeerSide;
 use super::send_queue::{DeliveryTag, QueueLimits, QueuePool, QueuedFrame};
 use super::socket::{IoOutcome, PeerSocket};
+use super::write_permit::WritePermit;
 use crate::hub::SendQueueState;
 use crate::protocol::{ConnectionId, Moment};
 
@@ -47,7 +49,7 @@ fn key(id: ConnectionId) -> u64 {
 
 /// All connections, by slot.
 pub struct ConnectionTable {
-    table: Slab<Connection>,
+    table: Slab<PeerConnection>,
     /// Connections that were given something since the last turn. A first frame waits
     /// here: most turns give a connection one, and that needs no queue.
     dirty: Vec<DirtyEntry>,
@@ -88,18 +90,6 @@ pub enum Unsent {
     Drop,
 }
 
-/// The right to write to connections once: every number that was given out is recorded, so
-/// that no peer receives one that is given out again after a crash.
-#[derive(Debug)]
-pub struct WritePermit(());
-
-impl WritePermit {
-    /// For the recorder of numbers, after it has written them.
-    pub(in crate::edge) fn numbers_are_recorded() -> Self {
-        Self(())
-    }
-}
-
 /// How often the progress of a slow peer is reported.
 const PROGRESS_PAUSE: Duration = Duration::from_secs(1);
 
@@ -137,7 +127,7 @@ impl ConnectionTable {
         let entry = self.table.vacant_entry();
         let id = ConnectionId { slot: entry.key() as u32, tag };
         self.epoll.add(&socket, key(id), Interest::READ)?;
-        entry.insert(Connection::new(id, socket, side));
+        entry.insert(PeerConnection::new(id, socket, side));
         Ok(id)
     }
 
@@ -181,23 +171,23 @@ impl ConnectionTable {
     }
 
     /// The connection, unless it is gone.
-    pub fn get(&self, id: ConnectionId) -> Option<&Connection> {
+    pub fn get(&self, id: ConnectionId) -> Option<&PeerConnection> {
         self.table.get(id.slot as usize).filter(|connection| connection.id() == id)
     }
 
     /// The same, to be read from.
-    pub fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+    pub fn get_mut(&mut self, id: ConnectionId) -> Option<&mut PeerConnection> {
         self.table.get_mut(id.slot as usize).filter(|connection| connection.id() == id)
     }
 
     /// Whether a worker is at a slot; at an empty one there is none.
     pub fn is_worker(&self, slot: Slot) -> bool {
-        self.table.get(slot.index()).is_some_and(Connection::is_worker)
+        self.table.get(slot.index()).is_some_and(PeerConnection::is_worker)
     }
 
     /// Bytes that are held for all of them together.
     pub fn held(&self) -> usize {
-        mem_accounting::held() + self.table.len() * Connection::SIZE
+        mem_accounting::held() + self.table.len() * PeerConnection::SIZE
     }
 
     /// Those for which something is held alone, and how much.
@@ -364,7 +354,7 @@ impl ConnectionTable {
 
     /// Whether the peer has taken part of a frame, and not the rest.
     pub fn has_begun(&self, id: ConnectionId) -> bool {
-        self.get(id).is_some_and(Connection::has_begun)
+        self.get(id).is_some_and(PeerConnection::has_begun)
     }
 
     /// Adds the latch of an operation to the connection of its worker; false if there is none.
@@ -401,7 +391,7 @@ impl ConnectionTable {
 
     /// Has the undecoded input of a connection looked at in the next turn.
     pub fn resume_later(&mut self, id: ConnectionId) {
-        if self.get_mut(id).is_some_and(Connection::mark_resumed) {
+        if self.get_mut(id).is_some_and(PeerConnection::mark_resumed) {
             self.resumed.push(id);
         }
     }
@@ -417,19 +407,11 @@ impl ConnectionTable {
         resumed
     }
 
-    /// Stops to read from a connection.
-    pub fn pause_reading(&mut self, id: ConnectionId) {
-        self.set_paused(id, true);
-    }
-
-    /// Reads from it again, once its undecoded input is decoded.
-    pub fn resume_reading(&mut self, id: ConnectionId) {
-        self.set_paused(id, false);
-    }
-
-    fn set_paused(&mut self, id: ConnectionId, is_paused: bool) {
+    /// Stops to read from a connection, or reads from it again once its undecoded input is
+    /// decoded.
+    pub fn set_reading(&mut self, id: ConnectionId, reading: Reading) {
         let Some(connection) = self.get_mut(id) else { return };
-        connection.set_paused(is_paused);
+        connection.set_reading(reading);
         self.update_interest(Slot::from(id));
     }
 
@@ -484,7 +466,7 @@ impl ConnectionTable {
     /// The peer has shut its sending side. Whether it may still read; then the connection stays
     /// until it has all that it is owed.
     pub fn close_read_side(&mut self, id: ConnectionId) -> bool {
-        let stays = self.get_mut(id).is_some_and(Connection::close_read_side);
+        let stays = self.get_mut(id).is_some_and(PeerConnection::close_read_side);
         if stays {
             self.update_interest(Slot::from(id));
         }
@@ -513,14 +495,14 @@ impl ConnectionTable {
 
     /// The connection is down as far as the hub is concerned; that is reported once.
     pub fn report_close(&mut self, id: ConnectionId) {
-        if self.get_mut(id).is_some_and(Connection::report_close) {
+        if self.get_mut(id).is_some_and(PeerConnection::report_close) {
             self.events.push_back(ConnectionEvent::Closed { conn: id });
         }
     }
 
     /// The hub does not know the connection, so its close is not reported.
     pub fn skip_close_report(&mut self, id: ConnectionId) {
-        let was_unknown = self.get_mut(id).is_none_or(Connection::report_close);
+        let was_unknown = self.get_mut(id).is_none_or(PeerConnection::report_close);
         debug_assert!(was_unknown, "the hub was notified of its close");
     }
 
@@ -540,7 +522,7 @@ impl ConnectionTable {
     /// The hub knows that a connection is closed: frees the slot, unless the
     /// peer has still to read what was written last.
     pub fn release(&mut self, id: ConnectionId) {
-        if self.get(id).is_some_and(Connection::is_failed) {
+        if self.get(id).is_some_and(PeerConnection::is_failed) {
             self.table.remove(id.slot as usize);
         }
     }
@@ -548,7 +530,8 @@ impl ConnectionTable {
     /// Gives up those that are closing and whose peers take nothing; whether there were any.
     pub fn fail_blocked_closing(&mut self) -> bool {
         let closing = self.table.iter().map(|(_, connection)| connection).filter(|one| one.is_closing());
-        let blocked: Vec<ConnectionId> = closing.filter(|one| one.is_blocked()).map(Connection::id).collect();
+        let blocked: Vec<ConnectionId> =
+            closing.filter(|one| one.is_blocked()).map(PeerConnection::id).collect();
         blocked.iter().for_each(|conn| self.fail(*conn));
         !blocked.is_empty()
     }
@@ -579,7 +562,7 @@ impl ConnectionTable {
     pub fn import(&mut self, connections: Vec<(ConnectionState, OwnedFd)>, latches: &mut Latches) {
         let connections = connections.into_iter();
         self.table = connections
-            .map(|(state, socket)| (state.id.slot as usize, Connection::import(state, socket, latches)))
+            .map(|(state, socket)| (state.id.slot as usize, PeerConnection::import(state, socket, latches)))
             .collect();
         let mut lost = Vec::new();
         let ids: Vec<ConnectionId> = self.table.iter().map(|(_, connection)| connection.id()).collect();

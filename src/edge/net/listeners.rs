@@ -63,12 +63,12 @@ pub enum ListenerName {
     Passed(String),
 }
 
-enum Listener {
+enum ListeningSocket {
     Clients(TcpListener),
     Workers(UnixListener),
 }
 
-impl Listener {
+impl ListeningSocket {
     fn is_for(&self) -> Use {
         match self {
             Self::Clients(_) => Use::Client,
@@ -77,7 +77,7 @@ impl Listener {
     }
 }
 
-impl AsFd for Listener {
+impl AsFd for ListeningSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Clients(listener) => listener.as_fd(),
@@ -88,7 +88,7 @@ impl AsFd for Listener {
 
 struct OpenListener {
     name: ListenerName,
-    listener: Listener,
+    listener: ListeningSocket,
 }
 
 /// A listening socket in which nothing is accepted here.
@@ -185,7 +185,7 @@ impl Listeners {
             None => bind_tcp(address, all)?,
         };
         let address = listener.local_addr()?;
-        self.add(Listener::Clients(listener), name, epoll)?;
+        self.add(ListeningSocket::Clients(listener), name, epoll)?;
         Ok(address)
     }
 
@@ -196,7 +196,7 @@ impl Listeners {
     /// Somebody else has listened at that address meanwhile.
     pub fn begin_listening(&self) -> Result<(), (SocketAddr, io::Error)> {
         for OpenListener { name, listener } in &self.open {
-            if let (Listener::Clients(listener), ListenerName::Clients(address)) = (listener, name) {
+            if let (ListeningSocket::Clients(listener), ListenerName::Clients(address)) = (listener, name) {
                 bind::listen(listener).map_err(|error| (*address, error))?;
             }
         }
@@ -218,7 +218,7 @@ impl Listeners {
         };
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
         self.made = Some(MadeSocket { path: path.to_owned(), identity: FileIdentity::of(path)? });
-        self.add(Listener::Workers(listener), name, epoll)
+        self.add(ListeningSocket::Workers(listener), name, epoll)
     }
 
     /// Takes a listener for HTTP and WebSocket clients over that systemd has opened, and will
@@ -230,7 +230,7 @@ impl Listeners {
         check_listening(&socket, &[AddressFamily::INET, AddressFamily::INET6])?;
         let listener = TcpListener::from(socket);
         let address = listener.local_addr()?;
-        self.add(Listener::Clients(listener), ListenerName::Passed(HTTP.into()), epoll)?;
+        self.add(ListeningSocket::Clients(listener), ListenerName::Passed(HTTP.into()), epoll)?;
         Ok(address)
     }
 
@@ -244,14 +244,14 @@ impl Listeners {
         let address = listener.local_addr()?;
         let path = address.as_pathname().map_or("a socket without a path".into(), Path::to_string_lossy);
         let path = path.into_owned();
-        self.add(Listener::Workers(listener), ListenerName::Passed(WORKER.into()), epoll)?;
+        self.add(ListeningSocket::Workers(listener), ListenerName::Passed(WORKER.into()), epoll)?;
         Ok(path)
     }
 
-    fn add(&mut self, listener: Listener, name: ListenerName, epoll: &Epoll) -> io::Result<()> {
+    fn add(&mut self, listener: ListeningSocket, name: ListenerName, epoll: &Epoll) -> io::Result<()> {
         match &listener {
-            Listener::Clients(listener) => listener.set_nonblocking(true)?,
-            Listener::Workers(listener) => listener.set_nonblocking(true)?,
+            ListeningSocket::Clients(listener) => listener.set_nonblocking(true)?,
+            ListeningSocket::Workers(listener) => listener.set_nonblocking(true)?,
         }
         epoll.add(&listener, LISTENER_KEY | self.open.len() as u64, Interest::READ)?;
         self.open.push(OpenListener { name, listener });

@@ -18,4 +18,5 @@ mod refused_frame;
 pub mod send_queue;
 pub mod signal_mask;
 pub mod socket;
+pub mod write_permit;
 pub mod ws_decoder;

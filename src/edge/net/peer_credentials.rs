@@ -5,7 +5,7 @@
 //! Further groups and the unit are read in `/proc` under the number of the process
 //! that connected. That process may have ended meanwhile; what is read counts only if
 //! one process had the number all the while, lives, and is the same user's. What is
-//! left: somebody keeps a socket open whose maker has ended, and the number has come
+//! left: a process keeps a socket open whose maker has ended, and the number has come
 //! to another process of the same user before we looked. The kernel could rule that
 //! out (SO_PEERPIDFD, Linux 6.5), and nothing safe asks it for that yet.
 
@@ -102,12 +102,12 @@ impl Peers {
 
 /// The unit of a process that has connected, where it is known.
 pub fn unit_of(peer: UCred) -> Option<String> {
-    Process::of(peer)?.unit
+    ConnectedProcess::of(peer)?.unit
 }
 
 impl Rule {
-    fn fits(&self, peer: UCred, process: &OnceCell<Option<Process>>) -> bool {
-        let process = || process.get_or_init(|| Process::of(peer)).as_ref();
+    fn fits(&self, peer: UCred, process: &OnceCell<Option<ConnectedProcess>>) -> bool {
+        let process = || process.get_or_init(|| ConnectedProcess::of(peer)).as_ref();
         match self {
             Self::Uid(uid) => peer.uid.as_raw() == *uid,
             Self::Gid(gid) => {
@@ -138,15 +138,15 @@ fn gid(name: &str) -> Option<u32> {
     listed.or_else(|| name.parse().ok())
 }
 
-/// What `/proc` says of a process that connected.
+/// What `/proc` shows of a process that connected.
 #[derive(PartialEq, Eq, Debug)]
-struct Process {
+struct ConnectedProcess {
     /// The supplementary ones.
     groups: Vec<u32>,
     unit: Option<String>,
 }
 
-impl Process {
+impl ConnectedProcess {
     fn of(peer: UCred) -> Option<Self> {
         let held = pidfd_open(peer.pid, PidfdFlags::empty()).ok()?;
         let read =
@@ -171,7 +171,7 @@ fn numbers<'a>(status: &'a str, line: &str) -> impl Iterator<Item = u32> + use<'
 
 /// The unit of a control group: of the system's manager, which is the outermost one.
 /// What lies within is named by whoever it was given to, such as a user's own
-/// manager. A path that leads out of our own control group says nothing here.
+/// manager. A path that leads out of our own control group means nothing here.
 fn unit(groups: &str) -> Option<&str> {
     let unified = groups.lines().find_map(|line| line.strip_prefix("0::")).filter(|path| *path != "/");
     let legacy = || groups.lines().find_map(|line| line.split_once(":name=systemd:").map(|(_, path)| path));
@@ -218,14 +218,14 @@ mod tests {
     #[test]
     fn a_process_is_read_while_it_lives_and_is_of_that_user() {
         let own = getpid();
-        assert!(Process::of(ucred(own)).is_some());
+        assert!(ConnectedProcess::of(ucred(own)).is_some());
         let other = rustix::process::Uid::from_raw(geteuid().as_raw() + 1);
-        assert_eq!(Process::of(UCred { uid: other, ..ucred(own) }), None);
+        assert_eq!(ConnectedProcess::of(UCred { uid: other, ..ucred(own) }), None);
 
         let child = Command::new("true").stdin(Stdio::null()).spawn();
         let Ok(mut child) = child else { panic!("{child:?}") };
         let pid = Pid::from_child(&child);
         assert!(child.wait().is_ok());
-        assert_eq!(Process::of(ucred(pid)), None);
+        assert_eq!(ConnectedProcess::of(ucred(pid)), None);
     }
 }

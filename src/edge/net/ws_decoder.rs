@@ -99,7 +99,7 @@ enum Ahead {
         payload: usize,
         kind: FrameKind,
     },
-    /// So many bytes are needed in all, as far as one can tell.
+    /// So many bytes are needed in all, as far as the header shows.
     Wants(usize),
     Bad(Close),
 }
@@ -164,8 +164,8 @@ pub struct Decoder {
 /// what a busy connection sends in one go.
 const CONTEXT_BUFFER: usize = 4 << 10;
 
-/// So many pings and pongs in a row are told of, and answered each: whoever sends more may
-/// be sent away for it.
+/// So many pings and pongs in a row are reported, and answered each: a peer that sends more may
+/// be closed for it.
 const MOST_CONTROLS: u32 = 16;
 
 fn context() -> WebSocketContext {
@@ -227,7 +227,7 @@ impl Decoder {
     }
 
     /// Takes whole frames off the front; returns what is left of an unfinished
-    /// one, or nothing more is to be heard of this connection.
+    /// one, or nothing more of this connection is to be decoded.
     fn walk<'b>(
         &mut self,
         kept: &mut PartialMessage,
@@ -351,7 +351,7 @@ impl Decoder {
                 None
             }
             Ok(Message::Ping(_)) => {
-                // Whatever could go wrong here the next read tells.
+                // Whatever could go wrong here the next read reports.
                 let _ = self.context.flush(&mut feed);
                 if self.is_crowded {
                     self.pongs.clear();
@@ -365,7 +365,7 @@ impl Decoder {
                 None
             }
             Ok(Message::Close(_)) => {
-                // The error that follows a close says only that it is one.
+                // The error that follows a close means only that it is one.
                 let _ = self.context.flush(&mut feed);
                 Some(Decoded::Closed)
             }
@@ -396,7 +396,7 @@ enum DecodeStep {
     Over,
 }
 
-/// Looks at the frame in front: everything that its header can tell.
+/// Looks at the frame in front: all that its header shows.
 fn look_ahead(bytes: &[u8], limit: usize) -> Ahead {
     let mut cursor = Cursor::new(bytes);
     let (header, payload) = match FrameHeader::parse(&mut cursor) {

@@ -12,11 +12,11 @@ pub struct ListenFds(Vec<(String, OwnedFd)>);
 
 impl ListenFds {
     /// What was passed to this process, and not to one that started it: `LISTEN_PID`
-    /// says whom it is for. To be asked once, before anything else is opened.
+    /// names the process that it is for. To be asked once, before anything else is opened.
     ///
     /// # Errors
     /// The variables contradict each other, or name what is not open; nothing can be
-    /// told from something else then.
+    /// told apart then.
     pub fn of_process() -> io::Result<Self> {
         let mut passed = Vec::new();
         // The crate takes names that are left for another process for a mistake.

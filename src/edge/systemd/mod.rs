@@ -10,4 +10,4 @@ mod status;
 
 pub use listen_fds::ListenFds;
 pub use notify::Notify;
-pub use status::Status;
+pub use status::StatusReporter;

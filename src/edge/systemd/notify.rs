@@ -11,7 +11,7 @@ use sd_notify::NotifyState;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Notify {
     /// After so much silence it kills the process.
-    pub(super) watchdog: Option<Duration>,
+    watchdog: Option<Duration>,
 }
 
 impl Notify {
@@ -19,6 +19,12 @@ impl Notify {
     pub fn of_process() -> Option<Self> {
         std::env::var_os("NOTIFY_SOCKET")?;
         Some(Self { watchdog: sd_notify::watchdog_enabled().filter(|time| !time.is_zero()) })
+    }
+
+    /// For tests: one with this watchdog.
+    #[cfg(test)]
+    pub(super) fn with_watchdog(watchdog: Option<Duration>) -> Self {
+        Self { watchdog }
     }
 
     /// After how much silence the process is killed, if it is at all.

@@ -1,4 +1,4 @@
-//! Status for systemd: the line of `systemctl status`, and the watchdog.
+//! StatusReporter for systemd: the line of `systemctl status`, and the watchdog.
 //!
 //! The daemon is not woken for this while nothing happens: a line waits for its turn only
 //! while it differs from what was sent. The watchdog is the one exception.
@@ -45,9 +45,9 @@ impl fmt::Display for StatusCounts {
 
 /// The notifier as the loop and its tasks share it; without systemd nothing is sent.
 #[derive(Clone, Default, Debug)]
-pub struct Status(Option<Rc<RefCell<StatusNotifier>>>);
+pub struct StatusReporter(Option<Rc<RefCell<StatusNotifier>>>);
 
-impl Status {
+impl StatusReporter {
     /// Notifies systemd, where there is one.
     pub fn new(notify: Option<Notify>) -> Self {
         Self(notify.map(|notify| Rc::new(RefCell::new(StatusNotifier::new(notify)))))
@@ -225,7 +225,7 @@ mod tests {
 
     /// Ready since the first second; nothing listens at the other end.
     fn notifier(watchdog: Option<Duration>) -> StatusNotifier {
-        let mut notifier = StatusNotifier::new(Notify { watchdog });
+        let mut notifier = StatusNotifier::new(Notify::with_watchdog(watchdog));
         notifier.ready(at(1000, QUIET));
         notifier
     }

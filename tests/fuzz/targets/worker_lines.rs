@@ -9,7 +9,7 @@ mod requests;
 use libfuzzer_sys::fuzz_target;
 use pieces::Cuts;
 use wshubd::edge::net::line_decoder;
-use wshubd::edge::net::line_decoder::{WorkerLine, DecodeFlow};
+use wshubd::edge::net::line_decoder::{DecodeFlow, WorkerLine};
 use wshubd::protocol::worker;
 
 /// Short, so that lines over it are common.
