@@ -10,7 +10,7 @@ use crate::protocol::{ConnectionId, Moment};
 /// The driver in a hand-over, seen by the process that hands over.
 pub struct DriverExport<'a, C> {
     pub now: Now,
-    /// In the order of [`Driver::sockets`].
+    /// In the order of [`sockets`](super::Driver::sockets).
     pub connections: C,
     pub closing: Vec<(Moment, ConnectionId)>,
     pub last_http_request: u64,

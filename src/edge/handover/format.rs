@@ -143,3 +143,31 @@ impl StateForm {
         *self == Self::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a daemon of the first version writes: the names in it stay, or the connections of a
+    /// daemon that is updated would be lost.
+    #[test]
+    fn table_of_the_first_version_is_read_and_written_the_same() -> serde_json::Result<()> {
+        let id = serde_json::to_string(&ConnectionId { slot: 3, tag: 9 })?;
+        let operation = serde_json::to_string(&serde_json::Value::from("build-1"))?;
+        let span = r#"{"from":160,"bytes":2}"#;
+        let client = format!(
+            r#"{{"id":{id},"side":{{"c":{{"fragments":{span},"payload":1,"tail":{span}}}}},"named":"192.0.2.1"}}"#
+        );
+        let latch = format!(r#"{{"operation":{operation},"runs":true,"pulled":[0,2,9,null],"start":1}}"#);
+        let worker = format!(
+            r#"{{"id":{id},"side":{{"w":{{"admin":true,"line":{{"tail":{span},"skips":false}},"latches":[{latch}]}}}},"outbox":{{"pieces":[[0,0,2,0]],"taken":1,"told":"Full"}},"state":{{"leaving":true,"deaf":false,"ended":true,"parted":false,"took":7}}}}"#
+        );
+        let doors = r#"[{"Clients":"127.0.0.1:80"},{"Workers":"/run/worker.sock"},{"Passed":"http"}]"#;
+        let text = format!(
+            r#"{{"since":5,"doors":{doors},"links":[{client},{worker}],"guests":[6],"lingering":[[8,{id}]],"last_ticket":4,"packets":[{span}],"marks":[],"hub":{span},"store":{span}}}"#
+        );
+        let table: Table = serde_json::from_str(&text)?;
+        assert_eq!(serde_json::to_string(&table)?, text);
+        Ok(())
+    }
+}

@@ -594,6 +594,6 @@ mod tests {
 
     #[test]
     fn connection_takes_no_more_memory_than_was_measured() {
-        assert!(size_of::<PeerConnection>() <= 112, "{}", size_of::<PeerConnection>());
+        assert!(size_of::<PeerConnection>() <= 88, "{}", size_of::<PeerConnection>());
     }
 }
