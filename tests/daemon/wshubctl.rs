@@ -40,7 +40,7 @@ fn exists(pid: &Value) -> bool {
 }
 
 #[test]
-fn both_programs_say_which_version_they_are_and_what_was_built_in() {
+fn both_programs_print_their_version_and_features() {
     let sign = |feature: Feature| if feature.is_built_in { '+' } else { '-' };
     let (keys, store) = (sign(PUBLIC_KEYS), sign(STORE));
     for (name, program) in
@@ -54,7 +54,7 @@ fn both_programs_say_which_version_they_are_and_what_was_built_in() {
 }
 
 #[test]
-fn what_one_publishes_another_hears_in_order() {
+fn a_subscriber_gets_what_another_publishes_in_order() {
     let daemon = Daemon::start();
     let mut publish = wshubctl(&daemon, &["pub", "-v", "logs"]);
     let mut input = publish.stdin.take().unwrap();
@@ -95,7 +95,7 @@ fn pressing_stop_kills_the_command_and_all_its_children() {
 }
 
 #[test]
-fn a_commands_own_end_is_told_with_its_exit_status() {
+fn the_end_of_a_command_is_published_with_its_exit_status() {
     let daemon = Daemon::start();
     let mut ada = daemon.client("ada");
     ada.subscribe("jobs");
@@ -171,7 +171,7 @@ fn a_command_outlives_the_sudden_death_of_the_daemon_and_can_be_stopped_after_it
 }
 
 #[test]
-fn a_listener_goes_on_with_the_next_daemon() {
+fn a_subscription_resumes_with_the_next_daemon() {
     let mut daemon = Daemon::start();
     let mut sub = wshubctl(&daemon, &["sub", "-n", "2", "jobs"]);
     let mut output = BufReader::new(sub.stdout.take().unwrap()).lines();

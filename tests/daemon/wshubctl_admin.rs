@@ -73,7 +73,7 @@ fn a_connection_that_does_not_read_comes_first_with_what_waits_for_it() {
 }
 
 #[test]
-fn an_administrator_sees_what_is_kept_for_whom_and_drops_it() {
+fn an_administrator_lists_kept_messages_and_drops_them() {
     let daemon = Daemon::start();
     printed(wshubctl(&daemon, &["pub", "quiet", "x"]), 0);
     printed(wshubctl(&daemon, &["pub", "loud", &"x".repeat(1000)]), 0);
@@ -126,7 +126,7 @@ fn a_token_is_judged_by_the_daemon_that_made_it_and_by_no_other() {
 }
 
 #[test]
-fn what_must_be_stored_is_refused_by_a_daemon_that_keeps_in_memory() {
+fn a_durable_message_is_refused_by_a_daemon_that_keeps_in_memory() {
     let daemon = Daemon::with(&[("WSHUBD_STATE__STORE", "memory")]);
     let said = complaint(&daemon, &["pub", "--durable", "logs", "x"], 1);
     assert!(said.starts_with("wshubctl: not stored: ") && said.contains("store_unavailable"), "{said}");

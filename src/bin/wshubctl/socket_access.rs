@@ -1,6 +1,4 @@
-//! Owner, group and mode of a socket that denies access, in words.
-//!
-//! Knows owners, groups and modes, and their names. Decides nothing: the kernel has.
+//! Explanation of a socket that denies access: its owner, group and mode.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
@@ -8,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Group, Uid, User, getgroups};
 
-/// Why a socket cannot be connected to, and what to do about it; none where its owners
-/// and modes do not say.
+/// The reason why a socket denies access, and the next step; none where its owners
+/// and modes do not explain it.
 pub(crate) fn denial(socket: &Path) -> Option<String> {
     Some(Denial::find(socket)?.explain())
 }
@@ -26,7 +24,7 @@ fn name(uid: u32) -> Option<String> {
     User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name)
 }
 
-/// What denies a socket to us.
+/// The part of a path that denies a socket to us.
 struct Denial {
     /// The socket itself, or a directory on the way to it.
     part: PathBuf,
@@ -44,11 +42,11 @@ struct Denial {
 
 impl Denial {
     fn find(socket: &Path) -> Option<Self> {
-        let mut way: Vec<_> = socket.ancestors().collect();
-        way.reverse();
+        let mut parts: Vec<_> = socket.ancestors().collect();
+        parts.reverse();
         let hides =
             |path: &&&Path| path.metadata().is_err_and(|error| error.kind() == ErrorKind::PermissionDenied);
-        let hidden = way.iter().find(hides);
+        let hidden = parts.iter().find(hides);
         let part = hidden.and_then(|path| path.parent()).unwrap_or(socket);
         let meta = part.metadata().ok()?;
         let uid = Uid::effective();

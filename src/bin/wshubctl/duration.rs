@@ -1,9 +1,9 @@
-//! Durations as people write them.
+//! Durations on the command line.
 
 use std::time::Duration;
 
 /// Reads `90`, which is seconds, `1.5`, `90s`, `1.5h`, `1h 30m`.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || "a duration is such as 90, 90s, 1.5h or 1h 30m; without a unit it is seconds".to_owned();
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -28,7 +28,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 mod tests {
     use std::time::Duration;
 
-    use super::duration;
+    use super::parse_duration;
 
     #[test]
     fn a_duration_has_a_unit_or_is_in_seconds_and_may_be_a_fraction() {
@@ -46,17 +46,17 @@ mod tests {
             ("1h30m", 5_400_000),
             (" 2m ", 120_000),
         ] {
-            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
     }
 
     #[test]
-    fn what_is_no_duration_is_told_how_one_looks() {
+    fn an_invalid_duration_is_refused_with_an_example() {
         for text in
             ["", "-1", "-1s", "s", "soon", "1x", "1.5.2", "inf", "nan", "1e3", "1.5h 30m", "1,5", "1.5h30m"]
         {
-            assert!(duration(text).is_err_and(|error| error.contains("such as 90")), "{text}");
+            assert!(parse_duration(text).is_err_and(|error| error.contains("such as 90")), "{text}");
         }
-        assert!(duration("99999999999999999999999999999999").is_err());
+        assert!(parse_duration("99999999999999999999999999999999").is_err());
     }
 }

@@ -1,8 +1,7 @@
-//! What a command is called where nobody has named it: its program, or the script
+//! Default label of an operation: the name of the program, or of the script
 //! that the program runs.
 //!
-//! Only names are taken, never other arguments: those may hold what is nobody
-//! else's business. So an option that is not known ends the search, as its value
+//! Only names are taken, never other arguments: those may hold secrets. So an option that is not known ends the search, as its value
 //! might be next.
 
 use std::ffi::OsString;
@@ -68,22 +67,22 @@ const LAUNCHERS: [Launcher; 14] = [
     Launcher { names: &["nohup", "setsid", "exec", "stdbuf"], flags: "cfw", values: "ieo", ..PROGRAM },
 ];
 
-/// What to call a command.
+/// The label of a command.
 pub(super) fn label(command: &[OsString]) -> Option<String> {
     let (program, arguments) = command.split_first()?;
-    let name = base(program)?;
+    let name = file_name(program)?;
     // A version may follow the name of an interpreter.
-    let plain = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '-');
-    let launcher = LAUNCHERS.iter().find(|launcher| launcher.names.contains(&plain));
+    let unversioned = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '-');
+    let launcher = LAUNCHERS.iter().find(|launcher| launcher.names.contains(&unversioned));
     let launched = launcher.and_then(|launcher| {
         let launched = launcher.launched(arguments)?;
-        if launcher.runs_programs { label(launched) } else { base(launched.first()?) }
+        if launcher.runs_programs { label(launched) } else { file_name(launched.first()?) }
     });
     launched.or(Some(name))
 }
 
 /// The name of a program or a script.
-fn base(path: &OsString) -> Option<String> {
+fn file_name(path: &OsString) -> Option<String> {
     let name = Path::new(path).file_name()?.to_string_lossy();
     Some(name.chars().filter(|c| !c.is_control()).collect())
 }
@@ -104,13 +103,13 @@ impl Launcher {
                 }
             } else if let Some(letters) = word.strip_prefix(['-', '+']).filter(|letters| !letters.is_empty())
             {
-                match self.read(letters)? {
-                    Value::Here => {}
-                    Value::Next => {
+                match self.parse_flags(letters)? {
+                    OptionValue::Here => {}
+                    OptionValue::Next => {
                         rest = behind.get(1..)?;
                         continue;
                     }
-                    Value::Launched => return Some(behind),
+                    OptionValue::Launched => return Some(behind),
                 }
             } else if self.runs_programs && word.contains('=') {
                 // A variable for its environment.
@@ -126,14 +125,14 @@ impl Launcher {
     }
 
     /// Reads the letters behind a `-`.
-    fn read(&self, letters: &str) -> Option<Value> {
+    fn parse_flags(&self, letters: &str) -> Option<OptionValue> {
         for (at, letter) in letters.char_indices() {
             let is_last = at + letter.len_utf8() == letters.len();
             if self.names_it.contains(letter) && is_last {
-                return Some(Value::Launched);
+                return Some(OptionValue::Launched);
             }
             if self.values.contains(letter) {
-                return Some(if is_last { Value::Next } else { Value::Here });
+                return Some(if is_last { OptionValue::Next } else { OptionValue::Here });
             }
             // nice takes its number so as well.
             let is_number = self.runs_programs && letter.is_ascii_digit();
@@ -141,12 +140,12 @@ impl Launcher {
                 return None;
             }
         }
-        Some(Value::Here)
+        Some(OptionValue::Here)
     }
 }
 
-/// Where the value of some options is.
-enum Value {
+/// Position of the value of some options.
+enum OptionValue {
     /// In the same word, or nowhere.
     Here,
     /// The next word.
