@@ -142,7 +142,7 @@ impl FramedStream {
     /// Waits for the next thing that happens. May be dropped half way without losing
     /// anything; `race` keeps no branch waiting for ever.
     pub(super) async fn progress(&mut self, reads: bool) -> io::Result<Progress> {
-        enum Done {
+        enum StreamEvent {
             Read(usize),
             Write(io::Result<usize>),
             Retry,
@@ -153,34 +153,34 @@ impl FramedStream {
             if !reads {
                 return future::pending().await;
             }
-            reader.read(chunk).await.map(Done::Read)
+            reader.read(chunk).await.map(StreamEvent::Read)
         };
         let write = async {
             if outgoing.is_empty() {
                 return future::pending().await;
             }
-            Ok(Done::Write(writer.write(outgoing).await))
+            Ok(StreamEvent::Write(writer.write(outgoing).await))
         };
         let retry = async {
             match retry {
                 Some(retry) => drop(retry.await),
                 None => future::pending().await,
             }
-            Ok(Done::Retry)
+            Ok(StreamEvent::Retry)
         };
         match future::race(future::race(read, write), retry).await? {
-            Done::Read(0) => return Ok(Progress::Closed),
-            Done::Read(count) => {
+            StreamEvent::Read(0) => return Ok(Progress::Closed),
+            StreamEvent::Read(count) => {
                 self.incoming.extend_from_slice(self.chunk.get(..count).unwrap_or_default());
                 return Ok(Progress::Received);
             }
-            Done::Write(Ok(count)) => self.outgoing.advance(count),
-            Done::Write(Err(_)) => {
+            StreamEvent::Write(Ok(count)) => self.outgoing.advance(count),
+            StreamEvent::Write(Err(_)) => {
                 // The hub's last lines are still to be read.
                 self.is_write_closed = true;
                 self.outgoing.clear();
             }
-            Done::Retry => {
+            StreamEvent::Retry => {
                 self.retry = None;
                 self.retries += 1;
                 return Ok(Progress::RetryDue);

@@ -84,7 +84,7 @@ use crate::edge::clock;
 use operation::StartingOperation;
 use registrations::Registration;
 use request::MessageIds;
-use request_queue::{Answer, RequestKind, RequestSender};
+use request_queue::{RequestAnswer, RequestKind, RequestSender};
 
 /// A new connection, in its parts.
 #[derive(Debug)]
@@ -277,7 +277,7 @@ impl Client {
 /// An answer that is still to come. Of clones one gets it.
 #[derive(Clone, Debug)]
 pub struct PendingAnswer {
-    answers: Receiver<Answer>,
+    answers: Receiver<RequestAnswer>,
     client: Client,
 }
 

@@ -27,7 +27,7 @@ pub(super) const STALL_LIMIT: Duration = Duration::from_secs(5);
 const ENVELOPE: usize = 128;
 
 /// The answer to a request.
-pub(super) type Answer = Result<HubLine, Error>;
+pub(super) type RequestAnswer = Result<HubLine, Error>;
 
 /// Kind of a request, as far as a lost connection is concerned.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ pub(super) struct QueuedRequest {
     /// A JSON object without its id.
     line: Vec<u8>,
     /// Receives the answers, if any are wanted.
-    answers: Option<Sender<Answer>>,
+    answers: Option<Sender<RequestAnswer>>,
     /// The operation that starts with it.
     registration: Option<Registration>,
     _reservation: Reservation,
@@ -93,12 +93,12 @@ impl QueuedRequest {
     }
 
     /// Passes an answer on; false where the caller does not wait any more.
-    pub(super) fn answer(&self, answer: Answer) -> bool {
+    pub(super) fn answer(&self, answer: RequestAnswer) -> bool {
         self.answers.as_ref().is_some_and(|answers| answers.try_send(answer).is_ok())
     }
 
     /// As [`QueuedRequest::answer`], for the last one; the request itself may go on.
-    pub(super) fn answer_finally(&mut self, answer: Answer) {
+    pub(super) fn answer_finally(&mut self, answer: RequestAnswer) {
         if let Some(answers) = self.answers.take() {
             let _ = answers.try_send(answer);
         }
@@ -159,7 +159,7 @@ impl RequestSender {
         &self,
         kind: RequestKind,
         line: Vec<u8>,
-        answers: Option<Sender<Answer>>,
+        answers: Option<Sender<RequestAnswer>>,
         registration: Option<Registration>,
     ) -> Result<(), Error> {
         let reservation = match kind {

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use bytes::BytesMut;
 
 use super::error::Error;
-use super::request_queue::{Answer, QueuedRequest, RequestKind};
+use super::request_queue::{QueuedRequest, RequestAnswer, RequestKind};
 use crate::protocol::Moment;
 
 /// After so many bytes without an id the next line has one, so that room is
@@ -99,7 +99,7 @@ impl Unacked {
     }
 
     /// Passes on an answer that is not the last one to `id`.
-    pub(super) fn answer_provisionally(&self, id: u64, answer: Answer) {
+    pub(super) fn answer_provisionally(&self, id: u64, answer: RequestAnswer) {
         let index = id.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
         if let Some(Some(request)) = index.and_then(|index| self.requests.get(index)) {
             request.answer(answer);

@@ -39,7 +39,7 @@ fn without_a_hub_the_command_runs_and_its_status_stays() {
         let (child, mut errors) = script(&hub_socket, &[], "echo ran; exit 7");
         expect_notice(&mut errors, "the command runs all the same");
         // It is said once, and nobody waits for long.
-        assert_eq!(rest(errors), "wshubctl: no wshubd has received of this command\n");
+        assert_eq!(rest(errors), "wshubctl: no wshubd has heard of this command\n");
         let output = end(child);
         assert_eq!((output.status.code(), &*output.stdout), (Some(7), &b"ran\n"[..]));
     }
@@ -50,7 +50,7 @@ fn a_silent_hub_is_not_waited_for() {
     let hub_socket = HubSocket::new();
     let (child, mut errors) = script(&hub_socket, &[], "exit 7");
     expect_notice(&mut errors, "does not answer; the command runs all the same");
-    assert_eq!(rest(errors), "wshubctl: no wshubd has received of this command\n");
+    assert_eq!(rest(errors), "wshubctl: no wshubd has heard of this command\n");
     assert_eq!(end(child).status.code(), Some(7));
 }
 
@@ -121,7 +121,7 @@ fn a_hub_that_comes_after_the_end_gets_all_of_it() {
     peer.grant(&start, json!({}));
     assert_eq!(line(&mut peer)["text"], "one");
     assert_eq!(ended(&mut peer), json!({"state": "failed", "data": {"exit_code": 3, "lines": 1}}));
-    assert!(!rest(errors).contains("received"));
+    assert!(!rest(errors).contains("heard"));
     assert_eq!(end(child).status.code(), Some(3));
 }
 

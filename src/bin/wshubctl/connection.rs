@@ -57,18 +57,18 @@ impl HubConnection {
                 },
                 Err(not_found) => (None, Ok(not_found)),
             };
-            let obstacle = Obstacle::of(error.as_ref().err());
-            denials = if obstacle == Obstacle::Denied { denials + 1 } else { 0 };
+            let obstacle = ConnectObstacle::of(error.as_ref().err());
+            denials = if obstacle == ConnectObstacle::Denied { denials + 1 } else { 0 };
             let failure = error.unwrap_or_else(Failure::from);
             let may_pass = match obstacle {
-                Obstacle::Absent => wait.is_explicit(),
-                Obstacle::Denied => wait.is_explicit() && denials < DENIALS,
-                Obstacle::Full => true,
-                Obstacle::Lasting => false,
+                ConnectObstacle::Absent => wait.is_explicit(),
+                ConnectObstacle::Denied => wait.is_explicit() && denials < DENIALS,
+                ConnectObstacle::Full => true,
+                ConnectObstacle::Lasting => false,
             };
             if !may_pass {
                 return Err(match obstacle {
-                    Obstacle::Absent => failure.with_remark("`--wait 30s` waits for it"),
+                    ConnectObstacle::Absent => failure.with_remark("`--wait 30s` waits for it"),
                     _ => failure,
                 });
             }
@@ -99,9 +99,9 @@ impl HubConnection {
     }
 }
 
-/// Obstacle to a connection.
+/// ConnectObstacle to a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Obstacle {
+enum ConnectObstacle {
     /// There is no socket, or nothing listens at it.
     Absent,
     /// Its queue of connections is full.
@@ -112,7 +112,7 @@ enum Obstacle {
     Lasting,
 }
 
-impl Obstacle {
+impl ConnectObstacle {
     /// Without an error there is no socket at any path.
     fn of(error: Option<&Error>) -> Self {
         match error {

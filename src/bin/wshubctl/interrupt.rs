@@ -34,7 +34,7 @@ pub(crate) struct InterruptArgs {
 
 #[derive(Serialize)]
 #[serde(tag = "action", rename = "interrupt")]
-struct InterruptRequest<'a> {
+struct InterruptLine<'a> {
     operation_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     channel: Option<&'a str>,
@@ -48,7 +48,7 @@ struct InterruptAnswer {
 }
 
 pub(crate) async fn interrupt(hub: &HubConnection, args: InterruptArgs) -> Result<ExitCode, Failure> {
-    let request = InterruptRequest {
+    let request = InterruptLine {
         operation_id: &args.operation,
         channel: args.channel.as_deref(),
         reason: args.reason.as_deref(),

@@ -76,7 +76,7 @@ pub(crate) struct InboxArgs {
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct OperationEntry {
+struct ListedOperation {
     operation_id: String,
     channel: String,
     state: String,
@@ -85,7 +85,7 @@ struct OperationEntry {
     label: Option<String>,
 }
 
-const OPERATIONS: [Column<OperationEntry>; 6] = [
+const OPERATIONS: [Column<ListedOperation>; 6] = [
     Column::words("OPERATION", |it, _| Some(it.operation_id.clone())),
     Column::words("CHANNEL", |it, _| Some(it.channel.clone())),
     Column::words("STATE", |it, _| Some(it.state.clone())),
@@ -96,7 +96,7 @@ const OPERATIONS: [Column<OperationEntry>; 6] = [
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct ChannelEntry {
+struct ListedChannel {
     channel: String,
     subscribers: u64,
     behind: u64,
@@ -107,7 +107,7 @@ struct ChannelEntry {
     seq: u64,
 }
 
-const CHANNELS: [Column<ChannelEntry>; 8] = [
+const CHANNELS: [Column<ListedChannel>; 8] = [
     Column::words("CHANNEL", |it, _| Some(it.channel.clone())),
     Column::numbers("SUBSCRIBERS", |it, _| Some(it.subscribers.to_string())),
     Column::numbers("BEHIND", |it, _| unless_zero(it.behind, |behind| behind.to_string())),
@@ -120,7 +120,7 @@ const CHANNELS: [Column<ChannelEntry>; 8] = [
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct ConnectionEntry {
+struct ListedConnection {
     connection_id: String,
     kind: String,
     user_id: Option<String>,
@@ -137,7 +137,7 @@ struct ConnectionEntry {
     missed: u64,
 }
 
-const CONNECTIONS: [Column<ConnectionEntry>; 10] = [
+const CONNECTIONS: [Column<ListedConnection>; 10] = [
     Column::words("CONNECTION", |it, _| Some(it.connection_id.clone())),
     Column::words("WHO", |it, _| Some(it.who())),
     Column::words("FROM", |it, _| it.address.clone().or_else(|| it.pid.map(process_name))),
@@ -154,7 +154,7 @@ const CONNECTIONS: [Column<ConnectionEntry>; 10] = [
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct InboxEntry {
+struct ListedInbox {
     user_id: String,
     connections: u64,
     epoch: Option<String>,
@@ -164,7 +164,7 @@ struct InboxEntry {
     oldest_at: Option<String>,
 }
 
-const INBOXES: [Column<InboxEntry>; 5] = [
+const INBOXES: [Column<ListedInbox>; 5] = [
     Column::words("USER", |it, _| Some(it.user_id.clone())),
     Column::numbers("CONNECTIONS", |it, _| Some(it.connections.to_string())),
     Column::numbers("WAITING", |it, _| Some(it.waiting.to_string())),
@@ -174,21 +174,21 @@ const INBOXES: [Column<InboxEntry>; 5] = [
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct RevocationEntry {
+struct ListedRevocation {
     user_id: Option<String>,
     jti: Option<String>,
     revoked_at: String,
     until: Option<String>,
 }
 
-const REVOCATIONS: [Column<RevocationEntry>; 4] = [
+const REVOCATIONS: [Column<ListedRevocation>; 4] = [
     Column::words("USER", |it, _| it.user_id.clone()),
     Column::words("TOKEN", |it, _| it.jti.clone()),
     Column::words("REVOKED", |it, _| Some(it.revoked_at.clone())),
     Column::words("FORGOTTEN", |it, _| it.until.clone()),
 ];
 
-impl ConnectionEntry {
+impl ListedConnection {
     /// A user of wshubd, or of the machine.
     fn who(&self) -> String {
         match (&self.user_id, self.uid) {
@@ -309,37 +309,37 @@ async fn query_all<'q, T: DeserializeOwned>(
 
 pub(crate) async fn operations(hub: &HubConnection, args: OperationsArgs) -> Result<ExitCode, Failure> {
     let channel = args.channel.as_deref();
-    let rows: Vec<Row<OperationEntry>> =
+    let rows: Vec<Row<ListedOperation>> =
         query_all(hub, |after| ListRequest::Operations { channel, after }).await?;
     print_list(OutputFormat::choose(args.json), &rows, &OPERATIONS, "nothing runs")
 }
 
 pub(crate) async fn channels(hub: &HubConnection, args: ChannelsArgs) -> Result<ExitCode, Failure> {
-    let mut rows: Vec<Row<ChannelEntry>> = query_all(hub, |after| ListRequest::Channels { after }).await?;
+    let mut rows: Vec<Row<ListedChannel>> = query_all(hub, |after| ListRequest::Channels { after }).await?;
     rows.sort_by_key(|row| Reverse(row.entry.bytes));
     print_list(OutputFormat::choose(args.json), &rows, &CHANNELS, "there are no channels")
 }
 
 pub(crate) async fn connections(hub: &HubConnection, args: ConnectionsArgs) -> Result<ExitCode, Failure> {
-    let mut rows: Vec<Row<ConnectionEntry>> =
+    let mut rows: Vec<Row<ListedConnection>> =
         query_all(hub, |after| ListRequest::Connections { after }).await?;
     if let Some(user) = &args.user {
         rows.retain(|row| row.entry.user_id.as_ref() == Some(user));
     }
-    let urgency = |it: &ConnectionEntry| (Reverse(it.queued_bytes), it.connected_at.clone());
+    let urgency = |it: &ListedConnection| (Reverse(it.queued_bytes), it.connected_at.clone());
     rows.sort_by_cached_key(|row| urgency(&row.entry));
     print_list(OutputFormat::choose(args.json), &rows, &CONNECTIONS, "nobody is connected")
 }
 
 pub(crate) async fn revocations(hub: &HubConnection, json: bool) -> Result<ExitCode, Failure> {
-    let rows: Vec<Row<RevocationEntry>> = query_all(hub, |after| ListRequest::Revocations { after }).await?;
+    let rows: Vec<Row<ListedRevocation>> = query_all(hub, |after| ListRequest::Revocations { after }).await?;
     print_list(OutputFormat::choose(json), &rows, &REVOCATIONS, "nothing is revoked")
 }
 
 pub(crate) async fn inbox(hub: &HubConnection, args: InboxArgs) -> Result<ExitCode, Failure> {
     let format = OutputFormat::choose(args.json);
     let Some(user) = args.user.as_deref() else {
-        let mut rows: Vec<Row<InboxEntry>> =
+        let mut rows: Vec<Row<ListedInbox>> =
             query_all(hub, |after| ListRequest::Inbox { user_id: None, after }).await?;
         rows.sort_by_key(|row| Reverse(row.entry.bytes));
         return print_list(format, &rows, &INBOXES, "nothing waits for anybody");
@@ -352,7 +352,7 @@ pub(crate) async fn inbox(hub: &HubConnection, args: InboxArgs) -> Result<ExitCo
 }
 
 /// One inbox as text.
-fn one_inbox(inbox: &InboxEntry) -> String {
+fn one_inbox(inbox: &ListedInbox) -> String {
     let now = clock::now().wall;
     let mut waiting = count(inbox.waiting, "message");
     if inbox.waiting > 0 {

@@ -22,7 +22,7 @@ use crate::error::{Exit, Failure, exit_of};
 use crate::receipts::Receipts;
 use crate::terminal::{escape, notice};
 use crate::wait_limit::Silence;
-use input::{Input, InputLine};
+use input::{InputLine, StandardInput};
 use outcome_counts::OutcomeCounts;
 
 /// Messages on their way before one answer is waited for: enough that neither
@@ -102,7 +102,7 @@ enum MessageSource {
 
 pub(crate) async fn publish(hub: &HubConnection, args: PublishArgs) -> Result<ExitCode, Failure> {
     let (channel, source) = assign_words(&args)?;
-    let mut publisher = Publisher {
+    let mut publisher = PublishCommand {
         hub,
         args: &args,
         channel,
@@ -160,7 +160,7 @@ fn assign_words(args: &PublishArgs) -> Result<(Option<String>, MessageSource), F
     }
 }
 
-struct Publisher<'a> {
+struct PublishCommand<'a> {
     hub: &'a HubConnection,
     args: &'a PublishArgs,
     channel: Option<String>,
@@ -182,7 +182,7 @@ enum PublishStep {
     Answer(Result<HubLine, Error>),
 }
 
-impl Publisher<'_> {
+impl PublishCommand<'_> {
     async fn send_text(&mut self, text: &str) -> Result<(), Failure> {
         match input::data(text, self.args.json) {
             Ok(data) => self.send(&data).await,
@@ -205,7 +205,7 @@ impl Publisher<'_> {
     }
 
     async fn send_lines(&mut self) -> Result<(), Failure> {
-        let mut input = Input::new(self.args.json);
+        let mut input = StandardInput::new(self.args.json);
         loop {
             match self.next(&mut input).await? {
                 PublishStep::Answer(answer) => self.on_answer(answer)?,
@@ -230,7 +230,7 @@ impl Publisher<'_> {
 
     /// The next line, or the oldest answer: while the input is idle, refusals of earlier
     /// lines are reported.
-    async fn next(&mut self, input: &mut Input) -> Result<PublishStep, Failure> {
+    async fn next(&mut self, input: &mut StandardInput) -> Result<PublishStep, Failure> {
         let is_full = self.answers.len() >= IN_FLIGHT;
         let line = async {
             if is_full {

@@ -9,7 +9,7 @@ use nix::unistd::{Gid, Group, Uid, User, getgroups};
 /// The reason why a socket denies access, and the next step; none where its owners
 /// and modes do not explain it.
 pub(crate) fn denial(socket: &Path) -> Option<String> {
-    Some(Denial::find(socket)?.explain())
+    Some(SocketDenial::find(socket)?.explain())
 }
 
 /// The name of a user, with the number that decides.
@@ -25,7 +25,7 @@ fn name(uid: u32) -> Option<String> {
 }
 
 /// The part of a path that denies a socket to us.
-struct Denial {
+struct SocketDenial {
     /// The socket itself, or a directory on the way to it.
     part: PathBuf,
     is_directory: bool,
@@ -40,7 +40,7 @@ struct Denial {
     is_member: bool,
 }
 
-impl Denial {
+impl SocketDenial {
     fn find(socket: &Path) -> Option<Self> {
         let mut parts: Vec<_> = socket.ancestors().collect();
         parts.reverse();
@@ -95,10 +95,10 @@ impl Denial {
 
 #[cfg(test)]
 mod tests {
-    use super::Denial;
+    use super::SocketDenial;
 
-    fn denial(mode: u32, is_directory: bool) -> Denial {
-        Denial {
+    fn denial(mode: u32, is_directory: bool) -> SocketDenial {
+        SocketDenial {
             part: "/run/wshubd/worker.sock".into(),
             is_directory,
             owner: "root (uid 0)".into(),
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn who_has_joined_the_group_since_the_login_is_told_to_log_in_again() {
-        let told = Denial { is_member: true, ..denial(0o660, false) }.explain();
+        let told = SocketDenial { is_member: true, ..denial(0o660, false) }.explain();
         assert!(told.ends_with("you are a member of wshub-worker from your next login on"), "{told}");
     }
 
@@ -128,7 +128,7 @@ mod tests {
         for denial in [
             denial(0o600, false),
             denial(0o720, true),
-            Denial { is_roots: true, group: "root".into(), ..denial(0o660, false) },
+            SocketDenial { is_roots: true, group: "root".into(), ..denial(0o660, false) },
         ] {
             assert!(denial.explain().ends_with("`--socket` names another"), "{}", denial.explain());
         }

@@ -47,7 +47,7 @@ impl SubscribeArgs {
 
 pub(crate) async fn subscribe(hub: &HubConnection, args: SubscribeArgs) -> Result<ExitCode, Failure> {
     let is_terminal = io::stdout().is_terminal();
-    let mut subscription = Subscription {
+    let mut subscription = ChannelSubscription {
         json: args.json || !is_terminal,
         is_terminal,
         left: args.count,
@@ -112,7 +112,7 @@ async fn reader_gone() -> Result<ExitCode, Failure> {
     future::pending().await
 }
 
-struct Subscription {
+struct ChannelSubscription {
     json: bool,
     is_terminal: bool,
     /// Messages still wanted, if there is a number.
@@ -121,7 +121,7 @@ struct Subscription {
     channels: Vec<String>,
 }
 
-impl Subscription {
+impl ChannelSubscription {
     async fn print_events(&mut self, client: &Client, events: &Events) -> Result<ExitCode, Failure> {
         while let Some(first) = events.next_event().await {
             // All that has come is printed in one write, and at once.

@@ -25,7 +25,7 @@ pub(super) enum InputLine {
     Bad(String),
 }
 
-pub(super) struct Input {
+pub(super) struct StandardInput {
     from: BufReader<Unblock<io::Stdin>>,
     is_json: bool,
     /// What there is of a line that has not ended.
@@ -36,7 +36,7 @@ pub(super) struct Input {
     number: u64,
 }
 
-impl Input {
+impl StandardInput {
     pub(super) fn new(is_json: bool) -> Self {
         if io::stdin().is_terminal() {
             notice("each line is a message; Ctrl-D ends");

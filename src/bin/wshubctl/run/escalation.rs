@@ -39,7 +39,7 @@ const KILLS: u32 = 500;
 pub(super) const LAST_STEP: Duration = Duration::from_millis(10 * 500);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Step {
+enum EscalationStep {
     Running,
     /// The command has exited by itself; the processes that it left may finish.
     Finishing,
@@ -56,7 +56,7 @@ enum Step {
 }
 
 pub(super) struct Escalation {
-    step: Step,
+    step: EscalationStep,
     scope: SignalScope,
     term_after: Duration,
     kill_after: Duration,
@@ -70,7 +70,7 @@ pub(super) struct Escalation {
 impl Escalation {
     pub(super) fn new(term_after: Duration, kill_after: Duration) -> Self {
         Self {
-            step: Step::Running,
+            step: EscalationStep::Running,
             scope: SignalScope::Session,
             term_after,
             kill_after,
@@ -87,15 +87,15 @@ impl Escalation {
 
     /// Whether nothing is left to signal or to wait for.
     pub(super) fn is_over(&self, processes: &ProcessTree) -> bool {
-        self.step == Step::GivenUp || processes.is_gone(self.scope)
+        self.step == EscalationStep::GivenUp || processes.is_gone(self.scope)
     }
 
     /// Begins. Requesting it again changes nothing.
     pub(super) fn request(&mut self, processes: &ProcessTree) {
         self.scope = SignalScope::Everything;
         match self.step {
-            Step::Running => self.time_sigint(0, processes),
-            Step::Finishing => self.enter(Step::Terminated, processes),
+            EscalationStep::Running => self.time_sigint(0, processes),
+            EscalationStep::Finishing => self.enter(EscalationStep::Terminated, processes),
             _ => {}
         }
     }
@@ -110,8 +110,10 @@ impl Escalation {
     /// ignore SIGINT.
     pub(super) fn on_leader_exit(&mut self, processes: &ProcessTree) {
         match self.step {
-            Step::Running => self.enter(Step::Finishing, processes),
-            Step::Timing(_) | Step::Interrupted(_) => self.enter(Step::Terminated, processes),
+            EscalationStep::Running => self.enter(EscalationStep::Finishing, processes),
+            EscalationStep::Timing(_) | EscalationStep::Interrupted(_) => {
+                self.enter(EscalationStep::Terminated, processes)
+            }
             _ => {}
         }
     }
@@ -121,13 +123,13 @@ impl Escalation {
     fn time_sigint(&mut self, attempts: u32, processes: &ProcessTree) {
         if processes.freeze() == SigintTiming::Ignored && attempts < TIMING_ATTEMPTS {
             processes.resume();
-            self.step = Step::Timing(attempts);
+            self.step = EscalationStep::Timing(attempts);
             self.due = Some(Timer::after(TIMING_INTERVAL * (1 + attempts / 4)));
             return;
         }
         // No process is born while all are frozen: those that are born later tidy up.
         self.last_pid = last_pid();
-        self.enter(Step::Interrupted(0), processes);
+        self.enter(EscalationStep::Interrupted(0), processes);
     }
 
     /// Waits until the next step is due.
@@ -141,14 +143,14 @@ impl Escalation {
     /// The wait of [`Escalation::due`] is over.
     pub(super) fn on_due(&mut self, processes: &ProcessTree) {
         match self.step {
-            Step::Timing(attempts) => self.time_sigint(attempts + 1, processes),
-            Step::Interrupted(repeats) if !self.has_step_expired() => {
+            EscalationStep::Timing(attempts) => self.time_sigint(attempts + 1, processes),
+            EscalationStep::Interrupted(repeats) if !self.has_step_expired() => {
                 processes.repeat_missed(self.last_pid, Signal::INT);
-                self.step = Step::Interrupted(repeats.saturating_add(1));
+                self.step = EscalationStep::Interrupted(repeats.saturating_add(1));
                 self.look_again(if repeats < REPEATS { REPEAT } else { LOOK_AGAIN });
             }
             // There is no signal when the last process has gone into a session of its own.
-            Step::Finishing if !self.has_step_expired() => self.look_again(LOOK_AGAIN),
+            EscalationStep::Finishing if !self.has_step_expired() => self.look_again(LOOK_AGAIN),
             _ => self.advance(processes),
         }
     }
@@ -165,35 +167,37 @@ impl Escalation {
 
     fn advance(&mut self, processes: &ProcessTree) {
         let step = match self.step {
-            Step::Running | Step::Timing(_) => return self.time_sigint(TIMING_ATTEMPTS, processes),
-            Step::Finishing | Step::Interrupted(_) => Step::Terminated,
-            Step::Terminated => Step::Killed(1),
-            Step::Killed(KILLS..) | Step::GivenUp => Step::GivenUp,
-            Step::Killed(times) => Step::Killed(times + 1),
+            EscalationStep::Running | EscalationStep::Timing(_) => {
+                return self.time_sigint(TIMING_ATTEMPTS, processes);
+            }
+            EscalationStep::Finishing | EscalationStep::Interrupted(_) => EscalationStep::Terminated,
+            EscalationStep::Terminated => EscalationStep::Killed(1),
+            EscalationStep::Killed(KILLS..) | EscalationStep::GivenUp => EscalationStep::GivenUp,
+            EscalationStep::Killed(times) => EscalationStep::Killed(times + 1),
         };
         self.enter(step, processes);
     }
 
-    fn enter(&mut self, step: Step, processes: &ProcessTree) {
+    fn enter(&mut self, step: EscalationStep, processes: &ProcessTree) {
         self.step = step;
         self.due = None;
         let now = clock::now().moment;
         match step {
-            Step::Running | Step::Timing(_) | Step::GivenUp => {}
-            Step::Finishing => {
+            EscalationStep::Running | EscalationStep::Timing(_) | EscalationStep::GivenUp => {}
+            EscalationStep::Finishing => {
                 self.until = Some(now + self.term_after);
                 self.look_again(LOOK_AGAIN);
             }
-            Step::Interrupted(_) => {
+            EscalationStep::Interrupted(_) => {
                 processes.signal(self.scope, Signal::INT);
                 self.until = Some(now + self.term_after.saturating_add(REPEAT * REPEATS));
                 self.look_again(REPEAT);
             }
-            Step::Terminated => {
+            EscalationStep::Terminated => {
                 processes.signal(self.scope, Signal::TERM);
                 self.due = Some(Timer::after(self.kill_after));
             }
-            Step::Killed(_) => {
+            EscalationStep::Killed(_) => {
                 processes.signal(self.scope, Signal::KILL);
                 self.due = Some(Timer::after(KILL_AGAIN));
             }

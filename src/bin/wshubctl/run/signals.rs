@@ -32,7 +32,7 @@ pub(super) struct SignalQueue {
     signals: Signals,
     /// Handled for the command's sake alone.
     disregarded: Vec<Signal>,
-    /// When it was last asked to end.
+    /// The last signal that stops the command.
     last_stop: Option<Moment>,
     was_interrupted: bool,
 }
