@@ -31,13 +31,13 @@ enum StatsRequest {
 pub(crate) async fn status(hub: &HubConnection, args: StatusArgs) -> Result<ExitCode, Failure> {
     let answer = fields(&query(hub, &StatsRequest::Stats).await?)?;
     match (OutputFormat::choose(args.json), answer) {
-        (OutputFormat::Text, Value::Object(numbers)) => print(&text(numbers)),
+        (OutputFormat::Text, Value::Object(numbers)) => print(&numbers_text(numbers)),
         (_, answer) => print_json(&format!("{answer}\n")),
     }
 }
 
 /// Gauges come first, then counters, then refusals.
-fn text(mut numbers: Map<String, Value>) -> String {
+fn numbers_text(mut numbers: Map<String, Value>) -> String {
     let mut rows = Vec::new();
     if let Some(seconds) = numbers.remove("uptime_seconds").and_then(|value| value.as_u64()) {
         let time = humantime::format_duration(Duration::from_secs(seconds));
@@ -69,7 +69,7 @@ mod tests {
             "refused": {"host": 3, "token_expired": 12}, "uptime_seconds": 60, "wrong_secrets": 1,
         });
         let Value::Object(numbers) = numbers else { return };
-        let text = text(numbers);
+        let text = numbers_text(numbers);
         let words: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
         let last: Vec<String> = words.iter().rev().take(3).map(|words| words.join(" ")).collect();
         assert_eq!(last, ["refused for token expired 12", "refused for host 3", "wrong secrets 1"]);

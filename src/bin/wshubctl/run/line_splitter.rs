@@ -153,7 +153,7 @@ fn cut(line: &[u8]) -> usize {
 mod tests {
     use super::{LONGEST, LinePiece, LineSplitter, Moment, PACE};
 
-    fn text(piece: LinePiece) -> String {
+    fn piece_text(piece: LinePiece) -> String {
         let (LinePiece::End(text) | LinePiece::Part(text)) = piece;
         String::from_utf8(text).unwrap()
     }
@@ -171,7 +171,7 @@ mod tests {
             let now = Moment(self.now);
             let mut rest = text.as_bytes();
             while let Some(piece) = self.splitter.next(now, &mut rest) {
-                self.published.push(text(piece));
+                self.published.push(piece_text(piece));
             }
             self.look()
         }
@@ -198,7 +198,7 @@ mod tests {
 
         fn end(&mut self) -> Vec<String> {
             let Self { splitter, published, .. } = std::mem::take(self);
-            let last = splitter.last().map(text);
+            let last = splitter.last().map(piece_text);
             published.into_iter().chain(last).collect()
         }
     }
