@@ -1,4 +1,4 @@
-//! Leaves out of a release what nobody uses there: a panic ends the process, so nothing
+//! Leaves unused tables out of a release: a panic ends the process, so nothing
 //! is ever unwound, and stripped of its names a program has no backtrace to tell. The
 //! tables for both are a tenth of the file.
 //!

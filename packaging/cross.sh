@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # What builds for other machines, or without a C library: to be sourced, from the root of a checkout.
 #
-# Knows the compiler, the linker and the flags that keep this machine out of what is built. Does not know what is built.
+# The compiler, the linker, and the flags that keep traces of this machine out of the programs.
 #   cross_triple TARGET   prints the triple of a target, or fails
 #   cross_tools           finds all tools, installs what is missing where that is possible, and sets the environment
 #   cross_cargo COMMAND…  cargo with another linker and the standard library built along
@@ -12,7 +12,7 @@
 
 cross_targets=(x86_64 aarch64 armv7)
 
-# The same linker and C library everywhere and always: they are part of what comes out.
+# The same linker and C library everywhere and always: they are part of the result.
 cross_zig=0.17.0 cross_zigbuild=0.24.0
 
 cross_fail() {
@@ -82,7 +82,7 @@ cross_environment() {
   RUSTC_BOOTSTRAP=1
   CARGO_HOME="${CARGO_HOME:-$HOME/.cargo}"
   ZIG_GLOBAL_CACHE_DIR="$PWD/target/static/zig" CARGO_ZIGBUILD_CACHE_DIR="$PWD/target/static/zigbuild"
-  # Nothing that is built asks for a time; what will, gets that of the last change.
+  # No build step reads the time; one that will gets that of the last commit.
   SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}"
   export PATH RUSTC RUSTC_BOOTSTRAP CARGO_HOME ZIG_GLOBAL_CACHE_DIR CARGO_ZIGBUILD_CACHE_DIR SOURCE_DATE_EPOCH
   # The directory of the crates has the digest of where they came from in its name, and is there once they are.
@@ -97,7 +97,7 @@ cross_environment() {
   # Separated by a character that stands in no path: one with a space in it works as well.
   local separator=$'\x1f' word
   CARGO_ENCODED_RUSTFLAGS=""
-  # shellcheck disable=SC2086 # the flags of whoever calls are words
+  # shellcheck disable=SC2086 # the caller's flags are words
   for word in "${flags[@]}" ${RUSTFLAGS:-}; do
     CARGO_ENCODED_RUSTFLAGS+="${CARGO_ENCODED_RUSTFLAGS:+$separator}$word"
   done

@@ -1,6 +1,4 @@
-//! The daemon's arguments.
-//!
-//! Knows their names and explains them. Does not act on any.
+//! The daemon's arguments and their help.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -56,7 +54,7 @@ needs, 73 where a directory of its own, or a key in it, cannot be made or used,
 78 for a wrong configuration, 1 for anything else.
 ";
 
-/// What is asked for.
+/// What the daemon is started for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Task {
     Run,
@@ -72,8 +70,15 @@ pub(crate) enum Task {
 /// All arguments.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Args {
-    pub(crate) task: Task,
-    pub(crate) config: Option<PathBuf>,
+    task: Task,
+    config: Option<PathBuf>,
+}
+
+impl Args {
+    /// The task, and the file that `--config` names.
+    pub(crate) fn into_parts(self) -> (Task, Option<PathBuf>) {
+        (self.task, self.config)
+    }
 }
 
 /// Reads arguments, without the command's own name.
@@ -93,7 +98,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Args, le
             Long("store") => Task::Store(parser.value()?.into()),
             Long("check") => Task::Check,
             Long("show") => Task::Show,
-            // Whatever else was said: who asks for help should get it.
+            // Whatever else is given: help is what is needed.
             Short('V') | Long("version") => return Ok(Args { task: Task::Version, ..read }),
             Short('h') | Long("help") => return Ok(Args { task: Task::Help, ..read }),
             Value(_) | Short(_) | Long(_) => return Err(arg.unexpected()),

@@ -1,11 +1,9 @@
-//! Values in few bytes, one behind the other: state on its way to another process.
-//!
-//! Knows how a value is spelled, and that all of a stream came whole. Does not know
-//! what the values mean, nor where the bytes go.
+//! A codec for state on its way to another process or to the disk: values in few bytes, one
+//! behind the other, with a checksum.
 //!
 //! A stream begins with a mark and the version of what is in it, and ends with a
 //! checksum. It is written and read in pieces of [`PIECE`] bytes, so that neither side
-//! holds more of it than that. Values are spelled as postcard does: by place, without
+//! holds more of it than that. Values are spelled as postcard does: in order, without
 //! the names of fields, so every change of a type is another version.
 
 use std::fmt;
@@ -94,7 +92,7 @@ impl<'a> Output<'a> {
         output
     }
 
-    /// Adds a value. What cannot be written is told at the end.
+    /// Adds a value. An error is returned at the end.
     pub(crate) fn add(&mut self, value: &(impl Serialize + ?Sized)) {
         let written = value.serialize(&mut Serializer { output: &mut *self });
         debug_assert!(written.is_ok() || self.failed.is_some(), "{written:?}");
@@ -103,7 +101,7 @@ impl<'a> Output<'a> {
         }
     }
 
-    /// Adds bytes whose number the other side knows.
+    /// Adds bytes; the reader must know how many.
     pub(crate) fn add_bytes(&mut self, bytes: &[u8]) {
         if self.piece.len() + bytes.len() > PIECE {
             self.pass_on();
@@ -171,7 +169,7 @@ pub(crate) struct Source<'a> {
     piece: Vec<u8>,
     /// What of the piece was taken.
     taken: usize,
-    /// What goes over the end of a piece is put together here.
+    /// Bytes that go over the end of a piece, put together.
     joined: Vec<u8>,
     sum: crc32fast::Hasher,
     failed: Option<io::Error>,
@@ -283,7 +281,7 @@ impl<'a> Source<'a> {
     }
 }
 
-/// What postcard reads from.
+/// The input of postcard.
 struct Values<'b, 'a>(&'b mut Source<'a>);
 
 impl<'b, 'a: 'b> postcard::de_flavors::Flavor<'b> for Values<'b, 'a> {

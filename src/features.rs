@@ -1,7 +1,4 @@
-//! What this build has: the cargo features that users may notice.
-//!
-//! Knows their names and whether they are in. Does not know what they do: each
-//! stands in front of one room.
+//! The features of this build: the cargo features that users may notice.
 
 use std::sync::LazyLock;
 
@@ -22,13 +19,13 @@ pub const STORE: Feature = Feature { name: "store", is_built_in: cfg!(feature = 
 pub const ALL: [Feature; 2] = [PUBLIC_KEYS, STORE];
 
 impl Feature {
-    /// What is said of an option that has no effect without it.
+    /// The reason in errors about options that have no effect without it.
     pub fn missing(self) -> String {
         format!("this wshubd was built without the feature `{}`", self.name)
     }
 }
 
-/// What `--version` says: the version, and each feature with `+` or `-`.
+/// The text of `--version`: the version, and each feature with `+` or `-`.
 pub static VERSION: LazyLock<String> = LazyLock::new(|| {
     let sign = |feature: &Feature| if feature.is_built_in { '+' } else { '-' };
     let features = ALL.map(|feature| format!("{}{}", sign(&feature), feature.name));

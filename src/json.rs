@@ -1,6 +1,4 @@
-//! JSON into memory: what everybody hears is written here.
-//!
-//! Knows how to put it down in few steps. Does not know what it says.
+//! A JSON writer into memory, for frames and messages.
 
 use std::io;
 
@@ -9,16 +7,16 @@ use serde::Serialize;
 /// Appends a value. Writing to memory cannot fail, and none of our types refuses
 /// to be written.
 pub(crate) fn write(value: &impl Serialize, to: &mut Vec<u8>) {
-    let written = serde_json::to_writer(Text(to), value);
+    let written = serde_json::to_writer(ByteSink(to), value);
     debug_assert!(written.is_ok(), "{written:?}");
 }
 
 /// JSON comes in small pieces, mostly brackets, quotes and commas. Where a piece is
 /// known to be one byte it is put down here; otherwise each would be a call of its own
 /// in a build for size, which makes a publication a tenth dearer.
-struct Text<'a>(&'a mut Vec<u8>);
+struct ByteSink<'a>(&'a mut Vec<u8>);
 
-impl io::Write for Text<'_> {
+impl io::Write for ByteSink<'_> {
     #[inline]
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.write_all(bytes)?;

@@ -1,9 +1,7 @@
-//! Redaction: which part of a text may be a token or secret, and must not be repeated.
+//! Redaction: the parts of a text that may be a token or secret, and must not be repeated.
 //!
-//! Knows what tokens and random secrets look like, and the names that stand before them. Does
-//! not know where a text comes from, nor where it is written.
-//!
-//! What is redacted without need costs a detail of a log line; what is repeated without need
+//! They are found by how tokens and random secrets look, and by the names that stand before
+//! them. What is redacted without need costs a detail of a log line; what is repeated without need
 //! may cost a secret. So every doubt counts against the text.
 
 use std::ops::Range;
@@ -28,9 +26,9 @@ const HEADERS: [&[u8]; 5] = [b"eyJ", b"eyAi", b"ewog", b"ewoJ", b"ewoi"];
 /// here 64, one of 32 bytes in base64 43.
 const LONGEST_WORD: usize = 40;
 
-/// Where in what somebody sent a token or secret begins, if there may be one.
+/// Where a token or secret begins in bytes from a peer, if there may be one.
 pub(crate) fn secret_at(sent: &[u8]) -> Option<usize> {
-    // Each byte with its place in what was sent.
+    // Each byte with its offset in what was sent.
     let mut bytes: Vec<(usize, u8)> = sent.iter().copied().enumerate().take(SEARCHED).collect();
     let mut first = None;
     for _ in 0..LAYERS {
@@ -45,7 +43,7 @@ pub(crate) fn secret_at(sent: &[u8]) -> Option<usize> {
     first
 }
 
-/// What stands behind one layer of percent escapes; each byte with the place of its escape.
+/// What stands behind one layer of percent escapes; each byte with the offset of its escape.
 fn decoded(bytes: &[(usize, u8)]) -> Vec<(usize, u8)> {
     let (mut decoded, mut rest) = (Vec::with_capacity(bytes.len()), bytes);
     while let Some(((at, byte), after)) = rest.split_first() {

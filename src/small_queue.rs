@@ -1,9 +1,6 @@
-//! A queue that is usually of one element.
+//! A queue that is usually of one element, which it holds without a block of memory.
 //!
-//! Knows how to hold that without a block of memory. Does not know what it holds, nor in
-//! which order: whoever searches it keeps it sorted.
-//!
-//! Very many logs have one message each, and an empty block for four of them was most of
+//! It does not sort: a binary search needs elements that were put in in order. Very many logs have one message each, and an empty block for four of them was most of
 //! what such a log took.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -14,10 +11,10 @@ use std::slice;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// What is so small is not worth shrinking.
+/// A table of fewer elements is not worth shrinking.
 const SLACK: usize = 16;
 
-/// Gives back what a table has held for much more than there is in it: called after each
+/// Shrinks a table that has room for much more than there is in it: called after each
 /// removal it moves each element a bounded number of times.
 pub(crate) fn shrink<K: Eq + Hash, V>(table: &mut HashMap<K, V>) {
     if table.capacity() > 8 * table.len().max(SLACK) {
@@ -106,7 +103,7 @@ impl<T> SmallQueue<T> {
         self.range_mut(..)
     }
 
-    /// Those in a range of places; as far as there are any.
+    /// The elements in a range of indices, as far as there are any.
     pub(crate) fn range(&self, range: impl RangeBounds<usize>) -> Iter<'_, T> {
         let (first, second) = self.slices();
         let (from, to) = bounds(&range, first.len() + second.len());
@@ -198,7 +195,7 @@ impl<T> SmallQueue<T> {
         }
     }
 
-    /// Takes out a range of places.
+    /// Removes the elements in a range of indices.
     pub(crate) fn drain(&mut self, from: usize, to: usize) -> Vec<T> {
         match self {
             Self::Many(many) => {
@@ -210,7 +207,7 @@ impl<T> SmallQueue<T> {
         }
     }
 
-    /// Gives back what it has held for much more than there is.
+    /// Shrinks where there is room for much more than there is in it.
     fn shrink(&mut self) {
         let Self::Many(many) = self else { return };
         if many.is_empty() {

@@ -2,7 +2,7 @@
 //!
 //! The standard library's sort is compiled anew for each type and each order, three to
 //! five kilobytes every time. What is sorted seldom is sorted here: one copy sorts the
-//! indices, and each element is moved to its place then. That takes 8 bytes an element
+//! indices, and each element is moved then. That takes 8 bytes an element
 //! while it runs, and a call through a pointer for each comparison, so what is sorted with
 //! messages has the standard library's.
 
@@ -19,13 +19,13 @@ pub(crate) fn sort_by<T>(items: &mut [T], compare: impl Fn(&T, &T) -> Ordering) 
     arrange(items, order);
 }
 
-/// Sorts by a key that is asked for once for each element.
+/// Sorts by a key that is computed once for each element.
 pub(crate) fn sort_by_cached_key<T, K: Ord>(items: &mut [T], key: impl Fn(&T) -> K) {
     let keys: Vec<K> = items.iter().map(key).collect();
     arrange(items, order(items.len(), &|one, other| keys[one].cmp(&keys[other])));
 }
 
-/// Which element each place gets; nothing where all are in order already.
+/// The element for each index; nothing where all are in order already.
 fn order(count: usize, compare: &dyn Fn(usize, usize) -> Ordering) -> Vec<usize> {
     if (1..count).all(|at| compare(at - 1, at).is_le()) {
         return Vec::new();
@@ -35,8 +35,7 @@ fn order(count: usize, compare: &dyn Fn(usize, usize) -> Ordering) -> Vec<usize>
     order
 }
 
-/// Moves each element to its place, cycle by cycle: what a place held goes on to where the
-/// next one comes from.
+/// Moves each element to its index, cycle by cycle.
 fn arrange<T>(items: &mut [T], mut order: Vec<usize>) {
     for start in 0..order.len() {
         let mut at = start;

@@ -1,4 +1,4 @@
-//! The manual pages and the package say what the code does: every option of the
+//! The manual pages and the package agree with the code: every option of the
 //! configuration with its default, every command and option of wshubctl, and the form
 //! of what is kept.
 

@@ -1,5 +1,5 @@
-//! The page on the protocol says what the code does: every request on it is
-//! understood, and every frame on it is what the hub writes.
+//! The page on the protocol agrees with the code: every request on it is understood, and
+//! every frame on it is what the hub writes.
 //!
 //! Examples are the blocks whose language is `json` and a second word, which
 //! says who speaks.
@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use wshubd::protocol::frame::{
-    ChangeEntry, ChannelEntry, ConnectionEntry, GapCause, InboxEntry, InboxState, Limits, LinkEntry,
+    ChangeEntry, ChannelEntry, ClientLimits, ConnectionEntry, GapCause, InboxEntry, InboxState, LinkEntry,
     OperationEntry, OperationState, Outcome, Present, Reloaded, RevocationEntry, TokenCheck,
 };
 use wshubd::protocol::worker;
@@ -302,8 +302,8 @@ fn ada() -> Present {
     Present { user_id: user("ada"), connections: 2, info: Some(json(r#"{"name":"Ada"}"#)) }
 }
 
-fn limits(requests_per_second: RateLimit) -> Limits {
-    Limits {
+fn limits(requests_per_second: RateLimit) -> ClientLimits {
+    ClientLimits {
         message_bytes: 512 << 10,
         requests_per_second,
         burst: requests_per_second.burst(),

@@ -3,7 +3,7 @@
 
 use wshubd::edge::net::encoded_frame::EncodedFrame;
 use wshubd::edge::net::line_decoder;
-use wshubd::edge::net::line_decoder::{Line, Next};
+use wshubd::edge::net::line_decoder::{DecodeFlow, WorkerLine};
 use wshubd::edge::net::mem_accounting;
 use wshubd::edge::net::send_queue::{QueuedFrame, SendQueue};
 use wshubd::edge::net::ws_decoder::{Decoded, Decoder, PartialMessage};
@@ -175,7 +175,7 @@ fn decode(
         }
         decoder.decode(&mut held, piece, |one| {
             heard.push(spoken(&one));
-            Next::More
+            DecodeFlow::Continue
         });
         meanwhile(decoder);
     }
@@ -211,7 +211,7 @@ fn peers_that_share_a_decoder_never_hear_of_each_other() {
             let mut heard = Vec::new();
             decoder.decode(&mut other, piece, |one| {
                 heard.push(spoken(&one));
-                Next::More
+                DecodeFlow::Continue
             });
             for one in &heard {
                 assert!(
@@ -229,23 +229,24 @@ fn peers_that_share_a_decoder_never_hear_of_each_other() {
 fn a_connection_with_nothing_unfinished_keeps_nothing() {
     let mut decoder = Decoder::new(LIMIT);
     let mut held = None;
-    decoder
-        .decode(&mut held, &joined(&[text("a"), frame(TEXT, b"b"), frame(FIN | MORE, b"c")]), |_| Next::More);
+    decoder.decode(&mut held, &joined(&[text("a"), frame(TEXT, b"b"), frame(FIN | MORE, b"c")]), |_| {
+        DecodeFlow::Continue
+    });
     assert!(held.is_none());
-    decoder.decode(&mut held, &text("a")[..3], |_| Next::More);
+    decoder.decode(&mut held, &text("a")[..3], |_| DecodeFlow::Continue);
     assert!(held.is_some());
 }
 
 /// Splits in pieces of `cut` bytes, and ends.
 fn lines_of(bytes: &[u8], cut: usize) -> Vec<String> {
     let (mut held, mut heard) = (None, Vec::new());
-    let mut tell = |line: Line<'_>| {
+    let mut tell = |line: WorkerLine<'_>| {
         heard.push(match line {
-            Line::Whole(line) => String::from_utf8_lossy(line).into_owned(),
-            Line::TooLong => "(too long)".into(),
-            Line::Half => "(half)".into(),
+            WorkerLine::Whole(line) => String::from_utf8_lossy(line).into_owned(),
+            WorkerLine::TooLong => "(too long)".into(),
+            WorkerLine::Half => "(half)".into(),
         });
-        Next::More
+        DecodeFlow::Continue
     };
     for piece in bytes.chunks(cut) {
         line_decoder::split(&mut held, piece, 8, &mut tell);
@@ -280,8 +281,7 @@ fn a_line_is_whole_or_it_is_an_error() {
 fn every_close_code_fits_a_close_frame() {
     for close in [Close::TooBig, Close::TooFast, Close::Unauthenticated] {
         let packet = EncodedFrame::close(close);
-        let (bytes, from, to) = packet.frame();
-        let frame = &bytes[from as usize..to as usize];
+        let frame = packet.for_client();
         assert_eq!(frame[0], FIN | CLOSE);
         assert_eq!(usize::from(frame[1]), frame.len() - 2, "a control frame's payload is at most 125 bytes");
         assert_eq!(u16::from_be_bytes([frame[2], frame[3]]), close.code());
@@ -294,7 +294,7 @@ fn bytes_in_many_queues_are_held_once_and_given_back_with_the_last() {
     let packet = EncodedFrame::raw(&[b'x'; 10_000]);
     let mut queues: Vec<SendQueue> = (0..100).map(|_| SendQueue::default()).collect();
     for queue in &mut queues {
-        queue.push(QueuedFrame::frame(&packet));
+        queue.push(QueuedFrame::for_client(&packet));
     }
     drop(packet);
     let held = mem_accounting::held() - before;
@@ -314,14 +314,14 @@ fn what_is_half_said_is_held_until_it_is_whole_or_its_link_is_gone() {
     let (mut held, mut line) = (None, None);
     let long = frame(FIN | TEXT, &[b'x'; 60_000]);
     let (first, rest) = long.split_at(50_000);
-    decoder.decode(&mut held, first, |_| Next::More);
+    decoder.decode(&mut held, first, |_| DecodeFlow::Continue);
     let half = mem_accounting::held() - before;
     assert!((50_000..110_000).contains(&half), "{half}");
     assert_eq!(held.as_ref().map(|held| held.bytes()), Some(half));
-    decoder.decode(&mut held, rest, |_| Next::More);
+    decoder.decode(&mut held, rest, |_| DecodeFlow::Continue);
     assert_eq!(mem_accounting::held(), before);
 
-    line_decoder::split(&mut line, &[b'x'; 50_000], 1 << 20, |_| Next::More);
+    line_decoder::split(&mut line, &[b'x'; 50_000], 1 << 20, |_| DecodeFlow::Continue);
     assert!(mem_accounting::held() - before >= 50_000);
     drop(line);
     assert_eq!(mem_accounting::held(), before);
@@ -337,7 +337,7 @@ fn fragments_of_one_byte_are_held_within_a_bound() {
     while !is_over {
         decoder.decode(&mut held, &fragment, |one| {
             is_over |= one == Decoded::Broken(Close::TooBig);
-            Next::More
+            DecodeFlow::Continue
         });
         most = most.max(mem_accounting::held() - before);
         fragment = frame(MORE, b"x");
@@ -359,7 +359,7 @@ fn a_header_that_says_too_much_takes_no_memory() {
         for byte in [&[FIN | TEXT, 0xff], &length.to_be_bytes()[..], &[0; 4]].concat() {
             decoder.decode(&mut held, &[byte], |one| {
                 heard.push(spoken(&one));
-                Next::More
+                DecodeFlow::Continue
             });
             assert!(mem_accounting::held() - before < 1000);
             if !heard.is_empty() {
@@ -376,11 +376,11 @@ fn lines_that_are_not_to_be_heard_yet_are_heard_later() {
     // Also where another process goes on: it is given what was held.
     for stop in 1..=3 {
         let (mut held, mut heard) = (None, Vec::new());
-        let mut say = |line: Line<'_>, stops: bool| {
-            if let Line::Whole(line) = line {
+        let mut say = |line: WorkerLine<'_>, stops: bool| {
+            if let WorkerLine::Whole(line) = line {
                 heard.push(String::from_utf8_lossy(line).into_owned());
             }
-            if stops && heard.len() == stop { Next::Wait } else { Next::More }
+            if stops && heard.len() == stop { DecodeFlow::Pause } else { DecodeFlow::Continue }
         };
         line_decoder::split(&mut held, bytes, 8, |line| say(line, true));
         line_decoder::split(&mut held, b"ur\n", 8, |line| say(line, false));
@@ -402,9 +402,9 @@ fn frames_that_are_not_to_be_heard_yet_are_heard_later_also_by_another_process()
         let mut decoder = Decoder::new(LIMIT);
         let (mut held, mut heard) = (None, Vec::new());
         let mut say = |one: &Decoded<'_>, stops: bool| {
-            let Decoded::Text(text) = one else { return Next::More };
+            let Decoded::Text(text) = one else { return DecodeFlow::Continue };
             heard.push((*text).to_owned());
-            if stops && heard.len() == stop { Next::Wait } else { Next::More }
+            if stops && heard.len() == stop { DecodeFlow::Pause } else { DecodeFlow::Continue }
         };
         decoder.decode(&mut held, &bytes, |one| say(&one, true));
         decoder.decode(&mut held, &[], |one| say(&one, false));
@@ -425,7 +425,7 @@ fn some_pings_in_a_row_are_answered_each_and_of_very_many_only_the_last_of_sixte
         } else {
             heard.push(spoken(&one));
         }
-        Next::More
+        DecodeFlow::Continue
     });
     // In rows of sixteen, for whoever has to be sent away for it.
     assert_eq!(heard.len(), 500usize.div_ceil(16) + 2);

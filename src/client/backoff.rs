@@ -1,6 +1,4 @@
-//! When to try again.
-//!
-//! Knows how pauses grow. Does not know the clock, or how an attempt is made.
+//! Backoff between attempts to reconnect.
 
 use std::time::Duration;
 
@@ -12,10 +10,10 @@ const FIRST: Duration = Duration::from_millis(100);
 /// microseconds, so this is about being there soon and not about sparing.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// A hub that lives shorter than this does not count as having come back.
+/// A connection that ends sooner than this does not reset the backoff.
 pub(super) const SETTLED: Duration = Duration::from_secs(5);
 
-/// Counts the attempts since the hub was there.
+/// Counts the attempts since a connection lasted.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     attempts: u32,
@@ -39,7 +37,7 @@ impl Backoff {
         asked.map_or(pause, |asked| asked.max(pause))
     }
 
-    /// The hub was there.
+    /// A connection has lasted.
     pub(super) fn reset(&mut self) {
         self.attempts = 0;
     }

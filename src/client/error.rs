@@ -1,6 +1,4 @@
-//! What can go wrong between a worker and the hub.
-//!
-//! Knows the words for it, and what to do about it. Does not know exit codes.
+//! Errors of a worker's connection, with the advice that belongs to each.
 
 use std::fmt;
 use std::io;
@@ -10,17 +8,17 @@ use std::sync::Arc;
 
 use crate::config::paths::LONGEST_SOCKET;
 
-/// Why something did not work.
+/// Why a request or a connection failed.
 #[derive(Clone, Debug)]
 pub enum Error {
-    /// Nobody answers at the socket.
+    /// Nothing accepts connections at the socket.
     Unreachable {
         /// The socket.
         path: Arc<Path>,
-        /// What the system says.
+        /// The system's error.
         why: Arc<io::Error>,
     },
-    /// The socket was found rather than named, and may be anybody's.
+    /// The socket was found rather than named, and another user may have put it there.
     Untrusted {
         /// The socket.
         path: Arc<Path>,
@@ -30,43 +28,43 @@ pub enum Error {
         /// The uid to which that belongs.
         owner: u32,
     },
-    /// The connection was there and is there no longer.
+    /// The connection is lost.
     Lost {
         /// The socket.
         path: Arc<Path>,
         /// What is known of the reason.
         why: String,
     },
-    /// The hub's first word was that this process may not speak to it.
-    TurnedAway {
+    /// The hub's first line was that this process may not connect.
+    Rejected {
         /// The socket.
         path: Arc<Path>,
-        /// What the hub says.
+        /// The hub's reason.
         why: String,
     },
-    /// The hub has been away for longer than an answer is waited for.
-    Away {
+    /// The hub has been disconnected for longer than an answer is waited for.
+    Unavailable {
         /// The socket.
         path: Arc<Path>,
     },
     /// So much waits for the hub already that this was dropped.
-    Full {
+    QueueFull {
         /// The bound, in bytes.
         bound: usize,
     },
-    /// The hub was away for longer than the message was worth keeping.
+    /// The hub was disconnected for longer than the message was worth keeping.
     Expired,
-    /// The hub says no.
-    Refused(Refused),
-    /// The hub says something that cannot be understood.
-    Garbled(String),
-    /// What was to be said has no JSON form.
-    Unspeakable(String),
+    /// The hub refuses the request.
+    Refused(ErrorLine),
+    /// A line of the hub cannot be understood.
+    Malformed(String),
+    /// The request has no JSON form, or is no object.
+    InvalidRequest(String),
 }
 
 /// The hub's `error` line.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Deserialize)]
-pub struct Refused {
+pub struct ErrorLine {
     /// One of the error codes of the protocol.
     pub code: String,
     /// For people.
@@ -111,17 +109,17 @@ impl fmt::Display for Error {
                 part.display()
             ),
             Self::Lost { path, why } => write!(f, "lost the connection to {}: {why}", path.display()),
-            Self::TurnedAway { path, why } => write!(
+            Self::Rejected { path, why } => write!(
                 f,
                 "turned away at {}: {why} (`[worker] allow` of wshubd says who may)",
                 path.display()
             ),
-            Self::Away { path } => write!(f, "no wshubd has been at {} for a while", path.display()),
-            Self::Full { bound } => write!(f, "dropped: {bound} bytes wait for wshubd already"),
+            Self::Unavailable { path } => write!(f, "no wshubd has been at {} for a while", path.display()),
+            Self::QueueFull { bound } => write!(f, "dropped: {bound} bytes wait for wshubd already"),
             Self::Expired => write!(f, "dropped: wshubd was away for longer than this was worth keeping"),
             Self::Refused(refused) => write!(f, "{} ({})", refused.message, refused.code),
-            Self::Garbled(what) => write!(f, "cannot understand the answer: {what}"),
-            Self::Unspeakable(what) => write!(f, "cannot be said in JSON: {what}"),
+            Self::Malformed(what) => write!(f, "cannot understand the answer: {what}"),
+            Self::InvalidRequest(what) => write!(f, "cannot be said in JSON: {what}"),
         }
     }
 }

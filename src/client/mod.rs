@@ -1,246 +1,234 @@
-//! The worker's side of the worker socket: publish, listen, and be stopped.
+//! Client library for workers: publish, subscribe, and be interrupted.
 //!
-//! Knows how to ask and whose answer is whose. Does not know what the messages
-//! mean, or which executor runs it: whoever connects spawns the [`ConnectionTask`].
+//! It runs on any executor: the caller spawns the [`ConnectionTask`].
 //!
-//! One task, the link, owns the socket. Everybody else holds an end of a queue:
-//! a [`Client`] gives orders, [`Pending`] waits for one answer, [`Lines`] hears
-//! what comes unasked, and an [`Operation`] holds the latch that an interrupt
-//! pulls. So an interrupt never stands behind a message, and nobody but the link
-//! notices that one socket has followed another.
+//! One task owns the socket. All others hold an end of a queue:
+//! a [`Client`] sends requests, [`PendingAnswer`] waits for one answer, [`Events`] receives
+//! lines that answer no request, and an [`OperationHandle`] holds the latch that an interrupt
+//! pulls. So an interrupt never waits behind a message, and nobody but the task
+//! notices that one socket has replaced another.
 //!
 //! ```no_run
-//! use wshubd::client::{self, Connection, Publication, Start};
+//! use wshubd::client::{self, PublishRequest, StartRequest, WorkerConnection};
 //! use wshubd::protocol::EndState;
 //!
 //! # async fn work() -> Result<(), client::Error> {
-//! let Connection { client, link, .. } = client::connect("/run/wshubd/worker.sock").await?;
-//! smol::spawn(link.run()).detach();
+//! let WorkerConnection { client, task, .. } = client::connect("/run/wshubd/worker.sock").await?;
+//! smol::spawn(task.run()).detach();
 //!
-//! let operation = client.start(Start::new("report-7", "reports")).await?;
+//! let operation = client.start(StartRequest::new("report-7", "reports")).await?;
 //! for page in 1..=100 {
 //!     if operation.is_interrupted() {
 //!         return operation.end(EndState::Interrupted, &page).await;
 //!     }
-//!     client.send(&Publication::to_channel("reports", "page", &page)).await?;
+//!     client.send(&PublishRequest::to_channel("reports", "page", &page)).await?;
 //! }
 //! operation.end(EndState::Completed, &100).await
 //! # }
 //! ```
 //!
-//! # When the hub goes away
+//! # When the connection is lost
 //!
-//! The link tries again at once, or when the hub has asked for it, and then with
+//! The task tries again at once, or when the hub has asked for it, and then with
 //! growing pauses of up to 5 s, until the hub is back. It stops where the hub
-//! says not to come back (close codes 4000 to 4099), turns it away, the system denies
-//! the socket, or another user's has taken its place ([`Options::trusted_only`]).
+//! asks not to reconnect (close codes 4000 to 4099), rejects it, the system denies
+//! the socket, or another user's has taken its place ([`ConnectOptions::trusted_only`]).
 //!
 //! - **Operations** are registered again under the same id, with what is left of
-//!   the deadline, and can be stopped again. To those who watch, the hub has said
-//!   `owner_lost` unless it went away itself; now it says `started`. An interrupt
-//!   that has come stays in its latch. Where the hub will not have one again, as
-//!   somebody else runs that id, [`Operation::interrupted`] says why.
-//! - **Subscriptions** go on after the last position that was heard, so that all
+//!   the deadline, and can be interrupted again. Subscribers got `owner_lost`, unless the
+//!   hub itself was gone; now they get `started`. An interrupt
+//!   that has come stays in its latch. Where the hub does not take one again, as
+//!   another worker runs that id, [`OperationHandle::interrupted`] gives the error.
+//! - **Subscriptions** go on after the last position that was received: all
 //!   comes that was kept, and a `gap` where something was not.
 //! - **Messages** wait, up to a bound, and keep their order. Those that were
 //!   written and not confirmed are written again, each under the same
 //!   `message_id`, which the hub takes once; only a hub that has lost its memory
-//!   of them can take one twice. What finds no room is dropped, counted
-//!   ([`Client::dropped`]) and told to its publisher; nothing is dropped after
+//!   of them can take one twice. What does not fit is dropped, counted
+//!   ([`Client::dropped`]) and its publisher gets an error; nothing is dropped after
 //!   that, but what has outlived its own `ttl`.
 //! - **Answers** are waited for 10 s after the loss, then they come as
-//!   [`Error::Away`], and what was asked is given up; only the end of an operation
-//!   is told whenever the hub is back. A request that is no message, subscription
+//!   [`Error::Unavailable`], and the request is given up; only the end of an operation
+//!   is sent whenever the hub is back. A request that is no message, subscription
 //!   or operation, and was on its way, comes as [`Error::Lost`] at once: nobody
 //!   knows whether it was carried out.
 
 mod backoff;
-mod backpressure;
 mod connect;
 mod connection;
-mod dispatch;
 mod error;
-mod event;
+mod event_queue;
 mod framed;
-mod incoming;
-mod message_ids;
 mod operation;
 mod options;
+mod registrations;
 mod request;
-mod select;
+mod request_queue;
 mod session;
-mod socket_trust;
 mod unacked;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use async_channel::{Receiver, Sender};
+use async_channel::Receiver;
 use serde::Serialize;
 
 pub use connection::ConnectionTask;
-pub use error::{Error, Refused};
-pub use event::{Heard, Message};
-pub use incoming::{Lines, News};
-pub use operation::{Interrupt, Operation};
-pub use options::Options;
-pub use request::{Publication, Published, Start};
+pub use error::{Error, ErrorLine};
+pub use event_queue::{ClientEvent, Events, HubLine, MessageLine};
+pub use operation::{Interrupt, OperationHandle};
+pub use options::ConnectOptions;
+pub use request::{PublishRequest, Published, StartRequest};
 
 use crate::edge::clock;
-use backpressure::{Found, SendBudget};
-use connection::{Answer, Order};
-use message_ids::Names;
-use operation::Beginning;
-use session::Registration;
-use unacked::Kind;
+use operation::StartingOperation;
+use registrations::Registration;
+use request::MessageIds;
+use request_queue::{RequestAnswer, RequestKind, RequestSender};
 
 /// A new connection, in its parts.
 #[derive(Debug)]
-pub struct Connection {
-    /// Gives orders; may be cloned.
+pub struct WorkerConnection {
+    /// Sends requests; may be cloned.
     pub client: Client,
-    /// Hears messages and whatever else comes unasked. May be dropped.
-    pub lines: Lines,
+    /// Receives messages and other lines that answer no request. May be dropped.
+    pub events: Events,
     /// Owns the socket; nothing happens until [`ConnectionTask::run`] is polled.
-    pub link: ConnectionTask,
+    pub task: ConnectionTask,
 }
 
-/// Connects to the worker socket at `path`, and comes back whenever the
-/// connection is lost. [`Options`] has other ways.
+/// Connects to the worker socket at `path`, and reconnects whenever the
+/// connection is lost. [`ConnectOptions`] has other ways.
 ///
 /// # Errors
-/// As [`Options::connect`].
-pub async fn connect(path: impl AsRef<Path>) -> Result<Connection, Error> {
-    Options::new(path).connect().await
+/// As [`ConnectOptions::connect`].
+pub async fn connect(path: impl AsRef<Path>) -> Result<WorkerConnection, Error> {
+    ConnectOptions::new(path).connect().await
 }
 
-/// Gives orders to the link. A publisher is slowed down by a slow hub, but not
-/// stopped by one that is away or takes nothing.
+/// Sends requests to the hub. A publisher is slowed down by a slow hub, but not
+/// stopped by one that is not connected or takes nothing.
 #[derive(Clone, Debug)]
 pub struct Client {
-    orders: Sender<Order>,
-    room: SendBudget,
+    requests: RequestSender,
     /// Where messages may be repeated.
-    names: Option<Arc<Names>>,
-    path: Arc<Path>,
-    over: Arc<OnceLock<Error>>,
+    message_ids: Option<Arc<MessageIds>>,
 }
 
 impl Client {
-    /// The socket that this talks to.
+    fn new(requests: RequestSender, message_ids: Option<MessageIds>) -> Self {
+        Self { requests, message_ids: message_ids.map(Arc::new) }
+    }
+
+    /// The socket that it connected to first.
     pub fn path(&self) -> PathBuf {
-        self.path.to_path_buf()
+        self.requests.path().to_path_buf()
     }
 
-    /// How many messages and requests have found no room so far.
+    /// How many messages and requests were dropped so far because too much waited.
     pub fn dropped(&self) -> u64 {
-        self.room.dropped()
+        self.requests.dropped()
     }
 
-    /// Publishes a message without waiting for the hub to have it. What the hub
-    /// finds wrong with it comes as an `error` line among the [`Lines`].
+    /// Publishes a message without waiting for the hub to have it. An
+    /// error of the hub about it comes as an `error` line among the [`Events`].
     ///
     /// # Errors
-    /// [`Error::Full`] where the message is dropped because the hub is away, or
-    /// takes nothing, and too much waits for it; [`Error::Unspeakable`] for what
-    /// has no JSON form; and why the link has ended, if it has.
-    pub async fn send(&self, message: &Publication<'_, impl Serialize + ?Sized>) -> Result<(), Error> {
+    /// [`Error::QueueFull`] where the message is dropped because the hub is not connected, or
+    /// takes nothing, and too much waits for it; [`Error::InvalidRequest`] for what
+    /// has no JSON form; and why the task has ended, if it has.
+    pub async fn send(&self, message: &PublishRequest<'_, impl Serialize + ?Sized>) -> Result<(), Error> {
         let (kind, line) = self.publication(message)?;
-        self.order(kind, line, None, None).await
+        self.requests.send(kind, line, None, None).await
     }
 
     /// Publishes a message and waits until the hub has it.
     ///
     /// # Errors
-    /// As [`Client::send`] and [`Pending::answer`]; with any, the message is given
+    /// As [`Client::send`] and [`PendingAnswer::answer`]; with any, the message is given
     /// up.
     pub async fn publish(
         &self,
-        message: &Publication<'_, impl Serialize + ?Sized>,
+        message: &PublishRequest<'_, impl Serialize + ?Sized>,
     ) -> Result<Published, Error> {
-        self.begin_publish(message).await?.answer().await?.read()
+        self.begin_publish(message).await?.answer().await?.parse()
     }
 
-    /// As [`Client::publish`], for those who have many messages on their way:
+    /// As [`Client::publish`], for many messages on their way at once:
     /// they are answered in order, unless they wait for the disk.
     ///
     /// # Errors
     /// As [`Client::send`].
     pub async fn begin_publish(
         &self,
-        message: &Publication<'_, impl Serialize + ?Sized>,
-    ) -> Result<Pending, Error> {
+        message: &PublishRequest<'_, impl Serialize + ?Sized>,
+    ) -> Result<PendingAnswer, Error> {
         let (kind, line) = self.publication(message)?;
-        self.ask(kind, line, None).await
+        self.send_request(kind, line, None).await
     }
 
-    /// Hears a channel from now on, and what waits there undelivered.
+    /// Subscribes to a channel, from now on and with what waits there undelivered.
     ///
     /// # Errors
-    /// As [`Client::begin_subscribe`] and [`Pending::answer`].
+    /// As [`Client::begin_subscribe`] and [`PendingAnswer::answer`].
     pub async fn subscribe(&self, channel: &str) -> Result<(), Error> {
         self.begin_subscribe(channel).await?.answer().await.map(drop)
     }
 
-    /// As [`Client::subscribe`], for those who hear many channels.
+    /// As [`Client::subscribe`], for many channels at once.
     ///
     /// # Errors
     /// As [`Client::send`].
-    pub async fn begin_subscribe(&self, channel: &str) -> Result<Pending, Error> {
-        let line = spoken(&request::Subscribe { channel, since: None })?;
-        self.ask(Kind::Subscribe(channel.into()), line, None).await
+    pub async fn begin_subscribe(&self, channel: &str) -> Result<PendingAnswer, Error> {
+        let line = request::subscribe(channel, None)?;
+        self.send_request(RequestKind::Subscribe(channel.into()), line, None).await
     }
 
-    /// Hears a channel no more, once the answer has come.
+    /// Unsubscribes from a channel; in effect once the answer has come.
     ///
     /// # Errors
-    /// As [`Client::send`] and [`Pending::answer`].
+    /// As [`Client::send`] and [`PendingAnswer::answer`].
     pub async fn unsubscribe(&self, channel: &str) -> Result<(), Error> {
-        let line = spoken(&request::Unsubscribe { channel })?;
-        self.ask(Kind::Unsubscribe(channel.into()), line, None).await?.answer().await.map(drop)
+        let line = request::unsubscribe(channel)?;
+        self.send_request(RequestKind::Unsubscribe(channel.into()), line, None)
+            .await?
+            .answer()
+            .await
+            .map(drop)
     }
 
-    /// Begins an operation, which can be interrupted from then on.
+    /// Starts an operation, which can be interrupted from then on.
     ///
     /// # Errors
-    /// As [`Client::send`] and [`Pending::answer`]; `conflict` where one of that id
+    /// As [`Client::send`] and [`PendingAnswer::answer`]; `conflict` where one of that id
     /// runs already.
-    pub async fn start(&self, start: Start<'_>) -> Result<Operation, Error> {
+    pub async fn start(&self, start: StartRequest<'_>) -> Result<OperationHandle, Error> {
         let (operation, pending) = self.begin(start).await?;
-        Beginning::new(pending, operation).answered().await
+        StartingOperation::new(pending, operation).started().await
     }
 
     /// As [`Client::start`], for work that does not wait for the hub: the operation
     /// is there at once, and its latch can be pulled from the moment at which the
-    /// hub has it. What [`Pending::answer`] gives says whether that takes it; where
-    /// it does not, [`Operation::interrupted`] says why, too.
+    /// hub has it. [`PendingAnswer::answer`] gives the hub's answer; where that is an
+    /// error, [`OperationHandle::interrupted`] gives it, too.
     ///
     /// # Errors
     /// As [`Client::send`].
-    pub async fn begin(&self, start: Start<'_>) -> Result<(Operation, Pending), Error> {
-        let (latch, pulled) = async_channel::bounded(1);
-        let fate = Arc::new(OnceLock::new());
-        let registration = Registration {
-            channel: start.channel.into(),
-            user_id: start.user_id.map(Into::into),
-            label: start.label.map(Into::into),
-            deadline: start.deadline.map(|deadline| clock::now().moment + deadline),
-            interrupt_grace: start.interrupt_grace,
-            latch,
-            fate: fate.clone(),
-        };
-        let kind = Kind::Start(start.operation_id.into());
-        let pending = self.ask(kind, spoken(&start)?, Some(registration)).await?;
-        let operation = Operation::new(pending.clone(), start.operation_id, pulled, fate);
+    pub async fn begin(&self, start: StartRequest<'_>) -> Result<(OperationHandle, PendingAnswer), Error> {
+        let (sender, latch) = operation::latch();
+        let registration = Registration::new(&start, sender);
+        let kind = RequestKind::Start(start.operation_id.into());
+        let pending = self.send_request(kind, request::encode(&start)?, Some(registration)).await?;
+        let operation = OperationHandle::new(self.clone(), pending.clone(), start.operation_id, latch);
         Ok((operation, pending))
     }
 
     /// Waits until the hub has all that this client has sent so far.
     ///
     /// # Errors
-    /// As [`Client::send`] and [`Pending::answer`]; what was sent still waits.
+    /// As [`Client::send`] and [`PendingAnswer::answer`]; what was sent still waits.
     pub async fn flush(&self) -> Result<(), Error> {
-        self.ask(Kind::Flush, spoken(&request::Ping {})?, None).await?.answer().await.map(drop)
+        self.send_request(RequestKind::Flush, request::ping()?, None).await?.answer().await.map(drop)
     }
 
     /// Sends a line of any kind, without an `id`: it gets one. It is never
@@ -248,69 +236,60 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::send`].
-    pub async fn request(&self, line: &impl Serialize) -> Result<Pending, Error> {
-        self.ask(Kind::Ask, spoken(line)?, None).await
+    pub async fn request(&self, line: &impl Serialize) -> Result<PendingAnswer, Error> {
+        self.send_request(RequestKind::Other, request::encode(line)?, None).await
     }
 
     fn publication(
         &self,
-        message: &Publication<'_, impl Serialize + ?Sized>,
-    ) -> Result<(Kind, Vec<u8>), Error> {
-        let mut line = spoken(message)?;
-        if let (Some(names), None) = (&self.names, message.message_id) {
-            names.add(&mut line);
+        message: &PublishRequest<'_, impl Serialize + ?Sized>,
+    ) -> Result<(RequestKind, Vec<u8>), Error> {
+        let mut line = request::encode(message)?;
+        if let (Some(ids), None) = (&self.message_ids, message.message_id) {
+            ids.add_to(&mut line);
         }
         let expires = message.ttl.map(|ttl| clock::now().moment + ttl);
-        Ok((Kind::Publish { expires, durable: message.durable }, line))
+        Ok((RequestKind::Publish { expires, durable: message.durable }, line))
     }
 
-    async fn ask(&self, kind: Kind, line: Vec<u8>, begins: Option<Registration>) -> Result<Pending, Error> {
-        // Two: an interrupt of an operation that nobody owns yet is answered twice.
-        let (answer, answers) = async_channel::bounded(2);
-        self.order(kind, line, Some(answer), begins).await?;
-        Ok(Pending { answers, client: self.clone() })
-    }
-
-    async fn order(
+    async fn send_request(
         &self,
-        kind: Kind,
+        kind: RequestKind,
         line: Vec<u8>,
-        answer: Option<Sender<Answer>>,
-        begins: Option<Registration>,
-    ) -> Result<(), Error> {
-        let weight = backpressure::weight(&line);
-        match kind {
-            // The last word about an operation always finds room.
-            Kind::End(_) => self.room.take_anyway(weight),
-            _ => match self.room.take(weight).await {
-                Found::Room => {}
-                Found::None if self.orders.is_closed() => return Err(self.lost()),
-                Found::None => return Err(Error::Full { bound: self.room.bound() }),
-            },
-        }
-        let order = Order { kind, line, weight, answer, begins };
-        self.orders.try_send(order).map_err(|_| self.lost())
+        registration: Option<Registration>,
+    ) -> Result<PendingAnswer, Error> {
+        // Two: an interrupt of an operation that nobody owns yet is answered twice.
+        let (sender, answers) = async_channel::bounded(2);
+        self.requests.send(kind, line, Some(sender), registration).await?;
+        Ok(PendingAnswer { answers, client: self.clone() })
     }
 
-    /// Why nothing more comes, once [`Lines`] or an answer has ended.
-    pub fn lost(&self) -> Error {
-        let unsaid = || Error::Lost { path: self.path.clone(), why: "its link has ended".into() };
-        self.over.get().cloned().unwrap_or_else(unsaid)
+    fn send_unconditionally(&self, kind: RequestKind, line: Vec<u8>) {
+        self.requests.send_unconditionally(kind, line);
+    }
+
+    /// Why nothing more comes, once [`Events`] or an answer has ended.
+    pub fn end_reason(&self) -> Error {
+        self.requests.end_reason()
     }
 }
 
 /// An answer that is still to come. Of clones one gets it.
 #[derive(Clone, Debug)]
-pub struct Pending {
-    answers: Receiver<Answer>,
+pub struct PendingAnswer {
+    answers: Receiver<RequestAnswer>,
     client: Client,
 }
 
-impl Pending {
-    /// Lets no answer come any more, and says whether a good one has come.
+impl PendingAnswer {
+    /// Lets no answer come any more; true where a good one has come.
     fn close(&self) -> bool {
         self.answers.close();
         matches!(self.answers.try_recv(), Ok(Ok(_)))
+    }
+
+    fn end_reason(&self) -> Error {
+        self.client.end_reason()
     }
 
     /// Whether an answer, or why there is none, can be had without waiting.
@@ -322,24 +301,11 @@ impl Pending {
     /// is answered `pending`: its outcome follows.
     ///
     /// # Errors
-    /// [`Error::Refused`]; [`Error::Away`] where the hub has been away for too
+    /// [`Error::Refused`]; [`Error::Unavailable`] where the hub has been disconnected for too
     /// long; [`Error::Expired`] where it was so for the message; [`Error::Lost`]
-    /// where nobody knows what became of the request; and why the link has ended,
+    /// where nobody knows what became of the request; and why the task has ended,
     /// if it has.
-    pub async fn answer(&self) -> Result<Heard, Error> {
-        self.answers.recv().await.map_err(|_| self.client.lost())?
+    pub async fn answer(&self) -> Result<HubLine, Error> {
+        self.answers.recv().await.map_err(|_| self.end_reason())?
     }
-}
-
-fn spoken(line: &(impl Serialize + ?Sized)) -> Result<Vec<u8>, Error> {
-    let mut line = serde_json::to_vec(line).map_err(|error| Error::Unspeakable(error.to_string()))?;
-    if line.len() < 3 || line.first() != Some(&b'{') {
-        return Err(Error::Unspeakable("a request is an object with at least one field".into()));
-    }
-    // JSON that is passed on as it is spelled may go over several lines; what is
-    // within its strings cannot.
-    for byte in line.iter_mut().filter(|byte| **byte == b'\n') {
-        *byte = b' ';
-    }
-    Ok(line)
 }

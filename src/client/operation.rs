@@ -1,55 +1,83 @@
-//! One long piece of work that somebody may stop.
-//!
-//! Knows its latch. Does not know what the work is, or how it is stopped.
+//! An operation of this worker: a long piece of work that others may interrupt.
 
 use std::sync::{Arc, OnceLock};
 
-use async_channel::Receiver;
+use async_channel::{Receiver, Sender};
 use serde::{Deserialize, Serialize};
 
-use super::connection::Order;
 use super::error::Error;
-use super::unacked::Kind;
-use super::{Client, Pending, backpressure, request, spoken};
+use super::request_queue::RequestKind;
+use super::{Client, PendingAnswer, request};
 use crate::protocol::EndState;
 
-/// An operation that runs. Dropped without [`Operation::end`] it counts as
+/// An operation that runs. Dropped without [`OperationHandle::end`] it counts as
 /// failed.
 #[derive(Debug)]
 #[must_use = "an operation that is dropped has failed"]
-pub struct Operation {
+pub struct OperationHandle {
     client: Client,
-    /// Kept for as long as it runs: the link ends an operation whose beginning
-    /// nobody can hear of.
-    _beginning: Pending,
+    /// Kept for as long as it runs: the task ends an operation whose start has
+    /// nobody to answer to.
+    _start: PendingAnswer,
     id: Box<str>,
-    latch: Receiver<Interrupt>,
-    /// Why the hub does not know it any more, where it will not.
-    fate: Arc<OnceLock<Error>>,
-    ended: bool,
+    latch: LatchReceiver,
+    has_ended: bool,
 }
 
-/// Somebody wants an operation to stop.
+/// An interrupt of an operation.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
 pub struct Interrupt {
-    /// Who asked, if it was a user.
+    /// The user who asked for it, if it was one.
     pub user_id: Option<String>,
-    /// The connection that asked, or the kind of asker.
+    /// The connection that asked for it, or the kind of requester.
     #[serde(default)]
     pub from: String,
-    /// Why, in the asker's words, or `deadline`.
+    /// Why, in the requester's words, or `deadline`.
     pub reason: Option<String>,
 }
 
-impl Operation {
-    pub(super) fn new(
-        beginning: Pending,
-        id: &str,
-        latch: Receiver<Interrupt>,
-        fate: Arc<OnceLock<Error>>,
-    ) -> Self {
-        let client = beginning.client.clone();
-        Self { client, _beginning: beginning, id: id.into(), latch, fate, ended: false }
+/// The two ends of an operation's latch.
+pub(super) fn latch() -> (LatchSender, LatchReceiver) {
+    let (sender, interrupts) = async_channel::bounded(1);
+    let closed_by = Arc::new(OnceLock::new());
+    (
+        LatchSender { interrupts: sender, closed_by: closed_by.clone() },
+        LatchReceiver { interrupts, closed_by },
+    )
+}
+
+/// The task's end of a latch.
+#[derive(Debug)]
+pub(super) struct LatchSender {
+    /// Full means already asked, closed means already over; both are as good as
+    /// pulled.
+    interrupts: Sender<Interrupt>,
+    closed_by: Arc<OnceLock<Error>>,
+}
+
+impl LatchSender {
+    pub(super) fn pull(&self, interrupt: Interrupt) {
+        let _ = self.interrupts.try_send(interrupt);
+    }
+
+    /// The hub does not know the operation any more.
+    pub(super) fn close(self, error: Error) {
+        // Before the queue closes, so that its reader finds the reason.
+        let _ = self.closed_by.set(error);
+    }
+}
+
+/// The operation's end of a latch.
+#[derive(Debug)]
+pub(super) struct LatchReceiver {
+    interrupts: Receiver<Interrupt>,
+    /// Why the hub does not know the operation any more, if it does not.
+    closed_by: Arc<OnceLock<Error>>,
+}
+
+impl OperationHandle {
+    pub(super) fn new(client: Client, start: PendingAnswer, id: &str, latch: LatchReceiver) -> Self {
+        Self { client, _start: start, id: id.into(), latch, has_ended: false }
     }
 
     /// Its id.
@@ -57,94 +85,93 @@ impl Operation {
         &self.id
     }
 
-    /// Whether an interrupt has come that [`Operation::interrupted`] has not
+    /// Whether an interrupt has come that [`OperationHandle::interrupted`] has not
     /// taken. For loops that would rather look than wait.
     pub fn is_interrupted(&self) -> bool {
-        !self.latch.is_empty()
+        !self.latch.interrupts.is_empty()
     }
 
-    /// Waits until somebody wants it to stop, over all connections that it
-    /// outlives. Whoever asks again before this is awaited again asks for the
+    /// Waits until it is interrupted, over all connections that it
+    /// outlives. A second interrupt before this is awaited again is the
     /// same.
     ///
     /// # Errors
-    /// Nobody can ask any more, because the link has ended, or, as
-    /// [`Error::Refused`], because the hub would not have it, or not again.
+    /// Nobody can interrupt it any more, because the task has ended, or, as
+    /// [`Error::Refused`], because the hub did not take it, or not again.
     pub async fn interrupted(&self) -> Result<Interrupt, Error> {
-        self.latch.recv().await.map_err(|_| self.lost())
+        self.latch.interrupts.recv().await.map_err(|_| self.closed_by())
     }
 
-    fn lost(&self) -> Error {
-        self.fate.get().cloned().unwrap_or_else(|| self.client.lost())
+    fn closed_by(&self) -> Error {
+        self.latch.closed_by.get().cloned().unwrap_or_else(|| self.client.end_reason())
     }
 
-    /// Says how it ended, and waits until the hub knows, and with it all that was
-    /// published before. `state` is one of the three that are a worker's to say:
+    /// Ends it, and waits until the hub knows, and with it all that was
+    /// published before. `state` is one of the three that a worker sends:
     /// completed, failed, interrupted. An operation that the hub has lost is
-    /// registered once more and then ended, so that whoever watches learns how.
+    /// registered once more and then ended, so that its subscribers get its end.
     ///
     /// # Errors
-    /// [`Error::Unspeakable`], [`Error::Refused`], and why the link has ended.
-    /// With [`Error::Away`] the hub does not know yet, and is told when it is back
-    /// and the link still there.
+    /// [`Error::InvalidRequest`], [`Error::Refused`], and why the task has ended.
+    /// With [`Error::Unavailable`] the hub does not know yet, and gets the end when it is
+    /// back and the task still runs.
     pub async fn end(mut self, state: EndState, data: &impl Serialize) -> Result<(), Error> {
-        let line = spoken(&request::End { operation_id: &self.id, state, data })?;
-        self.ended = true;
-        if let Some(fate) = self.fate.get() {
-            return Err(fate.clone());
+        let line = request::end(&self.id, state, data)?;
+        self.has_ended = true;
+        if let Some(error) = self.latch.closed_by.get() {
+            return Err(error.clone());
         }
-        let told = self.client.ask(Kind::End(self.id.clone()), line, None).await?.answer().await;
-        match (told, self.fate.get()) {
-            // That it never began says more than that nobody knows it.
-            (Err(_), Some(fate)) => Err(fate.clone()),
-            (told, _) => told.map(drop),
+        let end = self.client.send_request(RequestKind::End(self.id.clone()), line, None).await?;
+        let answer = end.answer().await;
+        match (answer, self.latch.closed_by.get()) {
+            // That it never started says more than that the hub does not know it.
+            (Err(_), Some(error)) => Err(error.clone()),
+            (answer, _) => answer.map(drop),
         }
     }
 }
 
-/// An operation whose beginning is not answered yet.
-pub(super) struct Beginning {
-    pending: Pending,
+/// An operation whose start is not answered yet.
+pub(super) struct StartingOperation {
+    pending: PendingAnswer,
     /// Taken once it is known whether it runs.
-    operation: Option<Operation>,
+    operation: Option<OperationHandle>,
 }
 
-impl Beginning {
-    pub(super) fn new(pending: Pending, operation: Operation) -> Self {
+impl StartingOperation {
+    pub(super) fn new(pending: PendingAnswer, operation: OperationHandle) -> Self {
         Self { pending, operation: Some(operation) }
     }
 
-    pub(super) async fn answered(mut self) -> Result<Operation, Error> {
+    pub(super) async fn started(mut self) -> Result<OperationHandle, Error> {
         let answer = self.pending.answer().await;
-        let Some(mut operation) = self.operation.take() else { return Err(self.pending.client.lost()) };
-        operation.ended = answer.is_err();
+        let Some(mut operation) = self.operation.take() else {
+            debug_assert!(false, "an operation is taken once");
+            return Err(self.pending.end_reason());
+        };
+        operation.has_ended = answer.is_err();
         answer.map(|_| operation)
     }
 }
 
-impl Drop for Beginning {
-    /// Nobody has waited for the answer. If it had come all the same, the
-    /// operation runs and is dropped with this; if not, the link finds that it
-    /// can tell nobody, and ends it.
+impl Drop for StartingOperation {
+    /// The caller has not waited for the answer. If it had come all the same, the
+    /// operation runs and is dropped with this; if not, the task finds that the caller
+    /// does not wait, and ends it.
     fn drop(&mut self) {
         if let Some(operation) = &mut self.operation {
-            operation.ended = !self.pending.close();
+            operation.has_ended = !self.pending.close();
         }
     }
 }
 
-impl Drop for Operation {
+impl Drop for OperationHandle {
     fn drop(&mut self) {
-        if self.ended || self.fate.get().is_some() {
+        if self.has_ended || self.latch.closed_by.get().is_some() {
             return;
         }
-        let end = request::End { operation_id: &self.id, state: EndState::Failed, data: &() };
-        if let Ok(line) = spoken(&end) {
-            let weight = backpressure::weight(&line);
-            self.client.room.take_anyway(weight);
-            let kind = Kind::End(self.id.clone());
-            // It only fails where the link has gone, and the operation with it.
-            let _ = self.client.orders.try_send(Order { kind, line, weight, answer: None, begins: None });
+        if let Ok(line) = request::end(&self.id, EndState::Failed, &()) {
+            self.client.send_unconditionally(RequestKind::End(self.id.clone()), line);
         }
     }
 }

@@ -1,118 +1,90 @@
-//! How a client finds its hub, and what it does while that is away.
-//!
-//! Knows the choices and puts the parts together. Does not know what is said.
+//! Options of a connection, and the assembly of its parts.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use smol::net::unix::UnixStream;
 
-use super::backpressure::{STANDSTILL, SendBudget};
-use super::connect::{Trust, connect};
-use super::connection::{ConnectionTask, Parts};
+use super::connect::SocketCandidates;
+use super::connection::{ConnectionTask, DenialPolicy};
 use super::error::Error;
-use super::message_ids::Names;
-use super::unacked::Memory;
-use super::{Client, Connection, incoming};
+use super::event_queue::event_queue;
+use super::request::MessageIds;
+use super::request_queue::{STALL_LIMIT, request_queue};
+use super::session::Session;
+use super::unacked::ResendPolicy;
+use super::{Client, WorkerConnection};
 
-/// What is kept for a hub that is away: some ten thousand lines of output, and
+/// What is kept for a hub that is not connected: some ten thousand lines of output, and
 /// less than anybody misses on a small machine.
 const BUFFER: usize = 1 << 20;
 
-/// How long an answer is waited for while the hub is away: longer than a hub
+/// How long an answer is waited for while the hub is not connected: longer than a hub
 /// takes to start again and to take its workers back.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Where the worker socket may be.
-#[derive(Clone, Debug)]
-pub(super) struct Place {
-    pub(super) path: Arc<Path>,
-    trust: Trust,
-}
-
-impl Place {
-    pub(super) fn connect(&self) -> Result<UnixStream, Error> {
-        connect(&self.path, self.trust)
-    }
-}
-
-/// One or more of them.
-#[derive(Clone, Debug)]
-pub(super) struct Places {
-    first: Place,
-    others: Vec<Place>,
-}
-
-impl Places {
-    /// The first that exists now; the first of all where none does.
-    pub(super) fn present(&self) -> &Place {
-        let others = || self.others.iter().find(|place| place.path.exists());
-        let present = if self.first.path.exists() { None } else { others() };
-        present.unwrap_or(&self.first)
-    }
-}
-
 /// How to connect.
 #[derive(Clone, Debug)]
-pub struct Options {
-    places: Places,
+pub struct ConnectOptions {
+    candidates: SocketCandidates,
     buffer: usize,
     patience: Duration,
-    standstill: Duration,
-    denial_ends: bool,
+    stall_limit: Duration,
+    on_denial: DenialPolicy,
 }
 
-impl Options {
+impl ConnectOptions {
     /// The worker socket, and the usual choices.
     pub fn new(path: impl AsRef<Path>) -> Self {
-        let first = Place { path: path.as_ref().into(), trust: Trust::Named };
-        let places = Places { first, others: Vec::new() };
-        Self { places, buffer: BUFFER, patience: PATIENCE, standstill: STANDSTILL, denial_ends: true }
+        Self {
+            candidates: SocketCandidates::new(path.as_ref()),
+            buffer: BUFFER,
+            patience: PATIENCE,
+            stall_limit: STALL_LIMIT,
+            on_denial: DenialPolicy::GiveUp,
+        }
     }
 
     /// Where else the worker socket may be found, if it is not at the path: each attempt
     /// is made at the first of all that exists then. These are used as with
-    /// [`Options::trusted_only`].
+    /// [`ConnectOptions::trusted_only`].
     #[must_use]
     pub fn or_at(mut self, others: impl IntoIterator<Item = PathBuf>) -> Self {
-        let found = |path: PathBuf| Place { path: path.into(), trust: Trust::Found };
-        self.places.others.extend(others.into_iter().map(found));
+        self.candidates.extend(others);
         self
     }
 
-    /// Goes on looking for the hub where the system denies the socket: its mode may
+    /// Keeps reconnecting where the system denies the socket: its mode may
     /// be put right. Otherwise some denials, one after another, are the end.
     #[must_use]
-    pub fn despite_denial(mut self) -> Self {
-        self.denial_ends = false;
+    pub fn retry_on_denial(mut self) -> Self {
+        self.on_denial = DenialPolicy::KeepTrying;
         self
     }
 
-    /// How many bytes may wait for the hub: 1 MiB unless said otherwise. Below
-    /// it one more message of any size is taken; what finds no room is dropped,
-    /// and its publisher hears [`Error::Full`].
+    /// How many bytes may wait for the hub: 1 MiB by default. Below
+    /// it one more message of any size is taken; what does not fit is dropped,
+    /// and its publisher gets [`Error::QueueFull`].
     #[must_use]
     pub fn buffer(mut self, bytes: usize) -> Self {
         self.buffer = bytes;
         self
     }
 
-    /// How long answers are waited for while the hub is away: 10 s unless said
-    /// otherwise, [`Duration::MAX`] for as long as it takes. After that they come
-    /// as [`Error::Away`].
+    /// How long answers are waited for while the hub is not connected: 10 s by
+    /// default, [`Duration::MAX`] for as long as it takes. After that they come
+    /// as [`Error::Unavailable`].
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
 
-    /// For how long a publisher waits on a hub that is there and takes nothing at all: 5 s
-    /// unless said otherwise. After that what finds no room is dropped, as for one that is
-    /// away.
+    /// For how long a publisher waits on a hub that is connected and takes nothing at all: 5 s
+    /// by default. After that what does not fit is dropped, as for one that is not connected.
     #[must_use]
-    pub fn standstill(mut self, standstill: Duration) -> Self {
-        self.standstill = standstill;
+    pub fn stall_limit(mut self, limit: Duration) -> Self {
+        self.stall_limit = limit;
         self
     }
 
@@ -122,59 +94,47 @@ impl Options {
     /// that was found rather than named.
     #[must_use]
     pub fn trusted_only(mut self) -> Self {
-        self.places.first.trust = Trust::Found;
+        self.candidates.distrust_first();
         self
     }
 
-    /// Connects, and comes back whenever the connection is lost.
+    /// Connects, and reconnects whenever the connection is lost.
     ///
     /// # Errors
     /// [`Error::Unreachable`], which names the path and says what to look at, and
-    /// [`Error::Untrusted`] after [`Options::trusted_only`].
-    pub async fn connect(self) -> Result<Connection, Error> {
-        let stream = self.places.present().connect()?;
-        Ok(self.assemble(Memory::UntilTaken, Some(stream)))
+    /// [`Error::Untrusted`] after [`ConnectOptions::trusted_only`].
+    pub async fn connect(self) -> Result<WorkerConnection, Error> {
+        let stream = self.candidates.present().connect()?;
+        Ok(self.assemble(ResendPolicy::UntilConfirmed, Some(stream)))
     }
 
-    /// As [`Options::connect`], but the hub need not be there yet: what is said
-    /// waits for it as it would after a loss. Where the first attempt finds nobody,
-    /// [`News::Away`](super::News::Away) says so; [`News::Back`](super::News::Back)
+    /// As [`ConnectOptions::connect`], but the hub need not be there yet: requests
+    /// wait for it as they would after a loss. Where the first attempt fails,
+    /// [`ClientEvent::Disconnected`](super::ClientEvent::Disconnected) comes;
+    /// [`ClientEvent::Reconnected`](super::ClientEvent::Reconnected)
     /// comes when the hub has answered for the first time.
-    pub fn connect_later(self) -> Connection {
-        self.assemble(Memory::UntilTaken, None)
+    pub fn connect_later(self) -> WorkerConnection {
+        self.assemble(ResendPolicy::UntilConfirmed, None)
     }
 
     /// Connects, for as long as this connection lasts. Nothing is repeated, and a
     /// slow hub is waited for however slow it is.
     ///
     /// # Errors
-    /// As [`Options::connect`].
-    pub async fn connect_once(self) -> Result<Connection, Error> {
-        let stream = self.places.present().connect()?;
-        Ok(self.assemble(Memory::UntilWritten, Some(stream)))
+    /// As [`ConnectOptions::connect`].
+    pub async fn connect_once(self) -> Result<WorkerConnection, Error> {
+        let stream = self.candidates.present().connect()?;
+        Ok(self.assemble(ResendPolicy::Never, Some(stream)))
     }
 
-    fn assemble(self, memory: Memory, stream: Option<UnixStream>) -> Connection {
-        let Self { places, buffer, patience, standstill, denial_ends } = self;
-        let path = places.present().path.clone();
-        // The room bounds it.
-        let (orders, taken) = async_channel::unbounded();
-        let (unasked, lines) = incoming::queue();
-        let over = Arc::new(OnceLock::new());
-        let repeats = memory == Memory::UntilTaken;
-        let room = SendBudget::new(buffer, repeats.then_some(standstill));
-        let parts = Parts {
-            places,
-            orders: taken,
-            unasked,
-            room: room.clone(),
-            memory,
-            over: over.clone(),
-            patience,
-            denial_ends,
-        };
-        let names = repeats.then(|| Arc::new(Names::new()));
-        let link = ConnectionTask::new(parts, stream);
-        Connection { client: Client { orders, room, names, path, over }, lines, link }
+    fn assemble(self, resend: ResendPolicy, stream: Option<UnixStream>) -> WorkerConnection {
+        let Self { candidates, buffer, patience, stall_limit, on_denial } = self;
+        let path = candidates.present().path().clone();
+        let resends = resend == ResendPolicy::UntilConfirmed;
+        let (sender, requests) = request_queue(path.clone(), buffer, resends.then_some(stall_limit));
+        let (queue, events) = event_queue();
+        let session = Session::new(path, requests, queue, resend, patience);
+        let task = ConnectionTask::new(session, candidates, resend, on_denial, stream);
+        WorkerConnection { client: Client::new(sender, resends.then(MessageIds::new)), events, task }
     }
 }

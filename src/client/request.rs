@@ -1,17 +1,19 @@
-//! What a worker asks, as the fields of a line.
+//! Request lines of a worker.
 //!
-//! Knows the spelling. Does not know the ids that tell answers apart: the link
-//! adds those.
+//! They have no `id` yet: the connection's task adds it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::protocol::Position;
+use super::error::Error;
+use crate::edge::clock;
+use crate::protocol::{EndState, Position};
 
-/// A message to be published; exactly one field says to whom.
+/// A message to be published; exactly one field names the target.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct Publication<'a, T: ?Sized> {
+pub struct PublishRequest<'a, T: ?Sized> {
     /// The subscribers of a channel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channel: Option<&'a str>,
@@ -34,17 +36,17 @@ pub struct Publication<'a, T: ?Sized> {
     /// Answered only when it is on the disk, if it is kept at all.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub durable: bool,
-    /// Whether the user's acknowledgement is told, as a `system:receipt`.
+    /// Whether the user's acknowledgement comes back, as a `system:receipt`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub receipt: bool,
-    /// By which a repetition is known. A client that comes back names each
-    /// message itself where this is missing, and repeats what it may repeat.
+    /// By which a repetition is known. A client that reconnects gives each
+    /// message one itself where this is missing, and repeats what it may repeat.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message_id: Option<&'a str>,
 }
 
-impl<'a, T: ?Sized> Publication<'a, T> {
-    /// A message to nobody yet: the caller names one target.
+impl<'a, T: ?Sized> PublishRequest<'a, T> {
+    /// A message without a target: the caller names one.
     pub fn new(event: &'a str, data: &'a T) -> Self {
         Self {
             channel: None,
@@ -66,7 +68,7 @@ impl<'a, T: ?Sized> Publication<'a, T> {
     }
 }
 
-/// What became of a message.
+/// The outcome of a publication.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 pub struct Published {
     /// How many connections and workers have it or will have it.
@@ -86,10 +88,10 @@ pub struct Published {
     pub duplicate: bool,
 }
 
-/// An operation to be begun.
+/// An operation to be started.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(tag = "action", rename = "operation_start")]
-pub struct Start<'a> {
+pub struct StartRequest<'a> {
     /// Unique in the hub.
     pub operation_id: &'a str,
     /// The channel that it reports to.
@@ -108,42 +110,92 @@ pub struct Start<'a> {
     pub interrupt_grace: Option<Duration>,
 }
 
-impl<'a> Start<'a> {
+impl<'a> StartRequest<'a> {
     /// An operation without any options.
     pub fn new(operation_id: &'a str, channel: &'a str) -> Self {
         Self { operation_id, channel, user_id: None, label: None, deadline: None, interrupt_grace: None }
     }
 }
 
-/// An operation is over.
-#[derive(Debug, Serialize)]
+#[derive(Serialize)]
 #[serde(tag = "action", rename = "operation_end")]
-pub(super) struct End<'a, T> {
-    pub(super) operation_id: &'a str,
-    pub(super) state: crate::protocol::EndState,
-    pub(super) data: &'a T,
+struct EndRequest<'a, T> {
+    operation_id: &'a str,
+    state: EndState,
+    data: &'a T,
 }
 
-/// A channel is to be heard, from a position on or from now.
-#[derive(Debug, Serialize)]
+/// Ends an operation.
+pub(super) fn end(operation_id: &str, state: EndState, data: &impl Serialize) -> Result<Vec<u8>, Error> {
+    encode(&EndRequest { operation_id, state, data })
+}
+
+#[derive(Serialize)]
 #[serde(tag = "action", rename = "subscribe")]
-pub(super) struct Subscribe<'a> {
-    pub(super) channel: &'a str,
+struct SubscribeRequest<'a> {
+    channel: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) since: Option<&'a Position>,
+    since: Option<&'a Position>,
 }
 
-/// A channel is to be heard no more.
-#[derive(Debug, Serialize)]
+/// Subscribes to a channel, from a position on or from now.
+pub(super) fn subscribe(channel: &str, since: Option<&Position>) -> Result<Vec<u8>, Error> {
+    encode(&SubscribeRequest { channel, since })
+}
+
+#[derive(Serialize)]
 #[serde(tag = "action", rename = "unsubscribe")]
-pub(super) struct Unsubscribe<'a> {
-    pub(super) channel: &'a str,
+struct UnsubscribeRequest<'a> {
+    channel: &'a str,
 }
 
-/// Is anybody there?
-#[derive(Debug, Serialize)]
+pub(super) fn unsubscribe(channel: &str) -> Result<Vec<u8>, Error> {
+    encode(&UnsubscribeRequest { channel })
+}
+
+#[derive(Serialize)]
 #[serde(tag = "action", rename = "ping")]
-pub(super) struct Ping {}
+struct PingRequest {}
+
+pub(super) fn ping() -> Result<Vec<u8>, Error> {
+    encode(&PingRequest {})
+}
+
+/// A request as one line of JSON, without its end.
+pub(super) fn encode(request: &(impl Serialize + ?Sized)) -> Result<Vec<u8>, Error> {
+    let mut line = serde_json::to_vec(request).map_err(|error| Error::InvalidRequest(error.to_string()))?;
+    if line.len() < 3 || line.first() != Some(&b'{') {
+        return Err(Error::InvalidRequest("a request is an object with at least one field".into()));
+    }
+    // JSON that is passed on as it is spelled may go over several lines; what is
+    // within its strings cannot.
+    for byte in line.iter_mut().filter(|byte| **byte == b'\n') {
+        *byte = b' ';
+    }
+    Ok(line)
+}
+
+/// Source of message ids, by which the hub knows a repetition, and which no other client
+/// has.
+#[derive(Debug)]
+pub(super) struct MessageIds {
+    /// Sixteen random digits: workers of one user share the hub's memory of ids.
+    prefix: String,
+    next: AtomicU64,
+}
+
+impl MessageIds {
+    pub(super) fn new() -> Self {
+        Self { prefix: format!("{:016x}", clock::random()), next: AtomicU64::new(1) }
+    }
+
+    /// Adds a `message_id` to a request.
+    pub(super) fn add_to(&self, line: &mut Vec<u8>) {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        line.pop();
+        line.extend_from_slice(format!(",\"message_id\":\"{}-{number:x}\"}}", self.prefix).as_bytes());
+    }
+}
 
 fn seconds_if_any<S: Serializer>(wait: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
     match wait {

@@ -1,260 +1,216 @@
-//! What was said and is not yet known to be taken, in the order in which it was
-//! said.
+//! Requests that the hub has not confirmed yet, in the order in which they were sent.
 //!
-//! Knows what was written to the present connection, what an answer confirms,
-//! and what is written again to the next one. Does not know what any of it does
-//! to operations and subscriptions.
-//!
-//! The place of an entry is the `id` of its line. A publication whose answer
-//! nobody awaits has none on the wire, but the last one of a write: the hub
+//! The position of a request is the `id` of its line. A publication without
+//! a caller has none on the wire, but the last one of a write: the hub
 //! takes the lines of a connection in their order, so that the answer to one
 //! confirms all before it. An answer for each would cost the hub as much as the
 //! message.
 
 use std::collections::VecDeque;
 
-use async_channel::Sender;
 use bytes::BytesMut;
 
-use super::backpressure::SendBudget;
-use super::connection::Answer;
+use super::error::Error;
+use super::request_queue::{QueuedRequest, RequestAnswer, RequestKind};
 use crate::protocol::Moment;
 
 /// After so many bytes without an id the next line has one, so that room is
 /// freed while a long write is under way.
 const CONFIRM: usize = 16 << 10;
 
-/// What a line is, as far as a lost connection is concerned.
-#[derive(Debug)]
-pub(super) enum Kind {
-    /// A message, written again until the hub has it.
-    Publish {
-        expires: Option<Moment>,
-        /// It waits for the disk, which no later answer says anything about.
-        durable: bool,
-    },
-    /// An operation begins; its line is made anew, for its deadline comes closer.
-    Start(Box<str>),
-    /// An operation ends; it must be told whenever the hub comes back.
-    End(Box<str>),
-    Subscribe(Box<str>),
-    Unsubscribe(Box<str>),
-    /// Asks only whether all before it is taken.
-    Flush,
-    /// Anything else. Nobody knows whether it may be done twice: it is not.
-    Ask,
-}
-
 /// Whether lines are written again after a loss.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Memory {
-    UntilTaken,
-    UntilWritten,
-}
-
-#[derive(Debug)]
-struct Entry {
-    kind: Kind,
-    line: Vec<u8>,
-    weight: usize,
-    answer: Option<Sender<Answer>>,
-    /// Taken or given up: it waits only to be first.
-    done: bool,
-}
-
-impl Entry {
-    /// Whether its own answer is wanted, and no later one will do.
-    fn is_awaited(&self) -> bool {
-        self.answer.is_some() || !matches!(self.kind, Kind::Publish { durable: false, .. })
-    }
+pub(super) enum ResendPolicy {
+    UntilConfirmed,
+    /// A request is finished once it is written.
+    Never,
 }
 
 #[derive(Debug)]
 pub(super) struct Unacked {
-    entries: VecDeque<Entry>,
-    /// The id of the first entry.
+    /// None is confirmed or given up, and waits only to be first. The first is never so.
+    requests: VecDeque<Option<QueuedRequest>>,
+    /// The id of the first request.
     first: u64,
     /// The id of the first that is not written to the present connection.
     next: u64,
     /// Below this no publication waits for a later answer.
     confirmed: u64,
     /// Bytes written since the last line with an id.
-    unnamed: usize,
-    memory: Memory,
-    room: SendBudget,
+    without_id: usize,
+    resend: ResendPolicy,
 }
 
 impl Unacked {
-    pub(super) fn new(memory: Memory, room: SendBudget) -> Self {
-        Self { entries: VecDeque::new(), first: 0, next: 0, confirmed: 0, unnamed: 0, memory, room }
+    pub(super) fn new(resend: ResendPolicy) -> Self {
+        Self { requests: VecDeque::new(), first: 0, next: 0, confirmed: 0, without_id: 0, resend }
     }
 
-    pub(super) fn push(&mut self, kind: Kind, line: Vec<u8>, weight: usize, answer: Option<Sender<Answer>>) {
-        self.entries.push_back(Entry { kind, line, weight, answer, done: false });
+    pub(super) fn push(&mut self, request: QueuedRequest) {
+        self.requests.push_back(Some(request));
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.requests.is_empty()
     }
 
     /// Whether an answer is on its way.
     pub(super) fn is_unanswered(&self) -> bool {
-        // What is done never stands first.
         self.next > self.first
     }
 
     /// Writes what is not written yet, until so many bytes wait for the socket.
-    pub(super) fn write(&mut self, to: &mut BytesMut, until: usize) {
-        while to.len() < until {
-            let place = self.place(self.next);
+    pub(super) fn write(&mut self, out: &mut BytesMut, until: usize) {
+        while out.len() < until {
+            let index = self.index(self.next);
             // What was given up is not written, so its answer confirms nothing.
-            let is_last = self.entries.iter().skip(place + 1).all(|entry| entry.done);
-            let Some(entry) = self.entries.get(place) else { break };
+            let is_last = self.requests.iter().skip(index + 1).all(Option::is_none);
+            let Some(request) = self.requests.get(index) else { break };
             let id = self.next;
             self.next += 1;
-            if entry.done {
-                continue;
-            }
-            self.unnamed += entry.line.len();
-            let confirms = self.memory == Memory::UntilTaken && (is_last || self.unnamed >= CONFIRM);
-            match entry.line.split_last() {
-                Some((bracket, fields)) if confirms || entry.is_awaited() => {
-                    self.unnamed = 0;
-                    to.extend_from_slice(fields);
-                    to.extend_from_slice(format!(",\"id\":{id}").as_bytes());
-                    to.extend_from_slice(&[*bracket, b'\n']);
-                }
-                _ => {
-                    to.extend_from_slice(&entry.line);
-                    to.extend_from_slice(b"\n");
-                    if self.memory == Memory::UntilWritten {
-                        self.finish(place);
-                    }
+            let Some(request) = request else { continue };
+            self.without_id += request.len();
+            let confirms =
+                self.resend == ResendPolicy::UntilConfirmed && (is_last || self.without_id >= CONFIRM);
+            if confirms || request.needs_own_answer() {
+                self.without_id = 0;
+                request.write_to(out, Some(id));
+            } else {
+                request.write_to(out, None);
+                if self.resend == ResendPolicy::Never {
+                    self.finish(index);
                 }
             }
         }
         self.trim();
     }
 
-    /// The answer to `id` has come: what it was, and who waits for it. None
-    /// where it is not ours, or was given up.
-    pub(super) fn answered(&mut self, id: u64) -> Option<(Kind, Option<Sender<Answer>>)> {
+    /// Takes out the request with this id, whose last answer has come. None
+    /// where there is no such request, or it was given up.
+    pub(super) fn take_answered(&mut self, id: u64) -> Option<QueuedRequest> {
         if id >= self.next {
             return None;
         }
         self.confirm(id);
-        let place = usize::try_from(id.checked_sub(self.first)?).ok()?;
-        let taken = self.finish(place);
+        let index = usize::try_from(id.checked_sub(self.first)?).ok()?;
+        let request = self.finish(index);
         self.trim();
-        taken
+        request
     }
 
-    /// An answer has come that is not the last to `id`.
-    pub(super) fn half_answered(&mut self, id: u64) -> Option<&Sender<Answer>> {
-        let place = usize::try_from(id.checked_sub(self.first)?).ok()?;
-        self.entries.get(place)?.answer.as_ref()
+    /// Passes on an answer that is not the last one to `id`.
+    pub(super) fn answer_provisionally(&self, id: u64, answer: RequestAnswer) {
+        let index = id.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
+        if let Some(Some(request)) = index.and_then(|index| self.requests.get(index)) {
+            request.answer(answer);
+        }
     }
 
     /// The longest line on its way, where it is longer than `least`: the one that
-    /// an error without an id is about, if that says that a line was too long.
+    /// an error without an id is about, if its code is `too_large`.
     pub(super) fn longest(&self, least: usize) -> Option<u64> {
-        let written = self.entries.iter().zip(self.first..self.next).filter(|(entry, _)| !entry.done);
-        let longest = written.max_by_key(|(entry, _)| entry.line.len());
-        longest.filter(|(entry, _)| entry.line.len() > least).map(|(_, id)| id)
+        let written = self.requests.iter().zip(self.first..self.next);
+        let lengths = written.filter_map(|(request, id)| Some((request.as_ref()?.len(), id)));
+        let longest = lengths.max_by_key(|(length, _)| *length);
+        longest.filter(|(length, _)| *length > least).map(|(_, id)| id)
     }
 
-    /// The connection is lost. All is to be written again, but what can only be
-    /// asked once; gives back who waits for an answer to that.
-    pub(super) fn lose(&mut self) -> Vec<Sender<Answer>> {
-        let mut forlorn = Vec::new();
-        for place in 0..self.place(self.next) {
-            let once = self.entries.get(place).is_some_and(|entry| matches!(entry.kind, Kind::Ask));
-            if once {
-                forlorn.extend(self.finish(place).and_then(|(_, answer)| answer));
+    /// The connection is lost. All is to be written again, but requests that may not be
+    /// safe to do twice: those are answered with the error.
+    pub(super) fn on_disconnect(&mut self, error: &Error) {
+        for index in 0..self.index(self.next) {
+            if let Some(request) = self.finish_if(index, |it| matches!(it.kind(), RequestKind::Other)) {
+                request.answer(Err(error.clone()));
             }
         }
-        self.unnamed = 0;
+        self.without_id = 0;
         self.next = self.first;
         self.trim();
-        forlorn
     }
 
-    /// Nobody waits any longer. Gives up what is awaited, and gives it back; an
-    /// end is still told, whenever that is possible.
-    pub(super) fn give_up(&mut self) -> Vec<(Kind, Sender<Answer>)> {
-        let mut given_up = Vec::new();
-        for place in 0..self.entries.len() {
-            let Some(entry) = self.entries.get_mut(place) else { break };
-            if let Kind::End(id) = &entry.kind {
-                given_up.extend(entry.answer.take().map(|answer| (Kind::End(id.clone()), answer)));
-            } else if entry.answer.is_some() {
-                given_up.extend(self.finish(place).and_then(|(kind, answer)| Some((kind, answer?))));
+    /// Gives up each request that a caller waits for, and answers with the error. The
+    /// end of an operation is still sent when that is possible. Gives back the
+    /// operations whose start was given up.
+    pub(super) fn give_up(&mut self, error: &Error) -> Vec<Box<str>> {
+        let mut starts = Vec::new();
+        for index in 0..self.requests.len() {
+            if let Some(Some(end)) = self.requests.get_mut(index)
+                && matches!(end.kind(), RequestKind::End(_))
+            {
+                end.answer_finally(Err(error.clone()));
+            } else if let Some(request) = self.finish_if(index, QueuedRequest::has_caller) {
+                request.answer(Err(error.clone()));
+                if let RequestKind::Start(id) = request.kind() {
+                    starts.push(id.clone());
+                }
             }
         }
         self.trim();
-        given_up
+        starts
     }
 
-    /// Gives up what is no longer worth being heard; gives back who waits.
-    pub(super) fn expire(&mut self, now: Moment) -> Vec<Sender<Answer>> {
-        let mut expired = Vec::new();
-        for place in 0..self.entries.len() {
-            let stale =
-                |entry: &Entry| matches!(entry.kind, Kind::Publish { expires: Some(at), .. } if at <= now);
-            if self.entries.get(place).is_some_and(stale) {
-                expired.extend(self.finish(place).and_then(|(_, answer)| answer));
+    /// Gives up messages that have outlived their `ttl`.
+    pub(super) fn expire(&mut self, now: Moment) {
+        for index in 0..self.requests.len() {
+            if let Some(request) = self.finish_if(index, |request| request.has_expired(now)) {
+                request.answer(Err(Error::Expired));
             }
         }
         self.trim();
-        expired
     }
 
-    /// Makes those lines anew that depend on when they are said.
-    pub(super) fn restate(&mut self, line: impl Fn(&Kind) -> Option<Vec<u8>>) {
-        for entry in &mut self.entries {
-            if let Some(line) = line(&entry.kind) {
-                entry.line = line;
+    /// Makes those lines anew that depend on when they are sent.
+    pub(super) fn renew_lines(&mut self, line: impl Fn(&RequestKind) -> Option<Vec<u8>>) {
+        for request in self.requests.iter_mut().flatten() {
+            if let Some(line) = line(request.kind()) {
+                request.replace_line(line);
             }
         }
     }
 
-    /// Whether a channel is still to be asked for.
-    pub(super) fn subscribes(&self, channel: &str) -> bool {
-        self.entries.iter().any(|entry| matches!(&entry.kind, Kind::Subscribe(asked) if **asked == *channel))
+    /// Whether a request to subscribe to a channel is among them.
+    pub(super) fn subscribes_to(&self, channel: &str) -> bool {
+        self.has_kind(|kind| matches!(kind, RequestKind::Subscribe(asked) if **asked == *channel))
     }
 
-    /// Whether the end of an operation is still to be told.
+    /// Whether the end of an operation is among them.
     pub(super) fn ends(&self, id: &str) -> bool {
-        self.entries.iter().any(|entry| matches!(&entry.kind, Kind::End(ended) if **ended == *id))
+        self.has_kind(|kind| matches!(kind, RequestKind::End(ended) if **ended == *id))
     }
 
-    /// All publications before `id` are taken, where nobody awaits their answer.
+    fn has_kind(&self, kind: impl Fn(&RequestKind) -> bool) -> bool {
+        self.requests.iter().flatten().any(|request| kind(request.kind()))
+    }
+
+    /// All publications before `id` without a caller are taken.
     fn confirm(&mut self, id: u64) {
         for id in self.confirmed.max(self.first)..id {
-            let place = self.place(id);
-            if self.entries.get(place).is_some_and(|entry| !entry.is_awaited()) {
-                self.finish(place);
-            }
+            self.finish_if(self.index(id), |request| !request.needs_own_answer());
         }
         self.confirmed = self.confirmed.max(id);
     }
 
-    fn place(&self, id: u64) -> usize {
+    fn index(&self, id: u64) -> usize {
         usize::try_from(id.saturating_sub(self.first)).unwrap_or(usize::MAX)
     }
 
     /// None where it was finished before.
-    fn finish(&mut self, place: usize) -> Option<(Kind, Option<Sender<Answer>>)> {
-        let entry = self.entries.get_mut(place).filter(|entry| !entry.done)?;
-        entry.done = true;
-        entry.line = Vec::new();
-        self.room.free(entry.weight);
-        Some((std::mem::replace(&mut entry.kind, Kind::Flush), entry.answer.take()))
+    fn finish(&mut self, index: usize) -> Option<QueuedRequest> {
+        self.requests.get_mut(index)?.take()
+    }
+
+    fn finish_if(
+        &mut self,
+        index: usize,
+        condition: impl Fn(&QueuedRequest) -> bool,
+    ) -> Option<QueuedRequest> {
+        let request = self.requests.get_mut(index)?;
+        if request.as_ref().is_some_and(condition) { request.take() } else { None }
     }
 
     fn trim(&mut self) {
-        while self.entries.front().is_some_and(|entry| entry.done) {
-            self.entries.pop_front();
+        while self.requests.front().is_some_and(Option::is_none) {
+            self.requests.pop_front();
             self.first += 1;
         }
         self.next = self.next.max(self.first);

@@ -1,27 +1,31 @@
 //! Paths that options name: absolute, or the daemon would look elsewhere the next time it
 //! is started elsewhere.
 //!
-//! Knows what somebody may have meant who wrote another one. Opens nothing.
+//! An error about another path names the absolute one that was probably meant.
 
 use std::path::{Component, Path, PathBuf};
 
 use super::Environment;
-use super::error::Place;
+use super::error::Location;
 
-/// Reads a path that was written at this place.
+/// Reads a path that was written there.
 ///
 /// # Errors
 /// What is wanted in its stead, with the absolute path that was probably meant.
-pub(super) fn path(text: &str, place: Option<&Place>, environment: &Environment) -> Result<PathBuf, String> {
+pub(super) fn parse(
+    text: &str,
+    location: Option<&Location>,
+    environment: &Environment,
+) -> Result<PathBuf, String> {
     if text.starts_with('/') {
         return Ok(text.into());
     }
-    let meant = meant(text, place, environment);
+    let meant = meant(text, location, environment);
     let meant = meant.map_or_else(String::new, |path| format!(", probably \"{}\"", path.display()));
     Err(format!("an absolute path{meant}"))
 }
 
-fn meant(text: &str, place: Option<&Place>, environment: &Environment) -> Option<PathBuf> {
+fn meant(text: &str, location: Option<&Location>, environment: &Environment) -> Option<PathBuf> {
     match text.split_once('/').unwrap_or((text, "")) {
         ("", _) => None,
         ("~" | "$HOME" | "${HOME}", rest) => {
@@ -29,16 +33,16 @@ fn meant(text: &str, place: Option<&Place>, environment: &Environment) -> Option
         }
         // Of another user, or of another variable.
         (first, _) if first.starts_with(['~', '$']) => None,
-        _ => Some(beside(Path::new(text), place)),
+        _ => Some(beside(Path::new(text), location)),
     }
 }
 
 /// Beside the file in which it stands, unless it is in the working directory alone; a
 /// variable means the latter.
-fn beside(path: &Path, place: Option<&Place>) -> PathBuf {
+fn beside(path: &Path, location: Option<&Location>) -> PathBuf {
     let here = std::env::current_dir().unwrap_or_default().join(path);
-    let beside = match place {
-        Some(Place::Line { file, .. } | Place::File(file)) => {
+    let beside = match location {
+        Some(Location::Line { file, .. } | Location::File(file)) => {
             std::path::absolute(file).ok().and_then(|file| Some(file.parent()?.join(path)))
         }
         _ => None,
@@ -47,7 +51,7 @@ fn beside(path: &Path, place: Option<&Place>) -> PathBuf {
     plain(&meant)
 }
 
-/// The same without `.` and `..`, as somebody would write it.
+/// The same without `.` and `..`, as it would be written.
 fn plain(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for component in path.components() {

@@ -1,7 +1,5 @@
-//! What the process was started with.
-//!
-//! Knows variables and who we are. Does not know what they lead to, and is
-//! handed around, so that a test can say it all.
+//! The environment of a process: variables and the user. It is passed as a value, so that
+//! tests can set all of it.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -16,8 +14,7 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// The one that we are in. `HOME` comes from the list of users where it is
-    /// not set.
+    /// That of this process. `HOME` comes from the list of users where it is not set.
     pub fn of_process() -> Self {
         let mut this = Self::new(rustix::process::geteuid().as_raw(), std::env::vars_os());
         if let Some(home) = std::env::home_dir() {

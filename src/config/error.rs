@@ -1,7 +1,4 @@
-//! What is wrong with a configuration, and where.
-//!
-//! Knows how a mistake is told to the person who made it. Does not know what
-//! makes a mistake.
+//! Mistakes in a configuration, each with its location.
 
 use std::fmt;
 use std::path::Path;
@@ -9,7 +6,7 @@ use std::rc::Rc;
 
 /// Where something was written.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Place {
+pub enum Location {
     /// In a file, from line 1.
     Line { file: Rc<Path>, line: usize },
     /// In a file as a whole: it cannot be read, or holds what it should not.
@@ -18,7 +15,7 @@ pub enum Place {
     Variable(Rc<str>),
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Line { file, line } => write!(f, "{}:{line}", file.display()),
@@ -31,31 +28,31 @@ impl fmt::Display for Place {
 /// One mistake.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Problem {
-    pub place: Place,
-    /// Names the key and what is wanted.
+    pub location: Location,
+    /// With the key and what is wanted.
     pub message: String,
 }
 
 impl Problem {
-    /// A mistake in what `place` says.
-    pub fn new(place: Place, message: impl Into<String>) -> Self {
-        Self { place, message: message.into() }
+    /// A mistake in what stands there.
+    pub fn new(location: Location, message: impl Into<String>) -> Self {
+        Self { location, message: message.into() }
     }
 
-    /// Whether it is of a file in this directory as a whole, and of no line in it.
+    /// Whether a file in this directory is the mistake as a whole, and no line in it.
     pub fn is_in(&self, directory: &Path) -> bool {
-        matches!(&self.place, Place::File(file) if file.starts_with(directory))
+        matches!(&self.location, Location::File(file) if file.starts_with(directory))
     }
 
     /// A mistake of a file as a whole.
     pub fn in_file(file: &Path, message: impl Into<String>) -> Self {
-        Self::new(Place::File(file.into()), message)
+        Self::new(Location::File(file.into()), message)
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.message)
+        write!(f, "{}: {}", self.location, self.message)
     }
 }
 
@@ -67,11 +64,11 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    /// What a process ends with that has one, after `sysexits.h`: systemd does not start
-    /// it again then.
+    /// The exit status for it, after `sysexits.h`: systemd does not start the process again
+    /// then.
     pub const EXIT: u8 = 78;
 
-    /// `Ok` where there is nothing to complain about.
+    /// `Ok` where there are no problems.
     ///
     /// # Errors
     /// All `problems`, if there are any.

@@ -1,7 +1,5 @@
-//! Names of files with keys and secrets, and secrets that stand where such a name belongs.
-//!
-//! Knows how the two are told apart: a name is repeated in errors, lists and the log, a secret
-//! never. Does not know what is in the file.
+//! Names of files with keys and secrets, told apart from secrets that stand where such a name
+//! belongs: a name is repeated in errors, lists and the log, a secret never.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -19,8 +17,8 @@ pub(super) fn is_one(text: &str) -> bool {
     is_there(path) || (is_anchored && (!is_random(text) || lies_somewhere(path)))
 }
 
-/// Whether there is something of this name, for all that can be found out: a directory that
-/// lets nobody look is there as well.
+/// Whether there is something of this name. Where its directory cannot be looked into, it
+/// counts as there.
 fn is_there(path: &Path) -> bool {
     match path.symlink_metadata() {
         Ok(_) => true,

@@ -1,7 +1,5 @@
-//! Whose a file or directory is, for an error that says only that it may not be used.
-//!
-//! Knows owners, groups and modes, and what lets a process in: that depends on what
-//! the path is for. Changes nothing.
+//! Owners and modes of files and directories, for errors about missing permission: the cure
+//! depends on what the path is for.
 
 use std::fmt;
 use std::fs;
@@ -28,8 +26,8 @@ pub enum Purpose {
     Listening,
 }
 
-/// An error of the system about a path; where permission is missing, whose the path is,
-/// who we are, and what would help.
+/// An error of the system about a path; where permission is missing, with the owner of the
+/// path, our user, and a cure.
 pub fn explained(error: &Error, path: &Path, purpose: Purpose) -> String {
     explained_to(error, path, purpose, rustix::process::geteuid().as_raw())
 }
@@ -47,7 +45,7 @@ pub fn explained_to(error: &Error, path: &Path, purpose: Purpose, own: u32) -> S
 pub fn explained_within(error: &Error, path: &Path, directory: &Path) -> String {
     let own = rustix::process::geteuid().as_raw();
     let Some(obstacle) = Obstacle::on(path, own) else { return error.to_string() };
-    let (user, directory) = (Name(own), quoted(directory));
+    let (user, directory) = (UserArgument(own), quoted(directory));
     format!("{error}: {obstacle}; `chown -R {user} {directory} && chmod -R u+rwX {directory}`")
 }
 
@@ -66,7 +64,7 @@ pub fn first_denied(path: &Path) -> Option<PathBuf> {
     entries.iter().find_map(|entry| first_denied(entry))
 }
 
-/// The users that systemd makes up for a unit (`DynamicUser=`), whom no file can be given.
+/// The users that systemd makes up for a unit (`DynamicUser=`): no file can be given to them.
 const DYNAMIC: std::ops::RangeInclusive<u32> = 61_184..=65_519;
 
 /// Whether a user exists only while its unit runs.
@@ -74,7 +72,7 @@ pub fn is_dynamic(uid: u32) -> bool {
     DYNAMIC.contains(&uid)
 }
 
-/// What does not let a process in.
+/// The file or directory that a process may not use.
 struct Obstacle {
     /// What was wanted.
     path: PathBuf,
@@ -84,7 +82,7 @@ struct Obstacle {
     own: u32,
 }
 
-/// Whose it is, and who asks.
+/// Its owner, and the user of the process.
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -103,8 +101,8 @@ impl fmt::Display for Obstacle {
 const LINKS: usize = 40;
 
 impl Obstacle {
-    /// What is in the way to a path. What lies in a directory that is closed cannot be
-    /// looked at; a link lets everybody through, and what it leads to need not.
+    /// The obstacle on the way to a path. What lies in a directory that is closed cannot be
+    /// looked at; a link can always be followed, and its target may be closed.
     fn on(path: &Path, own: u32) -> Option<Self> {
         let mut path = path.to_owned();
         for _ in 0..LINKS {
@@ -129,7 +127,7 @@ impl Obstacle {
         self.metadata.uid() == self.own
     }
 
-    /// Whether the path itself is what is in the way.
+    /// Whether the path itself is the obstacle.
     fn is_whole(&self) -> bool {
         self.part == self.path
     }
@@ -143,7 +141,7 @@ impl Obstacle {
         self.metadata.is_dir() && self.mode() & bit != 0
     }
 
-    /// What lets the process in, as a command where one does.
+    /// The cure, as a command where one exists.
     fn cure(&self, purpose: Purpose) -> String {
         match purpose {
             Purpose::Readable => self.cure_of_readable(),
@@ -154,7 +152,7 @@ impl Obstacle {
     }
 
     fn cure_of_readable(&self) -> String {
-        let (path, part, user) = (quoted(&self.path), quoted(&self.part), Name(self.own));
+        let (path, part, user) = (quoted(&self.path), quoted(&self.part), UserArgument(self.own));
         let what = if self.metadata.is_dir() { "a+rx" } else { "a+r" };
         match self.group_that_reads() {
             _ if !self.is_whole() => format!("`chmod a+x {part}` lets it in"),
@@ -177,10 +175,10 @@ impl Obstacle {
     }
 
     fn cure_of_secret(&self) -> String {
-        let user = Name(self.own);
+        let user = UserArgument(self.own);
         match self.is_whole() {
             true if self.is_ours() => format!("`chmod 0600 {}` lets it read", quoted(&self.path)),
-            // Nothing can be given to a user who is another one tomorrow.
+            // A user that is another one tomorrow cannot own a file.
             _ if is_dynamic(self.own) => credential(&self.path),
             true => format!(
                 "`{}` lets it read, or under systemd {}",
@@ -192,7 +190,7 @@ impl Obstacle {
     }
 
     fn cure_of_state(&self) -> String {
-        let (path, user) = (quoted(&self.path), Name(self.own));
+        let (path, user) = (quoted(&self.path), UserArgument(self.own));
         let other = "or name another in `[state] directory`";
         let (all, needed) = if self.metadata.is_dir() { (" -R", 0o700) } else { ("", 0o600) };
         // Its owner may not use it either.
@@ -210,7 +208,7 @@ impl Obstacle {
     }
 
     fn cure_of_socket(&self) -> String {
-        let (path, user) = (quoted(&self.path), Name(self.own));
+        let (path, user) = (quoted(&self.path), UserArgument(self.own));
         match self.is_whole() && self.metadata.is_dir() {
             true if self.is_ours() => format!("`chmod u+wx {path}`"),
             // It has another owner for a reason, and may hold what is not ours.
@@ -245,9 +243,9 @@ fn credential(path: &Path) -> String {
     format!("`LoadCredential={}:{path}` in its unit passes it as a credential", name.replace('%', "%%"))
 }
 
-/// The command that gives a secret to a user, and to nobody else.
+/// The command that gives a secret to one user alone.
 fn giving(path: &Path, mode: u32, user: u32) -> String {
-    let (path, user) = (quoted(path), Name(user));
+    let (path, user) = (quoted(path), UserArgument(user));
     let is_closed = mode & 0o477 == 0o400;
     let more = if is_closed { String::new() } else { format!(" && chmod 0600 {path}") };
     format!("chown {user} {path}{more}")
@@ -269,13 +267,13 @@ pub fn cure_of_open_secret(path: &Path, metadata: &Metadata, own: u32) -> String
 
 /// A user as a line of `/etc/passwd` has it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Account {
+pub struct PasswdEntry {
     pub name: Option<String>,
     pub uid: u32,
     pub gid: u32,
 }
 
-impl Account {
+impl PasswdEntry {
     fn first(fits: impl Fn(&Self) -> bool) -> Option<Self> {
         let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
         let mut accounts = users.lines().filter_map(|line| {
@@ -291,8 +289,8 @@ impl Account {
         Self::first(|account| account.name.as_deref() == Some(name))
     }
 
-    /// The user who owns something, with the primary group; one who is in no list has
-    /// the group of what is owned.
+    /// The owner of a file, with the primary group; one that is in no list has the group of
+    /// the file.
     pub fn owning(metadata: &Metadata) -> Self {
         let uid = metadata.uid();
         let listed = Self::first(|account| account.uid == uid);
@@ -317,19 +315,19 @@ pub struct User(pub u32);
 
 impl fmt::Display for User {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match Account::first(|account| account.uid == self.0).and_then(|account| account.name) {
+        match PasswdEntry::first(|account| account.uid == self.0).and_then(|account| account.name) {
             Some(name) => write!(f, "{name} (uid {})", self.0),
             None => write!(f, "uid {}", self.0),
         }
     }
 }
 
-/// The same as commands take it.
-struct Name(u32);
+/// The same as an argument of a command.
+struct UserArgument(u32);
 
-impl fmt::Display for Name {
+impl fmt::Display for UserArgument {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match Account::first(|account| account.uid == self.0).and_then(|account| account.name) {
+        match PasswdEntry::first(|account| account.uid == self.0).and_then(|account| account.name) {
             Some(name) => f.write_str(&name),
             None => write!(f, "{}", self.0),
         }

@@ -1,6 +1,4 @@
-//! Configuration as it was written: values and tables, laid over one another.
-//!
-//! Knows where each value came from. Does not know which keys exist.
+//! Configuration as it was written: values and tables with their locations, merged in order.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -9,14 +7,14 @@ use std::rc::Rc;
 
 use toml::de::{DeTable, DeValue};
 
-use super::error::{Place, Problem};
+use super::error::{Location, Problem};
 use super::syntax_hints;
 
 /// A value and where it was written.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
-    pub(super) place: Place,
-    pub(super) value: Value,
+    pub(super) location: Location,
+    pub(super) value: ConfigValue,
     /// A variable's own text: where text is wanted, `WSHUBD_STATE__DIRECTORY=7`
     /// means the directory `7`.
     pub(super) spelled: Option<String>,
@@ -24,22 +22,22 @@ pub(super) struct Node {
 
 /// The values that options can have.
 #[derive(Clone, Debug)]
-pub(super) enum Value {
+pub(super) enum ConfigValue {
     Text(String),
     Integer(i64),
     Float(f64),
     Boolean(bool),
     List(Vec<Node>),
-    Table(Entries),
+    Table(TableEntries),
     /// What no option takes, by the name of its type.
     Other(&'static str),
 }
 
-/// Keys and what they were set to; each node's place is that of its key.
-pub(super) type Entries = BTreeMap<String, Node>;
+/// Keys and what they were set to; each node's location is that of its key.
+pub(super) type TableEntries = BTreeMap<String, Node>;
 
-impl Value {
-    /// How a complaint calls it.
+impl ConfigValue {
+    /// The value in an error.
     pub(super) fn describe(&self) -> String {
         match self {
             Self::Text(text) => format!("{text:?}"),
@@ -53,7 +51,7 @@ impl Value {
     }
 }
 
-impl Value {
+impl ConfigValue {
     /// The same without what may be a secret.
     pub(super) fn describe_unseen(&self) -> String {
         match self {
@@ -65,24 +63,25 @@ impl Value {
 }
 
 /// Reads the text of a file.
-pub(super) fn parse(text: &str, file: &Path) -> Result<Entries, Problem> {
-    let source = Source::file(text, file);
+pub(super) fn parse(text: &str, file: &Path) -> Result<TableEntries, Problem> {
+    let lines = LineIndex::file(text, file);
     match DeTable::parse(text) {
-        Ok(table) => Ok(source.entries(table.get_ref())),
+        Ok(table) => Ok(lines.entries(table.get_ref())),
         Err(error) => {
             let span = error.span().unwrap_or_default();
-            Err(Problem::new(source.place(&span), syntax_hints::explained(text, &span, error.message())))
+            Err(Problem::new(lines.location(&span), syntax_hints::explained(text, &span, error.message())))
         }
     }
 }
 
 /// Lays `over` on `under`: tables key by key, everything else as a whole.
-pub(super) fn overlay(under: &mut Entries, over: Entries) {
+pub(super) fn overlay(under: &mut TableEntries, over: TableEntries) {
     for (key, node) in over {
         match (under.get_mut(&key), node) {
-            (Some(Node { value: Value::Table(below), .. }), Node { value: Value::Table(above), .. }) => {
-                overlay(below, above)
-            }
+            (
+                Some(Node { value: ConfigValue::Table(below), .. }),
+                Node { value: ConfigValue::Table(above), .. },
+            ) => overlay(below, above),
             (_, node) => {
                 under.insert(key, node);
             }
@@ -90,67 +89,67 @@ pub(super) fn overlay(under: &mut Entries, over: Entries) {
     }
 }
 
-/// Turns places in a text into places for people.
-pub(super) struct Source {
-    whole: Place,
+/// The lines of a text, for the locations of what stands in it.
+pub(super) struct LineIndex {
+    whole: Location,
     /// Offsets at which lines begin; none for a variable.
-    lines: Vec<usize>,
+    begins: Vec<usize>,
 }
 
-impl Source {
+impl LineIndex {
     fn file(text: &str, file: &Path) -> Self {
         let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
-        let lines = std::iter::once(0).chain(ends.map(|(end, _)| end + 1)).collect();
-        Self { whole: Place::File(Rc::from(file)), lines }
+        let begins = std::iter::once(0).chain(ends.map(|(end, _)| end + 1)).collect();
+        Self { whole: Location::File(Rc::from(file)), begins }
     }
 
     pub(super) fn variable(name: &str) -> Self {
-        Self { whole: Place::Variable(name.into()), lines: Vec::new() }
+        Self { whole: Location::Variable(name.into()), begins: Vec::new() }
     }
 
-    fn place(&self, span: &Range<usize>) -> Place {
+    fn location(&self, span: &Range<usize>) -> Location {
         match &self.whole {
-            Place::File(file) => {
-                let line = self.lines.partition_point(|begin| *begin <= span.start);
-                Place::Line { file: Rc::clone(file), line }
+            Location::File(file) => {
+                let line = self.begins.partition_point(|begin| *begin <= span.start);
+                Location::Line { file: Rc::clone(file), line }
             }
             whole => whole.clone(),
         }
     }
 
-    fn entries(&self, table: &DeTable<'_>) -> Entries {
+    fn entries(&self, table: &DeTable<'_>) -> TableEntries {
         let entry = |(key, value): (&toml::Spanned<_>, &toml::Spanned<_>)| {
             let key: &toml::Spanned<std::borrow::Cow<'_, str>> = key;
-            let place = self.place(&key.span());
-            let node = Node { place, value: self.value(value.get_ref()), spelled: None };
+            let location = self.location(&key.span());
+            let node = Node { location, value: self.value(value.get_ref()), spelled: None };
             (key.get_ref().to_string(), node)
         };
         // Not collected, which would sort them first.
-        let mut entries = Entries::new();
+        let mut entries = TableEntries::new();
         entries.extend(table.iter().map(entry));
         entries
     }
 
-    pub(super) fn value(&self, value: &DeValue<'_>) -> Value {
+    pub(super) fn value(&self, value: &DeValue<'_>) -> ConfigValue {
         match value {
-            DeValue::String(text) => Value::Text(text.to_string()),
+            DeValue::String(text) => ConfigValue::Text(text.to_string()),
             DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
-                .map_or(Value::Other("number too large"), Value::Integer),
+                .map_or(ConfigValue::Other("number too large"), ConfigValue::Integer),
             DeValue::Float(number) => {
-                number.as_str().parse().map_or(Value::Other("number too large"), Value::Float)
+                number.as_str().parse().map_or(ConfigValue::Other("number too large"), ConfigValue::Float)
             }
-            DeValue::Boolean(yes) => Value::Boolean(*yes),
-            DeValue::Datetime(_) => Value::Other("date"),
-            DeValue::Array(list) => Value::List(
+            DeValue::Boolean(yes) => ConfigValue::Boolean(*yes),
+            DeValue::Datetime(_) => ConfigValue::Other("date"),
+            DeValue::Array(list) => ConfigValue::List(
                 list.iter()
                     .map(|item| Node {
-                        place: self.place(&item.span()),
+                        location: self.location(&item.span()),
                         value: self.value(item.get_ref()),
                         spelled: None,
                     })
                     .collect(),
             ),
-            DeValue::Table(table) => Value::Table(self.entries(table)),
+            DeValue::Table(table) => ConfigValue::Table(self.entries(table)),
         }
     }
 }

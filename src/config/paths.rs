@@ -1,8 +1,7 @@
-//! Where things are on this machine when nobody says.
+//! Default paths: from systemd's variables, the XDG base directories, or fixed ones.
 //!
-//! Knows systemd's variables, the XDG base directories and what is left without
-//! them; the daemon and its companion look in the same places. Does not create
-//! anything unless [`create_directory`] is called.
+//! The daemon and its companion look in the same places. Nothing is created unless
+//! [`create_directory`] is called.
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -50,8 +49,8 @@ fn own_configuration(environment: &Environment) -> Option<PathBuf> {
     (is_there("wshubd.toml") || is_there("conf.d")).then_some(directory)
 }
 
-/// Whether a directory is one that is looked for in a home of somebody else, which we may
-/// not enter: `HOME` stays that of whoever has started us as another user.
+/// Whether a directory is looked for in the home of another user, which we may not enter:
+/// `HOME` stays that of the user who has started us as another one.
 fn is_in_home_of_another(directory: &Path, environment: &Environment) -> bool {
     let Some(home) = environment.directory("HOME") else { return false };
     if environment.directory("XDG_CONFIG_HOME").is_some() {
@@ -109,8 +108,8 @@ fn can_hold(directory: &Path, environment: &Environment) -> bool {
     if named.iter().flatten().any(|run| directory == run || directory.parent() == Some(run)) {
         return true;
     }
-    // The system's own place is for root; a user who may write there by chance
-    // would stand in the machine's way.
+    // The system's directory is for root; a user who may write there by chance would take
+    // the place of the system's daemon.
     if directory == Path::new("/run/wshubd") && environment.uid != 0 {
         return false;
     }
@@ -118,28 +117,27 @@ fn can_hold(directory: &Path, environment: &Environment) -> bool {
     rustix::fs::access(parent, rustix::fs::Access::WRITE_OK).is_ok()
 }
 
-/// Makes a directory, and those above it, for nobody but us; one that is there
-/// is used as it is.
+/// Makes a directory, and those above it, for us alone; one that is there is used as it is.
 ///
 /// # Errors
-/// It cannot be made, or lies where everybody may create things and is not ours
-/// alone: somebody may have laid it out for us.
+/// It cannot be made, or lies where all users may create things and is not ours alone:
+/// another user may have made it as a trap.
 pub fn create_directory(path: &Path, purpose: Purpose) -> Result<(), Problem> {
     let failed = |error: io::Error| {
         Problem::in_file(path, format!("cannot be used: {}", explained(&error, path, purpose)))
     };
-    // Where a file system is frozen, making even what is there waits for its thaw.
+    // On a frozen file system, making even a directory that exists waits for its thaw.
     if !path.is_dir() {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
     }
-    is_ours_alone(path, purpose)
+    check_ours_alone(path, purpose)
 }
 
-/// Whether nobody else can have laid a directory out for us.
+/// Checks that no other user can have made a directory as a trap.
 ///
 /// # Errors
-/// It lies where everybody may create things, and is not ours alone.
-pub fn is_ours_alone(path: &Path, purpose: Purpose) -> Result<(), Problem> {
+/// It lies where all users may create things, and is not ours alone.
+pub fn check_ours_alone(path: &Path, purpose: Purpose) -> Result<(), Problem> {
     let failed = |error: io::Error| Problem::in_file(path, format!("cannot be used: {error}"));
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if parent.metadata().map_err(failed)?.mode() & 0o002 == 0 {

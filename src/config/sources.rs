@@ -1,18 +1,55 @@
-//! Where configuration is read: files, drop-ins, variables.
-//!
-//! Knows which there are and in which order they count. Does not know what any of
-//! them may say.
+//! Sources of the configuration: files, drop-ins and variables, in the order in which they count.
 
 use std::path::{Path, PathBuf};
 
 use super::environment::Environment;
-use super::error::{Place, Problem};
+use super::error::{ConfigError, Location, Problem};
 use super::file_owner::{Purpose, explained};
-use super::merge::Entries;
+use super::merge::TableEntries;
 use super::variables;
 use super::variables::Meaning;
-use super::{merge, paths};
+use super::{Config, Loaded, merge, paths};
 use crate::sort::sort;
+
+/// Where the configuration of a process comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ConfigSource {
+    /// The file that was named; none: the usual ones.
+    file: Option<PathBuf>,
+    /// That of the start: nobody can change it from outside.
+    environment: Environment,
+}
+
+impl ConfigSource {
+    /// The named file, or the usual ones, and the variables.
+    pub fn new(file: Option<PathBuf>, environment: Environment) -> Self {
+        Self { file, environment }
+    }
+
+    /// Reads it for the first time.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load(&self) -> Result<Loaded, ConfigError> {
+        Config::load(self.file.as_deref(), &self.environment)
+    }
+
+    /// Reads it again in a running daemon.
+    ///
+    /// # Errors
+    /// As [`Config::load_again`].
+    pub fn load_again(&self) -> Result<Loaded, ConfigError> {
+        Config::load_again(self.file.as_deref(), &self.environment)
+    }
+
+    /// Reads it for another program.
+    ///
+    /// # Errors
+    /// As [`Config::load_for_next`].
+    pub fn load_for_next(&self) -> Result<Loaded, ConfigError> {
+        Config::load_for_next(self.file.as_deref(), &self.environment)
+    }
+}
 
 /// The files that count: the one that is named, or else the usual ones.
 pub(super) fn of(file: Option<&Path>, environment: &Environment) -> Result<Vec<PathBuf>, Problem> {
@@ -51,8 +88,8 @@ fn usual_files(directory: &Path) -> Result<Vec<PathBuf>, Problem> {
     Ok(files)
 }
 
-/// Whether all can be read more than once.
-pub(super) fn are_files(files: &[PathBuf]) -> Result<(), Problem> {
+/// Checks that all can be read more than once.
+pub(super) fn check_regular_files(files: &[PathBuf]) -> Result<(), Problem> {
     for file in files {
         let meta = std::fs::metadata(file).map_err(|error| unreadable(file, &error))?;
         if !meta.is_file() {
@@ -66,22 +103,25 @@ pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Problem {
     Problem::in_file(path, format!("cannot be read: {}", explained(error, path, Purpose::Readable)))
 }
 
-pub(super) fn read(file: &Path) -> Result<Entries, Problem> {
+pub(super) fn read(file: &Path) -> Result<TableEntries, Problem> {
     let text = std::fs::read(file).map_err(|error| unreadable(file, &error))?;
     match std::str::from_utf8(&text) {
         Ok(text) => merge::parse(text, file),
         Err(error) => {
             let before = text.get(..error.valid_up_to()).unwrap_or_default();
             let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-            Err(Problem::new(Place::Line { file: file.into(), line }, "is not UTF-8; save the file as that"))
+            Err(Problem::new(
+                Location::Line { file: file.into(), line },
+                "is not UTF-8; save the file as that",
+            ))
         }
     }
 }
 
-/// Lays what our variables say over `entries`; gives the names of those that set nothing,
-/// and are somebody else's.
+/// Lays the values of our variables over `entries`; returns the names of variables that only
+/// look like ours.
 pub(super) fn overlay_variables(
-    entries: &mut Entries,
+    entries: &mut TableEntries,
     environment: &Environment,
     problems: &mut Vec<Problem>,
 ) -> Vec<String> {
@@ -97,10 +137,10 @@ pub(super) fn overlay_variables(
             }
             (Some(Meaning::Mistyped(option)), _) => {
                 let message = format!("sets nothing, did you mean {option}?");
-                Err(Problem::new(Place::Variable(name.into()), message))
+                Err(Problem::new(Location::Variable(name.into()), message))
             }
             (Some(Meaning::Option(_)), None) => {
-                Err(Problem::new(Place::Variable(name.into()), "is not UTF-8"))
+                Err(Problem::new(Location::Variable(name.into()), "is not UTF-8"))
             }
             (Some(Meaning::Option(keys)), Some(text)) => variables::parse(name, keys, text),
         };

@@ -1,7 +1,6 @@
-//! Mistakes in the syntax of a file, and how the line should read.
+//! Hints for mistakes in the syntax of a file: how the line should read.
 //!
-//! Knows what people write who know other formats: text without quotes, a table
-//! twice. Does not know the options.
+//! They are about habits of other formats: text without quotes, a table twice.
 
 use std::ops::Range;
 
@@ -9,8 +8,7 @@ use toml::de::DeValue;
 
 use crate::redaction::{is_name_of_secret, is_random};
 
-/// Says what is wrong at `span` of a text that is no TOML, where `message` is the
-/// parser's own word for it.
+/// The error at `span` of a text that is no TOML, where `message` is the parser's own.
 pub(super) fn explained(text: &str, span: &Range<usize>, message: &str) -> String {
     let begin = text.get(..span.start).and_then(|before| before.rfind('\n')).map_or(0, |end| end + 1);
     let line = text.get(begin..).and_then(|rest| rest.lines().next()).unwrap_or_default();
@@ -106,7 +104,7 @@ fn of_setting(key: &str, value: &str) -> Option<String> {
     Some(format!("text needs quotes: {key} = {}", quoted(value)?))
 }
 
-/// For those who are used to YAML.
+/// A hint for a line in the style of YAML.
 fn of_colon(line: &str) -> Option<String> {
     let (key, value) = line.split_once(':')?;
     let value = value.trim();

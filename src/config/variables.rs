@@ -1,18 +1,15 @@
 //! Variables of the environment that set options, and those that only look like it.
 //!
-//! Knows how a variable's name and text are read, and which names other programs give
-//! to variables of their own. Does not know what an option takes.
-//!
 //! `WSHUBD_` is no name that others keep clear of: Kubernetes and Docker set
 //! `WSHUBD_PORT` and the like where a service is called `wshubd`. So a name with `__` is
 //! meant for us, and is a mistake where there is no such option; one without it is a
-//! mistake where it is nearly an option, and else somebody else's.
+//! mistake where it is nearly an option, and else of another program.
 
 use toml::de::DeValue;
 
-use super::error::{Place, Problem};
-use super::merge::{Entries, Node, Source, Value};
-use super::render;
+use super::error::{Location, Problem};
+use super::merge::{ConfigValue, LineIndex, Node, TableEntries};
+use super::pass;
 
 /// What the names of our variables begin with.
 const PREFIX: &str = "WSHUBD_";
@@ -36,7 +33,7 @@ pub(super) fn meaning(variable: &str, text: &str) -> Option<Meaning> {
     }
     let name = name.to_lowercase();
     let keys: Vec<String> = name.split("__").map(str::to_owned).collect();
-    let names = render::names();
+    let names = pass::names();
     if keys.len() > 1 || names.iter().any(|(section, _)| *section == name) {
         return Some(Meaning::Option(keys));
     }
@@ -61,7 +58,7 @@ fn distance(name: &str, section: &str, key: &str) -> Option<usize> {
     typos.or(begins.then_some(name.len()))
 }
 
-/// How many letters are wrong in a name of which nobody knows whether it is ours: of
+/// How many letters are wrong in a name that may not be ours at all: of
 /// `WSHUBD_TEST` nearly half would be.
 fn typos(name: &str, option: &str) -> Option<usize> {
     let typos = strsim::damerau_levenshtein(name, option);
@@ -95,10 +92,10 @@ pub(super) fn variable_of(path: &str) -> String {
 }
 
 /// Reads a variable into the tables that its name stands for.
-pub(super) fn parse(name: &str, mut keys: Vec<String>, text: &str) -> Result<Entries, Problem> {
-    let place = Place::Variable(name.into());
+pub(super) fn parse(name: &str, mut keys: Vec<String>, text: &str) -> Result<TableEntries, Problem> {
+    let location = Location::Variable(name.into());
     let value = match DeValue::parse(text) {
-        Ok(value) => Source::variable(name).value(value.get_ref()),
+        Ok(value) => LineIndex::variable(name).value(value.get_ref()),
         // Nobody means text by these; a missing quote should not pass for it.
         Err(error) if is_meant_as_toml(text) => {
             let message = format!(
@@ -106,17 +103,17 @@ pub(super) fn parse(name: &str, mut keys: Vec<String>, text: &str) -> Result<Ent
                  of its own: '\"[a]\"'",
                 error.message()
             );
-            return Err(Problem::new(place, message));
+            return Err(Problem::new(location, message));
         }
-        Err(_) => Value::Text(text.to_owned()),
+        Err(_) => ConfigValue::Text(text.to_owned()),
     };
-    let mut node = Node { place: place.clone(), value, spelled: Some(text.to_owned()) };
+    let mut node = Node { location: location.clone(), value, spelled: Some(text.to_owned()) };
     while keys.len() > 1 {
         let key = keys.pop().unwrap_or_default();
-        let table = Value::Table(Entries::from([(key, node)]));
-        node = Node { place: place.clone(), value: table, spelled: None };
+        let table = ConfigValue::Table(TableEntries::from([(key, node)]));
+        node = Node { location: location.clone(), value: table, spelled: None };
     }
-    Ok(Entries::from([(keys.pop().unwrap_or_default(), node)]))
+    Ok(TableEntries::from([(keys.pop().unwrap_or_default(), node)]))
 }
 
 /// Whether text that is no TOML value was to be one: it is in quotes, a list or a table.
@@ -183,7 +180,7 @@ mod tests {
 
     #[test]
     fn every_option_is_set_by_its_variable_and_missed_by_one_underscore() {
-        for (section, key) in render::names().into_iter().filter(|(section, _)| *section != "channel") {
+        for (section, key) in pass::names().into_iter().filter(|(section, _)| *section != "channel") {
             let variable = variable_of(&format!("{section}.{key}"));
             let keys = vec![section.to_owned(), key.to_owned()];
             assert_eq!(meaning(&variable, "1"), Some(Meaning::Option(keys)), "{variable}");

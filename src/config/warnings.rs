@@ -1,6 +1,4 @@
-//! What is allowed, and seldom wise.
-//!
-//! Knows which options together open more than most want. Forbids nothing.
+//! Warnings about settings that are allowed and seldom wise.
 
 use std::fs::Metadata;
 use std::net::SocketAddr;
@@ -72,7 +70,7 @@ impl Config {
         warnings
     }
 
-    /// Directories of the daemon's own that others may write, which none of them needs.
+    /// A warning about directories of the daemon's own that other users may write to.
     fn open_directories(&self) -> Option<String> {
         let state = &self.state.directory;
         let mode =
@@ -94,7 +92,7 @@ impl Config {
 }
 
 impl Loaded {
-    /// Which variables look like ours and are not.
+    /// A warning about variables that look like ours and are not.
     pub fn foreign_variables(&self) -> Option<String> {
         (!self.foreign.is_empty()).then(|| {
             format!(

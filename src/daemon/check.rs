@@ -1,9 +1,8 @@
-//! What a start would find (`--check`): tried as the user that the daemon runs as, and
-//! without a trace.
+//! The check of `--check`: what a start reads, makes and opens is tried as the user that the
+//! daemon runs as, and without a trace.
 //!
-//! Knows what a start reads, makes and opens, and that root may do all of that where the
-//! daemon may not. Does not start anything: what can be found out only by doing it is
-//! said to be untried.
+//! Root may do all of that where the daemon may not, so root becomes that user first. What
+//! only a start can find out is reported as not tried.
 
 use std::fs;
 use std::fs::Metadata;
@@ -15,14 +14,13 @@ use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 use rustix::fs::{Access, access};
 use rustix::io::Errno;
 
-use super::reload::Source;
 use super::{Error, ownership};
-use crate::config::file_owner::{Account, Purpose, User, explained};
-use crate::config::{Config, ConfigError, Loaded, Problem, paths};
+use crate::config::file_owner::{PasswdEntry, Purpose, User, explained};
+use crate::config::{Config, ConfigError, ConfigSource, Loaded, Problem, paths};
 use crate::edge::auth::revocation;
 use crate::edge::auth::secret_file;
-use crate::edge::driver::config::EdgeConfig;
-use crate::edge::net::listeners;
+use crate::edge::config::EdgeConfig;
+use crate::edge::net::bind;
 
 /// The user that packages make for the daemon.
 const USER: &str = "wshubd";
@@ -30,13 +28,13 @@ const USER: &str = "wshubd";
 /// Where systemd has the credentials of units.
 const CREDENTIALS: &str = "/run/credentials";
 
-/// What was looked at, where nothing is wrong.
+/// What was tried, where nothing is wrong.
 #[derive(Debug)]
-pub struct Report {
+pub struct CheckReport {
     pub files: Vec<PathBuf>,
     /// What is allowed, and seldom wise.
     pub warnings: Vec<String>,
-    /// As whom all of it was tried.
+    /// The user as which all of it was tried.
     pub tried_as: String,
     /// What only a start can find out.
     pub untried: Vec<String>,
@@ -45,15 +43,16 @@ pub struct Report {
 /// Tries what a start needs.
 ///
 /// # Errors
-/// All that would keep the daemon from starting, as it would say it itself.
-pub fn check(source: &Source) -> Result<Report, Error> {
+/// All that would keep the daemon from starting, in its own words.
+pub fn check(source: &ConfigSource) -> Result<CheckReport, Error> {
     let mut loaded = source.load()?;
     let mut trial = Trial::default();
-    let other = Account::of_daemon(&loaded.config.state.directory);
+    let other = PasswdEntry::of_daemon(&loaded.config.state.directory);
     if let Some(account) = &other {
         let directory = loaded.config.state.directory.clone();
         if is_for_unit_alone(&directory) {
-            // What the daemon has made there it can read; and nobody else from here on.
+            // What the daemon has made there it can read; this process cannot after the change
+            // of the user.
             trial.state_is_read = true;
             trial.leave_out_credentials(&mut loaded.config);
             trial.read(&loaded);
@@ -75,7 +74,7 @@ pub fn check(source: &Source) -> Result<Report, Error> {
     trial.finish()?;
     let Loaded { config, files, .. } = &loaded;
     let warnings = config.warnings().into_iter().chain(loaded.foreign_variables()).chain(trial.warnings);
-    Ok(Report {
+    Ok(CheckReport {
         files: files.clone(),
         warnings: warnings.collect(),
         tried_as: User(rustix::process::geteuid().as_raw()).to_string(),
@@ -83,9 +82,9 @@ pub fn check(source: &Source) -> Result<Report, Error> {
     })
 }
 
-impl Account {
-    /// As whom the daemon runs, where that is not the user of this process and root
-    /// could find out as whom: the owner of its state, else the user that packages make.
+impl PasswdEntry {
+    /// The user that the daemon runs as, where that is another one and root can find out
+    /// which: the owner of its state, else the user that packages make.
     fn of_daemon(state: &Path) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             return None;
@@ -99,8 +98,7 @@ impl Account {
     }
 }
 
-/// Whether a directory lies where systemd lets in the unit and nobody else
-/// (`DynamicUser=`).
+/// Whether a directory lies where only its unit can enter (`DynamicUser=` of systemd).
 fn is_for_unit_alone(directory: &Path) -> bool {
     let real = directory.canonicalize().unwrap_or_default();
     let parent = real.parent().and_then(|parent| Some((parent, parent.metadata().ok()?)));
@@ -108,14 +106,14 @@ fn is_for_unit_alone(directory: &Path) -> bool {
 }
 
 /// Goes on as another user, for good.
-fn become_user(account: &Account) -> nix::Result<()> {
+fn become_user(account: &PasswdEntry) -> nix::Result<()> {
     let groups: Vec<Gid> = account.groups().into_iter().map(Gid::from_raw).collect();
     setgroups(&groups)?;
     setgid(Gid::from_raw(account.gid))?;
     setuid(Uid::from_raw(account.uid))
 }
 
-/// What was found so far.
+/// The findings so far.
 #[derive(Default)]
 struct Trial {
     /// Of the configuration and what it names.
@@ -134,7 +132,7 @@ impl Trial {
         self.leave_out_credentials(&mut loaded.config);
         if !self.state_is_read {
             self.state(&loaded.config);
-            // In a directory that cannot be used they are not what is wrong.
+            // In a directory that cannot be used they are not the mistake.
             if self.unusable.is_empty() {
                 self.revocations(&loaded.config.state.directory);
             }
@@ -157,7 +155,7 @@ impl Trial {
     /// Keys, secrets, groups.
     fn read(&mut self, loaded: &Loaded) {
         match EdgeConfig::open(loaded) {
-            Ok(site) => self.warnings.extend(site.warnings()),
+            Ok(edge) => self.warnings.extend(edge.warnings()),
             Err(error) => {
                 let state = &loaded.config.state.directory;
                 let (of_state, others): (Vec<_>, Vec<_>) =
@@ -168,7 +166,7 @@ impl Trial {
         }
     }
 
-    /// What is revoked, without which a start would let in who was thrown out.
+    /// Revocations: a start without them would accept revoked tokens.
     fn revocations(&mut self, directory: &Path) {
         self.unusable.extend(revocation::file::open(directory).err());
     }
@@ -207,7 +205,7 @@ impl Trial {
             }
             Ok(_) => {}
         }
-        if let Err(error) = paths::is_ours_alone(directory, Purpose::State) {
+        if let Err(error) = paths::check_ours_alone(directory, Purpose::State) {
             return self.unusable.push(error);
         }
         if let Err(error) = access(directory, Access::READ_OK | Access::EXEC_OK) {
@@ -288,11 +286,11 @@ impl Trial {
         self.unusable.push(Problem::in_file(socket, format!("cannot be made: {why}")));
     }
 
-    /// Who is passed sockets by systemd needs none of these: so it is no mistake where
-    /// one cannot be had.
+    /// A daemon to which systemd passes sockets needs none of these, so an address that
+    /// cannot be listened at is no mistake.
     fn addresses(&mut self, config: &Config) {
         for &address in &config.listen.http {
-            match listeners::bind_tcp(address, &config.listen.http) {
+            match bind::bind_tcp(address, &config.listen.http) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                     self.untried

@@ -1,7 +1,4 @@
-//! Why the daemon does not start, and what the process ends with then.
-//!
-//! Knows what to say to whoever started it, and the next step. Does not know what was
-//! tried.
+//! Errors of the start, each with the next step, and exit codes.
 
 use std::fmt;
 use std::io;
@@ -25,13 +22,13 @@ pub enum Error {
     Unusable(ConfigError),
     /// Another daemon has the state directory.
     Running(PathBuf),
-    /// What systemd has passed, by name.
+    /// A socket that systemd has passed, by name.
     Passed(&'static str, io::Error),
     /// A TCP address.
     Listen(SocketAddr, io::Error),
     /// The workers' socket.
     Worker(PathBuf, io::Error),
-    /// The kernel's word about what is ready.
+    /// epoll.
     Wait(io::Error),
     /// The signals of the process.
     Signals(io::Error),
@@ -66,7 +63,7 @@ impl fmt::Display for Error {
             Self::Listen(address, error) => {
                 write!(f, "cannot listen on {address}: {error} (`[listen] http` sets the address)")
             }
-            // The system's own words name a constant of C.
+            // The text of the system names a constant of C.
             Self::Worker(path, error) if error.kind() == io::ErrorKind::InvalidInput => write!(
                 f,
                 "cannot open the worker socket {}: the path has {} bytes, and that of a socket may have \
@@ -75,7 +72,7 @@ impl fmt::Display for Error {
                 path.as_os_str().len()
             ),
             Self::Worker(path, error) => {
-                // Whoever may not make it there is told about the directory, and what sets it.
+                // Without permission it is the directory that matters, and what sets it.
                 let is_denied = error.kind() == io::ErrorKind::PermissionDenied;
                 let directory = path.parent().filter(|_| is_denied).unwrap_or(path);
                 let why = explained(error, directory, Purpose::Listening);
@@ -104,7 +101,7 @@ impl From<ConfigError> for Error {
 }
 
 impl From<Problem> for Error {
-    /// Of a place that was to be made or used.
+    /// Of a file or directory that was to be made or used.
     fn from(problem: Problem) -> Self {
         Self::Unusable(problem.into())
     }
@@ -120,7 +117,7 @@ impl Error {
         }
     }
 
-    /// What the process exits with, after `sysexits.h`.
+    /// The exit status of the process, after `sysexits.h`.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Passed(..) => ConfigError::EXIT,

@@ -1,9 +1,6 @@
-//! What becomes of the daemon when a signal comes: it stops, takes over another
-//! configuration, or goes on in another program.
-//!
-//! Knows what has to be done before either. Does not know how it is done.
+//! The daemon's life after the start: signals and reloads, until it stops or goes on in
+//! another program or process.
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::IsTerminal;
@@ -17,52 +14,54 @@ use smol::future::FutureExt;
 use smol::stream::StreamExt;
 use smol::{LocalExecutor, Timer};
 
-use super::FAREWELL;
 use super::reload::Reloader;
 use crate::edge::clock;
-use crate::edge::driver::{Driver, Shared};
-use crate::edge::driver::{event_loop, revocations};
+use crate::edge::driver::{Shared, revocations};
+use crate::edge::event_loop::Edge;
 use crate::edge::handover;
-use crate::edge::handover::drain;
-use crate::edge::handover::{Sent, Unavailable, Way, exec};
-use crate::edge::net::listeners::Listeners;
+use crate::edge::handover::{SentPackage, Transport, drain, exec};
+use crate::edge::net::bind::Unavailable;
+use crate::edge::net::listeners::SharedListeners;
 use crate::edge::net::signal_mask;
 use crate::edge::systemd::Notify;
 use crate::hub::Input;
 use crate::protocol::{Close, Moment};
 
-/// How long the disk may take to write what it is still owed, before systemd starts
-/// another process that goes on with that: everybody is served meanwhile.
-const WRITING: Duration = Duration::from_secs(3);
+/// How long peers may take to read what is queued for them when the daemon stops.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// So often is looked whether it has; only the end of a process waits like this.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// How long the disk may take to write what is not written yet, before systemd starts
+/// another process that goes on with that: all connections are served meanwhile.
+const WRITE_OUT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What comes after the loop.
-enum Next {
+/// The time between two looks at either; only the end of a process waits like this.
+const POLL: Duration = Duration::from_millis(10);
+
+/// What follows the loop.
+enum AfterLoop {
     /// Nothing; this signal ended it.
     End(&'static str),
-    /// The program that is in our file now. Signals wait until it hears them.
+    /// The program that is in our file now. Signals wait until it receives them.
     Program,
     /// Another process, which systemd starts.
     Process,
 }
 
-/// How long an announcement that the next SIGTERM is a restart's holds: systemd
-/// sends the one right after the other.
-const ANNOUNCED: Duration = Duration::from_secs(10);
+/// How long an announcement holds that the next SIGTERM is that of a restart: systemd sends
+/// the one right after the other.
+const ANNOUNCEMENT: Duration = Duration::from_secs(10);
 
-/// Those who want something of the daemon as a whole: signals, and administrators
-/// who ask for a reload.
-pub(super) struct Wishes {
+/// Events that concern the daemon as a whole: signals, and requests of administrators for a
+/// reload.
+pub(super) struct ControlEvents {
     signals: Signals,
-    asked: Receiver<()>,
+    reloads: Receiver<()>,
     reloader: Reloader,
-    /// At the start: one that went away since may still have to be noticed.
+    /// At the start: that it went away since may still have to be noticed.
     terminal: Terminal,
 }
 
-/// Whether somebody sits at the other end of what the daemon says.
+/// Whether standard error is a terminal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Terminal {
     None,
@@ -75,142 +74,146 @@ impl Terminal {
     }
 }
 
-impl Wishes {
-    pub(super) fn new(signals: Signals, asked: Receiver<()>, reloader: Reloader, terminal: Terminal) -> Self {
-        Self { signals, asked, reloader, terminal }
+impl ControlEvents {
+    pub(super) fn new(
+        signals: Signals,
+        reloads: Receiver<()>,
+        reloader: Reloader,
+        terminal: Terminal,
+    ) -> Self {
+        Self { signals, reloads, reloader, terminal }
     }
 
-    /// The next signal; none, where somebody asks for a reload.
+    /// The next signal; none for a request for a reload.
     async fn next(&mut self) -> Option<Signal> {
         // No signal is left out: one that cannot be read ends the daemon, as SIGTERM.
         let signal = async { Some(self.signals.next().await.and_then(Result::ok).unwrap_or(Signal::Term)) };
         // The driver holds the other end: this does not fail while there is one.
-        let asked = async { self.asked.recv().await.ok().and(None) };
-        signal.or(asked).await
+        let reload = async { self.reloads.recv().await.ok().and(None) };
+        signal.or(reload).await
     }
 
-    /// What a terminal sends that goes away, with whoever sat there.
+    /// Whether a SIGHUP is that of a terminal that went away.
     fn has_lost_terminal(&self) -> bool {
         self.terminal == Terminal::There && Terminal::of_process() == Terminal::None
     }
 }
 
-/// Runs until something ends this program: why it stops, or nothing where another
+/// Runs until something ends this program. Returns why it stops, or nothing where another
 /// process has everything.
-pub(super) fn work(
-    mut wishes: Wishes,
+pub(super) fn run(
+    mut events: ControlEvents,
     program: &Rc<Path>,
     lock: &File,
-    driver: &Shared,
-    doors: &Rc<RefCell<Listeners>>,
+    edge: &Edge,
 ) -> Option<&'static str> {
     let executor = Rc::new(LocalExecutor::new());
-    let _writer = executor.spawn(revocations::serve(driver.clone()));
+    let _writer = executor.spawn(revocations::serve(edge.driver.clone()));
     loop {
         // As a task of its own it is polled when a signal comes, not at every turn.
-        let next = await_wish(wishes, program.clone(), driver.clone(), doors.clone());
-        wishes = match event_loop::run(driver, doors, &executor, executor.spawn(next)) {
-            (_, Next::End(cause)) => return Some(cause),
-            (_, Next::Process) if leave_to_systemd(&mut driver.borrow_mut(), &doors.borrow()) => return None,
-            (_, Next::Process) => {
-                event_loop::run(driver, doors, &executor, stop(driver, doors, Close::Restarting));
+        let next = handle_events(events, program.clone(), edge.clone());
+        events = match edge.run(&executor, executor.spawn(next)) {
+            (_, AfterLoop::End(cause)) => return Some(cause),
+            (_, AfterLoop::Process) if hand_over_to_systemd(edge) => return None,
+            (_, AfterLoop::Process) => {
+                edge.run(&executor, stop(edge, Close::Restarting));
                 return Some("SIGTERM");
             }
-            (wishes, Next::Program) => wishes,
+            (events, AfterLoop::Program) => events,
         };
-        become_next(program, &mut driver.borrow_mut(), &mut doors.borrow_mut(), lock);
+        become_next(program, edge, lock);
     }
 }
 
-/// Does what is wanted until it ends this program, and then what has to be done
-/// while the loop still turns.
-async fn await_wish(
-    mut wishes: Wishes,
+/// Handles events until one ends this program, and then does what has to be done while the
+/// loop still turns.
+async fn handle_events(
+    mut events: ControlEvents,
     program: Rc<Path>,
-    driver: Shared,
-    doors: Rc<RefCell<Listeners>>,
-) -> (Wishes, Next) {
+    edge: Edge,
+) -> (ControlEvents, AfterLoop) {
+    let Edge { driver, listeners, status, .. } = &edge;
     let mut restarts_until = Moment::default();
     let mut waiting = VecDeque::new();
     loop {
         let signal = match waiting.pop_front() {
             Some(signal) => Some(signal),
-            None => wishes.next().await,
+            None => events.next().await,
         };
         // Of two that wait the kernel runs the handler of the later one first: what
         // announces a SIGTERM may stand behind it.
-        waiting.extend(all_that_wait(&mut wishes.signals).await);
+        waiting.extend(pending_signals(&mut events.signals).await);
         let is_announced = |waiting: &VecDeque<Signal>| waiting.contains(&Signal::Usr1);
         match signal {
-            None => wishes.reloader.reload(&driver, &mut doors.borrow_mut()),
-            Some(Signal::Hup) if !wishes.has_lost_terminal() => {
-                wishes.reloader.reload(&driver, &mut doors.borrow_mut());
+            None => events.reloader.reload(&edge),
+            Some(Signal::Hup) if !events.has_lost_terminal() => {
+                events.reloader.reload(&edge);
             }
-            Some(Signal::Usr1) => restarts_until = clock::now().moment + ANNOUNCED,
-            Some(Signal::Usr2) => match may_go_on(&program, &wishes.reloader, &doors).await {
+            Some(Signal::Usr1) => restarts_until = clock::now().moment + ANNOUNCEMENT,
+            Some(Signal::Usr2) => match prepare_next(&program, &events.reloader, listeners).await {
                 Ok(()) => {
-                    drain::clear_doors(&driver, &doors).await;
+                    drain::drain(driver, listeners).await;
                     signal_mask::hold();
                     // What came meanwhile was for this program.
-                    waiting.extend(all_that_wait(&mut wishes.signals).await);
+                    waiting.extend(pending_signals(&mut events.signals).await);
                     // The next one reads the configuration and our file anyway.
                     if !waiting.iter().any(|signal| matches!(signal, Signal::Term | Signal::Int)) {
-                        return (wishes, Next::Program);
+                        return (events, AfterLoop::Program);
                     }
                     signal_mask::let_in();
-                    doors.borrow_mut().resume(&driver.borrow().links.epoll);
+                    listeners.borrow_mut().resume(driver.borrow().epoll());
                 }
                 Err(why) => log::error!("SIGUSR2: nothing is handed over: {why}"),
             },
             Some(Signal::Term) if clock::now().moment < restarts_until || is_announced(&waiting) => {
-                let listeners = wishes.reloader.open_for_next(&mut doors.borrow_mut());
-                if let Err(Unavailable { why, is_taken: true }) = listeners {
+                let opened = events.reloader.open_for_next(&mut listeners.borrow_mut());
+                if let Err(Unavailable { why, is_taken: true }) = opened {
                     log::error!(
                         "the next process would not start, so this restart ends all connections: {why}"
                     );
-                    stop(&driver, &doors, Close::Restarting).await;
-                    return (wishes, Next::End(cause(Signal::Term)));
+                    stop(&edge, Close::Restarting).await;
+                    return (events, AfterLoop::End(cause(Signal::Term)));
                 }
-                driver.borrow_mut().notify_restarting();
-                write_out(&driver).await;
-                drain::clear_doors(&driver, &doors).await;
-                return (wishes, Next::Process);
+                status.restarting();
+                write_out(driver).await;
+                drain::drain(driver, listeners).await;
+                return (events, AfterLoop::Process);
             }
             Some(signal) => {
-                stop(&driver, &doors, Close::ShuttingDown).await;
-                return (wishes, Next::End(cause(signal)));
+                stop(&edge, Close::ShuttingDown).await;
+                return (events, AfterLoop::End(cause(signal)));
             }
         }
     }
 }
 
 /// Makes sure that the next program would start and go on with what this one has, and opens
-/// for it what it listens at: nobody could take back what is handed over to one that does not.
-async fn may_go_on(
+/// the listeners for it: what is handed over to one that does not start is lost.
+async fn prepare_next(
     program: &Path,
     reloader: &Reloader,
-    doors: &Rc<RefCell<Listeners>>,
+    listeners: &SharedListeners,
 ) -> Result<(), String> {
-    // Its line says more than that of a program which reads the same.
-    reloader.may_be_succeeded().map_err(|error| error.to_string().replace('\n', "; "))?;
+    // This error says more than that of a program which reads the same.
+    reloader.check_successor().map_err(|error| error.to_string().replace('\n', "; "))?;
     drain::check(program).await?;
-    reloader.open_for_next(&mut doors.borrow_mut()).map_err(|unavailable| unavailable.why)
+    reloader.open_for_next(&mut listeners.borrow_mut()).map_err(|unavailable| unavailable.why)
 }
 
-/// Has the disk write what it is owed, for as long as that may take. Who is still at it
-/// then is killed: systemd waits until no process of the unit is left, and the next one
-/// has all of it written once more.
+/// Has the disk write what is not written yet, for as long as that may take. A process that
+/// is still at it then is killed: systemd waits until no process of the unit is left, and the
+/// next one has all of it written once more.
 async fn write_out(driver: &Shared) {
     driver.borrow_mut().begin_write_out();
-    let deadline = clock::now().moment + WRITING;
+    let deadline = clock::now().moment + WRITE_OUT_TIMEOUT;
     while !driver.borrow().has_written_out() && clock::now().moment < deadline {
-        Timer::after(LOOK_AGAIN).await;
+        Timer::after(POLL).await;
     }
     driver.borrow_mut().end_write_out();
 }
 
-/// The signals that were received and not looked at.
-async fn all_that_wait(signals: &mut Signals) -> Vec<Signal> {
+/// The signals that were received and not handled.
+async fn pending_signals(signals: &mut Signals) -> Vec<Signal> {
     let mut waiting = Vec::new();
     while let Some(Some(Ok(signal))) = smol::future::poll_once(signals.next()).await {
         waiting.push(signal);
@@ -218,7 +221,7 @@ async fn all_that_wait(signals: &mut Signals) -> Vec<Signal> {
     waiting
 }
 
-/// How a signal that ends the daemon is called.
+/// The name of a signal that ends the daemon.
 fn cause(signal: Signal) -> &'static str {
     match signal {
         Signal::Int => "SIGINT",
@@ -227,43 +230,47 @@ fn cause(signal: Signal) -> &'static str {
     }
 }
 
-/// For a daemon that has connections and no doors: they are told to come back.
-pub(super) fn say_goodbye(driver: &Shared, doors: &Rc<RefCell<Listeners>>) {
+/// For a daemon that has connections and does not start: they are closed so that they come
+/// back.
+pub(super) fn close_connections(edge: &Edge) {
     let executor = Rc::new(LocalExecutor::new());
-    event_loop::run(driver, doors, &executor, stop(driver, doors, Close::Restarting));
+    edge.run(&executor, stop(edge, Close::Restarting));
 }
 
-/// Says goodbye to everybody, and lets them read it.
-async fn stop(driver: &Shared, doors: &Rc<RefCell<Listeners>>, close: Close) {
-    doors.borrow_mut().close();
-    driver.borrow_mut().notify_stopping(FAREWELL);
-    driver.borrow_mut().told(Input::Stopping { close });
-    let deadline = clock::now().moment + FAREWELL;
-    let is_done = || driver.borrow().is_idle() && !doors.borrow().guests().borrow().are_served();
+/// Closes all connections, and waits until their peers have read that.
+async fn stop(edge: &Edge, close: Close) {
+    let Edge { driver, listeners, status, .. } = edge;
+    listeners.borrow_mut().close();
+    status.stopping(clock::now().moment, CLOSE_TIMEOUT);
+    driver.borrow_mut().handle(Input::Stopping { close });
+    let deadline = clock::now().moment + CLOSE_TIMEOUT;
+    let is_done = || driver.borrow().is_idle() && !listeners.borrow().pending().borrow().is_serving();
     while !is_done() && clock::now().moment < deadline {
-        Timer::after(LOOK_AGAIN).await;
+        Timer::after(POLL).await;
     }
 }
 
 /// Goes on in the program that is in our file now. Returns only if that fails;
 /// then this one goes on as if nothing had happened.
-fn become_next(program: &Path, driver: &mut Driver, doors: &mut Listeners, lock: &File) {
-    let error = match handover::pack(driver, doors, Way::InPlace(lock)) {
-        Ok(Sent { parcel, .. }) => exec::become_next(program, &parcel),
+fn become_next(program: &Path, edge: &Edge, lock: &File) {
+    let (mut driver, mut listeners) = (edge.driver.borrow_mut(), edge.listeners.borrow_mut());
+    let error = match handover::pack(&mut driver, &listeners, Transport::Exec(lock)) {
+        Ok(SentPackage { package, .. }) => exec::become_next(program, &package),
         Err(error) => error,
     };
     log::error!("nothing is handed over to {}: {error}; this daemon goes on", program.display());
-    doors.resume(&driver.links.epoll);
+    listeners.resume(driver.epoll());
     signal_mask::let_in();
 }
 
-/// Leaves everything to the process that systemd starts next. False if it does not
-/// take it: then this one has to say goodbye.
-fn leave_to_systemd(driver: &mut Driver, doors: &Listeners) -> bool {
+/// Hands everything over to the process that systemd starts next. False if systemd does not
+/// take it: then this one has to close the connections.
+fn hand_over_to_systemd(edge: &Edge) -> bool {
     let Some(notify) = Notify::of_process() else { return false };
+    let mut driver = edge.driver.borrow_mut();
     let count = driver.connections();
-    let given = handover::pack(driver, doors, Way::Systemd);
-    match given.and_then(|sent| handover::fd_store::give(notify, sent)) {
+    let packed = handover::pack(&mut driver, &edge.listeners.borrow(), Transport::Systemd);
+    match packed.and_then(|sent| handover::fd_store::give(notify, sent)) {
         Ok(()) => log::info!("handed {count} connections over to the next process"),
         Err(error) => {
             log::error!("nothing is handed over: {error}; connections are told to come back");

@@ -1,7 +1,6 @@
-//! The daemon's doors: those that systemd has opened, else our own.
+//! The sockets that the daemon listens on: those that systemd has passed, else its own.
 //!
-//! Knows which door has which name in the units, and what to say of a name that
-//! nobody knows. Does not know who comes in.
+//! Passed sockets are told apart by their names in the units.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -17,24 +16,48 @@ use crate::edge::systemd::ListenFds;
 /// socket lets in the user alone.
 const WORKER_SOCKET_MODE: u32 = 0o660;
 
-/// What stands behind the address of a door that is not ours.
+/// What stands behind the address of a passed socket.
 const FROM_SYSTEMD: &str = " (from systemd)";
 
 /// Where the daemon listens.
 pub(super) struct Opened {
     /// For clients.
-    pub(super) addresses: Vec<SocketAddr>,
+    addresses: Vec<SocketAddr>,
     /// All of it, as it is logged.
-    pub(super) told: String,
+    description: String,
     /// The settings in whose place systemd has passed sockets.
-    pub(super) overruled: Vec<&'static str>,
+    overruled: Vec<&'static str>,
+}
+
+impl Opened {
+    /// All addresses and sockets, as they are logged.
+    pub(super) fn description(&self) -> &str {
+        &self.description
+    }
+
+    /// The settings without effect, since systemd has passed sockets in their stead.
+    pub(super) fn overruled(&self) -> &[&'static str] {
+        &self.overruled
+    }
+
+    /// What is allowed but seldom wise, at these addresses.
+    pub(super) fn warnings(&self, config: &Config) -> Vec<String> {
+        config.warnings_at(&self.addresses)
+    }
+
+    /// What to say where the configuration asks for an address at which systemd does not
+    /// listen.
+    pub(super) fn overruled_addresses(&self, config: &Config) -> Option<String> {
+        let is_passed = self.overruled.contains(&HTTP_SETTING);
+        is_passed.then(|| overruled_addresses(&config.listen.http, &self.addresses)).flatten()
+    }
 }
 
 /// Opens all listeners.
 pub(super) fn open(
     config: &Config,
     mut passed: ListenFds,
-    doors: &mut Listeners,
+    listeners: &mut Listeners,
     epoll: &Epoll,
 ) -> Result<Opened, Error> {
     let expects = !passed.is_empty();
@@ -54,47 +77,44 @@ pub(super) fn open(
             log::warn!("systemd has passed no socket called {name:?}: opening {instead}");
         }
     }
-    doors.keep_wanted(&config.listen.http);
+    listeners.keep_wanted(&config.listen.http);
     let unfit = |name: &'static str| move |error| Error::Passed(name, error);
-    let (mut addresses, mut told) = (Vec::new(), Vec::new());
+    let (mut addresses, mut description) = (Vec::new(), Vec::new());
     let is_passed = !clients.is_empty();
     let source = if is_passed { FROM_SYSTEMD } else { "" };
     for &address in config.listen.http.iter().filter(|_| !is_passed) {
-        let opened = doors.open_tcp(address, &config.listen.http, epoll);
+        let opened = listeners.open_tcp(address, &config.listen.http, epoll);
         let opened = opened.map_err(|error| Error::Listen(address, error))?;
         addresses.push(opened);
     }
     for socket in clients {
-        addresses.push(doors.adopt_tcp(socket, epoll).map_err(unfit(HTTP))?);
-    }
-    if let Some(warning) = is_passed.then(|| overruling(&config.listen.http, &addresses)).flatten() {
-        log::warn!("{warning}");
+        addresses.push(listeners.adopt_tcp(socket, epoll).map_err(unfit(HTTP))?);
     }
     let mut overruled = if is_passed { vec![HTTP_SETTING] } else { Vec::new() };
-    told.push(format!("{}{source}", endpoints(config, &addresses)));
+    description.push(format!("{}{source}", endpoints(config, &addresses)));
     if workers.is_empty() {
         let path = &config.listen.worker;
         create_directory_of(path)?;
-        let opened = doors.open_unix(path, WORKER_SOCKET_MODE, epoll);
+        let opened = listeners.open_unix(path, WORKER_SOCKET_MODE, epoll);
         opened.map_err(|error| Error::Worker(path.clone(), error))?;
-        told.push(format!("workers at {}", path.display()));
+        description.push(format!("workers at {}", path.display()));
     }
     for socket in workers {
-        let path = doors.adopt_unix(socket, epoll).map_err(unfit(WORKER))?;
+        let path = listeners.adopt_unix(socket, epoll).map_err(unfit(WORKER))?;
         overruled.push("listen.worker");
-        told.push(format!("workers at {path}{FROM_SYSTEMD}"));
+        description.push(format!("workers at {path}{FROM_SYSTEMD}"));
     }
-    for warning in config.warnings_at(&addresses) {
+    let opened = Opened { addresses, description: description.join("; "), overruled };
+    for warning in opened.overruled_addresses(config).into_iter().chain(opened.warnings(config)) {
         log::warn!("{warning}");
     }
-    Ok(Opened { addresses, told: told.join("; "), overruled })
+    Ok(opened)
 }
 
 /// The setting in whose place systemd opens sockets for clients.
-pub(crate) const HTTP_SETTING: &str = "listen.http";
+const HTTP_SETTING: &str = "listen.http";
 
-/// What to say to somebody who has asked for an address at which systemd does not listen.
-pub(crate) fn overruling(asked: &[SocketAddr], opened: &[SocketAddr]) -> Option<String> {
+fn overruled_addresses(asked: &[SocketAddr], opened: &[SocketAddr]) -> Option<String> {
     let is_missing = asked != [DEFAULT_HTTP] && asked.iter().any(|address| !opened.contains(address));
     let addresses: Vec<String> = opened.iter().map(SocketAddr::to_string).collect();
     is_missing.then(|| {

@@ -1,139 +1,169 @@
-//! What starts, in which order; it stops in reverse.
-//!
-//! Knows all rooms of the house and the signals. Does not know what goes on in
-//! the rooms.
+//! The daemon: what starts, in which order; it stops in reverse.
 
 pub mod check;
 mod error;
+mod kept_state;
 mod lifecycle;
 mod listeners;
+mod lock;
 pub(crate) mod ownership;
-pub mod reload;
+mod reload;
+mod store_options;
 mod unused_state;
 
 use std::cell::RefCell;
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
 use async_signal::{Signal, Signals};
-use rustix::fs::{Access, FlockOperation, flock};
 
 use crate::config::file_owner::Purpose;
-use crate::config::{Config, Loaded, StoreKind, paths};
+use crate::config::{Config, ConfigSource, Loaded, StoreKind, paths};
 use crate::edge::auth::revocation;
 use crate::edge::auth::revocation::file::RevocationFile;
 use crate::edge::auth::secret_file;
 use crate::edge::clock;
+use crate::edge::config::EdgeConfig;
 use crate::edge::driver::Driver;
-use crate::edge::driver::config::EdgeConfig;
+use crate::edge::event_loop::Edge;
 use crate::edge::handover;
-use crate::edge::handover::{Arrival, exec};
+use crate::edge::handover::{ReceivedHandover, TakenOver, exec};
 use crate::edge::net::epoll::Epoll;
 use crate::edge::net::listeners::Listeners;
 use crate::edge::net::{fd_limit, signal_mask};
 use crate::edge::store;
-use crate::edge::store::checkpoint;
-use crate::edge::store::checkpoint::CheckpointFile;
-use crate::edge::store::{Engine, Store};
-use crate::edge::systemd::{ListenFds, Notify, StatusNotifier};
-use crate::hub::{Hub, Settings};
+use crate::edge::systemd::{ListenFds, Notify, StatusReporter};
 use crate::protocol::Close;
 pub use error::Error;
-use lifecycle::{Terminal, Wishes, work};
+use lifecycle::{ControlEvents, Terminal};
 use listeners::Opened;
-pub(crate) use listeners::{HTTP_SETTING, overruling};
-use reload::{Reloader, Source};
-
-/// How long peers may take to read what they are owed when the daemon stops.
-const FAREWELL: Duration = Duration::from_secs(5);
+use lock::lock;
+use reload::Reloader;
+use store_options::store_options;
 
 /// How long the disk may take at the start; what it has comes later then.
-const LOADING: Duration = Duration::from_secs(30);
-
-/// How long it may take at the end. systemd kills after 90 s.
-const SAVING: Duration = Duration::from_secs(30);
-
-/// How long the state directory may belong to another process. One that was killed
-/// while it started the process that owns the disk leaves a copy of itself behind,
-/// which holds it until it has become that: mostly less than a millisecond.
-const LETTING_GO: Duration = Duration::from_secs(1);
-
-/// So often is looked whether it was let go.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+const LOAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Runs until a signal ends it.
 ///
-/// Everything that another process might have comes first; what counts once is read,
-/// removed and written after that. So who does not become the daemon leaves no trace.
-///
 /// # Errors
 /// Whatever keeps it from starting; once it runs, nothing does.
-pub fn run(source: Source, loaded: Loaded) -> Result<(), Error> {
+pub fn run(source: ConfigSource, loaded: Loaded) -> Result<(), Error> {
     fd_limit::raise_limit();
     let terminal = Terminal::of_process();
-    let (passed, mut arrival) = given()?;
+    let (passed, mut received) = receive()?;
     let config = &loaded.config.clone();
-    let secured = secure(&loaded, passed, &mut arrival);
-    let Secured { program, lock, epoll, doors, opened, signals, site, revocations } =
-        secured.inspect_err(|_| give_back(&mut arrival, store_options(config)))?;
-    tell_doubts(&loaded, &site);
-    let Begun { hub, store, uses_remains } = begin(config, &lock, &mut arrival);
-    let mut driver = Driver::new(hub, store, Rc::new(site), epoll);
-    if let Some(notify) = Notify::of_process() {
-        driver.report_to(StatusNotifier::new(notify));
-    }
+    let resources = acquire(&loaded, passed, &mut received);
+    let Resources { program, lock, epoll, listeners, opened, signals, edge_config, revocations } =
+        resources.inspect_err(|_| give_back(&mut received, store_options(config)))?;
+    log_doubts(&loaded, &edge_config);
+    let begun = kept_state::begin(config, &lock, &mut received);
+    let uses_checkpoint = begun.uses_checkpoint();
+    let (hub, store) = begun.into_parts();
+    let EdgeConfig { accept, driver: driver_config, http } = edge_config;
+    let mut driver = Driver::new(hub, store, Rc::new(driver_config), epoll);
     driver.keep_revocations(revocations);
-    let taken_over = driver.adopt(&mut arrival);
-    if taken_over.is_none() {
-        driver.load(LOADING, &config.positions());
-    }
-    driver.send_away(&mut arrival, Close::Restarting);
-    let driver = Rc::new(RefCell::new(driver));
-    let doors = Rc::new(RefCell::new(doors));
+    let status = StatusReporter::new(Notify::of_process());
+    let taken_over = take_over(&mut driver, &status, config, &mut received);
+    let edge = Edge::new(driver, listeners, http, accept, status);
     // The last that may fail.
-    forget(&config.state.directory, uses_remains).inspect_err(|_| {
-        lifecycle::say_goodbye(&driver, &doors);
+    kept_state::remove_checkpoint(&config.state.directory, uses_checkpoint).inspect_err(|_| {
+        lifecycle::close_connections(&edge);
         if taken_over.is_some() {
-            leave(&mut driver.borrow_mut(), &config.state.directory);
+            kept_state::save(&edge, &config.state.directory);
         }
     })?;
-    // Before anybody hears of a new position.
-    driver.borrow_mut().follow_from(&config.positions());
-    if taken_over.is_some() {
-        driver.borrow_mut().expel_revoked();
-        driver.borrow_mut().go_on();
-    }
-    // Now that all is open that the daemon needs.
-    let open = driver.borrow().connections() + arrival.guests.len();
-    if let Some(warning) = fd_limit::warning(config.limits.connections, open) {
-        log::warn!("{warning}");
-    }
-    // Before anybody is told that it runs: whoever stops it then is heard.
-    signal_mask::let_in();
-    log::info!("started: {}", opened.told);
-    doors.borrow_mut().settle_in(&mut arrival, &driver.borrow());
-    if let Some((count, since)) = taken_over {
-        let silence = clock::now().moment.since(since).as_millis();
-        log::info!("took over {count} connections, which waited for {silence} ms");
-    }
-    driver.borrow_mut().notify_ready();
-    let reloader = Reloader::new(source, loaded, opened.addresses, opened.overruled);
-    let wishes = Wishes::new(signals, driver.borrow().reload_bell(), reloader, terminal);
-    let Some(cause) = work(wishes, &program, &lock, &driver, &doors) else { return Ok(()) };
+    go_on(&mut edge.driver.borrow_mut(), config, taken_over.as_ref());
+    announce(&edge, config, &opened, &mut received, taken_over);
+    let reloader = Reloader::new(source, loaded, opened);
+    let reloads = edge.driver.borrow().reload_trigger();
+    let events = ControlEvents::new(signals, reloads, reloader, terminal);
+    let Some(cause) = lifecycle::run(events, &program, &lock, &edge) else { return Ok(()) };
     if config.state.store == StoreKind::Sled {
-        leave(&mut driver.borrow_mut(), &config.state.directory);
+        kept_state::save(&edge, &config.state.directory);
     }
     log::info!("stopped by {cause}");
     Ok(())
 }
 
-/// Says what keeps nobody from starting, and is seldom meant.
-fn tell_doubts(loaded: &Loaded, site: &EdgeConfig) {
-    for warning in site.warnings().chain(loaded.foreign_variables()) {
+/// For a process that will not become a daemon: the connections that were handed over to it
+/// are closed so that they come back, and the state goes to the disk.
+pub fn turn_away() {
+    if let Ok((_, mut received)) = receive() {
+        give_back(&mut received, None);
+    }
+}
+
+/// What systemd has passed, and what the process before this one has handed over. It can be
+/// taken once.
+fn receive() -> Result<(ListenFds, ReceivedHandover), Error> {
+    let mut passed = ListenFds::of_process().map_err(|error| Error::Passed("LISTEN_FDS", error))?;
+    let received = exec::receive().or_else(|| handover::fd_store::receive(&mut passed));
+    Ok((passed, received.unwrap_or_default()))
+}
+
+/// For a process that does not become the daemon.
+fn give_back(received: &mut ReceivedHandover, options: Option<store::StoreOptions>) {
+    received.close_all(Close::Restarting);
+    if let Some(unused) = received.take_unused() {
+        unused_state::save(unused, options, received.lock());
+    }
+}
+
+/// What a process must have before it becomes the daemon, and what no two can have.
+struct Resources {
+    program: Rc<Path>,
+    lock: File,
+    epoll: Epoll,
+    listeners: Listeners,
+    opened: Opened,
+    signals: Signals,
+    edge_config: EdgeConfig,
+    revocations: RevocationFile,
+}
+
+/// Takes the state directory and opens all listeners; then makes sure that keys and
+/// secrets are there.
+///
+/// What another process might have comes first; keys, secrets and revocations are read, made
+/// and written after that. So a process that does not become the daemon leaves no trace.
+fn acquire(
+    loaded: &Loaded,
+    mut passed: ListenFds,
+    received: &mut ReceivedHandover,
+) -> Result<Resources, Error> {
+    let Config { auth, state, .. } = &loaded.config;
+    passed.extend(received.take_passed());
+    let program = exec::program().map_err(Error::Program)?.into();
+    let signals = [Signal::Term, Signal::Int, Signal::Hup, Signal::Usr1, Signal::Usr2];
+    let signals = Signals::new(signals).map_err(Error::Signals)?;
+    paths::create_directory(&state.directory, Purpose::State)?;
+    let lock = lock(&state.directory, received.lock())?;
+    let epoll = Epoll::new().map_err(Error::Wait)?;
+    let mut listeners = Listeners::default();
+    listeners.inherit(received.take_listeners());
+    let opened = listeners::open(&loaded.config, passed, &mut listeners, &epoll);
+    let ready = opened.and_then(|opened| {
+        // A disk that is full for a moment is no mistake in the configuration.
+        secret_file::generate_missing(auth, &state.directory)?;
+        let mut edge_config =
+            EdgeConfig::open(loaded).map_err(|error| Error::of_site(error, &state.directory))?;
+        let (revoked, revocations) = revocation::file::open(&state.directory)?;
+        edge_config.driver.verifier.heed(Rc::new(RefCell::new(revoked)));
+        // A peer that connects as soon as that is possible finds keys and secrets.
+        listeners.begin_listening().map_err(|(address, error)| Error::Listen(address, error))?;
+        Ok((opened, edge_config, revocations))
+    });
+    let (opened, edge_config, revocations) = ready.inspect_err(|_| listeners.close())?;
+    received.release_lock();
+    Ok(Resources { program, lock, epoll, listeners, opened, signals, edge_config, revocations })
+}
+
+/// Logs what prevents no start, and is seldom meant.
+fn log_doubts(loaded: &Loaded, edge_config: &EdgeConfig) {
+    for warning in edge_config.warnings().into_iter().chain(loaded.foreign_variables()) {
         log::warn!("{warning}");
     }
     for problem in ownership::denied(&loaded.config) {
@@ -141,194 +171,55 @@ fn tell_doubts(loaded: &Loaded, site: &EdgeConfig) {
     }
 }
 
-/// For a process that will not become a daemon: those who were handed over to it are
-/// told to come back, and what was handed over goes to the disk.
-pub fn turn_away() {
-    if let Ok((_, mut arrival)) = given() {
-        give_back(&mut arrival, None);
+/// Takes over the connections of the process before this one, how many and since when they
+/// wait; else loads the store. Those that cannot be taken over are closed.
+fn take_over(
+    driver: &mut Driver,
+    status: &StatusReporter,
+    config: &Config,
+    received: &mut ReceivedHandover,
+) -> Option<TakenOver> {
+    let taken_over = received.take_over(driver);
+    if taken_over.is_none() {
+        driver.load(LOAD_TIMEOUT, &config.positions(), &mut |now| {
+            status.takes_longer(now, "reading what is kept");
+        });
+    }
+    received.close_unusable(driver, Close::Restarting);
+    taken_over
+}
+
+/// Begins to write positions, before a client gets a new one, and serves the connections that
+/// were taken over.
+fn go_on(driver: &mut Driver, config: &Config, taken_over: Option<&TakenOver>) {
+    driver.begin_recording(&config.positions());
+    if taken_over.is_some() {
+        driver.expel_revoked();
+        driver.go_on();
     }
 }
 
-/// What systemd has passed, and what the process before this one has left. To be asked
-/// for once.
-fn given() -> Result<(ListenFds, Arrival), Error> {
-    let mut passed = ListenFds::of_process().map_err(|error| Error::Passed("LISTEN_FDS", error))?;
-    let arrival = exec::arrival().or_else(|| handover::fd_store::arrival(&mut passed));
-    Ok((passed, arrival.unwrap_or_default()))
-}
-
-/// What a process has that may become the daemon: nobody else has any of it.
-struct Secured {
-    program: Rc<Path>,
-    lock: File,
-    epoll: Epoll,
-    doors: Listeners,
-    opened: Opened,
-    signals: Signals,
-    site: EdgeConfig,
-    revocations: RevocationFile,
-}
-
-/// Takes the state directory and opens all listeners; then makes sure that keys and
-/// secrets are there.
-fn secure(loaded: &Loaded, passed: ListenFds, arrival: &mut Arrival) -> Result<Secured, Error> {
-    let Config { auth, state, .. } = &loaded.config;
-    let mut passed = passed;
-    passed.extend(arrival.passed());
-    let program = exec::program().map_err(Error::Program)?.into();
-    let signals = [Signal::Term, Signal::Int, Signal::Hup, Signal::Usr1, Signal::Usr2];
-    let signals = Signals::new(signals).map_err(Error::Signals)?;
-    paths::create_directory(&state.directory, Purpose::State)?;
-    let lock = lock(&state.directory, arrival.lock.as_ref())?;
-    let epoll = Epoll::new().map_err(Error::Wait)?;
-    let mut doors = Listeners::default();
-    doors.inherit(arrival);
-    let opened = listeners::open(&loaded.config, passed, &mut doors, &epoll);
-    let ready = opened.and_then(|opened| {
-        // A disk that is full for a moment is no mistake of whoever configures.
-        secret_file::generate_missing(auth, &state.directory)?;
-        let mut site = EdgeConfig::open(loaded).map_err(|error| Error::of_site(error, &state.directory))?;
-        let (revoked, revocations) = revocation::file::open(&state.directory)?;
-        site.verifier.heed(Rc::new(RefCell::new(revoked)));
-        // Who connects as soon as that is possible finds keys and secrets.
-        doors.begin_listening().map_err(|(address, error)| Error::Listen(address, error))?;
-        Ok((opened, site, revocations))
-    });
-    let (opened, site, revocations) = ready.inspect_err(|_| doors.close())?;
-    arrival.lock = None;
-    Ok(Secured { program, lock, epoll, doors, opened, signals, site, revocations })
-}
-
-/// What the daemon begins with.
-struct Begun {
-    hub: Hub,
-    store: Store,
-    /// They go on from what a clean stop has left, which is true once.
-    uses_remains: bool,
-}
-
-/// A hub and a store that go on where those of another process were, or from what a
-/// clean stop has left, or anew.
-fn begin(config: &Config, lock: &File, arrival: &mut Arrival) -> Begun {
-    let settings = config.hub_settings();
-    if let Some((hub, store)) = arrival.revive(&settings, store_options(config)) {
-        return Begun { hub, store, uses_remains: false };
+/// Logs and notifies that the daemon runs, and takes over the HTTP connections of the process
+/// before this one.
+fn announce(
+    edge: &Edge,
+    config: &Config,
+    opened: &Opened,
+    received: &mut ReceivedHandover,
+    taken_over: Option<TakenOver>,
+) {
+    // Now that all is open that the daemon needs.
+    let open = edge.driver.borrow().connections() + received.pending();
+    if let Some(warning) = fd_limit::warning(config.limits.connections, open) {
+        log::warn!("{warning}");
     }
-    if let Some(unused) = arrival.unused() {
-        unused_state::save(unused, store_options(config), Some(lock));
+    // Before systemd is notified that the daemon runs: a stop after that must be received.
+    signal_mask::let_in();
+    log::info!("started: {}", opened.description());
+    edge.import_pending(received.take_pending());
+    if let Some(TakenOver { count, since }) = taken_over {
+        let silence = clock::now().moment.since(since).as_millis();
+        log::info!("took over {count} connections, which waited for {silence} ms");
     }
-    let left = left(&config.state.directory);
-    let mut store = store(config);
-    if left.is_none() && !arrival.has_come() && store.is_left_behind(&config.positions()) {
-        log::warn!(
-            "the daemon before this one has not stopped but ended, and handed nothing over: its connections \
-             are lost, and what no disk had"
-        );
-    }
-    Begun { hub: hub(settings, &mut store, left.as_ref()), store, uses_remains: left.is_some() }
-}
-
-/// For a process that does not become the daemon.
-fn give_back(arrival: &mut Arrival, options: Option<store::Options>) {
-    arrival.turn_away(Close::Restarting);
-    if let Some(unused) = arrival.unused() {
-        unused_state::save(unused, options, arrival.lock.as_ref());
-    }
-}
-
-/// What a clean stop has left, where it can be taken away before anybody is let in:
-/// it is true once.
-fn left(directory: &Path) -> Option<CheckpointFile> {
-    let left = checkpoint::read(directory).unwrap_or_else(|error| {
-        log::error!("{}: what the last stop has left cannot be read: {error}", directory.display());
-        None
-    });
-    let is_writable = || rustix::fs::access(directory, Access::WRITE_OK);
-    left.filter(|_| match is_writable() {
-        Ok(()) => true,
-        Err(error) => {
-            log::error!("{}: channels begin anew: {}", directory.display(), io::Error::from(error));
-            false
-        }
-    })
-}
-
-/// Takes away what the last stop has left. With another store, or none, it would not be
-/// true the next time: so it goes in any case.
-fn forget(directory: &Path, uses_remains: bool) -> Result<(), Error> {
-    match checkpoint::remove(directory) {
-        // Where nothing can be written nothing was taken from there either.
-        Err(error) if uses_remains => Err(Error::State(directory.to_owned(), error)),
-        _ => Ok(()),
-    }
-}
-
-/// A hub that goes on from what a clean stop has left, or begins anew.
-fn hub(settings: Settings, store: &mut Store, left: Option<&CheckpointFile>) -> Hub {
-    let seed = clock::random();
-    let Some(left) = left else { return Hub::new(settings, seed) };
-    let Some(shift) = store.go_on(&left.stamp) else { return Hub::new(settings, seed) };
-    match Hub::revive(settings.clone(), seed, clock::now(), &left.hub, shift) {
-        Ok(hub) => hub,
-        Err(error) => {
-            log::error!("the last stop has left what cannot be used: {error}");
-            Hub::new(settings, seed)
-        }
-    }
-}
-
-/// Writes what is to outlive the daemon.
-fn leave(driver: &mut Driver, directory: &Path) {
-    let lost = driver.save(SAVING);
-    if lost > 0 {
-        let why = driver.trouble().unwrap_or("the disk is too slow");
-        log::error!("{lost} messages are lost with this process: {why}");
-    }
-    let Some((stamp, hub)) = driver.remains() else { return };
-    if let Err(error) = checkpoint::write(directory, stamp, &hub) {
-        log::error!("{}: positions are lost: {error}", directory.display());
-    }
-}
-
-/// Where messages are kept.
-fn store(config: &Config) -> Store {
-    store_options(config).map_or_else(Store::in_memory, |options| Store::on_disk(options, clock::now()))
-}
-
-/// How the disk is to be used, if it is.
-pub(crate) fn store_options(config: &Config) -> Option<store::Options> {
-    let engine = Engine::built_in().filter(|_| config.state.store == StoreKind::Sled);
-    engine.map(|engine| store::Options {
-        engine,
-        // The file may have been replaced by a newer one; this one is what runs.
-        program: "/proc/self/exe".into(),
-        directory: config.state.directory.join(paths::STORE),
-        write_delay: config.store.write_delay,
-        bytes: config.limits.hub.kept_bytes as u64,
-        flash_budget: config.store.flash_budget,
-        memory: config.limits.hub.memory / 4,
-    })
-}
-
-/// Takes the state directory for this process; the lock ends with it. It is the
-/// directory that is locked: nothing has to be written for that.
-///
-/// Where a process before this one has kept it for us, nobody gets in between.
-fn lock(directory: &Path, kept: Option<&File>) -> Result<File, Error> {
-    let wrong = |error| Error::State(directory.to_owned(), error);
-    let file = File::open(directory).map_err(wrong)?;
-    let is_it = |kept: &File| -> io::Result<bool> {
-        let (kept, found) = (kept.metadata()?, file.metadata()?);
-        Ok((kept.dev(), kept.ino()) == (found.dev(), found.ino()))
-    };
-    let kept = kept.filter(|kept| is_it(kept).unwrap_or(false));
-    let file = kept.map_or(Ok(file), File::try_clone).map_err(wrong)?;
-    let deadline = clock::now().moment + LETTING_GO;
-    while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        if clock::now().moment >= deadline {
-            return Err(Error::Running(directory.to_owned()));
-        }
-        std::thread::sleep(LOOK_AGAIN);
-    }
-    Ok(file)
+    edge.notify_ready();
 }

@@ -1,7 +1,6 @@
-//! Files of earlier daemons that this process may not use, for it runs as another user.
+//! Files of earlier daemons that this process may not use, since it runs as another user.
 //!
-//! Knows which of them are not read before anybody is let in, as keys, secrets and
-//! revocations are. Changes nothing.
+//! Keys, secrets and revocations are not among them: a start reads those, and fails.
 
 use std::io;
 use std::path::Path;
@@ -13,7 +12,7 @@ use crate::config::file_owner::{Purpose, explained, explained_within, first_deni
 use crate::config::{Config, Problem, StoreKind, paths};
 use crate::edge::store::checkpoint;
 
-/// What of the state directory may not be used: whose it is, and what helps.
+/// What of the state directory may not be used, with its owner and what helps.
 pub(crate) fn denied(config: &Config) -> Vec<Problem> {
     let directory = &config.state.directory;
     let error = io::Error::from(Errno::ACCESS);

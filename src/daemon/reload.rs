@@ -1,92 +1,61 @@
-//! Taking over a configuration that has changed, while everybody stays connected.
+//! A reload of the configuration, while all connections stay.
 //!
-//! Knows where the configuration came from, and that a new one is read and checked
-//! as a whole before anything of it is used. Does not know what the settings lead
-//! to.
-//!
-//! A reload changes all that was asked for or nothing. What would take a restart is
-//! an error and no warning: `systemctl reload` shows nobody a warning, and a
-//! daemon that runs half of what is written would be found out at its next start.
+//! It is read and checked as a whole before anything of it is used. A reload changes all
+//! settings that are written or none. One that would take a restart is an error and no
+//! warning: `systemctl reload` shows no warnings, and a daemon that runs half of what is
+//! written would be noticed at its next start.
 
 use std::fmt::Write;
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::rc::Rc;
 
-use crate::config::{Change, Config, ConfigError, Environment, Loaded, Problem};
-use crate::daemon;
+use super::listeners::Opened;
+use super::store_options::store_options;
+use crate::config::{Config, ConfigError, ConfigSource, Loaded, OptionChange, Problem};
 use crate::edge::auth::secret_file;
 use crate::edge::clock;
-use crate::edge::driver::Shared;
-use crate::edge::driver::config::EdgeConfig;
-use crate::edge::handover::Unavailable;
+use crate::edge::config::EdgeConfig;
+use crate::edge::event_loop::Edge;
+use crate::edge::net::bind::Unavailable;
 use crate::edge::net::fd_limit;
 use crate::edge::net::listeners::Listeners;
 use crate::logging;
 use crate::protocol::frame::{ChangeEntry, Reloaded};
 
-/// Where the configuration of a process comes from.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Source {
-    /// The file that was named; none: the usual ones.
-    pub file: Option<PathBuf>,
-    /// That of the start: nobody can change it from outside.
-    pub environment: Environment,
-}
-
-impl Source {
-    /// Reads it for the first time.
-    ///
-    /// # Errors
-    /// All that is wrong with it.
-    pub fn load(&self) -> Result<Loaded, ConfigError> {
-        Config::load(self.file.as_deref(), &self.environment)
-    }
-}
-
-/// Reads it again when it is asked to.
-pub(crate) struct Reloader {
-    source: Source,
+/// Reads the configuration again when that is asked for.
+pub(super) struct Reloader {
+    source: ConfigSource,
     /// What is in use.
     loaded: Loaded,
-    /// Where clients come in.
-    addresses: Vec<SocketAddr>,
-    /// The settings in whose place systemd has passed sockets.
-    overruled: Vec<&'static str>,
+    opened: Opened,
 }
 
 impl Reloader {
-    pub(crate) fn new(
-        source: Source,
-        loaded: Loaded,
-        addresses: Vec<SocketAddr>,
-        overruled: Vec<&'static str>,
-    ) -> Self {
-        Self { source, loaded, addresses, overruled }
+    pub(super) fn new(source: ConfigSource, loaded: Loaded, opened: Opened) -> Self {
+        Self { source, loaded, opened }
     }
 
     /// Makes sure that another program that goes on from here would find what this one has
-    /// left: who begins with another store has nothing to go on with.
+    /// left: one that begins with another store has nothing to go on with.
     ///
     /// # Errors
-    /// What is written now and takes a restart.
-    pub(crate) fn may_be_succeeded(&self) -> Result<(), ConfigError> {
-        let next = Config::load_for_next(self.source.file.as_deref(), &self.source.environment)?;
-        ConfigError::unless_empty(next.loses(&self.loaded))
+    /// Settings that are written now and take a restart.
+    pub(super) fn check_successor(&self) -> Result<(), ConfigError> {
+        let next = self.source.load_for_next()?;
+        ConfigError::unless_empty(next.losses(&self.loaded))
     }
 
     /// Opens the listeners of another process that would begin with what is written now.
     /// What this program cannot read the next one may.
-    pub(crate) fn open_for_next(&self, doors: &mut Listeners) -> Result<(), Unavailable> {
-        match Config::load_again(self.source.file.as_deref(), &self.source.environment) {
-            Ok(Loaded { config, .. }) => doors.open_for_next(&config.listen.http, &config.listen.worker),
+    pub(super) fn open_for_next(&self, listeners: &mut Listeners) -> Result<(), Unavailable> {
+        match self.source.load_again() {
+            Ok(Loaded { config, .. }) => listeners.open_for_next(&config.listen.http, &config.listen.worker),
             Err(_) => Ok(()),
         }
     }
 
-    /// Reloads, writes a line about it, and answers those who have asked.
-    pub(crate) fn reload(&mut self, driver: &Shared, doors: &mut Listeners) {
-        let outcome = self.take_over(driver, doors);
+    /// Reloads, writes a line about it, and answers the connections that have asked for it.
+    pub(super) fn reload(&mut self, edge: &Edge) {
+        let outcome = self.take_over(edge);
         match &outcome {
             Ok(reloaded) => log::info!("reloaded: {}", summary(&reloaded.changed)),
             Err(error) => {
@@ -94,17 +63,16 @@ impl Reloader {
                 log::error!("not reloaded, and nothing is changed: {}", problems.join("; "));
             }
         }
-        // Whoever has asked is told, and whoever reads the log later is not that one.
+        // The answer has them too, and does not reach those who read the log later.
         for warning in outcome.iter().flat_map(|reloaded| &reloaded.warnings) {
             log::warn!("{warning}");
         }
-        driver.borrow_mut().answer_reload(&outcome.map_err(|error| error.to_string()));
+        edge.driver.borrow_mut().answer_reload(&outcome.map_err(|error| error.to_string()));
     }
 
-    fn take_over(&mut self, driver: &Shared, doors: &mut Listeners) -> Result<Reloaded, ConfigError> {
-        let (file, environment) = (self.source.file.as_deref(), &self.source.environment);
-        let mut next = Config::load_again(file, environment)?;
-        let (changes, mut problems) = match next.succeed(&self.loaded, &self.overruled) {
+    fn take_over(&mut self, edge: &Edge) -> Result<Reloaded, ConfigError> {
+        let mut next = self.source.load_again()?;
+        let (changes, mut problems) = match next.succeed(&self.loaded, self.opened.overruled()) {
             Ok(changes) => (changes, Vec::new()),
             Err(problems) => (Vec::new(), problems),
         };
@@ -113,26 +81,23 @@ impl Reloader {
         ConfigError::unless_empty(problems)?;
         let Config { auth, state, .. } = &next.config;
         secret_file::generate_missing(auth, &state.directory)?;
-        let mut site = EdgeConfig::open(&next)?;
-        let before = driver.borrow().site.clone();
-        site.succeed(&before);
-        let files = site.files_changed(&before);
-        let shortened = site.revocations_shortened(&before, clock::now().wall);
-        let patience = site.patience;
+        // Once more, with the secrets that were made now.
+        let mut edge_config = EdgeConfig::open(&next)?;
+        let before = edge.config();
+        edge_config.inherit(&before);
+        let files = edge_config.files_changed(&before);
+        let shortened = edge_config.driver.revocations_shortened(before.driver(), clock::now().wall);
+        let edge_warnings = edge_config.warnings();
         let config = &next.config;
-        let mut working = driver.borrow_mut();
-        working.configure(Rc::new(site), config.hub_settings(), daemon::store_options(config));
-        doors.hurry(working.moment() + patience);
-        logging::set_level(config.log);
-        let entry = |Change { setting, from, to }| ChangeEntry::Setting { setting, from, to };
+        edge.configure(edge_config, config.hub_settings(), store_options(config));
+        logging::set_level(config.log.level);
+        let entry = |OptionChange { setting, from, to }| ChangeEntry::Setting { setting, from, to };
         let file = |file: PathBuf| ChangeEntry::File { file: file.display().to_string() };
         let changed = changes.into_iter().map(entry).chain(files.into_iter().map(file)).collect();
-        let is_passed = self.overruled.contains(&daemon::HTTP_SETTING);
-        let inert = is_passed.then(|| daemon::overruling(&config.listen.http, &self.addresses)).flatten();
-        let open = working.connections() + doors.guests().borrow().count();
-        let limits = fd_limit::warning(config.limits.connections, open);
-        let warnings = config.warnings_at(&self.addresses).into_iter().chain(working.site.warnings());
-        let warnings = warnings.chain(shortened).chain(inert).chain(limits).collect();
+        let limits = fd_limit::warning(config.limits.connections, edge.connections());
+        let warnings = self.opened.warnings(config).into_iter().chain(edge_warnings);
+        let warnings =
+            warnings.chain(shortened).chain(self.opened.overruled_addresses(config)).chain(limits).collect();
         self.loaded = next;
         Ok(Reloaded { changed, warnings })
     }

@@ -1,7 +1,4 @@
-//! The clocks and the dice.
-//!
-//! Knows what time it is, and unguessable numbers. The only place that asks the
-//! kernel for either.
+//! Clocks and random numbers: the only place that asks the kernel for either.
 
 use rustix::time::{ClockId, clock_gettime};
 

@@ -1,14 +1,10 @@
-//! What administrators see and do.
-//!
-//! Knows how to count and list what the other rooms hold, and how to end and drop
-//! it on demand. Does not know who is an administrator beyond the word of the edge.
+//! Requests of administrators: statistics, lists, purge, disconnect, revoke.
 
 use std::collections::BinaryHeap;
 
-use super::channel::topics::{DeliveryMode, Subscriber, Topic};
-use super::connection::table::{Connection, Kind};
-use super::event::{Effect, Effects, LogKey, Now, Requester};
-use super::timers::NEVER;
+use super::channel::topic::{DeliveryMode, Subscriber, Topic};
+use super::connection::Connection;
+use super::event::{Cx, Effect, LogKey, Now, Requester};
 use super::{Hub, RequestContext, RequestResult};
 use crate::protocol::frame::{ChannelEntry, ConnectionEntry, InboxEntry, LinkEntry, Statistics};
 use crate::protocol::ids::spelled;
@@ -19,281 +15,265 @@ use crate::protocol::{
 };
 
 impl Hub {
-    /// Answers with the numbers of the daemon. They are counted when somebody
-    /// asks, so that there is nothing which could be wrong.
-    pub(super) fn stats(&self, now: Now, ask: &RequestContext, out: &mut Effects) -> RequestResult {
-        self.may_administer(ask.from)?;
-        self.answer(ask, Frame::Stats(Box::new(self.statistics(now))), out);
+    /// Answers with the numbers of the daemon. They are counted on
+    /// request, so that there is nothing which could be wrong.
+    pub(super) fn stats(&self, cx: &mut Cx<'_>, request: &RequestContext) -> RequestResult {
+        self.may_administer(request.from)?;
+        self.answer(request, Frame::Stats(Box::new(self.statistics(cx.now))), cx.out);
         Ok(())
-    }
-
-    pub(super) fn may_administer(&self, from: Requester) -> RequestResult {
-        let kind = match from {
-            Requester::Http(_) => return Ok(()),
-            Requester::Connection(conn) => self.connections.get(conn).map(|connection| connection.kind),
-        };
-        match kind {
-            Some(Kind::Worker { admin: true, .. }) => Ok(()),
-            Some(Kind::Client) if self.has_admin_token(from) => Ok(()),
-            _ => Err(Refusal::for_administrators()),
-        }
-    }
-
-    fn has_admin_token(&self, from: Requester) -> bool {
-        let Requester::Connection(conn) = from else { return false };
-        self.connections.get(conn).is_some_and(|connection| self.rights_of(connection).admin)
     }
 
     /// Operations that run, and messages that are kept: what costs nothing to count.
     pub fn at_a_glance(&self) -> (usize, usize) {
-        (self.operations.running(), self.channels.weights.sum.messages as usize)
+        (self.operations.running(), self.channels.usage().sum().messages() as usize)
     }
 
     fn statistics(&self, now: Now) -> Statistics {
         let mut counted = Statistics {
             operations: self.operations.running() as u64,
-            kept_messages: u64::from(self.channels.weights.sum.messages),
-            kept_bytes: self.channels.weights.sum.bytes as u64,
-            unstored_bytes: self.channels.weights.sum.unstored as u64,
+            kept_messages: u64::from(self.channels.usage().sum().messages()),
+            kept_bytes: self.channels.usage().sum().bytes() as u64,
+            unstored_bytes: self.channels.usage().sum().unstored() as u64,
             store_failed: u64::from(self.disk_failed),
             memory_bytes: self.memory_held(),
-            memory_level: self.memory.level as u64,
+            memory_level: self.memory.level() as u64,
             uptime_seconds: self.started.map_or(0, |started| now.moment.since(started).as_secs()),
             refused: self.refused,
             counters: self.counters,
             ..Statistics::default()
         };
         for (_, connection) in self.connections.iter() {
-            match connection.kind {
-                Kind::Worker { .. } => counted.workers += 1,
-                Kind::Client | Kind::Waiting => counted.total_connections += 1,
+            match connection.is_worker() {
+                true => counted.workers += 1,
+                false => counted.total_connections += 1,
             }
             counted.subscriptions += connection.subscriptions() as u64;
         }
         for topic in self.channels.iter() {
-            match topic.key {
+            match topic.key() {
                 LogKey::Channel(_) => counted.channels += 1,
-                LogKey::Inbox(_) => counted.connected_users += u64::from(!topic.subscribers.is_empty()),
+                LogKey::Inbox(_) => counted.connected_users += u64::from(!topic.subscribers().is_empty()),
             }
         }
         counted
     }
 
-    /// Lists who is connected, in the order of their places.
+    /// Lists the open connections, in the order of their slots.
     pub(super) fn list_connections(
         &self,
-        now: Now,
-        ask: &RequestContext,
+        cx: &mut Cx<'_>,
+        request: &RequestContext,
         after: After,
-        out: &mut Effects,
     ) -> RequestResult {
-        self.may_administer(ask.from)?;
-        let nobody = || Refusal::new(Code::BadRequest, "`after` must be the `next` of an answer");
-        let after = after.map(|id| ConnectionId::parse(&id).ok_or_else(nobody)).transpose()?;
+        self.may_administer(request.from)?;
+        let no_id = || Refusal::new(Code::BadRequest, "`after` must be the `next` of an answer");
+        let after = after.map(|id| ConnectionId::parse(&id).ok_or_else(no_id)).transpose()?;
         let from = after.map_or(0, |conn| conn.slot as usize + 1);
         let mut rest = self.connections.iter_from(from).peekable();
         let page = rest.by_ref().take(LISTED);
-        let connections: Vec<_> = page.map(|(slot, connection)| entry(now, slot, connection)).collect();
+        let connections: Vec<_> =
+            page.map(|(slot, connection)| connection_entry(cx.now, slot, connection)).collect();
         let last = connections.last().map(|last| last.connection_id);
         let next = last.filter(|_| rest.peek().is_some());
-        self.answer(ask, Frame::Connections { connections, next }, out);
+        self.answer(request, Frame::Connections { connections, next }, cx.out);
         Ok(())
     }
 
     /// Lists the channels there are, by name.
     pub(super) fn list_channels(
         &self,
-        now: Now,
-        ask: &RequestContext,
+        cx: &mut Cx<'_>,
+        request: &RequestContext,
         after: After,
-        out: &mut Effects,
     ) -> RequestResult {
-        self.may_administer(ask.from)?;
-        let channels = self.channels.iter().filter_map(|topic| match &topic.key {
+        self.may_administer(request.from)?;
+        let channels = self.channels.iter().filter_map(|topic| match topic.key() {
             LogKey::Channel(channel) => Some((channel, topic)),
             LogKey::Inbox(_) => None,
         });
         let channels: Vec<_> = channels.collect();
         let entry = |(channel, topic): &(&Channel, &Topic)| {
-            (self.channel_entry(now, channel, topic), (*channel).clone())
+            (self.channel_entry(cx.now, channel, topic), (*channel).clone())
         };
         let page = Page::of(&channels, after.as_deref(), |(channel, _)| channel.as_str(), entry);
-        self.answer(ask, Frame::Channels { channels: page.entries, next: page.next }, out);
+        self.answer(request, Frame::Channels { channels: page.entries, next: page.next }, cx.out);
         Ok(())
     }
 
     fn channel_entry(&self, now: Now, channel: &Channel, topic: &Topic) -> ChannelEntry {
-        let Held { messages, bytes, oldest_at } = held(now, topic);
-        let behind = |subscriber: &&Subscriber| subscriber.hearing == DeliveryMode::Reading;
+        let KeptMessages { messages, bytes, oldest_at } = kept_messages(now, topic);
+        let behind = |subscriber: &&Subscriber| subscriber.mode() == DeliveryMode::Reading;
         ChannelEntry {
             channel: channel.clone(),
-            subscribers: topic.subscribers.len() as u64,
-            behind: topic.subscribers.iter().filter(behind).count() as u64,
-            epoch: spelled(topic.epoch),
-            seq: topic.seq,
-            keep: self.policy_of(&topic.key).keep.word(),
+            subscribers: topic.subscribers().len() as u64,
+            behind: topic.subscribers().iter().filter(behind).count() as u64,
+            epoch: spelled(topic.position().epoch),
+            seq: topic.position().seq,
+            keep: self.settings.log_policy(topic.key()).keep.word(),
             kept: messages,
             bytes,
             oldest_at,
         }
     }
 
-    /// Tells what waits for a user.
-    pub(super) fn look_into_inbox(
+    /// Shows what is kept for a user.
+    pub(super) fn show_inbox(
         &self,
-        now: Now,
-        ask: &RequestContext,
+        cx: &mut Cx<'_>,
+        request: &RequestContext,
         user_id: UserId,
-        out: &mut Effects,
     ) -> RequestResult {
-        self.may_administer(ask.from)?;
+        self.may_administer(request.from)?;
         let topic = self.channels.find_inbox(&user_id).and_then(|place| self.channels.at(place));
-        self.answer(ask, Frame::Inbox(Box::new(inbox_entry(now, user_id, topic))), out);
+        self.answer(request, Frame::Inbox(Box::new(inbox_entry(cx.now, user_id, topic))), cx.out);
         Ok(())
     }
 
-    /// Lists the users for whom something waits, by name.
+    /// Lists the users for whom something is kept, by name.
     pub(super) fn list_inboxes(
         &self,
-        now: Now,
-        ask: &RequestContext,
+        cx: &mut Cx<'_>,
+        request: &RequestContext,
         after: After,
-        out: &mut Effects,
     ) -> RequestResult {
-        self.may_administer(ask.from)?;
-        let inboxes = self.channels.iter().filter_map(|topic| match &topic.key {
+        self.may_administer(request.from)?;
+        let inboxes = self.channels.iter().filter_map(|topic| match topic.key() {
             LogKey::Inbox(user_id) => Some((user_id, topic)).filter(|_| topic.waiting() > 0),
             LogKey::Channel(_) => None,
         });
         let inboxes: Vec<_> = inboxes.collect();
         let entry = |(user_id, topic): &(&UserId, &Topic)| {
-            (inbox_entry(now, (*user_id).clone(), Some(topic)), (*user_id).clone())
+            (inbox_entry(cx.now, (*user_id).clone(), Some(topic)), (*user_id).clone())
         };
         let page = Page::of(&inboxes, after.as_deref(), |(user_id, _)| user_id.as_str(), entry);
-        self.answer(ask, Frame::Inboxes { inboxes: page.entries, next: page.next }, out);
+        self.answer(request, Frame::Inboxes { inboxes: page.entries, next: page.next }, cx.out);
         Ok(())
     }
 
     /// Drops what is kept of a channel or for a user.
     pub(super) fn purge(
         &mut self,
-        now: Now,
-        ask: &RequestContext,
+        cx: &mut Cx<'_>,
+        request: &RequestContext,
         target: &Target,
-        out: &mut Effects,
     ) -> RequestResult {
-        self.may_administer(ask.from)?;
+        self.may_administer(request.from)?;
         let place = match target {
             Target::Channel(channel) => self.channels.find_channel(channel),
             Target::User(user) => self.channels.find_inbox(user),
             Target::Connection(_) | Target::All => None,
         };
-        let purged = place.map_or(0, |place| self.purge_topic(now, place, out));
-        self.answer(ask, Frame::Purged { purged }, out);
+        let purged = place.map_or(0, |place| self.purge_topic(cx, place));
+        self.answer(request, Frame::Purged { purged }, cx.out);
         Ok(())
     }
 
-    /// Ends a connection, or all of a user; a user who has none is no mistake.
+    /// Closes a connection, or all of a user; a user without one is no mistake.
     pub(super) fn disconnect(
         &mut self,
-        now: Now,
-        ask: &RequestContext,
+        cx: &mut Cx<'_>,
+        request: &RequestContext,
         target: &Target,
-        out: &mut Effects,
     ) -> RequestResult {
-        self.may_administer(ask.from)?;
+        self.may_administer(request.from)?;
         let ended = match target {
             Target::Connection(id) => {
-                let found = ConnectionId::parse(id).filter(|id| self.connections.get(*id).is_some());
+                let found = ConnectionId::parse(id).filter(|id| self.connections.contains(*id));
                 vec![found.ok_or_else(|| Refusal::new(Code::UnknownConnection, "no such connection"))?]
             }
-            Target::User(user) => self.connections.ids(|connection| connection.user.as_ref() == Some(user)),
+            Target::User(user) => self.connections.ids(|connection| connection.is_of(user)),
             Target::Channel(_) | Target::All => Vec::new(),
         };
         let disconnected = ended.len() as u64;
-        // Who ends its own connection is answered before it ends.
-        self.answer(ask, Frame::Disconnected { disconnected }, out);
+        // A requester that closes its own connection is answered before that.
+        self.answer(request, Frame::Disconnected { disconnected }, cx.out);
         for conn in ended {
-            self.close(now, conn, Close::Disconnected, out);
+            self.close(cx, conn, Close::Disconnected);
         }
         Ok(())
     }
-}
 
-impl Hub {
     /// Has tokens refused from now on. It is answered when that is on the disk.
     pub(super) fn revoke(
-        &mut self,
-        ask: &RequestContext,
+        &self,
+        cx: &mut Cx<'_>,
+        request: &RequestContext,
         revoked: RevocationTarget,
-        out: &mut Effects,
     ) -> RequestResult {
-        self.may_administer(ask.from)?;
-        out.push(Effect::Revoke { to: ask.from, id: ask.id.clone(), revoked });
+        self.may_administer(request.from)?;
+        cx.out.push(Effect::Revoke { to: request.from, id: request.id.clone(), revoked });
         Ok(())
     }
 
-    /// A revocation is on the disk, and counts since `at`; or it could not be written, and
-    /// does not. Who has asked may be gone.
-    pub(super) fn revoked(
+    /// A revocation is on the disk, and counts since then; or it could not be written, and
+    /// does not. The requester may be gone.
+    pub(super) fn on_revocation_saved(
         &mut self,
-        now: Now,
-        ask: &RequestContext,
+        cx: &mut Cx<'_>,
+        request: &RequestContext,
         revoked: &RevocationTarget,
         outcome: Result<UnixTime, Refusal>,
-        out: &mut Effects,
     ) {
-        let is_there = match ask.from {
-            Requester::Connection(conn) => self.connections.get(conn).is_some(),
+        let is_open = match request.from {
+            Requester::Connection(conn) => self.connections.contains(conn),
             Requester::Http(_) => true,
         };
         let revoked_at = match outcome {
             Ok(at) => at,
-            Err(refusal) if is_there => return self.refuse(now, ask, refusal.of("disconnect"), out),
+            Err(refusal) if is_open => return self.refuse(cx, request, refusal.of("disconnect")),
             Err(_) => return,
         };
         let ended = self.connections.ids(|connection| match revoked {
-            RevocationTarget::User(user) => connection.user.as_ref() == Some(user),
+            RevocationTarget::User(user) => connection.is_of(user),
             RevocationTarget::Token(jti) => connection.jti() == Some(jti),
         });
-        if is_there {
+        if is_open {
             let disconnected = ended.len() as u64;
             let is_ahead = |conn: &&ConnectionId| {
-                let issued_at = self.connections.get(**conn).map(|connection| connection.issued_at.0);
+                let issued_at = self.connections.get(**conn).map(|connection| connection.issued_at().0);
                 issued_at.is_some_and(|issued_at| issued_at / 1000 > revoked_at.0 / 1000)
             };
             let ahead = ended.iter().filter(is_ahead).count() as u64;
-            self.answer(ask, Frame::Revoked { disconnected, revoked_at, ahead }, out);
+            self.answer(request, Frame::Revoked { disconnected, revoked_at, ahead }, cx.out);
         }
         for conn in ended {
-            self.close(now, conn, Close::Disconnected, out);
+            self.close(cx, conn, Close::Disconnected);
         }
     }
 
-    /// Whose tokens were taken, for whoever knows which of them are revoked: the user, the
-    /// id of the token and when it was issued.
-    pub fn bearers(&self) -> impl Iterator<Item = (ConnectionId, &UserId, Option<&TokenId>, UnixTime)> {
+    /// Connections with a user, to be checked against the revocations.
+    pub fn bearers(&self) -> impl Iterator<Item = Bearer<'_>> {
         self.connections.iter().filter_map(|(slot, connection)| {
-            let conn = ConnectionId { slot, tag: connection.tag };
-            Some((conn, connection.user.as_ref()?, connection.jti(), connection.issued_at))
+            Some(Bearer {
+                conn: connection.id(slot),
+                user: connection.user()?,
+                jti: connection.jti(),
+                issued_at: connection.issued_at(),
+            })
         })
-    }
-
-    /// A connection came with a token that is revoked.
-    pub(super) fn expel(&mut self, now: Now, conn: ConnectionId, out: &mut Effects) {
-        self.close(now, conn, Close::Disconnected, out);
     }
 }
 
-/// So many entries are in one answer: what is asked for takes a turn, and others wait for
-/// that.
+/// A connection whose token was verified.
+#[derive(Clone, Copy, Debug)]
+pub struct Bearer<'a> {
+    pub conn: ConnectionId,
+    pub user: &'a UserId,
+    /// The id of the token.
+    pub jti: Option<&'a TokenId>,
+    /// When the token was issued; 0 where that is not known.
+    pub issued_at: UnixTime,
+}
+
+/// So many entries are in one answer: it takes a turn of the loop, and everything else waits
+/// for that.
 const LISTED: usize = 1000;
 
 /// Part of a list, by name.
 pub(super) struct Page<E, K> {
-    pub(super) entries: Vec<E>,
+    entries: Vec<E>,
     /// The last name, where there are more.
-    pub(super) next: Option<K>,
+    next: Option<K>,
 }
 
 impl<E, K> Page<E, K> {
@@ -309,6 +289,11 @@ impl<E, K> Page<E, K> {
         let chosen = chosen.into_iter().filter_map(|(_, at)| all.get(at));
         let (entries, mut names): (Vec<E>, Vec<K>) = chosen.map(entry).unzip();
         Self { entries, next: names.pop().filter(|_| is_part) }
+    }
+
+    /// The entries, and the last name where there are more.
+    pub(super) fn into_parts(self) -> (Vec<E>, Option<K>) {
+        (self.entries, self.next)
     }
 }
 
@@ -335,57 +320,53 @@ fn choose<'n>(
     (chosen.into_sorted_vec(), is_part)
 }
 
-/// A connection as administrators see it, but for what the link knows.
-fn entry(now: Now, slot: u32, connection: &Connection) -> ConnectionEntry {
-    let rare = connection.rare.as_deref();
-    let stuck = rare.map(|rare| rare.stuck_since).filter(|since| *since != NEVER);
+/// A connection as administrators see it, but for what its socket knows.
+fn connection_entry(now: Now, slot: u32, connection: &Connection) -> ConnectionEntry {
     ConnectionEntry {
-        connection_id: ConnectionId { slot, tag: connection.tag },
+        connection_id: connection.id(slot),
         kind: if connection.is_worker() { "worker" } else { "client" },
-        user_id: connection.user.clone(),
-        uid: match connection.kind {
-            Kind::Worker { uid, .. } => Some(uid),
-            Kind::Client | Kind::Waiting => None,
-        },
+        user_id: connection.user().cloned(),
+        uid: connection.worker_uid(),
         link: LinkEntry::default(),
-        connected_at: at(now, connection.opened),
-        heard_at: at(now, connection.heard),
+        connected_at: at(now, connection.opened()),
+        heard_at: at(now, connection.last_activity()),
         expires_at: connection.expires_at(),
         jti: connection.jti().cloned(),
         subscriptions: connection.subscriptions() as u64,
-        operations: rare.map_or(0, |rare| u64::from(rare.operations)),
-        stalled: stuck.map(|since| now.moment.since(since)),
-        missed: rare.map_or(0, |rare| rare.missed.iter().map(|missed| missed.lost).sum()),
+        operations: u64::from(connection.operations()),
+        stalled: connection.stalled_since().map(|since| now.moment.since(since)),
+        missed: connection.missed(),
     }
 }
 
 fn inbox_entry(now: Now, user_id: UserId, topic: Option<&Topic>) -> InboxEntry {
-    let Held { bytes, oldest_at, .. } = topic.map_or_else(Held::default, |topic| held(now, topic));
+    let KeptMessages { bytes, oldest_at, .. } =
+        topic.map_or_else(KeptMessages::default, |topic| kept_messages(now, topic));
     InboxEntry {
         user_id,
-        connections: topic.map_or(0, |topic| topic.subscribers.len() as u64),
-        epoch: topic.map(|topic| spelled(topic.epoch)),
-        seq: topic.map_or(0, |topic| topic.seq),
+        connections: topic.map_or(0, |topic| topic.subscribers().len() as u64),
+        epoch: topic.map(|topic| spelled(topic.position().epoch)),
+        seq: topic.map_or(0, |topic| topic.position().seq),
         waiting: topic.map_or(0, |topic| topic.waiting() as u64),
         bytes,
         oldest_at,
     }
 }
 
-/// What a topic keeps; of an inbox, the oldest is the first that its user has not.
+/// What a topic keeps; of an inbox, the oldest is the first that its user does not have yet.
 #[derive(Default)]
-struct Held {
+struct KeptMessages {
     messages: u64,
     bytes: u64,
     oldest_at: Option<UnixTime>,
 }
 
-fn held(now: Now, topic: &Topic) -> Held {
-    let Some(log) = topic.log.as_deref() else { return Held::default() };
-    Held {
-        messages: log.kept.len() as u64,
-        bytes: log.sums.bytes as u64,
-        oldest_at: log.first_after(topic.cursor).map(|oldest| at(now, oldest.since)),
+fn kept_messages(now: Now, topic: &Topic) -> KeptMessages {
+    let Some(entries) = topic.entries() else { return KeptMessages::default() };
+    KeptMessages {
+        messages: entries.len() as u64,
+        bytes: entries.bytes() as u64,
+        oldest_at: entries.first_after(topic.numbers().cursor()).map(|oldest| at(now, oldest.since())),
     }
 }
 

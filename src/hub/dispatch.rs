@@ -1,18 +1,16 @@
-//! Requests at the door.
-//!
-//! Knows who may ask at all, how often, and which room each request belongs to.
-//! Does not know what any of them leads to.
+//! Requests: rate limits, general rights, and the method that each request leads to.
 
-use super::channel::publish::forbidden;
+use std::time::Duration;
+
+use super::channel::publish::{Whisper, forbidden};
+use super::channel::receipts::ReceiptState;
+use super::connection::Connection;
 use super::connection::account::Charge;
-use super::connection::rate_limit::{CONTROLS, CONTROLS_OF_STRANGERS, ListSpace};
-use super::connection::table::{Connection, Kind};
-use super::event::{Effects, Now, Requester};
-use super::operation::Operation;
+use super::connection::rights::Rights;
+use super::event::{Cx, Now, Requester};
 use super::{Hub, RequestContext, RequestResult};
-use crate::protocol::request::After;
 use crate::protocol::{
-    Channel, Close, Code, ConnectionId, Frame, MalformedRequest, Refusal, Request, RequestEnvelope,
+    Channel, Close, Code, ConnectionId, Frame, HubRequest, MalformedRequest, Moment, Refusal, RequestEnvelope,
 };
 
 /// Which bucket a request is taken from.
@@ -20,136 +18,101 @@ use crate::protocol::{
 enum RateClass {
     Requests,
     Interrupts,
-    /// None, or one that is taken from where the request is carried out.
+    /// None, or one that is charged where the request is carried out.
     Free,
 }
 
-/// What is said where one connection alone would not be too much.
+/// The reason of a refusal where one connection alone would not be too much.
 const OF_ALL: &str = "too many requests on all connections of this user together";
 
-fn toll(say: &Request) -> RateClass {
-    match say {
-        Request::Interrupt(_) => RateClass::Interrupts,
-        Request::Whisper { .. } | Request::Ack { .. } | Request::Auth { .. } => RateClass::Free,
-        _ => RateClass::Requests,
+impl RateClass {
+    fn of(request: &HubRequest) -> Self {
+        match request {
+            HubRequest::Interrupt(_) => Self::Interrupts,
+            HubRequest::Whisper { .. } | HubRequest::Ack { .. } => Self::Free,
+            _ => Self::Requests,
+        }
     }
 }
 
 impl Hub {
-    /// A request that could be read.
+    /// A well-formed request.
     pub(super) fn handle_request(
         &mut self,
-        now: Now,
+        cx: &mut Cx<'_>,
         from: Requester,
-        said: RequestEnvelope,
-        out: &mut Effects,
+        envelope: RequestEnvelope<HubRequest>,
     ) {
-        let ask = RequestContext { from, id: said.id };
-        let (action, toll) = (said.request.action(), toll(&said.request));
-        if !self.is_there(now, from) {
+        let RequestEnvelope { id, request: body } = envelope;
+        let request = RequestContext { from, id };
+        let (action, class) = (body.action(), RateClass::of(&body));
+        if !self.touch_if_open(cx.now, from) {
             return;
         }
-        let done = self.admit(now, from, toll);
-        let done = done.and_then(|()| self.dispatch(now, &ask, said.request, out));
-        if let Err(refusal) = done {
-            // What is free is so where it is right.
-            let charged = if toll == RateClass::Free {
-                self.charge_rate(now, from, RateClass::Requests)
-            } else {
-                Ok(())
-            };
-            let refusal = charged.err().unwrap_or(refusal);
-            let limited = refusal.code == Code::RateLimited;
-            let refusal = if refusal.action.is_some() { refusal } else { refusal.of(action) };
-            self.refuse(now, &ask, refusal, out);
-            if limited {
-                self.count_refusal(now, from, out);
-            }
+        let result = self.admit(cx.now, from, class);
+        let Err(refusal) = result.and_then(|()| self.dispatch(cx, &request, body)) else { return };
+        // What is free is so where it is right.
+        let charged = match class {
+            RateClass::Free => self.charge_rate(cx.now, from, RateClass::Requests),
+            RateClass::Requests | RateClass::Interrupts => Ok(()),
+        };
+        let refusal = charged.err().unwrap_or(refusal);
+        let is_limited = refusal.code == Code::RateLimited;
+        let refusal = if refusal.action.is_some() { refusal } else { refusal.of(action) };
+        self.refuse(cx, &request, refusal);
+        if is_limited {
+            self.count_refusal(cx, from);
         }
     }
 
-    /// A request that could not be read.
-    pub(super) fn handle_malformed(
-        &mut self,
-        now: Now,
-        from: Requester,
-        misspoken: MalformedRequest,
-        out: &mut Effects,
-    ) {
-        let ask = RequestContext { from, id: misspoken.id };
-        if !self.is_there(now, from) {
+    /// A request that cannot be parsed.
+    pub(super) fn handle_malformed(&mut self, cx: &mut Cx<'_>, from: Requester, malformed: MalformedRequest) {
+        let request = RequestContext { from, id: malformed.id };
+        if !self.touch_if_open(cx.now, from) {
             return;
         }
-        match self.charge_rate(now, from, RateClass::Requests) {
-            Ok(()) => self.refuse(now, &ask, misspoken.refusal, out),
+        match self.charge_rate(cx.now, from, RateClass::Requests) {
+            Ok(()) => self.refuse(cx, &request, malformed.refusal),
             Err(limited) => {
-                self.refuse(now, &ask, limited, out);
-                self.count_refusal(now, from, out);
+                self.refuse(cx, &request, limited);
+                self.count_refusal(cx, from);
             }
         }
     }
 
-    /// Pings and pongs, or part of a message. Whoever does nothing but ping keeps others
-    /// waiting as well as whoever asks.
-    pub(super) fn control(&mut self, now: Now, conn: ConnectionId, controls: u32, out: &mut Effects) {
-        self.alive(now, conn);
-        let Some(connection) = self.connections.get_mut(conn) else { return };
-        let rate = if connection.is_let_in() { CONTROLS } else { CONTROLS_OF_STRANGERS };
-        let is_too_fast = (0..controls).any(|_| connection.controls.take(now.moment, rate).is_err());
-        if is_too_fast {
-            self.throw_out(now, conn, Close::TooFast, out);
-        }
-    }
-
-    /// A sign of life that says nothing.
-    pub(super) fn alive(&mut self, now: Now, conn: ConnectionId) {
-        let Some(connection) = self.connections.get_mut(conn) else { return };
-        let was_pinged = connection.pinged;
-        connection.heard(now.moment);
-        // Its deadline was that of the pong, which may be later than the next ping: some
-        // proxy counts on that.
-        if was_pinged {
-            self.arm(conn.slot);
-        }
-    }
-
-    /// Whether there is somebody to answer. What a link that is closing still
-    /// says is nobody's.
-    fn is_there(&mut self, now: Now, from: Requester) -> bool {
+    /// Notes activity of a requester; false where it is gone. What a closing connection still
+    /// sends is dropped.
+    fn touch_if_open(&mut self, now: Now, from: Requester) -> bool {
         let Requester::Connection(conn) = from else { return true };
-        self.alive(now, conn);
-        self.connections.get(conn).is_some()
+        self.touch(now, conn);
+        self.connections.contains(conn)
     }
 
-    fn admit(&mut self, now: Now, from: Requester, toll: RateClass) -> RequestResult {
+    fn admit(&mut self, now: Now, from: Requester, class: RateClass) -> RequestResult {
         if self.stopping.is_some() {
             return Err(Refusal::new(Code::ShuttingDown, "the daemon is about to end"));
         }
-        self.charge_rate(now, from, toll)?;
+        self.charge_rate(now, from, class)?;
         let Requester::Connection(conn) = from else { return Ok(()) };
-        if self.connections.get(conn).is_some_and(|connection| connection.kind == Kind::Waiting) {
+        if self.connections.get(conn).is_some_and(|connection| !connection.is_admitted()) {
             return Err(Refusal::new(Code::AuthRequired, "say who you are first: action `auth`"));
         }
         Ok(())
     }
 
     /// Workers and HTTP callers are slowed down by their sockets, not refused.
-    fn charge_rate(&mut self, now: Now, from: Requester, toll: RateClass) -> RequestResult {
+    fn charge_rate(&mut self, now: Now, from: Requester, class: RateClass) -> RequestResult {
         let Requester::Connection(conn) = from else { return Ok(()) };
         let Some(connection) = self.connections.get_mut(conn).filter(|c| !c.is_worker()) else {
             return Ok(());
         };
         let limits = &self.settings.limits;
-        let (taken, charge) = match toll {
+        let (taken, charge) = match class {
             RateClass::Free => return Ok(()),
             RateClass::Requests => {
-                let own = connection.own_limits();
-                let rate = limits.allowed(own).into();
-                (connection.requests.take(now.moment, rate), Charge::Request(own))
+                (connection.take_request(now.moment, limits), Charge::Request(connection.own_limits()))
             }
-            RateClass::Interrupts => {
-                (connection.rare().interrupts.take(now.moment, limits.interrupts()), Charge::Interrupt)
-            }
+            RateClass::Interrupts => (connection.take_interrupt(now.moment, limits), Charge::Interrupt),
         };
         let refused = match taken {
             Ok(()) => self.charge(now.moment, conn, charge).err().map(|wait| (wait, OF_ALL)),
@@ -160,83 +123,64 @@ impl Hub {
         Err(Refusal::new(Code::RateLimited, why).after(wait))
     }
 
-    fn dispatch(&mut self, now: Now, ask: &RequestContext, say: Request, out: &mut Effects) -> RequestResult {
-        match say {
-            Request::Subscribe(list) => self.subscribe(now, ask, connected(ask)?, list, out),
-            Request::Unsubscribe(channel) => self.unsubscribe(now, ask, connected(ask)?, channel, out),
-            Request::Publish(publication) => self.publish(now, ask, publication, out),
-            Request::Whisper { channel, event, data } => {
-                self.whisper(now, connected(ask)?, (channel, event, data), out)
+    /// Charges the account of a connection, or returns how long it has to wait.
+    pub(super) fn charge(&mut self, now: Moment, conn: ConnectionId, charge: Charge) -> Result<(), Duration> {
+        let account = self.connections.account_for(conn, charge);
+        self.accounts.charge(now, account, charge, &self.settings.limits)
+    }
+
+    fn dispatch(&mut self, cx: &mut Cx<'_>, request: &RequestContext, body: HubRequest) -> RequestResult {
+        match body {
+            HubRequest::Subscribe(list) => self.subscribe(cx, request, connected(request)?, list),
+            HubRequest::Unsubscribe(channel) => self.unsubscribe(cx, request, connected(request)?, channel),
+            HubRequest::Publish(publication) => self.publish(cx, request, publication),
+            HubRequest::Whisper { channel, event, data } => {
+                self.whisper(cx, connected(request)?, Whisper::new(channel, event, data))
             }
-            Request::Interrupt(interrupt) => self.interrupt(now, ask, interrupt, out),
-            Request::Operations { channel, after } => self.list_operations(ask, channel, after, out),
-            Request::Presence(channel) => self.presence(ask, channel, out),
-            Request::Ack { position, read } => {
-                self.ack(now, connected(ask)?, &position, read, out);
+            HubRequest::Interrupt(interrupt) => self.interrupt(cx, request, interrupt),
+            HubRequest::Operations { channel, after } => {
+                self.list_operations(request, channel, after, cx.out)
+            }
+            HubRequest::Presence(channel) => self.presence(request, channel, cx.out),
+            HubRequest::Ack { position, read } => {
+                let state = if read { ReceiptState::Read } else { ReceiptState::Delivered };
+                self.ack(cx, connected(request)?, &position, state);
                 Ok(())
             }
-            Request::Ping => {
-                self.answer(ask, Frame::Pong { server_time: now.wall }, out);
+            HubRequest::Ping => {
+                self.answer(request, Frame::Pong { server_time: cx.now.wall }, cx.out);
                 Ok(())
             }
-            Request::Start(start) => self.start_operation(now, ask, start, out),
-            Request::End(end) => self.end_operation(now, ask, end, out),
-            Request::Stats => self.stats(now, ask, out),
-            Request::Connections { after } => self.list_connections(now, ask, after, out),
-            Request::Channels { after } => self.list_channels(now, ask, after, out),
-            Request::Inbox(user) => self.look_into_inbox(now, ask, user, out),
-            Request::Inboxes { after } => self.list_inboxes(now, ask, after, out),
-            Request::Purge(target) => self.purge(now, ask, &target, out),
-            Request::Disconnect(target) => self.disconnect(now, ask, &target, out),
-            Request::Revoke(revoked) => self.revoke(ask, revoked, out),
-            Request::Auth { .. }
-            | Request::MintToken { .. }
-            | Request::CheckToken(_)
-            | Request::Revocations { .. }
-            | Request::Lift(_)
-            | Request::Reload => {
-                Err(Refusal::new(Code::Internal, "this is answered where tokens and files are known"))
-            }
+            HubRequest::Start(start) => self.start_operation(cx, request, start),
+            HubRequest::End(end) => self.end_operation(cx, request, end),
+            HubRequest::Stats => self.stats(cx, request),
+            HubRequest::Connections { after } => self.list_connections(cx, request, after),
+            HubRequest::Channels { after } => self.list_channels(cx, request, after),
+            HubRequest::Inbox(user) => self.show_inbox(cx, request, user),
+            HubRequest::Inboxes { after } => self.list_inboxes(cx, request, after),
+            HubRequest::Purge(target) => self.purge(cx, request, &target),
+            HubRequest::Disconnect(target) => self.disconnect(cx, request, &target),
+            HubRequest::Revoke(revoked) => self.revoke(cx, request, revoked),
         }
     }
 
-    fn list_operations(
-        &self,
-        ask: &RequestContext,
-        channel: Option<Channel>,
-        after: After,
-        out: &mut Effects,
-    ) -> RequestResult {
-        let mut next = None;
-        let (operations, operations_running) = match &channel {
-            Some(channel) => {
-                self.may_administer(ask.from).or_else(|_| self.may_look(ask.from, channel))?;
-                self.operations.list_on(channel, &mut ListSpace::default())
-            }
-            None => {
-                let may = self.may_administer(ask.from);
-                let sees_all = may.is_ok();
-                if self.machine_user(ask.from).is_none() {
-                    may.map_err(|refusal| Refusal {
-                        message: format!(
-                            "all operations are asked for without `channel`: {}",
-                            refusal.message
-                        )
-                        .into(),
-                        ..refusal
-                    })?;
-                }
-                let is_theirs = |operation: &Operation| sees_all || self.has_started(ask.from, operation);
-                let page = self.operations.list(after.as_deref(), is_theirs);
-                next = page.next;
-                (page.entries, None)
-            }
-        };
-        self.answer(ask, Frame::Operations { channel, operations, operations_running, next }, out);
-        Ok(())
+    /// What a connection may do: what its token says, or the settings.
+    pub(super) fn rights_of<'a>(&'a self, connection: &'a Connection) -> &'a Rights {
+        connection.rights(&self.settings.rights)
     }
 
-    /// Who may hear a channel may know what is on it.
+    pub(super) fn may_administer(&self, from: Requester) -> RequestResult {
+        let is_admin = match from {
+            Requester::Http(_) => true,
+            Requester::Connection(conn) => {
+                let connection = self.connections.get(conn);
+                connection.is_some_and(|connection| connection.is_admin(&self.settings.rights))
+            }
+        };
+        if is_admin { Ok(()) } else { Err(Refusal::for_administrators()) }
+    }
+
+    /// Whether a requester may know what is on a channel: if it may subscribe to it.
     pub(super) fn may_look(&self, from: Requester, channel: &Channel) -> RequestResult {
         let Requester::Connection(conn) = from else { return Ok(()) };
         let Some(connection) = self.connections.get(conn) else { return Ok(()) };
@@ -244,31 +188,32 @@ impl Hub {
     }
 
     /// Counts a refusal for rate; one too many ends the connection.
-    pub(super) fn count_refusal(&mut self, now: Now, from: Requester, out: &mut Effects) {
+    pub(super) fn count_refusal(&mut self, cx: &mut Cx<'_>, from: Requester) {
         let Some((conn, connection)) = self.client(from) else { return };
-        if connection.rare().refusals.count(now.moment) {
-            self.throw_out(now, conn, Close::TooFast, out);
+        if connection.count_refusal(cx.now.moment) {
+            self.close_abuser(cx, conn, Close::TooFast);
         }
     }
 
     /// Counts a mistake; one too many ends the connection.
-    pub(super) fn count_mistake(&mut self, now: Now, from: Requester, out: &mut Effects) {
+    pub(super) fn count_mistake(&mut self, cx: &mut Cx<'_>, from: Requester) {
         let limits = self.settings.limits;
         let Some((conn, connection)) = self.client(from) else { return };
-        if connection.rare().mistakes.count(now.moment, &limits) {
-            self.throw_out(now, conn, Close::TooManyErrors, out);
+        if connection.count_mistake(cx.now.moment, &limits) {
+            self.close_abuser(cx, conn, Close::TooManyErrors);
         }
     }
 
+    /// The connection of a requester, where it is none of a worker.
     fn client(&mut self, from: Requester) -> Option<(ConnectionId, &mut Connection)> {
         let Requester::Connection(conn) = from else { return None };
         self.connections.get_mut(conn).filter(|c| !c.is_worker()).map(|connection| (conn, connection))
     }
 }
 
-/// Only who is connected hears anything.
-fn connected(ask: &RequestContext) -> Result<ConnectionId, Refusal> {
-    match ask.from {
+/// The connection of a request: over HTTP there is none that could subscribe.
+fn connected(request: &RequestContext) -> Result<ConnectionId, Refusal> {
+    match request.from {
         Requester::Connection(conn) => Ok(conn),
         Requester::Http(_) => Err(forbidden("only connections subscribe")),
     }

@@ -1,7 +1,6 @@
-//! The whole contract of the hub on one page: facts in, orders out.
+//! Inputs and effects: the whole contract of the hub on one page.
 //!
-//! Knows what can happen and what can be ordered. Does not know why one leads
-//! to the other.
+//! An input is a fact, something that happened; an effect is an order, something to be done.
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -15,11 +14,12 @@ use super::memory_pressure::Level;
 use super::settings::{Settings, WriteThrough};
 use crate::protocol::worker::InterruptLine;
 use crate::protocol::{
-    Channel, Close, ConnectionId, Delivery, Frame, InboxMode, MalformedRequest, Message, MessageId, Moment,
-    OperationId, Reason, Refusal, RequestEnvelope, RequestId, RevocationTarget, UnixTime, UserId,
+    Channel, Close, ConnectionId, Delivery, Frame, HubRequest, InboxMode, MalformedRequest, Message,
+    MessageId, Moment, OperationId, Reason, Refusal, RequestEnvelope, RequestId, RevocationTarget, UnixTime,
+    UserId,
 };
 
-/// What time it is, told with every fact.
+/// What time it is; comes with every input.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Now {
     /// For deadlines.
@@ -28,12 +28,18 @@ pub struct Now {
     pub wall: UnixTime,
 }
 
+/// What one input is handled with: the time that came with it, and where its effects go.
+pub(super) struct Cx<'a> {
+    pub(super) now: Now,
+    pub(super) out: &'a mut Effects,
+}
+
 /// Something that happened.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Input {
-    /// A link is up; for a client, the upgrade is done.
+    /// A connection is open; for a client, the upgrade is done.
     Opened { conn: ConnectionId, peer: Peer },
-    /// An `auth` request's token was looked at.
+    /// The token of an `auth` request was checked.
     TokenChecked {
         conn: ConnectionId,
         id: Option<RequestId>,
@@ -41,8 +47,8 @@ pub enum Input {
         claim: Result<Identity, TokenFault>,
     },
     /// A well-formed request.
-    Request { from: Requester, request: RequestEnvelope },
-    /// A request that could not be read.
+    Request { from: Requester, request: RequestEnvelope<HubRequest> },
+    /// A request that cannot be parsed.
     Malformed { from: Requester, request: MalformedRequest },
     /// A revocation that was ordered is on the disk and counts since then, or it could not
     /// be written and does not.
@@ -52,13 +58,13 @@ pub enum Input {
         revoked: RevocationTarget,
         outcome: Result<UnixTime, Refusal>,
     },
-    /// A connection came with a token that is revoked.
+    /// The token of a connection is revoked.
     TokenRevoked { conn: ConnectionId },
-    /// A sign of life that says nothing: part of a message, or so many pings and pongs.
+    /// Activity without a request: part of a message, or so many pings and pongs.
     KeepAlive { conn: ConnectionId, controls: u32 },
-    /// What the link still owes its peer has changed its kind.
+    /// The send queue of a connection is in another state.
     SendQueue { conn: ConnectionId, state: SendQueueState },
-    /// The peer, which has something queued, took some of it. Told at most once
+    /// The peer, for which something is queued, accepted some of it. Reported at most once
     /// a second.
     WriteProgress { conn: ConnectionId },
     /// The kernel has taken the whole frame of a message that waits for that.
@@ -66,29 +72,29 @@ pub enum Input {
     /// What the store has of a log after a position, oldest first; empty when
     /// there is nothing more.
     Fetched { fetch: FetchPurpose, log: LogKey, messages: Vec<Rc<Message>> },
-    /// The store has something to tell of the disk.
+    /// The store reports something about the disk.
     Store(StoreEvent),
-    /// A worker says no more, and still reads: it has shut one direction of its socket.
+    /// A worker sends no more, and still reads: it has shut one direction of its socket.
     ReadClosed { conn: ConnectionId },
-    /// The link is down; nothing of its queue will arrive any more.
+    /// A connection is closed; nothing of its send queue will arrive any more.
     Closed { conn: ConnectionId },
-    /// What the links hold in bytes, and, where the hub asks for that, how much
-    /// would be free without each of those that hold something of their own. Whether
-    /// somebody who has said who it is waits to be let in.
+    /// What the sockets hold in bytes, and, where the hub asks for that, how much would be free
+    /// without each of those that hold something of their own. Whether an authenticated client
+    /// waits to be admitted.
     Memory { links: u64, holders: Vec<(ConnectionId, u64)>, is_waited_for: bool },
-    /// All places are taken, and somebody waits for one.
+    /// All slots are taken, and a client waits for one.
     NoCapacity,
-    /// The edge has turned somebody away by itself.
+    /// The edge has rejected a peer or a request by itself.
     Rejected(Rejection),
     /// The moment that `Hub::deadline` named has come.
     Timeout,
     /// An administrator has changed the settings.
     Reconfigured { settings: Box<Settings> },
-    /// The daemon ends, or starts again.
+    /// The daemon stops, or restarts.
     Stopping { close: Close },
 }
 
-/// What a store tells unasked.
+/// What a store reports unasked.
 #[derive(Clone, PartialEq, Debug)]
 pub enum StoreEvent {
     /// Messages of a log are on the disk now, both ends included.
@@ -96,25 +102,24 @@ pub enum StoreEvent {
     /// A message whose publisher waits for the disk is not there. It is tried
     /// again as long as it is kept.
     NotStored { log: LogKey, seq: u64 },
-    /// The disk cannot be used: nothing can be written or read. Told first of all,
-    /// but for what was reached, it means that nobody knows what is there: numbers
-    /// begin apart until it is found.
+    /// The disk cannot be used: nothing can be written or read. As the first input of all but
+    /// `LastSeq`, it means that it is not known what is there: positions are provisional until
+    /// it is recovered.
     Failed,
-    /// It can be used again. What was not told yet of what is there was told before
-    /// this.
+    /// It can be used again. What is there was reported before this.
     Recovered,
     /// So much may be kept, as messages count: more the disk would not take. None, where
-    /// too little is there to tell.
+    /// there is too little to estimate it.
     Capacity { bytes: Option<u64> },
     /// Whether half of what may be written to the flash in a day is spent.
     WriteBudget { is_scarce: bool },
     /// What is asked for is on a disk that cannot be read.
     ReadFailed { fetch: FetchPurpose, log: LogKey },
-    /// How far a log had come when the process before this one was killed. Told
+    /// How far a log had come when the process before this one was killed. Reported
     /// before anything else.
     LastSeq { log: LogKey, epoch: u64, seq: u64 },
-    /// What a log has on the disk, told when the disk is first read: before
-    /// anybody is let in, or later, if it could not be read then.
+    /// What a log has on the disk, reported when the disk is first read: before any
+    /// connection is accepted, or later, if it could not be read then.
     RecoveredLog(Box<RecoveredLog>),
 }
 
@@ -135,12 +140,11 @@ pub struct RecoveredLog {
 pub struct RecoveredMessage {
     pub seq: u64,
     pub meta: EntryMeta,
-    /// As its publisher gave it; goes with the scope in `keeping`.
+    /// As its publisher gave it; goes with the scope in `meta`.
     pub id: Option<MessageId>,
 }
 
-/// What is to be known of a kept message beside what it says, by a hub that
-/// starts anew too.
+/// Metadata of a kept message, as a hub that starts anew needs it too.
 #[derive(Clone, PartialEq, Debug)]
 pub struct EntryMeta {
     pub expires: Moment,
@@ -148,7 +152,7 @@ pub struct EntryMeta {
     pub since: Moment,
     /// What it counts against the limits on bytes.
     pub size: u32,
-    /// Somebody other than its publisher has it.
+    /// A client other than its publisher has it.
     pub delivered: bool,
     /// Its publisher was promised that it is on the disk, or waits for that.
     pub durable: bool,
@@ -158,24 +162,24 @@ pub struct EntryMeta {
     pub scope: Option<Scope>,
 }
 
-/// Whom the edge turns away before the hub hears of them, or without asking it.
+/// What the edge rejects before the hub gets to know of it, or without asking it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Rejection {
     /// A request for a WebSocket, for which there is no room.
     NoCapacity,
-    /// Somebody who came and asked nothing, or not in time.
+    /// A peer that connected and requested nothing, or not in time.
     HandshakeTimeout,
-    /// Who presented a wrong secret or token.
+    /// A wrong secret or token.
     WrongSecret,
     /// A request over HTTP whose body was no JSON, too long, or not there in time.
     BadHttpBody,
-    /// A peer that broke the protocol of the wire, or its limit on sizes.
+    /// A peer that violated the wire protocol, or its limit on sizes.
     ProtocolViolation,
-    /// Anybody at a door, for this reason.
+    /// A peer at any listener, for this reason.
     Refused(Reason),
 }
 
-/// Who asks, and is answered.
+/// The sender of a request, to which the answer goes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub enum Requester {
     /// A WebSocket client or a worker.
@@ -184,24 +188,33 @@ pub enum Requester {
     Http(u64),
 }
 
-/// What is at the other end of a new link.
+impl Requester {
+    /// The connection that the request came over, if it came over one.
+    pub fn connection(self) -> Option<ConnectionId> {
+        match self {
+            Self::Connection(conn) => Some(conn),
+            Self::Http(_) => None,
+        }
+    }
+}
+
+/// What is at the other end of a new connection.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Peer {
-    /// A WebSocket client, and the network from which those without a name ask together;
+    /// A WebSocket client, and the network from which those without a user share their limits;
     /// none for this machine.
     Client { credentials: Credentials, inbox: InboxMode, network: Option<u128> },
-    /// A local process. Who may connect at all was decided before.
+    /// A local process. Whether it may connect at all was decided before.
     Worker { uid: u32, admin: bool },
 }
 
-/// What a client's upgrade request said about who it is.
+/// The credentials in the upgrade request of a client.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Credentials {
-    /// Nothing.
     Nothing,
-    /// A token, and it holds.
+    /// A token, and it is valid.
     Verified(Identity),
-    /// A token that does not hold, from a client that cannot see a 401.
+    /// A token that is not, from a client that cannot see a 401.
     Refused(TokenFault),
 }
 
@@ -214,23 +227,23 @@ pub struct TokenFault {
     pub message: String,
     /// What is counted.
     pub reason: Reason,
-    /// How long its bearer, who has brought such before, is asked to stay away.
+    /// How long its client, which has sent such before, is asked to wait.
     pub wait: Duration,
 }
 
-/// How much a link still owes its peer.
+/// How much is queued for a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum SendQueueState {
     /// Nothing: the kernel has it all.
     #[default]
     Empty,
-    /// Something waits for the kernel, within the limits.
+    /// Something is queued, within the limits.
     Backlogged,
-    /// As much as may wait; messages to it are shed, answers are not.
+    /// As much as may be queued; messages to it are shed, answers are not.
     Full,
 }
 
-/// Whose log it is. An inbox is no channel that somebody could spell.
+/// The channel or user of a log. An inbox is no channel that a client could name.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub enum LogKey {
     Channel(Channel),
@@ -242,7 +255,7 @@ pub enum LogKey {
 pub enum FetchPurpose {
     /// To replay it to a connection.
     Replay(ConnectionId),
-    /// To tell workers what nobody heard.
+    /// To notify workers of what reached nobody.
     Notice(DeliveryOutcome),
 }
 
@@ -252,7 +265,7 @@ pub enum FetchPurpose {
 pub enum DeliveryOutcome {
     /// It waits for a user who is away.
     Kept,
-    /// It grew too old.
+    /// It is past its expiry.
     Expired,
     /// Newer ones pushed it out.
     Evicted,
@@ -264,10 +277,10 @@ pub type Recipients = Range<u32>;
 /// Something to be done. All are carried out in order.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Effect {
-    /// Queue a message for many; what is full was left out already. With a log,
-    /// tell when each kernel has taken it.
+    /// Queue a message for many; full queues were left out already. With a log,
+    /// report when the kernel has taken it for each.
     Deliver { message: Rc<Message>, to: Recipients, log: Option<LogKey> },
-    /// Queue a kept message for one, and tell when the kernel has taken it.
+    /// Queue a kept message for one, and report when the kernel has taken it.
     Replay { message: Rc<Message>, conn: ConnectionId, log: LogKey },
     /// Queue a frame for many; never shed.
     Broadcast { frame: Box<Frame<'static>>, to: Recipients },
@@ -277,37 +290,37 @@ pub enum Effect {
     Refuse { to: Requester, id: Option<RequestId>, refusal: Box<Refusal> },
     /// Make the latch between an operation and the worker that owns it, and confirm the
     /// request that has started it, where that has an id. As long as the confirmation
-    /// waits, an interrupt goes directly behind it: many a worker throws away what it
-    /// hears before.
+    /// waits, an interrupt goes directly behind it: many a worker discards what it receives
+    /// before.
     Latch { operation: OperationId, worker: ConnectionId, id: Option<RequestId> },
     /// Pull it: ahead of everything else that is queued for the worker.
     Interrupt { line: Box<InterruptLine> },
     /// Drop it: the operation is over.
     Unlatch { operation: OperationId },
-    /// Take such tokens no longer, and note that on the disk; answered by
-    /// `Input::Revoked`.
+    /// Refuse such tokens from now on, and write that to the disk; answered by
+    /// `Input::RevocationSaved`.
     Revoke { to: Requester, id: Option<RequestId>, revoked: RevocationTarget },
-    /// Ask the peer for a sign of life.
+    /// Send a ping.
     Ping { conn: ConnectionId },
-    /// Say goodbye after what is queued, and close. `after_ms` tells when to
-    /// come back, where the code says to.
+    /// Send a close frame behind what is queued, and close. `after_ms` says when to
+    /// reconnect, where the code asks for that.
     Close { conn: ConnectionId, close: Close, after_ms: u64 },
-    /// Close without a goodbye, once all that is queued has left: the peer has ended, and
-    /// has its answers.
+    /// Close without a close frame, once all that is queued has left: the peer sends no more,
+    /// and has its answers.
     HangUp { conn: ConnectionId },
-    /// Keep a message; its `seq` is its place.
+    /// Keep a message; its `seq` is its position.
     Append { log: LogKey, message: Rc<Message>, meta: Box<EntryMeta> },
-    /// Write a kept message at once, whatever was said when it was kept: somebody
-    /// waits for that now. Answered by `Stored` or `NotStored`, also where it is on
+    /// Write a kept message at once, whatever its metadata said when it was kept: its
+    /// publisher waits for that now. Answered by `Stored` or `NotStored`, also where it is on
     /// the disk already, or is here no longer.
     SyncNow { log: LogKey, seq: u64 },
-    /// Read no more from a connection until `ResumeReading`, and leave unsaid what was read of
-    /// it: as many of its messages wait for the disk as may.
+    /// Read no more from a connection until `ResumeReading`, and hold back what was read of it:
+    /// as many of its messages wait for the disk as may.
     PauseReading { conn: ConnectionId },
-    /// Go on with what was left unsaid, and read again.
+    /// Go on with what was held back, and read again.
     ResumeReading { conn: ConnectionId },
-    /// Note, before anybody hears of it, how far a log has come: if the process is
-    /// killed its numbers go on from there.
+    /// Write, before it is visible to anybody, how far a log has come: if the process is
+    /// killed its positions go on from there.
     PersistSeq { log: LogKey, epoch: u64, seq: u64 },
     /// Read from a log what lies after `after`, up to `count` messages or
     /// `bytes`, at least one if there is one; answered by `Input::Fetched`.
@@ -317,20 +330,20 @@ pub enum Effect {
     /// A connection is gone: whose it was, how long it lasted, and why it ended where that
     /// was the hub's decision.
     LogDisconnect { conn: ConnectionId, user: Option<UserId>, lasted: Duration, close: Option<Close> },
-    /// Say in the log what is out of the ordinary.
+    /// Log what is out of the ordinary.
     LogAnomaly(Anomaly),
 }
 
 /// What is worth a line in the log: the closed list of all that is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Anomaly {
-    /// A connection was closed because its peer took nothing.
+    /// A connection was closed because its peer accepted nothing.
     Stalled { conn: ConnectionId, user: Option<UserId> },
-    /// A connection was closed for mistakes or for asking too much.
+    /// A connection was closed for mistakes, or for requests over the rate.
     Misbehaved { conn: ConnectionId, user: Option<UserId>, close: Close },
-    /// A connection was refused once it was there, for a reason that is counted.
+    /// A connection was refused once it was open, for a reason that is counted.
     Refused { conn: ConnectionId, user: Option<UserId>, reason: Reason },
-    /// A worker went away with operations running.
+    /// A worker disconnected with operations running.
     OwnerLost { operation: OperationId, channel: Channel },
     /// An operation did not end in time.
     Overran { operation: OperationId, channel: Channel },
@@ -343,10 +356,10 @@ pub enum Anomaly {
     Overloaded { conn: ConnectionId, user: Option<UserId>, held: u64 },
 }
 
-/// So many orders or recipients are more than almost any input has.
+/// So many effects or recipients are more than almost any input has.
 const USUAL: usize = 4096;
 
-/// Orders, and the recipients that they point to. Owned by the caller and used
+/// Effects, and the recipients that they point to. Owned by the caller and used
 /// again for every input.
 #[derive(Default, Debug)]
 pub struct Effects {
@@ -357,7 +370,7 @@ pub struct Effects {
 }
 
 impl Effects {
-    /// Forgets what was ordered, and keeps the memory of a usual input.
+    /// Removes all, and keeps the memory of a usual input.
     pub fn clear(&mut self) {
         self.list.clear();
         self.recipients.clear();
@@ -370,7 +383,7 @@ impl Effects {
         }
     }
 
-    /// Adds one order.
+    /// Adds one effect.
     pub fn push(&mut self, effect: Effect) {
         self.list.push(effect);
     }
@@ -378,6 +391,27 @@ impl Effects {
     /// The recipients noted since there were `start` of them.
     pub(super) fn noted(&self, start: usize) -> Recipients {
         start as u32..self.recipients.len() as u32
+    }
+
+    /// Removes doubles from the recipients noted since there were `start` of them.
+    pub(super) fn dedup_noted(&mut self, start: usize) -> Recipients {
+        self.recipients[start..].sort_unstable();
+        let mut last = None;
+        self.retain_noted(start, |slot| last.replace(slot) != Some(slot))
+    }
+
+    /// Keeps those of them that satisfy a condition.
+    pub(super) fn retain_noted(&mut self, start: usize, mut keeps: impl FnMut(u32) -> bool) -> Recipients {
+        let mut kept = start;
+        for at in start..self.recipients.len() {
+            let slot = self.recipients[at];
+            if keeps(slot) {
+                self.recipients[kept] = slot;
+                kept += 1;
+            }
+        }
+        self.recipients.truncate(kept);
+        self.noted(start)
     }
 
     /// The slots that a range stands for.

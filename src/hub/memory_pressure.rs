@@ -1,26 +1,24 @@
-//! How much is held for all peers together, and who gives way when that is too
-//! much.
+//! Memory pressure: how near the memory of all peers is to its ceiling, and which connections
+//! are closed for it.
 //!
-//! Knows the ceiling, what the hub itself holds, and the order of shedding. What
-//! the links hold is counted by those who hold it; it comes in as a fact.
+//! What the sockets hold is counted at the edge and comes in as an input.
 //!
-//! Nobody may be able to bring a small machine down, or to keep others out of it, and
-//! those who behave notice last. So whispers go first, those who have not said who they
-//! are, and whoever holds more than a share; then messages to those who are slow already;
-//! and only then, one by one, those who hold most.
+//! No client may be able to bring a small machine down, or to keep others out of it, and those
+//! that behave notice last. So whispers go first, connections that are not authenticated, and
+//! users that hold more than a share; then messages to peers that are slow already; and only
+//! then, one by one, the connections that hold most.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::Hub;
-use super::channel::topics::Topic;
-use super::connection::account::{ACCOUNT, Account};
-use super::connection::table::{Connection, Kind};
-use super::event::{Anomaly, Effect, Effects, Now, SendQueueState};
+use super::channel::topic::Topic;
+use super::channel::topics::{TopicId, Topics};
+use super::connection::account::Account;
+use super::connection::table::Connections;
+use super::connection::{Connection, ConnectionKind};
 use super::log::Log;
-use super::log::durable::ANSWER;
-use super::log::entry::ENTRY;
-use crate::protocol::{Close, ConnectionId, Moment};
+use super::settings::Limits;
+use crate::protocol::{ConnectionId, Moment};
 use crate::sort::sort;
 
 /// How near the ceiling is.
@@ -29,14 +27,14 @@ pub enum Level {
     /// Far.
     #[default]
     Calm,
-    /// Whispers are dropped. Whoever has not said who it is and holds something is
-    /// closed, and so is who holds more than a share. Newcomers are turned away, where
-    /// nobody gives way to them.
+    /// Whispers are dropped. A connection that is not authenticated and holds something is
+    /// closed, and so are those of a user that holds more than a share. New connections are
+    /// refused, where none gives way to them.
     High,
-    /// Messages to whoever has something queued are shed, and such a peer is not
-    /// read until it has taken it.
+    /// Messages to a connection that has something queued are shed, and such a peer is not
+    /// read until it has taken that.
     Critical,
-    /// Those who hold most are closed, as they are when a lower level lasts.
+    /// The connections that hold most are closed, as they are when a lower level lasts.
     Over,
 }
 
@@ -53,7 +51,7 @@ impl Level {
 }
 
 /// A level is left this many hundredths below the mark at which it begins, so
-/// that nobody is let in and thrown out by turns.
+/// that no connection is admitted and closed by turns.
 const SLACK: u64 = 5;
 
 /// What one topic takes beside the bytes of its name: its entry in the table (120 bytes), the
@@ -71,12 +69,12 @@ const _: () = assert!(size_of::<Topic>() <= 120 && size_of::<Log>() + size_of::<
 
 /// What one subscription takes, on both of its ends: with 40,000 to channels of one's own it
 /// is 178 bytes beside the name, the channel's among them.
-const SUBSCRIPTION: u64 = 24;
+pub(super) const SUBSCRIPTION: u64 = 24;
 
 /// Closing a connection that holds less than this is not worth its reconnection.
 const LEAST: u64 = 4 << 10;
 
-/// When nobody holds enough to be closed, that is looked at again so much later.
+/// Where no connection holds enough to be closed, that is checked again so much later.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// This part of the ceiling all connections of a user may hold together while memory is
@@ -84,183 +82,172 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// with a hundred slow tabs.
 const SHARE: u64 = 8;
 
-/// Whoever holds this part of the ceiling gives way to one more who says who it is. With
-/// less, each who is closed would come back as the newcomer that somebody else is closed for.
+/// A client that holds this part of the ceiling gives way to a new one that has authenticated.
+/// With less, each that is closed would come back as the new one for which another is closed.
 const GIVES_WAY: u64 = 128;
 
-/// What is known of the memory of all.
+/// Memory use of all peers, as it was reported last.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct MemoryUse {
-    pub(super) level: Level,
+    level: Level,
     /// Since when it is high or worse.
     since: Moment,
-    /// What the links held when it was told last.
+    /// What the sockets held.
     links: u64,
-    /// Until then nobody is worth closing.
+    /// Until then no connection is worth closing.
     patient_until: Moment,
-    /// Somebody was closed when the hub was told last.
+    /// A connection was closed at the last report.
     has_made_room: bool,
 }
 
-impl Hub {
-    /// What is to be told with `Input::Memory` now that the links hold so many
-    /// bytes: nothing, that alone, or also who holds them.
-    pub fn asks_for_memory(&self, now: Now, links: u64) -> MemoryQuery {
-        let level = self.level_at(links);
-        let is_due = now.moment >= self.memory.patient_until || level > self.memory.level;
+/// How much memory is to be freed.
+#[derive(Clone, Copy)]
+pub(super) struct Relief {
+    /// What is held now.
+    held: u64,
+    ceiling: u64,
+    /// What may stay, where connections have to go although they hold no more than a share.
+    bearable: Option<u64>,
+}
+
+impl MemoryUse {
+    pub(super) fn level(&self) -> Level {
+        self.level
+    }
+
+    /// Whether a connection was closed at the last report: then there is room for a new one.
+    pub(super) fn has_made_room(&self) -> bool {
+        self.has_made_room
+    }
+
+    /// What is held for all peers, of which `own` by the hub itself.
+    pub(super) fn held(&self, own: u64) -> u64 {
+        self.links + own
+    }
+
+    /// What is to be reported now that so many bytes are held: nothing, the total, or also the
+    /// connections that hold them.
+    pub(super) fn query(&self, now: Moment, held: u64, limits: &Limits) -> MemoryQuery {
+        let level = self.level_at(held, limits);
+        let is_due = now >= self.patient_until || level > self.level;
         if level >= Level::High && is_due {
             return MemoryQuery::Holders;
         }
-        if level == self.memory.level { MemoryQuery::Nothing } else { MemoryQuery::Total }
+        if level == self.level { MemoryQuery::Nothing } else { MemoryQuery::Total }
     }
 
-    /// Whether somebody was closed for want of memory when the hub was told last of what is
-    /// held: then there is room for a newcomer.
-    pub fn has_made_room(&self) -> bool {
-        self.memory.has_made_room
+    /// Takes a report of what the sockets hold; `own` is what the hub holds itself. What
+    /// connections are to be closed for, where that is so.
+    pub(super) fn update(&mut self, now: Moment, links: u64, own: u64, limits: &Limits) -> Option<Relief> {
+        let held = links + own;
+        let (was, level) = (self.level, self.level_at(held, limits));
+        let bearable = self.bearable(now, level, limits);
+        self.level = level;
+        self.links = links;
+        if was < Level::High {
+            self.since = now;
+        }
+        self.has_made_room = false;
+        self.patient_until = now;
+        let relief = Relief { held, ceiling: limits.memory as u64, bearable };
+        (level >= Level::High).then_some(relief)
     }
 
-    /// How much may stay, where somebody has to go: at the ceiling, or when a high
-    /// level lasts longer than a peer may take to read what waits for it. Or some
-    /// who hold on to what they have, just below the ceiling, would lock all
-    /// newcomers out.
-    fn bearable(&self, now: Now, level: Level) -> Option<u64> {
-        let was_high = self.memory.level >= Level::High;
-        let lasts = was_high && now.moment.since(self.memory.since) >= self.settings.limits.stall;
+    /// Notes how many connections were closed for a report.
+    pub(super) fn note_closed(&mut self, now: Moment, closed: usize) {
+        self.has_made_room = closed > 0;
+        if closed == 0 {
+            self.patient_until = now + AGAIN;
+        }
+    }
+
+    /// How much may stay, where connections have to go: at the ceiling, or when a high level
+    /// lasts longer than a peer may take to read what is queued for it. Or some that hold on to
+    /// what they have, just below the ceiling, would lock all new ones out.
+    fn bearable(&self, now: Moment, level: Level, limits: &Limits) -> Option<u64> {
+        let was_high = self.level >= Level::High;
+        let lasts = was_high && now.since(self.since) >= limits.stall;
         let below = match level {
             Level::Over => Level::Over,
             Level::High | Level::Critical if lasts => Level::High,
             _ => return None,
         };
-        Some(self.settings.limits.memory as u64 / 100 * (below.mark() - SLACK))
+        Some(limits.memory as u64 / 100 * (below.mark() - SLACK))
     }
 
-    /// How near the ceiling was when that was told last.
-    pub fn memory_level(&self) -> Level {
-        self.memory.level
-    }
-
-    /// What is held for all peers, as far as was told.
-    pub(super) fn memory_held(&self) -> u64 {
-        self.memory.links + self.own_memory()
-    }
-
-    /// What the hub holds itself. What has a fixed and small bound (interrupts that wait, ids
-    /// of messages, idle channels) is beside the ceiling.
-    fn own_memory(&self) -> u64 {
-        let sum = &self.channels.weights.sum;
-        (sum.unstored + sum.stored as usize * ENTRY + sum.awaited + sum.answers as usize * ANSWER) as u64
-            + self.channels.needed() as u64 * TOPIC
-            + self.channels.weights.logs as u64 * LOG
-            + self.channels.subscribers as u64 * SUBSCRIPTION
-            + self.accounts.len() as u64 * ACCOUNT
-            + (self.channels.named + self.channels.watched + self.operations.held()) as u64
-    }
-
-    fn level_at(&self, links: u64) -> Level {
-        let held = (links + self.own_memory()).saturating_mul(100);
-        let ceiling = self.settings.limits.memory as u64;
+    fn level_at(&self, held: u64, limits: &Limits) -> Level {
+        let held = held.saturating_mul(100);
+        let ceiling = limits.memory as u64;
         let is_at = |level: &Level| {
-            let slack = if self.memory.level >= *level { SLACK } else { 0 };
+            let slack = if self.level >= *level { SLACK } else { 0 };
             held >= ceiling.saturating_mul(level.mark() - slack)
         };
         [Level::Over, Level::Critical, Level::High].into_iter().find(is_at).unwrap_or_default()
     }
+}
 
-    /// The links hold so much. Where somebody who has said who it is waits for room, one
-    /// who holds much gives way to it.
-    pub(super) fn weighed(
-        &mut self,
-        now: Now,
-        links: u64,
-        holders: Vec<(ConnectionId, u64)>,
-        is_waited_for: bool,
-        out: &mut Effects,
-    ) {
-        let (was, level) = (self.memory.level, self.level_at(links));
-        let bearable = self.bearable(now, level);
-        self.memory.level = level;
-        self.memory.links = links;
-        if was < Level::High {
-            self.memory.since = now.moment;
-        }
-        if level > was {
-            let (held, ceiling) = (self.memory_held(), self.settings.limits.memory as u64);
-            out.push(Effect::LogAnomaly(Anomaly::Memory { level, held, ceiling }));
-        }
-        if level >= Level::Critical && was < Level::Critical {
-            for connection in self.connections.iter_mut() {
-                // As one whose queue is full: what it misses makes one gap, told
-                // once it has taken the rest.
-                connection.full |= connection.outbound != SendQueueState::Empty;
-            }
-        }
-        self.memory.has_made_room = false;
-        self.memory.patient_until = now.moment;
-        if level >= Level::High {
-            let chosen = self.choose(bearable, self.rank(holders), is_waited_for);
-            self.memory.has_made_room = !chosen.is_empty();
-            if chosen.is_empty() {
-                self.memory.patient_until = now.moment + AGAIN;
-            }
-            self.close_holders(now, chosen, out);
-        }
+/// What the subscriptions of a connection take. A channel counts for its only subscriber.
+fn subscriptions_held(connection: &Connection, topics: &Topics) -> u64 {
+    let alone = |topic_id: &TopicId| topics.at(*topic_id).filter(|topic| topic.subscribers().len() == 1);
+    let taken = |topic_id: &TopicId| alone(topic_id).map_or(0, |topic| TOPIC + topic.held_bytes() as u64);
+    connection.topics().iter().map(|topic_id| SUBSCRIPTION + taken(topic_id)).sum()
+}
+
+/// A connection, and what would be free without it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Holder {
+    bytes: u64,
+    conn: ConnectionId,
+}
+
+impl Holder {
+    pub(super) fn conn(&self) -> ConnectionId {
+        self.conn
     }
 
-    /// Who is closed, so that no more than a bearable amount is held where that is asked for.
-    fn choose(&self, bearable: Option<u64>, mut ranking: Ranking, is_waited_for: bool) -> Vec<Holder> {
-        let ceiling = self.settings.limits.memory as u64;
-        let calm = ceiling / 100 * (Level::High.mark() - SLACK);
-        let mut left = self.memory_held();
-        let mut chosen = Vec::new();
-        let first = [(EvictionRank::Stranger, 0, calm), (EvictionRank::Client, ceiling / SHARE, calm)];
-        let all = [EvictionRank::Stranger, EvictionRank::Client, EvictionRank::Worker, EvictionRank::Owner];
-        let then = bearable.map(|bearable| all.map(|turn| (turn, 0, bearable)));
-        for (turn, above, bearable) in first.into_iter().chain(then.into_iter().flatten()) {
-            while left > bearable
-                && let Some(holder) = ranking.most(turn, above)
-            {
-                left = left.saturating_sub(holder.bytes);
-                chosen.push(holder);
-            }
-        }
-        if is_waited_for && chosen.is_empty() {
-            chosen.extend(ranking.most(EvictionRank::Client, ceiling / GIVES_WAY));
-        }
-        chosen
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
+}
 
-    fn close_holders(&mut self, now: Now, chosen: Vec<Holder>, out: &mut Effects) {
-        for Holder { bytes: held, conn } in chosen {
-            let Some(connection) = self.connections.get(conn) else { continue };
-            let user = connection.user.clone();
-            self.counters.closed_overloaded += 1;
-            out.push(Effect::LogAnomaly(Anomaly::Overloaded { conn, user, held }));
-            self.close(now, conn, Close::Overloaded, out);
-        }
-    }
+/// What all connections of one user hold.
+#[derive(Debug)]
+struct UserShare {
+    rank: EvictionRank,
+    bytes: u64,
+    holders: Vec<Holder>,
+}
 
-    /// All who are worth closing.
-    fn rank(&self, mut holders: Vec<(ConnectionId, u64)>) -> Ranking {
+/// Users and what they hold.
+#[derive(Default, Debug)]
+pub(super) struct Ranking(Vec<UserShare>);
+
+impl Ranking {
+    /// All that are worth closing.
+    pub(super) fn of(
+        mut holders: Vec<(ConnectionId, u64)>,
+        connections: &Connections,
+        topics: &Topics,
+    ) -> Self {
         sort(&mut holders);
-        let mut ranking = Ranking::default();
+        let mut ranking = Self::default();
         let mut known: HashMap<Account, u32> = HashMap::new();
-        for (slot, connection) in self.connections.iter() {
-            let conn = ConnectionId { slot, tag: connection.tag };
+        for (slot, connection) in connections.iter() {
+            let conn = connection.id(slot);
             let of_its_link = holders.binary_search_by_key(&conn, |(conn, _)| *conn);
             let of_its_link = of_its_link.ok().and_then(|at| holders.get(at)).map_or(0, |(_, held)| *held);
-            let bytes = of_its_link + self.subscribed(connection);
-            let turn = EvictionRank::of(connection);
-            if bytes < if turn == EvictionRank::Stranger { 1 } else { LEAST } {
+            let bytes = of_its_link + subscriptions_held(connection, topics);
+            let rank = EvictionRank::of(connection);
+            if bytes < if rank == EvictionRank::Unauthenticated { 1 } else { LEAST } {
                 continue;
             }
-            let account = self.account(conn);
+            let account = connections.account(conn);
             let next = ranking.0.len() as u32;
-            // Who may stand for many, or belongs to nobody yet, is looked at by itself.
-            let is_shared = turn == EvictionRank::Client && account.pays;
+            // A connection that may stand for many, or is of no user yet, counts by itself.
+            let is_shared = rank == EvictionRank::Client && account.is_limited();
             let at = if is_shared { *known.entry(account).or_insert(next) } else { next };
             if at == next {
-                ranking.0.push(Share { turn, bytes: 0, holders: Vec::new() });
+                ranking.0.push(UserShare { rank, bytes: 0, holders: Vec::new() });
             }
             if let Some(share) = ranking.0.get_mut(at as usize) {
                 share.bytes += bytes;
@@ -270,39 +257,36 @@ impl Hub {
         ranking
     }
 
-    /// What the subscriptions of a connection take. A channel is on its account
-    /// where nobody else hears it.
-    fn subscribed(&self, connection: &Connection) -> u64 {
-        let alone = |place: &u32| self.channels.at(*place).filter(|topic| topic.subscribers.len() == 1);
-        let taken = |place: &u32| alone(place).map_or(0, |topic| TOPIC + topic.taken() as u64);
-        connection.topics.iter().map(|place| SUBSCRIPTION + taken(place)).sum()
+    /// Takes out the connections that are closed, so that no more than a bearable amount is
+    /// held where that is asked for. Where an authenticated client waits for room, one that
+    /// holds much gives way to it.
+    pub(super) fn choose(mut self, relief: Relief, is_waited_for: bool) -> Vec<Holder> {
+        let Relief { held, ceiling, bearable } = relief;
+        let calm = ceiling / 100 * (Level::High.mark() - SLACK);
+        let mut left = held;
+        let mut chosen = Vec::new();
+        let first = [(EvictionRank::Unauthenticated, 0, calm), (EvictionRank::Client, ceiling / SHARE, calm)];
+        let all =
+            [EvictionRank::Unauthenticated, EvictionRank::Client, EvictionRank::Worker, EvictionRank::Owner];
+        let then = bearable.map(|bearable| all.map(|rank| (rank, 0, bearable)));
+        for (rank, above, bearable) in first.into_iter().chain(then.into_iter().flatten()) {
+            while left > bearable
+                && let Some(holder) = self.take_largest(rank, above)
+            {
+                left = left.saturating_sub(holder.bytes);
+                chosen.push(holder);
+            }
+        }
+        if is_waited_for && chosen.is_empty() {
+            chosen.extend(self.take_largest(EvictionRank::Client, ceiling / GIVES_WAY));
+        }
+        chosen
     }
-}
 
-/// A connection, and what would be free without it.
-#[derive(Clone, Copy, Debug)]
-struct Holder {
-    bytes: u64,
-    conn: ConnectionId,
-}
-
-/// What all connections of one user hold.
-#[derive(Debug)]
-struct Share {
-    turn: EvictionRank,
-    bytes: u64,
-    holders: Vec<Holder>,
-}
-
-/// Users and what they hold.
-#[derive(Default, Debug)]
-struct Ranking(Vec<Share>);
-
-impl Ranking {
-    /// Takes out the connection that holds most of the user who holds most, where that is more
+    /// Takes out the connection that holds most of the user that holds most, where that is more
     /// than so much.
-    fn most(&mut self, turn: EvictionRank, above: u64) -> Option<Holder> {
-        let shares = self.0.iter_mut().filter(|share| share.turn == turn && share.bytes > above);
+    fn take_largest(&mut self, rank: EvictionRank, above: u64) -> Option<Holder> {
+        let shares = self.0.iter_mut().filter(|share| share.rank == rank && share.bytes > above);
         let first = shares.max_by_key(|share| share.bytes)?;
         let (largest, _) = first.holders.iter().enumerate().max_by_key(|(_, holder)| holder.bytes)?;
         let holder = first.holders.swap_remove(largest);
@@ -311,36 +295,35 @@ impl Ranking {
     }
 }
 
-/// Who is closed before whom, whatever they hold.
+/// In which order connections are closed, whatever they hold.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum EvictionRank {
-    /// Who has not said who it is.
-    Stranger,
+    Unauthenticated,
     Client,
-    /// Of this machine, and trusted; a line that a busy one is just saying may well
-    /// be the largest thing there is.
+    /// Of this machine, and trusted; a line that a busy one is just sending may well be the
+    /// largest thing there is.
     Worker,
-    /// Work would be lost with it.
+    /// A worker with operations: work would be lost with it.
     Owner,
 }
 
 impl EvictionRank {
     fn of(connection: &Connection) -> Self {
-        match connection.kind {
+        match connection.kind() {
             _ if connection.owns_operations() => Self::Owner,
-            Kind::Worker { .. } => Self::Worker,
-            Kind::Client => Self::Client,
-            Kind::Waiting => Self::Stranger,
+            ConnectionKind::Worker { .. } => Self::Worker,
+            ConnectionKind::Client => Self::Client,
+            ConnectionKind::Unauthenticated => Self::Unauthenticated,
         }
     }
 }
 
-/// What the hub wants to know of the memory of links.
+/// What is to be reported of the memory that sockets hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MemoryQuery {
     Nothing,
     /// How much it is.
     Total,
-    /// And who holds how much of it.
+    /// And which connection holds how much of it.
     Holders,
 }

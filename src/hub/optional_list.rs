@@ -1,13 +1,11 @@
-//! A list that is usually empty, and takes a word then.
-//!
-//! Knows when it needs a block of memory. Does not know what is in the list.
+//! Optional list: one that is usually empty, and takes one pointer then.
 
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// What can be seldom anything but empty.
+/// A collection that is seldom anything but empty.
 pub(super) trait List: Default + 'static {
     /// What is read while there is none.
     const EMPTY: &'static Self;
@@ -31,6 +29,7 @@ impl<T: 'static> List for VecDeque<T> {
     }
 }
 
+/// A list in a block of its own, that is there only while it has something in it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct OptionalList<T>(Option<Box<T>>);
 

@@ -1,7 +1,4 @@
-//! Numbers that look random.
-//!
-//! Knows how to make them from a seed, so that a history can be run again. Does
-//! not know where the seed comes from.
+//! Pseudorandom numbers from a seed, so that a history can be run again.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,6 +1,6 @@
-//! The numbers and policies that the hub decides by.
+//! Settings of the hub: limits, heartbeat and policies, with their defaults.
 //!
-//! Knows defaults. Does not know files: the configuration fills this in.
+//! Does not know files: the configuration fills this in.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -9,18 +9,19 @@ use serde::{Deserialize, Serialize};
 
 pub use super::connection::rate_limit::OF_USER;
 use super::connection::rights::{Pattern, Rights};
+use super::event::LogKey;
 use crate::protocol::Channel;
 
-/// All that the hub can be told to do differently.
+/// All that an administrator can configure of the hub.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Settings {
-    /// Whether connections without a token are let in, as nobody.
+    /// Whether connections without a token are admitted, without a user.
     pub anonymous: bool,
     /// Whether there is a disk; without one, messages are kept in memory alone.
     pub has_disk: bool,
     /// Bytes that may be written to the disk in a day; none: as many as it takes.
     pub flash_budget: Option<u64>,
-    /// What anonymous connections may do, and tokens that do not say.
+    /// The rights of anonymous connections, and of tokens that name none.
     pub rights: Rc<Rights>,
     pub limits: Limits,
     pub heartbeat: Heartbeat,
@@ -30,12 +31,12 @@ pub struct Settings {
     pub policy: Policy,
     /// What applies to the inboxes of users.
     pub inbox: Policy,
-    /// As which user the kernel shows those who have none here: of another user namespace,
+    /// The uid that the kernel shows for users without one here: of another user namespace,
     /// each could be anybody.
     pub overflow_uid: u32,
 }
 
-/// Limits on what one peer may ask.
+/// Limits on peers, on what is kept and on memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     pub requests_per_second: u32,
@@ -43,13 +44,13 @@ pub struct Limits {
     /// Of all connections of a user together, or of an address without one.
     pub user_requests_per_second: u32,
     pub user_burst: u32,
-    /// The most that a token may allow its bearer, of either number.
+    /// The most that a token may allow, of either number.
     pub token_rate: u32,
     pub interrupts_per_second: u32,
     pub interrupt_burst: u32,
     pub whispers_per_second: u32,
     pub whisper_burst: u32,
-    /// Only told to clients; the edge enforces it.
+    /// Only shown to clients; the edge enforces it.
     pub message_bytes: usize,
     pub subscriptions: usize,
     pub connections_per_user: usize,
@@ -75,9 +76,9 @@ impl Default for Limits {
             burst: 20,
             user_requests_per_second: 10 * OF_USER,
             user_burst: 20 * OF_USER,
-            // What a back end does in a hurry; more is done over the worker socket.
+            // As fast as a back end needs it; more goes over the worker socket.
             token_rate: 1000,
-            // Stopping is not a thing to be done in a hurry ten times over.
+            // No user stops operations faster than this.
             interrupts_per_second: 10,
             interrupt_burst: 20,
             // Typing indicators and cursors: as smooth as a screen is, for a moment.
@@ -99,7 +100,7 @@ impl Default for Limits {
     }
 }
 
-/// When silence is asked about, and when it is the end.
+/// After which silence a ping is sent, and after which a connection is closed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Heartbeat {
     pub ping_interval: Duration,
@@ -154,9 +155,9 @@ impl WriteThrough {
 /// Which messages are kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Keep {
-    /// Those that nobody heard, until somebody does.
+    /// Those that reached nobody, until they do.
     Undelivered,
-    /// The last ones, heard or not.
+    /// The last ones, delivered or not.
     History,
     /// Those that their user has not acknowledged: for inboxes.
     Unacknowledged,
@@ -175,7 +176,7 @@ impl Keep {
         }
     }
 
-    /// Whether a message is kept although everybody heard it live, so that who
+    /// Whether a message is kept although all subscribers received it live, so that one that
     /// was too slow for that can read it.
     pub fn keeps_all(self) -> bool {
         matches!(self, Self::History | Self::Unacknowledged)
@@ -194,7 +195,7 @@ impl Default for Policy {
     }
 }
 
-/// What Linux has unless somebody says otherwise, and calls `nobody`.
+/// The default of Linux, which calls it `nobody`.
 pub const OVERFLOW_UID: u32 = 65534;
 
 impl Default for Settings {
@@ -224,5 +225,22 @@ impl Settings {
     pub fn policy_of(&self, channel: &Channel) -> Policy {
         let named = self.policies.iter().find(|(pattern, _)| pattern.matches(channel.as_str(), None));
         named.map_or(self.policy, |(_, policy)| *policy)
+    }
+
+    /// The policy of a channel or an inbox.
+    pub(super) fn log_policy(&self, key: &LogKey) -> Policy {
+        match key {
+            LogKey::Inbox(_) => self.inbox,
+            // Its state goes to whoever comes later; its messages are for those who watch.
+            LogKey::Channel(channel) if channel.operation().is_some() => {
+                Policy { keep: Keep::Never, ..Policy::default() }
+            }
+            LogKey::Channel(channel) => self.policy_of(channel),
+        }
+    }
+
+    /// Whether the numbers of a log go on although the process is killed.
+    pub(super) fn keeps_numbers(&self, policy: &Policy) -> bool {
+        self.has_disk && policy.keep == Keep::History && policy.disk == WriteThrough::Behind
     }
 }

@@ -1,35 +1,37 @@
-//! What is due when.
+//! Timers: deadlines of connections, operations, interrupts and topics, in order.
 //!
-//! Knows moments and whom they concern, in order. Does not know what is to be
-//! done then: whoever armed a deadline looks again when it has come.
+//! A timer that fires says only what to check: its owner knows whether anything is due.
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::channel::topics::TopicId;
+use super::operation::OperationSlot;
+use super::operation::interrupt::PendingId;
 use crate::protocol::Moment;
 use crate::small_queue::gather;
 
 /// Stands for a moment that does not come.
 pub(super) const NEVER: Moment = Moment(u64::MAX);
 
-/// Whom a deadline concerns, by its place in the table of its kind.
+/// What a deadline concerns, by its place in the table of its kind.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub(super) enum Timer {
     /// Heartbeat, token, authentication or stall of a connection.
     Connection(u32),
     /// Deadline or grace of an operation.
-    Operation(u32),
-    /// An interrupt that waits for its operation to register.
-    Pending(u32),
-    /// A message of a log grows too old.
-    Expiry(u32),
-    /// A user who lost a connection is taken for gone.
-    Absence(u32),
+    Operation(OperationSlot),
+    /// An interrupt that waits for its operation to start.
+    Pending(PendingId),
+    /// A message of a topic expires.
+    Expiry(TopicId),
+    /// A user that lost a connection is taken for gone from a topic.
+    Absence(TopicId),
 }
 
 /// All deadlines. One for each thing that has any: it is re-armed when it comes
-/// and turns out to be too early, so that a sign of life costs nothing here.
+/// and turns out to be too early, so that activity of a peer costs nothing here.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Timers {
     set: BTreeSet<(Moment, Timer)>,
@@ -42,7 +44,7 @@ pub(super) struct Timers {
 const FEW: usize = 64;
 
 impl Timers {
-    /// Moves the deadline of `task`, which stands in `armed`, to `due`.
+    /// Moves the deadline of `task`, which is kept in `armed`, to `due`.
     pub(super) fn rearm(&mut self, task: Timer, armed: &mut Moment, due: Moment) {
         if *armed == due {
             return;
@@ -70,8 +72,7 @@ impl Timers {
         self.set.first().map(|(moment, _)| *moment)
     }
 
-    /// Takes out one that is due, if any is. The one who armed it has to know
-    /// that it is armed no longer.
+    /// Takes out one that is due, if any is. Its owner has to note that it is armed no longer.
     pub(super) fn pop(&mut self, now: Moment) -> Option<Timer> {
         let first = *self.set.first()?;
         if first.0 > now {

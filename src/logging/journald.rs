@@ -1,12 +1,11 @@
-//! Entries in systemd's journal, with their fields.
+//! A logger to systemd's journal, with fields.
 //!
-//! Knows the journal's socket and that nobody may be reading: an entry that would
-//! have to wait is dropped and counted. Does not know what entries say.
+//! The journal may not be reading: an entry that would have to wait is dropped and counted.
 //!
-//! What has no fields is a line on standard error, which leads to the journal as
+//! A record without fields is a line on standard error, which leads to the journal as
 //! well: of the last line of a process that has ended, the journal still knows there
-//! which unit it was. So is what has fields, without them, where the socket is not, or
-//! not for us.
+//! which unit it was. So is a record with fields, without them, where the socket is
+//! missing, or closed to us.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -14,7 +13,7 @@ use log::{Level, Log, Metadata, Record};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sendto, socket_with};
 
-use super::stderr::{Lines, told_of};
+use super::stderr::{LineLogger, lost_lines};
 use super::{entry, is_wanted};
 
 /// Where the journal listens.
@@ -28,17 +27,16 @@ pub(super) fn is_behind(stream: impl AsFd) -> bool {
     named == format!("{}:{}", stat.st_dev, stat.st_ino)
 }
 
-/// Writes to the journal.
-pub(super) struct Journal {
-    /// None where it could not be made.
+/// Writes to the journal's socket.
+pub(super) struct JournalLogger {
+    /// None where it could not be opened.
     socket: Option<(OwnedFd, SocketAddrUnix)>,
-    /// For what the socket does not take.
-    lines: Lines,
+    /// For entries that the socket does not take.
+    lines: LineLogger,
 }
 
-impl Journal {
-    /// Looks for nothing yet: the journal may start again at any time, and later
-    /// than we do.
+impl JournalLogger {
+    /// Connects to nothing: the journal may start again at any time, and later than we do.
     pub(super) fn new() -> Self {
         Self::at(SOCKET)
     }
@@ -46,7 +44,7 @@ impl Journal {
     fn at(path: &str) -> Self {
         let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
         let socket = socket.and_then(|socket| Ok((socket, SocketAddrUnix::new(path)?)));
-        Self { socket: socket.ok(), lines: Lines::for_journal() }
+        Self { socket: socket.ok(), lines: LineLogger::for_journal() }
     }
 
     fn send(&self, entry: &str) -> Result<(), Errno> {
@@ -54,11 +52,11 @@ impl Journal {
         sendto(socket, entry.as_bytes(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL, address).map(drop)
     }
 
-    fn tell_of_lost(&self) {
+    fn report_lost(&self) {
         let lost = self.lines.take_lost();
         if lost > 0 {
-            let told = told_of(lost);
-            let args = format_args!("{told}");
+            let text = lost_lines(lost);
+            let args = format_args!("{text}");
             let record = Record::builder().level(Level::Warn).target("wshubd").args(args).build();
             if self.send(&entry(&record)).is_err() {
                 (0..lost).for_each(|_| self.lines.lose());
@@ -67,7 +65,7 @@ impl Journal {
     }
 }
 
-impl Log for Journal {
+impl Log for JournalLogger {
     fn enabled(&self, of: &Metadata<'_>) -> bool {
         is_wanted(of)
     }
@@ -80,8 +78,8 @@ impl Log for Journal {
             return self.lines.log(record);
         }
         match self.send(&entry(record)) {
-            Ok(()) => self.tell_of_lost(),
-            // It is there, and does not read.
+            Ok(()) => self.report_lost(),
+            // The journal runs, and does not read.
             Err(Errno::AGAIN) => self.lines.lose(),
             Err(_) => self.lines.log(record),
         }
@@ -106,7 +104,7 @@ mod tests {
         let path = place();
         let reader = UnixDatagram::bind(&path).ok();
         assert!(reader.is_some());
-        let journal = Journal::at(&path.to_string_lossy());
+        let journal = JournalLogger::at(&path.to_string_lossy());
         let say = |n: u32| {
             let args = format_args!("line {n}");
             let fields = [("user", "ada")];

@@ -1,11 +1,9 @@
-//! Lines for people: on a terminal, in the journal, in a file or a pipe.
+//! The log, as lines for people: on a terminal, in the journal, in a file or a pipe.
 //!
-//! Knows where they go, from which level on, and that one record is one line,
-//! whatever is in it. Does not know which records there are.
-//!
-//! On a terminal simple_logger does this. Elsewhere it would end the daemon with the
-//! first line that nobody takes, and the crates that speak to the journal wait for
-//! it: one that has stopped would stop the daemon. So neither is used there.
+//! One record is one line, whatever is in it. On a terminal simple_logger does this.
+//! Elsewhere it would end the daemon with the first line that cannot be written, and the
+//! crates for the journal wait for it: one that has stopped would stop the daemon. So
+//! neither is used there.
 
 mod journald;
 mod stderr;
@@ -17,23 +15,22 @@ use log::kv;
 use log::kv::{Key, Value, VisitSource};
 use log::{Level, LevelFilter, Metadata, Record};
 
-use journald::Journal;
-use stderr::{Lines, Terminal};
+use journald::JournalLogger;
+use stderr::{LineLogger, TerminalLogger};
 
-/// What passes through the libraries' lower levels must not be written: tokens
-/// are in it too.
+/// Libraries whose lower levels must not be written: tokens are in those lines too.
 const QUIET: [&str; 2] = ["tungstenite", "hyper"];
 
-/// Begins to write, where standard error leads.
+/// Installs the logger that fits standard error.
 pub fn start(level: LevelFilter) {
     if std::io::stderr().is_terminal() {
         let logger = simple_logger::SimpleLogger::new().with_level(LevelFilter::Trace);
         // Only a logger that is there already would refuse.
-        let _ = log::set_boxed_logger(Box::new(Terminal(logger)));
+        let _ = log::set_boxed_logger(Box::new(TerminalLogger::new(logger)));
     } else if is_for_journal() {
-        let _ = log::set_boxed_logger(Box::new(Journal::new()));
+        let _ = log::set_boxed_logger(Box::new(JournalLogger::new()));
     } else {
-        let _ = log::set_boxed_logger(Box::new(Lines::plain()));
+        let _ = log::set_boxed_logger(Box::new(LineLogger::plain()));
     }
     set_level(level);
 }
@@ -43,13 +40,12 @@ pub fn is_for_journal() -> bool {
     journald::is_behind(std::io::stderr())
 }
 
-/// What a line begins with there (sd-daemon(3)).
+/// The prefix of a line there (sd-daemon(3)).
 pub fn prefix(level: Level) -> String {
     format!("<{}>", priority(level))
 }
 
-/// Writes what is of this level or worse from now on. `RUST_LOG` wins, as whoever
-/// sets it expects.
+/// Writes records of this level and worse ones from now on. `RUST_LOG` wins.
 pub fn set_level(level: LevelFilter) {
     let named = std::env::var("RUST_LOG").ok().and_then(|level| level.parse().ok());
     log::set_max_level(named.unwrap_or(level));
@@ -60,7 +56,7 @@ fn is_wanted(of: &Metadata<'_>) -> bool {
     of.level() <= if is_quiet { Level::Warn } else { Level::Trace }
 }
 
-/// As `syslog` counts.
+/// The priority in the numbers of `syslog`.
 fn priority(level: Level) -> char {
     match level {
         Level::Error => '3',
@@ -77,20 +73,20 @@ fn escape(text: &str, to: &mut String) {
     }
 }
 
-/// A record as the journal takes it in (systemd's native protocol): a field a line.
+/// A record in the journal's native protocol: a field a line.
 fn entry(record: &Record<'_>) -> String {
     let mut text = format!("PRIORITY={}\nSYSLOG_IDENTIFIER=wshubd\nMESSAGE=", priority(record.level()));
     escape(&record.args().to_string(), &mut text);
     text.push('\n');
     // Collecting into a string cannot fail.
-    let _ = record.key_values().visit(&mut Fields(&mut text));
+    let _ = record.key_values().visit(&mut JournalFields(&mut text));
     text
 }
 
-/// Fields of ours, with a name that says so.
-struct Fields<'a>(&'a mut String);
+/// Fields of ours, with our prefix.
+struct JournalFields<'a>(&'a mut String);
 
-impl<'kvs> VisitSource<'kvs> for Fields<'_> {
+impl<'kvs> VisitSource<'kvs> for JournalFields<'_> {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
         write!(self.0, "WSHUBD_{}=", key.as_str().to_ascii_uppercase())?;
         escape(&value.to_string(), self.0);

@@ -1,7 +1,6 @@
-//! Lines on standard error.
+//! Loggers to standard error: lines for a file, a pipe or the journal, and for a terminal.
 //!
-//! Knows that nobody may be reading: a line that would have to wait is dropped and
-//! counted. Does not know what they say.
+//! A line that would have to wait for a reader is dropped and counted.
 
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -13,14 +12,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::{escape, is_wanted, prefix};
 
 /// Writes to standard error.
-pub(super) struct Lines {
+pub(super) struct LineLogger {
     /// Each line begins with its priority, as systemd understands it.
     for_journal: bool,
-    /// Lines that nobody took.
+    /// Lines that could not be written.
     lost: AtomicU64,
 }
 
-impl Lines {
+impl LineLogger {
     /// For a file or a pipe, with the level in words.
     pub(super) const fn plain() -> Self {
         Self { for_journal: false, lost: AtomicU64::new(0) }
@@ -31,34 +30,40 @@ impl Lines {
         Self { for_journal: true, lost: AtomicU64::new(0) }
     }
 
-    /// One more line is lost.
+    /// Counts one more lost line.
     pub(super) fn lose(&self) {
         self.lost.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many were lost since this was last asked.
+    /// How many were lost since the last call.
     pub(super) fn take_lost(&self) -> u64 {
         self.lost.swap(0, Ordering::Relaxed)
     }
 }
 
-/// What is said of lines that nobody took.
-pub(super) fn told_of(lost: u64) -> String {
+/// The line about lost lines.
+pub(super) fn lost_lines(lost: u64) -> String {
     format!("{lost} lines before this one were lost: nobody read them")
 }
 
-/// Whether somebody takes a line now.
+/// Whether a line can be written without waiting.
 fn has_room(stream: impl AsFd) -> bool {
-    let mut asked = [PollFd::new(&stream, PollFlags::OUT)];
-    let asking = poll(&mut asked, Some(&Timespec::default()));
-    asking.is_ok() && asked.iter().all(|one| one.revents() == PollFlags::OUT)
+    let mut polled = [PollFd::new(&stream, PollFlags::OUT)];
+    let result = poll(&mut polled, Some(&Timespec::default()));
+    result.is_ok() && polled.iter().all(|one| one.revents() == PollFlags::OUT)
 }
 
-/// A logger for a terminal, which somebody may have stopped, or closed: it would
-/// wait there, or end the daemon.
-pub(super) struct Terminal<L>(pub(super) L);
+/// A logger for a terminal, which may be stopped or closed: the one within would wait there,
+/// or end the daemon.
+pub(super) struct TerminalLogger<L>(L);
 
-impl<L: Log> Log for Terminal<L> {
+impl<L> TerminalLogger<L> {
+    pub(super) fn new(logger: L) -> Self {
+        Self(logger)
+    }
+}
+
+impl<L: Log> Log for TerminalLogger<L> {
     fn enabled(&self, of: &Metadata<'_>) -> bool {
         is_wanted(of)
     }
@@ -72,7 +77,7 @@ impl<L: Log> Log for Terminal<L> {
     fn flush(&self) {}
 }
 
-impl Log for Lines {
+impl Log for LineLogger {
     fn enabled(&self, of: &Metadata<'_>) -> bool {
         is_wanted(of)
     }
@@ -93,9 +98,9 @@ impl Log for Lines {
         }
         let lost = self.take_lost();
         if lost > 0 {
-            let _ = writeln!(stderr, "{}", told_of(lost));
+            let _ = writeln!(stderr, "{}", lost_lines(lost));
         }
-        // Nobody is left to tell if that fails.
+        // If that fails there is nowhere to report it.
         let _ = stderr.write_all(line.as_bytes());
     }
 

@@ -1,12 +1,10 @@
-//! What a WebSocket client may say.
+//! The requests of WebSocket clients: one text frame each.
 //!
-//! Knows one text frame as one request. Does not know sockets, or who the
-//! client is; what it hears is in [`frame`](super::frame).
+//! The frames of the daemon are in [`frame`](super::frame).
 
-use super::fields;
-use super::fields::{Fields, missing};
+use super::fields::{Field, Fields, missing};
 use super::refusal::{Code, Refusal};
-use super::request::{InboxMode, MalformedRequest, Request, RequestEnvelope, Token};
+use super::request::{EdgeRequest, HubRequest, InboxMode, MalformedRequest, Request, RequestEnvelope, Token};
 use super::request_parser;
 use super::request_parser::ToAll;
 
@@ -17,43 +15,49 @@ use super::request_parser::ToAll;
 /// the request's id where it could be read.
 pub fn parse(text: &str) -> Result<RequestEnvelope, MalformedRequest> {
     request_parser::request(text, None, |action, fields| match action {
+        "auth" => auth(fields).map(Request::Edge),
+        action => hub_request(action, fields).map(Request::Hub),
+    })
+}
+
+fn hub_request(action: &str, fields: &Fields<'_>) -> Result<HubRequest, Refusal> {
+    match action {
         "subscribe" => request_parser::subscribe(fields),
-        "unsubscribe" => request_parser::channel(fields).map(Request::Unsubscribe),
-        "send" => request_parser::publication(fields, ToAll::Unknown, None),
+        "unsubscribe" => request_parser::channel(fields).map(HubRequest::Unsubscribe),
+        "send" => request_parser::publication(fields, ToAll::Unknown, None).map(HubRequest::Publish),
         "whisper" => whisper(fields),
-        "interrupt" => request_parser::interrupt(fields),
-        "presence" => request_parser::channel(fields).map(Request::Presence),
+        "interrupt" => request_parser::interrupt(fields).map(HubRequest::Interrupt),
+        "presence" => request_parser::channel(fields).map(HubRequest::Presence),
         "ack" => ack(fields),
-        "auth" => auth(fields),
-        "ping" => Ok(Request::Ping),
+        "ping" => Ok(HubRequest::Ping),
         other => request_parser::administration(other, fields),
-    })
+    }
 }
 
-fn whisper(fields: &Fields<'_>) -> Result<Request, Refusal> {
-    Ok(Request::Whisper {
+fn whisper(fields: &Fields<'_>) -> Result<HubRequest, Refusal> {
+    Ok(HubRequest::Whisper {
         channel: request_parser::channel(fields)?,
-        event: request_parser::event(fields.event, None)?,
-        data: fields::payload(fields.data)?,
+        event: request_parser::event(fields, None)?,
+        data: fields.payload()?,
     })
 }
 
-fn ack(fields: &Fields<'_>) -> Result<Request, Refusal> {
+fn ack(fields: &Fields<'_>) -> Result<HubRequest, Refusal> {
     let position = request_parser::position(fields)?;
-    let read = fields::boolean("read", fields.read)?.unwrap_or(false);
-    Ok(Request::Ack { position, read })
+    let read = fields.boolean(Field::Read)?.unwrap_or(false);
+    Ok(HubRequest::Ack { position, read })
 }
 
-fn auth(fields: &Fields<'_>) -> Result<Request, Refusal> {
-    let token = fields::string("token", fields.token)?.ok_or_else(|| missing("token"))?;
-    let inbox = match fields::string("inbox", fields.inbox)?.as_deref() {
+fn auth(fields: &Fields<'_>) -> Result<EdgeRequest, Refusal> {
+    let token = fields.string(Field::Token)?.ok_or_else(|| missing("token"))?;
+    let inbox = match fields.string(Field::Inbox)?.as_deref() {
         None => None,
         Some(word) => Some(
             inbox_mode(word)
                 .ok_or_else(|| Refusal::new(Code::BadRequest, "`inbox` must be auto, ack or off"))?,
         ),
     };
-    Ok(Request::Auth { token: Token::new(token), inbox })
+    Ok(EdgeRequest::Auth { token: Token::new(token), inbox })
 }
 
 /// Reads the word for an inbox mode, in `auth` and in the query alike.

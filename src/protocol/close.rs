@@ -1,6 +1,4 @@
-//! How a connection ends: number, word, and whether to come back.
-//!
-//! Knows the close codes of the wire. Does not know when they apply.
+//! Close codes: number, word, and whether a client reconnects.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +7,7 @@ use serde::{Deserialize, Serialize};
 pub enum Close {
     /// 4001: the token was refused, or none came in time.
     Unauthenticated,
-    /// 4003: an administrator said so.
+    /// 4003: on behalf of an administrator.
     Disconnected,
     /// 4008: the user has as many connections as one may have.
     TooManyConnections,

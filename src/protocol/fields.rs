@@ -1,13 +1,14 @@
-//! The fields of a request, each still the JSON text that came.
+//! The fields of requests, each still the JSON text that came, and their types.
 //!
-//! Knows every field that any peer may send and how to read each by type, with
-//! an error that names it. Does not know which request wants which field.
+//! All fields that any request has stand in one table. An error names its field.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::de::{Error, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::ids::LONGEST_NAME;
@@ -17,93 +18,144 @@ use super::refusal::{Code, Refusal};
 /// How deep `data` may nest: what parsers of clients follow without trouble.
 const DEEPEST: usize = 128;
 
-/// One request as it came. `null` counts as missing, unknown fields are
-/// ignored, a field that comes twice is an error.
-#[derive(Deserialize, Default)]
-#[serde(expecting = "a JSON object")]
-pub(super) struct Fields<'a> {
-    #[serde(borrow)]
-    pub(super) id: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) action: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) channel: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) channels: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) since: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) presence: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) event: Raw<'a>,
-    #[serde(borrow, rename = "type")]
-    pub(super) kind: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) data: Raw<'a>,
-    #[serde(borrow, alias = "connectionId")]
-    pub(super) connection_id: Raw<'a>,
-    #[serde(borrow, alias = "userId")]
-    pub(super) user_id: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) all: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) ttl: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) durable: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) echo: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) message_id: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) receipt: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) operation_id: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) reason: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) epoch: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) seq: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) read: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) token: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) inbox: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) label: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) deadline: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) interrupt_grace: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) state: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) after: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) subscribe: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) publish: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) interrupt: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) admin: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) limits: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) rate: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) burst: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) info: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) jti: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) revoke: Raw<'a>,
+/// Declares the fields: each with its name on the wire, and one more that is understood.
+macro_rules! fields {
+    ($($field:ident: $name:literal $(| $also:literal)?,)*) => {
+        /// A field that some request has.
+        #[derive(Clone, Copy)]
+        pub(super) enum Field {
+            $($field,)*
+        }
+
+        impl Field {
+            const NAMES: &[&str] = &[$($name,)*];
+
+            /// The field of a name, if any request has one of that name.
+            fn named(name: &str) -> Option<Self> {
+                match name {
+                    $($name $(| $also)? => Some(Self::$field),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+fields! {
+    Id: "id",
+    Action: "action",
+    Channel: "channel",
+    Channels: "channels",
+    Since: "since",
+    Presence: "presence",
+    Event: "event",
+    Type: "type",
+    Data: "data",
+    ConnectionId: "connection_id" | "connectionId",
+    UserId: "user_id" | "userId",
+    All: "all",
+    Ttl: "ttl",
+    Durable: "durable",
+    Echo: "echo",
+    MessageId: "message_id",
+    Receipt: "receipt",
+    OperationId: "operation_id",
+    Reason: "reason",
+    Epoch: "epoch",
+    Seq: "seq",
+    Read: "read",
+    Token: "token",
+    Inbox: "inbox",
+    Label: "label",
+    Deadline: "deadline",
+    InterruptGrace: "interrupt_grace",
+    State: "state",
+    After: "after",
+    Subscribe: "subscribe",
+    Publish: "publish",
+    Interrupt: "interrupt",
+    Admin: "admin",
+    Limits: "limits",
+    Rate: "rate",
+    Burst: "burst",
+    Info: "info",
+    Jti: "jti",
+    Revoke: "revoke",
+}
+
+impl Field {
+    /// The name of the field on the wire.
+    pub(super) fn name(self) -> &'static str {
+        Self::NAMES.get(self as usize).copied().unwrap_or_default()
+    }
 }
 
 /// The text of one value, if there is one.
-pub(super) type Raw<'a> = Option<&'a RawValue>;
+type Raw<'a> = Option<&'a RawValue>;
+
+/// One request as it came. `null` counts as missing, unknown fields are
+/// ignored, a field that comes twice is an error.
+pub(super) struct Fields<'a>([Raw<'a>; Field::NAMES.len()]);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_map(FieldsVisitor)
+    }
+}
+
+struct FieldsVisitor;
+
+impl<'de> Visitor<'de> for FieldsVisitor {
+    type Value = Fields<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        const { assert!(Field::NAMES.len() <= 64, "as many as `seen` has bits") };
+        let mut fields = Fields([None; Field::NAMES.len()]);
+        // One that is `null` was there as well.
+        let mut seen = 0u64;
+        while let Some(FieldKey(key)) = map.next_key()? {
+            let Some(field) = key else {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            let bit = 1 << field as u32;
+            if seen & bit != 0 {
+                return Err(A::Error::duplicate_field(field.name()));
+            }
+            seen |= bit;
+            let value = map.next_value()?;
+            if let Some(place) = fields.0.get_mut(field as usize) {
+                *place = value;
+            }
+        }
+        Ok(fields)
+    }
+}
+
+/// A key of an object, if it is that of a field.
+struct FieldKey(Option<Field>);
+
+impl<'de> Deserialize<'de> for FieldKey {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct KeyVisitor;
+        impl Visitor<'_> for KeyVisitor {
+            type Value = FieldKey;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a field")
+            }
+
+            fn visit_str<E: Error>(self, name: &str) -> Result<FieldKey, E> {
+                Ok(FieldKey(Field::named(name)))
+            }
+        }
+        from.deserialize_identifier(KeyVisitor)
+    }
+}
 
 fn wrong(field: &str, wanted: &str) -> Refusal {
     Refusal::new(Code::BadRequest, format!("`{field}` must be {wanted}"))
@@ -127,10 +179,103 @@ impl<'a> Fields<'a> {
             ));
         }
         serde_json::from_str(text).map_err(|error| {
-            let said = error.to_string();
-            let code = if said.starts_with("duplicate field") { Code::BadRequest } else { Code::BadJson };
-            Refusal::new(code, said)
+            let message = error.to_string();
+            let is_duplicate = message.starts_with("duplicate field");
+            Refusal::new(if is_duplicate { Code::BadRequest } else { Code::BadJson }, message)
         })
+    }
+
+    fn raw(&self, field: Field) -> Raw<'a> {
+        self.0.get(field as usize).copied().flatten()
+    }
+
+    fn text(&self, field: Field) -> Option<&'a str> {
+        self.raw(field).map(RawValue::get)
+    }
+
+    /// Whether the field has a value.
+    pub(super) fn has(&self, field: Field) -> bool {
+        self.raw(field).is_some()
+    }
+
+    /// A string; without escapes it is not copied.
+    pub(super) fn string(&self, field: Field) -> Result<Option<Cow<'a, str>>, Refusal> {
+        string(field.name(), self.raw(field))
+    }
+
+    pub(super) fn boolean(&self, field: Field) -> Result<Option<bool>, Refusal> {
+        match self.text(field) {
+            None => Ok(None),
+            Some("true") => Ok(Some(true)),
+            Some("false") => Ok(Some(false)),
+            Some(_) => Err(wrong(field.name(), "true or false")),
+        }
+    }
+
+    /// An id: a string, or a whole number by its digits, as back ends have them that number
+    /// their users.
+    pub(super) fn id(&self, field: Field) -> Result<Option<Cow<'a, str>>, Refusal> {
+        match self.text(field) {
+            Some(text) if !text.starts_with('"') => {
+                let digits = whole(text).map(|number| Cow::Owned(number.to_string()));
+                digits.map(Some).ok_or_else(|| wrong(field.name(), "a string or a whole number"))
+            }
+            _ => self.string(field),
+        }
+    }
+
+    /// Whole numbers from 0, below 2^53.
+    pub(super) fn number(&self, field: Field) -> Result<Option<u64>, Refusal> {
+        let Some(text) = self.text(field) else { return Ok(None) };
+        let number =
+            whole(text).and_then(|number| u64::try_from(number).ok()).filter(|number| *number < EXACT);
+        number.map(Some).ok_or_else(|| wrong(field.name(), "a whole number from 0 to 2^53 - 1"))
+    }
+
+    /// Any number above 0.
+    pub(super) fn positive(&self, field: Field) -> Result<Option<f64>, Refusal> {
+        let Some(text) = self.text(field) else { return Ok(None) };
+        let number = serde_json::from_str::<f64>(text).ok().filter(|number| *number > 0.0);
+        number.map(Some).ok_or_else(|| wrong(field.name(), "a number above 0"))
+    }
+
+    /// A list of strings.
+    pub(super) fn strings(&self, field: Field) -> Result<Option<Vec<String>>, Refusal> {
+        let Some(text) = self.text(field) else { return Ok(None) };
+        serde_json::from_str(text).map(Some).map_err(|_| wrong(field.name(), "a list of strings"))
+    }
+
+    /// Seconds, with or without a fraction.
+    pub(super) fn duration(&self, field: Field) -> Result<Option<Duration>, Refusal> {
+        let Some(text) = self.text(field) else { return Ok(None) };
+        let seconds =
+            serde_json::from_str::<f64>(text).map_err(|_| wrong(field.name(), "a number of seconds"))?;
+        Duration::try_from_secs_f64(seconds)
+            .map(Some)
+            .map_err(|_| wrong(field.name(), "a number of seconds, not below 0"))
+    }
+
+    /// An object inside the request.
+    pub(super) fn object(&self, field: Field) -> Result<Option<Self>, Refusal> {
+        self.text(field).map(|text| object(field.name(), text)).transpose()
+    }
+
+    /// A list of objects inside the request.
+    pub(super) fn objects(&self, field: Field) -> Result<Option<Vec<Self>>, Refusal> {
+        let Some(text) = self.text(field) else { return Ok(None) };
+        let list: Vec<&RawValue> =
+            serde_json::from_str(text).map_err(|_| wrong(field.name(), "a list of objects"))?;
+        list.into_iter().map(|raw| object(field.name(), raw.get())).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// `data`, as the text that came; missing means null.
+    pub(super) fn payload(&self) -> Result<Payload, Refusal> {
+        Ok(self.passed_on(Field::Data, DEEPEST)?.unwrap_or_else(Payload::null))
+    }
+
+    /// JSON that is passed on as the text that came; it may nest so deep.
+    pub(super) fn passed_on(&self, field: Field, deepest: usize) -> Result<Option<Payload>, Refusal> {
+        self.raw(field).map(|raw| passed_on(field.name(), raw, deepest)).transpose()
     }
 }
 
@@ -140,8 +285,16 @@ fn is_list_or_string(text: &str) -> bool {
     text.trim_ascii_start().starts_with(['[', '"'])
 }
 
+fn object<'a>(name: &str, text: &'a str) -> Result<Fields<'a>, Refusal> {
+    if !text.starts_with('{') {
+        return Err(wrong(name, "an object"));
+    }
+    Fields::read(text)
+        .map_err(|refusal| Refusal::new(Code::BadRequest, format!("`{name}`: {}", refusal.message)))
+}
+
 /// A string; without escapes it is not copied.
-pub(super) fn string<'a>(field: &str, raw: Raw<'a>) -> Result<Option<Cow<'a, str>>, Refusal> {
+fn string<'a>(field: &str, raw: Raw<'a>) -> Result<Option<Cow<'a, str>>, Refusal> {
     let Some(text) = raw.map(RawValue::get) else { return Ok(None) };
     let Some(inner) = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')) else {
         return Err(wrong(field, "a string"));
@@ -152,27 +305,6 @@ pub(super) fn string<'a>(field: &str, raw: Raw<'a>) -> Result<Option<Cow<'a, str
         return Ok(Some(Cow::Owned(whole)));
     }
     Ok(Some(Cow::Borrowed(inner)))
-}
-
-pub(super) fn boolean(field: &str, raw: Raw<'_>) -> Result<Option<bool>, Refusal> {
-    match raw.map(RawValue::get) {
-        None => Ok(None),
-        Some("true") => Ok(Some(true)),
-        Some("false") => Ok(Some(false)),
-        Some(_) => Err(wrong(field, "true or false")),
-    }
-}
-
-/// An id: a string, or a whole number by its digits, as back ends have them that number
-/// their users.
-pub(super) fn id<'a>(field: &str, raw: Raw<'a>) -> Result<Option<Cow<'a, str>>, Refusal> {
-    match raw.map(RawValue::get) {
-        Some(text) if !text.starts_with('"') => {
-            let digits = whole(text).map(|number| Cow::Owned(number.to_string()));
-            digits.map(Some).ok_or_else(|| wrong(field, "a string or a whole number"))
-        }
-        _ => string(field, raw),
-    }
 }
 
 /// Whole numbers below this are exact as floats as well.
@@ -187,62 +319,6 @@ pub(crate) fn whole(text: &str) -> Option<i128> {
         (float.fract() == 0.0 && float.abs() < EXACT as f64).then_some(float as i128)
     });
     number.filter(|number| (i64::MIN.into()..=u64::MAX.into()).contains(number))
-}
-
-/// Whole numbers from 0, below 2^53.
-pub(super) fn number(field: &str, raw: Raw<'_>) -> Result<Option<u64>, Refusal> {
-    let Some(text) = raw.map(RawValue::get) else { return Ok(None) };
-    let number = whole(text).and_then(|number| u64::try_from(number).ok()).filter(|number| *number < EXACT);
-    number.map(Some).ok_or_else(|| wrong(field, "a whole number from 0 to 2^53 - 1"))
-}
-
-/// Any number above 0.
-pub(super) fn positive(field: &str, raw: Raw<'_>) -> Result<Option<f64>, Refusal> {
-    let Some(text) = raw.map(RawValue::get) else { return Ok(None) };
-    let number = serde_json::from_str::<f64>(text).ok().filter(|number| *number > 0.0);
-    number.map(Some).ok_or_else(|| wrong(field, "a number above 0"))
-}
-
-/// A list of strings.
-pub(super) fn strings(field: &str, raw: Raw<'_>) -> Result<Option<Vec<String>>, Refusal> {
-    let Some(raw) = raw else { return Ok(None) };
-    serde_json::from_str(raw.get()).map(Some).map_err(|_| wrong(field, "a list of strings"))
-}
-
-/// Seconds, with or without a fraction.
-pub(super) fn duration(field: &str, raw: Raw<'_>) -> Result<Option<Duration>, Refusal> {
-    let Some(text) = raw.map(RawValue::get) else { return Ok(None) };
-    let seconds = serde_json::from_str::<f64>(text).map_err(|_| wrong(field, "a number of seconds"))?;
-    Duration::try_from_secs_f64(seconds)
-        .map(Some)
-        .map_err(|_| wrong(field, "a number of seconds, not below 0"))
-}
-
-/// An object inside the request.
-pub(super) fn object<'a>(field: &str, raw: Raw<'a>) -> Result<Option<Fields<'a>>, Refusal> {
-    let Some(raw) = raw else { return Ok(None) };
-    if !raw.get().starts_with('{') {
-        return Err(wrong(field, "an object"));
-    }
-    Fields::read(raw.get())
-        .map(Some)
-        .map_err(|refusal| Refusal::new(Code::BadRequest, format!("`{field}`: {}", refusal.message)))
-}
-
-/// A list of objects inside the request.
-pub(super) fn objects<'a>(field: &str, raw: Raw<'a>) -> Result<Option<Vec<Fields<'a>>>, Refusal> {
-    let Some(raw) = raw else { return Ok(None) };
-    let list: Vec<&RawValue> =
-        serde_json::from_str(raw.get()).map_err(|_| wrong(field, "a list of objects"))?;
-    list.into_iter()
-        .map(|raw| object(field, Some(raw))?.ok_or_else(|| wrong(field, "a list of objects")))
-        .collect::<Result<_, _>>()
-        .map(Some)
-}
-
-/// The payload, as the text that came; missing means null.
-pub(super) fn payload(raw: Raw<'_>) -> Result<Payload, Refusal> {
-    raw.map_or_else(|| Ok(Payload::null()), |raw| passed_on("data", raw, DEEPEST))
 }
 
 /// JSON that is passed on as the text that came, in one line; it may nest so deep.
@@ -287,7 +363,12 @@ fn depth(json: &str) -> usize {
 pub struct RequestId(Rc<str>);
 
 impl RequestId {
-    pub(super) fn read(raw: Raw<'_>) -> Result<Option<Self>, Refusal> {
+    /// The id of a request, if it has one.
+    pub(super) fn of(fields: &Fields<'_>) -> Result<Option<Self>, Refusal> {
+        Self::read(fields.raw(Field::Id))
+    }
+
+    fn read(raw: Raw<'_>) -> Result<Option<Self>, Refusal> {
         let Some(text) = raw.map(RawValue::get) else { return Ok(None) };
         if let Some(string) = string("id", raw).ok().flatten() {
             if string.len() > LONGEST_NAME {
@@ -302,18 +383,18 @@ impl RequestId {
         Ok(Some(Self(text.into())))
     }
 
-    /// The id of a request that is an object and yet cannot be read, so that who
-    /// waits for its answer gets one.
-    pub(super) fn glean(text: &str) -> Option<Self> {
+    /// The id of a request that is an object and yet cannot be read, so that its answer
+    /// reaches the caller that waits for it.
+    pub(super) fn of_unreadable(text: &str) -> Option<Self> {
         #[derive(Deserialize)]
-        struct Only<'a> {
+        struct IdOnly<'a> {
             #[serde(borrow)]
             id: Raw<'a>,
         }
         if is_list_or_string(text) {
             return None;
         }
-        let only: Only<'_> = serde_json::from_str(text).ok()?;
+        let only: IdOnly<'_> = serde_json::from_str(text).ok()?;
         Self::read(only.id).ok().flatten()
     }
 
@@ -326,7 +407,7 @@ impl RequestId {
 #[cfg(test)]
 mod tests {
     use crate::protocol::refusal::Code;
-    use crate::protocol::{Publication, Request, Target, client, http, worker};
+    use crate::protocol::{HubRequest, Publication, Request, Target, client, http, worker};
 
     #[test]
     fn a_list_is_no_request_and_has_no_id() {
@@ -361,7 +442,9 @@ mod tests {
         let user = |number: &str| {
             let text = format!(r#"{{"action":"send","user_id":{number},"event":"e"}}"#);
             match client::parse(&text).map(|said| said.request) {
-                Ok(Request::Publish(Publication { target: Target::User(user), .. })) => user.to_string(),
+                Ok(Request::Hub(HubRequest::Publish(Publication { target: Target::User(user), .. }))) => {
+                    user.to_string()
+                }
                 other => format!("{other:?}"),
             }
         };
@@ -375,7 +458,9 @@ mod tests {
             let text =
                 format!(r#"{{"action":"subscribe","channel":"c","since":{{"epoch":"","seq":{number}}}}}"#);
             match client::parse(&text).map(|said| said.request) {
-                Ok(Request::Subscribe(list)) => list[0].since.as_ref().map(|since| since.seq),
+                Ok(Request::Hub(HubRequest::Subscribe(list))) => {
+                    list[0].since.as_ref().map(|since| since.seq)
+                }
                 _ => None,
             }
         };

@@ -1,7 +1,6 @@
-//! What the daemon says: one JSON object a frame or line, each with a `type`.
+//! The frames of the daemon: one JSON object each, with a `type`.
 //!
-//! Knows every frame but `message`, which is in [`message`](super::message).
-//! Does not know when one is due.
+//! Only `message` is elsewhere, in [`message`](super::message).
 
 use std::time::Duration;
 
@@ -16,11 +15,11 @@ use super::request::EndState;
 use super::time::{UnixTime, rfc3339, rfc3339_if_any, seconds, seconds_if_any};
 use crate::json;
 
-/// One thing the daemon says. Absent fields are left out.
+/// A frame or line of the daemon. Absent fields are left out.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Frame<'a> {
-    /// The first frame of a connection that is let in.
+    /// The first frame of an accepted connection.
     ConnectionEstablished {
         connection_id: String,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -32,7 +31,7 @@ pub enum Frame<'a> {
         ping_interval: Duration,
         #[serde(serialize_with = "seconds")]
         pong_timeout: Duration,
-        limits: Limits,
+        limits: ClientLimits,
         #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339_if_any")]
         expires_at: Option<UnixTime>,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -48,8 +47,8 @@ pub enum Frame<'a> {
         #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339_if_any")]
         expires_at: Option<UnixTime>,
         /// What holds from now on.
-        limits: Limits,
-        /// Where no `connection_established` follows, which would tell it.
+        limits: ClientLimits,
+        /// Where no `connection_established` with it follows.
         #[serde(skip_serializing_if = "Option::is_none")]
         inbox: Option<InboxState>,
     },
@@ -61,7 +60,7 @@ pub enum Frame<'a> {
         #[serde(serialize_with = "rfc3339")]
         expires_at: UnixTime,
     },
-    /// The channel is heard from now on.
+    /// Messages of the channel follow from now on.
     SubscriptionSucceeded {
         channel: Channel,
         epoch: String,
@@ -80,7 +79,7 @@ pub enum Frame<'a> {
     },
     /// Nothing of that channel comes after this.
     UnsubscribeSucceeded { channel: Channel },
-    /// A subscription ended without being asked to: `forbidden`, `ended` or `admin`.
+    /// A subscription ended without a request: `forbidden`, `ended` or `admin`.
     Unsubscribed { channel: Channel, reason: &'static str },
     /// Messages that this peer will not see.
     Gap {
@@ -134,7 +133,7 @@ pub enum Frame<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         data: Option<Payload>,
     },
-    /// Which operations run.
+    /// The operations that run.
     Operations {
         #[serde(skip_serializing_if = "Option::is_none")]
         channel: Option<Channel>,
@@ -146,7 +145,7 @@ pub enum Frame<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         next: Option<OperationId>,
     },
-    /// Who is on a channel.
+    /// The users on a channel.
     Presence {
         channel: Channel,
         /// Missing where there are more than a thousand, or it would be over 64 KiB.
@@ -184,13 +183,13 @@ pub enum Frame<'a> {
     Bye { code: u16, reason: &'static str, reconnect: bool, after_ms: u64 },
     /// The numbers of the daemon (administration).
     Stats(Box<Statistics>),
-    /// Who is connected (administration).
+    /// The connections that there are (administration).
     Connections {
         connections: Vec<ConnectionEntry>,
         #[serde(skip_serializing_if = "Option::is_none")]
         next: Option<ConnectionId>,
     },
-    /// Which channels there are (administration).
+    /// The channels that there are (administration).
     Channels {
         channels: Vec<ChannelEntry>,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -238,11 +237,11 @@ pub enum Frame<'a> {
     TokenCheck(Box<TokenCheck>),
     /// What a reload has changed (administration).
     Reloaded(Reloaded),
-    /// Done; there is nothing else to say.
+    /// Confirms a request that has no result.
     Done {},
 }
 
-/// What need not be told.
+/// A number that is left out.
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
 fn none_at_all(count: &u64) -> bool {
     *count == 0
@@ -272,7 +271,7 @@ impl Frame<'_> {
         }
     }
 
-    /// The same under another `type`, as workers hear their answers.
+    /// The same under another `type`, as the answers to workers have it.
     pub(super) fn encode_as(&self, kind: &str, id: Option<&RequestId>, to: &mut Vec<u8>) {
         let from = to.len();
         self.encode(id, to);
@@ -283,9 +282,9 @@ impl Frame<'_> {
         to.splice(word..end, kind.bytes());
     }
 
-    /// Whether it carries a request out, or tells what was asked for.
+    /// Whether it confirms a request, or has what was asked for.
     pub(super) fn is_answer(&self) -> bool {
-        let is_told = matches!(
+        let has_result = matches!(
             self,
             Self::Operations { .. }
                 | Self::Presence { .. }
@@ -300,12 +299,12 @@ impl Frame<'_> {
                 | Self::TokenCheck(_)
                 | Self::Reloaded(_)
         );
-        is_told || self.only_confirms()
+        has_result || self.is_confirmation()
     }
 
-    /// Whether it only says that a request was carried out, which a worker that
-    /// gave no id does not want to hear.
-    pub(super) fn only_confirms(&self) -> bool {
+    /// Whether it only confirms that a request was carried out; a worker that gave no id
+    /// does not get that.
+    pub(super) fn is_confirmation(&self) -> bool {
         matches!(
             self,
             Self::SubscriptionSucceeded { .. }

@@ -1,7 +1,5 @@
-//! Names, checked once and trusted afterwards.
-//!
-//! Knows what a channel, user, operation, event or message may be called. Does
-//! not know whether anything of that name exists.
+//! Names and ids of channels, users, operations, events and messages: checked once, when they
+//! are made.
 
 use std::fmt;
 use std::rc::Rc;
@@ -154,12 +152,12 @@ impl Channel {
         Self("@me".into())
     }
 
-    /// Where workers hear who comes and goes.
+    /// The channel on which workers receive who comes and goes.
     pub fn presence() -> Self {
         Self("system:presence".into())
     }
 
-    /// Where workers hear what was not delivered.
+    /// The channel on which workers receive what was not delivered.
     pub fn undelivered() -> Self {
         Self("system:undelivered".into())
     }
@@ -183,7 +181,7 @@ impl Channel {
 }
 
 impl Event {
-    /// Somebody asks for an operation to stop.
+    /// A request to stop an operation.
     pub fn interrupt() -> Self {
         Self("system:interrupt".into())
     }

@@ -1,6 +1,4 @@
-//! What frames carry: the words, lists and numbers in them.
-//!
-//! Knows how each is spelled. Does not know which frame it is in.
+//! Entries of lists, statistics and words in frames.
 
 use std::time::Duration;
 
@@ -8,13 +6,13 @@ use serde::{Serialize, Serializer};
 
 use super::ids::{Channel, ConnectionId, OperationId, TokenId, UserId};
 use super::message::Payload;
-use super::rejection::Refused;
+use super::rejection::RejectionCounts;
 use super::request::RateLimit;
 use super::time::{UnixTime, rfc3339, rfc3339_if_any, seconds_if_any};
 
-/// What a connection may do at most.
+/// The limits of a connection, as its client learns them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-pub struct Limits {
+pub struct ClientLimits {
     pub message_bytes: u64,
     #[serde(serialize_with = "rate")]
     pub requests_per_second: RateLimit,
@@ -45,7 +43,7 @@ pub enum GapCause {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// The owner has been told.
+    /// Its owner is notified.
     Delivered,
     /// Nobody owns it yet; a second answer follows.
     Pending,
@@ -97,7 +95,7 @@ pub struct ConnectionEntry {
     pub kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_id: Option<UserId>,
-    /// As which user of the machine a worker runs.
+    /// The user of the machine that a worker runs as.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
     #[serde(flatten)]
@@ -119,12 +117,11 @@ pub struct ConnectionEntry {
     /// How long it has taken nothing, while something waits for it.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "seconds_if_any")]
     pub stalled: Option<Duration>,
-    /// Messages it has lost and was not told of yet.
+    /// Lost messages that no `gap` has reported to it yet.
     pub missed: u64,
 }
 
-/// What only the link knows of a connection: who is at the other end, and what
-/// waits for the socket.
+/// What only the socket knows of a connection: its peer, and what waits to be sent.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct LinkEntry {
     /// Of a client, as far as the socket knows: behind a proxy it is the proxy's.
@@ -143,7 +140,7 @@ pub struct LinkEntry {
 pub struct ChannelEntry {
     pub channel: Channel,
     pub subscribers: u64,
-    /// Of those: who still read what is kept.
+    /// Of those: subscribers that still read what is kept.
     pub behind: u64,
     pub epoch: String,
     pub seq: u64,
@@ -161,9 +158,9 @@ pub struct ChannelEntry {
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct InboxEntry {
     pub user_id: UserId,
-    /// Of that user, whether they hear the inbox or not.
+    /// Of that user, whether they receive the inbox or not.
     pub connections: u64,
-    /// None where there is no inbox: nobody connected, and nothing waits.
+    /// None where there is no inbox: without connections, and with nothing that waits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epoch: Option<String>,
     pub seq: u64,
@@ -185,7 +182,7 @@ pub struct TokenCheck {
     pub code: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// Whom it names.
+    /// The user that it names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_id: Option<UserId>,
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339_if_any")]
@@ -215,7 +212,7 @@ pub struct TokenCheck {
 }
 
 impl TokenCheck {
-    /// Says what its bearer gets where the token asks for more than `token_rate`.
+    /// Adds what its bearer gets where the token asks for more than `token_rate`.
     pub fn cap(&mut self, token_rate: u32) {
         let Some(RateLimitEntry { rate: asked, .. }) = self.limits else { return };
         let granted = asked.capped(token_rate);
@@ -234,7 +231,7 @@ impl TokenCheck {
     }
 }
 
-/// What `wshub_limits` says.
+/// The claim `wshub_limits`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct RateLimitEntry {
     #[serde(serialize_with = "rate")]
@@ -270,10 +267,10 @@ pub struct RevocationEntry {
     pub until: Option<UnixTime>,
 }
 
-/// What somebody may do, as patterns.
+/// Rights, as patterns.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct RightsEntry {
-    /// Who says so: `token` or `configuration`.
+    /// Where they come from: `token` or `configuration`.
     pub from: &'static str,
     pub subscribe: Vec<String>,
     pub publish: Vec<String>,
@@ -301,28 +298,6 @@ pub enum ChangeEntry {
 fn as_text<S: Serializer>(id: &ConnectionId, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(id)
 }
-
-/// The numbers of [`Statistics`] that go up and down, in the order in which people
-/// want to see them; all others only ever count up.
-pub const GAUGES: [&str; 17] = [
-    "uptime_seconds",
-    "connected_users",
-    "total_connections",
-    "workers",
-    "channels",
-    "subscriptions",
-    "operations",
-    "revocations",
-    "kept_messages",
-    "kept_bytes",
-    "unstored_bytes",
-    "store_failed",
-    "disk_bytes",
-    "flash_spent_bytes",
-    "flash_level",
-    "memory_bytes",
-    "memory_level",
-];
 
 /// The numbers of the daemon. Counters count since it started.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
@@ -356,8 +331,8 @@ pub struct Statistics {
     /// 0 below 80 % of the ceiling, 1 from there, 2 from 90 %, 3 at the ceiling.
     pub memory_level: u64,
     pub uptime_seconds: u64,
-    /// Refusals at the doors, by reason.
-    pub refused: Refused,
+    /// Rejected connections and requests, by reason.
+    pub refused: RejectionCounts,
     #[serde(flatten)]
     pub counters: Counters,
 }
@@ -388,15 +363,15 @@ pub struct Counters {
     pub closed_errors: u64,
     /// Closed because memory was short.
     pub closed_overloaded: u64,
-    /// Closed because they did not say in time who they are.
+    /// Closed because they did not authenticate in time.
     pub closed_unauthenticated: u64,
     /// Closed because a frame was none, or too large.
     pub closed_malformed: u64,
     /// WebSockets that were refused because there were too many, of all or of
     /// one user, or because memory was short.
     pub connections_refused: u64,
-    /// Others who came to the clients' door and were dropped: they did not ask
-    /// in time, or gave way to somebody else.
+    /// Other TCP connections of clients that were dropped: without a request in time, or to
+    /// make room for another.
     pub newcomers_dropped: u64,
     /// Wrong secrets, and tokens that never held, that were presented.
     pub wrong_secrets: u64,

@@ -1,6 +1,4 @@
-//! A message, from its publisher to everybody who hears it.
-//!
-//! Knows what is said about a message on the wire. Does not know who hears it.
+//! Messages: one encoding for all recipients.
 
 use std::fmt;
 use std::rc::Rc;
@@ -67,7 +65,7 @@ impl PartialEq for Payload {
     }
 }
 
-/// Who said it: `from` on the wire.
+/// The sender of a message: `from` on the wire.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 pub enum Sender {
     /// A WebSocket client.
@@ -113,7 +111,7 @@ impl Serialize for Sender {
     }
 }
 
-/// One message. Everybody who hears it hears the same.
+/// One message, the same for all recipients.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Message {
     /// The channel; none for what goes to one connection, one user or all.
@@ -122,9 +120,9 @@ pub struct Message {
     pub event: Event,
     /// Passed on as it came.
     pub data: Payload,
-    /// Who said it.
+    /// Its sender.
     pub from: Sender,
-    /// The user who said it, if it was one.
+    /// The user who sent it, if it was one.
     pub user_id: Option<UserId>,
     /// Given by its publisher, else by the hub.
     pub message_id: MessageId,
@@ -137,7 +135,7 @@ pub struct Message {
 
 /// A message as a `message` frame spells it.
 #[derive(Serialize)]
-struct Spelled<'a> {
+struct MessageFrame<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -170,7 +168,7 @@ pub enum Delivery {
 impl Message {
     /// Appends the JSON of the `message` frame; for workers it is the line.
     pub fn encode(&self, delivery: Delivery, to: &mut Vec<u8>) {
-        let spelled = Spelled {
+        let frame = MessageFrame {
             kind: "message",
             channel: &self.channel,
             event: &self.event,
@@ -183,11 +181,11 @@ impl Message {
             seq: self.seq,
             replayed: delivery == Delivery::Replayed,
         };
-        json::write(&spelled, to);
+        json::write(&frame, to);
     }
 
-    /// What it counts against the limits on bytes: its own and what is spelled
-    /// around them.
+    /// What it counts against the limits on bytes: its own, and those of the frame around
+    /// them.
     pub fn size(&self) -> usize {
         let names = self.channel.as_ref().map_or(0, |c| c.as_str().len()) + self.event.as_str().len();
         let user = self.user_id.as_ref().map_or(0, |user| user.as_str().len());

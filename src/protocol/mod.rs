@@ -1,7 +1,5 @@
-//! Floor 1: the words. They parse and print, nothing else.
-//!
-//! Knows the wire, both ways, for clients, workers and HTTP callers. Does not
-//! know what any of it leads to.
+//! Floor 1, the wire protocol: requests, frames and messages of clients, workers and HTTP
+//! callers are parsed and encoded here, and nothing else happens.
 #![doc = include_str!("PROTOCOL.md")]
 
 pub mod client;
@@ -12,6 +10,8 @@ pub mod http;
 pub mod ids;
 mod listings;
 pub mod message;
+pub mod metrics;
+pub mod origin;
 pub mod refusal;
 pub mod rejection;
 pub mod request;
@@ -28,7 +28,7 @@ pub use frame::Frame;
 pub use ids::{Channel, ConnectionId, Event, MessageId, OperationId, TokenId, UserId};
 pub use message::{Delivery, Message, Payload, Sender};
 pub use refusal::{Code, Refusal};
-pub use rejection::{Reason, Refused};
+pub use rejection::{Reason, RejectionCounts};
 pub use request::*;
 pub use time::{Moment, UnixTime};
 

@@ -1,7 +1,4 @@
-//! Why something was not done.
-//!
-//! Knows the error codes of the wire and the words beside them. Does not know
-//! who is told, or how often.
+//! Refusals of requests, with the error codes of the wire.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -20,7 +17,7 @@ pub enum Code {
     BadRequest,
     /// No such action.
     UnknownAction,
-    /// Say who you are first.
+    /// The connection is not authenticated yet.
     AuthRequired,
     /// The message names the right that is missing.
     Forbidden,
@@ -97,12 +94,12 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// A refusal that says nothing about action or channel yet.
+    /// A refusal without action and channel.
     pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
         Self { code, message: message.into(), action: None, channel: None, retry_after: None }
     }
 
-    /// Only administrators may; says who they are.
+    /// For requests that only administrators may make; the message says who they are.
     pub fn for_administrators() -> Self {
         let who = "this is for administrators: root, the daemon's own user, those in `[worker] admins`, and \
                    on a WebSocket whoever has a token with `admin`";

@@ -1,18 +1,16 @@
-//! Why a door refuses somebody.
-//!
-//! Knows the closed list and its words, which stand in statistics, metrics and the log.
-//! Does not know what a request looks like that is refused so.
+//! Reasons for which connections and HTTP requests are rejected: a closed list, with the words
+//! in statistics, metrics and the log.
 
 use serde::{Serialize, Serializer};
 
-/// A reason for a refusal at a door: of HTTP, of WebSockets, or of local processes.
+/// A reason for a rejection by HTTP, of a WebSocket, or of a local process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reason {
-    /// `Host` is missing, unreadable, or names nobody that we are.
+    /// `Host` is missing, unreadable, or is not one of our names.
     Host,
     /// `Origin` is that of a page from elsewhere.
     Origin,
-    /// Nobody said who it is: no token where one is needed, or not in time.
+    /// No token where one is needed, or not in time.
     TokenMissing,
     /// Not a token at all, or one with claims that cannot be read.
     TokenMalformed,
@@ -23,7 +21,7 @@ pub enum Reason {
     TokenKey,
     /// Its signature does not hold.
     TokenSignature,
-    /// It is another issuer's, or says none.
+    /// It is another issuer's, or names none.
     TokenIssuer,
     /// It is for another audience, or for none.
     TokenAudience,
@@ -115,15 +113,15 @@ impl Reason {
 
 /// How often each reason was given.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Refused([u64; Reason::NAMES.len()]);
+pub struct RejectionCounts([u64; Reason::NAMES.len()]);
 
-impl Default for Refused {
+impl Default for RejectionCounts {
     fn default() -> Self {
         Self([0; Reason::NAMES.len()])
     }
 }
 
-impl Refused {
+impl RejectionCounts {
     /// Counts one more.
     pub fn count(&mut self, reason: Reason) {
         if let Some(count) = self.0.get_mut(reason as usize) {
@@ -145,7 +143,7 @@ impl Refused {
 }
 
 /// By name, those that were given.
-impl Serialize for Refused {
+impl Serialize for RejectionCounts {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let given = Reason::NAMES.iter().zip(self.0).filter(|(_, count)| *count > 0);
         to.collect_map(given.map(|((word, _), count)| (word, count)))
@@ -173,10 +171,10 @@ mod tests {
 
     #[test]
     fn counts_of_an_older_list_go_on_and_only_given_reasons_are_spelled() {
-        let mut refused = Refused::of_counts(&[0, 2]);
+        let mut refused = RejectionCounts::of_counts(&[0, 2]);
         refused.count(Reason::StoreUnavailable);
         let spelled = serde_json::to_string(&refused).unwrap_or_default();
         assert_eq!(spelled, r#"{"origin":2,"store_unavailable":1}"#);
-        assert_eq!(Refused::of_counts(refused.counts()), refused);
+        assert_eq!(RejectionCounts::of_counts(refused.counts()), refused);
     }
 }

@@ -1,7 +1,6 @@
-//! What a peer may ask for, once it is read and well-formed.
+//! Requests of clients, workers and HTTP callers, once they are read and well-formed.
 //!
-//! Knows the requests of clients, workers and HTTP callers, which share most of
-//! them. Does not know who may make which.
+//! Whether a peer may make one is decided where it is answered.
 
 use std::fmt;
 use std::time::Duration;
@@ -15,11 +14,11 @@ use super::refusal::Refusal;
 
 /// A request and the id that its answer echoes.
 #[derive(Clone, PartialEq, Debug)]
-pub struct RequestEnvelope {
+pub struct RequestEnvelope<R = Request> {
     /// Echoed by the answer.
     pub id: Option<RequestId>,
     /// What is asked.
-    pub request: Request,
+    pub request: R,
 }
 
 /// A request that could not be read.
@@ -34,28 +33,35 @@ pub struct MalformedRequest {
 /// Where a list goes on: the `next` of the answer before, or its beginning.
 pub type After = Option<String>;
 
-/// One request.
+/// One request, by the floor that answers it.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Request {
-    /// Say who one is, or bring a newer token.
-    Auth { token: Token, inbox: Option<InboxMode> },
-    /// Hear channels.
+    /// About channels, messages, operations and connections.
+    Hub(HubRequest),
+    /// About tokens and files, which the hub does not know.
+    Edge(EdgeRequest),
+}
+
+/// A request that the hub answers.
+#[derive(Clone, PartialEq, Debug)]
+pub enum HubRequest {
+    /// Receive what is published on channels.
     Subscribe(Vec<Subscription>),
-    /// Hear one no longer.
+    /// Receive it no longer.
     Unsubscribe(Channel),
     /// Send a message that is answered, kept and counted.
     Publish(Publication),
-    /// Tell the other subscribers, unanswered and never kept.
+    /// Send to the other subscribers, unanswered and never kept.
     Whisper { channel: Channel, event: Event, data: Payload },
     /// Stop an operation.
     Interrupt(InterruptRequest),
     /// Which operations run; all of them without a channel (administration).
     Operations { channel: Option<Channel>, after: After },
-    /// Who is on a channel.
+    /// The users on a channel.
     Presence(Channel),
     /// What of the inbox has arrived.
     Ack { position: Position, read: bool },
-    /// Are you there?
+    /// Is the hub there?
     Ping,
     /// A worker's long work begins.
     Start(OperationStart),
@@ -63,13 +69,13 @@ pub enum Request {
     End(OperationEnd),
     /// Administration: the numbers of the daemon.
     Stats,
-    /// Administration: who is connected.
+    /// Administration: the connections that there are.
     Connections { after: After },
-    /// Administration: which channels there are.
+    /// Administration: the channels that there are.
     Channels { after: After },
     /// Administration: what waits for a user.
     Inbox(UserId),
-    /// Administration: what waits for all who are waited for.
+    /// Administration: what waits for all users.
     Inboxes { after: After },
     /// Administration: drop what is kept of a channel, or for a user.
     Purge(Target),
@@ -77,6 +83,13 @@ pub enum Request {
     Disconnect(Target),
     /// Administration: take tokens no longer, and end the connections that came with them.
     Revoke(RevocationTarget),
+}
+
+/// A request that the edge answers.
+#[derive(Clone, PartialEq, Debug)]
+pub enum EdgeRequest {
+    /// Authenticate a connection, or bring a newer token.
+    Auth { token: Token, inbox: Option<InboxMode> },
     /// Administration: which tokens are taken no longer.
     Revocations { after: After },
     /// Administration: take tokens again.
@@ -93,7 +106,16 @@ impl Request {
     /// The action's word on the wire.
     pub fn action(&self) -> &'static str {
         match self {
-            Self::Auth { .. } => "auth",
+            Self::Hub(request) => request.action(),
+            Self::Edge(request) => request.action(),
+        }
+    }
+}
+
+impl HubRequest {
+    /// The action's word on the wire.
+    pub fn action(&self) -> &'static str {
+        match self {
             Self::Subscribe(_) => "subscribe",
             Self::Unsubscribe(_) => "unsubscribe",
             Self::Publish(_) => "send",
@@ -111,6 +133,15 @@ impl Request {
             Self::Inbox(_) | Self::Inboxes { .. } => "inbox",
             Self::Purge(_) => "purge",
             Self::Disconnect(_) | Self::Revoke(_) => "disconnect",
+        }
+    }
+}
+
+impl EdgeRequest {
+    /// The action's word on the wire.
+    pub fn action(&self) -> &'static str {
+        match self {
+            Self::Auth { .. } => "auth",
             Self::Revocations { .. } => "revocations",
             Self::Lift(_) => "lift",
             Self::MintToken { .. } | Self::CheckToken(_) => "token",
@@ -119,14 +150,14 @@ impl Request {
     }
 }
 
-/// One channel to hear.
+/// One channel to subscribe to.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Subscription {
     /// Which.
     pub channel: Channel,
-    /// What was heard last; none means live only.
+    /// The last message that was received; none means live only.
     pub since: Option<Position>,
-    /// Whether to be told who comes and goes.
+    /// Whether users that come and go are reported.
     pub presence: bool,
 }
 
@@ -135,11 +166,11 @@ pub struct Subscription {
 pub struct Position {
     /// Which run of numbers; opaque.
     pub epoch: String,
-    /// The last message heard.
+    /// The last message received.
     pub seq: u64,
 }
 
-/// To whom a message goes.
+/// The recipients of a message.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum Target {
     /// The subscribers of a channel.
@@ -164,31 +195,31 @@ pub enum RevocationTarget {
 /// A message to be sent.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Publication {
-    /// To whom.
+    /// Its recipients.
     pub target: Target,
     /// What kind of message it is.
     pub event: Event,
     /// Passed on as it came.
     pub data: Payload,
-    /// How long it is worth keeping; can only shorten what the policy says.
+    /// How long it is worth keeping; can only shorten the policy's `ttl`.
     pub ttl: Option<Duration>,
     /// Answer only when it is on the disk.
     pub durable: bool,
-    /// Whether a subscribed sender hears itself.
+    /// Whether a sender that subscribes receives its own message.
     pub echo: bool,
     /// A key by which a repetition is known.
     pub message_id: Option<MessageId>,
-    /// Whether the sender wants to know when the recipient has it.
+    /// Whether the sender is notified when the recipient has it.
     pub receipt: bool,
 }
 
-/// A wish that an operation stops.
+/// A request that an operation stops.
 #[derive(Clone, PartialEq, Debug)]
 pub struct InterruptRequest {
     /// Which.
     pub operation_id: OperationId,
-    /// Where it runs; must be the operation's, and tells workers that only
-    /// listen of an id nobody has registered.
+    /// Where it runs; must be the operation's. Workers that only subscribe receive an
+    /// interrupt of an id without an owner by it.
     pub channel: Option<Channel>,
     /// For the worker, and for people; at most 1 KiB.
     pub reason: Option<String>,
@@ -201,7 +232,7 @@ pub struct OperationStart {
     pub operation_id: OperationId,
     /// The channel that it reports to.
     pub channel: Channel,
-    /// For whom; that user may interrupt it.
+    /// The user that it is for, who may interrupt it.
     pub user_id: Option<UserId>,
     /// For people; at most 1 KiB.
     pub label: Option<String>,
@@ -218,7 +249,7 @@ pub struct OperationEnd {
     pub operation_id: OperationId,
     /// How.
     pub state: EndState,
-    /// Passed on to those who watch.
+    /// Passed on to subscribers.
     pub data: Option<Payload>,
 }
 
@@ -226,11 +257,11 @@ pub struct OperationEnd {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EndState {
-    /// The worker says: done.
+    /// It succeeded, as its worker reports.
     Completed,
-    /// The worker says: it went wrong.
+    /// It failed, as its worker reports.
     Failed,
-    /// The worker says: stopped as asked.
+    /// It stopped as asked, as its worker reports.
     Interrupted,
     /// The worker's socket closed.
     OwnerLost,
@@ -238,7 +269,7 @@ pub enum EndState {
     Timeout,
 }
 
-/// Who moves the cursor of a user's inbox.
+/// What moves the cursor of a user's inbox.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InboxMode {
@@ -247,7 +278,7 @@ pub enum InboxMode {
     Auto,
     /// The client, by `ack`.
     Ack,
-    /// This connection does not hear the inbox.
+    /// This connection does not receive the inbox.
     Off,
 }
 
@@ -261,7 +292,7 @@ impl Token {
         Self(text.into())
     }
 
-    /// For the one who checks it.
+    /// The text, for verifying it.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -288,22 +319,22 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// What all of it is called.
+    /// The names of its members.
     pub const MEMBERS: [&str; 4] = ["subscribe", "publish", "interrupt", "admin"];
 }
 
-/// What a new token is to say beside whom it names and when it ends.
+/// The claims of a new token beside its user and its end.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct MintTerms {
-    /// What it allows; none: what the configuration says of such tokens.
+    /// What it allows; none: the default rights of the configuration.
     pub grant: Option<Grant>,
-    /// How often its bearer may ask; none: as often as everybody.
+    /// How often its bearer may ask; none: as often as others.
     pub limits: Option<RateLimit>,
-    /// What others see of its bearer.
+    /// What presence shows of its bearer.
     pub info: Option<Payload>,
 }
 
-/// How often somebody may ask: a rate, and how many requests at once.
+/// How often a peer may ask: a rate, and how many requests at once.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct RateLimit {
     /// In thousandths of a request per second, so that it may be below one.

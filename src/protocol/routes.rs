@@ -1,11 +1,14 @@
-//! Paths of HTTP that are the daemon's own, and the methods of each.
+//! HTTP routes: the daemon's own paths, and the methods of each.
 //!
-//! The one table of them: requests are answered by it, and a WebSocket endpoint is
-//! refused where something else answers already.
+//! The only table of them: requests are dispatched by it, and the configuration refuses a
+//! WebSocket endpoint at a path of it.
 
 use std::borrow::Cow;
 
-/// What answers at a path.
+/// The path of the health check, as monitors and load balancers know it.
+pub const HEALTH: &str = "/healthz";
+
+/// An endpoint of HTTP.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Route {
     Broadcast,
@@ -13,7 +16,7 @@ pub enum Route {
     Stats,
     Metrics,
     Health,
-    /// Nothing yet: a WebSocket endpoint here would have to move later.
+    /// Not served yet: a WebSocket endpoint here would have to move later.
     Reserved,
 }
 
@@ -25,13 +28,13 @@ const ROUTES: [(&str, Route); 9] = [
     ("/api/v1/interrupt", Route::Interrupt),
     ("/api/v1/ws/stats", Route::Stats),
     ("/metrics", Route::Metrics),
-    ("/healthz", Route::Health),
+    (HEALTH, Route::Health),
     ("/api/v1/lines", Route::Reserved),
     ("/api/v1/stream", Route::Reserved),
 ];
 
 impl Route {
-    /// What answers at a path, which is compared as it was sent.
+    /// The endpoint at a path, which is compared as it was sent.
     pub fn of(path: &str) -> Option<Self> {
         ROUTES.iter().find(|(known, _)| *known == path).map(|(_, route)| *route)
     }
@@ -44,12 +47,17 @@ impl Route {
             Self::Reserved => "",
         }
     }
+
+    /// Whether a request with this method is answered.
+    pub fn allows(self, method: &str) -> bool {
+        self.methods().split(", ").any(|allowed| allowed == method)
+    }
 }
 
-/// Whether a WebSocket can be had at a path.
+/// Checks a path for a WebSocket endpoint.
 ///
 /// # Errors
-/// What is wrong with the path, for whoever configures it.
+/// The form that is wanted, for the administrator.
 pub fn endpoint(path: &str) -> Result<(), String> {
     let wanted = "a path such as \"/ws\"";
     if !path.starts_with('/') {
@@ -71,7 +79,7 @@ pub fn endpoint(path: &str) -> Result<(), String> {
     }
 }
 
-/// A path without slashes that proxies add: behind each other, and at the end.
+/// A path without the slashes that proxies add: repeated ones, and one at the end.
 pub fn tidy(path: &str) -> Cow<'_, str> {
     let is_tidy = !path.contains("//") && (path == "/" || !path.ends_with('/'));
     if is_tidy {
@@ -94,6 +102,7 @@ mod tests {
                 assert!(endpoint(&path).is_err(), "{path}");
             }
             assert_eq!(route.methods().is_empty(), route == Route::Reserved, "{path}");
+            assert!(!route.allows("PUT"), "{path}");
         }
         assert_eq!(endpoint("/api/v1/ws"), Ok(()));
     }

@@ -1,7 +1,4 @@
-//! Points in time.
-//!
-//! Knows how they are written. Does not know what time it is: only the driver
-//! reads a clock.
+//! Points in time, and how they are written. Only `edge::clock` reads a clock.
 
 use std::fmt;
 use std::time::Duration;

@@ -1,18 +1,17 @@
-//! What a worker may say and hear: one JSON object a line.
-//!
-//! Knows the lines. Does not know the socket, or which worker may administer.
+//! The lines of workers, both ways: one JSON object each.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::fields;
-use super::fields::Fields;
+use super::fields::{Field, Fields, missing};
 use super::frame::Frame;
 use super::ids::{Channel, MessageId, OperationId, UserId};
 use super::message::{Sender, spelled};
 use super::refusal::{Code, Refusal};
-use super::request::{Grant, MalformedRequest, MintTerms, RateLimit, Request, RequestEnvelope, Token};
+use super::request::{
+    EdgeRequest, Grant, HubRequest, MalformedRequest, MintTerms, RateLimit, Request, RequestEnvelope, Token,
+};
 use super::request_parser;
 use super::request_parser::ToAll;
 use super::time::{UnixTime, rfc3339};
@@ -28,36 +27,50 @@ pub fn parse(line: &[u8]) -> Result<RequestEnvelope, MalformedRequest> {
         refusal: Refusal::new(Code::BadJson, "the line is not UTF-8"),
     })?;
     request_parser::request(line, Some("publish"), |action, fields| match action {
-        "publish" | "send" => request_parser::publication(fields, ToAll::Allowed, fields.kind),
-        "subscribe" => request_parser::subscribe(fields),
-        "unsubscribe" => request_parser::channel(fields).map(Request::Unsubscribe),
-        "operation_start" => request_parser::start(fields),
-        "operation_end" => request_parser::end(fields),
-        "interrupt" => request_parser::interrupt(fields),
-        "ping" => Ok(Request::Ping),
-        "token" => token(fields),
-        "reload" => Ok(Request::Reload),
-        "revocations" => request_parser::after(fields).map(|after| Request::Revocations { after }),
-        "lift" => request_parser::user_or_jti(fields).map(Request::Lift),
-        other => request_parser::administration(other, fields),
+        "token" => token(fields).map(Request::Edge),
+        "reload" => Ok(Request::Edge(EdgeRequest::Reload)),
+        "revocations" => {
+            let after = request_parser::after(fields)?;
+            Ok(Request::Edge(EdgeRequest::Revocations { after }))
+        }
+        "lift" => {
+            let revoked = request_parser::user_or_jti(fields)?;
+            Ok(Request::Edge(EdgeRequest::Lift(revoked)))
+        }
+        action => hub_request(action, fields).map(Request::Hub),
     })
 }
 
-/// How long a minted token lives where nothing is said: a working session.
+fn hub_request(action: &str, fields: &Fields<'_>) -> Result<HubRequest, Refusal> {
+    match action {
+        "publish" | "send" => {
+            request_parser::publication(fields, ToAll::Allowed, Some(Field::Type)).map(HubRequest::Publish)
+        }
+        "subscribe" => request_parser::subscribe(fields),
+        "unsubscribe" => request_parser::channel(fields).map(HubRequest::Unsubscribe),
+        "operation_start" => request_parser::start(fields),
+        "operation_end" => request_parser::end(fields),
+        "interrupt" => request_parser::interrupt(fields).map(HubRequest::Interrupt),
+        "ping" => Ok(HubRequest::Ping),
+        other => request_parser::administration(other, fields),
+    }
+}
+
+/// How long a minted token lives by default: a working session.
 const USUAL_TOKEN_LIFE: Duration = Duration::from_secs(3600);
 
 /// How deep `info` may nest: it stands in a list in a frame, and parsers follow that with ease.
 pub(crate) const DEEPEST_INFO: usize = 64;
 
-/// A user is to get a token, or one that somebody has is to be looked at.
-fn token(fields: &Fields<'_>) -> Result<Request, Refusal> {
-    match (fields::string("token", fields.token)?, request_parser::user_id(fields)?) {
-        (Some(token), None) => Ok(Request::CheckToken(Token::new(token))),
+/// A token is to be minted for a user, or a given one checked.
+fn token(fields: &Fields<'_>) -> Result<EdgeRequest, Refusal> {
+    match (fields.string(Field::Token)?, request_parser::user_id(fields)?) {
+        (Some(token), None) => Ok(EdgeRequest::CheckToken(Token::new(token))),
         (None, Some(user_id)) => {
-            let ttl = fields::duration("ttl", fields.ttl)?.unwrap_or(USUAL_TOKEN_LIFE);
+            let ttl = fields.duration(Field::Ttl)?.unwrap_or(USUAL_TOKEN_LIFE);
             let (grant, limits) = (grant(fields)?, allowance(fields)?);
-            let info = fields.info.map(|raw| fields::passed_on("info", raw, DEEPEST_INFO)).transpose()?;
-            Ok(Request::MintToken { user_id, ttl, wanted: Box::new(MintTerms { grant, limits, info }) })
+            let info = fields.passed_on(Field::Info, DEEPEST_INFO)?;
+            Ok(EdgeRequest::MintToken { user_id, ttl, wanted: Box::new(MintTerms { grant, limits, info }) })
         }
         _ => Err(Refusal::new(
             Code::BadRequest,
@@ -66,13 +79,13 @@ fn token(fields: &Fields<'_>) -> Result<Request, Refusal> {
     }
 }
 
-/// What the token is to allow, if that is said; else it says nothing, and the configuration
-/// does.
+/// What the token is to allow, where that is given; else the configuration says what tokens
+/// without rights of their own allow.
 fn grant(fields: &Fields<'_>) -> Result<Option<Grant>, Refusal> {
-    let subscribe = fields::strings("subscribe", fields.subscribe)?;
-    let publish = fields::strings("publish", fields.publish)?;
-    let interrupt = fields::strings("interrupt", fields.interrupt)?;
-    let admin = fields::boolean("admin", fields.admin)?;
+    let subscribe = fields.strings(Field::Subscribe)?;
+    let publish = fields.strings(Field::Publish)?;
+    let interrupt = fields.strings(Field::Interrupt)?;
+    let admin = fields.boolean(Field::Admin)?;
     if subscribe.is_none() && publish.is_none() && interrupt.is_none() && admin.is_none() {
         return Ok(None);
     }
@@ -84,15 +97,15 @@ fn grant(fields: &Fields<'_>) -> Result<Option<Grant>, Refusal> {
     }))
 }
 
-/// How often the bearer may ask, if that is said.
+/// How often the bearer may ask, where that is given.
 fn allowance(fields: &Fields<'_>) -> Result<Option<RateLimit>, Refusal> {
-    let Some(limits) = fields::object("limits", fields.limits)? else { return Ok(None) };
-    let rate = fields::positive("rate", limits.rate)?.ok_or_else(|| fields::missing("limits.rate"))?;
-    let burst = fields::positive("burst", limits.burst)?.ok_or_else(|| fields::missing("limits.burst"))?;
+    let Some(limits) = fields.object(Field::Limits)? else { return Ok(None) };
+    let rate = limits.positive(Field::Rate)?.ok_or_else(|| missing("limits.rate"))?;
+    let burst = limits.positive(Field::Burst)?.ok_or_else(|| missing("limits.burst"))?;
     Ok(Some(RateLimit::asked_for(rate, burst)))
 }
 
-/// A worker is asked to stop one of its operations.
+/// An interrupt of one of a worker's operations.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 #[serde(tag = "type", rename = "interrupt")]
 pub struct InterruptLine {
@@ -100,10 +113,10 @@ pub struct InterruptLine {
     pub operation_id: OperationId,
     /// Where it runs.
     pub channel: Channel,
-    /// Who asked, if it was a user.
+    /// The user who asked, if it was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_id: Option<UserId>,
-    /// The connection that asked, or the kind of asker.
+    /// The connection that asked, or the kind of sender.
     #[serde(serialize_with = "spelled")]
     pub from: Sender,
     /// Why, in the asker's words, or `deadline`.
@@ -123,15 +136,15 @@ impl InterruptLine {
     }
 }
 
-/// Appends what a worker hears of an answer, without the line's end: with an
+/// Appends the line of an answer to a worker, without its end: with an
 /// `id` an `ok` line with the fields that a client would get, without one
 /// nothing, but for errors, and for lists and numbers, which say what they are.
 ///
-/// Returns whether anything is to be said.
+/// Returns whether there is a line.
 pub fn encode(frame: &Frame<'_>, id: Option<&super::RequestId>, to: &mut Vec<u8>) -> bool {
     match id {
         Some(_) if frame.is_answer() => frame.encode_as("ok", id, to),
-        None if frame.only_confirms() => return false,
+        None if frame.is_confirmation() => return false,
         _ => frame.encode(id, to),
     }
     true

@@ -1,7 +1,7 @@
-"""A static daemon for another processor, emulated, and clients of this one: what it keeps, what it stops, and how it goes on.
+"""A static daemon for another processor, emulated, with native clients: storage, interrupts and hand-overs.
 
-WSHUBD_BIN says where the daemon and its companion are; the kernel starts both through an emulator. The clients are this
-process, and a wshubctl of this machine in NATIVE_BIN.
+WSHUBD_BIN names the directory of the daemon and its companion; the kernel starts both through an emulator. The clients are
+this process, and a native wshubctl in NATIVE_BIN.
 """
 
 import os
@@ -13,9 +13,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "real"))
 
-import guest  # noqa: E402
-from hub import BIN, Hub  # noqa: E402
-from story import eventually, same, story, tell  # noqa: E402
+import emulated_memory  # noqa: E402
+from daemon import BIN  # noqa: E402
+from harness import case, eventually, run_cases, same  # noqa: E402
 
 
 NATIVE = Path(os.environ["NATIVE_BIN"])
@@ -39,7 +39,7 @@ def hand_over(hub):
     eventually("another program goes on", lambda: took_over(hub) > before)
 
 
-@story("the daemon and the process that owns its disk are emulated, the one started by the other")
+@case("the daemon and its store process both run emulated")
 def emulated(hub):
     kinds = {machine(BIN / name) for name in ("wshubd", "wshubctl")}
     same(machine(NATIVE / "wshubctl") in kinds, False)
@@ -51,26 +51,26 @@ def emulated(hub):
     return kinds.pop()
 
 
-@story("a client subscribes and hears what another one, HTTP and wshubctl publish")
+@case("a subscriber receives from a client, HTTP and wshubctl")
 def heard(hub):
     with hub.subscriber("news", user="ann") as ann, hub.connect("ben") as ben:
-        ben.say({"action": "send", "channel": "news", "event": "e", "data": "client"})
-        same(ann.hear("message", channel="news")["data"], "client")
+        ben.send({"action": "send", "channel": "news", "event": "e", "data": "client"})
+        same(ann.receive("message", channel="news")["data"], "client")
         hub.post("/broadcast", {"channel": "news", "event": "e", "data": "http"})
-        same(ann.hear("message", channel="news")["data"], "http")
+        same(ann.receive("message", channel="news")["data"], "http")
         done = hub.ctl("pub", "news", "shell")
         same((done.returncode, done.stderr), (0, ""))
-        ann.hear("message", channel="news")
+        ann.receive("message", channel="news")
 
 
-@story("a message that was answered as stored is there after kill -9 of the daemon, and after one of the process that owns the disk")
+@case("a stored message survives kill -9 of daemon or store process")
 def kept(hub):
     def post(data):
         return hub.post("/broadcast", {"channel": "late", "event": "e", "data": data, "durable": True}).json().get("stored")
 
     assert post("before")
     os.kill(hub.children()[0], signal.SIGKILL)
-    # Until another process owns the disk, whoever asks hears that it is not there.
+    # Until another process owns the disk, a durable request is refused.
     tries = 1
     while not post(f"try {tries}"):
         tries += 1
@@ -79,39 +79,39 @@ def kept(hub):
     hub.kill()
     hub.start()
     with hub.subscriber("late") as ann:
-        heard = [ann.hear("message", channel="late")["data"]]
+        heard = [ann.receive("message", channel="late")["data"]]
         while heard[-1] != f"try {tries}":
-            heard.append(ann.hear("message", channel="late")["data"])
+            heard.append(ann.receive("message", channel="late")["data"])
     same(heard[0], "before")
     return f"stored again at try {tries}, started again in {hub.took:.1f} s"
 
 
-@story("numbers go on over a restart: who comes back with `since` misses nothing")
+@case("seq goes on after a restart, and `since` misses nothing")
 def positions(hub):
     for number in range(5):
         hub.post("/broadcast", {"channel": "late2", "event": "e", "data": number, "durable": True})
     with hub.connect("ann") as ann:
-        ann.say({"action": "subscribe", "channel": "late2"})
-        epoch = ann.hear("subscription_succeeded", channel="late2")["epoch"]
-        seqs = [ann.hear("message", channel="late2")["seq"] for _ in range(5)]
+        ann.send({"action": "subscribe", "channel": "late2"})
+        epoch = ann.receive("subscription_succeeded", channel="late2")["epoch"]
+        seqs = [ann.receive("message", channel="late2")["seq"] for _ in range(5)]
     same(seqs, list(range(seqs[0], seqs[0] + 5)))
     hub.stop()
     hub.start()
     with hub.connect("ann") as ann:
-        ann.say({"action": "subscribe", "channel": "late2", "since": {"epoch": epoch, "seq": seqs[-1]}})
-        back = ann.hear("subscription_succeeded", channel="late2")
+        ann.send({"action": "subscribe", "channel": "late2", "since": {"epoch": epoch, "seq": seqs[-1]}})
+        back = ann.receive("subscription_succeeded", channel="late2")
         same((back["epoch"], back["seq"]), (epoch, seqs[-1]), back)
         hub.post("/broadcast", {"channel": "late2", "event": "e", "data": "next"})
-        same(ann.hear("message", channel="late2")["seq"], seqs[-1] + 1)
+        same(ann.receive("message", channel="late2")["seq"], seqs[-1] + 1)
 
 
-@story("a command of this machine becomes an operation, and the emulated wshubctl ends it with its children")
+@case("wshubctl emulated interrupts a native command with children")
 def interrupted(hub):
     with hub.subscriber("jobs") as ann:
         command = [NATIVE / "wshubctl", "run", "--quiet", "jobs", "--", "sh", "-c", "echo begun; sleep 600 & wait"]
         run = subprocess.Popen(command, env=hub.environment, stdin=subprocess.DEVNULL)
-        operation = ann.hear("operation", channel="jobs", state="started")["operation_id"]
-        eventually("it has begun", lambda: ann.hear("message", channel="jobs"))
+        operation = ann.receive("operation", channel="jobs", state="started")["operation_id"]
+        eventually("it has begun", lambda: ann.receive("message", channel="jobs"))
         children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
         shell = int(children.read_text().split()[0])
         began = time.monotonic()
@@ -120,13 +120,13 @@ def interrupted(hub):
         run.wait(20)
         took = time.monotonic() - began
         assert not Path(f"/proc/{shell}").exists()
-        ended = ann.hear("operation", channel="jobs", operation_id=operation)
+        ended = ann.receive("operation", channel="jobs", operation_id=operation)
         assert ended.get("state") != "started", ended
     assert run.returncode != 0
     return f"{took * 1000:.0f} ms"
 
 
-@story("SIGUSR2 with a hundred connections ends none, three times in a row, and the process stays the same")
+@case("SIGUSR2 three times closes none of a hundred connections")
 def handed_over(hub):
     pid, silences = hub.process.pid, []
     wires = [hub.subscriber("news", user=f"user{n % 10}") for n in range(100)]
@@ -137,26 +137,26 @@ def handed_over(hub):
             hand_over(hub)
             same(worker.ask({"channel": "news", "event": "e", "data": times})["type"], "ok")
             for wire in wires:
-                same(wire.hear("message", channel="news")["data"], times)
+                same(wire.receive("message", channel="news")["data"], times)
             silences.append(time.monotonic() - began)
     for wire in wires:
         wire.close()
     same((hub.process.pid, hub.exit_code()), (pid, None))
     with hub.subscriber("owed") as ann:
-        same([ann.hear("message", channel="owed")["data"] for _ in range(3)], [0, 1, 2])
+        same([ann.receive("message", channel="owed")["data"] for _ in range(3)], [0, 1, 2])
     return "all heard after " + ", ".join(f"{silence * 1000:.0f} ms" for silence in silences)
 
 
 def take(what, pid, most):
-    """What a process of 32 bits takes, in words; fails where it is more address space than that."""
-    space, resident, own = guest.memory(pid)
+    """The memory of a 32-bit process, as text; fails where it has more address space than that."""
+    space, resident, own = emulated_memory.memory(pid)
     assert space <= most, f"{what}: {space} KiB of address space"
     return f"{what} {space / 1024:.1f} MiB of address space, {resident / 1024:.1f} resident, {own / 1024:.1f} of it its own"
 
 
 if machine(BIN / "wshubd") == "32-bit Arm":
 
-    @story("with a megabyte of durable messages and a hundred clients neither process takes 64 MiB of address space")
+    @case("durable load and a hundred clients stay below 64 MiB each")
     def small(hub):
         for number in range(20):
             data = {"channel": f"small{number}", "event": "e", "data": "x" * 50_000, "durable": True}
@@ -169,4 +169,4 @@ if machine(BIN / "wshubd") == "32-bit Arm":
         return f"{daemon}; {store}"
 
 
-tell()
+run_cases()

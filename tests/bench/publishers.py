@@ -1,7 +1,7 @@
-"""Publishers who wait for each answer before they say the next, and what else they may publish to than a hub.
+"""Publishers that wait for each answer before the next request, and two other servers to publish to.
 
-Knows a plain log, which is the least that durability costs, and Redis. Each of the servers here promises the same as a
-`durable` message: answered is on the disk.
+The servers are a plain log, which is the least that durability costs, and Redis. Each of them makes the promise of a
+`durable` message: answered means on the disk.
 """
 
 import os
@@ -27,11 +27,11 @@ class Rate:
 
 
 def publish(path, requests, is_answer, seconds):
-    """As many publishers as `requests` has lists: each says its requests in turn, again and again. Stops after so many
-    seconds, when all are answered. `is_answer`: whether what came is one, whole; raises where it is a refusal."""
+    """As many publishers as `requests` has lists: each sends its requests in turn, again and again. Stops after so many
+    seconds, when all are answered. `is_answer`: whether these bytes are a whole answer; raises where it is a refusal."""
     publishers, poll, waits = {}, select.epoll(), []
 
-    def say(one):
+    def send(one):
         sock, turn, said, _, _ = one
         one[1], one[3], one[4] = (turn + 1) % len(said), b"", time.perf_counter()
         sock.sendall(said[turn])
@@ -43,7 +43,7 @@ def publish(path, requests, is_answer, seconds):
         poll.register(sock, select.EPOLLIN)
     began = time.perf_counter()
     for one in publishers.values():
-        say(one)
+        send(one)
     waiting = len(publishers)
     while waiting:
         ready = poll.poll(PATIENCE)
@@ -58,7 +58,7 @@ def publish(path, requests, is_answer, seconds):
             now = time.perf_counter()
             waits.append(now - one[4])
             if now - began < seconds:
-                say(one)
+                send(one)
             else:
                 waiting -= 1
     took = time.perf_counter() - began
@@ -73,7 +73,7 @@ def is_line(came):
 
 
 class Log:
-    """Appends what comes to a file and syncs it, once for all who wait: nothing simpler can promise as much."""
+    """Appends requests to a file and syncs it, once for all that wait: nothing simpler can promise as much."""
 
     name, why_not = "append and fdatasync", None
 

@@ -1,11 +1,11 @@
-//! What one configuration says otherwise than another.
+//! The differences between two configurations, and those that a reload refuses.
 
-use wshubd::config::{Change, Config, Loaded};
+use wshubd::config::{Config, Loaded, OptionChange};
 
 use crate::{Scratch, environment, read};
 
 fn changes(was: &str, is: &str) -> Vec<(String, String, String)> {
-    let told = |Change { setting, from, to }| (setting, from, to);
+    let told = |OptionChange { setting, from, to }| (setting, from, to);
     read(was).unwrap().changes(&read(is).unwrap()).into_iter().map(told).collect()
 }
 
@@ -47,7 +47,7 @@ fn loaded(scratch: &Scratch, text: &str, variables: &[(&str, &str)]) -> Loaded {
 
 #[cfg(feature = "store")]
 #[test]
-fn what_takes_a_restart_is_named_with_the_line_that_says_it() {
+fn a_setting_that_takes_a_restart_is_named_with_its_line() {
     let scratch = Scratch::new();
     let before = loaded(&scratch, "[state]\nstore = 'memory'\n", &[]);
     let mut next = loaded(&scratch, "# nothing\n[listen]\nhttp = ['[::1]:80']\n", &[]);
@@ -76,7 +76,7 @@ fn a_setting_that_systemd_overrules_blocks_no_reload() {
 }
 
 #[test]
-fn a_place_that_nobody_named_stays_where_the_start_found_it() {
+fn an_unwritten_path_stays_where_the_start_found_it() {
     let scratch = Scratch::new();
     let before = loaded(&scratch, "", &[("STATE_DIRECTORY", "/a"), ("RUNTIME_DIRECTORY", "/b")]);
     let mut next = loaded(&scratch, "", &[("STATE_DIRECTORY", "/c"), ("RUNTIME_DIRECTORY", "/d")]);

@@ -1,4 +1,4 @@
-//! Which files are read by whom: those of the machine, or a user's own.
+//! The files that are read: those of the machine, or a user's own.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -14,7 +14,7 @@ fn files(uid: u32, variables: &[(&str, &str)]) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_users_own_file_stands_in_for_that_of_the_machine() {
+fn a_users_own_file_replaces_that_of_the_machine() {
     let scratch = Scratch::new();
     let home = scratch.0.to_str().unwrap();
     let machine = Path::new("/etc/wshubd");
@@ -50,7 +50,7 @@ fn closed(scratch: &Scratch, name: &str) -> u32 {
 }
 
 #[test]
-fn a_home_of_somebody_else_that_cannot_be_entered_is_passed_over() {
+fn a_closed_home_of_another_user_is_skipped() {
     let scratch = Scratch::new();
     let stranger = closed(&scratch, "home").wrapping_add(1000);
     let home = scratch.0.join("home");
@@ -59,7 +59,7 @@ fn a_home_of_somebody_else_that_cannot_be_entered_is_passed_over() {
 }
 
 #[test]
-fn an_own_configuration_that_cannot_be_looked_at_is_told() {
+fn an_own_configuration_that_cannot_be_read_is_an_error() {
     for (variable, file, within) in [
         ("HOME", ".config", ".config/wshubd"),
         ("HOME", ".config/wshubd", ".config/wshubd"),

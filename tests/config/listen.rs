@@ -1,9 +1,9 @@
-//! What `[listen]` refuses.
+//! Mistakes in `[listen]`.
 
 use super::{read, read_with};
 
 #[test]
-fn a_mistake_about_listening_names_its_line_and_what_is_wanted() {
+fn a_mistake_in_listen_names_its_line_and_what_is_wanted() {
     let wrong = [
         ("[listen]\nhttp = ['localhost:80']", "hub.toml:2: `listen.http` wants an address and port"),
         ("[listen]\npaths = ['ws']", "hub.toml:2: `listen.paths` wants a path"),
@@ -40,7 +40,7 @@ fn a_mistake_about_listening_names_its_line_and_what_is_wanted() {
 }
 
 #[test]
-fn an_address_among_those_of_another_is_refused_with_both() {
+fn overlapping_addresses_are_refused_with_both() {
     let both = |one: &str, other: &str| read(&format!("[listen]\nhttp = [\n{one:?},\n{other:?}]"));
     for (all, one) in [
         ("0.0.0.0:80", "127.0.0.1:80"),
@@ -73,7 +73,7 @@ fn an_address_among_those_of_another_is_refused_with_both() {
 }
 
 #[test]
-fn a_path_that_is_not_absolute_is_refused_with_the_one_that_was_meant() {
+fn a_relative_path_is_refused_with_the_absolute_one() {
     let here = std::env::current_dir().unwrap();
     // Beside the file, whose directory the messages here leave out.
     let told = [

@@ -1,4 +1,4 @@
-//! Configuration: what is read, what is laid over what, and what is refused.
+//! The configuration: files and variables, their order, and mistakes in them.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
 mod changes;
@@ -201,14 +201,14 @@ fn every_option_is_understood() {
     assert_eq!((config.limits.wrong_secrets, config.limits.wrong_tokens), (14, 15));
     assert_eq!(config.store.write_delay, Duration::from_millis(250));
     assert_eq!(config.store.flash_budget, None);
-    assert_eq!((config.log, defaults().log), (LevelFilter::Warn, LevelFilter::Info));
-    assert_eq!((config.log_access, defaults().log_access), (true, false));
+    assert_eq!((config.log.level, defaults().log.level), (LevelFilter::Warn, LevelFilter::Info));
+    assert_eq!((config.log.access, defaults().log.access), (true, false));
     let disks: Vec<_> = config.channels.iter().map(|channel| channel.policy.disk).collect();
     assert_eq!(disks, [WriteThrough::Behind, WriteThrough::Behind, WriteThrough::Never]);
 }
 
 #[test]
-fn the_hub_is_told_what_concerns_it() {
+fn hub_settings_come_from_the_configuration() {
     let settings = read(SAMPLE).unwrap().hub_settings();
     assert!(settings.anonymous);
     assert_eq!(settings.rights.subscribe.len(), 1);
@@ -231,7 +231,7 @@ fn the_hub_is_told_what_concerns_it() {
 }
 
 #[test]
-fn kept_messages_leave_half_of_the_memory_to_those_who_are_connected() {
+fn kept_messages_take_at_most_half_of_the_memory() {
     let config = read("[state]\nstore = 'memory'\n[limits]\nmemory = '16MiB'").unwrap();
     assert_eq!(config.hub_settings().limits.kept_bytes, 8 << 20);
     assert_eq!(config.limits.hub.kept_bytes, defaults().limits.hub.kept_bytes, "what was asked for is shown");
@@ -244,7 +244,7 @@ fn kept_messages_leave_half_of_the_memory_to_those_who_are_connected() {
 
 #[cfg(feature = "store")]
 #[test]
-fn a_store_on_a_disk_holds_more_than_messages_and_no_memory() {
+fn disk_space_is_shared_by_messages_and_bookkeeping() {
     let config =
         read("[state]\nstore = 'sled'\n[limits]\nmemory = '16MiB'\n[store]\nbytes = '400MiB'").unwrap();
     let settings = config.hub_settings();
@@ -256,7 +256,7 @@ fn a_store_on_a_disk_holds_more_than_messages_and_no_memory() {
 }
 
 #[test]
-fn what_is_shown_and_read_again_is_the_same() {
+fn a_shown_configuration_reads_back_the_same() {
     let odd = "[state]\ndirectory = \"/a \\\"b\\\\ \\u0007\\u007F é\"\n[limits]\nmessage_bytes = 1025\n";
     for text in ["", SAMPLE, odd] {
         let config = read(text).unwrap();
@@ -265,7 +265,7 @@ fn what_is_shown_and_read_again_is_the_same() {
 }
 
 #[test]
-fn the_example_file_says_every_default() {
+fn the_example_file_has_every_default() {
     let example = include_str!("../../packaging/wshubd.toml");
     assert_eq!(read(example), Ok(defaults()), "as it is shipped");
     let option = |line: &&str| line.starts_with('#') && !line.starts_with("# ") && line.len() > 1;
@@ -307,7 +307,7 @@ fn drop_ins_are_laid_over_the_file_in_order_of_name() {
 }
 
 #[test]
-fn the_environment_speaks_toml_or_plain_text() {
+fn variables_hold_toml_or_plain_text() {
     let config = read_with(
         "[limits]\nburst = 3\n",
         &[
@@ -344,7 +344,7 @@ fn the_environment_speaks_toml_or_plain_text() {
 }
 
 #[test]
-fn what_was_not_built_in_is_refused_by_its_line() {
+fn a_feature_not_built_in_is_refused_with_its_line() {
     let cases = [
         (STORE, "[state]\nstore = 'sled'", "hub.toml:2: `state.store` cannot be \"sled\": "),
         (
@@ -365,7 +365,7 @@ fn what_was_not_built_in_is_refused_by_its_line() {
 }
 
 #[test]
-fn a_file_that_was_asked_for_must_be_there() {
+fn a_named_file_must_exist() {
     let missing = Path::new("/nonexistent/hub.toml");
     let error = Config::load(Some(missing), &environment(&[])).unwrap_err();
     assert!(error.to_string().starts_with("/nonexistent/hub.toml: cannot be read: "), "{error}");
@@ -400,7 +400,7 @@ fn unsafe_choices_are_warned_about() {
 }
 
 #[test]
-fn a_path_that_no_socket_can_have_is_refused_by_its_length() {
+fn a_socket_path_that_is_too_long_is_refused() {
     let with = |length: usize| read(&format!("[listen]\nworker = '/{}'", "s".repeat(length - 1)));
     assert_eq!(with(107).unwrap().listen.worker.as_os_str().len(), 107);
     let error = with(108).unwrap_err().to_string();
@@ -408,7 +408,7 @@ fn a_path_that_no_socket_can_have_is_refused_by_its_length() {
 }
 
 #[test]
-fn state_is_kept_where_the_nearest_variable_says() {
+fn the_nearest_variable_sets_the_state_directory() {
     let all = [("STATE_DIRECTORY", "/a:/b"), ("XDG_STATE_HOME", "/c"), ("HOME", "/d")];
     let expected = ["/a", "/c/wshubd", "/d/.local/state/wshubd", "/var/tmp/wshubd-7"];
     for (from, expected) in expected.iter().enumerate() {
@@ -422,7 +422,7 @@ fn state_is_kept_where_the_nearest_variable_says() {
 }
 
 #[test]
-fn the_worker_socket_is_looked_for_from_near_to_far() {
+fn the_worker_socket_is_searched_from_near_to_far() {
     let candidates = |variables: &[(&str, &str)]| {
         paths::worker_socket_candidates(&Environment::new(7, variables.iter().copied()))
     };
@@ -440,7 +440,7 @@ fn the_worker_socket_is_looked_for_from_near_to_far() {
 }
 
 #[test]
-fn a_directory_among_everybodys_must_be_ours_alone() {
+fn a_directory_in_a_shared_one_must_be_ours_alone() {
     use std::os::unix::fs::symlink;
     let scratch = Scratch::new();
     let made = scratch.0.join("a/b");

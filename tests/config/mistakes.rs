@@ -60,7 +60,7 @@ fn a_mistake_in_the_environment_names_the_variable() {
 }
 
 #[test]
-fn a_foreign_variable_sets_nothing_and_is_told_once() {
+fn a_foreign_variable_sets_nothing_and_is_reported_once() {
     let scratch = super::Scratch::new();
     let file = scratch.write("hub.toml", "");
     let foreign = [("WSHUBD_PORT", "tcp://10.0.0.1:8098"), ("WSHUBD_VERSION", "0.1.0")];
@@ -202,7 +202,7 @@ fn text_without_quotes_is_shown_with_them() {
 }
 
 #[test]
-fn what_is_there_twice_names_the_line_of_the_first() {
+fn a_duplicate_names_the_line_of_the_first() {
     refused(&[
         ("[limits]\nburst = 1\n# x\nburst = 2", "hub.toml:4: duplicate key `burst`, which is set on line 2"),
         (
@@ -231,7 +231,7 @@ fn what_is_there_twice_names_the_line_of_the_first() {
 }
 
 #[test]
-fn a_path_that_cannot_be_an_endpoint_is_told_by_its_line() {
+fn a_path_that_cannot_be_an_endpoint_names_its_line() {
     let of = |paths: &str, wanted: &str| {
         let error = read(&format!("[listen]\npaths = {paths}\n")).expect_err(paths);
         assert!(error.starts_with(&format!("hub.toml:2: `listen.paths` wants {wanted}")), "{error}");
@@ -271,7 +271,7 @@ fn files_of_other_systems_are_read_as_they_are() {
 }
 
 #[test]
-fn a_mistake_in_what_claims_must_say_names_its_line() {
+fn a_mistake_in_required_claims_names_its_line() {
     let cases = [
         (
             "[auth]\nuser_claim = 'iss'",
@@ -299,7 +299,7 @@ fn a_mistake_in_what_claims_must_say_names_its_line() {
 }
 
 #[test]
-fn all_mistakes_are_told_at_once() {
+fn all_mistakes_are_reported_at_once() {
     let error = read("[limits]\nburst = 0\nsubscriptions = 0\n[heart]\n").unwrap_err();
     assert_eq!(error.lines().count(), 3, "{error}");
 }
@@ -351,7 +351,7 @@ proptest! {
 
     /// Whatever stands in a file, it is a configuration or a line that says why it is none.
     #[test]
-    fn any_line_is_read_or_told_with_its_number(key in "[a-z_]{1,12}", value in "\\PC{0,24}") {
+    fn any_line_is_read_or_reported_with_its_number(key in "[a-z_]{1,12}", value in "\\PC{0,24}") {
         if let Err(error) = read(&format!("[limits]\n{key} = {value}\n")) {
             prop_assert!(error.lines().all(|line| line.starts_with("hub.toml:2: ")), "{}", error);
         }

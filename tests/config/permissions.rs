@@ -1,5 +1,4 @@
-//! Files and directories that may not be used: whose they are, who we are, and what
-//! helps.
+//! Files and directories that may not be used: owner, our user, and a cure.
 
 use std::fs;
 use std::io::{Error, ErrorKind};
@@ -18,7 +17,7 @@ fn told(path: &Path, purpose: Purpose, own: u32) -> String {
 }
 
 #[test]
-fn a_closed_path_is_told_with_owner_group_mode_and_who_asks() {
+fn a_closed_path_is_reported_with_owner_mode_and_user() {
     let scratch = Scratch::new();
     let own = rustix::process::geteuid().as_raw();
     fs::set_permissions(&scratch.0, fs::Permissions::from_mode(0o750)).unwrap();
@@ -42,7 +41,7 @@ fn helped(table: &[(&Path, Purpose, u32, String)]) {
 }
 
 #[test]
-fn a_file_that_may_not_be_read_says_what_lets_the_daemon_read_it() {
+fn an_unreadable_file_is_reported_with_a_cure() {
     let scratch = Scratch::new();
     let (file, shared) = (scratch.write("a.key", ""), scratch.write("issuer.pem", ""));
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
@@ -153,7 +152,7 @@ fn a_cure_that_takes_two_steps_names_both() {
 }
 
 #[test]
-fn it_is_what_a_link_leads_to_that_is_in_the_way() {
+fn the_target_of_a_link_is_what_must_be_readable() {
     let scratch = Scratch::new();
     let (file, link) = (scratch.write("closed/file", ""), scratch.0.join("link"));
     std::os::unix::fs::symlink("closed/file", &link).unwrap();

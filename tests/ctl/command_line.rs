@@ -4,17 +4,17 @@ use std::io::{BufRead, BufReader, Read};
 
 use serde_json::json;
 
-use crate::fake_hub::{Place, end, program, stderr, stdout};
+use crate::fake_hub::{HubSocket, end, program, stderr, stdout};
 
 /// The error about a command line that is wrong.
 fn complaint(words: &[&str]) -> String {
-    let output = end(Place::new().start(words));
+    let output = end(HubSocket::new().start(words));
     assert_eq!(output.status.code(), Some(2), "{words:?}");
     stderr(&output)
 }
 
 #[test]
-fn a_command_without_its_two_dashes_is_told_where_they_go() {
+fn a_command_without_its_two_dashes_gets_a_hint() {
     for (words, line) in [
         (vec!["run", "logs", "make", "test"], "wshubctl run logs -- make test"),
         (vec!["--wait", "3", "run", "logs", "ls", "-la"], "wshubctl run logs -- ls -la"),
@@ -30,7 +30,7 @@ fn a_command_without_its_two_dashes_is_told_where_they_go() {
 }
 
 #[test]
-fn a_text_without_its_quotes_is_told_that_it_needs_them() {
+fn a_text_without_its_quotes_gets_a_hint() {
     for words in [
         vec!["pub", "logs", "hello", "world"],
         vec!["pub", "logs", "hello", "world", "again"],
@@ -44,12 +44,12 @@ fn a_text_without_its_quotes_is_told_that_it_needs_them() {
 
 #[test]
 fn a_duration_may_do_without_its_unit_everywhere() {
-    let place = Place::new();
+    let socket = HubSocket::new();
     for (text, seconds) in [("90", 90.0), ("1.5", 1.5), ("1.5m", 90.0), ("1h", 3600.0)] {
-        let (child, mut peer) = place.meet(["pub", "--ttl", text, "logs", "x"]);
-        let request = peer.expects(json!({"channel": "logs"}));
+        let (child, mut peer) = socket.start_connected(["pub", "--ttl", text, "logs", "x"]);
+        let request = peer.expect_line(json!({"channel": "logs"}));
         assert_eq!(request["ttl"].as_f64(), Some(seconds), "{text}");
-        peer.grants(&request, json!({}));
+        peer.grant(&request, json!({}));
         assert_eq!(end(child).status.code(), Some(0));
     }
     for words in [
@@ -70,12 +70,12 @@ fn a_duration_may_do_without_its_unit_everywhere() {
 
 #[test]
 fn a_token_request_has_the_rights_that_were_named_and_no_others() {
-    let place = Place::new();
+    let socket = HubSocket::new();
     let token = |words: &[&str]| {
         let words = [&["token", "new", "--user", "ada", "--ttl", "60"], words].concat();
-        let (child, mut peer) = place.meet(words);
-        let mut request = peer.expects(json!({"action": "token", "user_id": "ada", "ttl": 60.0}));
-        peer.says(json!({"type": "token", "id": request["id"], "token": "a.b.c", "user_id": "ada"}));
+        let (child, mut peer) = socket.start_connected(words);
+        let mut request = peer.expect_line(json!({"action": "token", "user_id": "ada", "ttl": 60.0}));
+        peer.send(json!({"type": "token", "id": request["id"], "token": "a.b.c", "user_id": "ada"}));
         assert_eq!(stdout(&end(child)), "a.b.c\n");
         for field in ["id", "action", "user_id", "ttl"] {
             request.as_object_mut().unwrap().remove(field);
@@ -103,16 +103,16 @@ fn completions_need_no_hub_and_leave_out_hidden_commands() {
 
 #[test]
 fn on_a_terminal_sub_names_its_channels_once_they_are_granted() {
-    let place = Place::new();
-    let (mut terminal, mut peer) = place.meet_at_terminal(["sub", "-n", "1", "logs", "ne\u{1b}ws", "logs"]);
+    let socket = HubSocket::new();
+    let (mut terminal, mut peer) = socket.start_at_terminal(["sub", "-n", "1", "logs", "ne\u{1b}ws", "logs"]);
     let mut said = BufReader::new(terminal.errors());
-    let (first, second) = (peer.hears(), peer.hears());
-    peer.grants(&first, json!({"channel": "logs"}));
-    peer.grants(&second, json!({"channel": "news"}));
+    let (first, second) = (peer.receive(), peer.receive());
+    peer.grant(&first, json!({"channel": "logs"}));
+    peer.grant(&second, json!({"channel": "news"}));
     let mut line = String::new();
     said.read_line(&mut line).unwrap();
     assert_eq!(line, "wshubctl: listening to logs, ne\\u{1b}ws; Ctrl-C ends\n");
-    peer.says(json!({"type": "message", "channel": "logs", "event": "e", "data": 1, "from": "worker",
+    peer.send(json!({"type": "message", "channel": "logs", "event": "e", "data": 1, "from": "worker",
         "message_id": "m", "timestamp": "2024-05-06T07:08:09.123Z"}));
     assert_eq!(terminal.end().0, Some(0));
     let mut rest = String::new();
@@ -122,28 +122,28 @@ fn on_a_terminal_sub_names_its_channels_once_they_are_granted() {
 
 #[test]
 fn json_on_a_terminal_moves_no_cursor_either() {
-    let place = Place::new();
+    let socket = HubSocket::new();
     let text = "\u{9b}2J\u{7f}\u{202e}";
-    let (terminal, mut peer) = place.meet_at_terminal(["sub", "--json", "-n", "1", "logs"]);
-    let request = peer.hears();
-    peer.grants(&request, json!({"channel": "logs"}));
-    peer.says(json!({"type": "message", "channel": "logs", "data": text}));
+    let (terminal, mut peer) = socket.start_at_terminal(["sub", "--json", "-n", "1", "logs"]);
+    let request = peer.receive();
+    peer.grant(&request, json!({"channel": "logs"}));
+    peer.send(json!({"type": "message", "channel": "logs", "data": text}));
     let (_, shown) = terminal.end();
     assert_eq!(shown, "{\"channel\":\"logs\",\"data\":\"\\u009b2J\\u007f\\u202e\",\"type\":\"message\"}\n");
 
-    let (terminal, mut peer) = place.meet_at_terminal(["status", "--json"]);
-    let request = peer.hears();
-    peer.says(json!({"type": "stats", "id": request["id"], "name": text}));
+    let (terminal, mut peer) = socket.start_at_terminal(["status", "--json"]);
+    let request = peer.receive();
+    peer.send(json!({"type": "stats", "id": request["id"], "name": text}));
     assert_eq!(terminal.end().1, "{\"name\":\"\\u009b2J\\u007f\\u202e\"}\n");
 }
 
 #[test]
-fn what_a_hub_says_of_an_error_moves_no_cursor() {
-    let place = Place::new();
+fn an_error_message_of_a_hub_moves_no_cursor() {
+    let socket = HubSocket::new();
     for words in [vec!["status"], vec!["sub", "logs"], vec!["pub", "logs", "x"], vec!["interrupt", "op"]] {
-        let (child, mut peer) = place.meet(&words);
-        let request = peer.hears();
-        peer.refuses(&request, "bad_request", "\u{1b}[2J\u{202e}");
+        let (child, mut peer) = socket.start_connected(&words);
+        let request = peer.receive();
+        peer.refuse(&request, "bad_request", "\u{1b}[2J\u{202e}");
         let said = stderr(&end(child));
         assert!(said.contains(r"\u{1b}[2J\u{202e}") && !said.contains('\u{1b}'), "{words:?}: {said}");
     }

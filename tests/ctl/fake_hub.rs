@@ -1,4 +1,4 @@
-//! A hub played by the test: it hears what it expects and says what it is told.
+//! A scripted hub: the test expects the lines of the program and sends its own.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -15,11 +15,11 @@ use async_signal::{Signal, Signals};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use serde_json::{Value, json};
 
-/// Only for a story that has gone wrong: it ends then, instead of hanging.
+/// Only for a test that fails: it ends then, instead of hanging.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A socket where a hub might be.
-pub(crate) struct Place {
+/// A socket on which a scripted hub listens, or does not.
+pub(crate) struct HubSocket {
     listener: Option<UnixListener>,
     directory: PathBuf,
 }
@@ -29,7 +29,7 @@ pub(crate) struct Peer {
     reader: BufReader<UnixStream>,
 }
 
-impl Place {
+impl HubSocket {
     pub(crate) fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -38,7 +38,7 @@ impl Place {
         Self { listener: None, directory }.opened()
     }
 
-    /// The same where no hub is, and no socket.
+    /// The same without a hub, and without a socket.
     pub(crate) fn closed(mut self) -> Self {
         self.listener = None;
         fs::remove_file(self.path()).unwrap();
@@ -63,27 +63,30 @@ impl Place {
         self.directory.join(name)
     }
 
-    /// Starts the program, with its input and outputs in our hands.
+    /// Starts the program, with pipes as its input and outputs.
     pub(crate) fn start<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Child {
         let mut command = program();
         command.arg("--socket").arg(self.path()).args(words);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
-    /// Starts it and takes its connection.
-    pub(crate) fn meet<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> (Child, Peer) {
+    /// Starts it and accepts its connection.
+    pub(crate) fn start_connected<S: AsRef<OsStr>>(
+        &self,
+        words: impl IntoIterator<Item = S>,
+    ) -> (Child, Peer) {
         let child = self.start(words);
         (child, self.accept())
     }
 
-    /// The same for one that asks first whether this is a hub.
-    pub(crate) fn employ<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> (Child, Peer) {
+    /// The same for a program that first asks for an answer.
+    pub(crate) fn start_probed<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> (Child, Peer) {
         let child = self.start(words);
-        (child, self.welcome())
+        (child, self.accept_probed())
     }
 
-    /// As [`Place::meet`] for somebody at a terminal, who sees what it prints there.
-    pub(crate) fn meet_at_terminal<S: AsRef<OsStr>>(
+    /// As [`HubSocket::start_connected`] with a terminal as its standard output.
+    pub(crate) fn start_at_terminal<S: AsRef<OsStr>>(
         &self,
         words: impl IntoIterator<Item = S>,
     ) -> (Terminal, Peer) {
@@ -97,11 +100,11 @@ impl Place {
         (Terminal { child, screen: screen.into() }, self.accept())
     }
 
-    /// Takes somebody, or takes them back, who asks first whether this is a hub.
-    pub(crate) fn welcome(&self) -> Peer {
+    /// Accepts a connection, and answers the ping that comes first.
+    pub(crate) fn accept_probed(&self) -> Peer {
         let mut peer = self.accept();
-        let greeting = peer.expects(json!({"action": "ping"}));
-        peer.says(json!({"type": "pong", "id": greeting["id"]}));
+        let greeting = peer.expect_line(json!({"action": "ping"}));
+        peer.send(json!({"type": "pong", "id": greeting["id"]}));
         peer
     }
 
@@ -118,12 +121,12 @@ pub(crate) struct Terminal {
 }
 
 impl Terminal {
-    /// What it says beside the screen.
+    /// Its standard error.
     pub(crate) fn errors(&mut self) -> ChildStderr {
         self.child.stderr.take().unwrap()
     }
 
-    /// What is on the screen when it has ended, and its exit code.
+    /// The exit code when it has ended, and the text on its terminal.
     pub(crate) fn end(mut self) -> (Option<i32>, String) {
         let code = self.child.wait().unwrap().code();
         let mut shown = Vec::new();
@@ -136,17 +139,17 @@ impl Terminal {
     }
 }
 
-impl Drop for Place {
+impl Drop for HubSocket {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.directory);
     }
 }
 
 pub(crate) fn program() -> Command {
-    static HEARD: OnceLock<Signals> = OnceLock::new();
+    static HANDLED: OnceLock<Signals> = OnceLock::new();
     // Where the tests are a background job of a script these are ignored, and so they
     // would be in what is started here; what has a handler is not.
-    HEARD.get_or_init(|| {
+    HANDLED.get_or_init(|| {
         let ignored = fs::read_to_string("/proc/self/status").unwrap();
         let ignored = ignored.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap().trim();
         let ignored = u64::from_str_radix(ignored, 16).unwrap();
@@ -165,52 +168,52 @@ impl Peer {
     }
 
     /// The next line.
-    pub(crate) fn hears(&mut self) -> Value {
+    pub(crate) fn receive(&mut self) -> Value {
         let mut line = String::new();
-        assert_ne!(self.reader.read_line(&mut line).unwrap(), 0, "the program hung up");
+        assert_ne!(self.reader.read_line(&mut line).unwrap(), 0, "the program closed the connection");
         serde_json::from_str(&line).unwrap()
     }
 
     /// The next line, which must have these fields; the others are given back.
-    pub(crate) fn expects(&mut self, fields: Value) -> Value {
-        let heard = self.hears();
+    pub(crate) fn expect_line(&mut self, fields: Value) -> Value {
+        let received = self.receive();
         for (name, value) in fields.as_object().unwrap() {
-            assert_eq!(&heard[name], value, "{name} in {heard}");
+            assert_eq!(&received[name], value, "{name} in {received}");
         }
-        heard
+        received
     }
 
-    pub(crate) fn says(&mut self, line: Value) {
-        self.says_text(&line.to_string());
+    pub(crate) fn send(&mut self, line: Value) {
+        self.send_text(&line.to_string());
     }
 
-    pub(crate) fn says_text(&mut self, line: &str) {
+    pub(crate) fn send_text(&mut self, line: &str) {
         writeln!(self.reader.get_mut(), "{line}").unwrap();
     }
 
     /// Answers a request with `ok` and some fields.
-    pub(crate) fn grants(&mut self, request: &Value, fields: Value) {
+    pub(crate) fn grant(&mut self, request: &Value, fields: Value) {
         let mut answer = fields;
         answer["type"] = json!("ok");
         answer["id"] = request["id"].clone();
-        self.says(answer);
+        self.send(answer);
     }
 
-    /// As [`Peer::grants`], for what may want no answer.
-    pub(crate) fn grants_if_asked(&mut self, request: &Value) {
+    /// As [`Peer::grant`], for a request that may need no answer.
+    pub(crate) fn grant_if_asked(&mut self, request: &Value) {
         if !request["id"].is_null() {
-            self.grants(request, json!({}));
+            self.grant(request, json!({}));
         }
     }
 
-    pub(crate) fn refuses(&mut self, request: &Value, code: &str, message: &str) {
-        self.says(json!({"type": "error", "id": request["id"], "code": code, "message": message}));
+    pub(crate) fn refuse(&mut self, request: &Value, code: &str, message: &str) {
+        self.send(json!({"type": "error", "id": request["id"], "code": code, "message": message}));
     }
 
-    /// Expects that the program says nothing more.
-    pub(crate) fn has_left(mut self) {
+    /// Expects the end of the connection, without another line.
+    pub(crate) fn expect_end(mut self) {
         let mut line = String::new();
-        assert_eq!(self.reader.read_line(&mut line).unwrap(), 0, "still said: {line}");
+        assert_eq!(self.reader.read_line(&mut line).unwrap(), 0, "another line: {line}");
     }
 }
 

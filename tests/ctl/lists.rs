@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use wshubd::edge::clock;
 use wshubd::protocol::UnixTime;
 
-use crate::fake_hub::{Peer, Place, end, stderr, stdout};
+use crate::fake_hub::{HubSocket, Peer, end, stderr, stdout};
 
 /// A time so many seconds ago, as the hub spells it. Half a minute more than what
 /// is shown of it leaves time for a slow machine.
@@ -14,9 +14,9 @@ fn ago(seconds: u64) -> String {
 
 /// Expects a question and answers it with a list.
 fn lists(peer: &mut Peer, action: &str, list: &[Value]) {
-    let request = peer.expects(json!({"action": action}));
+    let request = peer.expect_line(json!({"action": action}));
     let field = if action == "inbox" { "inboxes" } else { action };
-    peer.grants(&request, json!({ field: list }));
+    peer.grant(&request, json!({ field: list }));
 }
 
 fn connection(id: &str, user: &str, queued_bytes: u64) -> Value {
@@ -28,9 +28,9 @@ fn connection(id: &str, user: &str, queued_bytes: u64) -> Value {
 }
 
 #[test]
-fn in_a_pipe_each_connection_is_a_line_and_who_is_owed_most_comes_first() {
-    let place = Place::new();
-    let (child, mut peer) = place.meet(["connections"]);
+fn in_a_pipe_each_connection_is_a_line_and_the_longest_queue_is_first() {
+    let socket = HubSocket::new();
+    let (child, mut peer) = socket.start_connected(["connections"]);
     let mut later = connection("c", "carol", 10);
     later["connected_at"] = json!(ago(1));
     later["of_a_later_version"] = json!([1]);
@@ -42,8 +42,8 @@ fn in_a_pipe_each_connection_is_a_line_and_who_is_owed_most_comes_first() {
 
 #[test]
 fn the_connections_of_one_user_can_be_asked_for() {
-    let place = Place::new();
-    let (child, mut peer) = place.meet(["connections", "--user", "bob"]);
+    let socket = HubSocket::new();
+    let (child, mut peer) = socket.start_connected(["connections", "--user", "bob"]);
     let bob = connection("b", "bob", 10);
     lists(&mut peer, "connections", &[connection("a", "alice", 0), bob.clone()]);
     assert_eq!(stdout(&end(child)), format!("{bob}\n"));
@@ -51,8 +51,8 @@ fn the_connections_of_one_user_can_be_asked_for() {
 
 #[test]
 fn on_a_terminal_connections_are_a_table_without_columns_of_nothing() {
-    let place = Place::new();
-    let (terminal, mut peer) = place.meet_at_terminal(["connections"]);
+    let socket = HubSocket::new();
+    let (terminal, mut peer) = socket.start_at_terminal(["connections"]);
     let mut slow = connection("00000000v2q8pj5d4x1c", "ali\u{1b}ce", 3482);
     slow["stalled"] = json!(7.25);
     let nobody = u32::MAX;
@@ -73,15 +73,15 @@ CONNECTION            WHO          FROM            CONNECTED  HEARD  CHANNELS  O
 }
 
 #[test]
-fn on_a_terminal_nothing_is_said_in_words() {
+fn on_a_terminal_an_empty_list_is_a_sentence() {
     for (words, action, expected) in [
         ("connections", "connections", "nobody is connected\n"),
         ("channels", "channels", "there are no channels\n"),
         ("inbox", "inbox", "nothing waits for anybody\n"),
         ("operations", "operations", "nothing runs\n"),
     ] {
-        let place = Place::new();
-        let (terminal, mut peer) = place.meet_at_terminal([words]);
+        let socket = HubSocket::new();
+        let (terminal, mut peer) = socket.start_at_terminal([words]);
         lists(&mut peer, action, &[]);
         assert_eq!(terminal.end(), (Some(0), expected.to_owned()));
     }
@@ -96,8 +96,8 @@ fn channels_that_keep_most_come_first_and_show_how_old_that_is() {
         })
     };
     let all = [entry("empty", 0, None), entry("logs", 5 << 20, Some(ago(7230)))];
-    let place = Place::new();
-    let (terminal, mut peer) = place.meet_at_terminal(["channels"]);
+    let socket = HubSocket::new();
+    let (terminal, mut peer) = socket.start_at_terminal(["channels"]);
     lists(&mut peer, "channels", &all);
     let expected = "\
 CHANNEL  SUBSCRIBERS  PUBLISHED   KEPT    BYTES  OLDEST  POLICY
@@ -106,7 +106,7 @@ empty              2         42      -        -       -  history
 ";
     assert_eq!(terminal.end(), (Some(0), expected.to_owned()));
 
-    let (child, mut peer) = place.meet(["channels"]);
+    let (child, mut peer) = socket.start_connected(["channels"]);
     lists(&mut peer, "channels", &all);
     assert_eq!(stdout(&end(child)), format!("{}\n{}\n", all[1], all[0]));
 }
@@ -119,10 +119,10 @@ fn one_inbox_is_shown_whole_and_without_a_user_all_in_which_something_waits() {
             "bytes": bytes, "oldest_at": ago(7230),
         })
     };
-    let place = Place::new();
-    let (terminal, mut peer) = place.meet_at_terminal(["inbox", "alice"]);
-    let request = peer.expects(json!({"action": "inbox", "user_id": "alice"}));
-    peer.grants(&request, inbox("alice", 512));
+    let socket = HubSocket::new();
+    let (terminal, mut peer) = socket.start_at_terminal(["inbox", "alice"]);
+    let request = peer.expect_line(json!({"action": "inbox", "user_id": "alice"}));
+    peer.grant(&request, inbox("alice", 512));
     let expected = "\
 waiting      2 messages, 512 B
 oldest       2h ago
@@ -131,12 +131,12 @@ position     9 in epoch 8dz0k2vy3m1qp
 ";
     assert_eq!(terminal.end(), (Some(0), expected.to_owned()));
 
-    let (child, mut peer) = place.meet(["inbox", "alice"]);
-    let request = peer.hears();
-    peer.grants(&request, inbox("alice", 512));
+    let (child, mut peer) = socket.start_connected(["inbox", "alice"]);
+    let request = peer.receive();
+    peer.grant(&request, inbox("alice", 512));
     assert_eq!(serde_json::from_str::<Value>(&stdout(&end(child))).unwrap()["user_id"], "alice");
 
-    let (terminal, mut peer) = place.meet_at_terminal(["inbox"]);
+    let (terminal, mut peer) = socket.start_at_terminal(["inbox"]);
     lists(&mut peer, "inbox", &[inbox("alice", 512), inbox("bob", 2048)]);
     let expected = "\
 USER   CONNECTIONS  WAITING    BYTES  OLDEST
@@ -147,7 +147,7 @@ alice            1        2    512 B      2h
 }
 
 #[test]
-fn what_was_ended_or_dropped_is_counted() {
+fn ended_connections_and_dropped_messages_are_counted() {
     let ended = |count: u64| json!({ "disconnected": count });
     let dropped = |count: u64| json!({ "purged": count });
     let cases = [
@@ -166,24 +166,24 @@ fn what_was_ended_or_dropped_is_counted() {
         ),
         (vec!["purge", "--user", "al"], json!({"user_id": "al"}), dropped(0), "0 messages of al dropped"),
     ];
-    let place = Place::new();
+    let socket = HubSocket::new();
     for (words, asked, answer, said) in cases {
-        let (terminal, mut peer) = place.meet_at_terminal(&words);
-        let request = peer.expects(asked);
+        let (terminal, mut peer) = socket.start_at_terminal(&words);
+        let request = peer.expect_line(asked);
         assert_eq!(request["action"], words[0]);
-        peer.grants(&request, answer.clone());
+        peer.grant(&request, answer.clone());
         assert_eq!(terminal.end(), (Some(0), format!("{said}\n")));
 
-        let (child, mut peer) = place.meet(&words);
-        let request = peer.hears();
-        peer.grants(&request, answer.clone());
+        let (child, mut peer) = socket.start_connected(&words);
+        let request = peer.receive();
+        peer.grant(&request, answer.clone());
         assert_eq!(stdout(&end(child)), format!("{answer}\n"));
     }
 }
 
 #[test]
-fn what_only_administrators_may_exits_with_four_and_says_so() {
-    let place = Place::new();
+fn a_request_for_administrators_alone_exits_with_four() {
+    let socket = HubSocket::new();
     for words in [
         vec!["connections"],
         vec!["channels"],
@@ -192,9 +192,9 @@ fn what_only_administrators_may_exits_with_four_and_says_so() {
         vec!["purge", "logs"],
         vec!["token", "check", "a.b.c"],
     ] {
-        let (child, mut peer) = place.meet(&words);
-        let request = peer.hears();
-        peer.refuses(&request, "forbidden", "this is for administrators");
+        let (child, mut peer) = socket.start_connected(&words);
+        let request = peer.receive();
+        peer.refuse(&request, "forbidden", "this is for administrators");
         let output = end(child);
         assert_eq!((output.status.code(), stdout(&output)), (Some(4), String::new()), "{words:?}");
         assert_eq!(stderr(&output), "wshubctl: this is for administrators (forbidden)\n");
@@ -203,16 +203,16 @@ fn what_only_administrators_may_exits_with_four_and_says_so() {
 
 #[test]
 fn a_connection_that_is_not_there_is_a_failure() {
-    let place = Place::new();
-    let (child, mut peer) = place.meet(["disconnect", "c1"]);
-    let request = peer.hears();
-    peer.refuses(&request, "unknown_connection", "no such connection");
+    let socket = HubSocket::new();
+    let (child, mut peer) = socket.start_connected(["disconnect", "c1"]);
+    let request = peer.receive();
+    peer.refuse(&request, "unknown_connection", "no such connection");
     assert_eq!(end(child).status.code(), Some(1));
 }
 
 #[test]
-fn what_is_revoked_is_told_with_the_second_up_to_which_tokens_are_refused() {
-    let place = Place::new();
+fn a_revocation_is_shown_with_the_second_up_to_which_it_holds() {
+    let socket = HubSocket::new();
     let at = "2026-03-01T12:00:00.000Z";
     let revoked = json!({"disconnected": 2, "revoked_at": at});
     for (words, asked, said) in [
@@ -230,29 +230,29 @@ fn what_is_revoked_is_told_with_the_second_up_to_which_tokens_are_refused() {
             format!("the token t1 does not hold any more, since {at}; 2 connections ended\n"),
         ),
     ] {
-        let (terminal, mut peer) = place.meet_at_terminal(&words);
-        let request = peer.expects(asked.clone());
+        let (terminal, mut peer) = socket.start_at_terminal(&words);
+        let request = peer.expect_line(asked.clone());
         assert_eq!(request["action"], "disconnect");
-        peer.grants(&request, revoked.clone());
+        peer.grant(&request, revoked.clone());
         assert_eq!(terminal.end(), (Some(0), said));
-        let (child, mut peer) = place.meet(&words);
-        let request = peer.expects(asked);
-        peer.grants(&request, revoked.clone());
+        let (child, mut peer) = socket.start_connected(&words);
+        let request = peer.expect_line(asked);
+        peer.grant(&request, revoked.clone());
         assert_eq!(stdout(&end(child)), format!("{revoked}\n"), "in a pipe");
     }
 }
 
 #[test]
-fn connections_that_can_come_back_after_a_revocation_are_told() {
-    let place = Place::new();
+fn connections_that_can_come_back_after_a_revocation_are_reported() {
+    let socket = HubSocket::new();
     for (ahead, is_told) in [(json!(null), false), (json!(1), true)] {
-        let (child, mut peer) = place.meet(["disconnect", "--revoke", "al"]);
-        let request = peer.hears();
+        let (child, mut peer) = socket.start_connected(["disconnect", "--revoke", "al"]);
+        let request = peer.receive();
         let mut revoked = json!({"disconnected": 2, "revoked_at": "2026-03-01T12:00:00.000Z"});
         if is_told {
             revoked["ahead"] = ahead;
         }
-        peer.grants(&request, revoked);
+        peer.grant(&request, revoked);
         let said = stderr(&end(child));
         assert_eq!(
             said.contains("warning: 1 connection came with a token that says it was issued later"),
@@ -263,16 +263,16 @@ fn connections_that_can_come_back_after_a_revocation_are_told() {
 }
 
 #[test]
-fn what_is_revoked_is_listed_and_can_be_lifted() {
-    let place = Place::new();
+fn revocations_are_listed_and_can_be_lifted() {
+    let socket = HubSocket::new();
     let (at, until) = ("2026-03-01T12:00:00.000Z", "2026-03-31T12:00:00.000Z");
     let entries =
         [json!({"user_id": "al", "revoked_at": at, "until": until}), json!({"jti": "t1", "revoked_at": at})];
-    let (terminal, mut peer) = place.meet_at_terminal(["disconnect", "--revoked"]);
-    let request = peer.expects(json!({"action": "revocations", "after": null}));
-    peer.grants(&request, json!({"revocations": [entries[0]], "next": "1 al"}));
-    let request = peer.expects(json!({"action": "revocations", "after": "1 al"}));
-    peer.grants(&request, json!({"revocations": [entries[1]]}));
+    let (terminal, mut peer) = socket.start_at_terminal(["disconnect", "--revoked"]);
+    let request = peer.expect_line(json!({"action": "revocations", "after": null}));
+    peer.grant(&request, json!({"revocations": [entries[0]], "next": "1 al"}));
+    let request = peer.expect_line(json!({"action": "revocations", "after": "1 al"}));
+    peer.grant(&request, json!({"revocations": [entries[1]]}));
     let (code, shown) = terminal.end();
     let words: Vec<Vec<&str>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(code, Some(0));
@@ -283,10 +283,10 @@ fn what_is_revoked_is_listed_and_can_be_lifted() {
         (["--lift-jti", "t1"], json!({"jti": "t1"}), true, "the token t1 holds again, if it has not ended"),
         (["--lift", "bo"], json!({"user_id": "bo"}), false, "bo was not revoked"),
     ] {
-        let (terminal, mut peer) = place.meet_at_terminal([&["disconnect"], &words[..]].concat());
-        let request = peer.expects(asked);
+        let (terminal, mut peer) = socket.start_at_terminal([&["disconnect"], &words[..]].concat());
+        let request = peer.expect_line(asked);
         assert_eq!(request["action"], "lift");
-        peer.grants(&request, json!({"lifted": lifted}));
+        peer.grant(&request, json!({"lifted": lifted}));
         assert_eq!(terminal.end(), (Some(0), format!("{said}\n")));
     }
 }

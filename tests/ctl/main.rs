@@ -1,13 +1,12 @@
-//! wshubctl as a program, against a hub that is played line by line.
+//! wshubctl and the client library against a scripted hub.
 //!
-//! Nothing here waits for a time: each story waits for lines and for exits, those of a
+//! No test waits for a time: each waits for lines and for exits, those of a
 //! program with a short limit of its own included.
 
 #![expect(clippy::unwrap_used, reason = "a story that cannot go on has failed")]
 
 mod client;
 mod command_line;
-mod cursor;
 mod fake_hub;
 mod lists;
 mod publish;

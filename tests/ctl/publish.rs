@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde_json::json;
 
-use crate::fake_hub::{Place, end, program, stderr, stdout};
+use crate::fake_hub::{HubSocket, end, program, stderr, stdout};
 
 fn taken() -> serde_json::Value {
     json!({"channel": "logs", "sent": 2, "failed": 0, "kept": false, "stored": false, "message_id": "m"})
@@ -12,10 +12,10 @@ fn taken() -> serde_json::Value {
 
 #[test]
 fn a_text_is_published_as_a_string_and_success_is_silent() {
-    let place = Place::new();
-    let (child, mut peer) = place.meet(["pub", "logs", "say \"hi\""]);
-    let request = peer.expects(json!({"channel": "logs", "event": "message", "data": "say \"hi\""}));
-    peer.grants(&request, taken());
+    let socket = HubSocket::new();
+    let (child, mut peer) = socket.start_connected(["pub", "logs", "say \"hi\""]);
+    let request = peer.expect_line(json!({"channel": "logs", "event": "message", "data": "say \"hi\""}));
+    peer.grant(&request, taken());
     let output = end(child);
     assert_eq!(
         (output.status.code(), stdout(&output), stderr(&output)),
@@ -25,61 +25,65 @@ fn a_text_is_published_as_a_string_and_success_is_silent() {
 
 #[test]
 fn json_is_passed_on_as_it_is_spelled() {
-    let place = Place::new();
+    let socket = HubSocket::new();
     let (child, mut peer) =
-        place.meet(["pub", "--json", "--event", "n", "--ttl", "90s", "logs", "{\"n\": 1}"]);
-    let request = peer.expects(json!({"event": "n", "data": {"n": 1}, "ttl": 90}));
-    peer.grants(&request, taken());
+        socket.start_connected(["pub", "--json", "--event", "n", "--ttl", "90s", "logs", "{\"n\": 1}"]);
+    let request = peer.expect_line(json!({"event": "n", "data": {"n": 1}, "ttl": 90}));
+    peer.grant(&request, taken());
     assert_eq!(end(child).status.code(), Some(0));
 }
 
 #[test]
 fn json_of_several_lines_is_one_message_and_never_several_requests() {
-    let place = Place::new();
-    let (child, mut peer) =
-        place.meet(["pub", "--json", "logs", "[\n{\"action\":\"purge\",\"channel\":\"logs\"}\n]"]);
-    let request = peer.expects(json!({"data": [{"action": "purge", "channel": "logs"}]}));
-    peer.grants(&request, taken());
+    let socket = HubSocket::new();
+    let (child, mut peer) = socket.start_connected([
+        "pub",
+        "--json",
+        "logs",
+        "[\n{\"action\":\"purge\",\"channel\":\"logs\"}\n]",
+    ]);
+    let request = peer.expect_line(json!({"data": [{"action": "purge", "channel": "logs"}]}));
+    peer.grant(&request, taken());
     assert_eq!(end(child).status.code(), Some(0));
 }
 
 #[test]
-fn what_is_no_json_is_a_mistake_of_the_caller() {
-    let place = Place::new();
-    let output = end(place.start(["pub", "--json", "logs", "{n: 1}"]));
+fn invalid_json_is_an_error_of_the_caller() {
+    let socket = HubSocket::new();
+    let output = end(socket.start(["pub", "--json", "logs", "{n: 1}"]));
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("not JSON"));
 }
 
 #[test]
 fn a_user_a_connection_or_all_take_the_place_of_the_channel() {
-    let place = Place::new();
+    let socket = HubSocket::new();
     for (words, fields) in [
         (vec!["pub", "--to", "alice", "hi"], json!({"user_id": "alice", "data": "hi", "channel": null})),
         (vec!["pub", "--connection", "c1", "hi"], json!({"connection_id": "c1", "channel": null})),
         (vec!["pub", "--all", "hi"], json!({"all": true, "channel": null})),
     ] {
-        let (child, mut peer) = place.meet(words);
-        let request = peer.expects(fields);
-        peer.grants(&request, taken());
+        let (child, mut peer) = socket.start_connected(words);
+        let request = peer.expect_line(fields);
+        peer.grant(&request, taken());
         assert_eq!(end(child).status.code(), Some(0));
     }
 }
 
 #[test]
 fn a_dash_sends_the_whole_input_without_its_last_line_end() {
-    let place = Place::new();
-    let (mut child, mut peer) = place.meet(["pub", "logs", "-"]);
+    let socket = HubSocket::new();
+    let (mut child, mut peer) = socket.start_connected(["pub", "logs", "-"]);
     child.stdin.take().unwrap().write_all(b"one\ntwo\n").unwrap();
-    let request = peer.expects(json!({"data": "one\ntwo"}));
-    peer.grants(&request, taken());
+    let request = peer.expect_line(json!({"data": "one\ntwo"}));
+    peer.grant(&request, taken());
     assert_eq!(end(child).status.code(), Some(0));
 }
 
 #[test]
 fn lines_are_on_their_way_together_and_summed_up() {
-    let place = Place::new();
-    let (mut child, mut peer) = place.meet(["pub", "-v", "logs"]);
+    let socket = HubSocket::new();
+    let (mut child, mut peer) = socket.start_connected(["pub", "-v", "logs"]);
     let mut input = child.stdin.take().unwrap();
     for number in 0..500 {
         writeln!(input, "line {number}").unwrap();
@@ -87,9 +91,9 @@ fn lines_are_on_their_way_together_and_summed_up() {
     drop(input);
     // None is answered before all have come.
     let requests: Vec<_> =
-        (0..500).map(|number| peer.expects(json!({"data": format!("line {number}")}))).collect();
+        (0..500).map(|number| peer.expect_line(json!({"data": format!("line {number}")}))).collect();
     for request in &requests {
-        peer.grants(request, taken());
+        peer.grant(request, taken());
     }
     let output = end(child);
     assert_eq!(output.status.code(), Some(0));
@@ -98,12 +102,12 @@ fn lines_are_on_their_way_together_and_summed_up() {
 
 #[test]
 fn a_refused_line_does_not_hold_the_others_back_but_shows_in_the_exit_code() {
-    let place = Place::new();
-    let (mut child, mut peer) = place.meet(["pub", "logs"]);
+    let socket = HubSocket::new();
+    let (mut child, mut peer) = socket.start_connected(["pub", "logs"]);
     child.stdin.take().unwrap().write_all(b"a\nb\n").unwrap();
-    let (first, second) = (peer.hears(), peer.hears());
-    peer.refuses(&first, "rate_limited", "too fast");
-    peer.grants(&second, taken());
+    let (first, second) = (peer.receive(), peer.receive());
+    peer.refuse(&first, "rate_limited", "too fast");
+    peer.grant(&second, taken());
     let output = end(child);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(stderr(&output), "wshubctl: refused: too fast (rate_limited)\n");
@@ -111,18 +115,18 @@ fn a_refused_line_does_not_hold_the_others_back_but_shows_in_the_exit_code() {
 
 #[test]
 fn a_missing_right_has_an_exit_code_of_its_own() {
-    let place = Place::new();
-    let (child, mut peer) = place.meet(["pub", "system:x", "hi"]);
-    let request = peer.hears();
-    peer.refuses(&request, "forbidden", "the channel is the daemon's own");
+    let socket = HubSocket::new();
+    let (child, mut peer) = socket.start_connected(["pub", "system:x", "hi"]);
+    let request = peer.receive();
+    peer.refuse(&request, "forbidden", "the channel is the daemon's own");
     assert_eq!(end(child).status.code(), Some(4));
 }
 
 #[test]
-fn a_hub_that_lets_nobody_of_ours_in_is_a_missing_right_too() {
-    let place = Place::new();
-    let (child, mut peer) = place.meet(["pub", "logs", "hi"]);
-    peer.says(json!({"type": "error", "code": "forbidden", "message": "uid 7 may not speak to this socket"}));
+fn a_hub_that_rejects_the_connection_is_a_missing_right_too() {
+    let socket = HubSocket::new();
+    let (child, mut peer) = socket.start_connected(["pub", "logs", "hi"]);
+    peer.send(json!({"type": "error", "code": "forbidden", "message": "uid 7 may not speak to this socket"}));
     drop(peer);
     let output = end(child);
     assert_eq!(output.status.code(), Some(4));
@@ -132,25 +136,25 @@ fn a_hub_that_lets_nobody_of_ours_in_is_a_missing_right_too() {
 
 #[test]
 fn a_line_too_long_for_the_hub_is_refused_though_its_answer_has_no_id() {
-    let place = Place::new();
-    let (mut child, mut peer) = place.meet(["pub", "logs"]);
+    let socket = HubSocket::new();
+    let (mut child, mut peer) = socket.start_connected(["pub", "logs"]);
     let long = "x".repeat(5000);
     child.stdin.take().unwrap().write_all(format!("short\n{long}\nend\n").as_bytes()).unwrap();
-    let (first, _, last) = (peer.hears(), peer.hears(), peer.hears());
-    peer.grants(&first, taken());
-    peer.says(json!({"type": "error", "code": "too_large", "message": "the line is over 4096 bytes"}));
-    peer.grants(&last, taken());
+    let (first, _, last) = (peer.receive(), peer.receive(), peer.receive());
+    peer.grant(&first, taken());
+    peer.send(json!({"type": "error", "code": "too_large", "message": "the line is over 4096 bytes"}));
+    peer.grant(&last, taken());
     let output = end(child);
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("over 4096 bytes"));
 }
 
 #[test]
-fn a_hub_that_hangs_up_is_told_with_its_last_words() {
-    let place = Place::new();
-    let (child, mut peer) = place.meet(["pub", "logs", "hi"]);
-    peer.hears();
-    peer.says(
+fn a_lost_connection_is_reported_with_the_last_message_of_the_hub() {
+    let socket = HubSocket::new();
+    let (child, mut peer) = socket.start_connected(["pub", "logs", "hi"]);
+    peer.receive();
+    peer.send(
         json!({"type": "bye", "code": 4101, "reason": "shutting down", "reconnect": true, "after_ms": 9}),
     );
     drop(peer);
@@ -160,27 +164,27 @@ fn a_hub_that_hangs_up_is_told_with_its_last_words() {
 }
 
 #[test]
-fn what_must_be_stored_is_marked_and_counted() {
-    let place = Place::new();
-    let (child, mut peer) = place.meet(["pub", "--durable", "-v", "logs", "hi"]);
-    let request = peer.expects(json!({"durable": true, "receipt": null}));
+fn durable_messages_are_marked_and_counted() {
+    let socket = HubSocket::new();
+    let (child, mut peer) = socket.start_connected(["pub", "--durable", "-v", "logs", "hi"]);
+    let request = peer.expect_line(json!({"durable": true, "receipt": null}));
     let stored = json!({"sent": 1, "failed": 0, "kept": true, "stored": true, "message_id": "m"});
-    peer.grants(&request, stored);
+    peer.grant(&request, stored);
     let output = end(child);
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(stderr(&output), "wshubctl: 1 published, 1 delivered, 0 shed, 1 kept, 1 stored, 0 refused\n");
 }
 
 #[test]
-fn what_cannot_be_stored_ends_it_and_tells_what_became_of_the_others() {
-    let place = Place::new();
-    let (mut child, mut peer) = place.meet(["pub", "--durable", "logs"]);
+fn a_message_that_cannot_be_stored_ends_it_with_a_summary() {
+    let socket = HubSocket::new();
+    let (mut child, mut peer) = socket.start_connected(["pub", "--durable", "logs"]);
     child.stdin.take().unwrap().write_all(b"a\nb\nc\n").unwrap();
-    let [first, second, third] = [(); 3].map(|()| peer.expects(json!({"durable": true})));
-    peer.grants(&first, taken());
-    peer.refuses(&second, "store_unavailable", "the disk is full");
+    let [first, second, third] = [(); 3].map(|()| peer.expect_line(json!({"durable": true})));
+    peer.grant(&first, taken());
+    peer.refuse(&second, "store_unavailable", "the disk is full");
     // It is not left unread.
-    peer.grants(&third, taken());
+    peer.grant(&third, taken());
     let output = end(child);
     assert_eq!(output.status.code(), Some(1));
     let said =

@@ -7,38 +7,38 @@ use std::process::Stdio;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use serde_json::json;
 
-use crate::fake_hub::{Peer, Place, end, program, stderr};
+use crate::fake_hub::{HubSocket, Peer, end, program, stderr};
 
 /// Publishes this input; the hub takes `taken` messages. Its exit code, and what it says.
 fn publish(words: &[&str], input: &[u8], taken: usize) -> (Option<i32>, Vec<String>, Vec<serde_json::Value>) {
-    let place = Place::new();
-    let (mut child, mut peer) = place.meet(words);
+    let socket = HubSocket::new();
+    let (mut child, mut peer) = socket.start_connected(words);
     child.stdin.take().unwrap().write_all(input).unwrap();
-    let heard = (0..taken).map(|_| take(&mut peer)).collect();
+    let received = (0..taken).map(|_| take(&mut peer)).collect();
     let output = end(child);
-    peer.has_left();
-    (output.status.code(), stderr(&output).lines().map(str::to_owned).collect(), heard)
+    peer.expect_end();
+    (output.status.code(), stderr(&output).lines().map(str::to_owned).collect(), received)
 }
 
 /// Takes the next message; gives back its data.
 fn take(peer: &mut Peer) -> serde_json::Value {
-    let request = peer.expects(json!({"channel": "logs"}));
-    peer.grants(&request, json!({"sent": 1}));
+    let request = peer.expect_line(json!({"channel": "logs"}));
+    peer.grant(&request, json!({"sent": 1}));
     request["data"].clone()
 }
 
 #[test]
-fn a_line_that_is_no_text_is_told_and_the_others_are_sent() {
-    let (code, said, heard) = publish(&["pub", "logs"], b"a\n\xff\xfe\nb\n", 2);
-    assert_eq!((code, heard), (Some(1), vec![json!("a"), json!("b")]));
+fn a_line_that_is_no_text_is_reported_and_the_others_are_sent() {
+    let (code, said, received) = publish(&["pub", "logs"], b"a\n\xff\xfe\nb\n", 2);
+    assert_eq!((code, received), (Some(1), vec![json!("a"), json!("b")]));
     assert_eq!(said, ["wshubctl: line 2 of the standard input is not UTF-8, not sent"]);
 }
 
 #[test]
-fn a_line_that_is_no_json_is_told_and_the_others_are_sent() {
+fn a_line_that_is_no_json_is_reported_and_the_others_are_sent() {
     let input = b"1\n{n: 1}\n\xff\n{\"n\":2}\r\n[1\n3";
-    let (code, said, heard) = publish(&["pub", "--json", "-v", "logs"], input, 3);
-    assert_eq!((code, heard), (Some(1), vec![json!(1), json!({"n": 2}), json!(3)]));
+    let (code, said, received) = publish(&["pub", "--json", "-v", "logs"], input, 3);
+    assert_eq!((code, received), (Some(1), vec![json!(1), json!({"n": 2}), json!(3)]));
     let expected = [
         "wshubctl: line 2 of the standard input is not JSON: key must be a string at column 2, not sent",
         "wshubctl: line 3 of the standard input is not UTF-8, not sent",
@@ -58,8 +58,8 @@ fn of_many_bad_lines_five_are_shown_and_all_are_counted() {
 
 #[test]
 fn with_json_a_blank_line_is_no_message_and_no_mistake() {
-    let (code, said, heard) = publish(&["pub", "--json", "logs"], b"\n1\n \t\r\n2\n", 2);
-    assert_eq!((code, heard.len()), (Some(0), 2));
+    let (code, said, received) = publish(&["pub", "--json", "logs"], b"\n1\n \t\r\n2\n", 2);
+    assert_eq!((code, received.len()), (Some(0), 2));
     assert_eq!(said, ["wshubctl: 2 blank lines skipped"]);
     let (_, said, _) = publish(&["pub", "--json", "-v", "logs"], b"\n1\n", 1);
     let tally = "wshubctl: 1 published, 1 delivered, 0 shed, 0 kept, 0 refused, 1 blank line";
@@ -68,13 +68,13 @@ fn with_json_a_blank_line_is_no_message_and_no_mistake() {
 
 #[test]
 fn without_json_a_blank_line_is_a_message() {
-    let (code, said, heard) = publish(&["pub", "logs"], b"a\n\n \n", 3);
+    let (code, said, received) = publish(&["pub", "logs"], b"a\n\n \n", 3);
     assert_eq!((code, said), (Some(0), vec![]));
-    assert_eq!(heard, [json!("a"), json!(""), json!(" ")]);
+    assert_eq!(received, [json!("a"), json!(""), json!(" ")]);
 }
 
 #[test]
-fn where_there_is_nothing_to_send_that_is_said() {
+fn an_empty_input_is_reported() {
     let nothing = "wshubctl: nothing was published: there was no message on the standard input";
     for words in [vec!["pub", "logs"], vec!["pub", "--json", "logs"], vec!["pub", "--json", "logs", "-"]] {
         assert_eq!(publish(&words, b"", 0), (Some(0), vec![nothing.to_owned()], vec![]), "{words:?}");
@@ -93,22 +93,22 @@ fn strict_ends_at_the_first_bad_line_after_all_answers() {
         (&b"1\n2\nx\n3\n"[..], "is not JSON: expected value at column 1"),
         (&b"1\n2\n\n3\n"[..], "is blank"),
     ] {
-        let (code, said, heard) = publish(&["pub", "--json", "--strict", "logs"], input, 2);
-        assert_eq!((code, heard.len()), (Some(1), 2));
+        let (code, said, received) = publish(&["pub", "--json", "--strict", "logs"], input, 2);
+        assert_eq!((code, received.len()), (Some(1), 2));
         let expected = format!(
             "wshubctl: line 3 of the standard input {why}: ended, as --strict says; wshubd took 2 messages"
         );
         assert_eq!(said, [expected]);
     }
-    let place = Place::new();
-    let output = end(place.start(["pub", "--strict", "logs", "text"]));
+    let socket = HubSocket::new();
+    let output = end(socket.start(["pub", "--strict", "logs", "text"]));
     assert_eq!(output.status.code(), Some(2));
 }
 
 #[test]
 fn a_line_longer_than_any_message_is_passed_over() {
-    let place = Place::new();
-    let (mut child, mut peer) = place.meet(["pub", "logs"]);
+    let socket = HubSocket::new();
+    let (mut child, mut peer) = socket.start_connected(["pub", "logs"]);
     let mut input = child.stdin.take().unwrap();
     let writes = std::thread::spawn(move || {
         input.write_all(b"a\n").unwrap();
@@ -126,14 +126,14 @@ fn a_line_longer_than_any_message_is_passed_over() {
 }
 
 #[test]
-fn an_answer_is_looked_at_while_the_input_says_nothing() {
-    let place = Place::new();
-    let (mut child, mut peer) = place.meet(["pub", "logs"]);
+fn an_answer_is_handled_while_the_input_is_idle() {
+    let socket = HubSocket::new();
+    let (mut child, mut peer) = socket.start_connected(["pub", "logs"]);
     let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
     let mut input = child.stdin.take().unwrap();
     input.write_all(b"a\nhalf").unwrap();
-    let request = peer.hears();
-    peer.refuses(&request, "rate_limited", "too \u{1b}fast");
+    let request = peer.receive();
+    peer.refuse(&request, "rate_limited", "too \u{1b}fast");
     assert_eq!(said.next().unwrap().unwrap(), "wshubctl: refused: too \\u{1b}fast (rate_limited)");
     // The first half of the line is not lost.
     input.write_all(b" a line\n").unwrap();
@@ -148,18 +148,18 @@ fn an_input_that_cannot_be_read_any_more_leaves_no_answer_unread() {
     let input = openpt(flags).unwrap();
     unlockpt(&input).unwrap();
     let mut typed = File::from(ioctl_tiocgptpeer(&input, flags).unwrap());
-    let place = Place::new();
+    let socket = HubSocket::new();
     let mut command = program();
-    command.arg("--socket").arg(place.path()).args(["pub", "logs"]);
+    command.arg("--socket").arg(socket.path()).args(["pub", "logs"]);
     let child = command.stdin(Stdio::from(input)).stderr(Stdio::piped()).spawn().unwrap();
     drop(command);
-    let mut peer = place.accept();
+    let mut peer = socket.accept();
     typed.write_all(b"a\nb\n").unwrap();
-    let (first, second) = (peer.hears(), peer.hears());
+    let (first, second) = (peer.receive(), peer.receive());
     // The other end of a terminal that nobody has any more is an error, not an end.
     drop(typed);
-    peer.refuses(&first, "rate_limited", "too fast");
-    peer.grants(&second, json!({}));
+    peer.refuse(&first, "rate_limited", "too fast");
+    peer.grant(&second, json!({}));
     let output = end(child);
     assert_eq!(output.status.code(), Some(1));
     let said = stderr(&output);
@@ -172,15 +172,15 @@ fn an_input_that_cannot_be_read_any_more_leaves_no_answer_unread() {
 
 #[test]
 fn a_hub_that_goes_away_leaves_no_message_uncounted() {
-    let place = Place::new();
-    let (mut child, mut peer) = place.meet(["pub", "-v", "logs"]);
+    let socket = HubSocket::new();
+    let (mut child, mut peer) = socket.start_connected(["pub", "-v", "logs"]);
     // Its input stays open.
     let mut input = child.stdin.take().unwrap();
     input.write_all(b"a\nb\nc\nd\n").unwrap();
-    let [first, second, _, fourth] = [(); 4].map(|()| peer.hears());
-    peer.grants(&first, json!({"sent": 2}));
-    peer.refuses(&second, "rate_limited", "too fast");
-    peer.grants(&fourth, json!({"sent": 2}));
+    let [first, second, _, fourth] = [(); 4].map(|()| peer.receive());
+    peer.grant(&first, json!({"sent": 2}));
+    peer.refuse(&second, "rate_limited", "too fast");
+    peer.grant(&fourth, json!({"sent": 2}));
     drop(peer);
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(3));
@@ -194,12 +194,12 @@ fn a_hub_that_goes_away_leaves_no_message_uncounted() {
 
 #[test]
 fn a_message_that_nobody_acknowledges_ends_it_after_all_answers() {
-    let place = Place::new();
-    let (mut child, mut peer) = place.meet(["pub", "--to", "ada", "--wait-read"]);
+    let socket = HubSocket::new();
+    let (mut child, mut peer) = socket.start_connected(["pub", "--to", "ada", "--wait-read"]);
     child.stdin.take().unwrap().write_all(b"a\nb\n").unwrap();
-    let (first, second) = (peer.hears(), peer.hears());
-    peer.grants(&first, json!({"kept": false}));
-    peer.refuses(&second, "rate_limited", "too fast");
+    let (first, second) = (peer.receive(), peer.receive());
+    peer.grant(&first, json!({"kept": false}));
+    peer.refuse(&second, "rate_limited", "too fast");
     let output = end(child);
     assert_eq!(output.status.code(), Some(1));
     let said = stderr(&output);

@@ -6,13 +6,13 @@ use std::os::unix::process::ExitStatusExt;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::fake_hub::{Peer, Place, end, stderr};
+use crate::fake_hub::{HubSocket, Peer, end, stderr};
 
 /// Takes the next message for a user, and calls it `id`.
 fn take(peer: &mut Peer, id: &str, kept: bool) {
-    let request = peer.expects(json!({"user_id": "alice", "receipt": true}));
+    let request = peer.expect_line(json!({"user_id": "alice", "receipt": true}));
     let answer = json!({"user_id": "alice", "sent": 1, "failed": 0, "kept": kept, "stored": false});
-    peer.grants(&request, merged(answer, json!({"message_id": id})));
+    peer.grant(&request, merged(answer, json!({"message_id": id})));
 }
 
 fn merged(mut one: Value, other: Value) -> Value {
@@ -22,7 +22,7 @@ fn merged(mut one: Value, other: Value) -> Value {
 
 /// Tells what became of a message.
 fn receipt(peer: &mut Peer, id: &str, state: &str) {
-    peer.says(json!({
+    peer.send(json!({
         "type": "message", "event": "system:receipt", "from": "hub", "source": "hub",
         "data": {"message_id": id, "user_id": "alice", "state": state},
         "message_id": "r", "timestamp": "2026-03-01T12:00:00.000Z",
@@ -30,9 +30,9 @@ fn receipt(peer: &mut Peer, id: &str, state: &str) {
 }
 
 #[test]
-fn it_ends_when_the_user_has_read_the_message_and_not_when_it_was_delivered() {
-    let place = Place::new();
-    let (mut child, mut peer) = place.meet(["pub", "-v", "--to", "alice", "--wait-read", "hi"]);
+fn it_ends_when_the_message_is_read_and_not_when_it_is_delivered() {
+    let socket = HubSocket::new();
+    let (mut child, mut peer) = socket.start_connected(["pub", "-v", "--to", "alice", "--wait-read", "hi"]);
     let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
     take(&mut peer, "m1", true);
     let report = said.next().unwrap().unwrap();
@@ -48,19 +48,19 @@ fn it_ends_when_the_user_has_read_the_message_and_not_when_it_was_delivered() {
 
 #[test]
 fn a_receipt_that_comes_before_the_answer_counts() {
-    let place = Place::new();
-    let (child, mut peer) = place.meet(["pub", "--to", "alice", "--wait-read", "hi"]);
-    let request = peer.hears();
+    let socket = HubSocket::new();
+    let (child, mut peer) = socket.start_connected(["pub", "--to", "alice", "--wait-read", "hi"]);
+    let request = peer.receive();
     receipt(&mut peer, "m1", "read");
-    peer.grants(&request, json!({"kept": true, "message_id": "m1"}));
+    peer.grant(&request, json!({"kept": true, "message_id": "m1"}));
     let output = end(child);
     assert_eq!((output.status.code(), stderr(&output)), (Some(0), String::new()));
 }
 
 #[test]
 fn of_several_messages_all_are_waited_for() {
-    let place = Place::new();
-    let (mut child, mut peer) = place.meet(["pub", "--to", "alice", "--wait-read"]);
+    let socket = HubSocket::new();
+    let (mut child, mut peer) = socket.start_connected(["pub", "--to", "alice", "--wait-read"]);
     child.stdin.take().unwrap().write_all(b"a\nb\n").unwrap();
     take(&mut peer, "m1", true);
     take(&mut peer, "m2", true);
@@ -70,10 +70,10 @@ fn of_several_messages_all_are_waited_for() {
 }
 
 #[test]
-fn what_is_not_read_in_time_exits_with_five() {
-    let place = Place::new();
+fn a_message_that_is_not_read_in_time_exits_with_five() {
+    let socket = HubSocket::new();
     let words = ["pub", "--to", "alice", "--wait-read", "--timeout", "1ms"];
-    let (mut child, mut peer) = place.meet(words);
+    let (mut child, mut peer) = socket.start_connected(words);
     child.stdin.take().unwrap().write_all(b"a\nb\n").unwrap();
     take(&mut peer, "m1", true);
     take(&mut peer, "m2", true);
@@ -83,9 +83,9 @@ fn what_is_not_read_in_time_exits_with_five() {
 }
 
 #[test]
-fn what_is_not_kept_is_not_waited_for() {
-    let place = Place::new();
-    let (child, mut peer) = place.meet(["pub", "--to", "alice", "--wait-read", "hi"]);
+fn a_message_that_is_not_kept_is_not_waited_for() {
+    let socket = HubSocket::new();
+    let (child, mut peer) = socket.start_connected(["pub", "--to", "alice", "--wait-read", "hi"]);
     take(&mut peer, "m1", false);
     let output = end(child);
     assert_eq!(output.status.code(), Some(1));
@@ -94,17 +94,17 @@ fn what_is_not_kept_is_not_waited_for() {
 
 #[test]
 fn a_refused_message_is_not_waited_for() {
-    let place = Place::new();
-    let (child, mut peer) = place.meet(["pub", "--to", "alice", "--wait-read", "hi"]);
-    let request = peer.hears();
-    peer.refuses(&request, "bad_request", "no receipts here");
+    let socket = HubSocket::new();
+    let (child, mut peer) = socket.start_connected(["pub", "--to", "alice", "--wait-read", "hi"]);
+    let request = peer.receive();
+    peer.refuse(&request, "bad_request", "no receipts here");
     assert_eq!(end(child).status.code(), Some(1));
 }
 
 #[test]
 fn a_hub_that_goes_away_ends_the_waiting() {
-    let place = Place::new();
-    let (child, mut peer) = place.meet(["pub", "--to", "alice", "--wait-read", "hi"]);
+    let socket = HubSocket::new();
+    let (child, mut peer) = socket.start_connected(["pub", "--to", "alice", "--wait-read", "hi"]);
     take(&mut peer, "m1", true);
     drop(peer);
     assert_eq!(end(child).status.code(), Some(3));
@@ -112,8 +112,8 @@ fn a_hub_that_goes_away_ends_the_waiting() {
 
 #[test]
 fn ctrl_c_ends_the_waiting() {
-    let place = Place::new();
-    let (mut child, mut peer) = place.meet(["pub", "-v", "--to", "alice", "--wait-read", "hi"]);
+    let socket = HubSocket::new();
+    let (mut child, mut peer) = socket.start_connected(["pub", "-v", "--to", "alice", "--wait-read", "hi"]);
     take(&mut peer, "m1", true);
     let mut said = BufReader::new(child.stderr.take().unwrap());
     said.read_line(&mut String::new()).unwrap();

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::fake_hub::{Place, end, stderr, stdout};
+use crate::fake_hub::{HubSocket, end, stderr, stdout};
 
 fn changes() -> Value {
     json!({
@@ -16,42 +16,42 @@ fn changes() -> Value {
 
 #[test]
 fn on_a_terminal_each_change_is_a_line() {
-    let place = Place::new();
-    let (terminal, mut peer) = place.meet_at_terminal(["reload"]);
-    let request = peer.expects(json!({"action": "reload"}));
-    peer.grants(&request, changes());
+    let socket = HubSocket::new();
+    let (terminal, mut peer) = socket.start_at_terminal(["reload"]);
+    let request = peer.expect_line(json!({"action": "reload"}));
+    peer.grant(&request, changes());
     let shown = "limits.burst: 20 -> 50\n/etc/wshubd/jwt.key: read again, it has changed\n";
     assert_eq!(terminal.end(), (Some(0), shown.to_owned()));
 }
 
 #[test]
-fn that_nothing_has_changed_is_said() {
-    let place = Place::new();
-    let (terminal, mut peer) = place.meet_at_terminal(["reload"]);
-    let request = peer.hears();
-    peer.grants(&request, json!({"changed": [], "warnings": []}));
+fn a_reload_without_changes_is_reported() {
+    let socket = HubSocket::new();
+    let (terminal, mut peer) = socket.start_at_terminal(["reload"]);
+    let request = peer.receive();
+    peer.grant(&request, json!({"changed": [], "warnings": []}));
     assert_eq!(terminal.end(), (Some(0), "nothing has changed\n".to_owned()));
 }
 
 #[test]
 fn in_a_pipe_the_changes_are_one_object_and_warnings_go_elsewhere() {
-    let place = Place::new();
-    let (child, mut peer) = place.meet(["reload"]);
-    let request = peer.hears();
+    let socket = HubSocket::new();
+    let (child, mut peer) = socket.start_connected(["reload"]);
+    let request = peer.receive();
     let mut answer = changes();
     answer["warnings"] = json!(["auth.anonymous lets everybody in"]);
-    peer.grants(&request, answer.clone());
+    peer.grant(&request, answer.clone());
     let output = end(child);
     assert_eq!((output.status.code(), stdout(&output)), (Some(0), format!("{answer}\n")));
     assert_eq!(stderr(&output), "wshubctl: warning: auth.anonymous lets everybody in\n");
 }
 
 #[test]
-fn mistakes_are_told_a_line_each_and_the_exit_code_says_that_nothing_was_done() {
-    let place = Place::new();
-    let (child, mut peer) = place.meet(["reload"]);
-    let request = peer.hears();
-    peer.refuses(&request, "bad_configuration", "a.toml:1: no\u{1b}\nb.toml:2: neither");
+fn errors_of_a_reload_are_a_line_each_and_exit_with_one() {
+    let socket = HubSocket::new();
+    let (child, mut peer) = socket.start_connected(["reload"]);
+    let request = peer.receive();
+    peer.refuse(&request, "bad_configuration", "a.toml:1: no\u{1b}\nb.toml:2: neither");
     let output = end(child);
     assert_eq!((output.status.code(), stdout(&output)), (Some(1), String::new()));
     let told =
@@ -60,11 +60,11 @@ fn mistakes_are_told_a_line_each_and_the_exit_code_says_that_nothing_was_done() 
 }
 
 #[test]
-fn who_may_not_reload_learns_who_may() {
-    let place = Place::new();
-    let (child, mut peer) = place.meet(["reload"]);
-    let request = peer.hears();
-    peer.refuses(&request, "forbidden", "this is for administrators");
+fn a_reload_that_is_not_allowed_names_the_option() {
+    let socket = HubSocket::new();
+    let (child, mut peer) = socket.start_connected(["reload"]);
+    let request = peer.receive();
+    peer.refuse(&request, "forbidden", "this is for administrators");
     let output = end(child);
     assert_eq!(output.status.code(), Some(4));
     assert!(stderr(&output).contains("administrators"), "{}", stderr(&output));

@@ -8,40 +8,41 @@ use std::thread::JoinHandle;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::fake_hub::{Peer, Place, end, exists, stderr, stdout};
+use crate::fake_hub::{HubSocket, Peer, end, exists, stderr, stdout};
 
 /// Waits that a test could not outlast: where a story ends, it was not by these.
 pub(crate) const NEVER: [&str; 4] = ["--term-after", "1h", "--kill-after", "1h"];
 
 /// Runs a shell script as operation `op`, and grants its start.
-pub(crate) fn script(place: &Place, options: &[&str], script: &str) -> (Child, Peer) {
+pub(crate) fn script(socket: &HubSocket, options: &[&str], script: &str) -> (Child, Peer) {
     let words = [&["run", "-q", "--operation", "op"], options, &["logs", "--", "sh", "-c", script]].concat();
-    let (child, mut peer) = place.employ(words);
-    let request = peer.expects(json!({"action": "operation_start", "operation_id": "op", "channel": "logs"}));
-    peer.grants(&request, json!({}));
+    let (child, mut peer) = socket.start_probed(words);
+    let request =
+        peer.expect_line(json!({"action": "operation_start", "operation_id": "op", "channel": "logs"}));
+    peer.grant(&request, json!({}));
     (child, peer)
 }
 
 /// The next line of output that was published.
 pub(crate) fn line(peer: &mut Peer) -> Value {
-    let heard = peer.expects(json!({"channel": "logs", "event": "operation:output"}));
-    peer.grants_if_asked(&heard);
-    heard["data"].clone()
+    let received = peer.expect_line(json!({"channel": "logs", "event": "operation:output"}));
+    peer.grant_if_asked(&received);
+    received["data"].clone()
 }
 
 /// Grants whatever is said, until the word that it is over.
 fn over(peer: &mut Peer) {
     loop {
-        let heard = peer.hears();
-        peer.grants_if_asked(&heard);
-        if heard["action"] == "operation_end" {
+        let received = peer.receive();
+        peer.grant_if_asked(&received);
+        if received["action"] == "operation_end" {
             return;
         }
     }
 }
 
 pub(crate) fn interrupt(peer: &mut Peer) {
-    peer.says(json!({
+    peer.send(json!({
         "type": "interrupt", "operation_id": "op", "channel": "logs", "from": "c", "user_id": "alice",
         "reason": "enough", "message_id": "m", "timestamp": "2024-05-06T07:08:09.123Z"
     }));
@@ -58,9 +59,9 @@ fn read_along(mut from: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
 
 /// The word that it is over, granted.
 pub(crate) fn ended(peer: &mut Peer) -> Value {
-    let heard = peer.expects(json!({"action": "operation_end", "operation_id": "op"}));
-    peer.grants(&heard, json!({}));
-    json!({"state": heard["state"], "data": heard["data"]})
+    let received = peer.expect_line(json!({"action": "operation_end", "operation_id": "op"}));
+    peer.grant(&received, json!({}));
+    json!({"state": received["state"], "data": received["data"]})
 }
 
 pub(crate) fn pid(text: &Value) -> i32 {
@@ -69,8 +70,8 @@ pub(crate) fn pid(text: &Value) -> i32 {
 
 #[test]
 fn each_line_is_published_and_passed_through_and_the_status_is_the_commands() {
-    let place = Place::new();
-    let (child, mut peer) = script(&place, &[], "echo one; echo two >&2; printf three; exit 7");
+    let socket = HubSocket::new();
+    let (child, mut peer) = script(&socket, &[], "echo one; echo two >&2; printf three; exit 7");
     let mut lines: Vec<Value> = (0..3).map(|_| line(&mut peer)).collect();
     // The two streams are two pipes: only within each the order is certain.
     lines.sort_by_key(|line| line["text"].as_str().unwrap().len());
@@ -88,18 +89,18 @@ fn each_line_is_published_and_passed_through_and_the_status_is_the_commands() {
 }
 
 #[test]
-fn it_says_how_to_stop_it_under_an_id_that_nobody_guesses() {
-    let place = Place::new();
+fn it_prints_how_to_stop_it_under_an_id_that_cannot_be_guessed() {
+    let socket = HubSocket::new();
     let words = ["run", "--user", "alice", "--deadline", "1h", "logs", "--", "true"];
-    let (child, mut peer) = place.employ(words);
-    let request = peer.expects(json!({"user_id": "alice", "label": "true"}));
+    let (child, mut peer) = socket.start_probed(words);
+    let request = peer.expect_line(json!({"user_id": "alice", "label": "true"}));
     let deadline = request["deadline"].as_f64().unwrap();
     assert!(deadline > 3500.0 && deadline <= 3600.0, "{request}");
     let id = request["operation_id"].as_str().unwrap().to_owned();
     assert!(id.starts_with("run-") && id.len() == 20, "{id}");
-    peer.grants(&request, json!({}));
-    let request = peer.expects(json!({"state": "completed", "data": {"exit_code": 0, "lines": 0}}));
-    peer.grants(&request, json!({}));
+    peer.grant(&request, json!({}));
+    let request = peer.expect_line(json!({"state": "completed", "data": {"exit_code": 0, "lines": 0}}));
+    peer.grant(&request, json!({}));
     let output = end(child);
     assert_eq!(
         stderr(&output),
@@ -109,8 +110,8 @@ fn it_says_how_to_stop_it_under_an_id_that_nobody_guesses() {
 
 #[test]
 fn an_interrupt_kills_a_loop_and_what_it_waits_for() {
-    let place = Place::new();
-    let (child, mut peer) = script(&place, &NEVER, "while :; do echo $$; sleep 3600; done");
+    let socket = HubSocket::new();
+    let (child, mut peer) = script(&socket, &NEVER, "while :; do echo $$; sleep 3600; done");
     let shell = pid(&line(&mut peer)["text"]);
     interrupt(&mut peer);
     assert_eq!(ended(&mut peer), json!({"state": "interrupted", "data": {"signal": "SIGINT", "lines": 1}}));
@@ -119,20 +120,20 @@ fn an_interrupt_kills_a_loop_and_what_it_waits_for() {
 }
 
 /// As [`script`], in bash: only here, where it is not missing.
-fn bash(place: &Place, script: &str) -> Option<(Child, Peer)> {
+fn bash(socket: &HubSocket, script: &str) -> Option<(Child, Peer)> {
     let is_there = std::process::Command::new("bash").arg("--version").output().is_ok();
     let words =
         [&["run", "-q", "--operation", "op"], &NEVER[..], &["logs", "--", "bash", "-c", script]].concat();
     is_there.then(|| {
-        let (child, mut peer) = place.employ(words);
-        let request = peer.expects(json!({"action": "operation_start"}));
-        peer.grants(&request, json!({}));
+        let (child, mut peer) = socket.start_probed(words);
+        let request = peer.expect_line(json!({"action": "operation_start"}));
+        peer.grant(&request, json!({}));
         (child, peer)
     })
 }
 
 #[test]
-fn a_shell_does_not_forgive_an_interrupt_whenever_it_comes() {
+fn a_shell_never_ignores_an_interrupt() {
     // Most of its time bash is where a signal would be forgiven: after a command
     // has ended, and before it has taken notice.
     for script in [
@@ -141,8 +142,8 @@ fn a_shell_does_not_forgive_an_interrupt_whenever_it_comes() {
         "while :; do (sleep 0.001; true); x=$(echo a); echo x; done",
     ] {
         for _ in 0..6 {
-            let place = Place::new();
-            let Some((child, mut peer)) = bash(&place, script) else { return };
+            let socket = HubSocket::new();
+            let Some((child, mut peer)) = bash(&socket, script) else { return };
             line(&mut peer);
             interrupt(&mut peer);
             over(&mut peer);
@@ -152,10 +153,10 @@ fn a_shell_does_not_forgive_an_interrupt_whenever_it_comes() {
 }
 
 #[test]
-fn what_a_trap_does_to_tidy_up_is_left_alone() {
-    let place = Place::new();
+fn commands_of_a_trap_are_not_interrupted() {
+    let socket = HubSocket::new();
     let tidy = "trap 'sleep 0.3 && echo tidied; exit 5' INT; echo up; while :; do sleep 3600; done";
-    let Some((child, mut peer)) = bash(&place, tidy) else { return };
+    let Some((child, mut peer)) = bash(&socket, tidy) else { return };
     line(&mut peer);
     interrupt(&mut peer);
     assert_eq!(line(&mut peer)["text"], "tidied");
@@ -164,9 +165,9 @@ fn what_a_trap_does_to_tidy_up_is_left_alone() {
 }
 
 #[test]
-fn background_jobs_of_a_shell_do_not_hear_sigint_and_die_all_the_same() {
-    let place = Place::new();
-    let (child, mut peer) = script(&place, &NEVER, "sleep 3600 & echo $!; wait");
+fn background_jobs_of_a_shell_ignore_sigint_and_die_all_the_same() {
+    let socket = HubSocket::new();
+    let (child, mut peer) = script(&socket, &NEVER, "sleep 3600 & echo $!; wait");
     let background = pid(&line(&mut peer)["text"]);
     interrupt(&mut peer);
     ended(&mut peer);
@@ -175,11 +176,11 @@ fn background_jobs_of_a_shell_do_not_hear_sigint_and_die_all_the_same() {
 }
 
 #[test]
-fn who_left_for_a_session_of_its_own_is_found() {
-    let place = Place::new();
+fn a_process_in_a_session_of_its_own_is_found() {
+    let socket = HubSocket::new();
     // The shell that echoes is no child of the first one when it does.
     let hiding = "(setsid sh -c 'echo $$; exec sleep 3600' &) ; sleep 3600";
-    let (child, mut peer) = script(&place, &NEVER, hiding);
+    let (child, mut peer) = script(&socket, &NEVER, hiding);
     let hidden = pid(&line(&mut peer)["text"]);
     interrupt(&mut peer);
     ended(&mut peer);
@@ -188,12 +189,12 @@ fn who_left_for_a_session_of_its_own_is_found() {
 }
 
 #[test]
-fn who_ignores_sigint_and_sigterm_is_killed() {
-    let place = Place::new();
+fn a_process_that_ignores_sigint_and_sigterm_is_killed() {
+    let socket = HubSocket::new();
     let waits = ["--term-after", "20ms", "--kill-after", "20ms"];
     let stubborn =
         "trap '' INT TERM; sh -c 'echo $$; while :; do sleep 3600; done' & echo $$; wait; sleep 3600";
-    let (child, mut peer) = script(&place, &waits, stubborn);
+    let (child, mut peer) = script(&socket, &waits, stubborn);
     let pids = [pid(&line(&mut peer)["text"]), pid(&line(&mut peer)["text"])];
     interrupt(&mut peer);
     assert_eq!(ended(&mut peer)["data"]["signal"], "SIGKILL");
@@ -203,8 +204,8 @@ fn who_ignores_sigint_and_sigterm_is_killed() {
 
 #[test]
 fn a_command_may_use_the_interrupt_to_end_in_order() {
-    let place = Place::new();
-    let (child, mut peer) = script(&place, &NEVER, "trap 'echo bye; exit 0' INT; echo $$; sleep 3600");
+    let socket = HubSocket::new();
+    let (child, mut peer) = script(&socket, &NEVER, "trap 'echo bye; exit 0' INT; echo $$; sleep 3600");
     line(&mut peer);
     interrupt(&mut peer);
     assert_eq!(line(&mut peer)["text"], "bye");
@@ -214,8 +215,8 @@ fn a_command_may_use_the_interrupt_to_end_in_order() {
 
 #[test]
 fn a_stopped_command_can_be_interrupted_too() {
-    let place = Place::new();
-    let (child, mut peer) = script(&place, &NEVER, "echo $$; kill -STOP $$; echo on; sleep 3600");
+    let socket = HubSocket::new();
+    let (child, mut peer) = script(&socket, &NEVER, "echo $$; kill -STOP $$; echo on; sleep 3600");
     let shell = pid(&line(&mut peer)["text"]);
     while !std::fs::read_to_string(format!("/proc/{shell}/stat")).unwrap().contains(") T ") {}
     interrupt(&mut peer);
@@ -225,9 +226,9 @@ fn a_stopped_command_can_be_interrupted_too() {
 
 #[test]
 fn signals_to_run_itself_are_passed_on_and_repeating_them_insists() {
-    let place = Place::new();
+    let socket = HubSocket::new();
     let (child, mut peer) =
-        script(&place, &NEVER, "trap 'echo int' INT; echo $$; while :; do sleep 3600; done");
+        script(&socket, &NEVER, "trap 'echo int' INT; echo $$; while :; do sleep 3600; done");
     let shell = pid(&line(&mut peer)["text"]);
     let run = Pid::from_child(&child);
     kill_process(run, Signal::INT).unwrap();
@@ -242,14 +243,14 @@ fn signals_to_run_itself_are_passed_on_and_repeating_them_insists() {
 }
 
 #[test]
-fn what_is_left_behind_may_finish_its_output() {
-    let place = Place::new();
-    let fifo = place.file("go");
+fn processes_left_behind_may_finish_their_output() {
+    let socket = HubSocket::new();
+    let fifo = socket.file("go");
     let made = std::process::Command::new("mkfifo").arg(&fifo).status().unwrap();
     assert!(made.success());
     // The leader is gone when the background job begins to print.
     let left = format!("(read x < {0}; echo late) & echo $$", fifo.display());
-    let (child, mut peer) = script(&place, &NEVER, &left);
+    let (child, mut peer) = script(&socket, &NEVER, &left);
     let leader = pid(&line(&mut peer)["text"]);
     while exists(leader) {}
     std::fs::write(&fifo, "go\n").unwrap();
@@ -260,9 +261,9 @@ fn what_is_left_behind_may_finish_its_output() {
 
 #[test]
 fn a_daemon_outlives_a_command_that_ends_by_itself() {
-    let place = Place::new();
+    let socket = HubSocket::new();
     let (child, mut peer) =
-        script(&place, &NEVER, "setsid sh -c 'echo $$; exec sleep 3600' & wait $!; exit 0");
+        script(&socket, &NEVER, "setsid sh -c 'echo $$; exec sleep 3600' & wait $!; exit 0");
     let daemon = pid(&line(&mut peer)["text"]);
     // `wait` waits for setsid, which became the daemon; so the leader is told.
     let leader = std::fs::read_to_string(format!("/proc/{daemon}/stat")).unwrap();
@@ -276,8 +277,8 @@ fn a_daemon_outlives_a_command_that_ends_by_itself() {
 
 #[test]
 fn a_pseudo_terminal_makes_programs_print_at_once() {
-    let place = Place::new();
-    let (child, mut peer) = script(&place, &["--pty"], "test -t 1 && test -t 2 && echo tty; echo err >&2");
+    let socket = HubSocket::new();
+    let (child, mut peer) = script(&socket, &["--pty"], "test -t 1 && test -t 2 && echo tty; echo err >&2");
     assert_eq!(line(&mut peer), json!({"operation_id": "op", "stream": "stdout", "line": 1, "text": "tty"}));
     assert_eq!(line(&mut peer)["text"], "err");
     assert_eq!(ended(&mut peer), json!({"state": "completed", "data": {"exit_code": 0, "lines": 2}}));
@@ -286,9 +287,9 @@ fn a_pseudo_terminal_makes_programs_print_at_once() {
 
 #[test]
 fn a_pseudo_terminals_command_is_interrupted_as_any_other() {
-    let place = Place::new();
+    let socket = HubSocket::new();
     let options: Vec<_> = NEVER.iter().copied().chain(["--pty"]).collect();
-    let (child, mut peer) = script(&place, &options, "echo $$; sleep 3600");
+    let (child, mut peer) = script(&socket, &options, "echo $$; sleep 3600");
     line(&mut peer);
     interrupt(&mut peer);
     assert_eq!(ended(&mut peer)["state"], "interrupted");
@@ -297,9 +298,9 @@ fn a_pseudo_terminals_command_is_interrupted_as_any_other() {
 
 #[test]
 fn bytes_that_are_no_text_are_replaced_and_long_lines_cut() {
-    let place = Place::new();
+    let socket = HubSocket::new();
     let long = "printf 'a\\377b\\n'; head -c 65533 /dev/zero | tr '\\0' x; printf '\u{e9}\u{e9}y\\n'";
-    let (mut child, mut peer) = script(&place, &[], long);
+    let (mut child, mut peer) = script(&socket, &[], long);
     let passed = read_along(child.stdout.take().unwrap());
     assert_eq!(line(&mut peer)["text"], "a\u{fffd}b");
     let first = line(&mut peer);
@@ -314,10 +315,10 @@ fn bytes_that_are_no_text_are_replaced_and_long_lines_cut() {
 
 #[test]
 fn a_command_that_is_not_there_fails_as_in_a_shell() {
-    let place = Place::new();
-    let (child, mut peer) = place.employ(["run", "-q", "--operation", "op", "logs", "--", "/no/such"]);
-    let request = peer.hears();
-    peer.grants(&request, json!({}));
+    let socket = HubSocket::new();
+    let (child, mut peer) = socket.start_probed(["run", "-q", "--operation", "op", "logs", "--", "/no/such"]);
+    let request = peer.receive();
+    peer.grant(&request, json!({}));
     assert_eq!(line(&mut peer)["stream"], "stderr");
     assert_eq!(ended(&mut peer)["data"]["exit_code"], 127);
     assert_eq!(end(child).status.code(), Some(127));
@@ -325,18 +326,18 @@ fn a_command_that_is_not_there_fails_as_in_a_shell() {
 
 #[test]
 fn an_operation_that_runs_already_starts_no_command() {
-    let place = Place::new();
-    let witness = place.file("ran");
-    let (child, mut peer) = place.employ(["run", "logs", "--", "touch", witness.to_str().unwrap()]);
-    let request = peer.hears();
-    peer.refuses(&request, "conflict", "it runs already");
+    let socket = HubSocket::new();
+    let witness = socket.file("ran");
+    let (child, mut peer) = socket.start_probed(["run", "logs", "--", "touch", witness.to_str().unwrap()]);
+    let request = peer.receive();
+    peer.refuse(&request, "conflict", "it runs already");
     assert_eq!(end(child).status.code(), Some(1));
-    peer.has_left();
+    peer.expect_end();
     assert!(!witness.exists());
 }
 
 /// Reads what the program says of itself until it says this.
-pub(crate) fn said(errors: &mut impl BufRead, what: &str) {
+pub(crate) fn expect_notice(errors: &mut impl BufRead, what: &str) {
     let mut line = String::new();
     while !line.contains(what) {
         line.clear();
@@ -345,28 +346,29 @@ pub(crate) fn said(errors: &mut impl BufRead, what: &str) {
 }
 
 /// The operation comes back with its hub.
-fn back(place: &Place) -> Peer {
-    let mut peer = place.welcome();
-    let again = peer.expects(json!({"action": "operation_start", "operation_id": "op", "channel": "logs"}));
-    peer.grants(&again, json!({}));
+fn back(socket: &HubSocket) -> Peer {
+    let mut peer = socket.accept_probed();
+    let again =
+        peer.expect_line(json!({"action": "operation_start", "operation_id": "op", "channel": "logs"}));
+    peer.grant(&again, json!({}));
     peer
 }
 
 #[test]
 fn a_command_outlives_its_hub_and_nothing_that_it_printed_is_lost() {
-    let place = Place::new();
-    let (mut child, mut peer) = script(&place, &[], "echo one; read go; echo two; read on; exit 3");
+    let socket = HubSocket::new();
+    let (mut child, mut peer) = script(&socket, &[], "echo one; read go; echo two; read on; exit 3");
     let mut errors = BufReader::new(child.stderr.take().unwrap());
     let mut output = BufReader::new(child.stdout.take().unwrap()).lines();
     line(&mut peer);
     drop(peer);
-    said(&mut errors, "the command goes on");
+    expect_notice(&mut errors, "the command goes on");
     let mut input = child.stdin.take().unwrap();
     input.write_all(b"go\n").unwrap();
     assert_eq!(output.nth(1).unwrap().unwrap(), "two");
 
-    let mut peer = back(&place);
-    said(&mut errors, "wshubd is back");
+    let mut peer = back(&socket);
+    expect_notice(&mut errors, "wshubd is back");
     // The first line was never confirmed: under its own id it may come again.
     let first = line(&mut peer);
     let second = if first["text"] == "one" { line(&mut peer) } else { first };
@@ -378,11 +380,11 @@ fn a_command_outlives_its_hub_and_nothing_that_it_printed_is_lost() {
 
 #[test]
 fn stop_works_again_when_the_hub_is_back() {
-    let place = Place::new();
-    let (child, mut peer) = script(&place, &NEVER, "echo $$; sleep 3600");
+    let socket = HubSocket::new();
+    let (child, mut peer) = script(&socket, &NEVER, "echo $$; sleep 3600");
     let shell = pid(&line(&mut peer)["text"]);
     drop(peer);
-    let mut peer = back(&place);
+    let mut peer = back(&socket);
     interrupt(&mut peer);
     assert_eq!(ended(&mut peer)["state"], "interrupted");
     assert!(!exists(shell));
@@ -390,22 +392,22 @@ fn stop_works_again_when_the_hub_is_back() {
 }
 
 #[test]
-fn what_the_bound_does_not_hold_is_lost_and_counted() {
-    let place = Place::new();
+fn output_above_the_bound_is_lost_and_counted() {
+    let socket = HubSocket::new();
     let long = "read go; yes $(printf %0999d 1) | head -n 3000; echo all >&2; read on; echo last; read off";
-    let (mut child, peer) = script(&place, &[], long);
+    let (mut child, peer) = script(&socket, &[], long);
     let mut errors = BufReader::new(child.stderr.take().unwrap());
     let passed = read_along(child.stdout.take().unwrap());
     drop(peer);
-    said(&mut errors, "the command goes on");
+    expect_notice(&mut errors, "the command goes on");
     let mut input = child.stdin.take().unwrap();
     input.write_all(b"go\n").unwrap();
-    said(&mut errors, "is lost to others");
-    said(&mut errors, "all");
+    expect_notice(&mut errors, "is lost to others");
+    expect_notice(&mut errors, "all");
 
-    let mut peer = back(&place);
-    said(&mut errors, "wshubd is back");
-    let (mut heard, mut lost) = (0, 0);
+    let mut peer = back(&socket);
+    expect_notice(&mut errors, "wshubd is back");
+    let (mut received, mut lost) = (0, 0);
     // A hub that is there is waited for: what follows finds room.
     input.write_all(b"on\n").unwrap();
     loop {
@@ -414,10 +416,10 @@ fn what_the_bound_does_not_hold_is_lost_and_counted() {
         if next["text"] == "last" {
             break;
         }
-        heard += 1;
+        received += 1;
     }
     assert!(lost > 1000, "{lost} lines were lost");
-    assert_eq!(heard + lost, 3001);
+    assert_eq!(received + lost, 3001);
     input.write_all(b"off\n").unwrap();
     let data = ended(&mut peer)["data"].clone();
     assert_eq!((&data["lines"], &data["lost"]), (&json!(3002), &json!(lost)));
@@ -427,39 +429,39 @@ fn what_the_bound_does_not_hold_is_lost_and_counted() {
 }
 
 #[test]
-fn an_end_that_no_hub_hears_is_told_here_and_the_exit_code_stays() {
-    let place = Place::new();
-    let (mut child, peer) = script(&place, &["--linger", "10ms"], "read go; exit 7");
+fn an_end_that_no_hub_takes_is_reported_and_the_exit_code_stays() {
+    let socket = HubSocket::new();
+    let (mut child, peer) = script(&socket, &["--linger", "10ms"], "read go; exit 7");
     let mut errors = BufReader::new(child.stderr.take().unwrap());
     drop(peer);
-    said(&mut errors, "the command goes on");
+    expect_notice(&mut errors, "the command goes on");
     child.stdin.take().unwrap().write_all(b"go\n").unwrap();
-    said(&mut errors, "waiting 10ms");
-    said(&mut errors, "did not hear of the end");
+    expect_notice(&mut errors, "waiting 10ms");
+    expect_notice(&mut errors, "did not hear of the end");
     assert_eq!(end(child).status.code(), Some(7));
 }
 
 #[test]
 fn an_operation_that_the_hub_does_not_take_again_goes_on_without_it() {
-    let place = Place::new();
-    let (mut child, peer) = script(&place, &[], "read go; echo on");
+    let socket = HubSocket::new();
+    let (mut child, peer) = script(&socket, &[], "read go; echo on");
     let mut errors = BufReader::new(child.stderr.take().unwrap());
     drop(peer);
-    let mut peer = place.welcome();
-    let again = peer.expects(json!({"action": "operation_start"}));
-    peer.refuses(&again, "forbidden", "not any more");
-    said(&mut errors, "can only be stopped here");
+    let mut peer = socket.accept_probed();
+    let again = peer.expect_line(json!({"action": "operation_start"}));
+    peer.refuse(&again, "forbidden", "not any more");
+    expect_notice(&mut errors, "can only be stopped here");
     child.stdin.take().unwrap().write_all(b"go\n").unwrap();
     // Its output is still published. It does not wait for an answer to that.
-    let heard = peer.expects(json!({"channel": "logs", "event": "operation:output"}));
-    assert_eq!(heard["data"]["text"], "on");
+    let received = peer.expect_line(json!({"channel": "logs", "event": "operation:output"}));
+    assert_eq!(received["data"]["text"], "on");
     assert_eq!(end(child).status.code(), Some(0));
 }
 
 #[test]
-fn a_reader_of_ours_that_stands_still_does_not_delay_the_end() {
-    let place = Place::new();
-    let (child, mut peer) = script(&place, &NEVER, "echo $$; exec yes");
+fn a_reader_that_does_not_read_does_not_delay_the_end() {
+    let socket = HubSocket::new();
+    let (child, mut peer) = script(&socket, &NEVER, "echo $$; exec yes");
     line(&mut peer);
     interrupt(&mut peer);
     // Nobody reads the program's output, and it is full long before.
@@ -474,26 +476,26 @@ fn press_ctrl_c(child: &Child) {
 
 #[test]
 fn ctrl_c_ends_the_wait_for_a_hub_that_does_not_answer() {
-    let place = Place::new();
-    let (child, mut peer) = place.employ(["run", "logs", "--", "true"]);
-    peer.expects(json!({"action": "operation_start"}));
+    let socket = HubSocket::new();
+    let (child, mut peer) = socket.start_probed(["run", "logs", "--", "true"]);
+    peer.expect_line(json!({"action": "operation_start"}));
     press_ctrl_c(&child);
-    peer.has_left();
+    peer.expect_end();
     assert_eq!(end(child).status.signal(), Some(Signal::INT.as_raw()));
 }
 
 #[test]
-fn ctrl_c_ends_the_wait_for_a_reader_that_stands_still() {
-    let place = Place::new();
+fn ctrl_c_ends_the_wait_for_a_reader_that_does_not_read() {
+    let socket = HubSocket::new();
     // Two more pieces than a pipe holds: one is read and waits, the other stays
     // in the pipe of the command, which so can end.
-    let (child, mut peer) = script(&place, &[], "echo $$; head -c 120000 /dev/zero | tr '\\0' 'x'");
+    let (child, mut peer) = script(&socket, &[], "echo $$; head -c 120000 /dev/zero | tr '\\0' 'x'");
     let shell = pid(&line(&mut peer)["text"]);
     while exists(shell) {
         std::thread::yield_now();
     }
     press_ctrl_c(&child);
     over(&mut peer);
-    peer.has_left();
+    peer.expect_end();
     assert_eq!(end(child).status.code(), Some(0));
 }

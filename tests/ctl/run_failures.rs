@@ -11,11 +11,11 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::json;
 
-use crate::fake_hub::{Place, end, program, stderr, stdout};
-use crate::run::{NEVER, ended, line, pid, said, script};
+use crate::fake_hub::{HubSocket, end, program, stderr, stdout};
+use crate::run::{NEVER, ended, expect_notice, line, pid, script};
 
-fn fifo(place: &Place) -> String {
-    let path = place.file("fifo");
+fn fifo(socket: &HubSocket) -> String {
+    let path = socket.file("fifo");
     mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
     path.to_str().unwrap().to_owned()
 }
@@ -26,16 +26,16 @@ fn lives(pid: i32) -> bool {
 }
 
 #[test]
-fn a_flood_that_nobody_takes_leaves_deadlines_and_signals_heard() {
+fn a_flood_that_nothing_reads_leaves_deadlines_and_signals_in_force() {
     for signal in [None, Some(Signal::TERM)] {
-        let place = Place::new().closed();
+        let socket = HubSocket::new().closed();
         let options: &[&str] = if signal.is_some() { &[] } else { &["--deadline", "0.1"] };
         let words = [&["run", "-q", "--kill-after", "0.1"], options, &["logs", "--", "yes"]].concat();
-        let mut child = place.start(words);
+        let mut child = socket.start(words);
         // One who has read enough, such as head.
         child.stdout.take().unwrap().read_exact(&mut [0; 4]).unwrap();
         let mut errors = BufReader::new(child.stderr.take().unwrap());
-        said(&mut errors, "too much output waits for wshubd");
+        expect_notice(&mut errors, "too much output waits for wshubd");
         if let Some(signal) = signal {
             kill_process(Pid::from_child(&child), signal).unwrap();
         }
@@ -47,30 +47,30 @@ fn a_flood_that_nobody_takes_leaves_deadlines_and_signals_heard() {
 }
 
 #[test]
-fn a_flood_that_nobody_reads_here_is_there_for_a_hub_that_comes() {
-    let place = Place::new().closed();
-    let mut child = place.start(["run", "-q", "--operation", "op", "logs", "--", "yes"]);
+fn a_flood_without_a_local_reader_reaches_a_later_hub() {
+    let socket = HubSocket::new().closed();
+    let mut child = socket.start(["run", "-q", "--operation", "op", "logs", "--", "yes"]);
     drop(child.stdout.take());
     let mut errors = BufReader::new(child.stderr.take().unwrap());
-    said(&mut errors, "too much output waits for wshubd");
-    let place = place.opened();
-    let mut peer = place.welcome();
-    peer.expects(json!({"action": "operation_start", "operation_id": "op"}));
+    expect_notice(&mut errors, "too much output waits for wshubd");
+    let socket = socket.opened();
+    let mut peer = socket.accept_probed();
+    peer.expect_line(json!({"action": "operation_start", "operation_id": "op"}));
     kill_process(Pid::from_child(&child), Signal::KILL).unwrap();
     child.wait().unwrap();
 }
 
 #[test]
-fn what_cannot_be_written_here_is_said_once_and_published_all_the_same() {
-    let place = Place::new();
+fn output_that_cannot_be_written_is_reported_once_and_published() {
+    let socket = HubSocket::new();
     let mut command = program();
-    command.arg("--socket").arg(place.path()).args(["run", "-q", "--operation", "op", "logs", "--"]);
+    command.arg("--socket").arg(socket.path()).args(["run", "-q", "--operation", "op", "logs", "--"]);
     command.args(["sh", "-c", "echo one; echo two; exit 9"]);
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
     let child = command.stdin(Stdio::null()).stdout(full).stderr(Stdio::piped()).spawn().unwrap();
-    let mut peer = place.welcome();
-    let request = peer.hears();
-    peer.grants(&request, json!({}));
+    let mut peer = socket.accept_probed();
+    let request = peer.receive();
+    peer.grant(&request, json!({}));
     assert_eq!([line(&mut peer), line(&mut peer)].map(|line| line["text"].clone()), ["one", "two"]);
     ended(&mut peer);
     let output = end(child);
@@ -82,9 +82,9 @@ fn what_cannot_be_written_here_is_said_once_and_published_all_the_same() {
 
 #[test]
 fn ctrl_c_ends_the_script_around_it_as_it_would_around_the_command_alone() {
-    let place = Place::new().closed();
+    let socket = HubSocket::new().closed();
     let mut shell = Command::new("bash");
-    let run = format!("{} --socket {} run -q", program().get_program().display(), place.path().display());
+    let run = format!("{} --socket {} run -q", program().get_program().display(), socket.path().display());
     shell.arg("-c").arg(format!("{run} logs -- sh -c 'echo begun; exec sleep 1000'; echo went on"));
     let mut child = shell.process_group(0).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut printed = BufReader::new(child.stdout.take().unwrap());
@@ -98,9 +98,9 @@ fn ctrl_c_ends_the_script_around_it_as_it_would_around_the_command_alone() {
 
 #[test]
 fn a_command_that_ends_by_itself_at_ctrl_c_has_its_own_status() {
-    let place = Place::new().closed();
+    let socket = HubSocket::new().closed();
     let script = "trap 'exit 3' INT; echo begun; while :; do sleep 1000 & wait; done";
-    let mut child = place.start(["run", "-q", "logs", "--", "sh", "-c", script]);
+    let mut child = socket.start(["run", "-q", "logs", "--", "sh", "-c", script]);
     let mut printed = BufReader::new(child.stdout.take().unwrap());
     printed.read_line(&mut String::new()).unwrap();
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
@@ -108,11 +108,11 @@ fn a_command_that_ends_by_itself_at_ctrl_c_has_its_own_status() {
 }
 
 #[test]
-fn a_job_in_a_group_of_its_own_is_waited_for_and_heard() {
-    let place = Place::new();
-    let fifo = fifo(&place);
+fn a_job_in_a_group_of_its_own_is_waited_for_and_published() {
+    let socket = HubSocket::new();
+    let fifo = fifo(&socket);
     let words = format!("bash -c 'set -m; (read -r word; echo $word) <{fifo} & echo leads'");
-    let (child, mut peer) = script(&place, &NEVER, &words);
+    let (child, mut peer) = script(&socket, &NEVER, &words);
     assert_eq!(line(&mut peer)["text"], "leads");
     fs::write(&fifo, "follows\n").unwrap();
     assert_eq!(line(&mut peer)["text"], "follows");
@@ -122,9 +122,9 @@ fn a_job_in_a_group_of_its_own_is_waited_for_and_heard() {
 
 #[test]
 fn a_job_in_a_group_of_its_own_is_stopped_when_its_time_to_finish_is_over() {
-    let place = Place::new();
+    let socket = HubSocket::new();
     let words = "bash -c 'set -m; (echo $BASHPID; exec sleep 1000 >/dev/null 2>&1) & sleep 0.1'";
-    let (child, mut peer) = script(&place, &["--term-after", "0.1"], words);
+    let (child, mut peer) = script(&socket, &["--term-after", "0.1"], words);
     let left = pid(&line(&mut peer)["text"]);
     ended(&mut peer);
     assert_eq!(end(child).status.code(), Some(0));
@@ -133,11 +133,11 @@ fn a_job_in_a_group_of_its_own_is_stopped_when_its_time_to_finish_is_over() {
 
 #[test]
 fn a_daemon_that_takes_a_session_of_its_own_late_is_not_waited_for() {
-    let place = Place::new();
-    let (fifo, written) = (fifo(&place), place.file("pid"));
+    let socket = HubSocket::new();
+    let (fifo, written) = (fifo(&socket), socket.file("pid"));
     let daemon = format!("echo $$ >{0}.new; mv {0}.new {0}; exec sleep 1000", written.display());
     let words = format!("(read -r word <{fifo}; exec setsid sh -c '{daemon}') >/dev/null 2>&1 & echo leads");
-    let (child, mut peer) = script(&place, &NEVER, &words);
+    let (child, mut peer) = script(&socket, &NEVER, &words);
     assert_eq!(line(&mut peer)["text"], "leads");
     fs::write(&fifo, "go\n").unwrap();
     assert_eq!(ended(&mut peer)["state"], "completed");
@@ -152,33 +152,33 @@ fn a_daemon_that_takes_a_session_of_its_own_late_is_not_waited_for() {
 
 #[test]
 fn a_hub_that_is_needed_may_come_within_the_time_that_is_named() {
-    let place = Place::new().closed();
-    let mut child = place.start(["run", "-q", "--need-hub=1h", "--operation", "op", "logs", "--", "true"]);
+    let socket = HubSocket::new().closed();
+    let mut child = socket.start(["run", "-q", "--need-hub=1h", "--operation", "op", "logs", "--", "true"]);
     // It is looked for and not found.
-    let place = place.opened();
-    let mut peer = place.accept();
-    let request = peer.hears();
-    peer.grants(&request, json!({}));
+    let socket = socket.opened();
+    let mut peer = socket.accept();
+    let request = peer.receive();
+    peer.grant(&request, json!({}));
     ended(&mut peer);
     assert_eq!(child.wait().unwrap().code(), Some(0));
-    let place = place.closed();
-    let late = end(place.start(["run", "--need-hub=0.1", "logs", "--", "touch", "/nowhere/ran"]));
+    let socket = socket.closed();
+    let late = end(socket.start(["run", "--need-hub=0.1", "logs", "--", "touch", "/nowhere/ran"]));
     assert_eq!(late.status.code(), Some(3), "{}", stderr(&late));
 }
 
 #[test]
-fn the_wait_of_other_commands_is_none_of_run() {
-    let place = Place::new().closed();
-    let refused = end(place.start(["--wait", "1", "run", "logs", "--", "true"]));
+fn run_refuses_the_wait_option_of_other_commands() {
+    let socket = HubSocket::new().closed();
+    let refused = end(socket.start(["--wait", "1", "run", "logs", "--", "true"]));
     assert_eq!(refused.status.code(), Some(2));
     assert!(stderr(&refused).contains("--need-hub=30s"), "{}", stderr(&refused));
 }
 
 #[test]
-fn listening_ends_in_time_though_no_hub_was_reached() {
-    let place = Place::new().closed();
+fn a_subscription_times_out_though_no_hub_was_reached() {
+    let socket = HubSocket::new().closed();
     for wait in ["0", "1h"] {
-        let output = end(place.start(["--wait", wait, "sub", "--timeout", "0.1", "logs"]));
+        let output = end(socket.start(["--wait", wait, "sub", "--timeout", "0.1", "logs"]));
         assert_eq!(output.status.code(), Some(5), "{}", stderr(&output));
     }
 }

@@ -5,42 +5,42 @@ use std::io::{BufReader, Read, Write};
 
 use serde_json::{Value, json};
 
-use crate::fake_hub::{Peer, Place, end, stdout};
-use crate::run::{ended, line, said, script};
+use crate::fake_hub::{HubSocket, Peer, end, stdout};
+use crate::run::{ended, expect_notice, line, script};
 
 /// The next output, with its fields beside the usual ones.
 fn output(peer: &mut Peer) -> Value {
-    let heard = peer.expects(json!({"channel": "logs", "event": "operation:output"}));
-    peer.grants_if_asked(&heard);
+    let received = peer.expect_line(json!({"channel": "logs", "event": "operation:output"}));
+    peer.grant_if_asked(&received);
     // What is unfinished is never kept, and what is whole always.
-    assert_eq!(heard["ttl"] == 0, heard["data"]["partial"] == true, "{heard}");
-    assert_eq!(heard["ttl"].is_null(), heard["data"]["partial"].is_null(), "{heard}");
-    heard["data"].clone()
+    assert_eq!(received["ttl"] == 0, received["data"]["partial"] == true, "{received}");
+    assert_eq!(received["ttl"].is_null(), received["data"]["partial"].is_null(), "{received}");
+    received["data"].clone()
 }
 
 fn partial(peer: &mut Peer, number: u64, text: &str) {
-    let heard = output(peer);
+    let received = output(peer);
     assert_eq!(
-        (&heard["partial"], &heard["line"], &heard["text"]),
+        (&received["partial"], &received["line"], &received["text"]),
         (&json!(true), &json!(number), &json!(text))
     );
 }
 
 fn whole(peer: &mut Peer, number: u64, text: &str) {
-    let heard = output(peer);
+    let received = output(peer);
     assert_eq!(
-        (&heard["partial"], &heard["line"], &heard["text"]),
+        (&received["partial"], &received["line"], &received["text"]),
         (&Value::Null, &json!(number), &json!(text))
     );
 }
 
 #[test]
-fn a_bar_and_a_prompt_are_heard_before_their_line_ends() {
+fn a_bar_and_a_prompt_are_published_before_their_line_ends() {
     for options in [&[][..], &["--pty"]] {
-        let place = Place::new();
+        let socket = HubSocket::new();
         let questions = "printf '10%%\\r'; read x; printf '20%%\\r'; read x; printf '100%%\\n'; \
                          printf 'Continue? '; read x; echo yes; printf 'bye'";
-        let (mut child, mut peer) = script(&place, options, questions);
+        let (mut child, mut peer) = script(&socket, options, questions);
         let mut input = child.stdin.take().unwrap();
         let mut answer = || input.write_all(b"\n").unwrap();
         partial(&mut peer, 1, "10%");
@@ -60,8 +60,8 @@ fn a_bar_and_a_prompt_are_heard_before_their_line_ends() {
 
 #[test]
 fn a_bar_that_is_never_finished_is_a_line_at_its_end() {
-    let place = Place::new();
-    let (mut child, mut peer) = script(&place, &[], "printf '99%%\\r'; read x");
+    let socket = HubSocket::new();
+    let (mut child, mut peer) = script(&socket, &[], "printf '99%%\\r'; read x");
     partial(&mut peer, 1, "99%");
     child.stdin.take().unwrap().write_all(b"\n").unwrap();
     whole(&mut peer, 1, "99%");
@@ -71,9 +71,9 @@ fn a_bar_that_is_never_finished_is_a_line_at_its_end() {
 
 #[test]
 fn an_unfinished_line_keeps_its_number_while_the_other_stream_goes_on() {
-    let place = Place::new();
+    let socket = HubSocket::new();
     let both = "printf '10%%\\r'; read x; echo warning >&2; read x; echo 100%";
-    let (mut child, mut peer) = script(&place, &[], both);
+    let (mut child, mut peer) = script(&socket, &[], both);
     let mut input = child.stdin.take().unwrap();
     partial(&mut peer, 1, "10%");
     input.write_all(b"\n").unwrap();
@@ -86,16 +86,16 @@ fn an_unfinished_line_keeps_its_number_while_the_other_stream_goes_on() {
 
 #[test]
 fn a_bar_that_is_drawn_as_fast_as_it_can_be_does_not_flood_the_hub() {
-    let place = Place::new();
+    let socket = HubSocket::new();
     let fast = "i=0; while [ $i -lt 100000 ]; do i=$((i + 1)); printf '%d\\r' $i; done; echo";
-    let (mut child, mut peer) = script(&place, &[], fast);
+    let (mut child, mut peer) = script(&socket, &[], fast);
     drop(child.stdout.take());
     let mut partials = 0;
     let last = loop {
-        let heard = output(&mut peer);
-        assert_eq!(heard["line"], 1);
-        if heard["partial"].is_null() {
-            break heard;
+        let received = output(&mut peer);
+        assert_eq!(received["line"], 1);
+        if received["partial"].is_null() {
+            break received;
         }
         partials += 1;
     };
@@ -108,19 +108,19 @@ fn a_bar_that_is_drawn_as_fast_as_it_can_be_does_not_flood_the_hub() {
 
 #[test]
 fn a_state_that_the_hub_has_not_taken_holds_back_those_that_follow() {
-    let place = Place::new();
-    let fifo = place.file("go");
+    let socket = HubSocket::new();
+    let fifo = socket.file("go");
     assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
     let bar = format!(
         "printf '0\\r'; for i in 1 2 3 4 5; do sleep 0.25; printf '%d\\r' $i; done; read x < {}; echo",
         fifo.display()
     );
-    let (child, mut peer) = script(&place, &[], &bar);
-    let first = peer.expects(json!({"event": "operation:output"}));
+    let (child, mut peer) = script(&socket, &[], &bar);
+    let first = peer.expect_line(json!({"event": "operation:output"}));
     assert_eq!(first["data"]["text"], "0");
-    // It opens when the last state is drawn, and until then nothing else is heard.
+    // It opens when the last state is drawn, and until then nothing else is received.
     let mut go = fs::File::create(&fifo).unwrap();
-    peer.grants(&first, json!({}));
+    peer.grant(&first, json!({}));
     partial(&mut peer, 1, "5");
     go.write_all(b"go\n").unwrap();
     whole(&mut peer, 1, "5");
@@ -129,10 +129,10 @@ fn a_state_that_the_hub_has_not_taken_holds_back_those_that_follow() {
 }
 
 #[test]
-fn states_do_not_wait_for_a_hub_that_is_away() {
-    let place = Place::new();
+fn states_do_not_wait_for_a_disconnected_hub() {
+    let socket = HubSocket::new();
     let away = "echo up; read x; printf '10%%\\r'; read x; printf '20%%\\r'; read x; echo";
-    let (mut child, mut peer) = script(&place, &[], away);
+    let (mut child, mut peer) = script(&socket, &[], away);
     let mut errors = BufReader::new(child.stderr.take().unwrap());
     let mut input = child.stdin.take().unwrap();
     let mut screen = child.stdout.take().unwrap();
@@ -144,16 +144,16 @@ fn states_do_not_wait_for_a_hub_that_is_away() {
     drawn("up\n");
     line(&mut peer);
     drop(peer);
-    said(&mut errors, "the command goes on");
+    expect_notice(&mut errors, "the command goes on");
     for state in ["10%\r", "20%\r"] {
         input.write_all(b"\n").unwrap();
         drawn(state);
     }
-    let mut peer = place.welcome();
-    let again = peer.expects(json!({"action": "operation_start"}));
-    peer.grants(&again, json!({}));
+    let mut peer = socket.accept_probed();
+    let again = peer.expect_line(json!({"action": "operation_start"}));
+    peer.grant(&again, json!({}));
     let mut texts = Vec::new();
-    // Of what was drawn meanwhile the last is heard, once the hub is there.
+    // Of what was drawn meanwhile the last is received, once the hub is there.
     while texts.last().is_none_or(|text| text != "20%") {
         texts.push(output(&mut peer)["text"].clone());
     }

@@ -8,8 +8,8 @@ use std::process::{Child, Stdio};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::json;
 
-use crate::fake_hub::{Peer, Place, end, exists};
-use crate::run::{NEVER, ended, interrupt, line, pid, said, script};
+use crate::fake_hub::{HubSocket, Peer, end, exists};
+use crate::run::{NEVER, ended, expect_notice, interrupt, line, pid, script};
 
 fn send(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).unwrap();
@@ -36,15 +36,15 @@ fn state(pid: u32) -> char {
 }
 
 /// As [`script`], where these signals are ignored from the beginning.
-fn ignoring(place: &Place, signals: &str, script: &str) -> (Child, Peer) {
+fn ignoring(socket: &HubSocket, signals: &str, script: &str) -> (Child, Peer) {
     let mut shell = std::process::Command::new("sh");
     shell.args(["-c", &format!("trap '' {signals}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_wshubctl")]);
-    shell.arg("--socket").arg(place.path()).args(["run", "-q", "--operation", "op"]).args(NEVER);
+    shell.arg("--socket").arg(socket.path()).args(["run", "-q", "--operation", "op"]).args(NEVER);
     shell.args(["logs", "--", "sh", "-c", script]);
     let child = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut peer = place.welcome();
-    let request = peer.expects(json!({"action": "operation_start"}));
-    peer.grants(&request, json!({}));
+    let mut peer = socket.accept_probed();
+    let request = peer.expect_line(json!({"action": "operation_start"}));
+    peer.grant(&request, json!({}));
     (child, peer)
 }
 
@@ -55,8 +55,8 @@ const IGNORED: &str = "echo $$; while read name mask; do case $name in SigIgn:) 
 
 #[test]
 fn a_hangup_that_is_ignored_stays_so_for_run_and_its_command() {
-    let place = Place::new();
-    let (child, mut peer) = ignoring(&place, "HUP", IGNORED);
+    let socket = HubSocket::new();
+    let (child, mut peer) = ignoring(&socket, "HUP", IGNORED);
     let command = pid(&line(&mut peer)["text"]);
     assert_eq!(line(&mut peer)["text"], "1");
     send(&child, Signal::HUP);
@@ -69,8 +69,8 @@ fn a_hangup_that_is_ignored_stays_so_for_run_and_its_command() {
 
 #[test]
 fn a_hangup_that_is_not_ignored_stops_the_command() {
-    let place = Place::new();
-    let (child, mut peer) = script(&place, &NEVER, "echo up; sleep 3600");
+    let socket = HubSocket::new();
+    let (child, mut peer) = script(&socket, &NEVER, "echo up; sleep 3600");
     line(&mut peer);
     send(&child, Signal::HUP);
     assert_eq!(ended(&mut peer)["state"], "interrupted");
@@ -79,10 +79,10 @@ fn a_hangup_that_is_not_ignored_stops_the_command() {
 
 #[test]
 fn a_background_job_of_a_script_is_not_stopped_by_ctrl_c_but_by_all_else() {
-    let place = Place::new();
+    let socket = HubSocket::new();
     let script = IGNORED.replace("exec", "read x; echo on; exec");
     for stopped_by in [None, Some(Signal::TERM)] {
-        let (mut child, mut peer) = ignoring(&place, "INT QUIT", &script);
+        let (mut child, mut peer) = ignoring(&socket, "INT QUIT", &script);
         line(&mut peer);
         // The command has to hear the SIGINT with which it is stopped.
         assert_eq!(line(&mut peer)["text"], "0");
@@ -90,7 +90,7 @@ fn a_background_job_of_a_script_is_not_stopped_by_ctrl_c_but_by_all_else() {
         for signal in [Signal::INT, Signal::QUIT, Signal::TSTP] {
             deliver(&child, signal);
         }
-        said(&mut BufReader::new(child.stderr.take().unwrap()), "the command goes on");
+        expect_notice(&mut BufReader::new(child.stderr.take().unwrap()), "the command goes on");
         child.stdin.take().unwrap().write_all(b"\n").unwrap();
         assert_eq!(line(&mut peer)["text"], "on");
         match stopped_by {
@@ -103,13 +103,13 @@ fn a_background_job_of_a_script_is_not_stopped_by_ctrl_c_but_by_all_else() {
 }
 
 #[test]
-fn what_suspends_others_leaves_a_command_that_can_be_stopped() {
-    let place = Place::new();
-    let (mut child, mut peer) = script(&place, &NEVER, "echo $$; sleep 3600");
+fn suspend_signals_leave_a_command_that_can_be_stopped() {
+    let socket = HubSocket::new();
+    let (mut child, mut peer) = script(&socket, &NEVER, "echo $$; sleep 3600");
     let mut errors = BufReader::new(child.stderr.take().unwrap());
     let shell = pid(&line(&mut peer)["text"]);
     send(&child, Signal::TSTP);
-    said(&mut errors, "the command goes on");
+    expect_notice(&mut errors, "the command goes on");
     for signal in [Signal::TSTP, Signal::TTIN, Signal::TTOU] {
         send(&child, signal);
     }
@@ -122,9 +122,9 @@ fn what_suspends_others_leaves_a_command_that_can_be_stopped() {
 }
 
 #[test]
-fn an_interrupt_that_came_while_run_stood_still_is_carried_out() {
-    let place = Place::new();
-    let (mut child, mut peer) = script(&place, &NEVER, "echo $$; sleep 3600");
+fn an_interrupt_that_came_while_run_was_stopped_is_carried_out() {
+    let socket = HubSocket::new();
+    let (mut child, mut peer) = script(&socket, &NEVER, "echo $$; sleep 3600");
     let mut errors = BufReader::new(child.stderr.take().unwrap());
     let shell = pid(&line(&mut peer)["text"]);
     send(&child, Signal::STOP);
@@ -132,47 +132,47 @@ fn an_interrupt_that_came_while_run_stood_still_is_carried_out() {
     interrupt(&mut peer);
     assert!(exists(shell));
     send(&child, Signal::CONT);
-    let told = peer.expects(json!({"action": "operation_end", "state": "interrupted"}));
+    let told = peer.expect_line(json!({"action": "operation_end", "state": "interrupted"}));
     assert!(!exists(shell));
     // The hub does not wait for ever, and has forgotten it since.
-    peer.refuses(&told, "unknown_operation", "no such operation");
-    said(&mut errors, "had told everybody that it was over");
+    peer.refuse(&told, "unknown_operation", "no such operation");
+    expect_notice(&mut errors, "had told everybody that it was over");
     assert_eq!(errors.lines().count(), 0);
     assert_eq!(end(child).status.code(), Some(130));
 }
 
 #[test]
-fn two_signals_at_once_are_one_and_the_end_is_told() {
-    let place = Place::new();
+fn two_signals_at_once_are_one_and_the_end_is_sent() {
+    let socket = HubSocket::new();
     for _ in 0..40 {
         let mut command = crate::fake_hub::program();
-        command.arg("--socket").arg(place.path()).args(["run", "-q"]).args(NEVER);
+        command.arg("--socket").arg(socket.path()).args(["run", "-q"]).args(NEVER);
         // A second step would kill what the first lets end in order.
         let orderly = "trap 'exit 5' INT; echo up; while :; do sleep 3600; done";
         command.args(["logs", "--", "sh", "-c", orderly]).process_group(0);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let mut peer = place.welcome();
-        let request = peer.expects(json!({"action": "operation_start"}));
-        peer.grants(&request, json!({}));
+        let mut peer = socket.accept_probed();
+        let request = peer.expect_line(json!({"action": "operation_start"}));
+        peer.grant(&request, json!({}));
         line(&mut peer);
         // As timeout(1) does.
         send(&child, Signal::TERM);
         kill_process_group(Pid::from_child(&child), Signal::TERM).unwrap();
-        let told = peer.expects(json!({"action": "operation_end", "state": "interrupted"}));
+        let told = peer.expect_line(json!({"action": "operation_end", "state": "interrupted"}));
         assert_eq!(told["data"]["exit_code"], 5);
-        peer.grants(&told, json!({}));
-        peer.has_left();
+        peer.grant(&told, json!({}));
+        peer.expect_end();
         assert_eq!(end(child).status.code(), Some(5));
     }
 }
 
 #[test]
-fn a_signal_during_the_last_words_leaves_a_hub_that_is_there_time_to_take_them() {
-    let place = Place::new();
-    let (child, mut peer) = script(&place, &NEVER, "echo up; sleep 3600");
+fn a_signal_during_the_end_leaves_a_connected_hub_time_to_take_it() {
+    let socket = HubSocket::new();
+    let (child, mut peer) = script(&socket, &NEVER, "echo up; sleep 3600");
     line(&mut peer);
     interrupt(&mut peer);
-    let told = peer.expects(json!({"action": "operation_end", "state": "interrupted"}));
+    let told = peer.expect_line(json!({"action": "operation_end", "state": "interrupted"}));
     // Until the program has looked at it, and waits again.
     let waits = || status(&child, "voluntary_ctxt_switches:");
     let before = waits();
@@ -180,8 +180,8 @@ fn a_signal_during_the_last_words_leaves_a_hub_that_is_there_time_to_take_them()
     while waits() == before {
         std::thread::yield_now();
     }
-    peer.grants(&told, json!({}));
-    peer.has_left();
+    peer.grant(&told, json!({}));
+    peer.expect_end();
     let output = end(child);
     assert_eq!(output.status.code(), Some(130));
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -189,11 +189,11 @@ fn a_signal_during_the_last_words_leaves_a_hub_that_is_there_time_to_take_them()
 
 #[test]
 fn a_second_signal_ends_the_wait_for_a_hub_that_takes_no_end() {
-    let place = Place::new();
-    let (mut child, mut peer) = script(&place, &["--linger", "1h"], "echo up; sleep 3600");
+    let socket = HubSocket::new();
+    let (mut child, mut peer) = script(&socket, &["--linger", "1h"], "echo up; sleep 3600");
     line(&mut peer);
     send(&child, Signal::INT);
-    peer.expects(json!({"action": "operation_end"}));
+    peer.expect_line(json!({"action": "operation_end"}));
     let status = loop {
         if let Some(status) = child.try_wait().unwrap() {
             break status;

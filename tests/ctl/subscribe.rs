@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use serde_json::{Value, json};
 
-use crate::fake_hub::{Peer, Place, end, program, stderr, stdout};
+use crate::fake_hub::{HubSocket, Peer, end, program, stderr, stdout};
 
 fn message(data: Value) -> Value {
     json!({
@@ -16,20 +16,20 @@ fn message(data: Value) -> Value {
 }
 
 fn subscribed(peer: &mut Peer, channel: &str) {
-    let request = peer.expects(json!({"action": "subscribe", "channel": channel}));
+    let request = peer.expect_line(json!({"action": "subscribe", "channel": channel}));
     // Some hubs say this first, under the same id; it is not the answer.
-    peer.says(json!({"type": "connection_id", "id": request["id"], "connection_id": "c"}));
-    peer.grants(&request, json!({"channel": channel, "epoch": "e", "seq": 0}));
+    peer.send(json!({"type": "connection_id", "id": request["id"], "connection_id": "c"}));
+    peer.grant(&request, json!({"channel": channel, "epoch": "e", "seq": 0}));
 }
 
 #[test]
-fn in_a_pipe_each_line_is_the_hubs_json_and_enough_is_enough() {
-    let place = Place::new();
-    let (child, mut peer) = place.meet(["sub", "-n", "2", "logs"]);
+fn in_a_pipe_each_line_is_the_hubs_json_up_to_the_count() {
+    let socket = HubSocket::new();
+    let (child, mut peer) = socket.start_connected(["sub", "-n", "2", "logs"]);
     subscribed(&mut peer, "logs");
     let gap = json!({"type": "gap", "channel": "logs", "epoch": "e", "lost": 1, "cause": "slow"});
     let said = [message(json!("a")), gap, message(json!({"n": 1.5}))];
-    said.iter().for_each(|line| peer.says(line.clone()));
+    said.iter().for_each(|line| peer.send(line.clone()));
     let output = end(child);
     assert_eq!(output.status.code(), Some(0));
     let lines: Vec<Value> = stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -38,28 +38,28 @@ fn in_a_pipe_each_line_is_the_hubs_json_and_enough_is_enough() {
 
 #[test]
 fn each_line_is_there_before_the_next_one_comes() {
-    let place = Place::new();
-    let (mut child, mut peer) = place.meet(["sub", "-n", "2", "logs"]);
+    let socket = HubSocket::new();
+    let (mut child, mut peer) = socket.start_connected(["sub", "-n", "2", "logs"]);
     subscribed(&mut peer, "logs");
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    peer.says(message(json!("a")));
+    peer.send(message(json!("a")));
     assert!(lines.next().unwrap().unwrap().contains("\"a\""));
-    peer.says(message(json!("b")));
+    peer.send(message(json!("b")));
     assert!(lines.next().unwrap().unwrap().contains("\"b\""));
     assert_eq!(end(child).status.code(), Some(0));
 }
 
 #[test]
-fn what_a_channel_kept_comes_before_the_next_channels_answer() {
-    let place = Place::new();
-    let (child, mut peer) = place.meet(["sub", "-n", "3000", "a", "b"]);
-    let first = peer.expects(json!({"channel": "a"}));
-    let second = peer.expects(json!({"channel": "b"}));
-    peer.grants(&first, json!({}));
+fn kept_messages_may_come_before_the_next_channels_answer() {
+    let socket = HubSocket::new();
+    let (child, mut peer) = socket.start_connected(["sub", "-n", "3000", "a", "b"]);
+    let first = peer.expect_line(json!({"channel": "a"}));
+    let second = peer.expect_line(json!({"channel": "b"}));
+    peer.grant(&first, json!({}));
     // On a thread of its own: the pipe that nobody reads yet takes less.
     std::thread::spawn(move || {
-        (0..3000).for_each(|number| peer.says(message(json!(number))));
-        peer.grants(&second, json!({}));
+        (0..3000).for_each(|number| peer.send(message(json!(number))));
+        peer.grant(&second, json!({}));
     });
     let output = end(child);
     assert_eq!((output.status.code(), stdout(&output).lines().count()), (Some(0), 3000));
@@ -67,8 +67,8 @@ fn what_a_channel_kept_comes_before_the_next_channels_answer() {
 
 #[test]
 fn a_reader_that_goes_away_ends_it_in_silence() {
-    let place = Place::new();
-    let (mut child, mut peer) = place.meet(["sub", "logs"]);
+    let socket = HubSocket::new();
+    let (mut child, mut peer) = socket.start_connected(["sub", "logs"]);
     subscribed(&mut peer, "logs");
     // Without another message that would find the pipe broken.
     drop(child.stdout.take());
@@ -78,17 +78,17 @@ fn a_reader_that_goes_away_ends_it_in_silence() {
 
 #[test]
 fn a_timeout_has_an_exit_code_of_its_own() {
-    let place = Place::new();
-    let (child, _peer) = place.meet(["sub", "--timeout", "1ms", "logs"]);
+    let socket = HubSocket::new();
+    let (child, _peer) = socket.start_connected(["sub", "--timeout", "1ms", "logs"]);
     assert_eq!(end(child).status.code(), Some(5));
 }
 
 #[test]
 fn a_refused_channel_ends_it() {
-    let place = Place::new();
-    let (child, mut peer) = place.meet(["sub", "@me"]);
-    let request = peer.hears();
-    peer.refuses(&request, "forbidden", "no right to hear @me");
+    let socket = HubSocket::new();
+    let (child, mut peer) = socket.start_connected(["sub", "@me"]);
+    let request = peer.receive();
+    peer.refuse(&request, "forbidden", "no right to hear @me");
     let output = end(child);
     assert_eq!(output.status.code(), Some(4));
     assert_eq!(stderr(&output), "wshubctl: no right to hear @me (forbidden)\n");
@@ -96,27 +96,27 @@ fn a_refused_channel_ends_it() {
 
 #[test]
 fn the_channel_of_an_operation_ends_with_it() {
-    let place = Place::new();
-    let (child, mut peer) = place.meet(["sub", "operation:x"]);
+    let socket = HubSocket::new();
+    let (child, mut peer) = socket.start_connected(["sub", "operation:x"]);
     subscribed(&mut peer, "operation:x");
-    peer.says(json!({"type": "unsubscribed", "channel": "operation:x", "reason": "ended"}));
+    peer.send(json!({"type": "unsubscribed", "channel": "operation:x", "reason": "ended"}));
     assert_eq!(end(child).status.code(), Some(0));
 }
 
 #[test]
-fn it_goes_on_where_it_was_when_the_hub_is_started_again() {
-    let place = Place::new();
-    let (mut child, mut peer) = place.meet(["sub", "-n", "2", "logs"]);
+fn a_subscription_resumes_when_the_hub_is_started_again() {
+    let socket = HubSocket::new();
+    let (mut child, mut peer) = socket.start_connected(["sub", "-n", "2", "logs"]);
     subscribed(&mut peer, "logs");
     let mut first = message(json!("a"));
     first["seq"] = json!(7);
-    peer.says(first);
+    peer.send(first);
     drop(peer);
 
-    let mut peer = place.welcome();
-    let again = peer.expects(json!({"action": "subscribe", "since": {"epoch": "e", "seq": 7}}));
-    peer.grants(&again, json!({"channel": "logs", "epoch": "e", "seq": 8, "recovered": true}));
-    peer.says(message(json!("b")));
+    let mut peer = socket.accept_probed();
+    let again = peer.expect_line(json!({"action": "subscribe", "since": {"epoch": "e", "seq": 7}}));
+    peer.grant(&again, json!({"channel": "logs", "epoch": "e", "seq": 8, "recovered": true}));
+    peer.send(message(json!("b")));
 
     let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
     assert!(said.next().unwrap().unwrap().contains("wshubd closed it; waiting for it to come back"));
@@ -126,11 +126,11 @@ fn it_goes_on_where_it_was_when_the_hub_is_started_again() {
 }
 
 #[test]
-fn a_hub_that_says_not_to_come_back_ends_it() {
-    let place = Place::new();
-    let (child, mut peer) = place.meet(["sub", "logs"]);
+fn a_hub_that_forbids_reconnecting_ends_it() {
+    let socket = HubSocket::new();
+    let (child, mut peer) = socket.start_connected(["sub", "logs"]);
     subscribed(&mut peer, "logs");
-    peer.says(json!({"type": "bye", "code": 4003, "reason": "disconnected", "reconnect": false}));
+    peer.send(json!({"type": "bye", "code": 4003, "reason": "disconnected", "reconnect": false}));
     drop(peer);
     let output = end(child);
     assert_eq!(output.status.code(), Some(3));
@@ -139,38 +139,38 @@ fn a_hub_that_says_not_to_come_back_ends_it() {
 
 #[test]
 fn a_channel_that_is_not_granted_again_ends_it() {
-    let place = Place::new();
-    let (child, mut peer) = place.meet(["sub", "logs"]);
+    let socket = HubSocket::new();
+    let (child, mut peer) = socket.start_connected(["sub", "logs"]);
     subscribed(&mut peer, "logs");
     drop(peer);
-    let mut peer = place.welcome();
-    let again = peer.expects(json!({"action": "subscribe"}));
-    peer.says(
+    let mut peer = socket.accept_probed();
+    let again = peer.expect_line(json!({"action": "subscribe"}));
+    peer.send(
         json!({"type": "error", "id": again["id"], "code": "forbidden", "message": "no", "channel": "logs"}),
     );
     assert_eq!(end(child).status.code(), Some(4));
 }
 
 #[test]
-fn on_a_terminal_lines_are_for_people_and_nothing_moves_the_cursor() {
+fn on_a_terminal_lines_are_text_and_move_no_cursor() {
     let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     unlockpt(&ours).unwrap();
     let terminal = ioctl_tiocgptpeer(&ours, OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-    let place = Place::new();
+    let socket = HubSocket::new();
     let mut command = program();
-    command.arg("--socket").arg(place.path()).args(["sub", "-n", "3", "logs"]).stdout(terminal);
+    command.arg("--socket").arg(socket.path()).args(["sub", "-n", "3", "logs"]).stdout(terminal);
     let mut child = command.spawn().unwrap();
     // Its end of the terminal closes with it.
     drop(command);
-    let mut peer = place.accept();
+    let mut peer = socket.accept();
     subscribed(&mut peer, "logs");
-    peer.says(message(json!("red: \u{1b}[31m\u{202e}")));
-    peer.says(json!({"type": "operation", "operation_id": "op", "channel": "logs", "state": "started"}));
+    peer.send(message(json!("red: \u{1b}[31m\u{202e}")));
+    peer.send(json!({"type": "operation", "operation_id": "op", "channel": "logs", "state": "started"}));
     let mut output =
         message(json!({"operation_id": "op", "stream": "stdout", "line": 1, "text": "ten files"}));
     output["event"] = json!("operation:output");
-    peer.says(output);
-    peer.says(message(json!({"n": 1})));
+    peer.send(output);
+    peer.send(message(json!({"n": 1})));
     assert!(child.wait().unwrap().success());
     let shown: Vec<_> = BufReader::new(File::from(ours)).lines().map_while(Result::ok).collect();
     assert_eq!(
@@ -182,4 +182,31 @@ fn on_a_terminal_lines_are_for_people_and_nothing_moves_the_cursor() {
             r#"07:08:09.123Z logs log worker: {"n":1}"#,
         ]
     );
+}
+
+#[test]
+fn a_subscription_resumes_from_where_it_began() {
+    let socket = HubSocket::new();
+    let (mut child, mut peer) = socket.start_connected(["sub", "logs"]);
+    let asked = peer.expect_line(json!({"action": "subscribe", "channel": "logs"}));
+    assert!(asked.get("since").is_none());
+    // Two messages are to follow, and the hub ends before them.
+    peer.grant(&asked, json!({"epoch": "e", "seq": 5, "after_seq": 3}));
+    drop(peer);
+    let mut peer = socket.accept_probed();
+    let asked = peer.expect_line(json!({"action": "subscribe", "since": {"epoch": "e", "seq": 3}}));
+    peer.grant(&asked, json!({"epoch": "e", "seq": 5, "after_seq": 3, "recovered": true}));
+    let message =
+        |seq: u64| json!({"type": "message", "channel": "logs", "event": "e", "data": seq, "seq": seq});
+    peer.send(message(4));
+    drop(peer);
+    let mut peer = socket.accept_probed();
+    let asked = peer.expect_line(json!({"action": "subscribe", "since": {"epoch": "e", "seq": 4}}));
+    // All that was kept has gone meanwhile.
+    peer.grant(&asked, json!({"epoch": "e", "seq": 9, "after_seq": 7, "recovered": false}));
+    drop(peer);
+    let mut peer = socket.accept_probed();
+    peer.expect_line(json!({"action": "subscribe", "since": {"epoch": "e", "seq": 7}}));
+    child.kill().unwrap();
+    child.wait().unwrap();
 }

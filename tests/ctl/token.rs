@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use wshubd::edge::clock;
 use wshubd::protocol::UnixTime;
 
-use crate::fake_hub::{Place, end, stderr, stdout};
+use crate::fake_hub::{HubSocket, end, stderr, stdout};
 
 fn holds(expires_at: &str) -> Value {
     json!({
@@ -23,23 +23,23 @@ fn expired() -> Value {
 
 #[test]
 fn a_token_is_read_from_the_standard_input_or_given() {
-    let place = Place::new();
+    let socket = HubSocket::new();
     for words in [vec!["token", "check"], vec!["token", "check", "-"], vec!["token", "check", "a.b.c"]] {
-        let (mut child, mut peer) = place.meet(&words);
+        let (mut child, mut peer) = socket.start_connected(&words);
         child.stdin.take().unwrap().write_all(b"  a.b.c\r\n\n").unwrap();
-        let request = peer.expects(json!({"action": "token", "token": "a.b.c", "user_id": null}));
-        peer.grants(&request, expired());
+        let request = peer.expect_line(json!({"action": "token", "token": "a.b.c", "user_id": null}));
+        peer.grant(&request, expired());
         assert_eq!(end(child).status.code(), Some(1), "{words:?}");
     }
 }
 
 #[test]
 fn in_a_pipe_the_verdict_is_one_object_and_decides_the_exit_code() {
-    let place = Place::new();
+    let socket = HubSocket::new();
     for (verdict, code) in [(holds("2026-03-01T13:00:00.000Z"), 0), (expired(), 1)] {
-        let (child, mut peer) = place.meet(["token", "check", "a.b.c"]);
-        let request = peer.hears();
-        peer.grants(&request, verdict.clone());
+        let (child, mut peer) = socket.start_connected(["token", "check", "a.b.c"]);
+        let request = peer.receive();
+        peer.grant(&request, verdict.clone());
         let output = end(child);
         assert_eq!((output.status.code(), stdout(&output)), (Some(code), format!("{verdict}\n")));
         assert_eq!(stderr(&output), "");
@@ -48,13 +48,13 @@ fn in_a_pipe_the_verdict_is_one_object_and_decides_the_exit_code() {
 
 #[test]
 fn on_a_terminal_a_token_that_holds_shows_what_it_allows() {
-    let place = Place::new();
-    let (terminal, mut peer) = place.meet_at_terminal(["token", "check", "a.b.c"]);
-    let request = peer.hears();
+    let socket = HubSocket::new();
+    let (terminal, mut peer) = socket.start_at_terminal(["token", "check", "a.b.c"]);
+    let request = peer.receive();
     let end = UnixTime(clock::now().wall.0 + 3_630_000).to_string();
     let mut holds = holds(&end);
     holds["warnings"] = json!(["its claim `wshub` has members that mean nothing"]);
-    peer.grants(&request, holds);
+    peer.grant(&request, holds);
     let (code, shown) = terminal.end();
     assert_eq!(code, Some(0));
     let expected = [
@@ -72,67 +72,67 @@ fn on_a_terminal_a_token_that_holds_shows_what_it_allows() {
 }
 
 #[test]
-fn on_a_terminal_a_token_without_an_end_never_ends_and_what_is_unusual_is_noted() {
-    let place = Place::new();
-    let (terminal, mut peer) = place.meet_at_terminal(["token", "check", "a.b.c"]);
-    let request = peer.hears();
+fn on_a_terminal_a_token_without_an_end_shows_its_warnings() {
+    let socket = HubSocket::new();
+    let (terminal, mut peer) = socket.start_at_terminal(["token", "check", "a.b.c"]);
+    let request = peer.receive();
     let verdict = json!({
         "valid": true, "user_id": "alice", "alg": "ES256", "warnings": ["its `kid` \u{1b}[1m is not looked at", "more"],
     });
-    peer.grants(&request, verdict);
+    peer.grant(&request, verdict);
     let expected = "valid for  alice\nends       never\nkey        ES256\n\
                     warning    its `kid` \\u{1b}[1m is not looked at\nwarning    more\n";
     assert_eq!(terminal.end(), (Some(0), expected.to_owned()));
 }
 
 #[test]
-fn on_a_terminal_a_token_that_fails_is_told_why() {
-    let place = Place::new();
-    let (terminal, mut peer) = place.meet_at_terminal(["token", "check", "a.b.c"]);
-    let request = peer.hears();
-    peer.grants(&request, expired());
+fn on_a_terminal_a_token_that_fails_has_its_reason() {
+    let socket = HubSocket::new();
+    let (terminal, mut peer) = socket.start_at_terminal(["token", "check", "a.b.c"]);
+    let request = peer.receive();
+    peer.grant(&request, expired());
     let said = "not valid: the token ended, 3h ago (token_expired)\n";
     assert_eq!(terminal.end(), (Some(1), said.to_owned()));
 }
 
 #[test]
-fn no_token_at_all_is_a_mistake_of_the_caller() {
-    let place = Place::new();
-    let (child, peer) = place.meet(["token", "check"]);
+fn no_token_at_all_is_an_error_of_the_caller() {
+    let socket = HubSocket::new();
+    let (child, peer) = socket.start_connected(["token", "check"]);
     let output = end(child);
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("no token"), "{}", stderr(&output));
-    peer.has_left();
+    peer.expect_end();
 }
 
 #[test]
 fn a_token_is_asked_for_with_limits_and_with_what_others_see() {
-    let place = Place::new();
+    let socket = HubSocket::new();
     let info = r#"{"name": "Ada", "n": 12345678901234567890123}"#;
     let words = ["token", "new", "--user", "ada", "--rate", "0.5", "--burst", "1000", "--info", info];
-    let (child, mut peer) = place.meet(words);
+    let (child, mut peer) = socket.start_connected(words);
     let limits = json!({"rate": 0.5, "burst": 1000.0});
-    let request = peer.expects(json!({"action": "token", "user_id": "ada", "limits": limits}));
+    let request = peer.expect_line(json!({"action": "token", "user_id": "ada", "limits": limits}));
     assert_eq!(request["info"]["name"], "Ada");
-    peer.grants(&request, json!({"token": "a.b.c"}));
+    peer.grant(&request, json!({"token": "a.b.c"}));
     assert_eq!(stdout(&end(child)), "a.b.c\n");
-    let (child, mut peer) = place.meet(["token", "new", "--user", "ada"]);
-    let request = peer.hears();
+    let (child, mut peer) = socket.start_connected(["token", "new", "--user", "ada"]);
+    let request = peer.receive();
     assert_eq!((request.get("limits"), request.get("info")), (None, None));
-    peer.grants(&request, json!({"token": "a.b.c"}));
+    peer.grant(&request, json!({"token": "a.b.c"}));
     end(child);
 }
 
 #[test]
 fn on_a_terminal_a_token_shows_its_limits_its_info_and_its_id() {
-    let place = Place::new();
-    let (terminal, mut peer) = place.meet_at_terminal(["token", "check", "a.b.c"]);
-    let request = peer.hears();
+    let socket = HubSocket::new();
+    let (terminal, mut peer) = socket.start_at_terminal(["token", "check", "a.b.c"]);
+    let request = peer.receive();
     let mut verdict = holds("2026-03-01T13:00:00.000Z");
     verdict["limits"] = json!({"rate": 2.5, "burst": 30});
     verdict["info"] = json!({"name": "A\u{202e}da"});
     verdict["jti"] = json!("t1");
-    peer.grants(&request, verdict);
+    peer.grant(&request, verdict);
     let (code, shown) = terminal.end();
     assert_eq!(code, Some(0));
     assert!(shown.contains("2.5 requests a second, 30 at once"), "{shown}");
@@ -141,8 +141,8 @@ fn on_a_terminal_a_token_shows_its_limits_its_info_and_its_id() {
 }
 
 #[test]
-fn a_token_that_a_terminal_has_wrapped_is_put_together_and_that_is_told() {
-    let place = Place::new();
+fn a_wrapped_token_is_put_together_with_a_warning() {
+    let socket = HubSocket::new();
     for (given, expected, is_told) in [
         ("aaaa.bb\nbb.cccc\n", "aaaa.bbbb.cccc", true),
         ("aaaa.bb\r\n  bb.cc cc\n", "aaaa.bbbb.cccc", true),
@@ -154,10 +154,10 @@ fn a_token_that_a_terminal_has_wrapped_is_put_together_and_that_is_told() {
     ] {
         for by_argument in [false, true] {
             let words = if by_argument { vec!["token", "check", given] } else { vec!["token", "check"] };
-            let (mut child, mut peer) = place.meet(&words);
+            let (mut child, mut peer) = socket.start_connected(&words);
             child.stdin.take().unwrap().write_all(given.as_bytes()).unwrap();
-            let request = peer.expects(json!({"action": "token", "token": expected}));
-            peer.grants(&request, expired());
+            let request = peer.expect_line(json!({"action": "token", "token": expected}));
+            peer.grant(&request, expired());
             let said = stderr(&end(child));
             let told =
                 "wshubctl: warning: the token has spaces or line breaks in it, which are left out here";
@@ -167,14 +167,14 @@ fn a_token_that_a_terminal_has_wrapped_is_put_together_and_that_is_told() {
 }
 
 #[test]
-fn what_a_token_asks_for_and_what_it_gets_are_both_shown() {
-    let place = Place::new();
-    let (terminal, mut peer) = place.meet_at_terminal(["token", "check", "a.b.c"]);
-    let request = peer.hears();
+fn requested_and_granted_limits_of_a_token_are_both_shown() {
+    let socket = HubSocket::new();
+    let (terminal, mut peer) = socket.start_at_terminal(["token", "check", "a.b.c"]);
+    let request = peer.receive();
     let mut verdict = holds("2026-03-01T13:00:00.000Z");
     verdict["limits"] = json!({"rate": 5000, "burst": 8000});
     verdict["granted"] = json!({"rate": 1000, "burst": 1000});
-    peer.grants(&request, verdict);
+    peer.grant(&request, verdict);
     let (_, shown) = terminal.end();
     let lines: Vec<Vec<&str>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
     assert!(

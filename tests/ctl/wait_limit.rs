@@ -12,7 +12,7 @@ use rustix::net::{
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use serde_json::{Value, json};
 
-use crate::fake_hub::{Peer, Place, end, program, stderr, stdout};
+use crate::fake_hub::{HubSocket, Peer, end, program, stderr, stdout};
 
 /// All commands but `run`, which has waits of its own.
 const COMMANDS: [&[&str]; 16] = [
@@ -64,20 +64,20 @@ const LONGER: &str = "1500ms";
 /// Lets so much time pass, as wshubctl itself counts it: it waits for a hub that never
 /// answers.
 fn pass(time: &str) {
-    let place = Place::new();
-    assert_eq!(end(start(&place.path(), &["--wait", time], &["status"])).status.code(), Some(5));
+    let hub_socket = HubSocket::new();
+    assert_eq!(end(start(&hub_socket.path(), &["--wait", time], &["status"])).status.code(), Some(5));
 }
 
 fn pong(peer: &mut Peer) {
-    let request = peer.expects(json!({"action": "stats"}));
-    peer.says(json!({"type": "stats", "id": request["id"], "workers": 1}));
+    let request = peer.expect_line(json!({"action": "stats"}));
+    peer.send(json!({"type": "stats", "id": request["id"], "workers": 1}));
 }
 
 #[test]
 fn an_absent_hub_is_waited_for_only_with_the_option() {
-    let place = Place::new();
-    let nowhere = place.file("nowhere.sock");
-    let nobody = place.file("stale.sock");
+    let hub_socket = HubSocket::new();
+    let nowhere = hub_socket.file("nowhere.sock");
+    let nobody = hub_socket.file("stale.sock");
     drop(UnixListener::bind(&nobody).unwrap());
     for path in [nowhere, nobody] {
         let path_told = path.to_string_lossy().into_owned();
@@ -87,11 +87,11 @@ fn an_absent_hub_is_waited_for_only_with_the_option() {
 }
 
 #[test]
-fn a_hub_that_says_nothing_is_given_up() {
-    let place = Place::new();
-    let path = place.path().to_string_lossy().into_owned();
+fn a_silent_hub_is_given_up() {
+    let hub_socket = HubSocket::new();
+    let path = hub_socket.path().to_string_lossy().into_owned();
     let said = ["no answer from wshubd at ", &path, " within 100ms", "systemctl status wshubd"];
-    all_exit(&place.path(), &["--wait", "0.1"], 5, &said);
+    all_exit(&hub_socket.path(), &["--wait", "0.1"], 5, &said);
 }
 
 /// The real daemon, which a story may stop.
@@ -170,8 +170,8 @@ fn full(path: &Path) -> (UnixListener, Vec<UnixStream>) {
 
 #[test]
 fn a_full_queue_of_connections_is_given_up() {
-    let place = Place::new();
-    let path = place.file("full.sock");
+    let hub_socket = HubSocket::new();
+    let path = hub_socket.file("full.sock");
     let _full = full(&path);
     all_exit(
         &path,
@@ -183,8 +183,8 @@ fn a_full_queue_of_connections_is_given_up() {
 
 #[test]
 fn a_full_queue_of_connections_is_waited_for_until_it_moves() {
-    let place = Place::new();
-    let path = place.file("full.sock");
+    let hub_socket = HubSocket::new();
+    let path = hub_socket.file("full.sock");
     let (listener, waiting) = full(&path);
     let mut child = start(&path, &[], &["status"]);
     let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -203,21 +203,22 @@ fn a_full_queue_of_connections_is_waited_for_until_it_moves() {
 }
 
 #[test]
-fn a_wait_for_an_answer_is_told_once_and_the_answer_still_taken() {
-    let places = COMMANDS.map(|words| (Place::new(), words));
-    let children = places.each_ref().map(|(place, words)| start(&place.path(), &["--wait", "0"], words));
-    for ((place, words), mut child) in places.iter().zip(children) {
+fn a_wait_for_an_answer_is_reported_once_and_the_answer_still_taken() {
+    let places = COMMANDS.map(|words| (HubSocket::new(), words));
+    let children =
+        places.each_ref().map(|(hub_socket, words)| start(&hub_socket.path(), &["--wait", "0"], words));
+    for ((hub_socket, words), mut child) in places.iter().zip(children) {
         let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
         let line = said.next().unwrap().unwrap();
-        let path = place.path().to_string_lossy().into_owned();
+        let path = hub_socket.path().to_string_lossy().into_owned();
         assert!(
             line.contains(&format!("waiting for wshubd at {path} to answer (since 2 s)")),
             "{words:?}: {line}"
         );
         assert!(line.contains("`systemctl status wshubd`"), "{words:?}: {line}");
-        let mut peer = place.accept();
-        let request = peer.hears();
-        peer.refuses(&request, "bad_request", "but it came");
+        let mut peer = hub_socket.accept();
+        let request = peer.receive();
+        peer.refuse(&request, "bad_request", "but it came");
         assert_eq!(end(child).status.code(), Some(1), "{words:?}");
         let rest: Vec<_> = said.map(Result::unwrap).collect();
         assert!(matches!(&*rest, [line] if line.contains("but it came")), "{words:?}: {rest:?}");
@@ -226,8 +227,9 @@ fn a_wait_for_an_answer_is_told_once_and_the_answer_still_taken() {
 
 #[test]
 fn a_socket_that_comes_later_is_used_when_it_is_there() {
-    let place = Place::new();
-    let paths: Vec<_> = (0..COMMANDS.len()).map(|number| place.file(&format!("{number}.sock"))).collect();
+    let hub_socket = HubSocket::new();
+    let paths: Vec<_> =
+        (0..COMMANDS.len()).map(|number| hub_socket.file(&format!("{number}.sock"))).collect();
     let start = |(words, path): (&&[&str], &PathBuf)| start(path, &["--wait", "0"], words);
     let children: Vec<_> = COMMANDS.iter().zip(&paths).map(start).collect();
     for ((words, path), mut child) in COMMANDS.iter().zip(&paths).zip(children) {
@@ -239,8 +241,8 @@ fn a_socket_that_comes_later_is_used_when_it_is_there() {
         fs::remove_file(path).unwrap();
         let listener = UnixListener::bind(path).unwrap();
         let mut peer = Peer::of(listener.accept().unwrap().0);
-        let request = peer.hears();
-        peer.refuses(&request, "bad_request", "but it came");
+        let request = peer.receive();
+        peer.refuse(&request, "bad_request", "but it came");
         assert_eq!(end(child).status.code(), Some(1), "{words:?}");
         assert!(said.next().unwrap().unwrap().contains("but it came"), "{words:?}");
     }
@@ -248,11 +250,11 @@ fn a_socket_that_comes_later_is_used_when_it_is_there() {
 
 #[test]
 fn a_socket_that_takes_nothing_is_given_up_and_lines_are_counted() {
-    let place = Place::new();
+    let hub_socket = HubSocket::new();
     let mut command = program();
-    command.arg("--socket").arg(place.path()).args(["--wait", "200ms", "pub", "logs"]);
+    command.arg("--socket").arg(hub_socket.path()).args(["--wait", "200ms", "pub", "logs"]);
     let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let _deaf = place.accept();
+    let _deaf = hub_socket.accept();
     let mut input = child.stdin.take().unwrap();
     // Three times what waits for a hub.
     let lines = std::thread::spawn(move || {
@@ -269,13 +271,13 @@ fn a_socket_that_takes_nothing_is_given_up_and_lines_are_counted() {
 
 #[test]
 fn pub_without_answers_is_given_up_though_its_input_is_open() {
-    let place = Place::new();
-    let (mut child, mut peer) = place.meet(["--wait", "1s", "pub", "logs"]);
+    let hub_socket = HubSocket::new();
+    let (mut child, mut peer) = hub_socket.start_connected(["--wait", "1s", "pub", "logs"]);
     let mut input = child.stdin.take().unwrap();
     input.write_all(b"a\nb\n").unwrap();
-    let first = peer.hears();
-    peer.hears();
-    peer.grants(&first, json!({}));
+    let first = peer.receive();
+    peer.receive();
+    peer.grant(&first, json!({}));
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(5));
     let said = stderr(&output);
@@ -289,30 +291,30 @@ fn pub_without_answers_is_given_up_though_its_input_is_open() {
 
 #[test]
 fn an_answer_that_overtakes_others_is_a_sign_of_life() {
-    let place = Place::new();
-    let (mut child, mut peer) = place.meet(["--wait", "2500ms", "pub", "--durable", "logs"]);
+    let hub_socket = HubSocket::new();
+    let (mut child, mut peer) = hub_socket.start_connected(["--wait", "2500ms", "pub", "--durable", "logs"]);
     child.stdin.take().unwrap().write_all(b"a\nb\nc\n").unwrap();
-    let [first, second, third] = [(); 3].map(|()| peer.hears());
+    let [first, second, third] = [(); 3].map(|()| peer.receive());
     pass("1s");
-    peer.grants(&second, json!({}));
+    peer.grant(&second, json!({}));
     pass("1s");
     // Later than the limit, had the second been nothing.
-    peer.grants(&third, json!({}));
+    peer.grant(&third, json!({}));
     pass("1s");
-    peer.grants(&first, json!({}));
+    peer.grant(&first, json!({}));
     assert_eq!(end(child).status.code(), Some(0));
 }
 
 #[test]
 fn waiting_for_input_is_not_limited() {
-    let place = Place::new();
-    let (mut child, mut peer) = place.meet(["--wait", "1s", "pub", "logs"]);
+    let hub_socket = HubSocket::new();
+    let (mut child, mut peer) = hub_socket.start_connected(["--wait", "1s", "pub", "logs"]);
     let mut input = child.stdin.take().unwrap();
     for (line, before) in [("a\n", "1ms"), ("b\n", LONGER)] {
         pass(before);
         input.write_all(line.as_bytes()).unwrap();
-        let request = peer.hears();
-        peer.grants(&request, json!({}));
+        let request = peer.receive();
+        peer.grant(&request, json!({}));
     }
     drop(input);
     let output = end(child);
@@ -321,37 +323,38 @@ fn waiting_for_input_is_not_limited() {
 
 #[test]
 fn waiting_for_messages_is_not_limited() {
-    let place = Place::new();
-    let (child, mut peer) = place.meet(["--wait", "1s", "sub", "-n", "1", "logs"]);
-    let request = peer.expects(json!({"action": "subscribe"}));
-    peer.grants(&request, json!({"channel": "logs", "epoch": "e", "seq": 0}));
+    let hub_socket = HubSocket::new();
+    let (child, mut peer) = hub_socket.start_connected(["--wait", "1s", "sub", "-n", "1", "logs"]);
+    let request = peer.expect_line(json!({"action": "subscribe"}));
+    peer.grant(&request, json!({"channel": "logs", "epoch": "e", "seq": 0}));
     pass(LONGER);
-    peer.says(json!({"type": "message", "channel": "logs", "event": "e", "data": 1}));
+    peer.send(json!({"type": "message", "channel": "logs", "event": "e", "data": 1}));
     assert_eq!(end(child).status.code(), Some(0));
 }
 
 #[test]
 fn waiting_for_a_person_who_reads_is_not_limited() {
-    let place = Place::new();
-    let (child, mut peer) = place.meet(["--wait", "1s", "pub", "--to", "ada", "--wait-read", "x"]);
-    let request = peer.hears();
-    peer.grants(&request, json!({"kept": true, "message_id": "m"}));
+    let hub_socket = HubSocket::new();
+    let (child, mut peer) =
+        hub_socket.start_connected(["--wait", "1s", "pub", "--to", "ada", "--wait-read", "x"]);
+    let request = peer.receive();
+    peer.grant(&request, json!({"kept": true, "message_id": "m"}));
     pass(LONGER);
     let receipt = json!({"message_id": "m", "user_id": "ada", "state": "read"});
     let fields: Value = json!({"type": "message", "event": "system:receipt", "from": "hub", "data": receipt,
         "message_id": "r", "timestamp": "2026-03-01T12:00:00.000Z"});
-    peer.says(fields);
+    peer.send(fields);
     assert_eq!(end(child).status.code(), Some(0));
 }
 
 #[test]
 fn a_pending_interrupt_is_waited_for_beyond_the_limit() {
-    let place = Place::new();
-    let (child, mut peer) = place.meet(["--wait", "1s", "interrupt", "op"]);
-    let request = peer.hears();
-    peer.grants(&request, json!({"operation_id": "op", "outcome": "pending"}));
+    let hub_socket = HubSocket::new();
+    let (child, mut peer) = hub_socket.start_connected(["--wait", "1s", "interrupt", "op"]);
+    let request = peer.receive();
+    peer.grant(&request, json!({"operation_id": "op", "outcome": "pending"}));
     pass(LONGER);
-    peer.grants(&request, json!({"operation_id": "op", "outcome": "delivered"}));
+    peer.grant(&request, json!({"operation_id": "op", "outcome": "delivered"}));
     let output = end(child);
     assert_eq!((output.status.code(), stdout(&output)), (Some(0), "delivered\n".to_owned()));
     assert_eq!(stderr(&output), "wshubctl: nobody runs op yet, waiting\n");

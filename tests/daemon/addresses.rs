@@ -1,4 +1,4 @@
-//! The addresses at which the daemon listens, and what they take.
+//! The addresses of the listeners, and the connections that they accept.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 
@@ -28,7 +28,7 @@ fn public_stats(to: IpAddr, port: u16) -> u16 {
 }
 
 #[test]
-fn both_families_listen_together_and_each_alone_in_any_order() {
+fn ipv4_and_ipv6_listen_together_and_each_alone_in_any_order() {
     let [v4, v6] = ["127.0.0.1", "::1"].map(|text| text.parse().unwrap());
     for (addresses, of_v4, of_v6) in [
         (&["0.0.0.0", "[::]"][..], 200, 200),
@@ -48,7 +48,7 @@ fn both_families_listen_together_and_each_alone_in_any_order() {
 }
 
 #[test]
-fn a_client_of_ipv4_has_its_own_address_at_a_listener_of_ipv6() {
+fn an_ipv4_client_has_its_own_address_at_an_ipv6_listener() {
     let mut daemon = Daemon::by_file(&listens_at(&["[::]:0".into()]));
     daemon.address = SocketAddr::new("127.0.0.1".parse().unwrap(), daemon.address.port());
     let _client = daemon.client("ada");
@@ -61,7 +61,7 @@ fn a_client_of_ipv4_has_its_own_address_at_a_listener_of_ipv6() {
 }
 
 #[test]
-fn a_restart_adds_an_address_to_one_that_had_it_by_the_way() {
+fn a_restart_adds_an_address_that_was_covered_before() {
     let [v4, v6]: [IpAddr; 2] = ["127.0.0.1", "::1"].map(|text| text.parse().unwrap());
     let port = free_port();
     let [all_v6, all_v4] = [format!("[::]:{port}"), format!("0.0.0.0:{port}")];

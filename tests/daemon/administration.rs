@@ -1,11 +1,11 @@
-//! What an administrator sees and does over the worker socket.
+//! Administration over the worker socket.
 
 use serde_json::json;
 
 use crate::bench::Daemon;
 
 #[test]
-fn an_administrator_sees_who_is_there_and_what_is_kept() {
+fn an_administrator_lists_connections_and_kept_messages() {
     let daemon = Daemon::start();
     let mut ada = daemon.client("ada");
     ada.subscribe("logs");
@@ -36,7 +36,7 @@ fn an_administrator_sees_who_is_there_and_what_is_kept() {
 }
 
 #[test]
-fn what_is_purged_reaches_nobody() {
+fn a_purged_message_reaches_nobody() {
     let daemon = Daemon::start();
     let mut worker = daemon.worker();
     for target in [json!({"channel": "unheard"}), json!({"user_id": "ada"})] {
@@ -57,7 +57,7 @@ fn what_is_purged_reaches_nobody() {
 }
 
 #[test]
-fn an_administrator_ends_one_connection_or_all_of_a_user() {
+fn an_administrator_closes_one_connection_or_all_of_a_user() {
     let daemon = Daemon::start();
     let (mut one, mut other, mut ben) = (daemon.client("ada"), daemon.client("ada"), daemon.client("ben"));
     ben.say(json!({"action": "subscribe", "channel": "logs"}));

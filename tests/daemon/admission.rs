@@ -1,4 +1,4 @@
-//! Who is let in, and how others are turned away.
+//! Admission and refusal of clients.
 
 use async_tungstenite::tungstenite::{Error, Message};
 use serde_json::{Value, json};
@@ -35,7 +35,7 @@ fn a_token_may_come_by_header_subprotocol_query_or_in_band() {
 }
 
 #[test]
-fn a_bad_token_is_a_401_and_4001_for_a_page_that_cannot_see_one() {
+fn a_bad_token_is_401_or_4001_for_a_page() {
     let daemon = Daemon::start();
     assert_eq!(status(daemon.try_client("/ws?token=nonsense", &[])), 401);
 
@@ -46,7 +46,7 @@ fn a_bad_token_is_a_401_and_4001_for_a_page_that_cannot_see_one() {
 }
 
 #[test]
-fn a_token_that_is_no_text_is_refused_and_not_passed_over() {
+fn a_token_that_is_not_utf8_is_refused_not_skipped() {
     let daemon = Daemon::with(&[("WSHUBD_AUTH__ANONYMOUS", "true")]);
     let upgrade: &[u8] =
         b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -60,7 +60,7 @@ fn a_token_that_is_no_text_is_refused_and_not_passed_over() {
 }
 
 #[test]
-fn a_request_for_a_websocket_with_a_body_is_refused_and_says_why() {
+fn a_websocket_request_with_a_body_is_refused_with_a_reason() {
     let daemon = Daemon::start();
     let upgrade = format!(
         "GET /ws?token={} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -87,7 +87,7 @@ fn a_request_for_a_websocket_with_a_body_is_refused_and_says_why() {
 }
 
 #[test]
-fn a_page_of_another_origin_and_a_rebound_name_are_turned_away() {
+fn foreign_origins_and_rebound_hosts_are_refused() {
     let daemon = Daemon::start();
     let path = format!("/ws?token={}", daemon.token("ada"));
     assert_eq!(status(daemon.try_client(&path, &[("Origin", "https://evil.example")])), 403);
@@ -98,7 +98,7 @@ fn a_page_of_another_origin_and_a_rebound_name_are_turned_away() {
 }
 
 #[test]
-fn http_says_what_is_wrong() {
+fn http_errors_name_their_reason() {
     let daemon = Daemon::start();
     let secret = format!("Authorization: Bearer {}", daemon.secret());
     let json = "Content-Type: application/json";
@@ -130,7 +130,7 @@ fn http_says_what_is_wrong() {
 }
 
 #[test]
-fn statistics_are_two_numbers_for_the_machine_and_all_with_the_secret() {
+fn stats_are_two_numbers_on_loopback_and_all_with_the_secret() {
     let daemon = Daemon::start();
     let _ada = (daemon.client("ada"), daemon.client("ada"));
     let (_, open) = daemon.http("GET /api/v1/ws/stats", &[], "");
@@ -147,7 +147,7 @@ fn statistics_are_two_numbers_for_the_machine_and_all_with_the_secret() {
 }
 
 #[test]
-fn binary_frames_and_broken_text_end_with_their_own_codes() {
+fn binary_frames_and_bad_text_have_their_own_close_codes() {
     let daemon = Daemon::start();
     let mut ada = daemon.client("ada");
     ada.socket.send(Message::binary(vec![1, 2, 3])).unwrap();

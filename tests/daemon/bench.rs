@@ -27,7 +27,7 @@ pub(crate) struct Daemon {
     pub(crate) directory: PathBuf,
     pub(crate) address: SocketAddr,
     log: Option<BufReader<std::process::ChildStderr>>,
-    /// What it logged before it said that it had started.
+    /// Its log before the line `started`.
     before: Vec<String>,
 }
 
@@ -45,7 +45,7 @@ pub(crate) fn command(directory: &PathBuf) -> Command {
     command
 }
 
-/// The same, where nothing but the file in it says how it runs.
+/// The same, configured by nothing but the file in it.
 pub(crate) fn by_file(directory: &PathBuf) -> Command {
     let mut command = command(directory);
     command.env_remove("WSHUBD_LISTEN__HTTP").env("CONFIGURATION_DIRECTORY", directory);
@@ -69,7 +69,7 @@ struct Started {
     before: Vec<String>,
 }
 
-/// Starts the program, and waits until it says where it listens.
+/// Starts the program, and waits for the line with its address.
 fn launch(directory: &PathBuf, variables: &[(&str, &str)]) -> Started {
     up(command(directory).envs(variables.iter().copied()))
 }
@@ -125,7 +125,7 @@ impl Daemon {
         (self.child, self.log, self.address, self.before) = (child, Some(log), address, before);
     }
 
-    /// What it logged before it said that it had started.
+    /// Its log before the line `started`.
     pub(crate) fn said_before_start(&mut self) -> Vec<String> {
         std::mem::take(&mut self.before)
     }
@@ -232,7 +232,7 @@ impl Daemon {
         Self::answers(self.address, head, headers, body)
     }
 
-    /// The same with whoever is there.
+    /// The same with the present process.
     pub(crate) fn answers(address: SocketAddr, head: &str, headers: &[&str], body: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -252,7 +252,7 @@ impl Daemon {
         (status, body)
     }
 
-    /// Asks for a WebSocket and says these bytes in the same packet: the head of the
+    /// Asks for a WebSocket and sends these bytes in the same packet: the head of the
     /// answer, and the client.
     pub(crate) fn upgraded(&self, path: &str, headers: &[&str], early: &[u8]) -> (String, Client) {
         let mut stream = TcpStream::connect(self.address).unwrap();
@@ -401,7 +401,7 @@ impl Client {
         frame
     }
 
-    /// Whether the daemon still hears and answers.
+    /// Whether the daemon still reads and answers.
     pub(crate) fn lives(&mut self) {
         self.say(json!({"action": "ping"}));
         self.hear_type("pong");

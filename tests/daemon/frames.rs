@@ -33,7 +33,7 @@ fn frames_beside_a_handshake_without_a_token_are_refused() {
         let refused = stranger.hear_type("error");
         assert_eq!((&refused["code"], &refused["id"]), (&json!("auth_required"), &json!(id)));
     }
-    // Nor are they carried out once it has said who it is.
+    // Nor are they carried out once it has authenticated.
     stranger.say(json!({"action": "auth", "token": daemon.token("ben")}));
     stranger.hear_type("auth_success");
     stranger.hear_type("connection_established");
@@ -42,7 +42,7 @@ fn frames_beside_a_handshake_without_a_token_are_refused() {
 }
 
 #[test]
-fn frames_beside_a_handshake_with_a_token_are_all_carried_out() {
+fn frames_beside_a_handshake_with_a_token_are_all_processed() {
     const FRAMES: u32 = 10;
     let daemon = Daemon::start();
     let mut ada = daemon.client("ada");
@@ -107,7 +107,7 @@ fn compression_is_not_negotiated_and_its_frames_close_with_1002() {
 }
 
 #[test]
-fn a_socket_whose_peer_never_answers_a_close_is_dropped() {
+fn a_socket_is_dropped_when_its_peer_never_answers_a_close() {
     let daemon = Daemon::with(&[("WSHUBD_STATE__STORE", "memory")]);
     let path = format!("/ws?token={}", daemon.token("ada"));
     let mut worker = daemon.worker();
@@ -126,7 +126,7 @@ fn a_socket_whose_peer_never_answers_a_close_is_dropped() {
 }
 
 #[test]
-fn a_client_that_takes_nothing_is_closed_with_4202() {
+fn a_client_that_accepts_no_byte_is_closed_with_4202() {
     const MESSAGES: usize = 100;
     let limits = "[limits]\nstall_timeout = \"1s\"\n";
     let daemon = Daemon::configured(limits);

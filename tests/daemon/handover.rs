@@ -1,5 +1,4 @@
-//! One program goes, the next one comes, in the same process: to whoever is
-//! connected nothing happens.
+//! Hand-over to the next program in the same process, unnoticed by every connection.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -30,7 +29,7 @@ impl Client {
         self.socket.get_mut().write_all(bytes).unwrap();
     }
 
-    /// Answers with `pong`: the daemon has read all that was said before.
+    /// Answers with `pong`: the daemon has read all that was sent before.
     fn is_heard(&mut self) {
         self.say(json!({"action": "ping", "id": "heard"}));
         loop {
@@ -49,7 +48,7 @@ impl Worker {
     }
 }
 
-/// Room for all that a story does not read.
+/// Room for all that a test does not read.
 const ROOM: (&str, &str) = ("WSHUBD_LIMITS__QUEUE_BYTES", "16MiB");
 
 /// One masked frame of a client.
@@ -62,7 +61,7 @@ fn frame(text: &str, opcode: Data, is_final: bool) -> Vec<u8> {
 }
 
 #[test]
-fn a_client_and_a_worker_go_on_as_if_nothing_had_happened() {
+fn a_client_and_a_worker_stay_connected() {
     let mut daemon = Daemon::start();
     let (mut ada, mut worker) = (daemon.client("ada"), daemon.worker());
     ada.subscribe("news");
@@ -89,7 +88,7 @@ fn a_client_and_a_worker_go_on_as_if_nothing_had_happened() {
 }
 
 #[test]
-fn half_a_frame_half_a_message_and_half_a_line_are_finished_on_the_other_side() {
+fn partial_frames_messages_and_lines_are_finished_after_it() {
     let mut daemon = Daemon::start();
     let (mut ada, mut ben, mut worker) = (daemon.client("ada"), daemon.client("ben"), daemon.worker());
     let whole = frame(r#"{"action":"ping","id":"one"}"#, Data::Text, true);
@@ -114,7 +113,7 @@ fn half_a_frame_half_a_message_and_half_a_line_are_finished_on_the_other_side() 
 }
 
 #[test]
-fn a_line_over_the_limit_is_skipped_to_its_end_by_both() {
+fn a_line_over_the_limit_is_skipped_across_both_processes() {
     let mut daemon = Daemon::start();
     let mut worker = daemon.worker();
     worker.write(&"x".repeat(2 << 20));
@@ -125,7 +124,7 @@ fn a_line_over_the_limit_is_skipped_to_its_end_by_both() {
 }
 
 #[test]
-fn what_a_peer_has_not_read_comes_whole_and_in_order_and_before_what_is_new() {
+fn unread_messages_come_whole_and_in_order_before_new_ones() {
     let mut daemon = Daemon::with(&[ROOM]);
     let (mut slow, mut worker) = (daemon.client("slow"), daemon.worker());
     slow.subscribe("flood");
@@ -150,7 +149,7 @@ fn what_a_peer_has_not_read_comes_whole_and_in_order_and_before_what_is_new() {
 }
 
 #[test]
-fn an_operation_goes_on_and_can_be_interrupted_ahead_of_what_its_worker_does_not_read() {
+fn an_operation_goes_on_and_its_interrupt_overtakes_messages() {
     let mut daemon = Daemon::with(&[ROOM]);
     let (mut ada, mut owner, mut other) = (daemon.client("ada"), daemon.worker(), daemon.worker());
     ada.subscribe("jobs");
@@ -183,7 +182,7 @@ fn an_operation_goes_on_and_can_be_interrupted_ahead_of_what_its_worker_does_not
 }
 
 #[test]
-fn nothing_is_lost_doubled_or_reordered_while_somebody_talks_through_ten_of_them() {
+fn ten_handovers_lose_double_and_reorder_nothing() {
     let mut daemon = Daemon::start();
     let (mut ada, mut talker) = (daemon.client("ada"), daemon.worker());
     ada.subscribe("talk");
@@ -204,7 +203,7 @@ fn nothing_is_lost_doubled_or_reordered_while_somebody_talks_through_ten_of_them
 }
 
 #[test]
-fn what_waits_for_a_user_and_what_the_user_has_go_along() {
+fn inboxes_and_cursors_are_handed_over() {
     let mut daemon = Daemon::start();
     let token = daemon.token("ada");
     let mut worker = daemon.worker();
@@ -229,7 +228,7 @@ fn what_waits_for_a_user_and_what_the_user_has_go_along() {
 }
 
 #[test]
-fn signals_that_come_together_are_all_heard_and_a_stop_wins() {
+fn signals_at_the_same_time_are_all_handled_and_a_stop_wins() {
     let mut daemon = Daemon::start();
     let mut ada = daemon.client("ada");
     for _ in 0..5 {
@@ -245,7 +244,7 @@ fn signals_that_come_together_are_all_heard_and_a_stop_wins() {
 }
 
 #[test]
-fn the_place_stays_taken_and_children_are_told_nothing() {
+fn the_lock_stays_taken_and_children_get_no_handover_state() {
     let mut daemon = Daemon::start();
     for _ in 0..3 {
         daemon.post("/broadcast", json!({"channel": "c", "event": "e", "durable": true}));
@@ -267,7 +266,7 @@ fn the_place_stays_taken_and_children_are_told_nothing() {
 }
 
 #[test]
-fn a_configuration_that_the_next_one_would_refuse_keeps_this_one() {
+fn a_configuration_the_next_process_refuses_keeps_this_one() {
     let mut daemon = Daemon::start();
     let mut ada = daemon.client("ada");
     let key = daemon.directory.join("wshubd/broadcast.secret");
@@ -328,7 +327,7 @@ fn started_with(
 }
 
 #[test]
-fn links_of_a_state_that_cannot_be_read_are_told_to_come_back_at_once() {
+fn connections_of_an_unreadable_state_are_closed_to_reconnect() {
     let other_form = format!("{:<159}\n", "wshubd handover 99 0 0 2 0 0 0 0");
     for state in [other_form.as_bytes(), b"nothing of ours".as_slice()] {
         let (mut client, mut worker, said, mut daemon) = started_with(state, &[], "started");
@@ -353,11 +352,11 @@ fn are_told_to_come_back(client: &mut TcpStream, worker: &mut UnixStream) {
 }
 
 #[test]
-fn whoever_is_handed_to_a_daemon_that_cannot_start_is_told_to_come_back() {
+fn a_next_daemon_that_cannot_start_closes_to_reconnect() {
     let state = format!("{:<159}\n", "wshubd handover 99 0 0 2 0 0 0 0");
     let mistakes = [
         // Found before anything else is, when the state directory is looked at, when a key is made there, and
-        // when doors open.
+        // when listeners open.
         (("WSHUBD_LIMITS__BURST", "many"), 78),
         (("WSHUBD_STATE__DIRECTORY", "/proc/nowhere"), 73),
         (("WSHUBD_STATE__DIRECTORY", "/proc"), 73),
@@ -373,7 +372,7 @@ fn whoever_is_handed_to_a_daemon_that_cannot_start_is_told_to_come_back() {
 
 #[cfg(feature = "store")]
 #[test]
-fn who_was_killed_handed_nothing_over_and_the_next_one_says_so() {
+fn a_killed_daemon_hands_nothing_over_and_the_next_logs_it() {
     let mut daemon = Daemon::start();
     daemon.post("/broadcast", json!({"channel": "c", "event": "e"}));
     daemon.kill();
@@ -428,7 +427,7 @@ fn found(daemon: &Daemon) -> (Value, Value, Vec<Value>, Value) {
     (subscribed["epoch"].clone(), subscribed["seq"].clone(), messages, inbox)
 }
 
-/// Three messages of a history that no disk has yet, and one that waits for somebody.
+/// Three messages of a history that no disk has yet, and an undelivered one.
 fn keeps_something(daemon: &Daemon) {
     let mut worker = daemon.worker();
     for n in 0..3 {
@@ -438,7 +437,7 @@ fn keeps_something(daemon: &Daemon) {
 }
 
 #[test]
-fn a_port_that_is_taken_refuses_the_handover_and_nothing_is_lost() {
+fn an_occupied_port_refuses_the_handover_and_loses_nothing() {
     let mut daemon = Daemon::by_file(&listens_at("127.0.0.1:0"));
     keeps_something(&daemon);
     let before = found(&daemon);
@@ -462,7 +461,7 @@ fn a_port_that_is_taken_refuses_the_handover_and_nothing_is_lost() {
 }
 
 #[test]
-fn a_new_address_is_open_before_the_handover_and_the_old_one_closed_after_it() {
+fn a_new_address_opens_before_and_an_old_one_closes_after() {
     let port = free_port();
     let mut daemon = Daemon::by_file(&listens_at(&format!("127.0.0.1:{port}")));
     let mut ben = daemon.client("ben");
@@ -482,7 +481,7 @@ fn a_new_address_is_open_before_the_handover_and_the_old_one_closed_after_it() {
 
 #[cfg(feature = "store")]
 #[test]
-fn a_next_program_that_fails_puts_everything_back_on_the_disk() {
+fn a_next_program_that_fails_leaves_everything_on_the_disk() {
     let port = free_port();
     let mut daemon = Daemon::by_file(&listens_at(&format!("127.0.0.1:{port}")));
     keeps_something(&daemon);
@@ -511,7 +510,7 @@ fn a_next_program_that_fails_puts_everything_back_on_the_disk() {
 
 #[cfg(feature = "store")]
 #[test]
-fn what_a_reload_refuses_and_a_handover_would_lose_keeps_this_one() {
+fn options_that_a_reload_refuses_also_refuse_a_handover() {
     let state = directory();
     let text = |state: &str| format!("[state]\n{state}{}", listens_at("127.0.0.1:0"));
     let here = format!("directory = {:?}\n", state.join("state"));
@@ -525,7 +524,7 @@ fn what_a_reload_refuses_and_a_handover_would_lose_keeps_this_one() {
         (text(&other), format!("wshubd.toml:2: `state.directory` {cannot}")),
         (text(&format!("{here}store = \"memory\"\n")), format!("wshubd.toml:3: `state.store` {cannot}")),
         (text(""), format!("wshubd.toml: `state.directory` is not set any more, and {cannot}")),
-        // Of an option that only the next program may know it is that one's to say.
+        // An option that only the next program may know is judged by that one.
         (text(&format!("{other}newer = 1\n")), format!("wshubd.toml:2: `state.directory` {cannot}")),
     ] {
         daemon.write("wshubd.toml", &written);
@@ -555,7 +554,7 @@ fn what_a_reload_refuses_and_a_handover_would_lose_keeps_this_one() {
 
 #[cfg(feature = "store")]
 #[test]
-fn who_takes_over_from_one_whose_disk_fails_refuses_durable_messages_at_once() {
+fn durable_messages_are_refused_after_it_while_the_disk_fails() {
     let directory = directory();
     std::fs::create_dir(directory.join("wshubd")).unwrap();
     std::fs::set_permissions(directory.join("wshubd"), std::os::unix::fs::PermissionsExt::from_mode(0o700))
@@ -577,7 +576,7 @@ fn who_takes_over_from_one_whose_disk_fails_refuses_durable_messages_at_once() {
 
 #[cfg(feature = "store")]
 #[test]
-fn a_restart_onto_a_port_that_is_taken_is_a_stop_that_keeps_everything() {
+fn a_restart_onto_an_occupied_port_is_a_clean_stop() {
     let mut daemon = Daemon::by_file(&listens_at("127.0.0.1:0"));
     keeps_something(&daemon);
     let before = found(&daemon);
@@ -598,7 +597,7 @@ fn a_restart_onto_a_port_that_is_taken_is_a_stop_that_keeps_everything() {
 }
 
 #[test]
-fn what_a_worker_has_pipelined_is_said_by_the_next_program() {
+fn pipelined_worker_lines_are_published_by_the_next_program() {
     if !STORE.is_built_in {
         return;
     }

@@ -102,7 +102,7 @@ fn a_head_of_another_protocol_closes_the_connection() {
 }
 
 #[test]
-fn a_request_that_is_none_for_a_websocket_says_what_it_lacks() {
+fn an_incomplete_websocket_request_names_what_it_lacks() {
     let daemon = Daemon::start();
     let without = |header: &str| -> String {
         UPGRADE.split_inclusive("\r\n").filter(|line| !line.starts_with(header)).collect()
@@ -145,7 +145,7 @@ fn a_request_that_is_none_for_a_websocket_says_what_it_lacks() {
 }
 
 #[test]
-fn a_head_that_is_too_large_or_holds_nul_is_answered_to_the_end() {
+fn a_large_head_or_one_with_nul_is_answered_to_the_end() {
     let daemon = Daemon::start();
     let mut ada = daemon.client("ada");
     let health = |headers: &str| format!("GET /healthz HTTP/1.1\r\n{headers}\r\n");
@@ -177,7 +177,7 @@ fn a_head_that_is_too_large_or_holds_nul_is_answered_to_the_end() {
 }
 
 #[test]
-fn a_request_that_no_parser_could_read_has_a_line_in_the_access_log() {
+fn an_unparsable_request_has_a_line_in_the_access_log() {
     let mut daemon = Daemon::by_file(
         "[listen]\nhttp = [\"127.0.0.1:0\"]\n[state]\nstore = \"memory\"\n[log]\naccess = true\n\
          [limits]\nhandshake_timeout = \"1s\"\n",
@@ -220,7 +220,7 @@ fn a_request_that_no_parser_could_read_has_a_line_in_the_access_log() {
 }
 
 #[test]
-fn half_a_head_that_gives_way_has_a_line_in_the_access_log() {
+fn an_evicted_partial_head_has_a_line_in_the_access_log() {
     let mut daemon = Daemon::by_file(
         "[listen]\nhttp = [\"127.0.0.1:0\"]\n[state]\nstore = \"memory\"\n[log]\naccess = true\n\
          [limits]\nhttp_connections = 1\n",
@@ -239,7 +239,7 @@ fn half_a_head_that_gives_way_has_a_line_in_the_access_log() {
 }
 
 #[test]
-fn a_token_larger_than_any_head_is_answered_and_harms_nobody() {
+fn a_token_larger_than_any_head_is_answered() {
     let daemon = Daemon::start();
     let mut ada = daemon.client("ada");
     for (bytes, status) in [(15 << 10, 401), (17 << 10, 431), (8 << 20, 431)] {
@@ -253,7 +253,7 @@ fn a_token_larger_than_any_head_is_answered_and_harms_nobody() {
 }
 
 #[test]
-fn a_page_of_another_origin_posts_nothing_even_with_the_secret() {
+fn a_foreign_page_posts_nothing_even_with_the_secret() {
     let daemon = Daemon::start();
     let mut worker = daemon.worker();
     let secret = format!("Authorization: Bearer {}", daemon.secret());
@@ -269,7 +269,7 @@ fn a_page_of_another_origin_posts_nothing_even_with_the_secret() {
 }
 
 #[test]
-fn no_answer_lets_a_page_of_another_origin_read_it() {
+fn no_answer_is_readable_for_a_foreign_page() {
     let daemon = Daemon::start();
     let secret = format!("Authorization: Bearer {}\r\n", daemon.secret());
     let mut seen = Vec::new();
@@ -301,7 +301,7 @@ fn hang_up(stream: TcpStream, with_reset: bool) {
 }
 
 #[test]
-fn a_handshake_cut_at_any_byte_leaves_nothing_behind() {
+fn a_handshake_cut_at_any_byte_leaks_nothing() {
     let daemon = Daemon::with(&[("WSHUBD_STATE__STORE", "memory")]);
     let mut worker = daemon.worker();
     let request = format!("GET /ws?token={} HTTP/1.1\r\n{UPGRADE}\r\n", daemon.token("ada"));
@@ -309,7 +309,7 @@ fn a_handshake_cut_at_any_byte_leaves_nothing_behind() {
     let mut cuts: Vec<(usize, bool)> =
         (0..=request.len()).flat_map(|cut| [(cut, false), (cut, true)]).collect();
     cuts.extend([(0, true); 1000]);
-    // As many at once as wait in the kernel, half of them while the daemon hears nothing.
+    // As many at once as wait in the kernel, half of them while the daemon is stopped.
     for (turn, some) in cuts.chunks(50).enumerate() {
         if turn % 2 == 0 {
             daemon.signal(Signal::STOP);

@@ -1,4 +1,4 @@
-//! What one peer, or a crowd of them, may cost all others: nothing.
+//! Limits: peers that would cost all others something.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -28,7 +28,7 @@ fn say_half(client: &mut Client, bytes: usize) {
 }
 
 #[test]
-fn peers_that_never_read_are_shed_and_closed_before_they_fill_the_memory() {
+fn peers_that_never_read_are_closed_before_memory_is_full() {
     const PEERS: usize = 100;
     let daemon = Daemon::with(&[("WSHUBD_LIMITS__MEMORY", "2MiB"), ("WSHUBD_AUTH__ANONYMOUS", "true")]);
     let mut worker = daemon.worker();
@@ -66,7 +66,7 @@ fn peers_that_never_read_are_shed_and_closed_before_they_fill_the_memory() {
 }
 
 #[test]
-fn who_holds_most_is_told_to_come_back_later() {
+fn the_largest_connection_is_closed_to_reconnect_later() {
     let daemon = Daemon::with(&[("WSHUBD_LIMITS__MEMORY", "1MiB"), ("WSHUBD_LIMITS__MESSAGE_BYTES", "4MiB")]);
     let (mut ada, mut mallory) = (daemon.client("ada"), daemon.client("mallory"));
     let mut half = vec![0x81, 0xff, 0, 0, 0, 0, 0, 0x30, 0, 0, 1, 2, 3, 4];
@@ -84,7 +84,7 @@ fn who_holds_most_is_told_to_come_back_later() {
 }
 
 #[test]
-fn as_memory_grows_short_newcomers_and_whispers_go_first_and_then_broadcasts() {
+fn memory_pressure_stops_newcomers_and_whispers_first() {
     let daemon = Daemon::with(&[("WSHUBD_LIMITS__MEMORY", "4MiB"), ("WSHUBD_AUTH__ANONYMOUS", "true")]);
     let mut worker = daemon.worker();
     let mut ada = daemon.client("ada");
@@ -127,7 +127,7 @@ fn as_memory_grows_short_newcomers_and_whispers_go_first_and_then_broadcasts() {
 }
 
 #[test]
-fn wrong_secrets_are_answered_429_and_hardly_logged_while_the_right_one_is_taken() {
+fn wrong_secrets_get_429_while_the_right_one_passes() {
     let mut daemon = Daemon::start();
     let request = |close| {
         format!(
@@ -160,7 +160,7 @@ fn wrong_secrets_are_answered_429_and_hardly_logged_while_the_right_one_is_taken
 }
 
 #[test]
-fn tokens_that_never_held_are_answered_429_while_a_page_is_told_what_it_needs() {
+fn invalid_tokens_get_429_while_pages_get_their_reason() {
     let daemon = Daemon::with(&[("WSHUBD_LIMITS__WRONG_TOKENS_PER_MINUTE", "1")]);
     let path = format!("/ws?token={}", daemon.token("ada"));
     assert_eq!(refusal(&daemon, "/ws?token=nonsense"), (401, false));
@@ -172,7 +172,7 @@ fn tokens_that_never_held_are_answered_429_while_a_page_is_told_what_it_needs() 
     assert_eq!(page.closed_with(), 4001);
 }
 
-/// So many sockets at the clients' door, one half silent, the other in the middle
+/// So many sockets at the clients' listener, one half silent, the other in the middle
 /// of a request that never ends.
 fn slow_ones(daemon: &Daemon, count: usize) -> Vec<TcpStream> {
     let slow_one = |n: usize| {
@@ -187,7 +187,7 @@ fn slow_ones(daemon: &Daemon, count: usize) -> Vec<TcpStream> {
 }
 
 #[test]
-fn sockets_that_ask_nothing_lock_nobody_out() {
+fn idle_sockets_lock_nobody_out() {
     let daemon = Daemon::with(&[("WSHUBD_LIMITS__HTTP_CONNECTIONS", "50")]);
     let mut ada = daemon.client("ada");
     let crowd = slow_ones(&daemon, 400);
@@ -209,7 +209,7 @@ fn sockets_that_ask_nothing_lock_nobody_out() {
 }
 
 #[test]
-fn requests_that_never_end_do_not_make_memory_short() {
+fn unfinished_requests_do_not_cause_memory_pressure() {
     let daemon = Daemon::with(&[("WSHUBD_LIMITS__MEMORY", "1MiB")]);
     let mut worker = daemon.worker();
     let _crowd = slow_ones(&daemon, 400);
@@ -235,7 +235,7 @@ fn asked(daemon: &Daemon, count: usize, next: &[u8]) -> Vec<TcpStream> {
 }
 
 #[test]
-fn half_a_head_takes_no_memory_and_a_conversation_what_is_counted() {
+fn a_partial_head_takes_no_memory_and_kept_requests_are_counted() {
     let daemon = Daemon::start();
     let mut worker = daemon.worker();
     let half = [b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: ", &[b'x'; 8000][..]].concat();
@@ -262,7 +262,7 @@ fn half_a_head_takes_no_memory_and_a_conversation_what_is_counted() {
 }
 
 #[test]
-fn sockets_that_take_all_descriptors_lock_nobody_out() {
+fn sockets_that_use_all_descriptors_lock_nobody_out() {
     let daemon = Daemon::start();
     let limit = Rlimit { current: Some(40), maximum: Some(40) };
     prlimit(Some(daemon.pid()), Resource::Nofile, limit).unwrap();
@@ -272,7 +272,7 @@ fn sockets_that_take_all_descriptors_lock_nobody_out() {
 }
 
 #[test]
-fn who_takes_too_long_to_ask_is_hung_up_on() {
+fn a_request_over_its_time_limit_is_closed() {
     let daemon = Daemon::with(&[("WSHUBD_LIMITS__HANDSHAKE_TIMEOUT", "1s")]);
     let mut worker = daemon.worker();
     for mut stream in slow_ones(&daemon, 2) {
@@ -284,7 +284,7 @@ fn who_takes_too_long_to_ask_is_hung_up_on() {
 }
 
 #[test]
-fn when_all_connections_are_taken_the_next_is_refused_with_503() {
+fn when_all_connections_are_taken_the_next_gets_503() {
     let daemon = Daemon::with(&[("WSHUBD_LIMITS__CONNECTIONS", "2")]);
     let path = format!("/ws?token={}", daemon.token("ada"));
     let mut ada = daemon.client_at(&path);
@@ -295,7 +295,7 @@ fn when_all_connections_are_taken_the_next_is_refused_with_503() {
 }
 
 #[test]
-fn a_line_over_the_limit_is_answered_and_the_next_is_heard() {
+fn a_line_over_the_limit_is_answered_and_the_next_is_read() {
     let daemon = Daemon::with(&[("WSHUBD_LIMITS__MESSAGE_BYTES", "1KiB")]);
     let mut worker = daemon.worker();
     worker.say(json!({"channel": "logs", "event": "log", "data": "x".repeat(2000)}));
@@ -309,7 +309,7 @@ fn a_line_over_the_limit_is_answered_and_the_next_is_heard() {
 }
 
 #[test]
-fn who_has_not_said_who_it_is_may_not_say_much_else() {
+fn an_unauthenticated_connection_may_send_little() {
     let daemon = Daemon::start();
     let (mut ada, mut stranger) = (daemon.client("ada"), daemon.client_at("/ws"));
     stranger.hear_type("auth_required");
@@ -321,7 +321,7 @@ fn who_has_not_said_who_it_is_may_not_say_much_else() {
 }
 
 #[test]
-fn who_asks_and_does_not_read_is_not_heard_until_it_does() {
+fn a_client_that_does_not_read_its_answers_is_paused() {
     let daemon =
         Daemon::with(&[("WSHUBD_LIMITS__QUEUE_BYTES", "16KiB"), ("WSHUBD_LIMITS__BURST", "1000000")]);
     let mut worker = daemon.worker();
@@ -343,7 +343,7 @@ fn who_asks_and_does_not_read_is_not_heard_until_it_does() {
 }
 
 #[test]
-fn the_limit_of_descriptors_is_raised_as_far_as_it_may_be() {
+fn the_descriptor_limit_is_raised_as_far_as_allowed() {
     let directory = crate::bench::directory();
     let daemon = crate::bench::command(&directory);
     let mut shell = std::process::Command::new("/bin/sh");
@@ -363,7 +363,7 @@ fn the_limit_of_descriptors_is_raised_as_far_as_it_may_be() {
 }
 
 #[test]
-fn connections_that_take_all_descriptors_leave_some_for_the_store_and_a_handover() {
+fn connections_leave_descriptors_for_the_store_and_a_handover() {
     let mut daemon = Daemon::start();
     let limit = Rlimit { current: Some(128), maximum: Some(128) };
     prlimit(Some(daemon.pid()), Resource::Nofile, limit).unwrap();
@@ -404,7 +404,7 @@ fn left(daemon: &Daemon) -> usize {
 }
 
 #[test]
-fn a_worker_that_pipelines_durable_messages_is_slowed_down_and_nobody_is_refused() {
+fn pipelined_durable_messages_are_throttled_not_refused() {
     if !STORE.is_built_in {
         return;
     }
@@ -427,7 +427,7 @@ fn a_worker_that_pipelines_durable_messages_is_slowed_down_and_nobody_is_refused
     let hears_the_hog = |stats: &Value| number(stats, "messages_received") > 200;
     let mut asker = daemon.worker();
     wait_for(&mut asker, hears_the_hog);
-    // Each question is a turn, in which more would be read of the hog than it may say.
+    // Each request is a turn, in which more would be read of the flooding peer than it may send.
     let last = (0..500).map(|_| stats(&mut asker)).last().unwrap();
     assert!(number(&last, "messages_received") < 300, "{last}");
     polite.say(polite_line);

@@ -1,4 +1,4 @@
-//! Text of others in the log: one entry is one line, of the priority that it has.
+//! Foreign text in the log: one entry is one line, of the priority that it has.
 
 use std::io::{BufRead, BufReader};
 

@@ -1,4 +1,4 @@
-//! Stories of the real program, over real sockets.
+//! Tests of the real program, over real sockets.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a story that cannot go on has failed")]
 

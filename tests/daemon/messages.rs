@@ -7,7 +7,7 @@ use wshubd::features::STORE;
 use crate::bench::Daemon;
 
 #[test]
-fn a_message_reaches_every_subscriber_and_its_sender_is_told() {
+fn a_message_reaches_every_subscriber_and_is_acknowledged() {
     let daemon = Daemon::start();
     let (mut ada, mut ben) = (daemon.client("ada"), daemon.client("ben"));
     ada.say(json!({"action": "subscribe", "channel": "logs", "id": 1}));
@@ -63,7 +63,7 @@ fn a_worker_publishes_with_one_line_and_no_handshake() {
 }
 
 #[test]
-fn a_worker_that_gives_an_id_is_answered_and_one_that_errs_is_told() {
+fn a_worker_line_with_an_id_is_answered_and_errors_always() {
     let daemon = Daemon::start();
     let mut worker = daemon.worker();
     worker.say(json!({"channel": "logs", "type": "log", "id": "a"}));
@@ -81,7 +81,7 @@ fn a_worker_that_gives_an_id_is_answered_and_one_that_errs_is_told() {
 }
 
 #[test]
-fn what_nobody_heard_waits_for_the_first_who_listens() {
+fn an_undelivered_message_waits_for_the_first_subscriber() {
     let daemon = Daemon::start();
     let mut worker = daemon.worker();
     for n in 0..300 {
@@ -125,7 +125,7 @@ fn a_back_end_broadcasts_with_the_secret() {
 }
 
 #[test]
-fn a_large_message_arrives_whole_and_a_larger_one_closes_with_1009() {
+fn a_large_message_arrives_and_a_larger_one_closes_with_1009() {
     let daemon = Daemon::start();
     let (mut ada, mut ben) = (daemon.client("ada"), daemon.client("ben"));
     ada.subscribe("logs");
@@ -140,7 +140,7 @@ fn a_large_message_arrives_whole_and_a_larger_one_closes_with_1009() {
 }
 
 #[test]
-fn a_peer_that_does_not_read_delays_nobody_and_is_told_what_it_missed() {
+fn a_peer_that_does_not_read_delays_nobody_and_gets_a_gap() {
     let daemon = Daemon::start();
     let (mut ada, mut stuck) = (daemon.client("ada"), daemon.client("stuck"));
     ada.subscribe("logs");
@@ -169,7 +169,7 @@ fn a_peer_that_does_not_read_delays_nobody_and_is_told_what_it_missed() {
 }
 
 #[test]
-fn what_a_worker_wrote_counts_although_it_left_without_reading() {
+fn lines_count_although_their_worker_left_without_reading() {
     let daemon = Daemon::start();
     let mut ada = daemon.client("ada");
     ada.subscribe("logs");
@@ -187,7 +187,7 @@ fn what_a_worker_wrote_counts_although_it_left_without_reading() {
 }
 
 #[test]
-fn a_worker_that_pipes_its_lines_in_gets_every_answer() {
+fn a_worker_that_pipes_its_lines_gets_every_answer() {
     let daemon = Daemon::start();
     let mut worker = daemon.worker();
     let lines: String =
@@ -204,7 +204,7 @@ fn a_worker_that_pipes_its_lines_in_gets_every_answer() {
 }
 
 #[test]
-fn a_worker_that_has_ended_gets_the_answers_that_wait() {
+fn a_half_closed_worker_gets_its_pending_answers() {
     let stored = STORE.is_built_in;
     let daemon = Daemon::start();
     let mut worker = daemon.worker();
@@ -233,7 +233,7 @@ fn a_worker_that_has_ended_gets_the_answers_that_wait() {
 }
 
 #[test]
-fn an_http_caller_that_has_shut_its_side_gets_the_answer_that_waits() {
+fn a_half_closed_http_caller_gets_its_pending_answer() {
     let daemon = Daemon::start();
     let secret = daemon.secret();
     let request = |path: &str, body: &str| {
@@ -251,7 +251,7 @@ fn an_http_caller_that_has_shut_its_side_gets_the_answer_that_waits() {
 }
 
 #[test]
-fn a_goodbye_is_whole_even_where_hardly_anything_may_wait() {
+fn a_bye_is_whole_even_with_a_tiny_send_queue() {
     let mut daemon = Daemon::with(&[("WSHUBD_LIMITS__QUEUE_MESSAGES", "2")]);
     let mut ada = daemon.client("ada");
     ada.subscribe("logs");

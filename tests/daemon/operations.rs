@@ -1,11 +1,11 @@
-//! A long operation and those who stop it.
+//! A long operation and its interrupts.
 
 use serde_json::{Value, json};
 
 use crate::bench::{Daemon, Worker};
 
 #[test]
-fn stop_reaches_the_worker_and_everybody_sees_one_end() {
+fn an_interrupt_reaches_the_worker_and_there_is_one_end() {
     let daemon = Daemon::start();
     let (mut ada, mut ben, mut worker) = (daemon.client("ada"), daemon.client("ben"), daemon.worker());
     ada.subscribe("jobs");
@@ -38,7 +38,7 @@ fn stop_reaches_the_worker_and_everybody_sees_one_end() {
 }
 
 #[test]
-fn an_operation_ends_the_moment_its_worker_dies() {
+fn an_operation_ends_when_its_worker_dies() {
     let daemon = Daemon::start();
     let mut ada = daemon.client("ada");
     ada.subscribe("jobs");
@@ -53,7 +53,7 @@ fn an_operation_ends_the_moment_its_worker_dies() {
 }
 
 #[test]
-fn an_interrupt_before_its_operation_waits_for_it() {
+fn an_early_interrupt_waits_for_its_operation() {
     let daemon = Daemon::start();
     let (mut ada, mut worker) = (daemon.client("ada"), daemon.worker());
     ada.say(json!({"action": "interrupt", "data": {"operation_id": "op"}, "id": 7}));
@@ -68,7 +68,7 @@ fn an_interrupt_before_its_operation_waits_for_it() {
 }
 
 #[test]
-fn an_interrupt_overtakes_what_is_queued_for_a_worker_that_does_not_read() {
+fn an_interrupt_overtakes_the_queue_of_a_stalled_worker() {
     let daemon = Daemon::start();
     let (mut owner, mut other) = (daemon.worker(), daemon.worker());
     owner.say(json!({"action": "operation_start", "operation_id": "op", "channel": "jobs", "id": 1}));
@@ -96,7 +96,7 @@ fn an_interrupt_overtakes_what_is_queued_for_a_worker_that_does_not_read() {
 }
 
 #[test]
-fn an_interrupt_leaves_with_whatever_else_the_worker_is_told_in_that_turn() {
+fn an_interrupt_is_sent_with_other_frames_of_its_turn() {
     let daemon = Daemon::start();
     let mut worker = daemon.worker();
     // One read, one turn: an answer is owed already when the latch is pulled.
@@ -111,7 +111,7 @@ fn an_interrupt_leaves_with_whatever_else_the_worker_is_told_in_that_turn() {
 }
 
 #[test]
-fn an_interrupt_stands_behind_the_ok_of_its_start_where_that_still_waits() {
+fn an_interrupt_follows_the_pending_ok_of_its_start() {
     // More may wait for the worker than this test has for it.
     let mut daemon = Daemon::with(&[("WSHUBD_LIMITS__QUEUE_BYTES", "64MiB")]);
     let (mut ada, mut owner, mut other) = (daemon.client("ada"), daemon.worker(), daemon.worker());

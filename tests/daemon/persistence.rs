@@ -1,4 +1,4 @@
-//! What is kept outlives the daemon: its stop, and its death.
+//! Kept messages after a stop or a kill of the daemon.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
@@ -23,7 +23,7 @@ fn hears(client: &mut Client, texts: &[&str]) {
 }
 
 #[test]
-fn what_was_answered_as_stored_is_there_after_the_daemon_was_killed() {
+fn a_message_answered_stored_is_there_after_a_kill() {
     let mut daemon = Daemon::start();
     publish(&daemon, &["a", "b", "c"], true);
     daemon.kill();
@@ -33,7 +33,7 @@ fn what_was_answered_as_stored_is_there_after_the_daemon_was_killed() {
 }
 
 #[test]
-fn a_clean_stop_keeps_what_nobody_was_promised() {
+fn a_clean_stop_keeps_messages_that_are_not_durable() {
     let mut daemon = Daemon::start();
     publish(&daemon, &["a", "b"], false);
     daemon.stop();
@@ -43,7 +43,7 @@ fn a_clean_stop_keeps_what_nobody_was_promised() {
 }
 
 #[test]
-fn who_comes_back_after_a_stop_learns_that_nothing_was_missed() {
+fn since_is_recovered_after_a_clean_stop() {
     let mut daemon = Daemon::start();
     let mut ada = daemon.client("ada");
     ada.say(json!({"action": "subscribe", "channel": "news"}));
@@ -63,7 +63,7 @@ fn who_comes_back_after_a_stop_learns_that_nothing_was_missed() {
 }
 
 #[test]
-fn what_was_heard_before_a_stop_does_not_come_again() {
+fn a_delivered_message_is_not_replayed_after_a_stop() {
     let mut daemon = Daemon::start();
     publish(&daemon, &["a"], true);
     let mut ada = daemon.client("ada");
@@ -80,7 +80,7 @@ fn what_was_heard_before_a_stop_does_not_come_again() {
 }
 
 #[test]
-fn a_message_repeated_after_the_daemon_was_killed_is_known() {
+fn a_repeated_message_is_a_duplicate_after_a_kill() {
     let mut daemon = Daemon::start();
     let line = json!({"user_id": "ada", "event": "e", "message_id": "m1", "durable": true, "id": 1});
     let mut worker = daemon.worker();
@@ -96,7 +96,7 @@ fn a_message_repeated_after_the_daemon_was_killed_is_known() {
 }
 
 #[test]
-fn a_disk_that_cannot_be_used_is_told_and_stops_nothing_else() {
+fn an_unusable_disk_is_reported_and_stops_nothing_else() {
     let mut daemon = Daemon::start();
     daemon.stop();
     daemon.ended();
@@ -118,7 +118,7 @@ fn a_disk_that_cannot_be_used_is_told_and_stops_nothing_else() {
 }
 
 #[test]
-fn a_start_that_fails_leaves_what_a_clean_stop_has_left() {
+fn a_failed_start_keeps_what_a_clean_stop_left() {
     let mut daemon = Daemon::start();
     publish(&daemon, &["a"], true);
     let mut ada = daemon.client("ada");
@@ -149,7 +149,7 @@ fn a_start_that_fails_leaves_what_a_clean_stop_has_left() {
 }
 
 #[test]
-fn who_does_not_become_the_daemon_touches_nothing_of_the_one_that_runs() {
+fn a_second_daemon_touches_no_file_of_the_running_one() {
     let mut daemon = Daemon::start();
     publish(&daemon, &["a"], true);
     let positions = daemon.directory.join("wshubd/worker.sock.positions");
@@ -179,7 +179,7 @@ fn who_does_not_become_the_daemon_touches_nothing_of_the_one_that_runs() {
 }
 
 #[test]
-fn a_first_start_notes_positions_in_a_directory_that_was_not_there() {
+fn a_first_start_saves_positions_in_a_new_directory() {
     let mut daemon = Daemon::start();
     assert!(daemon.directory.join("wshubd/worker.sock.positions").exists());
     daemon.stop();
@@ -188,7 +188,7 @@ fn a_first_start_notes_positions_in_a_directory_that_was_not_there() {
 }
 
 #[test]
-fn only_the_same_daemon_killed_before_is_told_of() {
+fn only_a_previous_kill_of_the_same_daemon_is_reported() {
     let mut daemon = Daemon::start();
     publish(&daemon, &["a"], false);
     daemon.kill();

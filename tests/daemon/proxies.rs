@@ -1,4 +1,4 @@
-//! Requests that come through proxies, as what they are.
+//! Requests that come through proxies.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -17,7 +17,7 @@ fn connections(daemon: &Daemon) -> Vec<Value> {
 }
 
 #[test]
-fn a_client_is_listed_with_its_own_address_before_and_after_a_restart() {
+fn a_client_keeps_its_own_address_across_a_restart() {
     let mut daemon = Daemon::with(&[TRUSTED]);
     let token = format!("Bearer {}", daemon.token("ada"));
     let headers = |list| [("Authorization", &*token), ("X-Forwarded-For", list)];
@@ -43,7 +43,7 @@ fn a_client_is_listed_with_its_own_address_before_and_after_a_restart() {
 }
 
 #[test]
-fn who_guesses_through_a_proxy_is_slowed_down_and_nobody_else() {
+fn guessing_through_a_proxy_throttles_the_guesser_alone() {
     let mut daemon = Daemon::with(&[TRUSTED, ("WSHUBD_LIMITS__WRONG_SECRETS_PER_MINUTE", "3")]);
     let from = |address: &str| {
         let named = format!("X-Forwarded-For: {address}");
@@ -58,7 +58,7 @@ fn who_guesses_through_a_proxy_is_slowed_down_and_nobody_else() {
 }
 
 #[test]
-fn those_without_a_name_are_held_apart_by_the_address_behind_the_proxy() {
+fn anonymous_clients_are_told_apart_by_forwarded_address() {
     let daemon = Daemon::with(&[
         TRUSTED,
         ("WSHUBD_AUTH__ANONYMOUS", "true"),
@@ -89,7 +89,7 @@ fn those_without_a_name_are_held_apart_by_the_address_behind_the_proxy() {
 }
 
 #[test]
-fn what_is_open_on_loopback_is_closed_to_what_a_proxy_passes_on() {
+fn loopback_endpoints_are_closed_to_forwarded_requests() {
     for variables in [&[][..], &[TRUSTED]] {
         let daemon = Daemon::with(variables);
         let stats = |headers: &[&str]| daemon.http("GET /api/v1/ws/stats", headers, "").0;
@@ -105,7 +105,7 @@ fn what_is_open_on_loopback_is_closed_to_what_a_proxy_passes_on() {
 }
 
 #[test]
-fn a_proxy_that_nobody_has_named_is_told_of_once_with_the_option_that_names_it() {
+fn an_unlisted_proxy_is_logged_once_with_its_option() {
     let mut daemon = Daemon::start();
     for _ in 0..5 {
         assert_eq!(daemon.http("GET /healthz", &["X-Forwarded-For: 192.0.2.7"], "").0, 200);
@@ -118,7 +118,7 @@ fn a_proxy_that_nobody_has_named_is_told_of_once_with_the_option_that_names_it()
 }
 
 #[test]
-fn proxies_are_named_and_forgotten_by_a_reload() {
+fn a_reload_adds_and_removes_proxies() {
     let daemon = Daemon::by_file("[limits]\nwrong_secrets_per_minute = 2\n");
     let from =
         |header: &str| daemon.http("POST /broadcast", &["Authorization: Bearer wrong", header], "{}").0;
@@ -152,7 +152,7 @@ fn without_host(head: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_load_balancer_asks_about_health_without_a_host() {
+fn a_load_balancer_checks_health_without_a_host() {
     let daemon = Daemon::start();
     for head in
         ["GET /healthz HTTP/1.0", "GET /healthz HTTP/1.1", "HEAD /healthz HTTP/1.0", "GET /healthz/ HTTP/1.0"]
@@ -171,7 +171,7 @@ fn a_load_balancer_asks_about_health_without_a_host() {
 }
 
 #[test]
-fn a_websocket_is_asked_for_with_lists_in_several_lines() {
+fn an_upgrade_may_have_list_headers_in_several_lines() {
     let daemon = Daemon::with(&[("WSHUBD_AUTH__ANONYMOUS", "true")]);
     let rest = UPGRADE.replace("Connection: Upgrade\r\n", "").replace("Upgrade: websocket\r\n", "");
     let asks = |path: &str, lines: &str| {

@@ -1,5 +1,5 @@
-//! For each reason a refusal at a door: what the peer hears, what is counted, and what the log
-//! says to whoever is asked why somebody cannot connect.
+//! For each reason a refusal: the answer to the peer, the counter, and the line in the log
+//! that tells an administrator why somebody cannot connect.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -108,7 +108,7 @@ fn refuses_upgrade(
 }
 
 #[test]
-fn host_and_origin_are_told_with_their_options() {
+fn host_and_origin_refusals_name_their_options() {
     let host = Story {
         reason: "host",
         status: 403,
@@ -130,7 +130,7 @@ fn host_and_origin_are_told_with_their_options() {
 }
 
 #[test]
-fn a_token_is_refused_for_what_is_wrong_with_it_and_never_shown() {
+fn a_token_refusal_names_its_reason_and_never_the_token() {
     let story = |reason, code, message, log| Story {
         reason,
         status: 401,
@@ -180,7 +180,7 @@ fn a_token_is_refused_for_what_is_wrong_with_it_and_never_shown() {
 }
 
 #[test]
-fn a_secret_that_is_missing_wrong_or_of_another_scheme_is_told_apart() {
+fn missing_wrong_and_misplaced_secrets_are_distinguished() {
     let story = |reason, message, log| Story {
         reason,
         status: 401,
@@ -250,7 +250,7 @@ fn no_header_and_no_path_shows_a_token_or_secret_in_the_log() {
 }
 
 #[test]
-fn a_request_that_is_none_or_none_of_ours_is_told_what_is_wanted() {
+fn an_unknown_request_is_answered_with_what_is_expected() {
     let secret = |daemon: &Daemon| format!("Authorization: Bearer {}\r\n", daemon.secret());
     let json_type = "Content-Type: application/json\r\n";
     let story = |reason, status, code, head, message, log| Story { reason, status, code, head, message, log };
@@ -301,7 +301,7 @@ fn a_request_that_is_none_or_none_of_ours_is_told_what_is_wanted() {
 }
 
 #[test]
-fn a_head_that_hyper_refuses_by_itself_has_a_body_that_says_what_it_is() {
+fn a_head_that_hyper_refuses_has_a_body_with_the_reason() {
     let bad = |message, log| Story {
         reason: "bad_request",
         status: 400,
@@ -341,7 +341,7 @@ fn a_head_that_hyper_refuses_by_itself_has_a_body_that_says_what_it_is() {
 }
 
 #[test]
-fn a_head_or_body_that_stays_half_is_answered_408() {
+fn an_unfinished_head_or_body_is_answered_408() {
     let late = |message, log| Story {
         reason: "timeout",
         status: 408,
@@ -362,7 +362,7 @@ fn a_head_or_body_that_stays_half_is_answered_408() {
 }
 
 #[test]
-fn a_kept_connection_that_idles_ends_without_a_word_and_half_a_second_head_with_one() {
+fn an_idle_kept_connection_closes_silently_a_partial_head_not() {
     let mut daemon = Daemon::with(&[("WSHUBD_LIMITS__HANDSHAKE_TIMEOUT", "1s"), MEMORY]);
     let answers = |more: &str| {
         let mut stream = TcpStream::connect(daemon.address).unwrap();
@@ -387,7 +387,7 @@ fn a_kept_connection_that_idles_ends_without_a_word_and_half_a_second_head_with_
 }
 
 #[test]
-fn a_peer_that_says_nothing_is_neither_answered_nor_written_down() {
+fn a_silent_peer_is_neither_answered_nor_logged() {
     let mut daemon = Daemon::with(&[("WSHUBD_LIMITS__HANDSHAKE_TIMEOUT", "1s"), MEMORY]);
     assert_eq!(daemon.answers_to(b""), "");
     let after = stats(&mut daemon.worker());
@@ -397,7 +397,7 @@ fn a_peer_that_says_nothing_is_neither_answered_nor_written_down() {
 }
 
 #[test]
-fn a_page_is_told_on_its_connection_and_asked_to_wait_longer_each_time() {
+fn a_refused_page_gets_its_reason_and_growing_retry_delays() {
     let mut daemon = Daemon::with(&[MEMORY]);
     let expired = |user: &str| signed(&daemon, &hs256(), &json!({"sub": user, "exp": 1_000_000_000}));
     let (ada, ben) = (expired("ada"), expired("ben"));
@@ -423,7 +423,7 @@ fn a_page_is_told_on_its_connection_and_asked_to_wait_longer_each_time() {
 }
 
 #[test]
-fn a_script_with_an_expired_token_is_slowed_down_and_the_right_one_is_taken() {
+fn a_script_with_an_expired_token_is_throttled() {
     let daemon = Daemon::with(&[("WSHUBD_LIMITS__WRONG_TOKENS_PER_MINUTE", "2"), MEMORY]);
     let expired = |user: &str| signed(&daemon, &hs256(), &json!({"sub": user, "exp": 1_000_000_000}));
     let ask = |token: &str| answered(&daemon.answers_to(&upgrade(&format!("/ws?token={token}"), "")));
@@ -466,7 +466,7 @@ fn a_token_of_an_auth_request_is_refused_for_its_reason() {
 }
 
 #[test]
-fn who_never_says_who_it_is_is_told_as_that() {
+fn a_connection_that_never_authenticates_is_reported() {
     let mut daemon = Daemon::with(&[("WSHUBD_LIMITS__AUTH_TIMEOUT", "1s"), MEMORY]);
     let mut stranger = daemon.client_at("/ws");
     stranger.hear_type("auth_required");
@@ -481,7 +481,7 @@ fn who_never_says_who_it_is_is_told_as_that() {
 }
 
 #[test]
-fn a_user_with_too_many_connections_is_named_with_the_option() {
+fn a_user_with_too_many_connections_is_logged_with_the_option() {
     let mut daemon = Daemon::with(&[("WSHUBD_LIMITS__CONNECTIONS_PER_USER", "1"), MEMORY]);
     let _first = daemon.client("ada");
     let mut second = daemon.client_at(&format!("/ws?token={}", daemon.token("ada")));
@@ -493,7 +493,7 @@ fn a_user_with_too_many_connections_is_named_with_the_option() {
 }
 
 #[test]
-fn hundreds_of_refusals_leave_one_line_and_the_next_tells_how_many() {
+fn hundreds_of_refusals_are_one_line_and_a_count() {
     let mut daemon = Daemon::with(&[MEMORY]);
     let refuse =
         |daemon: &Daemon| assert_eq!(daemon.http("GET /healthz", &["Host: evil.example"], "").0, 403);
@@ -516,7 +516,7 @@ fn hundreds_of_refusals_leave_one_line_and_the_next_tells_how_many() {
 }
 
 #[test]
-fn a_newcomer_that_gives_way_hears_why_and_is_counted() {
+fn an_evicted_newcomer_gets_the_reason_and_is_counted() {
     let mut daemon = Daemon::with(&[("WSHUBD_LIMITS__HTTP_CONNECTIONS", "1"), MEMORY]);
     let mut first = TcpStream::connect(daemon.address).unwrap();
     first.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -533,7 +533,7 @@ fn a_newcomer_that_gives_way_hears_why_and_is_counted() {
 }
 
 #[test]
-fn a_process_that_may_not_be_a_worker_is_told_and_named() {
+fn a_refused_worker_process_is_answered_and_logged() {
     if !rustix::process::geteuid().is_root() {
         return;
     }
@@ -543,7 +543,7 @@ fn a_process_that_may_not_be_a_worker_is_told_and_named() {
     for open in [daemon.directory.clone(), daemon.directory.join("wshubd"), socket.clone()] {
         std::fs::set_permissions(open, std::fs::Permissions::from_mode(0o777)).unwrap();
     }
-    // What it says is of no use: the daemon does not listen.
+    // Its requests are of no use: the daemon does not read them.
     let python = "import socket,sys; s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); print(s.recv(999).decode())";
     let mut child = Command::new("python3");
     child.args(["-c", python]).arg(&socket).uid(NOBODY).gid(NOBODY);
@@ -559,7 +559,7 @@ fn a_process_that_may_not_be_a_worker_is_told_and_named() {
 }
 
 #[test]
-fn the_access_log_has_a_line_for_each_request_and_each_end_and_no_query() {
+fn the_access_log_has_every_request_and_end_and_no_query() {
     let mut daemon = Daemon::by_file(
         "[listen]\nhttp = [\"127.0.0.1:0\"]\n[state]\nstore = \"memory\"\n[log]\naccess = true\n",
     );
@@ -593,7 +593,7 @@ fn the_access_log_has_a_line_for_each_request_and_each_end_and_no_query() {
 }
 
 #[test]
-fn what_was_sent_with_a_request_that_cannot_be_read_stays_out_of_the_log() {
+fn a_request_that_cannot_be_parsed_is_not_logged_verbatim() {
     let story = |reason, status, code, message, log| Story { reason, status, code, head: "", message, log };
     let body = r#"{"data":{"password":"hunter2"}}"#;
     let lengths = story("bad_request", 400, "bad_request", "`Content-Length` or", &["`Content-Length` or"]);

@@ -1,4 +1,4 @@
-//! A configuration that changes under a daemon, and those who are connected.
+//! Reloads of the configuration under connected peers.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ fn with_secret(daemon: &Daemon, secret: &str) -> u16 {
 }
 
 #[test]
-fn a_reload_tells_what_has_changed_and_keeps_every_connection() {
+fn a_reload_reports_changes_and_keeps_every_connection() {
     let mut daemon = Daemon::configured("[limits]\nburst = 20\n");
     let (mut ada, mut worker) = (daemon.client("ada"), daemon.worker());
     daemon.write("wshubd.toml", "[limits]\nburst = 1\n[[channel]]\nmatch = \"a\"\nkeep = \"history\"\n");
@@ -42,7 +42,7 @@ fn a_reload_tells_what_has_changed_and_keeps_every_connection() {
 }
 
 #[test]
-fn a_wrong_configuration_is_refused_with_all_its_mistakes_and_changes_nothing() {
+fn a_wrong_configuration_is_refused_and_changes_nothing() {
     let mut daemon = Daemon::configured("[limits]\nburst = 20\n");
     let mut ada = daemon.client("ada");
     let wrong = "[limits]\nburst = 1\nbrust = 2\n[auth]\nkeys = [{ alg = \"HS256\", file = \"/none\" }]\n";
@@ -72,7 +72,7 @@ fn a_wrong_configuration_is_refused_with_all_its_mistakes_and_changes_nothing() 
 
 #[cfg(feature = "store")]
 #[test]
-fn what_takes_a_restart_is_refused_by_name_with_all_the_rest() {
+fn options_that_need_a_restart_are_refused_by_name() {
     let mut daemon = Daemon::configured("[limits]\nburst = 20\n");
     let worker = daemon.directory.join("other.sock");
     let text = format!("[limits]\nburst = 1\n[listen]\nworker = {worker:?}\n[state]\nstore = \"memory\"\n");
@@ -93,7 +93,7 @@ fn what_takes_a_restart_is_refused_by_name_with_all_the_rest() {
 }
 
 #[test]
-fn secrets_and_keys_are_rotated_while_everybody_stays() {
+fn secrets_and_keys_are_rotated_without_closing_connections() {
     let (one, two) = ("a-secret-of-32-bytes-or-more-0001", "a-secret-of-32-bytes-or-more-0002");
     let directory = Daemon::start();
     let place = directory.directory.clone();
@@ -130,7 +130,7 @@ fn secrets_and_keys_are_rotated_while_everybody_stays() {
 }
 
 #[test]
-fn a_secret_that_changes_in_its_place_is_read_again_and_told_by_its_file() {
+fn a_secret_changed_in_place_is_reread_and_reported() {
     let daemon = Daemon::start();
     let file = daemon.directory.join("wshubd/broadcast.secret");
     let before = daemon.secret();
@@ -140,7 +140,7 @@ fn a_secret_that_changes_in_its_place_is_read_again_and_told_by_its_file() {
 }
 
 #[test]
-fn rights_and_doors_follow_a_reload() {
+fn rights_and_admission_follow_a_reload() {
     let daemon = Daemon::configured("");
     let mut ada = daemon.client("ada");
     ada.subscribe("secret");
@@ -163,7 +163,7 @@ fn rights_and_doors_follow_a_reload() {
 }
 
 #[test]
-fn a_smaller_limit_on_messages_holds_from_the_next_one_on() {
+fn a_smaller_message_limit_applies_to_the_next_message() {
     let daemon = Daemon::configured("");
     let (mut ada, mut worker) = (daemon.client("ada"), daemon.worker());
     daemon.write("wshubd.toml", "[limits]\nmessage_bytes = \"1KiB\"\n");
@@ -176,7 +176,7 @@ fn a_smaller_limit_on_messages_holds_from_the_next_one_on() {
 }
 
 #[test]
-fn sighup_reloads_and_says_so_in_the_log() {
+fn sighup_reloads_and_logs_it() {
     let mut daemon = Daemon::configured("");
     let mut ada = daemon.client("ada");
     daemon.write("wshubd.toml", "[limits]\nburst = 7\n");
@@ -204,7 +204,7 @@ fn the_log_follows_its_level() {
 }
 
 #[test]
-fn what_a_start_would_generate_a_reload_generates_when_all_else_is_right() {
+fn a_reload_generates_keys_as_a_start_does() {
     let daemon = Daemon::start();
     daemon.write("key", "a-secret-of-32-bytes-or-more-0001");
     let key = format!("[auth]\nkeys = [{{ alg = \"HS256\", file = {:?} }}]\n", daemon.directory.join("key"));
@@ -221,7 +221,7 @@ fn what_a_start_would_generate_a_reload_generates_when_all_else_is_right() {
 }
 
 #[test]
-fn a_pipe_in_the_place_of_the_file_does_not_stop_the_daemon() {
+fn a_pipe_in_place_of_the_file_does_not_block_the_daemon() {
     let daemon = Daemon::configured("");
     let file = daemon.directory.join("wshubd.toml");
     std::fs::remove_file(&file).unwrap();

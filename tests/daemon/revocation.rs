@@ -1,4 +1,4 @@
-//! Tokens that are revoked, over every end of the daemon.
+//! Revocation of tokens, by every way to the daemon.
 
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
@@ -20,7 +20,7 @@ fn this_second() -> u64 {
 }
 
 impl Daemon {
-    /// A token with these claims, for an hour unless they say otherwise.
+    /// A token with these claims, for an hour unless they have another `exp`.
     pub(crate) fn signed(&self, claims: &Value) -> String {
         let mut all = json!({"exp": this_second() + 3600});
         all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
@@ -37,7 +37,7 @@ impl Daemon {
         self.signed(&json!({"sub": user, "iat": this_second().checked_add_signed(ahead).unwrap()}))
     }
 
-    /// What a client with this token hears first, or the code with which it is refused.
+    /// The first frame of a client with this token, or the code with which it is refused.
     fn comes(&self, token: &str) -> String {
         match self.try_client(&format!("/ws?token={token}"), &[]) {
             Ok(mut client) => client.hear_type("connection_established")["type"].take(),
@@ -71,7 +71,7 @@ fn revoke(worker: &mut Worker, user: &str) -> Value {
 }
 
 #[test]
-fn who_was_revoked_is_thrown_out_and_stays_out_until_a_newer_token() {
+fn a_revoked_user_is_closed_until_a_newer_token() {
     let daemon = Daemon::start();
     let token = daemon.issued("eve", -5);
     let (mut eve, mut ada) = (daemon.lets_in(&token), daemon.client("ada"));
@@ -85,7 +85,7 @@ fn who_was_revoked_is_thrown_out_and_stays_out_until_a_newer_token() {
     assert_eq!(daemon.comes(&daemon.signed(&json!({"sub": "eve"}))), "token_revoked", "without iat");
     drop(daemon.lets_in(&daemon.issued("eve", 60)));
     ada.lives();
-    // A page cannot see a 401, and is told on the connection.
+    // A page cannot see a 401, and gets the reason on the connection.
     let protocols = format!("wshub.v1, wshub.bearer.{token}");
     let mut page = daemon.try_client("/ws", &[("Sec-WebSocket-Protocol", &protocols)]).unwrap();
     assert_eq!(page.hear_type("auth_failed")["code"], "token_revoked");
@@ -98,7 +98,7 @@ fn who_was_revoked_is_thrown_out_and_stays_out_until_a_newer_token() {
 }
 
 #[test]
-fn what_was_answered_outlives_a_kill_and_what_is_listed_can_be_lifted() {
+fn revocations_outlive_a_kill_and_can_be_lifted() {
     for store in ["sled", "memory"] {
         let variables = [("WSHUBD_STATE__STORE", store)];
         let mut daemon = Daemon::with(if wshubd::features::STORE.is_built_in { &variables } else { &[] });
@@ -137,7 +137,7 @@ fn what_was_answered_outlives_a_kill_and_what_is_listed_can_be_lifted() {
 }
 
 #[test]
-fn a_reload_and_another_program_go_on_refusing_and_know_which_token_each_has() {
+fn a_reload_and_a_handover_keep_revocations() {
     let mut daemon = Daemon::start();
     let token = |jti: &str| daemon.signed(&json!({"sub": "eve", "jti": jti, "iat": this_second() - 5}));
     let (first, second) = (token("t1"), token("t2"));
@@ -160,7 +160,7 @@ fn a_reload_and_another_program_go_on_refusing_and_know_which_token_each_has() {
 }
 
 #[test]
-fn ten_thousand_are_kept_and_one_more_is_an_error_that_forgets_nobody() {
+fn revocations_are_limited_to_ten_thousand() {
     let mut daemon = Daemon::start();
     let worker = daemon.worker();
     let mut writer = worker.writer();
@@ -173,7 +173,7 @@ fn ten_thousand_are_kept_and_one_more_is_an_error_that_forgets_nobody() {
         std::io::Write::write_all(&mut writer, lines.as_bytes()).unwrap();
         writer.shutdown(std::net::Shutdown::Write).unwrap();
     });
-    // Who says no more hears all answers before the socket closes.
+    // A half-closed worker gets all answers before the socket closes.
     let mut answers = String::new();
     let mut worker = worker;
     for _ in 0..10_001 {
@@ -200,9 +200,9 @@ fn ten_thousand_are_kept_and_one_more_is_an_error_that_forgets_nobody() {
 }
 
 #[test]
-fn where_the_disk_is_full_a_revocation_is_an_error_and_nobody_is_half_revoked() {
+fn a_revocation_on_a_full_disk_is_an_error_without_effect() {
     let directory = directory();
-    // The largest file that the daemon can write: 8 KiB, and the signal that says so is ignored.
+    // The largest file that the daemon can write: 8 KiB, and the signal for that is ignored.
     let limited = "trap '' XFSZ; ulimit -f 8; exec \"$0\"";
     let mut shell = Command::new("bash");
     shell.args(["-c", limited, env!("CARGO_BIN_EXE_wshubd")]);
@@ -251,7 +251,7 @@ fn where_the_disk_is_full_a_revocation_is_an_error_and_nobody_is_half_revoked() 
 }
 
 #[test]
-fn a_start_that_cannot_know_who_is_revoked_fails_and_says_what_to_do() {
+fn a_start_with_unreadable_revocations_fails_with_advice() {
     let mut daemon = Daemon::start();
     let mut worker = daemon.worker();
     for user in ["eve", "zoe"] {
@@ -273,7 +273,7 @@ fn a_start_that_cannot_know_who_is_revoked_fails_and_says_what_to_do() {
         assert!(said.contains("would be taken again") && said.contains("remove it"), "{said}");
     }
     assert!(!daemon.directory.join("wshubd/worker.sock").exists(), "nobody is let in");
-    // A last line that is not whole was never answered; that is told, and the rest counts.
+    // A last line that is not whole was never answered; that is logged, and the rest counts.
     std::fs::write(&file, &whole[..whole.len() - 3]).unwrap();
     daemon.start_again();
     assert_eq!(daemon.comes(&daemon.issued("eve", -5)), "token_revoked");
@@ -295,7 +295,7 @@ fn a_start_that_cannot_know_who_is_revoked_fails_and_says_what_to_do() {
 }
 
 #[test]
-fn an_administrator_by_token_asks_over_a_websocket_and_nobody_else_does() {
+fn an_admin_token_administers_over_a_websocket() {
     let daemon = Daemon::start();
     let rights = json!({"subscribe": ["*"], "admin": true});
     let root = daemon.signed(&json!({"sub": "root", "jti": "r", "iat": this_second(), "wshub": rights}));
@@ -317,7 +317,7 @@ fn an_administrator_by_token_asks_over_a_websocket_and_nobody_else_does() {
 }
 
 #[test]
-fn a_back_end_sends_two_hundred_lines_in_one_packet_and_all_are_taken() {
+fn two_hundred_lines_in_one_packet_are_all_accepted() {
     let daemon = Daemon::start();
     let limits = json!({"rate": 1000, "burst": 1000});
     let mut agent = daemon.lets_in(&daemon.signed(&json!({"sub": "agent", "wshub_limits": limits})));
@@ -335,7 +335,7 @@ fn a_back_end_sends_two_hundred_lines_in_one_packet_and_all_are_taken() {
 }
 
 #[test]
-fn a_revocation_tells_how_many_tokens_of_the_future_it_does_not_reach() {
+fn a_revocation_counts_the_future_tokens_it_does_not_reach() {
     let daemon = Daemon::start();
     let ahead = daemon.issued("eve", 300);
     let (mut now, mut later) = (daemon.lets_in(&daemon.issued("eve", -5)), daemon.lets_in(&ahead));
@@ -351,7 +351,7 @@ fn a_revocation_tells_how_many_tokens_of_the_future_it_does_not_reach() {
 }
 
 #[test]
-fn a_reload_with_a_shorter_time_for_revocations_says_what_that_means() {
+fn a_reload_with_a_shorter_revocation_time_warns() {
     let mut daemon = Daemon::configured("");
     let mut worker = daemon.worker();
     revoke(&mut worker, "eve");

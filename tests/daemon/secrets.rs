@@ -1,4 +1,4 @@
-//! Files of keys and secrets: which of them stop a start, and where their contents never show.
+//! Files of keys and secrets: which of them stop a start, and that their contents never show.
 
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::process::Stdio;
@@ -15,7 +15,7 @@ enum Kind {
     Configured,
 }
 
-/// What a daemon says that does not start because of this file.
+/// The error of a daemon that does not start because of this file.
 fn refused(name: &str, kind: Kind, text: Option<&str>, mode: u32) -> String {
     let directory = directory();
     let place = directory.join("wshubd");
@@ -49,7 +49,7 @@ fn refused(name: &str, kind: Kind, text: Option<&str>, mode: u32) -> String {
 }
 
 #[test]
-fn a_secret_that_is_not_fit_stops_the_start_and_is_named() {
+fn an_unfit_secret_stops_the_start_and_is_named() {
     let fit = "0123456789abcdef0123456789abcdef";
     for name in ["jwt.key", "broadcast.secret"] {
         for kind in [Kind::Generated, Kind::Configured] {

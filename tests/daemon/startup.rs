@@ -1,4 +1,4 @@
-//! What a start needs, and what it and `--check` say where it is not there.
+//! The conditions of a start, and the reports of it and of `--check` where one is missing.
 
 use std::fs;
 use std::fs::Permissions;
@@ -33,7 +33,7 @@ impl Closed {
         Self(directory)
     }
 
-    /// Runs it as a user who may not write there: exit code, and what it says.
+    /// Runs it as a user who may not write there: exit code, and output.
     fn run(&self, words: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {
         let output = self.command(words, variables).output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
@@ -58,7 +58,7 @@ impl Drop for Closed {
     }
 }
 
-/// What `--check` says: exit code, standard output and errors.
+/// The result of `--check`: exit code, standard output and errors.
 fn check(directory: &PathBuf, variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
     let mut asked = command(directory);
     let output =
@@ -73,7 +73,7 @@ fn names(directory: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_state_directory_that_cannot_be_made_says_why_and_exits_73() {
+fn a_state_directory_that_cannot_be_made_exits_73() {
     let closed = Closed::new();
     for words in [&[][..], &["--check"]] {
         let (code, said) = closed.run(words, &[("XDG_RUNTIME_DIR", "/tmp")]);
@@ -92,7 +92,7 @@ fn a_state_directory_that_cannot_be_made_says_why_and_exits_73() {
 }
 
 #[test]
-fn a_state_directory_that_is_no_directory_is_told() {
+fn a_state_directory_that_is_no_directory_is_reported() {
     let directory = directory();
     fs::write(directory.join("wshubd"), "").unwrap();
     let elsewhere = [("XDG_RUNTIME_DIR", "/nonexistent"), ("WSHUBD_LISTEN__WORKER", "/tmp/none.sock")];
@@ -107,7 +107,7 @@ fn a_state_directory_that_is_no_directory_is_told() {
 }
 
 #[test]
-fn a_worker_socket_that_cannot_be_made_is_told_by_a_check() {
+fn a_check_reports_a_worker_socket_that_cannot_be_made() {
     let closed = Closed::new();
     let state = std::env::temp_dir().join(format!("wshubd-none-{}", std::process::id()));
     let state = ("WSHUBD_STATE__DIRECTORY", state.to_str().unwrap());
@@ -188,7 +188,7 @@ fn a_check_by_root_tries_what_the_daemons_user_may_read() {
 }
 
 #[test]
-fn a_check_leaves_no_trace_and_says_what_it_could_not_try() {
+fn a_check_leaves_no_file_and_reports_what_it_skipped() {
     let directory = directory();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
@@ -213,7 +213,7 @@ fn a_check_leaves_no_trace_and_says_what_it_could_not_try() {
 }
 
 #[test]
-fn a_check_beside_the_daemon_finds_its_socket_and_disturbs_nobody() {
+fn a_check_beside_the_running_daemon_disturbs_nobody() {
     let daemon = Daemon::start();
     let mut ada = daemon.client("ada");
     let (code, told, said) = check(&daemon.directory, &[]);
@@ -225,7 +225,7 @@ fn a_check_beside_the_daemon_finds_its_socket_and_disturbs_nobody() {
 }
 
 #[test]
-fn variables_of_kubernetes_stop_no_start_and_are_told_in_one_line() {
+fn kubernetes_variables_stop_no_start_and_are_one_warning() {
     let directory = directory();
     let mut daemon = command(&directory);
     daemon.envs([
@@ -246,7 +246,7 @@ fn variables_of_kubernetes_stop_no_start_and_are_told_in_one_line() {
 }
 
 #[test]
-fn what_is_shown_says_which_files_were_read() {
+fn show_names_the_files_that_were_read() {
     let directory = directory();
     fs::write(directory.join("wshubd.toml"), "[limits]\nburst = 7\n").unwrap();
     let shown = by_file(&directory).arg("--show").stdout(Stdio::piped()).output().unwrap();
@@ -260,7 +260,7 @@ fn what_is_shown_says_which_files_were_read() {
     fs::remove_dir_all(directory).unwrap();
 }
 
-/// A daemon that may have so many files open, and what it says before it has started.
+/// A daemon that may have so many files open, and its log before it has started.
 fn with_files(directory: &PathBuf, files: u64, connections: usize) -> (Daemon, Vec<String>) {
     let daemon = command(directory);
     let mut shell = Command::new("/bin/sh");
@@ -274,7 +274,7 @@ fn with_files(directory: &PathBuf, files: u64, connections: usize) -> (Daemon, V
 }
 
 #[test]
-fn the_limit_of_open_files_is_raised_and_told_where_it_is_too_low() {
+fn the_open_file_limit_is_raised_and_reported_if_too_low() {
     for (connections, is_told) in [(1000, true), (100, false)] {
         let (daemon, before) = with_files(&directory(), 256, connections);
         let told =
@@ -288,7 +288,7 @@ fn the_limit_of_open_files_is_raised_and_told_where_it_is_too_low() {
 }
 
 #[test]
-fn the_limit_of_files_is_enough_for_as_many_as_is_told() {
+fn the_open_file_limit_suffices_for_the_reported_number() {
     let (mut daemon, before) = with_files(&directory(), 100, 1000);
     let enough = |lines: &[String]| -> usize {
         let line = lines.iter().find_map(|line| line.split_once("which is enough for ")).unwrap().1;
@@ -297,7 +297,7 @@ fn the_limit_of_files_is_enough_for_as_many_as_is_told() {
     let told = enough(&before);
     let clients: Vec<_> = (0..told).map(|_| daemon.client_at("/ws")).collect();
     // All are taken but those that are kept back, a quarter; the store may have ended, and
-    // whoever runs the test may have left one open.
+    // the test runner may have left one open.
     let open = daemon.descriptors();
     assert!((73..=76).contains(&open), "{open} are open with {told} clients");
     // Who is connected counts as little for the next warning as for the first.
@@ -308,7 +308,7 @@ fn the_limit_of_files_is_enough_for_as_many_as_is_told() {
     drop(clients);
 }
 
-/// What a check and a start say as the user who owns the state: with an exit code, where
+/// The output of a check and a start as the user who owns the state: with an exit code, where
 /// one has ended by itself.
 fn tried_and_started(closed: &Closed, state: &Path) -> [(Option<i32>, String); 2] {
     let worker = state.join("worker.sock");
@@ -332,7 +332,7 @@ fn tried_and_started(closed: &Closed, state: &Path) -> [(Option<i32>, String); 2
 }
 
 #[test]
-fn what_belongs_to_another_user_in_the_state_directory_is_told() {
+fn foreign_files_in_the_state_directory_are_reported() {
     // Nobody else may give files away.
     if !is_root() {
         return;
@@ -383,7 +383,7 @@ fn what_belongs_to_another_user_in_the_state_directory_is_told() {
 }
 
 #[test]
-fn a_state_directory_that_others_may_write_is_told_with_what_closes_it() {
+fn a_writable_state_directory_is_reported_with_its_remedy() {
     let directory = directory();
     let state = directory.join("wshubd");
     fs::create_dir_all(state.join("store")).unwrap();
@@ -431,7 +431,7 @@ fn a_state_directory_that_others_may_write_is_told_with_what_closes_it() {
 }
 
 #[test]
-fn so_many_mistakes_close_a_connection_as_a_reload_says() {
+fn the_error_limit_of_a_reload_closes_connections() {
     let daemon = Daemon::by_file("[listen]\nhttp = \"127.0.0.1:0\"\n[limits]\nerrors = 2\n");
     let mut ada = daemon.client("ada");
     ada.say(json!({"action": "dance"}));

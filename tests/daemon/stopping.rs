@@ -1,4 +1,4 @@
-//! How the program starts and ends.
+//! Start and stop of the program.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -14,7 +14,7 @@ use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use crate::bench::{Daemon, PATIENCE, command};
 
 #[test]
-fn a_stop_says_goodbye_and_exits_with_0() {
+fn a_stop_sends_bye_and_exits_with_0() {
     let mut daemon = Daemon::start();
     let mut ada = daemon.client("ada");
 
@@ -31,14 +31,14 @@ fn a_stop_says_goodbye_and_exits_with_0() {
 }
 
 #[test]
-fn a_body_that_is_on_its_way_when_the_daemon_ends_is_answered_with_503() {
+fn an_unfinished_body_at_a_stop_is_answered_with_503() {
     let daemon = Daemon::start();
     let mut stream = TcpStream::connect(daemon.address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let headers =
         format!("Host: localhost\r\nAuthorization: Bearer {}\r\nContent-Length: 9", daemon.secret());
     write!(stream, "POST /broadcast HTTP/1.1\r\n{headers}\r\nExpect: 100-continue\r\n\r\n{{").unwrap();
-    // It waits for the body once it has said that.
+    // It waits for the body once it has sent that.
     let mut goes_on = [0; "HTTP/1.1 100 Continue\r\n\r\n".len()];
     stream.read_exact(&mut goes_on).unwrap();
     daemon.signal(Signal::TERM);
@@ -50,7 +50,7 @@ fn a_body_that_is_on_its_way_when_the_daemon_ends_is_answered_with_503() {
 }
 
 #[test]
-fn who_stops_it_as_soon_as_it_says_started_is_heard() {
+fn a_signal_right_after_started_stops_the_daemon() {
     for _ in 0..10 {
         let mut daemon = Daemon::start();
         daemon.stop();
@@ -61,7 +61,7 @@ fn who_stops_it_as_soon_as_it_says_started_is_heard() {
 }
 
 #[test]
-fn a_group_that_is_not_there_is_named_with_its_line() {
+fn an_unknown_group_is_named_with_its_line() {
     let directory = crate::bench::directory();
     let file = directory.join("wshubd.toml");
     std::fs::write(&file, "[worker]\nadmins = [\"@no-such-group\"]\n").unwrap();
@@ -76,7 +76,7 @@ fn a_group_that_is_not_there_is_named_with_its_line() {
 }
 
 #[test]
-fn a_terminal_that_goes_away_stops_it_as_it_should() {
+fn sighup_of_a_closed_terminal_stops_it() {
     let directory = crate::bench::directory();
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let screen = openpt(flags).unwrap();
@@ -97,7 +97,7 @@ fn a_terminal_that_goes_away_stops_it_as_it_should() {
 }
 
 #[test]
-fn a_second_daemon_is_told_that_one_is_running() {
+fn a_second_daemon_reports_that_one_is_running() {
     let daemon = Daemon::start();
 
     let mut second = command(&daemon.directory).spawn().unwrap();
@@ -110,7 +110,7 @@ fn a_second_daemon_is_told_that_one_is_running() {
 }
 
 #[test]
-fn a_socket_that_somebody_listens_at_is_left_alone_however_busy() {
+fn a_socket_with_a_busy_listener_is_left_alone() {
     use socket2::{Domain, SockAddr, Socket, Type};
     for (kind, words) in [(Type::STREAM, "already running"), (Type::SEQPACKET, "another type")] {
         let directory = crate::bench::directory();
@@ -148,7 +148,7 @@ fn a_socket_that_somebody_listens_at_is_left_alone_however_busy() {
 }
 
 #[test]
-fn other_files_at_the_workers_path_are_left_alone() {
+fn other_files_at_the_worker_path_are_left_alone() {
     let directory = crate::bench::directory();
     let place = directory.join("wshubd");
     std::fs::DirBuilder::new().mode(0o700).create(&place).unwrap();
@@ -203,7 +203,7 @@ fn other_files_at_the_workers_path_are_left_alone() {
 }
 
 #[test]
-fn what_a_killed_daemon_leaves_for_a_moment_does_not_keep_the_next_one_from_starting() {
+fn leftovers_of_a_killed_daemon_do_not_block_the_next_start() {
     let directory = crate::bench::directory();
     let state = directory.join("wshubd");
     std::fs::DirBuilder::new().mode(0o700).create(&state).unwrap();
@@ -227,7 +227,7 @@ fn what_a_killed_daemon_leaves_for_a_moment_does_not_keep_the_next_one_from_star
 }
 
 #[test]
-fn a_mistake_in_the_configuration_names_its_line_and_exits_with_78() {
+fn a_configuration_mistake_names_its_line_and_exits_with_78() {
     let directory = crate::bench::directory();
     let file = directory.join("wshubd.toml");
     std::fs::write(&file, "[limits]\nburst = 5\nrequests_per_secnd = 3\n").unwrap();
@@ -241,7 +241,7 @@ fn a_mistake_in_the_configuration_names_its_line_and_exits_with_78() {
 }
 
 #[test]
-fn keys_are_generated_once_and_for_the_daemon_alone() {
+fn keys_are_generated_once_and_readable_by_the_daemon_alone() {
     let daemon = Daemon::start();
     for name in ["jwt.key", "broadcast.secret"] {
         let path = daemon.directory.join("wshubd").join(name);
@@ -252,7 +252,7 @@ fn keys_are_generated_once_and_for_the_daemon_alone() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_ends_nothing() {
+fn a_log_without_a_reader_stops_nothing() {
     let mut daemon = Daemon::start();
     daemon.close_log();
     let mut ada = daemon.client("ada");
@@ -264,7 +264,7 @@ fn a_log_that_nobody_reads_ends_nothing() {
 }
 
 #[test]
-fn a_log_that_is_full_stops_nothing() {
+fn a_full_log_stops_nothing() {
     let mut daemon = Daemon::start();
     // Nobody reads the pipe: what does not fit into it is dropped. Each worker that
     // leaves an operation behind is worth a line.
@@ -282,7 +282,7 @@ fn a_log_that_is_full_stops_nothing() {
 }
 
 #[test]
-fn whoever_connects_as_soon_as_that_is_possible_finds_keys_and_secrets() {
+fn keys_and_secrets_exist_before_the_first_connection() {
     let directory = crate::bench::directory();
     // Free a moment ago.
     let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

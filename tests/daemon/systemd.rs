@@ -1,4 +1,4 @@
-//! What systemd passes to the daemon, and hears from it.
+//! The interface to systemd: passed sockets, readiness, status, watchdog.
 
 use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read};
@@ -47,7 +47,7 @@ fn stop(mut child: Child) {
 }
 
 #[test]
-fn sockets_of_systemd_are_used_by_name_and_stay_when_the_daemon_goes() {
+fn systemd_sockets_are_matched_by_name_and_left_in_place() {
     let directory = directory();
     let http = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = http.local_addr().unwrap();
@@ -78,7 +78,7 @@ fn sockets_of_systemd_are_used_by_name_and_stay_when_the_daemon_goes() {
 }
 
 #[test]
-fn an_address_that_counts_for_nothing_beside_the_sockets_of_systemd_is_told() {
+fn an_address_overridden_by_systemd_sockets_is_reported() {
     let directory = directory();
     let http = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = http.local_addr().unwrap();
@@ -95,7 +95,7 @@ fn an_address_that_counts_for_nothing_beside_the_sockets_of_systemd_is_told() {
 }
 
 #[test]
-fn a_name_that_nobody_knows_and_one_that_is_missing_are_told_in_a_line_each() {
+fn unknown_and_missing_socket_names_are_reported() {
     let directory = directory();
     let unknown = UnixListener::bind(directory.join("unknown.sock")).unwrap();
     let worker = UnixListener::bind(directory.join("passed.sock")).unwrap();
@@ -113,7 +113,7 @@ fn a_name_that_nobody_knows_and_one_that_is_missing_are_told_in_a_line_each() {
 }
 
 #[test]
-fn an_address_that_counts_for_nothing_blocks_no_reload_and_is_told() {
+fn an_overridden_address_does_not_block_a_reload() {
     let directory = directory();
     let http = TcpListener::bind("127.0.0.1:0").unwrap();
     let path = directory.join("passed.sock");
@@ -140,7 +140,7 @@ fn an_address_that_counts_for_nothing_blocks_no_reload_and_is_told() {
 }
 
 #[test]
-fn what_is_no_listening_socket_is_a_mistake_of_the_configuration() {
+fn a_passed_descriptor_that_does_not_listen_is_a_mistake() {
     let directory = directory();
     let (one, _other) = UnixStream::pair().unwrap();
     let worker = UnixListener::bind(directory.join("passed.sock")).unwrap();
@@ -154,13 +154,13 @@ fn what_is_no_listening_socket_is_a_mistake_of_the_configuration() {
 }
 
 #[test]
-fn what_was_passed_to_another_process_is_left_alone() {
+fn descriptors_for_another_process_are_left_alone() {
     let daemon = Daemon::with(&[("LISTEN_PID", "1"), ("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", "http")]);
 
     assert_eq!(daemon.http("GET /healthz", &[], "").0, 200);
 }
 
-/// Whoever hears what systemd would.
+/// A notification socket in the place of systemd's.
 struct Overseer(UnixDatagram);
 
 impl Overseer {
@@ -193,7 +193,7 @@ impl Overseer {
 }
 
 #[test]
-fn systemd_hears_that_it_is_ready_how_it_stands_and_that_it_ends() {
+fn systemd_gets_ready_status_and_stopping() {
     let elsewhere = directory();
     let overseer = Overseer::listen(&elsewhere);
     let socket = elsewhere.join("notify");
@@ -216,10 +216,10 @@ fn systemd_hears_that_it_is_ready_how_it_stands_and_that_it_ends() {
 
 #[cfg(feature = "store")]
 #[test]
-fn systemd_hears_that_reading_what_is_kept_takes_longer() {
+fn systemd_gets_more_time_while_the_store_is_read() {
     let elsewhere = directory();
     let overseer = Overseer::listen(&elsewhere);
-    // Whoever reads that waits for somebody to write it.
+    // A read of that blocks until it is written to.
     let note = elsewhere.join("wshubd/store/00000000.trouble");
     std::fs::create_dir_all(note.parent().unwrap()).unwrap();
     assert!(Command::new("mkfifo").arg(&note).status().unwrap().success());
@@ -237,7 +237,7 @@ fn systemd_hears_that_reading_what_is_kept_takes_longer() {
 
 #[cfg(feature = "store")]
 #[test]
-fn systemd_hears_what_is_wrong_with_the_store() {
+fn systemd_gets_the_state_of_the_store() {
     let elsewhere = directory();
     let overseer = Overseer::listen(&elsewhere);
     let socket = elsewhere.join("notify");
@@ -254,7 +254,7 @@ fn systemd_hears_what_is_wrong_with_the_store() {
 }
 
 #[test]
-fn a_watchdog_is_fed_by_an_idle_daemon() {
+fn an_idle_daemon_feeds_the_watchdog() {
     let elsewhere = directory();
     let overseer = Overseer::listen(&elsewhere);
     let socket = elsewhere.join("notify");
@@ -266,7 +266,7 @@ fn a_watchdog_is_fed_by_an_idle_daemon() {
 }
 
 /// What `ExecStop=` runs at a restart, where systemd would start the daemon anew with
-/// these arguments: what it says.
+/// these arguments: its output.
 fn before_a_restart(daemon: &Daemon, arguments: &str) -> String {
     let elsewhere = directory();
     let program = env!("CARGO_BIN_EXE_wshubd");
@@ -286,7 +286,7 @@ fn before_a_restart(daemon: &Daemon, arguments: &str) -> String {
 }
 
 #[test]
-fn a_restart_that_nobody_would_survive_is_a_stop_and_says_why() {
+fn a_restart_that_would_fail_is_a_stop_with_its_reason() {
     let mut daemon = Daemon::start();
     let mut ada = daemon.client("ada");
     daemon.write("wrong.toml", "[limits]\nburts = 5\n");
@@ -301,12 +301,12 @@ fn a_restart_that_nobody_would_survive_is_a_stop_and_says_why() {
 }
 
 #[test]
-fn a_restart_that_the_next_daemon_agrees_with_is_announced() {
+fn a_restart_the_next_daemon_accepts_is_announced() {
     let mut daemon = Daemon::start();
     let mut ada = daemon.client("ada");
     assert_eq!(before_a_restart(&daemon, ""), "");
     daemon.signal(Signal::TERM);
-    // No systemd is there that would keep the connection: they are told to come back at once.
+    // No systemd is there that would keep the connections: they are closed to reconnect at once.
     assert_eq!(ada.closed_with(), 4200);
     drop(ada);
     assert_eq!(daemon.ended().0, Some(0));

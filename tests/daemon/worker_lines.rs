@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::bench::{Daemon, stats};
 
 #[test]
-fn nul_in_a_line_is_an_error_and_the_next_line_is_heard() {
+fn nul_in_a_line_is_an_error_and_the_next_line_is_read() {
     let daemon = Daemon::start();
     let mut worker = daemon.worker();
     let broken = [
@@ -68,7 +68,7 @@ fn data_that_looks_like_a_frame_stays_one_value_on_one_line() {
 }
 
 #[test]
-fn descriptors_beside_lines_are_closed_and_the_lines_heard() {
+fn descriptors_beside_lines_are_closed_and_the_lines_read() {
     const LINES: usize = 300;
     let daemon = Daemon::with(&[("WSHUBD_STATE__STORE", "memory")]);
     let mut worker = daemon.worker();

@@ -1,4 +1,4 @@
-//! wshubctl against the daemon: publish, listen, and stop a real command.
+//! wshubctl against the daemon: publish, subscribe, and interrupt a real command.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -40,7 +40,7 @@ fn exists(pid: &Value) -> bool {
 }
 
 #[test]
-fn both_programs_say_which_version_they_are_and_what_was_built_in() {
+fn both_programs_print_version_and_features() {
     let sign = |feature: Feature| if feature.is_built_in { '+' } else { '-' };
     let (keys, store) = (sign(PUBLIC_KEYS), sign(STORE));
     for (name, program) in
@@ -54,7 +54,7 @@ fn both_programs_say_which_version_they_are_and_what_was_built_in() {
 }
 
 #[test]
-fn what_one_publishes_another_hears_in_order() {
+fn a_subscriber_receives_published_lines_in_order() {
     let daemon = Daemon::start();
     let mut publish = wshubctl(&daemon, &["pub", "-v", "logs"]);
     let mut input = publish.stdin.take().unwrap();
@@ -69,7 +69,7 @@ fn what_one_publishes_another_hears_in_order() {
 }
 
 #[test]
-fn pressing_stop_kills_the_command_and_all_its_children() {
+fn interrupt_kills_the_command_and_all_its_children() {
     let daemon = Daemon::start();
     let (mut ada, mut ben) = (daemon.client("ada"), daemon.client("ben"));
     ada.subscribe("jobs");
@@ -95,7 +95,7 @@ fn pressing_stop_kills_the_command_and_all_its_children() {
 }
 
 #[test]
-fn a_commands_own_end_is_told_with_its_exit_status() {
+fn a_commands_own_end_is_published_with_its_exit_status() {
     let daemon = Daemon::start();
     let mut ada = daemon.client("ada");
     ada.subscribe("jobs");
@@ -106,7 +106,7 @@ fn a_commands_own_end_is_told_with_its_exit_status() {
     assert_eq!(printed(run, 3), "done\n");
 }
 
-/// What `run` says of itself, until it says this.
+/// The lines of `run` itself, up to this one.
 fn said(errors: &mut impl BufRead, what: &str) {
     let mut line = String::new();
     while !line.contains(what) {
@@ -136,7 +136,7 @@ fn outlived(end: impl FnOnce(&mut Daemon)) {
     daemon.start_again();
     said(&mut errors, "wshubd is back");
 
-    // Nobody heard it meanwhile, so that it was kept for who comes now.
+    // It was not delivered meanwhile, and so kept for the next subscriber.
     let mut ada = daemon.client("ada");
     ada.subscribe("jobs");
     let mut expected = 1;
@@ -161,17 +161,17 @@ fn outlived(end: impl FnOnce(&mut Daemon)) {
 }
 
 #[test]
-fn a_command_outlives_a_restart_of_the_daemon_and_can_be_stopped_after_it() {
+fn a_command_outlives_a_restart_and_can_be_interrupted() {
     outlived(Daemon::stop);
 }
 
 #[test]
-fn a_command_outlives_the_sudden_death_of_the_daemon_and_can_be_stopped_after_it() {
+fn a_command_outlives_a_kill_and_can_be_interrupted() {
     outlived(Daemon::kill);
 }
 
 #[test]
-fn a_listener_goes_on_with_the_next_daemon() {
+fn a_subscriber_reconnects_to_the_next_daemon() {
     let mut daemon = Daemon::start();
     let mut sub = wshubctl(&daemon, &["sub", "-n", "2", "jobs"]);
     let mut output = BufReader::new(sub.stdout.take().unwrap()).lines();

@@ -1,4 +1,4 @@
-//! wshubctl in the hands of an administrator, against the daemon.
+//! The administration commands of wshubctl, against the daemon.
 
 use std::io::{BufRead, BufReader, Write};
 
@@ -13,7 +13,7 @@ fn listed(daemon: &Daemon, words: &[&str]) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// What it says when it fails with `code`.
+/// Its standard error when it fails with `code`.
 fn complaint(daemon: &Daemon, words: &[&str], code: i32) -> String {
     let output = wshubctl(daemon, words).wait_with_output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
@@ -21,7 +21,7 @@ fn complaint(daemon: &Daemon, words: &[&str], code: i32) -> String {
     said
 }
 
-/// Whether the daemon takes a token, and what it says of it.
+/// Whether the daemon accepts a token, and its reason.
 fn checked(daemon: &Daemon, token: &str, code: i32) -> Value {
     let mut child = wshubctl(daemon, &["token", "check"]);
     child.stdin.take().unwrap().write_all(token.as_bytes()).unwrap();
@@ -34,7 +34,7 @@ fn is_sent_away(mut client: Client) {
 }
 
 #[test]
-fn an_administrator_sees_who_is_connected_and_from_where() {
+fn an_administrator_lists_connections_with_their_addresses() {
     let daemon = Daemon::start();
     let mut ada = daemon.client("ada");
     ada.subscribe("logs");
@@ -54,7 +54,7 @@ fn an_administrator_sees_who_is_connected_and_from_where() {
 }
 
 #[test]
-fn a_connection_that_does_not_read_comes_first_with_what_waits_for_it() {
+fn the_slowest_connection_is_listed_first_with_its_queue() {
     let daemon = Daemon::start();
     let (_ben, mut ada) = (daemon.client("ben"), daemon.client("ada"));
     ada.subscribe("logs");
@@ -73,7 +73,7 @@ fn a_connection_that_does_not_read_comes_first_with_what_waits_for_it() {
 }
 
 #[test]
-fn an_administrator_sees_what_is_kept_for_whom_and_drops_it() {
+fn an_administrator_lists_and_purges_kept_messages() {
     let daemon = Daemon::start();
     printed(wshubctl(&daemon, &["pub", "quiet", "x"]), 0);
     printed(wshubctl(&daemon, &["pub", "loud", &"x".repeat(1000)]), 0);
@@ -96,7 +96,7 @@ fn an_administrator_sees_what_is_kept_for_whom_and_drops_it() {
 }
 
 #[test]
-fn an_administrator_ends_the_connection_that_the_list_names_or_all_of_a_user() {
+fn an_administrator_closes_a_listed_connection_or_a_user() {
     let daemon = Daemon::start();
     let (ada, ben, other) = (daemon.client("ada"), daemon.client("ben"), daemon.client("ben"));
     let id = listed(&daemon, &["connections", "--user", "ada"])[0]["connection_id"].clone();
@@ -112,7 +112,7 @@ fn an_administrator_ends_the_connection_that_the_list_names_or_all_of_a_user() {
 }
 
 #[test]
-fn a_token_is_judged_by_the_daemon_that_made_it_and_by_no_other() {
+fn a_token_is_checked_by_the_daemon_that_made_it_alone() {
     let (daemon, stranger) = (Daemon::start(), Daemon::start());
     let token = printed(wshubctl(&daemon, &["token", "new", "--user", "ada", "--ttl", "1h"]), 0);
 
@@ -126,7 +126,7 @@ fn a_token_is_judged_by_the_daemon_that_made_it_and_by_no_other() {
 }
 
 #[test]
-fn what_must_be_stored_is_refused_by_a_daemon_that_keeps_in_memory() {
+fn durable_is_refused_by_a_daemon_without_a_store() {
     let daemon = Daemon::with(&[("WSHUBD_STATE__STORE", "memory")]);
     let said = complaint(&daemon, &["pub", "--durable", "logs", "x"], 1);
     assert!(said.starts_with("wshubctl: not stored: ") && said.contains("store_unavailable"), "{said}");
@@ -134,7 +134,7 @@ fn what_must_be_stored_is_refused_by_a_daemon_that_keeps_in_memory() {
 }
 
 #[test]
-fn a_message_that_nobody_reads_in_time_exits_with_five_and_stays() {
+fn an_unread_message_exits_with_five_and_is_kept() {
     let daemon = Daemon::start();
     let words = ["pub", "--to", "ada", "--wait-read", "--timeout", "1ms", "hi"];
     assert_eq!(complaint(&daemon, &words, 5), "wshubctl: the message was not read within 1ms\n");
@@ -142,7 +142,7 @@ fn a_message_that_nobody_reads_in_time_exits_with_five_and_stays() {
 }
 
 #[test]
-fn a_message_is_waited_for_until_its_user_has_read_it() {
+fn wait_read_returns_when_the_user_has_read_it() {
     let daemon = Daemon::start();
     let mut ada = daemon.client_at(&format!("/ws?inbox=ack&token={}", daemon.token("ada")));
     let epoch = ada.hear_type("connection_established")["inbox"]["epoch"].clone();

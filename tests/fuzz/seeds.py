@@ -124,7 +124,7 @@ def configurations():
 
 
 def histories():
-    """Some that begin with peers who subscribe; the rest is for the fuzzer to find."""
+    """Some that begin with subscribing peers; the fuzzer finds the rest."""
     come, subscribe, publish = bytes([0, 0, 6]), [4, 0], [10, 1]
     for seed in range(12):
         state, steps = seed + 1, bytearray(come * 2 + bytes([0, 1, 0]))
@@ -141,7 +141,7 @@ def cut(texts):
 
 
 def words():
-    """What the page sets in code, by word."""
+    """The words that the page sets in code."""
     return sorted({word for code in re.findall(r"`([^`\n]+)`", PAGE) for word in re.findall(r"[\w:@.-]{2,}", code)})
 
 

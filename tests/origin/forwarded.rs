@@ -6,7 +6,7 @@ use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
 use proptest::prelude::*;
 use wshubd::config::Forwarded;
-use wshubd::edge::http::forwarded::{Proxies, Source};
+use wshubd::edge::http::forwarded::{Proxies, RequestSource};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -36,7 +36,7 @@ const TRUSTED: &[&str] = &["127.0.0.1", "10.0.0.0/8", "2001:db8:1::/48"];
 /// say in a way that counts.
 fn from(header: Forwarded, headers: &[(&str, &str)]) -> String {
     let headers = lines(headers);
-    let Source { address, is_named, is_hidden, is_local } =
+    let RequestSource { address, is_named, is_hidden, is_local } =
         proxies(TRUSTED, header).source(ip("127.0.0.1"), ip("127.0.0.1"), &headers);
     assert!(!is_local, "{headers:?}");
     let name = Forwarded::NAMES.iter().find(|(_, named)| *named == header).unwrap().0;
@@ -197,14 +197,14 @@ fn only_a_program_of_this_machine_is_local_and_no_proxy_for_others() {
 fn a_proxy_of_this_machine_that_nobody_has_named_is_told_of_once() {
     let (here, told) = (ip("::ffff:127.0.0.1"), lines(&[("X-Forwarded-For", "192.0.2.7")]));
     let unnamed = proxies(&["10.0.0.0/8"], Forwarded::XForwardedFor);
-    assert!(!unnamed.is_to_be_told(here, &lines(&[])), "a program of this machine");
-    assert!(!unnamed.is_to_be_told(ip("192.0.2.9"), &told), "anybody can send that");
-    assert!(unnamed.is_to_be_told(here, &told));
-    assert!(!unnamed.is_to_be_told(here, &told), "once");
+    assert!(!unnamed.take_warning(here, &lines(&[])), "a program of this machine");
+    assert!(!unnamed.take_warning(ip("192.0.2.9"), &told), "anybody can send that");
+    assert!(unnamed.take_warning(here, &told));
+    assert!(!unnamed.take_warning(here, &told), "once");
     let mut next = proxies(&[], Forwarded::Forwarded);
     next.remember(&unnamed);
-    assert!(!next.is_to_be_told(here, &told), "a reload is no news");
-    assert!(!proxies(TRUSTED, Forwarded::XForwardedFor).is_to_be_told(here, &told), "it is named");
+    assert!(!next.take_warning(here, &told), "a reload is no news");
+    assert!(!proxies(TRUSTED, Forwarded::XForwardedFor).take_warning(here, &told), "it is named");
 }
 
 proptest! {

@@ -1,13 +1,14 @@
 //! What `allowed_origins` may list, and what a page is told that is not in it.
 
-use wshubd::edge::http::origin::{Allowed, OriginPolicy};
+use wshubd::edge::http::origin::OriginPolicy;
 use wshubd::protocol::Reason;
+use wshubd::protocol::origin::AllowedOrigin;
 
 use super::{admits, admitted, listen};
 
 fn gate(origins: &[&str]) -> OriginPolicy {
     for origin in origins {
-        assert!(Allowed::parse(origin).is_ok(), "{origin}");
+        assert!(AllowedOrigin::parse(origin).is_ok(), "{origin}");
     }
     OriginPolicy::new(&listen(origins, &["hub.example.org"]), "box")
 }
@@ -95,11 +96,11 @@ fn a_wrong_entry_is_told_with_what_it_should_be() {
         "NULL",
         "*:3000",
     ] {
-        let wanted = Allowed::parse(wrong).unwrap_err();
+        let wanted = AllowedOrigin::parse(wrong).unwrap_err();
         assert!(wanted.contains("\"https://*.example.org\""), "{wrong:?}: {wanted}");
     }
     for wide in ["https://*", "https://*/", "https://*:8443", "https://*.org", "http://*.localhost"] {
-        let wanted = Allowed::parse(wide).unwrap_err();
+        let wanted = AllowedOrigin::parse(wide).unwrap_err();
         assert!(wanted.contains("at least two labels"), "{wide:?}: {wanted}");
     }
 }

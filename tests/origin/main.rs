@@ -6,11 +6,12 @@ mod listed;
 
 use hyper::HeaderMap;
 use hyper::header::{HOST, HeaderValue, ORIGIN};
-use wshubd::config::{Config, Environment, Listen};
-use wshubd::edge::http::origin::{HEALTH, OriginPolicy, OriginRefusal};
+use wshubd::config::{Config, Environment, ListenConfig};
+use wshubd::edge::http::origin::{OriginPolicy, OriginRefusal};
 use wshubd::protocol::Reason;
+use wshubd::protocol::routes::HEALTH;
 
-fn listen(origins: &[&str], hosts: &[&str]) -> Listen {
+fn listen(origins: &[&str], hosts: &[&str]) -> ListenConfig {
     let mut listen = Config::load(None, &Environment::new(1, [("CONFIGURATION_DIRECTORY", "/nonexistent")]))
         .unwrap()
         .config

@@ -1,8 +1,8 @@
-"""One user who asks for as much as the limits let him, and what everybody else notices of it.
+"""One user who requests as much as the limits allow, and the effect on everybody else.
 
-Each scene is one kind: small requests with large answers, very many who come back at once, free requests without end,
-reconnecting for a full bucket, pings, and keeping others out. Beside it somebody asks something small again and again. What a wall clock
-decides is bounded by ten times the aim, and printed.
+Each case is one kind of load: small requests with large answers, very many reconnects at once, free requests without end,
+reconnecting for a full bucket, pings, and connections that occupy all places. Beside it a bystander sends a small request
+again and again. What depends on a wall clock is bounded by ten times the aim, and printed.
 """
 
 import json
@@ -13,9 +13,9 @@ import sys
 import threading
 import time
 
-from hub import Hub, Worker
-from story import eventually, in_time, same, story, tell
-from wire import TEXT, Closed, Refused, Silence, frame
+from daemon import Hub, Worker
+from harness import case, eventually, in_time, run_cases, same
+from ws_client import TEXT, Closed, Refused, Silence, frame
 
 # What a machine that does other things as well may add to the longest wait.
 AIM_NEIGHBOUR, AIM_STALL = 0.05, 0.1
@@ -32,8 +32,8 @@ MISSED, READERS = 1000, int(os.environ.get("READERS", "500"))
 NEWCOMERS = int(os.environ.get("NEWCOMERS", "25"))
 
 
-class Neighbour:
-    """Somebody who asks for an answer again and again, in a process of its own."""
+class Bystander:
+    """A client that sends a small request again and again, in a process of its own."""
 
     def __init__(self, hub):
         self.path = hub.worker_path
@@ -106,16 +106,16 @@ def flood(connections, block, seconds):
     return sent, len(rest)
 
 
-@story("requests that name one channel 128 times, and nobody who reads the answers, make the daemon hold little")
+@case("128 times one channel in unread requests costs little memory")
 def amplified(hub):
     with hub.worker() as worker:
         for n in range(300):
-            worker.say({"action": "operation_start", "operation_id": f"op{n}", "channel": "room", "label": "l" * 200})
+            worker.send({"action": "operation_start", "operation_id": f"op{n}", "channel": "room", "label": "l" * 200})
         worker.ask({"action": "ping"})
         before, crowd = resident(hub), [hub.connect("mallory", rcvbuf=4096) for _ in range(100)]
         wish = {"channel": "room", "presence": True}
         block = text({"action": "subscribe", "channels": [wish] * 128}) * 6
-        with Neighbour(hub) as neighbour:
+        with Bystander(hub) as neighbour:
             for wire in crowd:
                 wire.sock.sendall(block)
             time.sleep(2)
@@ -126,25 +126,25 @@ def amplified(hub):
         most = len(crowd) * (512 << 10)
         assert grown < most, f"{len(block) * len(crowd) >> 10} KiB of requests made it grow by {grown >> 20} MiB"
         for n in range(300):
-            worker.say({"action": "operation_end", "operation_id": f"op{n}", "state": "completed"})
+            worker.send({"action": "operation_end", "operation_id": f"op{n}", "state": "completed"})
         worker.ask({"action": "ping"})
         return f"{len(block) * len(crowd) >> 10} KiB of requests: {grown / (1 << 20):.1f} MiB more; {neighbour.told()}"
 
 
-@story(f"{READERS} who come back at once and have missed {MISSED} messages cost little more than the same messages live")
+@case(f"{READERS} replays of {MISSED} messages cost as much as live ones")
 def catching_up(hub):
     tokens = [hub.token(f"user{n}") for n in range(50)]
     crowd = [hub.connect(token=tokens[n % 50]) for n in range(READERS)]
 
-    def hear(said):
-        """Until everybody has heard all that `said` makes the hub say; seconds of CPU, and the neighbour."""
+    def receive(said):
+        """Until every client has received all answers to `said`; seconds of CPU, and the bystander."""
         heard, poll, by = 0, select.epoll(), {}
         for wire in crowd:
             wire.sock.setblocking(False)
             poll.register(wire.sock.fileno(), select.EPOLLIN)
             by[wire.sock.fileno()] = wire
         began, before = time.monotonic(), processor(hub)
-        with Neighbour(hub) as neighbour:
+        with Bystander(hub) as neighbour:
             said()
             while heard < READERS * MISSED:
                 assert time.monotonic() - began < 60, f"{heard:,} of {READERS * MISSED:,} after 60 s"
@@ -159,15 +159,15 @@ def catching_up(hub):
     def publish():
         with hub.worker() as worker:
             for _ in range(MISSED // 20):
-                worker.say(b'{"channel":"history","event":"e","data":"%s"}\n' % (b"h" * 100) * 20)
+                worker.send(b'{"channel":"history","event":"e","data":"%s"}\n' % (b"h" * 100) * 20)
                 worker.ask({"action": "ping"})
 
     for wire in crowd:
-        wire.say({"action": "subscribe", "channel": "history"})
-        wire.hear("subscription_succeeded")
-    live, _ = hear(publish)
+        wire.send({"action": "subscribe", "channel": "history"})
+        wire.receive("subscription_succeeded")
+    live, _ = receive(publish)
     back = text({"action": "subscribe", "channel": "history", "since": {"epoch": "", "seq": 0}})
-    replayed, neighbour = hear(lambda: [wire.sock.sendall(back) for wire in crowd])
+    replayed, neighbour = receive(lambda: [wire.sock.sendall(back) for wire in crowd])
     for wire in crowd:
         wire.sock.close()
     ratio = replayed / live
@@ -175,7 +175,7 @@ def catching_up(hub):
     return f"{ratio:.2f} times the CPU of the same live (aim 1.5); {neighbour.told()}"
 
 
-@story("one user who asks on 100 connections for what is free keeps nobody waiting")
+@case("free requests on 100 connections delay nobody else")
 def free_of_charge(hub):
     told = []
     token = hub.token("eve")
@@ -186,7 +186,7 @@ def free_of_charge(hub):
     }
     for name, request in requests.items():
         crowd = [hub.connect(token=token) for _ in range(100)]
-        with Neighbour(hub) as neighbour:
+        with Bystander(hub) as neighbour:
             sent, left = flood(crowd, text(request) * 200, 3)
         for wire in crowd:
             wire.sock.close()
@@ -194,22 +194,22 @@ def free_of_charge(hub):
     return "; ".join(told)
 
 
-@story("who asks for 128 channels again and again on 100 connections is limited, and keeps nobody waiting")
+@case("128 channels again and again on 100 connections are limited")
 def all_channels_again(hub):
     crowd = [hub.connect("mallory") for _ in range(100)]
     wish = [{"channel": f"c{n}", "since": {"epoch": "", "seq": 0}} for n in range(128)]
-    with Neighbour(hub) as neighbour:
+    with Bystander(hub) as neighbour:
         flood(crowd, text({"action": "subscribe", "channels": wish}), 3)
     for wire in crowd:
         wire.sock.close()
     return neighbour.told()
 
 
-@story("who reconnects again and again asks no more than the user may")
+@case("reconnecting does not raise the request rate of a user")
 def reconnecting(hub):
     token, answered, opened = hub.token("trudy"), 0, 0
     end = time.monotonic() + 3
-    with Neighbour(hub) as neighbour:
+    with Bystander(hub) as neighbour:
         while time.monotonic() < end:
             try:
                 with hub.connect(token=token) as wire:
@@ -224,10 +224,10 @@ def reconnecting(hub):
     return f"{answered} requests over {opened} connections in 3 s (at most {most}); {neighbour.told()}"
 
 
-@story("connections that do nothing but ping are closed, and keep nobody waiting")
+@case("connections that only ping are closed and delay nobody else")
 def pinging(hub):
     crowd = [hub.connect(user=None, established=False) for _ in range(500)]
-    with Neighbour(hub) as neighbour:
+    with Bystander(hub) as neighbour:
         sent, left = flood(crowd, frame(0x9, b"") * 20000, 5)
     same(left, 0, "connections that are left")
     return f"{sent / 6:,.0f} pings; {neighbour.told()}"
@@ -257,7 +257,7 @@ def much_that_is_not_read(hub):
 
 
 def a_place(hub):
-    """A stranger that says nothing."""
+    """A silent connection without authentication."""
     return hub.connect(user=None, established=False)
 
 
@@ -312,7 +312,7 @@ ATTACKS = {
 }
 
 
-@story(f"{NEWCOMERS} with a token get in under each of four attacks")
+@case(f"{NEWCOMERS} with a token are admitted during each of 4 attacks")
 def newcomers(_):
     told = []
     for name, (kind, count, limits) in ATTACKS.items():
@@ -336,7 +336,7 @@ def newcomers(_):
     return "; ".join(told)
 
 
-@story("what is taken under attack is what is counted, to a fifth, and eight megabytes")
+@case("memory under attack matches what is counted, within a fifth")
 def counted(_):
     told = []
     for name, (kind, count) in {
@@ -363,4 +363,4 @@ def counted(_):
 if __name__ == "__main__" and len(sys.argv) > 1 and sys.argv[1].startswith("/"):
     ask_until_told(sys.argv[1])
 elif __name__ == "__main__":
-    tell(lambda: Hub(HISTORY))
+    run_cases(lambda: Hub(HISTORY))

@@ -1,6 +1,6 @@
 """The Autobahn test suite's fuzzing client against the daemon's own transport, as an echo server.
 
-The suite lives on PyPI and runs on CPython 2.7 alone; it gets a virtualenv of its own. Cases 12 and 13 are compression,
+The suite is on PyPI and runs on CPython 2.7 alone; it gets a virtualenv of its own. Cases 12 and 13 are compression,
 which the daemon does not offer. Text and binary are echoed by `examples/echo`, which raises the limits for case 9.
 """
 
@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from hub import ROOT, free_port
+from daemon import ROOT, free_port
 
 HERE = Path(__file__).resolve().parent
 VENV, TOOLS, OUT = HERE / ".venv27", HERE / ".venv-tools", HERE / "out"
@@ -102,7 +102,7 @@ def main():
         print(f"FAIL  {line}")
     failed = len({line.split(":")[0] for line in bad})
     print(f"{'ok  ' if not bad else 'FAIL'}  Autobahn: {len(results)} cases, {counts}, in {time.monotonic() - began:.0f} s")
-    # All that is asked for must have been run: a suite that ends early is no pass.
+    # All requested cases must have been run: a suite that ends early is no pass.
     missing = max(0, 301 - len(results))
     print(f"{len(results) - failed} passed, {failed + missing} failed")
     sys.exit(1 if bad or missing else 0)

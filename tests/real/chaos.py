@@ -1,9 +1,9 @@
-"""Load, limits and faults at random: what anybody has heard holds, and whatever was promised is there.
+"""Random load, limits and faults: a received position stays valid, and every promise is kept.
 
 CHAOS_ROUNDS sets how many rounds (180 in the long run), CHAOS_SEED repeats their plan. In every round saturating workers,
 bursts, many inboxes and durable publishers meet up to 200 subscribers that keep up, and hand-overs, kills of the daemon and
-of the process that owns its disk, starts that fail, second daemons, frozen and full disks break something. After each of
-them epoch and seq of all that was heard are held against all that was heard before. Needs root, for disks of its own.
+of its store process, failing starts, second daemons, frozen and full disks are the faults. After each of them epoch and seq
+of all received messages are compared with all that was received before. Needs root, for disks of its own.
 """
 
 import os
@@ -11,13 +11,13 @@ import random
 import signal
 import time
 
-import chaos_scenes  # noqa: F401  the scenes that random rounds do not reach quickly: they are told first
-from crowd import Crowd
-from heard import Book, Listener
-from kept import Cast, Device, Figures, Log, Passer, Pipe
-from loads import Loads, Pulse, bursts, inboxes, saturating
-from rough import Disk, Rough, hand_over_that_fails, start_that_fails, taken_port
-from story import same, story, tell
+import chaos_cases  # noqa: F401  its cases run first: random rounds do not reach them quickly
+from subscriber_pool import SubscriberPool
+from received_positions import Listener, PositionLedger
+from kept_messages import ChannelSubscriber, Device, Figures, Log, PipelinedPublisher, Workload
+from load_generators import Loads, Pulse, bursts, inboxes, saturating
+from fault_injection import Disk, FaultyDaemon, hand_over_that_fails, start_that_fails, taken_port
+from harness import case, run_cases, same
 
 ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "20"))
 SEED = int(os.environ.get("CHAOS_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
@@ -70,7 +70,7 @@ class Plan:
         if kind == "inboxes":
             return inboxes, rng.choice([300, INBOXES]), rng.choice([1, 100]), rng.random()
         size = round(2 ** rng.uniform(0, 16)) if kind == "sizes" else rng.choice([60_000, 200_000, 523_000])
-        # A machine carries so much to all who listen, and no more.
+        # A machine delivers so much to all subscribers, and no more.
         return saturating, channel, size, most, max(0.01, size * self.listeners / 2 / 100e6)
 
     def __str__(self):
@@ -78,34 +78,34 @@ class Plan:
         return f"round {self.number} on {self.place}: {self.listeners} listeners; {loads}; {', '.join(self.faults)}"
 
 
-class Owed:
-    """The part of `kept` that a stage needs: logs with promises, who says what to them and who fetches it."""
+class StoredMessages:
+    """The logs with promises, their publishers and their readers."""
 
     def __init__(self, figures):
-        self.figures, self.casts = figures, 0
+        self.figures, self.workloads = figures, 0
         self.inbox = Log("promised", {"user_id": "promised"}, 900)
         self.jobs = Log("owed", {"channel": "owed"}, 900)
         self.logs = [self.inbox, self.jobs]
 
     def start(self, hub, rng):
-        """Two who say durable messages, with names that nobody had before."""
-        self.cast, self.casts = Cast(), self.casts + 1
-        said = [Pipe(hub, self.logs, random.Random(rng.random()), f"cast{self.casts}-{n}", 1.0, self.figures, self.cast.going) for n in range(2)]
-        self.cast.start(*(publisher.run for publisher in said))
+        """Two durable publishers, with names that nobody had before."""
+        self.workload, self.workloads = Workload(), self.workloads + 1
+        said = [PipelinedPublisher(hub, self.logs, random.Random(rng.random()), f"load{self.workloads}-{n}", 1.0, self.figures, self.workload.going) for n in range(2)]
+        self.workload.start(*(publisher.run for publisher in said))
 
     def crash(self):
-        self.cast.crashing.set()
+        self.workload.crashing.set()
 
     def end(self, crashed):
-        self.cast.leaving.set()
-        self.cast.join()
+        self.workload.leaving.set()
+        self.workload.join()
         if crashed:
             for log in self.logs:
                 log.kept.clear()
 
     def verify(self, hub, rng):
-        """All that was answered stored comes, or is told to be lost."""
-        for kind, log, user in ((Patient, self.inbox, "promised"), (Waiting, self.jobs, "passer")):
+        """All that was answered stored is received, or announced as lost."""
+        for kind, log, user in ((InboxVerifier, self.inbox, "promised"), (BacklogVerifier, self.jobs, "passer")):
             owed = dict(log.stored)
             if owed:
                 reader = kind(hub, log, random.Random(rng.random()), user)
@@ -115,8 +115,8 @@ class Owed:
                 log.settle(owed)
 
 
-class Told:
-    """A reader that accepts the loss of what it is told to be lost, and goes when all that waits has come."""
+class LossTolerantReader:
+    """A reader that accepts announced losses, and leaves when all that waits has been received."""
 
     def visit(self, until, wanted=()):
         self.lost, self.missing, self.wanted = 0, set(), set(wanted)
@@ -140,39 +140,39 @@ class Told:
         )
 
 
-class Patient(Told, Device):
+class InboxVerifier(LossTolerantReader, Device):
     def arrive(self, wire):
         inbox = wire.hello["inbox"]
         self.epoch, self.here, self.unread, self.end = inbox["epoch"], [], [], inbox["seq"]
         if not inbox["waiting"]:
-            # What is lost is told all the same.
+            # A loss is announced all the same.
             for got in wire.until_pong():
                 self.frame(wire, got)
             if self.left:
                 self.over()
 
     def leave(self, wire):
-        wire.say({"action": "ack", "epoch": self.epoch, "seq": self.end})
+        wire.send({"action": "ack", "epoch": self.epoch, "seq": self.end})
         wire.until_pong()
 
 
-class Waiting(Told, Passer):
+class BacklogVerifier(LossTolerantReader, ChannelSubscriber):
     def arrive(self, wire):
-        wire.say({"action": "subscribe", "channel": self.log.target["channel"], "since": {"epoch": "", "seq": 0}})
-        got = wire.hear("subscription_succeeded")
+        wire.send({"action": "subscribe", "channel": self.log.target["channel"], "since": {"epoch": "", "seq": 0}})
+        got = wire.receive("subscription_succeeded")
         self.epoch, self.end = got["epoch"], got["seq"]
         if not got["seq"]:
             self.over()
 
 
-class Stage:
-    """One daemon over some rounds, with what was heard of it."""
+class ChaosRun:
+    """One daemon over some rounds, with all positions received from it."""
 
     def __init__(self, place, book, figures):
         self.place, self.book, self.figures = place, book, figures
         self.disk = Disk(96 << 20) if place == "a disk of its own" else None
-        self.hub = Rough(state=self.disk and self.disk.state, **PLACES[place])
-        self.owed, self.positions, self.found = Owed(figures), {}, []
+        self.hub = FaultyDaemon(state=self.disk and self.disk.state, **PLACES[place])
+        self.owed, self.positions, self.found = StoredMessages(figures), {}, []
         # The history's epochs: a new one may come only after a crash.
         self.epochs, self.crashed = {}, True
 
@@ -189,7 +189,7 @@ class Stage:
                 self.disk.__exit__(*failure)
 
     def listeners(self, plan):
-        """Some come for the first time, some where they were in the round before; some hear one of the many inboxes."""
+        """Some connect for the first time, some at their last position; some read one of the many inboxes."""
         rng = plan.rng
         for n in range(plan.listeners):
             if n % 5 == 4:
@@ -205,7 +205,7 @@ class Stage:
         crowd = loads = pulse = None
         listeners = {listener.user: listener for listener in self.listeners(plan)}
         try:
-            crowd = Crowd(self.hub, list(listeners.values()))
+            crowd = SubscriberPool(self.hub, list(listeners.values()))
             loads = Loads(self.hub.worker_path, plan.loads)
             pulse = self.pulse = Pulse(self.hub)
             self.owed.start(self.hub, plan.rng)
@@ -264,7 +264,7 @@ class Stage:
         self.crashed = False
 
     def left_out(self, log, epoch, first, end):
-        """Positions that nobody heard in this round. Only behind a crash may there be some that were never given out."""
+        """Positions that nobody received in this round. Only after a crash may there be some that were never assigned."""
         heard = self.book.heard_between((self.place, log, epoch), first, end)
         if heard or epoch == self.epochs.get(log, [epoch])[0]:
             self.found.append(f"{log}, epoch {epoch}: {heard or first} is left out before {end}, and no gap tells of it")
@@ -379,12 +379,12 @@ class Stage:
 
 
 FAULT = {
-    "hand-over": Stage.hand_over, "hand-overs in a row": Stage.hand_overs, "hand-over, then kill": Stage.hand_over_and_kill,
-    "kill": Stage.kill, "kill the child": Stage.kill_child, "child, then daemon": Stage.child_then_daemon,
-    "child stops for a while": Stage.child_stops, "stop and start": Stage.stops, "start that fails": Stage.start_fails,
-    "hand-over that fails": Stage.hand_over_fails, "second daemon": Stage.second_daemon,
-    "second daemon, same socket": Stage.second_at_the_socket, "freeze": Stage.freeze,
-    "freeze, with a hand-over": Stage.freeze_and_hand_over, "full": Stage.full,
+    "hand-over": ChaosRun.hand_over, "hand-overs in a row": ChaosRun.hand_overs, "hand-over, then kill": ChaosRun.hand_over_and_kill,
+    "kill": ChaosRun.kill, "kill the child": ChaosRun.kill_child, "child, then daemon": ChaosRun.child_then_daemon,
+    "child stops for a while": ChaosRun.child_stops, "stop and start": ChaosRun.stops, "start that fails": ChaosRun.start_fails,
+    "hand-over that fails": ChaosRun.hand_over_fails, "second daemon": ChaosRun.second_daemon,
+    "second daemon, same socket": ChaosRun.second_at_the_socket, "freeze": ChaosRun.freeze,
+    "freeze, with a hand-over": ChaosRun.freeze_and_hand_over, "full": ChaosRun.full,
 }
 
 
@@ -392,7 +392,7 @@ def rounds_of(place, numbers, book, figures):
     """The rounds of one daemon; how many of them found something. One that is broken for good breaks no more rounds."""
     red = 0
     try:
-        with Stage(place, book, figures) as stage:
+        with ChaosRun(place, book, figures) as stage:
             for number in numbers:
                 plan = Plan(number)
                 try:
@@ -411,10 +411,10 @@ def rounds_of(place, numbers, book, figures):
     return red
 
 
-@story(f"{ROUNDS} rounds of load and faults at random: no position that was heard stands for two messages, and nothing promised is lost")
+@case(f"{ROUNDS} random rounds of load and faults: no position reused")
 def chaos(_):
     print(f"# CHAOS_SEED={SEED}", flush=True)
-    began, book, figures, red = time.monotonic(), Book(), Figures(), 0
+    began, book, figures, red = time.monotonic(), PositionLedger(), Figures(), 0
     numbers = range(ROUNDS)
     for first in range(0, ROUNDS, IN_A_ROW):
         row = [n for n in numbers if first <= n < first + IN_A_ROW]
@@ -426,4 +426,4 @@ def chaos(_):
 
 
 if __name__ == "__main__":
-    tell()
+    run_cases()

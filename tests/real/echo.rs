@@ -16,7 +16,7 @@ use hyper::{Request, Response, StatusCode};
 use smol::{Async, LocalExecutor};
 use smol_hyper::rt::FuturesIo;
 use wshubd::edge::net::encoded_frame::EncodedFrame;
-use wshubd::edge::net::line_decoder::Next;
+use wshubd::edge::net::line_decoder::DecodeFlow;
 use wshubd::edge::net::send_queue::{FlushOutcome, QueuedFrame, SendQueue};
 use wshubd::edge::net::socket::{IoOutcome, PeerSocket};
 use wshubd::edge::net::ws_decoder::{Decoded, Decoder};
@@ -69,18 +69,18 @@ async fn echo(stream: &Async<TcpStream>, early: &[u8]) {
                 Decoded::Text(text) => {
                     EncodedFrame::room(&mut scratch);
                     scratch.extend_from_slice(text.as_bytes());
-                    outbox.push(QueuedFrame::frame(&EncodedFrame::seal(&mut scratch)));
+                    outbox.push(QueuedFrame::for_client(&EncodedFrame::seal(&mut scratch)));
                 }
-                Decoded::Binary(bytes) => outbox.push(QueuedFrame::frame(&binary(bytes))),
-                Decoded::Reply(frame) => outbox.push(QueuedFrame::frame(&EncodedFrame::raw(frame))),
+                Decoded::Binary(bytes) => outbox.push(QueuedFrame::for_client(&binary(bytes))),
+                Decoded::Reply(frame) => outbox.push(QueuedFrame::for_client(&EncodedFrame::raw(frame))),
                 Decoded::Broken(close) => {
-                    outbox.push(QueuedFrame::frame(&EncodedFrame::close(close)));
+                    outbox.push(QueuedFrame::for_client(&EncodedFrame::close(close)));
                     is_over = true;
                 }
                 Decoded::Closed => is_over = true,
                 Decoded::Alive { .. } => {}
             }
-            Next::More
+            DecodeFlow::Continue
         });
         loop {
             match outbox.flush(&wire, &mut scratch, &mut gone) {

@@ -1,18 +1,18 @@
-"""The plug is pulled: on a disk that loses what was not flushed, all that was answered stored is there afterwards.
+"""Power cuts: on a disk that loses what was not flushed, every message answered stored is there afterwards.
 
 POWER_CUTS sets how often (100 in the long run), POWER_SEED repeats the plan of a run: `POWER_CUTS=100 tests/real/run power_cuts`.
-The machine is a virtual one, and the disk a server of ours that really forgets; the publishers run here and reach the daemon
-over its network, so that what they were told before the cut outlives it. A second story takes the machine's flushes away and
-expects losses: a harness that finds none then would find none ever.
+The machine is a virtual one, and its disk a server of ours that really loses its cache; the publishers run here and reach
+the daemon over its network, so that the answers they got before the cut survive it. A second case takes the machine's
+flushes away and expects losses: a harness that finds none then would never find any.
 """
 
 import os
 import random
 import time
 
-from board import Board
-from kept import BEHIND, HISTORY, POLICIES, Cast, Client, Device, Figures, Historian, Log, Passer, Poster
-from story import story, tell
+from virtual_machine import VirtualMachine
+from kept_messages import BEHIND, HISTORY, POLICIES, ChannelSubscriber, Device, Figures, HistoryFollower, HttpPublisher, Log, Workload, WsPublisher
+from harness import case, run_cases
 
 CUTS = int(os.environ.get("POWER_CUTS", "3"))
 SEED = int(os.environ.get("POWER_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
@@ -22,12 +22,12 @@ RESTS = float(os.environ.get("POWER_RESTS", "0.2"))
 LUCK = 8
 
 
-class Stage:
-    """A board and its logs, over all cuts."""
+class PowerCutRun:
+    """A virtual machine and its logs, over all cuts."""
 
     def __init__(self, mount):
         self.rng, self.figures = random.Random(SEED), Figures()
-        self.board = Board(POLICIES, random.Random(self.rng.random()), mount)
+        self.board = VirtualMachine(POLICIES, random.Random(self.rng.random()), mount)
         self.present, self.absent = Log("present", {"user_id": "present"}, 4000), Log("absent", {"user_id": "absent"}, 4000)
         self.channel, self.history = Log("channel", {"channel": "jobs"}, 4000), Log("history", {"channel": "history"}, HISTORY)
         self.logs = [self.present, self.absent, self.channel, self.history]
@@ -39,7 +39,7 @@ class Stage:
         return kind(self.board, log, random.Random(self.rng.random()), log.name, **options)
 
     def load(self, cast, number):
-        for kind, name, durable in ((Client, "client", 0.5), (Client, "durable", 1.0), (Poster, "http", 1.0)):
+        for kind, name, durable in ((WsPublisher, "client", 0.5), (WsPublisher, "durable", 1.0), (HttpPublisher, "http", 1.0)):
             publisher = kind(self.board, self.logs, random.Random(self.rng.random()), f"{name}{number}", durable, self.figures, cast.going)
             yield publisher.run
         device, away = self.reader(Device, self.present), random.Random(self.rng.random())
@@ -52,11 +52,11 @@ class Stage:
         yield come_and_go
 
     def cut(self, number):
-        """Load, and the cut somewhere in it: at any moment, or on the heels of an answer that says `stored`. Now and then the
-        machine rests before, until what it has is copied from the write-ahead log into a database, or is being copied."""
+        """Load, and the cut somewhere in it: at any moment, or right behind an answer `stored`. Now and then the
+        machine idles before, until the write-ahead log is copied into a database, or is being copied."""
         if self.rng.random() < RESTS:
             time.sleep(self.rng.uniform(4.5, 9))
-        cast = Cast()
+        cast = Workload()
         cast.start(*self.load(cast, number))
         until, goal = time.monotonic() + self.rng.uniform(0.1, 3), self.figures["answered stored"] + self.rng.randrange(1, 50)
         on_the_heels = self.rng.random() < 0.5
@@ -74,7 +74,7 @@ class Stage:
 
     def verify(self, everything):
         limit = time.monotonic() + 60
-        for kind, log, chance in ((Device, self.present, 0.5), (Device, self.absent, 0.3), (Historian, self.history, 1), (Passer, self.channel, 0.3)):
+        for kind, log, chance in ((Device, self.present, 0.5), (Device, self.absent, 0.3), (HistoryFollower, self.history, 1), (ChannelSubscriber, self.channel, 0.3)):
             owed = log.owed()
             if owed and (everything or self.rng.random() < chance):
                 options = {"acknowledging": 0.05} if kind is Device else {}
@@ -87,10 +87,10 @@ class Stage:
                 f"{disk.lost:,} sectors lost with the power")
 
 
-@story(f"the power is cut {CUTS} times at random, and nothing that was answered stored is lost")
+@case(f"{CUTS} random power cuts: no message answered stored is lost")
 def nothing_is_lost(_):
     print(f"# POWER_SEED={SEED}", flush=True)
-    began, stage = time.monotonic(), Stage("barrier=1")
+    began, stage = time.monotonic(), PowerCutRun("barrier=1")
     with stage.board:
         stage.boot()
         for number in range(CUTS):
@@ -108,9 +108,9 @@ def nothing_is_lost(_):
     return f"{CUTS} cuts in {time.monotonic() - began:.0f} s, {stage.told()}, acknowledged messages lost 0"
 
 
-@story("the same machine without flushes does lose what it had promised, and this harness finds it")
+@case("without flushes messages are lost, and this harness finds it")
 def losses_are_found(_):
-    stage = Stage("barrier=0")
+    stage = PowerCutRun("barrier=0")
     with stage.board:
         stage.boot()
         for number in range(LUCK):
@@ -126,4 +126,4 @@ def losses_are_found(_):
 
 
 if __name__ == "__main__":
-    tell()
+    run_cases()

@@ -1,8 +1,8 @@
 """The hub behind nginx, HAProxy and Caddy, each with the configuration that docs/proxies.md shows.
 
-The recipes are taken from the page as they stand there. What is put in: the ports, the certificate's files, and around them
-what a proxy needs that runs in a directory of its own as a child of this one. Clients speak TLS and check the name; their
-address is another one of loopback than the proxies', so that the hub can tell the two apart.
+The recipes are taken from the page verbatim. The suite adds the ports, the certificate's files, and around them what a proxy
+needs that runs in a directory of its own as a child of this process. Clients use TLS and check the name; their address is
+another one of loopback than the proxies', so that the hub can tell the two apart.
 """
 
 import http.client
@@ -19,9 +19,9 @@ import threading
 import time
 from pathlib import Path
 
-from hub import ROOT, Answer, Hub, free_port
-from story import eventually, same, story, tell
-from wire import PATIENCE, Closed, Refused, Silence, Wire
+from daemon import ROOT, Answer, Hub, free_port
+from harness import case, eventually, run_cases, same
+from ws_client import PATIENCE, Closed, Refused, Silence, WsClient
 
 NAME = "hub.example.org"
 # Trusted is 127.0.0.1 alone.
@@ -47,8 +47,8 @@ def put(text, *pairs):
 
 
 class Proxy:
-    """A proxy that runs in the foreground in a directory of its own. `hub` is the port behind it; `change` what a story has
-    otherwise than the page."""
+    """A proxy that runs in the foreground in a directory of its own. `hub` is the port behind it; `change`: the differences of
+    a case from the page."""
 
     def __init__(self, hub, change=()):
         self.directory = Path(tempfile.mkdtemp(prefix="wshub-proxy-"))
@@ -120,8 +120,8 @@ class Proxy:
         headers = {"Origin": f"https://{NAME}", **(headers or {})}
         if token:
             headers["Authorization"] = f"Bearer {token}"
-        wire = Through(self, path, headers, host=NAME, **options)
-        wire.hello = wire.hear("connection_established")
+        wire = ProxiedClient(self, path, headers, host=NAME, **options)
+        wire.hello = wire.receive("connection_established")
         wire.id = wire.hello["connection_id"]
         return wire
 
@@ -143,7 +143,7 @@ class Proxy:
         self.stop()
 
 
-class Through(Wire):
+class ProxiedClient(WsClient):
     """A client beyond a proxy."""
 
     def dial(self, proxy, _):
@@ -220,7 +220,7 @@ class Caddy(Proxy):
 KINDS = (Nginx, HAProxy, Caddy)
 
 
-class Site(Hub):
+class ProxySite(Hub):
     """A hub with the lines of the page, and a proxy of each kind in front of it."""
 
     def __init__(self):
@@ -240,13 +240,13 @@ def addresses(hub):
 
 
 def at_once(*checks):
-    """Runs checks that wait side by side; the first failure is the story's."""
+    """Runs checks that wait side by side; the first failure is that of the case."""
     failed = []
 
     def run(check):
         try:
             check()
-        except Exception as e:  # it is told by the thread that waits
+        except Exception as e:  # the waiting thread raises it
             failed.append(e)
 
     threads = [threading.Thread(target=run, args=(check,)) for check in checks]
@@ -258,21 +258,21 @@ def at_once(*checks):
         raise failed[0]
 
 
-@story("TLS ends at each of them, a page of the same name connects, and messages go both ways")
+@case("TLS ends at each proxy, and messages go both ways")
 def both_ways(hub):
     for proxy in hub.proxies:
         with proxy.connect(hub.token("ada"), protocols=("wshub.v1",)) as wire, hub.subscriber("room", user="ben") as near:
             same(wire.headers.get("sec-websocket-protocol"), "wshub.v1", proxy.name)
             wire.ask({"action": "subscribe", "channel": "room"})
             for n, text in enumerate(("\u00e4" * 3, "x" * 200_000)):
-                wire.say({"action": "send", "channel": "room", "event": "e", "data": text, "id": n})
-                same(near.hear("message", event="e")["data"], text, f"through {proxy.name}")
-                near.say({"action": "send", "channel": "room", "event": "back", "data": text})
-                same(wire.hear("message", event="back")["data"], text, f"back through {proxy.name}")
+                wire.send({"action": "send", "channel": "room", "event": "e", "data": text, "id": n})
+                same(near.receive("message", event="e")["data"], text, f"through {proxy.name}")
+                near.send({"action": "send", "channel": "room", "event": "back", "data": text})
+                same(wire.receive("message", event="back")["data"], text, f"back through {proxy.name}")
             wire.until_pong()
 
 
-@story("the token may come by the subprotocol or the query, and pages of other hosts are refused with the cure")
+@case("tokens by subprotocol or query pass; foreign pages do not")
 def origins(hub):
     token = hub.token("ada")
     for proxy in hub.proxies:
@@ -288,7 +288,7 @@ def origins(hub):
             raise AssertionError(f"{proxy.name} let a foreign page in")
 
 
-@story("the hub lists and logs the client's own address, and not what the client has made up")
+@case("the hub logs the client's own address, not an invented one")
 def own_address(hub):
     token = hub.token("ada")
     for proxy in hub.proxies:
@@ -303,7 +303,7 @@ def own_address(hub):
 
 
 def in_front(second):
-    """What the recipe of a first proxy has otherwise, by its kind: it comes from an address of its own, and speaks TLS with
+    """The differences in the recipe of a first proxy, by its kind: it has an address of its own, and speaks TLS with
     the second one."""
     return {
         Nginx: [("proxy_pass http://", f"proxy_bind {FIRST}; proxy_ssl_server_name on; proxy_ssl_name {NAME}; proxy_pass https://")],
@@ -315,7 +315,7 @@ def in_front(second):
 BEGUN = "203.0.113.66, 127.0.0.1"
 
 
-@story("of two proxies in a row the hub sees the client's own address, and that of the first where it is not trusted")
+@case("behind two proxies the client's address, if both are trusted")
 def in_a_row(_):
     known = put(recipe("toml-row"), ("10.0.0.7", FIRST))
     plain = put(recipe("caddyfile"), ("hub.example.org {\n", ""), ("}\n", ""))
@@ -336,7 +336,7 @@ def in_a_row(_):
                             same(proxy.http("GET", "/api/v1/ws/stats").status, 401, what)
 
 
-@story("with Forwarded of RFC 7239 the hub sees the client's own address as well, and the other header does not count")
+@case("with Forwarded (RFC 7239) the client's own address is logged")
 def forwarded(_):
     with Hub(recipe("toml-forwarded")) as hub:
         caddy = tuple(put(text, ("127.0.0.1:8098", f"127.0.0.1:{hub.port}")) for text in
@@ -363,7 +363,7 @@ def haproxy_version():
     return tuple(int(part) for part in re.search(r"version (\d+)\.(\d+)", said).groups())
 
 
-@story("what is open to programs of the machine is closed through each of them, and the check of health is not")
+@case("local endpoints are closed through a proxy, health is not")
 def closed(hub):
     same(hub.http("GET", "/api/v1/ws/stats").status, 200)
     for proxy in hub.proxies:
@@ -371,7 +371,7 @@ def closed(hub):
         same(proxy.http("GET", "/healthz").status, 200, proxy.name)
 
 
-@story("a body that the hub takes passes, and one that is too large is answered by the hub itself")
+@case("the hub itself answers a body that is too large")
 def bodies(hub):
     secret = {"Authorization": f"Bearer {hub.secret}", "Content-Type": "application/json"}
     for proxy in hub.proxies:
@@ -382,13 +382,13 @@ def bodies(hub):
             same(answer.json()["type"], "send_success" if status == 200 else "error", proxy.name)
         with proxy.connect(hub.token("ada")) as wire:
             try:
-                wire.say({"action": "send", "channel": "c", "event": "e", "data": "x" * 600_000})
+                wire.send({"action": "send", "channel": "c", "event": "e", "data": "x" * 600_000})
             except OSError:
                 pass  # a proxy may hang up as soon as it has passed the code on
             same(wire.close_code(), 1009, f"a frame of 600 kB through {proxy.name}")
 
 
-@story("below a path: the recipe takes the prefix off, for WebSockets and for requests")
+@case("below a path: the recipe strips the prefix")
 def prefix(hub):
     for proxy in hub.proxies:
         with proxy.connect(hub.token("ada"), path="/hub/ws") as wire:
@@ -396,7 +396,7 @@ def prefix(hub):
         same(proxy.http("GET", "/hub/healthz").status, 200, proxy.name)
 
 
-@story("HAProxy's check without Host finds the hub up")
+@case("HAProxy's check without Host finds the hub up")
 def health(hub):
     proxy = next(proxy for proxy in hub.proxies if isinstance(proxy, HAProxy))
 
@@ -408,7 +408,7 @@ def health(hub):
     same((server["status"], server["check_code"]), ("UP", "200"))
 
 
-@story("HAProxy's default check would not, and the answer says which path to ask")
+@case("HAProxy's default check fails, and the answer names the path")
 def health_by_default(hub):
     with HAProxy(hub.port, [(" GET /healthz", ""), ("status 200,503", "status 200")]) as proxy:
         server = eventually(lambda: f"HAProxy says {proxy.server()}", lambda: proxy.server()["status"] == "DOWN" and proxy.server())
@@ -434,7 +434,7 @@ def lives_for(proxy, token, seconds):
 SHORT = "2s"
 
 
-@story("an idle client outlives the time-outs of the recipes, and only because they say so")
+@case("an idle client outlives the time-outs thanks to the recipes")
 def idle(hub):
     patience = [int(found) for found in re.findall(r"(?:proxy_read_timeout|timeout (?:client|server)) (\d+)s", PAGE)]
     with hub.connect() as wire:
@@ -461,7 +461,7 @@ def idle(hub):
             proxy.stop()
 
 
-@story("the hub's pings keep a silent client through time-outs that are longer than ping_interval")
+@case("pings keep a silent client through longer time-outs")
 def pings(_):
     # The hub looks at its clients once a second, so a ping comes up to two later; how long a pong may take changes nothing.
     with Hub(recipe("toml"), HEARTBEAT__PING_INTERVAL="1s", HEARTBEAT__PONG_TIMEOUT="60s") as hub:
@@ -479,7 +479,7 @@ def pings(_):
 
 
 class Streamer(http.server.BaseHTTPRequestHandler):
-    """Stands in for the hub: says one line, and the next when the first was heard."""
+    """In the place of the hub: sends one line, and the next when the first was received."""
 
     heard = threading.Event()
 
@@ -488,7 +488,7 @@ class Streamer(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/x-ndjson")
         self.end_headers()
         if self.path != "/lines":
-            return  # somebody checks whether it is there
+            return  # a health check
         self.wfile.write(b'{"n":1}\n')
         self.wfile.flush()
         self.heard.wait(PATIENCE)
@@ -498,7 +498,7 @@ class Streamer(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@story("nothing of a stream is held back until more comes")
+@case("a proxy forwards a stream without buffering")
 def streams(_):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Streamer)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -520,7 +520,7 @@ def streams(_):
         server.server_close()
 
 
-@story("a restart in place ends no connection; a stop is told, and clients come back when the hub is there again")
+@case("a restart keeps connections; after a stop clients reconnect")
 def restart(hub):
     token = hub.token("ada")
     wires = [proxy.connect(token) for proxy in hub.proxies]
@@ -548,4 +548,4 @@ def restart(hub):
         eventually(f"{proxy.name} lets nobody back", lambda: is_back(proxy), 10)
 
 
-tell(Site)
+run_cases(ProxySite)

@@ -1,8 +1,7 @@
-"""A router, as far as wshubd may notice: BusyBox for a userland, and a procd that starts, signals and ends what init scripts name.
+"""A simulated router: BusyBox for a userland, and a procd that starts, signals and ends the programs of init scripts.
 
-Knows the recipe for OpenWrt's build system, which installs into the router's tree, and what procd does with what it is
-told. Knows nothing of what the init script says. The tree is mounted in a mount namespace, which a suite has to be in:
-see `alone`.
+The recipe for OpenWrt's build system installs into the router's tree; procd acts on the requests of the init script. The
+tree is mounted in a mount namespace, which a suite has to be in: see `alone`.
 """
 
 import ctypes
@@ -16,8 +15,8 @@ import tempfile
 import threading
 from pathlib import Path
 
-from hub import BIN, Door, ended, free_port
-from story import eventually
+from daemon import BIN, HubClient, ended, free_port
+from harness import eventually
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -95,7 +94,7 @@ class Instance:
 
 
 class Procd:
-    """What procd does with what init scripts tell it, one request at a time."""
+    """A procd: carries out the requests of init scripts, one at a time."""
 
     def __init__(self, root):
         self.root, self.instances, self.log, self.stopped = root, {}, [], {}
@@ -137,7 +136,7 @@ class Procd:
             self.stopped[name] = instance.status
 
 
-class Router(Door):
+class Router(HubClient):
     """BusyBox, what the recipe installs, and a procd."""
 
     def __init__(self):
@@ -177,7 +176,7 @@ class Router(Door):
             subprocess.run(["mount", "--rbind", f"/{place}", self.tree / place], check=True)
 
     def _install(self):
-        """By the recipe, with what was built already; what it says of itself."""
+        """By the recipe, with the programs built already; its package data."""
         build = self.tree / "tmp/build"
         made = subprocess.run(
             ["make", "--no-print-directory", "-C", RECIPE, f"TOPDIR={HERE}/router", f"BUILD_DIR={build}",

@@ -1,4 +1,4 @@
-//! How much one user may ask, over whatever connections.
+//! Request rates of one user over all connections.
 
 use std::net::IpAddr;
 
@@ -30,7 +30,7 @@ fn open_to_all() -> Bench {
 }
 
 #[test]
-fn who_reconnects_does_not_begin_with_a_full_bucket_again() {
+fn reconnecting_does_not_refill_the_bucket() {
     let mut bench = Bench::new();
     let answered: usize = (0..50)
         .map(|_| {
@@ -46,7 +46,7 @@ fn who_reconnects_does_not_begin_with_a_full_bucket_again() {
 }
 
 #[test]
-fn all_connections_of_a_user_ask_together_and_one_still_has_its_own_limit() {
+fn a_users_connections_share_a_rate_beside_their_own() {
     let mut bench = Bench::new();
     let seats: Vec<Seat> = (0..10).map(|_| bench.client("alice")).collect();
     assert_eq!(pings(&mut bench, seats[0], 30), 20);
@@ -62,7 +62,7 @@ fn all_connections_of_a_user_ask_together_and_one_still_has_its_own_limit() {
 }
 
 #[test]
-fn what_a_user_has_asked_is_known_for_a_minute_and_after_a_hand_over() {
+fn a_users_rate_is_kept_for_a_minute_and_handed_over() {
     let mut bench = Bench::new();
     let seats: Vec<Seat> = (0..5).map(|_| bench.client("alice")).collect();
     let answered: usize = seats.iter().map(|seat| pings(&mut bench, *seat, 20)).sum();
@@ -78,7 +78,7 @@ fn what_a_user_has_asked_is_known_for_a_minute_and_after_a_hand_over() {
 }
 
 #[test]
-fn whispers_and_interrupts_of_a_user_are_five_times_those_of_a_connection() {
+fn a_user_has_five_times_the_whispers_of_a_connection() {
     let mut bench = Bench::new();
     let whisper = json!({"action": "whisper", "channel": "room", "event": "typing"});
     let interrupt = json!({"action": "interrupt", "data": {"operation_id": "none"}});
@@ -100,7 +100,7 @@ fn whispers_and_interrupts_of_a_user_are_five_times_those_of_a_connection() {
 }
 
 #[test]
-fn a_user_makes_as_many_connections_at_once_as_it_may_have_and_then_some_a_second() {
+fn a_user_connects_in_a_burst_and_then_at_a_rate() {
     let mut settings = Settings::default();
     settings.limits.connections_per_user = 150;
     let mut bench = Bench::with(settings);
@@ -121,7 +121,7 @@ fn a_user_makes_as_many_connections_at_once_as_it_may_have_and_then_some_a_secon
 }
 
 #[test]
-fn those_without_a_user_from_one_address_ask_together() {
+fn anonymous_connections_of_one_address_share_a_rate() {
     let mut bench = open_to_all();
     for (address, other) in [("192.0.2.7", "192.0.2.8"), ("2001:db8::1", "2001:db8:0:1::1")] {
         let (first, _) = visitor(&mut bench, address);
@@ -140,7 +140,7 @@ fn those_without_a_user_from_one_address_ask_together() {
 }
 
 #[test]
-fn who_comes_from_this_machine_may_be_very_many_behind_a_proxy() {
+fn local_connections_behind_a_proxy_have_no_address_limit() {
     let mut bench = open_to_all();
     for address in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
         let seats: Vec<Seat> = (0..20).map(|_| visitor(&mut bench, address).0).collect();
@@ -149,7 +149,7 @@ fn who_comes_from_this_machine_may_be_very_many_behind_a_proxy() {
 }
 
 #[test]
-fn accounts_are_forgotten_and_counted_in_what_the_memory_holds() {
+fn accounts_expire_and_count_as_memory() {
     let mut bench = Bench::new();
     let empty = bench.stats()["memory_bytes"].as_u64().unwrap();
     for n in 0..3000 {

@@ -1,4 +1,4 @@
-//! What administrators see, and who is one.
+//! Requests of administrators, and the right to make them.
 
 use serde_json::{Value, json};
 use wshubd::hub::{Input, SendQueueState, Settings};
@@ -24,7 +24,7 @@ fn ago(bench: &Bench, seconds: u64) -> String {
 }
 
 #[test]
-fn a_connection_shows_since_when_it_is_there_and_when_it_was_last_heard() {
+fn a_connection_lists_its_age_and_last_activity() {
     let mut bench = Bench::new();
     let (admin, alice, worker) = (bench.admin(), bench.client("alice"), bench.worker());
     bench.subscribe(alice, "logs");
@@ -48,7 +48,7 @@ fn a_connection_shows_since_when_it_is_there_and_when_it_was_last_heard() {
 }
 
 #[test]
-fn the_clock_may_be_set_and_a_connection_is_as_old_as_it_was() {
+fn setting_the_clock_does_not_change_a_connections_age() {
     let mut bench = Bench::new();
     let (admin, alice) = (bench.admin(), bench.client("alice"));
     bench.wait(5.0);
@@ -57,7 +57,7 @@ fn the_clock_may_be_set_and_a_connection_is_as_old_as_it_was() {
 }
 
 #[test]
-fn a_connection_that_takes_nothing_shows_for_how_long_and_what_it_misses() {
+fn a_stalled_connection_lists_since_when_and_what_it_lost() {
     let mut bench = Bench::new();
     let (admin, alice, bob) = (bench.admin(), bench.client("alice"), bench.client("bob"));
     for seat in [alice, bob] {
@@ -79,7 +79,7 @@ fn a_connection_that_takes_nothing_shows_for_how_long_and_what_it_misses() {
 }
 
 #[test]
-fn a_worker_that_is_spared_for_its_operation_shows_how_long_it_took_nothing() {
+fn a_stalled_owner_of_an_operation_lists_since_when() {
     let mut bench = Bench::new();
     let (admin, worker) = (bench.admin(), bench.worker());
     bench.say(worker, json!({"action": "operation_start", "operation_id": "op", "channel": "logs"}));
@@ -93,7 +93,7 @@ fn a_worker_that_is_spared_for_its_operation_shows_how_long_it_took_nothing() {
 }
 
 #[test]
-fn a_channel_shows_its_policy_who_is_behind_and_how_old_its_oldest_message_is() {
+fn a_channel_lists_policy_lagging_readers_and_oldest_message() {
     let mut bench = Bench::new();
     let (admin, worker, alice, bob) =
         (bench.admin(), bench.worker(), bench.client("alice"), bench.client("bob"));
@@ -121,7 +121,7 @@ fn a_channel_shows_its_policy_who_is_behind_and_how_old_its_oldest_message_is() 
 }
 
 #[test]
-fn an_inbox_shows_what_waits_and_since_when_and_without_a_user_all_that_hold_something() {
+fn an_inbox_lists_what_waits_and_all_inboxes_without_a_user() {
     let mut bench = Bench::new();
     let (admin, _bob) = (bench.admin(), bench.client("bob"));
     bench.say(admin, json!({"user_id": "carol", "event": "e"}));
@@ -146,7 +146,7 @@ fn an_inbox_shows_what_waits_and_since_when_and_without_a_user_all_that_hold_som
 }
 
 #[test]
-fn who_is_no_administrator_is_told_who_is() {
+fn a_refused_administrator_learns_the_rule() {
     let mut bench = Bench::with(Settings::default());
     let (worker, alice) = (bench.worker(), bench.client("alice"));
     bench.subscribe(alice, "logs");

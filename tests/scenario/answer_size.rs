@@ -1,4 +1,4 @@
-//! How much one request may make the hub say.
+//! The size of the answers to one request.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ fn again_and_again(channel: &str, times: usize) -> Value {
     json!({"action": "subscribe", "channels": vec![wish; times], "id": 1})
 }
 
-/// What is heard of a request, but for the id that the first subscription tells.
+/// The answers to a request, but for the id in the first subscription.
 fn ask(bench: &mut Bench, seat: Seat, request: Value) -> Vec<Value> {
     let heard = bench.ask(seat, request).into_iter();
     heard.filter(|frame| frame["type"] != "connection_id").collect()
@@ -21,7 +21,7 @@ fn bytes(frames: &[Value]) -> usize {
 }
 
 #[test]
-fn a_channel_that_is_named_twice_in_a_request_is_answered_once_and_the_last_counts() {
+fn a_channel_named_twice_is_answered_once_and_the_last_counts() {
     let mut bench = Bench::new();
     let alice = bench.client("alice");
     bench.say(alice, json!({"action": "subscribe", "channel": "before"}));
@@ -50,7 +50,7 @@ fn a_request_that_names_one_channel_128_times_makes_one_list() {
 }
 
 #[test]
-fn what_runs_on_a_channel_is_listed_up_to_a_number_and_a_size_and_then_counted() {
+fn the_list_of_operations_is_limited_and_then_counted() {
     for (label, count, listed) in [("short".to_owned(), 1500, 1000), ("l".repeat(1000), 400, 217)] {
         let mut bench = Bench::new();
         let worker = bench.worker();
@@ -81,7 +81,7 @@ fn what_runs_on_a_channel_is_listed_up_to_a_number_and_a_size_and_then_counted()
 }
 
 #[test]
-fn the_lists_of_one_request_have_a_size_together_however_many_channels_it_names() {
+fn the_lists_of_one_request_share_a_size_limit() {
     let mut bench = Bench::new();
     let long = |n: usize| format!("{n:04}{}", "u".repeat(120));
     for n in 0..100 {

@@ -1,4 +1,4 @@
-//! Who somebody is.
+//! Authentication: tokens, anonymous connections, expiry.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -30,7 +30,7 @@ fn live(bench: &mut Bench, seat: Seat, seconds: u32) {
 }
 
 #[test]
-fn a_proven_token_is_greeted_with_everything_a_client_has_to_know() {
+fn connection_established_has_all_a_client_needs() {
     let mut bench = Bench::new();
     let alice = client_until(&mut bench, 3600);
     let frame = bench.frames(alice).remove(0);
@@ -58,7 +58,7 @@ fn without_a_token_only_auth_is_understood() {
 }
 
 #[test]
-fn who_does_not_say_who_it_is_within_ten_seconds_is_closed() {
+fn a_connection_without_auth_for_ten_seconds_is_closed() {
     let mut bench = Bench::new();
     let seat = bench.stranger();
     bench.hush(seat);
@@ -69,7 +69,7 @@ fn who_does_not_say_who_it_is_within_ten_seconds_is_closed() {
 }
 
 #[test]
-fn a_bad_token_is_the_end_before_the_greeting_and_a_warning_after_it() {
+fn a_bad_token_closes_before_auth_and_is_an_error_after() {
     let mut bench = Bench::new();
     let seat = bench.stranger();
     bench.hush(seat);
@@ -81,7 +81,7 @@ fn a_bad_token_is_the_end_before_the_greeting_and_a_warning_after_it() {
 }
 
 #[test]
-fn a_refused_upgrade_of_a_page_is_told_and_closed() {
+fn a_refused_upgrade_of_a_page_gets_its_reason_and_a_close() {
     let mut bench = Bench::new();
     let fault = TokenFault {
         code: "token_expired",
@@ -116,7 +116,7 @@ fn an_anonymous_connection_gains_a_user_once() {
 }
 
 #[test]
-fn a_token_is_warned_about_and_then_ends_the_connection() {
+fn an_expiring_token_is_announced_and_then_closes() {
     let mut bench = Bench::new();
     let alice = client_until(&mut bench, 100);
     bench.hush(alice);
@@ -129,7 +129,7 @@ fn a_token_is_warned_about_and_then_ends_the_connection() {
 }
 
 #[test]
-fn a_newer_token_lets_the_connection_live_on() {
+fn a_newer_token_keeps_the_connection_open() {
     let mut bench = Bench::new();
     let alice = client_until(&mut bench, 30);
     live(&mut bench, alice, 5);
@@ -142,7 +142,7 @@ fn a_newer_token_lets_the_connection_live_on() {
 }
 
 #[test]
-fn a_clock_that_is_set_neither_kills_nor_extends() {
+fn setting_the_clock_neither_ends_nor_extends_a_token() {
     let mut bench = Bench::new();
     let alice = client_until(&mut bench, 100);
     bench.hush(alice);
@@ -157,7 +157,7 @@ fn a_clock_that_is_set_neither_kills_nor_extends() {
 }
 
 #[test]
-fn subscriptions_that_a_new_token_does_not_allow_end() {
+fn a_new_token_ends_subscriptions_it_does_not_allow() {
     let mut bench = Bench::new();
     let alice = bench.client("alice");
     bench.subscribe(alice, "open:a");
@@ -171,7 +171,7 @@ fn subscriptions_that_a_new_token_does_not_allow_end() {
 }
 
 #[test]
-fn a_connection_that_wants_no_inbox_hears_none_and_is_its_users_all_the_same() {
+fn a_connection_with_inbox_off_still_belongs_to_its_user() {
     let mut bench = Bench::with(Settings { rights: Rc::new(Default::default()), ..Settings::default() });
     let claim = Credentials::Verified(identity(&bench, 3600));
     let alice = bench.link(Peer::Client { credentials: claim, inbox: InboxMode::Off, network: None });

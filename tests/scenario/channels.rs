@@ -6,7 +6,7 @@ use wshubd::hub::{SendQueueState, Settings};
 use super::bench::{Bench, rights};
 
 #[test]
-fn the_first_subscribe_tells_the_connection_id_and_the_next_does_not() {
+fn only_the_first_subscribe_carries_the_connection_id() {
     let mut bench = Bench::new();
     let alice = bench.client("alice");
     assert_eq!(bench.subscribe(alice, "room"), ["connection_id", "subscription_succeeded room 0"]);
@@ -14,7 +14,7 @@ fn the_first_subscribe_tells_the_connection_id_and_the_next_does_not() {
 }
 
 #[test]
-fn everybody_on_a_channel_hears_a_message_the_sender_included() {
+fn every_subscriber_receives_a_message_the_sender_included() {
     let mut bench = Bench::new();
     let (alice, bob, carol) = (bench.client("alice"), bench.client("bob"), bench.client("carol"));
     bench.subscribe(alice, "room");
@@ -28,7 +28,7 @@ fn everybody_on_a_channel_hears_a_message_the_sender_included() {
 }
 
 #[test]
-fn without_echo_the_sender_does_not_hear_itself() {
+fn without_echo_the_sender_does_not_receive_its_message() {
     let mut bench = Bench::new();
     let (alice, bob) = (bench.client("alice"), bench.client("bob"));
     bench.subscribe(alice, "room");
@@ -40,7 +40,7 @@ fn without_echo_the_sender_does_not_hear_itself() {
 }
 
 #[test]
-fn a_worker_does_not_hear_itself() {
+fn a_worker_does_not_receive_its_own_message() {
     let mut bench = Bench::new();
     let (worker, alice) = (bench.worker(), bench.client("alice"));
     bench.subscribe(worker, "logs");
@@ -57,7 +57,7 @@ fn a_worker_does_not_hear_itself() {
 }
 
 #[test]
-fn positions_count_every_message_but_fleeting_ones_and_whispers() {
+fn every_message_has_a_position_except_fleeting_and_whispers() {
     let mut bench = Bench::new();
     let (alice, bob) = (bench.client("alice"), bench.client("bob"));
     bench.subscribe(alice, "room");
@@ -72,7 +72,7 @@ fn positions_count_every_message_but_fleeting_ones_and_whispers() {
 }
 
 #[test]
-fn subscribing_twice_does_not_mean_hearing_twice() {
+fn subscribing_twice_does_not_double_delivery() {
     let mut bench = Bench::new();
     let (alice, bob) = (bench.client("alice"), bench.client("bob"));
     bench.subscribe(bob, "room");
@@ -82,7 +82,7 @@ fn subscribing_twice_does_not_mean_hearing_twice() {
 }
 
 #[test]
-fn nothing_of_a_channel_comes_after_unsubscribing_and_repeating_it_succeeds() {
+fn nothing_of_a_channel_comes_after_unsubscribing() {
     let mut bench = Bench::new();
     let (alice, bob) = (bench.client("alice"), bench.client("bob"));
     bench.subscribe(bob, "room");
@@ -95,7 +95,7 @@ fn nothing_of_a_channel_comes_after_unsubscribing_and_repeating_it_succeeds() {
 }
 
 #[test]
-fn a_list_of_channels_is_one_request_and_each_is_answered() {
+fn a_list_of_channels_is_answered_one_by_one() {
     let mut bench = Bench::new();
     let alice = bench.client_with("alice", rights(&["open:*"], &[], &[]));
     let list = json!([{"channel": "open:a"}, {"channel": "shut"}, {"channel": "open:b"}]);
@@ -112,7 +112,7 @@ fn a_list_of_channels_is_one_request_and_each_is_answered() {
 }
 
 #[test]
-fn a_connection_has_at_most_so_many_subscriptions() {
+fn a_connection_has_a_limit_of_subscriptions() {
     let mut settings = Settings::default();
     settings.limits.subscriptions = 2;
     let mut bench = Bench::with(settings);
@@ -126,7 +126,7 @@ fn a_connection_has_at_most_so_many_subscriptions() {
 }
 
 #[test]
-fn rights_decide_who_hears_and_who_publishes() {
+fn rights_decide_about_subscribing_and_publishing() {
     let mut bench = Bench::new();
     let alice = bench.client_with("alice", rights(&["in:{user_id}:*"], &["out:*"], &[]));
     bench.subscribe(alice, "in:alice:x");
@@ -136,7 +136,7 @@ fn rights_decide_who_hears_and_who_publishes() {
 }
 
 #[test]
-fn the_daemons_own_names_are_not_for_everybody() {
+fn names_of_the_hub_are_reserved() {
     let mut bench = Bench::new();
     let (alice, worker) = (bench.client("alice"), bench.worker());
     bench.hush(alice);
@@ -150,7 +150,7 @@ fn the_daemons_own_names_are_not_for_everybody() {
 }
 
 #[test]
-fn no_name_has_characters_that_cannot_be_seen() {
+fn names_contain_no_invisible_characters() {
     let mut bench = Bench::new();
     let worker = bench.worker();
     // One of each kind: soft hyphen, joiners, fillers, vowel separator, marks of direction
@@ -184,7 +184,7 @@ fn no_name_has_characters_that_cannot_be_seen() {
 }
 
 #[test]
-fn one_connection_can_be_written_to_and_an_unknown_one_is_an_error() {
+fn a_message_to_one_connection_arrives_an_unknown_one_errs() {
     let mut bench = Bench::new();
     let (alice, bob) = (bench.client("alice"), bench.client("bob"));
     let to = |id: String| json!({"action": "send", "connectionId": id, "event": "say", "data": 1});
@@ -197,7 +197,7 @@ fn one_connection_can_be_written_to_and_an_unknown_one_is_an_error() {
 }
 
 #[test]
-fn sending_to_a_user_needs_a_right_and_reaches_all_of_the_connections() {
+fn sending_to_a_user_needs_a_right_and_reaches_all() {
     let mut bench = Bench::new();
     let (bob, bob_too) = (bench.client("bob"), bench.client("bob"));
     let alice = bench.client("alice");
@@ -210,7 +210,7 @@ fn sending_to_a_user_needs_a_right_and_reaches_all_of_the_connections() {
 }
 
 #[test]
-fn all_means_every_client_that_is_let_in() {
+fn all_means_every_authenticated_client() {
     let mut bench = Bench::new();
     let (worker, alice, nobody) = (bench.worker(), bench.client("alice"), bench.stranger());
     bench.hush(nobody);
@@ -223,7 +223,7 @@ fn all_means_every_client_that_is_let_in() {
 }
 
 #[test]
-fn a_whisper_reaches_everybody_but_its_sender() {
+fn a_whisper_reaches_every_other_subscriber() {
     let mut bench = Bench::new();
     let (alice, bob, carol) = (bench.client("alice"), bench.client("bob"), bench.client("carol"));
     for seat in [alice, bob, carol] {
@@ -250,7 +250,7 @@ fn a_whisper_needs_a_subscription_and_the_right_to_publish() {
 }
 
 #[test]
-fn a_message_id_that_comes_again_within_ten_minutes_is_not_sent_again() {
+fn a_repeated_message_id_is_dropped_for_ten_minutes() {
     let mut bench = Bench::new();
     let (alice, other, bob) = (bench.client("alice"), bench.client("alice"), bench.client("bob"));
     bench.subscribe(bob, "room");
@@ -278,7 +278,7 @@ fn a_message_id_that_comes_again_within_ten_minutes_is_not_sent_again() {
 }
 
 #[test]
-fn a_message_that_must_be_stored_is_refused_while_the_store_is_memory() {
+fn a_durable_message_is_refused_without_a_store() {
     let mut bench = Bench::new();
     let (worker, alice) = (bench.worker(), bench.client("alice"));
     bench.subscribe(alice, "room");
@@ -289,7 +289,7 @@ fn a_message_that_must_be_stored_is_refused_while_the_store_is_memory() {
 }
 
 #[test]
-fn a_channel_that_nobody_needs_is_forgotten_and_comes_back_under_a_new_epoch() {
+fn an_unused_channel_is_dropped_and_returns_with_a_new_epoch() {
     let mut bench = Bench::new();
     let alice = bench.client("alice");
     let epoch = |bench: &mut Bench| {
@@ -331,7 +331,7 @@ fn since_is_recovered_only_if_nothing_was_missed() {
 }
 
 #[test]
-fn answers_come_in_the_order_of_the_requests_and_echo_their_ids() {
+fn answers_keep_the_order_of_requests_and_echo_their_ids() {
     let mut bench = Bench::new();
     let (worker, alice) = (bench.worker(), bench.client("alice"));
     bench.say(worker, json!({"channel": "room", "event": "say", "data": 1}));

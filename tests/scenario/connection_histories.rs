@@ -1,8 +1,7 @@
-//! Random lives of one user's connections.
+//! Random histories of one user's connections.
 //!
-//! Knows links that behave as those of the edge do: bounded queues, marks in their
-//! order, full until half is gone. Does not know channels: it is all about one
-//! inbox and its cursor.
+//! The connections behave as those of the edge do: bounded queues, marks in their
+//! order, full until half is gone. It is all about one inbox and its cursor.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -17,9 +16,9 @@ use wshubd::hub::{
 };
 use wshubd::protocol;
 use wshubd::protocol::message::Delivery;
-use wshubd::protocol::{ConnectionId, InboxMode, Message, Moment, Request, UnixTime, worker};
+use wshubd::protocol::{ConnectionId, HubRequest, InboxMode, Message, Moment, UnixTime, worker};
 
-use super::bench::{rights, user_id};
+use super::bench::{for_hub, rights, user_id};
 
 const BOUND: usize = 2;
 
@@ -46,7 +45,7 @@ struct Link {
     mode: InboxMode,
     queue: VecDeque<(Value, Option<Mark>)>,
     told: SendQueueState,
-    /// Queued since it last began to hear the inbox.
+    /// Queued since it last began to read the inbox.
     heard: BTreeSet<u64>,
     last: u64,
     begins: u64,
@@ -370,8 +369,9 @@ impl World {
         }
         let line = json!({"action": "ack", "epoch": self.epoch, "seq": seq, "read": read}).to_string();
         let said = protocol::parse(&line).unwrap();
-        assert!(matches!(said.request, Request::Ack { .. }));
-        self.handle(Input::Request { from: Requester::Connection(conn), request: said });
+        let request = for_hub(said);
+        assert!(matches!(request.request, HubRequest::Ack { .. }));
+        self.handle(Input::Request { from: Requester::Connection(conn), request });
     }
 
     fn answer(&mut self) {
@@ -382,7 +382,7 @@ impl World {
 
     fn worker_says(&mut self, line: &Value) {
         let said = worker::parse(line.to_string().as_bytes()).unwrap();
-        self.handle(Input::Request { from: Requester::Connection(self.worker), request: said });
+        self.handle(Input::Request { from: Requester::Connection(self.worker), request: for_hub(said) });
     }
 
     fn wait(&mut self, seconds: u64) {
@@ -399,7 +399,7 @@ impl World {
         }
     }
 
-    /// All sockets take all: nobody who hears misses anything.
+    /// All sockets take all: no reader misses anything.
     fn settle(&mut self) {
         self.slow = false;
         self.answer();
@@ -472,7 +472,7 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn an_inbox_loses_nothing_in_silence(
+    fn an_inbox_loses_nothing_unannounced(
         steps in prop::collection::vec(step(), 1..120), settles in any::<bool>()
     ) {
         let mut world = World::new();

@@ -1,4 +1,4 @@
-//! How far a user's inbox has arrived, and who says so.
+//! The cursor of a user's inbox, and the events that move it.
 //!
 //! In `auto` the socket does, in `ack` the client. One cursor for all
 //! connections of a user.
@@ -10,7 +10,7 @@ use super::bench::Bench;
 use super::inbox::{send_all, waits};
 
 #[test]
-fn in_auto_the_cursor_moves_when_the_socket_has_taken_the_frame_and_not_before() {
+fn auto_moves_the_cursor_once_the_socket_took_the_frame() {
     let mut bench = Bench::new();
     send_all(&mut bench, 1..=3);
     bench.slow_store = true;
@@ -27,7 +27,7 @@ fn in_auto_the_cursor_moves_when_the_socket_has_taken_the_frame_and_not_before()
 }
 
 #[test]
-fn in_auto_what_was_live_counts_when_the_socket_has_taken_it_too() {
+fn auto_counts_live_frames_that_the_socket_took() {
     let mut bench = Bench::new();
     let bob = bench.client_in("bob", Auto);
     bench.hush(bob);
@@ -43,7 +43,7 @@ fn in_auto_what_was_live_counts_when_the_socket_has_taken_it_too() {
 }
 
 #[test]
-fn in_auto_the_first_socket_that_takes_it_is_enough() {
+fn auto_counts_the_first_socket_that_took_a_frame() {
     let mut bench = Bench::new();
     let (slow, fast) = (bench.client_in("bob", Auto), bench.client_in("bob", Auto));
     bench.clog(slow);
@@ -55,7 +55,7 @@ fn in_auto_the_first_socket_that_takes_it_is_enough() {
 }
 
 #[test]
-fn in_ack_nothing_but_an_ack_moves_the_cursor() {
+fn ack_mode_moves_the_cursor_by_acks_alone() {
     let mut bench = Bench::new();
     let bob = bench.client_in("bob", Ack);
     send_all(&mut bench, 1..=3);
@@ -121,7 +121,7 @@ fn an_ack_beyond_what_was_sent_has_no_effect() {
 }
 
 #[test]
-fn what_was_sent_to_an_earlier_connection_may_be_acknowledged_on_a_later_one() {
+fn an_ack_may_name_frames_of_an_earlier_connection() {
     let mut bench = Bench::new();
     let bob = bench.client_in("bob", Ack);
     send_all(&mut bench, 1..=2);
@@ -137,7 +137,7 @@ fn what_was_sent_to_an_earlier_connection_may_be_acknowledged_on_a_later_one() {
 }
 
 #[test]
-fn there_is_one_cursor_for_all_connections_of_a_user() {
+fn all_connections_of_a_user_share_one_cursor() {
     let mut bench = Bench::new();
     let (desk, phone) = (bench.client_in("bob", Ack), bench.client_in("bob", Ack));
     send_all(&mut bench, 1..=2);
@@ -151,7 +151,7 @@ fn there_is_one_cursor_for_all_connections_of_a_user() {
 }
 
 #[test]
-fn while_one_connection_acknowledges_the_sockets_of_others_do_not_count() {
+fn sockets_do_not_count_while_a_connection_acknowledges() {
     let mut bench = Bench::new();
     let (careful, other) = (bench.client_in("bob", Ack), bench.client_in("bob", Auto));
     send_all(&mut bench, 1..=2);
@@ -162,7 +162,7 @@ fn while_one_connection_acknowledges_the_sockets_of_others_do_not_count() {
 }
 
 #[test]
-fn what_was_taken_while_somebody_acknowledged_still_waits_when_they_are_gone() {
+fn unacknowledged_frames_wait_after_the_ack_connection_left() {
     let mut bench = Bench::new();
     let (careful, other) = (bench.client_in("bob", Ack), bench.client_in("bob", Auto));
     send_all(&mut bench, 1..=1);
@@ -175,7 +175,7 @@ fn what_was_taken_while_somebody_acknowledged_still_waits_when_they_are_gone() {
 }
 
 #[test]
-fn any_connection_that_hears_the_inbox_may_acknowledge_and_one_that_does_not_may_not() {
+fn only_connections_with_the_inbox_may_acknowledge() {
     let mut bench = Bench::open();
     send_all(&mut bench, 1..=3);
     let careful = bench.client_in("bob", Ack);
@@ -196,7 +196,7 @@ fn any_connection_that_hears_the_inbox_may_acknowledge_and_one_that_does_not_may
 }
 
 #[test]
-fn a_connection_in_mid_replay_that_dies_leaves_what_it_did_not_take() {
+fn a_connection_lost_in_replay_leaves_the_rest() {
     let mut bench = Bench::new();
     send_all(&mut bench, 1..=100);
     for mode in [Ack, Auto] {
@@ -215,7 +215,7 @@ fn a_connection_in_mid_replay_that_dies_leaves_what_it_did_not_take() {
 }
 
 #[test]
-fn an_ack_in_mid_replay_moves_the_cursor_and_the_replay_goes_on() {
+fn an_ack_during_replay_moves_the_cursor() {
     let mut bench = Bench::new();
     send_all(&mut bench, 1..=100);
     bench.slow_store = true;
@@ -235,7 +235,7 @@ fn an_ack_in_mid_replay_moves_the_cursor_and_the_replay_goes_on() {
 }
 
 #[test]
-fn changing_the_mode_changes_who_moves_the_cursor_from_then_on() {
+fn a_mode_change_changes_how_the_cursor_moves() {
     let mut bench = Bench::new();
     let bob = bench.client_in("bob", Auto);
     bench.auth(bob, "bob", Some("ack"));
@@ -254,7 +254,7 @@ fn changing_the_mode_changes_who_moves_the_cursor_from_then_on() {
 }
 
 #[test]
-fn what_is_on_its_way_when_the_mode_changes_counts_by_the_mode_in_which_it_is_taken() {
+fn a_frame_counts_by_the_mode_in_which_it_was_taken() {
     let mut bench = Bench::new();
     let bob = bench.client_in("bob", Auto);
     bench.clog(bob);
@@ -267,7 +267,7 @@ fn what_is_on_its_way_when_the_mode_changes_counts_by_the_mode_in_which_it_is_ta
 }
 
 #[test]
-fn acks_are_free_of_the_limit_on_requests() {
+fn acks_are_free_of_the_request_rate() {
     let mut bench = Bench::new();
     send_all(&mut bench, 1..=60);
     let bob = bench.client_in("bob", Ack);
@@ -280,7 +280,7 @@ fn acks_are_free_of_the_limit_on_requests() {
 }
 
 #[test]
-fn an_administrator_sees_how_much_waits() {
+fn an_administrator_lists_how_much_waits() {
     let mut bench = Bench::new();
     send_all(&mut bench, 1..=3);
     let (admin, bob) = (bench.admin(), bench.client_in("bob", Ack));

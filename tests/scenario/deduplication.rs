@@ -1,4 +1,4 @@
-//! A message that comes again is sent once.
+//! Deduplication: a repeated message is sent once.
 //!
 //! A key is the publisher, the target and the `message_id` together.
 
@@ -21,7 +21,7 @@ fn is_duplicate(bench: &mut Bench, seat: Seat, mut request: Value) -> bool {
 }
 
 #[test]
-fn a_repetition_is_answered_as_one_and_nobody_hears_it() {
+fn a_repetition_is_answered_as_duplicate_and_not_delivered() {
     let mut bench = Bench::new();
     let (alice, bob) = (bench.client("alice"), bench.client("bob"));
     bench.subscribe(bob, "room");
@@ -37,7 +37,7 @@ fn a_repetition_is_answered_as_one_and_nobody_hears_it() {
 }
 
 #[test]
-fn a_message_is_heard_under_the_id_that_its_publisher_gave() {
+fn a_message_keeps_the_id_of_its_publisher() {
     let mut bench = Bench::new();
     let (alice, bob) = (bench.client("alice"), bench.client("bob"));
     bench.subscribe(bob, "room");
@@ -47,7 +47,7 @@ fn a_message_is_heard_under_the_id_that_its_publisher_gave() {
 }
 
 #[test]
-fn every_kind_of_target_is_known_by_itself() {
+fn every_kind_of_target_has_its_own_ids() {
     let mut bench = Bench::new();
     let alice = bench.client_with("alice", rights(&["*"], &["*", "@user:*", "@connection:*"], &[]));
     let bob = bench.client("bob");
@@ -78,7 +78,7 @@ fn a_user_is_one_publisher_on_all_connections() {
 }
 
 #[test]
-fn who_is_nobody_is_a_publisher_by_its_connection() {
+fn an_anonymous_publisher_is_known_by_its_connection() {
     let mut bench = Bench::open();
     let (one, other) = (bench.stranger(), bench.stranger());
     assert!(!is_duplicate(&mut bench, one, request("channel", "room", "m1")));
@@ -127,7 +127,7 @@ fn the_last_ten_thousand_are_remembered() {
 }
 
 #[test]
-fn what_was_refused_was_not_seen() {
+fn a_refused_message_id_is_not_remembered() {
     let mut bench = Bench::new();
     let alice = bench.client_with("alice", rights(&["*"], &["room"], &[]));
     let durable =
@@ -141,7 +141,7 @@ fn what_was_refused_was_not_seen() {
 }
 
 #[test]
-fn a_repetition_of_a_message_to_a_user_waits_once() {
+fn a_repeated_message_to_a_user_waits_once() {
     let mut bench = Bench::new();
     let worker = bench.worker();
     for _ in 0..2 {
@@ -152,7 +152,7 @@ fn a_repetition_of_a_message_to_a_user_waits_once() {
 }
 
 #[test]
-fn ids_that_the_hub_makes_are_never_the_same() {
+fn ids_made_by_the_hub_are_unique() {
     let mut bench = Bench::with(Settings::default());
     let worker = bench.worker();
     let mut made = std::collections::BTreeSet::new();
@@ -164,7 +164,7 @@ fn ids_that_the_hub_makes_are_never_the_same() {
 }
 
 #[test]
-fn ids_go_with_the_hub_into_another_process() {
+fn ids_are_handed_over() {
     let mut bench = Bench::new();
     let worker = bench.worker();
     bench.say(worker, request("channel", "room", "m1"));

@@ -1,4 +1,4 @@
-//! `durable: true`: what a publisher may believe, and when it is told.
+//! `durable: true`: the promise to the publisher, and the time of its answer.
 
 use serde_json::{Value, json};
 use wshubd::hub::settings::{Keep, Policy, WriteThrough};
@@ -28,7 +28,7 @@ fn bench() -> Bench {
     Bench::with(settings())
 }
 
-/// One with a disk that writes when it is told to.
+/// A bench with a disk that writes on demand.
 fn slow() -> Bench {
     let mut bench = bench();
     bench.disk.slow = true;
@@ -53,7 +53,7 @@ fn log(channel: &str) -> LogKey {
 }
 
 #[test]
-fn the_answer_waits_for_the_disk_and_live_delivery_does_not() {
+fn the_answer_waits_for_the_disk_live_delivery_does_not() {
     let mut bench = slow();
     let (alice, bob) = (bench.client("alice"), bench.client("bob"));
     bench.subscribe(bob, "history");
@@ -65,7 +65,7 @@ fn the_answer_waits_for_the_disk_and_live_delivery_does_not() {
 }
 
 #[test]
-fn workers_and_http_callers_wait_alike() {
+fn workers_and_http_callers_wait_in_the_same_way() {
     let mut bench = slow();
     let worker = bench.worker();
     assert!(bench.say(worker, durable("room", 1)).is_empty());
@@ -81,7 +81,7 @@ fn workers_and_http_callers_wait_alike() {
 }
 
 #[test]
-fn answers_keep_the_order_of_requests_but_for_those_that_wait() {
+fn answers_keep_their_order_except_those_that_wait() {
     let mut bench = slow();
     let alice = bench.client("alice");
     for n in 1..=2 {
@@ -96,7 +96,7 @@ fn answers_keep_the_order_of_requests_but_for_those_that_wait() {
 }
 
 #[test]
-fn what_is_not_kept_is_answered_at_once() {
+fn a_message_that_is_not_kept_is_answered_at_once() {
     let mut bench = slow();
     let (alice, bob) = (bench.client("alice"), bench.client("bob"));
     bench.subscribe(bob, "room");
@@ -109,7 +109,7 @@ fn what_is_not_kept_is_answered_at_once() {
 }
 
 #[test]
-fn what_the_disk_does_not_take_is_kept_and_answered_with_store_unavailable() {
+fn a_message_the_disk_refuses_gets_store_unavailable() {
     let mut bench = slow();
     let alice = bench.client("alice");
     bench.tell(alice, &durable("room", 1));
@@ -126,7 +126,7 @@ fn what_the_disk_does_not_take_is_kept_and_answered_with_store_unavailable() {
 }
 
 #[test]
-fn while_the_disk_cannot_be_used_nothing_durable_is_delivered() {
+fn no_durable_message_is_delivered_while_the_disk_fails() {
     let mut bench = bench();
     let (alice, bob) = (bench.client("alice"), bench.client("bob"));
     bench.subscribe(bob, "history");
@@ -143,7 +143,7 @@ fn while_the_disk_cannot_be_used_nothing_durable_is_delivered() {
 }
 
 #[test]
-fn nobody_waits_for_a_disk_that_has_failed() {
+fn nobody_waits_for_a_failed_disk() {
     let mut bench = slow();
     let (alice, bob) = (bench.client("alice"), bench.client("bob"));
     bench.tell(alice, &durable("room", 1));
@@ -154,7 +154,7 @@ fn nobody_waits_for_a_disk_that_has_failed() {
 }
 
 #[test]
-fn who_disconnects_while_waiting_is_not_answered() {
+fn a_publisher_that_left_is_not_answered() {
     let mut bench = slow();
     let (alice, bob) = (bench.client("alice"), bench.client("bob"));
     bench.tell(alice, &durable("room", 1));
@@ -170,7 +170,7 @@ fn who_disconnects_while_waiting_is_not_answered() {
 }
 
 #[test]
-fn what_was_delivered_before_it_was_written_is_answered_when_it_is() {
+fn a_message_delivered_before_the_write_is_answered_after_it() {
     let mut bench = slow();
     let alice = sender(&mut bench);
     let bob = bench.client("bob");
@@ -191,7 +191,7 @@ fn what_was_delivered_before_it_was_written_is_answered_when_it_is() {
 }
 
 #[test]
-fn what_was_lost_before_it_was_written_is_answered_as_not_kept() {
+fn a_message_lost_before_the_write_is_answered_not_kept() {
     let mut bench = slow();
     let alice = bench.client("alice");
     bench.tell(alice, &durable("one", 1));
@@ -205,7 +205,7 @@ fn what_was_lost_before_it_was_written_is_answered_as_not_kept() {
 }
 
 #[test]
-fn so_many_publishers_may_wait_and_no_more() {
+fn the_number_of_waiting_publishers_is_limited() {
     let mut settings = settings();
     settings.limits.burst = 10_000;
     let mut bench = Bench::with(settings);
@@ -225,7 +225,7 @@ fn so_many_publishers_may_wait_and_no_more() {
 }
 
 #[test]
-fn publishers_may_wait_for_an_eighth_of_the_memory() {
+fn waiting_publishers_use_an_eighth_of_the_memory() {
     let mut settings = settings();
     settings.limits.memory = 1_000_000;
     let mut bench = Bench::with(settings);
@@ -244,7 +244,7 @@ fn publishers_may_wait_for_an_eighth_of_the_memory() {
 }
 
 #[test]
-fn waiting_answers_go_with_the_hub_into_another_process_but_for_http() {
+fn waiting_answers_are_handed_over_except_those_of_http() {
     let mut bench = slow();
     let alice = bench.client("alice");
     bench.tell(alice, &durable("room", 1));
@@ -256,7 +256,7 @@ fn waiting_answers_go_with_the_hub_into_another_process_but_for_http() {
 }
 
 #[test]
-fn a_receipt_comes_whatever_the_disk_does() {
+fn a_receipt_does_not_depend_on_the_disk() {
     let mut bench = slow();
     let alice = sender(&mut bench);
     let bob = bench.client_in("bob", InboxMode::Ack);
@@ -272,7 +272,7 @@ fn a_receipt_comes_whatever_the_disk_does() {
 }
 
 #[test]
-fn the_store_is_told_all_that_it_has_to_know() {
+fn the_store_receives_all_that_it_needs() {
     let mut bench = bench();
     let alice = bench.client("alice");
     bench.say(alice, named("history", "m1", true));
@@ -298,7 +298,7 @@ fn without_a_disk_nothing_is_to_be_written() {
 }
 
 #[test]
-fn a_repetition_of_what_is_on_the_disk_says_so() {
+fn a_repetition_of_a_stored_message_is_answered_stored() {
     let mut bench = bench();
     let alice = bench.client("alice");
     assert_eq!(bench.say(alice, named("room", "m1", true)), [STORED]);
@@ -309,7 +309,7 @@ fn a_repetition_of_what_is_on_the_disk_says_so() {
 }
 
 #[test]
-fn a_repetition_of_what_is_on_its_way_waits_too() {
+fn a_repetition_of_a_message_being_written_waits_too() {
     let mut bench = slow();
     let alice = bench.client("alice");
     bench.tell(alice, &named("room", "m1", true));
@@ -320,7 +320,7 @@ fn a_repetition_of_what_is_on_its_way_waits_too() {
 }
 
 #[test]
-fn a_repetition_of_what_is_in_memory_only_makes_it_durable_now() {
+fn a_repetition_of_a_message_in_memory_makes_it_durable() {
     let mut bench = slow();
     let alice = bench.client("alice");
     assert_eq!(bench.say(alice, named("history", "m1", false)), ["send_success 0 0 kept"]);
@@ -332,7 +332,7 @@ fn a_repetition_of_what_is_in_memory_only_makes_it_durable_now() {
 }
 
 #[test]
-fn a_repetition_after_the_disk_refused_tries_again() {
+fn a_repetition_after_a_refusal_of_the_disk_tries_again() {
     let mut bench = slow();
     let alice = bench.client("alice");
     bench.tell(alice, &named("room", "m1", true));
@@ -348,7 +348,7 @@ fn a_repetition_after_the_disk_refused_tries_again() {
 }
 
 #[test]
-fn a_repetition_of_what_is_gone_claims_nothing() {
+fn a_repetition_of_a_lost_message_claims_nothing() {
     let mut bench = bench();
     let (alice, bob) = (bench.client("alice"), bench.client("bob"));
     bench.say(alice, named("room", "m1", true));
@@ -359,7 +359,7 @@ fn a_repetition_of_what_is_gone_claims_nothing() {
 }
 
 #[test]
-fn a_repetition_finds_nothing_in_a_later_life_of_its_channel() {
+fn a_repetition_finds_nothing_in_a_new_epoch_of_its_channel() {
     let mut bench = bench();
     let (alice, bob) = (bench.client("alice"), bench.client("bob"));
     bench.subscribe(bob, "room");
@@ -382,7 +382,7 @@ fn pipeline(bench: &mut Bench, worker: Seat, data: &str) -> usize {
 }
 
 #[test]
-fn a_worker_that_does_not_wait_is_not_read_and_nobody_is_refused() {
+fn a_pipelining_worker_is_paused_and_nobody_is_refused() {
     let mut bench = slow();
     let (hog, polite) = (bench.worker(), bench.worker());
     assert_eq!(pipeline(&mut bench, hog, "x"), 256);
@@ -398,7 +398,7 @@ fn a_worker_that_does_not_wait_is_not_read_and_nobody_is_refused() {
 }
 
 #[test]
-fn many_workers_that_do_not_wait_share_the_room_and_leave_some() {
+fn many_pipelining_workers_share_the_room_and_leave_some() {
     let mut bench = slow();
     let hogs: Vec<Seat> = (0..100).map(|_| bench.worker()).collect();
     let shares: Vec<usize> = hogs.iter().map(|hog| pipeline(&mut bench, *hog, "x")).collect();
@@ -412,7 +412,7 @@ fn many_workers_that_do_not_wait_share_the_room_and_leave_some() {
 }
 
 #[test]
-fn large_messages_make_a_share_as_well() {
+fn large_messages_count_towards_the_share() {
     let mut settings = settings();
     settings.limits.memory = 16 << 20;
     let mut bench = Bench::with(settings);
@@ -426,7 +426,7 @@ fn large_messages_make_a_share_as_well() {
 }
 
 #[test]
-fn whoever_is_not_read_is_read_again_when_the_disk_fails() {
+fn paused_publishers_are_read_again_when_the_disk_fails() {
     let mut bench = slow();
     let hog = bench.worker();
     pipeline(&mut bench, hog, "x");
@@ -436,7 +436,7 @@ fn whoever_is_not_read_is_read_again_when_the_disk_fails() {
 }
 
 #[test]
-fn another_process_does_not_read_those_who_have_their_share() {
+fn a_handover_keeps_publishers_over_their_share_paused() {
     let mut bench = slow();
     let (hog, polite) = (bench.worker(), bench.worker());
     pipeline(&mut bench, hog, "x");
@@ -449,7 +449,7 @@ fn another_process_does_not_read_those_who_have_their_share() {
 }
 
 #[test]
-fn the_share_of_a_connection_goes_with_it() {
+fn a_closed_connection_frees_its_share() {
     let mut bench = slow();
     let hog = bench.worker();
     pipeline(&mut bench, hog, "x");
@@ -461,7 +461,7 @@ fn the_share_of_a_connection_goes_with_it() {
 }
 
 #[test]
-fn a_client_that_is_not_read_is_not_closed_for_its_silence() {
+fn a_paused_client_is_not_closed_for_its_silence() {
     let mut settings = settings();
     (settings.limits.requests_per_second, settings.limits.burst) = (10_000, 10_000);
     let mut bench = Bench::with(settings);

@@ -1,4 +1,4 @@
-//! What a second reader doubted. Each story says what should be.
+//! Corner cases that a review found. Each test states the right behaviour.
 
 use serde_json::{Value, json};
 use wshubd::hub::settings::{Keep, Policy};
@@ -22,7 +22,7 @@ fn state(bench: &Bench) -> Value {
 }
 
 #[test]
-fn what_a_socket_has_not_taken_is_not_acknowledged_because_a_later_message_expired() {
+fn an_expiry_does_not_acknowledge_what_no_socket_took() {
     let mut bench = Bench::new();
     let (worker, alice) = (bench.worker(), bench.client("alice"));
     bench.clog(alice);
@@ -40,7 +40,7 @@ fn what_a_socket_has_not_taken_is_not_acknowledged_because_a_later_message_expir
 }
 
 #[test]
-fn a_connection_that_gains_its_user_learns_the_position_that_it_has_to_acknowledge() {
+fn a_connection_that_gains_a_user_learns_its_position() {
     let mut bench = Bench::open();
     let (worker, seat) = (bench.worker(), bench.stranger());
     bench.hush(seat);
@@ -52,7 +52,7 @@ fn a_connection_that_gains_its_user_learns_the_position_that_it_has_to_acknowled
 }
 
 #[test]
-fn telling_of_one_evicted_message_does_not_evict_others() {
+fn a_notice_of_an_evicted_message_does_not_evict_others() {
     let mut settings = Settings::default();
     settings.limits.kept_bytes = 20_000;
     let mut bench = Bench::with(settings);
@@ -69,7 +69,7 @@ fn telling_of_one_evicted_message_does_not_evict_others() {
 }
 
 #[test]
-fn a_process_that_takes_over_does_not_wait_for_an_answer_given_to_another() {
+fn a_handover_does_not_wait_for_an_answer_of_the_old_process() {
     let mut bench = Bench::new();
     let (worker, bob) = (bench.worker(), bench.client("bob"));
     bench.say(worker, json!({"channel": "room", "event": "say", "data": 1}));
@@ -82,7 +82,7 @@ fn a_process_that_takes_over_does_not_wait_for_an_answer_given_to_another() {
 }
 
 #[test]
-fn what_no_socket_has_had_is_kept_for_the_next_although_its_sender_takes_something_later() {
+fn an_undelivered_message_is_kept_though_its_sender_reads_on() {
     let mut bench = Bench::new();
     let worker = bench.worker();
     let phone = with_mode(&mut bench, "alice", InboxMode::Auto);
@@ -111,7 +111,7 @@ fn gaps_do_not_overlap() {
 }
 
 #[test]
-fn a_purge_leaves_no_deadline_behind() {
+fn a_purge_removes_deadlines() {
     let mut bench = Bench::new();
     let admin = bench.admin();
     for n in 0..3 {
@@ -123,7 +123,7 @@ fn a_purge_leaves_no_deadline_behind() {
 }
 
 #[test]
-fn a_worker_is_told_of_what_a_dying_connection_left() {
+fn a_worker_is_notified_of_messages_a_lost_connection_left() {
     let mut bench = Bench::new();
     let (push, worker, alice) = (bench.worker(), bench.worker(), bench.client("alice"));
     bench.subscribe(push, "system:undelivered");
@@ -136,7 +136,7 @@ fn a_worker_is_told_of_what_a_dying_connection_left() {
 }
 
 #[test]
-fn a_receipt_that_does_not_fit_is_counted_at_least() {
+fn a_receipt_that_does_not_fit_is_counted() {
     let mut bench = Bench::new();
     let worker = bench.worker();
     let alice = with_mode(&mut bench, "alice", InboxMode::Ack);
@@ -150,7 +150,7 @@ fn a_receipt_that_does_not_fit_is_counted_at_least() {
 }
 
 #[test]
-fn who_reads_later_than_the_ttl_is_known_to_have_read() {
+fn a_read_after_the_ttl_still_makes_a_receipt() {
     let mut bench = Bench::new();
     let worker = bench.worker();
     let alice = with_mode(&mut bench, "alice", InboxMode::Ack);
@@ -164,7 +164,7 @@ fn who_reads_later_than_the_ttl_is_known_to_have_read() {
 }
 
 #[test]
-fn a_receipt_for_what_has_no_position_is_refused() {
+fn a_receipt_for_a_message_without_position_is_refused() {
     let mut bench = Bench::new();
     let worker = bench.worker();
     let request = json!({"user_id": "alice", "event": "e", "receipt": true, "ttl": 0});
@@ -172,7 +172,7 @@ fn a_receipt_for_what_has_no_position_is_refused() {
 }
 
 #[test]
-fn a_gap_has_the_cause_of_its_own_loss() {
+fn a_gap_names_the_cause_of_its_own_loss() {
     let mut bench = Bench::new();
     let (worker, alice) = (bench.worker(), bench.client("alice"));
     bench.say(worker, json!({"channel": "room", "event": "e", "data": 1, "ttl": 1}));
@@ -193,7 +193,7 @@ fn a_gap_has_the_cause_of_its_own_loss() {
 }
 
 #[test]
-fn a_worker_that_is_away_for_longer_than_five_minutes_still_finds_what_nobody_heard() {
+fn undelivered_notices_outlive_five_minutes_without_a_worker() {
     let mut bench = Bench::new();
     let (push, worker) = (bench.worker(), bench.worker());
     bench.subscribe(push, "system:undelivered");
@@ -205,7 +205,7 @@ fn a_worker_that_is_away_for_longer_than_five_minutes_still_finds_what_nobody_he
 }
 
 #[test]
-fn who_subscribes_again_hears_the_end_behind_the_last_lines_too() {
+fn a_new_subscription_gets_the_end_behind_the_last_lines() {
     let mut bench = Bench::new();
     let (worker, bob) = (bench.worker(), bench.client("bob"));
     bench.say(worker, json!({"action": "operation_start", "operation_id": "op", "channel": "logs"}));
@@ -226,7 +226,7 @@ fn who_subscribes_again_hears_the_end_behind_the_last_lines_too() {
 }
 
 #[test]
-fn an_end_that_was_delayed_does_not_end_a_newer_subscription() {
+fn a_delayed_end_does_not_end_a_newer_subscription() {
     let mut bench = Bench::new();
     let (worker, bob) = (bench.worker(), bench.client("bob"));
     let start = json!({"action": "operation_start", "operation_id": "op", "channel": "logs"});
@@ -248,7 +248,7 @@ fn an_end_that_was_delayed_does_not_end_a_newer_subscription() {
 }
 
 #[test]
-fn what_is_on_its_way_to_a_socket_is_not_told_as_lost_unheard() {
+fn a_message_in_a_send_queue_is_not_reported_as_undelivered() {
     let policy = Policy { keep: Keep::Unacknowledged, count: 2, ..Policy::default() };
     let mut bench = Bench::with(Settings { inbox: policy, ..Settings::default() });
     let (push, worker, alice) = (bench.worker(), bench.worker(), bench.client("alice"));
@@ -264,7 +264,7 @@ fn what_is_on_its_way_to_a_socket_is_not_told_as_lost_unheard() {
 }
 
 #[test]
-fn who_wants_no_inbox_hears_of_no_gap_in_it() {
+fn a_connection_with_inbox_off_gets_no_gap_of_it() {
     let policy = Policy { keep: Keep::Never, ..Policy::default() };
     let mut bench = Bench::with(Settings { inbox: policy, ..Settings::default() });
     let (worker, alice) = (bench.worker(), bench.client("alice"));
@@ -276,7 +276,7 @@ fn who_wants_no_inbox_hears_of_no_gap_in_it() {
 }
 
 #[test]
-fn a_receipt_pushes_nothing_out_of_the_inbox_of_who_wants_it() {
+fn a_receipt_evicts_nothing_from_its_senders_inbox() {
     let mut settings = Settings::default();
     settings.limits.requests_per_second = 1_000_000;
     settings.limits.burst = 1_000_000;
@@ -303,7 +303,7 @@ fn a_receipt_pushes_nothing_out_of_the_inbox_of_who_wants_it() {
 }
 
 #[test]
-fn ack_mode_tells_the_middle_gap_in_its_place() {
+fn ack_mode_sends_a_middle_gap_in_its_place() {
     let mut bench = Bench::new();
     let worker = bench.worker();
     let alice = with_mode(&mut bench, "alice", InboxMode::Ack);
@@ -317,7 +317,7 @@ fn ack_mode_tells_the_middle_gap_in_its_place() {
 }
 
 #[test]
-fn only_what_is_lost_is_told_as_lost() {
+fn only_lost_messages_are_reported_as_lost() {
     let mut bench = Bench::new();
     let (push, worker) = (bench.worker(), bench.worker());
     bench.subscribe(push, "system:undelivered");
@@ -347,7 +347,7 @@ fn left_and_heard(bench: &mut Bench) -> (Seat, Seat, Seat) {
 }
 
 #[test]
-fn a_newcomer_hears_what_was_left_and_not_what_others_heard_behind_it() {
+fn a_newcomer_gets_the_rest_of_the_backlog_and_nothing_else() {
     let mut bench = Bench::new();
     let (ann, second, cho) = left_and_heard(&mut bench);
     bench.publish(ann, "room", 3);
@@ -357,7 +357,7 @@ fn a_newcomer_hears_what_was_left_and_not_what_others_heard_behind_it() {
 }
 
 #[test]
-fn a_newcomer_does_not_miss_what_was_kept_for_others_alone() {
+fn a_newcomer_gets_no_gap_for_messages_of_others() {
     let mut bench = Bench::new();
     let (_, second, cho) = left_and_heard(&mut bench);
     bench.wait(7.0);

@@ -1,4 +1,4 @@
-//! A worker that says no more and still reads.
+//! A half-closed worker: it sends no more and still reads.
 
 use serde_json::json;
 use wshubd::hub::{Input, Settings};
@@ -18,21 +18,21 @@ fn durable(bench: &mut Bench, worker: Seat, id: Option<u32>) {
     assert!(bench.say(worker, line).is_empty());
 }
 
-/// Shuts the direction in which the worker speaks; what it hears of that.
+/// Half-closes the worker; the frames that it gets then.
 fn end(bench: &mut Bench, worker: Seat) -> Vec<String> {
     bench.handle(Input::ReadClosed { conn: worker });
     bench.story(worker)
 }
 
 #[test]
-fn a_worker_that_has_ended_and_waits_for_nothing_is_hung_up_on() {
+fn a_half_closed_worker_without_pending_answers_is_closed() {
     let mut bench = Bench::new();
     let worker = bench.worker();
     assert_eq!(end(&mut bench, worker), [HUNG_UP]);
 }
 
 #[test]
-fn an_answer_that_waits_for_the_disk_comes_after_the_end() {
+fn a_half_closed_worker_gets_the_answer_of_the_disk() {
     let mut bench = slow();
     let worker = bench.worker();
     durable(&mut bench, worker, Some(1));
@@ -43,7 +43,7 @@ fn an_answer_that_waits_for_the_disk_comes_after_the_end() {
 }
 
 #[test]
-fn one_without_an_id_is_hung_up_on_although_nothing_is_told() {
+fn a_half_closed_worker_without_an_id_is_closed() {
     let mut bench = slow();
     let worker = bench.worker();
     durable(&mut bench, worker, None);
@@ -53,7 +53,7 @@ fn one_without_an_id_is_hung_up_on_although_nothing_is_told() {
 }
 
 #[test]
-fn a_refusal_of_the_disk_comes_after_the_end_too() {
+fn a_half_closed_worker_gets_the_refusal_of_the_disk() {
     let mut bench = slow();
     let worker = bench.worker();
     durable(&mut bench, worker, Some(1));
@@ -63,7 +63,7 @@ fn a_refusal_of_the_disk_comes_after_the_end_too() {
 }
 
 #[test]
-fn an_interrupt_that_waits_is_answered_after_the_end() {
+fn a_half_closed_worker_gets_the_outcome_of_an_interrupt() {
     let mut bench = Bench::new();
     let (admin, late) = (bench.admin(), bench.admin());
     let worker = bench.worker();
@@ -80,7 +80,7 @@ fn an_interrupt_that_waits_is_answered_after_the_end() {
 }
 
 #[test]
-fn a_worker_that_has_ended_hears_no_channel_and_owns_no_operation() {
+fn a_half_closed_worker_has_no_channel_and_no_operation() {
     let mut bench = slow();
     let (worker, bob) = (bench.worker(), bench.client("bob"));
     bench.say(worker, json!({"action": "subscribe", "channel": "news"}));
@@ -97,7 +97,7 @@ fn a_worker_that_has_ended_hears_no_channel_and_owns_no_operation() {
 }
 
 #[test]
-fn a_worker_that_is_gone_meanwhile_is_forgotten() {
+fn a_half_closed_worker_that_vanishes_is_dropped() {
     let mut bench = slow();
     let worker = bench.worker();
     durable(&mut bench, worker, Some(1));

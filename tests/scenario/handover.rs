@@ -1,4 +1,4 @@
-//! Another process takes over.
+//! Hand-over of the hub's state to another process.
 
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -8,7 +8,7 @@ use wshubd::protocol::{Payload, RateLimit, TokenId};
 use super::bench::Bench;
 
 #[test]
-fn a_new_process_goes_on_as_if_nothing_happened() {
+fn a_new_process_goes_on_with_the_whole_state() {
     let mut bench = Bench::new();
     let (worker, alice, bob) = (bench.worker(), bench.client("alice"), bench.client("bob"));
     bench.subscribe(alice, "room");
@@ -28,7 +28,7 @@ fn a_new_process_goes_on_as_if_nothing_happened() {
 }
 
 #[test]
-fn a_replay_goes_on_where_it_was() {
+fn a_replay_goes_on_at_its_position() {
     let mut bench = Bench::new();
     let (worker, bob) = (bench.worker(), bench.client("bob"));
     for n in 1..=100 {
@@ -45,7 +45,7 @@ fn a_replay_goes_on_where_it_was() {
 }
 
 #[test]
-fn what_tokens_say_of_their_bearers_goes_along() {
+fn token_claims_are_handed_over() {
     let mut bench = Bench::new();
     let (admin, watcher) = (bench.admin(), bench.client("watcher"));
     bench.ask(watcher, json!({"action": "subscribe", "channel": "room", "presence": true}));
@@ -85,7 +85,7 @@ fn a_state_of_this_version_is_read_and_written_alike() {
 }
 
 #[test]
-fn a_state_of_the_version_before_is_read_as_if_nothing_else_had_been_there() {
+fn a_state_of_the_previous_version_gets_defaults() {
     let hub = Hub::import(Settings::default(), OF_VERSION_4).unwrap();
     // Behind the mark and the version, up to the checksum.
     let body = &OF_VERSION_4[2..OF_VERSION_4.len() - 4];
@@ -95,7 +95,7 @@ fn a_state_of_the_version_before_is_read_as_if_nothing_else_had_been_there() {
 }
 
 #[test]
-fn a_state_that_is_cut_off_is_not_taken_over() {
+fn a_truncated_state_is_refused() {
     let bytes = OF_VERSION_5;
     let import = |bytes: &[u8]| Hub::import(Settings::default(), bytes);
     for end in 0..bytes.len() {
@@ -105,7 +105,7 @@ fn a_state_that_is_cut_off_is_not_taken_over() {
 }
 
 #[test]
-fn a_state_of_another_version_is_not_taken_over() {
+fn a_state_of_another_version_is_refused() {
     let mut other = OF_VERSION_5.to_vec();
     // Behind the mark.
     other[1] = 0;

@@ -1,4 +1,4 @@
-//! Signs of life.
+//! Heartbeat: pings, pongs and silent peers.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use wshubd::hub::{Input, Settings};
 use super::bench::Bench;
 
 #[test]
-fn silence_is_asked_about_and_then_the_end() {
+fn a_silent_peer_is_pinged_and_then_closed() {
     let mut bench = Bench::new();
     let alice = bench.client("alice");
     bench.wait(53.9);
@@ -21,7 +21,7 @@ fn silence_is_asked_about_and_then_the_end() {
 }
 
 #[test]
-fn any_sign_of_life_counts() {
+fn any_frame_counts_as_a_sign_of_life() {
     let mut bench = Bench::new();
     let alice = bench.client("alice");
     for _ in 0..5 {
@@ -37,7 +37,7 @@ fn any_sign_of_life_counts() {
 }
 
 #[test]
-fn pings_keep_their_interval_however_long_a_pong_may_take() {
+fn the_ping_interval_does_not_depend_on_the_pong_timeout() {
     let [ping_interval, pong_timeout] = [20, 300].map(Duration::from_secs);
     let heartbeat = Heartbeat { ping_interval, pong_timeout };
     let mut bench = Bench::with(Settings { heartbeat, ..Settings::default() });

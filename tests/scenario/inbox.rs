@@ -1,7 +1,6 @@
-//! What is sent to a user: one inbox, one cursor, many connections.
+//! The inbox of a user: one log, one cursor, many connections.
 //!
-//! Bob is the user it is sent to. Who moves the cursor, and when, is in
-//! `cursor.rs`.
+//! Bob is the recipient. The movements of the cursor are in `cursor.rs`.
 
 use serde_json::{Value, json};
 use wshubd::hub::settings::Policy;
@@ -44,7 +43,7 @@ pub(crate) fn with_inbox(inbox: Policy) -> Bench {
 }
 
 #[test]
-fn a_greeting_tells_which_epoch_it_is_and_how_much_waits() {
+fn connection_established_has_the_epoch_and_what_waits() {
     let mut bench = Bench::open();
     send_all(&mut bench, 1..=3);
     let bob = bench.client_in("bob", Ack);
@@ -64,7 +63,7 @@ fn a_greeting_tells_which_epoch_it_is_and_how_much_waits() {
 }
 
 #[test]
-fn who_was_never_sent_anything_has_an_empty_inbox() {
+fn an_inbox_that_was_never_used_is_empty() {
     let mut bench = Bench::new();
     let bob = bench.client_in("bob", Ack);
     let inbox = bench.frames(bob).remove(0)["inbox"].clone();
@@ -73,7 +72,7 @@ fn who_was_never_sent_anything_has_an_empty_inbox() {
 }
 
 #[test]
-fn every_message_to_a_user_takes_a_place_and_is_kept_heard_or_not() {
+fn every_message_to_a_user_takes_a_position_and_is_kept() {
     let mut bench = Bench::new();
     let alice = sender(&mut bench);
     assert_eq!(send(&mut bench, alice, 1), ["send_success 0 0 kept"]);
@@ -86,7 +85,7 @@ fn every_message_to_a_user_takes_a_place_and_is_kept_heard_or_not() {
 }
 
 #[test]
-fn what_waits_comes_first_in_order_and_marked_and_then_it_is_live() {
+fn the_inbox_is_replayed_in_order_and_marked_and_then_live() {
     for mode in [Auto, Ack] {
         let mut bench = Bench::new();
         send_all(&mut bench, 1..=2);
@@ -98,7 +97,7 @@ fn what_waits_comes_first_in_order_and_marked_and_then_it_is_live() {
 }
 
 #[test]
-fn what_comes_during_the_replay_goes_behind_it() {
+fn a_message_during_the_replay_follows_it() {
     for mode in [Auto, Ack] {
         let mut bench = Bench::new();
         send_all(&mut bench, 1..=2);
@@ -114,7 +113,7 @@ fn what_comes_during_the_replay_goes_behind_it() {
 }
 
 #[test]
-fn each_connection_of_a_user_hears_all_of_it() {
+fn each_connection_of_a_user_receives_all_of_it() {
     let mut bench = Bench::new();
     send_all(&mut bench, 1..=100);
     let (slow, fast) = (bench.client_in("bob", Ack), bench.client_in("bob", Ack));
@@ -124,7 +123,7 @@ fn each_connection_of_a_user_hears_all_of_it() {
 }
 
 #[test]
-fn a_second_reader_at_another_place_takes_nothing_from_the_first() {
+fn a_second_reader_at_another_position_takes_nothing() {
     for mode in [Auto, Ack] {
         let mut bench = Bench::new();
         send_all(&mut bench, 1..=200);
@@ -147,7 +146,7 @@ fn a_second_reader_at_another_place_takes_nothing_from_the_first() {
 }
 
 #[test]
-fn a_link_that_is_slow_for_live_hears_it_as_replay_and_nothing_is_shed() {
+fn a_connection_slow_for_live_gets_a_replay_and_sheds_nothing() {
     for mode in [Auto, Ack] {
         let mut bench = Bench::new();
         let alice = sender(&mut bench);
@@ -168,7 +167,7 @@ fn a_link_that_is_slow_for_live_hears_it_as_replay_and_nothing_is_shed() {
 }
 
 #[test]
-fn a_connection_that_is_full_when_it_comes_to_reading_hears_all_in_time() {
+fn a_connection_full_at_its_replay_gets_it_later() {
     let mut bench = Bench::new();
     send_all(&mut bench, 1..=3);
     bench.slow_store = true;
@@ -183,7 +182,7 @@ fn a_connection_that_is_full_when_it_comes_to_reading_hears_all_in_time() {
 }
 
 #[test]
-fn whoever_wants_no_inbox_hears_none_and_it_waits() {
+fn with_the_inbox_off_messages_wait() {
     let mut bench = Bench::new();
     let alice = sender(&mut bench);
     let bob = bench.client_in("bob", Off);
@@ -199,7 +198,7 @@ fn whoever_wants_no_inbox_hears_none_and_it_waits() {
 }
 
 #[test]
-fn turning_the_inbox_off_in_mid_replay_is_the_end_of_it() {
+fn turning_the_inbox_off_ends_its_replay() {
     let mut bench = Bench::new();
     send_all(&mut bench, 1..=100);
     bench.slow_store = true;
@@ -215,7 +214,7 @@ fn turning_the_inbox_off_in_mid_replay_is_the_end_of_it() {
 }
 
 #[test]
-fn a_newer_token_does_not_bring_the_inbox_again() {
+fn a_newer_token_does_not_replay_the_inbox_again() {
     let mut bench = Bench::new();
     send_all(&mut bench, 1..=2);
     let bob = bench.client_in("bob", Ack);
@@ -226,7 +225,7 @@ fn a_newer_token_does_not_bring_the_inbox_again() {
 }
 
 #[test]
-fn an_anonymous_connection_hears_the_inbox_of_the_user_it_gains() {
+fn an_anonymous_connection_gets_the_inbox_of_its_new_user() {
     let mut bench = Bench::open();
     send_all(&mut bench, 1..=1);
     let bob = bench.stranger();
@@ -237,7 +236,7 @@ fn an_anonymous_connection_hears_the_inbox_of_the_user_it_gains() {
 }
 
 #[test]
-fn a_user_who_sends_to_itself_hears_it_on_every_connection() {
+fn a_message_to_oneself_reaches_every_connection() {
     let mut bench = Bench::new();
     let bob = bench.client_with("bob", rights(&[], &["@user:{user_id}"], &[]));
     let other = bench.client_in("bob", Auto);
@@ -250,7 +249,7 @@ fn a_user_who_sends_to_itself_hears_it_on_every_connection() {
 }
 
 #[test]
-fn an_inbox_goes_with_the_hub_into_another_process() {
+fn an_inbox_is_handed_over() {
     let mut bench = Bench::new();
     send_all(&mut bench, 1..=3);
     let bob = bench.client_in("bob", Ack);
@@ -268,7 +267,7 @@ fn an_inbox_goes_with_the_hub_into_another_process() {
 }
 
 #[test]
-fn what_must_be_stored_is_refused_while_the_store_is_memory() {
+fn a_durable_message_is_refused_without_a_store() {
     let mut bench = Bench::new();
     let alice = sender(&mut bench);
     let request = json!({"action": "send", "user_id": "bob", "event": "say", "durable": true});

@@ -1,4 +1,4 @@
-//! What an inbox keeps for a while only, and how its user is told that it is lost.
+//! Expiry and eviction in an inbox, and the gaps that its user receives.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::bench::Bench;
 use super::inbox::{send, send_all, sender, waits, with_inbox};
 
 #[test]
-fn a_fleeting_message_is_for_those_who_are_here() {
+fn a_fleeting_message_reaches_connected_clients_only() {
     let mut bench = Bench::new();
     let alice = sender(&mut bench);
     let fleeting = json!({"action": "send", "user_id": "bob", "event": "say", "data": 1, "ttl": 0});
@@ -25,7 +25,7 @@ fn a_fleeting_message_is_for_those_who_are_here() {
 }
 
 #[test]
-fn a_message_says_for_how_long_it_is_worth_keeping_up_to_what_the_policy_says() {
+fn a_ttl_shortens_the_retention_of_the_policy() {
     let mut bench = with_inbox(Policy { ttl: Duration::from_secs(100), ..Settings::default().inbox });
     let worker = bench.worker();
     for (n, ttl) in [(1, 10), (2, 1000), (3, 50)] {
@@ -40,7 +40,7 @@ fn a_message_says_for_how_long_it_is_worth_keeping_up_to_what_the_policy_says() 
 }
 
 #[test]
-fn what_expired_while_the_user_was_away_shows_as_a_gap_in_its_place() {
+fn messages_expired_in_absence_show_as_a_gap_in_place() {
     let mut bench = Bench::new();
     let worker = bench.worker();
     for (n, ttl) in [(1, 1000), (2, 10), (3, 10), (4, 1000)] {
@@ -56,7 +56,7 @@ fn what_expired_while_the_user_was_away_shows_as_a_gap_in_its_place() {
 }
 
 #[test]
-fn an_inbox_that_is_full_evicts_its_oldest_and_tells() {
+fn a_full_inbox_evicts_its_oldest_with_a_gap() {
     let mut bench = with_inbox(Policy { count: 3, ..Settings::default().inbox });
     send_all(&mut bench, 1..=5);
     let kept = ["gap 1 2 2 evicted", "say 3 replayed", "say 4 replayed", "say 5 replayed"];
@@ -64,7 +64,7 @@ fn an_inbox_that_is_full_evicts_its_oldest_and_tells() {
 }
 
 #[test]
-fn what_is_evicted_under_a_reader_shows_as_a_gap_in_its_place() {
+fn messages_evicted_during_replay_show_as_a_gap_in_place() {
     let mut bench = with_inbox(Policy { count: 70, ..Settings::default().inbox });
     send_all(&mut bench, 1..=70);
     bench.slow_store = true;
@@ -81,7 +81,7 @@ fn what_is_evicted_under_a_reader_shows_as_a_gap_in_its_place() {
 }
 
 #[test]
-fn what_expires_under_a_reader_shows_as_a_gap_in_its_place() {
+fn messages_expired_during_replay_show_as_a_gap_in_place() {
     let mut bench = Bench::new();
     let worker = bench.worker();
     for (n, ttl) in [(1, 1000), (2, 10), (3, 1000)] {
@@ -103,7 +103,7 @@ fn what_expires_under_a_reader_shows_as_a_gap_in_its_place() {
 }
 
 #[test]
-fn when_all_logs_are_full_the_heaviest_inbox_pays() {
+fn when_all_logs_are_full_the_largest_inbox_is_evicted() {
     let mut settings = Settings::default();
     settings.limits.kept_bytes = 2000;
     let mut bench = Bench::with(settings);
@@ -119,7 +119,7 @@ fn when_all_logs_are_full_the_heaviest_inbox_pays() {
 }
 
 #[test]
-fn a_message_too_big_for_an_inbox_is_for_those_who_are_here() {
+fn a_message_too_big_for_an_inbox_is_live_only() {
     let mut bench = with_inbox(Policy { bytes: 400, ..Settings::default().inbox });
     let alice = sender(&mut bench);
     let bob = bench.client_in("bob", Ack);
@@ -132,7 +132,7 @@ fn a_message_too_big_for_an_inbox_is_for_those_who_are_here() {
 }
 
 #[test]
-fn what_has_just_expired_does_not_wait() {
+fn a_message_that_just_expired_does_not_wait() {
     let mut bench = Bench::new();
     let worker = bench.worker();
     bench.say(worker, json!({"user_id": "bob", "event": "say", "data": 1, "ttl": 0.2}));
@@ -146,7 +146,7 @@ fn what_has_just_expired_does_not_wait() {
 }
 
 #[test]
-fn the_cause_of_a_loss_is_told_after_what_lay_before_it_was_acknowledged() {
+fn a_gap_comes_after_unacknowledged_messages_before_it() {
     let mut bench = Bench::new();
     let worker = bench.worker();
     for (n, ttl) in [(1, 1000), (2, 5)] {

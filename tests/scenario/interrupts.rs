@@ -1,8 +1,8 @@
-//! Stop, in every case.
+//! Interrupts, in every state of an operation.
 
 use serde_json::json;
 use wshubd::hub::Peer;
-use wshubd::protocol::{InterruptRequest, OperationId, Request};
+use wshubd::protocol::{HubRequest, InterruptRequest, OperationId};
 
 use super::bench::{Bench, Seat, rights};
 
@@ -16,7 +16,7 @@ fn stop(bench: &mut Bench, seat: Seat) -> Vec<String> {
 }
 
 #[test]
-fn an_interrupt_goes_to_the_owner_before_anybody_hears_of_it() {
+fn the_owner_gets_an_interrupt_before_subscribers_see_it() {
     let mut bench = Bench::new();
     let (worker, alice, bob) = (bench.worker(), bench.client("alice"), bench.client("bob"));
     start_for(&mut bench, worker, Some("alice"));
@@ -38,7 +38,7 @@ fn an_interrupt_goes_to_the_owner_before_anybody_hears_of_it() {
 }
 
 #[test]
-fn repeating_an_interrupt_is_harmless_and_shown_once() {
+fn a_repeated_interrupt_is_harmless_and_shown_once() {
     let mut bench = Bench::new();
     let (worker, alice) = (bench.worker(), bench.client("alice"));
     start_for(&mut bench, worker, Some("alice"));
@@ -52,7 +52,7 @@ fn repeating_an_interrupt_is_harmless_and_shown_once() {
 }
 
 #[test]
-fn who_may_stop_an_operation_of_a_user() {
+fn the_right_to_interrupt_a_users_operation() {
     let mut bench = Bench::new();
     let (worker, plain) = (bench.worker(), bench.client("bob"));
     let warden = bench.client_with("carol", rights(&[], &[], &["jobs"]));
@@ -63,7 +63,7 @@ fn who_may_stop_an_operation_of_a_user() {
 }
 
 #[test]
-fn whoever_may_publish_stops_what_runs_for_nobody() {
+fn publishers_may_interrupt_an_operation_without_a_user() {
     let mut bench = Bench::new();
     let (worker, alice) = (bench.worker(), bench.client("alice"));
     let mute = bench.client_with("bob", rights(&["*"], &[], &[]));
@@ -79,14 +79,14 @@ fn whoever_may_publish_stops_what_runs_for_nobody() {
 }
 
 #[test]
-fn a_guessed_id_does_not_tell_the_channel_of_an_operation() {
+fn a_guessed_id_does_not_reveal_the_channel_of_an_operation() {
     let mut bench = Bench::new();
     let worker = bench.worker();
     let (plain, deaf) = (bench.client("bob"), bench.client_with("mallory", rights(&[], &["*"], &[])));
     let warden = bench.client_with("carol", rights(&[], &["*"], &["*"]));
     let request = json!({"action": "interrupt", "data": {"operation_id": "op"}});
     let named = json!({"action": "interrupt", "channel": "jobs", "data": {"operation_id": "op"}});
-    // Asked too early by one who may stop what runs for nobody, and hears nothing of it.
+    // Requested too early by one who may interrupt operations without a user, and gets no frame of it.
     assert_eq!(bench.say(deaf, request.clone()), ["interrupt_result pending"]);
     start_for(&mut bench, worker, None);
     assert!(!json!(bench.ask(deaf, request.clone())).to_string().contains("jobs"));
@@ -117,7 +117,7 @@ fn a_guessed_id_does_not_tell_the_channel_of_an_operation() {
 }
 
 #[test]
-fn an_ended_operation_is_already_ended_and_another_channel_is_unknown() {
+fn an_ended_operation_is_already_ended_on_its_channel() {
     let mut bench = Bench::new();
     let (worker, alice) = (bench.worker(), bench.client("alice"));
     start_for(&mut bench, worker, None);
@@ -160,7 +160,7 @@ fn rights_are_checked_again_when_the_operation_registers() {
 }
 
 #[test]
-fn workers_that_only_listen_hear_of_an_interrupt_at_once() {
+fn listening_workers_get_an_early_interrupt_at_once() {
     let mut bench = Bench::new();
     let (worker, alice) = (bench.worker(), bench.client("alice"));
     bench.subscribe(worker, "jobs");
@@ -172,7 +172,7 @@ fn workers_that_only_listen_hear_of_an_interrupt_at_once() {
 }
 
 #[test]
-fn only_so_many_interrupts_wait_for_one_connection() {
+fn waiting_interrupts_of_a_connection_are_limited() {
     let mut bench = Bench::new();
     let alice = bench.client("alice");
     let ask = |n: u32| json!({"action": "interrupt", "data": {"operation_id": format!("op{n}")}});
@@ -186,7 +186,7 @@ fn only_so_many_interrupts_wait_for_one_connection() {
 }
 
 #[test]
-fn an_operation_that_does_not_end_in_time_is_ended() {
+fn an_operation_over_its_grace_is_ended() {
     let mut bench = Bench::new();
     let (worker, alice) = (bench.worker(), bench.client("alice"));
     bench.subscribe(alice, "jobs");
@@ -204,7 +204,7 @@ fn an_operation_that_does_not_end_in_time_is_ended() {
 }
 
 #[test]
-fn at_its_deadline_an_operation_is_interrupted() {
+fn an_operation_at_its_deadline_is_interrupted() {
     let mut bench = Bench::new();
     let (worker, alice) = (bench.worker(), bench.client("alice"));
     bench.subscribe(alice, "jobs");
@@ -229,7 +229,7 @@ fn a_client_that_disconnects_interrupts_nothing() {
 }
 
 #[test]
-fn who_asked_early_and_left_interrupts_nothing() {
+fn an_early_interrupt_of_a_lost_connection_is_dropped() {
     let mut bench = Bench::new();
     let (worker, alice) = (bench.worker(), bench.client("alice"));
     stop(&mut bench, alice);
@@ -238,19 +238,19 @@ fn who_asked_early_and_left_interrupts_nothing() {
 }
 
 #[test]
-fn an_http_caller_hears_that_it_waits_and_then_how_it_went() {
+fn an_http_caller_gets_pending_and_then_the_outcome() {
     let mut bench = Bench::new();
     let worker = bench.worker();
     let wish =
         InterruptRequest { operation_id: OperationId::new("op").unwrap(), channel: None, reason: None };
-    assert_eq!(bench.ask_http(1, Request::Interrupt(wish.clone())), ["interrupt_result pending"]);
+    assert_eq!(bench.ask_http(1, HubRequest::Interrupt(wish.clone())), ["interrupt_result pending"]);
     start_for(&mut bench, worker, Some("alice"));
     assert_eq!(bench.answers(1), ["interrupt_result delivered"]);
-    assert_eq!(bench.ask_http(2, Request::Interrupt(wish)), ["interrupt_result delivered"]);
+    assert_eq!(bench.ask_http(2, HubRequest::Interrupt(wish)), ["interrupt_result delivered"]);
 }
 
 #[test]
-fn only_so_many_interrupts_wait_in_all() {
+fn waiting_interrupts_are_limited_in_all() {
     let mut bench = Bench::new();
     let ask = |n: usize| json!({"action": "interrupt", "data": {"operation_id": format!("op{n}")}});
     for n in 0..1024 {
@@ -265,7 +265,7 @@ fn only_so_many_interrupts_wait_in_all() {
 }
 
 #[test]
-fn interrupts_of_one_user_take_the_places_of_nobody_else() {
+fn interrupts_of_one_user_leave_places_for_others() {
     let mut bench = Bench::new();
     let ask = |n: usize| json!({"action": "interrupt", "data": {"operation_id": format!("op{n}")}});
     for n in 0..64 {
@@ -286,7 +286,11 @@ fn interrupts_of_one_user_take_the_places_of_nobody_else() {
     assert_eq!(bench.ask(admin, request).remove(0)["outcome"], "pending", "workers have their own");
     let wish =
         InterruptRequest { operation_id: OperationId::new("late").unwrap(), channel: None, reason: None };
-    assert_eq!(bench.ask_http(1, Request::Interrupt(wish)), ["interrupt_result pending"], "and so has HTTP");
+    assert_eq!(
+        bench.ask_http(1, HubRequest::Interrupt(wish)),
+        ["interrupt_result pending"],
+        "and so has HTTP"
+    );
     bench.hand_over();
     assert_eq!(bench.say(again, ask(64)), ["error rate_limited"], "a hand-over changes nothing");
     bench.live(11);
@@ -295,7 +299,7 @@ fn interrupts_of_one_user_take_the_places_of_nobody_else() {
 }
 
 #[test]
-fn an_interrupt_overtakes_what_a_full_worker_has_not_read() {
+fn an_interrupt_overtakes_the_queue_of_a_full_worker() {
     let mut bench = Bench::new();
     let (worker, alice) = (bench.worker(), bench.client("alice"));
     start_for(&mut bench, worker, Some("alice"));

@@ -1,6 +1,6 @@
-//! Random histories, with what must be true of all of them.
+//! Random histories, with the invariants that hold in all of them.
 //!
-//! Each peer is a witness of what it hears: order, doubles and losses are
+//! Each peer is a witness of the frames it receives: order, doubles and losses are
 //! judged from the frames alone, as a client would. `PROPTEST_CASES` runs more.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -143,12 +143,12 @@ const DISK: [Disk; 8] = [
     Disk::Unreadable,
 ];
 
-/// What one subscription has told so far.
+/// What one subscription has received so far.
 #[derive(Default, Debug)]
 struct Session {
     /// The position at which it began.
     start: u64,
-    /// The last position heard or told as lost.
+    /// The last position received or in a gap.
     last: u64,
     /// All of them.
     accounted: BTreeSet<u64>,
@@ -204,7 +204,7 @@ impl Model {
         (!all.is_empty()).then(|| all[usize::from(number) % all.len()])
     }
 
-    /// Says something, leaving what is heard for the witness.
+    /// Sends a request, and leaves the frames for the witness.
     fn say(&mut self, seat: Seat, request: Value) {
         for frame in self.bench.ask(seat, request) {
             self.witness(seat, &frame);
@@ -496,7 +496,7 @@ impl Model {
             let heard = self.bench.ask(probe, json!({"action": "subscribe", "channel": channel}));
             let last = heard[1]["seq"].as_u64().unwrap();
             self.bench.leave(probe);
-            // A worker does not hear itself, so what it misses proves nothing.
+            // A worker does not receive its own messages, so what it misses proves nothing.
             let clients = self.seats.values().filter(|witness| !witness.is_worker);
             for session in clients.filter_map(|witness| witness.sessions.get(channel)) {
                 let missing: Vec<u64> =
@@ -543,7 +543,7 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn whatever_happens_order_and_counts_hold_and_nothing_is_lost_in_silence(
+    fn order_and_counts_hold_and_no_loss_goes_unannounced(
         steps in prop::collection::vec(step(), 1..160)
     ) {
         let mut model = Model::new();

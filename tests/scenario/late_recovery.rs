@@ -1,7 +1,7 @@
-//! The disk cannot be read when the daemon starts, and can be later.
+//! Recovery of a disk that cannot be read when the daemon starts, and can be later.
 //!
-//! Meanwhile the hub serves, and gives out numbers; what is found then was said
-//! before, and is owed as before.
+//! Meanwhile the hub serves, and assigns numbers; what is found then was sent
+//! before, and is still to be delivered.
 
 use serde_json::{Value, json};
 use wshubd::hub::settings::{Keep, Policy, WriteThrough};
@@ -45,7 +45,7 @@ fn seqs(frames: &[Value]) -> Vec<u64> {
 }
 
 #[test]
-fn live_traffic_goes_on_with_numbers_that_nothing_on_the_disk_can_have() {
+fn live_messages_get_numbers_that_the_disk_cannot_have() {
     let mut bench = bench();
     publish(&mut bench, "room", 1..=3);
     crash_into_the_dark(&mut bench);
@@ -57,7 +57,7 @@ fn live_traffic_goes_on_with_numbers_that_nothing_on_the_disk_can_have() {
 }
 
 #[test]
-fn whoever_asks_for_all_is_told_that_nobody_knows_what_is_missing() {
+fn since_of_everything_is_answered_as_not_recovered() {
     let mut bench = bench();
     publish(&mut bench, "orders", 1..=3);
     crash_into_the_dark(&mut bench);
@@ -69,7 +69,7 @@ fn whoever_asks_for_all_is_told_that_nobody_knows_what_is_missing() {
 }
 
 #[test]
-fn a_history_gains_its_older_part_and_has_no_gap_where_its_numbers_jump() {
+fn a_history_gains_its_older_part_without_a_gap() {
     let mut bench = bench();
     publish(&mut bench, "orders", 1..=3);
     crash_into_the_dark(&mut bench);
@@ -85,7 +85,7 @@ fn a_history_gains_its_older_part_and_has_no_gap_where_its_numbers_jump() {
 }
 
 #[test]
-fn a_position_in_the_older_part_is_one_of_the_epoch_that_goes_on() {
+fn a_position_in_the_older_part_belongs_to_the_same_epoch() {
     let mut bench = bench();
     publish(&mut bench, "orders", 1..=3);
     crash_into_the_dark(&mut bench);
@@ -101,7 +101,7 @@ fn a_position_in_the_older_part_is_one_of_the_epoch_that_goes_on() {
 }
 
 #[test]
-fn somebody_who_reads_a_history_when_its_older_part_is_found_loses_nothing() {
+fn a_reader_loses_nothing_when_the_older_part_is_found() {
     let mut bench = bench();
     publish(&mut bench, "orders", 1..=3);
     crash_into_the_dark(&mut bench);
@@ -116,7 +116,7 @@ fn somebody_who_reads_a_history_when_its_older_part_is_found_loses_nothing() {
 }
 
 #[test]
-fn subscribers_of_a_channel_hear_now_what_nobody_had_heard() {
+fn subscribers_get_undelivered_messages_when_found() {
     let mut bench = bench();
     publish(&mut bench, "room", 1..=2);
     crash_into_the_dark(&mut bench);
@@ -135,7 +135,7 @@ fn subscribers_of_a_channel_hear_now_what_nobody_had_heard() {
 }
 
 #[test]
-fn what_comes_while_older_messages_are_read_goes_behind_them() {
+fn messages_during_the_late_replay_follow_it() {
     let mut bench = bench();
     publish(&mut bench, "room", 1..=2);
     crash_into_the_dark(&mut bench);
@@ -151,7 +151,7 @@ fn what_comes_while_older_messages_are_read_goes_behind_them() {
 }
 
 #[test]
-fn who_reads_a_backlog_goes_back_for_what_is_older_and_hears_nothing_twice() {
+fn a_backlog_reader_goes_back_for_older_ones_without_doubles() {
     let mut bench = bench();
     publish(&mut bench, "room", 1..=2);
     crash_into_the_dark(&mut bench);
@@ -167,7 +167,7 @@ fn who_reads_a_backlog_goes_back_for_what_is_older_and_hears_nothing_twice() {
 }
 
 #[test]
-fn a_channel_that_nobody_heard_meanwhile_has_its_backlog_in_order() {
+fn a_channel_without_subscribers_keeps_its_backlog_in_order() {
     let mut bench = bench();
     publish(&mut bench, "room", 1..=2);
     crash_into_the_dark(&mut bench);
@@ -178,7 +178,7 @@ fn a_channel_that_nobody_heard_meanwhile_has_its_backlog_in_order() {
 }
 
 #[test]
-fn a_user_who_is_here_hears_now_what_waited_in_the_inbox() {
+fn a_connected_user_gets_the_inbox_when_it_is_found() {
     for mode in [Auto, Ack] {
         let mut bench = bench();
         send_all(&mut bench, 1..=2);
@@ -198,7 +198,7 @@ fn a_user_who_is_here_hears_now_what_waited_in_the_inbox() {
 }
 
 #[test]
-fn that_a_user_has_what_came_later_says_nothing_of_what_was_found() {
+fn a_newer_ack_does_not_cover_older_messages_found_later() {
     let mut bench = bench();
     send_all(&mut bench, 1..=2);
     crash_into_the_dark(&mut bench);
@@ -217,7 +217,7 @@ fn that_a_user_has_what_came_later_says_nothing_of_what_was_found() {
 }
 
 #[test]
-fn a_socket_that_takes_live_messages_only_now_does_not_hide_older_ones() {
+fn a_live_frame_taken_late_does_not_hide_older_messages() {
     let mut bench = bench();
     send_all(&mut bench, 1..=2);
     crash_into_the_dark(&mut bench);
@@ -232,7 +232,7 @@ fn a_socket_that_takes_live_messages_only_now_does_not_hide_older_ones() {
 }
 
 #[test]
-fn an_inbox_of_a_user_who_is_away_has_everything_in_order() {
+fn the_inbox_of_an_absent_user_is_complete_and_in_order() {
     let mut bench = bench();
     send_all(&mut bench, 1..=2);
     crash_into_the_dark(&mut bench);
@@ -247,7 +247,7 @@ fn an_inbox_of_a_user_who_is_away_has_everything_in_order() {
 }
 
 #[test]
-fn after_a_clean_stop_an_inbox_does_not_pass_over_what_cannot_be_read_yet() {
+fn an_unreadable_inbox_is_not_skipped_after_a_clean_stop() {
     for mode in [Auto, Ack] {
         let mut bench = bench();
         send_all(&mut bench, 1..=3);
@@ -270,7 +270,7 @@ fn after_a_clean_stop_an_inbox_does_not_pass_over_what_cannot_be_read_yet() {
 }
 
 #[test]
-fn after_a_clean_stop_a_history_that_cannot_be_read_tells_a_gap_and_has_none_later() {
+fn an_unreadable_history_is_a_gap_only_until_it_is_read() {
     let mut bench = bench();
     publish(&mut bench, "orders", 1..=3);
     let probe = client(&mut bench, "probe");
@@ -291,7 +291,7 @@ fn after_a_clean_stop_a_history_that_cannot_be_read_tells_a_gap_and_has_none_lat
 }
 
 #[test]
-fn a_killed_process_in_the_dark_does_not_give_its_numbers_out_again() {
+fn a_kill_while_unreadable_does_not_reuse_numbers() {
     let mut bench = bench();
     publish(&mut bench, "orders", 1..=3);
     bench.disk_writes_behind();
@@ -308,7 +308,7 @@ fn a_killed_process_in_the_dark_does_not_give_its_numbers_out_again() {
 }
 
 #[test]
-fn when_all_is_found_new_channels_begin_at_one_again() {
+fn new_channels_begin_at_one_once_all_is_found() {
     let mut bench = bench();
     crash_into_the_dark(&mut bench);
     publish(&mut bench, "room", 1..=1);
@@ -321,7 +321,7 @@ fn when_all_is_found_new_channels_begin_at_one_again() {
 }
 
 #[test]
-fn a_second_start_in_the_dark_hides_nothing_of_the_first() {
+fn a_second_start_while_unreadable_hides_nothing() {
     let mut bench = bench();
     publish(&mut bench, "room", 1..=2);
     crash_into_the_dark(&mut bench);
@@ -336,7 +336,7 @@ fn a_second_start_in_the_dark_hides_nothing_of_the_first() {
 }
 
 #[test]
-fn where_the_clock_went_back_between_two_dark_starts_nothing_is_lost_but_the_order() {
+fn unreadable_starts_with_the_clock_set_back_lose_order_only() {
     let mut bench = bench();
     send_all(&mut bench, 1..=2);
     publish(&mut bench, "room", 1..=2);
@@ -364,7 +364,7 @@ fn where_the_clock_went_back_between_two_dark_starts_nothing_is_lost_but_the_ord
 }
 
 #[test]
-fn a_hand_over_in_the_dark_still_finds_everything_below() {
+fn a_handover_while_unreadable_still_finds_everything() {
     let mut bench = bench();
     send_all(&mut bench, 1..=2);
     publish(&mut bench, "room", 1..=2);
@@ -379,7 +379,7 @@ fn a_hand_over_in_the_dark_still_finds_everything_below() {
 }
 
 #[test]
-fn what_grew_too_old_in_the_dark_is_not_heard_when_it_is_found() {
+fn messages_that_expired_while_unreadable_are_not_delivered() {
     let mut bench = bench();
     let worker = bench.worker();
     bench.say(worker, json!({"user_id": "bob", "event": "say", "data": 1, "ttl": 10}));

@@ -1,4 +1,4 @@
-//! How much one peer may ask.
+//! Limits of one peer: rates, errors, sizes, tokens.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use wshubd::protocol::{InboxMode, RateLimit, Reason};
 use super::bench::{Bench, Seat};
 
 #[test]
-fn a_burst_goes_through_and_the_rest_is_refused_until_the_bucket_fills() {
+fn a_burst_passes_and_the_rest_waits_for_the_bucket() {
     let mut bench = Bench::new();
     let alice = bench.client("alice");
     for _ in 0..20 {
@@ -28,7 +28,7 @@ fn a_burst_goes_through_and_the_rest_is_refused_until_the_bucket_fills() {
 }
 
 #[test]
-fn a_refusal_for_rate_says_when_to_come_back() {
+fn a_rate_refusal_has_retry_after() {
     let mut bench = Bench::new();
     let alice = bench.client("alice");
     for _ in 0..20 {
@@ -42,7 +42,7 @@ fn a_refusal_for_rate_says_when_to_come_back() {
 }
 
 #[test]
-fn stopping_and_whispering_have_buckets_of_their_own() {
+fn interrupts_and_whispers_have_buckets_of_their_own() {
     let mut bench = Bench::new();
     let alice = bench.client("alice");
     bench.subscribe(alice, "room");
@@ -69,7 +69,7 @@ fn workers_are_not_limited() {
 }
 
 #[test]
-fn who_does_not_heed_500_refusals_in_a_minute_is_closed() {
+fn five_hundred_refusals_in_a_minute_close_the_connection() {
     let mut bench = Bench::new();
     let alice = bench.client("alice");
     for _ in 0..519 {
@@ -80,7 +80,7 @@ fn who_does_not_heed_500_refusals_in_a_minute_is_closed() {
 }
 
 #[test]
-fn the_fifth_mistake_within_ten_minutes_is_answered_and_the_last() {
+fn the_fifth_malformed_request_is_answered_and_closes() {
     let mut bench = Bench::new();
     let alice = bench.client("alice");
     let mistakes = [json!({"action": "dance"}), json!([]), json!({"action": "send"}), json!({})];
@@ -92,7 +92,7 @@ fn the_fifth_mistake_within_ten_minutes_is_answered_and_the_last() {
 }
 
 #[test]
-fn how_many_mistakes_in_what_time_is_a_setting_that_a_reload_changes() {
+fn a_reload_changes_the_limit_of_malformed_requests() {
     let mut settings = Settings::default();
     (settings.limits.errors, settings.limits.errors_window) = (3, Duration::from_secs(20));
     let mut bench = Bench::with(settings);
@@ -110,7 +110,7 @@ fn how_many_mistakes_in_what_time_is_a_setting_that_a_reload_changes() {
 }
 
 #[test]
-fn mistakes_are_forgotten_and_other_errors_do_not_count() {
+fn malformed_requests_expire_and_other_errors_do_not_count() {
     let mut bench = Bench::new();
     let (alice, worker) = (bench.client("alice"), bench.worker());
     for _ in 0..9 {
@@ -128,7 +128,7 @@ fn mistakes_are_forgotten_and_other_errors_do_not_count() {
 }
 
 #[test]
-fn a_user_has_only_so_many_connections() {
+fn a_user_has_a_limit_of_connections() {
     let mut settings = Settings::default();
     settings.limits.connections_per_user = 2;
     let mut bench = Bench::with(settings);
@@ -146,7 +146,7 @@ fn a_user_has_only_so_many_connections() {
 }
 
 #[test]
-fn proving_who_one_is_and_acknowledging_are_free_of_the_rate() {
+fn auth_and_ack_are_free_of_the_rate() {
     let mut bench = Bench::new();
     let alice = bench.client("alice");
     while bench.say(alice, json!({"action": "ping"})) == ["pong"] {}
@@ -158,7 +158,7 @@ fn proving_who_one_is_and_acknowledging_are_free_of_the_rate() {
 }
 
 #[test]
-fn each_bucket_is_as_large_as_it_is_configured() {
+fn each_bucket_has_its_configured_size() {
     let mut settings = Settings::default();
     settings.limits.burst = 3;
     settings.limits.interrupt_burst = 2;
@@ -178,7 +178,7 @@ fn each_bucket_is_as_large_as_it_is_configured() {
 }
 
 #[test]
-fn only_so_many_operations_run_at_once() {
+fn running_operations_are_limited() {
     let mut settings = Settings::default();
     settings.limits.operations = 1;
     let mut bench = Bench::with(settings);
@@ -192,7 +192,7 @@ fn only_so_many_operations_run_at_once() {
 }
 
 #[test]
-fn what_the_edge_turns_away_is_counted() {
+fn refusals_of_the_edge_are_counted() {
     let mut bench = Bench::new();
     let whys = [
         Rejection::NoCapacity,
@@ -217,7 +217,7 @@ fn what_the_edge_turns_away_is_counted() {
 }
 
 #[test]
-fn who_does_not_say_in_time_who_it_is_is_counted() {
+fn authentication_timeouts_are_counted() {
     let mut bench = Bench::new();
     let stranger = bench.stranger();
     bench.wait(11.0);
@@ -256,7 +256,7 @@ fn long_names_and_deep_data_are_refused() {
 }
 
 #[test]
-fn a_client_that_pings_now_and_then_stays_and_one_that_does_nothing_else_is_closed() {
+fn a_client_that_does_nothing_but_ping_is_closed() {
     let mut bench = Bench::new();
     let alice = bench.client("alice");
     for _ in 0..300 {
@@ -280,7 +280,7 @@ fn processor_time() -> Duration {
 }
 
 #[test]
-fn many_fields_cost_little_however_they_are_named() {
+fn many_fields_cost_little_whatever_their_names() {
     const MESSAGE: usize = 512 << 10;
     // As many fields as a message holds: short names, one name again and again, long ones that
     // differ at the end, names that are nearly known.
@@ -314,7 +314,7 @@ fn many_fields_cost_little_however_they_are_named() {
 }
 
 #[test]
-fn unknown_fields_change_nothing_of_what_a_request_costs() {
+fn unknown_fields_do_not_change_the_cost_of_a_request() {
     let mut bench = Bench::new();
     let alice = bench.client("alice");
     let mut request = json!({"action": "ping"});
@@ -329,7 +329,7 @@ fn unknown_fields_change_nothing_of_what_a_request_costs() {
     assert_eq!(bench.say(alice, request), ["pong"]);
 }
 
-/// A token that says how often its bearer may ask.
+/// A token with a request rate for its bearer.
 fn allows(rate: f64, burst: f64) -> Terms {
     Terms { limits: Some(RateLimit::asked_for(rate, burst)), ..Terms::default() }
 }
@@ -340,7 +340,7 @@ fn pings(bench: &mut Bench, seat: Seat, count: usize) -> usize {
 }
 
 #[test]
-fn a_back_end_with_a_token_for_it_sends_two_hundred_lines_in_one_go() {
+fn a_token_may_allow_a_back_end_two_hundred_lines_at_once() {
     let mut bench = Bench::new();
     let (back_end, reader) = (bench.client_on("agent", allows(1000.0, 1000.0)), bench.client("ada"));
     bench.subscribe(reader, "logs");
@@ -356,7 +356,7 @@ fn a_back_end_with_a_token_for_it_sends_two_hundred_lines_in_one_go() {
 }
 
 #[test]
-fn what_a_token_allows_is_told_when_it_is_taken() {
+fn the_limits_of_a_token_are_sent_at_auth() {
     let mut bench = Bench::new();
     let alice = bench.newcomer_on("alice", allows(0.25, 3.9));
     let told = bench.frames(alice).remove(0)["limits"].clone();
@@ -370,7 +370,7 @@ fn what_a_token_allows_is_told_when_it_is_taken() {
 }
 
 #[test]
-fn a_token_may_allow_less_than_is_usual_and_a_newer_one_more_again() {
+fn a_token_may_lower_limits_and_a_newer_one_raise_them() {
     let mut bench = Bench::new();
     let alice = bench.client_on("alice", allows(0.5, 0.1));
     assert_eq!(pings(&mut bench, alice, 5), 1, "one at least");
@@ -385,7 +385,7 @@ fn a_token_may_allow_less_than_is_usual_and_a_newer_one_more_again() {
 }
 
 #[test]
-fn a_token_allows_no_more_than_the_configuration_lets_any_allow() {
+fn a_token_cannot_exceed_the_configured_maximum() {
     let mut settings = Settings::default();
     settings.limits.token_rate = 50;
     let mut bench = Bench::with(settings);
@@ -397,7 +397,7 @@ fn a_token_allows_no_more_than_the_configuration_lets_any_allow() {
 }
 
 #[test]
-fn connections_whose_tokens_allow_the_same_have_five_times_that_together() {
+fn connections_with_equal_token_limits_share_five_times_that() {
     let mut bench = Bench::new();
     let seats: Vec<Seat> = (0..8).map(|_| bench.client_on("agent", allows(100.0, 100.0))).collect();
     let answered: usize = seats.iter().map(|seat| pings(&mut bench, *seat, 100)).sum();
@@ -411,7 +411,7 @@ fn connections_whose_tokens_allow_the_same_have_five_times_that_together() {
 }
 
 #[test]
-fn what_a_token_allows_concerns_neither_interrupts_nor_whispers() {
+fn token_limits_do_not_apply_to_interrupts_and_whispers() {
     let mut bench = Bench::new();
     let alice = bench.client_on("alice", allows(1000.0, 1000.0));
     bench.subscribe(alice, "room");
@@ -436,7 +436,7 @@ impl Random {
 }
 
 #[test]
-fn however_it_asks_nobody_gets_more_than_burst_and_rate() {
+fn no_pattern_of_requests_exceeds_burst_and_rate() {
     let mut random = Random(11);
     for _ in 0..20 {
         let (rate, burst) = (1 + random.below(1000) as u32, 1 + random.below(1000) as u32);

@@ -1,7 +1,7 @@
-//! Stories about the hub, in virtual time.
+//! Scenarios of the hub, in virtual time.
 //!
-//! Each test says in its name what is true; what peers say and hear is the JSON
-//! of the wire.
+//! The name of each test states what is true; what peers send and receive is the
+//! JSON of the wire.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 

@@ -1,4 +1,4 @@
-//! The ceiling on memory, and who notices it in which order.
+//! Memory pressure: the ceiling, and the order in which peers are affected.
 
 use serde_json::json;
 use wshubd::hub::{Anomaly, Effect, Input, Level, MemoryQuery, SendQueueState, Settings};
@@ -20,7 +20,7 @@ fn hold(bench: &mut Bench, links: u64, holders: &[(Seat, u64)]) {
     bench.handle(Input::Memory { links, holders: holders.to_vec(), is_waited_for: false });
 }
 
-/// The same, while somebody who has said who it is waits to be let in; whether there is room.
+/// The same, while an authenticated connection waits to be admitted; whether there is room.
 fn knock(bench: &mut Bench, links: u64, holders: &[(Seat, u64)]) -> bool {
     bench.handle(Input::Memory { links, holders: holders.to_vec(), is_waited_for: true });
     bench.hub.has_made_room()
@@ -62,7 +62,7 @@ fn at_80_per_cent_whispers_are_dropped_and_messages_go_on() {
 }
 
 #[test]
-fn a_level_is_left_a_little_below_the_mark_at_which_it_began() {
+fn a_pressure_level_ends_a_little_below_its_mark() {
     let mut bench = bench();
     for (links, level) in [
         (799_999, Level::Calm),
@@ -85,9 +85,9 @@ fn a_level_is_left_a_little_below_the_mark_at_which_it_began() {
 }
 
 #[test]
-fn the_hub_asks_only_for_what_changes_something() {
+fn the_hub_requests_only_changes_that_matter() {
     let mut bench = bench();
-    let asks = |bench: &Bench, links| bench.hub.asks_for_memory(bench.now, links);
+    let asks = |bench: &Bench, links| bench.hub.memory_query(bench.now, links);
     assert_eq!(asks(&bench, 700_000), MemoryQuery::Nothing);
     assert_eq!(asks(&bench, 800_000), MemoryQuery::Holders);
     hold(&mut bench, 800_000, &[]);
@@ -104,7 +104,7 @@ fn the_hub_asks_only_for_what_changes_something() {
 }
 
 #[test]
-fn at_90_per_cent_who_has_something_waiting_loses_messages_and_is_told_by_one_gap() {
+fn at_90_per_cent_full_connections_lose_messages_with_one_gap() {
     let mut bench = bench();
     let (worker, alice) = (bench.worker(), bench.client("alice"));
     let (slow, slower) = (bench.client("bob"), bench.client("carol"));
@@ -135,7 +135,7 @@ fn at_90_per_cent_who_has_something_waiting_loses_messages_and_is_told_by_one_ga
 }
 
 #[test]
-fn a_history_is_read_later_by_who_had_no_room() {
+fn a_connection_without_room_reads_a_history_later() {
     let mut settings = Settings::default();
     settings.limits.memory = CEILING as usize;
     settings.policy.keep = wshubd::hub::settings::Keep::History;
@@ -152,7 +152,7 @@ fn a_history_is_read_later_by_who_had_no_room() {
 }
 
 #[test]
-fn at_the_ceiling_who_holds_most_is_closed_until_it_is_enough() {
+fn at_the_ceiling_the_largest_connections_are_closed() {
     let mut bench = bench();
     let seats: Vec<Seat> = (0..5).map(|n| bench.client(&format!("user{n}"))).collect();
     let holders = [(seats[0], 0), (seats[1], 40_000), (seats[2], 90_000), (seats[3], 60_000)];
@@ -166,7 +166,7 @@ fn at_the_ceiling_who_holds_most_is_closed_until_it_is_enough() {
 }
 
 #[test]
-fn nobody_locks_newcomers_out_for_long_by_staying_below_the_ceiling() {
+fn staying_below_the_ceiling_does_not_lock_newcomers_out() {
     let mut bench = bench();
     let (mallory, alice) = (bench.client("mallory"), bench.client("alice"));
     let holders = [(mallory, 90_000), (alice, 3000)];
@@ -175,7 +175,7 @@ fn nobody_locks_newcomers_out_for_long_by_staying_below_the_ceiling() {
     hold(&mut bench, 840_000, &holders);
     assert!(bench.story(mallory).is_empty(), "a peer may be slow for a while");
     bench.wait(1.0);
-    assert_eq!(bench.hub.asks_for_memory(bench.now, 840_000), MemoryQuery::Holders);
+    assert_eq!(bench.hub.memory_query(bench.now, 840_000), MemoryQuery::Holders);
     hold(&mut bench, 840_000, &holders);
     assert_eq!(bench.story(mallory), ["closed 4102"]);
     assert_eq!(bench.say(alice, json!({"action": "ping"})), ["pong"]);
@@ -189,7 +189,7 @@ fn nobody_locks_newcomers_out_for_long_by_staying_below_the_ceiling() {
 }
 
 #[test]
-fn a_user_with_more_than_an_eighth_gives_it_up_at_80_per_cent_and_nobody_else_does() {
+fn at_80_per_cent_a_user_with_over_an_eighth_loses_it() {
     let mut bench = bench();
     let alice = bench.client("alice");
     let crowd: Vec<Seat> = (0..300).map(|_| bench.client("mallory")).collect();
@@ -205,7 +205,7 @@ fn a_user_with_more_than_an_eighth_gives_it_up_at_80_per_cent_and_nobody_else_do
 }
 
 #[test]
-fn an_eighth_may_be_held_for_a_while() {
+fn an_eighth_of_the_memory_may_be_held_for_a_while() {
     let mut bench = bench();
     let seats: Vec<Seat> = (0..10).map(|n| bench.client(&format!("user{n}"))).collect();
     let holders: Vec<(Seat, u64)> = seats.iter().map(|seat| (*seat, 84_000)).collect();
@@ -214,7 +214,7 @@ fn an_eighth_may_be_held_for_a_while() {
 }
 
 #[test]
-fn strangers_that_hold_something_are_closed_first_and_the_largest_of_them() {
+fn unauthenticated_connections_are_closed_first_by_size() {
     let mut bench = bench();
     let alice = bench.client("alice");
     let strangers: Vec<Seat> = (0..4).map(|_| bench.stranger()).collect();
@@ -228,7 +228,7 @@ fn strangers_that_hold_something_are_closed_first_and_the_largest_of_them() {
 }
 
 #[test]
-fn a_newcomer_with_a_token_is_let_in_where_somebody_holds_much() {
+fn a_newcomer_with_a_token_displaces_a_large_holder() {
     let mut bench = bench();
     let (alice, bob) = (bench.client("alice"), bench.client("bob"));
     let little = [(alice, 5_000), (bob, 7_000)];
@@ -241,7 +241,7 @@ fn a_newcomer_with_a_token_is_let_in_where_somebody_holds_much() {
 }
 
 #[test]
-fn where_all_places_are_taken_the_oldest_stranger_gives_way() {
+fn with_all_places_taken_the_oldest_unauthenticated_is_closed() {
     let mut bench = bench();
     let strangers: Vec<Seat> = (0..40)
         .map(|_| {
@@ -250,7 +250,7 @@ fn where_all_places_are_taken_the_oldest_stranger_gives_way() {
         })
         .collect();
     strangers.iter().for_each(|seat| bench.hush(*seat));
-    // The first has said who it is, the second is gone.
+    // The first has authenticated, the second is gone.
     bench.auth(strangers[0], "alice", None);
     bench.leave(strangers[1]);
     bench.hush(strangers[0]);
@@ -267,7 +267,7 @@ fn where_all_places_are_taken_the_oldest_stranger_gives_way() {
 }
 
 #[test]
-fn who_is_closed_for_memory_is_told_when_to_come_back_and_not_all_at_once() {
+fn connections_closed_for_memory_get_spread_reconnect_delays() {
     let mut bench = bench();
     let seats: Vec<Seat> = (0..20).map(|n| bench.client(&format!("user{n}"))).collect();
     let holders: Vec<(Seat, u64)> = seats.iter().map(|seat| (*seat, 60_000)).collect();
@@ -280,7 +280,7 @@ fn who_is_closed_for_memory_is_told_when_to_come_back_and_not_all_at_once() {
 }
 
 #[test]
-fn workers_are_closed_after_clients_and_the_owner_of_an_operation_last() {
+fn workers_are_closed_after_clients_and_operation_owners_last() {
     let mut bench = bench();
     let (owner, idle, alice) = (bench.worker(), bench.worker(), bench.client("alice"));
     bench.say(owner, json!({"action": "operation_start", "operation_id": "op", "channel": "jobs"}));
@@ -296,7 +296,7 @@ fn workers_are_closed_after_clients_and_the_owner_of_an_operation_last() {
 }
 
 #[test]
-fn nobody_is_closed_who_holds_next_to_nothing() {
+fn a_connection_that_holds_almost_nothing_is_not_closed() {
     let mut bench = bench();
     let alice = bench.client("alice");
     hold(&mut bench, 5_000_000, &[(alice, 2000)]);
@@ -304,7 +304,7 @@ fn nobody_is_closed_who_holds_next_to_nothing() {
 }
 
 #[test]
-fn channels_that_only_one_connection_hears_are_on_its_account() {
+fn a_channel_with_one_subscriber_counts_for_its_connection() {
     let mut bench = bench();
     let (alice, mallory) = (bench.client("alice"), bench.client("mallory"));
     for n in 0..100 {
@@ -319,7 +319,7 @@ fn channels_that_only_one_connection_hears_are_on_its_account() {
 }
 
 #[test]
-fn all_that_is_counted_is_given_back() {
+fn all_counted_memory_is_released() {
     let mut bench = bench();
     let worker = bench.worker();
     let seats: Vec<Seat> = (0..10).map(|n| bench.client(&format!("user{n}"))).collect();
@@ -358,7 +358,7 @@ fn growth(bench: &mut Bench, act: impl FnOnce(&mut Bench)) -> u64 {
 }
 
 #[test]
-fn names_and_texts_count_as_long_as_they_are() {
+fn names_and_texts_count_with_their_length() {
     let mut bench = bench();
     let (worker, alice) = (bench.worker(), bench.client("alice"));
     let (short, long) = ("x", "x".repeat(128));
@@ -389,10 +389,10 @@ fn names_and_texts_count_as_long_as_they_are() {
 }
 
 #[test]
-fn a_message_in_each_of_very_many_channels_takes_no_more_than_its_half() {
+fn messages_of_very_many_channels_use_at_most_their_half() {
     let mut bench = bench();
     let (worker, alice) = (bench.worker(), bench.client("alice"));
-    // What a busy page hears, which is more than is left alone at the ceiling.
+    // The traffic of a busy page, which is more than is left alone at the ceiling.
     for n in 0..70 {
         bench.subscribe(alice, &format!("hers:{n}"));
     }
@@ -411,7 +411,7 @@ fn a_message_in_each_of_very_many_channels_takes_no_more_than_its_half() {
 }
 
 #[test]
-fn who_has_not_said_who_it_is_is_closed_before_those_who_have() {
+fn unauthenticated_connections_are_closed_before_others() {
     let mut bench = bench();
     let (alice, stranger) = (bench.client("alice"), bench.stranger());
     bench.hush(stranger);

@@ -1,4 +1,4 @@
-//! Whoever has started an operation on this machine may list and stop it.
+//! The system user that started an operation: it may list and interrupt it.
 
 use serde_json::{Value, json};
 use wshubd::hub::{Peer, Settings};
@@ -25,7 +25,7 @@ fn listed(bench: &mut Bench, seat: Seat) -> Vec<String> {
 }
 
 #[test]
-fn whoever_started_an_operation_lists_and_stops_it_from_another_process() {
+fn the_starter_lists_and_interrupts_from_another_process() {
     let mut bench = Bench::new();
     let (worker, other) = (process(&mut bench, 1000), process(&mut bench, 1001));
     start(&mut bench, worker, "build");
@@ -43,7 +43,7 @@ fn whoever_started_an_operation_lists_and_stops_it_from_another_process() {
 }
 
 #[test]
-fn an_interrupt_that_comes_first_waits_for_an_operation_of_the_same_user() {
+fn an_early_interrupt_waits_for_an_operation_of_its_user() {
     let mut bench = Bench::new();
     let (shell, stranger) = (process(&mut bench, 1000), process(&mut bench, 1001));
     let outcome =
@@ -63,7 +63,7 @@ fn an_interrupt_that_comes_first_waits_for_an_operation_of_the_same_user() {
 }
 
 #[test]
-fn that_an_operation_is_over_every_process_may_hear() {
+fn the_end_of_an_operation_is_public_to_every_process() {
     let mut bench = Bench::new();
     let worker = process(&mut bench, 1000);
     start(&mut bench, worker, "build");
@@ -76,7 +76,7 @@ fn that_an_operation_is_over_every_process_may_hear() {
 }
 
 #[test]
-fn root_and_whom_the_kernel_cannot_name_are_nobody_in_particular() {
+fn root_and_unknown_peers_own_no_operation() {
     let mut bench = Bench::with(Settings { overflow_uid: 70000, ..Settings::default() });
     for uid in [0, 70000] {
         let id = format!("of-{uid}");
@@ -91,7 +91,7 @@ fn root_and_whom_the_kernel_cannot_name_are_nobody_in_particular() {
 }
 
 #[test]
-fn a_client_stops_nothing_by_the_number_of_a_machine_user() {
+fn a_client_cannot_interrupt_by_a_system_user_number() {
     let mut bench = Bench::with(Settings { rights: rights(&["*"], &[], &[]), ..Settings::default() });
     let (worker, alice) = (process(&mut bench, 1000), bench.client("1000"));
     start(&mut bench, worker, "build");

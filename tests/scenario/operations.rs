@@ -16,7 +16,7 @@ fn end(bench: &mut Bench, worker: Seat, id: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_channel_hears_how_an_operation_starts_and_ends() {
+fn the_channel_gets_the_start_and_end_of_an_operation() {
     let mut bench = Bench::new();
     let (worker, alice) = (bench.worker(), bench.client("alice"));
     bench.subscribe(alice, "jobs");
@@ -27,7 +27,7 @@ fn the_channel_hears_how_an_operation_starts_and_ends() {
 }
 
 #[test]
-fn a_connection_on_both_channels_hears_each_state_once() {
+fn a_connection_on_both_channels_gets_each_state_once() {
     let mut bench = Bench::new();
     let (worker, alice) = (bench.worker(), bench.client("alice"));
     start(&mut bench, worker, "op");
@@ -41,7 +41,7 @@ fn a_connection_on_both_channels_hears_each_state_once() {
 }
 
 #[test]
-fn an_id_that_runs_is_a_conflict_but_not_from_its_own_connection() {
+fn a_running_id_is_a_conflict_except_for_its_own_connection() {
     let mut bench = Bench::new();
     let (worker, other) = (bench.worker(), bench.worker());
     start(&mut bench, worker, "op");
@@ -54,7 +54,7 @@ fn an_id_that_runs_is_a_conflict_but_not_from_its_own_connection() {
 }
 
 #[test]
-fn a_page_that_was_reloaded_finds_what_runs() {
+fn a_reloaded_page_finds_running_operations() {
     let mut bench = Bench::new();
     let (worker, alice) = (bench.worker(), bench.client("alice"));
     start(&mut bench, worker, "a");
@@ -97,7 +97,7 @@ fn an_ended_operation_is_remembered_for_ten_minutes() {
 }
 
 #[test]
-fn the_channel_of_an_operation_is_for_its_user_and_whoever_hears_its_channel() {
+fn an_operation_channel_is_for_its_user_and_subscribers() {
     let mut bench = Bench::new();
     let worker = bench.worker();
     let line =
@@ -155,7 +155,7 @@ fn reader(bench: &mut Bench, worker: Seat, count: u32) -> Seat {
 }
 
 #[test]
-fn nobody_is_told_of_the_end_before_the_lines() {
+fn the_end_comes_after_all_lines() {
     let mut bench = Bench::new();
     let worker = bench.worker();
     start(&mut bench, worker, "op");
@@ -169,7 +169,7 @@ fn nobody_is_told_of_the_end_before_the_lines() {
 }
 
 #[test]
-fn what_comes_after_the_end_comes_after_it_in_the_backlog_too() {
+fn lines_after_the_end_follow_it_in_the_backlog_too() {
     let mut bench = Bench::new();
     let worker = bench.worker();
     start(&mut bench, worker, "op");
@@ -187,7 +187,7 @@ fn what_comes_after_the_end_comes_after_it_in_the_backlog_too() {
 }
 
 #[test]
-fn an_end_that_waited_is_followed_by_the_end_of_the_operations_channel() {
+fn a_delayed_end_is_followed_by_the_end_of_its_channel() {
     let mut bench = Bench::new();
     let worker = bench.worker();
     start(&mut bench, worker, "op");
@@ -202,7 +202,7 @@ fn an_end_that_waited_is_followed_by_the_end_of_the_operations_channel() {
 }
 
 #[test]
-fn who_reads_no_backlog_hears_of_the_end_at_once() {
+fn a_subscriber_without_backlog_gets_the_end_at_once() {
     let mut bench = Bench::new();
     let (worker, bob, carol) = (bench.worker(), bench.client("bob"), bench.client("carol"));
     start(&mut bench, worker, "op");
@@ -218,7 +218,7 @@ fn who_reads_no_backlog_hears_of_the_end_at_once() {
 }
 
 #[test]
-fn an_end_that_waits_goes_with_the_hub_into_another_process() {
+fn a_delayed_end_is_handed_over() {
     let mut bench = Bench::new();
     let worker = bench.worker();
     start(&mut bench, worker, "op");
@@ -230,7 +230,7 @@ fn an_end_that_waits_goes_with_the_hub_into_another_process() {
 }
 
 #[test]
-fn the_backlog_of_whoever_leaves_takes_the_end_with_it() {
+fn a_delayed_end_is_dropped_with_its_reader() {
     let mut bench = Bench::new();
     let worker = bench.worker();
     start(&mut bench, worker, "op");
@@ -242,7 +242,7 @@ fn the_backlog_of_whoever_leaves_takes_the_end_with_it() {
 }
 
 #[test]
-fn each_way_to_end_is_told_with_what_the_worker_says() {
+fn each_kind_of_end_carries_what_the_worker_sent() {
     let mut bench = Bench::new();
     let (worker, alice) = (bench.worker(), bench.client("alice"));
     bench.subscribe(alice, "jobs");

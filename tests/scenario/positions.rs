@@ -1,5 +1,5 @@
-//! Which position a client may store: where its subscription begins, and then the last
-//! one that it has read.
+//! Positions that a client may store: the start of its subscription, and then the last
+//! message that it has read.
 
 use std::collections::BTreeSet;
 
@@ -31,7 +31,7 @@ fn epoch(bench: &mut Bench) -> String {
 }
 
 #[test]
-fn a_subscription_begins_before_the_first_message_that_it_brings() {
+fn a_subscription_begins_before_its_first_message() {
     let mut bench = with(Keep::History);
     let (ann, bob) = (bench.client("ann"), bench.client("bob"));
     assert_eq!(begins(&mut bench, bob, None), (0, 0, None), "an empty channel");
@@ -48,7 +48,7 @@ fn a_subscription_begins_before_the_first_message_that_it_brings() {
 }
 
 #[test]
-fn what_is_gone_lies_before_where_a_subscription_begins() {
+fn lost_messages_lie_before_the_start_of_a_subscription() {
     let policy = Policy { keep: Keep::History, count: 3, ..Policy::default() };
     let mut bench = Bench::with(Settings { policy, ..Settings::default() });
     let (ann, bob) = (bench.client("ann"), bench.client("bob"));
@@ -65,7 +65,7 @@ fn what_is_gone_lies_before_where_a_subscription_begins() {
 }
 
 #[test]
-fn what_nobody_heard_follows_and_a_subscription_begins_before_it() {
+fn undelivered_messages_follow_the_start_of_a_subscription() {
     let mut bench = with(Keep::Undelivered);
     let (ann, bob) = (bench.client("ann"), bench.client("bob"));
     begins(&mut bench, bob, None);
@@ -86,7 +86,7 @@ fn what_nobody_heard_follows_and_a_subscription_begins_before_it() {
     let heard = bench.frames(carol);
     let answer = heard.iter().find(|frame| frame["type"] == "subscription_succeeded").unwrap();
     assert_eq!(answer["after_seq"], 4, "all of it is on its way: {heard:?}");
-    // What one has said itself and does not want to hear does not follow.
+    // One's own message without echo does not follow.
     let dave = bench.client("dave");
     bench.leave(carol);
     bench.say(dave, json!({"action": "send", "channel": "room", "event": "say", "echo": false}));
@@ -110,7 +110,7 @@ impl Reader {
             "subscription_succeeded" => {
                 self.epoch = frame["epoch"].as_str().unwrap().to_owned();
                 let after = frame["after_seq"].as_u64().unwrap();
-                // That alone says that what lies between is lost; the `gap` may not be read.
+                // That alone announces the loss in between; the `gap` may not be read.
                 if frame["recovered"] == false {
                     self.lost.extend(self.seq + 1..=after);
                 }
@@ -149,7 +149,7 @@ fn lives(keep: Keep, seed: u64) -> Reader {
     };
     for life in 0..30 {
         publish(&mut bench, below(9));
-        // Sometimes somebody else hears it too.
+        // Sometimes another subscriber receives it too.
         match below(3) {
             0 => drop(bench.subscribe(carol, "room")),
             1 => drop(bench.say(carol, json!({"action": "unsubscribe", "channel": "room"}))),
@@ -178,7 +178,7 @@ fn lives(keep: Keep, seed: u64) -> Reader {
 }
 
 #[test]
-fn a_client_that_stores_where_it_is_misses_nothing_without_a_word() {
+fn a_client_that_stores_its_position_misses_nothing() {
     let mut heard = [0, 0];
     for seed in 0..40 {
         let bob = lives(Keep::History, seed);

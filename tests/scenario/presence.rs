@@ -1,4 +1,4 @@
-//! Who is on a channel.
+//! Presence: lists, joins and leaves of a channel.
 
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ fn watch(bench: &mut Bench, seat: Seat) -> Value {
 }
 
 #[test]
-fn a_list_names_users_with_their_connections_the_asker_included() {
+fn a_list_has_users_with_connections_the_requester_included() {
     let mut bench = Bench::open();
     let (alice, alice_too, bob) = (bench.client("alice"), bench.client("alice"), bench.client("bob"));
     let nobody = bench.stranger();
@@ -25,7 +25,7 @@ fn a_list_names_users_with_their_connections_the_asker_included() {
 }
 
 #[test]
-fn those_who_asked_hear_who_comes_and_goes_once_each() {
+fn presence_subscribers_get_each_join_and_leave_once() {
     let mut bench = Bench::new();
     let (alice, bob, bob_too) = (bench.client("alice"), bench.client("bob"), bench.client("bob"));
     watch(&mut bench, alice);
@@ -39,7 +39,7 @@ fn those_who_asked_hear_who_comes_and_goes_once_each() {
 }
 
 #[test]
-fn who_comes_back_within_fifteen_seconds_never_left() {
+fn a_user_back_within_fifteen_seconds_never_left() {
     let mut bench = Bench::new();
     let (alice, bob) = (bench.client("alice"), bench.client("bob"));
     watch(&mut bench, alice);
@@ -56,7 +56,7 @@ fn who_comes_back_within_fifteen_seconds_never_left() {
 }
 
 #[test]
-fn one_does_not_hear_of_oneself() {
+fn a_user_gets_no_presence_of_itself() {
     let mut bench = Bench::new();
     let (alice, alice_too) = (bench.client("alice"), bench.client("alice"));
     watch(&mut bench, alice);
@@ -66,7 +66,7 @@ fn one_does_not_hear_of_oneself() {
 }
 
 #[test]
-fn presence_is_told_to_whoever_may_subscribe_without_a_subscription() {
+fn presence_needs_the_right_to_subscribe_not_a_subscription() {
     let mut bench = Bench::open();
     let (alice, bob, nobody) = (bench.client("alice"), bench.client("bob"), bench.stranger());
     for seat in [alice, nobody] {
@@ -83,7 +83,7 @@ fn presence_is_told_to_whoever_may_subscribe_without_a_subscription() {
 }
 
 #[test]
-fn a_channel_that_nobody_knows_has_nobody_on_it() {
+fn an_unknown_channel_has_no_members() {
     let mut bench = Bench::new();
     let alice = bench.client("alice");
     let told = bench.ask(alice, json!({"action": "presence", "channel": "room"})).remove(0);
@@ -91,7 +91,7 @@ fn a_channel_that_nobody_knows_has_nobody_on_it() {
 }
 
 #[test]
-fn only_who_asked_for_it_hears_who_comes() {
+fn only_presence_subscribers_get_joins() {
     let mut bench = Bench::new();
     let (alice, bob, carol) = (bench.client("alice"), bench.client("bob"), bench.client("carol"));
     bench.subscribe(alice, "room");
@@ -106,7 +106,7 @@ fn only_who_asked_for_it_hears_who_comes() {
 }
 
 #[test]
-fn nobody_in_particular_comes_and_goes_unnoticed() {
+fn anonymous_connections_cause_no_presence() {
     let mut bench = Bench::open();
     let (alice, nobody) = (bench.client("alice"), bench.stranger());
     watch(&mut bench, alice);
@@ -117,7 +117,7 @@ fn nobody_in_particular_comes_and_goes_unnoticed() {
 }
 
 #[test]
-fn above_a_thousand_users_there_is_a_count_and_no_list_and_joins_are_not_told() {
+fn above_a_thousand_users_presence_is_a_count_without_joins() {
     let mut bench = Bench::new();
     let alice = bench.client("alice");
     watch(&mut bench, alice);
@@ -139,7 +139,7 @@ fn says(info: &str) -> Terms {
     Terms { info: Some(Payload::new(RawValue::from_string(info.to_owned()).unwrap())), ..Terms::default() }
 }
 
-/// What a list says of each user.
+/// The entry of each user in a list.
 fn infos(bench: &mut Bench, seat: Seat) -> Vec<(String, Value)> {
     bench.hush(seat);
     let told = bench.ask(seat, json!({"action": "presence", "channel": "room"})).remove(0);
@@ -148,7 +148,7 @@ fn infos(bench: &mut Bench, seat: Seat) -> Vec<(String, Value)> {
 }
 
 #[test]
-fn what_a_token_says_of_its_bearer_is_seen_in_lists_and_when_it_comes() {
+fn a_tokens_profile_is_in_lists_and_joins() {
     let mut bench = Bench::new();
     let (alice, bob) = (bench.client("alice"), bench.client_on("bob", says(r#"{"name": "Bob","n":1.0}"#)));
     watch(&mut bench, alice);
@@ -162,7 +162,7 @@ fn what_a_token_says_of_its_bearer_is_seen_in_lists_and_when_it_comes() {
 }
 
 #[test]
-fn of_several_connections_the_newest_speaks_for_its_user() {
+fn the_newest_connection_provides_a_users_profile() {
     for watched in [true, false] {
         let mut bench = Bench::new();
         let alice = bench.client("alice");
@@ -193,7 +193,7 @@ fn of_several_connections_the_newest_speaks_for_its_user() {
 }
 
 #[test]
-fn who_may_come_back_is_remembered_by_the_last_that_was_said() {
+fn a_user_in_the_leave_delay_keeps_the_latest_profile() {
     let mut bench = Bench::new();
     let (alice, bob) = (bench.client("alice"), bench.client_on("bob", says(r#""b""#)));
     watch(&mut bench, alice);
@@ -215,7 +215,7 @@ fn who_may_come_back_is_remembered_by_the_last_that_was_said() {
 }
 
 #[test]
-fn a_list_of_more_than_sixty_four_kibibytes_gives_the_count_only() {
+fn a_list_over_sixty_four_kibibytes_is_a_count() {
     let mut bench = Bench::new();
     let alice = bench.client("alice");
     watch(&mut bench, alice);

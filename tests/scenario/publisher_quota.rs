@@ -1,4 +1,4 @@
-//! What one publisher may have of what belongs to others too: places in their inboxes, and
+//! The share of one publisher in what belongs to others too: places in their inboxes, and
 //! the flash.
 
 use serde_json::json;
@@ -26,7 +26,7 @@ fn send(bench: &mut Bench, from: Seat, data: &str) {
 }
 
 #[test]
-fn a_flood_pushes_out_what_its_sender_sent_and_nothing_else() {
+fn a_flood_evicts_messages_of_its_sender_only() {
     let mut bench = bench(6, 1 << 20);
     let (alice, mallory) = (sender(&mut bench, "alice"), sender(&mut bench, "mallory"));
     send(&mut bench, alice, "1");
@@ -42,7 +42,7 @@ fn a_flood_pushes_out_what_its_sender_sent_and_nothing_else() {
 }
 
 #[test]
-fn large_messages_do_not_push_small_ones_of_others_out() {
+fn large_messages_do_not_evict_small_ones_of_others() {
     let mut bench = bench(1000, 10_000);
     let (alice, mallory) = (sender(&mut bench, "alice"), sender(&mut bench, "mallory"));
     for n in 0..10 {
@@ -56,7 +56,7 @@ fn large_messages_do_not_push_small_ones_of_others_out() {
 }
 
 #[test]
-fn whoever_sent_no_more_than_an_even_share_loses_nothing() {
+fn a_sender_within_an_even_share_loses_nothing() {
     const SENDERS: usize = 5;
     for seed in 0..40_u64 {
         let mut bench = bench(25, 1 << 20);
@@ -86,7 +86,7 @@ fn whoever_sent_no_more_than_an_even_share_loses_nothing() {
 }
 
 #[test]
-fn what_others_give_up_for_a_newcomer_is_the_largest_senders_too() {
+fn making_room_for_a_newcomer_evicts_the_largest_senders() {
     let mut settings = Settings::default();
     settings.limits.kept_bytes = 10_000;
     (settings.limits.requests_per_second, settings.limits.burst) = (1000, 1000);
@@ -116,7 +116,7 @@ fn small_store(has_disk: bool) -> Bench {
 }
 
 #[test]
-fn a_flood_of_small_logs_pushes_nothing_of_others_out() {
+fn a_flood_of_small_logs_evicts_nothing_of_others() {
     for has_disk in [true, false] {
         flood(&mut small_store(has_disk));
     }
@@ -149,7 +149,7 @@ fn flood(bench: &mut Bench) {
 }
 
 #[test]
-fn durable_messages_of_one_user_leave_room_for_those_of_others() {
+fn durable_messages_of_one_user_leave_room_for_others() {
     let mut bench = small_store(true);
     let (alice, mallory) = (bench.client("alice"), bench.client("mallory"));
     let said = |channel: String| json!({"action": "send", "channel": channel, "event": "e", "data": "d".repeat(10_000), "durable": true, "id": 1});
@@ -192,7 +192,7 @@ fn disk_of_last(bench: &Bench) -> Vec<WriteThrough> {
 }
 
 #[test]
-fn who_has_written_an_eighth_of_a_day_writes_nothing_once_that_is_scarce() {
+fn a_scarce_budget_excludes_a_user_with_an_eighth_of_it() {
     let mut bench = with_budget();
     let (alice, mallory) = (bench.client("alice"), bench.client("mallory"));
     for _ in 0..10 {
@@ -227,7 +227,7 @@ fn who_has_written_an_eighth_of_a_day_writes_nothing_once_that_is_scarce() {
 }
 
 #[test]
-fn what_was_delivered_before_it_was_written_is_paid_for_too() {
+fn messages_delivered_before_the_write_are_charged_too() {
     let mut bench = with_budget();
     bench.disk.slow = true;
     let mallory = sender(&mut bench, "mallory");
@@ -244,7 +244,7 @@ fn what_was_delivered_before_it_was_written_is_paid_for_too() {
 }
 
 #[test]
-fn a_day_pays_off_what_one_may_write_in_a_day() {
+fn a_day_restores_the_budget_of_a_day() {
     let mut bench = with_budget();
     let mallory = bench.client("mallory");
     for _ in 0..10 {

@@ -1,8 +1,8 @@
-//! A client that is cut off ten thousand times, anywhere.
+//! A client that is disconnected ten thousand times, anywhere.
 //!
-//! Its link is slow, the store sometimes is, and with each cut some frames are
+//! Its connection is slow, the store sometimes is, and with each cut some frames are
 //! lost that its socket had taken already. `CUTS_SEED` chooses other cuts; the
-//! seed is told when something goes wrong.
+//! seed is printed when something fails.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,7 +38,7 @@ impl Chance {
     }
 }
 
-/// A hub, one who says numbers, and one who is cut off.
+/// A hub, a publisher of numbers, and a client that is disconnected.
 struct Cuts {
     bench: Bench,
     chance: Chance,
@@ -86,7 +86,7 @@ impl Cuts {
         self.bench.report_links();
     }
 
-    /// The last of it is cut off too; what is said meanwhile it hears later.
+    /// The last of it is cut off too; what is published meanwhile it receives later.
     fn cut(&mut self, seat: Seat) {
         let lost = self.chance.below(8);
         self.bench.cut(seat, lost);
@@ -112,7 +112,7 @@ fn messages(frames: &[Value]) -> impl Iterator<Item = &Value> {
     frames.iter().filter(|frame| frame["type"] == "message")
 }
 
-/// A client of a history that comes back with what it heard last.
+/// A client of a history that reconnects with its last position.
 struct Reader {
     since: Value,
     heard: u64,
@@ -139,7 +139,7 @@ impl Reader {
 }
 
 #[test]
-fn on_a_history_it_misses_nothing_and_doubles_nothing() {
+fn a_history_loses_and_doubles_nothing() {
     let mut cuts = Cuts::new(json!({"channel": "orders"}));
     let mut reader = Reader { since: json!({"epoch": "", "seq": 0}), heard: 0 };
     for cut in 0..=CUTS {
@@ -164,7 +164,7 @@ fn on_a_history_it_misses_nothing_and_doubles_nothing() {
 }
 
 #[test]
-fn in_ack_mode_it_misses_nothing_and_what_it_acknowledged_never_comes_again() {
+fn ack_mode_loses_nothing_and_repeats_nothing_acknowledged() {
     let mut cuts = Cuts::new(json!({"user_id": "bob"}));
     let (mut heard, mut last, mut acknowledged) = (BTreeMap::new(), 0, 0);
     for cut in 0..=CUTS {
@@ -198,7 +198,7 @@ fn in_ack_mode_it_misses_nothing_and_what_it_acknowledged_never_comes_again() {
 }
 
 #[test]
-fn in_auto_mode_it_doubles_nothing_and_misses_only_what_its_socket_had_taken() {
+fn auto_mode_doubles_nothing_and_loses_only_frames_taken() {
     let mut cuts = Cuts::new(json!({"user_id": "bob"}));
     let (mut heard, mut lost) = (BTreeSet::new(), BTreeSet::new());
     for cut in 0..=CUTS {

@@ -1,5 +1,4 @@
-//! Those who read a history: at different places, slowly, again, and to the end
-//! of their link.
+//! Readers of a history: at different positions, slow, restarted, and disconnected.
 
 use serde_json::json;
 use wshubd::hub::SendQueueState;
@@ -7,7 +6,7 @@ use wshubd::hub::SendQueueState;
 use super::replay::{COUNT, all, bench, client, publish, replayed, since};
 
 #[test]
-fn a_second_subscribe_starts_the_channel_anew() {
+fn a_second_subscribe_restarts_the_channel() {
     let mut bench = bench();
     let bob = client(&mut bench, "bob");
     publish(&mut bench, "orders", 1..=3);
@@ -21,7 +20,7 @@ fn a_second_subscribe_starts_the_channel_anew() {
 }
 
 #[test]
-fn a_second_subscribe_in_mid_replay_starts_anew_from_where_it_says() {
+fn a_second_subscribe_during_replay_restarts_at_its_since() {
     let mut bench = bench();
     let bob = client(&mut bench, "bob");
     publish(&mut bench, "orders", 1..=COUNT);
@@ -34,7 +33,7 @@ fn a_second_subscribe_in_mid_replay_starts_anew_from_where_it_says() {
 }
 
 #[test]
-fn a_second_subscribe_without_since_in_mid_replay_is_live_only() {
+fn a_second_subscribe_without_since_during_replay_is_live() {
     let mut bench = bench();
     let bob = client(&mut bench, "bob");
     publish(&mut bench, "orders", 1..=COUNT);
@@ -47,7 +46,7 @@ fn a_second_subscribe_without_since_in_mid_replay_is_live_only() {
 }
 
 #[test]
-fn unsubscribing_in_mid_replay_is_the_end_of_it() {
+fn unsubscribing_during_replay_ends_it() {
     let mut bench = bench();
     let bob = client(&mut bench, "bob");
     publish(&mut bench, "orders", 1..=COUNT);
@@ -62,7 +61,7 @@ fn unsubscribing_in_mid_replay_is_the_end_of_it() {
 }
 
 #[test]
-fn two_readers_at_different_places_each_hear_their_own() {
+fn two_readers_at_different_positions_each_get_their_own() {
     let mut bench = bench();
     let (bob, carol) = (client(&mut bench, "bob"), client(&mut bench, "carol"));
     publish(&mut bench, "orders", 1..=COUNT);
@@ -78,7 +77,7 @@ fn two_readers_at_different_places_each_hear_their_own() {
 }
 
 #[test]
-fn a_reader_that_dies_takes_nothing_with_it() {
+fn a_reader_that_dies_removes_nothing() {
     let mut bench = bench();
     let bob = client(&mut bench, "bob");
     publish(&mut bench, "orders", 1..=COUNT);
@@ -91,7 +90,7 @@ fn a_reader_that_dies_takes_nothing_with_it() {
 }
 
 #[test]
-fn what_is_evicted_or_expires_under_a_reader_shows_in_its_place() {
+fn losses_during_a_replay_show_in_their_place() {
     let mut bench = bench();
     let bob = client(&mut bench, "bob");
     publish(&mut bench, "orders", 1..=COUNT);
@@ -106,7 +105,7 @@ fn what_is_evicted_or_expires_under_a_reader_shows_in_its_place() {
 }
 
 #[test]
-fn who_is_too_slow_for_live_falls_back_to_replay_and_misses_nothing() {
+fn a_reader_too_slow_for_live_falls_back_to_replay() {
     let mut bench = bench();
     let bob = client(&mut bench, "bob");
     bench.subscribe(bob, "orders");
@@ -124,7 +123,7 @@ fn who_is_too_slow_for_live_falls_back_to_replay_and_misses_nothing() {
 }
 
 #[test]
-fn who_is_too_slow_even_for_the_history_is_told_what_was_evicted_meanwhile() {
+fn a_reader_too_slow_for_the_history_gets_a_gap() {
     let mut bench = bench();
     let bob = client(&mut bench, "bob");
     bench.subscribe(bob, "orders");
@@ -139,7 +138,7 @@ fn who_is_too_slow_even_for_the_history_is_told_what_was_evicted_meanwhile() {
 }
 
 #[test]
-fn where_nothing_is_kept_the_slow_are_told_how_much_they_missed() {
+fn without_retention_a_slow_reader_gets_a_count() {
     let mut bench = bench();
     let bob = client(&mut bench, "bob");
     bench.subscribe(bob, "never");

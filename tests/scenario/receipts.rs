@@ -1,4 +1,4 @@
-//! Hearing that somebody has it, or has seen it.
+//! Receipts: delivered and read.
 //!
 //! Alice sends to Bob and asks for receipts. They come as messages in her own
 //! inbox.
@@ -18,7 +18,7 @@ fn send(bench: &mut Bench, from: Seat, id: &str) -> Vec<String> {
     bench.say(from, request)
 }
 
-/// The receipts among what was heard, as `id state`.
+/// The receipts among the frames, as `id state`.
 fn receipts(bench: &mut Bench, seat: Seat) -> Vec<String> {
     bench.frames(seat).iter().map(receipt).collect()
 }
@@ -38,7 +38,7 @@ fn both(bench: &mut Bench) -> (Seat, Seat) {
 }
 
 #[test]
-fn a_receipt_comes_when_the_recipient_acknowledges_and_not_before() {
+fn a_receipt_comes_with_the_ack_of_the_recipient() {
     let mut bench = Bench::new();
     let (alice, bob) = both(&mut bench);
     assert_eq!(send(&mut bench, alice, "m1"), ["send_success 1 0 kept"]);
@@ -48,7 +48,7 @@ fn a_receipt_comes_when_the_recipient_acknowledges_and_not_before() {
 }
 
 #[test]
-fn a_receipt_is_a_message_of_the_hubs_in_the_senders_inbox() {
+fn a_receipt_is_a_hub_message_in_the_senders_inbox() {
     let mut bench = Bench::new();
     let (alice, bob) = both(&mut bench);
     send(&mut bench, alice, "m1");
@@ -62,7 +62,7 @@ fn a_receipt_is_a_message_of_the_hubs_in_the_senders_inbox() {
 }
 
 #[test]
-fn a_sender_who_left_finds_the_receipt_when_it_comes_back() {
+fn an_absent_sender_finds_the_receipt_later() {
     let mut bench = Bench::new();
     let (alice, bob) = both(&mut bench);
     send(&mut bench, alice, "m1");
@@ -74,7 +74,7 @@ fn a_sender_who_left_finds_the_receipt_when_it_comes_back() {
 }
 
 #[test]
-fn every_connection_of_the_sender_hears_the_receipt() {
+fn every_connection_of_the_sender_gets_the_receipt() {
     let mut bench = Bench::new();
     let (alice, bob) = both(&mut bench);
     let other = bench.client_in("alice", Auto);
@@ -86,7 +86,7 @@ fn every_connection_of_the_sender_hears_the_receipt() {
 }
 
 #[test]
-fn delivered_comes_first_and_read_when_a_person_has_seen_it() {
+fn delivered_comes_before_read() {
     let mut bench = Bench::new();
     let (alice, bob) = both(&mut bench);
     send(&mut bench, alice, "m1");
@@ -96,7 +96,7 @@ fn delivered_comes_first_and_read_when_a_person_has_seen_it() {
 }
 
 #[test]
-fn what_is_read_at_once_is_not_told_as_delivered_too() {
+fn a_message_read_at_once_has_no_delivered_receipt() {
     let mut bench = Bench::new();
     let (alice, bob) = both(&mut bench);
     send(&mut bench, alice, "m1");
@@ -106,7 +106,7 @@ fn what_is_read_at_once_is_not_told_as_delivered_too() {
 }
 
 #[test]
-fn a_state_is_told_once_however_often_it_is_acknowledged() {
+fn a_state_is_sent_once_however_often_it_is_acknowledged() {
     let mut bench = Bench::new();
     let (alice, bob) = both(&mut bench);
     let other = bench.client_in("bob", Ack);
@@ -121,7 +121,7 @@ fn a_state_is_told_once_however_often_it_is_acknowledged() {
 }
 
 #[test]
-fn one_ack_makes_the_receipts_of_all_that_it_passes_in_their_order() {
+fn one_ack_makes_all_receipts_it_passes_in_order() {
     let mut bench = Bench::new();
     let (alice, bob) = both(&mut bench);
     let other = bench.client_with("carol", rights(&[], &["@user:*"], &[]));
@@ -141,7 +141,7 @@ fn one_ack_makes_the_receipts_of_all_that_it_passes_in_their_order() {
 }
 
 #[test]
-fn without_asking_there_is_no_receipt() {
+fn without_a_request_there_is_no_receipt() {
     let mut bench = Bench::new();
     let (alice, bob) = both(&mut bench);
     super::inbox::send(&mut bench, alice, 1);
@@ -150,7 +150,7 @@ fn without_asking_there_is_no_receipt() {
 }
 
 #[test]
-fn a_socket_that_took_it_is_no_receipt() {
+fn a_frame_taken_by_a_socket_makes_no_receipt() {
     let mut bench = Bench::new();
     let alice = sender(&mut bench);
     let bob = bench.client_in("bob", Auto);
@@ -161,7 +161,7 @@ fn a_socket_that_took_it_is_no_receipt() {
 }
 
 #[test]
-fn an_ack_that_has_no_effect_makes_no_receipt() {
+fn an_ack_without_effect_makes_no_receipt() {
     let mut bench = Bench::new();
     let (alice, bob) = both(&mut bench);
     send(&mut bench, alice, "m1");
@@ -171,7 +171,7 @@ fn an_ack_that_has_no_effect_makes_no_receipt() {
 }
 
 #[test]
-fn what_expired_before_it_was_acknowledged_has_no_receipt() {
+fn a_message_expired_before_its_ack_has_no_receipt() {
     let mut bench = Bench::new();
     let alice = sender(&mut bench);
     let request = json!({"action": "send", "user_id": "bob", "event": "say", "ttl": 5, "receipt": true});
@@ -185,7 +185,7 @@ fn what_expired_before_it_was_acknowledged_has_no_receipt() {
 }
 
 #[test]
-fn a_message_that_was_sent_twice_has_one_receipt() {
+fn a_repeated_message_has_one_receipt() {
     let mut bench = Bench::new();
     let (alice, bob) = both(&mut bench);
     send(&mut bench, alice, "m1");
@@ -195,7 +195,7 @@ fn a_message_that_was_sent_twice_has_one_receipt() {
 }
 
 #[test]
-fn a_worker_hears_receipts_as_lines_while_it_is_connected() {
+fn a_worker_gets_receipts_as_lines_while_connected() {
     let mut bench = Bench::new();
     let (worker, bob) = (bench.worker(), bench.client_in("bob", Ack));
     let line =
@@ -214,7 +214,7 @@ fn a_worker_hears_receipts_as_lines_while_it_is_connected() {
 }
 
 #[test]
-fn receipts_are_of_messages_from_users_and_workers_to_users() {
+fn receipts_are_for_messages_of_users_and_workers_to_users() {
     let mut bench = Bench::open();
     let (alice, bob) = both(&mut bench);
     let nobody = bench.stranger();
@@ -242,7 +242,7 @@ fn receipts_are_of_messages_from_users_and_workers_to_users() {
 }
 
 #[test]
-fn receipts_that_are_owed_go_with_the_hub_into_another_process() {
+fn pending_receipts_are_handed_over() {
     let mut bench = Bench::new();
     let (alice, bob) = both(&mut bench);
     send(&mut bench, alice, "m1");
@@ -255,7 +255,7 @@ fn receipts_that_are_owed_go_with_the_hub_into_another_process() {
 }
 
 #[test]
-fn what_was_evicted_before_it_was_acknowledged_has_no_receipt() {
+fn a_message_evicted_before_its_ack_has_no_receipt() {
     let mut bench = super::inbox::with_inbox(Policy { count: 2, ..Settings::default().inbox });
     let alice = sender(&mut bench);
     send(&mut bench, alice, "m1");
@@ -270,7 +270,7 @@ fn what_was_evicted_before_it_was_acknowledged_has_no_receipt() {
 }
 
 #[test]
-fn receipts_that_nobody_redeems_are_counted_and_the_oldest_are_given_up() {
+fn pending_receipts_are_limited_and_the_oldest_dropped() {
     let mut settings = Settings::default();
     settings.limits.requests_per_second = 1000;
     settings.limits.burst = 1000;
@@ -292,7 +292,7 @@ fn receipts_that_nobody_redeems_are_counted_and_the_oldest_are_given_up() {
 }
 
 #[test]
-fn what_one_connection_has_may_grow_too_old_for_another_and_is_acknowledged_still() {
+fn a_message_expired_for_one_connection_is_acked_by_another() {
     let mut bench = Bench::new();
     let worker = bench.worker();
     let desk = bench.client_in("bob", Auto);

@@ -1,4 +1,4 @@
-//! Settings that change under those who are here.
+//! Settings that change under connected peers.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ fn orders(bench: &mut Bench, change: impl FnOnce(&mut Policy)) {
 }
 
 #[test]
-fn a_history_that_may_hold_less_gives_its_oldest_up_at_once() {
+fn a_smaller_count_evicts_the_oldest_at_once() {
     let mut bench = bench();
     publish(&mut bench, "orders", 1..=5);
     orders(&mut bench, |policy| policy.count = 2);
@@ -28,7 +28,7 @@ fn a_history_that_may_hold_less_gives_its_oldest_up_at_once() {
 }
 
 #[test]
-fn a_history_that_may_hold_less_bytes_gives_its_oldest_up_at_once() {
+fn a_smaller_byte_limit_evicts_the_oldest_at_once() {
     let mut bench = bench();
     publish(&mut bench, "orders", 1..=5);
     let each = usize::try_from(bench.stats()["kept_bytes"].as_u64().unwrap()).unwrap() / 5;
@@ -37,7 +37,7 @@ fn a_history_that_may_hold_less_bytes_gives_its_oldest_up_at_once() {
 }
 
 #[test]
-fn who_is_reading_what_goes_is_told_of_a_gap() {
+fn a_reader_of_evicted_messages_gets_a_gap() {
     let mut bench = bench();
     publish(&mut bench, "orders", 1..=5);
     let bob = client(&mut bench, "bob");
@@ -50,7 +50,7 @@ fn who_is_reading_what_goes_is_told_of_a_gap() {
 }
 
 #[test]
-fn who_was_to_read_only_what_went_is_told_and_hears_live() {
+fn a_reader_of_only_evicted_messages_gets_a_gap_then_live() {
     let mut bench = bench();
     publish(&mut bench, "orders", 1..=5);
     let bob = client(&mut bench, "bob");
@@ -64,7 +64,7 @@ fn who_was_to_read_only_what_went_is_told_and_hears_live() {
 }
 
 #[test]
-fn an_age_that_shrinks_counts_from_when_a_message_was_kept() {
+fn a_shorter_age_counts_from_when_a_message_was_kept() {
     let mut bench = bench();
     publish(&mut bench, "orders", 1..=1);
     bench.wait(60.0);
@@ -78,7 +78,7 @@ fn an_age_that_shrinks_counts_from_when_a_message_was_kept() {
 }
 
 #[test]
-fn a_message_lives_no_longer_than_it_was_told_when_it_was_kept() {
+fn a_message_lives_no_longer_than_announced_when_kept() {
     let mut bench = bench();
     publish(&mut bench, "brief", 1..=1);
     bench.configure(|settings| settings.policies[1].1.ttl = Duration::from_secs(3600));
@@ -88,7 +88,7 @@ fn a_message_lives_no_longer_than_it_was_told_when_it_was_kept() {
 }
 
 #[test]
-fn a_history_that_ends_keeps_what_nobody_heard() {
+fn a_history_that_ends_keeps_undelivered_messages() {
     let mut bench = bench();
     let bob = client(&mut bench, "bob");
     bench.subscribe(bob, "orders");
@@ -103,7 +103,7 @@ fn a_history_that_ends_keeps_what_nobody_heard() {
 }
 
 #[test]
-fn a_history_begins_with_what_is_kept() {
+fn a_new_history_begins_with_kept_messages() {
     let mut bench = bench();
     publish(&mut bench, "elsewhere", 1..=2);
     bench.configure(|settings| {
@@ -131,7 +131,7 @@ fn inboxes_follow_their_policy_too() {
 }
 
 #[test]
-fn a_store_that_may_hold_less_takes_from_the_log_that_holds_most() {
+fn a_smaller_store_evicts_from_the_largest_log() {
     let mut bench = bench();
     publish(&mut bench, "orders", 1..=8);
     publish(&mut bench, "elsewhere", 1..=2);
@@ -143,19 +143,19 @@ fn a_store_that_may_hold_less_takes_from_the_log_that_holds_most() {
 }
 
 #[test]
-fn logs_whose_numbers_are_to_outlive_a_crash_are_followed_from_where_they_are() {
+fn a_new_crash_safe_log_is_recorded_from_its_position() {
     let mut bench = Bench::with(Settings { has_disk: true, ..bench().settings });
     publish(&mut bench, "orders", 1..=3);
     orders(&mut bench, |policy| policy.disk = WriteThrough::Stop);
-    assert!(bench.hub.reaches().is_empty());
+    assert!(bench.hub.lasting_positions().is_empty());
     publish(&mut bench, "orders", 4..=4);
     orders(&mut bench, |policy| policy.disk = WriteThrough::Behind);
-    let seqs: Vec<u64> = bench.hub.reaches().iter().map(|(_, _, seq)| *seq).collect();
+    let seqs: Vec<u64> = bench.hub.lasting_positions().iter().map(|(_, last)| last.seq).collect();
     assert_eq!(seqs, [4]);
 }
 
 #[test]
-fn subscriptions_over_a_new_limit_stay_and_no_more_are_added() {
+fn subscriptions_over_a_new_limit_stay_without_new_ones() {
     let mut bench = Bench::new();
     let alice = bench.client("alice");
     for channel in ["a", "b", "c"] {
@@ -169,7 +169,7 @@ fn subscriptions_over_a_new_limit_stay_and_no_more_are_added() {
 }
 
 #[test]
-fn connections_over_a_new_limit_stay_and_no_more_are_let_in() {
+fn connections_over_a_new_limit_stay_without_new_ones() {
     let mut bench = Bench::new();
     let (one, two) = (bench.client("alice"), bench.client("alice"));
     bench.configure(|settings| settings.limits.connections_per_user = 1);
@@ -179,7 +179,7 @@ fn connections_over_a_new_limit_stay_and_no_more_are_let_in() {
 }
 
 #[test]
-fn a_new_rate_holds_from_the_next_request_on() {
+fn a_new_rate_applies_to_the_next_request() {
     let mut bench = Bench::new();
     let alice = bench.client("alice");
     let refused = |bench: &mut Bench, alice: Seat| {
@@ -192,7 +192,7 @@ fn a_new_rate_holds_from_the_next_request_on() {
 }
 
 #[test]
-fn who_is_here_without_a_name_stays_when_newcomers_must_have_one() {
+fn anonymous_connections_stay_when_newcomers_need_a_token() {
     let mut bench = Bench::open();
     let nobody = bench.stranger();
     bench.hush(nobody);
@@ -207,7 +207,7 @@ fn usual(subscribe: &str) -> Rc<Rights> {
 }
 
 #[test]
-fn rights_change_for_those_whose_token_does_not_say() {
+fn default_rights_change_for_tokens_without_rights() {
     let mut bench = Bench::open();
     let (bare, nobody) = (bench.client("alice"), bench.stranger());
     let own = bench.client_with("bob", rights(&["*"], &["*"], &[]));
@@ -235,7 +235,7 @@ fn beat(bench: &mut Bench, ping: u64, pong: u64) {
 }
 
 #[test]
-fn a_faster_heartbeat_asks_who_was_silent_and_closes_nobody_unasked() {
+fn a_faster_heartbeat_pings_before_it_closes() {
     let mut bench = Bench::new();
     let alice = bench.client("alice");
     bench.wait(40.0);
@@ -249,7 +249,7 @@ fn a_faster_heartbeat_asks_who_was_silent_and_closes_nobody_unasked() {
 }
 
 #[test]
-fn a_slower_heartbeat_leaves_in_peace() {
+fn a_slower_heartbeat_pings_later() {
     let mut bench = Bench::new();
     let alice = bench.client("alice");
     bench.wait(50.0);
@@ -261,7 +261,7 @@ fn a_slower_heartbeat_leaves_in_peace() {
 }
 
 #[test]
-fn who_was_asked_before_has_the_new_time_for_an_answer() {
+fn a_pinged_peer_has_the_new_time_to_answer() {
     let mut bench = Bench::new();
     let alice = bench.client("alice");
     bench.wait(55.0);
@@ -275,18 +275,18 @@ fn who_was_asked_before_has_the_new_time_for_an_answer() {
 }
 
 #[test]
-fn a_ceiling_on_memory_that_comes_down_is_felt_when_memory_is_next_told() {
+fn a_lower_memory_ceiling_applies_at_the_next_report() {
     let mut bench = Bench::new();
     bench.client("alice");
-    assert_eq!(bench.hub.asks_for_memory(bench.now, 1 << 20), MemoryQuery::Nothing);
+    assert_eq!(bench.hub.memory_query(bench.now, 1 << 20), MemoryQuery::Nothing);
     bench.configure(|settings| settings.limits.memory = 1 << 20);
-    assert_ne!(bench.hub.asks_for_memory(bench.now, 1 << 20), MemoryQuery::Nothing);
+    assert_ne!(bench.hub.memory_query(bench.now, 1 << 20), MemoryQuery::Nothing);
     bench.handle(Input::Memory { links: 1 << 20, holders: Vec::new(), is_waited_for: false });
     assert_eq!(bench.stats()["memory_level"], 3);
 }
 
 #[test]
-fn a_process_that_takes_over_has_the_policies_of_its_own_settings() {
+fn a_new_process_uses_the_policies_of_its_own_settings() {
     let mut bench = bench();
     publish(&mut bench, "orders", 1..=5);
     bench.settings.policies[0].1.count = 2;

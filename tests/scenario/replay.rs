@@ -1,7 +1,7 @@
-//! Coming back with `since`: what follows, and what is told to be lost.
+//! Replay with `since`: the messages that follow, and the losses announced.
 //!
 //! Channels `orders` keep a history, `brief` for ten seconds, `never` nothing;
-//! others keep what nobody heard.
+//! others keep undelivered messages.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub(crate) fn bench() -> Bench {
     Bench::with(Settings { policies, ..Settings::default() })
 }
 
-/// A client that was told its connection id already.
+/// A client that has received its connection id already.
 pub(crate) fn client(bench: &mut Bench, user: &str) -> Seat {
     let seat = bench.client(user);
     bench.say(seat, json!({"action": "subscribe", "channel": "elsewhere"}));
@@ -66,7 +66,7 @@ pub(crate) fn replayed(numbers: std::ops::RangeInclusive<usize>) -> Vec<String> 
 }
 
 #[test]
-fn recovered_means_that_all_after_since_follows_as_replay_and_then_live() {
+fn recovered_means_replay_after_since_and_then_live() {
     let mut bench = bench();
     let bob = client(&mut bench, "bob");
     publish(&mut bench, "orders", 1..=5);
@@ -78,7 +78,7 @@ fn recovered_means_that_all_after_since_follows_as_replay_and_then_live() {
 }
 
 #[test]
-fn who_missed_nothing_is_recovered_and_live() {
+fn a_reader_at_the_end_is_recovered_and_live() {
     let mut bench = bench();
     let bob = client(&mut bench, "bob");
     publish(&mut bench, "orders", 1..=5);
@@ -88,7 +88,7 @@ fn who_missed_nothing_is_recovered_and_live() {
 }
 
 #[test]
-fn an_empty_epoch_and_zero_ask_for_all_that_is_kept() {
+fn an_empty_epoch_and_zero_request_all_that_is_kept() {
     let mut bench = bench();
     let bob = client(&mut bench, "bob");
     assert_eq!(all(&mut bench, bob, "orders"), ["subscription_succeeded orders 0 recovered"]);
@@ -124,7 +124,7 @@ fn without_since_a_history_is_live_only() {
 }
 
 #[test]
-fn what_was_evicted_is_told_and_what_is_kept_follows() {
+fn evicted_messages_are_a_gap_before_the_kept_ones() {
     let mut bench = bench();
     let bob = client(&mut bench, "bob");
     publish(&mut bench, "orders", 1..=COUNT + 2);
@@ -135,7 +135,7 @@ fn what_was_evicted_is_told_and_what_is_kept_follows() {
 }
 
 #[test]
-fn what_expired_is_told_and_what_is_kept_follows() {
+fn expired_messages_are_a_gap_before_the_kept_ones() {
     let mut bench = bench();
     publish(&mut bench, "brief", 1..=2);
     bench.wait(6.0);
@@ -147,7 +147,7 @@ fn what_expired_is_told_and_what_is_kept_follows() {
 }
 
 #[test]
-fn what_expired_in_the_middle_is_told_with_how_many() {
+fn messages_expired_in_the_middle_are_a_counted_gap() {
     let mut bench = bench();
     let worker = bench.worker();
     for (n, ttl) in [(1, 5), (2, 100), (3, 5), (4, 100)] {
@@ -161,7 +161,7 @@ fn what_expired_in_the_middle_is_told_with_how_many() {
 }
 
 #[test]
-fn what_no_policy_keeps_is_told() {
+fn messages_no_policy_keeps_are_a_gap() {
     let mut bench = bench();
     let bob = client(&mut bench, "bob");
     publish(&mut bench, "never", 1..=3);
@@ -171,7 +171,7 @@ fn what_no_policy_keeps_is_told() {
 }
 
 #[test]
-fn a_message_too_big_for_its_log_is_told_as_not_kept() {
+fn a_message_too_big_for_its_log_is_a_not_kept_gap() {
     let mut bench = bench();
     publish(&mut bench, "orders", 1..=1);
     let worker = bench.worker();
@@ -183,7 +183,7 @@ fn a_message_too_big_for_its_log_is_told_as_not_kept() {
 }
 
 #[test]
-fn a_position_of_another_epoch_gets_all_that_is_kept_and_no_numbers() {
+fn a_position_of_another_epoch_gets_all_kept_without_a_gap() {
     let mut bench = bench();
     publish(&mut bench, "orders", 1..=2);
     let bob = client(&mut bench, "bob");
@@ -199,7 +199,7 @@ fn a_position_of_another_epoch_gets_all_that_is_kept_and_no_numbers() {
 }
 
 #[test]
-fn a_channel_that_was_forgotten_comes_back_as_another() {
+fn a_forgotten_channel_has_a_new_epoch() {
     let mut bench = bench();
     let was = {
         publish(&mut bench, "brief", 1..=1);
@@ -212,7 +212,7 @@ fn a_channel_that_was_forgotten_comes_back_as_another() {
 }
 
 #[test]
-fn under_the_default_policy_since_recovers_what_nobody_heard() {
+fn with_the_default_policy_since_recovers_the_undelivered() {
     let mut bench = bench();
     let (bob, carol) = (client(&mut bench, "bob"), client(&mut bench, "carol"));
     bench.subscribe(bob, "room");
@@ -232,7 +232,7 @@ fn under_the_default_policy_since_recovers_what_nobody_heard() {
 }
 
 #[test]
-fn a_fleeting_message_takes_no_place_and_is_not_missed() {
+fn a_fleeting_message_takes_no_position() {
     let mut bench = bench();
     let worker = bench.worker();
     publish(&mut bench, "orders", 1..=1);
@@ -245,7 +245,7 @@ fn a_fleeting_message_takes_no_place_and_is_not_missed() {
 }
 
 #[test]
-fn a_publisher_that_comes_back_hears_what_it_said_itself() {
+fn a_reconnecting_publisher_gets_its_own_messages() {
     let mut bench = bench();
     let alice = client(&mut bench, "alice");
     bench.subscribe(alice, "orders");
@@ -256,7 +256,7 @@ fn a_publisher_that_comes_back_hears_what_it_said_itself() {
 }
 
 #[test]
-fn a_history_goes_with_the_hub_into_another_process() {
+fn a_history_is_handed_over() {
     let mut bench = bench();
     publish(&mut bench, "orders", 1..=3);
     let was = epoch(&mut bench, "orders");
@@ -270,7 +270,7 @@ fn a_history_goes_with_the_hub_into_another_process() {
 }
 
 #[test]
-fn in_a_list_each_channel_has_its_own_since_and_its_own_replay() {
+fn in_a_list_each_channel_has_its_own_since_and_replay() {
     let mut bench = bench();
     publish(&mut bench, "orders", 1..=2);
     publish(&mut bench, "never", 1..=2);
@@ -287,7 +287,7 @@ fn in_a_list_each_channel_has_its_own_since_and_its_own_replay() {
 }
 
 #[test]
-fn what_has_just_expired_is_not_recovered() {
+fn a_message_that_just_expired_is_not_recovered() {
     let mut bench = bench();
     let (worker, bob) = (bench.worker(), client(&mut bench, "bob"));
     publish(&mut bench, "orders", 1..=1);

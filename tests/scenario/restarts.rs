@@ -1,8 +1,8 @@
-//! The daemon stops, or is killed, and starts again.
+//! Restarts of the daemon after a stop or a kill.
 //!
 //! Channels `orders` keep a history that goes to the disk at a clean stop,
 //! `behind` one that goes there within a second, `never` nothing; others keep
-//! what nobody heard. Nobody is connected when a hub begins.
+//! undelivered messages. Nobody is connected when a hub begins.
 
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ fn inbox(bench: &mut Bench, user: &str) -> (Seat, Value) {
 }
 
 #[test]
-fn a_history_replays_exactly_what_was_missed_across_a_clean_restart() {
+fn a_history_replays_what_was_missed_across_a_clean_restart() {
     let mut bench = bench();
     publish(&mut bench, "orders", 1..=5);
     let before = epoch(&mut bench, "orders");
@@ -65,7 +65,7 @@ fn a_history_replays_exactly_what_was_missed_across_a_clean_restart() {
 }
 
 #[test]
-fn who_missed_nothing_is_recovered_after_a_clean_restart_whatever_the_policy_is() {
+fn a_reader_at_the_end_is_recovered_after_a_clean_restart() {
     let mut bench = bench();
     let (alice, channels) = (bench.client("alice"), ["orders", "never", "room", "empty"]);
     for channel in channels {
@@ -83,7 +83,7 @@ fn who_missed_nothing_is_recovered_after_a_clean_restart_whatever_the_policy_is(
 }
 
 #[test]
-fn what_a_clean_restart_loses_is_told_as_not_kept() {
+fn losses_of_a_clean_restart_are_not_kept_gaps() {
     let mut bench = bench();
     publish(&mut bench, "memory", 1..=3);
     let before = epoch(&mut bench, "memory");
@@ -93,7 +93,7 @@ fn what_a_clean_restart_loses_is_told_as_not_kept() {
 }
 
 #[test]
-fn a_channel_that_nobody_comes_back_to_is_forgotten_five_minutes_after_the_start() {
+fn a_channel_unused_for_five_minutes_after_a_start_is_dropped() {
     let mut bench = bench();
     publish(&mut bench, "never", 1..=2);
     let before = epoch(&mut bench, "never");
@@ -107,7 +107,7 @@ fn a_channel_that_nobody_comes_back_to_is_forgotten_five_minutes_after_the_start
 }
 
 #[test]
-fn however_many_channels_are_heard_at_the_stop_all_of_them_are_there_at_the_start() {
+fn all_channels_with_subscribers_at_a_stop_are_restored() {
     let mut settings = settings();
     settings.limits.subscriptions = 10_000;
     let mut bench = Bench::with(settings);
@@ -125,7 +125,7 @@ fn however_many_channels_are_heard_at_the_stop_all_of_them_are_there_at_the_star
 }
 
 #[test]
-fn what_nobody_heard_waits_for_the_first_subscriber_after_any_end() {
+fn undelivered_messages_wait_for_a_subscriber_after_any_end() {
     for end in [Bench::restart, Bench::crash] {
         let mut bench = bench();
         publish(&mut bench, "room", 1..=2);
@@ -142,7 +142,7 @@ fn what_nobody_heard_waits_for_the_first_subscriber_after_any_end() {
 }
 
 #[test]
-fn after_a_crash_every_channel_begins_a_new_epoch_above_the_numbers_there_were() {
+fn after_a_crash_every_channel_has_a_new_epoch_and_higher_seq() {
     let mut bench = bench();
     publish(&mut bench, "behind", 1..=5);
     bench.disk_writes_behind();
@@ -161,7 +161,7 @@ fn after_a_crash_every_channel_begins_a_new_epoch_above_the_numbers_there_were()
 }
 
 #[test]
-fn a_history_that_is_written_behind_goes_on_where_a_killed_process_was() {
+fn a_history_written_behind_goes_on_after_a_kill() {
     let mut bench = bench();
     publish(&mut bench, "behind", 1..=3);
     bench.disk_writes_behind();
@@ -176,7 +176,7 @@ fn a_history_that_is_written_behind_goes_on_where_a_killed_process_was() {
 }
 
 #[test]
-fn a_history_that_is_written_behind_survives_a_crash_and_one_written_at_a_stop_does_not() {
+fn a_history_written_at_a_stop_does_not_survive_a_crash() {
     let mut bench = bench();
     publish(&mut bench, "behind", 1..=3);
     publish(&mut bench, "orders", 1..=3);
@@ -188,7 +188,7 @@ fn a_history_that_is_written_behind_survives_a_crash_and_one_written_at_a_stop_d
 }
 
 #[test]
-fn a_crash_in_which_a_removal_is_lost_brings_a_message_twice_and_never_not_at_all() {
+fn a_removal_lost_in_a_crash_doubles_and_never_loses() {
     let mut bench = bench();
     bench.past.forgets_removals = true;
     send_all(&mut bench, 1..=3);
@@ -201,7 +201,7 @@ fn a_crash_in_which_a_removal_is_lost_brings_a_message_twice_and_never_not_at_al
 }
 
 #[test]
-fn an_inbox_goes_on_where_its_user_was_after_a_clean_restart() {
+fn an_inbox_goes_on_at_its_cursor_after_a_clean_restart() {
     let mut bench = bench();
     send_all(&mut bench, 1..=4);
     let (bob, before) = inbox(&mut bench, "bob");
@@ -217,7 +217,7 @@ fn an_inbox_goes_on_where_its_user_was_after_a_clean_restart() {
 }
 
 #[test]
-fn an_ack_of_what_was_sent_before_a_clean_restart_counts_after_it() {
+fn an_ack_across_a_clean_restart_counts() {
     let mut bench = bench();
     bench.slow_store = true;
     send_all(&mut bench, 1..=2);
@@ -231,7 +231,7 @@ fn an_ack_of_what_was_sent_before_a_clean_restart_counts_after_it() {
 }
 
 #[test]
-fn an_inbox_has_a_new_epoch_after_a_crash_and_an_ack_of_the_old_one_means_nothing() {
+fn an_inbox_has_a_new_epoch_after_a_crash_old_acks_are_void() {
     let mut bench = bench();
     send_all(&mut bench, 1..=2);
     bench.disk_writes_behind();
@@ -247,7 +247,7 @@ fn an_inbox_has_a_new_epoch_after_a_crash_and_an_ack_of_the_old_one_means_nothin
 }
 
 #[test]
-fn what_an_inbox_lost_before_what_is_kept_is_told_in_its_place() {
+fn inbox_losses_before_the_kept_part_are_a_gap_in_place() {
     let mut bench = bench();
     send_all(&mut bench, 1..=1);
     let worker = bench.worker();
@@ -259,7 +259,7 @@ fn what_an_inbox_lost_before_what_is_kept_is_told_in_its_place() {
 }
 
 #[test]
-fn what_grew_too_old_while_the_machine_was_off_is_dropped_counted_and_told() {
+fn messages_expired_while_off_are_dropped_counted_and_a_gap() {
     for end in [Bench::restart, Bench::crash] {
         let mut bench = bench();
         let (listener, worker) = (bench.worker(), bench.worker());
@@ -299,7 +299,7 @@ fn nothing_expires_early_or_late_on_another_clock() {
 }
 
 #[test]
-fn workers_are_not_told_again_what_waits_for_a_user() {
+fn workers_get_no_second_notice_of_what_waits_for_a_user() {
     let mut bench = bench();
     let listener = bench.worker();
     bench.subscribe(listener, "system:undelivered");
@@ -315,7 +315,7 @@ fn workers_are_not_told_again_what_waits_for_a_user() {
 }
 
 #[test]
-fn a_policy_that_keeps_less_today_applies_to_what_was_kept_before() {
+fn a_stricter_policy_applies_to_messages_kept_before() {
     let mut bench = bench();
     for channel in ["behind", "room", "other"] {
         publish(&mut bench, channel, 1..=3);
@@ -334,14 +334,14 @@ fn a_policy_that_keeps_less_today_applies_to_what_was_kept_before() {
 }
 
 #[test]
-fn what_somebody_heard_is_no_backlog_for_anybody_after_a_crash() {
+fn a_delivered_message_is_no_backlog_after_a_crash() {
     let mut bench = bench();
     publish(&mut bench, "room", 1..=1);
     let (alice, bob) = (client(&mut bench, "alice"), client(&mut bench, "bob"));
     bench.clog(alice);
     bench.subscribe(alice, "room");
     bench.subscribe(bob, "room");
-    // Kept for alice, who still reads; bob has heard it.
+    // Kept for alice, who still reads; bob has received it.
     publish(&mut bench, "room", 2..=2);
     bench.disk_writes_behind();
     bench.crash();
@@ -351,7 +351,7 @@ fn what_somebody_heard_is_no_backlog_for_anybody_after_a_crash() {
 }
 
 #[test]
-fn all_that_is_found_has_the_limit_that_all_logs_have_together() {
+fn restored_logs_obey_their_common_limit() {
     let mut bench = bench();
     publish(&mut bench, "small", 1..=1);
     publish(&mut bench, "room", 1..=40);
@@ -366,7 +366,7 @@ fn all_that_is_found_has_the_limit_that_all_logs_have_together() {
 }
 
 #[test]
-fn a_receipt_that_was_owed_at_a_clean_stop_is_told_after_it() {
+fn a_receipt_pending_at_a_clean_stop_is_sent_after_it() {
     let mut bench = bench();
     let alice = sender(&mut bench);
     bench.say(
@@ -381,7 +381,7 @@ fn a_receipt_that_was_owed_at_a_clean_stop_is_told_after_it() {
 }
 
 #[test]
-fn a_receipt_that_nobody_makes_is_owed_no_longer_than_on_the_old_clock() {
+fn an_unclaimed_receipt_expires_on_the_old_clock() {
     let mut bench = bench();
     let alice = sender(&mut bench);
     bench.say(alice, json!({"action": "send", "user_id": "bob", "event": "say", "receipt": true}));
@@ -392,7 +392,7 @@ fn a_receipt_that_nobody_makes_is_owed_no_longer_than_on_the_old_clock() {
 }
 
 #[test]
-fn ids_of_messages_come_with_a_clean_restart_and_grow_old_meanwhile() {
+fn message_ids_survive_a_clean_restart_and_age_meanwhile() {
     let mut bench = bench();
     let worker = bench.worker();
     let line = json!({"channel": "never", "event": "say", "message_id": "m1", "id": 1});
@@ -407,7 +407,7 @@ fn ids_of_messages_come_with_a_clean_restart_and_grow_old_meanwhile() {
 }
 
 #[test]
-fn ids_of_messages_that_are_on_the_disk_remain_after_a_crash() {
+fn message_ids_on_the_disk_survive_a_crash() {
     let mut bench = bench();
     let worker = bench.worker();
     let line = |id: &str| json!({"channel": "room", "event": "say", "message_id": id, "id": 1});
@@ -425,7 +425,7 @@ fn ids_of_messages_that_are_on_the_disk_remain_after_a_crash() {
 }
 
 #[test]
-fn a_durable_message_that_comes_again_after_a_crash_is_told_to_be_stored() {
+fn a_durable_repetition_after_a_crash_is_answered_stored() {
     let mut bench = bench();
     let worker = bench.worker();
     let line = json!({"channel": "room", "event": "say", "message_id": "m1", "durable": true, "id": 1});
@@ -439,7 +439,7 @@ fn a_durable_message_that_comes_again_after_a_crash_is_told_to_be_stored() {
 }
 
 #[test]
-fn a_durable_history_message_is_there_after_a_crash_and_others_may_not_be() {
+fn a_durable_history_message_survives_a_crash() {
     let mut bench = bench();
     let worker = bench.worker();
     for (n, durable) in [(1, false), (2, true), (3, false)] {
@@ -453,7 +453,7 @@ fn a_durable_history_message_is_there_after_a_crash_and_others_may_not_be() {
 }
 
 #[test]
-fn what_its_own_publisher_had_heard_alone_waits_for_anybody_after_a_restart() {
+fn a_message_only_its_publisher_got_waits_after_a_restart() {
     let mut bench = bench();
     let alice = client(&mut bench, "alice");
     bench.subscribe(alice, "room");
@@ -480,7 +480,7 @@ fn operations_and_connections_end_with_the_hub() {
 }
 
 #[test]
-fn remains_that_the_disk_knows_more_than_are_none() {
+fn a_checkpoint_older_than_the_disk_is_ignored() {
     let mut bench = bench();
     publish(&mut bench, "behind", 1..=2);
     let before = epoch(&mut bench, "behind");
@@ -523,7 +523,7 @@ fn a_hand_over_between_two_restarts_changes_nothing() {
 }
 
 #[test]
-fn remains_of_this_version_are_gone_on_from() {
+fn a_checkpoint_of_this_version_is_restored() {
     let bytes = include_bytes!("remains-of-version-2");
     let now = bench().now;
     let hub = Hub::revive(settings(), 1, now, bytes, 0).unwrap();
@@ -542,7 +542,7 @@ fn remains_of_this_version_are_gone_on_from() {
 }
 
 #[test]
-fn remains_of_another_version_are_an_error_and_so_is_what_are_none() {
+fn a_checkpoint_of_another_version_is_an_error() {
     let now = bench().now;
     let revive = |bytes: &[u8]| Hub::revive(Settings::default(), 1, now, bytes, 0);
     let mut other = bench().end();

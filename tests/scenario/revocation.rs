@@ -1,7 +1,7 @@
-//! Tokens that are taken no longer, and administration by token.
+//! Revocation of tokens, and administration by token.
 //!
-//! Which tokens are refused is the edge's to know; here are who may revoke, what is answered
-//! when, and who is closed.
+//! Which tokens are refused is decided in the edge; here are the right to revoke, the time
+//! of the answer, and the connections that are closed.
 
 use std::rc::Rc;
 
@@ -31,7 +31,7 @@ fn revoke() -> Value {
 }
 
 #[test]
-fn a_user_is_closed_when_the_revocation_is_on_the_disk_and_not_before() {
+fn a_user_is_closed_once_the_revocation_is_on_the_disk() {
     let mut bench = Bench::new();
     let admin = bench.admin();
     let (alice, alice_too, bob) = (bench.client("alice"), bench.client("alice"), bench.client("bob"));
@@ -51,7 +51,7 @@ fn a_user_is_closed_when_the_revocation_is_on_the_disk_and_not_before() {
 }
 
 #[test]
-fn one_token_ends_the_connections_that_came_with_it_and_no_others() {
+fn revoking_a_token_closes_the_connections_that_used_it() {
     let mut bench = Bench::new();
     let admin = bench.admin();
     let first = bench.client_on("alice", of_token("t1"));
@@ -67,7 +67,7 @@ fn one_token_ends_the_connections_that_came_with_it_and_no_others() {
 }
 
 #[test]
-fn a_revocation_that_cannot_be_written_is_an_error_and_ends_nothing() {
+fn a_revocation_that_cannot_be_written_closes_nothing() {
     let mut bench = Bench::new();
     let (admin, alice) = (bench.admin(), bench.client("alice"));
     bench.tell(admin, &revoke());
@@ -78,7 +78,7 @@ fn a_revocation_that_cannot_be_written_is_an_error_and_ends_nothing() {
 }
 
 #[test]
-fn who_has_asked_and_is_gone_has_revoked_all_the_same() {
+fn a_revocation_holds_although_its_requester_left() {
     let mut bench = Bench::new();
     let (admin, alice) = (bench.admin(), bench.client("alice"));
     for is_written in [false, true] {
@@ -92,7 +92,7 @@ fn who_has_asked_and_is_gone_has_revoked_all_the_same() {
 }
 
 #[test]
-fn whoever_revokes_its_own_user_is_answered_before_it_ends() {
+fn revoking_ones_own_user_is_answered_before_the_close() {
     let mut bench = Bench::new();
     let admin = root(&mut bench);
     bench.tell(admin, &json!({"action": "disconnect", "user_id": "root", "revoke": true}));
@@ -101,7 +101,7 @@ fn whoever_revokes_its_own_user_is_answered_before_it_ends() {
 }
 
 #[test]
-fn a_revocation_names_a_user_or_a_token_and_nothing_else() {
+fn a_revocation_names_exactly_a_user_or_a_token() {
     let mut bench = Bench::new();
     let admin = bench.admin();
     for (request, field) in [
@@ -124,7 +124,7 @@ fn a_revocation_names_a_user_or_a_token_and_nothing_else() {
 }
 
 #[test]
-fn a_connection_whose_token_another_process_knew_to_be_revoked_is_closed() {
+fn a_connection_revoked_in_another_process_is_closed() {
     let mut bench = Bench::new();
     let alice = bench.client("alice");
     bench.hand_over();
@@ -147,7 +147,7 @@ fn questions() -> Vec<(Value, &'static str)> {
 }
 
 #[test]
-fn who_has_an_admin_token_asks_as_on_the_worker_socket() {
+fn an_admin_token_has_the_requests_of_the_worker_socket() {
     let mut bench = Bench::new();
     let (local, remote) = (bench.admin(), root(&mut bench));
     bench.publish(remote, "room", 1);
@@ -167,7 +167,7 @@ fn who_has_an_admin_token_asks_as_on_the_worker_socket() {
 }
 
 #[test]
-fn nobody_else_administers_and_no_token_makes_tokens_or_reloads() {
+fn other_tokens_do_not_administer_and_none_makes_tokens() {
     let mut bench = Bench::with(Settings { anonymous: true, ..Settings::default() });
     let (alice, nobody, root) = (bench.client("alice"), bench.stranger(), root(&mut bench));
     bench.hush(nobody);
@@ -193,7 +193,7 @@ fn nobody_else_administers_and_no_token_makes_tokens_or_reloads() {
 }
 
 #[test]
-fn administration_is_limited_as_all_requests_are_and_ends_with_the_right() {
+fn administration_is_rate_limited_and_ends_with_its_right() {
     let mut bench = Bench::new();
     let root = root(&mut bench);
     let asked: Vec<String> = (0..25).flat_map(|_| bench.say(root, json!({"action": "stats"}))).collect();
@@ -206,7 +206,7 @@ fn administration_is_limited_as_all_requests_are_and_ends_with_the_right() {
 }
 
 #[test]
-fn an_administrator_sees_the_operations_of_a_channel_that_it_may_not_hear() {
+fn an_administrator_lists_operations_of_any_channel() {
     let mut bench = Bench::new();
     let worker = bench.worker();
     bench.say(worker, json!({"action": "operation_start", "operation_id": "op", "channel": "payroll"}));

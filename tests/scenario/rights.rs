@@ -1,4 +1,4 @@
-//! What somebody may do, and what happens when that changes.
+//! Rights of a connection, and their changes.
 
 use serde_json::json;
 use wshubd::hub::settings::{Keep, Policy};
@@ -26,7 +26,7 @@ fn history() -> Bench {
 }
 
 #[test]
-fn a_token_is_told_to_end_sixty_seconds_before_it_does() {
+fn a_token_is_announced_to_expire_sixty_seconds_ahead() {
     let mut bench = Bench::new();
     let alice = client_until(&mut bench, 300);
     bench.live(239);
@@ -42,7 +42,7 @@ fn a_token_is_told_to_end_sixty_seconds_before_it_does() {
 }
 
 #[test]
-fn a_token_that_ends_within_a_minute_is_told_so_at_once() {
+fn a_token_expiring_within_a_minute_is_announced_at_once() {
     let mut bench = Bench::new();
     let alice = client_until(&mut bench, 30);
     bench.live(1);
@@ -52,7 +52,7 @@ fn a_token_that_ends_within_a_minute_is_told_so_at_once() {
 }
 
 #[test]
-fn a_newer_token_prolongs_and_is_warned_about_in_its_turn() {
+fn a_newer_token_extends_and_is_announced_in_turn() {
     let mut bench = Bench::new();
     let alice = client_until(&mut bench, 100);
     bench.live(50);
@@ -68,7 +68,7 @@ fn a_newer_token_prolongs_and_is_warned_about_in_its_turn() {
 }
 
 #[test]
-fn a_newer_token_may_end_sooner() {
+fn a_newer_token_may_expire_sooner() {
     let mut bench = Bench::new();
     let alice = client_until(&mut bench, 3600);
     let shorter = bench.token("alice", rights(&["*"], &[], &[]), 90);
@@ -80,7 +80,7 @@ fn a_newer_token_may_end_sooner() {
 }
 
 #[test]
-fn a_token_that_does_not_hold_changes_nothing() {
+fn an_invalid_token_changes_nothing() {
     let mut bench = Bench::new();
     let alice = client_until(&mut bench, 70);
     bench.subscribe(alice, "room");
@@ -109,7 +109,7 @@ fn a_connection_keeps_its_user() {
 }
 
 #[test]
-fn an_anonymous_connection_gains_a_user_once_with_rights_and_keeps_what_it_hears() {
+fn an_anonymous_connection_gains_a_user_once_with_its_rights() {
     let settings = Settings { anonymous: true, rights: rights(&["open"], &[], &[]), ..Settings::default() };
     let mut bench = Bench::with(settings);
     let seat = bench.stranger();
@@ -127,7 +127,7 @@ fn an_anonymous_connection_gains_a_user_once_with_rights_and_keeps_what_it_hears
 }
 
 #[test]
-fn who_gains_a_user_joins_the_channels_it_hears() {
+fn a_connection_that_gains_a_user_joins_its_channels() {
     let mut bench = Bench::open();
     let (seat, watcher) = (bench.stranger(), bench.client("watcher"));
     bench.subscribe(seat, "room");
@@ -138,7 +138,7 @@ fn who_gains_a_user_joins_the_channels_it_hears() {
 }
 
 #[test]
-fn a_narrower_token_ends_subscriptions_and_leaves_the_others() {
+fn a_narrower_token_ends_some_subscriptions_only() {
     let mut bench = Bench::new();
     let alice = bench.client("alice");
     for channel in ["a", "b", "c"] {
@@ -159,7 +159,7 @@ fn a_narrower_token_ends_subscriptions_and_leaves_the_others() {
 }
 
 #[test]
-fn a_narrower_token_ends_a_replay_where_it_is() {
+fn a_narrower_token_ends_a_replay() {
     let mut bench = history();
     let alice = bench.client("alice");
     let worker = bench.worker();
@@ -177,7 +177,7 @@ fn a_narrower_token_ends_a_replay_where_it_is() {
 }
 
 #[test]
-fn a_narrower_token_ends_a_replay_that_the_store_has_not_answered() {
+fn a_narrower_token_ends_a_replay_before_the_store_answers() {
     let mut bench = history();
     let alice = bench.client("alice");
     let worker = bench.worker();
@@ -203,7 +203,7 @@ fn a_narrower_token_does_not_take_the_inbox() {
 }
 
 #[test]
-fn a_narrower_token_takes_the_channel_of_an_operation_but_not_of_ones_own() {
+fn a_narrower_token_keeps_the_channel_of_ones_own_operation() {
     let mut bench = Bench::new();
     let (worker, alice) = (bench.worker(), bench.client("alice"));
     for (id, user) in [("own", json!("alice")), ("other", json!("bob"))] {
@@ -221,7 +221,7 @@ fn a_narrower_token_takes_the_channel_of_an_operation_but_not_of_ones_own() {
 }
 
 #[test]
-fn a_newer_token_decides_about_publishing_from_then_on() {
+fn a_newer_token_decides_about_publishing() {
     let mut bench = Bench::new();
     let alice = bench.client("alice");
     let mute = bench.token("alice", rights(&["*"], &[], &[]), 3600);
@@ -254,7 +254,7 @@ fn a_user_id_in_a_pattern_is_ones_own_and_no_wildcard() {
 }
 
 #[test]
-fn a_user_id_in_a_pattern_is_nobody_for_who_is_nobody() {
+fn a_user_id_in_a_pattern_matches_no_anonymous_connection() {
     let rights = rights(&["in:{user_id}"], &[], &[]);
     let mut bench = Bench::with(Settings { anonymous: true, rights, ..Settings::default() });
     let nobody = bench.stranger();
@@ -280,7 +280,7 @@ fn sending_to_users_and_connections_has_rights_of_its_own() {
 }
 
 #[test]
-fn an_error_for_lack_of_a_right_names_it() {
+fn an_error_for_a_missing_right_names_it() {
     let mut bench = Bench::new();
     let alice = bench.client_with("alice", rights(&[], &[], &[]));
     let requests = [
@@ -298,7 +298,7 @@ fn an_error_for_lack_of_a_right_names_it() {
 }
 
 #[test]
-fn refreshing_is_free_of_the_limit_on_requests() {
+fn refreshing_is_free_of_the_request_rate() {
     let mut bench = Bench::new();
     let alice = bench.client("alice");
     for _ in 0..60 {

@@ -1,4 +1,4 @@
-//! Peers that take nothing, or little.
+//! Slow and stalled peers.
 
 use serde_json::json;
 use wshubd::hub::{Anomaly, Effect, Input, SendQueueState};
@@ -6,7 +6,7 @@ use wshubd::hub::{Anomaly, Effect, Input, SendQueueState};
 use super::bench::Bench;
 
 #[test]
-fn what_is_shed_for_a_full_connection_is_told_as_one_gap_before_anything_newer() {
+fn messages_shed_for_a_full_connection_are_one_gap_in_place() {
     let mut bench = Bench::new();
     let (worker, alice, bob) = (bench.worker(), bench.client("alice"), bench.client("bob"));
     bench.subscribe(alice, "logs");
@@ -27,7 +27,7 @@ fn what_is_shed_for_a_full_connection_is_told_as_one_gap_before_anything_newer()
 }
 
 #[test]
-fn what_was_shed_is_told_before_the_end_of_an_operation() {
+fn a_gap_comes_before_the_end_of_an_operation() {
     let mut bench = Bench::new();
     let (worker, alice, bob) = (bench.worker(), bench.client("alice"), bench.client("bob"));
     bench.subscribe(alice, "logs");
@@ -52,7 +52,7 @@ fn a_sender_learns_for_how_many_a_message_was_shed() {
 }
 
 #[test]
-fn what_only_a_full_connection_would_hear_is_kept_for_it() {
+fn a_message_only_for_a_full_connection_is_kept_for_it() {
     let mut bench = Bench::new();
     let (alice, bob) = (bench.client("alice"), bench.client("bob"));
     bench.subscribe(bob, "room");
@@ -67,7 +67,7 @@ fn what_only_a_full_connection_would_hear_is_kept_for_it() {
 }
 
 #[test]
-fn a_page_that_comes_while_the_connection_is_full_is_asked_for_again() {
+fn a_page_read_while_the_connection_was_full_is_read_again() {
     let mut bench = Bench::new();
     let (alice, bob) = (bench.client("alice"), bench.client("bob"));
     bench.slow_store = true;
@@ -121,7 +121,7 @@ fn a_connection_that_takes_all_in_time_is_not_closed() {
 }
 
 #[test]
-fn the_owner_of_an_operation_is_not_closed_for_not_reading_and_hears_of_a_gap() {
+fn the_owner_of_an_operation_is_not_closed_and_gets_a_gap() {
     let mut bench = Bench::new();
     let (worker, idle, alice) = (bench.worker(), bench.worker(), bench.client("alice"));
     bench.say(worker, json!({"action": "operation_start", "operation_id": "op", "channel": "jobs"}));
@@ -140,7 +140,7 @@ fn the_owner_of_an_operation_is_not_closed_for_not_reading_and_hears_of_a_gap() 
 }
 
 #[test]
-fn a_stalled_connection_is_worth_a_line_in_the_log() {
+fn a_stalled_connection_is_logged() {
     let mut bench = Bench::new();
     let alice = bench.client("alice");
     bench.outbound(alice, SendQueueState::Full);
@@ -151,7 +151,7 @@ fn a_stalled_connection_is_worth_a_line_in_the_log() {
 }
 
 #[test]
-fn what_was_shed_is_told_before_what_expired_later() {
+fn a_gap_of_shed_messages_precedes_one_of_later_expiry() {
     let mut bench = Bench::new();
     let (worker, alice, bob) = (bench.worker(), bench.client("alice"), bench.client("bob"));
     bench.say(worker, json!({"action": "operation_start", "operation_id": "op", "channel": "jobs"}));

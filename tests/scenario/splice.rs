@@ -1,7 +1,7 @@
-//! Where replay becomes live, in every order in which things can happen there.
+//! The splice of replay and live, in every order of events.
 //!
-//! All sequences of the same few events are tried out, not a choice of them.
-//! What must come out is the same for each: every message once, in order, the
+//! All sequences of the same few events are tried, not a choice of them.
+//! The result must be the same for each: every message once, in order, the
 //! replayed ones before the live ones.
 
 use serde_json::{Value, json};
@@ -134,22 +134,22 @@ fn every_order(topic: Topic, length: u32) {
 }
 
 #[test]
-fn a_history_is_spliced_without_loss_or_double_in_every_order_of_events() {
+fn a_history_is_spliced_exactly_once_in_every_event_order() {
     every_order(Topic::History, 5);
 }
 
 #[test]
-fn a_backlog_is_spliced_without_loss_or_double_in_every_order_of_events() {
+fn a_backlog_is_spliced_exactly_once_in_every_event_order() {
     every_order(Topic::Undelivered, 4);
 }
 
 #[test]
-fn an_inbox_is_spliced_without_loss_or_double_in_every_order_of_events() {
+fn an_inbox_is_spliced_exactly_once_in_every_event_order() {
     every_order(Topic::Auto, 4);
     every_order(Topic::Ack, 5);
 }
 
-/// What the next reader hears when this one dies after a row of events.
+/// What the next reader receives when this one dies after a row of events.
 fn death_after(topic: Topic, row: &[Event]) {
     let mut splice = Splice::new(topic);
     for event in row {
@@ -174,7 +174,7 @@ fn death_after(topic: Topic, row: &[Event]) {
 }
 
 #[test]
-fn whenever_a_reader_dies_the_next_one_hears_what_it_did_not_take() {
+fn the_next_reader_gets_what_a_dying_one_did_not_take() {
     for topic in [Topic::History, Topic::Undelivered, Topic::Auto, Topic::Ack] {
         for row in rows(4) {
             death_after(topic, &row);

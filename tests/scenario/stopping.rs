@@ -1,13 +1,13 @@
-//! The end of the daemon.
+//! The stop of the daemon.
 
 use serde_json::json;
 use wshubd::hub::Effect;
-use wshubd::protocol::{Close, InterruptRequest, OperationId, Request};
+use wshubd::protocol::{Close, HubRequest, InterruptRequest, OperationId};
 
 use super::bench::Bench;
 
 #[test]
-fn everybody_is_told_and_comes_back_spread_over_time() {
+fn every_connection_gets_bye_with_a_spread_reconnect_delay() {
     let mut bench = Bench::new();
     let seats: Vec<_> = (0..50).map(|n| bench.client(&format!("user{n}"))).collect();
     bench.stop(Close::ShuttingDown);
@@ -18,7 +18,7 @@ fn everybody_is_told_and_comes_back_spread_over_time() {
 }
 
 #[test]
-fn a_restart_brings_them_back_within_a_second() {
+fn a_restart_reconnects_within_a_second() {
     let mut bench = Bench::new();
     let alice = bench.client("alice");
     bench.stop(Close::Restarting);
@@ -28,23 +28,23 @@ fn a_restart_brings_them_back_within_a_second() {
 }
 
 #[test]
-fn who_comes_or_asks_afterwards_is_sent_away() {
+fn newcomers_during_a_stop_are_refused() {
     let mut bench = Bench::new();
     bench.stop(Close::ShuttingDown);
     let alice = bench.stranger();
     assert_eq!(bench.story(alice), ["closed 4101"]);
-    assert_eq!(bench.ask_http(1, Request::Stats), ["error shutting_down"]);
+    assert_eq!(bench.ask_http(1, HubRequest::Stats), ["error shutting_down"]);
 }
 
 #[test]
-fn those_who_wait_are_answered_and_nobody_takes_an_operation_for_lost() {
+fn pending_requests_are_answered_and_no_operation_is_lost() {
     let mut bench = Bench::new();
     let (worker, alice) = (bench.worker(), bench.client("alice"));
     bench.subscribe(alice, "jobs");
     bench.say(worker, json!({"action": "operation_start", "operation_id": "op", "channel": "jobs"}));
     let wish =
         InterruptRequest { operation_id: OperationId::new("other").unwrap(), channel: None, reason: None };
-    bench.ask_http(1, Request::Interrupt(wish));
+    bench.ask_http(1, HubRequest::Interrupt(wish));
     bench.hush(alice);
     bench.stop(Close::Restarting);
     assert_eq!(bench.answers(1), ["interrupt_result no_owner"]);
@@ -55,7 +55,7 @@ fn those_who_wait_are_answered_and_nobody_takes_an_operation_for_lost() {
 }
 
 #[test]
-fn what_ends_with_the_daemon_is_no_anomaly() {
+fn ends_caused_by_a_stop_are_no_anomaly() {
     let mut bench = Bench::new();
     let worker = bench.worker();
     bench.say(worker, json!({"action": "operation_start", "operation_id": "op", "channel": "jobs"}));

@@ -1,4 +1,4 @@
-//! What the hub itself tells workers: who came and went, and what nobody heard.
+//! System channels for workers: presence of users, and undelivered messages.
 
 use serde_json::{Value, json};
 use wshubd::hub::settings::{Keep, Policy};
@@ -7,7 +7,7 @@ use wshubd::protocol::InboxMode::{Ack, Auto, Off};
 
 use super::bench::{Bench, Seat, brief, rights};
 
-/// A worker that hears one of the hub's channels.
+/// A worker subscribed to one of the hub's channels.
 fn listener(bench: &mut Bench, channel: &str) -> Seat {
     let seat = bench.worker();
     assert!(bench.subscribe(seat, channel).is_empty());
@@ -33,7 +33,7 @@ fn to_room(bench: &mut Bench, worker: Seat, id: &str, ttl: u32) {
 }
 
 #[test]
-fn the_hubs_own_channels_are_for_workers_and_for_tokens_that_name_them() {
+fn system_channels_are_for_workers_and_tokens_that_name_them() {
     let mut bench = Bench::new();
     let alice = bench.client_with("alice", rights(&["*"], &["*", "system:*"], &[]));
     let carol = bench.client_with("carol", rights(&["system:*"], &["*", "system:*"], &[]));
@@ -50,7 +50,7 @@ fn the_hubs_own_channels_are_for_workers_and_for_tokens_that_name_them() {
 }
 
 #[test]
-fn a_user_comes_with_the_first_connection_and_goes_with_the_last() {
+fn a_user_joins_with_its_first_and_leaves_with_its_last() {
     let mut bench = Bench::open();
     let worker = listener(&mut bench, "system:presence");
     let first = bench.client_in("bob", Auto);
@@ -68,7 +68,7 @@ fn a_user_comes_with_the_first_connection_and_goes_with_the_last() {
 }
 
 #[test]
-fn what_is_said_of_users_is_said_by_the_hub_and_kept_for_nobody() {
+fn presence_notices_are_of_the_hub_and_never_kept() {
     let mut bench = Bench::new();
     bench.client_in("carol", Auto);
     let worker = listener(&mut bench, "system:presence");
@@ -102,7 +102,7 @@ fn a_user_who_is_back_within_fifteen_seconds_never_left() {
 }
 
 #[test]
-fn a_connection_that_gains_a_user_is_one_that_came() {
+fn a_connection_that_gains_a_user_is_a_join() {
     let mut bench = Bench::open();
     let worker = listener(&mut bench, "system:presence");
     let seat = bench.stranger();
@@ -113,7 +113,7 @@ fn a_connection_that_gains_a_user_is_one_that_came() {
 }
 
 #[test]
-fn a_message_for_a_user_who_is_away_is_told_to_have_been_kept() {
+fn a_message_for_an_absent_user_is_announced_as_kept() {
     let mut bench = Bench::new();
     let (worker, sender) = (listener(&mut bench, "system:undelivered"), bench.worker());
     to_bob(&mut bench, sender, "m1", 1000);
@@ -133,7 +133,7 @@ fn a_message_for_a_user_who_is_away_is_told_to_have_been_kept() {
 }
 
 #[test]
-fn kept_is_told_only_while_nobody_hears_the_inbox() {
+fn kept_is_announced_only_while_the_inbox_has_no_reader() {
     let mut bench = Bench::new();
     let (worker, sender) = (listener(&mut bench, "system:undelivered"), bench.worker());
     let bob = bench.client_in("bob", Ack);
@@ -153,7 +153,7 @@ fn kept_is_told_only_while_nobody_hears_the_inbox() {
 }
 
 #[test]
-fn a_fleeting_message_and_a_repetition_are_not_kept() {
+fn a_fleeting_or_repeated_message_is_not_announced() {
     let mut bench = Bench::new();
     let (worker, sender) = (listener(&mut bench, "system:undelivered"), bench.worker());
     to_bob(&mut bench, sender, "m1", 0);
@@ -164,7 +164,7 @@ fn a_fleeting_message_and_a_repetition_are_not_kept() {
 }
 
 #[test]
-fn what_waits_on_a_channel_is_not_told_until_it_is_lost() {
+fn a_channel_backlog_is_announced_only_when_lost() {
     let mut bench = Bench::new();
     let (worker, sender) = (listener(&mut bench, "system:undelivered"), bench.worker());
     to_room(&mut bench, sender, "m1", 10);
@@ -177,7 +177,7 @@ fn what_waits_on_a_channel_is_not_told_until_it_is_lost() {
 }
 
 #[test]
-fn a_message_for_a_user_that_expires_unheard_is_told_again() {
+fn an_expired_undelivered_message_is_announced_again() {
     let mut bench = Bench::new();
     let (worker, sender) = (listener(&mut bench, "system:undelivered"), bench.worker());
     to_bob(&mut bench, sender, "m1", 10);
@@ -187,7 +187,7 @@ fn a_message_for_a_user_that_expires_unheard_is_told_again() {
 }
 
 #[test]
-fn what_is_evicted_unheard_is_told() {
+fn an_evicted_undelivered_message_is_announced() {
     let tight = Policy { count: 2, ..Policy::default() };
     let inbox = Policy { count: 2, ..Settings::default().inbox };
     let mut bench = Bench::with(Settings { policy: tight, inbox, ..Settings::default() });
@@ -205,7 +205,7 @@ fn what_is_evicted_unheard_is_told() {
 }
 
 #[test]
-fn what_somebody_heard_is_lost_to_nobody() {
+fn a_delivered_message_is_never_announced_as_lost() {
     let policy = Policy { keep: Keep::History, count: 2, ..Policy::default() };
     let mut bench = Bench::with(Settings { policy, ..Settings::default() });
     let (worker, sender) = (listener(&mut bench, "system:undelivered"), bench.worker());
@@ -222,7 +222,7 @@ fn what_somebody_heard_is_lost_to_nobody() {
 }
 
 #[test]
-fn what_the_inbox_of_a_user_replayed_is_told_no_more() {
+fn a_replayed_inbox_is_not_announced_again() {
     let mut bench = Bench::new();
     let (worker, sender) = (listener(&mut bench, "system:undelivered"), bench.worker());
     to_bob(&mut bench, sender, "m1", 10);
@@ -232,7 +232,7 @@ fn what_the_inbox_of_a_user_replayed_is_told_no_more() {
 }
 
 #[test]
-fn notices_are_for_those_who_listen_now() {
+fn notices_go_to_present_subscribers_only() {
     let mut bench = Bench::new();
     let sender = bench.worker();
     to_bob(&mut bench, sender, "m1", 10);
@@ -243,7 +243,7 @@ fn notices_are_for_those_who_listen_now() {
 }
 
 #[test]
-fn what_was_on_its_way_to_a_lost_connection_is_told_beside_what_came_later() {
+fn frames_of_a_lost_connection_are_announced_beside_later_ones() {
     let mut bench = Bench::new();
     let (worker, sender) = (listener(&mut bench, "system:undelivered"), bench.worker());
     let bob = bench.client_in("bob", Ack);
@@ -260,7 +260,7 @@ fn what_was_on_its_way_to_a_lost_connection_is_told_beside_what_came_later() {
 }
 
 #[test]
-fn who_comes_back_without_hearing_the_inbox_is_away_for_what_waits() {
+fn a_user_back_without_its_inbox_is_absent_for_what_waits() {
     let mut bench = Bench::new();
     let (worker, sender) = (listener(&mut bench, "system:undelivered"), bench.worker());
     let bob = bench.client_in("bob", Ack);

@@ -1,4 +1,4 @@
-//! What nobody heard waits for somebody.
+//! Undelivered messages, which wait for the first subscriber.
 
 use serde_json::json;
 use wshubd::hub::settings::{Keep, Policy};
@@ -11,7 +11,7 @@ fn with_policy(policy: Policy) -> Bench {
 }
 
 #[test]
-fn what_nobody_heard_goes_in_order_to_the_first_subscriber_and_to_no_other() {
+fn the_backlog_goes_in_order_to_the_first_subscriber_only() {
     let mut bench = Bench::new();
     let (worker, alice, bob) = (bench.worker(), bench.client("alice"), bench.client("bob"));
     for n in 1..=3 {
@@ -25,7 +25,7 @@ fn what_nobody_heard_goes_in_order_to_the_first_subscriber_and_to_no_other() {
 }
 
 #[test]
-fn what_only_its_publisher_heard_waits_for_somebody_else() {
+fn a_message_only_its_publisher_got_waits_for_another() {
     let mut bench = Bench::new();
     let (alice, bob) = (bench.client("alice"), bench.client("bob"));
     bench.subscribe(alice, "room");
@@ -34,7 +34,7 @@ fn what_only_its_publisher_heard_waits_for_somebody_else() {
 }
 
 #[test]
-fn what_a_dying_subscriber_left_waits_for_the_next() {
+fn messages_of_a_dying_subscriber_wait_for_the_next() {
     let mut bench = Bench::new();
     let (alice, bob, carol) = (bench.client("alice"), bench.client("bob"), bench.client("carol"));
     for n in 1..=3 {
@@ -49,7 +49,7 @@ fn what_a_dying_subscriber_left_waits_for_the_next() {
 }
 
 #[test]
-fn a_message_is_forgotten_when_the_socket_has_taken_it_and_not_before() {
+fn a_message_is_dropped_once_the_socket_has_taken_it() {
     let mut bench = Bench::new();
     let (alice, bob) = (bench.client("alice"), bench.client("bob"));
     bench.publish(alice, "room", 1);
@@ -61,7 +61,7 @@ fn a_message_is_forgotten_when_the_socket_has_taken_it_and_not_before() {
 }
 
 #[test]
-fn what_comes_during_a_replay_goes_behind_it_while_others_hear_it_live() {
+fn messages_during_a_replay_follow_it_and_are_live_for_others() {
     let mut bench = Bench::new();
     let (alice, bob, carol) = (bench.client("alice"), bench.client("bob"), bench.client("carol"));
     bench.publish(alice, "room", 1);
@@ -81,7 +81,7 @@ fn what_comes_during_a_replay_goes_behind_it_while_others_hear_it_live() {
 }
 
 #[test]
-fn a_long_backlog_comes_page_by_page_and_whole() {
+fn a_long_backlog_comes_whole_and_page_by_page() {
     let mut bench = Bench::new();
     let (worker, bob) = (bench.worker(), bench.client("bob"));
     for n in 0..300 {
@@ -123,7 +123,7 @@ fn subscribing_again_during_a_replay_does_not_double_it() {
 }
 
 #[test]
-fn leaving_and_coming_back_during_a_fetch_replays_once() {
+fn resubscribing_during_a_fetch_replays_once() {
     let mut bench = Bench::new();
     let (alice, bob) = (bench.client("alice"), bench.client("bob"));
     bench.slow_store = true;
@@ -141,7 +141,7 @@ fn leaving_and_coming_back_during_a_fetch_replays_once() {
 }
 
 #[test]
-fn a_message_is_kept_for_its_ttl_and_no_longer_than_the_policy_says() {
+fn a_message_is_kept_for_its_ttl_within_the_policy() {
     let mut bench = with_policy(Policy { ttl: std::time::Duration::from_secs(100), ..Policy::default() });
     let worker = bench.worker();
     for (n, ttl) in [(1, 10), (2, 1000), (3, 50)] {
@@ -182,7 +182,7 @@ fn a_full_log_evicts_its_oldest() {
 }
 
 #[test]
-fn what_is_evicted_in_front_of_a_reader_shows_as_a_gap_in_its_place() {
+fn messages_evicted_ahead_of_a_reader_show_as_a_gap() {
     let mut bench = with_policy(Policy { count: 70, ..Policy::default() });
     let (worker, bob) = (bench.worker(), bench.client("bob"));
     for n in 1..=70 {
@@ -202,7 +202,7 @@ fn what_is_evicted_in_front_of_a_reader_shows_as_a_gap_in_its_place() {
 }
 
 #[test]
-fn what_the_store_lost_shows_as_a_gap() {
+fn messages_the_store_lost_show_as_a_gap() {
     let mut bench = Bench::new();
     let (worker, bob) = (bench.worker(), bench.client("bob"));
     for n in 1..=3 {
@@ -215,7 +215,7 @@ fn what_the_store_lost_shows_as_a_gap() {
 }
 
 #[test]
-fn all_logs_together_have_a_limit_and_the_biggest_pays() {
+fn all_logs_share_a_limit_and_the_largest_is_evicted() {
     let mut settings = Settings::default();
     settings.limits.kept_bytes = 2000;
     let mut bench = Bench::with(settings);
@@ -266,7 +266,7 @@ fn a_history_replays_what_was_missed_and_stays() {
 }
 
 #[test]
-fn a_subscriber_too_slow_for_a_live_history_falls_back_to_replay() {
+fn a_reader_too_slow_for_a_live_history_falls_back_to_replay() {
     let history = Policy { keep: Keep::History, ..Policy::default() };
     let mut bench = with_policy(history);
     let (worker, alice, bob) = (bench.worker(), bench.client("alice"), bench.client("bob"));
@@ -283,7 +283,7 @@ fn a_subscriber_too_slow_for_a_live_history_falls_back_to_replay() {
 }
 
 #[test]
-fn a_message_for_a_user_who_is_away_waits_for_the_first_connection() {
+fn a_message_for_an_absent_user_waits_for_a_connection() {
     let mut bench = Bench::new();
     let sender = bench.client_with("alice", rights(&[], &["@user:bob"], &[]));
     let request = json!({"action": "send", "user_id": "bob", "event": "say", "data": 1});
@@ -296,7 +296,7 @@ fn a_message_for_a_user_who_is_away_waits_for_the_first_connection() {
 }
 
 #[test]
-fn what_is_on_its_way_to_one_who_unsubscribed_goes_to_nobody_else() {
+fn frames_in_flight_at_an_unsubscribe_go_to_nobody_else() {
     let mut bench = Bench::new();
     let (alice, bob, carol) = (bench.client("alice"), bench.client("bob"), bench.client("carol"));
     bench.publish(alice, "room", 1);
@@ -309,7 +309,7 @@ fn what_is_on_its_way_to_one_who_unsubscribed_goes_to_nobody_else() {
 }
 
 #[test]
-fn what_was_on_its_way_to_one_who_unsubscribed_and_died_waits_for_the_next() {
+fn frames_in_flight_at_an_unsubscribe_and_death_wait() {
     let mut bench = Bench::new();
     let (alice, bob, carol) = (bench.client("alice"), bench.client("bob"), bench.client("carol"));
     bench.publish(alice, "room", 1);
@@ -321,7 +321,7 @@ fn what_was_on_its_way_to_one_who_unsubscribed_and_died_waits_for_the_next() {
 }
 
 #[test]
-fn very_many_who_read_the_same_hear_all_of_it_and_the_last_of_them_takes_it_away() {
+fn many_readers_of_one_backlog_all_get_it_then_it_is_dropped() {
     let mut bench = Bench::new();
     let worker = bench.worker();
     for n in 0..200 {

@@ -37,7 +37,7 @@ fn all(bench: &mut Bench, seat: Seat, channel: &str) -> Vec<String> {
     heard.into_iter().filter(|told| !told.starts_with("subscription") && told != "connection_id").collect()
 }
 
-/// What a new connection of bob's hears first.
+/// The first frames of a new connection of bob's.
 fn waits(bench: &mut Bench, mode: InboxMode) -> (Seat, Vec<String>) {
     let seat = bench.client_in("bob", mode);
     (seat, bench.story(seat).split_off(1))
@@ -48,7 +48,7 @@ fn log(numbers: std::ops::RangeInclusive<u64>) -> Vec<String> {
 }
 
 #[test]
-fn what_cannot_be_read_is_a_gap_for_this_reader_and_stays_for_the_next() {
+fn unreadable_messages_are_a_gap_and_stay_for_the_next_reader() {
     let mut bench = bench();
     let (alice, bob) = (bench.client("alice"), bench.client("bob"));
     publish(&mut bench, "orders", 1..=3);
@@ -63,7 +63,7 @@ fn what_cannot_be_read_is_a_gap_for_this_reader_and_stays_for_the_next() {
 }
 
 #[test]
-fn what_nobody_heard_because_it_could_not_be_read_waits_for_the_next() {
+fn unreadable_undelivered_messages_wait_for_the_next_reader() {
     let mut bench = bench();
     let (alice, bob) = (bench.client("alice"), bench.client("bob"));
     publish(&mut bench, "logs", 1..=2);
@@ -78,7 +78,7 @@ fn what_nobody_heard_because_it_could_not_be_read_waits_for_the_next() {
 }
 
 #[test]
-fn what_lies_between_what_can_be_read_is_a_gap_in_its_place() {
+fn unreadable_messages_in_the_middle_are_a_gap_in_place() {
     let mut bench = bench();
     let alice = bench.client("alice");
     publish(&mut bench, "orders", 1..=2);
@@ -91,7 +91,7 @@ fn what_lies_between_what_can_be_read_is_a_gap_in_its_place() {
 }
 
 #[test]
-fn what_one_said_oneself_and_does_not_hear_is_not_lost() {
+fn a_message_without_echo_is_not_lost_for_its_sender() {
     let mut bench = bench();
     let alice = bench.client("alice");
     for n in 1..=3 {
@@ -107,7 +107,7 @@ fn what_one_said_oneself_and_does_not_hear_is_not_lost() {
 }
 
 #[test]
-fn what_was_lost_before_and_what_cannot_be_read_are_told_in_their_order() {
+fn lost_and_unreadable_messages_are_gaps_in_order() {
     let mut bench = bench();
     let alice = bench.client("alice");
     publish(&mut bench, "orders", 1..=1);
@@ -125,7 +125,7 @@ fn what_was_lost_before_and_what_cannot_be_read_are_told_in_their_order() {
 }
 
 #[test]
-fn a_reader_without_room_is_told_when_it_has_some() {
+fn a_reader_without_room_gets_its_gap_later() {
     let mut bench = bench();
     let alice = bench.client("alice");
     publish(&mut bench, "orders", 1..=2);
@@ -143,7 +143,7 @@ fn a_reader_without_room_is_told_when_it_has_some() {
 }
 
 #[test]
-fn the_cursor_of_an_inbox_waits_for_what_was_passed_over() {
+fn the_cursor_waits_for_messages_that_were_skipped() {
     for mode in [InboxMode::Auto, InboxMode::Ack] {
         let mut bench = bench();
         send(&mut bench, 1..=2);
@@ -166,7 +166,7 @@ fn the_cursor_of_an_inbox_waits_for_what_was_passed_over() {
 }
 
 #[test]
-fn who_hears_an_inbox_is_read_to_again_when_the_disk_is_back() {
+fn an_inbox_is_read_again_when_the_disk_is_back() {
     for mode in [InboxMode::Auto, InboxMode::Ack] {
         let mut bench = bench();
         send(&mut bench, 1..=2);
@@ -188,7 +188,7 @@ fn who_hears_an_inbox_is_read_to_again_when_the_disk_is_back() {
 }
 
 #[test]
-fn a_reader_that_still_reads_what_lies_behind_begins_again_when_it_is_through() {
+fn a_busy_reader_starts_over_after_its_present_page() {
     let mut bench = bench();
     send(&mut bench, 1..=2);
     bench.disk_writes_all();
@@ -207,7 +207,7 @@ fn a_reader_that_still_reads_what_lies_behind_begins_again_when_it_is_through() 
 }
 
 #[test]
-fn the_cursor_waits_until_a_socket_has_taken_what_was_passed_over() {
+fn the_cursor_waits_until_a_socket_took_what_was_skipped() {
     let mut bench = bench();
     send(&mut bench, 1..=3);
     bench.disk_writes_all();
@@ -225,7 +225,7 @@ fn the_cursor_waits_until_a_socket_has_taken_what_was_passed_over() {
 }
 
 #[test]
-fn an_ack_gives_no_receipt_for_what_was_passed_over() {
+fn an_ack_makes_no_receipt_for_skipped_messages() {
     let mut bench = bench();
     let worker = bench.worker();
     let note = |n: u64| json!({"user_id": "bob", "event": "say", "data": n, "receipt": true});
@@ -242,7 +242,7 @@ fn an_ack_gives_no_receipt_for_what_was_passed_over() {
 }
 
 #[test]
-fn a_disk_that_is_never_read_again_holds_the_cursor_until_its_messages_expire() {
+fn an_unreadable_disk_holds_the_cursor_until_expiry() {
     let mut bench = bench();
     let worker = bench.worker();
     bench.say(worker, json!({"user_id": "bob", "event": "say", "data": 1, "ttl": 5}));
@@ -260,7 +260,7 @@ fn a_disk_that_is_never_read_again_holds_the_cursor_until_its_messages_expire() 
 }
 
 #[test]
-fn that_a_message_expired_before_it_could_be_read_is_told_to_workers() {
+fn messages_expired_unread_are_announced_to_workers() {
     let mut bench = bench();
     let watcher = bench.worker();
     bench.say(watcher, json!({"action": "subscribe", "channel": "system:undelivered"}));
@@ -270,7 +270,7 @@ fn that_a_message_expired_before_it_could_be_read_is_told_to_workers() {
     bench.disk_fails();
     waits(&mut bench, InboxMode::Auto);
     bench.hush(watcher);
-    // What is to be told of it can be read again by then.
+    // Its gap can be read again by then.
     bench.disk.unreadable = false;
     bench.wait(6.0);
     let told = bench.frames(watcher);
@@ -278,7 +278,7 @@ fn that_a_message_expired_before_it_could_be_read_is_told_to_workers() {
 }
 
 #[test]
-fn another_process_reads_again_what_was_passed_over() {
+fn another_process_reads_skipped_messages_again() {
     let mut bench = bench();
     send(&mut bench, 1..=2);
     bench.disk_writes_all();
@@ -291,7 +291,7 @@ fn another_process_reads_again_what_was_passed_over() {
 }
 
 #[test]
-fn a_disk_that_stays_unreadable_is_not_asked_again_and_again() {
+fn an_unreadable_disk_is_retried_with_backoff() {
     let mut bench = bench();
     send(&mut bench, 1..=2);
     bench.disk_writes_all();

@@ -1,4 +1,4 @@
-//! How much one input may make the hub do, whoever sends it and whatever there is.
+//! The bound on the effects of one input, whatever the state of the hub.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use wshubd::protocol;
 use wshubd::protocol::Close;
 use wshubd::protocol::message::Delivery;
 
-use super::bench::{Bench, Seat};
+use super::bench::{Bench, Seat, for_hub};
 
 /// Orders that follow from one input, and the bytes of all that is to be encoded for them:
 /// twice the lists of one answer; four orders and a few hundred bytes for each of 128 channels.
@@ -40,10 +40,10 @@ fn bytes(effects: &Effects) -> usize {
     encoded.len()
 }
 
-/// So many hear all channels.
+/// So many are subscribed to all channels.
 const USERS: u32 = 60;
 
-/// A hub full of everything, and somebody who may ask for it.
+/// A hub full of everything, and a connection that may ask for it.
 fn crowded() -> (Bench, Seat) {
     let policy = |keep| Policy { keep, count: 1000, ..Policy::default() };
     let policies = vec![(Pattern::new("c:*"), policy(Keep::History))];
@@ -96,7 +96,7 @@ fn request() -> impl Strategy<Value = Value> {
 }
 
 #[test]
-fn no_request_makes_more_than_a_bounded_number_of_orders_and_bytes() {
+fn every_request_has_bounded_effects_and_bytes() {
     let (mut bench, mallory) = crowded();
     let within = |bench: &mut Bench, input: Input| {
         let told = format!("{input:?}");
@@ -112,7 +112,7 @@ fn no_request_makes_more_than_a_bounded_number_of_orders_and_bytes() {
         let said = request().new_tree(&mut runner).unwrap().current().to_string();
         let from = Requester::Connection(mallory);
         let input = match protocol::parse(&said) {
-            Ok(said) => Input::Request { from, request: said },
+            Ok(said) => Input::Request { from, request: for_hub(said) },
             Err(misspoken) => Input::Malformed { from, request: misspoken },
         };
         most = most.max(within(&mut bench, input));
@@ -125,7 +125,7 @@ fn no_request_makes_more_than_a_bounded_number_of_orders_and_bytes() {
 }
 
 #[test]
-fn lists_for_administrators_come_in_parts() {
+fn lists_for_administrators_are_paged() {
     let (mut bench, _) = crowded();
     let admin = bench.admin();
     for (action, list) in [
@@ -166,7 +166,7 @@ fn lists_for_administrators_come_in_parts() {
 }
 
 #[test]
-fn what_grows_old_at_the_same_moment_goes_by_and_by() {
+fn simultaneous_expiry_is_processed_in_batches() {
     let mut bench = Bench::new();
     let worker = bench.worker();
     for n in 0..6000 {

@@ -1,4 +1,4 @@
-//! What is where: on the disk, or in memory alone; and who gives way.
+//! Placement of messages on the disk or in memory alone, and eviction.
 
 use serde_json::{Value, json};
 use wshubd::hub::settings::{Keep, Policy, WriteThrough};
@@ -52,7 +52,7 @@ fn number(bench: &mut Bench, name: &str) -> u64 {
 }
 
 #[test]
-fn what_is_on_the_disk_counts_only_its_index_in_memory() {
+fn a_message_on_the_disk_counts_with_its_index_in_memory() {
     let mut bench = small();
     let worker = bench.worker();
     for _ in 0..5 {
@@ -71,7 +71,7 @@ fn what_is_on_the_disk_counts_only_its_index_in_memory() {
 }
 
 #[test]
-fn a_full_store_evicts_from_the_log_that_holds_most() {
+fn a_full_store_evicts_from_the_largest_log() {
     let mut bench = small();
     let worker = bench.worker();
     for _ in 0..3 {
@@ -88,13 +88,13 @@ fn a_full_store_evicts_from_the_log_that_holds_most() {
     assert_eq!(kept(&mut bench, "c"), ["1", "2"]);
 }
 
-/// The store tells how much of what is kept the disk takes.
+/// The store reports how much of what is kept the disk takes.
 fn takes(bench: &mut Bench, bytes: Option<u64>) {
     bench.handle(Input::Store(StoreEvent::Capacity { bytes }));
 }
 
 #[test]
-fn what_the_disk_does_not_take_gives_way_as_for_a_newcomer() {
+fn messages_the_disk_refuses_are_evicted_as_for_a_newcomer() {
     let mut bench = small();
     let worker = bench.worker();
     for _ in 0..4 {
@@ -120,7 +120,7 @@ fn what_the_disk_does_not_take_gives_way_as_for_a_newcomer() {
 }
 
 #[test]
-fn who_is_here_is_told_of_what_gave_way_to_the_disk() {
+fn connected_users_get_a_gap_for_what_the_disk_evicted() {
     let mut bench = small();
     let worker = bench.worker();
     for _ in 0..4 {
@@ -137,7 +137,7 @@ fn who_is_here_is_told_of_what_gave_way_to_the_disk() {
 }
 
 #[test]
-fn very_much_that_does_not_fit_gives_way_some_at_a_time() {
+fn large_overflows_are_evicted_in_batches() {
     let mut settings = Settings { has_disk: true, ..Settings::default() };
     settings.policy.count = 5000;
     let mut bench = Bench::with(settings);
@@ -156,7 +156,7 @@ fn very_much_that_does_not_fit_gives_way_some_at_a_time() {
 }
 
 #[test]
-fn newcomer_makes_room_for_itself_alone_where_the_disk_takes_less() {
+fn a_newcomer_makes_room_for_itself_alone_on_a_smaller_disk() {
     let mut settings = Settings { has_disk: true, ..Settings::default() };
     settings.policy.count = 5000;
     let mut bench = Bench::with(settings);
@@ -176,7 +176,7 @@ fn newcomer_makes_room_for_itself_alone_where_the_disk_takes_less() {
 }
 
 #[test]
-fn log_of_durable_messages_shrinks_by_and_by_where_the_disk_takes_less() {
+fn a_log_of_durable_messages_shrinks_in_batches() {
     let mut bench = small();
     let worker = bench.worker();
     for _ in 0..10 {
@@ -193,7 +193,7 @@ fn log_of_durable_messages_shrinks_by_and_by_where_the_disk_takes_less() {
 }
 
 #[test]
-fn durable_messages_stay_though_the_disk_takes_less() {
+fn durable_messages_stay_although_the_disk_holds_less() {
     let mut bench = small();
     let worker = bench.worker();
     for _ in 0..4 {
@@ -206,7 +206,7 @@ fn durable_messages_stay_though_the_disk_takes_less() {
 }
 
 #[test]
-fn a_durable_message_is_never_pushed_out_by_another_log() {
+fn a_durable_message_is_never_evicted_by_another_log() {
     let mut bench = small();
     let worker = bench.worker();
     for _ in 0..10 {
@@ -223,7 +223,7 @@ fn a_durable_message_is_never_pushed_out_by_another_log() {
 }
 
 #[test]
-fn nothing_is_given_up_for_a_newcomer_that_is_not_kept_in_the_end() {
+fn nothing_is_evicted_for_a_newcomer_that_is_not_kept() {
     let mut bench = small();
     let worker = bench.worker();
     for _ in 0..8 {
@@ -245,7 +245,7 @@ fn nothing_is_given_up_for_a_newcomer_that_is_not_kept_in_the_end() {
 }
 
 #[test]
-fn others_give_way_in_the_place_of_what_is_durable() {
+fn others_are_evicted_in_place_of_durable_messages() {
     let mut bench = small();
     let worker = bench.worker();
     for _ in 0..6 {
@@ -262,7 +262,7 @@ fn others_give_way_in_the_place_of_what_is_durable() {
 }
 
 #[test]
-fn its_own_log_pushes_a_durable_message_out() {
+fn a_durable_message_is_evicted_by_its_own_log() {
     let mut bench = small();
     let worker = bench.worker();
     for _ in 0..10 {
@@ -281,7 +281,7 @@ fn its_own_log_pushes_a_durable_message_out() {
 }
 
 #[test]
-fn a_log_that_is_full_by_itself_pushes_nothing_of_others_out() {
+fn a_log_full_by_itself_evicts_nothing_of_others() {
     let few = Policy { count: 5, ..Policy::default() };
     let mut settings =
         Settings { has_disk: true, policies: vec![(Pattern::new("a"), few)], ..Settings::default() };
@@ -302,7 +302,7 @@ fn a_log_that_is_full_by_itself_pushes_nothing_of_others_out() {
 }
 
 #[test]
-fn what_is_in_memory_only_takes_at_most_half_of_it_and_its_oldest_goes_first() {
+fn memory_only_messages_use_half_of_it_and_evict_the_oldest() {
     let mut bench = short_of_memory();
     let worker = bench.worker();
     for _ in 0..4 {
@@ -324,7 +324,7 @@ fn what_is_in_memory_only_takes_at_most_half_of_it_and_its_oldest_goes_first() {
 }
 
 #[test]
-fn what_the_disk_takes_in_time_is_not_lost_for_lack_of_memory() {
+fn a_message_written_in_time_is_not_lost_to_memory() {
     let mut bench = short_of_memory();
     let worker = bench.worker();
     for _ in 0..100 {
@@ -336,7 +336,7 @@ fn what_the_disk_takes_in_time_is_not_lost_for_lack_of_memory() {
 }
 
 #[test]
-fn an_index_that_is_too_large_gives_way_for_what_is_new() {
+fn an_index_that_is_too_large_evicts_for_new_messages() {
     let mut bench = short_of_memory();
     let worker = bench.worker();
     for n in 1..=400 {
@@ -351,7 +351,7 @@ fn an_index_that_is_too_large_gives_way_for_what_is_new() {
 }
 
 #[test]
-fn what_somebody_waits_for_is_not_given_up_for_lack_of_memory() {
+fn a_message_being_waited_for_is_not_lost_to_memory() {
     let mut bench = short_of_memory();
     bench.disk.slow = true;
     let worker = bench.worker();
@@ -369,7 +369,7 @@ fn what_somebody_waits_for_is_not_given_up_for_lack_of_memory() {
 }
 
 #[test]
-fn what_was_promised_in_vain_is_kept_like_any_other() {
+fn a_message_promised_in_vain_is_kept_like_any_other() {
     let mut bench = short_of_memory();
     bench.disk.slow = true;
     let worker = bench.worker();
@@ -386,7 +386,7 @@ fn what_was_promised_in_vain_is_kept_like_any_other() {
 }
 
 #[test]
-fn what_no_policy_writes_is_bounded_by_the_memory() {
+fn messages_no_policy_writes_are_bounded_by_memory() {
     let mut settings = Settings { has_disk: true, ..Settings::default() };
     settings.policy = Policy { keep: Keep::History, disk: WriteThrough::Never, ..Policy::default() };
     settings.limits.memory = 26_000;
@@ -402,7 +402,7 @@ fn what_no_policy_writes_is_bounded_by_the_memory() {
 }
 
 #[test]
-fn a_reader_is_told_in_its_place_what_goes_out_of_the_middle() {
+fn a_reader_gets_a_gap_for_evictions_in_the_middle() {
     let mut bench = short_of_memory();
     let (worker, alice) = (bench.worker(), bench.client("alice"));
     for _ in 0..3 {

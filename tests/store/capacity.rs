@@ -6,13 +6,13 @@ use wshubd::edge::store::Store;
 use wshubd::hub::settings::WriteThrough;
 use wshubd::hub::{Input, LogKey, StoreEvent};
 
-use crate::harness::{DELAY, Stage, log};
+use crate::harness::{DELAY, StoreBench, log};
 
 const MIB: u64 = 1 << 20;
 
 /// What a hub does that keeps as much as it may: the oldest gives way.
-struct Keeper {
-    stage: Stage,
+struct CapacityBench {
+    bench: StoreBench,
     cap: u64,
     /// What all messages may count together.
     limit: u64,
@@ -23,16 +23,16 @@ struct Keeper {
     evicted: u64,
 }
 
-impl Keeper {
+impl CapacityBench {
     fn new(cap: u64) -> Self {
         let (kept, limit) = (VecDeque::new(), cap / 2);
-        Self { stage: Stage::new(cap), cap, limit, kept, sum: 0, last: 0, evicted: 0 }
+        Self { bench: StoreBench::new(cap), cap, limit, kept, sum: 0, last: 0, evicted: 0 }
     }
 
     fn keep(&mut self, log: &LogKey, bytes: usize, disk: WriteThrough) {
         self.last += 1;
         let text = "x".repeat(bytes);
-        self.stage.keep(log, self.last, disk, &text);
+        self.bench.keep(log, self.last, disk, &text);
         let counted = counted(log, bytes);
         self.kept.push_back((log.clone(), self.last, counted));
         self.sum += counted;
@@ -44,7 +44,7 @@ impl Keeper {
         while self.sum > self.limit
             && let Some((log, seq, counted)) = self.kept.pop_front()
         {
-            self.stage.forget(&log, seq, seq);
+            self.bench.forget(&log, seq, seq);
             self.sum -= counted;
             self.evicted += 1;
         }
@@ -53,8 +53,8 @@ impl Keeper {
     /// Hears what the store has told, and waits until it is well with it.
     fn follow(&mut self) {
         loop {
-            let told: Vec<Input> = self.stage.facts.drain(..).collect();
-            for fact in told {
+            let events: Vec<Input> = self.bench.inputs.drain(..).collect();
+            for fact in events {
                 match fact {
                     Input::Store(StoreEvent::Capacity { bytes }) => {
                         self.limit = bytes.unwrap_or(self.cap / 2).min(self.cap / 2);
@@ -64,27 +64,27 @@ impl Keeper {
                 }
             }
             self.fit();
-            self.stage.act(Store::tick);
-            assert_eq!(self.stage.store.trouble(), None);
-            if self.stage.store.is_finished() && self.stage.facts.is_empty() {
+            self.bench.act(Store::tick);
+            assert_eq!(self.bench.store.failure(), None);
+            if self.bench.store.is_finished() && self.bench.inputs.is_empty() {
                 break;
             }
-            if !self.stage.store.is_finished() {
-                self.stage.hear();
+            if !self.bench.store.is_finished() {
+                self.bench.receive();
             }
         }
-        let used = self.stage.used();
+        let used = self.bench.used();
         assert!(used <= self.cap, "{used} of {} are used", self.cap);
     }
 
     /// Stops, when nothing gives way any more, and reads what is on the disk then.
     fn stop_and_count(&mut self) -> usize {
-        self.stage.store.finish();
-        self.stage.settle();
-        assert_eq!((self.stage.store.trouble(), self.stage.store.owed()), (None, 0));
-        assert!(self.stage.used() <= self.cap);
-        self.stage.crash();
-        self.stage.load().iter().map(|found| found.kept.len()).sum()
+        self.bench.store.finish();
+        self.bench.settle();
+        assert_eq!((self.bench.store.failure(), self.bench.store.unwritten_len()), (None, 0));
+        assert!(self.bench.used() <= self.cap);
+        self.bench.crash();
+        self.bench.load().iter().map(|found| found.kept.len()).sum()
     }
 }
 
@@ -96,23 +96,23 @@ fn counted(log: &LogKey, bytes: usize) -> u64 {
 
 /// Fills a store with messages of one size until most of them had to go again, some at a
 /// time, and gives it back after a stop that loses nothing.
-fn fill(cap: u64, bytes: usize, at_once: u64, logs: u64) -> Keeper {
-    let mut keeper = Keeper::new(cap);
+fn fill(cap: u64, bytes: usize, at_once: u64, logs: u64) -> CapacityBench {
+    let mut bench = CapacityBench::new(cap);
     let each = counted(&log("l:0"), bytes).max(bytes as u64 + 600);
     let count = (2 * cap / each).max(24);
     for number in 0..count {
-        keeper.keep(&log(&format!("l:{}", number % logs)), bytes, WriteThrough::Behind);
+        bench.keep(&log(&format!("l:{}", number % logs)), bytes, WriteThrough::Behind);
         if number % at_once == at_once - 1 {
-            keeper.stage.advance(DELAY);
-            keeper.follow();
+            bench.bench.advance(DELAY);
+            bench.follow();
         }
     }
-    keeper.stage.advance(DELAY);
-    keeper.follow();
-    let kept = keeper.kept.len();
-    assert!(keeper.evicted > 0, "{bytes} bytes: it was never full");
-    assert_eq!(keeper.stop_and_count(), kept, "{bytes} bytes, {at_once} at once, {logs} logs");
-    keeper
+    bench.bench.advance(DELAY);
+    bench.follow();
+    let kept = bench.kept.len();
+    assert!(bench.evicted > 0, "{bytes} bytes: it was never full");
+    assert_eq!(bench.stop_and_count(), kept, "{bytes} bytes, {at_once} at once, {logs} logs");
+    bench
 }
 
 #[test]
@@ -132,81 +132,81 @@ fn messages_of_any_size_one_by_one_never_fill_the_store() {
 
 #[test]
 fn message_in_each_of_very_many_logs_never_fills_the_store() {
-    let keeper = fill(4 * MIB, 1, 1000, u64::MAX);
-    assert!(keeper.kept.len() > 3000, "{} small messages fit into 4 MiB", keeper.kept.len());
+    let bench = fill(4 * MIB, 1, 1000, u64::MAX);
+    assert!(bench.kept.len() > 3000, "{} small messages fit into 4 MiB", bench.kept.len());
 }
 
 #[test]
-fn store_of_large_messages_that_small_ones_follow_learns_in_time() {
-    let mut keeper = Keeper::new(4 * MIB);
+fn capacity_follows_when_small_messages_come_after_large() {
+    let mut bench = CapacityBench::new(4 * MIB);
     for number in 0..40 {
-        keeper.keep(&log(&format!("large:{}", number % 5)), 50_000, WriteThrough::Behind);
-        keeper.stage.advance(DELAY);
-        keeper.follow();
+        bench.keep(&log(&format!("large:{}", number % 5)), 50_000, WriteThrough::Behind);
+        bench.bench.advance(DELAY);
+        bench.follow();
     }
     for number in 0..8000 {
-        keeper.keep(&log(&format!("small:{}", number % 50)), 1, WriteThrough::Behind);
+        bench.keep(&log(&format!("small:{}", number % 50)), 1, WriteThrough::Behind);
         if number % 400 == 399 {
-            keeper.stage.advance(DELAY);
-            keeper.follow();
+            bench.bench.advance(DELAY);
+            bench.follow();
         }
     }
-    let kept = keeper.kept.len();
-    assert_eq!(keeper.stop_and_count(), kept);
+    let kept = bench.kept.len();
+    assert_eq!(bench.stop_and_count(), kept);
 }
 
 #[test]
 fn stop_has_room_for_what_was_in_memory_until_then() {
-    let mut keeper = Keeper::new(4 * MIB);
+    let mut bench = CapacityBench::new(4 * MIB);
     for number in 0..16_000 {
         let when = if number % 2 == 0 { WriteThrough::Behind } else { WriteThrough::Stop };
-        keeper.keep(&log(&format!("l:{}", number % 7)), 20, when);
+        bench.keep(&log(&format!("l:{}", number % 7)), 20, when);
         if number % 300 == 299 {
-            keeper.stage.advance(DELAY);
-            keeper.follow();
+            bench.bench.advance(DELAY);
+            bench.follow();
         }
     }
-    assert!(keeper.evicted > 0);
-    let kept = keeper.kept.len();
-    assert_eq!(keeper.stop_and_count(), kept);
+    assert!(bench.evicted > 0);
+    let kept = bench.kept.len();
+    assert_eq!(bench.stop_and_count(), kept);
 }
 
 #[test]
-fn burst_of_small_messages_that_no_disk_has_yet_fits_when_it_is_written_at_a_stop() {
-    let mut keeper = Keeper::new(4 * MIB);
+fn burst_of_small_messages_fits_when_written_at_a_stop() {
+    let mut bench = CapacityBench::new(4 * MIB);
     for number in 0..20_000 {
-        keeper.keep(&log(&format!("l:{number}")), 100, WriteThrough::Behind);
+        bench.keep(&log(&format!("l:{number}")), 100, WriteThrough::Behind);
         if number % 100 == 99 {
-            keeper.follow();
+            bench.follow();
         }
     }
-    assert!(keeper.evicted > 0);
-    let kept = keeper.kept.len();
-    assert_eq!(keeper.stop_and_count(), kept);
+    assert!(bench.evicted > 0);
+    let kept = bench.kept.len();
+    assert_eq!(bench.stop_and_count(), kept);
     assert!(kept > 2500, "{kept} of 266 bytes fit into 4 MiB");
 }
 
 #[test]
-fn what_stays_in_memory_takes_no_room_on_the_disk() {
-    let mut keeper = Keeper::new(4 * MIB);
+fn messages_in_memory_take_no_room_on_the_disk() {
+    let mut bench = CapacityBench::new(4 * MIB);
     for number in 0..3000 {
-        keeper.keep(&log("on disk"), 100, WriteThrough::Behind);
-        keeper.keep(&log("in memory"), 100, WriteThrough::Never);
+        bench.keep(&log("on disk"), 100, WriteThrough::Behind);
+        bench.keep(&log("in memory"), 100, WriteThrough::Never);
         if number % 300 == 299 {
-            keeper.stage.advance(DELAY);
-            keeper.follow();
+            bench.bench.advance(DELAY);
+            bench.follow();
         }
     }
-    let both = keeper.limit;
-    let mut alone = Keeper::new(4 * MIB);
+    let both = bench.limit;
+    let mut alone = CapacityBench::new(4 * MIB);
     for number in 0..3000 {
         alone.keep(&log("on disk"), 100, WriteThrough::Behind);
         if number % 300 == 299 {
-            alone.stage.advance(DELAY);
+            alone.bench.advance(DELAY);
             alone.follow();
         }
     }
-    let in_memory: u64 = keeper
+    let in_memory: u64 = bench
         .kept
         .iter()
         .filter(|(log, ..)| *log == crate::harness::log("in memory"))

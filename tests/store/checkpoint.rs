@@ -6,40 +6,40 @@ use wshubd::edge::store::{Clocks, HubClock, checkpoint};
 use wshubd::hub::Now;
 use wshubd::protocol::{Moment, UnixTime};
 
-use crate::child::Place;
+use crate::child::TestDirectory;
 
-fn place_with(hub: &[u8]) -> Place {
-    let place = Place::new();
-    fs::create_dir(place.store()).unwrap();
+fn place_with(hub: &[u8]) -> TestDirectory {
+    let directory = TestDirectory::new();
+    fs::create_dir(directory.store()).unwrap();
     let now = Now { moment: Moment(5), wall: UnixTime(1_795_000_000_000) };
     let clocks = Clocks { boot: "a".to_owned(), is_trusted: true };
-    checkpoint::write(&place.store(), HubClock::new(now, clocks, None).stamp(now), hub).unwrap();
-    place
+    checkpoint::write(&directory.store(), HubClock::new(now, clocks, None).stamp(now), hub).unwrap();
+    directory
 }
 
 #[test]
-fn who_is_stopped_before_anybody_was_let_in_leaves_it_to_the_next() {
-    let place = place_with(b"positions");
+fn checkpoint_stays_until_a_daemon_has_removed_it() {
+    let directory = place_with(b"positions");
     for _ in 0..2 {
-        assert_eq!(checkpoint::read(&place.store()).unwrap().unwrap().hub, b"positions");
+        assert_eq!(checkpoint::read(&directory.store()).unwrap().unwrap().hub, b"positions");
     }
-    checkpoint::remove(&place.store()).unwrap();
-    assert!(checkpoint::read(&place.store()).unwrap().is_none());
+    checkpoint::remove(&directory.store()).unwrap();
+    assert!(checkpoint::read(&directory.store()).unwrap().is_none());
     // There need not be any.
-    checkpoint::remove(&place.store()).unwrap();
+    checkpoint::remove(&directory.store()).unwrap();
 }
 
 #[test]
-fn what_is_not_whole_does_not_count() {
-    let place = place_with(b"positions");
-    let path = place.store().join("remains");
+fn damaged_checkpoint_does_not_count() {
+    let directory = place_with(b"positions");
+    let path = directory.store().join("remains");
     let whole = fs::read(&path).unwrap();
     for bytes in 0..whole.len() {
         fs::write(&path, &whole[..bytes]).unwrap();
-        assert!(checkpoint::read(&place.store()).is_err(), "{bytes} bytes");
+        assert!(checkpoint::read(&directory.store()).is_err(), "{bytes} bytes");
     }
     let mut changed = whole;
     *changed.last_mut().unwrap() ^= 1;
     fs::write(&path, changed).unwrap();
-    assert!(checkpoint::read(&place.store()).is_err());
+    assert!(checkpoint::read(&directory.store()).is_err());
 }

@@ -1,4 +1,4 @@
-//! The process that owns the disk, as the daemon sees it.
+//! The process that owns the disk, driven over its socket as the daemon drives it.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -15,20 +15,20 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use wshubd::edge::store::ipc::{LogHeader, NewRecord, StoreRequest, Tombstone};
 
-/// Nothing that is asked takes nearly as long.
+/// No request takes nearly as long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A directory for one story, removed with it.
+/// A directory for one test, removed with it.
 #[derive(Debug)]
-pub(crate) struct Place(PathBuf);
+pub(crate) struct TestDirectory(PathBuf);
 
-impl Place {
+impl TestDirectory {
     pub(crate) fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("store-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        fs::create_dir(&place).unwrap();
-        Self(place)
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        fs::create_dir(&directory).unwrap();
+        Self(directory)
     }
 
     /// Where the store is, or will be.
@@ -63,15 +63,15 @@ impl Place {
         names
     }
 
-    /// Starts a process, which has to say that it is ready.
+    /// Starts a process, and waits until it is ready.
     pub(crate) fn start(&self) -> Child {
-        let mut child = self.start_unheard();
-        let ready = child.hear();
+        let mut child = self.start_without_waiting();
+        let ready = child.receive();
         child.ready = ready.get("Ready").unwrap_or_else(|| panic!("{ready}")).clone();
         child
     }
 
-    pub(crate) fn start_unheard(&self) -> Child {
+    pub(crate) fn start_without_waiting(&self) -> Child {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(PATIENCE)).unwrap();
         let process = Command::new(env!("CARGO_BIN_EXE_wshubd"))
@@ -86,7 +86,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for TestDirectory {
     fn drop(&mut self) {
         drop(fs::remove_dir_all(&self.0));
     }
@@ -96,17 +96,17 @@ pub(crate) struct Child {
     process: Process,
     from: BufReader<UnixStream>,
     to: UnixStream,
-    /// What it said first.
+    /// The content of its first message.
     pub(crate) ready: Value,
 }
 
-/// All that is told in answer to one order.
+/// All that comes in response to one request.
 #[derive(Default, Debug)]
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) records: Vec<Record>,
     pub(crate) marks: Vec<(String, Value)>,
     pub(crate) gone: Vec<(String, u64, u64)>,
-    /// The name of the word that ends it, and what it says; nothing, if the
+    /// The name of the message that ends it, and its content; none, if the
     /// process ended.
     pub(crate) end: Option<(String, Value)>,
 }
@@ -119,87 +119,87 @@ pub(crate) struct Record {
     pub(crate) body: Value,
 }
 
-impl Answer {
-    /// What the expected last word says.
+impl Response {
+    /// The content of the expected last message.
     pub(crate) fn end(&self, name: &str) -> &Value {
         match &self.end {
-            Some((end, said)) if end == name => said,
+            Some((end, content)) if end == name => content,
             _ => panic!("not {name}: {:?}", self.end),
         }
     }
 }
 
 impl Child {
-    pub(crate) fn hear(&mut self) -> Value {
+    pub(crate) fn receive(&mut self) -> Value {
         let mut line = String::new();
         match self.from.read_line(&mut line) {
             Ok(0) => Value::Null,
             Ok(_) => serde_json::from_str(&line).unwrap(),
             // Ended with something unread.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Value::Null,
-            Err(error) => panic!("nothing was heard for long: {error}"),
+            Err(error) => panic!("nothing came for long: {error}"),
         }
     }
 
-    /// Says something; it may have ended before.
-    pub(crate) fn say(&mut self, order: &StoreRequest<'_>) {
-        let mut line = serde_json::to_string(order).unwrap();
+    /// Sends something; the process may have ended before.
+    pub(crate) fn send(&mut self, request: &StoreRequest<'_>) {
+        let mut line = serde_json::to_string(request).unwrap();
         line.push('\n');
-        self.say_text(&line);
+        self.send_text(&line);
     }
 
-    pub(crate) fn say_text(&mut self, text: &str) {
+    pub(crate) fn send_text(&mut self, text: &str) {
         drop(self.to.write_all(text.as_bytes()));
     }
 
-    pub(crate) fn answer(&mut self) -> Answer {
-        let mut answer = Answer::default();
+    pub(crate) fn response(&mut self) -> Response {
+        let mut response = Response::default();
         loop {
-            let Value::Object(word) = self.hear() else { return answer };
-            let (name, said) = word.into_iter().next().unwrap();
-            let text = |field: &str| said[field].as_str().unwrap().to_owned();
-            let number = |field: &str| said[field].as_u64().unwrap();
+            let Value::Object(response_line) = self.receive() else { return response };
+            let (name, content) = response_line.into_iter().next().unwrap();
+            let text = |field: &str| content[field].as_str().unwrap().to_owned();
+            let number = |field: &str| content[field].as_u64().unwrap();
             match name.as_str() {
-                "Record" => answer.records.push(Record {
+                "Record" => response.records.push(Record {
                     log: text("log"),
                     seq: number("seq"),
-                    head: said["head"].clone(),
-                    body: said["body"].clone(),
+                    head: content["head"].clone(),
+                    body: content["body"].clone(),
                 }),
-                "Mark" => answer.marks.push((text("log"), said["state"].clone())),
-                "Gone" => answer.gone.push((text("log"), number("from"), number("to"))),
+                "Mark" => response.marks.push((text("log"), content["state"].clone())),
+                "Gone" => response.gone.push((text("log"), number("from"), number("to"))),
                 _ => {
-                    answer.end = Some((name, said));
-                    return answer;
+                    response.end = Some((name, content));
+                    return response;
                 }
             }
         }
     }
 
-    pub(crate) fn ask(&mut self, order: &StoreRequest<'_>) -> Answer {
-        self.say(order);
-        self.answer()
+    pub(crate) fn request(&mut self, request: &StoreRequest<'_>) -> Response {
+        self.send(request);
+        self.response()
     }
 
-    pub(crate) fn load(&mut self, generation: u32) -> Answer {
-        self.ask(&StoreRequest::Load { generation })
+    pub(crate) fn load(&mut self, generation: u32) -> Response {
+        self.request(&StoreRequest::Load { generation })
     }
 
-    pub(crate) fn commit(&mut self, generation: u32, puts: Vec<NewRecord<'static>>) -> Answer {
-        self.ask(&commit(generation, puts))
+    pub(crate) fn commit(&mut self, generation: u32, puts: Vec<NewRecord<'static>>) -> Response {
+        self.request(&commit(generation, puts))
     }
 
     /// Copies all of a log into its database, in portions.
     pub(crate) fn checkpoint(&mut self, generation: u32) {
-        while self.ask(&StoreRequest::Checkpoint { generation, bytes: 2000 }).end("Checkpointed")["is_done"]
+        while self.request(&StoreRequest::Checkpoint { generation, bytes: 2000 }).end("Checkpointed")["is_done"]
             == false
         {}
     }
 
     /// All of one log.
-    pub(crate) fn read(&mut self, generation: u32, log: &str) -> Answer {
+    pub(crate) fn read(&mut self, generation: u32, log: &str) -> Response {
         let (count, bytes) = (usize::MAX, usize::MAX);
-        self.ask(&StoreRequest::Read { generation, log: log.into(), from: 0, to: u64::MAX, count, bytes })
+        self.request(&StoreRequest::Read { generation, log: log.into(), from: 0, to: u64::MAX, count, bytes })
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -210,7 +210,7 @@ impl Child {
         Pid::from_child(&self.process)
     }
 
-    /// Has nothing more to say, as the daemon when it is idle.
+    /// Closes the socket for requests, as the daemon does when it is idle.
     pub(crate) fn close(&self) {
         self.to.shutdown(Shutdown::Write).unwrap();
     }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use serde_json::json;
 
-use crate::child::{Answer, Place, put, record};
+use crate::child::{Response, TestDirectory, put, record};
 
 /// Where the messages of a generation are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,10 +20,10 @@ const FORMS: [Form; 3] = [Form::Log, Form::Database, Form::Both];
 
 /// A generation as it is after some life: several openings, messages of one part
 /// and of many.
-fn lived_in(form: Form) -> Place {
-    let place = Place::new();
+fn lived_in(form: Form) -> TestDirectory {
+    let directory = TestDirectory::new();
     for life in 0..3 {
-        let mut child = place.start();
+        let mut child = directory.start();
         for commit in 0..4 {
             let seqs = (1..=10).map(|n| life * 40 + commit * 10 + n);
             child.commit(1, seqs.map(|seq| put("logs", seq, size(seq))).collect()).end("Committed");
@@ -33,9 +33,9 @@ fn lived_in(form: Form) -> Place {
         }
         child.end();
     }
-    assert_eq!(place.has_no_wal(1), form == Form::Database);
-    assert_eq!(place.generation(1).join("database").exists(), form != Form::Log);
-    place
+    assert_eq!(directory.has_no_wal(1), form == Form::Database);
+    assert_eq!(directory.generation(1).join("database").exists(), form != Form::Log);
+    directory
 }
 
 const MESSAGES: u64 = 120;
@@ -59,15 +59,15 @@ fn copy(from: &Path, to: &Path) {
 
 /// Starts processes until one can say what is in the first generation, as a
 /// daemon does; tells how many it took, and what was noted.
-fn load_in_the_end(place: &Place) -> (usize, Vec<String>, Answer) {
+fn load_in_the_end(directory: &TestDirectory) -> (usize, Vec<String>, Response) {
     let mut notes = Vec::new();
     for starts in 1..=6 {
-        let mut child = place.start();
+        let mut child = directory.start();
         notes.extend(
             child.ready["notes"].as_array().unwrap().iter().map(|note| note.as_str().unwrap().to_owned()),
         );
         let loaded = child.load(1);
-        if loaded.end.as_ref().is_some_and(|(word, _)| word == "Loaded") {
+        if loaded.end.as_ref().is_some_and(|(response_line, _)| response_line == "Loaded") {
             return (starts, notes, loaded);
         }
     }
@@ -76,24 +76,24 @@ fn load_in_the_end(place: &Place) -> (usize, Vec<String>, Answer) {
 
 /// Whatever is done to the files: it ends, what is told was put, and what is lost
 /// is told. Tells how many messages are.
-fn told_or_set_aside(place: &Place, what: &str) -> u64 {
-    let (_, notes, loaded) = load_in_the_end(place);
-    for told in &loaded.records {
-        assert_eq!(told.head, record("logs", told.seq, size(told.seq)).head, "{what}");
+fn told_or_set_aside(directory: &TestDirectory, what: &str) -> u64 {
+    let (_, notes, loaded) = load_in_the_end(directory);
+    for events in &loaded.records {
+        assert_eq!(events.head, record("logs", events.seq, size(events.seq)).head, "{what}");
     }
     let aside = notes.iter().any(|note| note.contains("was set aside as"));
     // All of it, or its database where it has a log as well.
-    let is_less = !place.generation(1).join("database").exists();
-    assert!(if aside { is_less } else { place.generation(1).exists() }, "{what}: {notes:?}");
-    let evidence = place.names().iter().any(|name| name == "00000001.damaged-1");
+    let is_less = !directory.generation(1).join("database").exists();
+    assert!(if aside { is_less } else { directory.generation(1).exists() }, "{what}: {notes:?}");
+    let evidence = directory.names().iter().any(|name| name == "00000001.damaged-1");
     assert_eq!(evidence, notes.iter().any(|note| note.contains("damaged-1")), "{what}: {notes:?}");
-    let mut child = place.start();
+    let mut child = directory.start();
     assert_eq!(child.ready["notes"], json!([]), "{what}: nothing is left to be done");
     if !aside {
         let read = child.read(1, "logs");
         read.end("Read");
-        for told in read.records {
-            assert_eq!(told, record("logs", told.seq, size(told.seq)), "{what}");
+        for one in read.records {
+            assert_eq!(one, record("logs", one.seq, size(one.seq)), "{what}");
         }
     }
     // And it goes on.
@@ -101,8 +101,8 @@ fn told_or_set_aside(place: &Place, what: &str) -> u64 {
     assert_eq!(child.read(2, "logs").records, [record("logs", 1, 10)], "{what}");
     // The engine finds an end wherever it cannot read on, and says no word.
     let missing = MESSAGES - loaded.records.len() as u64;
-    let told = loaded.end("Loaded")["damaged"].as_u64().unwrap();
-    assert!(aside || told == missing, "{what}: {told} of {missing} missing messages are told");
+    let damaged = loaded.end("Loaded")["damaged"].as_u64().unwrap();
+    assert!(aside || damaged == missing, "{what}: {damaged} of {missing} missing messages are reported");
     missing
 }
 
@@ -119,10 +119,10 @@ fn flipped_bytes_never_make_a_loop_nor_another_message() {
             for byte in flipped.iter_mut().skip(at as usize).take(16) {
                 *byte ^= 0x5a;
             }
-            let place = Place::new();
-            copy(&original.store(), &place.store());
-            fs::write(place.generation(1).join(&file), flipped).unwrap();
-            missing += told_or_set_aside(&place, &format!("{form:?}: {file} flipped at {at}"));
+            let directory = TestDirectory::new();
+            copy(&original.store(), &directory.store());
+            fs::write(directory.generation(1).join(&file), flipped).unwrap();
+            missing += told_or_set_aside(&directory, &format!("{form:?}: {file} flipped at {at}"));
         }
     }
     assert!(missing > 0, "nothing that matters was flipped");
@@ -134,23 +134,23 @@ fn truncated_files_never_make_a_loop_nor_another_message() {
         let bytes = fs::read(original.generation(1).join(&file)).unwrap();
         for round in 0..5 {
             let length = bytes.len() * round / 5;
-            let place = Place::new();
-            copy(&original.store(), &place.store());
-            fs::write(place.generation(1).join(&file), &bytes[..length]).unwrap();
-            told_or_set_aside(&place, &format!("{form:?}: {file} cut to {length}"));
+            let directory = TestDirectory::new();
+            copy(&original.store(), &directory.store());
+            fs::write(directory.generation(1).join(&file), &bytes[..length]).unwrap();
+            told_or_set_aside(&directory, &format!("{form:?}: {file} cut to {length}"));
         }
     }
 }
 
 #[test]
-fn what_cannot_be_read_is_tried_again_then_set_aside_as_it_is() {
-    let place = lived_in(Form::Both);
-    let format = place.generation(1).join("format");
+fn unreadable_generation_is_tried_again_then_set_aside() {
+    let directory = lived_in(Form::Both);
+    let format = directory.generation(1).join("format");
     fs::write(&format, "nonsense").unwrap();
-    let before = fs::read(place.generation(1).join("database/db")).unwrap();
-    let (starts, notes, loaded) = load_in_the_end(&place);
+    let before = fs::read(directory.generation(1).join("database/db")).unwrap();
+    let (starts, notes, loaded) = load_in_the_end(&directory);
     assert_eq!((starts, loaded.records.len()), (4, 0));
-    let name = place.generation(1).display().to_string();
+    let name = directory.generation(1).display().to_string();
     let damage = format!("{}: it spells no format", format.display());
     let expected = [
         format!("{name} is tried again: {damage}"),
@@ -160,105 +160,106 @@ fn what_cannot_be_read_is_tried_again_then_set_aside_as_it_is() {
         format!("{name} cannot be read and was set aside as {name}.damaged-2: {damage}"),
     ];
     assert_eq!(notes, expected);
-    assert_eq!(place.names(), ["00000001.damaged-1", "00000001.damaged-2"]);
-    assert_eq!(fs::read(place.store().join("00000001.damaged-1/database/db")).unwrap(), before);
+    assert_eq!(directory.names(), ["00000001.damaged-1", "00000001.damaged-2"]);
+    assert_eq!(fs::read(directory.store().join("00000001.damaged-1/database/db")).unwrap(), before);
 
     // Its number is free, and evidence is never written over.
-    place.start().commit(1, vec![put("logs", 1, 10)]).end("Committed");
-    fs::write(place.generation(1).join("format"), "nonsense").unwrap();
-    load_in_the_end(&place);
+    directory.start().commit(1, vec![put("logs", 1, 10)]).end("Committed");
+    fs::write(directory.generation(1).join("format"), "nonsense").unwrap();
+    load_in_the_end(&directory);
     let names = [1, 2, 3, 4].map(|n| format!("00000001.damaged-{n}"));
-    assert_eq!(place.names(), names);
-    assert_eq!(fs::read(place.store().join("00000001.damaged-1/database/db")).unwrap(), before);
+    assert_eq!(directory.names(), names);
+    assert_eq!(fs::read(directory.store().join("00000001.damaged-1/database/db")).unwrap(), before);
 }
 
 #[test]
 fn database_that_cannot_be_opened_takes_no_log_with_it() {
-    let place = lived_in(Form::Both);
-    let conf = place.generation(1).join("database/db");
+    let directory = lived_in(Form::Both);
+    let conf = directory.generation(1).join("database/db");
     let mut bytes = fs::read(&conf).unwrap();
     // An offset that no file can have: the engine refuses it, whatever is made anew.
     bytes.iter_mut().for_each(|byte| *byte = 0xff);
     fs::write(&conf, bytes).unwrap();
-    place.start().load(1);
-    let (_, notes, loaded) = load_in_the_end(&place);
+    directory.start().load(1);
+    let (_, notes, loaded) = load_in_the_end(&directory);
     let aside = notes.iter().any(|note| note.contains("was set aside as"));
     assert!(aside || loaded.end("Loaded")["damaged"] == 80, "{notes:?}");
     let seqs: Vec<u64> = loaded.records.iter().map(|record| record.seq).collect();
     assert_eq!(seqs, (81..=120).collect::<Vec<_>>());
-    let mut child = place.start();
+    let mut child = directory.start();
     child.commit(1, vec![put("logs", 121, 10)]).end("Committed");
     assert_eq!(child.read(1, "logs").records.len(), 41);
 }
 
 #[test]
-fn what_the_engine_makes_anew_is_no_loss() {
+fn files_that_the_engine_makes_anew_are_no_loss() {
     for (file, starts) in [("snap.7FFFFFFFFFFFFFFF", 3), ("conf", 3), ("snap.7FFFFFFFFFFFFFFF.generating", 1)]
     {
-        let place = lived_in(Form::Both);
-        fs::write(place.generation(1).join("database").join(file), "nonsense that is long enough").unwrap();
-        let (took, notes, loaded) = load_in_the_end(&place);
+        let directory = lived_in(Form::Both);
+        fs::write(directory.generation(1).join("database").join(file), "nonsense that is long enough")
+            .unwrap();
+        let (took, notes, loaded) = load_in_the_end(&directory);
         assert_eq!((took, loaded.records.len() as u64), (starts, MESSAGES), "{file}: {notes:?}");
         assert_eq!(loaded.end("Loaded")["damaged"], 0);
         // A whole reading is a clean slate.
         let names: &[&str] = if starts == 1 { &["00000001"] } else { &["00000001", "00000001.damaged-1"] };
-        assert_eq!(place.names(), names);
+        assert_eq!(directory.names(), names);
     }
 }
 
 #[test]
-fn an_opening_that_never_ends_is_damage_after_many_attempts_in_one_run_of_the_machine() {
+fn opening_that_never_ends_is_damage_after_many_attempts() {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     for (boot, unended, noted) in [(boot.trim(), 19, 0), (boot.trim(), 20, 1), ("another", 20, 0)] {
-        let place = lived_in(Form::Both);
+        let directory = lived_in(Form::Both);
         let note = json!({"step": 0, "damage": null, "unended": unended, "boot": boot});
-        fs::write(place.store().join("00000001.trouble"), note.to_string()).unwrap();
-        let (starts, notes, loaded) = load_in_the_end(&place);
+        fs::write(directory.store().join("00000001.trouble"), note.to_string()).unwrap();
+        let (starts, notes, loaded) = load_in_the_end(&directory);
         assert_eq!((starts, notes.len()), (1, noted), "{notes:?}");
         assert!(notes.iter().all(|note| note.ends_with("20 attempts to open it have not ended")));
         assert_eq!(loaded.records.len() as u64, MESSAGES);
-        assert_eq!(place.names(), ["00000001"]);
+        assert_eq!(directory.names(), ["00000001"]);
     }
 }
 
 #[test]
-fn what_passes_by_itself_is_no_damage() {
-    let place = lived_in(Form::Both);
-    for file in [place.generation(1).join("database/db"), place.wal(1)] {
-        let away = place.generation(1).join("away");
+fn failure_that_passes_by_itself_is_no_damage() {
+    let directory = lived_in(Form::Both);
+    for file in [directory.generation(1).join("database/db"), directory.wal(1)] {
+        let away = directory.generation(1).join("away");
         fs::rename(&file, &away).unwrap();
         fs::create_dir(&file).unwrap();
         for _ in 0..6 {
-            let mut child = place.start();
+            let mut child = directory.start();
             assert_eq!(child.ready["notes"], json!([]));
             child.load(1).end("Failed");
         }
         fs::remove_dir(&file).unwrap();
         fs::rename(&away, &file).unwrap();
-        assert_eq!(place.start().load(1).records.len() as u64, MESSAGES);
+        assert_eq!(directory.start().load(1).records.len() as u64, MESSAGES);
     }
 }
 
 /// Makes the disk refuse to give back a file of a generation, as a bad sector does.
-fn spoil(place: &Place, name: &str) {
-    let file = place.generation(1).join(name);
+fn spoil(directory: &TestDirectory, name: &str) {
+    let file = directory.generation(1).join(name);
     let _ = fs::remove_file(&file);
     // Nothing is mapped at the beginning of any process's memory.
     std::os::unix::fs::symlink("/proc/self/mem", file).unwrap();
 }
 
 #[test]
-fn what_the_disk_does_not_give_back_is_missing_and_nothing_else_is() {
-    let place = lived_in(Form::Both);
-    spoil(&place, "database/snap.0000000000000001");
+fn bad_sectors_cost_what_is_in_them_and_nothing_else() {
+    let directory = lived_in(Form::Both);
+    spoil(&directory, "database/snap.0000000000000001");
     for attempt in 1..=4 {
-        let mut child = place.start();
+        let mut child = directory.start();
         assert_eq!(child.ready["notes"], json!([]), "attempt {attempt}");
         let failed = child.load(1);
         assert!(failed.end("Failed").to_string().contains("os error 5"));
     }
-    let mut child = place.start();
-    let name = place.generation(1).display().to_string();
+    let mut child = directory.start();
+    let name = directory.generation(1).display().to_string();
     let expected = format!(
         "the disk does not give back 4096 bytes of {name}, which goes on without them and was set aside as \
          {name}.damaged-1"
@@ -267,79 +268,81 @@ fn what_the_disk_does_not_give_back_is_missing_and_nothing_else_is() {
     assert_eq!(child.load(1).records.len() as u64, MESSAGES);
     child.commit(1, vec![put("logs", MESSAGES + 1, 10)]).end("Committed");
     child.end();
-    assert_eq!(place.names(), ["00000001", "00000001.damaged-1"]);
-    assert_eq!(place.start().load(1).records.len() as u64, MESSAGES + 1);
+    assert_eq!(directory.names(), ["00000001", "00000001.damaged-1"]);
+    assert_eq!(directory.start().load(1).records.len() as u64, MESSAGES + 1);
 }
 
 #[test]
-fn what_was_being_put_in_place_of_a_generation_when_the_power_went_is_put_there() {
+fn replacement_cut_off_by_a_power_cut_is_finished() {
     let made = lived_in(Form::Both);
     // Before the generation was set aside, and after that.
     for names in [&["00000001", "00000001.damaged-1"][..], &["00000001"]] {
-        let place = Place::new();
-        copy(&made.generation(1), &place.store().join("00000001.mended"));
+        let directory = TestDirectory::new();
+        copy(&made.generation(1), &directory.store().join("00000001.mended"));
         if names.len() > 1 {
-            fs::create_dir(place.generation(1)).unwrap();
-            fs::write(place.generation(1).join("db"), "what the disk gives back only in part").unwrap();
+            fs::create_dir(directory.generation(1)).unwrap();
+            fs::write(directory.generation(1).join("db"), "what the disk gives back only in part").unwrap();
         }
-        let mut child = place.start();
-        let name = place.generation(1).display().to_string();
-        let told = format!("{name} goes on as what could be read of it, and was set aside");
-        assert_eq!(child.ready["notes"], json!([told]));
+        let mut child = directory.start();
+        let name = directory.generation(1).display().to_string();
+        let events = format!("{name} goes on as what could be read of it, and was set aside");
+        assert_eq!(child.ready["notes"], json!([events]));
         assert_eq!(child.load(1).records.len() as u64, MESSAGES);
         child.end();
-        assert_eq!(place.names(), names);
-        assert_eq!(place.start().ready["notes"], json!([]));
+        assert_eq!(directory.names(), names);
+        assert_eq!(directory.start().ready["notes"], json!([]));
     }
 }
 
 #[test]
-fn a_disk_that_gives_back_little_is_sick_and_nothing_is_set_aside() {
-    let place = lived_in(Form::Database);
-    for snapshot in files(&place).iter().filter(|file| file.contains("snap.")) {
-        fs::remove_file(place.generation(1).join(snapshot)).unwrap();
+fn mostly_unreadable_disk_sets_nothing_aside() {
+    let directory = lived_in(Form::Database);
+    for snapshot in files(&directory).iter().filter(|file| file.contains("snap.")) {
+        fs::remove_file(directory.generation(1).join(snapshot)).unwrap();
     }
-    spoil(&place, "database/db");
+    spoil(&directory, "database/db");
     for _ in 0..12 {
-        let mut child = place.start();
+        let mut child = directory.start();
         assert_eq!(child.ready["notes"], json!([]));
         child.load(1).end("Failed");
     }
-    assert_eq!(place.names(), ["00000001", "00000001.trouble"]);
+    assert_eq!(directory.names(), ["00000001", "00000001.trouble"]);
 }
 
 #[test]
-fn what_is_left_of_a_generation_that_was_never_made_is_in_nobodys_way() {
-    let place = Place::new();
-    let directory = place.generation(1);
-    fs::create_dir_all(directory.join("blobs")).unwrap();
+fn remains_of_a_generation_never_made_are_harmless() {
+    let directory = TestDirectory::new();
+    let generation = directory.generation(1);
+    fs::create_dir_all(generation.join("blobs")).unwrap();
     // The disk was full, or the power went, while the engine made its files.
-    fs::write(directory.join("conf"), "half of what it was to say").unwrap();
-    fs::write(directory.join("db"), "").unwrap();
-    let mut child = place.start();
+    fs::write(generation.join("conf"), "half of what it was to say").unwrap();
+    fs::write(generation.join("db"), "").unwrap();
+    let mut child = directory.start();
     child.commit(1, vec![put("logs", 1, 100)]).end("Committed");
     child.end();
-    assert_eq!(place.start().load(1).records.len(), 1);
+    assert_eq!(directory.start().load(1).records.len(), 1);
 }
 
 /// The files of a generation, with those of its database.
-fn files(place: &Place) -> Vec<String> {
+fn files(directory: &TestDirectory) -> Vec<String> {
     let mut files = Vec::new();
-    for directory in ["", "database/"] {
-        let entries = fs::read_dir(place.generation(1).join(directory)).into_iter().flatten();
+    for folder in ["", "database/"] {
+        let entries = fs::read_dir(directory.generation(1).join(folder)).into_iter().flatten();
         let entries = entries.map(|entry| entry.unwrap()).filter(|entry| entry.path().is_file());
-        files.extend(entries.map(|entry| format!("{directory}{}", entry.file_name().to_str().unwrap())));
+        files.extend(entries.map(|entry| format!("{folder}{}", entry.file_name().to_str().unwrap())));
     }
     files.sort();
     files
 }
 
 /// All files of a generation of each form.
-fn files_of_all() -> Vec<(Form, String, Rc<Place>)> {
+fn files_of_all() -> Vec<(Form, String, Rc<TestDirectory>)> {
     let places = FORMS.map(|form| (form, Rc::new(lived_in(form))));
     let files: Vec<_> = places
         .iter()
-        .flat_map(|(form, place)| files(place).into_iter().map(move |file| (*form, file, place.clone())))
+        .flat_map(|(form, directory)| {
+            files(directory).into_iter().map(move |file| (*form, file, directory.clone()))
+        })
         .collect();
     assert!(files.iter().any(|(_, file, _)| file.contains("database/snap.")), "{files:?}");
     files

@@ -1,4 +1,4 @@
-//! A store with a real process behind it, in virtual time.
+//! The bench of the tests: a store with a real process behind it, in virtual time.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
-use wshubd::edge::store::{Engine, Fetch, Options, Store, StoreContext};
+use wshubd::edge::store::{Engine, Fetch, Store, StoreContext, StoreOptions};
 use wshubd::hub::settings::WriteThrough;
 use wshubd::hub::{
     DeliveryOutcome, EntryMeta, FetchPurpose, Hub, Input, LogKey, Now, RecoveredLog, Settings, StoreEvent,
@@ -15,7 +15,7 @@ use wshubd::hub::{
 use wshubd::protocol::frame::Statistics;
 use wshubd::protocol::{Channel, ConnectionId, Event, Message, MessageId, Moment, Payload, Sender, UnixTime};
 
-use crate::child::Place;
+use crate::child::TestDirectory;
 
 /// No answer of the process takes nearly as long.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -27,12 +27,12 @@ pub(crate) const NOTHING: &str = "/nowhere/wshubd";
 
 pub(crate) const DELAY: Duration = Duration::from_secs(1);
 
-pub(crate) struct Stage {
-    pub(crate) place: Place,
-    pub(crate) options: Options,
+pub(crate) struct StoreBench {
+    pub(crate) directory: TestDirectory,
+    pub(crate) options: StoreOptions,
     pub(crate) store: Store,
     pub(crate) now: Now,
-    pub(crate) facts: VecDeque<Input>,
+    pub(crate) inputs: VecDeque<Input>,
     hub: Hub,
     /// Those that were sent a signal.
     seen: RefCell<Vec<Pid>>,
@@ -43,13 +43,13 @@ pub(crate) fn log(name: &str) -> LogKey {
     LogKey::Channel(serde_json::from_value(name.into()).unwrap())
 }
 
-impl Stage {
+impl StoreBench {
     pub(crate) fn new(bytes: u64) -> Self {
-        let place = Place::new();
-        let options = Options {
+        let directory = TestDirectory::new();
+        let options = StoreOptions {
             engine: Engine::built_in().unwrap(),
-            program: place.store().with_file_name("program"),
-            directory: place.store(),
+            program: directory.store().with_file_name("program"),
+            directory: directory.store(),
             write_delay: DELAY,
             bytes,
             flash_budget: None,
@@ -57,11 +57,11 @@ impl Stage {
         };
         let now = Now { moment: Moment(1_000_000), wall: UnixTime(1_795_000_000_000) };
         let (store, hub) = (Store::on_disk(options.clone(), now), Hub::new(Settings::default(), 1));
-        let mut stage =
-            Self { place, options, store, now, facts: VecDeque::new(), hub, seen: RefCell::default() };
-        stage.program(PROGRAM);
-        stage.load();
-        stage
+        let mut bench =
+            Self { directory, options, store, now, inputs: VecDeque::new(), hub, seen: RefCell::default() };
+        bench.program(PROGRAM);
+        bench.load();
+        bench
     }
 
     /// What owns the disk from the next start on.
@@ -70,13 +70,13 @@ impl Stage {
         symlink(program, &self.options.program).unwrap();
     }
 
-    /// Another daemon begins where this one is killed.
+    /// Another daemon begins after this one was killed.
     pub(crate) fn crash(&mut self) {
         self.store = Store::on_disk(self.options.clone(), self.now);
-        self.facts.clear();
+        self.inputs.clear();
     }
 
-    /// Another daemon takes over; what was asked to be replayed is asked for again.
+    /// Another daemon takes over; what was to be replayed is fetched again.
     pub(crate) fn hand_over(&mut self) {
         self.seen.borrow_mut().extend(self.pids());
         let bytes = self.store.export(self.now);
@@ -87,12 +87,12 @@ impl Stage {
     pub(crate) fn load(&mut self) -> Vec<RecoveredLog> {
         self.act(Store::tick);
         while !self.store.is_open() {
-            self.hear();
+            self.receive();
         }
-        assert_eq!(self.store.trouble(), None);
+        assert_eq!(self.store.failure(), None);
         self.settle();
         let mut found = Vec::new();
-        self.facts.retain(|fact| match fact {
+        self.inputs.retain(|fact| match fact {
             Input::Store(StoreEvent::RecoveredLog(one)) => {
                 found.push((**one).clone());
                 false
@@ -102,50 +102,51 @@ impl Stage {
         found
     }
 
-    /// Stops as a daemon does that is told to.
+    /// Stops as a daemon does.
     pub(crate) fn stop(&mut self) {
         self.store.finish();
         self.settle();
     }
 
     pub(crate) fn act(&mut self, act: impl FnOnce(&mut Store, &mut StoreContext<'_>)) {
-        let mut around = StoreContext { now: self.now, hub: &self.hub, epoll: None, inputs: &mut self.facts };
-        act(&mut self.store, &mut around);
+        let mut context =
+            StoreContext { now: self.now, hub: &self.hub, epoll: None, inputs: &mut self.inputs };
+        act(&mut self.store, &mut context);
     }
 
     /// Waits for the process, and does what follows.
-    pub(crate) fn hear(&mut self) {
+    pub(crate) fn receive(&mut self) {
         self.store.wait(PATIENCE);
         self.act(Store::ready);
         self.act(Store::tick);
     }
 
-    /// Until nothing is under way.
+    /// Goes on until nothing is under way.
     pub(crate) fn settle(&mut self) {
         self.act(Store::tick);
         while !self.store.is_finished() {
-            self.hear();
+            self.receive();
         }
     }
 
     /// Waits for the process if there is one, else for the time at which it is
     /// tried again.
-    pub(crate) fn hear_or_pass(&mut self) {
+    pub(crate) fn receive_or_pass(&mut self) {
         // One that was started just now has no name yet, and an order to carry out.
         let due = self.deadline().filter(|due| *due < Duration::from_secs(10));
         match due {
-            Some(due) if self.store.trouble().is_some() && self.pids().is_empty() => {
+            Some(due) if self.store.failure().is_some() && self.pids().is_empty() => {
                 self.advance(due);
                 self.act(Store::tick);
             }
-            _ => self.hear(),
+            _ => self.receive(),
         }
     }
 
     /// What is due is committed, and the process ends before it can say so.
-    pub(crate) fn unanswered(&mut self) {
+    pub(crate) fn commit_unanswered(&mut self) {
         self.act(Store::tick);
-        if self.facts.is_empty() && self.deadline() == Some(Duration::from_secs(10)) {
+        if self.inputs.is_empty() && self.deadline() == Some(Duration::from_secs(10)) {
             self.store.wait(PATIENCE);
         }
         self.advance(Duration::from_secs(10));
@@ -165,21 +166,22 @@ impl Stage {
     }
 
     /// Waits until no process is left.
-    pub(crate) fn wait_for_the_end(&self) {
+    pub(crate) fn wait_for_process_end(&self) {
         let mut seen = self.seen.take();
         seen.extend(self.pids());
         for pid in seen {
-            // On its way out it has no name any more, and is not gone yet. Who is gone
-            // for good is an error.
+            // On its way out it has no name any more, and is not gone yet. One that was reaped
+            // is an error.
             let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
         }
     }
 
     /// The processes that have this directory.
     fn pids(&self) -> Vec<Pid> {
-        let directory = self.place.store().to_str().unwrap().to_owned();
-        let is_meant =
-            |command: &[u8]| command.split(|byte| *byte == 0).any(|word| word == directory.as_bytes());
+        let directory = self.directory.store().to_str().unwrap().to_owned();
+        let is_meant = |command: &[u8]| {
+            command.split(|byte| *byte == 0).any(|response_line| response_line == directory.as_bytes())
+        };
         let pid = |entry: std::fs::DirEntry| {
             let command = std::fs::read(entry.path().join("cmdline")).ok()?;
             Pid::from_raw(entry.file_name().to_str()?.parse().ok()?).filter(|_| is_meant(&command))
@@ -195,7 +197,7 @@ impl Stage {
 
     pub(crate) fn later(&mut self, time: Duration) {
         if time >= Duration::from_secs(30) {
-            // Who has nothing to do ends by then.
+            // A process that has nothing to do ends by then.
             self.seen.borrow_mut().extend(self.pids());
         }
         self.advance(time);
@@ -221,18 +223,18 @@ impl Stage {
         self.store.forget(self.now.moment, log, from, to);
     }
 
-    /// Asks for a page; it comes at once, or as a fact.
-    pub(crate) fn ask(&mut self, log: &LogKey, after: u64, count: usize, bytes: usize) {
+    /// Fetches a page; it comes at once, or as an input later.
+    pub(crate) fn fetch(&mut self, log: &LogKey, after: u64, count: usize, bytes: usize) {
         let purpose = FetchPurpose::Replay(ConnectionId { slot: 1, tag: 1 });
         let fetch = Fetch { purpose, log: log.clone(), after, count, bytes };
-        self.facts.extend(self.store.fetch(fetch));
+        self.inputs.extend(self.store.fetch(fetch));
     }
 
-    /// Asks as the hub does before it forgets what nobody heard: for `count` messages.
-    pub(crate) fn look_up(&mut self, log: &LogKey, after: u64, count: usize) {
+    /// Fetches as the hub does before it forgets undelivered messages: `count` of them.
+    pub(crate) fn fetch_notice(&mut self, log: &LogKey, after: u64, count: usize) {
         let purpose = FetchPurpose::Notice(DeliveryOutcome::Expired);
         let fetch = Fetch { purpose, log: log.clone(), after, count, bytes: usize::MAX };
-        self.facts.extend(self.store.fetch(fetch));
+        self.inputs.extend(self.store.fetch(fetch));
     }
 
     /// The positions of all that came, in the order in which it came.
@@ -244,12 +246,12 @@ impl Stage {
             }
             _ => None,
         };
-        self.facts.drain(..).filter_map(page).collect()
+        self.inputs.drain(..).filter_map(page).collect()
     }
 
     /// The positions of all that came so far.
     pub(crate) fn pages_so_far(&self) -> Vec<u64> {
-        let messages = self.facts.iter().flat_map(|fact| match fact {
+        let messages = self.inputs.iter().flat_map(|fact| match fact {
             Input::Fetched { messages, .. } => messages.as_slice(),
             _ => &[],
         });
@@ -262,8 +264,8 @@ impl Stage {
         let is_page = |fact: &Input| {
             matches!(fact, Input::Fetched { .. } | Input::Store(StoreEvent::ReadFailed { .. }))
         };
-        let at = self.facts.iter().position(is_page).unwrap();
-        match self.facts.remove(at) {
+        let at = self.inputs.iter().position(is_page).unwrap();
+        match self.inputs.remove(at) {
             Some(Input::Fetched { messages, .. }) => Some(messages),
             _ => None,
         }
@@ -273,7 +275,7 @@ impl Stage {
     pub(crate) fn read(&mut self, log: &LogKey, count: usize, bytes: usize) -> Vec<(u64, String)> {
         let mut read: Vec<(u64, String)> = Vec::new();
         loop {
-            self.ask(log, read.last().map_or(0, |(seq, _)| *seq), count, bytes);
+            self.fetch(log, read.last().map_or(0, |(seq, _)| *seq), count, bytes);
             let page = self.page().unwrap();
             if page.is_empty() {
                 return read;
@@ -283,14 +285,14 @@ impl Stage {
         }
     }
 
-    /// What was told of the disk since the last time.
-    pub(crate) fn told(&mut self) -> Vec<StoreEvent> {
-        let told = self.facts.drain(..).filter_map(|fact| match fact {
+    /// What was reported of the disk since the last time.
+    pub(crate) fn events(&mut self) -> Vec<StoreEvent> {
+        let events = self.inputs.drain(..).filter_map(|fact| match fact {
             Input::Store(StoreEvent::Capacity { .. }) => None,
             Input::Store(fact) => Some(fact),
             _ => None,
         });
-        told.collect()
+        events.collect()
     }
 
     /// What was written of the budget.
@@ -306,8 +308,8 @@ impl Stage {
 
     /// What all generations take on the disk.
     pub(crate) fn used(&self) -> u64 {
-        let of = |name: String| disk_usage(&self.place.store().join(name));
-        self.place.names().into_iter().map(of).sum()
+        let of = |name: String| disk_usage(&self.directory.store().join(name));
+        self.directory.names().into_iter().map(of).sum()
     }
 }
 
@@ -335,7 +337,7 @@ pub(crate) fn text(message: &Message) -> String {
     serde_json::from_str(message.data.json()).unwrap()
 }
 
-/// `Stored`, spelled shortly.
+/// A `Stored` event.
 pub(crate) fn stored(log: &LogKey, from: u64, to: u64) -> StoreEvent {
     StoreEvent::Stored { log: log.clone(), from, to }
 }

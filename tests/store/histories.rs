@@ -7,7 +7,7 @@ use wshubd::edge::store::Store;
 use wshubd::hub::settings::WriteThrough;
 use wshubd::hub::{Input, LogKey, StoreEvent};
 
-use crate::harness::{DELAY, Stage, log};
+use crate::harness::{DELAY, StoreBench, log};
 
 /// Small, so that generations are begun, emptied and dropped all the time.
 const CAP: u64 = 2 << 20;
@@ -39,7 +39,7 @@ struct Account {
 }
 
 struct History {
-    stage: Stage,
+    bench: StoreBench,
     dice: Dice,
     logs: Vec<(LogKey, Account)>,
     written: u64,
@@ -48,7 +48,7 @@ struct History {
 impl History {
     fn new(seed: u64) -> Self {
         let logs = ["a", "b", "c", "d"].into_iter().map(|name| (log(name), Account::default())).collect();
-        Self { stage: Stage::new(CAP), dice: Dice(seed), logs, written: 0 }
+        Self { bench: StoreBench::new(CAP), dice: Dice(seed), logs, written: 0 }
     }
 
     fn step(&mut self) {
@@ -58,7 +58,7 @@ impl History {
             18..=24 => self.forget(which),
             25 => self.begin_anew(which),
             26..=33 => self.pass(),
-            34 => self.unanswered(),
+            34 => self.commit_unanswered(),
             35 => self.crash(),
             36 => self.restart(),
             37..=39 => self.hand_over(),
@@ -74,11 +74,11 @@ impl History {
             [self.dice.below(4) as usize];
         let (key, account) = &mut self.logs[which];
         account.last += 1 + self.dice.below(2);
-        self.stage.keep(key, account.last, disk, &text);
+        self.bench.keep(key, account.last, disk, &text);
         account.live.insert(account.last, Known { text, disk, is_stored: false });
         // Half of them is written while more comes.
         if self.dice.below(2) == 0 {
-            self.stage.act(Store::tick);
+            self.bench.act(Store::tick);
         }
     }
 
@@ -89,14 +89,14 @@ impl History {
         };
         let from = if self.dice.below(2) == 0 { *first } else { first + self.dice.below(last - first + 1) };
         let to = (from + self.dice.below(1 + (last - from) * 2)).min(*last);
-        self.stage.forget(key, from, to);
+        self.bench.forget(key, from, to);
         account.forget(from, to);
     }
 
     /// The hub has forgotten a topic, whose numbers begin anew.
     fn begin_anew(&mut self, which: usize) {
         let (key, account) = &mut self.logs[which];
-        self.stage.forget(key, 1, account.last.max(1));
+        self.bench.forget(key, 1, account.last.max(1));
         account.forget(1, account.last);
         account.last = 0;
         self.keep(which);
@@ -105,11 +105,11 @@ impl History {
     fn pass(&mut self) {
         let time = Duration::from_millis(self.dice.below(8000));
         // What is forgotten during a commit has its time after that.
-        self.stage.settle();
-        self.stage.later(time);
+        self.bench.settle();
+        self.bench.later(time);
         self.take_facts();
-        assert_eq!(self.stage.store.trouble(), None);
-        assert!(self.stage.used() <= CAP, "{}", self.stage.used());
+        assert_eq!(self.bench.store.failure(), None);
+        assert!(self.bench.used() <= CAP, "{}", self.bench.used());
         if time >= Duration::from_secs(6) {
             for (_, account) in &mut self.logs {
                 account.fading.clear();
@@ -118,44 +118,44 @@ impl History {
     }
 
     /// The process dies after a commit, and before it says so.
-    fn unanswered(&mut self) {
-        self.stage.settle();
-        self.stage.advance(DELAY);
-        self.stage.unanswered();
+    fn commit_unanswered(&mut self) {
+        self.bench.settle();
+        self.bench.advance(DELAY);
+        self.bench.commit_unanswered();
         self.take_facts();
         // What was written may be what is forgotten before another attempt.
         let which = self.dice.below(self.logs.len() as u64) as usize;
         self.forget(which);
-        while self.stage.store.trouble().is_some() {
-            self.stage.later(Duration::from_secs(30));
+        while self.bench.store.failure().is_some() {
+            self.bench.later(Duration::from_secs(30));
         }
         self.take_facts();
     }
 
     fn crash(&mut self) {
         self.take_facts();
-        self.stage.crash();
+        self.bench.crash();
         self.find(|known| known.is_stored);
     }
 
     /// Another daemon takes over, at any moment: all is as it was.
     fn hand_over(&mut self) {
         match self.dice.below(3) {
-            0 => self.stage.settle(),
+            0 => self.bench.settle(),
             1 => {
-                self.stage.advance(DELAY);
-                self.stage.act(Store::tick);
+                self.bench.advance(DELAY);
+                self.bench.act(Store::tick);
             }
             _ => {}
         }
         self.take_facts();
-        self.stage.hand_over();
+        self.bench.hand_over();
     }
 
     fn restart(&mut self) {
-        self.stage.stop();
+        self.bench.stop();
         self.take_facts();
-        self.stage.crash();
+        self.bench.crash();
         for (_, account) in &mut self.logs {
             account.fading.clear();
         }
@@ -166,7 +166,7 @@ impl History {
     /// known to be.
     fn find(&mut self, is_owed: impl Fn(&Known) -> bool) {
         let mut found: BTreeMap<LogKey, (u64, BTreeSet<u64>)> = BTreeMap::new();
-        for one in self.stage.load() {
+        for one in self.bench.load() {
             found.insert(one.log, (one.last, one.kept.iter().map(|kept| kept.seq).collect()));
         }
         for (key, account) in &mut self.logs {
@@ -174,7 +174,7 @@ impl History {
             for (seq, known) in &account.live {
                 assert!(!is_owed(known) || found.contains(seq), "{key:?} {seq} is lost: {found:?}");
             }
-            let read = self.stage.read(key, 1000, 1 << 20);
+            let read = self.bench.read(key, 1000, 1 << 20);
             assert!(read.iter().map(|(seq, _)| seq).eq(&found), "{key:?} {found:?}");
             for (seq, text) in &read {
                 let owed = account.live.get(seq).filter(|known| is_owed(known));
@@ -189,21 +189,21 @@ impl History {
             account.last = account.last.max(last);
             account.fading.clear();
         }
-        self.stage.told();
+        self.bench.events();
     }
 
     fn read(&mut self, which: usize) {
         let count = 1 + self.dice.below(20) as usize;
         let bytes = self.dice.below(50_000) as usize;
         let key = self.logs[which].0.clone();
-        let read = self.stage.read(&key, count, bytes);
+        let read = self.bench.read(&key, count, bytes);
         self.take_facts();
         let live = self.logs[which].1.live.iter().map(|(seq, known)| (*seq, known.text.clone()));
         assert_eq!(short(read), short(live.collect()), "{key:?}");
     }
 
     fn take_facts(&mut self) {
-        for fact in self.stage.facts.drain(..) {
+        for fact in self.bench.inputs.drain(..) {
             let Input::Store(StoreEvent::Stored { log, from, to }) = fact else { continue };
             let account =
                 self.logs.iter_mut().find(|(key, _)| *key == log).map(|(_, account)| account).unwrap();
@@ -236,7 +236,7 @@ impl Account {
 }
 
 #[test]
-fn no_history_loses_what_is_stored_or_brings_back_what_is_gone() {
+fn no_history_loses_a_message_or_brings_one_back() {
     let seeds = std::env::var("WSHUB_SEED").ok().and_then(|seed| seed.parse().ok());
     for seed in seeds.map_or(1..5, |seed| seed..seed + 1) {
         println!("WSHUB_SEED={seed}");

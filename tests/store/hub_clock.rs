@@ -24,14 +24,14 @@ fn passed(stop: (Clocks, Now), start: (Clocks, Now)) -> u64 {
 }
 
 #[test]
-fn a_restart_costs_exactly_the_time_that_it_took() {
+fn restart_costs_exactly_the_time_that_it_took() {
     let stop = (clocks("a", false), at(5 * HOUR, 0));
     let start = (clocks("a", false), at(5 * HOUR + 300, 0));
     assert_eq!(passed(stop, start), 300);
 }
 
 #[test]
-fn a_clock_that_is_set_while_the_daemon_is_away_changes_nothing() {
+fn clock_set_while_the_daemon_is_away_changes_nothing() {
     for wall in [0, NOON - 24 * HOUR, NOON + 10 * 365 * 24 * HOUR] {
         let stop = (clocks("a", true), at(HOUR, NOON));
         let start = (clocks("a", true), at(HOUR + 1000, wall));
@@ -47,7 +47,7 @@ fn time_without_power_counts_where_both_ends_are_trusted() {
 }
 
 #[test]
-fn a_board_that_starts_in_1970_keeps_its_messages_longer_and_never_shorter() {
+fn board_that_starts_in_1970_never_expires_early() {
     let (then, now) = (at(9 * HOUR, 20_000), at(2000, 10_000));
     assert_eq!(passed((clocks("a", false), then), (clocks("b", false), now)), 0);
     // It was in 1970 when it stopped, and knows the time when it starts.
@@ -59,21 +59,21 @@ fn a_board_that_starts_in_1970_keeps_its_messages_longer_and_never_shorter() {
 }
 
 #[test]
-fn a_clock_that_went_back_costs_nothing() {
+fn clock_that_went_back_costs_nothing() {
     let stop = (clocks("a", true), at(9 * HOUR, NOON));
     let start = (clocks("b", true), at(2000, NOON - 24 * HOUR));
     assert_eq!(passed(stop, start), 0);
 }
 
 #[test]
-fn a_clock_that_leaps_by_years_costs_one_at_most() {
+fn clock_that_leaps_by_years_costs_one_at_most() {
     let stop = (clocks("a", true), at(9 * HOUR, NOON));
     let start = (clocks("b", true), at(2000, NOON + 50 * 365 * 24 * HOUR));
     assert_eq!(passed(stop, start), 366 * 24 * HOUR);
 }
 
 #[test]
-fn a_moment_is_the_same_on_both_sides_of_a_reboot() {
+fn moment_is_the_same_on_both_sides_of_a_reboot() {
     let stop = at(9 * HOUR, NOON);
     let before = HubClock::new(stop, clocks("a", true), None);
     let expires = before.at(Moment(10 * HOUR));
@@ -89,7 +89,7 @@ fn a_moment_is_the_same_on_both_sides_of_a_reboot() {
 }
 
 #[test]
-fn what_grew_old_while_nobody_looked_is_old_from_the_first_moment_on() {
+fn age_while_the_daemon_was_away_counts_at_once() {
     let stop = at(9 * HOUR, NOON);
     let before = HubClock::new(stop, clocks("a", true), None);
     let expires = before.at(Moment(10 * HOUR));

@@ -1,16 +1,14 @@
-//! The store: what is promised to be on the disk, and what it costs. Most stories
+//! The store: what is on the disk after any history, and what that costs. Most tests
 //! drive the real process that owns the disk over a real socket.
 
 #![expect(clippy::unwrap_used, reason = "a story that cannot go on has failed")]
 
+mod backend;
 mod capacity;
 mod checkpoint;
 mod child;
 mod damage;
-mod disk;
-mod flash_budget;
 mod full_disk;
-mod handover;
 mod harness;
 mod histories;
 mod hub_clock;
@@ -18,4 +16,6 @@ mod process_end;
 mod read_queue;
 mod recovery;
 mod seq_file;
+mod snapshot;
 mod wal;
+mod write_budget;

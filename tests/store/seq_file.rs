@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use wshubd::edge::store::seq_file::{Owner, SeqFile, SeqFileEntry};
+use wshubd::edge::store::seq_file::{SeqFile, SeqFileEntry, SeqFileOwner};
 use wshubd::hub::LogKey;
 use wshubd::protocol::{Channel, UserId};
 
@@ -11,8 +11,8 @@ fn channel(name: &str, epoch: u64, seq: u64) -> SeqFileEntry {
     SeqFileEntry { log: LogKey::Channel(Channel::new(name).unwrap()), epoch, seq }
 }
 
-fn owner(boot: &str) -> Owner {
-    Owner { boot: boot.to_owned(), state: (1, 2) }
+fn owner(boot: &str) -> SeqFileOwner {
+    SeqFileOwner { boot: boot.to_owned(), state: (1, 2) }
 }
 
 fn path(story: &str) -> PathBuf {
@@ -27,7 +27,7 @@ fn sorted(mut positions: Vec<SeqFileEntry>) -> Vec<SeqFileEntry> {
 }
 
 #[test]
-fn what_was_written_is_there_although_nobody_said_goodbye() {
+fn written_positions_are_there_after_a_kill() {
     let path = path("written");
     let inbox = SeqFileEntry { log: LogKey::Inbox(UserId::new("ann").unwrap()), epoch: 7, seq: 1 };
     let mut positions = SeqFile::create(&path, &owner("boot"), std::slice::from_ref(&inbox)).unwrap();
@@ -43,17 +43,17 @@ fn what_was_written_is_there_although_nobody_said_goodbye() {
 }
 
 #[test]
-fn of_another_run_of_the_machine_nothing_counts() {
+fn positions_of_another_boot_do_not_count() {
     let path = path("boot");
     drop(SeqFile::create(&path, &owner("boot"), &[channel("orders", 1, 5)]).unwrap());
     assert_eq!(SeqFile::read(&path, &owner("another")), []);
 }
 
 #[test]
-fn positions_of_another_state_directory_count_for_nothing() {
+fn positions_of_another_state_directory_do_not_count() {
     let path = path("state");
     drop(SeqFile::create(&path, &owner("boot"), &[channel("orders", 1, 5)]).unwrap());
-    assert_eq!(SeqFile::read(&path, &Owner { state: (1, 3), ..owner("boot") }), []);
+    assert_eq!(SeqFile::read(&path, &SeqFileOwner { state: (1, 3), ..owner("boot") }), []);
     assert_eq!(SeqFile::read(&path, &owner("boot")), [channel("orders", 1, 5)]);
 }
 
@@ -105,7 +105,7 @@ fn log_that_returns_is_found_in_its_new_slot_alone() {
 }
 
 #[test]
-fn file_that_is_begun_anew_replaces_the_one_before_as_a_whole() {
+fn new_file_replaces_the_old_one_as_a_whole() {
     let path = path("anew");
     drop(SeqFile::create(&path, &owner("boot"), &[channel("orders", 1, 5), channel("news", 1, 5)]).unwrap());
     // As a process leaves it that is killed before the new one is whole.
@@ -118,7 +118,7 @@ fn file_that_is_begun_anew_replaces_the_one_before_as_a_whole() {
 }
 
 #[test]
-fn where_no_file_can_be_made_an_old_one_is_not_found() {
+fn old_file_is_gone_where_no_new_one_can_be_made() {
     let path = path("refused");
     drop(SeqFile::create(&path, &owner("boot"), &[channel("orders", 1, 5)]).unwrap());
     let mut unfinished = path.clone().into_os_string();
@@ -129,7 +129,7 @@ fn where_no_file_can_be_made_an_old_one_is_not_found() {
 }
 
 #[test]
-fn what_is_damaged_does_not_count_and_the_rest_does() {
+fn damaged_slot_does_not_count_and_the_others_do() {
     let path = path("damaged");
     drop(SeqFile::create(&path, &owner("boot"), &[channel("orders", 1, 5)]).unwrap());
     let whole = std::fs::read(&path).unwrap();

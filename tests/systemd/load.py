@@ -1,8 +1,7 @@
-"""Clients and workers that talk all the time, half of what they say cut somewhere, and that miss nothing unnoticed.
+"""Clients and workers under constant load, half of their bytes cut somewhere, that detect every loss.
 
-Every client counts: numbers of a channel, answers to its own pings, in order and each once. The longest silence is that
-of the client that waited longest for the answer to something it had said whole. Knows nothing of what happens to the
-daemon meanwhile: that is for whoever has them talk.
+Every client checks the numbers of a channel and the answers to its own pings, in order and each once. The longest silence is
+that of the client that waited longest for the answer to something it had sent whole.
 """
 
 import asyncio
@@ -14,10 +13,10 @@ import threading
 import time
 
 from machine import eventually
-from story import same
-from wire import frame
+from harness import same
+from ws_client import frame
 
-# Of the numbers that everybody hears, and of each client's pings: a second.
+# Of the numbers that every client receives, and of each client's pings: a second.
 NUMBERS, PINGS = 4, 0.5
 # A worker has to be a process of the machine, which the kernel knows there: this port leads to one that passes bytes on.
 BRIDGE = 8099
@@ -46,7 +45,7 @@ class Peer(asyncio.Protocol):
 
 
 class Client(Peer):
-    """Hears the numbers of a channel and pings; keeps what was wrong."""
+    """Receives the numbers of a channel and pings; keeps every fault."""
 
     def __init__(self, name):
         super().__init__()
@@ -80,11 +79,11 @@ class Client(Peer):
         elif opcode == 8:
             self.closed = f"close {int.from_bytes(payload[:2], 'big')}"
         elif opcode == 1:
-            self.hear(json.loads(payload))
+            self.receive(json.loads(payload))
         else:
             self.wrong.append(f"opcode {opcode}")
 
-    def hear(self, said):
+    def receive(self, said):
         kind = said["type"]
         if kind == "message" and said["channel"] == "numbers":
             number = said["data"]
@@ -121,7 +120,7 @@ class Client(Peer):
 
 
 class Worker(Peer):
-    """Has an operation, and says lines that come in pieces."""
+    """Has an operation, and sends lines in pieces."""
 
     def __init__(self, number):
         super().__init__()
@@ -139,14 +138,14 @@ class Worker(Peer):
             else:
                 self.wrong.append(str(line))
 
-    async def say(self, **line):
+    async def send(self, **line):
         data = json.dumps({**line, "id": self.asked}).encode() + b"\n"
         self.asked += 1
         await self.say_in_parts(data, random.sample(range(1, len(data)), 1), lambda: random.random() / 5)
 
 
 class Load:
-    """All of them, in a thread of their own; the stories look on."""
+    """All of them, in a thread of their own, beside the cases."""
 
     def __init__(self, hub, clients, workers):
         self.hub, self.loop, self.over = hub, asyncio.new_event_loop(), False
@@ -167,7 +166,7 @@ class Load:
         for number in range(workers):
             _, worker = await self.loop.create_connection(lambda: Worker(number), "127.0.0.1", BRIDGE)
             self.workers.append(worker)
-            await worker.say(action="operation_start", operation_id=worker.operation, channel="jobs")
+            await worker.send(action="operation_start", operation_id=worker.operation, channel="jobs")
         for first in range(0, clients, 50):
             await asyncio.gather(*(self.come(number) for number in range(first, min(first + 50, clients))))
 
@@ -191,7 +190,7 @@ class Load:
     async def publish(self):
         while not self.over:
             self.published += 1
-            await self.workers[0].say(channel="numbers", event="number", data=self.published)
+            await self.workers[0].send(channel="numbers", event="number", data=self.published)
             await asyncio.sleep(1 / NUMBERS)
 
     async def ping(self, client):
@@ -201,11 +200,11 @@ class Load:
 
     async def work(self, worker):
         while not self.over:
-            await worker.say(channel=f"progress:{worker.operation}", event="progress", data=worker.asked)
+            await worker.send(channel=f"progress:{worker.operation}", event="progress", data=worker.asked)
             await asyncio.sleep(random.random())
 
     def finish(self):
-        """Lets everybody say and hear the rest; what was seen."""
+        """Lets every client send and receive the rest; the results."""
         self.over = True
         self.talk.result(30)
         peers = [*self.clients, *self.workers]

@@ -1,8 +1,7 @@
-"""A machine with systemd as its PID 1, and wshubd on it as a package would put it there.
+"""A machine with systemd as its PID 1, and wshubd on it as a package would install it.
 
-Knows the lab that boots such a machine, where things are installed, and how to ask systemd. Knows nothing of how wshubd
-is built. The suite itself runs in the machine's network, so 127.0.0.1 is the machine's; its files are seen through
-/proc. Everything is waited for, never slept for.
+The lab boots such a machine; files are installed where the package puts them. The suite itself runs in the machine's
+network, so 127.0.0.1 is the machine's; its files are seen through /proc. Everything is waited for, without sleeps.
 """
 
 import contextlib
@@ -15,8 +14,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/real"))
 
-from hub import Door  # noqa: E402
-from story import eventually  # noqa: E402
+from daemon import HubClient  # noqa: E402
+from harness import eventually  # noqa: E402
 
 BIN = Path(os.environ["WSHUBD_BIN"])
 LAB = os.environ["SYSTEMD_LAB"]
@@ -25,7 +24,7 @@ PATIENCE = 20.0
 UNITS = ["wshubd.service", "wshubd.socket", "wshubd-worker.socket"]
 
 
-class Machine(Door):
+class Machine(HubClient):
     port = 8098
 
     def __init__(self):
@@ -114,7 +113,7 @@ class Machine(Door):
         return [json.loads(line) for line in lines]
 
     def said(self, *arguments):
-        """What the daemon itself said since its last start: (priority, text)."""
+        """The lines of the daemon itself since its last start: (priority, text)."""
         invocation = self.show("InvocationID")
         entries = self.journal(f"_SYSTEMD_INVOCATION_ID={invocation}", *arguments)
         return [(int(e["PRIORITY"]), e["MESSAGE"]) for e in entries if e.get("_COMM") == "wshubd"]

@@ -1,4 +1,4 @@
-//! What an administrator is told of a token.
+//! The report on a token for administrators.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -31,7 +31,7 @@ fn several() -> Verifier {
 }
 
 #[test]
-fn a_token_that_holds_shows_whom_it_names_what_it_allows_and_who_says_so() {
+fn a_valid_token_shows_user_rights_and_their_origin() {
     let check = several().check(&of(json!({ "alg": "HS256", "kid": "new" }), SECRET), now());
     assert!(check.valid);
     assert_eq!((check.alg, check.kid.as_deref()), (Some("HS256"), Some("new")));
@@ -47,7 +47,7 @@ fn a_token_that_holds_shows_whom_it_names_what_it_allows_and_who_says_so() {
 }
 
 #[test]
-fn a_signature_that_does_not_hold_is_told_with_the_keys_that_there_are() {
+fn a_wrong_signature_is_reported_with_the_keys() {
     let verifier = several();
     let there = "there is HS256 with the `kid` \"new\", HS256 without a `kid`, HS512 with the `kid` \"long\"";
     let cases = [
@@ -70,7 +70,7 @@ fn a_signature_that_does_not_hold_is_told_with_the_keys_that_there_are() {
 }
 
 #[test]
-fn a_token_out_of_its_time_is_told_how_far() {
+fn a_token_out_of_its_time_is_reported_with_how_far() {
     let ended = token(&json!({ "sub": "ada", "exp": NOW - 3720 }));
     let message = "the token ended at 2025-06-15T14:04:40.000Z, 1h 2m ago".to_owned();
     assert_eq!(fault(&hs256(), &ended), ("token_expired", message));
@@ -83,7 +83,7 @@ fn a_token_out_of_its_time_is_told_how_far() {
 }
 
 #[test]
-fn what_is_wrong_with_the_claims_is_named() {
+fn mistakes_in_claims_are_named() {
     let patterns = |count: usize, of: &str| json!({ "subscribe": vec![of; count] });
     let cases = [
         (json!({ "sub": "ada" }), "the claims have no `exp`"),
@@ -141,7 +141,7 @@ fn what_is_wrong_with_the_claims_is_named() {
 }
 
 #[test]
-fn a_member_of_the_claim_that_means_nothing_is_told_and_refuses_nobody() {
+fn an_unknown_member_is_reported_and_refuses_no_token() {
     let verifier = hs256();
     let with = |wshub: Value| token(&json!({ "sub": "ada", "exp": NOW + 9, "wshub": wshub }));
     let odd = with(json!({ "subscibe": ["*"], "publish": ["a"], "x": { "deep": [1] } }));
@@ -163,7 +163,7 @@ fn a_member_of_the_claim_that_means_nothing_is_told_and_refuses_nobody() {
 }
 
 #[test]
-fn what_is_no_token_is_told_what_one_looks_like_and_what_this_may_be() {
+fn text_that_is_no_token_is_reported_with_what_it_may_be() {
     let good = token(&json!({ "sub": "ada", "exp": NOW + 9 }));
     let (message, signature) = good.rsplit_once('.').unwrap();
     let cases = [
@@ -201,7 +201,7 @@ fn what_is_no_token_is_told_what_one_looks_like_and_what_this_may_be() {
 }
 
 #[test]
-fn a_token_of_another_issuer_or_audience_is_told_both_sides() {
+fn a_wrong_issuer_or_audience_is_reported_with_both() {
     let claims = |more: Value| {
         let mut claims =
             json!({ "email": "ada", "exp": NOW + 9, "iss": "https://us.example/", "aud": "wshub" });
@@ -243,7 +243,7 @@ fn a_token_of_another_issuer_or_audience_is_told_both_sides() {
 }
 
 #[test]
-fn a_secret_that_was_read_another_way_is_found_out() {
+fn a_secret_in_another_encoding_is_found_out() {
     let text = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYwMTIzNDU2Nzg5YWJjZGVm";
     let hexadecimal = "ab".repeat(32);
     let claims = json!({ "sub": "ada", "exp": NOW + 9 }).to_string();
@@ -265,7 +265,7 @@ fn a_secret_that_was_read_another_way_is_found_out() {
 }
 
 #[test]
-fn the_key_that_a_name_leads_to_is_told_with_what_speaks_against_it() {
+fn a_named_key_is_reported_with_what_is_wrong_with_it() {
     let header = |header: Value| of(header, "somebody else's secret, thirty-two");
     let (_, message) = fault(&several(), &header(json!({ "alg": "RS256", "kid": "long" })));
     assert_eq!(message, "the key with the `kid` \"long\" is for HS512, and the token says RS256");
@@ -290,7 +290,7 @@ fn the_key_that_a_name_leads_to_is_told_with_what_speaks_against_it() {
 }
 
 #[test]
-fn what_is_unusual_about_a_token_that_holds_is_noted() {
+fn a_valid_token_with_something_unusual_has_warnings() {
     let notes = |header: Value, more: Value| {
         let mut claims = json!({ "sub": "ada", "exp": NOW + 9 });
         claims["iat"] = more;
@@ -328,7 +328,7 @@ fn no_reason_shows_a_key_or_repeats_a_long_header() {
 }
 
 #[test]
-fn limits_above_the_cap_are_told_with_what_is_granted() {
+fn limits_above_the_cap_are_reported_with_the_granted() {
     let limits = |rate: f64, burst: f64| {
         let claims =
             json!({ "sub": "ada", "exp": NOW + 9, "wshub_limits": { "rate": rate, "burst": burst } });

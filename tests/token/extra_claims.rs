@@ -1,4 +1,4 @@
-//! What a token says of its bearer beside its rights.
+//! The claims of a token beside its rights: limits and info.
 
 use serde_json::{Value, json};
 use wshubd::hub::Terms;
@@ -13,7 +13,7 @@ fn terms(claims: &str) -> Result<Option<Terms>, String> {
 }
 
 #[test]
-fn limits_are_numbers_above_zero_and_whatever_else_refuses_the_token() {
+fn limits_must_be_numbers_above_zero() {
     let limits = |limits: &str| terms(&format!(r#""wshub_limits":{limits}"#));
     for (spelled, rate, burst) in [
         (r#"{"rate":200,"burst":1000}"#, 200.0, 1000.0),
@@ -44,7 +44,7 @@ fn limits_are_numbers_above_zero_and_whatever_else_refuses_the_token() {
 }
 
 #[test]
-fn info_is_any_json_of_256_bytes_as_it_came_but_in_one_line() {
+fn info_is_up_to_256_bytes_of_json_in_one_line() {
     let info = |info: &str| terms(&format!(r#""wshub_info":{info}"#));
     let longest = format!("\"{}\"", "x".repeat(254));
     let deep = format!("{}{}", "[".repeat(64), "]".repeat(64));
@@ -61,7 +61,7 @@ fn info_is_any_json_of_256_bytes_as_it_came_but_in_one_line() {
 }
 
 #[test]
-fn claims_that_were_never_looked_at_refuse_no_token_whatever_they_hold() {
+fn unused_claims_refuse_no_token() {
     for claim in [r#""iat":"yesterday""#, r#""iat":-1"#, r#""iat":{}"#, r#""jti":{"a":1}"#, r#""jti":"""#] {
         assert_eq!(terms(claim), Ok(None), "{claim}");
     }
@@ -73,7 +73,7 @@ fn claims_that_were_never_looked_at_refuse_no_token_whatever_they_hold() {
 }
 
 #[test]
-fn what_is_minted_says_what_was_asked_for_and_has_an_id_of_its_own() {
+fn a_minted_token_has_the_claims_and_an_id_of_its_own() {
     let (verifier, user) = (hs256(), UserId::new("ada").unwrap());
     let info = || Payload::of(&json!({"name": "Ada"}));
     let wanted = MintTerms {
@@ -92,7 +92,7 @@ fn what_is_minted_says_what_was_asked_for_and_has_an_id_of_its_own() {
 }
 
 #[test]
-fn an_administrator_sees_what_a_token_says() {
+fn an_administrator_sees_the_claims_of_a_token() {
     let claims = json!({
         "sub": "ada", "exp": NOW + 9, "iat": NOW - 9, "jti": "t1",
         "wshub_limits": {"rate": 2.5, "burst": 30}, "wshub_info": {"name": "Ada"},

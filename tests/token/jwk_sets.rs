@@ -1,4 +1,4 @@
-//! JWK sets: which of their keys are used, and which are not.
+//! JWK sets: keys that are used, and keys that are not.
 
 use std::fs;
 
@@ -90,7 +90,7 @@ fn secrets_of_a_set_verify_and_the_first_one_mints() {
 }
 
 #[test]
-fn one_key_in_json_may_have_its_name_there_or_in_the_configuration() {
+fn a_json_key_is_named_there_or_in_the_configuration() {
     let scratch = Scratch::new();
     let mut auth = auth();
     for (own, configured, expected) in
@@ -108,7 +108,7 @@ fn one_key_in_json_may_have_its_name_there_or_in_the_configuration() {
 }
 
 #[test]
-fn a_secret_may_look_as_json_begins() {
+fn a_secret_may_begin_like_json() {
     let secret = r#"{"a secret of sixty-four bytes, which begins as objects of JSON d"#;
     let (verifier, _) = read(Alg::Hs256, secret).unwrap();
     assert_eq!(code(&verifier, &hmac(r#"{"alg":"HS256"}"#, secret)), "fine");
@@ -117,7 +117,7 @@ fn a_secret_may_look_as_json_begins() {
 }
 
 #[test]
-fn a_key_of_no_use_is_skipped_with_its_number_its_name_and_the_reason() {
+fn an_unusable_key_is_skipped_with_name_and_reason() {
     let keys = [
         oct(SECRET, &json!({ "kid": "enc", "use": "enc" })),
         oct(SECRET, &json!({ "kid": "other", "alg": "HS384" })),
@@ -159,7 +159,7 @@ fn a_key_of_no_use_is_skipped_with_its_number_its_name_and_the_reason() {
 }
 
 #[test]
-fn a_set_without_a_key_of_use_is_a_mistake_and_says_why() {
+fn a_set_without_a_usable_key_is_refused_with_the_reason() {
     let several =
         set(&[oct(SECRET, &json!({ "kid": "a", "use": "enc" })), json!({ "kty": "EC", "crv": "P-256" })]);
     for (text, said) in [
@@ -209,7 +209,7 @@ fn a_file_of_any_size_and_depth_is_read_or_refused_at_once() {
 }
 
 #[test]
-fn a_file_that_holds_other_keys_since_is_found_changed() {
+fn a_file_whose_keys_changed_is_noticed() {
     let scratch = Scratch::new();
     let mut auth = auth();
     let file = scratch.write("set", set(&[oct(SECRET, &json!({ "kid": "a" }))]), 0o600);
@@ -243,7 +243,7 @@ mod public {
     }
 
     #[test]
-    fn a_set_as_keycloak_writes_it_verifies_with_the_key_that_signs() {
+    fn a_set_of_keycloak_verifies_with_its_signing_key() {
         let (verifier, warnings) = read(Alg::Rs256, KEYCLOAK).unwrap();
         let named = "`kid` \"Lg8RtUa0yiOBbXbPbqXUwGvYuqDcEBqdXWXJ0Bqm\"";
         assert_eq!(warnings, [format!("key 1 of the JWK set, {named}, is skipped: its `use` is \"enc\"")]);
@@ -293,7 +293,7 @@ mod public {
     }
 
     #[test]
-    fn public_keys_that_no_token_leads_to_are_warned_of() {
+    fn unreachable_public_keys_are_warned_about() {
         let pem = include_str!("keys/es256.pub.pem");
         for (count, warned) in [(4, false), (5, true)] {
             let verifier = verifier(&vec![(Alg::Es256, pem, None); count]).unwrap();
@@ -345,7 +345,7 @@ mod public {
     }
 
     #[test]
-    fn numbers_that_are_no_key_are_told() {
+    fn numbers_that_are_no_key_are_reported() {
         let even = "AQAA";
         let short = URL_SAFE_NO_PAD.encode([0xc1; 128]);
         let long = URL_SAFE_NO_PAD.encode([0xc1; 513]);
@@ -385,7 +385,7 @@ mod public {
     }
 
     #[test]
-    fn a_private_key_beside_public_ones_is_refused_with_what_to_do() {
+    fn a_private_key_in_a_public_set_is_refused_with_a_cure() {
         for private in [changed(0, &json!({ "d": "AQAB", "use": "enc" })), changed(3, &json!({ "d": null }))]
         {
             let text = set(&[changed(1, &json!({})), private]);
@@ -396,7 +396,7 @@ mod public {
     }
 
     #[test]
-    fn a_public_key_makes_no_secret_in_whatever_form() {
+    fn a_public_key_is_refused_as_a_secret_in_any_form() {
         // Whoever knows the public key signs with its text, or its numbers, as HMAC does.
         let key: Value = changed(0, &json!({}));
         let n = URL_SAFE_NO_PAD.decode(key["n"].as_str().unwrap()).unwrap();
@@ -443,7 +443,7 @@ mod public {
     }
 
     #[test]
-    fn the_key_of_a_provider_signs_no_tokens_here() {
+    fn a_providers_key_mints_no_tokens() {
         let (verifier, _) = read(Alg::Rs256, KEYCLOAK).unwrap();
         let user = wshubd::protocol::UserId::new("ada").unwrap();
         assert!(

@@ -1,4 +1,4 @@
-//! Files of keys, and tokens signed by others than the daemon.
+//! Files of keys, and tokens that the daemon did not sign, for the tests beside this one.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::crypto::rust_crypto;
 use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::Value;
-use wshubd::config::{Alg, Auth, Config, Environment, KeyFile, WantedClaims};
+use wshubd::config::{Alg, AuthConfig, Config, Environment, KeyFile, RequiredClaims};
 use wshubd::edge::auth::jwt::Verifier;
 use wshubd::protocol::UnixTime;
 
@@ -52,7 +52,7 @@ impl Drop for Scratch {
 }
 
 /// The default configuration.
-pub(crate) fn auth() -> Auth {
+pub(crate) fn auth() -> AuthConfig {
     let environment = Environment::new(1, [("CONFIGURATION_DIRECTORY", "/nonexistent")]);
     Config::load(None, &environment).unwrap().config.auth
 }
@@ -79,7 +79,7 @@ pub(crate) fn hs256_of(user: Option<&str>, issuers: &[&str], audiences: &[&str],
     let scratch = Scratch::new();
     let mut auth = auth();
     let texts = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
-    auth.claims = WantedClaims {
+    auth.claims = RequiredClaims {
         user: user.map(str::to_owned),
         issuers: texts(issuers),
         audiences: texts(audiences),

@@ -1,4 +1,4 @@
-//! Tokens and secrets: what is believed, and what is refused.
+//! Tokens and secrets: which are valid, and which are refused.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
 mod check;

@@ -1,4 +1,4 @@
-//! PEM files with more than one block: which are about one key, and which are refused.
+//! PEM files with more than one block.
 
 use serde_json::json;
 use wshubd::config::Alg;
@@ -22,7 +22,7 @@ fn read(alg: Alg, blocks: &[&str]) -> Result<Verifier, String> {
 }
 
 #[test]
-fn two_keys_in_one_file_are_refused_and_none_is_left_out_in_silence() {
+fn two_keys_in_one_file_are_refused() {
     let numbered = |count: usize| {
         format!(
             "it holds {count} public keys, of which one alone would be used: one key a file, or a JWK set"
@@ -44,7 +44,7 @@ fn two_keys_in_one_file_are_refused_and_none_is_left_out_in_silence() {
 }
 
 #[test]
-fn certificates_are_one_chain_that_begins_with_the_one_meant() {
+fn certificates_form_a_chain_that_begins_with_the_leaf() {
     let no_chain = |count: usize| {
         format!(
             "it holds {count} certificates that are no chain, in which the next one has issued each: one certificate a \

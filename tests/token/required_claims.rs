@@ -1,5 +1,4 @@
-//! What the configuration asks of claims: a user by a claim of its choice, an issuer, an
-//! audience, an end.
+//! Claims that the configuration requires: the user, an issuer, an audience, an end.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -25,7 +24,7 @@ fn ending(mut claims: Value) -> Value {
 }
 
 #[test]
-fn the_user_is_named_by_the_claim_that_is_configured_and_by_no_other() {
+fn only_the_configured_claim_names_the_user() {
     let nobody = Err(("token_invalid", Reason::TokenClaims));
     let unread = Err(("token_invalid", Reason::TokenMalformed));
     for (claim, claims, expected) in [
@@ -56,7 +55,7 @@ fn the_user_is_named_by_the_claim_that_is_configured_and_by_no_other() {
 }
 
 #[test]
-fn where_issuers_are_configured_a_token_is_of_one_of_them() {
+fn a_token_must_be_of_a_configured_issuer() {
     let one = hs256_of(None, &["https://id.example.org/"], &[], true);
     let two = hs256_of(None, &["https://id.example.org/", "second"], &[], true);
     let wrong = Err(("token_invalid", Reason::TokenIssuer));
@@ -81,7 +80,7 @@ fn where_issuers_are_configured_a_token_is_of_one_of_them() {
 }
 
 #[test]
-fn where_audiences_are_configured_a_token_is_for_one_of_them() {
+fn a_token_must_be_for_a_configured_audience() {
     let verifier = hs256_of(None, &[], &["wshub", "https://hub.example.org"], true);
     let wrong = Err(("token_invalid", Reason::TokenAudience));
     let unread = Err(("token_invalid", Reason::TokenMalformed));
@@ -125,7 +124,7 @@ fn a_token_without_an_end_is_taken_where_none_is_required() {
 }
 
 #[test]
-fn what_is_minted_says_what_is_asked_for() {
+fn a_minted_token_has_the_required_claims() {
     let user = UserId::new("ada").unwrap();
     for verifier in [
         hs256(),
@@ -141,7 +140,7 @@ fn what_is_minted_says_what_is_asked_for() {
 }
 
 #[test]
-fn each_refusal_has_its_reason_and_the_short_form_says_nothing_of_the_configuration() {
+fn the_short_form_of_a_refusal_hides_the_configuration() {
     let verifier = hs256_of(Some("email"), &["https://secret-issuer.example"], &["secret-audience"], true);
     let good = json!({ "email": "ada", "iss": "https://secret-issuer.example", "aud": "secret-audience" });
     assert_eq!(verdict(&verifier, &ending(good.clone())).as_deref(), Ok("ada"));
@@ -163,7 +162,7 @@ fn each_refusal_has_its_reason_and_the_short_form_says_nothing_of_the_configurat
 }
 
 #[test]
-fn a_claim_of_rights_that_is_null_is_a_mistake_and_not_the_usual_rights() {
+fn a_null_claim_of_rights_is_a_mistake() {
     let claims = json!({ "sub": "ada", "exp": NOW + 9, "wshub": null });
     let fault = hs256().verify(&token(&claims), now()).unwrap_err();
     assert_eq!((fault.code, fault.reason), ("token_invalid", Reason::TokenMalformed));

@@ -1,4 +1,4 @@
-//! Tokens that are revoked, and the file in which that stands.
+//! Revoked tokens, and the file of revocations.
 
 use std::cell::RefCell;
 use std::fs;
@@ -51,7 +51,7 @@ fn outcome(verifier: &Verifier, claims: Value, second: u64) -> &'static str {
 }
 
 #[test]
-fn tokens_of_the_same_second_and_earlier_are_refused_and_later_ones_are_not() {
+fn a_revocation_refuses_tokens_up_to_its_second() {
     let (verifier, list) = verifier();
     let claims = |iat: Value| json!({"exp": NOW + 60, "iat": iat});
     let known = token(&json!({"sub": "ada", "exp": NOW + 60, "iat": NOW}));
@@ -91,7 +91,7 @@ fn one_token_is_refused_by_its_id_alone() {
 }
 
 #[test]
-fn a_revoked_token_never_comes_back_however_long_it_lives() {
+fn a_revoked_token_stays_revoked_for_all_its_life() {
     let (verifier, list) = verifier();
     let long = json!({"exp": NOW + 10 * MONTH, "iat": NOW - 1});
     assert_eq!(outcome(&verifier, long.clone(), NOW), "fine", "nothing is revoked");
@@ -112,7 +112,7 @@ fn a_revoked_token_never_comes_back_however_long_it_lives() {
 }
 
 #[test]
-fn while_any_revocation_is_kept_no_token_is_taken_that_ends_later_than_it_is() {
+fn no_token_that_outlives_a_kept_revocation_is_taken() {
     let (verifier, list) = verifier();
     list.borrow_mut().apply(Change::revoke(user("bob"), NOW));
     let ends = |exp: u64, second: u64| json!({"exp": exp, "iat": second});
@@ -123,7 +123,7 @@ fn while_any_revocation_is_kept_no_token_is_taken_that_ends_later_than_it_is() {
 }
 
 #[test]
-fn of_very_many_revocations_each_is_found_and_each_is_forgotten_in_its_time() {
+fn each_of_many_revocations_is_found_and_forgotten_in_time() {
     let (verifier, list) = verifier();
     for n in 0..10_000 {
         list.borrow_mut().apply(Change::revoke(user(&format!("user{n}")), NOW + n));
@@ -166,7 +166,7 @@ fn read(directory: &Path) -> Revocations {
 }
 
 #[test]
-fn what_was_written_is_read_after_each_change_and_the_file_does_not_grow_for_ever() {
+fn the_file_reads_back_after_each_change_and_stays_small() {
     let scratch = Scratch::new();
     let (mut list, mut file) = file::open(&scratch.0).unwrap();
     assert!(list.is_empty() && !path(&scratch).exists(), "looking leaves no trace");
@@ -197,7 +197,7 @@ fn what_was_written_is_read_after_each_change_and_the_file_does_not_grow_for_eve
 }
 
 #[test]
-fn a_last_line_that_was_cut_off_anywhere_takes_nothing_else_with_it() {
+fn a_torn_last_line_loses_nothing_else() {
     let scratch = Scratch::new();
     let (mut list, mut file) = file::open(&scratch.0).unwrap();
     for name in ["ada", "bob"] {
@@ -224,7 +224,7 @@ fn a_last_line_that_was_cut_off_anywhere_takes_nothing_else_with_it() {
 }
 
 #[test]
-fn a_file_that_was_taken_away_or_replaced_is_written_anew_with_all() {
+fn a_removed_or_replaced_file_is_written_anew() {
     let scratch = Scratch::new();
     let (mut list, mut file) = file::open(&scratch.0).unwrap();
     file = change(&mut list, file, Change::revoke(user("ada"), NOW)).0;
@@ -240,7 +240,7 @@ fn a_file_that_was_taken_away_or_replaced_is_written_anew_with_all() {
 }
 
 #[test]
-fn a_file_that_cannot_be_used_is_an_error_that_names_it_and_the_line() {
+fn an_unusable_file_is_an_error_with_its_name_and_line() {
     let scratch = Scratch::new();
     let (mut list, mut file) = file::open(&scratch.0).unwrap();
     for name in ["ada", "bob", "eve"] {
@@ -272,7 +272,7 @@ fn a_file_that_cannot_be_used_is_an_error_that_names_it_and_the_line() {
 }
 
 #[test]
-fn what_cannot_be_written_is_not_there_and_the_next_that_can_is() {
+fn a_failed_write_is_undone_and_the_next_one_works() {
     let scratch = Scratch::new();
     let (mut list, file) = file::open(&scratch.0).unwrap();
     // In the place of the file that would be made.
@@ -288,7 +288,7 @@ fn what_cannot_be_written_is_not_there_and_the_next_that_can_is() {
 }
 
 #[test]
-fn a_list_comes_in_parts_and_says_until_when() {
+fn a_list_comes_in_pages_with_the_end_of_each_entry() {
     let mut list = Revocations::default();
     for n in 0..2500 {
         list.apply(Change::revoke(
@@ -316,7 +316,7 @@ fn a_list_comes_in_parts_and_says_until_when() {
 }
 
 #[test]
-fn a_token_that_is_issued_in_the_future_is_told_to_outlive_its_revocation() {
+fn a_token_from_the_future_is_reported_to_outlive_revocation() {
     let (verifier, list) = verifier();
     let claims = |iat: u64| token(&json!({"sub": "ada", "jti": "t1", "exp": NOW + 600, "iat": iat}));
     let warnings = |iat: u64| verifier.check(&claims(iat), now()).warnings;
@@ -340,7 +340,7 @@ fn a_token_that_is_issued_in_the_future_is_told_to_outlive_its_revocation() {
 }
 
 #[test]
-fn what_a_shorter_time_forgets_and_locks_out_is_counted() {
+fn effects_of_a_shorter_revocation_ttl_are_counted() {
     let told = |before: Option<u64>, ttl: Option<u64>| {
         let mut list = Revocations::default();
         for (name, second) in [("gone", NOW - 40 * DAY), ("old", NOW - 10 * DAY), ("older", NOW - 20 * DAY)] {

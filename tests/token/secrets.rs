@@ -39,7 +39,7 @@ fn the_first_start_generates_what_the_second_uses() {
 }
 
 #[test]
-fn looking_leaves_no_trace() {
+fn a_look_leaves_no_trace() {
     let scratch = Scratch::new();
     Verifier::open(&auth(), &scratch.0).unwrap();
     let secrets = Secrets::open(&auth(), &scratch.0).unwrap();
@@ -48,7 +48,7 @@ fn looking_leaves_no_trace() {
 }
 
 #[test]
-fn a_state_directory_that_is_not_there_is_named() {
+fn a_missing_state_directory_is_named() {
     let missing = Path::new("/nonexistent/wshubd");
     let error = generate_missing(&auth(), missing).unwrap_err().to_string();
     assert!(error.starts_with("/nonexistent/wshubd/jwt.key: cannot be created: "), "{error}");
@@ -69,7 +69,7 @@ fn a_damaged_generated_key_is_not_replaced() {
 }
 
 #[test]
-fn credentials_of_systemd_go_before_what_would_be_generated() {
+fn credentials_of_systemd_come_before_generated_files() {
     let (state, credentials) = (Scratch::new(), Scratch::new());
     // systemd may let a group read them; it guards the directory.
     credentials.write("jwt.key", SECRET, 0o440);
@@ -93,7 +93,7 @@ fn credentials_of_systemd_go_before_what_would_be_generated() {
 }
 
 #[test]
-fn several_secrets_are_valid_at_once_and_only_as_a_whole() {
+fn several_secrets_are_valid_each_as_a_whole() {
     let scratch = Scratch::new();
     let mut auth = auth();
     auth.broadcast_secrets = vec![
@@ -127,7 +127,7 @@ fn give_to_somebody(path: &Path) {
 }
 
 #[test]
-fn what_root_has_given_to_a_group_that_group_may_read() {
+fn a_secret_of_root_may_be_readable_by_a_group() {
     if !rustix::process::geteuid().is_root() {
         return;
     }

@@ -1,110 +1,213 @@
-//! `wshubctl disconnect` and `purge`: what administrators end and drop.
-//!
-//! Asks nobody whether that is meant, and says what was done.
+//! `wshubctl disconnect` and `purge`. Neither asks for confirmation.
 
 use std::process::ExitCode;
 
-use serde::Deserialize;
+use clap::ArgGroup;
+use serde::{Deserialize, Serialize};
 
-use crate::args;
-use crate::connection::Hub;
+use crate::connection::HubConnection;
 use crate::error::Failure;
 use crate::format::count;
 use crate::list;
-use crate::query::{Ask, Reader, ask, fields, show, show_json};
-use crate::terminal::{plain, say};
+use crate::query::{json_line, query};
+use crate::terminal::{OutputFormat, escape, notice, print, print_json};
 
-pub(crate) async fn disconnect(hub: &Hub, asked: args::Disconnect) -> Result<ExitCode, Failure> {
+/// End a connection, or all of a user; revoke tokens
+///
+/// They are told 4003, which means not to come back by themselves. That a user
+/// has no connection is no error; that there is no such CONNECTION is.
+///
+/// With --revoke the tokens that USER has do not hold any more either: those that were
+/// issued up to this second (`iat`), or do not say when. A token that is made in a later
+/// second holds, and so does one whose `iat` is ahead of the clock of wshubd: `token check`
+/// tells of it, and it can be revoked once that time has passed. --jti does the same to one
+/// token, whose `jti` `wshubctl connections` and `token check` show. That is on the disk when
+/// the command ends, and is kept for `[auth] revocation_ttl`; meanwhile tokens that end further
+/// ahead than that are refused.
+/// --revoked lists what is kept, --lift takes one back.
+#[derive(clap::Args, Debug)]
+#[command(
+    override_usage = "wshubctl disconnect [OPTIONS] <CONNECTION|--user USER>\n       \
+                      wshubctl disconnect [OPTIONS] <--revoke USER|--jti ID>\n       \
+                      wshubctl disconnect [OPTIONS] <--revoked|--lift USER|--lift-jti ID>",
+    group = ArgGroup::new("what").required(true),
+    after_help = "Examples:\n  wshubctl disconnect 00000000v2q8pj5d4x1c\n  \
+                  wshubctl disconnect --user alice\n  \
+                  wshubctl disconnect --revoke alice\n  \
+                  wshubctl disconnect --revoked | jq -r .user_id"
+)]
+pub(crate) struct DisconnectArgs {
+    /// Its id, as `wshubctl connections` lists it
+    #[arg(value_name = "CONNECTION", group = "what")]
+    connection: Option<String>,
+    /// All connections of a user
+    #[arg(long, group = "what")]
+    user: Option<String>,
+    /// All connections of a user, and its tokens
+    #[arg(long, value_name = "USER", group = "what")]
+    revoke: Option<String>,
+    /// One token by its `jti`, and the connections that came with it
+    #[arg(long, value_name = "ID", group = "what")]
+    jti: Option<String>,
+    /// List what is revoked
+    #[arg(long, group = "what")]
+    revoked: bool,
+    /// Take the tokens of a user again
+    #[arg(long, value_name = "USER", group = "what")]
+    lift: Option<String>,
+    /// Take one token again
+    #[arg(long, value_name = "ID", group = "what")]
+    lift_jti: Option<String>,
+    /// One JSON object, as it is in a pipe
+    #[arg(long)]
+    json: bool,
+}
+
+/// Drop what is kept of a channel, or for a user
+///
+/// Who was still to hear it is told of a gap. What is published later is kept as
+/// before.
+#[derive(clap::Args, Debug)]
+#[command(
+    override_usage = "wshubctl purge [OPTIONS] <CHANNEL|--user USER>",
+    after_help = "Examples:\n  wshubctl purge logs\n  wshubctl purge --user alice"
+)]
+pub(crate) struct PurgeArgs {
+    /// What it keeps for those who come
+    #[arg(value_name = "CHANNEL", required_unless_present = "user", conflicts_with = "user")]
+    channel: Option<String>,
+    /// What waits in the inbox of a user
+    #[arg(long)]
+    user: Option<String>,
+    /// One JSON object, as it is in a pipe
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "action", rename_all = "snake_case")]
+enum AdminRequest<'a> {
+    Disconnect {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        connection_id: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        user_id: Option<&'a str>,
+    },
+    #[serde(rename = "disconnect")]
+    Revoke {
+        revoke: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        user_id: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        jti: Option<&'a str>,
+    },
+    Lift {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        user_id: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        jti: Option<&'a str>,
+    },
+    Purge {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        channel: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        user_id: Option<&'a str>,
+    },
+}
+
+pub(crate) async fn disconnect(hub: &HubConnection, args: DisconnectArgs) -> Result<ExitCode, Failure> {
     #[derive(Deserialize)]
-    struct Answer {
+    struct DisconnectAnswer {
         disconnected: u64,
     }
-    if asked.revoked {
-        return list::revocations(hub, asked.json).await;
+    if args.revoked {
+        return list::revocations(hub, args.json).await;
     }
-    if asked.revoke.is_some() || asked.jti.is_some() {
-        return revoke(hub, &asked).await;
+    if args.revoke.is_some() || args.jti.is_some() {
+        return revoke(hub, &args).await;
     }
-    if asked.lift.is_some() || asked.lift_jti.is_some() {
-        return lift(hub, &asked).await;
+    if args.lift.is_some() || args.lift_jti.is_some() {
+        return lift(hub, &args).await;
     }
-    let (connection_id, user_id) = (asked.connection.as_deref(), asked.user.as_deref());
-    let answer = ask(hub, &Ask::Disconnect { connection_id, user_id }).await?;
-    let Answer { disconnected } = answer.read()?;
-    match (Reader::of(asked.json), user_id) {
-        (Reader::Program, _) => show_json(&format!("{}\n", fields(&answer)?)),
-        (Reader::Person, Some(user)) => {
-            show(&format!("{} of {} ended\n", count(disconnected, "connection"), plain(user)))
+    let (connection_id, user_id) = (args.connection.as_deref(), args.user.as_deref());
+    let answer = query(hub, &AdminRequest::Disconnect { connection_id, user_id }).await?;
+    let DisconnectAnswer { disconnected } = answer.parse()?;
+    match (OutputFormat::choose(args.json), user_id) {
+        (OutputFormat::Json, _) => print_json(&json_line(&answer)?),
+        (OutputFormat::Text, Some(user)) => {
+            print(&format!("{} of {} ended\n", count(disconnected, "connection"), escape(user)))
         }
-        (Reader::Person, None) => show(&format!("{} ended\n", count(disconnected, "connection"))),
+        (OutputFormat::Text, None) => print(&format!("{} ended\n", count(disconnected, "connection"))),
     }
 }
 
-async fn revoke(hub: &Hub, asked: &args::Disconnect) -> Result<ExitCode, Failure> {
+async fn revoke(hub: &HubConnection, args: &DisconnectArgs) -> Result<ExitCode, Failure> {
     #[derive(Deserialize)]
-    struct Answer {
+    struct RevokeAnswer {
         disconnected: u64,
         revoked_at: String,
         #[serde(default)]
         ahead: u64,
     }
-    let (user_id, jti) = (asked.revoke.as_deref(), asked.jti.as_deref());
-    let answer = ask(hub, &Ask::Revoke { revoke: true, user_id, jti }).await?;
-    let Answer { disconnected, revoked_at, ahead } = answer.read()?;
+    let (user_id, jti) = (args.revoke.as_deref(), args.jti.as_deref());
+    let answer = query(hub, &AdminRequest::Revoke { revoke: true, user_id, jti }).await?;
+    let RevokeAnswer { disconnected, revoked_at, ahead } = answer.parse()?;
     if ahead > 0 {
-        say(&format!(
+        notice(&format!(
             "warning: {} came with a token that says it was issued later than that (`iat` ahead of the clock of \
              wshubd), and can come back with it: revoke it again once that time has passed",
             count(ahead, "connection")
         ));
     }
     let ended = count(disconnected, "connection");
-    let (at, user, jti) = (plain(&revoked_at), user_id.map(plain), jti.map(plain));
-    match (Reader::of(asked.json), user, jti) {
-        (Reader::Program, ..) => show_json(&format!("{}\n", fields(&answer)?)),
-        (Reader::Person, Some(user), _) => show(&format!(
+    let (at, user, jti) = (escape(&revoked_at), user_id.map(escape), jti.map(escape));
+    match (OutputFormat::choose(args.json), user, jti) {
+        (OutputFormat::Json, ..) => print_json(&json_line(&answer)?),
+        (OutputFormat::Text, Some(user), _) => print(&format!(
             "tokens of {user} that were issued up to {at} do not hold any more; {ended} ended\n\
              a token that is made after that second holds\n"
         )),
-        (Reader::Person, None, jti) => {
+        (OutputFormat::Text, None, jti) => {
             let jti = jti.unwrap_or_default();
-            show(&format!("the token {jti} does not hold any more, since {at}; {ended} ended\n"))
+            print(&format!("the token {jti} does not hold any more, since {at}; {ended} ended\n"))
         }
     }
 }
 
-async fn lift(hub: &Hub, asked: &args::Disconnect) -> Result<ExitCode, Failure> {
+async fn lift(hub: &HubConnection, args: &DisconnectArgs) -> Result<ExitCode, Failure> {
     #[derive(Deserialize)]
-    struct Answer {
+    struct LiftAnswer {
         lifted: bool,
     }
-    let (user_id, jti) = (asked.lift.as_deref(), asked.lift_jti.as_deref());
-    let answer = ask(hub, &Ask::Lift { user_id, jti }).await?;
-    let Answer { lifted } = answer.read()?;
-    let name = plain(user_id.or(jti).unwrap_or_default());
-    match Reader::of(asked.json) {
-        Reader::Program => show_json(&format!("{}\n", fields(&answer)?)),
-        Reader::Person if lifted && user_id.is_some() => {
-            show(&format!("the tokens of {name} hold again that have not ended\n"))
+    let (user_id, jti) = (args.lift.as_deref(), args.lift_jti.as_deref());
+    let answer = query(hub, &AdminRequest::Lift { user_id, jti }).await?;
+    let LiftAnswer { lifted } = answer.parse()?;
+    let name = escape(user_id.or(jti).unwrap_or_default());
+    match OutputFormat::choose(args.json) {
+        OutputFormat::Json => print_json(&json_line(&answer)?),
+        OutputFormat::Text if lifted && user_id.is_some() => {
+            print(&format!("the tokens of {name} hold again that have not ended\n"))
         }
-        Reader::Person if lifted => show(&format!("the token {name} holds again, if it has not ended\n")),
-        Reader::Person => show(&format!("{name} was not revoked\n")),
+        OutputFormat::Text if lifted => {
+            print(&format!("the token {name} holds again, if it has not ended\n"))
+        }
+        OutputFormat::Text => print(&format!("{name} was not revoked\n")),
     }
 }
 
-pub(crate) async fn purge(hub: &Hub, asked: args::Purge) -> Result<ExitCode, Failure> {
+pub(crate) async fn purge(hub: &HubConnection, args: PurgeArgs) -> Result<ExitCode, Failure> {
     #[derive(Deserialize)]
-    struct Answer {
+    struct PurgeAnswer {
         purged: u64,
     }
-    let (channel, user_id) = (asked.channel.as_deref(), asked.user.as_deref());
-    let answer = ask(hub, &Ask::Purge { channel, user_id }).await?;
-    let Answer { purged } = answer.read()?;
-    match Reader::of(asked.json) {
-        Reader::Program => show_json(&format!("{}\n", fields(&answer)?)),
-        Reader::Person => {
+    let (channel, user_id) = (args.channel.as_deref(), args.user.as_deref());
+    let answer = query(hub, &AdminRequest::Purge { channel, user_id }).await?;
+    let PurgeAnswer { purged } = answer.parse()?;
+    match OutputFormat::choose(args.json) {
+        OutputFormat::Json => print_json(&json_line(&answer)?),
+        OutputFormat::Text => {
             let of = channel.or(user_id).unwrap_or_default();
-            show(&format!("{} of {} dropped\n", count(purged, "message"), plain(of)))
+            print(&format!("{} of {} dropped\n", count(purged, "message"), escape(of)))
         }
     }
 }

@@ -1,30 +1,49 @@
-//! `wshubctl completions`: scripts for the completion of shells.
+//! `wshubctl completions`: completion scripts for shells.
 //!
-//! Leaves out commands that only units and wshubctl itself use.
+//! They leave out the commands that only units and wshubctl itself use.
 
 use std::process::ExitCode;
 
 use clap::{Command, CommandFactory};
 use clap_complete::{Shell, generate};
 
-use crate::args;
+use crate::Cli;
 use crate::error::Failure;
-use crate::query::show;
+use crate::terminal::print;
 
-pub(crate) fn print(asked: &args::Completions) -> Result<ExitCode, Failure> {
-    let shell = match asked.shell {
-        args::Shell::Bash => Shell::Bash,
-        args::Shell::Zsh => Shell::Zsh,
-        args::Shell::Fish => Shell::Fish,
+/// The shells that are known.
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+pub(crate) enum CompletedShell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+/// Print what a shell completes of wshubctl's words
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Example:\n  wshubctl completions bash > ~/.local/share/bash-completion/completions/wshubctl"
+)]
+pub(crate) struct CompletionsArgs {
+    /// Which shell
+    #[arg(value_name = "SHELL")]
+    shell: CompletedShell,
+}
+
+pub(crate) fn print_script(args: &CompletionsArgs) -> Result<ExitCode, Failure> {
+    let shell = match args.shell {
+        CompletedShell::Bash => Shell::Bash,
+        CompletedShell::Zsh => Shell::Zsh,
+        CompletedShell::Fish => Shell::Fish,
     };
     // To memory first: the library panics where a write fails.
     let mut script = Vec::new();
-    generate(shell, &mut for_people(&args::Args::command()), "wshubctl", &mut script);
-    show(&String::from_utf8_lossy(&script))
+    generate(shell, &mut without_hidden(&Cli::command()), "wshubctl", &mut script);
+    print(&String::from_utf8_lossy(&script))
 }
 
 /// The same without hidden commands.
-fn for_people(all: &Command) -> Command {
+fn without_hidden(all: &Command) -> Command {
     let shown = all.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
     Command::new("wshubctl")
         .version(env!("CARGO_PKG_VERSION"))

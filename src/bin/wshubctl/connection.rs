@@ -1,6 +1,4 @@
-//! A connection to wshubd with a limit for each wait: attempts to connect, and answers.
-//!
-//! Does not know the requests.
+//! Connection to wshubd with a limit for each wait: attempts to connect, and answers.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -8,67 +6,75 @@ use std::time::Duration;
 
 use serde::Serialize;
 use smol::LocalExecutor;
-use wshubd::client::{Client, Connection, Error, Heard, Lines, Options};
+use wshubd::client::{Client, ConnectOptions, Error, Events, HubLine, WorkerConnection};
 
 use crate::error::Failure;
 use crate::socket_path;
-use crate::wait_limit::{Silence, Wait};
+use crate::wait_limit::{Silence, WaitLimit};
 
 /// Between two attempts: short for a person, and each is some microseconds of work.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// After so many refusals by permission, one after another, they are meant: a wshubd
-/// that starts makes its socket first and says who may use it then.
-const DENIED: u32 = 3;
+/// that starts makes its socket first and sets its permissions then.
+const DENIALS: u32 = 3;
 
-pub(crate) struct Hub {
-    pub(crate) client: Client,
-    pub(crate) lines: Lines,
+pub(crate) struct HubConnection {
+    client: Client,
+    events: Events,
     path: PathBuf,
-    wait: Wait,
+    wait: WaitLimit,
 }
 
-impl Hub {
+impl HubConnection {
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(crate) fn events(&self) -> &Events {
+        &self.events
+    }
+
     /// Connects in the given way, and tries again while that may help.
-    pub(crate) async fn reach(
+    pub(crate) async fn connect(
         executor: &LocalExecutor<'_>,
         named: Option<&Path>,
-        wait: Wait,
-        connect: impl AsyncFn(Options) -> Result<Connection, Error>,
+        wait: WaitLimit,
+        connect: impl AsyncFn(ConnectOptions) -> Result<WorkerConnection, Error>,
     ) -> Result<Self, Failure> {
         let mut silence = Silence::begin();
-        let mut denied = 0;
+        let mut denials = 0;
         loop {
             let (path, error) = match socket_path::find(named) {
-                Ok(place) => match connect(place.options()).await {
-                    Ok(Connection { client, lines, link }) => {
-                        // A pending answer tells how it ended.
-                        executor.spawn(async { drop(link.run().await) }).detach();
+                Ok(candidate) => match connect(candidate.options()).await {
+                    Ok(WorkerConnection { client, events, task }) => {
+                        // A pending answer gets the error.
+                        executor.spawn(async { drop(task.run().await) }).detach();
                         let path = client.path();
-                        return Ok(Self { client, lines, path, wait });
+                        return Ok(Self { client, events, path, wait });
                     }
-                    Err(error) => (Some(place.into_path()), Err(error)),
+                    Err(error) => (Some(candidate.into_path()), Err(error)),
                 },
-                Err(nowhere) => (None, Ok(nowhere)),
+                Err(not_found) => (None, Ok(not_found)),
             };
-            let trouble = Trouble::of(error.as_ref().err());
-            denied = if trouble == Trouble::Denied { denied + 1 } else { 0 };
+            let obstacle = ConnectObstacle::of(error.as_ref().err());
+            denials = if obstacle == ConnectObstacle::Denied { denials + 1 } else { 0 };
             let failure = error.unwrap_or_else(Failure::from);
-            let may_pass = match trouble {
-                Trouble::Absent => wait.is_wanted(),
-                Trouble::Denied => wait.is_wanted() && denied < DENIED,
-                Trouble::Full => true,
-                Trouble::Lasting => false,
+            let may_pass = match obstacle {
+                ConnectObstacle::Absent => wait.is_explicit(),
+                ConnectObstacle::Denied => wait.is_explicit() && denials < DENIALS,
+                ConnectObstacle::Full => true,
+                ConnectObstacle::Lasting => false,
             };
             if !may_pass {
-                return Err(match trouble {
-                    Trouble::Absent => failure.but("`--wait 30s` waits for it"),
+                return Err(match obstacle {
+                    ConnectObstacle::Absent => failure.with_remark("`--wait 30s` waits for it"),
                     _ => failure,
                 });
             }
-            if !wait.arrival(&mut silence, path.as_deref(), PAUSE).await {
+            if !wait.retry_pause(&mut silence, path.as_deref(), PAUSE).await {
                 let limit = humantime::format_duration(wait.patience());
-                return Err(failure.but(&format!("waited {limit}")));
+                return Err(failure.with_remark(&format!("waited {limit}")));
             }
         }
     }
@@ -78,7 +84,7 @@ impl Hub {
         self.answer_in(&mut Silence::begin(), answer).await
     }
 
-    /// As [`Hub::answer`], in a silence that may have begun before.
+    /// As [`HubConnection::answer`], in a silence that may have begun before.
     pub(crate) async fn answer_in<T>(
         &self,
         silence: &mut Silence,
@@ -87,27 +93,27 @@ impl Hub {
         self.wait.answer(silence, &self.path, answer).await
     }
 
-    /// Asks, and waits for the answer or the refusal.
-    pub(crate) async fn ask(&self, request: &impl Serialize) -> Result<Result<Heard, Error>, Failure> {
+    /// Sends a request, and waits for the answer or the refusal.
+    pub(crate) async fn query(&self, request: &impl Serialize) -> Result<Result<HubLine, Error>, Failure> {
         self.answer(async { self.client.request(request).await?.answer().await }).await
     }
 }
 
-/// What stands between us and wshubd.
+/// ConnectObstacle to a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Trouble {
-    /// There is no socket, or nobody listens behind it.
+enum ConnectObstacle {
+    /// There is no socket, or nothing listens at it.
     Absent,
-    /// It has more connections to take than it may leave waiting.
+    /// Its queue of connections is full.
     Full,
-    /// We may not use the socket.
+    /// The permissions of the socket deny it.
     Denied,
     /// Nothing that time alone mends.
     Lasting,
 }
 
-impl Trouble {
-    /// None: there is not even a place.
+impl ConnectObstacle {
+    /// Without an error there is no socket at any path.
     fn of(error: Option<&Error>) -> Self {
         match error {
             None => Self::Absent,

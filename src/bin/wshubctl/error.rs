@@ -1,6 +1,4 @@
-//! Why wshubctl ends without having done what was asked.
-//!
-//! Knows the documented exit codes and which error means which.
+//! Failures of a command, and the documented exit codes.
 
 use std::fmt;
 use std::io;
@@ -9,7 +7,7 @@ use std::process::ExitCode;
 use wshubd::client::Error;
 
 use crate::socket_access;
-use crate::terminal::plain;
+use crate::terminal::escape;
 
 /// The documented exit codes but 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,7 +28,7 @@ impl From<Exit> for ExitCode {
 /// One line for people, and the exit code for scripts.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    pub(crate) exit: Exit,
+    exit: Exit,
     message: String,
 }
 
@@ -39,21 +37,25 @@ impl Failure {
         Self { exit, message: message.into() }
     }
 
-    /// The same, with something more to say in its first line.
-    pub(crate) fn but(mut self, more: &str) -> Self {
+    pub(crate) fn exit(&self) -> Exit {
+        self.exit
+    }
+
+    /// Adds something to its first line.
+    pub(crate) fn with_remark(mut self, more: &str) -> Self {
         let first = self.message.lines().next().unwrap_or_default().trim_end_matches(':').len();
         self.message.insert_str(first, &format!("; {more}"));
         self
     }
 
-    /// The same, and behind it what else there is to say.
-    pub(crate) fn then(mut self, more: &str) -> Self {
+    /// Adds something at its end.
+    pub(crate) fn with_summary(mut self, more: &str) -> Self {
         self.message.push_str("; ");
         self.message.push_str(more);
         self
     }
 
-    /// Something of our own standard streams or processes went wrong.
+    /// A standard stream or a process of ours failed.
     pub(crate) fn of(what: &str, error: impl fmt::Display) -> Self {
         Self::new(Exit::Failed, format!("{what}: {error}"))
     }
@@ -65,17 +67,19 @@ impl fmt::Display for Failure {
     }
 }
 
-/// What the hub's answer means for the exit code.
+/// The exit code for an error.
 pub(crate) fn exit_of(error: &Error) -> Exit {
     match error {
         Error::Unreachable { why, .. } if why.kind() == io::ErrorKind::PermissionDenied => Exit::Denied,
-        Error::TurnedAway { .. } | Error::Untrusted { .. } => Exit::Denied,
-        Error::Unreachable { .. } | Error::Lost { .. } | Error::Away { .. } => Exit::Unreachable,
+        Error::Rejected { .. } | Error::Untrusted { .. } => Exit::Denied,
+        Error::Unreachable { .. } | Error::Lost { .. } | Error::Unavailable { .. } => Exit::Unreachable,
         Error::Refused(refused) => match &*refused.code {
             "forbidden" | "auth_required" => Exit::Denied,
             _ => Exit::Failed,
         },
-        Error::Garbled(_) | Error::Unspeakable(_) | Error::Full { .. } | Error::Expired => Exit::Failed,
+        Error::Malformed(_) | Error::InvalidRequest(_) | Error::QueueFull { .. } | Error::Expired => {
+            Exit::Failed
+        }
     }
 }
 
@@ -97,6 +101,6 @@ impl From<Error> for Failure {
             }
             _ => {}
         }
-        Self::new(exit_of(&error), plain(&message))
+        Self::new(exit_of(&error), escape(&message))
     }
 }

@@ -1,10 +1,9 @@
-//! What `ExecStop=` of the daemon's unit runs: whether it is a stop or a restart, and
-//! whether anybody will be there after it.
+//! `ExecStop=` of the daemon's unit: announces a restart to the daemon, if the stop is
+//! part of one and the next process would start.
 //!
-//! Knows that systemd shows the former only in the type of its job, that the next
-//! program itself knows the latter, and how the daemon is told: by a signal before the
-//! one that ends it, so that no moment is lost in which it could be heard. Does not
-//! know what the daemon makes of it.
+//! systemd shows a restart only in the type of its job; the program that comes next
+//! checks its configuration itself. The daemon gets a signal before the SIGTERM that
+//! ends it, and hands its connections over then.
 
 use std::io::Write;
 use std::path::Path;
@@ -15,51 +14,65 @@ use rustix::process::{Pid, Signal, kill_process};
 use wshubd::config::ConfigError;
 use wshubd::logging;
 
-use crate::args::Stopping;
-
-/// Where systemd has the credentials of a unit, which it does not tell every process
-/// of that unit.
+/// The variable with the directory of a unit's credentials, which systemd does not set for
+/// every process of that unit.
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
-/// What a program exits with that would not start: with what is configured, or where it is
-/// to keep its state.
+/// Exit codes of a daemon that would not start: with its configuration, or with its state
+/// directory.
 const REFUSALS: [i32; 2] = [ConfigError::EXIT as i32, 73];
 
-/// Tells the daemon of a restart that another process survives; of an end there is
-/// nothing to tell.
-pub(crate) fn tell(stopping: &Stopping) -> ExitCode {
-    // It has ended by itself: nobody is left to be told.
-    let Some(pid) = stopping.pid.and_then(Pid::from_raw) else { return ExitCode::SUCCESS };
-    let told = is_restart(&stopping.unit).and_then(|restarts| {
+/// Tell wshubd that the stop which follows is part of a restart, if it is
+///
+/// For `ExecStop=` of its unit: systemd shows the difference only in the type of its
+/// job, which `systemctl list-jobs` lists. At a restart the program that comes next is
+/// asked to check its configuration, and where it agrees SIGUSR1 is sent to wshubd; the
+/// SIGTERM that follows within ten seconds then leaves all connections to the next
+/// process instead of closing them.
+#[derive(clap::Args, Debug)]
+pub(crate) struct ExecStopArgs {
+    /// Its unit
+    #[arg(long, value_name = "UNIT", default_value = "wshubd.service")]
+    unit: String,
+    /// Its process, as systemd says in $MAINPID; nobody is told without one
+    #[arg(value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    pid: Option<i32>,
+}
+
+/// Signals the daemon at a restart that hands its connections over; not at a stop.
+pub(crate) fn announce_restart(args: &ExecStopArgs) -> ExitCode {
+    // It has ended by itself.
+    let Some(pid) = args.pid.and_then(Pid::from_raw) else { return ExitCode::SUCCESS };
+    let announced = is_restart(&args.unit).and_then(|restarts| {
         if !restarts {
             return Ok(());
         }
-        if let Some(why) = refusal(&stopping.unit) {
-            complain("this restart closes all connections, for the next process would not start:");
-            complain(&why);
+        if let Some(why) = refusal(&args.unit) {
+            journal_error("this restart closes all connections, for the next process would not start:");
+            journal_error(&why);
             return Ok(());
         }
         kill_process(pid, Signal::USR1).map_err(|error| error.to_string())
     });
-    match told {
+    match announced {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            complain(&format!("whether this is a restart is not known: {why}"));
+            journal_error(&format!("whether this is a restart is not known: {why}"));
             ExitCode::FAILURE
         }
     }
 }
 
-/// To whoever reads the journal, where these are errors.
-fn complain(text: &str) {
+/// Writes an error to the journal, or to the standard error.
+fn journal_error(text: &str) {
     let priority = if logging::is_for_journal() { logging::prefix(Level::Error) } else { String::new() };
     for line in text.lines() {
-        // Nobody is left to tell if that fails.
+        // There is nowhere to report it if that fails.
         let _ = writeln!(std::io::stderr(), "{priority}wshubctl: {line}");
     }
 }
 
-/// What systemd says, asked with these words.
+/// The output of systemctl.
 fn systemctl(words: &[&str]) -> Result<String, String> {
     let Output { status, stdout, stderr } =
         Command::new("systemctl").args(words).output().map_err(|error| format!("systemctl: {error}"))?;
@@ -78,28 +91,28 @@ fn type_of<'a>(unit: &str, jobs: &'a str) -> Option<&'a str> {
     jobs.lines().find_map(|line| line.split_whitespace().skip_while(|word| *word != unit).nth(1))
 }
 
-/// What the program says that the unit starts next, if it would not take its
-/// configuration. Asked is what systemd has read of the unit, and in the environment
+/// The errors of the program that the unit starts next, if it does not accept its
+/// configuration. It is run as systemd has read the unit, and in the environment
 /// that this process has from it; of the daemon that runs nothing is believed, for this
-/// runs as root. Nothing, where it has no opinion, or where it cannot be asked.
+/// runs as root. None where it has none, or where it cannot be run.
 fn refusal(unit: &str) -> Option<String> {
-    let started = systemctl(&["show", "--property=ExecStart", "--value", unit]).ok()?;
-    let (program, arguments) = program_of(&started)?;
+    let exec_start = systemctl(&["show", "--property=ExecStart", "--value", unit]).ok()?;
+    let (program, arguments) = program_of(&exec_start)?;
     let mut next = Command::new(program);
     next.args(arguments).arg("--check");
     // Also where there is none yet: what is not in it the next process will not have.
     if std::env::var_os(CREDENTIALS).is_none() {
         next.env(CREDENTIALS, Path::new("/run/credentials").join(unit));
     }
-    let said = next.output().ok()?;
-    let refuses = said.status.code().is_some_and(|code| REFUSALS.contains(&code));
-    refuses.then(|| String::from_utf8_lossy(&said.stderr).trim().to_owned())
+    let output = next.output().ok()?;
+    let refuses = output.status.code().is_some_and(|code| REFUSALS.contains(&code));
+    refuses.then(|| String::from_utf8_lossy(&output.stderr).trim().to_owned())
 }
 
 /// Out of `{ path=/usr/bin/wshubd ; argv[]=/usr/bin/wshubd --config /x ; …`. Nothing,
 /// where systemd will put something in place of a word.
-fn program_of(started: &str) -> Option<(&str, impl Iterator<Item = &str>)> {
-    let rest = started.strip_prefix("{ path=")?;
+fn program_of(exec_start: &str) -> Option<(&str, impl Iterator<Item = &str>)> {
+    let rest = exec_start.strip_prefix("{ path=")?;
     let (program, rest) = rest.split_once(" ; argv[]=")?;
     let (words, _) = rest.split_once(" ; ")?;
     (!words.contains('$')).then(|| (program, words.split_whitespace().skip(1)))

@@ -1,13 +1,11 @@
-//! Hints for command lines that are wrong.
-//!
-//! Knows two mistakes that shells invite: a command without `--` before it, and a text
-//! without quotes.
+//! Hints for two mistakes on the command line that shells invite: a command without `--`
+//! before it, and a text without quotes.
 
 use std::ffi::OsString;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use crate::terminal::plain;
+use crate::terminal::escape;
 
 /// Adds the hint that fits, if one does.
 pub(crate) fn explain(error: &mut clap::Error, words: &[OsString]) {
@@ -38,7 +36,7 @@ fn hint(kind: ErrorKind, words: &[OsString]) -> Option<String> {
                 // Without options it is plain which word is what.
                 [channel, command @ ..] if !command.is_empty() && !channel.starts_with('-') => {
                     let line = command.join(" ");
-                    plain(&format!("put `--` before the command: wshubctl run {channel} -- {line}"))
+                    escape(&format!("put `--` before the command: wshubctl run {channel} -- {line}"))
                 }
                 _ => "put `--` before the command: wshubctl run CHANNEL -- COMMAND".to_owned(),
             })

@@ -1,24 +1,40 @@
-//! `wshubctl interrupt`: stop an operation, and say what became of it.
+//! `wshubctl interrupt`: stop an operation, and print the outcome.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::args;
-use crate::connection::Hub;
+use crate::connection::HubConnection;
 use crate::error::{Exit, Failure};
-use crate::query::show;
-use crate::terminal::{plain, say};
+use crate::terminal::{escape, notice, print};
 use crate::wait_limit::Silence;
 
-/// For so long wshubd waits for an operation that nobody has registered, before it
-/// says what became of the interrupt.
+/// For so long wshubd waits for an operation that is not registered, before it
+/// sends the outcome of the interrupt.
 const PENDING: Duration = Duration::from_secs(10);
+
+/// Stop an operation
+///
+/// Prints what became of it: delivered, already_ended or no_owner, the last
+/// with exit code 1. An operation that has not registered yet is waited for.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  wshubctl interrupt --reason 'wrong branch' run-6k2t0h")]
+pub(crate) struct InterruptArgs {
+    /// Its id, as `wshubctl operations` lists it
+    #[arg(value_name = "OPERATION")]
+    operation: String,
+    /// The channel it must run on
+    #[arg(long)]
+    channel: Option<String>,
+    /// Why, for its worker and for people
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+}
 
 #[derive(Serialize)]
 #[serde(tag = "action", rename = "interrupt")]
-struct Interrupt<'a> {
+struct InterruptLine<'a> {
     operation_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     channel: Option<&'a str>,
@@ -27,27 +43,27 @@ struct Interrupt<'a> {
 }
 
 #[derive(Deserialize)]
-struct Answer {
+struct InterruptAnswer {
     outcome: String,
 }
 
-pub(crate) async fn interrupt(hub: &Hub, asked: args::Interrupt) -> Result<ExitCode, Failure> {
-    let request = Interrupt {
-        operation_id: &asked.operation,
-        channel: asked.channel.as_deref(),
-        reason: asked.reason.as_deref(),
+pub(crate) async fn interrupt(hub: &HubConnection, args: InterruptArgs) -> Result<ExitCode, Failure> {
+    let request = InterruptLine {
+        operation_id: &args.operation,
+        channel: args.channel.as_deref(),
+        reason: args.reason.as_deref(),
     };
     let mut silence = Silence::begin();
-    let pending = hub.answer_in(&mut silence, hub.client.request(&request)).await??;
+    let pending = hub.answer_in(&mut silence, hub.client().request(&request)).await??;
     loop {
-        let Answer { outcome } = hub.answer_in(&mut silence, pending.answer()).await??.read()?;
+        let InterruptAnswer { outcome } = hub.answer_in(&mut silence, pending.answer()).await??.parse()?;
         match &*outcome {
             "pending" => {
                 silence = Silence::begin_after(PENDING);
-                say(&format!("nobody runs {} yet, waiting", plain(&asked.operation)));
+                notice(&format!("nobody runs {} yet, waiting", escape(&args.operation)));
             }
             outcome => {
-                show(&format!("{}\n", plain(outcome)))?;
+                print(&format!("{}\n", escape(outcome)))?;
                 return Ok(if outcome == "no_owner" { Exit::Failed.into() } else { ExitCode::SUCCESS });
             }
         }

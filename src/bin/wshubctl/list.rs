@@ -1,29 +1,82 @@
 //! `wshubctl operations`, `channels`, `connections` and `inbox`: lists.
 //!
-//! Knows which columns a person wants, and what comes first. A program gets the
-//! entries as wshubd spells them, fields of a later wshubd included.
+//! JSON output has the entries as they came, fields of a later wshubd included.
 
 use std::cmp::Reverse;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use wshubd::client::Error;
 use wshubd::edge::clock;
 
-use crate::args;
-use crate::connection::Hub;
+use crate::connection::HubConnection;
 use crate::error::Failure;
-use crate::format::{age, count, size, span};
-use crate::query::{Ask, Reader, ask, fields, show, show_json};
-use crate::table::{Column, pairs, table};
-use crate::terminal::say;
+use crate::format::{Column, age, count, pairs, size, span, table};
+use crate::query::{json_line, query};
+use crate::terminal::{OutputFormat, notice, print, print_json};
+
+/// List what runs
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  wshubctl operations --channel logs")]
+pub(crate) struct OperationsArgs {
+    /// Only what runs on one channel [default: all that runs, for administrators; your own, for others]
+    #[arg(long)]
+    channel: Option<String>,
+    /// One JSON object a line, as it is in a pipe
+    #[arg(long)]
+    json: bool,
+}
+
+/// List channels, and what they keep
+///
+/// Those that keep most bytes come first. BEHIND are subscribers that still read
+/// what is kept, OLDEST says for how long the oldest message is kept, POLICY what
+/// the configuration says: undelivered, history or never.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:\n  wshubctl channels\n  \
+                        wshubctl channels | jq -r 'select(.subscribers == 0) | .channel'")]
+pub(crate) struct ChannelsArgs {
+    /// One JSON object a line, as it is in a pipe
+    #[arg(long)]
+    json: bool,
+}
+
+/// List who is connected: clients, and workers such as this command
+///
+/// Those for which most bytes wait come first, then those that are there longest.
+/// HEARD is how long ago they last gave a sign of life, QUEUED what their socket
+/// has not taken, STALLED for how long it has taken nothing, MISSED how many
+/// messages were dropped for them meanwhile. What nobody has is left out.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:\n  wshubctl connections --user alice\n  \
+                        wshubctl connections | jq -r 'select(.stalled > 5) | .connection_id'")]
+pub(crate) struct ConnectionsArgs {
+    /// Only those of a user
+    #[arg(long)]
+    user: Option<String>,
+    /// One JSON object a line, as it is in a pipe
+    #[arg(long)]
+    json: bool,
+}
+
+/// Show what waits for a user, or for each user for whom something does
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:\n  wshubctl inbox alice\n  wshubctl inbox | jq .user_id")]
+pub(crate) struct InboxArgs {
+    /// Whose [default: all in which something waits, those with most bytes first]
+    #[arg(value_name = "USER")]
+    user: Option<String>,
+    /// One JSON object a line, as it is in a pipe
+    #[arg(long)]
+    json: bool,
+}
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Operation {
+struct ListedOperation {
     operation_id: String,
     channel: String,
     state: String,
@@ -32,7 +85,7 @@ struct Operation {
     label: Option<String>,
 }
 
-const OPERATIONS: [Column<Operation>; 6] = [
+const OPERATIONS: [Column<ListedOperation>; 6] = [
     Column::words("OPERATION", |it, _| Some(it.operation_id.clone())),
     Column::words("CHANNEL", |it, _| Some(it.channel.clone())),
     Column::words("STATE", |it, _| Some(it.state.clone())),
@@ -43,7 +96,7 @@ const OPERATIONS: [Column<Operation>; 6] = [
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Channel {
+struct ListedChannel {
     channel: String,
     subscribers: u64,
     behind: u64,
@@ -54,7 +107,7 @@ struct Channel {
     seq: u64,
 }
 
-const CHANNELS: [Column<Channel>; 8] = [
+const CHANNELS: [Column<ListedChannel>; 8] = [
     Column::words("CHANNEL", |it, _| Some(it.channel.clone())),
     Column::numbers("SUBSCRIBERS", |it, _| Some(it.subscribers.to_string())),
     Column::numbers("BEHIND", |it, _| unless_zero(it.behind, |behind| behind.to_string())),
@@ -67,7 +120,7 @@ const CHANNELS: [Column<Channel>; 8] = [
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Connection {
+struct ListedConnection {
     connection_id: String,
     kind: String,
     user_id: Option<String>,
@@ -84,10 +137,10 @@ struct Connection {
     missed: u64,
 }
 
-const CONNECTIONS: [Column<Connection>; 10] = [
+const CONNECTIONS: [Column<ListedConnection>; 10] = [
     Column::words("CONNECTION", |it, _| Some(it.connection_id.clone())),
     Column::words("WHO", |it, _| Some(it.who())),
-    Column::words("FROM", |it, _| it.address.clone().or_else(|| it.pid.map(process))),
+    Column::words("FROM", |it, _| it.address.clone().or_else(|| it.pid.map(process_name))),
     Column::numbers("CONNECTED", |it, now| age(&it.connected_at, now)),
     Column::numbers("HEARD", |it, now| age(&it.heard_at, now)),
     Column::numbers("CHANNELS", |it, _| unless_zero(it.subscriptions, |number| number.to_string())),
@@ -101,7 +154,7 @@ const CONNECTIONS: [Column<Connection>; 10] = [
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Inbox {
+struct ListedInbox {
     user_id: String,
     connections: u64,
     epoch: Option<String>,
@@ -111,7 +164,7 @@ struct Inbox {
     oldest_at: Option<String>,
 }
 
-const INBOXES: [Column<Inbox>; 5] = [
+const INBOXES: [Column<ListedInbox>; 5] = [
     Column::words("USER", |it, _| Some(it.user_id.clone())),
     Column::numbers("CONNECTIONS", |it, _| Some(it.connections.to_string())),
     Column::numbers("WAITING", |it, _| Some(it.waiting.to_string())),
@@ -121,21 +174,21 @@ const INBOXES: [Column<Inbox>; 5] = [
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Revocation {
+struct ListedRevocation {
     user_id: Option<String>,
     jti: Option<String>,
     revoked_at: String,
     until: Option<String>,
 }
 
-const REVOCATIONS: [Column<Revocation>; 4] = [
+const REVOCATIONS: [Column<ListedRevocation>; 4] = [
     Column::words("USER", |it, _| it.user_id.clone()),
     Column::words("TOKEN", |it, _| it.jti.clone()),
     Column::words("REVOKED", |it, _| Some(it.revoked_at.clone())),
     Column::words("FORGOTTEN", |it, _| it.until.clone()),
 ];
 
-impl Connection {
+impl ListedConnection {
     /// A user of wshubd, or of the machine.
     fn who(&self) -> String {
         match (&self.user_id, self.uid) {
@@ -146,16 +199,16 @@ impl Connection {
     }
 }
 
-/// A process as logs name it. It may have gone, or its number be another's.
-fn process(pid: u32) -> String {
+/// A process as logs name it. It may have ended, or its number be another's.
+fn process_name(pid: u32) -> String {
     match std::fs::read_to_string(format!("/proc/{pid}/comm")) {
         Ok(name) => format!("{}[{pid}]", name.trim_end()),
         Err(_) => format!("pid {pid}"),
     }
 }
 
-fn unless_zero(number: u64, spell: fn(u64) -> String) -> Option<String> {
-    (number > 0).then(|| spell(number))
+fn unless_zero(number: u64, format: fn(u64) -> String) -> Option<String> {
+    (number > 0).then(|| format(number))
 }
 
 /// One entry, read and as it came.
@@ -167,22 +220,61 @@ struct Row<T> {
 fn rows<T: DeserializeOwned>(list: Vec<Box<RawValue>>) -> Result<Vec<Row<T>>, Failure> {
     let read = |json: Box<RawValue>| match serde_json::from_str(json.get()) {
         Ok(entry) => Ok(Row { entry, json }),
-        Err(error) => Err(Error::Garbled(format!("{error} in {json}")).into()),
+        Err(error) => Err(Error::Malformed(format!("{error} in {json}")).into()),
     };
     list.into_iter().map(read).collect()
 }
 
-fn print<T>(reader: Reader, rows: &[Row<T>], columns: &[Column<T>], none: &str) -> Result<ExitCode, Failure> {
-    match reader {
-        Reader::Program => show_json(&rows.iter().map(|row| format!("{}\n", row.json)).collect::<String>()),
-        Reader::Person if rows.is_empty() => show(&format!("{none}\n")),
-        Reader::Person => show(&table(columns, rows.iter().map(|row| &row.entry), clock::now().wall)),
+/// Prints all entries; `none` is the text where there are none.
+fn print_list<T>(
+    format: OutputFormat,
+    rows: &[Row<T>],
+    columns: &[Column<T>],
+    none: &str,
+) -> Result<ExitCode, Failure> {
+    match format {
+        OutputFormat::Json => {
+            print_json(&rows.iter().map(|row| format!("{}\n", row.json)).collect::<String>())
+        }
+        OutputFormat::Text if rows.is_empty() => print(&format!("{none}\n")),
+        OutputFormat::Text => print(&table(columns, rows.iter().map(|row| &row.entry), clock::now().wall)),
     }
 }
 
-/// One answer of a list that may have several: `list` is what this one calls its entries.
+/// A request for a list, or for a part of it.
+#[derive(Serialize)]
+#[serde(tag = "action", rename_all = "snake_case")]
+enum ListRequest<'a> {
+    Operations {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        channel: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        after: Option<String>,
+    },
+    Channels {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        after: Option<String>,
+    },
+    Connections {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        after: Option<String>,
+    },
+    Inbox {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        user_id: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        after: Option<String>,
+    },
+    Revocations {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        after: Option<String>,
+    },
+}
+
+/// One answer of a list that may have several: `list` has its entries, under the name that
+/// the kind of the list gives them.
 #[derive(Deserialize)]
-struct Answer {
+struct ListAnswer {
     #[serde(
         alias = "operations",
         alias = "channels",
@@ -191,22 +283,22 @@ struct Answer {
         alias = "revocations"
     )]
     list: Vec<Box<RawValue>>,
-    /// Where it goes on, if it does.
+    /// The position after which the list continues, if it does.
     next: Option<String>,
     operations_running: Option<u64>,
 }
 
-/// Asks for a whole list: wshubd answers with a part of a long one at a time.
-async fn all<'q, T: DeserializeOwned>(
-    hub: &Hub,
-    request: impl Fn(Option<String>) -> Ask<'q>,
+/// Requests a whole list: wshubd answers with a part of a long one at a time.
+async fn query_all<'q, T: DeserializeOwned>(
+    hub: &HubConnection,
+    request: impl Fn(Option<String>) -> ListRequest<'q>,
 ) -> Result<Vec<Row<T>>, Failure> {
     let (mut list, mut next) = (Vec::new(), None);
     loop {
-        let answer: Answer = ask(hub, &request(next)).await?.read()?;
+        let answer: ListAnswer = query(hub, &request(next)).await?.parse()?;
         list.extend(rows(answer.list)?);
         if let Some(running) = answer.operations_running {
-            say(&format!("the first {} of {running} that run there", list.len()));
+            notice(&format!("the first {} of {running} that run there", list.len()));
         }
         next = answer.next;
         if next.is_none() {
@@ -215,49 +307,52 @@ async fn all<'q, T: DeserializeOwned>(
     }
 }
 
-pub(crate) async fn operations(hub: &Hub, asked: args::Operations) -> Result<ExitCode, Failure> {
-    let channel = asked.channel.as_deref();
-    let rows: Vec<Row<Operation>> = all(hub, |after| Ask::Operations { channel, after }).await?;
-    print(Reader::of(asked.json), &rows, &OPERATIONS, "nothing runs")
+pub(crate) async fn operations(hub: &HubConnection, args: OperationsArgs) -> Result<ExitCode, Failure> {
+    let channel = args.channel.as_deref();
+    let rows: Vec<Row<ListedOperation>> =
+        query_all(hub, |after| ListRequest::Operations { channel, after }).await?;
+    print_list(OutputFormat::choose(args.json), &rows, &OPERATIONS, "nothing runs")
 }
 
-pub(crate) async fn channels(hub: &Hub, asked: args::Channels) -> Result<ExitCode, Failure> {
-    let mut rows: Vec<Row<Channel>> = all(hub, |after| Ask::Channels { after }).await?;
+pub(crate) async fn channels(hub: &HubConnection, args: ChannelsArgs) -> Result<ExitCode, Failure> {
+    let mut rows: Vec<Row<ListedChannel>> = query_all(hub, |after| ListRequest::Channels { after }).await?;
     rows.sort_by_key(|row| Reverse(row.entry.bytes));
-    print(Reader::of(asked.json), &rows, &CHANNELS, "there are no channels")
+    print_list(OutputFormat::choose(args.json), &rows, &CHANNELS, "there are no channels")
 }
 
-pub(crate) async fn connections(hub: &Hub, asked: args::Connections) -> Result<ExitCode, Failure> {
-    let mut rows: Vec<Row<Connection>> = all(hub, |after| Ask::Connections { after }).await?;
-    if let Some(user) = &asked.user {
+pub(crate) async fn connections(hub: &HubConnection, args: ConnectionsArgs) -> Result<ExitCode, Failure> {
+    let mut rows: Vec<Row<ListedConnection>> =
+        query_all(hub, |after| ListRequest::Connections { after }).await?;
+    if let Some(user) = &args.user {
         rows.retain(|row| row.entry.user_id.as_ref() == Some(user));
     }
-    let urgency = |it: &Connection| (Reverse(it.queued_bytes), it.connected_at.clone());
+    let urgency = |it: &ListedConnection| (Reverse(it.queued_bytes), it.connected_at.clone());
     rows.sort_by_cached_key(|row| urgency(&row.entry));
-    print(Reader::of(asked.json), &rows, &CONNECTIONS, "nobody is connected")
+    print_list(OutputFormat::choose(args.json), &rows, &CONNECTIONS, "nobody is connected")
 }
 
-pub(crate) async fn revocations(hub: &Hub, json: bool) -> Result<ExitCode, Failure> {
-    let rows: Vec<Row<Revocation>> = all(hub, |after| Ask::Revocations { after }).await?;
-    print(Reader::of(json), &rows, &REVOCATIONS, "nothing is revoked")
+pub(crate) async fn revocations(hub: &HubConnection, json: bool) -> Result<ExitCode, Failure> {
+    let rows: Vec<Row<ListedRevocation>> = query_all(hub, |after| ListRequest::Revocations { after }).await?;
+    print_list(OutputFormat::choose(json), &rows, &REVOCATIONS, "nothing is revoked")
 }
 
-pub(crate) async fn inbox(hub: &Hub, asked: args::Inbox) -> Result<ExitCode, Failure> {
-    let reader = Reader::of(asked.json);
-    let Some(user) = asked.user.as_deref() else {
-        let mut rows: Vec<Row<Inbox>> = all(hub, |after| Ask::Inbox { user_id: None, after }).await?;
+pub(crate) async fn inbox(hub: &HubConnection, args: InboxArgs) -> Result<ExitCode, Failure> {
+    let format = OutputFormat::choose(args.json);
+    let Some(user) = args.user.as_deref() else {
+        let mut rows: Vec<Row<ListedInbox>> =
+            query_all(hub, |after| ListRequest::Inbox { user_id: None, after }).await?;
         rows.sort_by_key(|row| Reverse(row.entry.bytes));
-        return print(reader, &rows, &INBOXES, "nothing waits for anybody");
+        return print_list(format, &rows, &INBOXES, "nothing waits for anybody");
     };
-    let answer = ask(hub, &Ask::Inbox { user_id: Some(user), after: None }).await?;
-    match reader {
-        Reader::Program => show_json(&format!("{}\n", fields(&answer)?)),
-        Reader::Person => show(&one_inbox(&answer.read()?)),
+    let answer = query(hub, &ListRequest::Inbox { user_id: Some(user), after: None }).await?;
+    match format {
+        OutputFormat::Json => print_json(&json_line(&answer)?),
+        OutputFormat::Text => print(&one_inbox(&answer.parse()?)),
     }
 }
 
-/// What a person wants to know of one inbox.
-fn one_inbox(inbox: &Inbox) -> String {
+/// One inbox as text.
+fn one_inbox(inbox: &ListedInbox) -> String {
     let now = clock::now().wall;
     let mut waiting = count(inbox.waiting, "message");
     if inbox.waiting > 0 {

@@ -1,13 +1,10 @@
 //! wshubctl: the companion command of wshubd, for people and for scripts.
-//!
-//! Knows which command was asked for and with which status to exit. Does not
-//! know the wire: `wshubd::client` does.
 
 mod admin;
-mod args;
 mod child_setup;
 mod completions;
 mod connection;
+mod duration;
 mod error;
 mod exec_stop;
 mod format;
@@ -23,99 +20,166 @@ mod socket_access;
 mod socket_path;
 mod status;
 mod subscribe;
-mod table;
 mod terminal;
 mod token;
 mod wait_limit;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use args::{Args, Command, TokenCommand};
-use clap::Parser;
-use connection::Hub;
-use error::{Exit, Failure};
+use clap::{Parser, Subcommand};
 use smol::{LocalExecutor, future};
-use wait_limit::Wait;
+use wshubd::features::VERSION;
+
+use connection::HubConnection;
+use duration::parse_duration;
+use error::{Exit, Failure};
+use wait_limit::WaitLimit;
+
+/// Publish, listen, and stop long-running jobs through wshubd.
+#[derive(Parser, Debug)]
+#[command(name = "wshubctl", version = VERSION.as_str(), after_help = AFTER_HELP, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// The worker socket of wshubd [default: where wshubd makes it]
+    #[arg(long, value_name = "PATH", global = true)]
+    socket: Option<PathBuf>,
+    /// How long wshubd is waited for, 0 for as long as it takes [default: 10s]
+    #[arg(long, value_name = "DURATION", global = true, value_parser = parse_duration)]
+    wait: Option<Duration>,
+    #[command(subcommand)]
+    command: CliCommand,
+}
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  done
+  1  failed, or refused by wshubd
+  2  the command line is wrong
+  3  wshubd is not reachable
+  4  not allowed
+  5  timed out, or wshubd gave no answer within --wait
+`wshubctl run` exits as its command does: with its code, or 128 and the number
+of the signal that killed it.
+
+The worker socket is the first that exists of $WSHUBD_LISTEN__WORKER,
+worker.sock in $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR/wshubd,
+/run/user/UID/wshubd, /run/wshubd and /tmp/wshubd-UID. But for the first, which
+is taken as it is, like --socket, it is used only if nobody else can have put it
+there, or if wshubd runs as root or as the user who asks.
+
+--wait limits what needs nobody but wshubd: connections and answers. Waiting for
+messages, for input or for a person is not limited, and `run` has waits of its
+own. Where wshubd is not there at all a command fails at once, unless --wait is
+given.
+
+Example, in two terminals:
+  wshubctl sub logs
+  wshubctl run logs -- make test";
+
+#[derive(Subcommand, Debug)]
+enum CliCommand {
+    Pub(publish::PublishArgs),
+    Sub(subscribe::SubscribeArgs),
+    Interrupt(interrupt::InterruptArgs),
+    Run(run::RunArgs),
+    Operations(list::OperationsArgs),
+    Status(status::StatusArgs),
+    Channels(list::ChannelsArgs),
+    Connections(list::ConnectionsArgs),
+    Inbox(list::InboxArgs),
+    Disconnect(admin::DisconnectArgs),
+    Purge(admin::PurgeArgs),
+    Reload(reload::ReloadArgs),
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    Completions(completions::CompletionsArgs),
+    #[command(hide = true)]
+    Stopping(exec_stop::ExecStopArgs),
+    #[command(name = "--in-session", hide = true)]
+    Session(child_setup::ChildSetupArgs),
+}
 
 fn main() -> ExitCode {
-    let args = Args::try_parse().unwrap_or_else(|mut error| {
+    let cli = Cli::try_parse().unwrap_or_else(|mut error| {
         hints::explain(&mut error, &std::env::args_os().collect::<Vec<_>>());
         error.exit()
     });
-    if let Command::Session(command) = args.command {
-        return child_setup::enter(&command);
+    if let CliCommand::Session(command) = cli.command {
+        return child_setup::exec(&command);
     }
-    if let Command::Stopping(stopping) = &args.command {
-        return exec_stop::tell(stopping);
+    if let CliCommand::Stopping(stopping) = &cli.command {
+        return exec_stop::announce_restart(stopping);
     }
-    let done = match &args.command {
-        Command::Completions(asked) => completions::print(asked),
+    let done = match &cli.command {
+        CliCommand::Completions(args) => completions::print_script(args),
         _ => {
             let executor = LocalExecutor::new();
-            smol::block_on(executor.run(carry_out(&executor, args)))
+            smol::block_on(executor.run(carry_out(&executor, cli)))
         }
     };
     match done {
         Ok(code) => code,
         Err(failure) => {
-            terminal::say(&failure.to_string());
-            failure.exit.into()
+            terminal::notice(&failure.to_string());
+            failure.exit().into()
         }
     }
 }
 
-async fn carry_out(executor: &LocalExecutor<'_>, args: Args) -> Result<ExitCode, Failure> {
-    match args {
-        Args { wait: Some(_), command: Command::Run(_), .. } => {
+async fn carry_out(executor: &LocalExecutor<'_>, cli: Cli) -> Result<ExitCode, Failure> {
+    match cli {
+        Cli { wait: Some(_), command: CliCommand::Run(_), .. } => {
             let why =
                 "run does not wait for wshubd; with --need-hub=30s it does, and with --linger at its end";
             Err(Failure::new(Exit::Usage, why))
         }
         // It goes on without a hub.
-        Args { socket, command: Command::Run(command), .. } => {
+        Cli { socket, command: CliCommand::Run(command), .. } => {
             run::run(executor, socket.as_deref(), command).await
         }
-        args => {
-            let timeout = match &args.command {
-                Command::Sub(subscribe) => subscribe.timeout,
+        cli => {
+            let timeout = match &cli.command {
+                CliCommand::Sub(subscribe) => subscribe.timeout(),
                 _ => None,
             };
-            future::or(ask(executor, args), subscribe::expired(timeout)).await
+            future::or(query_hub(executor, cli), subscribe::expired(timeout)).await
         }
     }
 }
 
-/// What needs a hub.
-async fn ask(executor: &LocalExecutor<'_>, args: Args) -> Result<ExitCode, Failure> {
-    let hub = connect(executor, &args).await?;
-    match args.command {
-        Command::Pub(publish) => publish::publish(&hub, publish).await,
-        Command::Sub(subscribe) => subscribe::subscribe(&hub, subscribe).await,
-        Command::Interrupt(interrupt) => interrupt::interrupt(&hub, interrupt).await,
-        Command::Operations(operations) => list::operations(&hub, operations).await,
-        Command::Status(status) => status::status(&hub, status).await,
-        Command::Channels(channels) => list::channels(&hub, channels).await,
-        Command::Connections(connections) => list::connections(&hub, connections).await,
-        Command::Inbox(inbox) => list::inbox(&hub, inbox).await,
-        Command::Disconnect(disconnect) => admin::disconnect(&hub, disconnect).await,
-        Command::Purge(purge) => admin::purge(&hub, purge).await,
-        Command::Reload(reload) => reload::reload(&hub, reload).await,
-        Command::Token(TokenCommand::New(new)) => token::new(&hub, new).await,
-        Command::Token(TokenCommand::Check(check)) => token::check(&hub, check).await,
-        // These were done before there was a connection.
-        Command::Run(_) | Command::Session(_) | Command::Stopping(_) | Command::Completions(_) => {
-            Ok(ExitCode::SUCCESS)
-        }
+/// Commands that need a hub.
+async fn query_hub(executor: &LocalExecutor<'_>, cli: Cli) -> Result<ExitCode, Failure> {
+    let hub = connect(executor, &cli).await?;
+    match cli.command {
+        CliCommand::Pub(publish) => publish::publish(&hub, publish).await,
+        CliCommand::Sub(subscribe) => subscribe::subscribe(&hub, subscribe).await,
+        CliCommand::Interrupt(interrupt) => interrupt::interrupt(&hub, interrupt).await,
+        CliCommand::Operations(operations) => list::operations(&hub, operations).await,
+        CliCommand::Status(status) => status::status(&hub, status).await,
+        CliCommand::Channels(channels) => list::channels(&hub, channels).await,
+        CliCommand::Connections(connections) => list::connections(&hub, connections).await,
+        CliCommand::Inbox(inbox) => list::inbox(&hub, inbox).await,
+        CliCommand::Disconnect(disconnect) => admin::disconnect(&hub, disconnect).await,
+        CliCommand::Purge(purge) => admin::purge(&hub, purge).await,
+        CliCommand::Reload(reload) => reload::reload(&hub, reload).await,
+        CliCommand::Token(token::TokenCommand::New(new)) => token::new(&hub, new).await,
+        CliCommand::Token(token::TokenCommand::Check(check)) => token::check(&hub, check).await,
+        // These are done before there is a connection.
+        CliCommand::Run(_)
+        | CliCommand::Session(_)
+        | CliCommand::Stopping(_)
+        | CliCommand::Completions(_) => Ok(ExitCode::SUCCESS),
     }
 }
 
-/// What lasts comes back to a hub that starts again; a question that cannot be
+/// A subscription reconnects to a hub that starts again; a request that cannot be
 /// answered now fails now.
-async fn connect(executor: &LocalExecutor<'_>, args: &Args) -> Result<Hub, Failure> {
-    let wait = Wait::new(args.wait);
+async fn connect(executor: &LocalExecutor<'_>, cli: &Cli) -> Result<HubConnection, Failure> {
+    let wait = WaitLimit::new(cli.wait);
     let patience = wait.patience();
-    Hub::reach(executor, args.socket.as_deref(), wait, async |options| match &args.command {
-        Command::Sub(_) => options.patience(patience).connect().await,
+    HubConnection::connect(executor, cli.socket.as_deref(), wait, async |options| match &cli.command {
+        CliCommand::Sub(_) => options.patience(patience).connect().await,
         _ => options.connect_once().await,
     })
     .await

@@ -1,132 +1,195 @@
 //! `wshubctl pub`: a text, the standard input, or each of its lines.
 //!
-//! Knows how many messages may be on their way at once. However the sending ends, each
-//! message that was sent is counted: taken, refused, or without an answer.
+//! However the sending ends, each message that was sent is counted: taken, refused, or
+//! without an answer.
 
 mod input;
 mod outcome_counts;
 
 use std::collections::VecDeque;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use clap::ArgGroup;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use smol::future;
-use wshubd::client::{Error, Heard, Pending, Publication, Published};
+use wshubd::client::{Error, HubLine, PendingAnswer, PublishRequest, Published};
 
-use crate::args;
-use crate::connection::Hub;
+use crate::connection::HubConnection;
+use crate::duration::parse_duration;
 use crate::error::{Exit, Failure, exit_of};
 use crate::receipts::Receipts;
-use crate::terminal::{plain, say};
+use crate::terminal::{escape, notice};
 use crate::wait_limit::Silence;
-use input::{Input, Line};
+use input::{InputLine, StandardInput};
 use outcome_counts::OutcomeCounts;
 
 /// Messages on their way before one answer is waited for: enough that neither
 /// side waits for the other.
 const IN_FLIGHT: usize = 1024;
 
-/// So much of a text that is wrong is shown.
+/// So much of an invalid text is shown.
 const SHOWN: usize = 200;
 
-/// What is to be sent.
-enum Source {
-    Text(String),
-    Whole,
-    Lines,
+/// Publish messages
+///
+/// A text is sent as a JSON string, or with --json as the JSON that it is.
+/// Without TEXT, each line of the standard input is one message; with `-`, all
+/// of it is one, without its last line end.
+///
+/// A line that is not UTF-8, or with --json not JSON, is told by its number and not
+/// sent; the others are, and the exit code is 1 at the end. With --json, blank lines
+/// are skipped and counted.
+#[derive(clap::Args, Debug)]
+#[command(
+    override_usage = "wshubctl pub [OPTIONS] CHANNEL [TEXT|-]\n       \
+                      wshubctl pub [OPTIONS] <--to USER|--connection ID|--all> [TEXT|-]",
+    group = ArgGroup::new("target"),
+    after_help = "Examples:\n  wshubctl pub logs 'the backup is done'\n  \
+                  journalctl -f -o json | wshubctl pub --json --event journal logs\n  \
+                  wshubctl pub --to alice --wait-read --timeout 15m 'the disk is full' || page-somebody"
+)]
+pub(crate) struct PublishArgs {
+    /// What kind of message it is
+    #[arg(long, value_name = "NAME", default_value = "message")]
+    event: String,
+    /// Send to all connections of a user, now or when one comes
+    #[arg(long, value_name = "USER", group = "target")]
+    to: Option<String>,
+    /// Send to one connection
+    #[arg(long, value_name = "ID", group = "target")]
+    connection: Option<String>,
+    /// Send to every connection
+    #[arg(long, group = "target")]
+    all: bool,
+    /// How long it is worth keeping, as in 90s, 1h or 90 (seconds)
+    #[arg(long, value_parser = parse_duration)]
+    ttl: Option<Duration>,
+    /// Wait until it is on the disk, and fail if it cannot be
+    #[arg(long)]
+    durable: bool,
+    /// Wait until the user has read it, as that user's client says (`ack` with `read`)
+    #[arg(long, requires = "to")]
+    wait_read: bool,
+    /// With --wait-read: exit with 5 when it is not read so long after it was sent
+    #[arg(long, requires = "wait_read", value_parser = parse_duration)]
+    timeout: Option<Duration>,
+    /// The text is JSON
+    #[arg(long)]
+    json: bool,
+    /// Send each line of the standard input, as without TEXT
+    #[arg(long)]
+    lines: bool,
+    /// End at the first line that cannot be sent, after all before it were answered;
+    /// with --json, a blank one is such a line
+    #[arg(long)]
+    strict: bool,
+    /// Say what became of the messages, and with --wait-read when each was delivered
+    #[arg(short, long)]
+    verbose: bool,
+    /// CHANNEL, unless an option says to whom, and TEXT or `-`
+    #[arg(value_name = "CHANNEL [TEXT|-]", num_args = 0..=2)]
+    words: Vec<String>,
 }
 
-pub(crate) async fn publish(hub: &Hub, asked: args::Publish) -> Result<ExitCode, Failure> {
-    let (channel, source) = understand(&asked)?;
-    let mut publisher = Publisher {
+/// Source of the messages.
+enum MessageSource {
+    Text(String),
+    WholeInput,
+    InputLines,
+}
+
+pub(crate) async fn publish(hub: &HubConnection, args: PublishArgs) -> Result<ExitCode, Failure> {
+    let (channel, source) = assign_words(&args)?;
+    let mut publisher = PublishCommand {
         hub,
-        asked: &asked,
+        args: &args,
         channel,
         answers: VecDeque::new(),
-        ahead: 0,
+        overtaken: 0,
         silence: Silence::begin(),
-        tally: OutcomeCounts::default(),
-        receipts: asked.wait_read.then(|| Receipts::new(&hub.lines, asked.verbose)),
+        counts: OutcomeCounts::default(),
+        receipts: args.wait_read.then(|| Receipts::new(hub.events(), args.verbose)),
     };
-    let is_lines = matches!(source, Source::Lines);
+    let is_lines = matches!(source, MessageSource::InputLines);
     let sent = match source {
-        Source::Text(text) => publisher.send_text(&text).await,
-        Source::Whole => publisher.send_whole().await,
-        Source::Lines => publisher.send_lines().await,
+        MessageSource::Text(text) => publisher.send_text(&text).await,
+        MessageSource::WholeInput => publisher.send_whole().await,
+        MessageSource::InputLines => publisher.send_lines().await,
     };
     let settled = publisher.settle(sent).await;
-    let tally = &publisher.tally;
-    tally.report_rest();
-    if asked.verbose {
-        tally.report(asked.durable);
+    let counts = &publisher.counts;
+    counts.report_rest();
+    if args.verbose {
+        counts.report(args.durable);
     }
-    // Of a single text its failure says it all.
-    settled.map_err(|failure| if is_lines { failure.then(&tally.so_far()) } else { failure })?;
-    if is_lines && tally.is_empty() {
-        say("nothing was published: there was no message on the standard input");
+    // For a single text the failure is enough.
+    settled.map_err(|failure| if is_lines { failure.with_summary(&counts.summary()) } else { failure })?;
+    if is_lines && counts.is_empty() {
+        notice("nothing was published: there was no message on the standard input");
     }
-    let exit = tally.exit();
+    let exit = counts.exit();
     if let Some(receipts) = publisher.receipts {
-        receipts.wait(&hub.client, asked.timeout).await?;
+        receipts.wait(hub.client(), args.timeout).await?;
     }
     Ok(exit)
 }
 
-/// Which word is what: the channel comes first unless an option says to whom.
-fn understand(asked: &args::Publish) -> Result<(Option<String>, Source), Failure> {
+/// Assigns the words: the channel comes first unless an option names a target.
+fn assign_words(args: &PublishArgs) -> Result<(Option<String>, MessageSource), Failure> {
     let usage = |message: &str| Err(Failure::new(Exit::Usage, format!("{message}; see wshubctl pub --help")));
-    let elsewhere = asked.to.is_some() || asked.connection.is_some() || asked.all;
-    if asked.wait_read && asked.ttl.is_some_and(|ttl| ttl.is_zero()) {
+    let has_target = args.to.is_some() || args.connection.is_some() || args.all;
+    if args.wait_read && args.ttl.is_some_and(|ttl| ttl.is_zero()) {
         return usage("--wait-read waits for nothing with --ttl 0s: what is not kept is not acknowledged");
     }
-    let mut words = asked.words.iter().cloned();
-    let channel = if elsewhere { None } else { words.next() };
-    if !elsewhere && channel.is_none() {
+    let mut words = args.words.iter().cloned();
+    let channel = if has_target { None } else { words.next() };
+    if !has_target && channel.is_none() {
         return usage("to whom? name a CHANNEL, --to USER, --connection ID or --all");
     }
     match (words.next(), words.next()) {
         (_, Some(_)) => usage(
             "two texts: a text with spaces needs quotes, and with --to, --connection and --all there is no CHANNEL",
         ),
-        (Some(_), None) if asked.lines => usage("--lines sends the standard input, not a TEXT"),
-        (Some(_), None) if asked.strict => usage("--strict is about lines of the standard input, not a TEXT"),
-        (Some(text), None) if text == "-" => Ok((channel, Source::Whole)),
-        (Some(text), None) => Ok((channel, Source::Text(text))),
-        (None, _) => Ok((channel, Source::Lines)),
+        (Some(_), None) if args.lines => usage("--lines sends the standard input, not a TEXT"),
+        (Some(_), None) if args.strict => usage("--strict is about lines of the standard input, not a TEXT"),
+        (Some(text), None) if text == "-" => Ok((channel, MessageSource::WholeInput)),
+        (Some(text), None) => Ok((channel, MessageSource::Text(text))),
+        (None, _) => Ok((channel, MessageSource::InputLines)),
     }
 }
 
-struct Publisher<'a> {
-    hub: &'a Hub,
-    asked: &'a args::Publish,
+struct PublishCommand<'a> {
+    hub: &'a HubConnection,
+    args: &'a PublishArgs,
     channel: Option<String>,
     /// The messages on their way, in the order in which they were sent.
-    answers: VecDeque<Pending>,
-    /// How many of them were answered when the oldest was last given up on: those that
+    answers: VecDeque<PendingAnswer>,
+    /// How many of them were answered when the limit for the oldest last passed: those that
     /// wait for the disk are overtaken by others.
-    ahead: usize,
-    /// Since the last answer, while one is due.
+    overtaken: usize,
+    /// The time since the last answer, while one is due.
     silence: Silence,
-    tally: OutcomeCounts,
-    /// While it matters who has read what.
+    counts: OutcomeCounts,
+    /// With --wait-read.
     receipts: Option<Receipts<'a>>,
 }
 
-/// What comes next while lines are sent.
-enum Next {
-    Line(Option<Line>),
-    Answer(Result<Heard, Error>),
+/// The next event while lines are sent.
+enum PublishStep {
+    Line(Option<InputLine>),
+    Answer(Result<HubLine, Error>),
 }
 
-impl Publisher<'_> {
+impl PublishCommand<'_> {
     async fn send_text(&mut self, text: &str) -> Result<(), Failure> {
-        match input::data(text, self.asked.json) {
+        match input::data(text, self.args.json) {
             Ok(data) => self.send(&data).await,
             Err(why) => {
                 let shown: String = text.chars().take(SHOWN).collect();
                 let more = if shown.len() < text.len() { "…" } else { "" };
-                let message = plain(&format!("the text {why}: {shown}{more}"));
+                let message = escape(&format!("the text {why}: {shown}{more}"));
                 Err(Failure::new(Exit::Usage, message))
             }
         }
@@ -134,68 +197,70 @@ impl Publisher<'_> {
 
     async fn send_whole(&mut self) -> Result<(), Failure> {
         let text = input::whole().await?;
-        if self.asked.json && text.trim().is_empty() {
-            say("nothing was published: there was no message on the standard input");
+        if self.args.json && text.trim().is_empty() {
+            notice("nothing was published: there was no message on the standard input");
             return Ok(());
         }
         self.send_text(&text).await
     }
 
     async fn send_lines(&mut self) -> Result<(), Failure> {
-        let mut input = Input::new(self.asked.json);
+        let mut input = StandardInput::new(self.args.json);
         loop {
             match self.next(&mut input).await? {
-                Next::Answer(answer) => self.answered(answer)?,
-                Next::Line(None) => return Ok(()),
-                Next::Line(Some(Line::Message(data))) => self.send(&data).await?,
-                Next::Line(Some(Line::Blank)) if !self.asked.strict => self.tally.blank_line(),
-                Next::Line(Some(Line::Bad(why))) if !self.asked.strict => {
-                    self.tally.bad_line(input.number(), &why);
+                PublishStep::Answer(answer) => self.on_answer(answer)?,
+                PublishStep::Line(None) => return Ok(()),
+                PublishStep::Line(Some(InputLine::Message(data))) => self.send(&data).await?,
+                PublishStep::Line(Some(InputLine::Blank)) if !self.args.strict => {
+                    self.counts.add_blank_line()
                 }
-                Next::Line(Some(line)) => {
-                    let why = if let Line::Bad(why) = line { why } else { "is blank".to_owned() };
+                PublishStep::Line(Some(InputLine::Bad(why))) if !self.args.strict => {
+                    self.counts.add_bad_line(input.number(), &why);
+                }
+                PublishStep::Line(Some(line)) => {
+                    let why = if let InputLine::Bad(why) = line { why } else { "is blank".to_owned() };
                     let number = input.number();
                     let message =
                         format!("line {number} of the standard input {why}: ended, as --strict says");
-                    return Err(Failure::new(Exit::Failed, plain(&message)));
+                    return Err(Failure::new(Exit::Failed, escape(&message)));
                 }
             }
         }
     }
 
     /// The next line, or the oldest answer: while the input is idle, refusals of earlier
-    /// lines are told.
-    async fn next(&mut self, input: &mut Input) -> Result<Next, Failure> {
+    /// lines are reported.
+    async fn next(&mut self, input: &mut StandardInput) -> Result<PublishStep, Failure> {
         let is_full = self.answers.len() >= IN_FLIGHT;
         let line = async {
             if is_full {
                 return future::pending().await;
             }
-            input.next().await.map(Next::Line)
+            input.next().await.map(PublishStep::Line)
         };
         let answer = async {
             if self.answers.is_empty() {
                 return future::pending().await;
             }
-            self.answer().await.map(Next::Answer)
+            self.answer().await.map(PublishStep::Answer)
         };
         future::or(line, answer).await
     }
 
     async fn send(&mut self, data: &RawValue) -> Result<(), Failure> {
-        let message = Publication {
+        let message = PublishRequest {
             channel: self.channel.as_deref(),
-            user_id: self.asked.to.as_deref(),
-            connection_id: self.asked.connection.as_deref(),
-            all: self.asked.all,
-            ttl: self.asked.ttl,
-            durable: self.asked.durable,
-            receipt: self.asked.wait_read,
-            ..Publication::new(&self.asked.event, data)
+            user_id: self.args.to.as_deref(),
+            connection_id: self.args.connection.as_deref(),
+            all: self.args.all,
+            ttl: self.args.ttl,
+            durable: self.args.durable,
+            receipt: self.args.wait_read,
+            ..PublishRequest::new(&self.args.event, data)
         };
         // Where there is no room, an answer makes some.
-        let sent = self.hub.answer(self.hub.client.request(&message)).await;
-        let sent = sent.and_then(|sent| Ok(sent?)).inspect_err(|_| self.tally.unanswered += 1)?;
+        let sent = self.hub.answer(self.hub.client().request(&message)).await;
+        let sent = sent.and_then(|sent| Ok(sent?)).inspect_err(|_| self.counts.add_unanswered())?;
         if self.answers.is_empty() {
             self.silence = Silence::begin();
         }
@@ -203,25 +268,25 @@ impl Publisher<'_> {
         Ok(())
     }
 
-    /// Waits for the oldest answer, as long as any comes. May be dropped half way.
-    async fn answer(&mut self) -> Result<Result<Heard, Error>, Failure> {
+    /// Waits for the oldest answer, as long as any answer comes. May be dropped half way.
+    async fn answer(&mut self) -> Result<Result<HubLine, Error>, Failure> {
         let Self { hub, answers, silence, .. } = self;
         loop {
             let Some(oldest) = answers.front() else { return future::pending().await };
             let failure = match hub.answer_in(silence, oldest.answer()).await {
                 Ok(answer) => {
                     answers.pop_front();
-                    self.ahead = self.ahead.saturating_sub(1);
+                    self.overtaken = self.overtaken.saturating_sub(1);
                     *silence = Silence::begin();
                     return Ok(answer);
                 }
                 Err(failure) => failure,
             };
             let answered = answers.iter().filter(|pending| pending.is_answered()).count();
-            if answered <= self.ahead {
+            if answered <= self.overtaken {
                 return Err(failure);
             }
-            self.ahead = answered;
+            self.overtaken = answered;
             *silence = Silence::begin();
         }
     }
@@ -230,16 +295,16 @@ impl Publisher<'_> {
     /// failure.
     async fn settle(&mut self, mut sent: Result<(), Failure>) -> Result<(), Failure> {
         let timed_out = |result: &Result<(), Failure>| {
-            result.as_ref().is_err_and(|failure| failure.exit == Exit::TimedOut)
+            result.as_ref().is_err_and(|failure| failure.exit() == Exit::TimedOut)
         };
         let mut is_late = timed_out(&sent);
         while !self.answers.is_empty() {
-            if is_late && !self.answers.front().is_some_and(Pending::is_answered) {
+            if is_late && !self.answers.front().is_some_and(PendingAnswer::is_answered) {
                 self.answers.pop_front();
-                self.tally.unanswered += 1;
+                self.counts.add_unanswered();
                 continue;
             }
-            let taken = self.answer().await.and_then(|answer| self.answered(answer));
+            let taken = self.answer().await.and_then(|answer| self.on_answer(answer));
             is_late |= timed_out(&taken);
             sent = sent.and(taken);
         }
@@ -247,28 +312,28 @@ impl Publisher<'_> {
     }
 
     /// A message that is refused does not keep the next ones from being sent.
-    fn answered(&mut self, answer: Result<Heard, Error>) -> Result<(), Failure> {
-        match answer.and_then(|answer| answer.read::<Taken>()) {
-            Ok(taken) => self.taken(taken),
+    fn on_answer(&mut self, answer: Result<HubLine, Error>) -> Result<(), Failure> {
+        match answer.and_then(|answer| answer.parse::<PublishAnswer>()) {
+            Ok(answer) => self.on_taken(answer),
             Err(error) if error.code().is_some() => {
-                // What must not be lost is not sent on into a store that takes nothing.
-                let is_end = error.code() == Some("store_unavailable");
-                self.tally.refuse(exit_of(&error), (!is_end).then(|| error.to_string()).as_deref());
-                if is_end {
-                    Err(Failure::new(Exit::Failed, plain(&format!("not stored: {error}"))))
+                // Messages that must not be lost are not sent on into a store that takes nothing.
+                let is_fatal = error.code() == Some("store_unavailable");
+                self.counts.add_refused(exit_of(&error), (!is_fatal).then(|| error.to_string()).as_deref());
+                if is_fatal {
+                    Err(Failure::new(Exit::Failed, escape(&format!("not stored: {error}"))))
                 } else {
                     Ok(())
                 }
             }
             Err(error) => {
-                self.tally.unanswered += 1;
+                self.counts.add_unanswered();
                 Err(error.into())
             }
         }
     }
 
-    fn taken(&mut self, Taken { published, message_id }: Taken) -> Result<(), Failure> {
-        self.tally.take(&published);
+    fn on_taken(&mut self, PublishAnswer { published, message_id }: PublishAnswer) -> Result<(), Failure> {
+        self.counts.add_taken(&published);
         let Some(receipts) = &mut self.receipts else { return Ok(()) };
         if !published.kept {
             let why = "nobody can acknowledge it: wshubd is configured to keep no messages to users (`@me`)";
@@ -279,9 +344,9 @@ impl Publisher<'_> {
     }
 }
 
-/// What the hub made of a message, and how it calls it.
+/// The outcome of a message, and its id.
 #[derive(Deserialize)]
-struct Taken {
+struct PublishAnswer {
     #[serde(flatten)]
     published: Published,
     #[serde(default)]

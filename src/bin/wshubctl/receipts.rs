@@ -1,50 +1,49 @@
-//! `wshubctl pub --wait-read`: until a person has read it.
+//! `wshubctl pub --wait-read`: receipts of the messages that were sent.
 //!
-//! Knows which messages are waited for and what their receipts say. Does not know
-//! when a client takes a message for read: that is the client's to say.
+//! The user's client decides when a message is read.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
 use serde::Deserialize;
 use smol::{Timer, future};
-use wshubd::client::{Client, Heard, Lines};
+use wshubd::client::{Client, Events, HubLine};
 
 use crate::error::{Exit, Failure};
 use crate::format::count;
-use crate::terminal::{plain, say};
+use crate::terminal::{escape, notice};
 
 /// Receipts of one user for messages of this command.
 pub(crate) struct Receipts<'a> {
-    lines: &'a Lines,
+    events: &'a Events,
     verbose: bool,
     /// Taken by wshubd, and not read so far.
     unread: HashSet<String>,
-    /// Read before wshubd's own answer was looked at.
+    /// Read before wshubd's own answer was handled.
     early: HashSet<String>,
 }
 
-/// What a receipt says.
+/// The data of a `system:receipt` event.
 #[derive(Deserialize)]
-struct Receipt {
+struct ReceiptData {
     message_id: String,
     user_id: String,
     state: String,
 }
 
 impl<'a> Receipts<'a> {
-    pub(crate) fn new(lines: &'a Lines, verbose: bool) -> Self {
-        Self { lines, verbose, unread: HashSet::new(), early: HashSet::new() }
+    pub(crate) fn new(events: &'a Events, verbose: bool) -> Self {
+        Self { events, verbose, unread: HashSet::new(), early: HashSet::new() }
     }
 
-    /// A message is on its way, under this id. Hears what has come meanwhile, so
-    /// that it does not pile up behind a long input.
+    /// Expects receipts for a message. Handles those that have come meanwhile, so
+    /// that they do not pile up behind a long input.
     pub(crate) fn expect(&mut self, message_id: String) {
         if !self.early.remove(&message_id) {
             self.unread.insert(message_id);
         }
-        while let Some(heard) = self.lines.try_next() {
-            self.hear(&heard);
+        while let Some(line) = self.events.try_next_line() {
+            self.handle(&line);
         }
     }
 
@@ -53,9 +52,9 @@ impl<'a> Receipts<'a> {
         let expected = self.unread.len();
         let all = async {
             while !self.unread.is_empty() {
-                match self.lines.next().await {
-                    Some(heard) => self.hear(&heard),
-                    None => return Err(Failure::from(client.lost())),
+                match self.events.next_line().await {
+                    Some(line) => self.handle(&line),
+                    None => return Err(Failure::from(client.end_reason())),
                 }
             }
             Ok(true)
@@ -79,17 +78,17 @@ impl<'a> Receipts<'a> {
         Err(Failure::new(Exit::TimedOut, format!("{which} within {within}")))
     }
 
-    fn hear(&mut self, heard: &Heard) {
-        let Some(message) = heard.message() else { return };
+    fn handle(&mut self, line: &HubLine) {
+        let Some(message) = line.message() else { return };
         // Nobody else can send events of this name.
         if message.event != "system:receipt" {
             return;
         }
-        let Ok(receipt) = serde_json::from_str::<Receipt>(message.data.get()) else { return };
+        let Ok(receipt) = serde_json::from_str::<ReceiptData>(message.data.get()) else { return };
         if self.verbose {
-            let Receipt { message_id, user_id, state } = &receipt;
+            let ReceiptData { message_id, user_id, state } = &receipt;
             let by = if state == "read" { "by" } else { "to" };
-            say(&plain(&format!("{message_id}: {state} {by} {user_id}")));
+            notice(&escape(&format!("{message_id}: {state} {by} {user_id}")));
         }
         if receipt.state == "read" && !self.unread.remove(&receipt.message_id) {
             self.early.insert(receipt.message_id);

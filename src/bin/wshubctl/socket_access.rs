@@ -1,6 +1,4 @@
-//! Owner, group and mode of a socket that denies access, in words.
-//!
-//! Knows owners, groups and modes, and their names. Decides nothing: the kernel has.
+//! Explanation of a socket that denies access: its owner, group and mode.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
@@ -8,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Group, Uid, User, getgroups};
 
-/// Why a socket cannot be connected to, and what to do about it; none where its owners
-/// and modes do not say.
+/// The reason why a socket denies access, and the next step; none where its owners
+/// and modes do not explain it.
 pub(crate) fn denial(socket: &Path) -> Option<String> {
-    Some(Denial::find(socket)?.explain())
+    Some(SocketDenial::find(socket)?.explain())
 }
 
 /// The name of a user, with the number that decides.
@@ -26,8 +24,8 @@ fn name(uid: u32) -> Option<String> {
     User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name)
 }
 
-/// What denies a socket to us.
-struct Denial {
+/// The part of a path that denies a socket to us.
+struct SocketDenial {
     /// The socket itself, or a directory on the way to it.
     part: PathBuf,
     is_directory: bool,
@@ -42,13 +40,13 @@ struct Denial {
     is_member: bool,
 }
 
-impl Denial {
+impl SocketDenial {
     fn find(socket: &Path) -> Option<Self> {
-        let mut way: Vec<_> = socket.ancestors().collect();
-        way.reverse();
+        let mut parts: Vec<_> = socket.ancestors().collect();
+        parts.reverse();
         let hides =
             |path: &&&Path| path.metadata().is_err_and(|error| error.kind() == ErrorKind::PermissionDenied);
-        let hidden = way.iter().find(hides);
+        let hidden = parts.iter().find(hides);
         let part = hidden.and_then(|path| path.parent()).unwrap_or(socket);
         let meta = part.metadata().ok()?;
         let uid = Uid::effective();
@@ -97,10 +95,10 @@ impl Denial {
 
 #[cfg(test)]
 mod tests {
-    use super::Denial;
+    use super::SocketDenial;
 
-    fn denial(mode: u32, is_directory: bool) -> Denial {
-        Denial {
+    fn denial(mode: u32, is_directory: bool) -> SocketDenial {
+        SocketDenial {
             part: "/run/wshubd/worker.sock".into(),
             is_directory,
             owner: "root (uid 0)".into(),
@@ -121,7 +119,7 @@ mod tests {
 
     #[test]
     fn who_has_joined_the_group_since_the_login_is_told_to_log_in_again() {
-        let told = Denial { is_member: true, ..denial(0o660, false) }.explain();
+        let told = SocketDenial { is_member: true, ..denial(0o660, false) }.explain();
         assert!(told.ends_with("you are a member of wshub-worker from your next login on"), "{told}");
     }
 
@@ -130,7 +128,7 @@ mod tests {
         for denial in [
             denial(0o600, false),
             denial(0o720, true),
-            Denial { is_roots: true, group: "root".into(), ..denial(0o660, false) },
+            SocketDenial { is_roots: true, group: "root".into(), ..denial(0o660, false) },
         ] {
             assert!(denial.explain().ends_with("`--socket` names another"), "{}", denial.explain());
         }

@@ -1,7 +1,4 @@
-//! `wshubctl sub`: hear channels, on a terminal or in a pipe.
-//!
-//! Knows when it has heard enough, and says when it may have missed something.
-//! Does not know what the messages mean.
+//! `wshubctl sub`: subscribe to channels, on a terminal or in a pipe.
 
 use std::io;
 use std::io::{ErrorKind, IsTerminal, Write};
@@ -12,57 +9,85 @@ use std::time::Duration;
 use rustix::fs::FileType;
 use serde::Deserialize;
 use smol::{Async, Timer, future};
-use wshubd::client::{Client, Error, Heard, Lines, News, Refused};
+use wshubd::client::{Client, ClientEvent, Error, ErrorLine, Events, HubLine};
 
-use crate::args;
-use crate::connection::Hub;
+use crate::connection::HubConnection;
+use crate::duration::parse_duration;
 use crate::error::{Exit, Failure};
 use crate::terminal;
-use crate::terminal::{plain, say};
+use crate::terminal::{escape, notice};
 
-pub(crate) async fn subscribe(hub: &Hub, asked: args::Subscribe) -> Result<ExitCode, Failure> {
+/// Hear channels
+///
+/// On a terminal, a line a message for people to read; else one JSON object a
+/// line, as wshubd says it: messages, and what happens to operations. When wshubd
+/// is started again it goes on; a `gap` says where something was missed.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  wshubctl sub -n 1 --timeout 10s orders:new | jq .data")]
+pub(crate) struct SubscribeArgs {
+    /// Exit after so many messages
+    #[arg(short = 'n', value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// Exit with 5 after so long, as in 10s
+    #[arg(long, value_parser = parse_duration)]
+    timeout: Option<Duration>,
+    /// JSON on a terminal too
+    #[arg(long)]
+    json: bool,
+    /// What to hear; `operation:ID` until that operation ends
+    #[arg(required = true, value_name = "CHANNEL")]
+    channels: Vec<String>,
+}
+
+impl SubscribeArgs {
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        self.timeout
+    }
+}
+
+pub(crate) async fn subscribe(hub: &HubConnection, args: SubscribeArgs) -> Result<ExitCode, Failure> {
     let is_terminal = io::stdout().is_terminal();
-    let mut listener = Listener {
-        json: asked.json || !is_terminal,
+    let mut subscription = ChannelSubscription {
+        json: args.json || !is_terminal,
         is_terminal,
-        left: asked.count,
-        // A channel that was named twice is heard, and ends, once.
-        channels: asked.channels.iter().fold(Vec::new(), |mut once, channel| {
+        left: args.count,
+        // A channel that was named twice is subscribed to, and ends, once.
+        channels: args.channels.iter().fold(Vec::new(), |mut once, channel| {
             if !once.contains(channel) {
                 once.push(channel.clone());
             }
             once
         }),
     };
-    let channels = listener.channels.clone();
+    let channels = subscription.channels.clone();
     // Beside each other: what a channel has kept may come before the answer about the
     // next one.
     let granted = async {
-        match grants(hub, &channels).await {
+        match subscribe_all(hub, &channels).await {
             Err(failure) => Err(failure),
             Ok(()) => future::pending().await,
         }
     };
-    let listen = future::or(listener.listen(&hub.client, &hub.lines), granted);
-    future::or(listen, reader_gone()).await
+    let printed = future::or(subscription.print_events(hub.client(), hub.events()), granted);
+    future::or(printed, reader_gone()).await
 }
 
-/// Asks for all channels, and waits until all are granted.
-async fn grants(hub: &Hub, channels: &[String]) -> Result<(), Failure> {
+/// Subscribes to all channels, and waits until all are granted.
+async fn subscribe_all(hub: &HubConnection, channels: &[String]) -> Result<(), Failure> {
     let mut answers = Vec::new();
     for channel in channels {
-        answers.push(hub.answer(hub.client.begin_subscribe(channel)).await??);
+        answers.push(hub.answer(hub.client().begin_subscribe(channel)).await??);
     }
     for pending in answers {
         hub.answer(pending.answer()).await??;
     }
     if io::stdout().is_terminal() {
-        say(&format!("listening to {}; Ctrl-C ends", plain(&channels.join(", "))));
+        notice(&format!("listening to {}; Ctrl-C ends", escape(&channels.join(", "))));
     }
     Ok(())
 }
 
-/// Waits until no more is to be heard, whether wshubd was reached or not.
+/// Waits for `--timeout`, whether wshubd was reached or not.
 pub(crate) async fn expired(timeout: Option<Duration>) -> Result<ExitCode, Failure> {
     match timeout {
         Some(timeout) => Timer::after(timeout).await,
@@ -71,7 +96,7 @@ pub(crate) async fn expired(timeout: Option<Duration>) -> Result<ExitCode, Failu
     Ok(Exit::TimedOut.into())
 }
 
-/// Waits until whoever reads our output has gone, so that `sub | head -1` ends
+/// Waits until the reader of our output has gone, so that `sub | head -1` ends
 /// with its first message and not only with the attempt to print a second one.
 async fn reader_gone() -> Result<ExitCode, Failure> {
     let stdout = io::stdout();
@@ -87,24 +112,24 @@ async fn reader_gone() -> Result<ExitCode, Failure> {
     future::pending().await
 }
 
-struct Listener {
+struct ChannelSubscription {
     json: bool,
     is_terminal: bool,
     /// Messages still wanted, if there is a number.
     left: Option<u64>,
-    /// Channels that are still heard.
+    /// Channels that are still subscribed to.
     channels: Vec<String>,
 }
 
-impl Listener {
-    async fn listen(&mut self, client: &Client, lines: &Lines) -> Result<ExitCode, Failure> {
-        while let Some(first) = lines.news().await {
-            // All that has come leaves in one write, and at once.
+impl ChannelSubscription {
+    async fn print_events(&mut self, client: &Client, events: &Events) -> Result<ExitCode, Failure> {
+        while let Some(first) = events.next_event().await {
+            // All that has come is printed in one write, and at once.
             let mut text = String::new();
-            let mut end = self.learn(&first, &mut text);
+            let mut end = self.handle_event(&first, &mut text);
             while end.is_none() && text.len() < 64 << 10 {
-                let Some(news) = lines.try_news() else { break };
-                end = self.learn(&news, &mut text);
+                let Some(news) = events.try_next_event() else { break };
+                end = self.handle_event(&news, &mut text);
             }
             let mut stdout = io::stdout().lock();
             match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -116,68 +141,68 @@ impl Listener {
                 return end;
             }
         }
-        Err(client.lost().into())
+        Err(client.end_reason().into())
     }
 
-    /// What happens to the connection is for people. What was missed follows as
+    /// Changes of the connection are reported to people. A loss of messages follows as
     /// `gap` lines, for programs too.
-    fn learn(&mut self, news: &News, text: &mut String) -> Option<Result<ExitCode, Failure>> {
+    fn handle_event(&mut self, news: &ClientEvent, text: &mut String) -> Option<Result<ExitCode, Failure>> {
         match news {
-            News::Line(heard) => return self.hear(heard, text),
-            News::Away(why) => say(&plain(&format!("{why}; waiting for it to come back"))),
-            News::Back => say("wshubd is back"),
+            ClientEvent::Line(line) => return self.handle_line(line, text),
+            ClientEvent::Disconnected(why) => notice(&escape(&format!("{why}; waiting for it to come back"))),
+            ClientEvent::Reconnected => notice("wshubd is back"),
         }
         None
     }
 
-    /// Adds what is to be printed, and tells whether that was all.
-    fn hear(&mut self, heard: &Heard, text: &mut String) -> Option<Result<ExitCode, Failure>> {
+    /// Adds a line to the output; gives back the result where that was the last.
+    fn handle_line(&mut self, line: &HubLine, text: &mut String) -> Option<Result<ExitCode, Failure>> {
         match (self.json, self.is_terminal) {
-            (true, false) => text.push_str(heard.json()),
-            (true, true) => text.push_str(&terminal::plain_json(heard.json())),
-            (false, _) => text.push_str(&terminal::line(heard)),
+            (true, false) => text.push_str(line.json()),
+            (true, true) => text.push_str(&terminal::escape_json(line.json())),
+            (false, _) => text.push_str(&terminal::format_line(line)),
         }
         text.push('\n');
-        match heard.kind() {
+        match line.kind() {
             "message" => {
                 let left = self.left.as_mut()?;
                 *left -= 1;
                 (*left == 0).then_some(Ok(ExitCode::SUCCESS))
             }
-            "unsubscribed" => self.leave(heard),
-            "error" => self.refused(heard),
+            "unsubscribed" => self.on_unsubscribed(line),
+            "error" => self.on_error(line),
             _ => None,
         }
     }
 
-    /// A hub that came back does not grant a channel again.
-    fn refused(&mut self, heard: &Heard) -> Option<Result<ExitCode, Failure>> {
+    /// The hub does not grant a channel again after a reconnect.
+    fn on_error(&mut self, line: &HubLine) -> Option<Result<ExitCode, Failure>> {
         #[derive(Deserialize)]
-        struct About {
+        struct ErrorChannel {
             channel: String,
         }
-        let About { channel } = heard.read().ok()?;
-        let refused: Refused = heard.read().ok()?;
-        self.channels.retain(|heard| *heard != channel);
-        self.channels.is_empty().then(|| Err(Failure::from(Error::Refused(refused))))
+        let ErrorChannel { channel } = line.parse().ok()?;
+        let error: ErrorLine = line.parse().ok()?;
+        self.channels.retain(|other| *other != channel);
+        self.channels.is_empty().then(|| Err(Failure::from(Error::Refused(error))))
     }
 
     /// The channel of an operation ends with it; any other end is none of ours.
-    fn leave(&mut self, heard: &Heard) -> Option<Result<ExitCode, Failure>> {
+    fn on_unsubscribed(&mut self, line: &HubLine) -> Option<Result<ExitCode, Failure>> {
         #[derive(Deserialize)]
         struct Unsubscribed {
             channel: String,
             reason: String,
         }
-        let Unsubscribed { channel, reason } = heard.read().ok()?;
-        self.channels.retain(|heard| *heard != channel);
+        let Unsubscribed { channel, reason } = line.parse().ok()?;
+        self.channels.retain(|other| *other != channel);
         let all_gone = self.channels.is_empty();
         all_gone.then(|| match &*reason {
             "ended" => Ok(ExitCode::SUCCESS),
             "forbidden" => {
-                Err(Failure::new(Exit::Denied, plain(&format!("no longer allowed to hear {channel}"))))
+                Err(Failure::new(Exit::Denied, escape(&format!("no longer allowed to hear {channel}"))))
             }
-            _ => Err(Failure::new(Exit::Failed, plain(&format!("wshubd has ended {channel} ({reason})")))),
+            _ => Err(Failure::new(Exit::Failed, escape(&format!("wshubd has ended {channel} ({reason})")))),
         })
     }
 }

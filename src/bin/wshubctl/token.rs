@@ -1,47 +1,154 @@
-//! `wshubctl token`: make one, or have one looked at.
+//! `wshubctl token`: make a token, or check one.
 //!
-//! Knows how a token gets in and out without being an argument. Does not know
-//! keys: wshubd has those, and is the judge.
+//! wshubd alone has the keys, and signs and verifies.
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::Deserialize;
+use clap::Subcommand;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use smol::Unblock;
 use smol::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use wshubd::edge::clock;
 
-use crate::args;
-use crate::connection::Hub;
+use crate::connection::HubConnection;
+use crate::duration::parse_duration;
 use crate::error::{Exit, Failure};
-use crate::format::end;
-use crate::query::{Ask, Limits, Reader, ask, fields, show, show_json};
-use crate::table::pairs;
-use crate::terminal::{plain, plain_json, say};
+use crate::format::{end, pairs};
+use crate::query::{json_line, query};
+use crate::terminal::{OutputFormat, escape, escape_json, notice, print, print_json};
 
-/// Some times what wshubd looks at: enough to be told that it is too long.
+/// Several times what wshubd accepts: a longer token is refused by wshubd itself.
 const LONGEST: u64 = 64 << 10;
 
-pub(crate) async fn new(hub: &Hub, asked: args::NewToken) -> Result<ExitCode, Failure> {
+/// Make and check tokens for clients
+#[derive(Subcommand, Debug)]
+pub(crate) enum TokenCommand {
+    New(NewTokenArgs),
+    Check(CheckTokenArgs),
+}
+
+/// Make a token and print it, alone on a line
+///
+/// Without --subscribe, --publish, --interrupt and --admin it allows what the configuration of
+/// wshubd allows every token. With any of them, it allows what they say and nothing else: what is
+/// not given means nothing of that kind. A PATTERN is the name of a channel, with `*` for
+/// any characters; quote it.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:\n  wshubctl token new --user alice --ttl 8h\n  \
+                        wshubctl token new --user alice --subscribe 'logs:*' news --publish chat")]
+pub(crate) struct NewTokenArgs {
+    /// Whom it names
+    #[arg(long)]
+    user: String,
+    /// How long it holds, as in 8h or 90 (seconds)
+    #[arg(long, default_value = "1h", value_parser = parse_duration)]
+    ttl: Duration,
+    /// The channels that it may hear
+    #[arg(long, value_name = "PATTERN", num_args = 1..)]
+    subscribe: Vec<String>,
+    /// The channels to which it may publish
+    #[arg(long, value_name = "PATTERN", num_args = 1..)]
+    publish: Vec<String>,
+    /// The channels on which it may stop operations, beside the user's own
+    #[arg(long, value_name = "PATTERN", num_args = 1..)]
+    interrupt: Vec<String>,
+    /// It may administer
+    #[arg(long)]
+    admin: bool,
+    /// How many requests a second its bearer may send, at most `[limits] token_rate`
+    #[arg(long, value_name = "NUMBER", requires = "burst", value_parser = above_zero)]
+    rate: Option<f64>,
+    /// How many requests at once
+    #[arg(long, value_name = "NUMBER", requires = "rate", value_parser = above_zero)]
+    burst: Option<f64>,
+    /// What others see of its bearer where they see who is present: JSON of up to 256 bytes
+    #[arg(long, value_name = "JSON", value_parser = json)]
+    info: Option<Box<RawValue>>,
+}
+
+/// Say whether wshubd takes a token, and if not, why
+///
+/// Exits with 0 if it holds, and shows whom it names, when it ends and what it
+/// allows; with 1 if it does not. Other users of the machine can see the arguments
+/// of a command: better let it read the token.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:\n  wshubctl token check < token.txt\n  \
+                        wshubctl token new --user alice | wshubctl token check\n  \
+                        wl-paste | wshubctl token check")]
+pub(crate) struct CheckTokenArgs {
+    /// The token; `-`, or none, for the standard input
+    #[arg(value_name = "TOKEN|-")]
+    token: Option<String>,
+    /// One JSON object, as it is in a pipe
+    #[arg(long)]
+    json: bool,
+}
+
+fn above_zero(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number: &f64| *number > 0.0 && number.is_finite());
+    number.ok_or_else(|| "a number above 0 is wanted".to_owned())
+}
+
+fn json(text: &str) -> Result<Box<RawValue>, String> {
+    RawValue::from_string(text.to_owned())
+        .map_err(|error| format!("JSON is wanted, such as '{{\"name\":\"Ada\"}}': {error}"))
+}
+
+#[derive(Serialize)]
+#[serde(tag = "action")]
+enum TokenRequest<'a> {
+    #[serde(rename = "token")]
+    New {
+        user_id: &'a str,
+        ttl: f64,
+        /// Without any of these the configuration decides what the token allows;
+        /// else what is not there is not allowed.
+        #[serde(skip_serializing_if = "<[String]>::is_empty")]
+        subscribe: &'a [String],
+        #[serde(skip_serializing_if = "<[String]>::is_empty")]
+        publish: &'a [String],
+        #[serde(skip_serializing_if = "<[String]>::is_empty")]
+        interrupt: &'a [String],
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        admin: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        limits: Option<TokenLimits>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        info: Option<&'a RawValue>,
+    },
+    #[serde(rename = "token")]
+    Check { token: &'a str },
+}
+
+#[derive(Serialize)]
+struct TokenLimits {
+    rate: f64,
+    burst: f64,
+}
+
+pub(crate) async fn new(hub: &HubConnection, args: NewTokenArgs) -> Result<ExitCode, Failure> {
     #[derive(Deserialize)]
-    struct Answer {
+    struct NewTokenAnswer {
         token: String,
     }
-    let args::NewToken { user, ttl, subscribe, publish, interrupt, admin, rate, burst, info } = &asked;
+    let NewTokenArgs { user, ttl, subscribe, publish, interrupt, admin, rate, burst, info } = &args;
     let ttl = ttl.as_secs_f64();
     let (subscribe, publish, interrupt, admin) = (&**subscribe, &**publish, &**interrupt, *admin);
-    let limits = rate.zip(*burst).map(|(rate, burst)| Limits { rate, burst });
+    let limits = rate.zip(*burst).map(|(rate, burst)| TokenLimits { rate, burst });
     let info = info.as_deref();
-    let request = Ask::NewToken { user_id: user, ttl, subscribe, publish, interrupt, admin, limits, info };
-    let Answer { token } = ask(hub, &request).await?.read()?;
-    show(&format!("{}\n", plain(&token)))
+    let request =
+        TokenRequest::New { user_id: user, ttl, subscribe, publish, interrupt, admin, limits, info };
+    let NewTokenAnswer { token } = query(hub, &request).await?.parse()?;
+    print(&format!("{}\n", escape(&token)))
 }
 
 #[derive(Deserialize)]
-struct Verdict {
+struct CheckAnswer {
     valid: bool,
     code: Option<String>,
     message: Option<String>,
@@ -49,9 +156,9 @@ struct Verdict {
     expires_at: Option<String>,
     alg: Option<String>,
     kid: Option<String>,
-    rights: Option<Rights>,
-    limits: Option<Shown>,
-    granted: Option<Shown>,
+    rights: Option<ShownRights>,
+    limits: Option<ShownLimits>,
+    granted: Option<ShownLimits>,
     info: Option<Box<RawValue>>,
     jti: Option<String>,
     issued_at: Option<String>,
@@ -59,15 +166,15 @@ struct Verdict {
     warnings: Vec<String>,
 }
 
-/// What the token says of how often its bearer may ask.
+/// Rate limit of the token's bearer.
 #[derive(Deserialize)]
-struct Shown {
+struct ShownLimits {
     rate: f64,
     burst: u64,
 }
 
 #[derive(Deserialize)]
-struct Rights {
+struct ShownRights {
     from: String,
     subscribe: Vec<String>,
     publish: Vec<String>,
@@ -75,32 +182,32 @@ struct Rights {
     admin: bool,
 }
 
-pub(crate) async fn check(hub: &Hub, asked: args::CheckToken) -> Result<ExitCode, Failure> {
-    let token = match asked.token {
+pub(crate) async fn check(hub: &HubConnection, args: CheckTokenArgs) -> Result<ExitCode, Failure> {
+    let token = match args.token {
         Some(token) if token != "-" => token,
-        _ => from_input().await?,
+        _ => read_token().await?,
     };
-    let token = match unwrapped(&token) {
+    let token = match unwrap_lines(&token) {
         Some(whole) => {
-            say(
+            notice(
                 "warning: the token has spaces or line breaks in it, which are left out here: use it without",
             );
             whole
         }
         None => token.trim().to_owned(),
     };
-    let answer = ask(hub, &Ask::CheckToken { token: &token }).await?;
-    let verdict: Verdict = answer.read()?;
-    match Reader::of(asked.json) {
-        Reader::Program => show_json(&format!("{}\n", fields(&answer)?)),
-        Reader::Person => show(&verdict.page()),
+    let answer = query(hub, &TokenRequest::Check { token: &token }).await?;
+    let verdict: CheckAnswer = answer.parse()?;
+    match OutputFormat::choose(args.json) {
+        OutputFormat::Json => print_json(&json_line(&answer)?),
+        OutputFormat::Text => print(&verdict.text()),
     }?;
     Ok(if verdict.valid { ExitCode::SUCCESS } else { Exit::Failed.into() })
 }
 
 /// A token that a terminal or a mail has wrapped, in one piece; none, where it is in one piece
 /// or where what is there is no token and some spaces.
-fn unwrapped(text: &str) -> Option<String> {
+fn unwrap_lines(text: &str) -> Option<String> {
     let text = text.trim();
     let whole: String = text.split_whitespace().collect();
     let is_token = whole.split('.').count() == 3
@@ -132,13 +239,13 @@ fn is_whole(text: &str) -> bool {
 
 /// The token from a pipe or file, or what is typed or pasted: one line, or several up to an
 /// empty one where the first is only a part. What was not read would go to the shell.
-async fn from_input() -> Result<String, Failure> {
+async fn read_token() -> Result<String, Failure> {
     let failed = |error| Failure::of("standard input", error);
     let is_terminal = std::io::stdin().is_terminal();
     let mut input = BufReader::new(Unblock::new(std::io::stdin())).take(LONGEST);
     let mut token = String::new();
     if is_terminal {
-        say("paste the token and press Enter, twice where it has several lines");
+        notice("paste the token and press Enter, twice where it has several lines");
         let mut line = String::new();
         while input.read_line(&mut line).await.map_err(failed)? > 0 && !line.trim().is_empty() {
             token.push_str(&line);
@@ -156,21 +263,21 @@ async fn from_input() -> Result<String, Failure> {
     Ok(token)
 }
 
-impl Verdict {
-    fn page(&self) -> String {
+impl CheckAnswer {
+    fn text(&self) -> String {
         if !self.valid {
             let message = self.message.as_deref().unwrap_or("no reason was given");
             let code = self.code.as_deref().unwrap_or("token_invalid");
-            return format!("not valid: {}\n", plain(&format!("{message} ({code})")));
+            return format!("not valid: {}\n", escape(&format!("{message} ({code})")));
         }
-        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let or_empty = |text: &Option<String>| text.clone().unwrap_or_default();
         let ends = self.expires_at.as_deref().map(|time| end(time, clock::now().wall));
         let ends = ends.unwrap_or_else(|| "never".to_owned());
         let key = match &self.kid {
-            Some(kid) => format!("{} with the kid {kid}", text(&self.alg)),
-            None => text(&self.alg),
+            Some(kid) => format!("{} with the kid {kid}", or_empty(&self.alg)),
+            None => or_empty(&self.alg),
         };
-        let mut lines = vec![("valid for", text(&self.user_id)), ("ends", ends), ("key", key)];
+        let mut lines = vec![("valid for", or_empty(&self.user_id)), ("ends", ends), ("key", key)];
         if let Some(rights) = &self.rights {
             lines.extend([
                 ("subscribe", list(&rights.subscribe)),
@@ -180,15 +287,16 @@ impl Verdict {
                 ("rights from", format!("the {}", rights.from)),
             ]);
         }
-        let limits = |Shown { rate, burst }: &Shown| format!("{rate} requests a second, {burst} at once");
-        lines.extend(self.limits.as_ref().map(|asked| ("limits", limits(asked))));
+        let limits =
+            |ShownLimits { rate, burst }: &ShownLimits| format!("{rate} requests a second, {burst} at once");
+        lines.extend(self.limits.as_ref().map(|limit| ("limits", limits(limit))));
         lines.extend(self.granted.as_ref().map(|granted| ("granted", limits(granted))));
         if let Some(info) = &self.info {
-            lines.push(("info", plain_json(info.get())));
+            lines.push(("info", escape_json(info.get())));
         }
         lines.extend(self.issued_at.clone().map(|at| ("issued", at)));
         lines.extend(self.jti.clone().map(|jti| ("jti", jti)));
-        lines.extend(self.warnings.iter().map(|warning| ("warning", plain(warning))));
+        lines.extend(self.warnings.iter().map(|warning| ("warning", escape(warning))));
         pairs(&lines)
     }
 }

@@ -1,7 +1,6 @@
-//! Limits for waits on wshubd, and the line on the standard error about a long one.
+//! The limit `--wait` for connections and answers, and the notice about a long wait.
 //!
-//! Knows what `--wait` means for connections and answers. Waits for messages, for the
-//! standard input or for a person have no limit here.
+//! Waits for messages, for the standard input or for a person have no limit here.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -12,10 +11,10 @@ use wshubd::edge::clock;
 use wshubd::protocol::Moment;
 
 use crate::error::{Exit, Failure};
-use crate::terminal::{plain, say};
+use crate::terminal::{escape, notice};
 
-/// Where nobody says how long: more than a wshubd takes to start.
-pub(crate) const USUAL: Duration = Duration::from_secs(10);
+/// The default: more than a wshubd takes to start.
+const DEFAULT: Duration = Duration::from_secs(10);
 
 /// After so much silence the standard error names the cause of the wait, and a place to
 /// look: a healthy wshubd answers in some milliseconds.
@@ -27,16 +26,17 @@ const OVERSLEPT: Duration = Duration::from_secs(1);
 
 const ADVICE: &str = "`systemctl status wshubd` shows which";
 
-/// The limit of all waiting, and whether it was told that we wait.
-pub(crate) struct Wait {
-    /// None: for ever.
+/// The limit of all waits of one command.
+pub(crate) struct WaitLimit {
+    /// None is no limit.
     limit: Option<Duration>,
-    /// Whether somebody asked for it.
-    is_wanted: bool,
-    told: Cell<bool>,
+    /// Whether the option was given.
+    is_explicit: bool,
+    /// Whether the notice about a long wait was printed.
+    has_noticed: Cell<bool>,
 }
 
-/// A time in which wshubd has said nothing.
+/// A time in which wshubd has sent nothing.
 #[derive(Clone, Copy)]
 pub(crate) struct Silence {
     since: Moment,
@@ -47,25 +47,25 @@ impl Silence {
         Self { since: clock::now().moment }
     }
 
-    /// One that is none before so much time has passed.
+    /// Begins after so much time, in which silence is expected.
     pub(crate) fn begin_after(time: Duration) -> Self {
         Self { since: clock::now().moment + time }
     }
 }
 
-impl Wait {
-    /// As the option says, if it was given; zero is for ever.
-    pub(crate) fn new(given: Option<Duration>) -> Self {
-        let limit = Some(given.unwrap_or(USUAL)).filter(|limit| !limit.is_zero());
-        Self { limit, is_wanted: given.is_some(), told: Cell::new(false) }
+impl WaitLimit {
+    /// From the option, if it was given; zero is no limit.
+    pub(crate) fn new(option: Option<Duration>) -> Self {
+        let limit = Some(option.unwrap_or(DEFAULT)).filter(|limit| !limit.is_zero());
+        Self { limit, is_explicit: option.is_some(), has_noticed: Cell::new(false) }
     }
 
-    /// Whether a wshubd that is not there is waited for as well.
-    pub(crate) fn is_wanted(&self) -> bool {
-        self.is_wanted
+    /// Whether the option was given: then a wshubd that is not there is waited for as well.
+    pub(crate) fn is_explicit(&self) -> bool {
+        self.is_explicit
     }
 
-    /// The limit, as a patience that may be endless.
+    /// The limit as a duration, the longest for none.
     pub(crate) fn patience(&self) -> Duration {
         self.limit.unwrap_or(Duration::MAX)
     }
@@ -78,50 +78,54 @@ impl Wait {
         answer: impl Future<Output = T>,
     ) -> Result<T, Failure> {
         let late = async {
-            let path = plain(&path.to_string_lossy());
+            let path = escape(&path.to_string_lossy());
             let what = format!("waiting for wshubd at {path} to answer");
-            let end = self.end(silence, &what).await;
-            let end = humantime::format_duration(end);
+            let limit = self.expire(silence, &what).await;
+            let limit = humantime::format_duration(limit);
             Err(Failure::new(
                 Exit::TimedOut,
                 format!(
-                    "no answer from wshubd at {path} within {end} (--wait); is it stopped or busy? {ADVICE}"
+                    "no answer from wshubd at {path} within {limit} (--wait); is it stopped or busy? {ADVICE}"
                 ),
             ))
         };
         future::or(async { Ok(answer.await) }, late).await
     }
 
-    /// Waits a moment for wshubd to take connections at one of its places; false where
-    /// the limit is reached.
-    pub(crate) async fn arrival(&self, silence: &mut Silence, path: Option<&Path>, pause: Duration) -> bool {
-        let place = path.map_or_else(String::new, |path| format!(" at {}", plain(&path.to_string_lossy())));
-        let what = format!("waiting for wshubd{place} to take a connection");
+    /// Pauses before another attempt to connect; false where the limit is reached.
+    pub(crate) async fn retry_pause(
+        &self,
+        silence: &mut Silence,
+        path: Option<&Path>,
+        pause: Duration,
+    ) -> bool {
+        let at = path.map_or_else(String::new, |path| format!(" at {}", escape(&path.to_string_lossy())));
+        let what = format!("waiting for wshubd{at} to take a connection");
         let pause = async {
             Timer::after(pause).await;
             true
         };
         let late = async {
-            self.end(silence, &what).await;
+            self.expire(silence, &what).await;
             false
         };
         future::or(pause, late).await
     }
 
-    /// Waits until the silence has lasted as long as it may, and says so on the way.
-    /// Gives back how long that is.
-    async fn end(&self, silence: &mut Silence, what: &str) -> Duration {
+    /// Waits until the silence has lasted as long as the limit, with a notice on the way.
+    /// Gives back the limit.
+    async fn expire(&self, silence: &mut Silence, what: &str) -> Duration {
         loop {
             let now = clock::now().moment;
             let passed = now.since(silence.since);
             if let Some(limit) = self.limit.filter(|limit| passed >= *limit) {
                 return limit;
             }
-            if passed >= SILENCE && !self.told.replace(true) {
+            if passed >= SILENCE && !self.has_noticed.replace(true) {
                 let since = SILENCE.as_secs();
-                say(&format!("{what} (since {since} s): it may be starting, stopped or busy: {ADVICE}"));
+                notice(&format!("{what} (since {since} s): it may be starting, stopped or busy: {ADVICE}"));
             }
-            let marks = [self.limit, (!self.told.get()).then_some(SILENCE)];
+            let marks = [self.limit, (!self.has_noticed.get()).then_some(SILENCE)];
             let Some(next) = marks.into_iter().flatten().map(|mark| silence.since + mark).min() else {
                 return future::pending().await;
             };

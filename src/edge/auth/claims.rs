@@ -1,7 +1,7 @@
-//! What stands in a token.
+//! Header and claims of a token as JSON: their types and bounds.
 //!
-//! Knows the header and the claims as JSON, their types and bounds. Does not
-//! know whether any of it is true: signatures and clocks are next door.
+//! Nothing here is proven: signatures are checked by `keys`, times in
+//! [`jwt`](super::jwt).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -11,44 +11,45 @@ use std::time::Duration;
 
 use serde::de;
 use serde::de::{DeserializeSeed, IgnoredAny, IntoDeserializer};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::hub::{Pattern, Rights, Terms};
-use crate::protocol::frame::RateLimitEntry;
 use crate::protocol::worker::DEEPEST_INFO;
 use crate::protocol::{Grant, Payload, RateLimit, TokenId, UnixTime, whole};
 
+/// Longest token. Headers and URLs of 8 KiB hold it with room to spare.
+pub const LONGEST_TOKEN: usize = 4096;
+
 /// The last second of the year 9999, the last that a frame can spell.
-pub(in crate::edge) const LAST_SECOND: u64 = 253_402_300_799;
+pub(super) const LAST_SECOND: u64 = 253_402_300_799;
 
 /// Most patterns that a token may carry, and most bytes of them: they are
 /// matched at every request, and held as long as the connection.
-pub(in crate::edge) const MOST_PATTERNS: usize = 32;
-pub(in crate::edge) const MOST_PATTERN_BYTES: usize = 1024;
+pub(super) const MOST_PATTERNS: usize = 32;
+pub(super) const MOST_PATTERN_BYTES: usize = 1024;
 
-/// Reads a JSON object in UTF-8 (RFC 7519, section 3). Of what is not looked at serde alone
-/// would not see whether it is.
-pub(in crate::edge) fn read<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, String> {
+/// Reads a JSON object in UTF-8 (RFC 7519, section 3). In members that are ignored serde alone
+/// would not check the encoding.
+pub(super) fn read<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, String> {
     let json = std::str::from_utf8(json).map_err(|_| "not UTF-8".to_owned())?;
     let object: serde_json::Result<Object<T>> = serde_json::from_str(json);
     object.map(|object| object.0).map_err(|error| plain(&error))
 }
 
 fn plain(error: &serde_json::Error) -> String {
-    // Where in a text that nobody has in front of them: who makes tokens sees
-    // names and values.
-    let said = error.to_string();
-    let what = said.rsplit_once(" at line ").map_or(&*said, |(what, _)| what);
-    // JSON's words for what serde names otherwise.
+    // Line and column would be those of a decoded text that nobody sees.
+    let text = error.to_string();
+    let what = text.rsplit_once(" at line ").map_or(&*text, |(what, _)| what);
+    // The names of JSON in the place of serde's.
     what.replace("type: map", "type: object")
         .replace("type: sequence", "type: list")
         .replace("a sequence", "a list")
 }
 
-/// A structure that is spelled as an object. serde alone would take an array of
-/// its fields as well.
-pub(in crate::edge) struct Object<T>(T);
+/// A struct that is written as an object. serde alone would accept an array of its fields as
+/// well.
+pub(super) struct Object<T>(T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
@@ -61,7 +62,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
             }
 
             fn visit_map<A: de::MapAccess<'de>>(self, fields: A) -> Result<Object<T>, A::Error> {
-                let fields = Unique { fields, seen: BTreeSet::new(), name: String::new() };
+                let fields = UniqueFields { fields, seen: BTreeSet::new(), name: String::new() };
                 T::deserialize(de::value::MapAccessDeserializer::new(fields)).map(Object)
             }
         }
@@ -69,16 +70,16 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
-/// Fields of which each comes once, those that are not looked at too: names of claims are
-/// unique (RFC 7519, section 4). One that cannot be read is named.
-struct Unique<A> {
+/// Fields of which each comes once, ignored ones included: names of claims are unique
+/// (RFC 7519, section 4). Errors name the field.
+struct UniqueFields<A> {
     fields: A,
     seen: BTreeSet<String>,
-    /// Of the field whose value comes next.
+    /// The field whose value comes next.
     name: String,
 }
 
-impl<'de, A: de::MapAccess<'de>> de::MapAccess<'de> for Unique<A> {
+impl<'de, A: de::MapAccess<'de>> de::MapAccess<'de> for UniqueFields<A> {
     type Error = A::Error;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
@@ -103,79 +104,104 @@ impl<'de, A: de::MapAccess<'de>> de::MapAccess<'de> for Unique<A> {
 /// The header. A field that is there twice is refused, as it is in claims: two
 /// readers might not take the same one.
 #[derive(Deserialize)]
-pub(in crate::edge) struct Header {
-    pub(in crate::edge) alg: String,
-    pub(in crate::edge) kid: Option<String>,
+pub(super) struct Header {
+    alg: String,
+    kid: Option<String>,
     #[serde(default)]
-    pub(in crate::edge) crit: Presence,
+    crit: FieldPresence,
+}
+
+impl Header {
+    pub(super) fn alg(&self) -> &str {
+        &self.alg
+    }
+
+    pub(super) fn kid(&self) -> Option<&str> {
+        self.kid.as_deref()
+    }
+
+    /// The `alg` and `kid` that name its key.
+    pub(super) fn into_key_name(self) -> (String, Option<String>) {
+        (self.alg, self.kid)
+    }
+
+    /// Whether it requires extensions (`crit`).
+    pub(super) fn is_critical(&self) -> bool {
+        self.crit.0
+    }
 }
 
 /// Whether a field is there, whatever it holds, `null` included.
 #[derive(Default)]
-pub(in crate::edge) struct Presence(bool);
+struct FieldPresence(bool);
 
-impl Presence {
-    pub(in crate::edge) fn is_present(&self) -> bool {
-        self.0
-    }
-}
-
-impl<'de> Deserialize<'de> for Presence {
+impl<'de> Deserialize<'de> for FieldPresence {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         IgnoredAny::deserialize(from).map(|_| Self(true))
     }
 }
 
-/// The claims that are looked at. Those that the configuration may leave out are read when
-/// they are asked for: whatever else they hold is nobody's mistake.
+/// The claims that count. Those that only some configurations require are parsed on request:
+/// for the others any content of them is right.
 #[derive(Deserialize)]
-pub(in crate::edge) struct Claims {
-    pub(in crate::edge) exp: Option<NumericDate>,
-    pub(in crate::edge) nbf: Option<NumericDate>,
+pub(super) struct Claims {
+    exp: Option<NumericDate>,
+    nbf: Option<NumericDate>,
     #[serde(default)]
-    iat: Unless<NumericDate>,
+    iat: Lenient<NumericDate>,
     #[serde(default)]
-    jti: Unless<Name>,
-    wshub_limits: Option<Object<Limits>>,
+    jti: Lenient<TextOrNumber>,
+    wshub_limits: Option<Object<LimitsClaim>>,
     wshub_info: Option<Box<RawValue>>,
     iss: Option<Box<RawValue>>,
     aud: Option<Box<RawValue>>,
     #[serde(alias = "userId")]
     user_id: Option<Box<RawValue>>,
     sub: Option<Box<RawValue>>,
-    // `null` would be the rights of the configuration, where somebody meant none.
-    #[serde(default, deserialize_with = "there")]
+    // `null` is an error: as a missing claim it would mean the rights of the configuration,
+    // where its maker meant none.
+    #[serde(default, deserialize_with = "even_null")]
     wshub: Option<Object<Grant>>,
 }
 
-/// The members of the claim `wshub` that mean nothing here, with their names as JSON.
-pub(in crate::edge) fn unknown_members(json: &[u8]) -> Vec<String> {
+/// The members of the claim `wshub` that are unknown here.
+pub(super) fn unknown_members(json: &[u8]) -> Vec<String> {
     let claim = all(json).remove("wshub");
     let members: Members<'_> = claim.and_then(|raw| value("wshub", raw).ok()).unwrap_or_default();
     members.into_keys().filter(|name| !Grant::MEMBERS.contains(&&**name)).collect()
 }
 
-/// What is there counts, `null` too.
-fn there<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
+/// Reads a value even where it is `null`.
+fn even_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
     T::deserialize(from).map(Some)
 }
 
 impl Claims {
-    /// The user that the token names by `user_id`, or else `sub`, and which it was.
-    pub(in crate::edge) fn user(&self) -> Result<Option<(&'static str, String)>, String> {
+    /// The end of its life.
+    pub(super) fn expires_at(&self) -> Option<UnixTime> {
+        self.exp.map(|date| date.0)
+    }
+
+    /// The begin of its life.
+    pub(super) fn not_before(&self) -> Option<UnixTime> {
+        self.nbf.map(|date| date.0)
+    }
+
+    /// The user that the token names by `user_id`, or else `sub`, and the name of that claim.
+    pub(super) fn user(&self) -> Result<Option<(&'static str, String)>, String> {
         let by = |name, raw: &Option<Box<RawValue>>| {
-            raw.as_deref().map(|raw| named(name, raw).map(|user| (name, user)))
+            raw.as_deref().map(|raw| user_in(name, raw).map(|user| (name, user)))
         };
         by("user_id", &self.user_id).or_else(|| by("sub", &self.sub)).transpose()
     }
 
-    /// Who made the token.
-    pub(in crate::edge) fn issuer(&self) -> Result<Option<String>, String> {
+    /// The issuer, if it names one.
+    pub(super) fn issuer(&self) -> Result<Option<String>, String> {
         self.iss.as_deref().map(|raw| value("iss", raw)).transpose()
     }
 
-    /// Whom it was made for, which is text or a list.
-    pub(in crate::edge) fn audience(&self) -> Result<Vec<String>, String> {
+    /// The audience, which is text or a list.
+    pub(super) fn audience(&self) -> Result<Vec<String>, String> {
         match self.aud.as_deref() {
             None => Ok(Vec::new()),
             Some(raw) if raw.get().starts_with('[') => value("aud", raw),
@@ -183,72 +209,57 @@ impl Claims {
         }
     }
 
-    /// When it was issued, where it says so in a form that can be read.
-    pub(in crate::edge) fn issued_at(&self) -> Option<UnixTime> {
-        self.iat.0.map(NumericDate::time)
+    /// When it was issued, if it says so in a valid form.
+    pub(super) fn issued_at(&self) -> Option<UnixTime> {
+        self.iat.0.map(|date| date.0)
     }
 
-    /// What it says of its bearer, if it does.
-    pub(in crate::edge) fn terms(&self) -> Result<Option<Rc<Terms>>, Excess> {
+    /// The terms that it sets for its bearer, if any.
+    pub(super) fn terms(&self) -> Result<Option<Rc<Terms>>, ClaimExcess> {
         let terms = Terms {
             limits: self.wshub_limits.as_ref().map(|limits| limits.0.allowance()),
             info: self.wshub_info.as_ref().map(|info| Ok(shown(&passed_on(info)?)?.clone())).transpose()?,
-            // One that nobody could name in a revocation is none.
+            // An id that no revocation could name is ignored.
             jti: self.jti.0.as_ref().and_then(|name| TokenId::new(&name.0).ok()),
         };
         let says_nothing = terms == Terms::default();
         Ok((!says_nothing).then(|| Rc::new(terms)))
     }
 
-    /// What the token itself allows, if it says anything of that.
-    pub(in crate::edge) fn grant(self) -> Option<Grant> {
+    /// The rights that the token itself grants, if it names any.
+    pub(super) fn grant(self) -> Option<Grant> {
         self.wshub.map(|object| object.0)
     }
 }
 
-/// The claims of a token that is minted here, without those whose names the configuration
-/// says.
-#[derive(Serialize)]
-pub(in crate::edge) struct Minted<'a> {
-    pub(in crate::edge) iat: u64,
-    pub(in crate::edge) exp: u64,
-    pub(in crate::edge) jti: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(in crate::edge) wshub: Option<&'a Grant>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(in crate::edge) wshub_limits: Option<RateLimitEntry>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(in crate::edge) wshub_info: Option<&'a Payload>,
-}
+/// Most bytes of the public information about a bearer: it goes into every list.
+pub(super) const MOST_INFO: usize = 256;
 
-/// Most bytes of what others see of a bearer: it goes into every list.
-pub(in crate::edge) const MOST_INFO: usize = 256;
-
-/// What others are to see of a bearer, if it is not more than that.
-pub(in crate::edge) fn shown(info: &Payload) -> Result<&Payload, Excess> {
+/// The public information about a bearer, if it is within its bound.
+pub(super) fn shown(info: &Payload) -> Result<&Payload, ClaimExcess> {
     let bytes = info.json().len();
-    if bytes > MOST_INFO { Err(Excess::Info(bytes)) } else { Ok(info) }
+    if bytes > MOST_INFO { Err(ClaimExcess::Info(bytes)) } else { Ok(info) }
 }
 
-/// JSON as it came, in one line.
-fn passed_on(info: &RawValue) -> Result<Payload, Excess> {
-    // Its length is judged as it came: so nothing long is copied.
+/// JSON as it was sent, in one line.
+fn passed_on(info: &RawValue) -> Result<Payload, ClaimExcess> {
+    // Checked before it is reduced to one line: so nothing long is copied.
     if info.get().len() > MOST_INFO {
-        return Err(Excess::Info(info.get().len()));
+        return Err(ClaimExcess::Info(info.get().len()));
     }
-    crate::protocol::passed_on("wshub_info", info, DEEPEST_INFO).map_err(|_| Excess::Nesting)
+    crate::protocol::passed_on("wshub_info", info, DEEPEST_INFO).map_err(|_| ClaimExcess::Nesting)
 }
 
-/// A claim that tokens have carried unread: one of another form says nothing.
-struct Unless<T>(Option<T>);
+/// A claim that earlier versions ignored: one of another form is ignored still.
+struct Lenient<T>(Option<T>);
 
-impl<T> Default for Unless<T> {
+impl<T> Default for Lenient<T> {
     fn default() -> Self {
         Self(None)
     }
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Unless<T> {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Lenient<T> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = <&RawValue>::deserialize(from)?;
         Ok(Self(serde_json::from_str(text.get()).ok()))
@@ -257,12 +268,12 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Unless<T> {
 
 /// `wshub_limits`.
 #[derive(Deserialize)]
-struct Limits {
+struct LimitsClaim {
     rate: Amount,
     burst: Amount,
 }
 
-impl Limits {
+impl LimitsClaim {
     fn allowance(&self) -> RateLimit {
         RateLimit::asked_for(self.rate.0, self.burst.0)
     }
@@ -274,55 +285,49 @@ struct Amount(f64);
 impl<'de> Deserialize<'de> for Amount {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let wanted = "`rate` and `burst` of wshub_limits must be numbers above 0";
-        let number = from.deserialize_any(Number).map_err(|_| de::Error::custom(wanted))?;
+        let number = from.deserialize_any(NumberVisitor).map_err(|_| de::Error::custom(wanted))?;
         if number > 0.0 { Ok(Self(number)) } else { Err(de::Error::custom(wanted)) }
     }
 }
 
-/// What to say of members that mean nothing: as a rule one is mistyped, and what it was
-/// to allow is not allowed.
-pub(in crate::edge) fn told(unknown: &[String]) -> String {
+/// The warning about unknown members: as a rule one is mistyped, and what it was to allow is
+/// not allowed.
+pub(super) fn unknown_members_warning(unknown: &[String]) -> String {
     let known = Grant::MEMBERS.join(", ");
     format!("its claim `wshub` has members that mean nothing: {unknown:?}; known are {known}")
 }
 
-/// What stands in an object, by its names, unread.
-pub(in crate::edge) type Members<'a> = BTreeMap<String, &'a RawValue>;
+/// The members of an object by their names, not parsed yet.
+pub(super) type Members<'a> = BTreeMap<String, &'a RawValue>;
 
 /// All claims, by their names.
-pub(in crate::edge) fn all(json: &[u8]) -> Members<'_> {
+pub(super) fn all(json: &[u8]) -> Members<'_> {
     read(json).unwrap_or_default()
 }
 
 /// The user that one claim names, if it is there.
-pub(in crate::edge) fn user_by(claim: &str, json: &[u8]) -> Result<Option<String>, String> {
+pub(super) fn user_by(claim: &str, json: &[u8]) -> Result<Option<String>, String> {
     let found = all(json).remove(claim).filter(|raw| raw.get() != "null");
-    found.map(|raw| named(claim, raw)).transpose()
+    found.map(|raw| user_in(claim, raw)).transpose()
 }
 
-fn named(claim: &str, raw: &RawValue) -> Result<String, String> {
-    value(claim, raw).map(|Name(user)| user)
+fn user_in(claim: &str, raw: &RawValue) -> Result<String, String> {
+    value(claim, raw).map(|TextOrNumber(user)| user)
 }
 
-/// What one of them holds.
-pub(in crate::edge) fn value<'a, T: Deserialize<'a>>(claim: &str, raw: &'a RawValue) -> Result<T, String> {
+/// The value of one of them.
+pub(super) fn value<'a, T: Deserialize<'a>>(claim: &str, raw: &'a RawValue) -> Result<T, String> {
     serde_json::from_str(raw.get()).map_err(|error| format!("`{claim}`: {}", plain(&error)))
 }
 
 /// Seconds since 1970 that a calendar can show, with a fraction where there is
 /// one (RFC 7519, section 2).
 #[derive(Clone, Copy)]
-pub(in crate::edge) struct NumericDate(UnixTime);
-
-impl NumericDate {
-    pub(in crate::edge) fn time(self) -> UnixTime {
-        self.0
-    }
-}
+struct NumericDate(UnixTime);
 
 impl<'de> Deserialize<'de> for NumericDate {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let seconds = from.deserialize_f64(Number)?;
+        let seconds = from.deserialize_f64(NumberVisitor)?;
         if seconds.is_sign_negative() {
             return Err(de::Error::custom("a time before 1970"));
         }
@@ -338,9 +343,9 @@ impl<'de> Deserialize<'de> for NumericDate {
 }
 
 /// A number of any spelling.
-struct Number;
+struct NumberVisitor;
 
-impl de::Visitor<'_> for Number {
+impl de::Visitor<'_> for NumberVisitor {
     type Value = f64;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -361,59 +366,59 @@ impl de::Visitor<'_> for Number {
 }
 
 /// Text, or a whole number by its digits.
-struct Name(String);
+struct TextOrNumber(String);
 
-impl<'de> Deserialize<'de> for Name {
+impl<'de> Deserialize<'de> for TextOrNumber {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Reader;
-        impl de::Visitor<'_> for Reader {
-            type Value = Name;
+        struct TextOrNumberVisitor;
+        impl de::Visitor<'_> for TextOrNumberVisitor {
+            type Value = TextOrNumber;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("text or a whole number")
             }
 
-            fn visit_str<E>(self, text: &str) -> Result<Name, E> {
-                Ok(Name(text.to_owned()))
+            fn visit_str<E>(self, text: &str) -> Result<TextOrNumber, E> {
+                Ok(TextOrNumber(text.to_owned()))
             }
 
-            fn visit_u64<E>(self, number: u64) -> Result<Name, E> {
-                Ok(Name(number.to_string()))
+            fn visit_u64<E>(self, number: u64) -> Result<TextOrNumber, E> {
+                Ok(TextOrNumber(number.to_string()))
             }
 
-            fn visit_i64<E>(self, number: i64) -> Result<Name, E> {
-                Ok(Name(number.to_string()))
+            fn visit_i64<E>(self, number: i64) -> Result<TextOrNumber, E> {
+                Ok(TextOrNumber(number.to_string()))
             }
 
-            fn visit_f64<E: de::Error>(self, number: f64) -> Result<Name, E> {
-                let digits = whole(&number.to_string()).map(|whole| Name(whole.to_string()));
+            fn visit_f64<E: de::Error>(self, number: f64) -> Result<TextOrNumber, E> {
+                let digits = whole(&number.to_string()).map(|whole| TextOrNumber(whole.to_string()));
                 digits.ok_or_else(|| de::Error::invalid_type(de::Unexpected::Float(number), &self))
             }
         }
-        from.deserialize_any(Reader)
+        from.deserialize_any(TextOrNumberVisitor)
     }
 }
 
-/// More than will be looked at.
+/// A bound on claims that a token exceeds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Excess {
+pub enum ClaimExcess {
     Patterns(usize),
     Bytes(usize),
-    /// What others are to see.
+    /// Bytes of the public information.
     Info(usize),
-    /// The same, too deep in brackets.
+    /// Brackets in it, too deep.
     Nesting,
 }
 
-/// What the `wshub` claim allows, if it is not more than will be looked at.
-pub(in crate::edge) fn rights(grant: &Grant) -> Result<Rights, Excess> {
+/// The rights that the `wshub` claim grants, if they are within the bounds.
+pub(super) fn rights(grant: &Grant) -> Result<Rights, ClaimExcess> {
     let all = || [&grant.subscribe, &grant.publish, &grant.interrupt].into_iter().flatten();
     let (count, bytes) = (all().count(), all().map(String::len).sum::<usize>());
     if count > MOST_PATTERNS {
-        return Err(Excess::Patterns(count));
+        return Err(ClaimExcess::Patterns(count));
     }
     if bytes > MOST_PATTERN_BYTES {
-        return Err(Excess::Bytes(bytes));
+        return Err(ClaimExcess::Bytes(bytes));
     }
     let patterns = |texts: &[String]| texts.iter().map(|text| Pattern::new(text)).collect();
     Ok(Rights {

@@ -1,52 +1,51 @@
-//! Keys in JSON (JWK, RFC 7517): one, or a set.
-//!
-//! Knows their members, and which keys of a set are of no use for an algorithm. Does not
-//! know files, nor what is done with a key.
+//! JSON Web Keys (RFC 7517): one key, or a set.
 //!
 //! The types of jsonwebtoken read a set as a whole or not at all. Identity providers put
 //! keys for encryption, and of kinds to come, beside those that sign: here each is read by
-//! itself, and what cannot be used is left out with a reason.
+//! itself, and a key that cannot be used is skipped with a reason.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{DecodingKey, EncodingKey};
 use serde_json::value::RawValue;
 
 use super::claims;
 use super::claims::Members;
-use super::crypto::public_key_of;
-use super::error::cut;
-use super::keys::secret_key;
+use super::key_material::KeyMaterial;
+use super::quote::cut;
 use crate::config::Alg;
 use crate::protocol::ids::LONGEST_NAME;
 
 /// Most keys of a set; providers have some ten. A token names the one that it is tried with.
-pub(in crate::edge) const MOST_KEYS: usize = 32;
-
-/// What a key does: verify, and sign as well if it is a secret.
-pub(in crate::edge) type Material = (DecodingKey, Option<EncodingKey>);
+const MOST_KEYS: usize = 32;
 
 /// One key of a set.
-pub(in crate::edge) struct Entry {
-    pub(in crate::edge) kid: Option<String>,
+pub(super) struct JwkEntry {
+    kid: Option<String>,
     /// The key, or why it cannot be used.
-    pub(in crate::edge) key: Result<Material, String>,
+    key: Result<KeyMaterial, String>,
 }
 
-/// Whether a file holds JSON in the place of a key's bytes. A secret may begin as JSON does,
-/// and is none for that.
-pub(in crate::edge) fn is_json(alg: Alg, bytes: &[u8]) -> bool {
+impl JwkEntry {
+    /// Its `kid`, and the key or why it cannot be used.
+    pub(super) fn into_parts(self) -> (Option<String>, Result<KeyMaterial, String>) {
+        (self.kid, self.key)
+    }
+}
+
+/// Whether a file holds JSON rather than the bytes of a key. A secret may begin as JSON does
+/// without being any.
+pub(super) fn is_json(alg: Alg, bytes: &[u8]) -> bool {
     let begins = text(bytes).trim_ascii_start().starts_with(b"{");
     begins && (alg.is_public() || memchr::memmem::find(bytes, b"\"kty\"").is_some())
 }
 
-/// Without the mark that some editors put in front.
+/// The text without a byte order mark, which some editors add.
 fn text(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
 }
 
 /// The keys of a set, or the one key, in their order.
-pub(in crate::edge) fn read(alg: Alg, json: &[u8]) -> Result<Vec<Entry>, String> {
+pub(super) fn read(alg: Alg, json: &[u8]) -> Result<Vec<JwkEntry>, String> {
     let json = text(json);
     let failed = |error: String| format!("it is no JWK set: {error}");
     let members: Members<'_> = claims::read(json).map_err(failed)?;
@@ -60,13 +59,13 @@ pub(in crate::edge) fn read(alg: Alg, json: &[u8]) -> Result<Vec<Entry>, String>
     keys.iter().map(|key| entry(alg, key.get().as_bytes())).collect()
 }
 
-fn entry(alg: Alg, json: &[u8]) -> Result<Entry, String> {
+fn entry(alg: Alg, json: &[u8]) -> Result<JwkEntry, String> {
     let unread = |error: String| format!("it cannot be read: {error}");
     let members: Members<'_> = match claims::read(json) {
         Ok(members) => members,
-        Err(error) => return Ok(Entry { kid: None, key: Err(unread(error)) }),
+        Err(error) => return Ok(JwkEntry { kid: None, key: Err(unread(error)) }),
     };
-    // Whoever may read this file could sign with it.
+    // Everybody who may read this file could sign with it.
     if alg.is_public() && members.contains_key("d") {
         return Err("it holds a private key (a JWK with `d`), and the public one is wanted: leave out `d`, \
                     `p`, `q`, `dp`, `dq` and `qi`"
@@ -85,16 +84,23 @@ fn entry(alg: Alg, json: &[u8]) -> Result<Entry, String> {
             Err(error) => Err(unread(error)),
         },
     };
-    Ok(Entry { kid: kid.ok().flatten(), key })
+    Ok(JwkEntry { kid: kid.ok().flatten(), key })
 }
 
-/// The members of one key. `x5c` and what belongs to it are not looked at: the key stands
-/// beside it.
+/// The members of one key. Certificates (`x5c` and the like) are ignored: the key stands
+/// beside them.
 struct Jwk<'a>(Members<'a>);
 
-/// `kty`, `crv`, and the members that a key of an algorithm is made of.
-fn form(alg: Alg) -> (&'static str, Option<&'static str>, &'static [&'static str]) {
-    match alg {
+/// The form of the keys of an algorithm.
+struct JwkForm {
+    kty: &'static str,
+    crv: Option<&'static str>,
+    /// The members with the numbers that a key is made of.
+    numbers: &'static [&'static str],
+}
+
+fn form(alg: Alg) -> JwkForm {
+    let (kty, crv, numbers): (_, _, &'static [&'static str]) = match alg {
         Alg::Hs256 | Alg::Hs384 | Alg::Hs512 => ("oct", None, &["k"]),
         Alg::Es256 => ("EC", Some("P-256"), &["x", "y"]),
         Alg::Es384 => ("EC", Some("P-384"), &["x", "y"]),
@@ -102,7 +108,8 @@ fn form(alg: Alg) -> (&'static str, Option<&'static str>, &'static [&'static str
         Alg::Rs256 | Alg::Rs384 | Alg::Rs512 | Alg::Ps256 | Alg::Ps384 | Alg::Ps512 => {
             ("RSA", None, &["n", "e"])
         }
-    }
+    };
+    JwkForm { kty, crv, numbers }
 }
 
 impl Jwk<'_> {
@@ -110,9 +117,9 @@ impl Jwk<'_> {
         self.0.get(name).map_or(Ok(None), |raw| claims::value(name, raw))
     }
 
-    /// Why a key is not one for this algorithm, if it is none.
+    /// Why the key does not fit this algorithm, if so.
     fn misfit(&self, alg: Alg) -> Result<Option<String>, String> {
-        let (kty, crv, _) = form(alg);
+        let JwkForm { kty, crv, .. } = form(alg);
         let wrong = |name: &str, has: &str| Ok(Some(format!("its `{name}` is {}", cut(has))));
         if let Some(purpose) = self.text("use")?.filter(|purpose| purpose != "sig") {
             return wrong("use", &purpose);
@@ -135,18 +142,17 @@ impl Jwk<'_> {
         Ok((!verifies).then(|| "its `key_ops` are without verify".to_owned()))
     }
 
-    /// What the numbers make.
-    fn material(&self, alg: Alg) -> Result<Material, String> {
+    /// The key that its numbers make.
+    fn material(&self, alg: Alg) -> Result<KeyMaterial, String> {
         let number = |name: &&str| {
             let text = self.text(name)?.ok_or_else(|| format!("it has no `{name}`"))?;
             let wrong = |_| format!("its `{name}` is not base64url without padding");
             URL_SAFE_NO_PAD.decode(text).map_err(wrong)
         };
-        let (_, _, names) = form(alg);
-        let numbers = names.iter().map(number).collect::<Result<Vec<_>, _>>()?;
+        let numbers = form(alg).numbers.iter().map(number).collect::<Result<Vec<_>, _>>()?;
         match &*numbers {
-            [secret] if !alg.is_public() => secret_key(alg, secret),
-            numbers => Ok((public_key_of(alg, numbers)?, None)),
+            [secret] if !alg.is_public() => KeyMaterial::from_secret(alg, secret),
+            numbers => KeyMaterial::from_numbers(alg, numbers),
         }
     }
 }

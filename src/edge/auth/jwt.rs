@@ -1,18 +1,14 @@
-//! Tokens (JWT, RFC 7519): who somebody is, and what for.
+//! Verifier of tokens (JWT, RFC 7519): the identity of a bearer, and its rights.
 //!
-//! Knows signatures and claims, and makes rights of them. Does not know what a key
-//! is made of, or what the rights are asked for.
-//!
-//! Nothing in a token is believed before its signature holds, and its header
-//! only chooses among keys: the algorithm is the key's own, from the
-//! configuration. `exp` is taken to the millisecond, `nbf` with [`EARLY`]; `iss` and
-//! `aud` count where the configuration names some. `iat` and `jti` say whether a token
-//! is revoked, and nothing else.
+//! Nothing in a token counts before its signature holds, and its header only chooses among
+//! keys: the algorithm is the key's own, from the configuration. `exp` is compared to the
+//! millisecond, `nbf` with a tolerance of [`EARLY`]; `iss` and `aud` count where the
+//! configuration names some. `iat` and `jti` are used for revocations only.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -21,143 +17,70 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 
 use super::claims;
-use super::claims::{Claims, Excess, Header, NumericDate};
-use super::crypto;
-use super::error;
+use super::claims::{Claims, Header, LONGEST_TOKEN};
 use super::error::TokenError;
-use super::keys::{Contents, Key, Skipped, algorithm};
-use super::revocation::{Cause, Revocations};
-use super::secret_file;
-use super::secret_file::Exposure;
-use crate::config::{Alg, Auth, ConfigError, KeyFile, WantedClaims};
-use crate::edge::clock;
-use crate::edge::driver::config::Read;
+use super::explain;
+use super::explain::Requirements;
+use super::keys::{Key, KeyRing, MOST_TRIED};
+use super::mint;
+use super::mint::{Lifetime, MintError};
+use super::revocation::Revocations;
+use super::secret_file::ReadFile;
+use crate::config::{AuthConfig, ConfigError, RequiredClaims};
 use crate::hub::{Identity, Pattern, Rights, TokenFault};
-use crate::json;
-use crate::protocol::frame::{RateLimitEntry, RightsEntry, TokenCheck};
+use crate::protocol::frame::{RightsEntry, TokenCheck};
 use crate::protocol::{MintTerms, UnixTime, UserId};
 
-/// Longest token. Headers and URLs of 8 KiB hold it with room to spare.
-pub const LONGEST_TOKEN: usize = 4096;
-
-/// How long before its `nbf` a token is taken: the clocks of two machines with
-/// NTP differ by less.
+/// How long before its `nbf` a token is valid: the clocks of two machines with NTP differ by
+/// less.
 pub const EARLY: Duration = Duration::from_secs(5);
 
 /// Verifies tokens, and mints them where its key is a secret.
 pub struct Verifier {
-    keys: Vec<Key>,
-    /// Keys of JWK sets that are of no use.
-    skipped: Vec<Skipped>,
-    /// Where the keys came from, and a digest of each file.
-    files: Vec<(PathBuf, String)>,
-    /// What a token must say.
-    wanted: WantedClaims,
-    /// Of tokens that do not say.
-    usual: Rc<Rights>,
-    /// Whose tokens held a moment ago, by a digest of each: whoever comes back with the same
-    /// one, or refreshes with it, costs no second signature. Borrowed for a call.
-    known: RefCell<HashMap<[u8; 32], Identity>>,
-    /// What is revoked; borrowed for a call.
+    keys: KeyRing,
+    /// The claims that a token must have.
+    wanted: RequiredClaims,
+    /// The rights of tokens that name none.
+    default_rights: Rc<Rights>,
+    /// The identities of recent tokens, by a digest of each: a token that comes again, at a
+    /// reconnect or a refresh, costs no second signature. Borrowed for a call.
+    recent: RefCell<HashMap<[u8; 32], Identity>>,
+    /// Borrowed for a call.
     revocations: Rc<RefCell<Revocations>>,
-    /// For how long that is kept; none: for ever.
+    /// For how long revocations are kept; none: for ever.
     revocation_ttl: Option<Duration>,
-    /// What was odd about the last one that held.
+    /// The warning about the last token that held, if there is one.
     oddity: RefCell<Option<String>>,
 }
 
-/// So many public keys are tried for a token that names none by a `kid`: one signature of
-/// ES384 takes 1.4 ms, and everybody waits for that. Secrets take microseconds, and are all
-/// tried.
-pub const MOST_TRIED: usize = 4;
-
-/// So many tokens are known at most; then all are forgotten.
-const MOST_KNOWN: usize = 512;
+/// Most tokens that are remembered; one more clears them all.
+const MOST_RECENT: usize = 512;
 
 impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Verifier({})", self.keys.len())
+        write!(f, "Verifier({})", self.keys.keys().len())
     }
 }
 
-/// A token that holds.
+/// A token whose signature holds and whose claims are in order.
 struct Proof<'a> {
     identity: Identity,
     key: &'a Key,
     payload: Vec<u8>,
 }
 
-/// Why no token was minted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum MintError {
-    /// All keys are public ones.
-    NoSecretKey,
-    /// It would have ended at once, or after the year 9999.
-    Ttl,
-    /// It would have allowed more than is looked at.
-    Excessive(Excess),
-    /// It would be refused at once.
-    Revoked(Cause),
-}
-
-impl fmt::Display for MintError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Excessive(excess) => return excess.fmt(f),
-            Self::Revoked(Cause::User(_)) => {
-                "the user's tokens were revoked in this very second: ask again in the next one"
-            }
-            Self::Revoked(cause) => return write!(f, "it would be refused: {cause}"),
-            Self::NoSecretKey => "all configured keys are public: whoever has the private one mints tokens",
-            Self::Ttl => "a token must live for at least a second, and end before the year 10000",
-        })
-    }
-}
-
-impl std::error::Error for MintError {}
-
 impl Verifier {
-    /// Reads all keys that are configured, else systemd's credential `jwt.key`,
-    /// else the one in the state directory; none, if nothing is there.
+    /// Reads the configured keys, else systemd's credential `jwt.key`, else the key in the state
+    /// directory; none, if neither exists.
     ///
     /// # Errors
     /// All files that cannot be used, each by its name.
-    pub fn open(auth: &Auth, state: &Path) -> Result<Self, ConfigError> {
-        let configured = auth.keys.iter().map(|key| {
-            let exposure =
-                if key.alg.is_public() { Exposure::Readable } else { Exposure::of(&key.file, auth) };
-            Contents::read(key, exposure)
-        });
-        let mut read: Vec<_> = configured.collect();
-        if read.is_empty() {
-            let only =
-                |(file, exposure)| Contents::read(&KeyFile { alg: Alg::Hs256, file, kid: None }, exposure);
-            read.extend(secret_file::unconfigured(secret_file::KEY, auth, state).map(only));
-        }
-        let (mut keys, mut skipped, mut files, mut problems) =
-            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for contents in read {
-            match contents {
-                Ok(mut contents) => {
-                    contents.deduplicate(&keys);
-                    let (file, digest) = contents.source();
-                    files.push((file.to_owned(), digest.to_owned()));
-                    keys.append(&mut contents.keys);
-                    skipped.append(&mut contents.skipped);
-                }
-                Err(problem) => problems.push(problem),
-            }
-        }
-        ConfigError::unless_empty(problems)?;
-        // What one entry of the configuration has no use for another may have.
-        skipped.retain(|skipped| !keys.iter().any(|key| skipped.is(key)));
+    pub fn open(auth: &AuthConfig, state: &Path) -> Result<Self, ConfigError> {
         Ok(Self {
-            keys,
-            skipped,
-            files,
+            keys: KeyRing::open(auth, state)?,
             wanted: auth.claims.clone(),
-            usual: Rc::clone(&auth.rights),
-            known: RefCell::default(),
+            default_rights: Rc::clone(&auth.rights),
+            recent: RefCell::default(),
             revocations: Rc::default(),
             // A token without an end may come again at any time.
             revocation_ttl: auth.claims.end.then_some(auth.revocation_ttl),
@@ -165,151 +88,136 @@ impl Verifier {
         })
     }
 
-    /// What is no mistake, and may be none of what was meant: keys that are not used.
+    /// Warnings about keys that are not used, which may be a mistake.
     pub fn warnings(&self) -> impl Iterator<Item = String> {
-        self.skipped.iter().map(Skipped::to_string).chain(self.untried())
+        self.keys.warnings()
     }
 
-    /// Keys without a `kid` that no token leads to, for each algorithm that has such.
-    fn untried(&self) -> impl Iterator<Item = String> {
-        Alg::NAMES.iter().filter(|(_, alg)| alg.is_public()).filter_map(|(name, alg)| {
-            let of_alg = || self.keys.iter().filter(|key| key.alg == *alg);
-            let (all, nameless) = (of_alg().count(), of_alg().filter(|key| key.kid.is_none()).count());
-            (all > MOST_TRIED && nameless > 0).then(|| {
-                format!(
-                    "{nameless} of the {all} keys of {name} have no `kid`, and verify nothing: a token without \
-                     `kid` is tried with {MOST_TRIED} public keys at most; give each key a `kid`"
-                )
-            })
-        })
-    }
-
-    /// Who a token says its bearer is.
+    /// The identity of the bearer.
     ///
     /// # Errors
-    /// Why it does not hold, as the wire spells it.
+    /// Why the token does not hold, as the wire spells it.
     pub fn verify(&self, token: &str, now: UnixTime) -> Result<Identity, TokenFault> {
-        self.examine(token, now).map_err(|flaw| flaw.told())
+        self.examine(token, now).map_err(|error| error.fault())
     }
 
-    /// The same for whoever has to explain a refusal.
+    /// The same with an error that can be explained.
     pub(in crate::edge) fn examine(&self, token: &str, now: UnixTime) -> Result<Identity, TokenError> {
-        // More than that is not even read.
+        // Of a longer one only that much is hashed.
         let digest: [u8; 32] = Sha256::digest(token.get(..LONGEST_TOKEN + 1).unwrap_or(token)).into();
-        let mut known = self.known.borrow_mut();
-        if let Some(identity) = known.get(&digest) {
+        let mut recent = self.recent.borrow_mut();
+        if let Some(identity) = recent.get(&digest) {
             if identity.expires_at.is_none_or(|end| now < end) {
-                return self.unrevoked(identity, now).map(|()| identity.clone());
+                return self.check_revoked(identity, now).map(|()| identity.clone());
             }
-            known.remove(&digest);
+            recent.remove(&digest);
         }
-        let Proof { identity, payload, .. } = self.judge(token, now)?;
+        let Proof { identity, payload, .. } = self.prove(token, now)?;
         let unknown = claims::unknown_members(&payload);
         if !unknown.is_empty() {
-            let odd = format!("a token of {:?}: {}", identity.user_id, claims::told(&unknown));
-            *self.oddity.borrow_mut() = Some(odd);
+            let warning = claims::unknown_members_warning(&unknown);
+            *self.oddity.borrow_mut() = Some(format!("a token of {:?}: {warning}", identity.user_id));
         }
-        if known.len() >= MOST_KNOWN {
-            known.clear();
+        if recent.len() >= MOST_RECENT {
+            recent.clear();
         }
-        known.insert(digest, identity.clone());
+        recent.insert(digest, identity.clone());
         Ok(identity)
     }
 
-    /// Whether a token that was taken is to be taken still: it may have been revoked since.
+    /// Checks that a token which was accepted is not revoked since.
     ///
     /// # Errors
     /// As [`Self::verify`].
     pub fn recall(&self, identity: &Identity, now: UnixTime) -> Result<(), TokenFault> {
-        self.unrevoked(identity, now).map_err(|flaw| flaw.told())
+        self.check_revoked(identity, now).map_err(|error| error.fault())
     }
 
-    fn unrevoked(&self, identity: &Identity, now: UnixTime) -> Result<(), TokenError> {
+    fn check_revoked(&self, identity: &Identity, now: UnixTime) -> Result<(), TokenError> {
         let found = self.revocations.borrow_mut().find(identity, now, self.revocation_ttl);
         found.map_or(Ok(()), |cause| Err(TokenError::Revoked(cause)))
     }
 
-    /// Refuses from now on what is revoked there.
+    /// Uses these revocations from now on.
     pub fn heed(&mut self, revocations: Rc<RefCell<Revocations>>) {
         self.revocations = revocations;
     }
 
-    /// What is revoked, and for how long that is kept.
+    /// The revocations, and for how long they are kept.
     pub fn revocations(&self) -> (&Rc<RefCell<Revocations>>, Option<Duration>) {
         (&self.revocations, self.revocation_ttl)
     }
 
-    /// What whoever makes tokens should know of one that held: told once, and of a token
-    /// that comes again not at all.
+    /// Takes the warning about the last token that held: for its maker, and once for each
+    /// token.
     pub fn oddity(&self) -> Option<String> {
         self.oddity.take()
     }
 
-    /// The same for an administrator, who is told more: what it allows and with
-    /// which key it holds, or what is wrong with it and which keys there are.
+    /// Checks a token for an administrator: its rights and its key, or the explanation of its
+    /// refusal.
     pub fn check(&self, token: &str, now: UnixTime) -> TokenCheck {
-        match self.judge(token, now) {
+        match self.prove(token, now) {
             Ok(Proof { identity, key, payload }) => TokenCheck {
                 valid: true,
-                warnings: self.warnings_of(&identity, error::warnings(token, &payload, key, now), now),
+                warnings: self.warnings_of(&identity, explain::warnings(token, &payload, key, now), now),
                 user_id: Some(identity.user_id),
                 expires_at: identity.expires_at,
-                alg: Some(key.alg.name()),
-                kid: key.kid.clone(),
-                rights: Some(self.spelled(identity.rights.as_deref())),
+                alg: Some(key.alg().name()),
+                kid: key.kid().map(str::to_owned),
+                rights: Some(self.rights_entry(identity.rights.as_deref())),
                 issued_at: Some(identity.issued_at).filter(|at| at.0 > 0),
                 limits: identity.terms.as_ref().and_then(|terms| Some(terms.limits?.into())),
                 info: identity.terms.as_ref().and_then(|terms| terms.info.clone()),
                 jti: identity.terms.as_ref().and_then(|terms| terms.jti.clone()),
                 ..TokenCheck::default()
             },
-            Err(flaw) => TokenCheck {
-                code: Some(flaw.code()),
-                message: Some(flaw.explained(self, token, now)),
+            Err(error) => TokenCheck {
+                code: Some(error.code()),
+                message: Some(self.explain(&error, token, now)),
                 ..TokenCheck::default()
             },
         }
     }
 
-    /// What is unusual about a token that holds, and that it holds although it was revoked.
+    /// The warnings, and one more if it holds although it was revoked.
     fn warnings_of(&self, identity: &Identity, warnings: Vec<String>, now: UnixTime) -> Vec<String> {
         let outlived = self.revocations.borrow().outlived(identity, now);
         warnings.into_iter().chain(outlived.map(|outlived| outlived.to_string())).collect()
     }
 
-    fn judge(&self, token: &str, now: UnixTime) -> Result<Proof<'_>, TokenError> {
+    fn prove(&self, token: &str, now: UnixTime) -> Result<Proof<'_>, TokenError> {
         if token.len() > LONGEST_TOKEN {
             return Err(TokenError::TooLong(token.len()));
         }
-        let (payload, key) = self.proven(token)?;
+        let (payload, key) = self.check_signature(token)?;
         let claims: Claims = claims::read(&payload).map_err(TokenError::Claims)?;
-        let expires_at = claims.exp.map(NumericDate::time);
+        let expires_at = claims.expires_at();
         if expires_at.is_none() && self.wanted.end {
-            return Err(TokenError::Endless);
+            return Err(TokenError::NoExpiry);
         }
         if let Some(end) = expires_at.filter(|end| now >= *end) {
-            return Err(TokenError::Ended(end));
+            return Err(TokenError::Expired(end));
         }
         let early = u64::try_from(EARLY.as_millis()).unwrap_or(u64::MAX);
-        let from = claims.nbf.map(NumericDate::time);
-        if let Some(from) = from.filter(|from| from.0 > now.0.saturating_add(early)) {
-            return Err(TokenError::Early(from));
+        if let Some(from) = claims.not_before().filter(|from| from.0 > now.0.saturating_add(early)) {
+            return Err(TokenError::NotYet(from));
         }
         self.check_origin(&claims)?;
         let user_id = self.user(&claims, &payload)?;
         let issued_at = claims.issued_at().unwrap_or_default();
-        let terms = claims.terms().map_err(TokenError::Excessive)?;
+        let terms = claims.terms().map_err(TokenError::OutOfBounds)?;
         let rights =
-            claims.grant().map(|grant| claims::rights(&grant).map(Rc::new).map_err(TokenError::Excessive));
+            claims.grant().map(|grant| claims::rights(&grant).map(Rc::new).map_err(TokenError::OutOfBounds));
         let rights = rights.transpose()?;
         let identity = Identity { user_id, rights, expires_at, issued_at, terms };
-        self.unrevoked(&identity, now)?;
+        self.check_revoked(&identity, now)?;
         Ok(Proof { identity, key, payload })
     }
 
-    /// Whether the token was made by whom, and for whom, the configuration says.
+    /// Checks issuer and audience, where the configuration names some.
     fn check_origin(&self, claims: &Claims) -> Result<(), TokenError> {
-        let WantedClaims { issuers, audiences, .. } = &self.wanted;
+        let RequiredClaims { issuers, audiences, .. } = &self.wanted;
         if !issuers.is_empty() {
             let issuer = claims.issuer().map_err(TokenError::Claims)?;
             if !issuer.as_ref().is_some_and(|issuer| issuers.contains(issuer)) {
@@ -325,61 +233,57 @@ impl Verifier {
         Ok(())
     }
 
-    /// Whom the token names, by the claim that is configured or by one of the usual ones.
+    /// The user of the token, from the configured claim or else one of the usual ones.
     fn user(&self, claims: &Claims, payload: &[u8]) -> Result<UserId, TokenError> {
         let found = match self.wanted.user.as_deref() {
             Some(claim) => claims::user_by(claim, payload).map(|user| user.map(|user| (claim, user))),
             None => claims.user(),
         };
-        let nobody = || TokenError::Nobody(claims::all(payload).into_keys().collect());
-        let (claim, user) = found.map_err(TokenError::Claims)?.ok_or_else(nobody)?;
-        UserId::named(claim, &user).map_err(TokenError::Misnamed)
+        let no_user = || TokenError::NoUser(claims::all(payload).into_keys().collect());
+        let (claim, user) = found.map_err(TokenError::Claims)?.ok_or_else(no_user)?;
+        UserId::named(claim, &user).map_err(TokenError::BadUser)
     }
 
-    /// Whom a token names, whether its signature holds or not.
+    /// The user that a token names, whether its signature holds or not.
     pub(in crate::edge) fn subject(&self, token: &str) -> Option<UserId> {
         let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
         self.user(&claims::read(&payload).ok()?, &payload).ok()
     }
 
-    /// The claims, once the signature holds, and the key that it holds with.
-    fn proven(&self, token: &str) -> Result<(Vec<u8>, &Key), TokenError> {
-        let (message, signature) = token.rsplit_once('.').ok_or(TokenError::Shapeless)?;
-        let (header, payload) = message.split_once('.').ok_or(TokenError::Shapeless)?;
+    /// The claims, not parsed yet, and the key that the signature holds with.
+    fn check_signature(&self, token: &str) -> Result<(Vec<u8>, &Key), TokenError> {
+        let (message, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
+        let (header, payload) = message.split_once('.').ok_or(TokenError::Malformed)?;
         if payload.contains('.') {
-            return Err(TokenError::Shapeless);
+            return Err(TokenError::Malformed);
         }
-        let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| TokenError::Shapeless)?;
+        let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| TokenError::Malformed)?;
         let header: Header = claims::read(&header).map_err(TokenError::Header)?;
-        if header.crit.is_present() {
-            // RFC 7515, section 4.1.11: what is not understood must be refused.
+        if header.is_critical() {
+            // RFC 7515, section 4.1.11: an unknown extension must be refused.
             return Err(TokenError::Critical);
         }
-        // What nobody can read is not forged: it was cut, or wrapped by a terminal.
-        URL_SAFE_NO_PAD.decode(signature).map_err(|_| TokenError::Shapeless)?;
-        let claims = URL_SAFE_NO_PAD.decode(payload).map_err(|_| TokenError::Shapeless)?;
-        let is_only = self.keys.len() == 1;
-        let fitting: Vec<&Key> = self.keys.iter().filter(|key| key.fits(&header, is_only)).collect();
-        match (&*fitting, &header.kid) {
-            ([], _) => return Err(TokenError::Keyless { alg: header.alg, kid: header.kid }),
-            ([first, ..], None) if first.alg.is_public() && fitting.len() > MOST_TRIED => {
-                return Err(TokenError::Nameless { alg: header.alg, fitting: fitting.len() });
+        // An unreadable signature is not forged: it was cut, or wrapped by a terminal.
+        URL_SAFE_NO_PAD.decode(signature).map_err(|_| TokenError::Malformed)?;
+        let claims = URL_SAFE_NO_PAD.decode(payload).map_err(|_| TokenError::Malformed)?;
+        let fitting = self.keys.fitting(&header);
+        let (alg, kid) = header.into_key_name();
+        match (&*fitting, &kid) {
+            ([], _) => return Err(TokenError::NoKey { alg, kid }),
+            ([first, ..], None) if first.alg().is_public() && fitting.len() > MOST_TRIED => {
+                return Err(TokenError::AmbiguousKey { alg, fitting: fitting.len() });
             }
             _ => {}
         }
-        let holds =
-            |key: &&Key| crypto::verifies(signature, message.as_bytes(), &key.verifies, algorithm(key.alg));
-        let Some(key) = fitting.into_iter().find(holds) else {
-            return Err(TokenError::Forged { alg: header.alg, kid: header.kid });
-        };
-        Ok((claims, key))
+        let key = fitting.into_iter().find(|key| key.material().verifies(message, signature));
+        Ok((claims, key.ok_or(TokenError::BadSignature { alg, kid })?))
     }
 
-    /// What a token allows, or the configuration in its place.
-    fn spelled(&self, own: Option<&Rights>) -> RightsEntry {
+    /// The rights of a token, or those of the configuration in their place.
+    fn rights_entry(&self, own: Option<&Rights>) -> RightsEntry {
         let texts =
             |patterns: &[Pattern]| patterns.iter().map(|pattern| pattern.as_str().to_owned()).collect();
-        let rights = own.unwrap_or(&self.usual);
+        let rights = own.unwrap_or(&self.default_rights);
         RightsEntry {
             from: if own.is_some() { "token" } else { "configuration" },
             subscribe: texts(&rights.subscribe),
@@ -389,26 +293,18 @@ impl Verifier {
         }
     }
 
-    /// Where the keys came from, and a digest of each file.
-    pub(in crate::edge) fn files(&self) -> impl Iterator<Item = Read<'_>> {
-        self.files.iter().map(|(file, digest)| (file.as_path(), digest.as_str()))
+    /// The files that the keys came from.
+    pub(in crate::edge) fn files(&self) -> &[ReadFile] {
+        self.keys.files()
     }
 
-    /// For explanations: the keys, those that are not used, and what a token must say.
-    pub(in crate::edge) fn known_keys(&self) -> &[Key] {
-        &self.keys
+    /// The explanation of a refusal, for administrators.
+    pub(in crate::edge) fn explain(&self, error: &TokenError, token: &str, now: UnixTime) -> String {
+        Requirements::new(&self.keys, &self.wanted).explain(error, token, now)
     }
 
-    pub(in crate::edge) fn skipped(&self) -> &[Skipped] {
-        &self.skipped
-    }
-
-    pub(in crate::edge) fn wanted(&self) -> &WantedClaims {
-        &self.wanted
-    }
-
-    /// A token for `user` that ends after `ttl`, in whole seconds, and when that
-    /// is. It is signed with the first key that is a secret, and has an id of its own.
+    /// A token for `user` that ends after `ttl`, in whole seconds, and when that is. It is
+    /// signed with the first key that is a secret, and has an id of its own.
     ///
     /// # Errors
     /// There is no such key, or the token would not be valid.
@@ -419,61 +315,26 @@ impl Verifier {
         wanted: &MintTerms,
         now: UnixTime,
     ) -> Result<(String, UnixTime), MintError> {
-        let MintTerms { grant, limits, info } = wanted;
-        let rights = grant.as_ref().map(claims::rights).transpose();
-        let shown = info.as_ref().map(claims::shown).transpose();
-        if let Err(excess) = rights.map(drop).and(shown.map(drop)) {
-            return Err(MintError::Excessive(excess));
-        }
-        let mut secret = self.keys.iter().filter_map(|key| Some((key, key.signs.as_ref()?)));
-        let (key, signs) = secret.next().ok_or(MintError::NoSecretKey)?;
-        let iat = now.0 / 1000;
-        let exp = iat.checked_add(ttl.as_secs()).filter(|exp| *exp > iat && *exp <= claims::LAST_SECOND);
-        let exp = exp.ok_or(MintError::Ttl)?;
-        let header = match &key.kid {
-            Some(kid) => serde_json::json!({ "typ": "JWT", "alg": key.alg.name(), "kid": kid }),
-            None => serde_json::json!({ "typ": "JWT", "alg": key.alg.name() }),
-        };
+        mint::check_terms(wanted)?;
+        let key = self.keys.signing_key().ok_or(MintError::NoSecretKey)?;
+        let lifetime = Lifetime::new(now.0 / 1000, ttl.as_secs())?;
+        let expires_at = UnixTime::from_secs(lifetime.exp());
         let identity = Identity {
-            issued_at: UnixTime::from_secs(iat),
-            expires_at: Some(UnixTime::from_secs(exp)),
+            issued_at: UnixTime::from_secs(lifetime.iat()),
+            expires_at: Some(expires_at),
             ..Identity::new(user.clone())
         };
-        if let Err(TokenError::Revoked(cause)) = self.unrevoked(&identity, now) {
+        if let Err(TokenError::Revoked(cause)) = self.check_revoked(&identity, now) {
             return Err(MintError::Revoked(cause));
         }
-        let (issuer, audience) = (self.wanted.issuers.first(), self.wanted.audiences.first());
-        let said = [
-            (self.wanted.user.as_deref().unwrap_or("sub"), Some(user.as_str())),
-            ("iss", issuer.map(|issuer| &**issuer)),
-            ("aud", audience.map(|audience| &**audience)),
-        ];
-        let mut claims = vec![b'{'];
-        for (claim, value) in said.into_iter().filter_map(|(claim, value)| Some((claim, value?))) {
-            json::write(&claim, &mut claims);
-            claims.push(b':');
-            json::write(&value, &mut claims);
-            claims.push(b',');
-        }
-        let rest = claims.len();
-        json::write(
-            &claims::Minted {
-                iat,
-                exp,
-                // So that it can be revoked alone.
-                jti: format!("{:016x}", clock::random()),
-                wshub: grant.as_ref(),
-                wshub_limits: limits.map(RateLimitEntry::from),
-                wshub_info: info.as_ref(),
-            },
-            &mut claims,
-        );
-        // Its own bracket: all of it is one object.
-        claims.remove(rest);
+        let header = match key.kid() {
+            Some(kid) => serde_json::json!({ "typ": "JWT", "alg": key.alg().name(), "kid": kid }),
+            None => serde_json::json!({ "typ": "JWT", "alg": key.alg().name() }),
+        };
+        let claims = mint::claims(user, wanted, lifetime, &self.wanted);
         let (header, claims) = (URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims));
         let message = format!("{header}.{claims}");
-        let signature = crypto::sign(message.as_bytes(), signs, algorithm(key.alg));
-        let signature = signature.ok_or(MintError::NoSecretKey)?;
-        Ok((format!("{message}.{signature}"), UnixTime::from_secs(exp)))
+        let signature = key.material().sign(&message).ok_or(MintError::NoSecretKey)?;
+        Ok((format!("{message}.{signature}"), expires_at))
     }
 }

@@ -1,12 +1,17 @@
 //! Authentication: JSON Web Tokens, their keys and claims, revocation, and files with secrets.
 //!
-//! Does not know who may do what: that is decided in [`crate::hub`].
+//! Does not know the permissions that rights give: those are decided in [`crate::hub`].
 
 pub mod claims;
-pub(super) mod crypto;
+mod crypto;
 pub(super) mod error;
-pub(super) mod jwk;
+mod explain;
+mod jwk;
 pub mod jwt;
-pub(super) mod keys;
+mod key_material;
+mod keys;
+pub mod mint;
+mod quote;
 pub mod revocation;
 pub mod secret_file;
+pub mod throttle;

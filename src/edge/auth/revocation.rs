@@ -1,13 +1,12 @@
-//! Tokens that are taken no longer, though their signatures hold and they have not ended.
+//! Revocations of tokens, of all of a user or of single ones.
 //!
-//! Knows which users' tokens and which single ones are revoked, since when, and for how
-//! long that is kept. Does not know who may revoke, which the hub decides, nor the file,
-//! which is [`mod@file`]'s.
+//! Does not know who may revoke: the hub decides that. They outlive the process in
+//! [`mod@file`].
 //!
-//! A revocation counts against what was issued up to its second (`iat`, RFC 7519, section
-//! 4.1.6); a token that does not say when it was issued may be as old as can be. When a
-//! revocation is forgotten, a token that was issued before and has not ended yet may be one
-//! of those that it was about: so all of them are refused from then on.
+//! A revocation counts for tokens that were issued up to its second (`iat`, RFC 7519, section
+//! 4.1.6); one without `iat` may have any age. When a revocation is forgotten, a token that was
+//! issued before and has not expired yet may be one that it was about: so all of those are
+//! refused from then on.
 
 pub mod file;
 
@@ -21,12 +20,12 @@ use crate::hub::Identity;
 use crate::protocol::frame::RevocationEntry;
 use crate::protocol::{RevocationTarget, TokenId, UnixTime, UserId};
 
-/// So many are kept at most: 10,000 users of names as long as can be take 3 MiB. Nothing is
-/// forgotten early for one more.
+/// Most revocations: 10,000 users with the longest names take 3 MiB. None is forgotten early
+/// for one more.
 pub const MOST: usize = 10_000;
 
-/// A change of what is revoked, as a line of the file spells it. Times are whole seconds
-/// since 1970, as in tokens.
+/// A change of the revocations, as a line of the file spells it. Times are whole seconds since
+/// 1970, as in tokens.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Change {
@@ -34,12 +33,12 @@ pub enum Change {
     RevokeToken(TokenId, u64),
     LiftUser(UserId),
     LiftToken(TokenId),
-    /// The latest second of a revocation that is not kept any more.
+    /// The latest second of the revocations that are forgotten.
     Forgotten(u64),
 }
 
 impl Change {
-    /// Such tokens are revoked.
+    /// Revokes such tokens.
     pub fn revoke(revoked: RevocationTarget, second: u64) -> Self {
         match revoked {
             RevocationTarget::User(user) => Self::RevokeUser(user, second),
@@ -47,7 +46,7 @@ impl Change {
         }
     }
 
-    /// Such tokens are taken again.
+    /// Accepts such tokens again.
     pub fn lift(revoked: RevocationTarget) -> Self {
         match revoked {
             RevocationTarget::User(user) => Self::LiftUser(user),
@@ -56,20 +55,20 @@ impl Change {
     }
 }
 
-/// Why a token is refused that would hold otherwise.
+/// Why a token is refused although it holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Cause {
-    /// All tokens of its user were revoked then.
+pub enum RevocationCause {
+    /// All tokens of its user were revoked at that time.
     User(UnixTime),
-    /// It was.
+    /// It was revoked itself.
     Token(UnixTime),
-    /// It ends later than a revocation of it would be kept, which is so long.
+    /// It expires later than a revocation of it would be kept, which is this long.
     EndsTooLate(Duration),
-    /// A revocation was forgotten that may have been about it; it was issued before that.
+    /// It was issued before a revocation that is forgotten, and that may have been about it.
     Forgotten(UnixTime),
 }
 
-impl fmt::Display for Cause {
+impl fmt::Display for RevocationCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::User(at) => write!(
@@ -90,8 +89,8 @@ impl fmt::Display for Cause {
     }
 }
 
-/// A token that holds although it, or all of its user, were revoked: it says that it was
-/// issued later than that, and later than now.
+/// A token that holds although it, or all of its user, were revoked: its `iat` is later than
+/// the revocation, and later than now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Outlived {
     revoked_at: UnixTime,
@@ -110,7 +109,7 @@ impl fmt::Display for Outlived {
     }
 }
 
-/// What becomes of revocations when they are to be kept for a shorter time.
+/// The effect of a shorter time for which revocations are kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Shortened {
     ttl: Duration,
@@ -123,7 +122,7 @@ pub struct Shortened {
 }
 
 impl Shortened {
-    /// What it means for tokens, a sentence for each thing.
+    /// Its consequences for tokens, a sentence for each.
     pub fn warnings(&self) -> impl Iterator<Item = String> {
         let Self { forgotten, latest_forgotten, kept, until, .. } = *self;
         let ttl = humantime::format_duration(self.ttl);
@@ -146,25 +145,24 @@ impl Shortened {
     }
 }
 
-/// All that is revoked.
+/// All revocations.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Revocations {
-    /// Since which second.
+    /// Each with its second.
     kept: BTreeMap<RevocationTarget, u64>,
-    /// Not later than the first of those: whether any has to be forgotten is asked for every
-    /// token.
+    /// Not later than the first of those: every token asks whether one has to be forgotten.
     oldest: u64,
-    /// The latest second of those that are not kept any more; 0: there were none.
+    /// The latest second of those that are forgotten; 0: there were none.
     forgotten: u64,
 }
 
 impl Revocations {
-    /// How many are kept.
+    /// The number of revocations.
     pub fn len(&self) -> usize {
         self.kept.len()
     }
 
-    /// Whether none is.
+    /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.kept.is_empty()
     }
@@ -174,7 +172,7 @@ impl Revocations {
         self.kept.get(revoked).copied().map(UnixTime::from_secs)
     }
 
-    /// Makes a change. Of two revocations of the same the later one counts.
+    /// Makes a change. Of two revocations of one target the later one counts.
     pub fn apply(&mut self, change: Change) {
         match change {
             Change::RevokeUser(user, second) => self.revoke(RevocationTarget::User(user), second),
@@ -191,7 +189,7 @@ impl Revocations {
         *since = second.max(*since);
     }
 
-    /// Forgets what was kept for long enough; `ttl` is none where that is for ever.
+    /// Forgets the revocations that are older than `ttl`; without one they are kept for ever.
     pub fn forget(&mut self, now: UnixTime, ttl: Option<Duration>) {
         let Some(ttl) = ttl else { return };
         let now = now.0 / 1000;
@@ -210,26 +208,32 @@ impl Revocations {
         (self.forgotten, self.oldest) = (forgotten, oldest);
     }
 
-    /// Why a token is refused that would hold otherwise, if it is.
-    pub fn find(&mut self, identity: &Identity, now: UnixTime, ttl: Option<Duration>) -> Option<Cause> {
+    /// Why a token is refused although it holds, if it is.
+    pub fn find(
+        &mut self,
+        identity: &Identity,
+        now: UnixTime,
+        ttl: Option<Duration>,
+    ) -> Option<RevocationCause> {
         self.forget(now, ttl);
         let jti = identity.terms.as_ref().and_then(|terms| terms.jti.as_ref());
         let direct = self.of(&identity.user_id, jti, identity.issued_at);
-        direct.or_else(|| self.of_one_that_may_be_meant(identity, now, ttl))
+        direct.or_else(|| self.find_indistinguishable(identity, now, ttl))
     }
 
-    /// Whether tokens of this user are revoked, or this one is.
-    pub fn of(&self, user: &UserId, jti: Option<&TokenId>, issued_at: UnixTime) -> Option<Cause> {
+    /// The revocation of this token or of its user, if there is one.
+    pub fn of(&self, user: &UserId, jti: Option<&TokenId>, issued_at: UnixTime) -> Option<RevocationCause> {
         if self.kept.is_empty() {
             return None;
         }
         let counts = |since: &UnixTime| issued_at.0 / 1000 <= since.0 / 1000;
         let by_jti = jti.and_then(|jti| self.since(&RevocationTarget::Token(jti.clone())));
-        let by_user = || self.since(&RevocationTarget::User(user.clone())).filter(counts).map(Cause::User);
-        by_jti.filter(counts).map(Cause::Token).or_else(by_user)
+        let by_user =
+            || self.since(&RevocationTarget::User(user.clone())).filter(counts).map(RevocationCause::User);
+        by_jti.filter(counts).map(RevocationCause::Token).or_else(by_user)
     }
 
-    /// Whether a token that holds would not if it did not say that it is issued later than now.
+    /// Whether a token holds only because its `iat` is later than now.
     pub fn outlived(&self, identity: &Identity, now: UnixTime) -> Option<Outlived> {
         let issued_at = identity.issued_at;
         if issued_at.0 / 1000 <= now.0 / 1000 {
@@ -241,7 +245,7 @@ impl Revocations {
         Some(Outlived { revoked_at, issued_at })
     }
 
-    /// What follows from keeping all for `ttl` from now on, where that is shorter than before.
+    /// The effect of keeping all for `ttl` from now on, if that is shorter than before.
     pub fn shortened(
         &mut self,
         now: UnixTime,
@@ -263,30 +267,32 @@ impl Revocations {
         })
     }
 
-    fn of_one_that_may_be_meant(
+    /// Whether a forgotten revocation, or one that will be forgotten too early, may be about the
+    /// token.
+    fn find_indistinguishable(
         &self,
         identity: &Identity,
         now: UnixTime,
         ttl: Option<Duration>,
-    ) -> Option<Cause> {
+    ) -> Option<RevocationCause> {
         let issued = identity.issued_at.0 / 1000;
         if issued > 0 && issued <= self.forgotten {
-            return Some(Cause::Forgotten(UnixTime::from_secs(self.forgotten)));
+            return Some(RevocationCause::Forgotten(UnixTime::from_secs(self.forgotten)));
         }
         let ttl = ttl.filter(|_| !self.kept.is_empty())?;
         let last = now.0.saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
-        identity.expires_at.is_none_or(|end| end.0 > last).then_some(Cause::EndsTooLate(ttl))
+        identity.expires_at.is_none_or(|end| end.0 > last).then_some(RevocationCause::EndsTooLate(ttl))
     }
 
-    /// All of it, as changes that would lead there from nothing.
+    /// All of it, as changes of an empty one.
     pub fn changes(&self) -> impl Iterator<Item = Change> {
         let forgotten = Some(self.forgotten).filter(|second| *second > 0).map(Change::Forgotten);
         let kept = self.kept.iter().map(|(revoked, second)| Change::revoke(revoked.clone(), *second));
         forgotten.into_iter().chain(kept)
     }
 
-    /// The first so many that come after a name that an answer before has told; and the
-    /// name after which there are more, if there are.
+    /// A page of at most `count` entries behind the name that the page before has returned, and
+    /// the name for the next page, if there are more.
     pub fn list(
         &self,
         after: Option<&str>,
@@ -315,7 +321,7 @@ impl Revocations {
     }
 }
 
-/// In the order in which they are kept: tokens behind users.
+/// The name of an entry, in the order of the map: tokens behind users.
 fn name(revoked: &RevocationTarget) -> String {
     match revoked {
         RevocationTarget::User(user) => format!("1 {user}"),

@@ -1,7 +1,5 @@
-//! Secrets: files that only we may read, and comparing without telling.
-//!
-//! Knows modes, first starts and constant time. Does not know what a secret
-//! opens.
+//! Secret files: their modes, their generation at the first start, and comparison in constant
+//! time.
 
 use std::fmt;
 use std::fs;
@@ -20,11 +18,10 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use super::crypto;
 use crate::config::file_owner::{Purpose, User, cure_of_open_secret, explained};
 use crate::config::shell_quoting::quoted;
-use crate::config::{Auth, ConfigError, Problem};
-use crate::edge::driver::config::Read as ReadFile;
+use crate::config::{AuthConfig, ConfigError, Problem};
 
 /// The name of the generated key of tokens, and of the credential.
-pub(in crate::edge) const KEY: &str = "jwt.key";
+pub(super) const KEY: &str = "jwt.key";
 
 /// The name of the generated secret, and of the credential, for HTTP callers.
 const BROADCAST: &str = "broadcast.secret";
@@ -36,13 +33,13 @@ const SHORTEST: usize = 16;
 const LONGEST_SECRET: u64 = 16 << 10;
 
 /// No file of keys is longer: a JWK set has some 4 KiB for each key with its certificates.
-pub(in crate::edge) const LONGEST_KEYS: u64 = 256 << 10;
+pub(super) const LONGEST_KEYS: u64 = 256 << 10;
 
-/// What must not be printed.
+/// Bytes that must not be printed.
 pub struct Secret(Vec<u8>);
 
 impl Secret {
-    /// The bytes themselves, for whoever computes with them.
+    /// The bytes themselves, for computing with them.
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }
@@ -54,21 +51,43 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Who else may be able to open a file.
+/// The accounts that may have access to a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::edge) enum Exposure {
-    /// Only its owner; where that is root, a group may read it, for root alone has
-    /// given it to one. (What PostgreSQL asks of its key.)
+pub(super) enum FileExposure {
+    /// Only its owner; where that is root, a group may read it, because root alone can have
+    /// given it to one. (PostgreSQL has the same rule for its key.)
     Owner,
-    /// Anybody may read it, only its owner may write it: a public key.
+    /// Everybody may read it, only its owner may write it: a public key.
     Readable,
-    /// Whoever systemd says: it guards the directory of its credentials.
+    /// Those that systemd chooses: it guards the directory of its credentials.
     Credential,
 }
 
+/// A file that was read, with a digest of its content: whether a reload has changed it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(in crate::edge) struct ReadFile {
+    path: PathBuf,
+    digest: String,
+}
+
+impl ReadFile {
+    pub(super) fn new(path: PathBuf, digest: String) -> Self {
+        Self { path, digest }
+    }
+
+    pub(in crate::edge) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether `earlier` is the same file with other content.
+    pub(in crate::edge) fn is_change_of(&self, earlier: &Self) -> bool {
+        self.path == earlier.path && self.digest != earlier.digest
+    }
+}
+
 /// Reads a file of at most so many bytes whole, without one newline at its end.
-pub(in crate::edge) fn read(path: &Path, exposure: Exposure, longest: u64) -> Result<Secret, Problem> {
-    let purpose = if exposure == Exposure::Readable { Purpose::Readable } else { Purpose::Secret };
+pub(super) fn read(path: &Path, exposure: FileExposure, longest: u64) -> Result<Secret, Problem> {
+    let purpose = if exposure == FileExposure::Readable { Purpose::Readable } else { Purpose::Secret };
     let failed = |error: io::Error| {
         Problem::in_file(path, format!("cannot be read: {}", explained(&error, path, purpose)))
     };
@@ -76,7 +95,7 @@ pub(in crate::edge) fn read(path: &Path, exposure: Exposure, longest: u64) -> Re
     // A pipe in the place of a file must not keep us waiting.
     let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
     let file = File::options().read(true).custom_flags(nonblocking).open(path).map_err(failed)?;
-    // Asked of what was opened, not of what has the name by now.
+    // Of the open file, not of the one that has the name by now.
     let found = file.metadata().map_err(failed)?;
     if !found.is_file() {
         return Err(Problem::in_file(path, "is not a file"));
@@ -84,15 +103,15 @@ pub(in crate::edge) fn read(path: &Path, exposure: Exposure, longest: u64) -> Re
     let mode = found.mode() & 0o777;
     let own = rustix::process::geteuid().as_raw();
     let excess = match exposure {
-        Exposure::Owner if found.uid() != 0 => mode & 0o077,
+        FileExposure::Owner if found.uid() != 0 => mode & 0o077,
         // Root may have meant a group.
-        Exposure::Owner => mode & 0o037,
-        Exposure::Readable => mode & 0o022,
-        Exposure::Credential => 0,
+        FileExposure::Owner => mode & 0o037,
+        FileExposure::Readable => mode & 0o022,
+        FileExposure::Credential => 0,
     };
     if excess != 0 {
         let (owner, cure) = match exposure {
-            Exposure::Readable => (String::new(), format!("`chmod 0644 {}`", quoted(path))),
+            FileExposure::Readable => (String::new(), format!("`chmod 0644 {}`", quoted(path))),
             _ if found.uid() == own => (String::new(), cure_of_open_secret(path, &found, own)),
             _ => {
                 let owner =
@@ -108,7 +127,7 @@ pub(in crate::edge) fn read(path: &Path, exposure: Exposure, longest: u64) -> Re
     if bytes.len() as u64 > longest {
         return Err(Problem::in_file(path, format!("is larger than {longest} bytes")));
     }
-    // What `echo` and editors add.
+    // `echo` and editors add it.
     if bytes.ends_with(b"\n") {
         bytes.pop();
         if bytes.ends_with(b"\r") {
@@ -121,21 +140,20 @@ pub(in crate::edge) fn read(path: &Path, exposure: Exposure, longest: u64) -> Re
     Ok(Secret(bytes))
 }
 
-/// The file that is used without a configured one, if it is there, and how far it may
-/// be open: a credential of systemd, else one in the state directory.
-pub(in crate::edge) fn unconfigured(name: &str, auth: &Auth, state: &Path) -> Option<(PathBuf, Exposure)> {
+/// The file that is used without a configured one, if it exists, and its exposure: a
+/// credential of systemd, else one in the state directory.
+pub(super) fn unconfigured(name: &str, auth: &AuthConfig, state: &Path) -> Option<(PathBuf, FileExposure)> {
     let credential = auth.credentials.as_ref().map(|directory| directory.join(name));
-    let credential = credential.filter(|path| path.exists()).map(|path| (path, Exposure::Credential));
+    let credential = credential.filter(|path| path.exists()).map(|path| (path, FileExposure::Credential));
     credential.or_else(|| {
         let path = state.join(name);
-        // A link that leads nowhere is there: it should be complained about, not
-        // replaced.
-        path.symlink_metadata().is_ok().then_some((path, Exposure::Owner))
+        // A dangling link counts: it is to be reported, not replaced.
+        path.symlink_metadata().is_ok().then_some((path, FileExposure::Owner))
     })
 }
 
-/// The names of what nobody has configured and what is not there yet.
-pub fn missing(auth: &Auth, state: &Path) -> Vec<&'static str> {
+/// The names of the files that are neither configured nor present.
+pub fn missing(auth: &AuthConfig, state: &Path) -> Vec<&'static str> {
     let all = [(KEY, !auth.keys.is_empty()), (BROADCAST, !auth.broadcast_secrets.is_empty())];
     let missing = all
         .into_iter()
@@ -143,11 +161,11 @@ pub fn missing(auth: &Auth, state: &Path) -> Vec<&'static str> {
     missing.map(|(name, _)| name).collect()
 }
 
-/// Makes what is missing, as the first start does.
+/// Generates the missing files, as the first start does.
 ///
 /// # Errors
-/// The file that cannot be made, and why.
-pub fn generate_missing(auth: &Auth, state: &Path) -> Result<(), Problem> {
+/// The file that cannot be generated, and why.
+pub fn generate_missing(auth: &AuthConfig, state: &Path) -> Result<(), Problem> {
     for name in missing(auth, state) {
         let path = state.join(name);
         generate(&path).map_err(|error| {
@@ -158,8 +176,8 @@ pub fn generate_missing(auth: &Auth, state: &Path) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Makes a file with 32 random bytes in hexadecimal. It appears whole or not
-/// at all, and never in the place of another.
+/// Generates a file with 32 random bytes in hexadecimal. It appears whole or not at all, and
+/// never replaces another.
 fn generate(path: &Path) -> io::Result<()> {
     let secret = random_hex::<32>()?;
     let mut draft = path.as_os_str().to_owned();
@@ -171,7 +189,7 @@ fn generate(path: &Path) -> io::Result<()> {
         .and_then(|()| fs::hard_link(&draft, path));
     fs::remove_file(&draft)?;
     match written {
-        // Somebody else started at the same time; theirs is as good.
+        // Another process started at the same time; its file is as good.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
         Ok(()) => path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all()),
@@ -191,17 +209,17 @@ fn random_hex<const N: usize>() -> io::Result<String> {
 
 /// The secrets of HTTP callers, several of which may be valid at once.
 ///
-/// Only keyed digests are held: their length says nothing, and memory that leaks
-/// holds nothing that could be presented.
+/// Only keyed digests are held: their length discloses nothing, and leaked memory holds nothing
+/// that could be presented.
 pub struct Secrets {
-    /// Each with the file that it came from.
-    digests: Vec<(PathBuf, String)>,
+    /// A digest of each, with the file that it came from.
+    files: Vec<ReadFile>,
 }
 
 /// The key of all digests that this process makes.
 static DIGESTS: OnceLock<EncodingKey> = OnceLock::new();
 
-/// Makes sure that there is one. Two that begin at the same time end with the same.
+/// Makes sure that there is one. Two threads that begin at the same time end with the same.
 fn prepare_digests() -> io::Result<()> {
     if DIGESTS.get().is_none() {
         let _ = DIGESTS.set(EncodingKey::from_secret(&random::<32>()?));
@@ -209,34 +227,37 @@ fn prepare_digests() -> io::Result<()> {
     Ok(())
 }
 
-/// HMAC-SHA256; 43 characters for whatever goes in.
-pub(in crate::edge) fn digest(secret: &[u8]) -> Option<String> {
+/// HMAC-SHA256, 43 characters for any input.
+pub(super) fn digest(secret: &[u8]) -> Option<String> {
     crypto::sign(secret, DIGESTS.get()?, Algorithm::HS256)
 }
 
 impl fmt::Debug for Secrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Secrets({})", self.digests.len())
+        write!(f, "Secrets({})", self.files.len())
     }
 }
 
 impl Secrets {
-    /// Reads all that are configured, else systemd's credential, else the one in
-    /// the state directory; none, if nothing is there.
+    /// Reads all that are configured, else systemd's credential, else the one in the state
+    /// directory; none, if neither exists.
     ///
     /// # Errors
     /// All files that cannot be used, each by its name.
-    pub fn open(auth: &Auth, state: &Path) -> Result<Self, ConfigError> {
+    pub fn open(auth: &AuthConfig, state: &Path) -> Result<Self, ConfigError> {
         let mut problems = Vec::new();
         let mut files: Vec<_> =
-            auth.broadcast_secrets.iter().map(|path| (path.clone(), Exposure::of(path, auth))).collect();
+            auth.broadcast_secrets.iter().map(|path| (path.clone(), FileExposure::of(path, auth))).collect();
         if files.is_empty() {
             files.extend(unconfigured(BROADCAST, auth, state));
         }
-        let mut secrets = Self { digests: Vec::new() };
+        let mut secrets = Self { files: Vec::new() };
         for (path, exposure) in files {
-            match read(&path, exposure, LONGEST_SECRET).and_then(|secret| presentable(&path, secret)) {
-                Ok(secret) => secrets.digests.extend(digest(secret.bytes()).map(|digest| (path, digest))),
+            match read(&path, exposure, LONGEST_SECRET).and_then(|secret| check_presentable(&path, secret)) {
+                Ok(secret) => {
+                    let digest = digest(secret.bytes());
+                    secrets.files.extend(digest.map(|digest| ReadFile::new(path, digest)));
+                }
                 Err(problem) => problems.push(problem),
             }
         }
@@ -244,31 +265,31 @@ impl Secrets {
         Ok(secrets)
     }
 
-    /// Whether `presented` is one of them. Takes as long whichever it is, and
-    /// whatever part of it is right.
+    /// Whether `presented` is one of them, in the same time whichever it is, and whatever part
+    /// of it is right.
     pub fn matches(&self, presented: &str) -> bool {
         let Some(presented) = digest(presented.as_bytes()) else { return false };
-        self.digests.iter().fold(false, |found, (_, digest)| {
-            found | constant_time_eq(digest.as_bytes(), presented.as_bytes())
-        })
+        self.files
+            .iter()
+            .fold(false, |found, file| found | constant_time_eq(file.digest.as_bytes(), presented.as_bytes()))
     }
 
-    /// Where they came from, and a digest of each.
-    pub(in crate::edge) fn files(&self) -> impl Iterator<Item = ReadFile<'_>> {
-        self.digests.iter().map(|(file, digest)| (file.as_path(), digest.as_str()))
+    /// The files that they came from.
+    pub(in crate::edge) fn files(&self) -> &[ReadFile] {
+        &self.files
     }
 }
 
-impl Exposure {
-    /// How far a configured secret may be open.
-    pub(in crate::edge) fn of(path: &Path, auth: &Auth) -> Self {
+impl FileExposure {
+    /// The exposure that a configured secret may have.
+    pub(super) fn of(path: &Path, auth: &AuthConfig) -> Self {
         let credential = auth.credentials.as_ref().is_some_and(|directory| path.starts_with(directory));
         if credential { Self::Credential } else { Self::Owner }
     }
 }
 
-/// Whether a header could carry the secret, and guessing it would take long.
-fn presentable(path: &Path, secret: Secret) -> Result<Secret, Problem> {
+/// Checks that a header can carry the secret, and that guessing it would take long.
+fn check_presentable(path: &Path, secret: Secret) -> Result<Secret, Problem> {
     if secret.bytes().len() < SHORTEST {
         return Err(Problem::in_file(path, format!("is shorter than {SHORTEST} bytes")));
     }

@@ -1,10 +1,10 @@
-//! Lines in the log about what is out of the ordinary.
+//! Log of anomalies and refusals: their wording, and a limit of one line a second of each kind.
 //!
-//! Knows how each is worded, and that none may come more than once a second:
-//! whoever causes them must not fill the log with them. Does not know what is
-//! worth a line; that is a closed list of the hub's, and a few of the doors.
+//! A peer that causes them must not fill the log with them. What is worth a line is a closed
+//! list: [`Anomaly`], a reason for a refusal, and a few kinds of the edge's own.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use log::kv::Value;
@@ -13,11 +13,12 @@ use smallvec::SmallVec;
 
 use crate::hub::Anomaly;
 use crate::protocol::{Close, ConnectionId, Moment, Reason, UserId};
+use crate::rate_limiter::Bucket;
 
 /// What a line is about. Each kind is limited on its own, so that one which comes
 /// often hides no other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
+pub enum AnomalyKind {
     Stalled,
     Misbehaved,
     OwnerLost,
@@ -30,37 +31,36 @@ pub enum Kind {
     Overloaded,
     /// A token that holds has something in it that means nothing.
     OddToken,
-    /// Somebody had to leave the clients' door for somebody else.
-    GaveWay,
-    /// Nobody can be let in.
-    Shut,
+    /// A pending connection was evicted for another.
+    Evicted,
+    /// No connection can be accepted.
+    NotAccepting,
 }
 
 /// How many kinds there are.
-const KINDS: usize = Kind::Shut as usize + 1;
+const KINDS: usize = AnomalyKind::NotAccepting as usize + 1;
 
-/// A person reads one line a second; more of the same kind say nothing new.
+/// A person reads one line a second; more of the same kind show nothing new.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// When a line of one kind was last written, and how many were held back since.
+/// The rate of lines of one kind, and how many were held back since the last.
 #[derive(Clone, Copy, Default, Debug)]
 struct LogRate {
-    last: Option<Moment>,
+    bucket: Bucket,
     held_back: u64,
 }
 
 impl LogRate {
     fn is_due(&self, now: Moment) -> bool {
-        self.last.is_none_or(|last| now.since(last) >= PAUSE)
+        self.bucket.owes(now).is_zero()
     }
 
-    /// Whether it is the turn of this kind; then how many were held back.
-    fn turn(&mut self, now: Moment) -> Option<u64> {
-        if !self.is_due(now) {
+    /// Takes the turn of this kind, if it is due; then how many were held back.
+    fn take_turn(&mut self, now: Moment) -> Option<u64> {
+        if self.bucket.take_within(now, PAUSE, PAUSE).is_err() {
             self.held_back += 1;
             return None;
         }
-        self.last = Some(now);
         Some(std::mem::take(&mut self.held_back))
     }
 }
@@ -80,110 +80,156 @@ impl Default for AnomalyLog {
 
 impl AnomalyLog {
     /// Writes a line, unless one of its kind was written within the last second;
-    /// the next that is written says how many were not. `about` are the names in it,
-    /// for those who search a journal by them.
-    pub fn say(&mut self, now: Moment, kind: Kind, line: impl fmt::Display, about: &[About<'_>]) {
-        let held_back = self.kinds.get_mut(kind as usize).and_then(|pace| pace.turn(now));
-        write_with(held_back, line, about);
+    /// the next that is written counts those that were not. `fields` are the names in it,
+    /// by which a journal is searched.
+    pub fn log(&mut self, now: Moment, kind: AnomalyKind, line: impl fmt::Display, fields: &[LogField<'_>]) {
+        let held_back = self.kinds.get_mut(kind as usize).and_then(|rate| rate.take_turn(now));
+        write_with(held_back, line, fields);
     }
 
-    /// The same of a refusal at a door, limited by its reason; `about` tells who was refused.
-    pub fn refused(&mut self, now: Moment, reason: Reason, line: impl fmt::Display, about: &[About<'_>]) {
-        let held_back = self.reasons.get_mut(reason as usize).and_then(|pace| pace.turn(now));
+    /// The same of a refusal, limited by its reason; `fields` name the peer that was refused.
+    pub fn refused(&mut self, now: Moment, reason: Reason, line: impl fmt::Display, fields: &[LogField<'_>]) {
+        let held_back = self.reasons.get_mut(reason as usize).and_then(|rate| rate.take_turn(now));
         let reason = [("reason", Value::from(reason.word()))];
-        let about: SmallVec<[About<'_>; 3]> = reason.into_iter().chain(about.iter().cloned()).collect();
-        write_with(held_back, format_args!("refused {line}"), &about);
+        let fields: SmallVec<[LogField<'_>; 3]> = reason.into_iter().chain(fields.iter().cloned()).collect();
+        write_with(held_back, format_args!("refused {line}"), &fields);
     }
 
     /// Whether a line of a reason would be written now.
     pub fn is_due(&self, now: Moment, reason: Reason) -> bool {
-        self.reasons.get(reason as usize).is_some_and(|pace| pace.is_due(now))
+        self.reasons.get(reason as usize).is_some_and(|rate| rate.is_due(now))
+    }
+
+    /// The hub has refused a connection, and counted that. `from` is the address of its peer.
+    pub(super) fn refused_by_hub(
+        &mut self,
+        now: Moment,
+        conn: ConnectionId,
+        user: Option<&UserId>,
+        reason: Reason,
+        from: Option<IpAddr>,
+    ) {
+        let why = match reason {
+            Reason::TokenMissing => {
+                "it came without a token, and sent no `auth` in time (`[limits] auth_timeout`; `[auth] \
+                 anonymous` lets in whoever has none)"
+            }
+            Reason::TooManyConnections => {
+                "the user has as many connections as one may have (`[limits] connections_per_user`)"
+            }
+            Reason::RateLimited => {
+                "new connections come too fast (`[limits] user_requests_per_second`, `connections_per_user`)"
+            }
+            _ => {
+                "it has not said who it is, and gave way: all connections are taken (`[limits] connections`)"
+            }
+        };
+        let user = user.map(|user| format!(" of user {user:?}")).unwrap_or_default();
+        let from = shown_address(from);
+        let line = format_args!("{from}: connection {conn}{user}: {why}");
+        self.refused(now, reason, line, &[field("address", &from)]);
+    }
+
+    /// A refusal over HTTP, or of a token; `from` is the address of the peer.
+    pub(super) fn refused_peer(
+        &mut self,
+        now: Moment,
+        reason: Reason,
+        from: Option<IpAddr>,
+        line: &dyn fmt::Display,
+    ) {
+        let from = shown_address(from.map(|from| from.to_canonical()));
+        self.refused(now, reason, format_args!("{from}: {line}"), &[field("address", &from)]);
     }
 
     /// Writes what the hub found worth a line.
     pub fn anomaly(&mut self, now: Moment, anomaly: &Anomaly) {
         match anomaly {
             Anomaly::Stalled { conn, user } => {
-                let line = format_args!("closed {conn} of {}: it took nothing", Shown(user.as_ref()));
-                self.say(now, Kind::Stalled, line, &closed(conn, user.as_ref(), Close::TooSlow));
+                let line = format_args!("closed {conn} of {}: it took nothing", QuotedUser(user.as_ref()));
+                self.log(now, AnomalyKind::Stalled, line, &closed(conn, user.as_ref(), Close::TooSlow));
             }
             Anomaly::Misbehaved { conn, user, close } => {
-                let line = format_args!("closed {conn} of {}: {}", Shown(user.as_ref()), close.reason());
-                self.say(now, Kind::Misbehaved, line, &closed(conn, user.as_ref(), *close));
+                let line = format_args!("closed {conn} of {}: {}", QuotedUser(user.as_ref()), close.reason());
+                self.log(now, AnomalyKind::Misbehaved, line, &closed(conn, user.as_ref(), *close));
             }
-            // A refusal, and told as one.
+            // A refusal, and logged as one.
             Anomaly::Refused { .. } => {}
             Anomaly::OwnerLost { operation, channel } => {
                 let line = format_args!("operation {operation:?} on {channel:?}: its worker is gone");
-                let about = [about("operation", operation), about("channel", channel)];
-                self.say(now, Kind::OwnerLost, line, &about);
+                let fields = [field("operation", operation), field("channel", channel)];
+                self.log(now, AnomalyKind::OwnerLost, line, &fields);
             }
             Anomaly::Overran { operation, channel } => {
                 let line = format_args!("operation {operation:?} on {channel:?} did not end in time");
-                let about = [about("operation", operation), about("channel", channel)];
-                self.say(now, Kind::Overran, line, &about);
+                let fields = [field("operation", operation), field("channel", channel)];
+                self.log(now, AnomalyKind::Overran, line, &fields);
             }
             Anomaly::KeptLimit { is_newcomer_lost } => {
                 let (kind, what) = match is_newcomer_lost {
-                    false => (Kind::KeptLimit, "the oldest are dropped"),
-                    true => (Kind::NotKept, "new ones are not kept"),
+                    false => (AnomalyKind::KeptLimit, "the oldest are dropped"),
+                    true => (AnomalyKind::NotKept, "new ones are not kept"),
                 };
                 let line = format_args!(
                     "kept messages are at their limit (`[store] bytes`, `[limits] memory`); {what}"
                 );
-                self.say(now, kind, line, &[]);
+                self.log(now, kind, line, &[]);
             }
             Anomaly::Memory { held, ceiling, .. } => {
                 let line = format_args!(
                     "{held} of {ceiling} bytes are held for peers (`limits.memory`); some are shed"
                 );
-                self.say(now, Kind::Memory, line, &[]);
+                self.log(now, AnomalyKind::Memory, line, &[]);
             }
             Anomaly::Overloaded { conn, user, held } => {
                 let line = format_args!(
                     "closed {conn} of {}: memory is short, and it held {held} bytes",
-                    Shown(user.as_ref())
+                    QuotedUser(user.as_ref())
                 );
-                self.say(now, Kind::Overloaded, line, &closed(conn, user.as_ref(), Close::Overloaded));
+                self.log(now, AnomalyKind::Overloaded, line, &closed(conn, user.as_ref(), Close::Overloaded));
             }
         }
     }
 }
 
 /// A name in a line, and what it is.
-pub type About<'a> = (&'static str, Value<'a>);
+pub type LogField<'a> = (&'static str, Value<'a>);
 
-/// A name for [`AnomalyLog::say`].
-pub fn about<'a>(what: &'static str, name: &'a dyn fmt::Display) -> About<'a> {
+/// A name for [`AnomalyLog::log`].
+pub fn field<'a>(what: &'static str, name: &'a dyn fmt::Display) -> LogField<'a> {
     (what, Value::from_dyn_display(name))
 }
 
-fn closed<'a>(conn: &'a ConnectionId, user: Option<&'a UserId>, close: Close) -> SmallVec<[About<'a>; 3]> {
-    let user = user.map(|user| about("user", user));
+fn closed<'a>(conn: &'a ConnectionId, user: Option<&'a UserId>, close: Close) -> SmallVec<[LogField<'a>; 3]> {
+    let user = user.map(|user| field("user", user));
     let reason = ("reason", Value::from(close.reason()));
-    [about("connection", conn), reason].into_iter().chain(user).collect()
+    [field("connection", conn), reason].into_iter().chain(user).collect()
 }
 
-fn write_with(held_back: Option<u64>, line: impl fmt::Display, about: &[About<'_>]) {
+fn write_with(held_back: Option<u64>, line: impl fmt::Display, fields: &[LogField<'_>]) {
     match held_back {
         None => {}
-        Some(0) => write(about, format_args!("{line}")),
-        Some(more) => write(about, format_args!("{line} (and {more} more like this before)")),
+        Some(0) => write(fields, format_args!("{line}")),
+        Some(more) => write(fields, format_args!("{line} (and {more} more like this before)")),
     }
 }
 
-fn write(about: &[About<'_>], line: fmt::Arguments<'_>) {
+fn write(fields: &[LogField<'_>], line: fmt::Arguments<'_>) {
     let record =
-        Record::builder().level(Level::Warn).target(module_path!()).args(line).key_values(&about).build();
+        Record::builder().level(Level::Warn).target(module_path!()).args(line).key_values(&fields).build();
     if record.level() <= log::max_level() {
         log::logger().log(&record);
     }
 }
 
-/// A user as a log line quotes it.
-struct Shown<'a>(Option<&'a UserId>);
+fn shown_address(address: Option<IpAddr>) -> String {
+    address.map_or_else(|| "somebody".to_owned(), |address| address.to_string())
+}
 
-impl fmt::Display for Shown<'_> {
+/// A user as a log line quotes it.
+struct QuotedUser<'a>(Option<&'a UserId>);
+
+impl fmt::Display for QuotedUser<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Some(user) => write!(f, "{user:?}"),
@@ -198,20 +244,20 @@ mod tests {
 
     #[test]
     fn one_line_of_a_kind_is_written_in_a_second_and_the_next_counts_the_others() {
-        let mut pace = LogRate::default();
-        assert_eq!(pace.turn(Moment(0)), Some(0));
+        let mut rate = LogRate::default();
+        assert_eq!(rate.take_turn(Moment(0)), Some(0));
         for millis in 1..1000 {
-            assert_eq!(pace.turn(Moment(millis)), None);
+            assert_eq!(rate.take_turn(Moment(millis)), None);
         }
-        assert_eq!(pace.turn(Moment(1000)), Some(999));
-        assert_eq!(pace.turn(Moment(9000)), Some(0));
+        assert_eq!(rate.take_turn(Moment(1000)), Some(999));
+        assert_eq!(rate.take_turn(Moment(9000)), Some(0));
     }
 
     #[test]
     fn a_refusal_for_another_reason_is_not_held_back() {
-        let mut reports = AnomalyLog::default();
-        reports.refused(Moment(0), Reason::Host, "one", &[]);
-        assert!(!reports.is_due(Moment(999), Reason::Host) && reports.is_due(Moment(1000), Reason::Host));
-        assert!(reports.is_due(Moment(0), Reason::Origin));
+        let mut anomalies = AnomalyLog::default();
+        anomalies.refused(Moment(0), Reason::Host, "one", &[]);
+        assert!(!anomalies.is_due(Moment(999), Reason::Host) && anomalies.is_due(Moment(1000), Reason::Host));
+        assert!(anomalies.is_due(Moment(0), Reason::Origin));
     }
 }

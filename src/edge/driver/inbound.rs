@@ -1,298 +1,600 @@
-//! What links say, made facts of.
-//!
-//! Knows how bytes become frames, lines and requests, and what a link that hangs up
-//! leaves half said. Does not know what a request is good for.
+//! Inbound side of the driver: input, requests that the hub does not answer, room, refusals.
 
-use std::time::Duration;
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::rc::Rc;
 
-use super::Driver;
-use super::turn_share;
-use crate::edge::net::connection::{End, Link, PartialFrame, Side};
+use async_channel::Receiver;
+
+use super::admin::{MintedToken, RevocationPage};
+use super::anomaly_log::{AnomalyKind, LogField};
+use super::config::DriverConfig;
+use super::read_context::{PeerTrust, ReadBlock};
+use super::reload::ReloadRequest;
+use super::revocations::{NextRevocations, RevocationOutcome, SettledRevocation};
+use super::token_refusal::RefusedToken;
+use super::{Driver, admin, memory_report, token_refusal, turn_share};
+use crate::edge::auth::error::TokenError;
+use crate::edge::auth::revocation::file::{RevocationFile, Writing};
+use crate::edge::clock;
+use crate::edge::net::connection::{DisconnectCause, ReadPolicy};
+use crate::edge::net::connection_table::{Slot, Unsent};
 use crate::edge::net::encoded_frame::EncodedFrame;
 use crate::edge::net::line_decoder;
-use crate::edge::net::line_decoder::Next;
+use crate::edge::net::line_decoder::{DecodeFlow, WorkerLine};
+use crate::edge::net::peer_side::PartialInput;
 use crate::edge::net::send_queue::QueuedFrame;
 use crate::edge::net::socket::IoOutcome;
 use crate::edge::net::ws_decoder::{Decoded, Decoder};
-use crate::hub::{Input, Rejection, Requester};
+use crate::edge::store;
+use crate::hub::{
+    Bearer, Credentials, Identity, Input, Level, Peer, Rejection, Requester, Settings, TokenFault,
+};
+use crate::protocol::frame::Reloaded;
 use crate::protocol::{
-    Close, Code, ConnectionId, MalformedRequest, Refusal, Request, RequestEnvelope, worker,
+    Close, Code, ConnectionId, EdgeRequest, Frame, HubRequest, MalformedRequest, Reason, Refusal, Request,
+    RequestEnvelope, RequestId, worker,
 };
 
-/// What reading needs, for all links in turn.
-pub(in crate::edge) struct ReadContext {
-    block: Box<[u8]>,
-    decoder: Decoder,
-}
-
-impl ReadContext {
-    pub(in crate::edge) fn new(message_bytes: usize) -> Self {
-        Self { block: vec![0; BLOCK].into(), decoder: Decoder::new(message_bytes) }
-    }
-}
-
-/// How much is read from one link in one turn: enough for a burst, little
-/// enough that everybody gets a turn soon.
-pub(in crate::edge) const BLOCK: usize = 16 << 10;
-
-/// The same of one who may say nothing but `auth`.
-const BLOCK_OF_STRANGERS: usize = 2 << 10;
-
-/// How much is held of what somebody has half said who may say nothing but `auth`:
+/// How much undecoded input is held of a peer that may send nothing but `auth`:
 /// the largest token, twice that for JSON around it, and what the allocator rounds up.
-const LONGEST_FROM_STRANGERS: usize = 32 << 10;
+const LONGEST_UNAUTHENTICATED: usize = 32 << 10;
 
-/// How long a peer that was told goodbye may take to hang up.
-pub(in crate::edge) const LINGER: Duration = Duration::from_secs(2);
-
+/// Reading.
 impl Driver {
-    /// Takes frames and lines of up to so many bytes from now on.
-    pub(in crate::edge) fn limit_messages(&mut self, bytes: usize) {
-        if let Some(ears) = &mut self.ears {
-            ears.decoder.limit(bytes);
-        }
-    }
-
-    /// Reads once from a link that has something.
-    pub(in crate::edge) fn read(&mut self, conn: ConnectionId) {
-        // What was left unsaid comes before what comes now, and before the end.
-        self.hear_unsaid(conn);
-        // Nothing is read of one that is paused; that it has hung up is told all the same.
-        if self.links.get(conn).is_some_and(|link| link.paused && !link.leaving) {
-            return self.links.mute(conn);
+    /// Reads once from a connection that has something.
+    pub(super) fn read(&mut self, conn: ConnectionId) {
+        // What is undecoded comes before what comes now, and before the end.
+        self.decode_rest(conn);
+        let Some(connection) = self.connections.get(conn) else { return };
+        // Nothing is read of one that is paused; that it has closed is reported all the same.
+        if connection.is_paused() {
+            return self.connections.unwatch(conn);
         }
         // It is ready in the next turn, too.
-        let has_unsaid = self.links.get(conn).is_some_and(|link| link.has_unsaid() && !link.leaving);
-        if has_unsaid || !self.may_ask(conn) {
+        if (connection.has_undecoded() && !connection.is_closing()) || !self.has_share(conn) {
             return;
         }
-        let Some(mut ears) = self.ears.take() else { return };
-        let most = if self.hub.lets_in(conn) { BLOCK } else { BLOCK_OF_STRANGERS };
-        let moved = self.links.get(conn).map(|link| {
-            let block = ears.block.get_mut(..most).unwrap_or_default();
-            link.wire.read(block)
-        });
-        if let Some(IoOutcome::Bytes(bytes @ 1..)) = moved {
-            if let Some(link) = self.links.get(conn) {
-                link.rest.comes();
-            }
-            let block = ears.block.get(..bytes).unwrap_or_default();
-            self.listen(conn, block, &mut ears.decoder);
+        let Some(mut read) = self.read.take() else { return };
+        let trust = if self.hub.is_admitted(conn) { PeerTrust::Admitted } else { PeerTrust::Unauthenticated };
+        let outcome = self.connections.get_mut(conn).map(|connection| read.read(connection, trust));
+        if let Some(IoOutcome::Bytes(length @ 1..)) = outcome {
+            let ReadBlock { bytes, decoder } = read.block(length);
+            self.decode_with(conn, bytes, decoder);
         }
-        self.ears = Some(ears);
-        if let Some(IoOutcome::Bytes(0) | IoOutcome::Broken) = moved {
-            self.hung_up(conn);
+        self.read = Some(read);
+        if let Some(IoOutcome::Bytes(0) | IoOutcome::Broken) = outcome {
+            self.end_input(conn);
         }
     }
 
-    /// Whether the account of a link may ask for more in this turn.
-    fn may_ask(&self, conn: ConnectionId) -> bool {
-        self.turn.rest_of(self.hub.account(conn)) > 0
+    /// Whether the account of a connection may request more in this turn.
+    fn has_share(&self, conn: ConnectionId) -> bool {
+        self.shares.rest_of(self.hub.account(conn)) > 0
     }
 
-    /// Hears what was left unsaid by those who were not read and are again.
-    pub(in crate::edge) fn go_on_listening(&mut self) {
-        self.turn.end();
-        for conn in self.links.take_resumed() {
-            if self.may_ask(conn) {
-                self.hear_unsaid(conn);
+    /// Begins a turn: decodes what was left undecoded in the last one.
+    pub(super) fn decode_resumed(&mut self) {
+        self.shares.end();
+        for conn in self.connections.take_resumed() {
+            if self.has_share(conn) {
+                self.decode_rest(conn);
             } else {
-                self.links.resume_later(conn);
+                self.connections.resume_later(conn);
             }
         }
     }
 
-    fn hear_unsaid(&mut self, conn: ConnectionId) {
-        if self.may_ask(conn)
-            && self.links.hears(conn.slot)
-            && self.links.get(conn).is_some_and(|link| link.has_unsaid())
+    fn decode_rest(&mut self, conn: ConnectionId) {
+        if self.has_share(conn)
+            && self.connections.is_read(conn)
+            && self.connections.get(conn).is_some_and(|connection| connection.has_undecoded())
         {
-            self.heard(conn, &[]);
+            self.decode(conn, &[]);
         }
     }
 
-    pub(in crate::edge) fn heard(&mut self, conn: ConnectionId, bytes: &[u8]) {
-        if let Some(mut ears) = self.ears.take() {
-            self.listen(conn, bytes, &mut ears.decoder);
-            self.ears = Some(ears);
+    /// Decodes what a connection has sent, behind what is undecoded of it.
+    pub(super) fn decode(&mut self, conn: ConnectionId, bytes: &[u8]) {
+        if let Some(mut read) = self.read.take() {
+            self.decode_with(conn, bytes, read.decoder());
+            self.read = Some(read);
         }
     }
 
-    /// Makes requests of bytes. What a link has begun to say is taken from it
-    /// for that long, and put back.
-    fn listen(&mut self, conn: ConnectionId, bytes: &[u8], decoder: &mut Decoder) {
+    /// The undecoded input is taken from the connection for that long, and put back.
+    fn decode_with(&mut self, conn: ConnectionId, bytes: &[u8], decoder: &mut Decoder) {
         let account = self.hub.account(conn);
-        let Some(link) = self.links.get(conn) else { return };
-        if link.leaving {
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        if connection.is_closing() {
             return;
         }
-        let mut rest = self.turn.rest_of(account);
-        match &mut link.side {
-            Side::Client { held } => {
-                let mut held = held.take();
-                decoder.decode(&mut held, bytes, |heard| {
-                    rest = rest.saturating_sub(self.hear(conn, heard));
-                    self.next(conn, rest)
+        let mut rest = self.shares.rest_of(account);
+        match connection.take_partial() {
+            PartialInput::Message(mut partial) => {
+                decoder.decode(&mut partial, bytes, |decoded| {
+                    rest = rest.saturating_sub(self.receive(conn, decoded));
+                    self.flow(conn, rest)
                 });
-                let is_long = held.as_ref().is_some_and(|held| held.bytes() > LONGEST_FROM_STRANGERS);
-                if is_long && self.staying(conn).is_some() && !self.hub.lets_in(conn) {
-                    return self.refuse_to_go_on(conn, Close::TooBig);
+                let is_long = partial.as_ref().is_some_and(|held| held.bytes() > LONGEST_UNAUTHENTICATED);
+                if is_long && self.is_staying(conn) && !self.hub.is_admitted(conn) {
+                    return self.close_malformed(conn, Close::TooBig);
                 }
-                if let Some(Side::Client { held: place }) = self.staying(conn).map(|link| &mut link.side) {
-                    *place = held;
-                }
+                self.put_back(conn, PartialInput::Message(partial));
             }
-            Side::Worker(worker) => {
-                let (mut held, limit) = (worker.held.take(), self.site.message_bytes);
-                line_decoder::split(&mut held, bytes, limit, |line| {
-                    self.hear_line(conn, line);
-                    self.next(conn, rest)
+            PartialInput::Line(mut partial) => {
+                line_decoder::split(&mut partial, bytes, self.config.message_bytes, |line| {
+                    self.receive_line(conn, line);
+                    self.flow(conn, rest)
                 });
-                if let Some(Side::Worker(worker)) = self.staying(conn).map(|link| &mut link.side) {
-                    worker.held = held;
-                }
+                self.put_back(conn, PartialInput::Line(partial));
             }
         }
-        self.turn.leave(account, rest);
-        if rest == 0 && self.links.get(conn).is_some_and(|link| link.has_unsaid()) {
-            self.links.resume_later(conn);
+        self.shares.leave(account, rest);
+        if rest == 0 && self.connections.get(conn).is_some_and(|connection| connection.has_undecoded()) {
+            self.connections.resume_later(conn);
         }
     }
 
-    /// Whether more is heard of a link in this turn: what it asks for is queued for it, and
-    /// somebody may ask for much with little. `rest` is what its account may ask still.
-    fn next(&mut self, conn: ConnectionId, rest: u32) -> Next {
-        self.weigh_growth();
-        if rest > 0 && self.staying(conn).is_some() && self.links.hears(conn.slot) {
-            Next::More
+    fn put_back(&mut self, conn: ConnectionId, input: PartialInput) {
+        if let Some(connection) = self.connections.get_mut(conn)
+            && !connection.is_closing()
+        {
+            connection.put_partial(input);
+        }
+    }
+
+    /// Whether more of a connection is decoded in this turn: the answers are queued for it, and
+    /// a short request may have a long one. `rest` is what is left to its account.
+    fn flow(&mut self, conn: ConnectionId, rest: u32) -> DecodeFlow {
+        if self.memory.has_grown(&self.connections, self.config.memory) {
+            self.report_memory();
+        }
+        if rest > 0 && self.is_staying(conn) && self.connections.is_read(conn) {
+            DecodeFlow::Continue
         } else {
-            Next::Wait
+            DecodeFlow::Pause
         }
     }
 
-    /// The link, unless it was told goodbye.
-    fn staying(&mut self, conn: ConnectionId) -> Option<&mut Link> {
-        self.links.get(conn).filter(|link| !link.leaving)
+    /// Whether the connection is there and not being closed.
+    fn is_staying(&self, conn: ConnectionId) -> bool {
+        self.connections.get(conn).is_some_and(|connection| !connection.is_closing())
     }
 
-    /// What that costs the one who said it.
-    fn hear(&mut self, conn: ConnectionId, heard: Decoded<'_>) -> u32 {
-        if self.staying(conn).is_none() {
+    /// Handles one frame of a client; returns what that costs the client.
+    fn receive(&mut self, conn: ConnectionId, decoded: Decoded<'_>) -> u32 {
+        if !self.is_staying(conn) {
             return 0;
         }
         let mut cost = 1;
-        match heard {
+        match decoded {
             Decoded::Text(text) => {
-                let said = crate::protocol::parse(text);
-                cost = said.as_ref().map_or(1, |said| turn_share::cost(&said.request));
-                self.said(conn, said);
+                let parsed = crate::protocol::parse(text);
+                cost = parsed.as_ref().map_or(1, |parsed| turn_share::cost(&parsed.request));
+                self.handle_request(conn, parsed);
             }
-            Decoded::Binary(_) => self.refuse_to_go_on(conn, Close::NotText),
+            Decoded::Binary(_) => self.close_malformed(conn, Close::NotText),
             Decoded::Alive { controls } => {
                 cost = controls.max(1);
-                self.tell(Input::KeepAlive { conn, controls });
+                self.decide(Input::KeepAlive { conn, controls });
             }
-            Decoded::Reply(frame) => self.push(conn.slot, QueuedFrame::frame(&EncodedFrame::raw(frame))),
+            Decoded::Reply(frame) => {
+                let reply = QueuedFrame::for_client(&EncodedFrame::raw(frame));
+                self.writer().push(Slot::from(conn), reply);
+            }
             Decoded::Closed => {
-                self.links.leave(conn, [], false);
-                self.links.note_end(conn, End::ByPeer);
-                self.part(conn);
+                self.connections.close(conn, [], Unsent::Keep);
+                self.linger(conn, DisconnectCause::ByPeer);
             }
-            Decoded::Broken(close) => self.refuse_to_go_on(conn, close),
+            Decoded::Broken(close) => self.close_malformed(conn, close),
         }
         cost
     }
 
-    fn hear_line(&mut self, conn: ConnectionId, line: line_decoder::Line<'_>) {
-        let too_long = || format!("a line may be {} bytes long", self.site.message_bytes);
-        let said = match line {
-            line_decoder::Line::Whole(line) => worker::parse(line),
-            line_decoder::Line::TooLong => {
-                Err(MalformedRequest { id: None, refusal: Refusal::new(Code::TooLarge, too_long()) })
+    fn receive_line(&mut self, conn: ConnectionId, line: WorkerLine<'_>) {
+        let malformed = |code, why: String| MalformedRequest { id: None, refusal: Refusal::new(code, why) };
+        let parsed = match line {
+            WorkerLine::Whole(line) => worker::parse(line),
+            WorkerLine::TooLong => {
+                let why = format!("a line may be {} bytes long", self.config.message_bytes);
+                Err(malformed(Code::TooLarge, why))
             }
-            line_decoder::Line::Half => {
-                let refusal = Refusal::new(Code::BadJson, "the socket closed in the middle of a line");
-                Err(MalformedRequest { id: None, refusal })
+            WorkerLine::Half => {
+                Err(malformed(Code::BadJson, "the socket closed in the middle of a line".into()))
             }
         };
-        self.said(conn, said);
+        self.handle_request(conn, parsed);
     }
 
-    /// Passes a request on; what concerns tokens is looked at here, for the hub
-    /// knows none.
-    fn said(&mut self, conn: ConnectionId, said: Result<RequestEnvelope, MalformedRequest>) {
-        if self.staying(conn).is_none() {
+    /// Closes a connection whose peer broke the protocol of the transport; the hub is not asked.
+    fn close_malformed(&mut self, conn: ConnectionId, close: Close) {
+        let last = QueuedFrame::for_client(&EncodedFrame::close(close));
+        self.connections.close(conn, [last], Unsent::Keep);
+        if close == Close::TooBig
+            && let Some(connection) = self.connections.get_mut(conn)
+        {
+            connection.read_refused_frame();
+        }
+        self.linger(conn, DisconnectCause::Malformed(close));
+        self.decide(Input::Rejected(Rejection::ProtocolViolation));
+    }
+
+    /// Reports a connection as closed to the hub, and lets the peer close first for a while, so
+    /// that it reads what was written last.
+    fn linger(&mut self, conn: ConnectionId, cause: DisconnectCause) {
+        self.connections.set_cause(conn, cause);
+        self.closing.push(self.now.moment, conn);
+        self.connections.report_close(conn);
+        self.pump();
+    }
+
+    /// The peer sends no more, or the socket is broken.
+    fn end_input(&mut self, conn: ConnectionId) {
+        let is_worker = self.connections.get(conn).is_some_and(|connection| connection.is_worker());
+        if is_worker
+            && let Some(PartialInput::Line(partial)) =
+                self.connections.get_mut(conn).map(|connection| connection.take_partial())
+        {
+            line_decoder::end(partial, |line| self.receive_line(conn, line));
+        }
+        // What was replayed to it and leaves now is not owed to the next connection of its user.
+        self.writer().flush(Slot::from(conn));
+        // A program that pipes lines in and waits for answers has shut one direction only. A
+        // WebSocket ends by a close frame: one that is cut off is over in both (RFC 6455, section
+        // 7.1.1).
+        if is_worker && self.connections.close_read_side(conn) {
+            return self.decide(Input::ReadClosed { conn });
+        }
+        self.connections.fail(conn);
+        self.pump();
+    }
+}
+
+/// Requests.
+impl Driver {
+    /// Passes a request on to the hub, but for those that only the driver can answer.
+    fn handle_request(&mut self, conn: ConnectionId, parsed: Result<RequestEnvelope, MalformedRequest>) {
+        if !self.is_staying(conn) {
             return;
         }
         let from = Requester::Connection(conn);
-        let input = match said {
-            Ok(RequestEnvelope { id, request: Request::Auth { token, inbox } }) => {
-                let claim = self.site.verifier.examine(token.reveal(), self.now.wall);
-                self.report_oddity(&self.site.clone());
-                let claim = claim.map_err(|flaw| self.refuse_auth(conn, token.reveal(), &flaw));
-                Input::TokenChecked { conn, id, inbox, claim }
+        match parsed {
+            Ok(RequestEnvelope { id, request: Request::Hub(request) }) => {
+                self.report_memory_for(&request);
+                self.decide(Input::Request { from, request: RequestEnvelope { id, request } });
             }
-            Ok(RequestEnvelope { id, request: Request::MintToken { user_id, ttl, wanted } }) => {
-                return self.mint(conn, id.as_ref(), &user_id, (ttl, &wanted));
+            Ok(RequestEnvelope { id, request: Request::Edge(EdgeRequest::Auth { token, inbox }) }) => {
+                let claim = self.config.verifier.examine(token.reveal(), self.now.wall);
+                self.log_oddity();
+                let claim = claim.map_err(|error| self.refuse_auth(conn, token.reveal(), &error));
+                self.decide(Input::TokenChecked { conn, id, inbox, claim });
             }
-            Ok(RequestEnvelope { id, request: Request::CheckToken(token) }) => {
-                return self.check_token(conn, id.as_ref(), &token);
-            }
-            Ok(RequestEnvelope { id, request: Request::Lift(revoked) }) => {
-                return self.lift(conn, id, revoked);
-            }
-            Ok(RequestEnvelope { id, request: Request::Revocations { after } }) => {
-                return self.list_revocations(conn, id.as_ref(), &after);
-            }
-            Ok(RequestEnvelope { id, request: Request::Reload }) => return self.ask_for_reload(conn, id),
-            Ok(said) => {
-                self.weigh_for(&said.request);
-                Input::Request { from, request: said }
-            }
-            Err(misspoken) => Input::Malformed { from, request: misspoken },
-        };
-        self.tell(input);
-    }
-
-    /// The peer broke the protocol of the wire itself: no business of the hub's.
-    fn refuse_to_go_on(&mut self, conn: ConnectionId, close: Close) {
-        self.links.leave(conn, [QueuedFrame::frame(&EncodedFrame::close(close))], false);
-        if close == Close::TooBig
-            && let Some(link) = self.links.get(conn)
-        {
-            link.rest = PartialFrame::Coming { waited: 0, has_come: false };
+            Ok(RequestEnvelope { id, request: Request::Edge(request) }) => self.administer(conn, id, request),
+            Err(request) => self.decide(Input::Malformed { from, request }),
         }
-        self.links.note_end(conn, End::Malformed(close));
-        self.part(conn);
-        self.tell(Input::Rejected(Rejection::ProtocolViolation));
     }
 
-    /// The socket gives no more.
-    fn hung_up(&mut self, conn: ConnectionId) {
-        let held = match self.links.get(conn).map(|link| &mut link.side) {
-            Some(Side::Worker(worker)) => worker.held.take(),
-            _ => None,
-        };
-        line_decoder::end(held, |line| self.hear_line(conn, line));
-        let is_worker = matches!(self.links.get(conn).map(|link| &link.side), Some(Side::Worker(_)));
-        // What was replayed to it and leaves now is not owed to the next one.
-        let permit = self.permit_to_write();
-        self.links.flush(conn.slot, permit);
-        // Who pipes lines in and waits for answers has shut one direction only. A WebSocket
-        // ends by a close frame: one that is cut off is over in both (RFC 6455, section
-        // 7.1.1).
-        if is_worker && self.links.end(conn) {
-            return self.tell(Input::ReadClosed { conn });
+    /// The token of an `auth` request was refused.
+    fn refuse_auth(&mut self, conn: ConnectionId, token: &str, error: &TokenError) -> TokenFault {
+        let from = self.peer_ip(conn);
+        let line = self.explain_token(error, token, "of an `auth` request");
+        let fault = self.reject(error.fault(), token, from).fault;
+        self.note_refusal(fault.reason, from, line.as_ref().unwrap_or(&fault.message));
+        fault
+    }
+
+    pub(super) fn peer_ip(&self, conn: ConnectionId) -> Option<IpAddr> {
+        self.connections.get(conn)?.socket().ip()
+    }
+
+    /// Answers a request of an administrator, or begins what it orders.
+    fn administer(&mut self, conn: ConnectionId, id: Option<RequestId>, request: EdgeRequest) {
+        let (from, now, subject) = (Requester::Connection(conn), self.now.wall, request.action());
+        if !self.connections.get(conn).is_some_and(|connection| connection.is_administrator()) {
+            let refusal = Refusal::for_administrators().of(subject);
+            return self.refuse(from, id.as_ref(), &refusal);
         }
-        self.links.lose(conn);
-        self.pump();
+        match request {
+            EdgeRequest::MintToken { user_id: user, ttl, wanted } => {
+                match admin::mint(&self.config, &user, ttl, &wanted, now) {
+                    Ok(MintedToken { token, expires_at }) => {
+                        let frame = Frame::Token { token: &token, user_id: user, expires_at };
+                        self.reply(from, id.as_ref(), &frame);
+                    }
+                    Err(refusal) => self.refuse(from, id.as_ref(), &refusal.of(subject)),
+                }
+            }
+            EdgeRequest::CheckToken(token) => {
+                let mut check = self.config.verifier.check(token.reveal(), now);
+                check.cap(self.config.token_rate);
+                self.reply(from, id.as_ref(), &Frame::TokenCheck(Box::new(check)));
+            }
+            EdgeRequest::Revocations { after } => {
+                let RevocationPage { revocations, next } = admin::list_revocations(&self.config, &after, now);
+                self.reply(from, id.as_ref(), &Frame::Revocations { revocations, next });
+            }
+            EdgeRequest::Lift(revoked) => self.revocations.lift(conn, id, revoked),
+            EdgeRequest::Reload => self.reloads.request(conn, id),
+            EdgeRequest::Auth { .. } => debug_assert!(false, "it is no request of an administrator"),
+        }
     }
 
-    /// Tells the hub that nothing more will come, and lets the peer hang up
-    /// first for a while, so that it reads what was said last.
-    pub(in crate::edge) fn part(&mut self, conn: ConnectionId) {
-        self.lingering.push_back((self.now.moment + LINGER, conn));
-        self.links.part(conn);
+    /// The hub reports once more of a peer that sends no more whether it owes that nothing
+    /// either.
+    fn check_half_closed(&mut self, conn: ConnectionId) {
+        if self.connections.get(conn).is_some_and(|connection| connection.is_half_closed()) {
+            self.decide(Input::ReadClosed { conn });
+        }
+    }
+
+    /// What a reload waits for.
+    pub fn reload_trigger(&self) -> Receiver<()> {
+        self.reloads.trigger()
+    }
+
+    /// Goes on with another configuration. Every connection stays.
+    pub fn configure(
+        &mut self,
+        config: Rc<DriverConfig>,
+        settings: Settings,
+        disk: Option<store::StoreOptions>,
+    ) {
+        self.refresh_now();
+        self.connections.set_limits(config.queue_limits);
+        if let Some(read) = &mut self.read {
+            read.limit_messages(config.message_bytes);
+        }
+        self.config = config;
+        if let Some(options) = disk {
+            self.store.reconfigure(self.now.moment, options);
+        }
+        self.decide(Input::Reconfigured { settings: Box::new(settings) });
+        self.seqs.begin_again(self.store.owner().as_ref(), &self.hub);
+    }
+
+    /// Answers all that have requested a reload.
+    pub fn answer_reload(&mut self, outcome: &Result<Reloaded, String>) {
+        self.refresh_now();
+        for ReloadRequest { conn, id } in self.reloads.take() {
+            let from = Requester::Connection(conn);
+            match outcome {
+                Ok(reloaded) => self.reply(from, id.as_ref(), &Frame::Reloaded(reloaded.clone())),
+                Err(problems) => {
+                    let refusal = Refusal::new(Code::BadConfiguration, problems.clone()).of(admin::RELOAD);
+                    self.refuse(from, id.as_ref(), &refusal);
+                }
+            }
+            self.check_half_closed(conn);
+        }
+    }
+}
+
+/// Revocations.
+impl Driver {
+    /// Refuses by what is in a file from now on, and writes to it.
+    pub fn keep_revocations(&mut self, file: RevocationFile) {
+        self.revocations.set_file(file);
+    }
+
+    /// Ends the connections that another process has handed over, and whose tokens are
+    /// revoked.
+    pub fn expel_revoked(&mut self) {
+        let (revocations, _) = self.config.verifier.revocations();
+        let revocations = revocations.clone();
+        let revocations = revocations.borrow();
+        let revoked = self.hub.bearers().filter_map(|Bearer { conn, user, jti, issued_at }| {
+            revocations.of(user, jti, issued_at).map(|_| Input::TokenRevoked { conn })
+        });
+        let revoked: Vec<Input> = revoked.collect();
+        self.enqueue(revoked);
+    }
+
+    /// Whether a revocation waits to be written.
+    pub fn is_revoking(&self) -> bool {
+        !self.revocations.is_empty()
+    }
+
+    /// What the writer of revocations waits for.
+    pub(super) fn revocation_trigger(&self) -> Receiver<()> {
+        self.revocations.trigger()
+    }
+
+    /// What is to be written next. Orders that change nothing on the disk are answered.
+    pub(super) fn next_revocations(&mut self) -> Option<Writing> {
+        self.refresh_now();
+        let config = self.config.clone();
+        let (known, ttl) = config.verifier.revocations();
+        known.borrow_mut().forget(self.now.wall, ttl);
+        let NextRevocations { writing, settled } = self.revocations.next(&known.borrow());
+        self.settle_revocations(settled);
+        writing
+    }
+
+    /// A write is over.
+    pub(super) fn finish_revocations(&mut self, file: RevocationFile, outcome: &std::io::Result<()>) {
+        self.refresh_now();
+        let config = self.config.clone();
+        let known = config.verifier.revocations().0;
+        let settled = self.revocations.finish(file, outcome, &mut known.borrow_mut());
+        self.settle_revocations(settled);
+    }
+
+    fn settle_revocations(&mut self, settled: Vec<SettledRevocation>) {
+        let mut requesters: Vec<Requester> = settled.iter().map(|settled| settled.from).collect();
+        for SettledRevocation { from, id, outcome } in settled {
+            match outcome {
+                RevocationOutcome::Revoked(revoked, outcome) => {
+                    self.decide(Input::RevocationSaved { from, id, revoked, outcome });
+                }
+                RevocationOutcome::Lifted(Ok(lifted)) => {
+                    self.reply(from, id.as_ref(), &Frame::Lifted { lifted });
+                }
+                RevocationOutcome::Lifted(Err(refusal)) => {
+                    self.refuse(from, id.as_ref(), &refusal.of(admin::LIFT));
+                }
+            }
+        }
+        // Once all of their answers are given.
+        requesters.dedup();
+        for conn in requesters.into_iter().filter_map(Requester::connection) {
+            self.check_half_closed(conn);
+        }
+    }
+}
+
+/// Memory and places.
+impl Driver {
+    /// A token that was valid when its upgrade was requested may be revoked by now.
+    pub(super) fn check_again(&self, peer: Peer) -> Peer {
+        match peer {
+            Peer::Client { credentials: Credentials::Verified(identity), inbox, network } => {
+                let credentials = match self.config.verifier.recall(&identity, self.now.wall) {
+                    Ok(()) => Credentials::Verified(identity),
+                    Err(fault) => Credentials::Refused(fault),
+                };
+                Peer::Client { credentials, inbox, network }
+            }
+            peer => peer,
+        }
+    }
+
+    /// Reports what is held for connections, where the hub wants that.
+    pub(super) fn report_memory(&mut self) {
+        if let Some(report) = self.memory.due(self.now, &self.hub, &self.connections) {
+            self.handle_memory(report);
+        }
+    }
+
+    /// Before a request for the statistics, which are to be those of this moment.
+    pub(super) fn report_memory_for(&mut self, request: &HubRequest) {
+        if matches!(request, HubRequest::Stats) {
+            self.handle_memory(memory_report::full(&self.connections, false));
+        }
+    }
+
+    /// The level may change with a report, and with the level which peers are read. Closing
+    /// connections whose peers take nothing are given up while memory is short.
+    fn handle_memory(&mut self, report: Input) {
+        self.decide(report);
+        let level = self.hub.memory_level();
+        let is_critical = level >= Level::Critical;
+        self.connections.set_read_policy(if is_critical {
+            ReadPolicy::OnceEmpty
+        } else {
+            ReadPolicy::WhileRoom
+        });
+        if level >= Level::High && self.connections.fail_blocked_closing() {
+            self.pump();
+        }
+    }
+
+    /// How near the ceiling on memory is.
+    pub fn memory_level(&self) -> Level {
+        self.hub.memory_level()
+    }
+
+    /// Makes memory for one more client; false if there is none. While it is short there is only
+    /// for one with a valid token, where another connection gives way.
+    pub fn make_memory(&mut self, credentials: &Credentials) -> bool {
+        self.refresh_now();
+        if self.memory_level() < Level::High {
+            return true;
+        }
+        if !matches!(credentials, Credentials::Verified(_)) {
+            return false;
+        }
+        self.handle_memory(memory_report::full(&self.connections, true));
+        self.memory_level() < Level::High || self.hub.has_made_room()
+    }
+
+    /// Makes a place for one more client; false if there is none. Where all are taken, a closing
+    /// connection gives way, else the oldest that has sent no token.
+    pub fn make_place(&mut self) -> bool {
+        self.refresh_now();
+        if self.connections.len() < self.config.connections || self.cut_first_closing() {
+            return true;
+        }
+        self.decide(Input::NoCapacity);
+        self.cut_first_closing()
+    }
+
+    /// Cuts the connection off that was closed before all others.
+    fn cut_first_closing(&mut self) -> bool {
+        let Some(conn) = self.closing.pop_open(&self.connections) else { return false };
+        // The close frame may not have left yet.
+        self.writer().flush(Slot::from(conn));
+        self.connections.fail(conn);
         self.pump();
+        true
+    }
+}
+
+/// Refusals and the log.
+impl Driver {
+    /// Counts a peer that was turned away.
+    pub fn count_rejection(&mut self, why: Rejection) {
+        self.refresh_now();
+        self.decide(Input::Rejected(why));
+    }
+
+    /// Writes a line to the log, unless one of its kind was written within the last second.
+    pub fn log_anomaly(&mut self, kind: AnomalyKind, line: impl Display) {
+        self.anomalies.log(self.now.moment, kind, line, &[]);
+    }
+
+    /// Counts and logs a refusal of the peer at an address.
+    pub(in crate::edge) fn note_refusal(&mut self, reason: Reason, from: Option<IpAddr>, line: &dyn Display) {
+        self.refresh_now();
+        self.anomalies.refused_peer(self.now.moment, reason, from, line);
+        self.count_rejection(Rejection::Refused(reason));
+    }
+
+    /// The same of another peer, which `fields` name.
+    pub(in crate::edge) fn note_other_refusal(
+        &mut self,
+        reason: Reason,
+        line: impl Display,
+        fields: &[LogField<'_>],
+    ) {
+        self.anomalies.refused(self.now.moment, reason, line, fields);
+        self.count_rejection(Rejection::Refused(reason));
+    }
+
+    /// Checks a token.
+    ///
+    /// # Errors
+    /// Why it is not valid.
+    pub(in crate::edge) fn examine(&self, token: &str) -> Result<Identity, TokenError> {
+        self.config.verifier.examine(token, clock::now().wall)
+    }
+
+    /// Logs what is odd about the token that was just verified.
+    pub fn log_oddity(&mut self) {
+        if let Some(oddity) = self.config.verifier.oddity() {
+            self.log_anomaly(AnomalyKind::OddToken, oddity);
+        }
+    }
+
+    /// A token was refused: counts that for the user or address that presents it, and decides how
+    /// long it has to wait.
+    pub fn reject(&mut self, fault: TokenFault, token: &str, from: Option<IpAddr>) -> RefusedToken {
+        if !token_refusal::is_proven(fault.reason) {
+            self.count_rejection(Rejection::WrongSecret);
+        }
+        self.refresh_now();
+        token_refusal::throttle(&self.config, fault, token, from, self.now.moment)
+    }
+
+    /// What the log shows of a token that was refused, if a line is due: what is wrong with it,
+    /// and the user where that is proven.
+    pub(in crate::edge) fn explain_token(
+        &self,
+        error: &TokenError,
+        token: &str,
+        place: &str,
+    ) -> Option<String> {
+        let is_due = self.anomalies.is_due(self.now.moment, error.reason());
+        is_due.then(|| token_refusal::explain(&self.config, error, token, place, self.now.wall))
     }
 }

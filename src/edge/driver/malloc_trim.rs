@@ -1,6 +1,4 @@
-//! The heap of the C library, which is to give memory back.
-//!
-//! Knows glibc's settings. Does not know what is in memory.
+//! Settings of glibc's heap, which is to give memory back.
 //!
 //! glibc raises its thresholds when a large block is freed: after a table of some
 //! megabytes has grown, several megabytes of free heap stay with the process for good. A

@@ -1,47 +1,110 @@
-//! Pages of what is kept, for those who catch up.
+//! Pages of kept messages for connections that catch up, shared fairly between accounts.
 //!
-//! Knows whose turn it is, and how much is served in one. Does not know who reads what,
-//! nor where it is kept.
-//!
-//! After a restart very many come back at once and ask for the same: it is read and
-//! encoded once for all who have come to the same place in a turn.
+//! After a restart very many come back at once and want the same: it is read and
+//! encoded once for all that have come to the same position in a turn.
 
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
-use super::Driver;
-use crate::edge::net::encoded_frame::EncodedFrame;
-use crate::edge::store::Fetch;
+use crate::edge::net::encoded_frame::{EncodedFrame, FrameEncoder};
+use crate::edge::store::{Fetch, Store};
 use crate::hub::{Account, FetchPurpose, Input, LogKey};
-use crate::protocol::{ConnectionId, Delivery, Message};
+use crate::protocol::{Delivery, Message};
 
 /// So much is served in one turn: each message counts one, and one more for each of
 /// these bytes.
 const A_TURN: usize = 4096;
 const BYTES: usize = 1 << 10;
 
-/// So much of that is served at once: whoever comes back alone has what it missed before
-/// the answer to what it asks next.
+/// So much of that is served at once: a user who comes back alone has what was missed before
+/// the answer to the next request.
 const AT_ONCE: usize = 256;
 
-/// Pages that were asked for, by whose they are.
+/// Pages that are wanted, by account.
 #[derive(Default)]
-pub(in crate::edge) struct ReplayPages {
+pub(super) struct ReplayPages {
     waiting: HashMap<Account, VecDeque<Fetch>>,
     /// One has a page, then the next.
     turns: VecDeque<Account>,
     /// What was served in this turn, by log and position.
     served: HashMap<(LogKey, u64), Vec<Rc<Message>>>,
-    /// Messages of that, encoded, by their place in memory: they live as long.
-    packets: HashMap<*const Message, (Rc<Message>, EncodedFrame)>,
+    /// Messages of that, encoded, by their address: they live as long.
+    encoded: HashMap<*const Message, (Rc<Message>, EncodedFrame)>,
     is_serving: bool,
-    /// What was served at once since the last turn ended.
+    /// The cost of what was served in this turn.
+    spent: usize,
+    /// The cost of what was served at once since the last turn ended.
     at_once: usize,
 }
 
 impl ReplayPages {
-    pub(in crate::edge) fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.turns.is_empty()
+    }
+
+    /// Serves a page at once, or in its turn; returns what the store has answered.
+    pub(super) fn fetch(
+        &mut self,
+        fetch: Fetch,
+        account: impl FnOnce() -> Account,
+        store: &mut Store,
+    ) -> Vec<Input> {
+        if self.is_empty() && self.at_once < AT_ONCE {
+            let inputs = store.fetch(fetch);
+            self.at_once += cost(&inputs);
+            inputs
+        } else {
+            self.push(account(), fetch);
+            Vec::new()
+        }
+    }
+
+    /// Begins to serve the pages that wait.
+    pub(super) fn begin_turn(&mut self) {
+        self.at_once = 0;
+        self.spent = 0;
+        self.is_serving = !self.is_empty();
+    }
+
+    /// Serves the next page, as long as there is one in this turn.
+    pub(super) fn serve_next(&mut self, store: &mut Store) -> Option<Vec<Input>> {
+        if self.spent >= A_TURN {
+            return None;
+        }
+        let fetch = self.pop()?;
+        let position = (fetch.log.clone(), fetch.after);
+        let inputs = match self.served.get(&position) {
+            Some(messages) => vec![fetch.found(messages.clone())],
+            None => store.fetch(fetch),
+        };
+        self.spent += cost(&inputs);
+        for input in &inputs {
+            if let Input::Fetched { fetch: FetchPurpose::Replay(_), messages, .. } = input {
+                self.served.entry(position.clone()).or_insert_with(|| messages.clone());
+            }
+        }
+        Some(inputs)
+    }
+
+    /// Forgets what was served.
+    pub(super) fn end_turn(&mut self) {
+        if self.is_serving {
+            self.is_serving = false;
+            self.encoded.clear();
+            self.served.clear();
+        }
+    }
+
+    /// A message as a connection receives it that catches up.
+    pub(super) fn encode(&mut self, message: &Rc<Message>, encoder: &mut FrameEncoder) -> EncodedFrame {
+        if let Some((_, encoded)) = self.encoded.get(&Rc::as_ptr(message)) {
+            return encoded.clone();
+        }
+        let encoded = encoder.encode(|scratch| message.encode(Delivery::Replayed, scratch));
+        if self.is_serving {
+            self.encoded.insert(Rc::as_ptr(message), (message.clone(), encoded.clone()));
+        }
+        encoded
     }
 
     fn push(&mut self, account: Account, fetch: Fetch) {
@@ -52,7 +115,7 @@ impl ReplayPages {
         pages.push_back(fetch);
     }
 
-    /// The next page. Whoever waits for another one goes behind all others.
+    /// The next page. An account that waits for another one goes behind all others.
     fn pop(&mut self) -> Option<Fetch> {
         let account = self.turns.pop_front()?;
         let pages = self.waiting.get_mut(&account)?;
@@ -67,77 +130,22 @@ impl ReplayPages {
 }
 
 /// What a page counts.
-fn cost(facts: &[Input]) -> usize {
-    let of_page = |fact: &Input| match fact {
+fn cost(inputs: &[Input]) -> usize {
+    let of_page = |input: &Input| match input {
         Input::Fetched { messages, .. } => messages.iter().map(|message| 1 + message.size() / BYTES).sum(),
         _ => 0,
     };
-    // What is asked of the disk costs something, too.
-    1 + facts.iter().map(of_page).sum::<usize>()
-}
-
-impl Driver {
-    /// Serves a page, at once or in its turn.
-    pub(in crate::edge) fn serve_page(&mut self, conn: ConnectionId, fetch: Fetch) {
-        if self.pages.is_empty() && self.pages.at_once < AT_ONCE {
-            let facts = self.store.fetch(fetch);
-            self.pages.at_once += cost(&facts);
-            self.links.inputs.extend(facts);
-        } else {
-            self.pages.push(self.hub.account(conn), fetch);
-        }
-    }
-
-    /// Serves some of the pages that were asked for.
-    pub(in crate::edge) fn serve_pages(&mut self) {
-        self.pages.at_once = 0;
-        if self.pages.is_empty() {
-            return;
-        }
-        self.pages.is_serving = true;
-        let mut served = 0;
-        while served < A_TURN
-            && let Some(fetch) = self.pages.pop()
-        {
-            let place = (fetch.log.clone(), fetch.after);
-            let facts = match self.pages.served.get(&place) {
-                Some(messages) => vec![fetch.found(messages.clone())],
-                None => self.store.fetch(fetch),
-            };
-            served += cost(&facts);
-            for fact in &facts {
-                if let Input::Fetched { fetch: FetchPurpose::Replay(_), messages, .. } = fact {
-                    self.pages.served.entry(place.clone()).or_insert_with(|| messages.clone());
-                }
-            }
-            self.links.inputs.extend(facts);
-            self.pump();
-        }
-        self.pages.is_serving = false;
-        self.pages.packets.clear();
-        self.pages.served.clear();
-    }
-
-    /// A message as those hear it who catch up.
-    pub(in crate::edge) fn seal_replayed(&mut self, message: &Rc<Message>) -> EncodedFrame {
-        if let Some((_, packet)) = self.pages.packets.get(&Rc::as_ptr(message)) {
-            return packet.clone();
-        }
-        let packet = self.seal_message(message, Delivery::Replayed);
-        if self.pages.is_serving {
-            self.pages.packets.insert(Rc::as_ptr(message), (message.clone(), packet.clone()));
-        }
-        packet
-    }
+    // What is read from the disk costs something, too.
+    1 + inputs.iter().map(of_page).sum::<usize>()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Account, ConnectionId, Fetch, FetchPurpose, LogKey, ReplayPages};
-    use crate::protocol::UserId;
+    use super::{Account, Fetch, FetchPurpose, LogKey, ReplayPages};
+    use crate::protocol::{ConnectionId, UserId};
 
     fn account(digest: u64) -> Account {
-        serde_json::from_value(serde_json::json!({"digest": digest, "pays": true}))
+        serde_json::from_value(serde_json::json!({"digest": digest, "is_limited": true}))
             .unwrap_or_else(|error| panic!("{error}"))
     }
 
@@ -148,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn users_have_their_pages_in_turns_however_many_each_waits_for() {
+    fn users_have_their_pages_in_turns_however_many_each_wants() {
         let mut pages = ReplayPages::default();
         (0..100).for_each(|slot| pages.push(account(1), page(slot)));
         (100..103).for_each(|slot| pages.push(account(2), page(slot)));

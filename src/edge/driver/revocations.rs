@@ -1,277 +1,188 @@
-//! Revocations, from the order to the answer.
+//! Revocations that are ordered and not on the disk yet.
 //!
-//! Knows who waits for one to be on the disk. Does not know who may revoke, which the hub
-//! decides, nor how it is written: a thread does that, for the disk may take its time.
-//!
-//! One write carries all that was ordered meanwhile. A change counts once it is on the disk,
-//! and not before: whoever is told that it could not be written has revoked nothing.
+//! A thread writes them, for the disk may take its time. One write carries all that was ordered
+//! meanwhile. A change counts once it is on the disk, and not before: a requester that is
+//! answered that it could not be written has revoked nothing.
 
 use std::io;
 
-use async_channel::{Receiver, Sender};
+use async_channel::Receiver;
 
-use super::{Driver, Shared};
+use super::Shared;
+use super::trigger::Trigger;
 use crate::edge::auth::revocation::file::{RevocationFile, Writing};
 use crate::edge::auth::revocation::{Change, MOST, Revocations};
-use crate::hub::{Credentials, Input, Peer, Requester};
-use crate::protocol::request::After;
-use crate::protocol::{Code, ConnectionId, Frame, Refusal, RequestId, RevocationTarget, UnixTime};
+use crate::hub::Requester;
+use crate::protocol::{Code, ConnectionId, Refusal, RequestId, RevocationTarget, UnixTime};
 
-/// So many are in one answer to who lists them.
-const LISTED: usize = 1000;
+/// Writes what is ordered, as long as there is a daemon.
+pub async fn serve(driver: Shared) {
+    let trigger = driver.borrow().revocation_trigger();
+    while trigger.recv().await.is_ok() {
+        loop {
+            let Some(writing) = driver.borrow_mut().next_revocations() else { break };
+            let (file, outcome) = smol::unblock(|| writing.carry_out()).await;
+            driver.borrow_mut().finish_revocations(file, &outcome);
+        }
+    }
+}
 
-/// What is to be changed, and who waits for that.
+/// A change that is ordered, and who waits for it.
 struct PendingRevocation {
     from: Requester,
     id: Option<RequestId>,
-    wish: Wish,
+    wish: RevocationWish,
 }
 
-enum Wish {
+enum RevocationWish {
     /// As of then.
     Revoke(RevocationTarget, UnixTime),
     Lift(RevocationTarget),
 }
 
+/// An order that is carried out or refused, and is to be answered.
+pub(super) struct SettledRevocation {
+    pub from: Requester,
+    pub id: Option<RequestId>,
+    pub outcome: RevocationOutcome,
+}
+
+/// What became of an order.
+pub(super) enum RevocationOutcome {
+    /// Since when a target is revoked, or why it is not.
+    Revoked(RevocationTarget, Result<UnixTime, Refusal>),
+    /// Whether there was something to lift, or why that was not possible.
+    Lifted(Result<bool, Refusal>),
+}
+
+/// What is to be done next.
+#[derive(Default)]
+pub(super) struct NextRevocations {
+    /// Is carried out by a thread.
+    pub writing: Option<Writing>,
+    /// Orders that change nothing on the disk.
+    pub settled: Vec<SettledRevocation>,
+}
+
 /// All orders that are not carried out.
-pub(in crate::edge) struct RevocationQueue {
+#[derive(Default)]
+pub(super) struct RevocationQueue {
     orders: Vec<PendingRevocation>,
     /// Those of the write that is under way.
     under_way: Vec<PendingRevocation>,
     /// Away while something is being written; none where nothing can be.
     file: Option<RevocationFile>,
-    /// A latch: one write takes all orders that have come by then.
-    bell: (Sender<()>, Receiver<()>),
-}
-
-impl Default for RevocationQueue {
-    fn default() -> Self {
-        let bell = async_channel::bounded(1);
-        Self { orders: Vec::new(), under_way: Vec::new(), file: None, bell }
-    }
+    trigger: Trigger,
 }
 
 impl RevocationQueue {
+    /// Writes to this file from now on.
+    pub(super) fn set_file(&mut self, file: RevocationFile) {
+        self.file = Some(file);
+    }
+
     /// Whether a connection waits for an answer.
-    pub(in crate::edge) fn owe(&self, conn: ConnectionId) -> bool {
+    pub(super) fn is_awaited_by(&self, conn: ConnectionId) -> bool {
         let mut all = self.orders.iter().chain(&self.under_way);
         all.any(|order| order.from == Requester::Connection(conn))
     }
 
-    fn order(&mut self, order: PendingRevocation) {
-        self.orders.push(order);
-        // Full: it rings already.
-        let _ = self.bell.0.try_send(());
-    }
-}
-
-/// Writes what is ordered, as long as there is a daemon.
-pub async fn serve(driver: Shared) {
-    let bell = driver.borrow().revoking.bell.1.clone();
-    while bell.recv().await.is_ok() {
-        loop {
-            let Some(writing) = driver.borrow_mut().next_write() else { break };
-            let (file, done) = smol::unblock(|| writing.carry_out()).await;
-            driver.borrow_mut().written(file, &done);
-        }
-    }
-}
-
-impl Driver {
-    /// Refuses by what is in a file from now on, and writes to it.
-    pub fn keep_revocations(&mut self, file: RevocationFile) {
-        self.revoking.file = Some(file);
+    pub(super) fn is_empty(&self) -> bool {
+        self.orders.is_empty() && self.under_way.is_empty()
     }
 
-    /// Ends the connections that another process has handed over, and whose tokens are
-    /// revoked.
-    pub fn expel_revoked(&mut self) {
-        let (revocations, _) = self.site.verifier.revocations();
-        let revocations = revocations.borrow();
-        let revoked = self.hub.bearers().filter_map(|(conn, user, jti, issued_at)| {
-            revocations.of(user, jti, issued_at).map(|_| Input::TokenRevoked { conn })
-        });
-        self.links.inputs.extend(revoked);
+    /// What the writer waits for.
+    pub(super) fn trigger(&self) -> Receiver<()> {
+        self.trigger.receiver()
     }
 
-    /// Whether somebody waits for a revocation to be written.
-    pub fn is_revoking(&self) -> bool {
-        !self.revoking.orders.is_empty() || !self.revoking.under_way.is_empty()
-    }
-
-    /// A token that held when its upgrade was asked for may be revoked by now.
-    pub(in crate::edge) fn look_again(&self, peer: Peer) -> Peer {
-        match peer {
-            Peer::Client { credentials: Credentials::Verified(identity), inbox, network } => {
-                let claim = match self.site.verifier.recall(&identity, self.now.wall) {
-                    Ok(()) => Credentials::Verified(identity),
-                    Err(fault) => Credentials::Refused(fault),
-                };
-                Peer::Client { credentials: claim, inbox, network }
-            }
-            peer => peer,
-        }
-    }
-
-    /// Tokens are to be taken no longer; the hub permits it.
-    pub(in crate::edge) fn revoke(
+    /// Orders that tokens are refused from now on; the hub permits it.
+    pub(super) fn revoke(
         &mut self,
         from: Requester,
         id: Option<RequestId>,
         revoked: RevocationTarget,
+        now: UnixTime,
     ) {
-        self.revoking.order(PendingRevocation { from, id, wish: Wish::Revoke(revoked, self.now.wall) });
+        self.order(PendingRevocation { from, id, wish: RevocationWish::Revoke(revoked, now) });
     }
 
-    /// Revoked tokens are to be taken again.
-    pub(in crate::edge) fn lift(
-        &mut self,
-        conn: ConnectionId,
-        id: Option<RequestId>,
-        revoked: RevocationTarget,
-    ) {
-        if !self.may_administer(conn) {
-            return self.refuse_lift(conn, id.as_ref(), Refusal::for_administrators());
-        }
-        self.revoking.order(PendingRevocation {
-            from: Requester::Connection(conn),
-            id,
-            wish: Wish::Lift(revoked),
-        });
-    }
-
-    /// Which tokens are taken no longer.
-    pub(in crate::edge) fn list_revocations(
-        &mut self,
-        conn: ConnectionId,
-        id: Option<&RequestId>,
-        after: &After,
-    ) {
+    /// Orders that revoked tokens are taken again.
+    pub(super) fn lift(&mut self, conn: ConnectionId, id: Option<RequestId>, revoked: RevocationTarget) {
         let from = Requester::Connection(conn);
-        if !self.may_administer(conn) {
-            let refusal = Refusal::for_administrators().of("revocations");
-            return self.answer(from, id, &Frame::from(&refusal), Some(&refusal));
+        self.order(PendingRevocation { from, id, wish: RevocationWish::Lift(revoked) });
+    }
+
+    fn order(&mut self, order: PendingRevocation) {
+        self.orders.push(order);
+        self.trigger.fire();
+    }
+
+    /// What is to be written next, `known` being what counts now.
+    pub(super) fn next(&mut self, known: &Revocations) -> NextRevocations {
+        let mut next = NextRevocations::default();
+        if self.file.is_none() {
+            return next;
         }
-        let (revocations, ttl) = self.site.verifier.revocations();
-        revocations.borrow_mut().forget(self.now.wall, ttl);
-        let (revocations, next) = revocations.borrow().list(after.as_deref(), LISTED, ttl);
-        self.answer(from, id, &Frame::Revocations { revocations, next }, None);
-    }
-
-    /// How many revocations are kept.
-    pub(in crate::edge) fn revocations(&self) -> u64 {
-        let (revocations, ttl) = self.site.verifier.revocations();
-        revocations.borrow_mut().forget(self.now.wall, ttl);
-        revocations.borrow().len() as u64
-    }
-
-    fn refuse_lift(&mut self, conn: ConnectionId, id: Option<&RequestId>, refusal: Refusal) {
-        let refusal = refusal.of("lift");
-        self.answer(Requester::Connection(conn), id, &Frame::from(&refusal), Some(&refusal));
-    }
-
-    /// What is to be written next. Orders that change nothing on the disk are answered.
-    fn next_write(&mut self) -> Option<Writing> {
-        self.look_at_the_clock();
-        self.revoking.file.as_ref()?;
-        let (revocations, ttl) = self.site.verifier.revocations();
-        revocations.borrow_mut().forget(self.now.wall, ttl);
-        let mut next: Revocations = revocations.borrow().clone();
-        let (mut changes, mut settled) = (Vec::new(), Vec::new());
-        for order in std::mem::take(&mut self.revoking.orders) {
-            match order.change(&next) {
+        let mut all = known.clone();
+        let mut changes = Vec::new();
+        for order in std::mem::take(&mut self.orders) {
+            match order.check(&all) {
                 Ok(change) => {
-                    next.apply(change.clone());
+                    all.apply(change.clone());
                     changes.push(change);
-                    self.revoking.under_way.push(order);
+                    self.under_way.push(order);
                 }
-                Err(answer) => settled.push((order, answer)),
+                Err(NoChange::Nothing) => next.settled.push(order.settle(Ok(Effectiveness::None))),
+                Err(NoChange::Refused(refusal)) => next.settled.push(order.settle(Err(refusal))),
             }
         }
-        self.settle(settled);
-        if changes.is_empty() {
-            return None;
+        if !changes.is_empty() {
+            next.writing = self.file.take().map(|file| file.write(&changes, &all));
         }
-        Some(self.revoking.file.take()?.write(&changes, &next))
+        next
     }
 
-    /// A write is over.
-    fn written(&mut self, file: RevocationFile, done: &io::Result<()>) {
-        self.look_at_the_clock();
-        self.revoking.file = Some(file);
-        if let Err(error) = done {
-            log::error!("{}: revocations cannot be written: {error}", self.revoking_path());
+    /// A write is over: what it has changed counts in `known` from now on.
+    pub(super) fn finish(
+        &mut self,
+        file: RevocationFile,
+        outcome: &io::Result<()>,
+        known: &mut Revocations,
+    ) -> Vec<SettledRevocation> {
+        let path = file.path().display().to_string();
+        self.file = Some(file);
+        if let Err(error) = outcome {
+            log::error!("{path}: revocations cannot be written: {error}");
         }
-        let mut settled = Vec::new();
-        for order in std::mem::take(&mut self.revoking.under_way) {
-            let answer = match done {
-                Ok(()) => {
-                    self.site.verifier.revocations().0.borrow_mut().apply(order.wish.change());
-                    Answer::Done
-                }
-                Err(error) => Answer::Refused(Refusal::new(
-                    Code::StoreUnavailable,
-                    format!("nothing is changed: {} cannot be written: {error}", self.revoking_path()),
-                )),
-            };
-            settled.push((order, answer));
-        }
-        self.settle(settled);
-    }
-
-    fn revoking_path(&self) -> String {
-        self.revoking.file.as_ref().map(|file| file.path().display().to_string()).unwrap_or_default()
-    }
-
-    /// Answers orders.
-    fn settle(&mut self, orders: Vec<(PendingRevocation, Answer)>) {
-        let mut askers: Vec<Requester> = orders.iter().map(|(order, _)| order.from).collect();
-        for (order, answer) in orders {
-            self.answer_order(order, answer);
-        }
-        // Of those who say no more the hub says once more whether it owes them nothing either,
-        // once all of their answers are given.
-        askers.dedup();
-        for asker in askers {
-            if let Requester::Connection(conn) = asker
-                && self.links.get(conn).is_some_and(|link| link.ended && !link.leaving)
-            {
-                self.tell(Input::ReadClosed { conn });
+        let settle = |order: PendingRevocation| match outcome {
+            Ok(()) => {
+                known.apply(order.wish.change());
+                order.settle(Ok(Effectiveness::Changed))
             }
-        }
-    }
-
-    fn answer_order(&mut self, order: PendingRevocation, answer: Answer) {
-        let PendingRevocation { from, id, wish } = order;
-        match (wish, answer) {
-            (Wish::Revoke(revoked, at), answer) => {
-                let outcome = match answer {
-                    Answer::Refused(refusal) => Err(refusal),
-                    Answer::Done | Answer::NothingToDo => Ok(UnixTime::from_secs(at.0 / 1000)),
-                };
-                self.tell(Input::RevocationSaved { from, id, revoked, outcome });
-            }
-            (Wish::Lift(_), Answer::Refused(refusal)) => {
-                if let Requester::Connection(conn) = from {
-                    self.refuse_lift(conn, id.as_ref(), refusal);
-                }
-            }
-            (Wish::Lift(_), answer) => {
-                let lifted = matches!(answer, Answer::Done);
-                self.answer(from, id.as_ref(), &Frame::Lifted { lifted }, None);
-            }
-        }
+            Err(error) => order.settle(Err(Refusal::new(
+                Code::StoreUnavailable,
+                format!("nothing is changed: {path} cannot be written: {error}"),
+            ))),
+        };
+        std::mem::take(&mut self.under_way).into_iter().map(settle).collect()
     }
 }
 
-/// What becomes of an order.
-enum Answer {
-    Done,
-    NothingToDo,
+/// Why an order changes nothing.
+enum NoChange {
+    Nothing,
     Refused(Refusal),
 }
 
-impl Wish {
+/// Whether an order has changed something.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Effectiveness {
+    Changed,
+    None,
+}
+
+impl RevocationWish {
     fn change(&self) -> Change {
         match self {
             Self::Revoke(revoked, at) => Change::revoke(revoked.clone(), at.0 / 1000),
@@ -281,18 +192,32 @@ impl Wish {
 }
 
 impl PendingRevocation {
-    /// What it changes of what is revoked, or the answer where it changes nothing.
-    fn change(&self, known: &Revocations) -> Result<Change, Answer> {
+    /// What it changes of what is revoked.
+    fn check(&self, known: &Revocations) -> Result<Change, NoChange> {
         match &self.wish {
-            Wish::Revoke(revoked, _) if known.len() >= MOST && known.since(revoked).is_none() => {
+            RevocationWish::Revoke(revoked, _) if known.len() >= MOST && known.since(revoked).is_none() => {
                 let why = format!(
                     "{MOST} revocations are kept already; lift some (`wshubctl disconnect --lift`), or wait \
                      until the oldest is forgotten (`[auth] revocation_ttl`)"
                 );
-                Err(Answer::Refused(Refusal::new(Code::TooManyRevocations, why)))
+                Err(NoChange::Refused(Refusal::new(Code::TooManyRevocations, why)))
             }
-            Wish::Lift(revoked) if known.since(revoked).is_none() => Err(Answer::NothingToDo),
+            RevocationWish::Lift(revoked) if known.since(revoked).is_none() => Err(NoChange::Nothing),
             wish => Ok(wish.change()),
         }
+    }
+
+    fn settle(self, outcome: Result<Effectiveness, Refusal>) -> SettledRevocation {
+        let Self { from, id, wish } = self;
+        let outcome = match wish {
+            RevocationWish::Revoke(revoked, at) => {
+                let since = outcome.map(|_| UnixTime::from_secs(at.0 / 1000));
+                RevocationOutcome::Revoked(revoked, since)
+            }
+            RevocationWish::Lift(_) => {
+                RevocationOutcome::Lifted(outcome.map(|effect| effect == Effectiveness::Changed))
+            }
+        };
+        SettledRevocation { from, id, outcome }
     }
 }

@@ -1,7 +1,5 @@
-//! How much one user may have done in a turn.
-//!
-//! Knows what requests cost, and that all connections of a user ask together. Does not
-//! know what they ask; limits over time are the hub's.
+//! Share of a turn that one user may take, all connections of the user together. Limits over
+//! time are the hub's.
 //!
 //! A user with very many connections, each within its limits, would otherwise make turns
 //! so long that all others notice.
@@ -9,42 +7,42 @@
 use std::collections::HashMap;
 
 use crate::hub::Account;
-use crate::protocol::Request;
+use crate::protocol::{EdgeRequest, HubRequest, Request};
 
-/// As many short requests.
+/// The whole share, in short requests.
 const OF_A_TURN: u32 = 256;
 
-/// What a signature costs that may have to be looked at, in short requests.
+/// What a signature costs that may have to be verified, in short requests.
 const SIGNATURE: u32 = 32;
 
 /// What a request costs, in short ones.
-pub(in crate::edge) fn cost(say: &Request) -> u32 {
-    match say {
-        Request::Subscribe(list) => u32::try_from(list.len()).unwrap_or(u32::MAX).max(1),
-        Request::Auth { .. } => SIGNATURE,
+pub(super) fn cost(request: &Request) -> u32 {
+    match request {
+        Request::Hub(HubRequest::Subscribe(list)) => u32::try_from(list.len()).unwrap_or(u32::MAX).max(1),
+        Request::Edge(EdgeRequest::Auth { .. }) => SIGNATURE,
         _ => 1,
     }
 }
 
-/// What is left to those who have asked for something in this turn.
+/// What is left to the accounts that have requested something in this turn.
 #[derive(Default)]
-pub(in crate::edge) struct TurnShares(HashMap<Account, u32>);
+pub(super) struct TurnShares(HashMap<Account, u32>);
 
 impl TurnShares {
-    /// What one may have done still.
-    pub(in crate::edge) fn rest_of(&self, account: Account) -> u32 {
+    /// What is left to an account.
+    pub(super) fn rest_of(&self, account: Account) -> u32 {
         self.0.get(&account).copied().unwrap_or(OF_A_TURN)
     }
 
     /// So much is left.
-    pub(in crate::edge) fn leave(&mut self, account: Account, rest: u32) {
-        if rest < OF_A_TURN && account.pays {
+    pub(super) fn leave(&mut self, account: Account, rest: u32) {
+        if rest < OF_A_TURN && account.is_limited() {
             self.0.insert(account, rest);
         }
     }
 
     /// Everybody has a new one.
-    pub(in crate::edge) fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         self.0.clear();
     }
 }
@@ -54,12 +52,12 @@ mod tests {
     use super::{Account, OF_A_TURN, TurnShares};
 
     fn account(digest: u64, pays: bool) -> Account {
-        serde_json::from_value(serde_json::json!({"digest": digest, "pays": pays}))
+        serde_json::from_value(serde_json::json!({"digest": digest, "is_limited": pays}))
             .unwrap_or_else(|error| panic!("{error}"))
     }
 
     #[test]
-    fn what_one_user_has_had_in_a_turn_is_missing_to_nobody_else() {
+    fn share_of_one_user_is_missing_to_no_other() {
         let (alice, bob, workers) = (account(1, true), account(2, true), account(3, false));
         let mut turn = TurnShares::default();
         turn.leave(alice, 0);

@@ -1,23 +1,18 @@
-//! The moment before a hand-over: who comes over HTTP is answered first.
-//!
-//! Knows how long that may take, and that the next program is one. Does not know
-//! what is handed over.
+//! Before a hand-over: HTTP is drained, and the next program is checked.
 
-use std::cell::RefCell;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
-use std::rc::Rc;
 use std::time::Duration;
 
 use smol::Timer;
 
-use super::exec::VARIABLE;
 use crate::edge::clock;
 use crate::edge::driver::Shared;
-use crate::edge::net::listeners::Listeners;
+use crate::edge::net::inherited_fd::HANDOVER_VARIABLE;
+use crate::edge::net::listeners::SharedListeners;
 
-/// How long requests over HTTP that are under way may take. Meanwhile everybody
-/// else is served as always, and newcomers wait in the kernel.
+/// How long requests over HTTP that are under way may take. Meanwhile connections
+/// are served as always, and new ones wait in the kernel.
 const ANSWERS: Duration = Duration::from_secs(3);
 
 /// How long the next program may take to read its configuration.
@@ -29,38 +24,38 @@ const KILLED: Duration = Duration::from_secs(1);
 /// So often is looked whether something that is waited for is over.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// Lets nobody in any more, and waits until nobody is spoken to over HTTP and no
-/// revocation is being written, or for as long as that may take.
-pub async fn clear_doors(driver: &Shared, doors: &Rc<RefCell<Listeners>>) {
-    doors.borrow_mut().pause(&driver.borrow().links.epoll);
+/// Accepts no connection any more, and waits until no request over HTTP and no
+/// revocation is under way, or for as long as that may take.
+pub async fn drain(driver: &Shared, listeners: &SharedListeners) {
+    listeners.borrow_mut().pause(driver.borrow().epoll());
     let deadline = clock::now().moment + ANSWERS;
-    let is_clear = || !doors.borrow().guests().borrow().are_served() && !driver.borrow().is_revoking();
-    while !is_clear() && clock::now().moment < deadline {
+    let is_drained = || !listeners.borrow().pending().borrow().is_serving() && !driver.borrow().is_revoking();
+    while !is_drained() && clock::now().moment < deadline {
         Timer::after(LOOK_AGAIN).await;
     }
 }
 
-/// Has the next program say whether it would start with the configuration that
-/// is there now: what it refuses after the hand-over nobody could take back.
+/// Has the next program check whether it would start with the configuration that
+/// is there now: after the hand-over nothing could be taken back.
 ///
 /// # Errors
-/// What it says, or that it says nothing.
+/// What it reports, or that it reports nothing.
 pub async fn check(program: &Path) -> Result<(), String> {
-    let (status, said) = ask(program).await?;
+    let (status, output) = run_check(program).await?;
     if status.success() {
         return Ok(());
     }
-    Err(format!("{} --check: {status} {said}", program.display()).trim_end().to_owned())
+    Err(format!("{} --check: {status} {output}", program.display()).trim_end().to_owned())
 }
 
-/// How the next program ends that is asked to check, and what it says.
-async fn ask(program: &Path) -> Result<(ExitStatus, String), String> {
+/// Runs the check of the next program; returns how it ends, and its output.
+async fn run_check(program: &Path) -> Result<(ExitStatus, String), String> {
     let deadline = clock::now().moment + CHECK;
     let cannot = |error: std::io::Error| format!("cannot run {}: {error}", program.display());
     let mut child = Command::new(program)
         .args(std::env::args_os().skip(1))
         .arg("--check")
-        .env_remove(VARIABLE)
+        .env_remove(HANDOVER_VARIABLE)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -82,10 +77,10 @@ async fn ask(program: &Path) -> Result<(ExitStatus, String), String> {
             }
         }
     };
-    let mut said = String::new();
+    let mut output = String::new();
     if let Some(mut stderr) = child.stderr.take() {
         // What is no text is not worth a line.
-        let _ = std::io::Read::read_to_string(&mut stderr, &mut said);
+        let _ = std::io::Read::read_to_string(&mut stderr, &mut output);
     }
-    Ok((status, said.trim().to_owned()))
+    Ok((status, output.trim().to_owned()))
 }

@@ -1,12 +1,8 @@
-//! Descriptors on their way from one process to another: in the queue of a
-//! socket, all in one, however many there are.
+//! Passing of descriptors in the queue of a socket (SCM_RIGHTS), however many there are.
 //!
-//! Knows how they are put in and taken out in the same order. Does not know what
-//! they are.
-//!
-//! Whoever holds the socket holds all of them, and one descriptor is all that
-//! has to be passed on: systemd's list of names has a limit, and so has the
-//! patience of a start. If nobody takes them out they are closed with it.
+//! A process that holds the socket holds all of them, and one descriptor is all that
+//! has to be passed on: systemd's list of names has a limit, and so has the time for a start. If
+//! they are not taken out they are closed with it.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -22,31 +18,30 @@ use rustix::net::{
 /// As many as the kernel takes in one message (`SCM_MAX_FD`).
 const IN_ONE: usize = 253;
 
-/// Puts descriptors into a pouch, which is another descriptor; the other end comes
-/// first.
+/// Puts descriptors into the queue of a socket, and returns its other end and the socket.
 ///
 /// # Errors
 /// When the kernel takes no more: so many may be on their way at once as a
 /// process may have open.
-pub(super) fn fill(descriptors: &[BorrowedFd<'_>]) -> io::Result<(OwnedFd, OwnedFd)> {
+pub(super) fn send(descriptors: &[BorrowedFd<'_>]) -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     // With the ends of messages kept; and the other end's closing is the end of all.
-    let (into, pouch) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    let (sender, receiver) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(IN_ONE))];
     for some in descriptors.chunks(IN_ONE) {
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !control.push(SendAncillaryMessage::ScmRights(some)) {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
-        sendmsg(&into, &[IoSlice::new(b"+")], &mut control, SendFlags::NOSIGNAL)?;
+        sendmsg(&sender, &[IoSlice::new(b"+")], &mut control, SendFlags::NOSIGNAL)?;
     }
-    Ok((into, pouch))
+    Ok((sender, receiver))
 }
 
-/// Whether somebody holds the pouch at whose other end we are, and still does after
+/// Whether another process holds the socket at whose other end we are, and still does after
 /// so long.
-pub(super) fn is_held(into: &OwnedFd, patience: Duration) -> bool {
-    let mut ends = [PollFd::new(into, PollFlags::empty())];
+pub(super) fn is_held(sender: &OwnedFd, patience: Duration) -> bool {
+    let mut ends = [PollFd::new(sender, PollFlags::empty())];
     let patience = Timespec::try_from(patience).unwrap_or_default();
     let polled = poll(&mut ends, Some(&patience));
     polled.is_ok() && !ends.iter().any(|end| end.revents().contains(PollFlags::HUP))
@@ -55,16 +50,16 @@ pub(super) fn is_held(into: &OwnedFd, patience: Duration) -> bool {
 /// Takes all descriptors out.
 ///
 /// # Errors
-/// When it is no pouch, or not all that was in it could be taken: this process
+/// When it is no such socket, or not all that was in it could be taken: this process
 /// may have fewer descriptors than the other one.
-pub(super) fn empty(pouch: OwnedFd) -> io::Result<Vec<OwnedFd>> {
+pub(super) fn receive(receiver: OwnedFd) -> io::Result<Vec<OwnedFd>> {
     let mut descriptors = Vec::new();
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(IN_ONE))];
     loop {
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut byte = [0];
         let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-        let message = match recvmsg(&pouch, &mut [IoSliceMut::new(&mut byte)], &mut control, flags) {
+        let message = match recvmsg(&receiver, &mut [IoSliceMut::new(&mut byte)], &mut control, flags) {
             Ok(message) => message,
             Err(Errno::INTR) => continue,
             // Its other end is open somewhere; nothing more is in it.

@@ -1,11 +1,8 @@
-//! A file in memory that nobody can change any more: the state on its way.
+//! Sealed file in memory that holds the state in a hand-over.
 //!
-//! Knows how bytes are put in and found again, and that a file is one of ours.
-//! Does not know what they mean.
-//!
-//! The first line says of which form the rest is, and how many descriptors of
-//! each kind go with it. It stays as it is for ever, so that a daemon of any
-//! version can at least say goodbye to those whom it cannot understand.
+//! Its first line has the version of the form of the rest, and the number of descriptors of
+//! each kind that go with it. It stays as it is for ever, so that a daemon of any
+//! version can at least close connections properly that it cannot go on with.
 
 use std::fs::File;
 use std::io;
@@ -41,11 +38,17 @@ pub(super) struct Span {
 
 /// How many descriptors of each kind there are, in this order.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(super) struct Counts {
-    pub(super) locks: usize,
-    pub(super) doors: usize,
-    pub(super) links: usize,
-    pub(super) guests: usize,
+pub(super) struct DescriptorCounts {
+    pub locks: usize,
+    pub listeners: usize,
+    pub connections: usize,
+    pub pending: usize,
+}
+
+impl DescriptorCounts {
+    pub(super) fn total(self) -> usize {
+        self.locks + self.listeners + self.connections + self.pending
+    }
 }
 
 /// A file that is being written.
@@ -79,12 +82,13 @@ impl MemfdWriter {
     }
 
     /// Closes it with the table that explains the rest.
-    pub(super) fn seal(mut self, counts: Counts, table: &[u8]) -> io::Result<OwnedFd> {
+    pub(super) fn seal(mut self, counts: DescriptorCounts, table: &[u8]) -> io::Result<OwnedFd> {
         let Span { from, bytes } = self.put(table)?;
-        let Counts { locks, doors, links, guests } = counts;
+        let DescriptorCounts { locks, listeners, connections, pending } = counts;
         let checksum = crc32fast::hash(table);
-        let words = format!("{MAGIC} {FORM} {locks} {doors} {links} {guests} {from} {bytes} {checksum}");
-        let line = format!("{words:<width$}\n", width = LINE - 1);
+        let heading =
+            format!("{MAGIC} {FORM} {locks} {listeners} {connections} {pending} {from} {bytes} {checksum}");
+        let line = format!("{heading:<width$}\n", width = LINE - 1);
         let file = self.out.into_inner().map_err(|error| error.into_error())?;
         file.write_all_at(line.as_bytes(), 0)?;
         fcntl_add_seals(&file, SEALS)?;
@@ -97,7 +101,7 @@ impl MemfdWriter {
 pub(super) struct Sealed {
     file: File,
     form: u32,
-    pub(super) counts: Counts,
+    pub counts: DescriptorCounts,
     table: Span,
     checksum: u32,
 }
@@ -126,7 +130,12 @@ impl Sealed {
         };
         let form = number()?.try_into().map_err(|_| wrong("its form has no such number"))?;
         let mut count = || Ok::<_, io::Error>(number()? as usize);
-        let counts = Counts { locks: count()?, doors: count()?, links: count()?, guests: count()? };
+        let counts = DescriptorCounts {
+            locks: count()?,
+            listeners: count()?,
+            connections: count()?,
+            pending: count()?,
+        };
         let table = Span { from: number()?, bytes: number()? };
         let checksum = number()?.try_into().map_err(|_| wrong("its checksum is none"))?;
         Ok(Self { file, form, counts, table, checksum })

@@ -1,99 +1,94 @@
-//! The access log: a line for each request over HTTP and each end of a connection.
+//! Access log: a line for each HTTP request; the lines for ends of connections are the driver's.
 //!
-//! Knows what stands in a line; `[log] access` switches it. No query is in it, for a token may
-//! be. A request that no parser could read has a line as well, with `-` for what is not known
-//! of it. Does not limit itself: whoever wants it wants all of it.
+//! `[log] access` enables it. No query is logged, because it may hold a token. A request that
+//! cannot be parsed has a line as well, with `-` for its unknown parts. No line is held back:
+//! an access log with gaps is of no use.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use super::denial::quoted;
-use crate::edge::driver::Driver;
-use crate::edge::net::connection::{End, Side};
-use crate::protocol::{Close, ConnectionId, UserId};
+use crate::protocol::UserId;
 
-/// A request that was answered.
+/// The line of a request that was answered.
 pub(in crate::edge) struct RequestLine<'a> {
-    pub(in crate::edge) from: IpAddr,
-    pub(in crate::edge) user: Option<&'a UserId>,
-    pub(in crate::edge) method: Option<&'a str>,
-    pub(in crate::edge) path: Option<&'a str>,
-    pub(in crate::edge) status: u16,
+    from: IpAddr,
+    user: Option<&'a UserId>,
+    head: RequestHead<'a>,
+    status: u16,
     /// Of the body.
-    pub(in crate::edge) bytes: u64,
-    /// From its head on; there is no such time where no whole head was read.
-    pub(in crate::edge) took: Option<Duration>,
+    bytes: u64,
+    /// From its head on; none where no whole head was read.
+    took: Option<Duration>,
 }
 
-/// Writes a request down.
-pub(in crate::edge) fn request(of: &RequestLine<'_>) {
-    let unknown = || "-".to_owned();
-    let method = of.method.map(|method| quoted(method.as_bytes()));
-    let path = of.path.map(|path| quoted(path.as_bytes()));
-    let took = of.took.map(|took| took.as_millis().to_string());
-    log::info!(
-        "access: {} {} {} {} {} {} bytes {} ms",
-        of.from.to_canonical(),
-        Shown(of.user),
-        method.as_deref().map_or("-", |method| method.trim_matches('"')),
-        path.unwrap_or_else(unknown),
-        of.status,
-        of.bytes,
-        took.unwrap_or_else(unknown)
-    );
+/// Method and path of a request, as far as they are known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(in crate::edge) struct RequestHead<'a> {
+    method: Option<&'a str>,
+    path: Option<&'a str>,
 }
 
-/// Method and path, as far as the beginning of a head that was not read shows them.
-pub(in crate::edge) fn first_words(said: &[u8]) -> (Option<&str>, Option<&str>) {
-    let Some((method, rest)) = method(said) else { return (None, None) };
-    let end = rest.iter().position(|byte| b" ?#\r\n".contains(byte)).unwrap_or(rest.len());
-    let path = rest.get(..end).and_then(|path| std::str::from_utf8(path).ok());
-    (Some(method), path.filter(|path| path.starts_with('/')))
-}
+impl<'a> RequestHead<'a> {
+    pub(in crate::edge) fn new(method: &'a str, path: &'a str) -> Self {
+        Self { method: Some(method), path: Some(path) }
+    }
 
-/// The method that a head begins with, and what follows the space behind it. What has not the
-/// shape of a request may be the body of one: it is nobody's business.
-pub(in crate::edge) fn method(said: &[u8]) -> Option<(&str, &[u8])> {
-    let length = said.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
-    let (method, rest) = said.split_at_checked(length).filter(|_| (3..=16).contains(&length))?;
-    Some((std::str::from_utf8(method).ok()?, rest.strip_prefix(b" ")?))
-}
-
-impl Driver {
-    /// Writes down that a connection is gone.
-    pub(in crate::edge) fn log_end(
-        &mut self,
-        conn: ConnectionId,
-        user: Option<&UserId>,
-        lasted: Duration,
-        close: Option<Close>,
-    ) {
-        if !self.site.logs_access {
-            return;
-        }
-        let Some(link) = self.links.get(conn) else { return };
-        let is_worker = matches!(link.side, Side::Worker(_));
-        let from = match is_worker {
-            true => link.wire.pid().map_or("worker".to_owned(), |pid| format!("worker of pid {pid}")),
-            false => link.wire.address().unwrap_or_else(|| "-".to_owned()),
-        };
-        let seconds = lasted.as_secs_f64();
-        let (conn, user) = (conn.to_string(), Shown(user));
-        let (code, why) = match (close, link.end) {
-            (Some(close), _) | (None, End::Malformed(close)) => (close.code(), close.reason()),
-            (None, End::ByPeer) => (1000, "closed by its peer"),
-            // RFC 6455, section 7.4.1: no close frame came.
-            (None, End::Lost) => (1006, "its socket closed"),
-        };
-        log::info!("access: {from} {user} end of {conn}: {code} {why} after {seconds:.1} s");
+    /// Those of a head that is not whole, as far as its beginning shows them.
+    pub(in crate::edge) fn of_beginning(read: &'a [u8]) -> Self {
+        let Some((method, rest)) = method(read) else { return Self::default() };
+        let end = rest.iter().position(|byte| b" ?#\r\n".contains(byte)).unwrap_or(rest.len());
+        let path = rest.get(..end).and_then(|path| std::str::from_utf8(path).ok());
+        Self { method: Some(method), path: path.filter(|path| path.starts_with('/')) }
     }
 }
 
-/// A user, where there is one.
-struct Shown<'a>(Option<&'a UserId>);
+impl<'a> RequestLine<'a> {
+    /// A request from an address, and the status and size of its answer.
+    pub(in crate::edge) fn new(from: IpAddr, head: RequestHead<'a>, status: u16, bytes: u64) -> Self {
+        Self { from, user: None, head, status, bytes, took: None }
+    }
 
-impl fmt::Display for Shown<'_> {
+    /// With the user that it was authorized for, if any.
+    pub(in crate::edge) fn of_user(self, user: Option<&'a UserId>) -> Self {
+        Self { user, ..self }
+    }
+
+    pub(in crate::edge) fn took(self, took: Duration) -> Self {
+        Self { took: Some(took), ..self }
+    }
+
+    pub(in crate::edge) fn write(&self) {
+        let unknown = || "-".to_owned();
+        let method = self.head.method.map(|method| quoted(method.as_bytes()));
+        let path = self.head.path.map(|path| quoted(path.as_bytes()));
+        let took = self.took.map(|took| took.as_millis().to_string());
+        log::info!(
+            "access: {} {} {} {} {} {} bytes {} ms",
+            self.from.to_canonical(),
+            UserOrDash(self.user),
+            method.as_deref().map_or("-", |method| method.trim_matches('"')),
+            path.unwrap_or_else(unknown),
+            self.status,
+            self.bytes,
+            took.unwrap_or_else(unknown)
+        );
+    }
+}
+
+/// The method that a head begins with, and the bytes behind the space that follows it. Bytes
+/// without the form of a request may be the body of one, which is not logged.
+pub(in crate::edge) fn method(read: &[u8]) -> Option<(&str, &[u8])> {
+    let length = read.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
+    let (method, rest) = read.split_at_checked(length).filter(|_| (3..=16).contains(&length))?;
+    Some((std::str::from_utf8(method).ok()?, rest.strip_prefix(b" ")?))
+}
+
+/// A user, or a dash.
+struct UserOrDash<'a>(Option<&'a UserId>);
+
+impl fmt::Display for UserOrDash<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Some(user) => write!(f, "{user:?}"),
@@ -107,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_head_that_was_not_read_shows_its_method_and_path_alone() {
+    fn an_unread_head_shows_its_method_and_path_alone() {
         let table: [(&[u8], Option<&str>, Option<&str>); 9] = [
             (b"GET /ws?token=eyJ HTTP/1.1\r\nHost: x", Some("GET"), Some("/ws")),
             (b"GET /hea", Some("GET"), Some("/hea")),
@@ -119,8 +114,9 @@ mod tests {
             (b"GET /\xff\xfe HTTP/1.1\r\n", Some("GET"), None),
             (b"{\"password\": 1}", None, None),
         ];
-        for (said, method, path) in table {
-            assert_eq!(first_words(said), (method, path), "{}", String::from_utf8_lossy(said));
+        for (read, method, path) in table {
+            let head = RequestHead { method, path };
+            assert_eq!(RequestHead::of_beginning(read), head, "{}", String::from_utf8_lossy(read));
         }
     }
 }

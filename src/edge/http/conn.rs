@@ -1,9 +1,7 @@
-//! A TCP connection that speaks HTTP, for as long as it does.
-//!
-//! Knows how long that may be, and how it ends: as a WebSocket, or with the last
-//! answer read. Does not know what is asked.
+//! HTTP connection: its lifetime, and its end as a WebSocket or with the last answer read.
 
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::pin::{Pin, pin};
@@ -22,85 +20,113 @@ use smol::{Async, Timer};
 use smol_hyper::rt::{FuturesIo, SmolTimer};
 
 use super::access_log;
-use super::denial::{Denial, Reply, quoted};
-use super::forwarded::Source;
+use super::access_log::{RequestHead, RequestLine};
+use super::config::HttpConfig;
+use super::denial::{Denial, Reply, dismiss, quoted};
+use super::forwarded::RequestSource;
 use super::io::HttpIo;
-use super::upgrade::Admission;
+use super::upgrade::AdmittedUpgrade;
 use super::{answer, too_slow};
 use crate::edge::clock;
 use crate::edge::driver::Shared;
-use crate::edge::driver::config::EdgeConfig;
 use crate::edge::net::mem_accounting::MemCharge;
-use crate::edge::net::pending_conns::ConnGuard;
+use crate::edge::net::pending_conns::{ConnGuard, LARGEST_HEAD, MOST_HEADERS};
 use crate::edge::net::socket::PeerSocket;
 use crate::hub::{Credentials, Peer, Rejection};
 use crate::protocol::{Reason, UserId};
 
-/// A request line and headers with a token in them, and room to spare.
-pub const LARGEST_HEAD: usize = 16 << 10;
+/// What a connection that is served takes in memory: hyper's buffers and state, and the task.
+/// 20.3 KiB measured between two requests, 28.2 KiB in the middle of a second head.
+pub const CONNECTION_MEMORY: usize = 24 << 10;
 
-/// More headers than any browser sends.
-pub const MOST_HEADERS: usize = 64;
+/// What all HTTP connections share.
+pub struct HttpContext {
+    driver: Shared,
+    config: RefCell<Rc<HttpConfig>>,
+}
 
-/// What a conversation takes in memory: hyper's buffers and state, and the task. 20.3 KiB
-/// measured between two requests, 28.2 KiB in the middle of a second head.
-pub const CONVERSATION: usize = 24 << 10;
+impl HttpContext {
+    /// Passes requests to this driver.
+    pub fn new(driver: Shared, config: HttpConfig) -> Self {
+        Self { driver, config: RefCell::new(Rc::new(config)) }
+    }
 
-/// Who asks over HTTP.
+    /// The configuration that holds for a request that comes now.
+    pub fn config(&self) -> Rc<HttpConfig> {
+        self.config.borrow().clone()
+    }
+
+    /// Goes on with another configuration.
+    pub fn configure(&self, config: HttpConfig) {
+        *self.config.borrow_mut() = Rc::new(config);
+    }
+}
+
+/// The state of a connection that its requests share.
 pub(in crate::edge) struct HttpConn {
-    /// Where the request under way comes from: over one connection a proxy brings those of
-    /// many, one after the other.
-    source: Cell<Source>,
-    pub(in crate::edge) stay: ConnGuard,
-    /// Its next answer is the last one, and says so.
+    /// Of the current request: a proxy sends those of many clients over one connection, one
+    /// after the other.
+    source: Cell<RequestSource>,
+    guard: ConnGuard,
+    /// The next answer is the last one, and has `Connection: close`.
     is_ending: Cell<bool>,
-    /// Whose token has let the request under way in.
-    pub(in crate::edge) user: RefCell<Option<UserId>>,
+    /// The user of the token that authorized the current request.
+    user: RefCell<Option<UserId>>,
 }
 
 impl HttpConn {
-    /// Where the request under way comes from.
-    pub(in crate::edge) fn source(&self) -> Source {
+    /// The source of the current request.
+    pub(in crate::edge) fn source(&self) -> RequestSource {
         self.source.get()
     }
 
-    /// The address of that.
+    /// The address of the current request.
     pub(in crate::edge) fn address(&self) -> IpAddr {
         self.source().address
     }
+
+    /// The place of the connection among those that are pending.
+    pub(in crate::edge) fn guard(&self) -> &ConnGuard {
+        &self.guard
+    }
+
+    /// Notes the user of the token that authorizes the current request, for the access log.
+    pub(in crate::edge) fn authorized_by(&self, user: UserId) {
+        self.user.replace(Some(user));
+    }
 }
 
-/// How a connection has come to its end as far as hyper goes.
-enum Served {
+/// The end of a connection, as hyper reports it.
+enum ServeEnd {
     /// All was answered, or it becomes a WebSocket.
-    Whole,
-    /// It has had its time, or is gone.
-    Cut,
-    /// What came is no request, or is none in time.
+    Complete,
+    /// Its time is over, or the peer is gone.
+    CutOff,
+    /// The input is no request, or came too late.
     Failed(hyper::Error),
 }
 
-/// Serves a TCP connection that has begun to speak: any number of requests, or
-/// one upgrade. A head that comes in one piece is read, answered and forgotten at
-/// once, so that a thousand newcomers take the memory of one.
-pub async fn serve(driver: Shared, stream: Async<TcpStream>, stay: ConnGuard) {
+/// Serves a TCP connection that has sent its first bytes: any number of requests, or one
+/// upgrade. A head that comes in one piece is read, answered and dropped at once, so that a
+/// thousand new connections take the memory of one.
+pub async fn serve(context: Rc<HttpContext>, stream: Async<TcpStream>, guard: ConnGuard) {
     // A peer that is gone already has no address.
     let (Ok(peer), Ok(own)) = (stream.get_ref().peer_addr(), stream.get_ref().local_addr()) else { return };
     let (peer, own) = (peer.ip(), own.ip());
     let (is_ending, user) = (Cell::new(false), RefCell::default());
-    // Until something is asked it is the peer that does whatever is done.
-    let source = Cell::new(Source::of_peer(peer));
-    let caller = Rc::new(HttpConn { source, stay, is_ending, user });
-    let _load = MemCharge::of(CONVERSATION);
-    let site = driver.borrow().site.clone();
+    // Before the first request, only the peer is known.
+    let source = Cell::new(RequestSource::of_peer(peer));
+    let caller = Rc::new(HttpConn { source, guard, is_ending, user });
+    let _load = MemCharge::of(CONNECTION_MEMORY);
+    let site = context.config();
     let admission = Rc::new(RefCell::new(None));
     let service = service_fn(|request| {
-        let (driver, admission, caller) = (driver.clone(), admission.clone(), caller.clone());
+        let (context, admission, caller) = (context.clone(), admission.clone(), caller.clone());
         Box::pin(async move {
-            // Each request finds the keys and secrets that hold when it is made.
-            let site = driver.borrow().site.clone();
+            // Each request is checked against the configuration of its own time.
+            let site = context.config();
             caller.source.set(source_of(&site, peer, own, &request));
-            Ok::<_, std::convert::Infallible>(attend(&driver, &site, &caller, request, &admission).await)
+            attend(&context.driver, &site, &caller, request, &admission).await
         })
     });
     let mut connection = hyper::server::conn::http1::Builder::new()
@@ -108,50 +134,51 @@ pub async fn serve(driver: Shared, stream: Async<TcpStream>, stay: ConnGuard) {
         .header_read_timeout(site.patience)
         .max_headers(MOST_HEADERS)
         .max_buf_size(LARGEST_HEAD)
-        // Who has sent all and shut that direction still reads its answer.
+        // A peer that has shut down its sending direction still reads its answer.
         .half_close(true)
         .serve_connection(FuturesIo::new(HttpIo::new(stream)), service);
     let mut life = ConnDeadline::new(&site);
-    let mut last = pin!(caller.stay.is_over());
+    let mut last = pin!(caller.guard.until_finish());
     let mut is_finishing = false;
     let served = poll_fn(|cx| match connection.poll_without_shutdown(cx) {
-        Poll::Ready(Err(error)) => Poll::Ready(Served::Failed(error)),
-        Poll::Ready(Ok(())) => Poll::Ready(Served::Whole),
+        Poll::Ready(Err(error)) => Poll::Ready(ServeEnd::Failed(error)),
+        Poll::Ready(Ok(())) => Poll::Ready(ServeEnd::Complete),
         Poll::Pending => {
             if !is_finishing && last.as_mut().poll(cx).is_ready() {
-                // Nobody waits for one more request of it.
+                // No further request is waited for.
                 is_finishing = true;
                 Pin::new(&mut connection).graceful_shutdown();
                 life.end(&caller.is_ending);
                 cx.waker().wake_by_ref();
             }
-            life.poll(cx, &caller.is_ending).map(|()| Served::Cut)
+            life.poll(cx, &caller.is_ending).map(|()| ServeEnd::CutOff)
         }
     });
     let served = served.await;
-    if let Served::Cut = served {
+    if let ServeEnd::CutOff = served {
         return;
     }
     let parts = connection.into_parts();
     let stream = parts.io.into_inner().into_inner();
-    if let Served::Failed(error) = served {
-        if !tell_failure(&driver, &error, &parts.read_buf, stream.get_ref(), peer) {
+    if let ServeEnd::Failed(error) = served {
+        if !answer_failure(&context, &error, &parts.read_buf, stream.get_ref(), peer) {
             return;
         }
-        return hang_up(&stream, &caller.stay).await;
+        return linger(&stream, &caller.guard).await;
     }
-    let Some(Admission { peer, named }) = admission.borrow_mut().take() else {
-        return hang_up(&stream, &caller.stay).await;
+    let Some(AdmittedUpgrade { peer, named }) = admission.borrow_mut().take() else {
+        return linger(&stream, &caller.guard).await;
     };
     if let Ok(stream) = stream.into_inner() {
-        driver.borrow_mut().open(PeerSocket::client(stream, named), peer, &parts.read_buf);
+        let mut driver = context.driver.borrow_mut();
+        driver.open(PeerSocket::client(stream, named), peer, &parts.read_buf);
     }
 }
 
-/// Where a request comes from. A proxy of this machine that nobody has named is told of:
-/// all who come through it are taken for one.
-fn source_of<B>(site: &EdgeConfig, peer: IpAddr, own: IpAddr, request: &Request<B>) -> Source {
-    if site.proxies.is_to_be_told(peer, request.headers()) {
+/// The source of a request. Warns of a proxy on this machine that is not configured: all
+/// clients behind it count as one address.
+fn source_of<B>(site: &HttpConfig, peer: IpAddr, own: IpAddr, request: &Request<B>) -> RequestSource {
+    if site.proxies.take_warning(peer, request.headers()) {
         let peer = peer.to_canonical();
         log::warn!(
             "a proxy on {peer} passes requests on, and all who come through it count as one address: \
@@ -161,83 +188,88 @@ fn source_of<B>(site: &EdgeConfig, peer: IpAddr, own: IpAddr, request: &Request<
     site.proxies.source(peer, own, request.headers())
 }
 
-/// Answers one request, and writes it down where that is wanted.
+/// Answers one request, and logs it if the access log is enabled.
 async fn attend(
     driver: &Shared,
-    site: &EdgeConfig,
+    site: &HttpConfig,
     caller: &HttpConn,
     request: Request<Incoming>,
-    admission: &RefCell<Option<Admission>>,
-) -> Reply {
-    let asked = site.logs_access.then(|| (clock::now(), request.method().clone(), request.uri().clone()));
+    admission: &RefCell<Option<AdmittedUpgrade>>,
+) -> Result<Reply, Infallible> {
+    let logged = site.logs_access.then(|| (clock::now(), request.method().clone(), request.uri().clone()));
     let mut reply = answer(driver, site, caller, request, admission).await;
     if caller.is_ending.get() && reply.status() != StatusCode::SWITCHING_PROTOCOLS {
         reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    if let Some((since, method, uri)) = asked {
+    if let Some((since, method, uri)) = logged {
         let admitted = admission.borrow();
         let by_upgrade = admitted.as_ref().and_then(|admitted| match &admitted.peer {
             Peer::Client { credentials: Credentials::Verified(identity), .. } => Some(&identity.user_id),
             _ => None,
         });
         let by_token = caller.user.take();
-        access_log::request(&access_log::RequestLine {
-            from: caller.address(),
-            user: by_upgrade.or(by_token.as_ref()),
-            method: Some(method.as_str()),
-            path: Some(uri.path()),
-            status: reply.status().as_u16(),
-            bytes: reply.body().size_hint().lower(),
-            took: Some(clock::now().moment.since(since.moment)),
-        });
+        let head = RequestHead::new(method.as_str(), uri.path());
+        let (status, bytes) = (reply.status().as_u16(), reply.body().size_hint().lower());
+        RequestLine::new(caller.address(), head, status, bytes)
+            .of_user(by_upgrade.or(by_token.as_ref()))
+            .took(clock::now().moment.since(since.moment))
+            .write();
     }
-    reply
+    Ok(reply)
 }
 
-/// What follows where hyper gives a connection up.
-enum Failed {
-    /// The peer is gone.
-    Silently,
-    /// It has asked nothing for a while, which is no fault.
+/// The answer to a failed connection.
+enum FailureAnswer {
+    /// None: the peer is gone.
+    Gone,
+    /// None: it has sent no request for a while, which is no fault.
     Idle,
-    For(Box<Denial>),
+    Denial(Box<Denial>),
 }
 
-/// Tells a peer why it was given up, where there is something to tell. False if it is gone.
-fn tell_failure(
-    driver: &Shared,
+/// Sends the peer the reason of a failure, if there is one. False if the peer is gone.
+fn answer_failure(
+    context: &HttpContext,
     error: &hyper::Error,
     read: &[u8],
     stream: &TcpStream,
     peer: IpAddr,
 ) -> bool {
-    match failed(driver, error, read) {
-        Failed::Silently => return false,
-        Failed::Idle => {}
-        Failed::For(denial) => {
-            let said = (!is_about_length(error)).then_some(read);
-            driver.borrow_mut().dismiss(&denial, stream, peer.to_canonical(), said);
+    let config = context.config();
+    match failure_answer(&config, error, read) {
+        FailureAnswer::Gone => return false,
+        FailureAnswer::Idle => {}
+        FailureAnswer::Denial(denial) => {
+            let head = (!is_about_length(error)).then_some(read);
+            let mut driver = context.driver.borrow_mut();
+            dismiss(&mut driver, &config, &denial, stream, peer.to_canonical(), head);
         }
     }
     true
 }
 
-fn failed(driver: &Shared, error: &hyper::Error, read: &[u8]) -> Failed {
-    let site = driver.borrow().site.clone();
+fn failure_answer(site: &HttpConfig, error: &hyper::Error, read: &[u8]) -> FailureAnswer {
     if error.is_timeout() {
         return match read {
-            [] => Failed::Idle,
-            _ => Failed::For(half_a_head(&site)),
+            [] => FailureAnswer::Idle,
+            _ => FailureAnswer::Denial(half_a_head(site)),
         };
     }
     if !error.is_parse() {
-        return Failed::Silently;
+        return FailureAnswer::Gone;
     }
-    Failed::For(if error.is_parse_too_large() { too_long(read) } else { no_request(error, read) })
+    let is_too_large = error.is_parse_too_large();
+    FailureAnswer::Denial(if is_too_large { too_long(read) } else { no_request(error, read) })
 }
 
-/// Refuses whoever has said a part of a head and took too long with the rest.
-pub(in crate::edge) fn half_a_head(site: &EdgeConfig) -> Box<Denial> {
+/// Refuses a connection for which there is no room.
+pub(in crate::edge) fn crowded(why: &str) -> Box<Denial> {
+    let denial = Denial::new(Reason::Overloaded, "too many HTTP connections are open");
+    denial.line(why.to_owned()).counted(Rejection::HandshakeTimeout)
+}
+
+/// Refuses a head whose rest did not come in time.
+pub(in crate::edge) fn half_a_head(site: &HttpConfig) -> Box<Denial> {
     too_slow("the rest of the head", site).counted(Rejection::HandshakeTimeout)
 }
 
@@ -254,7 +286,7 @@ fn too_long(read: &[u8]) -> Box<Denial> {
     Denial::new(Reason::HeadTooLarge, message).line(line)
 }
 
-/// Refuses what is no request of HTTP/1.1, and says what it is where that is plain.
+/// Refuses input that is no request of HTTP/1.1, and names another protocol where it is known.
 fn no_request(error: &hyper::Error, read: &[u8]) -> Box<Denial> {
     let message = if read.starts_with(&[0x16, 0x03]) {
         "this is TLS, and the port speaks plain HTTP: use http:// or ws://, or put a proxy for TLS before it"
@@ -276,11 +308,11 @@ fn no_request(error: &hyper::Error, read: &[u8]) -> Box<Denial> {
     }
 }
 
-/// Whether the head as such was read, and the headers about its body are wrong: what is left
-/// is the body then.
+/// Whether the head was read, and its headers about the body are wrong: the unread rest is the
+/// body then.
 fn is_about_length(error: &hyper::Error) -> bool {
-    let told = error.to_string();
-    ["content-length", "transfer-encoding"].iter().any(|header| told.contains(header))
+    let text = error.to_string();
+    ["content-length", "transfer-encoding"].iter().any(|header| text.contains(header))
 }
 
 /// Whether the first line does not end as those of HTTP do.
@@ -290,7 +322,7 @@ fn is_without_version(read: &[u8]) -> bool {
     !last.starts_with(b"HTTP/1.")
 }
 
-/// The beginning of what was sent, as far as it holds neither a query nor a header.
+/// The first line of the input, up to a query.
 fn first_line(read: &[u8]) -> String {
     let end = read.iter().position(|byte| b"?\r\n".contains(byte)).unwrap_or(read.len());
     let line = read.get(..end).unwrap_or_default();
@@ -300,31 +332,29 @@ fn first_line(read: &[u8]) -> String {
     }
 }
 
-/// How long one connection may go on with requests: long enough to be worth
-/// keeping, and the end of those who ask and never read.
+/// How long one connection may send requests: long enough to be worth keeping, and an end for
+/// peers that send and never read.
 pub(in crate::edge) const LIFETIME: Duration = Duration::from_secs(60);
 
-/// What a request may take that came in time: an interrupt waits for its operation
-/// for ten seconds.
+/// Longest time for an answer: an interrupt waits for its operation for ten seconds.
 const LONGEST_ANSWER: Duration = Duration::from_secs(15);
 
-/// The time that an HTTP connection has. Whoever becomes a WebSocket at once never
-/// starts it.
+/// The deadline of an HTTP connection. One that becomes a WebSocket at once never arms it.
 struct ConnDeadline {
     timer: Timer,
-    /// Its next answer is the last; some time later it is cut off.
+    /// The next answer is the last; some time later the connection is cut off.
     is_over: bool,
     patience: Duration,
 }
 
 impl ConnDeadline {
-    fn new(site: &EdgeConfig) -> Self {
+    fn new(site: &HttpConfig) -> Self {
         Self { timer: Timer::after(site.lifetime), is_over: false, patience: site.patience }
     }
 
-    /// Ready once the connection is to be dropped. Before, it is only marked: one that is
-    /// closed between two requests would lose the one that is on its way, and one that asks
-    /// no more is given up for that.
+    /// Ready once the connection is to be dropped. Before that it is only marked: closed
+    /// between two requests, it would lose one that is on its way; an idle one ends by its own
+    /// timeout.
     fn poll(&mut self, cx: &mut Context<'_>, is_ending: &Cell<bool>) -> Poll<()> {
         if Pin::new(&mut self.timer).poll(cx).is_pending() {
             return Poll::Pending;
@@ -337,7 +367,7 @@ impl ConnDeadline {
         Poll::Pending
     }
 
-    /// One more answer, and then it is over.
+    /// Allows one more answer.
     fn end(&mut self, is_ending: &Cell<bool>) {
         self.is_over = true;
         is_ending.set(true);
@@ -345,21 +375,21 @@ impl ConnDeadline {
     }
 }
 
-/// Lets the peer read its answer although it is still sending: a socket closed
-/// with input unread would take the answer back.
-async fn hang_up(mut stream: &Async<TcpStream>, stay: &ConnGuard) {
-    stay.linger();
-    /// For a body that is on its way; nobody waits for one that is not.
+/// Lets the peer read its answer although it is still sending: a socket closed with input
+/// unread would take the answer back.
+async fn linger(mut stream: &Async<TcpStream>, guard: &ConnGuard) {
+    guard.linger();
+    /// For a body that is on its way.
     const LONGEST: Duration = Duration::from_secs(2);
     let _ = stream.get_ref().shutdown(Shutdown::Write);
     let rest = async {
         let mut ignored = [0; 4096];
         while matches!(stream.read(&mut ignored).await, Ok(1..)) {}
     };
-    let long = async {
+    let timeout = async {
         Timer::after(LONGEST).await;
     };
-    rest.or(long).await;
+    rest.or(timeout).await;
 }
 
 #[cfg(test)]
@@ -371,6 +401,7 @@ mod tests {
     use super::*;
     use crate::config::{Config, Environment};
     use crate::edge::driver::Driver;
+    use crate::edge::driver::config::DriverConfig;
     use crate::edge::net::epoll::Epoll;
     use crate::edge::net::pending_conns::PendingConns;
     use crate::edge::store::Store;
@@ -379,35 +410,38 @@ mod tests {
     const ASKED: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
     const OK: &str = "{\"status\":\"ok\"}";
 
-    /// A site with the defaults and no file at all.
-    fn site() -> EdgeConfig {
+    /// The defaults, without any file.
+    fn defaults() -> (DriverConfig, HttpConfig) {
         let nowhere = Environment::new(1, [("CONFIGURATION_DIRECTORY", "/nonexistent")]);
         let loaded = Config::load(None, &nowhere).unwrap_or_else(|error| panic!("{error}"));
-        EdgeConfig::open(&loaded).unwrap_or_else(|error| panic!("{error}"))
+        let driver = DriverConfig::open(&loaded.config).unwrap_or_else(|error| panic!("{error}"));
+        (driver, HttpConfig::open(&loaded.config).unwrap_or_else(|error| panic!("{error}")))
     }
 
-    /// Serves a peer that has asked once, as long as that lasts.
-    fn serve_to<T>(site: EdgeConfig, peer: impl AsyncFnOnce(Async<TcpStream>) -> T) -> std::io::Result<T> {
+    /// Serves a peer that has sent one request, to its end.
+    fn serve_to<T>(lifetime: Duration, peer: impl AsyncFnOnce(Async<TcpStream>) -> T) -> std::io::Result<T> {
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
         let mut stream = TcpStream::connect(listener.local_addr()?)?;
         stream.write_all(ASKED)?;
         let stream = Async::new(stream)?;
         let ours = Async::new(listener.accept()?.0)?;
+        let (driver, http) = defaults();
         let hub = Hub::new(crate::hub::Settings::default(), 1);
-        let driver = Driver::new(hub, Store::in_memory(), Rc::new(site), Epoll::new()?);
+        let driver = Driver::new(hub, Store::in_memory(), Rc::new(driver), Epoll::new()?);
+        let context = HttpContext::new(Rc::new(RefCell::new(driver)), HttpConfig { lifetime, ..http });
         let guests = Rc::new(RefCell::new(PendingConns::default()));
-        let served = serve(Rc::new(RefCell::new(driver)), ours, ConnGuard::new(&guests, 1));
+        let served = serve(Rc::new(context), ours, ConnGuard::new(&guests, 1));
         Ok(smol::block_on(smol::future::zip(served, peer(stream))).1)
     }
 
     #[test]
     fn a_kept_connection_lasts_for_a_minute() {
-        assert_eq!(site().lifetime, Duration::from_secs(60), "as PROTOCOL.md has it");
+        assert_eq!(defaults().1.lifetime, Duration::from_secs(60), "as PROTOCOL.md has it");
     }
 
     #[test]
     fn a_connection_past_its_time_answers_once_more_and_says_close() -> std::io::Result<()> {
-        let answers = serve_to(EdgeConfig { lifetime: Duration::ZERO, ..site() }, async |mut peer| {
+        let answers = serve_to(Duration::ZERO, async |mut peer| {
             let mut first = [0; 1024];
             let length = peer.read(&mut first).await?;
             // Its time is over now, and this request was on its way.

@@ -1,12 +1,10 @@
-//! A refusal at the doors: what is answered, counted and written down of it.
+//! Denial of a request: its HTTP response, its count and its log line.
 //!
-//! Knows the status and the words of each reason, and how much of what was sent may stand in
-//! the log. Does not know when somebody is refused.
+//! The response holds nothing of the request. The log quotes the request, but no more of it
+//! than `quoted` allows.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::fmt::Write;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, TcpStream};
 use std::time::Duration;
 
@@ -16,14 +14,12 @@ use hyper::header;
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
-use super::access_log;
-use super::auth_throttle::{WINDOW, Who};
-use crate::edge::auth::error::TokenError;
-use crate::edge::driver::Driver;
-use crate::edge::driver::anomaly_log::about;
+use super::access_log::{RequestHead, RequestLine};
+use super::config::HttpConfig;
+use crate::edge::driver::{CountedFor, Driver, RefusedToken};
 use crate::edge::net::pending_conns;
-use crate::hub::{Anomaly, Effect, Rejection, TokenFault};
-use crate::protocol::{ConnectionId, Reason, Refusal, UserId};
+use crate::hub::Rejection;
+use crate::protocol::{Reason, Refusal};
 use crate::redaction::secret_at;
 
 /// An answer over HTTP.
@@ -34,27 +30,27 @@ pub struct Denial {
     reason: Reason,
     status: StatusCode,
     code: &'static str,
-    /// For whoever asked: nothing in it of what was sent.
+    /// For the response: it holds nothing of the request.
     message: Cow<'static, str>,
-    /// For the log, where that is told more: what was sent, and which option decides.
+    /// For the log, if that says more: the input, and the option that decides.
     line: Option<String>,
-    /// Where the hub has worded the answer.
+    /// The response body, if the hub has written it.
     body: Option<Vec<u8>>,
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// What it is counted as beside its reason.
+    /// A second count beside the reason.
     also: Option<Rejection>,
 }
 
-/// What came of a request, unless it was refused.
+/// The outcome of a request that may be denied.
 pub(in crate::edge) type Denied<T> = Result<T, Box<Denial>>;
 
-/// Seconds: long enough for a few others to have left, or for a daemon to start.
+/// Seconds: long enough for a few other connections to end, or for a daemon to start.
 const RETRY: u64 = 5;
 
 impl Denial {
     /// A refusal with the status and code of its reason.
     pub fn new(reason: Reason, message: impl Into<Cow<'static, str>>) -> Box<Self> {
-        let (status, code) = usual(reason);
+        let (status, code) = default_status(reason);
         let mut denial = Self {
             reason,
             status,
@@ -77,7 +73,7 @@ impl Denial {
         Box::new(denial)
     }
 
-    /// The hub has refused it, and this is its answer.
+    /// A refusal by the hub, with its response.
     pub(in crate::edge) fn by_hub(
         reason: Reason,
         status: StatusCode,
@@ -106,14 +102,14 @@ impl Denial {
         self
     }
 
-    /// With more in the log than in the answer.
+    /// With more in the log than in the response.
     #[must_use]
     pub(in crate::edge) fn line(mut self: Box<Self>, line: String) -> Box<Self> {
         self.line = Some(line);
         self
     }
 
-    /// With what it was about before all that the log says.
+    /// With its subject in front of the log line.
     #[must_use]
     pub(in crate::edge) fn about(mut self: Box<Self>, what: &str) -> Box<Self> {
         self.line = Some(format!("{what}: {}", self.line.as_deref().unwrap_or(&self.message)));
@@ -126,7 +122,7 @@ impl Denial {
         self
     }
 
-    /// It is worth trying again after that long.
+    /// With the time after which another attempt is worth it.
     #[must_use]
     pub(in crate::edge) fn after(mut self: Box<Self>, wait: Duration) -> Box<Self> {
         self.headers.retain(|(name, _)| name != header::RETRY_AFTER);
@@ -135,14 +131,14 @@ impl Denial {
         self
     }
 
-    /// Counted as that, too.
+    /// With a second count.
     #[must_use]
     pub(in crate::edge) fn counted(mut self: Box<Self>, also: Rejection) -> Box<Self> {
         self.also = Some(also);
         self
     }
 
-    /// The answer.
+    /// The response.
     pub(in crate::edge) fn reply(self) -> Reply {
         let mut reply = Response::new(Full::new(Bytes::from(self.json())));
         *reply.status_mut() = self.status;
@@ -152,9 +148,9 @@ impl Denial {
         reply
     }
 
-    /// The answer of a connection that ends with it, for one that nobody speaks HTTP with any
-    /// more, or yet.
-    fn last_words(&self) -> Vec<u8> {
+    /// The response as bytes, for a connection that hyper does not serve any more, or yet, and
+    /// that ends with it.
+    fn final_response(&self) -> Vec<u8> {
         let body = self.json();
         let mut head = format!(
             "HTTP/1.1 {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n",
@@ -179,7 +175,7 @@ impl Denial {
 }
 
 /// The status and code of a reason.
-fn usual(reason: Reason) -> (StatusCode, &'static str) {
+fn default_status(reason: Reason) -> (StatusCode, &'static str) {
     match reason {
         Reason::Host | Reason::Origin | Reason::Forbidden | Reason::Worker => {
             (StatusCode::FORBIDDEN, "forbidden")
@@ -213,188 +209,78 @@ fn usual(reason: Reason) -> (StatusCode, &'static str) {
     }
 }
 
-/// Bytes of something that was sent which the log shows.
+/// Most bytes of one input that the log quotes.
 const SHOWN: usize = 80;
 
-/// What somebody sent in a request, as the log quotes it: its beginning, up to what may be a
-/// token or secret, with nothing in it that could begin a line or move a cursor.
-pub(in crate::edge) fn quoted(sent: &[u8]) -> String {
-    let secret = secret_at(sent).filter(|at| *at < SHOWN);
-    let shown = String::from_utf8_lossy(sent.get(..secret.unwrap_or(SHOWN)).unwrap_or(sent));
+/// A part of a request as the log quotes it: its beginning, up to a possible token or secret,
+/// without characters that could begin a line or move a cursor.
+pub(in crate::edge) fn quoted(input: &[u8]) -> String {
+    let secret = secret_at(input).filter(|at| *at < SHOWN);
+    let shown = String::from_utf8_lossy(input.get(..secret.unwrap_or(SHOWN)).unwrap_or(input));
     let more = match secret {
         Some(_) => "(...)",
-        None if sent.len() > SHOWN => "...",
+        None if input.len() > SHOWN => "...",
         None => "",
     };
     format!("\"{}{more}\"", shown.escape_debug())
 }
 
-/// Whether a token that is refused for that has a signature that holds.
-fn is_proven(reason: Reason) -> bool {
-    matches!(reason, Reason::TokenExpired | Reason::TokenNotYet | Reason::TokenRevoked)
+/// The response to a request whose token was refused; `place` is the place of the token in the
+/// request, `line` goes to the log.
+pub(super) fn refused_token(refused: RefusedToken, place: &str, line: Option<String>) -> Box<Denial> {
+    let RefusedToken { fault, throttled, counted_for } = refused;
+    if let Some(wait) = throttled {
+        let whose = match counted_for {
+            CountedFor::User => "of this user came that do not hold",
+            CountedFor::Address => "that are wrong come from here",
+        };
+        return too_often("tokens", whose, &fault.message, wait);
+    }
+    let message = format!("{} (the token {place})", fault.message);
+    let denial = Denial::new(fault.reason, message).code(fault.code);
+    match line {
+        Some(line) => denial.line(line),
+        None => denial,
+    }
 }
 
-/// A token that was refused, and what follows.
-pub(in crate::edge) struct RefusedToken {
-    pub(in crate::edge) fault: TokenFault,
-    /// Set where it was refused too often: for how long.
-    pub(in crate::edge) slowed: Option<Duration>,
-    /// It counts for the user that it names, and not for where it comes from.
-    pub(in crate::edge) of_user: bool,
+/// Denies a request after too many failures.
+pub(super) fn too_often(what: &str, whose: &str, last: &str, wait: Duration) -> Box<Denial> {
+    let option = format!("wrong_{what}_per_minute");
+    let last = if last.is_empty() { String::new() } else { format!(", the last one because {last}") };
+    let message = format!("too many {what} {whose}{last}; a right one is taken at once");
+    let line = format!("{message} (`[limits] {option}`)");
+    Denial::new(Reason::TooManyRefusals, message).line(line).after(wait)
 }
 
-impl Driver {
-    /// Counts a refusal over HTTP, and writes it down.
-    pub(in crate::edge) fn deny(&mut self, denial: &Denial, from: IpAddr) {
-        if let Some(also) = denial.also {
-            self.turned_away(also, None);
-        }
-        match &denial.line {
-            Some(line) => self.note_refusal(denial.reason, Some(from), line),
-            None => self.note_refusal(denial.reason, Some(from), &denial.message),
-        }
+/// Counts and logs a denied request.
+pub(in crate::edge) fn deny(driver: &mut Driver, denial: &Denial, from: IpAddr) {
+    if let Some(also) = denial.also {
+        driver.count_rejection(also);
     }
-
-    /// The same of one whose head was not read, or not whole: tells it so, which is the last that
-    /// it hears. `said` is the beginning of that head, unless that is gone.
-    pub(in crate::edge) fn dismiss(
-        &mut self,
-        denial: &Denial,
-        stream: &TcpStream,
-        from: IpAddr,
-        said: Option<&[u8]>,
-    ) {
-        self.deny(denial, from);
-        pending_conns::tell(stream, &denial.last_words());
-        // Who has said nothing has requested nothing.
-        if self.site.logs_access && said != Some(&[]) {
-            let (method, path) = said.map_or((None, None), access_log::first_words);
-            let (status, bytes) = (denial.status.as_u16(), denial.json().len() as u64);
-            access_log::request(&access_log::RequestLine {
-                from,
-                user: None,
-                method,
-                path,
-                status,
-                bytes,
-                took: None,
-            });
-        }
+    match &denial.line {
+        Some(line) => driver.note_refusal(denial.reason, Some(from), line),
+        None => driver.note_refusal(denial.reason, Some(from), &denial.message),
     }
+}
 
-    /// The same of whatever was refused in another way.
-    pub(in crate::edge) fn note_refusal(
-        &mut self,
-        reason: Reason,
-        from: Option<IpAddr>,
-        line: &dyn fmt::Display,
-    ) {
-        self.look_at_the_clock();
-        let from = from.map_or_else(|| "somebody".to_owned(), |from| from.to_canonical().to_string());
-        let line = format_args!("{from}: {line}");
-        self.reports.refused(self.now.moment, reason, line, &[about("address", &from)]);
-        self.turned_away(Rejection::Refused(reason), None);
-    }
-
-    /// A token was refused: counts that for whoever presents it, and says how long to wait.
-    pub(in crate::edge) fn reject(
-        &mut self,
-        mut fault: TokenFault,
-        token: &str,
-        from: Option<IpAddr>,
-    ) -> RefusedToken {
-        // Whoever presents what was right once, or will be, does not guess, and no other user of
-        // that address answers for it.
-        let is_proven = is_proven(fault.reason);
-        let user = if is_proven { self.site.verifier.subject(token) } else { None };
-        let of_user = user.is_some();
-        let who = match user {
-            Some(user) => {
-                let mut hasher = DefaultHasher::new();
-                user.hash(&mut hasher);
-                Some(Who::User(hasher.finish()))
-            }
-            None => from.map(Who::Address),
-        };
-        if !is_proven {
-            self.turned_away(Rejection::WrongSecret, None);
-        }
-        self.look_at_the_clock();
-        let now = self.moment();
-        let owed = who.map_or(Ok(Duration::ZERO), |who| self.site.wrong_tokens.borrow_mut().wrong(who, now));
-        let slowed = owed.err();
-        fault.wait = owed.unwrap_or_else(|wait| wait.max(WINDOW));
-        RefusedToken { fault, slowed, of_user }
-    }
-
-    /// The token of an `auth` request was refused.
-    pub(in crate::edge) fn refuse_auth(
-        &mut self,
-        conn: ConnectionId,
-        token: &str,
-        flaw: &TokenError,
-    ) -> TokenFault {
-        let from = self.links.get(conn).and_then(|link| link.wire.ip());
-        let line = self.explain_token(flaw, token, "of an `auth` request");
-        let fault = self.reject(flaw.told(), token, from).fault;
-        self.note_refusal(fault.reason, from, line.as_ref().unwrap_or(&fault.message));
-        fault
-    }
-
-    /// What the hub has for the log alone.
-    pub(in crate::edge) fn write_down(&mut self, effect: Effect) {
-        match effect {
-            Effect::LogDisconnect { conn, user, lasted, close } => {
-                self.log_end(conn, user.as_ref(), lasted, close)
-            }
-            Effect::LogAnomaly(Anomaly::Refused { conn, user, reason }) => {
-                self.refused_by_hub(conn, user.as_ref(), reason);
-            }
-            Effect::LogAnomaly(anomaly) => self.reports.anomaly(self.now.moment, &anomaly),
-            _ => debug_assert!(false, "it is to be carried out"),
-        }
-    }
-
-    /// The hub has refused a connection, and counted that.
-    fn refused_by_hub(&mut self, conn: ConnectionId, user: Option<&UserId>, reason: Reason) {
-        let why = match reason {
-            Reason::TokenMissing => {
-                "it came without a token, and sent no `auth` in time (`[limits] auth_timeout`; `[auth] \
-                 anonymous` lets in whoever has none)"
-            }
-            Reason::TooManyConnections => {
-                "the user has as many connections as one may have (`[limits] connections_per_user`)"
-            }
-            Reason::RateLimited => {
-                "new connections come too fast (`[limits] user_requests_per_second`, `connections_per_user`)"
-            }
-            _ => {
-                "it has not said who it is, and gave way: all connections are taken (`[limits] connections`)"
-            }
-        };
-        let user = user.map(|user| format!(" of user {user:?}")).unwrap_or_default();
-        let from = self.links.get(conn).and_then(|link| link.wire.ip());
-        let from = from.map_or_else(|| "somebody".to_owned(), |from| from.to_string());
-        let line = format_args!("{from}: connection {conn}{user}: {why}");
-        self.reports.refused(self.now.moment, reason, line, &[about("address", &from)]);
-    }
-
-    /// What the log says of a token that was refused, if it is to say anything now; what is
-    /// wrong with it, and the user where that is proven.
-    pub(in crate::edge) fn explain_token(
-        &self,
-        flaw: &TokenError,
-        token: &str,
-        place: &str,
-    ) -> Option<String> {
-        if !self.reports.is_due(self.now.moment, flaw.reason()) {
-            return None;
-        }
-        let verifier = &self.site.verifier;
-        let message = flaw.explained(verifier, token, self.now.wall);
-        let user = if is_proven(flaw.reason()) { verifier.subject(token) } else { None };
-        let user = user.map(|user| format!(" of user {user:?}")).unwrap_or_default();
-        Some(format!("the token{user} {place}: {message}"))
+/// Denies a connection whose head was not read, or not whole, and sends the response, which is
+/// its last. `head` is the beginning of the head, if that is still known.
+pub(in crate::edge) fn dismiss(
+    driver: &mut Driver,
+    config: &HttpConfig,
+    denial: &Denial,
+    stream: &TcpStream,
+    from: IpAddr,
+    head: Option<&[u8]>,
+) {
+    deny(driver, denial, from);
+    pending_conns::send_last(stream, &denial.final_response());
+    // An empty head is no request.
+    if config.logs_access && head != Some(&[]) {
+        let head = head.map_or_else(RequestHead::default, RequestHead::of_beginning);
+        let (status, bytes) = (denial.status.as_u16(), denial.json().len() as u64);
+        RequestLine::new(from, head, status, bytes).write();
     }
 }
 
@@ -417,16 +303,16 @@ mod tests {
         assert_eq!(quoted(b"/ws/eyJhbGciOi.x.y"), "\"/ws/(...)\"");
         assert_eq!(quoted(b"/ws;%54oken=abc"), "\"/ws;(...)\"");
         assert_eq!(quoted(b"websocket, eyJhbGciOi.x.y"), "\"websocket, (...)\"");
-        // One that begins behind what is shown is not shown either.
+        // One that begins behind the shown part is not shown either.
         let late = format!("/{}/token=abc", "x".repeat(SHOWN));
         assert_eq!(quoted(late.as_bytes()), format!("\"/{}...\"", "x".repeat(SHOWN - 1)));
     }
 
     #[test]
-    fn a_last_answer_is_one_of_http_that_says_that_it_is_the_last() {
-        let words = Denial::new(Reason::Overloaded, "all places are taken").last_words();
-        let words = String::from_utf8(words).unwrap_or_default();
-        let (head, body) = words.split_once("\r\n\r\n").unwrap_or_default();
+    fn a_final_response_closes_the_connection() {
+        let response = Denial::new(Reason::Overloaded, "all places are taken").final_response();
+        let response = String::from_utf8(response).unwrap_or_default();
+        let (head, body) = response.split_once("\r\n\r\n").unwrap_or_default();
         assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{head}");
         assert!(head.contains("\r\nconnection: close\r\n") && head.contains("\r\nretry-after: 5"), "{head}");
         assert!(head.contains(&format!("\r\ncontent-length: {}\r\n", body.len())), "{head}");

@@ -1,12 +1,9 @@
-//! The address of a client behind proxies.
+//! Address of a client behind proxies: `X-Forwarded-For`, or `Forwarded` (RFC 7239).
 //!
-//! Knows which peers are trusted to name the one before them, and how they spell it:
-//! `X-Forwarded-For`, or `Forwarded` (RFC 7239). Does not know schemes, hosts and origins,
-//! which no proxy's word changes.
-//!
-//! Whatever stands left of what a trusted proxy has added may be the client's own
-//! invention. So the list is read from its end, and what does not follow the grammar, such
-//! as a quote that the client has opened before the proxy's part, is read as nothing.
+//! Trusted peers name the address before them; schemes, hosts and origins are never taken from
+//! a proxy. All entries left of the one that a trusted proxy has added may be forged by the
+//! client. So the list is read from its end, and a line that violates the grammar, such as by a
+//! quote that the client has opened before the proxy's entry, names nothing.
 
 use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
@@ -15,37 +12,37 @@ use hyper::HeaderMap;
 use hyper::header::{FORWARDED, HeaderName, HeaderValue, VIA};
 use ipnet::IpNet;
 
-use crate::config::{Forwarded, Listen};
+use crate::config::{Forwarded, ListenConfig};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// What shows that a request came through a proxy, beside `X-Forwarded-…`.
+/// Headers that show that a request came through a proxy, beside `X-Forwarded-…`.
 const TRACES: [HeaderName; 3] = [FORWARDED, VIA, HeaderName::from_static("x-real-ip")];
 
-/// Who is trusted, and with which header.
+/// The trusted proxies, and the header that they use.
 #[derive(Debug)]
 pub struct Proxies {
     trusted: Vec<IpNet>,
     header: Forwarded,
-    /// The log names a proxy of this machine that is not among them, once.
-    has_told: Cell<bool>,
+    /// A proxy on this machine that is not trusted is logged once.
+    has_warned: Cell<bool>,
 }
 
-/// Where a request comes from.
+/// The source of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Source {
-    /// Of the client, as far as trusted proxies tell; else of the peer.
+pub struct RequestSource {
+    /// Of the client, if trusted proxies name it; else of the peer.
     pub address: IpAddr,
-    /// That is not the peer's own.
+    /// A trusted proxy has named the address.
     pub is_named: bool,
-    /// A trusted proxy passes it on for somebody whom its header does not name.
+    /// A trusted proxy has forwarded the request, and its header names no client.
     pub is_hidden: bool,
-    /// A program of this machine asks, and no proxy for somebody else.
+    /// A program on this machine has sent it, and no proxy is in between.
     pub is_local: bool,
 }
 
-impl Source {
-    /// A peer that has asked nothing yet.
+impl RequestSource {
+    /// A peer that has sent no request yet.
     pub fn of_peer(peer: IpAddr) -> Self {
         Self { address: peer.to_canonical(), is_named: false, is_hidden: false, is_local: false }
     }
@@ -53,14 +50,14 @@ impl Source {
 
 impl Proxies {
     /// Those of a configuration.
-    pub fn new(listen: &Listen) -> Self {
+    pub fn new(listen: &ListenConfig) -> Self {
         let (trusted, header) = (listen.trusted_proxies.clone(), listen.forwarded);
-        Self { trusted, header, has_told: Cell::new(false) }
+        Self { trusted, header, has_warned: Cell::new(false) }
     }
 
-    /// Where a request with these headers comes from that `peer` has sent to `own`, an
-    /// address of ours.
-    pub fn source(&self, peer: IpAddr, own: IpAddr, headers: &HeaderMap) -> Source {
+    /// The source of a request with these headers that `peer` has sent to `own`, an address of
+    /// this machine.
+    pub fn source(&self, peer: IpAddr, own: IpAddr, headers: &HeaderMap) -> RequestSource {
         let peer = peer.to_canonical();
         let is_trusted = self.trusts(peer);
         let named = if is_trusted { self.named(headers) } else { None };
@@ -68,23 +65,23 @@ impl Proxies {
         let came_on_loopback = own.to_canonical().is_loopback() && peer.is_loopback();
         let is_local = came_on_loopback && address.is_loopback() && !is_forwarded(headers);
         let is_hidden = is_trusted && named.is_none() && headers.contains_key(self.name());
-        Source { address, is_named: named.is_some(), is_hidden, is_local }
+        RequestSource { address, is_named: named.is_some(), is_hidden, is_local }
     }
 
-    /// Whether the log is to say that `peer` is a proxy of this machine whose word does not
-    /// count. True once at most.
-    pub fn is_to_be_told(&self, peer: IpAddr, headers: &HeaderMap) -> bool {
+    /// Takes the warning that `peer` is a proxy on this machine which is not trusted. True once
+    /// at most.
+    pub fn take_warning(&self, peer: IpAddr, headers: &HeaderMap) -> bool {
         let peer = peer.to_canonical();
         peer.is_loopback()
-            && !self.has_told.get()
+            && !self.has_warned.get()
             && is_forwarded(headers)
             && !self.trusts(peer)
-            && !self.has_told.replace(true)
+            && !self.has_warned.replace(true)
     }
 
-    /// Keeps quiet about what an earlier configuration has told already.
+    /// Does not repeat the warning of an earlier configuration.
     pub fn remember(&mut self, before: &Self) {
-        self.has_told.set(before.has_told.get());
+        self.has_warned.set(before.has_warned.get());
     }
 
     fn trusts(&self, address: IpAddr) -> bool {
@@ -98,8 +95,8 @@ impl Proxies {
         }
     }
 
-    /// The rightmost address that is not trusted; where all are, the first of all. Nothing,
-    /// where that cannot be read.
+    /// The rightmost address that is not trusted; where all are, the leftmost. None if it cannot
+    /// be read.
     fn named(&self, headers: &HeaderMap) -> Option<IpAddr> {
         let mut last = None;
         // Several lines are one list, in their order (RFC 9110, section 5.3).
@@ -115,11 +112,11 @@ impl Proxies {
         last
     }
 
-    /// The nodes of a line from left to right, each if it has one; nothing, where the line
-    /// does not follow the grammar.
+    /// The nodes of a line from left to right, each if its element has one; none at all if the
+    /// line violates the grammar.
     fn nodes<'a>(&self, line: &'a HeaderValue) -> Option<Vec<Option<&'a str>>> {
         match self.header {
-            // Byte by byte: what a client has made unreadable spoils nothing that follows.
+            // Byte by byte: an entry that a client has made unreadable spoils none that follows.
             Forwarded::XForwardedFor => {
                 let nodes = line.as_bytes().split(|byte| *byte == b',');
                 Some(nodes.map(|node| std::str::from_utf8(node).ok().map(trimmed)).collect())
@@ -129,18 +126,18 @@ impl Proxies {
     }
 }
 
-/// Whether a header tells of a proxy, whoever has set it.
+/// Whether a header shows a proxy, even one that is not trusted.
 fn is_forwarded(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| name.as_str().starts_with("x-forwarded-") || TRACES.contains(name))
 }
 
-/// Optional white space of HTTP around it is taken off.
+/// The text without optional white space of HTTP around it.
 fn trimmed(text: &str) -> &str {
     text.trim_matches([' ', '\t'])
 }
 
-/// An address, with or without a port, IPv6 with or without brackets. No port is an error
-/// that would make another address of it.
+/// An address, with or without a port, IPv6 with or without brackets. IPv6 without brackets has
+/// no port: that would be part of the address.
 fn address(node: &str) -> Option<IpAddr> {
     let bracketed =
         || node.strip_prefix('[')?.strip_suffix(']')?.parse::<IpAddr>().ok().filter(IpAddr::is_ipv6);
@@ -149,9 +146,9 @@ fn address(node: &str) -> Option<IpAddr> {
     address.map(|address: IpAddr| address.to_canonical())
 }
 
-/// The `for` of each element of `Forwarded`: none, where it has none. Nothing at all, if any
-/// of it is not as RFC 7239, section 4, has it. A value that is no token may stand without
-/// quotes, as many spell addresses with a port.
+/// The `for` of each element of `Forwarded`, if the element has one. None at all if any of the
+/// line violates RFC 7239, section 4. A value that is no token may stand without quotes, as
+/// many spell addresses with a port.
 fn elements(line: &str) -> Option<Vec<Option<&str>>> {
     let (mut nodes, mut node, mut rest) = (Vec::new(), None, line);
     loop {

@@ -1,8 +1,7 @@
-//! The socket beneath hyper.
+//! Socket of hyper, without the answers that hyper makes by itself.
 //!
-//! Knows what the answers look like that hyper makes by itself, to a head that is none: without
-//! a body. They are not written, for whoever serves the connection words them. Does not know
-//! what is said in their place.
+//! Those to an unreadable head have no body. They are not written: the connection sends an
+//! answer of its own, which says more.
 
 use std::io;
 use std::net::TcpStream;
@@ -50,8 +49,8 @@ impl AsyncWrite for HttpIo {
     }
 }
 
-/// What is to be written, without an answer of hyper's own at its end. Each of ours has a body
-/// when it refuses something, and no body of ours holds a line that ends with CR.
+/// The bytes to write, without an answer of hyper's own at their end. Each refusal of ours has a
+/// body, and no body of ours holds a line that ends with CR.
 fn without_own_answer(buf: &[u8]) -> &[u8] {
     if !buf.ends_with(b"\r\n\r\n") {
         return buf;

@@ -1,10 +1,9 @@
-//! HTTP/1.1 in front: requests of back ends, and the way to a WebSocket.
+//! HTTP/1.1: dispatch of requests, their authorization, and upgrades to WebSocket.
 //!
-//! Knows paths, methods, secrets and status codes. Does not know what a request
-//! leads to: the hub answers it.
+//! The hub answers the requests; nothing about channels and users is decided here.
 
 pub(super) mod access_log;
-pub mod auth_throttle;
+pub mod config;
 pub mod conn;
 pub mod denial;
 pub mod forwarded;
@@ -25,45 +24,47 @@ use hyper::{Method, Request, Response, StatusCode};
 use smol::Timer;
 use smol::future::FutureExt;
 
-use super::clock;
-use super::driver::Shared;
+use super::auth::throttle::Who;
+use super::driver::{HttpAnswer, Shared};
 use super::net::mem_accounting::MemCharge;
 use super::net::pending_conns::ConnGuard;
-use auth_throttle::Who;
+use config::HttpConfig;
 use conn::HttpConn;
-use denial::{Denial, Denied, RefusedToken, Reply, quoted};
+use denial::{Denial, Denied, Reply, quoted, too_often};
 
-use super::driver::config::EdgeConfig;
 use crate::hub::{Level, Rejection};
 use crate::protocol;
+use crate::protocol::frame::Statistics;
 use crate::protocol::routes::{Route, tidy};
-use crate::protocol::{Code, Reason, Refusal};
-use upgrade::Admission;
+use crate::protocol::{Code, Frame, Reason, Refusal};
+use upgrade::AdmittedUpgrade;
 
-/// Answers one request; a WebSocket is admitted beside its answer. Whatever is refused is
-/// counted and written down here.
+/// Answers one request; `admission` is set for a WebSocket. Every denial is counted and logged
+/// here.
 pub(super) async fn answer(
     driver: &Shared,
-    site: &EdgeConfig,
+    site: &HttpConfig,
     caller: &HttpConn,
     request: Request<Incoming>,
-    admission: &RefCell<Option<Admission>>,
+    admission: &RefCell<Option<AdmittedUpgrade>>,
 ) -> Reply {
     match respond(driver, site, caller, request, admission).await {
         Ok(reply) => reply,
         Err(denial) => {
-            driver.borrow_mut().deny(&denial, caller.address());
+            denial::deny(&mut driver.borrow_mut(), &denial, caller.address());
             denial.reply()
         }
     }
 }
 
+/// Dispatches one request. Paths of WebSockets come first: they are configured, and no route
+/// may be one of them.
 async fn respond(
     driver: &Shared,
-    site: &EdgeConfig,
+    site: &HttpConfig,
     caller: &HttpConn,
     request: Request<Incoming>,
-    admission: &RefCell<Option<Admission>>,
+    admission: &RefCell<Option<AdmittedUpgrade>>,
 ) -> Denied<Reply> {
     let path = tidy(request.uri().path());
     site.gate.admit(&path, request.headers()).map_err(not_admitted)?;
@@ -73,46 +74,51 @@ async fn respond(
         return Ok(reply);
     }
     let path = path.into_owned();
-    let method = request.method().clone();
-    match (Route::of(&path), method) {
-        (Some(Route::Broadcast), Method::POST) => {
-            // Who would fill queues waits; who stops something does not.
+    let Some(route) = Route::of(&path) else { return Err(not_found(request.method(), &path)) };
+    if route != Route::Reserved && !route.allows(request.method().as_str()) {
+        return Err(wrong_method(request.method(), &path, route.methods()));
+    }
+    match route {
+        Route::Broadcast => {
+            // While memory is short, publications are refused; interrupts are not.
             if driver.borrow().memory_level() >= Level::Critical && has_secret(site, &request) {
                 return Err(short_of_memory());
             }
-            let read = |body: &[u8]| protocol::http::broadcast(body).map(protocol::Request::Publish);
+            let read = |body: &[u8]| protocol::http::broadcast(body).map(protocol::HubRequest::Publish);
             with_body(driver, site, caller, request, read).await
         }
-        (Some(Route::Interrupt), Method::POST) => {
-            let read = |body: &[u8]| protocol::http::interrupt(body).map(protocol::Request::Interrupt);
+        Route::Interrupt => {
+            let read = |body: &[u8]| protocol::http::interrupt(body).map(protocol::HubRequest::Interrupt);
             with_body(driver, site, caller, request, read).await
         }
-        (Some(Route::Stats), Method::GET | Method::HEAD) => stats(driver, site, caller, &request).await,
-        (Some(Route::Metrics), Method::GET | Method::HEAD) => metrics(driver, site, caller, &request).await,
-        (Some(Route::Health), Method::GET | Method::HEAD) => Ok(health(driver)),
-        (None | Some(Route::Reserved), method) => {
-            let method = quoted(method.as_str().as_bytes());
-            let line = format!("{method} {}: there is nothing at this path", quoted(path.as_bytes()));
-            Err(Denial::new(Reason::NotFound, "there is nothing at this path").line(line))
-        }
-        (Some(route), method) => Err(wrong_method(&method, &path, route.methods())),
+        Route::Stats => stats(driver, site, caller, &request).await,
+        Route::Metrics => metrics(driver, site, caller, &request).await,
+        Route::Health => Ok(health(driver)),
+        Route::Reserved => Err(not_found(request.method(), &path)),
     }
 }
 
-/// Refuses a request for its `Host` or `Origin`.
+/// Denies a request for its `Host` or `Origin`.
 fn not_admitted(refused: origin::OriginRefusal) -> Box<Denial> {
     Denial::new(refused.reason, refused.message)
 }
 
-/// Refuses a method, and says which there are.
+/// Denies a path that has no route, reserved ones included.
+fn not_found(method: &Method, path: &str) -> Box<Denial> {
+    let (method, path) = (quoted(method.as_str().as_bytes()), quoted(path.as_bytes()));
+    let line = format!("{method} {path}: there is nothing at this path");
+    Denial::new(Reason::NotFound, "there is nothing at this path").line(line)
+}
+
+/// Refuses a method, and names those that are allowed.
 pub(super) fn wrong_method(method: &Method, path: &str, understood: &'static str) -> Box<Denial> {
     let message = format!("only {understood} is understood here");
     let line = format!("{} {}: {message}", quoted(method.as_str().as_bytes()), quoted(path.as_bytes()));
     Denial::new(Reason::Method, message).line(line).header(header::ALLOW, understood)
 }
 
-/// Whether all that is promised can be kept. Who asks for less can go on: live
-/// messages do not wait for a disk.
+/// Answers whether all promises can be kept. Live messages go on even where not: they do not
+/// wait for a disk.
 fn health(driver: &Shared) -> Reply {
     match driver.borrow().trouble() {
         None => json(StatusCode::OK, r#"{"status":"ok"}"#.into()),
@@ -123,21 +129,21 @@ fn health(driver: &Shared) -> Reply {
     }
 }
 
-/// A request with a body and the secret: read, asked, answered.
+/// Answers a request that has a body and needs the secret.
 async fn with_body(
     driver: &Shared,
-    site: &EdgeConfig,
+    site: &HttpConfig,
     caller: &HttpConn,
     request: Request<Incoming>,
-    read: impl FnOnce(&[u8]) -> Result<protocol::Request, Refusal>,
+    read: impl FnOnce(&[u8]) -> Result<protocol::HubRequest, Refusal>,
 ) -> Denied<Reply> {
-    let wanted = Wanted { what: "the broadcast secret", takes_tokens: false };
-    entitled(driver, site, caller, &request, wanted)?;
-    let _awaited = caller.stay.awaited();
+    let required = Requirement { what: "the broadcast secret", accepts: Accepts::Secrets };
+    check_authorization(driver, site, caller, &request, required)?;
+    let _awaited = caller.guard().begin_answer();
     let path = quoted(request.uri().path().as_bytes());
-    let body = whole_body(site, &caller.stay, request).await;
+    let body = whole_body(site, caller.guard(), request).await;
     let body = body.map_err(|denial| denial.about(&path).counted(Rejection::BadHttpBody))?;
-    let say = read(&body).map_err(|refusal| {
+    let parsed = read(&body).map_err(|refusal| {
         let reason = reason(refusal.code).unwrap_or(Reason::BadRequest);
         let denial = Denial::new(reason, refusal.message).status(status(refusal.code));
         denial
@@ -145,11 +151,11 @@ async fn with_body(
             .about(&format!("the body for {path}"))
             .counted(Rejection::BadHttpBody)
     })?;
-    ask(driver, say).await.map_err(|denial| denial.about(&path))
+    ask(driver, parsed).await.map_err(|denial| denial.about(&path))
 }
 
-/// The body, if it is JSON, comes in time and is not too long.
-async fn whole_body(site: &EdgeConfig, stay: &ConnGuard, request: Request<Incoming>) -> Denied<Bytes> {
+/// The body, if it is JSON, in time and not too long.
+async fn whole_body(site: &HttpConfig, guard: &ConnGuard, request: Request<Incoming>) -> Denied<Bytes> {
     if let Some(kind) = request.headers().get(header::CONTENT_TYPE)
         && !is_json(kind)
     {
@@ -162,7 +168,7 @@ async fn whole_body(site: &EdgeConfig, stay: &ConnGuard, request: Request<Incomi
         let line = format!("{message} (`[limits] message_bytes`)");
         Denial::new(Reason::TooLarge, message).line(line)
     };
-    // What is announced to be too long is not waited for.
+    // A body that is announced to be too long is not waited for.
     if request.body().size_hint().lower() > limit as u64 {
         return Err(too_large());
     }
@@ -174,7 +180,7 @@ async fn whole_body(site: &EdgeConfig, stay: &ConnGuard, request: Request<Incomi
         Err(too_slow("the body", site).header(header::CONNECTION, "close"))
     };
     let at_the_end = async {
-        stay.is_over().await;
+        guard.until_finish().await;
         Timer::after(LAST_OF_BODY).await;
         Err(ending().header(header::CONNECTION, "close"))
     };
@@ -185,140 +191,174 @@ async fn whole_body(site: &EdgeConfig, stay: &ConnGuard, request: Request<Incomi
     }
 }
 
-/// How long the daemon waits at its end for the rest of a body.
+/// How long a daemon that shuts down waits for the rest of a body.
 const LAST_OF_BODY: Duration = Duration::from_secs(1);
 
-/// Refuses what did not come in time.
-pub(super) fn too_slow(what: &str, site: &EdgeConfig) -> Box<Denial> {
+/// Denies input that did not come in time.
+pub(super) fn too_slow(what: &str, site: &HttpConfig) -> Box<Denial> {
     let line = format!("{what} did not come within {:?} (`[limits] handshake_timeout`)", site.patience);
     Denial::new(Reason::Timeout, format!("{what} took too long")).line(line)
 }
 
-/// Passes a request to the hub and waits for its word.
-async fn ask(driver: &Shared, request: protocol::Request) -> Denied<Reply> {
-    let waiting = driver.borrow_mut().ask(request);
-    let answer = waiting.recv().await.map_err(|_| ending())?;
-    match answer.refused {
-        None => Ok(json(StatusCode::OK, answer.body)),
-        Some(refusal) => match reason(refusal.code) {
-            Some(reason) => Err(Denial::by_hub(reason, status(refusal.code), &refusal, answer.body)),
-            None => Ok(json(status(refusal.code), answer.body)),
+/// Passes a request to the hub and waits for the response.
+async fn ask(driver: &Shared, request: protocol::HubRequest) -> Denied<Reply> {
+    match answer_of_hub(driver, request).await? {
+        HttpAnswer::Done(body) => Ok(json(StatusCode::OK, body)),
+        HttpAnswer::Refused { refusal, body } => match reason(refusal.code) {
+            Some(reason) => Err(Denial::by_hub(reason, status(refusal.code), &refusal, body)),
+            None => Ok(json(status(refusal.code), body)),
         },
+        HttpAnswer::Statistics(statistics) => {
+            let mut body = Vec::new();
+            Frame::Stats(statistics).encode(None, &mut body);
+            Ok(json(StatusCode::OK, body))
+        }
     }
 }
 
+/// The hub's answer. Without one the driver is gone, and with it the daemon.
+async fn answer_of_hub(driver: &Shared, request: protocol::HubRequest) -> Denied<HttpAnswer> {
+    let waiting = driver.borrow_mut().ask(request);
+    waiting.recv().await.map_err(|_| ending())
+}
+
+/// The statistics of this moment.
+async fn statistics(driver: &Shared) -> Denied<Box<Statistics>> {
+    match answer_of_hub(driver, protocol::HubRequest::Stats).await? {
+        HttpAnswer::Statistics(statistics) => Ok(statistics),
+        HttpAnswer::Refused { refusal, body } => {
+            let reason = reason(refusal.code).unwrap_or(Reason::ShuttingDown);
+            Err(Denial::by_hub(reason, status(refusal.code), &refusal, body))
+        }
+        HttpAnswer::Done(_) => {
+            debug_assert!(false, "statistics are answered with statistics");
+            Err(ending())
+        }
+    }
+}
+
+/// Answers with the statistics: all of them with a secret or an administrator's token, two to
+/// programs on this machine without one.
 async fn stats(
     driver: &Shared,
-    site: &EdgeConfig,
+    site: &HttpConfig,
     caller: &HttpConn,
     request: &Request<Incoming>,
 ) -> Denied<Reply> {
     let shows_little = caller.source().is_local && !request.headers().contains_key(header::AUTHORIZATION);
     if !shows_little {
-        let wanted = Wanted { what: "the broadcast secret or an administrator's token", takes_tokens: true };
-        entitled(driver, site, caller, request, wanted)?;
-        return ask(driver, protocol::Request::Stats).await;
+        let what = "the broadcast secret or an administrator's token";
+        let required = Requirement { what, accepts: Accepts::SecretsAndTokens };
+        check_authorization(driver, site, caller, request, required)?;
+        return ask(driver, protocol::HubRequest::Stats).await;
     }
-    let reply = ask(driver, protocol::Request::Stats).await?;
     // Without a secret, the two numbers that a page of the machine may show.
-    #[derive(serde::Deserialize, serde::Serialize)]
-    struct Public {
+    #[derive(serde::Serialize)]
+    struct PublicStatistics {
         connected_users: u64,
         total_connections: u64,
     }
-    let (parts, body) = reply.into_parts();
-    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-    let public = serde_json::from_slice::<Public>(&body).and_then(|public| serde_json::to_vec(&public));
-    Ok(json(parts.status, public.unwrap_or_default()))
+    let Statistics { connected_users, total_connections, .. } = *statistics(driver).await?;
+    let mut body = Vec::new();
+    crate::json::write(&PublicStatistics { connected_users, total_connections }, &mut body);
+    Ok(json(StatusCode::OK, body))
 }
 
+/// Answers with the metrics page, to everybody if the configuration says so.
 async fn metrics(
     driver: &Shared,
-    site: &EdgeConfig,
+    site: &HttpConfig,
     caller: &HttpConn,
     request: &Request<Incoming>,
 ) -> Denied<Reply> {
     if !site.metrics_open {
         let what = "the broadcast secret or an administrator's token, unless `metrics_open = true`";
-        entitled(driver, site, caller, request, Wanted { what, takes_tokens: true })?;
+        let required = Requirement { what, accepts: Accepts::SecretsAndTokens };
+        check_authorization(driver, site, caller, request, required)?;
     }
-    let waiting = driver.borrow_mut().ask(protocol::Request::Stats);
-    let answer = waiting.recv().await.map_err(|_| ending())?;
-    let mut reply = Response::new(Full::new(Bytes::from(metrics::text(&answer.body))));
+    let statistics = statistics(driver).await?;
+    let mut reply = Response::new(Full::new(Bytes::from(metrics::text(&statistics))));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     reply.headers_mut().insert(header::CONTENT_TYPE, kind);
     Ok(reply)
 }
 
-/// What a request is to show.
+/// The authorization that an endpoint requires.
 #[derive(Clone, Copy)]
-struct Wanted {
+struct Requirement {
+    /// Its name in messages.
     what: &'static str,
-    takes_tokens: bool,
+    accepts: Accepts,
 }
 
-/// What stands in the header `Authorization`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Accepts {
+    Secrets,
+    /// The tokens of administrators.
+    SecretsAndTokens,
+}
+
+/// The header `Authorization`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Presented<'r> {
-    Nothing,
-    /// What follows `Bearer`.
+enum Authorization<'r> {
+    Missing,
+    /// The credentials behind `Bearer`.
     Bearer(&'r str),
-    /// It is of another scheme: by its name, where that is one that is known.
-    Other(&'static str),
+    /// Another scheme, by its name if that is known.
+    OtherScheme(&'static str),
     /// One word without a scheme.
-    Bare,
+    NoScheme,
 }
 
-/// Schemes that are seen in the place of `Bearer`. Of others the name is not told: it may be
-/// a part of a secret.
+/// Schemes that are sent by mistake. The names of others are not shown: they may be a part of
+/// a secret.
 const SCHEMES: [&str; 7] = ["Basic", "Token", "Digest", "JWT", "ApiKey", "Negotiate", "Secret"];
 
-/// What a request presents.
-fn presented<B>(request: &Request<B>) -> Presented<'_> {
-    let Some(value) = request.headers().get(header::AUTHORIZATION) else { return Presented::Nothing };
+fn authorization<B>(request: &Request<B>) -> Authorization<'_> {
+    let Some(value) = request.headers().get(header::AUTHORIZATION) else { return Authorization::Missing };
     let value = value.as_bytes().trim_ascii();
     let Some(end) = value.iter().position(|byte| *byte == b' ') else {
         return match value.eq_ignore_ascii_case(b"bearer") {
-            // As where a script has an empty variable.
-            true => Presented::Nothing,
-            false => Presented::Bare,
+            // A script whose variable is empty sends it.
+            true => Authorization::Missing,
+            false => Authorization::NoScheme,
         };
     };
     let (scheme, rest) = value.split_at(end);
     if scheme.eq_ignore_ascii_case(b"bearer") {
-        return Presented::Bearer(text(rest).trim());
+        return Authorization::Bearer(text(rest).trim());
     }
     let known = SCHEMES.iter().find(|known| scheme.eq_ignore_ascii_case(known.as_bytes()));
-    Presented::Other(known.copied().unwrap_or("another"))
+    Authorization::OtherScheme(known.copied().unwrap_or("another"))
 }
 
-/// Whether a request shows what is wanted.
-fn entitled<B>(
+/// Checks that a request has the required secret or token.
+fn check_authorization<B>(
     driver: &Shared,
-    site: &EdgeConfig,
+    site: &HttpConfig,
     caller: &HttpConn,
     request: &Request<B>,
-    wanted: Wanted,
+    required: Requirement,
 ) -> Denied<()> {
-    let what = wanted.what;
+    let what = required.what;
     let denial = |reason, message: String| {
         let line = format!("{} {}: {message}", request.method(), quoted(request.uri().path().as_bytes()));
         Denial::new(reason, message).line(line)
     };
-    let secret = match presented(request) {
-        Presented::Bearer(secret) => secret,
-        Presented::Nothing => {
+    let secret = match authorization(request) {
+        Authorization::Bearer(secret) => secret,
+        Authorization::Missing => {
             let message = format!(
                 "there is none in `Authorization: Bearer`, the only place that is looked at; this needs {what}"
             );
             return Err(denial(Reason::SecretMissing, message));
         }
-        Presented::Other(scheme) => {
+        Authorization::OtherScheme(scheme) => {
             let message =
                 format!("`Authorization` is of the scheme {scheme}; this needs `Bearer` with {what}");
             return Err(denial(Reason::SecretScheme, message));
         }
-        Presented::Bare => {
+        Authorization::NoScheme => {
             let message = format!("`Authorization` names no scheme; this needs `Bearer `, then {what}");
             return Err(denial(Reason::SecretScheme, message));
         }
@@ -327,13 +367,14 @@ fn entitled<B>(
         return Ok(());
     }
     let is_token = secret.matches('.').count() == 2;
-    if is_token && wanted.takes_tokens {
-        return administrator(driver, site, caller, request, secret);
+    if is_token && required.accepts == Accepts::SecretsAndTokens {
+        return check_administrator(driver, caller, request, secret);
     }
     let mut driver = driver.borrow_mut();
-    let slowed = site.wrong_secrets.borrow_mut().wrong(Who::Address(caller.address()), driver.moment()).err();
-    driver.turned_away(Rejection::WrongSecret, None);
-    Err(match slowed {
+    let throttled =
+        site.wrong_secrets.borrow_mut().wrong(Who::Address(caller.address()), driver.moment()).err();
+    driver.count_rejection(Rejection::WrongSecret);
+    Err(match throttled {
         Some(wait) => too_often("secrets", "that are wrong come from here", "", wait),
         None if is_token => denial(
             Reason::SecretWrong,
@@ -348,17 +389,17 @@ fn entitled<B>(
     })
 }
 
-/// Whether a token is an administrator's.
-fn administrator<B>(
+/// Checks that a token is an administrator's.
+fn check_administrator<B>(
     driver: &Shared,
-    site: &EdgeConfig,
     caller: &HttpConn,
     request: &Request<B>,
     token: &str,
 ) -> Denied<()> {
-    match site.verifier.examine(token, clock::now().wall) {
+    let examined = driver.borrow().examine(token);
+    match examined {
         Ok(identity) => {
-            *caller.user.borrow_mut() = Some(identity.user_id.clone());
+            caller.authorized_by(identity.user_id.clone());
             if identity.rights.as_ref().is_some_and(|rights| rights.admin) {
                 return Ok(());
             }
@@ -370,62 +411,40 @@ fn administrator<B>(
             let mut driver = driver.borrow_mut();
             let place = "in `Authorization: Bearer`";
             let line = driver.explain_token(&flaw, token, place);
-            let rejected = driver.reject(flaw.told(), token, Some(caller.address()));
-            Err(rejected_over_http(rejected, place, line))
+            let refused = driver.reject(flaw.fault(), token, Some(caller.address()));
+            Err(denial::refused_token(refused, place, line))
         }
     }
 }
 
-/// The answer to a token that does not hold.
-pub(super) fn rejected_over_http(rejected: RefusedToken, place: &str, line: Option<String>) -> Box<Denial> {
-    let RefusedToken { fault, slowed, of_user } = rejected;
-    if let Some(wait) = slowed {
-        let whose =
-            if of_user { "of this user came that do not hold" } else { "that are wrong come from here" };
-        return too_often("tokens", whose, &fault.message, wait);
-    }
-    let message = format!("{} (the token {place})", fault.message);
-    let denial = Denial::new(fault.reason, message).code(fault.code);
-    match line {
-        Some(line) => denial.line(line),
-        None => denial,
-    }
-}
-
-/// Refuses whoever was refused too often.
-fn too_often(what: &str, whose: &str, last: &str, wait: Duration) -> Box<Denial> {
-    let option = format!("wrong_{what}_per_minute");
-    let last = if last.is_empty() { String::new() } else { format!(", the last one because {last}") };
-    let message = format!("too many {what} {whose}{last}; a right one is taken at once");
-    let line = format!("{message} (`[limits] {option}`)");
-    Denial::new(Reason::TooManyRefusals, message).line(line).after(wait)
-}
-
-/// What follows `Bearer` in the header.
+/// The credentials behind `Bearer` in the header.
 pub fn bearer<B>(request: &Request<B>) -> Option<&str> {
-    match presented(request) {
-        Presented::Bearer(token) => Some(token),
+    match authorization(request) {
+        Authorization::Bearer(token) => Some(token),
         _ => None,
     }
 }
 
-/// A token or secret as text. One that is not UTF-8 is there, and is none that could be
-/// right: so it is not passed over as if there were none.
+/// A token or secret as text. One that is not UTF-8 becomes empty, which is never right, and is
+/// not taken for a missing one.
 pub(super) fn text(token: &[u8]) -> &str {
     std::str::from_utf8(token).unwrap_or_default()
 }
 
-fn has_secret<B>(site: &EdgeConfig, request: &Request<B>) -> bool {
+/// Whether the bearer has a secret. A wrong one is not counted here: the request goes on to
+/// [`check_authorization`], which counts it.
+fn has_secret<B>(site: &HttpConfig, request: &Request<B>) -> bool {
     bearer(request).is_some_and(|secret| site.secrets.matches(secret))
 }
 
-/// A body of another kind could come from a form on a foreign page. One without
+/// Whether a content type is JSON: a form on a foreign page could send another. A body without
 /// a type comes from a program.
 fn is_json(kind: &HeaderValue) -> bool {
     let essence = kind.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
     essence.eq_ignore_ascii_case("application/json") || essence.ends_with("+json")
 }
 
+/// The status of a refusal by the hub.
 fn status(code: Code) -> StatusCode {
     match code {
         Code::BadJson | Code::BadRequest | Code::UnknownAction | Code::TooLarge => StatusCode::BAD_REQUEST,
@@ -441,7 +460,7 @@ fn status(code: Code) -> StatusCode {
     }
 }
 
-/// What a refusal of the hub is counted as; what is no refusal of a request is not.
+/// The reason that a refusal by the hub is counted by; none for outcomes that refuse nothing.
 fn reason(code: Code) -> Option<Reason> {
     Some(match code {
         Code::BadJson | Code::BadRequest | Code::UnknownAction | Code::TooLarge => Reason::BadRequest,
@@ -455,7 +474,7 @@ fn reason(code: Code) -> Option<Reason> {
     })
 }
 
-/// The daemon ends; most often another begins.
+/// Denies a request because the daemon shuts down; most often another starts.
 fn ending() -> Box<Denial> {
     Denial::new(Reason::ShuttingDown, "the daemon ends")
 }

@@ -1,7 +1,4 @@
-//! From an HTTP request to a WebSocket (RFC 6455, section 4.2).
-//!
-//! Knows the handshake, and where a token may come from. Does not know what the
-//! connection is for.
+//! Upgrade of an HTTP request to a WebSocket (RFC 6455, section 4.2), and its token.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -17,47 +14,47 @@ use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Request, StatusCode};
 use percent_encoding::percent_decode_str;
 
+use super::config::HttpConfig;
+use super::denial::refused_token;
 use super::denial::{Denial, Denied, Reply, quoted};
-use super::forwarded::Source;
-use super::{bearer, rejected_over_http, text, wrong_method};
-use crate::edge::clock;
+use super::forwarded::RequestSource;
+use super::{bearer, text, wrong_method};
 use crate::edge::driver::Shared;
-use crate::edge::driver::config::EdgeConfig;
 use crate::hub::{Credentials, Peer, Rejection, TokenFault};
 use crate::protocol::client::inbox_mode;
 use crate::protocol::{InboxMode, Reason, Token};
 
-/// A request that becomes a connection once its answer is out.
-pub struct Admission {
-    /// Who the hub is told of.
+/// An accepted upgrade: it becomes a connection once its response is sent.
+pub struct AdmittedUpgrade {
+    /// The peer as the hub knows it.
     pub peer: Peer,
-    /// Where the client is, if proxies have named it.
+    /// The address of the client, if proxies have named it.
     pub named: Option<IpAddr>,
 }
 
 /// The subprotocol of version 1.
 const PROTOCOL: &str = "wshub.v1";
 
-/// A subprotocol that carries a token: the browsers' way, which keeps it out of
-/// URLs.
+/// The prefix of a subprotocol that carries a token: browsers use it to keep the token out of
+/// the URL.
 const BEARER: &str = "wshub.bearer.";
 
-/// Answers a request for a WebSocket.
+/// Accepts a request for a WebSocket.
 ///
 /// # Errors
-/// Why a request becomes none.
+/// Why it is denied.
 pub(in crate::edge) fn upgrade<B>(
     driver: &Shared,
-    site: &EdgeConfig,
-    source: Source,
+    site: &HttpConfig,
+    source: RequestSource,
     request: &Request<B>,
-) -> Denied<(Reply, Admission)> {
-    let mut reply = create_response_with_body(&plain(request), Full::<Bytes>::default)
-        .map_err(|error| not_one(&error, request))?;
+) -> Denied<(Reply, AdmittedUpgrade)> {
+    let mut reply = create_response_with_body(&with_single_headers(request), Full::<Bytes>::default)
+        .map_err(|error| handshake_denial(&error, request))?;
     if has_body(request) {
         let why = "a request for a WebSocket has no body: leave out `Content-Length` and `Transfer-Encoding`";
         let denial = Denial::new(Reason::BadRequest, why).counted(Rejection::BadHttpBody);
-        // Nor is it worth reading what follows.
+        // The bytes behind it are not read.
         return Err(denial.header(header::CONNECTION, "close"));
     }
     let inbox = match query(request, "inbox") {
@@ -67,25 +64,26 @@ pub(in crate::edge) fn upgrade<B>(
             Denial::new(Reason::BadRequest, why)
         })?,
     };
-    let knows_us = offered(request).any(|protocol| protocol == PROTOCOL.as_bytes());
-    let Source { address, is_named, is_hidden, .. } = source;
-    let claim = claim(driver, site, address, request, knows_us)?;
-    if let Some((why, option)) = crowded(driver, &claim) {
-        let denial = Denial::new(Reason::Overloaded, why).line(format!("{why} (`[limits] {option}`)"));
+    let has_protocol = offered(request).any(|protocol| protocol == PROTOCOL.as_bytes());
+    let RequestSource { address, is_named, is_hidden, .. } = source;
+    let credentials = credentials(driver, site, address, request, has_protocol)?;
+    if let Some(CapacityLimit { message, option }) = missing_capacity(driver, &credentials) {
+        let line = format!("{message} (`[limits] {option}`)");
+        let denial = Denial::new(Reason::Overloaded, message).line(line);
         return Err(denial.counted(Rejection::NoCapacity));
     }
-    if knows_us {
+    if has_protocol {
         reply.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
     }
     let network = network(address).or_else(|| is_hidden.then_some(HIDDEN));
-    let peer = Peer::Client { credentials: claim, inbox, network };
-    Ok((reply, Admission { peer, named: is_named.then_some(address) }))
+    let peer = Peer::Client { credentials, inbox, network };
+    Ok((reply, AdmittedUpgrade { peer, named: is_named.then_some(address) }))
 }
 
 /// The handshake with each header once: `Connection` and `Upgrade` are lists, which may come
-/// in several lines (RFC 9110, section 5.3) and name more than a WebSocket; tungstenite looks
-/// at the first line.
-fn plain<B>(request: &Request<B>) -> Request<()> {
+/// in several lines (RFC 9110, section 5.3) and name more than a WebSocket; tungstenite reads
+/// only the first line.
+fn with_single_headers<B>(request: &Request<B>) -> Request<()> {
     let mut plain = Request::new(());
     *plain.method_mut() = request.method().clone();
     *plain.version_mut() = request.version();
@@ -104,12 +102,12 @@ fn plain<B>(request: &Request<B>) -> Request<()> {
     plain
 }
 
-/// The network of all whom a proxy of this machine does not name: `::`, which nobody has. They
-/// are taken for one, or a client would gain by making the header unreadable.
+/// The network of all clients that a trusted proxy does not name: `::`, which no client has.
+/// They count as one, or a client would gain by making the header unreadable.
 const HIDDEN: u128 = 0;
 
-/// Who asks together from an address: of IPv4 it alone, of IPv6 the network of 64 bits that
-/// one site has. None for this machine, where a proxy may stand for very many.
+/// The network that an address is counted by: of IPv4 the address alone, of IPv6 the 64 bits
+/// that one site has. None for this machine, where a proxy may forward very many clients.
 pub fn network(address: IpAddr) -> Option<u128> {
     let address = address.to_canonical();
     let network = match address {
@@ -119,17 +117,16 @@ pub fn network(address: IpAddr) -> Option<u128> {
     (!address.is_loopback()).then_some(network)
 }
 
-/// What the token says, if there is one; the answer, where it says nothing that
-/// the client could be told on a connection.
-fn claim<B>(
+/// The credentials of a client, from its token if there is one.
+fn credentials<B>(
     driver: &Shared,
-    site: &EdgeConfig,
+    site: &HttpConfig,
     from: IpAddr,
     request: &Request<B>,
-    knows_us: bool,
+    has_protocol: bool,
 ) -> Denied<Credentials> {
     let Some((token, place)) = token(site, request) else { return Ok(Credentials::Nothing) };
-    let (fault, line) = if place == Place::ForbiddenQuery {
+    let (fault, line) = if place == TokenPlace::ForbiddenQuery {
         let fault = TokenFault {
             code: "token_invalid",
             message: NOT_IN_QUERY.into(),
@@ -138,46 +135,56 @@ fn claim<B>(
         };
         (fault, Some(format!("{NOT_IN_QUERY} (`[auth] query_token = false`)")))
     } else {
-        match site.verifier.examine(token.reveal(), clock::now().wall) {
+        let examined = driver.borrow().examine(token.reveal());
+        match examined {
             Ok(identity) => {
-                driver.borrow_mut().report_oddity(site);
+                driver.borrow_mut().log_oddity();
                 return Ok(Credentials::Verified(identity));
             }
-            Err(flaw) => (flaw.told(), driver.borrow().explain_token(&flaw, token.reveal(), place.told())),
+            Err(flaw) => {
+                let line = driver.borrow().explain_token(&flaw, token.reveal(), place.description());
+                (flaw.fault(), line)
+            }
         }
     };
     let mut driver = driver.borrow_mut();
-    let rejected = driver.reject(fault, token.reveal(), Some(from));
-    // A page cannot see a 401 or 429; it is told on the connection instead, or
-    // it would not know that it needs another token.
-    if knows_us {
-        let fault = rejected.fault;
+    let refused = driver.reject(fault, token.reveal(), Some(from));
+    // A page cannot see a 401 or 429. It receives the error on the connection instead, or it
+    // would not know that it needs another token.
+    if has_protocol {
+        let fault = refused.fault;
         driver.note_refusal(fault.reason, Some(from), line.as_ref().unwrap_or(&fault.message));
         return Ok(Credentials::Refused(fault));
     }
-    Err(rejected_over_http(rejected, place.told(), line))
+    Err(refused_token(refused, place.description(), line))
 }
 
-/// Whether something follows the head that is no WebSocket yet (RFC 9112, section 6.3): a
-/// proxy in between and the hub might not agree on where that begins.
+/// A limit that is reached, and its option.
+struct CapacityLimit {
+    message: &'static str,
+    option: &'static str,
+}
+
+/// Whether a body follows the head (RFC 9112, section 6.3): a proxy in between and the hub might
+/// disagree on where the WebSocket begins.
 fn has_body<B>(request: &Request<B>) -> bool {
     let is_empty = |length: &HeaderValue| length.as_bytes() == b"0";
     request.headers().contains_key(header::TRANSFER_ENCODING)
         || !request.headers().get_all(header::CONTENT_LENGTH).into_iter().all(is_empty)
 }
 
-/// Why there is no room for one more, if there is none, and the limit.
-fn crowded(driver: &Shared, claim: &Credentials) -> Option<(&'static str, &'static str)> {
+/// The limit that refuses one more connection, if one does.
+fn missing_capacity(driver: &Shared, credentials: &Credentials) -> Option<CapacityLimit> {
     let mut driver = driver.borrow_mut();
     if !driver.make_place() {
-        return Some(("all connections are taken", "connections"));
+        return Some(CapacityLimit { message: "all connections are taken", option: "connections" });
     }
-    let has_proven = matches!(claim, Credentials::Verified(_));
-    (!driver.make_memory(has_proven)).then_some(("memory is short", "memory"))
+    let limit = CapacityLimit { message: "memory is short", option: "memory" };
+    (!driver.make_memory(credentials)).then_some(limit)
 }
 
-/// What is wrong with a request that is none for a WebSocket of version 13.
-fn not_one<B>(error: &Error, request: &Request<B>) -> Box<Denial> {
+/// Denies a handshake that asks for no WebSocket of version 13.
+fn handshake_denial<B>(error: &Error, request: &Request<B>) -> Box<Denial> {
     let shown = |name: HeaderName| {
         request.headers().get(name).map_or_else(|| "none".to_owned(), |value| quoted(value.as_bytes()))
     };
@@ -213,19 +220,19 @@ fn no_upgrade(why: &'static str, sent: String) -> Box<Denial> {
         .header(header::SEC_WEBSOCKET_VERSION, "13")
 }
 
-/// Where a token stands.
+/// The place of a token in a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Place {
+pub enum TokenPlace {
     Header,
     Protocol,
     Query,
-    /// In the query, where none is taken.
+    /// The query, where it is not accepted.
     ForbiddenQuery,
 }
 
-impl Place {
-    /// Where, and where else was looked.
-    fn told(self) -> &'static str {
+impl TokenPlace {
+    /// The place, and those that were searched before it.
+    fn description(self) -> &'static str {
         match self {
             Self::Header => "in `Authorization: Bearer`, the first place that is looked at",
             Self::Protocol => {
@@ -240,19 +247,19 @@ impl Place {
     }
 }
 
-/// What is said of a token in the query where none is taken.
+/// The error for a token in the query where it is not accepted.
 const NOT_IN_QUERY: &str = "a token in the URL is not taken here: it goes into `Authorization: Bearer`, into the \
                             subprotocol `wshub.bearer.TOKEN`, or into an `auth` request";
 
 /// The token: from the header, a subprotocol, or the query.
-pub fn token<B>(site: &EdgeConfig, request: &Request<B>) -> Option<(Token, Place)> {
-    let by_header = || bearer(request).map(|token| (Cow::from(token), Place::Header));
+pub fn token<B>(site: &HttpConfig, request: &Request<B>) -> Option<(Token, TokenPlace)> {
+    let by_header = || bearer(request).map(|token| (Cow::from(token), TokenPlace::Header));
     let by_protocol = || {
         let token = offered(request).find_map(|protocol| protocol.strip_prefix(BEARER.as_bytes()))?;
-        Some((Cow::from(text(token)), Place::Protocol))
+        Some((Cow::from(text(token)), TokenPlace::Protocol))
     };
     let by_query = || {
-        let place = if site.query_token { Place::Query } else { Place::ForbiddenQuery };
+        let place = if site.query_token { TokenPlace::Query } else { TokenPlace::ForbiddenQuery };
         query(request, "token").filter(|token| !token.is_empty()).map(|token| (token, place))
     };
     let found = by_header().or_else(by_protocol).or_else(by_query);

@@ -1,189 +1,599 @@
-//! One link: a socket, and what is known of its other end.
+//! One connection of a client or worker: its socket, the state of both directions, and what
+//! waits for its peer.
 //!
-//! Knows what state it is in. Does not know how that changes: that is the table's
-//! business, in [`connection_table`](super::connection_table).
+//! | state                | read from    | written to            | the slot is free when        |
+//! |----------------------|--------------|-----------------------|------------------------------|
+//! | open                 | yes          | yes                   |                              |
+//! | read side closed     | no           | yes                   |                              |
+//! | read side done       | no           | what is queued        | that has left                |
+//! | write failed (worker)| yes          | no                    | the peer has closed          |
+//! | closing              | and ignored  | what is queued        | the peer closes, or 2 s pass |
+//! | failed               | no           | no                    | the close was reported       |
+//!
+//! The read side, a failed write and `phase` are independent of each other but for this: one
+//! that is closing or failed never opens again. `close_reported` may be set while a connection
+//! is closing, for its peer has still to read what was written last.
 
-use async_channel::Receiver;
+use std::net::{IpAddr, Shutdown};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
 
 use super::epoll::Interest;
-use super::mem_accounting::Head;
-use super::send_queue::{QueuedFrame, SendQueue};
-use super::socket::PeerSocket;
-use super::{line_decoder, ws_decoder};
-use crate::protocol::{Close, ConnectionId, Moment, OperationId};
+use super::latch::{Latch, LatchState, Latches};
+use super::peer_side::{PartialInput, PeerSide, SideState};
+use super::refused_frame::RefusedFrame;
+use super::send_queue::{
+    DeliveryTag, FlushOutcome, FramePosition, QueueLimits, QueuePool, QueueState, QueuedAmount, QueuedFrame,
+    SendQueue,
+};
+use super::socket::{IoOutcome, PeerSocket};
+use crate::hub::SendQueueState;
+use crate::protocol::{Close, ConnectionId, Moment};
 
-/// One link.
-pub struct Link {
-    pub id: ConnectionId,
-    pub wire: PeerSocket,
-    pub side: Side,
-    /// What the kernel was asked to tell of it.
-    pub(in crate::edge) interest: Interest,
+/// One connection.
+pub struct PeerConnection {
+    id: ConnectionId,
+    socket: PeerSocket,
+    side: PeerSide,
+    /// What the kernel reports of it.
+    interest: Interest,
     /// Only while something waits.
-    pub(in crate::edge) outbox: Option<Box<SendQueue>>,
-    /// Its place in `given`, while it is there.
-    pub(in crate::edge) dirty_at: Option<u32>,
-    /// The hub has closed it; what it says is not heard any more.
-    pub leaving: bool,
-    /// The socket is dead.
-    pub(in crate::edge) broken: bool,
-    /// The peer, a worker, reads no more; what it has written is still to be
-    /// read.
-    pub(in crate::edge) deaf: bool,
-    /// The peer says no more; what it is owed is still to be written.
-    pub(in crate::edge) ended: bool,
-    /// It has ended, and what is queued is all that it is owed.
-    pub(in crate::edge) finished: bool,
-    /// It is not read: what it said last waits for the disk.
-    pub(in crate::edge) paused: bool,
-    /// It is among those whose unsaid requests are heard in the next turn.
-    pub(in crate::edge) resumed: bool,
-    /// It hung up while it was not read, and is not waited for until it is read again: its
-    /// end would be told again and again.
-    pub(in crate::edge) muted: bool,
-    /// The hub knows, or is being told, that the link is down. The slot is free
-    /// for others once the socket is dead and the hub knows.
-    pub(in crate::edge) parted: bool,
-    /// How it ends, where that is not the hub's decision.
-    pub(in crate::edge) end: End,
+    queue: Option<Box<SendQueue>>,
+    /// Its place among those that are written to at the end of the turn.
+    dirty_at: Option<u32>,
+    phase: Phase,
+    read_side: ReadSide,
+    /// The peer, a worker, reads no more; what it has written is still to be read.
+    write_failed: bool,
+    /// The hub knows, or is being told, that the connection is closed.
+    close_reported: bool,
+    /// It is not read: its last request waits for the disk.
+    is_paused: bool,
+    /// It is among those whose undecoded input is looked at in the next turn.
+    is_resumed: bool,
+    /// It has closed while it was not read, and epoll does not watch it until it is read
+    /// again: its end would be reported again and again.
+    is_unwatched: bool,
+    cause: DisconnectCause,
     /// When the kernel last took something that had waited.
-    pub(in crate::edge) took: Moment,
-    /// It was told goodbye in the middle of a frame that it still sends.
-    pub(in crate::edge) rest: PartialFrame,
+    progress_at: Moment,
+    refused_frame: RefusedFrame,
 }
 
-/// What comes of a frame that is not taken. A socket that closes with that in it takes the
-/// goodbye back, so it is read to its end: as long as it comes, and not for ever.
+/// How far the end of a connection has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Open,
+    /// The hub has closed it, or its peer has; its input is ignored.
+    Closing,
+    /// The socket is dead.
+    Failed,
+}
+
+/// Whether the peer may send more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum ReadSide {
+    Open,
+    /// It sends no more; what it is owed is still to be written.
+    Closed,
+    /// The same, and what is queued is all that it is owed.
+    Done,
+}
+
+/// How a connection ends that the hub does not close.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(in crate::edge) enum PartialFrame {
-    /// There is none.
-    #[default]
-    Nothing,
-    /// So often it was waited for longer, and some has come since the last time or not.
-    Coming { waited: u8, has_come: bool },
-}
-
-impl PartialFrame {
-    /// So often it is waited for once more: half a minute in all.
-    const MOST_WAITS: u8 = 15;
-
-    /// Some of it has come.
-    pub(in crate::edge) fn comes(&mut self) {
-        if let Self::Coming { has_come, .. } = self {
-            *has_come = true;
-        }
-    }
-
-    /// Whether it is worth waiting for once more.
-    pub(in crate::edge) fn waits_again(&mut self) -> bool {
-        match self {
-            Self::Coming { waited, has_come: has_come @ true } if *waited < Self::MOST_WAITS => {
-                (*waited, *has_come) = (*waited + 1, false);
-                true
-            }
-            _ => false,
-        }
-    }
-}
-
-/// How a link ends that the hub does not close.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub enum End {
-    /// The socket broke, or closed without a word.
+pub enum DisconnectCause {
+    /// The socket broke, or closed without a close frame.
     #[default]
     Lost,
     /// The peer has sent a close frame.
     ByPeer,
-    /// The peer broke the protocol of the wire.
+    /// The peer broke the protocol of the transport.
     Malformed(Close),
 }
 
-impl Link {
-    /// How many pieces wait for the socket, and how many bytes.
-    pub fn queued(&self) -> (usize, usize) {
-        self.outbox.as_ref().map_or((0, 0), |outbox| outbox.size())
-    }
+/// Something that happened to a connection.
+#[derive(Clone, PartialEq, Debug)]
+pub enum ConnectionEvent {
+    /// The kernel has taken the whole frame of a message that waits for that.
+    Flushed { conn: ConnectionId, position: FramePosition },
+    /// The state of its send queue is another than was reported last.
+    QueueChanged { conn: ConnectionId, state: SendQueueState },
+    /// The peer, which has something queued, took some of it; at most once a second.
+    WriteProgress { conn: ConnectionId },
+    /// The peer has shut its sending side.
+    ReadClosed { conn: ConnectionId },
+    /// Nothing of its queue will arrive any more.
+    Closed { conn: ConnectionId },
 }
 
-/// What is at the other end, and what it has begun to say.
-pub enum Side {
-    Client { held: Option<Box<ws_decoder::PartialMessage>> },
-    Worker(Box<Worker>),
+/// What an attempt to write all that waits came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum WriteOutcome {
+    /// The kernel has all of it; the connection has nothing more to do if `is_done`.
+    All {
+        is_done: bool,
+    },
+    /// There was no queue.
+    Nothing {
+        is_done: bool,
+    },
+    /// The kernel takes no more now; whether it took anything.
+    Part {
+        moved: bool,
+    },
+    Broken,
 }
 
-impl Link {
-    /// What the link itself takes, with its place in the hub and in the kernel's
+/// A connection as it is handed over to another process, without its socket.
+#[derive(Debug)]
+pub struct ConnectionState {
+    pub id: ConnectionId,
+    /// Where the client is, if proxies have named it.
+    pub named: Option<IpAddr>,
+    pub side: SideState,
+    pub queue: Option<QueueState>,
+    pub is_closing: bool,
+    pub write_failed: bool,
+    pub read_closed: bool,
+    pub close_reported: bool,
+    pub progress_at: Moment,
+}
+
+impl PeerConnection {
+    /// What the connection itself takes, with its slot in the hub and in the kernel's
     /// tables as far as they are ours to pay for: of an idle one with a user 585 bytes
     /// measured with 3000, 184 of which are its inbox.
     pub const SIZE: usize = 416;
 
-    /// What is held for it alone.
+    /// An open connection that epoll watches for input.
+    pub(super) fn new(id: ConnectionId, socket: PeerSocket, side: PeerSide) -> Self {
+        Self {
+            id,
+            socket,
+            side,
+            interest: Interest::READ,
+            queue: None,
+            dirty_at: None,
+            phase: Phase::Open,
+            read_side: ReadSide::Open,
+            write_failed: false,
+            close_reported: false,
+            is_paused: false,
+            is_resumed: false,
+            is_unwatched: false,
+            cause: DisconnectCause::default(),
+            progress_at: Moment::default(),
+            refused_frame: RefusedFrame::default(),
+        }
+    }
+
+    pub fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    /// The socket, to be asked for the address of its peer.
+    pub fn socket(&self) -> &PeerSocket {
+        &self.socket
+    }
+
+    pub fn is_worker(&self) -> bool {
+        self.side.is_worker()
+    }
+
+    /// Whether its peer may request what only administrators may.
+    pub fn is_administrator(&self) -> bool {
+        self.side.is_administrator()
+    }
+
+    /// How it ends, where the hub has not closed it.
+    pub fn cause(&self) -> DisconnectCause {
+        self.cause
+    }
+
+    /// What waits for the socket.
+    pub fn queued(&self) -> QueuedAmount {
+        self.queue.as_ref().map_or(QueuedAmount::default(), |queue| queue.amount())
+    }
+
+    /// Bytes that are held for it alone.
     pub fn held(&self) -> usize {
-        let begun = match &self.side {
-            Side::Client { held } => held.as_ref().map_or(0, |held| held.bytes()),
-            Side::Worker(worker) => worker.held.as_ref().map_or(0, |held| held.bytes()),
+        self.side.held() + self.queue.as_ref().map_or(0, |queue| queue.held())
+    }
+
+    /// Whether it was closed, and its peer has still to read what was written last.
+    pub fn is_closing(&self) -> bool {
+        self.phase == Phase::Closing
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    pub(super) fn is_failed(&self) -> bool {
+        self.phase == Phase::Failed
+    }
+
+    pub(super) fn is_close_reported(&self) -> bool {
+        self.close_reported
+    }
+
+    /// Whether frames may be queued: nothing follows a close, or a failed write.
+    pub(super) fn accepts_frames(&self) -> bool {
+        self.is_open() && !self.write_failed
+    }
+
+    /// Whether the peer, which is not being closed, has shut its sending side.
+    pub fn is_half_closed(&self) -> bool {
+        self.read_side != ReadSide::Open && !self.is_closing()
+    }
+
+    /// Whether it is not read because its last request waits for the disk.
+    pub fn is_paused(&self) -> bool {
+        self.is_paused && !self.is_closing()
+    }
+}
+
+/// Reading.
+impl PeerConnection {
+    /// Reads what is there, up to the block's length.
+    pub fn read(&mut self, block: &mut [u8]) -> IoOutcome {
+        let outcome = self.socket.read(block);
+        if matches!(outcome, IoOutcome::Bytes(1..)) {
+            self.refused_frame.receive();
+        }
+        outcome
+    }
+
+    /// Whether it has sent something that was read and not decoded.
+    pub fn has_undecoded(&self) -> bool {
+        self.side.has_undecoded()
+    }
+
+    /// Takes the undecoded input out, for as long as it is being decoded.
+    pub fn take_partial(&mut self) -> PartialInput {
+        self.side.take_partial()
+    }
+
+    /// Puts back what is still undecoded.
+    pub fn put_partial(&mut self, input: PartialInput) {
+        self.side.put_partial(input);
+    }
+
+    /// Has the rest of a frame that is too large read before the socket is closed.
+    pub fn read_refused_frame(&mut self) {
+        self.refused_frame = RefusedFrame::coming();
+    }
+
+    /// Whether the end of a refused frame is waited for once more.
+    pub fn wait_for_refused_frame(&mut self) -> bool {
+        self.is_closing() && self.refused_frame.wait_again()
+    }
+
+    /// Notes that it is to be looked at in the next turn; false if it was noted already.
+    pub(super) fn mark_resumed(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_resumed, true)
+    }
+
+    pub(super) fn clear_resumed(&mut self) {
+        self.is_resumed = false;
+    }
+
+    pub(super) fn set_reading(&mut self, reading: Reading) {
+        self.is_paused = reading == Reading::Paused;
+    }
+
+    /// Whether input is decoded now: a peer that does not read is not read either.
+    pub(super) fn is_read(&self, limits: QueueLimits, policy: ReadPolicy) -> bool {
+        let state = self.queue.as_ref().map_or(SendQueueState::Empty, |queue| queue.state(limits));
+        let takes = match state {
+            SendQueueState::Empty => true,
+            SendQueueState::Backlogged => policy == ReadPolicy::WhileRoom,
+            SendQueueState::Full => false,
         };
-        begun + self.outbox.as_ref().map_or(0, |outbox| outbox.held())
+        takes && !self.is_paused
     }
 
-    /// Whether it has said something that was read and left unsaid.
-    pub(in crate::edge) fn has_unsaid(&self) -> bool {
-        match &self.side {
-            Side::Client { held } => held.as_ref().is_some_and(|held| held.has_frames()),
-            Side::Worker(worker) => worker.held.as_ref().is_some_and(|held| held.has_lines()),
+    /// What epoll is to report from now on; the caller passes changes on.
+    pub(super) fn update_interest(&mut self, is_read: bool) -> InterestChange {
+        let read = self.read_side == ReadSide::Open && (is_read || self.is_closing());
+        let interest = Interest { read, write: self.is_blocked() };
+        let before = std::mem::replace(&mut self.interest, interest);
+        if self.is_unwatched {
+            if interest.read || interest.write { InterestChange::Add(interest) } else { InterestChange::None }
+        } else if interest != before {
+            InterestChange::Modify(interest)
+        } else {
+            InterestChange::None
         }
     }
 
-    /// Forgets what it has begun to say.
-    pub(in crate::edge) fn forget_input(&mut self) {
-        match &mut self.side {
-            Side::Client { held } => *held = None,
-            Side::Worker(worker) => worker.held = None,
+    /// Whether epoll watches it.
+    pub(super) fn set_watched(&mut self, is_watched: bool) {
+        self.is_unwatched = !is_watched;
+    }
+
+    /// Whether epoll may stop watching it: where something is to be written, that finds the end.
+    pub(super) fn can_be_unwatched(&self) -> bool {
+        !self.is_unwatched && !self.interest.write
+    }
+}
+
+/// When the input of a peer is read that has something queued.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReadPolicy {
+    /// As long as there is room in its queue.
+    WhileRoom,
+    /// Once its queue is empty.
+    OnceEmpty,
+}
+
+/// Whether a connection is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reading {
+    /// Its last request waits for the disk.
+    Paused,
+    Resumed,
+}
+
+/// What is to be changed in epoll.
+#[derive(Clone, Copy)]
+pub(super) enum InterestChange {
+    None,
+    Add(Interest),
+    Modify(Interest),
+}
+
+/// Writing.
+impl PeerConnection {
+    /// Its place among those that are written to at the end of the turn.
+    pub(super) fn dirty_at(&self) -> Option<u32> {
+        self.dirty_at
+    }
+
+    pub(super) fn set_dirty_at(&mut self, dirty_at: Option<u32>) {
+        self.dirty_at = dirty_at;
+    }
+
+    pub(super) fn has_queue(&self) -> bool {
+        self.queue.is_some()
+    }
+
+    /// The kernel's buffer is full: nothing is written until it reports otherwise.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.queue.as_ref().is_some_and(|queue| queue.is_blocked())
+    }
+
+    /// Whether the peer has taken part of a frame, and not the rest.
+    pub(super) fn has_begun(&self) -> bool {
+        self.queue.as_ref().is_some_and(|queue| queue.has_begun())
+    }
+
+    /// Queues a frame behind all others. Whether the queue is full now, and was not reported to
+    /// be.
+    pub(super) fn enqueue(&mut self, frame: QueuedFrame, pool: &mut QueuePool, limits: QueueLimits) -> bool {
+        let queue = self.queue.get_or_insert_with(|| pool.take());
+        queue.push(frame);
+        queue.has_become_full(limits)
+    }
+
+    /// Queues a frame of which some bytes have left already.
+    pub(super) fn enqueue_rest(&mut self, frame: QueuedFrame, taken: usize, pool: &mut QueuePool) {
+        let mut queue = pool.take();
+        queue.begin(frame, taken);
+        self.queue = Some(queue);
+    }
+
+    /// Writes the only frame of a turn without a queue.
+    pub(super) fn write_frame(&self, frame: &QueuedFrame) -> IoOutcome {
+        let outcome = self.socket.write(frame.bytes());
+        if self.is_closing() && outcome == IoOutcome::Bytes(frame.bytes().len()) {
+            self.socket.shutdown(Shutdown::Write);
+        }
+        outcome
+    }
+
+    /// Whether it is over once its queue is empty.
+    pub(super) fn is_done(&self) -> bool {
+        self.read_side == ReadSide::Done
+    }
+
+    /// Writes what waits, interrupts first. The tags of frames that have left whole are added
+    /// to `flushed`.
+    pub(super) fn write(
+        &mut self,
+        pool: &mut QueuePool,
+        scratch: &mut Vec<u8>,
+        flushed: &mut Vec<Rc<DeliveryTag>>,
+    ) -> WriteOutcome {
+        self.side.collect_interrupts(&mut self.queue, pool);
+        let is_done = self.is_done() && !self.is_closing();
+        let Some(queue) = &mut self.queue else {
+            self.shut_if_closing();
+            return WriteOutcome::Nothing { is_done };
+        };
+        match queue.flush(&self.socket, scratch, flushed) {
+            FlushOutcome::All => {
+                self.shut_if_closing();
+                WriteOutcome::All { is_done }
+            }
+            FlushOutcome::Part { moved } => WriteOutcome::Part { moved },
+            FlushOutcome::Broken => WriteOutcome::Broken,
+        }
+    }
+
+    fn shut_if_closing(&self) {
+        if self.is_closing() {
+            self.socket.shutdown(Shutdown::Write);
+        }
+    }
+
+    /// Adds the latch of an operation that its worker has started; false if there is no worker.
+    pub(super) fn add_latch(&mut self, make: impl FnOnce() -> Latch) -> bool {
+        self.side.add_latch(make)
+    }
+
+    /// Whether the progress of a slow peer is worth reporting once more, `pause` after the last
+    /// time.
+    pub(super) fn note_progress(&mut self, now: Moment, pause: Duration) -> bool {
+        let is_due = now.since(self.progress_at) >= pause;
+        if is_due {
+            self.progress_at = now;
+        }
+        is_due
+    }
+
+    /// The state of its queue, where that is another than was reported last.
+    pub(super) fn queue_change(&mut self, limits: QueueLimits) -> Option<SendQueueState> {
+        self.queue.as_mut().and_then(|queue| queue.change(limits))
+    }
+
+    /// Gives an empty queue back.
+    pub(super) fn give_back_queue(&mut self, pool: &mut QueuePool) {
+        if self.queue.as_ref().is_some_and(|queue| queue.is_empty())
+            && let Some(queue) = self.queue.take()
+        {
+            pool.put(queue);
         }
     }
 }
 
-/// What only a worker's link has.
-#[derive(Default)]
-pub struct Worker {
-    pub held: Option<Box<line_decoder::PartialLine>>,
-    /// May ask for what only administrators may.
-    pub admin: bool,
-    /// One per running operation. What is in a latch leaves before the queue.
-    pub latches: Vec<Latch>,
-    /// It is counted.
-    pub head: Head,
+/// Teardown.
+impl PeerConnection {
+    pub(super) fn set_cause(&mut self, cause: DisconnectCause) {
+        self.cause = cause;
+    }
+
+    /// Drops what has not begun to leave.
+    pub(super) fn clear_unsent(&mut self) {
+        if let Some(queue) = &mut self.queue {
+            queue.clear_unsent();
+        }
+    }
+
+    /// Ignores its input from now on; once its queue is empty the sending side is shut.
+    pub(super) fn begin_closing(&mut self) {
+        if self.is_open() {
+            self.phase = Phase::Closing;
+        }
+        // What it has sent is not decoded any more.
+        let _ = self.side.take_partial();
+    }
+
+    /// The peer has shut its sending side. False if that ends the connection: it was known
+    /// before, or nothing is written to it any more.
+    pub(super) fn close_read_side(&mut self) -> bool {
+        // One that was shut before is reported again when nobody reads there either.
+        if !self.accepts_frames() || self.read_side != ReadSide::Open {
+            return false;
+        }
+        self.read_side = ReadSide::Closed;
+        true
+    }
+
+    /// What is queued is all that it is owed.
+    pub(super) fn finish(&mut self) {
+        debug_assert!(self.read_side != ReadSide::Open, "only a peer that sends no more is finished with");
+        self.read_side = ReadSide::Done;
+    }
+
+    /// Writing has failed. Whether it is still read, as a worker is that may have written
+    /// something before it left.
+    pub(super) fn fail_writing(&mut self) -> bool {
+        if self.read_side != ReadSide::Open || !self.is_worker() {
+            return false;
+        }
+        self.write_failed = true;
+        self.queue = None;
+        true
+    }
+
+    /// The socket is dead; false if it was before.
+    pub(super) fn fail(&mut self) -> bool {
+        if self.is_failed() {
+            return false;
+        }
+        self.phase = Phase::Failed;
+        self.queue = None;
+        true
+    }
+
+    /// The close is being reported; false if it was before.
+    pub(super) fn report_close(&mut self) -> bool {
+        !std::mem::replace(&mut self.close_reported, true)
+    }
 }
 
-/// The worker's end of an operation's latch.
-pub struct Latch {
-    pub operation: OperationId,
-    pub pieces: Receiver<QueuedFrame>,
+/// Hand-over.
+impl PeerConnection {
+    /// Its state, of which nothing is changed.
+    pub(super) fn export(&mut self, latches: &Latches) -> ConnectionState {
+        let queue = self.queue.as_deref();
+        let side = self.side.export(queue, latches);
+        ConnectionState {
+            id: self.id,
+            named: self.socket.named(),
+            side,
+            queue: queue.map(SendQueue::export),
+            is_closing: self.is_closing(),
+            write_failed: self.write_failed,
+            read_closed: self.read_side != ReadSide::Open,
+            close_reported: self.close_reported,
+            // It is reported at most once a second, so one that owes nothing need not have it.
+            progress_at: if queue.is_some() { self.progress_at } else { Moment::default() },
+        }
+    }
+
+    /// The connection as it was, with the socket that came with it.
+    pub(super) fn import(state: ConnectionState, socket: OwnedFd, latches: &mut Latches) -> Self {
+        let ConnectionState { id, named, side, queue, .. } = state;
+        let mut queue = queue.map(SendQueue::import);
+        if let (Some(queue), SideState::Worker { latches, .. }) = (&mut queue, &side) {
+            for LatchState { operation, start, .. } in latches {
+                start.iter().for_each(|at| queue.mark_start(*at, operation.clone()));
+            }
+        }
+        let side = PeerSide::import(side, |state| latches.import(state, id));
+        Self {
+            queue,
+            phase: if state.is_closing { Phase::Closing } else { Phase::Open },
+            read_side: if state.read_closed { ReadSide::Closed } else { ReadSide::Open },
+            write_failed: state.write_failed,
+            close_reported: state.close_reported,
+            progress_at: state.progress_at,
+            ..Self::new(id, PeerSocket::again(socket, named), side)
+        }
+    }
+
+    /// What epoll is to report of one that was imported, as it did before.
+    pub(super) fn imported_interest(&mut self) -> Interest {
+        let state = self.queue.as_ref().map_or(SendQueueState::Empty, |queue| queue.reported());
+        let takes = state != SendQueueState::Full || self.is_closing();
+        let read = self.read_side == ReadSide::Open && takes;
+        self.interest = Interest { read, write: self.has_queue() };
+        self.interest
+    }
+
+    /// Whether one that was imported may have something to write that is in no queue: what was
+    /// pulled or shut last may not have left.
+    pub(super) fn may_owe(&self) -> bool {
+        self.is_closing() || self.side.has_latches()
+    }
 }
 
-impl Latch {
-    /// Whether the operation has ended, and what was in the latch has left.
-    pub fn is_over(&self) -> bool {
-        self.pieces.is_closed() && self.pieces.is_empty()
+impl AsFd for PeerConnection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::PartialFrame;
+    use super::PeerConnection;
 
     #[test]
-    fn a_frame_that_comes_is_waited_for_and_not_for_ever() {
-        assert!(!PartialFrame::default().waits_again());
-        let mut rest = PartialFrame::Coming { waited: 0, has_come: false };
-        assert!(!rest.waits_again(), "nothing has come");
-        let mut waits = 0;
-        rest.comes();
-        while rest.waits_again() {
-            assert!(!rest.waits_again(), "nothing has come since");
-            waits += 1;
-            rest.comes();
-        }
-        assert_eq!(waits, PartialFrame::MOST_WAITS);
+    fn connection_takes_no_more_memory_than_was_measured() {
+        assert!(size_of::<PeerConnection>() <= 88, "{}", size_of::<PeerConnection>());
     }
 }

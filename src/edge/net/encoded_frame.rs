@@ -1,7 +1,6 @@
-//! What goes out: shared bytes that are a frame to clients and a line to workers.
+//! Encoded frames: shared bytes that are a WebSocket frame to clients and a line to workers.
 //!
-//! Knows the framing of RFC 6455 from the server's side, without masks. Does not
-//! know what the JSON in it says.
+//! The framing is that of RFC 6455 from the server's side, without masks.
 
 use std::io::Cursor;
 use std::ops::Deref;
@@ -13,27 +12,26 @@ use async_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpC
 use super::mem_accounting;
 use crate::protocol::Close;
 
-/// Bytes that are there once, however many queues they are in; the meter knows.
+/// Bytes that exist once, however many queues they are in; all of it is accounted for.
 #[derive(Debug)]
 pub struct SharedBytes(Rc<[u8]>);
 
-/// What one place in a queue takes, its mark included.
-pub(in crate::edge) const PLACE: usize = 64;
+/// Bytes that one place in a queue takes, its tag included.
+const PLACE: usize = 64;
 
 impl SharedBytes {
-    pub(in crate::edge) fn new(bytes: &[u8]) -> Self {
+    pub fn new(bytes: &[u8]) -> Self {
         mem_accounting::add(PLACE + bytes.len());
         Self(bytes.into())
     }
 
-    /// What tells it from others, for as long as it lives.
-    pub(in crate::edge) fn place(&self) -> *const u8 {
+    /// Its address, which tells it from others for as long as it lives.
+    pub fn address(&self) -> *const u8 {
         self.0.as_ptr()
     }
 
-    /// What is held for one of those who share it: its place, and its part of
-    /// the bytes.
-    pub fn part(&self) -> usize {
+    /// Bytes that count for one of those that share it: its place, and its part of the content.
+    pub fn share(&self) -> usize {
         PLACE + self.0.len() / Rc::strong_count(&self.0)
     }
 }
@@ -60,8 +58,43 @@ impl Deref for SharedBytes {
     }
 }
 
-/// What is written: one piece of shared memory, seen as a frame by clients and
-/// as a line by workers.
+/// The part of shared bytes that one kind of peer reads.
+#[derive(Clone, Debug)]
+pub struct FrameBytes {
+    shared: SharedBytes,
+    from: u32,
+    to: u32,
+}
+
+impl FrameBytes {
+    /// The bytes from `from` up to `to`.
+    pub fn new(shared: SharedBytes, from: u32, to: u32) -> Self {
+        Self { shared, from, to }
+    }
+
+    /// What they are a part of.
+    pub fn shared(&self) -> &SharedBytes {
+        &self.shared
+    }
+
+    pub fn from(&self) -> u32 {
+        self.from
+    }
+
+    pub fn to(&self) -> u32 {
+        self.to
+    }
+}
+
+impl Deref for FrameBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.shared.get(self.from as usize..self.to as usize).unwrap_or_default()
+    }
+}
+
+/// One message in shared memory, read as a frame by clients and as a line by workers.
 #[derive(Clone, Debug)]
 pub struct EncodedFrame {
     /// Frame header, JSON, line break.
@@ -91,7 +124,7 @@ impl EncodedFrame {
         scratch.resize(LONGEST_HEAD, 0);
     }
 
-    /// A frame of the protocol's own, as it goes out.
+    /// A control frame, as it goes out.
     pub fn raw(frame: &[u8]) -> Self {
         let mut bytes = Vec::with_capacity(frame.len() + 1);
         bytes.extend_from_slice(frame);
@@ -118,13 +151,34 @@ impl EncodedFrame {
     }
 
     /// As a client reads it.
-    pub fn frame(&self) -> (&SharedBytes, u32, u32) {
-        (&self.bytes, 0, self.bytes.len() as u32 - 1)
+    pub fn for_client(&self) -> FrameBytes {
+        FrameBytes::new(self.bytes.clone(), 0, self.bytes.len() as u32 - 1)
     }
 
     /// As a worker reads it.
-    pub fn line(&self) -> (&SharedBytes, u32, u32) {
-        (&self.bytes, self.body, self.bytes.len() as u32)
+    pub fn for_worker(&self) -> FrameBytes {
+        FrameBytes::new(self.bytes.clone(), self.body, self.bytes.len() as u32)
+    }
+}
+
+/// Encodes frames, all in the same buffer.
+#[derive(Default, Debug)]
+pub struct FrameEncoder {
+    scratch: Vec<u8>,
+}
+
+/// What the buffer keeps between two frames: one large message must not cost its size for ever.
+const KEPT_SCRATCH: usize = 16 << 10;
+
+impl FrameEncoder {
+    /// Frames the JSON that `write` appends.
+    pub fn encode(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> EncodedFrame {
+        EncodedFrame::room(&mut self.scratch);
+        write(&mut self.scratch);
+        let encoded = EncodedFrame::seal(&mut self.scratch);
+        self.scratch.clear();
+        self.scratch.shrink_to(KEPT_SCRATCH);
+        encoded
     }
 }
 

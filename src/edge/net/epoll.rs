@@ -1,10 +1,7 @@
-//! What is ready: the one place where the thread waits.
-//!
-//! Knows descriptors by a key, and how to be woken by other threads. Does not
-//! know what the descriptors are.
+//! Epoll: the one place where the thread waits. Other threads can wake it.
 //!
 //! smol's reactor lives on a thread of its own as soon as a turn takes longer
-//! than it likes to wait, and each event would then cross threads. Links are
+//! than it likes to wait, and each event would then cross threads. Connections are
 //! many and busy, so they are waited for here; what is rare (requests in the
 //! middle of a body, timers of HTTP, signals) stays with smol, and wakes this
 //! thread.
@@ -21,7 +18,7 @@ use rustix::event::epoll::{CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
 
-/// What a descriptor is waited for. Its end and its errors are always told.
+/// What a descriptor is waited for. Its end and its errors are always reported.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Interest {
     pub read: bool,
@@ -40,7 +37,7 @@ impl Interest {
 }
 
 /// More to read, edge-triggered. Of bytes and the end in one event, only a flag of its own
-/// tells the end.
+/// shows the end.
 const NEWS: EventFlags = EventFlags::IN.union(EventFlags::RDHUP).union(EventFlags::ET);
 
 /// A descriptor that is ready.
@@ -50,12 +47,12 @@ pub struct Ready {
     /// There is something to read, or the end, or an error to be found by reading.
     pub read: bool,
     pub write: bool,
-    /// Nothing more will come. Only what is waited for by its news is told of that.
+    /// Nothing more will come. Only what is waited for by its news reports that.
     pub has_ended: bool,
 }
 
 /// The set of descriptors that are waited for, level-triggered: what is not
-/// taken is told again. But for those that are only looked at.
+/// taken is reported again. But for those that are only looked at.
 pub struct Epoll {
     set: OwnedFd,
     bell: Arc<Bell>,
@@ -71,7 +68,7 @@ const BATCH: usize = 256;
 /// Wakes the thread from others.
 pub struct Bell {
     descriptor: OwnedFd,
-    /// Rung and not yet heard.
+    /// Rung since the last look.
     rung: AtomicBool,
     /// The thread waits, or is about to.
     sleeps: AtomicBool,
@@ -131,7 +128,7 @@ impl Epoll {
         let _ = epoll::modify(&self.set, descriptor, EventData::new_u64(key), interest.flags());
     }
 
-    /// Waits for more to read of a descriptor from which nothing is taken: told once each
+    /// Waits for more to read of a descriptor from which nothing is taken: reported once each
     /// time that some has come, or the end.
     ///
     /// # Errors
@@ -140,13 +137,13 @@ impl Epoll {
         Ok(epoll::add(&self.set, descriptor, EventData::new_u64(key), NEWS)?)
     }
 
-    /// Waits for that or not. What is there is told again where it is.
+    /// Waits for that or not. What is there is reported again where it is.
     pub fn modify_for_news(&self, descriptor: impl AsFd, key: u64, waits: bool) {
         let flags = if waits { NEWS } else { EventFlags::empty() };
         let _ = epoll::modify(&self.set, descriptor, EventData::new_u64(key), flags);
     }
 
-    /// Waits for it no longer, before it is handed on to somebody else.
+    /// Waits for it no longer, before it is handed on.
     pub fn remove(&self, descriptor: impl AsFd) {
         let _ = epoll::delete(&self.set, descriptor);
     }

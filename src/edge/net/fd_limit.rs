@@ -1,7 +1,4 @@
-//! How many descriptors this process may have open.
-//!
-//! Knows the limits of the process, and how many are kept back. Does not know what
-//! they are used for.
+//! Limit on open descriptors of this process, and how many of them are kept back.
 
 use std::fs;
 use std::fs::DirEntry;
@@ -23,7 +20,7 @@ const PART: u64 = 4;
 /// administrator.
 const FOR_WORKERS: u64 = 4;
 
-/// For whom a descriptor is.
+/// The kind of peer that a descriptor is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Use {
     Client,
@@ -45,7 +42,7 @@ pub fn limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// What to say where that many connections do not fit, while so many are open.
+/// The warning where that many connections do not fit, while so many are open.
 pub fn warning(connections: usize, open: usize) -> Option<String> {
     let limit = limit();
     let first_kept_back = first_kept_back(limit, Use::Client);
@@ -70,7 +67,7 @@ fn own(connections: usize, end: u64) -> u64 {
 }
 
 /// The number of the first descriptor that is not for such a use. The kernel gives out
-/// the lowest that is free, so the number tells how many there are.
+/// the lowest that is free, so the number shows how many there are.
 pub fn first_kept_back(limit: u64, what: Use) -> u64 {
     let kept_back = KEPT_BACK.min(limit / PART);
     match what {

@@ -1,7 +1,5 @@
-//! Descriptors that were open when the process began.
-//!
-//! Knows how to make one ours, once. Does not know what it is, nor who left it:
-//! systemd, a process before this one, or nobody.
+//! Descriptors that were open when the process began: from systemd, or from the process before
+//! this one.
 
 use std::collections::BTreeSet;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -9,7 +7,11 @@ use std::sync::Mutex;
 
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 
-/// Those that were taken: nobody else may own them.
+/// The environment variable by which a process finds what the one before it has handed over. It
+/// is kept from programs that the daemon starts.
+pub const HANDOVER_VARIABLE: &str = "WSHUB_HANDOVER";
+
+/// Those that were taken: nothing else may own them.
 static TAKEN: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
 
 /// Makes an inherited descriptor ours, and keeps it from programs that we start.

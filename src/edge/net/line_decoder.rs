@@ -1,12 +1,12 @@
-//! Lines of a worker, out of what its socket gives.
+//! Decoder of the lines of workers.
 //!
-//! Knows where a line ends and how long one may be. Does not know JSON.
+//! Lines end with a line feed and have a limit on their length.
 
 use super::mem_accounting::MemCharge;
 
-/// What came.
+/// What a worker has sent.
 #[derive(PartialEq, Eq, Debug)]
-pub enum Line<'a> {
+pub enum WorkerLine<'a> {
     /// One line, without its end.
     Whole(&'a [u8]),
     /// One over the limit was skipped to its end.
@@ -15,14 +15,14 @@ pub enum Line<'a> {
     Half,
 }
 
-/// What a worker's socket keeps while a line is unfinished.
+/// What is held of a worker's input while a line is unfinished.
 #[derive(Default, Debug)]
 pub struct PartialLine {
     /// The beginning of the line.
     tail: Vec<u8>,
     /// The rest of a line that was too long is being skipped.
     skips: bool,
-    /// There are whole lines in `tail`, which nobody has heard yet.
+    /// There are whole lines in `tail` that are still to be decoded.
     has_lines: bool,
     load: MemCharge,
 }
@@ -37,47 +37,57 @@ impl PartialLine {
         self.load.bytes()
     }
 
-    /// Whether there are whole lines that nobody has heard yet.
-    pub(in crate::edge) fn has_lines(&self) -> bool {
+    /// Whether there are whole lines that are still to be decoded.
+    pub fn has_lines(&self) -> bool {
         self.has_lines
     }
 
-    /// The beginning of the line, or lines that were not heard yet, and whether the rest of it is skipped.
-    pub(in crate::edge) fn parts(&self) -> (&[u8], bool) {
-        (&self.tail, self.skips)
+    /// As it is handed over.
+    pub(super) fn export(&self) -> PartialLineState {
+        PartialLineState { tail: self.tail.clone(), skips: self.skips }
     }
 
-    /// The same again, of another process.
-    pub(in crate::edge) fn of_parts(tail: Vec<u8>, skips: bool) -> Self {
+    /// The same again in another process.
+    pub(super) fn import(state: PartialLineState) -> Self {
+        let PartialLineState { tail, skips } = state;
         let load = MemCharge::of(size_of::<Self>() + tail.capacity());
         let has_lines = memchr::memchr(b'\n', &tail).is_some();
         Self { tail, skips, has_lines, load }
     }
 }
 
-/// Whether more of what a link has said is to be heard now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Next {
-    More,
-    /// What follows is held, as it is.
-    Wait,
+/// A partial line in a hand-over.
+#[derive(Debug)]
+pub struct PartialLineState {
+    /// The beginning of the line, or lines that are still to be decoded.
+    pub tail: Vec<u8>,
+    /// The rest of the line is skipped.
+    pub skips: bool,
 }
 
-/// Splits what was read, beginning with what was `held`. Lines over `limit`
-/// bytes are told once and never kept.
+/// Whether more of what a connection has sent is to be decoded now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DecodeFlow {
+    Continue,
+    /// What follows is held, as it is.
+    Pause,
+}
+
+/// Splits what was read, beginning with what was `held`. Lines over `limit` bytes are reported
+/// once and never kept.
 pub fn split(
     held: &mut Option<Box<PartialLine>>,
     block: &[u8],
     limit: usize,
-    mut hear: impl FnMut(Line<'_>) -> Next,
+    mut receive: impl FnMut(WorkerLine<'_>) -> DecodeFlow,
 ) {
     let mut kept = held.take().unwrap_or_default();
     if std::mem::take(&mut kept.has_lines) {
         let mut all = std::mem::take(&mut kept.tail);
         all.extend_from_slice(block);
-        split_block(&mut kept, &all, limit, &mut hear);
+        split_block(&mut kept, &all, limit, &mut receive);
     } else {
-        split_block(&mut kept, block, limit, &mut hear);
+        split_block(&mut kept, block, limit, &mut receive);
     }
     if !kept.is_empty() {
         kept.load.set(size_of::<PartialLine>() + kept.tail.capacity());
@@ -85,7 +95,12 @@ pub fn split(
     }
 }
 
-fn split_block(kept: &mut PartialLine, block: &[u8], limit: usize, hear: &mut impl FnMut(Line<'_>) -> Next) {
+fn split_block(
+    kept: &mut PartialLine,
+    block: &[u8],
+    limit: usize,
+    receive: &mut impl FnMut(WorkerLine<'_>) -> DecodeFlow,
+) {
     let mut rest = block;
     while let Some(end) = memchr::memchr(b'\n', rest) {
         let (line, after) = rest.split_at(end);
@@ -96,23 +111,23 @@ fn split_block(kept: &mut PartialLine, block: &[u8], limit: usize, hear: &mut im
         }
         let next = if length > limit {
             kept.tail = Vec::new();
-            hear(Line::TooLong)
+            receive(WorkerLine::TooLong)
         } else if kept.tail.is_empty() {
-            tell(line, hear)
+            pass_on(line, receive)
         } else {
             kept.tail.extend_from_slice(line);
             let line = std::mem::take(&mut kept.tail);
-            tell(&line, hear)
+            pass_on(&line, receive)
         };
-        if next == Next::Wait && memchr::memchr(b'\n', rest).is_some() {
+        if next == DecodeFlow::Pause && memchr::memchr(b'\n', rest).is_some() {
             kept.has_lines = true;
             kept.tail = rest.to_vec();
             return;
         }
     }
     if !kept.skips && kept.tail.len() + rest.len() > limit {
-        // Whether more is to be heard now is asked again with the next line.
-        hear(Line::TooLong);
+        // Whether more is to be decoded now is asked again with the next line.
+        receive(WorkerLine::TooLong);
         kept.tail = Vec::new();
         kept.skips = true;
     }
@@ -121,14 +136,14 @@ fn split_block(kept: &mut PartialLine, block: &[u8], limit: usize, hear: &mut im
     }
 }
 
-/// Blank lines separate, they say nothing.
-fn tell(line: &[u8], hear: &mut impl FnMut(Line<'_>) -> Next) -> Next {
-    if line.trim_ascii().is_empty() { Next::More } else { hear(Line::Whole(line)) }
+/// Passes a line on. Blank lines separate others and mean nothing.
+fn pass_on(line: &[u8], receive: &mut impl FnMut(WorkerLine<'_>) -> DecodeFlow) -> DecodeFlow {
+    if line.trim_ascii().is_empty() { DecodeFlow::Continue } else { receive(WorkerLine::Whole(line)) }
 }
 
 /// The socket has closed: what is left of a line is never a message.
-pub fn end(held: Option<Box<PartialLine>>, mut hear: impl FnMut(Line<'_>)) {
+pub fn end(held: Option<Box<PartialLine>>, mut receive: impl FnMut(WorkerLine<'_>)) {
     if held.is_some_and(|held| !held.tail.trim_ascii().is_empty()) {
-        hear(Line::Half);
+        receive(WorkerLine::Half);
     }
 }

@@ -1,68 +1,74 @@
-//! The doors: sockets that others connect to, and who stands in them.
+//! Listening sockets: opening them, accepting connections, and going on when descriptors run
+//! out.
 //!
-//! Knows how to open them, who may come through the workers' one, and how to go
-//! on when descriptors run out. Does not know what is said inside.
+//! What is accepted, refused or evicted comes back as a [`ListenerEvent`]; the event loop
+//! answers, counts and logs it. A listener stays open in the kernel over a hand-over, so that
+//! nobody who connects meanwhile is turned away.
 
 use std::cell::RefCell;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, accept_with, sockopt};
-use smol::{Async, LocalExecutor};
-use socket2::{Domain, SockAddr, Socket, Type};
+use rustix::net::{AddressFamily, SocketFlags, UCred, accept_with, sockopt};
+use serde::{Deserialize, Serialize};
 
+use super::bind;
+use super::bind::{
+    FileIdentity, Unavailable, bind_tcp, bind_unix, check_listening, is_dead_socket, is_wanted,
+};
 use super::epoll::{Epoll, Interest, Ready};
 use super::fd_limit;
 use super::fd_limit::Use;
-use super::peer_credentials;
-use super::peer_credentials::Standing;
-use super::pending_conns::{ConnGuard, PendingConns, SentAway, TimedOutConn};
-use super::socket::PeerSocket;
-use crate::edge::driver::anomaly_log::{Kind, about};
-use crate::edge::driver::{Driver, Shared};
-use crate::edge::handover::format;
-use crate::edge::http::conn;
-use crate::edge::http::denial::Denial;
-use crate::hub::{Peer, Rejection};
-use crate::protocol::{Code, Frame, Moment, Reason, Refusal};
+use super::peer_credentials::{Peers, WorkerRank};
+use super::pending_conns::{EvictedConn, PendingConns, UnreadConn};
+use crate::protocol::Moment;
 
-/// How long a door stays shut when no descriptor is left for one more guest.
+/// How long nothing is accepted when no descriptor is left for one more connection.
 /// Asking again at once would only burn a processor.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 
-/// How many are let in through one door in one turn.
-const AT_ONCE: usize = 64;
-
-/// How many connections may wait to be taken; the kernel has a limit of its own below that.
-pub(in crate::edge) const BACKLOG: i32 = 4096;
+/// How many connections of one listener are accepted in one turn.
+pub const AT_ONCE: usize = 64;
 
 /// The names of sockets for WebSocket and HTTP, and of those for workers:
 /// `FileDescriptorName=` of a socket unit.
 pub const HTTP: &str = "http";
 pub const WORKER: &str = "worker";
 
-/// Keys of doors and newcomers, beside those of links.
+/// Keys in epoll of listeners and pending connections, beside those of connections.
 const LISTENER_KEY: u64 = 1 << 63;
-pub(in crate::edge) const PENDING_KEY: u64 = LISTENER_KEY | 1 << 62;
+const PENDING_KEY: u64 = LISTENER_KEY | 1 << 62;
 
-/// Whether an event is about a door, or somebody standing in it.
+/// Whether an event is about a listener, or a pending connection.
 pub fn is_meant(ready: Ready) -> bool {
     ready.key & LISTENER_KEY != 0
 }
 
-pub(in crate::edge) enum Listener {
+/// As what a listening socket was opened. The form is that of a hand-over.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ListenerName {
+    /// As it was configured: the kernel may have chosen the port.
+    Clients(SocketAddr),
+    Workers(PathBuf),
+    /// systemd's, which has it open and passes it to each process that it starts; by
+    /// its name there.
+    Passed(String),
+}
+
+enum ListeningSocket {
     Clients(TcpListener),
     Workers(UnixListener),
 }
 
-impl Listener {
+impl ListeningSocket {
     fn is_for(&self) -> Use {
         match self {
             Self::Clients(_) => Use::Client,
@@ -71,7 +77,7 @@ impl Listener {
     }
 }
 
-impl AsFd for Listener {
+impl AsFd for ListeningSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Clients(listener) => listener.as_fd(),
@@ -80,130 +86,90 @@ impl AsFd for Listener {
     }
 }
 
-/// All doors, and those who came through one; at first there is none.
+struct OpenListener {
+    name: ListenerName,
+    listener: ListeningSocket,
+}
+
+/// A listening socket in which nothing is accepted here.
+#[derive(Debug)]
+pub struct NamedSocket {
+    pub name: ListenerName,
+    pub socket: OwnedFd,
+}
+
+/// Limits on connections that speak no WebSocket yet, and who may connect as a worker.
+#[derive(Debug)]
+pub struct AcceptConfig {
+    pub peers: Peers,
+    /// Most HTTP connections, those that have sent nothing yet among them.
+    pub most_pending: usize,
+    /// Most of those that have sent a request.
+    pub most_served: usize,
+    /// A request head that takes longer is given up.
+    pub patience: Duration,
+}
+
+/// What accepting needs for the length of one call.
+#[derive(Clone, Copy)]
+pub struct AcceptContext<'a> {
+    pub now: Moment,
+    pub epoll: &'a Epoll,
+    pub config: &'a AcceptConfig,
+}
+
+/// What came of accepting.
+pub enum ListenerEvent {
+    /// A pending connection has sent the head of a request.
+    Http { number: u64, stream: TcpStream },
+    /// A worker that may connect.
+    Worker { socket: OwnedFd, uid: u32, rank: WorkerRank },
+    /// A process that may not connect as a worker.
+    WorkerRefused { socket: OwnedFd, peer: UCred },
+    /// There is no room for a connection.
+    Refused { conn: UnreadConn, why: &'static str },
+    /// A connection makes room for another.
+    Evicted { conn: EvictedConn, why: &'static str },
+    /// The head of a request did not come in time.
+    TimedOut { conn: UnreadConn },
+    /// Nothing is accepted for a moment.
+    Paused { why: String },
+}
+
+/// All listeners, and the connections that came through one and are pending; at first there is
+/// none.
 #[derive(Default)]
 pub struct Listeners {
-    pub(in crate::edge) doors: Vec<Listener>,
-    /// As what each of them was opened.
-    pub(in crate::edge) names: Vec<format::Door>,
+    open: Vec<OpenListener>,
     /// Opened by a process before this one, and not asked for yet.
-    pub(in crate::edge) inherited: Vec<(format::Door, OwnedFd)>,
+    inherited: Vec<NamedSocket>,
     /// Opened for the process after this one, which is to have other addresses.
-    pub(in crate::edge) for_next: Vec<(format::Door, OwnedFd)>,
-    /// Shared with the tasks that speak with them.
-    pub(in crate::edge) guests: Rc<RefCell<PendingConns>>,
-    /// No descriptors are left; until then nobody is let in.
-    shut_until: Option<Moment>,
-    /// That has been said, and nobody was let in since.
-    is_shut: bool,
-    /// The workers' socket, and which one it is.
-    socket: Option<(PathBuf, (u64, u64))>,
+    for_next: Vec<NamedSocket>,
+    /// Shared with the tasks that serve them.
+    pending: Rc<RefCell<PendingConns>>,
+    /// No descriptors are left; until then nothing is accepted.
+    paused_until: Option<Moment>,
+    /// That was reported, and nothing was accepted since.
+    is_pause_reported: bool,
+    /// The workers' socket that this process has made.
+    made: Option<MadeSocket>,
 }
 
-/// Why somebody gives way where no descriptor is left.
+/// As every task of the thread shares them.
+pub type SharedListeners = Rc<RefCell<Listeners>>;
+
+struct MadeSocket {
+    path: PathBuf,
+    identity: FileIdentity,
+}
+
+/// Why a connection gives way where no descriptor is left.
 const DESCRIPTORS: &str = "no descriptors left (`LimitNOFILE=` of the unit)";
 
-/// Refuses whoever cannot be served for want of room.
-fn crowded(why: &str) -> Box<Denial> {
-    let denial = Denial::new(Reason::Overloaded, "too many HTTP connections are open");
-    denial.line(why.to_owned()).counted(Rejection::HandshakeTimeout)
-}
-
-/// Tells somebody at the clients' door that there is no room.
-fn refuse(stream: TcpStream, why: &str, driver: &Shared) {
-    let refused = TimedOutConn::new(stream);
-    if let Some(from) = refused.from() {
-        driver.borrow_mut().dismiss(&crowded(why), &refused.stream, from, Some(&refused.said));
-    }
-}
-
-/// Somebody gives way to another.
-fn gives_way(driver: &Shared, sent: &SentAway, why: &str) {
-    let mut driver = driver.borrow_mut();
-    if let SentAway::Silent(silent) = sent
-        && let Some(from) = silent.from()
-    {
-        return driver.dismiss(&crowded(why), &silent.stream, from, Some(&silent.said));
-    }
-    let line = format_args!("{why}: the oldest that waits for no answer is closed");
-    driver.turned_away(Rejection::HandshakeTimeout, Some((Kind::GaveWay, line)));
-}
-
-/// Who listens at a socket that cannot be opened.
-const RUNNING: &str = "another wshubd is already running there";
-
-/// What tells a file from another that took its name.
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    let meta = path.symlink_metadata()?;
-    Ok((meta.dev(), meta.ino()))
-}
-
-/// A socket that has its address and takes no connection yet; `all` are the addresses that
-/// are listened at together.
-pub(crate) fn bind_tcp(address: SocketAddr, all: &[SocketAddr]) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    // Connections of a daemon before this one may still be closing.
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() && address.ip().is_unspecified() {
-        socket.set_only_v6(is_only_v6(address, all))?;
-    }
-    socket.bind(&address.into())?;
-    Ok(socket.into())
-}
-
-/// Whether `[::]` takes no connections of IPv4: it takes them, whatever the default of the
-/// system is, unless an address of IPv4 has the same port.
-pub(in crate::edge) fn is_only_v6(address: SocketAddr, all: &[SocketAddr]) -> bool {
-    all.iter().any(|other| other.is_ipv4() && other.port() == address.port())
-}
-
-/// Opens a socket in the file system, in the place of a dead one.
-fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    if is_dead_socket(path)? {
-        std::fs::remove_file(path)?;
-    }
-    UnixListener::bind(path)
-}
-
-/// Whether a socket is there at which nobody listens any more; nothing at all is none.
-///
-/// # Errors
-/// `AddrInUse` when somebody does, or it is something else.
-pub(in crate::edge) fn is_dead_socket(path: &Path) -> io::Result<bool> {
-    let Ok(meta) = path.symlink_metadata() else { return Ok(false) };
-    if !meta.file_type().is_socket() {
-        return Err(io::Error::new(io::ErrorKind::AddrInUse, "there is something else in its place"));
-    }
-    let in_use = |why| Err(io::Error::new(io::ErrorKind::AddrInUse, why));
-    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
-    let Err(error) = socket.connect(&SockAddr::unix(path)?) else { return in_use(RUNNING) };
-    match Errno::from_io_error(&error) {
-        // Only that tells that nobody listens: whatever else is wrong, it is not ours to
-        // take away.
-        Some(Errno::CONNREFUSED) => Ok(true),
-        // It is gone meanwhile.
-        Some(Errno::NOENT) => Ok(false),
-        // One whose queue is full takes nobody now, and lives.
-        Some(Errno::AGAIN) => in_use(RUNNING),
-        Some(Errno::PROTOTYPE) => in_use("a socket of another type is in its place"),
-        _ => Err(error),
-    }
-}
-
-/// Whether it is a stream socket of one of these families that waits for
-/// connections.
-fn listens(socket: &OwnedFd, families: &[AddressFamily]) -> io::Result<()> {
-    let is_meant = sockopt::socket_type(socket)? == SocketType::STREAM
-        && families.contains(&sockopt::socket_domain(socket)?)
-        && sockopt::socket_acceptconn(socket)?;
-    let wanted = if families.contains(&AddressFamily::UNIX) { "Unix" } else { "TCP" };
-    let error = || io::Error::other(format!("it is no {wanted} socket that listens"));
-    is_meant.then_some(()).ok_or_else(error)
-}
-
+/// Opening and closing.
 impl Listeners {
-    /// Opens a door for HTTP callers and WebSocket clients, one of `all`; tells its address,
-    /// which the kernel chose where port 0 was asked for.
+    /// Opens a listener for HTTP and WebSocket clients, one of `all`; returns its address,
+    /// which the kernel chose where port 0 was configured.
     ///
     /// # Errors
     /// Those of `bind`; the caller names the address.
@@ -213,284 +179,415 @@ impl Listeners {
         all: &[SocketAddr],
         epoll: &Epoll,
     ) -> io::Result<SocketAddr> {
-        let name = format::Door::Clients(address);
-        let listener = match self.inherited(&name) {
+        let name = ListenerName::Clients(address);
+        let listener = match self.take_inherited(&name) {
             Some(listener) => listener.into(),
             None => bind_tcp(address, all)?,
         };
         let address = listener.local_addr()?;
-        self.add(Listener::Clients(listener), name, epoll)?;
+        self.add(ListeningSocket::Clients(listener), name, epoll)?;
         Ok(address)
     }
 
-    /// Lets callers and clients come to the addresses that were opened, now that there is all
-    /// that they need.
+    /// Lets clients connect to the addresses that were opened, now that all is there that they
+    /// need.
     ///
     /// # Errors
     /// Somebody else has listened at that address meanwhile.
     pub fn begin_listening(&self) -> Result<(), (SocketAddr, io::Error)> {
-        for (door, name) in self.doors.iter().zip(&self.names) {
-            if let (Listener::Clients(listener), format::Door::Clients(address)) = (door, name) {
-                rustix::net::listen(listener, BACKLOG).map_err(|error| (*address, error.into()))?;
+        for OpenListener { name, listener } in &self.open {
+            if let (ListeningSocket::Clients(listener), ListenerName::Clients(address)) = (listener, name) {
+                bind::listen(listener).map_err(|error| (*address, error))?;
             }
         }
         Ok(())
     }
 
-    /// Opens the workers' door. A dead socket that an earlier daemon left is
+    /// Opens the workers' listener. A dead socket that an earlier daemon left is
     /// taken away; anything else in that place is left alone.
     ///
     /// # Errors
     /// `AddrInUse` when a daemon listens there, or something that is no socket is
     /// in the way; else those of the file system.
     pub fn open_unix(&mut self, path: &Path, mode: u32, epoll: &Epoll) -> io::Result<()> {
-        let name = format::Door::Workers(path.to_owned());
-        let listener = match self.inherited(&name) {
-            // Whoever took the file away took the door away.
+        let name = ListenerName::Workers(path.to_owned());
+        let listener = match self.take_inherited(&name) {
+            // Without its file nobody can connect to it.
             Some(listener) if path.exists() => listener.into(),
             _ => bind_unix(path)?,
         };
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-        self.socket = Some((path.to_owned(), identity(path)?));
-        self.add(Listener::Workers(listener), name, epoll)
+        self.made = Some(MadeSocket { path: path.to_owned(), identity: FileIdentity::of(path)? });
+        self.add(ListeningSocket::Workers(listener), name, epoll)
     }
 
-    /// Others may wait only so long from now on as whoever comes next.
-    pub fn hurry(&mut self, until: Moment) {
-        self.guests.borrow_mut().hurry(until);
-    }
-
-    /// Takes a door for HTTP callers and WebSocket clients over that somebody else has
-    /// opened, and will open again; tells its address.
+    /// Takes a listener for HTTP and WebSocket clients over that systemd has opened, and will
+    /// open again; returns its address.
     ///
     /// # Errors
     /// It is none.
     pub fn adopt_tcp(&mut self, socket: OwnedFd, epoll: &Epoll) -> io::Result<SocketAddr> {
-        listens(&socket, &[AddressFamily::INET, AddressFamily::INET6])?;
+        check_listening(&socket, &[AddressFamily::INET, AddressFamily::INET6])?;
         let listener = TcpListener::from(socket);
         let address = listener.local_addr()?;
-        self.add(Listener::Clients(listener), format::Door::Passed(HTTP.into()), epoll)?;
+        self.add(ListeningSocket::Clients(listener), ListenerName::Passed(HTTP.into()), epoll)?;
         Ok(address)
     }
 
-    /// The same for workers; tells its path. It is not ours to take away.
+    /// The same for workers; returns its path. It is not ours to take away.
     ///
     /// # Errors
     /// It is none.
     pub fn adopt_unix(&mut self, socket: OwnedFd, epoll: &Epoll) -> io::Result<String> {
-        listens(&socket, &[AddressFamily::UNIX])?;
+        check_listening(&socket, &[AddressFamily::UNIX])?;
         let listener = UnixListener::from(socket);
         let address = listener.local_addr()?;
         let path = address.as_pathname().map_or("a socket without a path".into(), Path::to_string_lossy);
         let path = path.into_owned();
-        self.add(Listener::Workers(listener), format::Door::Passed(WORKER.into()), epoll)?;
+        self.add(ListeningSocket::Workers(listener), ListenerName::Passed(WORKER.into()), epoll)?;
         Ok(path)
     }
 
-    fn add(&mut self, door: Listener, name: format::Door, epoll: &Epoll) -> io::Result<()> {
-        match &door {
-            Listener::Clients(listener) => listener.set_nonblocking(true)?,
-            Listener::Workers(listener) => listener.set_nonblocking(true)?,
+    fn add(&mut self, listener: ListeningSocket, name: ListenerName, epoll: &Epoll) -> io::Result<()> {
+        match &listener {
+            ListeningSocket::Clients(listener) => listener.set_nonblocking(true)?,
+            ListeningSocket::Workers(listener) => listener.set_nonblocking(true)?,
         }
-        epoll.add(&door, LISTENER_KEY | self.doors.len() as u64, Interest::READ)?;
-        self.doors.push(door);
-        self.names.push(name);
+        epoll.add(&listener, LISTENER_KEY | self.open.len() as u64, Interest::READ)?;
+        self.open.push(OpenListener { name, listener });
         Ok(())
     }
 
-    /// Shuts all doors; who stands in one is sent away. The workers' socket is
-    /// taken away, so that whoever starts next finds no dead one.
+    /// Closes all listeners and pending connections. The workers' socket is
+    /// taken away, so that the daemon that starts next finds no dead one.
     pub fn close(&mut self) {
-        if let Some((path, socket)) = self.socket.take()
-            && identity(&path).is_ok_and(|found| found == socket)
+        if let Some(MadeSocket { path, identity }) = self.made.take()
+            && FileIdentity::of(&path).is_ok_and(|found| found == identity)
         {
-            // Whether it was still there is nobody's concern any more.
+            // Whether it was still there is of no interest any more.
             let _ = std::fs::remove_file(path);
         }
-        self.doors.clear();
-        self.names.clear();
+        self.open.clear();
         self.for_next.clear();
         self.close_inherited();
-        self.guests.borrow_mut().close();
+        self.pending.borrow_mut().close();
     }
 
-    /// Does what is due; tells for how long nothing will be.
-    pub fn tick(&mut self, driver: &mut Driver) -> Option<Duration> {
-        let now = driver.moment();
-        if self.shut_until.is_some_and(|until| until <= now) {
-            self.shut_until = None;
-            self.wait_for_guests(Interest::READ, &driver.links.epoll);
-        }
-        let mut guests = self.guests.borrow_mut();
-        while let Some(late) = guests.give_up(now) {
-            match late.from() {
-                Some(from) if !late.said.is_empty() => {
-                    let denial = conn::half_a_head(&driver.site);
-                    driver.dismiss(&denial, &late.stream, from, Some(&late.said));
-                }
-                // Browsers open connections in advance, for requests that may never come.
-                _ => driver.turned_away(Rejection::HandshakeTimeout, None),
-            }
-        }
-        let patience = guests.patience();
-        [patience, self.shut_until].into_iter().flatten().min().map(|due| due.since(now))
+    /// The connections that came through a listener and are no WebSockets yet.
+    pub fn pending(&self) -> &Rc<RefCell<PendingConns>> {
+        &self.pending
     }
 
-    pub(in crate::edge) fn wait_for_guests(&self, interest: Interest, epoll: &Epoll) {
-        for (place, door) in self.doors.iter().enumerate() {
-            epoll.modify(door, LISTENER_KEY | place as u64, interest);
+    /// Pending connections wait only until then, as new ones do from now on.
+    pub fn shorten_patience(&mut self, until: Moment) {
+        self.pending.borrow_mut().shorten_patience(until);
+    }
+}
+
+/// Accepting.
+impl Listeners {
+    /// Does what is due; returns when something will be due next.
+    pub fn tick(&mut self, cx: AcceptContext<'_>, events: &mut Vec<ListenerEvent>) -> Option<Moment> {
+        if self.paused_until.is_some_and(|until| until <= cx.now) {
+            self.paused_until = None;
+            self.set_interest(Interest::READ, cx.epoll);
         }
+        let mut pending = self.pending.borrow_mut();
+        while let Some(conn) = pending.take_timed_out(cx.now) {
+            events.push(ListenerEvent::TimedOut { conn });
+        }
+        [pending.deadline(), self.paused_until].into_iter().flatten().min()
     }
 
-    /// Somebody is at a door, or has begun to speak.
-    pub fn ready(&mut self, ready: Ready, driver: &Shared, executor: &Rc<LocalExecutor<'static>>) {
+    /// Accepts one connection, or looks at what a pending one has sent; what comes of it is
+    /// added to `events`. Whether there may be one more to accept.
+    pub fn accept(
+        &mut self,
+        ready: Ready,
+        cx: AcceptContext<'_>,
+        events: &mut Vec<ListenerEvent>,
+    ) -> ControlFlow<()> {
         if ready.key & PENDING_KEY == PENDING_KEY {
-            return self.start_http(ready, driver, executor);
+            self.begin_http(ready, cx, events);
+            return ControlFlow::Break(());
         }
+        let Some(open) = self.open.get((ready.key & !LISTENER_KEY) as usize) else {
+            return ControlFlow::Break(());
+        };
+        let is_for = open.listener.is_for();
         let limit = fd_limit::limit();
-        for _ in 0..AT_ONCE {
-            let Some(door) = self.doors.get((ready.key & !LISTENER_KEY) as usize) else { return };
-            let is_for = door.is_for();
-            let first_kept_back = fd_limit::first_kept_back(limit, is_for);
-            if self.is_shut && fd_limit::next(door).is_none_or(|next| next >= first_kept_back) {
-                return self.is_short(limit, is_for, driver);
+        let first_kept_back = fd_limit::first_kept_back(limit, is_for);
+        let has_free = || fd_limit::next(&open.listener).is_some_and(|next| next < first_kept_back);
+        if self.is_pause_reported && !has_free() {
+            self.run_short(limit, is_for, cx, events);
+            return ControlFlow::Break(());
+        }
+        match accept_with(&open.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok(socket) => {
+                let is_last = fd_limit::number(&socket) >= first_kept_back;
+                self.is_pause_reported &= is_last;
+                if is_last {
+                    self.run_short(limit, is_for, cx, events);
+                }
+                match is_for {
+                    Use::Client => self.add_pending(socket.into(), cx, events),
+                    Use::Worker => events.extend(admit_worker(socket, cx.config)),
+                }
+                if is_last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             }
-            match accept_with(door, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-                Ok(guest) => {
-                    let is_last = fd_limit::number(&guest) >= first_kept_back;
-                    self.is_shut &= is_last;
-                    if is_last {
-                        self.is_short(limit, is_for, driver);
-                    }
-                    match is_for {
-                        Use::Client => self.park(guest.into(), driver),
-                        Use::Worker => self.accept_worker(guest, driver),
-                    }
-                    if is_last {
-                        return;
-                    }
-                }
-                Err(Errno::AGAIN) => return,
-                // A guest that left again costs nothing.
-                Err(Errno::CONNABORTED | Errno::INTR) => {}
-                // Who waits for nothing makes room; its descriptor is free in the
-                // next turn.
-                Err(Errno::MFILE | Errno::NFILE) if self.makes_room(driver, DESCRIPTORS) => return,
-                Err(error) => {
-                    let error = io::Error::from(error);
-                    self.shut(format_args!("cannot accept connections: {error}"), driver);
-                    return self.wait_for_guests(Interest::default(), &driver.borrow().links.epoll);
-                }
+            Err(Errno::AGAIN) => ControlFlow::Break(()),
+            // A peer that is gone again costs nothing.
+            Err(Errno::CONNABORTED | Errno::INTR) => ControlFlow::Continue(()),
+            // An idle connection makes room; its descriptor is free in the next turn.
+            Err(Errno::MFILE | Errno::NFILE) if self.evict(DESCRIPTORS, events) => ControlFlow::Break(()),
+            Err(error) => {
+                let error = io::Error::from(error);
+                self.pause_accepting(cx.now, events, || format!("cannot accept connections: {error}"));
+                self.set_interest(Interest::default(), cx.epoll);
+                ControlFlow::Break(())
             }
         }
     }
 
     /// Only those descriptors are left that are kept back from such a use.
-    fn is_short(&mut self, limit: u64, is_for: Use, driver: &Shared) {
+    fn run_short(&mut self, limit: u64, is_for: Use, cx: AcceptContext<'_>, events: &mut Vec<ListenerEvent>) {
         // Its descriptor is free in the next turn.
-        if self.makes_room(driver, DESCRIPTORS) {
+        if self.evict(DESCRIPTORS, events) {
             return;
         }
-        self.shut(
-            format_args!(
+        self.pause_accepting(cx.now, events, || {
+            format!(
                 "cannot accept connections: of {limit} descriptors none is left but for the store and a \
                  hand-over; the limit of open files (`LimitNOFILE=` of the unit) allows no more"
-            ),
-            driver,
-        );
-        let epoll = &driver.borrow().links.epoll;
-        for (place, door) in self.doors.iter().enumerate().filter(|(_, door)| door.is_for() == is_for) {
-            epoll.modify(door, LISTENER_KEY | place as u64, Interest::default());
+            )
+        });
+        for (place, open) in self.open.iter().enumerate() {
+            if open.listener.is_for() == is_for {
+                cx.epoll.modify(&open.listener, LISTENER_KEY | place as u64, Interest::default());
+            }
         }
     }
 
-    /// Nobody is accepted for a moment. One connection that gets in between is no reason
-    /// to say it again.
-    fn shut(&mut self, line: std::fmt::Arguments<'_>, driver: &Shared) {
-        let mut driver = driver.borrow_mut();
-        let now = driver.moment();
-        if !std::mem::replace(&mut self.is_shut, true) {
-            driver.reports.say(now, Kind::Shut, line, &[]);
+    /// Nothing is accepted for a moment. One connection that gets in between is no reason
+    /// to report it again.
+    fn pause_accepting(
+        &mut self,
+        now: Moment,
+        events: &mut Vec<ListenerEvent>,
+        why: impl FnOnce() -> String,
+    ) {
+        if !std::mem::replace(&mut self.is_pause_reported, true) {
+            events.push(ListenerEvent::Paused { why: why() });
         }
-        self.shut_until = Some(now + OUT_OF_DESCRIPTORS);
+        self.paused_until = Some(now + OUT_OF_DESCRIPTORS);
     }
 
-    /// Sends the oldest away that waits for nothing. Whether there was one.
-    fn makes_room(&self, driver: &Shared, why: &str) -> bool {
-        let sent = self.guests.borrow_mut().send_one_away();
-        if let Some(sent) = &sent {
-            gives_way(driver, sent, why);
-        }
-        sent.is_some()
+    /// Evicts the oldest connection that waits for no answer. Whether there was one.
+    fn evict(&self, why: &'static str, events: &mut Vec<ListenerEvent>) -> bool {
+        let evicted = self.pending.borrow_mut().evict();
+        let has_evicted = evicted.is_some();
+        events.extend(evicted.map(|conn| ListenerEvent::Evicted { conn, why }));
+        has_evicted
     }
 
-    /// A client waits in the door until it speaks.
-    fn park(&mut self, stream: TcpStream, driver: &Shared) {
-        let site = driver.borrow().site.clone();
-        if self.guests.borrow().is_full(site.guests) {
+    /// A connection is pending until it sends something.
+    fn add_pending(&mut self, stream: TcpStream, cx: AcceptContext<'_>, events: &mut Vec<ListenerEvent>) {
+        if self.pending.borrow().is_full(cx.config.most_pending) {
             let why = "as many HTTP connections as `[limits] http_connections` allows";
-            if !self.makes_room(driver, why) {
-                return refuse(stream, why, driver);
+            if !self.evict(why, events) {
+                return events.push(ListenerEvent::Refused { conn: UnreadConn::new(stream), why });
             }
         }
-        let mut guests = self.guests.borrow_mut();
-        let driver = driver.borrow();
-        let number = guests.number();
-        if driver.links.epoll.add_for_news(&stream, PENDING_KEY | number).is_ok() {
-            guests.wait(number, driver.moment() + site.patience, stream);
+        self.wait_for_head(stream, cx.now + cx.config.patience, cx.epoll);
+    }
+
+    fn wait_for_head(&mut self, stream: TcpStream, until: Moment, epoll: &Epoll) {
+        let mut pending = self.pending.borrow_mut();
+        let number = pending.next_number();
+        if epoll.add_for_news(&stream, PENDING_KEY | number).is_ok() {
+            pending.add(number, until, stream);
         }
     }
 
-    /// It has said something: HTTP, and once the head is whole it is answered.
-    fn start_http(&mut self, ready: Ready, driver: &Shared, executor: &Rc<LocalExecutor<'static>>) {
+    /// A pending connection has sent something: HTTP, once the head is whole.
+    fn begin_http(&mut self, ready: Ready, cx: AcceptContext<'_>, events: &mut Vec<ListenerEvent>) {
         let number = ready.key & !PENDING_KEY;
-        let Some(stream) = self.guests.borrow_mut().hear(number, ready.has_ended) else { return };
-        driver.borrow().links.epoll.remove(&stream);
-        let most = driver.borrow().site.conversations;
-        if self.guests.borrow().are_too_many_served(most) {
+        let mut pending = self.pending.borrow_mut();
+        let Some(stream) = pending.take_with_head(number, ready.has_ended) else { return };
+        cx.epoll.remove(&stream);
+        if pending.is_serving_most(cx.config.most_served) {
             let why = "as many HTTP connections in use as `[limits] memory` has room for";
-            let sent = self.guests.borrow_mut().send_speaker_away();
-            match sent {
-                Some(sent) => gives_way(driver, &sent, why),
-                None => return refuse(stream, why, driver),
+            match pending.evict_served() {
+                Some(conn) => events.push(ListenerEvent::Evicted { conn, why }),
+                None => return events.push(ListenerEvent::Refused { conn: UnreadConn::new(stream), why }),
             }
         }
-        if let Ok(stream) = Async::new_nonblocking(stream) {
-            let stay = ConnGuard::new(&self.guests, number);
-            let stage = stay.stage();
-            let serving = conn::serve(driver.clone(), stream, stay);
-            self.guests.borrow_mut().serve(number, stage, executor.spawn(serving));
+        events.push(ListenerEvent::Http { number, stream });
+    }
+
+    fn set_interest(&self, interest: Interest, epoll: &Epoll) {
+        for (place, open) in self.open.iter().enumerate() {
+            epoll.modify(&open.listener, LISTENER_KEY | place as u64, interest);
         }
     }
 
-    /// A worker speaks its lines at once.
-    fn accept_worker(&self, guest: OwnedFd, driver: &Shared) {
-        // The kernel's word; a peer that is gone already has none.
-        let Ok(peer) = sockopt::socket_peercred(&guest) else { return };
-        let site = driver.borrow().site.clone();
-        let Some(standing) = site.peers.admit(peer) else {
-            let (uid, gid, pid) = (peer.uid.as_raw(), peer.gid.as_raw(), peer.pid.as_raw_nonzero());
-            // One that comes back by itself must know that it need not. A socket
-            // that is new takes this much.
-            let why =
-                format!("uid {uid} may not speak to this socket: `[worker] allow` names nothing that it is");
-            let refusal = Refusal::new(Code::Forbidden, why);
-            let mut line = Vec::new();
-            Frame::from(&refusal).encode(None, &mut line);
-            line.push(b'\n');
-            let _ = rustix::net::send(&guest, &line, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
-            let unit = peer_credentials::unit_of(peer).unwrap_or_else(|| "no unit that is known".to_owned());
-            let line = format_args!(
-                "worker of uid {uid}, gid {gid}, pid {pid}, {unit}: neither `[worker] allow` nor `[worker] \
-                 admins` names it"
-            );
-            let about = [about("uid", &uid), about("pid", &pid)];
-            let mut driver = driver.borrow_mut();
-            let now = driver.moment();
-            driver.reports.refused(now, Reason::Worker, line, &about);
-            return driver.turned_away(Rejection::Refused(Reason::Worker), None);
-        };
-        let peer = Peer::Worker { uid: peer.uid.as_raw(), admin: standing == Standing::Administrator };
-        driver.borrow_mut().open(PeerSocket::worker(guest), peer, &[]);
+    /// Accepts nothing for now: new connections, and what pending ones send, wait in the
+    /// kernel. A connection that is served has one answer still to receive.
+    pub fn pause(&mut self, epoll: &Epoll) {
+        self.watch(epoll, Interest::default());
+        self.pending.borrow_mut().finish();
     }
+
+    /// Accepts connections again.
+    pub fn resume(&mut self, epoll: &Epoll) {
+        self.for_next.clear();
+        self.watch(epoll, Interest::READ);
+    }
+
+    fn watch(&self, epoll: &Epoll, interest: Interest) {
+        self.set_interest(interest, epoll);
+        for (number, stream) in self.pending.borrow().numbered() {
+            epoll.modify_for_news(stream, PENDING_KEY | number, interest.read);
+        }
+    }
+}
+
+fn admit_worker(socket: OwnedFd, config: &AcceptConfig) -> Option<ListenerEvent> {
+    // From the kernel; a peer that is gone already has no credentials.
+    let peer = sockopt::socket_peercred(&socket).ok()?;
+    Some(match config.peers.admit(peer) {
+        Some(rank) => ListenerEvent::Worker { socket, uid: peer.uid.as_raw(), rank },
+        None => ListenerEvent::WorkerRefused { socket, peer },
+    })
+}
+
+/// Hand-over.
+impl Listeners {
+    /// The listening sockets, by name; `passed` decides on those of systemd.
+    pub fn sockets(&self, passed: Passed) -> impl Iterator<Item = (&ListenerName, BorrowedFd<'_>)> {
+        let goes =
+            move |name: &ListenerName| passed == Passed::Included || !matches!(name, ListenerName::Passed(_));
+        let open = self.open.iter().filter(move |open| goes(&open.name));
+        let open = open.map(|open| (&open.name, open.listener.as_fd()));
+        open.chain(self.for_next.iter().map(|next| (&next.name, next.socket.as_fd())))
+    }
+
+    /// Opens the addresses of the next process that are not open yet: what is taken by
+    /// somebody else nobody could take back after the hand-over. They go along with the
+    /// others. The workers' socket is only looked at, for opening it takes the place of
+    /// another.
+    ///
+    /// # Errors
+    /// The first that cannot be opened, and why.
+    pub fn open_for_next(&mut self, clients: &[SocketAddr], workers: &Path) -> Result<(), Unavailable> {
+        self.for_next.clear();
+        let is_open = |name: &ListenerName| self.open.iter().any(|open| open.name == *name);
+        let is_passed = |name: &str| is_open(&ListenerName::Passed(name.to_owned()));
+        let has_wanted = |address: SocketAddr| {
+            let mut open = self.open.iter();
+            open.any(|open| {
+                open.name == ListenerName::Clients(address) && is_wanted(address, &open.listener, clients)
+            })
+        };
+        let mut opened = Vec::new();
+        for &address in clients.iter().filter(|_| !is_passed(HTTP)) {
+            if has_wanted(address) {
+                continue;
+            }
+            match bind_tcp(address, clients).and_then(listening) {
+                Ok(socket) => opened.push(NamedSocket {
+                    name: ListenerName::Clients(address),
+                    socket: OwnedFd::from(socket),
+                }),
+                // The next process closes what it has no use for first.
+                Err(error)
+                    if error.kind() == io::ErrorKind::AddrInUse && self.is_in_the_way(address, clients) => {}
+                Err(error) => {
+                    let what = format_args!("cannot listen on {address}");
+                    return Err(Unavailable::new(what, &error, "`[listen] http` sets the address"));
+                }
+            }
+        }
+        if !is_passed(WORKER) && !is_open(&ListenerName::Workers(workers.to_owned())) {
+            let what = format_args!("cannot open the worker socket {}", workers.display());
+            bind::check_unix(workers)
+                .map_err(|error| Unavailable::new(what, &error, "`[listen] worker` sets the path"))?;
+        }
+        self.for_next = opened;
+        Ok(())
+    }
+
+    /// Whether a listener of our own that is to be closed may be what has the port.
+    fn is_in_the_way(&self, address: SocketAddr, wanted: &[SocketAddr]) -> bool {
+        let overlaps = |other: &SocketAddr| {
+            let (ip, other_ip) = (address.ip(), other.ip());
+            address.port() == other.port()
+                && (ip.is_unspecified() || other_ip.is_unspecified() || ip == other_ip)
+        };
+        self.open.iter().any(|open| match &open.name {
+            ListenerName::Clients(other) => !is_wanted(*other, &open.listener, wanted) && overlaps(other),
+            _ => false,
+        })
+    }
+
+    /// Takes sockets that another process had open, to be found when they are asked for.
+    pub fn inherit(&mut self, sockets: Vec<NamedSocket>) {
+        self.inherited = sockets;
+    }
+
+    fn take_inherited(&mut self, name: &ListenerName) -> Option<OwnedFd> {
+        let at = self.inherited.iter().position(|inherited| inherited.name == *name)?;
+        Some(self.inherited.swap_remove(at).socket)
+    }
+
+    /// Closes the addresses that another process had open and this one does not want:
+    /// they may be in the way of what is wanted.
+    pub fn keep_wanted(&mut self, clients: &[SocketAddr]) {
+        self.inherited.retain(|inherited| match &inherited.name {
+            ListenerName::Clients(address) => is_wanted(*address, &inherited.socket, clients),
+            _ => true,
+        });
+    }
+
+    /// Closes what another process had open and this one has not asked for. A socket in the
+    /// file system at which nobody listens then is in the way of those that connect.
+    fn close_inherited(&mut self) {
+        for NamedSocket { name, socket } in self.inherited.drain(..) {
+            drop(socket);
+            if let ListenerName::Workers(path) = name
+                && is_dead_socket(&path).is_ok_and(|is_dead| is_dead)
+            {
+                // A process that opens another one there takes it away as well.
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
+
+    /// All listeners are open that are to be: closes those that are not asked for any
+    /// more, and lets the pending connections of another process wait on.
+    pub fn import_pending(
+        &mut self,
+        pending: impl IntoIterator<Item = (Option<Moment>, TcpStream)>,
+        cx: AcceptContext<'_>,
+    ) {
+        self.close_inherited();
+        for (until, stream) in pending {
+            self.wait_for_head(stream, until.unwrap_or(cx.now + cx.config.patience), cx.epoll);
+        }
+    }
+}
+
+/// Whether sockets that systemd has opened are included.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Passed {
+    Included,
+    /// systemd passes them on itself.
+    Excluded,
+}
+
+/// Takes connections from now on.
+fn listening(listener: TcpListener) -> io::Result<TcpListener> {
+    listener.set_nonblocking(true)?;
+    bind::listen(&listener)?;
+    Ok(listener)
 }

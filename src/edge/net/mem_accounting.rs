@@ -1,16 +1,13 @@
-//! How much this thread holds for its peers, in bytes, and how many are workers.
+//! Memory accounting of this thread: bytes held for its peers, and the number of workers.
 //!
-//! Knows two numbers, which whoever holds something keeps true by owning a
-//! [`MemCharge`], and whoever is a worker by owning a [`Head`]. Does not know how much is
-//! too much: the hub decides.
-//!
-//! The numbers follow from what lives, so nothing has to be walked through to
-//! find them, and no path on which a link ends can forget to give something back.
+//! Memory is counted for as long as a [`MemCharge`] lives, a worker for as long as a
+//! [`WorkerCount`] does. So nothing has to be walked through to find the numbers, and no path
+//! on which a connection ends can forget to give something back.
 
 use std::cell::Cell;
 
 thread_local! {
-    /// All links live on one thread; so the number costs an addition.
+    /// All connections live on one thread; so the number costs an addition.
     static HELD: Cell<usize> = const { Cell::new(0) };
     static WORKERS: Cell<usize> = const { Cell::new(0) };
 }
@@ -21,12 +18,12 @@ pub fn held() -> usize {
 }
 
 /// Counts bytes that came to be held.
-pub(in crate::edge) fn add(bytes: usize) {
+pub(super) fn add(bytes: usize) {
     HELD.set(HELD.get().wrapping_add(bytes));
 }
 
 /// Counts bytes that are held no longer.
-pub(in crate::edge) fn remove(bytes: usize) {
+pub(super) fn remove(bytes: usize) {
     HELD.set(HELD.get().wrapping_sub(bytes));
 }
 
@@ -61,16 +58,16 @@ impl Drop for MemCharge {
 
 /// One worker, for as long as this lives.
 #[derive(Debug)]
-pub struct Head(());
+pub struct WorkerCount(());
 
-impl Default for Head {
+impl Default for WorkerCount {
     fn default() -> Self {
         WORKERS.set(WORKERS.get() + 1);
         Self(())
     }
 }
 
-impl Drop for Head {
+impl Drop for WorkerCount {
     fn drop(&mut self) {
         WORKERS.set(WORKERS.get() - 1);
     }

@@ -1,13 +1,11 @@
-//! Local processes by the kernel's word: user, groups, systemd unit.
-//!
-//! Knows the credentials of a Unix socket's peer and which of them the
-//! configuration names. Does not know what a worker may do once it is in.
+//! Credentials of local processes: user, groups, systemd unit; and which of them the
+//! configuration admits.
 //!
 //! User and primary group are the socket's own (SO_PEERCRED) and cannot be wrong.
 //! Further groups and the unit are read in `/proc` under the number of the process
 //! that connected. That process may have ended meanwhile; what is read counts only if
 //! one process had the number all the while, lives, and is the same user's. What is
-//! left: somebody keeps a socket open whose maker has ended, and the number has come
+//! left: a process keeps a socket open whose maker has ended, and the number has come
 //! to another process of the same user before we looked. The kernel could rule that
 //! out (SO_PEERPIDFD, Linux 6.5), and nothing safe asks it for that yet.
 
@@ -20,7 +18,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::config::{ConfigError, Loaded, Principal, Problem};
 
-/// Who may come in, and who may administer.
+/// The processes that may connect as workers, and those that may administer.
 #[derive(Debug)]
 pub struct Peers {
     /// Nobody named: whoever the socket's mode lets in.
@@ -36,10 +34,12 @@ enum Rule {
     Unit(String),
 }
 
-/// What somebody who may connect may do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Standing {
+/// What a process that may connect may request.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum WorkerRank {
+    #[default]
     Worker,
+    /// What only administrators may, too.
     Administrator,
 }
 
@@ -53,14 +53,14 @@ impl Peers {
         let mut rules = |setting: &str, named: &[Principal]| {
             let mut rules = Vec::new();
             for principal in named {
-                match (rule(principal), loaded.places.get(setting)) {
+                match (rule(principal), loaded.locations.get(setting)) {
                     (Ok(rule), _) => rules.push(rule),
-                    (Err(group), Some(place)) => {
+                    (Err(group), Some(location)) => {
                         let message = format!(
                             "`{setting}` names the group {group:?}, which is not in /etc/group; one from \
                              elsewhere goes by its number, as in \"@1001\""
                         );
-                        problems.push(Problem::new(place.clone(), message));
+                        problems.push(Problem::new(location.clone(), message));
                     }
                     // Only what is written somewhere names a group.
                     (Err(_), None) => {}
@@ -76,13 +76,13 @@ impl Peers {
 
     /// Whether a process may connect, and as what: administrators are root, the
     /// daemon's own user, and those named.
-    pub fn admit(&self, peer: UCred) -> Option<Standing> {
+    pub fn admit(&self, peer: UCred) -> Option<WorkerRank> {
         let (uid, process) = (peer.uid.as_raw(), OnceCell::new());
         let fits = |rules: &[Rule]| rules.iter().any(|rule| rule.fits(peer, &process));
         if uid == 0 || uid == self.own || fits(&self.admins) {
-            return Some(Standing::Administrator);
+            return Some(WorkerRank::Administrator);
         }
-        (self.allow.is_empty() || fits(&self.allow)).then_some(Standing::Worker)
+        (self.allow.is_empty() || fits(&self.allow)).then_some(WorkerRank::Worker)
     }
 
     /// Why rules may fit nobody, if that is so.
@@ -102,12 +102,12 @@ impl Peers {
 
 /// The unit of a process that has connected, where it is known.
 pub fn unit_of(peer: UCred) -> Option<String> {
-    Process::of(peer)?.unit
+    ConnectedProcess::of(peer)?.unit
 }
 
 impl Rule {
-    fn fits(&self, peer: UCred, process: &OnceCell<Option<Process>>) -> bool {
-        let process = || process.get_or_init(|| Process::of(peer)).as_ref();
+    fn fits(&self, peer: UCred, process: &OnceCell<Option<ConnectedProcess>>) -> bool {
+        let process = || process.get_or_init(|| ConnectedProcess::of(peer)).as_ref();
         match self {
             Self::Uid(uid) => peer.uid.as_raw() == *uid,
             Self::Gid(gid) => {
@@ -138,15 +138,15 @@ fn gid(name: &str) -> Option<u32> {
     listed.or_else(|| name.parse().ok())
 }
 
-/// What `/proc` says of a process that connected.
+/// What `/proc` shows of a process that connected.
 #[derive(PartialEq, Eq, Debug)]
-struct Process {
+struct ConnectedProcess {
     /// The supplementary ones.
     groups: Vec<u32>,
     unit: Option<String>,
 }
 
-impl Process {
+impl ConnectedProcess {
     fn of(peer: UCred) -> Option<Self> {
         let held = pidfd_open(peer.pid, PidfdFlags::empty()).ok()?;
         let read =
@@ -171,7 +171,7 @@ fn numbers<'a>(status: &'a str, line: &str) -> impl Iterator<Item = u32> + use<'
 
 /// The unit of a control group: of the system's manager, which is the outermost one.
 /// What lies within is named by whoever it was given to, such as a user's own
-/// manager. A path that leads out of our own control group says nothing here.
+/// manager. A path that leads out of our own control group means nothing here.
 fn unit(groups: &str) -> Option<&str> {
     let unified = groups.lines().find_map(|line| line.strip_prefix("0::")).filter(|path| *path != "/");
     let legacy = || groups.lines().find_map(|line| line.split_once(":name=systemd:").map(|(_, path)| path));
@@ -218,14 +218,14 @@ mod tests {
     #[test]
     fn a_process_is_read_while_it_lives_and_is_of_that_user() {
         let own = getpid();
-        assert!(Process::of(ucred(own)).is_some());
+        assert!(ConnectedProcess::of(ucred(own)).is_some());
         let other = rustix::process::Uid::from_raw(geteuid().as_raw() + 1);
-        assert_eq!(Process::of(UCred { uid: other, ..ucred(own) }), None);
+        assert_eq!(ConnectedProcess::of(UCred { uid: other, ..ucred(own) }), None);
 
         let child = Command::new("true").stdin(Stdio::null()).spawn();
         let Ok(mut child) = child else { panic!("{child:?}") };
         let pid = Pid::from_child(&child);
         assert!(child.wait().is_ok());
-        assert_eq!(Process::of(ucred(pid)), None);
+        assert_eq!(ConnectedProcess::of(ucred(pid)), None);
     }
 }

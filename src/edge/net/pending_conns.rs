@@ -1,13 +1,12 @@
-//! Who has come through the clients' door and is no link yet: those who have not asked
-//! yet, and those who speak HTTP.
+//! Pending connections: accepted TCP connections that are no WebSockets yet. They have not sent a
+//! request, or speak HTTP.
 //!
-//! What somebody has said of a head is only looked at, and stays in the kernel until the
+//! What a connection has sent of a head is only looked at, and stays in the kernel until the
 //! head is whole: so it takes no memory here, and no state that a hand-over would need.
 //!
-//! Knows how many there may be, and who has to leave for one more: the oldest
-//! that waits for nothing. Whoever asks at once has an answer long before it is
-//! the oldest; whoever holds a socket open and says nothing, or says it one byte
-//! at a time, keeps nobody out. Does not know what is asked.
+//! Where there is no room for one more, the oldest that waits for no answer is evicted. A client
+//! that sends its request at once has an answer long before it is the oldest; one that holds a
+//! socket open and sends nothing, or one byte at a time, keeps nobody out.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -21,288 +20,301 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use smol::Task;
 
 use super::mem_accounting::MemCharge;
-use crate::edge::http::conn::{LARGEST_HEAD, MOST_HEADERS};
 use crate::protocol::Moment;
 
-/// All guests, by number: the oldest have the lowest.
+/// A request line and headers with a token in them, and room to spare.
+pub const LARGEST_HEAD: usize = 16 << 10;
+
+/// More headers than any browser sends.
+pub const MOST_HEADERS: usize = 64;
+
+/// All of them, by number: the oldest have the lowest.
+#[derive(Default)]
 pub struct PendingConns {
-    /// Who has not asked yet. All have the same patience, so the first is given up first.
-    silent: BTreeMap<u64, PendingHead>,
-    speaking: BTreeMap<u64, HttpTask>,
+    /// Those that have sent no whole head. All have the same patience, so the first times out
+    /// first.
+    unread: BTreeMap<u64, PendingHead>,
+    served: BTreeMap<u64, HttpTask>,
     last: u64,
-    /// Whoever speaks waits for the end of this, which tells it to finish.
-    finish: (Sender<Infallible>, Receiver<Infallible>),
+    finish: FinishSignal,
 }
 
-/// Somebody who has said nothing yet, or not all of a head.
+/// Its end has every connection that is served finish with the answer under way.
+struct FinishSignal {
+    /// Dropping it is the signal.
+    #[expect(dead_code, reason = "held for what its end does")]
+    sender: Sender<Infallible>,
+    receiver: Receiver<Infallible>,
+}
+
+impl Default for FinishSignal {
+    fn default() -> Self {
+        let (sender, receiver) = async_channel::bounded(1);
+        Self { sender, receiver }
+    }
+}
+
+/// A connection that has sent nothing yet, or not all of a head.
 struct PendingHead {
-    /// For so long.
+    /// Then it times out.
     until: Moment,
     stream: TcpStream,
-    /// It is counted.
-    #[expect(dead_code, reason = "held for what its end does")]
-    load: MemCharge,
+    #[expect(dead_code, reason = "counts the memory for as long as it lives")]
+    charge: MemCharge,
 }
 
 /// What it takes: its place in the table, and the kernel's tables as far as they are ours to
 /// pay for; 68 bytes measured with 2000.
 const WAITING: usize = 72;
 
-/// A task that speaks HTTP with one guest.
+/// A task that serves HTTP on one connection.
 struct HttpTask {
-    /// Dropping it hangs up.
+    /// Dropping it closes the connection.
     #[expect(dead_code, reason = "held for what its end does")]
     task: Task<()>,
-    stage: Rc<Cell<Stage>>,
+    stage: Rc<Cell<ServeStage>>,
 }
 
-/// What a conversation is at.
+/// What a connection that is served is at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Stage {
-    /// It may be asked something.
+pub enum ServeStage {
+    /// It may send a request.
     #[default]
-    Waits,
-    /// Something is being done for the guest, and it is not sent away meanwhile.
-    Awaited,
-    /// All is said: the guest has a while to read it.
-    Lingers,
+    Idle,
+    /// A request is being answered, and the connection is not evicted meanwhile.
+    Busy,
+    /// Its last answer is written: the peer has a while to read it.
+    Lingering,
 }
 
-/// What a guest's own task knows of its stay; the end of it ends the stay.
+/// Held by the task that serves a connection; the end of it takes the connection out of the
+/// table.
 pub struct ConnGuard {
-    guests: Weak<RefCell<PendingConns>>,
+    pending: Weak<RefCell<PendingConns>>,
     number: u64,
-    stage: Rc<Cell<Stage>>,
-    /// Ends when the guest is to have its answer and no more.
+    stage: Rc<Cell<ServeStage>>,
     finish: Receiver<Infallible>,
 }
 
-/// One who was sent away.
-pub enum SentAway {
-    /// It has not asked yet, and is to be told why.
-    Silent(TimedOutConn),
-    /// It has had all its answers, and is hung up on.
-    Speaker,
+/// A connection that made room for another.
+pub enum EvictedConn {
+    /// It has sent no request, and is to be answered why.
+    Unread(UnreadConn),
+    /// It has had all its answers, and is closed.
+    Served,
 }
 
-/// One who is waited for no longer, and not hung up on yet.
-pub struct TimedOutConn {
-    pub stream: TcpStream,
-    /// What it has said of a head.
-    pub said: Vec<u8>,
-}
-
-impl Default for PendingConns {
-    /// Nobody.
-    fn default() -> Self {
-        let (silent, speaking) = (BTreeMap::new(), BTreeMap::new());
-        Self { silent, speaking, last: 0, finish: async_channel::bounded(1) }
-    }
+/// A connection that is waited for no longer, and not closed yet.
+pub struct UnreadConn {
+    stream: TcpStream,
+    head: Vec<u8>,
 }
 
 impl PendingConns {
-    /// Those who have not asked yet, the oldest first, and until when that may
-    /// be so.
-    pub fn silent(&self) -> impl Iterator<Item = (Moment, &TcpStream)> {
-        self.silent.values().map(|silent| (silent.until, &silent.stream))
+    /// Those that have sent no whole head, the oldest first, and when each times out.
+    pub fn unread(&self) -> impl Iterator<Item = (Moment, &TcpStream)> {
+        self.unread.values().map(|pending| (pending.until, &pending.stream))
     }
 
     /// The same, by number.
-    pub fn numbered(&self) -> impl Iterator<Item = (u64, &TcpStream)> {
-        self.silent.iter().map(|(number, silent)| (*number, &silent.stream))
+    pub(super) fn numbered(&self) -> impl Iterator<Item = (u64, &TcpStream)> {
+        self.unread.iter().map(|(number, pending)| (*number, &pending.stream))
     }
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        self.silent.len() + self.speaking.len()
+        self.unread.len() + self.served.len()
     }
 
-    /// Whether anybody is spoken to who has not heard all.
-    pub fn are_served(&self) -> bool {
-        self.speaking.values().any(|speaker| speaker.stage.get() != Stage::Lingers)
+    /// Whether any is served that has not had its last answer.
+    pub fn is_serving(&self) -> bool {
+        self.served.values().any(|served| served.stage.get() != ServeStage::Lingering)
     }
 
-    /// Lets nobody who is spoken to now ask once more.
+    /// Lets those that are served now send no further request.
     pub fn finish(&mut self) {
-        self.finish = async_channel::bounded(1);
+        self.finish = FinishSignal::default();
     }
 
-    /// The number of the next guest.
-    pub fn number(&mut self) -> u64 {
+    /// The number of the next connection.
+    pub(super) fn next_number(&mut self) -> u64 {
         self.last += 1;
         self.last
     }
 
-    /// Whether somebody has to leave before one more may come, where there may be so
-    /// many.
-    pub fn is_full(&self, most: usize) -> bool {
-        self.silent.len() + self.speaking.len() >= most
+    /// Whether one has to be evicted for another, where there may be so many.
+    pub(super) fn is_full(&self, most: usize) -> bool {
+        self.count() >= most
     }
 
-    /// Whether somebody who has asked has to leave before one more is served.
-    pub fn are_too_many_served(&self, most: usize) -> bool {
-        self.speaking.len() >= most
+    /// The same among those that are served.
+    pub(super) fn is_serving_most(&self, most: usize) -> bool {
+        self.served.len() >= most
     }
 
-    /// Lets a guest wait until it asks something.
-    pub fn wait(&mut self, number: u64, until: Moment, stream: TcpStream) {
-        self.silent.insert(number, PendingHead { until, stream, load: MemCharge::of(WAITING) });
+    /// Lets a connection wait until it sends a head, or times out.
+    pub(super) fn add(&mut self, number: u64, until: Moment, stream: TcpStream) {
+        self.unread.insert(number, PendingHead { until, stream, charge: MemCharge::of(WAITING) });
     }
 
-    /// A silent guest has something to say. It is silent no more once that is a whole head,
-    /// or can become none; nothing is taken from its socket. One that `has_ended` says no more.
-    pub fn hear(&mut self, number: u64, has_ended: bool) -> Option<TcpStream> {
-        let silent = self.silent.get(&number)?;
+    /// Takes out a connection that has sent something, once that is a whole head, or can become
+    /// none; nothing is taken from its socket. One that `has_ended` sends no more.
+    pub(super) fn take_with_head(&mut self, number: u64, has_ended: bool) -> Option<TcpStream> {
+        let pending = self.unread.get(&number)?;
         let mut block = [0; LARGEST_HEAD];
-        let asks = match recv(&silent.stream, &mut block, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
-            Ok((_, said)) => {
-                has_ended || said == LARGEST_HEAD || !is_part(block.get(..said).unwrap_or_default())
+        let is_ready = match recv(&pending.stream, &mut block, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+            Ok((_, length)) => {
+                has_ended || length == LARGEST_HEAD || !is_part(block.get(..length).unwrap_or_default())
             }
             Err(Errno::AGAIN | Errno::INTR) => false,
             Err(_) => true,
         };
-        if !asks {
+        if !is_ready {
             return None;
         }
-        self.silent.remove(&number).map(|silent| silent.stream)
+        self.unread.remove(&number).map(|pending| pending.stream)
     }
 
-    /// Notes who speaks with a guest from now on.
-    pub fn serve(&mut self, number: u64, stage: Rc<Cell<Stage>>, task: Task<()>) {
-        self.speaking.insert(number, HttpTask { task, stage });
+    /// Notes the task that serves a connection from now on.
+    pub fn serve(&mut self, number: u64, stage: Rc<Cell<ServeStage>>, task: Task<()>) {
+        self.served.insert(number, HttpTask { task, stage });
     }
 
-    /// When the first silent guest is given up.
-    pub fn patience(&self) -> Option<Moment> {
-        self.silent.first_key_value().map(|(_, silent)| silent.until)
+    /// When the first that has sent no head times out.
+    pub(super) fn deadline(&self) -> Option<Moment> {
+        self.unread.first_key_value().map(|(_, pending)| pending.until)
     }
 
-    /// Nobody's patience lasts longer than that, so that who came first is still the
-    /// first to be given up.
-    pub fn hurry(&mut self, until: Moment) {
-        for silent in self.silent.values_mut() {
-            silent.until = silent.until.min(until);
+    /// None times out later than that, so that the first that came is still the
+    /// first to time out.
+    pub(super) fn shorten_patience(&mut self, until: Moment) {
+        for pending in self.unread.values_mut() {
+            pending.until = pending.until.min(until);
         }
     }
 
-    /// Takes out the first of those whose patience has ended.
-    pub fn give_up(&mut self, now: Moment) -> Option<TimedOutConn> {
-        let first = self.silent.first_entry().filter(|first| first.get().until <= now)?;
-        Some(TimedOutConn::new(first.remove().stream))
+    /// Takes out the first that has timed out.
+    pub(super) fn take_timed_out(&mut self, now: Moment) -> Option<UnreadConn> {
+        let first = self.unread.first_entry().filter(|first| first.get().until <= now)?;
+        Some(UnreadConn::new(first.remove().stream))
     }
 
-    /// Sends the oldest away that waits for nothing, if there is one.
-    pub fn send_one_away(&mut self) -> Option<SentAway> {
-        let silent = self.silent.first_key_value().map(|(number, _)| *number);
-        match (silent, self.first_who_waits()) {
-            (Some(silent), speaking) if speaking.is_none_or(|speaking| silent < speaking) => {
-                let PendingHead { stream, .. } = self.silent.remove(&silent)?;
-                Some(SentAway::Silent(TimedOutConn::new(stream)))
+    /// Evicts the oldest that waits for no answer, if there is one.
+    pub(super) fn evict(&mut self) -> Option<EvictedConn> {
+        let unread = self.unread.first_key_value().map(|(number, _)| *number);
+        match (unread, self.first_idle()) {
+            (Some(unread), served) if served.is_none_or(|served| unread < served) => {
+                let PendingHead { stream, .. } = self.unread.remove(&unread)?;
+                Some(EvictedConn::Unread(UnreadConn::new(stream)))
             }
-            _ => self.send_speaker_away(),
+            _ => self.evict_served(),
         }
     }
 
-    /// The same among those who are served.
-    pub fn send_speaker_away(&mut self) -> Option<SentAway> {
-        let speaking = self.first_who_waits()?;
-        drop(self.speaking.remove(&speaking));
-        Some(SentAway::Speaker)
+    /// The same among those that are served.
+    pub(super) fn evict_served(&mut self) -> Option<EvictedConn> {
+        let served = self.first_idle()?;
+        drop(self.served.remove(&served));
+        Some(EvictedConn::Served)
     }
 
-    /// The oldest of those who are served for whom nothing is being done.
-    fn first_who_waits(&self) -> Option<u64> {
-        let first = self.speaking.iter().find(|(_, speaker)| speaker.stage.get() != Stage::Awaited);
+    /// The oldest that is served and waits for no answer.
+    fn first_idle(&self) -> Option<u64> {
+        let first = self.served.iter().find(|(_, served)| served.stage.get() != ServeStage::Busy);
         first.map(|(number, _)| *number)
     }
 
-    /// Sends the silent ones away; those who speak have one answer still to
-    /// hear.
-    pub fn close(&mut self) {
-        self.silent.clear();
+    /// Closes those that have sent no head; those that are served have one answer still to
+    /// receive.
+    pub(super) fn close(&mut self) {
+        self.unread.clear();
         self.finish();
     }
 }
 
-impl TimedOutConn {
+impl UnreadConn {
     /// Takes from a socket what was only looked at: closed with that in it, it would break off,
-    /// and the peer would not hear why.
-    pub fn new(stream: TcpStream) -> Self {
+    /// and the peer would not receive the answer.
+    pub(super) fn new(stream: TcpStream) -> Self {
         let mut block = [0; LARGEST_HEAD];
-        let said = recv(&stream, &mut block, RecvFlags::DONTWAIT).map_or(0, |(_, said)| said);
-        Self { stream, said: block.get(..said).unwrap_or_default().to_vec() }
+        let length = recv(&stream, &mut block, RecvFlags::DONTWAIT).map_or(0, |(_, length)| length);
+        Self { stream, head: block.get(..length).unwrap_or_default().to_vec() }
     }
 
-    /// Where it came from, as long as that is known.
-    pub fn from(&self) -> Option<IpAddr> {
-        address(&self.stream)
+    /// Its address, as long as that is known.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.stream.peer_addr().ok().map(|address| address.ip().to_canonical())
+    }
+
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// What it has sent of a head.
+    pub fn head(&self) -> &[u8] {
+        &self.head
     }
 }
 
-/// Where somebody comes from.
-pub fn address(stream: &TcpStream) -> Option<IpAddr> {
-    stream.peer_addr().ok().map(|address| address.ip().to_canonical())
-}
-
-/// Whether more may make a head of this. The rest of what there is to say about it is
-/// hyper's word, which reads it in the same way.
-pub fn is_part(said: &[u8]) -> bool {
+/// Whether more may make a head of this. The rest is decided by hyper, which reads it in the
+/// same way.
+pub fn is_part(head: &[u8]) -> bool {
     let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
-    httparse::Request::new(&mut headers).parse(said).is_ok_and(|status| status.is_partial())
+    httparse::Request::new(&mut headers).parse(head).is_ok_and(|status| status.is_partial())
 }
 
-/// Tells somebody why the connection ends, as far as the socket takes it at once.
-pub fn tell(stream: &TcpStream, words: &[u8]) {
-    // It is a courtesy: whoever does not get it sees the end of the connection.
-    let _ = send(stream, words, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+/// Sends a last answer, as far as the socket takes it at once.
+pub fn send_last(stream: &TcpStream, answer: &[u8]) {
+    // It is a courtesy: a peer that does not receive it sees the end of the connection.
+    let _ = send(stream, answer, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
 }
 
 impl ConnGuard {
-    /// The stay of a guest that has begun to speak.
-    pub fn new(guests: &Rc<RefCell<PendingConns>>, number: u64) -> Self {
-        let finish = guests.borrow().finish.1.clone();
-        Self { guests: Rc::downgrade(guests), number, stage: Rc::default(), finish }
+    /// For a connection that is being served from now on.
+    pub fn new(pending: &Rc<RefCell<PendingConns>>, number: u64) -> Self {
+        let finish = pending.borrow().finish.receiver.clone();
+        Self { pending: Rc::downgrade(pending), number, stage: Rc::default(), finish }
     }
 
-    /// Until the guest is to have its answer and no more.
-    pub async fn is_over(&self) {
+    /// Waits until the connection is to have its answer and no more.
+    pub async fn until_finish(&self) {
         let _ = self.finish.recv().await;
     }
 
-    /// What the conversation is at, for who looks from outside.
-    pub fn stage(&self) -> Rc<Cell<Stage>> {
+    /// What the connection is at, shared with the table.
+    pub fn stage(&self) -> Rc<Cell<ServeStage>> {
         self.stage.clone()
     }
 
-    /// All is said.
+    /// The last answer is written.
     pub fn linger(&self) {
-        self.stage.set(Stage::Lingers);
+        self.stage.set(ServeStage::Lingering);
     }
 
-    /// Something is being done for the guest until what this returns is dropped.
-    pub fn awaited(&self) -> Awaited {
-        self.stage.set(Stage::Awaited);
-        Awaited(self.stage.clone())
+    /// A request is being answered until what this returns is dropped.
+    pub fn begin_answer(&self) -> BusyGuard {
+        self.stage.set(ServeStage::Busy);
+        BusyGuard(self.stage.clone())
     }
 }
 
-/// For as long as this lives, the guest is not sent away.
-pub struct Awaited(Rc<Cell<Stage>>);
+/// For as long as this lives, the connection is not evicted.
+pub struct BusyGuard(Rc<Cell<ServeStage>>);
 
-impl Drop for Awaited {
+impl Drop for BusyGuard {
     fn drop(&mut self) {
-        self.0.set(Stage::Waits);
+        self.0.set(ServeStage::Idle);
     }
 }
 
 impl Drop for ConnGuard {
     fn drop(&mut self) {
-        // Nobody is in the middle of something with the guests when a task ends:
-        // one that is sent away is ended by the executor, later.
-        let speaker = self.guests.upgrade().and_then(|guests| {
-            guests.try_borrow_mut().ok().and_then(|mut guests| guests.speaking.remove(&self.number))
+        // Nothing else borrows the table when a task ends: one that is evicted is ended by the
+        // executor, later.
+        let task = self.pending.upgrade().and_then(|pending| {
+            pending.try_borrow_mut().ok().and_then(|mut pending| pending.served.remove(&self.number))
         });
-        drop(speaker);
+        drop(task);
     }
 }
 
@@ -311,15 +323,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_only_reads_its_last_answer_is_not_waited_for() {
-        let guests = Rc::new(RefCell::new(PendingConns::default()));
-        let stay = ConnGuard::new(&guests, 1);
+    fn peer_that_only_reads_its_last_answer_is_not_waited_for() {
+        let pending = Rc::new(RefCell::new(PendingConns::default()));
+        let guard = ConnGuard::new(&pending, 1);
         let executor = smol::LocalExecutor::new();
-        guests.borrow_mut().serve(1, stay.stage(), executor.spawn(async {}));
-        assert!(guests.borrow().are_served());
-        drop(stay.awaited());
-        assert!(guests.borrow().are_served());
-        stay.linger();
-        assert!(!guests.borrow().are_served());
+        pending.borrow_mut().serve(1, guard.stage(), executor.spawn(async {}));
+        assert!(pending.borrow().is_serving());
+        drop(guard.begin_answer());
+        assert!(pending.borrow().is_serving());
+        guard.linger();
+        assert!(!pending.borrow().is_serving());
     }
 }

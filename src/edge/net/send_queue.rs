@@ -1,14 +1,13 @@
-//! What a link still owes its peer.
+//! Send queue of a connection: frames that wait for the kernel.
 //!
-//! Knows pieces, how many may wait, and how they leave in few writes. Does not
-//! know what they say. A link has an outbox only while something is in it.
+//! A connection has a queue only while something is in it, and few writes empty it.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
-use super::encoded_frame::{EncodedFrame, SharedBytes};
+use super::encoded_frame::{EncodedFrame, FrameBytes};
 use super::socket::{IoOutcome, PeerSocket};
 use crate::hub::{LogKey, SendQueueState};
 use crate::protocol::{Delivery, OperationId};
@@ -20,16 +19,16 @@ pub struct QueueLimits {
     pub bytes: usize,
 }
 
-/// What is to be known of a piece as long as it waits.
+/// What is to be known of a frame as long as it waits.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum DeliveryTag {
-    /// Where the message is kept: the hub is told when the kernel has it.
+    /// Where its message is kept: the hub is notified when the kernel has it.
     Kept(FramePosition),
     /// It confirms that an operation has started.
     Starts(OperationId),
 }
 
-/// The place of a message in its log.
+/// The position of a message in its log.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct FramePosition {
     pub log: LogKey,
@@ -37,55 +36,76 @@ pub struct FramePosition {
     pub how: Delivery,
 }
 
-/// Part of a shared packet, as one kind of peer reads it.
+/// An encoded frame as one kind of peer reads it, in a queue.
 #[derive(Clone, Debug)]
 pub struct QueuedFrame {
-    pub(in crate::edge) bytes: SharedBytes,
-    pub(in crate::edge) from: u32,
-    pub(in crate::edge) to: u32,
-    pub(in crate::edge) mark: Option<Rc<DeliveryTag>>,
+    bytes: FrameBytes,
+    tag: Option<Rc<DeliveryTag>>,
 }
 
 impl QueuedFrame {
-    /// The piece that clients read.
-    pub fn frame(packet: &EncodedFrame) -> Self {
-        Self::of(packet.frame())
+    /// One that was handed over.
+    pub fn new(bytes: FrameBytes, tag: Option<Rc<DeliveryTag>>) -> Self {
+        Self { bytes, tag }
     }
 
-    /// The piece that workers read.
-    pub fn line(packet: &EncodedFrame) -> Self {
-        Self::of(packet.line())
+    /// As a client reads it.
+    pub fn for_client(encoded: &EncodedFrame) -> Self {
+        Self { bytes: encoded.for_client(), tag: None }
     }
 
-    fn of((bytes, from, to): (&SharedBytes, u32, u32)) -> Self {
-        Self { bytes: bytes.clone(), from, to, mark: None }
+    /// As a worker reads it.
+    pub fn for_worker(encoded: &EncodedFrame) -> Self {
+        Self { bytes: encoded.for_worker(), tag: None }
     }
 
-    /// The same, with what is to be known of it.
+    /// The same with a tag.
     #[must_use]
-    pub fn marked(mut self, mark: Rc<DeliveryTag>) -> Self {
-        self.mark = Some(mark);
+    pub fn tagged(mut self, tag: Rc<DeliveryTag>) -> Self {
+        self.tag = Some(tag);
         self
     }
 
     /// The bytes that go out.
-    pub fn bytes(&self) -> &[u8] {
-        self.bytes.get(self.from as usize..self.to as usize).unwrap_or_default()
+    pub fn bytes(&self) -> &FrameBytes {
+        &self.bytes
+    }
+
+    /// What is to be known of it.
+    pub fn tag(&self) -> Option<&Rc<DeliveryTag>> {
+        self.tag.as_ref()
     }
 }
 
-/// The pieces that wait for one link.
+/// The frames that wait for one connection.
 #[derive(Default, Debug)]
 pub struct SendQueue {
-    pub(in crate::edge) pieces: VecDeque<QueuedFrame>,
-    /// How much of the first piece the kernel has.
-    pub(in crate::edge) taken: usize,
+    frames: VecDeque<QueuedFrame>,
+    /// How much of the first frame the kernel has.
+    taken: usize,
     /// All that waits, `taken` included.
     bytes: usize,
-    /// What the hub was told last.
+    /// The state that was reported last.
+    reported: SendQueueState,
+    /// The kernel's buffer is full: nothing is written until it reports otherwise.
+    blocked: bool,
+}
+
+/// A send queue in a hand-over.
+#[derive(Debug)]
+pub struct QueueState {
+    pub frames: Vec<QueuedFrame>,
+    /// How much of the first frame the kernel has.
+    pub taken: usize,
     pub reported: SendQueueState,
-    /// The kernel's buffer is full: nothing is written until it says otherwise.
-    pub blocked: bool,
+}
+
+/// How much waits in a queue.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct QueuedAmount {
+    pub frames: usize,
+    /// Those that the kernel has not taken.
+    pub bytes: usize,
 }
 
 /// What a flush came to.
@@ -95,88 +115,87 @@ pub enum FlushOutcome {
     All,
     /// The kernel takes no more now; whether it took anything.
     Part { moved: bool },
-    /// The link is broken.
+    /// The connection is broken.
     Broken,
 }
 
-/// Small pieces are copied together up to this much, so that a burst leaves in
+/// Small frames are copied together up to this much, so that a burst leaves in
 /// one write; a system call costs more than copying a few kilobytes.
 const TOGETHER: usize = 64 << 10;
 
-/// A piece over this is worth a write of its own.
+/// A frame over this is worth a write of its own.
 const LARGE: usize = 8 << 10;
 
 impl SendQueue {
-    /// Begins with a piece of which some has left already.
-    pub fn begin(&mut self, piece: QueuedFrame, taken: usize) {
-        self.push(piece);
+    /// Begins with a frame of which some has left already.
+    pub(super) fn begin(&mut self, frame: QueuedFrame, taken: usize) {
+        self.push(frame);
         self.taken = taken;
     }
 
-    /// Queues a piece behind all others.
-    pub fn push(&mut self, piece: QueuedFrame) {
-        self.bytes += piece.bytes().len();
-        self.pieces.push_back(piece);
+    /// Queues a frame behind all others.
+    pub fn push(&mut self, frame: QueuedFrame) {
+        self.bytes += frame.bytes.len();
+        self.frames.push_back(frame);
     }
 
-    /// Queues an interrupt: behind the piece that confirms the start of its operation, if
+    /// Queues an interrupt: behind the frame that confirms the start of its operation, if
     /// that still waits, else ahead of all that have not begun to leave.
-    pub fn push_ahead(&mut self, piece: QueuedFrame, operation: &OperationId) {
-        self.bytes += piece.bytes().len();
+    pub fn push_ahead(&mut self, frame: QueuedFrame, operation: &OperationId) {
+        self.bytes += frame.bytes.len();
         let at = self.start_of(operation).map_or(usize::from(self.taken > 0), |at| at + 1);
-        self.pieces.insert(at, piece);
+        self.frames.insert(at, frame);
     }
 
-    /// Where the piece is that confirms the start of an operation; of one that has ended and
-    /// started again meanwhile, the later one.
-    pub(in crate::edge) fn start_of(&self, operation: &OperationId) -> Option<usize> {
-        let confirms = |piece: &QueuedFrame| matches!(piece.mark.as_deref(), Some(DeliveryTag::Starts(started)) if started == operation);
-        self.pieces.iter().rposition(confirms)
+    /// The place of the frame that confirms the start of an operation; of one that has ended
+    /// and started again meanwhile, the later one.
+    pub(super) fn start_of(&self, operation: &OperationId) -> Option<usize> {
+        let confirms = |frame: &QueuedFrame| matches!(frame.tag.as_deref(), Some(DeliveryTag::Starts(started)) if started == operation);
+        self.frames.iter().rposition(confirms)
     }
 
-    /// Marks a piece, by its place, as that which confirms the start of an operation.
-    pub(in crate::edge) fn mark_start(&mut self, at: usize, operation: OperationId) {
-        if let Some(piece) = self.pieces.get_mut(at) {
-            piece.mark = Some(Rc::new(DeliveryTag::Starts(operation)));
+    /// Tags the frame at a place as that which confirms the start of an operation.
+    pub(super) fn mark_start(&mut self, at: usize, operation: OperationId) {
+        if let Some(frame) = self.frames.get_mut(at) {
+            frame.tag = Some(Rc::new(DeliveryTag::Starts(operation)));
         }
     }
 
     /// Drops what has not begun to leave.
-    pub fn clear_unsent(&mut self) {
-        self.pieces.truncate(usize::from(self.taken > 0));
-        self.bytes = self.pieces.front().map_or(0, |piece| piece.bytes().len());
+    pub(super) fn clear_unsent(&mut self) {
+        self.frames.truncate(usize::from(self.taken > 0));
+        self.bytes = self.frames.front().map_or(0, |frame| frame.bytes.len());
     }
 
-    /// Whether part of the first piece has left, and not the rest.
-    pub fn has_begun(&self) -> bool {
+    /// Whether part of the first frame has left, and not the rest.
+    pub(super) fn has_begun(&self) -> bool {
         self.taken > 0
     }
 
-    /// Whether it owes nothing.
     pub fn is_empty(&self) -> bool {
-        self.pieces.is_empty()
+        self.frames.is_empty()
     }
 
-    /// How many pieces wait, and how many bytes of them the kernel has not taken.
-    pub fn size(&self) -> (usize, usize) {
-        (self.pieces.len(), self.bytes.saturating_sub(self.taken))
+    /// Whether the kernel took no more when it was written last.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked
     }
 
-    /// How many bytes it holds, as one of those who share its pieces.
+    /// How much waits.
+    pub(super) fn amount(&self) -> QueuedAmount {
+        QueuedAmount { frames: self.frames.len(), bytes: self.bytes.saturating_sub(self.taken) }
+    }
+
+    /// How many bytes it holds, as one of those that share its frames.
     pub fn held(&self) -> usize {
-        self.pieces.iter().map(|piece| piece.bytes.part()).sum()
+        self.frames.iter().map(|frame| frame.bytes.shared().share()).sum()
     }
 
-    /// Whether it is worth keeping for the next one who needs one.
-    pub fn is_small(&self) -> bool {
-        self.pieces.capacity() <= 8
-    }
-
-    /// How it stands against its bounds. Full stays full until half is gone, so
+    /// How it stands against its limits. Full stays full until half is gone, so
     /// that a slow peer does not go to and fro with every message.
-    pub fn state(&self, bounds: QueueLimits) -> SendQueueState {
-        let messages = self.pieces.len();
-        let is_over = |part: usize| messages >= bounds.messages / part || self.bytes >= bounds.bytes / part;
+    pub(super) fn state(&self, limits: QueueLimits) -> SendQueueState {
+        let messages = self.frames.len();
+        let is_over = |part: usize| messages >= limits.messages / part || self.bytes >= limits.bytes / part;
         match self.reported {
             _ if messages == 0 => SendQueueState::Empty,
             SendQueueState::Full if is_over(2) => SendQueueState::Full,
@@ -185,54 +204,119 @@ impl SendQueue {
         }
     }
 
-    /// Writes until all is gone or the kernel takes no more. Marks of pieces
-    /// that are gone as a whole are added to `gone`.
+    /// The state that was reported last.
+    pub(super) fn reported(&self) -> SendQueueState {
+        self.reported
+    }
+
+    /// Whether it is full, and was not reported to be.
+    pub(super) fn has_become_full(&self, limits: QueueLimits) -> bool {
+        self.reported != SendQueueState::Full && self.state(limits) == SendQueueState::Full
+    }
+
+    /// The state to report, where it is another than was reported last.
+    pub(super) fn change(&mut self, limits: QueueLimits) -> Option<SendQueueState> {
+        let state = self.state(limits);
+        (std::mem::replace(&mut self.reported, state) != state).then_some(state)
+    }
+
+    /// Writes until all is gone or the kernel takes no more. The tags of frames
+    /// that are gone as a whole are added to `flushed`.
     pub fn flush(
         &mut self,
-        wire: &PeerSocket,
+        socket: &PeerSocket,
         scratch: &mut Vec<u8>,
-        gone: &mut Vec<Rc<DeliveryTag>>,
+        flushed: &mut Vec<Rc<DeliveryTag>>,
     ) -> FlushOutcome {
         let mut moved = false;
-        while let Some(first) = self.pieces.front() {
-            let rest = first.bytes().get(self.taken..).unwrap_or_default();
-            let result = if self.pieces.len() == 1 || rest.len() > LARGE {
-                wire.write(rest)
+        while let Some(first) = self.frames.front() {
+            let rest = first.bytes.get(self.taken..).unwrap_or_default();
+            let outcome = if self.frames.len() == 1 || rest.len() > LARGE {
+                socket.write(rest)
             } else {
                 scratch.clear();
                 scratch.extend_from_slice(rest);
-                for piece in self.pieces.iter().skip(1) {
-                    if scratch.len() + piece.bytes().len() > TOGETHER {
+                for frame in self.frames.iter().skip(1) {
+                    if scratch.len() + frame.bytes.len() > TOGETHER {
                         break;
                     }
-                    scratch.extend_from_slice(piece.bytes());
+                    scratch.extend_from_slice(&frame.bytes);
                 }
-                wire.write(scratch)
+                socket.write(scratch)
             };
-            match result {
+            match outcome {
                 IoOutcome::Bytes(bytes) => {
                     moved = true;
-                    self.took(bytes, gone);
+                    self.advance(bytes, flushed);
                 }
-                IoOutcome::NotNow => return FlushOutcome::Part { moved },
+                IoOutcome::NotNow => {
+                    self.blocked = true;
+                    return FlushOutcome::Part { moved };
+                }
                 IoOutcome::Broken => return FlushOutcome::Broken,
             }
         }
+        self.blocked = false;
         FlushOutcome::All
     }
 
-    fn took(&mut self, bytes: usize, gone: &mut Vec<Rc<DeliveryTag>>) {
+    /// The kernel has taken so much.
+    fn advance(&mut self, bytes: usize, flushed: &mut Vec<Rc<DeliveryTag>>) {
         self.taken += bytes;
-        while let Some(first) = self.pieces.front() {
-            let size = first.bytes().len();
+        while let Some(first) = self.frames.front() {
+            let size = first.bytes.len();
             if self.taken < size {
                 return;
             }
             self.taken -= size;
             self.bytes -= size;
-            if let Some(mark) = self.pieces.pop_front().and_then(|piece| piece.mark) {
-                gone.push(mark);
+            if let Some(tag) = self.frames.pop_front().and_then(|frame| frame.tag) {
+                flushed.push(tag);
             }
+        }
+    }
+
+    /// As it is handed over.
+    pub(super) fn export(&self) -> QueueState {
+        let frames = self.frames.iter().cloned().collect();
+        QueueState { frames, taken: self.taken, reported: self.reported }
+    }
+
+    /// The same again in another process. Nothing leaves before the kernel reports that it takes
+    /// something: so what comes now stays behind it.
+    pub(super) fn import(state: QueueState) -> Box<Self> {
+        let QueueState { frames, taken, reported } = state;
+        let mut queue = Box::new(Self { taken, reported, blocked: true, ..Self::default() });
+        frames.into_iter().for_each(|frame| queue.push(frame));
+        queue
+    }
+}
+
+/// Queues that are not in use.
+#[derive(Default)]
+pub(super) struct QueuePool {
+    #[expect(clippy::vec_box, reason = "they move between here and the connections as boxes")]
+    free: Vec<Box<SendQueue>>,
+}
+
+/// Enough for the turns of a usual day; a burst allocates, and frees again.
+const MOST_FREE: usize = 64;
+
+/// A queue with room for more frames is not worth keeping.
+const SMALL: usize = 8;
+
+impl QueuePool {
+    /// An empty queue.
+    pub(super) fn take(&mut self) -> Box<SendQueue> {
+        self.free.pop().unwrap_or_default()
+    }
+
+    /// Keeps an empty queue for the next connection that needs one.
+    pub(super) fn put(&mut self, mut queue: Box<SendQueue>) {
+        if self.free.len() < MOST_FREE && queue.frames.capacity() <= SMALL {
+            queue.reported = SendQueueState::Empty;
+            queue.blocked = false;
+            self.free.push(queue);
         }
     }
 }

@@ -1,7 +1,4 @@
-//! A socket, whichever kind it is.
-//!
-//! Knows how to read and write without waiting. Does not know what the bytes
-//! mean, nor when there are any.
+//! Non-blocking socket of a client (TCP) or worker (Unix).
 
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,7 +9,7 @@ use rustix::net::{RecvFlags, SendFlags};
 /// is a queue too: without a bound a peer that never reads holds megabytes.
 const UNSENT_IN_KERNEL: u32 = 64 << 10;
 
-/// The link of a client (TCP) or a worker (Unix).
+/// The socket of one peer.
 #[derive(Debug)]
 pub struct PeerSocket {
     socket: OwnedFd,
@@ -27,7 +24,7 @@ pub enum IoOutcome {
     Bytes(usize),
     /// Nothing now.
     NotNow,
-    /// The link is broken.
+    /// The connection is broken.
     Broken,
 }
 
@@ -48,8 +45,8 @@ impl AsFd for PeerSocket {
 }
 
 impl From<PeerSocket> for OwnedFd {
-    fn from(wire: PeerSocket) -> Self {
-        wire.socket
+    fn from(peer: PeerSocket) -> Self {
+        peer.socket
     }
 }
 
@@ -68,13 +65,13 @@ impl PeerSocket {
         Self { socket: stream.into(), named: named.map(Box::new) }
     }
 
-    /// Takes a socket over that was a link in another process.
-    pub(in crate::edge) fn again(socket: OwnedFd, named: Option<IpAddr>) -> Self {
+    /// Takes the socket of a connection over that was another process's.
+    pub fn again(socket: OwnedFd, named: Option<IpAddr>) -> Self {
         Self { socket, named: named.map(Box::new) }
     }
 
-    /// What a proxy has told of a client.
-    pub(in crate::edge) fn named(&self) -> Option<IpAddr> {
+    /// Where the client is, if a proxy has named it.
+    pub(super) fn named(&self) -> Option<IpAddr> {
         self.named.as_deref().copied()
     }
 
@@ -88,7 +85,7 @@ impl PeerSocket {
         rustix::net::send(self, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).into()
     }
 
-    /// Where a client is, as far as the network and trusted proxies tell.
+    /// Address of a client, as far as the network and trusted proxies tell.
     pub fn address(&self) -> Option<String> {
         if let Some(named) = &self.named {
             return Some(named.to_string());
@@ -99,7 +96,7 @@ impl PeerSocket {
     }
 
     /// The same without the port.
-    pub(in crate::edge) fn ip(&self) -> Option<IpAddr> {
+    pub fn ip(&self) -> Option<IpAddr> {
         let peer = || socket2::SockRef::from(&self.socket).peer_addr().ok()?.as_socket();
         self.named.as_deref().copied().or_else(|| Some(peer()?.ip().to_canonical()))
     }
@@ -110,7 +107,7 @@ impl PeerSocket {
         u32::try_from(peer.pid.as_raw_nonzero().get()).ok()
     }
 
-    /// Ends one direction or both; a link that is gone already is no error.
+    /// Shuts one direction or both; a connection that is gone already is no error.
     pub fn shutdown(&self, how: Shutdown) {
         let how = match how {
             Shutdown::Read => rustix::net::Shutdown::Read,

@@ -1,8 +1,7 @@
-//! WebSocket frames, coming in (RFC 6455).
+//! Decoder of incoming WebSocket frames (RFC 6455).
 //!
-//! Knows framing. One decoder serves every connection of the thread: a
-//! connection keeps bytes of its own only while a frame or a fragmented message
-//! is unfinished. Does not know what the text in the frames says.
+//! One decoder serves every connection of the thread: a connection keeps bytes of its own only
+//! while a frame or a fragmented message is unfinished.
 
 use std::io;
 use std::io::{Cursor, Read, Write};
@@ -12,7 +11,7 @@ use async_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpC
 use async_tungstenite::tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 use async_tungstenite::tungstenite::{Error, Message};
 
-use super::line_decoder::Next;
+use super::line_decoder::DecodeFlow;
 use super::mem_accounting::MemCharge;
 use crate::protocol::Close;
 
@@ -33,7 +32,7 @@ pub enum Decoded<'a> {
     Broken(Close),
 }
 
-/// What a connection keeps while something it sent is unfinished.
+/// What is held of a client's input while a frame or message is unfinished.
 #[derive(Default, Debug)]
 pub struct PartialMessage {
     /// The beginning of a frame.
@@ -44,7 +43,7 @@ pub struct PartialMessage {
     fragments: Vec<u8>,
     /// The payload in `fragments`.
     fragments_payload: usize,
-    /// There may be whole frames in `tail`, which nobody has heard yet.
+    /// There may be whole frames in `tail` that are still to be decoded.
     has_frames: bool,
     load: MemCharge,
 }
@@ -59,19 +58,20 @@ impl PartialMessage {
         self.load.bytes()
     }
 
-    /// Whether there may be whole frames that nobody has heard yet.
-    pub(in crate::edge) fn has_frames(&self) -> bool {
+    /// Whether there may be whole frames that are still to be decoded.
+    pub fn has_frames(&self) -> bool {
         self.has_frames
     }
 
-    /// Whole frames of an unfinished message, with how much of them is payload,
-    /// and the beginning of a frame.
-    pub(in crate::edge) fn parts(&self) -> (&[u8], usize, &[u8]) {
-        (&self.fragments, self.fragments_payload, &self.tail)
+    /// As it is handed over.
+    pub(super) fn export(&self) -> PartialMessageState {
+        let (fragments, tail) = (self.fragments.clone(), self.tail.clone());
+        PartialMessageState { fragments, fragments_payload: self.fragments_payload, tail }
     }
 
-    /// The same again, of another process.
-    pub(in crate::edge) fn of_parts(fragments: Vec<u8>, fragments_payload: usize, tail: Vec<u8>) -> Self {
+    /// The same again in another process.
+    pub(super) fn import(state: PartialMessageState) -> Self {
+        let PartialMessageState { fragments, fragments_payload, tail } = state;
         // Looked at again at once, whatever it waits for.
         let has_frames = !tail.is_empty();
         let load = MemCharge::default();
@@ -81,20 +81,31 @@ impl PartialMessage {
     }
 }
 
+/// A partial message in a hand-over.
+#[derive(Debug)]
+pub struct PartialMessageState {
+    /// Whole frames of a message that has not ended.
+    pub fragments: Vec<u8>,
+    /// How much of them is payload.
+    pub fragments_payload: usize,
+    /// The beginning of a frame, or frames that are still to be decoded.
+    pub tail: Vec<u8>,
+}
+
 /// One frame that is there as a whole, or why not.
 enum Ahead {
     Whole {
         size: usize,
         payload: usize,
-        kind: Kind,
+        kind: FrameKind,
     },
-    /// So many bytes are needed in all, as far as one can tell.
+    /// So many bytes are needed in all, as far as the header shows.
     Wants(usize),
     Bad(Close),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum FrameKind {
     /// A message in one frame, or a control frame.
     Complete,
     /// The beginning of a message in several frames.
@@ -135,7 +146,7 @@ pub struct Decoder {
     /// Empty between two connections: it is given whole frames only, exactly as
     /// many messages are taken out as went in, replies are flushed at once, and
     /// after an error or a close it is replaced. Were it not, one peer would
-    /// hear what was meant for another.
+    /// receive what was meant for another.
     context: WebSocketContext,
     /// Pongs and closes on their way to `Heard::Reply`; empty between frames.
     reply: Vec<u8>,
@@ -153,8 +164,8 @@ pub struct Decoder {
 /// what a busy connection sends in one go.
 const CONTEXT_BUFFER: usize = 4 << 10;
 
-/// So many pings and pongs in a row are told of, and answered each: whoever sends more may
-/// be sent away for it.
+/// So many pings and pongs in a row are reported, and answered each: a peer that sends more may
+/// be closed for it.
 const MOST_CONTROLS: u32 = 16;
 
 fn context() -> WebSocketContext {
@@ -191,24 +202,24 @@ impl Decoder {
         &mut self,
         held: &mut Option<Box<PartialMessage>>,
         block: &[u8],
-        mut hear: impl FnMut(Decoded<'_>) -> Next,
+        mut receive: impl FnMut(Decoded<'_>) -> DecodeFlow,
     ) {
         let mut kept = held.take().unwrap_or_default();
         kept.has_frames = false;
         if kept.tail.is_empty() {
-            if let Some(rest) = self.walk(&mut kept, block, &mut hear) {
+            if let Some(rest) = self.walk(&mut kept, block, &mut receive) {
                 kept.tail = rest.to_vec();
             }
         } else {
             kept.tail.extend_from_slice(block);
             if kept.tail.len() >= kept.wanted {
                 let all = std::mem::take(&mut kept.tail);
-                if let Some(rest) = self.walk(&mut kept, &all, &mut hear) {
+                if let Some(rest) = self.walk(&mut kept, &all, &mut receive) {
                     kept.tail = rest.to_vec();
                 }
             }
         }
-        self.end_controls(&mut hear);
+        self.end_controls(&mut receive);
         if !kept.is_empty() {
             kept.load.set(size_of::<PartialMessage>() + kept.tail.capacity() + kept.fragments.capacity());
             *held = Some(kept);
@@ -216,46 +227,46 @@ impl Decoder {
     }
 
     /// Takes whole frames off the front; returns what is left of an unfinished
-    /// one, or nothing more is to be heard of this connection.
+    /// one, or nothing more of this connection is to be decoded.
     fn walk<'b>(
         &mut self,
         kept: &mut PartialMessage,
         bytes: &'b [u8],
-        hear: &mut impl FnMut(Decoded<'_>) -> Next,
+        receive: &mut impl FnMut(Decoded<'_>) -> DecodeFlow,
     ) -> Option<&'b [u8]> {
         let mut rest = bytes;
         loop {
             let step = match look_ahead(rest, self.limit) {
-                Ahead::Whole { size, kind: Kind::Control, .. } => {
-                    let step = self.feed(rest.get(..size).unwrap_or_default(), size, hear);
+                Ahead::Whole { size, kind: FrameKind::Control, .. } => {
+                    let step = self.feed(rest.get(..size).unwrap_or_default(), size, receive);
                     match step {
-                        Step::On { size, .. } if self.controls >= MOST_CONTROLS => {
-                            let next = self.end_controls(hear);
+                        DecodeStep::On { size, .. } if self.controls >= MOST_CONTROLS => {
+                            let next = self.end_controls(receive);
                             self.is_crowded = true;
-                            Step::On { size, next }
+                            DecodeStep::On { size, next }
                         }
                         step => step,
                     }
                 }
-                Ahead::Whole { size, kind: Kind::Complete, .. } if kept.fragments.is_empty() => {
-                    self.end_controls(hear);
-                    self.feed(rest.get(..size).unwrap_or_default(), size, hear)
+                Ahead::Whole { size, kind: FrameKind::Complete, .. } if kept.fragments.is_empty() => {
+                    self.end_controls(receive);
+                    self.feed(rest.get(..size).unwrap_or_default(), size, receive)
                 }
                 other => {
-                    self.end_controls(hear);
-                    self.odd(kept, other, rest, hear)
+                    self.end_controls(receive);
+                    self.odd(kept, other, rest, receive)
                 }
             };
             match step {
-                Step::On { size, next } => {
+                DecodeStep::On { size, next } => {
                     rest = rest.get(size..).unwrap_or_default();
-                    if next == Next::Wait && !rest.is_empty() {
+                    if next == DecodeFlow::Pause && !rest.is_empty() {
                         (kept.has_frames, kept.wanted) = (true, 0);
                         return Some(rest);
                     }
                 }
-                Step::Wait => return Some(rest),
-                Step::Over => {
+                DecodeStep::Wait => return Some(rest),
+                DecodeStep::Over => {
                     *kept = PartialMessage::default();
                     return None;
                 }
@@ -264,14 +275,14 @@ impl Decoder {
     }
 
     /// Tells of pings and pongs that came in a row, and answers them.
-    fn end_controls(&mut self, hear: &mut impl FnMut(Decoded<'_>) -> Next) -> Next {
+    fn end_controls(&mut self, receive: &mut impl FnMut(Decoded<'_>) -> DecodeFlow) -> DecodeFlow {
         let controls = std::mem::take(&mut self.controls);
-        let mut next = Next::More;
+        let mut next = DecodeFlow::Continue;
         if controls > 0 {
-            next = hear(Decoded::Alive { controls });
+            next = receive(Decoded::Alive { controls });
         }
         if !self.pongs.is_empty() {
-            next = hear(Decoded::Reply(&self.pongs));
+            next = receive(Decoded::Reply(&self.pongs));
             self.pongs.clear();
         }
         self.is_crowded = false;
@@ -284,58 +295,63 @@ impl Decoder {
         kept: &mut PartialMessage,
         ahead: Ahead,
         rest: &[u8],
-        hear: &mut impl FnMut(Decoded<'_>) -> Next,
-    ) -> Step {
+        receive: &mut impl FnMut(Decoded<'_>) -> DecodeFlow,
+    ) -> DecodeStep {
         let (size, payload, kind) = match ahead {
             Ahead::Whole { size, payload, kind } => (size, payload, kind),
             Ahead::Wants(bytes) => {
                 kept.wanted = bytes;
-                return Step::Wait;
+                return DecodeStep::Wait;
             }
             Ahead::Bad(close) => {
-                hear(Decoded::Broken(close));
-                return Step::Over;
+                receive(Decoded::Broken(close));
+                return DecodeStep::Over;
             }
         };
         // A new message inside an unfinished one, or the continuation of none.
-        if (kind == Kind::Middle || kind == Kind::Last) == kept.fragments.is_empty() {
-            hear(Decoded::Broken(Close::ProtocolError));
-            return Step::Over;
+        if (kind == FrameKind::Middle || kind == FrameKind::Last) == kept.fragments.is_empty() {
+            receive(Decoded::Broken(Close::ProtocolError));
+            return DecodeStep::Over;
         }
         kept.fragments.extend_from_slice(rest.get(..size).unwrap_or_default());
         kept.fragments_payload += payload;
         // Headers count too, or empty fragments would cost memory without end.
         let headers = kept.fragments.len() - kept.fragments_payload;
         if kept.fragments_payload > self.limit || headers > self.limit / 4 + CONTEXT_BUFFER {
-            hear(Decoded::Broken(Close::TooBig));
-            return Step::Over;
+            receive(Decoded::Broken(Close::TooBig));
+            return DecodeStep::Over;
         }
-        if kind == Kind::Last {
+        if kind == FrameKind::Last {
             let message = std::mem::take(&mut kept.fragments);
             kept.fragments_payload = 0;
-            return self.feed(&message, size, hear);
+            return self.feed(&message, size, receive);
         }
-        hear(Decoded::Alive { controls: 0 });
-        Step::On { size, next: Next::More }
+        receive(Decoded::Alive { controls: 0 });
+        DecodeStep::On { size, next: DecodeFlow::Continue }
     }
 
     /// Gives the context the frames of one message and takes it out; they take `size` bytes
     /// of what is walked through.
-    fn feed(&mut self, input: &[u8], size: usize, hear: &mut impl FnMut(Decoded<'_>) -> Next) -> Step {
+    fn feed(
+        &mut self,
+        input: &[u8],
+        size: usize,
+        receive: &mut impl FnMut(Decoded<'_>) -> DecodeFlow,
+    ) -> DecodeStep {
         let mut feed = Feed { input, reply: &mut self.reply };
         let message = self.context.read(&mut feed);
-        let mut next = Next::More;
+        let mut next = DecodeFlow::Continue;
         let over = match &message {
             Ok(Message::Text(text)) => {
-                next = hear(Decoded::Text(text.as_str()));
+                next = receive(Decoded::Text(text.as_str()));
                 None
             }
             Ok(Message::Binary(bytes)) => {
-                next = hear(Decoded::Binary(bytes));
+                next = receive(Decoded::Binary(bytes));
                 None
             }
             Ok(Message::Ping(_)) => {
-                // Whatever could go wrong here the next read tells.
+                // Whatever could go wrong here the next read reports.
                 let _ = self.context.flush(&mut feed);
                 if self.is_crowded {
                     self.pongs.clear();
@@ -349,7 +365,7 @@ impl Decoder {
                 None
             }
             Ok(Message::Close(_)) => {
-                // The error that follows a close says only that it is one.
+                // The error that follows a close means only that it is one.
                 let _ = self.context.flush(&mut feed);
                 Some(Decoded::Closed)
             }
@@ -357,30 +373,30 @@ impl Decoder {
             Err(Error::Capacity(_)) => Some(Decoded::Broken(Close::TooBig)),
             Err(_) => Some(Decoded::Broken(Close::ProtocolError)),
         };
-        let Some(end) = over else { return Step::On { size, next } };
+        let Some(end) = over else { return DecodeStep::On { size, next } };
         self.context = context();
-        self.end_controls(hear);
+        self.end_controls(receive);
         if end == Decoded::Closed {
-            hear(Decoded::Reply(&self.reply));
+            receive(Decoded::Reply(&self.reply));
         }
         self.reply.clear();
-        hear(end);
-        Step::Over
+        receive(end);
+        DecodeStep::Over
     }
 }
 
 /// How the walk goes on.
-enum Step {
+enum DecodeStep {
     On {
         size: usize,
-        next: Next,
+        next: DecodeFlow,
     },
     /// For more bytes.
     Wait,
     Over,
 }
 
-/// Looks at the frame in front: everything that its header can tell.
+/// Looks at the frame in front: all that its header shows.
 fn look_ahead(bytes: &[u8], limit: usize) -> Ahead {
     let mut cursor = Cursor::new(bytes);
     let (header, payload) = match FrameHeader::parse(&mut cursor) {
@@ -390,11 +406,11 @@ fn look_ahead(bytes: &[u8], limit: usize) -> Ahead {
         Err(_) => return Ahead::Bad(Close::ProtocolError),
     };
     let kind = match header.opcode {
-        OpCode::Control(Control::Close | Control::Ping | Control::Pong) => Kind::Control,
-        OpCode::Data(Data::Text | Data::Binary) if header.is_final => Kind::Complete,
-        OpCode::Data(Data::Text | Data::Binary) => Kind::First,
-        OpCode::Data(Data::Continue) if header.is_final => Kind::Last,
-        OpCode::Data(Data::Continue) => Kind::Middle,
+        OpCode::Control(Control::Close | Control::Ping | Control::Pong) => FrameKind::Control,
+        OpCode::Data(Data::Text | Data::Binary) if header.is_final => FrameKind::Complete,
+        OpCode::Data(Data::Text | Data::Binary) => FrameKind::First,
+        OpCode::Data(Data::Continue) if header.is_final => FrameKind::Last,
+        OpCode::Data(Data::Continue) => FrameKind::Middle,
         OpCode::Data(Data::Reserved(_)) | OpCode::Control(Control::Reserved(_)) => {
             return Ahead::Bad(Close::ProtocolError);
         }
@@ -405,7 +421,7 @@ fn look_ahead(bytes: &[u8], limit: usize) -> Ahead {
     let in_order = header.mask.is_some()
         && !(header.rsv1 || header.rsv2 || header.rsv3)
         && header.len(payload) == head
-        && (kind != Kind::Control || header.is_final && payload <= LONGEST_CONTROL);
+        && (kind != FrameKind::Control || header.is_final && payload <= LONGEST_CONTROL);
     if !in_order {
         return Ahead::Bad(Close::ProtocolError);
     }

@@ -1,8 +1,7 @@
-//! Texts one behind the other, in blocks of memory that go back to the system.
+//! An arena for texts: blocks of memory that go back to the system.
 //!
-//! Knows where each text is, and how much of a block is still of use. Does not know
-//! what the texts say, nor who has them: whoever has them moves them out of blocks
-//! that hold little else.
+//! Texts lie one behind the other, and of each block it is known how much is still of use.
+//! The owner of the texts moves them out of blocks that hold little else.
 //!
 //! A heap gives back what lies at its end. A burst of messages that are kept until
 //! the disk has them would leave it as large as it was at its worst, with what lives
@@ -22,24 +21,24 @@ const LONG: usize = BLOCK / 4;
 
 /// Where a text is.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
+pub(super) struct TextPlace {
     block: u32,
     from: u32,
     bytes: u32,
 }
 
-struct Block {
+struct ArenaBlock {
     memory: Box<dyn DerefMut<Target = [u8]>>,
     filled: usize,
     /// What of that is still of use.
     live: usize,
 }
 
-/// All blocks.
+/// All blocks of an arena.
 #[derive(Default)]
 pub(super) struct Arena {
     /// By number; a number that is free is given out again.
-    blocks: Vec<Option<Block>>,
+    blocks: Vec<Option<ArenaBlock>>,
     free: Vec<u32>,
     /// To which is written.
     open: Option<u32>,
@@ -50,11 +49,14 @@ pub(super) struct Arena {
 
 impl Arena {
     /// Takes a text.
-    pub(super) fn put(&mut self, text: &[u8]) -> Place {
+    pub(super) fn put(&mut self, text: &[u8]) -> TextPlace {
         let number = self.open.filter(|open| text.len() <= self.room(*open));
         let number = number.unwrap_or_else(|| self.begin(text.len()));
-        let place = |from: usize| Place { block: number, from: from as u32, bytes: text.len() as u32 };
-        let Some(block) = self.block_mut(number) else { return place(0) };
+        let place = |from: usize| TextPlace { block: number, from: from as u32, bytes: text.len() as u32 };
+        let Some(block) = self.block_mut(number) else {
+            debug_assert!(false, "block {number} is not there");
+            return place(0);
+        };
         let from = block.filled;
         if let Some(to) = block.memory.get_mut(from..from + text.len()) {
             to.copy_from_slice(text);
@@ -66,16 +68,19 @@ impl Arena {
     }
 
     /// The text in a place.
-    pub(super) fn get(&self, place: Place) -> &[u8] {
+    pub(super) fn get(&self, place: TextPlace) -> &[u8] {
         let from = place.from as usize;
         let block = self.blocks.get(place.block as usize).and_then(Option::as_ref);
         block.and_then(|block| block.memory.get(from..from + place.bytes as usize)).unwrap_or_default()
     }
 
     /// A text is of no use any more; nor is its place.
-    pub(super) fn free(&mut self, place: Place) {
+    pub(super) fn free(&mut self, place: TextPlace) {
         let is_open = self.open == Some(place.block);
-        let Some(block) = self.block_mut(place.block) else { return };
+        let Some(block) = self.block_mut(place.block) else {
+            debug_assert!(false, "{place:?} is freed twice");
+            return;
+        };
         let bytes = place.bytes as usize;
         block.live -= bytes;
         if block.live == 0 && is_open {
@@ -96,12 +101,12 @@ impl Arena {
     }
 
     /// Whether a text lies in a block that holds little else of use.
-    pub(super) fn should_move(&self, place: Place) -> bool {
+    pub(super) fn should_move(&self, place: TextPlace) -> bool {
         let block = self.blocks.get(place.block as usize).and_then(Option::as_ref);
         self.open != Some(place.block) && block.is_some_and(|block| block.live < block.filled / 2)
     }
 
-    fn block_mut(&mut self, number: u32) -> Option<&mut Block> {
+    fn block_mut(&mut self, number: u32) -> Option<&mut ArenaBlock> {
         self.blocks.get_mut(number as usize)?.as_mut()
     }
 
@@ -119,7 +124,7 @@ impl Arena {
             // So many mappings a process may not have: then it is of the heap.
             Err(_) => Box::new(vec![0; size]),
         };
-        let block = Some(Block { memory, filled: 0, live: 0 });
+        let block = Some(ArenaBlock { memory, filled: 0, live: 0 });
         self.held += size;
         let number = self.free.pop().unwrap_or_else(|| {
             self.blocks.push(None);
@@ -138,7 +143,7 @@ mod tests {
     use super::{Arena, BLOCK};
 
     #[test]
-    fn a_text_is_there_until_it_is_freed_and_its_block_until_all_are() {
+    fn text_stays_until_freed_and_its_block_until_all_are() {
         let mut blocks = Arena::default();
         let lengths = [1, 400, 70_000, 3 * BLOCK, 400, 9].repeat(50);
         let text = |at: usize| vec![at as u8; lengths[at]];
@@ -154,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_freed_between_what_is_not_is_held_until_that_has_moved() {
+    fn sparse_blocks_are_held_until_their_texts_have_moved() {
         let mut blocks = Arena::default();
         let mut places: Vec<_> = (0..20_000).map(|_| blocks.put(&[7; 500])).collect();
         let (mut at, mut kept) = (0, Vec::new());

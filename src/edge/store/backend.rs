@@ -1,292 +1,600 @@
-//! The disk, as the daemon sees it: what it is owed.
+//! The backend: all that the store knows and does where it has a disk.
 //!
-//! Knows what waits to be written and read. Does not know which order is given next,
-//! which `orders` does; nor the disk itself: a process of its own does; nor what is
-//! worth keeping, which the hub decides.
+//! It composes parts of which each owns its state: a part changes by its own methods only,
+//! which are called from here and return what follows.
+//!
+//! | Part | What it owns | It changes when |
+//! |---|---|---|
+//! | `messages` | messages in memory and on the disk, and which are written next | the hub asks, a commit ends |
+//! | `reads` | pages to be read | the hub asks, a read begins or fails |
+//! | `scheduler`, `children` | the task under way, and the process that has it | a task begins or ends |
+//! | `space` | what the store takes of the disk, and has written to it | the process reports |
+//! | `recovery`, `compactor`, `checkpoints` | how far each has come | its tasks begin, end or fail |
+//! | `failures` | why the disk cannot be used | a task fails, a commit ends |
+//!
+//! A response ends the task under way, and `tick` begins the next one, which `next_task`
+//! chooses. The disk itself belongs to a process of its own.
 
-use std::collections::VecDeque;
-use std::path::PathBuf;
+mod snapshot;
+
+use std::io;
 use std::time::Duration;
 
-use super::child::{EndedChild, StoreProcess};
-use super::compaction::Compaction;
-use super::engine::Engine;
-use super::failure::{Failure, LAST_TRIES};
-use super::hub_clock::{Clocks, HubClock};
-use super::index::Index;
-use super::ipc::SpaceReport;
-use super::memtable::Memtable;
-use super::read_queue::QueuedRead;
-use super::recovery::Recovery;
-use super::scheduler::ChildTask;
-use super::write_budget::WriteBudget;
-use crate::edge::net::epoll::Epoll;
-use crate::hub::settings::WriteThrough as When;
-use crate::hub::{Hub, Input, LogKey, Now};
-use crate::protocol::Moment;
+pub(super) use snapshot::BackendSnapshot;
 
-/// How the disk is to be used.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Options {
-    pub engine: Engine,
-    /// What is started to own the disk.
-    pub program: PathBuf,
-    /// Where everything is.
-    pub directory: PathBuf,
-    /// How long a message may be owed before it is written.
-    pub write_delay: Duration,
-    /// What the store may take on the disk.
-    pub bytes: u64,
-    /// What may be written in a day.
-    pub flash_budget: Option<u64>,
-    /// When so much is in memory only, it is written before its time.
-    pub memory: usize,
-}
+use super::child::Children;
+use super::commit::CommitLimits;
+use super::compaction::{CompactionStep, Compactor};
+use super::failures::{DiskAccess, FailurePhase, Failures};
+use super::fetch::{Fetch, FetchPart};
+use super::hub_clock::{HubClock, Stamp, StoreClock};
+use super::ipc::{GenerationSize, StoreResponse};
+use super::memtable::MessageKey;
+use super::messages::Messages;
+use super::read_queue::{ReadOutcome, ReadQueue};
+use super::recovery::{Recovery, unexpected};
+use super::scheduler::{ChildTask, Scheduler};
+use super::seq_file::SeqFileOwner;
+use super::space::DiskSpace;
+use super::wal_checkpoint::WalCheckpoints;
+use super::write_budget::Thrift;
+use super::write_queue::WritePace;
+use super::{StoreContext, StoreOptions, StoreState};
+use crate::edge::clock;
+use crate::hub::{EntryMeta, Input, LogKey, Now, StoreEvent};
+use crate::protocol::frame::Statistics;
+use crate::protocol::{Message, Moment};
 
-/// What the disk needs of the rest of the daemon.
-pub struct StoreContext<'a> {
-    pub now: Now,
-    pub hub: &'a Hub,
-    /// None while nobody waits there: at the start and at the end.
-    pub epoll: Option<&'a Epoll>,
-    pub inputs: &'a mut VecDeque<Input>,
-}
-
-/// The disk.
+/// The store where it has a disk.
 pub(super) struct Backend {
-    pub(super) options: Options,
-    pub(super) clocks: Clocks,
-    pub(super) elapsed: Option<HubClock>,
-    pub(super) budget: WriteBudget,
-    pub(super) index: Index,
-    /// Until all of it was read.
-    pub(super) loading: Option<Box<Recovery>>,
-    pub(super) moving: Option<Box<Compaction>>,
-    pub(super) process: Option<StoreProcess>,
-    pub(super) ended: Vec<EndedChild>,
-    pub(super) task: Option<(ChildTask, Moment)>,
-    pub(super) reads: VecDeque<QueuedRead>,
-    /// The old generation that the process has open, and since when.
-    pub(super) open: Option<(u32, Moment)>,
-    /// What is to be written: when it was kept, oldest first.
-    pub(super) unwritten: VecDeque<(Moment, LogKey, u64)>,
-    /// What somebody waits for.
-    pub(super) sync_queue: VecDeque<(LogKey, u64)>,
-    /// When all that was owed for long enough went last. What comes up a moment later
-    /// waits for the next time, or a steady stream would be written one by one.
-    pub(super) last_flush: Moment,
-    /// Since when something on the disk is kept no longer.
-    pub(super) garbage_since: Option<Moment>,
-    /// The number of the generation that is written.
-    pub(super) active_generation: u32,
-    pub(super) room: SpaceReport,
-    /// When the process had something to do last.
-    pub(super) busy_at: Moment,
-    pub(super) trouble: Option<Failure>,
-    /// How often it failed lately, and since when it works again.
-    pub(super) attempts: u32,
-    pub(super) works_since: Option<Moment>,
-    /// How often in a row reading has failed.
-    pub(super) read_failures: u32,
-    /// Everything that can be is written now.
-    pub(super) is_finishing: bool,
-    /// How often it may fail until it is given up, at the end.
-    pub(super) last_tries: u32,
-    /// The order before this one was a commit, so that reading gets its turn.
-    pub(super) has_committed: bool,
-    /// It has grown; another process begins with fresh memory.
-    pub(super) ends_after_this: bool,
-    /// The generation whose log is being copied into its database.
-    pub(super) checkpoint: Option<u32>,
-    /// Nothing is copied before: it failed.
-    pub(super) no_checkpoint_before: Moment,
-    /// What the hub was told that may be kept; nothing yet.
-    pub(super) told_capacity: Option<u64>,
-    /// Whether it was told that little may be written in what is left of the day.
-    pub(super) told_scarce: bool,
+    options: StoreOptions,
+    messages: Messages,
+    reads: ReadQueue,
+    scheduler: Scheduler,
+    children: Children,
+    space: DiskSpace,
+    /// Until all that is on the disk was read.
+    recovery: Option<Box<Recovery>>,
+    compactor: Compactor,
+    checkpoints: WalCheckpoints,
+    failures: Failures,
+    clock: StoreClock,
+    /// The daemon stops, and something is still to be written.
+    is_finishing: bool,
 }
 
+/// What the hub asks for.
 impl Backend {
-    pub(super) fn new(options: Options, now: Now) -> Self {
-        let budget = WriteBudget::new(options.flash_budget, 0, now.moment);
+    pub(super) fn new(options: StoreOptions, now: Now) -> Self {
         Self {
-            options,
-            clocks: Clocks::of_machine(now),
-            elapsed: None,
-            budget,
-            index: Index::default(),
-            loading: Some(Box::default()),
-            moving: None,
-            process: None,
-            ended: Vec::new(),
-            task: None,
-            reads: VecDeque::new(),
-            open: None,
-            unwritten: VecDeque::new(),
-            sync_queue: VecDeque::new(),
-            last_flush: now.moment,
-            garbage_since: None,
-            active_generation: 0,
-            room: SpaceReport::default(),
-            busy_at: now.moment,
-            trouble: None,
-            attempts: 0,
-            works_since: None,
-            read_failures: 0,
+            messages: Messages::new(now.moment),
+            reads: ReadQueue::default(),
+            scheduler: Scheduler::new(now.moment),
+            children: Children::default(),
+            space: DiskSpace::new(&options, now.moment),
+            recovery: Some(Box::default()),
+            compactor: Compactor::default(),
+            checkpoints: WalCheckpoints::default(),
+            failures: Failures::new(),
+            clock: StoreClock::new(now),
             is_finishing: false,
-            last_tries: LAST_TRIES,
-            has_committed: false,
-            ends_after_this: false,
-            checkpoint: None,
-            no_checkpoint_before: Moment(0),
-            told_capacity: None,
-            told_scarce: false,
+            options,
         }
     }
 
-    /// A message was kept.
-    pub(super) fn owes(&mut self, now: Moment, log: &LogKey, seq: u64, when: When, tail: &Memtable) {
-        /// A list as short as this is not worth looking through.
-        const SHORT: usize = 1024;
-        match when {
-            When::Behind => {
-                self.unwritten.push_back((now, log.clone(), seq));
-                if self.unwritten.len() > SHORT.max(2 * tail.len()) {
-                    self.drop_paid(tail);
+    /// Uses the disk in another way from now on, in the same place.
+    pub(super) fn reconfigure(&mut self, now: Moment, options: StoreOptions) {
+        self.space.reconfigure(&options, now);
+        self.options = options;
+    }
+
+    pub(super) fn keep(&mut self, now: Moment, key: MessageKey, message: &Message, meta: &EntryMeta) {
+        self.messages.keep(now, key, message, meta);
+    }
+
+    /// Writes a message at once: the answer, where it is known now.
+    pub(super) fn sync_now(&mut self, key: MessageKey) -> Option<StoreEvent> {
+        self.messages.sync_now(key)
+    }
+
+    /// Reads messages: the answers that are known now.
+    pub(super) fn fetch(&mut self, fetch: Fetch) -> Vec<Input> {
+        let is_unreadable = self.failures.is_unreadable();
+        let answers = self.messages.plan(fetch).into_iter().filter_map(|part| match part {
+            FetchPart::Page(page) => Some(page),
+            FetchPart::Read(read) => self.reads.push(read, is_unreadable),
+        });
+        answers.collect()
+    }
+
+    /// Drops messages, both ends included.
+    pub(super) fn forget(&mut self, now: Moment, log: &LogKey, from: u64, to: u64) {
+        self.messages.forget(now, log, from, to);
+    }
+}
+
+/// How it does.
+impl Backend {
+    pub(super) fn messages(&self) -> &Messages {
+        &self.messages
+    }
+
+    /// Whose files it is that outlive the process, and not the machine.
+    pub(super) fn owner(&self) -> SeqFileOwner {
+        SeqFileOwner::of(self.clock.boot(), &self.options.directory)
+    }
+
+    pub(super) fn hub_clock(&self) -> Option<&HubClock> {
+        self.clock.hub_clock()
+    }
+
+    /// Goes on with the hub clock of a clean stop: what has to be added to the moments of
+    /// that time.
+    pub(super) fn restore_clock(&mut self, stamp: &Stamp) -> i64 {
+        self.clock.restore(clock::now(), stamp)
+    }
+
+    pub(super) fn state(&self, now: Moment) -> StoreState {
+        let working = || StoreState::Working(self.space.budget().thrift(now));
+        self.failures.why().map_or_else(working, |_| StoreState::Failing)
+    }
+
+    pub(super) fn describe(&self, now: Moment, statistics: &mut Statistics) {
+        statistics.disk_bytes = self.messages.index().used();
+        self.space.describe(now, statistics);
+    }
+
+    pub(super) fn failures(&self) -> &Failures {
+        &self.failures
+    }
+
+    /// Whether all that was on the disk is known, or cannot be read.
+    pub(super) fn is_open(&self) -> bool {
+        self.recovery.is_none() || self.failures.is_reported()
+    }
+
+    /// Whether the task under way should have been given up a while ago.
+    pub(super) fn is_stuck(&self, now: Moment) -> bool {
+        self.scheduler.is_stuck(now)
+    }
+
+    /// Whether everything that can be written is.
+    pub(super) fn is_finished(&self) -> bool {
+        self.scheduler.is_free() && (self.failures.is_given_up() || !self.is_finishing)
+    }
+
+    /// When it wants its turn again.
+    pub(super) fn deadline(&self, now: Moment) -> Option<Moment> {
+        let reap = self.children.reap_at(now);
+        if let Some(task) = self.scheduler.deadline() {
+            return Some(reap.map_or(task, |reap| reap.min(task)));
+        }
+        let wish = if !self.reads.is_empty() && self.recovery.is_none() {
+            // Pages wait for nothing else.
+            Some(now)
+        } else {
+            self.failures.retry_at().or_else(|| self.messages.commit_due(&self.pace(now)))
+        };
+        let idle = self.children.is_running().then(|| self.scheduler.idle_at());
+        [wish, idle, self.checkpoint_due(now), reap].into_iter().flatten().min()
+    }
+
+    fn pace(&self, now: Moment) -> WritePace {
+        WritePace::new(now, self.space.budget(), &self.options, self.messages.memtable(), self.is_finishing)
+    }
+
+    /// When a write-ahead log is to be copied, if nothing else is to be done.
+    fn checkpoint_due(&self, now: Moment) -> Option<Moment> {
+        let is_quiet = self.children.is_running()
+            && self.messages.is_quiet()
+            && !self.failures.is_failing()
+            && self.recovery.is_none()
+            && self.compactor.is_idle()
+            && !self.is_finishing
+            && self.space.budget().thrift(now) == Thrift::Free;
+        let (busy_at, index) = (self.scheduler.busy_at(), self.messages.index());
+        is_quiet.then(|| self.checkpoints.due(now, busy_at, index, &self.space)).flatten()
+    }
+}
+
+/// What is done next.
+impl Backend {
+    /// Does what is due.
+    pub(super) fn tick(&mut self, context: &mut StoreContext<'_>) {
+        let now = context.now.moment;
+        if self.children.reap(now) {
+            self.failures.retry_from(now);
+        }
+        if self.scheduler.is_free() && self.recovery.is_none() {
+            context.report(self.space.capacity_change(&self.messages));
+        }
+        context.report(self.space.scarcity_change(now));
+        if self.scheduler.is_overdue(now) {
+            if self.scheduler.task().is_some_and(ChildTask::is_reading) {
+                self.failures.give_up_reading();
+            }
+            self.fail(format!("the disk of {} does not answer", self.options.directory.display()), context);
+        }
+        if self.scheduler.is_free() {
+            self.begin(context);
+        }
+        if self.scheduler.is_free() && now >= self.scheduler.idle_at() {
+            self.children.dismiss_idle(now);
+        }
+    }
+
+    /// Begins the next task, if one is due.
+    fn begin(&mut self, context: &mut StoreContext<'_>) {
+        let now = context.now.moment;
+        let Some(task) = self.next_task(context) else { return };
+        if !self.children.is_running() {
+            // What the process is wanted for is found again once it is there.
+            return self.start_process(context);
+        }
+        let sent = self.send(&task, context);
+        let generation = task.generation(&self.compactor);
+        if let Some(generation) = generation.filter(|it| *it != self.space.active_generation()) {
+            self.reads.note_open(generation, now);
+        }
+        self.scheduler.begin(task, now);
+        if let Err(error) = sent {
+            let why = self.children.last_failure();
+            let why = why.unwrap_or_else(|| format!("the process that owns the disk is gone: {error}"));
+            self.fail(why, context);
+        }
+    }
+
+    /// The task that is due: the recovery before all else, then commits and reads in turn,
+    /// then what may be done while nothing is urgent.
+    fn next_task(&mut self, context: &mut StoreContext<'_>) -> Option<ChildTask> {
+        let now = context.now.moment;
+        let may_try = self.failures.retry_at().is_none_or(|again| again <= now);
+        if let Some(recovery) = &self.recovery {
+            // The first response of the process reports what there is.
+            return may_try.then(|| recovery.next().map_or(ChildTask::Start, ChildTask::Load));
+        }
+        let is_running = self.children.is_running();
+        let due = self.messages.commit_due(&self.pace(now));
+        let is_due = due.is_some_and(|due| due <= now) || self.failures.is_failing();
+        if !is_running && !self.reads.is_empty() {
+            return Some(ChildTask::Start);
+        }
+        let reads_first = self.scheduler.is_turn_of_reads() || !(is_due && may_try);
+        let active = self.space.active_generation();
+        if reads_first && let Some(read) = self.reads.next(now, active, &self.messages, context.inputs) {
+            return Some(ChildTask::Read(read));
+        }
+        if !may_try {
+            return None;
+        }
+        if !is_due {
+            return self.next_compaction(context).or_else(|| self.next_checkpoint(now));
+        }
+        if !self.space.fits_commit(self.messages.index()) {
+            // Making room comes first; where there is none to be made, nothing more is written.
+            let task = self.next_compaction(context);
+            if task.is_none() {
+                let why = format!("the store has reached {} bytes, its limit", self.options.bytes);
+                self.fail_with(DiskAccess::ReadOnly, why, context);
+            }
+            return task;
+        }
+        if is_running { self.next_commit(context) } else { Some(ChildTask::Start) }
+    }
+
+    /// What there is to commit; none if there is nothing.
+    fn next_commit(&mut self, context: &StoreContext<'_>) -> Option<ChildTask> {
+        let pace = self.pace(context.now.moment);
+        // What is kept for making room is not used up by what comes.
+        let fits = self.space.fits_commit(self.messages.index());
+        let limits = fits.then(|| CommitLimits::new(self.space.generation_bytes(), &self.failures));
+        let moved = self.compactor.take_moved(self.messages.index());
+        let content = self.messages.take_for_commit(limits, moved, &pace);
+        if content.is_empty() && !self.failures.is_failing() {
+            self.is_finishing &= !fits;
+            self.messages.nothing_to_commit();
+            return None;
+        }
+        let generation = self.space.generation_for_commit();
+        let commit = self.messages.begin_commit(content, generation, context.hub);
+        Some(ChildTask::Commit(Box::new(commit)))
+    }
+
+    /// Goes on with the compaction, or begins one where that is worth it.
+    fn next_compaction(&mut self, context: &StoreContext<'_>) -> Option<ChildTask> {
+        match self.compactor.next(self.messages.index(), &mut self.space)? {
+            CompactionStep::Drop(generation) => Some(ChildTask::Drop(generation)),
+            CompactionStep::Read => Some(ChildTask::Compact),
+            CompactionStep::Write if self.children.is_running() => self.next_commit(context),
+            CompactionStep::Write => Some(ChildTask::Start),
+        }
+    }
+
+    fn next_checkpoint(&mut self, now: Moment) -> Option<ChildTask> {
+        let is_due = self.checkpoint_due(now).is_some_and(|due| due <= now);
+        let generation = is_due.then(|| self.checkpoints.begin(self.messages.index(), &self.space));
+        generation.flatten().map(ChildTask::Checkpoint)
+    }
+
+    fn start_process(&mut self, context: &mut StoreContext<'_>) {
+        let now = context.now.moment;
+        self.space.process_starts();
+        self.reads.note_process_start();
+        self.checkpoints.end();
+        self.scheduler.note_start(now);
+        if let Some(why) = self.children.refusal(&self.options.directory) {
+            if self.failures.is_news(&why) {
+                log::error!("{why}; no other is started until one of them has ended");
+            }
+            return self.fail(why, context);
+        }
+        match self.children.start(&self.options.program, &self.options.directory, context.epoll) {
+            Ok(()) => self.scheduler.await_start(now),
+            Err(error) => {
+                let why = format!("cannot start {}: {error}", self.options.program.display());
+                self.fail(why, context);
+            }
+        }
+    }
+
+    fn send(&mut self, task: &ChildTask, context: &StoreContext<'_>) -> io::Result<()> {
+        let ChildTask::Commit(commit) = task else {
+            let request = task.request(&self.compactor);
+            return request.map_or(Ok(()), |request| self.children.send(&request, context.epoll));
+        };
+        let Some(hub_clock) = self.clock.hub_clock() else {
+            debug_assert!(false, "a commit before the hub clock is known");
+            return Ok(());
+        };
+        let spent = self.space.budget().spent(context.now.moment);
+        commit.send(&mut self.children, self.messages.memtable(), hub_clock, spent, context)
+    }
+}
+
+/// What follows from a response.
+impl Backend {
+    /// The socket to the process is readable or writable.
+    pub(super) fn ready(&mut self, context: &mut StoreContext<'_>) {
+        let Some(mut process) = self.children.take() else { return };
+        let (epoll, mut failed) = (context.epoll, None);
+        let exchanged = process.exchange(epoll, |response| {
+            if failed.is_none() {
+                failed = self.receive(response, context).err();
+            }
+        });
+        self.children.put_back(process, context.now.moment);
+        if let Some(why) = failed.or(exchanged.err()) {
+            let is_idle = self.scheduler.is_free() && !self.failures.is_failing();
+            if is_idle && self.children.is_running() {
+                // Nothing was asked of it, so nothing failed: the next task starts another.
+                self.children.kill();
+            } else {
+                self.fail(why, context);
+            }
+        }
+        self.tick(context);
+    }
+
+    fn receive(&mut self, response: StoreResponse<'_>, context: &mut StoreContext<'_>) -> Result<(), String> {
+        let now = context.now.moment;
+        match (response, self.scheduler.task()) {
+            (StoreResponse::Failed { why }, _) => return Err(why),
+            (StoreResponse::Ready { generations, room, notes }, Some(ChildTask::Start)) => {
+                self.scheduler.take();
+                self.space.process_reported_first(room);
+                for note in notes {
+                    log::warn!("{note}");
+                }
+                self.end_start(&generations, context);
+            }
+            (StoreResponse::Record { log, seq, body: Some(body), .. }, Some(ChildTask::Read(_))) => {
+                if let Some(read) = self.scheduler.read_mut() {
+                    read.push(&log, seq, &body);
                 }
             }
-            When::Now => self.sync_queue.push_back((log.clone(), seq)),
-            When::Stop | When::Never => {}
+            (StoreResponse::Record { seq, head, body: Some(body), .. }, Some(ChildTask::Compact)) => {
+                self.compactor.push(seq, head.into_owned(), body.into_owned());
+            }
+            (response, Some(ChildTask::Load(generation))) => {
+                let generation = *generation;
+                self.load(generation, response, context)?;
+            }
+            (StoreResponse::Read { .. }, Some(ChildTask::Read(_))) => self.end_read(context),
+            (StoreResponse::Read { .. }, Some(ChildTask::Compact)) => {
+                self.scheduler.take();
+                self.failures.read_succeeded();
+                let lost = self.compactor.end_run(self.messages.index());
+                self.messages.lose(lost);
+            }
+            (StoreResponse::Committed { room }, Some(ChildTask::Commit(_))) => {
+                self.space.committed(now, room);
+                self.end_commit(context);
+            }
+            (StoreResponse::Dropped { room }, Some(ChildTask::Drop(generation))) => {
+                self.messages.remove_generation(*generation);
+                self.scheduler.take();
+                self.space.changed(now, None, room);
+                context.report(self.space.capacity_change(&self.messages));
+            }
+            (StoreResponse::Checkpointed { room, is_done }, Some(ChildTask::Checkpoint(generation))) => {
+                let generation = *generation;
+                self.scheduler.take();
+                self.messages.measured(generation, &room);
+                self.space.changed(now, Some(generation), room);
+                context.report(self.space.capacity_change(&self.messages));
+                if is_done {
+                    self.checkpoints.end();
+                    // The engine keeps memory, and threads.
+                    self.children.end_after_response();
+                }
+            }
+            (response, _) => return Err(unexpected(&response)),
+        }
+        Ok(())
+    }
+
+    /// The process has reported which generations there are. One that was set aside because it
+    /// is damaged is gone with all that it held; a read of that is answered then.
+    fn end_start(&mut self, sizes: &[GenerationSize], context: &mut StoreContext<'_>) {
+        self.messages.found_generations(sizes, &self.options.directory);
+        if let Some(last) = sizes.last() {
+            self.space.found_generation(last.generation, last.is_only_read);
+        }
+        if self.recovery.as_mut().is_some_and(|recovery| recovery.set_generations(sizes)) {
+            self.end_recovery(context);
         }
     }
 
-    /// Drops from the list of what is to be written what is owed no longer: while nothing
-    /// can be written, most messages are delivered and forgotten before they would have
-    /// been.
-    fn drop_paid(&mut self, tail: &Memtable) {
-        self.unwritten.retain(|(_, log, seq)| {
-            tail.get(log, *seq).is_some_and(|entry| entry.disk == When::Behind && !entry.is_leaving)
-        });
-        self.unwritten.shrink_to(2 * self.unwritten.len());
+    /// Takes something of a generation that is recovered.
+    fn load(
+        &mut self,
+        generation: u32,
+        response: StoreResponse<'_>,
+        context: &mut StoreContext<'_>,
+    ) -> Result<(), String> {
+        let Some(recovery) = &mut self.recovery else {
+            debug_assert!(false, "a generation is loaded without a recovery");
+            return Ok(());
+        };
+        let bytes = self.messages.index().generation(generation).map_or(0, |usage| usage.bytes());
+        let Some(read) = recovery.push(generation, bytes, response)? else { return Ok(()) };
+        self.scheduler.take();
+        if read.has_child_grown {
+            self.children.end_after_response();
+        }
+        if read.is_last {
+            self.end_recovery(context);
+        }
+        Ok(())
     }
 
-    /// Messages are kept no longer.
-    pub(super) fn forget(&mut self, now: Moment, log: &LogKey, from: u64, to: u64, tail: &Memtable) {
-        self.index.forget(log, from, to, tail.next(log, 0));
-        if self.index.is_stale() {
-            self.is_stale(now);
+    /// All generations were read.
+    fn end_recovery(&mut self, context: &mut StoreContext<'_>) {
+        let Some(recovery) = self.recovery.take() else { return };
+        let spent = self.messages.recover(*recovery, &mut self.clock, context);
+        self.space.spent_before(context.now.moment, spent);
+        self.space.recovered(self.messages.index());
+        context.report(self.space.capacity_change(&self.messages));
+    }
+
+    /// A page was read.
+    fn end_read(&mut self, context: &mut StoreContext<'_>) {
+        let Some(ChildTask::Read(read)) = self.scheduler.take() else { return };
+        self.failures.read_succeeded();
+        match read.finish(self.messages.index()) {
+            ReadOutcome::Page(page) => context.inputs.push_back(page),
+            ReadOutcome::Damaged { from, to, pending } => {
+                self.messages.forget_on_disk(context.now.moment, pending.log(), from, to);
+                self.reads.put_back(pending);
+            }
         }
     }
 
-    /// Messages are kept no longer that a failed commit may have written.
-    pub(super) fn bury(&mut self, now: Moment, log: &LogKey, seqs: impl IntoIterator<Item = u64>) {
-        for seq in seqs {
-            self.index.bury(log, seq);
-            self.is_stale(now);
-        }
-    }
-
-    /// The disk does not know of something that is kept no longer.
-    pub(super) fn is_stale(&mut self, now: Moment) {
-        self.garbage_since.get_or_insert(now);
-    }
-
-    /// What was written counts, and how much room there is.
-    pub(super) fn has_room(&mut self, now: Moment, room: SpaceReport) {
-        self.budget.spend(now, room.written.saturating_sub(self.room.written));
-        self.room = room;
-    }
-
-    /// The disk knows of all that is kept no longer.
-    pub(super) fn is_tidy(&mut self) {
-        self.garbage_since = None;
-    }
-
-    /// Ends the process at once; what it has written until then counts, whether it could
-    /// say so or not.
-    pub(super) fn kill_process(&mut self, now: Moment) {
-        let Some(process) = self.process.take() else { return };
-        if let Some(written) = process.written() {
-            self.has_room(now, SpaceReport { written, ..self.room });
-        }
-        self.ended.push(process.kill());
-    }
-
-    /// All that the disk has is known.
-    pub(super) fn has_found_all(&mut self) {
-        self.room.newest =
-            self.index.generations.get(&self.active_generation).map_or(0, |generation| generation.bytes);
-    }
-
-    /// Waits for the process alone.
-    pub(super) fn wait(&self, time: Duration) {
-        match &self.process {
-            Some(process) => process.wait(time),
-            None => std::thread::sleep(time),
+    /// A commit is on the disk.
+    fn end_commit(&mut self, context: &mut StoreContext<'_>) {
+        let Some(ChildTask::Commit(commit)) = self.scheduler.take() else { return };
+        let now = context.now.moment;
+        let stored = self.messages.finish_commit(now, *commit, self.space.report());
+        context.report(stored);
+        context.report(self.space.capacity_change(&self.messages));
+        context.report(self.space.scarcity_change(now));
+        if self.failures.recover(now) {
+            log::info!("messages are written to {} again", self.options.directory.display());
+            context.report([StoreEvent::Recovered]);
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
+/// What is done when the disk cannot be used.
+impl Backend {
+    /// The task under way has failed, or a process could not be started.
+    fn fail(&mut self, why: String, context: &mut StoreContext<'_>) {
+        let now = context.now.moment;
+        if matches!(self.scheduler.task(), Some(ChildTask::Checkpoint(_))) {
+            log::warn!("{why}; what is kept stays in its write-ahead log");
+            self.kill_process(now);
+            self.scheduler.take();
+            return self.checkpoints.fail(now);
+        }
+        // What failed was only reading, or to begin with it: another process may do better.
+        let is_reading = self.scheduler.task().is_some_and(|task| match task {
+            ChildTask::Start => self.recovery.is_none() && !self.reads.is_empty(),
+            task => task.is_reading(),
+        });
+        if is_reading && self.failures.retry_read() {
+            log::warn!("{why}; reading it again");
+            self.kill_process(now);
+            return self.undo_task(now);
+        }
+        let is_writing = self.scheduler.task().is_some_and(ChildTask::is_writing);
+        self.fail_with(if is_writing { DiskAccess::ReadOnly } else { DiskAccess::None }, why, context);
+    }
 
-    use super::{Backend, Engine, Memtable, Options, When};
-    use crate::hub::{EntryMeta, LogKey, Now};
-    use crate::protocol::{Channel, Event, Message, MessageId, Moment, Payload, Sender, UnixTime};
-
-    fn message(channel: &Channel, seq: u64) -> Message {
-        Message {
-            channel: Some(channel.clone()),
-            event: Event::new("said").unwrap(),
-            data: Payload::of(&seq),
-            from: Sender::Hub,
-            user_id: None,
-            message_id: MessageId::new("m").unwrap(),
-            timestamp: UnixTime(0),
-            seq: Some(seq),
+    fn fail_with(&mut self, access: DiskAccess, why: String, context: &mut StoreContext<'_>) {
+        let now = context.now.moment;
+        self.kill_process(now);
+        let phase = FailurePhase { is_recovering: self.recovery.is_some(), is_finishing: self.is_finishing };
+        if self.failures.record(now, why, access, phase) {
+            context.report([StoreEvent::Failed]);
+        }
+        self.undo_task(now);
+        context.report(self.messages.fail_urgent(now));
+        if access == DiskAccess::None {
+            context.inputs.extend(self.reads.fail_all());
         }
     }
 
-    #[test]
-    fn list_of_what_is_owed_is_as_long_as_what_is_live() {
-        let Some(engine) = Engine::built_in() else { return };
-        let options = Options {
-            engine,
-            program: "/nowhere".into(),
-            directory: "/nowhere".into(),
-            write_delay: Duration::from_secs(1),
-            bytes: 64 << 20,
-            flash_budget: None,
-            memory: 64 << 20,
-        };
-        let (mut disk, mut tail) = (Backend::new(options, Now::default()), Memtable::default());
-        let channel = Channel::new("orders").unwrap();
-        let log = LogKey::Channel(channel.clone());
-        let keeping = EntryMeta {
-            expires: Moment(u64::MAX),
-            since: Moment(0),
-            size: 200,
-            delivered: false,
-            durable: false,
-            disk: When::Behind,
-            scope: None,
-        };
-        let mut longest = 0;
-        // Each is delivered a hundred messages later, and none is ever written.
-        for seq in 1..=100_000 {
-            tail.insert(&log, seq, &message(&channel, seq), &keeping);
-            disk.owes(Moment(seq), &log, seq, When::Behind, &tail);
-            longest = longest.max(disk.unwritten.len());
-            if seq > 100 {
-                tail.forget(&log, seq - 100, seq - 100);
-            }
+    /// Ends the process at once; what it has written counts, whether it was reported or not.
+    fn kill_process(&mut self, now: Moment) {
+        if let Some(written) = self.children.kill() {
+            self.space.process_ended(now, written);
         }
-        assert!(longest <= 1100, "{longest}");
-        assert!(disk.unwritten.capacity() <= 4096, "{}", disk.unwritten.capacity());
-        // All of what is live is still owed, oldest first.
-        let owed: Vec<u64> =
-            disk.unwritten.iter().map(|(.., seq)| *seq).filter(|seq| *seq > 99_900).collect();
-        assert_eq!(owed, (99_901..=100_000).collect::<Vec<_>>());
+    }
+
+    /// The task under way ends without its response: what it was to do is to be done again.
+    fn undo_task(&mut self, now: Moment) {
+        self.compactor.abort();
+        match self.scheduler.take() {
+            Some(ChildTask::Commit(commit)) => self.messages.undo_commit(now, *commit),
+            Some(ChildTask::Read(read)) => self.reads.put_back(read.into_pending()),
+            _ => {}
+        }
+        if let Some(recovery) = &mut self.recovery {
+            // What was read without coming to the end is read again.
+            **recovery = Recovery::default();
+        }
+    }
+}
+
+/// The start and the end of the daemon.
+impl Backend {
+    pub(super) fn wait(&self, time: Duration) {
+        self.children.wait(time);
+    }
+
+    pub(super) fn abandon_recovery(&mut self, context: &mut StoreContext<'_>) {
+        self.failures.skip_attempts();
+        self.fail("reading what is kept takes too long".to_owned(), context);
+    }
+
+    /// From now on everything is written that can be. What failed is tried at once.
+    pub(super) fn finish(&mut self) {
+        let is_unwritten = self.messages.has_unwritten();
+        // What is under way may fail, and is to be written then.
+        self.is_finishing = is_unwritten || !self.scheduler.is_free() || self.recovery.is_some();
+        self.failures.retry_from(Moment(0));
+    }
+
+    /// Kills the process if it has something to do, which is given up at its time.
+    pub(super) fn interrupt(&mut self, now: Moment) {
+        if !self.scheduler.is_free() {
+            self.kill_process(now);
+        }
+    }
+
+    /// Ends what is under way, without its response: the next daemon waits for its end.
+    pub(super) fn release(&mut self, now: Moment) {
+        self.children.dismiss_busy(self.scheduler.deadline(), now);
+        self.undo_task(now);
     }
 }

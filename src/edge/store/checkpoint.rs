@@ -1,25 +1,22 @@
-//! The file in which a daemon that stops cleanly leaves what is not a message.
+//! The checkpoint file: what a daemon that stops cleanly leaves beside its messages.
 //!
-//! Knows that it is there whole or not at all, and that it counts once. Does not
-//! know what the hub writes into it.
+//! It is there whole or not at all, and counts once. Behind a heading is what the hub wrote.
 
-use std::fs;
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::Stamp;
+use crate::edge::atomic_file;
+use crate::edge::atomic_file::{Replacement, sync_directory};
 
 /// Raised when what comes before the hub's part changes.
 const FORM: u32 = 1;
 
 /// The first line.
 #[derive(Serialize, Deserialize)]
-struct Heading {
+struct CheckpointHeading {
     form: u32,
     stamp: Stamp,
     /// Of all that follows.
@@ -27,14 +24,13 @@ struct Heading {
     checksum: u32,
 }
 
-/// What was left.
+/// What a daemon has left.
 #[derive(Debug)]
 pub struct CheckpointFile {
     pub stamp: Stamp,
     pub hub: Vec<u8>,
 }
 
-/// Where it is.
 pub fn path(state: &Path) -> PathBuf {
     state.join("remains")
 }
@@ -44,23 +40,18 @@ pub fn path(state: &Path) -> PathBuf {
 /// # Errors
 /// Those of the disk; then nothing is left.
 pub fn write(state: &Path, stamp: Stamp, hub: &[u8]) -> io::Result<()> {
-    let heading = Heading { form: FORM, stamp, bytes: hub.len(), checksum: crc32fast::hash(hub) };
+    let heading = CheckpointHeading { form: FORM, stamp, bytes: hub.len(), checksum: crc32fast::hash(hub) };
     let mut text = serde_json::to_vec(&heading)?;
     text.push(b'\n');
-    let fresh = state.join("remains.new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-    file.write_all(&text)?;
-    file.write_all(hub)?;
-    file.sync_all()?;
-    fs::rename(&fresh, path(state))?;
-    File::open(state)?.sync_all()
+    Replacement::create(&path(state))?.write(&[&text, hub])?;
+    sync_directory(state)
 }
 
-/// Takes it away, once the daemon is ready and before it lets anybody in: whoever
-/// goes on from it makes it untrue, and whoever is stopped before that does not.
+/// Removes it, once the daemon is ready and before it accepts a connection: a daemon that
+/// goes on from it makes it untrue, and one that is stopped before that does not.
 ///
 /// # Errors
-/// Those of the disk; then nobody may be let in.
+/// Those of the disk; then no connection may be accepted.
 pub fn remove(state: &Path) -> io::Result<()> {
     // Where a file system is frozen, removing even what is not there waits for its thaw;
     // looking does not.
@@ -68,7 +59,7 @@ pub fn remove(state: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         _ => {}
     }
-    fs::remove_file(path(state)).and_then(|()| File::open(state)?.sync_all())
+    std::fs::remove_file(path(state)).and_then(|()| sync_directory(state))
 }
 
 /// Reads what a daemon before this one has left.
@@ -76,15 +67,11 @@ pub fn remove(state: &Path) -> io::Result<()> {
 /// # Errors
 /// What is there and cannot be used.
 pub fn read(state: &Path) -> io::Result<Option<CheckpointFile>> {
-    let text = match fs::read(path(state)) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
+    let Some(text) = atomic_file::read_if_there(&path(state))? else { return Ok(None) };
     let wrong = || io::Error::new(io::ErrorKind::InvalidData, "it is damaged, or of another version");
     let end = memchr::memchr(b'\n', &text).ok_or_else(wrong)?;
     let (heading, hub) = text.split_at(end);
-    let heading: Heading = serde_json::from_slice(heading).map_err(|_| wrong())?;
+    let heading: CheckpointHeading = serde_json::from_slice(heading).map_err(|_| wrong())?;
     let hub = hub.get(1..).unwrap_or_default();
     if heading.form != FORM || heading.bytes != hub.len() || heading.checksum != crc32fast::hash(hub) {
         return Err(wrong());

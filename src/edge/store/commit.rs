@@ -1,7 +1,7 @@
-//! One commit: what is in it, and what follows when it is on the disk.
+//! A commit: what is written with it, and what follows when it is on the disk or has failed.
 //!
-//! Knows which messages, marks and runs go together. Does not know when a commit
-//! is due.
+//! It consists of messages, marks of their logs, and what is kept no longer. When a commit is
+//! due is decided elsewhere.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,18 +9,18 @@ use std::io;
 
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::backend::{Backend, StoreContext};
-use super::child::StoreProcess;
+use super::StoreContext;
+use super::child::Children;
 use super::encoding;
 use super::encoding::LogMark;
+use super::failures::Failures;
 use super::hub_clock::HubClock;
-use super::index::{Placed, Stale};
+use super::index::{Garbage, Index, IndexEntry};
 use super::ipc::{LogHeader, NewRecord, SpaceReport, StoreRequest, Tombstone};
-use super::memtable::Memtable;
+use super::memtable::{Memtable, MessageKey, Retry};
 use super::recovery::StoreMark;
-use super::write_budget::{Thrift, WriteBudget};
-use crate::hub::settings::WriteThrough as When;
-use crate::hub::{Input, LogKey, StoreEvent};
+use super::write_queue::WriteQueue;
+use crate::hub::{Hub, LogKey, StoreEvent};
 use crate::protocol::Moment;
 use crate::sort::sort;
 
@@ -29,236 +29,161 @@ use crate::sort::sort;
 const MOST_BYTES: usize = 512 << 10;
 const MOST_MESSAGES: usize = 1000;
 
-/// How much of what is kept no longer goes into one commit: so many logs that became
-/// empty, and as many runs.
-const MOST_STALE: usize = 500;
+/// How much garbage goes into one commit: so many logs that became empty, and as many
+/// ranges.
+const MOST_GARBAGE: usize = 500;
 
-/// How many messages try whether the disk can be used again: nobody knows what of them
-/// is there if it cannot, and that is remembered of each.
+/// How many messages try whether the disk can be used again: if it cannot, it is unknown
+/// which of them are there, and that is remembered of each.
 const TRIAL: usize = 16;
 
-/// A message of an old generation that is written again.
-pub(super) struct Moved {
-    pub(super) log: LogKey,
-    pub(super) placed: Placed,
-    pub(super) head: Box<RawValue>,
-    pub(super) body: Box<RawValue>,
+/// How much goes into one commit.
+#[derive(Clone, Copy)]
+pub(super) struct CommitLimits {
+    bytes: usize,
+    messages: usize,
 }
 
-impl Moved {
-    fn put<'a>(&'a self, log: &'a str) -> NewRecord<'a> {
-        let (head, body) = (Cow::Borrowed(&*self.head), Cow::Borrowed(&*self.body));
-        NewRecord { log: log.into(), seq: self.placed.seq, head, body }
+impl CommitLimits {
+    /// Those of a commit to a generation of that size; while the disk fails, of one that
+    /// tries whether it can be used again.
+    pub(super) fn new(generation_bytes: u64, failures: &Failures) -> Self {
+        let messages = if failures.is_failing() { TRIAL } else { MOST_MESSAGES };
+        Self { bytes: MOST_BYTES.min(generation_bytes as usize / 4), messages }
+    }
+
+    pub(super) fn messages(self) -> usize {
+        self.messages
+    }
+
+    /// The messages of one commit, of which there are none so far.
+    pub(super) fn begin(self) -> ChosenMessages {
+        ChosenMessages { room: self, keys: Vec::new() }
     }
 }
 
-/// A log of which a commit speaks.
+/// The messages that go into a commit.
+pub(super) struct ChosenMessages {
+    room: CommitLimits,
+    keys: Vec<MessageKey>,
+}
+
+impl ChosenMessages {
+    pub(super) fn is_full(&self) -> bool {
+        self.room.bytes == 0 || self.keys.len() >= self.room.messages
+    }
+
+    /// Takes a message, unless it was forgotten, or went before.
+    pub(super) fn push(&mut self, key: MessageKey, memtable: &mut Memtable) {
+        if let Some(size) = memtable.begin_commit(&key) {
+            self.room.bytes = self.room.bytes.saturating_sub(size);
+            self.keys.push(key);
+        }
+    }
+
+    pub(super) fn into_keys(self) -> Vec<MessageKey> {
+        self.keys
+    }
+}
+
+/// A message of an old generation that is written again.
+pub(super) struct MovedRecord {
+    key: MessageKey,
+    entry: IndexEntry,
+    head: Box<RawValue>,
+    body: Box<RawValue>,
+}
+
+impl MovedRecord {
+    pub(super) fn new(log: LogKey, entry: IndexEntry, head: Box<RawValue>, body: Box<RawValue>) -> Self {
+        Self { key: MessageKey { log, seq: entry.seq }, entry, head, body }
+    }
+
+    pub(super) fn key(&self) -> &MessageKey {
+        &self.key
+    }
+
+    /// Whether it is still kept where it was read. What was forgotten meanwhile need not
+    /// move, nor take the place of what has its number now.
+    pub(super) fn is_kept(&self, index: &Index) -> bool {
+        index.get(&self.key.log, self.key.seq) == Some(self.entry)
+    }
+
+    fn new_record<'a>(&'a self, log: &'a str) -> NewRecord<'a> {
+        let (head, body) = (Cow::Borrowed(&*self.head), Cow::Borrowed(&*self.body));
+        NewRecord { log: log.into(), seq: self.key.seq, head, body }
+    }
+}
+
+/// A log that a commit writes to, or writes the mark of.
 struct LogInCommit {
     log: LogKey,
     mark: LogMark,
     is_mark_needed: bool,
 }
 
-/// What is written with one commit.
-pub(super) struct Batch {
-    generation: u32,
-    /// From memory, with the life of their logs.
-    puts: Vec<(LogKey, u64, u64)>,
-    moved: Vec<Moved>,
-    /// Ascending, to be searched.
-    logs: Vec<LogInCommit>,
-    stale: Stale,
-    /// More is kept no longer than this commit says.
-    is_stale_left: bool,
+/// A message out of memory, in the life that its log has.
+struct Put {
+    key: MessageKey,
+    life: u64,
 }
 
-impl Backend {
-    /// What is to be written now; none if there is nothing.
-    pub(super) fn batch(&mut self, tail: &mut Memtable, around: &mut StoreContext<'_>) -> Option<Batch> {
-        let now = around.now.moment;
-        // What is kept for making room is not used up by what comes.
-        let has_room = self.takes_more();
-        let chosen = if has_room { self.choose(now, tail) } else { Vec::new() };
-        let moving = self.moving.take_if(|moving| moving.order().is_none());
-        let mut moved = moving.map(|moving| moving.moved).unwrap_or_default();
-        // What was forgotten meanwhile need not move, nor take the place of what has
-        // its number now.
-        moved.retain(|moved| self.index.get(&moved.log, moved.placed.seq) == Some(moved.placed));
-        let stale = self.index.take_stale(MOST_STALE);
-        let is_empty =
-            chosen.is_empty() && moved.is_empty() && stale.logs.is_empty() && stale.gone.is_empty();
-        if is_empty && self.trouble.is_none() {
-            self.is_finishing &= !has_room;
-            self.is_tidy();
-            return None;
-        }
-        if self.room.newest > self.generation_bytes() {
-            self.active_generation += 1;
-            self.room.newest = 0;
-        }
-        let logs = self.logs_of(&chosen, &moved, &stale, around);
-        let puts = chosen.into_iter().map(|(log, seq)| {
-            let life = find(&logs, &log).map_or(0, |(_, of)| of.mark.life);
-            (log, seq, life)
-        });
-        let (generation, puts, is_stale_left) =
-            (self.active_generation, puts.collect(), self.index.is_stale());
-        Some(Batch { generation, puts, moved, logs, stale, is_stale_left })
+/// What a commit may consist of.
+pub(super) struct CommitContent {
+    chosen: Vec<MessageKey>,
+    moved: Vec<MovedRecord>,
+    garbage: Garbage,
+}
+
+impl CommitContent {
+    /// Messages out of memory and out of an old generation, with what the index has of
+    /// garbage.
+    pub(super) fn new(chosen: Vec<MessageKey>, moved: Vec<MovedRecord>, index: &mut Index) -> Self {
+        Self { chosen, moved, garbage: index.take_garbage(MOST_GARBAGE) }
     }
 
-    /// The logs that a commit speaks of, ascending.
-    fn logs_of(
-        &mut self,
-        chosen: &[(LogKey, u64)],
-        moved: &[Moved],
-        stale: &Stale,
-        around: &StoreContext<'_>,
-    ) -> Vec<LogInCommit> {
+    pub(super) fn is_empty(&self) -> bool {
+        self.chosen.is_empty() && self.moved.is_empty() && self.garbage.is_empty()
+    }
+
+    /// The logs that it is about, ascending.
+    fn logs(&self, index: &mut Index, hub: &Hub) -> Vec<LogInCommit> {
         // With the first position that is written of each.
         let mut logs: BTreeMap<&LogKey, Option<u64>> = BTreeMap::new();
-        for (log, seq) in chosen {
+        for MessageKey { log, seq } in &self.chosen {
             let first = logs.entry(log).or_default();
             *first = Some(first.map_or(*seq, |first| first.min(*seq)));
         }
-        let others = moved.iter().map(|moved| &moved.log).chain(&stale.logs);
-        for log in others.chain(stale.gone.iter().map(|run| &run.log)) {
+        for log in self.moved.iter().map(|moved| &moved.key.log).chain(self.garbage.logs()) {
             logs.entry(log).or_default();
         }
         let in_commit = |(log, written): (&LogKey, Option<u64>)| {
-            let (standing, is_stale) = (around.hub.standing(log), stale.logs.contains(log));
-            let (mark, is_needed) = self.index.mark(log, standing, written, is_stale)?;
-            Some(LogInCommit { log: log.clone(), mark, is_mark_needed: is_needed })
+            let is_stale = self.garbage.has_mark(log);
+            let (mark, is_mark_needed) = index.mark(log, hub.standing(log), written, is_stale)?;
+            Some(LogInCommit { log: log.clone(), mark, is_mark_needed })
         };
         logs.into_iter().filter_map(in_commit).collect()
     }
-
-    /// Which messages are written now: those that somebody waits for, and those
-    /// that were owed for long enough.
-    fn choose(&mut self, now: Moment, tail: &mut Memtable) -> Vec<(LogKey, u64)> {
-        let mut chosen = Vec::new();
-        let mut room = MOST_BYTES.min(self.generation_bytes() as usize / 4);
-        let most = if self.trouble.is_some() { TRIAL } else { MOST_MESSAGES };
-        let mut take = |log: LogKey, seq: u64, tail: &mut Memtable| {
-            // It was forgotten, or went before.
-            let Some(entry) = tail.get_mut(&log, seq).filter(|entry| !entry.is_leaving) else { return true };
-            entry.is_leaving = true;
-            room = room.saturating_sub(entry.size as usize);
-            chosen.push((log, seq));
-            room > 0 && chosen.len() < most
-        };
-        let mut more = true;
-        while more && let Some((log, seq)) = self.sync_queue.pop_front() {
-            more = take(log, seq, tail);
-        }
-        let window = self.budget.window(now, self.options.write_delay);
-        let is_spent = self.budget.thrift(now) == Thrift::Spent;
-        let hurries = self.is_finishing || (tail.bytes_for_disk() > self.options.memory && !is_spent);
-        more &= !is_spent || self.is_finishing;
-        while more && let Some((kept, ..)) = self.unwritten.front() {
-            if *kept + window > now && !hurries {
-                break;
-            }
-            let Some((_, log, seq)) = self.unwritten.pop_front() else { break };
-            more = take(log, seq, tail);
-        }
-        if more {
-            self.last_flush = now;
-        }
-        if self.unwritten.len() < self.unwritten.capacity() / 4 {
-            self.unwritten.shrink_to(2 * self.unwritten.len());
-        }
-        if more && hurries && self.unwritten.is_empty() {
-            let owed: Vec<(LogKey, u64)> =
-                tail.owed().take(most).map(|(log, seq)| (log.clone(), seq)).collect();
-            for (log, seq) in owed {
-                if !take(log, seq, tail) {
-                    break;
-                }
-            }
-        }
-        chosen
-    }
-
-    /// A commit failed, or was not begun: what it took is owed again.
-    pub(super) fn take_back(&mut self, now: Moment, batch: Batch, tail: &mut Memtable) {
-        for (log, seq, _) in batch.puts.into_iter().rev() {
-            let Some(entry) = tail.get_mut(&log, seq) else { continue };
-            (entry.is_leaving, entry.is_tried) = (false, true);
-            match entry.disk {
-                When::Now => self.sync_queue.push_front((log, seq)),
-                _ if entry.is_forgotten => {
-                    tail.remove(&log, seq);
-                    self.bury(now, &log, [seq]);
-                }
-                When::Behind => self.unwritten.push_front((entry.since, log, seq)),
-                When::Stop | When::Never => {}
-            }
-        }
-        self.index.give_back(batch.stale);
-        self.moving = None;
-    }
-
-    /// A commit is on the disk.
-    pub(super) fn has_written(
-        &mut self,
-        room: SpaceReport,
-        tail: &mut Memtable,
-        around: &mut StoreContext<'_>,
-    ) {
-        let Some((super::scheduler::ChildTask::Commit(batch), _)) = self.task.take() else { return };
-        let now = around.now.moment;
-        let Batch { generation, puts, moved, stale, is_stale_left, .. } = *batch;
-        self.has_room(now, room);
-        let of = self.index.generations.entry(generation).or_default();
-        (of.bytes, of.wal) = (room.newest, room.wal);
-        for moved in moved {
-            // Forgotten since it was written, it is dead there as well.
-            let was_there = self.index.contains(&moved.log, moved.placed.seq);
-            self.index.place(&moved.log, Placed { generation, ..moved.placed });
-            if !was_there {
-                self.forget(now, &moved.log, moved.placed.seq, moved.placed.seq, tail);
-            }
-        }
-        let mut stored = Vec::new();
-        for (log, seq, _) in puts {
-            // Another message may have its number by now.
-            let Some(entry) = tail.take_left(&log, seq) else {
-                self.bury(now, &log, [seq]);
-                continue;
-            };
-            self.index.place(&log, Placed { seq, generation, size: entry.size });
-            if entry.is_forgotten {
-                self.forget(now, &log, seq, seq, tail);
-            }
-            stored.push((log, seq));
-        }
-        self.index.settle(&stale);
-        // What was forgotten meanwhile has its time from now on; what did not fit goes
-        // with the next.
-        if !is_stale_left {
-            self.is_tidy();
-        }
-        if self.index.is_stale() {
-            self.is_stale(now);
-        }
-        tell(stored, around);
-        self.tell_capacity(tail, around.inputs);
-        self.tell_scarcity(now, around.inputs);
-        self.recover(around);
-    }
 }
 
-/// Tells the hub what is on the disk now, in runs.
-fn tell(mut stored: Vec<(LogKey, u64)>, around: &mut StoreContext<'_>) {
-    sort(&mut stored);
-    let mut stored = stored.into_iter().peekable();
-    while let Some((log, from)) = stored.next() {
-        let mut to = from;
-        while stored.next_if(|(next, seq)| *next == log && *seq == to + 1).is_some() {
-            to += 1;
-        }
-        around.inputs.push_back(Input::Store(StoreEvent::Stored { log, from, to }));
-    }
+/// A commit that is being written.
+pub(super) struct Commit {
+    generation: u32,
+    puts: Vec<Put>,
+    moved: Vec<MovedRecord>,
+    /// Ascending, to be searched.
+    logs: Vec<LogInCommit>,
+    garbage: Garbage,
+    /// There is more garbage than this commit writes down.
+    is_garbage_left: bool,
+}
+
+/// What follows from a commit that is on the disk.
+pub(super) struct CommitOutcome {
+    /// All garbage that there was when it was made is written down.
+    pub(super) is_garbage_settled: bool,
+    /// Which messages out of memory are on the disk now.
+    pub(super) stored: Vec<StoreEvent>,
 }
 
 /// A log of a commit, and its place.
@@ -267,43 +192,124 @@ fn find<'a>(logs: &'a [LogInCommit], log: &LogKey) -> Option<(usize, &'a LogInCo
     Some((place, logs.get(place)?))
 }
 
-impl Batch {
-    /// Gives it to the process.
-    pub(super) fn give(
+impl Commit {
+    /// One to a generation.
+    pub(super) fn new(content: CommitContent, generation: u32, index: &mut Index, hub: &Hub) -> Self {
+        let logs = content.logs(index, hub);
+        let CommitContent { chosen, moved, garbage } = content;
+        let put = |key: MessageKey| {
+            let life = find(&logs, &key.log).map_or(0, |(_, of)| of.mark.life);
+            Put { key, life }
+        };
+        let puts = chosen.into_iter().map(put).collect();
+        Self { generation, puts, moved, logs, garbage, is_garbage_left: index.has_garbage() }
+    }
+
+    /// Sends it to the process; so much of the write budget is spent.
+    pub(super) fn send(
         &self,
-        process: &mut StoreProcess,
-        tail: &Memtable,
-        elapsed: &HubClock,
-        budget: &WriteBudget,
-        around: &mut StoreContext<'_>,
+        children: &mut Children,
+        memtable: &Memtable,
+        clock: &HubClock,
+        spent: u64,
+        context: &StoreContext<'_>,
     ) -> io::Result<()> {
-        let names: Vec<String> = self.logs.iter().map(|of| encoding::log(&of.log)).collect();
+        let names: Vec<String> = self.logs.iter().map(|of| encoding::log_name(&of.log)).collect();
         let name = |log: &LogKey| {
             let name = find(&self.logs, log).and_then(|(place, _)| names.get(place));
             name.map_or("", String::as_str)
         };
-        let put = |(log, seq, life): &(LogKey, u64, u64)| {
-            let entry = tail.get(log, *seq)?;
-            encoding::put((name(log), *seq), *life, entry, tail.text(entry)?, elapsed)
+        let put = |Put { key, life }: &Put| {
+            let entry = memtable.get(&key.log, key.seq)?;
+            let text = memtable.text(entry)?;
+            encoding::new_record(name(&key.log), *life, key.seq, entry.state(), text, clock)
         };
-        let moved = self.moved.iter().map(|moved| moved.put(name(&moved.log)));
+        let moved = self.moved.iter().map(|moved| moved.new_record(name(&moved.key.log)));
         let puts = self.puts.iter().filter_map(put).chain(moved).collect();
-        let store = StoreMark { stamp: elapsed.stamp(around.now), spent: budget.spent(around.now.moment) };
-        let mut marks = vec![mark("", &store)?];
+        let mut marks = vec![header("", &StoreMark::new(clock.stamp(context.now), spent))?];
         for (of, name) in self.logs.iter().zip(&names).filter(|(of, _)| of.is_mark_needed) {
-            marks.push(mark(name, &of.mark)?);
+            marks.push(header(name, &of.mark)?);
         }
-        let gone = self.stale.gone.iter().map(|run| Tombstone {
-            log: encoding::life(name(&run.log), run.life).into(),
-            from: run.from,
-            to: run.to,
+        let gone = self.garbage.ranges().map(|(log, range)| Tombstone {
+            log: encoding::life_name(name(log), range.life).into(),
+            from: range.from,
+            to: range.to,
         });
         let gone = gone.collect();
-        let order = StoreRequest::Commit { generation: self.generation, puts, marks, gone };
-        process.order(&order, around.epoll)
+        let request = StoreRequest::Commit { generation: self.generation, puts, marks, gone };
+        children.send(&request, context.epoll)
+    }
+
+    /// It failed, or was not begun: all of it is to be written again.
+    pub(super) fn undo(
+        self,
+        now: Moment,
+        memtable: &mut Memtable,
+        writes: &mut WriteQueue,
+        index: &mut Index,
+    ) {
+        for Put { key, .. } in self.puts.into_iter().rev() {
+            let Some(retry) = memtable.undo_commit(&key) else { continue };
+            if retry == Retry::Dropped {
+                index.forget_unconfirmed(&key.log, key.seq);
+                writes.note_garbage(now);
+            }
+            writes.put_back(key, retry);
+        }
+        index.put_garbage_back(self.garbage);
+    }
+
+    /// It is on the disk.
+    pub(super) fn finish(
+        self,
+        report: &SpaceReport,
+        memtable: &mut Memtable,
+        index: &mut Index,
+    ) -> CommitOutcome {
+        let generation = self.generation;
+        index.measured(generation, report.newest, report.wal);
+        for MovedRecord { key: MessageKey { log, seq }, entry, .. } in self.moved {
+            // Forgotten since it was written, it is dead there as well.
+            let is_kept = index.contains(&log, seq);
+            index.insert(&log, IndexEntry { generation, ..entry });
+            if !is_kept {
+                index.forget(&log, seq, seq, memtable.next(&log, 0));
+            }
+        }
+        let mut stored = Vec::new();
+        for Put { key, .. } in self.puts {
+            // Another message may have its number by now.
+            let Some(committed) = memtable.end_commit(&key) else {
+                index.forget_unconfirmed(&key.log, key.seq);
+                continue;
+            };
+            let MessageKey { log, seq } = &key;
+            index.insert(log, IndexEntry { seq: *seq, generation, size: committed.size });
+            if committed.is_forgotten {
+                index.forget(log, *seq, *seq, memtable.next(log, 0));
+            }
+            stored.push(key);
+        }
+        index.settle_garbage(&self.garbage);
+        CommitOutcome { is_garbage_settled: !self.is_garbage_left, stored: stored_ranges(stored) }
     }
 }
 
-fn mark<'a>(log: &'a str, state: &impl serde::Serialize) -> io::Result<LogHeader<'a>> {
+/// What the hub receives of messages that are on the disk now: ranges of each log.
+fn stored_ranges(mut stored: Vec<MessageKey>) -> Vec<StoreEvent> {
+    sort(&mut stored);
+    let mut ranges = Vec::new();
+    let mut stored = stored.into_iter().peekable();
+    while let Some(MessageKey { log, seq: from }) = stored.next() {
+        let mut to = from;
+        while stored.next_if(|next| next.log == log && next.seq == to + 1).is_some() {
+            to += 1;
+        }
+        ranges.push(StoreEvent::Stored { log, from, to });
+    }
+    ranges
+}
+
+fn header<'a>(log: &'a str, state: &impl serde::Serialize) -> io::Result<LogHeader<'a>> {
     Ok(LogHeader { log: log.into(), state: Cow::Owned(to_raw_value(state)?) })
 }

@@ -1,61 +1,98 @@
-//! Making old generations empty, so that they can be dropped.
-//!
-//! Knows what of the oldest generation is still owed, and when the disk holds too
-//! much that is not. Does not write: survivors go with the next commit.
+//! Compaction: old generations are made empty, so that they can be dropped.
 //!
 //! sled never gives space back. So nothing is deleted in it: whole generations are,
-//! the oldest first, and the few messages in it that are still owed are written
-//! again before.
+//! the oldest first, and the few messages in it that are still kept are written
+//! again before. They are read here; they are written with the next commit.
 
 use std::collections::VecDeque;
 
 use serde_json::value::RawValue;
 
-use super::backend::{Backend, StoreContext};
-use super::commit::Moved;
+use super::commit::MovedRecord;
 use super::encoding;
-use super::index::{Index, Placed};
+use super::index::{Index, IndexEntry};
 use super::ipc::StoreRequest;
-use super::memtable::Memtable;
-use super::scheduler::ChildTask;
-use super::write_budget::Thrift;
-use crate::hub::{Input, LogKey, StoreEvent};
-use crate::protocol::Moment;
+use super::memtable::MessageKey;
+use super::space::DiskSpace;
+use crate::hub::LogKey;
 use crate::sort::sort;
 
 /// How much is written again with one commit: little beside what a card writes in
-/// a second, so that whoever waits for the disk hardly notices.
+/// a second, so that other requests are hardly delayed.
 const PORTION: usize = 128 << 10;
 
-/// The cap is cut into so many parts; a generation is about one of them. Nothing is
-/// written into the last two, where the oldest generation is made empty.
-const PARTS: u64 = 16;
-
-/// So many of them may be taken by what is kept, and one more by what is there already. The
-/// rest is left for what is not kept any more and not dropped yet: the less that is, the
-/// more often what stays is written again.
-const LIVE: u64 = 10;
-
-/// From so many on what is not kept any more is dropped before its time.
-const CROWDED: u64 = 13;
-
-/// What is being written again.
-#[derive(Default)]
-pub(super) struct Compaction {
-    pub(super) generation: u32,
-    /// Still to be read.
-    runs: VecDeque<(LogKey, Vec<Placed>)>,
-    /// Read, and still to be written.
-    pub(super) moved: Vec<Moved>,
+/// What is to be done about the oldest generation.
+pub(super) enum CompactionStep {
+    /// It is empty.
+    Drop(u32),
+    /// Some of what is kept in it has to be read.
+    Read,
+    /// What was read has to be written.
+    Write,
 }
 
-impl Compaction {
+/// Messages of a generation that are being written again.
+struct Compaction {
+    generation: u32,
+    /// Still to be read.
+    runs: VecDeque<(LogKey, Vec<IndexEntry>)>,
+    /// Read, and still to be written.
+    moved: Vec<MovedRecord>,
+}
+
+/// The compaction that is under way, if one is.
+#[derive(Default)]
+pub(super) struct Compactor {
+    current: Option<Box<Compaction>>,
+}
+
+impl Compactor {
+    pub(super) fn is_idle(&self) -> bool {
+        self.current.is_none()
+    }
+
+    /// What is to be done next, if anything is: it goes on, or begins where that is worth it.
+    pub(super) fn next(&mut self, index: &Index, space: &mut DiskSpace) -> Option<CompactionStep> {
+        if let Some(current) = &self.current {
+            let is_read = current.runs.is_empty();
+            return Some(if is_read { CompactionStep::Write } else { CompactionStep::Read });
+        }
+        let (oldest, usage) = index.generations().next()?;
+        let (is_active, is_empty) = (oldest == space.active_generation(), usage.is_empty());
+        if is_active && !space.is_wasteful(oldest, index) {
+            return None;
+        }
+        if is_empty && !is_active {
+            return Some(CompactionStep::Drop(oldest));
+        }
+        if !space.holds_too_much(index) {
+            return None;
+        }
+        if is_active {
+            // What is worth keeping of it goes into a new one.
+            space.begin_generation();
+        }
+        let portion = PORTION.min(space.generation_bytes() as usize / 4);
+        let runs: VecDeque<_> = index.survivors(oldest, portion).into();
+        if runs.is_empty() {
+            return is_empty.then_some(CompactionStep::Drop(oldest));
+        }
+        self.current = Some(Box::new(Compaction { generation: oldest, runs, moved: Vec::new() }));
+        Some(CompactionStep::Read)
+    }
+
+    /// The generation that is made empty.
+    pub(super) fn generation(&self) -> Option<u32> {
+        self.current.as_ref().map(|current| current.generation)
+    }
+
     /// What is to be read next.
-    pub(super) fn order(&self) -> Option<StoreRequest<'static>> {
-        let (log, run) = self.runs.front()?;
+    pub(super) fn request(&self) -> Option<StoreRequest<'static>> {
+        let current = self.current.as_ref()?;
+        let (log, run) = current.runs.front()?;
         Some(StoreRequest::Read {
-            generation: self.generation,
-            log: encoding::log(log).into(),
+            generation: current.generation,
+            log: encoding::log_name(log).into(),
             from: run.first()?.seq,
             to: run.last()?.seq,
             count: usize::MAX,
@@ -63,163 +100,47 @@ impl Compaction {
         })
     }
 
-    /// A message of the run that is being read.
-    pub(super) fn came(&mut self, seq: u64, head: Box<RawValue>, body: Box<RawValue>) {
-        let Some((log, run)) = self.runs.front() else { return };
+    /// Takes a message of the run that is being read.
+    pub(super) fn push(&mut self, seq: u64, head: Box<RawValue>, body: Box<RawValue>) {
+        let Some(current) = &mut self.current else { return };
+        let Some((log, run)) = current.runs.front() else {
+            debug_assert!(false, "message {seq} is of no run");
+            return;
+        };
         // What was forgotten lies between what was not.
-        if let Ok(at) = run.binary_search_by_key(&seq, |placed| placed.seq) {
-            let (log, placed) = (log.clone(), run[at]);
-            self.moved.push(Moved { log, placed, head, body });
+        let found = run.binary_search_by_key(&seq, |entry| entry.seq).ok();
+        if let Some(entry) = found.and_then(|at| run.get(at)) {
+            current.moved.push(MovedRecord::new(log.clone(), *entry, head, body));
         }
     }
 
-    /// The run was read. What did not come is damaged; nobody will get it.
-    pub(super) fn has_read(&mut self, index: &mut Index) {
-        let Some((log, run)) = self.runs.pop_front() else { return };
-        let of_this = self.moved.iter().rev().take_while(|moved| moved.log == log);
-        let mut came: Vec<u64> = of_this.map(|moved| moved.placed.seq).collect();
-        sort(&mut came);
-        for placed in run.iter().filter(|placed| came.binary_search(&placed.seq).is_err()) {
-            if index.get(&log, placed.seq) == Some(*placed) {
-                index.forget(&log, placed.seq, placed.seq, Some(0));
-            }
-        }
-    }
-}
-
-impl Backend {
-    /// What may be done while nothing is urgent: drops what is empty, and makes
-    /// empty what is nearly so.
-    pub(super) fn tidy(&mut self, tail: &mut Memtable, around: &mut StoreContext<'_>) -> Option<ChildTask> {
-        if let Some(moving) = &self.moving {
-            if !moving.runs.is_empty() {
-                return Some(ChildTask::Move);
-            }
-            if self.process.is_none() {
-                return Some(ChildTask::Start);
-            }
-            return self.batch(tail, around).map(|batch| ChildTask::Commit(Box::new(batch)));
-        }
-        let (&oldest, generation) = self.index.generations.first_key_value()?;
-        if oldest == self.active_generation && !self.is_wasteful(oldest) {
-            return None;
-        }
-        let is_empty = generation.messages == 0;
-        if is_empty && oldest != self.active_generation {
-            return Some(ChildTask::Drop(oldest));
-        }
-        if !self.holds_too_much() {
-            return None;
-        }
-        if oldest == self.active_generation {
-            // What is worth keeping of it goes into a new one.
-            self.active_generation += 1;
-            self.room.newest = 0;
-        }
-        let portion = PORTION.min(self.generation_bytes() as usize / 4);
-        let runs: VecDeque<_> = self.index.survivors(oldest, portion).into();
-        if runs.is_empty() {
-            return is_empty.then_some(ChildTask::Drop(oldest));
-        }
-        self.moving = Some(Box::new(Compaction { generation: oldest, runs, moved: Vec::new() }));
-        Some(ChildTask::Move)
-    }
-
-    /// Whether a single generation is large and holds little.
-    fn is_wasteful(&self, generation: u32) -> bool {
-        let Some(generation) = self.index.generations.get(&generation) else { return false };
-        let is_large = generation.bytes > self.generation_bytes() / 2;
-        is_large && generation.waste() > generation.bytes / 4 * 3
-    }
-
-    /// Whether the disk holds much more than is owed. What is all owed is not
-    /// written again and again, however much it is.
-    fn holds_too_much(&self) -> bool {
-        let (used, waste) = (self.index.used(), self.index.waste());
-        let spare = self.generation_bytes();
-        let is_crowded = used > self.options.bytes / PARTS * CROWDED && waste > 2 * spare;
-        // Where nothing may give way, as durable messages do not, little has to do.
-        let is_full = !self.takes_more() && waste > spare / 2;
-        is_crowded || is_full || waste > 3 * (used - waste) + spare
-    }
-
-    /// Tells the hub how much may be kept on this disk, where that has changed.
-    ///
-    /// How much a message takes depends on its size, on others that were written with it
-    /// and on what becomes of its log: from a little more than it counts to five times
-    /// that. So it is measured, with every commit.
-    pub(super) fn tell_capacity(&mut self, tail: &Memtable, facts: &mut VecDeque<Input>) {
-        let capacity = self.capacity(tail);
-        let is_near = match (self.told_capacity, capacity) {
-            (Some(told), Some(capacity)) => told.abs_diff(capacity) < told / 32,
-            (told, capacity) => told == capacity,
+    /// All of the run was read. What is missing of it is damaged, and can never be read.
+    pub(super) fn end_run(&mut self, index: &Index) -> Vec<MessageKey> {
+        let Some(current) = &mut self.current else { return Vec::new() };
+        let Some((log, run)) = current.runs.pop_front() else {
+            debug_assert!(false, "no run was being read");
+            return Vec::new();
         };
-        if !is_near {
-            self.told_capacity = capacity;
-            facts.push_back(Input::Store(StoreEvent::Capacity { bytes: capacity }));
-        }
-    }
-
-    /// Tells the hub whether little may be written in what is left of the day, where that has
-    /// changed. It is of use when something is written, and looked at then.
-    pub(super) fn tell_scarcity(&mut self, now: Moment, facts: &mut VecDeque<Input>) {
-        let is_scarce = self.budget.thrift(now) != Thrift::Free;
-        if std::mem::replace(&mut self.told_scarce, is_scarce) != is_scarce {
-            facts.push_back(Input::Store(StoreEvent::WriteBudget { is_scarce }));
-        }
-    }
-
-    /// What all kept messages may count together so that the disk takes them; none, as
-    /// long as too little is there to tell.
-    fn capacity(&self, tail: &Memtable) -> Option<u64> {
-        let (part, owed) = (self.options.bytes / PARTS, self.index.owed());
-        let live = self.index.used().saturating_sub(self.index.waste());
-        let room = LIVE.saturating_mul(part);
-        let on_disk = if live <= room {
-            let each = self.taken_for_each(live, owed, tail)?;
-            owed.saturating_add(((room - live) as f64 / each) as u64)
-        } else {
-            // One part more is left to what is there already: a figure that was measured
-            // otherwise before a restart, or what was in memory until a stop, makes nothing
-            // give way.
-            let most = room.saturating_add(part);
-            let fits = u128::from(owed) * u128::from(most.min(live)) / u128::from(live);
-            u64::try_from(fits).unwrap_or(u64::MAX)
+        let of_this = current.moved.iter().rev().map(MovedRecord::key).take_while(|key| key.log == log);
+        let mut read: Vec<u64> = of_this.map(|key| key.seq).collect();
+        sort(&mut read);
+        let is_missing = |entry: &&IndexEntry| {
+            read.binary_search(&entry.seq).is_err() && index.get(&log, entry.seq) == Some(**entry)
         };
-        Some(on_disk.saturating_add(tail.bytes_for_memory() as u64))
+        run.iter().filter(is_missing).map(|entry| MessageKey { log: log.clone(), seq: entry.seq }).collect()
     }
 
-    /// How much the disk takes for each byte that a message counts which is not written
-    /// yet: no less than for those that are there, and no less than such messages take
-    /// where nothing else is written with them. None, where there are neither.
-    fn taken_for_each(&self, live: u64, owed: u64, tail: &Memtable) -> Option<f64> {
-        /// As measured, in logs of one message each: a little more than what it counts, some
-        /// bytes of its own, and a generation some for itself.
-        const PART: f64 = 1.1;
-        const EACH: f64 = 60.0;
-        const GENERATION: u64 = 32 << 10;
-        let is_measured = owed > 0 && live >= self.options.bytes / PARTS;
-        let measured = is_measured.then(|| live as f64 / owed as f64);
-        let is_much = tail.bytes_for_disk() as u64 > self.options.bytes / (4 * PARTS);
-        let expected = is_much.then(|| {
-            let size = tail.bytes() as f64 / tail.len().max(1) as f64;
-            let generation = self.generation_bytes();
-            let usable = generation.saturating_sub(GENERATION).max(generation / 2);
-            (PART + EACH / size) * generation as f64 / usable as f64
-        });
-        measured.into_iter().chain(expected).reduce(f64::max)
+    /// Takes the messages to be written, if all were read: those that are still kept. They
+    /// are all that is left of the compaction.
+    pub(super) fn take_moved(&mut self, index: &Index) -> Vec<MovedRecord> {
+        let done = self.current.take_if(|current| current.runs.is_empty());
+        let mut moved = done.map(|done| done.moved).unwrap_or_default();
+        moved.retain(|moved| moved.is_kept(index));
+        moved
     }
 
-    /// Whether a commit fits under the cap, with room left in which the oldest
-    /// generation can be made empty.
-    pub(super) fn takes_more(&self) -> bool {
-        self.index.used() + 2 * self.generation_bytes() <= self.options.bytes
-    }
-
-    /// How large a generation gets: small enough that dropping one frees a good
-    /// part of the whole, large enough that a log is not spread over many. An empty
-    /// one takes two segments of sled's.
-    pub(super) fn generation_bytes(&self) -> u64 {
-        (self.options.bytes / PARTS).clamp(64 << 10, 8 << 20)
+    /// It begins anew, as a task of it has failed.
+    pub(super) fn abort(&mut self) {
+        self.current = None;
     }
 }

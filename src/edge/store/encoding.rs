@@ -1,28 +1,26 @@
-//! How messages and logs are spelled on the disk.
+//! The encoding of messages and logs on the disk: the two texts of a record, and marks.
 //!
-//! Knows the form of a record's two texts and of a mark. Does not know where they
-//! lie; the process that owns the disk does, and does not know what they mean.
-//!
-//! All are short JSON arrays: read back by place, without the names of fields.
+//! All are short JSON arrays: read back by place, without the names of fields. Where they
+//! lie only the process that owns the disk knows, which in turn cannot read them.
 
 use std::borrow::Cow;
 use std::rc::Rc;
 
 use serde::de::IntoDeserializer;
 use serde::de::value::StrDeserializer;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::hub_clock::HubClock;
 use super::ipc::NewRecord;
-use super::memtable::Entry;
+use super::memtable::EntryState;
 use crate::hub::settings::WriteThrough;
 use crate::hub::{EntryMeta, LogKey, RecoveredMessage, Scope};
 use crate::json;
 use crate::protocol::{Channel, Event, Message, MessageId, Payload, Sender, UnixTime, UserId};
 
-/// How a log is called on the disk. A user is no channel that could be spelled.
-pub(super) fn log(key: &LogKey) -> String {
+/// The name of a log on the disk. A user has no name that a channel could have.
+pub(super) fn log_name(key: &LogKey) -> String {
     let (kind, name) = parts(key);
     let mut log = String::with_capacity(1 + name.len());
     log.push(char::from(kind));
@@ -39,13 +37,13 @@ pub(super) fn parts(key: &LogKey) -> (u8, &str) {
 }
 
 /// The same, of a name on the disk.
-pub(super) fn split(log: &str) -> Option<(u8, &str)> {
-    Some((*log.as_bytes().first()?, log.get(1..)?))
+pub(super) fn split(name: &str) -> Option<(u8, &str)> {
+    Some((*name.as_bytes().first()?, name.get(1..)?))
 }
 
 /// The log of that name, if it is one.
-pub(super) fn key(log: &str) -> Option<LogKey> {
-    let (kind, name) = split(log)?;
+pub(super) fn log_key(name: &str) -> Option<LogKey> {
+    let (kind, name) = split(name)?;
     // Names that only the daemon gives are read back as well, and those that an earlier one
     // took and this one would not.
     let name: StrDeserializer<'_, serde_json::Error> = name.into_deserializer();
@@ -56,9 +54,9 @@ pub(super) fn key(log: &str) -> Option<LogKey> {
     }
 }
 
-/// How a life of a log is called, where runs of its messages are kept no longer:
-/// in another life the same positions are other messages.
-pub(super) fn life(log: &str, life: u64) -> String {
+/// The name of one life of a log, where messages of it are kept no longer: in another life
+/// the same positions are other messages.
+pub(super) fn life_name(log: &str, life: u64) -> String {
     format!("{life} {log}")
 }
 
@@ -68,37 +66,63 @@ pub(super) fn log_and_life(name: &str) -> Option<(&str, u64)> {
     Some((log, life.parse().ok()?))
 }
 
-/// What is read of a message when the daemon starts.
-#[derive(Serialize, Deserialize, Debug)]
-pub(super) struct Head<I = Option<Id>>(
+/// What is read of a message when the daemon starts. On the disk it is an array of its
+/// fields.
+#[derive(Deserialize, Debug)]
+pub(super) struct RecordHead<I = Option<MessageIdInScope>> {
     /// Which life of its log it belongs to.
-    pub(super) u64,
+    life: u64,
     /// When it expires and since when it is kept, by the hub clock.
-    pub(super) u64,
-    pub(super) u64,
+    expires: u64,
+    since: u64,
     /// What it counts against limits.
-    pub(super) u32,
-    /// Whether somebody other than its publisher has it; whether it was promised
-    /// that it is here.
-    bool,
-    bool,
-    I,
-);
-
-/// Where its publisher gave a message an id: among whose messages that is unique.
-type Id = (Scope, MessageId);
-
-/// What of a message is spelled once, when it is kept: its id and its body, as they
-/// are written later.
-#[derive(Clone, Copy)]
-pub(super) struct Text<'a> {
-    pub(super) id: &'a RawValue,
-    pub(super) body: &'a RawValue,
+    size: u32,
+    /// Somebody other than its publisher has it.
+    delivered: bool,
+    /// Its publisher was promised that it is on the disk.
+    durable: bool,
+    id: I,
 }
 
-/// The rest of a message. Its channel and position are its place.
-#[derive(Serialize, Deserialize)]
-struct Body(Event, Payload, Sender, Option<UserId>, MessageId, UnixTime);
+/// Where its publisher gave a message an id: among whose messages that is unique.
+type MessageIdInScope = (Scope, MessageId);
+
+impl<I: Serialize> Serialize for RecordHead<I> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let Self { life, expires, since, size, delivered, durable, id } = self;
+        (life, expires, since, size, delivered, durable, id).serialize(to)
+    }
+}
+
+/// What of a message is encoded once, when it is kept: its id and its body, as they
+/// are written later.
+#[derive(Clone, Copy)]
+pub(super) struct EncodedText<'a> {
+    id: &'a RawValue,
+    body: &'a RawValue,
+}
+
+impl<'a> EncodedText<'a> {
+    pub(super) fn new(id: &'a RawValue, body: &'a RawValue) -> Self {
+        Self { id, body }
+    }
+
+    pub(super) fn body(&self) -> &'a RawValue {
+        self.body
+    }
+}
+
+/// The rest of a message: its channel and position are its place. On the disk it is an
+/// array of its fields.
+#[derive(Deserialize)]
+struct Body {
+    event: Event,
+    data: Payload,
+    from: Sender,
+    user_id: Option<UserId>,
+    message_id: MessageId,
+    timestamp: UnixTime,
+}
 
 /// The state of a log.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
@@ -113,16 +137,18 @@ pub(super) struct LogMark {
     pub(super) last: u64,
 }
 
-/// Spells a message to be written.
-pub(super) fn put<'a>(
-    (log, seq): (&'a str, u64),
+/// Encodes a message to be written, in a life of the log of that name.
+pub(super) fn new_record<'a>(
+    log: &'a str,
     life: u64,
-    entry: &Entry,
-    text: Text<'a>,
-    elapsed: &HubClock,
+    seq: u64,
+    state: &EntryState,
+    text: EncodedText<'a>,
+    clock: &HubClock,
 ) -> Option<NewRecord<'a>> {
-    let Entry { expires, since, size, heard, durable, .. } = *entry;
-    let head = Head(life, elapsed.at(expires), elapsed.at(since), size, heard, durable, text.id);
+    let &EntryState { expires, since, size, delivered, durable, .. } = state;
+    let (expires, since) = (clock.at(expires), clock.at(since));
+    let head = RecordHead { life, expires, since, size, delivered, durable, id: text.id };
     Some(NewRecord {
         log: Cow::Borrowed(log),
         seq,
@@ -132,42 +158,55 @@ pub(super) fn put<'a>(
 }
 
 /// Appends the id and the body of a message; how long the id is.
-pub(super) fn spell(message: &Message, scope: Option<&Scope>, to: &mut Vec<u8>) -> usize {
+pub(super) fn encode(message: &Message, scope: Option<&Scope>, to: &mut Vec<u8>) -> usize {
     let begin = to.len();
     json::write(&scope.map(|scope| (scope, &message.message_id)), to);
     let id = to.len() - begin;
+    // As [`Body`] reads it.
     let Message { event, data, from, user_id, message_id, timestamp, .. } = message;
-    let body = Body(event.clone(), data.clone(), *from, user_id.clone(), message_id.clone(), *timestamp);
-    json::write(&body, to);
+    json::write(&(event, data, from, user_id, message_id, timestamp), to);
     id
 }
 
-/// Reads the head of a message.
-pub(super) fn head(text: &RawValue) -> Option<Head> {
+/// Decodes the head of a message.
+pub(super) fn head(text: &RawValue) -> Option<RecordHead> {
     serde_json::from_str(text.get()).ok()
 }
 
-impl Head {
-    /// What the hub is told of it.
-    pub(super) fn found(self, seq: u64, elapsed: &HubClock) -> RecoveredMessage {
-        let Self(_, expires, since, size, heard, durable, id) = self;
+impl RecordHead {
+    pub(super) fn life(&self) -> u64 {
+        self.life
+    }
+
+    pub(super) fn since(&self) -> u64 {
+        self.since
+    }
+
+    pub(super) fn size(&self) -> u32 {
+        self.size
+    }
+
+    /// What the hub receives of it.
+    pub(super) fn recovered(self, seq: u64, clock: &HubClock) -> RecoveredMessage {
+        let Self { expires, since, size, delivered, durable, id, .. } = self;
         let (scope, id) = id.unzip();
-        let keeping = EntryMeta {
-            expires: elapsed.moment(expires),
-            since: elapsed.moment(since),
+        let meta = EntryMeta {
+            expires: clock.moment(expires),
+            since: clock.moment(since),
             size,
-            delivered: heard,
+            delivered,
             durable,
             disk: WriteThrough::Behind,
             scope,
         };
-        RecoveredMessage { seq, meta: keeping, id }
+        RecoveredMessage { seq, meta, id }
     }
 }
 
-/// Reads a message back.
+/// Decodes a message.
 pub(super) fn message(key: &LogKey, seq: u64, body: &RawValue) -> Option<Rc<Message>> {
-    let Body(event, data, from, user_id, message_id, timestamp) = serde_json::from_str(body.get()).ok()?;
+    let body = serde_json::from_str(body.get()).ok()?;
+    let Body { event, data, from, user_id, message_id, timestamp } = body;
     let channel = match key {
         LogKey::Channel(channel) => channel.clone(),
         LogKey::Inbox(_) => Channel::inbox(),
@@ -178,12 +217,12 @@ pub(super) fn message(key: &LogKey, seq: u64, body: &RawValue) -> Option<Rc<Mess
 
 #[cfg(test)]
 mod tests {
-    use super::{key, parts};
+    use super::{log_key, parts};
 
     #[test]
-    fn names_that_are_refused_by_now_are_read_back() {
+    fn names_refused_by_now_are_read_back() {
         for (log, name) in [("ca\u{ad}b", "a\u{ad}b"), ("uzo\u{200d}e", "zo\u{200d}e"), ("c@me", "@me")] {
-            assert!(key(log).is_some_and(|key| parts(&key).1 == name), "{log:?}");
+            assert!(log_key(log).is_some_and(|key| parts(&key).1 == name), "{log:?}");
         }
     }
 }

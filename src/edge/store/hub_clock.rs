@@ -1,13 +1,13 @@
 //! The hub clock: what time it is for messages that outlive the process.
 //!
-//! Knows how long all of the daemon's lives have lasted together, and how long it
-//! was away where that can be trusted. Does not know what grows old by it.
+//! It counts how long all runs of the daemon have lasted together, and the time between them
+//! where that can be trusted.
 //!
 //! A message must never expire early because a clock was set. A board without a
 //! battery starts in 1970, or at the time of its last shutdown, and jumps when the
 //! network tells it better. So the hub clock follows the monotonic one; time while
-//! the machine was off counts only where both ends of it were told by a clock that
-//! somebody keeps. Elsewhere messages live longer by that time, which hurts nobody.
+//! the machine was off counts only where both ends of it were read from a clock that
+//! is kept right. Elsewhere messages live longer by that time, which does no harm.
 
 use std::path::Path;
 
@@ -23,10 +23,10 @@ pub struct Stamp {
     boot: String,
     moment: Moment,
     wall: UnixTime,
-    /// The wall clock was kept by somebody.
+    /// The wall clock was kept right by the network, or a battery.
     is_trusted: bool,
     /// The hub clock then, in milliseconds.
-    pub(super) elapsed: u64,
+    elapsed: u64,
 }
 
 /// The hub clock.
@@ -44,7 +44,7 @@ pub struct HubClock {
 pub struct Clocks {
     /// Which run of the machine.
     pub boot: String,
-    /// The wall clock is kept by somebody: the network, or a battery.
+    /// The wall clock is kept right by the network, or a battery.
     pub is_trusted: bool,
 }
 
@@ -58,7 +58,7 @@ impl Clocks {
     /// Of this machine.
     pub fn of_machine(now: Now) -> Self {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        // systemd-timesyncd's word, which a sandbox lets through.
+        // Made by systemd-timesyncd, and visible in a sandbox.
         let is_synced = Path::new("/run/systemd/timesync/synchronized").exists();
         // A clock with a battery that was the kernel's source at boot.
         let has_set = |clock: &str| {
@@ -110,7 +110,7 @@ impl HubClock {
         i64::try_from(then - self.base).unwrap_or_default()
     }
 
-    /// For whoever comes after a restart.
+    /// To be read after a restart.
     pub fn stamp(&self, now: Now) -> Stamp {
         Stamp {
             boot: self.boot.clone(),
@@ -119,6 +119,53 @@ impl HubClock {
             is_trusted: self.is_trusted,
             elapsed: self.at(now.moment),
         }
+    }
+}
+
+/// The hub clock of a store, once it is known, and the clocks of the machine.
+pub(super) struct StoreClock {
+    clocks: Clocks,
+    hub_clock: Option<HubClock>,
+}
+
+impl StoreClock {
+    pub(super) fn new(now: Now) -> Self {
+        Self { clocks: Clocks::of_machine(now), hub_clock: None }
+    }
+
+    /// Which run of the machine this is.
+    pub(super) fn boot(&self) -> &str {
+        &self.clocks.boot
+    }
+
+    pub(super) fn hub_clock(&self) -> Option<&HubClock> {
+        self.hub_clock.as_ref()
+    }
+
+    /// Goes on with the hub clock of a clean stop: what has to be added to the moments of
+    /// that time.
+    pub(super) fn restore(&mut self, now: Now, stamp: &Stamp) -> i64 {
+        let hub_clock = HubClock::new(now, self.clocks.clone(), Some(stamp));
+        let shift = hub_clock.shift(stamp);
+        self.hub_clock = Some(hub_clock);
+        shift
+    }
+
+    /// All that is on the disk is known: the hub clock goes on from the last commit, if it is
+    /// not known yet, and shows no less than what was kept last.
+    pub(super) fn recover(&mut self, now: Now, stamp: Option<&Stamp>, latest: u64) -> &HubClock {
+        let clocks = self.clocks.clone();
+        let known = self.hub_clock.take().unwrap_or_else(|| HubClock::new(now, clocks, stamp));
+        self.hub_clock.insert(known.not_before(now, latest))
+    }
+
+    /// That of another process; none, if that was in another run of the machine.
+    pub(super) fn resume(known: Option<HubClock>, now: Now) -> Option<Self> {
+        let mut clock = Self::new(now);
+        if let Some(known) = known {
+            clock.hub_clock = Some(known.taken_over(&clock.clocks)?);
+        }
+        Some(clock)
     }
 }
 

@@ -1,25 +1,23 @@
-//! What the daemon and the process that owns the disk say to each other.
+//! IPC between the daemon and the process that owns the disk: requests and responses.
 //!
-//! Knows the form of orders and words: each is one line of JSON on a socket
-//! between the two. Does not know what a record means: to the process that owns
-//! the disk a record is a place and two texts, so that the form of messages can
-//! change without it.
+//! Each is one line of JSON on a socket between the two. To the process that owns the disk a
+//! record is a place and two texts, so that the form of messages can change without it.
 
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-/// What the daemon orders. Orders are carried out one after the other, and each
-/// is answered in that order.
+/// What the daemon requests. Requests are carried out one after the other, and responses
+/// come in the same order.
 #[derive(Serialize, Deserialize, Debug)]
 pub enum StoreRequest<'a> {
-    /// Tell all that a generation holds: a `Record` for each message, a `Mark` for each
-    /// log, a `Gone` for each run of messages, then `Loaded`. What was put once more may
-    /// be told once more: the last word counts. What is not there holds nothing.
+    /// Send all that a generation holds: a `Record` for each message, a `Mark` for each
+    /// log, a `Gone` for each range of messages, then `Loaded`. What was put once more may
+    /// come once more: the last one counts. What is not there holds nothing.
     Load { generation: u32 },
-    /// Write all of it, sync it, and answer `Committed`. The first commit to a
-    /// generation makes it. One that fails, or whose answer never comes, may be
+    /// Write all of it, sync it, and respond with `Committed`. The first commit to a
+    /// generation makes it. One that fails, or whose response never comes, may be
     /// there in part: whole messages, the first of them first.
     Commit {
         generation: u32,
@@ -32,14 +30,13 @@ pub enum StoreRequest<'a> {
         #[serde(borrow)]
         gone: Vec<Tombstone<'a>>,
     },
-    /// Tell the records of a log from one position to another, both included, up
-    /// to `count` or `bytes`, at least one if there is one; answered by `Record`s
-    /// and `Read`.
+    /// Send the records of a log from one position to another, both included, up
+    /// to `count` or `bytes`, at least one if there is one, then `Read`.
     Read { generation: u32, log: Cow<'a, str>, from: u64, to: u64, count: usize, bytes: usize },
-    /// Copy so much of a generation's write-ahead log into its database; answered by
+    /// Copy so much of a generation's write-ahead log into its database, then
     /// `Checkpointed`.
     Checkpoint { generation: u32, bytes: u64 },
-    /// Delete a whole generation; answered by `Dropped`.
+    /// Delete a whole generation, then `Dropped`.
     Drop { generation: u32 },
 }
 
@@ -56,7 +53,7 @@ pub struct NewRecord<'a> {
     pub body: Cow<'a, RawValue>,
 }
 
-/// The state of a log, as the daemon spells it. The log without a name is the
+/// The state of a log, as the daemon encodes it. The log without a name is the
 /// store itself.
 #[derive(Serialize, Deserialize, Debug)]
 pub struct LogHeader<'a> {
@@ -65,7 +62,7 @@ pub struct LogHeader<'a> {
     pub state: Cow<'a, RawValue>,
 }
 
-/// A run of messages that are kept no longer, both ends included.
+/// A range of messages that are kept no longer, both ends included.
 #[derive(Serialize, Deserialize, Debug)]
 pub struct Tombstone<'a> {
     pub log: Cow<'a, str>,
@@ -73,17 +70,17 @@ pub struct Tombstone<'a> {
     pub to: u64,
 }
 
-/// What the process that owns the disk answers.
+/// What the process that owns the disk sends.
 #[derive(Serialize, Deserialize, Debug)]
 pub enum StoreResponse<'a> {
-    /// The first word: what is there. Nothing is open yet.
+    /// The first response: what is there. Nothing is open yet.
     Ready {
         /// Ascending by number.
         generations: Vec<GenerationSize>,
         room: SpaceReport,
-        /// What somebody should know: what was set aside, and why. It is not among
+        /// What an administrator should know: what was set aside, and why. It is not among
         /// the generations any more. Before that it is tried again, each time by
-        /// another process: three may end in `Failed`, or without a word.
+        /// another process: three may end in `Failed`, or without a response.
         notes: Vec<String>,
     },
     /// One record; `body` only where it was asked for with `Read`.
@@ -97,7 +94,7 @@ pub enum StoreResponse<'a> {
     },
     Mark(#[serde(borrow)] LogHeader<'a>),
     Gone(#[serde(borrow)] Tombstone<'a>),
-    /// All of a generation was told.
+    /// All of a generation was sent.
     Loaded {
         /// Records whose checksum is wrong, which are not whole, or which were
         /// committed and are not there.
@@ -119,7 +116,7 @@ pub enum StoreResponse<'a> {
     Dropped {
         room: SpaceReport,
     },
-    /// The order could not be carried out. The process ends after this: another
+    /// The request could not be carried out. The process ends after this: another
     /// one begins anew.
     Failed {
         why: String,

@@ -1,7 +1,7 @@
-//! Reading the whole disk, once, before anything is written to it.
+//! Recovery: the whole disk is read once, before anything is written to it.
 //!
-//! Knows how records, marks and runs of several generations make logs. Does not
-//! know what the hub does with them.
+//! Records, marks and what is kept no longer come generation by generation, and make logs
+//! together: of what comes twice the one of the later generation counts.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
@@ -10,74 +10,77 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 use serde::{Deserialize, Serialize};
 
-use super::backend::{Backend, StoreContext};
+use super::StoreContext;
 use super::encoding;
-use super::encoding::{Head, LogMark};
-use super::hub_clock::{HubClock, Stamp};
-use super::index::Placed;
+use super::encoding::{LogMark, RecordHead};
+use super::hub_clock::{HubClock, Stamp, StoreClock};
+use super::index::{GoneRange, Index, IndexEntry};
 use super::ipc::{GenerationSize, StoreResponse};
-use super::memtable::Memtable;
-use super::scheduler::ChildTask;
-use crate::hub::{Input, LogKey, RecoveredLog, StoreEvent};
+use crate::hub::{Hub, Input, LogKey, RecoveredLog, StoreEvent};
 use crate::small_queue::SmallQueue;
 use crate::sort::{sort, sort_by_cached_key};
 
 /// The state of the store itself, written with every commit.
 #[derive(Serialize, Deserialize, Debug)]
 pub(super) struct StoreMark {
-    pub(super) stamp: Stamp,
+    stamp: Stamp,
     /// What of the budget was spent.
-    pub(super) spent: u64,
+    spent: u64,
+}
+
+impl StoreMark {
+    pub(super) fn new(stamp: Stamp, spent: u64) -> Self {
+        Self { stamp, spent }
+    }
 }
 
 /// A log, while it is put together.
-struct Gathered {
+struct GatheredLog {
     key: LogKey,
     mark: Option<LogMark>,
-    /// Ascending by position; a later generation has the later word.
-    records: SmallQueue<Record>,
-    /// Life, first and last position.
-    gone: Vec<(u64, u64, u64)>,
+    /// Ascending by position.
+    records: SmallQueue<RecoveredRecord>,
+    gone: Vec<GoneRange>,
 }
 
 /// What was read of a message.
-struct Record {
+struct RecoveredRecord {
     seq: u64,
     generation: u32,
-    head: Head,
+    head: RecordHead,
 }
 
-impl Record {
-    fn placed(&self) -> Placed {
-        Placed { seq: self.seq, generation: self.generation, size: self.head.3 }
+impl RecoveredRecord {
+    fn entry(&self) -> IndexEntry {
+        IndexEntry { seq: self.seq, generation: self.generation, size: self.head.size() }
     }
 }
 
 /// All logs, found by the names that they have on the disk. They are gone through in the
 /// order in which they came, as their names and all that is made of them lie in memory.
 #[derive(Default)]
-struct Logs {
-    list: Vec<Gathered>,
+struct GatheredLogs {
+    list: Vec<GatheredLog>,
     places: HashTable<usize>,
     hasher: RandomState,
 }
 
-impl Logs {
+impl GatheredLogs {
     /// A log that was read of before, or a new one; none, if there can be none of that
     /// name.
-    fn entry(&mut self, name: &str) -> Option<&mut Gathered> {
+    fn entry(&mut self, name: &str) -> Option<&mut GatheredLog> {
         let hasher = &self.hasher;
         let kind_and_name = encoding::split(name)?;
         let hash = hasher.hash_one(Some(kind_and_name));
         let parts = |place: &usize| self.list.get(*place).map(|log| encoding::parts(&log.key));
-        let is_meant = |place: &usize| parts(place) == Some(kind_and_name);
-        let place = match self.places.entry(hash, is_meant, |place| hasher.hash_one(parts(place))) {
+        let is_same = |place: &usize| parts(place) == Some(kind_and_name);
+        let place = match self.places.entry(hash, is_same, |place| hasher.hash_one(parts(place))) {
             Entry::Occupied(known) => *known.get(),
             Entry::Vacant(free) => {
                 let place = self.list.len();
-                let key = encoding::key(name)?;
+                let key = encoding::log_key(name)?;
                 free.insert(place);
-                self.list.push(Gathered {
+                self.list.push(GatheredLog {
                     key,
                     mark: None,
                     records: SmallQueue::default(),
@@ -95,7 +98,7 @@ impl Logs {
 pub(super) struct Recovery {
     /// What is still to be read, oldest first, once that is known.
     generations: Option<VecDeque<u32>>,
-    logs: Logs,
+    logs: GatheredLogs,
     store: Option<StoreMark>,
     damaged: u64,
     /// What of it the process has read that is there now.
@@ -110,16 +113,41 @@ const LARGE: u64 = 12 << 20;
 /// What has read so much does not stay once all is read.
 const GROWN: u64 = 1 << 20;
 
+/// What follows when a generation was read to its end.
+pub(super) struct GenerationRead {
+    /// All generations were read.
+    pub(super) is_last: bool,
+    /// The process has grown, and should end.
+    pub(super) has_child_grown: bool,
+}
+
 impl Recovery {
     /// The next generation to be read.
     pub(super) fn next(&self) -> Option<u32> {
         self.generations.as_ref()?.front().copied()
     }
 
-    fn take(&mut self, generation: u32, word: StoreResponse<'_>) -> Result<bool, String> {
-        match word {
+    /// A process has reported which generations there are. One that was set aside since is
+    /// read no more. Whether none is left to be read.
+    pub(super) fn set_generations(&mut self, sizes: &[GenerationSize]) -> bool {
+        if let Some(generations) = &mut self.generations {
+            generations.retain(|generation| sizes.iter().any(|size| size.generation == *generation));
+        }
+        self.generations.get_or_insert_with(|| sizes.iter().map(|size| size.generation).collect());
+        self.next().is_none()
+    }
+
+    /// Takes something of a generation, which takes so much on the disk; what follows, where
+    /// that was all of it.
+    pub(super) fn push(
+        &mut self,
+        generation: u32,
+        bytes: u64,
+        response: StoreResponse<'_>,
+    ) -> Result<Option<GenerationRead>, String> {
+        match response {
             StoreResponse::Record { log, seq, head, .. } => match encoding::head(&head) {
-                Some(head) => self.record(&log, Record { seq, generation, head }),
+                Some(head) => self.record(&log, RecoveredRecord { seq, generation, head }),
                 None => self.damaged += 1,
             },
             StoreResponse::Mark(mark) if mark.log.is_empty() => {
@@ -136,7 +164,7 @@ impl Recovery {
             StoreResponse::Gone(gone) => match encoding::log_and_life(&gone.log) {
                 Some((log, life)) => {
                     if let Some(log) = self.logs.entry(log) {
-                        log.gone.push((life, gone.from, gone.to));
+                        log.gone.push(GoneRange { life, from: gone.from, to: gone.to });
                     }
                 }
                 None => self.damaged += 1,
@@ -146,14 +174,27 @@ impl Recovery {
                 for note in notes {
                     log::warn!("{note}");
                 }
-                return Ok(true);
+                return Ok(Some(self.end_generation(bytes)));
             }
-            word => return Err(format!("the process that owns the disk said {word:?}, unasked")),
+            response => return Err(unexpected(&response)),
         }
-        Ok(false)
+        Ok(None)
     }
 
-    fn record(&mut self, log: &str, record: Record) {
+    fn end_generation(&mut self, bytes: u64) -> GenerationRead {
+        if let Some(generations) = &mut self.generations {
+            generations.pop_front();
+        }
+        self.read += bytes;
+        let is_last = self.next().is_none();
+        let has_child_grown = self.read > if is_last { GROWN } else { LARGE };
+        if has_child_grown {
+            self.read = 0;
+        }
+        GenerationRead { is_last, has_child_grown }
+    }
+
+    fn record(&mut self, log: &str, record: RecoveredRecord) {
         let Some(log) = self.logs.entry(log) else { return };
         match log.records.find(&record.seq, |record| record.seq) {
             Ok(at) => {
@@ -166,31 +207,31 @@ impl Recovery {
     }
 }
 
-impl Gathered {
+impl GatheredLog {
     /// Drops what is kept no longer. A life that has no mark has lost nothing yet, or
     /// damage took its mark: all that is of it is kept.
-    fn sift(&mut self, mut dead: impl FnMut(&Record)) -> LogMark {
-        let last_life = self.records.iter().map(|record| record.head.0).max().unwrap_or_default();
+    fn sift(&mut self, mut drop_dead: impl FnMut(&RecoveredRecord)) -> LogMark {
+        let last_life = self.records.iter().map(|record| record.head.life()).max().unwrap_or_default();
         self.mark = self.mark.filter(|mark| mark.life >= last_life);
         let mark = self.mark.unwrap_or(LogMark { life: last_life, first: 0, cursor: 0, last: 0 });
-        let of_this_life = |(life, from, to): (u64, u64, u64)| (life == mark.life).then_some((from, to));
-        let mut gone: Vec<_> = std::mem::take(&mut self.gone).into_iter().filter_map(of_this_life).collect();
+        let mut gone = std::mem::take(&mut self.gone);
+        gone.retain(|range| range.life == mark.life);
         sort(&mut gone);
         // Numbers go on above what is gone, too: it would be taken for that.
         let written =
-            self.records.iter().filter(|record| record.head.0 == mark.life).map(|record| record.seq);
-        let last = written.chain(gone.iter().map(|(_, to)| *to)).max().unwrap_or_default();
+            self.records.iter().filter(|record| record.head.life() == mark.life).map(|record| record.seq);
+        let last = written.chain(gone.iter().map(|range| range.to)).max().unwrap_or_default();
         let mut gone = gone.into_iter().peekable();
         // Ascending, both: no position above it is gone so far.
         let mut reach = 0;
         self.records.retain(|record| {
-            let Record { seq, head, .. } = record;
-            while let Some((_, to)) = gone.next_if(|(from, _)| from <= seq) {
-                reach = reach.max(to);
+            let RecoveredRecord { seq, head, .. } = record;
+            while let Some(range) = gone.next_if(|range| range.from <= *seq) {
+                reach = reach.max(range.to);
             }
-            let stays = head.0 == mark.life && *seq >= mark.first && *seq > reach;
+            let stays = head.life() == mark.life && *seq >= mark.first && *seq > reach;
             if !stays {
-                dead(record);
+                drop_dead(record);
             }
             stays
         });
@@ -198,114 +239,56 @@ impl Gathered {
     }
 }
 
-impl Backend {
-    /// The process has said which generations there are. One that was set aside
-    /// because it is damaged is gone with all that it held; whoever wants to read
-    /// that is told then.
-    pub(super) fn is_there(
-        &mut self,
-        sizes: &[GenerationSize],
-        tail: &Memtable,
-        around: &mut StoreContext<'_>,
-    ) {
-        let is_there = |generation: u32| sizes.iter().any(|size| size.generation == generation);
-        let lost = self.index.lose_generations(is_there);
-        if lost > 0 {
-            // Nobody but this line tells it to an administrator.
-            log::error!(
-                "{lost} messages are gone with what was set aside in {}",
-                self.options.directory.display()
-            );
+impl Recovery {
+    /// All was read: it goes into the index, and the hub receives what is there. What of the
+    /// write budget was spent before.
+    pub(super) fn finish(
+        mut self,
+        clock: &mut StoreClock,
+        index: &mut Index,
+        context: &mut StoreContext<'_>,
+    ) -> u64 {
+        if self.damaged > 0 {
+            log::error!("{} messages on the disk are damaged and lost", self.damaged);
         }
-        if let Some(generations) = self.loading.as_mut().and_then(|loading| loading.generations.as_mut()) {
-            generations.retain(|generation| is_there(*generation));
-        }
-        for size in sizes {
-            let generation = self.index.generations.entry(size.generation).or_default();
-            (generation.bytes, generation.wal) = (size.bytes, size.wal);
-        }
-        if let Some(last) = sizes.last() {
-            self.active_generation = self.active_generation.max(last.generation);
-            if last.is_only_read && self.active_generation == last.generation {
-                self.active_generation += 1;
-                self.room.newest = 0;
+        let hub = context.hub;
+        let stamp = self.store.as_ref().map(|store| &store.stamp);
+        let heads = self.logs.list.iter().flat_map(|log| log.records.iter().map(|record| &record.head));
+        let latest = heads.map(RecordHead::since).max();
+        let hub_clock = clock.recover(context.now, stamp, latest.unwrap_or_default());
+        sort_by_cached_key(&mut self.logs.list, |log| hub.place(&log.key));
+        index.reserve(self.logs.list.len());
+        for log in self.logs.list {
+            if let Some(recovered) = log.into_index(index, hub, hub_clock) {
+                context.inputs.push_back(Input::Store(StoreEvent::RecoveredLog(Box::new(recovered))));
             }
         }
-        if let Some(loading) = &mut self.loading {
-            loading.generations.get_or_insert(sizes.iter().map(|size| size.generation).collect());
-            if loading.next().is_none() {
-                self.has_loaded(tail, around);
-            }
-        }
+        self.store.map_or(0, |store| store.spent)
     }
+}
 
-    /// A word of a generation that is being read.
-    pub(super) fn load(
-        &mut self,
-        generation: u32,
-        word: StoreResponse<'_>,
-        tail: &Memtable,
-        around: &mut StoreContext<'_>,
-    ) -> Result<(), String> {
-        let Some(loading) = &mut self.loading else { return Ok(()) };
-        if !loading.take(generation, word)? {
-            return Ok(());
+impl GatheredLog {
+    /// Puts what is kept of it into the index; none, if nothing is.
+    fn into_index(mut self, index: &mut Index, hub: &Hub, clock: &HubClock) -> Option<RecoveredLog> {
+        let lives = self.records.iter().map(|record| record.head.life());
+        // Damage may leave less of a log than the ranges that are kept no longer.
+        let others =
+            self.mark.map(|mark| mark.life).into_iter().chain(self.gone.iter().map(|range| range.life));
+        index.reserve_life(lives.chain(others).max().unwrap_or_default());
+        let mark = self.sift(|dead| index.count_dead(&dead.entry()));
+        if self.records.is_empty() {
+            return None;
         }
-        if let Some(generations) = &mut loading.generations {
-            generations.pop_front();
-        }
-        loading.read += self.index.generations.get(&generation).map_or(0, |generation| generation.bytes);
-        let is_over = loading.next().is_none();
-        debug_assert!(matches!(self.task, Some((ChildTask::Load(_), _))));
-        self.task = None;
-        if loading.read > if is_over { GROWN } else { LARGE } {
-            loading.read = 0;
-            self.ends_after_this = true;
-        }
-        if is_over {
-            self.has_loaded(tail, around);
-        }
-        Ok(())
+        let log = hub.shared(self.key);
+        let last_in_mark = self.mark.map_or(0, |mark| mark.last);
+        index.insert_recovered(&log, &mark, last_in_mark, self.records.iter().map(RecoveredRecord::entry));
+        let kept =
+            self.records.into_iter().map(|RecoveredRecord { seq, head, .. }| head.recovered(seq, clock));
+        Some(RecoveredLog { log, cursor: mark.cursor, last: mark.last, kept: kept.collect() })
     }
+}
 
-    /// All of it was read: the hub is told what is there.
-    fn has_loaded(&mut self, tail: &Memtable, around: &mut StoreContext<'_>) {
-        let Some(mut loading) = self.loading.take() else { return };
-        if loading.damaged > 0 {
-            log::error!("{} messages on the disk are damaged and lost", loading.damaged);
-        }
-        let now = around.now;
-        let stamp = loading.store.as_ref().map(|store| &store.stamp);
-        let heads = loading.logs.list.iter().flat_map(|log| log.records.iter().map(|record| &record.head));
-        let latest = heads.map(|head| head.2).max();
-        let clocks = self.clocks.clone();
-        let elapsed = self.elapsed.take();
-        let elapsed = elapsed.unwrap_or_else(|| HubClock::new(now, clocks, stamp));
-        let elapsed = elapsed.not_before(now, latest.unwrap_or_default());
-        if let Some(store) = &loading.store {
-            self.budget.spend(now.moment, store.spent);
-        }
-        sort_by_cached_key(&mut loading.logs.list, |log| around.hub.place(&log.key));
-        self.index.logs.reserve(loading.logs.list.len());
-        for mut log in loading.logs.list {
-            let lives = log.records.iter().map(|record| record.head.0).chain(log.mark.map(|mark| mark.life));
-            // Damage may leave less of a log than what says that it is kept no longer.
-            let lives = lives.chain(log.gone.iter().map(|(life, ..)| *life));
-            self.index.has_seen(lives.max().unwrap_or_default());
-            let mark = log.sift(|dead| self.index.has_seen_dead(&dead.placed()));
-            if log.records.is_empty() {
-                continue;
-            }
-            let key = around.hub.shared(log.key);
-            let last_in_mark = log.mark.map_or(0, |mark| mark.last);
-            self.index.adopt(&key, &mark, last_in_mark, log.records.iter().map(Record::placed));
-            let kept =
-                log.records.into_iter().map(|Record { seq, head, .. }| head.found(seq, &elapsed)).collect();
-            let found = RecoveredLog { log: key, cursor: mark.cursor, last: mark.last, kept };
-            around.inputs.push_back(Input::Store(StoreEvent::RecoveredLog(Box::new(found))));
-        }
-        self.elapsed = Some(elapsed);
-        self.has_found_all();
-        self.tell_capacity(tail, around.inputs);
-    }
+/// The process has sent what nothing was requested of it for.
+pub(super) fn unexpected(response: &StoreResponse<'_>) -> String {
+    format!("the process that owns the disk said {response:?}, unasked")
 }

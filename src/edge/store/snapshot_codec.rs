@@ -1,7 +1,7 @@
-//! The store as a stream of values and texts, for a process that takes over.
+//! The version of a store as bytes, and why such bytes are refused.
 //!
-//! Knows that they are whole, and of a version that is understood. Does not know what
-//! they mean. Each log is one value, with the texts of its messages behind it.
+//! The bytes are a stream of values: one for all that is of no log, then one for each log
+//! with the texts of its messages behind it.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use crate::binary_codec;
 use crate::hub::LogKey;
 
-/// Raised when a store could not go on with what an older one wrote. Postcard spells a value
+/// Raised when a store could not go on with what an older one wrote. Postcard encodes a value
 /// by the order of its fields: a field more, less or in another place is another version.
 pub(super) const VERSION: u32 = 2;
 
@@ -20,7 +20,7 @@ pub enum ImportError {
     Version { found: u32, known: u32 },
     /// It is no store, or not a whole one.
     Form(String),
-    /// What it says of a log cannot be.
+    /// It has a log that cannot be.
     Log(LogKey),
     /// It was in another place, or in memory: what is on that disk is not on this.
     Place { found: Option<PathBuf>, known: Option<PathBuf> },

@@ -1,22 +1,17 @@
-//! Checkpoints: what lies in write-ahead logs is copied into databases.
-//!
-//! Knows when that is worth its writing: where nobody wants anything of the disk for a
-//! while, what is kept is here to stay. Does not know how it is copied.
+//! WAL checkpoints: what lies in write-ahead logs is copied into databases.
 //!
 //! A commit goes to a log, for that is the least a disk can do. A database takes more room
 //! than a log with the same messages: so it is made of what fits easily, and where the
-//! store is full of what is kept, that stays in logs.
+//! store is full of what is kept, that stays in logs. Copying is worth its writing where the
+//! disk has been left alone for a while: what is kept then is here to stay.
 
 use std::time::Duration;
 
-use super::backend::{Backend, StoreContext};
-use super::ipc::SpaceReport;
-use super::memtable::Memtable;
-use super::scheduler::ChildTask;
-use super::write_budget::Thrift;
+use super::index::Index;
+use super::space::DiskSpace;
 use crate::protocol::Moment;
 
-/// How long nothing is asked of the disk before that. Who reads what it missed does so
+/// How long nothing is requested of the disk before that. A client reads what it missed
 /// within this time, as a rule.
 const QUIET: Duration = Duration::from_secs(5);
 
@@ -24,8 +19,7 @@ const QUIET: Duration = Duration::from_secs(5);
 /// writes one whenever it is opened.
 const SHORT: u64 = 64 << 10;
 
-/// How much is copied by one order, so that whoever wants something meanwhile waits for no
-/// more than that.
+/// How much is copied by one request, so that another one waits for no more than that.
 pub(super) const COPIED: u64 = 256 << 10;
 
 /// About what a database takes for each byte of a log, as measured with messages of 300 B.
@@ -38,87 +32,62 @@ const PART: u64 = 4;
 /// What failed is not tried before.
 const PAUSE: Duration = Duration::from_secs(3600);
 
-impl Backend {
+/// Which write-ahead log is being copied.
+#[derive(Default)]
+pub(super) struct WalCheckpoints {
+    /// The generation of a copy that is not finished.
+    under_way: Option<u32>,
+    /// Nothing is copied before: it failed.
+    not_before: Moment,
+}
+
+impl WalCheckpoints {
     /// When something is to be copied, if there is something.
-    pub(super) fn checkpoint_due(&self, now: Moment) -> Option<Moment> {
-        // What is still to be written comes first.
-        let is_quiet = self.unwritten.is_empty() && self.sync_queue.is_empty();
-        self.to_be_copied(now).filter(|_| is_quiet)?;
-        let is_under_way = self.checkpoint.is_some();
-        Some(if is_under_way { now } else { self.no_checkpoint_before.max(self.busy_at + QUIET) })
+    pub(super) fn due(
+        &self,
+        now: Moment,
+        busy_at: Moment,
+        index: &Index,
+        space: &DiskSpace,
+    ) -> Option<Moment> {
+        self.candidate(index, space)?;
+        Some(if self.under_way.is_some() { now } else { self.not_before.max(busy_at + QUIET) })
     }
 
-    /// The next part, if it is due.
-    pub(super) fn next_checkpoint(&mut self, now: Moment) -> Option<ChildTask> {
-        let is_due = self.checkpoint_due(now).is_some_and(|due| due <= now);
-        if !is_due {
-            return None;
-        }
-        self.checkpoint = self.to_be_copied(now);
-        self.checkpoint.map(ChildTask::Checkpoint)
+    /// Begins the next part: the generation whose log it is of.
+    pub(super) fn begin(&mut self, index: &Index, space: &DiskSpace) -> Option<u32> {
+        self.under_way = self.candidate(index, space);
+        self.under_way
     }
 
-    /// The oldest generation whose log is worth it, and fits.
-    fn to_be_copied(&self, now: Moment) -> Option<u32> {
-        let may_write = self.process.is_some()
-            && self.trouble.is_none()
-            && self.loading.is_none()
-            && self.moving.is_none()
-            && !self.is_finishing
-            && self.budget.thrift(now) == Thrift::Free;
-        if !may_write {
-            return None;
-        }
-        let used = self.index.used();
+    /// The oldest generation whose log is worth it, and fits. What was begun comes first.
+    fn candidate(&self, index: &Index, space: &DiskSpace) -> Option<u32> {
+        let used = index.used();
         let fits = |generation: u32, wal: u64| {
             // What was begun takes room already, and more until it is finished.
-            if self.checkpoint == Some(generation) {
-                return self.takes_more() && self.room.free > wal.saturating_mul(TIMES);
+            if self.under_way == Some(generation) {
+                return space.fits_commit(index) && space.free() > wal.saturating_mul(TIMES);
             }
-            let most = self.room.free.min(self.options.bytes / PART);
+            let most = space.free().min(space.limit() / PART);
             used.saturating_add(wal.saturating_mul(TIMES)) <= most
         };
         let is_worth_it = |generation: &u32| {
-            let of = self.index.generations.get(generation);
-            of.is_some_and(|of| of.wal > SHORT && of.messages > 0 && fits(*generation, of.wal))
+            let usage = index.generation(*generation);
+            usage.is_some_and(|usage| {
+                usage.wal() > SHORT && !usage.is_empty() && fits(*generation, usage.wal())
+            })
         };
-        // What was begun comes first.
-        let mut generations = self.checkpoint.iter().chain(self.index.generations.keys()).copied();
-        generations.find(is_worth_it)
+        let all = index.generations().map(|(generation, _)| generation);
+        self.under_way.into_iter().chain(all).find(is_worth_it)
     }
 
-    /// Something was copied.
-    pub(super) fn has_copied(
-        &mut self,
-        generation: u32,
-        room: SpaceReport,
-        is_done: bool,
-        tail: &Memtable,
-        around: &mut StoreContext<'_>,
-    ) {
-        self.task = None;
-        if let Some(of) = self.index.generations.get_mut(&generation) {
-            (of.bytes, of.wal) = (room.newest, room.wal);
-        }
-        let newest = if generation == self.active_generation { room.newest } else { self.room.newest };
-        self.has_room(around.now.moment, SpaceReport { newest, ..room });
-        self.tell_capacity(tail, around.inputs);
-        if is_done {
-            self.checkpoint = None;
-            // The engine keeps memory, and threads.
-            self.ends_after_this = true;
-        }
+    /// Nothing is being copied any more: it is done, or another process begins.
+    pub(super) fn end(&mut self) {
+        self.under_way = None;
     }
 
-    /// What failed was only copying: what is kept is where it was.
-    pub(super) fn copies_later(&mut self, now: Moment, why: &str) -> bool {
-        let is_copying = matches!(self.task, Some((ChildTask::Checkpoint(_), _)));
-        if is_copying {
-            log::warn!("{why}; what is kept stays in its write-ahead log");
-            self.kill_process(now);
-            (self.task, self.checkpoint) = (None, None);
-            self.no_checkpoint_before = now + PAUSE;
-        }
-        is_copying
+    /// It failed. What is kept is where it was.
+    pub(super) fn fail(&mut self, now: Moment) {
+        (self.under_way, self.not_before) = (None, now + PAUSE);
     }
 }

@@ -1,7 +1,4 @@
-//! How much is written to the flash, and how much more may be.
-//!
-//! Knows what a day may cost and what was written. Does not know what is worth
-//! writing.
+//! The write budget: how much may be written to the flash in a day.
 //!
 //! Flash wears out by what is written to it. What was spent is forgiven evenly,
 //! a whole budget in a day, so a burst is free and a steady stream is slowed down.
@@ -12,8 +9,8 @@ use crate::protocol::Moment;
 
 const DAY: u128 = 24 * 3600 * 1000;
 
-/// The widest that the commit window gets: what nobody asked to be safe at once
-/// may be lost for so long by a crash.
+/// The widest that the commit window gets: a message that is written behind may be lost for
+/// so long by a crash.
 const WIDEST: Duration = Duration::from_secs(300);
 
 /// What may be written in a day.
@@ -26,7 +23,7 @@ pub struct WriteBudget {
     at: Moment,
 }
 
-/// How it stands.
+/// How much of the budget is left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Thrift {
     /// There is plenty.
@@ -43,8 +40,8 @@ impl WriteBudget {
         Self { daily, spent: daily.map_or(0, |daily| spent.min(daily)), at: now }
     }
 
-    /// Another amount a day from now on; what was spent stays spent, as far as
-    /// anybody counted.
+    /// Another amount a day from now on; what was spent stays spent, as far as it was
+    /// counted.
     pub fn limit(&mut self, daily: Option<u64>, now: Moment) {
         *self = Self { daily, spent: daily.map_or(0, |daily| self.spent(now).min(daily)), at: now };
     }
@@ -64,7 +61,7 @@ impl WriteBudget {
         self.spent.saturating_sub(u64::try_from(forgiven).unwrap_or(u64::MAX))
     }
 
-    /// How it stands.
+    /// How much of it is left.
     pub fn thrift(&self, now: Moment) -> Thrift {
         match self.daily {
             Some(daily) if self.spent(now) >= daily => Thrift::Spent,

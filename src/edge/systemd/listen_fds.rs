@@ -1,7 +1,4 @@
 //! Descriptors that systemd has passed, by the names that its units give them.
-//!
-//! Knows what was passed and what was asked for so far. Does not know what a name
-//! stands for.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -9,17 +6,17 @@ use std::os::fd::OwnedFd;
 use crate::edge::net::inherited_fd;
 use crate::sort::sort;
 
-/// What was passed, and nobody has asked for yet.
+/// What was passed, and was not taken yet.
 #[derive(Default, Debug)]
 pub struct ListenFds(Vec<(String, OwnedFd)>);
 
 impl ListenFds {
     /// What was passed to this process, and not to one that started it: `LISTEN_PID`
-    /// says whom it is for. To be asked once, before anything else is opened.
+    /// names the process that it is for. To be asked once, before anything else is opened.
     ///
     /// # Errors
     /// The variables contradict each other, or name what is not open; nothing can be
-    /// told from something else then.
+    /// told apart then.
     pub fn of_process() -> io::Result<Self> {
         let mut passed = Vec::new();
         // The crate takes names that are left for another process for a mistake.

@@ -1,27 +1,30 @@
-//! What systemd is told.
-//!
-//! Knows how each message is spelled and that it may get lost: a daemon whose
-//! overseer does not listen goes on. Does not know when something is to be told.
+//! Notifications to systemd. One may get lost: a daemon to which systemd does not listen goes on.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
-use sd_notify::NotifyState as Say;
+use sd_notify::NotifyState;
 
-/// Whoever started this process wants to hear of it.
+/// systemd, which wants to be notified of this process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Notify {
     /// After so much silence it kills the process.
-    pub(super) watchdog: Option<Duration>,
+    watchdog: Option<Duration>,
 }
 
 impl Notify {
-    /// None where nobody listens.
+    /// None where it is not systemd that has started it.
     pub fn of_process() -> Option<Self> {
         std::env::var_os("NOTIFY_SOCKET")?;
         Some(Self { watchdog: sd_notify::watchdog_enabled().filter(|time| !time.is_zero()) })
+    }
+
+    /// For tests: one with this watchdog.
+    #[cfg(test)]
+    pub(super) fn with_watchdog(watchdog: Option<Duration>) -> Self {
+        Self { watchdog }
     }
 
     /// After how much silence the process is killed, if it is at all.
@@ -35,29 +38,29 @@ impl Notify {
         std::env::var_os("FDSTORE").is_some_and(|most| most != "0")
     }
 
-    /// Whoever connects is served from now on.
+    /// Connections are accepted from now on.
     pub fn ready(self, status: &str) {
-        tell(&[Say::Ready, Say::Status(status)]);
+        send(&[NotifyState::Ready, NotifyState::Status(status)]);
     }
 
     /// What an administrator reads in `systemctl status`.
     pub fn status(self, status: &str) {
-        tell(&[Say::Status(status)]);
+        send(&[NotifyState::Status(status)]);
     }
 
     /// The process is going to end.
     pub fn stopping(self, status: &str) {
-        tell(&[Say::Stopping, Say::Status(status)]);
+        send(&[NotifyState::Stopping, NotifyState::Status(status)]);
     }
 
     /// Starting or stopping goes on, and wants so much time from now on at least.
     pub fn extend(self, time: Duration) {
-        tell(&[Say::ExtendTimeoutUsec(u32::try_from(time.as_micros()).unwrap_or(u32::MAX))]);
+        send(&[NotifyState::ExtendTimeoutUsec(u32::try_from(time.as_micros()).unwrap_or(u32::MAX))]);
     }
 
     /// The process is not stuck.
     pub fn alive(self) {
-        tell(&[Say::Watchdog]);
+        send(&[NotifyState::Watchdog]);
     }
 
     /// Gives descriptors to systemd, which passes them to the next process of the unit
@@ -68,25 +71,25 @@ impl Notify {
     /// # Errors
     /// systemd does not listen any more.
     pub fn keep(self, name: &str, descriptors: &[BorrowedFd<'_>]) -> std::io::Result<()> {
-        let say = [Say::FdStore, Say::FdName(name), Say::Custom("FDPOLL=0")];
-        sd_notify::notify_with_fds(&say, descriptors)
+        let states = [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
+        sd_notify::notify_with_fds(&states, descriptors)
     }
 
     /// Closes what systemd keeps by this name.
     pub fn forget(self, name: &str) {
-        tell(&[Say::FdStoreRemove, Say::FdName(name)]);
+        send(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
     }
 
-    /// Waits until systemd has carried out all that it was told before
+    /// Waits until systemd has carried out all that was sent before
     /// (sd_notify_barrier(3)).
     ///
     /// # Errors
     /// It does not listen any more, or not in time.
     pub fn wait(self) -> std::io::Result<()> {
-        /// Far longer than it ever takes; whoever waits serves nobody.
+        /// Far longer than it ever takes; nothing is served meanwhile.
         const PATIENCE: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
         let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
-        sd_notify::notify_with_fds(&[Say::Custom("BARRIER=1")], &[theirs.as_fd()])?;
+        sd_notify::notify_with_fds(&[NotifyState::Custom("BARRIER=1")], &[theirs.as_fd()])?;
         drop(theirs);
         // It closes its end when it comes to this message.
         let mut ends = [PollFd::new(&ours, PollFlags::empty())];
@@ -95,8 +98,8 @@ impl Notify {
     }
 }
 
-fn tell(say: &[Say<'_>]) {
+fn send(states: &[NotifyState<'_>]) {
     // It listens again after its own restart; nothing is gained by giving up, or by a
     // line in a journal that is gone as well.
-    let _ = sd_notify::notify(say);
+    let _ = sd_notify::notify(states);
 }

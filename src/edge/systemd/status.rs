@@ -1,39 +1,25 @@
-//! When systemd is told how the daemon goes: the line of `systemctl status`, and
-//! that the loop still turns.
+//! Status for systemd: the line of `systemctl status`, and the watchdog.
 //!
-//! Knows what was told last, and when there is something else to tell. Does not know
-//! how the numbers come about.
-//!
-//! Nobody is woken for this while nothing happens: a line waits for its turn only
-//! while it differs from what was told. The watchdog is the one exception.
+//! The daemon is not woken for this while nothing happens: a line waits for its turn only
+//! while it differs from what was sent. The watchdog is the one exception.
 
+use std::cell::RefCell;
 use std::fmt;
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::Notify;
-use crate::edge::store::State;
+use crate::edge::driver::{DriverStatus, StatusCounts};
+use crate::edge::store::StoreState;
 use crate::edge::store::write_budget::Thrift;
 use crate::protocol::Moment;
 
 /// A person reads no faster, and systemd has others to listen to.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How much longer starting or stopping may take from when it was told last. Telling
-/// comes once in [`PAUSE`]; a machine under load may miss some.
+/// How much longer starting or stopping may take from the last notification. One
+/// comes in each [`PAUSE`]; a machine under load may miss some.
 const LONGER: Duration = Duration::from_secs(10);
-
-/// What the line says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct StatusCounts {
-    /// WebSocket connections.
-    pub connections: usize,
-    pub workers: usize,
-    /// Operations that run.
-    pub operations: usize,
-    /// Messages that are kept.
-    pub messages: usize,
-    pub store: State,
-}
 
 impl fmt::Display for StatusCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -46,45 +32,88 @@ impl fmt::Display for StatusCounts {
         let operations = counted(self.operations, "operation");
         write!(f, "{connections}, {workers}, {operations}, {} kept", counted(self.messages, "message"))?;
         f.write_str(match self.store {
-            State::Memory => ", store in memory",
-            State::Works(Thrift::Free) => ", store ok",
-            State::Works(Thrift::Saving) => ", store ok (half of today's flash budget is spent)",
-            State::Works(Thrift::Spent) => {
+            StoreState::InMemory => ", store in memory",
+            StoreState::Working(Thrift::Free) => ", store ok",
+            StoreState::Working(Thrift::Saving) => ", store ok (half of today's flash budget is spent)",
+            StoreState::Working(Thrift::Spent) => {
                 ", store ok (today's flash budget is spent: durable messages only)"
             }
-            State::Failing => ", store failing",
+            StoreState::Failing => ", store failing",
         })
     }
 }
 
-/// What was told, and when.
+/// The notifier as the loop and its tasks share it; without systemd nothing is sent.
+#[derive(Clone, Default, Debug)]
+pub struct StatusReporter(Option<Rc<RefCell<StatusNotifier>>>);
+
+impl StatusReporter {
+    /// Notifies systemd, where there is one.
+    pub fn new(notify: Option<Notify>) -> Self {
+        Self(notify.map(|notify| Rc::new(RefCell::new(StatusNotifier::new(notify)))))
+    }
+
+    /// Connections are accepted from now on.
+    pub fn ready(&self, status: DriverStatus<'_>) {
+        if let Some(notifier) = &self.0 {
+            notifier.borrow_mut().ready(status);
+        }
+    }
+
+    /// The daemon is going to end; its peers may take `time` to read what they are owed.
+    pub fn stopping(&self, now: Moment, time: Duration) {
+        if let Some(notifier) = &self.0 {
+            notifier.borrow_mut().stopping(now, time);
+        }
+    }
+
+    /// The daemon is going to end, and its connections go to the next process.
+    pub fn restarting(&self) {
+        if let Some(notifier) = &self.0 {
+            notifier.borrow_mut().restarting();
+        }
+    }
+
+    /// Starting or stopping is under way and takes as long as the disk does.
+    pub fn takes_longer(&self, now: Moment, why: &str) {
+        if let Some(notifier) = &self.0 {
+            notifier.borrow_mut().takes_longer(now, why);
+        }
+    }
+
+    /// A turn of the loop has ended: sends what is due, and returns when there will be more.
+    pub fn tick<'a>(&self, status: impl FnOnce() -> DriverStatus<'a>) -> Option<Moment> {
+        self.0.as_ref()?.borrow_mut().tick(status())
+    }
+}
+
+/// What was sent, and when.
 #[derive(Debug)]
-pub struct StatusNotifier {
+struct StatusNotifier {
     notify: Notify,
-    numbers: Option<StatusCounts>,
+    counts: Option<StatusCounts>,
     line: String,
-    told_at: Moment,
-    /// When it was said last that more time is needed.
+    sent_at: Moment,
+    /// When more time was requested last.
     extended_at: Option<Moment>,
-    /// When systemd hears next that the loop turns.
+    /// When the watchdog is fed next.
     alive_at: Option<Moment>,
 }
 
 impl StatusNotifier {
-    /// One that has told nothing yet.
-    pub fn new(notify: Notify) -> Self {
+    /// One that has sent nothing yet.
+    fn new(notify: Notify) -> Self {
         Self {
             notify,
-            numbers: None,
+            counts: None,
             line: String::new(),
-            told_at: Moment(0),
+            sent_at: Moment(0),
             extended_at: None,
             alive_at: None,
         }
     }
 
-    /// Starting or stopping is under way and takes as long as it does.
-    pub fn takes_longer(&mut self, now: Moment, why: &str) {
+    fn takes_longer(&mut self, now: Moment, why: &str) {
         if self.extended_at.is_some_and(|last| now.since(last) < PAUSE) {
             return;
         }
@@ -99,83 +128,75 @@ impl StatusNotifier {
         }
     }
 
-    /// Whoever connects is served from now on.
-    pub fn ready(&mut self, now: Moment, numbers: StatusCounts, trouble: Option<&str>) {
-        self.set(now, numbers, trouble);
+    fn ready(&mut self, status: DriverStatus<'_>) {
+        self.set(status);
         self.notify.ready(&self.line);
-        self.alive_at = self.pulse().map(|pulse| now + pulse);
+        self.alive_at = self.pulse().map(|pulse| status.now + pulse);
     }
 
-    /// The daemon is going to end, and may take `time` until it saves what is kept.
-    pub fn stopping(&mut self, now: Moment, time: Duration) {
-        // No number is told after this.
-        (self.numbers, self.line) = (None, "saying goodbye".to_owned());
+    fn stopping(&mut self, now: Moment, time: Duration) {
+        // No count is sent after this.
+        (self.counts, self.line) = (None, "saying goodbye".to_owned());
         self.notify.stopping(&self.line);
         self.notify.extend(time + LONGER);
         self.extended_at = Some(now);
     }
 
-    /// The next process of the unit goes on with everything.
-    pub fn restarting(&mut self) {
-        (self.numbers, self.line) = (None, "handing over to the next process".to_owned());
+    fn restarting(&mut self) {
+        (self.counts, self.line) = (None, "handing over to the next process".to_owned());
         self.notify.stopping(&self.line);
     }
 
-    /// A turn of the loop has ended: tells what is to be told, and when there will be
-    /// more.
-    pub fn turn(
-        &mut self,
-        now: Moment,
-        numbers: StatusCounts,
-        trouble: Option<&str>,
-        is_stuck: bool,
-    ) -> Option<Moment> {
-        [self.report(now, numbers, trouble), self.pulsate(now, is_stuck)].into_iter().flatten().min()
+    fn tick(&mut self, status: DriverStatus<'_>) -> Option<Moment> {
+        [self.report(status), self.feed_watchdog(status)].into_iter().flatten().min()
     }
 
-    fn report(&mut self, now: Moment, numbers: StatusCounts, trouble: Option<&str>) -> Option<Moment> {
-        let told = self.numbers?;
+    fn report(&mut self, status: DriverStatus<'_>) -> Option<Moment> {
+        let sent = self.counts?;
+        let is_changed = sent != status.counts;
         // Why the store fails may change while it fails.
-        if told == numbers && trouble.is_none() {
+        if !is_changed && status.store_error.is_none() {
             return None;
         }
-        let due = self.told_at + PAUSE;
-        if now < due {
-            return (told != numbers).then_some(due);
+        let due = self.sent_at + PAUSE;
+        if status.now < due {
+            return is_changed.then_some(due);
         }
         let before = std::mem::take(&mut self.line);
-        self.set(now, numbers, trouble);
+        self.set(status);
         if self.line != before {
             self.notify.status(&self.line);
         }
         None
     }
 
-    fn set(&mut self, now: Moment, numbers: StatusCounts, trouble: Option<&str>) {
-        self.line = match trouble {
-            Some(why) => format!("degraded: messages are kept in memory only: {why}; {numbers}"),
-            None => numbers.to_string(),
+    fn set(&mut self, status: DriverStatus<'_>) {
+        let DriverStatus { now, counts, store_error, .. } = status;
+        self.line = match store_error {
+            Some(why) => format!("degraded: messages are kept in memory only: {why}; {counts}"),
+            None => counts.to_string(),
         };
         // A line feed would begin another message to systemd.
         self.line = self.line.replace(char::is_control, " ");
-        (self.numbers, self.told_at) = (Some(numbers), now);
+        (self.counts, self.sent_at) = (Some(counts), now);
     }
 
-    /// How often systemd wants to hear that the loop turns: twice in the time after
-    /// which it kills, as sd_watchdog_enabled(3) advises.
+    /// How often the watchdog is fed: twice in the time after which it kills, as
+    /// sd_watchdog_enabled(3) advises.
     fn pulse(&self) -> Option<Duration> {
         self.notify.watchdog().map(|time| time / 2)
     }
 
-    fn pulsate(&mut self, now: Moment, is_stuck: bool) -> Option<Moment> {
+    /// A process that is stuck is to be killed.
+    fn feed_watchdog(&mut self, status: DriverStatus<'_>) -> Option<Moment> {
         let due = self.alive_at?;
-        if now < due {
+        if status.now < due {
             return Some(due);
         }
-        if !is_stuck {
+        if !status.is_stuck {
             self.notify.alive();
         }
-        self.alive_at = self.pulse().map(|pulse| now + pulse);
+        self.alive_at = self.pulse().map(|pulse| status.now + pulse);
         self.alive_at
     }
 }
@@ -189,50 +210,60 @@ mod tests {
         workers: 0,
         operations: 0,
         messages: 0,
-        store: State::Works(Thrift::Free),
+        store: StoreState::Working(Thrift::Free),
     };
 
-    /// Ready since the first second; nobody listens.
-    fn bulletin(watchdog: Option<Duration>) -> StatusNotifier {
-        let mut bulletin = StatusNotifier::new(Notify { watchdog });
-        bulletin.ready(Moment(1000), QUIET, None);
-        bulletin
+    const DISK_FAILS: StatusCounts = StatusCounts { store: StoreState::Failing, ..QUIET };
+
+    fn at(millis: u64, counts: StatusCounts) -> DriverStatus<'static> {
+        DriverStatus { now: Moment(millis), counts, store_error: None, is_stuck: false }
+    }
+
+    fn failing(millis: u64, why: &'static str) -> DriverStatus<'static> {
+        DriverStatus { store_error: Some(why), ..at(millis, DISK_FAILS) }
+    }
+
+    /// Ready since the first second; nothing listens at the other end.
+    fn notifier(watchdog: Option<Duration>) -> StatusNotifier {
+        let mut notifier = StatusNotifier::new(Notify::with_watchdog(watchdog));
+        notifier.ready(at(1000, QUIET));
+        notifier
     }
 
     #[test]
-    fn nobody_is_woken_while_nothing_changes() {
-        let mut bulletin = bulletin(None);
-        assert_eq!(bulletin.turn(Moment(1001), QUIET, None, false), None);
-        assert_eq!(bulletin.turn(Moment(90_000), QUIET, None, false), None);
+    fn daemon_is_not_woken_while_nothing_changes() {
+        let mut notifier = notifier(None);
+        assert_eq!(notifier.tick(at(1001, QUIET)), None);
+        assert_eq!(notifier.tick(at(90_000, QUIET)), None);
     }
 
     #[test]
-    fn a_change_within_a_second_is_told_when_it_is_over_and_only_if_it_lasts() {
-        let mut bulletin = bulletin(None);
+    fn change_within_a_second_is_sent_after_it_and_only_if_it_lasts() {
+        let mut notifier = notifier(None);
         let busy = StatusCounts { connections: 1, workers: 2, ..QUIET };
-        assert_eq!(bulletin.turn(Moment(1500), busy, None, false), Some(Moment(2000)));
-        assert_eq!(bulletin.turn(Moment(1600), QUIET, None, false), None);
-        assert_eq!(bulletin.turn(Moment(2000), busy, None, false), None);
-        assert_eq!(bulletin.line, "1 connection, 2 workers, 0 operations, 0 messages kept, store ok");
-        assert_eq!(bulletin.turn(Moment(2999), QUIET, None, false), Some(Moment(3000)));
+        assert_eq!(notifier.tick(at(1500, busy)), Some(Moment(2000)));
+        assert_eq!(notifier.tick(at(1600, QUIET)), None);
+        assert_eq!(notifier.tick(at(2000, busy)), None);
+        assert_eq!(notifier.line, "1 connection, 2 workers, 0 operations, 0 messages kept, store ok");
+        assert_eq!(notifier.tick(at(2999, QUIET)), Some(Moment(3000)));
     }
 
     #[test]
-    fn a_store_that_fails_is_told_with_the_reason_on_one_line() {
-        let mut bulletin = bulletin(None);
-        let failing = StatusCounts { store: State::Failing, ..QUIET };
-        bulletin.turn(Moment(5000), failing, Some("no\nspace"), false);
+    fn failing_store_is_shown_with_the_reason_on_one_line() {
+        let mut notifier = notifier(None);
+        notifier.tick(failing(5000, "no\nspace"));
         let line = "degraded: messages are kept in memory only: no space; ";
-        assert_eq!(bulletin.line.strip_prefix(line), Some(failing.to_string().as_str()));
-        assert_eq!(bulletin.turn(Moment(7000), failing, Some("no disk"), false), None);
-        assert!(bulletin.line.contains("no disk"), "{}", bulletin.line);
+        assert_eq!(notifier.line.strip_prefix(line), Some(DISK_FAILS.to_string().as_str()));
+        assert_eq!(notifier.tick(failing(7000, "no disk")), None);
+        assert!(notifier.line.contains("no disk"), "{}", notifier.line);
     }
 
     #[test]
-    fn the_watchdog_hears_of_a_turn_twice_in_its_time() {
-        let mut bulletin = bulletin(Some(Duration::from_secs(6)));
-        assert_eq!(bulletin.turn(Moment(1000), QUIET, None, false), Some(Moment(4000)));
-        assert_eq!(bulletin.turn(Moment(4000), QUIET, None, false), Some(Moment(7000)));
-        assert_eq!(bulletin.turn(Moment(8000), QUIET, None, true), Some(Moment(11_000)));
+    fn watchdog_is_fed_twice_in_its_time() {
+        let mut notifier = notifier(Some(Duration::from_secs(6)));
+        assert_eq!(notifier.tick(at(1000, QUIET)), Some(Moment(4000)));
+        assert_eq!(notifier.tick(at(4000, QUIET)), Some(Moment(7000)));
+        let stuck = DriverStatus { is_stuck: true, ..at(8000, QUIET) };
+        assert_eq!(notifier.tick(stuck), Some(Moment(11_000)));
     }
 }

@@ -1,7 +1,4 @@
-//! Which messages were seen a moment ago.
-//!
-//! Knows the ids that publishers gave, and for how long. Does not know what the
-//! messages said.
+//! Deduplication: the ids that publishers gave their messages within the last minutes.
 
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
@@ -10,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::hub::checkpoint::shifted;
+use crate::hub::log::position::LogPosition;
 use crate::hub::timers::round_up;
 use crate::protocol::request::Target;
 use crate::protocol::{ConnectionId, MessageId, Moment, UserId};
@@ -32,16 +30,19 @@ pub enum Scope {
 /// One message, as its publisher named it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub(in crate::hub) struct DedupKey {
-    pub(in crate::hub) scope: Scope,
-    pub(in crate::hub) target: Target,
-    pub(in crate::hub) id: MessageId,
+    scope: Scope,
+    target: Target,
+    id: MessageId,
 }
 
-/// Where a message was put, if it took a position. None is at zero.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub(in crate::hub) struct LogPosition {
-    pub(in crate::hub) epoch: u64,
-    pub(in crate::hub) seq: u64,
+impl DedupKey {
+    pub(in crate::hub) fn new(scope: Scope, target: Target, id: MessageId) -> Self {
+        Self { scope, target, id }
+    }
+
+    pub(in crate::hub) fn scope(&self) -> &Scope {
+        &self.scope
+    }
 }
 
 /// One message, when it was seen and where it was put.

@@ -1,170 +1,212 @@
-//! A message is to be sent.
+//! Publishing: permission, deduplication, and the answer to the publisher.
 //!
-//! Knows who may publish where, what was sent before, and how it is answered.
-//! Does not know whom it reaches; that is in [`fanout`](super::fanout).
+//! [`fanout`](super::fanout) finds the recipients.
 
-use super::dedup::{DedupKey, LogPosition, Scope};
-use super::fanout::{DeliveryCounts, PublishOptions};
-use super::receipts::Wants;
-use crate::hub::connection::table::{Connection, Kind};
-use crate::hub::event::{Effects, LogKey, Now, Requester};
+use std::rc::Rc;
+
+use super::dedup::{DedupKey, Scope};
+use super::delivery::{DeliveryCounts, Echo, PublishOptions, Publisher};
+use super::fanout::FanoutResult;
+use super::receipts::ReceiptRecipient;
+use super::topic::Topic;
+use crate::hub::connection::Connection;
+use crate::hub::connection::account::Charge;
+use crate::hub::event::{Cx, LogKey, Now, Requester};
 use crate::hub::log::durable::Answer;
+use crate::hub::log::position::LogPosition;
+use crate::hub::memory_pressure::Level;
 use crate::hub::settings::Keep;
 use crate::hub::{Hub, RequestContext, RequestResult};
 use crate::protocol::request::Target;
 use crate::protocol::{
-    Channel, Code, ConnectionId, Frame, Message, MessageId, OperationId, Publication, Refusal, Sender, UserId,
+    Channel, Code, ConnectionId, Event, Message, MessageId, OperationId, Payload, Publication, Refusal,
 };
 
-/// Who publishes.
-#[derive(Clone, Debug)]
-pub(in crate::hub) struct Publisher {
-    /// Where it is connected, if it is.
-    pub(in crate::hub) conn: Option<ConnectionId>,
-    pub(in crate::hub) sender: Sender,
-    pub(in crate::hub) user: Option<UserId>,
-    /// Whether it hears itself where it is subscribed.
-    pub(in crate::hub) echo: bool,
+/// A whisper: typing indicators, cursors, what is worth nothing a moment later. It has neither
+/// position nor log.
+pub(in crate::hub) struct Whisper {
+    channel: Channel,
+    event: Event,
+    data: Payload,
 }
 
-impl Publisher {
-    /// The hub itself.
-    pub(in crate::hub) fn hub() -> Self {
-        Self { conn: None, sender: Sender::Hub, user: None, echo: false }
-    }
-
-    pub(in crate::hub) fn slot(&self) -> Option<u32> {
-        self.conn.map(|conn| conn.slot)
+impl Whisper {
+    pub(in crate::hub) fn new(channel: Channel, event: Event, data: Payload) -> Self {
+        Self { channel, event, data }
     }
 }
 
 impl Hub {
-    /// Who asks, as a publisher.
-    pub(in crate::hub) fn publisher(&self, from: Requester, echo: bool) -> Publisher {
-        let Requester::Connection(conn) = from else {
-            return Publisher { conn: None, sender: Sender::Http, user: None, echo: false };
-        };
-        let connection = self.connections.get(conn);
-        Publisher {
-            conn: Some(conn),
-            sender: connection.map_or(Sender::Hub, |connection| connection.sender(conn.slot)),
-            user: connection.and_then(|connection| connection.user.clone()),
-            echo: echo && connection.is_some_and(|connection| !connection.is_worker()),
-        }
+    /// The publisher that a requester is.
+    pub(in crate::hub) fn publisher(&self, from: Requester, echo: Echo) -> Publisher {
+        let Requester::Connection(conn) = from else { return Publisher::http() };
+        let Some(connection) = self.connections.get(conn) else { return Publisher::gone(conn) };
+        let echo = if connection.is_worker() { Echo::No } else { echo };
+        Publisher::connection(conn, connection.sender(conn.slot), connection.user().cloned(), echo)
     }
 
     pub(in crate::hub) fn publish(
         &mut self,
-        now: Now,
+        cx: &mut Cx<'_>,
         ask: &RequestContext,
         publication: Publication,
-        out: &mut Effects,
     ) -> RequestResult {
         self.may_publish(ask.from, &publication.target)?;
         let conn = self.addressed(&publication.target)?;
-        let receipt = if publication.receipt { Some(self.wants_receipt(ask.from)?) } else { None };
-        let key = publication.message_id.clone().map(|id| DedupKey {
-            scope: self.scope(ask.from),
-            target: publication.target.clone(),
-            id,
-        });
-        self.dedup.forget(now.moment);
+        let receipt = if publication.receipt { Some(self.receipt_recipient(ask.from)?) } else { None };
+        let key = publication
+            .message_id
+            .clone()
+            .map(|id| DedupKey::new(self.scope(ask.from), publication.target.clone(), id));
+        self.dedup.forget(cx.now.moment);
         if let Some(first) = key.as_ref().and_then(|key| self.dedup.find(key)) {
-            return self.repeat(now, ask, &publication, first, out);
+            return self.repeat(cx, ask, &publication, first);
         }
         let log = log_of(&publication.target);
-        let from = self.publisher(ask.from, publication.echo);
+        let from = self.publisher(ask.from, if publication.echo { Echo::Yes } else { Echo::No });
         if publication.durable && log.as_ref().is_some_and(|log| self.would_keep(log)) {
             self.may_store()?;
-            self.may_hold(&from)?;
-            self.may_spend(now, &from)?;
+            self.store_room.may_hold(&self.channels, &self.settings.limits, self.author(&from))?;
+            self.flash.may_spend(cx.now.moment, self.author(&from))?;
         }
         let Publication { ttl, durable, .. } = publication;
         let target = publication.target.clone();
-        let terms = PublishOptions { ttl, durable, scope: key.as_ref().map(|key| key.scope.clone()) };
-        let is_fleeting = ttl.is_some_and(|ttl| ttl.is_zero());
-        let message = self.compose(now, &from, publication);
+        let options = PublishOptions::new(ttl, durable, key.as_ref().map(|key| key.scope().clone()));
+        let message = self.compose(cx.now, &from, publication);
         let message_id = message.message_id.clone();
         self.counters.messages_received += 1;
-        let reach = match log.clone() {
-            Some(log) => self.publish_on(now, log, message, &from, terms, out),
-            None if target == Target::All => {
-                self.send_to(message, |_, connection| connection.kind == Kind::Client, &from, out)
+        let published = match log {
+            Some(log) => self.publish_on(cx, log, message, &from, options),
+            None => {
+                let is_target = |slot: u32, connection: &Connection| match target {
+                    Target::All => connection.is_client(),
+                    _ => conn.is_some_and(|conn| conn.slot == slot),
+                };
+                FanoutResult::unplaced(self.send_to(message, is_target, &from, cx.out))
             }
-            None => self.send_to(message, |slot, _| Some(slot) == conn.map(|c| c.slot), &from, out),
         };
-        if let (Target::User(user), Some(wants), true) = (&target, receipt, reach.kept) {
-            self.owe_receipt(now, user, &message_id, wants);
+        let (counts, place) = (published.counts(), published.place());
+        if let (Target::User(user), Some(recipient), true) = (&target, receipt, counts.is_kept()) {
+            self.owe_receipt(cx.now, user, &message_id, recipient);
         }
-        let place = log.filter(|_| !is_fleeting).and_then(|log| self.channels.find(&log));
-        let put = place.and_then(|place| self.channels.at(place));
-        let put = put.map(|topic| LogPosition { epoch: topic.epoch, seq: topic.seq });
         if let Some(key) = key {
-            self.dedup.insert(now.moment, key, put);
+            self.dedup.insert(cx.now.moment, key, place.map(|place| place.position()));
         }
-        match place.zip(put).filter(|_| durable && reach.kept) {
-            Some((place, LogPosition { seq, .. })) => {
-                self.await_disk(now, place, Answer::new(seq, ask, message_id, reach), out)
+        match place.filter(|_| durable && counts.is_kept()) {
+            Some(place) => {
+                let answer = Answer::new(place.position().seq, ask, message_id, counts);
+                self.await_disk(cx, place.id(), answer);
             }
-            None => self.answer(ask, send_success(target, message_id, reach), out),
+            None => self.answer(ask, counts.frame(target, message_id), cx.out),
         }
         Ok(())
     }
 
-    /// What is said, as everybody will hear it.
+    /// The message, as all recipients get it.
     fn compose(&mut self, now: Now, from: &Publisher, publication: Publication) -> Message {
         Message {
             channel: None,
             event: publication.event,
             data: publication.data,
-            from: from.sender,
-            user_id: from.user.clone(),
+            from: from.sender(),
+            user_id: from.user().cloned(),
             message_id: publication.message_id.unwrap_or_else(|| MessageId::made(self.random.next())),
             timestamp: now.wall,
             seq: None,
         }
     }
 
-    /// A message that came before is not sent again. Its publisher is told what
+    /// A message that came before is not sent again. Its publisher is answered what
     /// became of it, and may wait for the disk now if it did not then.
     fn repeat(
         &mut self,
-        now: Now,
+        cx: &mut Cx<'_>,
         ask: &RequestContext,
         publication: &Publication,
         first: Option<LogPosition>,
-        out: &mut Effects,
     ) -> RequestResult {
-        let Publication { target, durable, message_id: Some(id), .. } = publication else { return Ok(()) };
-        let LogPosition { epoch, seq } = first.unwrap_or_default();
-        let place = log_of(target).and_then(|log| self.channels.find(&log));
-        let topic = place.and_then(|place| self.channels.at(place)).filter(|topic| topic.epoch == epoch);
-        let log = topic.and_then(|topic| topic.log.as_ref());
-        let kept = log.and_then(|log| log.find(seq));
-        let is_awaited = log.is_some_and(|log| log.answers.awaits(seq));
-        let reach = DeliveryCounts {
-            kept: kept.is_some(),
-            stored: *durable && kept.is_some_and(|kept| kept.stored),
-            duplicate: true,
-            ..DeliveryCounts::default()
+        let Publication { target, durable, message_id: Some(message_id), .. } = publication else {
+            debug_assert!(false, "a message that came before has an id");
+            return Ok(());
         };
-        let waits = *durable && !reach.stored && (reach.kept || is_awaited);
+        let LogPosition { epoch, seq } = first.unwrap_or_default();
+        let id = log_of(target).and_then(|log| self.channels.find(&log));
+        let topic = id.and_then(|id| self.channels.at(id)).filter(|topic| topic.position().epoch == epoch);
+        let log = topic.and_then(Topic::log);
+        let entry = log.and_then(|log| log.entries().find(seq));
+        let is_awaited = log.is_some_and(|log| log.answers().await_seq(seq));
+        let is_stored = *durable && entry.is_some_and(|entry| entry.is_stored());
+        let counts = DeliveryCounts::duplicate(entry.is_some(), is_stored);
+        let waits = *durable && !is_stored && (counts.is_kept() || is_awaited);
         if waits {
             self.may_store()?;
         }
         if waits && !is_awaited {
-            self.may_spend(now, &self.publisher(ask.from, false))?;
+            let author = self.author(&self.publisher(ask.from, Echo::No));
+            self.flash.may_spend(cx.now.moment, author)?;
         }
         self.counters.messages_received += 1;
-        match place.filter(|_| waits) {
-            Some(place) => {
+        match id.filter(|_| waits) {
+            Some(id) => {
                 if !is_awaited {
-                    self.store_now(place, seq, out);
+                    self.store_now(id, seq, cx.out);
                 }
-                self.await_disk(now, place, Answer::new(seq, ask, id.clone(), reach), out);
+                self.await_disk(cx, id, Answer::new(seq, ask, message_id.clone(), counts));
             }
-            None => self.answer(ask, send_success(target.clone(), id.clone(), reach), out),
+            None => self.answer(ask, counts.frame(target.clone(), message_id.clone()), cx.out),
         }
+        Ok(())
+    }
+
+    /// Delivers to the other subscribers, those whose socket takes it at once.
+    pub(in crate::hub) fn whisper(
+        &mut self,
+        cx: &mut Cx<'_>,
+        conn: ConnectionId,
+        whisper: Whisper,
+    ) -> RequestResult {
+        let Whisper { channel, event, data } = whisper;
+        let Some(connection) = self.connections.get(conn) else { return Ok(()) };
+        let id = self.channels.find_channel(&channel).filter(|id| connection.is_subscribed(*id));
+        let id = id.ok_or_else(|| {
+            Refusal::new(Code::NotSubscribed, "a whisper needs a subscription").on(&channel)
+        })?;
+        if channel.is_reserved() {
+            return Err(forbidden(format!("{channel} is the daemon's own")).on(&channel));
+        }
+        self.may_publish_on(connection, &channel)?;
+        let Some(connection) = self.connections.get_mut(conn) else { return Ok(()) };
+        let too_many = connection.take_whisper(cx.now.moment, &self.settings.limits).is_err()
+            || self.charge(cx.now.moment, conn, Charge::Whisper).is_err();
+        let Some(connection) = self.connections.get_mut(conn) else { return Ok(()) };
+        if too_many || self.memory.level() >= Level::High {
+            self.counters.whispers_dropped += 1;
+            return Ok(());
+        }
+        let message = Message {
+            channel: Some(channel),
+            event,
+            data,
+            from: connection.sender(conn.slot),
+            user_id: connection.user().cloned(),
+            message_id: MessageId::made(self.random.next()),
+            timestamp: cx.now.wall,
+            seq: None,
+        };
+        let start = cx.out.recipients.len();
+        let Some(topic) = self.channels.at(id) else { return Ok(()) };
+        for subscriber in topic.subscribers().iter().filter(|subscriber| subscriber.slot() != conn.slot) {
+            let connection = self.connections.at(subscriber.slot());
+            // Nothing overtakes a replay, and a whisper does not wait for one.
+            let takes =
+                subscriber.is_live() && connection.is_some_and(|connection| connection.has_empty_queue());
+            if takes {
+                cx.out.recipients.push(subscriber.slot());
+            } else {
+                self.counters.whispers_dropped += 1;
+            }
+        }
+        self.deliver(Rc::new(message), start, None, cx.out);
         Ok(())
     }
 
@@ -190,7 +232,7 @@ impl Hub {
             Target::Connection(id) => format!("@connection:{id}"),
             Target::All => return Err(forbidden("`all` is for workers and HTTP callers")),
         };
-        if self.rights_of(connection).may_publish(&name, connection.user.as_ref()) {
+        if self.rights_of(connection).may_publish(&name, connection.user()) {
             return Ok(());
         }
         Err(forbidden(format!("the right to publish to {name} is missing")))
@@ -203,7 +245,7 @@ impl Hub {
         };
         match self.operations.find(&id) {
             None => Err(Refusal::new(Code::UnknownOperation, "no such operation runs")),
-            Some(operation) if Requester::Connection(operation.owner) == from => Ok(()),
+            Some(operation) if Requester::Connection(operation.owner()) == from => Ok(()),
             Some(_) => Err(forbidden("only its worker publishes on the channel of an operation")),
         }
     }
@@ -211,41 +253,40 @@ impl Hub {
     /// The connection that a message is addressed to, where it is to one.
     fn addressed(&self, target: &Target) -> Result<Option<ConnectionId>, Refusal> {
         let Target::Connection(id) = target else { return Ok(None) };
-        let found =
-            ConnectionId::parse(id).filter(|id| self.connections.get(*id).is_some_and(Connection::is_let_in));
+        let found = ConnectionId::parse(id)
+            .filter(|id| self.connections.get(*id).is_some_and(Connection::is_admitted));
         found.map(Some).ok_or_else(|| Refusal::new(Code::UnknownConnection, "no such connection"))
     }
 
-    /// Who is told that a message has arrived; somebody must be there to tell.
-    fn wants_receipt(&self, from: Requester) -> Result<Wants, Refusal> {
+    /// Where a receipt goes that a publisher wants.
+    fn receipt_recipient(&self, from: Requester) -> Result<ReceiptRecipient, Refusal> {
         let nobody = || Refusal::new(Code::BadRequest, "`receipt` needs a user or a worker who is told");
         let Requester::Connection(conn) = from else { return Err(nobody()) };
         let connection = self.connections.get(conn).ok_or_else(nobody)?;
         if connection.is_worker() {
-            return Ok(Wants::Worker(conn));
+            return Ok(ReceiptRecipient::Worker(conn));
         }
-        connection.user.clone().map(Wants::User).ok_or_else(nobody)
+        connection.user().cloned().map(ReceiptRecipient::User).ok_or_else(nobody)
     }
 
     pub(in crate::hub) fn may_publish_on(&self, connection: &Connection, channel: &Channel) -> RequestResult {
-        if self.rights_of(connection).may_publish(channel.as_str(), connection.user.as_ref()) {
+        if self.rights_of(connection).may_publish(channel.as_str(), connection.user()) {
             return Ok(());
         }
         Err(forbidden(format!("the right to publish to {channel} is missing")).on(channel))
     }
 
     fn would_keep(&self, log: &LogKey) -> bool {
-        let policy = self.policy_of(log);
+        let policy = self.settings.log_policy(log);
         policy.keep != Keep::Never && policy.count > 0
     }
 
     fn scope(&self, from: Requester) -> Scope {
         let Requester::Connection(conn) = from else { return Scope::Http };
-        match self.connections.get(conn) {
-            Some(Connection { kind: Kind::Worker { uid, .. }, .. }) => Scope::Worker(*uid),
-            Some(Connection { user: Some(user), .. }) => Scope::User(user.clone()),
-            _ => Scope::Connection(conn),
-        }
+        let connection = self.connections.get(conn);
+        let uid = connection.and_then(Connection::worker_uid);
+        let user = connection.and_then(Connection::user);
+        uid.map(Scope::Worker).or_else(|| user.cloned().map(Scope::User)).unwrap_or(Scope::Connection(conn))
     }
 }
 
@@ -259,30 +300,5 @@ fn log_of(target: &Target) -> Option<LogKey> {
         Target::Channel(channel) => Some(LogKey::Channel(channel.clone())),
         Target::User(user) => Some(LogKey::Inbox(user.clone())),
         Target::Connection(_) | Target::All => None,
-    }
-}
-
-pub(in crate::hub) fn send_success(
-    target: Target,
-    message_id: MessageId,
-    reach: DeliveryCounts,
-) -> Frame<'static> {
-    let (channel, connection_id, user_id) = match target {
-        Target::Channel(channel) => (Some(channel), None, None),
-        Target::Connection(id) => (None, Some(id), None),
-        Target::User(user) => (None, None, Some(user)),
-        Target::All => (None, None, None),
-    };
-    Frame::SendSuccess {
-        channel,
-        connection_id,
-        user_id,
-        sent: reach.sent,
-        failed: reach.failed,
-        kept: reach.kept,
-        stored: reach.stored,
-        message_id,
-        duplicate: reach.duplicate,
-        partial: false,
     }
 }

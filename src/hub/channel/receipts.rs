@@ -1,158 +1,147 @@
-//! Telling a sender that its message has arrived, and was read.
-//!
-//! Knows who is to be told of which message. Does not know what moves a cursor;
-//! that is in [`inbox`](super::inbox).
+//! Receipts: publishers that want to know when a user has a message, and has read it.
 
-use std::rc::Rc;
+use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::fanout::PublishOptions;
-use super::publish::Publisher;
-use crate::hub::Hub;
-use crate::hub::event::{Effects, LogKey, Now};
-use crate::protocol::{ConnectionId, Event, Message, MessageId, Moment, Payload, Sender, UserId};
+use crate::hub::checkpoint::shifted;
+use crate::hub::optional_list::List;
+use crate::hub::timers::NEVER;
+use crate::protocol::{ConnectionId, MessageId, Moment, UserId};
 
-/// Who wants a receipt.
+/// Where a receipt goes.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(in crate::hub) enum Wants {
+pub(in crate::hub) enum ReceiptRecipient {
     /// A user, in the inbox.
     User(UserId),
     /// A worker, which has none: on its connection, while that is there.
     Worker(ConnectionId),
 }
 
-/// A receipt that is still to be told.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(in crate::hub) struct Owed {
-    pub(in crate::hub) seq: u64,
-    pub(in crate::hub) expires: Moment,
-    to: Wants,
-    message_id: MessageId,
-    /// `delivered` was told; `read` is not.
-    pub(in crate::hub) is_delivered: bool,
-}
-
-impl Owed {
-    /// Whether nobody could be told any more when all connections are gone.
-    pub(in crate::hub) fn is_for_worker(&self) -> bool {
-        matches!(self.to, Wants::Worker(_))
-    }
-}
-
 /// How far a message has come.
-#[derive(Clone, Copy, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum State {
+pub(in crate::hub) enum ReceiptState {
     Delivered,
     Read,
 }
 
-/// The data of a receipt.
-#[derive(Serialize)]
-struct About<'a> {
-    message_id: &'a MessageId,
-    /// Who has it.
-    user_id: &'a UserId,
-    state: State,
+/// A receipt that is still to be sent.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(in crate::hub) struct OwedReceipt {
+    seq: u64,
+    expires: Moment,
+    to: ReceiptRecipient,
+    message_id: MessageId,
+    /// `delivered` was sent; `read` is not.
+    is_delivered: bool,
 }
 
-impl Hub {
-    /// Notes that somebody wants a receipt for the message that was just kept for
-    /// a user.
-    pub(in crate::hub) fn owe_receipt(&mut self, now: Now, user: &UserId, message_id: &MessageId, to: Wants) {
-        let most = self.settings.inbox.count;
-        // It may be read long after it was delivered.
-        let expires = now.moment + self.settings.inbox.ttl;
-        let Some(place) = self.channels.find_inbox(user) else { return };
-        let Some(topic) = self.channels.at_mut(place) else { return };
-        let (seq, Some(log)) = (topic.seq, &mut topic.log) else { return };
-        if log.receipts.len() >= most {
-            log.receipts.pop_front();
+/// The data of a receipt.
+#[derive(Serialize)]
+pub(super) struct ReceiptData<'a> {
+    message_id: &'a MessageId,
+    /// The user of the inbox.
+    user_id: &'a UserId,
+    state: ReceiptState,
+}
+
+impl OwedReceipt {
+    pub(super) fn new(seq: u64, expires: Moment, to: ReceiptRecipient, message_id: MessageId) -> Self {
+        Self { seq, expires, to, message_id, is_delivered: false }
+    }
+
+    pub(super) fn to(&self) -> &ReceiptRecipient {
+        &self.to
+    }
+
+    pub(super) fn data<'a>(&'a self, user_id: &'a UserId, state: ReceiptState) -> ReceiptData<'a> {
+        ReceiptData { message_id: &self.message_id, user_id, state }
+    }
+
+    /// The same on another clock.
+    pub(super) fn shifted(self, shift: i64) -> Self {
+        Self { expires: shifted(self.expires, shift), ..self }
+    }
+}
+
+/// The receipts that are owed for the messages of one inbox, by position.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(in crate::hub) struct Receipts(VecDeque<OwedReceipt>);
+
+impl List for Receipts {
+    const EMPTY: &'static Self = &Self(VecDeque::new());
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl From<VecDeque<OwedReceipt>> for Receipts {
+    fn from(owed: VecDeque<OwedReceipt>) -> Self {
+        Self(owed)
+    }
+}
+
+impl Receipts {
+    pub(in crate::hub) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// When the first of them expires.
+    pub(in crate::hub) fn first_expiry(&self) -> Moment {
+        self.0.front().map_or(NEVER, |owed| owed.expires)
+    }
+
+    /// Adds one for the newest message; of more than `most` the oldest goes.
+    pub(in crate::hub) fn push(&mut self, owed: OwedReceipt, most: usize) {
+        if self.0.len() >= most {
+            self.0.pop_front();
         }
-        if log.receipts.is_empty() {
+        if self.0.is_empty() {
             // Most inboxes owe one; a list would take room for four.
-            log.receipts.reserve_exact(1);
+            self.0.reserve_exact(1);
         }
-        let message_id = message_id.clone();
-        log.receipts.push_back(Owed { seq, expires, to, message_id, is_delivered: false });
-        self.settle(now, place);
+        self.0.push_back(owed);
     }
 
-    /// A user has acknowledged up to a position.
-    pub(in crate::hub) fn tell_receipts(
-        &mut self,
-        now: Now,
-        place: u32,
-        seq: u64,
-        read: bool,
-        out: &mut Effects,
-    ) {
-        let Some(topic) = self.channels.at_mut(place) else { return };
-        let (LogKey::Inbox(user), Some(log)) = (&topic.key, &mut topic.log) else { return };
-        let user = user.clone();
-        let passed = log.receipts.partition_point(|owed| owed.seq <= seq);
-        let due: Vec<Owed> = if read {
-            log.receipts.drain(..passed).collect()
-        } else {
-            let due = log.receipts.iter_mut().take(passed).filter(|owed| !owed.is_delivered);
-            due.map(|owed| {
-                owed.is_delivered = true;
-                owed.clone()
-            })
-            .collect()
-        };
-        let state = if read { State::Read } else { State::Delivered };
-        for owed in &due {
-            self.tell_receipt(now, owed, &user, state, out);
+    /// A user has all up to a position, or has read it: the receipts to send for that.
+    pub(in crate::hub) fn acknowledge(&mut self, seq: u64, state: ReceiptState) -> Vec<OwedReceipt> {
+        let passed = self.0.partition_point(|owed| owed.seq <= seq);
+        if state == ReceiptState::Read {
+            return self.0.drain(..passed).collect();
         }
-        self.settle(now, place);
+        let due = self.0.iter_mut().take(passed).filter(|owed| !owed.is_delivered);
+        due.map(|owed| {
+            owed.is_delivered = true;
+            owed.clone()
+        })
+        .collect()
     }
 
-    fn tell_receipt(&mut self, now: Now, owed: &Owed, user_id: &UserId, state: State, out: &mut Effects) {
-        let about = About { message_id: &owed.message_id, user_id, state };
-        let message = self.own_message(now, Event::receipt(), Payload::of(&about));
-        match &owed.to {
-            Wants::User(user) => {
-                // It must not push out what somebody said: where there is no room
-                // for it, it is for those who are here.
-                let terms = if self.is_full_for(user, &message) {
-                    PublishOptions::fleeting()
-                } else {
-                    PublishOptions::default()
-                };
-                self.publish_on(now, LogKey::Inbox(user.clone()), message, &Publisher::hub(), terms, out);
-            }
-            Wants::Worker(conn) => {
-                // As an answer, it is never shed.
-                if self.connections.get(*conn).is_some() {
-                    let start = out.recipients.len();
-                    out.recipients.push(conn.slot);
-                    self.deliver(Rc::new(message), start, None, out);
-                }
-            }
+    /// Nobody will acknowledge a message any more.
+    pub(in crate::hub) fn forget(&mut self, seq: u64) {
+        if let Ok(at) = self.0.binary_search_by_key(&seq, |owed| owed.seq)
+            && self.0.get(at).is_some_and(|owed| !owed.is_delivered)
+        {
+            self.0.remove(at);
         }
     }
 
-    /// Whether an inbox has room for one more message only if another goes.
-    fn is_full_for(&self, user: &UserId, message: &Message) -> bool {
-        let topic = self.channels.find_inbox(user).and_then(|place| self.channels.at(place));
-        let Some(log) = topic.and_then(|topic| topic.log.as_ref()) else { return false };
-        let policy = &self.settings.inbox;
-        log.kept.len() >= policy.count || log.sums.bytes + message.size() > policy.bytes
+    pub(in crate::hub) fn drop_first(&mut self) {
+        self.0.pop_front();
     }
 
-    /// What the hub itself says.
-    pub(in crate::hub) fn own_message(&mut self, now: Now, event: Event, data: Payload) -> Message {
-        Message {
-            channel: None,
-            event,
-            data,
-            from: Sender::Hub,
-            user_id: None,
-            message_id: MessageId::made(self.random.next()),
-            timestamp: now.wall,
-            seq: None,
+    pub(in crate::hub) fn expire(&mut self, now: Moment) {
+        while self.0.front().is_some_and(|owed| owed.expires <= now) {
+            self.0.pop_front();
         }
+    }
+
+    /// Those that can be sent when all connections are gone.
+    pub(in crate::hub) fn lasting(&self) -> Vec<OwedReceipt> {
+        let lasts = |owed: &&OwedReceipt| matches!(owed.to, ReceiptRecipient::User(_));
+        self.0.iter().filter(lasts).cloned().collect()
     }
 }

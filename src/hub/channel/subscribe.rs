@@ -1,46 +1,45 @@
-//! Hearing channels.
+//! Subscriptions: how they begin and end, to channels and to the inbox of a user.
 //!
-//! Knows who may hear what and where each begins. Does not know how what is
-//! kept is read.
+//! An inbox is one more topic, to which each connection of its user is subscribed unasked. All
+//! of them share one cursor, which acknowledgements move, or what sockets take where nobody
+//! acknowledges; [`replay`](crate::hub::log::replay) does the latter.
 
+use super::presence::present;
 use super::publish::forbidden;
-use super::topics::{DeliveryMode, Subscriber, Topic};
+use super::receipts::ReceiptState;
+use super::subscription_start::{DiskIndex, Subscribed, SubscriptionStart};
+use super::topic::{DeliveryMode, Subscriber, Topic};
+use super::topics::TopicId;
+use crate::hub::connection::Connection;
 use crate::hub::connection::rate_limit::ListSpace;
-use crate::hub::connection::table::{Connection, Kind};
-use crate::hub::event::{Effect, Effects, LogKey, Now, Requester};
-use crate::hub::log::Log;
-use crate::hub::log::cursor::{Backlog, DeferredFrame, Gap, Reader};
-use crate::hub::log::replay::{gap, new_epoch};
+use crate::hub::event::{Cx, Effect, Effects, LogKey, Requester};
+use crate::hub::log::cursor::Backlog;
 use crate::hub::operation::OperationSummary;
 use crate::hub::settings::Keep;
 use crate::hub::{Hub, RequestContext, RequestResult};
+use crate::protocol::frame::InboxState;
 use crate::protocol::ids::spelled;
-use crate::protocol::{Channel, Code, ConnectionId, Frame, OperationId, Position, Refusal, Subscription};
+use crate::protocol::{
+    Channel, Code, ConnectionId, Frame, InboxMode, OperationId, Position, Refusal, Subscription, UserId,
+};
 
-/// Where a subscription begins.
-pub(in crate::hub) struct Start {
-    /// What it hears first; none for live.
-    pub(in crate::hub) backlog: Option<Backlog>,
-    /// Whether nothing since the given position is missing, if one was given.
-    recovered: Option<bool>,
-    /// What is missing.
-    lost: Option<Lost>,
+/// How a connection leaves a topic.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::hub) enum Leaving {
+    /// By asking for it, or for lack of a right: the connection stays.
+    Unsubscribed,
+    /// With the connection.
+    Lost,
 }
 
-enum Lost {
-    Hole(Gap),
-    /// The position is of other numbers: nobody knows how many.
-    Epoch,
-}
-
+/// Channels: beginning.
 impl Hub {
     pub(in crate::hub) fn subscribe(
         &mut self,
-        now: Now,
+        cx: &mut Cx<'_>,
         ask: &RequestContext,
         conn: ConnectionId,
         list: Vec<Subscription>,
-        out: &mut Effects,
     ) -> RequestResult {
         let limit = self.settings.limits.subscriptions;
         let Some(connection) = self.connections.get_mut(conn) else { return Ok(()) };
@@ -48,30 +47,29 @@ impl Hub {
             let why = format!("{} channels in one request, at most {limit} are allowed", list.len());
             return Err(Refusal::new(Code::TooManySubscriptions, why));
         }
-        if connection.kind == Kind::Client && !connection.introduced {
-            connection.introduced = true;
-            out.tell(conn, Frame::ConnectionId { connection_id: conn.to_string() });
+        if connection.is_client() && connection.mark_introduced() {
+            cx.out.tell(conn, Frame::ConnectionId { connection_id: conn.to_string() });
         }
         let mut room = ListSpace::default();
         for wish in last_of_each(list) {
             let channel = wish.channel.clone();
-            if let Err(refusal) = self.subscribe_to(now, ask, conn, wish, &mut room, out) {
-                self.refuse(now, ask, refusal.of("subscribe").on(&channel), out);
+            if let Err(refusal) = self.subscribe_to(cx, ask, conn, wish, &mut room) {
+                self.refuse(cx, ask, refusal.of("subscribe").on(&channel));
             }
         }
         Ok(())
     }
 
-    /// Whether a connection may hear a channel.
+    /// Whether a connection may subscribe to a channel.
     pub(in crate::hub) fn may_subscribe(&self, connection: &Connection, channel: &Channel) -> RequestResult {
-        let (user, rights) = (connection.user.as_ref(), self.rights_of(connection));
+        let (user, rights) = (connection.user(), self.rights_of(connection));
         if let Some(id) = channel.operation() {
-            let told = OperationId::new(id).ok().and_then(|id| self.operations.told(&id));
-            let Some(told) = told else {
+            let summary = OperationId::new(id).ok().and_then(|id| self.operations.summary(&id));
+            let Some(summary) = summary else {
                 return Err(Refusal::new(Code::UnknownOperation, "no such operation"));
             };
-            let own = user.is_some() && user == told.user.as_ref();
-            if own || connection.is_worker() || rights.may_subscribe(&told.channel, user) {
+            let own = user.is_some() && user == summary.user();
+            if own || connection.is_worker() || rights.may_subscribe(summary.channel(), user) {
                 return Ok(());
             }
         } else if channel.as_str().starts_with('@') {
@@ -84,203 +82,367 @@ impl Hub {
 
     fn subscribe_to(
         &mut self,
-        now: Now,
+        cx: &mut Cx<'_>,
         ask: &RequestContext,
         conn: ConnectionId,
         wish: Subscription,
         room: &mut ListSpace,
-        out: &mut Effects,
     ) -> RequestResult {
         let Some(connection) = self.connections.get(conn) else { return Ok(()) };
         self.may_subscribe(connection, &wish.channel)?;
         let key = LogKey::Channel(wish.channel.clone());
-        let known = self.channels.find(&key).filter(|place| connection.topics.contains(place));
+        let known = self.channels.find(&key).filter(|id| connection.is_subscribed(*id));
         let limit = self.settings.limits.subscriptions;
         if known.is_none() && connection.subscriptions() >= limit {
             let why = format!("a connection may have {limit} subscriptions");
             return Err(Refusal::new(Code::TooManySubscriptions, why));
         }
-        let place = self.topic(key);
+        let id = self.find_or_add_topic(key);
         self.forget_end_of(conn, &wish.channel);
-        self.expire_due(now, place, out);
-        let mut start = self.start(place, known.is_some(), wish.since);
-        self.join(place, conn, wish.presence, out);
-        self.confirm(ask, conn, place, &wish.channel, (wish.presence, room), &start, out);
-        match start.backlog.take() {
-            Some(backlog) => {
-                self.forget_missed(place, conn);
-                self.restart(now, place, conn, backlog, out);
-            }
-            None => self.break_off(place, conn, out),
+        self.expire_due(cx, id);
+        let subscribed = if known.is_some() { Subscribed::Already } else { Subscribed::New };
+        let Some(start) = self.subscription_start(id, subscribed, wish.since.as_ref()) else {
+            debug_assert!(false, "the topic was found or added");
+            return Ok(());
+        };
+        self.join(id, conn, wish.presence, cx.out);
+        if let Some(topic) = self.channels.at(id) {
+            self.answer(ask, self.confirmation(topic, conn, &wish, &start, room), cx.out);
+            start.notify_missing(topic, conn, cx.out);
         }
-        self.settle(now, place);
-        if let Some(told) = self.told(&wish.channel) {
-            out.tell(conn, told.clone().frame());
-            if told.is_over() {
-                self.unsubscribe_from(now, conn, place, out);
-                out.tell(conn, Frame::Unsubscribed { channel: wish.channel, reason: "ended" });
-                self.channels.forget_now(place);
+        match start.into_backlog() {
+            Some(backlog) => {
+                self.forget_missed(id, conn);
+                self.restart_reading(cx, id, conn, backlog);
+            }
+            None => self.break_off(id, conn, cx.out),
+        }
+        self.settle(cx.now, id);
+        if let Some(summary) = self.operation_of(&wish.channel) {
+            let is_over = summary.is_over();
+            cx.out.tell(conn, summary.frame());
+            if is_over {
+                self.unsubscribe_from(cx, conn, id);
+                cx.out.tell(conn, Frame::Unsubscribed { channel: wish.channel, reason: "ended" });
+                self.channels.forget_now(id);
             }
         }
         Ok(())
     }
 
-    /// That the channel of an operation has ended is not told to somebody who
+    /// That the channel of an operation has ended is not announced to a connection which
     /// subscribes to it again, for the next operation of that name.
     fn forget_end_of(&mut self, conn: ConnectionId, channel: &Channel) {
         if channel.operation().is_none() {
             return;
         }
-        let places = self.connections.get(conn).map(|connection| connection.topics.clone());
-        for place in places.into_iter().flatten() {
-            let reader =
-                self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()?.reader_mut(conn.slot));
-            if let Some(reader) = reader {
-                reader.words.retain(
-                    |(_, word)| !matches!(word, DeferredFrame::Unsubscribed(ended) if ended == channel),
-                );
+        let ids = self.connections.get(conn).map(|connection| connection.topics().clone());
+        for id in ids.into_iter().flatten() {
+            if let Some(reader) = self.channels.log_mut(id).and_then(|log| log.reader_mut(conn.slot)) {
+                reader.forget_end_of(channel);
             }
         }
     }
 
     /// The operation whose channel this is, running or remembered.
-    fn told(&self, channel: &Channel) -> Option<OperationSummary> {
+    fn operation_of(&self, channel: &Channel) -> Option<OperationSummary> {
         let id = OperationId::new(channel.operation()?).ok()?;
-        self.operations.told(&id)
+        self.operations.summary(&id)
     }
 
-    /// Where a subscription begins.
-    pub(in crate::hub) fn start(&self, place: u32, known: bool, since: Option<Position>) -> Start {
-        let live = Start { backlog: None, recovered: None, lost: None };
-        let Some(topic) = self.channels.at(place) else { return live };
-        let policy = self.policy_of(&topic.key);
-        let log = topic.log.as_deref();
-        let Some(since) = since else {
-            // A repeated subscription goes on where it is: what nobody else has
-            // heard may be what this one said and heard itself.
-            let is_owed = !known && policy.keep != Keep::History;
-            return Start { backlog: log.filter(|_| is_owed).and_then(Log::unclaimed), ..live };
-        };
-        let all = since.epoch.is_empty() && since.seq == 0;
-        let ours = since.epoch == spelled(topic.epoch) && since.seq <= topic.seq;
-        if !all && !ours {
-            return Start {
-                backlog: Some(Backlog::after(0)),
-                recovered: Some(false),
-                lost: Some(Lost::Epoch),
-            };
-        }
-        // What a disk has that cannot be read was numbered as nobody knows.
-        let is_unread = self.seq_floor.is_some() && topic.jump.as_ref().is_some_and(|jump| jump.from == 0);
-        let lost = match topic.missing(since.seq) {
-            _ if is_unread && all => Some(Lost::Epoch),
-            missing => missing.map(Lost::Hole),
-        };
-        Start { backlog: Some(Backlog::after(since.seq)), recovered: Some(lost.is_none()), lost }
+    fn subscription_start(
+        &self,
+        id: TopicId,
+        subscribed: Subscribed,
+        since: Option<&Position>,
+    ) -> Option<SubscriptionStart> {
+        let topic = self.channels.at(id)?;
+        let keep = self.settings.log_policy(topic.key()).keep;
+        let disk = if self.seq_floor.is_some() { DiskIndex::Unknown } else { DiskIndex::Complete };
+        Some(SubscriptionStart::new(topic, keep, subscribed, since, disk))
     }
 
     /// Makes a connection a subscriber, if it is none.
-    fn join(&mut self, place: u32, conn: ConnectionId, watches: bool, out: &mut Effects) {
+    fn join(&mut self, id: TopicId, conn: ConnectionId, watches: bool, out: &mut Effects) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
-        let Some(topic) = self.channels.at_mut(place) else { return };
-        if connection.topics.contains(&place) {
-            if let Some(subscriber) = topic.subscriber_mut(conn.slot) {
-                subscriber.watches = watches;
+        let Some(topic) = self.channels.at_mut(id) else { return };
+        if connection.is_subscribed(id) {
+            topic.set_watching(conn.slot, watches);
+        } else {
+            connection.add_channel(id);
+            let user = connection.user().cloned();
+            topic.add_subscriber(Subscriber::new(conn.slot, DeliveryMode::Live).watching(watches));
+            if let Some(user) = user {
+                self.channels.join_presence(&self.connections, id, conn.slot, &user, out);
             }
-            self.watch(place);
-            return;
         }
-        connection.topics.push(place);
-        let user = connection.user.clone();
-        topic.subscribers.push(Subscriber { slot: conn.slot, hearing: DeliveryMode::Live, watches });
-        if let Some(user) = user {
-            self.arrived(place, conn.slot, &user, out);
-        }
-        self.watch(place);
+        self.channels.watch(&self.connections, &mut self.timers, id);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "all that one frame tells, and to whom")]
-    fn confirm(
+    fn confirmation(
         &self,
-        ask: &RequestContext,
+        topic: &Topic,
         conn: ConnectionId,
-        place: u32,
-        channel: &Channel,
-        (presence, room): (bool, &mut ListSpace),
-        start: &Start,
-        out: &mut Effects,
-    ) {
-        let Some(topic) = self.channels.at(place) else { return };
-        let after_seq = self.begins_after(topic, conn, start);
-        let (operations, operations_running) = self.operations.list_on(channel, room);
-        let frame = Frame::SubscriptionSucceeded {
-            channel: channel.clone(),
-            epoch: spelled(topic.epoch),
-            seq: topic.seq,
-            after_seq,
-            recovered: start.recovered,
-            presence: if presence { self.present(topic, room).1 } else { None },
+        wish: &Subscription,
+        start: &SubscriptionStart,
+        room: &mut ListSpace,
+    ) -> Frame<'static> {
+        let keep = self.settings.log_policy(topic.key()).keep;
+        let (operations, operations_running) = self.operations.list_on(&wish.channel, room);
+        Frame::SubscriptionSucceeded {
+            channel: wish.channel.clone(),
+            epoch: spelled(topic.position().epoch),
+            seq: topic.position().seq,
+            after_seq: start.after_seq(topic, keep, conn),
+            recovered: start.recovered(),
+            presence: if wish.presence { present(topic, &self.connections, room).1 } else { None },
             operations,
             operations_running,
-        };
-        self.answer(ask, frame, out);
-        match &start.lost {
-            None => {}
-            Some(Lost::Hole(hole)) => out.push(gap(conn, channel.clone(), topic.epoch, hole)),
-            Some(Lost::Epoch) => out.push(new_epoch(conn, channel.clone(), topic.epoch)),
         }
-    }
-
-    /// The position before the first message that a subscription brings. Who stores the
-    /// last position there is, and goes before the backlog has come, would not be told of
-    /// it again.
-    fn begins_after(&self, topic: &Topic, conn: ConnectionId, start: &Start) -> u64 {
-        let asked = start.backlog.as_ref();
-        if let (Some(true), Some(backlog)) = (start.recovered, asked) {
-            return backlog.after;
-        }
-        let Some(log) = topic.log.as_deref() else { return topic.seq };
-        // Who is still to hear what nobody else has heard reads on.
-        let reads_on = asked.is_none() && self.policy_of(&topic.key).keep != Keep::History;
-        let continued = log.reader(conn.slot).filter(|_| reads_on).map(Reader::backlog);
-        let Some(backlog) = asked.or(continued.as_ref()) else { return topic.seq };
-        log.first_for(conn.tag, backlog).map_or(topic.seq, |seq| seq - 1)
     }
 
     /// Reads anew: what was being read is given up, what is on its way arrives
     /// before.
-    pub(in crate::hub) fn restart(
+    pub(in crate::hub) fn restart_reading(
         &mut self,
-        now: Now,
-        place: u32,
+        cx: &mut Cx<'_>,
+        id: TopicId,
         conn: ConnectionId,
         backlog: Backlog,
-        out: &mut Effects,
     ) {
         // What waits for the backlog waits for it as it is read now.
-        let reader = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()?.reader_mut(conn.slot));
-        let words = reader.map(|reader| std::mem::take(&mut reader.words)).unwrap_or_default();
-        self.give_up_reading(place, conn, out);
-        self.read_from(place, conn.slot, backlog);
-        let reader = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()?.reader_mut(conn.slot));
-        if let Some(reader) = reader {
-            reader.words = words;
+        let deferred = self.channels.log_mut(id).map(|log| log.take_deferred(conn.slot)).unwrap_or_default();
+        self.stop_reading(id, conn, cx.out);
+        self.start_reading(id, conn.slot, backlog);
+        if let Some(log) = self.channels.log_mut(id) {
+            log.set_deferred(conn.slot, deferred);
         }
-        self.advance(now, place, conn.slot, out);
+        self.advance(cx, id, conn.slot);
     }
 
-    /// Who subscribes again and asks for nothing of a history hears it live. What
-    /// nobody has heard yet is read on: it is owed to somebody.
-    fn break_off(&mut self, place: u32, conn: ConnectionId, out: &mut Effects) {
-        let Some(topic) = self.channels.at(place) else { return };
-        if self.policy_of(&topic.key).keep != Keep::History {
+    /// A subscriber that asks again, and for nothing of a history, gets it live. What
+    /// was delivered to nobody yet is read on: it is owed to somebody.
+    fn break_off(&mut self, id: TopicId, conn: ConnectionId, out: &mut Effects) {
+        let Some(topic) = self.channels.at(id) else { return };
+        if self.settings.log_policy(topic.key()).keep != Keep::History {
             return;
         }
-        self.give_up_reading(place, conn, out);
-        let subscriber = self.channels.at_mut(place).and_then(|topic| topic.subscriber_mut(conn.slot));
-        if let Some(subscriber) = subscriber {
-            subscriber.hearing = DeliveryMode::Live;
+        self.stop_reading(id, conn, out);
+        if let Some(topic) = self.channels.at_mut(id) {
+            topic.set_mode(conn.slot, DeliveryMode::Live);
         }
+    }
+
+    pub(in crate::hub) fn presence(
+        &self,
+        ask: &RequestContext,
+        channel: Channel,
+        out: &mut Effects,
+    ) -> RequestResult {
+        self.may_look(ask.from, &channel)?;
+        let topic = self.channels.find_channel(&channel).and_then(|id| self.channels.at(id));
+        let (count, presence) = topic.map_or((0, Some(Vec::new())), |topic| {
+            present(topic, &self.connections, &mut ListSpace::default())
+        });
+        self.answer(ask, Frame::Presence { channel, presence, count }, out);
+        Ok(())
+    }
+}
+
+/// Channels: ending.
+impl Hub {
+    /// What was shed of a topic is of no interest any more.
+    fn forget_missed(&mut self, id: TopicId, conn: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(conn) {
+            connection.forget_missed(id);
+        }
+    }
+
+    /// What it was still to read is given up; what is on its way arrives, and
+    /// what waited for the backlog is sent.
+    fn stop_reading(&mut self, id: TopicId, conn: ConnectionId, out: &mut Effects) {
+        let Some(log) = self.channels.log_mut(id) else { return };
+        let Some(deferred) = log.stop_reading(conn.slot) else { return };
+        for frame in deferred {
+            out.tell(conn, frame.into_frame());
+        }
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        let channels = &self.channels;
+        connection.add_lingering(id, |id| channels.log(id).is_some());
+    }
+
+    pub(in crate::hub) fn unsubscribe(
+        &mut self,
+        cx: &mut Cx<'_>,
+        ask: &RequestContext,
+        conn: ConnectionId,
+        channel: Channel,
+    ) -> RequestResult {
+        if let Some(id) = self.channels.find_channel(&channel) {
+            self.unsubscribe_from(cx, conn, id);
+        }
+        self.answer(ask, Frame::UnsubscribeSucceeded { channel }, cx.out);
+        Ok(())
+    }
+
+    /// Ends one subscription of a connection that stays.
+    pub(in crate::hub) fn unsubscribe_from(&mut self, cx: &mut Cx<'_>, conn: ConnectionId, id: TopicId) {
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        if !connection.remove_topic(id) {
+            return;
+        }
+        let user = connection.user().cloned();
+        self.forget_missed(id, conn);
+        self.stop_reading(id, conn, cx.out);
+        self.leave(cx, id, conn, user.as_ref(), Leaving::Unsubscribed);
+    }
+
+    /// Takes a connection out of a topic.
+    pub(in crate::hub) fn leave(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: TopicId,
+        conn: ConnectionId,
+        user: Option<&UserId>,
+        how: Leaving,
+    ) {
+        let Some(topic) = self.channels.at_mut(id) else { return };
+        if topic.remove_subscriber(conn.slot)
+            && let Some(user) = user
+        {
+            let (is_inbox, is_last) = (topic.is_inbox(), topic.subscribers().is_empty());
+            self.channels.leave_presence(cx, &self.connections, &mut self.timers, id, user, how);
+            match is_last {
+                true if is_inbox => self.user_left(cx.now, user.clone()),
+                false if is_inbox => self.channels.announce_waiting(id, cx.out),
+                _ => {}
+            }
+        }
+        if how == Leaving::Lost {
+            self.drop_readers(id, conn);
+        }
+        self.channels.watch(&self.connections, &mut self.timers, id);
+        self.sweep(cx, id);
+    }
+
+    /// Nothing that was on its way to a lost connection arrives.
+    pub(in crate::hub) fn drop_readers(&mut self, id: TopicId, conn: ConnectionId) {
+        if let Some(log) = self.channels.log_mut(id) {
+            log.drop_readers(conn);
+        }
+    }
+
+    /// Ends the subscriptions that a connection may have no longer.
+    pub(in crate::hub) fn check_subscriptions(&mut self, cx: &mut Cx<'_>, conn: ConnectionId) {
+        let Some(connection) = self.connections.get(conn) else { return };
+        let mut ended = Vec::new();
+        for id in connection.topics() {
+            let Some(LogKey::Channel(channel)) = self.channels.at(*id).map(Topic::key) else { continue };
+            if self.may_subscribe(connection, channel).is_err() {
+                ended.push((*id, channel.clone()));
+            }
+        }
+        for (id, channel) in ended {
+            self.unsubscribe_from(cx, conn, id);
+            cx.out.tell(conn, Frame::Unsubscribed { channel, reason: "forbidden" });
+        }
+    }
+}
+
+/// Inboxes.
+impl Hub {
+    /// Where the inbox of a user stands, for the frame after which a connection
+    /// gets it.
+    pub(in crate::hub) fn inbox_state(&mut self, cx: &mut Cx<'_>, user: &UserId) -> Option<InboxState> {
+        let id = self.find_or_add_topic(LogKey::Inbox(user.clone()));
+        self.expire_due(cx, id);
+        let topic = self.channels.at(id)?;
+        let position = topic.position();
+        Some(InboxState {
+            epoch: spelled(position.epoch),
+            seq: position.seq,
+            waiting: topic.waiting() as u64,
+        })
+    }
+
+    /// Makes a connection one of its user's: it gets the inbox, first what
+    /// waits there.
+    pub(in crate::hub) fn join_inbox(&mut self, cx: &mut Cx<'_>, conn: ConnectionId) {
+        let Some(connection) = self.connections.get(conn) else { return };
+        let (Some(user), inbox) = (connection.user().cloned(), connection.inbox_mode()) else { return };
+        let id = self.find_or_add_topic(LogKey::Inbox(user.clone()));
+        let mode = if inbox == InboxMode::Off { DeliveryMode::Off } else { DeliveryMode::Live };
+        let Some(topic) = self.channels.at_mut(id) else { return };
+        let is_first = topic.subscribers().is_empty();
+        topic.add_subscriber(Subscriber::new(conn.slot, mode));
+        if let Some(connection) = self.connections.get_mut(conn) {
+            connection.add_inbox(id);
+        }
+        if mode == DeliveryMode::Live {
+            self.read_inbox(cx, id, conn);
+        } else {
+            // A user who is back only like this is away for what waits.
+            self.channels.announce_waiting(id, cx.out);
+        }
+        self.settle(cx.now, id);
+        if is_first {
+            self.user_joined(cx, &user);
+        }
+    }
+
+    /// Begins or ceases to deliver the inbox, as the connection has just asked for.
+    pub(in crate::hub) fn change_inbox(&mut self, cx: &mut Cx<'_>, conn: ConnectionId) {
+        let Some(connection) = self.connections.get(conn) else { return };
+        let is_off = connection.inbox_mode() == InboxMode::Off;
+        let Some(id) = connection.inbox_topic() else { return };
+        let Some(topic) = self.channels.at_mut(id) else { return };
+        let Some(mode) = topic.mode_of(conn.slot) else { return };
+        if is_off == (mode == DeliveryMode::Off) {
+            return;
+        }
+        topic.set_mode(conn.slot, if is_off { DeliveryMode::Off } else { DeliveryMode::Live });
+        if is_off {
+            self.stop_reading(id, conn, cx.out);
+            self.forget_missed(id, conn);
+            self.sweep(cx, id);
+            self.channels.announce_waiting(id, cx.out);
+        } else {
+            self.read_inbox(cx, id, conn);
+        }
+    }
+
+    /// Reads what lies after the cursor, if anything does, kept or lost.
+    fn read_inbox(&mut self, cx: &mut Cx<'_>, id: TopicId, conn: ConnectionId) {
+        let Some(topic) = self.channels.at(id) else { return };
+        let after = topic.numbers().cursor();
+        if after < topic.position().seq {
+            let backlog = Backlog::new(after).with_gaps(topic.gaps(after).into());
+            self.restart_reading(cx, id, conn, backlog);
+        }
+    }
+
+    /// A client acknowledges up to where its user has the inbox.
+    pub(in crate::hub) fn ack(
+        &mut self,
+        cx: &mut Cx<'_>,
+        conn: ConnectionId,
+        position: &Position,
+        state: ReceiptState,
+    ) {
+        let Some(connection) = self.connections.get(conn) else { return };
+        if connection.user().is_none() || connection.inbox_mode() == InboxMode::Off {
+            return;
+        }
+        let Some(id) = connection.inbox_topic() else { return };
+        let Some(topic) = self.channels.at_mut(id) else { return };
+        if !topic.numbers().may_acknowledge(position) {
+            return;
+        }
+        // Of what was passed over nobody can know.
+        let seq = topic.log().map_or(position.seq, |log| log.cursor_limit(position.seq));
+        topic.move_cursor(seq);
+        self.sweep(cx, id);
+        self.send_receipts(cx, id, seq, state);
     }
 }
 
@@ -298,7 +460,7 @@ fn last_of_each(list: Vec<Subscription>) -> Vec<Subscription> {
 }
 
 impl Effects {
-    /// Tells one connection something that it did not ask for.
+    /// Sends one connection something that it did not ask for.
     pub(in crate::hub) fn tell(&mut self, conn: ConnectionId, frame: Frame<'static>) {
         self.push(Effect::Reply { to: Requester::Connection(conn), id: None, frame: Box::new(frame) });
     }

@@ -1,28 +1,23 @@
-//! What can be heard: channels and inboxes, one mechanism.
-//!
-//! Knows who hears what, and how far the numbers have come. Does not know what
-//! is kept of it; that is in [`log`](crate::hub::log).
+//! All topics: the table, the sums over it, and those that are idle.
 
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use hashbrown::HashTable;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use slab::Slab;
-use smallvec::SmallVec;
 
 use super::presence::Presence;
+use super::topic::Topic;
 use crate::hub::event::LogKey;
 use crate::hub::log::Log;
-use crate::hub::log::provisional_seq::ProvisionalRange;
 use crate::hub::log::usage::UsageIndex;
-use crate::hub::timers::{NEVER, round_up};
-use crate::protocol::frame::GapCause;
+use crate::hub::timers::{NEVER, Timers, round_up};
 use crate::protocol::{Channel, Moment, UserId};
 use crate::small_queue::gather;
 
-/// A channel that nobody hears keeps its position for so long, so that who
+/// A channel without subscribers keeps its position for so long, so that who
 /// comes back after a broken link learns that nothing was missed.
 const IDLE: Duration = Duration::from_secs(300);
 
@@ -32,113 +27,26 @@ const FEW: usize = 64;
 /// At some two hundred bytes each, a megabyte at worst.
 const MOST_IDLE: usize = 4096;
 
-/// How a subscriber hears.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(in crate::hub) enum DeliveryMode {
-    /// What is published, as it is published.
-    Live,
-    /// What is kept first; what is published meanwhile goes behind that.
-    Reading,
-    /// Nothing: a connection that wants no inbox, and yet is its user's.
-    Off,
-}
+/// The place of a topic in the table.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(in crate::hub) struct TopicId(u32);
 
-/// One who hears.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(in crate::hub) struct Subscriber {
-    pub(in crate::hub) slot: u32,
-    pub(in crate::hub) hearing: DeliveryMode,
-    /// Wants to be told who comes and goes.
-    pub(in crate::hub) watches: bool,
-}
-
-/// One channel or inbox.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub(in crate::hub) struct Topic {
-    pub(in crate::hub) key: LogKey,
-    /// Which run of numbers.
-    pub(in crate::hub) epoch: u64,
-    /// The last number given out.
-    pub(in crate::hub) seq: u64,
-    /// Of an inbox, the last position that its user has.
-    pub(in crate::hub) cursor: u64,
-    /// Of an inbox, the last position that was queued for some connection.
-    pub(in crate::hub) offered: u64,
-    /// Why messages went that are missing now.
-    pub(in crate::hub) last_loss: GapCause,
-    /// In no order that means anything. An inbox has one or two, and so has a
-    /// channel of one's own; there are thousands of both.
-    pub(in crate::hub) subscribers: SmallVec<[Subscriber; 2]>,
-    /// What is kept, and who reads it; none while there is neither.
-    pub(in crate::hub) log: Option<Box<Log>>,
-    /// Where its numbers jump, if they do.
-    pub(in crate::hub) jump: Option<Box<ProvisionalRange>>,
-    /// Who is here, while somebody wants to be told.
-    pub(in crate::hub) presence: Option<Box<Presence>>,
-    /// When it is forgotten, while nobody needs it.
-    idle_until: Moment,
-    /// How many of its subscribers are in the sum over all topics.
-    counted: u32,
-}
-
-impl Topic {
-    pub(in crate::hub) fn new(key: LogKey, epoch: u64) -> Self {
-        Self {
-            key,
-            epoch,
-            seq: 0,
-            cursor: 0,
-            offered: 0,
-            last_loss: GapCause::NotKept,
-            subscribers: SmallVec::new(),
-            log: None,
-            jump: None,
-            presence: None,
-            idle_until: NEVER,
-            counted: 0,
-        }
+impl TopicId {
+    pub(in crate::hub) fn of_number(number: u32) -> Self {
+        Self(number)
     }
 
-    pub(in crate::hub) fn subscriber_mut(&mut self, slot: u32) -> Option<&mut Subscriber> {
-        self.subscribers.iter_mut().find(|subscriber| subscriber.slot == slot)
+    pub(in crate::hub) fn number(self) -> u32 {
+        self.0
     }
 
-    /// A message is here no longer: whoever was still to read it will be told.
-    pub(in crate::hub) fn lose(&mut self, seq: u64, cause: GapCause) {
-        self.last_loss = cause;
-        let Some(log) = &mut self.log else { return };
-        log.lose(seq, cause);
-        // What its user has already may go, and still be acknowledged.
-        if seq > self.cursor {
-            log.owe_no_receipt(seq);
-            log.answers.lose(seq);
-        }
+    fn of_place(place: usize) -> Self {
+        Self(place as u32)
     }
 
-    /// Whether it is where workers hear what reached nobody.
-    pub(in crate::hub) fn tells_of_others(&self) -> bool {
-        matches!(&self.key, LogKey::Channel(channel) if *channel == Channel::undelivered())
-    }
-
-    /// What its name and the list of who is here take, in bytes.
-    pub(in crate::hub) fn taken(&self) -> usize {
-        self.named() + self.presence.as_ref().map_or(0, |presence| presence.held())
-    }
-
-    /// How long its name is.
-    fn named(&self) -> usize {
-        match &self.key {
-            LogKey::Channel(channel) => channel.as_str().len(),
-            LogKey::Inbox(user) => user.as_str().len(),
-        }
-    }
-
-    /// How frames call it.
-    pub(in crate::hub) fn name(&self) -> Channel {
-        match &self.key {
-            LogKey::Channel(channel) => channel.clone(),
-            LogKey::Inbox(_) => Channel::inbox(),
-        }
+    fn place(self) -> usize {
+        self.0 as usize
     }
 }
 
@@ -150,71 +58,88 @@ pub(in crate::hub) struct Topics {
     most: usize,
     /// Places by key; the keys themselves are in the table alone. Never
     /// iterated: its order is not the same in every process.
-    index: HashTable<u32>,
+    index: HashTable<TopicId>,
     /// Nobody can guess which names fall together.
     hasher: RandomState,
     /// Those nobody needs, by the moment at which they are forgotten.
-    idle: BTreeSet<(Moment, u32)>,
-    /// So many more may be idle than usual: those that were heard when the last
-    /// hub stopped, or this one does. Whoever heard them comes back.
-    pub(in crate::hub) returning: usize,
+    idle: BTreeSet<(Moment, TopicId)>,
+    /// So many more may be idle than usual: those that had subscribers when the last
+    /// hub stopped, or this one does, which come back.
+    returning: usize,
     /// What all of them keep together.
-    pub(in crate::hub) weights: UsageIndex,
+    usage: UsageIndex,
     /// Subscribers of all of them together.
-    pub(in crate::hub) subscribers: usize,
+    subscriptions: usize,
     /// Bytes in the names of those that are needed.
-    pub(in crate::hub) named: usize,
-    /// Bytes that the lists of who is here take.
-    pub(in crate::hub) watched: usize,
+    name_bytes: usize,
+    /// Bytes that the presence of all takes.
+    presence_bytes: usize,
 }
 
+/// The table.
 impl Topics {
-    pub(in crate::hub) fn find(&self, key: &LogKey) -> Option<u32> {
-        let is_meant = |place: &u32| self.at(*place).is_some_and(|topic| topic.key == *key);
+    pub(in crate::hub) fn find(&self, key: &LogKey) -> Option<TopicId> {
+        let is_meant = |id: &TopicId| self.at(*id).is_some_and(|topic| topic.key() == key);
         self.index.find(self.hasher.hash_one(key), is_meant).copied()
     }
 
-    pub(in crate::hub) fn find_channel(&self, channel: &Channel) -> Option<u32> {
+    pub(in crate::hub) fn find_channel(&self, channel: &Channel) -> Option<TopicId> {
         self.find(&LogKey::Channel(channel.clone()))
     }
 
-    pub(in crate::hub) fn find_inbox(&self, user: &UserId) -> Option<u32> {
+    pub(in crate::hub) fn find_inbox(&self, user: &UserId) -> Option<TopicId> {
         self.find(&LogKey::Inbox(user.clone()))
     }
 
     /// Makes room for so many more: a table that grows by and by looks at all names again
     /// each time.
-    pub(in crate::hub) fn reserve(&mut self, count: usize) {
+    fn reserve(&mut self, count: usize) {
         let (table, hasher) = (&self.table, &self.hasher);
-        let hash = |place: &u32| table.get(*place as usize).map_or(0, |topic| hasher.hash_one(&topic.key));
+        let hash = |id: &TopicId| table.get(id.place()).map_or(0, |topic| hasher.hash_one(topic.key()));
         self.index.reserve(count, hash);
     }
 
+    /// So many are read back that had subscribers or kept something when the last hub stopped.
+    pub(in crate::hub) fn expect_back(&mut self, count: usize) {
+        // A file that says more than can be has no bytes for it either.
+        const MOST: usize = 1 << 20;
+        self.reserve(count.min(MOST));
+        self.returning = count;
+    }
+
+    /// No idle topic is forgotten before its time any more: the hub stops.
+    pub(in crate::hub) fn keep_idle(&mut self) {
+        self.returning = usize::MAX;
+    }
+
     /// Adds a topic that is not there. Who adds one has to settle it.
-    pub(in crate::hub) fn insert(&mut self, topic: Topic) -> u32 {
-        self.named += topic.named();
-        let place = self.table.insert(topic) as u32;
+    pub(in crate::hub) fn insert(&mut self, topic: Topic) -> TopicId {
+        self.name_bytes += topic.name_bytes();
+        let id = TopicId::of_place(self.table.insert(topic));
         self.most = self.most.max(self.table.len());
-        self.enter(place);
-        place
+        self.enter(id);
+        id
     }
 
     /// Makes a topic of the table known by its key.
-    fn enter(&mut self, place: u32) {
+    fn enter(&mut self, id: TopicId) {
         let (table, hasher) = (&self.table, &self.hasher);
         // Only what is in the table is in the index.
-        let hash = |place: &u32| table.get(*place as usize).map_or(0, |topic| hasher.hash_one(&topic.key));
-        self.index.insert_unique(hash(&place), place, hash);
+        let hash = |id: &TopicId| table.get(id.place()).map_or(0, |topic| hasher.hash_one(topic.key()));
+        self.index.insert_unique(hash(&id), id, hash);
     }
 
     /// Takes a topic out of both.
-    fn remove(&mut self, place: u32) {
-        let Some(topic) = self.table.get(place as usize) else { return };
-        let hash = self.hasher.hash_one(&topic.key);
-        if let Ok(entry) = self.index.find_entry(hash, |found| *found == place) {
+    fn remove(&mut self, id: TopicId) {
+        let Some(topic) = self.table.get(id.place()) else {
+            debug_assert!(false, "an idle topic is in the table");
+            return;
+        };
+        let hash = self.hasher.hash_one(topic.key());
+        if let Ok(entry) = self.index.find_entry(hash, |found| *found == id) {
             entry.remove();
         }
-        self.table.remove(place as usize);
+        self.table.remove(id.place());
         self.shrink();
     }
 
@@ -228,54 +153,107 @@ impl Topics {
         self.most = self.table.len();
         self.table.shrink_to_fit();
         let (table, hasher) = (&self.table, &self.hasher);
-        let hash = |place: &u32| table.get(*place as usize).map_or(0, |topic| hasher.hash_one(&topic.key));
+        let hash = |id: &TopicId| table.get(id.place()).map_or(0, |topic| hasher.hash_one(topic.key()));
         self.index.shrink_to(2 * table.len(), hash);
-        self.weights.gather();
+        self.usage.gather();
         gather(&mut self.idle);
     }
 
-    pub(in crate::hub) fn at(&self, place: u32) -> Option<&Topic> {
-        self.table.get(place as usize)
+    pub(in crate::hub) fn at(&self, id: TopicId) -> Option<&Topic> {
+        self.table.get(id.place())
     }
 
-    pub(in crate::hub) fn at_mut(&mut self, place: u32) -> Option<&mut Topic> {
-        self.table.get_mut(place as usize)
+    pub(in crate::hub) fn at_mut(&mut self, id: TopicId) -> Option<&mut Topic> {
+        self.table.get_mut(id.place())
+    }
+
+    pub(in crate::hub) fn log(&self, id: TopicId) -> Option<&Log> {
+        self.at(id)?.log()
+    }
+
+    pub(in crate::hub) fn log_mut(&mut self, id: TopicId) -> Option<&mut Log> {
+        self.at_mut(id)?.log_mut()
+    }
+
+    pub(in crate::hub) fn len(&self) -> usize {
+        self.table.len()
     }
 
     pub(in crate::hub) fn iter(&self) -> impl Iterator<Item = &Topic> {
         self.table.iter().map(|(_, topic)| topic)
     }
 
-    pub(in crate::hub) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Topic> {
-        self.table.iter_mut().map(|(_, topic)| topic)
+    /// Nobody can read from now on what the disk has of any of them.
+    pub(in crate::hub) fn detach_all_from_disk(&mut self) {
+        self.table.iter_mut().for_each(|(_, topic)| topic.detach_from_disk());
     }
 
-    /// Brings what is derived from a topic up to date: its weight, and whether
-    /// anybody needs it.
-    pub(in crate::hub) fn settle(&mut self, now: Moment, place: u32) {
-        let Some(topic) = self.table.get_mut(place as usize) else { return };
-        let counted = topic.subscribers.len() as u32;
-        self.subscribers = self.subscribers - topic.counted as usize + counted as usize;
-        topic.counted = counted;
-        self.weigh(place);
-        let Some(topic) = self.table.get_mut(place as usize) else { return };
-        if let Some(log) = &mut topic.log {
-            log.tidy();
+    /// Those with readers.
+    pub(in crate::hub) fn reading(&self) -> Vec<TopicId> {
+        self.with_log(Log::has_readers)
+    }
+
+    /// Those whose log satisfies a condition.
+    pub(in crate::hub) fn with_log(&self, is_wanted: impl Fn(&Log) -> bool) -> Vec<TopicId> {
+        self.ids(|topic| topic.log().is_some_and(&is_wanted))
+    }
+
+    /// Those whose presence is counted.
+    pub(in crate::hub) fn with_presence(&self) -> Vec<TopicId> {
+        self.ids(|topic| topic.presence().is_some())
+    }
+
+    fn ids(&self, is_wanted: impl Fn(&Topic) -> bool) -> Vec<TopicId> {
+        let wanted = self.table.iter().filter(|(_, topic)| is_wanted(topic));
+        wanted.map(|(place, _)| TopicId::of_place(place)).collect()
+    }
+}
+
+/// Sums over all of them, and those that nobody needs.
+impl Topics {
+    /// What all of them keep together.
+    pub(in crate::hub) fn usage(&self) -> &UsageIndex {
+        &self.usage
+    }
+
+    /// Subscribers of all of them together.
+    pub(in crate::hub) fn subscriptions(&self) -> usize {
+        self.subscriptions
+    }
+
+    /// Bytes in the names of those that are needed, and in the presence of all.
+    pub(in crate::hub) fn held_bytes(&self) -> usize {
+        self.name_bytes + self.presence_bytes
+    }
+
+    /// How many are needed; the others are few, and forgotten by and by.
+    pub(in crate::hub) fn needed(&self) -> usize {
+        self.table.len() - self.idle.len()
+    }
+
+    /// Brings up to date what is derived from a topic: its timer, its share in the sums, and
+    /// whether it is needed.
+    pub(in crate::hub) fn settle(&mut self, now: Moment, id: TopicId, timers: &mut Timers) {
+        let Some(topic) = self.table.get_mut(id.place()) else { return };
+        self.subscriptions -= topic.counted();
+        topic.count_subscribers();
+        self.subscriptions += topic.counted();
+        if let Some(log) = topic.log_mut() {
+            log.rearm(id, timers);
+            self.usage.update(id, log);
         }
-        topic.log.take_if(|log| log.is_unused());
-        let needed = !topic.subscribers.is_empty()
-            || topic.log.is_some()
-            || topic.presence.is_some()
-            // A worker that sends mails may be away for longer.
-            || topic.tells_of_others();
-        if needed != (topic.idle_until == NEVER) {
-            self.idle.remove(&(topic.idle_until, place));
-            topic.idle_until = if needed { NEVER } else { round_up(now + IDLE) };
-            if needed {
-                self.named += topic.named();
+        topic.tidy();
+        let (was_until, is_needed) = (topic.idle_until(), topic.is_needed());
+        if is_needed != (was_until == NEVER) {
+            self.idle.remove(&(was_until, id));
+            if is_needed {
+                topic.set_idle_until(NEVER);
+                self.name_bytes += topic.name_bytes();
             } else {
-                self.named -= topic.named();
-                self.idle.insert((topic.idle_until, place));
+                let until = round_up(now + IDLE);
+                topic.set_idle_until(until);
+                self.name_bytes -= topic.name_bytes();
+                self.idle.insert((until, id));
             }
         }
         if self.idle.len() > MOST_IDLE.saturating_add(self.returning) {
@@ -284,15 +262,24 @@ impl Topics {
     }
 
     /// Brings the sums over all logs up to date with one of them.
-    pub(in crate::hub) fn weigh(&mut self, place: u32) {
-        let Some(topic) = self.table.get_mut(place as usize) else { return };
-        if let Some(log) = &mut topic.log {
-            let is = log.weight();
-            self.weights.change(place, std::mem::replace(&mut log.weighed, is), is);
-            for (author, bytes) in log.take_moved() {
-                self.weights.publishers.change(author, bytes);
-            }
+    pub(in crate::hub) fn weigh(&mut self, id: TopicId) {
+        if let Some(log) = self.table.get_mut(id.place()).and_then(Topic::log_mut) {
+            self.usage.update(id, log);
         }
+    }
+
+    /// Puts another presence into a topic; the one that was there.
+    pub(super) fn set_presence(
+        &mut self,
+        id: TopicId,
+        presence: Option<Box<Presence>>,
+    ) -> Option<Box<Presence>> {
+        let held = |presence: &Option<Box<Presence>>| presence.as_ref().map_or(0, |presence| presence.held());
+        let topic = self.table.get_mut(id.place())?;
+        let is = held(&presence);
+        let was = topic.replace_presence(presence);
+        self.presence_bytes = self.presence_bytes + is - held(&was);
+        was
     }
 
     /// When the first idle topic is forgotten.
@@ -311,73 +298,48 @@ impl Topics {
     }
 
     fn forget_first(&mut self) {
-        if let Some((_, place)) = self.idle.pop_first() {
-            self.remove(place);
+        if let Some((_, id)) = self.idle.pop_first() {
+            self.remove(id);
         }
     }
 
     /// Forgets an idle topic at once.
-    pub(in crate::hub) fn forget_now(&mut self, place: u32) {
-        let Some(topic) = self.at(place) else { return };
-        if self.idle.remove(&(topic.idle_until, place)) {
-            self.remove(place);
+    pub(in crate::hub) fn forget_now(&mut self, id: TopicId) {
+        let Some(topic) = self.at(id) else { return };
+        if self.idle.remove(&(topic.idle_until(), id)) {
+            self.remove(id);
         }
-    }
-
-    /// How many are needed; the others are few, and forgotten by and by.
-    pub(in crate::hub) fn needed(&self) -> usize {
-        self.table.len() - self.idle.len()
-    }
-
-    /// Those that somebody reads.
-    pub(in crate::hub) fn reading(&self) -> Vec<u32> {
-        self.with(|log| !log.readers.is_empty())
-    }
-
-    /// Those whose log satisfies a condition.
-    pub(in crate::hub) fn with(&self, wanted: impl Fn(&Log) -> bool) -> Vec<u32> {
-        let is_meant = |topic: &Topic| topic.log.as_deref().is_some_and(&wanted);
-        self.table.iter().filter(|(_, topic)| is_meant(topic)).map(|(place, _)| place as u32).collect()
-    }
-
-    /// The places of all on which somebody is told who comes and goes, in their order.
-    pub(in crate::hub) fn with_presence(&self) -> Vec<u32> {
-        let watched = self.table.iter().filter(|(_, topic)| topic.presence.is_some());
-        watched.map(|(place, _)| place as u32).collect()
     }
 }
 
 /// The table alone is written; the rest follows from it.
 impl Serialize for Topics {
-    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         self.table.serialize(to)
     }
 }
 
 impl<'de> Deserialize<'de> for Topics {
-    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let mut all = Self { table: Slab::deserialize(from)?, ..Self::default() };
-        let places: Vec<u32> = all.table.iter().map(|(place, _)| place as u32).collect();
-        all.reserve(places.len());
-        for place in places {
-            all.enter(place);
-            all.weigh(place);
-            let log = all.table.get(place as usize).and_then(|topic| topic.log.as_ref());
-            for kept in log.into_iter().flat_map(|log| &log.kept) {
-                all.weights.publishers.change(kept.author, kept.size as isize);
+        let ids = all.ids(|_| true);
+        all.reserve(ids.len());
+        for id in ids {
+            all.enter(id);
+            let Some(topic) = all.table.get_mut(id.place()) else { continue };
+            if let Some(log) = topic.log_mut() {
+                all.usage.update(id, log);
+                all.usage.count_publishers(log);
             }
+            if topic.idle_until() == NEVER {
+                all.name_bytes += topic.name_bytes();
+            } else {
+                all.idle.insert((topic.idle_until(), id));
+            }
+            all.presence_bytes += topic.presence().map_or(0, Presence::held);
+            all.subscriptions += topic.counted();
         }
         all.most = all.table.len();
-        for (place, topic) in &all.table {
-            let place = place as u32;
-            if topic.idle_until == NEVER {
-                all.named += topic.named();
-            } else {
-                all.idle.insert((topic.idle_until, place));
-            }
-            all.watched += topic.presence.as_ref().map_or(0, |presence| presence.held());
-            all.subscribers += topic.counted as usize;
-        }
         Ok(all)
     }
 }

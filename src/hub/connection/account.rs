@@ -1,11 +1,7 @@
-//! Who pays for what is asked.
+//! Accounts: rate limits that all connections of a user, or of an address without one, share.
 //!
-//! Knows that all connections of a user, or of an address without one, ask together, and
-//! how often they may. Does not know what is asked.
-//!
-//! Whoever reconnects begins with full buckets; whoever has many connections has as many
-//! of them. So beside those of a connection stand those of its account, larger, and they
-//! outlive it.
+//! A new connection begins with full buckets, and many connections have as many of them. So
+//! beside the buckets of a connection stand those of its account, larger, and they outlive it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -14,44 +10,56 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::rate_limit::Bucket;
-use super::table::Kind;
-use crate::hub::Hub;
+use super::table::Connections;
+use super::{Connection, ConnectionKind};
 use crate::hub::settings::Limits;
 use crate::protocol::{ConnectionId, Moment, RateLimit, UserId};
 
-/// One who asks, over whatever connections: known by a digest of who that is, for there may
-/// be very many, and two with the same one would only share their limits.
+/// A user, or an address, over whatever connections: known by a digest, for there may be very
+/// many, and two with the same one would only share their limits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct Account {
     digest: u64,
-    /// Whether there is a limit: workers are slowed down by their sockets, and behind whoever
-    /// comes from this machine without a name may be a proxy for very many.
-    pub pays: bool,
+    /// Workers are slowed down by their sockets, and a client of this machine without a user
+    /// may be a proxy for very many.
+    is_limited: bool,
+}
+
+/// Whether an account has limits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Limited {
+    Yes,
+    No,
 }
 
 impl Account {
-    /// Of whoever has no name and comes from nowhere else.
-    const NOBODY: Self = Self { digest: 0, pays: false };
+    /// Of clients of this machine without a user.
+    const ANONYMOUS: Self = Self { digest: 0, is_limited: false };
 
-    fn of(who: impl Hash, pays: bool) -> Self {
+    fn of(owner: impl Hash, limited: Limited) -> Self {
         let mut hasher = DefaultHasher::new();
-        who.hash(&mut hasher);
-        Self { digest: hasher.finish(), pays }
+        owner.hash(&mut hasher);
+        Self { digest: hasher.finish(), is_limited: limited == Limited::Yes }
+    }
+
+    /// Whether there is a limit on what is requested on it.
+    pub fn is_limited(self) -> bool {
+        self.is_limited
     }
 
     pub(in crate::hub) fn of_user(user: &UserId) -> Self {
-        Self::of(user, true)
+        Self::of(user, Limited::Yes)
     }
 
-    /// Of all connections of a user whose tokens allow the same, where they say so: what
-    /// others of this user ask is not taken from that.
+    /// Of all connections of a user whose tokens allow the same rate, where they say one:
+    /// requests on others of this user are not taken from that.
     fn of_user_allowed(user: &UserId, allowance: RateLimit) -> Self {
-        Self::of((user, allowance), true)
+        Self::of((user, allowance), Limited::Yes)
     }
 
-    /// Of all who ask over HTTP: one secret lets them in.
+    /// Of all HTTP requests: one secret permits them.
     pub(in crate::hub) fn of_http() -> Self {
-        Self::of("http", false)
+        Self::of("http", Limited::No)
     }
 
     /// Enough of the digest to tell those apart who publish in one place.
@@ -60,19 +68,19 @@ impl Account {
     }
 }
 
-/// What is paid for.
+/// What an account is charged for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::hub) enum Charge {
-    /// By somebody whose token may say how often that may be.
+    /// At the rate that the token says, where it says one.
     Request(Option<RateLimit>),
     Interrupt,
     Whisper,
     Connection,
 }
 
-/// What one account has paid.
+/// The buckets of one account.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-struct Purse {
+struct AccountBuckets {
     requests: Bucket,
     interrupts: Bucket,
     whispers: Bucket,
@@ -80,7 +88,7 @@ struct Purse {
     used: Moment,
 }
 
-/// For how long the buckets of an account are kept that asks for nothing.
+/// For how long the buckets of an account are kept that requests nothing.
 const KEPT: Duration = Duration::from_secs(60);
 
 /// More accounts than that are not kept for so long.
@@ -90,108 +98,112 @@ const MOST: usize = 16 << 10;
 /// a list that may be twice as long as it is.
 pub(in crate::hub) const ACCOUNT: u64 = 160;
 
-/// All accounts that have paid for something a moment ago.
+/// All accounts that were charged a moment ago.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(from = "Vec<(Account, Purse)>", into = "Vec<(Account, Purse)>")]
+#[serde(from = "Vec<(Account, AccountBuckets)>", into = "Vec<(Account, AccountBuckets)>")]
 pub(in crate::hub) struct Accounts {
-    purses: BTreeMap<Account, Purse>,
-    /// By when they were looked at last.
+    buckets: BTreeMap<Account, AccountBuckets>,
+    /// By when they were checked last.
     order: VecDeque<(Moment, Account)>,
 }
 
-/// Those that were looked at first come first.
-impl From<Vec<(Account, Purse)>> for Accounts {
-    fn from(purses: Vec<(Account, Purse)>) -> Self {
-        let order = purses.iter().map(|(account, purse)| (purse.used, *account)).collect();
-        let mut accounts = Self { purses: BTreeMap::new(), order };
-        accounts.purses.extend(purses);
+/// Those that were checked first come first.
+impl From<Vec<(Account, AccountBuckets)>> for Accounts {
+    fn from(buckets: Vec<(Account, AccountBuckets)>) -> Self {
+        let order = buckets.iter().map(|(account, of_one)| (of_one.used, *account)).collect();
+        let mut accounts = Self { buckets: BTreeMap::new(), order };
+        accounts.buckets.extend(buckets);
         accounts
     }
 }
 
-impl From<Accounts> for Vec<(Account, Purse)> {
+impl From<Accounts> for Vec<(Account, AccountBuckets)> {
     fn from(mut accounts: Accounts) -> Self {
         let order = accounts.order.into_iter();
-        order.filter_map(|(_, account)| accounts.purses.remove_entry(&account)).collect()
+        order.filter_map(|(_, account)| accounts.buckets.remove_entry(&account)).collect()
     }
 }
 
 impl Accounts {
     pub(in crate::hub) fn len(&self) -> usize {
-        self.purses.len()
+        self.buckets.len()
     }
 
-    /// Pays for one, or says how long to wait for it.
-    pub(in crate::hub) fn take(
+    /// Charges an account for one, or returns how long it has to wait for that.
+    pub(in crate::hub) fn charge(
         &mut self,
         now: Moment,
         account: Account,
         charge: Charge,
         limits: &Limits,
     ) -> Result<(), Duration> {
-        if !account.pays {
+        if !account.is_limited {
             return Ok(());
         }
-        if !self.purses.contains_key(&account) {
+        if !self.buckets.contains_key(&account) {
             self.forget(now, 2);
             self.order.push_back((now, account));
         }
-        let purse = self.purses.entry(account).or_default();
-        purse.used = now;
+        let of_one = self.buckets.entry(account).or_default();
+        of_one.used = now;
         let bucket = match charge {
-            Charge::Request(_) => &mut purse.requests,
-            Charge::Interrupt => &mut purse.interrupts,
-            Charge::Whisper => &mut purse.whispers,
-            Charge::Connection => &mut purse.connections,
+            Charge::Request(_) => &mut of_one.requests,
+            Charge::Interrupt => &mut of_one.interrupts,
+            Charge::Whisper => &mut of_one.whispers,
+            Charge::Connection => &mut of_one.connections,
         };
         bucket.take(now, limits.of_user(charge))
     }
 
-    /// Forgets some who have asked for nothing, where one more comes, or something else is
-    /// due: it is worth no waking up. Two for one, and their number follows that of those
-    /// who are there.
+    /// Forgets some that requested nothing, where one more comes, or something else is due:
+    /// it is worth no waking up. Two for one, and their number follows that of the accounts in
+    /// use.
     pub(in crate::hub) fn forget(&mut self, now: Moment, some: usize) {
         for _ in 0..some {
-            let is_over = self.purses.len() >= MOST;
-            let Some((looked_at, _)) = self.order.front() else { return };
-            if !is_over && now.since(*looked_at) < KEPT {
+            let is_over = self.buckets.len() >= MOST;
+            let Some((checked_at, _)) = self.order.front() else { return };
+            if !is_over && now.since(*checked_at) < KEPT {
                 return;
             }
             let Some((_, account)) = self.order.pop_front() else { return };
-            match self.purses.get(&account) {
-                Some(purse) if !is_over && now.since(purse.used) < KEPT => {
-                    self.order.push_back((purse.used, account));
+            match self.buckets.get(&account) {
+                Some(of_one) if !is_over && now.since(of_one.used) < KEPT => {
+                    self.order.push_back((of_one.used, account));
                 }
-                _ => drop(self.purses.remove(&account)),
+                _ => drop(self.buckets.remove(&account)),
             }
         }
     }
 }
 
-impl Hub {
-    /// Whose connection it is; nobody's, if it is gone.
-    pub fn account(&self, conn: ConnectionId) -> Account {
-        let Some(connection) = self.connections.get(conn) else { return Account::NOBODY };
-        match (connection.kind, &connection.user) {
-            (Kind::Worker { uid, .. }, _) => Account::of(uid, false),
-            (Kind::Client | Kind::Waiting, Some(user)) => Account::of_user(user),
-            (Kind::Client | Kind::Waiting, None) => {
-                connection.network.map_or(Account::NOBODY, |network| Account::of(network, true))
+impl Connection {
+    /// The account of its requests.
+    fn account(&self) -> Account {
+        match (self.kind, &self.user) {
+            (ConnectionKind::Worker { uid, .. }, _) => Account::of(uid, Limited::No),
+            (_, Some(user)) => Account::of_user(user),
+            (_, None) => {
+                self.network.map_or(Account::ANONYMOUS, |network| Account::of(network, Limited::Yes))
             }
         }
     }
 
-    /// Charges the account of a connection, or says how long it has to wait.
-    pub(in crate::hub) fn charge(
-        &mut self,
-        now: Moment,
-        conn: ConnectionId,
-        charge: Charge,
-    ) -> Result<(), Duration> {
-        let account = match (charge, self.connections.get(conn).and_then(|c| c.user.as_ref())) {
+    /// The account that is charged: requests at a rate of their own have one of their own.
+    fn account_for(&self, charge: Charge) -> Account {
+        match (charge, &self.user) {
             (Charge::Request(Some(own)), Some(user)) => Account::of_user_allowed(user, own),
-            _ => self.account(conn),
-        };
-        self.accounts.take(now, account, charge, &self.settings.limits)
+            _ => self.account(),
+        }
+    }
+}
+
+impl Connections {
+    /// The account of a connection; the anonymous one, if it is gone.
+    pub(in crate::hub) fn account(&self, conn: ConnectionId) -> Account {
+        self.get(conn).map_or(Account::ANONYMOUS, Connection::account)
+    }
+
+    pub(in crate::hub) fn account_for(&self, conn: ConnectionId, charge: Charge) -> Account {
+        self.get(conn).map_or(Account::ANONYMOUS, |connection| connection.account_for(charge))
     }
 }

@@ -1,291 +1,160 @@
-//! How a connection lives and ends.
-//!
-//! Knows signs of life, stalls and every deadline of a connection, and what
-//! goes with it when it ends. Does not know what it says meanwhile.
+//! Heartbeat and deadlines of a connection: pings, stalls, token expiry, authentication.
 
 use std::time::Duration;
 
-use super::table::Connection;
-use crate::hub::Hub;
-use crate::hub::channel::unsubscribe::Leaving;
-use crate::hub::event::{Anomaly, Effect, Effects, Now, Rejection, SendQueueState};
+use super::Connection;
+use crate::hub::event::SendQueueState;
 use crate::hub::memory_pressure::Level;
-use crate::hub::settings::Settings;
-use crate::hub::timers::{NEVER, Timer, round_up};
-use crate::protocol::{Close, ConnectionId, Frame, Moment, Reason, Return, UserId};
+use crate::hub::settings::{Heartbeat, Settings};
+use crate::hub::timers::{NEVER, Timer, Timers, round_up};
+use crate::protocol::{Close, Moment, UnixTime};
 
-/// How long before its end a token is asked to be renewed.
+/// How long before it expires a token is to be renewed.
 const WARNING: Duration = Duration::from_secs(60);
 
-/// Over how long those come back who were told to do so later, or at once: a
-/// thousand browsers at the same instant are a burst that nobody needs.
-const SPREAD_LATER: u64 = 5000;
-const SPREAD_NOW: u64 = 1000;
+/// What is due on a connection.
+pub(super) enum Due {
+    Close(Close),
+    Notify {
+        /// A frame says that the token expires then.
+        token_expiring: Option<UnixTime>,
+        is_ping_due: bool,
+    },
+}
 
 impl Connection {
-    /// A sign of life. The deadline stays: it is looked at when it comes.
-    pub(in crate::hub) fn heard(&mut self, now: Moment) {
-        self.heard = now;
+    /// Notes that its peer has sent anything. The timer stays: the deadlines are checked again
+    /// when it fires.
+    pub(in crate::hub) fn touch(&mut self, now: Moment) {
+        self.last_activity = now;
         self.pinged = false;
     }
 
+    /// Notes the same; whether it was the answer to a ping.
+    pub(in crate::hub) fn touch_after_ping(&mut self, now: Moment) -> bool {
+        let was_pinged = self.pinged;
+        self.touch(now);
+        was_pinged
+    }
+
+    /// Counts a silence that no ping has ended yet as no longer than the heartbeat allows:
+    /// no connection is closed for a silence that was usual until now.
+    pub(in crate::hub) fn forgive_silence(&mut self, now: Moment, heartbeat: Heartbeat) {
+        let quiet = heartbeat.ping_interval.min(heartbeat.pong_timeout);
+        let quiet = u64::try_from(quiet.as_millis()).unwrap_or(u64::MAX);
+        self.last_activity = self.last_activity.max(Moment(now.0.saturating_sub(quiet)));
+    }
+
+    /// Sets its timer to what is due first, where that is sooner than what it is set to.
+    pub(super) fn rearm(&mut self, slot: u32, settings: &Settings, timers: &mut Timers) {
+        let due = self.deadline(settings);
+        if due < self.armed {
+            timers.rearm(Timer::Connection(slot), &mut self.armed, due);
+        }
+    }
+
+    pub(super) fn disarm(&mut self, slot: u32, timers: &mut Timers) {
+        timers.rearm(Timer::Connection(slot), &mut self.armed, NEVER);
+    }
+
     /// The next moment at which something may be due.
-    fn due(&self, settings: &Settings) -> Moment {
+    fn deadline(&self, settings: &Settings) -> Moment {
         let silence = match self.pinged {
             false => settings.heartbeat.ping_interval.min(settings.heartbeat.pong_timeout),
             true => settings.heartbeat.pong_timeout,
         };
-        let life = if self.is_worker() { NEVER } else { self.heard + silence };
+        let heartbeat = if self.is_worker() { NEVER } else { self.last_activity + silence };
         let token = if self.warned { self.expires } else { warning(self.expires) };
-        let (auth, stall) = match &self.rare {
-            Some(rare) if rare.stuck_since != NEVER => {
-                (rare.auth_by, rare.stuck_since.max(rare.spared) + settings.limits.stall)
+        let (auth, stall) = match &self.ext {
+            Some(ext) if ext.stalled_since != NEVER => {
+                (ext.auth_deadline, ext.stalled_since.max(ext.spared) + settings.limits.stall)
             }
-            Some(rare) => (rare.auth_by, NEVER),
+            Some(ext) => (ext.auth_deadline, NEVER),
             None => (NEVER, NEVER),
         };
-        round_up(life.min(token).min(auth).min(stall))
-    }
-}
-
-fn warning(expires: Moment) -> Moment {
-    if expires == NEVER { NEVER } else { Moment(expires.0.saturating_sub(WARNING.as_millis() as u64)) }
-}
-
-impl Hub {
-    /// Sets the deadline of a connection to what is due first, where that is
-    /// sooner than what it is set to.
-    pub(in crate::hub) fn arm(&mut self, slot: u32) {
-        let Some(connection) = self.connections.at_mut(slot) else { return };
-        let due = connection.due(&self.settings);
-        if due < connection.armed {
-            self.timers.rearm(Timer::Connection(slot), &mut connection.armed, due);
-        }
+        round_up(heartbeat.min(token).min(auth).min(stall))
     }
 
-    /// The deadline of a connection has come: whatever is due is done.
-    pub(in crate::hub) fn attend(&mut self, now: Now, slot: u32, out: &mut Effects) {
-        let Some(connection) = self.connections.at_mut(slot) else { return };
-        connection.armed = NEVER;
-        let conn = ConnectionId { slot, tag: connection.tag };
-        if self.waiting.is_paused(conn) {
-            // A pong would not be read: its silence is ours.
-            connection.heard(now.moment);
+    /// Takes what is due now that its timer has fired, and marks it as done.
+    pub(super) fn take_due(&mut self, now: Moment, settings: &Settings) -> Due {
+        self.armed = NEVER;
+        if let Some(close) = self.overdue(now, settings) {
+            return Due::Close(close);
         }
-        if let Some(close) = overdue(connection, &self.settings, now.moment) {
-            match close {
-                Close::TooSlow => {
-                    self.counters.closed_slow += 1;
-                    let user = connection.user.clone();
-                    out.push(Effect::LogAnomaly(Anomaly::Stalled { conn, user }));
-                }
-                Close::NoPong => self.counters.closed_no_pong += 1,
-                Close::Unauthenticated => {
-                    self.counters.closed_unauthenticated += 1;
-                    self.note_refusal(conn, None, Reason::TokenMissing, out);
-                }
-                _ => {}
-            }
-            self.close(now, conn, close, out);
-            return;
+        let mut token_expiring = None;
+        if !self.warned && now >= warning(self.expires) {
+            self.warned = true;
+            token_expiring = self.expires_at();
         }
-        if !connection.warned && now.moment >= warning(connection.expires) {
-            connection.warned = true;
-            if let Some(expires_at) = connection.expires_at() {
-                out.tell(conn, Frame::TokenExpiring { expires_at });
-            }
-        }
-        let silence = now.moment.since(connection.heard);
-        let quiet = !connection.is_worker() && silence >= self.settings.heartbeat.ping_interval;
-        if quiet && !connection.pinged {
-            connection.pinged = true;
-            out.push(Effect::Ping { conn });
-        }
-        if let Some(rare) = &mut connection.rare
-            && rare.stuck_since != NEVER
-            && now.moment.since(rare.stuck_since) >= self.settings.limits.stall
+        let is_quiet = now.since(self.last_activity) >= settings.heartbeat.ping_interval;
+        let is_ping_due = is_quiet && !self.is_worker() && !self.pinged;
+        self.pinged |= is_ping_due;
+        if let Some(ext) = &mut self.ext
+            && ext.stalled_since != NEVER
+            && now.since(ext.stalled_since) >= settings.limits.stall
         {
-            // The owner of an operation is not closed; it is looked at again.
-            rare.spared = now.moment;
+            // The owner of an operation is not closed; it is checked again.
+            ext.spared = now;
         }
-        self.arm(slot);
+        Due::Notify { token_expiring, is_ping_due }
     }
 
-    /// What a link owes its peer has changed its kind.
-    pub(in crate::hub) fn outbound(
-        &mut self,
-        now: Now,
-        conn: ConnectionId,
-        state: SendQueueState,
-        out: &mut Effects,
-    ) {
-        let Some(connection) = self.connections.get_mut(conn) else { return };
-        let was = std::mem::replace(&mut connection.outbound, state);
+    /// Why it has to be closed now, if it has to.
+    fn overdue(&self, now: Moment, settings: &Settings) -> Option<Close> {
+        if now >= self.expires {
+            return Some(Close::TokenExpired);
+        }
+        if self.ext.as_ref().is_some_and(|ext| now >= ext.auth_deadline) {
+            return Some(Close::Unauthenticated);
+        }
+        let is_stalled = self.stalled_since().is_some_and(|since| now.since(since) >= settings.limits.stall);
+        if is_stalled && !self.owns_operations() {
+            return Some(Close::TooSlow);
+        }
+        let is_silent = now.since(self.last_activity) >= settings.heartbeat.pong_timeout;
+        (is_silent && !self.is_worker()).then_some(Close::NoPong)
+    }
+
+    /// When its peer last accepted a byte, while something is queued.
+    pub(in crate::hub) fn stalled_since(&self) -> Option<Moment> {
+        let since = self.ext.as_ref().map(|ext| ext.stalled_since);
+        since.filter(|since| *since != NEVER)
+    }
+
+    /// Notes that its send queue is in another state.
+    pub(super) fn set_send_queue(&mut self, state: SendQueueState, now: Moment, level: Level) {
+        let was = std::mem::replace(&mut self.send_queue, state);
         match state {
             SendQueueState::Empty => {
-                connection.full = false;
-                if let Some(rare) = &mut connection.rare {
-                    rare.stuck_since = NEVER;
+                self.is_shedding = false;
+                if let Some(ext) = &mut self.ext {
+                    ext.stalled_since = NEVER;
                 }
-                self.catch_up(now, conn, out);
             }
             SendQueueState::Backlogged => {
-                connection.full |= self.memory.level >= Level::Critical;
-                connection.rare().stuck_since = now.moment;
+                self.is_shedding |= level >= Level::Critical;
+                self.ext_mut().stalled_since = now;
             }
             SendQueueState::Full => {
-                connection.full = true;
-                let rare = connection.rare();
-                // From waiting to full nothing was accepted.
-                if was == SendQueueState::Empty || rare.stuck_since == NEVER {
-                    rare.stuck_since = now.moment;
+                self.is_shedding = true;
+                let ext = self.ext_mut();
+                // From backlogged to full nothing was accepted.
+                if was == SendQueueState::Empty || ext.stalled_since == NEVER {
+                    ext.stalled_since = now;
                 }
             }
         }
-        self.arm(conn.slot);
     }
 
-    /// The socket has taken all: what was missed is told, what is kept goes on.
-    fn catch_up(&mut self, now: Now, conn: ConnectionId, out: &mut Effects) {
-        self.tell_missed(conn.slot, None, out);
-        let Some(connection) = self.connections.get(conn) else { return };
-        for place in connection.topics.clone() {
-            self.advance(now, place, conn.slot, out);
-        }
-    }
-
-    pub(in crate::hub) fn took(&mut self, now: Now, conn: ConnectionId) {
-        let Some(connection) = self.connections.get_mut(conn) else { return };
-        if connection.outbound != SendQueueState::Empty {
-            connection.rare().stuck_since = now.moment;
-        }
-    }
-
-    /// Says goodbye to a peer. For the hub it is gone at once; that its link
-    /// closes later finds nobody.
-    pub(in crate::hub) fn close(&mut self, now: Now, conn: ConnectionId, close: Close, out: &mut Effects) {
-        let after_ms = match close.returning() {
-            Return::No => 0,
-            Return::Later => self.random.below(SPREAD_LATER + 1),
-            Return::Now => self.random.below(SPREAD_NOW + 1),
-        };
-        self.forget(now, conn, Some(close), out);
-        out.push(Effect::Close { conn, close, after_ms });
-    }
-
-    /// Says goodbye to one whose token was refused. It is not to come back as it is; how long
-    /// it waits in any case grows with how often it was refused.
-    pub(in crate::hub) fn close_refused(
-        &mut self,
-        now: Now,
-        conn: ConnectionId,
-        wait: Duration,
-        out: &mut Effects,
-    ) {
-        let close = Close::Unauthenticated;
-        self.forget(now, conn, Some(close), out);
-        let after_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        out.push(Effect::Close { conn, close, after_ms });
-    }
-
-    /// As [`Hub::close`], and worth a line in the log.
-    pub(in crate::hub) fn throw_out(
-        &mut self,
-        now: Now,
-        conn: ConnectionId,
-        close: Close,
-        out: &mut Effects,
-    ) {
-        let Some(connection) = self.connections.get(conn) else { return };
-        self.counters.closed_errors += 1;
-        out.push(Effect::LogAnomaly(Anomaly::Misbehaved { conn, user: connection.user.clone(), close }));
-        self.close(now, conn, close, out);
-    }
-
-    /// Counts a refusal of a connection that is there, and has it written down.
-    pub(in crate::hub) fn note_refusal(
-        &mut self,
-        conn: ConnectionId,
-        user: Option<UserId>,
-        reason: Reason,
-        out: &mut Effects,
-    ) {
-        self.refused.count(reason);
-        out.push(Effect::LogAnomaly(Anomaly::Refused { conn, user, reason }));
-    }
-
-    /// Counts whom the edge turned away.
-    pub(in crate::hub) fn turned_away(&mut self, why: Rejection) {
-        let count = match why {
-            Rejection::NoCapacity => &mut self.counters.connections_refused,
-            Rejection::HandshakeTimeout => &mut self.counters.newcomers_dropped,
-            Rejection::WrongSecret => &mut self.counters.wrong_secrets,
-            Rejection::BadHttpBody => &mut self.counters.requests_refused,
-            Rejection::ProtocolViolation => &mut self.counters.closed_malformed,
-            Rejection::Refused(reason) => return self.refused.count(reason),
-        };
-        *count += 1;
-    }
-
-    /// A connection is gone, and all that was its own with it.
-    pub(in crate::hub) fn closed(&mut self, now: Now, conn: ConnectionId, out: &mut Effects) {
-        self.forget(now, conn, None, out);
-    }
-
-    fn forget(&mut self, now: Now, conn: ConnectionId, close: Option<Close>, out: &mut Effects) {
-        if self.connections.get(conn).is_none() {
-            return;
-        }
-        let Some(mut connection) = self.connections.remove(conn.slot) else { return };
-        self.counters.connections_closed += 1;
-        let lasted = now.moment.since(connection.opened);
-        out.push(Effect::LogDisconnect { conn, user: connection.user.clone(), lasted, close });
-        self.waiting.forget(conn);
-        self.half_closed.forget(conn);
-        self.timers.rearm(Timer::Connection(conn.slot), &mut connection.armed, NEVER);
-        for place in connection.topics {
-            self.leave(now, place, conn, connection.user.as_ref(), Leaving::Lost, out);
-        }
-        let Some(rare) = connection.rare else { return };
-        for place in rare.lingering {
-            self.drop_readers(place, conn);
-            self.sweep(now, place, out);
-        }
-        if rare.pending > 0 {
-            self.drop_pending(conn);
-        }
-        if rare.operations > 0 {
-            self.lose_owner(now, conn, out);
-        }
-    }
-
-    /// The daemon ends: everybody is told, the clients before the workers, so
-    /// that nobody takes an operation for lost which its worker registers again.
-    pub(in crate::hub) fn stop(&mut self, now: Now, close: Close, out: &mut Effects) {
-        self.stopping = Some(close);
-        self.channels.returning = usize::MAX;
-        self.give_up_pending(out);
-        let clients = self.connections.ids(|connection| !connection.is_worker());
-        let workers = self.connections.ids(Connection::is_worker);
-        for conn in clients.into_iter().chain(workers) {
-            self.close(now, conn, close, out);
+    /// Notes that its peer has accepted a part of what is queued.
+    pub(super) fn note_write_progress(&mut self, now: Moment) {
+        if !self.has_empty_queue() {
+            self.ext_mut().stalled_since = now;
         }
     }
 }
 
-/// Why a connection has to end now, if it has to.
-fn overdue(connection: &Connection, settings: &Settings, now: Moment) -> Option<Close> {
-    let rare = connection.rare.as_deref();
-    if now >= connection.expires {
-        return Some(Close::TokenExpired);
-    }
-    if rare.is_some_and(|rare| now >= rare.auth_by) {
-        return Some(Close::Unauthenticated);
-    }
-    let stuck = rare.map_or(NEVER, |rare| rare.stuck_since);
-    if stuck != NEVER && now.since(stuck) >= settings.limits.stall && !connection.owns_operations() {
-        return Some(Close::TooSlow);
-    }
-    let silent = now.since(connection.heard) >= settings.heartbeat.pong_timeout;
-    (silent && !connection.is_worker()).then_some(Close::NoPong)
+/// When it is time to renew a token that expires at a moment.
+fn warning(expires: Moment) -> Moment {
+    if expires == NEVER { NEVER } else { Moment(expires.0.saturating_sub(WARNING.as_millis() as u64)) }
 }

@@ -1,12 +1,12 @@
-//! What a connection may do.
+//! Rights of a connection: patterns, and how they match.
 //!
-//! Knows patterns and how they match. Does not know tokens: the edge verifies
-//! those and makes rights of them.
+//! Does not know tokens: the edge verifies those and makes rights of them.
 
 use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
+use super::{Connection, ConnectionKind};
 use crate::protocol::{Channel, Payload, RateLimit, TokenId, UnixTime, UserId};
 
 /// A name with `*` for any run of characters and `{user_id}` for the user's own.
@@ -71,23 +71,22 @@ fn fits(pattern: &str, name: &str, user: Option<&str>) -> bool {
     }
 }
 
-/// Patterns for each thing that one may do; shared by all who have the same.
+/// Patterns for each thing that is permitted; shared by all connections that have the same.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct Rights {
-    /// Channels that may be heard.
+    /// Channels to subscribe to.
     pub subscribe: Vec<Pattern>,
-    /// Channels, `@user:<id>` and `@connection:<id>` that may be sent to.
+    /// Channels, `@user:<id>` and `@connection:<id>` to publish to.
     pub publish: Vec<Pattern>,
     /// Channels whose operations may be interrupted, beside one's own.
     pub interrupt: Vec<Pattern>,
-    /// Whether its user administers the hub.
+    /// Whether its user is an administrator of the hub.
     pub admin: bool,
 }
 
-/// Who a token says somebody is.
+/// The user that a token names, and what it allows.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Identity {
-    /// The user.
     pub user_id: UserId,
     /// What the token itself allows; none where it does not say, and the
     /// configuration does.
@@ -100,31 +99,31 @@ pub struct Identity {
     pub terms: Option<Rc<Terms>>,
 }
 
-/// What few tokens say of their bearers, beside what is allowed.
+/// What few tokens say beside their rights.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Terms {
-    /// How often it may ask.
+    /// The request rate.
     pub limits: Option<RateLimit>,
-    /// What others see of it.
+    /// What others see of the user.
     pub info: Option<Payload>,
     /// The id of the token.
     pub jti: Option<TokenId>,
 }
 
 impl Identity {
-    /// A user of whom nothing else is known.
+    /// A user whose token says nothing else.
     pub fn new(user_id: UserId) -> Self {
         Self { user_id, rights: None, expires_at: None, issued_at: UnixTime::default(), terms: None }
     }
 }
 
 impl Rights {
-    /// Whether `channel` may be heard.
+    /// Whether a subscription to `channel` is permitted.
     pub fn may_subscribe(&self, channel: &Channel, user: Option<&UserId>) -> bool {
         self.subscribe.iter().any(|pattern| pattern.matches(channel.as_str(), user))
     }
 
-    /// Whether `name` may be sent to: a channel, `@user:<id>` or `@connection:<id>`.
+    /// Whether publishing to `name` is permitted: a channel, `@user:<id>` or `@connection:<id>`.
     pub fn may_publish(&self, name: &str, user: Option<&UserId>) -> bool {
         self.publish.iter().any(|pattern| pattern.matches(name, user))
     }
@@ -132,5 +131,41 @@ impl Rights {
     /// Whether operations of `channel` may be interrupted.
     pub fn may_interrupt(&self, channel: &Channel, user: Option<&UserId>) -> bool {
         self.interrupt.iter().any(|pattern| pattern.matches(channel.as_str(), user))
+    }
+}
+
+impl Connection {
+    /// What it may do: what its token says, or `usual`, the rights of the settings.
+    pub(in crate::hub) fn rights<'a>(&'a self, usual: &'a Rights) -> &'a Rights {
+        self.rights.as_deref().unwrap_or(usual)
+    }
+
+    /// Whether the rights of the settings count for it.
+    pub(in crate::hub) fn has_usual_rights(&self) -> bool {
+        self.rights.is_none()
+    }
+
+    pub(in crate::hub) fn is_admin(&self, usual: &Rights) -> bool {
+        match self.kind {
+            ConnectionKind::Worker { admin, .. } => admin,
+            ConnectionKind::Client => self.rights(usual).admin,
+            ConnectionKind::Unauthenticated => false,
+        }
+    }
+
+    /// Whether it may interrupt what runs on a channel for a user, or for none.
+    pub(in crate::hub) fn may_interrupt(
+        &self,
+        usual: &Rights,
+        channel: &Channel,
+        of: Option<&UserId>,
+    ) -> bool {
+        if let ConnectionKind::Worker { admin, .. } = self.kind {
+            return admin;
+        }
+        let (user, rights) = (self.user(), self.rights(usual));
+        let is_own = user.is_some() && user == of;
+        let is_nobodys = of.is_none() && rights.may_publish(channel.as_str(), user);
+        is_own || is_nobodys || rights.may_interrupt(channel, user)
     }
 }

@@ -1,328 +1,306 @@
-//! Reading what is kept, and telling what is missing.
+//! Replay: a subscriber reads what is kept, page by page, until it is live.
 //!
-//! Knows how a subscriber catches up, page by page, until it is live. Does not
-//! know what is kept, or for how long; that is in [`retention`](super::retention).
+//! [`retention`](super::retention) decides what is kept, and for how long.
 
 use std::rc::Rc;
 
-use super::Log;
-use super::cursor::{Backlog, DeferredFrame, Gap, Reader};
-use super::retention::forget;
+use super::cursor::{Backlog, DeferredFrame, PageProgress, ReplayPage};
+use super::gap::Gap;
+use super::position::SeqRange;
 use crate::hub::Hub;
-use crate::hub::channel::topics::DeliveryMode;
-use crate::hub::connection::table::Missed;
-use crate::hub::event::{Effect, Effects, FetchPurpose, LogKey, Now, Requester};
+use crate::hub::channel::topic::{DeliveryMode, Subscriber, Topic};
+use crate::hub::channel::topics::TopicId;
+use crate::hub::connection::auth::AuthQueue;
+use crate::hub::event::{Cx, Effect, Effects, FetchPurpose, LogKey};
 use crate::protocol::frame::GapCause;
-use crate::protocol::ids::spelled;
-use crate::protocol::{Channel, ConnectionId, Delivery, Frame, Message};
+use crate::protocol::{ConnectionId, Delivery, InboxMode, Message};
 
 /// How much is read from a log at a time: a quarter of what may wait for a
 /// socket, so that what is live elsewhere still finds room beside it.
 pub(in crate::hub) const PAGE_MESSAGES: usize = 64;
 const PAGE_BYTES: usize = 64 << 10;
 
+/// Reading.
 impl Hub {
     /// Makes a subscriber read what is kept for it.
-    pub(in crate::hub) fn read_from(&mut self, place: u32, slot: u32, backlog: Backlog) {
-        let Some(tag) = self.connections.at(slot).map(|connection| connection.tag) else { return };
-        let Some(topic) = self.channels.at_mut(place) else { return };
-        if let Some(subscriber) = topic.subscriber_mut(slot) {
-            subscriber.hearing = DeliveryMode::Reading;
-        }
-        topic.log.get_or_insert_default().readers.insert(Reader::new(slot, tag, backlog));
+    pub(in crate::hub) fn start_reading(&mut self, id: TopicId, slot: u32, backlog: Backlog) {
+        let Some(conn) = self.connections.id(slot) else { return };
+        let Some(topic) = self.channels.at_mut(id) else { return };
+        topic.set_mode(slot, DeliveryMode::Reading);
+        topic.log_or_new().start_reading(conn, backlog);
     }
 
-    /// Goes on with everybody who reads a log.
-    pub(in crate::hub) fn advance_all(&mut self, now: Now, place: u32, out: &mut Effects) {
-        let Some(log) = self.channels.at(place).and_then(|topic| topic.log.as_ref()) else { return };
-        let reading = log.readers.iter().filter(|reader| !reader.left);
-        let slots: Vec<u32> = reading.map(|reader| reader.slot).collect();
-        for slot in slots {
-            self.advance(now, place, slot, out);
+    /// Goes on with all readers of a log.
+    pub(in crate::hub) fn advance_all(&mut self, cx: &mut Cx<'_>, id: TopicId) {
+        let Some(log) = self.channels.log(id) else { return };
+        for slot in log.reading_slots() {
+            self.advance(cx, id, slot);
         }
     }
 
-    /// Goes on where another process was: what it had asked of its store nobody
-    /// answers any more.
-    pub(in crate::hub) fn resume(&mut self, now: Now, out: &mut Effects) {
-        for place in self.channels.reading() {
-            let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) else {
-                continue;
-            };
-            for reader in log.readers.iter_mut() {
-                reader.asked = None;
+    /// Goes on where another process was: its store will not answer what it was asked.
+    pub(in crate::hub) fn resume(&mut self, cx: &mut Cx<'_>) {
+        for id in self.channels.reading() {
+            if let Some(log) = self.channels.log_mut(id) {
+                log.forget_fetches();
             }
-            log.readers.drop_all_over();
-            self.advance_all(now, place, out);
+            self.advance_all(cx, id);
         }
         // The settings may be others than the ones it wrote all that under.
-        self.conform_all(now, out);
-        self.find_strangers();
-        self.promise_again(now, out);
-        self.read_again(now, out);
+        self.conform_all(cx);
+        self.unauthenticated = AuthQueue::of(&self.connections);
+        self.sync_again(cx);
+        self.reread_all(cx);
     }
 
     /// The next step of a reader of which nothing is on its way: another page,
-    /// or, when nothing remains, hearing live. There is nothing between the two.
-    pub(in crate::hub) fn advance(&mut self, now: Now, place: u32, slot: u32, out: &mut Effects) {
+    /// or, when nothing remains, live delivery. There is nothing between the two.
+    pub(in crate::hub) fn advance(&mut self, cx: &mut Cx<'_>, id: TopicId, slot: u32) {
         let Some(connection) = self.connections.at(slot) else { return };
-        let conn = ConnectionId { slot, tag: connection.tag };
-        let Some(topic) = self.channels.at_mut(place) else { return };
-        let (name, epoch) = (topic.name(), topic.epoch);
-        let Some(log) = &mut topic.log else { return };
-        let Some(reader) = log.reader(slot) else { return };
-        if reader.in_flight > 0 || reader.asked.is_some() {
+        let conn = connection.id(slot);
+        let Some(topic) = self.channels.at_mut(id) else { return };
+        let last = topic.position().seq;
+        let Some(log) = topic.log_mut() else { return };
+        let Some(after) = log.reader(slot).filter(|reader| reader.is_idle()).map(|reader| reader.sent())
+        else {
             return;
-        }
-        let after = reader.sent;
+        };
         // Deadlines are rounded up; what is read is not a moment too old.
-        if log.soonest <= now.moment {
-            return self.expire(now, place, out);
+        if log.is_due(cx.now.moment) {
+            return self.expire(cx, id);
         }
-        if log.first_after(after).is_some() {
-            if !connection.full {
-                if let Some(reader) = log.reader_mut(slot) {
-                    reader.asked = Some(topic.seq);
-                }
-                let log = topic.key.clone();
-                let fetch = FetchPurpose::Replay(conn);
-                out.push(Effect::Fetch { fetch, log, after, count: PAGE_MESSAGES, bytes: PAGE_BYTES });
+        if log.entries().first_after(after).is_none() {
+            return self.go_live(cx, id, conn);
+        }
+        if !connection.is_full() {
+            if let Some(reader) = log.reader_mut(slot) {
+                reader.start_fetch(last);
             }
+            let (fetch, log) = (FetchPurpose::Replay(conn), topic.key().clone());
+            cx.out.push(Effect::Fetch { fetch, log, after, count: PAGE_MESSAGES, bytes: PAGE_BYTES });
+        }
+    }
+
+    /// A reader has had all there is.
+    fn go_live(&mut self, cx: &mut Cx<'_>, id: TopicId, conn: ConnectionId) {
+        let Some(topic) = self.channels.at_mut(id) else { return };
+        let Some(mut reader) = topic.log_mut().and_then(|log| log.take_reader(conn.slot)) else {
+            debug_assert!(false, "only a reader goes live");
             return;
-        }
-        let Some(mut reader) = log.readers.take_current(slot) else { return };
-        let (holes, words) = (std::mem::take(&mut reader.holes), std::mem::take(&mut reader.words));
-        if let Some(subscriber) = topic.subscriber_mut(slot) {
-            subscriber.hearing = DeliveryMode::Live;
-        }
-        topic.offered = topic.seq;
-        if !holes.is_empty() {
+        };
+        topic.set_mode(conn.slot, DeliveryMode::Live);
+        topic.offer_all();
+        let (position, name) = (topic.position(), topic.name());
+        if reader.has_gaps() {
             // What was shed before it began to read lies before that.
-            self.tell_missed(slot, Some(place), out);
+            self.notify_missed(conn.slot, Some(id), cx.out);
         }
-        for hole in &holes {
-            out.push(gap(conn, name.clone(), epoch, hole));
+        reader.send_rest(conn, position, &name, cx.out);
+        self.note_caught_up(id, conn.slot, reader.began());
+        self.sweep(cx, id);
+        if reader.rereads() {
+            self.reread(cx, id, conn.slot);
         }
-        for (_, word) in words {
-            out.tell(conn, word.frame());
-        }
-        self.has_caught_up(place, slot, reader.began);
-        self.sweep(now, place, out);
-        self.is_through(now, place, &reader, out);
     }
 
-    /// Whether a subscriber that still reads what is kept has to be told
-    /// something behind that; what is not urgent may overtake nothing.
-    pub(in crate::hub) fn tell_later(&mut self, place: u32, slot: u32, word: &DeferredFrame) -> bool {
-        let Some(topic) = self.channels.at_mut(place) else { return false };
-        let seq = topic.seq;
-        let Some(reader) = topic.log.as_mut().and_then(|log| log.reader_mut(slot)) else { return false };
-        let waits = !reader.words.is_empty() || (word.is_last() && reader.sent < seq);
-        if waits {
-            reader.words.push((seq, word.clone()));
-        }
-        waits
+    /// Whether a frame has to wait for the backlog of a subscriber, as one that is not urgent
+    /// may overtake nothing; then it does.
+    pub(in crate::hub) fn defer(&mut self, id: TopicId, slot: u32, frame: &DeferredFrame) -> bool {
+        let Some(topic) = self.channels.at_mut(id) else { return false };
+        let last = topic.position().seq;
+        let reader = topic.log_mut().and_then(|log| log.reader_mut(slot));
+        reader.is_some_and(|reader| reader.defer(last, frame))
     }
 
-    /// The store has answered.
-    pub(in crate::hub) fn fetched(
+    /// The store has read a page.
+    pub(in crate::hub) fn page_fetched(
         &mut self,
-        now: Now,
+        cx: &mut Cx<'_>,
         conn: ConnectionId,
         key: &LogKey,
         messages: Vec<Rc<Message>>,
-        out: &mut Effects,
     ) {
         let Some(connection) = self.connections.get(conn) else { return };
-        let full = connection.full;
-        let Some(place) = self.channels.find(key) else { return };
-        let Some(topic) = self.channels.at_mut(place) else { return };
-        let (name, epoch) = (topic.name(), topic.epoch);
-        let Some(log) = &mut topic.log else { return };
-        let Some(reader) = log.readers.of_mut(conn.slot).iter_mut().find(|reader| reader.asks(conn)) else {
-            return;
-        };
-        let asked = reader.asked.take().unwrap_or_default();
-        if reader.left || full {
+        let is_full = connection.is_full();
+        let Some(id) = self.channels.find(key) else { return };
+        let Some(topic) = self.channels.at_mut(id) else { return };
+        let (name, epoch) = (topic.name(), topic.position().epoch);
+        let Some(log) = topic.log_mut() else { return };
+        let Some(reader) = log.fetching_mut(conn) else { return };
+        let after = reader.sent();
+        let Some(asked) = reader.end_fetch().filter(|_| !is_full) else {
             log.drop_over(conn.slot);
             // Asked again when there is room: the hub holds no payloads.
-            self.sweep(now, place, out);
-            return;
-        }
-        let after = reader.sent;
+            return self.sweep(cx, id);
+        };
         let last = messages.last().and_then(|message| message.seq).unwrap_or(asked);
         // What the index has and the store has not is lost.
-        let lost = lost_of(log, (after, last), &messages);
+        let lost = log.lost_of(after, last, messages.iter().filter_map(|message| message.seq));
         if !lost.is_empty() {
-            let runs = log.remove(|kept| lost.binary_search(&kept.seq).is_ok());
+            let ranges = log.drop_lost(&lost);
             for seq in &lost {
                 topic.lose(*seq, GapCause::Evicted);
             }
-            forget(key, &runs, out);
+            topic.truncate(&ranges, cx.out);
         }
-        let Some(log) = &mut topic.log else { return };
-        let sent = replay(log, conn, key, messages, last, |hole| gap(conn, name.clone(), epoch, hole), out);
-        topic.offered = topic.offered.max(sent);
+        let page = ReplayPage::new(conn, key, name, epoch).with_messages(messages, last);
+        let sent = topic.log_mut().and_then(|log| log.queue_page(page, cx.out));
+        topic.offer(sent.unwrap_or_default());
         if lost.is_empty() {
-            self.advance(now, place, conn.slot, out);
+            self.advance(cx, id, conn.slot);
         } else {
             // Others may have waited for what is not there.
-            self.advance_all(now, place, out);
+            self.advance_all(cx, id);
         }
-        self.settle(now, place);
+        self.settle(cx.now, id);
     }
 
     /// A socket has taken a message whole.
-    pub(in crate::hub) fn written(
+    pub(in crate::hub) fn message_flushed(
         &mut self,
-        now: Now,
+        cx: &mut Cx<'_>,
         conn: ConnectionId,
         key: &LogKey,
-        (seq, how): (u64, Delivery),
-        out: &mut Effects,
+        seq: u64,
+        delivery: Delivery,
     ) {
         if self.connections.get(conn).is_none() {
             return;
         }
-        let Some(place) = self.channels.find(key) else { return };
-        if how == Delivery::Replayed {
-            self.has_read(place, conn, seq);
+        let Some(id) = self.channels.find(key) else { return };
+        if delivery == Delivery::Replayed
+            && let Some(log) = self.channels.log_mut(id)
+        {
+            log.mark_read(conn, seq);
         }
-        self.has_taken(place, conn.slot, seq);
-        if how == Delivery::Live {
-            return self.sweep(now, place, out);
+        self.follow_socket(id, conn.slot, seq);
+        if delivery == Delivery::Live {
+            return self.sweep(cx, id);
         }
-        let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) else { return };
-        let waits = |reader: &&mut Reader| reader.tag == conn.tag && reader.in_flight > 0;
-        let Some(reader) = log.readers.of_mut(conn.slot).iter_mut().find(waits) else { return };
-        reader.in_flight -= 1;
-        reader.written = seq;
-        let is_page_over = reader.in_flight == 0;
-        if is_page_over {
-            // Past what was skipped as well.
-            reader.written = reader.sent;
+        let Some(log) = self.channels.log_mut(id) else { return };
+        let Some(progress) = log.flushed(conn, seq) else { return };
+        if matches!(key, LogKey::Channel(_)) {
+            log.mark_delivered(seq, conn);
         }
-        if let Some(kept) = log.find_mut(seq).filter(|_| matches!(key, LogKey::Channel(_))) {
-            kept.heard |= kept.by != conn.tag;
-        }
-        if is_page_over {
-            log.drop_over(conn.slot);
-            self.sweep(now, place, out);
-            self.advance(now, place, conn.slot, out);
-        } else {
-            self.sweep_one(now, place, seq, out);
-        }
-    }
-
-    /// Notes what was shed for a connection, to be told as one gap.
-    pub(in crate::hub) fn miss(&mut self, place: u32, slot: u32, seq: u64) {
-        let Some(connection) = self.connections.at_mut(slot) else { return };
-        let missed = &mut connection.rare().missed;
-        match missed.iter_mut().find(|missed| missed.topic == place) {
-            Some(known) => {
-                known.to = seq;
-                known.lost += 1;
+        match progress {
+            PageProgress::Message => self.sweep_one(cx, id, seq),
+            PageProgress::Page => {
+                log.drop_over(conn.slot);
+                self.sweep(cx, id);
+                self.advance(cx, id, conn.slot);
             }
-            None => missed.push(Missed { topic: place, from: seq, to: seq, lost: 1 }),
+        }
+    }
+}
+
+/// The cursor of an inbox, where nobody acknowledges.
+impl Hub {
+    /// A socket has taken a message of an inbox: where nobody acknowledges, that
+    /// is what counts, up to what this connection published itself and does not get.
+    fn follow_socket(&mut self, id: TopicId, slot: u32, seq: u64) {
+        let Some(topic) = self.channels.at(id).filter(|topic| topic.numbers().cursor() < seq) else { return };
+        let Some(tag) = self.connections.id(slot).map(|conn| conn.tag) else { return };
+        if !self.moves_cursor(topic, slot) {
+            return;
+        }
+        let cursor = topic.numbers().cursor();
+        let own = topic.entries().and_then(|entries| entries.first_withheld_from(tag, cursor));
+        if let Some(topic) = self.channels.at_mut(id) {
+            topic.move_cursor(own.map_or(seq, |own| seq.min(own - 1)));
         }
     }
 
-    /// Tells a connection what it missed of one topic, or of all.
-    pub(in crate::hub) fn tell_missed(&mut self, slot: u32, only: Option<u32>, out: &mut Effects) {
+    /// A connection has had all there is of an inbox after `began`, gaps included. What was
+    /// delivered live before may still wait for its socket.
+    fn note_caught_up(&mut self, id: TopicId, slot: u32, began: u64) {
+        let Some(topic) = self.channels.at_mut(id) else { return };
+        if let Some(log) = topic.log_mut() {
+            log.keep_unread_before(began);
+        }
+        if topic.numbers().cursor() >= began {
+            let last = topic.position().seq;
+            self.follow_socket(id, slot, last);
+        }
+    }
+
+    /// Whether the cursor of an inbox follows what one connection takes. Each of
+    /// them has had all that lies before that.
+    fn moves_cursor(&self, topic: &Topic, slot: u32) -> bool {
+        let is_in = |slot: u32, mode: InboxMode| {
+            self.connections.at(slot).is_some_and(|connection| connection.inbox_mode() == mode)
+        };
+        let acknowledges = |subscriber: &Subscriber| is_in(subscriber.slot(), InboxMode::Ack);
+        topic.is_inbox() && is_in(slot, InboxMode::Auto) && !topic.subscribers().iter().any(acknowledges)
+    }
+}
+
+/// A disk that cannot be read.
+impl Hub {
+    /// The page that a reader asked for cannot be read: it goes on behind that, and the cursor
+    /// of an inbox waits until some connection has had it.
+    pub(in crate::hub) fn page_unreadable(&mut self, cx: &mut Cx<'_>, conn: ConnectionId, key: &LogKey) {
+        let Some(connection) = self.connections.get(conn) else { return };
+        let is_full = connection.is_full();
+        let Some(id) = self.channels.find(key) else { return };
+        let Some(log) = self.channels.log_mut(id) else { return };
+        let Some(reader) = log.fetching_mut(conn) else { return };
+        if reader.end_fetch().is_none() || is_full {
+            log.drop_over(conn.slot);
+            return self.sweep(cx, id);
+        }
+        let passed = log.pass_over(conn.slot);
+        if let (LogKey::Inbox(_), Some(range)) = (key, passed) {
+            log.add_unread(range);
+        }
+        self.advance_all(cx, id);
+        self.settle(cx.now, id);
+    }
+
+    /// Has the subscribers of inboxes read what was passed over for them. What
+    /// they had already comes twice, as it may there.
+    pub(in crate::hub) fn reread_all(&mut self, cx: &mut Cx<'_>) {
+        for id in self.channels.with_log(super::Log::has_unread) {
+            let Some(topic) = self.channels.at(id) else { continue };
+            let slots: Vec<u32> = topic.subscribers().iter().map(Subscriber::slot).collect();
+            for slot in slots {
+                self.reread(cx, id, slot);
+            }
+            self.settle(cx.now, id);
+        }
+    }
+
+    /// A reader of what lies behind that begins again once it has caught up.
+    fn reread(&mut self, cx: &mut Cx<'_>, id: TopicId, slot: u32) {
+        let Some(topic) = self.channels.at_mut(id) else { return };
+        let Some(mode) = topic.mode_of(slot) else { return };
+        let Some(log) = topic.log_mut() else { return };
+        let Some(first) = log.next_unread() else { return };
+        if mode == DeliveryMode::Live {
+            self.start_reading(id, slot, Backlog::new(first - 1));
+            self.advance(cx, id, slot);
+        } else if let Some(reader) = log.reader_mut(slot) {
+            reader.reread_from(first);
+        }
+    }
+}
+
+/// What was shed for slow connections.
+impl Hub {
+    /// Notes what was shed for a connection, to be announced as one gap.
+    pub(in crate::hub) fn note_missed(&mut self, id: TopicId, slot: u32, seq: u64) {
+        if let Some(connection) = self.connections.at_mut(slot) {
+            connection.note_missed(id, seq);
+        }
+    }
+
+    /// Notifies a connection of what it missed of one topic, or of all.
+    pub(in crate::hub) fn notify_missed(&mut self, slot: u32, only: Option<TopicId>, out: &mut Effects) {
         let Some(connection) = self.connections.at_mut(slot) else { return };
-        let conn = ConnectionId { slot, tag: connection.tag };
-        let Some(rare) = &mut connection.rare else { return };
-        let told = rare.missed.extract_if(.., |missed| only.is_none_or(|place| place == missed.topic));
-        for missed in told {
-            let Some(topic) = self.channels.at(missed.topic) else { continue };
-            let hole = Gap { from: missed.from, to: missed.to, lost: missed.lost, cause: GapCause::Slow };
-            out.push(gap(conn, topic.name(), topic.epoch, &hole));
+        let conn = connection.id(slot);
+        for missed in connection.take_missed(only) {
+            let Some(topic) = self.channels.at(missed.topic()) else { continue };
+            let gap = Gap::new(SeqRange::new(missed.from(), missed.to()), missed.lost(), GapCause::Slow);
+            out.push(gap.notice(conn, topic.name(), topic.position().epoch));
         }
     }
-}
-
-/// What of a stretch of a log was not found, ascending.
-fn lost_of(log: &Log, (after, last): (u64, u64), found: &[Rc<Message>]) -> Vec<u64> {
-    let mut found = found.iter().filter_map(|message| message.seq).peekable();
-    let is_lost = |seq: &u64| {
-        while found.next_if(|found| *found < *seq).is_some() {}
-        found.peek() != Some(seq)
-    };
-    log.within(after, last).filter(is_lost).collect()
-}
-
-/// Queues a page for the reader that asked for it; the position it has come to.
-fn replay(
-    log: &mut Log,
-    conn: ConnectionId,
-    key: &LogKey,
-    messages: Vec<Rc<Message>>,
-    last: u64,
-    gap: impl Fn(&Gap) -> Effect,
-    out: &mut Effects,
-) -> u64 {
-    let Log { kept, readers, .. } = log;
-    let Some(reader) = readers.of_mut(conn.slot).iter_mut().find(|reader| !reader.left) else { return 0 };
-    for message in messages {
-        let Some(seq) = message.seq.filter(|seq| *seq > reader.sent) else { continue };
-        // What was evicted since the store was asked is in a hole already.
-        let Ok(at) = kept.find(&seq, |kept| kept.seq) else { continue };
-        for hole in reader.holes.extract_if(.., |hole| hole.to < seq) {
-            out.push(gap(&hole));
-        }
-        for (_, word) in reader.words.extract_if(.., |(after, _)| *after < seq) {
-            out.tell(conn, word.frame());
-        }
-        reader.sent = seq;
-        if (kept[at].by == reader.tag && !kept[at].echo) || reader.passes_over(seq) {
-            continue;
-        }
-        reader.in_flight += 1;
-        out.push(Effect::Replay { message, conn, log: key.clone() });
-    }
-    reader.sent = reader.sent.max(last);
-    if reader.in_flight == 0 {
-        reader.written = reader.sent;
-    }
-    reader.sent
-}
-
-impl DeferredFrame {
-    /// Whether nothing that was said before may come after it.
-    fn is_last(&self) -> bool {
-        matches!(self, Self::Operation(told) if told.is_over())
-    }
-
-    pub(in crate::hub) fn frame(self) -> Frame<'static> {
-        match self {
-            Self::Operation(told) => told.frame(),
-            Self::Unsubscribed(channel) => Frame::Unsubscribed { channel, reason: "ended" },
-        }
-    }
-}
-
-/// Tells one connection that the numbers of a topic are others from now on.
-pub(in crate::hub) fn new_epoch(conn: ConnectionId, channel: Channel, epoch: u64) -> Effect {
-    let frame = Frame::Gap {
-        channel,
-        epoch: spelled(epoch),
-        from_seq: None,
-        to_seq: None,
-        lost: None,
-        cause: GapCause::Epoch,
-    };
-    Effect::Reply { to: Requester::Connection(conn), id: None, frame: Box::new(frame) }
-}
-
-/// Tells one connection what it will not see.
-pub(in crate::hub) fn gap(conn: ConnectionId, channel: Channel, epoch: u64, hole: &Gap) -> Effect {
-    let frame = Frame::Gap {
-        channel,
-        epoch: spelled(epoch),
-        from_seq: Some(hole.from),
-        to_seq: Some(hole.to),
-        lost: Some(hole.lost),
-        cause: hole.cause,
-    };
-    Effect::Reply { to: Requester::Connection(conn), id: None, frame: Box::new(frame) }
 }

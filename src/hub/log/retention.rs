@@ -1,248 +1,311 @@
-//! What is kept, and for how long.
+//! Retention: what is kept, for how long, and what gives way where there is no room.
 //!
-//! Knows policies and ages, and when a message has done its duty. Does not know
-//! what goes where there is no room; that is in [`eviction`](super::eviction). Nor who
-//! reads; that is in [`replay`](super::replay).
+//! [`eviction`](super::eviction) finds what is given up next.
 
-use super::SeqRange;
-use super::entry::LogEntry;
-use super::publisher_quota::Newcomer;
+use super::entries::{EntryRun, LogEntry};
+use super::eviction::{Demand, RoomStep, StoreRoom, Victim, next_over_policy};
+use super::publisher_quota::Incoming;
 use super::replay::PAGE_MESSAGES;
 use crate::hub::Hub;
 use crate::hub::channel::fanout::Fanout;
-use crate::hub::channel::topics::Topic;
-use crate::hub::event::{DeliveryOutcome, Effect, Effects, EntryMeta, LogKey, Now};
+use crate::hub::channel::topic::Topic;
+use crate::hub::channel::topics::TopicId;
+use crate::hub::event::{Anomaly, Cx, DeliveryOutcome, Effect, Effects, LogKey, Now};
 use crate::hub::settings::{Keep, Policy, WriteThrough};
-use crate::hub::timers::{NEVER, Timer, round_up};
-use crate::protocol::Moment;
 use crate::protocol::frame::GapCause;
 
-impl Hub {
-    pub(in crate::hub) fn policy_of(&self, key: &LogKey) -> Policy {
-        match key {
-            LogKey::Inbox(_) => self.settings.inbox,
-            // Its state is told to whoever comes later; its messages are for
-            // those who watch.
-            LogKey::Channel(channel) if channel.operation().is_some() => {
-                Policy { keep: Keep::Never, ..Policy::default() }
-            }
-            LogKey::Channel(channel) => self.settings.policy_of(channel),
-        }
-    }
+/// So many messages are given up at a time, where the disk takes less than was thought:
+/// everybody else has a turn in between.
+const AT_ONCE: usize = 500;
 
-    /// Makes the topic of a key, or finds it.
-    pub(in crate::hub) fn topic(&mut self, key: LogKey) -> u32 {
-        if let Some(place) = self.channels.find(&key) {
-            return place;
+/// Keeping.
+impl Hub {
+    /// Finds the topic of a key, or adds it.
+    pub(in crate::hub) fn find_or_add_topic(&mut self, key: LogKey) -> TopicId {
+        if let Some(id) = self.channels.find(&key) {
+            return id;
         }
         let mut topic = Topic::new(key, self.random.next());
-        if let Some(base) = self.seq_floor {
-            topic.begin_above(base);
+        if let Some(floor) = self.seq_floor {
+            topic.begin_above(floor);
         }
         self.channels.insert(topic)
     }
 
     /// Brings up to date what follows from the state of a topic.
-    pub(in crate::hub) fn settle(&mut self, now: Now, place: u32) {
-        if let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) {
-            if log.kept.is_empty() {
-                log.soonest = NEVER;
-            }
-            let receipt = log.receipts.front().map_or(NEVER, |owed| owed.expires);
-            self.timers.rearm(Timer::Expiry(place), &mut log.armed, round_up(log.soonest.min(receipt)));
-        }
-        self.channels.settle(now.moment, place);
+    pub(in crate::hub) fn settle(&mut self, now: Now, id: TopicId) {
+        self.channels.settle(now.moment, id, &mut self.timers);
     }
 
     /// Puts a message into its log, where the policy keeps one of its size and
     /// there is room for it. Whether it is there.
     pub(in crate::hub) fn keep(
         &mut self,
-        now: Now,
+        cx: &mut Cx<'_>,
         policy: &Policy,
-        kept: LogEntry,
-        rest: &Fanout,
-        out: &mut Effects,
+        entry: LogEntry,
+        fanout: &Fanout,
     ) -> bool {
-        let (size, place) = (kept.size as usize, rest.place);
+        let (size, id) = (entry.size() as usize, fanout.id());
         let limit = policy.bytes.min(self.settings.limits.kept_bytes);
         let fits = policy.keep != Keep::Never && policy.count > 0 && size <= limit;
         let mut others = Vec::new();
-        let newcomer = Newcomer { author: kept.author, size: kept.size };
-        let is_kept = fits && self.find_room(place, policy, newcomer, &mut others, out);
-        let Some(topic) = self.channels.at_mut(place) else { return false };
-        let log = topic.key.clone();
+        let demand = Demand::new(id, Some(Incoming::of(&entry)));
+        let is_kept = fits && self.make_room(demand, policy, &mut others, cx.out);
+        let Some(topic) = self.channels.at_mut(id) else { return false };
         if is_kept {
-            topic.log.get_or_insert_default().push(kept);
-            let keeping = Box::new(self.keeping(now, policy, &kept, rest));
-            out.push(Effect::Append { log, message: rest.message.clone(), meta: keeping });
+            topic.log_or_new().push(entry);
+            let log = topic.key().clone();
+            let disk = self.write_through(cx.now, policy, &entry);
+            let meta = Box::new(entry.meta(disk, fanout.options().scope().cloned()));
+            cx.out.push(Effect::Append { log, message: fanout.message().clone(), meta });
         } else {
-            topic.lose(kept.seq, GapCause::NotKept);
+            topic.lose(entry.seq(), GapCause::NotKept);
         }
-        self.settle(now, place);
+        self.settle(cx.now, id);
         for other in others {
-            self.settle_victim(now, other, out);
+            self.settle_victim(cx, other);
         }
         is_kept
     }
 
-    /// What the store has to know of a message.
-    fn keeping(&self, now: Now, policy: &Policy, kept: &LogEntry, rest: &Fanout) -> EntryMeta {
-        let disk = match (self.settings.has_disk, policy.disk) {
+    /// When a message goes to the disk.
+    fn write_through(&self, now: Now, policy: &Policy, entry: &LogEntry) -> WriteThrough {
+        match (self.settings.has_disk, policy.disk) {
             (false, _) => WriteThrough::Never,
-            (true, _) if kept.durable => WriteThrough::Now,
-            (true, WriteThrough::Behind) if self.flash.is_overspent(now.moment, kept.author) => {
+            (true, _) if entry.is_durable() => WriteThrough::Now,
+            (true, WriteThrough::Behind) if self.flash.is_overspent(now.moment, entry.author()) => {
                 WriteThrough::Stop
             }
             (true, disk) => disk,
-        };
-        EntryMeta {
-            expires: kept.expires,
-            since: kept.since,
-            size: kept.size,
-            delivered: kept.heard,
-            durable: kept.durable,
-            disk,
-            scope: rest.terms.scope.clone(),
         }
     }
+}
 
-    /// The deadline of the oldest message has come.
-    pub(in crate::hub) fn grow_old(&mut self, now: Now, place: u32, out: &mut Effects) {
-        if let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) {
-            log.armed = NEVER;
+/// Dropping what is too old, delivered, or kept no longer by its policy.
+impl Hub {
+    /// The timer of a log has come.
+    pub(in crate::hub) fn expiry_due(&mut self, cx: &mut Cx<'_>, id: TopicId) {
+        if let Some(log) = self.channels.log_mut(id) {
+            log.disarm();
         }
-        self.expire(now, place, out);
-    }
-
-    /// Whether a message that is about to be lost reached nobody, in a way that is
-    /// worth telling. What a user who is here was sent counts as heard, and that a
-    /// history moves on is in its nature.
-    pub(in crate::hub) fn reached_nobody(
-        &self,
-        topic: &Topic,
-        kept: &LogEntry,
-        fate: DeliveryOutcome,
-    ) -> bool {
-        !kept.heard
-            && match self.policy_of(&topic.key).keep {
-                Keep::Unacknowledged => {
-                    let is_unread = topic.log.as_ref().is_some_and(|log| log.is_unread(kept.seq));
-                    kept.seq > topic.offered || topic.is_unheard() || is_unread
-                }
-                Keep::Undelivered => true,
-                Keep::History => fate == DeliveryOutcome::Expired,
-                Keep::Never => false,
-            }
+        self.expire(cx, id);
     }
 
     /// Drops what is too old already, whose deadline was rounded up: what is
     /// counted and promised is not a moment too old.
-    pub(in crate::hub) fn expire_due(&mut self, now: Now, place: u32, out: &mut Effects) {
-        let log = self.channels.at(place).and_then(|topic| topic.log.as_ref());
-        if log.is_some_and(|log| log.soonest <= now.moment) {
-            self.expire(now, place, out);
+    pub(in crate::hub) fn expire_due(&mut self, cx: &mut Cx<'_>, id: TopicId) {
+        if self.channels.log(id).is_some_and(|log| log.is_due(cx.now.moment)) {
+            self.expire(cx, id);
         }
     }
 
     /// Drops what has grown too old.
-    pub(in crate::hub) fn expire(&mut self, now: Now, place: u32, out: &mut Effects) {
-        let old = |kept: &LogEntry| kept.expires <= now.moment;
-        let Some(topic) = self.channels.at(place) else { return };
-        if let Some(log) = &topic.log {
-            let unheard = log.runs(PAGE_MESSAGES, |kept| {
-                old(kept) && self.reached_nobody(topic, kept, DeliveryOutcome::Expired)
+    pub(in crate::hub) fn expire(&mut self, cx: &mut Cx<'_>, id: TopicId) {
+        let now = cx.now.moment;
+        let Some(topic) = self.channels.at(id) else { return };
+        let keep = self.settings.log_policy(topic.key()).keep;
+        if let Some(entries) = topic.entries() {
+            let lost = entries.runs(PAGE_MESSAGES, |entry| {
+                entry.is_expired(now) && topic.reached_nobody(entry, keep, DeliveryOutcome::Expired)
             });
-            self.look_up(place, &unheard, DeliveryOutcome::Expired, out);
+            self.channels.fetch_undelivered(id, &lost, DeliveryOutcome::Expired, cx.out);
         }
-        if let Some(log) = self.channels.at_mut(place).and_then(|topic| topic.log.as_mut()) {
-            while log.receipts.front().is_some_and(|owed| owed.expires <= now.moment) {
-                log.receipts.pop_front();
-            }
+        if let Some(log) = self.channels.log_mut(id) {
+            log.expire_receipts(now);
         }
-        self.counters.messages_expired += self.drop_where(now, place, GapCause::Expired, old, out);
+        self.counters.messages_expired +=
+            self.drop_where(cx, id, GapCause::Expired, |entry| entry.is_expired(now));
     }
 
-    /// Drops all that is kept of a topic, because an administrator says so.
-    pub(in crate::hub) fn purge_topic(&mut self, now: Now, place: u32, out: &mut Effects) -> u64 {
-        let purged = self.drop_where(now, place, GapCause::Evicted, |_| true, out);
+    /// Drops all that is kept of a topic; how many messages that were.
+    pub(in crate::hub) fn purge_topic(&mut self, cx: &mut Cx<'_>, id: TopicId) -> u64 {
+        let purged = self.drop_where(cx, id, GapCause::Evicted, |_| true);
         self.counters.messages_evicted += purged;
         purged
     }
 
-    /// Drops what satisfies a condition; who was still to read it is told.
+    /// Drops what satisfies a condition; readers that were still to get it get a gap.
     fn drop_where(
         &mut self,
-        now: Now,
-        place: u32,
+        cx: &mut Cx<'_>,
+        id: TopicId,
         cause: GapCause,
         goes: impl Fn(&LogEntry) -> bool,
-        out: &mut Effects,
     ) -> u64 {
-        let Some(topic) = self.channels.at_mut(place) else { return 0 };
-        let Some(log) = &mut topic.log else { return 0 };
-        let mut gone = Vec::new();
-        let runs = log.remove(|kept| {
-            let goes = goes(kept);
-            if goes {
-                gone.push(kept.seq);
-            }
-            goes
-        });
-        log.soonest = log.kept.iter().map(|kept| kept.expires).min().unwrap_or(NEVER);
-        for seq in &gone {
+        let Some(topic) = self.channels.at_mut(id) else { return 0 };
+        let Some(log) = topic.log_mut() else { return 0 };
+        let removed = log.drop_where(goes);
+        for seq in removed.seqs() {
             topic.lose(*seq, cause);
         }
-        forget(&topic.key, &runs, out);
-        self.advance_all(now, place, out);
-        self.settle(now, place);
-        gone.len() as u64
+        topic.truncate(removed.ranges(), cx.out);
+        self.advance_all(cx, id);
+        self.settle(cx.now, id);
+        removed.seqs().len() as u64
     }
 
     /// Drops one message that was just delivered: looking at all of them for each
     /// would make a replay quadratic.
-    pub(in crate::hub) fn sweep_one(&mut self, now: Now, place: u32, seq: u64, out: &mut Effects) {
-        let Some(topic) = self.channels.at(place) else { return };
-        let stays = self.policy_of(&topic.key).keep == Keep::History;
-        let Some(topic) = self.channels.at_mut(place) else { return };
-        if let Some(log) = &mut topic.log
-            && !stays
-            && log.take_delivered(seq)
-        {
-            forget(&topic.key, &[(seq, seq)], out);
-            self.settle(now, place);
+    pub(in crate::hub) fn sweep_one(&mut self, cx: &mut Cx<'_>, id: TopicId, seq: u64) {
+        let Some(topic) = self.channels.at_mut(id) else { return };
+        let keep = self.settings.log_policy(topic.key()).keep;
+        if keep != Keep::History && topic.take_delivered(seq, cx.out) {
+            self.settle(cx.now, id);
         }
     }
 
     /// Drops what was delivered, where the policy is to keep no more than that.
-    pub(in crate::hub) fn sweep(&mut self, now: Now, place: u32, out: &mut Effects) {
-        let Some(topic) = self.channels.at(place) else { return };
-        let keep = self.policy_of(&topic.key).keep;
-        let Some(topic) = self.channels.at_mut(place) else { return };
-        if let Some(log) = &mut topic.log {
-            let runs = match keep {
-                Keep::History => Vec::new(),
-                Keep::Unacknowledged => log.remove_first_delivered().into_iter().collect(),
-                Keep::Undelivered | Keep::Never => log.remove_delivered(),
-            };
-            // What the cursor of an inbox has passed is missed by nobody.
-            if !runs.is_empty() && keep != Keep::Unacknowledged {
-                topic.last_loss = GapCause::NotKept;
-            }
-            forget(&topic.key, &runs, out);
+    pub(in crate::hub) fn sweep(&mut self, cx: &mut Cx<'_>, id: TopicId) {
+        let Some(topic) = self.channels.at_mut(id) else { return };
+        let keep = self.settings.log_policy(topic.key()).keep;
+        topic.take_all_delivered(keep, cx.out);
+        self.settle(cx.now, id);
+    }
+
+    /// Brings all that is kept under the policies as they are.
+    pub(in crate::hub) fn conform_all(&mut self, cx: &mut Cx<'_>) {
+        let ids = self.channels.with_log(|_| true);
+        // All of them before any is trimmed: what goes by its own policy makes room
+        // for what another might have to give up.
+        for id in &ids {
+            self.conform(cx, *id);
         }
-        self.settle(now, place);
+        for id in ids {
+            self.trim(cx, id);
+            self.advance_all(cx, id);
+        }
+    }
+
+    /// Drops what the policy of a topic keeps no longer. An age counts from when a
+    /// message was kept; none lives longer than was promised.
+    pub(in crate::hub) fn conform(&mut self, cx: &mut Cx<'_>, id: TopicId) {
+        let Some(topic) = self.channels.at(id) else { return };
+        let policy = self.settings.log_policy(topic.key());
+        if policy.keep == Keep::Never {
+            self.purge_topic(cx, id);
+        }
+        if let Some(log) = self.channels.log_mut(id) {
+            log.shorten(policy.ttl);
+        }
+        self.expire_due(cx, id);
+        self.sweep(cx, id);
     }
 }
 
-/// Orders the store to drop runs of a log.
-pub(in crate::hub) fn forget(key: &LogKey, runs: &[SeqRange], out: &mut Effects) {
-    for (from, to) in runs {
-        out.push(Effect::Truncate { log: key.clone(), from: *from, to: *to });
+/// Making room.
+impl Hub {
+    /// The store has reported how much it takes.
+    pub(in crate::hub) fn set_store_capacity(&mut self, cx: &mut Cx<'_>, bytes: Option<u64>) {
+        self.store_room.set_bytes(bytes);
+        self.fit_into_store(cx);
     }
-}
 
-/// When a message kept now is too old.
-pub(in crate::hub) fn expiry(now: Moment, policy: &Policy, ttl: Option<std::time::Duration>) -> Moment {
-    now + ttl.map_or(policy.ttl, |ttl| ttl.min(policy.ttl))
+    /// Gives up some of what is kept and does not fit into the store.
+    pub(in crate::hub) fn fit_into_store(&mut self, cx: &mut Cx<'_>) {
+        self.store_room.start_fitting();
+        let mut changed: Option<TopicId> = None;
+        for _ in 0..AT_ONCE {
+            let limits = &self.settings.limits;
+            let Some(victim) = self.store_room.next_unfitting(&self.channels, limits) else { break };
+            self.drop_victim(victim, cx.out);
+            if let Some(before) = changed.replace(victim.id()).filter(|before| *before != victim.id()) {
+                self.settle_victim(cx, before);
+            }
+        }
+        if let Some(last) = changed {
+            self.settle_victim(cx, last);
+            cx.out.push(Effect::LogAnomaly(Anomaly::KeptLimit { is_newcomer_lost: false }));
+        }
+    }
+
+    fn settle_victim(&mut self, cx: &mut Cx<'_>, id: TopicId) {
+        self.settle(cx.now, id);
+        self.advance_all(cx, id);
+    }
+
+    /// Gives up what of a log is over its limits, and those of all, now that it
+    /// has grown otherwise than by one more message.
+    pub(in crate::hub) fn trim(&mut self, cx: &mut Cx<'_>, id: TopicId) {
+        let Some(topic) = self.channels.at(id) else { return };
+        let policy = self.settings.log_policy(topic.key());
+        let mut others = Vec::new();
+        self.make_room(Demand::new(id, None), &policy, &mut others, cx.out);
+        self.settle(cx.now, id);
+        for other in others {
+            self.settle_victim(cx, other);
+        }
+    }
+
+    /// Makes the room that a log needs; whether there is enough. Other logs that gave
+    /// something up for it are noted in `others`, for the readers that they may have.
+    fn make_room(
+        &mut self,
+        demand: Demand,
+        policy: &Policy,
+        others: &mut Vec<TopicId>,
+        out: &mut Effects,
+    ) -> bool {
+        if !self.store_room.can_have_room(&self.channels, &self.settings.limits, &demand) {
+            out.push(Effect::LogAnomaly(Anomaly::KeptLimit { is_newcomer_lost: true }));
+            return false;
+        }
+        while let Some(seq) = next_over_policy(&self.channels, &demand, policy) {
+            self.evict(demand.id(), seq, out);
+        }
+        self.channels.weigh(demand.id());
+        let mut is_short = false;
+        // Its own log may have made room already.
+        let most = StoreRoom::most_with(&self.channels, &demand);
+        let has_room = loop {
+            let limits = &self.settings.limits;
+            match self.store_room.next_victim(&mut self.channels, limits, &demand, most) {
+                RoomStep::Enough => break true,
+                RoomStep::Stuck => {
+                    is_short = true;
+                    break false;
+                }
+                RoomStep::GiveUp(victim) => {
+                    is_short = true;
+                    self.drop_victim(victim, out);
+                    if victim.id() != demand.id() && !others.contains(&victim.id()) {
+                        others.push(victim.id());
+                    }
+                }
+            }
+        };
+        if is_short {
+            out.push(Effect::LogAnomaly(Anomaly::KeptLimit { is_newcomer_lost: !has_room }));
+        }
+        has_room
+    }
+
+    fn drop_victim(&mut self, victim: Victim, out: &mut Effects) {
+        match victim {
+            Victim::Message(id, seq) => self.evict(id, seq, out),
+            // Its publisher is not notified.
+            Victim::Receipt(id) => {
+                if let Some(log) = self.channels.log_mut(id) {
+                    log.drop_receipt();
+                }
+            }
+        }
+        self.channels.weigh(victim.id());
+    }
+
+    fn evict(&mut self, id: TopicId, seq: u64, out: &mut Effects) {
+        let Some(topic) = self.channels.at(id) else { return };
+        let Some(entry) = topic.entries().and_then(|entries| entries.find(seq)) else {
+            debug_assert!(false, "a message that is evicted is kept");
+            return;
+        };
+        let keep = self.settings.log_policy(topic.key()).keep;
+        if topic.reached_nobody(entry, keep, DeliveryOutcome::Evicted) {
+            self.channels.fetch_undelivered(id, &[EntryRun::one(seq)], DeliveryOutcome::Evicted, out);
+        }
+        if let Some(topic) = self.channels.at_mut(id) {
+            topic.evict(seq, out);
+        }
+        self.counters.messages_evicted += 1;
+    }
 }

@@ -1,36 +1,32 @@
-//! Stop.
+//! Interrupts: their causes, and those that wait for their operation to start.
 //!
-//! Knows who may stop what, and what becomes of the wish. Does not know how it
-//! gets ahead of everything else; that is the latch's work.
+//! Does not know how an interrupt gets ahead of everything else: that is the work of the latch.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Operation;
-use crate::hub::channel::publish::{Publisher, forbidden};
+use crate::hub::RequestContext;
+use crate::hub::channel::publish::forbidden;
 use crate::hub::connection::account::Account;
-use crate::hub::connection::table::{Connection, Kind};
-use crate::hub::event::{Effect, Effects, Now, Requester};
-use crate::hub::timers::{NEVER, Timer};
-use crate::hub::{Hub, RequestContext, RequestResult};
+use crate::hub::event::{Now, Requester};
+use crate::hub::timers::{NEVER, Timer, Timers};
 use crate::protocol::frame::Outcome;
 use crate::protocol::worker::InterruptLine;
 use crate::protocol::{
-    Channel, Code, ConnectionId, Event, Frame, InterruptRequest, Message, MessageId, Moment, OperationId,
-    Payload, Refusal, Sender, UserId,
+    Channel, Code, ConnectionId, Event, Frame, Message, MessageId, Moment, OperationId, Payload, Refusal,
+    Sender, UserId,
 };
 
-/// For how long an interrupt waits for its operation to register: somebody who
-/// presses Stop at once is faster than a worker that starts.
+/// For how long an interrupt waits for its operation to start: a user who presses Stop at
+/// once is faster than a worker that starts.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How many may wait of one connection.
 const MOST_OF_ONE: u32 = 16;
 
-/// How many of one user, and of all together who have no name and come from this machine.
+/// How many of one user, and of all clients of this machine without a user together.
 const MOST_OF_USER: usize = 64;
 const MOST_OF_NAMELESS: usize = 512;
 
@@ -38,21 +34,25 @@ const MOST_OF_NAMELESS: usize = 512;
 /// another.
 const MOST: usize = 1024;
 
-/// An interrupt that waits for its operation to register.
+/// Number of an interrupt that waits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub(in crate::hub) struct PendingId(u32);
+
+/// An interrupt that waits for its operation to start.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-struct PendingInterrupts {
-    ask: RequestContext,
+pub(super) struct PendingInterrupt {
+    request: RequestContext,
     #[serde(default)]
-    way: Way,
+    route: InterruptRoute,
     operation: OperationId,
     channel: Option<Channel>,
     reason: Option<String>,
     armed: Moment,
 }
 
-/// Over which way an interrupt came: each has places of its own.
+/// Over which route an interrupt came: each has places of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-enum Way {
+pub(super) enum InterruptRoute {
     Client(Account),
     Worker,
     #[default]
@@ -62,326 +62,186 @@ enum Way {
 /// All interrupts that wait, in the order in which they came.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
-pub(in crate::hub) struct Pending(BTreeMap<u32, PendingInterrupts>);
+pub(in crate::hub) struct PendingInterrupts(BTreeMap<PendingId, PendingInterrupt>);
 
-/// Who interrupts, and why.
-struct InterruptCause {
+/// The sender of an interrupt, and why.
+pub(super) struct InterruptCause {
     sender: Sender,
     user: Option<UserId>,
     reason: Option<String>,
 }
 
-/// A request, and the channel that it named.
-struct Asked<'a> {
-    ask: &'a RequestContext,
-    channel: Option<Channel>,
+impl PendingInterrupt {
+    pub(super) fn new(
+        request: RequestContext,
+        route: InterruptRoute,
+        operation: OperationId,
+        channel: Option<Channel>,
+        reason: Option<String>,
+    ) -> Self {
+        Self { request, route, operation, channel, reason, armed: NEVER }
+    }
+
+    /// The request that is answered with its outcome.
+    pub(super) fn request(&self) -> &RequestContext {
+        &self.request
+    }
+
+    /// The channel that the request named.
+    pub(super) fn channel(&self) -> Option<&Channel> {
+        self.channel.as_ref()
+    }
+
+    pub(super) fn reason(&self) -> Option<String> {
+        self.reason.clone()
+    }
+
+    /// Whether it is for what runs on a channel.
+    pub(super) fn is_for(&self, channel: &Channel) -> bool {
+        self.channel.as_ref().is_none_or(|named| named == channel)
+    }
+
+    /// The answer to its request.
+    pub(super) fn result(&self, outcome: Outcome) -> Frame<'static> {
+        result(self.operation.clone(), self.channel.clone(), outcome)
+    }
 }
 
-impl Pending {
-    /// Whether none more may wait that came over a way.
-    fn is_full(&self, way: Way) -> bool {
-        let count =
-            |is_meant: &dyn Fn(Way) -> bool| self.0.values().filter(|waiting| is_meant(waiting.way)).count();
-        let most_of_one = match way {
-            Way::Client(account) if account.pays => MOST_OF_USER,
-            Way::Client(_) => MOST_OF_NAMELESS,
-            Way::Worker | Way::Http => MOST,
+impl PendingInterrupts {
+    /// Whether one more may wait that came over a route, from a connection of which so many
+    /// wait already.
+    pub(super) fn check_limit(&self, route: InterruptRoute, of_connection: u32) -> Result<(), Refusal> {
+        if self.is_full(route) || of_connection >= MOST_OF_ONE {
+            return Err(Refusal::new(Code::RateLimited, "too many interrupts wait").after(PATIENCE));
+        }
+        Ok(())
+    }
+
+    fn is_full(&self, route: InterruptRoute) -> bool {
+        let count = |is_meant: &dyn Fn(InterruptRoute) -> bool| {
+            self.0.values().filter(|pending| is_meant(pending.route)).count()
         };
-        let is_client = |way: Way| matches!(way, Way::Client(_));
-        count(&|other| other == way) >= most_of_one || is_client(way) && count(&is_client) >= MOST
+        let most_of_one = match route {
+            InterruptRoute::Client(account) if account.is_limited() => MOST_OF_USER,
+            InterruptRoute::Client(_) => MOST_OF_NAMELESS,
+            InterruptRoute::Worker | InterruptRoute::Http => MOST,
+        };
+        let is_client = |route: InterruptRoute| matches!(route, InterruptRoute::Client(_));
+        count(&|other| other == route) >= most_of_one || is_client(route) && count(&is_client) >= MOST
+    }
+
+    /// Lets one more wait.
+    pub(super) fn push(&mut self, now: Moment, mut pending: PendingInterrupt, timers: &mut Timers) {
+        let last = self.0.last_key_value();
+        let id = PendingId(last.map_or(0, |(PendingId(last), _)| last.wrapping_add(1)));
+        timers.rearm(Timer::Pending(id), &mut pending.armed, now + PATIENCE);
+        self.0.insert(id, pending);
+    }
+
+    pub(super) fn remove(&mut self, id: PendingId, timers: &mut Timers) -> Option<PendingInterrupt> {
+        let mut pending = self.0.remove(&id)?;
+        timers.rearm(Timer::Pending(id), &mut pending.armed, NEVER);
+        Some(pending)
+    }
+
+    /// The one that has waited longest.
+    pub(super) fn first(&self) -> Option<PendingId> {
+        self.0.keys().next().copied()
+    }
+
+    /// Those that wait for an operation.
+    pub(super) fn for_operation(&self, id: &OperationId) -> Vec<PendingId> {
+        self.ids(|pending| pending.operation == *id)
+    }
+
+    /// Those that a connection has requested.
+    pub(super) fn of_connection(&self, conn: ConnectionId) -> Vec<PendingId> {
+        self.ids(|pending| pending.request.from == Requester::Connection(conn))
+    }
+
+    fn ids(&self, is_meant: impl Fn(&PendingInterrupt) -> bool) -> Vec<PendingId> {
+        self.0.iter().filter(|(_, pending)| is_meant(pending)).map(|(id, _)| *id).collect()
     }
 }
 
 impl InterruptCause {
-    fn by(&self) -> String {
+    pub(super) fn new(sender: Sender, user: Option<UserId>, reason: Option<String>) -> Self {
+        Self { sender, user, reason }
+    }
+
+    /// The deadline of the operation itself.
+    pub(super) fn deadline() -> Self {
+        Self::new(Sender::Hub, None, Some("deadline".to_owned()))
+    }
+
+    /// Its sender, as the state of the operation shows it.
+    pub(super) fn by(&self) -> String {
         match (&self.user, self.sender) {
             (Some(user), _) => user.to_string(),
             (None, Sender::Connection(conn)) => conn.to_string(),
             (None, other) => other.source().to_owned(),
         }
     }
-}
 
-impl Hub {
-    pub(in crate::hub) fn interrupt(
-        &mut self,
-        now: Now,
-        ask: &RequestContext,
-        wish: InterruptRequest,
-        out: &mut Effects,
-    ) -> RequestResult {
-        self.counters.interrupts += 1;
-        let Some(told) = self.operations.told(&wish.operation_id) else {
-            return self.await_operation(now, ask, wish, out);
-        };
-        if wish.channel.as_ref().is_some_and(|channel| *channel != told.channel) {
-            return Err(Refusal::new(Code::UnknownOperation, "no such operation on that channel"));
-        }
-        let may = match self.operations.find(&wish.operation_id) {
-            Some(operation) => self.may_stop(ask.from, operation),
-            // That it is over any worker may hear on its channel.
-            None => {
-                self.is_worker(ask.from) || self.may_interrupt(ask.from, &told.channel, told.user.as_ref())
-            }
-        };
-        if !may {
-            return Err(no_right(wish.channel.as_ref()));
-        }
-        let asked = Asked { ask, channel: wish.channel };
-        match self.operations.place(&wish.operation_id) {
-            Some(place) => {
-                let cause = self.cause(ask.from, wish.reason);
-                self.pull(now, place, &cause, Some(asked), out);
-            }
-            None => {
-                let channel = self.nameable(asked, &wish.operation_id, told.channel);
-                self.answer(ask, result(wish.operation_id, channel, Outcome::AlreadyEnded), out);
-            }
-        }
-        Ok(())
-    }
-
-    /// The channel of an operation as far as whoever asks may know it: who has guessed an id
-    /// learns nothing by that.
-    fn nameable(&self, asked: Asked<'_>, id: &OperationId, channel: Channel) -> Option<Channel> {
-        let may_hear = || self.may_look(asked.ask.from, &Channel::of_operation(id)).is_ok();
-        asked.channel.or_else(|| may_hear().then_some(channel))
-    }
-
-    fn cause(&self, from: Requester, reason: Option<String>) -> InterruptCause {
-        let Publisher { sender, user, .. } = self.publisher(from, true);
-        InterruptCause { sender, user, reason }
-    }
-
-    /// Whether somebody may stop what runs on a channel for a user, or for none.
-    fn may_interrupt(&self, from: Requester, channel: &Channel, of: Option<&UserId>) -> bool {
-        let Requester::Connection(conn) = from else { return true };
-        let Some(connection) = self.connections.get(conn) else { return true };
-        if let Kind::Worker { admin, .. } = connection.kind {
-            return admin;
-        }
-        let (user, rights) = (connection.user.as_ref(), self.rights_of(connection));
-        let own = user.is_some() && user == of;
-        let nobodys = of.is_none() && rights.may_publish(channel.as_str(), user);
-        own || nobodys || rights.may_interrupt(channel, user)
-    }
-
-    /// Whether somebody may stop what runs.
-    fn may_stop(&self, from: Requester, operation: &Operation) -> bool {
-        self.may_interrupt(from, &operation.channel, operation.user.as_ref())
-            || self.has_started(from, operation)
-    }
-
-    /// Pulls the latch; the worker hears it before anybody hears of it.
-    fn pull(
-        &mut self,
-        now: Now,
-        place: u32,
-        cause: &InterruptCause,
-        asked: Option<Asked<'_>>,
-        out: &mut Effects,
-    ) {
-        let Some(operation) = self.operations.at(place) else { return };
-        let (id, channel) = (operation.id.clone(), operation.channel.clone());
-        let again = operation.is_interrupted();
-        let line = InterruptLine {
-            operation_id: id.clone(),
-            channel: channel.clone(),
-            user_id: cause.user.clone(),
-            from: cause.sender,
-            reason: cause.reason.clone(),
-            message_id: MessageId::made(self.random.next()),
-            timestamp: now.wall,
-        };
-        let message_id = line.message_id.clone();
-        out.push(Effect::Interrupt { line: Box::new(line) });
-        if let Some(asked) = asked {
-            let ask = asked.ask;
-            let channel = self.nameable(asked, &id, channel.clone());
-            self.answer(ask, result(id.clone(), channel, Outcome::Delivered), out);
-        }
-        self.begin_grace(now, place, cause.by());
-        if again {
-            return;
-        }
-        self.tell_of_operation(place, out);
-        let message = Message { message_id, ..interrupt_message(now, &id, channel, cause) };
-        self.message_watchers(place, message, out);
-    }
-
-    /// At its deadline an operation is interrupted by the hub itself.
-    pub(in crate::hub) fn interrupt_at_deadline(&mut self, now: Now, place: u32, out: &mut Effects) {
-        let cause = InterruptCause { sender: Sender::Hub, user: None, reason: Some("deadline".to_owned()) };
-        self.pull(now, place, &cause, None, out);
-    }
-
-    /// Nobody has registered it: the wish waits, and is told to those who only
-    /// listen.
-    fn await_operation(
-        &mut self,
-        now: Now,
-        ask: &RequestContext,
-        wish: InterruptRequest,
-        out: &mut Effects,
-    ) -> RequestResult {
-        let InterruptRequest { operation_id, channel, reason } = wish;
-        match &channel {
-            Some(channel) if channel.is_reserved() => {
-                return Err(forbidden(format!("{channel} is the daemon's own")).on(channel));
-            }
-            Some(channel) if !self.may_interrupt(ask.from, channel, None) => {
-                return Err(no_right(Some(channel)));
-            }
-            _ => {}
-        }
-        let full = || Refusal::new(Code::RateLimited, "too many interrupts wait").after(PATIENCE);
-        let way = self.way(ask.from);
-        if self.pending.is_full(way) {
-            return Err(full());
-        }
-        if let Requester::Connection(conn) = ask.from
-            && let Some(connection) = self.connections.get_mut(conn)
-        {
-            if connection.rare().pending >= MOST_OF_ONE {
-                return Err(full());
-            }
-            connection.rare().pending += 1;
-        }
-        let number = self.pending.0.last_key_value().map_or(0, |(last, _)| last.wrapping_add(1));
-        let mut armed = NEVER;
-        self.timers.rearm(Timer::Pending(number), &mut armed, now.moment + PATIENCE);
-        self.answer(ask, result(operation_id.clone(), channel.clone(), Outcome::Pending), out);
-        if let Some(channel) = &channel {
-            let cause = self.cause(ask.from, reason.clone());
-            self.announce(now, &operation_id, channel, &cause, out);
-        }
-        let waiting =
-            PendingInterrupts { ask: ask.clone(), way, operation: operation_id, channel, reason, armed };
-        self.pending.0.insert(number, waiting);
-        Ok(())
-    }
-
-    fn way(&self, from: Requester) -> Way {
-        match from {
-            Requester::Http(_) => Way::Http,
-            Requester::Connection(_) if self.is_worker(from) => Way::Worker,
-            Requester::Connection(conn) => Way::Client(self.account(conn)),
-        }
-    }
-
-    fn is_worker(&self, from: Requester) -> bool {
-        matches!(from, Requester::Connection(conn) if self.connections.get(conn).is_some_and(Connection::is_worker))
-    }
-
-    /// `system:interrupt` on a channel. It is about now, so it is not kept.
-    fn announce(
-        &mut self,
+    /// What the worker of the operation receives.
+    pub(super) fn line(
+        &self,
         now: Now,
         id: &OperationId,
         channel: &Channel,
-        cause: &InterruptCause,
-        out: &mut Effects,
-    ) {
-        let Some(place) = self.channels.find_channel(channel) else { return };
-        let Some(topic) = self.channels.at(place) else { return };
-        let start = out.recipients.len();
-        let slots = topic.subscribers.iter().map(|subscriber| subscriber.slot);
-        let room = |slot: &u32| self.connections.at(*slot).is_some_and(|connection| !connection.full);
-        out.recipients.extend(slots.filter(room));
-        let message = interrupt_message(now, id, channel.clone(), cause);
-        let message = Message { message_id: MessageId::made(self.random.next()), ..message };
-        self.deliver(Rc::new(message), start, None, out);
-    }
-
-    /// An operation has registered: those who asked before are answered now,
-    /// where they may.
-    pub(in crate::hub) fn settle_pending(&mut self, now: Now, id: &OperationId, out: &mut Effects) {
-        let theirs = self.pending.0.iter().filter(|(_, waiting)| waiting.operation == *id);
-        let numbers: Vec<u32> = theirs.map(|(number, _)| *number).collect();
-        for number in numbers {
-            let Some(waiting) = self.take_pending(number) else { continue };
-            let Some(place) = self.operations.place(id) else { continue };
-            let Some(operation) = self.operations.at(place) else { continue };
-            let there = waiting.channel.as_ref().is_none_or(|channel| *channel == operation.channel);
-            let may = self.may_stop(waiting.ask.from, operation);
-            if there && may {
-                let cause = self.cause(waiting.ask.from, waiting.reason);
-                let asked = Asked { ask: &waiting.ask, channel: waiting.channel };
-                self.pull(now, place, &cause, Some(asked), out);
-            } else {
-                self.answer(&waiting.ask, result(id.clone(), waiting.channel, Outcome::NoOwner), out);
-            }
+        message_id: MessageId,
+    ) -> InterruptLine {
+        InterruptLine {
+            operation_id: id.clone(),
+            channel: channel.clone(),
+            user_id: self.user.clone(),
+            from: self.sender,
+            reason: self.reason.clone(),
+            message_id,
+            timestamp: now.wall,
         }
     }
 
-    fn take_pending(&mut self, number: u32) -> Option<PendingInterrupts> {
-        let mut waiting = self.pending.0.remove(&number)?;
-        self.timers.rearm(Timer::Pending(number), &mut waiting.armed, NEVER);
-        if let Requester::Connection(conn) = waiting.ask.from
-            && let Some(connection) = self.connections.get_mut(conn)
-        {
-            let rare = connection.rare();
-            rare.pending = rare.pending.saturating_sub(1);
-            self.half_closed.look_at(conn);
+    /// The event for subscribers. It has no position: it goes to two channels at once.
+    pub(super) fn message(
+        &self,
+        now: Now,
+        id: &OperationId,
+        channel: Channel,
+        message_id: MessageId,
+    ) -> Message {
+        /// The data of the event.
+        #[derive(Serialize)]
+        struct InterruptData<'a> {
+            operation_id: &'a OperationId,
         }
-        Some(waiting)
-    }
-
-    /// Nobody came to own it.
-    pub(in crate::hub) fn give_up(&mut self, number: u32, out: &mut Effects) {
-        if let Some(waiting) = self.take_pending(number) {
-            self.answer(&waiting.ask, result(waiting.operation, waiting.channel, Outcome::NoOwner), out);
-        }
-    }
-
-    /// Nobody will come any more.
-    pub(in crate::hub) fn give_up_pending(&mut self, out: &mut Effects) {
-        while let Some(number) = self.pending.0.keys().next().copied() {
-            self.give_up(number, out);
-        }
-    }
-
-    /// Who asked is gone; whether it is the operation's user that is asked for
-    /// can be checked no longer.
-    pub(in crate::hub) fn drop_pending(&mut self, conn: ConnectionId) {
-        let theirs =
-            self.pending.0.iter().filter(|(_, waiting)| waiting.ask.from == Requester::Connection(conn));
-        let numbers: Vec<u32> = theirs.map(|(number, _)| *number).collect();
-        for number in numbers {
-            self.take_pending(number);
+        Message {
+            channel: Some(channel),
+            event: Event::interrupt(),
+            data: Payload::of(&InterruptData { operation_id: id }),
+            from: self.sender,
+            user_id: self.user.clone(),
+            message_id,
+            timestamp: now.wall,
+            seq: None,
         }
     }
 }
 
-/// Names a channel only to who named it: an operation of others is on one that is none of
-/// his business.
-fn no_right(named: Option<&Channel>) -> Refusal {
+/// The refusal of an interrupt for want of a right. It names a channel only where the request
+/// named it: the operation of somebody else is on one that is not to be revealed.
+pub(super) fn no_right(named: Option<&Channel>) -> Refusal {
     match named {
         Some(channel) => forbidden(format!("the right to interrupt on {channel} is missing")).on(channel),
         None => forbidden("the right to interrupt on the channel of this operation is missing"),
     }
 }
 
-fn result(operation_id: OperationId, channel: Option<Channel>, outcome: Outcome) -> Frame<'static> {
+/// The answer to a request to interrupt.
+pub(super) fn result(
+    operation_id: OperationId,
+    channel: Option<Channel>,
+    outcome: Outcome,
+) -> Frame<'static> {
     Frame::InterruptResult { operation_id, channel, outcome }
-}
-
-/// What handlers that listen the simple way hear. It has no position: it goes to
-/// two channels at once.
-fn interrupt_message(now: Now, id: &OperationId, channel: Channel, cause: &InterruptCause) -> Message {
-    /// The data of the event.
-    #[derive(Serialize)]
-    struct About<'a> {
-        operation_id: &'a OperationId,
-    }
-    Message {
-        channel: Some(channel),
-        event: Event::interrupt(),
-        data: Payload::of(&About { operation_id: id }),
-        from: cause.sender,
-        user_id: cause.user.clone(),
-        message_id: MessageId::made(0),
-        timestamp: now.wall,
-        seq: None,
-    }
 }

@@ -1,44 +1,52 @@
-//! How an operation starts, is watched and ends.
+//! Lifecycle of an operation: start, interrupt, end, and what its watchers receive.
 //!
-//! Knows its owner, its time limits and who is told. Does not know who may stop
-//! one; that is in [`interrupt`](super::interrupt).
+//! An operation has one owner, the worker that started it, and one end: taking it out of the
+//! table of those that run makes it the only one.
 
 use std::rc::Rc;
-use std::time::Duration;
 
-use super::{Operation, OperationSummary};
+use super::interrupt::{InterruptCause, InterruptRoute, PendingId, PendingInterrupt, no_right, result};
+use super::{Operation, OperationDue, OperationSlot, OperationSummary};
+use crate::hub::channel::delivery::Echo;
 use crate::hub::channel::publish::forbidden;
-use crate::hub::channel::topics::DeliveryMode;
-use crate::hub::connection::table::Kind;
-use crate::hub::event::{Anomaly, Effect, Effects, Now, Recipients, Requester};
+use crate::hub::channel::topic::Subscriber;
+use crate::hub::connection::Connection;
+use crate::hub::connection::rate_limit::ListSpace;
+use crate::hub::event::{Anomaly, Cx, Effect, Effects, Recipients, Requester};
 use crate::hub::log::cursor::DeferredFrame;
-use crate::hub::timers::{NEVER, Timer};
 use crate::hub::{Hub, RequestContext, RequestResult};
-use crate::protocol::frame::OperationState;
-use crate::protocol::request::{EndState, OperationEnd, OperationStart};
-use crate::protocol::{Channel, Code, ConnectionId, Frame, Message, Moment, Payload, Refusal};
+use crate::protocol::frame::Outcome;
+use crate::protocol::request::{After, EndState, OperationEnd, OperationStart};
+use crate::protocol::{
+    Channel, Code, ConnectionId, Frame, InterruptRequest, Message, MessageId, OperationId, Payload, Refusal,
+    UserId,
+};
 
-/// How long a worker may take to end an operation after an interrupt.
-const GRACE: Duration = Duration::from_secs(30);
+/// A request to interrupt, and the channel that it named.
+#[derive(Clone, Copy)]
+struct InterruptRequester<'a> {
+    request: &'a RequestContext,
+    channel: Option<&'a Channel>,
+}
 
+/// Start, end and list.
 impl Hub {
-    /// A worker's long work begins.
+    /// A worker starts an operation.
     pub(in crate::hub) fn start_operation(
         &mut self,
-        now: Now,
-        ask: &RequestContext,
+        cx: &mut Cx<'_>,
+        request: &RequestContext,
         start: OperationStart,
-        out: &mut Effects,
     ) -> RequestResult {
-        let owner = self.worker(ask.from)?;
+        let owner = self.worker(request.from)?;
         if start.channel.is_reserved() {
             return Err(forbidden(format!("{} is the daemon's own", start.channel)).on(&start.channel));
         }
         if let Some(known) = self.operations.find(&start.operation_id) {
-            if known.owner != owner {
+            if known.owner() != owner {
                 return Err(Refusal::new(Code::Conflict, "an operation of this id runs already"));
             }
-            self.answer(ask, Frame::Done {}, out);
+            self.answer(request, Frame::Done {}, cx.out);
             return Ok(());
         }
         let most = self.settings.limits.operations;
@@ -47,244 +55,458 @@ impl Hub {
             return Err(Refusal::new(Code::RateLimited, why));
         }
         let id = start.operation_id.clone();
-        let place = self.operations.insert(Operation {
-            id: start.operation_id,
-            owner,
-            channel: start.channel,
-            user: start.user_id,
-            label: start.label,
-            started_at: now.wall,
-            grace: start.interrupt_grace.unwrap_or(GRACE),
-            deadline: start.deadline.map_or(NEVER, |wait| now.moment + wait),
-            timeout: NEVER,
-            armed: NEVER,
-            by: None,
-        });
+        let slot = self.operations.insert(Operation::new(owner, cx.now, start));
         if let Some(connection) = self.connections.get_mut(owner) {
-            connection.rare().operations += 1;
+            connection.add_operation();
         }
-        out.push(Effect::Latch { operation: id.clone(), worker: owner, id: ask.id.clone() });
-        self.arm_operation(place);
-        self.tell_of_operation(place, out);
-        self.settle_pending(now, &id, out);
+        cx.out.push(Effect::Latch { operation: id.clone(), worker: owner, id: request.id.clone() });
+        self.rearm_operation(slot);
+        self.notify_watchers(slot, cx.out);
+        self.deliver_pending_interrupts(cx, slot, &id);
         Ok(())
     }
 
-    /// And ends.
+    /// Its worker ends it.
     pub(in crate::hub) fn end_operation(
         &mut self,
-        now: Now,
-        ask: &RequestContext,
+        cx: &mut Cx<'_>,
+        request: &RequestContext,
         end: OperationEnd,
-        out: &mut Effects,
     ) -> RequestResult {
-        let worker = self.worker(ask.from)?;
-        let Some(place) = self.operations.place(&end.operation_id) else {
+        let worker = self.worker(request.from)?;
+        let Some(slot) = self.operations.slot(&end.operation_id) else {
             return Err(Refusal::new(Code::UnknownOperation, "no such operation runs"));
         };
-        if self.operations.at(place).is_some_and(|operation| operation.owner != worker) {
+        if self.operations.at(slot).is_some_and(|operation| operation.owner() != worker) {
             return Err(forbidden("only the worker that started an operation ends it"));
         }
-        self.answer(ask, Frame::Done {}, out);
-        self.finish(now, place, end.state, end.data, out);
+        self.answer(request, Frame::Done {}, cx.out);
+        self.finish(cx, slot, end.state, end.data);
         Ok(())
     }
 
-    /// Operations are of workers.
-    fn worker(&self, from: Requester) -> Result<ConnectionId, Refusal> {
-        let conn = match from {
-            Requester::Connection(conn) => self.connections.get(conn).filter(|c| c.is_worker()).map(|_| conn),
-            Requester::Http(_) => None,
+    /// Lists what runs on a channel; without one, all that the requester may see.
+    pub(in crate::hub) fn list_operations(
+        &self,
+        request: &RequestContext,
+        channel: Option<Channel>,
+        after: After,
+        out: &mut Effects,
+    ) -> RequestResult {
+        let mut next = None;
+        let (operations, operations_running) = match &channel {
+            Some(channel) => {
+                self.may_administer(request.from).or_else(|_| self.may_look(request.from, channel))?;
+                self.operations.list_on(channel, &mut ListSpace::default())
+            }
+            None => {
+                let may = self.may_administer(request.from);
+                let sees_all = may.is_ok();
+                if self.machine_user(request.from).is_none() {
+                    may.map_err(needs_channel)?;
+                }
+                let is_theirs =
+                    |operation: &Operation| sees_all || self.is_same_machine_user(request.from, operation);
+                let entries;
+                (entries, next) = self.operations.list(after.as_deref(), is_theirs).into_parts();
+                (entries, None)
+            }
         };
-        conn.ok_or_else(|| forbidden("operations are for workers"))
+        self.answer(request, Frame::Operations { channel, operations, operations_running, next }, out);
+        Ok(())
+    }
+
+    /// The worker that sends a request: operations are of workers.
+    fn worker(&self, from: Requester) -> Result<ConnectionId, Refusal> {
+        match from {
+            Requester::Connection(conn) if self.is_worker(from) => Ok(conn),
+            _ => Err(forbidden("operations are for workers")),
+        }
+    }
+
+    fn is_worker(&self, from: Requester) -> bool {
+        let Requester::Connection(conn) = from else { return false };
+        self.connections.get(conn).is_some_and(Connection::is_worker)
     }
 
     /// As which user of the machine a worker runs, where that tells it from others: what root
-    /// does is an administrator's, and whom the kernel cannot name could be anybody.
-    pub(in crate::hub) fn machine_user(&self, from: Requester) -> Option<u32> {
+    /// does is an administrator's, and a user whom the kernel cannot name could be anybody.
+    fn machine_user(&self, from: Requester) -> Option<u32> {
         let Requester::Connection(conn) = from else { return None };
-        match self.connections.get(conn)?.kind {
-            Kind::Worker { uid, .. } => (uid != 0 && uid != self.settings.overflow_uid).then_some(uid),
-            _ => None,
-        }
+        let uid = self.connections.get(conn)?.worker_uid();
+        uid.filter(|uid| *uid != 0 && *uid != self.settings.overflow_uid)
     }
 
     /// Whether a worker runs as the user of the machine who has started an operation.
-    pub(in crate::hub) fn has_started(&self, from: Requester, operation: &Operation) -> bool {
-        let theirs = self.machine_user(Requester::Connection(operation.owner));
-        theirs.is_some() && theirs == self.machine_user(from)
+    fn is_same_machine_user(&self, from: Requester, operation: &Operation) -> bool {
+        let owner = self.machine_user(Requester::Connection(operation.owner()));
+        owner.is_some() && owner == self.machine_user(from)
     }
 
-    /// Who is told of an operation: the subscribers of its channel and of its
-    /// own, each once.
+    /// The worker of some operations is gone.
+    pub(in crate::hub) fn on_owner_lost(&mut self, cx: &mut Cx<'_>, owner: ConnectionId) {
+        for slot in self.operations.slots_of(owner) {
+            let Some(operation) = self.operations.at(slot) else { continue };
+            let (id, channel) = (operation.id.clone(), operation.channel.clone());
+            // When the daemon itself stops, this is no anomaly.
+            if self.stopping.is_none() {
+                cx.out.push(Effect::LogAnomaly(Anomaly::OwnerLost { operation: id, channel }));
+            }
+            self.finish(cx, slot, EndState::OwnerLost, None);
+        }
+    }
+
+    /// The timer of an operation has fired.
+    pub(in crate::hub) fn on_operation_timer(&mut self, cx: &mut Cx<'_>, slot: OperationSlot) {
+        let Some(operation) = self.operations.at_mut(slot) else { return };
+        match operation.take_due(cx.now.moment) {
+            OperationDue::Nothing => {}
+            OperationDue::Interrupt => self.deliver_interrupt(cx, slot, &InterruptCause::deadline(), None),
+            OperationDue::End => {
+                let (id, channel) = (operation.id.clone(), operation.channel.clone());
+                cx.out.push(Effect::LogAnomaly(Anomaly::Overran { operation: id, channel }));
+                return self.finish(cx, slot, EndState::Timeout, None);
+            }
+        }
+        self.rearm_operation(slot);
+    }
+
+    fn rearm_operation(&mut self, slot: OperationSlot) {
+        if let Some(operation) = self.operations.at_mut(slot) {
+            operation.rearm(slot, &mut self.timers);
+        }
+    }
+
+    /// The one end of an operation.
+    fn finish(&mut self, cx: &mut Cx<'_>, slot: OperationSlot, reason: EndState, data: Option<Payload>) {
+        let Some(mut operation) = self.operations.remove(slot) else { return };
+        operation.disarm(slot, &mut self.timers);
+        if let Some(connection) = self.connections.get_mut(operation.owner()) {
+            connection.remove_operation();
+        }
+        cx.out.push(Effect::Unlatch { operation: operation.id.clone() });
+        // A client that unsubscribes at the end was notified of all that was shed.
+        self.notify_missed_on(&operation.channel, cx.out);
+        let summary = operation.final_summary(reason, data);
+        let to = self.watchers(&operation, |_| true, cx.out);
+        self.notify_in_order(summary.clone(), to, cx.out);
+        self.operations.remember(cx.now.moment, summary);
+        self.end_channel(cx, &operation);
+    }
+
+    /// Reports what was shed of a channel to those that missed it.
+    fn notify_missed_on(&mut self, channel: &Channel, out: &mut Effects) {
+        let Some(topic_id) = self.channels.find_channel(channel) else { return };
+        let Some(topic) = self.channels.at(topic_id) else { return };
+        let slots = topic.subscribers().iter().map(Subscriber::slot);
+        let slots: Vec<u32> =
+            slots.filter(|slot| self.connections.at(*slot).is_some_and(Connection::is_full)).collect();
+        for slot in slots {
+            self.notify_missed(slot, Some(topic_id), out);
+        }
+    }
+
+    /// The channel of an operation ends with it.
+    fn end_channel(&mut self, cx: &mut Cx<'_>, operation: &Operation) {
+        let channel = Channel::of_operation(&operation.id);
+        let Some(topic_id) = self.channels.find_channel(&channel) else { return };
+        let Some(topic) = self.channels.at(topic_id) else { return };
+        let slots: Vec<u32> = topic.subscribers().iter().map(Subscriber::slot).collect();
+        for slot in &slots {
+            let Some(conn) = self.connections.id(*slot) else { continue };
+            self.notify_missed(*slot, Some(topic_id), cx.out);
+            self.unsubscribe_from(cx, conn, topic_id);
+        }
+        self.channels.forget_now(topic_id);
+        let start = cx.out.recipients.len();
+        cx.out.recipients.extend(slots);
+        let to = cx.out.noted(start);
+        self.broadcast_in_order(&operation.channel, DeferredFrame::Unsubscribed(channel), to, cx.out);
+    }
+}
+
+/// Watchers of an operation.
+impl Hub {
+    /// The subscribers of the channel of an operation and of its own, each once.
     fn watchers(&self, operation: &Operation, wants: impl Fn(u32) -> bool, out: &mut Effects) -> Recipients {
         let start = out.recipients.len();
         for channel in [&operation.channel, &Channel::of_operation(&operation.id)] {
-            let topic = self.channels.find_channel(channel).and_then(|place| self.channels.at(place));
+            let topic = self.channels.find_channel(channel).and_then(|topic_id| self.channels.at(topic_id));
             let Some(topic) = topic else { continue };
-            let hear = topic.subscribers.iter().filter(|subscriber| subscriber.hearing != DeliveryMode::Off);
-            out.recipients.extend(hear.map(|subscriber| subscriber.slot).filter(|slot| wants(*slot)));
+            let hear = topic.subscribers().iter().filter(|subscriber| subscriber.is_recipient());
+            out.recipients.extend(hear.map(Subscriber::slot).filter(|slot| wants(*slot)));
         }
-        let noted = &mut out.recipients[start..];
-        noted.sort_unstable();
-        let mut kept = start;
-        for at in start..out.recipients.len() {
-            if kept == start || out.recipients[at] != out.recipients[kept - 1] {
-                out.recipients[kept] = out.recipients[at];
-                kept += 1;
-            }
-        }
-        out.recipients.truncate(kept);
-        out.noted(start)
+        out.dedup_noted(start)
     }
 
-    /// Tells those who watch how an operation stands.
-    pub(in crate::hub) fn tell_of_operation(&mut self, place: u32, out: &mut Effects) {
-        let Some(operation) = self.operations.at(place) else { return };
-        let (told, to) = (operation.told(), self.watchers(operation, |_| true, out));
-        self.tell_in_order(told, to, out);
+    /// Sends its watchers the state of an operation.
+    fn notify_watchers(&mut self, slot: OperationSlot, out: &mut Effects) {
+        let Some(operation) = self.operations.at(slot) else { return };
+        let (summary, to) = (operation.summary(), self.watchers(operation, |_| true, out));
+        self.notify_in_order(summary, to, out);
     }
 
-    /// Tells how an operation stands: at once, or behind the backlog to those who
-    /// still read that and would hear of the end before the last lines.
-    fn tell_in_order(&mut self, told: OperationSummary, to: Recipients, out: &mut Effects) {
-        let channel = told.channel.clone();
-        let word = DeferredFrame::Operation(Box::new(told));
-        let to = self.those_who_hear_now(&channel, &word, to, out);
-        if !to.is_empty() {
-            out.push(Effect::Broadcast { frame: Box::new(word.frame()), to });
-        }
+    /// Sends the state of an operation: at once, or behind the backlog to those that still
+    /// read that and would receive the end before the last lines.
+    fn notify_in_order(&mut self, summary: OperationSummary, to: Recipients, out: &mut Effects) {
+        let channel = summary.channel().clone();
+        self.broadcast_in_order(&channel, DeferredFrame::Operation(Box::new(summary)), to, out);
     }
 
-    /// The last recipients but those who are told later.
-    fn those_who_hear_now(
+    /// Sends a frame to recipients, the last ones noted: at once, or behind the backlog of a
+    /// channel to those that still read that.
+    fn broadcast_in_order(
         &mut self,
         channel: &Channel,
-        word: &DeferredFrame,
+        frame: DeferredFrame,
         to: Recipients,
         out: &mut Effects,
-    ) -> Recipients {
-        let Some(place) = self.channels.find_channel(channel) else { return to };
-        let start = to.start as usize;
-        let mut kept = start;
-        for at in start..out.recipients.len() {
-            let slot = out.recipients[at];
-            if !self.tell_later(place, slot, word) {
-                out.recipients[kept] = slot;
-                kept += 1;
+    ) {
+        let to = match self.channels.find_channel(channel) {
+            Some(topic_id) => {
+                let start = to.start as usize;
+                out.retain_noted(start, |slot| !self.defer(topic_id, slot, &frame))
             }
+            None => to,
+        };
+        if !to.is_empty() {
+            out.push(Effect::Broadcast { frame: Box::new(frame.frame()), to });
         }
-        out.recipients.truncate(kept);
-        out.noted(start)
     }
 
-    /// A message to those who watch, except to whom it does not fit.
-    pub(in crate::hub) fn message_watchers(&mut self, place: u32, message: Message, out: &mut Effects) {
-        let Some(operation) = self.operations.at(place) else { return };
-        let room = |slot| self.connections.at(slot).is_some_and(|connection| !connection.full);
-        let start = self.watchers(operation, room, out).start as usize;
+    /// Sends its watchers a message, except where it does not fit.
+    fn message_watchers(&mut self, slot: OperationSlot, message: Message, out: &mut Effects) {
+        let Some(operation) = self.operations.at(slot) else { return };
+        let has_room = |slot| self.connections.at(slot).is_some_and(|connection| !connection.is_full());
+        let start = self.watchers(operation, has_room, out).start as usize;
         self.deliver(Rc::new(message), start, None, out);
     }
+}
 
-    /// Sets the one deadline of an operation.
-    pub(in crate::hub) fn arm_operation(&mut self, place: u32) {
-        let Some(operation) = self.operations.at_mut(place) else { return };
-        let due = operation.deadline.min(operation.timeout);
-        self.timers.rearm(Timer::Operation(place), &mut operation.armed, due);
-    }
-
-    /// Gives an interrupted operation its time to end. Asking again gives none.
-    pub(in crate::hub) fn begin_grace(&mut self, now: Now, place: u32, by: String) {
-        let Some(operation) = self.operations.at_mut(place) else { return };
-        if !operation.is_interrupted() {
-            operation.timeout = Moment((now.moment + operation.grace).0.min(NEVER.0 - 1));
-            operation.by = Some(by);
+/// Interrupts.
+impl Hub {
+    /// A request to interrupt an operation.
+    pub(in crate::hub) fn interrupt(
+        &mut self,
+        cx: &mut Cx<'_>,
+        request: &RequestContext,
+        interrupt: InterruptRequest,
+    ) -> RequestResult {
+        self.counters.interrupts += 1;
+        let InterruptRequest { operation_id: id, channel: named, reason } = interrupt;
+        let Some(summary) = self.operations.summary(&id) else {
+            return self.await_operation(
+                cx,
+                request,
+                InterruptRequest { operation_id: id, channel: named, reason },
+            );
+        };
+        if named.as_ref().is_some_and(|channel| channel != summary.channel()) {
+            return Err(Refusal::new(Code::UnknownOperation, "no such operation on that channel"));
         }
-        self.arm_operation(place);
+        let may = match self.operations.find(&id) {
+            Some(operation) => self.may_stop(request.from, operation),
+            // That it is over any worker may know from its channel.
+            None => {
+                self.is_worker(request.from)
+                    || self.may_interrupt(request.from, summary.channel(), summary.user())
+            }
+        };
+        if !may {
+            return Err(no_right(named.as_ref()));
+        }
+        let requester = InterruptRequester { request, channel: named.as_ref() };
+        match self.operations.slot(&id) {
+            Some(slot) => {
+                let cause = self.interrupt_cause(request.from, reason);
+                self.deliver_interrupt(cx, slot, &cause, Some(requester));
+            }
+            None => {
+                let channel = self.channel_to_name(requester, &id, summary.channel());
+                self.answer(request, result(id, channel, Outcome::AlreadyEnded), cx.out);
+            }
+        }
+        Ok(())
     }
 
-    /// The deadline of an operation has come.
-    pub(in crate::hub) fn attend_operation(&mut self, now: Now, place: u32, out: &mut Effects) {
-        let Some(operation) = self.operations.at_mut(place) else { return };
-        operation.armed = NEVER;
-        if now.moment >= operation.timeout {
-            let (id, channel) = (operation.id.clone(), operation.channel.clone());
-            out.push(Effect::LogAnomaly(Anomaly::Overran { operation: id, channel }));
-            self.finish(now, place, EndState::Timeout, None, out);
+    /// The channel of an operation as far as the requester may know it: guessing an id reveals
+    /// nothing.
+    fn channel_to_name(
+        &self,
+        requester: InterruptRequester<'_>,
+        id: &OperationId,
+        channel: &Channel,
+    ) -> Option<Channel> {
+        let may_know = || self.may_look(requester.request.from, &Channel::of_operation(id)).is_ok();
+        requester.channel.cloned().or_else(|| may_know().then(|| channel.clone()))
+    }
+
+    fn interrupt_cause(&self, from: Requester, reason: Option<String>) -> InterruptCause {
+        let publisher = self.publisher(from, Echo::Yes);
+        let (sender, user) = (publisher.sender(), publisher.user().cloned());
+        InterruptCause::new(sender, user, reason)
+    }
+
+    /// Whether a requester may stop what runs on a channel for a user, or for none.
+    fn may_interrupt(&self, from: Requester, channel: &Channel, of: Option<&UserId>) -> bool {
+        let Requester::Connection(conn) = from else { return true };
+        let usual = &self.settings.rights;
+        self.connections.get(conn).is_none_or(|connection| connection.may_interrupt(usual, channel, of))
+    }
+
+    /// Whether a requester may stop an operation.
+    fn may_stop(&self, from: Requester, operation: &Operation) -> bool {
+        self.may_interrupt(from, &operation.channel, operation.user.as_ref())
+            || self.is_same_machine_user(from, operation)
+    }
+
+    /// Interrupts an operation; its worker receives that before anybody else.
+    fn deliver_interrupt(
+        &mut self,
+        cx: &mut Cx<'_>,
+        slot: OperationSlot,
+        cause: &InterruptCause,
+        requester: Option<InterruptRequester<'_>>,
+    ) {
+        let Some(operation) = self.operations.at(slot) else { return };
+        let (id, channel) = (operation.id.clone(), operation.channel.clone());
+        let is_repeated = operation.is_interrupted();
+        let message_id = MessageId::made(self.random.next());
+        let line = cause.line(cx.now, &id, &channel, message_id.clone());
+        cx.out.push(Effect::Interrupt { line: Box::new(line) });
+        if let Some(requester) = requester {
+            let named = self.channel_to_name(requester, &id, &channel);
+            self.answer(requester.request, result(id.clone(), named, Outcome::Delivered), cx.out);
+        }
+        if let Some(operation) = self.operations.at_mut(slot) {
+            operation.begin_grace(cx.now.moment, cause.by());
+            operation.rearm(slot, &mut self.timers);
+        }
+        if is_repeated {
             return;
         }
-        if now.moment >= operation.deadline {
-            operation.deadline = NEVER;
-            self.interrupt_at_deadline(now, place, out);
-        }
-        self.arm_operation(place);
+        self.notify_watchers(slot, cx.out);
+        self.message_watchers(slot, cause.message(cx.now, &id, channel, message_id), cx.out);
     }
 
-    /// The worker's socket closed.
-    pub(in crate::hub) fn lose_owner(&mut self, now: Now, owner: ConnectionId, out: &mut Effects) {
-        let lost = self.operations.table.iter().filter(|(_, operation)| operation.owner == owner);
-        let lost: Vec<usize> = lost.map(|(place, _)| place).collect();
-        for place in lost {
-            let Some(operation) = self.operations.at(place as u32) else { continue };
-            let (id, channel) = (operation.id.clone(), operation.channel.clone());
-            // When the daemon itself ends, this is no anomaly.
-            if self.stopping.is_none() {
-                out.push(Effect::LogAnomaly(Anomaly::OwnerLost { operation: id, channel }));
+    /// Nothing of that id runs yet: the interrupt waits, and is an event for those that only
+    /// subscribe.
+    fn await_operation(
+        &mut self,
+        cx: &mut Cx<'_>,
+        request: &RequestContext,
+        interrupt: InterruptRequest,
+    ) -> RequestResult {
+        let InterruptRequest { operation_id, channel, reason } = interrupt;
+        match &channel {
+            Some(channel) if channel.is_reserved() => {
+                return Err(forbidden(format!("{channel} is the daemon's own")).on(channel));
             }
-            self.finish(now, place as u32, EndState::OwnerLost, None, out);
+            Some(channel) if !self.may_interrupt(request.from, channel, None) => {
+                return Err(no_right(Some(channel)));
+            }
+            _ => {}
+        }
+        let route = self.interrupt_route(request.from);
+        let connection = match request.from {
+            Requester::Connection(conn) => self.connections.get_mut(conn),
+            Requester::Http(_) => None,
+        };
+        let of_connection = connection.as_ref().map_or(0, |connection| connection.pending_interrupts());
+        self.pending.check_limit(route, of_connection)?;
+        if let Some(connection) = connection {
+            connection.add_pending_interrupt();
+        }
+        self.answer(request, result(operation_id.clone(), channel.clone(), Outcome::Pending), cx.out);
+        if let Some(channel) = &channel {
+            let cause = self.interrupt_cause(request.from, reason.clone());
+            self.announce_interrupt(cx, &operation_id, channel, &cause);
+        }
+        let pending = PendingInterrupt::new(request.clone(), route, operation_id, channel, reason);
+        self.pending.push(cx.now.moment, pending, &mut self.timers);
+        Ok(())
+    }
+
+    fn interrupt_route(&self, from: Requester) -> InterruptRoute {
+        match from {
+            Requester::Http(_) => InterruptRoute::Http,
+            Requester::Connection(_) if self.is_worker(from) => InterruptRoute::Worker,
+            Requester::Connection(conn) => InterruptRoute::Client(self.connections.account(conn)),
         }
     }
 
-    /// The one end of an operation. Taking it from the table makes it the only
-    /// one.
-    fn finish(&mut self, now: Now, place: u32, reason: EndState, data: Option<Payload>, out: &mut Effects) {
-        let Some(mut operation) = self.operations.remove(place) else { return };
-        self.timers.rearm(Timer::Operation(place), &mut operation.armed, NEVER);
-        if let Some(connection) = self.connections.get_mut(operation.owner) {
-            let rare = connection.rare();
-            rare.operations = rare.operations.saturating_sub(1);
-        }
-        out.push(Effect::Unlatch { operation: operation.id.clone() });
-        // Whoever stops listening at the end has heard of all that was shed.
-        self.tell_missed_on(&operation.channel, out);
-        let told =
-            OperationSummary { state: OperationState::Ended, reason: Some(reason), data, ..operation.told() };
-        let to = self.watchers(&operation, |_| true, out);
-        self.tell_in_order(told.clone(), to, out);
-        self.operations.remember(now.moment, told);
-        self.end_channel(now, &operation, out);
+    /// Publishes `system:interrupt` on a channel. It is about now, so it is not kept.
+    fn announce_interrupt(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: &OperationId,
+        channel: &Channel,
+        cause: &InterruptCause,
+    ) {
+        let Some(topic_id) = self.channels.find_channel(channel) else { return };
+        let Some(topic) = self.channels.at(topic_id) else { return };
+        let start = cx.out.recipients.len();
+        let slots = topic.subscribers().iter().map(Subscriber::slot);
+        let has_room =
+            |slot: &u32| self.connections.at(*slot).is_some_and(|connection| !connection.is_full());
+        cx.out.recipients.extend(slots.filter(has_room));
+        let message_id = MessageId::made(self.random.next());
+        let message = cause.message(cx.now, id, channel.clone(), message_id);
+        self.deliver(Rc::new(message), start, None, cx.out);
     }
 
-    /// Tells those who missed something of a channel what it was.
-    fn tell_missed_on(&mut self, channel: &Channel, out: &mut Effects) {
-        let Some(place) = self.channels.find_channel(channel) else { return };
-        let Some(topic) = self.channels.at(place) else { return };
-        let full = |slot: &u32| self.connections.at(*slot).is_some_and(|connection| connection.full);
-        let slots: Vec<u32> =
-            topic.subscribers.iter().map(|subscriber| subscriber.slot).filter(full).collect();
-        for slot in slots {
-            self.tell_missed(slot, Some(place), out);
+    /// An operation has started: interrupts that waited for it are answered now, and delivered
+    /// where they are permitted.
+    fn deliver_pending_interrupts(&mut self, cx: &mut Cx<'_>, slot: OperationSlot, id: &OperationId) {
+        for pending_id in self.pending.for_operation(id) {
+            let Some(pending) = self.take_pending_interrupt(pending_id) else { continue };
+            let Some(operation) = self.operations.at(slot) else { continue };
+            let request = pending.request();
+            if pending.is_for(&operation.channel) && self.may_stop(request.from, operation) {
+                let cause = self.interrupt_cause(request.from, pending.reason());
+                let requester = InterruptRequester { request, channel: pending.channel() };
+                self.deliver_interrupt(cx, slot, &cause, Some(requester));
+            } else {
+                self.answer(request, pending.result(Outcome::NoOwner), cx.out);
+            }
         }
     }
 
-    /// The channel of an operation goes with it.
-    fn end_channel(&mut self, now: Now, operation: &Operation, out: &mut Effects) {
-        let channel = Channel::of_operation(&operation.id);
-        let Some(place) = self.channels.find_channel(&channel) else { return };
-        let Some(topic) = self.channels.at(place) else { return };
-        let slots: Vec<u32> = topic.subscribers.iter().map(|subscriber| subscriber.slot).collect();
-        for slot in &slots {
-            let Some(tag) = self.connections.at(*slot).map(|connection| connection.tag) else { continue };
-            self.tell_missed(*slot, Some(place), out);
-            self.unsubscribe_from(now, ConnectionId { slot: *slot, tag }, place, out);
+    fn take_pending_interrupt(&mut self, id: PendingId) -> Option<PendingInterrupt> {
+        let pending = self.pending.remove(id, &mut self.timers)?;
+        if let Requester::Connection(conn) = pending.request().from
+            && let Some(connection) = self.connections.get_mut(conn)
+        {
+            connection.remove_pending_interrupt();
+            self.half_closed.note_answered(conn);
         }
-        self.channels.forget_now(place);
-        let start = out.recipients.len();
-        out.recipients.extend(slots);
-        let word = DeferredFrame::Unsubscribed(channel);
-        let to = self.those_who_hear_now(&operation.channel, &word, out.noted(start), out);
-        if !to.is_empty() {
-            out.push(Effect::Broadcast { frame: Box::new(word.frame()), to });
+        Some(pending)
+    }
+
+    /// No operation of that id has started in time.
+    pub(in crate::hub) fn expire_pending_interrupt(&mut self, id: PendingId, out: &mut Effects) {
+        if let Some(pending) = self.take_pending_interrupt(id) {
+            self.answer(pending.request(), pending.result(Outcome::NoOwner), out);
         }
     }
+
+    /// No operation will start any more.
+    pub(in crate::hub) fn expire_pending_interrupts(&mut self, out: &mut Effects) {
+        while let Some(id) = self.pending.first() {
+            self.expire_pending_interrupt(id, out);
+        }
+    }
+
+    /// The requester is gone; whether it is the user of the operation can be checked no longer.
+    pub(in crate::hub) fn drop_pending_interrupts(&mut self, conn: ConnectionId) {
+        for id in self.pending.of_connection(conn) {
+            self.take_pending_interrupt(id);
+        }
+    }
+}
+
+/// Says that all operations can be listed by administrators alone.
+fn needs_channel(refusal: Refusal) -> Refusal {
+    let message = format!("all operations are asked for without `channel`: {}", refusal.message);
+    Refusal { message: message.into(), ..refusal }
 }

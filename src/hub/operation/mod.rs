@@ -1,10 +1,10 @@
-//! Long pieces of work, each with an owner and one end.
+//! Operations: long pieces of work, each with one owner and one end.
 //!
-//! Knows which run and which have ended a moment ago. Does not know what makes
-//! them start and end; that is in [`lifecycle`].
+//! [`Operations`] holds those that run and those that ended a moment ago; [`lifecycle`] starts,
+//! interrupts and ends them, and [`interrupt`] has the interrupts that wait for one.
 
 pub(super) mod interrupt;
-pub(super) mod lifecycle;
+mod lifecycle;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -14,18 +14,22 @@ use slab::Slab;
 
 use super::admin::Page;
 use super::connection::rate_limit::ListSpace;
-use super::timers::{NEVER, round_up};
+use super::event::Now;
+use super::timers::{NEVER, Timer, Timers, round_up};
 use crate::protocol::frame::{OperationEntry, OperationState};
-use crate::protocol::request::EndState;
+use crate::protocol::request::{EndState, OperationStart};
 use crate::protocol::{Channel, ConnectionId, Frame, Moment, OperationId, Payload, UnixTime, UserId};
 
 /// For how long an ended operation is remembered, and how many are: a page that
-/// was reloaded still learns how it ended.
+/// was reloaded still gets to know how it ended.
 const REMEMBERED: Duration = Duration::from_secs(600);
 const MOST_REMEMBERED: usize = 1024;
 
-/// Final data above this is told and not remembered.
+/// Final data above this is sent and not remembered.
 const MOST_DATA: usize = 4 << 10;
+
+/// How long a worker may take to end an operation after an interrupt, where it does not say.
+const GRACE: Duration = Duration::from_secs(30);
 
 /// Above this, a list of what runs on a channel says nothing to people.
 const MOST_LISTED: usize = 1000;
@@ -40,49 +44,63 @@ const OPERATION: usize = 1280;
 /// What one that is remembered takes beside its texts: 430 measured.
 const ENDED: usize = 432;
 
+/// Place of an operation in the table of those that run.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub(super) struct OperationSlot(u32);
+
 /// One that runs.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(super) struct Operation {
-    pub(super) id: OperationId,
-    pub(super) owner: ConnectionId,
-    pub(super) channel: Channel,
-    pub(super) user: Option<UserId>,
-    pub(super) label: Option<String>,
-    pub(super) started_at: UnixTime,
-    pub(super) grace: Duration,
+    id: OperationId,
+    owner: ConnectionId,
+    channel: Channel,
+    user: Option<UserId>,
+    label: Option<String>,
+    started_at: UnixTime,
+    grace: Duration,
     /// When it is interrupted by itself.
-    pub(super) deadline: Moment,
+    deadline: Moment,
     /// When it has to be over, once it was interrupted.
-    pub(super) timeout: Moment,
-    /// For which moment its one deadline is set.
-    pub(super) armed: Moment,
-    /// Who asked it to stop.
-    pub(super) by: Option<String>,
+    timeout: Moment,
+    /// For which moment its one timer is set.
+    armed: Moment,
+    /// The sender of the first interrupt.
+    by: Option<String>,
 }
 
 /// What is remembered of one that ended.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 struct EndedOperation {
-    told: OperationSummary,
+    summary: OperationSummary,
     at: Moment,
 }
 
-/// What somebody who comes later is told.
+/// State of an operation, as its watchers are notified of it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(super) struct OperationSummary {
-    pub(super) id: OperationId,
-    pub(super) channel: Channel,
-    pub(super) user: Option<UserId>,
-    pub(super) state: OperationState,
-    pub(super) reason: Option<EndState>,
-    pub(super) label: Option<String>,
-    pub(super) by: Option<String>,
-    pub(super) data: Option<Payload>,
+    id: OperationId,
+    channel: Channel,
+    user: Option<UserId>,
+    state: OperationState,
+    reason: Option<EndState>,
+    label: Option<String>,
+    by: Option<String>,
+    data: Option<Payload>,
+}
+
+/// What is due on an operation when its timer fires.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum OperationDue {
+    Nothing,
+    /// It has reached its deadline.
+    Interrupt,
+    /// It did not end within its grace.
+    End,
 }
 
 impl EndedOperation {
     fn held(&self) -> usize {
-        let OperationSummary { id, channel, user, label, by, data, .. } = &self.told;
+        let OperationSummary { id, channel, user, label, by, data, .. } = &self.summary;
         let (user, data) = (user.as_ref().map(UserId::as_str), data.as_ref().map(Payload::json));
         let names = [Some(id.as_str()), Some(channel.as_str()), user];
         ENDED + texts(names) + texts([label.as_deref(), by.as_deref(), data])
@@ -90,6 +108,14 @@ impl EndedOperation {
 }
 
 impl OperationSummary {
+    pub(super) fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
+    pub(super) fn user(&self) -> Option<&UserId> {
+        self.user.as_ref()
+    }
+
     pub(super) fn is_over(&self) -> bool {
         self.state == OperationState::Ended
     }
@@ -108,7 +134,29 @@ impl OperationSummary {
 }
 
 impl Operation {
-    pub(super) fn is_interrupted(&self) -> bool {
+    /// One that begins now, as its owner describes it.
+    fn new(owner: ConnectionId, now: Now, start: OperationStart) -> Self {
+        Self {
+            id: start.operation_id,
+            owner,
+            channel: start.channel,
+            user: start.user_id,
+            label: start.label,
+            started_at: now.wall,
+            grace: start.interrupt_grace.unwrap_or(GRACE),
+            deadline: start.deadline.map_or(NEVER, |wait| now.moment + wait),
+            timeout: NEVER,
+            armed: NEVER,
+            by: None,
+        }
+    }
+
+    /// The worker that started it, and alone ends it.
+    pub(super) fn owner(&self) -> ConnectionId {
+        self.owner
+    }
+
+    fn is_interrupted(&self) -> bool {
         self.timeout != NEVER
     }
 
@@ -116,7 +164,7 @@ impl Operation {
         if self.is_interrupted() { OperationState::Interrupting } else { OperationState::Started }
     }
 
-    pub(super) fn told(&self) -> OperationSummary {
+    fn summary(&self) -> OperationSummary {
         OperationSummary {
             id: self.id.clone(),
             channel: self.channel.clone(),
@@ -127,6 +175,43 @@ impl Operation {
             by: self.by.clone(),
             data: None,
         }
+    }
+
+    /// The same of one that has just ended.
+    fn final_summary(&self, reason: EndState, data: Option<Payload>) -> OperationSummary {
+        OperationSummary { state: OperationState::Ended, reason: Some(reason), data, ..self.summary() }
+    }
+
+    /// Gives it its time to end, where it is interrupted for the first time: another interrupt
+    /// gives none.
+    fn begin_grace(&mut self, now: Moment, by: String) {
+        if !self.is_interrupted() {
+            self.timeout = Moment((now + self.grace).0.min(NEVER.0 - 1));
+            self.by = Some(by);
+        }
+    }
+
+    /// Sets its timer to what is due first.
+    fn rearm(&mut self, slot: OperationSlot, timers: &mut Timers) {
+        let due = self.deadline.min(self.timeout);
+        timers.rearm(Timer::Operation(slot), &mut self.armed, due);
+    }
+
+    fn disarm(&mut self, slot: OperationSlot, timers: &mut Timers) {
+        timers.rearm(Timer::Operation(slot), &mut self.armed, NEVER);
+    }
+
+    /// Takes what is due now that its timer has fired.
+    fn take_due(&mut self, now: Moment) -> OperationDue {
+        self.armed = NEVER;
+        if now >= self.timeout {
+            return OperationDue::End;
+        }
+        if now < self.deadline {
+            return OperationDue::Nothing;
+        }
+        self.deadline = NEVER;
+        OperationDue::Interrupt
     }
 
     /// What its entry in a list takes, at most.
@@ -152,11 +237,11 @@ impl Operation {
     }
 }
 
-/// All operations.
+/// All operations: those that run, and those that ended a moment ago.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Operations {
-    pub(super) table: Slab<Operation>,
-    by_id: BTreeMap<OperationId, u32>,
+    table: Slab<Operation>,
+    by_id: BTreeMap<OperationId, OperationSlot>,
     by_channel: BTreeSet<(Channel, OperationId)>,
     ended: BTreeMap<OperationId, EndedOperation>,
     /// Those that ended, oldest first.
@@ -166,32 +251,43 @@ pub(super) struct Operations {
     held: usize,
 }
 
-/// What texts take of which few are there.
+/// What some texts take, of which any may be absent.
 fn texts<const N: usize>(texts: [Option<&str>; N]) -> usize {
     texts.into_iter().flatten().map(str::len).sum()
 }
 
 impl Operations {
-    pub(super) fn place(&self, id: &OperationId) -> Option<u32> {
+    fn slot(&self, id: &OperationId) -> Option<OperationSlot> {
         self.by_id.get(id).copied()
     }
 
-    pub(super) fn at(&self, place: u32) -> Option<&Operation> {
-        self.table.get(place as usize)
+    fn at(&self, slot: OperationSlot) -> Option<&Operation> {
+        let found = self.table.get(slot.0 as usize);
+        debug_assert!(found.is_some(), "no index and no timer names a slot that is free");
+        found
     }
 
-    pub(super) fn at_mut(&mut self, place: u32) -> Option<&mut Operation> {
-        self.table.get_mut(place as usize)
+    fn at_mut(&mut self, slot: OperationSlot) -> Option<&mut Operation> {
+        let found = self.table.get_mut(slot.0 as usize);
+        debug_assert!(found.is_some(), "no index and no timer names a slot that is free");
+        found
     }
 
+    /// The running operation of an id.
     pub(super) fn find(&self, id: &OperationId) -> Option<&Operation> {
-        self.at(self.place(id)?)
+        self.at(self.slot(id)?)
     }
 
-    /// What there is to tell of one, running or remembered.
-    pub(super) fn told(&self, id: &OperationId) -> Option<OperationSummary> {
-        let ended = || self.ended.get(id).map(|ended| ended.told.clone());
-        self.find(id).map(Operation::told).or_else(ended)
+    /// The state of one, running or remembered.
+    pub(super) fn summary(&self, id: &OperationId) -> Option<OperationSummary> {
+        let ended = || self.ended.get(id).map(|ended| ended.summary.clone());
+        self.find(id).map(Operation::summary).or_else(ended)
+    }
+
+    /// Those that a worker owns.
+    fn slots_of(&self, owner: ConnectionId) -> Vec<OperationSlot> {
+        let owned = self.table.iter().filter(|(_, operation)| operation.owner == owner);
+        owned.map(|(slot, _)| OperationSlot(slot as u32)).collect()
     }
 
     /// What all of them take, in bytes.
@@ -200,7 +296,7 @@ impl Operations {
     }
 
     /// Counts that anew, after they were read back.
-    pub(super) fn weigh(&mut self) {
+    pub(super) fn count_held(&mut self) {
         let running: usize = self.table.iter().map(|(_, operation)| operation.held()).sum();
         self.held = running + self.ended.values().map(EndedOperation::held).sum::<usize>();
     }
@@ -209,8 +305,8 @@ impl Operations {
         self.table.len()
     }
 
-    /// All that run and are wanted.
-    pub(super) fn list(
+    /// Lists those that run and satisfy a condition.
+    fn list(
         &self,
         after: Option<&str>,
         is_wanted: impl Fn(&Operation) -> bool,
@@ -221,12 +317,12 @@ impl Operations {
         Page::of(&running, after, |operation| operation.id.as_str(), entry)
     }
 
-    /// Those that run on a channel, as many as there is room for, and how many they are
+    /// Lists those that run on a channel, as many as there is space for, and how many they are
     /// where that is not all.
     pub(super) fn list_on(
         &self,
         channel: &Channel,
-        room: &mut ListSpace,
+        space: &mut ListSpace,
     ) -> (Vec<OperationEntry>, Option<u64>) {
         let Some(before_all) = OperationId::new("\u{20}").ok() else { return Default::default() };
         let from = (channel.clone(), before_all);
@@ -235,7 +331,7 @@ impl Operations {
         let mut running = 0;
         for operation in here.filter_map(|(_, id)| self.find(id)) {
             running += 1;
-            if listed.len() + 1 == running && running <= MOST_LISTED && room.takes(operation.entry_bytes()) {
+            if listed.len() + 1 == running && running <= MOST_LISTED && space.take(operation.entry_bytes()) {
                 listed.push(operation.entry());
             }
         }
@@ -243,31 +339,32 @@ impl Operations {
         (listed, (!is_all).then_some(running as u64))
     }
 
-    pub(super) fn insert(&mut self, operation: Operation) -> u32 {
+    fn insert(&mut self, operation: Operation) -> OperationSlot {
         let (id, channel) = (operation.id.clone(), operation.channel.clone());
-        // Its name is in use again: how it ended before is of no interest.
+        // Its id is in use again: how the one before ended is of no interest.
         if let Some(ended) = self.ended.remove(&id) {
             self.held -= ended.held();
             self.order.retain(|ended| *ended != id);
         }
         self.held += operation.held();
-        let place = self.table.insert(operation) as u32;
+        let slot = OperationSlot(self.table.insert(operation) as u32);
         self.by_channel.insert((channel, id.clone()));
-        self.by_id.insert(id, place);
-        place
+        self.by_id.insert(id, slot);
+        slot
     }
 
-    pub(super) fn remove(&mut self, place: u32) -> Option<Operation> {
-        let operation = self.table.try_remove(place as usize)?;
+    fn remove(&mut self, slot: OperationSlot) -> Option<Operation> {
+        self.at(slot)?;
+        let operation = self.table.try_remove(slot.0 as usize)?;
         self.held -= operation.held();
         self.by_id.remove(&operation.id);
         self.by_channel.remove(&(operation.channel.clone(), operation.id.clone()));
         Some(operation)
     }
 
-    pub(super) fn remember(&mut self, now: Moment, mut told: OperationSummary) {
-        told.data = told.data.filter(|data| data.json().len() <= MOST_DATA);
-        let (id, ended) = (told.id.clone(), EndedOperation { told, at: now });
+    fn remember(&mut self, now: Moment, mut summary: OperationSummary) {
+        summary.data = summary.data.filter(|data| data.json().len() <= MOST_DATA);
+        let (id, ended) = (summary.id.clone(), EndedOperation { summary, at: now });
         self.held += ended.held();
         self.order.push_back(id.clone());
         self.ended.insert(id, ended);

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use libfuzzer_sys::fuzz_target;
-use wshubd::config::{Config, ConfigError, Environment, Place};
+use wshubd::config::{Config, ConfigError, Environment, Location};
 
 thread_local! {
     static FILE: OnceCell<PathBuf> = const { OnceCell::new() };
@@ -31,11 +31,11 @@ fn check(error: &ConfigError, text: &str) {
     assert!(!error.problems.is_empty(), "a refusal says why");
     for problem in &error.problems {
         assert!(!problem.message.is_empty());
-        match &problem.place {
+        match &problem.location {
             // The end of a text that is cut short may be a line behind its last.
-            Place::Line { line, .. } => assert!((1..=text.lines().count() + 1).contains(line), "{problem}"),
-            Place::File(_) => {}
-            Place::Variable(name) => assert!(name.starts_with("WSHUBD_"), "{problem}"),
+            Location::Line { line, .. } => assert!((1..=text.lines().count() + 1).contains(line), "{problem}"),
+            Location::File(_) => {}
+            Location::Variable(name) => assert!(name.starts_with("WSHUBD_"), "{problem}"),
         }
     }
 }

@@ -21,12 +21,14 @@ use libfuzzer_sys::fuzz_target;
 use smol::io::{AsyncRead, AsyncWrite};
 use smol_hyper::rt::FuturesIo;
 use wshubd::config::{Config, Environment};
-use wshubd::edge::driver::config::EdgeConfig;
+use wshubd::edge::config::EdgeConfig;
 use wshubd::edge::http;
-use wshubd::edge::http::conn::{LARGEST_HEAD, MOST_HEADERS};
-use wshubd::edge::http::origin::{Host, Origin, OriginPolicy};
+use wshubd::edge::http::config::HttpConfig;
+use wshubd::edge::http::origin::OriginPolicy;
 use wshubd::edge::http::upgrade;
 use wshubd::edge::net::pending_conns;
+use wshubd::edge::net::pending_conns::{LARGEST_HEAD, MOST_HEADERS};
+use wshubd::protocol::origin::{Host, Origin};
 
 const CONFIGURATION: &str = r#"
 [listen]
@@ -40,10 +42,10 @@ forwarded = "forwarded"
 const HOSTS: [&str; 5] = ["hub.example", "localhost", "box.lan", "box", "box.local"];
 
 thread_local! {
-    static SITE: EdgeConfig = site();
+    static SITE: HttpConfig = site();
 }
 
-fn site() -> EdgeConfig {
+fn site() -> HttpConfig {
     let directory = std::env::temp_dir().join(format!("wshubd-fuzz-{}", std::process::id()));
     fs::create_dir_all(&directory).expect("the directory for temporary files takes one");
     let file = directory.join("wshubd.toml");
@@ -51,7 +53,7 @@ fn site() -> EdgeConfig {
     let environment = Environment::new(1000, [("STATE_DIRECTORY", &directory)]);
     let mut loaded = Config::load(Some(&file), &environment).expect("the configuration is valid");
     loaded.config.auth.query_token = true;
-    let mut site = EdgeConfig::open(&loaded).expect("no file but those of the directory is wanted");
+    let mut site = EdgeConfig::open(&loaded).expect("no file but those of the directory is wanted").http;
     site.gate = OriginPolicy::new(&loaded.config.listen, "box.lan");
     fs::remove_dir_all(&directory).expect("nobody else uses it");
     site
@@ -83,7 +85,7 @@ impl AsyncWrite for Peer<'_> {
     }
 }
 
-/// What the HTTP library makes of what one peer sends.
+/// The HTTP library's reading of the bytes of one peer.
 #[derive(PartialEq, Debug)]
 enum Read {
     Request,
@@ -91,7 +93,7 @@ enum Read {
     Waits,
 }
 
-fn read(head: &[u8], site: &EdgeConfig) -> Read {
+fn read(head: &[u8], site: &HttpConfig) -> Read {
     let has_asked = RefCell::new(false);
     let service = service_fn(|request: Request<Incoming>| {
         *has_asked.borrow_mut() = true;
@@ -111,7 +113,7 @@ fn read(head: &[u8], site: &EdgeConfig) -> Read {
     }
 }
 
-fn check(site: &EdgeConfig, request: &Request<Incoming>) {
+fn check(site: &HttpConfig, request: &Request<Incoming>) {
     let headers = request.headers();
     if site.gate.admit(request.uri().path(), headers).is_ok() {
         check_admitted(request.uri().path(), headers);
@@ -165,9 +167,9 @@ fn check_admitted(path: &str, headers: &HeaderMap) {
     assert!(of_page == host || is_same_address, "{origin:?} is admitted at {host:?}");
 }
 
-/// Where requests come from: a peer that is not trusted is not heard, and one that is can
+/// The origin of requests: the header of an untrusted peer is ignored, and a trusted one can
 /// name no address that does not stand in its header.
-fn check_source(site: &EdgeConfig, headers: &HeaderMap) {
+fn check_source(site: &HttpConfig, headers: &HeaderMap) {
     let [own, stranger, trusted] =
         ["127.0.0.1", "192.0.2.1", "192.0.2.9"].map(|text| text.parse().expect("an address"));
     let source = site.proxies.source(stranger, own, headers);

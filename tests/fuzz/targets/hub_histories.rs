@@ -1,5 +1,5 @@
-//! Histories of a hub: the input is a list of steps, one byte for what happens and some for to
-//! whom. The hub of tests/scenario is driven, with its store and links; its own checks hold
+//! Histories of a hub: the input is a list of steps, one byte for the event and some for its
+//! peer. The hub of tests/scenario is driven, with its store and links; its own checks hold
 //! as well: a position is given out once, a latch is made and dropped once.
 
 #![no_main]
@@ -12,14 +12,14 @@ mod hub_witness;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bench::{Bench, Seat, rights};
+use bench::{Bench, Seat, for_hub, rights};
 use hub_witness::{ASKED, Witness};
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
 use wshubd::hub::settings::{Keep, Policy, WriteThrough};
 use wshubd::hub::{Effects, Hub, Input, Pattern, Rejection, Requester, SendQueueState, Settings, StoreEvent};
 use wshubd::protocol;
-use wshubd::protocol::{InboxMode, Request};
+use wshubd::protocol::{HubRequest, InboxMode};
 
 /// As tests/scenario/work_per_input.rs has it: the most orders that follow from one request of a
 /// client, with 128 channels and the lists of one answer.
@@ -88,7 +88,7 @@ struct History {
     /// Operations that run, and whether they were interrupted.
     running: BTreeMap<String, bool>,
     requests: u64,
-    /// What is said and heard is printed: `FUZZ_TELL=1`, for one input.
+    /// Requests and frames are printed: `FUZZ_TELL=1`, for one input.
     is_told: bool,
 }
 
@@ -111,7 +111,7 @@ impl History {
         self.pick(steps, |_| true)
     }
 
-    /// Lets somebody say something, which is answered.
+    /// Sends a request of a peer, which is answered.
     fn say(&mut self, who: Option<Seat>, request: Value) {
         self.ask(who, ASKED, request);
     }
@@ -428,7 +428,7 @@ impl History {
         self.count();
     }
 
-    /// What the hub counts is what is there.
+    /// The hub's counts are those of its contents.
     fn count(&mut self) {
         let stats = self.bench.stats();
         let workers = self.seats.values().filter(|witness| witness.is_worker).count();
@@ -466,11 +466,12 @@ impl History {
             .collect();
         let request = json!({"action": "subscribe", "channels": all}).to_string();
         let said = protocol::parse(&request).expect("a request");
-        assert!(matches!(said.request, Request::Subscribe(_)));
+        let request = for_hub(said);
+        assert!(matches!(request.request, HubRequest::Subscribe(_)));
         let mut out = Effects::default();
         self.bench.hub.handle(
             self.bench.now,
-            Input::Request { from: Requester::Connection(seat), request: said },
+            Input::Request { from: Requester::Connection(seat), request },
             &mut out,
         );
         assert!(out.list.len() <= MOST_ORDERS, "{} orders", out.list.len());

@@ -1,4 +1,4 @@
-//! What one connection hears of a hub, judged from its frames alone, as a client would.
+//! The frames of one connection, judged from them alone, as a client would.
 
 use std::collections::BTreeMap;
 
@@ -11,9 +11,9 @@ pub(crate) const ASKED: &str = "asked-";
 struct Subscription {
     /// Where the channel was when it began.
     start: u64,
-    /// The last position that was heard, or told as lost.
+    /// The last position received, or in a gap.
     last: u64,
-    /// Nothing was heard yet: a gap now may be about what lies before all that follows.
+    /// Nothing was received yet: a gap now may cover what lies before all that follows.
     is_fresh: bool,
 }
 
@@ -22,13 +22,13 @@ struct Subscription {
 pub(crate) struct Witness {
     pub(crate) is_worker: bool,
     subscriptions: BTreeMap<String, Subscription>,
-    /// The last position that was heard of the inbox.
+    /// The last position received of the inbox.
     inbox: u64,
     /// The actions of requests that have no final answer, by id.
     asked: BTreeMap<String, String>,
     /// It has shut the direction in which it speaks.
     pub(crate) has_ended: bool,
-    /// The hub has said goodbye: nothing follows.
+    /// The hub has sent `bye`: nothing follows.
     pub(crate) is_closed: bool,
 }
 
@@ -37,12 +37,12 @@ impl Witness {
         Self { is_worker, ..Self::default() }
     }
 
-    /// How many channels it hears.
+    /// The number of its subscriptions.
     pub(crate) fn subscriptions(&self) -> usize {
         self.subscriptions.len()
     }
 
-    /// It says no more, and hears no channel.
+    /// It is half-closed, and has no subscription.
     pub(crate) fn ends(&mut self) {
         self.has_ended = true;
         self.subscriptions.clear();
@@ -60,7 +60,7 @@ impl Witness {
         self.asked.keys().filter(|id| id.starts_with(ASKED)).collect()
     }
 
-    /// Hears one frame. After a disk that could not be read, an inbox is told again from
+    /// Takes one frame. After a disk that could not be read, an inbox is replayed again from
     /// there on.
     pub(crate) fn hear(&mut self, frame: &Value, was_unread: bool) {
         assert!(!self.is_closed, "{frame} after the end");

@@ -1,10 +1,10 @@
-//! Requests in JSON: what was parsed, held against the text by another reader of JSON.
+//! Requests in JSON: the parsed values, compared with the text by another reader of JSON.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 use serde_json::value::RawValue;
-use wshubd::protocol::{Frame, MalformedRequest, Request, RequestEnvelope, RequestId, worker};
+use wshubd::protocol::{Frame, HubRequest, MalformedRequest, Request, RequestEnvelope, RequestId, worker};
 
 /// More than any error needs: a message with a name of 128 bytes in it, and a channel.
 const LONGEST_ERROR: usize = 2048;
@@ -18,7 +18,7 @@ fn fields(text: &str) -> Option<Fields<'_>> {
     Some(fields)
 }
 
-/// Checks what a client's or worker's request was parsed to.
+/// Checks the parsed request of a client or worker.
 pub(crate) fn check(text: &str, parsed: &Result<RequestEnvelope, MalformedRequest>) {
     match parsed {
         Ok(said) => check_request(text, said),
@@ -35,8 +35,8 @@ fn check_request(text: &str, RequestEnvelope { id, request }: &RequestEnvelope) 
         _ => assert_eq!(request.action(), "send"),
     }
     let payload = match request {
-        Request::Publish(publication) => Some(&publication.data),
-        Request::Whisper { data, .. } => Some(data),
+        Request::Hub(HubRequest::Publish(publication)) => Some(&publication.data),
+        Request::Hub(HubRequest::Whisper { data, .. }) => Some(data),
         _ => None,
     };
     if let Some(payload) = payload {

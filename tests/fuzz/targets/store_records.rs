@@ -11,9 +11,9 @@ use std::path::PathBuf;
 use libfuzzer_sys::fuzz_target;
 use pieces::Cuts;
 use wshubd::edge::store::server::error::StoreResult;
-use wshubd::edge::store::server::generation::{Next, RecordSink, Told};
+use wshubd::edge::store::server::generation::{ReadDemand, RecordSink, StoredMessage};
 use wshubd::edge::store::server::record;
-use wshubd::edge::store::server::record::{Assembly, Found};
+use wshubd::edge::store::server::record::{AssembledMessage, Assembly};
 use wshubd::edge::store::server::wal::Wal;
 
 /// As in the name of the file.
@@ -36,7 +36,7 @@ fn directory() -> PathBuf {
     directory
 }
 
-/// Any bytes as values, and as what a value holds.
+/// Any bytes as values, and as the contents of a value.
 fn check_values(bytes: &[u8]) {
     let (place, value) = bytes.split_at(bytes.len().min(24));
     let _ = record::unseal(place, value);
@@ -51,7 +51,7 @@ fn check_parts(cuts: &mut Cuts, text: &[u8]) {
     let long = text.repeat(1 + cuts.below(40));
     let written = |seq: u64, text: &[u8]| -> Vec<(Vec<u8>, Vec<u8>)> {
         let sealed = record::cut(text).map(|(part, content)| {
-            let place = record::message_place("clogs", seq, part);
+            let place = record::message_key("clogs", seq, part);
             let value = record::seal(&place, &content);
             (place, value)
         });
@@ -64,7 +64,7 @@ fn check_parts(cuts: &mut Cuts, text: &[u8]) {
     let mut is_changed = [false; 2];
     for _ in 0..cuts.below(4) {
         let at = cuts.below(parts.len());
-        let of_the_first = parts[at].0 < record::message_place("clogs", 2, 0);
+        let of_the_first = parts[at].0 < record::message_key("clogs", 2, 0);
         is_changed[usize::from(!of_the_first)] = true;
         match cuts.below(3) {
             0 => parts[at].1 = text[..text.len().min(40)].to_vec(),
@@ -79,12 +79,12 @@ fn check_parts(cuts: &mut Cuts, text: &[u8]) {
         }
     }
     let mut assembly = Assembly::default();
-    let mut found: Vec<Found> =
+    let mut found: Vec<AssembledMessage> =
         parts.iter().filter_map(|(place, value)| assembly.push(place, value)).collect();
     found.extend(assembly.finish());
     let mut is_whole = [false; 2];
     for found in found {
-        if let Found::Whole { seq, text: read } = found {
+        if let AssembledMessage::Whole { seq, text: read } = found {
             assert_eq!(read, if seq == 1 { &*long } else { text }, "a message is whole, or damaged");
             is_whole[seq as usize - 1] = true;
         }
@@ -94,7 +94,7 @@ fn check_parts(cuts: &mut Cuts, text: &[u8]) {
     }
 }
 
-/// What was told of a log.
+/// The recovered entries of a log.
 #[derive(Default)]
 struct Heard {
     messages: Vec<(String, u64, String, String)>,
@@ -103,9 +103,9 @@ struct Heard {
 }
 
 impl RecordSink for Heard {
-    fn message(&mut self, Told { log, seq, head, body }: Told<'_>) -> StoreResult<Next> {
+    fn message(&mut self, StoredMessage { log, seq, head, body }: StoredMessage<'_>) -> StoreResult<ReadDemand> {
         self.messages.push((log.to_owned(), seq, head.to_owned(), body.to_owned()));
-        Ok(Next::More)
+        Ok(ReadDemand::More)
     }
 
     fn mark(&mut self, _: &str, _: &str) -> StoreResult {

@@ -9,7 +9,7 @@ mod requests;
 use libfuzzer_sys::fuzz_target;
 use pieces::Cuts;
 use wshubd::edge::net::line_decoder;
-use wshubd::edge::net::line_decoder::{Line, Next};
+use wshubd::edge::net::line_decoder::{DecodeFlow, WorkerLine};
 use wshubd::protocol::worker;
 
 /// Short, so that lines over it are common.
@@ -22,15 +22,15 @@ enum Told {
     Half,
 }
 
-fn told(line: Line<'_>) -> Told {
+fn told(line: WorkerLine<'_>) -> Told {
     match line {
-        Line::Whole(bytes) => Told::Whole(bytes.to_vec()),
-        Line::TooLong => Told::TooLong,
-        Line::Half => Told::Half,
+        WorkerLine::Whole(bytes) => Told::Whole(bytes.to_vec()),
+        WorkerLine::TooLong => Told::TooLong,
+        WorkerLine::Half => Told::Half,
     }
 }
 
-/// What the decoder tells of a stream that comes in pieces. Now and then the rest of what
+/// The lines that the decoder returns for a stream in pieces. Now and then the rest of what
 /// came is to wait, and is asked for with the next piece or before it.
 fn decoded(pieces: &[&[u8]], mut waits: impl FnMut() -> bool) -> Vec<Told> {
     let (mut all, mut held, mut is_waiting) = (Vec::new(), None, false);
@@ -43,7 +43,7 @@ fn decoded(pieces: &[&[u8]], mut waits: impl FnMut() -> bool) -> Vec<Told> {
         line_decoder::split(&mut held, piece, LONGEST, |line| {
             all.push(told(line));
             is_waiting = waits();
-            if is_waiting { Next::Wait } else { Next::More }
+            if is_waiting { DecodeFlow::Pause } else { DecodeFlow::Continue }
         });
     }
     line_decoder::end(held, |line| all.push(told(line)));

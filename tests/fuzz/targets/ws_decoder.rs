@@ -7,7 +7,7 @@ mod pieces;
 
 use libfuzzer_sys::fuzz_target;
 use pieces::Cuts;
-use wshubd::edge::net::line_decoder::Next;
+use wshubd::edge::net::line_decoder::DecodeFlow;
 use wshubd::edge::net::ws_decoder::{Decoded, Decoder, PartialMessage};
 use wshubd::protocol::Close;
 
@@ -28,7 +28,7 @@ enum Told {
     Broken(Close),
 }
 
-/// One connection: what it holds, and what was decoded of it.
+/// One connection: its partial input, and the decoded messages.
 #[derive(Default)]
 struct Connection {
     held: Option<Box<PartialMessage>>,
@@ -62,14 +62,14 @@ impl Connection {
             }
             *is_over = matches!(told.last(), Some(Told::Closed | Told::Broken(_)));
             *is_waiting = !*is_over && waits();
-            if *is_waiting { Next::Wait } else { Next::More }
+            if *is_waiting { DecodeFlow::Pause } else { DecodeFlow::Continue }
         });
         assert!(!self.is_over || self.held.is_none(), "what has ended keeps nothing");
         let most = 4 * (LONGEST + 14 + (LONGEST / 4 + (4 << 10))) + 1024;
         assert!(self.held.as_ref().is_none_or(|held| held.bytes() <= most), "what is held is bounded");
     }
 
-    /// Lets it go on with what was left for later, in parts.
+    /// Decodes the input that was left for later, in parts.
     fn go_on(&mut self, decoder: &mut Decoder, mut waits: impl FnMut() -> bool) {
         while self.is_waiting {
             self.decode(decoder, &[], &mut waits);
@@ -97,7 +97,7 @@ fn by_bytes(bytes: &[u8]) -> Connection {
     connection
 }
 
-/// Whether the same was told as byte by byte. Of very many pings in a row, which depends on the
+/// Whether the result is the same as byte by byte. Of very many pings in a row, which depends on the
 /// pieces, only some are answered.
 fn check(cut: &Connection, by_bytes: &Connection) {
     assert_eq!(cut.told, by_bytes.told);
@@ -121,7 +121,7 @@ fuzz_target!(|input: &[u8]| {
         connection.decode(&mut decoder, piece, || false);
     }
     check(&connection, &expected);
-    // The same decoder, for whoever comes next; now and then with the rest to wait.
+    // The same decoder, for the next connection; now and then with the rest to wait.
     let mut connection = Connection::default();
     for piece in &pieces {
         connection.decode(&mut decoder, piece, || cuts.below(3) == 0);

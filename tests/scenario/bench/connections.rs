@@ -1,7 +1,6 @@
-//! Links, and sockets that take little.
+//! Connections, and sockets that take little.
 //!
-//! Knows what a link has carried and what its socket has taken. Does not know
-//! what is in the frames.
+//! Records the frames that a connection has carried and its socket has taken.
 
 use std::collections::VecDeque;
 
@@ -26,7 +25,7 @@ pub(super) struct Link {
     /// A link that carries frames only when it is told to, with those that it
     /// has not carried.
     pub(super) slow: Option<VecDeque<(Value, Option<Mark>)>>,
-    /// How the hub was told that a slow link is doing.
+    /// The state of a slow connection as the hub was notified of it.
     pub(super) state: SendQueueState,
     /// The epoch of its user's inbox, as it was greeted.
     pub(super) inbox: Option<String>,
@@ -37,9 +36,9 @@ pub(super) struct Link {
 pub(crate) enum Seen {
     /// The hub has queued it.
     Queued(Value),
-    /// The socket has taken it, and the hub was told.
+    /// The socket has taken it, and the hub was notified.
     Taken(LogKey, u64),
-    /// The peer has heard it.
+    /// The peer has received it.
     Heard(Value),
 }
 
@@ -75,7 +74,7 @@ impl Bench {
         self.drain(seat, usize::MAX);
     }
 
-    /// Makes a link carry nothing until it is told to.
+    /// Makes a connection carry nothing until it is released.
     pub(crate) fn slow(&mut self, seat: Seat) {
         self.links.get_mut(&seat).unwrap().slow.get_or_insert_default();
     }

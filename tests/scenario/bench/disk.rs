@@ -1,6 +1,4 @@
-//! The disk behind the store, which stories let be late, full or broken.
-//!
-//! Knows what was written and what is to be. Does not know what it says.
+//! The disk behind the store, which tests can make late, full or broken.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -14,21 +12,21 @@ type Place = (LogKey, u64);
 
 #[derive(Default)]
 pub(crate) struct Disk {
-    /// Whether it writes only when it is told to.
+    /// Whether it writes only on demand.
     pub(crate) slow: bool,
     /// Whether what is on it cannot be read.
     pub(crate) unreadable: bool,
     pub(super) failed: bool,
-    /// What somebody waits for.
+    /// Writes that a publisher waits for.
     due: VecDeque<Place>,
     /// What is written some time.
     later: BTreeSet<Place>,
     written: BTreeSet<Place>,
     /// All that was ever written, by its id.
     ever: BTreeSet<String>,
-    /// Whether it could not be read when somebody wanted to.
+    /// Whether a read has failed.
     pub(crate) was_unread: bool,
-    /// What the hub said of each message that it ordered to be kept.
+    /// The hub's order for each message to be kept.
     pub(crate) keepings: BTreeMap<Place, EntryMeta>,
 }
 
@@ -78,7 +76,7 @@ impl Disk {
         }
     }
 
-    /// What somebody waits for is written though it is forgotten.
+    /// A write that a publisher waits for is done though the message is dropped.
     pub(super) fn forget(&mut self, log: &LogKey, from: u64, to: u64) {
         let stays = |place: &Place| place.0 != *log || place.1 < from || place.1 > to;
         self.later.retain(stays);
@@ -94,14 +92,14 @@ impl Bench {
         self.disk.due.push_back(place);
     }
 
-    /// Writes what somebody waits for, as a quick disk does by itself.
+    /// Does the writes that publishers wait for, as a quick disk does by itself.
     pub(super) fn disk_goes_on(&mut self) {
         if !self.disk.slow && !self.disk.failed && !self.disk.due.is_empty() {
             self.disk_writes();
         }
     }
 
-    /// Writes what somebody waits for.
+    /// Does the writes that publishers wait for.
     pub(crate) fn disk_writes(&mut self) {
         if !self.disk.failed {
             let due = std::mem::take(&mut self.disk.due);
@@ -134,7 +132,7 @@ impl Bench {
         self.disk.ever.contains(id)
     }
 
-    /// Neighbours are told in one.
+    /// Adjacent ones are reported in one.
     fn put_on_disk(&mut self, places: impl IntoIterator<Item = Place>) {
         let mut runs: Vec<(LogKey, u64, u64)> = Vec::new();
         for (log, seq) in places {
@@ -155,7 +153,7 @@ impl Bench {
         }
     }
 
-    /// Does not take what somebody waits for; it is tried again some time.
+    /// Refuses the writes that publishers wait for; they are tried again some time.
     pub(crate) fn disk_refuses(&mut self) {
         for (log, seq) in std::mem::take(&mut self.disk.due) {
             if self.store.get(&log).is_some_and(|kept| kept.contains_key(&seq)) {
@@ -186,7 +184,7 @@ impl Bench {
         self.disk.later.extend(due.into_iter().filter(is_kept));
     }
 
-    /// The first that another process hears of a disk that has failed.
+    /// The first report of a failed disk to another process.
     pub(super) fn disk_tells(&mut self) {
         if self.disk.failed {
             self.handle(Input::Store(StoreEvent::Failed));

@@ -1,17 +1,17 @@
-//! One hub on a bench: a virtual clock, a store in memory, and peers that say
-//! and hear JSON.
+//! One hub on a test bench: a virtual clock, a store in memory, and peers that send
+//! and receive JSON.
 //!
-//! Knows who comes, what they say and what they heard. Does not know what should
-//! follow from what; that is in the stories.
+//! Connects the peers, and records what they send and receive. The expectations are
+//! those of the tests.
 
-mod brief;
 mod connections;
 mod disk;
-mod hands;
+mod effects;
+mod frame_summary;
 mod restarts;
 
-pub(crate) use brief::brief;
 pub(crate) use connections::Seen;
+pub(crate) use frame_summary::brief;
 pub(crate) use restarts::Written;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -25,13 +25,13 @@ use wshubd::hub::{
 };
 use wshubd::protocol;
 use wshubd::protocol::{
-    Close, Code, ConnectionId, InboxMode, Message, Moment, OperationId, Reason, Refusal, Request, RequestId,
-    RevocationTarget, UnixTime, UserId, worker,
+    Close, Code, ConnectionId, EdgeRequest, HubRequest, InboxMode, Message, Moment, OperationId, Reason,
+    Refusal, Request, RequestEnvelope, RequestId, RevocationTarget, UnixTime, UserId, worker,
 };
 
 use connections::Link;
 
-/// A client or worker of a story.
+/// A client or worker of a test.
 pub(crate) type Seat = ConnectionId;
 
 pub(crate) struct Bench {
@@ -53,13 +53,13 @@ pub(crate) struct Bench {
     latches: BTreeMap<OperationId, ConnectionId>,
     /// Revocations that wait for the disk.
     pub(crate) revocations: VecDeque<(Requester, Option<RequestId>, RevocationTarget)>,
-    /// Those that were made for a story.
+    /// Those that were made for a test.
     tokens: BTreeMap<String, Identity>,
     /// Everything that was delivered or kept, by channel and position.
     pub(crate) seen: BTreeMap<(LogKey, u64), Rc<Message>>,
     /// The effects of the last input.
     pub(crate) last: Effects,
-    /// What was seen at all links, in order, where somebody wants to know.
+    /// The events of all connections, in order, where a test records them.
     pub(crate) journal: Option<Vec<(Seat, Seen)>>,
 }
 
@@ -121,7 +121,7 @@ impl Bench {
         seat
     }
 
-    /// The same, with all that it hears at first still to be heard.
+    /// The same, with its first frames still to be read.
     pub(crate) fn newcomer(&mut self, user: &str, rights: impl Into<Option<Rc<Rights>>>) -> Seat {
         let rights = rights.into();
         let claim = Credentials::Verified(Identity { rights, ..Identity::new(user_id(user)) });
@@ -152,14 +152,14 @@ impl Bench {
         self.handle(Input::Closed { conn: seat });
     }
 
-    /// A client whose token says what only few say.
+    /// A client whose token has rare claims.
     pub(crate) fn client_on(&mut self, user: &str, terms: Terms) -> Seat {
         let seat = self.newcomer_on(user, terms);
         self.hush(seat);
         seat
     }
 
-    /// The same, with all that it hears at first still to be heard.
+    /// The same, with its first frames still to be read.
     pub(crate) fn newcomer_on(&mut self, user: &str, terms: Terms) -> Seat {
         let identity = Identity { terms: Some(Rc::new(terms)), ..Identity::new(user_id(user)) };
         let claim = Credentials::Verified(identity);
@@ -180,18 +180,18 @@ impl Bench {
         self.frames(seat)
     }
 
-    /// Says something; what is heard is left for later.
+    /// Sends a request; the frames are left for later.
     pub(crate) fn tell(&mut self, seat: Seat, request: &Value) {
         let text = request.to_string();
         let is_worker = self.links.get(&seat).is_some_and(|link| link.is_worker);
         let parsed = if is_worker { worker::parse(text.as_bytes()) } else { protocol::parse(&text) };
         let from = Requester::Connection(seat);
         match parsed {
-            Ok(protocol::RequestEnvelope { id, request: Request::Auth { token, inbox } }) => {
+            Ok(RequestEnvelope { id, request: Request::Edge(EdgeRequest::Auth { token, inbox }) }) => {
                 let claim = self.verify(token.reveal());
                 self.handle(Input::TokenChecked { conn: seat, id, inbox, claim });
             }
-            Ok(said) => self.handle(Input::Request { from, request: said }),
+            Ok(request) => self.handle(Input::Request { from, request: for_hub(request) }),
             Err(misspoken) => self.handle(Input::Malformed { from, request: misspoken }),
         }
     }
@@ -269,10 +269,10 @@ impl Bench {
         self.say(seat, json!({"action": "send", "channel": channel, "event": "say", "data": data.into()}))
     }
 
-    pub(crate) fn ask_http(&mut self, number: u64, say: Request) -> Vec<String> {
+    pub(crate) fn ask_http(&mut self, number: u64, say: HubRequest) -> Vec<String> {
         self.handle(Input::Request {
             from: Requester::Http(number),
-            request: protocol::RequestEnvelope { id: None, request: say },
+            request: RequestEnvelope { id: None, request: say },
         });
         self.answers(number)
     }
@@ -280,7 +280,7 @@ impl Bench {
     /// What `POST /broadcast` is answered.
     pub(crate) fn post(&mut self, number: u64, body: &Value) -> Vec<String> {
         match protocol::http::broadcast(body.to_string().as_bytes()) {
-            Ok(publication) => self.ask_http(number, Request::Publish(publication)),
+            Ok(publication) => self.ask_http(number, HubRequest::Publish(publication)),
             Err(refusal) => vec![format!("error {}", refusal.code.word())],
         }
     }
@@ -298,14 +298,14 @@ impl Bench {
         let from = Requester::Http(number);
         self.handle(Input::Request {
             from,
-            request: protocol::RequestEnvelope { id: None, request: Request::Stats },
+            request: RequestEnvelope { id: None, request: HubRequest::Stats },
         });
         // The disk may have answered others meanwhile.
         let at = self.http.iter().rposition(|(to, _)| *to == number).unwrap();
         self.http.remove(at).1
     }
 
-    /// What a peer heard since it was last asked, whole.
+    /// The frames of a peer since the last call, whole.
     pub(crate) fn frames(&mut self, seat: Seat) -> Vec<Value> {
         self.links.get_mut(&seat).map(|link| std::mem::take(&mut link.heard)).unwrap_or_default()
     }
@@ -315,7 +315,7 @@ impl Bench {
         self.frames(seat).iter().map(brief).collect()
     }
 
-    /// Lets what was heard so far be of no interest.
+    /// Discards the frames received so far.
     pub(crate) fn hush(&mut self, seat: Seat) {
         self.frames(seat);
     }
@@ -402,6 +402,14 @@ impl Bench {
         self.note_reaches();
         self.disk_tells();
         self.handle(Input::Timeout);
+    }
+}
+
+/// A request that the hub answers; there is no edge here.
+pub(crate) fn for_hub(RequestEnvelope { id, request }: RequestEnvelope) -> RequestEnvelope<HubRequest> {
+    match request {
+        Request::Hub(request) => RequestEnvelope { id, request },
+        Request::Edge(request) => panic!("{request:?} is answered by the edge"),
     }
 }
 

@@ -1,7 +1,6 @@
-//! Hubs that end and begin, on what is on the disk.
+//! Stops, kills and starts of a hub, on the contents of the disk.
 //!
-//! Knows what a daemon that was killed has written, and what it leaves that
-//! stops as it should. Does not know what a hub makes of it.
+//! Holds what a killed daemon has written, and what a clean stop leaves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -102,8 +101,8 @@ impl Bench {
 
     /// A process that begins, or takes over, notes what there is.
     pub(super) fn note_reaches(&mut self) {
-        let reaches = self.hub.reaches().into_iter();
-        self.past.noted = reaches.map(|(log, epoch, seq)| (log, (epoch, seq))).collect();
+        let positions = self.hub.lasting_positions().into_iter();
+        self.past.noted = positions.map(|(log, last)| (log, (last.epoch, last.seq))).collect();
     }
 
     /// Nobody hears a position that a hub after this one could give out again,
@@ -146,7 +145,7 @@ impl Bench {
         self.paused.clear();
         self.disk_writes_what(|when| when != When::Never);
         self.forget_tail();
-        self.hub.remains()
+        self.hub.checkpoint()
     }
 
     /// The disk is in order when the next daemon starts.

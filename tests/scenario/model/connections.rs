@@ -1,7 +1,4 @@
-//! Who comes and goes, and what time does.
-//!
-//! Knows what follows from it for the reference. Does not know what is said
-//! meanwhile.
+//! Connects, disconnects and the passing of time, in the hub and the reference.
 
 use wshubd::protocol::InboxMode;
 

@@ -1,7 +1,7 @@
-//! A small reference beside the hub, and random histories for both.
+//! A small reference model beside the hub, and random histories for both.
 //!
-//! Knows what each peer was told, frame by frame, and asks the reference whether
-//! it should have been. What is found is shrunk to a story, told line by line.
+//! Records each frame of each peer, and compares it with the reference. A failure is
+//! shrunk to a short history, printed line by line.
 //! `PROPTEST_CASES` tries more of them; `MODEL_SECONDS=3600` tries for an hour.
 
 mod connections;
@@ -32,14 +32,14 @@ use step::{CHANNELS, DEVICES, PEERS, Step, USERS};
 struct Peer {
     seat: Option<Seat>,
     mode: InboxMode,
-    /// Where it is on each channel: the epoch and the last position it heard.
+    /// Its position on each channel: the epoch and the last one received.
     positions: BTreeMap<usize, (Value, u64)>,
-    /// The gaps of the history that it was told of: from one position to another.
+    /// The gaps of the history: from one position to another.
     gaps: Vec<(u64, u64)>,
     /// The positions that it asked for, of subscriptions that it has not heard
     /// the answer to; the last one is the newest.
     asked: Vec<(usize, Option<Since>)>,
-    /// The last position of the inbox that it heard.
+    /// The last position of the inbox received.
     inbox: u64,
     /// Its interrupts that have no final answer yet, by request id.
     interrupts: BTreeSet<u64>,
@@ -51,13 +51,13 @@ struct Model {
     bench: Bench,
     peers: Vec<Peer>,
     logs: BTreeMap<String, Log>,
-    /// Hears what the hub tells of undelivered messages.
+    /// Subscribed to the notices of undelivered messages.
     listener: Seat,
-    /// What it has to hear, in any order.
+    /// What it has to receive, in any order.
     notices: Vec<String>,
-    /// What it has to hear when the store has said what it was.
+    /// What it has to receive when the store has answered what it was.
     asked: Vec<String>,
-    /// What it may hear.
+    /// What it may receive.
     maybe: Vec<String>,
     /// When users who lost their last connection are taken for gone.
     departures: BTreeMap<&'static str, Moment>,

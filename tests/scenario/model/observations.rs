@@ -1,7 +1,6 @@
-//! What was seen at the links, held against the reference.
+//! Observed frames, compared with the reference.
 //!
-//! Knows what each frame says about who hears what, and what a client makes of
-//! it. Does not know why it came.
+//! Holds the meaning of each frame for its recipient, and what a client does with it.
 
 use serde_json::{Value, json};
 use wshubd::hub::LogKey;
@@ -43,7 +42,7 @@ impl Model {
         self.observed.listen(&mut self.bench)
     }
 
-    /// A position that somebody has heard stands for one message for ever, and
+    /// A position once received stands for one message for ever, and
     /// nobody is told that a log has not come so far.
     fn remember(&mut self, who: usize, frame: &Value) -> Check {
         let channel = frame["channel"].as_str().unwrap_or_default();
@@ -163,7 +162,7 @@ impl Model {
         self.peers[who].mode == InboxMode::Auto && !acknowledges
     }
 
-    /// What a client makes of what it hears: a position to come back with.
+    /// What a client keeps of a frame: a position to reconnect with.
     fn heard(&mut self, who: usize, frame: &Value) -> Check {
         let channel = frame["channel"].as_str().unwrap_or_default();
         let (seq, epoch) = (frame["seq"].as_u64(), frame["epoch"].clone());
@@ -234,13 +233,13 @@ impl Peer {
     }
 }
 
-/// Whether a message is what was said at its position.
+/// Whether a message is the one sent at its position.
 fn is_the_same(id: &str, frame: &Value) -> Check {
     let is = said_in(frame);
     if is == id { Ok(()) } else { Err(format!("heard {is} where {id} was said")) }
 }
 
-/// What tells a message from another: its id; of a receipt, what it says.
+/// The key of a message: its id; of a receipt, its contents.
 fn said_in(frame: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let data = &frame["data"];

@@ -9,7 +9,7 @@ use super::reference::Check;
 use super::step::Step;
 use crate::bench::{Bench, Seat, brief};
 
-/// One who hears of every operation, and is always in good health.
+/// A subscriber of every operation, which is never slow.
 pub(super) struct Observed {
     pub(super) observer: Seat,
     /// Those that run, and whether they were interrupted.

@@ -1,6 +1,4 @@
-//! What peers say, to the hub and to the reference.
-//!
-//! Knows which line each request makes. Does not know who hears it.
+//! Publications, to the hub and to the reference.
 
 use std::time::Duration;
 
@@ -32,7 +30,7 @@ impl Model {
             seq: 0,
             id,
             by: Some(seat),
-            // A worker never hears itself.
+            // A worker never receives its own message.
             is_quiet: request["echo"] == false || who >= DEVICES,
             expires: self.now() + Duration::from_secs(ttl.unwrap_or(most).min(most)),
             is_heard: false,
@@ -83,7 +81,7 @@ impl Model {
         }
     }
 
-    /// The same again: a duplicate, and nobody hears it.
+    /// The same again: a duplicate, which is not delivered.
     pub(super) fn repeat(&mut self, who: usize) -> Check {
         let (Some(seat), Some(request)) = (self.peers[who].seat, self.peers[who].said.clone()) else {
             return Ok(());
@@ -107,7 +105,7 @@ impl Model {
     pub(super) fn ack(&mut self, who: usize, back: u64, read: bool) {
         let seq = self.peers[who].inbox.saturating_sub(back);
         let (Some(seat), Some(user)) = (self.peers[who].seat, Self::user(who)) else { return };
-        // How far an ack counts while something cannot be read is told elsewhere.
+        // How far an ack counts while something cannot be read is tested elsewhere.
         if seq == 0 || self.log(&inbox_of(user)).was_unread {
             return;
         }

@@ -1,4 +1,4 @@
-//! Random histories, tried out, shrunk and told.
+//! Random histories: tried, shrunk and printed.
 
 use std::cell::Cell;
 use std::fmt::Write;
@@ -95,7 +95,7 @@ impl Model {
             return Ok(());
         }
         if log.was_unread {
-            // More may come again; what nobody ever heard has to be there.
+            // More may come again; what nobody ever received has to be there.
             let is_owed = |line: &&Line| line.gone.is_none() && !line.is_had && !found.contains(&line.seq);
             let lost = log.lines.iter().find(|line| log.keeps == Keeps::Unacknowledged && is_owed(line));
             return lost.map_or(Ok(()), |line| Err(format!("{name} {} was never heard", line.seq)));
@@ -135,7 +135,7 @@ impl Model {
 }
 
 thread_local! {
-    /// While histories are tried out, what goes wrong is for the story alone.
+    /// While histories are tried, a failure is reported by its history alone.
     static IS_QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -164,7 +164,7 @@ enum Chance {
     New,
 }
 
-/// Tries out so many histories, and tells the shortest that goes wrong.
+/// Tries so many histories, and prints the shortest that fails.
 fn try_out(cases: u32, chance: Chance) {
     let config = ProptestConfig {
         cases,
@@ -229,7 +229,7 @@ fn asked(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn whatever_happens_everybody_hears_what_the_reference_says() {
+fn every_history_matches_the_reference_model() {
     let seconds = asked("MODEL_SECONDS");
     let cases = asked("PROPTEST_CASES").map(|cases| u32::try_from(cases).unwrap());
     if seconds.is_none() && cases.is_none() {
@@ -246,9 +246,9 @@ fn whatever_happens_everybody_hears_what_the_reference_says() {
     }
 }
 
-/// Few random histories kill a hub between what is heard and the disk.
+/// Few random histories kill a hub between the delivery and the write.
 #[test]
-fn position_heard_before_a_kill_stands_for_that_message_alone() {
+fn a_position_received_before_a_kill_is_never_reused() {
     let publish = || Step::Publish { by: 6, channel: 0, ttl: None, quiet: false, durable: false };
     let arrive = || [Step::Come(0, InboxMode::Auto), Step::Subscribe(0, 0)];
     let mut steps = vec![Step::Come(6, InboxMode::Auto)];

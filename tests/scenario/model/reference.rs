@@ -1,7 +1,7 @@
-//! What must be heard, in plain lists.
+//! The reference: what must be received, in plain lists.
 //!
-//! Knows what was said, who has it and what was lost. Does not know pages,
-//! queues or readers; a list is looked through from its beginning each time.
+//! Holds what was sent, received and lost. It has no pages, queues or readers; a list
+//! is searched from its beginning each time.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ pub(super) type Check = Result<(), String>;
 /// What a log keeps.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) enum Keeps {
-    /// What nobody but its publisher heard.
+    /// Received by nobody but its publisher.
     Unheard,
     /// The last so many.
     Last(usize),
@@ -26,7 +26,7 @@ pub(super) enum Keeps {
     Unacknowledged,
 }
 
-/// A position with which somebody comes back.
+/// A position with which a client reconnects.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Since {
     /// Of the numbers that there are.
@@ -50,7 +50,7 @@ impl Keeps {
     }
 }
 
-/// What a receipt was last told.
+/// The last receipt sent.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Told {
     Nothing,
@@ -62,43 +62,43 @@ pub(super) enum Told {
 #[derive(Clone, Debug)]
 pub(super) struct Line {
     pub(super) seq: u64,
-    /// The publisher's; the state of a receipt where the hub said it.
+    /// The publisher's; the state of a receipt where the hub sent it.
     pub(super) id: String,
     pub(super) by: Option<Seat>,
-    /// Its publisher does not want to hear it.
+    /// Its publisher asked for no echo.
     pub(super) is_quiet: bool,
     pub(super) expires: Moment,
     /// Somebody else than its publisher has it.
     pub(super) is_heard: bool,
     /// Why it is kept no longer, if it is not.
     pub(super) gone: Option<&'static str>,
-    /// That it waits for a user who is away was told to workers.
+    /// Workers got the notice that it waits for an absent user.
     pub(super) is_waiting: bool,
-    /// That it is gone was told to its user, who acknowledges nothing.
+    /// Its user, who acknowledges nothing, got the gap.
     pub(super) is_told: bool,
-    /// Some connection has heard it.
+    /// Some connection has received it.
     pub(super) is_had: bool,
-    /// Whether somebody heard it is not known to a hub that began since.
+    /// A hub that began since does not know whether it was received.
     pub(super) is_unsure: bool,
-    /// Who wants to know that it has arrived, and what was told.
+    /// The sender that asked for a receipt, and the last one sent.
     pub(super) receipt: Option<(String, Told)>,
 }
 
-/// One subscription, or a connection that hears its user's inbox.
+/// One subscription, or a connection that reads its user's inbox.
 #[derive(Clone, Default, Debug)]
 pub(super) struct Session {
-    /// What it has to hear next, or be told to be lost, in this order.
+    /// What it has to receive next, or as a gap, in this order.
     pub(super) owed: Vec<u64>,
-    /// What it may hear as well.
+    /// What it may receive as well.
     pub(super) may: Vec<u64>,
     /// What it said itself and does not want to hear: that this is lost, it may
     /// be told.
     pub(super) quiet: Vec<u64>,
-    /// The last position that it heard or was told of.
+    /// The last position received, or covered by a gap.
     pub(super) last: u64,
-    /// What the very next frame has to tell as lost.
+    /// What the very next frame has to announce as lost.
     pub(super) gap: Option<(u64, u64, u64)>,
-    /// The very next frame has to tell that the numbers are others.
+    /// The very next frame has to announce the change of numbers.
     pub(super) is_anew: bool,
 }
 
@@ -116,9 +116,9 @@ pub(super) struct Log {
     /// As it was told, and all that there were.
     pub(super) epoch: Option<Value>,
     pub(super) epochs: Vec<Value>,
-    /// Something could not be read: it is told as lost, and comes again.
+    /// Something could not be read: it is a gap, and comes again.
     pub(super) was_unread: bool,
-    /// Notices of what is lost that may be told or not.
+    /// Notices of losses that may be sent or not.
     pub(super) maybe: Vec<String>,
 }
 
@@ -137,7 +137,7 @@ impl Log {
         self.lines.get_mut(place).ok_or(format!("nobody said {name} {seq}"))
     }
 
-    /// Whether a line is still kept for whoever comes.
+    /// Whether a line is still kept for the next subscriber.
     pub(super) fn is_kept(&self, line: &Line) -> bool {
         let is_owed = match self.keeps {
             Keeps::Unheard => !line.is_heard,
@@ -152,7 +152,7 @@ impl Log {
         self.lines.iter().filter(|line| self.is_kept(line)).map(|line| line.seq).collect()
     }
 
-    /// Something is said. Returns the notices of what that pushed out.
+    /// Something is published. Returns the notices of what that evicted.
     pub(super) fn say(&mut self, mut line: Line) -> Vec<String> {
         line.seq = self.seq() + 1;
         for (seat, session) in &mut self.sessions {
@@ -177,7 +177,7 @@ impl Log {
     /// A line goes; the notice of it, if nobody has it.
     fn lose(&mut self, seq: u64, cause: &'static str) -> Option<String> {
         let is_lost = match self.keeps {
-            // What a user who is here was sent counts as heard.
+            // What a connected user was sent counts as received.
             Keeps::Unacknowledged => seq > self.cursor && (seq > self.offered || self.sessions.is_empty()),
             Keeps::Unheard => !self.lines[seq as usize - 1].is_heard,
             // That a history moves on is in its nature.
@@ -215,7 +215,7 @@ impl Log {
     pub(super) fn desert(&mut self, now: Moment) -> (Vec<String>, Vec<String>) {
         let kept = self.kept();
         let (mut waiting, mut passing) = (Vec::new(), Vec::new());
-        // What the hub said itself is worth no notice.
+        // A message of the hub itself is worth no notice.
         let own = |line: &Line| line.by.is_none();
         // Behind what could not be read, what somebody has may still be kept.
         let may_wait = |line: &Line| kept.contains(&line.seq) || (self.was_unread && line.gone.is_none());
@@ -285,7 +285,7 @@ impl Log {
         self.sessions.push((seat, session));
     }
 
-    /// A message is queued for somebody.
+    /// A message is queued for a connection.
     pub(super) fn hears(&mut self, seat: Seat, seq: u64, frame: &Value) -> Check {
         let name = self.name.clone();
         self.offered = self.offered.max(seq);
@@ -326,7 +326,7 @@ impl Log {
         }
     }
 
-    /// Somebody is told that messages are lost.
+    /// A gap is sent.
     pub(super) fn misses(&mut self, seat: Seat, gap: &Value) -> Check {
         let (name, said, keeps, was_unread) = (self.name.clone(), brief(gap), self.keeps, self.was_unread);
         let lines = self.lines.clone();
@@ -349,7 +349,7 @@ impl Log {
         }
         let told = |seq: &u64| (from..=to).contains(seq);
         if was_unread && cause_of(gap) != "slow" {
-            // Not all of it is lost: who reads later may hear it.
+            // Not all of it is lost: a later reader may receive it.
             session.may.extend(session.owed.extract_if(.., |seq| told(seq)));
             return Ok(());
         }

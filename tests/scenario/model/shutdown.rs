@@ -1,7 +1,6 @@
-//! How the hub ends, and what the next one has.
+//! Ends of the hub, and the state of the next one.
 //!
-//! Knows what a clean stop carries over and what only the disk has. Does not know
-//! how the hub finds it.
+//! A clean stop carries over more than a crash, of which only the disk is left.
 
 use std::collections::BTreeSet;
 
@@ -60,11 +59,11 @@ impl Model {
             self.peers.iter_mut().for_each(Peer::forget_numbers);
         }
         self.departures.clear();
-        // What was to be told was told, or is lost with the process that asked.
+        // A pending answer was sent, or is lost with the process that asked.
         self.maybe.append(&mut self.asked);
         self.bench.journal = Some(Vec::new());
         self.listener = self.bench.worker();
-        // It hears first what it missed.
+        // It receives first what it missed.
         let subscribe = json!({"action": "subscribe", "channel": "system:undelivered"});
         self.bench.tell(self.listener, &subscribe);
         self.observed = Observed::new(&mut self.bench);
@@ -89,7 +88,7 @@ impl Peer {
 }
 
 impl Log {
-    /// What a publisher was told to be on the disk is there, while it is kept.
+    /// What was answered as stored is on the disk, while it is kept.
     fn keep_promises(&self, stored: &BTreeSet<String>, written: &Written) -> Check {
         let is_broken = |seq: &u64| {
             let line = &self.lines[*seq as usize - 1];
@@ -134,7 +133,7 @@ impl Log {
             line.receipt = None;
             line.is_told = false;
             line.is_had = false;
-            // What nobody heard is kept no longer once somebody has, and not lost.
+            // An undelivered message is dropped once it is delivered, and not lost.
             let is_over = self.keeps == Keeps::Unheard && line.is_heard && line.gone.is_none();
             if written.kept.contains(&line.seq) {
                 line.gone = None;
@@ -149,13 +148,13 @@ impl Log {
         self.sessions.clear();
         for line in &mut self.lines {
             line.is_waiting = true;
-            // Whether somebody read it after it was kept the disk does not know.
+            // Whether it was read after it was kept the disk does not know.
             line.is_unsure = self.keeps != Keeps::Unacknowledged && line.is_heard;
         }
     }
 }
 
-/// The epoch of a log as it was told; a new one after a crash, and no other time.
+/// The epoch of a log as announced; a new one after a crash, and no other time.
 pub(super) fn same_epoch(log: &mut Log, told: &Value) -> Check {
     match &log.epoch {
         Some(epoch) if epoch == told => Ok(()),

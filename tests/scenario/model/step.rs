@@ -1,4 +1,4 @@
-//! What can happen, each as a line of a story.
+//! The steps of a history, each with its line of text.
 
 use std::fmt;
 

@@ -1,6 +1,6 @@
 //! The standard input of `wshubctl pub`, whole or line by line.
 //!
-//! Tells a line that cannot be sent from an input that cannot be read.
+//! A line that cannot be sent is a value; an input that cannot be read is an error.
 
 use std::io;
 use std::io::IsTerminal;
@@ -10,22 +10,22 @@ use smol::Unblock;
 use smol::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
 use crate::error::{Exit, Failure};
-use crate::terminal::say;
+use crate::terminal::notice;
 
 /// More than any hub takes in one message; so that endless input without a line
 /// end does not fill the memory.
 const LONGEST: usize = 64 << 20;
 
-/// A line of the input, or why it is no message.
-pub(super) enum Line {
+/// A line of the input, or the reason why it is no message.
+pub(super) enum InputLine {
     Message(Box<RawValue>),
     /// Nothing but white space, where that is no JSON.
     Blank,
-    /// Why, to be read behind `line 7 of the standard input`.
+    /// The error, to be read behind `line 7 of the standard input`.
     Bad(String),
 }
 
-pub(super) struct Input {
+pub(super) struct StandardInput {
     from: BufReader<Unblock<io::Stdin>>,
     is_json: bool,
     /// What there is of a line that has not ended.
@@ -36,10 +36,10 @@ pub(super) struct Input {
     number: u64,
 }
 
-impl Input {
+impl StandardInput {
     pub(super) fn new(is_json: bool) -> Self {
         if io::stdin().is_terminal() {
-            say("each line is a message; Ctrl-D ends");
+            notice("each line is a message; Ctrl-D ends");
         }
         let from = BufReader::new(Unblock::new(io::stdin()));
         Self { from, is_json, line: Vec::new(), is_too_long: false, number: 0 }
@@ -51,7 +51,7 @@ impl Input {
     }
 
     /// The next line; none at the end. May be dropped half way without losing anything.
-    pub(super) async fn next(&mut self) -> Result<Option<Line>, Failure> {
+    pub(super) async fn next(&mut self) -> Result<Option<InputLine>, Failure> {
         loop {
             let room = (LONGEST - self.line.len()) as u64;
             let mut part = (&mut self.from).take(room);
@@ -68,7 +68,7 @@ impl Input {
             self.number += 1;
             let line = std::mem::take(&mut self.line);
             if std::mem::take(&mut self.is_too_long) {
-                return Ok(Some(Line::Bad(format!("is longer than {} MiB", LONGEST >> 20))));
+                return Ok(Some(InputLine::Bad(format!("is longer than {} MiB", LONGEST >> 20))));
             }
             return Ok(Some(message(line, self.is_json)));
         }
@@ -76,15 +76,15 @@ impl Input {
 }
 
 /// A line as data, without its end.
-fn message(line: Vec<u8>, is_json: bool) -> Line {
-    let Ok(text) = String::from_utf8(line) else { return Line::Bad("is not UTF-8".to_owned()) };
+fn message(line: Vec<u8>, is_json: bool) -> InputLine {
+    let Ok(text) = String::from_utf8(line) else { return InputLine::Bad("is not UTF-8".to_owned()) };
     if is_json && text.trim().is_empty() {
-        return Line::Blank;
+        return InputLine::Blank;
     }
-    data(without_end(&text), is_json).map_or_else(Line::Bad, Line::Message)
+    data(without_end(&text), is_json).map_or_else(InputLine::Bad, InputLine::Message)
 }
 
-/// A text as data; else what is wrong with it.
+/// A text as data; else the error, to be read behind the text's name.
 pub(super) fn data(text: &str, is_json: bool) -> Result<Box<RawValue>, String> {
     if !is_json {
         return serde_json::value::to_raw_value(text).map_err(|error| format!("has no JSON form: {error}"));

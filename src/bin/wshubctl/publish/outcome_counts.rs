@@ -6,21 +6,21 @@ use wshubd::client::Published;
 
 use crate::error::Exit;
 use crate::format::count;
-use crate::terminal::{plain, say};
+use crate::terminal::{escape, notice};
 
 /// Refusals, and lines that cannot be sent, that are shown one by one.
 const SHOWN: u64 = 5;
 
 #[derive(Default)]
 pub(super) struct OutcomeCounts {
-    pub(super) taken: u64,
+    taken: u64,
     sent: u64,
     failed: u64,
     kept: u64,
     stored: u64,
     refused: u64,
-    /// Of which nobody knows whether wshubd has them.
-    pub(super) unanswered: u64,
+    /// wshubd may have them or not.
+    unanswered: u64,
     /// Lines that are no messages.
     bad: u64,
     blank: u64,
@@ -28,7 +28,7 @@ pub(super) struct OutcomeCounts {
 }
 
 impl OutcomeCounts {
-    pub(super) fn take(&mut self, published: &Published) {
+    pub(super) fn add_taken(&mut self, published: &Published) {
         self.taken += 1;
         self.sent += published.sent;
         self.failed += published.failed;
@@ -36,25 +36,29 @@ impl OutcomeCounts {
         self.stored += u64::from(published.stored);
     }
 
-    /// Without a message where it is told otherwise.
-    pub(super) fn refuse(&mut self, exit: Exit, message: Option<&str>) {
+    /// Without a message where it is reported otherwise.
+    pub(super) fn add_refused(&mut self, exit: Exit, message: Option<&str>) {
         self.refused += 1;
         // The first refusal decides; the others are most often the same.
         self.exit.get_or_insert(exit);
         if let Some(message) = message.filter(|_| self.refused <= SHOWN) {
-            say(&format!("refused: {}", plain(message)));
+            notice(&format!("refused: {}", escape(message)));
         }
     }
 
-    pub(super) fn bad_line(&mut self, number: u64, why: &str) {
+    pub(super) fn add_unanswered(&mut self) {
+        self.unanswered += 1;
+    }
+
+    pub(super) fn add_bad_line(&mut self, number: u64, why: &str) {
         self.bad += 1;
         self.exit.get_or_insert(Exit::Failed);
         if self.bad <= SHOWN {
-            say(&format!("line {number} of the standard input {}, not sent", plain(why)));
+            notice(&format!("line {number} of the standard input {}, not sent", escape(why)));
         }
     }
 
-    pub(super) fn blank_line(&mut self) {
+    pub(super) fn add_blank_line(&mut self) {
         self.blank += 1;
     }
 
@@ -66,18 +70,18 @@ impl OutcomeCounts {
     /// The counts of all that was not shown one by one.
     pub(super) fn report_rest(&self) {
         if self.refused > SHOWN {
-            say(&format!("{} messages were refused", self.refused));
+            notice(&format!("{} messages were refused", self.refused));
         }
         if self.bad > SHOWN {
-            say(&format!("{} lines were not sent", self.bad));
+            notice(&format!("{} lines were not sent", self.bad));
         }
         if self.blank > 0 {
-            say(&format!("{} skipped", count(self.blank, "blank line")));
+            notice(&format!("{} skipped", count(self.blank, "blank line")));
         }
     }
 
-    /// How far it came, where it ended before its time.
-    pub(super) fn so_far(&self) -> String {
+    /// Outcomes so far, where it ended early.
+    pub(super) fn summary(&self) -> String {
         let refused = match self.refused {
             0 => String::new(),
             refused => format!(" and refused {refused}"),
@@ -90,9 +94,9 @@ impl OutcomeCounts {
         format!("wshubd took {}{refused}{unanswered}", count(self.taken, "message"))
     }
 
-    /// All counts; `with_stored` where durable messages were asked for.
-    pub(super) fn report(&self, with_stored: bool) {
-        let stored = if with_stored { format!(", {} stored", self.stored) } else { String::new() };
+    /// All counts; those that were stored where durable messages were asked for.
+    pub(super) fn report(&self, durable: bool) {
+        let stored = if durable { format!(", {} stored", self.stored) } else { String::new() };
         let mut rest = String::new();
         for (number, what) in [(self.bad, "bad line"), (self.blank, "blank line")] {
             if number > 0 {
@@ -102,7 +106,7 @@ impl OutcomeCounts {
         if self.unanswered > 0 {
             rest += &format!(", {} without an answer", self.unanswered);
         }
-        say(&format!(
+        notice(&format!(
             "{} published, {} delivered, {} shed, {} kept{stored}, {} refused{rest}",
             self.taken, self.sent, self.failed, self.kept, self.refused
         ));

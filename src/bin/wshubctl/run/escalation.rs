@@ -1,6 +1,4 @@
-//! How a command is stopped: SIGINT, SIGTERM, SIGKILL, and how long between.
-//!
-//! Knows the steps. Does not know who asked; `run` and the hub do.
+//! Escalation that ends a command: SIGINT, SIGTERM, SIGKILL, with waits between.
 
 use std::time::Duration;
 
@@ -9,130 +7,129 @@ use smol::{Timer, future};
 use wshubd::edge::clock;
 use wshubd::protocol::Moment;
 
-use super::process_tree::{ProcessTree, SignalScope, last_born};
-use super::sigint_timing::{Aim, aim};
+use super::process_tree::{ProcessTree, SigintTiming, SignalScope, last_pid};
 
-/// A moment in which nobody forgives SIGINT is looked for so often: a shell is between
+/// Attempts to find an instant in which no shell ignores SIGINT: a shell is between
 /// two commands for less than a millisecond, unless the machine is busy, and a program
 /// that only looks like one is kept waiting for 0.15 s.
-const AIMS: u32 = 32;
-/// The interval between two looks; every fourth is longer by as much.
-const AIM_AGAIN: Duration = Duration::from_millis(1);
+const TIMING_ATTEMPTS: u32 = 32;
+/// The interval between two attempts; every fourth is longer by as much.
+const TIMING_INTERVAL: Duration = Duration::from_millis(1);
 
-/// Who missed SIGINT is looked for so often and at these intervals: a shell on
-/// a busy machine takes some milliseconds from fork to exec, and whoever pressed
+/// Processes that missed SIGINT get it again so often and at these intervals: a shell on
+/// a busy machine takes some milliseconds from fork to exec, and the person who pressed
 /// Stop sees no delay yet.
-const REMINDERS: u32 = 5;
-const REMIND: Duration = Duration::from_millis(20);
+const REPEATS: u32 = 5;
+const REPEAT: Duration = Duration::from_millis(20);
 
-/// So often all is looked at later: a daemon goes into a session of its own some
-/// milliseconds after its parent has exited, and on a machine that is very busy a shell
+/// The interval of all later looks at the processes: a daemon goes into a session of its own
+/// some milliseconds after its parent has exited, and on a machine that is very busy a shell
 /// takes longer than that from fork to exec.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// After SIGKILL: processes may be born while the others are killed.
-const AGAIN: Duration = Duration::from_millis(10);
+const KILL_AGAIN: Duration = Duration::from_millis(10);
 
-/// After which many of these what is still there cannot be killed: it waits in
+/// After which many of these a process that still lives cannot be killed: it waits in
 /// the kernel, for a disk or a network that does not answer, or belongs to
 /// another user.
-const ATTEMPTS: u32 = 500;
+const KILLS: u32 = 500;
 
-/// How long the last step may take, for whoever must know when all is over.
+/// How long the last step may take, for the grace that the hub is asked for.
 pub(super) const LAST_STEP: Duration = Duration::from_millis(10 * 500);
 
-/// What has been done to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Step {
-    /// Nothing.
-    Runs,
-    /// It has exited unasked; what it left behind may finish.
-    Finishes,
-    /// A moment for SIGINT is looked for, for the so many-th time.
-    Aims(u32),
-    /// SIGINT, and so many reminders.
+enum EscalationStep {
+    Running,
+    /// The command has exited by itself; the processes that it left may finish.
+    Finishing,
+    /// An instant for SIGINT is looked for; attempts so far.
+    Timing(u32),
+    /// SIGINT, and so many repeats.
     Interrupted(u32),
     /// SIGTERM.
     Terminated,
     /// SIGKILL, so many times.
     Killed(u32),
-    /// Nothing helps.
+    /// A process cannot be killed.
     GivenUp,
 }
 
-pub(super) struct Stop {
-    step: Step,
-    reach: SignalScope,
+pub(super) struct Escalation {
+    step: EscalationStep,
+    scope: SignalScope,
     term_after: Duration,
     kill_after: Duration,
     due: Option<Timer>,
-    /// When the present step has had its time.
+    /// The end of the time that the present step has.
     until: Option<Moment>,
-    /// The process that was born last before SIGINT.
-    last_born: i32,
+    /// The last process id that was given out before SIGINT.
+    last_pid: i32,
 }
 
-impl Stop {
+impl Escalation {
     pub(super) fn new(term_after: Duration, kill_after: Duration) -> Self {
         Self {
-            step: Step::Runs,
-            reach: SignalScope::Session,
+            step: EscalationStep::Running,
+            scope: SignalScope::Session,
             term_after,
             kill_after,
             due: None,
             until: None,
-            last_born: 0,
+            last_pid: 0,
         }
     }
 
-    /// Whether somebody asked for it.
-    pub(super) fn was_asked(&self) -> bool {
-        self.reach == SignalScope::Everybody
+    /// Whether a stop was requested.
+    pub(super) fn is_requested(&self) -> bool {
+        self.scope == SignalScope::Everything
     }
 
-    /// Whether all is over.
-    pub(super) fn is_over(&self, family: &ProcessTree) -> bool {
-        self.step == Step::GivenUp || family.is_gone(self.reach)
+    /// Whether nothing is left to signal or to wait for.
+    pub(super) fn is_over(&self, processes: &ProcessTree) -> bool {
+        self.step == EscalationStep::GivenUp || processes.is_gone(self.scope)
     }
 
-    /// Somebody wants it to stop. Asking again changes nothing.
-    pub(super) fn ask(&mut self, family: &ProcessTree) {
-        self.reach = SignalScope::Everybody;
+    /// Begins. Requesting it again changes nothing.
+    pub(super) fn request(&mut self, processes: &ProcessTree) {
+        self.scope = SignalScope::Everything;
         match self.step {
-            Step::Runs => self.aim(0, family),
-            Step::Finishes => self.go(Step::Terminated, family),
+            EscalationStep::Running => self.time_sigint(0, processes),
+            EscalationStep::Finishing => self.enter(EscalationStep::Terminated, processes),
             _ => {}
         }
     }
 
-    /// As [`Stop::ask`]; asking again does not wait for the next step.
-    pub(super) fn insist(&mut self, family: &ProcessTree) {
-        if self.was_asked() { self.next(family) } else { self.ask(family) }
+    /// As [`Escalation::request`]; requesting it again does not wait for the next step.
+    pub(super) fn insist(&mut self, processes: &ProcessTree) {
+        if self.is_requested() { self.advance(processes) } else { self.request(processes) }
     }
 
-    /// The command itself has exited. If that was asked for, what is left has
-    /// lost who would have waited for it: background jobs of a shell do not even
-    /// hear SIGINT.
-    pub(super) fn leader_exited(&mut self, family: &ProcessTree) {
+    /// The command itself has exited. If that was requested, the processes that are left have
+    /// lost their parent, which would have waited for them: background jobs of a shell
+    /// ignore SIGINT.
+    pub(super) fn on_leader_exit(&mut self, processes: &ProcessTree) {
         match self.step {
-            Step::Runs => self.go(Step::Finishes, family),
-            Step::Aims(_) | Step::Interrupted(_) => self.go(Step::Terminated, family),
+            EscalationStep::Running => self.enter(EscalationStep::Finishing, processes),
+            EscalationStep::Timing(_) | EscalationStep::Interrupted(_) => {
+                self.enter(EscalationStep::Terminated, processes)
+            }
             _ => {}
         }
     }
 
-    /// Sends SIGINT to all while they are held, unless somebody would forgive it
+    /// Sends SIGINT to all while they are frozen, unless a shell would ignore it
     /// just now: then they run on for a while first.
-    fn aim(&mut self, times: u32, family: &ProcessTree) {
-        if aim(family) == Aim::Missed && times < AIMS {
-            family.release();
-            self.step = Step::Aims(times);
-            self.due = Some(Timer::after(AIM_AGAIN * (1 + times / 4)));
+    fn time_sigint(&mut self, attempts: u32, processes: &ProcessTree) {
+        if processes.freeze() == SigintTiming::Ignored && attempts < TIMING_ATTEMPTS {
+            processes.resume();
+            self.step = EscalationStep::Timing(attempts);
+            self.due = Some(Timer::after(TIMING_INTERVAL * (1 + attempts / 4)));
             return;
         }
-        // Nobody is born while all are held: who is born later tidies up.
-        self.last_born = last_born();
-        self.go(Step::Interrupted(0), family);
+        // No process is born while all are frozen: those that are born later tidy up.
+        self.last_pid = last_pid();
+        self.enter(EscalationStep::Interrupted(0), processes);
     }
 
     /// Waits until the next step is due.
@@ -143,67 +140,67 @@ impl Stop {
         }
     }
 
-    /// The wait for the next step is over.
-    pub(super) fn go_on(&mut self, family: &ProcessTree) {
+    /// The wait of [`Escalation::due`] is over.
+    pub(super) fn on_due(&mut self, processes: &ProcessTree) {
         match self.step {
-            Step::Aims(times) => self.aim(times + 1, family),
-            Step::Interrupted(times) if !self.has_had_its_time() => {
-                family.remind(self.last_born, Signal::INT);
-                self.step = Step::Interrupted(times.saturating_add(1));
-                self.look_again(if times < REMINDERS { REMIND } else { LOOK_AGAIN });
+            EscalationStep::Timing(attempts) => self.time_sigint(attempts + 1, processes),
+            EscalationStep::Interrupted(repeats) if !self.has_step_expired() => {
+                processes.repeat_missed(self.last_pid, Signal::INT);
+                self.step = EscalationStep::Interrupted(repeats.saturating_add(1));
+                self.look_again(if repeats < REPEATS { REPEAT } else { LOOK_AGAIN });
             }
-            // Nothing tells that the last of it has gone into a session of its own.
-            Step::Finishes if !self.has_had_its_time() => self.look_again(LOOK_AGAIN),
-            _ => self.next(family),
+            // There is no signal when the last process has gone into a session of its own.
+            EscalationStep::Finishing if !self.has_step_expired() => self.look_again(LOOK_AGAIN),
+            _ => self.advance(processes),
         }
     }
 
-    fn has_had_its_time(&self) -> bool {
+    fn has_step_expired(&self) -> bool {
         self.until.is_none_or(|until| clock::now().moment >= until)
     }
 
-    /// Has all looked at again after a while, within the time of the present step.
+    /// Schedules another look at the processes, within the time of the present step.
     fn look_again(&mut self, pause: Duration) {
         let left = self.until.map(|until| until.since(clock::now().moment)).unwrap_or_default();
         self.due = Some(Timer::after(left.min(pause)));
     }
 
-    /// Takes the next step.
-    fn next(&mut self, family: &ProcessTree) {
+    fn advance(&mut self, processes: &ProcessTree) {
         let step = match self.step {
-            Step::Runs | Step::Aims(_) => return self.aim(AIMS, family),
-            Step::Finishes | Step::Interrupted(_) => Step::Terminated,
-            Step::Terminated => Step::Killed(1),
-            Step::Killed(ATTEMPTS..) | Step::GivenUp => Step::GivenUp,
-            Step::Killed(times) => Step::Killed(times + 1),
+            EscalationStep::Running | EscalationStep::Timing(_) => {
+                return self.time_sigint(TIMING_ATTEMPTS, processes);
+            }
+            EscalationStep::Finishing | EscalationStep::Interrupted(_) => EscalationStep::Terminated,
+            EscalationStep::Terminated => EscalationStep::Killed(1),
+            EscalationStep::Killed(KILLS..) | EscalationStep::GivenUp => EscalationStep::GivenUp,
+            EscalationStep::Killed(times) => EscalationStep::Killed(times + 1),
         };
-        self.go(step, family);
+        self.enter(step, processes);
     }
 
-    fn go(&mut self, step: Step, family: &ProcessTree) {
-        let (signal, wait) = match step {
-            Step::Runs | Step::Aims(_) | Step::GivenUp => (None, None),
-            Step::Finishes => (None, None),
-            Step::Interrupted(_) => (Some(Signal::INT), None),
-            Step::Terminated => (Some(Signal::TERM), Some(self.kill_after)),
-            Step::Killed(_) => (Some(Signal::KILL), Some(AGAIN)),
-        };
+    fn enter(&mut self, step: EscalationStep, processes: &ProcessTree) {
         self.step = step;
-        if let Some(signal) = signal {
-            family.signal(self.reach, signal);
-        }
-        self.due = wait.map(Timer::after);
+        self.due = None;
         let now = clock::now().moment;
         match step {
-            Step::Finishes => {
+            EscalationStep::Running | EscalationStep::Timing(_) | EscalationStep::GivenUp => {}
+            EscalationStep::Finishing => {
                 self.until = Some(now + self.term_after);
                 self.look_again(LOOK_AGAIN);
             }
-            Step::Interrupted(_) => {
-                self.until = Some(now + self.term_after.saturating_add(REMIND * REMINDERS));
-                self.look_again(REMIND);
+            EscalationStep::Interrupted(_) => {
+                processes.signal(self.scope, Signal::INT);
+                self.until = Some(now + self.term_after.saturating_add(REPEAT * REPEATS));
+                self.look_again(REPEAT);
             }
-            _ => {}
+            EscalationStep::Terminated => {
+                processes.signal(self.scope, Signal::TERM);
+                self.due = Some(Timer::after(self.kill_after));
+            }
+            EscalationStep::Killed(_) => {
+                processes.signal(self.scope, Signal::KILL);
+                self.due = Some(Timer::after(KILL_AGAIN));
+            }
         }
     }
 }

@@ -1,6 +1,4 @@
-//! What `run` says: to people on the standard error, to the hub at the end.
-//!
-//! Knows words, exit codes and the names of signals.
+//! Messages of `run`: to people on the standard error, to the hub at the end.
 
 use std::io;
 use std::path::Path;
@@ -9,14 +7,14 @@ use std::time::Duration;
 
 use rustix::process::{Signal, WaitStatus};
 use serde::Serialize;
-use wshubd::client::{Error, Heard, Interrupt, Refused};
+use wshubd::client::{Error, ErrorLine, HubLine, Interrupt};
 use wshubd::protocol::EndState;
 
-use crate::terminal::{plain, say};
+use crate::terminal::{escape, notice};
 
-/// How it ended, as it is told to everybody who watches.
+/// Outcome of the command, as it is published.
 #[derive(Serialize)]
-pub(super) struct Outcome {
+pub(super) struct CommandOutcome {
     #[serde(skip_serializing_if = "Option::is_none")]
     exit_code: Option<i32>,
     /// The name of the signal that killed it.
@@ -31,19 +29,25 @@ pub(super) struct Outcome {
     lost: Option<u64>,
 }
 
-impl Outcome {
-    /// Without a status nothing could end it.
-    pub(super) fn of(status: Option<WaitStatus>, lines: u64, lost: u64) -> Self {
+impl CommandOutcome {
+    /// A command without a status could not be killed.
+    pub(super) fn new(status: Option<WaitStatus>, lines: u64, lost: u64) -> Self {
         let killed_by = status.and_then(WaitStatus::terminating_signal);
         let exit_code = status.and_then(WaitStatus::exit_status);
-        Self { exit_code, signal: killed_by.map(name), killed_by, lines, lost: (lost > 0).then_some(lost) }
+        Self {
+            exit_code,
+            signal: killed_by.map(signal_name),
+            killed_by,
+            lines,
+            lost: (lost > 0).then_some(lost),
+        }
     }
 
-    pub(super) fn ending(&self, asked: bool) -> EndState {
-        match (asked, self.exit_code) {
-            (true, _) => EndState::Interrupted,
-            (false, Some(0)) => EndState::Completed,
-            (false, _) => EndState::Failed,
+    /// The state of a command that ends by itself.
+    pub(super) fn end_state(&self) -> EndState {
+        match self.exit_code {
+            Some(0) => EndState::Completed,
+            _ => EndState::Failed,
         }
     }
 
@@ -52,7 +56,7 @@ impl Outcome {
         self.killed_by == Some(Signal::INT.as_raw())
     }
 
-    /// As a shell has it.
+    /// The exit code that a shell has for it.
     pub(super) fn exit_code(&self) -> ExitCode {
         /// What a shell adds to the number of the signal.
         const KILLED: i32 = 128;
@@ -61,13 +65,13 @@ impl Outcome {
     }
 }
 
-/// As a shell has it where Ctrl-C was pressed before anything ran.
+/// The exit code of a shell where Ctrl-C was pressed before anything ran.
 pub(super) fn given_up() -> ExitCode {
     ExitCode::from(130)
 }
 
 /// Ends this process by SIGINT, as the command has ended: a shell that runs a script takes
-/// any exit status, 130 too, for a Ctrl-C that was dealt with, and goes on.
+/// any exit status, 130 too, for a Ctrl-C that was handled, and goes on.
 pub(super) fn end_by_interrupt() -> ExitCode {
     // It fails for no signal but those that nobody can handle.
     let _ = signal_hook::low_level::emulate_default_handler(Signal::INT.as_raw());
@@ -75,7 +79,7 @@ pub(super) fn end_by_interrupt() -> ExitCode {
 }
 
 /// The name of a signal; its number where it has none that is common.
-fn name(signal: i32) -> String {
+fn signal_name(signal: i32) -> String {
     const NAMES: [(Signal, &str); 18] = [
         (Signal::HUP, "SIGHUP"),
         (Signal::INT, "SIGINT"),
@@ -100,22 +104,24 @@ fn name(signal: i32) -> String {
     named.map_or_else(|| format!("signal {signal}"), |(_, name)| (*name).to_owned())
 }
 
-/// The lines that `run` itself adds to the standard error.
+/// Notices of `run` itself on the standard error.
 #[derive(Clone, Copy)]
-pub(super) struct Report {
+pub(super) struct RunReport {
     quiet: bool,
 }
 
-impl Report {
+impl RunReport {
     pub(super) fn new(quiet: bool) -> Self {
         Self { quiet }
     }
 
     pub(super) fn started(self, operation: &str, channel: &str) {
         if !self.quiet {
-            let operation = plain(operation);
-            let channel = plain(channel);
-            say(&format!("operation {operation} on {channel}; stop it with: wshubctl interrupt {operation}"));
+            let operation = escape(operation);
+            let channel = escape(channel);
+            notice(&format!(
+                "operation {operation} on {channel}; stop it with: wshubctl interrupt {operation}"
+            ));
         }
     }
 
@@ -123,87 +129,87 @@ impl Report {
         if !self.quiet {
             let by = interrupt.user_id.as_deref().unwrap_or(&interrupt.from);
             let why = interrupt.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
-            say(&plain(&format!("interrupted by {by}{why}")));
+            notice(&escape(&format!("interrupted by {by}{why}")));
         }
     }
 
-    /// Who relies on the hub must know that it is not there: it is said whatever
-    /// else is not.
+    /// A user who relies on the hub must know that it is not there: this is printed even
+    /// where nothing else is.
     pub(super) fn hub_absent(self, why: &str) {
-        say(&plain(&format!("{why}; the command runs all the same, and its output waits for wshubd")));
+        notice(&escape(&format!("{why}; the command runs all the same, and its output waits for wshubd")));
     }
 
     pub(super) fn hub_silent(self, path: &Path) {
         let path = path.display();
-        say(&plain(&format!(
+        notice(&escape(&format!(
             "wshubd at {path} does not answer; the command runs all the same, and its output waits for wshubd"
         )));
     }
 
-    /// It has come for the first time.
-    pub(super) fn hub_here(self) {
-        say("wshubd is there");
+    /// It is connected for the first time.
+    pub(super) fn hub_connected(self) {
+        notice("wshubd is there");
     }
 
-    pub(super) fn hub_away(self, error: &Error) {
-        say(&plain(&format!("{error}; the command goes on, and its output waits for wshubd")));
+    pub(super) fn hub_disconnected(self, error: &Error) {
+        notice(&escape(&format!("{error}; the command goes on, and its output waits for wshubd")));
     }
 
-    pub(super) fn hub_back(self) {
-        say("wshubd is back");
+    pub(super) fn hub_reconnected(self) {
+        notice("wshubd is back");
     }
 
-    /// It will not come back, or will not have the operation again.
+    /// It does not come back, or does not take the operation again.
     pub(super) fn hub_lost(self, error: &Error) {
-        say(&plain(&format!("{error}; the command goes on, and can only be stopped here")));
+        notice(&escape(&format!("{error}; the command goes on, and can only be stopped here")));
     }
 
-    pub(super) fn not_passed_on(self, stream: &str, error: &io::Error) {
-        say(&format!("cannot write to {stream}: {error}; the rest of it is for others alone"));
+    pub(super) fn copy_failed(self, stream: &str, error: &io::Error) {
+        notice(&format!("cannot write to {stream}: {error}; the rest of it is for others alone"));
     }
 
     pub(super) fn output_lost(self) {
-        say("too much output waits for wshubd; what follows is lost to others until it takes some");
+        notice("too much output waits for wshubd; what follows is lost to others until it takes some");
     }
 
     pub(super) fn lingers(self, linger: Duration) {
         let linger = humantime::format_duration(linger);
-        say(&format!("it is over; waiting {linger} for wshubd to hear of it, Ctrl-C gives up"));
+        notice(&format!("it is over; waiting {linger} for wshubd to hear of it, Ctrl-C gives up"));
     }
 
-    pub(super) fn complaint(self, heard: &Heard) {
-        match heard.read::<Refused>() {
-            Ok(Refused { code, message }) => {
-                say(&plain(&format!("wshubd does not take this: {message} ({code})")))
+    pub(super) fn output_refused(self, line: &HubLine) {
+        match line.parse::<ErrorLine>() {
+            Ok(ErrorLine { code, message }) => {
+                notice(&escape(&format!("wshubd does not take this: {message} ({code})")))
             }
-            Err(_) => say(&plain(heard.json())),
+            Err(_) => notice(&escape(line.json())),
         }
     }
 
-    /// No hub has ever been there.
-    pub(super) fn unheard(self) {
-        say("no wshubd has heard of this command");
+    /// No hub was ever connected.
+    pub(super) fn never_connected(self) {
+        notice("no wshubd has heard of this command");
     }
 
-    /// Where this process stood still for longer than the hub waits, for one.
-    pub(super) fn end_unknown(self) {
-        say("wshubd had told everybody that it was over before it was");
+    /// This comes where this process was stopped for longer than the hub waits, for one.
+    pub(super) fn ended_before(self) {
+        notice("wshubd had told everybody that it was over before it was");
     }
 
     pub(super) fn not_suspended(self) {
-        say(
+        notice(
             "the command goes on, so that it can be stopped from elsewhere; for a prompt beside it start it with &",
         );
     }
 
-    pub(super) fn end_untold(self, why: &str) {
-        say(&plain(&format!("wshubd did not hear of the end: {why}")));
+    pub(super) fn end_not_delivered(self, why: &str) {
+        notice(&escape(&format!("wshubd did not hear of the end: {why}")));
     }
 
-    /// Nothing more can be done about what is left after SIGKILL.
-    pub(super) fn left(self, count: usize, asked: bool) {
-        if asked && count > 0 {
-            say(&format!("{count} processes cannot be killed: they wait in the kernel, or are not ours"));
+    /// Processes are left after SIGKILL.
+    pub(super) fn unkillable(self, count: usize) {
+        if count > 0 {
+            notice(&format!("{count} processes cannot be killed: they wait in the kernel, or are not ours"));
         }
     }
 }

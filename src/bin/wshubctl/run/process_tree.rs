@@ -1,11 +1,24 @@
-//! The processes of one command: the one we started and all that came of it.
-//!
-//! Knows who is alive and how to signal all of them. Does not know when.
+//! Process tree of one command: its first process and all descendants.
 //!
 //! This process is their reaper of last resort (`PR_SET_CHILD_SUBREAPER`): an
-//! orphan becomes our child and not init's, so nothing the command started can
-//! get out of sight, and no id of a dead process is used by another before we
+//! orphan becomes our child and not init's, so no descendant of the command can
+//! get lost, and no id of a dead process is used by another before we
 //! have reaped it.
+//!
+//! # The instant for SIGINT
+//!
+//! A shell such as bash handles SIGINT while it waits for a command, and then
+//! does as the command did: it dies of the signal if the command did, and goes on
+//! if that ended in another way, as an editor does in which Ctrl-C means something
+//! else. So a signal that comes after the command has ended by itself and before
+//! the shell has reaped it is ignored, and a loop runs on. A second one would
+//! mend that, but may as well hit what a trap does to tidy up, which looks the
+//! same from outside. Therefore all processes are frozen for a moment (SIGSTOP) and
+//! looked at: where a shell is in such an instant all go on for a while, unharmed,
+//! and are frozen again. The signal itself comes once.
+//!
+//! Measured on two busy cores, 200 stops each, with a single SIGINT at any instant: of loops
+//! of short commands in bash 30 % ran on, of nested scripts 5 %, of loops of `sleep` 0.5 %.
 
 use std::collections::HashSet;
 use std::fs;
@@ -18,13 +31,26 @@ use rustix::process::{
     test_kill_process_group, wait,
 };
 
-/// Who is meant by "all".
+/// How often is looked whether all are frozen: the kernel stops a process before it
+/// runs on; but one that waits for a disk is not to be waited for.
+const FREEZE_LOOKS: u32 = 20;
+
+/// The processes that a signal is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum SignalScope {
-    /// The command's session: what it left behind without hiding.
+    /// The command's session: a daemon that it left has one of its own.
     Session,
     /// Every descendant, in whatever session.
-    Everybody,
+    Everything,
+}
+
+/// Effect that a SIGINT would have now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum SigintTiming {
+    /// Every process acts on it as it is meant to.
+    Effective,
+    /// A shell would ignore it.
+    Ignored,
 }
 
 pub(super) struct ProcessTree {
@@ -32,30 +58,29 @@ pub(super) struct ProcessTree {
     /// Set once the leader has been reaped.
     status: Option<WaitStatus>,
     /// Whether the system knows of no child of ours, and so of no descendant.
-    /// This is exact; looking at all processes misses who is born meanwhile.
-    childless: bool,
-    /// Children we had before: an `exec` passes them on. They are none of ours.
-    strangers: HashSet<i32>,
+    /// This is exact; looking at all processes misses those that are born meanwhile.
+    is_childless: bool,
+    /// Children we had before: an `exec` passes them on. They are none of the command's.
+    earlier_children: HashSet<i32>,
 }
 
-/// One process of the system, as far as it matters here.
-pub(super) struct Process {
-    pub(super) pid: i32,
-    pub(super) parent: i32,
+/// The fields of proc_pid_stat(5) that matter here.
+struct ProcessStat {
+    pid: i32,
+    parent: i32,
     group: i32,
     session: i32,
-    pub(super) state: State,
+    state: ProcessState,
     /// Whether it has ever waited for a child.
-    pub(super) has_waited: bool,
+    has_waited: bool,
 }
 
-/// What a process is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum State {
-    Runs,
+enum ProcessState {
+    Running,
     /// Stopped by a signal.
-    Held,
-    /// Nobody has asked yet how it ended.
+    Stopped,
+    /// A zombie.
     Dead,
 }
 
@@ -65,20 +90,21 @@ impl ProcessTree {
         // The argument is ignored but for being there.
         set_child_subreaper(Some(getpid()))?;
         let us = getpid().as_raw_nonzero().get();
-        let strangers = processes().into_iter().filter(|p| p.parent == us).map(|p| p.pid).collect();
+        let earlier_children =
+            all_processes().into_iter().filter(|p| p.parent == us).map(|p| p.pid).collect();
         let child = command.spawn()?;
         // It is waited for here, among the orphans, and never through `Child`.
         let leader = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let leader = leader.ok_or_else(|| io::Error::other("the system gave it no process id"))?;
-        Ok(Self { leader, status: None, childless: false, strangers })
+        Ok(Self { leader, status: None, is_childless: false, earlier_children })
     }
 
-    /// How the command ended, if it has.
+    /// The exit status of the command, if it has exited.
     pub(super) fn status(&self) -> Option<WaitStatus> {
         self.status
     }
 
-    /// Takes note of all that have ended. To be called at each SIGCHLD.
+    /// Reaps all that have ended. To be called at each SIGCHLD.
     pub(super) fn reap(&mut self) {
         loop {
             match wait(WaitOptions::NOHANG) {
@@ -86,30 +112,30 @@ impl ProcessTree {
                 Ok(Some(_)) => {}
                 Ok(None) | Err(Errno::INTR) => return,
                 Err(_) => {
-                    self.childless = true;
+                    self.is_childless = true;
                     return;
                 }
             }
         }
     }
 
-    /// Whether nobody within reach is left.
-    pub(super) fn is_gone(&self, reach: SignalScope) -> bool {
+    /// Whether no process within the scope is left.
+    pub(super) fn is_gone(&self, scope: SignalScope) -> bool {
         let group = || test_kill_process_group(self.leader) == Err(Errno::SRCH);
-        let session = || !self.descendants().iter().any(|process| self.is_of_session(process));
-        let rest = || match reach {
+        let session = || !self.living().iter().any(|process| self.is_in_session(process));
+        let rest = || match scope {
             SignalScope::Session => session(),
-            SignalScope::Everybody => !self.strangers.is_empty() && self.descendants().is_empty(),
+            SignalScope::Everything => !self.earlier_children.is_empty() && self.living().is_empty(),
         };
-        self.childless || (self.status.is_some() && group() && rest())
+        self.is_childless || (self.status.is_some() && group() && rest())
     }
 
-    /// Signals all within reach. Who has just gone is as good as reached; who
-    /// may not be signalled (a program of another user) is waited for.
-    pub(super) fn signal(&self, reach: SignalScope, signal: Signal) {
-        // Whoever is stopped has to go on in order to end.
+    /// Signals all within the scope. A process that has just ended is as good as reached; one
+    /// that may not be signalled (a program of another user) is waited for.
+    pub(super) fn signal(&self, scope: SignalScope, signal: Signal) {
+        // A stopped process has to go on in order to end.
         let signals = [signal, Signal::CONT];
-        // The group at one stroke, before anybody is looked for.
+        // The group at one stroke, before the others are looked for.
         for signal in signals {
             let grouped = kill_process_group(self.leader, signal);
             if grouped == Err(Errno::SRCH) && self.status.is_none() {
@@ -117,80 +143,92 @@ impl ProcessTree {
                 let _ = kill_process(self.leader, signal);
             }
         }
-        for pid in self.outsiders(reach) {
+        for pid in self.outside_group(scope) {
             for signal in signals {
                 let _ = kill_process(pid, signal);
             }
         }
     }
 
-    /// Stops everybody, until [`ProcessTree::release`] or the next signal; returns how
-    /// they are.
-    pub(super) fn hold(&self) -> Vec<Process> {
-        let _ = kill_process_group(self.leader, Signal::STOP);
-        for pid in self.outsiders(SignalScope::Everybody) {
-            let _ = kill_process(pid, Signal::STOP);
+    /// Stops all processes, until [`ProcessTree::resume`] or the next signal, and looks
+    /// whether SIGINT would be effective.
+    pub(super) fn freeze(&self) -> SigintTiming {
+        let mut all = self.stop_all();
+        for _ in 1..FREEZE_LOOKS {
+            if all.iter().all(|process| process.state != ProcessState::Running) {
+                break;
+            }
+            // Once more: a child may have been born while the group was stopped.
+            all = self.stop_all();
         }
-        self.relatives()
+        let is_ignored = all.iter().any(|process| process.ignores_sigint_now(&all));
+        if is_ignored { SigintTiming::Ignored } else { SigintTiming::Effective }
     }
 
-    pub(super) fn release(&self) {
-        for pid in self.outsiders(SignalScope::Everybody) {
+    fn stop_all(&self) -> Vec<ProcessStat> {
+        let _ = kill_process_group(self.leader, Signal::STOP);
+        for pid in self.outside_group(SignalScope::Everything) {
+            let _ = kill_process(pid, Signal::STOP);
+        }
+        self.descendants()
+    }
+
+    pub(super) fn resume(&self) {
+        for pid in self.outside_group(SignalScope::Everything) {
             let _ = kill_process(pid, Signal::CONT);
         }
         let _ = kill_process_group(self.leader, Signal::CONT);
     }
 
-    /// Signals those again that missed it: born before it and alive, though it
+    /// Signals those again that missed the signal: born before it and alive, though it
     /// would have killed them. A shell that has just forked leaves its own
     /// handler to its child for an instant, and what comes then is lost; the
-    /// shell then waits for a child that never heard of it. Whoever handles the
-    /// signal hears it once, and whoever was started since, to tidy up, never.
-    pub(super) fn remind(&self, last_born: i32, signal: Signal) {
-        let missed = self.descendants().into_iter().filter(|p| p.pid <= last_born && dies_of(p.pid, signal));
+    /// shell then waits for a child that never got it. A process that handles the
+    /// signal gets it once, and one that was started since, to tidy up, never.
+    pub(super) fn repeat_missed(&self, last_pid: i32, signal: Signal) {
+        let missed = self.living().into_iter().filter(|p| p.pid <= last_pid && dies_of(p.pid, signal));
         for pid in missed.filter_map(|process| Pid::from_raw(process.pid)) {
             let _ = kill_process(pid, signal);
         }
-        // Who stops itself because it has seen a child held goes on, too.
-        self.release();
+        // A process that has stopped itself because it saw a stopped child goes on, too.
+        self.resume();
     }
 
-    /// How many are left that no signal has reached.
-    pub(super) fn count(&self) -> usize {
-        self.descendants().len()
+    /// How many are alive.
+    pub(super) fn count_living(&self) -> usize {
+        self.living().len()
     }
 
-    fn is_of_session(&self, process: &Process) -> bool {
+    fn is_in_session(&self, process: &ProcessStat) -> bool {
         process.session == self.leader.as_raw_nonzero().get()
     }
 
-    /// Those within reach that left the group, as jobs of a shell do, and `timeout`.
-    fn outsiders(&self, reach: SignalScope) -> impl Iterator<Item = Pid> {
+    /// Those within the scope that left the group, as jobs of a shell do, and `timeout`.
+    fn outside_group(&self, scope: SignalScope) -> impl Iterator<Item = Pid> {
         let group = self.leader.as_raw_nonzero().get();
-        let is_outside = |process: &Process| {
-            process.group != group && (reach == SignalScope::Everybody || self.is_of_session(process))
+        let is_outside = |process: &ProcessStat| {
+            process.group != group && (scope == SignalScope::Everything || self.is_in_session(process))
         };
-        let mut outside = self.descendants();
+        let mut outside = self.living();
         outside.retain(is_outside);
-        let outside = outside.into_iter();
-        outside.filter_map(|process| Pid::from_raw(process.pid))
+        outside.into_iter().filter_map(|process| Pid::from_raw(process.pid))
     }
 
-    fn descendants(&self) -> Vec<Process> {
-        let mut living = self.relatives();
-        living.retain(|process| process.state != State::Dead);
+    fn living(&self) -> Vec<ProcessStat> {
+        let mut living = self.descendants();
+        living.retain(|process| process.state != ProcessState::Dead);
         living
     }
 
     /// All descendants, the dead among them.
-    pub(super) fn relatives(&self) -> Vec<Process> {
-        let mut others = processes();
+    fn descendants(&self) -> Vec<ProcessStat> {
+        let mut others = all_processes();
         let mut found = Vec::new();
         let mut parents = HashSet::from([getpid().as_raw_nonzero().get()]);
         loop {
             let (children, rest): (Vec<_>, Vec<_>) = others
                 .into_iter()
-                .partition(|p| parents.contains(&p.parent) && !self.strangers.contains(&p.pid));
+                .partition(|p| parents.contains(&p.parent) && !self.earlier_children.contains(&p.pid));
             if children.is_empty() {
                 return found;
             }
@@ -201,34 +239,84 @@ impl ProcessTree {
     }
 }
 
-/// All there are. What ends while we look is left out.
-fn processes() -> Vec<Process> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    pids.filter_map(|pid: i32| parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)).collect()
+impl ProcessStat {
+    /// Reads proc_pid_stat(5): the name, in brackets, may itself hold anything.
+    fn parse(pid: i32, stat: &str) -> Option<Self> {
+        let (_, rest) = stat.rsplit_once(')')?;
+        let mut fields = rest.split_ascii_whitespace();
+        let state = match fields.next()? {
+            "Z" | "X" => ProcessState::Dead,
+            "T" | "t" => ProcessState::Stopped,
+            _ => ProcessState::Running,
+        };
+        let [parent, group, session] =
+            [fields.next()?, fields.next()?, fields.next()?].map(|field| field.parse().ok());
+        let (parent, group, session) = (parent?, group?, session?);
+        // The minor faults of children that were waited for: every child has some.
+        let has_waited = fields.nth(4)? != "0";
+        Some(Self { pid, parent, group, session, state, has_waited })
+    }
+
+    /// Whether it is between its children: it handles the signal, has children
+    /// otherwise, is about to have its first one as a shell is, or has only just been
+    /// forked, and none of them would die of it now. A process that never has children, and
+    /// handles the signal for itself, is no shell.
+    fn ignores_sigint_now(&self, all: &[Self]) -> bool {
+        let mut has_dead = false;
+        for child in all.iter().filter(|child| child.parent == self.pid) {
+            if child.state != ProcessState::Dead {
+                return false;
+            }
+            has_dead = true;
+        }
+        self.state != ProcessState::Dead
+            && (has_dead || self.has_waited || is_shell(self.pid) || self.is_fork_before_exec(all))
+            && handles(self.pid, Signal::INT)
+    }
+
+    /// Whether it was forked and still runs its parent's program, with its
+    /// parent's handlers.
+    fn is_fork_before_exec(&self, all: &[Self]) -> bool {
+        let command = |pid| fs::read(format!("/proc/{pid}/cmdline")).ok();
+        all.iter().any(|process| process.pid == self.parent) && command(self.pid) == command(self.parent)
+    }
 }
 
-/// The process id that was given out last, as proc_loadavg(5) has it: who has a
+/// All processes of the system. Those that end meanwhile are left out.
+fn all_processes() -> Vec<ProcessStat> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let stat = |pid: i32| ProcessStat::parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?);
+    pids.filter_map(stat).collect()
+}
+
+/// The process id that was given out last, as proc_loadavg(5) has it: a process with a
 /// higher one was born later, until ids begin anew.
-pub(super) fn last_born() -> i32 {
+pub(super) fn last_pid() -> i32 {
     let loads = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    // Where it is not told, nobody counts as born before.
+    // Where it is not known, no process counts as born before.
     loads.split_ascii_whitespace().last().and_then(|last| last.parse().ok()).unwrap_or(0)
+}
+
+/// Whether a process has a shell's name: `sh`, `bash`, `dash`, `zsh`, and what else
+/// ends so (`ssh` is kept waiting in vain).
+fn is_shell(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end().ends_with("sh"))
 }
 
 /// Whether a process neither handles, ignores nor blocks a signal.
 fn dies_of(pid: i32, signal: Signal) -> bool {
-    masks(pid).is_some_and(|masks| masks.iter().all(|mask| mask & bit(signal) == 0))
+    SignalMasks::of(pid)
+        .is_some_and(|masks| (masks.blocked | masks.ignored | masks.handled) & bit(signal) == 0)
 }
 
 /// Whether a process ignores a signal.
 pub(super) fn ignores(pid: i32, signal: Signal) -> bool {
-    masks(pid).is_some_and(|[_, ignored, _]| ignored & bit(signal) != 0)
+    SignalMasks::of(pid).is_some_and(|masks| masks.ignored & bit(signal) != 0)
 }
 
-/// Whether a process handles a signal.
-pub(super) fn handles(pid: i32, signal: Signal) -> bool {
-    masks(pid).is_some_and(|[_, _, handled]| handled & bit(signal) != 0)
+fn handles(pid: i32, signal: Signal) -> bool {
+    SignalMasks::of(pid).is_some_and(|masks| masks.handled & bit(signal) != 0)
 }
 
 /// One bit a signal, from 1.
@@ -236,29 +324,20 @@ fn bit(signal: Signal) -> u64 {
     1 << (signal.as_raw() - 1)
 }
 
-/// What a process blocks, ignores and handles: proc_pid_status(5).
-fn masks(pid: i32) -> Option<[u64; 3]> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let mask = |name| {
-        let mask = status.lines().find_map(|line| line.strip_prefix(name))?;
-        u64::from_str_radix(mask.trim(), 16).ok()
-    };
-    Some([mask("SigBlk:")?, mask("SigIgn:")?, mask("SigCgt:")?])
+/// The signal masks of proc_pid_status(5).
+struct SignalMasks {
+    blocked: u64,
+    ignored: u64,
+    handled: u64,
 }
 
-/// Reads proc_pid_stat(5): the name, in brackets, may itself hold anything.
-fn parse(pid: i32, stat: &str) -> Option<Process> {
-    let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_ascii_whitespace();
-    let state = match fields.next()? {
-        "Z" | "X" => State::Dead,
-        "T" | "t" => State::Held,
-        _ => State::Runs,
-    };
-    let [parent, group, session] =
-        [fields.next()?, fields.next()?, fields.next()?].map(|field| field.parse().ok());
-    let (parent, group, session) = (parent?, group?, session?);
-    // The minor faults of children that were waited for: every child has some.
-    let has_waited = fields.nth(4)? != "0";
-    Some(Process { pid, parent, group, session, state, has_waited })
+impl SignalMasks {
+    fn of(pid: i32) -> Option<Self> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let mask = |name| {
+            let mask = status.lines().find_map(|line| line.strip_prefix(name))?;
+            u64::from_str_radix(mask.trim(), 16).ok()
+        };
+        Some(Self { blocked: mask("SigBlk:")?, ignored: mask("SigIgn:")?, handled: mask("SigCgt:")? })
+    }
 }

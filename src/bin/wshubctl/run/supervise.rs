@@ -1,126 +1,147 @@
-//! Who may end a command, and how its end is told.
-//!
-//! Knows whom to listen to: the hub, the signals of this process, the deadline.
-//! Does not know how a command is stopped.
+//! Supervision of a running command: interrupts of the hub, signals to this process, the
+//! deadline, and the report of the end.
 
+use std::cell::Cell;
+use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::process::WaitStatus;
-use smol::{Timer, future};
-use wshubd::client::{Error, Heard, Interrupt, Operation, Pending};
+use smol::{Task, Timer, future};
+use wshubd::client::{Error, HubLine, Interrupt, OperationHandle, PendingAnswer};
 use wshubd::protocol::EndState;
 
-use super::escalation::Stop;
-use super::hub_connection::Presence;
-use super::messages::Outcome;
-use super::output::Output;
+use super::escalation::Escalation;
+use super::hub_link::HubPresence;
+use super::messages;
+use super::messages::{CommandOutcome, RunReport};
+use super::output::OutputPublisher;
 use super::process_tree::ProcessTree;
-use super::signals::{Event, SignalQueue};
+use super::signals::{SignalAction, SignalQueue};
 
-/// How long the end waits for a hub that is away, unless somebody says otherwise.
-pub(super) const LINGER: Duration = Duration::from_secs(10);
+/// How long the last output may take to be written after an interrupt, before the
+/// end is sent without it: a reader of ours that does not read must not keep
+/// all subscribers waiting for the end.
+pub(super) const LAST_OUTPUT: Duration = Duration::from_secs(1);
 
-/// The same where no hub was ever there: one that is just starting may still come,
+/// How long the end waits for a hub that is not connected, by default.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// The same where no hub was ever connected: one that is just starting may still come,
 /// but a command of a machine without a hub must not take ten seconds.
 const LINGER_UNSEEN: Duration = Duration::from_secs(1);
 
-/// After so long without an answer the wait at the end is told.
-const SILENT: Duration = Duration::from_secs(1);
+/// After so long without an answer there is a notice of the wait at the end.
+const SILENCE: Duration = Duration::from_secs(1);
 
-/// For how long an end is told whatever is pressed: a hub that is there takes it
+/// For how long an end is sent in spite of signals: a hub that is connected takes it
 /// within milliseconds.
-const FAIR: Duration = Duration::from_millis(500);
+const MINIMUM_WAIT: Duration = Duration::from_millis(500);
 
-/// Who may end it, and whether it has ended.
 pub(super) struct Supervisor {
-    pub(super) family: ProcessTree,
-    pub(super) stop: Stop,
-    pub(super) attention: SignalQueue,
-    pub(super) output: Rc<Output>,
+    processes: ProcessTree,
+    escalation: Escalation,
+    signals: SignalQueue,
+    output: Rc<OutputPublisher>,
     /// Until the hub has answered whether it takes the operation.
-    pub(super) beginning: Option<Pending>,
-    /// Whether anybody can still stop it through the hub.
-    pub(super) hub: bool,
-    pub(super) linger: Option<Duration>,
+    start: Option<PendingAnswer>,
+    /// Whether the operation can still be interrupted through the hub.
+    has_hub: bool,
+    presence: Rc<Cell<HubPresence>>,
+    report: RunReport,
+    linger: Option<Duration>,
 }
 
-enum Happening {
+enum SupervisorEvent {
     Interrupt(Result<Interrupt, Error>),
-    Registered(Result<Heard, Error>),
-    Signal(Event),
+    Registered(Result<HubLine, Error>),
+    Signal(SignalAction),
     StepDue,
     Deadline,
 }
 
 impl Supervisor {
-    /// Waits until nothing of the command is left, and stops it when asked.
-    pub(super) async fn until_over(
+    pub(super) fn new(
+        processes: ProcessTree,
+        escalation: Escalation,
+        signals: SignalQueue,
+        output: Rc<OutputPublisher>,
+        start: Option<PendingAnswer>,
+        linger: Option<Duration>,
+    ) -> Self {
+        let (presence, report) = (output.presence().clone(), output.report());
+        Self { processes, escalation, signals, output, start, has_hub: true, presence, report, linger }
+    }
+
+    /// Waits until no process of the command is left, and stops it on request.
+    pub(super) async fn run(
         &mut self,
-        operation: &Operation,
+        operation: &OperationHandle,
         deadline: Option<Duration>,
     ) -> Option<WaitStatus> {
-        // The hub interrupts at the deadline; this is for when it has gone.
+        // The hub interrupts at the deadline; this is for when it is not connected.
         let mut deadline =
             deadline.map(|deadline| Timer::after(deadline.saturating_add(Duration::from_secs(1))));
         let mut leader_runs = true;
-        let mut is_told = false;
+        let mut has_reported_suspend = false;
         loop {
-            self.family.reap();
-            if leader_runs && self.family.status().is_some() {
+            self.processes.reap();
+            if leader_runs && self.processes.status().is_some() {
                 leader_runs = false;
-                self.stop.leader_exited(&self.family);
+                self.escalation.on_leader_exit(&self.processes);
             }
-            if self.stop.is_over(&self.family) {
-                self.output.report.left(self.family.count(), self.stop.was_asked());
-                return self.family.status();
+            if self.escalation.is_over(&self.processes) {
+                if self.escalation.is_requested() {
+                    self.report.unkillable(self.processes.count_living());
+                }
+                return self.processes.status();
             }
             match self.next(operation, &mut deadline).await {
-                Happening::Interrupt(Ok(interrupt)) => {
-                    self.output.report.interrupted(&interrupt);
-                    self.stop.ask(&self.family);
+                SupervisorEvent::Interrupt(Ok(interrupt)) => {
+                    self.report.interrupted(&interrupt);
+                    self.escalation.request(&self.processes);
                 }
-                Happening::Interrupt(Err(error)) => {
-                    self.hub = false;
-                    self.output.report.hub_lost(&error);
+                SupervisorEvent::Interrupt(Err(error)) => {
+                    self.has_hub = false;
+                    self.report.hub_lost(&error);
                 }
-                Happening::Registered(answer) => self.registered(&answer),
-                Happening::Signal(Event::Child) => {}
-                Happening::Signal(Event::End) => self.stop.insist(&self.family),
-                Happening::Signal(Event::Suspend) => {
-                    if !std::mem::replace(&mut is_told, true) {
-                        self.output.report.not_suspended();
+                SupervisorEvent::Registered(answer) => self.on_registered(&answer),
+                SupervisorEvent::Signal(SignalAction::Reap) => {}
+                SupervisorEvent::Signal(SignalAction::Stop) => self.escalation.insist(&self.processes),
+                SupervisorEvent::Signal(SignalAction::Suspend) => {
+                    if !std::mem::replace(&mut has_reported_suspend, true) {
+                        self.report.not_suspended();
                     }
                 }
-                Happening::StepDue => self.stop.go_on(&self.family),
-                Happening::Deadline => {
+                SupervisorEvent::StepDue => self.escalation.on_due(&self.processes),
+                SupervisorEvent::Deadline => {
                     deadline = None;
-                    self.stop.ask(&self.family);
+                    self.escalation.request(&self.processes);
                 }
             }
         }
     }
 
-    fn registered(&mut self, answer: &Result<Heard, Error>) {
-        self.beginning = None;
+    fn on_registered(&mut self, answer: &Result<HubLine, Error>) {
+        self.start = None;
         match answer {
-            Ok(_) => self.output.report.started(&self.output.operation_id, &self.output.channel),
-            // Its output would be taken for that of somebody else's operation, or be
-            // refused as well. That nobody can interrupt it says why.
-            Err(_) => self.output.publishing.set(false),
+            Ok(_) => self.output.report_started(),
+            // Its output would be taken for that of another command's operation, or be
+            // refused as well. The error also ends the wait for interrupts, and is reported there.
+            Err(_) => self.output.stop_publishing(),
         }
     }
 
-    async fn next(&mut self, operation: &Operation, deadline: &mut Option<Timer>) -> Happening {
+    async fn next(&mut self, operation: &OperationHandle, deadline: &mut Option<Timer>) -> SupervisorEvent {
         let interrupt = async {
-            if !self.hub {
+            if !self.has_hub {
                 return future::pending().await;
             }
-            Happening::Interrupt(operation.interrupted().await)
+            SupervisorEvent::Interrupt(operation.interrupted().await)
         };
         let registered = async {
-            match &self.beginning {
-                Some(beginning) => Happening::Registered(beginning.answer().await),
+            match &self.start {
+                Some(start) => SupervisorEvent::Registered(start.answer().await),
                 None => future::pending().await,
             }
         };
@@ -129,76 +150,115 @@ impl Supervisor {
                 Some(deadline) => drop(deadline.await),
                 None => future::pending().await,
             }
-            Happening::Deadline
+            SupervisorEvent::Deadline
         };
         let due = async {
-            self.stop.due().await;
-            Happening::StepDue
+            self.escalation.due().await;
+            SupervisorEvent::StepDue
         };
-        let signal = async { Happening::Signal(self.attention.next().await) };
+        let signal = async { SupervisorEvent::Signal(self.signals.next().await) };
         let hub = future::or(registered, interrupt);
         future::or(future::or(hub, signal), future::or(due, late)).await
     }
 
-    /// Says that it is over, and with it the output before. A hub that does not
-    /// hear it within some time, or before somebody presses Ctrl-C, does not keep
+    /// Waits for the rest of the output, and ends the operation.
+    pub(super) async fn finish(
+        mut self,
+        operation: OperationHandle,
+        mut copying: Task<()>,
+        status: Option<WaitStatus>,
+    ) -> ExitCode {
+        let is_requested = self.escalation.is_requested();
+        let limit = async {
+            if is_requested {
+                Timer::after(LAST_OUTPUT).await;
+            } else {
+                self.signals.wait_for_stop().await;
+            }
+            false
+        };
+        let copied = async {
+            (&mut copying).await;
+            true
+        };
+        let is_copied = future::or(copied, limit).await;
+        // Output after this is for our own reader alone: nothing is published of an
+        // operation behind its end.
+        self.output.stop_publishing();
+
+        let outcome = self.output.outcome(status);
+        let state = if is_requested { EndState::Interrupted } else { outcome.end_state() };
+        self.send_end(operation, state, &outcome).await;
+        if !is_copied && is_requested {
+            // A person who presses Ctrl-C now has no use for the rest either.
+            future::or(copying, self.signals.wait_for_stop()).await;
+        }
+        if self.signals.was_interrupted() && outcome.is_interrupted() {
+            return messages::end_by_interrupt();
+        }
+        outcome.exit_code()
+    }
+
+    /// Sends the end, and with it the output before. A hub that does not
+    /// answer within some time, or before a signal such as that of Ctrl-C, does not keep
     /// the caller waiting.
-    pub(super) async fn tell_the_end(&mut self, operation: Operation, ending: EndState, outcome: &Outcome) {
-        let report = self.output.report;
-        let presence = &self.output.presence;
+    async fn send_end(&mut self, operation: OperationHandle, state: EndState, outcome: &CommandOutcome) {
+        let (report, presence) = (self.report, self.presence.clone());
         let linger = self.linger.unwrap_or(match presence.get() {
-            Presence::Sought => LINGER_UNSEEN,
-            Presence::Here | Presence::Away => LINGER,
+            HubPresence::NeverSeen => LINGER_UNSEEN,
+            HubPresence::Connected | HubPresence::Disconnected => LINGER,
         });
         let is_long = match presence.get() {
-            Presence::Sought => linger > LINGER_UNSEEN,
-            Presence::Away => !linger.is_zero(),
-            Presence::Here => false,
+            HubPresence::NeverSeen => linger > LINGER_UNSEEN,
+            HubPresence::Disconnected => !linger.is_zero(),
+            HubPresence::Connected => false,
         };
-        if self.hub && is_long {
+        if self.has_hub && is_long {
             report.lingers(linger);
         }
-        let is_silent = self.hub && !is_long && linger > SILENT;
-        let told = async { Told::of(operation.end(ending, outcome).await) };
+        let notices_silence = self.has_hub && !is_long && linger > SILENCE;
+        let end = async { EndDelivery::of(operation.end(state, outcome).await) };
         let late = async {
             let mut left = linger;
-            if is_silent {
-                Timer::after(SILENT).await;
-                left = linger.saturating_sub(SILENT);
+            if notices_silence {
+                Timer::after(SILENCE).await;
+                left = linger.saturating_sub(SILENCE);
                 report.lingers(left);
             }
             Timer::after(left).await;
-            Told::No("it did not answer in time".to_owned())
+            EndDelivery::Failed("it did not answer in time".to_owned())
         };
         let impatient = async {
-            let fair = Timer::after(FAIR);
-            self.attention.end().await;
-            fair.await;
-            Told::No("nobody waited for it".to_owned())
+            let minimum = Timer::after(MINIMUM_WAIT);
+            self.signals.wait_for_stop().await;
+            minimum.await;
+            EndDelivery::Failed("nobody waited for it".to_owned())
         };
-        match future::or(told, future::or(late, impatient)).await {
-            Told::No(_) if self.hub && presence.get() == Presence::Sought => report.unheard(),
-            Told::No(why) if self.hub => report.end_untold(&why),
-            Told::Before => report.end_unknown(),
-            Told::Yes | Told::No(_) => {}
+        match future::or(end, future::or(late, impatient)).await {
+            EndDelivery::Failed(_) if self.has_hub && presence.get() == HubPresence::NeverSeen => {
+                report.never_connected();
+            }
+            EndDelivery::Failed(why) if self.has_hub => report.end_not_delivered(&why),
+            EndDelivery::EndedBefore => report.ended_before(),
+            EndDelivery::Delivered | EndDelivery::Failed(_) => {}
         }
     }
 }
 
-/// Whether the hub has heard of the end.
-enum Told {
-    Yes,
-    No(String),
-    /// It had told another one.
-    Before,
+/// Delivery of the end to the hub.
+enum EndDelivery {
+    Delivered,
+    Failed(String),
+    /// The hub had ended the operation already.
+    EndedBefore,
 }
 
-impl Told {
+impl EndDelivery {
     fn of(answer: Result<(), Error>) -> Self {
         match answer {
-            Ok(()) => Self::Yes,
-            Err(error) if error.code() == Some("unknown_operation") => Self::Before,
-            Err(error) => Self::No(error.to_string()),
+            Ok(()) => Self::Delivered,
+            Err(error) if error.code() == Some("unknown_operation") => Self::EndedBefore,
+            Err(error) => Self::Failed(error.to_string()),
         }
     }
 }

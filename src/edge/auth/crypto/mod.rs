@@ -1,10 +1,7 @@
-//! The cryptography of tokens (RFC 7518), as jsonwebtoken asks for it.
+//! Cryptography of tokens (RFC 7518): the provider that jsonwebtoken calls.
 //!
-//! Knows what each algorithm does with bytes. Does not know tokens, nor which files
-//! keys are in.
-//!
-//! The library would bring its own, and with it the other half: signing with private
-//! keys, which is several hundred kilobytes and nobody's wish here.
+//! The library would bring its own, and with it signing with private keys: several hundred
+//! kilobytes that a verifier never uses.
 
 #[cfg_attr(not(feature = "public-keys"), path = "no_public_key.rs")]
 mod public_key;
@@ -19,7 +16,7 @@ use jsonwebtoken::signature::{Error, Signer, Verifier};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey};
 use sha2::{Sha256, Sha384, Sha512};
 
-pub(in crate::edge) use public_key::{key as public_key, of_numbers as public_key_of};
+pub(super) use public_key::{key as public_key, of_numbers as public_key_of};
 
 static OURS: CryptoProvider = CryptoProvider {
     signer_factory: signer,
@@ -28,66 +25,61 @@ static OURS: CryptoProvider = CryptoProvider {
     key_utils: KeyUtils::new_unimplemented(),
 };
 
-/// Tells the library of ours, before it is asked for anything.
+/// Installs ours in the library, before its first use.
 fn install() {
     static DONE: Once = Once::new();
     DONE.call_once(|| {
         let is_first = OURS.install_default().is_ok();
-        debug_assert!(is_first, "somebody else has chosen another cryptography");
+        debug_assert!(is_first, "another provider is installed already");
     });
 }
 
 /// The signature of a message, in base64url.
-pub(in crate::edge) fn sign(message: &[u8], key: &EncodingKey, algorithm: Algorithm) -> Option<String> {
+pub(super) fn sign(message: &[u8], key: &EncodingKey, algorithm: Algorithm) -> Option<String> {
     install();
     crypto::sign(message, key, algorithm).ok()
 }
 
 /// Whether this is the signature of a message, in base64url.
-pub(in crate::edge) fn verifies(
-    signature: &str,
-    message: &[u8],
-    key: &DecodingKey,
-    algorithm: Algorithm,
-) -> bool {
+pub(super) fn verifies(signature: &str, message: &[u8], key: &DecodingKey, algorithm: Algorithm) -> bool {
     install();
     crypto::verify(signature, message, key, algorithm).unwrap_or(false)
 }
 
-/// A message's authentication code.
-struct Code<M> {
+/// A message authentication code (HMAC).
+struct HmacCode<M> {
     algorithm: Algorithm,
     mac: M,
 }
 
-impl<M: Mac + Clone> Signer<Vec<u8>> for Code<M> {
+impl<M: Mac + Clone> Signer<Vec<u8>> for HmacCode<M> {
     fn try_sign(&self, message: &[u8]) -> std::result::Result<Vec<u8>, Error> {
         Ok(self.mac.clone().chain_update(message).finalize().into_bytes().to_vec())
     }
 }
 
-impl<M: Mac + Clone> Verifier<Vec<u8>> for Code<M> {
-    /// Takes as long whatever part of a signature is right.
+impl<M: Mac + Clone> Verifier<Vec<u8>> for HmacCode<M> {
+    /// In constant time, whatever part of a signature is right.
     fn verify(&self, message: &[u8], signature: &Vec<u8>) -> std::result::Result<(), Error> {
         self.mac.clone().chain_update(message).verify_slice(signature).map_err(|_| Error::new())
     }
 }
 
-impl<M: Mac + Clone> JwtSigner for Code<M> {
+impl<M: Mac + Clone> JwtSigner for HmacCode<M> {
     fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
 }
 
-impl<M: Mac + Clone> JwtVerifier for Code<M> {
+impl<M: Mac + Clone> JwtVerifier for HmacCode<M> {
     fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
 }
 
-fn code<M: Mac + hmac::digest::KeyInit>(algorithm: Algorithm, secret: &[u8]) -> Result<Box<Code<M>>> {
+fn code<M: Mac + hmac::digest::KeyInit>(algorithm: Algorithm, secret: &[u8]) -> Result<Box<HmacCode<M>>> {
     let mac = <M as Mac>::new_from_slice(secret).map_err(|_| ErrorKind::InvalidKeyFormat)?;
-    Ok(Box::new(Code { algorithm, mac }))
+    Ok(Box::new(HmacCode { algorithm, mac }))
 }
 
 fn signer(algorithm: &Algorithm, key: &EncodingKey) -> Result<Box<dyn JwtSigner>> {

@@ -1,6 +1,6 @@
-//! Public keys in a daemon that was built without them: there are none.
+//! Public keys in a build without them: each is an error that names the feature.
 //!
-//! Knows how to say so. The configuration refuses such keys before, by their line.
+//! The configuration refuses such keys earlier, by their line.
 
 use jsonwebtoken::crypto::JwtVerifier;
 use jsonwebtoken::errors::{ErrorKind, Result as Done};
@@ -9,11 +9,11 @@ use jsonwebtoken::{Algorithm, DecodingKey};
 use crate::config::Alg;
 use crate::features;
 
-pub(in crate::edge) fn key(_: Alg, _: &[u8]) -> Result<DecodingKey, String> {
+pub(in crate::edge::auth) fn key(_: Alg, _: &[u8]) -> Result<DecodingKey, String> {
     Err(features::PUBLIC_KEYS.missing())
 }
 
-pub(in crate::edge) fn of_numbers(_: Alg, _: &[Vec<u8>]) -> Result<DecodingKey, String> {
+pub(in crate::edge::auth) fn of_numbers(_: Alg, _: &[Vec<u8>]) -> Result<DecodingKey, String> {
     Err(features::PUBLIC_KEYS.missing())
 }
 

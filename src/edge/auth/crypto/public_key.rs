@@ -1,11 +1,10 @@
 //! Public keys: RSA, ECDSA on P-256 and P-384, and Ed25519.
 //!
-//! Knows their files (PEM, RFC 7468), certificates among them, their numbers as a JWK has
-//! them, and what is too weak. Cannot sign: a private key is refused, for it would not be
-//! one if it were here.
+//! They come as PEM (RFC 7468), certificates included, or as the numbers of a JWK; weak ones
+//! are refused. A private key is refused too: on this machine it would not be private.
 //!
-//! Of a certificate the key alone counts. Its dates, names and signature say how far to
-//! trust whoever sent it, and nobody did: an administrator put it where it is.
+//! Of a certificate the key alone counts. Its dates, names and signature tell how far to trust
+//! its sender, and nobody sent it: an administrator put it in its place.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -30,12 +29,12 @@ use sha2::{Digest, Sha256, Sha384, Sha512};
 use crate::config::Alg;
 
 /// Bits of an RSA key, the least that RFC 7518, section 3.3 allows, and the most that
-/// are computed with: a token must not cost whoever verifies it much more than its maker.
+/// are computed with: a token must not cost its verifier much more than its maker.
 const SHORTEST_RSA: usize = 2048;
 const LONGEST_RSA: usize = RsaPublicKey::MAX_SIZE;
 
 /// The key in a PEM file, for this algorithm and no other: a bad one is found now.
-pub(in crate::edge) fn key(alg: Alg, pem: &[u8]) -> Result<DecodingKey, String> {
+pub(in crate::edge::auth) fn key(alg: Alg, pem: &[u8]) -> Result<DecodingKey, String> {
     if memmem::find(pem, b"PRIVATE KEY").is_some() {
         return Err("it holds a private key, and the public one is wanted: \
                     `openssl pkey -pubout -in FILE` prints it"
@@ -52,7 +51,7 @@ pub(in crate::edge) fn key(alg: Alg, pem: &[u8]) -> Result<DecodingKey, String> 
         }
         .into());
     };
-    is_about_one_key(&blocks)?;
+    check_single_key(&blocks)?;
     let (label, der) = match *label {
         CERTIFICATE => ("PUBLIC KEY", Certificate::read(der).ok_or(UNREADABLE)?.key),
         label => (label, &**der),
@@ -73,7 +72,7 @@ const UNFIT: &str = "it holds no public key of this kind in PEM";
 
 /// The key with these numbers, in the order of RFC 7518, section 6, and RFC 8037: `n` and
 /// `e`, `x` and `y`, or `x` alone.
-pub(in crate::edge) fn of_numbers(alg: Alg, numbers: &[Vec<u8>]) -> Result<DecodingKey, String> {
+pub(in crate::edge::auth) fn of_numbers(alg: Alg, numbers: &[Vec<u8>]) -> Result<DecodingKey, String> {
     let key = match (alg, numbers) {
         (Alg::Es256, [x, y]) => P256Key::from_sec1_bytes(&point(x, y)).ok().map(|key| p256(&key)),
         (Alg::Es384, [x, y]) => P384Key::from_sec1_bytes(&point(x, y)).ok().map(|key| p384(&key)),
@@ -132,12 +131,12 @@ fn ed(key: &EdKey) -> DecodingKey {
     DecodingKey::from_ed_der(key.as_bytes())
 }
 
-/// What is looked at of a certificate (RFC 5280, section 4.1). What a whole reader of
-/// certificates would add, 30 kB of names and extensions, is not.
+/// The parts of a certificate that count (RFC 5280, section 4.1). A complete parser would add
+/// 30 kB of names and extensions.
 struct Certificate<'a> {
     issuer: &'a [u8],
     subject: &'a [u8],
-    /// As in a file of its own.
+    /// In the form of a file with a public key.
     key: &'a [u8],
 }
 
@@ -157,9 +156,9 @@ impl<'a> Certificate<'a> {
         Some(Self { issuer, subject: field()?, key: field()? })
     }
 
-    /// Whether the next one of a chain vouches for it.
+    /// Whether the next one of a chain has issued it.
     fn is_issued_by(&self, next: &Self) -> bool {
-        // What vouches for itself ends a chain, and has its name from nobody.
+        // A self-signed one ends a chain.
         self.issuer == next.subject && self.issuer != self.subject
     }
 }
@@ -168,10 +167,10 @@ const CERTIFICATE: &str = "CERTIFICATE";
 
 const UNREADABLE: &str = "it holds a certificate that cannot be read";
 
-/// Whether a file has one key to verify with: once or more often, or certified, with the
-/// certificates behind it that vouch for that one (a chain, as authorities send it). Of two keys
-/// one would not be used, and nobody would know which.
-fn is_about_one_key(blocks: &[Block<'_>]) -> Result<(), String> {
+/// Checks that a file has one key to verify with: once or more often, or certified, followed by
+/// the certificates of its issuers (a chain, as authorities send it). Of two keys one would not
+/// be used, without any sign of which.
+fn check_single_key(blocks: &[PemBlock<'_>]) -> Result<(), String> {
     let certificates = blocks.iter().filter(|(label, _)| *label == CERTIFICATE);
     let read = certificates.map(|(_, der)| der.as_deref().and_then(Certificate::read));
     let chain: Vec<Certificate<'_>> = read.collect::<Option<_>>().ok_or(UNREADABLE)?;
@@ -205,7 +204,7 @@ fn within(of: AnyRef<'_>) -> Option<SliceReader<'_>> {
     (of.tag() == Tag::Sequence).then(|| SliceReader::new(of.value()).ok()).flatten()
 }
 
-/// Somebody's public key.
+/// A public key that verifies.
 enum PublicKey {
     /// For several algorithms.
     Rsa(Algorithm, RsaPublicKey),
@@ -234,7 +233,7 @@ pub(super) fn verifier(algorithm: Algorithm, key: &[u8]) -> Done<Box<dyn JwtVeri
 }
 
 impl Verifier<Vec<u8>> for PublicKey {
-    /// Whether whoever has the private key signed this message.
+    /// Whether the message was signed with the private key of this one.
     fn verify(&self, message: &[u8], signature: &Vec<u8>) -> Result<(), Error> {
         match self {
             Self::Rsa(algorithm, key) => {
@@ -258,7 +257,7 @@ impl Verifier<Vec<u8>> for PublicKey {
     }
 }
 
-/// A message as RSA signs it. What is generic ends here: the arithmetic is there once for
+/// A message as RSA signs it. The generic code ends here: the arithmetic is compiled once for
 /// all digests.
 struct Hashed {
     digest: Vec<u8>,
@@ -287,10 +286,10 @@ impl JwtVerifier for PublicKey {
 }
 
 /// A block of a PEM file: its label, and what it holds, if that is base64 and has an end.
-type Block<'a> = (&'a str, Option<Vec<u8>>);
+type PemBlock<'a> = (&'a str, Option<Vec<u8>>);
 
-/// The blocks of a PEM file. Lines may be as long as whoever wrote them liked, or one.
-fn blocks(pem: &[u8]) -> Vec<Block<'_>> {
+/// The blocks of a PEM file. Lines may have any length, or be one.
+fn blocks(pem: &[u8]) -> Vec<PemBlock<'_>> {
     let (mut blocks, mut rest) = (Vec::new(), str::from_utf8(pem).unwrap_or_default());
     while let Some((label, after)) =
         rest.split_once("-----BEGIN ").and_then(|(_, rest)| rest.split_once("-----"))

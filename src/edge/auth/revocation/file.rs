@@ -1,80 +1,76 @@
-//! The file in which revocations outlive the daemon.
+//! File of the revocations, which outlive the process and a power cut.
 //!
-//! Knows how changes are put down so that what was answered is there after a power cut, and
-//! that what was not answered is there whole or not at all. Does not know what they mean.
-//!
-//! Each line has a checksum and all changes of one write, so a write that was cut off is the
-//! last line, and was never answered. When most lines are about what is not revoked any more
-//! the file is written anew beside the old one, which it replaces then.
+//! A change that was acknowledged is in it after a power cut; one that was not is in it whole or
+//! not at all. Each line has a checksum and all changes of one write, so a write that was cut
+//! off is the last line, and was never acknowledged. When most lines concern tokens that are not
+//! revoked any more, a new file is written beside the old one and then replaces it.
 
 use std::fmt::Display;
 use std::fs;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::io::Write;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::{Change, Revocations};
 use crate::config::file_owner::{Purpose, explained};
-use crate::config::{Place, Problem};
+use crate::config::{Location, Problem};
+use crate::edge::atomic_file::{Replacement, read_if_there, sync_directory};
 
-/// The first line; its number is raised when a daemon could not read what an older one wrote.
+/// The first line; its number is raised by a format that earlier daemons cannot read, or that
+/// reads theirs in another way.
 const HEADING: &str = "wshubd revocations 1\n";
 
-/// So many changes more than are kept may be in the file before it is written anew.
+/// Most obsolete changes in the file before it is rewritten.
 const STALE: usize = 256;
 
-/// The file, as the process that writes it knows it.
+/// The open file.
 #[derive(Debug)]
 pub struct RevocationFile {
     directory: PathBuf,
-    /// None until there is one, and where what is in it is not known: then it is written
-    /// anew before anything is added.
+    /// None before the first write, and while its content is unknown: the next write replaces
+    /// it then.
     file: Option<File>,
     bytes: u64,
     changes: usize,
 }
 
-/// Why the file cannot be used.
-fn unusable(place: Place, why: impl Display) -> Problem {
+/// The problem of a file that cannot be used.
+fn unusable(location: Location, why: impl Display) -> Problem {
     let message = format!(
         "{why}. Without it tokens that were revoked would be taken again; put the file back, or remove it \
          (of a damaged one: the line) and revoke once more what has to be"
     );
-    Problem::new(place, message)
+    Problem::new(location, message)
 }
 
 fn path(directory: &Path) -> PathBuf {
     directory.join("revocations")
 }
 
-/// Reads what is revoked.
+/// Reads the revocations.
 ///
 /// # Errors
-/// What is there and cannot be used. A last line that is not whole is none: whoever wanted
-/// that has had no answer. It is told in the log.
+/// The file cannot be used. An incomplete last line is no error: its change was never
+/// acknowledged. It is logged.
 pub fn open(directory: &Path) -> Result<(Revocations, RevocationFile), Problem> {
     let path = path(directory);
     let file: Rc<Path> = Rc::from(path.as_path());
     let denied = |error: io::Error| {
-        // Where it cannot be looked at it is the directory that is closed.
+        // If its metadata cannot be read, the directory is closed.
         let closed = if path.symlink_metadata().is_ok() { &path } else { directory };
-        unusable(Place::File(Rc::clone(&file)), explained(&error, closed, Purpose::State))
+        unusable(Location::File(Rc::clone(&file)), explained(&error, closed, Purpose::State))
     };
     let mut revocations = Revocations::default();
     let none = RevocationFile { directory: directory.to_owned(), file: None, bytes: 0, changes: 0 };
-    let text = match fs::read(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((revocations, none)),
-        text => text.map_err(denied)?,
-    };
+    let Some(text) = read_if_there(&path).map_err(denied)? else { return Ok((revocations, none)) };
     let mut rest = text.strip_prefix(HEADING.as_bytes()).ok_or_else(|| {
         let why = "it does not begin as revocations of this version do";
-        unusable(Place::File(Rc::clone(&file)), why)
+        unusable(Location::File(Rc::clone(&file)), why)
     })?;
     let mut changes = 0;
-    // The heading is the first.
+    // The heading is line 1.
     let mut number = 1;
     while !rest.is_empty() {
         number += 1;
@@ -88,7 +84,7 @@ pub fn open(directory: &Path) -> Result<(Revocations, RevocationFile), Problem> 
                 changes += line.len();
                 line.into_iter().for_each(|change| revocations.apply(change));
             }
-            // A file system may have given it its length and not all of its bytes.
+            // A file system may have stored its length and not all of its bytes.
             None if after.is_empty() && (!is_ended || line.is_some_and(|line| line.contains(&0))) => {
                 log::error!(
                     "{}, line {number}: the last one is not whole, and none: it was being written when the \
@@ -97,7 +93,7 @@ pub fn open(directory: &Path) -> Result<(Revocations, RevocationFile), Problem> 
                 );
                 return Ok((revocations, none));
             }
-            None => return Err(unusable(Place::Line { file, line: number }, "it is damaged")),
+            None => return Err(unusable(Location::Line { file, line: number }, "it is damaged")),
         }
         rest = after;
     }
@@ -124,50 +120,64 @@ fn line(changes: &[Change]) -> Vec<u8> {
     line
 }
 
-/// A write that is still to be done, by a thread that may wait for the disk.
+/// A write for a thread that may wait for the disk.
 #[derive(Debug)]
 pub struct Writing {
     file: RevocationFile,
     bytes: Vec<u8>,
     changes: usize,
-    is_anew: bool,
+    mode: WriteMode,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum WriteMode {
+    Append,
+    /// Writes a new file in the place of the old one.
+    Replace,
 }
 
 impl RevocationFile {
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> PathBuf {
         path(&self.directory)
     }
 
-    /// Whether what has the name is what was written: somebody may have put another file in
-    /// its place, or taken it away.
-    fn is_there(&self) -> bool {
+    /// Whether the file under its name is the open one: it may have been replaced or removed.
+    fn is_in_place(&self) -> bool {
         let named = fs::metadata(self.path()).map(|found| (found.dev(), found.ino()));
         let own = self.file.as_ref().and_then(|file| file.metadata().ok());
         own.map(|own| (own.dev(), own.ino())).is_some_and(|own| named.is_ok_and(|named| named == own))
     }
 
-    /// What has to be written for some changes, which `all` has already.
+    /// The write that some changes need, which are in `all` already.
     pub fn write(self, changes: &[Change], all: &Revocations) -> Writing {
         let is_stale = self.changes + changes.len() > 2 * all.len() + STALE;
-        if self.is_there() && !is_stale {
-            return Writing { bytes: line(changes), changes: changes.len(), is_anew: false, file: self };
+        if self.is_in_place() && !is_stale {
+            return Writing {
+                bytes: line(changes),
+                changes: changes.len(),
+                mode: WriteMode::Append,
+                file: self,
+            };
         }
         let (mut bytes, mut count) = (HEADING.as_bytes().to_vec(), 0);
         for change in all.changes() {
             bytes.append(&mut line(&[change]));
             count += 1;
         }
-        Writing { bytes, changes: count, is_anew: true, file: self }
+        Writing { bytes, changes: count, mode: WriteMode::Replace, file: self }
     }
 }
 
 impl Writing {
-    /// Does it. The file comes back in any case; where it failed, nothing that was to be
-    /// written is in it.
+    /// Carries the write out. The file is returned in any case; after an error nothing of the
+    /// write is in it.
     pub fn carry_out(self) -> (RevocationFile, io::Result<()>) {
-        let Self { mut file, bytes, changes, is_anew } = self;
-        let done = if is_anew { file.replace(&bytes, changes) } else { file.append(&bytes, changes) };
+        let Self { mut file, bytes, changes, mode } = self;
+        let done = match mode {
+            WriteMode::Append => file.append(&bytes, changes),
+            WriteMode::Replace => file.replace(&bytes, changes),
+        };
         (file, done)
     }
 }
@@ -177,8 +187,8 @@ impl RevocationFile {
         let Some(file) = &self.file else { return Err(io::ErrorKind::NotFound.into()) };
         let done = file.write_all_at(bytes, self.bytes).and_then(|()| file.sync_data());
         if done.is_err() {
-            // Part of it may be there: it is taken away, and what is there is written anew
-            // next time, whether that has worked or not.
+            // A part of it may be written: that is cut off, and the next write replaces the file,
+            // whether that has worked or not.
             let _ = file.set_len(self.bytes).and_then(|()| file.sync_all());
             self.file = None;
             return done;
@@ -189,24 +199,17 @@ impl RevocationFile {
     }
 
     fn replace(&mut self, bytes: &[u8], changes: usize) -> io::Result<()> {
-        let fresh = self.directory.join("revocations.new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-        let written = file.write_all(bytes).and_then(|()| file.sync_all());
-        let renamed = written.and_then(|()| fs::rename(&fresh, path(&self.directory)));
-        if renamed.is_err() {
-            let _ = fs::remove_file(&fresh);
-        }
-        renamed?;
-        // It has its name now, whether the directory is on the disk or not.
+        let file = Replacement::create(&path(&self.directory))?.write(&[bytes])?;
+        // It has its name now, even if the directory is not on the disk yet.
         *self = Self {
             directory: std::mem::take(&mut self.directory),
             file: Some(file),
             bytes: bytes.len() as u64,
             changes,
         };
-        let synced = File::open(&self.directory).and_then(|directory| directory.sync_all());
+        let synced = sync_directory(&self.directory);
         if synced.is_err() {
-            // What was not answered is left out next time.
+            // The next write leaves out the change, which is not acknowledged.
             self.file = None;
         }
         synced

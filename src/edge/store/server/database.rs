@@ -1,7 +1,6 @@
 //! The database of a generation: a directory that the engine has to itself.
 //!
-//! Knows the engine, its settings and its errors. Does not know what else a generation
-//! has, nor what a message means.
+//! The engine, its settings and its errors are named here and nowhere else.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -11,11 +10,11 @@ use std::time::Duration;
 use sled::{Db, IVec, Tree};
 
 use super::error::{StoreError, StoreResult};
-use super::generation::{Next, RecordSink, Told};
+use super::generation::{ReadDemand, RecordSink, StoredMessage};
 use super::generation_files;
 use super::ram_copy::RamCopy;
 use super::record;
-use super::record::{Assembly, Found};
+use super::record::{AssembledMessage, Assembly};
 
 /// How much the engine writes at least of each opening: small, because a child
 /// that is started for one message opens once for it. Below this, pages of places
@@ -65,21 +64,21 @@ impl Database {
         }
     }
 
-    /// Opens what is in a place; people are told of the directory.
+    /// Opens what is in a place; errors name the directory.
     fn start(directory: &Path, place: &Path) -> StoreResult<Self> {
-        let told = || StoreError::engine(directory);
-        let db = open_engine(place).map_err(told())?;
-        let tree = |name| db.open_tree(name).map_err(told());
+        let failed = || StoreError::engine(directory);
+        let db = open_engine(place).map_err(failed())?;
+        let tree = |name| db.open_tree(name).map_err(failed());
         let (messages, marks, gone) = (tree("messages")?, tree("marks")?, tree("gone")?);
         let path = place.join(generation_files::DB);
         let file = File::open(&path).map_err(StoreError::file(&path))?;
-        let count = match db.get(COUNT).map_err(told())? {
+        let count = match db.get(COUNT).map_err(failed())? {
             None => 0,
             Some(value) => read_count(&value)
                 .ok_or_else(|| StoreError::Damaged(format!("{}: its count is wrong", directory.display())))?,
         };
-        let witness = read_count(&generation_files::read_witness(place)?).unwrap_or_default();
-        let count = count.max(witness);
+        let count_file = read_count(&generation_files::read_count_file(place)?).unwrap_or_default();
+        let count = count.max(count_file);
         let directory = directory.to_owned();
         Ok(Self { directory, db, messages, marks, gone, file, count, is_copy: false })
     }
@@ -89,10 +88,10 @@ impl Database {
     }
 
     /// Takes a message in the place of what it has there; on the disk with [`Self::sync`].
-    pub(super) fn put(&mut self, told: Told<'_>) -> StoreResult {
-        let text = record::join([told.log, told.head, told.body]);
+    pub(super) fn put(&mut self, message: StoredMessage<'_>) -> StoreResult {
+        let text = record::join([message.log, message.head, message.body]);
         for (part, content) in record::cut(&text) {
-            let place = record::message_place(told.log, told.seq, part);
+            let place = record::message_key(message.log, message.seq, part);
             let old = self.insert(&self.messages, &place, &content)?;
             if part == 0 && old.is_none() {
                 self.count += 1;
@@ -102,11 +101,11 @@ impl Database {
     }
 
     pub(super) fn mark(&self, log: &str, state: &str) -> StoreResult {
-        self.insert(&self.marks, &record::mark_place(log), &record::join([log, state])).map(drop)
+        self.insert(&self.marks, &record::mark_key(log), &record::join([log, state])).map(drop)
     }
 
     pub(super) fn gone(&self, log: &str, from: u64, to: u64) -> StoreResult {
-        self.insert(&self.gone, &record::gone_place(log, from, to), &record::join([log])).map(drop)
+        self.insert(&self.gone, &record::gone_key(log, from, to), &record::join([log])).map(drop)
     }
 
     fn insert(&self, tree: &Tree, place: &[u8], content: &[u8]) -> StoreResult<Option<IVec>> {
@@ -119,52 +118,52 @@ impl Database {
         self.insert(&self.db, COUNT, &self.count.to_be_bytes())?;
         self.db.flush().map_err(StoreError::engine(&self.directory))?;
         self.file.sync_data().map_err(StoreError::file(&self.directory))?;
-        // How much there is is told outside of the engine as well, which finds an end of
-        // its log wherever it cannot read on.
-        generation_files::write_witness(&self.directory, &record::seal(COUNT, &self.count.to_be_bytes()))?;
+        // How much there is is written down outside of the engine as well, which finds an end
+        // of its log wherever it cannot read on.
+        generation_files::write_count_file(&self.directory, &record::seal(COUNT, &self.count.to_be_bytes()))?;
         generation_files::sync_database(&self.directory)
     }
 
-    /// Tells all messages that are in it, by log and position.
-    pub(super) fn messages(&self, listener: &mut impl RecordSink) -> StoreResult {
-        let found = self.tell(self.messages.iter(), |_| true, listener)?;
+    /// Passes on all messages that are in it, by log and position.
+    pub(super) fn messages(&self, sink: &mut impl RecordSink) -> StoreResult {
+        let found = self.pass_on(self.messages.iter(), |_| true, sink)?;
         if found < self.count {
             let lost = self.count - found;
             let what = format!("{}: {lost} messages are not there", self.directory.display());
-            listener.damaged(what, lost);
+            sink.damaged(what, lost);
         }
         Ok(())
     }
 
-    /// Tells all states, then what is kept no longer.
-    pub(super) fn marks_and_gone(&self, listener: &mut impl RecordSink) -> StoreResult {
+    /// Passes on all states, then what is kept no longer.
+    pub(super) fn marks_and_gone(&self, sink: &mut impl RecordSink) -> StoreResult {
         for pair in self.marks.iter() {
             let (place, value) = pair.map_err(StoreError::engine(&self.directory))?;
             match record::unseal(&place, &value).and_then(record::split) {
-                Some([log, state]) => listener.mark(log, state)?,
-                None => listener.damaged("the state of a log".to_owned(), 1),
+                Some([log, state]) => sink.mark(log, state)?,
+                None => sink.damaged("the state of a log".to_owned(), 1),
             }
         }
         for pair in self.gone.iter() {
             let (place, value) = pair.map_err(StoreError::engine(&self.directory))?;
             let log = record::unseal(&place, &value).and_then(record::split);
-            match (log, record::read_gone_place(&place)) {
-                (Some([log]), Some((from, to))) => listener.gone(log, from, to)?,
-                _ => listener.damaged("a run of messages that are kept no longer".to_owned(), 1),
+            match (log, record::read_gone_key(&place)) {
+                (Some([log]), Some((from, to))) => sink.gone(log, from, to)?,
+                _ => sink.damaged("a run of messages that are kept no longer".to_owned(), 1),
             }
         }
         Ok(())
     }
 
-    /// Tells messages of one log, both ends included.
-    pub(super) fn read(&self, log: &str, from: u64, to: u64, listener: &mut impl RecordSink) -> StoreResult {
-        let range = record::message_place(log, from, 0)..=record::message_place(log, to, u32::MAX);
-        self.tell(self.messages.range(range), |told| told == log, listener).map(drop)
+    /// Passes on messages of one log, both ends included.
+    pub(super) fn read(&self, log: &str, from: u64, to: u64, sink: &mut impl RecordSink) -> StoreResult {
+        let range = record::message_key(log, from, 0)..=record::message_key(log, to, u32::MAX);
+        self.pass_on(self.messages.range(range), |name| name == log, sink).map(drop)
     }
 
-    /// Puts messages together and tells them; returns how many there were, damaged
+    /// Assembles messages and passes them on; returns how many there were, damaged
     /// ones included.
-    fn tell(
+    fn pass_on(
         &self,
         parts: sled::Iter,
         is_asked: impl Fn(&str) -> bool,
@@ -172,37 +171,45 @@ impl Database {
     ) -> StoreResult<u64> {
         let mut assembly = Assembly::default();
         let mut count = 0;
-        let mut tell = |found: Found| {
+        let mut pass_on = |found: AssembledMessage| {
             count += 1;
-            tell_one(found, &is_asked, to)
+            pass_on_one(found, &is_asked, to)
         };
         for pair in parts {
             let (place, value) = pair.map_err(StoreError::engine(&self.directory))?;
             if let Some(found) = assembly.push(&place, &value)
-                && tell(found)? == Next::Enough
+                && pass_on(found)? == ReadDemand::Enough
             {
                 return Ok(count);
             }
         }
         if let Some(found) = assembly.finish() {
-            tell(found)?;
+            pass_on(found)?;
         }
         Ok(count)
     }
 }
 
-fn tell_one(found: Found, is_asked: &impl Fn(&str) -> bool, to: &mut impl RecordSink) -> StoreResult<Next> {
+fn pass_on_one(
+    found: AssembledMessage,
+    is_asked: &impl Fn(&str) -> bool,
+    to: &mut impl RecordSink,
+) -> StoreResult<ReadDemand> {
     let seq = match &found {
-        Found::Whole { seq, .. } | Found::Damaged { seq } => *seq,
+        AssembledMessage::Whole { seq, .. } | AssembledMessage::Damaged { seq } => *seq,
     };
-    if let Found::Whole { text, .. } = &found
+    if let AssembledMessage::Whole { text, .. } = &found
         && let Some([log, head, body]) = record::split(text)
     {
-        // Another log in the same place would be a wonder, but no damage.
-        return if is_asked(log) { to.message(Told { log, seq, head, body }) } else { Ok(Next::More) };
+        // Another log with the same hash is most improbable, but no damage.
+        return if is_asked(log) {
+            to.message(StoredMessage { log, seq, head, body })
+        } else {
+            Ok(ReadDemand::More)
+        };
     }
     to.damaged(format!("message {seq} of a log"), 1);
-    Ok(Next::More)
+    Ok(ReadDemand::More)
 }
 
 fn open_engine(directory: &Path) -> sled::Result<Db> {

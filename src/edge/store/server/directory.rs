@@ -1,6 +1,4 @@
-//! The directory of the store: which generations there are.
-//!
-//! Knows names of files and directories. Does not know what is in a generation.
+//! The directory of the store: its lock, and which generations there are.
 
 use std::fs;
 use std::fs::{DirBuilder, File};
@@ -15,10 +13,11 @@ use rustix::fs::{FlockOperation, flock};
 use super::error::{StoreError, StoreResult};
 use super::generation_files;
 use super::lock_holder;
+use crate::edge::atomic_file;
 
-/// Who had the store before may be finishing what it has begun, which is waited for
+/// The process before this one may be finishing what it has begun, which is waited for
 /// so long. As a rule it is only on its way out: so the first tries are close. What it
-/// has not finished by then the daemon orders once more, so it is killed.
+/// has not finished by then the daemon requests once more, so it is killed.
 const PATIENCE: Duration = Duration::from_secs(5);
 const AFTER_KILLING: Duration = Duration::from_secs(2);
 const BETWEEN_FIRST: Duration = Duration::from_millis(1);
@@ -28,26 +27,26 @@ const BETWEEN_LAST: Duration = Duration::from_millis(50);
 const DROPPED: &str = "dropped";
 
 /// What was made of a generation, whole and on the disk: it takes the place of that.
-const MENDED: &str = "mended";
+const REPLACEMENT: &str = "mended";
 
 /// The directory, ours alone as long as this lives.
 #[derive(Debug)]
-pub(super) struct StoreDir {
+pub(super) struct StoreDirectory {
     directory: PathBuf,
     /// Holds the lock, and is what new names are synced with.
     handle: File,
 }
 
-impl StoreDir {
+impl StoreDirectory {
     /// Takes the directory, and makes it if it is not there.
     pub(super) fn take(directory: &Path) -> StoreResult<Self> {
-        let told = || StoreError::file(directory);
+        let failed = || StoreError::file(directory);
         match DirBuilder::new().mode(0o700).create(directory) {
             Ok(()) => sync_directory(directory.parent().unwrap_or(Path::new("/")))?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(told()(error)),
+            Err(error) => return Err(failed()(error)),
         }
-        let handle = File::open(directory).map_err(told())?;
+        let handle = File::open(directory).map_err(failed())?;
         lock(&handle, directory)?;
         Ok(Self { directory: directory.to_owned(), handle })
     }
@@ -95,13 +94,13 @@ impl StoreDir {
 
     /// Where a generation is made of another one: what is there is deleted unless
     /// that came to its end.
-    pub(super) fn name_unfinished(&self, generation: u32) -> PathBuf {
+    pub(super) fn path_unfinished(&self, generation: u32) -> PathBuf {
         self.beside(generation, DROPPED)
     }
 
     /// A name under which nobody opens a generation, or deletes it, and which is
     /// not taken.
-    pub(super) fn name_aside(&self, generation: u32) -> StoreResult<PathBuf> {
+    pub(super) fn path_aside(&self, generation: u32) -> StoreResult<PathBuf> {
         let mut names = (1_u32..).map(|n| self.beside(generation, &format!("damaged-{n}")));
         let free = names.find(|name| !name.exists());
         free.ok_or_else(|| StoreError::Hindered(format!("{}: no name is left", self.directory.display())))
@@ -109,7 +108,7 @@ impl StoreDir {
 
     /// Gives a generation such a name.
     pub(super) fn set_aside(&self, generation: u32) -> StoreResult<PathBuf> {
-        let (place, aside) = (self.place(generation), self.name_aside(generation)?);
+        let (place, aside) = (self.place(generation), self.path_aside(generation)?);
         fs::rename(&place, &aside).map_err(StoreError::file(&place))?;
         self.sync()?;
         Ok(aside)
@@ -122,7 +121,7 @@ impl StoreDir {
         let Some(database) = generation_files::database_beside_wal(&place) else {
             return self.set_aside(generation);
         };
-        let aside = self.name_aside(generation)?;
+        let aside = self.path_aside(generation)?;
         fs::create_dir(&aside).map_err(StoreError::file(&aside))?;
         let moved = aside.join(database.file_name().unwrap_or_default());
         fs::rename(&database, moved).map_err(StoreError::file(&database))?;
@@ -136,8 +135,8 @@ impl StoreDir {
     /// several steps: once the first is done, whoever takes the directory next does the
     /// rest.
     pub(super) fn replace(&self, generation: u32) -> StoreResult<PathBuf> {
-        let (made, mended) = (self.name_unfinished(generation), self.beside(generation, MENDED));
-        fs::rename(&made, &mended).map_err(StoreError::file(&made))?;
+        let (made, replacement) = (self.path_unfinished(generation), self.beside(generation, REPLACEMENT));
+        fs::rename(&made, &replacement).map_err(StoreError::file(&made))?;
         self.sync()?;
         let aside = self.set_aside(generation)?;
         self.put_in_place(generation)?;
@@ -145,25 +144,25 @@ impl StoreDir {
     }
 
     fn put_in_place(&self, generation: u32) -> StoreResult {
-        let mended = self.beside(generation, MENDED);
-        fs::rename(&mended, self.place(generation)).map_err(StoreError::file(&mended))?;
+        let replacement = self.beside(generation, REPLACEMENT);
+        fs::rename(&replacement, self.place(generation)).map_err(StoreError::file(&replacement))?;
         self.sync()
     }
 
-    /// Puts in place what was being put there when the process before this one ended;
-    /// tells it.
+    /// Puts in place what was being put there when the process before this one ended: what an
+    /// administrator should know.
     pub(super) fn finish_replacing(&self) -> StoreResult<Vec<String>> {
-        let mut told = Vec::new();
-        for generation in self.with(MENDED)? {
+        let mut notes = Vec::new();
+        for generation in self.with(REPLACEMENT)? {
             let place = self.place(generation);
             if place.exists() {
                 self.set_aside(generation)?;
             }
             self.put_in_place(generation)?;
             let name = place.display();
-            told.push(format!("{name} goes on as what could be read of it, and was set aside"));
+            notes.push(format!("{name} goes on as what could be read of it, and was set aside"));
         }
-        Ok(told)
+        Ok(notes)
     }
 
     /// Puts the names in the directory on the disk.
@@ -172,10 +171,10 @@ impl StoreDir {
     }
 
     fn names(&self) -> StoreResult<Vec<String>> {
-        let told = || StoreError::file(&self.directory);
-        let entries = fs::read_dir(&self.directory).map_err(told())?;
+        let failed = || StoreError::file(&self.directory);
+        let entries = fs::read_dir(&self.directory).map_err(failed())?;
         let name = |entry: io::Result<fs::DirEntry>| entry.map(|entry| entry.file_name().into_string().ok());
-        entries.filter_map(|entry| name(entry).transpose()).collect::<io::Result<_>>().map_err(told())
+        entries.filter_map(|entry| name(entry).transpose()).collect::<io::Result<_>>().map_err(failed())
     }
 }
 
@@ -207,5 +206,5 @@ fn wait_for_lock(handle: &File, directory: &Path, patience: Duration) -> StoreRe
 
 /// Puts the names in a directory on the disk.
 pub(super) fn sync_directory(directory: &Path) -> StoreResult {
-    File::open(directory).and_then(|directory| directory.sync_all()).map_err(StoreError::file(directory))
+    atomic_file::sync_directory(directory).map_err(StoreError::file(directory))
 }

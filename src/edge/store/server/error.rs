@@ -1,7 +1,5 @@
-//! Why an order cannot be carried out.
-//!
-//! Knows what is damage, what the disk does not give back, and what is only a
-//! circumstance, which may pass by itself. Does not know what follows from it.
+//! Errors of the storage server: damage, what the disk does not give back, and what may pass
+//! by itself.
 
 use std::fmt::Display;
 use std::io;
@@ -41,12 +39,12 @@ impl StoreError {
         }
     }
 
-    /// What a file system refused, in the words of rustix.
+    /// What a file system refused, as rustix returns it.
     pub(super) fn call(path: &Path) -> impl FnOnce(rustix::io::Errno) -> Self {
         move |error| Self::file(path)(error.into())
     }
 
-    /// Something that the engine tells of what is in this directory.
+    /// An error of the engine about what is in this directory.
     pub(super) fn engine(path: &Path) -> impl FnOnce(sled::Error) -> Self {
         move |error| {
             let why = |error: &dyn Display| format!("{}: {error}", path.display());

@@ -1,8 +1,7 @@
-//! How much room there is on the file system, and how much is taken.
+//! Free space on the file system, and what the store takes of it.
 //!
-//! Knows the reserve, below which nothing is written, and the ballast, which is
-//! thrown off to read what is kept on a disk that others have filled. Does not
-//! know what is written.
+//! Below a reserve nothing is written. The ballast is a file that is removed to read what is
+//! kept on a disk that others have filled.
 
 use std::cell::Cell;
 use std::fs;
@@ -14,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
 use super::error::{StoreError, StoreResult};
-use crate::edge::store::child::written_by;
+use crate::edge::store::child::bytes_written_by;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -25,14 +24,14 @@ const BALLAST: u64 = MIB;
 
 /// The file system that the store is on.
 #[derive(Debug)]
-pub(super) struct Space {
+pub(super) struct FreeSpace {
     directory: PathBuf,
     ballast: PathBuf,
     /// What that takes, once it was measured. Nobody else removes it.
     ballast_taken: Cell<Option<u64>>,
 }
 
-impl Space {
+impl FreeSpace {
     pub(super) fn of(directory: &Path) -> Self {
         let ballast = directory.join("reserve");
         Self { directory: directory.to_owned(), ballast, ballast_taken: Cell::new(None) }
@@ -52,28 +51,28 @@ impl Space {
     }
 
     /// Refuses to write so many bytes where they would use up the reserve. The
-    /// engine writes several times what it is given. Tells what is free, as
+    /// engine writes several times what it is given. Returns what is free, as
     /// [`Self::free`] does.
-    pub(super) fn for_writing(&self, bytes: u64) -> StoreResult<u64> {
+    pub(super) fn check_for_writing(&self, bytes: u64) -> StoreResult<u64> {
         let (free, reserve) = self.free_and_reserve()?;
-        self.unless_less(free, reserve.saturating_add(bytes.saturating_mul(4)))?;
+        self.check(free, reserve.saturating_add(bytes.saturating_mul(4)))?;
         Ok(free.saturating_sub(reserve))
     }
 
     /// Refuses to open so many bytes where there is no room for what the engine
-    /// writes then: the end of a segment, and what it knows of the pages. Throws
-    /// the ballast off first.
-    pub(super) fn for_opening(&self, bytes: u64) -> StoreResult {
+    /// writes then: the end of a segment, and what it knows of the pages. Removes
+    /// the ballast first.
+    pub(super) fn check_for_opening(&self, bytes: u64) -> StoreResult {
         let needed = 128 * KIB + bytes / 32;
         let (free, _) = self.free_and_reserve()?;
         if free >= needed || fs::remove_file(&self.ballast).is_err() {
-            return self.unless_less(free, needed);
+            return self.check(free, needed);
         }
         self.ballast_taken.set(None);
-        self.unless_less(self.free_and_reserve()?.0, needed)
+        self.check(self.free_and_reserve()?.0, needed)
     }
 
-    fn unless_less(&self, free: u64, needed: u64) -> StoreResult {
+    fn check(&self, free: u64, needed: u64) -> StoreResult {
         if free >= needed {
             return Ok(());
         }
@@ -85,7 +84,7 @@ impl Space {
         )))
     }
 
-    /// Takes ballast aboard where there is plenty of room. To be without is no
+    /// Makes the ballast where there is plenty of room. To be without is no
     /// failure: some file systems cannot promise room, and those that could not
     /// now are asked again.
     pub(super) fn take_ballast(&self) {
@@ -127,27 +126,27 @@ pub(super) fn taken(path: &Path) -> io::Result<u64> {
 
 /// What this process has had written to disks, where the kernel counts that.
 pub(super) fn written() -> Option<u64> {
-    written_by("self")
+    bytes_written_by("self")
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
-    use super::{KIB, Space, taken};
+    use super::{FreeSpace, KIB, taken};
 
     #[test]
     fn nothing_is_written_or_opened_where_there_is_no_room_and_people_are_told_why() {
-        let space = Space::of(Path::new(env!("CARGO_MANIFEST_DIR")));
+        let space = FreeSpace::of(Path::new(env!("CARGO_MANIFEST_DIR")));
         let (free, reserve) = space.free_and_reserve().unwrap();
         assert!((1024 * KIB..=16 * 1024 * KIB).contains(&reserve));
-        let refused = space.for_writing(free / 4).unwrap_err();
+        let refused = space.check_for_writing(free / 4).unwrap_err();
         let (before, after) = refused.why().split_once(" KiB free; ").unwrap();
         assert!(before.starts_with("the file system of /") && before.contains(" has "), "{before}");
         let needed: u64 = after.strip_suffix(" KiB are needed").unwrap().parse().unwrap();
         assert!(needed >= (free / 4 * 4 + reserve) / KIB);
-        assert!(space.for_opening(free.saturating_mul(40)).is_err());
-        assert!(space.for_opening(0).is_ok());
+        assert!(space.check_for_opening(free.saturating_mul(40)).is_err());
+        assert!(space.check_for_opening(0).is_ok());
     }
 
     #[test]

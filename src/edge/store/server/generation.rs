@@ -1,12 +1,9 @@
 //! One generation: a directory with a write-ahead log, and the database into which that is
 //! copied while nobody wants anything.
 //!
-//! Knows that a commit goes to the log, and that a message is in one of both. Does not know
-//! how either is written, nor other generations.
-//!
-//! Most messages are delivered soon: those never go to the database, for by the time of a
-//! checkpoint their generation is dropped, or nearly empty. And who waits for a commit waits
-//! for one write and one sync.
+//! A commit goes to the log, and a message is in one of both. Most messages are delivered
+//! soon: those never go to the database, for by the time of a checkpoint their generation is
+//! dropped, or nearly empty. And a commit takes one write and one sync.
 
 use std::iter::Peekable;
 use std::path::{Path, PathBuf};
@@ -18,7 +15,7 @@ use super::error::{StoreError, StoreResult};
 use super::free_space;
 use super::generation_files;
 use super::generation_files::Layout;
-use super::wal::{Found, Record, Wal};
+use super::wal::{LocatedMessage, Wal, WalRecord};
 use crate::edge::store::ipc::{LogHeader, NewRecord, Tombstone};
 
 /// A generation that is open.
@@ -33,10 +30,10 @@ pub(super) struct Generation {
     rest: Option<u64>,
 }
 
-/// What is told while a generation is read. An error ends the reading.
+/// What takes the records of a generation while it is read. An error ends the reading.
 pub trait RecordSink {
     /// A message, or the place where one was damaged.
-    fn message(&mut self, message: Told<'_>) -> StoreResult<Next>;
+    fn message(&mut self, message: StoredMessage<'_>) -> StoreResult<ReadDemand>;
     fn mark(&mut self, log: &str, state: &str) -> StoreResult;
     fn gone(&mut self, log: &str, from: u64, to: u64) -> StoreResult;
     fn damaged(&mut self, what: String, count: u64);
@@ -44,21 +41,21 @@ pub trait RecordSink {
 
 /// A message as it was put.
 #[derive(Clone, Copy)]
-pub struct Told<'a> {
+pub struct StoredMessage<'a> {
     pub log: &'a str,
     pub seq: u64,
     pub head: &'a str,
     pub body: &'a str,
 }
 
-/// Whether somebody wants to hear more.
+/// Whether more records are wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Next {
+pub enum ReadDemand {
     More,
     Enough,
 }
 
-/// What a generation is wanted for.
+/// What a generation is opened for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Access {
     Read,
@@ -83,8 +80,8 @@ impl Generation {
     }
 
     /// Whether all is open that this takes.
-    pub(super) fn is_ready_for(&self, deed: Access) -> bool {
-        match deed {
+    pub(super) fn is_ready_for(&self, access: Access) -> bool {
+        match access {
             Access::Commit => true,
             Access::Read | Access::ReadAll => {
                 self.database.is_some() || self.layout.database(&self.directory).is_none()
@@ -94,15 +91,15 @@ impl Generation {
     }
 
     /// Opens the rest of what this takes.
-    pub(super) fn open_for(&mut self, deed: Access, bytes: u64) -> StoreResult {
-        if self.is_ready_for(deed) {
+    pub(super) fn open_for(&mut self, access: Access, bytes: u64) -> StoreResult {
+        if self.is_ready_for(access) {
             return Ok(());
         }
         self.rest = None;
         // The engine has a directory to itself.
         self.database = None;
         let place = self.layout.database(&self.directory);
-        self.database = match (place, deed) {
+        self.database = match (place, access) {
             (Some(place), Access::Read | Access::ReadAll) => {
                 let store = self.directory.parent().unwrap_or(&self.directory);
                 Some(Database::open_to_read(&place, store, bytes)?)
@@ -142,7 +139,7 @@ impl Generation {
         Ok(written)
     }
 
-    /// Copies so much of the log into the database, and tells whether that was all: then
+    /// Copies so much of the log into the database. Whether that was all: then
     /// there is no log any more.
     pub(super) fn checkpoint(&mut self, bytes: u64) -> StoreResult<bool> {
         let (Some(wal), Some(database)) = (&self.wal, &mut self.database) else { return Ok(true) };
@@ -152,22 +149,22 @@ impl Generation {
         let mut left = bytes;
         let reached = wal.each(self.checkpoint.unwrap_or_default(), |record| {
             let copied = match record {
-                Record::Message(told) => {
-                    database.put(told)?;
-                    told.head.len() + told.body.len()
+                WalRecord::Message(message) => {
+                    database.put(message)?;
+                    message.head.len() + message.body.len()
                 }
-                Record::Mark { log, state } => {
+                WalRecord::Mark { log, state } => {
                     database.mark(log, state)?;
                     log.len() + state.len()
                 }
-                Record::Gone { log, from, to } => {
+                WalRecord::Gone { log, from, to } => {
                     database.gone(log, from, to)?;
                     log.len()
                 }
-                Record::End(_) => 0,
+                WalRecord::End(_) => 0,
             };
             left = left.saturating_sub(copied as u64);
-            Ok(if left == 0 { Next::Enough } else { Next::More })
+            Ok(if left == 0 { ReadDemand::Enough } else { ReadDemand::More })
         })?;
         (self.checkpoint, self.rest) = (Some(reached), None);
         if reached < wal.end() {
@@ -186,9 +183,9 @@ impl Generation {
         Ok(true)
     }
 
-    /// Leaves word of how much there is in it, for whoever opens it next.
-    pub(super) fn leave_witness(&self) -> StoreResult {
-        self.wal.as_ref().map_or(Ok(()), Wal::leave_witness)
+    /// Writes down how many messages there are in it, for the process that opens it next.
+    pub(super) fn write_count(&self) -> StoreResult {
+        self.wal.as_ref().map_or(Ok(()), Wal::write_count)
     }
 
     /// What it takes on the disk.
@@ -209,74 +206,72 @@ impl Generation {
         self.wal.as_ref().filter(|wal| wal.damaged() == 0).map_or(0, Wal::end)
     }
 
-    /// Tells all that is in it: messages, then states, then what is kept no longer. What is
-    /// told of later has the last word.
-    pub(super) fn load(&self, listener: &mut impl RecordSink) -> StoreResult {
+    /// Passes on all that is in it: messages, then states, then what is kept no longer. Of
+    /// what comes twice the later one counts.
+    pub(super) fn load(&self, sink: &mut impl RecordSink) -> StoreResult {
         if let Some(database) = &self.database {
-            database.messages(listener)?;
-            database.marks_and_gone(listener)?;
+            database.messages(sink)?;
+            database.marks_and_gone(sink)?;
         }
-        self.wal.as_ref().map_or(Ok(()), |wal| wal.load(listener))
+        self.wal.as_ref().map_or(Ok(()), |wal| wal.load(sink))
     }
 
-    /// Tells messages of one log, both ends included, ascending.
-    pub(super) fn read(
-        &mut self,
-        log: &str,
-        from: u64,
-        to: u64,
-        listener: &mut impl RecordSink,
-    ) -> StoreResult {
+    /// Passes on messages of one log, both ends included, ascending.
+    pub(super) fn read(&mut self, log: &str, from: u64, to: u64, sink: &mut impl RecordSink) -> StoreResult {
         let found = self.wal.as_mut().map(|wal| wal.find(log, from, to)).transpose()?.unwrap_or_default();
-        let mut merge =
-            Merge { wal: self.wal.as_ref(), found: found.into_iter().peekable(), listener, next: Next::More };
+        let mut merge = MergedRead {
+            wal: self.wal.as_ref(),
+            found: found.into_iter().peekable(),
+            sink,
+            next: ReadDemand::More,
+        };
         if let Some(database) = &self.database {
             database.read(log, from, to, &mut merge)?;
         }
-        merge.tell_before(u64::MAX)
+        merge.send_before(u64::MAX)
     }
 }
 
-/// Tells what is in the log between what is in the database, and in its place.
-struct Merge<'m, L> {
+/// Merges what is in the log into what is in the database, in its place.
+struct MergedRead<'m, L> {
     wal: Option<&'m Wal>,
-    found: Peekable<vec::IntoIter<Found>>,
-    listener: &'m mut L,
-    next: Next,
+    found: Peekable<vec::IntoIter<LocatedMessage>>,
+    sink: &'m mut L,
+    next: ReadDemand,
 }
 
-impl<L: RecordSink> Merge<'_, L> {
-    /// Tells what is in the log up to a position.
-    fn tell_before(&mut self, seq: u64) -> StoreResult {
+impl<L: RecordSink> MergedRead<'_, L> {
+    /// Passes on what is in the log up to a position.
+    fn send_before(&mut self, seq: u64) -> StoreResult {
         let Some(wal) = self.wal else { return Ok(()) };
-        while self.next == Next::More
+        while self.next == ReadDemand::More
             && let Some(found) = self.found.next_if(|found| found.seq <= seq)
         {
-            self.next = wal.tell(&found, self.listener)?;
+            self.next = wal.pass_on(&found, self.sink)?;
         }
         Ok(())
     }
 }
 
-impl<L: RecordSink> RecordSink for Merge<'_, L> {
-    fn message(&mut self, told: Told<'_>) -> StoreResult<Next> {
-        let is_in_both = |merge: &mut Self| merge.found.peek().is_some_and(|found| found.seq == told.seq);
-        self.tell_before(told.seq - u64::from(told.seq > 0))?;
-        if self.next == Next::More && !is_in_both(self) {
-            self.next = self.listener.message(told)?;
+impl<L: RecordSink> RecordSink for MergedRead<'_, L> {
+    fn message(&mut self, message: StoredMessage<'_>) -> StoreResult<ReadDemand> {
+        let is_in_both = |merge: &mut Self| merge.found.peek().is_some_and(|found| found.seq == message.seq);
+        self.send_before(message.seq - u64::from(message.seq > 0))?;
+        if self.next == ReadDemand::More && !is_in_both(self) {
+            self.next = self.sink.message(message)?;
         }
         Ok(self.next)
     }
 
     fn mark(&mut self, log: &str, state: &str) -> StoreResult {
-        self.listener.mark(log, state)
+        self.sink.mark(log, state)
     }
 
     fn gone(&mut self, log: &str, from: u64, to: u64) -> StoreResult {
-        self.listener.gone(log, from, to)
+        self.sink.gone(log, from, to)
     }
 
     fn damaged(&mut self, what: String, count: u64) {
-        self.listener.damaged(what, count);
+        self.sink.damaged(what, count);
     }
 }

@@ -1,7 +1,6 @@
 //! The files of a generation: the engine's own, and ours beside them.
 //!
-//! Knows what each is for, and what the engine does not check or sync of them.
-//! Does not know what is in them, but for ours.
+//! What the engine does not check or sync of its own is done here.
 
 use std::fs;
 use std::fs::File;
@@ -14,6 +13,7 @@ use super::directory::sync_directory;
 use super::error::{StoreError, StoreResult, is_unread};
 use super::record;
 use super::wal;
+use crate::edge::atomic_file;
 
 /// What the engine calls its files.
 pub(super) const DB: &str = "db";
@@ -25,7 +25,7 @@ const UNFINISHED: &str = ".generating";
 /// Our own files beside those: which form all the rest has, and how much there was
 /// when it was last left in good order.
 const FORMAT: &str = "format";
-const WITNESS: &str = "count";
+const COUNT_FILE: &str = "count";
 
 /// The database of a generation, and in it a file as long as it is not whole.
 const DATABASE: &str = "database";
@@ -131,7 +131,7 @@ pub(super) fn finish_database(directory: &Path) -> StoreResult {
 /// Puts all of a database on the disk but what the engine syncs.
 pub(super) fn sync_database(directory: &Path) -> StoreResult {
     sync_file(&directory.join(CONF))?;
-    sync_file(&directory.join(WITNESS))?;
+    sync_file(&directory.join(COUNT_FILE))?;
     sync_blobs(directory)?;
     sync_directory(directory)
 }
@@ -144,13 +144,13 @@ pub(super) fn sync_new(directory: &Path) -> StoreResult {
     write_format(directory)
 }
 
-pub(super) fn read_witness(directory: &Path) -> StoreResult<Vec<u8>> {
-    read_if_there(&directory.join(WITNESS))
+pub(super) fn read_count_file(directory: &Path) -> StoreResult<Vec<u8>> {
+    read_if_there(&directory.join(COUNT_FILE))
 }
 
-pub(super) fn write_witness(directory: &Path, witness: &[u8]) -> StoreResult {
-    let path = directory.join(WITNESS);
-    fs::write(&path, witness).map_err(StoreError::file(&path))
+pub(super) fn write_count_file(directory: &Path, count_file: &[u8]) -> StoreResult {
+    let path = directory.join(COUNT_FILE);
+    fs::write(&path, count_file).map_err(StoreError::file(&path))
 }
 
 /// Copies all files of a generation to a directory that is not there.
@@ -337,8 +337,5 @@ fn sync_file(path: &Path) -> StoreResult {
 
 /// What is in a file; nothing, if there is none.
 fn read_if_there(path: &Path) -> StoreResult<Vec<u8>> {
-    match fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        text => text.map_err(StoreError::reading(path)),
-    }
+    Ok(atomic_file::read_if_there(path).map_err(StoreError::reading(path))?.unwrap_or_default())
 }

@@ -1,8 +1,5 @@
 //! The process that has the store locked while a new one waits for it.
 //!
-//! Knows how it is found, and told from one that is none of ours. Does not know how
-//! long it is waited for.
-//!
 //! The daemon has its state directory to itself: what still holds the store is left
 //! of a daemon before it. It was to end by itself, and where it does not it hangs.
 
@@ -25,9 +22,9 @@ pub(super) fn kill(handle: &File, directory: &Path) -> bool {
     holders.any(|pid| kill_ours(pid, directory))
 }
 
-/// Who holds a lock on that inode, out of a line such as
-/// `7: FLOCK  ADVISORY  WRITE 4711 fd:01:1310 0 EOF`. Who waits for one has an arrow
-/// before the kind.
+/// The holder of a lock on that inode, out of a line such as
+/// `7: FLOCK  ADVISORY  WRITE 4711 fd:01:1310 0 EOF`. A process that waits for one
+/// has an arrow before the kind.
 fn holder(line: &str, inode: u64) -> Option<Pid> {
     let mut words = line.split_whitespace().skip(1);
     let kind = words.next()?;
@@ -50,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_holds_a_lock_is_told_from_who_waits_for_it() {
+    fn holder_of_a_lock_is_told_from_waiting_processes() {
         let line = "7: FLOCK  ADVISORY  WRITE 4711 fd:01:1310 0 EOF";
         assert_eq!(holder(line, 1310).map(Pid::as_raw_nonzero).map(i32::from), Some(4711));
         assert_eq!(holder(line, 1311), None);

@@ -1,6 +1,4 @@
-//! A copy of a database in memory, for who only reads it.
-//!
-//! Knows where the system keeps files in memory. Does not know what is in them.
+//! A copy of a database in memory, to be read.
 //!
 //! The engine writes whenever it opens something, were it only to read that: it
 //! writes over each segment that is free, and syncs. That is a quarter of a megabyte

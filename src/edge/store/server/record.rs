@@ -1,7 +1,5 @@
-//! The form of what is on the disk: places, values, and how a message is cut
-//! into parts and put together again.
-//!
-//! Knows bytes. Does not know files, nor the engine that holds the bytes.
+//! The form of records in a database: keys, values, and how a message is cut into parts and
+//! assembled again.
 
 use sha2::{Digest, Sha256};
 
@@ -19,52 +17,52 @@ const PART: usize = 4 + 4;
 /// What of a message is in one part.
 const CHUNK: usize = VALUE - SEAL - PART;
 
-/// The place of a log: short and of one length, so that pages of places stay
-/// small whatever a log's name is.
-pub(super) type LogPlace = [u8; 12];
+/// What stands for the name of a log in keys: short and of one length, so that pages of keys
+/// stay small whatever the name is.
+pub(super) type LogHash = [u8; 12];
 
-pub(super) fn log_place(log: &str) -> LogPlace {
+pub(super) fn log_hash(log: &str) -> LogHash {
     let digest = Sha256::digest(log.as_bytes());
-    let mut place = LogPlace::default();
+    let mut place = LogHash::default();
     place.copy_from_slice(&digest[..12]);
     place
 }
 
-/// The place of one part of a message: log, seq, part, so that the parts of a
+/// The key of one part of a message: log, seq, part, so that the parts of a
 /// message lie side by side, and messages of a log in their order.
-pub fn message_place(log: &str, seq: u64, part: u32) -> Vec<u8> {
-    [&log_place(log)[..], &seq.to_be_bytes(), &part.to_be_bytes()].concat()
+pub fn message_key(log: &str, seq: u64, part: u32) -> Vec<u8> {
+    [&log_hash(log)[..], &seq.to_be_bytes(), &part.to_be_bytes()].concat()
 }
 
-/// The place of the state of a log.
-pub(super) fn mark_place(log: &str) -> Vec<u8> {
-    log_place(log).to_vec()
+/// The key of the state of a log.
+pub(super) fn mark_key(log: &str) -> Vec<u8> {
+    log_hash(log).to_vec()
 }
 
-/// The place of a run of messages that are kept no longer.
-pub(super) fn gone_place(log: &str, from: u64, to: u64) -> Vec<u8> {
-    [&log_place(log)[..], &from.to_be_bytes(), &to.to_be_bytes()].concat()
+/// The key of a range of messages that are kept no longer.
+pub(super) fn gone_key(log: &str, from: u64, to: u64) -> Vec<u8> {
+    [&log_hash(log)[..], &from.to_be_bytes(), &to.to_be_bytes()].concat()
 }
 
-/// What stands in the place of a part: the message, its seq, the part.
-fn read_place(place: &[u8]) -> Option<(&[u8], u64, u32)> {
+/// What stands in the key of a part: the message, its seq, the part.
+fn read_message_key(place: &[u8]) -> Option<(&[u8], u64, u32)> {
     let (message, part) = place.split_last_chunk::<4>()?;
     let (log, seq) = message.split_last_chunk::<8>()?;
-    (log.len() == size_of::<LogPlace>()).then_some((
+    (log.len() == size_of::<LogHash>()).then_some((
         message,
         u64::from_be_bytes(*seq),
         u32::from_be_bytes(*part),
     ))
 }
 
-/// Both ends of a run, as its place has them.
-pub(super) fn read_gone_place(place: &[u8]) -> Option<(u64, u64)> {
+/// Both ends of a range, as its key has them.
+pub(super) fn read_gone_key(place: &[u8]) -> Option<(u64, u64)> {
     let (rest, to) = place.split_last_chunk::<8>()?;
     let (_, from) = rest.split_last_chunk::<8>()?;
     Some((u64::from_be_bytes(*from), u64::from_be_bytes(*to)))
 }
 
-/// A value as it is written: format, checksum of place and content, content.
+/// A value as it is written: format, checksum of key and content, content.
 pub fn seal(place: &[u8], content: &[u8]) -> Vec<u8> {
     let mut value = Vec::with_capacity(SEAL + content.len());
     value.push(FORMAT);
@@ -73,7 +71,7 @@ pub fn seal(place: &[u8], content: &[u8]) -> Vec<u8> {
     value
 }
 
-/// The content of a value, if it is what was written in this place.
+/// The content of a value, if it is what was written under this key.
 pub fn unseal<'a>(place: &[u8], value: &'a [u8]) -> Option<&'a [u8]> {
     let (format, value) = value.split_first()?;
     let (sum, content) = value.split_first_chunk::<4>()?;
@@ -134,81 +132,81 @@ pub fn cut(text: &[u8]) -> impl Iterator<Item = (u32, Vec<u8>)> {
 }
 
 /// What became of the parts of a message.
-pub enum Found {
+pub enum AssembledMessage {
     /// All are there: the text that was cut.
     Whole { seq: u64, text: Vec<u8> },
     /// Some are wrong or missing.
     Damaged { seq: u64 },
 }
 
-/// Puts messages together from their parts, which come in the order of places.
+/// Assembles messages from their parts, which come in the order of keys.
 #[derive(Default)]
 pub struct Assembly {
-    under_way: Option<UnderWay>,
+    partial: Option<MessageInParts>,
 }
 
-struct UnderWay {
-    /// Log and seq, as in the place.
+struct MessageInParts {
+    /// Log and seq, as in the key.
     message: Vec<u8>,
     seq: u64,
-    /// What the first part says; nothing, if it cannot be read.
-    promised: Option<Promised>,
+    /// As the first part has it; none, if that cannot be read.
+    heading: Option<MessageHeading>,
     text: Vec<u8>,
     next: u32,
 }
 
-struct Promised {
+struct MessageHeading {
     whole: [u8; 4],
     parts: u32,
 }
 
 impl Assembly {
-    /// Takes the next part; tells of the message before it, if this is another.
-    pub fn push(&mut self, place: &[u8], value: &[u8]) -> Option<Found> {
-        let (message, seq, part) = read_place(place)?;
-        let same = self.under_way.as_ref().is_some_and(|under_way| under_way.message == message);
+    /// Takes the next part; returns the message before it, if this is of another.
+    pub fn push(&mut self, place: &[u8], value: &[u8]) -> Option<AssembledMessage> {
+        let (message, seq, part) = read_message_key(place)?;
+        let same = self.partial.as_ref().is_some_and(|partial| partial.message == message);
         let found = if same { None } else { self.finish() };
-        let content = unseal(place, value).and_then(Content::read);
-        match &mut self.under_way {
-            Some(under_way) => under_way.add(part, content),
-            // A message whose first part was never written was never promised.
-            None if part == 0 => self.under_way = Some(UnderWay::begin(message, seq, content)),
+        let content = unseal(place, value).and_then(PartContent::read);
+        match &mut self.partial {
+            Some(partial) => partial.add(part, content),
+            // A message whose first part was never written was never committed.
+            None if part == 0 => self.partial = Some(MessageInParts::begin(message, seq, content)),
             None => {}
         }
         found
     }
 
-    /// Tells of the last message.
-    pub fn finish(&mut self) -> Option<Found> {
-        let UnderWay { seq, promised, text, next, .. } = self.under_way.take()?;
-        let whole = promised.is_some_and(|promised| {
-            promised.parts == next && promised.whole == checksum(&[&text]).to_be_bytes()
+    /// Returns the last message.
+    pub fn finish(&mut self) -> Option<AssembledMessage> {
+        let MessageInParts { seq, heading, text, next, .. } = self.partial.take()?;
+        let whole = heading.is_some_and(|heading| {
+            heading.parts == next && heading.whole == checksum(&[&text]).to_be_bytes()
         });
-        Some(if whole { Found::Whole { seq, text } } else { Found::Damaged { seq } })
+        Some(if whole { AssembledMessage::Whole { seq, text } } else { AssembledMessage::Damaged { seq } })
     }
 }
 
-impl UnderWay {
-    fn begin(message: &[u8], seq: u64, first: Option<Content<'_>>) -> Self {
+impl MessageInParts {
+    fn begin(message: &[u8], seq: u64, first: Option<PartContent<'_>>) -> Self {
         let message = message.to_vec();
         match first {
-            Some(Content { whole, parts, chunk }) => Self {
+            Some(PartContent { whole, parts, chunk }) => Self {
                 message,
                 seq,
-                promised: Some(Promised { whole, parts }),
+                heading: Some(MessageHeading { whole, parts }),
                 text: chunk.to_vec(),
                 next: 1,
             },
-            None => Self { message, seq, promised: None, text: Vec::new(), next: 1 },
+            None => Self { message, seq, heading: None, text: Vec::new(), next: 1 },
         }
     }
 
     /// Adds a part. One of another message that had this place before is not
     /// added, and is missed if it is one that is needed.
-    fn add(&mut self, part: u32, content: Option<Content<'_>>) {
-        let (Some(promised), Some(content)) = (&self.promised, content) else { return };
-        let mine = content.whole == promised.whole && content.parts == promised.parts;
-        if mine && part == self.next && part < promised.parts {
+    fn add(&mut self, part: u32, content: Option<PartContent<'_>>) {
+        let (Some(heading), Some(content)) = (&self.heading, content) else { return };
+        let mine = content.whole == heading.whole && content.parts == heading.parts;
+        if mine && part == self.next && part < heading.parts {
             self.text.extend(content.chunk);
             self.next += 1;
         }
@@ -216,13 +214,13 @@ impl UnderWay {
 }
 
 /// The content of one part.
-struct Content<'a> {
+struct PartContent<'a> {
     whole: [u8; 4],
     parts: u32,
     chunk: &'a [u8],
 }
 
-impl<'a> Content<'a> {
+impl<'a> PartContent<'a> {
     fn read(content: &'a [u8]) -> Option<Self> {
         let (whole, content) = content.split_first_chunk::<4>()?;
         let (parts, chunk) = content.split_first_chunk::<4>()?;
@@ -232,12 +230,12 @@ impl<'a> Content<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Assembly, CHUNK, Found, VALUE, cut, join, message_place, seal, split, unseal};
+    use super::{AssembledMessage, Assembly, CHUNK, VALUE, cut, join, message_key, seal, split, unseal};
 
     fn written(seq: u64, text: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
         let mut parts: Vec<_> = cut(text)
             .map(|(part, content)| {
-                let place = message_place("logs", seq, part);
+                let place = message_key("logs", seq, part);
                 let value = seal(&place, &content);
                 (place, value)
             })
@@ -246,66 +244,66 @@ mod tests {
         parts
     }
 
-    fn told(parts: &[(Vec<u8>, Vec<u8>)]) -> Vec<Option<Vec<u8>>> {
+    fn assembled(parts: &[(Vec<u8>, Vec<u8>)]) -> Vec<Option<Vec<u8>>> {
         let mut assembly = Assembly::default();
-        let mut found: Vec<Found> =
+        let mut found: Vec<AssembledMessage> =
             parts.iter().filter_map(|(place, value)| assembly.push(place, value)).collect();
         found.extend(assembly.finish());
         let text = |found| match found {
-            Found::Whole { text, .. } => Some(text),
-            Found::Damaged { .. } => None,
+            AssembledMessage::Whole { text, .. } => Some(text),
+            AssembledMessage::Damaged { .. } => None,
         };
         found.into_iter().map(text).collect()
     }
 
     #[test]
-    fn a_message_of_any_length_comes_back_from_its_parts() {
+    fn message_of_any_length_comes_back_from_its_parts() {
         for length in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, 600_000] {
             let text: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
             let parts = written(7, &text);
             assert!(parts.iter().all(|(_, value)| value.len() <= VALUE));
-            assert_eq!(told(&parts), [Some(text)]);
+            assert_eq!(assembled(&parts), [Some(text)]);
         }
     }
 
     #[test]
-    fn messages_are_told_in_their_order_and_apart() {
+    fn messages_come_in_their_order_and_apart() {
         let texts: Vec<Vec<u8>> = (0..5).map(|n| vec![n; 1000]).collect();
         let parts: Vec<_> =
             texts.iter().enumerate().flat_map(|(seq, text)| written(seq as u64 + 254, text)).collect();
         assert!(parts.is_sorted());
-        assert_eq!(told(&parts), texts.into_iter().map(Some).collect::<Vec<_>>());
+        assert_eq!(assembled(&parts), texts.into_iter().map(Some).collect::<Vec<_>>());
     }
 
     #[test]
-    fn a_message_is_damaged_if_any_of_its_parts_is_missing_wrong_or_of_another() {
+    fn message_with_a_missing_or_wrong_part_is_damaged() {
         let whole = written(1, &[7; 3000]);
         for at in 0..whole.len() {
             let mut flipped = whole.clone();
             *flipped[at].1.last_mut().unwrap() ^= 1;
-            assert_eq!(told(&flipped), [None], "part {at} is wrong");
+            assert_eq!(assembled(&flipped), [None], "part {at} is wrong");
 
             let mut mixed = whole.clone();
             mixed[at] = written(1, &[8; 3000])[at].clone();
-            assert_eq!(told(&mixed), [None], "part {at} is of another message");
+            assert_eq!(assembled(&mixed), [None], "part {at} is of another message");
 
             let mut missing = whole.clone();
             missing.remove(at);
             let expected: &[Option<Vec<u8>>] = if at == 0 { &[] } else { &[None] };
-            assert_eq!(told(&missing), expected, "part {at} is missing");
+            assert_eq!(assembled(&missing), expected, "part {at} is missing");
         }
     }
 
     #[test]
-    fn what_is_left_of_a_longer_message_in_the_same_place_is_no_part_of_a_shorter_one() {
+    fn rest_of_a_longer_message_is_no_part_of_a_shorter_one() {
         let mut parts = written(1, &[7; 1000]);
         let longer = written(1, &[8; 3000]);
         parts.extend_from_slice(&longer[parts.len()..]);
-        assert_eq!(told(&parts), [Some(vec![7; 1000])]);
+        assert_eq!(assembled(&parts), [Some(vec![7; 1000])]);
     }
 
     #[test]
-    fn a_value_belongs_to_its_place() {
+    fn value_belongs_to_its_key() {
         let value = seal(b"here", b"content");
         assert_eq!(unseal(b"here", &value), Some(&b"content"[..]));
         assert_eq!(unseal(b"there", &value), None);

@@ -1,19 +1,17 @@
-//! What is done about a generation that cannot be opened or read: one step each
-//! time a process finds that the one before it failed.
+//! Repair of a generation that cannot be opened or read: one step each time a process
+//! finds that the one before it failed.
 //!
-//! Knows how often it was tried, from a small file beside the generation. Does
-//! not know what opening is. The steps are: try again; remove what can be made
-//! anew, of a copy; set it aside and go on without it. Nothing is tried for ever,
-//! and what was kept is never deleted.
+//! The steps are: try again; remove what can be made anew, of a copy; set it aside and go on
+//! without it. Nothing is tried for ever, and what was kept is never deleted. How often it was
+//! tried is in a small file beside the generation.
 //!
 //! What the disk does not give back is another matter: where that is some of a
 //! generation, and is so again and again, it goes on as a copy of the rest. Where it is
 //! much, the disk is sick, and may recover.
 //!
-//! Only damage climbs: an error of the engine that says so, a panic, or a process
+//! Only damage leads to the next step: an error of the engine that says so, a panic, or a process
 //! that ended again and again while it opened the generation. What ends a process
-//! from without (a full memory, an impatient daemon, a power cut) says nothing of
-//! what is on the disk.
+//! from without (a full memory, an impatient daemon, a power cut) is no sign of damage.
 
 use std::fs;
 use std::panic;
@@ -22,12 +20,13 @@ use std::sync::{Mutex, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
-use super::directory::StoreDir;
+use super::directory::StoreDirectory;
 use super::error::{StoreError, StoreResult};
 use super::free_space;
-use super::free_space::Space;
+use super::free_space::FreeSpace;
 use super::generation_files;
 use super::generation_files::Salvaged;
+use crate::edge::atomic_file;
 
 /// The file beside a generation.
 const TROUBLE: &str = "trouble";
@@ -45,7 +44,7 @@ const MOST_UNREAD: u64 = 25;
 
 /// What is known of the attempts at a generation.
 #[derive(Clone, Default, Serialize, Deserialize)]
-struct Note {
+struct RepairNote {
     /// Steps taken since it was last read from one end to the other.
     step: u32,
     /// What went wrong, if no step was taken for it yet.
@@ -62,16 +61,16 @@ struct Note {
 }
 
 /// What a panic is noted for: a panic ends the process, and its last word is this.
-static UNDER_WAY: Mutex<Option<(PathBuf, Note)>> = Mutex::new(None);
+static UNDER_WAY: Mutex<Option<(PathBuf, RepairNote)>> = Mutex::new(None);
 
 /// The place of the last note that was looked for, and was not there. Nobody else writes
 /// it while this process has the store.
 static NOTHING_NOTED: Mutex<Option<PathBuf>> = Mutex::new(None);
 
-/// How much of a generation was seen to be well.
+/// How much of a generation was read and is as it was written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Seen {
-    /// It was written to, which says nothing of what is in it.
+pub(super) enum Verified {
+    /// It was written to, which verifies nothing.
     Nothing,
     Part,
     All,
@@ -79,55 +78,55 @@ pub(super) enum Seen {
 
 /// Lets a panic of any thread leave a note, and end the process at once: the
 /// engine's own threads would leave it waiting for them.
-pub(super) fn note_panics() {
+pub(super) fn record_panics() {
     let before = panic::take_hook();
-    panic::set_hook(Box::new(move |told| {
+    panic::set_hook(Box::new(move |panic| {
         let under_way = UNDER_WAY.try_lock().ok().and_then(|mut under_way| under_way.take());
         if let Some((path, mut note)) = under_way {
-            note.damage = Some(told.to_string().replace('\n', " "));
+            note.damage = Some(panic.to_string().replace('\n', " "));
             drop(note.write(&path));
         }
-        before(told);
+        before(panic);
         std::process::abort();
     }));
 }
 
-/// Takes the step that is due for every generation, and tells it.
-pub(super) fn climb(shelf: &StoreDir, space: &Space) -> StoreResult<Vec<String>> {
-    let there = shelf.generations()?;
-    let mut told = Vec::new();
-    for generation in shelf.with(TROUBLE)? {
-        let path = shelf.beside(generation, TROUBLE);
-        let mut note = Note::read(&path);
+/// Takes the step that is due for every generation: what an administrator should know.
+pub(super) fn repair_all(directory: &StoreDirectory, space: &FreeSpace) -> StoreResult<Vec<String>> {
+    let there = directory.generations()?;
+    let mut notes = Vec::new();
+    for generation in directory.with(TROUBLE)? {
+        let path = directory.beside(generation, TROUBLE);
+        let mut note = RepairNote::read(&path);
         if !there.contains(&generation) {
             remove(&path)?;
         } else if note.unread >= UNREAD {
-            told.extend(go_on_without(shelf, space, generation, note)?);
-        } else if let Some(damage) = note.due() {
+            notes.extend(replace_by_readable(directory, space, generation, note)?);
+        } else if let Some(damage) = note.take_due_damage() {
             note.step += 1;
-            told.push(take_step(shelf, space, generation, &note, &damage)?);
+            notes.push(take_step(directory, space, generation, &note, &damage)?);
         }
     }
-    Ok(told)
+    Ok(notes)
 }
 
 fn take_step(
-    shelf: &StoreDir,
-    space: &Space,
+    directory: &StoreDirectory,
+    space: &FreeSpace,
     generation: u32,
-    note: &Note,
+    note: &RepairNote,
     damage: &str,
 ) -> StoreResult<String> {
-    let path = shelf.beside(generation, TROUBLE);
-    let (place, name) = (shelf.place(generation), shelf.place(generation).display().to_string());
+    let path = directory.beside(generation, TROUBLE);
+    let (place, name) = (directory.place(generation), directory.place(generation).display().to_string());
     match note.step {
         1 => {
             note.write(&path)?;
             Ok(format!("{name} is tried again: {damage}"))
         }
-        2 if copy_fits(shelf, space, generation) => {
+        2 if copy_fits(directory, space, generation) => {
             // The engine writes over what it then cannot read.
-            let copy = shelf.name_aside(generation)?;
+            let copy = directory.path_aside(generation)?;
             generation_files::copy(&place, &copy).map_err(StoreError::file(&copy))?;
             generation_files::remove_what_can_be_made_anew(&place)?;
             note.write(&path)?;
@@ -137,7 +136,7 @@ fn take_step(
             ))
         }
         _ => {
-            let aside = shelf.set_damaged_aside(generation)?;
+            let aside = directory.set_damaged_aside(generation)?;
             // Found without its generation it is removed.
             remove(&path)?;
             Ok(format!("{name} cannot be read and was set aside as {}: {damage}", aside.display()))
@@ -145,31 +144,31 @@ fn take_step(
     }
 }
 
-/// Puts a copy of what can be read in the place of a generation. Says nothing where
-/// all of it can be read now, or too little.
-fn go_on_without(
-    shelf: &StoreDir,
-    space: &Space,
+/// Replaces a generation by a copy of what can be read. None, where all of it can be read
+/// now, or too little.
+fn replace_by_readable(
+    directory: &StoreDirectory,
+    space: &FreeSpace,
     generation: u32,
-    mut note: Note,
+    mut note: RepairNote,
 ) -> StoreResult<Option<String>> {
-    let (path, step) = (shelf.beside(generation, TROUBLE), note.step);
-    let (place, name) = (shelf.place(generation), shelf.place(generation).display().to_string());
+    let (path, step) = (directory.beside(generation, TROUBLE), note.step);
+    let (place, name) = (directory.place(generation), directory.place(generation).display().to_string());
     note.unread = 0;
     // Noted before it begins: a bad disk may take longer than anybody waits.
     note.step += 1;
     note.write(&path)?;
-    if note.step > 2 || !copy_fits(shelf, space, generation) {
-        let aside = shelf.set_aside(generation)?;
+    if note.step > 2 || !copy_fits(directory, space, generation) {
+        let aside = directory.set_aside(generation)?;
         remove(&path)?;
         return Ok(Some(format!("{name} cannot be read and was set aside as {}", aside.display())));
     }
-    let copy = shelf.name_unfinished(generation);
+    let copy = directory.path_unfinished(generation);
     let salvaged = generation_files::salvage(&place, &copy);
     if let Ok(Salvaged { bytes, unread }) = salvaged
         && (1..=bytes / 100 * MOST_UNREAD).contains(&unread)
     {
-        let aside = shelf.replace(generation)?;
+        let aside = directory.replace(generation)?;
         return Ok(Some(format!(
             "the disk does not give back {unread} bytes of {name}, which goes on without them and was set \
              aside as {}",
@@ -182,15 +181,15 @@ fn go_on_without(
     salvaged.and(removed).map(|()| None).map_err(StoreError::file(&copy))
 }
 
-fn copy_fits(shelf: &StoreDir, space: &Space, generation: u32) -> bool {
-    let taken = free_space::taken(&shelf.place(generation));
+fn copy_fits(directory: &StoreDirectory, space: &FreeSpace, generation: u32) -> bool {
+    let taken = free_space::taken(&directory.place(generation));
     taken.is_ok_and(|taken| space.free().is_ok_and(|free| free > taken))
 }
 
 /// Begins to open a generation.
-pub(super) fn begin_opening(shelf: &StoreDir, generation: u32) -> StoreResult {
-    let path = shelf.beside(generation, TROUBLE);
-    let mut note = Note::read(&path);
+pub(super) fn begin_opening(directory: &StoreDirectory, generation: u32) -> StoreResult {
+    let path = directory.beside(generation, TROUBLE);
+    let mut note = RepairNote::read(&path);
     note.unended += 1;
     note.boot = boot();
     note.write(&path)?;
@@ -200,10 +199,10 @@ pub(super) fn begin_opening(shelf: &StoreDir, generation: u32) -> StoreResult {
 }
 
 /// Begins to work with one that is open.
-pub(super) fn begin(shelf: &StoreDir, generation: u32) {
-    let path = shelf.beside(generation, TROUBLE);
+pub(super) fn begin(directory: &StoreDirectory, generation: u32) {
+    let path = directory.beside(generation, TROUBLE);
     let is_clean = NOTHING_NOTED.lock().is_ok_and(|clean| clean.as_ref() == Some(&path));
-    let note = if is_clean { Note::none() } else { Note::read(&path) };
+    let note = if is_clean { RepairNote::none() } else { RepairNote::read(&path) };
     if !note.is_there
         && !is_clean
         && let Ok(mut clean) = NOTHING_NOTED.lock()
@@ -213,27 +212,27 @@ pub(super) fn begin(shelf: &StoreDir, generation: u32) {
     under_way(Some((path, note)));
 }
 
-/// What was begun has ended well. A note that cannot be settled stays, and counts
+/// What was begun has succeeded. A note that cannot be settled stays, and counts
 /// one attempt too many; what was done is done.
-pub(super) fn end_well(seen: Seen) {
+pub(super) fn end_successful(verified: Verified) {
     let Some((path, mut note)) = under_way(None) else { return };
-    if seen != Seen::Nothing {
+    if verified != Verified::Nothing {
         note.unread = 0;
     }
-    drop(match seen {
-        Seen::Nothing if note.unended == 0 => Ok(()),
-        Seen::All if !note.is_there => Ok(()),
-        Seen::All => remove(&path),
-        // What was damaged may be elsewhere in it: that it is well, only one who
-        // has read all of it can say.
-        Seen::Part | Seen::Nothing => note.settle(&path),
+    drop(match verified {
+        Verified::Nothing if note.unended == 0 => Ok(()),
+        Verified::All if !note.is_there => Ok(()),
+        Verified::All => remove(&path),
+        // What was damaged may be elsewhere in it: that it is whole is known only when all
+        // of it was read.
+        Verified::Part | Verified::Nothing => note.settle(&path),
     });
 }
 
-/// What was begun has ended badly. What goes wrong with the note is not the reason.
-pub(super) fn end_badly(trouble: &StoreError) {
+/// What was begun has failed. What goes wrong with the note is not the reason.
+pub(super) fn end_failed(error: &StoreError) {
     let Some((path, mut note)) = under_way(None) else { return };
-    match trouble {
+    match error {
         StoreError::Damaged(why) => note.damage = Some(why.clone()),
         StoreError::Unread(_) => note.unread += 1,
         StoreError::Hindered(_) => {}
@@ -242,12 +241,12 @@ pub(super) fn end_badly(trouble: &StoreError) {
 }
 
 /// What a panic is noted for from now on; what it was until now.
-fn under_way(now: Option<(PathBuf, Note)>) -> Option<(PathBuf, Note)> {
+fn under_way(now: Option<(PathBuf, RepairNote)>) -> Option<(PathBuf, RepairNote)> {
     let mut under_way = UNDER_WAY.lock().ok()?;
     std::mem::replace(&mut under_way, now)
 }
 
-impl Note {
+impl RepairNote {
     /// A note that cannot be read was being written when something ended: the
     /// next attempt writes it anew.
     fn read(path: &Path) -> Self {
@@ -291,20 +290,17 @@ impl Note {
     }
 
     /// The damage for which a step is due. It is forgotten with this.
-    fn due(&mut self) -> Option<String> {
+    fn take_due_damage(&mut self) -> Option<String> {
         let unended =
             (self.unended >= UNENDED).then(|| format!("{UNENDED} attempts to open it have not ended"));
-        let due = self.damage.take().or(unended)?;
+        let take_due_damage = self.damage.take().or(unended)?;
         self.unended = 0;
-        Some(due)
+        Some(take_due_damage)
     }
 }
 
 fn remove(path: &Path) -> StoreResult {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(StoreError::file(path)(error)),
-        _ => Ok(()),
-    }
+    atomic_file::remove_if_there(path).map_err(StoreError::file(path))
 }
 
 /// The run of the machine; all are one where the kernel does not tell.

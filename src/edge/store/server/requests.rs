@@ -1,7 +1,7 @@
-//! Orders, and how each is carried out.
+//! Requests, and how each is carried out.
 //!
-//! Knows which generations are open: the newest, which is written to, stays open;
-//! of the older ones at most one is. Does not know the engine.
+//! Of the generations the newest, which is written to, stays open; of the older ones at most
+//! one is. The engine is not named here.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -10,111 +10,122 @@ use std::path::Path;
 use serde_json::value::RawValue;
 
 use super::connection::DaemonConnection;
-use super::directory::StoreDir;
+use super::directory::StoreDirectory;
 use super::error::{StoreError, StoreResult};
 use super::free_space;
-use super::free_space::Space;
-use super::generation::{Access, Generation, Next, RecordSink, Told};
+use super::free_space::FreeSpace;
+use super::generation::{Access, Generation, ReadDemand, RecordSink, StoredMessage};
 use super::generation_files;
 use super::repair;
-use super::repair::Seen;
+use super::repair::Verified;
 use super::wal;
 use crate::edge::store::ipc::{
     GenerationSize, LogHeader, NewRecord, SpaceReport, StoreRequest, StoreResponse, Tombstone,
 };
 
-/// So many damaged records are told one by one.
+/// So many damaged records are reported one by one.
 const NOTES: usize = 8;
 
 /// How much a generation takes on the disk, and its write-ahead log of that.
 #[derive(Clone, Copy, Default)]
-struct Taken {
+struct GenerationBytes {
     bytes: u64,
     wal: u64,
 }
 
 pub(super) struct StorageServer {
-    shelf: StoreDir,
-    space: Space,
+    directory: StoreDirectory,
+    space: FreeSpace,
     newest: Option<(u32, Generation)>,
     older: Option<(u32, Generation)>,
     /// What each generation takes on the disk. That of the newest may grow.
-    sizes: BTreeMap<u32, Taken>,
+    sizes: BTreeMap<u32, GenerationBytes>,
     /// What had been written to the disk when the kernel was asked last, and what was
     /// written to logs since: to ask it takes longer than a commit of one message.
-    asked: u64,
-    logged: u64,
+    counted_by_kernel: u64,
+    written_to_logs: u64,
 }
 
 impl StorageServer {
-    /// Takes the store, and tells what is there.
-    pub(super) fn start(directory: &Path) -> StoreResult<(Self, StoreResponse<'static>)> {
-        let shelf = StoreDir::take(directory)?;
-        shelf.sweep()?;
-        let space = Space::of(directory);
-        let mut notes = shelf.finish_replacing()?;
-        notes.extend(repair::climb(&shelf, &space)?);
+    /// Takes the store, and reports what is there.
+    pub(super) fn start(path: &Path) -> StoreResult<(Self, StoreResponse<'static>)> {
+        let directory = StoreDirectory::take(path)?;
+        directory.sweep()?;
+        let space = FreeSpace::of(path);
+        let mut notes = directory.finish_replacing()?;
+        notes.extend(repair::repair_all(&directory, &space)?);
         space.take_ballast();
-        let mut keeper =
-            Self { shelf, space, newest: None, older: None, sizes: BTreeMap::new(), asked: 0, logged: 0 };
-        for generation in keeper.shelf.generations()? {
-            if generation_files::was_made(&keeper.shelf.place(generation)) {
-                keeper.measure(generation)?;
+        let mut server = Self {
+            directory,
+            space,
+            newest: None,
+            older: None,
+            sizes: BTreeMap::new(),
+            counted_by_kernel: 0,
+            written_to_logs: 0,
+        };
+        for generation in server.directory.generations()? {
+            if generation_files::was_made(&server.directory.place(generation)) {
+                server.measure(generation)?;
             }
         }
-        let size = |(&generation, &Taken { bytes, wal }): (&u32, &Taken)| {
-            let is_only_read = generation_files::is_only_read(&keeper.shelf.place(generation));
+        let size = |(&generation, &GenerationBytes { bytes, wal }): (&u32, &GenerationBytes)| {
+            let is_only_read = generation_files::is_only_read(&server.directory.place(generation));
             GenerationSize { generation, bytes, wal, is_only_read }
         };
-        let generations = keeper.sizes.iter().map(size).collect();
-        let ready = StoreResponse::Ready { generations, room: keeper.room(0)?, notes };
-        Ok((keeper, ready))
+        let generations = server.sizes.iter().map(size).collect();
+        let ready = StoreResponse::Ready { generations, room: server.room(0)?, notes };
+        Ok((server, ready))
     }
 
-    pub(super) fn carry_out(&mut self, order: StoreRequest<'_>, talk: &mut DaemonConnection) -> StoreResult {
+    pub(super) fn handle(
+        &mut self,
+        order: StoreRequest<'_>,
+        connection: &mut DaemonConnection,
+    ) -> StoreResult {
         match order {
             StoreRequest::Load { generation } => {
-                let mut loading = Loading { talk, damaged: 0, notes: Vec::new() };
-                self.with(generation, Access::ReadAll, |generation| generation.load(&mut loading))?;
-                let Loading { talk, damaged, notes } = loading;
-                talk.say(&StoreResponse::Loaded { damaged, notes })
+                let mut loading = LoadSink { connection, damaged: 0, notes: Vec::new() };
+                self.use_generation(generation, Access::ReadAll, |generation| generation.load(&mut loading))?;
+                let LoadSink { connection, damaged, notes } = loading;
+                connection.send(&StoreResponse::Loaded { damaged, notes })
             }
             StoreRequest::Read { generation, log, from, to, count, bytes } => {
-                let mut reading = Reading { talk, told: 0, count, bytes, damaged: 0 };
+                let mut reading = ReadSink { connection, sent: 0, count, bytes, damaged: 0 };
                 if count > 0 {
-                    self.with(generation, Access::Read, |generation| {
+                    self.use_generation(generation, Access::Read, |generation| {
                         generation.read(&log, from, to, &mut reading)
                     })?;
                 }
-                let Reading { talk, damaged, .. } = reading;
-                talk.say(&StoreResponse::Read { damaged })
+                let ReadSink { connection, damaged, .. } = reading;
+                connection.send(&StoreResponse::Read { damaged })
             }
             StoreRequest::Commit { generation, puts, marks, gone } => {
                 let room = self.commit(generation, &puts, &marks, &gone)?;
-                talk.say(&StoreResponse::Committed { room })
+                connection.send(&StoreResponse::Committed { room })
             }
             StoreRequest::Checkpoint { generation, bytes } => {
-                self.space.for_writing(bytes)?;
+                self.space.check_for_writing(bytes)?;
                 // For where the kernel does not count.
-                self.logged += bytes;
+                self.written_to_logs += bytes;
                 let mut is_done = true;
-                self.with(generation, Access::Checkpoint, |generation| {
+                self.use_generation(generation, Access::Checkpoint, |generation| {
                     is_done = generation.checkpoint(bytes)?;
                     Ok(())
                 })?;
-                talk.say(&StoreResponse::Checkpointed { room: self.room(generation)?, is_done })
+                connection.send(&StoreResponse::Checkpointed { room: self.room(generation)?, is_done })
             }
             StoreRequest::Drop { generation } => {
                 self.remove(generation)?;
-                talk.say(&StoreResponse::Dropped { room: self.room(generation)? })
+                connection.send(&StoreResponse::Dropped { room: self.room(generation)? })
             }
         }
     }
 
-    /// Ends in good order. What cannot be left behind now is not missed.
-    pub(super) fn leave(&self) {
+    /// Ends in good order. What cannot be written now is not missed.
+    pub(super) fn close(&self) {
         for (_, open) in self.newest.iter().chain(&self.older) {
-            drop(open.leave_witness());
+            drop(open.write_count());
         }
     }
 
@@ -128,20 +139,20 @@ impl StorageServer {
         let put = |put: &NewRecord<'_>| put.log.len() + put.head.get().len() + put.body.get().len();
         let mark = |mark: &LogHeader<'_>| mark.log.len() + mark.state.get().len();
         let given = puts.iter().map(put).chain(marks.iter().map(mark)).sum::<usize>() as u64;
-        let free = self.space.for_writing(given)?;
+        let free = self.space.check_for_writing(given)?;
         self.sizes.entry(generation).or_default();
         let mut written = 0;
-        self.with(generation, Access::Commit, |generation| {
+        self.use_generation(generation, Access::Commit, |generation| {
             written = generation.commit(puts, marks, gone)?;
             Ok(())
         })?;
-        self.logged += written;
+        self.written_to_logs += written;
         Ok(self.room_with(generation, free.saturating_sub(written)))
     }
 
     /// Does something with a generation, which is opened if it is not. One that
-    /// is not there has nothing to tell.
-    fn with(
+    /// is not there holds nothing.
+    fn use_generation(
         &mut self,
         number: u32,
         what: Access,
@@ -153,20 +164,20 @@ impl StorageServer {
         if !self.sizes.contains_key(&number) {
             return Ok(());
         }
-        self.make_way(number);
+        self.close_others(number);
         let slot = if is_newest { &mut self.newest } else { &mut self.older };
         let bytes = self.sizes.get(&number).map_or(0, |taken| taken.bytes);
         let done = match slot {
             Some((_, open)) if open.is_ready_for(what) => {
                 if what != Access::Checkpoint {
-                    repair::begin(&self.shelf, number);
+                    repair::begin(&self.directory, number);
                 }
                 deed(open)
             }
-            _ => open(&self.shelf, &self.space, number, slot.take(), (what, bytes)).and_then(|opened| {
+            _ => open(&self.directory, &self.space, number, slot.take(), (what, bytes)).and_then(|opened| {
                 if what == Access::Checkpoint {
                     // What goes wrong with a copy is no damage of what is kept.
-                    repair::end_well(what.seen());
+                    repair::end_successful(what.verified());
                 }
                 let (_, open) = slot.insert((number, opened));
                 deed(open)
@@ -176,18 +187,18 @@ impl StorageServer {
             && done.is_ok()
             && let Some((_, open)) = slot
         {
-            let taken = Taken { bytes: open.taken()?, wal: open.wal() };
+            let taken = GenerationBytes { bytes: open.taken()?, wal: open.wal() };
             self.sizes.insert(number, taken);
         }
         match &done {
-            Ok(()) => repair::end_well(what.seen()),
-            Err(trouble) => repair::end_badly(trouble),
+            Ok(()) => repair::end_successful(what.verified()),
+            Err(error) => repair::end_failed(error),
         }
         done
     }
 
-    /// Closes what is open in the way of a generation.
-    fn make_way(&mut self, number: u32) {
+    /// Closes what must not be open beside a generation.
+    fn close_others(&mut self, number: u32) {
         let newest = self.sizes.last_key_value().map(|(newest, _)| *newest);
         if self.newest.as_ref().is_some_and(|(open, _)| Some(*open) != newest) {
             self.older = self.newest.take();
@@ -202,39 +213,40 @@ impl StorageServer {
             slot.take_if(|(open, _)| *open == generation);
         }
         self.sizes.remove(&generation);
-        self.shelf.remove(generation)?;
+        self.directory.remove(generation)?;
         self.space.take_ballast();
         Ok(())
     }
 
     fn measure(&mut self, generation: u32) -> StoreResult {
-        let place = self.shelf.place(generation);
+        let place = self.directory.place(generation);
         let bytes = free_space::taken(&place).map_err(StoreError::file(&place))?;
-        self.sizes.insert(generation, Taken { bytes, wal: wal::length(&place)? });
+        self.sizes.insert(generation, GenerationBytes { bytes, wal: wal::length(&place)? });
         Ok(())
     }
 
     /// How much room there is, after something was done with a generation.
     fn room(&mut self, generation: u32) -> StoreResult<SpaceReport> {
-        let known = self.asked + self.logged;
-        (self.asked, self.logged) = (free_space::written().unwrap_or_default().max(known), 0);
+        let known = self.counted_by_kernel + self.written_to_logs;
+        (self.counted_by_kernel, self.written_to_logs) =
+            (free_space::written().unwrap_or_default().max(known), 0);
         Ok(self.room_with(generation, self.space.free()?))
     }
 
     fn room_with(&self, generation: u32, free: u64) -> SpaceReport {
-        let Taken { bytes, wal } = self.sizes.get(&generation).copied().unwrap_or_default();
+        let GenerationBytes { bytes, wal } = self.sizes.get(&generation).copied().unwrap_or_default();
         let used = self.sizes.values().map(|taken| taken.bytes).sum::<u64>() + self.space.ballast();
-        SpaceReport { used, newest: bytes, wal, free, written: self.asked + self.logged }
+        SpaceReport { used, newest: bytes, wal, free, written: self.counted_by_kernel + self.written_to_logs }
     }
 }
 
 impl Access {
-    /// How much of it is known to be well when that is done.
-    fn seen(self) -> Seen {
+    /// How much of a generation is verified when that is done.
+    fn verified(self) -> Verified {
         match self {
-            Self::Commit | Self::Checkpoint => Seen::Nothing,
-            Self::Read => Seen::Part,
-            Self::ReadAll => Seen::All,
+            Self::Commit | Self::Checkpoint => Verified::Nothing,
+            Self::Read => Verified::Part,
+            Self::ReadAll => Verified::All,
         }
     }
 
@@ -243,29 +255,29 @@ impl Access {
     }
 }
 
-/// Opens a generation, or makes it, or opens what is missing of it for what it is wanted
-/// for. That begins with this.
+/// Opens a generation, or makes it, or opens what is missing of it for an access, which
+/// begins with this.
 fn open(
-    shelf: &StoreDir,
-    space: &Space,
+    directory: &StoreDirectory,
+    space: &FreeSpace,
     number: u32,
     opened: Option<(u32, Generation)>,
     (what, bytes): (Access, u64),
 ) -> StoreResult<Generation> {
-    let place = shelf.place(number);
-    space.for_opening(bytes)?;
+    let place = directory.place(number);
+    space.check_for_opening(bytes)?;
     let mut generation = match opened {
         Some((_, generation)) => {
-            repair::begin_opening(shelf, number)?;
+            repair::begin_opening(directory, number)?;
             generation
         }
         None => {
             if generation_files::was_made(&place) {
-                repair::begin_opening(shelf, number)?;
+                repair::begin_opening(directory, number)?;
             } else {
                 // There is nothing to lose in one whose making did not come to its end, and
                 // what is there of it may be in the way.
-                shelf.remove(number)?;
+                directory.remove(number)?;
             }
             Generation::open(&place)?
         }
@@ -274,19 +286,19 @@ fn open(
     Ok(generation)
 }
 
-/// Tells all of a generation.
-struct Loading<'t> {
-    talk: &'t mut DaemonConnection,
+/// Sends all of a generation.
+struct LoadSink<'t> {
+    connection: &'t mut DaemonConnection,
     damaged: u64,
     notes: Vec<String>,
 }
 
-impl RecordSink for Loading<'_> {
-    fn message(&mut self, told: Told<'_>) -> StoreResult<Next> {
-        let Told { log, seq, head, .. } = told;
+impl RecordSink for LoadSink<'_> {
+    fn message(&mut self, message: StoredMessage<'_>) -> StoreResult<ReadDemand> {
+        let StoredMessage { log, seq, head, .. } = message;
         match serde_json::from_str::<&RawValue>(head) {
             Ok(head) => {
-                self.talk.say(&StoreResponse::Record {
+                self.connection.send(&StoreResponse::Record {
                     log: log.into(),
                     seq,
                     head: Cow::Borrowed(head),
@@ -295,14 +307,14 @@ impl RecordSink for Loading<'_> {
             }
             Err(_) => self.damaged(format!("message {seq} of {log}"), 1),
         }
-        Ok(Next::More)
+        Ok(ReadDemand::More)
     }
 
     fn mark(&mut self, log: &str, state: &str) -> StoreResult {
         match serde_json::from_str::<&RawValue>(state) {
             Ok(state) => self
-                .talk
-                .say(&StoreResponse::Mark(LogHeader { log: log.into(), state: Cow::Borrowed(state) })),
+                .connection
+                .send(&StoreResponse::Mark(LogHeader { log: log.into(), state: Cow::Borrowed(state) })),
             Err(_) => {
                 self.damaged(format!("the state of {log}"), 1);
                 Ok(())
@@ -311,7 +323,7 @@ impl RecordSink for Loading<'_> {
     }
 
     fn gone(&mut self, log: &str, from: u64, to: u64) -> StoreResult {
-        self.talk.say(&StoreResponse::Gone(Tombstone { log: log.into(), from, to }))
+        self.connection.send(&StoreResponse::Gone(Tombstone { log: log.into(), from, to }))
     }
 
     fn damaged(&mut self, what: String, count: u64) {
@@ -322,32 +334,32 @@ impl RecordSink for Loading<'_> {
     }
 }
 
-/// Tells some messages of a log.
-struct Reading<'t> {
-    talk: &'t mut DaemonConnection,
-    told: usize,
+/// Sends some messages of a log.
+struct ReadSink<'t> {
+    connection: &'t mut DaemonConnection,
+    sent: usize,
     count: usize,
     /// How many more.
     bytes: usize,
     damaged: u64,
 }
 
-impl RecordSink for Reading<'_> {
-    fn message(&mut self, told: Told<'_>) -> StoreResult<Next> {
-        let Told { log, seq, head, body } = told;
+impl RecordSink for ReadSink<'_> {
+    fn message(&mut self, message: StoredMessage<'_>) -> StoreResult<ReadDemand> {
+        let StoredMessage { log, seq, head, body } = message;
         let size = head.len() + body.len();
-        let Some(bytes) = self.bytes.checked_sub(size).or((self.told == 0).then_some(0)) else {
-            return Ok(Next::Enough);
+        let Some(bytes) = self.bytes.checked_sub(size).or((self.sent == 0).then_some(0)) else {
+            return Ok(ReadDemand::Enough);
         };
         let text = |text| serde_json::from_str::<&RawValue>(text).map(Cow::Borrowed);
         let (Ok(head), Ok(body)) = (text(head), text(body)) else {
             self.damaged(String::new(), 1);
-            return Ok(Next::More);
+            return Ok(ReadDemand::More);
         };
-        self.talk.say(&StoreResponse::Record { log: log.into(), seq, head, body: Some(body) })?;
+        self.connection.send(&StoreResponse::Record { log: log.into(), seq, head, body: Some(body) })?;
         self.bytes = bytes;
-        self.told += 1;
-        Ok(if self.told == self.count { Next::Enough } else { Next::More })
+        self.sent += 1;
+        Ok(if self.sent == self.count { ReadDemand::Enough } else { ReadDemand::More })
     }
 
     fn mark(&mut self, _: &str, _: &str) -> StoreResult {

@@ -1,10 +1,7 @@
 //! The write-ahead log of a generation: what was committed to it and is not in its
 //! database yet.
 //!
-//! Knows records, one after the other in a file that only grows, and which of them a
-//! crash or the disk has spoiled. Does not know the database, nor what a message means.
-//!
-//! A commit is its records and one that ends it: one write and one sync, which is the
+//! It is a file of records that only grows. A commit is its records and one that ends it: one write and one sync, which is the
 //! least that a disk can do for it. A power cut may leave a part of the last commit,
 //! with holes in it: nobody was answered, and what stands before the first hole is
 //! taken. A hole before the last commit is damage, and costs the records in it.
@@ -20,10 +17,10 @@ use rustix::fs::{Advice, fadvise};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::error::{StoreError, StoreResult};
-use super::generation::{Next, RecordSink, Told};
+use super::generation::{ReadDemand, RecordSink, StoredMessage};
 use super::record;
-use super::record::LogPlace;
-use super::wal_scan::{Counts, Kind, Spot, WalScan};
+use super::record::LogHash;
+use super::wal_scan::{RecordCounts, RecordKind, RecordSpan, WalScan};
 use crate::edge::store::ipc::{LogHeader, NewRecord, Tombstone};
 
 /// Its file is called so, and then as many hexadecimal digits as its salt has.
@@ -61,11 +58,11 @@ const END: u8 = 4;
 
 /// A record as it was committed.
 #[derive(Clone, Copy)]
-pub(super) enum Record<'a> {
-    Message(Told<'a>),
+pub(super) enum WalRecord<'a> {
+    Message(StoredMessage<'a>),
     Mark { log: &'a str, state: &'a str },
     Gone { log: &'a str, from: u64, to: u64 },
-    End(Counts),
+    End(RecordCounts),
 }
 
 pub struct Wal {
@@ -75,7 +72,7 @@ pub struct Wal {
     /// Where the next commit begins. What lies after it was never committed.
     end: u64,
     /// What was committed.
-    counts: Counts,
+    counts: RecordCounts,
     /// What was committed and cannot be read.
     damaged: u64,
     /// How long the file is. After the end there are zeroes.
@@ -89,7 +86,7 @@ pub struct Wal {
     /// The next commit.
     buffer: Vec<u8>,
     /// Where messages are, up to an offset: found when the first is read.
-    spots: BTreeMap<(LogPlace, u64), Spot>,
+    spans: BTreeMap<(LogHash, u64), RecordSpan>,
     known_to: u64,
 }
 
@@ -97,11 +94,11 @@ impl Wal {
     /// Opens that of a generation, if it has one.
     pub fn open(directory: &Path) -> StoreResult<Option<Self>> {
         let Some((path, salt)) = find(directory)? else { return Ok(None) };
-        let told = || StoreError::file(&path);
-        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(told())?;
-        // Whoever wrote to it may have ended before that was synced: what is told from here on
-        // is on the disk.
-        file.sync_data().map_err(told())?;
+        let failed = || StoreError::file(&path);
+        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed())?;
+        // The process that wrote to it may have ended before that was synced: what is sent from
+        // here on is on the disk.
+        file.sync_data().map_err(failed())?;
         let mut wal = Self::new(path, salt, file);
         wal.survey()?;
         Ok(Some(wal))
@@ -125,14 +122,14 @@ impl Wal {
             salt,
             file,
             end: 0,
-            counts: Counts::default(),
+            counts: RecordCounts::default(),
             damaged: 0,
             length: 0,
             small: 0,
             is_cut: false,
             has_grown: false,
             buffer: Vec::new(),
-            spots: BTreeMap::new(),
+            spans: BTreeMap::new(),
             known_to: 0,
         }
     }
@@ -160,7 +157,8 @@ impl Wal {
         marks: &[LogHeader<'_>],
         gone: &[Tombstone<'_>],
     ) -> StoreResult<u64> {
-        let mut commit = Commit { salt: self.salt, at: self.end, bytes: std::mem::take(&mut self.buffer) };
+        let mut commit =
+            CommitBuffer { salt: self.salt, at: self.end, bytes: std::mem::take(&mut self.buffer) };
         for NewRecord { log, seq, head, body } in puts {
             commit.add(MESSAGE, &[&seq.to_be_bytes()], [log, head.get(), body.get()]);
         }
@@ -170,9 +168,9 @@ impl Wal {
         for Tombstone { log, from, to } in gone {
             commit.add(GONE, &[&from.to_be_bytes(), &to.to_be_bytes()], [log]);
         }
-        let Counts { messages, others } = self.counts;
+        let RecordCounts { messages, others } = self.counts;
         let others = others + (marks.len() + gone.len()) as u64;
-        let counts = Counts { messages: messages + puts.len() as u64, others };
+        let counts = RecordCounts { messages: messages + puts.len() as u64, others };
         commit.add(END, &[&counts.messages.to_be_bytes(), &counts.others.to_be_bytes()], [""]);
         let mut bytes = commit.bytes;
         let written = self.write(&bytes).inspect_err(|_| {
@@ -188,15 +186,15 @@ impl Wal {
     }
 
     fn write(&mut self, bytes: &[u8]) -> StoreResult<u64> {
-        let told = || StoreError::file(&self.path);
+        let failed = || StoreError::file(&self.path);
         if !self.is_cut {
             // What was never committed must not be found behind what is.
-            self.file.set_len(self.end).map_err(told())?;
+            self.file.set_len(self.end).map_err(failed())?;
             (self.length, self.is_cut) = (self.end, true);
         }
         let end = self.end + bytes.len() as u64;
         let mut pages = end.div_ceil(PAGE) - self.end / PAGE;
-        self.file.write_all_at(bytes, self.end).map_err(told())?;
+        self.file.write_all_at(bytes, self.end).map_err(failed())?;
         self.length = self.length.max(end);
         self.small = if bytes.len() <= SMALL { self.small.saturating_add(1) } else { 0 };
         if self.small >= IN_A_ROW && end == self.length {
@@ -205,34 +203,36 @@ impl Wal {
             for _ in 0..ZEROES {
                 let next = self.length.next_multiple_of(PAGE);
                 let zeroes = if next == self.length { PAGE } else { next - self.length };
-                self.file.write_all_at(&[0; PAGE as usize][..zeroes as usize], self.length).map_err(told())?;
+                self.file
+                    .write_all_at(&[0; PAGE as usize][..zeroes as usize], self.length)
+                    .map_err(failed())?;
                 self.length += zeroes;
             }
             pages += ZEROES;
         }
-        self.file.sync_data().map_err(told())?;
+        self.file.sync_data().map_err(failed())?;
         Ok(pages * PAGE)
     }
 
     /// Leaves word of how much there is outside of it: that its end is missing could
     /// not be told otherwise. Not synced: fewer than there are are no harm.
-    pub(super) fn leave_witness(&self) -> StoreResult {
+    pub(super) fn write_count(&self) -> StoreResult {
         if !self.has_grown {
             return Ok(());
         }
-        let path = witness(&self.path);
+        let path = count_file(&self.path);
         fs::write(&path, record::seal(&self.salt.to_be_bytes(), &self.counts.messages.to_be_bytes()))
             .map_err(StoreError::file(&path))
     }
 
-    fn read_witness(&self) -> Option<u64> {
-        let text = fs::read(witness(&self.path)).ok()?;
+    fn read_count(&self) -> Option<u64> {
+        let text = fs::read(count_file(&self.path)).ok()?;
         record::unseal(&self.salt.to_be_bytes(), &text)?.try_into().ok().map(u64::from_be_bytes)
     }
 
     /// Removes it: all of it is in the database.
     pub(super) fn remove(self) -> StoreResult {
-        match fs::remove_file(witness(&self.path)) {
+        match fs::remove_file(count_file(&self.path)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(StoreError::file(&self.path)(error));
             }
@@ -241,48 +241,48 @@ impl Wal {
         fs::remove_file(&self.path).map_err(StoreError::file(&self.path))
     }
 
-    /// Finds out where it ends, and what of it cannot be read.
+    /// Scans where it ends, and what of it cannot be read.
     fn survey(&mut self) -> StoreResult {
-        let mut window = Window::new(self)?;
+        let mut window = WalWindow::new(self)?;
         let length = window.length;
         let mut survey = WalScan::default();
         let mut at = 0;
-        while let Some((spot, found)) = window.next(at)? {
-            survey.meet(at, spot, found);
-            at = spot.at + spot.length as u64;
+        while let Some((span, found)) = window.next(at)? {
+            survey.push(at, span, found);
+            at = span.at + span.length as u64;
         }
         self.length = length;
-        let witness = self.read_witness().unwrap_or_default();
-        survey.finish(witness);
+        let count_file = self.read_count().unwrap_or_default();
+        survey.finish(count_file);
         (self.end, self.counts) = (survey.end, survey.counts);
-        self.damaged = survey.damaged + witness.saturating_sub(survey.counts.messages);
-        self.counts.messages = witness.max(survey.counts.messages);
+        self.damaged = survey.damaged + count_file.saturating_sub(survey.counts.messages);
+        self.counts.messages = count_file.max(survey.counts.messages);
         Ok(())
     }
 
-    /// Tells the records from one offset on, until there are none or nobody wants more;
-    /// returns the offset after the last that was told. What is damaged was told by
+    /// Passes on the records from one offset on, until there are none or no more are wanted;
+    /// returns the offset after the last of them. How many are damaged is in
     /// [`Self::damaged`].
     pub(super) fn each(
         &self,
         from: u64,
-        mut tell: impl FnMut(Record<'_>) -> StoreResult<Next>,
+        mut take: impl FnMut(WalRecord<'_>) -> StoreResult<ReadDemand>,
     ) -> StoreResult<u64> {
-        self.each_with_spot(from, |_, record| tell(record))
+        self.each_with_span(from, |_, record| take(record))
     }
 
-    fn each_with_spot(
+    fn each_with_span(
         &self,
         from: u64,
-        mut tell: impl FnMut(Spot, Record<'_>) -> StoreResult<Next>,
+        mut take: impl FnMut(RecordSpan, WalRecord<'_>) -> StoreResult<ReadDemand>,
     ) -> StoreResult<u64> {
-        let mut window = Window::new(self)?;
+        let mut window = WalWindow::new(self)?;
         window.length = self.end;
         let mut at = from;
-        while let Some((spot, _)) = window.next(at)? {
-            at = spot.at + spot.length as u64;
-            if let Some(record) = window.record(spot)?
-                && tell(spot, record)? == Next::Enough
+        while let Some((span, _)) = window.next(at)? {
+            at = span.at + span.length as u64;
+            if let Some(record) = window.record(span)?
+                && take(span, record)? == ReadDemand::Enough
             {
                 return Ok(at);
             }
@@ -290,71 +290,75 @@ impl Wal {
         Ok(at)
     }
 
-    /// Tells all that is in it: messages as they were committed, then the last state of
+    /// Passes on all that is in it: messages as they were committed, then the last state of
     /// each log, then what is kept no longer.
-    pub fn load(&self, listener: &mut impl RecordSink) -> StoreResult {
+    pub fn load(&self, sink: &mut impl RecordSink) -> StoreResult {
         let mut marks: BTreeMap<Box<str>, Box<str>> = BTreeMap::new();
         let mut runs: Vec<(Box<str>, u64, u64)> = Vec::new();
         self.each(0, |record| {
             match record {
-                Record::Message(told) => return listener.message(told),
-                Record::Mark { log, state } => drop(marks.insert(log.into(), state.into())),
-                Record::Gone { log, from, to } => runs.push((log.into(), from, to)),
-                Record::End(_) => {}
+                WalRecord::Message(message) => return sink.message(message),
+                WalRecord::Mark { log, state } => drop(marks.insert(log.into(), state.into())),
+                WalRecord::Gone { log, from, to } => runs.push((log.into(), from, to)),
+                WalRecord::End(_) => {}
             }
-            Ok(Next::More)
+            Ok(ReadDemand::More)
         })?;
         if self.damaged > 0 {
-            listener.damaged(format!("{}: {} records", self.path.display(), self.damaged), self.damaged);
+            sink.damaged(format!("{}: {} records", self.path.display(), self.damaged), self.damaged);
         }
         for (log, state) in &marks {
-            listener.mark(log, state)?;
+            sink.mark(log, state)?;
         }
         for (log, from, to) in &runs {
-            listener.gone(log, *from, *to)?;
+            sink.gone(log, *from, *to)?;
         }
         Ok(())
     }
 
     /// The messages of a log from one position to another, both ends included,
     /// ascending.
-    pub(super) fn find(&mut self, log: &str, from: u64, to: u64) -> StoreResult<Vec<Found>> {
-        let mut spots = std::mem::take(&mut self.spots);
-        let known_to = self.each_with_spot(self.known_to, |spot, record| {
-            if let Record::Message(told) = record {
-                spots.insert((record::log_place(told.log), told.seq), spot);
+    pub(super) fn find(&mut self, log: &str, from: u64, to: u64) -> StoreResult<Vec<LocatedMessage>> {
+        let mut spans = std::mem::take(&mut self.spans);
+        let known_to = self.each_with_span(self.known_to, |span, record| {
+            if let WalRecord::Message(message) = record {
+                spans.insert((record::log_hash(message.log), message.seq), span);
             }
-            Ok(Next::More)
+            Ok(ReadDemand::More)
         });
-        self.spots = spots;
+        self.spans = spans;
         self.known_to = known_to?;
-        let place = record::log_place(log);
-        let found = self.spots.range((place, from)..=(place, to));
-        Ok(found.map(|((_, seq), spot)| Found { seq: *seq, spot: *spot }).collect())
+        let place = record::log_hash(log);
+        let found = self.spans.range((place, from)..=(place, to));
+        Ok(found.map(|((_, seq), span)| LocatedMessage { seq: *seq, span: *span }).collect())
     }
 
-    /// Tells a message that was found.
-    pub(super) fn tell(&self, found: &Found, listener: &mut impl RecordSink) -> StoreResult<Next> {
-        let mut window = Window::new(self)?;
+    /// Passes on a message that was located.
+    pub(super) fn pass_on(
+        &self,
+        found: &LocatedMessage,
+        sink: &mut impl RecordSink,
+    ) -> StoreResult<ReadDemand> {
+        let mut window = WalWindow::new(self)?;
         window.block = 0;
-        match window.record(found.spot)? {
-            Some(Record::Message(told)) => listener.message(told),
+        match window.record(found.span)? {
+            Some(WalRecord::Message(message)) => sink.message(message),
             _ => {
-                listener.damaged(format!("message {} of a log", found.seq), 1);
-                Ok(Next::More)
+                sink.damaged(format!("message {} of a log", found.seq), 1);
+                Ok(ReadDemand::More)
             }
         }
     }
 }
 
-/// A message that was found.
-pub(super) struct Found {
+/// A message that was located.
+pub(super) struct LocatedMessage {
     pub(super) seq: u64,
-    spot: Spot,
+    span: RecordSpan,
 }
 
 /// A part of the file in memory.
-struct Window<'w> {
+struct WalWindow<'w> {
     wal: &'w Wal,
     length: u64,
     start: u64,
@@ -363,7 +367,7 @@ struct Window<'w> {
     block: usize,
 }
 
-impl<'w> Window<'w> {
+impl<'w> WalWindow<'w> {
     fn new(wal: &'w Wal) -> StoreResult<Self> {
         let length = wal.file.metadata().map_err(StoreError::file(&wal.path))?.len();
         Ok(Self { wal, length, start: 0, bytes: Vec::new(), block: BLOCK })
@@ -391,15 +395,15 @@ impl<'w> Window<'w> {
     }
 
     /// The record at an offset, or the next one that can be read.
-    fn next(&mut self, at: u64) -> StoreResult<Option<(Spot, Kind)>> {
+    fn next(&mut self, at: u64) -> StoreResult<Option<(RecordSpan, RecordKind)>> {
         let mut at = at;
         while at + (HEADER as u64) < self.length {
             if let Some(length) = self.length_at(at)? {
-                let spot = Spot { at, length };
-                match self.record(spot)? {
-                    Some(Record::Message(_)) => return Ok(Some((spot, Kind::Message))),
-                    Some(Record::End(counts)) => return Ok(Some((spot, Kind::End(counts)))),
-                    Some(_) => return Ok(Some((spot, Kind::Other))),
+                let span = RecordSpan { at, length };
+                match self.record(span)? {
+                    Some(WalRecord::Message(_)) => return Ok(Some((span, RecordKind::Message))),
+                    Some(WalRecord::End(counts)) => return Ok(Some((span, RecordKind::End(counts)))),
+                    Some(_) => return Ok(Some((span, RecordKind::Other))),
                     None => {}
                 }
             }
@@ -418,7 +422,7 @@ impl<'w> Window<'w> {
     }
 
     /// The record in a place, if it is what was written there.
-    fn record(&mut self, Spot { at, length }: Spot) -> StoreResult<Option<Record<'_>>> {
+    fn record(&mut self, RecordSpan { at, length }: RecordSpan) -> StoreResult<Option<WalRecord<'_>>> {
         let salt = self.wal.salt;
         let Some(bytes) = self.get(at, length)? else { return Ok(None) };
         let Some((sum, content)) = bytes.get(4..).and_then(|bytes| bytes.split_first_chunk::<4>()) else {
@@ -430,14 +434,14 @@ impl<'w> Window<'w> {
 }
 
 /// A commit that is being put together.
-struct Commit {
+struct CommitBuffer {
     salt: u64,
     /// Where it will be.
     at: u64,
     bytes: Vec<u8>,
 }
 
-impl Commit {
+impl CommitBuffer {
     fn add<const N: usize>(&mut self, kind: u8, numbers: &[&[u8]], texts: [&str; N]) {
         let from = self.bytes.len();
         self.bytes.extend([0; HEADER]);
@@ -461,7 +465,7 @@ fn checksum(salt: u64, at: u64, content: &[u8]) -> u32 {
 }
 
 /// A record without its header.
-fn read(content: &[u8]) -> Option<Record<'_>> {
+fn read(content: &[u8]) -> Option<WalRecord<'_>> {
     let (kind, content) = content.split_first()?;
     let number = |content: &mut &[u8]| {
         let (number, rest) = content.split_first_chunk::<8>()?;
@@ -473,27 +477,27 @@ fn read(content: &[u8]) -> Option<Record<'_>> {
         MESSAGE => {
             let seq = number(&mut rest)?;
             let [log, head, body] = record::split(rest)?;
-            Record::Message(Told { log, seq, head, body })
+            WalRecord::Message(StoredMessage { log, seq, head, body })
         }
         MARK => {
             let [log, state] = record::split(rest)?;
-            Record::Mark { log, state }
+            WalRecord::Mark { log, state }
         }
         GONE => {
             let (from, to) = (number(&mut rest)?, number(&mut rest)?);
             let [log] = record::split(rest)?;
-            Record::Gone { log, from, to }
+            WalRecord::Gone { log, from, to }
         }
-        END => Record::End(Counts { messages: number(&mut rest)?, others: number(&mut rest)? }),
+        END => WalRecord::End(RecordCounts { messages: number(&mut rest)?, others: number(&mut rest)? }),
         _ => return None,
     })
 }
 
 /// The file in a directory, and its salt.
 fn find(directory: &Path) -> StoreResult<Option<(PathBuf, u64)>> {
-    let told = || StoreError::file(directory);
-    for entry in fs::read_dir(directory).map_err(told())? {
-        let entry = entry.map_err(told())?;
+    let failed = || StoreError::file(directory);
+    for entry in fs::read_dir(directory).map_err(failed())? {
+        let entry = entry.map_err(failed())?;
         if let Some(salt) = salt(&entry.file_name().to_string_lossy()) {
             return Ok(Some((entry.path(), salt)));
         }
@@ -514,6 +518,6 @@ pub(super) fn length(directory: &Path) -> StoreResult<u64> {
     Ok(length.transpose()?.map_or(0, |metadata| metadata.len()))
 }
 
-fn witness(path: &Path) -> PathBuf {
+fn count_file(path: &Path) -> PathBuf {
     path.with_extension("count")
 }
