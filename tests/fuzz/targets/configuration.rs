@@ -33,7 +33,9 @@ fn check(error: &ConfigError, text: &str) {
         assert!(!problem.message.is_empty());
         match &problem.location {
             // The end of a text that is cut short may be a line behind its last.
-            Location::Line { line, .. } => assert!((1..=text.lines().count() + 1).contains(line), "{problem}"),
+            Location::Line { line, .. } => {
+                assert!((1..=text.lines().count() + 1).contains(line), "{problem}")
+            }
             Location::File(_) => {}
             Location::Variable(name) => assert!(name.starts_with("WSHUBD_"), "{problem}"),
         }

@@ -103,7 +103,10 @@ struct Heard {
 }
 
 impl RecordSink for Heard {
-    fn message(&mut self, StoredMessage { log, seq, head, body }: StoredMessage<'_>) -> StoreResult<ReadDemand> {
+    fn message(
+        &mut self,
+        StoredMessage { log, seq, head, body }: StoredMessage<'_>,
+    ) -> StoreResult<ReadDemand> {
         self.messages.push((log.to_owned(), seq, head.to_owned(), body.to_owned()));
         Ok(ReadDemand::More)
     }
