@@ -414,6 +414,11 @@ impl Effects {
         self.noted(start)
     }
 
+    /// Sends one connection something that it did not ask for.
+    pub(super) fn notify(&mut self, conn: ConnectionId, frame: Frame<'static>) {
+        self.push(Effect::Reply { to: Requester::Connection(conn), id: None, frame: Box::new(frame) });
+    }
+
     /// The slots that a range stands for.
     pub fn slots(&self, to: &Recipients) -> &[u32] {
         self.recipients.get(to.start as usize..to.end as usize).unwrap_or_default()

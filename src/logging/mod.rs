@@ -4,6 +4,8 @@
 //! Elsewhere it would end the daemon with the first line that cannot be written, and the
 //! crates for the journal wait for it: one that has stopped would stop the daemon. So
 //! neither is used there.
+//!
+//! How often a kind of line may be written is limited in `edge::driver::anomaly_log`.
 
 mod journald;
 mod stderr;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use wshubd::edge::store::write_budget::{Thrift, WriteBudget};
+use wshubd::edge::store::write_budget::{BudgetLevel, WriteBudget};
 use wshubd::protocol::Moment;
 
 const MIB: u64 = 1 << 20;
@@ -13,14 +13,14 @@ const DAY: u64 = 24 * 3_600_000;
 #[test]
 fn fresh_budget_changes_nothing() {
     let budget = WriteBudget::new(Some(256 * MIB), 0, Moment(0));
-    assert_eq!((budget.thrift(Moment(0)), budget.window(Moment(0), DELAY)), (Thrift::Free, DELAY));
+    assert_eq!((budget.level(Moment(0)), budget.window(Moment(0), DELAY)), (BudgetLevel::Ample, DELAY));
 }
 
 #[test]
 fn without_a_budget_nothing_is_ever_spent() {
     let mut budget = WriteBudget::new(None, 0, Moment(0));
     budget.spend(Moment(0), 1 << 40);
-    assert_eq!((budget.thrift(Moment(0)), budget.window(Moment(0), DELAY)), (Thrift::Free, DELAY));
+    assert_eq!((budget.level(Moment(0)), budget.window(Moment(0), DELAY)), (BudgetLevel::Ample, DELAY));
 }
 
 #[test]
@@ -33,11 +33,11 @@ fn window_grows_once_half_of_the_budget_is_spent() {
         budget.spend(Moment(0), 16 * MIB);
         let window = budget.window(Moment(0), DELAY);
         assert!(window > before, "{window:?}");
-        assert_eq!(budget.thrift(Moment(0)), Thrift::Saving);
+        assert_eq!(budget.level(Moment(0)), BudgetLevel::Low);
         before = window;
     }
     budget.spend(Moment(0), 16 * MIB);
-    assert_eq!(budget.thrift(Moment(0)), Thrift::Spent);
+    assert_eq!(budget.level(Moment(0)), BudgetLevel::Spent);
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn spent_budget_knows_when_writing_is_worth_it_again() {
     budget.spend(Moment(0), 256 * MIB);
     let refilled = budget.refilled(Moment(0));
     assert!(refilled > Moment(DAY / 20) && refilled < Moment(DAY / 10), "{refilled:?}");
-    assert_eq!(budget.thrift(refilled), Thrift::Saving);
+    assert_eq!(budget.level(refilled), BudgetLevel::Low);
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn steady_stream_stays_near_its_budget() {
     let (mut now, mut written) = (Moment(0), 0);
     // Each commit writes 64 KiB, and is due again as soon as the window allows.
     while now.0 < 4 * DAY {
-        if budget.thrift(now) == Thrift::Spent {
+        if budget.level(now) == BudgetLevel::Spent {
             now = budget.refilled(now);
             continue;
         }

@@ -43,8 +43,7 @@ const GIB: u64 = 1 << 30;
 /// Addresses of 32 bits are the limit: these bytes are counted in memory.
 const MOST_MEMORY: u64 = 2 * GIB;
 
-/// So many of anything fit into the memory of a small machine's big sister; more is a slip
-/// of the keyboard.
+/// Limits on counts: a larger number than any machine of this size can hold is a typing error.
 const MANY: RangeInclusive<u64> = 1..=1_000_000;
 
 const HOUR: u64 = 3600;

@@ -8,8 +8,8 @@ pub mod conn;
 pub mod denial;
 pub mod forwarded;
 pub(super) mod io;
-pub mod metrics;
 pub mod origin;
+pub mod prometheus;
 pub mod upgrade;
 
 use std::cell::RefCell;
@@ -277,7 +277,7 @@ async fn metrics(
         check_authorization(driver, site, caller, request, required)?;
     }
     let statistics = statistics(driver).await?;
-    let mut reply = Response::new(Full::new(Bytes::from(metrics::text(&statistics))));
+    let mut reply = Response::new(Full::new(Bytes::from(prometheus::text(&statistics))));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     reply.headers_mut().insert(header::CONTENT_TYPE, kind);
     Ok(reply)

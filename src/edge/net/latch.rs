@@ -2,7 +2,7 @@
 //!
 //! A latch is a queue of one place between the driver and the connection of the worker. Full
 //! means that an interrupt is on its way already, closed that the operation is over: either
-//! way whoever asked has what was asked for.
+//! way the requester has what was asked for.
 
 use std::collections::HashMap;
 

@@ -21,7 +21,7 @@ use crate::config::{ConfigError, Loaded, Principal, Problem};
 /// The processes that may connect as workers, and those that may administer.
 #[derive(Debug)]
 pub struct Peers {
-    /// Nobody named: whoever the socket's mode lets in.
+    /// No list: the mode of the socket decides.
     allow: Vec<Rule>,
     admins: Vec<Rule>,
     own: u32,

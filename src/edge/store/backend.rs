@@ -1,16 +1,18 @@
 //! The backend: all that the store knows and does where it has a disk.
 //!
-//! It composes parts of which each owns its state: a part changes by its own methods only,
-//! which are called from here and return what follows.
+//! It composes parts of which each owns its state: a part changes by its own methods only, and
+//! they return what follows. They are called from here; a commit, a compaction and the recovery
+//! are lent the parts that they change.
 //!
 //! | Part | What it owns | It changes when |
 //! |---|---|---|
-//! | `messages` | messages in memory and on the disk, and which are written next | the hub asks, a commit ends |
+//! | `messages` | messages in memory and on the disk, and which are written next | the hub asks, a commit, recovery or compaction goes on |
 //! | `reads` | pages to be read | the hub asks, a read begins or fails |
 //! | `scheduler`, `children` | the task under way, and the process that has it | a task begins or ends |
-//! | `space` | what the store takes of the disk, and has written to it | the process reports |
+//! | `space` | what the store takes of the disk, and has written to it | a process starts, ends or reports, a reload |
 //! | `recovery`, `compactor`, `checkpoints` | how far each has come | its tasks begin, end or fail |
 //! | `failures` | why the disk cannot be used | a task fails, a commit ends |
+//! | `clock` | the clock of the hub, which outlives the machine | the recovery has read it |
 //!
 //! A response ends the task under way, and `tick` begins the next one, which `next_task`
 //! chooses. The disk itself belongs to a process of its own.
@@ -25,6 +27,7 @@ pub(super) use snapshot::BackendSnapshot;
 use super::child::Children;
 use super::commit::CommitLimits;
 use super::compaction::{CompactionStep, Compactor};
+use super::disk_usage::DiskSpace;
 use super::failures::{DiskAccess, FailurePhase, Failures};
 use super::fetch::{Fetch, FetchPart};
 use super::hub_clock::{HubClock, Stamp, StoreClock};
@@ -35,9 +38,8 @@ use super::read_queue::{ReadOutcome, ReadQueue};
 use super::recovery::{Recovery, unexpected};
 use super::scheduler::{ChildTask, Scheduler};
 use super::seq_file::SeqFileOwner;
-use super::space::DiskSpace;
 use super::wal_checkpoint::WalCheckpoints;
-use super::write_budget::Thrift;
+use super::write_budget::BudgetLevel;
 use super::write_queue::WritePace;
 use super::{StoreContext, StoreOptions, StoreState};
 use crate::edge::clock;
@@ -113,7 +115,7 @@ impl Backend {
     }
 }
 
-/// How it does.
+/// State, for the driver.
 impl Backend {
     pub(super) fn messages(&self) -> &Messages {
         &self.messages
@@ -135,7 +137,7 @@ impl Backend {
     }
 
     pub(super) fn state(&self, now: Moment) -> StoreState {
-        let working = || StoreState::Working(self.space.budget().thrift(now));
+        let working = || StoreState::Working(self.space.budget().level(now));
         self.failures.why().map_or_else(working, |_| StoreState::Failing)
     }
 
@@ -167,13 +169,11 @@ impl Backend {
     pub(super) fn deadline(&self, now: Moment) -> Option<Moment> {
         let reap = self.children.reap_at(now);
         if let Some(task) = self.scheduler.deadline() {
-            return Some(reap.map_or(task, |reap| reap.min(task)));
+            return [Some(task), reap].into_iter().flatten().min();
         }
-        let wish = if !self.reads.is_empty() && self.recovery.is_none() {
-            // Pages wait for nothing else.
-            Some(now)
-        } else {
-            self.failures.retry_at().or_else(|| self.messages.commit_due(&self.pace(now)))
+        let wish = match !self.reads.is_empty() && self.recovery.is_none() {
+            true => Some(now),
+            false => self.failures.retry_at().or_else(|| self.messages.commit_due(&self.pace(now))),
         };
         let idle = self.children.is_running().then(|| self.scheduler.idle_at());
         [wish, idle, self.checkpoint_due(now), reap].into_iter().flatten().min()
@@ -191,7 +191,7 @@ impl Backend {
             && self.recovery.is_none()
             && self.compactor.is_idle()
             && !self.is_finishing
-            && self.space.budget().thrift(now) == Thrift::Free;
+            && self.space.budget().level(now) == BudgetLevel::Ample;
         let (busy_at, index) = (self.scheduler.busy_at(), self.messages.index());
         is_quiet.then(|| self.checkpoints.due(now, busy_at, index, &self.space)).flatten()
     }

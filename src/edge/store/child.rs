@@ -24,6 +24,10 @@ use crate::edge::net::epoll::{Epoll, Interest, Ready};
 use crate::edge::net::inherited_fd::HANDOVER_VARIABLE;
 use crate::protocol::Moment;
 
+/// A process that has nothing to do for so long is dismissed: its threads wake up, and
+/// opening it again costs a segment of flash.
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// The key of the socket; no listener and no connection has it.
 const STORE: u64 = u64::MAX - 1;
 

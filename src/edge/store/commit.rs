@@ -122,10 +122,10 @@ struct LogInCommit {
     is_mark_needed: bool,
 }
 
-/// A message out of memory, in the life that its log has.
+/// A message out of memory, in the incarnation that its log has.
 struct Put {
     key: MessageKey,
-    life: u64,
+    incarnation: u64,
 }
 
 /// What a commit may consist of.
@@ -198,8 +198,8 @@ impl Commit {
         let logs = content.logs(index, hub);
         let CommitContent { chosen, moved, garbage } = content;
         let put = |key: MessageKey| {
-            let life = find(&logs, &key.log).map_or(0, |(_, of)| of.mark.life);
-            Put { key, life }
+            let incarnation = find(&logs, &key.log).map_or(0, |(_, of)| of.mark.incarnation);
+            Put { key, incarnation }
         };
         let puts = chosen.into_iter().map(put).collect();
         Self { generation, puts, moved, logs, garbage, is_garbage_left: index.has_garbage() }
@@ -219,10 +219,10 @@ impl Commit {
             let name = find(&self.logs, log).and_then(|(place, _)| names.get(place));
             name.map_or("", String::as_str)
         };
-        let put = |Put { key, life }: &Put| {
+        let put = |Put { key, incarnation }: &Put| {
             let entry = memtable.get(&key.log, key.seq)?;
             let text = memtable.text(entry)?;
-            encoding::new_record(name(&key.log), *life, key.seq, entry.state(), text, clock)
+            encoding::new_record(name(&key.log), *incarnation, key.seq, entry.state(), text, clock)
         };
         let moved = self.moved.iter().map(|moved| moved.new_record(name(&moved.key.log)));
         let puts = self.puts.iter().filter_map(put).chain(moved).collect();
@@ -231,7 +231,7 @@ impl Commit {
             marks.push(header(name, &of.mark)?);
         }
         let gone = self.garbage.ranges().map(|(log, range)| Tombstone {
-            log: encoding::life_name(name(log), range.life).into(),
+            log: encoding::incarnation_name(name(log), range.incarnation).into(),
             from: range.from,
             to: range.to,
         });

@@ -9,11 +9,11 @@ use std::collections::VecDeque;
 use serde_json::value::RawValue;
 
 use super::commit::MovedRecord;
+use super::disk_usage::DiskSpace;
 use super::encoding;
 use super::index::{Index, IndexEntry};
 use super::ipc::StoreRequest;
 use super::memtable::MessageKey;
-use super::space::DiskSpace;
 use crate::hub::LogKey;
 use crate::sort::sort;
 

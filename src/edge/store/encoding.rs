@@ -54,24 +54,24 @@ pub(super) fn log_key(name: &str) -> Option<LogKey> {
     }
 }
 
-/// The name of one life of a log, where messages of it are kept no longer: in another life
+/// The name of one incarnation of a log, where messages of it are kept no longer: in another incarnation
 /// the same positions are other messages.
-pub(super) fn life_name(log: &str, life: u64) -> String {
-    format!("{life} {log}")
+pub(super) fn incarnation_name(log: &str, incarnation: u64) -> String {
+    format!("{incarnation} {log}")
 }
 
-/// The log and the life of that name.
-pub(super) fn log_and_life(name: &str) -> Option<(&str, u64)> {
-    let (life, log) = name.split_once(' ')?;
-    Some((log, life.parse().ok()?))
+/// The log and the incarnation of that name.
+pub(super) fn log_and_incarnation(name: &str) -> Option<(&str, u64)> {
+    let (incarnation, log) = name.split_once(' ')?;
+    Some((log, incarnation.parse().ok()?))
 }
 
 /// What is read of a message when the daemon starts. On the disk it is an array of its
 /// fields.
 #[derive(Deserialize, Debug)]
 pub(super) struct RecordHead<I = Option<MessageIdInScope>> {
-    /// Which life of its log it belongs to.
-    life: u64,
+    /// Which incarnation of its log it belongs to.
+    incarnation: u64,
     /// When it expires and since when it is kept, by the hub clock.
     expires: u64,
     since: u64,
@@ -89,8 +89,8 @@ type MessageIdInScope = (Scope, MessageId);
 
 impl<I: Serialize> Serialize for RecordHead<I> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let Self { life, expires, since, size, delivered, durable, id } = self;
-        (life, expires, since, size, delivered, durable, id).serialize(to)
+        let Self { incarnation, expires, since, size, delivered, durable, id } = self;
+        (incarnation, expires, since, size, delivered, durable, id).serialize(to)
     }
 }
 
@@ -127,8 +127,8 @@ struct Body {
 /// The state of a log.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
 pub(super) struct LogMark {
-    /// What the log is since it was empty last: of an earlier life nothing counts.
-    pub(super) life: u64,
+    /// What the log is since it was empty last: of an earlier incarnation nothing counts.
+    pub(super) incarnation: u64,
     /// All below is kept no longer.
     pub(super) first: u64,
     /// Of an inbox, the last position that its user has.
@@ -137,10 +137,10 @@ pub(super) struct LogMark {
     pub(super) last: u64,
 }
 
-/// Encodes a message to be written, in a life of the log of that name.
+/// Encodes a message to be written, in an incarnation of the log of that name.
 pub(super) fn new_record<'a>(
     log: &'a str,
-    life: u64,
+    incarnation: u64,
     seq: u64,
     state: &EntryState,
     text: EncodedText<'a>,
@@ -148,7 +148,7 @@ pub(super) fn new_record<'a>(
 ) -> Option<NewRecord<'a>> {
     let &EntryState { expires, since, size, delivered, durable, .. } = state;
     let (expires, since) = (clock.at(expires), clock.at(since));
-    let head = RecordHead { life, expires, since, size, delivered, durable, id: text.id };
+    let head = RecordHead { incarnation, expires, since, size, delivered, durable, id: text.id };
     Some(NewRecord {
         log: Cow::Borrowed(log),
         seq,
@@ -174,8 +174,8 @@ pub(super) fn head(text: &RawValue) -> Option<RecordHead> {
 }
 
 impl RecordHead {
-    pub(super) fn life(&self) -> u64 {
-        self.life
+    pub(super) fn incarnation(&self) -> u64 {
+        self.incarnation
     }
 
     pub(super) fn since(&self) -> u64 {

@@ -1,7 +1,7 @@
 //! Failures of the disk: why it cannot be used, and when it is tried again.
 //!
-//! A failure is final for nothing: the disk is tried again for as long as the daemon runs,
-//! less and less often. Only at the end there is no later, and so a number of attempts.
+//! The disk is tried again for as long as the daemon runs, at growing intervals. Only when the
+//! daemon stops is the number of attempts limited.
 
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ struct DiskFailure {
     retry_at: Moment,
 }
 
-/// How the disk does.
+/// The failure of the disk, if there is one, and when the disk is tried again.
 #[derive(Debug)]
 pub(super) struct Failures {
     current: Option<DiskFailure>,

@@ -24,7 +24,7 @@ pub(super) struct IndexEntry {
 /// What is said of a log on the disk beside its messages.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
 struct LogState {
-    life: u64,
+    incarnation: u64,
     /// As the last mark that was written has them; zero where there is none.
     cursor: u64,
     last: u64,
@@ -85,10 +85,10 @@ impl GenerationUsage {
     }
 }
 
-/// Messages in one life of a log that are kept no longer, both ends included.
+/// Messages in one incarnation of a log that are kept no longer, both ends included.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Debug)]
 pub(super) struct GoneRange {
-    pub(super) life: u64,
+    pub(super) incarnation: u64,
     pub(super) from: u64,
     pub(super) to: u64,
 }
@@ -127,8 +127,8 @@ impl Garbage {
 pub(super) struct Index {
     logs: HashMap<LogKey, IndexedLog>,
     generations: BTreeMap<u32, GenerationUsage>,
-    /// The last life that was given to a log.
-    last_life: u64,
+    /// The last incarnation that was given to a log.
+    last_incarnation: u64,
     garbage: Garbage,
 }
 
@@ -214,27 +214,27 @@ impl Index {
         run
     }
 
-    /// In which life a log's messages are written by the commit that is being made;
+    /// In which incarnation a log's messages are written by the commit that is being made;
     /// an empty one begins another. Its numbers may begin anew, and what the disk
     /// has of it must not be taken for what comes.
-    fn life_for_commit(&mut self, key: &LogKey) -> u64 {
+    fn incarnation_for_commit(&mut self, key: &LogKey) -> u64 {
         let is_empty = |log: &IndexedLog| log.messages.is_empty();
         if self.logs.get(key).is_none_or(is_empty) {
-            self.last_life += 1;
-            let life = self.last_life;
+            self.last_incarnation += 1;
+            let incarnation = self.last_incarnation;
             let fresh = || IndexedLog {
-                state: LogState { life, cursor: 0, last: 0 },
+                state: LogState { incarnation, cursor: 0, last: 0 },
                 messages: SmallQueue::default(),
             };
-            self.logs.entry(key.clone()).or_insert_with(fresh).state.life = life;
+            self.logs.entry(key.clone()).or_insert_with(fresh).state.incarnation = incarnation;
         }
-        self.logs.get(key).map_or(0, |log| log.state.life)
+        self.logs.get(key).map_or(0, |log| log.state.incarnation)
     }
 
     /// A message is on the disk, perhaps in another place than before.
     pub(super) fn insert(&mut self, key: &LogKey, entry: IndexEntry) {
         let Some(log) = self.logs.get_mut(key) else {
-            debug_assert!(false, "{key:?} was committed without a life");
+            debug_assert!(false, "{key:?} was committed without an incarnation");
             return;
         };
         match log.messages.find(&entry.seq, |entry| entry.seq) {
@@ -281,7 +281,7 @@ impl Index {
         if is_first || log.messages.is_empty() {
             self.garbage.marks.insert(key.clone());
         } else {
-            let range = GoneRange { life: log.state.life, from: first.seq, to: last.seq };
+            let range = GoneRange { incarnation: log.state.incarnation, from: first.seq, to: last.seq };
             self.note_gone(key, range);
         }
         for entry in dropped {
@@ -294,7 +294,7 @@ impl Index {
     pub(super) fn forget_unconfirmed(&mut self, key: &LogKey, seq: u64) {
         match self.logs.get(key).filter(|log| !log.messages.is_empty()) {
             Some(log) => {
-                let range = GoneRange { life: log.state.life, from: seq, to: seq };
+                let range = GoneRange { incarnation: log.state.incarnation, from: seq, to: seq };
                 self.note_gone(key, range);
             }
             None => drop(self.garbage.marks.insert(key.clone())),
@@ -304,7 +304,9 @@ impl Index {
     /// Notes a range; one that goes on where the last one ends makes that longer.
     fn note_gone(&mut self, key: &LogKey, range: GoneRange) {
         match self.garbage.ranges.last_mut() {
-            Some((log, last)) if log == key && last.life == range.life && last.to + 1 == range.from => {
+            Some((log, last))
+                if log == key && last.incarnation == range.incarnation && last.to + 1 == range.from =>
+            {
                 last.to = range.to;
             }
             _ => self.garbage.ranges.push((key.clone(), range)),
@@ -324,7 +326,7 @@ impl Index {
         written: Option<u64>,
         is_stale: bool,
     ) -> Option<(LogMark, bool)> {
-        let life = self.life_for_commit(key);
+        let incarnation = self.incarnation_for_commit(key);
         let log = self.logs.get_mut(key)?;
         let (cursor, last) = standing.unwrap_or((log.state.cursor, log.state.last));
         let is_needed = is_stale || log.has_mark() || cursor > 0;
@@ -334,7 +336,7 @@ impl Index {
             (log.state.cursor, log.state.last) = (cursor, last.max(1));
         }
         let first = log.messages.front().map(|entry| entry.seq).into_iter().chain(written).min();
-        Some((LogMark { life, first: first.unwrap_or_default(), cursor, last }, is_needed))
+        Some((LogMark { incarnation, first: first.unwrap_or_default(), cursor, last }, is_needed))
     }
 
     /// Drops all that lies in generations that are not there any more; how many
@@ -421,7 +423,7 @@ impl Index {
             self.count(entry);
             messages.push_back(entry);
         }
-        let state = LogState { life: mark.life, cursor: mark.cursor, last };
+        let state = LogState { incarnation: mark.incarnation, cursor: mark.cursor, last };
         self.logs.insert(key.clone(), IndexedLog { state, messages });
     }
 
@@ -430,9 +432,9 @@ impl Index {
         self.generations.entry(entry.generation).or_default().put += u64::from(entry.size);
     }
 
-    /// A life was recovered; those that begin come after it.
-    pub(super) fn reserve_life(&mut self, life: u64) {
-        self.last_life = self.last_life.max(life);
+    /// An incarnation was recovered; those that begin come after it.
+    pub(super) fn reserve_incarnation(&mut self, incarnation: u64) {
+        self.last_incarnation = self.last_incarnation.max(incarnation);
     }
 }
 
@@ -465,20 +467,20 @@ impl IndexedLogSnapshot {
 }
 
 impl Index {
-    /// All generations and the last life, for a process that takes over.
+    /// All generations and the last incarnation, for a process that takes over.
     pub(super) fn snapshot(&self) -> (Vec<GenerationSnapshot>, u64) {
         let of = |(generation, GenerationUsage { put, bytes, .. }): (&u32, &GenerationUsage)| {
             GenerationSnapshot { generation: *generation, put: *put, bytes: *bytes }
         };
-        (self.generations.iter().map(of).collect(), self.last_life)
+        (self.generations.iter().map(of).collect(), self.last_incarnation)
     }
 
     /// The index of another process, but for its logs.
-    pub(super) fn resume(generations: Vec<GenerationSnapshot>, last_life: u64) -> Self {
+    pub(super) fn resume(generations: Vec<GenerationSnapshot>, last_incarnation: u64) -> Self {
         let of = |GenerationSnapshot { generation, put, bytes }| {
             (generation, GenerationUsage { put, bytes, ..GenerationUsage::default() })
         };
-        Self { generations: generations.into_iter().map(of).collect(), last_life, ..Self::default() }
+        Self { generations: generations.into_iter().map(of).collect(), last_incarnation, ..Self::default() }
     }
 
     /// The logs that the disk has, in no order.

@@ -9,6 +9,7 @@ pub mod checkpoint;
 mod child;
 mod commit;
 mod compaction;
+mod disk_usage;
 mod encoding;
 mod failures;
 mod fetch;
@@ -25,7 +26,6 @@ pub mod seq_file;
 pub mod server;
 mod snapshot;
 mod snapshot_codec;
-mod space;
 mod wal_checkpoint;
 pub mod write_budget;
 mod write_queue;
@@ -120,7 +120,7 @@ pub enum StoreState {
     /// It forgets all when the process ends, as was asked for.
     InMemory,
     /// The disk works; what may still be written today.
-    Working(write_budget::Thrift),
+    Working(write_budget::BudgetLevel),
     /// The disk cannot be used; [`Store::failure`] says why.
     Failing,
 }

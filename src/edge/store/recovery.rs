@@ -161,10 +161,10 @@ impl Recovery {
                 }
                 Err(_) => self.damaged += 1,
             },
-            StoreResponse::Gone(gone) => match encoding::log_and_life(&gone.log) {
-                Some((log, life)) => {
+            StoreResponse::Gone(gone) => match encoding::log_and_incarnation(&gone.log) {
+                Some((log, incarnation)) => {
                     if let Some(log) = self.logs.entry(log) {
-                        log.gone.push(GoneRange { life, from: gone.from, to: gone.to });
+                        log.gone.push(GoneRange { incarnation, from: gone.from, to: gone.to });
                     }
                 }
                 None => self.damaged += 1,
@@ -208,18 +208,23 @@ impl Recovery {
 }
 
 impl GatheredLog {
-    /// Drops what is kept no longer. A life that has no mark has lost nothing yet, or
+    /// Drops what is kept no longer. An incarnation that has no mark has lost nothing yet, or
     /// damage took its mark: all that is of it is kept.
     fn sift(&mut self, mut drop_dead: impl FnMut(&RecoveredRecord)) -> LogMark {
-        let last_life = self.records.iter().map(|record| record.head.life()).max().unwrap_or_default();
-        self.mark = self.mark.filter(|mark| mark.life >= last_life);
-        let mark = self.mark.unwrap_or(LogMark { life: last_life, first: 0, cursor: 0, last: 0 });
+        let last_incarnation =
+            self.records.iter().map(|record| record.head.incarnation()).max().unwrap_or_default();
+        self.mark = self.mark.filter(|mark| mark.incarnation >= last_incarnation);
+        let mark =
+            self.mark.unwrap_or(LogMark { incarnation: last_incarnation, first: 0, cursor: 0, last: 0 });
         let mut gone = std::mem::take(&mut self.gone);
-        gone.retain(|range| range.life == mark.life);
+        gone.retain(|range| range.incarnation == mark.incarnation);
         sort(&mut gone);
         // Numbers go on above what is gone, too: it would be taken for that.
-        let written =
-            self.records.iter().filter(|record| record.head.life() == mark.life).map(|record| record.seq);
+        let written = self
+            .records
+            .iter()
+            .filter(|record| record.head.incarnation() == mark.incarnation)
+            .map(|record| record.seq);
         let last = written.chain(gone.iter().map(|range| range.to)).max().unwrap_or_default();
         let mut gone = gone.into_iter().peekable();
         // Ascending, both: no position above it is gone so far.
@@ -229,7 +234,7 @@ impl GatheredLog {
             while let Some(range) = gone.next_if(|range| range.from <= *seq) {
                 reach = reach.max(range.to);
             }
-            let stays = head.life() == mark.life && *seq >= mark.first && *seq > reach;
+            let stays = head.incarnation() == mark.incarnation && *seq >= mark.first && *seq > reach;
             if !stays {
                 drop_dead(record);
             }
@@ -270,11 +275,14 @@ impl Recovery {
 impl GatheredLog {
     /// Puts what is kept of it into the index; none, if nothing is.
     fn into_index(mut self, index: &mut Index, hub: &Hub, clock: &HubClock) -> Option<RecoveredLog> {
-        let lives = self.records.iter().map(|record| record.head.life());
+        let incarnations = self.records.iter().map(|record| record.head.incarnation());
         // Damage may leave less of a log than the ranges that are kept no longer.
-        let others =
-            self.mark.map(|mark| mark.life).into_iter().chain(self.gone.iter().map(|range| range.life));
-        index.reserve_life(lives.chain(others).max().unwrap_or_default());
+        let others = self
+            .mark
+            .map(|mark| mark.incarnation)
+            .into_iter()
+            .chain(self.gone.iter().map(|range| range.incarnation));
+        index.reserve_incarnation(incarnations.chain(others).max().unwrap_or_default());
         let mark = self.sift(|dead| index.count_dead(&dead.entry()));
         if self.records.is_empty() {
             return None;

@@ -6,16 +6,13 @@
 
 use std::time::Duration;
 
+use super::child::IDLE_TIMEOUT;
 use super::commit::Commit;
 use super::compaction::Compactor;
 use super::ipc::StoreRequest;
 use super::read_queue::ActiveRead;
 use super::wal_checkpoint::COPIED;
 use crate::protocol::Moment;
-
-/// A process that has nothing to do for so long ends: its threads wake up, and
-/// opening it again costs a segment of flash.
-const IDLE: Duration = Duration::from_secs(30);
 
 /// How long a request may take: slow cards stall for seconds; what takes longer
 /// hangs.
@@ -164,6 +161,6 @@ impl Scheduler {
 
     /// When the process ends, if it gets nothing to do until then.
     pub(super) fn idle_at(&self) -> Moment {
-        self.busy_at + IDLE
+        self.busy_at + IDLE_TIMEOUT
     }
 }

@@ -7,8 +7,8 @@
 
 use std::time::Duration;
 
+use super::disk_usage::DiskSpace;
 use super::index::Index;
-use super::space::DiskSpace;
 use crate::protocol::Moment;
 
 /// How long nothing is requested of the disk before that. A client reads what it missed

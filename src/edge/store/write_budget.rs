@@ -25,11 +25,11 @@ pub struct WriteBudget {
 
 /// How much of the budget is left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Thrift {
+pub enum BudgetLevel {
     /// There is plenty.
-    Free,
+    Ample,
     /// What may wait waits longer.
-    Saving,
+    Low,
     /// Only what was promised is written.
     Spent,
 }
@@ -49,7 +49,7 @@ impl WriteBudget {
     /// Bytes that were written.
     pub fn spend(&mut self, now: Moment, bytes: u64) {
         let spent = self.spent(now);
-        // Owing more than a day would punish tomorrow for what cannot be undone.
+        // At most one day is owed: a burst that is over must not stop writes for many days.
         self.spent = self.daily.map_or(0, |daily| spent.saturating_add(bytes).min(daily.saturating_mul(2)));
         self.at = now;
     }
@@ -62,11 +62,11 @@ impl WriteBudget {
     }
 
     /// How much of it is left.
-    pub fn thrift(&self, now: Moment) -> Thrift {
+    pub fn level(&self, now: Moment) -> BudgetLevel {
         match self.daily {
-            Some(daily) if self.spent(now) >= daily => Thrift::Spent,
-            Some(daily) if self.spent(now) > daily / 2 => Thrift::Saving,
-            _ => Thrift::Free,
+            Some(daily) if self.spent(now) >= daily => BudgetLevel::Spent,
+            Some(daily) if self.spent(now) > daily / 2 => BudgetLevel::Low,
+            _ => BudgetLevel::Ample,
         }
     }
 

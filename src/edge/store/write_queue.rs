@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::StoreOptions;
 use super::commit::CommitLimits;
 use super::memtable::{Demoted, Memtable, MessageKey, Retry};
-use super::write_budget::{Thrift, WriteBudget};
+use super::write_budget::{BudgetLevel, WriteBudget};
 use crate::hub::settings::WriteThrough;
 use crate::protocol::Moment;
 
@@ -44,7 +44,7 @@ pub(super) struct WritePace {
     now: Moment,
     /// How long a message waits.
     window: Duration,
-    thrift: Thrift,
+    level: BudgetLevel,
     /// When something can be written again, once the budget is spent.
     refilled: Moment,
     /// Too much is in memory only.
@@ -64,7 +64,7 @@ impl WritePace {
         Self {
             now,
             window: budget.window(now, options.write_delay),
-            thrift: budget.thrift(now),
+            level: budget.level(now),
             refilled: budget.refilled(now),
             is_memory_full: memtable.bytes_for_disk() > options.memory,
             is_finishing,
@@ -73,7 +73,7 @@ impl WritePace {
 
     /// Whether what may wait is written before its time.
     fn is_early(&self) -> bool {
-        self.is_finishing || (self.is_memory_full && self.thrift != Thrift::Spent)
+        self.is_finishing || (self.is_memory_full && self.level != BudgetLevel::Spent)
     }
 }
 
@@ -141,7 +141,7 @@ impl WriteQueue {
         let delayed = self.delayed.front().map(|(since, _)| self.last_flush.max(*since) + pace.window);
         let garbage = self.garbage_since.map(|since| since + pace.window.max(FORGETTING));
         let due = [delayed, garbage].into_iter().flatten().min()?;
-        Some(if pace.thrift == Thrift::Spent { due.max(pace.refilled) } else { due })
+        Some(if pace.level == BudgetLevel::Spent { due.max(pace.refilled) } else { due })
     }
 
     /// Takes what the next commit writes: what publishers wait for, then what has waited for
@@ -158,7 +158,7 @@ impl WriteQueue {
         {
             chosen.push(key, memtable);
         }
-        let may_go_on = pace.thrift != Thrift::Spent || pace.is_finishing;
+        let may_go_on = pace.level != BudgetLevel::Spent || pace.is_finishing;
         let is_due = |since: Moment| since + pace.window <= pace.now || pace.is_early();
         while may_go_on
             && !chosen.is_full()

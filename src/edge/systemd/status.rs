@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::Notify;
 use crate::edge::driver::{DriverStatus, StatusCounts};
 use crate::edge::store::StoreState;
-use crate::edge::store::write_budget::Thrift;
+use crate::edge::store::write_budget::BudgetLevel;
 use crate::protocol::Moment;
 
 /// A person reads no faster, and systemd has others to listen to.
@@ -33,9 +33,9 @@ impl fmt::Display for StatusCounts {
         write!(f, "{connections}, {workers}, {operations}, {} kept", counted(self.messages, "message"))?;
         f.write_str(match self.store {
             StoreState::InMemory => ", store in memory",
-            StoreState::Working(Thrift::Free) => ", store ok",
-            StoreState::Working(Thrift::Saving) => ", store ok (half of today's flash budget is spent)",
-            StoreState::Working(Thrift::Spent) => {
+            StoreState::Working(BudgetLevel::Ample) => ", store ok",
+            StoreState::Working(BudgetLevel::Low) => ", store ok (half of today's flash budget is spent)",
+            StoreState::Working(BudgetLevel::Spent) => {
                 ", store ok (today's flash budget is spent: durable messages only)"
             }
             StoreState::Failing => ", store failing",
@@ -210,7 +210,7 @@ mod tests {
         workers: 0,
         operations: 0,
         messages: 0,
-        store: StoreState::Working(Thrift::Free),
+        store: StoreState::Working(BudgetLevel::Ample),
     };
 
     const DISK_FAILS: StatusCounts = StatusCounts { store: StoreState::Failing, ..QUIET };

@@ -12,7 +12,7 @@ use crate::hub::timers::round_up;
 use crate::protocol::request::Target;
 use crate::protocol::{ConnectionId, MessageId, Moment, UserId};
 
-/// A publisher that repeats itself later than this means it.
+/// How long an id is remembered: a message with the same id after that is a new one.
 const REMEMBERED: Duration = Duration::from_secs(600);
 
 /// At a few hundred bytes each, a few megabytes at worst.

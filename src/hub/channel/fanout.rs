@@ -179,7 +179,7 @@ impl Hub {
             self.settle(cx.now, id);
         }
         let is_away = |topic: &Topic| topic.is_inbox() && topic.has_no_recipient();
-        // That somebody has a message is worth no push to anybody.
+        // Messages of the hub itself are not announced to workers.
         if counts.is_kept() && !from.is_hub() && self.channels.at(id).is_some_and(is_away) {
             self.announce_kept(cx, id, &fanout.message);
         }
@@ -391,14 +391,14 @@ impl Hub {
         for message in messages {
             let seq = message.seq.unwrap_or_default();
             let is_kept = self.channels.log(id).is_some_and(|log| log.entries().contains(seq));
-            // That somebody has a message is worth no push to anybody.
+            // Messages of the hub itself are not announced to workers.
             if is_kept == (outcome == DeliveryOutcome::Kept) && message.from != Sender::Hub {
                 self.notify_undelivered(cx, id, message, outcome);
             }
         }
     }
 
-    /// Notes that somebody wants a receipt for the message that was just kept for
+    /// Notes that a publisher wants a receipt for the message that was just kept for
     /// a user.
     pub(super) fn owe_receipt(
         &mut self,
@@ -434,7 +434,7 @@ impl Hub {
         let message = self.own_message(cx.now, Event::receipt(), data);
         match owed.to() {
             ReceiptRecipient::User(user) => {
-                // It must not push out what somebody sent: where there is no room
+                // It must not evict a message of a publisher: where there is no room
                 // for it, it is for those who are here.
                 let options = if self.is_full_for(user, &message) {
                     PublishOptions::fleeting()

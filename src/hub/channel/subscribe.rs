@@ -12,7 +12,7 @@ use super::topic::{DeliveryMode, Subscriber, Topic};
 use super::topics::TopicId;
 use crate::hub::connection::Connection;
 use crate::hub::connection::rate_limit::ListSpace;
-use crate::hub::event::{Cx, Effect, Effects, LogKey, Requester};
+use crate::hub::event::{Cx, Effects, LogKey};
 use crate::hub::log::cursor::Backlog;
 use crate::hub::operation::OperationSummary;
 use crate::hub::settings::Keep;
@@ -48,7 +48,7 @@ impl Hub {
             return Err(Refusal::new(Code::TooManySubscriptions, why));
         }
         if connection.is_client() && connection.mark_introduced() {
-            cx.out.tell(conn, Frame::ConnectionId { connection_id: conn.to_string() });
+            cx.out.notify(conn, Frame::ConnectionId { connection_id: conn.to_string() });
         }
         let mut room = ListSpace::default();
         for wish in last_of_each(list) {
@@ -120,10 +120,10 @@ impl Hub {
         self.settle(cx.now, id);
         if let Some(summary) = self.operation_of(&wish.channel) {
             let is_over = summary.is_over();
-            cx.out.tell(conn, summary.frame());
+            cx.out.notify(conn, summary.frame());
             if is_over {
                 self.unsubscribe_from(cx, conn, id);
-                cx.out.tell(conn, Frame::Unsubscribed { channel: wish.channel, reason: "ended" });
+                cx.out.notify(conn, Frame::Unsubscribed { channel: wish.channel, reason: "ended" });
                 self.channels.forget_now(id);
             }
         }
@@ -264,7 +264,7 @@ impl Hub {
         let Some(log) = self.channels.log_mut(id) else { return };
         let Some(deferred) = log.stop_reading(conn.slot) else { return };
         for frame in deferred {
-            out.tell(conn, frame.into_frame());
+            out.notify(conn, frame.into_frame());
         }
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let channels = &self.channels;
@@ -344,7 +344,7 @@ impl Hub {
         }
         for (id, channel) in ended {
             self.unsubscribe_from(cx, conn, id);
-            cx.out.tell(conn, Frame::Unsubscribed { channel, reason: "forbidden" });
+            cx.out.notify(conn, Frame::Unsubscribed { channel, reason: "forbidden" });
         }
     }
 }
@@ -457,11 +457,4 @@ fn last_of_each(list: Vec<Subscription>) -> Vec<Subscription> {
         }
     }
     wishes
-}
-
-impl Effects {
-    /// Sends one connection something that it did not ask for.
-    pub(in crate::hub) fn tell(&mut self, conn: ConnectionId, frame: Frame<'static>) {
-        self.push(Effect::Reply { to: Requester::Connection(conn), id: None, frame: Box::new(frame) });
-    }
 }

@@ -66,7 +66,7 @@ impl SubscriptionStart {
                 lost: Some(MissedPart::Epoch),
             };
         }
-        // What a disk has that cannot be read was numbered as nobody knows.
+        // The numbers of messages on a disk that cannot be read are unknown.
         let is_unread = disk == DiskIndex::Unknown && topic.numbers().is_provisional();
         let lost = match topic.missing(since.seq) {
             _ if is_unread && is_all => Some(MissedPart::Epoch),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::account::{Account, Charge};
 use super::auth::{Admission, Anonymous};
-use super::heartbeat::Due;
+use super::deadlines::Due;
 use super::rights::Identity;
 use super::{Connection, Subscriptions};
 use crate::hub::channel::publish::forbidden;
@@ -62,10 +62,10 @@ impl Hub {
         match credentials {
             _ if is_worker => {}
             Credentials::Refused(TokenFault { code, message, wait, .. }) => {
-                cx.out.tell(conn, Frame::AuthFailed { code, message });
+                cx.out.notify(conn, Frame::AuthFailed { code, message });
                 self.close_refused(cx, conn, wait);
             }
-            Credentials::Nothing if !is_admitted => cx.out.tell(conn, Frame::AuthRequired),
+            Credentials::Nothing if !is_admitted => cx.out.notify(conn, Frame::AuthRequired),
             Credentials::Nothing => self.greet(cx, conn),
             Credentials::Verified(identity) => {
                 if self.take_identity(cx, conn, identity) == IdentityOutcome::Set {
@@ -225,7 +225,7 @@ impl Hub {
             expires_at: connection.expires_at(),
             inbox,
         };
-        cx.out.tell(conn, frame);
+        cx.out.notify(conn, frame);
     }
 }
 
@@ -274,7 +274,7 @@ impl Hub {
             Due::Close(close) => return self.close_overdue(cx, conn, close),
             Due::Notify { token_expiring, is_ping_due } => {
                 if let Some(expires_at) = token_expiring {
-                    cx.out.tell(conn, Frame::TokenExpiring { expires_at });
+                    cx.out.notify(conn, Frame::TokenExpiring { expires_at });
                 }
                 if is_ping_due {
                     cx.out.push(Effect::Ping { conn });

@@ -5,12 +5,15 @@
 
 pub(super) mod account;
 pub(super) mod auth;
+mod deadlines;
 pub(super) mod half_closed;
 mod heartbeat;
 mod lifecycle;
 pub(super) mod rate_limit;
 pub mod rights;
 pub(super) mod table;
+mod token_expiry;
+mod write_stall;
 
 use std::rc::Rc;
 

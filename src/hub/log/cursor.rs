@@ -192,7 +192,7 @@ impl CaughtUp {
             out.push(gap.notice(conn, name.clone(), position.epoch));
         }
         for deferred in std::mem::take(&mut self.deferred) {
-            out.tell(conn, deferred.into_frame());
+            out.notify(conn, deferred.into_frame());
         }
     }
 }
@@ -302,7 +302,7 @@ impl Reader {
                 out.push(gap.notice(conn, name.clone(), epoch));
             }
             for deferred in self.deferred.extract_if(.., |deferred| deferred.after < seq) {
-                out.tell(conn, deferred.into_frame());
+                out.notify(conn, deferred.into_frame());
             }
             self.sent = seq;
             if entry.is_withheld_from(self.tag) || self.skips(seq) {

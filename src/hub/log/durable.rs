@@ -35,8 +35,8 @@ const SHARE: usize = 8;
 /// whom each has one, however many do not.
 const RESERVE: usize = 4;
 
-/// And not more answers than this: what a commit takes in a few milliseconds. It is slowed
-/// down by its own answers then, and they by the disk.
+/// Most answers that one connection waits for: as many as a commit writes in a few milliseconds.
+/// Beyond that the connection is read no faster than the disk writes.
 const MOST_EACH: usize = 256;
 
 /// What each connection has waiting.

@@ -1,7 +1,9 @@
 //! The log of one topic: what is kept of it, its readers, and what waits for either.
 //!
 //! The hub knows position, size and age of each kept message; the payloads are in the store.
-//! Each part is changed through the methods of its own file alone:
+//! Each part is changed through the methods of its own file alone; `Log` owns what concerns one
+//! log as a whole (timer, receipts, unread range, and what of it is in the sums, which
+//! `usage` brings up to date):
 //!
 //! | file | owns |
 //! |---|---|
@@ -253,12 +255,14 @@ impl Log {
         RemovedEntries { seqs, ranges }
     }
 
-    /// Drops messages that the store does not have, ascending.
+    /// Drops messages that the store does not have, ascending. They become gaps by
+    /// [`lose`](Self::lose).
     pub(super) fn drop_lost(&mut self, lost: &[u64]) -> Vec<SeqRange> {
         self.remove(|entry| lost.binary_search(&entry.seq()).is_ok())
     }
 
-    /// Takes one message out, if it is there.
+    /// Takes one message out, if it is there. `soonest` stays: a timer that is too early only
+    /// checks.
     pub(super) fn take(&mut self, seq: u64) -> bool {
         if let Some(entry) = self.entries.take(seq) {
             note_moved(&mut self.moved, &entry, -1);

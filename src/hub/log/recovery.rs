@@ -109,7 +109,7 @@ impl Topic {
                 let others = others.map(LogEntry::seq).filter(|seq| *seq <= sent).collect();
                 Some(Backlog::new(first.seq() - 1).skipping(others))
             }
-            // Which of all that it had nobody can tell.
+            // Which of them the connection had is unknown.
             Keep::Unacknowledged | Keep::Undelivered if numbers.jump().is_none() => {
                 let first = log.entries().iter().find(|entry| !entry.is_delivered())?;
                 Some(Backlog::new(first.seq() - 1))

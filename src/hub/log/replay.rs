@@ -269,7 +269,8 @@ impl Hub {
         }
     }
 
-    /// A reader of what lies behind that begins again once it has caught up.
+    /// Has a subscriber read again from the first unread message: at once, or, where it is reading
+    /// already, once it has caught up.
     fn reread(&mut self, cx: &mut Cx<'_>, id: TopicId, slot: u32) {
         let Some(topic) = self.channels.at_mut(id) else { return };
         let Some(mode) = topic.mode_of(slot) else { return };

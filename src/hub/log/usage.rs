@@ -14,9 +14,9 @@ use crate::small_queue::gather;
 pub(in crate::hub) struct LogUsage {
     /// All that is kept, wherever that is, and the receipts that are owed.
     bytes: usize,
-    /// Of that: what only the memory has.
+    /// Part of `bytes`: messages that only the memory has.
     unstored: usize,
-    /// Of that in turn: what may be given up.
+    /// Part of `unstored`: messages that were not promised to a publisher, and may be evicted.
     loose: usize,
     /// How many messages are kept.
     messages: u32,
@@ -59,12 +59,12 @@ impl LogUsage {
         self.bytes
     }
 
-    /// Of that: what only the memory has.
+    /// Part of `bytes`: messages that only the memory has.
     pub(in crate::hub) fn unstored(&self) -> usize {
         self.unstored
     }
 
-    /// Of that in turn: what may be given up.
+    /// Part of `unstored`: messages that were not promised to a publisher, and may be evicted.
     pub(super) fn loose(&self) -> usize {
         self.loose
     }

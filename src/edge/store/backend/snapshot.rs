@@ -10,6 +10,7 @@ use super::Backend;
 use crate::edge::store::StoreOptions;
 use crate::edge::store::child::{Children, ChildrenSnapshot};
 use crate::edge::store::compaction::Compactor;
+use crate::edge::store::disk_usage::{DiskSpace, SpaceSnapshot};
 use crate::edge::store::failures::{Failures, FailuresSnapshot};
 use crate::edge::store::hub_clock::{HubClock, StoreClock};
 use crate::edge::store::index::{GenerationSnapshot, Index};
@@ -18,7 +19,6 @@ use crate::edge::store::messages::Messages;
 use crate::edge::store::read_queue::{PendingRead, ReadQueue};
 use crate::edge::store::scheduler::Scheduler;
 use crate::edge::store::snapshot_codec::ImportError;
-use crate::edge::store::space::{DiskSpace, SpaceSnapshot};
 use crate::edge::store::wal_checkpoint::WalCheckpoints;
 use crate::edge::store::write_queue::WriteQueueSnapshot;
 use crate::hub::Now;
@@ -35,7 +35,7 @@ pub(in crate::edge::store) struct BackendSnapshot {
     spent: u64,
     generations: Vec<GenerationSnapshot>,
     space: SpaceSnapshot,
-    last_life: u64,
+    last_incarnation: u64,
     writes: WriteQueueSnapshot,
     failures: FailuresSnapshot,
     /// Pages that are read for notices, and forgotten by the hub.
@@ -45,7 +45,7 @@ pub(in crate::edge::store) struct BackendSnapshot {
 
 impl BackendSnapshot {
     pub(in crate::edge::store) fn of(backend: &Backend, now: Moment) -> Self {
-        let (generations, last_life) = backend.messages.index().snapshot();
+        let (generations, last_incarnation) = backend.messages.index().snapshot();
         Self {
             directory: backend.options.directory.as_path().into(),
             is_recovered: backend.recovery.is_none(),
@@ -53,7 +53,7 @@ impl BackendSnapshot {
             spent: backend.space.budget().spent(now),
             generations,
             space: backend.space.snapshot(),
-            last_life,
+            last_incarnation,
             writes: backend.messages.queue_snapshot(),
             failures: backend.failures.snapshot(),
             notices: backend.reads.notices(),
@@ -67,7 +67,7 @@ impl BackendSnapshot {
 
     /// The index without its logs.
     pub(in crate::edge::store) fn take_index(&mut self) -> Index {
-        Index::resume(std::mem::take(&mut self.generations), self.last_life)
+        Index::resume(std::mem::take(&mut self.generations), self.last_incarnation)
     }
 
     /// A backend that goes on, with the messages of this one.
@@ -132,6 +132,6 @@ mod tests {
         assert_eq!(from.version().unwrap(), 2);
         let snapshot: BackendSnapshot = from.next().unwrap();
         assert_eq!(encoded(&snapshot), bytes);
-        assert_eq!((snapshot.spent, snapshot.last_life), (1_000, 42));
+        assert_eq!((snapshot.spent, snapshot.last_incarnation), (1_000, 42));
     }
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 /// Why something could not be done, for people.
 #[derive(Debug)]
 pub enum StoreError {
-    /// The disk is full, not ours, or broken; what is on it may be as it should.
+    /// The disk is full, belongs to another user, or is broken; its content may be intact.
     Hindered(String),
     /// The disk does not give back some of what it took.
     Unread(String),

@@ -1,7 +1,7 @@
 //! The process that has the store locked while a new one waits for it.
 //!
-//! The daemon has its state directory to itself: what still holds the store is left
-//! of a daemon before it. It was to end by itself, and where it does not it hangs.
+//! The daemon has its state directory to itself, so the holder is the store process of an earlier
+//! daemon. It ends by itself; one that does not is hanging.
 
 use std::fs;
 use std::fs::File;

@@ -10,7 +10,7 @@ use super::index::Index;
 use super::ipc::SpaceReport;
 use super::memtable::Memtable;
 use super::messages::Messages;
-use super::write_budget::{Thrift, WriteBudget};
+use super::write_budget::{BudgetLevel, WriteBudget};
 use crate::hub::StoreEvent;
 use crate::protocol::Moment;
 use crate::protocol::frame::Statistics;
@@ -66,7 +66,7 @@ impl DiskSpace {
     /// Fills in what was written of the budget, and what is left of it.
     pub(super) fn describe(&self, now: Moment, statistics: &mut Statistics) {
         statistics.flash_spent_bytes = self.budget.spent(now);
-        statistics.flash_level = self.budget.thrift(now) as u64;
+        statistics.flash_level = self.budget.level(now) as u64;
     }
 
     /// So much was written before this process.
@@ -200,7 +200,7 @@ impl DiskSpace {
     /// Whether little may be written in what is left of the day, where that has changed since
     /// the hub was notified. It is of use when something is written, and looked at then.
     pub(super) fn scarcity_change(&mut self, now: Moment) -> Option<StoreEvent> {
-        let is_scarce = self.budget.thrift(now) != Thrift::Free;
+        let is_scarce = self.budget.level(now) != BudgetLevel::Ample;
         let has_changed = std::mem::replace(&mut self.is_reported_scarce, is_scarce) != is_scarce;
         has_changed.then_some(StoreEvent::WriteBudget { is_scarce })
     }
