@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::rate_limit::Bucket;
 use super::table::Connections;
 use super::{Connection, ConnectionKind};
 use crate::hub::settings::Limits;
 use crate::protocol::{ConnectionId, Moment, RateLimit, UserId};
+use crate::rate_limiter::Bucket;
 
 /// A user, or an address, over whatever connections: known by a digest, for there may be very
 /// many, and two with the same one would only share their limits.

@@ -26,7 +26,8 @@ use crate::hub::channel::topics::TopicId;
 use crate::protocol::{
     ConnectionId, InboxMode, Moment, Payload, RateLimit, Sender, TokenId, UnixTime, UserId,
 };
-use rate_limit::{Bucket, Mistakes, Refusals};
+use crate::rate_limiter::Bucket;
+use rate_limit::{Mistakes, Refusals};
 use rights::{Rights, Terms};
 
 /// What a connection is.

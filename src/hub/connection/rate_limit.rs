@@ -8,7 +8,7 @@ use super::Connection;
 use super::account::Charge;
 use crate::hub::settings::Limits;
 use crate::protocol::{Moment, RateLimit};
-pub(in crate::hub) use crate::rate_limiter::{Bucket, Rate};
+use crate::rate_limiter::Rate;
 
 /// The rate of a user with several connections, as a multiple of that of one.
 pub const OF_USER: u32 = 5;

@@ -15,9 +15,9 @@ use super::usage::UsageIndex;
 use crate::hub::RequestResult;
 use crate::hub::channel::topics::{TopicId, Topics};
 use crate::hub::connection::account::Account;
-use crate::hub::connection::rate_limit::Bucket;
 use crate::hub::settings::Settings;
 use crate::protocol::{Code, Moment, Refusal};
+use crate::rate_limiter::Bucket;
 
 /// The publisher of a message, over whatever connection: a digest, that an entry of the
 /// index has room for. Nobody in particular for what was found on the disk.
