@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -59,6 +59,29 @@ pub(crate) fn directory() -> PathBuf {
     let directory = std::env::temp_dir().join(name);
     std::fs::create_dir_all(&directory).unwrap();
     directory
+}
+
+/// Removes the directory of a daemon that has ended.
+///
+/// The store process of a killed daemon writes until it reads the end of its
+/// socket, and a file that it creates meanwhile makes one removal fail.
+pub(crate) fn remove(directory: impl AsRef<Path>) {
+    /// Far more than the milliseconds in which the store process ends.
+    const ATTEMPTS: usize = 1_000_000;
+    for _ in 0..ATTEMPTS {
+        match std::fs::remove_dir_all(&directory) {
+            Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => std::thread::yield_now(),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound && !std::thread::panicking() => {
+                panic!("cannot remove {}: {error}", directory.as_ref().display())
+            }
+            _ => return,
+        }
+    }
+    assert!(
+        std::thread::panicking(),
+        "{} is written to by a process that has not ended",
+        directory.as_ref().display()
+    );
 }
 
 /// A program that has started.
@@ -369,7 +392,7 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.directory);
+        remove(&self.directory);
     }
 }
 

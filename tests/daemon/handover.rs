@@ -549,7 +549,7 @@ fn options_that_a_reload_refuses_also_refuse_a_handover() {
     daemon.hand_over();
     ben.is_heard();
     assert_eq!(found(&daemon), before);
-    std::fs::remove_dir_all(state).unwrap();
+    crate::bench::remove(&state);
 }
 
 #[cfg(feature = "store")]

@@ -356,7 +356,7 @@ fn the_descriptor_limit_is_raised_as_far_as_allowed() {
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.id())).unwrap();
     daemon.kill().unwrap();
     daemon.wait().unwrap();
-    std::fs::remove_dir_all(directory).unwrap();
+    crate::bench::remove(&directory);
     let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
     let numbers: Vec<&str> = line.split_whitespace().skip(3).take(2).collect();
     assert_eq!(numbers[0], numbers[1], "{line}");

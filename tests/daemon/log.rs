@@ -66,5 +66,5 @@ fn control_characters_of_a_configuration_are_escaped_in_the_log() {
         assert_eq!(log.count(), 1);
         assert_eq!(daemon.wait().unwrap().code(), Some(0));
     }
-    std::fs::remove_dir_all(directory).unwrap();
+    crate::bench::remove(&directory);
 }

@@ -102,7 +102,7 @@ fn an_unusable_disk_is_reported_and_stops_nothing_else() {
     daemon.ended();
     // A file where the directory of the store should be hinders root as well.
     let store = daemon.directory.join("wshubd/store");
-    std::fs::remove_dir_all(&store).unwrap();
+    crate::bench::remove(&store);
     std::fs::write(&store, "in the way").unwrap();
     daemon.start_again();
     let (status, body) = daemon.http("GET /healthz", &[], "");
@@ -172,7 +172,7 @@ fn a_second_daemon_touches_no_file_of_the_running_one() {
         assert_eq!(said.lines().count(), 1, "it says why, and nothing of the other: {said}");
         assert_eq!(look(), before);
     }
-    std::fs::remove_dir_all(elsewhere).unwrap();
+    crate::bench::remove(&elsewhere);
     hears(&mut daemon.client("ada"), &["a"]);
     daemon.stop();
     assert_eq!(daemon.ended().0, Some(0));
@@ -210,5 +210,5 @@ fn only_a_previous_kill_of_the_same_daemon_is_reported() {
     assert!(first.contains("has not stopped but ended"), "this time it was: {first}");
     again.kill().unwrap();
     again.wait().unwrap();
-    std::fs::remove_dir_all(elsewhere).unwrap();
+    crate::bench::remove(&elsewhere);
 }

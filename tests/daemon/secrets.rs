@@ -43,7 +43,7 @@ fn refused(name: &str, kind: Kind, text: Option<&str>, mode: u32) -> String {
     );
     assert_eq!(std::fs::read_to_string(&file).ok().as_deref(), text, "it is left as it is");
     assert!(!place.join("worker.sock").exists(), "nobody is let in");
-    std::fs::remove_dir_all(&directory).unwrap();
+    crate::bench::remove(&directory);
     let (_, why) = said.split_once(&format!("{}: ", file.display())).expect("the file is named");
     why.to_owned()
 }

@@ -54,7 +54,7 @@ impl Closed {
 impl Drop for Closed {
     fn drop(&mut self) {
         let _ = fs::set_permissions(&self.0, Permissions::from_mode(0o755));
-        let _ = fs::remove_dir_all(&self.0);
+        crate::bench::remove(&self.0);
     }
 }
 
@@ -103,7 +103,7 @@ fn a_state_directory_that_is_no_directory_is_reported() {
     );
     let started = command(&directory).envs(elsewhere).output().unwrap();
     assert_eq!(started.status.code(), Some(73));
-    fs::remove_dir_all(directory).unwrap();
+    crate::bench::remove(&directory);
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn a_check_by_root_tries_what_the_daemons_user_may_read() {
     let (code, _, said) = check(&directory, &configuration);
     assert_eq!(code, Some(78), "{said}");
     assert!(said.contains(&format!("; `chmod a+r {}` lets it read", file.display())), "{said}");
-    fs::remove_dir_all(directory).unwrap();
+    crate::bench::remove(&directory);
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn a_check_leaves_no_file_and_reports_what_it_skipped() {
     let (code, _, said) = check(&directory, &elsewhere);
     assert_eq!(code, Some(0));
     assert!(said.contains("warning: cannot listen on 192.0.2.1:1: "), "{said}");
-    fs::remove_dir_all(directory).unwrap();
+    crate::bench::remove(&directory);
 }
 
 #[test]
@@ -242,7 +242,7 @@ fn kubernetes_variables_stop_no_start_and_are_one_warning() {
     assert_eq!(told.count(), 1, "{before:?}");
     child.kill().unwrap();
     child.wait().unwrap();
-    fs::remove_dir_all(directory).unwrap();
+    crate::bench::remove(&directory);
 }
 
 #[test]
@@ -257,7 +257,7 @@ fn show_names_the_files_that_were_read() {
     fs::write(directory.join("wshubd.toml"), &shown).unwrap();
     let again = by_file(&directory).arg("--show").stdout(Stdio::piped()).output().unwrap();
     assert_eq!(String::from_utf8(again.stdout).unwrap(), shown);
-    fs::remove_dir_all(directory).unwrap();
+    crate::bench::remove(&directory);
 }
 
 /// A daemon that may have so many files open, and its log before it has started.
@@ -427,7 +427,7 @@ fn a_writable_state_directory_is_reported_with_its_remedy() {
         daemon.ended();
         std::mem::forget(daemon);
     }
-    fs::remove_dir_all(directory).unwrap();
+    crate::bench::remove(&directory);
 }
 
 #[test]

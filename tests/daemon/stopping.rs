@@ -72,7 +72,7 @@ fn an_unknown_group_is_named_with_its_line() {
         assert_eq!(output.status.code(), Some(78), "{said}");
         assert!(said.contains("wshubd.toml:2: `worker.admins` names the group \"no-such-group\""), "{said}");
     }
-    std::fs::remove_dir_all(directory).unwrap();
+    crate::bench::remove(&directory);
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn sighup_of_a_closed_terminal_stops_it() {
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, Signal::HUP).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
-    std::fs::remove_dir_all(directory).unwrap();
+    crate::bench::remove(&directory);
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn a_socket_with_a_busy_listener_is_left_alone() {
         assert!(said.contains(words) && !is_up, "{said}");
         assert_eq!(daemon.wait().unwrap().code(), Some(69));
         assert!(path.exists(), "it is not ours to take away");
-        std::fs::remove_dir_all(directory).unwrap();
+        crate::bench::remove(&directory);
     }
 }
 
@@ -199,7 +199,7 @@ fn other_files_at_the_worker_path_are_left_alone() {
     assert!(UnixStream::connect(&longest).is_ok());
     daemon.kill().unwrap();
     daemon.wait().unwrap();
-    std::fs::remove_dir_all(directory).unwrap();
+    crate::bench::remove(&directory);
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn leftovers_of_a_killed_daemon_do_not_block_the_next_start() {
     assert!(lines.any(|line| line.unwrap().contains("started: ")));
     daemon.kill().unwrap();
     daemon.wait().unwrap();
-    std::fs::remove_dir_all(directory).unwrap();
+    crate::bench::remove(&directory);
 }
 
 #[test]
@@ -237,7 +237,7 @@ fn a_configuration_mistake_names_its_line_and_exits_with_78() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(78));
     assert!(said.contains("wshubd.toml:3") && said.contains("requests_per_second"), "{said}");
-    std::fs::remove_dir_all(directory).unwrap();
+    crate::bench::remove(&directory);
 }
 
 #[test]
@@ -295,5 +295,5 @@ fn keys_and_secrets_exist_before_the_first_connection() {
     }
     daemon.kill().unwrap();
     daemon.wait().unwrap();
-    std::fs::remove_dir_all(directory).unwrap();
+    crate::bench::remove(&directory);
 }

@@ -136,7 +136,7 @@ fn an_overridden_address_does_not_block_a_reload() {
     assert!(said.contains("wshubd.toml:5: `state.directory` cannot change while wshubd runs"), "{said}");
     assert!(!said.contains("listen."), "{said}");
     stop(daemon);
-    std::fs::remove_dir_all(directory).unwrap();
+    crate::bench::remove(&directory);
 }
 
 #[test]
