@@ -9,6 +9,7 @@ use async_channel::Receiver;
 use super::admin::{MintedToken, RevocationPage};
 use super::anomaly_log::{AnomalyKind, LogField};
 use super::config::DriverConfig;
+use super::memory_report::MemoryDemand;
 use super::read_context::{PeerTrust, ReadBlock};
 use super::reload::ReloadRequest;
 use super::revocations::{NextRevocations, RevocationOutcome, SettledRevocation};
@@ -469,7 +470,7 @@ impl Driver {
     /// Before a request for the statistics, which are to be those of this moment.
     pub(super) fn report_memory_for(&mut self, request: &HubRequest) {
         if matches!(request, HubRequest::Stats) {
-            self.handle_memory(memory_report::full(&self.connections, false));
+            self.handle_memory(memory_report::full(&self.connections, MemoryDemand::None));
         }
     }
 
@@ -504,7 +505,7 @@ impl Driver {
         if !matches!(credentials, Credentials::Verified(_)) {
             return false;
         }
-        self.handle_memory(memory_report::full(&self.connections, true));
+        self.handle_memory(memory_report::full(&self.connections, MemoryDemand::NewClient));
         self.memory_level() < Level::High || self.hub.has_made_room()
     }
 

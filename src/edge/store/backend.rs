@@ -10,7 +10,7 @@
 //! | `reads` | pages to be read | the hub asks, a read begins or fails |
 //! | `scheduler`, `children` | the task under way, and the process that has it | a task begins or ends |
 //! | `space` | what the store takes of the disk, and has written to it | a process starts, ends or reports, a reload |
-//! | `recovery`, `compactor`, `checkpoints` | how far each has come | its tasks begin, end or fail |
+//! | `recovery`, `compactor`, `wal_checkpoints` | how far each has come | its tasks begin, end or fail |
 //! | `failures` | why the disk cannot be used | a task fails, a commit ends |
 //! | `clock` | the clock of the hub, which outlives the machine | the recovery has read it |
 //!
@@ -58,7 +58,7 @@ pub(super) struct Backend {
     /// Until all that is on the disk was read.
     recovery: Option<Box<Recovery>>,
     compactor: Compactor,
-    checkpoints: WalCheckpoints,
+    wal_checkpoints: WalCheckpoints,
     failures: Failures,
     clock: StoreClock,
     /// The daemon stops, and something is still to be written.
@@ -76,7 +76,7 @@ impl Backend {
             space: DiskSpace::new(&options, now.moment),
             recovery: Some(Box::default()),
             compactor: Compactor::default(),
-            checkpoints: WalCheckpoints::default(),
+            wal_checkpoints: WalCheckpoints::default(),
             failures: Failures::new(),
             clock: StoreClock::new(now),
             is_finishing: false,
@@ -176,7 +176,7 @@ impl Backend {
             false => self.failures.retry_at().or_else(|| self.messages.commit_due(&self.pace(now))),
         };
         let idle = self.children.is_running().then(|| self.scheduler.idle_at());
-        [wish, idle, self.checkpoint_due(now), reap].into_iter().flatten().min()
+        [wish, idle, self.wal_checkpoint_due(now), reap].into_iter().flatten().min()
     }
 
     fn pace(&self, now: Moment) -> WritePace {
@@ -184,7 +184,7 @@ impl Backend {
     }
 
     /// When a write-ahead log is to be copied, if nothing else is to be done.
-    fn checkpoint_due(&self, now: Moment) -> Option<Moment> {
+    fn wal_checkpoint_due(&self, now: Moment) -> Option<Moment> {
         let is_quiet = self.children.is_running()
             && self.messages.is_quiet()
             && !self.failures.is_failing()
@@ -193,7 +193,7 @@ impl Backend {
             && !self.is_finishing
             && self.space.budget().level(now) == BudgetLevel::Ample;
         let (busy_at, index) = (self.scheduler.busy_at(), self.messages.index());
-        is_quiet.then(|| self.checkpoints.due(now, busy_at, index, &self.space)).flatten()
+        is_quiet.then(|| self.wal_checkpoints.due(now, busy_at, index, &self.space)).flatten()
     }
 }
 
@@ -268,7 +268,7 @@ impl Backend {
             return None;
         }
         if !is_due {
-            return self.next_compaction(context).or_else(|| self.next_checkpoint(now));
+            return self.next_compaction(context).or_else(|| self.next_wal_checkpoint(now));
         }
         if !self.space.fits_commit(self.messages.index()) {
             // Making room comes first; where there is none to be made, nothing more is written.
@@ -310,17 +310,17 @@ impl Backend {
         }
     }
 
-    fn next_checkpoint(&mut self, now: Moment) -> Option<ChildTask> {
-        let is_due = self.checkpoint_due(now).is_some_and(|due| due <= now);
-        let generation = is_due.then(|| self.checkpoints.begin(self.messages.index(), &self.space));
-        generation.flatten().map(ChildTask::Checkpoint)
+    fn next_wal_checkpoint(&mut self, now: Moment) -> Option<ChildTask> {
+        let is_due = self.wal_checkpoint_due(now).is_some_and(|due| due <= now);
+        let generation = is_due.then(|| self.wal_checkpoints.begin(self.messages.index(), &self.space));
+        generation.flatten().map(ChildTask::WalCheckpoint)
     }
 
     fn start_process(&mut self, context: &mut StoreContext<'_>) {
         let now = context.now.moment;
         self.space.process_starts();
         self.reads.note_process_start();
-        self.checkpoints.end();
+        self.wal_checkpoints.end();
         self.scheduler.note_start(now);
         if let Some(why) = self.children.refusal(&self.options.directory) {
             if self.failures.is_news(&why) {
@@ -416,14 +416,14 @@ impl Backend {
                 self.space.changed(now, None, room);
                 context.report(self.space.capacity_change(&self.messages));
             }
-            (StoreResponse::Checkpointed { room, is_done }, Some(ChildTask::Checkpoint(generation))) => {
+            (StoreResponse::Checkpointed { room, is_done }, Some(ChildTask::WalCheckpoint(generation))) => {
                 let generation = *generation;
                 self.scheduler.take();
                 self.messages.measured(generation, &room);
                 self.space.changed(now, Some(generation), room);
                 context.report(self.space.capacity_change(&self.messages));
                 if is_done {
-                    self.checkpoints.end();
+                    self.wal_checkpoints.end();
                     // The engine keeps memory, and threads.
                     self.children.end_after_response();
                 }
@@ -510,11 +510,11 @@ impl Backend {
     /// The task under way has failed, or a process could not be started.
     fn fail(&mut self, why: String, context: &mut StoreContext<'_>) {
         let now = context.now.moment;
-        if matches!(self.scheduler.task(), Some(ChildTask::Checkpoint(_))) {
+        if matches!(self.scheduler.task(), Some(ChildTask::WalCheckpoint(_))) {
             log::warn!("{why}; what is kept stays in its write-ahead log");
             self.kill_process(now);
             self.scheduler.take();
-            return self.checkpoints.fail(now);
+            return self.wal_checkpoints.fail(now);
         }
         // What failed was only reading, or to begin with it: another process may do better.
         let is_reading = self.scheduler.task().is_some_and(|task| match task {

@@ -5,7 +5,6 @@
 
 mod arena;
 mod backend;
-pub mod checkpoint;
 mod child;
 mod commit;
 mod compaction;
@@ -13,6 +12,7 @@ mod disk_usage;
 mod encoding;
 mod failures;
 mod fetch;
+pub mod hub_checkpoint;
 mod hub_clock;
 mod index;
 pub mod ipc;
