@@ -1,12 +1,14 @@
 //! Driver: owns the hub, feeds it inputs and carries out its effects.
 //!
 //! An input is decided on at once; what is to be written waits for the end of the turn. Each of
-//! the parts below owns its state; only this file and `inbound` see all of them.
+//! the parts below owns its state; only this file, `inbound` and `connection_reader` see all of
+//! them.
 
 mod admin;
 pub mod anomaly_log;
 mod closing_queue;
 pub mod config;
+mod connection_reader;
 mod disconnect_log;
 mod events;
 mod frame_writer;

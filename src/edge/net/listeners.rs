@@ -447,7 +447,7 @@ impl Listeners {
     fn watch(&self, epoll: &Epoll, interest: Interest) {
         self.set_interest(interest, epoll);
         for (number, stream) in self.pending.borrow().numbered() {
-            epoll.modify_for_news(stream, PENDING_KEY | number, interest.read);
+            epoll.modify_for_news(stream, PENDING_KEY | number, interest);
         }
     }
 }
