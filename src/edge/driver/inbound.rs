@@ -18,8 +18,8 @@ use super::{Driver, admin, memory_report, token_refusal};
 use crate::edge::auth::error::TokenError;
 use crate::edge::auth::revocation::file::{RevocationFile, Writing};
 use crate::edge::clock;
-use crate::edge::net::connection::ReadPolicy;
 use crate::edge::net::connection_table::Slot;
+use crate::edge::net::read_side::ReadPolicy;
 use crate::edge::store;
 use crate::hub::{
     Bearer, Credentials, Identity, Input, Level, Peer, Rejection, Requester, Settings, TokenFault,

@@ -37,7 +37,7 @@ use std::time::Duration;
 use async_channel::Receiver;
 
 use super::clock;
-use super::net::connection::{ConnectionState, Reading};
+use super::net::connection::ConnectionState;
 use super::net::connection_table::{ConnectionTable, Slot};
 use super::net::encoded_frame::{EncodedFrame, FrameEncoder};
 use super::net::epoll::{Epoll, Ready};
@@ -45,6 +45,7 @@ use super::net::latch::Latches;
 use super::net::mem_accounting;
 use super::net::peer_credentials::WorkerRank;
 use super::net::peer_side::PeerSide;
+use super::net::read_side::Reading;
 use super::net::send_queue::QueuedFrame;
 use super::net::socket::PeerSocket;
 use super::store::seq_file::{SeqFile, SeqFileEntry};
