@@ -26,6 +26,7 @@ pub mod seq_file;
 pub mod server;
 mod snapshot;
 mod snapshot_codec;
+mod task_selection;
 mod wal_checkpoint;
 pub mod write_budget;
 mod write_queue;

@@ -2,7 +2,7 @@
 //!
 //! One request is under way at a time. What is to be written meanwhile goes into the
 //! next commit, so that a sync is shared by all that wait for one. Which request comes next
-//! is chosen in `Backend::next_task`.
+//! is chosen by `TaskSelection`.
 
 use std::time::Duration;
 
