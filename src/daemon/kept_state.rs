@@ -63,7 +63,7 @@ pub(super) fn begin(config: &Config, lock: &File, received: &mut ReceivedHandove
     Begun { hub, store, uses_hub_checkpoint: checkpoint.is_some() }
 }
 
-/// The checkpoint of a clean stop, where it can be removed before anybody connects: it is
+/// The checkpoint of a clean stop, where it can be removed before a peer connects: it is
 /// true once.
 fn read_hub_checkpoint(directory: &Path) -> Option<HubCheckpoint> {
     let checkpoint = hub_checkpoint::read(directory).unwrap_or_else(|error| {

@@ -339,7 +339,7 @@ impl Driver {
         }
     }
 
-    /// Answers a request; nobody, if the requester is gone.
+    /// Answers a request; does nothing if the requester is gone.
     fn reply(&mut self, to: Requester, id: Option<&RequestId>, frame: &Frame<'_>) {
         self.answer(to, id, frame, None);
     }

@@ -264,7 +264,7 @@ async fn stats(
     Ok(json(StatusCode::OK, body))
 }
 
-/// Answers with the metrics page, to everybody if the configuration says so.
+/// Answers with the metrics page; `metrics_open` lets every peer have it.
 async fn metrics(
     driver: &Shared,
     site: &HttpConfig,

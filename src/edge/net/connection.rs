@@ -46,7 +46,7 @@ pub struct PeerConnection {
     read_side: ReadSide,
     /// The peer, a worker, reads no more; what it has written is still to be read.
     write_failed: bool,
-    /// The hub knows, or is being told, that the connection is closed.
+    /// The close was reported to the hub, or is being reported.
     close_reported: bool,
     cause: DisconnectCause,
     /// When the kernel last took something that had waited.
@@ -423,7 +423,7 @@ impl PeerConnection {
     /// The peer has shut its sending side. False if that ends the connection: it was known
     /// before, or nothing is written to it any more.
     pub(super) fn close_read_side(&mut self) -> bool {
-        // One that was shut before is reported again when nobody reads there either.
+        // One that was shut before is reported again when the peer reads no more either.
         if !self.accepts_frames() || !self.read_side.is_open() {
             return false;
         }

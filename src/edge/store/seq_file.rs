@@ -6,7 +6,7 @@
 //!
 //! When the process dies and the machine does not, what is on the disk is all but
 //! the last second of such a log. With this file the numbers go on where they were,
-//! and it can be told exactly what that second held.
+//! and what that second held is known exactly.
 
 use std::collections::HashMap;
 use std::fs;

@@ -1,5 +1,5 @@
 //! One generation: a directory with a write-ahead log, and the database into which that is
-//! copied while nobody wants anything.
+//! copied while no request waits.
 //!
 //! A commit goes to the log, and a message is in one of both. Most messages are delivered
 //! soon: those never go to the database, for by the time of a checkpoint their generation is
