@@ -16,8 +16,8 @@ use crate::edge::clock;
 use crate::edge::event_loop::Edge;
 use crate::edge::handover::ReceivedHandover;
 use crate::edge::store::Store;
-use crate::edge::store::checkpoint;
-use crate::edge::store::checkpoint::CheckpointFile;
+use crate::edge::store::hub_checkpoint;
+use crate::edge::store::hub_checkpoint::HubCheckpoint;
 use crate::hub::{Hub, Settings};
 
 /// How long the disk may take at the end. systemd kills after 90 s.
@@ -27,13 +27,13 @@ pub(super) const SAVE_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) struct Begun {
     hub: Hub,
     store: Store,
-    uses_checkpoint: bool,
+    uses_hub_checkpoint: bool,
 }
 
 impl Begun {
     /// Whether they go on from a checkpoint, which is true once.
-    pub(super) fn uses_checkpoint(&self) -> bool {
-        self.uses_checkpoint
+    pub(super) fn uses_hub_checkpoint(&self) -> bool {
+        self.uses_hub_checkpoint
     }
 
     pub(super) fn into_parts(self) -> (Hub, Store) {
@@ -46,12 +46,12 @@ impl Begun {
 pub(super) fn begin(config: &Config, lock: &File, received: &mut ReceivedHandover) -> Begun {
     let settings = config.hub_settings();
     if let Some((hub, store)) = received.revive(&settings, store_options(config)) {
-        return Begun { hub, store, uses_checkpoint: false };
+        return Begun { hub, store, uses_hub_checkpoint: false };
     }
     if let Some(unused) = received.take_unused() {
         unused_state::save(unused, store_options(config), Some(lock));
     }
-    let checkpoint = read_checkpoint(&config.state.directory);
+    let checkpoint = read_hub_checkpoint(&config.state.directory);
     let mut store = open_store(config);
     if checkpoint.is_none() && !received.has_come() && store.was_killed(&config.positions()) {
         log::warn!(
@@ -60,13 +60,13 @@ pub(super) fn begin(config: &Config, lock: &File, received: &mut ReceivedHandove
         );
     }
     let hub = start_hub(settings, &mut store, checkpoint.as_ref());
-    Begun { hub, store, uses_checkpoint: checkpoint.is_some() }
+    Begun { hub, store, uses_hub_checkpoint: checkpoint.is_some() }
 }
 
-/// The checkpoint of a clean stop, where it can be removed before anybody connects: it is
+/// The checkpoint of a clean stop, where it can be removed before a peer connects: it is
 /// true once.
-fn read_checkpoint(directory: &Path) -> Option<CheckpointFile> {
-    let checkpoint = checkpoint::read(directory).unwrap_or_else(|error| {
+fn read_hub_checkpoint(directory: &Path) -> Option<HubCheckpoint> {
+    let checkpoint = hub_checkpoint::read(directory).unwrap_or_else(|error| {
         log::error!("{}: what the last stop has left cannot be read: {error}", directory.display());
         None
     });
@@ -82,8 +82,8 @@ fn read_checkpoint(directory: &Path) -> Option<CheckpointFile> {
 
 /// Removes the checkpoint. With another store, or none, it would not be true the next time:
 /// so it goes in any case.
-pub(super) fn remove_checkpoint(directory: &Path, is_in_use: bool) -> Result<(), Error> {
-    match checkpoint::remove(directory) {
+pub(super) fn remove_hub_checkpoint(directory: &Path, is_in_use: bool) -> Result<(), Error> {
+    match hub_checkpoint::remove(directory) {
         // Where nothing can be written nothing was taken from there either.
         Err(error) if is_in_use => Err(Error::State(directory.to_owned(), error)),
         _ => Ok(()),
@@ -91,7 +91,7 @@ pub(super) fn remove_checkpoint(directory: &Path, is_in_use: bool) -> Result<(),
 }
 
 /// A hub that goes on from a checkpoint, or begins anew.
-fn start_hub(settings: Settings, store: &mut Store, checkpoint: Option<&CheckpointFile>) -> Hub {
+fn start_hub(settings: Settings, store: &mut Store, checkpoint: Option<&HubCheckpoint>) -> Hub {
     let seed = clock::random();
     let Some(checkpoint) = checkpoint else { return Hub::new(settings, seed) };
     let Some(shift) = store.restore_clock(&checkpoint.stamp) else { return Hub::new(settings, seed) };
@@ -117,7 +117,7 @@ pub(super) fn save(edge: &Edge, directory: &Path) {
         log::error!("{lost} messages are lost with this process: {why}");
     }
     let Some((stamp, hub)) = driver.remains() else { return };
-    if let Err(error) = checkpoint::write(directory, stamp, &hub) {
+    if let Err(error) = hub_checkpoint::write(directory, stamp, &hub) {
         log::error!("{}: positions are lost: {error}", directory.display());
     }
 }

@@ -1,6 +1,6 @@
 //! The sockets that the daemon listens on: those that systemd has passed, else its own.
 //!
-//! Passed sockets are told apart by their names in the units.
+//! Passed sockets are distinguished by their names in the units.
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -22,8 +22,8 @@ const LOCK_POLL: Duration = Duration::from_millis(10);
 /// Takes the state directory for this process; the lock ends with it. It is the
 /// directory that is locked: nothing has to be written for that.
 ///
-/// A lock that a process before this one has `kept` for it is used, so that nobody gets in
-/// between.
+/// A lock that a process before this one has `kept` for it is used, so that no other
+/// process takes it in between.
 pub(super) fn lock(directory: &Path, kept: Option<&File>) -> Result<File, Error> {
     let wrong = |error| Error::State(directory.to_owned(), error);
     let file = File::open(directory).map_err(wrong)?;

@@ -60,7 +60,7 @@ pub fn run(source: ConfigSource, loaded: Loaded) -> Result<(), Error> {
         resources.inspect_err(|_| give_back(&mut received, store_options(config)))?;
     log_doubts(&loaded, &edge_config);
     let begun = kept_state::begin(config, &lock, &mut received);
-    let uses_checkpoint = begun.uses_checkpoint();
+    let uses_hub_checkpoint = begun.uses_hub_checkpoint();
     let (hub, store) = begun.into_parts();
     let EdgeConfig { accept, driver: driver_config, http } = edge_config;
     let mut driver = Driver::new(hub, store, Rc::new(driver_config), epoll);
@@ -69,7 +69,7 @@ pub fn run(source: ConfigSource, loaded: Loaded) -> Result<(), Error> {
     let taken_over = take_over(&mut driver, &status, config, &mut received);
     let edge = Edge::new(driver, listeners, http, accept, status);
     // The last that may fail.
-    kept_state::remove_checkpoint(&config.state.directory, uses_checkpoint).inspect_err(|_| {
+    kept_state::remove_hub_checkpoint(&config.state.directory, uses_hub_checkpoint).inspect_err(|_| {
         lifecycle::close_connections(&edge);
         if taken_over.is_some() {
             kept_state::save(&edge, &config.state.directory);

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use crate::config::file_owner::{Purpose, explained, explained_within, first_denied};
 use crate::config::{Config, Problem, StoreKind, paths};
-use crate::edge::store::checkpoint;
+use crate::edge::store::hub_checkpoint;
 
 /// What of the state directory may not be used, with its owner and what helps.
 pub(crate) fn denied(config: &Config) -> Vec<Problem> {
@@ -25,7 +25,7 @@ pub(crate) fn denied(config: &Config) -> Vec<Problem> {
         problems.push(problem(&store, explained_within(&error, &denied, &store)));
     }
     let [_, positions] = config.positions();
-    for path in [checkpoint::path(directory), positions] {
+    for path in [hub_checkpoint::path(directory), positions] {
         if access(&path, Access::READ_OK) == Err(Errno::ACCESS) {
             problems.push(problem(&path, explained(&error, &path, Purpose::State)));
         }

@@ -14,7 +14,7 @@ use super::lock::lock;
 use crate::edge::clock;
 use crate::edge::handover::UnusedState;
 use crate::edge::store;
-use crate::edge::store::checkpoint;
+use crate::edge::store::hub_checkpoint;
 use crate::edge::store::{Engine, Store, StoreContext};
 use crate::hub::{Effects, Hub, Input, Settings, StoreEvent};
 
@@ -60,7 +60,7 @@ fn write(
         log::error!("{} messages are lost with this process: {why}", store.unwritten_len());
     }
     if let (true, Some(elapsed)) = (is_known, store.hub_clock()) {
-        checkpoint::write(&directory, elapsed.stamp(clock::now()), &hub.checkpoint())?;
+        hub_checkpoint::write(&directory, elapsed.stamp(clock::now()), &hub.checkpoint())?;
     }
     drop(lock);
     Ok(Some(directory))

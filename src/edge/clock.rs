@@ -17,7 +17,7 @@ fn millis(clock: ClockId) -> u64 {
     u64::try_from(millis).unwrap_or_default()
 }
 
-/// A number that nobody can guess.
+/// A random number that no peer can guess.
 pub fn random() -> u64 {
     let mut bytes = [0; 8];
     let mut filled = 0;

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use wshubd::edge::store::{Clocks, HubClock, checkpoint};
+use wshubd::edge::store::{Clocks, HubClock, hub_checkpoint};
 use wshubd::hub::Now;
 use wshubd::protocol::{Moment, UnixTime};
 
@@ -13,7 +13,7 @@ fn place_with(hub: &[u8]) -> TestDirectory {
     fs::create_dir(directory.store()).unwrap();
     let now = Now { moment: Moment(5), wall: UnixTime(1_795_000_000_000) };
     let clocks = Clocks { boot: "a".to_owned(), is_trusted: true };
-    checkpoint::write(&directory.store(), HubClock::new(now, clocks, None).stamp(now), hub).unwrap();
+    hub_checkpoint::write(&directory.store(), HubClock::new(now, clocks, None).stamp(now), hub).unwrap();
     directory
 }
 
@@ -21,12 +21,12 @@ fn place_with(hub: &[u8]) -> TestDirectory {
 fn checkpoint_stays_until_a_daemon_has_removed_it() {
     let directory = place_with(b"positions");
     for _ in 0..2 {
-        assert_eq!(checkpoint::read(&directory.store()).unwrap().unwrap().hub, b"positions");
+        assert_eq!(hub_checkpoint::read(&directory.store()).unwrap().unwrap().hub, b"positions");
     }
-    checkpoint::remove(&directory.store()).unwrap();
-    assert!(checkpoint::read(&directory.store()).unwrap().is_none());
+    hub_checkpoint::remove(&directory.store()).unwrap();
+    assert!(hub_checkpoint::read(&directory.store()).unwrap().is_none());
     // There need not be any.
-    checkpoint::remove(&directory.store()).unwrap();
+    hub_checkpoint::remove(&directory.store()).unwrap();
 }
 
 #[test]
@@ -36,10 +36,10 @@ fn damaged_checkpoint_does_not_count() {
     let whole = fs::read(&path).unwrap();
     for bytes in 0..whole.len() {
         fs::write(&path, &whole[..bytes]).unwrap();
-        assert!(checkpoint::read(&directory.store()).is_err(), "{bytes} bytes");
+        assert!(hub_checkpoint::read(&directory.store()).is_err(), "{bytes} bytes");
     }
     let mut changed = whole;
     *changed.last_mut().unwrap() ^= 1;
     fs::write(&path, changed).unwrap();
-    assert!(checkpoint::read(&directory.store()).is_err());
+    assert!(hub_checkpoint::read(&directory.store()).is_err());
 }

@@ -38,7 +38,7 @@ pub(super) fn read<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, String> 
 }
 
 fn plain(error: &serde_json::Error) -> String {
-    // Line and column would be those of a decoded text that nobody sees.
+    // Line and column would be those of a decoded text, which no log shows.
     let text = error.to_string();
     let what = text.rsplit_once(" at line ").map_or(&*text, |(what, _)| what);
     // The names of JSON in the place of serde's.

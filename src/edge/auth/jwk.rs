@@ -65,7 +65,7 @@ fn entry(alg: Alg, json: &[u8]) -> Result<JwkEntry, String> {
         Ok(members) => members,
         Err(error) => return Ok(JwkEntry { kid: None, key: Err(unread(error)) }),
     };
-    // Everybody who may read this file could sign with it.
+    // Every user who may read this file could sign with it.
     if alg.is_public() && members.contains_key("d") {
         return Err("it holds a private key (a JWK with `d`), and the public one is wanted: leave out `d`, \
                     `p`, `q`, `dp`, `dq` and `qi`"

@@ -1,7 +1,7 @@
 //! Keys that tokens are verified with, and their files.
 //!
 //! A file that would make a weak key, or a key of the wrong kind, is refused: a public key
-//! taken for a secret would let everybody sign.
+//! taken for a secret would let every holder of it sign.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -22,7 +22,7 @@ use crate::protocol::{RevocationTarget, TokenId, UnixTime, UserId};
 
 /// Most revocations: 10,000 users with the longest names take 3 MiB. None is forgotten early
 /// for one more.
-pub const MOST: usize = 10_000;
+pub const MAX_REVOCATIONS: usize = 10_000;
 
 /// A change of the revocations, as a line of the file spells it. Times are whole seconds since
 /// 1970, as in tokens.

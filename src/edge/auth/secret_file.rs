@@ -57,7 +57,7 @@ pub(super) enum FileExposure {
     /// Only its owner; where that is root, a group may read it, because root alone can have
     /// given it to one. (PostgreSQL has the same rule for its key.)
     Owner,
-    /// Everybody may read it, only its owner may write it: a public key.
+    /// Every user may read it, only its owner may write it: a public key.
     Readable,
     /// Those that systemd chooses: it guards the directory of its credentials.
     Credential,

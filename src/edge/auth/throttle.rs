@@ -14,11 +14,11 @@ use crate::rate_limiter::Bucket;
 
 /// Most addresses and users that are remembered, at some sixty bytes each, which no other
 /// limit on memory counts.
-const MOST: usize = 1024;
+const MAX_DEBTS: usize = 1024;
 
 /// The key that failures are counted by.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Who {
+pub enum FailureKey {
     /// Without any proof of identity.
     Address(IpAddr),
     /// The digest of the user of a token whose signature holds, and which is refused all the
@@ -30,7 +30,7 @@ pub enum Who {
 #[derive(Debug)]
 pub struct AuthThrottle {
     /// Paid-off ones are dropped when the space is needed.
-    debts: BTreeMap<Who, Bucket>,
+    debts: BTreeMap<FailureKey, Bucket>,
     /// What one failure costs. Whole milliseconds: that is the precision of the waits.
     cost: Duration,
 }
@@ -52,24 +52,25 @@ impl AuthThrottle {
     ///
     /// # Errors
     /// The time until the next attempt is worth it, where there were too many.
-    pub fn wrong(&mut self, who: Who, now: Moment) -> Result<Duration, Duration> {
-        let who = if let Who::Address(address) = who { Who::Address(network(address)) } else { who };
-        let mut debt = self.debts.get(&who).copied().unwrap_or_default();
+    pub fn wrong(&mut self, key: FailureKey, now: Moment) -> Result<Duration, Duration> {
+        let key =
+            if let FailureKey::Address(address) = key { FailureKey::Address(network(address)) } else { key };
+        let mut debt = self.debts.get(&key).copied().unwrap_or_default();
         let earlier = debt.owes(now);
         debt.take_within(now, self.cost, WINDOW)?;
-        if self.debts.len() >= MOST && !self.debts.contains_key(&who) {
+        if self.debts.len() >= MAX_DEBTS && !self.debts.contains_key(&key) {
             self.make_room(now);
         }
-        self.debts.insert(who, debt);
+        self.debts.insert(key, debt);
         Ok(earlier)
     }
 
     /// Drops all that is paid off, or else the smallest debt.
     fn make_room(&mut self, now: Moment) {
         self.debts.retain(|_, debt| !debt.owes(now).is_zero());
-        if self.debts.len() >= MOST {
-            let smallest = self.debts.iter().min_by_key(|(_, debt)| debt.owes(now)).map(|(who, _)| *who);
-            smallest.and_then(|who| self.debts.remove(&who));
+        if self.debts.len() >= MAX_DEBTS {
+            let smallest = self.debts.iter().min_by_key(|(_, debt)| debt.owes(now)).map(|(key, _)| *key);
+            smallest.and_then(|key| self.debts.remove(&key));
         }
     }
 }
@@ -91,7 +92,10 @@ mod tests {
     use super::*;
 
     fn wrong(throttle: &mut AuthThrottle, from: &str, millis: u64) -> Result<Duration, Duration> {
-        throttle.wrong(Who::Address(from.parse().unwrap_or(IpAddr::V6(Ipv6Addr::LOCALHOST))), Moment(millis))
+        throttle.wrong(
+            FailureKey::Address(from.parse().unwrap_or(IpAddr::V6(Ipv6Addr::LOCALHOST))),
+            Moment(millis),
+        )
     }
 
     #[test]
@@ -109,7 +113,7 @@ mod tests {
             "each address has its own budget"
         );
         assert_eq!(
-            throttle.wrong(Who::User(7), Moment(5)),
+            throttle.wrong(FailureKey::User(7), Moment(5)),
             Ok(Duration::ZERO),
             "a user has another than the address"
         );
@@ -137,9 +141,11 @@ mod tests {
             let _ = wrong(&mut throttle, "192.0.2.1", 0);
         }
         for n in 0..5000_u32 {
-            assert!(throttle.wrong(Who::Address(IpAddr::V4((0x0a00_0000 + n).into())), Moment(1)).is_ok());
+            assert!(
+                throttle.wrong(FailureKey::Address(IpAddr::V4((0x0a00_0000 + n).into())), Moment(1)).is_ok()
+            );
         }
-        assert_eq!(throttle.debts.len(), MOST);
+        assert_eq!(throttle.debts.len(), MAX_DEBTS);
         assert!(wrong(&mut throttle, "192.0.2.1", 1).is_err(), "the largest debt is remembered longest");
     }
 }

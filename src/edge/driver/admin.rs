@@ -71,7 +71,7 @@ pub(super) fn complete(
 }
 
 /// Adds to a list of connections what their sockets show. The kernel knows the other end, so
-/// nothing is held for the day on which somebody asks.
+/// nothing is held for such a list.
 fn describe_sockets(connections: &ConnectionTable, entries: &mut [ConnectionEntry]) {
     for entry in entries {
         let Some(connection) = connections.get(entry.connection_id) else { continue };

@@ -56,7 +56,7 @@ impl HttpWaiters {
         HttpWaiter { requester: Requester::Http(self.last), answer }
     }
 
-    /// Answers a request; nobody, if the peer has closed.
+    /// Answers a request; does nothing if the peer has closed.
     pub(super) fn answer(&mut self, number: u64, frame: &Frame<'_>, refusal: Option<&Refusal>) {
         if matches!(frame, Frame::InterruptResult { outcome: Outcome::Pending, .. }) {
             return;

@@ -9,255 +9,60 @@ use async_channel::Receiver;
 use super::admin::{MintedToken, RevocationPage};
 use super::anomaly_log::{AnomalyKind, LogField};
 use super::config::DriverConfig;
-use super::read_context::{PeerTrust, ReadBlock};
+use super::connection_reader::ConnectionReader;
+use super::memory_report::MemoryDemand;
 use super::reload::ReloadRequest;
 use super::revocations::{NextRevocations, RevocationOutcome, SettledRevocation};
 use super::token_refusal::RefusedToken;
-use super::{Driver, admin, memory_report, token_refusal, turn_share};
+use super::{Driver, admin, memory_report, token_refusal};
 use crate::edge::auth::error::TokenError;
 use crate::edge::auth::revocation::file::{RevocationFile, Writing};
 use crate::edge::clock;
-use crate::edge::net::connection::{DisconnectCause, ReadPolicy};
-use crate::edge::net::connection_table::{Slot, Unsent};
-use crate::edge::net::encoded_frame::EncodedFrame;
-use crate::edge::net::line_decoder;
-use crate::edge::net::line_decoder::{DecodeFlow, WorkerLine};
-use crate::edge::net::peer_side::PartialInput;
-use crate::edge::net::send_queue::QueuedFrame;
-use crate::edge::net::socket::IoOutcome;
-use crate::edge::net::ws_decoder::{Decoded, Decoder};
+use crate::edge::net::connection_table::Slot;
+use crate::edge::net::read_side::ReadPolicy;
 use crate::edge::store;
 use crate::hub::{
     Bearer, Credentials, Identity, Input, Level, Peer, Rejection, Requester, Settings, TokenFault,
 };
 use crate::protocol::frame::Reloaded;
 use crate::protocol::{
-    Close, Code, ConnectionId, EdgeRequest, Frame, HubRequest, MalformedRequest, Reason, Refusal, Request,
-    RequestEnvelope, RequestId, worker,
+    Code, ConnectionId, EdgeRequest, Frame, HubRequest, MalformedRequest, Reason, Refusal, Request,
+    RequestEnvelope, RequestId,
 };
-
-/// How much undecoded input is held of a peer that may send nothing but `auth`:
-/// the largest token, twice that for JSON around it, and what the allocator rounds up.
-const LONGEST_UNAUTHENTICATED: usize = 32 << 10;
 
 /// Reading.
 impl Driver {
     /// Reads once from a connection that has something.
     pub(super) fn read(&mut self, conn: ConnectionId) {
-        // What is undecoded comes before what comes now, and before the end.
-        self.decode_rest(conn);
-        let Some(connection) = self.connections.get(conn) else { return };
-        // Nothing is read of one that is paused; that it has closed is reported all the same.
-        if connection.is_paused() {
-            return self.connections.unwatch(conn);
-        }
-        // It is ready in the next turn, too.
-        if (connection.has_undecoded() && !connection.is_closing()) || !self.has_share(conn) {
-            return;
-        }
-        let Some(mut read) = self.read.take() else { return };
-        let trust = if self.hub.is_admitted(conn) { PeerTrust::Admitted } else { PeerTrust::Unauthenticated };
-        let outcome = self.connections.get_mut(conn).map(|connection| read.read(connection, trust));
-        if let Some(IoOutcome::Bytes(length @ 1..)) = outcome {
-            let ReadBlock { bytes, decoder } = read.block(length);
-            self.decode_with(conn, bytes, decoder);
-        }
-        self.read = Some(read);
-        if let Some(IoOutcome::Bytes(0) | IoOutcome::Broken) = outcome {
-            self.end_input(conn);
-        }
+        self.reader(conn).read();
     }
 
-    /// Whether the account of a connection may request more in this turn.
-    fn has_share(&self, conn: ConnectionId) -> bool {
-        self.shares.rest_of(self.hub.account(conn)) > 0
+    /// Decodes what a connection has sent, behind what is undecoded of it.
+    pub(super) fn decode(&mut self, conn: ConnectionId, bytes: &[u8]) {
+        self.reader(conn).decode(bytes);
     }
 
     /// Begins a turn: decodes what was left undecoded in the last one.
     pub(super) fn decode_resumed(&mut self) {
         self.shares.end();
         for conn in self.connections.take_resumed() {
-            if self.has_share(conn) {
-                self.decode_rest(conn);
-            } else {
-                self.connections.resume_later(conn);
-            }
+            self.reader(conn).resume();
         }
     }
 
-    fn decode_rest(&mut self, conn: ConnectionId) {
-        if self.has_share(conn)
-            && self.connections.is_read(conn)
-            && self.connections.get(conn).is_some_and(|connection| connection.has_undecoded())
-        {
-            self.decode(conn, &[]);
-        }
-    }
-
-    /// Decodes what a connection has sent, behind what is undecoded of it.
-    pub(super) fn decode(&mut self, conn: ConnectionId, bytes: &[u8]) {
-        if let Some(mut read) = self.read.take() {
-            self.decode_with(conn, bytes, read.decoder());
-            self.read = Some(read);
-        }
-    }
-
-    /// The undecoded input is taken from the connection for that long, and put back.
-    fn decode_with(&mut self, conn: ConnectionId, bytes: &[u8], decoder: &mut Decoder) {
-        let account = self.hub.account(conn);
-        let Some(connection) = self.connections.get_mut(conn) else { return };
-        if connection.is_closing() {
-            return;
-        }
-        let mut rest = self.shares.rest_of(account);
-        match connection.take_partial() {
-            PartialInput::Message(mut partial) => {
-                decoder.decode(&mut partial, bytes, |decoded| {
-                    rest = rest.saturating_sub(self.receive(conn, decoded));
-                    self.flow(conn, rest)
-                });
-                let is_long = partial.as_ref().is_some_and(|held| held.bytes() > LONGEST_UNAUTHENTICATED);
-                if is_long && self.is_staying(conn) && !self.hub.is_admitted(conn) {
-                    return self.close_malformed(conn, Close::TooBig);
-                }
-                self.put_back(conn, PartialInput::Message(partial));
-            }
-            PartialInput::Line(mut partial) => {
-                line_decoder::split(&mut partial, bytes, self.config.message_bytes, |line| {
-                    self.receive_line(conn, line);
-                    self.flow(conn, rest)
-                });
-                self.put_back(conn, PartialInput::Line(partial));
-            }
-        }
-        self.shares.leave(account, rest);
-        if rest == 0 && self.connections.get(conn).is_some_and(|connection| connection.has_undecoded()) {
-            self.connections.resume_later(conn);
-        }
-    }
-
-    fn put_back(&mut self, conn: ConnectionId, input: PartialInput) {
-        if let Some(connection) = self.connections.get_mut(conn)
-            && !connection.is_closing()
-        {
-            connection.put_partial(input);
-        }
-    }
-
-    /// Whether more of a connection is decoded in this turn: the answers are queued for it, and
-    /// a short request may have a long one. `rest` is what is left to its account.
-    fn flow(&mut self, conn: ConnectionId, rest: u32) -> DecodeFlow {
-        if self.memory.has_grown(&self.connections, self.config.memory) {
-            self.report_memory();
-        }
-        if rest > 0 && self.is_staying(conn) && self.connections.is_read(conn) {
-            DecodeFlow::Continue
-        } else {
-            DecodeFlow::Pause
-        }
-    }
-
-    /// Whether the connection is there and not being closed.
-    fn is_staying(&self, conn: ConnectionId) -> bool {
-        self.connections.get(conn).is_some_and(|connection| !connection.is_closing())
-    }
-
-    /// Handles one frame of a client; returns what that costs the client.
-    fn receive(&mut self, conn: ConnectionId, decoded: Decoded<'_>) -> u32 {
-        if !self.is_staying(conn) {
-            return 0;
-        }
-        let mut cost = 1;
-        match decoded {
-            Decoded::Text(text) => {
-                let parsed = crate::protocol::parse(text);
-                cost = parsed.as_ref().map_or(1, |parsed| turn_share::cost(&parsed.request));
-                self.handle_request(conn, parsed);
-            }
-            Decoded::Binary(_) => self.close_malformed(conn, Close::NotText),
-            Decoded::Alive { controls } => {
-                cost = controls.max(1);
-                self.decide(Input::KeepAlive { conn, controls });
-            }
-            Decoded::Reply(frame) => {
-                let reply = QueuedFrame::for_client(&EncodedFrame::raw(frame));
-                self.writer().push(Slot::from(conn), reply);
-            }
-            Decoded::Closed => {
-                self.connections.close(conn, [], Unsent::Keep);
-                self.linger(conn, DisconnectCause::ByPeer);
-            }
-            Decoded::Broken(close) => self.close_malformed(conn, close),
-        }
-        cost
-    }
-
-    fn receive_line(&mut self, conn: ConnectionId, line: WorkerLine<'_>) {
-        let malformed = |code, why: String| MalformedRequest { id: None, refusal: Refusal::new(code, why) };
-        let parsed = match line {
-            WorkerLine::Whole(line) => worker::parse(line),
-            WorkerLine::TooLong => {
-                let why = format!("a line may be {} bytes long", self.config.message_bytes);
-                Err(malformed(Code::TooLarge, why))
-            }
-            WorkerLine::Half => {
-                Err(malformed(Code::BadJson, "the socket closed in the middle of a line".into()))
-            }
-        };
-        self.handle_request(conn, parsed);
-    }
-
-    /// Closes a connection whose peer broke the protocol of the transport; the hub is not asked.
-    fn close_malformed(&mut self, conn: ConnectionId, close: Close) {
-        let last = QueuedFrame::for_client(&EncodedFrame::close(close));
-        self.connections.close(conn, [last], Unsent::Keep);
-        if close == Close::TooBig
-            && let Some(connection) = self.connections.get_mut(conn)
-        {
-            connection.read_refused_frame();
-        }
-        self.linger(conn, DisconnectCause::Malformed(close));
-        self.decide(Input::Rejected(Rejection::ProtocolViolation));
-    }
-
-    /// Reports a connection as closed to the hub, and lets the peer close first for a while, so
-    /// that it reads what was written last.
-    fn linger(&mut self, conn: ConnectionId, cause: DisconnectCause) {
-        self.connections.set_cause(conn, cause);
-        self.closing.push(self.now.moment, conn);
-        self.connections.report_close(conn);
-        self.pump();
-    }
-
-    /// The peer sends no more, or the socket is broken.
-    fn end_input(&mut self, conn: ConnectionId) {
-        let is_worker = self.connections.get(conn).is_some_and(|connection| connection.is_worker());
-        if is_worker
-            && let Some(PartialInput::Line(partial)) =
-                self.connections.get_mut(conn).map(|connection| connection.take_partial())
-        {
-            line_decoder::end(partial, |line| self.receive_line(conn, line));
-        }
-        // What was replayed to it and leaves now is not owed to the next connection of its user.
-        self.writer().flush(Slot::from(conn));
-        // A program that pipes lines in and waits for answers has shut one direction only. A
-        // WebSocket ends by a close frame: one that is cut off is over in both (RFC 6455, section
-        // 7.1.1).
-        if is_worker && self.connections.close_read_side(conn) {
-            return self.decide(Input::ReadClosed { conn });
-        }
-        self.connections.fail(conn);
-        self.pump();
+    fn reader(&mut self, conn: ConnectionId) -> ConnectionReader<'_> {
+        ConnectionReader::new(self, conn)
     }
 }
 
 /// Requests.
 impl Driver {
     /// Passes a request on to the hub, but for those that only the driver can answer.
-    fn handle_request(&mut self, conn: ConnectionId, parsed: Result<RequestEnvelope, MalformedRequest>) {
-        if !self.is_staying(conn) {
-            return;
-        }
+    pub(super) fn handle_request(
+        &mut self,
+        conn: ConnectionId,
+        parsed: Result<RequestEnvelope, MalformedRequest>,
+    ) {
         let from = Requester::Connection(conn);
         match parsed {
             Ok(RequestEnvelope { id, request: Request::Hub(request) }) => {
@@ -469,7 +274,7 @@ impl Driver {
     /// Before a request for the statistics, which are to be those of this moment.
     pub(super) fn report_memory_for(&mut self, request: &HubRequest) {
         if matches!(request, HubRequest::Stats) {
-            self.handle_memory(memory_report::full(&self.connections, false));
+            self.handle_memory(memory_report::full(&self.connections, MemoryDemand::None));
         }
     }
 
@@ -504,7 +309,7 @@ impl Driver {
         if !matches!(credentials, Credentials::Verified(_)) {
             return false;
         }
-        self.handle_memory(memory_report::full(&self.connections, true));
+        self.handle_memory(memory_report::full(&self.connections, MemoryDemand::NewClient));
         self.memory_level() < Level::High || self.hub.has_made_room()
     }
 

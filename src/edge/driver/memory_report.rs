@@ -33,8 +33,15 @@ impl MemoryReport {
     }
 }
 
+/// Whether a new client needs memory that is to be freed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum MemoryDemand {
+    None,
+    NewClient,
+}
+
 /// What is held at this moment, in full.
-pub(super) fn full(connections: &ConnectionTable, is_waited_for: bool) -> Input {
+pub(super) fn full(connections: &ConnectionTable, demand: MemoryDemand) -> Input {
     let (links, holders) = (connections.held() as u64, connections.holders());
-    Input::Memory { links, holders, is_waited_for }
+    Input::Memory { links, holders, is_waited_for: demand == MemoryDemand::NewClient }
 }

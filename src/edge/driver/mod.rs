@@ -1,12 +1,14 @@
 //! Driver: owns the hub, feeds it inputs and carries out its effects.
 //!
 //! An input is decided on at once; what is to be written waits for the end of the turn. Each of
-//! the parts below owns its state; only this file and `inbound` see all of them.
+//! the parts below owns its state; only this file, `inbound` and `connection_reader` see all of
+//! them.
 
 mod admin;
 pub mod anomaly_log;
 mod closing_queue;
 pub mod config;
+mod connection_reader;
 mod disconnect_log;
 mod events;
 mod frame_writer;
@@ -35,7 +37,7 @@ use std::time::Duration;
 use async_channel::Receiver;
 
 use super::clock;
-use super::net::connection::{ConnectionState, Reading};
+use super::net::connection::ConnectionState;
 use super::net::connection_table::{ConnectionTable, Slot};
 use super::net::encoded_frame::{EncodedFrame, FrameEncoder};
 use super::net::epoll::{Epoll, Ready};
@@ -43,6 +45,7 @@ use super::net::latch::Latches;
 use super::net::mem_accounting;
 use super::net::peer_credentials::WorkerRank;
 use super::net::peer_side::PeerSide;
+use super::net::read_side::Reading;
 use super::net::send_queue::QueuedFrame;
 use super::net::socket::PeerSocket;
 use super::store::seq_file::{SeqFile, SeqFileEntry};
@@ -336,7 +339,7 @@ impl Driver {
         }
     }
 
-    /// Answers a request; nobody, if the requester is gone.
+    /// Answers a request; does nothing if the requester is gone.
     fn reply(&mut self, to: Requester, id: Option<&RequestId>, frame: &Frame<'_>) {
         self.answer(to, id, frame, None);
     }

@@ -11,7 +11,7 @@ use async_channel::Receiver;
 use super::Shared;
 use super::trigger::Trigger;
 use crate::edge::auth::revocation::file::{RevocationFile, Writing};
-use crate::edge::auth::revocation::{Change, MOST, Revocations};
+use crate::edge::auth::revocation::{Change, MAX_REVOCATIONS, Revocations};
 use crate::hub::Requester;
 use crate::protocol::{Code, ConnectionId, Refusal, RequestId, RevocationTarget, UnixTime};
 
@@ -195,9 +195,11 @@ impl PendingRevocation {
     /// What it changes of what is revoked.
     fn check(&self, known: &Revocations) -> Result<Change, NoChange> {
         match &self.wish {
-            RevocationWish::Revoke(revoked, _) if known.len() >= MOST && known.since(revoked).is_none() => {
+            RevocationWish::Revoke(revoked, _)
+                if known.len() >= MAX_REVOCATIONS && known.since(revoked).is_none() =>
+            {
                 let why = format!(
-                    "{MOST} revocations are kept already; lift some (`wshubctl disconnect --lift`), or wait \
+                    "{MAX_REVOCATIONS} revocations are kept already; lift some (`wshubctl disconnect --lift`), or wait \
                      until the oldest is forgotten (`[auth] revocation_ttl`)"
                 );
                 Err(NoChange::Refused(Refusal::new(Code::TooManyRevocations, why)))

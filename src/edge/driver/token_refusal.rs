@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::config::DriverConfig;
 use crate::edge::auth::error::TokenError;
-use crate::edge::auth::throttle::{WINDOW, Who};
+use crate::edge::auth::throttle::{FailureKey, WINDOW};
 use crate::hub::TokenFault;
 use crate::protocol::{Moment, Reason, UnixTime};
 
@@ -44,15 +44,15 @@ pub(super) fn throttle(
     // answers for it.
     let user = if is_proven(fault.reason) { config.verifier.subject(token) } else { None };
     let counted_for = if user.is_some() { CountedFor::User } else { CountedFor::Address };
-    let who = match user {
+    let key = match user {
         Some(user) => {
             let mut hasher = DefaultHasher::new();
             user.hash(&mut hasher);
-            Some(Who::User(hasher.finish()))
+            Some(FailureKey::User(hasher.finish()))
         }
-        None => from.map(Who::Address),
+        None => from.map(FailureKey::Address),
     };
-    let owed = who.map_or(Ok(Duration::ZERO), |who| config.wrong_tokens.borrow_mut().wrong(who, now));
+    let owed = key.map_or(Ok(Duration::ZERO), |key| config.wrong_tokens.borrow_mut().wrong(key, now));
     let throttled = owed.err();
     fault.wait = owed.unwrap_or_else(|wait| wait.max(WINDOW));
     RefusedToken { fault, throttled, counted_for }

@@ -41,7 +41,7 @@ impl TurnShares {
         }
     }
 
-    /// Everybody has a new one.
+    /// Ends the turn: every account has a whole share again.
     pub(super) fn end(&mut self) {
         self.0.clear();
     }

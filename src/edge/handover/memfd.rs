@@ -25,7 +25,7 @@ const MAGIC: &str = "wshubd handover";
 /// The first line takes this much, whatever is in it.
 const LINE: usize = 160;
 
-/// Once it is sealed, nobody who has the descriptor can write to it or cut it.
+/// Once it is sealed, no process that has the descriptor can write to it or cut it.
 const SEALS: SealFlags =
     SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
 

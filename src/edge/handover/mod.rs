@@ -178,7 +178,7 @@ impl ReceivedHandover {
         Self { has_come: true, ..received }
     }
 
-    /// Tells the descriptors from one another.
+    /// Sorts the descriptors by what each is for.
     fn sort(sealed: Sealed, descriptors: Vec<OwnedFd>) -> Self {
         let counts = sealed.counts;
         let mut descriptors = descriptors.into_iter();

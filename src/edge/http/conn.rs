@@ -405,7 +405,8 @@ mod tests {
     use crate::edge::net::epoll::Epoll;
     use crate::edge::net::pending_conns::PendingConns;
     use crate::edge::store::Store;
-    use crate::hub::Hub;
+    use crate::hub::{Hub, Input};
+    use crate::protocol::Close;
 
     const ASKED: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
     const OK: &str = "{\"status\":\"ok\"}";
@@ -418,19 +419,26 @@ mod tests {
         (driver, HttpConfig::open(&loaded.config).unwrap_or_else(|error| panic!("{error}")))
     }
 
+    fn driver() -> std::io::Result<Driver> {
+        let hub = Hub::new(crate::hub::Settings::default(), 1);
+        Ok(Driver::new(hub, Store::in_memory(), Rc::new(defaults().0), Epoll::new()?))
+    }
+
     /// Serves a peer that has sent one request, to its end.
-    fn serve_to<T>(lifetime: Duration, peer: impl AsyncFnOnce(Async<TcpStream>) -> T) -> std::io::Result<T> {
+    fn serve_to<T>(
+        driver: Driver,
+        http: HttpConfig,
+        request: &[u8],
+        peer: impl AsyncFnOnce(Async<TcpStream>) -> T,
+    ) -> std::io::Result<T> {
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
         let mut stream = TcpStream::connect(listener.local_addr()?)?;
-        stream.write_all(ASKED)?;
+        stream.write_all(request)?;
         let stream = Async::new(stream)?;
         let ours = Async::new(listener.accept()?.0)?;
-        let (driver, http) = defaults();
-        let hub = Hub::new(crate::hub::Settings::default(), 1);
-        let driver = Driver::new(hub, Store::in_memory(), Rc::new(driver), Epoll::new()?);
-        let context = HttpContext::new(Rc::new(RefCell::new(driver)), HttpConfig { lifetime, ..http });
-        let guests = Rc::new(RefCell::new(PendingConns::default()));
-        let served = serve(Rc::new(context), ours, ConnGuard::new(&guests, 1));
+        let context = HttpContext::new(Rc::new(RefCell::new(driver)), http);
+        let pending = Rc::new(RefCell::new(PendingConns::default()));
+        let served = serve(Rc::new(context), ours, ConnGuard::new(&pending, 1));
         Ok(smol::block_on(smol::future::zip(served, peer(stream))).1)
     }
 
@@ -441,7 +449,8 @@ mod tests {
 
     #[test]
     fn a_connection_past_its_time_answers_once_more_and_says_close() -> std::io::Result<()> {
-        let answers = serve_to(Duration::ZERO, async |mut peer| {
+        let http = HttpConfig { lifetime: Duration::ZERO, ..defaults().1 };
+        let answers = serve_to(driver()?, http, ASKED, async |mut peer| {
             let mut first = [0; 1024];
             let length = peer.read(&mut first).await?;
             // Its time is over now, and this request was on its way.
@@ -455,6 +464,25 @@ mod tests {
             answer.contains("\r\nconnection: close\r\n")
         };
         assert_eq!(answers.each_ref().map(says_close), [false, true]);
+        Ok(())
+    }
+
+    #[test]
+    fn statistics_are_refused_with_503_while_the_daemon_stops() -> std::io::Result<()> {
+        for path in ["/api/v1/ws/stats", "/metrics"] {
+            let mut driver = driver()?;
+            driver.handle(Input::Stopping { close: Close::ShuttingDown });
+            let http = HttpConfig { metrics_open: true, ..defaults().1 };
+            let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+            let answer = serve_to(driver, http, request.as_bytes(), async |mut peer| {
+                let mut answer = String::new();
+                peer.read_to_string(&mut answer).await?;
+                Ok::<_, std::io::Error>(answer)
+            })??;
+            assert!(answer.starts_with("HTTP/1.1 503 "), "{path}: {answer}");
+            assert!(answer.contains("\r\nretry-after: 5\r\n"), "{path}: {answer}");
+            assert!(answer.contains("\"code\":\"shutting_down\""), "{path}: {answer}");
+        }
         Ok(())
     }
 }

@@ -24,7 +24,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use smol::Timer;
 use smol::future::FutureExt;
 
-use super::auth::throttle::Who;
+use super::auth::throttle::FailureKey;
 use super::driver::{HttpAnswer, Shared};
 use super::net::mem_accounting::MemCharge;
 use super::net::pending_conns::ConnGuard;
@@ -264,7 +264,7 @@ async fn stats(
     Ok(json(StatusCode::OK, body))
 }
 
-/// Answers with the metrics page, to everybody if the configuration says so.
+/// Answers with the metrics page; `metrics_open` lets every peer have it.
 async fn metrics(
     driver: &Shared,
     site: &HttpConfig,
@@ -372,7 +372,7 @@ fn check_authorization<B>(
     }
     let mut driver = driver.borrow_mut();
     let throttled =
-        site.wrong_secrets.borrow_mut().wrong(Who::Address(caller.address()), driver.moment()).err();
+        site.wrong_secrets.borrow_mut().wrong(FailureKey::Address(caller.address()), driver.moment()).err();
     driver.count_rejection(Rejection::WrongSecret);
     Err(match throttled {
         Some(wait) => too_often("secrets", "that are wrong come from here", "", wait),

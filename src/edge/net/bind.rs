@@ -19,7 +19,7 @@ const BACKLOG: i32 = 4096;
 #[derive(Debug)]
 pub struct Unavailable {
     pub why: String,
-    /// Somebody else has it; otherwise another process may be allowed what this one is
+    /// Another process has it; otherwise another process may be allowed what this one is
     /// not.
     pub is_taken: bool,
 }
@@ -80,10 +80,10 @@ pub(super) fn bind_unix(path: &Path) -> io::Result<UnixListener> {
 /// Why a socket cannot be opened where another daemon listens.
 const RUNNING: &str = "another wshubd is already running there";
 
-/// Whether a socket is there at which nobody listens any more; nothing at all is none.
+/// Whether a socket is there at which no process listens any more; nothing at all is none.
 ///
 /// # Errors
-/// `AddrInUse` when somebody does, or it is something else.
+/// `AddrInUse` when a process does, or it is something else.
 pub(crate) fn is_dead_socket(path: &Path) -> io::Result<bool> {
     let Ok(meta) = path.symlink_metadata() else { return Ok(false) };
     if !meta.file_type().is_socket() {
@@ -93,12 +93,12 @@ pub(crate) fn is_dead_socket(path: &Path) -> io::Result<bool> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     let Err(error) = socket.connect(&SockAddr::unix(path)?) else { return in_use(RUNNING) };
     match Errno::from_io_error(&error) {
-        // Only that shows that nobody listens: whatever else is wrong, it is not ours to
+        // Only that shows that no process listens: whatever else is wrong, it is not ours to
         // take away.
         Some(Errno::CONNREFUSED) => Ok(true),
         // It is gone meanwhile.
         Some(Errno::NOENT) => Ok(false),
-        // One whose queue is full takes nobody now, and lives.
+        // One whose queue is full takes no connection now, and lives.
         Some(Errno::AGAIN) => in_use(RUNNING),
         Some(Errno::PROTOTYPE) => in_use("a socket of another type is in its place"),
         _ => Err(error),

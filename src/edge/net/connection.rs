@@ -20,9 +20,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::epoll::Interest;
+use super::epoll_watch::{EpollWatch, InterestChange, WatchState};
 use super::latch::{Latch, LatchState, Latches};
 use super::peer_side::{PartialInput, PeerSide, SideState};
-use super::refused_frame::RefusedFrame;
+use super::read_side::{ReadPolicy, ReadSide, Reading};
 use super::send_queue::{
     DeliveryTag, FlushOutcome, FramePosition, QueueLimits, QueuePool, QueueState, QueuedAmount, QueuedFrame,
     SendQueue,
@@ -36,8 +37,7 @@ pub struct PeerConnection {
     id: ConnectionId,
     socket: PeerSocket,
     side: PeerSide,
-    /// What the kernel reports of it.
-    interest: Interest,
+    watch: EpollWatch,
     /// Only while something waits.
     queue: Option<Box<SendQueue>>,
     /// Its place among those that are written to at the end of the turn.
@@ -46,19 +46,11 @@ pub struct PeerConnection {
     read_side: ReadSide,
     /// The peer, a worker, reads no more; what it has written is still to be read.
     write_failed: bool,
-    /// The hub knows, or is being told, that the connection is closed.
+    /// The close was reported to the hub, or is being reported.
     close_reported: bool,
-    /// It is not read: its last request waits for the disk.
-    is_paused: bool,
-    /// It is among those whose undecoded input is looked at in the next turn.
-    is_resumed: bool,
-    /// It has closed while it was not read, and epoll does not watch it until it is read
-    /// again: its end would be reported again and again.
-    is_unwatched: bool,
     cause: DisconnectCause,
     /// When the kernel last took something that had waited.
     progress_at: Moment,
-    refused_frame: RefusedFrame,
 }
 
 /// How far the end of a connection has come.
@@ -69,16 +61,6 @@ enum Phase {
     Closing,
     /// The socket is dead.
     Failed,
-}
-
-/// Whether the peer may send more.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum ReadSide {
-    Open,
-    /// It sends no more; what it is owed is still to be written.
-    Closed,
-    /// The same, and what is queued is all that it is owed.
-    Done,
 }
 
 /// How a connection ends that the hub does not close.
@@ -153,19 +135,15 @@ impl PeerConnection {
             id,
             socket,
             side,
-            interest: Interest::READ,
+            watch: EpollWatch::new(Interest::READ),
             queue: None,
             dirty_at: None,
             phase: Phase::Open,
-            read_side: ReadSide::Open,
+            read_side: ReadSide::default(),
             write_failed: false,
             close_reported: false,
-            is_paused: false,
-            is_resumed: false,
-            is_unwatched: false,
             cause: DisconnectCause::default(),
             progress_at: Moment::default(),
-            refused_frame: RefusedFrame::default(),
         }
     }
 
@@ -226,12 +204,12 @@ impl PeerConnection {
 
     /// Whether the peer, which is not being closed, has shut its sending side.
     pub fn is_half_closed(&self) -> bool {
-        self.read_side != ReadSide::Open && !self.is_closing()
+        !self.read_side.is_open() && !self.is_closing()
     }
 
     /// Whether it is not read because its last request waits for the disk.
     pub fn is_paused(&self) -> bool {
-        self.is_paused && !self.is_closing()
+        self.read_side.is_paused() && !self.is_closing()
     }
 }
 
@@ -241,7 +219,7 @@ impl PeerConnection {
     pub fn read(&mut self, block: &mut [u8]) -> IoOutcome {
         let outcome = self.socket.read(block);
         if matches!(outcome, IoOutcome::Bytes(1..)) {
-            self.refused_frame.receive();
+            self.read_side.receive();
         }
         outcome
     }
@@ -263,86 +241,47 @@ impl PeerConnection {
 
     /// Has the rest of a frame that is too large read before the socket is closed.
     pub fn read_refused_frame(&mut self) {
-        self.refused_frame = RefusedFrame::coming();
+        self.read_side.refuse_frame();
     }
 
     /// Whether the end of a refused frame is waited for once more.
     pub fn wait_for_refused_frame(&mut self) -> bool {
-        self.is_closing() && self.refused_frame.wait_again()
+        self.is_closing() && self.read_side.wait_for_refused_frame()
     }
 
     /// Notes that it is to be looked at in the next turn; false if it was noted already.
     pub(super) fn mark_resumed(&mut self) -> bool {
-        !std::mem::replace(&mut self.is_resumed, true)
+        self.read_side.mark_resumed()
     }
 
     pub(super) fn clear_resumed(&mut self) {
-        self.is_resumed = false;
+        self.read_side.clear_resumed();
     }
 
     pub(super) fn set_reading(&mut self, reading: Reading) {
-        self.is_paused = reading == Reading::Paused;
+        self.read_side.set_reading(reading);
     }
 
     /// Whether input is decoded now: a peer that does not read is not read either.
     pub(super) fn is_read(&self, limits: QueueLimits, policy: ReadPolicy) -> bool {
-        let state = self.queue.as_ref().map_or(SendQueueState::Empty, |queue| queue.state(limits));
-        let takes = match state {
-            SendQueueState::Empty => true,
-            SendQueueState::Backlogged => policy == ReadPolicy::WhileRoom,
-            SendQueueState::Full => false,
-        };
-        takes && !self.is_paused
+        let queue = self.queue.as_ref().map_or(SendQueueState::Empty, |queue| queue.state(limits));
+        self.read_side.is_read(queue, policy)
     }
 
     /// What epoll is to report from now on; the caller passes changes on.
     pub(super) fn update_interest(&mut self, is_read: bool) -> InterestChange {
-        let read = self.read_side == ReadSide::Open && (is_read || self.is_closing());
-        let interest = Interest { read, write: self.is_blocked() };
-        let before = std::mem::replace(&mut self.interest, interest);
-        if self.is_unwatched {
-            if interest.read || interest.write { InterestChange::Add(interest) } else { InterestChange::None }
-        } else if interest != before {
-            InterestChange::Modify(interest)
-        } else {
-            InterestChange::None
-        }
+        let read = self.read_side.is_open() && (is_read || self.is_closing());
+        self.watch.update(Interest { read, write: self.is_blocked() })
     }
 
-    /// Whether epoll watches it.
-    pub(super) fn set_watched(&mut self, is_watched: bool) {
-        self.is_unwatched = !is_watched;
+    pub(super) fn set_watch_state(&mut self, state: WatchState) {
+        self.watch.set_state(state);
     }
 
     /// Whether epoll may stop watching it: where something is to be written, that finds the end.
     pub(super) fn can_be_unwatched(&self) -> bool {
-        !self.is_unwatched && !self.interest.write
+        self.watch.can_be_unwatched()
     }
-}
-
-/// When the input of a peer is read that has something queued.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ReadPolicy {
-    /// As long as there is room in its queue.
-    WhileRoom,
-    /// Once its queue is empty.
-    OnceEmpty,
-}
-
-/// Whether a connection is read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Reading {
-    /// Its last request waits for the disk.
-    Paused,
-    Resumed,
-}
-
-/// What is to be changed in epoll.
-#[derive(Clone, Copy)]
-pub(super) enum InterestChange {
-    None,
-    Add(Interest),
-    Modify(Interest),
 }
 
 /// Writing.
@@ -396,7 +335,7 @@ impl PeerConnection {
 
     /// Whether it is over once its queue is empty.
     pub(super) fn is_done(&self) -> bool {
-        self.read_side == ReadSide::Done
+        self.read_side.is_done()
     }
 
     /// Writes what waits, interrupts first. The tags of frames that have left whole are added
@@ -484,24 +423,23 @@ impl PeerConnection {
     /// The peer has shut its sending side. False if that ends the connection: it was known
     /// before, or nothing is written to it any more.
     pub(super) fn close_read_side(&mut self) -> bool {
-        // One that was shut before is reported again when nobody reads there either.
-        if !self.accepts_frames() || self.read_side != ReadSide::Open {
+        // One that was shut before is reported again when the peer reads no more either.
+        if !self.accepts_frames() || !self.read_side.is_open() {
             return false;
         }
-        self.read_side = ReadSide::Closed;
+        self.read_side.close();
         true
     }
 
     /// What is queued is all that it is owed.
     pub(super) fn finish(&mut self) {
-        debug_assert!(self.read_side != ReadSide::Open, "only a peer that sends no more is finished with");
-        self.read_side = ReadSide::Done;
+        self.read_side.finish();
     }
 
     /// Writing has failed. Whether it is still read, as a worker is that may have written
     /// something before it left.
     pub(super) fn fail_writing(&mut self) -> bool {
-        if self.read_side != ReadSide::Open || !self.is_worker() {
+        if !self.read_side.is_open() || !self.is_worker() {
             return false;
         }
         self.write_failed = true;
@@ -538,7 +476,7 @@ impl PeerConnection {
             queue: queue.map(SendQueue::export),
             is_closing: self.is_closing(),
             write_failed: self.write_failed,
-            read_closed: self.read_side != ReadSide::Open,
+            read_closed: !self.read_side.is_open(),
             close_reported: self.close_reported,
             // It is reported at most once a second, so one that owes nothing need not have it.
             progress_at: if queue.is_some() { self.progress_at } else { Moment::default() },
@@ -558,7 +496,7 @@ impl PeerConnection {
         Self {
             queue,
             phase: if state.is_closing { Phase::Closing } else { Phase::Open },
-            read_side: if state.read_closed { ReadSide::Closed } else { ReadSide::Open },
+            read_side: if state.read_closed { ReadSide::closed() } else { ReadSide::default() },
             write_failed: state.write_failed,
             close_reported: state.close_reported,
             progress_at: state.progress_at,
@@ -570,9 +508,10 @@ impl PeerConnection {
     pub(super) fn imported_interest(&mut self) -> Interest {
         let state = self.queue.as_ref().map_or(SendQueueState::Empty, |queue| queue.reported());
         let takes = state != SendQueueState::Full || self.is_closing();
-        let read = self.read_side == ReadSide::Open && takes;
-        self.interest = Interest { read, write: self.has_queue() };
-        self.interest
+        let read = self.read_side.is_open() && takes;
+        let interest = Interest { read, write: self.has_queue() };
+        self.watch = EpollWatch::new(interest);
+        interest
     }
 
     /// Whether one that was imported may have something to write that is in no queue: what was

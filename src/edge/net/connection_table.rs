@@ -11,14 +11,13 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use super::connection::{
-    ConnectionEvent, ConnectionState, DisconnectCause, InterestChange, PeerConnection, ReadPolicy, Reading,
-    WriteOutcome,
-};
+use super::connection::{ConnectionEvent, ConnectionState, DisconnectCause, PeerConnection, WriteOutcome};
 use super::epoll::{Epoll, Interest, Ready};
+use super::epoll_watch::{InterestChange, WatchState};
 use super::latch::{Latch, Latches};
 use super::mem_accounting;
 use super::peer_side::PeerSide;
+use super::read_side::{ReadPolicy, Reading};
 use super::send_queue::{DeliveryTag, QueueLimits, QueuePool, QueuedFrame};
 use super::socket::{IoOutcome, PeerSocket};
 use super::write_permit::WritePermit;
@@ -383,8 +382,9 @@ impl ConnectionTable {
             InterestChange::None => {}
             InterestChange::Modify(interest) => self.epoll.modify(&*connection, key(id), interest),
             InterestChange::Add(interest) => {
-                let is_watched = self.epoll.add(&*connection, key(id), interest).is_ok();
-                connection.set_watched(is_watched);
+                if self.epoll.add(&*connection, key(id), interest).is_ok() {
+                    connection.set_watch_state(WatchState::Watched);
+                }
             }
         }
     }
@@ -421,7 +421,7 @@ impl ConnectionTable {
             return;
         };
         if connection.can_be_unwatched() {
-            connection.set_watched(false);
+            connection.set_watch_state(WatchState::Unwatched);
             self.epoll.remove(&*connection);
         }
     }

@@ -137,9 +137,9 @@ impl Epoll {
         Ok(epoll::add(&self.set, descriptor, EventData::new_u64(key), NEWS)?)
     }
 
-    /// Waits for that or not. What is there is reported again where it is.
-    pub fn modify_for_news(&self, descriptor: impl AsFd, key: u64, waits: bool) {
-        let flags = if waits { NEWS } else { EventFlags::empty() };
+    /// Waits for that where there is an interest in reading. What is there is reported again then.
+    pub fn modify_for_news(&self, descriptor: impl AsFd, key: u64, interest: Interest) {
+        let flags = if interest.read { NEWS } else { EventFlags::empty() };
         let _ = epoll::modify(&self.set, descriptor, EventData::new_u64(key), flags);
     }
 

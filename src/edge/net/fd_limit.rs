@@ -10,7 +10,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// So many are kept back from clients: the process that owns the disk takes five while
 /// it is started, a hand-over three and one for each new address, checking the next
-/// configuration six, and the next program some fifteen before it accepts anybody.
+/// configuration six, and the next program some fifteen before it accepts a connection.
 const KEPT_BACK: u64 = 32;
 
 /// Where the limit is low, no more than this part of it is kept back.
@@ -37,7 +37,7 @@ pub fn raise_limit() {
     }
 }
 
-/// The limit of the process, as it is now; somebody may change it from outside.
+/// The limit of the process, as it is now; another process may change it.
 pub fn limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }

@@ -17,7 +17,7 @@ static TAKEN: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
 /// Makes an inherited descriptor ours, and keeps it from programs that we start.
 /// None if it is not open, is one of the standard three, or was taken before.
 ///
-/// Only numbers that somebody has passed on for this may be given, and before
+/// Only numbers of descriptors that another process has passed on may be given, and before
 /// anything else is opened.
 #[expect(unsafe_code, reason = "nothing safe makes a descriptor of a number that was inherited")]
 pub fn take(number: RawFd) -> Option<OwnedFd> {

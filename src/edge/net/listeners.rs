@@ -3,7 +3,7 @@
 //!
 //! What is accepted, refused or evicted comes back as a [`ListenerEvent`]; the event loop
 //! answers, counts and logs it. A listener stays open in the kernel over a hand-over, so that
-//! nobody who connects meanwhile is turned away.
+//! no peer that connects meanwhile is refused.
 
 use std::cell::RefCell;
 use std::io;
@@ -193,7 +193,7 @@ impl Listeners {
     /// need.
     ///
     /// # Errors
-    /// Somebody else has listened at that address meanwhile.
+    /// Another process has listened at that address meanwhile.
     pub fn begin_listening(&self) -> Result<(), (SocketAddr, io::Error)> {
         for OpenListener { name, listener } in &self.open {
             if let (ListeningSocket::Clients(listener), ListenerName::Clients(address)) = (listener, name) {
@@ -212,7 +212,7 @@ impl Listeners {
     pub fn open_unix(&mut self, path: &Path, mode: u32, epoll: &Epoll) -> io::Result<()> {
         let name = ListenerName::Workers(path.to_owned());
         let listener = match self.take_inherited(&name) {
-            // Without its file nobody can connect to it.
+            // Without its file no worker can connect to it.
             Some(listener) if path.exists() => listener.into(),
             _ => bind_unix(path)?,
         };
@@ -447,7 +447,7 @@ impl Listeners {
     fn watch(&self, epoll: &Epoll, interest: Interest) {
         self.set_interest(interest, epoll);
         for (number, stream) in self.pending.borrow().numbered() {
-            epoll.modify_for_news(stream, PENDING_KEY | number, interest.read);
+            epoll.modify_for_news(stream, PENDING_KEY | number, interest);
         }
     }
 }
@@ -472,10 +472,9 @@ impl Listeners {
         open.chain(self.for_next.iter().map(|next| (&next.name, next.socket.as_fd())))
     }
 
-    /// Opens the addresses of the next process that are not open yet: what is taken by
-    /// somebody else nobody could take back after the hand-over. They go along with the
-    /// others. The workers' socket is only looked at, for opening it takes the place of
-    /// another.
+    /// Opens the addresses of the next process that are not open yet: one that another process
+    /// has taken could not be taken back after the hand-over. They go along with the others.
+    /// The workers' socket is only looked at, for opening it takes the place of another.
     ///
     /// # Errors
     /// The first that cannot be opened, and why.
@@ -550,7 +549,7 @@ impl Listeners {
     }
 
     /// Closes what another process had open and this one has not asked for. A socket in the
-    /// file system at which nobody listens then is in the way of those that connect.
+    /// file system at which no process listens then is in the way of those that connect.
     fn close_inherited(&mut self) {
         for NamedSocket { name, socket } in self.inherited.drain(..) {
             drop(socket);

@@ -85,12 +85,12 @@ impl Peers {
         (self.allow.is_empty() || fits(&self.allow)).then_some(WorkerRank::Worker)
     }
 
-    /// Why rules may fit nobody, if that is so.
+    /// Why rules may fit no process, if that is so.
     pub fn warning(&self) -> Option<String> {
         let needs_proc = |rule: &Rule| matches!(rule, Rule::Gid(_) | Rule::Unit(_));
         let needed = self.allow.iter().chain(&self.admins).any(needs_proc);
-        // That of the first process is anybody's to read, where processes are not
-        // hidden from each other.
+        // Every process may read that of the first one, where processes are not hidden from
+        // each other.
         let is_hidden = fs::read_to_string("/proc/1/status").is_err();
         (needed && is_hidden).then(|| {
             "`[worker]` names groups or units, and the processes of others are hidden: units fit nobody, \
@@ -170,8 +170,8 @@ fn numbers<'a>(status: &'a str, line: &str) -> impl Iterator<Item = u32> + use<'
 }
 
 /// The unit of a control group: of the system's manager, which is the outermost one.
-/// What lies within is named by whoever it was given to, such as a user's own
-/// manager. A path that leads out of our own control group means nothing here.
+/// The names within are given by the process that the group was delegated to, such as a
+/// user's own manager. A path that leads out of our own control group means nothing here.
 fn unit(groups: &str) -> Option<&str> {
     let unified = groups.lines().find_map(|line| line.strip_prefix("0::")).filter(|path| *path != "/");
     let legacy = || groups.lines().find_map(|line| line.split_once(":name=systemd:").map(|(_, path)| path));

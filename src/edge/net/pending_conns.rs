@@ -6,7 +6,7 @@
 //!
 //! Where there is no room for one more, the oldest that waits for no answer is evicted. A client
 //! that sends its request at once has an answer long before it is the oldest; one that holds a
-//! socket open and sends nothing, or one byte at a time, keeps nobody out.
+//! socket open and sends nothing, or one byte at a time, keeps no other out.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

@@ -274,7 +274,7 @@ impl Decoder {
         }
     }
 
-    /// Tells of pings and pongs that came in a row, and answers them.
+    /// Reports pings and pongs that came in a row, and answers them.
     fn end_controls(&mut self, receive: &mut impl FnMut(Decoded<'_>) -> DecodeFlow) -> DecodeFlow {
         let controls = std::mem::take(&mut self.controls);
         let mut next = DecodeFlow::Continue;

@@ -10,11 +10,11 @@
 //! | `reads` | pages to be read | the hub asks, a read begins or fails |
 //! | `scheduler`, `children` | the task under way, and the process that has it | a task begins or ends |
 //! | `space` | what the store takes of the disk, and has written to it | a process starts, ends or reports, a reload |
-//! | `recovery`, `compactor`, `checkpoints` | how far each has come | its tasks begin, end or fail |
+//! | `recovery`, `compactor`, `wal_checkpoints` | how far each has come | its tasks begin, end or fail |
 //! | `failures` | why the disk cannot be used | a task fails, a commit ends |
 //! | `clock` | the clock of the hub, which outlives the machine | the recovery has read it |
 //!
-//! A response ends the task under way, and `tick` begins the next one, which `next_task`
+//! A response ends the task under way, and `tick` begins the next one, which `TaskSelection`
 //! chooses. The disk itself belongs to a process of its own.
 
 mod snapshot;
@@ -25,11 +25,10 @@ use std::time::Duration;
 pub(super) use snapshot::BackendSnapshot;
 
 use super::child::Children;
-use super::commit::CommitLimits;
-use super::compaction::{CompactionStep, Compactor};
+use super::compaction::Compactor;
 use super::disk_usage::DiskSpace;
-use super::failures::{DiskAccess, FailurePhase, Failures};
-use super::fetch::{Fetch, FetchPart};
+use super::failures::{DiskAccess, FailureConsequence, FailurePhase, Failures};
+use super::fetch::Fetch;
 use super::hub_clock::{HubClock, Stamp, StoreClock};
 use super::ipc::{GenerationSize, StoreResponse};
 use super::memtable::MessageKey;
@@ -38,8 +37,8 @@ use super::read_queue::{ReadOutcome, ReadQueue};
 use super::recovery::{Recovery, unexpected};
 use super::scheduler::{ChildTask, Scheduler};
 use super::seq_file::SeqFileOwner;
+use super::task_selection::{SelectedTask, TaskSelection};
 use super::wal_checkpoint::WalCheckpoints;
-use super::write_budget::BudgetLevel;
 use super::write_queue::WritePace;
 use super::{StoreContext, StoreOptions, StoreState};
 use crate::edge::clock;
@@ -58,7 +57,7 @@ pub(super) struct Backend {
     /// Until all that is on the disk was read.
     recovery: Option<Box<Recovery>>,
     compactor: Compactor,
-    checkpoints: WalCheckpoints,
+    wal_checkpoints: WalCheckpoints,
     failures: Failures,
     clock: StoreClock,
     /// The daemon stops, and something is still to be written.
@@ -76,7 +75,7 @@ impl Backend {
             space: DiskSpace::new(&options, now.moment),
             recovery: Some(Box::default()),
             compactor: Compactor::default(),
-            checkpoints: WalCheckpoints::default(),
+            wal_checkpoints: WalCheckpoints::default(),
             failures: Failures::new(),
             clock: StoreClock::new(now),
             is_finishing: false,
@@ -102,11 +101,7 @@ impl Backend {
     /// Reads messages: the answers that are known now.
     pub(super) fn fetch(&mut self, fetch: Fetch) -> Vec<Input> {
         let is_unreadable = self.failures.is_unreadable();
-        let answers = self.messages.plan(fetch).into_iter().filter_map(|part| match part {
-            FetchPart::Page(page) => Some(page),
-            FetchPart::Read(read) => self.reads.push(read, is_unreadable),
-        });
-        answers.collect()
+        self.reads.answer(self.messages.plan(fetch), is_unreadable)
     }
 
     /// Drops messages, both ends included.
@@ -176,7 +171,7 @@ impl Backend {
             false => self.failures.retry_at().or_else(|| self.messages.commit_due(&self.pace(now))),
         };
         let idle = self.children.is_running().then(|| self.scheduler.idle_at());
-        [wish, idle, self.checkpoint_due(now), reap].into_iter().flatten().min()
+        [wish, idle, self.wal_checkpoint_due(now), reap].into_iter().flatten().min()
     }
 
     fn pace(&self, now: Moment) -> WritePace {
@@ -184,16 +179,15 @@ impl Backend {
     }
 
     /// When a write-ahead log is to be copied, if nothing else is to be done.
-    fn checkpoint_due(&self, now: Moment) -> Option<Moment> {
+    fn wal_checkpoint_due(&self, now: Moment) -> Option<Moment> {
         let is_quiet = self.children.is_running()
             && self.messages.is_quiet()
             && !self.failures.is_failing()
             && self.recovery.is_none()
             && self.compactor.is_idle()
-            && !self.is_finishing
-            && self.space.budget().level(now) == BudgetLevel::Ample;
+            && !self.is_finishing;
         let (busy_at, index) = (self.scheduler.busy_at(), self.messages.index());
-        is_quiet.then(|| self.checkpoints.due(now, busy_at, index, &self.space)).flatten()
+        is_quiet.then(|| self.wal_checkpoints.due(now, busy_at, index, &self.space)).flatten()
     }
 }
 
@@ -238,103 +232,55 @@ impl Backend {
         }
         self.scheduler.begin(task, now);
         if let Err(error) = sent {
-            let why = self.children.last_failure();
-            let why = why.unwrap_or_else(|| format!("the process that owns the disk is gone: {error}"));
+            let why = self.children.why_gone(&error);
             self.fail(why, context);
         }
     }
 
-    /// The task that is due: the recovery before all else, then commits and reads in turn,
-    /// then what may be done while nothing is urgent.
+    /// The task that is due; where none is, a write-ahead log may be copied.
     fn next_task(&mut self, context: &mut StoreContext<'_>) -> Option<ChildTask> {
         let now = context.now.moment;
-        let may_try = self.failures.retry_at().is_none_or(|again| again <= now);
-        if let Some(recovery) = &self.recovery {
-            // The first response of the process reports what there is.
-            return may_try.then(|| recovery.next().map_or(ChildTask::Start, ChildTask::Load));
-        }
-        let is_running = self.children.is_running();
-        let due = self.messages.commit_due(&self.pace(now));
-        let is_due = due.is_some_and(|due| due <= now) || self.failures.is_failing();
-        if !is_running && !self.reads.is_empty() {
-            return Some(ChildTask::Start);
-        }
-        let reads_first = self.scheduler.is_turn_of_reads() || !(is_due && may_try);
-        let active = self.space.active_generation();
-        if reads_first && let Some(read) = self.reads.next(now, active, &self.messages, context.inputs) {
-            return Some(ChildTask::Read(read));
-        }
-        if !may_try {
-            return None;
-        }
-        if !is_due {
-            return self.next_compaction(context).or_else(|| self.next_checkpoint(now));
-        }
-        if !self.space.fits_commit(self.messages.index()) {
-            // Making room comes first; where there is none to be made, nothing more is written.
-            let task = self.next_compaction(context);
-            if task.is_none() {
+        let selection = TaskSelection {
+            pace: self.pace(now),
+            scheduler: &self.scheduler,
+            children: &self.children,
+            failures: &self.failures,
+            recovery: self.recovery.as_deref(),
+            messages: &mut self.messages,
+            reads: &mut self.reads,
+            space: &mut self.space,
+            compactor: &mut self.compactor,
+            is_finishing: &mut self.is_finishing,
+        };
+        match selection.select(context) {
+            SelectedTask::Due(task) => Some(task),
+            SelectedTask::Idle => self.next_wal_checkpoint(now),
+            SelectedTask::None => None,
+            SelectedTask::NoRoom => {
                 let why = format!("the store has reached {} bytes, its limit", self.options.bytes);
                 self.fail_with(DiskAccess::ReadOnly, why, context);
+                None
             }
-            return task;
-        }
-        if is_running { self.next_commit(context) } else { Some(ChildTask::Start) }
-    }
-
-    /// What there is to commit; none if there is nothing.
-    fn next_commit(&mut self, context: &StoreContext<'_>) -> Option<ChildTask> {
-        let pace = self.pace(context.now.moment);
-        // What is kept for making room is not used up by what comes.
-        let fits = self.space.fits_commit(self.messages.index());
-        let limits = fits.then(|| CommitLimits::new(self.space.generation_bytes(), &self.failures));
-        let moved = self.compactor.take_moved(self.messages.index());
-        let content = self.messages.take_for_commit(limits, moved, &pace);
-        if content.is_empty() && !self.failures.is_failing() {
-            self.is_finishing &= !fits;
-            self.messages.nothing_to_commit();
-            return None;
-        }
-        let generation = self.space.generation_for_commit();
-        let commit = self.messages.begin_commit(content, generation, context.hub);
-        Some(ChildTask::Commit(Box::new(commit)))
-    }
-
-    /// Goes on with the compaction, or begins one where that is worth it.
-    fn next_compaction(&mut self, context: &StoreContext<'_>) -> Option<ChildTask> {
-        match self.compactor.next(self.messages.index(), &mut self.space)? {
-            CompactionStep::Drop(generation) => Some(ChildTask::Drop(generation)),
-            CompactionStep::Read => Some(ChildTask::Compact),
-            CompactionStep::Write if self.children.is_running() => self.next_commit(context),
-            CompactionStep::Write => Some(ChildTask::Start),
         }
     }
 
-    fn next_checkpoint(&mut self, now: Moment) -> Option<ChildTask> {
-        let is_due = self.checkpoint_due(now).is_some_and(|due| due <= now);
-        let generation = is_due.then(|| self.checkpoints.begin(self.messages.index(), &self.space));
-        generation.flatten().map(ChildTask::Checkpoint)
+    fn next_wal_checkpoint(&mut self, now: Moment) -> Option<ChildTask> {
+        let is_due = self.wal_checkpoint_due(now).is_some_and(|due| due <= now);
+        let generation = is_due.then(|| self.wal_checkpoints.begin(self.messages.index(), &self.space));
+        generation.flatten().map(ChildTask::WalCheckpoint)
     }
 
     fn start_process(&mut self, context: &mut StoreContext<'_>) {
         let now = context.now.moment;
         self.space.process_starts();
         self.reads.note_process_start();
-        self.checkpoints.end();
+        self.wal_checkpoints.end();
         self.scheduler.note_start(now);
-        if let Some(why) = self.children.refusal(&self.options.directory) {
-            if self.failures.is_news(&why) {
-                log::error!("{why}; no other is started until one of them has ended");
-            }
-            return self.fail(why, context);
+        if let Err(error) = self.children.start(&self.options, context.epoll) {
+            self.failures.log_refused_start(&error);
+            return self.fail(error.to_string(), context);
         }
-        match self.children.start(&self.options.program, &self.options.directory, context.epoll) {
-            Ok(()) => self.scheduler.await_start(now),
-            Err(error) => {
-                let why = format!("cannot start {}: {error}", self.options.program.display());
-                self.fail(why, context);
-            }
-        }
+        self.scheduler.await_start(now);
     }
 
     fn send(&mut self, task: &ChildTask, context: &StoreContext<'_>) -> io::Result<()> {
@@ -382,9 +328,7 @@ impl Backend {
             (StoreResponse::Ready { generations, room, notes }, Some(ChildTask::Start)) => {
                 self.scheduler.take();
                 self.space.process_reported_first(room);
-                for note in notes {
-                    log::warn!("{note}");
-                }
+                notes.iter().for_each(|note| log::warn!("{note}"));
                 self.end_start(&generations, context);
             }
             (StoreResponse::Record { log, seq, body: Some(body), .. }, Some(ChildTask::Read(_))) => {
@@ -403,8 +347,7 @@ impl Backend {
             (StoreResponse::Read { .. }, Some(ChildTask::Compact)) => {
                 self.scheduler.take();
                 self.failures.read_succeeded();
-                let lost = self.compactor.end_run(self.messages.index());
-                self.messages.lose(lost);
+                self.messages.lose(self.compactor.end_run(self.messages.index()));
             }
             (StoreResponse::Committed { room }, Some(ChildTask::Commit(_))) => {
                 self.space.committed(now, room);
@@ -416,14 +359,14 @@ impl Backend {
                 self.space.changed(now, None, room);
                 context.report(self.space.capacity_change(&self.messages));
             }
-            (StoreResponse::Checkpointed { room, is_done }, Some(ChildTask::Checkpoint(generation))) => {
+            (StoreResponse::Checkpointed { room, is_done }, Some(ChildTask::WalCheckpoint(generation))) => {
                 let generation = *generation;
                 self.scheduler.take();
                 self.messages.measured(generation, &room);
                 self.space.changed(now, Some(generation), room);
                 context.report(self.space.capacity_change(&self.messages));
                 if is_done {
-                    self.checkpoints.end();
+                    self.wal_checkpoints.end();
                     // The engine keeps memory, and threads.
                     self.children.end_after_response();
                 }
@@ -472,8 +415,7 @@ impl Backend {
     fn end_recovery(&mut self, context: &mut StoreContext<'_>) {
         let Some(recovery) = self.recovery.take() else { return };
         let spent = self.messages.recover(*recovery, &mut self.clock, context);
-        self.space.spent_before(context.now.moment, spent);
-        self.space.recovered(self.messages.index());
+        self.space.recovered(context.now.moment, spent, self.messages.index());
         context.report(self.space.capacity_change(&self.messages));
     }
 
@@ -510,24 +452,21 @@ impl Backend {
     /// The task under way has failed, or a process could not be started.
     fn fail(&mut self, why: String, context: &mut StoreContext<'_>) {
         let now = context.now.moment;
-        if matches!(self.scheduler.task(), Some(ChildTask::Checkpoint(_))) {
-            log::warn!("{why}; what is kept stays in its write-ahead log");
-            self.kill_process(now);
-            self.scheduler.take();
-            return self.checkpoints.fail(now);
+        let is_for_reads = self.recovery.is_none() && !self.reads.is_empty();
+        match self.failures.consequence(self.scheduler.task(), is_for_reads) {
+            FailureConsequence::NoCheckpoint => {
+                log::warn!("{why}; what is kept stays in its write-ahead log");
+                self.kill_process(now);
+                self.scheduler.take();
+                self.wal_checkpoints.fail(now);
+            }
+            FailureConsequence::ReadAgain => {
+                log::warn!("{why}; reading it again");
+                self.kill_process(now);
+                self.undo_task(now);
+            }
+            FailureConsequence::Degraded(access) => self.fail_with(access, why, context),
         }
-        // What failed was only reading, or to begin with it: another process may do better.
-        let is_reading = self.scheduler.task().is_some_and(|task| match task {
-            ChildTask::Start => self.recovery.is_none() && !self.reads.is_empty(),
-            task => task.is_reading(),
-        });
-        if is_reading && self.failures.retry_read() {
-            log::warn!("{why}; reading it again");
-            self.kill_process(now);
-            return self.undo_task(now);
-        }
-        let is_writing = self.scheduler.task().is_some_and(ChildTask::is_writing);
-        self.fail_with(if is_writing { DiskAccess::ReadOnly } else { DiskAccess::None }, why, context);
     }
 
     fn fail_with(&mut self, access: DiskAccess, why: String, context: &mut StoreContext<'_>) {

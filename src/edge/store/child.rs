@@ -5,19 +5,21 @@
 //! sled's threads never end once it was opened, it keeps memory after a scan, and a
 //! panic on one of its threads ends a process; so the process is not ours.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use serde::{Deserialize, Serialize};
 
+use super::StoreOptions;
 use super::ipc::{StoreRequest, StoreResponse};
 use crate::edge::clock;
 use crate::edge::net::epoll::{Epoll, Interest, Ready};
@@ -202,6 +204,39 @@ impl StoreProcess {
     }
 }
 
+/// Why no process was started.
+#[derive(Debug)]
+pub(super) enum StartError {
+    /// So many were killed and are not gone.
+    Hung {
+        directory: PathBuf,
+        hung: usize,
+    },
+    Failed {
+        program: PathBuf,
+        error: io::Error,
+    },
+}
+
+impl StartError {
+    /// Whether no attempt was made.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Hung { .. })
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hung { directory, hung } => {
+                let directory = directory.display();
+                write!(f, "the disk of {directory} hangs: {hung} processes were killed and do not end")
+            }
+            Self::Failed { program, error } => write!(f, "cannot start {}: {error}", program.display()),
+        }
+    }
+}
+
 /// The process that runs, if one does, and those that are on their way out.
 #[derive(Default)]
 pub(super) struct Children {
@@ -221,15 +256,16 @@ impl Children {
         (!self.ended.is_empty()).then(|| now + REAP_AGAIN)
     }
 
-    /// Starts one on a directory.
-    pub(super) fn start(
-        &mut self,
-        program: &Path,
-        directory: &Path,
-        epoll: Option<&Epoll>,
-    ) -> io::Result<()> {
+    /// Starts one, unless too many hang.
+    pub(super) fn start(&mut self, options: &StoreOptions, epoll: Option<&Epoll>) -> Result<(), StartError> {
         debug_assert!(self.process.is_none(), "a process runs already");
-        self.process = Some(StoreProcess::start(program, directory, epoll)?);
+        let (hung, directory) = (self.hung(), &options.directory);
+        if hung >= MOST_HUNG {
+            return Err(StartError::Hung { directory: directory.clone(), hung });
+        }
+        let started = StoreProcess::start(&options.program, directory, epoll);
+        let failed = |error| StartError::Failed { program: options.program.clone(), error };
+        self.process = Some(started.map_err(failed)?);
         Ok(())
     }
 
@@ -278,8 +314,12 @@ impl Children {
         written
     }
 
-    /// Why the process has ended, if it has given a reason.
-    pub(super) fn last_failure(&mut self) -> Option<String> {
+    /// Why nothing can be sent to the process: its own reason, if it has given one.
+    pub(super) fn why_gone(&mut self, error: &io::Error) -> String {
+        self.last_failure().unwrap_or_else(|| format!("the process that owns the disk is gone: {error}"))
+    }
+
+    fn last_failure(&mut self) -> Option<String> {
         let mut last = None;
         let process = self.process.as_mut()?;
         // It ends in an error, for the other end of the socket is closed.
@@ -302,13 +342,6 @@ impl Children {
 
     fn hung(&self) -> usize {
         self.ended.iter().filter(|ended| ended.is_overdue()).count()
-    }
-
-    /// Why no other is started on a directory, where too many hang.
-    pub(super) fn refusal(&self, directory: &Path) -> Option<String> {
-        let (hung, directory) = (self.hung(), directory.display());
-        (hung >= MOST_HUNG)
-            .then(|| format!("the disk of {directory} hangs: {hung} processes were killed and do not end"))
     }
 
     /// Waits until there is something to read, or room to write, or the time is

@@ -115,8 +115,9 @@ impl DiskSpace {
         }
     }
 
-    /// All that is on the disk is known.
-    pub(super) fn recovered(&mut self, index: &Index) {
+    /// All that is on the disk is known, and what of the write budget was spent before.
+    pub(super) fn recovered(&mut self, now: Moment, spent: u64, index: &Index) {
+        self.spent_before(now, spent);
         self.report.newest = index.generation(self.active_generation).map_or(0, |usage| usage.bytes());
     }
 

@@ -77,7 +77,7 @@ pub(super) struct RecordHead<I = Option<MessageIdInScope>> {
     since: u64,
     /// What it counts against limits.
     size: u32,
-    /// Somebody other than its publisher has it.
+    /// A subscriber other than its publisher has it.
     delivered: bool,
     /// Its publisher was promised that it is on the disk.
     durable: bool,

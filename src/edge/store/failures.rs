@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::child::StartError;
+use super::scheduler::ChildTask;
 use crate::protocol::Moment;
 
 /// The longest pause between two attempts on a disk that fails.
@@ -42,6 +44,16 @@ pub(super) struct FailurePhase {
     pub(super) is_recovering: bool,
     /// The daemon stops.
     pub(super) is_finishing: bool,
+}
+
+/// What follows from the failure of a task.
+pub(super) enum FailureConsequence {
+    /// A write-ahead log stays as it is.
+    NoCheckpoint,
+    /// Another process reads it again, and may do better.
+    ReadAgain,
+    /// The disk can be used so far only.
+    Degraded(DiskAccess),
 }
 
 /// Why the disk cannot be used.
@@ -104,9 +116,12 @@ impl Failures {
         }
     }
 
-    /// Whether this is another reason than the one that the hub knows of.
-    pub(super) fn is_news(&self, why: &str) -> bool {
-        self.is_reported() && self.why() != Some(why)
+    /// Logs that no process is started where too many hang, if the hub knows of another reason.
+    pub(super) fn log_refused_start(&self, error: &StartError) {
+        let is_news = || self.is_reported() && self.why() != Some(&error.to_string());
+        if error.is_refusal() && is_news() {
+            log::error!("{error}; no other is started until one of them has ended");
+        }
     }
 
     /// The disk cannot be used, for now. Whether the hub has to be notified: in the recovery
@@ -157,8 +172,23 @@ impl Failures {
         self.attempts = ATTEMPTS;
     }
 
-    /// A page could not be read. Whether another process tries it again, which may do better.
-    pub(super) fn retry_read(&mut self) -> bool {
+    /// A task has failed, or a process could not be started for it. `is_for_reads` is whether a
+    /// process is started in order to read.
+    pub(super) fn consequence(&mut self, task: Option<&ChildTask>, is_for_reads: bool) -> FailureConsequence {
+        let is_reading = match task {
+            Some(ChildTask::WalCheckpoint(_)) => return FailureConsequence::NoCheckpoint,
+            Some(ChildTask::Start) => is_for_reads,
+            task => task.is_some_and(ChildTask::is_reading),
+        };
+        if is_reading && self.retry_read() {
+            return FailureConsequence::ReadAgain;
+        }
+        let is_writing = task.is_some_and(ChildTask::is_writing);
+        FailureConsequence::Degraded(if is_writing { DiskAccess::ReadOnly } else { DiskAccess::None })
+    }
+
+    /// A page could not be read. Whether it is tried again.
+    fn retry_read(&mut self) -> bool {
         let may_retry = self.reads < READINGS - 1;
         if may_retry {
             self.reads += 1;

@@ -5,7 +5,7 @@
 //!
 //! A message must never expire early because a clock was set. A board without a
 //! battery starts in 1970, or at the time of its last shutdown, and jumps when the
-//! network tells it better. So the hub clock follows the monotonic one; time while
+//! network provides a better time. So the hub clock follows the monotonic one; time while
 //! the machine was off counts only where both ends of it were read from a clock that
 //! is kept right. Elsewhere messages live longer by that time, which does no harm.
 

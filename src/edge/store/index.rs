@@ -314,7 +314,7 @@ impl Index {
     }
 
     /// The mark of a log for the commit that is being made, and whether it has to be
-    /// written. `standing` is its cursor and last position, where the hub has it;
+    /// written. `position` is its cursor and last position, where the hub has it;
     /// `written` the first position among what is written with it.
     ///
     /// Where nothing of a log was dropped yet its messages replace a mark:
@@ -322,13 +322,13 @@ impl Index {
     pub(super) fn mark(
         &mut self,
         key: &LogKey,
-        standing: Option<(u64, u64)>,
+        position: Option<(u64, u64)>,
         written: Option<u64>,
         is_stale: bool,
     ) -> Option<(LogMark, bool)> {
         let incarnation = self.incarnation_for_commit(key);
         let log = self.logs.get_mut(key)?;
-        let (cursor, last) = standing.unwrap_or((log.state.cursor, log.state.last));
+        let (cursor, last) = position.unwrap_or((log.state.cursor, log.state.last));
         let is_needed = is_stale || log.has_mark() || cursor > 0;
         if is_needed {
             // Positions begin at 1: where the hub does not know the log there is a mark all

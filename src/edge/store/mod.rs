@@ -5,7 +5,6 @@
 
 mod arena;
 mod backend;
-pub mod checkpoint;
 mod child;
 mod commit;
 mod compaction;
@@ -13,6 +12,7 @@ mod disk_usage;
 mod encoding;
 mod failures;
 mod fetch;
+pub mod hub_checkpoint;
 mod hub_clock;
 mod index;
 pub mod ipc;
@@ -26,6 +26,7 @@ pub mod seq_file;
 pub mod server;
 mod snapshot;
 mod snapshot_codec;
+mod task_selection;
 mod wal_checkpoint;
 pub mod write_budget;
 mod write_queue;

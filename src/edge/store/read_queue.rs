@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::encoding;
-use super::fetch::{Fetch, page_of};
+use super::fetch::{Fetch, FetchPart, page_of};
 use super::index::{Index, IndexEntry};
 use super::ipc::StoreRequest;
 use super::memtable::Memtable;
@@ -178,9 +178,19 @@ impl ReadQueue {
         self.pending.is_empty()
     }
 
+    /// The answers that are known now, out of the parts of a request; the pages among them that
+    /// are on the disk are to be read.
+    pub(super) fn answer(&mut self, parts: Vec<FetchPart>, is_unreadable: bool) -> Vec<Input> {
+        let answers = parts.into_iter().filter_map(|part| match part {
+            FetchPart::Page(page) => Some(page),
+            FetchPart::Read(read) => self.push(read, is_unreadable),
+        });
+        answers.collect()
+    }
+
     /// Takes a page to be read. What cannot be read is not waited for: then the answer comes
     /// at once.
-    pub(super) fn push(&mut self, read: PendingRead, is_unreadable: bool) -> Option<Input> {
+    fn push(&mut self, read: PendingRead, is_unreadable: bool) -> Option<Input> {
         let is_too_much = read.fetch.is_for_notice() && self.pending.len() >= MOST_WAITING;
         if is_unreadable || is_too_much {
             return Some(read.fetch.failed());

@@ -2,7 +2,7 @@
 //!
 //! One request is under way at a time. What is to be written meanwhile goes into the
 //! next commit, so that a sync is shared by all that wait for one. Which request comes next
-//! is chosen in `Backend::next_task`.
+//! is chosen by `TaskSelection`.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ pub(super) enum ChildTask {
     /// A run of survivors is read, to be written again.
     Compact,
     /// A part of a write-ahead log is copied into its database.
-    Checkpoint(u32),
+    WalCheckpoint(u32),
 }
 
 impl ChildTask {
@@ -52,7 +52,7 @@ impl ChildTask {
     /// The generation that the process opens for it.
     pub(super) fn generation(&self, compactor: &Compactor) -> Option<u32> {
         match self {
-            Self::Load(generation) | Self::Checkpoint(generation) => Some(*generation),
+            Self::Load(generation) | Self::WalCheckpoint(generation) => Some(*generation),
             Self::Read(read) => Some(read.generation()),
             Self::Compact => compactor.generation(),
             Self::Start | Self::Commit(_) | Self::Drop(_) => None,
@@ -64,7 +64,7 @@ impl ChildTask {
         match self {
             Self::Load(generation) => Some(StoreRequest::Load { generation: *generation }),
             Self::Drop(generation) => Some(StoreRequest::Drop { generation: *generation }),
-            Self::Checkpoint(generation) => {
+            Self::WalCheckpoint(generation) => {
                 Some(StoreRequest::Checkpoint { generation: *generation, bytes: COPIED })
             }
             Self::Read(read) => Some(read.request()),
@@ -75,7 +75,7 @@ impl ChildTask {
 
     /// How long it may take.
     fn patience(&self) -> Duration {
-        if matches!(self, Self::Load(_) | Self::Checkpoint(_)) { LOADING } else { PATIENCE }
+        if matches!(self, Self::Load(_) | Self::WalCheckpoint(_)) { LOADING } else { PATIENCE }
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! When the process dies and the machine does not, what is on the disk is all but
 //! the last second of such a log. With this file the numbers go on where they were,
-//! and it can be told exactly what that second held.
+//! and what that second held is known exactly.
 
 use std::collections::HashMap;
 use std::fs;
@@ -31,7 +31,7 @@ const HEAD: usize = 4 + 8 + 8 + 1;
 
 /// More logs than this are not followed at a time; after a crash their numbers begin
 /// anew.
-const MOST: usize = 4096;
+const MAX_LOGS: usize = 4096;
 
 /// How far a log has come.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -168,13 +168,13 @@ impl SeqFile {
         if let Some(place) = self.slots.get(log) {
             return Ok(Some(*place));
         }
-        if self.slots.len() >= MOST {
+        if self.slots.len() >= MAX_LOGS {
             if self.without_slot == 0 {
                 self.free_slots(is_known)?;
             }
             // Looking costs as much as there are slots: not for each log that has none.
-            self.without_slot = (self.without_slot + 1) % MOST;
-            if self.slots.len() >= MOST {
+            self.without_slot = (self.without_slot + 1) % MAX_LOGS;
+            if self.slots.len() >= MAX_LOGS {
                 return Ok(None);
             }
             self.without_slot = 0;

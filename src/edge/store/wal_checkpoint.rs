@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::disk_usage::DiskSpace;
 use super::index::Index;
+use super::write_budget::BudgetLevel;
 use crate::protocol::Moment;
 
 /// How long nothing is requested of the disk before that. A client reads what it missed
@@ -50,6 +51,9 @@ impl WalCheckpoints {
         index: &Index,
         space: &DiskSpace,
     ) -> Option<Moment> {
+        if space.budget().level(now) != BudgetLevel::Ample {
+            return None;
+        }
         self.candidate(index, space)?;
         Some(if self.under_way.is_some() { now } else { self.not_before.max(busy_at + QUIET) })
     }

@@ -15,8 +15,8 @@ impl ListenFds {
     /// names the process that it is for. To be asked once, before anything else is opened.
     ///
     /// # Errors
-    /// The variables contradict each other, or name what is not open; nothing can be
-    /// told apart then.
+    /// The variables contradict each other, or name what is not open; the sockets
+    /// cannot be distinguished then.
     pub fn of_process() -> io::Result<Self> {
         let mut passed = Vec::new();
         // The crate takes names that are left for another process for a mistake.
@@ -24,7 +24,7 @@ impl ListenFds {
             return Ok(Self(passed));
         }
         for (number, name) in sd_notify::listen_fds_with_names()? {
-            // One that was taken before belongs to somebody else already.
+            // One that was taken before has another owner in this process already.
             passed.extend(inherited_fd::take(number).map(|descriptor| (name, descriptor)));
         }
         Ok(Self(passed))

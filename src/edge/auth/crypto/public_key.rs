@@ -3,8 +3,8 @@
 //! They come as PEM (RFC 7468), certificates included, or as the numbers of a JWK; weak ones
 //! are refused. A private key is refused too: on this machine it would not be private.
 //!
-//! Of a certificate the key alone counts. Its dates, names and signature tell how far to trust
-//! its sender, and nobody sent it: an administrator put it in its place.
+//! Of a certificate the key alone counts. Its dates, names and signature show how far to trust
+//! its sender, and it has none: an administrator put it in its place.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

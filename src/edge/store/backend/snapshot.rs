@@ -88,7 +88,7 @@ impl BackendSnapshot {
             space,
             recovery: (!self.is_recovered).then(Box::default),
             compactor: Compactor::default(),
-            checkpoints: WalCheckpoints::default(),
+            wal_checkpoints: WalCheckpoints::default(),
             failures: Failures::resume(self.failures),
             clock: StoreClock::resume(self.hub_clock, now).ok_or(ImportError::Boot)?,
             is_finishing: false,

@@ -98,7 +98,7 @@ impl StoreDirectory {
         self.beside(generation, DROPPED)
     }
 
-    /// A name under which nobody opens a generation, or deletes it, and which is
+    /// A name under which no process opens a generation, or deletes it, and which is
     /// not taken.
     pub(super) fn path_aside(&self, generation: u32) -> StoreResult<PathBuf> {
         let mut names = (1_u32..).map(|n| self.beside(generation, &format!("damaged-{n}")));
@@ -132,8 +132,8 @@ impl StoreDirectory {
     }
 
     /// Sets a generation aside, and puts what was made of it in its place. These are
-    /// several steps: once the first is done, whoever takes the directory next does the
-    /// rest.
+    /// several steps: once the first is done, the next process that takes the directory does
+    /// the rest.
     pub(super) fn replace(&self, generation: u32) -> StoreResult<PathBuf> {
         let (made, replacement) = (self.path_unfinished(generation), self.beside(generation, REPLACEMENT));
         fs::rename(&made, &replacement).map_err(StoreError::file(&made))?;

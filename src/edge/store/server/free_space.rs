@@ -27,7 +27,7 @@ const BALLAST: u64 = MIB;
 pub(super) struct FreeSpace {
     directory: PathBuf,
     ballast: PathBuf,
-    /// What that takes, once it was measured. Nobody else removes it.
+    /// What that takes, once it was measured. No other process removes it.
     ballast_taken: Cell<Option<u64>>,
 }
 

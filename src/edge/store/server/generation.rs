@@ -1,5 +1,5 @@
 //! One generation: a directory with a write-ahead log, and the database into which that is
-//! copied while nobody wants anything.
+//! copied while no request waits.
 //!
 //! A commit goes to the log, and a message is in one of both. Most messages are delivered
 //! soon: those never go to the database, for by the time of a checkpoint their generation is
@@ -24,8 +24,8 @@ pub(super) struct Generation {
     layout: Layout,
     wal: Option<Wal>,
     database: Option<Database>,
-    /// How much of the log a checkpoint has copied that has not ended.
-    checkpoint: Option<u64>,
+    /// How much of the log an unfinished WAL checkpoint has copied.
+    wal_copied: Option<u64>,
     /// What all but the log takes on the disk, once that was measured.
     rest: Option<u64>,
 }
@@ -61,7 +61,7 @@ pub(super) enum Access {
     Read,
     ReadAll,
     Commit,
-    Checkpoint,
+    WalCheckpoint,
 }
 
 impl Generation {
@@ -76,7 +76,7 @@ impl Generation {
             )));
         }
         let directory = directory.to_owned();
-        Ok(Self { directory, layout, wal, database: None, checkpoint: None, rest: None })
+        Ok(Self { directory, layout, wal, database: None, wal_copied: None, rest: None })
     }
 
     /// Whether all is open that this takes.
@@ -86,7 +86,7 @@ impl Generation {
             Access::Read | Access::ReadAll => {
                 self.database.is_some() || self.layout.database(&self.directory).is_none()
             }
-            Access::Checkpoint => self.database.as_ref().is_some_and(|database| !database.is_copy()),
+            Access::WalCheckpoint => self.database.as_ref().is_some_and(|database| !database.is_copy()),
         }
     }
 
@@ -105,7 +105,7 @@ impl Generation {
                 Some(Database::open_to_read(&place, store, bytes)?)
             }
             (Some(place), _) => Some(Database::open(&place)?),
-            (None, Access::Checkpoint) => {
+            (None, Access::WalCheckpoint) => {
                 Some(Database::open(&generation_files::begin_database(&self.directory)?)?)
             }
             (None, _) => None,
@@ -141,13 +141,13 @@ impl Generation {
 
     /// Copies so much of the log into the database. Whether that was all: then
     /// there is no log any more.
-    pub(super) fn checkpoint(&mut self, bytes: u64) -> StoreResult<bool> {
+    pub(super) fn checkpoint_wal(&mut self, bytes: u64) -> StoreResult<bool> {
         let (Some(wal), Some(database)) = (&self.wal, &mut self.database) else { return Ok(true) };
         if wal.damaged() > 0 {
             return Ok(true);
         }
         let mut left = bytes;
-        let reached = wal.each(self.checkpoint.unwrap_or_default(), |record| {
+        let reached = wal.each(self.wal_copied.unwrap_or_default(), |record| {
             let copied = match record {
                 WalRecord::Message(message) => {
                     database.put(message)?;
@@ -166,12 +166,12 @@ impl Generation {
             left = left.saturating_sub(copied as u64);
             Ok(if left == 0 { ReadDemand::Enough } else { ReadDemand::More })
         })?;
-        (self.checkpoint, self.rest) = (Some(reached), None);
+        (self.wal_copied, self.rest) = (Some(reached), None);
         if reached < wal.end() {
             return Ok(false);
         }
         database.sync()?;
-        self.checkpoint = None;
+        self.wal_copied = None;
         if self.layout.database(&self.directory).is_none() {
             generation_files::finish_database(&self.directory)?;
             self.layout = Layout::WithWal { has_database: true };

@@ -258,8 +258,8 @@ fn spell_format(format: u32) -> String {
     format!("{text} {sum:08x}\n")
 }
 
-/// The format of a generation, if there is one that can be read; none is told of
-/// one that was being made.
+/// The format of a generation, if there is one that can be read; one that
+/// was being made has none.
 fn read_format(directory: &Path) -> StoreResult<Option<u32>> {
     let path = directory.join(FORMAT);
     let text = read_if_there(&path)?;

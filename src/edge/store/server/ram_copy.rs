@@ -22,14 +22,14 @@ const TMPFS: u64 = 0x0102_1994;
 /// Where there is one as a rule, beside the directory that systemd makes.
 const SHARED: &str = "/dev/shm";
 
-/// The directory with the copy. It is removed with this, and by whoever makes the
-/// next copy of one of the same store.
+/// The directory with the copy. It is removed with this, and by the process that makes
+/// the next copy of a database of the same store.
 #[derive(Debug)]
 pub(super) struct RamCopy(PathBuf);
 
 impl RamCopy {
     /// Copies a database out of a store, in a generation that takes so many bytes. None
-    /// where there is no room, or no such place, or it cannot be read: opening it tells why.
+    /// where there is no room, or no such place, or it cannot be read: opening it shows why.
     pub(super) fn of(place: &Path, store: &Path, bytes: u64) -> Option<Self> {
         let directory = env::var_os("RUNTIME_DIRECTORY").map(PathBuf::from);
         let directory = directory.into_iter().chain([PathBuf::from(SHARED)]).find(|directory| {
@@ -38,7 +38,7 @@ impl RamCopy {
         })?;
         let store = record::checksum(&[store.as_os_str().as_encoded_bytes()]);
         let mirror = directory.join(format!("wshubd-{store:08x}"));
-        // Where many may write, nobody's but ours is removed or used.
+        // Where many users may write, none but ours is removed or used.
         let _ = fs::remove_dir_all(&mirror);
         DirBuilder::new().mode(0o700).create(&mirror).ok()?;
         let mirror = Self(mirror);

@@ -63,8 +63,8 @@ struct RepairNote {
 /// What a panic is noted for: a panic ends the process, and its last word is this.
 static UNDER_WAY: Mutex<Option<(PathBuf, RepairNote)>> = Mutex::new(None);
 
-/// The place of the last note that was looked for, and was not there. Nobody else writes
-/// it while this process has the store.
+/// The place of the last note that was looked for, and was not there. No other process
+/// writes it while this one has the store.
 static NOTHING_NOTED: Mutex<Option<PathBuf>> = Mutex::new(None);
 
 /// How much of a generation was read and is as it was written.
@@ -155,7 +155,7 @@ fn replace_by_readable(
     let (path, step) = (directory.beside(generation, TROUBLE), note.step);
     let (place, name) = (directory.place(generation), directory.place(generation).display().to_string());
     note.unread = 0;
-    // Noted before it begins: a bad disk may take longer than anybody waits.
+    // Noted before it begins: a bad disk may take longer than the daemon waits.
     note.step += 1;
     note.write(&path)?;
     if note.step > 2 || !copy_fits(directory, space, generation) {
@@ -267,7 +267,7 @@ impl RepairNote {
         Self { boot: boot(), ..Self::default() }
     }
 
-    /// Not synced: it tells one process of another, and a power cut is no damage.
+    /// Not synced: it is for the next process on this machine, and a power cut is no damage.
     fn write(&self, path: &Path) -> StoreResult {
         if let Ok(mut clean) = NOTHING_NOTED.lock() {
             clean.take_if(|clean| clean == path);
@@ -303,7 +303,7 @@ fn remove(path: &Path) -> StoreResult {
     atomic_file::remove_if_there(path).map_err(StoreError::file(path))
 }
 
-/// The run of the machine; all are one where the kernel does not tell.
+/// The run of the machine; all are one where the kernel does not show it.
 fn boot() -> String {
     static BOOT: OnceLock<String> = OnceLock::new();
     let read = || fs::read_to_string("/proc/sys/kernel/random/boot_id");

@@ -109,8 +109,8 @@ impl StorageServer {
                 // For where the kernel does not count.
                 self.written_to_logs += bytes;
                 let mut is_done = true;
-                self.use_generation(generation, Access::Checkpoint, |generation| {
-                    is_done = generation.checkpoint(bytes)?;
+                self.use_generation(generation, Access::WalCheckpoint, |generation| {
+                    is_done = generation.checkpoint_wal(bytes)?;
                     Ok(())
                 })?;
                 connection.send(&StoreResponse::Checkpointed { room: self.room(generation)?, is_done })
@@ -169,13 +169,13 @@ impl StorageServer {
         let bytes = self.sizes.get(&number).map_or(0, |taken| taken.bytes);
         let done = match slot {
             Some((_, open)) if open.is_ready_for(what) => {
-                if what != Access::Checkpoint {
+                if what != Access::WalCheckpoint {
                     repair::begin(&self.directory, number);
                 }
                 deed(open)
             }
             _ => open(&self.directory, &self.space, number, slot.take(), (what, bytes)).and_then(|opened| {
-                if what == Access::Checkpoint {
+                if what == Access::WalCheckpoint {
                     // What goes wrong with a copy is no damage of what is kept.
                     repair::end_successful(what.verified());
                 }
@@ -244,14 +244,14 @@ impl Access {
     /// How much of a generation is verified when that is done.
     fn verified(self) -> Verified {
         match self {
-            Self::Commit | Self::Checkpoint => Verified::Nothing,
+            Self::Commit | Self::WalCheckpoint => Verified::Nothing,
             Self::Read => Verified::Part,
             Self::ReadAll => Verified::All,
         }
     }
 
     fn is_writing(self) -> bool {
-        matches!(self, Self::Commit | Self::Checkpoint)
+        matches!(self, Self::Commit | Self::WalCheckpoint)
     }
 }
 

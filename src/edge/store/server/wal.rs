@@ -1,10 +1,10 @@
 //! The write-ahead log of a generation: what was committed to it and is not in its
 //! database yet.
 //!
-//! It is a file of records that only grows. A commit is its records and one that ends it: one write and one sync, which is the
-//! least that a disk can do for it. A power cut may leave a part of the last commit,
-//! with holes in it: nobody was answered, and what stands before the first hole is
-//! taken. A hole before the last commit is damage, and costs the records in it.
+//! It is a file of records that only grows. A commit is its records and one that ends it: one
+//! write and one sync, which is the least that a disk can do for it. A power cut may leave a part
+//! of the last commit, with holes in it: no publisher was answered, and what stands before the
+//! first hole is taken. A hole before the last commit is damage, and costs the records in it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,7 +27,7 @@ use crate::edge::store::ipc::{LogHeader, NewRecord, Tombstone};
 const NAME: &str = "wal-";
 
 /// Before each record: its length, and the checksum of the salt, the offset and the
-/// record. The salt is random, so that nobody can send a message in which a record
+/// record. The salt is random, so that no publisher can send a message in which a record
 /// stands that would be found where the one around it is damaged.
 const HEADER: usize = 4 + 4;
 
@@ -104,7 +104,7 @@ impl Wal {
         Ok(Some(wal))
     }
 
-    /// Makes one. Its name has to be synced by whoever writes to it first.
+    /// Makes one. The first write to it has to sync its name, too.
     pub(super) fn create(directory: &Path) -> StoreResult<Self> {
         let mut salt = [0; 8];
         getrandom(&mut salt, GetRandomFlags::empty()).map_err(StoreError::call(directory))?;
@@ -214,8 +214,8 @@ impl Wal {
         Ok(pages * PAGE)
     }
 
-    /// Leaves word of how much there is outside of it: that its end is missing could
-    /// not be told otherwise. Not synced: fewer than there are are no harm.
+    /// Writes how many records there are to a file beside it: a missing end could not be
+    /// noticed otherwise. Not synced: a number that is too low does no harm.
     pub(super) fn write_count(&self) -> StoreResult {
         if !self.has_grown {
             return Ok(());

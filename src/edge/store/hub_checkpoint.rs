@@ -1,4 +1,4 @@
-//! The checkpoint file: what a daemon that stops cleanly leaves beside its messages.
+//! Checkpoint of the hub: the file that a clean stop of the daemon leaves beside its messages.
 //!
 //! It is there whole or not at all, and counts once. Behind a heading is what the hub wrote.
 
@@ -16,7 +16,7 @@ const FORM: u32 = 1;
 
 /// The first line.
 #[derive(Serialize, Deserialize)]
-struct CheckpointHeading {
+struct HubCheckpointHeading {
     form: u32,
     stamp: Stamp,
     /// Of all that follows.
@@ -26,7 +26,7 @@ struct CheckpointHeading {
 
 /// What a daemon has left.
 #[derive(Debug)]
-pub struct CheckpointFile {
+pub struct HubCheckpoint {
     pub stamp: Stamp,
     pub hub: Vec<u8>,
 }
@@ -40,7 +40,8 @@ pub fn path(state: &Path) -> PathBuf {
 /// # Errors
 /// Those of the disk; then nothing is left.
 pub fn write(state: &Path, stamp: Stamp, hub: &[u8]) -> io::Result<()> {
-    let heading = CheckpointHeading { form: FORM, stamp, bytes: hub.len(), checksum: crc32fast::hash(hub) };
+    let heading =
+        HubCheckpointHeading { form: FORM, stamp, bytes: hub.len(), checksum: crc32fast::hash(hub) };
     let mut text = serde_json::to_vec(&heading)?;
     text.push(b'\n');
     Replacement::create(&path(state))?.write(&[&text, hub])?;
@@ -66,15 +67,15 @@ pub fn remove(state: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// What is there and cannot be used.
-pub fn read(state: &Path) -> io::Result<Option<CheckpointFile>> {
+pub fn read(state: &Path) -> io::Result<Option<HubCheckpoint>> {
     let Some(text) = atomic_file::read_if_there(&path(state))? else { return Ok(None) };
     let wrong = || io::Error::new(io::ErrorKind::InvalidData, "it is damaged, or of another version");
     let end = memchr::memchr(b'\n', &text).ok_or_else(wrong)?;
     let (heading, hub) = text.split_at(end);
-    let heading: CheckpointHeading = serde_json::from_slice(heading).map_err(|_| wrong())?;
+    let heading: HubCheckpointHeading = serde_json::from_slice(heading).map_err(|_| wrong())?;
     let hub = hub.get(1..).unwrap_or_default();
     if heading.form != FORM || heading.bytes != hub.len() || heading.checksum != crc32fast::hash(hub) {
         return Err(wrong());
     }
-    Ok(Some(CheckpointFile { stamp: heading.stamp, hub: hub.to_owned() }))
+    Ok(Some(HubCheckpoint { stamp: heading.stamp, hub: hub.to_owned() }))
 }
